@@ -1,0 +1,154 @@
+"""Files that are whole or not there: atomic single files, batches of files, the lock.
+
+The rules are R1-R3 of the reliability contract in CONTRIBUTING.md: a temporary name in the same
+folder, write, close checked, rename; single files are synced one by one, many
+small ones once a batch with syncfs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from histoprep.errors import LockedError, OutputError
+
+TEMPORARY_PREFIX = ".hp-"
+TEMPORARY_SUFFIX = ".tmp"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return a fresh hidden name in the folder of `path`."""
+    return path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether `name` is one of our unfinished files."""
+    return name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX)
+
+
+def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Call `write` on an open binary file and publish the result as `path`, durably.
+
+    Readers see the old file or the whole new one. Raises OutputError with the
+    system's reason; the old file and nothing else is left then.
+    """
+    temporary = temporary_beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError.from_os_error(error, path) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Publish `data` as `path`, durably; see `write_file`."""
+    write_file(path, lambda stream: stream.write(data))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Publish `text` as UTF-8 in `path`, durably; see `write_file`."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Publish `value` as indented JSON with sorted keys in `path`, durably."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish_in_batch(path: Path, data: bytes) -> None:
+    """Publish `data` as `path` without syncing; follow a batch of these with `sync_file_system`."""
+    temporary = temporary_beside(path)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def sync_file_system(folder: Path) -> None:
+    """Write everything pending on the file system of `folder` to the device.
+
+    Raises OSError; after that, redo the batch from its source: a second call
+    would report success although data was lost.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc.syncfs(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(folder))
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporaries(folder: Path) -> int:
+    """Delete unfinished files of ours below `folder` and return how many; hold the lock."""
+    removed = 0
+    for parent, _, names in os.walk(folder):
+        for name in filter(is_temporary, names):
+            os.unlink(os.path.join(parent, name))
+            removed += 1
+    return removed
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for writing; raise LockedError at once if another process does.
+
+    The lock is an flock on `folder/.lock`, so it ends with the process however
+    it ends; the file says who holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = open(folder / ".lock", "a+")  # noqa: SIM115 (closed below; 'with' cannot span the open's own except)
+    except OSError as error:
+        raise OutputError.from_os_error(error, folder) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise LockedError(
+                "another process is writing here",
+                path=folder,
+                seen=stream.read().strip() or "an unknown process",
+                hint="wait for it to end, or choose another --workspace",
+            ) from None
+        stream.seek(0)
+        stream.truncate()
+        stream.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        stream.flush()
+        yield

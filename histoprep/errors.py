@@ -1,0 +1,121 @@
+"""The exception tree and the exit codes.
+
+An error says that the command could not go on; something wrong in the user's
+data is a `Finding` instead. Errors are raised anywhere and caught once, in the
+command line, which prints the message and leaves with `exit_code`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from pathlib import Path
+
+
+class ExitCode(IntEnum):
+    """What a process of ours returns; the numbers are part of the public interface."""
+
+    OK = 0
+    FINDINGS = 1
+    USAGE = 2
+    INCOMPLETE = 3
+    OUTPUT = 4
+    LOCKED = 5
+    INTEGRITY = 6
+    INTERNAL = 70
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class HistoprepError(Exception):
+    """Base of everything we raise on purpose.
+
+    `what` is one sentence; `path` the file or folder it is about; `seen` and
+    `expected` the two values that disagree; `hint` what the user can do.
+    """
+
+    exit_code = ExitCode.INTERNAL
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        path: str | Path | None = None,
+        seen: object = None,
+        expected: object = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.path = None if path is None else str(path)
+        self.seen = seen
+        self.expected = expected
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """Return the message over several lines: what, where, seen, expected, what to do."""
+        rows = [
+            ("at", self.path),
+            ("seen", self.seen),
+            ("expected", self.expected),
+            ("try", self.hint),
+        ]
+        return "\n".join([self.what, *(f"  {name}: {value}" for name, value in rows if value is not None)])
+
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        # Errors cross process borders; keyword-only fields need their own recipe.
+        fields = (self.what, self.path, self.seen, self.expected, self.hint)
+        return (_rebuild, (type(self), *fields))
+
+
+def _rebuild(kind: type[HistoprepError], what: str, path, seen, expected, hint) -> HistoprepError:  # type: ignore[no-untyped-def]
+    return kind(what, path=path, seen=seen, expected=expected, hint=hint)
+
+
+class UsageError(HistoprepError):
+    """The command, an option or a configuration file does not make sense."""
+
+    exit_code = ExitCode.USAGE
+
+
+class LabelMapError(UsageError):
+    """A label map cannot be read or contradicts itself."""
+
+
+class UnmappedLabelError(UsageError):
+    """Masks hold values that the label map does not list."""
+
+
+class OutputError(HistoprepError):
+    """The system refused to let us write (full, read-only, no permission, input/output error)."""
+
+    exit_code = ExitCode.OUTPUT
+
+    @classmethod
+    def from_os_error(cls, error: OSError, path: str | Path) -> OutputError:
+        """Return the error that names the path and the system's own reason."""
+        reason = error.strerror or str(error) or type(error).__name__
+        return cls(f"cannot write: {reason}", path=path, hint="free space or pick another --workspace, then run the same command again")
+
+
+class LockedError(HistoprepError):
+    """Another process holds the output folder."""
+
+    exit_code = ExitCode.LOCKED
+
+
+class IntegrityError(HistoprepError):
+    """A file of ours is damaged, incomplete or of another schema."""
+
+    exit_code = ExitCode.INTEGRITY
+
+
+class Interrupted(HistoprepError):
+    """SIGINT or SIGTERM arrived; finished work was kept."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+class Terminated(Interrupted):
+    """SIGTERM, in particular."""
+
+    exit_code = ExitCode.TERMINATED

@@ -1,0 +1,161 @@
+"""The record of what is wrong with a data set, and how users re-grade it.
+
+The catalogue of rules is in `catalogue.py`; rules themselves in `checks/`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from histoprep.errors import UsageError
+
+
+class Severity(StrEnum):
+    """How bad a finding is; `rank` orders them."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+    @property
+    def rank(self) -> int:
+        """Return 0 for info, 1 for warning, 2 for error."""
+        return ("info", "warning", "error").index(self.value)
+
+
+class Scope(StrEnum):
+    """What one finding speaks of."""
+
+    TILE = "tile"
+    SOURCE = "source"
+    DATASET = "dataset"
+
+
+class FixSafety(StrEnum):
+    """Whether the suggested command can lose anything."""
+
+    SAFE = "safe"
+    UNSAFE = "unsafe"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One entry of the catalogue.
+
+    `definition`, `cause` and `suggestion` are what `histoprep explain` prints; a
+    finding may carry a more precise cause and suggestion of its own.
+    """
+
+    code: str
+    name: str
+    severity: Severity
+    scope: Scope
+    definition: str
+    cause: str
+    suggestion: str
+    fix_safety: FixSafety = FixSafety.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, with everything it is wrong in.
+
+    `paths` are the files, groups or classes concerned and `details` says about
+    each what was seen; both have `count` entries, in order of path. `denominator`
+    is how many were looked at, in `unit`s (images, masks, groups, ...).
+    """
+
+    rule: Rule
+    severity: Severity
+    count: int
+    denominator: int
+    unit: str
+    paths: tuple[str, ...]
+    details: tuple[str, ...]
+    subcode: str = ""
+    where: str = ""
+    cause: str = ""
+    suggestion: str = ""
+    known: bool = field(default=False, compare=False)
+
+    @property
+    def code(self) -> str:
+        """Return the rule's code, such as HP401."""
+        return self.rule.code
+
+    @property
+    def share(self) -> float:
+        """Return `count` / `denominator`, in [0, 1]; 0 when nothing was looked at."""
+        return self.count / self.denominator if self.denominator else 0.0
+
+
+def finding(
+    rule: Rule,
+    items: Iterable[tuple[str, str]],
+    *,
+    denominator: int,
+    unit: str,
+    subcode: str = "",
+    where: str = "",
+    cause: str = "",
+    suggestion: str = "",
+) -> Finding:
+    """Return a finding of `rule` about `items`, pairs of (path, detail), sorted by path."""
+    ordered = sorted(items)
+    return Finding(
+        rule=rule,
+        severity=rule.severity,
+        count=len(ordered),
+        denominator=denominator,
+        unit=unit,
+        paths=tuple(path for path, _ in ordered),
+        details=tuple(detail for _, detail in ordered),
+        subcode=subcode,
+        where=where,
+        cause=cause or rule.cause,
+        suggestion=suggestion or rule.suggestion,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which codes count, and how much: `--select`, `--ignore` and `--severity`.
+
+    Entries of `select` and `ignore` are codes, prefixes (`HP4`) or rule names;
+    an empty `select` means all. `severity` maps the same keys to a severity.
+    """
+
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    severity: Mapping[str, Severity] = field(default_factory=dict)
+
+    def validate(self, rules: Sequence[Rule]) -> None:
+        """Raise UsageError for an entry that names no rule."""
+        for key in (*self.select, *self.ignore, *self.severity):
+            if not any(_names(key, rule) for rule in rules):
+                raise UsageError(f"no rule is called {key!r}", hint="histoprep rules lists them all")
+
+    def keeps(self, rule: Rule) -> bool:
+        """Return whether findings of `rule` are wanted."""
+        wanted = not self.select or any(_names(key, rule) for key in self.select)
+        return wanted and not any(_names(key, rule) for key in self.ignore)
+
+    def apply(self, found: Iterable[Finding]) -> list[Finding]:
+        """Return the wanted findings with the user's severities, worst first, then by code."""
+        kept = [
+            replace(one, severity=self._severity(one)) for one in found if self.keeps(one.rule)
+        ]
+        return sorted(kept, key=lambda one: (-one.severity.rank, one.code, one.subcode, one.where))
+
+    def _severity(self, one: Finding) -> Severity:
+        # The most specific key wins: a whole code over a prefix of it.
+        keys = [key for key in self.severity if _names(key, one.rule)]
+        return self.severity[max(keys, key=len)] if keys else one.severity
+
+
+def _names(key: str, rule: Rule) -> bool:
+    return rule.code.startswith(key.upper()) or fnmatch.fnmatchcase(rule.name, key)

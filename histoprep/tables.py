@@ -1,0 +1,124 @@
+"""Parquet as we write and read it: page checksums both ways, a schema version, row groups of one size.
+
+Every table of ours has file metadata under the key `histoprep`: a JSON object with
+`kind` (tiles, manifest, ...), `schema_version` ("major.minor"), `tool_version` and what
+the table's own module adds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from histoprep import __version__
+from histoprep.durable import write_file
+from histoprep.errors import IntegrityError
+
+METADATA_KEY = b"histoprep"
+ROW_GROUP_ROWS = 65_536
+
+
+def write_table(
+    path: Path,
+    batches: Iterable[pa.Table | pa.RecordBatch],
+    schema: pa.Schema,
+    *,
+    kind: str,
+    schema_version: str,
+    metadata: Mapping[str, Any],
+) -> int:
+    """Write `batches` as one Parquet file and return the number of rows.
+
+    The bytes depend on the rows and the metadata alone, not on how the rows
+    were cut into batches: row groups always hold `ROW_GROUP_ROWS`.
+    """
+    header = {"kind": kind, "schema_version": schema_version, "tool_version": __version__, **metadata}
+    described = schema.with_metadata({METADATA_KEY: json.dumps(header, sort_keys=True)})
+    rows = 0
+
+    def write(stream: Any) -> None:
+        nonlocal rows
+        options: dict[str, Any] = {
+            "compression": "zstd",
+            "write_page_checksum": True,
+            "store_schema": True,
+        }
+        with pq.ParquetWriter(stream, described, **options) as writer:
+            for group in rebatch(batches, schema):
+                writer.write_table(group.cast(described), row_group_size=ROW_GROUP_ROWS)
+                rows += group.num_rows
+
+    write_file(path, write)
+    return rows
+
+
+def rebatch(batches: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield the rows of `batches` in tables of exactly `ROW_GROUP_ROWS`, the last one shorter."""
+    waiting: list[pa.Table] = []
+    count = 0
+    for batch in batches:
+        table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
+        waiting.append(table.select(schema.names).cast(schema))
+        count += table.num_rows
+        while count >= ROW_GROUP_ROWS:
+            whole = pa.concat_tables(waiting)
+            yield whole.slice(0, ROW_GROUP_ROWS).combine_chunks()
+            waiting = [whole.slice(ROW_GROUP_ROWS)]
+            count -= ROW_GROUP_ROWS
+    if count:
+        yield pa.concat_tables(waiting).combine_chunks()
+
+
+def open_table(path: Path, *, kind: str, schema_version: str) -> tuple[pq.ParquetFile, dict[str, Any]]:
+    """Return the open Parquet file and its header.
+
+    Raises IntegrityError when it is not a table of this kind, was cut short or
+    has another major version; extra columns and newer minor versions are fine.
+    """
+    try:
+        opened = pq.ParquetFile(path, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise IntegrityError(f"cannot read this table: {error}", path=path, hint=f"delete it and make the {kind} again") from error
+    raw = (opened.schema_arrow.metadata or {}).get(METADATA_KEY)
+    header = json.loads(raw) if raw else {}
+    if header.get("kind") != kind:
+        raise IntegrityError("not the expected table", path=path, seen=header.get("kind", "no histoprep metadata"), expected=kind)
+    seen, expected = (str(version).split(".")[0] for version in (header.get("schema_version"), schema_version))
+    if seen != expected:
+        raise IntegrityError(
+            f"unknown major version of the {kind} schema",
+            path=path,
+            seen=header.get("schema_version"),
+            expected=f"{expected}.x",
+            hint=f"make the {kind} again with this version, or read it with the version that wrote it",
+        )
+    return opened, header
+
+
+def read_batches(opened: pq.ParquetFile, columns: Sequence[str] | None = None, rows: int = ROW_GROUP_ROWS) -> Iterator[pa.Table]:
+    """Yield the table in order in pieces of at most `rows`, so that memory stays bounded.
+
+    Raises IntegrityError when a page fails its checksum.
+    """
+    for index in range(opened.num_row_groups):
+        try:
+            group = opened.read_row_group(index, columns=list(columns) if columns is not None else None)
+        except (OSError, pa.ArrowException) as error:
+            raise IntegrityError(f"damaged table: {error}", seen=f"row group {index}", hint="restore it or make it again") from error
+        for start in range(0, group.num_rows, rows):
+            yield group.slice(start, rows)
+
+
+def read_table(opened: pq.ParquetFile, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the whole table, or the named columns of it."""
+    pieces = list(read_batches(opened, columns))
+    names = list(columns) if columns is not None else opened.schema_arrow.names
+    empty = pa.schema([opened.schema_arrow.field(name) for name in names]).empty_table()
+    return pa.concat_tables(pieces) if pieces else empty

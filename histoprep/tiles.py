@@ -1,0 +1,72 @@
+"""One row a tile: the schema of tiles.parquet and how a row is made from bytes.
+
+Everything here is pure. Pixels are looked at once, here; every later stage works
+on this table.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+KIND = "tiles"
+SCHEMA_VERSION = "1.0"
+
+
+def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"meaning": meaning})
+
+
+# Orphan masks are rows too (image_path null), so that mask rules see them.
+SCHEMA = pa.schema(
+    [
+        _column("tile_id", pa.string(), "POSIX path of the image below its root, without suffix; unique"),
+        _column("group", pa.string(), "slide, case or patient; null when unknown"),
+        _column("split", pa.string(), "split given by the folder layout (train, val, test); null otherwise"),
+        _column("label", pa.string(), "image-level class given by folder or CSV; null otherwise"),
+        _column("unlabelled", pa.bool_(), "true below an --unlabelled root: no mask is expected"),
+        # Paths are relative to the root, absolute for --unlabelled roots outside it.
+        _column("image_path", pa.string(), "path of the image; null for an orphan mask"),
+        _column("mask_path", pa.string(), "path of the mask; null when there is none"),
+        _column("image_bytes", pa.int64(), "file size"),
+        _column("image_mtime_ns", pa.int64(), "modification time"),
+        _column("image_digest", pa.string(), "XXH3-128 of the file, hex"),
+        _column("image_error", pa.string(), "why it could not be used: a subcode of HP201, HP202, HP205, HP206 or HP301; null when fine"),
+        _column("image_error_detail", pa.string(), "the reason in words"),
+        _column("image_format", pa.string(), "jpeg, png, tiff, webp, by magic bytes"),
+        _column("image_mode", pa.string(), "Pillow's name: RGB, L, CMYK, RGBA, P, I;16, ..."),
+        _column("image_bit_depth", pa.uint8(), "bits a channel"),
+        _column("width_px", pa.int32(), "image width"),
+        _column("height_px", pa.int32(), "image height"),
+        _column("jpeg_quality", pa.int16(), "estimated IJG quality 1-100; null for other formats"),
+        _column("jpeg_subsampling", pa.string(), "4:4:4, 4:2:2, 4:2:0, ...; null for other formats"),
+        _column("exif_orientation", pa.uint8(), "EXIF orientation 1-8; null when absent"),
+        _column("image_metadata", pa.list_(pa.string()), "names of metadata fields that may identify somebody"),
+        _column("focus", pa.float32(), "variance of the Laplacian of luminance at 1/8 size, 8-bit units squared"),
+        _column("luminance", pa.float32(), "mean luminance, 0-255"),
+        _column("contrast", pa.float32(), "standard deviation of luminance at 1/8 size, 0-255"),
+        _column("background_share", pa.float32(), "share of the 1/8 picture that is glass, 0-1"),
+        _column("image_hash", pa.uint64(), "64-bit gradient hash of luminance, for near duplicates"),
+        _column("luminance_digest", pa.string(), "XXH3-128 of the 1/8 luminance picture, hex: equal pixels give equal values in one format"),
+        _column("mask_bytes", pa.int64(), "file size"),
+        _column("mask_mtime_ns", pa.int64(), "modification time"),
+        _column("mask_digest", pa.string(), "XXH3-128 of the file, hex"),
+        _column("mask_error", pa.string(), "as image_error"),
+        _column("mask_error_detail", pa.string(), "the reason in words"),
+        _column("mask_format", pa.string(), "as image_format"),
+        _column("mask_mode", pa.string(), "Pillow's name: L, P, 1, I;16, RGB, ..."),
+        _column("mask_bit_depth", pa.uint8(), "bits a channel"),
+        _column("mask_width_px", pa.int32(), "mask width"),
+        _column("mask_height_px", pa.int32(), "mask height"),
+        _column("mask_metadata", pa.list_(pa.string()), "as image_metadata"),
+        _column("mask_label_map", pa.string(), "label map written into a mask that remap made; null otherwise"),
+        _column("mask_colours", pa.int32(), "number of distinct colours of an RGB or RGBA mask; null for class maps"),
+        _column("mask_cell_px", pa.int16(), "largest k such that the mask is uniform in k x k cells; 1 for a fine mask, null when uniform"),
+        # One entry a label, in order of label id; null when the mask is no class map.
+        _column("label_ids", pa.list_(pa.uint16()), "labels present"),
+        _column("label_pixels", pa.list_(pa.int64()), "pixels of each"),
+        _column("label_core_pixels", pa.list_(pa.int64()), "pixels of each that survive a 5x5 erosion"),
+        _column("label_radius_px", pa.list_(pa.float32()), "largest inscribed radius of each"),
+        _column("label_regions", pa.list_(pa.int32()), "8-connected regions of each"),
+        _column("label_specks", pa.list_(pa.int32()), "regions of each under --min-area"),
+    ]
+)
