@@ -1,0 +1,120 @@
+"""What the user sees: results on stdout, everything else on stderr.
+
+On a terminal there are colours and bars; otherwise plain lines, with one line of
+progress a minute. `NO_COLOR` and `--quiet` are honoured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+_PLAIN_PERIOD_S = 60.0
+_SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+
+_out = Console(soft_wrap=True, highlight=False)
+_err = Console(stderr=True, soft_wrap=True, highlight=False)
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Silence notes and progress; results, warnings and errors stay."""
+    global _quiet  # noqa: PLW0603 (one process, one terminal)
+    _quiet = quiet
+
+
+def out(text: str) -> None:
+    """Print a result, as it is, to stdout."""
+    _out.print(Text(text))
+
+
+def note(text: str) -> None:
+    """Tell the user what is going on, on stderr, unless quiet."""
+    if not _quiet:
+        _err.print(Text(text))
+
+
+def warn(text: str) -> None:
+    """Print a warning to stderr."""
+    _err.print(Text(f"warning: {text}", style="yellow"))
+
+
+def error(text: str) -> None:
+    """Print an error to stderr."""
+    _err.print(Text(f"error: {text}", style="bold red"))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "", severity_column: int | None = None) -> None:
+    """Print a table to stdout; numbers are set right, the severity column coloured."""
+    grid = Table(title=escape(title) or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
+        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        style = _SEVERITY_STYLES.get(str(row[severity_column]), "") if severity_column is not None else ""
+        cells = [Text(_cell(value), style=style if index == severity_column else "") for index, value in enumerate(row)]
+        grid.add_row(*cells)
+    _out.print(grid)
+
+
+def _cell(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+class Meter(Protocol):
+    """Something that is told how much is done."""
+
+    def advance(self, amount: int = 1) -> None:
+        """Count `amount` more as done."""
+
+
+@dataclass
+class _PlainMeter:
+    label: str
+    total: int | None
+    unit: str
+    done: int = 0
+    started: float = field(default_factory=time.monotonic)
+    told: float = field(default_factory=time.monotonic)
+
+    def advance(self, amount: int = 1) -> None:
+        self.done += amount
+        now = time.monotonic()
+        if now - self.told >= _PLAIN_PERIOD_S:
+            self.told = now
+            note(self.line(now))
+
+    def line(self, now: float) -> str:
+        rate = self.done / max(now - self.started, 1e-9)
+        of = f" of {self.total:,}" if self.total else ""
+        left = f", {(self.total - self.done) / rate:,.0f} s left" if self.total and rate else ""
+        return f"{self.label}: {self.done:,}{of} {self.unit}, {rate:,.0f}/s{left}"
+
+
+@dataclass
+class _BarMeter:
+    bar: Progress
+    task: int
+
+    def advance(self, amount: int = 1) -> None:
+        self.bar.advance(self.task, amount)  # type: ignore[arg-type]
+
+
+@contextmanager
+def progress(label: str, total: int | None, unit: str = "tiles") -> Iterator[Meter]:
+    """Yield a meter: a bar on a terminal, otherwise one plain line a minute."""
+    if _quiet or not _err.is_terminal:
+        yield _PlainMeter(label, total, unit)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_err, transient=True) as bar:
+        yield _BarMeter(bar, bar.add_task(escape(label), total=total))

@@ -1,0 +1,98 @@
+"""Where the results of a data set live: beside it, never inside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from histoprep.errors import UsageError
+
+SUFFIX = ".histoprep"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The data set `root` and the folder with everything made from it.
+
+    Both are absolute. The commands find each other's results through these names.
+    """
+
+    root: Path
+    folder: Path
+
+    @classmethod
+    def of(cls, root: Path, folder: Path | None = None) -> Workspace:
+        """Return the workspace of `root`: `folder`, or `<root>.histoprep` beside it.
+
+        Raises UsageError when the root is no folder or the workspace lies inside it.
+        """
+        if not root.is_dir():
+            raise UsageError("the data set root is not a folder", path=root, hint="name the folder that holds the tiles")
+        absolute = root.resolve()
+        chosen = folder.absolute() if folder else absolute.with_name(absolute.name + SUFFIX)
+        if chosen.resolve().is_relative_to(absolute):
+            raise UsageError(
+                "the workspace would lie inside the data set",
+                path=chosen,
+                hint="choose a folder outside of it with --workspace",
+            )
+        return cls(absolute, chosen)
+
+    @property
+    def tiles(self) -> Path:
+        """Return the path of the tiles table."""
+        return self.folder / "tiles.parquet"
+
+    @property
+    def listing_issues(self) -> Path:
+        """Return the path of what the scan met besides pairs."""
+        return self.folder / "listing-issues.parquet"
+
+    @property
+    def duplicates(self) -> Path:
+        """Return the path of the compared pairs of like images."""
+        return self.folder / "duplicates.parquet"
+
+    @property
+    def findings(self) -> Path:
+        """Return the path of the findings table."""
+        return self.folder / "findings.parquet"
+
+    @property
+    def summary(self) -> Path:
+        """Return the path of the audit's summary."""
+        return self.folder / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        """Return the path of the HTML report."""
+        return self.folder / "report.html"
+
+    @property
+    def stats_table(self) -> Path:
+        """Return the path of the class counts as Parquet."""
+        return self.folder / "stats.parquet"
+
+    @property
+    def stats_json(self) -> Path:
+        """Return the path of the class counts as JSON."""
+        return self.folder / "stats.json"
+
+    @property
+    def stats_plot(self) -> Path:
+        """Return the path of the class share plot."""
+        return self.folder / "pixel_class_percentages.png"
+
+    @property
+    def manifest(self) -> Path:
+        """Return the path of the manifest."""
+        return self.folder / "manifest.parquet"
+
+    @property
+    def parts(self) -> Path:
+        """Return the folder of finished partitions."""
+        return self.folder / "parts"
+
+    def masks(self, map_name: str) -> Path:
+        """Return the folder of the masks remapped by the label map of that name."""
+        return self.folder / f"masks-{map_name}"
