@@ -119,3 +119,18 @@ class Terminated(Interrupted):
     """SIGTERM, in particular."""
 
     exit_code = ExitCode.TERMINATED
+
+
+class BrokenFileError(HistoprepError):
+    """One image or mask cannot be used; becomes a finding about that file, never the end of a run.
+
+    `verdict` is the code and subcode of the finding, such as `HP201 truncated`.
+    """
+
+    def __init__(self, verdict: str, detail: str) -> None:
+        super().__init__(detail)
+        self.verdict = verdict
+        self.detail = detail
+
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        return (BrokenFileError, (self.verdict, self.detail))

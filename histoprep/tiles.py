@@ -30,7 +30,7 @@ SCHEMA = pa.schema(
         _column("image_bytes", pa.int64(), "file size"),
         _column("image_mtime_ns", pa.int64(), "modification time"),
         _column("image_digest", pa.string(), "XXH3-128 of the file, hex"),
-        _column("image_error", pa.string(), "why it could not be used: a subcode of HP201, HP202, HP205, HP206 or HP301; null when fine"),
+        _column("image_error", pa.string(), "why it could not be used, as code and subcode: `HP201 truncated`; null when fine"),
         _column("image_error_detail", pa.string(), "the reason in words"),
         _column("image_format", pa.string(), "jpeg, png, tiff, webp, by magic bytes"),
         _column("image_mode", pa.string(), "Pillow's name: RGB, L, CMYK, RGBA, P, I;16, ..."),
@@ -60,6 +60,7 @@ SCHEMA = pa.schema(
         _column("mask_metadata", pa.list_(pa.string()), "as image_metadata"),
         _column("mask_label_map", pa.string(), "label map written into a mask that remap made; null otherwise"),
         _column("mask_colours", pa.int32(), "number of distinct colours of an RGB or RGBA mask; null for class maps"),
+        _column("mask_channels_equal", pa.bool_(), "whether the channels of an RGB or RGBA mask are equal; null for class maps"),
         _column("mask_cell_px", pa.int16(), "largest k such that the mask is uniform in k x k cells; 1 for a fine mask, null when uniform"),
         # One entry a label, in order of label id; null when the mask is no class map.
         _column("label_ids", pa.list_(pa.uint16()), "labels present"),
