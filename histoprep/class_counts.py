@@ -1,0 +1,235 @@
+"""Class counts of tiles: sums of integers, so the same for any way of cutting the tiles table.
+
+No pixel is read here. `stats.py` makes shares, weights and plots of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from histoprep.errors import IntegrityError
+from histoprep.labels import LabelMap
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+COLUMNS = (
+    "tile_id",
+    "group",
+    "split",
+    "image_path",
+    "mask_path",
+    "mask_error",
+    "label_ids",
+    "label_pixels",
+    "label_core_pixels",
+    "label_radius_px",
+)
+"""Columns of tiles.parquet that `count` reads."""
+
+DIMENSIONS = ("split", "pool", "group")
+CONDITIONAL, UNCONDITIONAL = "conditional", "unconditional"
+
+# A pixel that survives a 5x5 erosion has 2 px of its own label on every side.
+_EROSION_RADIUS_PX = 2.0
+_CLASS_SUMS = ("tiles", "core_tiles", "pixels", "core_pixels", "tile_pixels")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Class counts of some tiles; sums over tiles, so `a + b` are the counts of both together.
+
+    `tiles`: split, pool, group, tiles. `classes`: split, pool, group, class_id and, of
+    the tiles that hold the class, tiles, core_tiles, pixels, core_pixels and
+    tile_pixels (pixels of every class in these tiles). `cooccurrence`: class_a <
+    class_b, tiles that hold both. `unmapped`: label_id, tiles, pixels and an example
+    tile id, the first in order. Unknown splits and groups are "". Rows are in
+    the order of their keys and keys are unique.
+
+    `core_pixels` sums the cores of the source labels, so it is a lower bound for a class of
+    several labels that touch each other.
+    """
+
+    tiles: DataFrame
+    classes: DataFrame
+    cooccurrence: DataFrame
+    unmapped: DataFrame
+
+    def __add__(self, other: Counts) -> Counts:
+        """Return the counts of the tiles of both."""
+        return _merge([self, other])
+
+    @property
+    def num_tiles(self) -> int:
+        """Return how many tiles were counted."""
+        return int(self.tiles["tiles"].sum())
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """The label lists of a chunk, flat: one entry for each label of each tile."""
+
+    row: np.ndarray
+    label: np.ndarray
+    pixels: np.ndarray
+    core_pixels: np.ndarray
+    radius_px: np.ndarray
+
+    def where(self, keep: np.ndarray) -> _Entries:
+        return _Entries(*(column[keep] for column in (self.row, self.label, self.pixels, self.core_pixels, self.radius_px)))
+
+
+def count(chunk: pa.Table, label_map: LabelMap) -> Counts:
+    """Return the counts of `chunk`, rows of tiles.parquet, with labels mapped to classes.
+
+    A class is present in a tile when any of its source labels is, and core-present when
+    any of these is thick enough: one pixel survives a 5x5 erosion or, for a
+    class whose `min_radius_px` is not 2, the largest inscribed radius reaches it. A
+    tile is conditional when it has a pixel of a class other than 0. Orphan
+    masks and masks that could not be used (see `left_out`) are not counted.
+    Raises IntegrityError when the lists of a tile differ in length.
+    """
+    kept = chunk.filter(_usable(chunk))
+    entries = _flatten(kept)
+    lookup = label_map.lookup_table()[entries.label]
+    mapped = entries.where(lookup >= 0)
+    classes = _per_tile_classes(mapped, lookup[lookup >= 0], label_map)
+    keys = _tile_keys(kept, classes["row"][classes["class_id"] != 0])
+    return Counts(
+        tiles=_tile_sums(keys),
+        classes=_class_sums(keys, classes),
+        cooccurrence=_pairs(classes["row"], classes["class_id"]),
+        unmapped=_unmapped(kept, entries.where(lookup < 0)),
+    )
+
+
+def left_out(chunk: pa.Table) -> dict[str, int]:
+    """Return why and how many rows of `chunk` `count` leaves out: orphan masks, unusable masks, masks that are no class map."""
+    orphan = pc.is_null(chunk["image_path"])
+    broken = pc.and_not(pc.is_valid(chunk["mask_error"]), orphan)
+    colour = pc.and_not(pc.and_(pc.is_valid(chunk["mask_path"]), pc.is_null(chunk["label_ids"])), pc.or_(orphan, broken))
+    reasons = {"orphan mask": orphan, "unusable mask": broken, "mask is no class map": colour}
+    return {reason: pc.sum(rows).as_py() or 0 for reason, rows in reasons.items()}
+
+
+def _usable(chunk: pa.Table) -> pa.ChunkedArray:
+    has_labels = pc.or_(pc.is_null(chunk["mask_path"]), pc.is_valid(chunk["label_ids"]))
+    return pc.and_(pc.and_(pc.is_valid(chunk["image_path"]), pc.is_null(chunk["mask_error"])), has_labels)
+
+
+def _flatten(chunk: pa.Table) -> _Entries:
+    lengths = _list_lengths(chunk, "label_ids")
+    for name in ("label_pixels", "label_core_pixels", "label_radius_px"):
+        wrong = np.flatnonzero(_list_lengths(chunk, name) != lengths)
+        if len(wrong):
+            raise IntegrityError(
+                f"{name} and label_ids of a tile differ in length",
+                path=chunk["tile_id"][int(wrong[0])].as_py(),
+                hint="make the tiles table again: histoprep audit --no-reuse",
+            )
+    flat = (pc.list_flatten(chunk[name]).to_numpy() for name in COLUMNS[-4:])
+    return _Entries(np.repeat(np.arange(chunk.num_rows), lengths), *flat)
+
+
+def _list_lengths(chunk: pa.Table, name: str) -> np.ndarray:
+    return pc.fill_null(pc.list_value_length(chunk[name]), 0).to_numpy()
+
+
+def _per_tile_classes(entries: _Entries, class_ids: np.ndarray, label_map: LabelMap) -> dict[str, np.ndarray]:
+    """Return one entry for each class of each tile, in order of row, then class."""
+    radii = {one.id: one.min_radius_px for one in label_map.classes}
+    needed = np.array([radii[one] for one in class_ids.tolist()], dtype=np.float32)
+    core = np.where(needed == _EROSION_RADIUS_PX, entries.core_pixels > 0, entries.radius_px >= needed)
+    # Class ids are below 2^16: row and class fit one sortable integer.
+    keys, entry = np.unique(entries.row.astype(np.int64) << 16 | class_ids, return_inverse=True)
+    rows = keys >> 16
+
+    def summed(values: np.ndarray, index: np.ndarray, length: int) -> np.ndarray:
+        total = np.zeros(length, dtype=np.int64)
+        np.add.at(total, index, values)
+        return total
+
+    pixels = summed(entries.pixels, entry, len(keys))
+    tile_pixels = summed(pixels, rows, int(rows[-1]) + 1 if len(rows) else 0)[rows]
+    return {
+        "row": rows,
+        "class_id": keys & 0xFFFF,
+        "tiles": np.ones(len(keys), dtype=np.int64),
+        "core_tiles": (summed(core, entry, len(keys)) > 0).astype(np.int64),
+        "pixels": pixels,
+        "core_pixels": summed(entries.core_pixels, entry, len(keys)),
+        "tile_pixels": tile_pixels,
+    }
+
+
+def _tile_keys(chunk: pa.Table, labelled_rows: np.ndarray) -> DataFrame:
+    import pandas as pd
+
+    pool = np.full(chunk.num_rows, UNCONDITIONAL, dtype=object)
+    pool[labelled_rows] = CONDITIONAL
+    text = {name: pc.fill_null(chunk[name].cast(pa.string()), "").to_numpy() for name in ("split", "group")}
+    return pd.DataFrame({"split": text["split"], "pool": pool, "group": text["group"]}, dtype=object)
+
+
+def _tile_sums(keys: DataFrame) -> DataFrame:
+    return _grouped(keys.assign(tiles=np.int64(1)), DIMENSIONS)
+
+
+def _class_sums(keys: DataFrame, classes: dict[str, np.ndarray]) -> DataFrame:
+    rows = keys.iloc[classes["row"]].reset_index(drop=True)
+    return _grouped(rows.assign(**{name: classes[name] for name in ("class_id", *_CLASS_SUMS)}), (*DIMENSIONS, "class_id"))
+
+
+def _pairs(rows: np.ndarray, class_ids: np.ndarray) -> DataFrame:
+    """Return in how many tiles two classes occur together; entries are in order of row, then class."""
+    import pandas as pd
+
+    found: list[np.ndarray] = []
+    amounts: list[np.ndarray] = []
+    # Entry i pairs with entry i + step as long as both are in one tile.
+    for step in range(1, len(rows)):
+        together = np.flatnonzero(rows[:-step] == rows[step:])
+        if not len(together):
+            break
+        keys, number = np.unique(class_ids[together] << 16 | class_ids[together + step], return_counts=True)
+        found.append(keys)
+        amounts.append(number)
+    keys = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+    number = np.concatenate(amounts) if amounts else np.zeros(0, dtype=np.int64)
+    return _grouped(pd.DataFrame({"class_a": keys >> 16, "class_b": keys & 0xFFFF, "tiles": number}), ("class_a", "class_b"))
+
+
+def _unmapped(chunk: pa.Table, entries: _Entries) -> DataFrame:
+    import pandas as pd
+
+    frame = pd.DataFrame({"label_id": entries.label.astype(np.int64), "tiles": np.ones(len(entries.label), dtype=np.int64), "pixels": entries.pixels})
+    frame["example"] = np.asarray(chunk["tile_id"].take(pa.array(entries.row)).to_pylist(), dtype=object)
+    return _grouped_unmapped(frame)
+
+
+def _grouped(frame: DataFrame, keys: Sequence[str]) -> DataFrame:
+    return frame.groupby(list(keys), sort=True, as_index=False, observed=True).sum()
+
+
+def _grouped_unmapped(frame: DataFrame) -> DataFrame:
+    return frame.groupby("label_id", sort=True, as_index=False).agg({"tiles": "sum", "pixels": "sum", "example": "min"})
+
+
+def _merge(parts: Sequence[Counts]) -> Counts:
+    import pandas as pd
+
+    def stacked(name: str) -> DataFrame:
+        return pd.concat([getattr(part, name) for part in parts], ignore_index=True)
+
+    return Counts(
+        tiles=_grouped(stacked("tiles"), DIMENSIONS),
+        classes=_grouped(stacked("classes"), (*DIMENSIONS, "class_id")),
+        cooccurrence=_grouped(stacked("cooccurrence"), ("class_a", "class_b")),
+        unmapped=_grouped_unmapped(stacked("unmapped")),
+    )
