@@ -1,0 +1,181 @@
+"""What an audit says, as one value that every format reads.
+
+The audit fills a `Report`; a format is a module of this package with one pure
+function `render(report) -> str`. Nothing here looks at a clock, a terminal or the
+data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib import import_module
+from typing import Protocol, cast
+
+from histoprep.errors import UsageError
+from histoprep.findings import Finding, Rule, Scope, Severity
+from histoprep.report.pictures import Picture
+from histoprep.report.wording import number, percent, plural, visible
+
+FORMATS = ("text", "json", "sarif", "junit", "github", "markdown", "html")
+MAX_EXAMPLES = 10
+PICTURES_PER_FINDING = 3
+
+
+class Status(StrEnum):
+    """The verdict: `INCOMPLETE` means that some files could not be looked at, so there is none."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    INCOMPLETE = "incomplete"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Key figures of the data set.
+
+    `num_pairs` counts masks that have an image, `num_orphans` masks that have
+    none, `num_zero_masks` masks of label 0 alone. `num_tiles` are rows of the
+    tiles table, `num_reused` of them were taken over from an earlier run.
+    `looked_at` is the share of the tiles that were read, below 1 with `--sample`.
+    """
+
+    num_images: int = 0
+    num_masks: int = 0
+    num_pairs: int = 0
+    num_orphans: int = 0
+    num_zero_masks: int = 0
+    num_unreadable: int = 0
+    num_tiles: int = 0
+    num_reused: int = 0
+    seconds: float = 0.0
+    looked_at: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """One class: its pixels, and the tiles it is present and core-present in. `colour` is "#rrggbb"."""
+
+    id: int
+    name: str
+    colour: str
+    pixels: int
+    tiles: int
+    core_tiles: int
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRow:
+    """One split; `num_groups` is None without groups, `pixels` maps class ids to pixel counts."""
+
+    name: str
+    num_tiles: int
+    num_conditional: int
+    num_unconditional: int
+    num_groups: int | None = None
+    pixels: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything a format may show.
+
+    `findings` are already selected, graded and sorted; `known` ones were
+    accepted in a baseline. `created` is ISO 8601. `rules` are those that were
+    looked at, which is the whole catalogue when empty. `pictures` belong to
+    paths of the findings. `report_path` names the HTML file in the last line;
+    "" when none was written.
+    """
+
+    root: str
+    workspace: str
+    tool_version: str
+    created: str
+    status: Status
+    summary: Summary
+    findings: Sequence[Finding] = ()
+    options: Mapping[str, object] = field(default_factory=dict)
+    classes: Sequence[ClassRow] = ()
+    splits: Sequence[SplitRow] = ()
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    rules: Sequence[Rule] = ()
+    fail_on: Severity = Severity.ERROR
+    report_path: str = "report.html"
+
+
+class Format(Protocol):
+    """What a module of this package offers."""
+
+    def render(self, report: Report) -> str:
+        """Return the report in this format; it can be encoded as UTF-8."""
+
+
+def render(report: Report, name: str) -> str:
+    """Return the report in the format of that name, one of `FORMATS`.
+
+    Raises UsageError for any other name.
+    """
+    if name not in FORMATS:
+        raise UsageError("unknown report format", seen=name, expected=", ".join(FORMATS))
+    return cast(Format, import_module(f"{__name__}.{name}")).render(report)
+
+
+def count_severities(findings: Iterable[Finding]) -> dict[Severity, int]:
+    """Return how many findings there are of each severity, known ones left out."""
+    counts = dict.fromkeys(reversed(Severity), 0)
+    for finding in findings:
+        counts[finding.severity] += not finding.known
+    return counts
+
+
+def verdict_counts(report: Report) -> str:
+    """Return "2 errors, 1 warning (+3 known)": infos do not count, accepted findings stand apart."""
+    counts = count_severities(report.findings)
+    known = sum(finding.known and finding.severity is not Severity.INFO for finding in report.findings)
+    words = f"{plural(counts[Severity.ERROR], 'error')}, {plural(counts[Severity.WARNING], 'warning')}"
+    return f"{words} (+{number(known)} known)" if known else words
+
+
+def last_line(report: Report) -> str:
+    """Return the line that every audit ends with.
+
+    For instance `246,755 masks: 246,750 paired, 5 orphan, 156,024 zero,
+    0 unreadable | 2 errors, 1 warning | report.html`; with `--sample` it also
+    says how much was looked at.
+    """
+    summary = report.summary
+    amounts = {"paired": summary.num_pairs, "orphan": summary.num_orphans, "zero": summary.num_zero_masks, "unreadable": summary.num_unreadable}
+    masks = f"{plural(summary.num_masks, 'mask')}: " + ", ".join(f"{number(amount)} {name}" for name, amount in amounts.items())
+    sampled = f"{percent(summary.looked_at)} sampled" if summary.looked_at < 1 else ""
+    return " | ".join(part for part in (masks, sampled, verdict_counts(report), visible(report.report_path)) if part)
+
+
+def examples(finding: Finding, limit: int = MAX_EXAMPLES) -> list[tuple[str, str]]:
+    """Return the first (path, detail) pairs of a finding, at most `limit`."""
+    return list(zip(finding.paths, finding.details, strict=True))[:limit]
+
+
+def names_files(finding: Finding) -> bool:
+    """Return whether the paths of a finding are files below the root, not groups or classes."""
+    return finding.rule.scope is Scope.TILE
+
+
+def wanted_pictures(findings: Iterable[Finding], limit: int = 60) -> list[str]:
+    """Return the paths worth a picture, each once, at most `limit`: the first few of each finding, worst finding first."""
+    paths = (path for finding in findings if names_files(finding) for path in finding.paths[:PICTURES_PER_FINDING])
+    return list(dict.fromkeys(paths))[:limit]
+
+
+def rules_of(report: Report) -> list[Rule]:
+    """Return the rules that were looked at, those of the findings included, in order of code."""
+    from histoprep.catalogue import RULES
+
+    rules = {rule.code: rule for rule in report.rules or RULES.values()}
+    rules |= {finding.code: finding.rule for finding in report.findings}
+    return [rules[code] for code in sorted(rules)]
+
+
+def fails(report: Report, finding: Finding) -> bool:
+    """Return whether a finding is new and at or above `fail_on`."""
+    return not finding.known and finding.severity.rank >= report.fail_on.rank

@@ -1,0 +1,152 @@
+"""Small pictures of tiles for the report: the image, and its mask drawn over it.
+
+Pure functions on arrays; files are read elsewhere, and only `imageio` encodes.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+THUMBNAIL_PX = 240
+UNLISTED_COLOUR = "#ff00ff"  # nothing in stained tissue looks like it
+FALLBACK_COLOUR = "#8a8f98"
+_TINT = 0.42
+_HEX_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+
+
+class Coloured(Protocol):
+    """A class as the legend needs it: `TargetClass` and `ClassRow` are such."""
+
+    @property
+    def id(self) -> int:
+        """Return the class id."""
+
+    @property
+    def name(self) -> str:
+        """Return the class name."""
+
+    @property
+    def colour(self) -> str:
+        """Return "#rrggbb"."""
+
+
+@dataclass(frozen=True, slots=True)
+class LegendEntry:
+    """One class in a picture and the share of the mask it has, in [0, 1]."""
+
+    name: str
+    colour: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Two pictures of one tile as data URIs, None where there is nothing to show.
+
+    `overlay_data_uri` is the mask over the image, or the mask alone when there is
+    no image of its size. `legend` lists the classes in it, largest first.
+    """
+
+    image_data_uri: str | None
+    overlay_data_uri: str | None = None
+    caption: str = ""
+    legend: tuple[LegendEntry, ...] = ()
+
+
+def make_picture(
+    image: np.ndarray | None,
+    labels: np.ndarray | None,
+    classes: Sequence[Coloured],
+    caption: str = "",
+    longest_px: int = THUMBNAIL_PX,
+) -> Picture:
+    """Return the picture of a tile.
+
+    `image` is uint8 [height, width, 3], `labels` integer [height, width] with ids of
+    `classes`; ids that no class has are drawn in magenta. Either may be None. A
+    mask that differs in size from its image is drawn alone.
+    """
+    from histoprep import imageio
+
+    small = None if image is None else imageio.shrink_rgb(image, longest_px)
+    plain = None if small is None else _data_uri("jpeg", imageio.encode_rgb_jpeg(small, 82))
+    if labels is None:
+        return Picture(plain, None, caption)
+    palette = {one.id: checked_colour(one.colour) for one in classes}
+    fits = image is not None and image.shape[:2] == labels.shape
+    few = shrink_labels(labels, longest_px)
+    drawn = overlay(small if fits else None, few, palette)
+    # Flat colours are smaller and exact as PNG; tissue under colour is neither.
+    encoded = _data_uri("jpeg", imageio.encode_rgb_jpeg(drawn, 85, "4:4:4")) if fits else _data_uri("png", imageio.encode_rgb_png(drawn))
+    return Picture(plain, encoded, caption, _legend(labels, classes))
+
+
+def checked_colour(colour: str) -> str:
+    """Return the colour when it is "#rrggbb", otherwise a grey: label maps are written by hand."""
+    return colour.lower() if _HEX_COLOUR.fullmatch(colour) else FALLBACK_COLOUR
+
+
+def small_size(height: int, width: int, longest_px: int) -> tuple[int, int]:
+    """Return height and width with the longer side at most `longest_px`, the ratio kept, never enlarged."""
+    scale = min(1.0, longest_px / max(height, width, 1))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def shrink_labels(labels: np.ndarray, longest_px: int) -> np.ndarray:
+    """Return [h, w] with values of `labels` alone: each pixel takes the one in the middle of its block."""
+    height, width = labels.shape
+    rows, columns = (
+        ((2 * np.arange(n) + 1) * full) // (2 * n) for n, full in zip(small_size(height, width, longest_px), (height, width), strict=True)
+    )
+    return labels[np.ix_(rows, columns)]
+
+
+def overlay(image: np.ndarray | None, labels: np.ndarray, colours: Mapping[int, str]) -> np.ndarray:
+    """Return uint8 [h, w, 3]: the image tinted by class, each class outlined in its full colour.
+
+    Label 0 means unknown and is left as it is. Without an image the classes are
+    painted in full, label 0 in its own colour.
+    """
+    present, index = np.unique(labels, return_inverse=True)
+    table = np.array([_rgb(colours.get(int(label), UNLISTED_COLOUR)) for label in present], dtype=np.float32).reshape(-1, 3)
+    paint = table[index.reshape(labels.shape)]
+    if image is None:
+        return np.rint(paint).astype(np.uint8)
+    known = labels != 0
+    weight = np.where(known & outline(labels), 1.0, np.where(known, _TINT, 0.0))[..., None]
+    return np.rint(image * (1 - weight) + paint * weight).astype(np.uint8)
+
+
+def outline(labels: np.ndarray) -> np.ndarray:
+    """Return bool [h, w]: pixels with another label above, below, left or right of them."""
+    edge = np.zeros(labels.shape, dtype=bool)
+    down, across = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
+    edge[1:] |= down
+    edge[:-1] |= down
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    return edge
+
+
+def _legend(labels: np.ndarray, classes: Sequence[Coloured]) -> tuple[LegendEntry, ...]:
+    listed = {one.id: one for one in classes}
+    entries = []
+    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        one = listed.get(int(label))
+        name, colour = (one.name, checked_colour(one.colour)) if one else (f"label {label}, not listed", UNLISTED_COLOUR)
+        entries.append(LegendEntry(name, colour, float(count) / labels.size))
+    return tuple(sorted(entries, key=lambda entry: -entry.share))
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{b64encode(data).decode('ascii')}"
