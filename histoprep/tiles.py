@@ -24,6 +24,7 @@ SCHEMA = pa.schema(
         _column("split", pa.string(), "split given by the folder layout (train, val, test); null otherwise"),
         _column("label", pa.string(), "image-level class given by folder or CSV; null otherwise"),
         _column("unlabelled", pa.bool_(), "true below an --unlabelled root: no mask is expected"),
+        _column("declared_labels", pa.list_(pa.string()), "labels that dataset.csv declares, ids or names; null without"),
         # Paths are relative to the root, absolute for --unlabelled roots outside it.
         _column("image_path", pa.string(), "path of the image; null for an orphan mask"),
         _column("mask_path", pa.string(), "path of the mask; null when there is none"),
