@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep.errors import IntegrityError
-from histoprep.labels import LabelMap
+from histoprep.labels import DEFAULT_MIN_RADIUS_PX, LabelMap
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,8 +36,6 @@ COLUMNS = (
 DIMENSIONS = ("split", "pool", "group")
 CONDITIONAL, UNCONDITIONAL = "conditional", "unconditional"
 
-# A pixel that survives a 5x5 erosion has 2 px of its own label on every side.
-_EROSION_RADIUS_PX = 2.0
 _CLASS_SUMS = ("tiles", "core_tiles", "pixels", "core_pixels", "tile_pixels")
 
 
@@ -89,10 +87,8 @@ def count(chunk: pa.Table, label_map: LabelMap) -> Counts:
     """Return the counts of `chunk`, rows of tiles.parquet, with labels mapped to classes.
 
     A class is present in a tile when any of its source labels is, and core-present when
-    any of these is thick enough: one pixel survives a 5x5 erosion or, for a
-    class whose `min_radius_px` is not 2, the largest inscribed radius reaches it. A
-    tile is conditional when it has a pixel of a class other than 0. Orphan
-    masks and masks that could not be used (see `left_out`) are not counted.
+    any of these is (see `core_present`). A tile is conditional when it has a pixel of a class
+    other than 0. Orphan masks and masks that could not be used (see `left_out`) are not counted.
     Raises IntegrityError when the lists of a tile differ in length.
     """
     kept = chunk.filter(_usable(chunk))
@@ -107,6 +103,16 @@ def count(chunk: pa.Table, label_map: LabelMap) -> Counts:
         cooccurrence=_pairs(classes["row"], classes["class_id"]),
         unmapped=_unmapped(kept, entries.where(lookup < 0)),
     )
+
+
+def core_present(core_pixels: np.ndarray, radius_px: np.ndarray, min_radius_px: np.ndarray | float) -> np.ndarray:
+    """Return, for each label of a tile, whether it is thick enough to be real: bool, same shape.
+
+    That is: a pixel survives a 5x5 erosion. For a class with another `min_radius_px` than the default of 2,
+    the largest inscribed radius (distance to the nearest pixel of another label) exceeds
+    it instead: above 1 means 3 pixels thick, above 0 any pixel.
+    """
+    return np.where(min_radius_px == DEFAULT_MIN_RADIUS_PX, core_pixels > 0, radius_px > min_radius_px)
 
 
 def left_out(chunk: pa.Table) -> dict[str, int]:
@@ -145,7 +151,7 @@ def _per_tile_classes(entries: _Entries, class_ids: np.ndarray, label_map: Label
     """Return one entry for each class of each tile, in order of row, then class."""
     radii = {one.id: one.min_radius_px for one in label_map.classes}
     needed = np.array([radii[one] for one in class_ids.tolist()], dtype=np.float32)
-    core = np.where(needed == _EROSION_RADIUS_PX, entries.core_pixels > 0, entries.radius_px >= needed)
+    core = core_present(entries.core_pixels, entries.radius_px, needed)
     # Class ids are below 2^16: row and class fit one sortable integer.
     keys, entry = np.unique(entries.row.astype(np.int64) << 16 | class_ids, return_inverse=True)
     rows = keys >> 16

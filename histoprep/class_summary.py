@@ -67,8 +67,8 @@ def summarise(counts: Counts, label_map: LabelMap, by: Sequence[str] = DIMENSION
 def _class_table(rows: DataFrame, num_tiles: int, label_map: LabelMap) -> DataFrame:
     import pandas as pd
 
-    frame = pd.DataFrame({"class_id": [one.id for one in label_map.classes], "class_name": [one.name for one in label_map.classes]})
-    frame["colour"] = [one.colour for one in label_map.classes]
+    rows_of = [(one.id, one.name, one.colour) for one in label_map.classes]
+    frame = pd.DataFrame(rows_of, columns=["class_id", "class_name", "colour"], dtype=object).astype({"class_id": np.int64})
     sums = rows.groupby("class_id")[["tiles", "core_tiles", "pixels", "core_pixels", "tile_pixels"]].sum()
     for name in sums.columns:
         frame[name] = sums[name].reindex(frame["class_id"], fill_value=0).to_numpy(np.int64)

@@ -112,7 +112,8 @@ def make_demo(
     options are out of range, OutputError when the system refuses.
     """
     if num_tiles < _MIN_TILES or tile_px < _MIN_TILE_PX:
-        raise UsageError("the demo is too small for its defects", seen=f"{num_tiles} tiles of {tile_px} px", expected=f"{_MIN_TILES} of {_MIN_TILE_PX} px")
+        seen, least = f"{num_tiles} tiles of {tile_px} px", f"{_MIN_TILES} tiles of {_MIN_TILE_PX} px"
+        raise UsageError("the demo would be too small to show anything", seen=seen, expected=f"at least {least}")
     folder = folder.absolute()
     tiles = _plan(num_tiles, defects)
     plan = _describe(folder, tiles, num_tiles, tile_px, seed)

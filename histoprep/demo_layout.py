@@ -53,10 +53,9 @@ RECIPES = (
 
 def noise(rng: np.random.Generator, size_px: int, cell_px: float) -> np.ndarray:
     """Return smooth noise [size_px, size_px] float32 of about unit variance, with features of about `cell_px`."""
-    cells = max(round(size_px / cell_px), 1) + 3
+    cells = max(round(size_px / cell_px), 1) + 1
     field = rng.standard_normal((cells, cells), dtype=np.float32)
-    wide = cv2.resize(field, None, fx=size_px / (cells - 3), fy=size_px / (cells - 3), interpolation=cv2.INTER_CUBIC)
-    return wide[:size_px, :size_px]
+    return cv2.resize(field, (size_px, size_px), interpolation=cv2.INTER_CUBIC)
 
 
 def lay_out(rng: np.random.Generator, size_px: int, recipe: Recipe) -> np.ndarray:

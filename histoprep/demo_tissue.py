@@ -32,16 +32,17 @@ class Stain:
     @classmethod
     def of_slide(cls, rng: np.random.Generator) -> Stain:
         """Return a stain a little different from every other slide's."""
-        colours = [one + rng.normal(0, 0.025, 3) for one in (_HAEMATOXYLIN, _EOSIN)]
-        strengths = rng.uniform(0.88, 1.12, 2)
-        return cls(colours[0] * strengths[0], colours[1] * strengths[1], rng.uniform([240, 238, 240], [247, 244, 248]))
+        colours = [(one + rng.normal(0, 0.025, 3)) * rng.uniform(0.88, 1.12) for one in (_HAEMATOXYLIN, _EOSIN)]
+        glass = rng.uniform([240, 238, 240], [247, 244, 248])
+        return cls(*(one.astype(np.float32) for one in (*colours, glass)))
 
 
 @dataclass(slots=True)
 class _Canvas:
-    """The amounts [H, W] float32 of both stains while a tissue is painted."""
+    """The amounts [H, W] float32 of both stains while a tissue is painted, and where it will be seen, bool [H, W]."""
 
     rng: np.random.Generator
+    seen: np.ndarray
     h: np.ndarray
     e: np.ndarray
 
@@ -55,18 +56,19 @@ def paint(rng: np.random.Generator, labels: np.ndarray, stain: Stain) -> np.ndar
     size_px = len(labels)
     h, e, weight = (np.zeros((size_px, size_px), np.float32) for _ in range(3))
     for label in np.unique(labels):
-        canvas = _Canvas(rng, np.zeros_like(h), np.zeros_like(e))
+        region = (labels == label).astype(np.uint8)
+        canvas = _Canvas(rng, cv2.dilate(region, np.ones((19, 19), np.uint8)) > 0, np.zeros_like(h), np.zeros_like(e))
         _PAINTERS[int(label)](canvas)
-        soft = cv2.GaussianBlur((labels == label).astype(np.float32), (0, 0), 1.3)
+        soft = cv2.GaussianBlur(region.astype(np.float32), (0, 0), 1.3)
         h, e, weight = h + soft * canvas.h, e + soft * canvas.e, weight + soft
     thickness = 1 + 0.06 * noise(rng, size_px, size_px / 2)
     h, e = (cv2.GaussianBlur(one / weight, (0, 0), 0.6) * thickness for one in (h, e))
     light = stain.glass * np.exp(-(h[..., None] * stain.haematoxylin + e[..., None] * stain.eosin))
-    light += rng.normal(0, 1.6, light.shape)
+    light += 1.6 * rng.standard_normal(light.shape, dtype=np.float32)
     return np.clip(np.rint(light), 0, 255).astype(np.uint8)
 
 
-def _streaks(rng: np.random.Generator, size_px: int, long_px: float, short_px: float, waviness_px: float, angle: float) -> np.ndarray:
+def _streaks(rng: np.random.Generator, size_px: int, long_px: float, short_px: float, *, waviness_px: float, angle: float) -> np.ndarray:
     """Return noise [size_px, size_px] drawn out along wavy lines."""
     y, x = np.mgrid[0:size_px, 0:size_px].astype(np.float32)
     bend = waviness_px * (noise(rng, size_px, 70) + 0.35 * noise(rng, size_px, 22))
@@ -85,16 +87,26 @@ def _points(rng: np.random.Generator, size_px: int, spacing_px: float, jitter: f
     return points[rng.random(len(points)) < keep]
 
 
-def _nuclei(canvas: _Canvas, points: np.ndarray, radius_px: float, stretch: float, amount: float, *, angle: float | None = None, open_: float = 0.0) -> None:
-    """Add nuclei at `points`: ellipses of area pi radius_px^2, `open_` of the chromatin missing inside."""
+def _nuclei(
+    canvas: _Canvas,
+    points: np.ndarray,
+    radius_px: float,
+    stretch: float,
+    amount: float,
+    *,
+    angle: float | None = None,
+    hollow: float = 0.0,
+) -> None:
+    """Add nuclei at `points`: ellipses of area pi radius_px^2, axes 1 to `stretch`, with `hollow` of the chromatin missing inside."""
     rng = canvas.rng
     layer = np.zeros(canvas.h.shape, np.uint8)
-    for x, y in points:
+    column, row = np.clip(points.astype(int), 0, canvas.size_px - 1).T
+    for x, y in points[canvas.seen[row, column]]:
         radius = radius_px * rng.uniform(0.78, 1.25)
         longer = np.sqrt(stretch * rng.uniform(0.85, 1.2))
         turn = np.degrees(angle + rng.normal(0, 0.3) if angle is not None else rng.uniform(0, np.pi))
         darkness = int(255 * rng.uniform(0.68, 1.0))
-        for part, shade in ((1.0, darkness), (0.62, int(darkness * (1 - open_)))):
+        for part, shade in ((1.0, darkness), (0.62, int(darkness * (1 - hollow)))):
             size = (int(16 * radius * longer * part), int(16 * radius / longer * part))
             cv2.ellipse(layer, (int(16 * x), int(16 * y)), size, turn, 0, 360, shade, -1, cv2.LINE_AA, 4)
     chromatin = 1 + 0.20 * noise(rng, canvas.size_px, 2.6)
@@ -120,8 +132,8 @@ def _cells(canvas: _Canvas, points: np.ndarray) -> np.ndarray:
 def _fibres(canvas: _Canvas, angle: float, density: float, coarse_px: float, clefts: float) -> None:
     """Add collagen: wavy eosin bundles of width `coarse_px` with white clefts between them."""
     rng, size_px = canvas.rng, canvas.size_px
-    bundles = _streaks(rng, size_px, 9 * coarse_px, coarse_px, 9.0, angle)
-    threads = _streaks(rng, size_px, 34.0, 2.4, 7.0, angle)
+    bundles = _streaks(rng, size_px, 9 * coarse_px, coarse_px, waviness_px=9.0, angle=angle)
+    threads = _streaks(rng, size_px, 34.0, 2.4, waviness_px=7.0, angle=angle)
     gap = 1 / (1 + np.exp(-7 * (bundles - clefts)))
     canvas.e += density * (1 + 0.16 * bundles + 0.17 * threads) * (1 - 0.86 * gap)
     canvas.h += 0.05 * (1 - gap)
@@ -149,7 +161,7 @@ def _reactive(canvas: _Canvas) -> None:
     angle = canvas.rng.uniform(0, np.pi)
     _fibres(canvas, angle, 0.27, 8.0, 0.75)
     canvas.h += 0.07
-    _nuclei(canvas, _points(canvas.rng, canvas.size_px, 15, keep=0.7), 3.0, 2.8, 0.80, angle=angle, open_=0.35)
+    _nuclei(canvas, _points(canvas.rng, canvas.size_px, 15, keep=0.7), 3.0, 2.8, 0.80, angle=angle, hollow=0.35)
 
 
 def _inflammation(canvas: _Canvas) -> None:
@@ -165,13 +177,13 @@ def _epidermis(canvas: _Canvas) -> None:
     bridge = np.exp(-((edge / 1.2) ** 2))
     canvas.e += 0.43 * (1 + 0.08 * noise(canvas.rng, canvas.size_px, 9)) - 0.24 * bridge
     canvas.h += 0.20 - 0.12 * bridge
-    _nuclei(canvas, points, 3.6, 1.35, 0.72, open_=0.30)
+    _nuclei(canvas, points, 3.6, 1.35, 0.72, hollow=0.30)
 
 
 def _basal_cell(canvas: _Canvas) -> None:
     canvas.e += 0.24 + 0.03 * noise(canvas.rng, canvas.size_px, 12)
     canvas.h += 0.34 + 0.05 * noise(canvas.rng, canvas.size_px, 14)
-    _nuclei(canvas, _points(canvas.rng, canvas.size_px, 8.2, jitter=0.24), 3.4, 1.8, 0.72, angle=canvas.rng.uniform(0, np.pi), open_=0.18)
+    _nuclei(canvas, _points(canvas.rng, canvas.size_px, 8.2, jitter=0.24), 3.4, 1.8, 0.72, angle=canvas.rng.uniform(0, np.pi), hollow=0.18)
 
 
 def _squamous_cell(canvas: _Canvas) -> None:
@@ -180,7 +192,7 @@ def _squamous_cell(canvas: _Canvas) -> None:
     keratin = 1 / (1 + np.exp(-4 * (noise(canvas.rng, canvas.size_px, 45) - 1.0)))
     canvas.e += 0.44 + 0.42 * keratin + 0.05 * noise(canvas.rng, canvas.size_px, 8) - 0.22 * np.exp(-((edge / 1.0) ** 2))
     canvas.h += 0.15 * (1 - keratin)
-    _nuclei(canvas, points[canvas.rng.random(len(points)) < 0.88], 4.9, 1.5, 0.80, open_=0.42)
+    _nuclei(canvas, points[canvas.rng.random(len(points)) < 0.88], 4.9, 1.5, 0.80, hollow=0.42)
 
 
 def _gland(canvas: _Canvas) -> None:
@@ -196,7 +208,7 @@ def _fat(canvas: _Canvas) -> None:
     points = _points(canvas.rng, canvas.size_px, 46, jitter=0.20)
     # Blurred distances round the corners off.
     edge = cv2.GaussianBlur(_cells(canvas, points), (0, 0), 3.2) - 1.0
-    wall = 1 / (1 + np.exp(3.0 * (edge - 0.9 - 0.5 * noise(canvas.rng, canvas.size_px, 20))))
+    wall = 1 / (1 + np.exp(3.0 * (edge - 1.3 - 0.5 * noise(canvas.rng, canvas.size_px, 20))))
     canvas.e += 0.012 + 0.30 * wall
     canvas.h += 0.008 + 0.07 * wall
     near = _points(canvas.rng, canvas.size_px, 15)
@@ -207,7 +219,7 @@ def _fat(canvas: _Canvas) -> None:
 def _fold(canvas: _Canvas) -> None:
     angle = canvas.rng.uniform(0, np.pi)
     _fibres(canvas, angle, 0.75, 12.0, 2.4)
-    canvas.h += 0.42 + 0.16 * _streaks(canvas.rng, canvas.size_px, 160, 16, 8.0, angle)
+    canvas.h += 0.42 + 0.16 * _streaks(canvas.rng, canvas.size_px, 160, 16, waviness_px=8.0, angle=angle)
     canvas.h, canvas.e = cv2.GaussianBlur(canvas.h, (0, 0), 2.0), cv2.GaussianBlur(canvas.e, (0, 0), 2.0)
 
 

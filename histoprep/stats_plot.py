@@ -83,7 +83,7 @@ def _bars(axes: Any, rows: DataFrame, title: str) -> None:
         axes.annotate(_percent(share), (min(share, limit), place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5)
         if share > limit:
             _cut_mark(axes, place, 0.93 * limit)
-    axes.set_yticks(places, [_name(one.class_id, one.class_name) for one in rows.itertuples()], fontsize=7.5)
+    axes.set_yticks(places, [_name(*pair) for pair in zip(rows["class_id"], rows["class_name"], strict=True)], fontsize=7.5)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, limit * 1.13 if limit else 1)
     axes.set_xlabel("per cent of pixels" + (" (longest bar cut)" if cut else ""), fontsize=7.5)
