@@ -1,0 +1,120 @@
+"""`histoprep map`: check, show, compare and join label maps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from histoprep import console
+from histoprep.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from histoprep.labels import LabelMap
+
+app = typer.Typer(name="map", help="Check, show, compare and join label maps.", no_args_is_help=True)
+
+MapFile = Annotated[str, typer.Argument(help="Label map: a path, or the name of one packed with histoprep.", show_default=False)]
+
+
+class Format(StrEnum):
+    """How `show` prints a map."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class FailOn(StrEnum):
+    """From which severity on `check` fails."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@app.command()
+def check(
+    file: MapFile,
+    fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 when a problem is at least this bad.")] = FailOn.ERROR,
+) -> None:
+    """List everything that is wrong with a label map: HP503 to HP506, with lines.
+
+    Exit code 0 when it can be used, 1 when it has problems, 2 when it is no label map at all.
+    """
+    from histoprep.findings import Severity
+    from histoprep.labels import check_label_map, find_label_map
+
+    path = find_label_map(file)
+    problems = check_label_map(path)
+    for one in problems:
+        console.out(f"{path}{f':{one.line}' if one.line else ''}: {one.severity}: {one}")
+    if any(one.severity is Severity.ERROR for one in problems):
+        raise typer.Exit(ExitCode.FINDINGS)
+    console.out(_summary(_load(file)))
+    if problems and fail_on is FailOn.WARNING:
+        raise typer.Exit(ExitCode.FINDINGS)
+
+
+@app.command()
+def show(file: MapFile, output: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TEXT) -> None:
+    """Print a label map: its classes, and the class of each source label."""
+    label_map = _load(file)
+    if output is Format.JSON:
+        console.out(label_map.to_json())
+        return
+    console.out(_summary(label_map))
+    sizes = Counter(label_map.mapping.values())
+    classes = [(str(one.id), one.name, one.colour, f"{one.min_radius_px:g}", sizes[one.id]) for one in label_map.classes]
+    console.table(("class", "name", "colour", "min radius px", "labels"), classes)
+    targets = {one.id: f"{one.id} {one.name}" for one in label_map.classes}
+    console.out("")
+    console.table(("label", "name", "class"), [(str(one.id), one.name, targets[label_map.mapping[one.id]]) for one in label_map.sources])
+
+
+@app.command()
+def diff(a: MapFile, b: MapFile) -> None:
+    """Print in what two label maps differ; exit code 1 when they do."""
+    from histoprep import labels
+
+    first, second = _load(a), _load(b)
+    differences = labels.diff(first, second)
+    if not differences:
+        console.out("no difference")
+        return
+    console.note(f"A is {first.name}, B is {second.name}")
+    console.table(("what", "id", "name", "A", "B"), [(one.what, str(one.id), one.name, one.a, one.b) for one in differences])
+    raise typer.Exit(ExitCode.FINDINGS)
+
+
+@app.command()
+def compose(
+    a: MapFile,
+    b: MapFile,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the result here. Default: print it.", show_default=False)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    ignore_names: Annotated[bool, typer.Option("--ignore-names", help="Join by number although the names differ.")] = False,
+) -> None:
+    """Join two label maps: the classes of A are the source labels of B."""
+    from histoprep import labels
+    from histoprep.durable import write_text
+
+    text = labels.format_label_map(labels.compose(_load(a), _load(b), match_names=not ignore_names))
+    if out is None:
+        console.out(text.rstrip("\n"))
+        return
+    if out.exists() and not force:
+        raise UsageError("the file is there already", path=out, hint="choose another --out, or replace it with --force")
+    write_text(out, text)
+    console.out(str(out))
+
+
+def _load(file: str) -> LabelMap:
+    from histoprep.labels import find_label_map, load_label_map
+
+    return load_label_map(find_label_map(file))
+
+
+def _summary(label_map: LabelMap) -> str:
+    return f"{label_map.name}: {len(label_map.sources)} source labels in {label_map.num_classes} classes, digest {label_map.digest}"
