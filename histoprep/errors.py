@@ -97,6 +97,12 @@ class OutputError(HistoprepError):
         return cls(f"cannot write: {reason}", path=path, hint="free space or pick another --workspace, then run the same command again")
 
 
+class IncompleteError(HistoprepError):
+    """The command finished, but part of its input is missing or could not be used."""
+
+    exit_code = ExitCode.INCOMPLETE
+
+
 class LockedError(HistoprepError):
     """Another process holds the output folder."""
 

@@ -318,7 +318,7 @@ class _Naming:
         for names in masks.values():
             if len(names) > 1:
                 self._tell(IssueKind.DUPLICATE_KEY, place.mask_prefix, names)
-            for name in names:
+            for name in {name.rpartition(".")[0]: name for name in reversed(names)}.values():
                 yield self._pair(place, None, name)
 
     @staticmethod

@@ -8,7 +8,7 @@ the table's own module adds.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from histoprep.durable import write_file
 from histoprep.errors import IntegrityError
 
 METADATA_KEY = b"histoprep"
+LATE_METADATA_KEY = b"histoprep-late"
 ROW_GROUP_ROWS = 65_536
 
 
@@ -31,10 +32,11 @@ def write_table(
     kind: str,
     schema_version: str,
     metadata: Mapping[str, Any],
+    late_metadata: Callable[[], Mapping[str, Any]] | None = None,
 ) -> int:
     """Write `batches` as one Parquet file and return the number of rows.
 
-    The bytes depend on the rows and the metadata alone, not on how the rows
+    `late_metadata` is asked when all rows are written, for facts known only then. The bytes depend on the rows and the metadata alone, not on how the rows
     were cut into batches: row groups always hold `ROW_GROUP_ROWS`.
     """
     header = {"kind": kind, "schema_version": schema_version, "tool_version": __version__, **metadata}
@@ -52,6 +54,8 @@ def write_table(
             for group in rebatch(batches, schema):
                 writer.write_table(group.cast(described), row_group_size=ROW_GROUP_ROWS)
                 rows += group.num_rows
+            if late_metadata:
+                writer.add_key_value_metadata({LATE_METADATA_KEY: json.dumps(late_metadata(), sort_keys=True)})
 
     write_file(path, write)
     return rows
@@ -88,6 +92,7 @@ def open_table(path: Path, *, kind: str, schema_version: str) -> tuple[pq.Parque
         raise IntegrityError(f"cannot read this table: {error}", path=path, hint=f"delete it and make the {kind} again") from error
     raw = (opened.schema_arrow.metadata or {}).get(METADATA_KEY)
     header = json.loads(raw) if raw else {}
+    header |= json.loads((opened.metadata.metadata or {}).get(LATE_METADATA_KEY, b"{}"))
     if header.get("kind") != kind:
         raise IntegrityError("not the expected table", path=path, seen=header.get("kind", "no histoprep metadata"), expected=kind)
     seen, expected = (str(version).split(".")[0] for version in (header.get("schema_version"), schema_version))

@@ -1,0 +1,40 @@
+"""Digests: XXH3 of bytes and of text, the same on every machine."""
+
+from __future__ import annotations
+
+import xxhash
+
+
+def digest(data: bytes) -> str:
+    """Return the XXH3-128 of `data` as 32 hex digits."""
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def digest_text(text: str) -> str:
+    """Return the XXH3-128 of a text in UTF-8, as 32 hex digits."""
+    return digest(_encoded(text))
+
+
+def hash_text(text: str) -> int:
+    """Return the XXH3-64 of a text in UTF-8, in [0, 2^64)."""
+    return xxhash.xxh3_64_intdigest(_encoded(text))
+
+
+def _encoded(text: str) -> bytes:
+    # Names that are not UTF-8 hold lone surrogates.
+    return text.encode("utf-8", "surrogatepass")
+
+
+class RunningDigest:
+    """A digest of texts that come one after another; where one ends matters."""
+
+    def __init__(self) -> None:
+        self._state = xxhash.xxh3_128()
+
+    def update(self, text: str) -> None:
+        """Add a text."""
+        self._state.update(_encoded(text) + b"\0")
+
+    def value(self) -> str:
+        """Return the digest of everything so far, as 32 hex digits."""
+        return self._state.hexdigest()

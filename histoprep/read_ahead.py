@@ -1,0 +1,107 @@
+"""Bytes of many files, read ahead by threads, so that slow storage does not stop decoding."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+from histoprep.errors import BrokenFileError
+
+THREADS = 16
+# Files a thread takes at once: handing over single files costs more than reading them.
+_FILES_PER_TASK = 8
+# Bytes that may wait decoded or not; bounds memory when tiles are large.
+_BUDGET_BYTES = 64 << 20
+
+
+class FileStat(NamedTuple):
+    """Size and modification time, by which a changed file is known."""
+
+    num_bytes: int
+    mtime_ns: int
+
+
+class Request(NamedTuple):
+    """A file to read and what the listing said of it; `path` is absolute."""
+
+    path: str
+    expected: FileStat
+
+
+def stat_file(path: str) -> FileStat | None:
+    """Return size and time of a file, or None when it is not there or not to be seen."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return FileStat(found.st_size, found.st_mtime_ns)
+
+
+def read_file(request: Request, max_bytes: int) -> bytes | BrokenFileError:
+    """Return the file's bytes, or the error that says why they cannot be had (returned: other files go on)."""
+    try:
+        descriptor = os.open(request.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        return _refused(error)
+    try:
+        before = os.fstat(descriptor)
+        if not stat.S_ISREG(before.st_mode):
+            return BrokenFileError("HP201 not-a-file", "not a regular file")
+        if before.st_size > max_bytes:
+            return BrokenFileError("HP205 huge-file", f"{before.st_size:,} bytes, more than --max-file-bytes {max_bytes:,}")
+        data = _read_all(descriptor, before.st_size)
+        after = os.fstat(descriptor)
+    except OSError as error:
+        return _refused(error)
+    finally:
+        os.close(descriptor)
+    if FileStat(after.st_size, after.st_mtime_ns) != request.expected or len(data) != after.st_size:
+        return BrokenFileError("HP206 changed", f"listed with {request.expected.num_bytes:,} bytes, {len(data):,} when read")
+    return data
+
+
+def _read_all(descriptor: int, size: int) -> bytes:
+    data = os.read(descriptor, size + 1)
+    while 0 < len(data) < size:
+        more = os.read(descriptor, size + 1 - len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _refused(error: OSError) -> BrokenFileError:
+    names = {errno.ENOENT: "vanished", errno.EACCES: "permission", errno.EPERM: "permission", errno.EIO: "input-output"}
+    subcode = names.get(error.errno or 0, "cannot-open")
+    return BrokenFileError(f"HP201 {subcode}", error.strerror or str(error))
+
+
+def read_ahead(requests: Sequence[Request], max_bytes: int) -> Iterator[bytes | BrokenFileError]:
+    """Yield the bytes of each file in order, or the error that stands for it.
+
+    Sixteen threads read in front of the caller, as far as the byte budget reaches.
+    """
+    chunks = [requests[start : start + _FILES_PER_TASK] for start in range(0, len(requests), _FILES_PER_TASK)]
+    waiting: deque[tuple[int, Future[list[bytes | BrokenFileError]]]] = deque()
+    budget = _BUDGET_BYTES
+    upcoming = iter(chunks)
+    with ThreadPoolExecutor(THREADS) as pool:
+        chunk = next(upcoming, None)
+        while chunk or waiting:
+            while chunk and (budget > 0 or not waiting) and len(waiting) < 2 * THREADS:
+                size = sum(min(one.expected.num_bytes, max_bytes) for one in chunk)
+                waiting.append((size, pool.submit(_read_chunk, chunk, max_bytes)))
+                budget -= size
+                chunk = next(upcoming, None)
+            size, done = waiting.popleft()
+            yield from done.result()
+            budget += size
+
+
+def _read_chunk(chunk: Sequence[Request], max_bytes: int) -> list[bytes | BrokenFileError]:
+    return [read_file(one, max_bytes) for one in chunk]
