@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _ROW_IN = 0.19
-_NAME_LENGTH = 58
+_NAME_LENGTH = 72
 _DOMINANT = 3.0
+_CUT_AT = 0.9
 _GREY = "#8a8f98"
 _INK = "#22262c"
 # Sizes in points; no system font is needed.
@@ -42,7 +43,7 @@ def plot_shares(stats: Stats) -> bytes:
     mapped = stats.mapped.classes if stats.mapped is not None else None
     heights = [max(len(raw), 1)] if mapped is None else [max(len(mapped), 1), max(len(raw), 1)]
     with rc_context(_STYLE):
-        figure = Figure(figsize=(8.6, 0.75 * len(heights) + 0.55 + _ROW_IN * 1.25 * sum(heights)), dpi=200, layout="constrained")
+        figure = Figure(figsize=(9.2, 0.75 * len(heights) + 0.55 + _ROW_IN * 1.25 * sum(heights)), dpi=200, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         if mapped is not None and stats.label_map is not None:
@@ -82,10 +83,13 @@ def _bars(axes: Any, rows: DataFrame, title: str) -> None:
     for place, share in zip(places, shares, strict=True):
         axes.annotate(_percent(share), (min(share, limit), place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5)
         if share > limit:
-            _cut_mark(axes, place, 0.93 * limit)
+            _cut_mark(axes, place, _CUT_AT * limit)
     axes.set_yticks(places, [_name(*pair) for pair in zip(rows["class_id"], rows["class_name"], strict=True)], fontsize=7.5)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, limit * 1.13 if limit else 1)
+    if cut:
+        # Beyond the mark the axis tells nothing.
+        axes.set_xticks([tick for tick in axes.get_xticks() if tick < _CUT_AT * limit])
     axes.set_xlabel("per cent of pixels" + (" (longest bar cut)" if cut else ""), fontsize=7.5)
     axes.set_title(title, loc="left", fontsize=8.5)
     axes.tick_params(axis="y", length=0)
