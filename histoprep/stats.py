@@ -24,6 +24,8 @@ from histoprep.class_counts import COLUMNS, DIMENSIONS, Counts, count, left_out
 from histoprep.class_summary import EFFECTIVE_NUMBER_BETA, WEIGHTS, Summary, class_weights, summarise
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap, identity_map
+from histoprep.manifest import KIND as MANIFEST_KIND
+from histoprep.manifest import SCHEMA_VERSION as MANIFEST_VERSION
 from histoprep.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -154,7 +156,7 @@ class _SplitLookup:
 
     @classmethod
     def read(cls, path: Path) -> _SplitLookup:
-        opened, _ = tables.open_table(path, kind="manifest", schema_version="1.0")
+        opened, _ = tables.open_table(path, kind=MANIFEST_KIND, schema_version=MANIFEST_VERSION)
         names = [""]
         hashes, codes = [np.zeros(0, np.uint64)], [np.zeros(0, np.int8)]
         for chunk in tables.read_batches(opened, ["tile_id", "split"]):
@@ -203,19 +205,20 @@ def long_table(stats: Stats) -> DataFrame:
 
 
 def csv_text(stats: Stats) -> str:
-    """Return the long table as CSV; text that a spreadsheet would run as a formula is quoted with an apostrophe."""
+    """Return the long table as CSV; all text is quoted, so that none is taken for a formula, and absent weights are empty."""
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+    writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(SCHEMA.names)
     for row in long_table(stats).itertuples(index=False):
-        writer.writerow([_csv_cell(value) for value in row])
+        writer.writerow([None if value != value else value for value in row])  # noqa: PLR0124 (NaN)
     return stream.getvalue()
 
 
-def _csv_cell(value: object) -> object:
-    if isinstance(value, str):
-        return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-    return "" if value != value else value  # noqa: PLR0124 (NaN: no weight)
+def shares_by(summary: Summary, dimension: str) -> DataFrame:
+    """Return per cent of pixels, one row a class (id and name), one column a key of `dimension`; `-` stands for unknown."""
+    rows = summary.breakdown[summary.breakdown["by"] == dimension]
+    table = rows.pivot_table(index=["class_id", "class_name"], columns="key", values="pixel_percent", sort=True)
+    return table.rename(columns={"": "-"}).reset_index()
 
 
 def as_json(stats: Stats) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from histoprep import tables, tiles
 from histoprep.class_counts import left_out
 from histoprep.errors import IntegrityError, LockedError, UsageError
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, find_label_map, identity_map, load_label_map
-from histoprep.stats import COLUMNS, SCHEMA, class_weights, compute_stats, count, csv_text, long_table, summarise, write_stats
+from histoprep.stats import COLUMNS, SCHEMA, class_weights, compute_stats, count, csv_text, long_table, shares_by, summarise, write_stats
 from histoprep.workspace import Workspace
 
 # Labels 0-6; 5 becomes unknown, 6 is not in the map; class 2 is thin by nature, class 3 must be thick.
@@ -87,7 +88,8 @@ def oracle(rows: list[dict[str, object]]) -> tuple[Counter, Counter, Counter, Co
         for one, each in present.items():
             needed = next(target.min_radius_px for target in MAP.classes if target.id == one)
             core = any(radius > needed if needed != 2.0 else cores > 0 for _, cores, radius in each)
-            amounts = {"tiles": 1, "core_tiles": int(core), "pixels": sum(a for a, _, _ in each), "core_pixels": sum(b for _, b, _ in each), "tile_pixels": whole}
+            pixels, cores = (sum(figures[place] for figures in each) for place in (0, 1))
+            amounts = {"tiles": 1, "core_tiles": int(core), "pixels": pixels, "core_pixels": cores, "tile_pixels": whole}
             for name, amount in amounts.items():
                 classes[*key, one, name] += amount
         pairs.update(combinations(sorted(present), 2))
@@ -131,7 +133,7 @@ def test_counts_add_up_for_any_partition_and_order(seed, cuts, shuffled):
     whole = count(tiles_table(rows), MAP)
     shuffled.shuffle(rows)
     bounds = [0, *sorted(cuts), len(rows)]
-    parts = [count(tiles_table(rows[a:b]), MAP) for a, b in zip(bounds, bounds[1:], strict=False)]
+    parts = [count(tiles_table(rows[a:b]), MAP) for a, b in pairwise(bounds)]
     total = parts[0]
     for part in parts[1:]:
         total = total + part
@@ -202,6 +204,14 @@ def test_a_breakdown_adds_up_to_the_whole(by):
     assert summary.tiles["tiles"].tolist()[0] == summary.tiles["tiles"][1:].sum() == 80
 
 
+def test_shares_by_group_are_a_table_of_classes_and_groups():
+    summary = summarise(count(tiles_table(random_rows(5, 80)), MAP), MAP)
+    table = shares_by(summary, "group")
+    assert list(table.columns) == ["class_id", "class_name", "-", "a", "b"]
+    assert table[["-", "a", "b"]].sum().to_numpy() == pytest.approx(100)
+    assert table["class_name"].tolist() == [one.name for one in MAP.classes]
+
+
 def test_weights_are_their_formulas():
     import pandas as pd
 
@@ -246,7 +256,8 @@ def published_rows() -> list[dict[str, object]]:
     rows = []
     for index in range(0, len(pieces), 3):
         some = dict(sorted(pieces[index : index + 3]))
-        lists = {"label_ids": list(some), "label_pixels": list(some.values()), "label_core_pixels": [1] * len(some), "label_radius_px": [3.0] * len(some)}
+        cores = {"label_core_pixels": [1] * len(some), "label_radius_px": [3.0] * len(some)}
+        lists = {"label_ids": list(some), "label_pixels": list(some.values()), **cores}
         rows.append({"tile_id": f"p{index}", "image_path": f"p{index}.jpg", "mask_path": f"p{index}_mask.png", **lists})
     return rows
 
@@ -364,14 +375,16 @@ def test_a_second_writer_is_refused(workspace):
         write_stats(stats, workspace)
 
 
-def test_csv_defuses_formulas(workspace):
+def test_csv_quotes_what_could_be_a_formula(workspace):
     mask = np.full((24, 24), 1, np.uint8)
     publish(workspace, [tile_row("a", mask, group="=cmd()"), tile_row("b", mask, group="fine")])
     stats = compute_stats(workspace, MAP, by=["group"])
     lines = csv_text(stats).splitlines()
     assert len(lines) == 1 + len(long_table(stats))
-    assert any(line.startswith("mapped,group,'=cmd(),") for line in lines)
-    assert any(line.startswith("mapped,group,fine,") for line in lines)
+    assert any(line.startswith('"mapped","group","=cmd()",1,"one",1,') for line in lines)
+    read = list(csv.DictReader(lines))
+    assert {row["key"] for row in read} == {"", "=cmd()", "fine"}
+    assert [row["weight_inverse"] == "" for row in read] == [row["by"] != "all" or row["pixels"] == "0" for row in read]
     assert "nan" not in csv_text(stats).lower()
 
 

@@ -1,0 +1,128 @@
+"""`histoprep stats`: class shares, tiles a class, pairs of classes and class weights."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from histoprep import console
+from histoprep.cli.options import MapName, Root, Workers, WorkspaceFolder
+
+if TYPE_CHECKING:
+    from histoprep.class_summary import Summary
+    from histoprep.stats import Stats
+
+_MAX_COLUMNS = 12
+
+
+class By(StrEnum):
+    """What shares are broken down by."""
+
+    SPLIT = "split"
+    POOL = "pool"
+    GROUP = "group"
+
+
+class Format(StrEnum):
+    """How the result is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+def stats(
+    root: Root = Path(),
+    *,
+    workspace_folder: WorkspaceFolder = None,
+    map_name: MapName = None,
+    by: Annotated[list[By] | None, typer.Option(help="Break shares down by this; repeatable. Default: split and pool.", show_default=False)] = None,
+    output: Annotated[Format, typer.Option("--format", help="How to print the result.")] = Format.TABLE,
+    workers: Workers = None,
+) -> None:
+    """Count classes: pixel shares, tiles that hold them, pairs, weights.
+
+    Pixels are not read again: everything comes from tiles.parquet, which is made first when it is missing. Writes stats.parquet,
+    stats.json and pixel_class_percentages.png to the workspace. Splits are the manifest's when there is one.
+    """
+    from histoprep.audit import ensure_tiles
+    from histoprep.labels import find_label_map, load_label_map
+    from histoprep.stats import as_json, compute_stats, csv_text, write_stats
+    from histoprep.workspace import Workspace
+
+    workspace = Workspace.of(root, workspace_folder)
+    label_map = load_label_map(find_label_map(map_name, root)) if map_name else None
+    with console.progress("reading tiles", None) as meter:
+        ensure_tiles(workspace, workers=workers, meter=meter)
+    found = compute_stats(workspace, label_map, by=tuple(by or (By.SPLIT, By.POOL)))
+    paths = write_stats(found, workspace)
+    if output is Format.JSON:
+        console.out(json.dumps(as_json(found), indent=2, ensure_ascii=False))
+    elif output is Format.CSV:
+        console.out(csv_text(found).rstrip("\n"))
+    else:
+        _print_tables(found)
+    _print_warnings(found)
+    for path in paths:
+        console.note(f"wrote {path}")
+
+
+def _print_tables(found: Stats) -> None:
+    summary = found.main
+    conditional = summary.num_tiles - summary.num_unconditional
+    pools = f"{conditional:,} conditional, {summary.num_unconditional:,} unconditional"
+    console.out(f"{summary.num_tiles:,} tiles: {pools}; {summary.num_pixels:,} mask pixels")
+    weights = ("weight_inverse", "weight_median", "weight_effective")
+    rows = [
+        (
+            str(one["class_id"]),
+            one["class_name"],
+            one["pixels"],
+            _percent(one["pixel_percent"]),
+            one["tiles"],
+            one["core_tiles"],
+            *("-" if one[name] != one[name] else f"{one[name]:.4g}" for name in weights),
+        )
+        for one in summary.classes.to_dict("records")
+    ]
+    columns = ("class", "name", "pixels", "pixel %", "tiles", "core tiles", "w inverse", "w median", "w effective")
+    console.table(columns, rows, title="Classes" if found.label_map is None else f"Classes of {found.label_map.name}")
+    for dimension in found.by:
+        _print_breakdown(found, dimension)
+    _print_pairs(summary)
+
+
+def _print_breakdown(found: Stats, dimension: str) -> None:
+    from histoprep.stats import shares_by
+
+    table = shares_by(found.main, dimension)
+    keys = [str(key) for key in table.columns[2:]]
+    rows = [(str(row[0]), str(row[1]), *map(_percent, row[2 : 2 + _MAX_COLUMNS])) for row in table.itertuples(index=False, name=None)]
+    source = f" (splits of the {found.split_source})" if dimension == By.SPLIT else ""
+    more = f"; {len(keys) - _MAX_COLUMNS:,} more in stats.parquet" if len(keys) > _MAX_COLUMNS else ""
+    console.table(("class", "name", *keys[:_MAX_COLUMNS]), rows, title=f"Per cent of pixels by {dimension}{source}{more}")
+
+
+def _print_pairs(summary: Summary) -> None:
+    square = summary.cooccurrence
+    if len(square) > _MAX_COLUMNS:
+        console.note("pairs of classes are in stats.json")
+        return
+    rows = [(str(one), *map(int, square.loc[one])) for one in square.index]
+    console.table(("class", *map(str, square.columns)), rows, title="Tiles that hold both classes")
+
+
+def _print_warnings(found: Stats) -> None:
+    for reason, number in found.left_out.items():
+        console.warn(f"{number:,} rows not counted: {reason}; histoprep audit says more")
+    for one in found.main.unmapped.to_dict("records"):
+        amount = f"{one['pixels']:,} pixels in {one['tiles']:,} tiles"
+        console.warn(f"label {one['label_id']} is not in the label map: {amount} are in no share; the first is {one['example']}")
+
+
+def _percent(share: float) -> str:
+    return f"{share:.2f}"
