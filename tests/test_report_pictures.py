@@ -66,6 +66,11 @@ def test_shrunk_labels_are_labels_of_the_mask(height: int, width: int, longest: 
         assert np.array_equal(small, labels)
 
 
+def test_a_shrunk_mask_takes_the_middle_of_each_block() -> None:
+    labels = np.arange(81).reshape(9, 9)
+    assert np.array_equal(pictures.shrink_labels(labels, 3), labels[1::3, 1::3])
+
+
 def test_outlines_are_where_a_neighbour_differs() -> None:
     labels = np.random.default_rng(3).integers(0, 3, (17, 23))
     around = np.pad(labels, 1, mode="edge")
