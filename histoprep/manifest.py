@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from histoprep import tables
 from histoprep.durable import write_file
@@ -196,3 +197,12 @@ def write_manifest(path: Path, batches: Iterable[pa.Table], label_map: LabelMap,
     """Publish `batches` as a manifest and return the number of rows; `header` has root, recipe, certificate, tiles_digest, excluded."""
     described = {**header, "label_map": label_map.to_json(), "label_map_digest": label_map.digest}
     return tables.write_table(path, batches, schema(label_map.num_classes), kind=KIND, schema_version=SCHEMA_VERSION, metadata=described)
+
+
+def file_digest(path: Path) -> str:
+    """Return the XXH3-128 of a file's bytes as 32 hex digits; raises OSError."""
+    state = xxhash.xxh3_128()
+    with path.open("rb", buffering=0) as stream:
+        while piece := stream.read(1 << 20):
+            state.update(piece)
+    return state.hexdigest()
