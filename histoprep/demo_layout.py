@@ -34,18 +34,23 @@ class Recipe:
     layers: tuple[tuple[int, float], ...]
     blobs: tuple[Blobs, ...] = ()
 
+    @property
+    def labels(self) -> frozenset[int]:
+        """Return every label that the tile may hold."""
+        return frozenset([label for label, _ in self.layers] + [one.label for one in self.blobs])
+
 
 # Between them, every class of the 5- and of the 10-class map; each of the five in over half of the tiles.
 RECIPES = (
     Recipe(((GLASS, 0.16), (EPIDERMIS, 0.24), (DERMIS, 0.60)), (Blobs(INFLAMMATION, DERMIS, 0.30),)),
     Recipe(((GLASS, 0.14), (DERMIS, 0.56), (UNKNOWN, 0.30)), (Blobs(BASAL_CELL, DERMIS, 0.45),)),
     Recipe(((REACTIVE, 0.34), (DERMIS, 0.66)), (Blobs(BASAL_CELL, DERMIS, 0.42),)),
-    Recipe(((GLASS, 0.15), (SQUAMOUS_CELL, 0.45), (INFLAMMATION, 0.40)), (Blobs(DERMIS, INFLAMMATION, 0.35),)),
+    Recipe(((GLASS, 0.15), (SQUAMOUS_CELL, 0.45), (INFLAMMATION, 0.40)), (Blobs(UNKNOWN, INFLAMMATION, 0.35),)),
     Recipe(((DERMIS, 0.55), (FAT, 0.45)), (Blobs(GLAND, DERMIS, 0.36),)),
     Recipe(((ARTIFACT, 0.20), (SCAR, 0.50), (UNKNOWN, 0.30)), (Blobs(REACTIVE, SCAR, 0.34),)),
-    Recipe(((GLASS, 0.15), (EPIDERMIS, 0.25), (SCAR, 0.60)), (Blobs(INFLAMMATION, SCAR, 0.32),)),
+    Recipe(((GLASS, 0.15), (EPIDERMIS, 0.25), (SCAR, 0.36), (UNKNOWN, 0.24)), (Blobs(INFLAMMATION, SCAR, 0.42),)),
     Recipe(((INFLAMMATION, 0.32), (UNKNOWN, 0.34), (FAT, 0.34)), (Blobs(SQUAMOUS_CELL, UNKNOWN, 0.45),)),
-    Recipe(((ARTIFACT, 0.18), (SQUAMOUS_CELL, 0.50), (REACTIVE, 0.32))),
+    Recipe(((ARTIFACT, 0.18), (SQUAMOUS_CELL, 0.38), (REACTIVE, 0.26), (UNKNOWN, 0.18))),
     Recipe(((GLASS, 0.18), (EPIDERMIS, 0.22), (DERMIS, 0.60)), (Blobs(GLAND, DERMIS, 0.24), Blobs(BASAL_CELL, DERMIS, 0.40))),
     Recipe(((GLASS, 0.14), (REACTIVE, 0.46), (UNKNOWN, 0.40)), (Blobs(BASAL_CELL, REACTIVE, 0.36),)),
 )
