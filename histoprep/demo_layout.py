@@ -15,6 +15,8 @@ REACTIVE, SCAR, SQUAMOUS_CELL, DERMIS, EPIDERMIS, GLAND, FAT = 19, 21, 24, 28, 4
 
 # Nothing is left that an opening with this disc would remove; relative to a 256 px tile.
 _DISC_RADIUS_PX = 7
+# The audit calls smaller regions specks.
+_LEAST_AREA_PX = 64
 _JITTER = 0.12
 
 
@@ -104,7 +106,7 @@ def smoothed(labels: np.ndarray, radius_px: int) -> np.ndarray:
             padded = cv2.copyMakeBorder(region, size, size, size, size, cv2.BORDER_CONSTANT, value=0)
             kept |= cv2.morphologyEx(padded, cv2.MORPH_OPEN, disc)[size:-size, size:-size].astype(bool)
         labels = _nearest(labels, kept)
-        wrong = _small(labels, int(2.5 * radius_px**2))
+        wrong = _small(labels, max(_LEAST_AREA_PX, round(2.5 * radius_px**2)))
         if not wrong.any():
             break
         labels = _nearest(labels, ~wrong)
