@@ -22,6 +22,9 @@ from histoprep.errors import LockedError, OutputError
 TEMPORARY_PREFIX = ".hp-"
 TEMPORARY_SUFFIX = ".tmp"
 
+# Folders this process has locked: one command may call another's function.
+_held: set[Path] = set()
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -129,8 +132,11 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold `folder` for writing; raise LockedError at once if another process does.
 
     The lock is an flock on `folder/.lock`, so it ends with the process however
-    it ends; the file says who holds it.
+    it ends; the file says who holds it. Within one process it can be taken again.
     """
+    if folder in _held:
+        yield
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stream = open(folder / ".lock", "a+")  # noqa: SIM115 (closed below; 'with' cannot span the open's own except)
@@ -151,4 +157,8 @@ def locked(folder: Path) -> Iterator[None]:
         stream.truncate()
         stream.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         stream.flush()
-        yield
+        _held.add(folder)
+        try:
+            yield
+        finally:
+            _held.discard(folder)

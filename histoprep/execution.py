@@ -19,7 +19,7 @@ import sys
 import time
 import types
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from histoprep.errors import HistoprepError, Interrupted, Terminated, UsageError
+from histoprep.errors import HistoprepError, UsageError
 
-_PRELOADED = ["histoprep.tile_table", "histoprep.remap"]
+_PRELOADED = ["histoprep.tile_table", "histoprep.audit_pictures"]
 _IDLE = (1 << 64) - 1
 
 R = TypeVar("R")
@@ -242,22 +242,3 @@ def _end_workers(pool: ProcessPoolExecutor) -> None:
         with contextlib.suppress(OSError):
             process.kill()
     pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextlib.contextmanager
-def stop_signals(forget: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `Interrupted` and `Terminated` while a command runs."""
-
-    def stop(number: int, _: types.FrameType | None) -> None:
-        kind = Interrupted if number == signal.SIGINT else Terminated
-        raise kind(
-            f"stopped by {signal.Signals(number).name}; finished work was kept",
-            hint="run the same command again to go on from there",
-        )
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

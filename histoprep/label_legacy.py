@@ -51,7 +51,8 @@ def read_old(tree: Mapping[str, tuple[Text, Node]], path: Path) -> Draft:
     """Return the draft of a file in an older format; raises LabelMapError when its meaning is not certain."""
     for key in ("sources", "map"):
         if key in tree:
-            raise fault(path, tree[key][0].line, f"`{key}:` is of our format, class_to_int of an older one", hint="write the whole file in one of them")
+            what = f"`{key}:` is of our format, class_to_int of an older one"
+            raise fault(path, tree[key][0].line, what, hint="write the whole file in one of them")
     features, classes = _table(tree, _FEATURES, path), _table(tree, _CLASSES, path)
     draft = Draft(path, path.stem)
     labels = features or classes

@@ -6,8 +6,6 @@ table, `manifest_check.py` holds one against the files and against itself.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,11 +175,9 @@ def write_dataset_csv(manifest: Manifest, path: str | Path) -> int:
 
 
 def _cell(text: str) -> str:
-    if text.startswith(_FORMULA_STARTS):
+    if text.startswith(_FORMULA_STARTS) or any(sign in text for sign in ',"\r\n') or text != text.strip():
         return '"' + text.replace('"', '""') + '"'
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="").writerow([text])
-    return stream.getvalue()
+    return text
 
 
 def class_matrix(column: pa.ChunkedArray) -> np.ndarray:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from histoprep.dataset_csv import DatasetCsv
 from histoprep.durable import is_temporary
 from histoprep.errors import UsageError
+from histoprep.layout import Layout
 from histoprep.names import pairing_key, to_text
 from histoprep.workspace import SUFFIX as WORKSPACE_SUFFIX
 
@@ -29,15 +30,6 @@ IMAGE_FOLDERS = ("images", "image", "imgs", "img", "tiles", "patches")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "gt")
 SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
 _EXPECTED_SUFFIXES = frozenset({"yml", "yaml"})
-
-
-class Layout(StrEnum):
-    """How images and masks lie beside each other."""
-
-    AUTO = "auto"
-    SIBLING = "sibling"
-    FOLDERS = "folders"
-    CLASS_FOLDERS = "class-folders"
 
 
 class IssueKind(StrEnum):

@@ -7,7 +7,7 @@ Pure, and independent of the order of rows: `split_units.py` joins tiles into un
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -108,7 +108,7 @@ def assign_units(units: Units, rows: SplitRows, fractions: Mapping[str, Fraction
     floors = np.zeros((len(profiles), len(shares)), dtype=np.int64)
     if single:
         weights[:3] = (0.0, _EXACT_WEIGHT, _EXACT_WEIGHT)
-        targets[:, 1:3] = np.stack([largest_remainders(int(total), shares) for total in (amounts @ profiles)[1:3]], axis=1)
+        targets[:, 1:3] = _exact_pools((amounts @ profiles)[1:3].tolist(), shares)
         targets[:, 0] = targets[:, 1:3].sum(axis=1)
         floors = np.array([[int(int(amount) * share) for share in shares] for amount in amounts], dtype=np.int64)
     placed, solver = solve(Problem(profiles, amounts, targets, weights, floors, num_exact=3 if single else 0))
@@ -116,6 +116,17 @@ def assign_units(units: Units, rows: SplitRows, fractions: Mapping[str, Fraction
         raise UsageError("a split would be empty", seen=f"{len(units.keys)} groups of tiles", hint="ask for fewer splits or larger fractions")
     codes = np.array([SPLITS.index(name) for name in fractions], dtype=np.int8)
     return Assignment(codes[_hand_out(types, placed)][units.of_tile], solver)
+
+
+def _exact_pools(totals: Sequence[int], shares: Sequence[Fraction]) -> np.ndarray:
+    """Return the tiles of each pool in each split (int64 [splits, pools]): largest remainders, but no split is left without a tile."""
+    counts = np.stack([largest_remainders(total, shares) for total in totals], axis=1)
+    for split in np.flatnonzero(counts.sum(axis=1) == 0):
+        donor = int(counts.sum(axis=1).argmax())
+        pool = int(counts[donor].argmax())
+        counts[donor, pool] -= 1
+        counts[split, pool] += 1
+    return counts
 
 
 def largest_remainders(total: int, shares: Iterable[Fraction]) -> np.ndarray:

@@ -84,53 +84,62 @@ class Stats:
         return self.raw if self.mapped is None else self.mapped
 
 
-def compute_stats(workspace: Workspace, label_map: LabelMap | None = None, by: Sequence[str] = ("split", "pool")) -> Stats:
-    """Return the stats of the workspace's tiles table, read in pieces, raw and under `label_map`.
+@dataclass(frozen=True)
+class TableCounts:
+    """The counts of a tiles table under the map of every label to itself, and under a label map."""
 
-    `by` names the dimensions of the breakdown. Splits are the manifest's when there is one, else
-    the table's own; a tile that the manifest does not list has split "". Raises
-    UsageError for an unknown dimension, IntegrityError for a damaged table.
+    raw_map: LabelMap
+    raw: Counts
+    mapped: Counts | None
+    split_source: str
+    left_out: Mapping[str, int]
+
+
+def count_table(workspace: Workspace, label_map: LabelMap | None, *, by_group: bool) -> TableCounts:
+    """Return the counts of the workspace's tiles table, read in pieces.
+
+    Splits are the manifest's when there is one, else the table's own; a tile that the manifest does
+    not list has split "". Groups are counted apart only when asked for. Raises
+    IntegrityError for a damaged table.
     """
-    unknown = sorted(set(by) - set(DIMENSIONS))
-    if unknown:
-        raise UsageError("no such breakdown", seen=", ".join(unknown), expected=", ".join(DIMENSIONS))
     opened, _ = tables.open_table(workspace.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
     split_of = _SplitLookup.read(workspace.manifest) if workspace.manifest.exists() else None
     raw_map = _raw_map(tables.read_batches(opened, ["label_ids"]), label_map)
-    raw = _Sum(raw_map)
-    mapped = _Sum(label_map) if label_map is not None else None
+    empty = pa.schema([tiles.SCHEMA.field(name) for name in COLUMNS]).empty_table()
+    raw = count(empty, raw_map)
+    mapped = count(empty, label_map) if label_map is not None else None
     gone: dict[str, int] = {}
     for chunk in tables.read_batches(opened, COLUMNS):
         for reason, number in left_out(chunk).items():
             gone[reason] = gone.get(reason, 0) + number
-        prepared = _prepared(chunk, split_of, keep_group="group" in by)
-        raw.add(prepared)
-        if mapped:
-            mapped.add(prepared)
+        prepared = _prepared(chunk, split_of, keep_group=by_group)
+        raw = raw + count(prepared, raw_map)
+        if mapped is not None and label_map is not None:
+            mapped = mapped + count(prepared, label_map)
+    source = "tiles" if split_of is None else "manifest"
+    return TableCounts(raw_map, raw, mapped, source, {reason: number for reason, number in gone.items() if number})
+
+
+def compute_stats(workspace: Workspace, label_map: LabelMap | None = None, by: Sequence[str] = ("split", "pool")) -> Stats:
+    """Return the stats of the workspace's tiles table, raw and under `label_map`; see `count_table`.
+
+    `by` names the dimensions of the breakdown. Raises UsageError for an unknown dimension,
+    IntegrityError for a damaged table.
+    """
+    unknown = sorted(set(by) - set(DIMENSIONS))
+    if unknown:
+        raise UsageError("no such breakdown", seen=", ".join(unknown), expected=", ".join(DIMENSIONS))
+    counts = count_table(workspace, label_map, by_group="group" in by)
     return Stats(
         root=workspace.root,
         by=tuple(by),
-        raw_map=raw_map,
-        raw=raw.summary(by),
+        raw_map=counts.raw_map,
+        raw=summarise(counts.raw, counts.raw_map, by),
         label_map=label_map,
-        mapped=mapped.summary(by) if mapped else None,
-        split_source="tiles" if split_of is None else "manifest",
-        left_out={reason: number for reason, number in gone.items() if number},
+        mapped=summarise(counts.mapped, label_map, by) if counts.mapped is not None and label_map is not None else None,
+        split_source=counts.split_source,
+        left_out=counts.left_out,
     )
-
-
-class _Sum:
-    """The running counts under one label map."""
-
-    def __init__(self, label_map: LabelMap) -> None:
-        empty = pa.schema([tiles.SCHEMA.field(name) for name in COLUMNS]).empty_table()
-        self._label_map, self._counts = label_map, count(empty, label_map)
-
-    def add(self, chunk: pa.Table) -> None:
-        self._counts = self._counts + count(chunk, self._label_map)
-
-    def summary(self, by: Sequence[str]) -> Summary:
-        return summarise(self._counts, self._label_map, by)
 
 
 def _raw_map(batches: Iterator[pa.Table], label_map: LabelMap | None) -> LabelMap:

@@ -24,18 +24,20 @@ import pyarrow as pa
 
 from histoprep import __version__, tables
 from histoprep.digests import RunningDigest, digest_text, hash_text
-from histoprep.durable import remove_temporaries
-from histoprep.errors import BrokenFileError, IncompleteError, IntegrityError
+from histoprep.durable import remove_temporaries, write_json
+from histoprep.errors import BrokenFileError, IncompleteError, IntegrityError, UsageError
 from histoprep.execution import Engine, Marker, run_tasks
 from histoprep.names import to_name
 from histoprep.read_ahead import THREADS, FileStat, Request, read_ahead, stat_file
-from histoprep.scan import Issue, Layout, Pair, ScanOptions, detect_layout, scan
+from histoprep.layout import Layout
+from histoprep.scan import Issue, Pair, ScanOptions, detect_layout, scan
 from histoprep.tiles import KIND, LISTED, MEASURED, SCHEMA, SCHEMA_VERSION, Measurer, TileOptions, measured_schema, to_table
 from histoprep.workspace import Workspace
 
 PARTITION_TILES = 1000
 TIME_LIMIT_S = 60.0
 _PAIRS_A_STAT_TASK = 256
+_PARTS_OPTIONS = "options.json"
 _ISSUES_SCHEMA = pa.schema([("kind", pa.string()), ("path", pa.string()), ("detail", pa.string())])
 
 
@@ -70,12 +72,16 @@ def _as_json(value: object) -> object:
 
 @dataclass(frozen=True, slots=True)
 class TableResult:
-    """What making the table came to; `up_to_date` when nothing had changed."""
+    """What making the table came to; `up_to_date` when nothing had changed.
+
+    `num_listed` is larger than `num_tiles` when a sample was taken.
+    """
 
     path: Path
     num_tiles: int
     num_reused: int
     up_to_date: bool
+    num_listed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +165,11 @@ def absolute_path(root: str | Path, path: str) -> str:
     return os.path.join(root, to_name(path))
 
 
-def list_with_stats(root: Path, options: TableOptions, report: Callable[[Issue], None]) -> Iterator[Listed]:
+def list_with_stats(root: Path, options: TableOptions, listing: _Listing) -> Iterator[Listed]:
     """Yield every pair with its files' sizes and times; sixteen threads ask the file system."""
-    pairs = scan(root, options.scan, report)
+    pairs = scan(root, options.scan, listing.issues.append)
     if options.sample is not None:
-        pairs = _sampled(pairs, options.sample)
+        pairs = _sampled(pairs, options.sample, listing)
     waiting: deque[Future[list[Listed]]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         for chunk in _batched(pairs, _PAIRS_A_STAT_TASK):
@@ -185,9 +191,10 @@ def _stat_chunk(root: str, pairs: list[Pair]) -> list[Listed]:
     ]
 
 
-def _sampled(pairs: Iterable[Pair], num_tiles: int) -> Iterator[Pair]:
+def _sampled(pairs: Iterable[Pair], num_tiles: int, listing: _Listing) -> Iterator[Pair]:
     """Return the `num_tiles` pairs whose ids hash lowest, in order of the listing: the same ones every time."""
     keyed = [(hash_text(pair.tile_id), index, pair) for index, pair in enumerate(pairs)]
+    listing.num_listed = len(keyed)
     chosen = sorted(keyed, key=lambda one: one[:2])[:num_tiles]
     return (pair for _, _, pair in sorted(chosen, key=lambda one: one[1]))
 
@@ -252,6 +259,7 @@ class _Listing:
 
     issues: list[Issue] = field(default_factory=list)
     num_tiles: int = 0
+    num_listed: int = 0
     _digest: RunningDigest = field(default_factory=RunningDigest)
 
     def watch(self, listed: Iterable[Listed]) -> Iterator[Listed]:
@@ -280,23 +288,41 @@ class TileTable:
         listing = self._list()
         previous = self._previous()
         if previous is not None and previous.header.get("listing_digest") == listing.digest:
-            return TableResult(self.workspace.tiles, listing.num_tiles, listing.num_tiles, up_to_date=True)
+            return self._result(listing, listing.num_tiles, up_to_date=True)
         # The listing is walked again while work goes on, so that memory does not grow with it.
         total, reused = listing.num_tiles, [0]
         again = _Listing()
         tasks = self._tasks(again, previous, reused)
         self._merge(self._told(run_tasks(tasks, engine), advance, total), again)
         self._drop_parts()
-        return TableResult(self.workspace.tiles, again.num_tiles, reused[0], up_to_date=False)
+        return self._result(again, reused[0])
+
+    @classmethod
+    def of_parts(cls, workspace: Workspace) -> TileTable:
+        """Return the table with the options that the array jobs were given; raises UsageError when there were none."""
+        try:
+            stored = json.loads((workspace.parts / _PARTS_OPTIONS).read_text("utf-8"))
+        except FileNotFoundError:
+            raise UsageError("there are no parts to collect", path=workspace.parts, hint="make them first: histoprep audit --part i/n") from None
+        return cls(workspace, _stored_options(stored))
 
     def build_part(self, number: int, count: int, engine: Engine, advance: Callable[[int, int], None] = lambda done, total: None) -> int:
         """Make every partition whose index is `number` - 1 modulo `count`, and return how many."""
-        chosen = itertools.islice(self._tasks(_Listing(), self._previous(), [0]), number - 1, None, count)
+        self._note_options()
+        chosen = itertools.islice(self._tasks(_Listing(), None, [0]), number - 1, None, count)
         done = 0
         for _ in run_tasks(chosen, engine):
             done += 1
             advance(done, 0)
         return done
+
+    def _note_options(self) -> None:
+        """Leave the options for `collect`, and refuse to mix parts made with others."""
+        noted = self.workspace.parts / _PARTS_OPTIONS
+        mine = self.options.identity() | {"partition_tiles": self.options.partition_tiles}
+        if noted.exists() and json.loads(noted.read_text("utf-8")) != mine:
+            raise UsageError("parts with other options are here", path=noted, seen=json.dumps(mine), expected=noted.read_text("utf-8"), hint=f"use the same options, or delete {noted.parent}")
+        write_json(noted, mine)
 
     def collect(self) -> TableResult:
         """Merge the parts of array jobs; raises IncompleteError naming what is missing."""
@@ -313,11 +339,14 @@ class TileTable:
         again = _Listing()
         self._merge((task.part for task in self._tasks(again, None, [0])), again)
         self._drop_parts()
-        return TableResult(self.workspace.tiles, again.num_tiles, 0, up_to_date=False)
+        return self._result(again, 0)
+
+    def _result(self, listing: _Listing, num_reused: int, *, up_to_date: bool = False) -> TableResult:
+        return TableResult(self.workspace.tiles, listing.num_tiles, num_reused, up_to_date, listing.num_listed or listing.num_tiles)
 
     def _list(self) -> _Listing:
         listing = _Listing()
-        for _ in listing.watch(list_with_stats(self.workspace.root, self.options, listing.issues.append)):
+        for _ in listing.watch(list_with_stats(self.workspace.root, self.options, listing)):
             pass
         return listing
 
@@ -338,7 +367,7 @@ class TileTable:
 
     def _tasks(self, listing: _Listing, previous: _Previous | None, reused: list[int]) -> Iterator[TileTask]:
         root = self.workspace.root
-        listed_pairs = listing.watch(list_with_stats(root, self.options, listing.issues.append))
+        listed_pairs = listing.watch(list_with_stats(root, self.options, listing))
         for listed in _batched(listed_pairs, self.options.partition_tiles):
             key = digest_text(f"{SCHEMA_VERSION}\0{__version__}\0{self.options.identity()}\0{listed!r}")
             rows, at = previous.find(listed) if previous else (None, ())
@@ -378,10 +407,9 @@ class TileTable:
 
     def _drop_parts(self) -> None:
         remove_temporaries(self.workspace.parts)
-        for part in (*self.workspace.parts.glob("*.parquet"), *self.workspace.parts.glob("*.at")):
-            part.unlink()
-        if self.workspace.parts.exists():
-            self.workspace.parts.rmdir()
+        for pattern in ("*.parquet", "*.at", _PARTS_OPTIONS):
+            for part in self.workspace.parts.glob(pattern):
+                part.unlink()
 
 
 def _earlier_options(workspace: Workspace) -> TableOptions:
@@ -392,9 +420,15 @@ def _earlier_options(workspace: Workspace) -> TableOptions:
         _, header = tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)
     except IntegrityError:
         return TableOptions()
-    stored = header["options"]
+    return _stored_options(header["options"])
+
+
+def _stored_options(stored: dict[str, Any]) -> TableOptions:
+    """Return the options whose `identity` is `stored`."""
     scan_options = stored["scan"]
     return TableOptions(
+        sample=stored["sample"],
+        partition_tiles=stored.get("partition_tiles", PARTITION_TILES),
         scan=ScanOptions(
             layout=Layout(scan_options["layout"]),
             mask_suffix=scan_options["mask_suffix"],

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -192,6 +193,7 @@ NUMBERS = {
     "'~'": "true, false",
     '""': "empty",
     "\u0663": "not a number",  # ARABIC-INDIC DIGIT THREE, which int() takes
+    "1\u0663": "not a number",
     "\u00b2": "not a number",
     "one": "not a number",
     "65536": "too large",
@@ -479,10 +481,22 @@ def test_every_map_survives_yaml_json_and_pickle(label_map: LabelMap) -> None:
         assert again == label_map
         assert format_label_map(again) == format_label_map(label_map)
         assert {one.code for one in check_label_map(path)} <= {"HP506"}
+        # Other readers of YAML see the same names.
+        assert yaml.safe_load(path.read_text())["sources"] == {one.id: one.name for one in label_map.sources}
     assert LabelMap.from_json(label_map.to_json()) == label_map
     assert "\n" not in label_map.to_json()
     assert pickle.loads(pickle.dumps(label_map)) == label_map
     assert again.digest == label_map.digest
+
+
+def test_names_that_yaml_would_change_are_written_in_quotes(tmp_path: Path) -> None:
+    names = ["no", "Null", "Reactive, scar", "a: b", "a #b", "{x}", "'", '"', "\\", "*a", "- b", "?", "caf\u00e9 -", "\U0001f52c"]
+    sources = tuple(SourceLabel(one, name) for one, name in enumerate(names))
+    classes = tuple(TargetClass(one, name, "#000000") for one, name in enumerate(names))
+    written = LabelMap("m", sources, classes, {one: one for one in range(len(names))})
+    path = _file(tmp_path, format_label_map(written))
+    assert load_label_map(path) == written
+    assert yaml.safe_load(path.read_text())["map"] == {name: name for name in names}
 
 
 @given(label_maps())
@@ -498,6 +512,12 @@ def test_applying_to_any_integers_never_wraps(label_map: LabelMap, values: list[
     ids = np.array([*values, *label_map.mapping], np.int64)
     assert label_map.apply_to_ids(ids).tolist() == [label_map.mapping.get(int(one), -1) for one in ids]
     assert label_map.apply_to_ids(ids.reshape(1, -1)).shape == (1, len(ids))
+
+
+def test_values_outside_16_bits_have_no_class() -> None:
+    label_map = identity_map([0, 65_535])
+    assert label_map.apply_to_ids(np.array([-65_537, -1, 0, 65_535, 65_536, 2**40])).tolist() == [-1, -1, 0, 65_535, -1, -1]
+    assert label_map.apply_to_ids(np.array([255, 0], np.uint8)).tolist() == [-1, 0]
 
 
 @given(label_maps(), st.data())

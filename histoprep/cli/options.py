@@ -1,13 +1,74 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options that several commands share, and what they mean."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from histoprep import console
+from histoprep.errors import UsageError
+from histoprep.layout import Layout
+
+if TYPE_CHECKING:
+    from histoprep.execution import Engine
+
+__all__ = ["Layout"]
+
 Root = Annotated[Path, typer.Argument(help="Folder of the data set.", show_default="current folder")]
 WorkspaceFolder = Annotated[Path | None, typer.Option("--workspace", help="Where results go. Default: ROOT.histoprep, beside ROOT.", show_default=False)]
-MapName = Annotated[str | None, typer.Option("--map", help="Label map: a path, or the name of one in the current folder, in ROOT or packed with histoprep.", show_default=False)]
+MapName = Annotated[
+    str | None,
+    typer.Option("--map", help="Label map: a path, or the name of one in the current folder, in ROOT or packed with histoprep.", show_default=False),
+]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes. Default: one a core.", show_default=False)]
+EngineName = Annotated[str, typer.Option("--engine", help="local, or dask with --scheduler.")]
+DaskScheduler = Annotated[str | None, typer.Option("--scheduler", help="Address of a running dask scheduler.", show_default=False)]
+Part = Annotated[str | None, typer.Option("--part", help="Do part i of n, as i/n, in an array job; then histoprep collect.", show_default=False)]
+FormatName = Annotated[str, typer.Option("--format", help="text, json, sarif, junit, github, markdown or html.")]
+
+
+def engine_of(name: str, scheduler: str | None, workers: int | None) -> Engine:
+    """Return the engine that the options ask for; raises UsageError for a contradiction."""
+    from histoprep.execution import Engine
+
+    if name not in ("local", "dask"):
+        raise UsageError("no such engine", seen=name, expected="local or dask")
+    if (name == "dask") != (scheduler is not None):
+        raise UsageError("--engine dask and --scheduler ADDRESS belong together", seen=f"--engine {name}, --scheduler {scheduler}")
+    return Engine(workers or 0, scheduler)
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """Return (i, n) of `i/n`; raises UsageError unless 1 <= i <= n."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UsageError("--part is no part", seen=text, expected="i/n with 1 <= i <= n, such as 3/10")
+    return int(number), int(count)
+
+
+@contextmanager
+def progress_of(label: str, unit: str = "tiles") -> Iterator[Callable[[int, int], None]]:
+    """Yield `advance(done, total)`, which draws the progress once the total is known."""
+    told = [0]
+    meters: list[console.Meter] = []
+    with _later() as enter:
+
+        def advance(done: int, total: int) -> None:
+            if not meters:
+                meters.append(enter(console.progress(label, total or None, unit)))
+            meters[0].advance(done - told[0])
+            told[0] = done
+
+        yield advance
+
+
+@contextmanager
+def _later() -> Iterator[Callable[..., console.Meter]]:
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        yield stack.enter_context

@@ -1,0 +1,196 @@
+"""The rules of the audit, by family; each is a pure function from tables to findings.
+
+Two kinds: a *row rule* looks at one piece of tiles.parquet at a time, so memory does not grow
+with the data set; a *table rule* needs all tiles and sees a few columns of them. Both
+get the same `Evidence`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from histoprep.catalogue import RULES
+from histoprep.findings import Finding, finding
+from histoprep.labels import LabelMap, MapProblem
+
+if TYPE_CHECKING:
+    from histoprep.class_counts import Counts
+
+FAMILIES = ("listing", "files", "images", "masks", "label_maps", "duplicates", "leaks", "classes", "manifests")
+# Columns of the tiles table that table rules see; a few short ones, so that millions of tiles fit.
+OVERVIEW_COLUMNS = (
+    "tile_id", "group", "split", "label", "unlabelled", "image_path", "mask_path", "image_digest", "image_error", "image_format", "width_px",
+    "height_px", "jpeg_quality", "jpeg_subsampling", "focus", "contrast", "mask_digest", "mask_error", "mask_label_map",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """Thresholds a user may set."""
+
+    min_area_px: int = 64
+    tile_size_px: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """How many there are of each kind; also what an expectation file may declare."""
+
+    images: int = 0
+    masks: int = 0
+    pairs: int = 0
+    orphan_masks: int = 0
+    zero_masks: int = 0
+    unreadable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything rules may look at.
+
+    `overview` has one row a tile with `OVERVIEW_COLUMNS` and `source`, which is the group or
+    else the folder. `issues` are kind, path, detail of the scan. `duplicates` are compared pairs
+    of images (see `duplicates.py`). `counts` are of the label map's classes, or of the raw labels
+    without a map; `label_counts` always of the raw labels, which `raw_map`
+    maps to themselves. `map_problems` are those of the map's file.
+    """
+
+    root: Path
+    overview: pd.DataFrame
+    issues: pd.DataFrame
+    duplicates: pd.DataFrame
+    amounts: Amounts
+    label_counts: Counts
+    counts: Counts
+    raw_map: LabelMap
+    label_map: LabelMap | None = None
+    map_problems: tuple[MapProblem, ...] = ()
+    map_path: str = ""
+    expected: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Path | None = None
+    options: CheckOptions = field(default_factory=CheckOptions)
+
+    @property
+    def images(self) -> pd.DataFrame:
+        """Return the rows of the overview that have an image."""
+        return self.overview[self.overview.image_path.notna()]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of the tiles table: `tiles` without its lists, `labels` with one row a label of a tile.
+
+    `labels` has `row` (position in `tiles`), label_id, pixels, core_pixels, radius_px, regions, specks.
+    """
+
+    tiles: pd.DataFrame
+    labels: pd.DataFrame
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Chunk:
+        """Return a piece of tiles.parquet in this form."""
+        lists = [name for name in table.column_names if name.startswith("label_")]
+        tiles = table.drop_columns(lists).to_pandas(types_mapper=nullable)
+        counts = table["label_ids"].combine_chunks().value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        labels = {"row": np.repeat(np.arange(table.num_rows), counts)}
+        for name in lists:
+            labels[name.removeprefix("label_").replace("ids", "label_id")] = table[name].combine_chunks().flatten().to_numpy()
+        return cls(tiles, pd.DataFrame(labels))
+
+    def tiles_with(self, chosen: pd.Series, column: str = "label_id") -> pd.Series:
+        """Return, for each tile with a chosen label, the values of `column` joined by commas; indexed by row."""
+        return self.labels[chosen].groupby("row")[column].agg(lambda values: ", ".join(str(value) for value in values))
+
+
+RowRule = Callable[[Chunk, Evidence], Iterator[Finding]]
+TableRule = Callable[[Evidence], Iterator[Finding]]
+ROW_RULES: dict[str, RowRule] = {}
+TABLE_RULES: dict[str, TableRule] = {}
+
+
+def row_rule(*codes: str) -> Callable[[RowRule], RowRule]:
+    """Register a rule that looks at one chunk at a time and yields findings of `codes`."""
+
+    def register(check: RowRule) -> RowRule:
+        ROW_RULES.update(dict.fromkeys(codes, check))
+        return check
+
+    return register
+
+
+def table_rule(*codes: str) -> Callable[[TableRule], TableRule]:
+    """Register a rule that looks at the whole data set and yields findings of `codes`."""
+
+    def register(check: TableRule) -> TableRule:
+        TABLE_RULES.update(dict.fromkeys(codes, check))
+        return check
+
+    return register
+
+
+def load_rules() -> None:
+    """Import every family, so that its rules are registered."""
+    for family in FAMILIES:
+        import_module(f"{__name__}.{family}")
+
+
+def nullable(kind: pa.DataType) -> Any:
+    """Return pandas' nullable type for an Arrow type, so that whole numbers with gaps stay whole numbers."""
+    if pa.types.is_integer(kind):
+        return pd.UInt64Dtype() if pa.types.is_unsigned_integer(kind) else pd.Int64Dtype()
+    return pd.BooleanDtype() if pa.types.is_boolean(kind) else None
+
+
+def true(condition: Any) -> np.ndarray:
+    """Return a condition as bool [rows]; unknown counts as false."""
+    return pd.Series(condition).fillna(False).to_numpy(dtype=bool, na_value=False)
+
+
+def flag(
+    code: str,
+    frame: pd.DataFrame,
+    chosen: Any,
+    path: str,
+    detail: str,
+    *,
+    denominator: int,
+    unit: str,
+    subcode: str = "",
+    where: str = "",
+    cause: str = "",
+    suggestion: str = "",
+) -> Iterator[Finding]:
+    """Yield one finding about the chosen rows of `frame`, or nothing when there are none.
+
+    `path` is the column that names the file and `detail` a format string over the row's columns.
+    """
+    rows = frame[true(chosen)]
+    if len(rows):
+        items = [(str(row[path]), detail.format_map(row)) for row in rows.to_dict("records")]
+        yield finding(
+            RULES[code], items, denominator=denominator, unit=unit, subcode=subcode, where=where, cause=cause, suggestion=suggestion
+        )
+
+
+def merged(found: Iterable[Finding]) -> list[Finding]:
+    """Return the findings with those of one rule, subcode and place made one, in order of path."""
+    groups: dict[tuple[str, str, str], list[Finding]] = {}
+    for one in found:
+        groups.setdefault((one.code, one.subcode, one.where), []).append(one)
+    return [_joined(parts) for parts in groups.values()]
+
+
+def _joined(parts: list[Finding]) -> Finding:
+    if len(parts) == 1:
+        return parts[0]
+    items = sorted((item for part in parts for item in zip(part.paths, part.details, strict=True)))
+    paths, details = zip(*items, strict=True)
+    return replace(parts[0], count=sum(part.count for part in parts), paths=paths, details=details)

@@ -1,0 +1,115 @@
+"""The command line: parse, call, print, exit code. `main` is the console script."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib import import_module
+from typing import Annotated
+
+import click
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from histoprep import __version__, console
+from histoprep.errors import ExitCode, HistoprepError, Interrupted, OutputError
+from histoprep.execution_signals import stop_signals
+
+# Command -> (module, attribute, short help); modules are imported when their command is called.
+_COMMANDS = {
+    "audit": ("audit", "audit", "Find what is wrong with a data set: causes, fixes, a report."),
+    "remap": ("remap", "remap", "Apply a label map to all masks, into a new tree."),
+    "stats": ("stats", "stats", "Count classes: pixel shares, presence, weights, plot."),
+    "manifest": ("manifest", "app", "Split without leaks and write the manifest; check, diff, show."),
+    "map": ("map", "app", "Check, compare, join and show label maps."),
+    "rules": ("rules", "rules", "List every rule of the audit."),
+    "explain": ("rules", "explain", "Say what a finding means, why it happens and what to do."),
+    "collect": ("collect", "collect", "Merge the parts of an array job (--part i/n)."),
+    "demo": ("demo", "demo", "Make a data set with planted defects and run everything on it."),
+}
+
+
+class _LazyGroup(TyperGroup):
+    """Knows its commands by name and imports only the one that is called: start-up time matters."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        """Return the commands in the order of the work."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (click's signature)
+        """Return the command of that name, or None."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, summary = _COMMANDS[cmd_name]
+        target = getattr(import_module(f"{__name__}.{module}"), attribute)
+        if not isinstance(target, typer.Typer):
+            single = typer.Typer(add_completion=False)
+            single.command(name=cmd_name)(target)
+            target = single
+        command = get_command(target)
+        command.name = cmd_name
+        command.short_help = summary
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click's signature)
+        """Write the list of commands without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry[2]) for name, entry in _COMMANDS.items()])
+
+
+app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.out(f"histoprep {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results, warnings and errors only.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """From a folder of histology tiles and masks to a data set one can trust."""
+    console.set_quiet(quiet)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code; the only place that catches errors."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(_run(arguments, debug="--debug" in arguments))
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
+    try:
+        with stop_signals():
+            return int(get_command(app).main(arguments, prog_name="histoprep", standalone_mode=False) or 0)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        return _report(Interrupted("stopped; finished work was kept", hint="run the same command again to go on from there"), debug)
+    except HistoprepError as error:
+        return _report(error, debug)
+    except BrokenPipeError:
+        # The reader of our output (head, less) left; that is no error of ours.
+        sys.stderr.close()
+        return ExitCode.OK
+    except OSError as error:
+        return _report(OutputError.from_os_error(error, error.filename or "an unnamed file"), debug)
+    except Exception as error:  # noqa: BLE001 (the last resort: a bug, and it says so)
+        console.error(f"{type(error).__name__}: {error}\n  this is a bug in histoprep {__version__}; please report it with the traceback below")
+        traceback.print_exc()
+        return ExitCode.INTERNAL
+
+
+def _report(error: HistoprepError, debug: bool) -> int:
+    console.error(str(error))
+    if debug:
+        traceback.print_exception(error)
+    return error.exit_code

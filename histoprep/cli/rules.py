@@ -1,0 +1,31 @@
+"""`histoprep rules` and `histoprep explain`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from histoprep import console
+from histoprep.catalogue import RULES
+from histoprep.errors import UsageError
+
+
+def rules(as_json: Annotated[bool, typer.Option("--json", help="Print everything known of the rules as JSON.")] = False) -> None:
+    """List every rule of the audit: code, name, default severity, meaning."""
+    if as_json:
+        console.out(json.dumps([asdict(rule) for rule in RULES.values()], indent=2))
+        return
+    rows = [(rule.code, rule.name, str(rule.severity), rule.definition) for rule in RULES.values()]
+    console.table(("code", "name", "severity", "meaning"), rows, severity_column=2)
+
+
+def explain(code: Annotated[str, typer.Argument(help="Code or name of a rule, such as HP401 or size-mismatch.")]) -> None:
+    """Say what a finding means, why it happens and what to do."""
+    rule = next((one for one in RULES.values() if code.upper() == one.code or code == one.name), None)
+    if rule is None:
+        raise UsageError(f"no rule is called {code!r}", hint="histoprep rules lists them all")
+    console.out(f"{rule.code} {rule.name} ({rule.severity}, speaks of each {rule.scope})\n\n{rule.definition}")
+    console.out(f"\nusual cause  {rule.cause}\nwhat to do   {rule.suggestion}\nfix safety   {rule.fix_safety}")

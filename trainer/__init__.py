@@ -1,0 +1,5 @@
+"""The trainer of HistoPrep: diffusion models on data sets that histoprep prepared."""
+
+from histoprep import __version__
+
+__all__ = ["__version__"]
