@@ -29,7 +29,7 @@ from typing import Any, Protocol, TypeVar
 
 from histoprep.errors import HistoprepError, UsageError
 
-_PRELOADED = ["histoprep.tile_table", "histoprep.audit_pictures"]
+_PRELOADED = ["histoprep.tile_table", "histoprep.measurer", "histoprep.remap", "histoprep.audit_pictures"]
 _IDLE = (1 << 64) - 1
 
 R = TypeVar("R")

@@ -31,7 +31,7 @@ from histoprep.names import to_name
 from histoprep.read_ahead import THREADS, FileStat, Request, read_ahead, stat_file
 from histoprep.layout import Layout
 from histoprep.scan import Issue, Pair, ScanOptions, detect_layout, scan
-from histoprep.tiles import KIND, LISTED, MEASURED, SCHEMA, SCHEMA_VERSION, Measurer, TileOptions, measured_schema, to_table
+from histoprep.tiles import KIND, LISTED, MEASURED, SCHEMA, SCHEMA_VERSION, TileOptions, measured_schema, to_table
 from histoprep.workspace import Workspace
 
 PARTITION_TILES = 1000
@@ -115,6 +115,9 @@ class TileTask:
         return replace(self, left_out=(*self.left_out, (index, reason)))
 
     def _measure(self, positions: list[int]) -> list[dict[str, Any]]:
+        # Decoders take longest to import, and only workers need them.
+        from histoprep.measurer import Measurer
+
         measurer = Measurer(self.options)
         refused = dict(self.left_out)
         marker = Marker(self.marker, self.time_limit_s)
