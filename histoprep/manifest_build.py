@@ -7,7 +7,7 @@ these; the second writes the rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,17 @@ import pyarrow.parquet as pq
 
 from histoprep import manifest_rows, tables, tiles
 from histoprep.errors import UsageError
-from histoprep.labels import LabelMap
+from histoprep.labels import LabelMap, identity_map
 from histoprep.manifest import SHARD_COLUMNS, file_digest, schema, write_manifest
 from histoprep.manifest_given import UsableTiles, file_splits, leak
 from histoprep.manifest_rows import REASONS, Derived, Strata, derive
+from histoprep.scan import ScanOptions
 from histoprep.split import Assignment, Units, assign_by_hash, assign_units, complete_split, exact_fractions, join_units, leaking_units
 from histoprep.split_certificate import certify, crossing
 from histoprep.split_file import read_split_file
 from histoprep.split_units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL, SplitRows, name_keys, repeated
+from histoprep.tile_table import TileTable
+from histoprep.workspace import Workspace
 
 EXCLUDED_KIND = "excluded"
 EXCLUDED_VERSION = "1.0"
@@ -288,3 +291,17 @@ def _warnings(gathered: _Gathered, units: Units, certificate: Mapping[str, Any])
         yield f"{gathered.pool_overlaps} images are in the conditional and in the unconditional pool (HP704)"
     if certificate["missing"]:
         yield "no tile of " + ", ".join(certificate["missing"][:10]) + " (HP801)"
+
+
+def raw_label_map(tiles_path: str | Path) -> LabelMap:
+    """Return the map of each label in a tiles table to itself; a table without masks gives the one class 0."""
+    opened, _ = tables.open_table(Path(tiles_path), kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    found: set[int] = set()
+    for chunk in tables.read_batches(opened, ["label_ids"]):
+        found.update(pc.unique(pc.list_flatten(chunk["label_ids"])).to_pylist())
+    return identity_map(found or {0})
+
+
+def regrouped(workspace: Workspace, group_by: str | None) -> ScanOptions | None:
+    """Return how the data set was scanned last, but grouped by `group_by`; None, which means unchanged, without it."""
+    return None if group_by is None else replace(TileTable(workspace).options.scan, group_by=group_by)

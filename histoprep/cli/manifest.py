@@ -1,0 +1,208 @@
+"""`histoprep manifest`: build, check, compare and show manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from histoprep import console
+from histoprep.cli.options import MapName, Root, Workers, WorkspaceFolder
+from histoprep.errors import ExitCode
+
+if TYPE_CHECKING:
+    from histoprep.findings import Finding
+    from histoprep.labels import LabelMap
+    from histoprep.manifest_build import ManifestSummary
+
+_SHOWN = 10
+_DEFAULT_COMMAND = "build"
+
+
+class _BuildByDefault(TyperGroup):
+    """Takes `manifest ROOT ...` for `manifest build ROOT ...`; a folder called check is `./check`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `build` in front unless a subcommand or --help is there."""
+        named = bool(args) and (args[0] in self.commands or args[0] == "--help")
+        parsed: list[str] = super().parse_args(ctx, args if named else [_DEFAULT_COMMAND, *args])
+        return parsed
+
+
+app = typer.Typer(name="manifest", cls=_BuildByDefault, help="Split without leaks and write the manifest. `manifest [ROOT] ...` is `manifest build`.")
+
+ManifestFile = Annotated[Path, typer.Argument(help="A manifest.", show_default=False)]
+
+
+class Method(StrEnum):
+    """How tiles are split."""
+
+    AUTO = "auto"
+    HASH = "hash"
+    FILE = "file"
+
+
+@app.command()
+def build(
+    root: Root = Path(),
+    *,
+    workspace_folder: WorkspaceFolder = None,
+    map_name: MapName = None,
+    split: Annotated[str | None, typer.Option(help="0.9/0.1, 0.8/0.1/0.1 or train=0.9,test=0.1.", show_default="0.9/0.1")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives another split of the same shares.")] = 0,
+    split_method: Annotated[Method, typer.Option(help="auto: even; hash: growth never moves old groups; file: as --split-file.")] = Method.AUTO,
+    split_file: Annotated[Path | None, typer.Option(help="CSV with columns tile_id or group, and split.", show_default=False)] = None,
+    ignore_folder_split: Annotated[bool, typer.Option("--ignore-folder-split", help="Split anew what lies in train and test folders.")] = False,
+    group_by: Annotated[str | None, typer.Option(help="As in audit.", show_default="as the last audit")] = None,
+    conditional_threshold: Annotated[float, typer.Option(help="Least share of pixels of classes other than 0.", show_default="any pixel")] = 0.0,
+    out: Annotated[Path | None, typer.Option(help="Where to write it.", show_default="WORKSPACE/manifest.parquet")] = None,
+    dataset_csv: Annotated[Path | None, typer.Option(help="Also write image names and classes as CSV.", show_default=False)] = None,
+    workers: Workers = None,
+) -> None:
+    """Give every usable tile a split and a pool and write the manifest.
+
+    Groups (--group-by) and copies of an image never cross splits; pools and classes are shared out evenly.
+    Exit codes: 0 fine, 3 written without tiles whose files could not be used (listed in manifest.excluded.parquet).
+    """
+    from histoprep.audit import default_map, ensure_tiles
+    from histoprep.durable import locked
+    from histoprep.labels import find_label_map, load_label_map
+    from histoprep.manifest import open_manifest, write_dataset_csv
+    from histoprep.manifest_build import ManifestOptions, build_manifest, raw_label_map, regrouped
+    from histoprep.split import parse_fractions
+    from histoprep.workspace import Workspace
+
+    method = Method.FILE if split_file and split_method is Method.AUTO else split_method
+    fractions = parse_fractions(split) if split else None
+    options = ManifestOptions(fractions, seed, method.value, split_file, conditional_threshold, ignore_folder_split)
+    options.validate()
+    workspace = Workspace.of(root, workspace_folder)
+    map_path = find_label_map(map_name, workspace.root) if map_name else default_map(workspace.root)
+    label_map = load_label_map(map_path) if map_path else None
+    with console.progress("reading tiles", None) as meter:
+        tiles = ensure_tiles(workspace, regrouped(workspace, group_by), workers=workers, meter=meter)
+    if label_map is None:
+        label_map = raw_label_map(tiles)
+        console.warn("no label map (--map): the classes are the labels of the masks")
+    with locked(workspace.folder), console.progress("manifest", None) as meter:
+        summary = build_manifest(tiles, label_map, options, out or workspace.manifest, advance=meter.advance)
+    _print_summary(summary, label_map)
+    if dataset_csv:
+        write_dataset_csv(open_manifest(summary.path), dataset_csv)
+        console.note(f"wrote {dataset_csv}")
+    console.out(str(summary.path))
+    raise typer.Exit(ExitCode.INCOMPLETE if summary.incomplete else ExitCode.OK)
+
+
+def _print_summary(summary: ManifestSummary, label_map: LabelMap) -> None:
+    _print_split(summary.recipe, summary.certificate, label_map)
+    _print_excluded(summary.excluded)
+    if summary.excluded:
+        console.note(f"left out, tile by tile: {summary.excluded_path}")
+    for warning in summary.warnings:
+        console.warn(warning)
+
+
+def _print_split(recipe: Mapping[str, Any], certificate: Mapping[str, Any], label_map: LabelMap) -> None:
+    splits = certificate["splits"]
+    rows = [(name, one["tiles"], one["conditional"], one["unconditional"], one["groups"]) for name, one in splits.items()]
+    console.table(("split", "tiles", "conditional", "unconditional", "groups"), rows, title=f"Split by {recipe['method']} ({recipe['solver']})")
+    classes = [(str(one.id), one.name, *(split["classes"][str(one.id)] for split in splits.values())) for one in label_map.classes]
+    console.table(("class", "name", *splits), classes, title="Tiles that hold a class (core-present)")
+    labels = [(name, *(split["labels"][name] for split in splits.values())) for name in next(iter(splits.values()))["labels"]]
+    if labels:
+        console.table(("label", *splits), labels, title="Tiles of an image-level label")
+    console.out(_certificate_line(certificate, label_map))
+
+
+def _certificate_line(certificate: Mapping[str, Any], label_map: LabelMap) -> str:
+    shared = f"shared groups {certificate['shared_groups']}, shared duplicates {certificate['shared_duplicates']}"
+    worst = certificate["worst_class"]
+    if worst is None:
+        return f"certificate: {shared}"
+    names = {f"class {one.id}": f"class {one.id} {one.name}" for one in label_map.classes}
+    where = f"{names.get(worst['column'], worst['column'])} in {worst['split']}: {worst['tiles']:,} tiles, {worst['wanted']:,g} asked for"
+    return f"certificate: {shared}, worst class deviation {worst['points']:.2f} points ({where})"
+
+
+def _print_excluded(excluded: Mapping[str, int]) -> None:
+    if excluded:
+        console.table(("left out", "tiles"), list(excluded.items()))
+
+
+@app.command()
+def check(
+    file: ManifestFile,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set.", show_default="as in the manifest")] = None,
+    digests: Annotated[bool, typer.Option("--digests", help="Read every file and compare its digest, not its size alone.")] = False,
+) -> None:
+    """Hold a manifest against its files and against itself: HP901 to HP903, HP701 to HP704.
+
+    Exit code 0 when it is true, 1 when something was found.
+    """
+    from histoprep.manifest_check import validate_manifest
+
+    with console.progress("checking", None) as meter:
+        found = validate_manifest(file, root, digests=digests, advance=meter.advance)
+    for one in found:
+        _print_finding(one)
+    if found:
+        raise typer.Exit(ExitCode.FINDINGS)
+    console.out(f"{file}: fine, {'every byte' if digests else 'sizes'} of the files compared")
+
+
+def _print_finding(one: Finding) -> None:
+    console.out(f"{one.severity}: {one.code} {one.rule.name}: {one.count:,} of {one.denominator:,} {one.unit}")
+    for path, detail in list(zip(one.paths, one.details, strict=True))[:_SHOWN]:
+        console.out(f"  {path}: {detail}")
+    if one.count > _SHOWN:
+        console.out(f"  and {one.count - _SHOWN:,} more")
+    console.out(f"  try: {one.suggestion}")
+
+
+@app.command()
+def diff(first: ManifestFile, second: ManifestFile) -> None:
+    """Say what changed from one manifest to another: tiles, splits, pools, files, label map.
+
+    Exit code 0 when nothing differs, 1 otherwise.
+    """
+    from histoprep.manifest import open_manifest
+    from histoprep.manifest_diff import diff_manifests
+
+    change = diff_manifests(open_manifest(first), open_manifest(second))
+    _print_some("added", change.added)
+    _print_some("removed", change.removed)
+    _print_some("in another split", [f"{tile}: {old} -> {new}" for tile, old, new in change.moved_split])
+    _print_some("in another pool", [f"{tile}: {old} -> {new}" for tile, old, new in change.moved_pool])
+    _print_some("other image", change.changed_images)
+    _print_some("other mask", change.changed_masks)
+    _print_some("label map", change.label_map)
+    if not change.empty:
+        raise typer.Exit(ExitCode.FINDINGS)
+    console.out("no difference")
+
+
+def _print_some(what: str, items: list[str] | tuple[str, ...]) -> None:
+    if items:
+        console.out(f"{what}: {len(items):,}")
+        for item in items[:_SHOWN]:
+            console.out(f"  {item}")
+        if len(items) > _SHOWN:
+            console.out(f"  and {len(items) - _SHOWN:,} more")
+
+
+@app.command()
+def show(file: ManifestFile) -> None:
+    """Print how a manifest was made, its splits and classes, its certificate and what was left out."""
+    from histoprep.manifest import open_manifest
+
+    manifest = open_manifest(file)
+    console.out(f"{len(manifest):,} tiles of {manifest.root}, label map {manifest.label_map.name}, {manifest.label_map.num_classes} classes")
+    _print_split(manifest.recipe, manifest.certificate, manifest.label_map)
+    _print_excluded(manifest.excluded)
+    recipe = [(name, "-" if value is None else str(value)) for name, value in manifest.recipe.items()]
+    console.table(("recipe", ""), recipe)
