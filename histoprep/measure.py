@@ -80,8 +80,9 @@ def measure_mask(labels: np.ndarray, min_area_px: int) -> MaskMeasures:
     runs = Runs.of(labels)
     half = min(labels.shape) / 2
     if runs.uniform:
-        size = np.array([labels.size])
-        return MaskMeasures(labels[:1, 0].astype(np.int64), size, size, np.array([half], np.float32), np.ones(1, int), np.zeros(1, int), None)
+        size, one = np.array([labels.size]), np.ones(1, np.int64)
+        specks = (size < min_area_px).astype(np.int64)
+        return MaskMeasures(labels[:1, 0].astype(np.int64), size, size, np.array([half], np.float32), one, specks, None)
     ids, index, pixels = runs.count()
     core_pixels = _core_counts(labels, ids)
     radius = np.minimum(_radii(labels, ids, runs, index), np.float32(half))
