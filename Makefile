@@ -1,0 +1,41 @@
+# Needs Python 3.11 or newer, make and git; everything else goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check lint types contracts docs bench test-faults clean
+
+demo: $(READY)  ## make a data set with planted defects, and audit, remap, count and split it
+	$(BIN)/histoprep demo demo
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest
+
+check: lint types contracts test  ## lint, types, import contracts, tests and documentation checks
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+contracts: $(READY)
+	$(BIN)/lint-imports
+
+docs: $(READY)  ## write the generated parts of the documentation again
+	$(BIN)/python -m tests.documentation --write
+
+bench: $(READY)  ## measure speed and memory; prints the table of README.md
+	$(BIN)/python -m benchmarks
+
+test-faults: $(READY)  ## the long run of fault injection
+	$(BIN)/python -m pytest -m faults tests/faults
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) demo demo.histoprep
