@@ -80,10 +80,11 @@ def _global(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code; the only place that catches errors."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    sys.exit(_run(arguments, debug="--debug" in arguments))
+    sys.exit(run(arguments, debug="--debug" in arguments))
 
 
-def _run(arguments: list[str], *, debug: bool) -> int:
+def run(arguments: list[str], *, debug: bool = False) -> int:
+    """Run one command and return its exit code."""
     try:
         with stop_signals():
             return int(get_command(app).main(arguments, prog_name="histoprep", standalone_mode=False) or 0)
