@@ -341,6 +341,8 @@ def test_the_packed_list_knows_the_skin_labels(tmp_path: Path) -> None:
     assert (read.mapping, read.sources) == (five.mapping, five.sources)
     some = load_label_map(_file(tmp_path, _old("features", tissue_unknown=0, background=1)))
     assert some.mapping == {0: 0, 1: 1}
+    # One name in common with the skin data says nothing about another data set.
+    assert load_label_map(_file(tmp_path, _old("classes", background=0, tumour=1))).mapping == {0: 0, 1: 1}
 
 
 def test_both_tables_together_are_labels_and_classes(tmp_path: Path) -> None:
