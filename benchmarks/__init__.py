@@ -1,0 +1,1 @@
+"""What HistoPrep costs, as ratios against named baselines measured in the same run."""

@@ -1,0 +1,128 @@
+"""How a gate is measured: variants in turn, medians of at least five rounds, ratios round by round."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what was measured, against what, and where it should be."""
+
+    name: str
+    baseline: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    gate: float
+    stretch: float
+    smaller_is_better: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """Return whether the median meets the stretch goal, the gate, or neither."""
+        better = (lambda limit: self.value <= limit) if self.smaller_is_better else (lambda limit: self.value >= limit)
+        return "stretch" if better(self.stretch) else "gate" if better(self.gate) else "MISSED"
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Return the processor time of this process for `work`, which machines with other tenants disturb least."""
+    before = time.process_time()
+    work()
+    return time.process_time() - before
+
+
+def wall_seconds(work: Callable[[], object]) -> float:
+    """Return the wall-clock time of `work`."""
+    before = time.perf_counter()
+    work()
+    return time.perf_counter() - before
+
+
+def speed_up(
+    name: str,
+    baseline: str,
+    slow: Callable[[], object],
+    fast: Callable[[], object],
+    *,
+    gate: float,
+    stretch: float,
+    clock: Callable[[Callable[[], object]], float] = cpu_seconds,
+    slow_clock: Callable[[Callable[[], object]], float] | None = None,
+    scale: float = 1.0,
+    rounds: int = ROUNDS,
+) -> Row:
+    """Return how many times faster `fast` is than `slow`, in turn, `rounds` times after one warm-up.
+
+    `scale` is how much more work the fast variant does than the slow one.
+    """
+    slow(), fast()
+    ratios = []
+    for _ in range(rounds):
+        ratios.append(scale * (slow_clock or clock)(slow) / clock(fast))
+    return Row(name, baseline, statistics.median(ratios), min(ratios), max(ratios), "x", gate, stretch)
+
+
+def limit(name: str, baseline: str, values: Sequence[float], unit: str, *, gate: float, stretch: float) -> Row:
+    """Return a row of a figure that must stay below its limit."""
+    return Row(name, baseline, statistics.median(values), min(values), max(values), unit, gate, stretch, smaller_is_better=True)
+
+
+def peak_memory_mb(command: Sequence[str]) -> tuple[float, float]:
+    """Run a command; return (peak resident memory of its largest process in MB, wall seconds).
+
+    All processes of its session are asked every 20 ms for their own high-water mark.
+    """
+    started = time.perf_counter()
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, *(_high_water_kb(pid) for pid in _session(process.pid)), 0)
+        time.sleep(0.02)
+    return peak / 1024, time.perf_counter() - started
+
+
+def _session(leader: int) -> list[int]:
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal():
+            try:
+                fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == leader:
+                found.append(int(entry.name))
+    return found
+
+
+def _high_water_kb(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+
+
+def machine() -> str:
+    """Return what the figures were measured on."""
+    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "unknown processor")
+    return f"{model}, {len(os.sched_getaffinity(0))} cores, Python {sys.version.split()[0]}"
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the rows as a table."""
+    lines = ["| what | against | median | range | gate | stretch | verdict |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        shown = [f"{value:,.3g} {row.unit}" for value in (row.value, row.gate, row.stretch)]
+        lines.append(f"| {row.name} | {row.baseline} | {shown[0]} | {row.low:,.3g} - {row.high:,.3g} | {shown[1]} | {shown[2]} | {row.verdict} |")
+    return "\n".join(lines)
