@@ -24,7 +24,7 @@ contracts: $(READY)
 	$(BIN)/lint-imports
 
 docs: $(READY)  ## write the generated parts of the documentation again
-	$(BIN)/python -m tests.documentation --write
+	$(BIN)/python tests/documentation.py --write
 
 bench: $(READY)  ## measure speed and memory; prints the table of README.md
 	$(BIN)/python -m benchmarks

@@ -17,7 +17,7 @@ from histoprep.errors import ExitCode, HistoprepError, Interrupted, OutputError
 from histoprep.execution_signals import stop_signals
 
 # Command -> (module, attribute, short help); modules are imported when their command is called.
-_COMMANDS = {
+COMMANDS = {
     "audit": ("audit", "audit", "Find what is wrong with a data set: causes, fixes, a report."),
     "remap": ("remap", "remap", "Apply a label map to all masks, into a new tree."),
     "stats": ("stats", "stats", "Count classes: pixel shares, presence, weights, plot."),
@@ -35,13 +35,13 @@ class _LazyGroup(TyperGroup):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
         """Return the commands in the order of the work."""
-        return list(_COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (click's signature)
         """Return the command of that name, or None."""
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
-        module, attribute, summary = _COMMANDS[cmd_name]
+        module, attribute, summary = COMMANDS[cmd_name]
         target = getattr(import_module(f"{__name__}.{module}"), attribute)
         if not isinstance(target, typer.Typer):
             single = typer.Typer(add_completion=False)
@@ -55,7 +55,7 @@ class _LazyGroup(TyperGroup):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click's signature)
         """Write the list of commands without importing any of them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry[2]) for name, entry in _COMMANDS.items()])
+            formatter.write_dl([(name, entry[2]) for name, entry in COMMANDS.items()])
 
 
 app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
