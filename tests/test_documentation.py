@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from documentation import PARTS, README, ROOT, commands_in, renewed
 
 from histoprep.demo import make_demo
 from histoprep.labels import load_label_map
-from documentation import PARTS, README, ROOT, commands_in, renewed
 
 TEXT = README.read_text("utf-8")
 # Exit codes that the planted defects of the demo lead to.

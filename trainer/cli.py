@@ -10,7 +10,8 @@ from trainer import __version__
 
 def main() -> None:
     """Say which version is installed; training commands come with the next versions."""
-    parser = argparse.ArgumentParser(prog="trainer", description=f"trainer {__version__}: this version has no training commands yet; the toolkit is `histoprep`.")
+    description = f"trainer {__version__}: this version has no training commands yet; the toolkit is `histoprep`."
+    parser = argparse.ArgumentParser(prog="trainer", description=description)
     parser.add_argument("--version", action="version", version=f"trainer {__version__}")
     parser.parse_args()
     parser.print_help(sys.stderr)
