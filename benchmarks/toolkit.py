@@ -85,7 +85,9 @@ def mask_rows(corpus: Path, num_masks: int) -> list[Row]:
     scale = len(masks) / len(sample)
     base = "Pillow + numpy.unique, 1 process"
     return [
-        speed_up("masks, full checks, 1 process (CPU)", base, lambda: naive_masks(sample), lambda: checked_masks(masks), gate=6, stretch=13, scale=scale),
+        speed_up(
+            "masks, full checks, 1 process (CPU)", base, lambda: naive_masks(sample), lambda: checked_masks(masks), gate=6, stretch=13, scale=scale
+        ),
         speed_up(
             "masks, full checks, 2 processes (wall)", base, lambda: naive_masks(sample), lambda: _batch(masks, 2, checked_masks),
             gate=11, stretch=22, clock=wall_seconds, scale=scale,
