@@ -1,0 +1,101 @@
+"""`histoprep remap`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from histoprep import console
+from histoprep.cli.options import (
+    DaskScheduler,
+    EngineName,
+    MapName,
+    Part,
+    Root,
+    Workers,
+    WorkspaceFolder,
+    engine_of,
+    parse_part,
+    progress_of,
+)
+from histoprep.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from histoprep.labels import LabelMap
+    from histoprep.remap import RemapResult
+    from histoprep.workspace import Workspace
+
+_NUM_SHOWN = 10
+
+
+def remap(
+    root: Root = Path(),
+    map_name: MapName = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the new masks.", show_default="masks-<map> in the workspace")] = None,
+    on_unmapped: Annotated[str, typer.Option(help="For values that the map does not list: error, or unknown, its class for them.")] = "error",
+    force: Annotated[bool, typer.Option("--force", help="Remap masks that look remapped; replace those of another map.")] = False,
+    workspace: WorkspaceFolder = None,
+    workers: Workers = None,
+    engine: EngineName = "local",
+    scheduler: DaskScheduler = None,
+    part: Part = None,
+) -> None:
+    """Apply a label map to all masks: new 8-bit PNG files in a tree of their own.
+
+    The data set is only read. Everything is checked before the first file is written; a stopped run goes on where it was.
+    Exit codes: 0 all masks are written, 2 refused, 3 some masks could not be used (they are listed).
+    """
+    from histoprep.audit import ensure_tiles
+    from histoprep.remap import OnUnmapped, RemapOptions, plan_remap, run_remap, run_remap_part
+    from histoprep.workspace import Workspace
+
+    if on_unmapped not in list(OnUnmapped):
+        raise UsageError("no such value for --on-unmapped", seen=on_unmapped, expected="error or unknown")
+    where = Workspace.of(root, workspace)
+    chosen = engine_of(engine, scheduler, workers)
+    numbers = parse_part(part) if part else None
+    label_map = _label_map(map_name, where)
+    # Jobs of an array start at once; only one process may make the table.
+    if numbers is None:
+        with console.progress("reading tiles", None) as meter:
+            ensure_tiles(where, workers=workers, meter=meter)
+    plan = plan_remap(where, label_map, RemapOptions(out, OnUnmapped(on_unmapped), force))
+    if numbers is not None:
+        with progress_of("partitions", "partitions") as advance:
+            done = run_remap_part(plan, *numbers, chosen, advance)
+        console.note(f"part {numbers[0]} of {numbers[1]}: {done} partitions done; when all parts are: histoprep remap {root} --map {label_map.name}")
+        return
+    with progress_of("remapping", "masks") as advance:
+        result = run_remap(plan, chosen, advance)
+    _print(result)
+    raise typer.Exit(ExitCode.INCOMPLETE if result.num_failed else ExitCode.OK)
+
+
+def _label_map(name: str | None, where: Workspace) -> LabelMap:
+    from histoprep.audit import default_map
+    from histoprep.labels import find_label_map, load_label_map
+
+    path = find_label_map(name, where.root) if name else default_map(where.root)
+    if path is None:
+        raise UsageError("which label map? There is not exactly one label_map*.yml in the data set", path=where.root, hint="--map label_map_5.yml")
+    return load_label_map(path)
+
+
+def _print(result: RemapResult) -> None:
+    total = sum(result.class_pixels) or 1
+    classes = zip(result.label_map.classes, result.class_pixels, strict=True)
+    rows = [(str(one.id), one.name, pixels, f"{100 * pixels / total:.2f}") for one, pixels in classes]
+    console.table(("class", "name", "pixels", "pixel %"), rows, title=f"Classes of {result.label_map.name}")
+    for failed in result.failed[:_NUM_SHOWN]:
+        console.warn(f"not remapped: {failed.path}: {failed.reason}")
+    if result.num_failed > _NUM_SHOWN:
+        console.warn(f"and {result.num_failed - _NUM_SHOWN:,} more; all are in {result.ledger}")
+    for name in result.unexpected:
+        console.warn(f"not written by remap, left alone: {result.out / name}")
+    if result.num_stale_removed:
+        console.note(f"removed {result.num_stale_removed:,} masks of an earlier run whose source is gone or cannot be used")
+    if result.up_to_date:
+        console.note("nothing had changed")
+    console.out(f"{result.num_written:,} masks written, {result.num_failed:,} failed | {result.out}")
