@@ -41,6 +41,8 @@ _PASS_1 = (*manifest_rows.COLUMNS, "group", "split", "label", "image_digest", "l
 _FILE_FACTS = ("width_px", "height_px", "image_bytes", "image_digest", "mask_bytes", "mask_digest")
 _COPIED = ("tile_id", "image_path", "mask_path", "group", "label", *_FILE_FACTS)
 _PASS_2 = tuple(dict.fromkeys((*manifest_rows.COLUMNS, *_COPIED)))
+# Rows turned into Python strings at a time: smaller pieces keep the peak of pass 1 low.
+_PIECE = 8192
 
 Advance = Callable[[int], object]
 
@@ -107,36 +109,54 @@ def build_manifest(
     source, target = Path(tiles_path), Path(out_path)
     opened, header = tables.open_table(source, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
     scanned = _scan_options(header, source)
+    plan = _plan(opened, label_map, options, advance)
+    plan.recipe["grouping"] = scanned.get("group_by")
+    described = {
+        "root": header["root"],
+        "unlabelled_roots": scanned.get("unlabelled", []),
+        "tiles_digest": file_digest(source),
+        "recipe": plan.recipe,
+        "certificate": plan.certificate,
+        "excluded": plan.excluded,
+    }
+    excluded_path = target.with_name(f"{target.stem}.excluded.parquet")
+    gone = _excluded_batches(opened, label_map) if plan.excluded else iter(())
+    tables.write_table(excluded_path, gone, manifest_rows.EXCLUDED_SCHEMA, kind=EXCLUDED_KIND, schema_version=EXCLUDED_VERSION, metadata={})
+    written = write_manifest(target, _rows(opened, label_map, options, plan.splits, advance), label_map, described)
+    return ManifestSummary(target, excluded_path, written, plan.excluded, plan.recipe, plan.certificate, plan.warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Everything decided in pass 1: the split code of each usable tile (int8 [n]) and what is said of it."""
+
+    splits: np.ndarray
+    recipe: dict[str, Any]
+    certificate: dict[str, Any]
+    excluded: dict[str, int]
+    warnings: tuple[str, ...]
+
+
+def _plan(opened: pq.ParquetFile, label_map: LabelMap, options: ManifestOptions, advance: Advance) -> _Plan:
     gathered = _gather(opened, label_map, options, advance)
     units = join_units(gathered.rows)
+    joined = tuple(_joined_warning(units))
     split = _split(opened, label_map, options, gathered, units)
-    shares = {name: float(np.mean(split.assignment.splits == SPLITS.index(name))) for name in SPLITS}
+    splits, num_joined = split.assignment.splits, units.num_joined
+    del units
+    shares = {name: float(np.mean(splits == SPLITS.index(name))) for name in SPLITS}
     wanted = {name: float(value) for name, value in (split.fractions or {}).items()} or {name: share for name, share in shares.items() if share}
-    certificate = certify(gathered.rows, split.assignment.splits, wanted)
+    certificate = certify(gathered.rows, splits, wanted)
     recipe = {
         "method": split.method,
         "solver": split.assignment.solver,
         "fractions": wanted,
         "seed": options.seed,
-        "grouping": scanned.get("group_by"),
         "split_file": str(options.split_file) if options.split_file else None,
         "conditional_threshold": options.conditional_threshold,
-        "groups_joined_by_copies": units.num_joined,
+        "groups_joined_by_copies": num_joined,
     }
-    described = {
-        "root": header["root"],
-        "unlabelled_roots": scanned.get("unlabelled", []),
-        "tiles_digest": file_digest(source),
-        "recipe": recipe,
-        "certificate": certificate,
-        "excluded": gathered.excluded,
-    }
-    warnings = tuple(_warnings(gathered, units, certificate))
-    excluded_path = target.with_name(f"{target.stem}.excluded.parquet")
-    gone = _excluded_batches(opened, label_map) if gathered.excluded else iter(())
-    tables.write_table(excluded_path, gone, manifest_rows.EXCLUDED_SCHEMA, kind=EXCLUDED_KIND, schema_version=EXCLUDED_VERSION, metadata={})
-    written = write_manifest(target, _rows(opened, label_map, options, split.assignment.splits, advance), label_map, described)
-    return ManifestSummary(target, excluded_path, written, gathered.excluded, recipe, certificate, warnings)
+    return _Plan(splits, recipe, certificate, gathered.excluded, (*joined, *_warnings(gathered.pool_overlaps, certificate)))
 
 
 def _scan_options(header: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
@@ -165,7 +185,7 @@ def _gather(opened: pq.ParquetFile, label_map: LabelMap, options: ManifestOption
     grouped, conditional, given = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool), np.full(size, NO_SPLIT, dtype=np.int8)
     strata, kinds, reasons = np.zeros(size, dtype=np.int32), Strata(label_map), np.zeros(len(REASONS), dtype=np.int64)
     end = 0
-    for chunk in tables.read_batches(opened, _PASS_1):
+    for chunk in tables.read_batches(opened, _PASS_1, _PIECE):
         derived = derive(chunk, label_map, options.conditional_threshold)
         reasons += np.bincount(derived.reason[~derived.usable], minlength=len(REASONS))
         kept = chunk.filter(pa.array(derived.usable))
@@ -181,14 +201,15 @@ def _gather(opened: pq.ParquetFile, label_map: LabelMap, options: ManifestOption
     excluded = {reason: int(count) for reason, count in zip(REASONS, reasons, strict=True) if count}
     if not end:
         raise UsageError("no tile can be used", seen=", ".join(f"{count} {reason}" for reason, count in excluded.items()) or "an empty tiles table")
+    # Only a split file asks for tiles by name; otherwise sort in place and free 80 MB at ten million tiles.
+    by_name = tile_keys[:end].copy() if options.method == "file" else tile_keys[:0].copy()
     _refuse_twice(opened, tile_keys[:end], options.seed)
-    # Only a split file asks for tiles by name; without one, free 80 MB at ten million tiles.
-    tile_keys = tile_keys[: end if options.method == "file" else 0].copy()
+    del tile_keys
     overlaps = crossing(images[:end], conditional[:end].astype(np.int8))
     copy_rows, copy_keys = repeated(images[:end], pixels[:end])
     del images, pixels
     rows = SplitRows(names[:end], grouped[:end], copy_rows, copy_keys, strata[:end], *kinds.profiles())
-    return _Gathered(rows, given[:end], tile_keys, excluded, overlaps)
+    return _Gathered(rows, given[:end], by_name, excluded, overlaps)
 
 
 def _keys(kept: pa.Table, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -206,9 +227,9 @@ def _folder_splits(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _refuse_twice(opened: pq.ParquetFile, keys: np.ndarray, seed: int) -> None:
-    """Raise UsageError when a tile id occurs twice."""
-    ordered = np.sort(keys)
-    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    """Raise UsageError when a tile id occurs twice; sorts `keys` in place."""
+    keys.sort()
+    twice = keys[1:][keys[1:] == keys[:-1]]
     if not len(twice):
         return
     for chunk in tables.read_batches(opened, ["tile_id"]):
@@ -255,7 +276,7 @@ def _validation(options: ManifestOptions) -> dict[str, Fraction]:
 def _rows(opened: pq.ParquetFile, label_map: LabelMap, options: ManifestOptions, splits: np.ndarray, advance: Advance) -> Iterator[pa.Table]:
     """Yield the manifest's rows, pass 2."""
     end = 0
-    for chunk in tables.read_batches(opened, _PASS_2):
+    for chunk in tables.read_batches(opened, _PASS_2, _PIECE):
         derived = derive(chunk, label_map, options.conditional_threshold)
         start, end = end, end + int(derived.usable.sum())
         yield _manifest_table(chunk, derived, splits[start:end], label_map)
@@ -283,12 +304,15 @@ def _excluded_batches(opened: pq.ParquetFile, label_map: LabelMap) -> Iterator[p
         yield manifest_rows.describe_exclusions(chunk, derive(chunk, label_map), label_map)
 
 
-def _warnings(gathered: _Gathered, units: Units, certificate: Mapping[str, Any]) -> Iterator[str]:
+def _joined_warning(units: Units) -> Iterator[str]:
     if units.num_joined:
         largest = int(np.bincount(units.of_tile).max())
         yield f"{units.num_joined} groups share images with other groups and were kept together with them; the largest such unit has {largest} tiles"
-    if gathered.pool_overlaps:
-        yield f"{gathered.pool_overlaps} images are in the conditional and in the unconditional pool (HP704)"
+
+
+def _warnings(pool_overlaps: int, certificate: Mapping[str, Any]) -> Iterator[str]:
+    if pool_overlaps:
+        yield f"{pool_overlaps} images are in the conditional and in the unconditional pool (HP704)"
     if certificate["missing"]:
         yield "no tile of " + ", ".join(certificate["missing"][:10]) + " (HP801)"
 

@@ -128,10 +128,14 @@ def _codes(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     new = np.ones(len(keys), dtype=bool)
-    new[1:] = ordered[1:] != ordered[:-1]
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    distinct = ordered[new]
+    del ordered
+    rank = np.cumsum(new, dtype=np.int32)
+    rank -= 1
     codes = np.empty(len(keys), dtype=np.int32)
-    codes[order] = np.cumsum(new, dtype=np.int32) - 1
-    return codes, ordered[new]
+    codes[order] = rank
+    return codes, distinct
 
 
 def _touching(codes: np.ndarray, keys: np.ndarray) -> np.ndarray:

@@ -33,7 +33,13 @@ class _BuildByDefault(TyperGroup):
         return parsed
 
 
-app = typer.Typer(name="manifest", cls=_BuildByDefault, help="Split without leaks and write the manifest. `manifest [ROOT] ...` is `manifest build`.")
+app = typer.Typer(
+    name="manifest",
+    cls=_BuildByDefault,
+    help="Split without leaks and write the manifest: `manifest [ROOT] ...` is `manifest build [ROOT] ...`.",
+    add_completion=False,
+    rich_markup_mode=None,
+)
 
 ManifestFile = Annotated[Path, typer.Argument(help="A manifest.", show_default=False)]
 
@@ -108,7 +114,8 @@ def _print_summary(summary: ManifestSummary, label_map: LabelMap) -> None:
 
 
 def _print_split(recipe: Mapping[str, Any], certificate: Mapping[str, Any], label_map: LabelMap) -> None:
-    splits = certificate["splits"]
+    # JSON keeps no order of its own.
+    splits = {name: certificate["splits"][name] for name in ("train", "val", "test") if name in certificate["splits"]}
     rows = [(name, one["tiles"], one["conditional"], one["unconditional"], one["groups"]) for name, one in splits.items()]
     console.table(("split", "tiles", "conditional", "unconditional", "groups"), rows, title=f"Split by {recipe['method']} ({recipe['solver']})")
     classes = [(str(one.id), one.name, *(split["classes"][str(one.id)] for split in splits.values())) for one in label_map.classes]

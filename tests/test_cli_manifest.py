@@ -1,0 +1,187 @@
+"""`histoprep manifest`: from files on disk to what is printed, written and returned."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from histoprep.cli.manifest import app
+from histoprep.errors import ExitCode, HistoprepError, LockedError, UsageError
+from histoprep.manifest import open_manifest
+
+SIDE_PX = 32
+MAP = """\
+sources: {0: glass, 1: stroma, 2: tumour}
+classes: {0: Background, 1: Stroma, 2: Tumour}
+map: {glass: Background, stroma: Stroma, tumour: Tumour}
+"""
+
+outer = typer.Typer()
+outer.add_typer(app, name="manifest")
+
+
+def _run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(outer, ["manifest", *map(str, arguments)])
+
+
+def _ok(*arguments: str | Path) -> str:
+    result = _run(*arguments)
+    assert result.exit_code == ExitCode.OK, result.output
+    return result.stdout
+
+
+def _tile(folder: Path, name: str, label: int | None, seed: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(seed)
+    Image.fromarray(draw.integers(0, 255, (SIDE_PX, SIDE_PX, 3), dtype=np.uint8)).save(folder / f"{name}.jpg")
+    if label is not None:
+        mask = np.zeros((SIDE_PX, SIDE_PX), dtype=np.uint8)
+        mask[4:20, 4:20] = label
+        Image.fromarray(mask).save(folder / f"{name}_mask.png")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder of 40 tiles of 10 cases; labels none, 0, 1, 2 in turn."""
+    root = tmp_path / "data"
+    for index in range(40):
+        _tile(root, f"case{index // 4}_{index}", (None, 0, 1, 2)[index % 4], index)
+    (tmp_path / "m.yml").write_text(MAP)
+    monkeypatch.chdir(tmp_path)
+    return root
+
+
+def _splits(path: Path) -> Mapping[str, str]:
+    return dict(zip(*open_manifest(path).read(["tile_id", "split"]).to_pydict().values(), strict=True))
+
+
+@pytest.mark.parametrize("first", [(), ("build",)])
+def test_the_command_is_build_when_nothing_else_is_named(dataset: Path, first: tuple[str, ...]) -> None:
+    text = _ok(*first, dataset, "--map", "m.yml", "--group-by", "case[0-9]+")
+    path = dataset.with_name("data.histoprep") / "manifest.parquet"
+    assert str(path) in text.splitlines()
+    manifest = open_manifest(path)
+    assert len(manifest) == 40 and manifest.root == dataset
+    assert manifest.recipe["grouping"] == "case[0-9]+"
+    by_case: dict[str, set[str]] = {}
+    for tile, split in _splits(path).items():
+        by_case.setdefault(tile.partition("_")[0], set()).add(split)
+    assert all(len(found) == 1 for found in by_case.values())
+    assert "shared groups 0, shared duplicates 0, worst class deviation 0.00 points" in text
+    assert [line.split() for line in text.splitlines() if line.startswith(("train", "test"))] == [
+        ["train", "36", "18", "18", "9"],
+        ["test", "4", "2", "2", "1"],
+    ]
+
+
+def test_options_alone_build_in_the_current_folder(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(dataset)
+    _ok("--map", "../m.yml", "--split", "0.5/0.25/0.25")
+    assert sorted(open_manifest(dataset.with_name("data.histoprep") / "manifest.parquet").certificate["splits"]) == ["test", "train", "val"]
+
+
+def test_grouping_of_the_last_time_is_kept(dataset: Path) -> None:
+    _ok(dataset, "--map", "m.yml", "--group-by", "case[0-9]+")
+    _ok(dataset, "--map", "m.yml", "--seed", "5")
+    assert open_manifest(dataset.with_name("data.histoprep") / "manifest.parquet").recipe["grouping"] == "case[0-9]+"
+
+
+def test_without_a_label_map_labels_are_classes(dataset: Path) -> None:
+    result = _run(dataset)
+    assert result.exit_code == ExitCode.OK and "no label map" in result.stderr
+    assert [one.id for one in open_manifest(dataset.with_name("data.histoprep") / "manifest.parquet").label_map.classes] == [0, 1, 2]
+
+
+def test_files_that_cannot_be_used_are_counted_and_give_3(dataset: Path) -> None:
+    (dataset / "case0_2_mask.png").write_bytes(b"no picture")
+    (dataset / "case0_3.jpg").write_bytes((dataset / "case0_3.jpg").read_bytes()[:300])
+    (dataset / "case1_5.jpg").unlink()
+    result = _run(dataset, "--map", "m.yml")
+    assert result.exit_code == ExitCode.INCOMPLETE
+    assert [line.split() for line in result.stdout.splitlines() if "-" in line and line.split()[-1] == "1" and len(line.split()) == 2] == [
+        ["orphan-mask", "1"],
+        ["image-error", "1"],
+        ["mask-error", "1"],
+    ]
+    assert len(_splits(dataset.with_name("data.histoprep") / "manifest.parquet")) == 37
+
+
+def test_an_orphan_alone_gives_0(dataset: Path) -> None:
+    (dataset / "case1_5.jpg").unlink()
+    assert "orphan-mask" in _ok(dataset, "--map", "m.yml")
+
+
+def test_out_csv_and_split_file(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "split.csv").write_text("tile_id,split\n" + "".join(f"case{i // 4}_{i},{'test' if i < 7 else 'train'}\n" for i in range(40)))
+    _ok(dataset, "--map", "m.yml", "--split-file", "split.csv", "--out", "own.parquet", "--dataset-csv", "dataset.csv")
+    assert {tile for tile, split in _splits(tmp_path / "own.parquet").items() if split == "test"} == {f"case{i // 4}_{i}" for i in range(7)}
+    with (tmp_path / "dataset.csv").open(newline="") as stream:
+        rows = dict(csv.reader(stream))
+    assert rows["case0_0.jpg"] == "" and rows["case0_2.jpg"] == "0 1" and len(rows) == 40
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--split", "0.9/0.2"), ("--split-method", "file"), ("--conditional-threshold", "7"), ("--map", "nowhere"), ("--group-by", "(")]
+)
+def test_nonsense_is_a_usage_error(dataset: Path, arguments: tuple[str, ...]) -> None:
+    result = _run(dataset, *arguments)
+    assert isinstance(result.exception, UsageError), result.output
+    assert not (dataset.with_name("data.histoprep") / "manifest.parquet").exists()
+
+
+def test_a_second_process_is_turned_away(dataset: Path) -> None:
+    folder = dataset.with_name("data.histoprep")
+    folder.mkdir()
+    # An own descriptor: to flock, that is another process.
+    with (folder / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        assert isinstance(_run(dataset).exception, LockedError)
+
+
+def test_check_show_and_diff(dataset: Path, tmp_path: Path) -> None:
+    _ok(dataset, "--map", "m.yml", "--out", "a.parquet")
+    _ok(dataset, "--map", "m.yml", "--out", "b.parquet", "--seed", "1")
+    assert "fine" in _ok("check", "a.parquet", "--digests")
+    shown = _ok("show", "a.parquet")
+    assert "40 tiles" in shown and "Tumour" in shown and "seed" in shown
+    assert _ok("diff", "a.parquet", "a.parquet").strip() == "no difference"
+    differing = _run("diff", "a.parquet", "b.parquet")
+    before, after = _splits(tmp_path / "a.parquet"), _splits(tmp_path / "b.parquet")
+    moved = [tile for tile in before if before[tile] != after[tile]]
+    assert differing.exit_code == ExitCode.FINDINGS
+    assert differing.stdout.splitlines()[0] == f"in another split: {len(moved)}"
+    # Same size, other bytes: only a digest can tell.
+    picture = bytearray((dataset / "case3_12.jpg").read_bytes())
+    picture[-20] ^= 1
+    (dataset / "case3_12.jpg").write_bytes(picture)
+    (dataset / "case4_17_mask.png").unlink()
+    result = _run("check", "a.parquet")
+    assert result.exit_code == ExitCode.FINDINGS and "HP903" in result.stdout and "HP902" not in result.stdout
+    result = _run("check", "a.parquet", "--digests")
+    assert "HP902" in result.stdout and "case3_12.jpg" in result.stdout and "case4_17_mask.png" in result.stdout
+
+
+def test_a_path_that_is_no_manifest_is_an_error(tmp_path: Path) -> None:
+    assert isinstance(_run("show", tmp_path / "none.parquet").exception, UsageError)
+    (tmp_path / "junk.parquet").write_bytes(b"junk")
+    assert isinstance(_run("show", tmp_path / "junk.parquet").exception, HistoprepError)
+    assert "HP901" in _run("check", tmp_path / "junk.parquet").stdout
+
+
+def test_real_cases_stay_whole(shared_data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    _ok(shared_data / "ebhi_seg", "--workspace", tmp_path / "ws", "--group-by", r"GT(\d+)", "--split", "0.8/0.1/0.1", "--out", path)
+    where: dict[str, set[str]] = {}
+    for row in open_manifest(path).read(["group", "split"]).to_pylist():
+        if row["group"] is not None:
+            where.setdefault(row["group"], set()).add(row["split"])
+    assert len(where) > 50 and all(len(found) == 1 for found in where.values())
+    assert open_manifest(path).certificate["worst_class"]["points"] < 3
