@@ -21,13 +21,14 @@ from histoprep import manifest_rows, tables, tiles
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap, identity_map
 from histoprep.manifest import SHARD_COLUMNS, file_digest, schema, write_manifest
+from histoprep.manifest_gather import Gathered, gather
 from histoprep.manifest_given import UsableTiles, file_splits, leak
-from histoprep.manifest_rows import REASONS, Derived, Strata, derive
+from histoprep.manifest_rows import Derived, derive
 from histoprep.scan import ScanOptions
 from histoprep.split import Assignment, Units, assign_by_hash, assign_units, complete_split, exact_fractions, join_units, leaking_units
-from histoprep.split_certificate import certify, crossing
+from histoprep.split_certificate import certify
 from histoprep.split_file import read_split_file
-from histoprep.split_units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL, SplitRows, name_keys, repeated
+from histoprep.split_units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL
 from histoprep.tile_table import TileTable
 from histoprep.workspace import Workspace
 
@@ -37,11 +38,9 @@ METHODS = ("auto", "hash", "file")
 DEFAULT_FRACTIONS = {"train": Fraction(9, 10), "test": Fraction(1, 10)}
 DEFAULT_VALIDATION = {"train": Fraction(8, 10), "val": Fraction(2, 10)}
 
-_PASS_1 = (*manifest_rows.COLUMNS, "group", "split", "label", "image_digest", "luminance_digest", "contrast")
 _FILE_FACTS = ("width_px", "height_px", "image_bytes", "image_digest", "mask_bytes", "mask_digest")
 _COPIED = ("tile_id", "image_path", "mask_path", "group", "label", *_FILE_FACTS)
 _PASS_2 = tuple(dict.fromkeys((*manifest_rows.COLUMNS, *_COPIED)))
-# Rows turned into Python strings at a time: smaller pieces keep the peak of pass 1 low.
 _PIECE = 8192
 
 Advance = Callable[[int], object]
@@ -138,7 +137,14 @@ class _Plan:
 
 
 def _plan(opened: pq.ParquetFile, label_map: LabelMap, options: ManifestOptions, advance: Advance) -> _Plan:
-    gathered = _gather(opened, label_map, options, advance)
+    gathered = gather(
+        opened,
+        label_map,
+        seed=options.seed,
+        conditional_threshold=options.conditional_threshold,
+        by_name=options.method == "file",
+        advance=advance,
+    )
     units = join_units(gathered.rows)
     joined = tuple(_joined_warning(units))
     split = _split(opened, label_map, options, gathered, units)
@@ -169,77 +175,6 @@ def _scan_options(header: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Gathered:
-    """Pass 1: the usable tiles as the split sees them, splits given by folders (int8 [n]), what was left out."""
-
-    rows: SplitRows
-    given: np.ndarray
-    tile_keys: np.ndarray
-    excluded: dict[str, int]
-    pool_overlaps: int
-
-
-def _gather(opened: pq.ParquetFile, label_map: LabelMap, options: ManifestOptions, advance: Advance) -> _Gathered:
-    size = opened.metadata.num_rows
-    names, images, pixels, tile_keys = (np.zeros(size, dtype=np.uint64) for _ in range(4))
-    grouped, conditional, given = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool), np.full(size, NO_SPLIT, dtype=np.int8)
-    strata, kinds, reasons = np.zeros(size, dtype=np.int32), Strata(label_map), np.zeros(len(REASONS), dtype=np.int64)
-    end = 0
-    for chunk in tables.read_batches(opened, _PASS_1, _PIECE):
-        derived = derive(chunk, label_map, options.conditional_threshold)
-        reasons += np.bincount(derived.reason[~derived.usable], minlength=len(REASONS))
-        kept = chunk.filter(pa.array(derived.usable))
-        start, end = end, end + kept.num_rows
-        here = slice(start, end)
-        group, images[here], pixels[here], tile_keys[here] = _keys(kept, options.seed)
-        grouped[here] = group != 0
-        names[here] = np.where(grouped[here], group, images[here])
-        conditional[here] = derived.conditional[derived.usable]
-        strata[here] = kinds.codes(conditional[here], derived.core[derived.usable], kept["label"])
-        given[here] = _folder_splits(kept["split"])
-        advance(chunk.num_rows)
-    excluded = {reason: int(count) for reason, count in zip(REASONS, reasons, strict=True) if count}
-    if not end:
-        raise UsageError("no tile can be used", seen=", ".join(f"{count} {reason}" for reason, count in excluded.items()) or "an empty tiles table")
-    # Only a split file asks for tiles by name; otherwise sort in place and free 80 MB at ten million tiles.
-    by_name = tile_keys[:end].copy() if options.method == "file" else tile_keys[:0].copy()
-    _refuse_twice(opened, tile_keys[:end], options.seed)
-    del tile_keys
-    overlaps = crossing(images[:end], conditional[:end].astype(np.int8))
-    copy_rows, copy_keys = repeated(images[:end], pixels[:end])
-    del images, pixels
-    rows = SplitRows(names[:end], grouped[:end], copy_rows, copy_keys, strata[:end], *kinds.profiles())
-    return _Gathered(rows, given[:end], by_name, excluded, overlaps)
-
-
-def _keys(kept: pa.Table, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the keys of group, image, pixels and tile of each row; an image without a digest has the key of its tile."""
-    tile = name_keys(kept["tile_id"].to_pylist(), seed, "tile")
-    image = name_keys(kept["image_digest"].to_pylist(), seed, "image")
-    varied = pc.if_else(pc.fill_null(pc.greater_equal(kept["contrast"], manifest_rows.MIN_CONTRAST), False), kept["luminance_digest"], None)
-    pixels = name_keys(varied.to_pylist(), seed, "pixels")
-    return name_keys(kept["group"].to_pylist(), seed, "group"), np.where(image == 0, tile, image), pixels, tile
-
-
-def _folder_splits(column: pa.ChunkedArray) -> np.ndarray:
-    codes = pc.index_in(column, pa.array(SPLITS))
-    return pc.fill_null(codes, NO_SPLIT).to_numpy().astype(np.int8)
-
-
-def _refuse_twice(opened: pq.ParquetFile, keys: np.ndarray, seed: int) -> None:
-    """Raise UsageError when a tile id occurs twice; sorts `keys` in place."""
-    keys.sort()
-    twice = keys[1:][keys[1:] == keys[:-1]]
-    if not len(twice):
-        return
-    for chunk in tables.read_batches(opened, ["tile_id"]):
-        names = chunk["tile_id"].to_pylist()
-        seen = np.flatnonzero(np.isin(name_keys(names, seed, "tile"), twice))
-        if len(seen):
-            raise UsageError("a tile id occurs twice in the tiles table", seen=names[int(seen[0])], hint="histoprep audit --no-reuse")
-
-
-@dataclass(frozen=True, slots=True)
 class _Split:
     assignment: Assignment
     method: str
@@ -247,7 +182,7 @@ class _Split:
     """What was asked for; None for a given split."""
 
 
-def _split(opened: pq.ParquetFile, label_map: LabelMap, options: ManifestOptions, gathered: _Gathered, units: Units) -> _Split:
+def _split(opened: pq.ParquetFile, label_map: LabelMap, options: ManifestOptions, gathered: Gathered, units: Units) -> _Split:
     rows, source = gathered.rows, UsableTiles(opened, label_map)
     fractions = exact_fractions(options.fractions) if options.fractions else DEFAULT_FRACTIONS
     if options.method == "hash":
