@@ -7,6 +7,7 @@ Group's reference software.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -18,7 +19,10 @@ from histoprep.errors import BrokenFileError
 SIGNATURE = b"\xff\xd8\xff"
 END = b"\xff\xd9"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _SCAN, _TABLES, _COMMENT, _EXIF, _IPTC, _ADOBE = 0xDA, 0xDB, 0xFE, 0xE1, 0xED, 0xEE
+# What ends a scan: a marker that is neither a stuffed zero nor a restart.
+_AFTER_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _STANDARD_LUMINANCE = np.array(
     [16, 11, 12, 14, 12, 10, 16, 14, 13, 14, 18, 17, 16, 19, 24, 40, 26, 24, 22, 22, 24, 49, 35, 37, 29, 40, 58, 51, 61, 60, 57, 51,
      56, 55, 64, 72, 92, 78, 64, 68, 87, 69, 55, 56, 80, 109, 81, 87, 95, 98, 103, 104, 103, 62, 77, 113, 121, 112, 100, 120, 92, 101, 103, 99]
@@ -37,8 +41,10 @@ class JpegFile:
     tables: dict[int, bytes] = field(default_factory=dict)
     adobe_transform: int | None = None
     exif: bytes | None = None
+    has_xmp: bool = False
     has_iptc: bool = False
     has_comment: bool = False
+    progressive: bool = False
     scan_start: int = 0
 
     @property
@@ -96,19 +102,49 @@ def _checked(file: JpegFile, data: bytes, position: int) -> JpegFile:
     if data.rfind(END, position) < 0:
         raise BrokenFileError("HP202 no-end-marker", f"the file ends at byte {len(data)} in the middle of its pixels")
     file.scan_start = position
+    if file.progressive or data[position + 4 : position + 5] < bytes([len(file.components)]):
+        _check_scans(file, data, position)
     return file
+
+
+def _check_scans(file: JpegFile, data: bytes, position: int) -> None:
+    """Raise BrokenFileError unless the scans bring all 64 coefficients of all components to their last bit.
+
+    A decoder shows a picture of several scans, blurred, without a word when the later ones are missing.
+    """
+    missing = {(component[0], coefficient): 16 for component in file.components for coefficient in range(64)}
+    end = len(data)
+    while position + 4 <= end:
+        kind = data[position + 1]
+        after = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if kind == END[1]:
+            break
+        if kind == _SCAN and after <= end:
+            count = data[position + 4]
+            first, last, bits = data[after - 3 : after]
+            for component in data[position + 5 : position + 5 + 2 * count : 2]:
+                missing.update({(component, coefficient): bits & 15 for coefficient in range(first, min(last, 63) + 1)})
+        found = _AFTER_SCAN.search(data, after)
+        if found is None:
+            break
+        position = found.start()
+    if any(missing.values()):
+        raise BrokenFileError("HP202 missing-data", "the file ends before its last scan")
 
 
 def _note_segment(file: JpegFile, kind: int, body: bytes) -> None:
     if kind in _FRAMES and len(body) >= 6:
         file.bit_depth, file.height_px, file.width_px, count = struct.unpack_from(">BHHB", body)
         parts = [body[6 + 3 * i : 9 + 3 * i] for i in range(count)]
+        file.progressive = kind in _PROGRESSIVE
         file.components = tuple((part[0], part[1] >> 4, part[1] & 15, part[2]) for part in parts if len(part) == 3)
     elif kind == _TABLES:
         _note_tables(file, body)
     elif kind == _EXIF and body.startswith(b"Exif\0\0"):
         file.exif = body[6:]
-    elif kind == _IPTC and b"8BIM" in body:
+    elif kind == _EXIF and body.startswith(b"http://ns.adobe.com/x"):
+        file.has_xmp = True
+    elif kind == _IPTC and b"8BIM\x04\x04" in body:
         file.has_iptc = True
     elif kind == _COMMENT and body.strip(b"\0 "):
         file.has_comment = True

@@ -27,6 +27,7 @@ _CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
 _BIT_DEPTHS = {GREY: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), GREY_ALPHA: (8, 16), RGBA: (8, 16)}
 # x start, y start, x step, y step of the seven passes of an interlaced picture.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_SUB, _UP, _AVERAGE, _PAETH = 1, 2, 3, 4
 _MAX_TEXT_BYTES = 1 << 20
 
 
@@ -39,8 +40,7 @@ class PngFile:
     bit_depth: int
     colour_type: int
     interlaced: bool
-    has_palette: bool = False
-    has_transparency: bool = False
+    palette: bytes = b""
     compressed: list[memoryview] = field(default_factory=list)
     text: dict[str, str] = field(default_factory=dict)
     exif: bytes | None = None
@@ -67,14 +67,14 @@ def read_chunks(data: bytes, *, header_only: bool = False) -> PngFile:
     """Return the structure of a PNG; every chunk's CRC is checked on the way.
 
     With `header_only` the walk ends after IHDR. Raises BrokenFileError: a file that
-    ends early is HP201 truncated, anything else HP201 bad-header or bad-checksum.
+    ends early is HP201 truncated, anything else HP201 bad-header, bad-checksum or corrupt.
     """
     end = len(data)
     if end < 33 or data[12:16] != b"IHDR":
         raise BrokenFileError("HP201 truncated" if end < 33 else "HP201 bad-header", f"{end} bytes without a PNG header")
     file: PngFile | None = None
     view = memoryview(data)
-    position = 8
+    position, previous = 8, b""
     while position + 12 <= end:
         length, kind = struct.unpack_from(">I4s", data, position)
         after = position + 12 + length
@@ -82,19 +82,17 @@ def read_chunks(data: bytes, *, header_only: bool = False) -> PngFile:
             break
         body = view[position + 8 : after - 4]
         stored = int.from_bytes(view[after - 4 : after], "big")
-        if zlib.crc32(view[position + 4 : after - 4]) != stored:
+        if fast_zlib.crc32(view[position + 4 : after - 4]) != stored:
             raise BrokenFileError("HP201 bad-checksum", f"chunk {kind.decode('latin-1')!r} at byte {position} fails its CRC")
         if file is None:
             file = _header(bytes(body))
             if header_only:
                 return file
-        elif kind == b"IDAT":
-            file.compressed.append(body)
         elif kind == b"IEND":
-            return file
+            return _complete(file)
         else:
-            _note_chunk(file, kind, body)
-        position = after
+            _note_chunk(file, kind, previous, body)
+        position, previous = after, kind
     raise BrokenFileError("HP201 truncated", f"the file ends at byte {end} without its end chunk")
 
 
@@ -108,17 +106,30 @@ def _header(body: bytes) -> PngFile:
     return PngFile(width, height, depth, colour, bool(interlace))
 
 
-def _note_chunk(file: PngFile, kind: bytes, body: memoryview) -> None:
-    if kind == b"PLTE":
-        file.has_palette = True
-    elif kind == b"tRNS":
-        file.has_transparency = True
+def _note_chunk(file: PngFile, kind: bytes, previous: bytes, body: memoryview) -> None:
+    if kind == b"IDAT":
+        if file.compressed and previous != kind:
+            raise BrokenFileError("HP201 corrupt", f"chunk {previous.decode('latin-1')!r} stands between the pixels")
+        file.compressed.append(body)
+    elif kind == b"PLTE":
+        file.palette = bytes(body)
     elif kind == b"eXIf":
         file.exif = bytes(body)
     elif kind in (b"tEXt", b"zTXt", b"iTXt"):
-        keyword, _, rest = bytes(body[: _MAX_TEXT_BYTES]).partition(b"\0")
+        keyword, _, rest = bytes(body[:_MAX_TEXT_BYTES]).partition(b"\0")
         value = rest.decode("latin-1") if kind == b"tEXt" else ""
         file.text[keyword.decode("latin-1")] = value
+    elif not kind[0] & 32:
+        # A capital first letter says that the picture cannot be understood without this chunk.
+        raise BrokenFileError("HP201 bad-header", f"unknown critical chunk {kind.decode('latin-1')!r}")
+
+
+def _complete(file: PngFile) -> PngFile:
+    if not file.compressed:
+        raise BrokenFileError("HP201 truncated", "there is no chunk of pixels")
+    if file.colour_type == PALETTE and (not file.palette or len(file.palette) % 3 or len(file.palette) > 768):
+        raise BrokenFileError("HP201 bad-header", f"palette of {len(file.palette)} bytes, expected 3 a colour for 1-256 colours")
+    return file
 
 
 def inflate(file: PngFile) -> bytes:
@@ -139,15 +150,43 @@ def inflate(file: PngFile) -> bytes:
         raise BrokenFileError(subcode, f"{len(lines)} bytes of pixels, the header asks for {expected}")
     if not stream.eof:
         raise BrokenFileError("HP201 truncated", "the compressed pixels lack their end and checksum")
+    if not file.interlaced and max(lines[:: expected // file.height_px]) > _PAETH:
+        raise BrokenFileError("HP201 corrupt", "a row of pixels names an unknown filter")
     return lines
 
 
-def unfiltered_grey(file: PngFile, lines: bytes) -> np.ndarray | None:
-    """Return uint8 [height, width] of an 8-bit grey picture whose rows all use filter 0; None otherwise."""
-    if file.colour_type != GREY or file.bit_depth != 8 or file.interlaced:
-        return None
+def holds_bytes(file: PngFile) -> bool:
+    """Return whether a pixel is one byte, a grey value or an index into the palette, row by row."""
+    return file.colour_type in (GREY, PALETTE) and file.bit_depth == 8 and not file.interlaced
+
+
+def unfilter_bytes(file: PngFile, lines: bytes) -> np.ndarray | None:
+    """Return uint8 [height, width] of a picture that `holds_bytes`; None when a row needs the filters Average or Paeth."""
     rows = np.frombuffer(lines, np.uint8).reshape(file.height_px, file.width_px + 1)
-    return None if rows[:, 0].any() else rows[:, 1:]
+    filters = rows[:, 0]
+    if not filters.any():
+        return rows[:, 1:]
+    if filters.max() > _UP:
+        return None
+    pixels = rows[:, 1:].copy()
+    for row in np.flatnonzero(filters):
+        if filters[row] == _SUB:
+            np.cumsum(pixels[row], dtype=np.uint8, out=pixels[row])
+        elif row:
+            pixels[row] += pixels[row - 1]
+    return pixels
+
+
+def bare(file: PngFile, *, as_grey: bool = False) -> bytes:
+    """Return the picture without anything but header, palette and pixels, so that no decoder can stumble over the rest.
+
+    With `as_grey`, palette indices become grey values.
+    """
+    colour = GREY if as_grey else file.colour_type
+    header = struct.pack(">IIBBBBB", file.width_px, file.height_px, file.bit_depth, colour, 0, 0, file.interlaced)
+    palette = [_chunk(b"PLTE", file.palette)] if colour == PALETTE else []
+    pixels = [_chunk(b"IDAT", bytes(one)) for one in file.compressed]
+    return b"".join([SIGNATURE, _chunk(b"IHDR", header), *palette, *pixels, _chunk(b"IEND", b"")])
 
 
 def encode_grey(pixels: np.ndarray, text: dict[str, str] | None = None) -> bytes:
@@ -167,4 +206,4 @@ def encode_grey(pixels: np.ndarray, text: dict[str, str] | None = None) -> bytes
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", fast_zlib.crc32(body, fast_zlib.crc32(kind)))

@@ -20,7 +20,9 @@ _IDENTIFYING_TAGS = {
     306: "DateTime",
     315: "Artist",
     316: "HostComputer",
+    700: "XMP",
     33432: "Copyright",
+    33723: "IPTC",
     _GPS_FOLDER: "GPS",
     36867: "DateTimeOriginal",
     36868: "DateTimeDigitized",
@@ -37,7 +39,7 @@ _IDENTIFYING_TAGS = {
 }
 # Keywords that tell how a PNG was made, not of whom.
 _HARMLESS_TEXT = {"software", "histoprep-label-map", "histoprep-synthetic", "gamma", "srgb"}
-_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 9: 4, 10: 8}
+_SHORT = 3
 _MAX_ENTRIES = 512
 
 
@@ -72,9 +74,8 @@ def _folder(block: bytes, offset: int, order: str) -> dict[int, int]:
         if position + 12 > len(block):
             break
         tag, kind, length = struct.unpack_from(order + "HHI", block, position)
-        if not length or kind not in _TYPE_BYTES:
-            continue
-        tags[tag] = struct.unpack_from(order + ("H" if kind == 3 else "I"), block, position + 8)[0]
+        if length:
+            tags[tag] = struct.unpack_from(order + ("H" if kind == _SHORT else "I"), block, position + 8)[0]
     return tags
 
 
