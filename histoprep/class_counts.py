@@ -36,7 +36,7 @@ COLUMNS = (
 DIMENSIONS = ("split", "pool", "group")
 CONDITIONAL, UNCONDITIONAL = "conditional", "unconditional"
 
-_CLASS_SUMS = ("tiles", "core_tiles", "pixels", "core_pixels", "tile_pixels")
+CLASS_SUMS = ("tiles", "core_tiles", "pixels", "core_pixels", "tile_pixels")
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _tile_sums(keys: DataFrame) -> DataFrame:
 
 def _class_sums(keys: DataFrame, classes: dict[str, np.ndarray]) -> DataFrame:
     rows = keys.iloc[classes["row"]].reset_index(drop=True)
-    return _grouped(rows.assign(**{name: classes[name] for name in ("class_id", *_CLASS_SUMS)}), (*DIMENSIONS, "class_id"))
+    return _grouped(rows.assign(**{name: classes[name] for name in ("class_id", *CLASS_SUMS)}), (*DIMENSIONS, "class_id"))
 
 
 def _pairs(rows: np.ndarray, class_ids: np.ndarray) -> DataFrame:

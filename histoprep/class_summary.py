@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histoprep.class_counts import DIMENSIONS, UNCONDITIONAL, Counts
+from histoprep.class_counts import CLASS_SUMS, DIMENSIONS, UNCONDITIONAL, Counts
 from histoprep.labels import LabelMap
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 EFFECTIVE_NUMBER_BETA = 0.9999
 WEIGHTS = ("weight_inverse", "weight_median", "weight_effective")
@@ -24,7 +24,7 @@ class Summary:
 
     `classes`: one row a class of the map, in order of id, with the columns of `SCHEMA` but `labels`, `by` and
     `key`, and `colour`; classes that do not occur have zeros and no weights. `breakdown`: the same
-    for each key of each dimension, with `by` and `key`. `cooccurrence`: square, class ids
+    for each key of each dimension, with `by` and `key`, but only classes that occur there. `cooccurrence`: square, class ids
     on both sides, tiles that hold both; its diagonal is tiles that hold the class.
     `tiles`: by, key, tiles. `unmapped`: see Counts; its pixels are in no share.
     """
@@ -43,37 +43,46 @@ def summarise(counts: Counts, label_map: LabelMap, by: Sequence[str] = DIMENSION
     """Return shares in per cent, tiles, pairs and weights of `counts`, whole and for each key of the dimensions `by`."""
     import pandas as pd
 
-    whole = _class_table(counts.classes, counts.num_tiles, label_map)
+    whole = _class_table(counts, label_map)
     numbers = counts.tiles["tiles"]
     breakdown, keyed = [], [pd.DataFrame({"by": ["all"], "key": [""], "tiles": [counts.num_tiles]})]
     for dimension in by:
         sizes = numbers.groupby(counts.tiles[dimension], sort=True).sum()
         keyed.append(pd.DataFrame({"by": dimension, "key": sizes.index, "tiles": sizes.to_numpy()}))
-        for key, rows in counts.classes.groupby(dimension, sort=True):
-            breakdown.append(_class_table(rows, int(sizes[key]), label_map).assign(by=dimension, key=key))
-    empty = whole.iloc[:0].assign(by="", key="")
+        breakdown.append(_broken_down(counts, dimension, sizes, whole))
     return Summary(
         num_tiles=counts.num_tiles,
         num_unconditional=int(numbers[counts.tiles["pool"] == UNCONDITIONAL].sum()),
         num_pixels=int(whole["pixels"].sum()),
         classes=whole.assign(**class_weights(whole)),
-        breakdown=pd.concat(breakdown, ignore_index=True) if breakdown else empty,
+        breakdown=pd.concat([whole.iloc[:0].assign(by="", key=""), *breakdown], ignore_index=True),
         tiles=pd.concat(keyed, ignore_index=True),
         cooccurrence=_square(counts.cooccurrence, whole),
         unmapped=counts.unmapped,
     )
 
 
-def _class_table(rows: DataFrame, num_tiles: int, label_map: LabelMap) -> DataFrame:
+def _class_table(counts: Counts, label_map: LabelMap) -> DataFrame:
     import pandas as pd
 
-    rows_of = [(one.id, one.name, one.colour) for one in label_map.classes]
-    frame = pd.DataFrame(rows_of, columns=["class_id", "class_name", "colour"], dtype=object).astype({"class_id": np.int64})
-    sums = rows.groupby("class_id")[["tiles", "core_tiles", "pixels", "core_pixels", "tile_pixels"]].sum()
-    for name in sums.columns:
+    rows = [(one.id, one.name, one.colour) for one in label_map.classes]
+    frame = pd.DataFrame(rows, columns=["class_id", "class_name", "colour"], dtype=object).astype({"class_id": np.int64})
+    sums = counts.classes.groupby("class_id")[list(CLASS_SUMS)].sum()
+    for name in CLASS_SUMS:
         frame[name] = sums[name].reindex(frame["class_id"], fill_value=0).to_numpy(np.int64)
     frame["pixel_percent"] = 100.0 * frame["pixels"] / max(int(frame["pixels"].sum()), 1)
-    frame["tile_percent"] = 100.0 * frame["tiles"] / max(num_tiles, 1)
+    frame["tile_percent"] = 100.0 * frame["tiles"] / max(counts.num_tiles, 1)
+    return frame
+
+
+def _broken_down(counts: Counts, dimension: str, sizes: Series[int], whole: DataFrame) -> DataFrame:
+    frame = counts.classes.groupby([dimension, "class_id"], sort=True, as_index=False)[list(CLASS_SUMS)].sum()
+    frame = frame.rename(columns={dimension: "key"}).assign(by=dimension)
+    pixels = frame.groupby("key")["pixels"].transform("sum")
+    names = whole.set_index("class_id")
+    frame["class_name"], frame["colour"] = (names[name].reindex(frame["class_id"]).to_numpy() for name in ("class_name", "colour"))
+    frame["pixel_percent"] = 100.0 * frame["pixels"] / pixels
+    frame["tile_percent"] = 100.0 * frame["tiles"] / sizes.reindex(frame["key"]).to_numpy()
     return frame
 
 

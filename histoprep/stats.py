@@ -35,6 +35,7 @@ __all__ = ["COLUMNS", "DIMENSIONS", "Counts", "Stats", "Summary", "class_weights
 
 KIND = "stats"
 SCHEMA_VERSION = "1.0"
+_MAX_JSON_KEYS = 1_000
 
 
 def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
@@ -226,12 +227,20 @@ def csv_text(stats: Stats) -> str:
 def shares_by(summary: Summary, dimension: str) -> DataFrame:
     """Return per cent of pixels, one row a class (id and name), one column a key of `dimension`; `-` stands for unknown."""
     rows = summary.breakdown[summary.breakdown["by"] == dimension]
-    table = rows.pivot_table(index=["class_id", "class_name"], columns="key", values="pixel_percent", sort=True)
-    return table.rename(columns={"": "-"}).reset_index()
+    table = rows.pivot_table(index="class_id", columns="key", values="pixel_percent", sort=True)
+    keys = summary.tiles.loc[summary.tiles["by"] == dimension, "key"]
+    table = table.reindex(index=summary.classes["class_id"], columns=keys).fillna(0.0).rename(columns={"": "-"}).reset_index()
+    table.insert(1, "class_name", summary.classes["class_name"])
+    return table
 
 
 def as_json(stats: Stats) -> dict[str, Any]:
-    """Return `stats` as plain values for JSON: raw, mapped (or null), where splits came from and what was not counted."""
+    """Return `stats` as plain values for JSON: raw, mapped (or null), where splits came from and what was not counted.
+
+    Breakdowns with over 1,000 keys are in the Parquet table only and named in `only_in_parquet`.
+    """
+    sizes = stats.raw.tiles["by"].value_counts()
+    large = [name for name in stats.by if sizes.get(name, 0) > _MAX_JSON_KEYS]
     return {
         "schema_version": SCHEMA_VERSION,
         "root": str(stats.root),
@@ -241,19 +250,20 @@ def as_json(stats: Stats) -> dict[str, Any]:
         "split_source": stats.split_source,
         "left_out": dict(stats.left_out),
         "effective_number_beta": EFFECTIVE_NUMBER_BETA,
-        "raw": _summary_json(stats.raw),
-        "mapped": _summary_json(stats.mapped) if stats.mapped is not None else None,
+        "only_in_parquet": large,
+        "raw": _summary_json(stats.raw, large),
+        "mapped": _summary_json(stats.mapped, large) if stats.mapped is not None else None,
     }
 
 
-def _summary_json(summary: Summary) -> dict[str, Any]:
+def _summary_json(summary: Summary, large: Sequence[str]) -> dict[str, Any]:
     return {
         "num_tiles": summary.num_tiles,
         "num_unconditional": summary.num_unconditional,
         "num_pixels": summary.num_pixels,
         "classes": _records(summary.classes),
-        "breakdown": _records(summary.breakdown),
-        "tiles": _records(summary.tiles),
+        "breakdown": _records(summary.breakdown[~summary.breakdown["by"].isin(large)]),
+        "tiles": _records(summary.tiles[~summary.tiles["by"].isin(large)]),
         "cooccurrence": {"class_ids": summary.cooccurrence.index.tolist(), "tiles": summary.cooccurrence.to_numpy().tolist()},
         "unmapped": _records(summary.unmapped),
     }

@@ -12,10 +12,14 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from histoprep.audit import AuditOptions, audit
 from histoprep.demo import GROUP_PATTERN, UNMAPPED_VALUE, DemoPlan, make_clean_demo, make_demo
 from histoprep.demo_layout import smoothed
 from histoprep.errors import OutputError, UsageError
+from histoprep.findings import Finding, Severity
 from histoprep.labels import find_label_map, load_label_map
+from histoprep.scan import ScanOptions
+from histoprep.tile_table import TableOptions
 
 EIGHT = np.ones((3, 3))
 
@@ -229,3 +233,34 @@ def test_smoothing_removes_what_is_thin_and_keeps_what_is_thick():
     assert set(np.unique(found)) == {1, 2}
     # A disc leaves corners free: where the border meets the edge of the tile or the thin stripe.
     assert (found == expected).mean() > 0.99
+
+
+# The only rules that a lossy slide (HP408, HP409) and a small set (HP802) set off besides what was planted.
+CONSEQUENCES = {"HP408", "HP409", "HP502", "HP802"}
+
+
+def audited(plan: DemoPlan, workspace: Path) -> dict[str, list[Finding]]:
+    options = AuditOptions(
+        table=TableOptions(scan=ScanOptions(group_by=GROUP_PATTERN)),
+        map_path=find_label_map("label_map_5"),
+    )
+    found = defaultdict(list)
+    for one in audit(plan.folder, workspace=workspace, workers=1, options=options).findings:
+        found[one.code].append(one)
+    return found
+
+
+def test_an_audit_of_the_clean_set_has_nothing_to_say(clean, tmp_path):
+    found = audited(clean, tmp_path / "w")
+    assert {one.code for each in found.values() for one in each if one.severity is not Severity.INFO} == set()
+    assert sorted(found["HP406"][0].paths) == clean.paths("HP406")
+
+
+def test_an_audit_finds_every_planted_defect_and_only_these(faulty, tmp_path):
+    found = audited(faulty, tmp_path / "w")
+    for code in {one.code for one in faulty.planted} - {"HP601", "HP403"}:
+        assert sorted(path for one in found[code] for path in one.paths) == faulty.paths(code), code
+    assert {"slide06_0000.jpg", "slide06_8000.jpg"} & set(found["HP601"][0].paths)
+    assert set(found) <= {one.code for one in faulty.planted} | CONSEQUENCES
+    lossy = set(faulty.paths("HP403"))
+    assert all(set(one.paths) <= lossy for code in ("HP408", "HP409") for one in found[code])

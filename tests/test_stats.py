@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from collections import Counter
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -19,7 +21,7 @@ from histoprep import tables, tiles
 from histoprep.class_counts import left_out
 from histoprep.errors import IntegrityError, LockedError, UsageError
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, find_label_map, identity_map, load_label_map
-from histoprep.stats import COLUMNS, SCHEMA, class_weights, compute_stats, count, csv_text, long_table, shares_by, summarise, write_stats
+from histoprep.stats import COLUMNS, SCHEMA, as_json, class_weights, compute_stats, count, csv_text, long_table, shares_by, summarise, write_stats
 from histoprep.workspace import Workspace
 
 # Labels 0-6; 5 becomes unknown, 6 is not in the map; class 2 is thin by nature, class 3 must be thick.
@@ -199,7 +201,13 @@ def test_shares_and_the_square_of_pairs():
 def test_a_breakdown_adds_up_to_the_whole(by):
     summary = summarise(count(tiles_table(random_rows(5, 80)), MAP), MAP, [by])
     parts = summary.breakdown.groupby("class_id")[["tiles", "core_tiles", "pixels"]].sum()
-    assert parts.reset_index(drop=True).equals(summary.classes[["tiles", "core_tiles", "pixels"]])
+    whole = summary.classes[summary.classes["tiles"] > 0].set_index("class_id")
+    assert parts.equals(whole[["tiles", "core_tiles", "pixels"]])
+    shares = summary.breakdown.groupby("key")["pixel_percent"].sum()
+    assert shares.to_numpy() == pytest.approx(100)
+    one = summary.breakdown.iloc[0]
+    sizes = summary.tiles[summary.tiles["by"] == by].set_index("key")["tiles"]
+    assert one["tile_percent"] == pytest.approx(100 * one["tiles"] / sizes[one["key"]])
     assert set(summary.breakdown["by"]) == {by}
     assert summary.tiles["tiles"].tolist()[0] == summary.tiles["tiles"][1:].sum() == 80
 
@@ -367,12 +375,27 @@ def test_what_is_written_reads_back_and_is_the_same_every_time(workspace):
 
 
 def test_a_second_writer_is_refused(workspace):
-    from histoprep.durable import locked
-
     publish(workspace, random_rows(6, 4))
     stats = compute_stats(workspace)
-    with locked(workspace.folder), pytest.raises(LockedError):
-        write_stats(stats, workspace)
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", hold, str(workspace.folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(LockedError):
+            write_stats(stats, workspace)
+        other.communicate()
+    assert not workspace.stats_json.exists()
+    write_stats(stats, workspace)
+
+
+def test_thousands_of_groups_stay_out_of_the_json(workspace):
+    mask = np.full((24, 24), 1, np.uint8)
+    publish(workspace, [tile_row(f"t{index}", mask, group=f"g{index}", split="train") for index in range(1_001)])
+    stats = compute_stats(workspace, MAP, by=("split", "group"))
+    plain = as_json(stats)
+    assert plain["only_in_parquet"] == ["group"]
+    assert {row["by"] for row in plain["mapped"]["breakdown"]} == {"split"}
+    assert (long_table(stats)["by"] == "group").sum() == 2 * 1_001
 
 
 def test_csv_quotes_what_could_be_a_formula(workspace):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
     from histoprep.class_summary import Summary
     from histoprep.stats import Stats
 
-_MAX_COLUMNS = 12
+_MAX_KEYS = 8
+_MAX_CLASSES = 12
 
 
 class By(StrEnum):
@@ -49,13 +52,14 @@ def stats(
     Pixels are not read again: everything comes from tiles.parquet, which is made first when it is missing. Writes stats.parquet,
     stats.json and pixel_class_percentages.png to the workspace. Splits are the manifest's when there is one.
     """
-    from histoprep.audit import ensure_tiles
+    from histoprep.audit import default_map, ensure_tiles
     from histoprep.labels import find_label_map, load_label_map
     from histoprep.stats import as_json, compute_stats, csv_text, write_stats
     from histoprep.workspace import Workspace
 
     workspace = Workspace.of(root, workspace_folder)
-    label_map = load_label_map(find_label_map(map_name, root)) if map_name else None
+    path = find_label_map(map_name, workspace.root) if map_name else default_map(workspace.root)
+    label_map = load_label_map(path) if path else None
     with console.progress("reading tiles", None) as meter:
         ensure_tiles(workspace, workers=workers, meter=meter)
     found = compute_stats(workspace, label_map, by=tuple(by or (By.SPLIT, By.POOL)))
@@ -76,21 +80,13 @@ def _print_tables(found: Stats) -> None:
     conditional = summary.num_tiles - summary.num_unconditional
     pools = f"{conditional:,} conditional, {summary.num_unconditional:,} unconditional"
     console.out(f"{summary.num_tiles:,} tiles: {pools}; {summary.num_pixels:,} mask pixels")
-    weights = ("weight_inverse", "weight_median", "weight_effective")
-    rows = [
-        (
-            str(one["class_id"]),
-            one["class_name"],
-            one["pixels"],
-            _percent(one["pixel_percent"]),
-            one["tiles"],
-            one["core_tiles"],
-            *("-" if one[name] != one[name] else f"{one[name]:.4g}" for name in weights),
-        )
-        for one in summary.classes.to_dict("records")
-    ]
-    columns = ("class", "name", "pixels", "pixel %", "tiles", "core tiles", "w inverse", "w median", "w effective")
-    console.table(columns, rows, title="Classes" if found.label_map is None else f"Classes of {found.label_map.name}")
+    records = summary.classes.to_dict("records")
+    names = [(str(one["class_id"]), one["class_name"]) for one in records]
+    shares = [(one["pixels"], _percent(one["pixel_percent"]), one["tiles"], one["core_tiles"]) for one in records]
+    title = "Classes" if found.label_map is None else f"Classes of {found.label_map.name}"
+    console.table(("class", "name", "pixels", "pixel %", "tiles", "core tiles"), _joined(names, shares), title=title)
+    weights = [tuple(_weight(one[f"weight_{kind}"]) for kind in ("inverse", "median", "effective")) for one in records]
+    console.table(("class", "name", "  inverse", "   median", "effective"), _joined(names, weights), title="Weights (mean 1)")
     for dimension in found.by:
         _print_breakdown(found, dimension)
     _print_pairs(summary)
@@ -101,15 +97,15 @@ def _print_breakdown(found: Stats, dimension: str) -> None:
 
     table = shares_by(found.main, dimension)
     keys = [str(key) for key in table.columns[2:]]
-    rows = [(str(row[0]), str(row[1]), *map(_percent, row[2 : 2 + _MAX_COLUMNS])) for row in table.itertuples(index=False, name=None)]
+    rows = [(str(row[0]), str(row[1]), *map(_percent, row[2 : 2 + _MAX_KEYS])) for row in table.itertuples(index=False, name=None)]
     source = f" (splits of the {found.split_source})" if dimension == By.SPLIT else ""
-    more = f"; {len(keys) - _MAX_COLUMNS:,} more in stats.parquet" if len(keys) > _MAX_COLUMNS else ""
-    console.table(("class", "name", *keys[:_MAX_COLUMNS]), rows, title=f"Per cent of pixels by {dimension}{source}{more}")
+    more = f"; {len(keys) - _MAX_KEYS:,} more in stats.parquet" if len(keys) > _MAX_KEYS else ""
+    console.table(("class", "name", *(f"{key:>7}" for key in keys[:_MAX_KEYS])), rows, title=f"Per cent of pixels by {dimension}{source}{more}")
 
 
 def _print_pairs(summary: Summary) -> None:
     square = summary.cooccurrence
-    if len(square) > _MAX_COLUMNS:
+    if len(square) > _MAX_CLASSES:
         console.note("pairs of classes are in stats.json")
         return
     rows = [(str(one), *map(int, square.loc[one])) for one in square.index]
@@ -120,9 +116,18 @@ def _print_warnings(found: Stats) -> None:
     for reason, number in found.left_out.items():
         console.warn(f"{number:,} rows not counted: {reason}; histoprep audit says more")
     for one in found.main.unmapped.to_dict("records"):
-        amount = f"{one['pixels']:,} pixels in {one['tiles']:,} tiles"
+        amount = f"{one['pixels']:,} pixels in {one['tiles']:,} {'tile' if one['tiles'] == 1 else 'tiles'}"
         console.warn(f"label {one['label_id']} is not in the label map: {amount} are in no share; the first is {one['example']}")
 
 
+def _joined(left: Sequence[tuple[object, ...]], right: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:
+    return [(*a, *b) for a, b in zip(left, right, strict=True)]
+
+
 def _percent(share: float) -> str:
-    return f"{share:.2f}"
+    return f"{share:7.2f}"
+
+
+def _weight(value: float) -> str:
+    # NaN: the class does not occur.
+    return "        -" if math.isnan(value) else f"{value:9.3f}"

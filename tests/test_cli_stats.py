@@ -1,0 +1,120 @@
+"""`histoprep stats` on real files: what it prints, writes and warns of."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from histoprep import tables
+from histoprep.cli.stats import stats
+from histoprep.errors import HistoprepError, UsageError
+
+app = typer.Typer()
+app.command()(stats)
+
+
+def save_pair(root: Path, name: str, mask: np.ndarray | None) -> None:
+    rng = np.random.default_rng(len(name))
+    Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(root / f"{name}.jpg", quality=90)
+    if mask is not None:
+        Image.fromarray(mask).save(root / f"{name}_mask.png")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a data set of three tiles: half dermis and half background, all unknown, unlabelled."""
+    folder = tmp_path / "tiles"
+    folder.mkdir()
+    half = np.full((64, 64), 28, np.uint8)
+    half[:16] = 1
+    save_pair(folder, "a", half)
+    save_pair(folder, "bb", np.zeros((64, 64), np.uint8))
+    save_pair(folder, "ccc", None)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def run(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    if isinstance(result.exception, HistoprepError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_a_table_of_the_classes_and_three_files(root):
+    result = run(root, "--map", "label_map_5", "--workers", "1")
+    lines = result.stdout.splitlines()
+    assert lines[0] == "3 tiles: 1 conditional, 2 unconditional; 8,192 mask pixels"
+    rows = {tuple(line.split()[:2]): line.split() for line in lines if line[:1].isdigit()}
+    assert rows["1", "Background/Artifact"] is not None
+    assert any(line.split() == ["1", "Background/Artifact", "1,024", "12.50", "1", "1"] for line in lines)
+    assert any(line.split() == ["4", "Normal", "Tissue", "3,072", "37.50", "1", "1"] for line in lines)
+    assert any(line.split() == ["3", "Carcinoma", "-", "-", "-"] for line in lines), "no weight for a class that does not occur"
+    written = {path.name for path in (root.parent / "tiles.histoprep").iterdir()}
+    assert {"tiles.parquet", "stats.parquet", "stats.json", "pixel_class_percentages.png"} <= written
+    assert "pixel_class_percentages.png" in result.stderr
+    assert len(list(root.iterdir())) == 5, "nothing is written into the data set"
+
+
+def test_json_is_all_of_stdout_and_equals_the_file(root):
+    result = run(root, "--map", "label_map_10", "--format", "json")
+    printed = json.loads(result.stdout)
+    assert printed == json.loads((root.parent / "tiles.histoprep" / "stats.json").read_text())
+    assert printed["label_map"] == "label_map_10"
+    assert [one["pixels"] for one in printed["mapped"]["classes"]] == [4096, 1024, 0, 0, 3072, 0, 0, 0, 0, 0]
+
+
+def test_csv_has_the_rows_of_the_parquet_file(root):
+    result = run(root, "--format", "csv", "--by", "group", "--by", "pool", "--workspace", root.parent / "w")
+    rows = list(csv.DictReader(result.stdout.splitlines()))
+    opened, _ = tables.open_table(root.parent / "w" / "stats.parquet", kind="stats", schema_version="1.0")
+    table = tables.read_table(opened)
+    assert [int(row["pixels"]) for row in rows] == table["pixels"].to_pylist()
+    assert {row["by"] for row in rows} == {"all", "group", "pool"}
+    assert {row["labels"] for row in rows} == {"raw"}, "no label map was given"
+
+
+def test_a_label_map_in_the_data_set_is_used_and_unmapped_labels_are_told(root):
+    (root / "label_map_mine.yml").write_text("sources: {0: nothing, 28: dermis}\nclasses: {0: None, 1: Skin}\nmap: {nothing: None, dermis: Skin}\n")
+    result = run(root)
+    assert "Classes of label_map_mine" in result.stdout
+    assert "label 1 is not in the label map: 1,024 pixels in 1 tile" in result.stderr
+    assert "the first is a" in result.stderr
+    assert any(line.split() == ["1", "Skin", "3,072", "42.86", "1", "1"] for line in result.stdout.splitlines())
+
+
+def test_rows_that_are_not_counted_are_told(root):
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(root / "lost_mask.png")
+    result = run(root)
+    assert "1 rows not counted: orphan mask" in result.stderr
+
+
+def test_no_pixel_is_read_again(root):
+    first = run(root, "--map", "label_map_5").stdout
+    table = root.parent / "tiles.histoprep" / "tiles.parquet"
+    before = table.read_bytes()
+    # Same size and time, other pixels: a second reading would see them.
+    mask = root / "a_mask.png"
+    stat = mask.stat()
+    mask.write_bytes(b"x" * stat.st_size)
+    import os
+
+    os.utime(mask, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert run(root, "--map", "label_map_5").stdout == first
+    assert table.read_bytes() == before
+
+
+def test_wrong_options_are_refused(root):
+    with pytest.raises(UsageError):
+        run(root, "--map", "no_such_map")
+    with pytest.raises(UsageError):
+        run(root / "nowhere")
+    assert CliRunner().invoke(app, [str(root), "--by", "slide"]).exit_code == 2
