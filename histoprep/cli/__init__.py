@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 import traceback
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
@@ -30,14 +29,18 @@ COMMANDS = {
 }
 
 
+# Typer carries click inside or beside it, depending on its version; this is the base of all errors about options.
+_UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
 class _LazyGroup(TyperGroup):
     """Knows its commands by name and imports only the one that is called: start-up time matters."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 (click's signature)
         """Return the commands in the order of the work."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (click's signature)
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 (click's signature)
         """Return the command of that name, or None."""
         if cmd_name not in COMMANDS:
             return None
@@ -52,7 +55,7 @@ class _LazyGroup(TyperGroup):
         command.short_help = summary
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click's signature)
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 (click's signature)
         """Write the list of commands without importing any of them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry[2]) for name, entry in COMMANDS.items()])
@@ -88,12 +91,12 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     try:
         with stop_signals():
             return int(get_command(app).main(arguments, prog_name="histoprep", standalone_mode=False) or 0)
-    except click.exceptions.Exit as done:
+    except typer.Exit as done:
         return done.exit_code
-    except click.ClickException as error:
+    except _UsageError as error:
         error.show()
         return ExitCode.USAGE
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return _report(Interrupted("stopped; finished work was kept", hint="run the same command again to go on from there"), debug)
     except HistoprepError as error:
         return _report(error, debug)
