@@ -73,7 +73,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _global(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results, warnings and errors only.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001 (taken out by main)
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """From a folder of histology tiles and masks to a data set one can trust."""
@@ -82,8 +82,9 @@ def _global(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code; the only place that catches errors."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    sys.exit(run(arguments, debug="--debug" in arguments))
+    given = sys.argv[1:] if arguments is None else arguments
+    # Whoever adds it to a command that just failed adds it at the end.
+    sys.exit(run([one for one in given if one != "--debug"], debug="--debug" in given))
 
 
 def run(arguments: list[str], *, debug: bool = False) -> int:
