@@ -42,7 +42,7 @@ _NOTE = "scanner_notes.txt"
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """One defect: the code that the audit should report, the file, and what was done to it."""
+    """One defect: the code that the audit should report, the file it should name, and what was done to it."""
 
     code: str
     path: str
@@ -53,7 +53,7 @@ class Planted:
 class DemoPlan:
     """What is in a demo data set: its options, its slides (the groups) and the planted defects, in order of code and path.
 
-    Masks of unlabelled tiles are in `planted` too (HP102, HP406), though they are no faults.
+    Unlabelled tiles are in `planted` too (HP102, HP406), though they are no faults.
     """
 
     folder: Path
@@ -84,7 +84,7 @@ class _Tile:
 
 
 _FAULTS = {
-    "HP102": ("_mask.png", "no mask: nobody labelled this tile"),
+    "HP102": (".jpg", "no mask: nobody labelled this tile"),
     "HP202": (".jpg", "cut off after 60 % of its bytes"),
     "HP203": (".jpg", "a PNG that is called .jpg"),
     "HP401": ("_mask.png", "16 rows fewer than its image"),
