@@ -9,37 +9,42 @@ so that after a worker's death the file that killed it is known.
 from __future__ import annotations
 
 import contextlib
-import faulthandler
-import mmap
-import multiprocessing
 import os
-import signal
-import struct
-import sys
-import time
-import types
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import CancelledError, Executor, Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from histoprep.errors import HistoprepError, UsageError
+from histoprep.errors import ExitCode, HistoprepError, UsageError
+from histoprep.execution_marker import Marker, read_marker
+from histoprep.execution_signals import at_stop
+from histoprep.execution_workers import end_workers, start_pool
 
-_PRELOADED = ["histoprep.tile_table", "histoprep.measurer", "histoprep.remap", "histoprep.audit_pictures"]
-_IDLE = (1 << 64) - 1
+__all__ = ["Engine", "Marker", "Task", "WorkerError", "read_marker", "run_tasks"]
+
+_BLAMED = "its decoder ended the worker process, or took longer than the time limit"
+# Deaths of a process of its own, while it was at no item, after which a task is given up.
+_MAX_UNEXPLAINED = 3
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
+class WorkerError(HistoprepError):
+    """Work cannot be given to worker processes, or they end without a file to blame."""
+
+    exit_code = ExitCode.OUTPUT
+
+
 class Task(Protocol[R_co]):
     """A piece of work for one worker."""
 
-    marker: Path
+    @property
+    def marker(self) -> Path:
+        """Return the file in which the task tells what it is at."""
 
     def run(self) -> R_co:
         """Do the work and return something small."""
@@ -62,183 +67,137 @@ class Engine:
 
     @contextlib.contextmanager
     def executor(self, num_workers: int | None = None) -> Iterator[Executor]:
-        """Yield an executor; when left by an exception its workers are ended at once."""
+        """Yield an executor; when left by an exception its local workers are ended at once."""
         if self.scheduler:
-            with _dask_executor(self.scheduler) as remote:
+            with _dask(self.scheduler) as remote:
                 yield remote
             return
-        pool = ProcessPoolExecutor(num_workers or self.num_workers, mp_context=_Context(), initializer=_start_worker)
-        try:
-            yield pool
-        except BaseException:
-            _end_workers(pool)
-            raise
-        pool.shutdown()
+        with _starting():
+            pool = start_pool(num_workers or self.num_workers)
+        with at_stop(lambda: end_workers(pool)):
+            try:
+                yield pool
+            except BaseException:
+                end_workers(pool)
+                raise
+            pool.shutdown()
+
+    def num_under_way(self, executor: Executor) -> int:
+        """Return how many tasks `executor` should be given at once: those in work and as many again."""
+        remote = getattr(executor, "_client", None)
+        return 2 * (max(1, sum(remote.nthreads().values())) if remote else self.num_workers)
 
 
 @contextlib.contextmanager
-def _dask_executor(address: str) -> Iterator[Executor]:
+def _dask(address: str) -> Iterator[Executor]:
     try:
-        from distributed import Client  # noqa: PLC0415
+        from distributed import Client
     except ImportError as error:
         raise UsageError("--engine dask needs dask.distributed", hint="pip install 'histoprep-diffusion[cluster]'") from error
     try:
         client = Client(address, timeout="10s", set_as_default=False)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UsageError("no dask scheduler answers", path=address, seen=str(error), hint="start one with: dask scheduler") from error
     with client:
         # retries: a task whose worker died starts again on another.
         yield client.get_executor(retries=2, pure=False)
 
 
-def run_tasks(tasks: Iterable[Task[R]], engine: Engine) -> Iterator[R]:
+def run_tasks(tasks: Iterable[Task[R]], engine: Engine) -> Generator[R, None, None]:
     """Yield the results of `tasks` in their order, with a bounded number of them under way.
 
     When worker processes die, every task under way is run again, one at a time in a process
-    of its own; one that kills its process is run without the item it was at.
+    of its own. An item at which a process dies twice is left out: once may be bad luck, such as
+    the system's out-of-memory killer. Raises WorkerError when processes die for no such reason.
     """
     upcoming = iter(tasks)
     waiting: deque[tuple[Task[R], Future[R] | None]] = deque()
     while True:
         while waiting:
-            yield _run_carefully(waiting[0][0], engine)
+            yield _again(*waiting[0], engine)
             waiting.popleft()
         try:
             with engine.executor() as executor:
+                most = engine.num_under_way(executor)
                 for task in upcoming:
                     # In the queue before it is submitted: a pool that broke meanwhile refuses it.
                     waiting.append((task, None))
-                    waiting[-1] = (task, executor.submit(_run, task))
-                    if len(waiting) > 2 * engine.num_workers:
-                        yield _result(waiting[0][1])
+                    waiting[-1] = (task, _submit(executor, task))
+                    if len(waiting) > most:
+                        yield _result(*waiting[0], engine)
                         waiting.popleft()
                 while waiting:
-                    yield _result(waiting[0][1])
+                    yield _result(*waiting[0], engine)
                     waiting.popleft()
                 return
         except BrokenProcessPool:
             continue
 
 
-def _result(future: Future[R] | None) -> R:
-    assert future is not None  # noqa: S101 (for the type checker)
+def _submit(executor: Executor, task: Task[R]) -> Future[R]:
+    # A local pool starts its processes here.
+    with _starting():
+        return executor.submit(_run, task)
+
+
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        hint = "use fewer --workers, or raise the limits on processes and memory"
+        raise WorkerError("worker processes cannot be started", seen=reason, hint=hint) from error
+
+
+def _result(task: Task[R], future: Future[R] | None, engine: Engine) -> R:
+    assert future is not None
     try:
         return future.result()
+    except CancelledError as error:
+        raise WorkerError("the dask scheduler lost the work", path=engine.scheduler, seen=str(error), hint="run the same command again") from error
     except Exception as error:
-        if type(error).__name__ == "KilledWorker":
-            hint = "run without --engine dask: local workers name the file that ends them"
-            raise HistoprepError("a task ended several dask workers", seen=str(error), hint=hint) from error
-        raise
+        # Of dask: this task was under way whenever one of several workers died.
+        if type(error).__name__ != "KilledWorker":
+            raise
+        return _run_carefully(task, engine)
+
+
+def _again(task: Task[R], future: Future[R] | None, engine: Engine) -> R:
+    """Return the result of a task of a pool that broke, from before that if it was done."""
+    if future is not None and future.done() and not future.cancelled() and future.exception() is None:
+        return _result(task, future, engine)
+    return _run_carefully(task, engine)
 
 
 def _run_carefully(task: Task[R], engine: Engine) -> R:
-    blamed = -1
+    """Return the result of a task run alone in local processes, without the items that end them."""
+    local = replace(engine, num_workers=1, scheduler=None)
+    suspects = {read_marker(task.marker)}
+    left_out: set[int] = set()
+    unexplained = 0
     while True:
         # A stale marker must not be blamed for a death that came before the first item.
         task.marker.unlink(missing_ok=True)
         try:
-            with engine.executor(1) as executor:
-                return executor.submit(_run, task).result()
+            with local.executor(1) as executor:
+                return _submit(executor, task).result()
         except BrokenProcessPool as error:
             index = read_marker(task.marker)
-            if index is None or index == blamed:
-                raise HistoprepError(
-                    "a worker process ended before it could begin, twice or more",
-                    path=task.marker,
+            unexplained += index is None or index in left_out
+            if unexplained == _MAX_UNEXPLAINED:
+                raise WorkerError(
+                    "worker processes end while they are at no file",
+                    seen=f"{unexplained} times" if index is None else f"item {index} is left out, and they still end there",
                     hint="look for a message of the system's out-of-memory killer; use fewer --workers",
                 ) from error
-            blamed = index
-            task = task.without(index, "its decoder ended the worker process, or took longer than the time limit")
+        if index is None or index in left_out:
+            continue
+        if index in suspects:
+            left_out.add(index)
+            task = task.without(index, _BLAMED)
+        suspects.add(index)
 
 
 def _run(task: Task[R]) -> R:
     return task.run()
-
-
-class Marker:
-    """Tells from outside which item a task is at, and ends the process when one takes too long.
-
-    The time limit works even while a decoder holds the interpreter: it is a watchdog
-    thread in C. A file mapped into memory outlives the process.
-    """
-
-    def __init__(self, path: Path, time_limit_s: float) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(struct.pack("<Q", _IDLE))
-        with open(path, "r+b") as stream:
-            self._map = mmap.mmap(stream.fileno(), 8)
-        self._path = path
-        self._limit_s = time_limit_s
-        self._armed = 0.0
-        self._silent = open(os.devnull, "w")  # noqa: SIM115 (faulthandler needs it open)
-
-    def at(self, index: int) -> None:
-        """Say that item `index` begins."""
-        struct.pack_into("<Q", self._map, 0, index)
-        now = time.monotonic()
-        if now - self._armed > min(1.0, self._limit_s / 4):
-            faulthandler.dump_traceback_later(self._limit_s, exit=True, file=self._silent)
-            self._armed = now
-
-    def close(self) -> None:
-        """Say that the task is done."""
-        faulthandler.cancel_dump_traceback_later()
-        self._map.close()
-        self._silent.close()
-        self._path.unlink(missing_ok=True)
-
-
-def read_marker(path: Path) -> int | None:
-    """Return the item at which a task ended, or None when it had not begun."""
-    try:
-        (index,) = struct.unpack("<Q", path.read_bytes())
-    except (OSError, struct.error):
-        return None
-    return None if index == _IDLE else int(index)
-
-
-class _Worker(ForkServerProcess):
-    """A process that imports histoprep and nothing of the caller's script."""
-
-    @staticmethod
-    def _Popen(process_obj: Any) -> Any:  # noqa: N802 (the hook's name in multiprocessing)
-        # multiprocessing would import the caller's __main__ again in every worker.
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        try:
-            return ForkServerProcess._Popen(process_obj)  # type: ignore[attr-defined]
-        finally:
-            sys.modules["__main__"] = main
-
-
-class _Context(ForkServerContext):
-    Process = _Worker  # type: ignore[assignment]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.set_forkserver_preload(_PRELOADED)
-
-
-def _start_worker() -> None:
-    # The parent decides when to stop; a Ctrl-C reaches the whole process group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep decoded pictures' memory instead of returning it page by page (1.2x on masks)."""
-    import ctypes  # noqa: PLC0415
-
-    trim_threshold, mmap_threshold = -1, -3
-    with contextlib.suppress(AttributeError, OSError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 16 << 20)
-        libc.mallopt(trim_threshold, 64 << 20)
-
-
-def _end_workers(pool: ProcessPoolExecutor) -> None:
-    for process in list((pool._processes or {}).values()):
-        with contextlib.suppress(OSError):
-            process.kill()
-    pool.shutdown(wait=True, cancel_futures=True)

@@ -3,27 +3,56 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from histoprep.errors import Interrupted, Terminated
+
+_KEPT = "finished work was kept"
+_cleanups: list[Callable[[], None]] = []
+
+
+@contextlib.contextmanager
+def at_stop(cleanup: Callable[[], None]) -> Iterator[None]:
+    """Have `cleanup` called when the command stops by an error inside this block.
+
+    For what a suspended generator holds: it is closed only when the error's traceback is gone.
+    """
+    _cleanups.append(cleanup)
+    try:
+        yield
+    finally:
+        _cleanups.remove(cleanup)
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `Interrupted` and `Terminated` while a command runs."""
+    """Turn SIGINT and SIGTERM into `Interrupted` and `Terminated` while a command runs.
+
+    The first one lets the command clean up; the second ends the process at once, which
+    loses nothing either: everything on disk is whole, and workers leave with their parent.
+    """
+    stopped = False
 
     def stop(number: int, _: types.FrameType | None) -> None:
+        nonlocal stopped
+        name = signal.Signals(number).name
+        if stopped:
+            os.write(2, f"stopped at once by {name}; {_KEPT}\n".encode())
+            os._exit(128 + number)
+        stopped = True
         kind = Interrupted if number == signal.SIGINT else Terminated
-        raise kind(
-            f"stopped by {signal.Signals(number).name}; finished work was kept",
-            hint="run the same command again to go on from there",
-        )
+        raise kind(f"stopped by {name}; {_KEPT}", hint="run the same command again to go on from there")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except BaseException:
+        for cleanup in reversed(_cleanups[:]):
+            cleanup()
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
