@@ -1,0 +1,119 @@
+"""dataset.csv in both forms, as spreadsheets and scripts write it."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from histoprep.dataset_csv import DatasetCsv, write_dataset_csv
+from histoprep.errors import UsageError
+from histoprep.names import to_text
+
+
+def read(tmp_path: Path, text: str | bytes) -> DatasetCsv:
+    path = tmp_path / "dataset.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    found = DatasetCsv.find(tmp_path, None)
+    assert found
+    return found
+
+
+def test_without_a_header(tmp_path: Path) -> None:
+    table = read(tmp_path, "a.jpg,0 12\nb.jpg,\nc.jpg\n\n , \n")
+    assert table.header == ()
+    assert [table.labels(f"{name}.jpg") for name in "abcd"] == [("0", "12"), (), None, None]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,labels\na.jpg,0 12\n",
+        "Labels,File\n0 12,a.jpg\n",
+        "case,labels,name\n1,0 12,a.jpg\n",
+        "\ufeffimage,labels\r\na.jpg,0 12\r\n",
+        'image,labels\n"a.jpg","0  12"\n',
+        "image , labels\n a.jpg , 0 12 \n",
+        "tile,classes\n./a.jpg,0 12\n",
+        "what,labels\na,0 12\n",
+    ],
+)
+def test_with_a_header(tmp_path: Path, text: str) -> None:
+    table = read(tmp_path, text)
+    assert table.header and table.labels("a.jpg") == ("0", "12")
+    assert list(table.unseen()) == []
+
+
+def test_a_header_of_unknown_words_is_known_by_its_missing_suffix(tmp_path: Path) -> None:
+    table = read(tmp_path, "tile,case\na.jpg,one\n")
+    assert table.column("CASE")("a", "a.jpg") == "one"
+    assert table.labels("a.jpg") is None
+
+
+def test_names_without_suffix_need_no_header(tmp_path: Path) -> None:
+    table = read(tmp_path, "tile_1,0 12\ntile_2,3\n")
+    assert table.header == () and len(table.rows) == 2
+    assert table.labels("sub/tile_1.jpg") == ("0", "12")
+
+
+@pytest.mark.parametrize("name", ["sub/x.y.jpg", "x.y.jpg", "sub/x.y", "x.y"])
+def test_images_are_found_by_path_or_name(tmp_path: Path, name: str) -> None:
+    table = read(tmp_path, f"image,labels\n{name},7\nother.jpg,1\n")
+    assert table.labels("sub/x.y.jpg") == ("7",)
+    assert list(table.unseen()) == ["other.jpg"]
+
+
+def test_composed_and_decomposed_names_are_one(tmp_path: Path) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "ä.jpg") for form in ("NFC", "NFD"))
+    assert read(tmp_path, f"{nfc},1\n").labels(nfd) == ("1",)
+    assert read(tmp_path, f"{nfd},1\n").labels(nfc) == ("1",)
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    table = read(tmp_path, b"\xff.jpg,4\n")
+    assert table.labels(to_text(os.fsdecode(b"\xff.jpg"))) == ("4",)
+
+
+def test_empty_cells_give_no_group(tmp_path: Path) -> None:
+    table = read(tmp_path, "image,case\na.jpg,\nb.jpg\nc.jpg,x\n")
+    group = table.column("case")
+    assert [group("", f"{name}.jpg") for name in "abcd"] == [None, None, "x", None]
+    assert group("", None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("image,labels\na.jpg,1\na.jpg,2\n", "row 3 names an image for the second time"),
+        ("labels,image\n1,\n", "row 2 has no image name"),
+        ("labels,image\n1\n", "row 2 has no image name"),
+        ('image,labels\n"a.jpg,1\n', "cannot be read"),
+    ],
+)
+def test_tables_that_make_no_sense(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        read(tmp_path, text)
+    assert caught.value.path == str(tmp_path / "dataset.csv")
+
+
+def test_a_missing_table(tmp_path: Path) -> None:
+    assert DatasetCsv.find(tmp_path, None) is None
+    with pytest.raises(UsageError, match="No such file"):
+        DatasetCsv.find(tmp_path, tmp_path / "cases.csv")
+    with pytest.raises(UsageError, match="no column 'case'"):
+        read(tmp_path, "a.jpg,1\n").column("case")
+
+
+def test_an_empty_table(tmp_path: Path) -> None:
+    assert read(tmp_path, "").rows == {}
+
+
+def test_written_tables_read_back(tmp_path: Path) -> None:
+    odd = ["a,b.jpg", 'q"q.jpg', "Ü.jpg", to_text(os.fsdecode(b"\xff.jpg")), "line\nbreak.jpg", "=1+1.jpg", "image.jpg"]
+    write_dataset_csv(tmp_path / "dataset.csv", [(name, range(index)) for index, name in enumerate(odd)])
+    table = DatasetCsv.find(tmp_path, None)
+    assert table and [table.labels(name) for name in odd] == [tuple(map(str, range(index))) for index in range(len(odd))]
+    written = (tmp_path / "dataset.csv").read_bytes()
+    assert b"\xff.jpg" in written and b'"=1+1.jpg"' in written

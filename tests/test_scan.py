@@ -1,0 +1,476 @@
+"""Folders of real files, made in every way people lay them out, and what the scan says of them."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from histoprep.errors import UsageError
+from histoprep.layout import Layout
+from histoprep.listing import Issue, IssueKind, Pair, ScanOptions
+from histoprep.names import to_name, to_text
+from histoprep.scan import detect_layout, scan
+
+
+def make(root: Path, *paths: str) -> Path:
+    for path in paths:
+        where = Path(os.path.join(root, path))
+        where.parent.mkdir(parents=True, exist_ok=True)
+        where.write_bytes(b"")
+    return root
+
+
+def listed(root: Path, **options: object) -> tuple[list[Pair], list[Issue]]:
+    issues: list[Issue] = []
+    chosen = ScanOptions(**options)  # type: ignore[arg-type]
+    return list(scan(root, chosen, issues.append)), issues
+
+
+def files(root: Path, **options: object) -> list[tuple[str, str | None, str | None]]:
+    """(tile id, image, mask) of a folder in which nothing is odd."""
+    pairs, issues = listed(root, **options)
+    assert issues == []
+    return [(one.tile_id, one.image_path, one.mask_path) for one in pairs]
+
+
+def told(issues: list[Issue]) -> list[tuple[str, str]]:
+    return [(one.kind.value, one.path) for one in issues]
+
+
+# --- layouts -------------------------------------------------------------------------------
+
+
+def test_siblings(tmp_path: Path) -> None:
+    make(tmp_path, "b.jpg", "b_mask.png", "a.jpg", "a_mask.png", "c.tif", "sub/d.webp", "sub/d_mask.png", "lonely_mask.png")
+    assert files(tmp_path) == [
+        ("a", "a.jpg", "a_mask.png"),
+        ("b", "b.jpg", "b_mask.png"),
+        ("c", "c.tif", None),
+        ("lonely", None, "lonely_mask.png"),
+        ("sub/d", "sub/d.webp", "sub/d_mask.png"),
+    ]
+
+
+@pytest.mark.parametrize(("images", "masks"), [("images", "masks"), ("Images", "Labels"), ("imgs", "annotations"), ("tiles", "gt")])
+def test_folders_mirror_each_other(tmp_path: Path, images: str, masks: str) -> None:
+    make(tmp_path, f"{images}/a.jpg", f"{masks}/a.png", f"{images}/s1/b.jpg", f"{masks}/s1/b_mask.png", f"{images}/s2/c.jpg", f"{masks}/s3/d.png")
+    assert files(tmp_path) == [
+        (f"{images}/a", f"{images}/a.jpg", f"{masks}/a.png"),
+        (f"{images}/s1/b", f"{images}/s1/b.jpg", f"{masks}/s1/b_mask.png"),
+        (f"{images}/s2/c", f"{images}/s2/c.jpg", None),
+        (f"{masks}/s3/d", None, f"{masks}/s3/d.png"),
+    ]
+
+
+def test_folders_may_be_named(tmp_path: Path) -> None:
+    make(tmp_path, "HE/a.jpg", "truth/a.png")
+    assert files(tmp_path, images="HE", masks="truth") == [("HE/a", "HE/a.jpg", "truth/a.png")]
+    with pytest.raises(UsageError, match="--images and --masks"):
+        listed(tmp_path, layout=Layout.FOLDERS)
+
+
+def test_folders_below_splits_and_siblings_mixed(tmp_path: Path) -> None:
+    make(tmp_path, "train/images/a.jpg", "train/masks/a.png", "Test/b.jpg", "Test/b_mask.png", "other/c.jpg")
+    pairs, issues = listed(tmp_path)
+    assert issues == []
+    assert [(one.tile_id, one.split) for one in pairs] == [("Test/b", "test"), ("other/c", None), ("train/images/a", "train")]
+    assert [one.mask_path for one in pairs] == ["Test/b_mask.png", None, "train/masks/a.png"]
+
+
+def test_what_lies_beside_paired_folders_is_told(tmp_path: Path) -> None:
+    make(tmp_path, "images/a.jpg", "masks/a.png", "overview.png", "notes.txt", "map.yml", "dataset.csv", "thumbs/a.png")
+    pairs, issues = listed(tmp_path)
+    assert len(pairs) == 1
+    assert sorted(told(issues)) == [("unexpected", "notes.txt"), ("unexpected", "overview.png"), ("unexpected", "thumbs/")]
+
+
+def test_class_folders_with_and_without_split(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        make(tmp_path / "split", f"{split}/tumour/a{split}.png", f"{split}/stroma/deep/b{split}.png")
+    assert detect_layout(tmp_path / "split") is Layout.CLASS_FOLDERS
+    pairs, issues = listed(tmp_path / "split", layout=Layout.CLASS_FOLDERS)
+    assert issues == []
+    assert {(one.split, one.label) for one in pairs} == {(split, label) for split in ("train", "val", "test") for label in ("tumour", "stroma")}
+    make(tmp_path / "plain", "tumour/a.png", "stroma/b.png", "loose.png")
+    assert detect_layout(tmp_path / "plain") is Layout.AUTO
+    pairs, _ = listed(tmp_path / "plain", layout=Layout.CLASS_FOLDERS)
+    assert [(one.tile_id, one.split, one.label) for one in pairs] == [
+        ("loose", None, None),
+        ("stroma/b", None, "stroma"),
+        ("tumour/a", None, "tumour"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("paths", "layout"),
+    [
+        (["train/a.png", "test/b.png"], Layout.AUTO),
+        (["train/images/a.png", "train/masks/a.png"], Layout.AUTO),
+        (["train/x/a.png", "test/b.png"], Layout.AUTO),
+        (["train/x/a.png", "train/.hidden.png"], Layout.CLASS_FOLDERS),
+        (["a.png"], Layout.AUTO),
+    ],
+)
+def test_layout_detection(tmp_path: Path, paths: list[str], layout: Layout) -> None:
+    assert detect_layout(make(tmp_path, *paths)) is layout
+
+
+def test_only_siblings_when_asked(tmp_path: Path) -> None:
+    make(tmp_path, "images/a.jpg", "masks/a.png")
+    pairs, _ = listed(tmp_path, layout=Layout.SIBLING)
+    assert [one.image_path for one in pairs] == ["images/a.jpg", "masks/a.png"]
+
+
+# --- names ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "stem",
+    ["a.b.c", "TCGA-01.tiff-", "with space", " lead", "x'y\"z", "=1+1", "a\nb", "Überschnitt", "切片", "😀", "%41", "a\\b", "a_mask_b", "..", "-"],
+)
+def test_names_of_every_kind_pair(tmp_path: Path, stem: str) -> None:
+    make(tmp_path, f"{stem}.jpg", f"{stem}_mask.png")
+    hidden = stem.startswith(".")
+    assert files(tmp_path) == ([] if hidden else [(stem, f"{stem}.jpg", f"{stem}_mask.png")])
+
+
+def test_suffixes_of_either_case_pair(tmp_path: Path) -> None:
+    make(tmp_path, "a.JPG", "a_MASK.PNG", "B.Tiff", "b_mask.png")
+    assert files(tmp_path) == [("a", "a.JPG", "a_MASK.PNG"), ("B", "B.Tiff", "b_mask.png")]
+
+
+def test_composed_and_decomposed_names_pair(tmp_path: Path) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "Gewebe-ä") for form in ("NFC", "NFD"))
+    assert nfc != nfd
+    make(tmp_path, f"{nfc}.jpg", f"{nfd}_mask.png")
+    assert files(tmp_path) == [(nfc, f"{nfc}.jpg", f"{nfd}_mask.png")]
+
+
+def test_a_mask_suffix_of_ones_own(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "a-Öl.png", "_mask.png")
+    assert files(tmp_path, mask_suffix="-öl") == [("_mask", "_mask.png", None), ("a", "a.jpg", "a-Öl.png")]
+
+
+def test_a_name_that_is_only_the_suffix_is_an_image(tmp_path: Path) -> None:
+    assert files(make(tmp_path, "_mask.png")) == [("_mask", "_mask.png", None)]
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/\xff\xfe"
+    os.mkdir(folder)
+    for name in (b"a\xe4.jpg", b"a\xe4_mask.png", "\uef80.jpg".encode()):
+        os.close(os.open(folder + b"/" + name, os.O_CREAT))
+    pairs, issues = listed(tmp_path)
+    assert issues == [] and len(pairs) == 2
+    for one in pairs:
+        one.tile_id.encode()
+        assert os.path.isfile(os.path.join(tmp_path, to_name(one.image_path or "")))
+    assert pairs[0].mask_path and os.fsencode(to_name(pairs[0].mask_path)) == b"\xff\xfe/a\xe4_mask.png"
+
+
+def test_an_unlabelled_folder_that_is_not_utf_8(tmp_path: Path) -> None:
+    inside, outside = (Path(os.fsdecode(os.fsencode(tmp_path) + one)) for one in (b"/data/\xff", b"/\xfe"))
+    for folder in (inside, outside):
+        folder.mkdir(parents=True)
+        make(folder, "a.jpg", "junk.txt")
+    pairs, issues = listed(tmp_path / "data", unlabelled=(inside, outside))
+    assert [to_name(one.tile_id) for one in pairs] == [f"{inside.name}/a", f"{outside.name}/a"]
+    assert all(os.path.isfile(os.path.join(tmp_path / "data", to_name(one.image_path or ""))) for one in pairs)
+    assert all(os.path.isfile(os.path.join(tmp_path / "data", to_name(one.path))) for one in issues) and len(issues) == 2
+
+
+# --- collisions ----------------------------------------------------------------------------
+
+
+def test_two_images_of_one_key(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "a.png")
+    pairs, issues = listed(tmp_path)
+    assert [(one.tile_id, one.image_path) for one in pairs] == [("a", "a.jpg")]
+    assert told(issues) == [("duplicate-key", "a.jpg"), ("duplicate-key", "a.png")]
+
+
+def test_two_images_share_a_mask(tmp_path: Path) -> None:
+    make(tmp_path, "A.jpg", "a.jpg", "a_mask.png")
+    pairs, issues = listed(tmp_path)
+    assert [(one.tile_id, one.mask_path) for one in pairs] == [("A", None), ("a", "a_mask.png")]
+    assert told(issues) == [("ambiguous", "A.jpg"), ("ambiguous", "a.jpg")]
+
+
+def test_two_masks_of_one_image(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "a_mask.png", "a_mask.tif")
+    pairs, issues = listed(tmp_path)
+    assert [(one.tile_id, one.mask_path) for one in pairs] == [("a", "a_mask.png")]
+    assert told(issues) == [("ambiguous", "a_mask.png"), ("ambiguous", "a_mask.tif")]
+    make(tmp_path / "other", "images/b.jpg", "masks/b.png", "masks/b_mask.png")
+    pairs, issues = listed(tmp_path / "other")
+    assert len(pairs) == 1 and told(issues) == [("ambiguous", "masks/b.png"), ("ambiguous", "masks/b_mask.png")]
+
+
+def test_orphan_masks_of_one_key(tmp_path: Path) -> None:
+    make(tmp_path, "images/z.jpg", "masks/a.png", "masks/a_mask.png", "masks/A.tif")
+    pairs, issues = listed(tmp_path)
+    ids = [one.tile_id for one in pairs]
+    assert len(set(ids)) == len(ids) and "images/a" in ids and "images/A" in ids
+    assert told(issues) == [("duplicate-key", f"masks/{name}") for name in ("A.tif", "a.png", "a_mask.png")]
+
+
+def test_folders_that_differ_by_case_only(tmp_path: Path) -> None:
+    _, issues = listed(make(tmp_path, "Slide/a.jpg", "slide/a.jpg"))
+    assert told(issues) == [("duplicate-key", "slide")]
+
+
+# --- things that are not files --------------------------------------------------------------
+
+
+def test_links_pipes_and_loops(tmp_path: Path) -> None:
+    root = make(tmp_path / "data", "a.jpg", "sub/b.jpg", ".hidden/x.jpg")
+    make(tmp_path, "outside/c.jpg", "data2/d.jpg")
+    os.mkfifo(root / "pipe.png")
+    for name, target in {
+        "inside.jpg": root / "a.jpg",
+        "out.jpg": tmp_path / "outside" / "c.jpg",
+        "near.jpg": tmp_path / "data2" / "d.jpg",
+        "folder": root / "sub",
+        "up": root,
+        "nothing.jpg": root / "gone.jpg",
+        "loop.jpg": root / "loop.jpg",
+        "outfolder": tmp_path / "outside",
+    }.items():
+        (root / name).symlink_to(target)
+    pairs, issues = listed(root)
+    assert [one.image_path for one in pairs] == ["a.jpg", "inside.jpg", "sub/b.jpg"]
+    assert told(issues) == [
+        ("unexpected", name) for name in ("folder", "loop.jpg", "near.jpg", "nothing.jpg", "out.jpg", "outfolder", "pipe.png", "up")
+    ]
+    assert all(one.detail for one in issues)
+
+
+def test_a_root_that_is_a_link_is_followed(tmp_path: Path) -> None:
+    make(tmp_path / "real", "a.jpg", "a_mask.png")
+    (tmp_path / "real" / "b.jpg").symlink_to(tmp_path / "real" / "a.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert [one[0] for one in files(tmp_path / "link")] == ["a", "b"]
+
+
+def test_hidden_files_and_workspaces_are_passed_over(tmp_path: Path) -> None:
+    make(tmp_path, ".DS_Store", "._a.jpg", ".hp-12.tmp", ".git/a.jpg", "set.histoprep/masks-five/a.png", "a.jpg", "label_map_5.yml", "other.YAML")
+    assert files(tmp_path) == [("a", "a.jpg", None)]
+    _, issues = listed(make(tmp_path, "Thumbs.db", "no-suffix", "b.bmp"))
+    assert told(issues) == [("unexpected", name) for name in ("Thumbs.db", "b.bmp", "no-suffix")]
+
+
+def test_deep_nesting(tmp_path: Path) -> None:
+    here = os.getcwd()
+    depth = 3000
+    try:
+        os.chdir(tmp_path)
+        for level in range(depth):
+            os.mkdir("d")
+            if level in (0, 1500):
+                os.close(os.open("d/a.jpg", os.O_CREAT))
+            os.chdir("d")
+    finally:
+        os.chdir(here)
+    pairs, issues = listed(tmp_path)
+    assert [len(one.tile_id) for one in pairs] == [len("d/a"), len("d/" * 1501 + "a")]
+    assert [one.kind for one in issues] == [IssueKind.UNREADABLE]
+    assert "name too long" in issues[0].detail
+    subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)
+
+
+_AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from histoprep.scan import ScanOptions, scan
+from histoprep.errors import UsageError
+os.setgid(65534); os.setuid(65534)
+issues = []
+try:
+    pairs = list(scan(Path(sys.argv[1]), ScanOptions(), issues.append))
+except UsageError as error:
+    print("usage", error.what)
+else:
+    print([one.image_path for one in pairs], [(one.kind.value, one.path) for one in issues])
+"""
+
+
+def as_nobody(root: Path) -> str:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become nobody")
+    done = subprocess.run([sys.executable, "-c", _AS_NOBODY, str(root)], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+    if "PermissionError" in done.stderr and "setgid" in done.stderr:
+        pytest.skip("cannot drop privileges here")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "locked/b.jpg", "open/c.jpg")
+    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
+        folder.chmod(0o755)
+    (tmp_path / "locked").chmod(0o700)
+    assert as_nobody(tmp_path) == "['a.jpg', 'open/c.jpg'] [('unreadable', 'locked/')]"
+    tmp_path.chmod(0o711)
+    assert as_nobody(tmp_path) == "usage the folder cannot be listed: Permission denied"
+
+
+def test_a_root_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        listed(tmp_path / "nowhere")
+
+
+# --- unlabelled roots ------------------------------------------------------------------------
+
+
+def test_unlabelled_roots_inside_and_outside(tmp_path: Path) -> None:
+    root = make(tmp_path / "data", "a.jpg", "a_mask.png", "more/deep/b.jpg", "extra/own.jpg")
+    make(tmp_path / "extra", "c.jpg", "sub/d.jpg", "c_mask.png", "note.txt")
+    make(tmp_path / "again" / "extra", "e.jpg")
+    roots = (root / "more", root / "more" / "deep", tmp_path / "extra", tmp_path / "again" / "extra", tmp_path / "extra")
+    pairs, issues = listed(root, unlabelled=roots)
+    assert len({one.tile_id for one in pairs}) == len(pairs)
+    found = {one.tile_id: (one.image_path, one.unlabelled) for one in pairs}
+    assert found["a"] == ("a.jpg", False) and found["extra/own"] == ("extra/own.jpg", False)
+    assert found["more/deep/b"] == ("more/deep/b.jpg", True)
+    outside = {path for path, unlabelled in found.values() if unlabelled and path and path.startswith("/")}
+    assert outside == {f"{tmp_path}/extra/c.jpg", f"{tmp_path}/extra/sub/d.jpg", f"{tmp_path}/again/extra/e.jpg"}
+    assert told(issues) == [("unexpected", f"{tmp_path}/extra/note.txt"), ("unexpected", f"{tmp_path}/extra/c_mask.png")]
+
+
+def test_unlabelled_roots_have_no_class(tmp_path: Path) -> None:
+    root = make(tmp_path / "data", "train/x/a.jpg")
+    make(tmp_path / "more", "b.jpg")
+    pairs, _ = listed(root, layout=Layout.CLASS_FOLDERS, unlabelled=(tmp_path / "more",))
+    assert [(one.label, one.unlabelled) for one in pairs] == [("x", False), (None, True)]
+
+
+def test_unlabelled_roots_that_cannot_be(tmp_path: Path) -> None:
+    root = make(tmp_path / "data", "a.jpg")
+    with pytest.raises(UsageError, match="contains the data set"):
+        listed(root, unlabelled=(tmp_path,))
+    with pytest.raises(UsageError, match="contains the data set"):
+        listed(root, unlabelled=(root,))
+    with pytest.raises(UsageError, match="not a folder"):
+        listed(root, unlabelled=(root / "a.jpg",))
+
+
+# --- groups, labels, dataset.csv ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "groups"),
+    [
+        (r"^(?:.*/)?([^_]+)_", ["s1", "s2", None]),
+        (r"s\d", ["s1", "s2", None]),
+        (r"(x)?s", [None, None, None]),
+        ("folder", ["in", "in", "in/deep"]),
+        ("csv:case", ["one", None, "three"]),
+    ],
+)
+def test_groups(tmp_path: Path, how: str, groups: list[str | None]) -> None:
+    make(tmp_path, "in/s1_0.jpg", "in/s2_0.jpg", "in/deep/plain.jpg", "in/orphan_mask.png")
+    (tmp_path / "dataset.csv").write_text("image,case\ns1_0.jpg,one\nin/s2_0.jpg,\nplain,three\n")
+    pairs, issues = listed(tmp_path, group_by=how)
+    images = [one for one in pairs if one.image_path]
+    assert [one.group for one in images] == groups
+    assert told(issues) == [("unparsed", one.image_path) for one in images if one.group is None]
+
+
+def test_labels_by_pattern(tmp_path: Path) -> None:
+    pairs, _ = listed(make(tmp_path, "x/tumour-1.jpg"), label_by=r"/(\w+)-")
+    assert pairs[0].label == "tumour"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({"group_by": "("}, "regular expression"), ({"group_by": "csv:case"}, "table"), ({"label_by": "["}, "--label-by")]
+)
+def test_senseless_options(tmp_path: Path, options: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        listed(make(tmp_path, "a.jpg"), **options)
+
+
+def test_declared_labels_and_images_that_are_missing(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    (tmp_path / "dataset.csv").write_text("a.jpg,0 4\nb.jpg,\ngone.jpg,1\n")
+    pairs, issues = listed(tmp_path)
+    assert [one.declared_labels for one in pairs] == [("0", "4"), (), None]
+    assert told(issues) == [("csv-missing", "gone.jpg")]
+
+
+def test_a_table_of_another_name_is_expected(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg")
+    (tmp_path / "cases.csv").write_text("image,labels\na,1\n")
+    pairs, issues = listed(tmp_path, csv=tmp_path / "cases.csv")
+    assert pairs[0].declared_labels == ("1",) and issues == []
+
+
+# --- laws ------------------------------------------------------------------------------------
+
+NAMES = st.lists(
+    st.tuples(
+        st.sampled_from(["", "x/", "x/y/", "images/", "masks/", "images/s/", "masks/s/", "train/"]),
+        st.sampled_from(["a", "A", "b", "ä", "a\u0308", "c.d", "ß"]),
+        st.sampled_from(["", "_mask", "_MASK"]),
+        st.sampled_from([".jpg", ".PNG", ".tif", ".txt", ""]),
+    ),
+    max_size=30,
+    unique=True,
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(names=NAMES, seed=st.integers(0, 1000))
+def test_order_of_creation_does_not_matter_and_no_file_is_lost(
+    tmp_path_factory: pytest.TempPathFactory, names: list[tuple[str, str, str, str]], seed: int
+) -> None:
+    paths = ["".join(one) for one in names]
+    shuffled = random.Random(seed).sample(paths, len(paths))
+    first, second = (make(tmp_path_factory.mktemp("made"), *some) for some in (paths, shuffled))
+    pairs, issues = listed(first)
+    assert (pairs, issues) == listed(second)
+    ids = [one.tile_id for one in pairs]
+    assert len(set(ids)) == len(ids)
+    used = [path for one in pairs for path in (one.image_path, one.mask_path) if path]
+    assert len(set(used)) == len(used)
+    # Every file is in a pair, or something was said about it or about the folder it is in.
+    mentioned = {one.path for one in issues}
+    for path in paths:
+        assert path in used or any(path == one or path.startswith(one.rstrip("/") + "/") for one in mentioned), path
+
+
+def test_many_files_cost_little(tmp_path: Path, benchmark_time: Callable[[Callable[[], object]], float]) -> None:
+    for index in range(5000):
+        for name in (f"slide_{index:06}.jpg", f"slide_{index:06}_mask.png"):
+            os.close(os.open(tmp_path / name, os.O_CREAT | os.O_WRONLY))
+    naive = benchmark_time(lambda: sorted(path.name for path in tmp_path.rglob("*") if path.is_file()))
+    ours = benchmark_time(lambda: listed(tmp_path))
+    assert len(files(tmp_path)) == 5000
+    assert ours < naive
+
+
+@pytest.fixture
+def benchmark_time() -> Callable[[Callable[[], object]], float]:
+    import time
+
+    def measure(work: Callable[[], object]) -> float:
+        times = []
+        for _ in range(3):
+            start = time.process_time()
+            work()
+            times.append(time.process_time() - start)
+        return min(times)
+
+    return measure
+
+
+def test_text_of_prefixes_is_made_once() -> None:
+    assert to_text(to_text("\udcff")) != to_text("\udcff")
