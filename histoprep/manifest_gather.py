@@ -58,6 +58,8 @@ def gather(
         strata[here] = kinds.codes(conditional[here], derived.core[derived.usable], kept["label"])
         given[here] = _folder_splits(kept["split"])
         advance(chunk.num_rows)
+        # Worth 60 MB: Arrow keeps the memory of row groups that are gone.
+        pa.default_memory_pool().release_unused()
     excluded = {reason: int(count) for reason, count in zip(REASONS, reasons, strict=True) if count}
     if not end:
         raise UsageError("no tile can be used", seen=", ".join(f"{count} {reason}" for reason, count in excluded.items()) or "an empty tiles table")
@@ -65,9 +67,12 @@ def gather(
     kept_keys = tile_keys[: end if by_name else 0].copy()
     _refuse_twice(opened, tile_keys[:end], seed)
     del tile_keys
-    overlaps = crossing(images[:end], conditional[:end].astype(np.int8))
-    copy_rows, copy_keys = repeated(images[:end], pixels[:end])
-    del images, pixels
+    same_bytes = repeated(images[:end])
+    del images
+    overlaps = crossing(same_bytes[1], conditional[same_bytes[0]].astype(np.int8))
+    same_pixels = repeated(pixels[:end])
+    del pixels
+    copy_rows, copy_keys = (np.concatenate(pair) for pair in zip(same_bytes, same_pixels, strict=True))
     rows = SplitRows(names[:end], grouped[:end], copy_rows, copy_keys, strata[:end], *kinds.profiles())
     return Gathered(rows, given[:end], kept_keys, excluded, overlaps)
 

@@ -67,17 +67,15 @@ class SplitRows:
         return SplitRows(*kept, self.profiles, self.columns)
 
 
-def repeated(*keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows (int64 [m]) whose key, in any of the arrays (uint64 [n], 0 for none), occurs in several rows, and these keys."""
-    rows: list[np.ndarray] = []
-    for one in keys:
-        ordered = np.sort(one)
-        twice = np.unique(ordered[1:][(ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)])
-        del ordered
-        # In pieces: with ten million rows every whole temporary costs 80 MB.
-        pieces = [start + np.flatnonzero(_among(one[start : start + _PIECE], twice)) for start in range(0, len(one), _PIECE)]
-        rows.append(np.concatenate([np.zeros(0, dtype=np.int64), *pieces]))
-    return np.concatenate(rows), np.concatenate([one[index] for one, index in zip(keys, rows, strict=True)])
+def repeated(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows (int64 [m]) whose key (uint64 [n], 0 for none) occurs in several rows, and these keys (uint64 [m])."""
+    ordered = np.sort(keys)
+    twice = np.unique(ordered[1:][(ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)])
+    del ordered
+    # In pieces: with ten million rows every whole temporary costs 80 MB.
+    pieces = [start + np.flatnonzero(_among(keys[start : start + _PIECE], twice)) for start in range(0, len(keys), _PIECE)]
+    rows = np.concatenate([np.zeros(0, dtype=np.int64), *pieces])
+    return rows, keys[rows]
 
 
 def _among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:

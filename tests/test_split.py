@@ -44,7 +44,8 @@ def make_rows(tiles: list[Tile], num_classes: int, seed: int = 0, pixels: list[s
     profiles, strata = np.unique(member, axis=0, return_inverse=True)
     columns = ("conditional", "unconditional", *(f"class {index}" for index in range(num_classes)))
     names = np.where(groups != 0, groups, images)
-    return SplitRows(names, groups != 0, *repeated(images, same_pixels), strata.ravel().astype(np.int32), profiles, columns)
+    copies = (np.concatenate(pair) for pair in zip(repeated(images), repeated(same_pixels), strict=True))
+    return SplitRows(names, groups != 0, *copies, strata.ravel().astype(np.int32), profiles, columns)
 
 
 def random_tiles(count: int, num_groups: int, seed: int, copies: float = 0.05) -> list[Tile]:
