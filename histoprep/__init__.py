@@ -1,3 +1,88 @@
-"""HistoPrep: from a folder of histology tiles and masks to a data set one can trust."""
+"""HistoPrep: from a folder of histology tiles and masks to a data set one can trust.
+
+    import histoprep
+
+    report = histoprep.audit("folder", label_map="label_map_5")     # everything `histoprep audit` does but printing
+    for finding in report.findings:
+        print(finding.severity, finding.code, finding.count, finding.paths[:3])
+
+The names below are the public interface; each is imported when it is first used, so that `import histoprep` is cheap:
+
+- `audit`, `AuditOptions`, `Selection`, `Severity`, `Finding`, `Report`: what is wrong with a data set;
+- `ScanOptions`, `TableOptions`, `Workspace`, `ensure_tiles`: what is read, and where results are kept;
+- `LabelMap`, `load_label_map`, `find_label_map`: what masks' values stand for;
+- `compute_stats`, `open_manifest`: class shares, and the manifest of a workspace;
+- `HistoprepError`: the base of every error that is raised on purpose.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from histoprep.audit import AuditOptions, ensure_tiles
+    from histoprep.errors import HistoprepError
+    from histoprep.findings import Finding, Selection, Severity
+    from histoprep.labels import LabelMap, find_label_map, load_label_map
+    from histoprep.manifest import open_manifest
+    from histoprep.report import Report
+    from histoprep.scan import ScanOptions
+    from histoprep.stats import compute_stats
+    from histoprep.tile_options import TableOptions
+    from histoprep.workspace import Workspace
+
+__all__ = [
+    "AuditOptions",
+    "Finding",
+    "HistoprepError",
+    "LabelMap",
+    "Report",
+    "ScanOptions",
+    "Selection",
+    "Severity",
+    "TableOptions",
+    "Workspace",
+    "__version__",
+    "audit",
+    "compute_stats",
+    "ensure_tiles",
+    "find_label_map",
+    "load_label_map",
+    "open_manifest",
+]
+
+_HOMES = {
+    "AuditOptions": "audit",
+    "Finding": "findings",
+    "HistoprepError": "errors",
+    "LabelMap": "labels",
+    "Report": "report",
+    "ScanOptions": "scan",
+    "Selection": "findings",
+    "Severity": "findings",
+    "TableOptions": "tile_options",
+    "Workspace": "workspace",
+    "compute_stats": "stats",
+    "ensure_tiles": "audit",
+    "find_label_map": "labels",
+    "load_label_map": "labels",
+    "open_manifest": "manifest",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name, imported now."""
+    if name == "audit":
+        # The module has the name of its function, and can be called like it.
+        return import_module("histoprep.audit")
+    if name in _HOMES:
+        return getattr(import_module(f"histoprep.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'histoprep' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__

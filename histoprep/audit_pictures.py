@@ -16,7 +16,7 @@ from histoprep.findings import Finding
 from histoprep.labels import LabelMap
 from histoprep.report import wanted_pictures
 from histoprep.report.pictures import Picture, make_picture
-from histoprep.tile_table import absolute_path
+from histoprep.tile_listing import absolute_path
 from histoprep.workspace import Workspace
 
 _TIME_LIMIT_S = 60.0
@@ -48,7 +48,7 @@ class PictureTask:
         marker.close()
         return drawn
 
-    def without(self, index: int, reason: str) -> PictureTask:  # noqa: ARG002 (part of the protocol)
+    def without(self, index: int, reason: str) -> PictureTask:
         """Return the task that leaves one picture out."""
         return replace(self, left_out=(*self.left_out, index))
 
@@ -83,13 +83,13 @@ class PictureTask:
 
 def make_pictures(workspace: Workspace, evidence: Evidence, found: Iterable[Finding], engine: Engine) -> dict[str, Picture]:
     """Return pictures for the paths that the report shows, as far as they can be decoded."""
-    wanted = wanted_pictures(found)
+    wanted = set(wanted_pictures(found))
     overview = evidence.overview
     chosen = overview[overview.image_path.isin(wanted) | overview.mask_path.isin(wanted)]
-    tiles = []
+    tiles: list[tuple[str, str | None, str | None]] = []
     for image_path, mask_path in zip(chosen.image_path, chosen.mask_path, strict=True):
-        pair = tuple(path if isinstance(path, str) else None for path in (image_path, mask_path))
-        tiles += [(path, *pair) for path in pair if path is not None and path in set(wanted)]
+        image, mask = (path if isinstance(path, str) else None for path in (image_path, mask_path))
+        tiles += [(path, image, mask) for path in (image, mask) if path is not None and path in wanted]
     if not tiles:
         return {}
     label_map = evidence.label_map or evidence.raw_map

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 
 from histoprep.durable import write_json
@@ -43,6 +44,8 @@ def read_baseline(path: Path) -> Accepted:
 
 def apply_baseline(found: Iterable[Finding], accepted: Accepted) -> list[Finding]:
     """Return the findings with the accepted entries of each set apart, marked as known."""
+    if not accepted:
+        return list(found)
     result = []
     for one in found:
         is_known = [(one.code, one.subcode, path) in accepted for path in one.paths]
@@ -51,11 +54,6 @@ def apply_baseline(found: Iterable[Finding], accepted: Accepted) -> list[Finding
 
 
 def _part(whole: Finding, is_known: list[bool], *, known: bool) -> Finding:
-    kept = [index for index, flag in enumerate(is_known) if flag == known]
-    return replace(
-        whole,
-        count=len(kept),
-        paths=tuple(whole.paths[index] for index in kept),
-        details=tuple(whole.details[index] for index in kept),
-        known=known,
-    )
+    kept = [flag is known for flag in is_known]
+    paths, details = (tuple(compress(values, kept)) for values in (whole.paths, whole.details))
+    return replace(whole, count=len(paths), paths=paths, details=details, known=known)

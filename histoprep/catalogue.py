@@ -45,8 +45,8 @@ _ALL = (
     Rule(
         "HP105", "unparsed-name", _WARNING, _TILE,
         "The --group-by pattern does not match, so the tile has no group.",
-        "The file name follows another convention than the rest.",
-        "Widen the pattern, or give the groups in a CSV column with --group-by csv:COLUMN.",
+        "The name follows another convention than the rest, or the table has no row for it.",
+        "Widen the pattern; with csv:COLUMN, add the missing rows or correct the names in them.",
         _NONE,
     ),
     Rule(
@@ -116,7 +116,7 @@ _ALL = (
     # HP3: the image.
     Rule(
         "HP301", "wrong-size", _ERROR, _TILE,
-        "The image is not of the declared (--tile-size) or dominant size.",
+        "The image is not of the declared size (--tile-size), or else of that of at least half of the images.",
         "Tiles from the edge of a slide were not padded, or two exports were mixed.",
         "Crop or pad them, or train with an option that crops; see --tile-size.",
         _NONE,
@@ -137,7 +137,7 @@ _ALL = (
     ),
     Rule(
         "HP304", "blurry-image", _INFO, _TILE,
-        "The focus score lies far below the other tiles of its source.",
+        "The focus score lies far below those of the other tiles of its source.",
         "The scanner missed the focus there, or the tissue folds.",
         "Look at the examples; leave them out if they are out of focus.",
         _NONE,
@@ -151,7 +151,7 @@ _ALL = (
     ),
     Rule(
         "HP309", "exif-orientation", _WARNING, _TILE,
-        "The orientation tag is not 1, so that some readers turn the image away from its mask.",
+        "The orientation tag is 2 to 8, so that some readers turn the image away from its mask.",
         "The image went through a photo application.",
         "Write the pixels in the stored order and drop the tag.",
         _SAFE,
@@ -208,7 +208,7 @@ _ALL = (
     ),
     Rule(
         "HP410", "scaled-labels", _ERROR, _DATASET,
-        "All values are multiples of one number larger than 1, such as 0 and 255.",
+        "All values share a divisor that chance does not explain, such as 0 and 255, or 0, 20, 40 and 60.",
         "The mask was scaled for viewing.",
         "Divide by the factor named, at the source.",
         _NONE,
@@ -216,7 +216,7 @@ _ALL = (
     Rule(
         "HP412", "sixteen-bit-mask", _WARNING, _TILE,
         "The mask has 16 bits although all values are below 256.",
-        "The export used a wider type than needed; some readers cut such values in half without a word.",
+        "The export used a wider type than needed; readers that keep the upper 8 bits see nothing but 0.",
         "histoprep remap writes 8-bit masks.",
         _SAFE,
     ),
@@ -265,7 +265,7 @@ _ALL = (
     ),
     Rule(
         "HP507", "class-vanishes", _WARNING, _DATASET,
-        "A target class that no label in the data reaches.",
+        "A target class other than 0 that no label in the data reaches.",
         "The labels of that class are missing from this data set.",
         "Use a map without the class, or add data.",
         _NONE,
@@ -274,7 +274,7 @@ _ALL = (
         "HP508", "already-remapped", _ERROR, _DATASET,
         "The masks fit the target ids of the map and not its source ids: remapping would apply it twice.",
         "This folder holds masks that were remapped before.",
-        "Point histoprep at the original masks.",
+        "Point histoprep at the original masks; if these classes are what the map lists as its labels, ignore this.",
         _NONE,
     ),
     # HP6: copies.
@@ -338,28 +338,28 @@ _ALL = (
     # HP8: the classes.
     Rule(
         "HP801", "missing-class-in-split", _ERROR, _DATASET,
-        "A class has no core-present tile in a split.",
+        "A class other than 0 has no core-present tile in a split.",
         "The class is rare and the split did not look at it.",
         "Split again: histoprep manifest balances classes over splits.",
         _SAFE,
     ),
     Rule(
         "HP802", "rare-class", _WARNING, _DATASET,
-        "A class is core-present in fewer than 50 tiles or 3 groups.",
+        "A class other than 0 is core-present in fewer than 50 tiles or 3 groups; an info where no label map says what the classes are.",
         "The class is rare in the slides, or annotated rarely.",
         "Add data, or merge the class with another in the label map.",
         _NONE,
     ),
     Rule(
         "HP804", "spurious-class", _ERROR, _DATASET,
-        "A class is present in more than 3 times as many tiles as it is core-present in.",
+        "A class is present in more than 3 times as many tiles as it is core-present in, and in at least 5.",
         "Thin false rims: masks were saved with loss or resized with interpolation. A class that is thin by nature needs min_radius_px in the label map.",
-        "Look at the examples and restore the masks from a lossless source.",
+        "Restore the masks that HP409 names from a lossless source, and resize masks with nearest neighbour only.",
         _NONE,
     ),
     Rule(
         "HP805", "class-from-one-group", _WARNING, _DATASET,
-        "Over 80 % of a class comes from one group.",
+        "Over 80 % of a class other than 0 comes from one group.",
         "Only one slide or case shows it.",
         "Add groups; a model cannot tell this class from the look of that slide.",
         _NONE,

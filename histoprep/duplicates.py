@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,10 @@ import pyarrow as pa
 
 from histoprep.errors import BrokenFileError
 from histoprep.execution import Engine, Marker, run_tasks
+from histoprep.tile_listing import absolute_path
+
+if TYPE_CHECKING:
+    from histoprep.imageio import Header
 
 # Hashes of near duplicates differ in at most this many of their 64 bits.
 MAX_BITS_APART = 3
@@ -25,6 +30,8 @@ MIN_CORRELATION = 0.95
 MIN_CONTRAST = 4.0
 MAX_COMPARISONS = 20_000
 _MANY_TILES = 1_000_000
+# Pairs of hashes looked at in one band; about a second.
+_MAX_HASH_PAIRS = 30_000_000
 _PAIRS_A_TASK = 64
 _TIME_LIMIT_S = 120.0
 
@@ -39,7 +46,9 @@ SCHEMA = pa.schema(
     ]
 )
 
-COLUMNS = ("image_path", "mask_path", "image_digest", "image_hash", "luminance_digest", "contrast", "width_px", "height_px", "mask_digest", "mask_error")
+COLUMNS = (
+    "image_path", "mask_path", "image_digest", "image_hash", "luminance_digest", "contrast", "width_px", "height_px", "mask_digest", "mask_error",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,71 +64,91 @@ def find_candidates(tiles: pd.DataFrame) -> Candidates:
 
     Files of equal bytes are paired only when their masks differ in bytes, to compare the masks.
     """
-    images = tiles[tiles.luminance_digest.notna()].reset_index(drop=True)
-    first, second = _first_with_each(images, ["image_digest"])
-    masks_differ = (images.mask_digest[first].to_numpy() != images.mask_digest[second].to_numpy()) & _has_masks(images, first) & _has_masks(images, second)
-    found = [np.stack((first[masks_differ], second[masks_differ]), axis=1)]
-    # One image stands for all its exact copies from here on.
-    distinct = images.drop_duplicates("image_digest")
+    images = tiles[tiles.luminance_digest.notna() & tiles.image_hash.notna()].reset_index(drop=True)
+    has_mask = images.mask_digest.notna() & images.mask_error.isna()
+    labelled = images[has_mask]
+    first, second = _first_with_each(labelled, ["image_digest"])
+    differ = images.mask_digest[first].to_numpy() != images.mask_digest[second].to_numpy()
+    found = [np.stack((first, second), axis=1)[differ.astype(bool)]]
+    # One image stands for all its exact copies from here on: the first with a mask, so that masks can be compared.
+    distinct = images.loc[(~has_mask).sort_values(kind="stable").index].drop_duplicates("image_digest").sort_index()
     distinct = distinct[distinct.contrast >= MIN_CONTRAST]
     found.append(_pairs_of_equal(distinct, ["luminance_digest", "width_px", "height_px"]))
-    found.append(_near_pairs(distinct))
-    together = np.concatenate(found)
-    _, at = np.unique(together, axis=0, return_index=True)
-    unique = together[np.sort(at)]
-    paths = [(images.image_path[a], images.image_path[b], _text(images.mask_path[a]), _text(images.mask_path[b])) for a, b in unique[:MAX_COMPARISONS]]
-    return Candidates(tuple(paths), max(0, len(unique) - MAX_COMPARISONS))
+    near, num_unseen = _near_pairs(distinct)
+    unique = _unique_pairs(np.concatenate([*found, near]))
+    chosen = unique[:MAX_COMPARISONS]
+    sides = [images[name].iloc[chosen[:, side]] for name in ("image_path", "mask_path") for side in (0, 1)]
+    paths = [(a, b, _text(mask_a), _text(mask_b)) for a, b, mask_a, mask_b in zip(*sides, strict=True)]
+    return Candidates(tuple(paths), max(0, len(unique) - MAX_COMPARISONS) + num_unseen)
 
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _has_masks(images: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
-    return (images.mask_digest.notna() & images.mask_error.isna()).to_numpy()[rows]
+def _unique_pairs(pairs: np.ndarray) -> np.ndarray:
+    """Return the pairs, lower row first, each where it comes first."""
+    ordered = np.sort(pairs, axis=1)
+    _, at = np.unique(ordered[:, 0] << 32 | ordered[:, 1], return_index=True)
+    return ordered[np.sort(at)]
 
 
 def _first_with_each(images: pd.DataFrame, keys: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return (first row of a key, another row of it) for every row that is not the first."""
-    groups = images.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
+    again = images[images.duplicated(keys, keep=False)]
+    groups = again.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
     sizes = np.diff(starts, append=len(order))
     first = np.repeat(order[starts], sizes)
     other = first != order
-    rows = images.index.to_numpy()
+    rows = again.index.to_numpy()
     return rows[first[other]], rows[order[other]]
 
 
 def _pairs_of_equal(images: pd.DataFrame, keys: list[str]) -> np.ndarray:
-    return np.stack(_first_with_each(images, keys), axis=1) if len(images) else np.zeros((0, 2), np.int64)
+    return np.stack(_first_with_each(images, keys), axis=1)
 
 
-def _near_pairs(images: pd.DataFrame) -> np.ndarray:
-    """Return index pairs whose hashes differ in few bits.
+def _near_pairs(images: pd.DataFrame) -> tuple[np.ndarray, int]:
+    """Return index pairs whose hashes differ in few bits, and how many pairs of hashes were too many to look at.
 
-    Two hashes at most d bits apart agree in one of d + 1 bands of their bits, so only rows that
-    share a band are compared. Very large sets use two wide bands and one bit.
+    Of images with one hash each is paired with the first. Two hashes at most d bits apart agree in
+    one of d + 1 bands of their bits, so only hashes that share a band are compared. Very large
+    sets use two wide bands and one bit.
     """
-    apart = MAX_BITS_APART if len(images) <= _MANY_TILES else 1
-    hashes = images.image_hash.to_numpy(dtype=np.uint64)
-    rows = images.index.to_numpy()
+    equal = _pairs_of_equal(images, ["image_hash"])
+    distinct = images.drop_duplicates("image_hash")
+    hashes, rows = distinct.image_hash.to_numpy(dtype=np.uint64), distinct.index.to_numpy()
+    apart = MAX_BITS_APART if len(hashes) <= _MANY_TILES else 1
     width = 64 // (apart + 1)
-    found = [np.zeros((0, 2), np.int64)]
+    found, num_unseen = [equal], 0
     for band in range(apart + 1):
         keys = (hashes >> np.uint64(band * width)) & np.uint64((1 << width) - 1)
-        order = np.argsort(keys, kind="stable")
-        # Rows of one band stand side by side: compare each with the next, the one after it, ...
-        for step in range(1, len(order)):
-            same = keys[order[:-step]] == keys[order[step:]]
-            if not same.any():
-                break
-            a, b = order[:-step][same], order[step:][same]
-            near = np.bitwise_count(hashes[a] ^ hashes[b]) <= apart
-            found.append(np.sort(np.stack((rows[a[near]], rows[b[near]]), axis=1), axis=1))
-            if sum(len(pairs) for pairs in found) > MAX_COMPARISONS:
-                break
-    return np.concatenate(found)
+        pairs, unseen = _near_in_band(hashes, np.argsort(keys, kind="stable"), keys, apart)
+        found.append(rows[pairs])
+        num_unseen += unseen
+    return np.concatenate(found), num_unseen
+
+
+def _near_in_band(hashes: np.ndarray, order: np.ndarray, keys: np.ndarray, apart: int) -> tuple[np.ndarray, int]:
+    """Return positions [pairs, 2] of near hashes with one key, and how many pairs of one key were not looked at."""
+    found = [np.zeros((0, 2), np.int64)]
+    sizes = np.unique(keys, return_counts=True)[1]
+    unseen = int((sizes * (sizes - 1) // 2).sum())
+    budget = _MAX_HASH_PAIRS
+    # Hashes of one key stand side by side: compare each with the next, the one after it, ...
+    start, step = np.arange(len(order)), 0
+    while len(start) and budget > 0:
+        step += 1
+        start = start[start + step < len(order)]
+        start = start[keys[order[start]] == keys[order[start + step]]]
+        a, b = order[start], order[start + step]
+        near = np.bitwise_count(hashes[a] ^ hashes[b]) <= apart
+        found.append(np.stack((a[near], b[near]), axis=1))
+        unseen -= len(start)
+        budget -= len(start)
+    return np.concatenate(found), unseen
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +163,7 @@ class CompareTask:
     def run(self) -> pa.Table:
         """Return the comparisons of the pairs that could be made, as rows of `SCHEMA`."""
         marker = Marker(self.marker, _TIME_LIMIT_S)
-        rows = []
+        rows: list[dict[str, object]] = []
         for index, pair in enumerate(self.pairs):
             marker.at(index)
             if index not in self.left_out:
@@ -142,32 +171,52 @@ class CompareTask:
         marker.close()
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
-    def without(self, index: int, reason: str) -> CompareTask:  # noqa: ARG002 (part of the protocol)
+    def without(self, index: int, reason: str) -> CompareTask:
         """Return the task that leaves one pair uncompared; its files are reported by the tiles table."""
         return replace(self, left_out=(*self.left_out, index))
 
 
 def _compare(root: str, image_a: str, image_b: str, mask_a: str | None, mask_b: str | None) -> Iterator[dict[str, object]]:
+    """Yield the row of a pair that shows the same tissue; nothing for another, or when a file broke since it was measured."""
     from histoprep import imageio
-    from histoprep.tile_table import absolute_path
 
     try:
-        data = [Path(absolute_path(root, path)).read_bytes() for path in (image_a, image_b)]
-        headers = [imageio.read_header(one) for one in data]
-        small = [imageio.decode_luminance_eighth(one, header) for one, header in zip(data, headers, strict=True)]
-        alike = correlation(*small)
+        first, second = (_Picture.read(root, path) for path in (image_a, image_b))
+        alike = correlation(*(imageio.decode_luminance_eighth(one.data, one.header) for one in (first, second)))
         if alike < MIN_CORRELATION:
             return
-        equal = headers[0].width_px == headers[1].width_px and headers[0].height_px == headers[1].height_px
-        equal = equal and (data[0] == data[1] or bool(np.array_equal(*(imageio.decode_rgb(one, header) for one, header in zip(data, headers, strict=True)))))
+        equal = first.data == second.data or bool(np.array_equal(first.rgb(), second.rgb()))
         masks = None
         if equal and mask_a and mask_b:
-            contents = [Path(absolute_path(root, path)).read_bytes() for path in (mask_a, mask_b)]
-            masks = bool(np.array_equal(*(imageio.decode_mask(one, imageio.read_header(one)) for one in contents)))
+            masks = bool(np.array_equal(_Picture.read(root, mask_a).labels(), _Picture.read(root, mask_b).labels()))
     except (OSError, BrokenFileError):
-        # A file that changed or broke since it was measured; the next audit reports it.
         return
     yield {"image_a": image_a, "image_b": image_b, "equal_pixels": equal, "correlation": alike, "equal_masks": masks}
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """The bytes of a file and what its header says."""
+
+    data: bytes
+    header: Header
+
+    @classmethod
+    def read(cls, root: str, path: str) -> _Picture:
+        from histoprep import imageio
+
+        data = Path(absolute_path(root, path)).read_bytes()
+        return cls(data, imageio.read_header(data))
+
+    def rgb(self) -> np.ndarray:
+        from histoprep import imageio
+
+        return imageio.decode_rgb(self.data, self.header)
+
+    def labels(self) -> np.ndarray:
+        from histoprep import imageio
+
+        return imageio.decode_mask(self.data, self.header)
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -16,21 +16,41 @@ from pathlib import Path
 from typing import Any
 
 from histoprep.checks import Amounts
-from histoprep.errors import UsageError
-from histoprep.label_yaml import as_block, as_text, read_block, whole_number
+from histoprep.errors import LabelMapError, UsageError
+from histoprep.label_yaml import Block, as_block, as_text, read_block, whole_number
 
 _NAMES = tuple(field.name for field in fields(Amounts))
 
 
 def read_expectation(path: Path) -> dict[str, Any]:
     """Return the declared counts by name, `labels` a dict from label id to tiles; raises UsageError for anything else."""
+    try:
+        return _read(path)
+    except LabelMapError as error:
+        # The strict YAML reader was made for label maps and speaks of them.
+        what = error.what.replace("label map", "expectation file")
+        raise UsageError(what, path=error.path, seen=error.seen, expected=error.expected, hint=error.hint) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
     expected: dict[str, Any] = {}
     for key, value in read_block(path).items:
+        if key.value in expected:
+            raise UsageError("the expectation file declares a count twice", path=path, seen=key.value, hint="keep one line")
         if key.value == "labels":
-            labels = as_block(value, path, "labels").items
-            expected["labels"] = {whole_number(label, path, "a label id"): whole_number(as_text(n, path, "a count"), path, "a count") for label, n in labels}
+            expected["labels"] = _read_labels(as_block(value, path, "labels"), path)
         elif key.value in _NAMES:
             expected[key.value] = whole_number(as_text(value, path, key.value), path, key.value)
         else:
             raise UsageError("the expectation file declares an unknown count", path=path, seen=key.value, expected=", ".join((*_NAMES, "labels")))
     return expected
+
+
+def _read_labels(block: Block, path: Path) -> dict[int, int]:
+    labels: dict[int, int] = {}
+    for key, value in block.items:
+        label = whole_number(key, path, "a label id")
+        if label in labels:
+            raise UsageError("the expectation file declares a label twice", path=path, seen=label, hint="keep one line")
+        labels[label] = whole_number(as_text(value, path, "a count"), path, "a count")
+    return labels

@@ -5,6 +5,7 @@ The catalogue of rules is in `catalogue.py`; rules themselves in `checks/`.
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -125,8 +126,8 @@ def finding(
 class Selection:
     """Which codes count, and how much: `--select`, `--ignore` and `--severity`.
 
-    Entries of `select` and `ignore` are codes, prefixes (`HP4`) or rule names;
-    an empty `select` means all. `severity` maps the same keys to a severity.
+    Entries of `select` and `ignore` are codes, prefixes (`HP4`) or rule names, in which `*` stands for anything;
+    an empty `select` means all, and `ignore` goes before `select`. `severity` maps the same keys to a severity.
     """
 
     select: tuple[str, ...] = ()
@@ -137,7 +138,7 @@ class Selection:
         """Raise UsageError for an entry that names no rule."""
         for key in (*self.select, *self.ignore, *self.severity):
             if not any(_names(key, rule) for rule in rules):
-                raise UsageError(f"no rule is called {key!r}", hint="histoprep rules lists them all")
+                raise unknown_rule(key, rules)
 
     def keeps(self, rule: Rule) -> bool:
         """Return whether findings of `rule` are wanted."""
@@ -146,16 +147,33 @@ class Selection:
 
     def apply(self, found: Iterable[Finding]) -> list[Finding]:
         """Return the wanted findings with the user's severities, worst first, then by code."""
-        kept = [
-            replace(one, severity=self._severity(one)) for one in found if self.keeps(one.rule)
-        ]
+        kept = [replace(one, severity=self._severity(one)) for one in found if self.keeps(one.rule)]
         return sorted(kept, key=lambda one: (-one.severity.rank, one.code, one.subcode, one.where))
 
     def _severity(self, one: Finding) -> Severity:
-        # The most specific key wins: a whole code over a prefix of it.
+        # The most specific key wins: a rule's own code or name, then the longest prefix.
         keys = [key for key in self.severity if _names(key, one.rule)]
-        return self.severity[max(keys, key=len)] if keys else one.severity
+        best = max(keys, key=lambda key: (key.upper() == one.code or key.lower() == one.rule.name, len(key)), default=None)
+        return one.severity if best is None else self.severity[best]
+
+
+def rule_called(key: str, rules: Iterable[Rule]) -> Rule:
+    """Return the rule of that code or name, in any case; raises UsageError, with what was perhaps meant, when there is none."""
+    listed = list(rules)
+    for rule in listed:
+        if key.upper() == rule.code or key.lower() == rule.name:
+            return rule
+    raise unknown_rule(key, listed)
+
+
+def unknown_rule(key: str, rules: Sequence[Rule]) -> UsageError:
+    """Return the error for a key that names no rule."""
+    names = [one for rule in rules for one in (rule.name, rule.code)]
+    wanted = key.upper() if key.upper().startswith("HP") else key.lower()
+    near = difflib.get_close_matches(wanted[:100], names, n=1)
+    meant = f"; perhaps you meant {near[0]!r}" if near else ""
+    return UsageError(f"no rule is called {key!r}{meant}", hint="histoprep rules lists them all")
 
 
 def _names(key: str, rule: Rule) -> bool:
-    return rule.code.startswith(key.upper()) or fnmatch.fnmatchcase(rule.name, key)
+    return bool(key) and (rule.code.startswith(key.upper()) or fnmatch.fnmatchcase(rule.name, key.lower()))

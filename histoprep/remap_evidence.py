@@ -32,5 +32,5 @@ def already_remapped(label_map: LabelMap, tiles_by_label: Mapping[int, int], not
     beyond = sources - classes
     labelled = sum(tiles for value, tiles in tiles_by_label.items() if value)
     if 2 * len(beyond) > len(sources) and len(values - {0}) >= MIN_VALUES and labelled >= MIN_TILES:
-        return f"only the values {shown} occur, which are class ids of {label_map.name}; none of the {len(beyond)} source ids beyond them is ever seen"
+        return f"only the values {shown} occur, which are class ids of {label_map.name}; none of its {len(beyond)} other source ids does"
     return None

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from histoprep.catalogue import RULES
 from histoprep.findings import Finding, finding
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from histoprep.class_counts import Counts
 
 FAMILIES = ("listing", "files", "images", "masks", "label_maps", "duplicates", "leaks", "classes", "manifests")
+MAX_LISTED = 8
 # Columns of the tiles table that table rules see; a few short ones, so that millions of tiles fit.
 OVERVIEW_COLUMNS = (
     "tile_id", "group", "split", "label", "unlabelled", "image_path", "mask_path", "image_digest", "image_error", "image_format", "width_px",
@@ -34,15 +37,19 @@ OVERVIEW_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class CheckOptions:
-    """Thresholds a user may set."""
+    """Thresholds a user may set, and whether pixels were looked at at all."""
 
     min_area_px: int = 64
     tile_size_px: tuple[int, int] | None = None
+    headers_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """How many there are of each kind; also what an expectation file may declare."""
+    """How many there are of each kind; also what an expectation file may declare.
+
+    `zero_masks` are masks with an image that hold label 0 alone, `unreadable` counts images and masks.
+    """
 
     images: int = 0
     masks: int = 0
@@ -56,11 +63,11 @@ class Amounts:
 class Evidence:
     """Everything rules may look at.
 
-    `overview` has one row a tile with `OVERVIEW_COLUMNS` and `source`, which is the group or
-    else the folder. `issues` are kind, path, detail of the scan. `duplicates` are compared pairs
-    of images (see `duplicates.py`). `counts` are of the label map's classes, or of the raw labels
-    without a map; `label_counts` always of the raw labels, which `raw_map`
-    maps to themselves. `map_problems` are those of the map's file.
+    `overview` has one row a tile with `OVERVIEW_COLUMNS`, `source`, which is the group or else the folder, and
+    of each mask whether it holds label 0 alone (`zero`) or a label other than 0 (`foreground`). `issues` are kind,
+    path, detail of the scan. `duplicates` are compared pairs of images (see `duplicates.py`). `counts`
+    are of the label map's classes, or of the raw labels without a map; `label_counts` always of the raw
+    labels, which `raw_map` maps to themselves. `map_problems` are those of the map's file.
     """
 
     root: Path
@@ -88,7 +95,7 @@ class Evidence:
 class Chunk:
     """A piece of the tiles table: `tiles` without its lists, `labels` with one row a label of a tile.
 
-    `labels` has `row` (position in `tiles`), label_id, pixels, core_pixels, radius_px, regions, specks.
+    `labels` has `row` (position in `tiles`), label_id, pixels, core_pixels, radius_px, regions, specks, in order of row.
     """
 
     tiles: pd.DataFrame
@@ -105,22 +112,36 @@ class Chunk:
             labels[name.removeprefix("label_").replace("ids", "label_id")] = table[name].combine_chunks().flatten().to_numpy()
         return cls(tiles, pd.DataFrame(labels))
 
-    def tiles_with(self, chosen: pd.Series, column: str = "label_id") -> pd.Series:
-        """Return, for each tile with a chosen label, the values of `column` joined by commas; indexed by row."""
-        return self.labels[chosen].groupby("row")[column].agg(lambda values: ", ".join(str(value) for value in values))
+    def labels_named(self, chosen: pd.Series) -> pd.Series:
+        """Return "label 3" or "labels 3, 4 and 20 more" for each tile with a chosen label; indexed by row."""
+        picked = self.labels[chosen]
+        starts = np.flatnonzero(np.diff(picked.row, prepend=-1))
+        sizes = np.diff(starts, append=len(picked))
+        shown = np.arange(len(picked)) - np.repeat(starts, sizes) < MAX_LISTED
+        ends = np.concatenate(([0], np.cumsum(np.minimum(sizes, MAX_LISTED)))).astype(np.int32)
+        texts = pa.ListArray.from_arrays(ends, pa.array(picked.label_id[shown]).cast(pa.string()))
+        joined = pc.binary_join(texts, ", ").to_pylist()
+        rows = picked.row.to_numpy()[starts]
+        words = [_label_words(text, int(size)) for text, size in zip(joined, sizes, strict=True)]
+        return pd.Series(words, index=rows, dtype=object)
+
+
+def _label_words(text: str, size: int) -> str:
+    return f"label{'s' if size > 1 else ''} {text}" + (f" and {size - MAX_LISTED} more" if size > MAX_LISTED else "")
 
 
 RowRule = Callable[[Chunk, Evidence], Iterator[Finding]]
 TableRule = Callable[[Evidence], Iterator[Finding]]
-ROW_RULES: dict[str, RowRule] = {}
-TABLE_RULES: dict[str, TableRule] = {}
+ROW_RULES: dict[str, list[RowRule]] = {}
+TABLE_RULES: dict[str, list[TableRule]] = {}
 
 
 def row_rule(*codes: str) -> Callable[[RowRule], RowRule]:
     """Register a rule that looks at one chunk at a time and yields findings of `codes`."""
 
     def register(check: RowRule) -> RowRule:
-        ROW_RULES.update(dict.fromkeys(codes, check))
+        for code in codes:
+            ROW_RULES.setdefault(code, []).append(check)
         return check
 
     return register
@@ -130,7 +151,8 @@ def table_rule(*codes: str) -> Callable[[TableRule], TableRule]:
     """Register a rule that looks at the whole data set and yields findings of `codes`."""
 
     def register(check: TableRule) -> TableRule:
-        TABLE_RULES.update(dict.fromkeys(codes, check))
+        for code in codes:
+            TABLE_RULES.setdefault(code, []).append(check)
         return check
 
     return register
@@ -143,15 +165,22 @@ def load_rules() -> None:
 
 
 def nullable(kind: pa.DataType) -> Any:
-    """Return pandas' nullable type for an Arrow type, so that whole numbers with gaps stay whole numbers."""
+    """Return pandas' type for an Arrow type that keeps whole numbers whole and text text where values are missing."""
     if pa.types.is_integer(kind):
         return pd.UInt64Dtype() if pa.types.is_unsigned_integer(kind) else pd.Int64Dtype()
+    if pa.types.is_string(kind):
+        return pd.StringDtype("pyarrow")
     return pd.BooleanDtype() if pa.types.is_boolean(kind) else None
 
 
 def true(condition: Any) -> np.ndarray:
     """Return a condition as bool [rows]; unknown counts as false."""
-    return pd.Series(condition).fillna(False).to_numpy(dtype=bool, na_value=False)
+    return pd.array(condition, dtype="boolean").to_numpy(dtype=bool, na_value=False)
+
+
+def plural(number: int, noun: str) -> str:
+    """Return "1 region" or "2,000 regions"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def flag(
@@ -174,10 +203,19 @@ def flag(
     """
     rows = frame[true(chosen)]
     if len(rows):
-        items = [(str(row[path]), detail.format_map(row)) for row in rows.to_dict("records")]
+        items = zip(rows[path].tolist(), _filled(detail, rows), strict=True)
         yield finding(
             RULES[code], items, denominator=denominator, unit=unit, subcode=subcode, where=where, cause=cause, suggestion=suggestion
         )
+
+
+def _filled(template: str, rows: pd.DataFrame) -> Iterable[str]:
+    """Return the template filled in for each row; only the columns it names are touched."""
+    names = list(dict.fromkeys(name for _, name, _, _ in Formatter().parse(template) if name))
+    if not names:
+        return [template] * len(rows)
+    columns = (rows[name].tolist() for name in names)
+    return [template.format(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
 
 
 def merged(found: Iterable[Finding]) -> list[Finding]:
@@ -191,6 +229,6 @@ def merged(found: Iterable[Finding]) -> list[Finding]:
 def _joined(parts: list[Finding]) -> Finding:
     if len(parts) == 1:
         return parts[0]
-    items = sorted((item for part in parts for item in zip(part.paths, part.details, strict=True)))
+    items = sorted(item for part in parts for item in zip(part.paths, part.details, strict=True))
     paths, details = zip(*items, strict=True)
     return replace(parts[0], count=sum(part.count for part in parts), paths=paths, details=details)

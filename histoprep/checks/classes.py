@@ -1,31 +1,46 @@
-"""HP8: what the classes of the data set look like, overall and by split."""
+"""HP8: what the classes of the data set look like, overall and by split. Class 0, unknown, may be rare or missing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
 from histoprep.catalogue import RULES
-from histoprep.checks import Evidence, table_rule
-from histoprep.findings import Finding, finding
+from histoprep.checks import Evidence, plural, table_rule
+from histoprep.findings import Finding, Severity, finding
 
 MIN_TILES = 50
 MIN_GROUPS = 3
 SPURIOUS_RATIO = 3
+# A sliver at the edge of a few tiles is no pattern.
+SPURIOUS_MIN_TILES = 5
 MAX_GROUP_SHARE = 0.8
 MAX_SHIFT_POINTS = 5.0
+# In pixels of so few tiles every share is chance.
+SHIFT_MIN_TILES = 20
 
 
-def _named(evidence: Evidence, class_id: int) -> str:
-    if evidence.label_map is None:
-        return f"label {class_id}"
-    return f"class {class_id} {evidence.label_map.class_name(class_id)}"
+def _named(evidence: Evidence, class_id: object) -> str:
+    number = int(str(class_id))
+    return f"label {number}" if evidence.label_map is None else f"class {number} {evidence.label_map.class_name(number)}"
 
 
 def _sums(evidence: Evidence, *keys: str) -> pd.DataFrame:
     """Return tiles, core_tiles and pixels summed over everything but the keys."""
     return evidence.counts.classes.groupby(list(keys))[["tiles", "core_tiles", "pixels"]].sum()
+
+
+def _is_spurious(totals: pd.DataFrame) -> pd.Series:
+    return (totals.tiles >= SPURIOUS_MIN_TILES) & (totals.tiles > SPURIOUS_RATIO * totals.core_tiles)
+
+
+def _real_classes(evidence: Evidence) -> pd.DataFrame:
+    """Return the sums of the classes other than 0 that are no artefact (HP804)."""
+    totals = _sums(evidence, "class_id")
+    return totals[(totals.index != 0) & ~_is_spurious(totals)]
 
 
 def _splits(evidence: Evidence) -> list[str]:
@@ -37,62 +52,70 @@ def _splits(evidence: Evidence) -> list[str]:
 @table_rule("HP801")
 def missing_in_split(evidence: Evidence) -> Iterator[Finding]:
     """Yield classes that are core-present somewhere, but not in every split."""
-    splits = _splits(evidence)
-    core = _sums(evidence, "class_id", "split").core_tiles
-    classes = [one for one in sorted(core.index.get_level_values("class_id").unique()) if core[one].sum()]
+    splits, totals = _splits(evidence), _real_classes(evidence)
+    if len(splits) < 2:
+        return
+    totals = totals[totals.core_tiles > 0]
+    core = _sums(evidence, "class_id", "split").core_tiles.unstack(fill_value=0).reindex(index=totals.index, columns=splits, fill_value=0)
+    in_all = totals.core_tiles.tolist()
     items = [
-        (f"{_named(evidence, one)} in {split}", f"0 core-present tiles; {core[one].sum():,} elsewhere")
-        for one in classes
-        for split in splits
-        if len(splits) > 1 and not core.get((one, split), 0)
+        (f"{_named(evidence, totals.index[row])} in {splits[column]}", f"0 core-present tiles here, {in_all[row]:,} in all")
+        for row, column in np.argwhere(core.to_numpy() == 0)
     ]
     if items:
-        yield finding(RULES["HP801"], items, denominator=len(classes) * len(splits), unit="classes in splits")
+        yield finding(RULES["HP801"], items, denominator=core.size, unit="classes in splits")
 
 
 @table_rule("HP802")
 def rare(evidence: Evidence) -> Iterator[Finding]:
-    """Yield classes other than 0 with few core-present tiles or, where groups are known, few groups."""
-    totals = _sums(evidence, "class_id")
+    """Yield classes with few core-present tiles or, where groups are known, few groups.
+
+    Without a label map this is about raw labels, which a map may join: no more than an info.
+    """
+    totals = _real_classes(evidence)
     by_group = _sums(evidence, "class_id", "group").reset_index()
     by_group = by_group[(by_group.group != "") & (by_group.core_tiles > 0)]
-    groups = by_group.groupby("class_id").group.nunique()
+    groups = by_group.groupby("class_id").group.nunique().reindex(totals.index, fill_value=0)
+    few_groups, in_groups = (groups < MIN_GROUPS) & bool(len(by_group)), groups.to_dict()
+    chosen = totals[(totals.core_tiles < MIN_TILES) | few_groups]
     items = []
-    for class_id, row in totals.iterrows():
-        few_groups = len(by_group) and groups.get(class_id, 0) < MIN_GROUPS
-        if class_id != 0 and (row.core_tiles < MIN_TILES or few_groups):
-            shown = f", {groups.get(class_id, 0)} groups" if len(by_group) else ""
-            items.append((_named(evidence, int(class_id)), f"{row.core_tiles:,} core-present tiles{shown}"))
+    for class_id, tiles in chosen.core_tiles.items():
+        shown = f" in {plural(in_groups[class_id], 'group')}" if len(by_group) else ""
+        items.append((_named(evidence, class_id), f"{plural(int(tiles), 'core-present tile')}{shown}"))
     if items:
-        yield finding(RULES["HP802"], items, denominator=len(totals), unit="classes")
+        unit = "labels" if evidence.label_map is None else "classes"
+        found = finding(RULES["HP802"], items, denominator=len(_sums(evidence, "class_id")), unit=unit)
+        yield replace(found, severity=Severity.INFO) if evidence.label_map is None else found
 
 
 @table_rule("HP804")
 def spurious(evidence: Evidence) -> Iterator[Finding]:
     """Yield classes that are present in far more tiles than they are core-present in."""
     totals = _sums(evidence, "class_id")
+    chosen = totals[_is_spurious(totals)]
     items = [
-        (_named(evidence, int(class_id)), f"present in {row.tiles:,} tiles, core-present in {row.core_tiles:,}")
-        for class_id, row in totals.iterrows()
-        if row.tiles > SPURIOUS_RATIO * row.core_tiles
+        (_named(evidence, class_id), f"present in {plural(int(tiles), 'tile')}, core-present in {core:,}")
+        for class_id, tiles, core in zip(chosen.index, chosen.tiles, chosen.core_tiles, strict=True)
     ]
     if items:
-        yield finding(RULES["HP804"], items, denominator=len(totals), unit="classes")
+        unit = "labels" if evidence.label_map is None else "classes"
+        yield finding(RULES["HP804"], items, denominator=len(totals), unit=unit)
 
 
 @table_rule("HP805")
 def one_group(evidence: Evidence) -> Iterator[Finding]:
-    """Yield classes other than 0 of which one group holds nearly all pixels."""
-    pixels = _sums(evidence, "class_id", "group").pixels.reset_index()
+    """Yield classes of which one group holds nearly all pixels."""
     groups = evidence.counts.tiles.group
     if groups[groups != ""].nunique() < 2:
         return
-    items = []
-    for class_id, rows in pixels.groupby("class_id"):
-        top = rows.loc[rows.pixels.idxmax()]
-        share = top.pixels / max(1, rows.pixels.sum())
-        if class_id != 0 and top.group and share > MAX_GROUP_SHARE:
-            items.append((_named(evidence, int(class_id)), f"{share:.0%} of its pixels in {top.group}"))
+    pixels = _sums(evidence, "class_id", "group").pixels.reset_index()
+    total = pixels.groupby("class_id").pixels.transform("sum")
+    # At most one group can hold more than half.
+    chosen = pixels[(pixels.pixels > MAX_GROUP_SHARE * total) & (pixels.group != "") & pixels.class_id.isin(_real_classes(evidence).index)]
+    items = [
+        (_named(evidence, class_id), f"{own / whole:.0%} of its pixels in {group}")
+        for class_id, group, own, whole in zip(chosen.class_id, chosen.group, chosen.pixels, total[chosen.index], strict=True)
+    ]
     if items:
         yield finding(RULES["HP805"], items, denominator=pixels.class_id.nunique(), unit="classes")
 
@@ -100,15 +123,16 @@ def one_group(evidence: Evidence) -> Iterator[Finding]:
 @table_rule("HP806")
 def shifted(evidence: Evidence) -> Iterator[Finding]:
     """Yield classes whose share of the pixels differs between two splits, in percentage points."""
-    splits = _splits(evidence)
-    pixels = _sums(evidence, "class_id", "split").pixels.unstack(fill_value=0).reindex(columns=splits, fill_value=0)
+    tiles = evidence.counts.tiles.groupby("split").tiles.sum()
+    splits = [split for split in _splits(evidence) if tiles[split] >= SHIFT_MIN_TILES]
     if len(splits) < 2:
         return
+    pixels = _sums(evidence, "class_id", "split").pixels.unstack(fill_value=0).reindex(columns=splits, fill_value=0)
     shares = 100.0 * pixels / pixels.sum().clip(lower=1)
-    items = []
-    for class_id, row in shares.iterrows():
-        if row.max() - row.min() > MAX_SHIFT_POINTS:
-            shown = ", ".join(f"{split} {share:.1f} %" for split, share in row.items())
-            items.append((_named(evidence, int(str(class_id))), shown))
+    far = shares[shares.max(axis=1) - shares.min(axis=1) > MAX_SHIFT_POINTS]
+    items = [
+        (_named(evidence, class_id), ", ".join(f"{split} {share:.1f} %" for split, share in zip(splits, row, strict=True)))
+        for class_id, row in zip(far.index, far.to_numpy(), strict=True)
+    ]
     if items:
         yield finding(RULES["HP806"], items, denominator=len(shares), unit="classes")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from histoprep.catalogue import RULES
-from histoprep.checks import Chunk, Evidence, flag, row_rule, table_rule
+from histoprep.checks import Chunk, Evidence, flag, row_rule, table_rule, true
 from histoprep.findings import Finding, finding
 
 # Standard deviation of 8-bit luminance at 1/8 size below which a tile shows nothing.
@@ -18,44 +18,62 @@ MAX_BACKGROUND_SHARE = 0.95
 BLUR_DEVIATIONS = 4.0
 BLUR_MIN_TILES = 30
 MAD_TO_DEVIATION = 1.4826
+# Below one squared grey value the focus score is rounding noise.
+MIN_FOCUS = 1.0
+# A size is the right one when at least this share of the images has it.
+DOMINANT_SHARE = 0.5
 # Settings that differ by less than this are the same camera and software at work.
 DRIFT_QUALITY_STEPS = 3
 CLASS_ASSOCIATION = 0.5
 CLASS_MIN_TILES = 30
+LOSSLESS = "PNG or TIFF"
 _MODE_SUBCODES = {
     "L": "grayscale", "1": "grayscale", "LA": "alpha", "RGBA": "alpha", "PA": "alpha", "CMYK": "cmyk", "P": "palette",
-    "I;16": "sixteen-bit", "I;16B": "sixteen-bit", "I": "sixteen-bit", "F": "float",
+    "I;16": "sixteen-bit", "I;16B": "sixteen-bit", "I;16L": "sixteen-bit", "I": "sixteen-bit", "RGB": "sixteen-bit", "F": "float",
 }  # fmt: skip
 
 
 @table_rule("HP301")
 def wrong_size(evidence: Evidence) -> Iterator[Finding]:
-    """Yield images that are not of the declared size, or of the most common one."""
+    """Yield images that are not of the declared size or, without one, of the size that at least half of them have.
+
+    Where no size is that common none is right or wrong: one finding says so of all images.
+    """
     images = evidence.images[evidence.images.width_px.notna()]
     if images.empty:
         return
     if evidence.options.tile_size_px:
-        width, height = evidence.options.tile_size_px
-        expected = "declared"
+        (width, height), expected = evidence.options.tile_size_px, "declared"
     else:
-        width, height = images.groupby(["width_px", "height_px"]).size().idxmax()
+        sizes = images.groupby(["width_px", "height_px"]).size()
+        width, height = sizes.index[int(sizes.to_numpy().argmax())]
         expected = "most tiles"
+        if sizes.max() < DOMINANT_SHARE * len(images):
+            yield from _no_common_size(images, len(sizes))
+            return
     chosen = (images.width_px != width) | (images.height_px != height)
     detail = f"{{width_px}}x{{height_px}}, {expected} {width}x{height}"
     yield from flag("HP301", images, chosen, "image_path", detail, denominator=len(images), unit="images")
+
+
+def _no_common_size(images: pd.DataFrame, num_sizes: int) -> Iterator[Finding]:
+    yield from flag(
+        "HP301", images, images.width_px.notna(), "image_path", "{width_px}x{height_px}", denominator=len(images), unit="images",
+        subcode="no-common-size",
+        cause=f"There are {num_sizes:,} sizes, and none is that of half of the images.",
+        suggestion="Cut all tiles to one size, or say with --tile-size which one is right.",
+    )  # fmt: skip
 
 
 @row_rule("HP302")
 def wrong_mode(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield images that are not 8-bit RGB, by the kind of mode."""
     tiles = chunk.tiles
-    subcodes = tiles.image_mode.map(lambda mode: _MODE_SUBCODES.get(mode, "other"), na_action="ignore")
-    subcodes = subcodes.mask(tiles.image_bit_depth > 8, "sixteen-bit")
     wrong = tiles.image_mode.notna() & ((tiles.image_mode != "RGB") | (tiles.image_bit_depth != 8))
-    for subcode in subcodes[wrong.fillna(False)].unique():
-        chosen = wrong & (subcodes == subcode)
-        detail = "{image_mode}, {image_bit_depth} bits a channel"
-        yield from flag("HP302", tiles, chosen, "image_path", detail, denominator=evidence.amounts.images, unit="images", subcode=subcode)
+    modes = tiles.image_mode.where(wrong)
+    for mode in modes.dropna().unique():
+        subcode, detail = _MODE_SUBCODES.get(mode, "other"), "{image_mode}, {image_bit_depth} bits a channel"
+        yield from flag("HP302", tiles, modes == mode, "image_path", detail, denominator=evidence.amounts.images, unit="images", subcode=subcode)
 
 
 @row_rule("HP303")
@@ -74,37 +92,45 @@ def blurry(evidence: Evidence) -> Iterator[Finding]:
     Blank tiles are no measure of focus and are left out; a source needs `BLUR_MIN_TILES` others.
     """
     images = evidence.images
-    images = images[(images.contrast >= BLANK_CONTRAST) & (images.focus > 0)]
-    log_focus = np.log(images.focus.astype(float))
+    images = images[(images.contrast >= BLANK_CONTRAST) & images.focus.notna()]
+    log_focus = pd.Series(np.log(images.focus.astype(float).clip(lower=MIN_FOCUS).to_numpy()), index=images.index)
     by_source = log_focus.groupby(images.source)
     median = by_source.transform("median")
     deviation = MAD_TO_DEVIATION * (log_focus - median).abs().groupby(images.source).transform("median")
     chosen = (log_focus < median - BLUR_DEVIATIONS * deviation) & (deviation > 0) & (by_source.transform("size") >= BLUR_MIN_TILES)
     shown = images.assign(usual=np.exp(median))
-    yield from flag("HP304", shown, chosen, "image_path", "focus {focus:.0f}, its source {usual:.0f}", denominator=len(images), unit="images")
+    detail = "focus {focus:.0f}, median of its source {usual:.0f}"
+    yield from flag("HP304", shown, chosen, "image_path", detail, denominator=len(images), unit="images")
 
 
 @table_rule("HP308")
 def compression_drift(evidence: Evidence) -> Iterator[Finding]:
     """Yield sources whose JPEG settings differ from most, and settings that give the class away."""
     images = evidence.images[evidence.images.image_format.notna()]
-    settings = images.image_format.astype(str).mask(
-        images.jpeg_quality.notna(), "JPEG quality " + images.jpeg_quality.astype(str) + ", " + images.jpeg_subsampling.fillna("").astype(str)
-    )
+    quality = "JPEG quality " + images.jpeg_quality.astype("string") + ", " + images.jpeg_subsampling.fillna("no chroma")
+    other = images.image_format.map({"png": LOSSLESS, "tiff": LOSSLESS, "webp": "WebP", "jpeg": "JPEG"}).astype("string")
+    settings = quality.fillna(other)
     yield from _drifted_sources(images, settings)
     yield from _telling_settings(images, settings)
 
 
 def _drifted_sources(images: pd.DataFrame, settings: pd.Series) -> Iterator[Finding]:
-    usual = pd.DataFrame({"source": images.source, "settings": settings, "quality": images.jpeg_quality, "chroma": images.jpeg_subsampling})
-    by_source = usual.groupby("source").agg(lambda values: values.mode().iloc[0] if values.notna().any() else None).reset_index()
+    """Yield the sources whose most common settings are not those of most sources (of most images when that is even)."""
+    usual = pd.DataFrame({
+        "source": images.source, "settings": settings, "quality": images.jpeg_quality.astype("Float64"), "chroma": images.jpeg_subsampling,
+    })  # fmt: skip
+    groups = usual.groupby(["source", "settings"], as_index=False)
+    sizes = groups.agg(size=("settings", "size"), quality=("quality", "first"), chroma=("chroma", "first"))
+    by_source = sizes.sort_values(["size", "settings"], ascending=[False, True]).drop_duplicates("source").sort_values("source")
     if len(by_source) < 2:
         return
-    common = by_source.loc[by_source.settings == by_source.settings.mode().iloc[0]].iloc[0]
-    far = (by_source.quality.astype("Float64") - float(common.quality)).abs() >= DRIFT_QUALITY_STEPS if pd.notna(common.quality) else by_source.quality.notna()
-    chosen = far.fillna(True) | (by_source.chroma.fillna("") != (common.chroma if pd.notna(common.chroma) else ""))
+    rank = by_source.groupby("settings").agg(sources=("size", "size"), images=("size", "sum")).sort_values(["sources", "images"], ascending=False)
+    common = by_source[by_source.settings == rank.index[0]].iloc[0]
+    near = (by_source.quality - common.quality).abs() < DRIFT_QUALITY_STEPS if pd.notna(common.quality) else by_source.quality.isna() & False
+    same_chroma = by_source.chroma.fillna("") == (common.chroma if pd.notna(common.chroma) else "")
+    alike = true(by_source.settings == common.settings) | true(near & same_chroma)
     detail = f"{{settings}}; most sources {common.settings}"
-    yield from flag("HP308", by_source, chosen, "source", detail, denominator=len(by_source), unit="sources", subcode="between-sources")
+    yield from flag("HP308", by_source, ~alike, "source", detail, denominator=len(by_source), unit="sources", subcode="between-sources")
 
 
 def _telling_settings(images: pd.DataFrame, settings: pd.Series) -> Iterator[Finding]:
@@ -113,29 +139,35 @@ def _telling_settings(images: pd.DataFrame, settings: pd.Series) -> Iterator[Fin
         return
     table = pd.crosstab(images.label[labelled], settings[labelled])
     strength = cramers_v(table.to_numpy())
-    if min(table.shape) > 1 and strength > CLASS_ASSOCIATION:
-        items = [(str(label), f"mostly {row.idxmax()} ({row.max() / row.sum():.0%})") for label, row in table.iterrows()]
+    if strength > CLASS_ASSOCIATION:
+        usual, share = table.idxmax(axis=1), table.max(axis=1) / table.sum(axis=1)
+        items = [(str(label), f"mostly {usual[label]} ({share[label]:.0%})") for label in table.index]
         cause = f"File settings tell the class (Cramer's V {strength:.2f}, 1 is certainty): classes were exported separately."
         yield finding(RULES["HP308"], items, denominator=len(table), unit="classes", subcode="predicts-class", cause=cause)
 
 
 def cramers_v(table: np.ndarray) -> float:
-    """Return the association of two categories in [0, 1] from their counts [rows, columns].
+    """Return the association of two categories in [0, 1] from their counts [rows, columns], free of the bias of small samples.
 
-    V = sqrt(chi^2 / (n (min(rows, columns) - 1))). Source: H. Cramer, Mathematical Methods of Statistics, 1946.
+    V = sqrt(phi^2 / (min(rows, columns) - 1)) with phi^2 = chi^2 / n, each corrected for what independent
+    categories would give. Source: W. Bergsma, J. Korean Stat. Soc. 42 (2013) 323, equations 5 to 7.
     """
     total = table.sum()
-    smaller = min(table.shape) - 1
-    if not total or smaller < 1:
+    if total < 2 or min(table.shape) < 2:
         return 0.0
     expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / total
-    chi_squared = ((table - expected) ** 2 / np.where(expected > 0, expected, 1)).sum()
-    return float(np.sqrt(chi_squared / (total * smaller)))
+    phi_squared = ((table - expected) ** 2 / np.where(expected > 0, expected, 1)).sum() / total
+    rows, columns = table.shape
+    by_chance = (rows - 1) * (columns - 1) / (total - 1)
+    corrected = [size - (size - 1) ** 2 / (total - 1) for size in (rows, columns)]
+    smaller = min(corrected) - 1
+    return float(np.sqrt(max(0.0, phi_squared - by_chance) / smaller)) if smaller > 0 else 0.0
 
 
 @row_rule("HP309")
 def turned(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield images that some readers turn by their EXIF orientation."""
     tiles = chunk.tiles
-    chosen = tiles.exif_orientation.notna() & (tiles.exif_orientation != 1)
+    # Readers ignore what the standard does not define.
+    chosen = tiles.exif_orientation.between(2, 8)
     yield from flag("HP309", tiles, chosen, "image_path", "orientation {exif_orientation}", denominator=evidence.amounts.images, unit="images")

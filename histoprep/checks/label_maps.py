@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+import pandas as pd
+
 from histoprep.catalogue import RULES
-from histoprep.checks import Chunk, Evidence, row_rule, table_rule
+from histoprep.checks import MAX_LISTED, Chunk, Evidence, row_rule, table_rule
 from histoprep.findings import Finding, finding
+from histoprep.names import to_text
 
 
 @row_rule("HP501")
@@ -14,31 +18,42 @@ def unmapped(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield the masks that hold a value the map does not list."""
     if evidence.label_map is None:
         return
-    labels = chunk.labels
-    unknown = labels[~labels.label_id.isin(list(evidence.label_map.mapping))]
-    paths = chunk.tiles.mask_path
-    items = [
-        (str(paths[row]), ", ".join(f"value {label}: {pixels:,} px" for label, pixels in zip(found.label_id, found.pixels, strict=True)))
-        for row, found in unknown.groupby("row")
-    ]
-    if items:
-        values = ", ".join(str(value) for value in sorted(unknown.label_id.unique())[:10])
-        suggestion = f"Add the values ({values}) to {evidence.label_map.name}, or remap with --on-unmapped unknown."
-        yield finding(RULES["HP501"], items, denominator=evidence.amounts.masks, unit="masks", suggestion=suggestion)
+    known = list(evidence.label_map.mapping)
+    unknown = chunk.labels[~chunk.labels.label_id.isin(known)]
+    if unknown.empty:
+        return
+    # Pieces of one table must give one finding, so the values are those of the whole data set.
+    everywhere = sorted({int(one) for one in evidence.label_counts.classes.class_id} - set(known)) or sorted(set(unknown.label_id))
+    values = ", ".join(str(value) for value in everywhere[:MAX_LISTED]) + (", ..." if len(everywhere) > MAX_LISTED else "")
+    suggestion = f"Add the values ({values}) to {evidence.label_map.name}, or remap with --on-unmapped unknown."
+    items = zip(chunk.tiles.mask_path.iloc[unknown.row.unique()].tolist(), _amounts(unknown), strict=True)
+    yield finding(RULES["HP501"], items, denominator=evidence.amounts.masks, unit="masks", suggestion=suggestion)
+
+
+def _amounts(labels: pd.DataFrame) -> list[str]:
+    """Return "value 200: 1,024 px, ..." for each tile with such labels, in order."""
+    texts = [f"value {label}: {pixels:,} px" for label, pixels in zip(labels.label_id, labels.pixels, strict=True)]
+    starts = np.flatnonzero(np.diff(labels.row, prepend=-1)).tolist()
+    return [_shortened(texts[start:end]) for start, end in zip(starts, [*starts[1:], len(texts)], strict=True)]
+
+
+def _shortened(texts: list[str]) -> str:
+    more = f" and {len(texts) - MAX_LISTED} more values" if len(texts) > MAX_LISTED else ""
+    return ", ".join(texts[:MAX_LISTED]) + more
 
 
 @table_rule("HP502", "HP507")
 def unused(evidence: Evidence) -> Iterator[Finding]:
-    """Yield labels that no mask holds, and classes that no present label reaches."""
+    """Yield labels that no mask holds, and classes but 0 that no present label reaches; nothing when no mask was read."""
     label_map = evidence.label_map
-    if label_map is None or not evidence.amounts.masks:
-        return
     present = set(evidence.label_counts.classes.class_id)
+    if label_map is None or not present:
+        return
     absent = [(f"label {one.id}", one.name) for one in label_map.sources if one.id not in present]
     if absent:
         yield finding(RULES["HP502"], absent, denominator=len(label_map.sources), unit="labels")
     reached = {label_map.mapping[label] for label in present if label in label_map.mapping}
-    vanished = [(f"class {one.id}", one.name) for one in label_map.classes if one.id not in reached]
+    vanished = [(f"class {one.id}", one.name) for one in label_map.classes if one.id not in reached and one.id != 0]
     if vanished:
         yield finding(RULES["HP507"], vanished, denominator=label_map.num_classes, unit="classes")
 
@@ -48,7 +63,7 @@ def faulty_map(evidence: Evidence) -> Iterator[Finding]:
     """Yield what is wrong with the label map's file."""
     for code in sorted({problem.code for problem in evidence.map_problems}):
         items = [(_place(evidence.map_path, problem.line), problem.message) for problem in evidence.map_problems if problem.code == code]
-        yield finding(RULES[code], items, denominator=len(items), unit="problems")
+        yield finding(RULES[code], items, denominator=0, unit="problems")
 
 
 def _place(path: str, line: int | None) -> str:
@@ -64,6 +79,6 @@ def remapped_before(evidence: Evidence) -> Iterator[Finding]:
         return
     tiles = evidence.label_counts.classes.groupby("class_id").tiles.sum()
     notes = evidence.overview.mask_label_map.dropna().unique()
-    reason = already_remapped(evidence.label_map, {int(label): int(number) for label, number in tiles.items()}, notes)
+    reason = already_remapped(evidence.label_map, {int(str(label)): int(number) for label, number in tiles.items()}, notes)
     if reason:
-        yield finding(RULES["HP508"], [(str(evidence.root), reason)], denominator=1, unit="data sets")
+        yield finding(RULES["HP508"], [(to_text(str(evidence.root)), reason)], denominator=0, unit="data sets")

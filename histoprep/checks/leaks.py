@@ -1,6 +1,7 @@
 """HP7: tiles, groups and copies that stand in two splits or two pools, as the folders give them.
 
-The manifest's own splits are held against the same rules by `manifest_check`.
+A manifest makes splits of its own, which `manifest_check` holds against the same rules; with one, the
+folders' splits are of no use to anybody and are not looked at.
 """
 
 from __future__ import annotations
@@ -10,69 +11,98 @@ from collections.abc import Iterator
 import pandas as pd
 
 from histoprep.catalogue import RULES
-from histoprep.checks import Evidence, table_rule
+from histoprep.checks import Evidence, flag, table_rule, true
 from histoprep.findings import Finding, finding
 
 
-def _crossing(frame: pd.DataFrame, key: str) -> pd.DataFrame:
-    """Return the rows whose value of `key` occurs in more than one split."""
-    known = frame[frame[key].notna() & frame.split.notna()]
-    return known[known.groupby(key).split.transform("nunique") > 1]
+def _split_images(evidence: Evidence) -> pd.DataFrame:
+    images = evidence.images
+    return images[images.split.notna()] if evidence.manifest is None else images.iloc[:0]
+
+
+def _crossing(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Return the rows whose keys, all known, occur together in more than one split."""
+    known = frame.dropna(subset=keys)
+    again = known[known.duplicated(keys, keep=False)]
+    return again[again.groupby(keys).split.transform("nunique") > 1] if len(again) else again
+
+
+def _splits_of(crossing: pd.DataFrame, keys: list[str]) -> pd.Series:
+    """Return "3 in test, 20 in train" for each value of the keys."""
+    sizes = crossing.groupby([*keys, "split"]).size().reset_index(name="number")
+    sizes["text"] = [f"{number:,} in {split}" for number, split in zip(sizes.number, sizes.split, strict=True)]
+    return sizes.groupby(keys).text.agg(", ".join)
+
+
+def _named_once(crossing: pd.DataFrame, keys: list[str]) -> list[tuple[str, str]]:
+    """Return (last image, its splits and first image) for each value of the keys."""
+    if crossing.empty:
+        return []
+    ends = crossing.groupby(keys).image_path.agg(["first", "last"])
+    splits = _splits_of(crossing, keys)
+    return [(str(last), f"{text}; also {first}") for first, last, text in zip(ends["first"], ends["last"], splits[ends.index], strict=True)]
 
 
 @table_rule("HP701")
 def tile_twice(evidence: Evidence) -> Iterator[Finding]:
     """Yield tiles whose name below the split folder occurs in two splits with the same bytes."""
-    images = evidence.images.assign(name=evidence.images.tile_id.str.split("/", n=1).str[-1])
-    crossing = _crossing(images, "name")
+    images = _split_images(evidence)
     # Names such as 0001 repeat in every folder; only the same picture is the same tile.
-    crossing = crossing[crossing.groupby("name").image_digest.transform("nunique") == 1]
-    yield from _one_each(crossing, "name", "HP701", evidence.amounts.images, "tiles", "image_path")
+    images = images.assign(name=images.tile_id.str.replace(r"^[^/]*/", "", regex=True))
+    items = _named_once(_crossing(images, ["name", "image_digest"]), ["name", "image_digest"])
+    if items:
+        yield finding(RULES["HP701"], items, denominator=evidence.amounts.images, unit="images")
 
 
 @table_rule("HP702")
 def group_twice(evidence: Evidence) -> Iterator[Finding]:
     """Yield groups with tiles in two splits."""
-    groups = int(evidence.images.group.nunique())
-    yield from _one_each(_crossing(evidence.images, "group"), "group", "HP702", groups, "groups", "group")
+    crossing = _crossing(_split_images(evidence), ["group"])
+    if len(crossing):
+        items = [(str(group), text) for group, text in _splits_of(crossing, ["group"]).items()]
+        yield finding(RULES["HP702"], items, denominator=int(evidence.images.group.nunique()), unit="groups")
 
 
 @table_rule("HP703")
 def copy_across(evidence: Evidence) -> Iterator[Finding]:
     """Yield images that stand in two splits, by bytes or by pixels."""
-    images = evidence.images
-    same = evidence.duplicates[evidence.duplicates.equal_pixels.astype(bool)]
-    stands_for = dict(zip(same.image_b, same.image_a, strict=True))
-    first = images.groupby("image_digest").image_path.transform("first").fillna(images.image_path)
-    images = images.assign(content=[_first_of(path, stands_for) for path in first])
-    yield from _one_each(_crossing(images, "content"), "content", "HP703", evidence.amounts.images, "images", "image_path")
-
-
-def _first_of(path: str, stands_for: dict[str, str]) -> str:
-    seen = {path}
-    while path in stands_for and stands_for[path] not in seen:
-        path = stands_for[path]
-        seen.add(path)
-    return path
-
-
-def _one_each(crossing: pd.DataFrame, key: str, code: str, denominator: int, unit: str, path: str) -> Iterator[Finding]:
-    items = []
-    for name, rows in crossing.groupby(key):
-        splits = ", ".join(f"{number:,} in {split}" for split, number in rows.split.value_counts().sort_index().items())
-        shown = str(name) if path == "group" else str(rows[path].iloc[-1])
-        items.append((shown, splits if path == "group" else f"{splits}; also {rows[path].iloc[0]}"))
+    images = _split_images(evidence)
+    items = _named_once(_crossing(images.assign(content=content_of(images, evidence.duplicates)), ["content"]), ["content"])
     if items:
-        yield finding(RULES[code], items, denominator=denominator, unit=unit)
+        yield finding(RULES["HP703"], items, denominator=evidence.amounts.images, unit="images")
+
+
+def content_of(images: pd.DataFrame, duplicates: pd.DataFrame) -> pd.Series:
+    """Return a text for each image that is the same for images of equal bytes or pixels; unknown where the file was not read."""
+    same = duplicates[true(duplicates.equal_pixels)]
+    if same.empty:
+        return images.image_digest
+    digests = dict(zip(images.image_path, images.image_digest, strict=True))
+    parent: dict[str, str] = {}
+    for a, b in zip(same.image_a, same.image_b, strict=True):
+        if isinstance(digests.get(a), str) and isinstance(digests.get(b), str):
+            first, second = sorted((_root(digests[a], parent), _root(digests[b], parent)))
+            if first != second:
+                parent[second] = first
+    roots = {one: _root(one, parent) for one in parent}
+    return images.image_digest.map(lambda one: roots.get(one, one), na_action="ignore")
+
+
+def _root(one: str, parent: dict[str, str]) -> str:
+    while one in parent:
+        one = parent[one]
+    return one
 
 
 @table_rule("HP704")
 def both_pools(evidence: Evidence) -> Iterator[Finding]:
-    """Yield images of an --unlabelled folder that are copies of tiles with a mask."""
-    images = evidence.images[evidence.images.image_digest.notna()]
-    labelled = images[images.mask_path.notna()].drop_duplicates("image_digest").set_index("image_digest").image_path
-    loose = images[images.unlabelled.astype(bool)]
-    partner = loose.image_digest.map(labelled)
-    items = [(str(path), f"same bytes as {other}") for path, other in zip(loose.image_path, partner, strict=True) if isinstance(other, str)]
-    if items:
-        yield finding(RULES["HP704"], items, denominator=len(loose), unit="unlabelled images")
+    """Yield images of an --unlabelled folder that are copies of tiles whose mask holds a label other than 0."""
+    images = evidence.images
+    images = images.assign(content=content_of(images, evidence.duplicates))
+    images = images[images.content.notna()]
+    labelled = images[true(images.foreground)].drop_duplicates("content").set_index("content").image_path
+    loose = images[true(images.unlabelled)]
+    loose = loose.assign(partner=loose.content.map(labelled))
+    yield from flag(
+        "HP704", loose, loose.partner.notna(), "image_path", "shows the same as {partner}", denominator=len(loose), unit="unlabelled images"
+    )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
-import pandas as pd
+import numpy as np
 
 from histoprep.catalogue import RULES
-from histoprep.checks import Chunk, Evidence, flag, row_rule, table_rule
+from histoprep.checks import MAX_LISTED, Chunk, Evidence, flag, row_rule, table_rule, true
 from histoprep.findings import Finding, finding
 from histoprep.labels import LabelMap
 from histoprep.scan import IssueKind
@@ -18,13 +19,17 @@ _CODES = {
     IssueKind.UNPARSED: "HP105",
     IssueKind.UNEXPECTED: "HP106",
 }
+_OTHER_FOLDER = "The names in the table are perhaps meant from another folder than ROOT: as many are missing as there are images."
+_NO_IMAGES = "No image was found at all: look at --layout, --images and --mask-suffix."
 
 
 @row_rule("HP101", "HP102")
 def unpaired(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield orphan masks and images without a mask; images below an --unlabelled root need none."""
     tiles, amounts = chunk.tiles, evidence.amounts
-    yield from flag("HP101", tiles, tiles.image_path.isna(), "mask_path", "no image {tile_id}", denominator=amounts.masks, unit="masks")
+    suggestion = "" if amounts.images else _NO_IMAGES
+    orphan = tiles.image_path.isna()
+    yield from flag("HP101", tiles, orphan, "mask_path", "no image {tile_id}", denominator=amounts.masks, unit="masks", suggestion=suggestion)
     # Where no tile has a mask, masks were never meant to be there.
     if amounts.masks:
         missing = tiles.mask_path.isna() & ~tiles.unlabelled
@@ -36,71 +41,79 @@ def odd_names(evidence: Evidence) -> Iterator[Finding]:
     """Yield what the walk met besides clean pairs."""
     files = evidence.amounts.images + evidence.amounts.masks
     for kind, code in _CODES.items():
-        chosen = evidence.issues.kind == kind
-        denominator = evidence.amounts.images if code == "HP105" else files + (int(chosen.sum()) if code == "HP106" else 0)
+        issues = evidence.issues[evidence.issues.kind == kind].drop_duplicates(["path", "detail"])
+        denominator = evidence.amounts.images if code == "HP105" else files + (len(issues) if code == "HP106" else 0)
         unit = "images" if code == "HP105" else "files"
-        yield from flag(code, evidence.issues, chosen, "path", "{detail}", denominator=denominator, unit=unit)
+        yield from flag(code, issues, issues.path.notna(), "path", "{detail}", denominator=denominator, unit=unit)
 
 
 @table_rule("HP107")
 def named_but_missing(evidence: Evidence) -> Iterator[Finding]:
     """Yield images that dataset.csv names and nobody has."""
     chosen = evidence.issues.kind == IssueKind.CSV_MISSING
-    yield from flag(
-        "HP107", evidence.issues, chosen, "path", "{detail}", denominator=evidence.amounts.images + int(chosen.sum()), unit="images", subcode="missing-file"
-    )
+    named = evidence.amounts.images + int(chosen.sum())
+    cause = _OTHER_FOLDER if chosen.sum() >= max(1, evidence.amounts.images) else ""
+    yield from flag("HP107", evidence.issues, chosen, "path", "{detail}", denominator=named, unit="images", subcode="missing-file", cause=cause)
 
 
 @row_rule("HP107")
 def declared_otherwise(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
-    """Yield tiles whose declared labels are neither those present nor those core-present, raw or mapped.
+    """Yield tiles whose declared labels are not those of the mask, raw or mapped.
 
-    Label 0 is left out of the comparison, since some tables list it and some do not.
+    A table may list what is present or only what is core-present, and label 0 or not. Names
+    cannot be checked without a label map.
     """
-    declared = chunk.tiles[chunk.tiles.declared_labels.notna() & chunk.tiles.mask_path.notna() & chunk.tiles.mask_error.isna()]
+    tiles = chunk.tiles
+    readable = tiles.declared_labels.notna() & tiles.mask_path.notna() & tiles.mask_error.isna()
+    rows = np.flatnonzero(true(readable))
+    starts, ends = (np.searchsorted(chunk.labels.row, edge) for edge in (rows, rows + 1))
+    ids, core = chunk.labels.label_id.to_numpy(), chunk.labels.core_pixels.to_numpy() > 0
+    compare = _Declared(evidence.label_map)
     items = []
-    labels = chunk.labels.assign(core=chunk.labels.core_pixels > 0)
-    by_row = dict(tuple(labels[labels.row.isin(declared.index)].groupby("row")))
-    for row, tile in declared.iterrows():
-        found = by_row.get(row)
-        if found is None:
-            continue
-        wanted = _declared_ids(tile.declared_labels, evidence.label_map)
-        if wanted not in _readings(found, evidence.label_map):
-            present = " ".join(str(value) for value in found.label_id)
-            items.append((str(tile.image_path), f"declared {' '.join(tile.declared_labels) or 'nothing'}, the mask holds {present}"))
+    for row, start, end in zip(rows, starts, ends, strict=True):
+        declared, present = tuple(tiles.declared_labels.iloc[row]), ids[start:end]
+        if end > start and compare.contradicts(declared, tuple(present.tolist()), tuple(present[core[start:end]].tolist())):
+            items.append((str(tiles.image_path.iloc[row]), f"declared {_listed(declared) or 'nothing'}, the mask holds {_listed(present)}"))
     if items:
         yield finding(RULES["HP107"], items, denominator=evidence.amounts.pairs, unit="tiles", subcode="labels-differ")
 
 
-def _declared_ids(declared: list[str], label_map: LabelMap | None) -> frozenset[int | str]:
-    """Return the ids, without 0, of labels given by id or by the name of a source label or class."""
-    names: dict[str, int] = {}
-    if label_map:
-        names = {one.name.casefold(): one.id for one in (*label_map.classes, *label_map.sources)}
-    ids = (int(text) if text.isdecimal() else names.get(text.casefold(), text) for text in declared)
-    return frozenset(one for one in ids if one != 0)
+def _listed(labels: tuple[str, ...] | np.ndarray) -> str:
+    more = f" and {len(labels) - MAX_LISTED} more" if len(labels) > MAX_LISTED else ""
+    return " ".join(str(one) for one in labels[:MAX_LISTED]) + more
 
 
-def _readings(found: pd.DataFrame, label_map: LabelMap | None) -> list[frozenset[int]]:
-    sets = [frozenset(found.label_id.tolist()), frozenset(found.label_id[found.core].tolist())]
-    if label_map:
-        sets += [frozenset(label_map.mapping.get(one, one) for one in labels) for labels in sets]
-    return [labels - {0} for labels in sets]
+class _Declared:
+    """Holds declared labels against those of a mask; tiles repeat each other, so answers are remembered."""
+
+    def __init__(self, label_map: LabelMap | None) -> None:
+        self._mapping = label_map.mapping if label_map else {}
+        self._tables = [{one.name.casefold(): one.id for one in side} for side in (label_map.sources, label_map.classes)] if label_map else [{}]
+        self.contradicts = cache(self._contradicts)
+
+    def _contradicts(self, declared: tuple[str, ...], present: tuple[int, ...], core: tuple[int, ...]) -> bool:
+        names_known = bool(self._mapping)
+        if not names_known and not all(one.isdecimal() for one in declared):
+            return False
+        readings = [(frozenset(present), frozenset(core))]
+        if names_known:
+            there, certain = (frozenset(self._mapping.get(one, one) for one in labels) for labels in (present, core))
+            readings.append((there, certain))
+        for names, (there, certain) in zip(self._tables, readings, strict=True):
+            wanted = frozenset(int(one) if one.isdecimal() else names.get(one.casefold(), one) for one in declared) - {0}
+            if certain - {0} <= wanted <= there:
+                return False
+        return True
 
 
 @table_rule("HP108")
 def counts_differ(evidence: Evidence) -> Iterator[Finding]:
     """Yield counts that differ from the expectation file; `labels` there maps a label id to its tiles."""
-    items = []
-    for name, wanted in evidence.expected.items():
-        if name != "labels":
-            seen = getattr(evidence.amounts, name)
-            items += [(name, f"seen {seen:,}, expected {wanted:,}")] if seen != wanted else []
+    counts = {name: wanted for name, wanted in evidence.expected.items() if name != "labels"}
+    labels = evidence.expected.get("labels", {})
     tiles = evidence.label_counts.classes.groupby("class_id").tiles.sum()
-    for label, wanted in evidence.expected.get("labels", {}).items():
-        seen = int(tiles.get(int(label), 0))
-        items += [(f"label {label}", f"seen in {seen:,} tiles, expected {wanted:,}")] if seen != wanted else []
+    rows = [(name, "", getattr(evidence.amounts, name), wanted) for name, wanted in counts.items()]
+    rows += [(f"label {label}", "in tiles: ", int(tiles.get(label, 0)), wanted) for label, wanted in labels.items()]
+    items = [(name, f"{unit}seen {seen:,}, expected {wanted:,}") for name, unit, seen, wanted in rows if seen != wanted]
     if items:
-        total = len(evidence.expected) + len(evidence.expected.get("labels", {})) - ("labels" in evidence.expected)
-        yield finding(RULES["HP108"], items, denominator=total, unit="counts")
+        yield finding(RULES["HP108"], items, denominator=len(rows), unit="counts")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from histoprep.checks import Evidence, table_rule
 from histoprep.findings import Finding
+from histoprep.names import to_text
 
 
 @table_rule("HP901", "HP902", "HP903", "HP701", "HP702", "HP703", "HP704")
@@ -14,4 +16,7 @@ def manifest(evidence: Evidence) -> Iterator[Finding]:
     if evidence.manifest is not None:
         from histoprep.manifest_check import validate_manifest
 
-        yield from validate_manifest(evidence.manifest, evidence.root)
+        own = str(evidence.manifest)
+        for one in validate_manifest(evidence.manifest, evidence.root):
+            # The manifest's own path comes from the system, all others from tables.
+            yield replace(one, where="the manifest", paths=tuple(to_text(path) if path == own else path for path in one.paths))

@@ -6,13 +6,23 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import gcd
 
+import numpy as np
+import pandas as pd
+
 from histoprep.catalogue import RULES
-from histoprep.checks import Chunk, Evidence, flag, row_rule, table_rule
+from histoprep.checks import Chunk, Evidence, flag, plural, row_rule, table_rule, true
 from histoprep.findings import Finding, Severity, finding
 
 COARSE_CELL_PX = 8
 HAIRLINE_RADIUS_PX = 2.0
-_COLOUR_SUBCODES = {"RGB": "rgb", "RGBA": "alpha", "LA": "alpha", "PA": "alpha", "CMYK": "cmyk", "F": "float", "I": "wide-integer"}
+# Values white is stored as: alone beside 0 they are a picture of two labels.
+WHITES = (255, 65_535)
+# How unlikely a common divisor must be before it means anything: n values share the divisor d by chance once in d^n.
+MIN_SURPRISE = 1000
+_COLOUR_SUBCODES = {
+    "RGB": "rgb", "RGBA": "alpha", "LA": "alpha", "PA": "alpha", "CMYK": "cmyk", "YCbCr": "rgb", "LAB": "rgb", "F": "float", "I": "wide-integer",
+}  # fmt: skip
+_GREY_CAUSE = "A class map was saved with equal colour channels, often by a viewer or an image editor."
 
 
 @row_rule("HP401")
@@ -27,21 +37,35 @@ def size_mismatch(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
 @row_rule("HP402")
 def wrong_mode(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks that are pictures, carry a colour table, or whose values readers stretch."""
-    tiles, masks = chunk.tiles, evidence.amounts.masks
-    grey = tiles.mask_channels_equal.fillna(False)
-    colours = "{mask_mode}, {mask_colours} colours"
-    for mode, subcode in _COLOUR_SUBCODES.items():
-        chosen = (tiles.mask_mode == mode) & tiles.mask_colours.notna()
-        yield from flag("HP402", tiles, chosen & ~grey, "mask_path", colours, denominator=masks, unit="masks", subcode=subcode)
-        cause = "A class map was saved with equal colour channels, often by a viewer or an image editor."
-        detail = "{mask_mode} with equal channels, {mask_colours} values"
-        yield from flag("HP402", tiles, chosen & grey, "mask_path", detail, denominator=masks, unit="masks", subcode=f"{subcode}-grey", cause=cause)
-    palette = "a colour table: OpenCV and others return colours instead of labels"
-    yield from flag("HP402", tiles, tiles.mask_mode == "P", "mask_path", palette, denominator=masks, unit="masks", subcode="palette")
-    shallow = tiles.mask_mode.isin(["1", "L"]) & (tiles.mask_bit_depth < 8)
-    detail = "{mask_bit_depth} bits a pixel: some readers stretch the values to 0-255"
-    for one in flag("HP402", tiles, shallow, "mask_path", detail, denominator=masks, unit="masks", subcode="low-bit-depth"):
+    tiles = chunk.tiles[chunk.tiles.mask_error.isna()]
+    for mode in tiles.mask_mode.dropna().unique():
+        own = tiles[tiles.mask_mode == mode]
+        if mode == "P":
+            yield from _modes(evidence, own, "a colour table: OpenCV and others return colours instead of labels", "palette")
+        elif mode in _COLOUR_SUBCODES:
+            yield from _colours(evidence, own, mode)
+    shallow = tiles[true(tiles.mask_mode.isin(["1", "L"]) & (tiles.mask_bit_depth < 8))]
+    tight = shallow.assign(bits=[plural(int(bits), "bit") for bits in shallow.mask_bit_depth])
+    for one in _modes(evidence, tight, "{bits} a pixel: some readers stretch the values to 0-255", "low-bit-depth"):
         yield replace(one, severity=Severity.WARNING)
+
+
+def _colours(evidence: Evidence, masks: pd.DataFrame, mode: str) -> Iterator[Finding]:
+    """Yield the masks of one colour mode; those with equal channels, and where no pixel was read, apart."""
+    subcode = _COLOUR_SUBCODES[mode]
+    # 32-bit integers that hold labels only were measured like any class map.
+    unread = masks[true(masks.mask_colours.isna())] if mode != "I" else masks.iloc[:0]
+    seen = masks[true(masks.mask_colours.notna())]
+    grey = true(seen.mask_channels_equal) & (mode in ("RGB", "RGBA"))
+    yield from _modes(evidence, unread, "{mask_mode}", subcode)
+    yield from _modes(evidence, seen[~grey], "{mask_mode}, {mask_colours:,} colours", subcode)
+    detail = "{mask_mode} with equal channels, {mask_colours:,} values"
+    yield from _modes(evidence, seen[grey], detail, "grey-in-rgb" if mode == "RGB" else "alpha", cause=_GREY_CAUSE)
+
+
+def _modes(evidence: Evidence, masks: pd.DataFrame, detail: str, subcode: str, *, cause: str = "") -> Iterator[Finding]:
+    every = np.ones(len(masks), dtype=bool)
+    yield from flag("HP402", masks, every, "mask_path", detail, denominator=evidence.amounts.masks, unit="masks", subcode=subcode, cause=cause)
 
 
 @row_rule("HP405")
@@ -54,57 +78,57 @@ def coarse(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
 
 @row_rule("HP406", "HP407")
 def uniform(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
-    """Yield masks of one label."""
-    by_row = chunk.labels.groupby("row").label_id
-    only = by_row.first()[by_row.size() == 1]
-    tiles = chunk.tiles.assign(only=only)
-    masks = evidence.amounts.masks
-    yield from flag("HP406", tiles, tiles.only == 0, "mask_path", "only label 0", denominator=masks, unit="masks")
-    yield from flag("HP407", tiles, tiles.only > 0, "mask_path", "only label {only:.0f}", denominator=masks, unit="masks")
+    """Yield masks of one label; an orphan of label 0 alone makes no unlabelled tile and is left out."""
+    rows = chunk.labels.row.to_numpy()
+    alone = chunk.labels[~np.isin(rows, rows[1:][rows[1:] == rows[:-1]])]
+    tiles = chunk.tiles.iloc[alone.row].assign(only=alone.label_id.to_numpy())
+    zero = (tiles.only == 0) & tiles.image_path.notna()
+    yield from flag("HP406", tiles, zero, "mask_path", "only label 0", denominator=evidence.amounts.pairs, unit="pairs")
+    yield from flag("HP407", tiles, tiles.only > 0, "mask_path", "only label {only}", denominator=evidence.amounts.masks, unit="masks")
 
 
 @row_rule("HP408", "HP409")
 def thin_or_small(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks with specks or hairlines."""
     labels, masks = chunk.labels, evidence.amounts.masks
-    specks = labels.specks > 0
-    tiles = chunk.tiles.assign(speckled=chunk.tiles_with(specks), number=labels[specks].groupby("row").specks.sum())
-    detail = f"{{number:.0f}} regions under {evidence.options.min_area_px} pixels, of labels {{speckled}}"
-    yield from flag("HP408", tiles, tiles.number > 0, "mask_path", detail, denominator=masks, unit="masks")
-    thin = tiles.assign(thin=chunk.tiles_with(labels.radius_px <= HAIRLINE_RADIUS_PX))
-    yield from flag("HP409", thin, thin.thin.notna(), "mask_path", "labels {thin}", denominator=masks, unit="masks")
+    small = labels.specks > 0
+    number = labels[small].groupby("row").specks.sum()
+    specks = chunk.tiles.iloc[number.index].assign(number=[plural(one, "region") for one in number], speckled=chunk.labels_named(small).to_numpy())
+    detail = f"{{number}} under {evidence.options.min_area_px} pixels, of {{speckled}}"
+    yield from flag("HP408", specks, specks.number.notna(), "mask_path", detail, denominator=masks, unit="masks")
+    thin = chunk.labels_named(labels.radius_px <= HAIRLINE_RADIUS_PX)
+    hairlines = chunk.tiles.iloc[thin.index].assign(thin=thin.to_numpy())
+    yield from flag("HP409", hairlines, hairlines.thin.notna(), "mask_path", "{thin}", denominator=masks, unit="masks")
 
 
 @table_rule("HP410")
 def scaled(evidence: Evidence) -> Iterator[Finding]:
     """Yield the factor by which all values of the data set seem to be scaled.
 
-    Without a label map this needs 0 and 255 alone, or three other values with a common
-    divisor; with one, the values must be unknown to it and known after division.
+    Convicted are white alone; more values that share a divisor than chance would have it; and, with a
+    label map, several values of which it knows none before and all after the division.
     """
     tiles = evidence.label_counts.classes.groupby("class_id").tiles.sum()
-    values = [int(value) for value in tiles.index if value != 0]
-    factor = gcd(*values) if values else 1
-    if factor <= 1:
+    values = [int(str(value)) for value in tiles.index if value != 0]
+    factor = gcd(*values)
+    if factor < 2:
         return
-    known = set(evidence.label_map.mapping) if evidence.label_map else None
-    if known is None:
-        suspicious = values == [255] or len(values) >= 3
-    else:
-        factor = factor if len(values) > 1 else values[0]
-        suspicious = not known.issuperset(values) and known.issuperset(value // factor for value in values)
-    if suspicious:
-        items = [(f"value {value}", f"{tiles[value]:,} tiles; label {value // factor} times {factor}") for value in values]
+    surprising = values[0] in WHITES if len(values) == 1 else factor ** len(values) >= MIN_SURPRISE
+    if evidence.label_map:
+        known = set(evidence.label_map.mapping)
+        explained = known.issuperset(value // factor for value in values) and not known.issuperset(values)
+        surprising = explained and (surprising or (len(values) > 1 and known.isdisjoint(values)))
+    if surprising:
+        items = [(f"value {value}", f"{plural(int(tiles[value]), 'tile')}; label {value // factor} times {factor}") for value in values]
         cause = f"The masks were multiplied by {factor} for viewing."
         yield finding(RULES["HP410"], items, denominator=len(values), unit="values", cause=cause)
 
 
 @row_rule("HP412")
 def needlessly_wide(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
-    """Yield 16-bit masks whose values fit into 8 bits."""
+    """Yield masks of 16 or more bits whose values fit into 8 bits."""
     highest = chunk.labels.groupby("row").label_id.max()
-    tiles = chunk.tiles.assign(highest=highest)
-    chosen = (tiles.mask_bit_depth == 16) & (tiles.highest < 256)
-    yield from flag("HP412", tiles, chosen, "mask_path", "16 bits, highest value {highest:.0f}", denominator=evidence.amounts.masks, unit="masks")
-
-
+    tiles = chunk.tiles.iloc[highest.index].assign(highest=highest.to_numpy())
+    chosen = (tiles.mask_bit_depth >= 16) & (tiles.highest < 256)
+    detail = "{mask_bit_depth} bits, highest value {highest}"
+    yield from flag("HP412", tiles, chosen, "mask_path", detail, denominator=evidence.amounts.masks, unit="masks")

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["Layout"]
 
 Root = Annotated[Path, typer.Argument(help="Folder of the data set.", show_default="current folder")]
-WorkspaceFolder = Annotated[Path | None, typer.Option("--workspace", help="Where results go. Default: ROOT.histoprep, beside ROOT.", show_default=False)]
+WorkspaceFolder = Annotated[
+    Path | None, typer.Option("--workspace", help="Where results go. Default: ROOT.histoprep, beside ROOT.", show_default=False)
+]
 MapName = Annotated[
     str | None,
     typer.Option("--map", help="Label map: a path, or the name of one in the current folder, in ROOT or packed with histoprep.", show_default=False),
@@ -29,6 +31,20 @@ EngineName = Annotated[str, typer.Option("--engine", help="local, or dask with -
 DaskScheduler = Annotated[str | None, typer.Option("--scheduler", help="Address of a running dask scheduler.", show_default=False)]
 Part = Annotated[str | None, typer.Option("--part", help="Do part i of n, as i/n, in an array job; then histoprep collect.", show_default=False)]
 FormatName = Annotated[str, typer.Option("--format", help="text, json, sarif, junit, github, markdown or html.")]
+
+
+def format_of(name: str) -> str:
+    """Return the name of a report format; raises UsageError when there is no such format."""
+    from histoprep.report import FORMATS
+
+    if name not in FORMATS:
+        raise UsageError("no such --format", seen=name, expected=", ".join(FORMATS))
+    return name
+
+
+def separated(entries: list[str] | None) -> tuple[str, ...]:
+    """Return the parts of entries that may hold several, separated by commas."""
+    return tuple(part.strip() for entry in entries or () for part in entry.split(",") if part.strip())
 
 
 def engine_of(name: str, scheduler: str | None, workers: int | None) -> Engine:

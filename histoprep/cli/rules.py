@@ -10,7 +10,7 @@ import typer
 
 from histoprep import console
 from histoprep.catalogue import RULES
-from histoprep.errors import UsageError
+from histoprep.findings import rule_called
 
 
 def rules(as_json: Annotated[bool, typer.Option("--json", help="Print everything known of the rules as JSON.")] = False) -> None:
@@ -24,8 +24,6 @@ def rules(as_json: Annotated[bool, typer.Option("--json", help="Print everything
 
 def explain(code: Annotated[str, typer.Argument(help="Code or name of a rule, such as HP401 or size-mismatch.")]) -> None:
     """Say what a finding means, why it happens and what to do."""
-    rule = next((one for one in RULES.values() if code.upper() == one.code or code == one.name), None)
-    if rule is None:
-        raise UsageError(f"no rule is called {code!r}", hint="histoprep rules lists them all")
+    rule = rule_called(code, RULES.values())
     console.out(f"{rule.code} {rule.name} ({rule.severity}, speaks of each {rule.scope})\n\n{rule.definition}")
     console.out(f"\nusual cause  {rule.cause}\nwhat to do   {rule.suggestion}\nfix safety   {rule.fix_safety}")

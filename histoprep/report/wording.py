@@ -7,6 +7,8 @@ import unicodedata
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from histoprep.names import to_name
+
 if TYPE_CHECKING:
     from histoprep.findings import Finding
 
@@ -51,13 +53,23 @@ def visible(text: str, keep: str = "") -> str:
     r"""Return text in which what a reader cannot see is spelled out.
 
     Control characters, line breaks, direction overrides, zero-width characters
-    and bytes that are no UTF-8 become `\x1b`, `\n`, `\u202e`, `\xff`. So a name
-    cannot move the cursor, reorder a line or break an encoder. Characters of
-    `keep` stay as they are.
+    and bytes that are no UTF-8, also as `names.to_text` stores them, become `\x1b`, `\n`,
+    `\u202e`, `\xff`. So a name cannot move the cursor, reorder a line or break an
+    encoder. Characters of `keep` stay as they are.
     """
     if text.isascii() and text.isprintable():
         return text
+    text = _as_named(text)
     return "".join(sign if sign in keep or not _hidden(sign) else _spelled(sign) for sign in text)
+
+
+def _as_named(text: str) -> str:
+    """Return a stored name as Python's file functions give it; other text stays as it is."""
+    try:
+        return to_name(text)
+    except UnicodeEncodeError:
+        # A lone surrogate is in no name of a file.
+        return text
 
 
 def _hidden(sign: str) -> bool:
@@ -77,8 +89,10 @@ def _spelled(sign: str) -> str:
 def uri(path: str) -> str:
     """Return the percent-encoded URI of a path: relative as it is, absolute with `file://`.
 
-    The exact bytes of the name survive, those that are no UTF-8 included.
+    The exact bytes of the name survive, those that are no UTF-8 included; the path may be one of a
+    table (see `names.to_text`) or one of Python's.
     """
+    path = _as_named(path)
     try:
         raw = path.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -1,0 +1,132 @@
+"""HP1: every rule names exactly the files that were made for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from audit_cases import DataSet, Found, by_code, findings_of_rows, stripes, write_map
+from tile_rows import tile_row
+
+TRIGGERS = ("HP101", "HP102", "HP103", "HP104", "HP105", "HP106", "HP107", "HP108")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    data = DataSet(tmp_path_factory.mktemp("listing") / "data")
+    data.pairs(3, "case1_")
+    data.mask("case1_lost_mask.png")
+    data.image("case1_bare.jpg")
+    # One key, two files: by extension and by case.
+    data.image("case2_twice.jpg")
+    data.image("case2_twice.png")
+    data.image("case2_Twin.jpg")
+    data.image("case2_twin.jpg")
+    # One image with two masks, two images with one mask.
+    data.pair("case3_old")
+    data.mask("case3_old_mask.tif", stripes(0, 1))
+    data.pair("case3_two")
+    data.image("case3_two.jpeg")
+    data.pair("other")
+    data.write("notes.txt", b"scanned twice")
+    (data.root / "elsewhere.png").symlink_to("/dev/null")
+    data.write("dataset.csv", b"case1_00.jpg,1 2\ncase1_01.jpg,0 1 2\ncase1_02.jpg,1 7\ngone.jpg,1\n")
+    return by_code(data.audit(scan={"group_by": r"case\d"}).findings)
+
+
+def test_pairs_without_a_side(found: Found) -> None:
+    assert found["HP101"] == {"case1_lost_mask.png": "no image case1_lost"}
+    assert {"case1_bare.jpg", "case2_Twin.jpg"} <= found["HP102"].keys()
+    assert not {path for path in found["HP102"] if path.startswith("case1_0")}
+
+
+def test_two_files_of_one_key(found: Found) -> None:
+    assert found["HP103"].keys() == {"case2_twice.jpg", "case2_twice.png", "case2_Twin.jpg", "case2_twin.jpg"}
+    assert found["HP104"].keys() == {"case3_old_mask.png", "case3_old_mask.tif", "case3_two.jpg", "case3_two.jpeg"}
+    assert "case3_old_mask.png" in found["HP104"]["case3_old_mask.tif"]
+
+
+def test_names_that_say_nothing(found: Found) -> None:
+    assert found["HP105"].keys() == {"other.jpg"}
+    assert found["HP106"].keys() == {"notes.txt", "elsewhere.png"}
+    assert "leaves the data set" in found["HP106"]["elsewhere.png"]
+
+
+def test_dataset_csv(found: Found) -> None:
+    assert found["HP107 missing-file"].keys() == {"gone.jpg"}
+    assert found["HP107 labels-differ"] == {"case1_02.jpg": "declared 1 7, the mask holds 0 1 2"}
+
+
+def test_an_orphan_pair_of_keys_is_a_duplicate(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    data.pairs(1)
+    data.mask("a_mask.png")
+    data.mask("a_mask.PNG")
+    found = by_code(data.audit().findings)
+    assert found["HP103"].keys() == {"a_mask.png", "a_mask.PNG"}
+    assert "HP104" not in found
+
+
+def test_without_any_image_the_layout_is_to_blame(tmp_path: Path) -> None:
+    rows = [{"tile_id": "a", "mask_path": "a_mask.png", "unlabelled": False}]
+    [orphan] = findings_of_rows(tmp_path, rows)
+    assert orphan.code == "HP101"
+    assert "--mask-suffix" in orphan.suggestion
+
+
+def test_images_alone_lack_no_masks(tmp_path: Path) -> None:
+    assert findings_of_rows(tmp_path, [tile_row("a"), tile_row("b")]) == []
+
+
+def test_unlabelled_folders_lack_no_masks(tmp_path: Path) -> None:
+    rows = [tile_row("a", {1: 100}), tile_row("more/b", unlabelled=True), tile_row("c")]
+    assert by_code(findings_of_rows(tmp_path, rows))["HP102"].keys() == {"c.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("declared", "is_wrong"),
+    [
+        (["1", "3"], False),
+        (["0", "1", "3"], False),
+        (["1"], False),  # 3 is a hairline in this mask: core presence is enough
+        (["3"], True),
+        (["1", "2"], False),  # as classes: tissue and tumour
+        (["1", "2", "3"], True),
+        ([], True),
+        (["dermis", "Tumour"], False),  # a label and a class of the same name in another case
+        (["Tissue", "Tumour"], False),
+        (["Tissue"], False),
+        (["Tumour"], True),
+        (["carcinoma"], True),
+    ],
+)
+def test_declared_labels_by_id_and_by_name(tmp_path: Path, declared: list[str], is_wrong: bool) -> None:
+    found = by_code(findings_of_rows(tmp_path, [tile_row("a", {1: 100, 3: 9}, declared_labels=declared)], label_map=write_map(tmp_path)))
+    assert ("HP107 labels-differ" in found) is is_wrong
+
+
+def test_declared_names_cannot_be_checked_without_a_map(tmp_path: Path) -> None:
+    assert "HP107 labels-differ" not in by_code(findings_of_rows(tmp_path, [tile_row("a", {1: 100}, declared_labels=["carcinoma"])]))
+    assert "HP107 labels-differ" in by_code(findings_of_rows(tmp_path, [tile_row("a", {1: 100}, declared_labels=["7"])]))
+
+
+def test_a_table_whose_names_all_miss_is_for_another_folder(tmp_path: Path) -> None:
+    rows = [tile_row("a", {1: 100}), tile_row("b", {1: 100})]
+    [finding] = [one for one in findings_of_rows(tmp_path, rows, issues=[("csv-missing", f"x/{n}.jpg", "gone") for n in "ab"]) if one.code == "HP107"]
+    assert "another folder" in finding.cause
+    [finding] = [one for one in findings_of_rows(tmp_path / "2", rows, issues=[("csv-missing", "x/a.jpg", "gone")]) if one.code == "HP107"]
+    assert "another folder" not in finding.cause
+
+
+def test_counts_against_an_expectation(tmp_path: Path) -> None:
+    rows = [tile_row("a", {1: 100}), tile_row("b", {}), {"tile_id": "c", "mask_path": "c_mask.png", "unlabelled": False}]
+    true_counts = {"images": 2, "masks": 3, "pairs": 2, "orphan_masks": 1, "zero_masks": 1, "unreadable": 0, "labels": {0: 2, 1: 1}}
+    assert "HP108" not in by_code(findings_of_rows(tmp_path, rows, expected=true_counts))
+    wrong = {**true_counts, "pairs": 3, "labels": {1: 2, 5: 1}}
+    [finding] = [one for one in findings_of_rows(tmp_path, rows, expected=wrong) if one.code == "HP108"]
+    assert dict(zip(finding.paths, finding.details, strict=True)) == {
+        "pairs": "seen 2, expected 3",
+        "label 1": "in tiles: seen 1, expected 2",
+        "label 5": "in tiles: seen 0, expected 1",
+    }
+    assert (finding.count, finding.denominator) == (3, 8)
