@@ -10,6 +10,11 @@ def digest(data: bytes) -> str:
     return xxhash.xxh3_128_hexdigest(data)
 
 
+def raw_digest(data: bytes) -> bytes:
+    """Return the XXH3-128 of `data` as 16 bytes."""
+    return xxhash.xxh3_128_digest(data)
+
+
 def digest_text(text: str) -> str:
     """Return the XXH3-128 of a text in UTF-8, as 32 hex digits."""
     return digest(_encoded(text))
@@ -29,6 +34,7 @@ class RunningDigest:
     """A digest of texts that come one after another; where one ends matters."""
 
     def __init__(self) -> None:
+        """Begin with no text."""
         self._state = xxhash.xxh3_128()
 
     def update(self, text: str) -> None:

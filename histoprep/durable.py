@@ -39,7 +39,7 @@ def is_temporary(name: str) -> bool:
 
 
 def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Call `write` on an open binary file and publish the result as `path`, durably.
+    """Call `write` on a binary file open for writing and reading, and publish the result as `path`, durably.
 
     Readers see the old file or the whole new one. Raises OutputError with the
     system's reason; the old file and nothing else is left then.
@@ -47,7 +47,7 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as stream:
+        with temporary.open("x+b") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
@@ -122,8 +122,9 @@ def remove_temporaries(folder: Path) -> int:
     removed = 0
     for parent, _, names in os.walk(folder):
         for name in filter(is_temporary, names):
-            os.unlink(os.path.join(parent, name))
-            removed += 1
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(parent, name))
+                removed += 1
     return removed
 
 
@@ -133,13 +134,14 @@ def locked(folder: Path) -> Iterator[None]:
 
     The lock is an flock on `folder/.lock`, so it ends with the process however
     it ends; the file says who holds it. Within one process it can be taken again.
+    Unfinished files that a killed process left in the folder itself are deleted.
     """
     if folder in _held:
         yield
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = open(folder / ".lock", "a+")  # noqa: SIM115 (closed below; 'with' cannot span the open's own except)
+        stream = (folder / ".lock").open("a+")
     except OSError as error:
         raise OutputError.from_os_error(error, folder) from error
     with stream:
@@ -153,12 +155,21 @@ def locked(folder: Path) -> Iterator[None]:
                 seen=stream.read().strip() or "an unknown process",
                 hint="wait for it to end, or choose another --workspace",
             ) from None
-        stream.seek(0)
-        stream.truncate()
-        stream.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-        stream.flush()
+        except OSError as error:
+            raise OutputError.from_os_error(error, folder / ".lock") from error
+        # On a full disk the lock still holds; it only cannot say by whom.
+        with contextlib.suppress(OSError):
+            os.ftruncate(stream.fileno(), 0)
+            os.pwrite(stream.fileno(), f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        _sweep(folder)
         _held.add(folder)
         try:
             yield
         finally:
             _held.discard(folder)
+
+
+def _sweep(folder: Path) -> None:
+    for name in filter(is_temporary, os.listdir(folder)):
+        with contextlib.suppress(OSError):
+            os.unlink(folder / name)

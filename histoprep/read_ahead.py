@@ -16,7 +16,7 @@ THREADS = 16
 # Files a thread takes at once: handing over single files costs more than reading them.
 _FILES_PER_TASK = 8
 # Bytes that may wait decoded or not; bounds memory when tiles are large.
-_BUDGET_BYTES = 64 << 20
+BUDGET_BYTES = 64 << 20
 
 
 class FileStat(NamedTuple):
@@ -84,23 +84,40 @@ def _refused(error: OSError) -> BrokenFileError:
 def read_ahead(requests: Sequence[Request], max_bytes: int) -> Iterator[bytes | BrokenFileError]:
     """Yield the bytes of each file in order, or the error that stands for it.
 
-    Sixteen threads read in front of the caller, as far as the byte budget reaches.
+    Sixteen threads read in front of the caller, as far as the byte budget reaches; only a file
+    larger than the budget goes beyond it.
     """
-    chunks = [requests[start : start + _FILES_PER_TASK] for start in range(0, len(requests), _FILES_PER_TASK)]
     waiting: deque[tuple[int, Future[list[bytes | BrokenFileError]]]] = deque()
-    budget = _BUDGET_BYTES
-    upcoming = iter(chunks)
-    with ThreadPoolExecutor(THREADS) as pool:
-        chunk = next(upcoming, None)
+    budget = BUDGET_BYTES
+    upcoming = _chunks(requests, max_bytes)
+    chunk, size = next(upcoming, ([], 0))
+    pool = ThreadPoolExecutor(THREADS)
+    try:
         while chunk or waiting:
-            while chunk and (budget > 0 or not waiting) and len(waiting) < 2 * THREADS:
-                size = sum(min(one.expected.num_bytes, max_bytes) for one in chunk)
+            while chunk and (size <= budget or not waiting) and len(waiting) < 2 * THREADS:
                 waiting.append((size, pool.submit(_read_chunk, chunk, max_bytes)))
                 budget -= size
-                chunk = next(upcoming, None)
-            size, done = waiting.popleft()
+                chunk, size = next(upcoming, ([], 0))
+            taken, done = waiting.popleft()
             yield from done.result()
-            budget += size
+            budget += taken
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _chunks(requests: Sequence[Request], max_bytes: int) -> Iterator[tuple[list[Request], int]]:
+    """Yield the requests in chunks for one thread, and the bytes of each chunk: few files, and a small part of the budget."""
+    chunk: list[Request] = []
+    total = 0
+    for one in requests:
+        size = one.expected.num_bytes if one.expected.num_bytes <= max_bytes else 0
+        if chunk and (len(chunk) == _FILES_PER_TASK or total + size > BUDGET_BYTES // THREADS):
+            yield chunk, total
+            chunk, total = [], 0
+        chunk.append(one)
+        total += size
+    if chunk:
+        yield chunk, total
 
 
 def _read_chunk(chunk: Sequence[Request], max_bytes: int) -> list[bytes | BrokenFileError]:

@@ -3,25 +3,32 @@
 Every table of ours has file metadata under the key `histoprep`: a JSON object with
 `kind` (tiles, manifest, ...), `schema_version` ("major.minor"), `tool_version` and what
 the table's own module adds.
+
+Page checksums do not cover the footer (schema, metadata, offsets), so its digest stands in
+the 24 bytes in front of it, where other readers never look.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from histoprep import __version__
+from histoprep.digests import raw_digest
 from histoprep.durable import write_file
 from histoprep.errors import IntegrityError
 
 METADATA_KEY = b"histoprep"
 LATE_METADATA_KEY = b"histoprep-late"
 ROW_GROUP_ROWS = 65_536
+_SEAL = b"HPfooter"
+_DIGEST_BYTES = 16
 
 
 def write_table(
@@ -36,8 +43,9 @@ def write_table(
 ) -> int:
     """Write `batches` as one Parquet file and return the number of rows.
 
-    `late_metadata` is asked when all rows are written, for facts known only then. The bytes depend on the rows and the metadata alone, not on how the rows
-    were cut into batches: row groups always hold `ROW_GROUP_ROWS`.
+    `late_metadata` is asked when all rows are written, for facts known only then. The bytes depend
+    on the rows and the metadata alone, not on how the rows were cut into batches: row groups
+    always hold `ROW_GROUP_ROWS`.
     """
     header = {"kind": kind, "schema_version": schema_version, "tool_version": __version__, **metadata}
     described = schema.with_metadata({METADATA_KEY: json.dumps(header, sort_keys=True)})
@@ -56,9 +64,34 @@ def write_table(
                 rows += group.num_rows
             if late_metadata:
                 writer.add_key_value_metadata({LATE_METADATA_KEY: json.dumps(late_metadata(), sort_keys=True)})
+        _seal(stream)
 
     write_file(path, write)
     return rows
+
+
+def _seal(stream: BinaryIO) -> None:
+    """Put the digest of the footer in front of it; its offsets count from the start of the file and stay true."""
+    start, footer = _footer(stream)
+    stream.seek(start)
+    stream.write(_SEAL + raw_digest(footer) + footer)
+
+
+def _footer(stream: BinaryIO) -> tuple[int, bytes]:
+    """Return where the footer starts, and all from there to the end of the file."""
+    end = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, end - 8))
+    start = end - 8 - int.from_bytes(stream.read(4), "little")
+    stream.seek(max(0, start))
+    return start, stream.read()
+
+
+def _is_sealed(path: Path) -> bool:
+    """Return whether the footer is there and has its digest in front of it."""
+    with path.open("rb") as stream:
+        start, footer = _footer(stream)
+        stream.seek(max(0, start - len(_SEAL) - _DIGEST_BYTES))
+        return stream.read(len(_SEAL) + _DIGEST_BYTES) == _SEAL + raw_digest(footer)
 
 
 def rebatch(batches: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
@@ -84,15 +117,18 @@ def open_table(path: Path, *, kind: str, schema_version: str) -> tuple[pq.Parque
     Raises IntegrityError when it is not a table of this kind, was cut short or
     has another major version; extra columns and newer minor versions are fine.
     """
+    hint = f"delete it and make the {kind} again"
     try:
+        sealed = _is_sealed(path)
         opened = pq.ParquetFile(path, page_checksum_verification=True)
+        header = json.loads((opened.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}"))
+        header |= json.loads((opened.metadata.metadata or {}).get(LATE_METADATA_KEY, b"{}"))
     except FileNotFoundError:
         raise
-    except (OSError, pa.ArrowException) as error:
-        raise IntegrityError(f"cannot read this table: {error}", path=path, hint=f"delete it and make the {kind} again") from error
-    raw = (opened.schema_arrow.metadata or {}).get(METADATA_KEY)
-    header = json.loads(raw) if raw else {}
-    header |= json.loads((opened.metadata.metadata or {}).get(LATE_METADATA_KEY, b"{}"))
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+        raise IntegrityError(f"cannot read this table: {error}", path=path, hint=hint) from error
+    if header and not sealed:
+        raise IntegrityError("cannot read this table: its footer is damaged", path=path, hint=hint)
     if header.get("kind") != kind:
         raise IntegrityError("not the expected table", path=path, seen=header.get("kind", "no histoprep metadata"), expected=kind)
     seen, expected = (str(version).split(".")[0] for version in (header.get("schema_version"), schema_version))
