@@ -28,7 +28,8 @@ import pyarrow as pa
 from histoprep import __version__, durable, tables, tiles
 from histoprep.digests import RunningDigest, digest, digest_text, hash_text
 from histoprep.errors import BrokenFileError, IncompleteError, IntegrityError, OutputError, UnmappedLabelError, UsageError
-from histoprep.execution import Engine, Marker, run_tasks
+from histoprep.execution import Engine, run_tasks
+from histoprep.execution_marker import Marker
 from histoprep.labels import UNMAPPED, LabelMap, TargetClass, format_label_map
 from histoprep.manifest import file_digest
 from histoprep.names import to_name, to_text
@@ -550,7 +551,8 @@ def run_remap(plan: RemapPlan, engine: Engine | None = None, advance: Advance = 
         if finished is not None:
             return finished
         _begin(plan)
-        return _finish(plan, run_tasks(plan.tasks(), engine or Engine()), advance)
+        with contextlib.closing(run_tasks(plan.tasks(), engine or Engine())) as parts:
+            return _finish(plan, parts, advance)
 
 
 def run_remap_part(plan: RemapPlan, number: int, count: int, engine: Engine | None = None, advance: Advance = _silent) -> int:
@@ -562,9 +564,10 @@ def run_remap_part(plan: RemapPlan, number: int, count: int, engine: Engine | No
         return 0
     _begin(plan)
     done = 0
-    for _ in run_tasks(itertools.islice(plan.tasks(), number - 1, None, count), engine or Engine()):
-        done += 1
-        advance(done, 0)
+    with contextlib.closing(run_tasks(itertools.islice(plan.tasks(), number - 1, None, count), engine or Engine())) as parts:
+        for _ in parts:
+            done += 1
+            advance(done, 0)
     return done
 
 
@@ -573,13 +576,13 @@ def unfinished_remaps(workspace: Workspace) -> list[Path]:
     return sorted(one.parent for one in workspace.folder.glob(f"masks-*/{PARTS}"))
 
 
-def collect_remap(workspace: Workspace, out: Path, advance: Advance = _silent) -> RemapResult:
+def collect_remap(workspace: Workspace, out: Path, advance: Advance = _silent, *, partition_masks: int = PARTITION_MASKS) -> RemapResult:
     """Join the parts that array jobs made in `out`; raises IncompleteError naming what is missing."""
     request = _read_json(out / REQUEST)
     if request is None:
         raise UsageError("no remap was begun here", path=out, hint="histoprep remap --part i/n")
     label_map = LabelMap.from_json(json.dumps(request["label_map"]))
-    plan = plan_remap(workspace, label_map, RemapOptions(out, OnUnmapped(request["on_unmapped"]), force=True))
+    plan = plan_remap(workspace, label_map, RemapOptions(out, OnUnmapped(request["on_unmapped"]), True, partition_masks))
     if plan.request != request:
         raise UsageError("these parts are of another data set", path=out, seen=request["root"], expected=str(workspace.root))
     with _locked(plan):

@@ -98,4 +98,4 @@ def _print(result: RemapResult) -> None:
         console.note(f"removed {result.num_stale_removed:,} masks of an earlier run whose source is gone or cannot be used")
     if result.up_to_date:
         console.note("nothing had changed")
-    console.out(f"{result.num_written:,} masks written, {result.num_failed:,} failed | {result.out}")
+    console.out(f"{result.num_written:,} masks, {result.num_failed:,} failed | {result.out}")
