@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from histoprep import split_certificate, split_units
 from histoprep.errors import UsageError
 from histoprep.split import (
     SPLITS,
@@ -24,7 +25,7 @@ from histoprep.split import (
     parse_fractions,
 )
 from histoprep.split_certificate import certify, crossing
-from histoprep.split_solver import MISSING_PENALTY, Problem, greedy, improve, integer_program, solve
+from histoprep.split_solver import MAX_INTEGERS, MISSING_PENALTY, Problem, greedy, improve, integer_program, solve
 from histoprep.split_units import NO_SPLIT, name_keys, repeated
 
 TRAIN, VAL, TEST = range(3)
@@ -120,6 +121,21 @@ class TestPublishedCounts:
             assert counts.tolist() == largest_remainders(int((pool == wanted).sum()), EIGHT_ONE_ONE.values()).tolist()
 
 
+    def test_the_pools_are_exact_also_beyond_the_integer_program(self) -> None:
+        draw = np.random.default_rng(4)
+        some = [set(np.flatnonzero(draw.random(14) < 0.5).tolist()) for _ in range(4000)]
+        tiles: list[Tile] = [(None, f"i{i}", i % 3 == 0, some[i] if i % 3 == 0 else set()) for i in range(4000)]
+        rows = make_rows(tiles, 14)
+        assert len(rows.profiles) * 3 > MAX_INTEGERS
+        assignment = assign_units(join_units(rows), rows, EIGHT_ONE_ONE)
+        assert "greedy" in assignment.solver
+        pool = np.array([one[2] for one in tiles])
+        for wanted in (True, False):
+            counts = np.bincount(assignment.splits[pool == wanted], minlength=3)
+            assert counts.tolist() == largest_remainders(int((pool == wanted).sum()), EIGHT_ONE_ONE.values()).tolist()
+        assert certify(rows, assignment.splits, {"train": 0.8, "val": 0.1, "test": 0.1})["worst_class"]["points"] < 1
+
+
 def _closure(tiles: list[Tile]) -> list[set[int]]:
     """Return connected tiles by repeated merging: the slow oracle of `join_units`."""
     sets = [{index} for index in range(len(tiles))]
@@ -163,7 +179,9 @@ class TestUnits:
 
     @given(values=st.lists(st.integers(0, 6), max_size=40))
     def test_repeated_finds_what_counting_finds(self, values: list[int]) -> None:
-        rows, keys = repeated(np.array(values, dtype=np.uint64))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(split_units, "_PIECE", 3)
+            rows, keys = repeated(np.array(values, dtype=np.uint64))
         expected = [index for index, value in enumerate(values) if value and values.count(value) > 1]
         assert rows.tolist() == expected
         assert keys.tolist() == [values[index] for index in expected]
@@ -383,4 +401,7 @@ class TestCertificate:
         keys = np.array([key for key, _ in pairs], dtype=np.uint64)
         codes = np.array([code for _, code in pairs], dtype=np.int8)
         expected = sum(len({code for key, code in pairs if key == name}) > 1 for name in range(1, 6))
-        assert crossing(keys, codes) == expected
+        for piece in (1, 2, 3, 100):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(split_certificate, "_PIECE", piece)
+                assert crossing(keys, codes) == expected
