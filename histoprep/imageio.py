@@ -191,13 +191,16 @@ def decode_mask(data: bytes, header: Header) -> np.ndarray:
 
 
 def _png_bytes(file: png.PngFile) -> np.ndarray:
-    """Return grey values or palette indices, uint8 [height, width]; plain row filters are undone without a decoder."""
-    pixels = png.unfilter_bytes(file, png.inflate(file))
-    if pixels is not None:
-        return pixels
+    """Return grey values or palette indices, uint8 [height, width]."""
+    filters, rows = png.rows_of_bytes(file, png.inflate(file))
+    if (filters == png.NO_FILTER).all():
+        return rows
     grey = png.bare(file, as_grey=True)
     if fast_png is not None:
         return fast_png.decode_image_png_u8(grey, (file.height_px, file.width_px), "mono")[..., 0]
+    if (filters == png.SUB).all():
+        # What cv2 writes, and reads at half of this speed.
+        return np.cumsum(rows, axis=1, dtype=np.uint8)
     decoded = cv2.imdecode(np.frombuffer(grey, np.uint8), cv2.IMREAD_UNCHANGED)
     # cv2 has a limit on the number of pixels of its own.
     return decoded if decoded is not None else _pillow_pixels(grey, "png")

@@ -27,7 +27,8 @@ _CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
 _BIT_DEPTHS = {GREY: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), GREY_ALPHA: (8, 16), RGBA: (8, 16)}
 # x start, y start, x step, y step of the seven passes of an interlaced picture.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-_SUB, _UP, _AVERAGE, _PAETH = 1, 2, 3, 4
+# Filters of rows; a row with SUB holds differences to the pixel on the left.
+NO_FILTER, SUB, _LAST_FILTER = 0, 1, 4
 _MAX_TEXT_BYTES = 1 << 20
 
 
@@ -150,7 +151,7 @@ def inflate(file: PngFile) -> bytes:
         raise BrokenFileError(subcode, f"{len(lines)} bytes of pixels, the header asks for {expected}")
     if not stream.eof:
         raise BrokenFileError("HP201 truncated", "the compressed pixels lack their end and checksum")
-    if not file.interlaced and max(lines[:: expected // file.height_px]) > _PAETH:
+    if not file.interlaced and max(lines[:: expected // file.height_px]) > _LAST_FILTER:
         raise BrokenFileError("HP201 corrupt", "a row of pixels names an unknown filter")
     return lines
 
@@ -160,21 +161,10 @@ def holds_bytes(file: PngFile) -> bool:
     return file.colour_type in (GREY, PALETTE) and file.bit_depth == 8 and not file.interlaced
 
 
-def unfilter_bytes(file: PngFile, lines: bytes) -> np.ndarray | None:
-    """Return uint8 [height, width] of a picture that `holds_bytes`; None when a row needs the filters Average or Paeth."""
+def rows_of_bytes(file: PngFile, lines: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Return the filter of each row, uint8 [height], and its filtered pixels, uint8 [height, width], of a picture that `holds_bytes`."""
     rows = np.frombuffer(lines, np.uint8).reshape(file.height_px, file.width_px + 1)
-    filters = rows[:, 0]
-    if not filters.any():
-        return rows[:, 1:]
-    if filters.max() > _UP:
-        return None
-    pixels = rows[:, 1:].copy()
-    for row in np.flatnonzero(filters):
-        if filters[row] == _SUB:
-            np.cumsum(pixels[row], dtype=np.uint8, out=pixels[row])
-        elif row:
-            pixels[row] += pixels[row - 1]
-    return pixels
+    return rows[:, 0], rows[:, 1:]
 
 
 def bare(file: PngFile, *, as_grey: bool = False) -> bytes:

@@ -156,6 +156,16 @@ class TestMasks:
         labels = LABELS.astype(np.uint16) * 1000
         np.testing.assert_array_equal(mask_of(packed_png(labels, 16, 1)), labels)
 
+    @pytest.mark.parametrize("colour", [0, 3])
+    def test_every_row_filter(self, colour: int) -> None:
+        filters = [index % 5 for index in range(len(LABELS))]
+        header = struct.pack(">IIBBBBB", LABELS.shape[1], LABELS.shape[0], 8, colour, 0, 0, 0)
+        palette = chunk(b"PLTE", bytes(768)) if colour else b""
+        data = (
+            b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + chunk(b"IDAT", zlib.compress(filtered(LABELS, filters))) + chunk(b"IEND", b"")
+        )
+        np.testing.assert_array_equal(mask_of(data), LABELS)
+
     def test_metadata_cannot_spoil_a_mask(self) -> None:
         data = saved(LABELS, optimize=True)
         broken_text = chunk(b"zTXt", b"Comment\0\0not zlib") + chunk(b"iCCP", b"x\0\0not zlib") + chunk(b"eXIf", b"II*\0\xff\xff")
@@ -163,6 +173,22 @@ class TestMasks:
 
     def test_transparency_does_not_change_labels(self) -> None:
         np.testing.assert_array_equal(mask_of(saved(LABELS, transparency=0)), LABELS)
+
+
+def filtered(pixels: np.ndarray, filters: list[int]) -> bytes:
+    """Scanlines of 8-bit pixels, each with its own filter; straight from the specification, pixel by pixel."""
+    height, width = pixels.shape
+    wide = np.zeros((height + 1, width + 1), int)
+    wide[1:, 1:] = pixels
+    lines = bytearray()
+    for row in range(1, height + 1):
+        lines.append(filters[row - 1])
+        for column in range(1, width + 1):
+            left, up, corner = wide[row, column - 1], wide[row - 1, column], wide[row - 1, column - 1]
+            near = sorted((left, up, corner), key=lambda one: abs(left + up - corner - one))[0]
+            guess = (0, left, up, (left + up) // 2, near)[filters[row - 1]]
+            lines.append((wide[row, column] - guess) % 256)
+    return bytes(lines)
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
