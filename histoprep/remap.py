@@ -40,7 +40,7 @@ from histoprep.workspace import Workspace
 KIND = "remap-ledger"
 SCHEMA_VERSION = "1.0"
 LEDGER, REQUEST, LABEL_MAP, SUCCESS = "ledger.parquet", "remap.json", "label_map.yml", "_SUCCESS.json"
-PARTS = ".parts"
+PARTS = ".hp-parts"
 PARTITION_MASKS = 1000
 TIME_LIMIT_S = 60.0
 WRITTEN, FAILED = "written", "failed"
@@ -149,7 +149,7 @@ class MaskRow(NamedTuple):
 class Recipe:
     """How labels become classes: `table` is uint8 [65536] as bytes, `no_class` stands in it for values without one.
 
-    `no_class` is None when every byte is the id of a class. `note` goes into each new mask.
+    `no_class` is None when every value has a class, or every byte is one. `note` goes into each new mask.
     """
 
     table: bytes
@@ -163,11 +163,11 @@ class Recipe:
         ids = tuple(one.id for one in label_map.classes)
         if ids[-1] > _MAX_CLASS_ID:
             raise UsageError("HP505 map-overflow: new masks have 8 bits", seen=f"class {ids[-1]} of {label_map.name}", expected="class ids 0 to 255")
-        free = next((one for one in range(_MAX_CLASS_ID, -1, -1) if one not in ids), None)
-        fallback = unknown_class(label_map).id if on_unmapped is OnUnmapped.UNKNOWN else free
+        unknown = unknown_class(label_map).id if on_unmapped is OnUnmapped.UNKNOWN else None
+        no_class = next((one for one in range(_MAX_CLASS_ID, -1, -1) if one not in ids), None) if unknown is None else None
         table = label_map.lookup_table()
-        table[table == UNMAPPED] = fallback or 0
-        return cls(table.astype(np.uint8).tobytes(), ids, free, f"{label_map.name} {label_map.digest}")
+        table[table == UNMAPPED] = unknown or no_class or 0
+        return cls(table.astype(np.uint8).tobytes(), ids, no_class, f"{label_map.name} {label_map.digest}")
 
     def apply(self, labels: np.ndarray) -> np.ndarray:
         """Return the classes, uint8, of labels, uint8 or uint16 [height, width].
@@ -402,6 +402,10 @@ def _wrong_mode(mode: str, colours: int | None, channels_equal: bool | None) -> 
     return f"{kind}; save label ids as 8-bit grey, not colours"
 
 
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 @dataclass(slots=True)
 class _Survey:
     """One look at all masks: what they hold and what they will be called."""
@@ -431,15 +435,15 @@ class _Survey:
         if not unmapped:
             return
         shown = [
-            f"{one} ({self.pixels[one]:,} pixels in {self.tiles[one]:,} {'tile' if self.tiles[one] == 1 else 'tiles'}, such as {self.examples[one]})"
+            f"{one} ({_many(self.pixels[one], 'pixel')} in {_many(self.tiles[one], 'tile')}, such as {self.examples[one]})"
             for one in unmapped[:_NUM_SHOWN]
         ]
         more = f" and {len(unmapped) - _NUM_SHOWN} more" if len(unmapped) > _NUM_SHOWN else ""
         ids = [one.id for one in label_map.sources]
         raise UnmappedLabelError(
-            f"HP501 unmapped-label: the masks hold {len(unmapped)} {'value' if len(unmapped) == 1 else 'values'} that {label_map.name} does not list",
+            f"HP501 unmapped-label: the masks hold {_many(len(unmapped), 'value')} that {label_map.name} does not list",
             seen="; ".join(shown) + more,
-            expected=f"{len(ids)} source labels from {min(ids, default=0)} to {max(ids, default=0)}",
+            expected=f"{_many(len(ids), 'source label')} from {min(ids, default=0)} to {max(ids, default=0)}",
             hint="add them to the label map, or make them unknown with --on-unmapped unknown; histoprep audit looks for the cause",
         )
 
@@ -741,18 +745,14 @@ def _is_in(hashes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 def _remove_stale(out: Path, written: np.ndarray, used: set[Path]) -> int:
     """Delete files that an earlier run wrote here and this one did not, and return how many."""
+    ledgers = [(out / LEDGER, KIND), *((one, _PART_KIND) for one in (out / PARTS).glob("*.parquet") if one not in used and one.name != LEDGER)]
     removed = 0
-    earlier = [(out / LEDGER, KIND), *((one, _PART_KIND) for one in (out / PARTS).glob("*.parquet") if one not in used and one.name != LEDGER)]
-    for path, kind in earlier:
-        try:
-            opened = _open_ledger(path, kind)
-            names = [name for batch in tables.read_batches(opened, ["output_path"]) for name in batch["output_path"].drop_null().to_pylist()]
-        except (FileNotFoundError, IntegrityError):
-            # What it named stays, and is reported as unexpected.
-            continue
-        kept = _is_in(written, _hashes(names))
-        for name in itertools.compress(names, ~kept):
-            removed += _remove_output(out, name)
+    for path, kind in ledgers:
+        # What a damaged ledger named stays, and is reported as unexpected.
+        with contextlib.suppress(FileNotFoundError, IntegrityError):
+            for batch in tables.read_batches(_open_ledger(path, kind), ["output_path"]):
+                names = batch["output_path"].drop_null().to_pylist()
+                removed += sum(_remove_output(out, name) for name in itertools.compress(names, ~_is_in(written, _hashes(names))))
     return removed
 
 

@@ -316,7 +316,7 @@ def test_unmapped_values_are_named_with_count_file_and_fix(tmp_path: Path) -> No
     text = str(caught.value)
     assert "2 values that four does not list" in text
     assert "77 (14 pixels in 2 tiles, such as zz_mask.png)" in text
-    assert "78 (1 pixels in 1 tile, such as zz_mask.png)" in text
+    assert "78 (1 pixel in 1 tile, such as zz_mask.png)" in text
     assert "7 source labels from 0 to 300" in text
     assert "--on-unmapped unknown" in text
     assert caught.value.exit_code == ExitCode.USAGE
@@ -861,7 +861,7 @@ def survive_kills(root: str, folder: str, scratch: str, *, broken: bool = False)
         visible = tree(out) if out.exists() else {}
         masks = {name: data for name, data in visible.items() if name.endswith("_mask.png")}
         assert masks.items() <= wanted.items(), f"kill {kills + 1}: a file is visible in part"
-        assert "_SUCCESS.json" not in visible or {name: data for name, data in visible.items() if not name.startswith(".parts/")} == wanted
+        assert "_SUCCESS.json" not in visible or {name: data for name, data in visible.items() if not name.startswith(".hp-parts/")} == wanted
         if status == 0:
             return kills
         assert status == -signal.SIGKILL, f"kill {kills + 1}: the run ended with {status}"

@@ -65,7 +65,7 @@ def remap(
     if numbers is not None:
         with progress_of("partitions", "partitions") as advance:
             done = run_remap_part(plan, *numbers, chosen, advance)
-        console.note(f"part {numbers[0]} of {numbers[1]}: {done} partitions done; when all parts are: histoprep remap {root} --map {label_map.name}")
+        console.note(f"part {numbers[0]} of {numbers[1]}: {done} partitions done; when all parts are: the same command without --part")
         return
     with progress_of("remapping", "masks") as advance:
         result = run_remap(plan, chosen, advance)
