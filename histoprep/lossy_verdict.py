@@ -1,0 +1,225 @@
+"""What the masks of one source say together: clean, stored as JPEG, once JPEG, or interpolated. Pure.
+
+One mask with little boundary proves nothing, so signals are summed over masks. A source may be a folder that
+mixes good and bad masks; it is therefore looked at in parts that are chosen by one signal (how rough masks are) and judged
+by another (their block phase). Thresholds come from `benchmarks/lossy.py`: no sum over clean masks of any
+family, thin structures and lines along the blocks included, came above 1.6 / sqrt(shifted mixed blocks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from histoprep.lossy import Signals, measure_signals
+from histoprep.lossy_blocks import GridCounts
+from histoprep.lossy_jpeg import FixedPoint, find_quality
+
+# From this many masks with boundaries on, a verdict is firm.
+FIRM_MASKS = 30
+# Block phase of a lossy source: at least this, and this over the root of the number of mixed blocks more.
+PHASE, PHASE_NOISE = 0.04, 1.5
+# Differing neighbours per mixed block: a drawn boundary has 8 to 9, one that went through JPEG at least this.
+ROUGHNESS = 9.5
+# Masks that look damaged, or full of thin structures: rough, or soft contacts.
+_ROUGH, _SOFT = 12.0, 0.5
+# Ramps: nearly every contact is soft, and this share of masks has two or more labels that only lie between others.
+SOFT_SHARE, RAMP_MASKS, RAMP_LABELS = 0.9, 0.2, 2
+_MIN_CONTACTS = 16
+_BLOCKY_PHASE = -0.3
+# Fixed points: share of blocks, and the quality above which clean blocks are fixed points too.
+FIXED_SHARE, _MAX_TELLING_QUALITY = 0.15, 97
+# Without a block phase, fixed points alone must be this clear, on this many blocks.
+_CERTAIN_SHARE, _MIN_TRIED = 0.45, 200
+
+
+class Kind(StrEnum):
+    """What became of masks."""
+
+    JPEG_CONTAINER = "jpeg-container"
+    WEBP_CONTAINER = "webp-container"
+    JPEG_HISTORY = "jpeg-history"
+    INTERPOLATED = "interpolated"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One mask: its signals (None when it is of one label), the quality it is a fixed point of, and its lossy container or ""."""
+
+    signals: Signals | None
+    fixed: FixedPoint | None = None
+    container: str = ""
+
+    @classmethod
+    def of(cls, labels: np.ndarray) -> Seen:
+        """Return what is seen of a mask; the quality is looked for only where blocks stand out."""
+        signals = measure_signals(labels)
+        return cls(signals, find_quality(labels) if signals and asks_for_quality(signals) else None)
+
+
+def asks_for_quality(signals: Signals) -> bool:
+    """Return whether one mask stands out enough to spend 2 ms on its quality; of clean ones, those full of thin structures do."""
+    soft = signals.contacts >= _MIN_CONTACTS and signals.soft_contacts >= _SOFT * signals.contacts
+    # Boundaries of labels one step apart become blocky: hardly a step is left inside of the blocks.
+    blocky = signals.blocks.phase <= _BLOCKY_PHASE
+    return soft or blocky or (signals.blocks.phase >= PHASE and signals.roughness >= ROUGHNESS)
+
+
+_NOTHING = Signals(GridCounts(0, 0.0), 0, 0, 0, (), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class MaskSignals:
+    """The signals of the masks of one source, one entry a mask in every array.
+
+    `mixed` and `shifted` are `GridCounts.own` and `.shifted` of 8x8 blocks (0 for masks of one label); `rough_pairs`, `contacts`,
+    `soft_contacts` as in `Signals`; `ramp_labels` how many ids it has in `ramp_ids`. `quality`, `fixed` and `tried` are of
+    `FixedPoint`, 0 where it was not looked for. `container` is the lossy format of the file, or "".
+    """
+
+    mixed: np.ndarray
+    shifted: np.ndarray
+    rough_pairs: np.ndarray
+    contacts: np.ndarray
+    soft_contacts: np.ndarray
+    ramp_labels: np.ndarray
+    quality: np.ndarray
+    fixed: np.ndarray
+    tried: np.ndarray
+    container: np.ndarray
+
+    @classmethod
+    def of(cls, seen: Sequence[Seen]) -> MaskSignals:
+        """Return the table of some masks."""
+        rows = [(one.signals or _NOTHING, one.fixed or FixedPoint(0, 0, 0), one.container) for one in seen]
+        columns = {
+            "mixed": [signals.blocks.own for signals, _, _ in rows],
+            "shifted": [signals.blocks.shifted for signals, _, _ in rows],
+            "rough_pairs": [signals.rough_pairs for signals, _, _ in rows],
+            "contacts": [signals.contacts for signals, _, _ in rows],
+            "soft_contacts": [signals.soft_contacts for signals, _, _ in rows],
+            "ramp_labels": [len(signals.ramp_ids) for signals, _, _ in rows],
+            "quality": [fixed.quality for _, fixed, _ in rows],
+            "fixed": [fixed.fixed for _, fixed, _ in rows],
+            "tried": [fixed.blocks for _, fixed, _ in rows],
+            "container": [container for _, _, container in rows],
+        }
+        return cls(**{name: np.array(values) for name, values in columns.items()})
+
+    @property
+    def roughness(self) -> np.ndarray:
+        """Return differing neighbours per mixed block of each mask; 0 without mixed blocks."""
+        return self.rough_pairs / np.maximum(self.mixed, 1)
+
+    @property
+    def softness(self) -> np.ndarray:
+        """Return the share of soft contacts of each mask; 0 where there are too few contacts to say."""
+        return np.where(self.contacts >= _MIN_CONTACTS, self.soft_contacts / np.maximum(self.contacts, 1), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One thing that is wrong with a source.
+
+    `masks` are positions of the masks concerned, `boundary_masks` how many of them have boundaries. `quality` is
+    None where values say nothing of it, because they were mapped to others afterwards. A verdict that is not `firm` rests on fewer than 30
+    masks with boundaries. `evidence` says in words what was measured.
+    """
+
+    kind: Kind
+    masks: np.ndarray
+    boundary_masks: int
+    quality: int | None
+    firm: bool
+    evidence: str
+
+
+def judge(signals: MaskSignals) -> list[Verdict]:
+    """Return what is wrong with the masks of one source; nothing for a clean one. No mask is in two verdicts."""
+    verdicts = [*_containers(signals)]
+    plain = np.flatnonzero((signals.container == "") & (signals.shifted > 0))
+    lossy = _lossy(signals, plain)
+    if lossy is not None:
+        verdicts.append(lossy)
+        plain = np.setdiff1d(plain, lossy.masks)
+    ramps = _interpolated(signals, plain)
+    return verdicts if ramps is None else [*verdicts, ramps]
+
+
+def _containers(signals: MaskSignals) -> list[Verdict]:
+    found = []
+    for name, kind in (("jpeg", Kind.JPEG_CONTAINER), ("webp", Kind.WEBP_CONTAINER)):
+        masks = np.flatnonzero(signals.container == name)
+        if len(masks):
+            quality = _voted(signals.quality[masks], np.ones(len(masks))) if name == "jpeg" else None
+            evidence = f"the files are lossy {'JPEG' if name == 'jpeg' else 'WebP'}" + (f" of quality {quality}" if quality else "")
+            found.append(Verdict(kind, masks, int(np.count_nonzero(signals.mixed[masks])), quality, True, evidence))
+    return found
+
+
+def _lossy(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
+    damaged = (signals.roughness[plain] >= _ROUGH) | (signals.softness[plain] >= _SOFT)
+    parts = [part for part in (plain[damaged], plain[~damaged]) if _has_block_phase(signals, part) or _is_fixed(signals, part)]
+    masks = np.sort(np.concatenate(parts)) if parts else plain[:0]
+    if not parts and _has_block_phase(signals, plain):
+        masks = plain
+    # Masks without a block of two labels show nothing, whatever their past.
+    masks = masks[signals.mixed[masks] > 0]
+    if not len(masks):
+        return None
+    quality, share = _agreed_quality(signals, masks)
+    quality = quality if share >= FIXED_SHARE else None
+    return Verdict(Kind.JPEG_HISTORY, masks, len(masks), quality, len(masks) >= FIRM_MASKS, _evidence(signals, masks, quality, share))
+
+
+def _evidence(signals: MaskSignals, masks: np.ndarray, quality: int | None, share: float) -> str:
+    own, shifted = signals.mixed[masks].sum(), signals.shifted[masks].sum()
+    phase = 1 - own / shifted if shifted else 0.0
+    words = [f"{phase:.0%} fewer 8x8 blocks hold two labels than on a shifted grid"] if phase >= PHASE else []
+    words += [f"JPEG quality {quality} leaves {share:.0%} of such blocks as they are"] if quality else []
+    return "; ".join(words)
+
+
+def _has_block_phase(signals: MaskSignals, masks: np.ndarray) -> bool:
+    own, shifted = float(signals.mixed[masks].sum()), float(signals.shifted[masks].sum())
+    if own == 0 or shifted == 0:
+        # Uniform in all blocks: masks drawn at a lower resolution (HP405), which prove nothing.
+        return False
+    rough = float(signals.rough_pairs[masks].sum()) / own
+    return rough >= ROUGHNESS and 1 - own / shifted >= PHASE + PHASE_NOISE / np.sqrt(shifted)
+
+
+def _is_fixed(signals: MaskSignals, masks: np.ndarray) -> bool:
+    """Return whether masks without a block phase are fixed points all the same, as where labels are one step apart."""
+    quality, share = _agreed_quality(signals, masks)
+    return quality is not None and share >= _CERTAIN_SHARE and signals.tried[masks].sum() >= _MIN_TRIED
+
+
+def _agreed_quality(signals: MaskSignals, masks: np.ndarray) -> tuple[int | None, float]:
+    """Return the quality with most fixed blocks, 97 at most, and the share of blocks tried that it or the next two fix; (None, 0) without any."""
+    quality, fixed, tried = signals.quality[masks], signals.fixed[masks], signals.tried[masks]
+    telling = (quality > 0) & (quality <= _MAX_TELLING_QUALITY)
+    voted = _voted(quality[telling], fixed[telling])
+    if voted is None:
+        return None, 0.0
+    return voted, float(fixed[telling & (np.abs(quality - voted) <= 2)].sum() / tried.sum())
+
+
+def _interpolated(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
+    soft = plain[signals.softness[plain] >= SOFT_SHARE]
+    ramps = soft[signals.ramp_labels[soft] >= RAMP_LABELS]
+    if not len(ramps) or len(ramps) < RAMP_MASKS * len(soft):
+        return None
+    contacts, number = signals.contacts[soft].sum(), int(signals.ramp_labels[soft].max())
+    gradual = f"{signals.soft_contacts[soft].sum() / contacts:.0%} of the steps between labels are gradual"
+    evidence = f"{gradual}; up to {number} labels a mask occur between two others only"
+    return Verdict(Kind.INTERPOLATED, soft, len(soft), None, len(soft) >= FIRM_MASKS, evidence)
+
+
+def _voted(quality: np.ndarray, votes: np.ndarray) -> int | None:
+    """Return the quality with most votes; None without any."""
+    counts = np.bincount(quality.astype(np.intp), weights=votes)
+    return int(counts.argmax()) if len(counts) and counts.max() > 0 else None

@@ -1,0 +1,160 @@
+"""Repair of single masks, against the masks that were damaged; encoders and interpolation are those of Pillow and OpenCV."""
+
+from __future__ import annotations
+
+import cv2
+import lossy_masks as made
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from histoprep.errors import BrokenFileError
+from histoprep.lossy_ramps import repair_ramps
+from histoprep.lossy_repair import repair_jpeg
+from histoprep.measure import measure_mask
+
+NUM_MASKS = 11
+
+
+def wrong(labels: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.mean(labels != truth))
+
+
+def thick_labels(labels: np.ndarray) -> set[int]:
+    seen = measure_mask(labels, 1)
+    return set(seen.ids[seen.radius_px >= 3].tolist())
+
+
+@pytest.mark.parametrize("quality", [75, 85, 90, 95])
+def test_repair_takes_most_damage_away_and_leaves_no_false_label(quality: int) -> None:
+    before, after = [], []
+    for seed in range(NUM_MASKS):
+        truth = made.regions(seed)
+        damaged = made.jpeg(truth, quality)
+        repaired = repair_jpeg(damaged, quality)
+        before.append(wrong(damaged, truth))
+        after.append(wrong(repaired.labels, truth))
+        assert set(np.unique(repaired.labels)) <= set(np.unique(truth)), seed
+        assert thick_labels(truth) <= set(np.unique(repaired.labels).tolist()), seed
+        assert repaired.changed == np.count_nonzero(repaired.labels != damaged)
+    assert np.mean(before) > 0.05
+    # The issue asks for a quarter; regions reach a fifteenth.
+    assert np.mean(after) < np.mean(before) / 15
+
+
+def test_confidence_is_the_share_of_blocks_that_jpeg_turns_into_what_was_there() -> None:
+    truth = made.regions(2)
+    damaged = made.jpeg(truth, 90)
+    repaired = repair_jpeg(damaged, 90)
+    again = made.jpeg(repaired.labels, 90)
+    blocks = [np.s_[y : y + 8, x : x + 8] for y in range(0, 128, 8) for x in range(0, 128, 8)]
+    mixed = [at for at in blocks if damaged[at].min() != damaged[at].max()]
+    assert repaired.confidence == pytest.approx(np.mean([(again[at] == damaged[at]).all() for at in mixed]))
+    assert 0.4 < repaired.confidence <= 1
+
+
+def test_a_wrong_quality_shows_in_the_confidence() -> None:
+    damaged = made.jpeg(made.regions(2), 90)
+    assert repair_jpeg(damaged, 80).confidence < repair_jpeg(damaged, 90).confidence / 3
+
+
+def test_blocks_of_one_label_are_never_touched() -> None:
+    damaged = made.jpeg(made.regions(5), 90)
+    repaired = repair_jpeg(damaged, 90).labels
+    for y in range(0, 128, 8):
+        for x in range(0, 128, 8):
+            block = np.s_[y : y + 8, x : x + 8]
+            if damaged[block].min() == damaged[block].max():
+                assert (repaired[block] == damaged[block]).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 30), height=st.integers(16, 90), width=st.integers(16, 90), wide=st.booleans())
+def test_any_size_and_type_comes_back_as_it_was(seed: int, height: int, width: int, wide: bool) -> None:
+    damaged = made.jpeg(np.ascontiguousarray(made.regions(seed)[:height, :width]), 90).astype(np.uint16 if wide else np.uint8)
+    kept = damaged.copy()
+    repaired = repair_jpeg(damaged, 90).labels
+    assert (repaired.shape, repaired.dtype) == (damaged.shape, damaged.dtype)
+    assert set(np.unique(repaired)) <= set(np.unique(damaged))
+    assert (damaged == kept).all()
+
+
+def test_a_clean_mask_stays_almost_as_it_is() -> None:
+    truth = made.regions(4)
+    assert wrong(repair_jpeg(truth, 95).labels, truth) < 0.002
+    uniform = np.full((32, 32), 7, np.uint8)
+    assert (repair_jpeg(uniform, 75).labels == 7).all()
+    assert (repair_ramps(truth).labels == truth).mean() > 0.999
+
+
+def test_thin_labels_that_can_be_explained_survive() -> None:
+    truth = np.zeros((128, 128), np.uint8)
+    truth[40:90, 40:90] = 30
+    # A line of 2 px has no core, but its label has one elsewhere.
+    cv2.line(truth, (5, 20), (120, 24), 30, 2)
+    repaired = repair_jpeg(made.jpeg(truth, 90), 90)
+    assert wrong(repaired.labels, truth) < 0.004
+
+
+def test_what_cannot_be_repaired_is_refused() -> None:
+    labels = made.regions(0)
+    with pytest.raises(BrokenFileError, match="below 75") as caught:
+        repair_jpeg(made.jpeg(labels, 74), 74)
+    assert caught.value.verdict == "HP403 below-75"
+    with pytest.raises(BrokenFileError, match="above 255"):
+        repair_jpeg(labels.astype(np.uint16) + 300, 90)
+    noise = np.random.default_rng(0).integers(0, 9, (64, 64)).astype(np.uint8)
+    with pytest.raises(BrokenFileError, match="holds one label"):
+        repair_jpeg(noise, 90)
+    with pytest.raises(BrokenFileError, match="holds one label"):
+        repair_ramps(noise)
+
+
+def test_ramps_are_cut_in_the_middle() -> None:
+    truth = np.zeros((32, 64), np.uint8)
+    truth[:, 32:] = 40
+    ramp = truth.copy()
+    ramp[:, 30:34] = (5, 15, 25, 35)
+    repaired = repair_ramps(ramp)
+    assert (repaired.labels == truth).all()
+    assert (repaired.changed, repaired.confidence) == (32 * 4, 1.0)
+
+
+@pytest.mark.parametrize("how", [cv2.INTER_LINEAR, cv2.INTER_CUBIC], ids=["bilinear", "bicubic"])
+def test_interpolated_masks_lose_their_false_labels(how: int) -> None:
+    before, after, false, were_false = [], [], 0, 0
+    for seed in range(NUM_MASKS):
+        truth = np.kron(made.regions(seed, 64), np.ones((2, 2), np.uint8))
+        damaged = cv2.resize(np.ascontiguousarray(truth[::2, ::2]), (128, 128), interpolation=how)
+        repaired = repair_ramps(damaged).labels
+        before.append(wrong(damaged, truth))
+        after.append(wrong(repaired, truth))
+        false += len(set(np.unique(repaired)) - set(np.unique(truth)))
+        were_false += len(set(np.unique(damaged)) - set(np.unique(truth)))
+        assert thick_labels(truth) <= set(np.unique(repaired).tolist())
+    assert np.mean(after) < np.mean(before) / 4
+    # Ripples of bicubic interpolation that have a core of their own stay.
+    assert false <= (0 if how == cv2.INTER_LINEAR else were_false / 50)
+
+
+def test_a_rim_of_a_label_that_is_at_home_elsewhere_goes() -> None:
+    labels = np.zeros((64, 64), np.uint8)
+    labels[:, 32:] = 8
+    labels[48:, :16] = 4
+    labels[:, 31] = 4
+    repaired = repair_ramps(labels).labels
+    assert set(np.unique(repaired[:40])) == {0, 8}
+    assert (repaired[50:, :14] == 4).all()
+
+
+def test_published_masks_come_out_as_their_cleaned_twins(shared_data) -> None:
+    from PIL import Image
+
+    paths = sorted((shared_data / "ebhi_seg" / "masks_raw").glob("*/*.png"))[::25]
+    different = []
+    for path in paths:
+        raw, cleaned = (np.asarray(Image.open(one)) for one in (path, shared_data / "ebhi_seg" / "labels" / path.parent.name / path.name))
+        different.append(np.mean((repair_ramps(raw).labels > 127) != (cleaned > 0)))
+    assert len(different) > 20
+    assert np.mean(different) < 0.005
