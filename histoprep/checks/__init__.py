@@ -31,7 +31,7 @@ MAX_LISTED = 8
 # Columns of the tiles table that table rules see; a few short ones, so that millions of tiles fit.
 OVERVIEW_COLUMNS = (
     "tile_id", "group", "split", "label", "unlabelled", "image_path", "mask_path", "image_digest", "image_error", "image_format", "width_px",
-    "height_px", "jpeg_quality", "jpeg_subsampling", "focus", "contrast", "mask_digest", "mask_error", "mask_label_map",
+    "height_px", "jpeg_quality", "jpeg_subsampling", "focus", "contrast", "background_share", "mask_digest", "mask_error", "mask_label_map",
 )  # fmt: skip
 
 

@@ -92,7 +92,8 @@ def blurry(evidence: Evidence) -> Iterator[Finding]:
     Blank tiles are no measure of focus and are left out; a source needs `BLUR_MIN_TILES` others.
     """
     images = evidence.images
-    images = images[(images.contrast >= BLANK_CONTRAST) & images.focus.notna()]
+    shows_tissue = (images.contrast >= BLANK_CONTRAST) & (images.background_share.fillna(0) <= MAX_BACKGROUND_SHARE)
+    images = images[shows_tissue & images.focus.notna()]
     log_focus = pd.Series(np.log(images.focus.astype(float).clip(lower=MIN_FOCUS).to_numpy()), index=images.index)
     by_source = log_focus.groupby(images.source)
     median = by_source.transform("median")

@@ -58,7 +58,8 @@ def _colours(evidence: Evidence, masks: pd.DataFrame, mode: str) -> Iterator[Fin
     seen = masks[true(masks.mask_colours.notna())]
     grey = true(seen.mask_channels_equal) & (mode in ("RGB", "RGBA"))
     yield from _modes(evidence, unread, "{mask_mode}", subcode)
-    yield from _modes(evidence, seen[~grey], "{mask_mode}, {mask_colours:,} colours", subcode)
+    noun = "values" if mode in ("F", "I") else "colours"
+    yield from _modes(evidence, seen[~grey], f"{{mask_mode}}, {{mask_colours:,}} {noun}", subcode)
     detail = "{mask_mode} with equal channels, {mask_colours:,} values"
     yield from _modes(evidence, seen[grey], detail, "grey-in-rgb" if mode == "RGB" else "alpha", cause=_GREY_CAUSE)
 

@@ -1,0 +1,59 @@
+"""Accepted findings: written, read, taken apart from new ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from histoprep.baseline import apply_baseline, read_baseline, write_baseline
+from histoprep.catalogue import RULES
+from histoprep.errors import UsageError
+from histoprep.findings import Finding, finding
+
+
+def make(code: str, *paths: str, subcode: str = "") -> Finding:
+    return finding(RULES[code], [(path, f"about {path}") for path in paths], denominator=99, unit="files", subcode=subcode)
+
+
+def test_what_was_accepted_is_known_and_the_rest_new(tmp_path: Path) -> None:
+    path = tmp_path / "accepted.json"
+    before = [make("HP101", "a", "b"), make("HP201", "x", subcode="truncated")]
+    assert write_baseline(path, before) == 3
+    after = [make("HP101", "a", "b", "c"), make("HP201", "x", subcode="truncated"), make("HP201", "x", subcode="zero-bytes"), make("HP104", "a")]
+    found = [(one.code, one.subcode, one.paths, one.known) for one in apply_baseline(after, read_baseline(path))]
+    assert found == [
+        ("HP101", "", ("c",), False),
+        ("HP101", "", ("a", "b"), True),
+        ("HP201", "truncated", ("x",), True),
+        ("HP201", "zero-bytes", ("x",), False),
+        ("HP104", "", ("a",), False),
+    ]
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=3), st.booleans(), min_size=1, max_size=20))
+def test_parts_make_up_the_whole(accepted: dict[str, bool]) -> None:
+    whole = make("HP406", *accepted)
+    parts = apply_baseline([whole], frozenset(("HP406", "", path) for path, known in accepted.items() if known))
+    assert sum(one.count for one in parts) == whole.count
+    assert sorted(path for one in parts for path in one.paths) == sorted(accepted)
+    for one in parts:
+        assert {accepted[path] for path in one.paths} == {one.known}
+        assert one.denominator == 99
+        assert all(detail == f"about {path}" for path, detail in zip(one.paths, one.details, strict=True))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", "x", *(json.dumps({"format": "histoprep-baseline", **rest}) for rest in ({"version": 2, "accepted": {}}, {"version": 1}))],
+)
+def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "accepted.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match="no baseline"):
+        read_baseline(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_baseline(tmp_path / "absent.json")

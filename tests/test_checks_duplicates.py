@@ -1,0 +1,82 @@
+"""HP6: copies of images, across formats, and what is no copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from audit_cases import DataSet, Found, by_code, findings_of_rows, picture_bytes, stripes, tissue
+from tile_rows import tile_row
+
+from histoprep import imageio
+
+TRIGGERS = ("HP601", "HP602", "HP603", "HP604")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = DataSet(tmp_path_factory.mktemp("duplicates") / "data")
+    for seed in range(1, 12):
+        data.pair(f"unique{seed:02}", pixels=tissue(seed, 256))
+    base = imageio.encode_rgb_jpeg(tissue(50, 256), 92)
+    data.write("a.jpg", base)
+    data.write("a_copy.jpg", base)
+    data.write("a_again.jpg", base)
+    data.write("b.jpg", imageio.encode_rgb_jpeg(tissue(51, 256), 92))
+    # The same pixels without loss, and with other metadata.
+    data.image("b_decoded.png", imageio.decode_rgb((data.root / "b.jpg").read_bytes()))
+    data.write("c.png", picture_bytes(tissue(52, 256), "PNG", compress_level=1))
+    data.write("c_smaller.png", picture_bytes(tissue(52, 256), "PNG", compress_level=9))
+    # Nearly the same: saved again with loss, a little brighter.
+    data.write("d.jpg", imageio.encode_rgb_jpeg(tissue(53, 256), 92))
+    data.write("d_recompressed.jpg", imageio.encode_rgb_jpeg(imageio.decode_rgb((data.root / "d.jpg").read_bytes()), 60))
+    data.write("e.png", picture_bytes(tissue(54, 256), "PNG"))
+    data.write("e_brighter.png", picture_bytes(np.clip(tissue(54, 256).astype(int) + 6, 0, 255).astype(np.uint8), "PNG"))
+    # Glass everywhere is alike and no copy.
+    rng = np.random.default_rng(1)
+    for index in range(3):
+        data.image(f"glass{index}.png", np.clip(rng.normal(240, 1.5, (256, 256, 3)), 0, 255).astype(np.uint8))
+    for stem, labels in (("a", (0, 1)), ("a_copy", (0, 1)), ("a_again", (0, 2)), ("c", (1, 2)), ("c_smaller", (2, 1))):
+        data.mask(f"{stem}_mask.png", stripes(*labels))
+    return data.root
+
+
+@pytest.fixture(scope="module")
+def found(root: Path) -> Found:
+    return by_code(DataSet(root).audit().findings)
+
+
+def test_equal_bytes(found: Found) -> None:
+    assert found["HP601"] == {"a_copy.jpg": "same bytes as a.jpg", "a_again.jpg": "same bytes as a.jpg"}
+
+
+def test_equal_pixels_across_formats(found: Found) -> None:
+    assert found["HP602"] == {"b_decoded.png": "same pixels as b.jpg", "c_smaller.png": "same pixels as c.png"}
+
+
+def test_nearly_equal_pixels(found: Found) -> None:
+    assert found["HP603"].keys() == {"d_recompressed.jpg", "e_brighter.png"}
+
+
+def test_copies_with_other_masks(found: Found) -> None:
+    assert found["HP604"] == {
+        "a_again_mask.png": "differs from a_mask.png, yet a_again.jpg shows the same as a.jpg",
+        "c_smaller_mask.png": "differs from c_mask.png, yet c_smaller.png shows the same as c.png",
+    }
+
+
+def test_the_comparison_is_kept(root: Path) -> None:
+    path = root.with_name("data.histoprep") / "duplicates.parquet"
+    DataSet(root).audit()
+    before = path.stat().st_mtime_ns
+    DataSet(root).audit(label_map="label_map_5")
+    assert path.stat().st_mtime_ns == before
+    pairs = pd.read_parquet(path)
+    assert set(pairs.columns) == {"image_a", "image_b", "equal_pixels", "correlation", "equal_masks"}
+
+
+def test_equal_bytes_in_a_table(tmp_path: Path) -> None:
+    rows = [tile_row(name, image_digest=digest) for name, digest in (("a", "1"), ("b", "2"), ("c", "1"), ("d", "1"), ("e", None), ("f", None))]
+    assert by_code(findings_of_rows(tmp_path, rows))["HP601"] == {"c.jpg": "same bytes as a.jpg", "d.jpg": "same bytes as a.jpg"}

@@ -1,0 +1,110 @@
+"""HP2: files that cannot be read, or are not what they seem."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from audit_cases import DataSet, Found, by_code, findings_of_rows, picture_bytes, stripes, tissue
+from PIL import Image, PngImagePlugin
+from tile_rows import tile_row
+
+from histoprep.tiles import TileOptions
+
+TRIGGERS = ("HP201", "HP202", "HP203", "HP205", "HP206", "HP207")
+
+
+def _jpeg(seed: int) -> bytes:
+    return picture_bytes(tissue(seed), "JPEG", quality=90)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    data = DataSet(tmp_path_factory.mktemp("files") / "data")
+    data.pairs(3)
+    good_mask = picture_bytes(stripes(0, 1, 2), "PNG")
+    # Images.
+    data.write("cut.jpg", _jpeg(100)[:-400])
+    data.write("empty.jpg", b"")
+    data.write("prose.jpg", b"Not a picture at all.")
+    data.write("really.jpg", picture_bytes(tissue(101), "PNG"))
+    data.write("upper.JPEG", _jpeg(102))
+    data.image("huge.png", tissue(103, 200))
+    exif = Image.Exif()
+    exif[0x013B], exif[0x0132] = "Dr. A. Example", "2024:01:02 03:04:05"
+    data.write("named.jpg", picture_bytes(tissue(104), "JPEG", quality=90, exif=exif))
+    # Masks, each beside a good image.
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Patient", "A. Example")
+    flipped = bytearray(good_mask)
+    flipped[45] ^= 1
+    masks = {
+        "cut2": good_mask[:-30],
+        "flipped": bytes(flipped),
+        "png_in_tif": good_mask,
+        "told": picture_bytes(stripes(0, 1, 2), "PNG", pnginfo=text),
+    }
+    for stem, content in masks.items():
+        data.image(f"{stem}.jpg")
+        data.write(f"{stem}_mask.{'tif' if stem == 'png_in_tif' else 'png'}", content)
+    # Between the tiles (96 x 96) and the huge image (200 x 200).
+    return by_code(data.audit(tile_options=TileOptions(max_pixels=20_000)).findings)
+
+
+def test_unreadable_files(found: Found) -> None:
+    assert found["HP201 zero-bytes"].keys() == {"empty.jpg"}
+    assert found["HP201 bad-header"].keys() == {"prose.jpg"}
+    assert found["HP201 truncated"].keys() == {"cut2_mask.png"}
+    assert found["HP201 bad-checksum"].keys() == {"flipped_mask.png"}
+    assert {key for key in found if key.startswith("HP201")} == {f"HP201 {one}" for one in ("zero-bytes", "bad-header", "truncated", "bad-checksum")}
+
+
+def test_a_jpeg_cut_short(found: Found) -> None:
+    [(key, paths)] = [(key, paths) for key, paths in found.items() if key.startswith("HP202")]
+    assert (key, paths.keys()) == ("HP202 no-end-marker", {"cut.jpg"})
+
+
+def test_names_that_lie(found: Found) -> None:
+    assert found["HP203"] == {"really.jpg": "its first bytes are those of a PNG", "png_in_tif_mask.tif": "its first bytes are those of a PNG"}
+
+
+def test_pictures_beyond_the_limit(found: Found) -> None:
+    assert found["HP205 huge-image"].keys() == {"huge.png"}
+    assert "200x200" in found["HP205 huge-image"]["huge.png"]
+
+
+def test_metadata_names_fields_and_never_values(found: Found) -> None:
+    assert found["HP207"].keys() == {"named.jpg", "told_mask.png"}
+    assert "Example" not in "".join(found["HP207"].values())
+
+
+def test_what_happens_between_listing_and_reading(tmp_path: Path) -> None:
+    rows = [
+        tile_row("a", {1: 100}),
+        tile_row("b", {1: 100}, image_error="HP206 changed", image_error_detail="listed with 9 bytes, 10 when read", image_digest=None),
+        tile_row("c", {1: 100}, mask_error="HP201 vanished", mask_error_detail="gone between listing and reading"),
+    ]
+    found = by_code(findings_of_rows(tmp_path, rows))
+    assert found["HP206 changed"] == {"b.jpg": "listed with 9 bytes, 10 when read"}
+    assert found["HP201 vanished"] == {"c_mask.png": "gone between listing and reading"}
+
+
+def test_folders_that_cannot_be_listed(tmp_path: Path) -> None:
+    [finding] = findings_of_rows(tmp_path, [tile_row("a")], issues=[("unreadable", "secret/", "Permission denied")])
+    assert (finding.code, finding.subcode, finding.paths) == ("HP201", "folder", ("secret/",))
+    # How many folders there are is not known, so no share is claimed.
+    assert finding.denominator == 0
+
+
+def test_names_that_are_no_utf8_are_reported_as_themselves(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    data.pairs(2)
+    name = os.fsdecode(b"caf\xe9.jpg")
+    (data.root / name).write_bytes(b"")
+    report = data.audit()
+    from histoprep.report import render
+
+    assert r"caf\xe9.jpg: the file is empty" in render(report, "text")
+    assert "caf%E9.jpg" in render(report, "json")
+    assert "caf%E9.jpg" in render(report, "sarif")

@@ -1,0 +1,110 @@
+"""HP5: masks and label map held against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from audit_cases import SKIN_MAP, DataSet, by_code, findings_of_rows, stripes, write_map
+from tile_rows import tile_row
+
+from histoprep.errors import LabelMapError
+from histoprep.labels import load_label_map
+from histoprep.remap_evidence import already_remapped
+
+TRIGGERS = ("HP501", "HP502", "HP503", "HP504", "HP505", "HP506", "HP507", "HP508")
+
+
+def test_values_that_the_map_does_not_list(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    data.pairs(2)
+    data.pair("odd", stripes(0, 1, 200))
+    data.pair("odder", stripes(7, 200))
+    report = data.audit(label_map=write_map(tmp_path))
+    found = by_code(report.findings)
+    assert found["HP501"] == {"odd_mask.png": "value 200: 3,072 px", "odder_mask.png": "value 7: 4,608 px, value 200: 4,608 px"}
+    [finding] = [one for one in report.findings if one.code == "HP501"]
+    assert "(7, 200) to two" in finding.suggestion
+    assert (finding.count, finding.denominator) == (2, 4)
+
+
+def test_labels_and_classes_that_do_not_occur(tmp_path: Path) -> None:
+    found = by_code(findings_of_rows(tmp_path, [tile_row("a", {1: 100})], label_map=write_map(tmp_path)))
+    assert found["HP502"] == {"label 2": "dermis, scar", "label 3": "tumour"}
+    assert found["HP507"] == {"class 2": "Tumour"}
+
+
+def test_a_missing_class_0_is_no_loss(tmp_path: Path) -> None:
+    found = by_code(findings_of_rows(tmp_path, [tile_row("a", {1: 56, 2: 100, 3: 100})], label_map=write_map(tmp_path)))
+    assert "HP507" not in found
+    assert found["HP502"] == {"label 0": "unknown"}
+
+
+def test_masks_that_were_not_read_lack_nothing(tmp_path: Path) -> None:
+    assert findings_of_rows(tmp_path, [tile_row("a")], label_map=write_map(tmp_path)) == []
+
+
+FAULTS = {
+    "HP503": SKIN_MAP.replace("  tumour: Tumour\n", ""),
+    "HP504": SKIN_MAP.replace("  3: tumour\n", "  3: tumour\n  3: carcinoma\n"),
+    "HP505": SKIN_MAP.replace("2: {name: Tumour", "256: {name: Tumour"),
+    "HP506": SKIN_MAP.replace("2: {name: Tumour", "3: {name: Tumour"),
+}
+
+
+@pytest.mark.parametrize("code", FAULTS)
+def test_faults_of_the_map_are_findings_and_the_audit_goes_on(tmp_path: Path, code: str) -> None:
+    data = DataSet(tmp_path / "data")
+    data.pairs(2)
+    data.mask("orphan_mask.png")
+    path = write_map(tmp_path, FAULTS[code])
+    report = data.audit(label_map=path)
+    found = by_code(report.findings)
+    assert {key for key in found if "HP503" <= key <= "HP506"} - {"HP506"} == {code} - {"HP506"}
+    assert all(place.startswith(str(path)) for place in found[code])
+    assert "HP101" in found
+    # A gap is no obstacle; any other fault leaves the raw labels.
+    assert report.classes[1].name == ("Tissue" if code == "HP506" else "label 1")
+    assert ("not used" in str(report.options["label map"])) is (code != "HP506")
+
+
+def test_a_sound_map_has_no_findings_of_its_own(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    data.pair("a", stripes(0, 1, 2, 3))
+    assert not [key for key in by_code(data.audit(label_map=write_map(tmp_path)).findings) if key.startswith("HP5")]
+
+
+def test_what_is_no_label_map_is_refused_before_any_work(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    data.pairs(1)
+    with pytest.raises(LabelMapError):
+        data.audit(label_map=write_map(tmp_path, "just: [a, list]"))
+    assert not (tmp_path / "data.histoprep" / "tiles.parquet").exists()
+
+
+# Fifty source labels become classes 0 to 4.
+MANY = "sources:\n" + "".join(f"  {one}: label{one}\n" for one in range(50)) + "classes:\n  0: Unknown\n  1: A\n  2: B\n  3: C\n  4: D\nmap:\n"
+MANY += "".join(f"  {one}: {one % 5}\n" for one in range(50))
+
+
+def test_masks_that_were_remapped_before(tmp_path: Path) -> None:
+    path = write_map(tmp_path, MANY)
+    rows = [tile_row(f"t{index:02}", {1: 60, 2: 60, 3: 60}) for index in range(25)]
+    [(place, reason)] = by_code(findings_of_rows(tmp_path, rows, label_map=path))["HP508"].items()
+    assert place == str(tmp_path / "data")
+    assert "0, 1, 2, 3" in reason
+    note = [tile_row("a", {1: 60}, mask_label_map="label_map_5")]
+    assert "label_map_5" in by_code(findings_of_rows(tmp_path, note, label_map=path))["HP508"][str(tmp_path / "data")]
+    assert "HP508" not in by_code(findings_of_rows(tmp_path, [*rows, tile_row("other", {40: 60})], label_map=path))
+    assert "HP508" not in by_code(findings_of_rows(tmp_path, rows[:5], label_map=path))
+
+
+def test_evidence_of_a_remap(tmp_path: Path) -> None:
+    shifted = SKIN_MAP.replace("  0: unknown", "  10: unknown").replace("  1: dermis\n", "  11: dermis\n")
+    label_map = load_label_map(write_map(tmp_path, shifted))
+    # 0 and 1 are classes and no source labels: nothing else explains them.
+    assert already_remapped(label_map, {0: 3, 1: 3}, ())
+    assert already_remapped(label_map, {10: 3, 11: 3}, ()) is None
+    assert already_remapped(label_map, {}, ()) is None
+    # Every source label is a class of its own: the same values come out again.
+    assert already_remapped(load_label_map(write_map(tmp_path)), {0: 99, 1: 99, 2: 99}, ()) is None

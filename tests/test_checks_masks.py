@@ -1,0 +1,174 @@
+"""HP4: masks as files and as class maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from audit_cases import DataSet, Found, by_code, findings_of_rows, picture_bytes, stripes, write_map
+from PIL import Image
+from tile_rows import tile_row
+
+from histoprep.findings import Finding, Severity
+from histoprep.tiles import TileOptions
+
+TRIGGERS = ("HP401", "HP402", "HP405", "HP406", "HP407", "HP408", "HP409", "HP410", "HP412")
+
+
+def _enlarged(seed: int, cell_px: int) -> np.ndarray:
+    small = np.random.default_rng(seed).integers(0, 3, (96 // cell_px, 96 // cell_px)).astype(np.uint8)
+    return np.ascontiguousarray(small.repeat(cell_px, axis=0).repeat(cell_px, axis=1))
+
+
+def _with(labels: np.ndarray, where: tuple[slice, slice], value: int) -> np.ndarray:
+    labels = labels.copy()
+    labels[where] = value
+    return labels
+
+
+def _make(root: Path) -> DataSet:
+    data = DataSet(root)
+    data.pairs(3)
+    labels = stripes(0, 1, 2)
+    data.pair("short", labels[:80])
+    data.pair("sideways", labels.T[:80].copy())
+    for stem, mode in (("rgb", "RGB"), ("grey_rgb", "RGB"), ("rgba", "RGBA"), ("palette", "P"), ("one_bit", "1")):
+        data.image(f"{stem}.jpg")
+        picture = Image.fromarray(labels)
+        if stem == "rgb":
+            picture = Image.fromarray(np.dstack([labels * 80, labels * 20, 255 - labels]))
+        elif mode == "P":
+            picture.putpalette(list(range(48)))
+        elif mode == "1":
+            picture = Image.fromarray(labels > 0)
+        else:
+            picture = picture.convert(mode)
+        data.write(f"{stem}_mask.png", picture_bytes(picture, "PNG"))
+    data.image("float.jpg")
+    data.write("float_mask.tif", picture_bytes(labels.astype(np.float32), "TIFF"))
+    data.image("wide32.jpg")
+    data.write("wide32_mask.tif", picture_bytes(labels.astype(np.int32), "TIFF"))
+    data.pair("coarse8", _enlarged(1, 8))
+    data.pair("coarse4", _enlarged(2, 4))
+    data.pair("straight", stripes(1, 2))
+    data.pair("zero", stripes(0))
+    data.pair("full", stripes(2))
+    data.mask("orphan_mask.png", stripes(0))
+    # 49 pixels: a speck, and too round for a hairline.
+    data.pair("speck", _with(labels, np.s_[40:47, 10:17], 2))
+    data.pair("hairline", _with(labels, np.s_[8:90, 15:17], 3))
+    data.pair("sixteen", labels.astype(np.uint16))
+    data.pair("needs16", stripes(0, 1, 300, dtype=np.uint16))
+    return data
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finding, ...]:
+    return tuple(_make(tmp_path_factory.mktemp("masks") / "data").audit().findings)
+
+
+@pytest.fixture(scope="module")
+def found(findings: tuple[Finding, ...]) -> Found:
+    return by_code(findings)
+
+
+def test_sizes(found: Found) -> None:
+    assert found["HP401"] == {"short_mask.png": "mask 96x80, image 96x96", "sideways_mask.png": "mask 96x80, image 96x96"}
+
+
+def test_modes(found: Found) -> None:
+    assert {key: set(paths) for key, paths in found.items() if key.startswith("HP402")} == {
+        "HP402 rgb": {"rgb_mask.png"},
+        "HP402 grey-in-rgb": {"grey_rgb_mask.png"},
+        "HP402 alpha": {"rgba_mask.png"},
+        "HP402 palette": {"palette_mask.png"},
+        "HP402 low-bit-depth": {"one_bit_mask.png"},
+        "HP402 float": {"float_mask.tif"},
+    }
+    assert found["HP402 rgb"]["rgb_mask.png"] == "RGB, 3 colours"
+    assert found["HP402 low-bit-depth"]["one_bit_mask.png"].startswith("1 bit a pixel")
+
+
+def test_raw_values_that_readers_stretch_are_a_warning(findings: tuple[Finding, ...]) -> None:
+    grades = {one.subcode: one.severity for one in findings if one.code == "HP402"}
+    assert grades.pop("low-bit-depth") is Severity.WARNING
+    assert set(grades.values()) == {Severity.ERROR}
+
+
+def test_coarse_masks(found: Found) -> None:
+    # Neither a fourfold enlargement nor one straight border at 48 = 6 x 8 pixels is coarse.
+    assert found["HP405"] == {"coarse8_mask.png": "cells of 8x8 pixels"}
+
+
+def test_uniform_masks(found: Found) -> None:
+    # An orphan has no tile that could belong to a pool.
+    assert found["HP406"] == {"zero_mask.png": "only label 0"}
+    assert found["HP407"] == {"full_mask.png": "only label 2"}
+
+
+def test_small_and_thin_regions(found: Found) -> None:
+    assert found["HP408"]["speck_mask.png"] == "1 region under 64 pixels, of label 2"
+    assert found["HP409"] == {"hairline_mask.png": "label 3"}
+    # Cells of 4 x 4 pixels are specks too, and those of 8 x 8 are not.
+    assert found["HP408"].keys() == {"speck_mask.png", "coarse4_mask.png"}
+
+
+def test_needless_bits(found: Found) -> None:
+    assert found["HP412"] == {"sixteen_mask.png": "16 bits, highest value 2", "wide32_mask.tif": "32 bits, highest value 2"}
+
+
+def test_nothing_else_is_said(found: Found) -> None:
+    codes = {key.split()[0] for key in found}
+    assert codes == {"HP101", "HP401", "HP402", "HP405", "HP406", "HP407", "HP408", "HP409", "HP412", "HP802"}
+
+
+def test_headers_alone_show_modes_and_sizes(tmp_path: Path) -> None:
+    found = by_code(_make(tmp_path / "data").audit(tile_options=TileOptions(headers_only=True)).findings)
+    modes = ("rgb", "alpha", "palette", "low-bit-depth", "float")
+    assert {key for key in found if key.startswith("HP4")} == {"HP401", *(f"HP402 {mode}" for mode in modes)}
+    assert found["HP402 rgb"] == {"rgb_mask.png": "RGB", "grey_rgb_mask.png": "RGB"}
+
+
+def test_long_lists_of_labels_are_cut(tmp_path: Path) -> None:
+    thin = dict.fromkeys(range(1, 12), 9)
+    found = by_code(findings_of_rows(tmp_path, [tile_row("a", thin), tile_row("b", {3: 9})]))
+    assert found["HP409"] == {"a_mask.png": "labels 1, 2, 3, 4, 5, 6, 7, 8 and 3 more", "b_mask.png": "label 3"}
+
+
+def _scaled(folder: Path, masks: Mapping[str, tuple[int, ...]], label_map: Path | None = None) -> dict[str, str]:
+    rows = [tile_row(name, dict.fromkeys(values, 60)) for name, values in masks.items()]
+    return by_code(findings_of_rows(folder, rows, label_map=label_map)).get("HP410", {})
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ((255,), (1,)),
+        ((65_535,), (1,)),
+        ((20, 40, 60), (1, 2, 3)),
+        ((50, 100), (1, 2)),
+        ((2, 4, 6, 8, 10, 12, 14, 16, 18, 20), tuple(range(1, 11))),
+    ],
+)
+def test_scaled_values_without_a_map(tmp_path: Path, values: tuple[int, ...], labels: tuple[int, ...]) -> None:
+    found = _scaled(tmp_path, {f"t{value}": (value,) for value in values})
+    assert found.keys() == {f"value {value}" for value in values}
+    assert found[f"value {values[-1]}"] == f"1 tile; label {labels[-1]} times {values[-1] // labels[-1]}"
+
+
+@pytest.mark.parametrize("values", [(4,), (200,), (128,), (4, 10, 28), (0,), (), (2, 4, 6), (10, 20), (1, 255)])
+def test_values_that_may_well_be_labels(tmp_path: Path, values: tuple[int, ...]) -> None:
+    assert _scaled(tmp_path, {f"t{value}": (value,) for value in values} | {"zero": ()}) == {}
+
+
+def test_scaled_values_with_a_map(tmp_path: Path) -> None:
+    # The map knows 0 to 3.
+    path = write_map(tmp_path)
+    assert _scaled(tmp_path / "white", {"a": (255,)}, path) == {"value 255": "1 tile; label 1 times 255"}
+    assert _scaled(tmp_path / "tens", {"a": (10,), "b": (20,)}, path).keys() == {"value 10", "value 20"}
+    assert _scaled(tmp_path / "one", {"a": (200,)}, path) == {}
+    assert _scaled(tmp_path / "known", {"a": (2,)}, path) == {}
+    assert _scaled(tmp_path / "stray", {"a": (2,), "b": (200,)}, path) == {}
+    assert _scaled(tmp_path / "beyond", {"a": (50,), "b": (200,)}, path) == {}

@@ -1,0 +1,174 @@
+"""histoprep audit, rules and explain as typed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from audit_cases import DataSet, stripes, write_map
+
+from histoprep.catalogue import RULES
+from histoprep.cli import run
+from histoprep.report import FORMATS
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataSet:
+    made = DataSet(tmp_path / "data")
+    made.pairs(3)
+    made.mask("lost_mask.png")
+    made.pair("zero", stripes(0))
+    return made
+
+
+def audit(data: DataSet, *options: str) -> int:
+    return run(["audit", str(data.root), "--workers", "1", *options])
+
+
+def test_the_last_line_and_the_exit_code(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit(data) == 1
+    told = capsys.readouterr()
+    assert told.out.splitlines()[-1] == "5 masks: 4 paired, 1 orphan, 1 zero, 0 unreadable | 1 error, 0 warnings | report.html"
+    assert "error   HP101 orphan-mask: 1 of 5 masks (20.0 %)" in told.out
+    assert "data.histoprep" in told.err
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ("--fail-on never", 0),
+        ("--fail-on info", 1),
+        ("--exit-zero", 0),
+        ("--ignore HP101", 0),
+        ("--ignore orphan-mask", 0),
+        ("--ignore HP2,HP101", 0),
+        ("--select HP4 --fail-on info", 1),
+        ("--select HP4", 0),
+        ("--select HP7 --fail-on info", 0),
+        ("--severity HP101=warning", 0),
+        ("--severity HP101=warning,HP406=error", 1),
+        ("--severity zero-mask=error --ignore HP101", 1),
+        ("--tile-size 96x96 --ignore HP101", 0),
+        ("--tile-size 96 --ignore HP101", 0),
+        ("--tile-size 64x64 --ignore HP101", 1),
+    ],
+)
+def test_grading(data: DataSet, options: str, code: int) -> None:
+    assert audit(data, *options.split()) == code
+
+
+WRONG = [
+    "--format yaml", "--engine spark", "--engine dask", "--scheduler tcp://x:1", "--fail-on bad", "--select HP999", "--ignore nonsense", "--severity HP303",
+    "--severity HP303=never", "--severity =error", "--tile-size big", "--tile-size 0x9", "--part 3/2", "--part x", "--map no-such-map", "--expect absent.yml",
+    "--baseline absent.json", "--layout spiral", "--min-area 0", "--sample 0", "--group-by (", "--unlabelled absent", "--workspace data/inside", "--csv absent.csv",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", WRONG)
+def test_options_that_make_no_sense_are_refused_before_any_work(
+    data: DataSet, options: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.root.parent)
+    assert audit(data, *options.split()) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err
+    assert not (data.root.parent / "data.histoprep" / "tiles.parquet").exists()
+
+
+def test_every_format(data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = {}
+    for name in FORMATS:
+        assert audit(data, "--format", name) == 1
+        texts[name] = capsys.readouterr().out
+        path = tmp_path / "out" / f"audit.{name}"
+        assert audit(data, "--format", name, "--output", str(path)) == 1
+        assert capsys.readouterr().out == ""
+        assert "HP101" in path.read_text()
+    assert json.loads(texts["json"])["counts"]["errors"] == 1
+    assert json.loads(texts["sarif"])["runs"][0]["results"]
+    assert ElementTree.fromstring(texts["junit"]).tag in ("testsuite", "testsuites")
+    assert texts["github"].startswith("::error")
+    assert "| " in texts["markdown"]
+    assert texts["html"].lower().startswith("<!doctype html>")
+
+
+def test_inside_the_folder_without_arguments_and_a_second_time(data: DataSet) -> None:
+    command = [sys.executable, "-c", "from histoprep.cli import main; main()", "audit"]
+    first, second = (subprocess.run(command, cwd=data.root, capture_output=True, text=True, timeout=120, check=False) for _ in range(2))
+    assert (first.returncode, second.returncode) == (1, 1)
+    assert first.stdout == second.stdout
+    assert (data.root.parent / "data.histoprep" / "report.html").is_file()
+
+
+def test_todays_findings_can_be_accepted(data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "accepted.json")
+    assert audit(data, "--write-baseline", path) == 0
+    # One orphan, one zero mask and two rare labels.
+    assert "accepted 4 entries" in capsys.readouterr().err
+    assert audit(data, "--baseline", path) == 0
+    assert "0 errors, 0 warnings (+1 known)" in capsys.readouterr().out
+    data.mask("lost2_mask.png")
+    assert audit(data, "--baseline", path) == 1
+    assert "HP101 orphan-mask: 1 of 6 masks" in capsys.readouterr().out
+    # Accepting again takes the old ones along.
+    assert audit(data, "--baseline", path, "--write-baseline", path) == 0
+    assert audit(data, "--baseline", path) == 0
+
+
+def test_a_sample_says_so(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = []
+    for _ in range(2):
+        audit(data, "--sample", "2")
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert "Only 40.0 % of the tiles were looked at (--sample)." in texts[0]
+    assert "| 40.0 % sampled |" in texts[0].splitlines()[-1]
+    # The table of the whole is not touched.
+    assert (data.root.parent / "data.histoprep" / "sample" / "tiles.parquet").is_file()
+    assert not (data.root.parent / "data.histoprep" / "tiles.parquet").exists()
+
+
+def test_quick_keeps_its_results_apart(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit(data, "--quick") == 1
+    assert "HP406" not in capsys.readouterr().out
+    assert (data.root.parent / "data.histoprep" / "quick" / "tiles.parquet").is_file()
+
+
+def test_several_maps_are_not_chosen_between_without_a_word(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        write_map(data.root).rename(data.root / f"label_map_{name}.yml")
+    audit(data)
+    assert "choose with --map (label_map_a.yml, label_map_b.yml)" in capsys.readouterr().err
+    (data.root / "label_map_b.yml").unlink()
+    audit(data)
+    told = capsys.readouterr()
+    assert "choose" not in told.err
+    assert "HP507" in told.out
+
+
+def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["rules"]) == 0
+    told = capsys.readouterr().out
+    assert all(rule.code in told and rule.name in told for rule in RULES.values())
+    assert run(["rules", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [one["code"] for one in listed] == list(RULES)
+    assert set(listed[0]) == {"code", "name", "severity", "scope", "definition", "cause", "suggestion", "fix_safety"}
+
+
+@pytest.mark.parametrize("key", ["HP401", "hp401", "size-mismatch", "Size-Mismatch"])
+def test_a_rule_is_explained(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", key]) == 0
+    told = capsys.readouterr().out
+    rule = RULES["HP401"]
+    assert all(text in told for text in (rule.code, rule.name, rule.definition, rule.cause, rule.suggestion))
+
+
+def test_an_unknown_rule_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", "size-mismatches"]) == 2
+    assert "perhaps you meant 'size-mismatch'" in capsys.readouterr().err
