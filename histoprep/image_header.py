@@ -16,7 +16,8 @@ class Header:
     """What a file says of itself before any pixel is decoded.
 
     `mode` is Pillow's name; `jpeg_quality` and `jpeg_subsampling` are None for other formats;
-    `metadata` names fields that may identify somebody; `label_map` is our own note in remapped masks.
+    `metadata` names fields that may identify somebody; `label_map` is our own note in remapped masks;
+    `lossy` is jpeg or webp where pixels were compressed with loss, also inside of a TIFF.
     `structure` is the parsed file, for the decoders here.
     """
 
@@ -30,6 +31,7 @@ class Header:
     jpeg_quality: int | None = None
     jpeg_subsampling: str | None = None
     label_map: str | None = None
+    lossy: str | None = None
     structure: png.PngFile | jpeg.JpegFile | None = None
 
     @property
@@ -49,6 +51,18 @@ def sniff_format(data: bytes) -> str | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     return None
+
+
+def is_lossy_webp(data: bytes) -> bool:
+    """Return whether the pixels of a WebP file, or the first frame of a moving one, were compressed with loss."""
+    position = 12
+    while position + 8 <= len(data):
+        kind, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        if kind in (b"VP8 ", b"VP8L"):
+            return kind == b"VP8 "
+        # A frame is a header of 16 bytes and chunks of its own; others are padded to an even size.
+        position += 8 + (16 if kind == b"ANMF" else size + size % 2)
+    return False
 
 
 def png_header(file: png.PngFile) -> Header:
@@ -85,5 +99,6 @@ def jpeg_header(file: jpeg.JpegFile) -> Header:
         orientation=orientation,
         jpeg_quality=file.quality,
         jpeg_subsampling=file.subsampling,
+        lossy="jpeg",
         structure=file,
     )

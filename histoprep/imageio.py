@@ -27,7 +27,7 @@ from PIL import Image, UnidentifiedImageError
 from histoprep import jpeg, png
 from histoprep.errors import BrokenFileError
 from histoprep.image_header import LABEL_MAP_TEXT as LABEL_MAP_TEXT  # noqa: PLC0414 (part of this module for its callers)
-from histoprep.image_header import Header, jpeg_header, png_header, sniff_format
+from histoprep.image_header import Header, is_lossy_webp, jpeg_header, png_header, sniff_format
 from histoprep.privacy import exif_facts, tiff_fields
 
 fast_png: Any
@@ -41,7 +41,9 @@ cv2.setNumThreads(1)
 # Sizes are checked from the header against --max-pixels; Pillow's own limit would only warn.
 Image.MAX_IMAGE_PIXELS = None
 
-_TIFF_BITS, _TIFF_ORIENTATION = 258, 274
+_TIFF_BITS, _TIFF_COMPRESSION, _TIFF_ORIENTATION = 258, 259, 274
+# Old and new style of JPEG inside of a TIFF.
+_TIFF_JPEG = (6, 7)
 _SIMPLEJPEG_SUBSAMPLING = ("grey", "4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1")
 _PILLOW_FORMATS = {"jpeg": "JPEG", "png": "PNG", "tiff": "TIFF", "webp": "WEBP"}
 # Everything Pillow was seen to raise on broken files.
@@ -78,10 +80,12 @@ def _pillow_header(data: bytes, kind: str) -> Header:
             orientation = tags.get(_TIFF_ORIENTATION)
             orientation = orientation if orientation in range(1, 9) else None
             bits = next((bit for bit in (2, 4) if tags.get(_TIFF_BITS) == (bit,)), bits)
+            lossy = "jpeg" if tags.get(_TIFF_COMPRESSION) in _TIFF_JPEG else None
         else:
             orientation, fields = exif_facts(picture.info.get("exif") or b"")
             fields += ("XMP",) if picture.info.get("xmp") else ()
-        return Header(kind, picture.mode, bits, picture.width, picture.height, metadata=fields, orientation=orientation)
+            lossy = "webp" if is_lossy_webp(data) else None
+        return Header(kind, picture.mode, bits, picture.width, picture.height, metadata=fields, orientation=orientation, lossy=lossy)
 
 
 @contextlib.contextmanager

@@ -41,8 +41,17 @@ class Kind(StrEnum):
 
     JPEG_CONTAINER = "jpeg-container"
     WEBP_CONTAINER = "webp-container"
+    LOSSY_COLOURS = "lossy-colours"
     JPEG_HISTORY = "jpeg-history"
     INTERPOLATED = "interpolated"
+
+
+_CONTAINERS = {"jpeg": Kind.JPEG_CONTAINER, "webp": Kind.WEBP_CONTAINER, Kind.LOSSY_COLOURS.value: Kind.LOSSY_COLOURS}
+_CONTAINER_WORDS = {
+    Kind.JPEG_CONTAINER: "the files are JPEG",
+    Kind.WEBP_CONTAINER: "the files are lossy WebP",
+    Kind.LOSSY_COLOURS: "masks in colour have hundreds of colours, where each label has one",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +86,8 @@ class MaskSignals:
 
     `mixed` and `shifted` are `GridCounts.own` and `.shifted` of 8x8 blocks (0 for masks of one label); `rough_pairs`, `contacts`,
     `soft_contacts` as in `Signals`; `ramp_labels` how many ids it has in `ramp_ids`. `quality`, `fixed` and `tried` are of
-    `FixedPoint`, 0 where it was not looked for. `container` is the lossy format of the file, or "".
+    `FixedPoint`, 0 where it was not looked for; for a JPEG file its own quality.
+    `container` is the lossy format of the file, `lossy-colours` for colour-coded masks with more colours than labels, or "".
     """
 
     mixed: np.ndarray
@@ -151,11 +161,12 @@ def judge(signals: MaskSignals) -> list[Verdict]:
 
 def _containers(signals: MaskSignals) -> list[Verdict]:
     found = []
-    for name, kind in (("jpeg", Kind.JPEG_CONTAINER), ("webp", Kind.WEBP_CONTAINER)):
+    for name, kind in _CONTAINERS.items():
         masks = np.flatnonzero(signals.container == name)
         if len(masks):
-            quality = _voted(signals.quality[masks], np.ones(len(masks))) if name == "jpeg" else None
-            evidence = f"the files are lossy {'JPEG' if name == 'jpeg' else 'WebP'}" + (f" of quality {quality}" if quality else "")
+            known = signals.quality[masks] > 0
+            quality = _voted(signals.quality[masks][known], np.ones(known.sum())) if name == "jpeg" else None
+            evidence = _CONTAINER_WORDS[kind] + (f", mostly of quality {quality}" if quality else "")
             found.append(Verdict(kind, masks, int(np.count_nonzero(signals.mixed[masks])), quality, True, evidence))
     return found
 

@@ -9,6 +9,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from histoprep.lossy import LabelCounts, Signals, signals_of
+
 # A label is core-present where it survives erosion by a square of this side.
 CORE_SIDE_PX = 5
 # Luminance above which a pixel of an H&E tile is glass (8 bit).
@@ -66,6 +68,7 @@ class MaskMeasures:
     regions: np.ndarray
     specks: np.ndarray
     cell_px: int | None
+    lossy: Signals | None = None
 
 
 def measure_mask(labels: np.ndarray, min_area_px: int) -> MaskMeasures:
@@ -84,10 +87,12 @@ def measure_mask(labels: np.ndarray, min_area_px: int) -> MaskMeasures:
         specks = (size < min_area_px).astype(np.int64)
         return MaskMeasures(labels[:1, 0].astype(np.int64), size, size, np.array([half], np.float32), one, specks, None)
     ids, index, pixels = runs.count()
-    core_pixels = _core_counts(labels, ids)
+    low, high = cv2.erode(labels, _CORE), cv2.dilate(labels, _CORE)
+    core_pixels = _core_counts(labels, ids, np.equal(low, high))
     radius = np.minimum(_radii(labels, ids, runs, index), np.float32(half))
     regions, specks = _regions(runs, index, len(ids), min_area_px)
-    return MaskMeasures(ids, pixels, core_pixels, radius, regions, specks, _cell_size(labels, runs))
+    lossy = signals_of(labels, low, high, LabelCounts(ids, pixels, core_pixels))
+    return MaskMeasures(ids, pixels, core_pixels, radius, regions, specks, _cell_size(labels, runs), lossy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +153,7 @@ def _uniform_around(labels: np.ndarray, window: np.ndarray) -> np.ndarray:
     return np.equal(cv2.erode(labels, window), cv2.dilate(labels, window))
 
 
-def _core_counts(labels: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    core = _uniform_around(labels, _CORE)
+def _core_counts(labels: np.ndarray, ids: np.ndarray, core: np.ndarray) -> np.ndarray:
     if len(ids) > _MANY_LABELS:
         return np.bincount(labels[core], minlength=int(ids[-1]) + 1)[ids]
     inside = core.view(np.uint8)

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from histoprep import imageio
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError
+from histoprep.lossy import Signals
+from histoprep.lossy_jpeg import find_quality
+from histoprep.lossy_verdict import asks_for_quality
 from histoprep.measure import describe_colours, measure_luminance, measure_mask
 from histoprep.tiles import TileOptions
 
@@ -85,6 +90,8 @@ class Measurer:
     def _measure_mask(self, data: bytes, facts: Facts) -> None:
         header = self._header(data, "mask", facts)
         facts["mask_label_map"] = header.label_map
+        facts["mask_lossy"] = header.lossy
+        facts["mask_jpeg_quality"] = header.jpeg_quality
         if self.options.headers_only:
             return
         labels = imageio.decode_mask(data, header)
@@ -99,6 +106,22 @@ class Measurer:
         facts["label_radius_px"] = seen.radius_px
         facts["label_regions"] = seen.regions
         facts["label_specks"] = seen.specks
+        if seen.lossy:
+            facts.update(_lossy_facts(labels, seen.lossy, header))
+
+
+def _lossy_facts(labels: np.ndarray, signals: Signals, header: imageio.Header) -> Facts:
+    facts = {
+        "mask_mixed_blocks": signals.blocks.own,
+        "mask_shifted_blocks": signals.blocks.shifted,
+        "mask_rough_pairs": signals.rough_pairs,
+        "mask_contacts": signals.contacts,
+        "mask_soft_contacts": signals.soft_contacts,
+        "mask_ramp_labels": len(signals.ramp_ids),
+    }
+    if header.lossy is None and asks_for_quality(signals) and (found := find_quality(labels)):
+        facts |= {"mask_jpeg_quality": found.quality, "mask_fixed_blocks": found.fixed, "mask_tried_blocks": found.blocks}
+    return facts
 
 
 def _failure(what: str, error: BrokenFileError) -> Facts:

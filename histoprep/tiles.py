@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 KIND = "tiles"
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 
 def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
@@ -65,6 +65,17 @@ SCHEMA = pa.schema(
         _column("mask_colours", pa.int32(), "number of distinct colours of an RGB or RGBA mask; null for class maps"),
         _column("mask_channels_equal", pa.bool_(), "whether the channels of an RGB or RGBA mask are equal; null for class maps"),
         _column("mask_cell_px", pa.int16(), "largest k such that the mask is uniform in k x k cells; 1 for a fine mask, null when uniform"),
+        # Signals of lossy compression and interpolation (see lossy.py); null when the mask is uniform or no class map.
+        _column("mask_lossy", pa.string(), "lossy container: jpeg or webp; null for lossless files"),
+        _column("mask_mixed_blocks", pa.int32(), "8x8 blocks, on the grid that begins at the corner, of more than one label"),
+        _column("mask_shifted_blocks", pa.float32(), "the same on the grid moved by 4 pixels that has fewest; steps along the first grid left out"),
+        _column("mask_rough_pairs", pa.int32(), "neighbouring pixels that differ inside of 8x8 blocks"),
+        _column("mask_contacts", pa.int32(), "neighbouring pixels that differ where the 5x5 neighbourhood spans at least three values"),
+        _column("mask_soft_contacts", pa.int32(), "those of them that differ by less than that span"),
+        _column("mask_ramp_labels", pa.int32(), "labels without a core that nearly always lie between a smaller and a larger one"),
+        _column("mask_jpeg_quality", pa.int16(), "quality of a JPEG container, or the one that leaves most blocks as they are; null: unknown"),
+        _column("mask_fixed_blocks", pa.int16(), "mixed blocks that a JPEG of this quality leaves as they are"),
+        _column("mask_tried_blocks", pa.int16(), "mixed blocks that were tried, 64 at most"),
         # One entry a label, in order of label id; null when the mask is no class map.
         _column("label_ids", pa.list_(pa.uint16()), "labels present"),
         _column("label_pixels", pa.list_(pa.int64()), "pixels of each"),
