@@ -21,7 +21,10 @@ from histoprep.tile_listing import Listed
 from histoprep.tile_options import TableOptions
 from histoprep.tiles import KIND, MEASURED, SCHEMA, SCHEMA_VERSION
 
-_KEYS = ("image_path", "image_bytes", "image_mtime_ns", "mask_path", "mask_bytes", "mask_mtime_ns", "image_digest", "mask_digest")
+_KEYS = ("image_path", "image_bytes", "image_mtime_ns", "mask_path", "mask_bytes", "mask_mtime_ns")
+_READS = ("image_digest", "image_error", "mask_digest", "mask_error")
+# Decided by the size alone; every other file without a digest could not be read and may be readable now.
+_NOT_WANTED = "HP205 huge-file"
 
 
 class Reused(NamedTuple):
@@ -32,7 +35,10 @@ class Reused(NamedTuple):
 
 
 class EarlierTable:
-    """Finds rows of an earlier table by the paths, sizes and times of their files."""
+    """Finds rows of an earlier table by the paths, sizes and times of their files.
+
+    `num_unread` rows name files that could not be read; these are never found.
+    """
 
     def __init__(self, path: Path) -> None:
         """Read the table once, all of it: raises IntegrityError when any page of it is damaged."""
@@ -43,13 +49,16 @@ class EarlierTable:
         self._starts = np.cumsum([0] + [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)])
         self._group: tuple[int, pa.Table] | None = None
         keys = np.fromiter(self._read_keys(), np.uint64)
+        self.num_unread = int((keys == 0).sum())
         self._order = np.argsort(keys, kind="stable")
         self._keys = keys[self._order]
 
     def _read_keys(self) -> Iterator[int]:
         for batch in tables.read_batches(self._file):
-            for row in zip(*(batch[name].to_pylist() for name in _KEYS), strict=True):
-                yield _row_key(row)
+            columns = [batch[name].to_pylist() for name in (*_KEYS, *_READS)]
+            for *facts, image_digest, image_error, mask_digest, mask_error in zip(*columns, strict=True):
+                unread = _is_unread(facts[0], image_digest, image_error) or _is_unread(facts[3], mask_digest, mask_error)
+                yield 0 if unread else _key(*facts)
 
     def find(self, listed: list[Listed]) -> Reused | None:
         """Return the earlier rows that still hold for some of `listed`, or None."""
@@ -74,11 +83,8 @@ class EarlierTable:
         return pa.concat_tables([table for _, table in pieces]).take(pa.array(np.argsort(order)))
 
 
-def _row_key(row: tuple[object, ...]) -> int:
-    """Return the key of a row in order of `_KEYS`; 0 when a file of it could not be read, so that it is looked at again."""
-    *facts, image_digest, mask_digest = row
-    unread = (facts[0] is not None and image_digest is None) or (facts[3] is not None and mask_digest is None)
-    return 0 if unread else _key(*facts)
+def _is_unread(path: str | None, digest: str | None, error: str | None) -> bool:
+    return path is not None and digest is None and error != _NOT_WANTED
 
 
 def _listed_key(one: Listed) -> int:

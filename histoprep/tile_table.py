@@ -145,9 +145,13 @@ class TileTable:
         return listing
 
     def _is_current(self, earlier: EarlierTable, listing: Listing) -> bool:
-        """Return whether a table, and the issues beside it, are what would be made now."""
+        """Return whether a table, and the issues beside it, are what would be made now; files that could not be read are tried again."""
         header = earlier.header
-        if header.get("listing_digest") != listing.digest or any(header.get(key) != value for key, value in self._header().items()):
+        if (
+            earlier.num_unread
+            or header.get("listing_digest") != listing.digest
+            or any(header.get(key) != value for key, value in self._header().items())
+        ):
             return False
         try:
             opened, issues = tables.open_table(self.workspace.listing_issues, kind=_ISSUES_KIND, schema_version=_ISSUES_VERSION)

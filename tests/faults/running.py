@@ -80,7 +80,13 @@ class Zygote:
         """Yield a run; `beside` are strace's arguments, which is attached before the run passes the gate."""
         for path in self.outputs:
             path.write_bytes(b"")
-        request: dict[str, Any] = {"args": list(arguments), "call": call, "cwd": str(self.folder), "gate": str(self.gate), "learned": str(self.folder / "learned")}
+        request: dict[str, Any] = {
+            "args": list(arguments),
+            "call": call,
+            "cwd": str(self.folder),
+            "gate": str(self.gate),
+            "learned": str(self.folder / "learned"),
+        }
         request |= {"stdout": str(self.outputs[0]), "stderr": str(self.outputs[1])}
         assert self._process.stdin
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -189,7 +195,9 @@ def _read_whole(path: Path) -> None:
 
 def temporaries(folder: Path) -> list[str]:
     """Return unfinished files of ours, and parts that should be gone."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if is_temporary(path.name) or (path.parent.name == "parts" and path.is_file()))
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if is_temporary(path.name) or (path.parent.name == "parts" and path.is_file())
+    )
 
 
 @dataclass

@@ -120,9 +120,13 @@ def kill_everywhere(zygote: Zygote, stage: Stage, command: Command, log: Path, c
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["audit", "remap", "stats", "manifest", "collect"])
-def test_a_kill_at_any_point_loses_nothing(name: str, zygote: Zygote, stage: Stage, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+def test_a_kill_at_any_point_loses_nothing(
+    name: str, zygote: Zygote, stage: Stage, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     command = COMMANDS[name]
-    survey = kill_everywhere(zygote, prepared(zygote, stage, command, tmp_path / "saved"), command, tmp_path / "log", lambda counts: spread(counts, NUM_POINTS))
+    survey = kill_everywhere(
+        zygote, prepared(zygote, stage, command, tmp_path / "saved"), command, tmp_path / "log", lambda counts: spread(counts, NUM_POINTS)
+    )
     record_property("points", survey.points)
     print(f"{name}: {survey.points} points, {survey.reached} reached, {len(survey.damages)} damages")
     assert survey.points >= 40
@@ -136,7 +140,9 @@ def test_a_kill_at_any_point_loses_nothing(name: str, zygote: Zygote, stage: Sta
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_a_kill_at_every_point_loses_nothing(name: str, zygote: Zygote, stage: Stage, tmp_path: Path) -> None:
     command = COMMANDS[name]
-    survey = kill_everywhere(zygote, prepared(zygote, stage, command, tmp_path / "saved"), command, tmp_path / "log", lambda counts: spread(counts, MOST_POINTS))
+    survey = kill_everywhere(
+        zygote, prepared(zygote, stage, command, tmp_path / "saved"), command, tmp_path / "log", lambda counts: spread(counts, MOST_POINTS)
+    )
     print(f"{name}: {survey.points} points, {survey.reached} reached, {len(survey.damages)} damages")
     assert survey.reached >= 0.9 * survey.points
     assert not survey.damages, "\n".join(survey.damages)
@@ -156,9 +162,13 @@ def test_the_harness_sees_what_is_left_over(zygote: Zygote, stage: Stage, tmp_pa
     assert not any("half a file" in one for one in survey.damages)
 
 
-@pytest.mark.parametrize("call, number", [("rename", 1), ("fsync", 1), ("fsync", 2), ("ftruncate", 1), ("openat", 3), ("openat", 40), ("mkdir", 1), ("unlink", 1)])
+@pytest.mark.parametrize(
+    "call, number", [("rename", 1), ("fsync", 1), ("fsync", 2), ("ftruncate", 1), ("openat", 3), ("openat", 40), ("mkdir", 1), ("unlink", 1)]
+)
 @pytest.mark.parametrize("name", ["audit", "remap"])
-def test_workers_that_always_die_end_the_run_and_cost_nothing(name: str, call: str, number: int, zygote: Zygote, stage: Stage, tmp_path: Path) -> None:
+def test_workers_that_always_die_end_the_run_and_cost_nothing(
+    name: str, call: str, number: int, zygote: Zygote, stage: Stage, tmp_path: Path
+) -> None:
     command = COMMANDS[name]
     prepared(zygote, stage, command, tmp_path / "saved")
     arguments = command.full(stage)

@@ -1,0 +1,96 @@
+"""Small tasks whose items can end their process; in a module that worker processes can import."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from histoprep.execution import Marker
+
+LEFT_OUT = "left out"
+
+
+def do(item: str) -> str:
+    """Return the item, or do what its first word says.
+
+    `once FILE` ends the process unless FILE is there, as a system short of memory would.
+    """
+    what, _, rest = item.partition(" ")
+    if what == "exit":
+        os._exit(3)
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "crash":
+        ctypes.string_at(0)
+    if what == "spin":
+        # Backtracks for years, in C, and lets no other thread run.
+        re.match(r"(a+)+$", "a" * 60 + "b")
+    if what == "stall":
+        ctypes.PyDLL(None).sleep(600)
+    if what == "once" and not Path(rest).exists():
+        Path(rest).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "sleep":
+        time.sleep(float(rest))
+    if what == "raise":
+        raise ValueError(item)
+    return item
+
+
+@dataclass(frozen=True)
+class ItemsTask:
+    """Does its items in order and returns them, with `LEFT_OUT` for those that were left out."""
+
+    items: tuple[str, ...]
+    marker: Path
+    time_limit_s: float = 60.0
+    left_out: tuple[int, ...] = ()
+
+    def run(self) -> tuple[str, ...]:
+        with contextlib.closing(Marker(self.marker, self.time_limit_s)) as marker:
+            done = []
+            for index, item in enumerate(self.items):
+                marker.at(index)
+                done.append(LEFT_OUT if index in self.left_out else do(item))
+            return tuple(done)
+
+    def without(self, index: int, reason: str) -> ItemsTask:
+        assert reason
+        return replace(self, left_out=(*self.left_out, index))
+
+
+@dataclass(frozen=True)
+class PidTask:
+    """Tells which process it runs in, now and as long as asked for."""
+
+    marker: Path
+    seconds: float = 0.0
+
+    def run(self) -> int:
+        time.sleep(self.seconds)
+        return os.getpid()
+
+    def without(self, index: int, reason: str) -> PidTask:
+        raise AssertionError(f"blamed item {index}: {reason}")
+
+
+@dataclass(frozen=True)
+class FatalTask:
+    """Ends its process before any item, or after the last one."""
+
+    marker: Path
+    after: bool
+
+    def run(self) -> None:
+        if self.after:
+            Marker(self.marker, 60).close()
+        os._exit(9)
+
+    def without(self, index: int, reason: str) -> FatalTask:
+        raise AssertionError(f"blamed item {index}: {reason}")
