@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,3 +163,17 @@ def test_a_stopped_run_says_so_and_goes_on_later(root: Path, number: signal.Sign
     assert again.returncode == ExitCode.OK, again.stderr
     assert again.stdout.splitlines()[-1].startswith("512 masks, 0 failed")
     assert len(masks(out)) == 512
+
+
+def test_a_failing_sync_promises_nothing(root: Path) -> None:
+    command = [sys.executable, "-c", "from histoprep.cli import main; main()", "remap", "--workers", "1"]
+    traced = ["strace", "-f", "-o", os.devnull, "-e", "trace=syncfs", "-e", "inject=syncfs:error=EIO"]
+    if shutil.which("strace") is None or subprocess.run([*traced, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("strace cannot trace here")
+    failed = subprocess.run([*traced, *command], cwd=root, capture_output=True, text=True, check=False)
+    assert failed.returncode == ExitCode.OUTPUT, failed.stderr
+    assert os.strerror(errno.EIO) in failed.stderr
+    out = root.with_name("set.histoprep") / "masks-label_map_2"
+    assert [one for one in out.rglob("*") if one.suffix == ".parquet" or one.name == "_SUCCESS.json"] == []
+    again = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert again.stdout.splitlines()[-1].startswith("12 masks, 0 failed")

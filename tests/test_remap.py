@@ -418,6 +418,15 @@ def test_new_masks_never_mix_with_data_or_results(tmp_path: Path, where: str) ->
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_new_masks_never_lie_around_the_data_set(tmp_path: Path) -> None:
+    make_set(tmp_path / "project/set", 2)
+    workspace = Workspace.of(tmp_path / "project/set", tmp_path / "work")
+    with durable.locked(workspace.folder):
+        TileTable(workspace).build(InProcess())
+    with pytest.raises(UsageError, match="must not mix"):
+        remapped(workspace, RemapOptions(out=tmp_path / "project"))
+
+
 def test_a_link_into_the_data_set_is_seen_through(tmp_path: Path) -> None:
     make_set(tmp_path / "set", 2)
     (tmp_path / "link").symlink_to(tmp_path / "set")
@@ -595,14 +604,42 @@ def test_parts_whose_files_are_gone_are_made_again(tmp_path: Path) -> None:
     whole = tree(remapped(workspace, replace(options, out=tmp_path / "whole")).out)
     plan = plan_remap(workspace, label_map(), options)
     assert run_remap_part(plan, 1, 1, InProcess()) == 4
-    written = {one: one.stat().st_ino for one in plan.out.rglob("*_mask.png")}
-    gone = sorted(written)[:1]
-    gone[0].unlink()
+    written = {one: one.stat().st_mtime_ns for one in plan.out.rglob("*_mask.png")}
+    min(written).unlink()
     remapped(workspace, options)
     assert tree(plan.out) == whole
-    kept = [one for one, inode in written.items() if one.stat().st_ino == inode]
+    kept = [one for one, moment in written.items() if one.stat().st_mtime_ns == moment]
     # One partition of three was made again, the other three were not touched.
     assert len(kept) == 9
+
+
+def test_parts_with_passing_faults_are_made_again(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    make_set(root, 6)
+    plan = plan_remap(scanned(root), label_map(), RemapOptions(partition_masks=3))
+    path = root / "slide 1/tile.4_mask.png"
+    os.rename(path, tmp_path / "aside")
+    run_remap_part(plan, 1, 1, InProcess())
+    os.rename(tmp_path / "aside", path)
+    assert run_remap(plan, InProcess()).num_written == 6
+
+
+def test_a_tree_in_the_middle_of_a_change_has_no_seal(tmp_path: Path) -> None:
+    make_set(tmp_path / "set", 6)
+    workspace = scanned(tmp_path / "set")
+    options = RemapOptions(out=tmp_path / "new", partition_masks=2)
+    remapped(workspace, options)
+    other = label_map(mapping={**MAPPING, 1: 1})
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_remap(plan_remap(workspace, other, replace(options, force=True)), InProcess(), stop)
+    assert not (options.out / "_SUCCESS.json").exists()
+    # The tree is the other map's now, and going on with it needs no force.
+    result = remapped(workspace, options, other)
+    assert tree(result.out) == tree(remapped(workspace, RemapOptions(out=tmp_path / "fresh"), other).out)
 
 
 def test_masks_that_left_the_data_set_leave_the_tree(tmp_path: Path) -> None:
