@@ -40,7 +40,6 @@ _IDENTIFYING_TAGS = {
 # Keywords that tell how a PNG was made, not of whom.
 _HARMLESS_TEXT = {"software", "histoprep-label-map", "histoprep-synthetic", "gamma", "srgb"}
 _SHORT = 3
-_MAX_ENTRIES = 512
 
 
 def exif_facts(block: bytes) -> tuple[int | None, tuple[str, ...]]:
@@ -69,7 +68,7 @@ def _folder(block: bytes, offset: int, order: str) -> dict[int, int]:
     if offset + 2 > len(block):
         return tags
     (count,) = struct.unpack_from(order + "H", block, offset)
-    for index in range(min(count, _MAX_ENTRIES)):
+    for index in range(count):
         position = offset + 2 + 12 * index
         if position + 12 > len(block):
             break

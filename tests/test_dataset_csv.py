@@ -27,6 +27,10 @@ def test_without_a_header(tmp_path: Path) -> None:
     assert [table.labels(f"{name}.jpg") for name in "abcd"] == [("0", "12"), (), None, None]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_name_after_it(tmp_path: Path) -> None:
+    assert read(tmp_path, "\ufeffa.jpg,4\n").labels("a.jpg") == ("4",)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -95,6 +95,20 @@ def test_trailing_bytes_and_most_flipped_bits_of_a_jpeg_pass() -> None:
     assert passed > 0
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1"])
+def test_a_png_with_half_its_rows_is_refused(mode: str) -> None:
+    # Valid chunks and a valid stream: Pillow fills the rest with zeros.
+    whole = saved(Image.fromarray(RGB).convert(mode))
+    start = whole.index(b"IDAT") + 4
+    length = int.from_bytes(whole[start - 8 : start - 4], "big")
+    lines = zlib.decompress(whole[start : start + length])
+    half = whole[: start - 8] + chunk(b"IDAT", zlib.compress(lines[: len(lines) // 2])) + chunk(b"IEND", b"")
+    for use in (look, imageio.decode_rgb, mask_of):
+        use(whole)
+        with pytest.raises(BrokenFileError, match="the header asks for"):
+            use(half)
+
+
 # --- masks ---------------------------------------------------------------------------------
 
 
@@ -170,6 +184,8 @@ class TestMasks:
         data = saved(LABELS, optimize=True)
         broken_text = chunk(b"zTXt", b"Comment\0\0not zlib") + chunk(b"iCCP", b"x\0\0not zlib") + chunk(b"eXIf", b"II*\0\xff\xff")
         np.testing.assert_array_equal(mask_of(data[:33] + broken_text + data[33:]), LABELS)
+        two = packed_png(LABELS % 2, 1, 0)
+        np.testing.assert_array_equal(mask_of(two[:33] + broken_text + two[33:]), LABELS % 2)
 
     def test_transparency_does_not_change_labels(self) -> None:
         np.testing.assert_array_equal(mask_of(saved(LABELS, transparency=0)), LABELS)

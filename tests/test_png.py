@@ -162,6 +162,11 @@ DAMAGES = {
 }
 
 
+def test_a_picture_without_pixels_is_refused_with_its_chunks() -> None:
+    with pytest.raises(BrokenFileError, match="no chunk of pixels"):
+        png.read_chunks(no_pixels(saved(PIXELS)))
+
+
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda one: one.__name__)
 def test_damage_is_noticed(damage: object) -> None:
     whole = saved(PIXELS)

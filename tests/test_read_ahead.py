@@ -85,7 +85,8 @@ def test_a_caller_who_stops_is_not_kept_waiting(tmp_path: Path, monkeypatch: pyt
     read: list[str] = []
 
     def slow(one: Request, max_bytes: int) -> bytes | BrokenFileError:
-        time.sleep(0.005)
+        if one not in requests[:8]:
+            time.sleep(0.05)
         read.append(one.path)
         return read_file(one, max_bytes)
 
@@ -93,7 +94,8 @@ def test_a_caller_who_stops_is_not_kept_waiting(tmp_path: Path, monkeypatch: pyt
     contents = read_ahead(requests, LIMIT)
     next(contents)
     contents.close()  # type: ignore[attr-defined]
-    assert len(read) < 400
+    # What sixteen threads had begun, eight files each, is finished; what waited is dropped.
+    assert len(read) <= 8 * (1 + 16 + 1)
 
 
 def verdict(one: bytes | BrokenFileError) -> str:

@@ -183,6 +183,7 @@ def test_an_unlabelled_folder_that_is_not_utf_8(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         make(folder, "a.jpg", "junk.txt")
     pairs, issues = listed(tmp_path / "data", unlabelled=(inside, outside))
+    assert all(text.encode() for one in pairs for text in (one.tile_id, one.image_path or ""))
     assert [to_name(one.tile_id) for one in pairs] == [f"{inside.name}/a", f"{outside.name}/a"]
     assert all(os.path.isfile(os.path.join(tmp_path / "data", to_name(one.image_path or ""))) for one in pairs)
     assert all(os.path.isfile(os.path.join(tmp_path / "data", to_name(one.path))) for one in issues) and len(issues) == 2
@@ -210,6 +211,8 @@ def test_two_masks_of_one_image(tmp_path: Path) -> None:
     pairs, issues = listed(tmp_path)
     assert [(one.tile_id, one.mask_path) for one in pairs] == [("a", "a_mask.png")]
     assert told(issues) == [("ambiguous", "a_mask.png"), ("ambiguous", "a_mask.tif")]
+    pairs, _ = listed(make(tmp_path / "case", "a.jpg", "A_mask.png", "A_mask.tif"))
+    assert [(one.tile_id, one.mask_path) for one in pairs] == [("a", "A_mask.png")]
     make(tmp_path / "other", "images/b.jpg", "masks/b.png", "masks/b_mask.png")
     pairs, issues = listed(tmp_path / "other")
     assert len(pairs) == 1 and told(issues) == [("ambiguous", "masks/b.png"), ("ambiguous", "masks/b_mask.png")]
@@ -333,7 +336,7 @@ def test_a_root_that_is_not_there(tmp_path: Path) -> None:
 
 def test_unlabelled_roots_inside_and_outside(tmp_path: Path) -> None:
     root = make(tmp_path / "data", "a.jpg", "a_mask.png", "more/deep/b.jpg", "extra/own.jpg")
-    make(tmp_path / "extra", "c.jpg", "sub/d.jpg", "c_mask.png", "note.txt")
+    make(tmp_path / "extra", "own.jpg", "c.jpg", "sub/d.jpg", "c_mask.png", "note.txt")
     make(tmp_path / "again" / "extra", "e.jpg")
     roots = (root / "more", root / "more" / "deep", tmp_path / "extra", tmp_path / "again" / "extra", tmp_path / "extra")
     pairs, issues = listed(root, unlabelled=roots)
@@ -342,7 +345,7 @@ def test_unlabelled_roots_inside_and_outside(tmp_path: Path) -> None:
     assert found["a"] == ("a.jpg", False) and found["extra/own"] == ("extra/own.jpg", False)
     assert found["more/deep/b"] == ("more/deep/b.jpg", True)
     outside = {path for path, unlabelled in found.values() if unlabelled and path and path.startswith("/")}
-    assert outside == {f"{tmp_path}/extra/c.jpg", f"{tmp_path}/extra/sub/d.jpg", f"{tmp_path}/again/extra/e.jpg"}
+    assert outside == {f"{tmp_path}/extra/own.jpg", f"{tmp_path}/extra/c.jpg", f"{tmp_path}/extra/sub/d.jpg", f"{tmp_path}/again/extra/e.jpg"}
     assert told(issues) == [("unexpected", f"{tmp_path}/extra/note.txt"), ("unexpected", f"{tmp_path}/extra/c_mask.png")]
 
 
