@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 from audit_cases import by_code
 
 import histoprep
 from histoprep import AuditOptions, Report, ScanOptions, TableOptions
 from histoprep.findings import Severity
-
 
 # GT2000000-1-400-001, GTxc2012481-...: the number is the case.
 CASE = r"/[A-Za-z]+(\d+)-[^/]*$"

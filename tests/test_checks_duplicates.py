@@ -11,6 +11,7 @@ from audit_cases import DataSet, Found, by_code, findings_of_rows, picture_bytes
 from tile_rows import tile_row
 
 from histoprep import imageio
+from histoprep.duplicates import MAX_BITS_APART
 
 TRIGGERS = ("HP601", "HP602", "HP603", "HP604")
 
@@ -27,13 +28,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data.write("b.jpg", imageio.encode_rgb_jpeg(tissue(51, 256), 92))
     # The same pixels without loss, and with other metadata.
     data.image("b_decoded.png", imageio.decode_rgb((data.root / "b.jpg").read_bytes()))
+    data.write("b_decoded2.png", picture_bytes(imageio.decode_rgb((data.root / "b.jpg").read_bytes()), "PNG", compress_level=2))
     data.write("c.png", picture_bytes(tissue(52, 256), "PNG", compress_level=1))
     data.write("c_smaller.png", picture_bytes(tissue(52, 256), "PNG", compress_level=9))
     # Nearly the same: saved again with loss, a little brighter.
     data.write("d.jpg", imageio.encode_rgb_jpeg(tissue(53, 256), 92))
     data.write("d_recompressed.jpg", imageio.encode_rgb_jpeg(imageio.decode_rgb((data.root / "d.jpg").read_bytes()), 60))
+    data.write("d_worse.jpg", imageio.encode_rgb_jpeg(imageio.decode_rgb((data.root / "d.jpg").read_bytes()), 45))
     data.write("e.png", picture_bytes(tissue(54, 256), "PNG"))
     data.write("e_brighter.png", picture_bytes(np.clip(tissue(54, 256).astype(int) + 6, 0, 255).astype(np.uint8), "PNG"))
+    # One hash and another picture: the same slopes from left to right, other heights.
+    for index in range(2):
+        slopes = np.repeat(np.repeat([[30, 0] * 4 + [30]], 8, axis=0), 29, axis=1)[:, :256]
+        heights = np.random.default_rng(70 + index).uniform(20, 200, (8, 1))
+        data.image(f"twin{index}.png", np.repeat((slopes + heights).repeat(32, axis=0)[..., None], 3, axis=2).astype(np.uint8))
     # Glass everywhere is alike and no copy.
     rng = np.random.default_rng(1)
     for index in range(3):
@@ -53,11 +61,18 @@ def test_equal_bytes(found: Found) -> None:
 
 
 def test_equal_pixels_across_formats(found: Found) -> None:
-    assert found["HP602"] == {"b_decoded.png": "same pixels as b.jpg", "c_smaller.png": "same pixels as c.png"}
+    assert found["HP602"].keys() == {"b_decoded.png", "b_decoded2.png", "c_smaller.png"}
+    assert found["HP602"]["c_smaller.png"] == "same pixels as c.png"
 
 
 def test_nearly_equal_pixels(found: Found) -> None:
-    assert found["HP603"].keys() == {"d_recompressed.jpg", "e_brighter.png"}
+    assert found["HP603"].keys() == {"d_recompressed.jpg", "d_worse.jpg", "e_brighter.png"}
+
+
+def test_a_hash_alone_proves_nothing(root: Path, found: Found) -> None:
+    tiles = pd.read_parquet(root.with_name("data.histoprep") / "tiles.parquet").set_index("tile_id")
+    assert (int(tiles.image_hash["twin0"]) ^ int(tiles.image_hash["twin1"])).bit_count() <= MAX_BITS_APART
+    assert not [path for key, paths in found.items() for path in paths if key.startswith("HP6") and path.startswith("twin")]
 
 
 def test_copies_with_other_masks(found: Found) -> None:

@@ -93,7 +93,7 @@ def test_blur_is_measured_against_the_own_source(tmp_path: Path) -> None:
     def rows(source: str, focus: float, number: int) -> list[dict]:
         return [tile_row(f"{source}/{index}", group=source, focus=focus * np.exp(rng.normal(0, 0.2))) for index in range(number)]
 
-    sharp, soft = rows("sharp", 1000, 40), rows("soft", 20, 40)
+    sharp, soft = rows("sharp", 1000, 60), rows("soft", 20, 35)
     assert findings_of_rows(tmp_path, sharp + soft) == []
     odd = tile_row("sharp/odd", group="sharp", focus=20.0)
     few = tile_row("few/odd", group="few", focus=0.0)

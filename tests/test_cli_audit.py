@@ -62,9 +62,10 @@ def test_grading(data: DataSet, options: str, code: int) -> None:
 
 
 WRONG = [
-    "--format yaml", "--engine spark", "--engine dask", "--scheduler tcp://x:1", "--fail-on bad", "--select HP999", "--ignore nonsense", "--severity HP303",
-    "--severity HP303=never", "--severity =error", "--tile-size big", "--tile-size 0x9", "--part 3/2", "--part x", "--map no-such-map", "--expect absent.yml",
-    "--baseline absent.json", "--layout spiral", "--min-area 0", "--sample 0", "--group-by (", "--unlabelled absent", "--workspace data/inside", "--csv absent.csv",
+    "--format yaml", "--engine spark", "--engine dask", "--scheduler tcp://x:1", "--fail-on bad", "--select HP999", "--ignore nonsense",
+    "--severity HP303", "--severity HP303=never", "--severity =error", "--tile-size big", "--tile-size 0x9", "--part 3/2", "--part x",
+    "--map no-such-map", "--expect absent.yml", "--baseline absent.json", "--layout spiral", "--min-area 0", "--sample 0", "--group-by (",
+    "--unlabelled absent", "--workspace data/inside", "--csv absent.csv",
 ]  # fmt: skip
 
 

@@ -31,7 +31,9 @@ def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def pairs_of(rows: list[dict[str, Any]]) -> set[tuple[int, int]]:
-    return {(int(a[1:5]), int(b[1:5])) for a, b, _, _ in find_candidates(table(rows)).pairs}
+    found = find_candidates(table(rows))
+    assert found.num_left_out == 0
+    return {(int(a[1:5]), int(b[1:5])) for a, b, _, _ in found.pairs}
 
 
 def masked(digest: str, error: str | None = None, **more: Any) -> dict[str, Any]:
