@@ -30,8 +30,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from histoprep import durable, tables, tiles
-from histoprep import remap as subject
+from histoprep import durable, mask_tree, tables, tiles
 from histoprep.errors import BrokenFileError, ExitCode, IncompleteError, IntegrityError, LockedError, OutputError, UnmappedLabelError, UsageError
 from histoprep.execution import Engine
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, load_label_map
@@ -698,7 +697,7 @@ def test_a_mask_that_ended_its_worker_is_listed(tmp_path: Path) -> None:
     make_set(tmp_path / "set", 4)
     plan = plan_remap(scanned(tmp_path / "set"), label_map())
     (task,) = plan.tasks()
-    subject._begin(plan)
+    mask_tree.begin(plan)
     task.without(2, "the decoder ended it").run()
     result = run_remap(replace(plan, num_refused=1), _Reuse())
     assert [one.reason for one in result.failed] == ["HP201 worker-died: the decoder ended it"]
