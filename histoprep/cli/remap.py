@@ -32,6 +32,7 @@ _NUM_SHOWN = 10
 
 def remap(
     root: Root = Path(),
+    *,
     map_name: MapName = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the new masks.", show_default="masks-<map> in the workspace")] = None,
     on_unmapped: Annotated[str, typer.Option(help="For values that the map does not list: error, or unknown, its class for them.")] = "error",
