@@ -145,13 +145,9 @@ class TileTable:
         return listing
 
     def _is_current(self, earlier: EarlierTable, listing: Listing) -> bool:
-        """Return whether a table, and the issues beside it, are what would be made now; files that could not be read are tried again."""
-        header = earlier.header
-        if (
-            earlier.num_unread
-            or header.get("listing_digest") != listing.digest
-            or any(header.get(key) != value for key, value in self._header().items())
-        ):
+        """Return whether a table and its issues are what would be made now; files that could not be read are tried again."""
+        wanted = self._header() | {"listing_digest": listing.digest}
+        if earlier.num_unread or any(earlier.header.get(key) != value for key, value in wanted.items()):
             return False
         try:
             opened, issues = tables.open_table(self.workspace.listing_issues, kind=_ISSUES_KIND, schema_version=_ISSUES_VERSION)

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
 from faults.tasks import LEFT_OUT, FatalTask, ItemsTask, PidTask
+
 from histoprep.errors import ExitCode, Interrupted
 from histoprep.execution import Engine, Marker, WorkerError, read_marker, run_tasks
 from histoprep.execution_signals import stop_signals

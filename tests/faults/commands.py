@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import functools
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from histoprep import durable
+from faults.tasks import FragileTable
+from histoprep import audit, cli, durable, tile_options, tile_table
 from histoprep.audit import AuditOptions, run_audit
-from histoprep.execution import Engine
-from histoprep.tile_table import TableOptions
+from histoprep.execution import Engine, run_tasks
+from histoprep.tile_options import TableOptions
+from histoprep.tile_table import TileTable
+from histoprep.tile_task import TileTask
 from histoprep.workspace import Workspace
 
 
@@ -19,6 +25,41 @@ def audit_in_parts(arguments: list[str]) -> int:
     """Audit ROOT to WORKSPACE in partitions of 10 tiles."""
     where = Workspace.of(Path(arguments[0]), Path(arguments[1]))
     return run_audit(where, AuditOptions(TableOptions(partition_tiles=10)), Engine(1)).exit_code
+
+
+def cli_in_parts(arguments: list[str]) -> None:
+    """Be the command line, with partitions of 4 tiles; say on stderr how many of them were done before."""
+    tile_options.TableOptions = functools.partial(TableOptions, partition_tiles=4)  # type: ignore[assignment,misc]
+
+    def noted(tasks: Iterable[TileTask]) -> Iterator[TileTask]:
+        before = total = 0
+        for task in tasks:
+            total += 1
+            before += task.is_done()
+            yield task
+        print(f"resumed {before} of {total}", file=sys.stderr)
+
+    tile_table.run_tasks = lambda tasks, engine: run_tasks(noted(tasks), engine)  # type: ignore[assignment]
+    cli.main(arguments)
+
+
+def audit_with_killers(arguments: list[str]) -> int:
+    """Audit ROOT to WORKSPACE; tiles whose id ends with one of the numbers that follow (NUMBER=HOW) end their worker."""
+    root, folder, *killers = arguments
+
+    def fragile(where: Workspace, options: TableOptions | None) -> TileTable:
+        return FragileTable(where, options, dict(one.split("=") for one in killers))
+
+    audit.TileTable = fragile  # type: ignore[assignment,misc]
+    where = Workspace.of(Path(root), Path(folder))
+    return run_audit(where, AuditOptions(TableOptions(partition_tiles=10, time_limit_s=2.0)), Engine(2)).exit_code
+
+
+def hold(arguments: list[str]) -> Any:
+    """Hold the lock of WORKSPACE until killed."""
+    with durable.locked(Path(arguments[0])):
+        print("held", flush=True)
+        sys.stdin.read()
 
 
 def write_in_place(arguments: list[str]) -> int:
@@ -29,9 +70,9 @@ def write_in_place(arguments: list[str]) -> int:
     for name in ("tiles.parquet", "findings.parquet"):
         path = folder / name
         if not path.exists():
-            with open(path, "wb", buffering=0) as stream:
+            with path.open("wb", buffering=0) as stream:
                 pq.write_table(table, stream)
-            os.rename(path, path)
+            path.rename(path)
     return 0
 
 

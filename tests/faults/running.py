@@ -25,7 +25,8 @@ TESTS = Path(__file__).parents[1]
 CLI = "histoprep.cli:main"
 # Calls that change what is on disk or ask for it.
 CALLS = ("rename", "renameat", "renameat2", "write", "pwrite64", "fsync", "openat", "unlink", "unlinkat", "mkdir", "syncfs", "ftruncate")
-_CLOCKS = ("created", "seconds", "num_reused", "inputs", "text")
+# What clocks, places and restarts may change in a JSON file.
+_CHANGING = ("created", "seconds", "num_reused", "inputs", "text", "workspace")
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,14 @@ class Run:
 class Zygote:
     """The other side of `zygote.py`; one run at a time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, prefix: Iterable[str] = ()) -> None:
         self.folder = folder
         self.outputs = (folder / "stdout", folder / "stderr")
         self.gate = folder / "gate"
         os.mkfifo(self.gate)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "COLUMNS": "100"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "faults.zygote"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=TESTS
+            [*prefix, sys.executable, "-m", "faults.zygote"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=TESTS
         )
         self.forkserver_pid = json.loads(self.read_line())["forkserver"]
 
@@ -93,7 +94,7 @@ class Zygote:
         self._process.stdin.flush()
         pid = json.loads(self.read_line())
         # Opens as soon as the run stands at the gate.
-        with open(self.gate, "wb", buffering=0) as gate, _strace(beside, pid if pid_of == "command" else self.forkserver_pid):
+        with self.gate.open("wb", buffering=0) as gate, _strace(beside, pid if pid_of == "command" else self.forkserver_pid):
             gate.write(b".")
             yield Run(pid, self, time.monotonic())
 
@@ -148,7 +149,7 @@ def every_file(folder: Path) -> dict[str, str]:
 
 
 def results(folder: Path) -> dict[str, object]:
-    """Return path -> content of every file of a workspace, without what clocks and restarts may change."""
+    """Return path -> content of every file of a workspace, without what clocks, places and restarts may change."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != ".lock":
@@ -158,16 +159,16 @@ def results(folder: Path) -> dict[str, object]:
 
 def _content(path: Path) -> object:
     if path.suffix == ".json":
-        return _without_clocks(json.loads(path.read_text("utf-8")))
+        return _lasting(json.loads(path.read_text("utf-8")))
     if path.suffix == ".html":
         return "</html>" in path.read_text("utf-8")[-20:]
     return path.read_bytes()
 
 
-def _without_clocks(value: object) -> object:
+def _lasting(value: object) -> object:
     if isinstance(value, dict):
-        return {key: _without_clocks(one) for key, one in value.items() if key not in _CLOCKS}
-    return [_without_clocks(one) for one in value] if isinstance(value, list) else value
+        return {key: _lasting(one) for key, one in value.items() if key not in _CHANGING}
+    return [_lasting(one) for one in value] if isinstance(value, list) else value
 
 
 def unreadable(folder: Path) -> list[str]:

@@ -8,10 +8,15 @@ import os
 import re
 import signal
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from histoprep.execution import Marker
+from histoprep.tile_table import TableOptions, TileTable
+from histoprep.tile_task import TileTask
+from histoprep.workspace import Workspace
 
 LEFT_OUT = "left out"
 
@@ -94,3 +99,32 @@ class FatalTask:
 
     def without(self, index: int, reason: str) -> FatalTask:
         raise AssertionError(f"blamed item {index}: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class FragileTask(TileTask):
+    """A partition in which some files end the decoder: tile ids by their ends, and what happens there."""
+
+    killers: Mapping[str, str] | None = None
+
+    def _measure(self, positions: list[int], marker: Marker) -> Iterator[dict[str, Any]]:
+        rows = TileTask._measure(self, positions, marker)
+        refused = {index for index, _ in self.left_out}
+        for index in positions:
+            marker.at(index)
+            for end, how in (self.killers or {}).items():
+                if self.listed[index].pair.tile_id.endswith(end) and index not in refused:
+                    do(how)
+            yield next(rows)
+
+
+class FragileTable(TileTable):
+    """A table some of whose files end their worker."""
+
+    def __init__(self, workspace: Workspace, options: TableOptions | None, killers: Mapping[str, str]) -> None:
+        super().__init__(workspace, options)
+        self.killers = killers
+
+    def _tasks(self, *arguments: Any) -> Iterator[TileTask]:
+        for task in super()._tasks(*arguments):
+            yield FragileTask(**{one.name: getattr(task, one.name) for one in fields(TileTask)}, killers=self.killers)
