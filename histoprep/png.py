@@ -11,11 +11,13 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from histoprep.errors import BrokenFileError
 
+fast_zlib: Any
 try:
     from zlib_ng import zlib_ng as fast_zlib
 except ImportError:
