@@ -23,7 +23,8 @@ from benchmarks.lossy_sets import CLEAN, Harm, Mask, colour_jpeg_kept, harms, re
 from histoprep.errors import BrokenFileError
 from histoprep.lossy_ramps import repair_ramps
 from histoprep.lossy_repair import MIN_QUALITY, repair_jpeg
-from histoprep.lossy_verdict import FIRM_MASKS, MaskSignals, Seen, Verdict, judge
+from histoprep.lossy_seen import Seen, table_of
+from histoprep.lossy_verdict import FIRM_MASKS, MaskSignals, Verdict, judge
 from histoprep.measure import describe_colours, measure_mask
 
 SIZE_PX = 256
@@ -50,7 +51,7 @@ def sources(num_masks: int, data: Path | None) -> list[Source]:
 
 def verdicts_of(masks: Sequence[Mask]) -> tuple[MaskSignals, list[Verdict]]:
     """Return the signals of a source and what is wrong with it."""
-    signals = MaskSignals.of([Seen.of(mask) for mask in masks])
+    signals = table_of([Seen.of(mask) for mask in masks])
     return signals, judge(signals)
 
 

@@ -22,6 +22,7 @@ from histoprep.execution import Engine
 from histoprep.findings import Finding, Severity
 from histoprep.label_format import MapProblem
 from histoprep.labels import LabelMap, check_label_map, load_label_map
+from histoprep.lossy_sources import lossy_sources
 from histoprep.names import to_text
 from histoprep.stats import count_table
 from histoprep.tiles import KIND, SCHEMA, SCHEMA_VERSION
@@ -94,6 +95,7 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Gathered:
         expected=sources.expected,
         manifest=workspace.manifest if workspace.manifest.exists() else None,
         options=sources.options,
+        lossy=tuple(lossy_sources(workspace.tiles)),
     )
     return Gathered(evidence, num_uncompared)
 

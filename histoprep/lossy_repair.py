@@ -32,8 +32,9 @@ _STEP_COST, _WIDE_COST = 0.1, 1.0
 class Repaired:
     """A repaired mask, of the type and size of the damaged one.
 
-    `confidence` is the share of repaired blocks that JPEG turns into exactly what was there, for an interpolated mask
-    the share of its gradual pixels between two trusted labels: it supports the repair and does not prove it.
+    `confidence` is the share of repaired blocks that JPEG turns into what was there, to within the weight of one pixel (other
+    encoders round differently); for an interpolated mask the share of its gradual pixels between two trusted
+    labels. It supports the repair and does not prove it.
     """
 
     labels: np.ndarray
@@ -101,17 +102,17 @@ def _candidates(labels: np.ndarray, uniform: np.ndarray, quality: int) -> tuple[
 
 
 def _best(seen: np.ndarray, ids: np.ndarray, near: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the repaired blocks, uint8 [blocks, 8, 8], and which of them JPEG turns into exactly `seen`; `near` is [labels, blocks]."""
+    """Return the repaired blocks, uint8 [blocks, 8, 8], and which of them JPEG turns into `seen` but for one pixel; `near` is [labels, blocks]."""
     low, high = seen.min(axis=(1, 2)).astype(np.int32), seen.max(axis=(1, 2)).astype(np.int32)
     wide = near | ((ids[:, None] >= low - 1) & (ids[:, None] <= high + 1))
     best = _snapped(seen, ids, near, _smoothing(_SIGMA_PX))
     fallback = _snapped(seen, ids, wide, None)
-    # One step of the full range: how far off one wrong pixel is.
+    # How much one pixel weighs that is off by the full range.
     unit = np.maximum(high - low, 1).astype(np.float32) ** 2
     misfit, other = _misfit(best, seen, quality), _misfit(fallback, seen, quality)
     better = other / unit + _STEP_COST * _steps(fallback) + _WIDE_COST < misfit / unit + _STEP_COST * _steps(best)
     best[better] = fallback[better]
-    return best, np.where(better, other, misfit) == 0
+    return best, np.where(better, other, misfit) <= unit
 
 
 def _snapped(seen: np.ndarray, ids: np.ndarray, allowed: np.ndarray, smoothing: np.ndarray | None) -> np.ndarray:

@@ -8,15 +8,10 @@ family, thin structures and lines along the blocks included, came above 1.6 / sq
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-
-from histoprep.lossy import Signals, measure_signals
-from histoprep.lossy_blocks import GridCounts
-from histoprep.lossy_jpeg import FixedPoint, find_quality
 
 # From this many masks with boundaries on, a verdict is firm.
 FIRM_MASKS = 30
@@ -25,11 +20,11 @@ PHASE, PHASE_NOISE = 0.04, 1.5
 # Differing neighbours per mixed block: a drawn boundary has 8 to 9, one that went through JPEG at least this.
 ROUGHNESS = 9.5
 # Masks that look damaged, or full of thin structures: rough, or soft contacts.
-_ROUGH, _SOFT = 12.0, 0.5
+_ROUGH, SOFT = 12.0, 0.5
 # Ramps: nearly every contact is soft, and this share of masks has two or more labels that only lie between others.
 SOFT_SHARE, RAMP_MASKS, RAMP_LABELS = 0.9, 0.2, 2
-_MIN_CONTACTS = 16
-_BLOCKY_PHASE = -0.3
+MIN_CONTACTS = 16
+BLOCKY_PHASE = -0.3
 # Fixed points: share of blocks, and the quality above which clean blocks are fixed points too.
 FIXED_SHARE, _MAX_TELLING_QUALITY = 0.15, 97
 # Without a block phase, fixed points alone must be this clear, on this many blocks.
@@ -55,32 +50,6 @@ _CONTAINER_WORDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """One mask: its signals (None when it is of one label), the quality it is a fixed point of, and its lossy container or ""."""
-
-    signals: Signals | None
-    fixed: FixedPoint | None = None
-    container: str = ""
-
-    @classmethod
-    def of(cls, labels: np.ndarray) -> Seen:
-        """Return what is seen of a mask; the quality is looked for only where blocks stand out."""
-        signals = measure_signals(labels)
-        return cls(signals, find_quality(labels) if signals and asks_for_quality(signals) else None)
-
-
-def asks_for_quality(signals: Signals) -> bool:
-    """Return whether one mask stands out enough to spend 2 ms on its quality; of clean ones, those full of thin structures do."""
-    soft = signals.contacts >= _MIN_CONTACTS and signals.soft_contacts >= _SOFT * signals.contacts
-    # Boundaries of labels one step apart become blocky: hardly a step is left inside of the blocks.
-    blocky = signals.blocks.phase <= _BLOCKY_PHASE
-    return soft or blocky or (signals.blocks.phase >= PHASE and signals.roughness >= ROUGHNESS)
-
-
-_NOTHING = Signals(GridCounts(0, 0.0), 0, 0, 0, (), 0)
-
-
-@dataclass(frozen=True, slots=True)
 class MaskSignals:
     """The signals of the masks of one source, one entry a mask in every array.
 
@@ -101,24 +70,6 @@ class MaskSignals:
     tried: np.ndarray
     container: np.ndarray
 
-    @classmethod
-    def of(cls, seen: Sequence[Seen]) -> MaskSignals:
-        """Return the table of some masks."""
-        rows = [(one.signals or _NOTHING, one.fixed or FixedPoint(0, 0, 0), one.container) for one in seen]
-        columns = {
-            "mixed": [signals.blocks.own for signals, _, _ in rows],
-            "shifted": [signals.blocks.shifted for signals, _, _ in rows],
-            "rough_pairs": [signals.rough_pairs for signals, _, _ in rows],
-            "contacts": [signals.contacts for signals, _, _ in rows],
-            "soft_contacts": [signals.soft_contacts for signals, _, _ in rows],
-            "ramp_labels": [len(signals.ramp_ids) for signals, _, _ in rows],
-            "quality": [fixed.quality for _, fixed, _ in rows],
-            "fixed": [fixed.fixed for _, fixed, _ in rows],
-            "tried": [fixed.blocks for _, fixed, _ in rows],
-            "container": [container for _, _, container in rows],
-        }
-        return cls(**{name: np.array(values) for name, values in columns.items()})
-
     @property
     def roughness(self) -> np.ndarray:
         """Return differing neighbours per mixed block of each mask; 0 without mixed blocks."""
@@ -127,7 +78,7 @@ class MaskSignals:
     @property
     def softness(self) -> np.ndarray:
         """Return the share of soft contacts of each mask; 0 where there are too few contacts to say."""
-        return np.where(self.contacts >= _MIN_CONTACTS, self.soft_contacts / np.maximum(self.contacts, 1), 0.0)
+        return np.where(self.contacts >= MIN_CONTACTS, self.soft_contacts / np.maximum(self.contacts, 1), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +123,7 @@ def _containers(signals: MaskSignals) -> list[Verdict]:
 
 
 def _lossy(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
-    damaged = (signals.roughness[plain] >= _ROUGH) | (signals.softness[plain] >= _SOFT)
+    damaged = (signals.roughness[plain] >= _ROUGH) | (signals.softness[plain] >= SOFT)
     parts = [part for part in (plain[damaged], plain[~damaged]) if _has_block_phase(signals, part) or _is_fixed(signals, part)]
     masks = np.sort(np.concatenate(parts)) if parts else plain[:0]
     if not parts and _has_block_phase(signals, plain):

@@ -42,7 +42,8 @@ def measure_luminance(grey: np.ndarray) -> Luminance:
     """Return the figures of a luminance picture, uint8 [height, width]."""
     mean, deviation = cv2.meanStdDev(grey)
     _, edges = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
-    glass = cv2.countNonZero(cv2.compare(grey, GLASS_LUMINANCE, cv2.CMP_GT)) / grey.size
+    # Not with cv2.compare, which takes a picture of one pixel for a number.
+    glass = int(np.count_nonzero(grey > GLASS_LUMINANCE)) / grey.size
     return Luminance(float(edges[0, 0]) ** 2, float(mean[0, 0]), float(deviation[0, 0]), glass, gradient_hash(grey))
 
 

@@ -12,7 +12,7 @@ from histoprep.digests import digest
 from histoprep.errors import BrokenFileError
 from histoprep.lossy import Signals
 from histoprep.lossy_jpeg import find_quality
-from histoprep.lossy_verdict import asks_for_quality
+from histoprep.lossy_seen import asks_for_quality
 from histoprep.measure import describe_colours, measure_luminance, measure_mask
 from histoprep.tiles import TileOptions
 

@@ -13,7 +13,7 @@ import itertools
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -31,6 +31,7 @@ from histoprep.mask_tree import LEDGER, Advance, FailedMask, Totals
 from histoprep.mask_tree_task import FIRST_COLUMNS, LAST_COLUMNS, PARTS, Made, TreeKind, TreeTask, column, output_name
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.remap_evidence import already_remapped
+from histoprep.repair_record import MendedMask, mended_masks, unmended
 from histoprep.workspace import Workspace
 
 LABEL_MAP = "label_map.yml"
@@ -98,7 +99,10 @@ class RemapResult:
 
 
 class MaskRow(NamedTuple):
-    """What tiles.parquet says of one mask; `failure` is the reason why it cannot be remapped, or None."""
+    """What tiles.parquet says of one mask; `failure` is the reason why it cannot be remapped, or None.
+
+    Of one that `repair` mended, everything but the path is that of the mended file, whose absolute path is `mended`.
+    """
 
     path: str
     num_bytes: int
@@ -107,11 +111,12 @@ class MaskRow(NamedTuple):
     failure: str | None
     ids: tuple[int, ...]
     pixels: tuple[int, ...]
+    mended: str | None = None
 
     @property
     def file(self) -> str:
-        """Return the file to read."""
-        return self.path
+        """Return the file to read: the mask, or its mended twin."""
+        return self.mended or self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +229,13 @@ class RemapPlan:
     num_refused: int
     inputs: str
     tiles_stat: FileStat | None
+    mended: Mapping[str, MendedMask]
     kind: TreeKind = KIND
 
     def tasks(self) -> Iterator[TreeTask]:
         """Yield the partitions in order of the tiles table."""
         how = (KIND.schema_version, __version__, self.recipe.note, self.recipe.class_ids, digest(self.recipe.table))
-        rows = mask_rows(self.workspace.tiles)
+        rows = mask_rows(self.workspace.tiles, self.mended)
         while chosen := tuple(itertools.islice(rows, self.options.partition_masks)):
             key = digest_text(repr((how, [(one.path, one.digest, one.failure) for one in chosen])))
             part = self.out / PARTS / f"{key}.parquet"
@@ -256,13 +262,17 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def mask_rows(table: Path) -> Iterator[MaskRow]:
-    """Yield every mask of a tiles table, orphan masks too, in its order."""
+def mask_rows(table: Path, mended: Mapping[str, MendedMask]) -> Iterator[MaskRow]:
+    """Yield every mask of a tiles table, orphan masks too, in its order; mended ones where there are."""
     opened, _ = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
     for batch in tables.read_batches(opened, _COLUMNS, rows=8192):
         columns = (batch[one].to_pylist() for one in _COLUMNS)
         for path, size, time, key, error, detail, mode, colours, equal, ids, pixels in zip(*columns, strict=True):
             if path is None:
+                continue
+            better = mended.get(path)
+            if better is not None and better.source_digest == key:
+                yield MaskRow(path, better.num_bytes, better.mtime_ns, better.digest, None, better.ids, better.pixels, better.file)
                 continue
             failure = f"{error}: {detail}" if error else None
             if failure is None and ids is None:
@@ -293,9 +303,9 @@ class _Survey:
     digest: RunningDigest = field(default_factory=RunningDigest)
 
     @classmethod
-    def of(cls, table: Path) -> _Survey:
+    def of(cls, table: Path, mended: Mapping[str, MendedMask]) -> _Survey:
         survey = cls()
-        for row in mask_rows(table):
+        for row in mask_rows(table, mended):
             survey.digest.update(f"{row.path}\0{row.digest}\0{row.failure}")
             survey.names.append(hash_text(output_name(row.path)))
             survey.num_refused += row.failure is not None
@@ -326,7 +336,7 @@ class _Survey:
         hashes = np.sort(np.array(self.names, np.uint64))
         doubled = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
         first: dict[str, str] = {}
-        for row in mask_rows(table) if doubled else ():
+        for row in mask_rows(table, {}) if doubled else ():
             name = output_name(row.path)
             if hash_text(name) in doubled and first.setdefault(name, row.path) != row.path:
                 raise UsageError(
@@ -340,8 +350,9 @@ class _Survey:
 def plan_remap(workspace: Workspace, label_map: LabelMap, options: RemapOptions | None = None) -> RemapPlan:
     """Return the plan of a remap; nothing is written.
 
-    Raises UnmappedLabelError for values without a class; UsageError when the masks were remapped
-    before (HP508), when two would become one file, for an unusable `out`, or when tiles.parquet is missing or partial.
+    Masks that `repair` mended take the place of the damaged ones. Raises UnmappedLabelError for values without a class; UsageError
+    when the masks were remapped before (HP508), when masks are lossy or interpolated and not mended (HP403, HP404), when
+    two would become one file, for an unusable `out`, or when tiles.parquet is missing or partial.
     """
     options = options or RemapOptions()
     tiles_stat = stat_file(str(workspace.tiles))
@@ -351,7 +362,10 @@ def plan_remap(workspace: Workspace, label_map: LabelMap, options: RemapOptions 
     request = {"root": str(workspace.root), "label_map": json.loads(label_map.to_json()), "on_unmapped": str(options.on_unmapped)}
     if not options.force:
         _refuse_other_request(out, request)
-    survey = _Survey.of(workspace.tiles)
+    mended = mended_masks(workspace)
+    if not options.force:
+        _refuse_damaged(workspace, mended)
+    survey = _Survey.of(workspace.tiles, mended)
     evidence = None if options.force else already_remapped(label_map, survey.tiles, _notes(workspace.tiles))
     if evidence:
         raise UsageError(
@@ -364,7 +378,23 @@ def plan_remap(workspace: Workspace, label_map: LabelMap, options: RemapOptions 
         survey.refuse_unmapped(label_map)
     survey.refuse_collisions(workspace.tiles)
     numbers = header["options"]["tiles"]["max_file_bytes"], len(survey.names), survey.num_refused
-    return RemapPlan(workspace, label_map, options, out, recipe, request, *numbers, survey.digest.value(), tiles_stat)
+    return RemapPlan(workspace, label_map, options, out, recipe, request, *numbers, survey.digest.value(), tiles_stat, mended)
+
+
+def _refuse_damaged(workspace: Workspace, mended: Mapping[str, MendedMask]) -> None:
+    left = unmended(workspace, mended)
+    if not left:
+        return
+    number = sum(map(len, left.values()))
+    shown = [f"{_many(len(paths), 'mask')} of {source}, such as {paths[0]}" for source, paths in left.items()]
+    more = f"; and {_many(len(shown) - _NUM_SHOWN, 'more source')}" if len(shown) > _NUM_SHOWN else ""
+    repair = f"histoprep repair {workspace.root}, then the same command"
+    raise UsageError(
+        f"{_many(number, 'mask')} went through JPEG or interpolation; a label map would hide false labels that can still be told from true ones",
+        path=workspace.root,
+        seen="; ".join(shown[:_NUM_SHOWN]) + more,
+        hint="restore those that repair refused, or remap them as they are with --force" if mended else f"{repair}; or --force, as they are",
+    )
 
 
 def _notes(table: Path) -> set[str]:

@@ -67,3 +67,8 @@ def bilinear(labels: np.ndarray) -> np.ndarray:
 def many_to_one(labels: np.ndarray) -> np.ndarray:
     """Return five classes, each of many labels far apart."""
     return np.random.default_rng(3).integers(0, 5, 256).astype(np.uint8)[labels]
+
+
+def stream(data: bytes) -> io.BytesIO:
+    """Return bytes as an open file."""
+    return io.BytesIO(data)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from histoprep.lossy import measure_signals
 from histoprep.lossy_blocks import as_blocks, count_grids, mixed_blocks, uniform_blocks, uniform_cells, whole_blocks
 from histoprep.lossy_jpeg import find_quality, is_fixed, through_jpeg
-from histoprep.lossy_verdict import FIRM_MASKS, Kind, MaskSignals, Seen, Verdict, judge
+from histoprep.lossy_seen import Seen, table_of
+from histoprep.lossy_verdict import FIRM_MASKS, Kind, Verdict, judge
 
 NUM_MASKS = 32
 CLEAN: dict[str, Callable[[int], np.ndarray]] = {
@@ -31,7 +32,7 @@ CLEAN: dict[str, Callable[[int], np.ndarray]] = {
 
 
 def verdicts(masks: Iterable[np.ndarray]) -> list[Verdict]:
-    return judge(MaskSignals.of([Seen.of(mask) for mask in masks]))
+    return judge(table_of([Seen.of(mask) for mask in masks]))
 
 
 def slow_counts(labels: np.ndarray) -> tuple[int, float]:
@@ -209,7 +210,7 @@ def test_few_masks_give_a_weaker_verdict() -> None:
 def test_containers_need_no_other_evidence() -> None:
     masks = [made.regions(0), np.zeros((64, 64), np.uint8)]
     seen = [Seen(measure_signals(one), find_quality(one), "jpeg") for one in masks] + [Seen(None, None, "webp"), Seen.of(made.regions(1))]
-    found = judge(MaskSignals.of(seen))
+    found = judge(table_of(seen))
     assert [(one.kind, one.masks.tolist(), one.firm) for one in found] == [
         (Kind.JPEG_CONTAINER, [0, 1], True),
         (Kind.WEBP_CONTAINER, [2], True),

@@ -146,6 +146,11 @@ def test_a_uniform_mask_has_no_cells() -> None:
     assert measure_mask(np.full((64, 64), 3, np.uint8), 64).cell_px is None
 
 
+def test_a_luminance_picture_may_have_one_pixel() -> None:
+    assert measure_luminance(np.array([[230]], np.uint8)).background_share == 1
+    assert measure_luminance(np.array([[200]], np.uint8)).background_share == 0
+
+
 def test_luminance_figures_are_those_of_numpy() -> None:
     grey = cv2.GaussianBlur(np.random.default_rng(2).integers(0, 256, (64, 64)).astype(np.uint8), (0, 0), 1.5)
     seen = measure_luminance(grey)

@@ -22,11 +22,12 @@ import pyarrow.compute as pc
 from histoprep.catalogue import RULES
 from histoprep.findings import Finding, finding
 from histoprep.labels import LabelMap, MapProblem
+from histoprep.lossy_sources import LossySource
 
 if TYPE_CHECKING:
     from histoprep.class_counts import Counts
 
-FAMILIES = ("listing", "files", "images", "masks", "label_maps", "duplicates", "leaks", "classes", "manifests")
+FAMILIES = ("listing", "files", "images", "masks", "lossy", "label_maps", "duplicates", "leaks", "classes", "manifests")
 MAX_LISTED = 8
 # Columns of the tiles table that table rules see; a few short ones, so that millions of tiles fit.
 OVERVIEW_COLUMNS = (
@@ -67,7 +68,8 @@ class Evidence:
     of each mask whether it holds label 0 alone (`zero`) or a label other than 0 (`foreground`). `issues` are kind,
     path, detail of the scan. `duplicates` are compared pairs of images (see `duplicates.py`). `counts`
     are of the label map's classes, or of the raw labels without a map; `label_counts` always of the raw
-    labels, which `raw_map` maps to themselves. `map_problems` are those of the map's file.
+    labels, which `raw_map` maps to themselves. `map_problems` are those of the map's file. `lossy` are the
+    sources whose masks went through lossy compression or interpolation.
     """
 
     root: Path
@@ -84,6 +86,7 @@ class Evidence:
     expected: Mapping[str, Any] = field(default_factory=dict)
     manifest: Path | None = None
     options: CheckOptions = field(default_factory=CheckOptions)
+    lossy: tuple[LossySource, ...] = ()
 
     @property
     def images(self) -> pd.DataFrame:

@@ -91,15 +91,29 @@ def uniform(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
 @row_rule("HP408", "HP409")
 def thin_or_small(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks with specks or hairlines."""
-    labels, masks = chunk.labels, evidence.amounts.masks
+    labels = chunk.labels
     small = labels.specks > 0
     number = labels[small].groupby("row").specks.sum()
     specks = chunk.tiles.iloc[number.index].assign(number=[plural(one, "region") for one in number], speckled=chunk.labels_named(small).to_numpy())
     detail = f"{{number}} under {evidence.options.min_area_px} pixels, of {{speckled}}"
-    yield from flag("HP408", specks, specks.number.notna(), "mask_path", detail, denominator=masks, unit="masks")
+    yield from _by_cause("HP408", specks, detail, evidence)
     thin = chunk.labels_named(labels.radius_px <= HAIRLINE_RADIUS_PX)
     hairlines = chunk.tiles.iloc[thin.index].assign(thin=thin.to_numpy())
-    yield from flag("HP409", hairlines, hairlines.thin.notna(), "mask_path", "{thin}", denominator=masks, unit="masks")
+    yield from _by_cause("HP409", hairlines, "{thin}", evidence)
+
+
+def _by_cause(code: str, masks: pd.DataFrame, detail: str, evidence: Evidence) -> Iterator[Finding]:
+    """Yield masks of sources that are known to be lossy or interpolated (HP403, HP404) apart from others."""
+    damaged = masks.mask_path.isin([path for one in evidence.lossy for path in one.paths])
+    amount = evidence.amounts.masks
+    yield from flag(code, masks, ~damaged, "mask_path", detail, denominator=amount, unit="masks")
+    for rule in ("HP403", "HP404"):
+        known = masks.mask_path.isin([path for one in evidence.lossy if one.code == rule for path in one.paths])
+        cause = f"These masks are lossy or interpolated, see {rule}: values grew along their boundaries that nobody drew."
+        yield from flag(
+            code, masks, known, "mask_path", detail, denominator=amount, unit="masks", subcode=f"see-{rule.lower()}",
+            cause=cause, suggestion="histoprep repair",
+        )  # fmt: skip
 
 
 @table_rule("HP410")

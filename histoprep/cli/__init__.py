@@ -18,6 +18,7 @@ from histoprep.execution_signals import stop_signals
 # Command -> (module, attribute, short help); modules are imported when their command is called.
 COMMANDS = {
     "audit": ("audit", "audit", "Find what is wrong with a data set: causes, fixes, a report."),
+    "repair": ("repair", "repair", "Mend masks that went through JPEG or interpolation."),
     "remap": ("remap", "remap", "Apply a label map to all masks, into a new tree."),
     "stats": ("stats", "stats", "Count classes: pixel shares, presence, weights, plot."),
     "manifest": ("manifest", "app", "Split without leaks and write the manifest; check, diff, show."),

@@ -18,7 +18,7 @@ def demo(
     tile_px: Annotated[int, typer.Option(min=64, help="Side of a tile.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives another data set.")] = 7,
 ) -> None:
-    """Make a small histology-like data set with planted defects, then audit, remap, count and split it.
+    """Make a small histology-like data set with planted defects, then audit, repair, remap, count and split it.
 
     Each step is shown as the command that you would type. A second run keeps what is done.
     """
@@ -33,6 +33,7 @@ def demo(
     # Exit codes that planted defects lead to: 1, there are findings; 3, broken files were left out.
     steps: list[tuple[list[str], set[int]]] = [
         (["audit", name, *map_option, "--group-by", GROUP_PATTERN], {ExitCode.FINDINGS}),
+        (["repair", name], {ExitCode.OK}),
         (["remap", name, *map_option, "--on-unmapped", "unknown"], {ExitCode.OK}),
         (["manifest", name, *map_option], {ExitCode.INCOMPLETE}),
         (["stats", name, *map_option], {ExitCode.OK}),

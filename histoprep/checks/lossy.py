@@ -1,0 +1,63 @@
+"""HP403 and HP404: masks that were saved with loss or resized with interpolation, decided for a source as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from histoprep.catalogue import RULES
+from histoprep.checks import Evidence, plural, table_rule
+from histoprep.findings import Finding, Severity, finding
+from histoprep.lossy_repair import MIN_QUALITY
+from histoprep.lossy_sources import LossySource
+from histoprep.lossy_verdict import FIRM_MASKS, Kind
+
+_NO_REPAIR = "Restore these masks from a lossless source; what is left in them is not enough to mend them."
+_SUGGESTIONS = {
+    Kind.LOSSY_COLOURS: "Restore these masks from a lossless source, as 8-bit label ids.",
+    Kind.WEBP_CONTAINER: _NO_REPAIR,
+}
+
+
+@table_rule("HP403", "HP404")
+def lossy(evidence: Evidence) -> Iterator[Finding]:
+    """Yield one finding a source; a warning where too few of its masks have boundaries to be sure."""
+    for one in evidence.lossy:
+        items = [(path, _detail(one)) for path in one.paths]
+        found = finding(
+            RULES[one.code], items, denominator=one.num_masks, unit="masks with boundaries", subcode=one.verdict.kind.value, where=one.source,
+            cause=_cause(one), suggestion=_suggestion(one),
+        )  # fmt: skip
+        yield found if one.verdict.firm else replace(found, severity=Severity.WARNING)
+
+
+def _detail(one: LossySource) -> str:
+    quality = f"JPEG quality {one.verdict.quality}" if one.verdict.quality else "quality unknown"
+    return quality if one.verdict.kind in (Kind.JPEG_HISTORY, Kind.JPEG_CONTAINER) else one.verdict.kind.value
+
+
+def _cause(one: LossySource) -> str:
+    verdict = one.verdict
+    quality = f" of quality {verdict.quality}" if verdict.quality else ", then mapped to other values"
+    what = {
+        Kind.JPEG_CONTAINER: "The masks are JPEG files",
+        Kind.WEBP_CONTAINER: "The masks are WebP files with loss",
+        Kind.LOSSY_COLOURS: "Colour-coded masks were saved with loss or resized with interpolation",
+        Kind.JPEG_HISTORY: f"The masks were once saved as JPEG{quality}",
+        Kind.INTERPOLATED: "The masks were resized or smoothed with interpolation, or saved as lossy WebP",
+    }[verdict.kind]
+    if not verdict.firm:
+        masks = plural(verdict.boundary_masks, "mask")
+        return f"Perhaps: {what[0].lower()}{what[1:]} ({verdict.evidence}). Only {masks} with boundaries speak for it; {FIRM_MASKS} would be sure."
+    return f"{what} ({verdict.evidence}). Labels along their boundaries are partly false."
+
+
+def _suggestion(one: LossySource) -> str:
+    verdict = one.verdict
+    if verdict.kind in _SUGGESTIONS:
+        return _SUGGESTIONS[verdict.kind]
+    if verdict.kind is Kind.JPEG_HISTORY and verdict.quality is None:
+        return "Restore the masks from before the label map, and mend those: histoprep repair"
+    if verdict.quality is not None and verdict.quality < MIN_QUALITY:
+        return f"Restore these masks: below quality {MIN_QUALITY} whole regions may have moved to another label."
+    return RULES[one.code].suggestion

@@ -1,0 +1,89 @@
+"""`histoprep repair`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from histoprep import console
+from histoprep.cli.options import DaskScheduler, EngineName, Root, Workers, WorkspaceFolder, engine_of, progress_of, separated
+from histoprep.errors import ExitCode
+
+if TYPE_CHECKING:
+    from histoprep.repair import RepairPlan, RepairResult
+
+_NUM_SHOWN = 10
+
+
+def repair(
+    root: Root = Path(),
+    *,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the mended masks.", show_default="mended in the workspace")] = None,
+    rule: Annotated[list[str] | None, typer.Option("--rule", help="Mend only masks with this finding: HP403 or HP404.", show_default=False)] = None,
+    min_confidence: Annotated[float, typer.Option(help="Refuse repairs with less confidence than this, 0 to 1.")] = 0.2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing but a preview with --diff.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Draw every mask before and after, not only those that changed most.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace masks that were mended with other options.")] = False,
+    workspace: WorkspaceFolder = None,
+    workers: Workers = None,
+    engine: EngineName = "local",
+    scheduler: DaskScheduler = None,
+) -> None:
+    """Mend masks that were saved as JPEG or resized with interpolation (HP403, HP404) into a tree of their own.
+
+    The data set is only read. Masks of other sources are not copied; histoprep remap takes mended masks by itself. A stopped run goes
+    on where it was. Exit codes: 0 all are mended, 2 wrong use, 3 some cannot be mended (they are listed).
+    """
+    from histoprep.audit import ensure_tiles
+    from histoprep.repair import RULES, RepairOptions, plan_repair, run_repair
+    from histoprep.repair_pictures import write_preview, write_sheets
+    from histoprep.workspace import Workspace
+
+    where = Workspace.of(root, workspace)
+    chosen = engine_of(engine, scheduler, workers)
+    with console.progress("reading tiles", None) as meter:
+        ensure_tiles(where, workers=workers, meter=meter)
+    rules = tuple(one.upper() for one in separated(rule)) or RULES
+    plan = plan_repair(where, RepairOptions(out or where.folder / "mended", rules, min_confidence, force))
+    _print_plan(plan)
+    if dry_run:
+        for path in write_preview(plan) if diff else ():
+            console.note(f"preview: {path}")
+        console.out(f"{plan.num_masks - plan.num_refused:,} masks would be mended, {plan.num_refused:,} cannot be | nothing was written")
+        raise typer.Exit(ExitCode.INCOMPLETE if plan.num_refused else ExitCode.OK)
+    if not plan.masks:
+        console.out("0 masks to mend: no source is lossy or interpolated")
+        return
+    with progress_of("mending", "masks") as advance:
+        result = run_repair(plan, chosen, advance)
+    for path in write_sheets(plan, every_mask=diff)[:1]:
+        console.note(f"before and after: {path}")
+    _print(result)
+    raise typer.Exit(ExitCode.INCOMPLETE if result.num_left else ExitCode.OK)
+
+
+def _print_plan(plan: RepairPlan) -> None:
+    hopeless = Counter(one.source for one in plan.masks if one.failure)
+    rows = [
+        (one.source, one.code, one.verdict.kind.value, str(one.verdict.quality or ""), f"{len(one.paths):,}", f"{hopeless[one.source]:,}")
+        for one in plan.sources
+    ]
+    if rows:
+        console.table(("source", "rule", "cause", "quality", "masks", "cannot be mended"), rows, title="Lossy and interpolated masks")
+
+
+def _print(result: RepairResult) -> None:
+    for failed in result.failed[:_NUM_SHOWN]:
+        console.warn(f"not mended: {failed.path}: {failed.reason}")
+    if result.num_left > _NUM_SHOWN:
+        console.warn(f"and {result.num_left - _NUM_SHOWN:,} more; all are in {result.ledger}")
+    for name in result.unexpected:
+        console.warn(f"not written by repair, left alone: {result.out / name}")
+    if result.num_stale_removed:
+        console.note(f"removed {result.num_stale_removed:,} masks of an earlier run")
+    if result.up_to_date:
+        console.note("nothing had changed")
+    console.out(f"{result.num_mended:,} masks mended, {result.num_left:,} not; {result.changed_pixels:,} pixels changed | {result.out}")
