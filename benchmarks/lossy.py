@@ -81,7 +81,7 @@ def harm_rows(found: list[Source], damages: list[Harm]) -> Iterator[str]:
         with_quality = [one for one in seen if one.quality_error is not None]
         near = sum(abs(one.quality_error or 0) <= 5 for one in with_quality)
         listed, boundaries = sum(one.listed for one in large), sum(one.boundary_masks for one in large)
-        missed = "; ".join(one.name for one in large if not one.kinds and one.changed)
+        missed = "; ".join(one.name for one in large if not one.kinds and one.changed and harm.kind not in ("any", "clean"))
         unharmed = sum(not one.changed for one in rows)
         missed += f" ({unharmed} unchanged)" if unharmed else ""
         quality = f"{near} of {len(with_quality)}" if harm.quality else "-"
