@@ -115,7 +115,7 @@ class IntegrityError(HistoprepError):
     exit_code = ExitCode.INTEGRITY
 
 
-class Interrupted(HistoprepError):
+class Interrupted(HistoprepError):  # noqa: N818 (it is one for the flow, not for the user)
     """SIGINT or SIGTERM arrived; finished work was kept."""
 
     exit_code = ExitCode.INTERRUPTED

@@ -9,15 +9,19 @@ from histoprep.cli.options import Root, WorkspaceFolder
 
 
 def collect(root: Root = Path(), workspace: WorkspaceFolder = None) -> None:
-    """Merge the parts that array jobs (histoprep audit --part i/n) have made into tiles.parquet.
+    """Merge what array jobs (histoprep audit --part i/n, histoprep remap --part i/n) have made.
 
-    The table has the same bytes as one made in a single run. Then run histoprep audit with the same options.
+    Tables and ledgers have the same bytes as those of a single run. After the parts of an audit, run histoprep audit
+    with the same options.
     """
     from histoprep.durable import locked
+    from histoprep.remap import collect_remap, unfinished_remaps
     from histoprep.tile_table import TileTable
     from histoprep.workspace import Workspace
 
     where = Workspace.of(root, workspace)
     with locked(where.folder):
         made = TileTable.of_parts(where).collect()
-    console.out(f"{made.num_tiles:,} tiles in {made.path}")
+        console.out(f"{made.num_tiles:,} tiles in {made.path}")
+        for out in unfinished_remaps(where):
+            console.out(f"{collect_remap(where, out).num_written:,} masks in {out}")
