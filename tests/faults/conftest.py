@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.running import Stage, Zygote
+from faults.running import Stage, Undisturbeds, Zygote
 from histoprep.demo import make_demo
 
 
@@ -51,3 +51,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stage(demo: Path, tmp_path: Path) -> Stage:
     """Return the data set with an empty workspace of its own."""
     return Stage(demo, tmp_path / "workspace")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(zygote: Zygote, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbeds:
+    """Return how commands end when nothing goes wrong."""
+    return Undisturbeds(zygote, demo, tmp_path_factory.mktemp("undisturbed"))

@@ -217,3 +217,76 @@ class Stage:
         shutil.rmtree(self.workspace, ignore_errors=True)
         if self.saved is not None:
             shutil.copytree(self.saved, self.workspace)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, its arguments but for the folders, and the commands that are run before it."""
+
+    name: str
+    arguments: tuple[str, ...]
+    before: tuple[str, ...] = ()
+    call: str = CLI
+
+    def full(self, stage: Stage) -> list[str]:
+        if self.call != CLI:
+            return [str(stage.data), str(stage.workspace)]
+        first, *rest = self.arguments
+        return [first, str(stage.data), "--workspace", str(stage.workspace), *rest]
+
+
+COMMANDS = {
+    one.name: one
+    for one in (
+        Command("audit", ("audit", "--workers", "1")),
+        Command("audit in parts", (), call="faults.commands:audit_in_parts"),
+        Command("audit again", ("audit", "--workers", "1", "--min-area", "32"), before=("audit",)),
+        Command("audit part 1", ("audit", "--workers", "1", "--part", "1/2")),
+        Command("audit part 2", ("audit", "--workers", "1", "--part", "2/2")),
+        Command("collect", ("collect",), before=("audit part 1", "audit part 2")),
+        Command("remap", ("remap", "--workers", "1", "--map", "label_map_5", "--on-unmapped", "unknown"), before=("audit",)),
+        Command("stats", ("stats", "--map", "label_map_5"), before=("audit",)),
+        Command("manifest", ("manifest",), before=("audit",)),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """How a command ends and what it leaves when nothing goes wrong; `saved` is the workspace it finds."""
+
+    code: int
+    results: dict[str, object]
+    saved: Path | None
+
+
+class Undisturbeds:
+    """The undisturbed run of each command, made once."""
+
+    def __init__(self, zygote: Zygote, data: Path, folder: Path) -> None:
+        self._zygote = zygote
+        self._data = data
+        self._folder = folder
+        self._known: dict[Command, Undisturbed] = {}
+
+    def of(self, command: Command) -> Undisturbed:
+        if command not in self._known:
+            stage, saved = Stage(self._data, self._folder / command.name / "workspace"), None
+            stage.workspace.parent.mkdir()
+            for name in command.before:
+                outcome = self._zygote.run(COMMANDS[name].full(stage))
+                assert outcome.code in (0, 1, 3), outcome.stderr
+                saved = stage.workspace.with_name("saved")
+            if saved is not None:
+                shutil.copytree(stage.workspace, saved)
+            outcome = self._zygote.run(command.full(stage), command.call)
+            assert outcome.code in (0, 1, 3), outcome.stderr
+            self._known[command] = Undisturbed(outcome.code, results(stage.workspace), saved)
+        return self._known[command]
+
+    def set(self, stage: Stage, command: Command) -> Undisturbed:
+        """Set the stage for a command and return how it would end."""
+        found = self.of(command)
+        stage.saved = found.saved
+        stage.reset()
+        return found

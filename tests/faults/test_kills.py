@@ -7,14 +7,12 @@ points of every command, `pytest -m faults` all of them.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from faults.running import CALLS, CLI, Stage, Zygote, count_calls, every_file, kill_at, results, temporaries, unreadable
+from faults.running import CALLS, COMMANDS, Command, Stage, Undisturbeds, Zygote, count_calls, every_file, kill_at, results, temporaries, unreadable
 
 pytestmark = pytest.mark.usefixtures("strace")
 
@@ -22,6 +20,14 @@ NUM_POINTS = 42
 MOST_POINTS = 400
 # Calls after which something is different on disk; all of them are points.
 DECISIVE = ("rename", "renameat", "renameat2", "fsync", "syncfs", "ftruncate", "unlinkat")
+WORKER_POINTS = [("rename", 1), ("fsync", 1), ("openat", 3), ("openat", 40)]
+MORE_WORKER_POINTS = [
+    ("fsync", 2),
+    ("ftruncate", 1),
+    ("mkdir", 1),
+    ("unlink", 1),
+    *[("openat", number) for number in (1, 2, 5, 10, 20, 30, 60, 90, 120)],
+]
 
 Point = tuple[str, int]
 
@@ -35,52 +41,8 @@ class Survey:
     damages: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Command:
-    """A command, its arguments but for the folders, and the commands that are run before it."""
-
-    name: str
-    arguments: tuple[str, ...]
-    before: tuple[str, ...] = ()
-    call: str = CLI
-
-    def full(self, stage: Stage) -> list[str]:
-        if self.call != CLI:
-            return [str(stage.data), str(stage.workspace)]
-        first, *rest = self.arguments
-        return [first, str(stage.data), "--workspace", str(stage.workspace), *rest]
-
-
-COMMANDS = {
-    one.name: one
-    for one in (
-        Command("audit", ("audit", "--workers", "1")),
-        Command("audit in parts", (), call="faults.commands:audit_in_parts"),
-        Command("audit again", ("audit", "--workers", "1", "--min-area", "32"), before=("audit",)),
-        Command("audit part 1", ("audit", "--workers", "1", "--part", "1/2")),
-        Command("audit part 2", ("audit", "--workers", "1", "--part", "2/2")),
-        Command("collect", ("collect",), before=("audit part 1", "audit part 2")),
-        Command("remap", ("remap", "--workers", "1", "--map", "label_map_5", "--on-unmapped", "unknown"), before=("audit",)),
-        Command("stats", ("stats", "--map", "label_map_5"), before=("audit",)),
-        Command("manifest", ("manifest",), before=("audit",)),
-    )
-}
-
-
-def prepared(zygote: Zygote, stage: Stage, command: Command, saved: Path) -> Stage:
-    """Return the stage as the command finds it; runs what comes before once."""
-    if command.before:
-        stage.reset()
-        for name in command.before:
-            outcome = zygote.run(COMMANDS[name].full(stage))
-            assert outcome.code in (0, 1, 3), outcome.stderr
-        shutil.copytree(stage.workspace, saved)
-        stage.saved = saved
-    return stage
-
-
 def spread(counts: dict[str, int], most: int) -> list[Point]:
-    """Return at most `most` points: the decisive calls first, the others evenly spread over the run."""
+    """Return about `most` points: the decisive calls first, the others evenly spread over the run."""
     points = [(call, number) for call in DECISIVE for number in range(1, counts.get(call, 0) + 1)][:most]
     others = {call: counts[call] for call in CALLS if call not in DECISIVE and call in counts}
     left = most - len(points)
@@ -91,44 +53,33 @@ def spread(counts: dict[str, int], most: int) -> list[Point]:
     return list(dict.fromkeys(points))
 
 
-def kill_everywhere(zygote: Zygote, stage: Stage, command: Command, log: Path, choose: Callable[[dict[str, int]], list[Point]]) -> Survey:
-    """Run the command undisturbed, then once for every point with a kill and once more without."""
-    arguments = command.full(stage)
-    stage.reset()
-    first = zygote.run(arguments, command.call)
-    expected = results(stage.workspace)
-    # Once more to count: now everything is imported.
-    stage.reset()
-    points = choose(count_calls(zygote, arguments, log, command.call))
-    survey = Survey(len(points))
-    for call, number in points:
+def kill_everywhere(zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, command: Command, log: Path, most: int) -> Survey:
+    """Run the command with a kill and once more without, for about so many points."""
+    arguments, first = command.full(stage), undisturbed.set(stage, command)
+    survey = Survey()
+    for call, number in spread(count_calls(zygote, arguments, log, command.call), most):
         stage.reset()
         killed = zygote.run(arguments, command.call, beside=kill_at(call, number))
+        survey.points += 1
         survey.reached += killed.code == -9
-        survey.damages += [f"{call} {number}: half a file: {one}" for one in unreadable(stage.workspace)]
+        damages = [f"half a file: {one}" for one in unreadable(stage.workspace)]
         again = zygote.run(arguments, command.call)
         if again.code != first.code:
-            survey.damages.append(f"{call} {number}: exit {again.code} instead of {first.code}: {again.stderr[-500:]}")
+            damages.append(f"exit {again.code} instead of {first.code}: {again.stderr[-500:]}")
         found = results(stage.workspace)
-        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        survey.damages += [f"{call} {number}: {name} differs" for name in differing]
-        survey.damages += [f"{call} {number}: {name} is left over" for name in temporaries(stage.workspace)]
+        damages += [f"{name} differs" for name in sorted(first.results.keys() | found.keys()) if first.results.get(name) != found.get(name)]
+        damages += [f"{name} is left over" for name in temporaries(stage.workspace)]
+        survey.damages += [f"{call} {number}: {one}" for one in damages]
     if every_file(stage.data) != stage.data_before:
         survey.damages.append("the data set was changed")
+    print(f"{command.name}: {survey.points} points, {survey.reached} reached, {len(survey.damages)} damages")
     return survey
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["audit", "remap", "stats", "manifest", "collect"])
-def test_a_kill_at_any_point_loses_nothing(
-    name: str, zygote: Zygote, stage: Stage, tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
-    command = COMMANDS[name]
-    survey = kill_everywhere(
-        zygote, prepared(zygote, stage, command, tmp_path / "saved"), command, tmp_path / "log", lambda counts: spread(counts, NUM_POINTS)
-    )
-    record_property("points", survey.points)
-    print(f"{name}: {survey.points} points, {survey.reached} reached, {len(survey.damages)} damages")
+def test_a_kill_at_any_point_loses_nothing(name: str, zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path) -> None:
+    survey = kill_everywhere(zygote, undisturbed, stage, COMMANDS[name], tmp_path / "log", NUM_POINTS)
     assert survey.points >= 40
     # A run may make a few calls less than the one that was counted.
     assert survey.reached >= 0.9 * survey.points
@@ -138,51 +89,40 @@ def test_a_kill_at_any_point_loses_nothing(
 @pytest.mark.faults
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", list(COMMANDS))
-def test_a_kill_at_every_point_loses_nothing(name: str, zygote: Zygote, stage: Stage, tmp_path: Path) -> None:
-    command = COMMANDS[name]
-    survey = kill_everywhere(
-        zygote, prepared(zygote, stage, command, tmp_path / "saved"), command, tmp_path / "log", lambda counts: spread(counts, MOST_POINTS)
-    )
-    print(f"{name}: {survey.points} points, {survey.reached} reached, {len(survey.damages)} damages")
+def test_a_kill_at_every_point_loses_nothing(name: str, zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path) -> None:
+    survey = kill_everywhere(zygote, undisturbed, stage, COMMANDS[name], tmp_path / "log", MOST_POINTS)
     assert survey.reached >= 0.9 * survey.points
     assert not survey.damages, "\n".join(survey.damages)
 
 
-def test_the_harness_sees_a_writer_that_writes_in_place(zygote: Zygote, stage: Stage, tmp_path: Path) -> None:
-    command = Command("control", (), call="faults.commands:write_in_place")
-    survey = kill_everywhere(zygote, stage, command, tmp_path / "log", lambda counts: spread(counts, 12))
+def test_the_harness_sees_a_writer_that_writes_in_place(zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path) -> None:
+    command = Command("in place", (), call="faults.commands:write_in_place")
+    survey = kill_everywhere(zygote, undisturbed, stage, command, tmp_path / "log", 12)
     assert any("half a file" in one for one in survey.damages)
     assert any("differs" in one for one in survey.damages)
 
 
-def test_the_harness_sees_what_is_left_over(zygote: Zygote, stage: Stage, tmp_path: Path) -> None:
-    command = Command("control", (), call="faults.commands:forget_to_sweep")
-    survey = kill_everywhere(zygote, stage, command, tmp_path / "log", lambda counts: spread(counts, 12))
+def test_the_harness_sees_what_is_left_over(zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path) -> None:
+    command = Command("no sweep", (), call="faults.commands:forget_to_sweep")
+    survey = kill_everywhere(zygote, undisturbed, stage, command, tmp_path / "log", 12)
     assert any("is left over" in one for one in survey.damages)
     assert not any("half a file" in one for one in survey.damages)
 
 
-@pytest.mark.parametrize(
-    "call, number", [("rename", 1), ("fsync", 1), ("fsync", 2), ("ftruncate", 1), ("openat", 3), ("openat", 40), ("mkdir", 1), ("unlink", 1)]
-)
+@pytest.mark.parametrize("point", [*WORKER_POINTS, *[pytest.param(one, marks=pytest.mark.faults) for one in MORE_WORKER_POINTS]], ids=str)
 @pytest.mark.parametrize("name", ["audit", "remap"])
 def test_workers_that_always_die_end_the_run_and_cost_nothing(
-    name: str, call: str, number: int, zygote: Zygote, stage: Stage, tmp_path: Path
+    name: str, point: Point, zygote: Zygote, undisturbed: Undisturbeds, stage: Stage
 ) -> None:
     command = COMMANDS[name]
-    prepared(zygote, stage, command, tmp_path / "saved")
-    arguments = command.full(stage)
-    stage.reset()
-    first, expected = zygote.run(arguments), results(stage.workspace)
-    stage.reset()
-    every_worker = ["-f", *kill_at(call, number)]
-    killed = zygote.run(arguments, beside=every_worker, pid_of="workers")
+    first = undisturbed.set(stage, command)
+    killed = zygote.run(command.full(stage), beside=["-f", *kill_at(*point)], pid_of="workers")
     # Not reached: as without. At a file: it is blamed. Elsewhere: the run cannot go on, and says so.
     assert killed.code in (first.code, 3, 4), killed.stderr
-    assert killed.code == 4 or call != "rename", "every worker renames its result"
+    assert killed.code == 4 or point[0] != "rename", "every worker renames its result"
     assert killed.code != 4 or "worker processes end while they are at no file" in killed.stderr
     assert not unreadable(stage.workspace)
-    again = zygote.run(arguments)
+    again = zygote.run(command.full(stage))
     assert again.code == first.code, again.stderr
-    assert results(stage.workspace) == expected
+    assert results(stage.workspace) == first.results
     assert not temporaries(stage.workspace)
