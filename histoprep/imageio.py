@@ -225,6 +225,12 @@ def encode_rgb_jpeg(rgb: np.ndarray, quality: int = 90, subsampling: str = "4:2:
     return simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality=quality, colorspace="RGB", colorsubsampling=sampling, fastdct=False)
 
 
+def through_jpeg(grey: np.ndarray, quality: int) -> np.ndarray:
+    """Return what a grey JPEG of `quality` makes of a picture, uint8 [height, width]."""
+    _, encoded = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE))
+
+
 def encode_rgb_png(rgb: np.ndarray) -> bytes:
     """Return uint8 RGB [height, width, 3] as a PNG without metadata."""
     stream = io.BytesIO()

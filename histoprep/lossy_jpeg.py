@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
+from histoprep.imageio import through_jpeg
 from histoprep.lossy_blocks import BLOCK_PX, mixed_blocks
 
 QUALITIES = tuple(range(50, 101))
@@ -54,9 +54,3 @@ def is_fixed(blocks: np.ndarray, quality: int) -> np.ndarray:
     strip = np.ascontiguousarray(blocks.swapaxes(0, 1).reshape(BLOCK_PX, -1), np.uint8)
     changed = through_jpeg(strip, quality) != strip
     return ~changed.reshape(BLOCK_PX, -1, BLOCK_PX).any(axis=(0, 2))
-
-
-def through_jpeg(grey: np.ndarray, quality: int) -> np.ndarray:
-    """Return what a grey JPEG of `quality` makes of a picture, uint8 [height, width]."""
-    _, encoded = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE))

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from histoprep.errors import BrokenFileError
+from histoprep.imageio import through_jpeg
 from histoprep.lossy_blocks import BLOCK_PX, as_blocks, uniform_blocks
-from histoprep.lossy_jpeg import through_jpeg
 
 # Below this quality, labels of whole regions may have moved to a neighbouring id.
 MIN_QUALITY = 75
