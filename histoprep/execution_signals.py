@@ -12,6 +12,7 @@ from histoprep.errors import Interrupted, Terminated
 
 _KEPT = "finished work was kept"
 _cleanups: list[Callable[[], None]] = []
+_interrupt_cleanups: list[Callable[[], None]] = []
 
 
 @contextlib.contextmanager
@@ -25,6 +26,12 @@ def at_stop(cleanup: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _cleanups.remove(cleanup)
+
+
+def when_interrupted(cleanup: Callable[[], None]) -> None:
+    """Have `cleanup` called, once, when a signal stops the command."""
+    if cleanup not in _interrupt_cleanups:
+        _interrupt_cleanups.append(cleanup)
 
 
 @contextlib.contextmanager
@@ -49,8 +56,9 @@ def stop_signals() -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    except BaseException:
-        for cleanup in reversed(_cleanups[:]):
+    except BaseException as error:
+        by_signal = _interrupt_cleanups if isinstance(error, Interrupted) else []
+        for cleanup in (*reversed(_cleanups), *by_signal):
             cleanup()
         raise
     finally:

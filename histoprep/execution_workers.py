@@ -11,9 +11,11 @@ import threading
 import types
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
+
+from histoprep.execution_signals import when_interrupted
 
 _PRELOADED = ["histoprep.tile_table", "histoprep.measurer", "histoprep.remap", "histoprep.audit_pictures"]
 
@@ -21,6 +23,9 @@ _PRELOADED = ["histoprep.tile_table", "histoprep.measurer", "histoprep.remap", "
 def start_pool(num_workers: int) -> ProcessPoolExecutor:
     """Return a pool of at most `num_workers` processes, each started when it is first needed."""
     context = _Context()
+    when_interrupted(_end_fork_server)
+    # First, because starting it unblocks SIGINT.
+    resource_tracker.ensure_running()
     with _without_interrupts():
         # The fork server and all its children inherit the blocked SIGINT: the parent decides when they stop.
         forkserver.ensure_running()
@@ -33,6 +38,14 @@ def end_workers(pool: ProcessPoolExecutor) -> None:
         with contextlib.suppress(OSError):
             process.kill()
     pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_fork_server() -> None:
+    """Kill the fork server, which may be importing for seconds still and would then start workers that nobody wants."""
+    pid = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
+    if pid is not None:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

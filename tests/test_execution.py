@@ -160,9 +160,12 @@ def test_no_descriptors_left_is_said_plainly(tmp_path: Path) -> None:
 def test_an_error_in_a_task_is_raised_and_leaves_no_worker(tmp_path: Path) -> None:
     pids = list(run_tasks([PidTask(tmp_path / "0.at")] * 3, Engine(1)))
     assert len(set(pids)) == 1 and pids[0] != os.getpid()
+    run = run_tasks([PidTask(tmp_path / "0.at"), *tasks_of(tmp_path, ("sleep 0.5", "raise me")), *busy(tmp_path)[1:]], Engine(2))
+    next(run)
+    pids = worker_pids()
     with pytest.raises(ValueError, match="raise me"):
-        list(run_tasks(tasks_of(tmp_path, ("a", "raise me"), ("sleep 60",), ("sleep 60",)), Engine(2)))
-    assert gone(worker_pids())
+        next(run)
+    assert pids and gone(pids)
 
 
 def gone(pids: list[int], seconds: float = 5.0) -> bool:
@@ -182,9 +185,14 @@ def alive(pid: int) -> bool:
         return False
 
 
+def busy(folder: Path) -> list[PidTask]:
+    """Return a quick task and two that keep their workers busy."""
+    return [PidTask(folder / "0.at", seconds) for seconds in (0.0, 60.0, 60.0)]
+
+
 def test_leaving_early_ends_the_workers(tmp_path: Path) -> None:
-    run = run_tasks(tasks_of(tmp_path, ("a",), ("sleep 60",), ("sleep 60",)), Engine(2))
-    assert next(run) == ("a",)
+    run = run_tasks(busy(tmp_path), Engine(2))
+    next(run)
     pids = worker_pids()
     started = time.monotonic()
     run.close()
@@ -192,7 +200,7 @@ def test_leaving_early_ends_the_workers(tmp_path: Path) -> None:
 
 
 def test_a_stop_ends_workers_of_a_run_that_somebody_still_holds(tmp_path: Path) -> None:
-    run = run_tasks(tasks_of(tmp_path, ("a",), ("sleep 60",), ("sleep 60",)), Engine(2))
+    run = run_tasks(busy(tmp_path), Engine(2))
     with pytest.raises(Interrupted, match="finished work was kept"), stop_signals():
         next(run)
         pids = worker_pids()
@@ -256,6 +264,7 @@ def test_a_marker_tells_where_a_task_is_and_goes_with_it(tmp_path: Path) -> None
 
 
 def test_the_watch_ends_with_the_task(tmp_path: Path) -> None:
-    tasks = tasks_of(tmp_path, ("a",))
-    pids = list(run_tasks([*tasks, PidTask(tmp_path / "1.at", 2 * LIMIT_S)], Engine(1)))
-    assert pids[0] == ("a",)
+    quick, slow = PidTask(tmp_path / "1.at"), PidTask(tmp_path / "2.at", 2 * LIMIT_S)
+    before, done, after = run_tasks([quick, *tasks_of(tmp_path, ("a",)), slow], Engine(1))
+    assert done == ("a",)
+    assert before == after, "the worker was ended while it waited for nothing"

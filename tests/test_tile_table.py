@@ -22,6 +22,7 @@ from histoprep.errors import IncompleteError, Interrupted, UsageError
 from histoprep.execution import Engine
 from histoprep.scan import ScanOptions
 from histoprep.tile_listing import Listing
+from histoprep.tile_reuse import EarlierTable
 from histoprep.tile_table import TableOptions, TableResult, TileTable
 from histoprep.tile_task import TileTask
 from histoprep.tiles import TileOptions
@@ -332,6 +333,31 @@ def test_issues_that_are_damaged_or_gone_are_made_again(content: bytes | None, d
     made = build(where)
     assert (made.up_to_date, made.num_reused) == (False, made.num_tiles)
     assert same(where, whole)
+
+
+def test_issues_of_another_listing_are_not_taken_for_these(own: Workspace, whole: Workspace) -> None:
+    """As after a run that was killed between issues and table, on a data set that was put back since."""
+    build(own)
+    table, issues = own.tiles.read_bytes(), own.listing_issues.read_bytes()
+    stray = own.root / "stray.xyz"
+    stray.touch()
+    build(own)
+    stray.unlink()
+    own.tiles.write_bytes(table)
+    assert own.listing_issues.read_bytes() != issues
+    assert not build(own).up_to_date
+    assert own.listing_issues.read_bytes() == issues
+
+
+def test_earlier_rows_come_in_the_order_they_are_asked_for(own: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROW_GROUP_ROWS", 9)
+    build(own)
+    listed = list(Listing().walk(own.root, TileTable(own).options))
+    order = [40, 3, 17, 0, 52, 4]
+    found = EarlierTable(own.tiles).find([listed[at] for at in order])
+    assert found and found.at == (0, 1, 2, 3, 4, 5)
+    digests = pq.read_table(own.tiles, columns=["mask_digest"])["mask_digest"].to_pylist()
+    assert found.rows["mask_digest"].to_pylist() == [digests[at] for at in order]
 
 
 def test_rows_of_files_that_could_not_be_read_are_tried_again(own: Workspace) -> None:

@@ -38,21 +38,36 @@ def descendants(pid: int) -> list[int]:
     return [*below, *(one for child in below for one in descendants(child))]
 
 
-MOMENTS: dict[str, Callable[[Stage], bool]] = {
-    "before any part": lambda stage: (stage.workspace / ".lock").exists(),
-    "after one part": lambda stage: parts(stage) >= 1,
-    "after five parts": lambda stage: parts(stage) >= 5,
-    "after the table": lambda stage: (stage.workspace / "tiles.parquet").exists(),
+def _is_importing(pid: int) -> bool:
+    """Return whether the fork server of a process has started a moment ago."""
+    found = any(b"forkserver" in command_line(one) for one in descendants(pid))
+    time.sleep(0.15 * found)
+    return found
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+MOMENTS: dict[str, Callable[[Stage, int], bool]] = {
+    "before any part": lambda stage, _: (stage.workspace / ".lock").exists(),
+    "as workers start": lambda _, pid: _is_importing(pid),
+    "after one part": lambda stage, _: parts(stage) >= 1,
+    "after five parts": lambda stage, _: parts(stage) >= 5,
+    "after the table": lambda stage, _: (stage.workspace / "tiles.parquet").exists(),
 }
 CASES = [
     *[(moment, signal.SIGINT, False) for moment in MOMENTS],
-    *[(moment, signal.SIGTERM, False) for moment in MOMENTS],
+    *[(moment, signal.SIGTERM, False) for moment in ("as workers start", "after five parts", "after the table")],
     *[(moment, signal.SIGINT, True) for moment in MOMENTS],
     ("after one part", signal.SIGTERM, True),
 ]
 
 
-def interrupt(stage: Stage, is_time: Callable[[Stage], bool], number: signal.Signals, group: bool) -> tuple[int, str, list[int]]:
+def interrupt(stage: Stage, is_time: Callable[[Stage, int], bool], number: signal.Signals, group: bool) -> tuple[int, str, list[int]]:
     """Run the audit, send it a signal at the moment, and return exit code, stderr and the processes it had started."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     code = "import sys; from faults.commands import cli_in_parts; cli_in_parts(sys.argv[1:])"
@@ -65,7 +80,7 @@ def interrupt(stage: Stage, is_time: Callable[[Stage], bool], number: signal.Sig
         start_new_session=True,
     )
     until = time.monotonic() + 120
-    while not is_time(stage) and process.poll() is None:
+    while not is_time(stage, process.pid) and process.poll() is None:
         assert time.monotonic() < until
         time.sleep(0.002)
     started = descendants(process.pid)
@@ -114,7 +129,7 @@ def test_a_stop_at_a_random_time(seed: int, zygote: Zygote, stage: Stage, expect
     delay = choice.random() * 3
     lock: list[float] = []
 
-    def is_time(stage: Stage) -> bool:
+    def is_time(stage: Stage, _: int) -> bool:
         if not lock and (stage.workspace / ".lock").exists():
             lock.append(time.monotonic())
         assert time.monotonic() < until

@@ -30,6 +30,7 @@ def _command(request: dict[str, Any]) -> None:
     # The fork server is the zygote's child, so the check whether it lives would fail here.
     forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
     forkserver.ensure_running = lambda: None
+    forkserver._forkserver._forkserver_pid = None  # type: ignore[attr-defined]
     os.chdir(request["cwd"])
     # Held open for both, opening does not wait; reading does, and is no call that is traced.
     os.read(os.open(request["gate"], os.O_RDWR), 1)
