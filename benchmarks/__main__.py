@@ -37,6 +37,7 @@ def main() -> int:
                 print(f"measuring {name} ...", file=sys.stderr, flush=True)
                 made = measure()
                 rows += made if isinstance(made, list) else [made]
+                print(markdown(rows).rpartition("\n")[2], file=sys.stderr, flush=True)
     text = f"{machine()}; {num_pairs:,} pairs\n\n{markdown(rows)}\n"
     print(text)
     if chosen.write:
