@@ -65,7 +65,8 @@ class Zygote:
         self._process = subprocess.Popen(
             [*prefix, sys.executable, "-m", "faults.zygote"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=TESTS
         )
-        self.forkserver_pid = json.loads(self.read_line())["forkserver"]
+        self.forkserver_pid = 0
+        assert self.read_line() == "ready\n"
 
     def close(self) -> None:
         assert self._process.stdin
@@ -74,7 +75,9 @@ class Zygote:
 
     def read_line(self) -> str:
         assert self._process.stdout
-        return self._process.stdout.readline()
+        line = self._process.stdout.readline()
+        assert line, f"the zygote has ended: {self._process.wait(20)}"
+        return line
 
     @contextlib.contextmanager
     def start(self, arguments: Iterable[str], call: str = CLI, beside: list[str] | None = None, pid_of: str = "command") -> Iterator[Run]:
@@ -92,7 +95,7 @@ class Zygote:
         assert self._process.stdin
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        pid = json.loads(self.read_line())
+        pid, self.forkserver_pid = json.loads(self.read_line())
         # Opens as soon as the run stands at the gate.
         with self.gate.open("wb", buffering=0) as gate, _strace(beside, pid if pid_of == "command" else self.forkserver_pid):
             gate.write(b".")

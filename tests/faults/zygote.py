@@ -1,7 +1,7 @@
 """A process that has imported everything and forks a command at a time: thousands of runs without thousands of start-ups.
 
 Commands are real processes with the real command line; they share one fork server for their workers.
-One JSON line on stdin asks for a run, one line on stdout gives its process id, and, when it has ended, one its wait status.
+One JSON line on stdin asks for a run; one on stdout gives the ids of it and of the fork server, and, when it has ended, one its wait status.
 What a run had to import is imported here too before the next one, by name alone: nothing runs and no thread starts here.
 """
 
@@ -15,9 +15,12 @@ import json
 import os
 import sys
 import threading
+import time
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+
+from histoprep import execution_workers
 
 IMPORTED = ("histoprep.audit", "histoprep.audit_pictures", "histoprep.manifest_build", "histoprep.remap", "matplotlib.figure", "pandas")
 
@@ -50,6 +53,17 @@ def _command(request: dict[str, Any]) -> None:
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
+def _check_fork_server() -> None:
+    """Have it serve once: a run that is killed while it asks for a worker ends it, which anywhere else would be its own."""
+    for _ in range(20):
+        with contextlib.suppress(OSError, EOFError):
+            process = execution_workers._Context().Process(target=int)
+            process.start()
+            process.join()
+            return
+        time.sleep(0.05)
+
+
 def _learn(names: Path) -> None:
     for name in names.read_text("utf-8").split() if names.exists() else ():
         with contextlib.suppress(Exception):
@@ -60,17 +74,15 @@ def _learn(names: Path) -> None:
 def main() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
-    from histoprep import execution_workers
-
-    execution_workers._Context()
-    forkserver.ensure_running()
-    print(json.dumps({"forkserver": forkserver._forkserver._forkserver_pid}), flush=True)  # type: ignore[attr-defined]
+    _check_fork_server()
+    print("ready", flush=True)
     for line in sys.stdin:
+        _check_fork_server()
         gc.freeze()
         pid = os.fork()
         if pid == 0:
             _command(json.loads(line))
-        print(json.dumps(pid), flush=True)
+        print(json.dumps([pid, forkserver._forkserver._forkserver_pid]), flush=True)  # type: ignore[attr-defined]
         print(json.dumps(os.waitpid(pid, 0)[1]), flush=True)
         _learn(Path(json.loads(line)["learned"]))
 
