@@ -1,0 +1,6 @@
+"""`python -m trainer`, which is also what `torchrun -m trainer` starts."""
+
+from trainer.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""The configuration of a run: typed, frozen, complete; what it does not know it refuses.
+
+`RunConfig` is what the engine needs; a recipe's `Config` adds its own sections. `config_layers.load_config` fills one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """A part of a configuration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Duration(Section):
+    """How long to train: exactly one of optimiser steps, images, or passes over the training tiles."""
+
+    steps: Positive | None = None
+    images: Positive | None = None
+    epochs: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [name for name, value in self if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of steps, images, epochs; given: {', '.join(given) or 'none'}")
+        return self
+
+    def num_positions(self, batch_size: int, num_tiles: int) -> int:
+        """Return the number of training positions, rounded up to whole steps of `batch_size`."""
+        wanted = self.images or (self.steps or 0) * batch_size or round((self.epochs or 0.0) * num_tiles)
+        return max(1, -(-wanted // batch_size)) * batch_size
+
+
+class Data(Section):
+    """How a tile becomes a sample."""
+
+    image_size: Positive = 512
+    fit: Literal["refuse", "crop", "tile"] = "refuse"
+    flips: bool = True
+    turns: bool = True
+    num_workers: Natural = 4
+    on_unreadable: Literal["stop", "skip"] = "stop"
+
+
+class Optimiser(Section):
+    """Adam or AdamW; `clip_norm` bounds the gradient norm once per optimiser step, null for no bound.
+
+    `on_nonfinite: skip` leaves out a step whose gradient is not finite and counts it, at the price of one host sync a step.
+    """
+
+    kind: Literal["adam", "adamw"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    betas: tuple[Share, Share] = (0.9, 0.99)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+
+
+class Schedule(Section):
+    """The learning rate over the steps, a pure function of the step; see `engine.schedules`.
+
+    `warmup_steps` is used by warmup_constant and cosine, `final_ratio` (of the peak rate) by cosine.
+    """
+
+    kind: Literal["constant", "warmup_constant", "cosine", "one_cycle"] = "constant"
+    warmup_steps: Natural = 0
+    final_ratio: Share = 0.0
+
+
+class Ema(Section):
+    """An exponential moving average of the weights, updated every `every` steps.
+
+    In its first updates the decay is smaller, min(decay, (1 + n) / (10 + n)), so that short runs forget the initial weights.
+    """
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.995
+    every: Positive = 10
+
+
+class Every(Section):
+    """How often things happen, in optimiser steps; null for never (the last step always validates and saves)."""
+
+    log: Positive = 50
+    validate_: Annotated[Positive | None, Field(alias="validate")] = 1000
+    checkpoint: Positive = 1000
+    pictures: Positive | None = 5000
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+
+class RunConfig(Section):
+    """Everything the engine needs for a run; recipes add sections.
+
+    `batch_size` is the number of samples of one optimiser step, over all devices and micro-steps: a device sees
+    batch_size / (devices * accumulate) at once. `manifest` is a manifest or the index of shards. `out` is the run folder.
+    """
+
+    recipe: str
+    preset: str | None = None
+    seed: Natural = 0
+    manifest: str
+    out: str
+    batch_size: Positive = 4
+    accumulate: Positive = 1
+    duration: Duration = Duration(steps=100_000)
+    data: Data = Data()
+    optimiser: Optimiser = Optimiser()
+    schedule: Schedule = Schedule()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    ema: Ema | None = Ema()
+    compile: bool = False
+    channels_last: bool = False
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: Positive | Literal["auto"] = "auto"
+    num_nodes: Positive = 1
+    every: Every = Every()
+    keep_checkpoints: Annotated[int, Field(ge=2)] = 2

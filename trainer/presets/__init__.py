@@ -1,0 +1,1 @@
+"""Presets: complete configurations under a name; `trainer fit --preset NAME`."""
