@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 EPSILON = 1e-5
 NUM_HEADS = 4
@@ -44,13 +44,13 @@ class WeightStandardisedConv2d(nn.Conv2d):
     Source: Qiao et al. 2019, arXiv 1903.10520.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name of nn.Conv2d)
+    def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of [batch, in, height, width] as [batch, out, height, width]."""
         weight = self.weight.float()
         variance, mean = torch.var_mean(weight, dim=(1, 2, 3), keepdim=True, correction=0)
         weight = (weight - mean) * torch.rsqrt(variance + EPSILON)
         bias = None if self.bias is None else self.bias.to(input.dtype)
-        return F.conv2d(input, weight.to(input.dtype), bias, self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
+        return functional.conv2d(input, weight.to(input.dtype), bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class ChannelLayerNorm(nn.Module):
@@ -63,7 +63,7 @@ class ChannelLayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return [batch, dim, height, width] with mean 0 and variance 1 over dim, times the gain, in the precision of `x`."""
         last = x.permute(0, 2, 3, 1)
-        normed = F.layer_norm(last.float(), last.shape[-1:], self.g.flatten().float(), None, EPSILON)
+        normed = functional.layer_norm(last.float(), last.shape[-1:], self.g.flatten().float(), None, EPSILON)
         return normed.to(x.dtype).permute(0, 3, 1, 2)
 
 
@@ -83,7 +83,7 @@ class Block(nn.Module):
         x = self.norm(x).to(x.dtype)
         if scale is not None and shift is not None:
             x = x * (scale + 1) + shift
-        return self.dropout(F.silu(x))
+        return self.dropout(functional.silu(x))
 
 
 class ResidualBlock(nn.Module):
@@ -126,11 +126,11 @@ class MaskAttention(nn.Module):
         if query.dtype == torch.bool:
             # A binary mask asks two questions only: one of all labelled pixels, the zero query of all others.
             asked = torch.cat((torch.zeros_like(filters), filters)).view(1, 2, NUM_HEADS, HEAD_WIDTH).transpose(1, 2)
-            found = F.scaled_dot_product_attention(asked.to(keys.dtype).expand(len(x), -1, -1, -1), keys, values)
+            found = functional.scaled_dot_product_attention(asked.to(keys.dtype).expand(len(x), -1, -1, -1), keys, values)
             answers = self.to_out(found.transpose(2, 3).reshape(len(x), HIDDEN_WIDTH, 1, 2))
             return torch.where(query, answers[..., 1:], answers[..., :1])
-        asked = _heads(F.conv2d(query.to(x.dtype), filters.to(x.dtype)))
-        found = F.scaled_dot_product_attention(asked.to(keys.dtype), keys, values)
+        asked = _heads(functional.conv2d(query.to(x.dtype), filters.to(x.dtype)))
+        found = functional.scaled_dot_product_attention(asked.to(keys.dtype), keys, values)
         return self.to_out(found.transpose(2, 3).reshape(len(x), HIDDEN_WIDTH, height, width))
 
 

@@ -6,6 +6,7 @@ Source: Aversa et al. 2023, DiffInfinite, arXiv 2306.13384, with the two options
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -81,7 +82,7 @@ class ReferenceUNet(nn.Module):
         self.config = config
         dim = config.dim
         widths = [dim, *(dim * mult for mult in config.dim_mults)]
-        stages = list(zip(widths[:-1], widths[1:], strict=True))
+        stages = list(pairwise(widths))
         self.init_conv = nn.Conv2d(config.channels, dim, 7, padding=3)
         self.time_mlp = nn.Sequential(SinusoidalEmbedding(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, 4 * dim))
         self.classes_emb = nn.Embedding(config.num_classes, dim)
@@ -148,7 +149,8 @@ class ReferenceUNet(nn.Module):
         queries = condition.queries
         x = first = self.init_conv(x)
         skips = []
-        for (*blocks, attention, shrink), query in zip(self.downs, queries, strict=True):  # type: ignore[misc]
+        for stage, query in zip(self.downs, queries, strict=True):
+            *blocks, attention, shrink = stage.children()
             for block in blocks[:-1]:
                 x = block(x, embedding)
                 skips.append(x)
@@ -158,7 +160,8 @@ class ReferenceUNet(nn.Module):
         x = self.mid_block1(x, embedding)
         x = self.mid_attn(x, queries[-1])
         x = self.mid_block2(x, embedding)
-        for (*blocks, attention, grow), query in zip(self.ups, reversed(queries), strict=True):  # type: ignore[misc]
+        for stage, query in zip(self.ups, reversed(queries), strict=True):
+            *blocks, attention, grow = stage.children()
             for block in blocks:
                 x = block(torch.cat((x, skips.pop()), dim=1), embedding)
             x = grow(attention(x, query))
