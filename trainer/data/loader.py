@@ -1,0 +1,98 @@
+"""Positions -> batches, in order, read by this process or by worker processes. The position is all the state there is."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from histoprep.errors import HistoprepError, OutputError
+
+Batch = dict[str, Tensor]
+
+
+class PositionDataset(Protocol):
+    """What the loader asks of a dataset: the batch of these positions, each sample a function of its position alone. Picklable."""
+
+    def batch(self, positions: np.ndarray) -> Batch:
+        """Return the samples of `positions` (int64) as tensors with a first axis of that length."""
+
+
+def loader(
+    dataset: PositionDataset,
+    positions: Sequence[int] | np.ndarray,
+    batch_size: int,
+    num_workers: int = 0,
+    *,
+    pin_memory: bool = False,
+    drop_last: bool = False,
+) -> Iterator[Batch]:
+    """Yield the batches of `positions` (a range or array: those of this rank) in order; the last may be shorter.
+
+    Start anywhere by giving later positions. Worker processes read ahead and change nothing in the samples. Raises what reading
+    raised, from whichever process; OutputError when a worker process dies.
+    """
+    groups = _Groups(dataset, positions, batch_size, drop_last)
+    spare = {} if num_workers == 0 else {"multiprocessing_context": _context(), "prefetch_factor": 2, "worker_init_fn": _start_worker}
+    # A generator of its own: by default the loader would draw a number from torch's global state.
+    batches = DataLoader(
+        groups, batch_size=None, shuffle=False, num_workers=num_workers, pin_memory=pin_memory, generator=torch.Generator(), **spare
+    )
+    try:
+        for batch in batches:
+            if isinstance(batch, _Failure):
+                raise batch.error
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise OutputError(
+            f"a process that reads tiles died: {str(error).splitlines()[0]}",
+            hint="it may lack memory, or shared memory (/dev/shm in a container): try fewer data.num_workers, or 0",
+        ) from error
+
+
+class _Failure:
+    """An error on its way from a worker: torch would rebuild it from its text and lose the rest."""
+
+    def __init__(self, error: HistoprepError) -> None:
+        self.error = error
+
+
+class _Groups(Dataset[Any]):
+    """Number of a batch -> the batch."""
+
+    def __init__(self, dataset: PositionDataset, positions: Sequence[int] | np.ndarray, batch_size: int, drop_last: bool) -> None:
+        self.dataset, self.positions, self.batch_size = dataset, positions, batch_size
+        whole, rest = divmod(len(positions), batch_size)
+        self.count = whole + (rest > 0 and not drop_last)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Batch | _Failure:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        chosen = self.positions[index * self.batch_size : (index + 1) * self.batch_size]
+        try:
+            return self.dataset.batch(np.asarray(chosen, dtype=np.int64))
+        except HistoprepError as error:
+            return _Failure(error)
+
+
+def _context() -> Any:
+    # Not fork: a process with threads (torch, pyarrow, loggers) may hold a lock at that moment, and the child waits for it for ever.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["trainer.data.loader"])
+    return context
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the main one ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
