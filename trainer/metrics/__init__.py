@@ -1,0 +1,1 @@
+"""Measures of classifiers, codecs and samples; plain NumPy and torch."""
