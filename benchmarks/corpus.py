@@ -26,8 +26,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from histoprep.demo_layout import RECIPES, lay_out
-from histoprep.demo_tissue import Stain, paint
+from histoprep.demo.layout import RECIPES, lay_out
+from histoprep.demo.tissue import Stain, paint
 
 ZERO_SHARE = 0.63
 NUM_LABELS = 54

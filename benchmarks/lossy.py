@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.lossy_sets import CLEAN, Harm, Mask, colour_jpeg_kept, harms, real_masks
 from histoprep.errors import BrokenFileError
-from histoprep.lossy_ramps import repair_ramps
-from histoprep.lossy_repair import MIN_QUALITY, repair_jpeg
-from histoprep.lossy_seen import Seen, table_of
-from histoprep.lossy_verdict import FIRM_MASKS, MaskSignals, Verdict, judge
-from histoprep.measure import describe_colours, measure_mask
+from histoprep.lossy.ramps import repair_ramps
+from histoprep.lossy.seen import Seen, table_of
+from histoprep.lossy.snap import MIN_QUALITY, repair_jpeg
+from histoprep.lossy.verdict import FIRM_MASKS, MaskSignals, Verdict, judge
+from histoprep.tiles.measure import describe_colours, measure_mask
 
 SIZE_PX = 256
 # What the issue promises about repair holds for regions; lines and specks thinner than a core cannot be told from damage.

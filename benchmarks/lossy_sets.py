@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from histoprep.demo_layout import RECIPES, lay_out, noise
+from histoprep.demo.layout import RECIPES, lay_out, noise
 
 Mask = np.ndarray
 Family = Callable[[np.random.Generator, int], Mask]

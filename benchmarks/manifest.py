@@ -75,7 +75,7 @@ def build(folder: Path, rows: int) -> None:
     from fractions import Fraction
 
     from histoprep.labels import LabelMap, SourceLabel, TargetClass
-    from histoprep.manifest_build import ManifestOptions, build_manifest
+    from histoprep.manifest.build import ManifestOptions, build_manifest
 
     sources = tuple(SourceLabel(one, f"label {one}") for one in range(54))
     classes = tuple(TargetClass(one, f"class {one}", f"#{one * 40:02x}0000") for one in range(5))
@@ -96,7 +96,7 @@ def read(folder: Path, rows: int) -> None:
 def certify(folder: Path, rows: int) -> None:
     """Compute the certificate again, as the trainer does."""
     from histoprep.manifest import open_manifest
-    from histoprep.manifest_check import check_certificate
+    from histoprep.manifest.check import check_certificate
 
     manifest = open_manifest(folder / "manifest.parquet")
     assert len(manifest) == rows

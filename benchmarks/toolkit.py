@@ -20,11 +20,11 @@ from benchmarks.measuring import Row, cpu_seconds, limit, peak_memory_mb, speed_
 from histoprep import imageio, read_ahead
 from histoprep.digests import digest
 from histoprep.execution import Engine
-from histoprep.measure import count_labels
-from histoprep.measurer import Measurer
 from histoprep.scan import ScanOptions, scan
-from histoprep.tile_table import TileTable
 from histoprep.tiles import TileOptions
+from histoprep.tiles.measure import count_labels
+from histoprep.tiles.measurer import Measurer
+from histoprep.tiles.table import TileTable
 from histoprep.workspace import Workspace
 
 # Too few for their own time to count.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from histoprep.report import Report
     from histoprep.scan import ScanOptions
     from histoprep.stats import compute_stats
-    from histoprep.tile_options import TableOptions
+    from histoprep.tiles.options import TableOptions
     from histoprep.workspace import Workspace
 
 __all__ = [
@@ -63,7 +63,7 @@ _HOMES = {
     "ScanOptions": "scan",
     "Selection": "findings",
     "Severity": "findings",
-    "TableOptions": "tile_options",
+    "TableOptions": "tiles.options",
     "Workspace": "workspace",
     "compute_stats": "stats",
     "ensure_tiles": "audit",

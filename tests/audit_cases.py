@@ -14,13 +14,13 @@ from PIL import Image
 from tile_rows import write_tiles
 
 from histoprep import audit, imageio, tables
+from histoprep.audit.evidence import Sources, gather, run_rules
 from histoprep.checks import CheckOptions
-from histoprep.evidence import Sources, gather, run_rules
 from histoprep.execution import Engine
 from histoprep.findings import Finding, Severity
 from histoprep.report import Report
-from histoprep.tile_table import TableOptions
 from histoprep.tiles import TileOptions
+from histoprep.tiles.table import TableOptions
 from histoprep.workspace import Workspace
 
 SIDE_PX = 96

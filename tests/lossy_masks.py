@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from histoprep.demo_layout import RECIPES, lay_out
+from histoprep.demo.layout import RECIPES, lay_out
 
 
 def regions(seed: int, size: int = 128) -> np.ndarray:

@@ -16,7 +16,7 @@ from audit_cases import SKIN_MAP, DataSet, by_code, stripes, write_map
 
 import histoprep
 from histoprep.audit import AuditOptions, AuditResult, default_map, run_audit
-from histoprep.audit_report import status_of
+from histoprep.audit.outcome import status_of
 from histoprep.catalogue import RULES
 from histoprep.errors import ExitCode, UsageError
 from histoprep.execution import Engine
@@ -24,8 +24,8 @@ from histoprep.findings import Finding, Selection, Severity, finding
 from histoprep.names import to_name
 from histoprep.report import Status, render
 from histoprep.scan import ScanOptions
-from histoprep.tile_options import TableOptions
 from histoprep.tiles import TileOptions
+from histoprep.tiles.options import TableOptions
 from histoprep.workspace import Workspace
 
 

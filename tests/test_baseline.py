@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histoprep.baseline import apply_baseline, read_baseline, write_baseline
+from histoprep.audit.baseline import apply_baseline, read_baseline, write_baseline
 from histoprep.catalogue import RULES
 from histoprep.errors import UsageError
 from histoprep.findings import Finding, finding

@@ -11,7 +11,7 @@ from audit_cases import DataSet, Found, by_code, findings_of_rows, picture_bytes
 from tile_rows import tile_row
 
 from histoprep import imageio
-from histoprep.duplicates import MAX_BITS_APART
+from histoprep.audit.duplicates import MAX_BITS_APART
 
 TRIGGERS = ("HP601", "HP602", "HP603", "HP604")
 

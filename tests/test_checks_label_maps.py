@@ -10,7 +10,7 @@ from tile_rows import tile_row
 
 from histoprep.errors import LabelMapError
 from histoprep.labels import load_label_map
-from histoprep.remap_evidence import already_remapped
+from histoprep.remap.evidence import already_remapped
 
 TRIGGERS = ("HP501", "HP502", "HP503", "HP504", "HP505", "HP506", "HP507", "HP508")
 

@@ -9,7 +9,7 @@ from audit_cases import DataSet, Found, by_code, stripes, tissue, write_map
 
 from histoprep.audit import ensure_tiles
 from histoprep.labels import load_label_map
-from histoprep.manifest_build import ManifestOptions, build_manifest
+from histoprep.manifest.build import ManifestOptions, build_manifest
 from histoprep.workspace import Workspace
 
 TRIGGERS = ("HP901", "HP902", "HP903")

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import pytest
 
-from histoprep.listing import Issue, ScanOptions
-from histoprep.measurer import Measurer
 from histoprep.read_ahead import Request, read_file, stat_file
 from histoprep.scan import scan
+from histoprep.scan.listing import Issue, ScanOptions
 from histoprep.tiles import TileOptions, measured_schema, to_table
+from histoprep.tiles.measurer import Measurer
 
 NUM_FILES = 1097
 SUFFIXES = {"jpeg": "jpg", "png": "png", "tiff": "tif", "webp": "webp", "bmp": "png", "gif": "png"}

@@ -21,7 +21,7 @@ from histoprep.cli import main
 from histoprep.demo import make_demo
 from histoprep.errors import UsageError
 from histoprep.execution import Engine, WorkerError, run_tasks
-from histoprep.tile_table import TableOptions, TileTable
+from histoprep.tiles.table import TableOptions, TileTable
 from histoprep.workspace import Workspace
 
 pytest.importorskip("distributed")

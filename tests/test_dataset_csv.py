@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from histoprep.dataset_csv import DatasetCsv, write_dataset_csv
 from histoprep.errors import UsageError
 from histoprep.names import to_text
+from histoprep.scan.dataset_csv import DatasetCsv, write_dataset_csv
 
 
 def read(tmp_path: Path, text: str | bytes) -> DatasetCsv:

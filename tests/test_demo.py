@@ -14,12 +14,12 @@ from scipy import ndimage
 
 from histoprep.audit import AuditOptions, audit
 from histoprep.demo import GROUP_PATTERN, UNMAPPED_VALUE, DemoPlan, make_clean_demo, make_demo
-from histoprep.demo_layout import smoothed
+from histoprep.demo.layout import smoothed
 from histoprep.errors import OutputError, UsageError
 from histoprep.findings import Finding, Severity
 from histoprep.labels import find_label_map, load_label_map
 from histoprep.scan import ScanOptions
-from histoprep.tile_table import TableOptions
+from histoprep.tiles.table import TableOptions
 
 EIGHT = np.ones((3, 3))
 

@@ -20,7 +20,7 @@ from faults.tasks import LEFT_OUT, FatalTask, ItemsTask, PidTask
 
 from histoprep.errors import ExitCode, Interrupted
 from histoprep.execution import Engine, Marker, WorkerError, read_marker, run_tasks
-from histoprep.execution_signals import stop_signals
+from histoprep.execution.signals import stop_signals
 
 # Quick items share a deadline, so the limit must be well above what an item takes.
 LIMIT_S = 1.5

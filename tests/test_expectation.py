@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from histoprep.audit.expectation import read_expectation
 from histoprep.errors import LabelMapError, UsageError
-from histoprep.expectation import read_expectation
 
 
 def written(folder: Path, text: str) -> Path:

@@ -11,8 +11,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from histoprep import jpeg
 from histoprep.errors import BrokenFileError
+from histoprep.imageio import jpeg
 
 RGB = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (72, 88, 3)).astype(np.uint8), (0, 0), 2)
 

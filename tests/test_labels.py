@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histoprep.errors import ExitCode, LabelMapError
-from histoprep.label_yaml import name_fault
 from histoprep.labels import (
     PALETTE,
     LabelMap,
@@ -35,6 +34,7 @@ from histoprep.labels import (
     load_label_map,
     packed_folder,
 )
+from histoprep.labels.strict_yaml import name_fault
 
 GOOD = """\
 sources:

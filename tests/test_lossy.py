@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from histoprep.imageio import through_jpeg
 from histoprep.lossy import measure_signals
-from histoprep.lossy_blocks import as_blocks, count_grids, mixed_blocks, uniform_blocks, uniform_cells, whole_blocks
-from histoprep.lossy_jpeg import find_quality, is_fixed
-from histoprep.lossy_seen import Seen, table_of
-from histoprep.lossy_verdict import FIRM_MASKS, Kind, Verdict, judge
+from histoprep.lossy.blocks import as_blocks, count_grids, mixed_blocks, uniform_blocks, uniform_cells, whole_blocks
+from histoprep.lossy.jpeg_history import find_quality, is_fixed
+from histoprep.lossy.seen import Seen, table_of
+from histoprep.lossy.verdict import FIRM_MASKS, Kind, Verdict, judge
 
 NUM_MASKS = 32
 CLEAN: dict[str, Callable[[int], np.ndarray]] = {

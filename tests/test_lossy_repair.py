@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histoprep.errors import BrokenFileError
-from histoprep.lossy_ramps import repair_ramps
-from histoprep.lossy_repair import repair_jpeg
-from histoprep.measure import measure_mask
+from histoprep.lossy.ramps import repair_ramps
+from histoprep.lossy.snap import repair_jpeg
+from histoprep.tiles.measure import measure_mask
 
 NUM_MASKS = 11
 

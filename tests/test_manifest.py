@@ -16,14 +16,14 @@ import xxhash
 from tile_rows import tile_row, write_tiles
 
 from histoprep import tables
-from histoprep.class_counts import count
 from histoprep.errors import HistoprepError, IntegrityError, UsageError
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, identity_map
 from histoprep.manifest import Manifest, open_manifest, read_manifest, schema, write_dataset_csv, write_manifest
-from histoprep.manifest_build import ManifestOptions, ManifestSummary, build_manifest
-from histoprep.manifest_check import certificate_problems, check_certificate, validate_manifest
-from histoprep.manifest_diff import diff_manifests
+from histoprep.manifest.build import ManifestOptions, ManifestSummary, build_manifest
+from histoprep.manifest.check import certificate_problems, check_certificate, validate_manifest
+from histoprep.manifest.diff import diff_manifests
 from histoprep.split import parse_fractions
+from histoprep.stats.counts import count
 
 LABELS = LabelMap(
     "three",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from histoprep.measure import MaskMeasures, cell_size, count_labels, describe_colours, gradient_hash, measure_luminance, measure_mask
+from histoprep.tiles.measure import MaskMeasures, cell_size, count_labels, describe_colours, gradient_hash, measure_luminance, measure_mask
 
 MIN_AREA_PX = 20
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from histoprep import png
 from histoprep.errors import BrokenFileError
+from histoprep.imageio import png
 
 PIXELS = np.random.default_rng(0).integers(0, 54, (40, 56)).astype(np.uint8)
 

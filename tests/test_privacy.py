@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from histoprep.imageio import read_header
-from histoprep.privacy import exif_facts, identifying_text
+from histoprep.imageio.privacy import exif_facts, identifying_text
 
 SECRET = "Erika Mustermann 1964"
 PIXELS = np.zeros((8, 8, 3), np.uint8)

@@ -36,7 +36,7 @@ from histoprep.execution import Engine
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, load_label_map
 from histoprep.remap import OnUnmapped, Recipe, RemapOptions, RemapResult, collect_remap, plan_remap, run_remap, run_remap_part, unfinished_remaps
 from histoprep.scan import ScanOptions
-from histoprep.tile_table import TableOptions, TileTable
+from histoprep.tiles.table import TableOptions, TileTable
 from histoprep.workspace import Workspace
 
 SHAPE = (40, 56)

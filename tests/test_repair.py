@@ -19,8 +19,8 @@ from histoprep.execution import Engine
 from histoprep.labels import LabelMap, SourceLabel, TargetClass
 from histoprep.remap import RemapOptions, plan_remap, run_remap
 from histoprep.repair import KIND, MIN_CONFIDENCE, RepairOptions, RepairResult, plan_repair, run_repair
-from histoprep.repair_pictures import write_preview, write_sheets
-from histoprep.repair_sheet import SheetRow, busiest_window, draw_sheet
+from histoprep.repair.pictures import write_preview, write_sheets
+from histoprep.repair.sheet import SheetRow, busiest_window, draw_sheet
 from histoprep.workspace import Workspace
 
 NUM_MASKS = 31

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histoprep.errors import UsageError
-from histoprep.layout import Layout
-from histoprep.listing import Issue, IssueKind, Pair, ScanOptions
 from histoprep.names import to_name, to_text
 from histoprep.scan import detect_layout, scan
+from histoprep.scan.layout import Layout
+from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
 
 
 def make(root: Path, *paths: str) -> Path:

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histoprep import split_certificate, split_units
 from histoprep.errors import UsageError
 from histoprep.split import (
     SPLITS,
@@ -24,9 +23,11 @@ from histoprep.split import (
     leaking_units,
     parse_fractions,
 )
-from histoprep.split_certificate import certify, crossing
-from histoprep.split_solver import MAX_INTEGERS, MISSING_PENALTY, Problem, greedy, improve, integer_program, solve
-from histoprep.split_units import NO_SPLIT, name_keys, repeated
+from histoprep.split import certificate as split_certificate
+from histoprep.split import units as split_units
+from histoprep.split.certificate import certify, crossing
+from histoprep.split.solver import MAX_INTEGERS, MISSING_PENALTY, Problem, greedy, improve, integer_program, solve
+from histoprep.split.units import NO_SPLIT, name_keys, repeated
 
 TRAIN, VAL, TEST = range(3)
 NINE_ONE = parse_fractions("0.9/0.1")

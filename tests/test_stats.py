@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from histoprep import tables, tiles
-from histoprep.class_counts import left_out
 from histoprep.errors import IntegrityError, LockedError, UsageError
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, find_label_map, identity_map, load_label_map
 from histoprep.stats import COLUMNS, SCHEMA, as_json, class_weights, compute_stats, count, csv_text, long_table, shares_by, summarise, write_stats
+from histoprep.stats.counts import left_out
 from histoprep.workspace import Workspace
 
 # Labels 0-6; 5 becomes unknown, 6 is not in the map; class 2 is thin by nature, class 3 must be thick.

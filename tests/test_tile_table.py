@@ -21,11 +21,11 @@ from histoprep.demo import make_demo
 from histoprep.errors import IncompleteError, Interrupted, UsageError
 from histoprep.execution import Engine
 from histoprep.scan import ScanOptions
-from histoprep.tile_listing import Listing
-from histoprep.tile_reuse import EarlierTable
-from histoprep.tile_table import TableOptions, TableResult, TileTable
-from histoprep.tile_task import TileTask
 from histoprep.tiles import TileOptions
+from histoprep.tiles.listing import Listing
+from histoprep.tiles.reuse import EarlierTable
+from histoprep.tiles.table import TableOptions, TableResult, TileTable
+from histoprep.tiles.task import TileTask
 from histoprep.workspace import Workspace
 
 TESTS = Path(__file__).parent
@@ -84,8 +84,8 @@ PART = """
 import sys
 from pathlib import Path
 from histoprep.execution import Engine
-from histoprep.tile_listing import Listing
-from histoprep.tile_table import TableOptions, TileTable
+from histoprep.tiles.listing import Listing
+from histoprep.tiles.table import TableOptions, TileTable
 from histoprep.workspace import Workspace
 root, folder, number, count = sys.argv[1:]
 print(TileTable(Workspace.of(Path(root), Path(folder)), TableOptions(partition_tiles=5)).build_part(int(number), int(count), Engine(1)))

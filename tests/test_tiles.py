@@ -13,8 +13,8 @@ from PIL import Image
 from histoprep import imageio
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError
-from histoprep.measurer import Measurer
 from histoprep.tiles import LISTED, MEASURED, SCHEMA, TileOptions, measured_schema, to_table
+from histoprep.tiles.measurer import Measurer
 
 RGB = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8), (0, 0), 3)
 MASK = np.zeros((64, 96), np.uint8)

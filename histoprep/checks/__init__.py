@@ -22,10 +22,10 @@ import pyarrow.compute as pc
 from histoprep.catalogue import RULES
 from histoprep.findings import Finding, finding
 from histoprep.labels import LabelMap, MapProblem
-from histoprep.lossy_sources import LossySource
+from histoprep.lossy.sources import LossySource
 
 if TYPE_CHECKING:
-    from histoprep.class_counts import Counts
+    from histoprep.stats.counts import Counts
 
 FAMILIES = ("listing", "files", "images", "masks", "lossy", "label_maps", "duplicates", "leaks", "classes", "manifests")
 MAX_LISTED = 8

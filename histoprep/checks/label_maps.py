@@ -73,7 +73,7 @@ def _place(path: str, line: int | None) -> str:
 @table_rule("HP508")
 def remapped_before(evidence: Evidence) -> Iterator[Finding]:
     """Yield the evidence that these masks are the result of a remap already."""
-    from histoprep.remap_evidence import already_remapped
+    from histoprep.remap.evidence import already_remapped
 
     if evidence.label_map is None:
         return

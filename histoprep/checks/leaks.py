@@ -1,6 +1,6 @@
 """HP7: tiles, groups and copies that stand in two splits or two pools, as the folders give them.
 
-A manifest makes splits of its own, which `manifest_check` holds against the same rules; with one, the
+A manifest makes splits of its own, which `manifest.check` holds against the same rules; with one, the
 folders' splits are of no use to anybody and are not looked at.
 """
 

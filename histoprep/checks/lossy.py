@@ -8,9 +8,9 @@ from dataclasses import replace
 from histoprep.catalogue import RULES
 from histoprep.checks import Evidence, plural, table_rule
 from histoprep.findings import Finding, Severity, finding
-from histoprep.lossy_repair import MIN_QUALITY
-from histoprep.lossy_sources import LossySource
-from histoprep.lossy_verdict import FIRM_MASKS, Kind
+from histoprep.lossy.snap import MIN_QUALITY
+from histoprep.lossy.sources import LossySource
+from histoprep.lossy.verdict import FIRM_MASKS, Kind
 
 _NO_REPAIR = "Restore these masks from a lossless source; what is left in them is not enough to mend them."
 _SUGGESTIONS = {

@@ -14,7 +14,7 @@ from histoprep.names import to_text
 def manifest(evidence: Evidence) -> Iterator[Finding]:
     """Yield what is wrong with the manifest, if there is one; see `histoprep manifest check`."""
     if evidence.manifest is not None:
-        from histoprep.manifest_check import validate_manifest
+        from histoprep.manifest.check import validate_manifest
 
         own = str(evidence.manifest)
         for one in validate_manifest(evidence.manifest, evidence.root):

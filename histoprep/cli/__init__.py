@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from histoprep import __version__, console
 from histoprep.errors import ExitCode, HistoprepError, Interrupted, OutputError
-from histoprep.execution_signals import stop_signals
+from histoprep.execution.signals import stop_signals
 
 # Command -> (module, attribute, short help); modules are imported when their command is called.
 COMMANDS = {

@@ -81,9 +81,9 @@ def audit(
     from histoprep.findings import Selection
     from histoprep.labels import find_label_map
     from histoprep.scan import ScanOptions
-    from histoprep.tile_options import TableOptions
-    from histoprep.tile_table import TileTable
     from histoprep.tiles import TileOptions
+    from histoprep.tiles.options import TableOptions
+    from histoprep.tiles.table import TileTable
     from histoprep.workspace import Workspace
 
     where = Workspace.of(root, workspace)
@@ -116,7 +116,7 @@ def audit(
     _print(result.text if result.report is None or format_ == "text" else _rendered(result.report, format_), output)
     console.note(f"results: {where.folder}")
     if write_baseline and result.report:
-        from histoprep.baseline import write_baseline as write
+        from histoprep.audit.baseline import write_baseline as write
 
         console.note(f"accepted {write(write_baseline, result.report.findings):,} entries in {write_baseline}")
     accepted = write_baseline is not None and result.exit_code == ExitCode.FINDINGS

@@ -16,7 +16,7 @@ def collect(root: Root = Path(), workspace: WorkspaceFolder = None) -> None:
     """
     from histoprep.durable import locked
     from histoprep.remap import collect_remap, unfinished_remaps
-    from histoprep.tile_table import TileTable
+    from histoprep.tiles.table import TileTable
     from histoprep.workspace import Workspace
 
     where = Workspace.of(root, workspace)

@@ -17,7 +17,7 @@ from histoprep.errors import ExitCode
 if TYPE_CHECKING:
     from histoprep.findings import Finding
     from histoprep.labels import LabelMap
-    from histoprep.manifest_build import ManifestSummary
+    from histoprep.manifest.build import ManifestSummary
 
 _SHOWN = 10
 _DEFAULT_COMMAND = "build"
@@ -78,7 +78,7 @@ def build(
     from histoprep.durable import locked
     from histoprep.labels import find_label_map, load_label_map
     from histoprep.manifest import open_manifest, write_dataset_csv
-    from histoprep.manifest_build import ManifestOptions, build_manifest, raw_label_map, regrouped
+    from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map, regrouped
     from histoprep.split import parse_fractions
     from histoprep.workspace import Workspace
 
@@ -151,7 +151,7 @@ def check(
 
     Exit code 0 when it is true, 1 when something was found.
     """
-    from histoprep.manifest_check import validate_manifest
+    from histoprep.manifest.check import validate_manifest
 
     with console.progress("checking", None) as meter:
         found = validate_manifest(file, root, digests=digests, advance=meter.advance)
@@ -178,7 +178,7 @@ def diff(first: ManifestFile, second: ManifestFile) -> None:
     Exit code 0 when nothing differs, 1 otherwise.
     """
     from histoprep.manifest import open_manifest
-    from histoprep.manifest_diff import diff_manifests
+    from histoprep.manifest.diff import diff_manifests
 
     change = diff_manifests(open_manifest(first), open_manifest(second))
     _print_some("added", change.added)

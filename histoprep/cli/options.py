@@ -11,7 +11,7 @@ import typer
 
 from histoprep import console
 from histoprep.errors import UsageError
-from histoprep.layout import Layout
+from histoprep.scan.layout import Layout
 
 if TYPE_CHECKING:
     from histoprep.execution import Engine

@@ -39,7 +39,7 @@ def repair(
     """
     from histoprep.audit import ensure_tiles
     from histoprep.repair import RULES, RepairOptions, plan_repair, run_repair
-    from histoprep.repair_pictures import write_preview, write_sheets
+    from histoprep.repair.pictures import write_preview, write_sheets
     from histoprep.workspace import Workspace
 
     where = Workspace.of(root, workspace)

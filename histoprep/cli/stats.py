@@ -15,8 +15,8 @@ from histoprep import console
 from histoprep.cli.options import MapName, Root, Workers, WorkspaceFolder
 
 if TYPE_CHECKING:
-    from histoprep.class_summary import Summary
     from histoprep.stats import Stats
+    from histoprep.stats.summary import Summary
 
 _MAX_KEYS = 8
 _MAX_CLASSES = 12

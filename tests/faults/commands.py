@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from faults.tasks import FragileTable
-from histoprep import audit, cli, durable, tile_options, tile_table
+from histoprep import audit, cli, durable
 from histoprep.audit import AuditOptions, run_audit
 from histoprep.execution import Engine, run_tasks
-from histoprep.tile_options import TableOptions
-from histoprep.tile_table import TileTable
-from histoprep.tile_task import TileTask
+from histoprep.tiles import options as tile_options
+from histoprep.tiles import table as tile_table
+from histoprep.tiles.options import TableOptions
+from histoprep.tiles.table import TileTable
+from histoprep.tiles.task import TileTask
 from histoprep.workspace import Workspace
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from histoprep.execution import Marker
-from histoprep.tile_table import TableOptions, TileTable
-from histoprep.tile_task import TileTask
+from histoprep.tiles.table import TableOptions, TileTable
+from histoprep.tiles.task import TileTask
 from histoprep.workspace import Workspace
 
 LEFT_OUT = "left out"

@@ -161,7 +161,7 @@ def test_workers_left_behind_are_seen_control(tmp_path: Path) -> None:
 def test_a_second_signal_ends_a_run_whose_end_takes_long(number: signal.Signals) -> None:
     code = """
 import time
-from histoprep.execution_signals import at_stop, stop_signals
+from histoprep.execution.signals import at_stop, stop_signals
 def held():
     with at_stop(lambda: (print("ending", flush=True), time.sleep(60))):
         yield

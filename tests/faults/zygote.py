@@ -20,9 +20,9 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-from histoprep import execution_workers
+from histoprep.execution import workers as execution_workers
 
-IMPORTED = ("histoprep.audit", "histoprep.audit_pictures", "histoprep.manifest_build", "histoprep.remap", "matplotlib.figure", "pandas")
+IMPORTED = ("histoprep.audit", "histoprep.audit.pictures", "histoprep.manifest.build", "histoprep.remap", "matplotlib.figure", "pandas")
 
 
 def _command(request: dict[str, Any]) -> None:

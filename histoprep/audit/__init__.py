@@ -1,0 +1,281 @@
+"""The audit: tiles table -> evidence -> findings -> report, in the workspace beside the data set.
+
+`histoprep.audit("folder")` works: this module can be called, which is the same as calling its function `audit`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from histoprep import __version__, tables
+from histoprep.catalogue import RULES
+from histoprep.digests import digest_text
+from histoprep.durable import locked, write_json, write_text
+from histoprep.errors import ExitCode, UsageError
+from histoprep.execution import Engine
+from histoprep.findings import Finding, Selection, Severity
+from histoprep.scan import ScanOptions
+from histoprep.tiles import KIND, SCHEMA_VERSION
+from histoprep.tiles.options import TableOptions
+from histoprep.tiles.table import TableResult, TileTable
+from histoprep.workspace import Workspace
+
+if TYPE_CHECKING:
+    from histoprep.audit.baseline import Accepted
+    from histoprep.audit.evidence import Sources
+    from histoprep.console import Meter
+    from histoprep.report import Report
+
+FINDINGS_SCHEMA = pa.schema(
+    [
+        ("code", pa.string()),
+        ("name", pa.string()),
+        ("subcode", pa.string()),
+        ("severity", pa.string()),
+        ("where", pa.string()),
+        ("path", pa.string()),
+        ("detail", pa.string()),
+        ("known", pa.bool_()),
+    ]
+)
+# What headers alone cannot tell, so that it cannot be expected of `--quick`.
+_FROM_PIXELS = ("zero_masks", "labels")
+
+Advance = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditOptions:
+    """What to look at, how to grade it and when to fail; None for `fail_on` never fails.
+
+    `map_path` is the label map's file, `expectation` the counts there should be and `baseline` the
+    accepted findings. Without `tile_size_px` (width, height) the most common size is right.
+    """
+
+    table: TableOptions | None = None
+    selection: Selection = field(default_factory=Selection)
+    map_path: Path | None = None
+    expectation: Path | None = None
+    baseline: Path | None = None
+    tile_size_px: tuple[int, int] | None = None
+    fail_on: Severity | None = Severity.ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """What an audit came to. `report` is None when nothing had changed and only the text was wanted."""
+
+    exit_code: ExitCode
+    text: str
+    report: Report | None
+
+
+def ensure_tiles(
+    workspace: Workspace,
+    scan_options: ScanOptions | None = None,
+    *,
+    workers: int | None = None,
+    meter: Meter | None = None,
+) -> Path:
+    """Return the path of an up-to-date tiles.parquet; only files that are new or changed are read.
+
+    Without options those of the table that is there are used again.
+    """
+    options = TableOptions(scan=scan_options) if scan_options else None
+    told = [0]
+
+    def advance(done: int, _: int) -> None:
+        if meter:
+            meter.advance(done - told[0])
+        told[0] = done
+
+    with locked(workspace.folder):
+        return TileTable(workspace, options).build(Engine(workers or 0), advance).path
+
+
+def audit(
+    root: str | Path,
+    *,
+    label_map: str | Path | None = None,
+    group_by: str | None = None,
+    workspace: str | Path | None = None,
+    workers: int | None = None,
+    options: AuditOptions | None = None,
+) -> Report:
+    """Audit the data set at `root`, write everything to its workspace and return the report.
+
+    `label_map` and `group_by` are what the command line calls --map and --group-by and go before those of `options`.
+    Without any label map the one in the data set is used. Nothing is printed and nothing is written
+    inside the data set. Raises UsageError for options that make no sense, OutputError and LockedError for the workspace.
+    """
+    from histoprep.labels import find_label_map
+
+    where = Workspace.of(Path(root), Path(workspace) if workspace else None)
+    chosen = options or AuditOptions()
+    table = chosen.table or TableOptions()
+    if group_by is not None:
+        table = replace(table, scan=replace(table.scan, group_by=group_by))
+    map_path = find_label_map(label_map, where.root) if label_map else chosen.map_path or default_map(where.root)
+    result = run_audit(where, replace(chosen, table=table, map_path=map_path), Engine(workers or 0), want_report=True)
+    assert result.report is not None
+    return result.report
+
+
+def run_audit(workspace: Workspace, options: AuditOptions, engine: Engine, advance: Advance = _silent, *, want_report: bool = False) -> AuditResult:
+    """Bring all results of the workspace up to date.
+
+    When neither the files nor the options changed, nothing is done again: the text of the
+    last audit is returned, unless the whole report is wanted.
+    """
+    started = time.monotonic()
+    with locked(workspace.folder):
+        table = TileTable(workspace, options.table)
+        prepared = _prepare(options, table.options)
+        made = table.build(engine, advance)
+        inputs = _inputs_digest(workspace, options, prepared)
+        earlier = None if want_report or not made.up_to_date else _earlier_result(workspace, inputs)
+        return earlier or _audit(Run(workspace, options, engine, table.options, made, started), prepared, inputs)
+
+
+def default_map(root: Path) -> Path | None:
+    """Return the label map of the data set: the one file label_map*.yml in its root, None if there is none or several."""
+    found = maps_in(root)
+    return found[0] if len(found) == 1 else None
+
+
+def maps_in(root: Path) -> list[Path]:
+    """Return the label maps that lie in the root of a data set, sorted."""
+    return sorted(root.glob("label_map*.y*ml"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """Everything that can be read and refused before any tile is looked at."""
+
+    sources: Sources
+    accepted: Accepted
+
+
+def _prepare(options: AuditOptions, table: TableOptions) -> _Prepared:
+    """Return what the files among the options say; raises UsageError for options that make no sense."""
+    from histoprep.audit.baseline import read_baseline
+    from histoprep.audit.evidence import Sources
+    from histoprep.audit.expectation import read_expectation
+    from histoprep.checks import CheckOptions
+
+    options.selection.validate(list(RULES.values()))
+    expected = read_expectation(options.expectation) if options.expectation else {}
+    _check_expected(expected, table, options.expectation)
+    checks = CheckOptions(table.tiles.min_area_px, options.tile_size_px, table.tiles.headers_only)
+    return _Prepared(Sources.of(options.map_path, checks, expected), read_baseline(options.baseline) if options.baseline else frozenset())
+
+
+def _check_expected(expected: Mapping[str, Any], table: TableOptions, path: Path | None) -> None:
+    if expected and table.sample is not None:
+        raise UsageError("a sample cannot be held against an expectation file", path=path, hint="leave out --sample or --expect")
+    unknown = [name for name in _FROM_PIXELS if name in expected]
+    if unknown and table.tiles.headers_only:
+        raise UsageError("--quick cannot count this, since it looks at no pixels", path=path, seen=", ".join(unknown), hint="leave out --quick")
+
+
+def _inputs_digest(workspace: Workspace, options: AuditOptions, prepared: _Prepared) -> str:
+    """Return a digest of everything the result depends on besides the clock."""
+    _, header = tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)
+    sources = prepared.sources
+    label_map = (str(options.map_path), sources.label_map.digest if sources.label_map else "", sources.map_problems)
+    manifest = workspace.manifest.stat().st_mtime_ns if workspace.manifest.exists() else 0
+    graded = dataclasses.asdict(options.selection)
+    seen = [header.get("listing_digest"), header["options"], label_map, sources.expected, sorted(prepared.accepted), manifest]
+    return digest_text(repr([__version__, *seen, graded, options.tile_size_px, options.fail_on]))
+
+
+def _earlier_result(workspace: Workspace, inputs: str) -> AuditResult | None:
+    try:
+        summary = json.loads(workspace.summary.read_text("utf-8"))
+        if summary["inputs"] == inputs and workspace.report.exists() and workspace.findings.exists():
+            return AuditResult(ExitCode(summary["exit_code"]), summary["text"], None)
+    except (OSError, ValueError, KeyError, TypeError):
+        # No earlier audit, or a damaged one: it is made again.
+        return None
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One audit under way; `started_s` is of the monotonic clock, `made` what became of the tiles table."""
+
+    workspace: Workspace
+    options: AuditOptions
+    engine: Engine
+    table: TableOptions
+    made: TableResult
+    started_s: float
+
+
+def _audit(run: Run, prepared: _Prepared, inputs: str) -> AuditResult:
+    from histoprep.audit.baseline import apply_baseline
+    from histoprep.audit.evidence import gather, run_rules
+    from histoprep.audit.outcome import build_report, exit_code_of
+    from histoprep.report import render
+
+    workspace, options = run.workspace, run.options
+    gathered = gather(workspace, prepared.sources, run.engine)
+    found = apply_baseline(options.selection.apply(run_rules(workspace, gathered.evidence)), prepared.accepted)
+    report = build_report(run, gathered, found)
+    _write_findings(workspace, found)
+    write_text(workspace.report, render(report, "html"))
+    text, exit_code = render(report, "text"), exit_code_of(report, options.fail_on)
+    # Last: its presence says that everything else is there.
+    as_json = json.loads(render(report, "json"))
+    write_json(workspace.summary, as_json | {"inputs": inputs, "exit_code": int(exit_code), "text": text})
+    return AuditResult(exit_code, text, report)
+
+
+def _write_findings(workspace: Workspace, found: list[Finding]) -> None:
+    batches = (
+        pa.table(
+            [
+                *([value] * one.count for value in (one.code, one.rule.name, one.subcode, str(one.severity), one.where)),
+                list(one.paths),
+                list(one.details),
+                [one.known] * one.count,
+            ],
+            schema=FINDINGS_SCHEMA,
+        )
+        for one in found
+    )
+    tables.write_table(workspace.findings, batches, FINDINGS_SCHEMA, kind="findings", schema_version="1.0", metadata={"root": str(workspace.root)})
+
+
+class _CallableModule(ModuleType):
+    """This module under its name in the package, which is also the name of its function."""
+
+    def __call__(
+        self,
+        root: str | Path,
+        *,
+        label_map: str | Path | None = None,
+        group_by: str | None = None,
+        workspace: str | Path | None = None,
+        workers: int | None = None,
+        options: AuditOptions | None = None,
+    ) -> Report:
+        """Return what the function `audit` returns."""
+        return audit(root, label_map=label_map, group_by=group_by, workspace=workspace, workers=workers, options=options)
+
+
+sys.modules[__name__].__class__ = _CallableModule

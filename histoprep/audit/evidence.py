@@ -1,0 +1,188 @@
+"""Tables -> the evidence that rules look at, and the findings of all rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from histoprep import checks, tables
+from histoprep.audit.duplicates import COLUMNS as DUPLICATE_COLUMNS
+from histoprep.audit.duplicates import SCHEMA as DUPLICATE_SCHEMA
+from histoprep.audit.duplicates import compare, find_candidates
+from histoprep.checks import OVERVIEW_COLUMNS, Amounts, CheckOptions, Chunk, Evidence
+from histoprep.errors import IntegrityError
+from histoprep.execution import Engine
+from histoprep.findings import Finding, Severity
+from histoprep.labels import LabelMap, check_label_map, load_label_map
+from histoprep.labels.format import MapProblem
+from histoprep.lossy.sources import lossy_sources
+from histoprep.names import to_text
+from histoprep.stats import count_table
+from histoprep.tiles import KIND, SCHEMA, SCHEMA_VERSION
+from histoprep.workspace import Workspace
+
+_DUPLICATES_KIND = "duplicates"
+_DUPLICATES_VERSION = "1.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The evidence, and how many candidate pairs of copies were too many to compare."""
+
+    evidence: Evidence
+    num_uncompared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the evidence is gathered from besides the tables of the workspace; `label_map` is None when it has problems."""
+
+    options: CheckOptions = field(default_factory=CheckOptions)
+    map_path: Path | None = None
+    label_map: LabelMap | None = None
+    map_problems: tuple[MapProblem, ...] = ()
+    expected: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, map_path: Path | None, options: CheckOptions, expected: Mapping[str, Any] | None = None) -> Sources:
+        """Return the sources with the label map read; raises LabelMapError when the file cannot be read as one at all."""
+        problems = tuple(check_label_map(map_path)) if map_path else ()
+        usable = map_path is not None and all(one.severity is not Severity.ERROR for one in problems)
+        label_map = load_label_map(map_path) if usable and map_path else None
+        return cls(options, map_path, label_map, problems, expected or {})
+
+
+@dataclass(frozen=True)
+class _WithoutManifest(Workspace):
+    """A workspace whose manifest cannot be read: counts go by the folders' splits, and HP901 says why."""
+
+    @property
+    def manifest(self) -> Path:
+        """Return a path where nothing is."""
+        return self.folder / "no-manifest"
+
+
+def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Gathered:
+    """Return the evidence of a workspace with an up-to-date tiles table.
+
+    Candidate copies are decoded again in worker processes and kept in duplicates.parquet.
+    """
+    opened, header = tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)
+    overview = _overview(opened)
+    counted = workspace if _manifest_is_readable(workspace) else _WithoutManifest(workspace.root, workspace.folder)
+    counts = count_table(counted, sources.label_map, by_group=True)
+    duplicates, num_uncompared = _duplicates(workspace, opened, header, engine)
+    issues, _ = tables.open_table(workspace.listing_issues, kind="listing-issues", schema_version="1.0")
+    evidence = Evidence(
+        root=workspace.root,
+        overview=overview,
+        issues=tables.read_table(issues).to_pandas(types_mapper=checks.nullable),
+        duplicates=duplicates,
+        amounts=_amounts(overview),
+        label_counts=counts.raw,
+        counts=counts.mapped if counts.mapped is not None else counts.raw,
+        raw_map=counts.raw_map,
+        label_map=sources.label_map,
+        map_problems=sources.map_problems,
+        map_path=to_text(str(sources.map_path or "")),
+        expected=sources.expected,
+        manifest=workspace.manifest if workspace.manifest.exists() else None,
+        options=sources.options,
+        lossy=tuple(lossy_sources(workspace.tiles)),
+    )
+    return Gathered(evidence, num_uncompared)
+
+
+def _manifest_is_readable(workspace: Workspace) -> bool:
+    from histoprep.manifest import open_manifest
+
+    if not workspace.manifest.exists():
+        return False
+    try:
+        open_manifest(workspace.manifest)
+    except IntegrityError:
+        return False
+    return True
+
+
+def _overview(opened: Any) -> pd.DataFrame:
+    """Return the overview: `OVERVIEW_COLUMNS`, source, and what `label_ids` says of each mask (see `Evidence`)."""
+    pieces = [_overview_piece(batch) for batch in tables.read_batches(opened, [*OVERVIEW_COLUMNS, "label_ids"])]
+    columns = pa.schema([SCHEMA.field(name) for name in (*OVERVIEW_COLUMNS, "label_ids")])
+    overview = pd.concat(pieces, ignore_index=True) if pieces else _overview_piece(columns.empty_table())
+    folder = overview.tile_id.str.replace(r"/?[^/]*$", "", regex=True)
+    return overview.assign(source=overview.group.fillna(folder.where(folder != "", ".")))
+
+
+def _overview_piece(batch: pa.Table) -> pd.DataFrame:
+    lists = batch["label_ids"].combine_chunks()
+    sizes = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    # Labels stand in order of id, so that a list holds others than 0 unless it is [0] or empty.
+    firsts = np.zeros(len(sizes), np.int64)
+    firsts[sizes == 1] = lists.filter(pa.array(sizes == 1)).flatten().to_numpy()
+    piece = batch.drop_columns(["label_ids"]).to_pandas(types_mapper=checks.nullable)
+    return piece.assign(zero=(sizes == 1) & (firsts == 0), foreground=(sizes > 1) | (firsts > 0))
+
+
+def _amounts(overview: pd.DataFrame) -> Amounts:
+    has_image, has_mask = overview.image_path.notna(), overview.mask_path.notna()
+    return Amounts(
+        images=int(has_image.sum()),
+        masks=int(has_mask.sum()),
+        pairs=int((has_image & has_mask).sum()),
+        orphan_masks=int((has_mask & ~has_image).sum()),
+        zero_masks=int((overview.zero & has_image).sum()),
+        unreadable=int(overview.image_error.notna().sum() + overview.mask_error.notna().sum()),
+    )
+
+
+def _duplicates(workspace: Workspace, opened: Any, header: Mapping[str, Any], engine: Engine) -> tuple[pd.DataFrame, int]:
+    """Return the compared pairs and how many were left out; those of an earlier audit of the same table are taken over."""
+    key = {"listing_digest": header.get("listing_digest"), "options": header["options"]}
+    earlier = _earlier_duplicates(workspace, key)
+    if earlier is not None:
+        return earlier
+    candidates = find_candidates(tables.read_table(opened, DUPLICATE_COLUMNS).to_pandas(types_mapper=checks.nullable))
+    found = compare(workspace.root, candidates.pairs, workspace.parts, engine)
+    metadata = key | {"num_left_out": candidates.num_left_out}
+    tables.write_table(workspace.duplicates, [found], DUPLICATE_SCHEMA, kind=_DUPLICATES_KIND, schema_version=_DUPLICATES_VERSION, metadata=metadata)
+    return found.to_pandas(types_mapper=checks.nullable), candidates.num_left_out
+
+
+def _earlier_duplicates(workspace: Workspace, key: Mapping[str, Any]) -> tuple[pd.DataFrame, int] | None:
+    try:
+        opened, header = tables.open_table(workspace.duplicates, kind=_DUPLICATES_KIND, schema_version=_DUPLICATES_VERSION)
+        if key["listing_digest"] is None or any(header.get(name) != value for name, value in key.items()):
+            return None
+        return tables.read_table(opened).to_pandas(types_mapper=checks.nullable), header["num_left_out"]
+    except (FileNotFoundError, IntegrityError):
+        return None
+
+
+def run_rules(workspace: Workspace, evidence: Evidence) -> list[Finding]:
+    """Return the findings of every rule, those of one rule and place joined, in order of code."""
+    checks.load_rules()
+    opened, _ = tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)
+    found = checks.merged(_run(opened, evidence))
+    return sorted(found, key=lambda one: (one.code, one.subcode, one.where))
+
+
+def _run(opened: Any, evidence: Evidence) -> Iterator[Finding]:
+    for batch in tables.read_batches(opened):
+        chunk = Chunk.of(batch)
+        for row_rule in _each(checks.ROW_RULES):
+            yield from row_rule(chunk, evidence)
+    for table_rule in _each(checks.TABLE_RULES):
+        yield from table_rule(evidence)
+
+
+def _each(registered: Mapping[str, list[Any]]) -> list[Any]:
+    """Return every rule once, although it may stand under several codes."""
+    return list(dict.fromkeys(rule for rules in registered.values() for rule in rules))

@@ -1,0 +1,122 @@
+"""Findings and evidence -> the report and the verdict of an audit."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from histoprep import __version__
+from histoprep.audit.pictures import make_pictures
+from histoprep.catalogue import RULES
+from histoprep.errors import ExitCode
+from histoprep.findings import Finding, Severity
+from histoprep.report import ClassRow, Report, SplitRow, Status, Summary
+
+if TYPE_CHECKING:
+    from histoprep.audit import AuditOptions, Run
+    from histoprep.audit.evidence import Gathered
+    from histoprep.checks import Evidence
+    from histoprep.tiles.options import TableOptions
+    from histoprep.tiles.table import TableResult
+
+# Files with these verdicts were not looked at, so nothing can be said of them.
+NOT_LOOKED_AT = ("permission", "folder", "input-output", "cannot-open", "vanished", "worker-died")
+
+
+def build_report(run: Run, gathered: Gathered, found: list[Finding]) -> Report:
+    """Return the report of an audit: `found` are selected, graded and sorted."""
+    options, evidence = run.options, gathered.evidence
+    return Report(
+        root=str(run.workspace.root),
+        workspace=str(run.workspace.folder),
+        tool_version=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        status=status_of(found, options.fail_on),
+        findings=tuple(found),
+        options=_shown_options(options, run.table, gathered),
+        classes=_class_rows(evidence),
+        splits=_split_rows(evidence),
+        pictures=make_pictures(run.workspace, evidence, found, run.engine),
+        rules=tuple(rule for rule in RULES.values() if options.selection.keeps(rule)),
+        fail_on=options.fail_on or Severity.ERROR,
+        report_path=run.workspace.report.name,
+        summary=_summary(evidence, run.made, time.monotonic() - run.started_s),
+    )
+
+
+def status_of(found: list[Finding], fail_on: Severity | None) -> Status:
+    """Return incomplete when files could not be looked at, failed when a new finding is at or above `fail_on`."""
+    if any(one.code == "HP201" and one.subcode in NOT_LOOKED_AT and not one.known for one in found):
+        return Status.INCOMPLETE
+    failing = fail_on is not None and any(one.severity.rank >= fail_on.rank and not one.known for one in found)
+    return Status.FAILED if failing else Status.PASSED
+
+
+def exit_code_of(report: Report, fail_on: Severity | None) -> ExitCode:
+    """Return the exit code that belongs to the verdict."""
+    if report.status is Status.INCOMPLETE:
+        return ExitCode.INCOMPLETE
+    return ExitCode.FINDINGS if report.status is Status.FAILED and fail_on is not None else ExitCode.OK
+
+
+def _summary(evidence: Evidence, made: TableResult, seconds: float) -> Summary:
+    amounts = evidence.amounts
+    return Summary(
+        num_images=amounts.images,
+        num_masks=amounts.masks,
+        num_pairs=amounts.pairs,
+        num_orphans=amounts.orphan_masks,
+        num_zero_masks=amounts.zero_masks,
+        num_unreadable=amounts.unreadable,
+        num_tiles=made.num_tiles,
+        num_reused=made.num_reused,
+        seconds=seconds,
+        looked_at=made.num_tiles / made.num_listed if made.num_listed else 1.0,
+    )
+
+
+def _shown_options(options: AuditOptions, table: TableOptions, gathered: Gathered) -> dict[str, object]:
+    problems = gathered.evidence.map_problems and gathered.evidence.label_map is None
+    shown: dict[str, object] = {
+        "layout": str(table.scan.layout),
+        "group by": table.scan.group_by or "not given: slides and cases are unknown",
+        "label map": f"{options.map_path or 'none'}{' (not used: see its findings)' if problems else ''}",
+        "smallest region (--min-area)": f"{table.tiles.min_area_px} px",
+    }
+    if table.tiles.headers_only:
+        shown["quick"] = "only names and headers were looked at"
+    if table.sample is not None:
+        shown["sample"] = f"{table.sample:,} tiles"
+    if gathered.num_uncompared:
+        shown["copies not compared"] = f"{gathered.num_uncompared:,} candidate pairs beyond the limit"
+    return shown
+
+
+def _class_rows(evidence: Evidence) -> list[ClassRow]:
+    label_map = evidence.label_map or evidence.raw_map
+    sums = evidence.counts.classes.groupby("class_id")[["pixels", "tiles", "core_tiles"]].sum()
+    sums = sums.reindex([one.id for one in label_map.classes], fill_value=0)
+    columns = (label_map.classes, sums.pixels, sums.tiles, sums.core_tiles)
+    return [ClassRow(one.id, one.name, one.colour, int(pixels), int(tiles), int(core)) for one, pixels, tiles, core in zip(*columns, strict=True)]
+
+
+def _split_rows(evidence: Evidence) -> list[SplitRow]:
+    tiles, classes = evidence.counts.tiles, evidence.counts.classes
+    rows = []
+    for name in [split for split in ("train", "val", "test") if (tiles.split == split).any()]:
+        own = tiles[tiles.split == name]
+        by_pool = own.groupby("pool").tiles.sum()
+        groups = own.group[own.group != ""].nunique()
+        pixels = classes[classes.split == name].groupby("class_id").pixels.sum()
+        rows.append(
+            SplitRow(
+                name=name,
+                num_tiles=int(own.tiles.sum()),
+                num_conditional=int(by_pool.get("conditional", 0)),
+                num_unconditional=int(by_pool.get("unconditional", 0)),
+                num_groups=int(groups) or None,
+                pixels={int(str(key)): int(value) for key, value in pixels.items()},
+            )
+        )
+    return rows

@@ -1,0 +1,97 @@
+"""Pictures of the tiles that findings name, decoded in a worker process like everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from histoprep import imageio
+from histoprep.checks import Evidence
+from histoprep.errors import BrokenFileError
+from histoprep.execution import Engine, Marker, run_tasks
+from histoprep.findings import Finding
+from histoprep.labels import LabelMap
+from histoprep.report import wanted_pictures
+from histoprep.report.pictures import Picture, make_picture
+from histoprep.tiles.listing import absolute_path
+from histoprep.workspace import Workspace
+
+_TIME_LIMIT_S = 60.0
+# Larger files would only slow the report down.
+_MAX_PIXELS = 64_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class PictureTask:
+    """Draws some tiles: (path the finding names, image path, mask path)."""
+
+    root: str
+    tiles: tuple[tuple[str, str | None, str | None], ...]
+    label_map: LabelMap
+    is_identity: bool
+    marker: Path
+    left_out: tuple[int, ...] = ()
+
+    def run(self) -> dict[str, Picture]:
+        """Return the pictures that could be drawn, by path."""
+        marker = Marker(self.marker, _TIME_LIMIT_S)
+        drawn = {}
+        for index, (path, image_path, mask_path) in enumerate(self.tiles):
+            marker.at(index)
+            if index not in self.left_out:
+                image, labels = self._image(image_path), self._labels(mask_path)
+                if image is not None or labels is not None:
+                    drawn[path] = make_picture(image, labels, self.label_map.classes)
+        marker.close()
+        return drawn
+
+    def without(self, index: int, reason: str) -> PictureTask:
+        """Return the task that leaves one picture out."""
+        return replace(self, left_out=(*self.left_out, index))
+
+    def _read(self, path: str | None) -> tuple[bytes, imageio.Header] | None:
+        if path is None:
+            return None
+        try:
+            data = Path(absolute_path(self.root, path)).read_bytes()
+            header = imageio.read_header(data)
+        except (OSError, BrokenFileError):
+            return None
+        return (data, header) if header.num_pixels <= _MAX_PIXELS else None
+
+    def _image(self, path: str | None) -> np.ndarray | None:
+        found = self._read(path)
+        try:
+            return imageio.decode_rgb(*found) if found else None
+        except BrokenFileError:
+            return None
+
+    def _labels(self, path: str | None) -> np.ndarray | None:
+        found = self._read(path)
+        try:
+            labels = imageio.decode_mask(*found) if found else None
+        except BrokenFileError:
+            return None
+        if labels is None or labels.ndim != 2 or labels.dtype.kind != "u":
+            return None
+        # Values without a class keep a number that no class has, and are drawn as such.
+        return labels.astype(np.int32) if self.is_identity else self.label_map.lookup_table()[labels]
+
+
+def make_pictures(workspace: Workspace, evidence: Evidence, found: Iterable[Finding], engine: Engine) -> dict[str, Picture]:
+    """Return pictures for the paths that the report shows, as far as they can be decoded."""
+    wanted = set(wanted_pictures(found))
+    overview = evidence.overview
+    chosen = overview[overview.image_path.isin(wanted) | overview.mask_path.isin(wanted)]
+    tiles: list[tuple[str, str | None, str | None]] = []
+    for image_path, mask_path in zip(chosen.image_path, chosen.mask_path, strict=True):
+        image, mask = (path if isinstance(path, str) else None for path in (image_path, mask_path))
+        tiles += [(path, image, mask) for path in (image, mask) if path is not None and path in wanted]
+    if not tiles:
+        return {}
+    label_map = evidence.label_map or evidence.raw_map
+    task = PictureTask(str(workspace.root), tuple(tiles), label_map, evidence.label_map is None, workspace.parts / "pictures.at")
+    return next(run_tasks([task], Engine(1, engine.scheduler)))

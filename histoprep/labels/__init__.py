@@ -1,0 +1,203 @@
+"""Label maps: which class each value in the masks becomes. Find, load, check, write, compose and compare them.
+
+The map itself is in `model.py`, file formats are in `format.py` and
+`legacy.py`, the strict YAML below them is in `strict_yaml.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from histoprep.errors import LabelMapError
+from histoprep.findings import Severity
+from histoprep.labels.format import SOURCE_LIST, Draft, MapProblem, name_key, packed_folder, perhaps, read_ours, top_level
+from histoprep.labels.legacy import is_old, read_old
+from histoprep.labels.model import (
+    DEFAULT_MIN_RADIUS_PX,
+    PALETTE,
+    TABLE_SIZE,
+    UNMAPPED,
+    LabelMap,
+    SourceLabel,
+    TargetClass,
+    default_colour,
+    identity_map,
+)
+from histoprep.labels.strict_yaml import MAX_NAME_LENGTH, fault, quoted, read_block
+
+__all__ = [
+    "DEFAULT_MIN_RADIUS_PX",
+    "PALETTE",
+    "TABLE_SIZE",
+    "UNMAPPED",
+    "LabelMap",
+    "MapDifference",
+    "MapProblem",
+    "SourceLabel",
+    "TargetClass",
+    "check_label_map",
+    "compose",
+    "default_colour",
+    "diff",
+    "find_label_map",
+    "format_label_map",
+    "identity_map",
+    "load_label_map",
+    "packed_folder",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class MapDifference:
+    """One thing in which two label maps differ.
+
+    `what` is label, label name, target, class, class name, colour or min_radius_px; `id`
+    the label's or class's id, `name` its name in the first map that has it; `a` and `b`
+    what the maps say, empty where it is absent.
+    """
+
+    what: str
+    id: int
+    name: str
+    a: str
+    b: str
+
+
+def load_label_map(path: str | Path) -> LabelMap:
+    """Return the label map in a file, in our format or an older one.
+
+    Raises LabelMapError for the first problem; problems with a code (HP503 to HP505)
+    are told apart by `check_label_map`. A gap (HP506) is no obstacle: see `LabelMap.gaps`.
+    """
+    draft = _read_draft(Path(path))
+    errors = [one for one in draft.problems if one.severity is Severity.ERROR]
+    if errors:
+        hint = f"histoprep map check {path}" if len(errors) > 1 else None
+        raise fault(draft.path, errors[0].line, f"{errors[0]}{f' (and {len(errors) - 1} more)' if hint else ''}", hint=hint)
+    return LabelMap(
+        draft.name,
+        tuple(SourceLabel(one, name) for one, name in draft.sources.items()),
+        tuple(
+            TargetClass(one, name, draft.colours.get(one, default_colour(one)), draft.radii.get(one, DEFAULT_MIN_RADIUS_PX))
+            for one, name in draft.classes.items()
+        ),
+        draft.mapping,
+    )
+
+
+def check_label_map(path: str | Path) -> list[MapProblem]:
+    """Return every problem of the file that has a code (HP503 to HP506), in the order of its lines.
+
+    Raises LabelMapError when the file cannot be read as a label map at all.
+    """
+    return _read_draft(Path(path)).problems
+
+
+def _read_draft(path: Path) -> Draft:
+    tree = top_level(read_block(path), path)
+    return (read_old(tree, path) if is_old(tree) else read_ours(tree, path)).check()
+
+
+def find_label_map(name: str | Path, root: Path | None = None) -> Path:
+    """Return the file meant by `name`: that path, else a file in the current folder, in `root` or packed with histoprep.
+
+    The suffix .yml may be left out. Raises LabelMapError that lists where it looked.
+    """
+    folders = [Path(), *([Path(root)] if root is not None else []), packed_folder()]
+    spellings = [Path(name), *(Path(f"{name}{suffix}") for suffix in (".yml", ".yaml"))]
+    for candidate in (folder / spelling for folder in folders for spelling in spellings):
+        if candidate.is_file():
+            return candidate
+    packed = sorted(one.name for one in packed_folder().glob("*.yml") if one.name != SOURCE_LIST)
+    raise LabelMapError(
+        f"no label map {str(name)!r}{perhaps(str(name), packed)}",
+        seen="looked in " + ", ".join(str(folder.absolute()) for folder in folders),
+        expected=f"a path, or one of the packed maps {', '.join(packed)}",
+    )
+
+
+def format_label_map(label_map: LabelMap) -> str:
+    """Return the map as a file in our format, its lines ordered by class; `load_label_map` reads back an equal one."""
+    lines = [f"name: {quoted(label_map.name)}", "", "sources:"]
+    lines += [f"  {one.id}: {quoted(one.name)}" for one in label_map.sources]
+    lines += ["", "classes:"]
+    for one in label_map.classes:
+        radius = "" if one.min_radius_px == DEFAULT_MIN_RADIUS_PX else f", min_radius_px: {Decimal(repr(float(one.min_radius_px))):f}"
+        lines.append(f'  {one.id}: {{name: {quoted(one.name, flow=True)}, colour: "{one.colour}"{radius}}}')
+    lines += ["", "map:"]
+    for one in label_map.classes:
+        members = [label for label in label_map.sources if label_map.mapping[label.id] == one.id]
+        lines += ["", *(f"  {quoted(label.name)}: {quoted(one.name)}" for label in members)] if members else []
+    return "\n".join(lines) + "\n"
+
+
+def compose(first: LabelMap, second: LabelMap, *, match_names: bool = True) -> LabelMap:
+    """Return the map that does what `first` and then `second` does: x -> second[first[x]].
+
+    Raises LabelMapError when `second` does not list a class that `first` maps to, or,
+    with `match_names`, calls it by another name: the sign of a map that was made for
+    other masks. The name of the result is `<first>+<second>`.
+    """
+    targets = sorted(set(first.mapping.values()))
+    absent = [f"{one} ({first.class_name(one)})" for one in targets if one not in second.mapping]
+    if absent:
+        raise LabelMapError(
+            f"{second.name} does not list all classes of {first.name} as source labels",
+            seen=f"without {', '.join(absent[:10])}",
+            hint="join with a map whose sources are these classes",
+        )
+    for one in targets if match_names else ():
+        name, other = first.class_name(one), second.source_name(one)
+        if name_key(name) != name_key(other):
+            raise LabelMapError(
+                f"class {one} of {first.name} has another name as source label of {second.name}",
+                seen=repr(other),
+                expected=repr(name),
+                hint="was the second map made for other masks? Correct the name, or ignore names (--ignore-names)",
+            )
+    mapping = {one: second.mapping[target] for one, target in first.mapping.items()}
+    name = f"{first.name}+{second.name}"[:MAX_NAME_LENGTH].rstrip()
+    return LabelMap(name, first.sources, second.classes, mapping)
+
+
+def diff(a: LabelMap, b: LabelMap) -> list[MapDifference]:
+    """Return in what two maps differ: source labels and their classes first, then the classes, each by id.
+
+    Maps without a difference have equal digests; the maps' own names do not count.
+    """
+    return [*_label_differences(a, b), *_class_differences(a, b)]
+
+
+def _label_differences(a: LabelMap, b: LabelMap) -> Iterator[MapDifference]:
+    names_a, names_b = ({one.id: one.name for one in each.sources} for each in (a, b))
+    for one in sorted(names_a | names_b):
+        name = names_a.get(one, names_b.get(one, ""))
+        if one not in names_a or one not in names_b:
+            yield MapDifference("label", one, name, _target(a, one), _target(b, one))
+            continue
+        if names_a[one] != names_b[one]:
+            yield MapDifference("label name", one, name, names_a[one], names_b[one])
+        if a.mapping[one] != b.mapping[one]:
+            yield MapDifference("target", one, name, _target(a, one), _target(b, one))
+
+
+def _class_differences(a: LabelMap, b: LabelMap) -> Iterator[MapDifference]:
+    classes_a, classes_b = ({one.id: one for one in each.classes} for each in (a, b))
+    for one in sorted(classes_a.keys() | classes_b.keys()):
+        in_a, in_b = classes_a.get(one), classes_b.get(one)
+        if in_a is None or in_b is None:
+            name = (in_a or in_b or classes_a[one]).name
+            yield MapDifference("class", one, name, in_a.name if in_a else "", in_b.name if in_b else "")
+            continue
+        for what, field in (("class name", "name"), ("colour", "colour"), ("min_radius_px", "min_radius_px")):
+            old, new = getattr(in_a, field), getattr(in_b, field)
+            if old != new:
+                yield MapDifference(what, one, in_a.name, str(old), str(new))
+
+
+def _target(label_map: LabelMap, label_id: int) -> str:
+    target = label_map.mapping.get(label_id)
+    return "" if target is None else f"{target} {label_map.class_name(target)}"

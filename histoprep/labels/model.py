@@ -1,0 +1,196 @@
+"""The label map itself: source labels, classes and the class of each source label.
+
+A `LabelMap` is total (every source label has a class) and unambiguous (no id and no name
+occurs twice) by construction.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from operator import index
+
+import numpy as np
+
+from histoprep.errors import LabelMapError
+from histoprep.labels.format import MAX_SOURCE_ID, gaps_in, name_key
+from histoprep.labels.strict_yaml import map_name_fault, name_fault
+
+TABLE_SIZE = MAX_SOURCE_ID + 1
+UNMAPPED = -1
+DEFAULT_MIN_RADIUS_PX = 2.0
+
+# At least 24 apart in CIELAB for normal sight and full protanopia, deuteranopia and tritanopia
+# (simulated after Machado, Oliveira and Fernandes 2009, doi 10.1109/TVCG.2009.113); 0 is a grey.
+PALETTE = ("#999999", "#7fffd4", "#000000", "#d55e00", "#ddcc77", "#aa4499", "#648fff", "#ffb000", "#332288", "#661100")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLabel:
+    """A value found in masks, 0 to 65,535, and what it stands for."""
+
+    id: int
+    name: str
+
+    def __post_init__(self) -> None:
+        """Raise LabelMapError for an id or name that cannot be."""
+        _check_entry("source label", self.id, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetClass:
+    """A value in remapped masks, its name and its colour `#rrggbb`.
+
+    A region is core-present when its largest inscribed radius exceeds `min_radius_px`.
+    """
+
+    id: int
+    name: str
+    colour: str
+    min_radius_px: float = DEFAULT_MIN_RADIUS_PX
+
+    def __post_init__(self) -> None:
+        """Raise LabelMapError for a value that cannot be."""
+        _check_entry("class", self.id, self.name)
+        if not re.fullmatch(r"#[0-9a-f]{6}", self.colour):
+            raise LabelMapError(f"unusable colour of class {self.id}", seen=repr(self.colour), expected="#rrggbb in lower case")
+        if not 0 <= self.min_radius_px < 100:
+            raise LabelMapError(f"unusable min_radius_px of class {self.id}", seen=self.min_radius_px, expected="0 <= pixels < 100")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelMap:
+    """Source labels, classes, and the class of each source label; all in order of id.
+
+    Raises LabelMapError unless `mapping` gives every source id, and nothing else, a
+    declared class, and ids and names (compared after NFC) are unique on both sides.
+    """
+
+    name: str
+    sources: tuple[SourceLabel, ...]
+    classes: tuple[TargetClass, ...]
+    mapping: Mapping[int, int]
+
+    def __post_init__(self) -> None:
+        """Put everything in order of id and check it."""
+        reason = map_name_fault(self.name)
+        if reason:
+            raise LabelMapError(f"unusable name of a label map: {reason}", seen=repr(self.name), hint="give the file a line `name: my_map`")
+        object.__setattr__(self, "sources", tuple(sorted(self.sources, key=lambda one: one.id)))
+        object.__setattr__(self, "classes", tuple(sorted(self.classes, key=lambda one: one.id)))
+        object.__setattr__(self, "mapping", {index(one): index(self.mapping[one]) for one in sorted(self.mapping)})
+        _check_unique("source label", self.sources)
+        _check_unique("class", self.classes)
+        missing = sorted({one.id for one in self.sources} ^ set(self.mapping))
+        if missing:
+            raise LabelMapError(f"HP503 map-not-total: source labels and map differ in {missing[0]}", seen=missing[:10])
+        lost = sorted(set(self.mapping.values()) - {one.id for one in self.classes})
+        if lost:
+            raise LabelMapError(f"HP503 map-not-total: class {lost[0]} is a target but not declared", seen=lost[:10])
+
+    def __hash__(self) -> int:
+        """Return a hash of the content; equal maps have equal ones."""
+        return hash(self.digest)
+
+    @property
+    def num_classes(self) -> int:
+        """Return how many classes are declared."""
+        return len(self.classes)
+
+    @property
+    def gaps(self) -> tuple[int, ...]:
+        """Return the ids between 0 and the largest class id that no class has (HP506)."""
+        return gaps_in(one.id for one in self.classes)
+
+    @property
+    def digest(self) -> str:
+        """Return the XXH3-128, in hex, of labels, classes and mapping; name, spelling and order of a file do not matter."""
+        import xxhash
+
+        content = self._content()
+        del content["name"]
+        return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
+
+    def lookup_table(self) -> np.ndarray:
+        """Return the class id of every 16-bit value: int32 [65536], `UNMAPPED` (-1) where there is none."""
+        table = np.full(TABLE_SIZE, UNMAPPED, np.int32)
+        table[list(self.mapping.keys())] = list(self.mapping.values())
+        return table
+
+    def apply_to_ids(self, ids: np.ndarray) -> np.ndarray:
+        """Return the class ids of an integer array: int32, same shape, `UNMAPPED` (-1) where there is none."""
+        values = np.asarray(ids)
+        inside = (values >= 0) & (values < TABLE_SIZE)
+        table = self.lookup_table()
+        return np.where(inside, table[np.where(inside, values, 0).astype(np.intp)], np.int32(UNMAPPED))
+
+    def source_name(self, label_id: int) -> str:
+        """Return the name of a source label, or `label N` for one that is not declared."""
+        return next((one.name for one in self.sources if one.id == label_id), f"label {label_id}")
+
+    def class_name(self, class_id: int) -> str:
+        """Return the name of a class, or `class N` for one that is not declared."""
+        return next((one.name for one in self.classes if one.id == class_id), f"class {class_id}")
+
+    def to_json(self) -> str:
+        """Return the map as one line of JSON; `from_json` reads it back."""
+        return json.dumps(self._content(), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> LabelMap:
+        """Return the map that `to_json` wrote; raises LabelMapError for anything else."""
+        try:
+            content = json.loads(text)
+            sources = tuple(SourceLabel(**one) for one in content["sources"])
+            classes = tuple(TargetClass(**one) for one in content["classes"])
+            mapping = {int(one): target for one, target in content["mapping"].items()}
+            return cls(content["name"], sources, classes, mapping)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise LabelMapError(f"not a label map in JSON: {error}", seen=str(text)[:60]) from error
+
+    def _content(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "sources": [asdict(one) for one in self.sources],
+            "classes": [{**asdict(one), "min_radius_px": float(one.min_radius_px)} for one in self.classes],
+            "mapping": {str(one): target for one, target in self.mapping.items()},
+        }
+
+
+def default_colour(class_id: int) -> str:
+    """Return the colour of a class that none was given for: `PALETTE`, then hues a golden angle apart."""
+    if class_id < len(PALETTE):
+        return PALETTE[class_id]
+    step = class_id - len(PALETTE)
+    red, green, blue = colorsys.hsv_to_rgb(step * 0.618034 % 1, 0.45 + 0.15 * (step % 3), 0.95 - 0.2 * (step // 3 % 3))
+    return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
+
+
+def identity_map(label_ids: Iterable[int]) -> LabelMap:
+    """Return the map of each id to itself, named `label N`: raw labels as classes."""
+    ids = sorted({int(one) for one in label_ids})
+    names = {one: f"label {one}" for one in ids}
+    sources = tuple(SourceLabel(one, names[one]) for one in ids)
+    classes = tuple(TargetClass(one, names[one], default_colour(one)) for one in ids)
+    return LabelMap("identity", sources, classes, {one: one for one in ids})
+
+
+def _check_entry(what: str, own_id: int, name: str) -> None:
+    if type(own_id) is not int or not 0 <= own_id <= MAX_SOURCE_ID:
+        raise LabelMapError(f"unusable id of a {what}", seen=repr(own_id), expected=f"a whole number, 0 to {MAX_SOURCE_ID}")
+    reason = name_fault(name, own_id)
+    if reason:
+        raise LabelMapError(f"unusable name of {what} {own_id}: {reason}", seen=repr(name))
+
+
+def _check_unique(what: str, entries: Iterable[SourceLabel | TargetClass]) -> None:
+    ids: set[int] = set()
+    names: set[str] = set()
+    for one in entries:
+        if one.id in ids or name_key(one.name) in names:
+            raise LabelMapError(f"HP504 map-collision: {what} {one.id} ({one.name}) has an id or a name that another one has")
+        ids.add(one.id)
+        names.add(name_key(one.name))

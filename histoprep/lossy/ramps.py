@@ -1,0 +1,86 @@
+"""Repair of one interpolated mask: pixels on a ramp between two labels take the nearer of them. Pure.
+
+Only 5x5 cores are trusted. A pixel between a smaller and a larger label, or beyond a label by little (bicubic overshoot), takes
+the trusted label nearby that is nearest in value, so that the boundary lies in the middle of the ramp; everything else stays.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from histoprep.errors import BrokenFileError
+from histoprep.lossy.snap import Repaired
+
+_CORE = np.ones((5, 5), np.uint8)
+# A ramp of 4 px, as from fourfold enlargement, ends at most this far from where a core begins.
+_REACH = np.ones((13, 13), np.uint8)
+# Bicubic interpolation overshoots by about a tenth of a step.
+_OVERSHOOT = 0.2
+_TURNS = 3
+
+
+def repair_ramps(labels: np.ndarray) -> Repaired:
+    """Return the mask, uint8 or uint16 [height, width], as it may have been before interpolation.
+
+    Raises BrokenFileError when no label has a 5x5 core.
+    """
+    low, high = cv2.erode(labels, _CORE), cv2.dilate(labels, _CORE)
+    core = low == high
+    ids = np.unique(labels[core])
+    if not len(ids):
+        raise BrokenFileError("HP404 nothing-trusted", "no 5x5 core holds one label only")
+    allowed = {int(label): cv2.dilate((core & (labels == label)).view(np.uint8), _REACH).view(bool) for label in ids}
+    doubtful = _doubtful(labels, low, high, allowed)
+    mended = _nearest(labels, doubtful, allowed)
+    for _ in range(_TURNS):
+        stranded = _stranded(mended, doubtful, core, ids)
+        if not stranded.any():
+            break
+        for label in ids:
+            allowed[int(label)] &= ~(stranded & (mended == label))
+        mended = _nearest(labels, doubtful, allowed)
+    changed = mended != labels
+    between = doubtful & (labels > low) & (labels < high)
+    # A ramp has two ends.
+    choices = np.sum([where[between] for where in allowed.values()], axis=0)
+    confidence = np.count_nonzero(choices >= 2) / between.sum() if between.any() else 1.0
+    return Repaired(mended, int(np.count_nonzero(changed)), float(confidence))
+
+
+def _doubtful(labels: np.ndarray, low: np.ndarray, high: np.ndarray, allowed: dict[int, np.ndarray]) -> np.ndarray:
+    """Return which pixels stand on a ramp: between two labels, or beyond the nearest trusted one by little."""
+    between = (labels > low) & (labels < high)
+    beyond = ~between & (low != high) & ~np.isin(labels, list(allowed))
+    if beyond.any():
+        # The last ripple lies beside the ramp and does not see its far end within 5x5.
+        span = (cv2.dilate(high, _CORE) - cv2.erode(low, _CORE))[beyond].astype(np.float32)
+        values = labels[beyond].astype(np.float32)
+        gaps = [np.where(where[beyond], np.abs(values - label), np.inf) for label, where in allowed.items()]
+        beyond[beyond] = np.min(gaps, axis=0) <= _OVERSHOOT * span
+    return between | beyond
+
+
+def _nearest(labels: np.ndarray, doubtful: np.ndarray, allowed: dict[int, np.ndarray]) -> np.ndarray:
+    """Return the mask with every doubtful pixel replaced by the allowed label nearest in value; as it was where none is."""
+    values = labels[doubtful].astype(np.float32)
+    least, chosen = np.full(len(values), np.inf, np.float32), labels[doubtful]
+    for label, where in allowed.items():
+        distance = np.where(where[doubtful], np.abs(values - label), np.inf)
+        closer = distance < least
+        least[closer], chosen[closer] = distance[closer], label
+    mended = labels.copy()
+    mended[doubtful] = chosen
+    return mended
+
+
+def _stranded(mended: np.ndarray, doubtful: np.ndarray, core: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Return the doubtful pixels whose region holds no core: a rim of a label that is at home elsewhere."""
+    stranded = np.zeros(mended.shape, bool)
+    for label in ids:
+        number, region = cv2.connectedComponents((mended == label).view(np.uint8), connectivity=8)
+        if number > 2:
+            at_home = np.zeros(number, bool)
+            at_home[region[core]] = True
+            stranded |= ~at_home[region]
+    return stranded & doubtful

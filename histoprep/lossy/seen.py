@@ -1,0 +1,56 @@
+"""One mask -> all that is asked of it to judge its source; many masks -> the table that is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from histoprep.lossy import Signals, measure_signals
+from histoprep.lossy.blocks import GridCounts
+from histoprep.lossy.jpeg_history import FixedPoint, find_quality
+from histoprep.lossy.verdict import BLOCKY_PHASE, MIN_CONTACTS, PHASE, ROUGHNESS, SOFT, MaskSignals
+
+_NOTHING = Signals(GridCounts(0, 0.0), 0, 0, 0, (), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One mask: its signals (None when it is of one label), the quality it is a fixed point of, and its lossy container or ""."""
+
+    signals: Signals | None
+    fixed: FixedPoint | None = None
+    container: str = ""
+
+    @classmethod
+    def of(cls, labels: np.ndarray) -> Seen:
+        """Return what is seen of a mask; the quality is looked for only where blocks stand out."""
+        signals = measure_signals(labels)
+        return cls(signals, find_quality(labels) if signals and asks_for_quality(signals) else None)
+
+
+def asks_for_quality(signals: Signals) -> bool:
+    """Return whether one mask stands out enough to spend 2 ms on its quality; of clean ones, those full of thin structures do."""
+    soft = signals.contacts >= MIN_CONTACTS and signals.soft_contacts >= SOFT * signals.contacts
+    # Boundaries of labels one step apart become blocky: hardly a step is left inside of the blocks.
+    blocky = signals.blocks.phase <= BLOCKY_PHASE
+    return soft or blocky or (signals.blocks.phase >= PHASE and signals.roughness >= ROUGHNESS)
+
+
+def table_of(seen: Sequence[Seen]) -> MaskSignals:
+    """Return the table of some masks."""
+    rows = [(one.signals or _NOTHING, one.fixed or FixedPoint(0, 0, 0), one.container) for one in seen]
+    columns = {
+        "mixed": [signals.blocks.own for signals, _, _ in rows],
+        "shifted": [signals.blocks.shifted for signals, _, _ in rows],
+        "rough_pairs": [signals.rough_pairs for signals, _, _ in rows],
+        "contacts": [signals.contacts for signals, _, _ in rows],
+        "soft_contacts": [signals.soft_contacts for signals, _, _ in rows],
+        "ramp_labels": [len(signals.ramp_ids) for signals, _, _ in rows],
+        "quality": [fixed.quality for _, fixed, _ in rows],
+        "fixed": [fixed.fixed for _, fixed, _ in rows],
+        "tried": [fixed.blocks for _, fixed, _ in rows],
+        "container": [container for _, _, container in rows],
+    }
+    return MaskSignals(**{name: np.array(values) for name, values in columns.items()})

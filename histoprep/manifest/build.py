@@ -1,0 +1,267 @@
+"""Tiles table -> manifest: left out with a reason, or classes, pool and split.
+
+Two passes in pieces, so that memory stays bounded: the first keeps a few dozen bytes a tile and splits
+these; the second writes the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from histoprep import tables, tiles
+from histoprep.errors import UsageError
+from histoprep.labels import LabelMap, identity_map
+from histoprep.manifest import SHARD_COLUMNS, file_digest, schema, write_manifest
+from histoprep.manifest import rows as manifest_rows
+from histoprep.manifest.gather import Gathered, gather
+from histoprep.manifest.given import UsableTiles, file_splits, leak
+from histoprep.manifest.rows import Derived, derive
+from histoprep.scan import ScanOptions
+from histoprep.split import Assignment, Units, assign_by_hash, assign_units, complete_split, exact_fractions, join_units, leaking_units
+from histoprep.split.certificate import certify
+from histoprep.split.given import read_split_file
+from histoprep.split.units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL
+from histoprep.tiles.table import TileTable
+from histoprep.workspace import Workspace
+
+EXCLUDED_KIND = "excluded"
+EXCLUDED_VERSION = "1.0"
+METHODS = ("auto", "hash", "file")
+DEFAULT_FRACTIONS = {"train": Fraction(9, 10), "test": Fraction(1, 10)}
+DEFAULT_VALIDATION = {"train": Fraction(8, 10), "val": Fraction(2, 10)}
+
+_FILE_FACTS = ("width_px", "height_px", "image_bytes", "image_digest", "mask_bytes", "mask_digest")
+_COPIED = ("tile_id", "image_path", "mask_path", "group", "label", *_FILE_FACTS)
+_PASS_2 = tuple(dict.fromkeys((*manifest_rows.COLUMNS, *_COPIED)))
+_PIECE = 8192
+
+Advance = Callable[[int], object]
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestOptions:
+    """How to make a manifest.
+
+    `fractions`: share of each split; None for 0.9 train and 0.1 test, or, where folders give the split, validation 80/20 from
+    train. `method`: auto (solved; folders train, val, test are kept unless `ignore_folder_split`), hash (old groups stay when data
+    grows) or file (`split_file`). `conditional_threshold`: least share of pixels of classes other than 0, in [0, 1].
+    """
+
+    fractions: Mapping[str, Fraction] | None = None
+    seed: int = 0
+    method: str = "auto"
+    split_file: Path | None = None
+    conditional_threshold: float = 0.0
+    ignore_folder_split: bool = False
+
+    def validate(self) -> None:
+        """Raise UsageError for options that do not go together."""
+        if self.method not in METHODS:
+            raise UsageError("no such split method", seen=self.method, expected=", ".join(METHODS))
+        if (self.method == "file") != (self.split_file is not None):
+            raise UsageError("--split-method file and --split-file go together", seen=f"method {self.method}, file {self.split_file}")
+        if not 0 <= self.conditional_threshold <= 1:
+            raise UsageError("the conditional threshold is a share of pixels", seen=self.conditional_threshold, expected="0 to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestSummary:
+    """What `build_manifest` wrote: `excluded` counts by reason (without zeros), `warnings` what the user should know."""
+
+    path: Path
+    excluded_path: Path
+    tiles: int
+    excluded: dict[str, int]
+    recipe: dict[str, Any]
+    certificate: dict[str, Any]
+    warnings: tuple[str, ...]
+
+    @property
+    def incomplete(self) -> bool:
+        """Return whether tiles are missing because their files could not be used; an orphan mask is no tile."""
+        return any(reason != "orphan-mask" for reason in self.excluded)
+
+
+def build_manifest(
+    tiles_path: str | Path,
+    label_map: LabelMap,
+    options: ManifestOptions,
+    out_path: str | Path,
+    *,
+    advance: Advance = lambda _: None,
+) -> ManifestSummary:
+    """Write the manifest of a tiles table to `out_path` and what was left out to `<stem>.excluded.parquet` beside it.
+
+    The result depends on the tiles, the label map and the options, not on the order of rows but for the order of its own.
+    `advance` is called with numbers of rows done, twice the table in all. Raises UsageError for options that cannot be met, a given split
+    that leaks or no usable tile; IntegrityError for a damaged table.
+    """
+    options.validate()
+    source, target = Path(tiles_path), Path(out_path)
+    opened, header = tables.open_table(source, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    scanned = _scan_options(header, source)
+    plan = _plan(opened, label_map, options, advance)
+    plan.recipe["grouping"] = scanned.get("group_by")
+    described = {
+        "root": header["root"],
+        "unlabelled_roots": scanned.get("unlabelled", []),
+        "tiles_digest": file_digest(source),
+        "recipe": plan.recipe,
+        "certificate": plan.certificate,
+        "excluded": plan.excluded,
+    }
+    excluded_path = target.with_name(f"{target.stem}.excluded.parquet")
+    gone = _excluded_batches(opened, label_map) if plan.excluded else iter(())
+    tables.write_table(excluded_path, gone, manifest_rows.EXCLUDED_SCHEMA, kind=EXCLUDED_KIND, schema_version=EXCLUDED_VERSION, metadata={})
+    written = write_manifest(target, _rows(opened, label_map, options, plan.splits, advance), label_map, described)
+    return ManifestSummary(target, excluded_path, written, plan.excluded, plan.recipe, plan.certificate, plan.warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Everything decided in pass 1: the split code of each usable tile (int8 [n]) and what is said of it."""
+
+    splits: np.ndarray
+    recipe: dict[str, Any]
+    certificate: dict[str, Any]
+    excluded: dict[str, int]
+    warnings: tuple[str, ...]
+
+
+def _plan(opened: pq.ParquetFile, label_map: LabelMap, options: ManifestOptions, advance: Advance) -> _Plan:
+    gathered = gather(
+        opened,
+        label_map,
+        seed=options.seed,
+        conditional_threshold=options.conditional_threshold,
+        by_name=options.method == "file",
+        advance=advance,
+    )
+    units = join_units(gathered.rows)
+    joined = tuple(_joined_warning(units))
+    split = _split(opened, label_map, options, gathered, units)
+    splits, num_joined = split.assignment.splits, units.num_joined
+    del units
+    shares = {name: float(np.mean(splits == SPLITS.index(name))) for name in SPLITS}
+    wanted = {name: float(value) for name, value in (split.fractions or {}).items()} or {name: share for name, share in shares.items() if share}
+    certificate = certify(gathered.rows, splits, wanted)
+    recipe = {
+        "method": split.method,
+        "solver": split.assignment.solver,
+        "fractions": wanted,
+        "seed": options.seed,
+        "split_file": str(options.split_file) if options.split_file else None,
+        "conditional_threshold": options.conditional_threshold,
+        "groups_joined_by_copies": num_joined,
+    }
+    return _Plan(splits, recipe, certificate, gathered.excluded, (*joined, *_warnings(gathered.pool_overlaps, certificate)))
+
+
+def _scan_options(header: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """Return how the folder was read; raises UsageError for a table that holds a sample, or no labels."""
+    options = header.get("options", {})
+    if options.get("sample") is not None or options.get("tiles", {}).get("headers_only"):
+        raise UsageError("the tiles table was made by a quick or sampling audit", path=path, expected="a table of all tiles", hint="histoprep audit")
+    scanned: Mapping[str, Any] = options.get("scan", {})
+    return scanned
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    assignment: Assignment
+    method: str
+    fractions: Mapping[str, Fraction] | None
+    """What was asked for; None for a given split."""
+
+
+def _split(opened: pq.ParquetFile, label_map: LabelMap, options: ManifestOptions, gathered: Gathered, units: Units) -> _Split:
+    rows, source = gathered.rows, UsableTiles(opened, label_map)
+    fractions = exact_fractions(options.fractions) if options.fractions else DEFAULT_FRACTIONS
+    if options.method == "hash":
+        return _Split(assign_by_hash(units, fractions), "hash", fractions)
+    by_folder = options.method == "auto" and not options.ignore_folder_split and bool((gathered.given != NO_SPLIT).any())
+    if options.method == "auto" and not by_folder:
+        return _Split(assign_units(units, rows, fractions), "auto", fractions)
+    given, validation = gathered.given, _validation(options)
+    if options.split_file is not None:
+        given, validation = file_splits(source, read_split_file(options.split_file, options.seed), rows, gathered.tile_keys), {}
+    leaks = leaking_units(units, given)
+    if len(leaks):
+        raise leak(source, np.flatnonzero(units.of_tile == leaks[0]), given, len(leaks))
+    return _Split(complete_split(units, rows, given, validation), "file" if options.split_file else "folder", None)
+
+
+def _validation(options: ManifestOptions) -> dict[str, Fraction]:
+    """Return the shares of train and val in the train folder: those asked for, without test."""
+    if not options.fractions:
+        return DEFAULT_VALIDATION
+    asked = {name: value for name, value in exact_fractions(options.fractions).items() if name != "test"}
+    total = sum(asked.values())
+    return {name: value / total for name, value in asked.items()} if len(asked) > 1 else {}
+
+
+def _rows(opened: pq.ParquetFile, label_map: LabelMap, options: ManifestOptions, splits: np.ndarray, advance: Advance) -> Iterator[pa.Table]:
+    """Yield the manifest's rows, pass 2."""
+    end = 0
+    for chunk in tables.read_batches(opened, _PASS_2, _PIECE):
+        derived = derive(chunk, label_map, options.conditional_threshold)
+        start, end = end, end + int(derived.usable.sum())
+        yield _manifest_table(chunk, derived, splits[start:end], label_map)
+        advance(chunk.num_rows)
+
+
+def _manifest_table(chunk: pa.Table, derived: Derived, splits: np.ndarray, label_map: LabelMap) -> pa.Table:
+    usable = derived.usable
+    kept = chunk.select(_COPIED).filter(pa.array(usable))
+    core = derived.core[usable]
+    ids = np.array([one.id for one in label_map.classes], dtype=np.uint8)
+    offsets = np.concatenate([[0], np.cumsum(core.sum(axis=1))]).astype(np.int32)
+    columns: dict[str, Any] = {name: kept[name] for name in _COPIED}
+    columns["split"] = pa.array(SPLITS).take(pa.array(splits))
+    columns["pool"] = pa.array((UNCONDITIONAL, CONDITIONAL)).take(pa.array(derived.conditional[usable].astype(np.int8)))
+    columns["class_pixels"] = pa.FixedSizeListArray.from_arrays(pa.array(derived.pixels[usable].ravel()), len(ids))
+    columns["classes"] = pa.ListArray.from_arrays(offsets, pa.array(ids[np.nonzero(core)[1]]))
+    wanted = schema(len(ids))
+    columns |= {name: pa.nulls(kept.num_rows, wanted.field(name).type) for name in SHARD_COLUMNS}
+    return pa.table([columns[name] for name in wanted.names], schema=wanted)
+
+
+def _excluded_batches(opened: pq.ParquetFile, label_map: LabelMap) -> Iterator[pa.Table]:
+    for chunk in tables.read_batches(opened, manifest_rows.COLUMNS):
+        yield manifest_rows.describe_exclusions(chunk, derive(chunk, label_map), label_map)
+
+
+def _joined_warning(units: Units) -> Iterator[str]:
+    if units.num_joined:
+        largest = int(np.bincount(units.of_tile).max())
+        yield f"{units.num_joined} groups share images with other groups and were kept together with them; the largest such unit has {largest} tiles"
+
+
+def _warnings(pool_overlaps: int, certificate: Mapping[str, Any]) -> Iterator[str]:
+    if pool_overlaps:
+        yield f"{pool_overlaps} images are in the conditional and in the unconditional pool (HP704)"
+    if certificate["missing"]:
+        yield "no tile of " + ", ".join(certificate["missing"][:10]) + " (HP801)"
+
+
+def raw_label_map(tiles_path: str | Path) -> LabelMap:
+    """Return the map of each label in a tiles table to itself; a table without masks gives the one class 0."""
+    opened, _ = tables.open_table(Path(tiles_path), kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    found: set[int] = set()
+    for chunk in tables.read_batches(opened, ["label_ids"]):
+        found.update(pc.unique(pc.list_flatten(chunk["label_ids"])).to_pylist())
+    return identity_map(found or {0})
+
+
+def regrouped(workspace: Workspace, group_by: str | None) -> ScanOptions | None:
+    """Return how the data set was scanned last, but grouped by `group_by`; None, which means unchanged, without it."""
+    return None if group_by is None else replace(TileTable(workspace).options.scan, group_by=group_by)

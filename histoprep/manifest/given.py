@@ -1,0 +1,81 @@
+"""A split that folders or a file give: is it complete, and what does it cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from histoprep import tables
+from histoprep.errors import UsageError
+from histoprep.labels import LabelMap
+from histoprep.manifest import rows as manifest_rows
+from histoprep.split.given import GivenSplit
+from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows
+
+
+@dataclass(frozen=True, slots=True)
+class UsableTiles:
+    """The usable tiles of a tiles table, to find names when something must be named."""
+
+    opened: pq.ParquetFile
+    label_map: LabelMap
+
+    def describe(self, wanted: np.ndarray) -> list[dict[str, Any]]:
+        """Return tile_id, group and image_digest of the usable tiles with these numbers (ascending)."""
+        found: list[dict[str, Any]] = []
+        end = 0
+        for chunk in tables.read_batches(self.opened, (*manifest_rows.COLUMNS, "group", "image_digest")):
+            usable = manifest_rows.derive(chunk, self.label_map).usable
+            kept = chunk.select(["tile_id", "group", "image_digest"]).filter(pa.array(usable))
+            start, end = end, end + kept.num_rows
+            found += kept.take(wanted[(wanted >= start) & (wanted < end)] - start).to_pylist()
+        return found
+
+
+def file_splits(source: UsableTiles, given: GivenSplit, rows: SplitRows, tile_keys: np.ndarray) -> np.ndarray:
+    """Return the split code (int8 [n]) that a file gives each usable tile, by its own key or its group's.
+
+    Raises UsageError, naming some, when the file is silent about tiles.
+    """
+    splits = given.lookup(tile_keys if given.kind == "tile" else np.where(rows.grouped, rows.names, np.uint64(0)))
+    missing = np.flatnonzero(splits == NO_SPLIT)
+    if len(missing):
+        some = source.describe(missing[:5])
+        names = [row["tile_id"] if given.kind == "tile" else f"{row['tile_id']} (group {row['group'] or 'unknown'})" for row in some]
+        raise UsageError(
+            "the split file says nothing about some tiles",
+            seen=f"{len(missing)} tiles, for instance {', '.join(names)}",
+            expected=f"a row for every {given.kind}",
+        )
+    return splits
+
+
+def leak(source: UsableTiles, members: np.ndarray, given: np.ndarray, num_leaks: int) -> UsageError:
+    """Return the error that names the group, or else the equal images, that a given split cuts."""
+    rows = source.describe(members)
+    splits = [SPLITS[code] if code != NO_SPLIT else None for code in given[members].tolist()]
+    more = f" (and {num_leaks - 1} more)" if num_leaks > 1 else ""
+    group = _cut([row["group"] for row in rows], splits)
+    if group is not None:
+        cut = sorted({split for row, split in zip(rows, splits, strict=True) if split and row["group"] == group})
+        what, seen = f"the given split cuts a group (HP702): {group}{more}", f"{group} in {' and '.join(cut)}"
+    else:
+        image = _cut([row["image_digest"] for row in rows], splits)
+        # Without equal bytes it is equal pixels, or a chain of groups that share images.
+        alike = [(str(split), row["tile_id"]) for row, split in zip(rows, splits, strict=True) if split and image in (None, row["image_digest"])]
+        what = f"the given split puts equal images in two splits (HP703){more}"
+        seen = ", ".join(f"{tile} in {split}" for split, tile in sorted(dict(reversed(alike)).items()))
+    return UsageError(what, seen=seen, expected="one split", hint="remove the copies or move the group; or --ignore-folder-split to split anew")
+
+
+def _cut(names: list[str | None], splits: list[str | None]) -> str | None:
+    """Return the first name, in order, that has two splits."""
+    seen: dict[str, set[str]] = {}
+    for name, split in zip(names, splits, strict=True):
+        if name is not None and split is not None:
+            seen.setdefault(name, set()).add(split)
+    return next((name for name, found in sorted(seen.items()) if len(found) > 1), None)

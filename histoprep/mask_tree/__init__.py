@@ -1,0 +1,297 @@
+"""A tree of new masks that survives anything: parts, a ledger of what became of each mask, a seal.
+
+What `remap` and `repair` have in common. Partitions of the masks become ledger parts, each written after its
+files were synced, so that a stopped run goes on where it was. The tree has the relative paths of the
+masks, with the suffix `.png`, and beside them what was asked for (`<kind>.json`), `ledger.parquet` and, last of all,
+`_SUCCESS.json`. Its bytes do not depend on workers, partitions or interruptions. What a mask becomes is the `Maker`'s business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from histoprep import __version__, durable, tables, tiles
+from histoprep.digests import hash_text
+from histoprep.errors import IntegrityError, OutputError, UsageError
+from histoprep.execution import Engine, run_tasks
+from histoprep.manifest import file_digest
+from histoprep.mask_tree.files import count_files, remove_stale
+from histoprep.mask_tree.task import PARTS, REFUSED, TreeKind, TreeTask, all_there, open_ledger
+from histoprep.names import to_text
+from histoprep.read_ahead import FileStat, stat_file
+from histoprep.workspace import Workspace
+
+LEDGER, SUCCESS = "ledger.parquet", "_SUCCESS.json"
+NUM_SHOWN = 10
+_NUM_FAILED_KEPT = 1000
+
+Advance = Callable[[int, int], object]
+
+
+def silent(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+class FailedMask(NamedTuple):
+    """A mask that no new one was written for, and why."""
+
+    path: str
+    reason: str
+
+
+class TreePlan(Protocol):
+    """Everything decided before the first file is written."""
+
+    @property
+    def kind(self) -> TreeKind:
+        """Return the kind of tree."""
+
+    @property
+    def workspace(self) -> Workspace:
+        """Return the workspace of the data set."""
+
+    @property
+    def out(self) -> Path:
+        """Return the absolute folder of the new tree."""
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """Return what was asked for, as JSON values; it stands in the tree."""
+
+    @property
+    def num_masks(self) -> int:
+        """Return how many masks there are."""
+
+    @property
+    def num_refused(self) -> int:
+        """Return how many of them are known to give no new mask."""
+
+    @property
+    def tiles_stat(self) -> FileStat | None:
+        """Return size and time of the tiles table that the plan was made from."""
+
+    def tasks(self) -> Iterator[TreeTask]:
+        """Yield the partitions in order of the tiles table."""
+
+    def seal_facts(self) -> dict[str, Any]:
+        """Return what the seal says besides counts: digests of everything the masks depend on."""
+
+    def refuse_other_request(self) -> None:
+        """Raise UsageError when the folder holds a tree that was made otherwise and may not be replaced."""
+
+    def write_notes(self) -> None:
+        """Write further files of this kind beside the request."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over a ledger, and the hashes of the names it promises; `observe` is shown every batch of it.
+
+    `failures` are masks without a new one, `refusals` those of them that would be refused again.
+    """
+
+    observe: Callable[[pa.Table], None]
+    written: int = 0
+    failures: int = 0
+    refusals: int = 0
+    first_failed: list[FailedMask] = field(default_factory=list)
+    names: array[int] = field(default_factory=lambda: array("Q"))
+    num_stale_removed: int = 0
+    unexpected: tuple[str, ...] = ()
+    up_to_date: bool = False
+
+    def add(self, ledger: pa.Table) -> None:
+        """Count one batch of the ledger."""
+        self.observe(ledger)
+        columns = (ledger[name].to_pylist() for name in ("mask_path", "output_path", "reason", "status"))
+        for mask, output, reason, status in zip(*columns, strict=True):
+            if output is not None:
+                self.names.append(hash_text(output))
+                self.written += 1
+                continue
+            self.failures += 1
+            self.refusals += status == REFUSED
+            if len(self.first_failed) < _NUM_FAILED_KEPT:
+                self.first_failed.append(FailedMask(mask, reason))
+
+
+def run_tree(plan: TreePlan, observer: Callable[[], Callable[[pa.Table], None]], engine: Engine | None = None, advance: Advance = silent) -> Totals:
+    """Do what was planned and return what came of it; `observer` makes what is shown the ledger.
+
+    Goes on from a stopped run, and does nothing when all is there already. Raises OutputError, LockedError,
+    IntegrityError when written files are gone at the end.
+    """
+    with locked(plan):
+        done = finished(plan, observer())
+        if done is not None:
+            return done
+        begin(plan)
+        with contextlib.closing(run_tasks(plan.tasks(), engine or Engine())) as parts:
+            return finish(plan, parts, observer(), advance)
+
+
+def run_tree_part(plan: TreePlan, number: int, count: int, engine: Engine | None = None, advance: Advance = silent) -> int:
+    """Make every partition whose index is `number` - 1 modulo `count`, and return how many.
+
+    Takes no lock: many of these run at once, on many machines.
+    """
+    if finished(plan, lambda _: None) is not None:
+        return 0
+    begin(plan)
+    done = 0
+    with contextlib.closing(run_tasks(itertools.islice(plan.tasks(), number - 1, None, count), engine or Engine())) as parts:
+        for _ in parts:
+            done += 1
+            advance(done, 0)
+    return done
+
+
+@contextlib.contextmanager
+def locked(plan: TreePlan) -> Iterator[None]:
+    """Hold the workspace and the tree; raises LockedError."""
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(durable.locked(plan.workspace.folder))
+        if not plan.out.is_relative_to(plan.workspace.folder):
+            locks.enter_context(durable.locked(plan.out))
+        yield
+
+
+def finished(plan: TreePlan, observe: Callable[[pa.Table], None]) -> Totals | None:
+    """Return the totals of an earlier run if it was this one, is whole, and nothing is left to try again."""
+    if stat_file(str(plan.workspace.tiles)) != plan.tiles_stat:
+        raise IntegrityError("the tiles table changed meanwhile", path=plan.workspace.tiles, hint="run the same command again")
+    seal = read_note(plan.out / SUCCESS, plan.kind)
+    if seal is None or seal != _seal(plan, seal.get("written", -1), plan.num_refused, seal.get("refused", 0)):
+        return None
+    if read_note(plan.out / plan.kind.request, plan.kind) != plan.request:
+        return None
+    totals = Totals(observe)
+    try:
+        for batch in tables.read_batches(open_ledger(plan.out / LEDGER, plan.kind.ledger, plan.kind)):
+            if not all_there(plan.out, batch):
+                return None
+            totals.add(batch)
+    except (IntegrityError, FileNotFoundError):
+        return None
+    shutil.rmtree(plan.out / PARTS, ignore_errors=True)
+    totals.up_to_date = True
+    return totals
+
+
+def _seal(plan: TreePlan, written: int, failed: int, refused: int) -> dict[str, Any]:
+    ledger = plan.out / LEDGER
+    counts = {"written": written, "failed": failed} | ({"refused": refused} if refused else {})
+    return plan.seal_facts() | counts | {
+        "schema_version": plan.kind.schema_version,
+        "tool_version": __version__,
+        "ledger_digest": file_digest(ledger) if ledger.exists() else None,
+    }
+
+
+def read_note(path: Path, kind: TreeKind) -> dict[str, Any] | None:
+    """Return what stands in a JSON file of the tree, None when it is not there; raises IntegrityError."""
+    try:
+        found = json.loads(path.read_text("utf-8", "surrogateescape"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        hint = "delete the folder, or name another --out"
+        raise IntegrityError(f"damaged note of an earlier {kind.name}: {error}", path=path, hint=hint) from error
+    return found if isinstance(found, dict) else {}
+
+
+def begin(plan: TreePlan) -> None:
+    """Take the seal off the tree and note what is being made."""
+    kind = plan.kind
+    try:
+        strangers = plan.out.is_dir() and not (plan.out / kind.request).exists() and [one for one in os.listdir(plan.out) if _is_strange(one, kind)]
+        if strangers:
+            raise UsageError(
+                f"this folder is not empty and {kind.name} did not make it",
+                path=plan.out,
+                seen=", ".join(sorted(map(to_text, strangers))[:NUM_SHOWN]),
+                hint="name a new or empty folder with --out",
+            )
+        plan.refuse_other_request()
+        (plan.out / PARTS).mkdir(parents=True, exist_ok=True)
+        (plan.out / SUCCESS).unlink(missing_ok=True)
+        durable.sync_folder(plan.out)
+    except OSError as error:
+        raise OutputError.from_os_error(error, error.filename or plan.out) from error
+    durable.write_json(plan.out / kind.request, plan.request)
+    plan.write_notes()
+
+
+def _ours(kind: TreeKind) -> frozenset[str]:
+    return frozenset({LEDGER, SUCCESS, PARTS, ".lock", kind.request, *kind.notes})
+
+
+def _is_strange(name: str, kind: TreeKind) -> bool:
+    return name not in _ours(kind) and not durable.is_temporary(name)
+
+
+def finish(plan: TreePlan, parts: Iterable[Path], observe: Callable[[pa.Table], None], advance: Advance) -> Totals:
+    """Join the parts of the ledger, clean up, count the files, and seal the tree."""
+    totals, used, kind = Totals(observe), set[Path](), plan.kind
+    joined = plan.out / PARTS / LEDGER
+
+    def batches() -> Iterator[pa.Table]:
+        for part in parts:
+            used.add(part)
+            for batch in tables.read_batches(open_ledger(part, kind.part, kind)):
+                totals.add(batch)
+                yield batch
+            advance(totals.written + totals.failures, plan.num_masks)
+
+    tables.write_table(joined, batches(), kind.ledger_schema, kind=kind.ledger, schema_version=kind.schema_version, metadata=plan.request)
+    written = np.sort(np.array(totals.names, np.uint64))
+    earlier = [one for one in (plan.out / PARTS).glob("*.parquet") if one not in used and one.name != LEDGER]
+    try:
+        totals.num_stale_removed = remove_stale(plan.out, written, [(plan.out / LEDGER, kind.ledger), *((one, kind.part) for one in earlier)], kind)
+        durable.remove_temporaries(plan.out)
+        totals.unexpected = count_files(plan.out, written, _ours(kind))
+        # Only now: the earlier ledger was needed to know which files were ours.
+        os.replace(joined, plan.out / LEDGER)
+        durable.sync_file_system(plan.out)
+        durable.write_json(plan.out / SUCCESS, _seal(plan, totals.written, totals.failures - totals.refusals, totals.refusals))
+        shutil.rmtree(plan.out / PARTS)
+    except OSError as error:
+        raise OutputError.from_os_error(error, error.filename or plan.out) from error
+    return totals
+
+
+def complete_table(path: Path) -> dict[str, Any]:
+    """Return the header of a tiles table of all tiles; raises UsageError when there is none, or one of a few."""
+    try:
+        _, header = tables.open_table(path, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    except FileNotFoundError:
+        raise UsageError("there is no tiles table yet", path=path, hint="histoprep audit") from None
+    if header["options"]["sample"] is not None or header["options"]["tiles"]["headers_only"]:
+        raise UsageError("the tiles table was made by a quick or sampling audit", path=path, expected="a table of all tiles", hint="histoprep audit")
+    return header
+
+
+def usable_out(workspace: Workspace, chosen: Path, unlabelled: list[str]) -> Path:
+    """Return the absolute folder of the new tree; raises UsageError where it would touch the data or other results."""
+    out = chosen.absolute()
+    real = out.resolve()
+    for folder in (workspace.root, *(Path(one).resolve() for one in unlabelled)):
+        if real.is_relative_to(folder) or folder.is_relative_to(real):
+            raise UsageError("new masks must not mix with the data set", path=out, seen=f"data in {folder}", hint="name another --out")
+    if workspace.folder.resolve().is_relative_to(real):
+        raise UsageError("new masks need a folder of their own", path=out, seen="it holds the workspace", hint="name a new folder with --out")
+    if out.exists() and not out.is_dir():
+        raise UsageError("new masks need a folder", path=out, seen="a file of that name")
+    return out

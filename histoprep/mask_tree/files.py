@@ -1,0 +1,97 @@
+"""The files of a tree of new masks: what an earlier run left, and whether all that was promised is there."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from histoprep import tables
+from histoprep.digests import hash_text
+from histoprep.errors import IntegrityError
+from histoprep.mask_tree.task import TreeKind, beside, open_ledger
+from histoprep.names import to_text
+
+_NUM_SHOWN = 10
+_NAMES_AT_ONCE = 8192
+
+
+def _hashes(names: list[str]) -> np.ndarray:
+    return np.array([hash_text(name) for name in names], np.uint64)
+
+
+def _is_in(hashes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    at = np.minimum(np.searchsorted(hashes, wanted), max(len(hashes) - 1, 0))
+    return hashes[at] == wanted if len(hashes) else np.zeros(len(wanted), bool)
+
+
+def remove_stale(out: Path, written: np.ndarray, ledgers: list[tuple[Path, str]], kind: TreeKind) -> int:
+    """Delete files that earlier ledgers (path, kind of table) name and this run did not write, and return how many.
+
+    `written` are the sorted hashes of the names that this run wrote.
+    """
+    removed = 0
+    for path, name in ledgers:
+        # What a damaged ledger named stays, and is reported as unexpected.
+        with contextlib.suppress(FileNotFoundError, IntegrityError):
+            for batch in tables.read_batches(open_ledger(path, name, kind), ["output_path"]):
+                names = batch["output_path"].drop_null().to_pylist()
+                removed += sum(_remove_output(out, one) for one in itertools.compress(names, ~_is_in(written, _hashes(names))))
+    return removed
+
+
+def _remove_output(out: Path, name: str) -> bool:
+    """Delete one file of an earlier ledger and the folders it leaves empty; return whether it was there."""
+    target = Path(beside(out, name))
+    if ".." in target.parts or not target.is_relative_to(out):
+        return False
+    try:
+        target.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    for folder in target.parents:
+        if folder == out:
+            break
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    return True
+
+
+def count_files(out: Path, written: np.ndarray, ours: frozenset[str]) -> tuple[str, ...]:
+    """Return the first files in the tree that are not of the ledger; raises IntegrityError when one of the ledger is not there.
+
+    `ours` are the names in the folder itself that are no masks.
+    """
+    missing, unexpected = len(written), list[str]()
+    names = _walk(out, ours)
+    while chunk := list(itertools.islice(names, _NAMES_AT_ONCE)):
+        promised = _is_in(written, _hashes(chunk))
+        missing -= int(promised.sum())
+        unexpected += itertools.compress(chunk, ~promised)
+        del unexpected[_NUM_SHOWN:]
+    if missing:
+        raise IntegrityError(
+            f"{missing:,} of {len(written):,} new masks are not in the folder that they were written to",
+            path=out,
+            hint="does another program change this folder, or does its file system ignore case? Run the same command again",
+        )
+    return tuple(sorted(unexpected))
+
+
+def _walk(out: Path, ours: frozenset[str]) -> Iterator[str]:
+    """Yield the path, as text relative to `out`, of everything in the tree that is no folder and none of our own notes."""
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        with os.scandir(out / prefix) as entries:
+            for one in entries:
+                if not prefix and one.name in ours:
+                    continue
+                if one.is_dir(follow_symlinks=False):
+                    waiting.append(f"{prefix}{one.name}/")
+                else:
+                    yield to_text(f"{prefix}{one.name}")

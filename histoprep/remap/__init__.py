@@ -1,0 +1,489 @@
+"""Masks -> masks of classes: a tree of 8-bit PNG files, a ledger of what became of each mask, a seal.
+
+`plan_remap` checks everything that can be checked before a file is written; `run_remap` does the work.
+Partitions of the masks become ledger parts, each written after its files were synced, so a
+stopped run goes on where it was. The tree has the relative paths of the masks, with the suffix
+`.png`, and beside them `remap.json` (what was asked for), `label_map.yml`, `ledger.parquet` and, last of
+all, `_SUCCESS.json`. Its bytes do not depend on workers, partitions or interruptions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from histoprep import __version__, durable, mask_tree, tables, tiles
+from histoprep.digests import RunningDigest, digest, digest_text, hash_text
+from histoprep.errors import BrokenFileError, IncompleteError, UnmappedLabelError, UsageError
+from histoprep.execution import Engine
+from histoprep.labels import UNMAPPED, LabelMap, TargetClass, format_label_map
+from histoprep.mask_tree import LEDGER, Advance, FailedMask, Totals
+from histoprep.mask_tree.task import FIRST_COLUMNS, LAST_COLUMNS, PARTS, Made, TreeKind, TreeTask, column, output_name
+from histoprep.read_ahead import FileStat, stat_file
+from histoprep.remap.evidence import already_remapped
+from histoprep.repair.record import MendedMask, mended_masks, unmended
+from histoprep.workspace import Workspace
+
+LABEL_MAP = "label_map.yml"
+PARTITION_MASKS = 1000
+TIME_LIMIT_S = 60.0
+LEDGER_SCHEMA = pa.schema(
+    [
+        *FIRST_COLUMNS,
+        column("class_pixels", pa.list_(pa.int64()), "pixels of each class of the label map, in its order; null when failed"),
+        *LAST_COLUMNS,
+    ]
+)
+KIND = TreeKind("remap", "1.0", LEDGER_SCHEMA, (LABEL_MAP,))
+
+_MAX_CLASS_ID = 255
+_NUM_SHOWN = 10
+_NUM_REMEMBERED = 256
+_UNKNOWN_WORDS = ("unknown", "unlabel", "undefined", "void", "ignore")
+
+
+class OnUnmapped(StrEnum):
+    """What becomes of values that the label map does not list."""
+
+    ERROR = "error"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class RemapOptions:
+    """How to remap.
+
+    `out` is the new tree, by default `masks-<map>` in the workspace. `force` remaps masks that look
+    remapped already, and replaces a tree that was made with another map or other options.
+    """
+
+    out: Path | None = None
+    on_unmapped: OnUnmapped = OnUnmapped.ERROR
+    force: bool = False
+    partition_masks: int = PARTITION_MASKS
+    time_limit_s: float = TIME_LIMIT_S
+
+
+@dataclass(frozen=True, slots=True)
+class RemapResult:
+    """What a remap came to.
+
+    `class_pixels` is in the order of the map's classes; `failed` holds the first 1,000, the ledger all;
+    `unexpected` names files in the tree that remap did not write; `up_to_date` when nothing had to be done.
+    """
+
+    out: Path
+    label_map: LabelMap
+    num_written: int
+    num_failed: int
+    class_pixels: tuple[int, ...]
+    failed: tuple[FailedMask, ...]
+    num_stale_removed: int = 0
+    unexpected: tuple[str, ...] = ()
+    up_to_date: bool = False
+
+    @property
+    def ledger(self) -> Path:
+        """Return the path of the ledger."""
+        return self.out / LEDGER
+
+
+class MaskRow(NamedTuple):
+    """What tiles.parquet says of one mask; `failure` is the reason why it cannot be remapped, or None.
+
+    Of one that `repair` mended, everything but the path is that of the mended file, whose absolute path is `mended`.
+    """
+
+    path: str
+    num_bytes: int
+    mtime_ns: int
+    digest: str | None
+    failure: str | None
+    ids: tuple[int, ...]
+    pixels: tuple[int, ...]
+    mended: str | None = None
+
+    @property
+    def file(self) -> str:
+        """Return the file to read: the mask, or its mended twin."""
+        return self.mended or self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How labels become classes: `table` is uint8 [65536] as bytes, `no_class` stands in it for values without one.
+
+    `no_class` is None when every value has a class, or every byte is one. `note` goes into each new mask.
+    """
+
+    table: bytes
+    class_ids: tuple[int, ...]
+    no_class: int | None
+    note: str
+
+    @classmethod
+    def of(cls, label_map: LabelMap, on_unmapped: OnUnmapped) -> Recipe:
+        """Return the recipe; raises UsageError for classes above 255 (HP505) or without a class for unknown values."""
+        ids = tuple(one.id for one in label_map.classes)
+        if ids[-1] > _MAX_CLASS_ID:
+            raise UsageError("HP505 map-overflow: new masks have 8 bits", seen=f"class {ids[-1]} of {label_map.name}", expected="class ids 0 to 255")
+        unknown = unknown_class(label_map).id if on_unmapped is OnUnmapped.UNKNOWN else None
+        no_class = next((one for one in range(_MAX_CLASS_ID, -1, -1) if one not in ids), None) if unknown is None else None
+        table = label_map.lookup_table()
+        table[table == UNMAPPED] = unknown or no_class or 0
+        return cls(table.astype(np.uint8).tobytes(), ids, no_class, f"{label_map.name} {label_map.digest}")
+
+    def apply(self, labels: np.ndarray) -> np.ndarray:
+        """Return the classes, uint8, of labels, uint8 or uint16 [height, width].
+
+        Raises BrokenFileError for a picture that is no class map, and for values without a class.
+        """
+        import cv2
+
+        if labels.ndim != 2 or labels.dtype not in (np.uint8, np.uint16):
+            raise BrokenFileError("HP402 mask-wrong-mode", f"no class map: {labels.dtype} of {labels.ndim} dimensions")
+        table = np.frombuffer(self.table, np.uint8)
+        if labels.dtype == np.uint16 and labels.max() < 1 << 8:
+            labels = labels.astype(np.uint8)
+        classes = cv2.LUT(labels, table[:256]) if labels.dtype == np.uint8 else table[labels]
+        if self.no_class is not None and (classes == self.no_class).any():
+            raise BrokenFileError("HP501 unmapped-label", "it holds values that are not in the tiles table")
+        return classes
+
+    def count(self, row: MaskRow) -> list[int]:
+        """Return the pixels of each class that this mask will have."""
+        pixels: Counter[int] = Counter()
+        for label, number in zip(row.ids, row.pixels, strict=True):
+            pixels[self.table[label]] += number
+        return [pixels[one] for one in self.class_ids]
+
+    def open(self) -> _Remapper:
+        """Return the function that remaps one file after another."""
+        return _Remapper(self)
+
+
+def unknown_class(label_map: LabelMap) -> TargetClass:
+    """Return the class for values that nobody listed: the one called Unknown, or class 0 if its name says so.
+
+    Raises UsageError when there is none.
+    """
+    for one in label_map.classes:
+        if one.name.casefold() == "unknown":
+            return one
+    first = label_map.classes[0]
+    if first.id == 0 and any(word in first.name.casefold() for word in _UNKNOWN_WORDS):
+        return first
+    raise UsageError(
+        f"--on-unmapped unknown needs a class for unknown values, and {label_map.name} has none",
+        seen=", ".join(f"{one.id} {one.name}" for one in label_map.classes[:_NUM_SHOWN]),
+        expected="a class called Unknown, or a class 0 named like it",
+        hint="add such a class to the label map, or list the values",
+    )
+
+
+class _Remapper:
+    """Turns bytes into a new mask and its digest; identical bytes are remapped once."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        # Decoders take longest to import, and only workers need them.
+        from histoprep import imageio
+
+        self._imageio = imageio
+        self._recipe = recipe
+        self._known: dict[str, tuple[bytes, str]] = {}
+
+    def __call__(self, data: bytes, key: str, row: MaskRow) -> Made:
+        found = self._known.get(key)
+        if found is None:
+            classes = self._recipe.apply(self._imageio.decode_mask(data, self._imageio.read_header(data)))
+            encoded = self._imageio.encode_mask_png(classes, {self._imageio.LABEL_MAP_TEXT: self._recipe.note})
+            found = encoded, digest(encoded)
+            if len(self._known) >= _NUM_REMEMBERED:
+                self._known.pop(next(iter(self._known)))
+            self._known[key] = found
+        return Made(*found, {"class_pixels": self._recipe.count(row)})
+
+
+@dataclass(frozen=True, slots=True)
+class RemapPlan:
+    """Everything decided before the first file is written; `inputs` is the digest of the masks to remap."""
+
+    workspace: Workspace
+    label_map: LabelMap
+    options: RemapOptions
+    out: Path
+    recipe: Recipe
+    request: dict[str, Any]
+    max_file_bytes: int
+    num_masks: int
+    num_refused: int
+    inputs: str
+    tiles_stat: FileStat | None
+    mended: Mapping[str, MendedMask]
+    kind: TreeKind = KIND
+
+    def tasks(self) -> Iterator[TreeTask]:
+        """Yield the partitions in order of the tiles table."""
+        how = (KIND.schema_version, __version__, self.recipe.note, self.recipe.class_ids, digest(self.recipe.table))
+        rows = mask_rows(self.workspace.tiles, self.mended)
+        while chosen := tuple(itertools.islice(rows, self.options.partition_masks)):
+            key = digest_text(repr((how, [(one.path, one.digest, one.failure) for one in chosen])))
+            part = self.out / PARTS / f"{key}.parquet"
+            limits = self.max_file_bytes, part, part.with_suffix(".at"), self.options.time_limit_s
+            yield TreeTask(str(self.workspace.root), str(self.out), KIND, chosen, self.recipe, *limits)
+
+    def seal_facts(self) -> dict[str, Any]:
+        """Return what the masks depend on."""
+        return {"inputs_digest": self.inputs, "label_map_digest": self.label_map.digest}
+
+    def refuse_other_request(self) -> None:
+        """Raise UsageError when the folder holds masks of another map or data set, unless forced."""
+        if not self.options.force:
+            _refuse_other_request(self.out, self.request)
+
+    def write_notes(self) -> None:
+        """Write the label map beside the masks."""
+        durable.write_text(self.out / LABEL_MAP, format_label_map(self.label_map))
+
+
+_COLUMNS = (
+    "mask_path", "mask_bytes", "mask_mtime_ns", "mask_digest", "mask_error", "mask_error_detail",
+    "mask_mode", "mask_colours", "mask_channels_equal", "label_ids", "label_pixels",
+)  # fmt: skip
+
+
+def mask_rows(table: Path, mended: Mapping[str, MendedMask]) -> Iterator[MaskRow]:
+    """Yield every mask of a tiles table, orphan masks too, in its order; mended ones where there are."""
+    opened, _ = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    for batch in tables.read_batches(opened, _COLUMNS, rows=8192):
+        columns = (batch[one].to_pylist() for one in _COLUMNS)
+        for path, size, time, key, error, detail, mode, colours, equal, ids, pixels in zip(*columns, strict=True):
+            if path is None:
+                continue
+            better = mended.get(path)
+            if better is not None and better.source_digest == key:
+                yield MaskRow(path, better.num_bytes, better.mtime_ns, better.digest, None, better.ids, better.pixels, better.file)
+                continue
+            failure = f"{error}: {detail}" if error else None
+            if failure is None and ids is None:
+                failure = f"HP402 mask-wrong-mode: {_wrong_mode(mode, colours, equal)}"
+            yield MaskRow(path, size or 0, time or 0, key, failure, tuple(ids or ()), tuple(pixels or ()))
+
+
+def _wrong_mode(mode: str, colours: int | None, channels_equal: bool | None) -> str:
+    kind = f"mode {mode}{f' with {colours} colours' if colours is not None else ''} is no class map"
+    if channels_equal:
+        return f"{kind}; its channels are equal, so save one of them as 8-bit grey"
+    return f"{kind}; save label ids as 8-bit grey, not colours"
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+@dataclass(slots=True)
+class _Survey:
+    """One look at all masks: what they hold and what they will be called."""
+
+    tiles: Counter[int] = field(default_factory=Counter)
+    pixels: Counter[int] = field(default_factory=Counter)
+    examples: dict[int, str] = field(default_factory=dict)
+    names: array[int] = field(default_factory=lambda: array("Q"))
+    num_refused: int = 0
+    digest: RunningDigest = field(default_factory=RunningDigest)
+
+    @classmethod
+    def of(cls, table: Path, mended: Mapping[str, MendedMask]) -> _Survey:
+        survey = cls()
+        for row in mask_rows(table, mended):
+            survey.digest.update(f"{row.path}\0{row.digest}\0{row.failure}")
+            survey.names.append(hash_text(output_name(row.path)))
+            survey.num_refused += row.failure is not None
+            for label, number in zip(row.ids, row.pixels, strict=True):
+                survey.tiles[label] += 1
+                survey.pixels[label] += number
+                survey.examples.setdefault(label, row.path)
+        return survey
+
+    def refuse_unmapped(self, label_map: LabelMap) -> None:
+        unmapped = sorted(set(self.tiles) - set(label_map.mapping))
+        if not unmapped:
+            return
+        shown = [
+            f"{one} ({_many(self.pixels[one], 'pixel')} in {_many(self.tiles[one], 'tile')}, such as {self.examples[one]})"
+            for one in unmapped[:_NUM_SHOWN]
+        ]
+        more = f" and {len(unmapped) - _NUM_SHOWN} more" if len(unmapped) > _NUM_SHOWN else ""
+        ids = [one.id for one in label_map.sources]
+        raise UnmappedLabelError(
+            f"HP501 unmapped-label: the masks hold {_many(len(unmapped), 'value')} that {label_map.name} does not list",
+            seen="; ".join(shown) + more,
+            expected=f"{_many(len(ids), 'source label')} from {min(ids, default=0)} to {max(ids, default=0)}",
+            hint="add them to the label map, or make them unknown with --on-unmapped unknown; histoprep audit looks for the cause",
+        )
+
+    def refuse_collisions(self, table: Path) -> None:
+        hashes = np.sort(np.array(self.names, np.uint64))
+        doubled = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+        first: dict[str, str] = {}
+        for row in mask_rows(table, {}) if doubled else ():
+            name = output_name(row.path)
+            if hash_text(name) in doubled and first.setdefault(name, row.path) != row.path:
+                raise UsageError(
+                    "two masks would become the same file",
+                    path=name,
+                    seen=f"{first[name]} and {row.path}",
+                    hint="keep one of them: they belong to one image (HP104)",
+                )
+
+
+def plan_remap(workspace: Workspace, label_map: LabelMap, options: RemapOptions | None = None) -> RemapPlan:
+    """Return the plan of a remap; nothing is written.
+
+    Masks that `repair` mended take the place of the damaged ones. Raises UnmappedLabelError for values without a class; UsageError
+    when the masks were remapped before (HP508), when masks are lossy or interpolated and not mended (HP403, HP404), when
+    two would become one file, for an unusable `out`, or when tiles.parquet is missing or partial.
+    """
+    options = options or RemapOptions()
+    tiles_stat = stat_file(str(workspace.tiles))
+    header = mask_tree.complete_table(workspace.tiles)
+    out = mask_tree.usable_out(workspace, options.out or workspace.masks(label_map.name), header["options"]["scan"]["unlabelled"])
+    recipe = Recipe.of(label_map, options.on_unmapped)
+    request = {"root": str(workspace.root), "label_map": json.loads(label_map.to_json()), "on_unmapped": str(options.on_unmapped)}
+    if not options.force:
+        _refuse_other_request(out, request)
+    mended = mended_masks(workspace)
+    if not options.force:
+        _refuse_damaged(workspace, mended)
+    survey = _Survey.of(workspace.tiles, mended)
+    evidence = None if options.force else already_remapped(label_map, survey.tiles, _notes(workspace.tiles))
+    if evidence:
+        raise UsageError(
+            "HP508 already-remapped: these masks hold classes, and remapping them again would mix these up",
+            path=workspace.root,
+            seen=evidence,
+            hint=f"remap the original masks; if these classes are what {label_map.name} lists as its source labels, use --force",
+        )
+    if options.on_unmapped is OnUnmapped.ERROR:
+        survey.refuse_unmapped(label_map)
+    survey.refuse_collisions(workspace.tiles)
+    numbers = header["options"]["tiles"]["max_file_bytes"], len(survey.names), survey.num_refused
+    return RemapPlan(workspace, label_map, options, out, recipe, request, *numbers, survey.digest.value(), tiles_stat, mended)
+
+
+def _refuse_damaged(workspace: Workspace, mended: Mapping[str, MendedMask]) -> None:
+    left = unmended(workspace, mended)
+    if not left:
+        return
+    number = sum(map(len, left.values()))
+    shown = [f"{_many(len(paths), 'mask')} of {source}, such as {paths[0]}" for source, paths in left.items()]
+    more = f"; and {_many(len(shown) - _NUM_SHOWN, 'more source')}" if len(shown) > _NUM_SHOWN else ""
+    repair = f"histoprep repair {workspace.root}, then the same command"
+    raise UsageError(
+        f"{_many(number, 'mask')} went through JPEG or interpolation; a label map would hide false labels that can still be told from true ones",
+        path=workspace.root,
+        seen="; ".join(shown[:_NUM_SHOWN]) + more,
+        hint="restore those that repair refused, or remap them as they are with --force" if mended else f"{repair}; or --force, as they are",
+    )
+
+
+def _notes(table: Path) -> set[str]:
+    opened, _ = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    notes: set[str] = set()
+    for batch in tables.read_batches(opened, ["mask_label_map"]):
+        notes.update(batch["mask_label_map"].unique().drop_null().to_pylist())
+    return notes
+
+
+def _refuse_other_request(out: Path, request: dict[str, Any]) -> None:
+    earlier = mask_tree.read_note(out / KIND.request, KIND)
+    for name, what in (("root", "data set"), ("label_map", "label map"), ("on_unmapped", "--on-unmapped")):
+        if earlier is not None and earlier.get(name) != request[name]:
+            shown = [one[name]["name"] if name == "label_map" else one[name] for one in (earlier, request)]
+            seen = f"{what} {shown[0]}" + (", with another content" if shown[0] == shown[1] else "")
+            hint = "choose another --out, or replace these masks with --force"
+            raise UsageError(f"this folder holds masks that were made with another {what}", path=out, seen=seen, expected=shown[1], hint=hint)
+
+
+def run_remap(plan: RemapPlan, engine: Engine | None = None, advance: Advance = mask_tree.silent) -> RemapResult:
+    """Do what was planned and return what came of it; `advance` is told how many masks are done, and of how many.
+
+    Masks that cannot be used are in the result and the ledger, and everything else is done. Goes on from a stopped run, and
+    does nothing when all is there already. Raises OutputError, LockedError, IntegrityError when written files are gone at the end.
+    """
+    pixels = _PixelSums(plan)
+    return pixels.result(mask_tree.run_tree(plan, pixels.observer, engine, advance))
+
+
+def run_remap_part(plan: RemapPlan, number: int, count: int, engine: Engine | None = None, advance: Advance = mask_tree.silent) -> int:
+    """Make every partition whose index is `number` - 1 modulo `count`, and return how many; `collect_remap` ends the work.
+
+    Takes no lock: many of these run at once, on many machines.
+    """
+    return mask_tree.run_tree_part(plan, number, count, engine, advance)
+
+
+def unfinished_remaps(workspace: Workspace) -> list[Path]:
+    """Return the folders of the workspace that hold parts of a remap which nobody collected yet."""
+    return sorted(one.parent for one in workspace.folder.glob(f"masks-*/{PARTS}"))
+
+
+def collect_remap(
+    workspace: Workspace, out: Path, advance: Advance = mask_tree.silent, *, partition_masks: int = PARTITION_MASKS
+) -> RemapResult:
+    """Join the parts that array jobs made in `out`; raises IncompleteError naming what is missing."""
+    request = mask_tree.read_note(out / KIND.request, KIND)
+    if request is None:
+        raise UsageError("no remap was begun here", path=out, hint="histoprep remap --part i/n")
+    label_map = LabelMap.from_json(json.dumps(request["label_map"]))
+    plan = plan_remap(workspace, label_map, RemapOptions(out, OnUnmapped(request["on_unmapped"]), True, partition_masks))
+    if plan.request != request:
+        raise UsageError("these parts are of another data set", path=out, seen=request["root"], expected=str(workspace.root))
+    pixels = _PixelSums(plan)
+    with mask_tree.locked(plan):
+        finished = mask_tree.finished(plan, pixels.observer())
+        if finished is not None:
+            return pixels.result(finished)
+        missing = [index for index, task in enumerate(plan.tasks()) if not task.is_done()]
+        if missing:
+            shown = ", ".join(map(str, missing[:_NUM_SHOWN]))
+            raise IncompleteError(
+                f"{len(missing)} partitions are not done",
+                path=out,
+                seen=f"partitions {shown} missing",
+                hint="of n jobs, job i makes partitions i-1, i-1+n, ...: run the missing ones again with --part i/n",
+            )
+        return pixels.result(mask_tree.finish(plan, (task.part for task in plan.tasks()), pixels.observer(), advance))
+
+
+class _PixelSums:
+    """Sums the pixels of each class over a ledger."""
+
+    def __init__(self, plan: RemapPlan) -> None:
+        self._plan = plan
+        self._pixels = np.zeros(0, np.int64)
+
+    def observer(self) -> Callable[[pa.Table], None]:
+        """Return the function that is shown a ledger, from its beginning."""
+        self._pixels = np.zeros(self._plan.label_map.num_classes, np.int64)
+        return self._add
+
+    def _add(self, ledger: pa.Table) -> None:
+        counts = ledger["class_pixels"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        self._pixels += counts.reshape(-1, len(self._pixels)).sum(axis=0)
+
+    def result(self, totals: Totals) -> RemapResult:
+        """Return what the remap came to."""
+        numbers = totals.written, totals.failures, tuple(self._pixels.tolist())
+        rest = totals.num_stale_removed, totals.unexpected, totals.up_to_date
+        return RemapResult(self._plan.out, self._plan.label_map, *numbers, tuple(totals.first_failed), *rest)

@@ -1,0 +1,295 @@
+"""Lossy and interpolated masks -> a tree of mended ones, with a ledger; the work of `histoprep repair`.
+
+Which masks these are the tiles table says, source by source (`lossy/sources.py`). Masks of clean sources are not copied. What cannot
+be mended, or not with enough confidence, is refused and stands in the ledger with the reason. `remap` takes
+mended masks instead of the damaged ones, and refuses a source whose damaged masks were not mended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from histoprep import __version__, mask_tree, tables, tiles
+from histoprep.digests import RunningDigest, digest, digest_text
+from histoprep.errors import BrokenFileError, UsageError
+from histoprep.execution import Engine
+from histoprep.lossy.sources import LossySource, lossy_sources
+from histoprep.lossy.verdict import Kind
+from histoprep.mask_tree import Advance, FailedMask, Totals
+from histoprep.mask_tree.task import FIRST_COLUMNS, LAST_COLUMNS, PARTS, Made, RefusedMaskError, TreeKind, TreeTask, column
+from histoprep.read_ahead import FileStat, stat_file
+from histoprep.workspace import Workspace
+
+RULES = ("HP403", "HP404")
+MIN_CONFIDENCE = 0.2
+SHEETS = "contact-sheets"
+LEDGER_SCHEMA = pa.schema(
+    [
+        *FIRST_COLUMNS,
+        column("source", pa.string(), "group or folder that the verdict is about"),
+        column("cause", pa.string(), "what became of the mask: jpeg-container, jpeg-history, interpolated, ..."),
+        column("jpeg_quality", pa.int16(), "quality that it was repaired for; null without"),
+        column("method", pa.string(), "snap-to-candidates or cut-ramps; null when failed or refused"),
+        column("confidence", pa.float32(), "share of boundary blocks that JPEG turns into what was there, or of ramps between two labels"),
+        column("changed_pixels", pa.int64(), "pixels that differ from the damaged mask"),
+        column("removed_labels", pa.list_(pa.uint16()), "labels that the damaged mask had and the new one has not"),
+        column("label_ids", pa.list_(pa.uint16()), "labels of the new mask"),
+        column("label_pixels", pa.list_(pa.int64()), "pixels of each"),
+        *LAST_COLUMNS,
+    ]
+)
+KIND = TreeKind("repair", "1.0", LEDGER_SCHEMA, (SHEETS,))
+_REFUSED = {
+    Kind.WEBP_CONTAINER: "HP403 webp-container: lossy WebP leaves no trace that damage could be undone by",
+    Kind.LOSSY_COLOURS: "HP403 lossy-colours: a mask in colour; which label each colour stands for is not known",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RepairOptions:
+    """How to repair.
+
+    `out` is the new tree. `rules` are the findings whose masks are mended. Repairs with less than `min_confidence` are
+    refused. `force` replaces a tree that was made with other options.
+    """
+
+    out: Path
+    rules: tuple[str, ...] = RULES
+    min_confidence: float = MIN_CONFIDENCE
+    force: bool = False
+    partition_masks: int = 500
+    time_limit_s: float = 60.0
+
+
+class DamagedMask(NamedTuple):
+    """One mask of a lossy or interpolated source; `failure` says why it cannot be mended at all, or is None."""
+
+    path: str
+    num_bytes: int
+    mtime_ns: int
+    digest: str | None
+    failure: str | None
+    source: str
+    cause: str
+    quality: int | None
+
+    @property
+    def file(self) -> str:
+        """Return the file to read."""
+        return self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Mender:
+    """Mends one mask after another; travels to the workers."""
+
+    min_confidence: float
+
+    def open(self) -> Callable[[bytes, str, DamagedMask], Made]:
+        """Return the function that turns the bytes of a damaged mask into a mended file."""
+        return self.make
+
+    def make(self, data: bytes, key: str, mask: DamagedMask) -> Made:
+        """Return the mended file; raises RefusedMaskError."""
+        from histoprep import imageio
+
+        before, after, confidence = self.mend(data, mask)
+        encoded = imageio.encode_mask_png(after)
+        ids, pixels = np.unique(after, return_counts=True)
+        facts = {
+            "source": mask.source,
+            "cause": mask.cause,
+            "jpeg_quality": mask.quality,
+            "method": "cut-ramps" if mask.cause == Kind.INTERPOLATED.value else "snap-to-candidates",
+            "confidence": confidence,
+            "changed_pixels": int(np.count_nonzero(before != after)),
+            "removed_labels": np.setdiff1d(before, ids),
+            "label_ids": ids,
+            "label_pixels": pixels,
+        }
+        return Made(encoded, digest(encoded), facts)
+
+    def mend(self, data: bytes, mask: DamagedMask) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return the labels before and after, [height, width], and the confidence; raises RefusedMaskError."""
+        from histoprep.lossy.ramps import repair_ramps
+        from histoprep.lossy.snap import repair_jpeg
+
+        try:
+            before = _labels(data)
+            repaired = repair_ramps(before) if mask.quality is None else repair_jpeg(before, mask.quality)
+        except BrokenFileError as error:
+            raise RefusedMaskError(error.verdict, error.detail) from error
+        if repaired.confidence < self.min_confidence:
+            code = "HP404" if mask.quality is None else "HP403"
+            reason = f"confidence {repaired.confidence:.2f}, less than --min-confidence {self.min_confidence:g}"
+            raise RefusedMaskError(f"{code} low-confidence", reason)
+        return before, repaired.labels, repaired.confidence
+
+
+def _labels(data: bytes) -> np.ndarray:
+    """Return the labels of a mask file; a grey picture saved in colour has three equal channels."""
+    from histoprep import imageio
+
+    labels = imageio.decode_mask(data, imageio.read_header(data))
+    if labels.ndim == 3 and (labels == labels[..., :1]).all():
+        labels = labels[..., 0]
+    if labels.ndim != 2 or labels.dtype.kind != "u":
+        raise BrokenFileError("HP402 mask-wrong-mode", "a picture, no class map")
+    return np.ascontiguousarray(labels)
+
+
+@dataclass(frozen=True, slots=True)
+class RepairPlan:
+    """Everything decided before the first file is written; `inputs` is the digest of the masks to mend."""
+
+    workspace: Workspace
+    options: RepairOptions
+    out: Path
+    sources: tuple[LossySource, ...]
+    masks: tuple[DamagedMask, ...]
+    request: dict[str, Any]
+    max_file_bytes: int
+    inputs: str
+    tiles_stat: FileStat | None
+    kind: TreeKind = KIND
+
+    @property
+    def num_masks(self) -> int:
+        """Return how many masks are damaged."""
+        return len(self.masks)
+
+    @property
+    def num_refused(self) -> int:
+        """Return how many of them cannot be mended, whatever is in them."""
+        return sum(one.failure is not None for one in self.masks)
+
+    @property
+    def maker(self) -> Mender:
+        """Return what mends them."""
+        return Mender(self.options.min_confidence)
+
+    def tasks(self) -> Iterator[TreeTask]:
+        """Yield the partitions in order of the tiles table."""
+        how = (KIND.schema_version, __version__, self.options.min_confidence)
+        for start in range(0, len(self.masks), self.options.partition_masks):
+            chosen = self.masks[start : start + self.options.partition_masks]
+            part = self.out / PARTS / f"{digest_text(repr((how, chosen)))}.parquet"
+            limits = self.max_file_bytes, part, part.with_suffix(".at"), self.options.time_limit_s
+            yield TreeTask(str(self.workspace.root), str(self.out), KIND, chosen, self.maker, *limits)
+
+    def seal_facts(self) -> dict[str, Any]:
+        """Return what the masks depend on."""
+        return {"inputs_digest": self.inputs}
+
+    def refuse_other_request(self) -> None:
+        """Raise UsageError when the folder holds masks mended for another data set or with other options, unless forced."""
+        earlier = mask_tree.read_note(self.out / KIND.request, KIND)
+        if earlier is not None and earlier != self.request and not self.options.force:
+            hint = "choose another --out, or replace these masks with --force"
+            raise UsageError("this folder holds masks that were mended otherwise", path=self.out, seen=earlier, expected=self.request, hint=hint)
+
+    def write_notes(self) -> None:
+        """Write nothing: contact sheets come when all is done."""
+
+
+def plan_repair(workspace: Workspace, options: RepairOptions) -> RepairPlan:
+    """Return the plan of a repair; nothing is written.
+
+    Raises UsageError for an unknown rule, an unusable `out`, or when tiles.parquet is missing or partial.
+    """
+    unknown = set(options.rules) - set(RULES)
+    if unknown or not options.rules:
+        raise UsageError("no such rule to repair", seen=", ".join(sorted(unknown)), expected=" or ".join(RULES))
+    if not 0 <= options.min_confidence <= 1:
+        raise UsageError("--min-confidence is a share", seen=options.min_confidence, expected="0 to 1")
+    tiles_stat = stat_file(str(workspace.tiles))
+    header = mask_tree.complete_table(workspace.tiles)
+    out = mask_tree.usable_out(workspace, options.out, header["options"]["scan"]["unlabelled"])
+    sources = tuple(one for one in lossy_sources(workspace.tiles) if one.code in options.rules)
+    masks = tuple(_damaged(workspace.tiles, sources))
+    inputs = RunningDigest()
+    for one in masks:
+        inputs.update(repr(one))
+    request = {"root": str(workspace.root), "rules": sorted(options.rules), "min_confidence": options.min_confidence}
+    max_file_bytes = header["options"]["tiles"]["max_file_bytes"]
+    return RepairPlan(workspace, options, out, sources, masks, request, max_file_bytes, inputs.value(), tiles_stat)
+
+
+def _damaged(table: Path, sources: tuple[LossySource, ...]) -> Iterator[DamagedMask]:
+    verdicts = {path: one for one in sources for path in one.paths}
+    opened, _ = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    for batch in tables.read_batches(opened, ["mask_path", "mask_bytes", "mask_mtime_ns", "mask_digest", "mask_jpeg_quality"]) if verdicts else ():
+        for path, size, time, key, own_quality in zip(*(one.to_pylist() for one in batch.columns), strict=True):
+            if path in verdicts:
+                one = verdicts[path]
+                kind = one.verdict.kind
+                quality = own_quality if kind is Kind.JPEG_CONTAINER else one.verdict.quality
+                yield DamagedMask(path, size or 0, time or 0, key, _hopeless(kind, quality), one.source, kind.value, quality)
+
+
+def _hopeless(kind: Kind, quality: int | None) -> str | None:
+    """Return why a mask cannot be mended, or None."""
+    from histoprep.lossy.snap import MIN_QUALITY
+
+    if kind in _REFUSED:
+        return _REFUSED[kind]
+    if kind is Kind.INTERPOLATED:
+        return None
+    if quality is None:
+        return "HP403 unknown-quality: its values were mapped to others after the damage was done; repair the masks from before"
+    if quality < MIN_QUALITY:
+        return f"HP403 below-75: JPEG quality {quality}; below {MIN_QUALITY} whole regions may have moved to another label"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class RepairResult:
+    """What a repair came to; `failed` holds the first 1,000 masks that were not mended, the ledger all."""
+
+    out: Path
+    num_mended: int
+    num_left: int
+    changed_pixels: int
+    failed: tuple[FailedMask, ...]
+    num_stale_removed: int = 0
+    unexpected: tuple[str, ...] = ()
+    up_to_date: bool = False
+
+    @property
+    def ledger(self) -> Path:
+        """Return the path of the ledger."""
+        return self.out / mask_tree.LEDGER
+
+
+@dataclass(slots=True)
+class _Changes:
+    """Sums the changed pixels of a ledger."""
+
+    pixels: int = 0
+
+    def observer(self) -> Callable[[pa.Table], None]:
+        self.pixels = 0
+        return self._add
+
+    def _add(self, ledger: pa.Table) -> None:
+        self.pixels += sum(ledger["changed_pixels"].drop_null().to_pylist())
+
+
+def run_repair(plan: RepairPlan, engine: Engine | None = None, advance: Advance = mask_tree.silent) -> RepairResult:
+    """Mend what was planned, record it in the workspace for `remap`, and return what came of it.
+
+    Goes on from a stopped run, and does nothing when all is there already. Raises OutputError, LockedError, IntegrityError.
+    """
+    from histoprep.repair.record import record_repair
+
+    changes = _Changes()
+    totals: Totals = mask_tree.run_tree(plan, changes.observer, engine, advance)
+    record_repair(plan.workspace, plan.out)
+    rest = totals.num_stale_removed, totals.unexpected, totals.up_to_date
+    return RepairResult(plan.out, totals.written, totals.failures, changes.pixels, tuple(totals.first_failed), *rest)

@@ -1,0 +1,98 @@
+"""Which masks go on the contact sheets of a repair, and the sheets as files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from histoprep import durable, tables
+from histoprep.errors import BrokenFileError, OutputError
+from histoprep.mask_tree import LEDGER
+from histoprep.mask_tree.task import beside, open_ledger
+from histoprep.names import to_text
+from histoprep.repair import KIND, SHEETS, DamagedMask, RepairPlan
+from histoprep.repair.sheet import ROWS_A_SHEET, SheetRow, draw_sheet
+
+PREVIEW = "repair-preview.png"
+MOST_CHANGED = "most-changed.png"
+
+
+def write_sheets(plan: RepairPlan, *, every_mask: bool = False) -> list[Path]:
+    """Write the contact sheet of the masks that changed most, or of every mended mask, beside the mended masks; return their paths."""
+    opened = open_ledger(plan.out / LEDGER, KIND.ledger, KIND)
+    changed = [row for batch in tables.read_batches(opened, ["mask_path", "changed_pixels"]) for row in batch.to_pylist()]
+    mended = {row["mask_path"]: row["changed_pixels"] for row in changed if row["changed_pixels"] is not None}
+    masks = [one for one in plan.masks if one.path in mended]
+    most = sorted(masks, key=lambda one: -mended[one.path])[:ROWS_A_SHEET]
+    colours = class_colours(plan.workspace.root)
+    folder, made = plan.out / SHEETS, []
+    for number, chosen in enumerate([most, *(_pages(masks) if every_mask else ())]):
+        name = f"page-{number:04d}.png" if number else MOST_CHANGED
+        title = f"Mended masks, page {number}" if number else "Mended masks that changed most"
+        made += _write(folder / name, plan, chosen, title, colours)
+    return made
+
+
+def write_preview(plan: RepairPlan) -> list[Path]:
+    """Write a contact sheet of some damaged masks to the workspace, mending them on the way; return its path, or nothing."""
+    masks = [one for one in plan.masks if one.failure is None]
+    step = max(1, -(-len(masks) // ROWS_A_SHEET))
+    chosen = masks[::step]
+    return _write(plan.workspace.folder / PREVIEW, plan, chosen, "What repair would do", class_colours(plan.workspace.root))
+
+
+def class_colours(root: Path) -> Mapping[int, str]:
+    """Return the colour of each source label by the data set's label map; nothing where there is not exactly one."""
+    from histoprep.audit import default_map
+    from histoprep.errors import LabelMapError
+    from histoprep.labels import load_label_map
+
+    path = default_map(root)
+    if path is None:
+        return {}
+    try:
+        label_map = load_label_map(path)
+    except LabelMapError:
+        return {}
+    colours = {one.id: one.colour for one in label_map.classes}
+    # Two labels of one class would look alike.
+    first: dict[int, int] = {}
+    for label, class_id in sorted(label_map.mapping.items()):
+        first.setdefault(class_id, label)
+    return {label: colours[class_id] for class_id, label in first.items()}
+
+
+def _pages(masks: list[DamagedMask]) -> Iterator[list[DamagedMask]]:
+    for start in range(0, len(masks), ROWS_A_SHEET):
+        yield masks[start : start + ROWS_A_SHEET]
+
+
+def _write(path: Path, plan: RepairPlan, masks: Iterable[DamagedMask], title: str, colours: Mapping[int, str]) -> list[Path]:
+    rows = list(_rows(plan, masks))
+    if not rows:
+        return []
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError.from_os_error(error, path) from error
+    durable.write_bytes(path, draw_sheet(rows, f"{title} | {to_text(plan.workspace.root.name)}", colours))
+    return [path]
+
+
+def _rows(plan: RepairPlan, masks: Iterable[DamagedMask]) -> Iterator[SheetRow]:
+    for one in masks:
+        try:
+            data = Path(beside(plan.workspace.root, one.path)).read_bytes()
+            before, after, confidence = plan.maker.mend(data, one)
+        except (BrokenFileError, OSError):
+            # The ledger says why.
+            continue
+        changed = np.count_nonzero(before != after)
+        gone = np.setdiff1d(before, after)
+        cause = f"JPEG quality {one.quality}" if one.quality else "interpolated"
+        shown = ", ".join(map(str, gone[:8].tolist())) + (" and more" if len(gone) > 8 else "")
+        labels = f"labels {shown} taken away" if len(gone) else "no label taken away"
+        note = f"{cause} | {changed:,} of {before.size:,} pixels changed ({changed / before.size:.1%}) | {labels} | confidence {confidence:.2f}"
+        yield SheetRow(one.path, note, before, after)

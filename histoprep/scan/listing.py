@@ -1,0 +1,61 @@
+"""What a scan is told and what it gives: options, pairs, issues."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from histoprep.scan.layout import Layout
+
+
+class IssueKind(StrEnum):
+    """What the walk can meet besides pairs; `checks/listing.py` turns them into findings."""
+
+    UNEXPECTED = "unexpected"
+    UNREADABLE = "unreadable"
+    DUPLICATE_KEY = "duplicate-key"
+    AMBIGUOUS = "ambiguous"
+    UNPARSED = "unparsed"
+    CSV_MISSING = "csv-missing"
+
+
+class Issue(NamedTuple):
+    """One thing met by the walk: what, where (text, as the paths of pairs), and what was seen."""
+
+    kind: IssueKind
+    path: str
+    detail: str
+
+
+class Pair(NamedTuple):
+    """One tile, or an orphan mask when `image_path` is None; texts as stored in tiles.parquet."""
+
+    tile_id: str
+    image_path: str | None
+    mask_path: str | None
+    group: str | None
+    split: str | None
+    label: str | None
+    unlabelled: bool
+    declared_labels: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOptions:
+    """How to read a folder.
+
+    `images` and `masks` name the two folders of the folders layout. `group_by` and `label_by` are
+    `folder`, `csv:COLUMN`, or a regular expression searched in the tile id whose first group (or
+    whole match) is the value. `unlabelled` are further folders of images without masks.
+    """
+
+    layout: Layout = Layout.AUTO
+    mask_suffix: str = "_mask"
+    images: str | None = None
+    masks: str | None = None
+    group_by: str | None = None
+    label_by: str | None = None
+    unlabelled: tuple[Path, ...] = ()
+    csv: Path | None = None

@@ -1,0 +1,135 @@
+"""Places -> pairs of image and mask, each with its group, split and label."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from histoprep.errors import UsageError
+from histoprep.names import pairing_key, to_text
+from histoprep.scan.dataset_csv import DatasetCsv
+from histoprep.scan.layout import Layout
+from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
+from histoprep.scan.walk import SPLIT_FOLDERS, Place
+
+Reader = Callable[[str, str | None], str | None]
+
+
+class Pairing:
+    """Pairs the files of a place; what does not pair one to one is reported."""
+
+    def __init__(self, options: ScanOptions, csv: DatasetCsv | None, report: Callable[[Issue], None]) -> None:
+        """Prepare the readers of groups and labels; raises UsageError for options that cannot be."""
+        self.suffix = options.mask_suffix
+        self.csv = csv
+        self.report = report
+        self.group_of = _reader("--group-by", options.group_by, csv)
+        self.label_of = _reader("--label-by", options.label_by, csv)
+        self.class_folders = options.layout is Layout.CLASS_FOLDERS
+        self._asks = bool(csv or self.group_of or self.label_of)
+
+    def pairs(self, place: Place) -> Iterator[Pair]:
+        """Yield the pairs of a place, then its orphan masks, both in order of their keys."""
+        found = self._pairs(place)
+        return map(self._described, found) if self._asks else found
+
+    def _pairs(self, place: Place) -> Iterator[Pair]:
+        images, masks = place.images, place.masks
+        split, label = self._from_folders(place)
+        clashing = images.clashes.keys() | masks.clashes.keys()
+        # The constructor that NamedTuple makes takes three times as long.
+        new_pair = partial(tuple.__new__, Pair)
+        for key in sorted(images.by_key):
+            if key in clashing:
+                yield from self._collided(place, key)
+                continue
+            image, mask = images.by_key[key], masks.by_key.pop(key, None)
+            # The loop of half a million pairs a second: most names are plain, most calls are saved here.
+            text = image if image.isascii() else to_text(image)
+            mask_path = None if mask is None else place.mask_prefix + (mask if mask.isascii() else to_text(mask))
+            stem = text.rpartition(".")[0]
+            yield new_pair((place.id_prefix + stem, place.image_prefix + text, mask_path, None, split, label, place.unlabelled, None))
+        for key in sorted(masks.by_key):
+            yield from self._orphans(place, key)
+
+    def _pair(self, place: Place, stem: str, image: str | None, mask: str | None) -> Pair:
+        image_path = None if image is None else place.image_prefix + to_text(image)
+        mask_path = None if mask is None else place.mask_prefix + to_text(mask)
+        return Pair(place.id_prefix + to_text(stem), image_path, mask_path, None, *self._from_folders(place), place.unlabelled, None)
+
+    def _orphans(self, place: Place, key: str) -> Iterator[Pair]:
+        """Yield one row for each tile that the masks of `key` name; report several of one key."""
+        names = sorted(place.masks.clashes.get(key, [place.masks.by_key[key]]))
+        if len(names) > 1:
+            self._tell(IssueKind.DUPLICATE_KEY, place.mask_prefix, names)
+        for stem, name in {self._without_suffix(name): name for name in reversed(names)}.items():
+            yield self._pair(place, stem, None, name)
+
+    def _collided(self, place: Place, key: str) -> Iterator[Pair]:
+        """Yield one pair for each distinct stem, the first file of it in order of names, and report all."""
+        names = sorted(place.images.clashes.get(key, [place.images.by_key[key]]))
+        mask = place.masks.by_key.pop(key, None)
+        partners = sorted(place.masks.clashes.get(key, [mask] if mask else []))
+        if len(names) > 1:
+            self._tell(IssueKind.AMBIGUOUS if len(partners) == 1 else IssueKind.DUPLICATE_KEY, place.image_prefix, names)
+        if len(partners) > 1:
+            self._tell(IssueKind.AMBIGUOUS, place.mask_prefix, partners)
+        stems: dict[str, str] = {}
+        for name in names:
+            stems.setdefault(name.rpartition(".")[0], name)
+        exact = {self._without_suffix(name): name for name in reversed(partners)}
+        for stem, name in stems.items():
+            yield self._pair(place, stem, name, exact.get(stem) or (partners[0] if len(stems) == 1 and partners else None))
+
+    def _without_suffix(self, mask: str) -> str:
+        """Return the stem of a mask's name without the mask suffix, in whatever case that is."""
+        stem = mask.rpartition(".")[0]
+        start = len(stem) - len(self.suffix)
+        return stem[:start] if start > 0 and pairing_key(stem[start:]) == pairing_key(self.suffix) else stem
+
+    def _tell(self, kind: IssueKind, prefix: str, names: list[str]) -> None:
+        shown = ", ".join(to_text(name) for name in names)
+        for name in names:
+            self.report(Issue(kind, prefix + to_text(name), f"one key for {shown}"))
+
+    def _described(self, pair: Pair) -> Pair:
+        """Return the pair with what options and dataset.csv say of it."""
+        tile_id, image_path = pair.tile_id, pair.image_path
+        group = self.group_of(tile_id, image_path) if self.group_of else None
+        if self.group_of and group is None and image_path is not None:
+            self.report(Issue(IssueKind.UNPARSED, image_path, "no group found"))
+        label = self.label_of(tile_id, image_path) if self.label_of else pair.label
+        declared = self.csv.labels(image_path) if self.csv and image_path else None
+        return pair._replace(group=group, label=label, declared_labels=declared)
+
+    def _from_folders(self, place: Place) -> tuple[str | None, str | None]:
+        """Return the split and the class that the folders of a place say."""
+        folders = place.id_prefix.split("/")[:-1]
+        split = SPLIT_FOLDERS.get(folders[0].lower()) if folders else None
+        if not self.class_folders or place.unlabelled:
+            return split, None
+        return split, next(iter(folders[1:] if split else folders), None)
+
+
+def _reader(option: str, how: str | None, csv: DatasetCsv | None) -> Reader | None:
+    """Return a function from (tile id, image path) to the group or label, or None when not asked for."""
+    if how is None:
+        return None
+    if how == "folder":
+        return lambda tile_id, _: tile_id.rpartition("/")[0] or None
+    if how.startswith("csv:"):
+        if csv is None:
+            raise UsageError(f"{option} {how} needs a table", expected="dataset.csv in the data set, or --csv FILE")
+        return csv.column(how.removeprefix("csv:"))
+    try:
+        pattern = re.compile(how)
+    except re.error as error:
+        raise UsageError(f"{option} is no regular expression: {error}", seen=how) from error
+    return lambda tile_id, _: _first_group(pattern.search(tile_id))
+
+
+def _first_group(match: re.Match[str] | None) -> str | None:
+    if match is None:
+        return None
+    return (match[1] if match.re.groups else match[0]) or None

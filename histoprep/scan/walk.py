@@ -1,0 +1,248 @@
+"""Folders -> places: files that can only pair with each other, keyed by what an image and its mask share."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from histoprep.errors import UsageError
+from histoprep.names import pairing_key, to_text
+from histoprep.scan.layout import Layout
+from histoprep.scan.listing import Issue, IssueKind, ScanOptions
+from histoprep.workspace import SUFFIX as WORKSPACE_SUFFIX
+
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff", "webp"})
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "tiles", "patches")
+MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "gt")
+SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
+_EXPECTED_SUFFIXES = frozenset({"yml", "yaml"})
+
+
+@dataclass(slots=True)
+class KeyedNames:
+    """File names by key; of names with one key the first met is in `by_key` and all are in `clashes`."""
+
+    by_key: dict[str, str] = field(default_factory=dict)
+    clashes: dict[str, list[str]] = field(default_factory=dict)
+
+    def clash(self, key: str, name: str) -> None:
+        """Note that `name` has the key of an earlier name."""
+        self.clashes.setdefault(key, [self.by_key[key]]).append(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Files that can only pair with each other; prefixes are text, and end with a slash or are empty."""
+
+    image_prefix: str
+    images: KeyedNames
+    mask_prefix: str
+    masks: KeyedNames
+    id_prefix: str
+    unlabelled: bool = False
+
+
+@dataclass(slots=True)
+class Listed:
+    """The names in one folder, in no order; `others` are neither regular files nor folders."""
+
+    files: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    others: list[os.DirEntry[str]] = field(default_factory=list)
+
+
+class Walker:
+    """Lists the folders below `root` and sorts their files into images and masks."""
+
+    def __init__(
+        self,
+        root: str,
+        options: ScanOptions,
+        report: Callable[[Issue], None],
+        *,
+        skip: Iterable[str] = (),
+        unlabelled: bool = False,
+        path_prefix: str = "",
+        id_prefix: str = "",
+    ) -> None:
+        """Prepare a walk that leaves out the folders `skip` (absolute paths).
+
+        An unlabelled walker expects no masks; its paths and tile ids begin with the prefixes.
+        """
+        self.root = root
+        self.options = options
+        self.report = report
+        self.skip = frozenset(skip)
+        self.unlabelled = unlabelled
+        self.path_prefix = path_prefix
+        self.id_prefix = id_prefix
+        self._mask_key = pairing_key(options.mask_suffix)
+
+    def places(self) -> Iterator[Place]:
+        """Yield the places of all folders, depth first and in order of their names."""
+        # An explicit stack: folders can be nested deeper than Python may recurse.
+        stack: list[tuple[str | None, str | None, bool]] = [("", None, False)]
+        while stack:
+            folder, mirror, paired = stack.pop()
+            if paired:
+                images, masks = self._list(folder), self._list(mirror)
+                below = sorted({*images.folders, *masks.folders}, reverse=True)
+                for name in below:
+                    parts = (f"{folder}{name}/" if name in images.folders else None, f"{mirror}{name}/" if name in masks.folders else None)
+                    stack.append((*parts, True))
+                yield self._mirrored(folder, images.files, mirror, masks.files)
+                continue
+            listed = self._list(folder)
+            chosen = self._paired_folders(folder or "", listed.folders)
+            if chosen:
+                stack.append((*chosen, True))
+                self._leave_out(folder or "", listed, chosen)
+                continue
+            stack += [(f"{folder}{name}/", None, False) for name in reversed(listed.folders)]
+            yield self._siblings(folder or "", listed.files)
+
+    def _list(self, folder: str | None) -> Listed:
+        """Return what is in a folder, the folders sorted; what is neither file nor folder is reported."""
+        listed = Listed()
+        if folder is None:
+            return listed
+        try:
+            self._scan_folder(folder, listed)
+        except OSError as error:
+            if not folder:
+                raise UsageError(f"the folder cannot be listed: {error.strerror}", path=self.root) from error
+            self._tell(IssueKind.UNREADABLE, folder, f"folder cannot be listed: {error.strerror}")
+        listed.folders.sort()
+        for entry in sorted(listed.others, key=lambda one: one.name):
+            self._judge_other(folder, entry, listed.files)
+        if len(listed.folders) > 1:
+            self._report_like_folders(folder, listed.folders)
+        return listed
+
+    def _scan_folder(self, folder: str, listed: Listed) -> None:
+        add_file = listed.files.append
+        with os.scandir(os.path.join(self.root, folder)) as entries:
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False):
+                    add_file(entry.name)
+                elif not entry.is_dir(follow_symlinks=False):
+                    listed.others.append(entry)
+                elif not entry.name.startswith(".") and not entry.name.endswith(WORKSPACE_SUFFIX) and entry.path not in self.skip:
+                    listed.folders.append(entry.name)
+
+    def _judge_other(self, folder: str, entry: os.DirEntry[str], files: list[str]) -> None:
+        """Add a link to a file of the data set to `files`; report anything else."""
+        reason = None
+        target = os.path.realpath(entry.path)
+        if not entry.is_symlink():
+            reason = "not a regular file (pipe, socket or device); not opened"
+        elif not target.startswith(self.root.rstrip("/") + "/"):
+            reason = "link that leaves the data set; not followed"
+        else:
+            try:
+                if not stat.S_ISREG(os.stat(target).st_mode):
+                    reason = "link to a folder of the data set, which is read in its own place; not followed"
+            except OSError as error:
+                reason = f"link to nothing: {error.strerror}"
+        if reason:
+            self._tell(IssueKind.UNEXPECTED, folder + entry.name, reason)
+        else:
+            files.append(entry.name)
+
+    def _tell(self, kind: IssueKind, path: str, detail: str) -> None:
+        self.report(Issue(kind, self.path_prefix + to_text(path), detail))
+
+    def _report_like_folders(self, folder: str, folders: list[str]) -> None:
+        first: dict[str, str] = {}
+        for name in folders:
+            other = first.setdefault(pairing_key(name), name)
+            if other != name:
+                self._tell(IssueKind.DUPLICATE_KEY, f"{folder}{name}", f"differs from folder {to_text(other)!r} by case or Unicode form only")
+
+    def _paired_folders(self, folder: str, folders: list[str]) -> tuple[str, str] | None:
+        """Return the mirrored (images, masks) folders among `folders`, or None."""
+        options = self.options
+        if self.unlabelled or options.layout in (Layout.SIBLING, Layout.CLASS_FOLDERS):
+            return None
+        images = first_named(folders, (options.images,) if options.images else IMAGE_FOLDERS)
+        masks = first_named(folders, (options.masks,) if options.masks else MASK_FOLDERS)
+        if images and masks:
+            return f"{folder}{images}/", f"{folder}{masks}/"
+        if options.layout is Layout.FOLDERS and not folder and not any(name.lower() in SPLIT_FOLDERS for name in folders):
+            wanted = f"{options.images or IMAGE_FOLDERS[0]}/ and {options.masks or MASK_FOLDERS[0]}/"
+            hint = "name them with --images and --masks"
+            raise UsageError(f"--layout folders needs {wanted}", path=self.root, seen=", ".join(folders) or "no folders", hint=hint)
+        return None
+
+    def _leave_out(self, folder: str, listed: Listed, chosen: tuple[str, str]) -> None:
+        for name in listed.folders:
+            if f"{folder}{name}/" not in chosen:
+                self._tell(IssueKind.UNEXPECTED, f"{folder}{name}/", "folder beside the images and masks folders; not read (see --images, --masks)")
+        for name in sorted(listed.files):
+            if is_image(name):
+                self._tell(IssueKind.UNEXPECTED, folder + name, "image beside the images and masks folders; not read")
+            else:
+                self._note_others(folder, [name])
+
+    def _note_others(self, folder: str, names: list[str]) -> None:
+        expected = {"dataset.csv", self.options.csv.name if self.options.csv else ""}
+        for name in sorted(names):
+            if name not in expected and not name.startswith(".") and name.rpartition(".")[2].lower() not in _EXPECTED_SUFFIXES:
+                self._tell(IssueKind.UNEXPECTED, folder + name, "neither image, mask, dataset.csv nor label map")
+
+    def _siblings(self, folder: str, files: list[str]) -> Place:
+        images, masks = self._keyed(folder, files, split_masks=True)
+        if self.unlabelled:
+            for name in sorted({*masks.by_key.values(), *(name for names in masks.clashes.values() for name in names)}):
+                self._tell(IssueKind.UNEXPECTED, folder + name, "mask in an --unlabelled folder; not read")
+            masks = KeyedNames()
+        text = to_text(folder)
+        return Place(self.path_prefix + text, images, self.path_prefix + text, masks, self.id_prefix + text, self.unlabelled)
+
+    def _mirrored(self, folder: str | None, files: list[str], mirror: str | None, mask_files: list[str]) -> Place:
+        images, _ = self._keyed(folder or "", files, split_masks=False)
+        suffixed, plain = self._keyed(mirror or "", mask_files, split_masks=True)[::-1]
+        for key, name in plain.by_key.items():
+            for one in plain.clashes.get(key, [name]):
+                if suffixed.by_key.setdefault(key, one) != one:
+                    suffixed.clash(key, one)
+        # Where only the masks' side has a folder, its tiles are named after the side that should be there.
+        text = to_text(mirror or "")
+        return Place(to_text(folder or ""), images, text, suffixed, to_text(folder) if folder is not None else text)
+
+    def _keyed(self, folder: str, files: list[str], *, split_masks: bool) -> tuple[KeyedNames, KeyedNames]:
+        """Return images and masks by key; only names with the mask suffix are masks, and their keys lack it.
+
+        This is the inner loop of a listing: half a million names a second.
+        """
+        images, masks, others = KeyedNames(), KeyedNames(), []
+        add_image, add_mask = images.by_key.setdefault, masks.by_key.setdefault
+        ending = self._mask_key if split_masks else ""
+        cut = len(ending)
+        for name in files:
+            stem, _, suffix = name.rpartition(".")
+            if (suffix not in IMAGE_SUFFIXES and suffix.lower() not in IMAGE_SUFFIXES) or not stem or name[0] == ".":
+                others.append(name)
+                continue
+            key = stem.lower() if stem.isascii() else pairing_key(stem)
+            if cut and key.endswith(ending) and len(key) > cut:
+                key = key[:-cut]
+                if add_mask(key, name) is not name:
+                    masks.clash(key, name)
+            elif add_image(key, name) is not name:
+                images.clash(key, name)
+        self._note_others(folder, others)
+        return images, masks
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file name has the suffix of an image."""
+    return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
+
+
+def first_named(folders: list[str], wanted: Iterable[str]) -> str | None:
+    """Return the folder whose name comes first among `wanted`, whatever its case, or None."""
+    by_lower = {name.lower(): name for name in reversed(folders)}
+    return next((by_lower[name.lower()] for name in wanted if name.lower() in by_lower), None)

@@ -1,0 +1,290 @@
+"""What is in a data set: class shares, pairs of classes and class weights, from the tiles table alone.
+
+`counts.count` makes sums of integers from rows, `summary.summarise` turns these into
+what people read, `compute_stats` streams a workspace through both and
+`write_stats` publishes stats.parquet, stats.json and the plot. No pixel is read again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from histoprep import durable, tables, tiles
+from histoprep.errors import UsageError
+from histoprep.labels import LabelMap, identity_map
+from histoprep.manifest import KIND as MANIFEST_KIND
+from histoprep.manifest import SCHEMA_VERSION as MANIFEST_VERSION
+from histoprep.stats.counts import COLUMNS, DIMENSIONS, Counts, count, left_out
+from histoprep.stats.summary import EFFECTIVE_NUMBER_BETA, WEIGHTS, Summary, class_weights, summarise
+from histoprep.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["COLUMNS", "DIMENSIONS", "Counts", "Stats", "Summary", "class_weights", "compute_stats", "count", "csv_text", "summarise", "write_stats"]
+
+KIND = "stats"
+SCHEMA_VERSION = "1.0"
+_MAX_JSON_KEYS = 1_000
+
+
+def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"meaning": meaning})
+
+
+SCHEMA = pa.schema(
+    [
+        _column("labels", pa.string(), "raw: source labels; mapped: classes of the label map"),
+        _column("by", pa.string(), "all, split, pool or group"),
+        _column("key", pa.string(), "the split, pool or group; empty for all and for unknown"),
+        _column("class_id", pa.int32(), "class id, or source label"),
+        _column("class_name", pa.string(), "its name"),
+        _column("tiles", pa.int64(), "tiles with at least one pixel of it"),
+        _column("core_tiles", pa.int64(), "tiles where it is thick enough to be real"),
+        _column("pixels", pa.int64(), "pixels of it"),
+        _column("core_pixels", pa.int64(), "pixels of it that survive a 5x5 erosion"),
+        _column("pixel_percent", pa.float64(), "share of all mapped pixels of this key, per cent"),
+        _column("tile_percent", pa.float64(), "share of all tiles of this key that hold it, per cent"),
+        _column("weight_inverse", pa.float64(), "inverse pixel frequency, mean 1; null unless by is all and the class occurs"),
+        _column("weight_median", pa.float64(), "median frequency, likewise"),
+        _column("weight_effective", pa.float64(), "effective number of tiles, likewise"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """The summaries of a data set: raw, and mapped when there is a label map.
+
+    `split_source` says where splits come from (manifest or tiles); `left_out` why and how
+    many rows of the tiles table were not counted.
+    """
+
+    root: Path
+    by: tuple[str, ...]
+    raw_map: LabelMap
+    raw: Summary
+    label_map: LabelMap | None
+    mapped: Summary | None
+    split_source: str
+    left_out: Mapping[str, int]
+
+    @property
+    def main(self) -> Summary:
+        """Return the mapped summary, or the raw one when there is no label map."""
+        return self.raw if self.mapped is None else self.mapped
+
+
+@dataclass(frozen=True)
+class TableCounts:
+    """The counts of a tiles table under the map of every label to itself, and under a label map."""
+
+    raw_map: LabelMap
+    raw: Counts
+    mapped: Counts | None
+    split_source: str
+    left_out: Mapping[str, int]
+
+
+def count_table(workspace: Workspace, label_map: LabelMap | None, *, by_group: bool) -> TableCounts:
+    """Return the counts of the workspace's tiles table, read in pieces.
+
+    Splits are the manifest's when there is one, else the table's own; a tile that the manifest does
+    not list has split "". Groups are counted apart only when asked for. Raises
+    IntegrityError for a damaged table.
+    """
+    opened, _ = tables.open_table(workspace.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    split_of = _SplitLookup.read(workspace.manifest) if workspace.manifest.exists() else None
+    raw_map = _raw_map(tables.read_batches(opened, ["label_ids"]), label_map)
+    empty = pa.schema([tiles.SCHEMA.field(name) for name in COLUMNS]).empty_table()
+    raw = count(empty, raw_map)
+    mapped = count(empty, label_map) if label_map is not None else None
+    gone: dict[str, int] = {}
+    for chunk in tables.read_batches(opened, COLUMNS):
+        for reason, number in left_out(chunk).items():
+            gone[reason] = gone.get(reason, 0) + number
+        prepared = _prepared(chunk, split_of, keep_group=by_group)
+        raw = raw + count(prepared, raw_map)
+        if mapped is not None and label_map is not None:
+            mapped = mapped + count(prepared, label_map)
+    source = "tiles" if split_of is None else "manifest"
+    return TableCounts(raw_map, raw, mapped, source, {reason: number for reason, number in gone.items() if number})
+
+
+def compute_stats(workspace: Workspace, label_map: LabelMap | None = None, by: Sequence[str] = ("split", "pool")) -> Stats:
+    """Return the stats of the workspace's tiles table, raw and under `label_map`; see `count_table`.
+
+    `by` names the dimensions of the breakdown. Raises UsageError for an unknown dimension,
+    IntegrityError for a damaged table.
+    """
+    unknown = sorted(set(by) - set(DIMENSIONS))
+    if unknown:
+        raise UsageError("no such breakdown", seen=", ".join(unknown), expected=", ".join(DIMENSIONS))
+    counts = count_table(workspace, label_map, by_group="group" in by)
+    return Stats(
+        root=workspace.root,
+        by=tuple(by),
+        raw_map=counts.raw_map,
+        raw=summarise(counts.raw, counts.raw_map, by),
+        label_map=label_map,
+        mapped=summarise(counts.mapped, label_map, by) if counts.mapped is not None and label_map is not None else None,
+        split_source=counts.split_source,
+        left_out=counts.left_out,
+    )
+
+
+def _raw_map(batches: Iterator[pa.Table], label_map: LabelMap | None) -> LabelMap:
+    """Return the map of every label to itself, named as in `label_map` where it knows the label."""
+    present: set[int] = set()
+    for chunk in batches:
+        present.update(pc.unique(pc.list_flatten(chunk["label_ids"])).to_pylist())
+    plain = identity_map(sorted(present))
+    names = {one.id: one.name for one in label_map.sources} if label_map else {}
+    return replace(plain, classes=tuple(replace(one, name=names.get(one.id, one.name)) for one in plain.classes))
+
+
+@dataclass(frozen=True)
+class _SplitLookup:
+    """The split of each tile of a manifest, by a 64-bit hash of the tile id: 9 bytes a tile.
+
+    Two of 10 million ids share a hash with a probability of 3e-6.
+    """
+
+    hashes: np.ndarray
+    codes: np.ndarray
+    names: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> _SplitLookup:
+        opened, _ = tables.open_table(path, kind=MANIFEST_KIND, schema_version=MANIFEST_VERSION)
+        names = [""]
+        hashes, codes = [np.zeros(0, np.uint64)], [np.zeros(0, np.int8)]
+        for chunk in tables.read_batches(opened, ["tile_id", "split"]):
+            encoded = pc.fill_null(chunk["split"], "").to_pylist()
+            names += sorted(set(encoded) - set(names))
+            codes.append(np.array([names.index(one) for one in encoded], dtype=np.int8))
+            hashes.append(_hash(chunk["tile_id"]))
+        together = np.concatenate(hashes)
+        order = np.argsort(together)
+        return cls(together[order], np.concatenate(codes)[order], tuple(names))
+
+    def of(self, tile_ids: pa.ChunkedArray) -> pa.Array:
+        wanted = _hash(tile_ids)
+        if not len(self.hashes):
+            return pa.array([""] * len(wanted))
+        place = np.minimum(np.searchsorted(self.hashes, wanted), len(self.hashes) - 1)
+        codes = np.where(self.hashes[place] == wanted, self.codes[place], 0)
+        return pa.array(self.names).take(pa.array(codes))
+
+
+def _hash(tile_ids: pa.ChunkedArray) -> np.ndarray:
+    import pandas as pd
+
+    return pd.util.hash_array(np.asarray(tile_ids.to_pylist(), dtype=object), categorize=False)
+
+
+def _prepared(chunk: pa.Table, split_of: _SplitLookup | None, *, keep_group: bool) -> pa.Table:
+    # Groups that nobody asked for would only make the counts grow.
+    if not keep_group:
+        chunk = chunk.set_column(chunk.schema.get_field_index("group"), "group", pa.nulls(chunk.num_rows, pa.string()))
+    if split_of:
+        chunk = chunk.set_column(chunk.schema.get_field_index("split"), "split", split_of.of(chunk["tile_id"]))
+    return chunk
+
+
+def long_table(stats: Stats) -> DataFrame:
+    """Return every summary of `stats` as rows of `SCHEMA`."""
+    import pandas as pd
+
+    pieces = []
+    for labels, summary in (("raw", stats.raw), ("mapped", stats.mapped)):
+        if summary is not None:
+            pieces.append(summary.classes.assign(labels=labels, by="all", key=""))
+            pieces.append(summary.breakdown.assign(labels=labels, **dict.fromkeys(WEIGHTS, np.nan)))
+    return pd.concat(pieces, ignore_index=True)[SCHEMA.names]
+
+
+def csv_text(stats: Stats) -> str:
+    """Return the long table as CSV; all text is quoted, so that none is taken for a formula, and absent weights are empty."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(SCHEMA.names)
+    for row in long_table(stats).itertuples(index=False):
+        writer.writerow([None if value != value else value for value in row])  # noqa: PLR0124 (NaN)
+    return stream.getvalue()
+
+
+def shares_by(summary: Summary, dimension: str) -> DataFrame:
+    """Return per cent of pixels, one row a class (id and name), one column a key of `dimension`; `-` stands for unknown."""
+    rows = summary.breakdown[summary.breakdown["by"] == dimension]
+    table = rows.pivot_table(index="class_id", columns="key", values="pixel_percent", sort=True)
+    keys = summary.tiles.loc[summary.tiles["by"] == dimension, "key"]
+    table = table.reindex(index=summary.classes["class_id"], columns=keys).fillna(0.0).rename(columns={"": "-"}).reset_index()
+    table.insert(1, "class_name", summary.classes["class_name"])
+    return table
+
+
+def as_json(stats: Stats) -> dict[str, Any]:
+    """Return `stats` as plain values for JSON: raw, mapped (or null), where splits came from and what was not counted.
+
+    Breakdowns with over 1,000 keys are in the Parquet table only and named in `only_in_parquet`.
+    """
+    sizes = stats.raw.tiles["by"].value_counts()
+    large = [name for name in stats.by if sizes.get(name, 0) > _MAX_JSON_KEYS]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "root": str(stats.root),
+        "label_map": stats.label_map.name if stats.label_map else None,
+        "label_map_digest": stats.label_map.digest if stats.label_map else None,
+        "by": list(stats.by),
+        "split_source": stats.split_source,
+        "left_out": dict(stats.left_out),
+        "effective_number_beta": EFFECTIVE_NUMBER_BETA,
+        "only_in_parquet": large,
+        "raw": _summary_json(stats.raw, large),
+        "mapped": _summary_json(stats.mapped, large) if stats.mapped is not None else None,
+    }
+
+
+def _summary_json(summary: Summary, large: Sequence[str]) -> dict[str, Any]:
+    return {
+        "num_tiles": summary.num_tiles,
+        "num_unconditional": summary.num_unconditional,
+        "num_pixels": summary.num_pixels,
+        "classes": _records(summary.classes),
+        "breakdown": _records(summary.breakdown[~summary.breakdown["by"].isin(large)]),
+        "tiles": _records(summary.tiles[~summary.tiles["by"].isin(large)]),
+        "cooccurrence": {"class_ids": summary.cooccurrence.index.tolist(), "tiles": summary.cooccurrence.to_numpy().tolist()},
+        "unmapped": _records(summary.unmapped),
+    }
+
+
+def _records(frame: DataFrame) -> list[dict[str, Any]]:
+    rows = frame.drop(columns="colour", errors="ignore").to_dict("records")
+    return [{str(name): None if value != value else value for name, value in row.items()} for row in rows]  # noqa: PLR0124 (NaN)
+
+
+def write_stats(stats: Stats, workspace: Workspace) -> tuple[Path, ...]:
+    """Write stats.parquet, stats.json and the plot to the workspace and return their paths.
+
+    Raises LockedError when another process writes there, OutputError when the system refuses.
+    """
+    from histoprep.stats.plot import plot_shares
+
+    metadata = {"root": str(stats.root), "label_map": json.loads(stats.label_map.to_json()) if stats.label_map else None, "by": list(stats.by)}
+    rows = pa.Table.from_pandas(long_table(stats), schema=SCHEMA, preserve_index=False)
+    with durable.locked(workspace.folder):
+        tables.write_table(workspace.stats_table, [rows], SCHEMA, kind=KIND, schema_version=SCHEMA_VERSION, metadata=metadata)
+        durable.write_json(workspace.stats_json, as_json(stats))
+        durable.write_bytes(workspace.stats_plot, plot_shares(stats))
+    return workspace.stats_table, workspace.stats_json, workspace.stats_plot

@@ -1,0 +1,128 @@
+"""The bytes of one pair -> the measured columns of its row; pure but for a memory of what was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from histoprep import imageio
+from histoprep.digests import digest
+from histoprep.errors import BrokenFileError
+from histoprep.lossy import Signals
+from histoprep.lossy.jpeg_history import find_quality
+from histoprep.lossy.seen import asks_for_quality
+from histoprep.tiles import TileOptions
+from histoprep.tiles.measure import describe_colours, measure_luminance, measure_mask
+
+Facts = dict[str, Any]
+
+
+class Measurer:
+    """Turns bytes into the measured columns; identical bytes are decoded once.
+
+    The memory of what was measured is by digest and bounded; it holds facts, no pixels.
+    """
+
+    def __init__(self, options: TileOptions, num_remembered: int = 4096) -> None:
+        self.options = options
+        self.num_remembered = num_remembered
+        self._images: dict[str, Facts] = {}
+        self._masks: dict[str, Facts] = {}
+
+    def image(self, data: bytes | BrokenFileError) -> Facts:
+        """Return the image columns of a file's bytes, or of the error that stands for them."""
+        return self._measured("image", data, self._images, self._measure_image)
+
+    def mask(self, data: bytes | BrokenFileError) -> Facts:
+        """Return the mask columns of a file's bytes, or of the error that stands for them."""
+        return self._measured("mask", data, self._masks, self._measure_mask)
+
+    def _measured(self, what: str, data: bytes | BrokenFileError, known: dict[str, Facts], measure: Callable[[bytes, Facts], None]) -> Facts:
+        if isinstance(data, BrokenFileError):
+            return _failure(what, data)
+        key = digest(data)
+        facts = known.get(key)
+        if facts is None:
+            facts = {f"{what}_digest": key}
+            try:
+                measure(data, facts)
+            except BrokenFileError as error:
+                facts.update(_failure(what, error))
+            if len(known) >= self.num_remembered:
+                known.pop(next(iter(known)))
+            known[key] = facts
+        return facts
+
+    def _header(self, data: bytes, what: str, facts: Facts) -> imageio.Header:
+        header = imageio.read_header(data)
+        prefix = "" if what == "image" else "mask_"
+        facts.update({
+            f"{what}_format": header.format,
+            f"{what}_mode": header.mode,
+            f"{what}_bit_depth": header.bit_depth,
+            f"{prefix}width_px": header.width_px,
+            f"{prefix}height_px": header.height_px,
+            f"{what}_metadata": header.metadata or None,
+        })
+        if header.num_pixels > self.options.max_pixels:
+            size = f"{header.width_px}x{header.height_px}"
+            raise BrokenFileError("HP205 huge-image", f"{size} pixels, more than --max-pixels {self.options.max_pixels:,}")
+        return header
+
+    def _measure_image(self, data: bytes, facts: Facts) -> None:
+        header = self._header(data, "image", facts)
+        facts["jpeg_quality"] = header.jpeg_quality
+        facts["jpeg_subsampling"] = header.jpeg_subsampling
+        facts["exif_orientation"] = header.orientation
+        if self.options.headers_only:
+            return
+        grey = imageio.decode_luminance_eighth(data, header)
+        seen = measure_luminance(grey)
+        facts["focus"] = seen.focus
+        facts["luminance"] = seen.mean
+        facts["contrast"] = seen.contrast
+        facts["background_share"] = seen.background_share
+        facts["image_hash"] = seen.gradient_hash
+        facts["luminance_digest"] = digest(grey.tobytes())
+
+    def _measure_mask(self, data: bytes, facts: Facts) -> None:
+        header = self._header(data, "mask", facts)
+        facts["mask_label_map"] = header.label_map
+        facts["mask_lossy"] = header.lossy
+        facts["mask_jpeg_quality"] = header.jpeg_quality
+        if self.options.headers_only:
+            return
+        labels = imageio.decode_mask(data, header)
+        if labels.ndim != 2 or labels.dtype.kind != "u":
+            facts["mask_colours"], facts["mask_channels_equal"] = describe_colours(labels)
+            return
+        seen = measure_mask(labels, self.options.min_area_px)
+        facts["mask_cell_px"] = seen.cell_px
+        facts["label_ids"] = seen.ids
+        facts["label_pixels"] = seen.pixels
+        facts["label_core_pixels"] = seen.core_pixels
+        facts["label_radius_px"] = seen.radius_px
+        facts["label_regions"] = seen.regions
+        facts["label_specks"] = seen.specks
+        if seen.lossy:
+            facts.update(_lossy_facts(labels, seen.lossy, header))
+
+
+def _lossy_facts(labels: np.ndarray, signals: Signals, header: imageio.Header) -> Facts:
+    facts = {
+        "mask_mixed_blocks": signals.blocks.own,
+        "mask_shifted_blocks": signals.blocks.shifted,
+        "mask_rough_pairs": signals.rough_pairs,
+        "mask_contacts": signals.contacts,
+        "mask_soft_contacts": signals.soft_contacts,
+        "mask_ramp_labels": len(signals.ramp_ids),
+    }
+    if header.lossy is None and asks_for_quality(signals) and (found := find_quality(labels)):
+        facts |= {"mask_jpeg_quality": found.quality, "mask_fixed_blocks": found.fixed, "mask_tried_blocks": found.blocks}
+    return facts
+
+
+def _failure(what: str, error: BrokenFileError) -> Facts:
+    return {f"{what}_error": error.verdict, f"{what}_error_detail": error.detail}

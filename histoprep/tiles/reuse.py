@@ -1,0 +1,111 @@
+"""Rows of an earlier tiles table that still hold, so that their files need not be read again.
+
+A row holds while paths, sizes and modification times of its files are the same, which is what
+make, rsync and git trust too; a file that was replaced within both goes unnoticed unless
+everything is read again (`--no-reuse`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from histoprep import __version__, tables
+from histoprep.digests import hash_text
+from histoprep.errors import IntegrityError
+from histoprep.tiles import KIND, MEASURED, SCHEMA, SCHEMA_VERSION
+from histoprep.tiles.listing import Listed
+from histoprep.tiles.options import TableOptions
+
+_KEYS = ("image_path", "image_bytes", "image_mtime_ns", "mask_path", "mask_bytes", "mask_mtime_ns")
+_READS = ("image_digest", "image_error", "mask_digest", "mask_error")
+# Decided by the size alone; every other file without a digest could not be read and may be readable now.
+_NOT_WANTED = "HP205 huge-file"
+
+
+class Reused(NamedTuple):
+    """Earlier rows, measured columns only, and the positions in a partition they are for."""
+
+    rows: pa.Table
+    at: tuple[int, ...]
+
+
+class EarlierTable:
+    """Finds rows of an earlier table by the paths, sizes and times of their files.
+
+    `num_unread` rows name files that could not be read; these are never found.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the table once, all of it: raises IntegrityError when any page of it is damaged."""
+        self._file, self.header = tables.open_table(path, kind=KIND, schema_version=SCHEMA_VERSION)
+        missing = set(SCHEMA.names) - set(self._file.schema_arrow.names)
+        if missing:
+            raise IntegrityError("this table lacks columns", path=path, seen=", ".join(sorted(missing)))
+        self._starts = np.cumsum([0] + [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)])
+        self._group: tuple[int, pa.Table] | None = None
+        keys = np.fromiter(self._read_keys(), np.uint64)
+        self.num_unread = int((keys == 0).sum())
+        self._order = np.argsort(keys, kind="stable")
+        self._keys = keys[self._order]
+
+    def _read_keys(self) -> Iterator[int]:
+        for batch in tables.read_batches(self._file):
+            columns = [batch[name].to_pylist() for name in (*_KEYS, *_READS)]
+            for *facts, image_digest, image_error, mask_digest, mask_error in zip(*columns, strict=True):
+                unread = _is_unread(facts[0], image_digest, image_error) or _is_unread(facts[3], mask_digest, mask_error)
+                yield 0 if unread else _key(*facts)
+
+    def find(self, listed: list[Listed]) -> Reused | None:
+        """Return the earlier rows that still hold for some of `listed`, or None."""
+        if not len(self._keys):
+            return None
+        wanted = np.array([_listed_key(one) for one in listed], np.uint64)
+        at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
+        found = np.flatnonzero((self._keys[at] == wanted) & (wanted != 0))
+        if not len(found):
+            return None
+        return Reused(self._take(self._order[at[found]]), tuple(found.tolist()))
+
+    def _take(self, rows: np.ndarray) -> pa.Table:
+        """Return the rows of these numbers, in the order given."""
+        pieces = []
+        for group in np.unique(np.searchsorted(self._starts, rows, side="right") - 1):
+            if self._group is None or self._group[0] != group:
+                self._group = (int(group), self._file.read_row_group(int(group), columns=list(MEASURED)))
+            inside = (rows >= self._starts[group]) & (rows < self._starts[group + 1])
+            pieces.append((np.flatnonzero(inside), self._group[1].take(pa.array(rows[inside] - self._starts[group]))))
+        order = np.concatenate([positions for positions, _ in pieces])
+        return pa.concat_tables([table for _, table in pieces]).take(pa.array(np.argsort(order)))
+
+
+def _is_unread(path: str | None, digest: str | None, error: str | None) -> bool:
+    return path is not None and digest is None and error != _NOT_WANTED
+
+
+def _listed_key(one: Listed) -> int:
+    return _key(one.pair.image_path, *(one.image or (None, None)), one.pair.mask_path, *(one.mask or (None, None)))
+
+
+def _key(*facts: object) -> int:
+    # 0 stands for a row that must not be found.
+    return hash_text("\0".join(map(str, facts))) or 1
+
+
+def earlier_table(path: Path, options: TableOptions) -> EarlierTable | None:
+    """Return the table at `path` if its rows can be used with these options, or None.
+
+    A damaged table is worth nothing, and one of another version may have measured
+    something else: everything is read again then.
+    """
+    try:
+        found = EarlierTable(path)
+    except (FileNotFoundError, IntegrityError):
+        return None
+    same_tool = found.header.get("tool_version") == __version__ and found.header.get("schema_version") == SCHEMA_VERSION
+    stored: dict[str, Any] = found.header.get("options", {})
+    return found if same_tool and stored.get("tiles") == options.identity()["tiles"] else None

@@ -1,0 +1,259 @@
+"""Listing -> tiles.parquet: partitions, reuse of rows whose files did not change, merging.
+
+A partition of the listing becomes one part file whose name is the digest of everything its
+rows depend on. Finished parts are skipped, so a stopped run goes on where it was, parts can be
+made on many machines, and doing one twice is harmless. The table is the parts in
+order, cut into row groups of one size: its bytes do not depend on workers or partitions.
+It is written after the issues of the listing, so a table that is there says that both are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from histoprep import __version__, tables
+from histoprep.digests import digest_text
+from histoprep.durable import remove_temporaries, write_json
+from histoprep.errors import IncompleteError, IntegrityError, OutputError, UsageError
+from histoprep.execution import Engine, run_tasks
+from histoprep.tiles import KIND, SCHEMA, SCHEMA_VERSION
+from histoprep.tiles.listing import Listing, absolute_path, batched
+from histoprep.tiles.options import TableOptions, earlier_options, resolved, stored_options
+from histoprep.tiles.reuse import EarlierTable, earlier_table
+from histoprep.tiles.task import TileTask, read_part
+from histoprep.workspace import Workspace
+
+__all__ = ["TableOptions", "TableResult", "TileTable", "absolute_path"]
+
+_PARTS_OPTIONS = "options.json"
+_ISSUES_KIND = "listing-issues"
+_ISSUES_VERSION = "1.0"
+_ISSUES_SCHEMA = pa.schema([("kind", pa.string()), ("path", pa.string()), ("detail", pa.string())])
+_NUM_SHOWN = 10
+
+Advance = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableResult:
+    """What making the table came to; `up_to_date` when nothing had changed.
+
+    `num_listed` is larger than `num_tiles` when a sample was taken.
+    """
+
+    path: Path
+    num_tiles: int
+    num_reused: int
+    up_to_date: bool
+    num_listed: int
+
+
+@dataclass(slots=True)
+class _Count:
+    """How many rows were reused; counted while partitions are made."""
+
+    reused: int = 0
+
+
+class TileTable:
+    """Makes and renews tiles.parquet of one workspace."""
+
+    def __init__(self, workspace: Workspace, options: TableOptions | None = None) -> None:
+        """Without options those of the table that is there are used again."""
+        self.workspace = workspace
+        self.options = resolved(workspace, options or earlier_options(workspace))
+
+    @classmethod
+    def of_parts(cls, workspace: Workspace) -> TileTable:
+        """Return the table with the options that the array jobs were given, or else with those of the table that is there.
+
+        Raises UsageError when there is neither.
+        """
+        noted = _read_noted(workspace.parts / _PARTS_OPTIONS)
+        if noted is not None:
+            return cls(workspace, stored_options(noted))
+        if not workspace.tiles.exists():
+            raise _nothing_to_collect(workspace)
+        return cls(workspace)
+
+    def build(self, engine: Engine, advance: Advance = _silent) -> TableResult:
+        """Bring the table up to date; `advance(done, total)` is told of every partition.
+
+        The caller holds the workspace's lock. Raises OutputError, or whatever the scan refuses.
+        """
+        listing = self._list()
+        earlier = earlier_table(self.workspace.tiles, self.options) if self.options.reuse else None
+        if earlier is not None and self._is_current(earlier, listing):
+            # A run that was stopped at its very end leaves its parts; those of array jobs are for collect.
+            if not (self.workspace.parts / _PARTS_OPTIONS).exists():
+                self._drop_parts()
+            return self._result(listing, listing.num_tiles, up_to_date=True)
+        # The listing is walked again while work goes on, so that memory does not grow with it.
+        again, count = Listing(), _Count()
+        tasks = self._tasks(again, earlier, count)
+        with contextlib.closing(run_tasks(tasks, engine)) as parts:
+            self._merge(parts, again, advance, listing.num_tiles)
+        self._drop_parts()
+        return self._result(again, count.reused)
+
+    def build_part(self, number: int, count: int, engine: Engine, advance: Advance = _silent) -> int:
+        """Make every partition whose index is `number` - 1 modulo `count`, and return how many."""
+        self._note_options()
+        chosen = itertools.islice(self._tasks(Listing()), number - 1, None, count)
+        done = 0
+        with contextlib.closing(run_tasks(chosen, engine)) as parts:
+            for _ in parts:
+                done += 1
+                advance(done, 0)
+        return done
+
+    def collect(self) -> TableResult:
+        """Merge the parts of array jobs; raises IncompleteError naming what is missing.
+
+        Does nothing when the table has been made already: collecting can be stopped and run again.
+        """
+        earlier = earlier_table(self.workspace.tiles, self.options)
+        if earlier is not None:
+            listing = self._list()
+            if self._is_current(earlier, listing):
+                self._drop_parts()
+                return self._result(listing, 0, up_to_date=True)
+        if not (self.workspace.parts / _PARTS_OPTIONS).exists():
+            raise _nothing_to_collect(self.workspace)
+        self._refuse_missing()
+        again = Listing()
+        self._merge((task.part for task in self._tasks(again)), again, _silent, 0)
+        self._drop_parts()
+        return self._result(again, 0)
+
+    def _list(self) -> Listing:
+        listing = Listing()
+        for _ in listing.walk(self.workspace.root, self.options):
+            pass
+        return listing
+
+    def _is_current(self, earlier: EarlierTable, listing: Listing) -> bool:
+        """Return whether a table and its issues are what would be made now; files that could not be read are tried again."""
+        wanted = self._header() | {"listing_digest": listing.digest}
+        if earlier.num_unread or any(earlier.header.get(key) != value for key, value in wanted.items()):
+            return False
+        try:
+            opened, issues = tables.open_table(self.workspace.listing_issues, kind=_ISSUES_KIND, schema_version=_ISSUES_VERSION)
+            tables.read_table(opened)
+        except (FileNotFoundError, IntegrityError):
+            return False
+        return issues.get("listing_digest") == listing.digest
+
+    def _header(self) -> dict[str, Any]:
+        return {"root": str(self.workspace.root), "options": self.options.identity()}
+
+    def _tasks(self, listing: Listing, earlier: EarlierTable | None = None, count: _Count | None = None) -> Iterator[TileTask]:
+        """Yield the partitions in order; `listing` and `count` are complete when all were yielded."""
+        identity = self.options.identity()
+        for listed in batched(listing.walk(self.workspace.root, self.options), self.options.partition_tiles):
+            key = digest_text(f"{SCHEMA_VERSION}\0{__version__}\0{identity}\0{listed!r}")
+            reused = earlier.find(listed) if earlier else None
+            if count is not None and reused:
+                count.reused += len(reused.at)
+            part = self.workspace.parts / f"{key}.parquet"
+            yield TileTask(
+                root=str(self.workspace.root),
+                listed=tuple(listed),
+                options=self.options.tiles,
+                part=part,
+                marker=part.with_suffix(".at"),
+                time_limit_s=self.options.time_limit_s,
+                reused=reused,
+            )
+
+    def _merge(self, parts: Iterable[Path], listing: Listing, advance: Advance, total: int) -> None:
+        """Write the issues and then the table; `listing` is complete only when all parts were seen."""
+
+        def rows() -> Iterator[pa.Table]:
+            done = 0
+            for part in parts:
+                for batch in read_part(part):
+                    yield batch
+                    done += batch.num_rows
+                advance(done, total)
+
+        def digest_of_all() -> dict[str, Any]:
+            self._write_issues(listing)
+            return {"listing_digest": listing.digest}
+
+        tables.write_table(
+            self.workspace.tiles, rows(), SCHEMA, kind=KIND, schema_version=SCHEMA_VERSION, metadata=self._header(), late_metadata=digest_of_all
+        )
+
+    def _write_issues(self, listing: Listing) -> None:
+        issues = pa.Table.from_pylist([one._asdict() for one in listing.issues], schema=_ISSUES_SCHEMA)
+        path, noted = self.workspace.listing_issues, {"listing_digest": listing.digest}
+        tables.write_table(path, [issues], _ISSUES_SCHEMA, kind=_ISSUES_KIND, schema_version=_ISSUES_VERSION, metadata=noted)
+
+    def _note_options(self) -> None:
+        """Leave the options for `collect`, and refuse to mix parts made with others."""
+        path = self.workspace.parts / _PARTS_OPTIONS
+        mine = self.options.identity() | {"partition_tiles": self.options.partition_tiles}
+        noted = _read_noted(path)
+        if noted is None:
+            write_json(path, mine)
+        elif noted != mine:
+            differing = sorted(key for key in mine if noted.get(key) != mine[key])
+            raise UsageError(
+                "parts with other options are here",
+                path=path,
+                seen=", ".join(f"{key} {json.dumps(mine[key])}" for key in differing),
+                expected=", ".join(f"{key} {json.dumps(noted.get(key))}" for key in differing),
+                hint=f"use the same options, or delete {path.parent}",
+            )
+
+    def _refuse_missing(self) -> None:
+        done = [task.is_done() for task in self._tasks(Listing())]
+        missing = [index for index, is_done in enumerate(done) if not is_done]
+        if missing:
+            shown = ", ".join(map(str, missing[:_NUM_SHOWN]))
+            raise IncompleteError(
+                f"{len(missing)} of {len(done)} partitions are not done",
+                path=self.workspace.parts,
+                seen=f"partitions {shown} missing",
+                hint="of n jobs, job i makes partitions i-1, i-1+n, ...: run the missing ones again with --part i/n",
+            )
+
+    def _result(self, listing: Listing, num_reused: int, *, up_to_date: bool = False) -> TableResult:
+        return TableResult(self.workspace.tiles, listing.num_tiles, num_reused, up_to_date, listing.num_found)
+
+    def _drop_parts(self) -> None:
+        """Delete the parts; the note of array jobs last, because it says that there may be some."""
+        try:
+            remove_temporaries(self.workspace.parts)
+            for pattern in ("*.parquet", "*.at", _PARTS_OPTIONS):
+                for part in self.workspace.parts.glob(pattern):
+                    part.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError.from_os_error(error, error.filename or self.workspace.parts) from error
+
+
+def _read_noted(path: Path) -> dict[str, Any] | None:
+    """Return the options that array jobs left, or None; raises IntegrityError when they cannot be read."""
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise IntegrityError(f"cannot read the options of the array jobs: {error}", path=path, hint=f"delete {path.parent}") from error
+
+
+def _nothing_to_collect(workspace: Workspace) -> UsageError:
+    return UsageError("there are no parts to collect", path=workspace.parts, hint="make them first: histoprep audit --part i/n")

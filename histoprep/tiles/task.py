@@ -1,0 +1,110 @@
+"""One partition of a listing -> one part file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from histoprep import tables
+from histoprep.errors import BrokenFileError, IntegrityError
+from histoprep.execution.marker import Marker
+from histoprep.read_ahead import FileStat, Request, read_ahead
+from histoprep.scan import Pair
+from histoprep.tiles import LISTED, SCHEMA, SCHEMA_VERSION, TileOptions, measured_schema, to_table
+from histoprep.tiles.listing import Listed, absolute_path
+from histoprep.tiles.reuse import Reused
+
+_KIND = "tiles-part"
+_LISTED_SCHEMA = pa.schema([SCHEMA.field(name) for name in LISTED])
+
+
+@dataclass(frozen=True, slots=True)
+class TileTask:
+    """One partition: measures the pairs that are not reused and writes one part file."""
+
+    root: str
+    listed: tuple[Listed, ...]
+    options: TileOptions
+    part: Path
+    marker: Path
+    time_limit_s: float
+    reused: Reused | None = None
+    left_out: tuple[tuple[int, str], ...] = ()
+
+    def run(self) -> Path:
+        """Write the part unless it is there, and return its path; raises OutputError."""
+        if not self.is_done():
+            at = self.reused.at if self.reused else ()
+            fresh_at = sorted(set(range(len(self.listed))) - set(at))
+            with contextlib.closing(Marker(self.marker, self.time_limit_s)) as marker:
+                fresh = to_table(list(self._measure(fresh_at, marker)), measured_schema())
+            measured = _in_order(fresh, fresh_at, self.reused)
+            listed = to_table([dict(zip(LISTED, _listed_values(one.pair), strict=True)) for one in self.listed], _LISTED_SCHEMA)
+            whole = pa.table({name: (listed if name in LISTED else measured)[name] for name in SCHEMA.names}, schema=SCHEMA)
+            tables.write_table(self.part, [whole], SCHEMA, kind=_KIND, schema_version=SCHEMA_VERSION, metadata={})
+        return self.part
+
+    def without(self, index: int, reason: str) -> TileTask:
+        """Return the task that reports item `index` as unreadable instead of decoding it."""
+        return replace(self, left_out=(*self.left_out, (index, reason)))
+
+    def is_done(self) -> bool:
+        """Return whether the part is there, undamaged and of the right length."""
+        try:
+            return sum(batch.num_rows for batch in read_part(self.part)) == len(self.listed)
+        except (FileNotFoundError, IntegrityError):
+            return False
+
+    def _measure(self, positions: list[int], marker: Marker) -> Iterator[dict[str, Any]]:
+        # Decoders take longest to import, and only workers need them.
+        from histoprep.tiles.measurer import Measurer
+
+        measurer = Measurer(self.options)
+        refused = dict(self.left_out)
+        contents = read_ahead(self._requests(positions, refused), self.options.max_file_bytes)
+        for index in positions:
+            marker.at(index)
+            row: dict[str, Any] = {}
+            for what, _, seen in _files(self.listed[index]):
+                row[f"{what}_bytes"], row[f"{what}_mtime_ns"] = seen or (None, None)
+                if seen is None:
+                    data: bytes | BrokenFileError = BrokenFileError("HP201 vanished", "gone between listing and reading")
+                elif index in refused:
+                    data = BrokenFileError("HP201 worker-died", refused[index])
+                else:
+                    data = next(contents)
+                row.update(measurer.image(data) if what == "image" else measurer.mask(data))
+            yield row
+
+    def _requests(self, positions: list[int], refused: dict[int, str]) -> list[Request]:
+        files = (one for index in positions if index not in refused for one in _files(self.listed[index]))
+        return [Request(absolute_path(self.root, path), seen) for _, path, seen in files if seen is not None]
+
+
+def read_part(part: Path) -> Iterator[pa.Table]:
+    """Yield the rows of a part; raises IntegrityError when it is damaged, FileNotFoundError when it is not there."""
+    return tables.read_batches(tables.open_table(part, kind=_KIND, schema_version=SCHEMA_VERSION)[0])
+
+
+def _files(listed: Listed) -> Iterator[tuple[str, str, FileStat | None]]:
+    """Yield column prefix, path and stat of the image and of the mask, where there is one."""
+    for what, path, seen in (("image", listed.pair.image_path, listed.image), ("mask", listed.pair.mask_path, listed.mask)):
+        if path is not None:
+            yield what, path, seen
+
+
+def _listed_values(pair: Pair) -> tuple[Any, ...]:
+    return (pair.tile_id, pair.group, pair.split, pair.label, pair.unlabelled, pair.declared_labels, pair.image_path, pair.mask_path)
+
+
+def _in_order(fresh: pa.Table, fresh_at: list[int], reused: Reused | None) -> pa.Table:
+    if reused is None:
+        return fresh
+    positions = np.concatenate((np.array(fresh_at, np.int64), np.array(reused.at, np.int64)))
+    return pa.concat_tables([fresh, reused.rows.cast(fresh.schema)]).take(pa.array(np.argsort(positions)))
