@@ -25,7 +25,9 @@ def table(*tiles: tuple[str, str, list[int]]) -> pa.Table:
 
 
 def many(sizes: dict[int, int], unconditional: int, split: str = "train") -> pa.Table:
-    return table(*[(split, "conditional", [one]) for one, size in sizes.items() for _ in range(size)], *[(split, "unconditional", [])] * unconditional)
+    return table(
+        *[(split, "conditional", [one]) for one, size in sizes.items() for _ in range(size)], *[(split, "unconditional", [])] * unconditional
+    )
 
 
 FULL = many({1: 7, 2: 30, 3: 1, 4: 200}, 100)
