@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from histoprep.imageio import jpeg, png
 from histoprep.imageio.privacy import exif_facts, identifying_text
@@ -84,6 +85,7 @@ def png_header(file: png.PngFile) -> Header:
     )
 
 
+@lru_cache(maxsize=64)
 def jpeg_header(file: jpeg.JpegFile) -> Header:
     """Return the header of a JPEG whose markers were read."""
     orientation, fields = exif_facts(file.exif) if file.exif else (None, ())

@@ -21,6 +21,8 @@ END = b"\xff\xd9"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _SCAN, _TABLES, _COMMENT, _EXIF, _IPTC, _ADOBE = 0xDA, 0xDB, 0xFE, 0xE1, 0xED, 0xEE
+# Longer ones hold what differs from file to file, such as EXIF.
+_REMEMBERED_BYTES = 4096
 # What ends a scan: a marker that is neither a stuffed zero nor a restart.
 _AFTER_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _STANDARD_LUMINANCE = np.array(
@@ -29,9 +31,9 @@ _STANDARD_LUMINANCE = np.array(
 )  # fmt: skip
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class JpegFile:
-    """What the markers of one JPEG say."""
+    """What the markers before the first scan of a JPEG say; files with the same markers share one, so it is never changed."""
 
     width_px: int = 0
     height_px: int = 0
@@ -76,7 +78,6 @@ def read_markers(data: bytes) -> JpegFile:
 
     Raises BrokenFileError: HP201 when there is no usable header, HP202 when the end marker is missing.
     """
-    file = JpegFile()
     position, end = 2, len(data)
     while position + 4 <= end:
         if data[position] != 0xFF:
@@ -85,15 +86,31 @@ def read_markers(data: bytes) -> JpegFile:
         if kind == 0xFF:
             position += 1
             continue
-        length = int.from_bytes(data[position + 2 : position + 4], "big")
-        body = data[position + 4 : position + 2 + length]
         if kind == _SCAN:
-            return _checked(file, data, position)
+            before = data[:position]
+            return _checked(_remembered_segments(before) if position <= _REMEMBERED_BYTES else _read_segments(before), data, position)
+        length = data[position + 2] << 8 | data[position + 3]
         if length < 2 or position + 2 + length > end:
             break
-        _note_segment(file, kind, body)
         position += 2 + length
     raise BrokenFileError("HP201 truncated", f"the file ends at byte {end} before its first scan")
+
+
+def _read_segments(before: bytes) -> JpegFile:
+    """Return what the segments before the first scan say; their markers and lengths were found to be sound."""
+    file, position = JpegFile(scan_start=len(before)), 2
+    while position < len(before):
+        if before[position + 1] == 0xFF:
+            position += 1
+            continue
+        length = before[position + 2] << 8 | before[position + 3]
+        _note_segment(file, before[position + 1], before[position + 4 : position + 2 + length])
+        position += 2 + length
+    return file
+
+
+# Tiles that one encoder wrote differ after this point only.
+_remembered_segments = lru_cache(maxsize=64)(_read_segments)
 
 
 def _checked(file: JpegFile, data: bytes, position: int) -> JpegFile:
@@ -101,7 +118,6 @@ def _checked(file: JpegFile, data: bytes, position: int) -> JpegFile:
         raise BrokenFileError("HP201 bad-header", f"declared size {file.width_px}x{file.height_px}")
     if data.rfind(END, position) < 0:
         raise BrokenFileError("HP202 no-end-marker", f"the file ends at byte {len(data)} in the middle of its pixels")
-    file.scan_start = position
     if file.progressive or data[position + 4 : position + 5] < bytes([len(file.components)]):
         _check_scans(file, data, position)
     return file
