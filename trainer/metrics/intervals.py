@@ -1,0 +1,78 @@
+"""Bootstrap intervals of classification measures, drawn by tile or by group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.metrics.classification import count_scores
+
+NUM_DRAWS = 1000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A measure and the percentile interval of its bootstrap distribution."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Return for instance `0.812 (0.771-0.853)`."""
+        return f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
+
+
+def draw_counts(groups: np.ndarray, num_draws: int, seed: int) -> np.ndarray:
+    """Return how often each tile is in each draw, int64 [num_draws, n]: whole groups drawn with replacement, as many as there are.
+
+    `groups` int [n]: tiles of one case are not independent, so a case comes whole. Source: Efron and Tibshirani 1993, chapter 8.
+    """
+    names, place = np.unique(groups, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=num_draws)
+    return drawn[:, place]
+
+
+def score_intervals(
+    truth: np.ndarray, predicted: np.ndarray, num_classes: int, groups: np.ndarray, *, num_draws: int = NUM_DRAWS, seed: int = 0
+) -> dict[str, Interval]:
+    """Return every measure of `count_scores` with its interval, for labels int [n] of `num_classes` classes and groups int [n]."""
+    draws = draw_counts(groups, num_draws, seed)
+    return _intervals(*_scores(_cells(truth, predicted, num_classes), draws))
+
+
+def difference_intervals(
+    truth: np.ndarray, first: np.ndarray, second: np.ndarray, num_classes: int, groups: np.ndarray, *, num_draws: int = NUM_DRAWS, seed: int = 0
+) -> dict[str, Interval]:
+    """Return `first` minus `second` in every measure, paired: both are scored on the same draws of the same tiles."""
+    draws = draw_counts(groups, num_draws, seed)
+    (whole, drawn), (other_whole, other_drawn) = (_scores(_cells(truth, one, num_classes), draws) for one in (first, second))
+    return _intervals({name: whole[name] - other_whole[name] for name in whole}, {name: drawn[name] - other_drawn[name] for name in drawn})
+
+
+def _cells(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return each tile's one count in a flat confusion matrix, int64 [n, C * C]."""
+    cells = np.zeros((len(truth), num_classes**2), dtype=np.int64)
+    cells[np.arange(len(truth)), truth * num_classes + predicted] = 1
+    return cells
+
+
+def _scores(cells: np.ndarray, draws: np.ndarray) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
+    """Return the measures of all tiles, and of each draw."""
+    num_classes = math.isqrt(cells.shape[1])
+    return count_scores(cells.sum(axis=0).reshape(num_classes, num_classes)), count_scores((draws @ cells).reshape(-1, num_classes, num_classes))
+
+
+def _intervals(values: Mapping[str, np.ndarray], drawn: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+    tail = (1 - LEVEL) / 2
+    result = {}
+    for name, value in values.items():
+        defined = drawn[name][~np.isnan(drawn[name])]
+        low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (np.nan, np.nan)
+        result[name] = Interval(float(value), float(low), float(high))
+    return result
