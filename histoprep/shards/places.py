@@ -1,0 +1,162 @@
+"""Where tiles are read from: a local folder, an object store, or whatever else fsspec knows; any piece of a file is one range read."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from histoprep.errors import UsageError
+from histoprep.names import to_name
+
+# Schemes that obstore reads; it takes keys and endpoints from the usual variables, such as AWS_ENDPOINT_URL.
+_OBSTORE_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "http", "https")
+_EXTRA = "pip install 'histoprep-diffusion[cloud]'"
+# Shards are few and read all the time; more than these are closed and opened again.
+_MAX_OPEN = 256
+
+
+class Place(Protocol):
+    """A folder that files are read from, by name; picklable, and opened anew in every process."""
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return `length` bytes from `start`, or all from there; fewer where the file ends. Raises OSError with the system's reason."""
+
+    def where(self, name: str) -> str:
+        """Return the full path or address of a file, for messages."""
+
+
+def is_address(text: str) -> bool:
+    """Return whether this is an address such as s3://bucket/folder and not a path."""
+    scheme, found, _ = text.partition("://")
+    return bool(found) and scheme.replace("+", "").isalnum() and len(scheme) > 1
+
+
+def open_place(folder: str | Path) -> Place:
+    """Return the place at a path or address; raises UsageError when the library for its scheme is missing."""
+    text = str(folder)
+    if not is_address(text) or text.startswith("file://"):
+        return LocalFolder(text.removeprefix("file://"))
+    if text.partition("://")[0].lower() in _OBSTORE_SCHEMES:
+        return ObjectStore(text.rstrip("/"))
+    return OtherStore(text.rstrip("/"))
+
+
+@dataclass
+class LocalFolder:
+    """A folder of the file system. Small files are read whole; those read in pieces stay open."""
+
+    folder: str
+    _open: OrderedDict[str, int] = field(default_factory=OrderedDict, repr=False, compare=False)
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return a piece of a file, or all of it; see `Place.read`."""
+        if length is None:
+            with open(self.where(name), "rb", buffering=0) as stream:  # noqa: PTH123 (twice as fast as Path.open)
+                stream.seek(start)
+                return stream.readall()
+        descriptor = self._open.get(name)
+        if descriptor is None:
+            descriptor = self._keep_open(name)
+        # pread, not a map: a file that was cut short gives an error and not a signal.
+        data = os.pread(descriptor, length, start)
+        while 0 < len(data) < length:
+            more = os.pread(descriptor, length - len(data), start + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def where(self, name: str) -> str:
+        """Return the path of a file."""
+        return os.path.join(self.folder, to_name(name))
+
+    def _keep_open(self, name: str) -> int:
+        if len(self._open) >= _MAX_OPEN:
+            os.close(self._open.popitem(last=False)[1])
+        descriptor = os.open(self.where(name), os.O_RDONLY | os.O_CLOEXEC)
+        self._open[name] = descriptor
+        return descriptor
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without open files."""
+        return {"folder": self.folder, "_open": OrderedDict()}
+
+    def __del__(self) -> None:
+        """Close what is open."""
+        for descriptor in self._open.values():
+            os.close(descriptor)
+
+
+@dataclass
+class ObjectStore:
+    """A folder of S3, Google Cloud Storage, Azure or a web server, through obstore."""
+
+    address: str
+    _store: Any = field(default=None, repr=False, compare=False)
+    _process: int = field(default=0, repr=False, compare=False)
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return a piece of an object, or all of it; see `Place.read`."""
+        store = self._opened()
+        try:
+            if length is None:
+                return bytes(store.get(name).bytes())[start:]
+            return bytes(store.get_range(name, start=start, length=length))
+        except OSError:
+            raise
+        except Exception as error:
+            # Errors of its own, for all that can go wrong with a store.
+            raise OSError(None, f"{type(error).__name__}: {str(error).splitlines()[0]}", self.where(name)) from error
+
+    def where(self, name: str) -> str:
+        """Return the address of an object."""
+        return f"{self.address}/{name}"
+
+    def _opened(self) -> Any:
+        # Its threads do not survive a fork.
+        if self._store is None or self._process != os.getpid():
+            try:
+                from obstore.store import from_url
+            except ImportError as error:
+                raise UsageError("reading from an object store needs obstore", path=self.address, hint=_EXTRA) from error
+            plain = os.environ.get("AWS_ENDPOINT_URL", self.address).startswith("http://")
+            self._store, self._process = from_url(self.address, client_options={"allow_http": plain}), os.getpid()
+        return self._store
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the connection."""
+        return {"address": self.address, "_store": None, "_process": 0}
+
+
+@dataclass
+class OtherStore:
+    """A folder of any file system of fsspec: hdfs, hf, ftp, memory and so on."""
+
+    address: str
+    _system: Any = field(default=None, repr=False, compare=False)
+    _folder: str = field(default="", repr=False, compare=False)
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return a piece of a file, or all of it; see `Place.read`."""
+        if self._system is None:
+            try:
+                from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+            except ImportError as error:
+                raise UsageError("reading from this address needs fsspec", path=self.address, hint=_EXTRA) from error
+            try:
+                self._system, self._folder = url_to_fs(self.address)
+            except (ImportError, ValueError) as error:
+                raise UsageError(f"fsspec cannot read this address: {error}", path=self.address) from error
+        end = None if length is None else start + length
+        return bytes(self._system.cat_file(f"{self._folder.rstrip('/')}/{name}", start=start, end=end))
+
+    def where(self, name: str) -> str:
+        """Return the address of a file."""
+        return f"{self.address}/{name}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the connection."""
+        return {"address": self.address, "_system": None, "_folder": ""}

@@ -1,0 +1,158 @@
+"""Tiles by row number, from files or from shards: the same pixels either way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from histoprep.digests import digest
+from histoprep.labels import LabelMap
+from histoprep.manifest import Manifest, class_matrix, file_digest
+from histoprep.shards.index import is_index, open_any
+from histoprep.shards.places import is_address, open_place
+from histoprep.shards.readers import EncodedTile, FileReader, ShardReader
+
+_COLUMNS = ("tile_id", "split", "pool", "group", "label", "classes", "class_pixels")
+
+
+class Tile(NamedTuple):
+    """A tile: `image` uint8 RGB [height, width, 3]; `mask` uint8 class ids [height, width], None when the tile has none."""
+
+    image: np.ndarray
+    mask: np.ndarray | None
+
+
+@dataclass(eq=False)
+class TileSource:
+    """The tiles of a manifest or of an index of shards, by row number.
+
+    Picklable: every process opens its own files when it reads. Rows are in the order of the manifest, and an index of
+    shards has the rows of the manifest it was made from. `root`: another folder or address for relative paths, None for the manifest's.
+    """
+
+    path: str
+    root: str | None = None
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Return the manifest or index itself."""
+        return open_any(self.path)
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self.manifest)
+
+    @property
+    def size(self) -> int:
+        """Return the number of tiles."""
+        return len(self.manifest)
+
+    @property
+    def label_map(self) -> LabelMap:
+        """Return the label map whose class ids masks have."""
+        return self.manifest.label_map
+
+    @property
+    def certificate(self) -> dict[str, Any]:
+        """Return what the split was proven to be; see `histoprep.split.certificate`."""
+        return self.manifest.certificate
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the digest of the manifest, of an index that of the manifest it was made from: the same tiles have the same one."""
+        stated = self.manifest.header.get("manifest_digest")
+        if stated:
+            return str(stated)
+        if is_address(self.path):
+            return digest(open_place(self._folder()).read(self.path.rpartition("/")[2]))
+        return file_digest(self.manifest.path)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Return whether tiles come from shards."""
+        return is_index(self.manifest)
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """Return what is known of the tiles: tile_id, split, pool, group, label, classes (core-present ids), class_pixels."""
+        return self.manifest.read(_COLUMNS)
+
+    @cached_property
+    def tile_ids(self) -> np.ndarray:
+        """Return the ids of the tiles, str [n]."""
+        return self._texts("tile_id")
+
+    @cached_property
+    def split(self) -> np.ndarray:
+        """Return train, val or test, str [n]."""
+        return self._texts("split")
+
+    @cached_property
+    def pool(self) -> np.ndarray:
+        """Return conditional or unconditional, str [n]."""
+        return self._texts("pool")
+
+    @cached_property
+    def label(self) -> np.ndarray:
+        """Return the image-level class of each tile, str [n], None where there is none."""
+        return self._texts("label")
+
+    @cached_property
+    def group(self) -> np.ndarray:
+        """Return the slide, case or patient of each tile, str [n], None where it is unknown."""
+        return self._texts("group")
+
+    @cached_property
+    def class_pixels(self) -> np.ndarray:
+        """Return the pixels of each class, int64 [n, classes], in the label map's order."""
+        return class_matrix(self.table["class_pixels"])
+
+    def _texts(self, name: str) -> np.ndarray:
+        # One object a distinct value: splits, pools and groups are few.
+        column = self.table[name].combine_chunks().dictionary_encode()
+        column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        values = np.array([*column.dictionary.to_pylist(), None], dtype=object)
+        return values[column.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False)]
+
+    @cached_property
+    def _reader(self) -> FileReader | ShardReader:
+        if self.is_sharded:
+            return ShardReader(self.manifest, open_place(self.root or self._folder()))
+        return FileReader(self.manifest, open_place(self.root or self.manifest.header["root"]))
+
+    def _folder(self) -> str:
+        if not self.path.endswith(".parquet"):
+            return self.path
+        return self.path.rpartition("/")[0] if is_address(self.path) else str(Path(self.path).parent)
+
+    def read_bytes(self, row: int) -> EncodedTile:
+        """Return the files of a tile, checked against the manifest's digests or the index's checksums, not decoded.
+
+        A mask from files has the labels of the data set, one from shards has classes. Raises TileError.
+        """
+        return self._reader.read(row)
+
+    def read(self, row: int) -> Tile:
+        """Return a tile decoded, its mask in class ids; raises TileError naming the tile and the file."""
+        image, mask = self._reader.read(row)
+        return Tile(self._reader.image(row, image), None if mask is None else self._reader.mask(row, mask))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return path and root; everything else is read again."""
+        return {"path": self.path, "root": self.root}
+
+
+def open_tiles(path: str | Path, *, root: str | Path | None = None) -> TileSource:
+    """Return the tiles of a manifest (read from its files), or of an index of shards or its folder (read by ranges).
+
+    Paths and addresses (s3://, gs://, az://, https:// through obstore, others through fsspec) alike. Raises UsageError when nothing
+    is there, IntegrityError when it cannot be read.
+    """
+    source = TileSource(str(path), None if root is None else str(root))
+    _ = source.manifest
+    return source
