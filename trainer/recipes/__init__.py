@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor, nn
-    from torch.utils.data import Dataset
 
     from trainer.config import RunConfig
+    from trainer.data.loader import PositionDataset
+    from trainer.engine.voice import Voice
 
 # Name -> module; imported when used, since most of them import torch.
 RECIPES = {
@@ -59,8 +60,8 @@ class Stage(Protocol):
     breakdown: Mapping[str, Sequence[str]]
     """Names of the groups the loss is broken down by: for instance {"stream": ("unconditional", "Tumour")}."""
 
-    def dataset(self) -> Dataset[dict[str, Any]]:
-        """Return the map from a position (0, 1, 2, ...) to a sample; picklable; the same sample in every process."""
+    def dataset(self) -> PositionDataset:
+        """Return what gives the batch of positions (0, 1, 2, ...); picklable; the same samples in every process."""
         ...
 
     def parameters_for(self, module: nn.Module) -> Iterable[Any]:
@@ -90,10 +91,14 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage to come: its name, and how to build it given the run folder (where earlier stages left their checkpoints)."""
+    """A stage to come: its name, and how to build it given the run folder (where earlier stages left their checkpoints).
+
+    `prepare`, where there is one, makes what all processes need before (encoded latents); one process calls it, first.
+    """
 
     name: str
     build: Callable[[Path], Stage]
+    prepare: Callable[[Path, Voice], None] | None = None
 
 
 class Recipe(Protocol):

@@ -1,0 +1,123 @@
+"""One checkpoint as a folder that is whole or not there: tensors as safetensors, numbers as JSON, a SHA-256 for every file.
+
+The rules are R2, R8 and R9: written under a temporary name, synced, renamed, the folder synced. No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from histoprep.durable import sync_folder, temporary_beside
+from trainer.errors import CheckpointError, DivergedError, OutputError
+
+SUMS = "SHA256SUMS"
+STATE = "state.json"
+_PIECE_BYTES = 1 << 22
+_FILE_MODE = 0o644
+
+
+def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+    """Publish `folder` with one safetensors file for each entry of `tensors` and `state` as state.json, durably.
+
+    Nothing appears at `folder` before everything is on the device. An older folder of that name is replaced. Raises OutputError
+    with the system's reason and DivergedError when a weight is not finite; the old folder is left then.
+    """
+    temporary = temporary_beside(folder)
+    try:
+        temporary.mkdir(parents=True)
+        sums = {f"{name}.safetensors": _write_tensors(temporary / f"{name}.safetensors", values) for name, values in tensors.items()}
+        sums[STATE] = _write_text(temporary / STATE, json.dumps(state, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        _write_text(temporary / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+        sync_folder(temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise OutputError.from_os_error(error, folder) from error
+    except safetensors.SafetensorError as error:
+        raise OutputError(f"cannot write the checkpoint: {error}", path=folder, hint="free space, then run the same command again") from error
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(temporary)
+
+
+def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raise DivergedError unless all floating tensors are finite; one host sync."""
+    floating = {name: one for name, one in tensors.items() if one.is_floating_point()}
+    if not floating:
+        return
+    # A sum is finite only when every summand is; it may overflow, so the names are looked for one by one.
+    if bool(torch.stack([one.detach().double().sum().isfinite().cpu() for one in floating.values()]).all()):
+        return
+    bad = [name for name, one in floating.items() if not bool(one.isfinite().all())]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise DivergedError(f"{what} are no longer finite; no checkpoint was written", seen=", ".join(bad[:3]) + more, hint="lower optimiser.lr")
+
+
+def verify_checkpoint(folder: Path) -> dict[str, Any]:
+    """Return the state of a checkpoint after comparing every file with its SHA-256; raises CheckpointError that says what is wrong."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        wrong = [name for name, digest in sums.items() if _sha256(folder / name) != digest]
+        state = json.loads((folder / STATE).read_text(encoding="utf-8")) if STATE in sums and not wrong else None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint cannot be read: {error}", path=folder) from error
+    if wrong:
+        raise CheckpointError("the checkpoint is damaged: a file differs from its SHA-256", path=folder, seen=", ".join(wrong))
+    if state is None:
+        raise CheckpointError("the checkpoint is incomplete", path=folder, seen=f"no {STATE} in {SUMS}")
+    return dict(state)
+
+
+def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """Return the tensors `name` of a checkpoint, on the CPU; raises CheckpointError."""
+    path = folder / f"{name}.safetensors"
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"the tensors cannot be read: {error}", path=path) from error
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    # Copies: safetensors refuses tensors that share memory, and wants them contiguous.
+    safetensors.torch.save_file({name: one.detach().to("cpu", copy=True).contiguous() for name, one in tensors.items()}, path)
+    path.chmod(_FILE_MODE)
+    _sync_file(path)
+    return _sha256(path)
+
+
+def _write_text(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    _sync_file(path)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    state = hashlib.sha256()
+    with path.open("rb", buffering=0) as stream:
+        while piece := stream.read(_PIECE_BYTES):
+            state.update(piece)
+    return state.hexdigest()

@@ -1,0 +1,242 @@
+"""Training a run: its stages in order, each in one loop, resumed exactly from the last checkpoint.
+
+The same command on the same folder goes on where it stopped. A killed run ends with the same tensors as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from histoprep.durable import locked
+from histoprep.manifest.check import check_certificate
+from histoprep.shards import open_tiles
+from trainer.config import RunConfig
+from trainer.data.loader import loader
+from trainer.engine.checkpoints import CheckpointFolder
+from trainer.engine.devices import RankPositions, evaluating, launch_fabric, move_batch, seed_step, sum_over_ranks
+from trainer.engine.logs import StageLog
+from trainer.engine.run_folder import finished_stage, prepare_run, write_finished
+from trainer.engine.speed import Stopwatch
+from trainer.engine.state import Training
+from trainer.engine.voice import SILENT, Voice
+from trainer.recipes import StagePlan, recipe_of
+from trainer.signals import StopRequest, stopped_by
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Where a run lies and what its stages ended with: name -> step, metrics, best."""
+
+    run: Path
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def fit(config: RunConfig, *, voice: Voice = SILENT) -> FitResult:
+    """Train every stage of a run that is not finished, and return where it lies and how it ended.
+
+    Raises ConfigError, IntegrityError (a leak between splits, other data than before), LockedError, DataError, DivergedError, CheckpointError,
+    OutputError, and Interrupted after SIGINT or SIGTERM, when a checkpoint was saved.
+    """
+    certificate = check_data(config)
+    fabric = launch_fabric(config)
+    voice = voice if fabric.is_global_zero else SILENT
+    run = Path(config.out)
+    with locked(run) if fabric.is_global_zero else contextlib.nullcontext():
+        if fabric.is_global_zero:
+            prepare_run(config, certificate)
+        fabric.barrier()
+        return FitResult(run, {plan.name: _fit_stage(fabric, config, plan, run, voice) for plan in recipe_of(config.recipe).stages(config)})
+
+
+def check_data(config: RunConfig) -> dict[str, Any]:
+    """Return the certificate of the data after proving it again from the rows; raises IntegrityError for a leak."""
+    tiles = open_tiles(config.manifest)
+    check_certificate(tiles.manifest)
+    return {"manifest": config.manifest, "digest": tiles.digest, "label_map": tiles.label_map.digest, "certificate": tiles.certificate}
+
+
+def _fit_stage(fabric: Fabric, config: RunConfig, plan: StagePlan, run: Path, voice: Voice) -> dict[str, Any]:
+    """Train one stage, or return how it ended before."""
+    folder = run / plan.name if plan.name else run
+    ended = finished_stage(folder, config)
+    if ended is not None:
+        voice.note(f"{plan.name or 'training'} is finished: {ended['step']:,} steps")
+        return ended
+    if plan.prepare and fabric.is_global_zero:
+        plan.prepare(run, voice)
+    fabric.barrier()
+    torch.manual_seed(config.seed)
+    training = Training(fabric, config, plan.build(run))
+    checkpoints = CheckpointFolder(folder / "checkpoints", config.keep_checkpoints)
+    _resume(training, checkpoints, voice)
+    log = StageLog(folder, training.step) if fabric.is_global_zero else None
+    try:
+        metrics = _train(training, checkpoints, log, voice)
+    finally:
+        if log:
+            log.close()
+    result = {"stage": plan.name, "step": training.step, "metrics": metrics, "best": training.best}
+    if fabric.is_global_zero:
+        write_finished(folder, config, result)
+    fabric.barrier()
+    return result
+
+
+def _resume(training: Training, checkpoints: CheckpointFolder, voice: Voice) -> None:
+    """Go on from the newest usable checkpoint, if there is one, and say what was passed over."""
+    fabric = training.fabric
+    if fabric.is_global_zero:
+        checkpoints.sweep()
+    snapshot = checkpoints.newest()
+    for line in checkpoints.skipped:
+        voice.warn(f"checkpoint passed over: {line}")
+    if snapshot is not None:
+        training.restore(snapshot)
+        voice.note(f"going on from step {training.step:,} of {training.num_steps:,}")
+    fabric.barrier()
+    if fabric.is_global_zero:
+        checkpoints.forget_after(training.step)
+    fabric.barrier()
+
+
+def _train(training: Training, checkpoints: CheckpointFolder, log: StageLog | None, voice: Voice) -> dict[str, float]:
+    """Make the steps that are left and return the metrics of the last one. The loop."""
+    config, stage = training.config, training.stage
+    watch = Stopwatch()
+    events = _Events(training, checkpoints, log, voice, watch)
+    label = f"{config.recipe}{f' {stage.name}' if stage.name else ''}"
+    with StopRequest().listening() as request, voice.progress(label, events.images_left, "images") as meter:
+        batches = watch.waiting(_batches(training))
+        while training.step < training.num_steps:
+            for micro_step in range(config.accumulate):
+                batch = move_batch(training.fabric, next(batches), channels_last=config.channels_last)
+                seed_step(config.seed, stage.name, _first_position(training, micro_step))
+                output = stage.loss(training.model, batch)
+                training.backward(output, is_last=micro_step == config.accumulate - 1)
+            training.finish_step()
+            watch.count(config.batch_size)
+            meter.advance(config.batch_size)
+            events.after_step()
+            if events.should_stop(request):
+                raise stopped_by(request.number or 15, f"step {training.step:,} of {training.num_steps:,} is saved in {events.save().name}")
+    return events.metrics
+
+
+def _batches(training: Training) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the micro-batches of this rank from the current step on."""
+    fabric, config = training.fabric, training.config
+    positions = RankPositions(
+        training.step,
+        training.num_steps,
+        batch_size=config.batch_size,
+        micro=training.micro,
+        rank=fabric.global_rank,
+        num_ranks=fabric.world_size,
+    )
+    workers = config.data.num_workers
+    pin_memory = fabric.device.type == "cuda"
+    return loader(training.stage.dataset(), positions, training.micro, workers, pin_memory=pin_memory)  # type: ignore[arg-type]
+
+
+def _first_position(training: Training, micro_step: int) -> int:
+    fabric = training.fabric
+    return training.step * training.config.batch_size + (micro_step * fabric.world_size + fabric.global_rank) * training.micro
+
+
+class _Events:
+    """What happens between steps: the log, validation, pictures and checkpoints, each at its time and at the end."""
+
+    def __init__(self, training: Training, checkpoints: CheckpointFolder, log: StageLog | None, voice: Voice, watch: Stopwatch) -> None:
+        self._training, self._checkpoints, self._log = training, checkpoints, log
+        self._voice, self._watch = voice, watch
+        self._every = training.config.every
+        self.metrics: dict[str, float] = {}
+
+    @property
+    def images_left(self) -> int:
+        """Return how many images the rest of the stage takes."""
+        return (self._training.num_steps - self._training.step) * self._training.config.batch_size
+
+    def after_step(self) -> None:
+        """Do what is due after the step just made."""
+        training = self._training
+        line: dict[str, float] = {}
+        if self._is_due(self._every.log):
+            line |= self._read_window()
+        if self._is_due(self._every.validate_):
+            self.metrics = self._validate()
+            line |= {f"val_{name}": value for name, value in self.metrics.items()}
+        if line and self._log:
+            self._log.write(training.step, line)
+        if self._is_due(self._every.pictures) and self._every.pictures and self._log:
+            self._draw()
+        if self._is_due(self._every.checkpoint):
+            self.save()
+
+    def should_stop(self, request: StopRequest) -> bool:
+        """Return whether a signal asked to stop; with several ranks they agree on it where the log is read anyway."""
+        fabric = self._training.fabric
+        if fabric.world_size == 1:
+            return request.number is not None
+        if not self._is_due(self._every.log):
+            return False
+        asked = torch.tensor(float(request.number is not None), device=fabric.device)
+        return bool(sum_over_ranks(fabric, asked) > 0)
+
+    def save(self) -> Path:
+        """Save a checkpoint and return its folder; raises DivergedError instead when anything is not finite."""
+        training, go_on = self._training, self._watch.pause()
+        training.check_finite()
+        if self._log:
+            self._log.sync()
+        path = self._checkpoints.folder / f"last-{training.step:08d}"
+        if training.fabric.is_global_zero:
+            path = self._checkpoints.save(training.snapshot())
+        training.fabric.barrier()
+        go_on()
+        return path
+
+    def _is_due(self, every: int | None) -> bool:
+        step, last = self._training.step, self._training.num_steps
+        return step == last or (every is not None and step % every == 0)
+
+    def _read_window(self) -> dict[str, float]:
+        training, fabric = self._training, self._training.fabric
+        training.check_finite()
+        means = training.window.read(lambda one: sum_over_ranks(fabric, one), fabric.world_size)
+        speed = self._watch.read()
+        lr = float(training.raw_optimiser.param_groups[0]["lr"])
+        images = training.step * training.config.batch_size
+        self._voice.note(
+            f"step {training.step:,}: loss {means['loss']:.4g}, gradient norm {means['gradient_norm']:.3g}, lr {lr:.3g}, "
+            f"{speed['images_per_s']:,.0f} images/s, {speed['data_wait_share']:.0%} waiting for data"
+        )
+        return {"images": images, "loss": means.pop("loss"), "lr": lr, "gradient_norm": means.pop("gradient_norm"), **speed, **means}
+
+    def _validate(self) -> dict[str, float]:
+        """Return the metrics of this step; the best weights so far are saved, if these are."""
+        training, go_on = self._training, self._watch.pause()
+        metrics: dict[str, float] = {}
+        training.check_finite()
+        if training.fabric.is_global_zero:
+            metrics = training.evaluate()
+            self._voice.note(f"step {training.step:,}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+            if training.is_better(metrics):
+                self._checkpoints.save_best(training.snapshot())
+        training.fabric.barrier()
+        go_on()
+        return metrics
+
+    def _draw(self) -> None:
+        training, go_on = self._training, self._watch.pause()
+        assert self._log is not None
+        with evaluating(training.fabric, training.evaluated):
+            self._log.draw(training.step, training.stage.pictures(training.evaluated))
+        go_on()

@@ -1,0 +1,112 @@
+"""The log of a stage: metrics.csv, one line a step that was looked at, and the same numbers and pictures for TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from histoprep.durable import write_text
+from trainer.engine.pictures import write_sheet
+
+_FIRST = ("step", "images")
+
+
+class MetricsLog:
+    """Appends lines to metrics.csv; a column that comes later is empty before.
+
+    `step` is where the run goes on from: lines of later steps, and a line that a killed run left half written, are dropped.
+    Numbers are written so that reading gives back the very same float.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.path = folder / "metrics.csv"
+        self._columns, self._rows = _read_rows(self.path, step)
+        if self.path.exists():
+            self._rewrite()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add the line of a step."""
+        row = {"step": str(step), **{name: _cell(value) for name, value in values.items()}}
+        new = [name for name in (*_FIRST, *row) if name not in self._columns and name in row]
+        self._rows.append(row)
+        if new:
+            self._columns += dict.fromkeys(new)
+            self._rewrite()
+            return
+        with self.path.open("a", encoding="utf-8", newline="") as stream:
+            stream.write(_csv_text(self._columns, [row], header=False))
+
+    def sync(self) -> None:
+        """Make the lines so far survive a power cut: called before a checkpoint that relies on them."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as stream:
+            os.fsync(stream.fileno())
+
+    def _rewrite(self) -> None:
+        write_text(self.path, _csv_text(self._columns, self._rows, header=True))
+
+
+def _read_rows(path: Path, step: int) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the columns and the whole lines up to `step` of a metrics.csv, nothing when there is none."""
+    if not path.exists():
+        return [], []
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    lines = csv.DictReader(io.StringIO(whole, newline=""))
+    rows = [{name: value for name, value in row.items() if value} for row in lines if row.get("step", "").isdecimal() and int(row["step"]) <= step]
+    return list(lines.fieldnames or []), rows
+
+
+def _csv_text(columns: list[str], rows: list[dict[str, str]], *, header: bool) -> str:
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _cell(value: float) -> str:
+    return repr(float(value)) if isinstance(value, float) else str(value)
+
+
+class StageLog:
+    """metrics.csv, TensorBoard events in logs/ and sheets in samples/ of one stage."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        # Imported here: it takes a second, and only the process that writes needs it.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder = folder
+        self._metrics = MetricsLog(folder, step)
+        self._board: Any = SummaryWriter(str(folder / "logs"), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Log the numbers of a step."""
+        self._metrics.write(step, values)
+        for name, value in values.items():
+            if math.isfinite(value):
+                self._board.add_scalar(name, value, step)
+
+    def draw(self, step: int, sheets: Mapping[str, np.ndarray]) -> None:
+        """Log sheets (uint8 [height, width, 3]) as samples/<step>-<name>.png and for TensorBoard."""
+        for name, picture in sheets.items():
+            write_sheet(self._folder / "samples" / f"{step:08d}-{name}.png", picture)
+            self._board.add_image(name, picture, step, dataformats="HWC")
+
+    def sync(self) -> None:
+        """Bring everything logged so far to the device."""
+        self._metrics.sync()
+        self._board.flush()
+
+    def close(self) -> None:
+        """Write what is pending and close."""
+        self._board.close()

@@ -1,0 +1,120 @@
+"""The folder of a run: its configuration, environment and certificate; one process at a time, the same run every time."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from histoprep.durable import write_json, write_text
+from trainer import __version__
+from trainer.config import RunConfig
+from trainer.config_layers import dump_config, read_yaml
+from trainer.engine.checkpoints import CONFIG
+from trainer.errors import CheckpointError, ConfigError, IntegrityError
+
+FINISHED = "finished.json"
+_ENVIRONMENT = "environment.json"
+_CERTIFICATE = "certificate.json"
+_PACKAGES = ("torch", "lightning-fabric", "diffusers", "safetensors", "numpy", "pyarrow")
+# Changing these changes no result, or only its rounding (devices, accumulate, compile).
+_MAY_CHANGE = ("out", "preset", "data.num_workers", "accumulate", "accelerator", "devices", "num_nodes", "compile", "every", "keep_checkpoints")
+_SCHEDULES_WITHOUT_END = ("constant", "warmup_constant")
+
+
+def prepare_run(config: RunConfig, certificate: Mapping[str, Any]) -> Path:
+    """Return the run folder, holding config.yml, environment.json and certificate.json; hold its lock.
+
+    Raises ConfigError when the folder belongs to a run with another configuration, and IntegrityError when the data
+    changed since that run began.
+    """
+    run = Path(config.out)
+    if (run / CONFIG).exists():
+        _refuse_other_config(run / CONFIG, config)
+    elif (run / "checkpoints").exists():
+        raise ConfigError(f"this folder has checkpoints but no {CONFIG}", path=run, hint="choose another --out")
+    if (run / _CERTIFICATE).exists():
+        _refuse_other_data(run / _CERTIFICATE, certificate)
+    else:
+        write_json(run / _CERTIFICATE, certificate)
+    write_text(run / CONFIG, dump_config(config))
+    write_json(run / _ENVIRONMENT, [*_read_json(run / _ENVIRONMENT, []), describe_environment(sys.argv)])
+    return run
+
+
+def describe_environment(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return what the numbers of a run may depend on: versions, device, threads, command."""
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": [Path(arguments[0]).name, *arguments[1:]] if arguments else [],
+        "trainer": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version_of(name) for name in _PACKAGES},
+        "cuda": torch.version.cuda,
+        "devices": devices,
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def finished_stage(folder: Path, config: RunConfig) -> dict[str, Any] | None:
+    """Return what the end of a stage left in finished.json, or None when it has not ended for this duration."""
+    ended: dict[str, Any] | None = _read_json(folder / FINISHED, None)
+    return ended if ended is not None and ended["duration"] == config.duration.model_dump(mode="json") else None
+
+
+def write_finished(folder: Path, config: RunConfig, result: Mapping[str, Any]) -> None:
+    """Mark a stage as finished; the last thing that is written."""
+    write_json(folder / FINISHED, {"duration": config.duration.model_dump(mode="json"), **result})
+
+
+def _refuse_other_config(path: Path, config: RunConfig) -> None:
+    old, new = flatten(read_yaml(path)), flatten(config.model_dump(mode="json", by_alias=True))
+    free = [*_MAY_CHANGE, *(["duration"] if config.schedule.kind in _SCHEDULES_WITHOUT_END else [])]
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{one}.") for one in free)]
+    if changed:
+        seen = "; ".join(f"{key} = {new.get(key)}, was {old.get(key)}" for key in changed[:8])
+        hint = "choose another --out for another run, or give the options of this one to go on with it"
+        raise ConfigError("this run folder belongs to a run with another configuration", path=path, seen=seen, hint=hint)
+
+
+def _refuse_other_data(path: Path, certificate: Mapping[str, Any]) -> None:
+    before = _read_json(path, {})
+    if before != json.loads(json.dumps(certificate)):
+        keys = [key for key in sorted({*before, *certificate}) if before.get(key) != certificate.get(key)]
+        hint = "choose another --out: a run on other data is another run"
+        raise IntegrityError("the data changed since this run began", path=path, seen=f"another {', '.join(keys)}", hint=hint)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _read_json(path: Path, default: Any) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return default
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"a file of the run folder cannot be read: {error}", path=path) from error
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
