@@ -18,26 +18,27 @@ HEAD_WIDTH = 32
 HIDDEN_WIDTH = NUM_HEADS * HEAD_WIDTH
 
 
-class SinusoidalEmbedding(nn.Module):
-    """Sines, then cosines of a timestep at `width` / 2 frequencies from 1 down to 1/10000.
+class TimeEmbedding(nn.Sequential):
+    """An MLP on the sines and cosines of a timestep.
 
-    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5, with frequencies 10000^(-i / (width / 2 - 1)).
+    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5, with frequencies 10000^(-i / (width / 2 - 1)), sines first.
     """
 
     def __init__(self, width: int) -> None:
-        super().__init__()
+        super().__init__(nn.Identity(), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, 4 * width))
         self.width = width
 
     def forward(self, t: Tensor) -> Tensor:
-        """Return float32 [batch, width] for timesteps [batch], whole or fractional."""
+        """Return [batch, 4 width] for timesteps [batch], whole or fractional."""
         half = self.width // 2
-        frequencies = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10_000.0) / (half - 1)))
-        angles = t.float()[:, None] * frequencies
-        return torch.cat((angles.sin(), angles.cos()), dim=1)
+        # In float64: an angle near 1000 has four digits after the point in float32.
+        frequencies = torch.exp(torch.arange(half, device=t.device, dtype=torch.float64) * (-math.log(10_000.0) / (half - 1)))
+        angles = t.double()[:, None] * frequencies
+        return super().forward(torch.cat((angles.sin(), angles.cos()), dim=1).to(next(self.parameters()).dtype))
 
 
 class WeightStandardisedConv2d(nn.Conv2d):
-    """A convolution whose filters have mean 0 and variance 1, always standardised in float32.
+    """A convolution whose filters have mean 0 and variance 1, never standardised in less than float32.
 
     The published code takes another epsilon (1e-3) in half precision, which is another function; here precision changes rounding only.
 
@@ -46,7 +47,7 @@ class WeightStandardisedConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of [batch, in, height, width] as [batch, out, height, width]."""
-        weight = self.weight.float()
+        weight = at_least_float32(self.weight)
         variance, mean = torch.var_mean(weight, dim=(1, 2, 3), keepdim=True, correction=0)
         weight = (weight - mean) * torch.rsqrt(variance + EPSILON)
         bias = None if self.bias is None else self.bias.to(input.dtype)
@@ -63,7 +64,7 @@ class ChannelLayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return [batch, dim, height, width] with mean 0 and variance 1 over dim, times the gain, in the precision of `x`."""
         last = x.permute(0, 2, 3, 1)
-        normed = functional.layer_norm(last.float(), last.shape[-1:], self.g.flatten().float(), None, EPSILON)
+        normed = functional.layer_norm(at_least_float32(last), last.shape[-1:], at_least_float32(self.g.flatten()), None, EPSILON)
         return normed.to(x.dtype).permute(0, 3, 1, 2)
 
 
@@ -132,6 +133,11 @@ class MaskAttention(nn.Module):
         asked = _heads(functional.conv2d(query.to(x.dtype), filters.to(x.dtype)))
         found = functional.scaled_dot_product_attention(asked.to(keys.dtype), keys, values)
         return self.to_out(found.transpose(2, 3).reshape(len(x), HIDDEN_WIDTH, height, width))
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return `x` in float32, or in float64 when it has that already."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _heads(x: Tensor) -> Tensor:

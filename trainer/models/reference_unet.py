@@ -12,9 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from trainer.models.layers import ResidualBlock, SinusoidalEmbedding, WeightStandardisedConv2d, attention_layer
-
-__all__ = ["Condition", "ReferenceUNet", "ReferenceUNetConfig", "WeightStandardisedConv2d", "class_fractions"]
+from trainer.models.layers import ResidualBlock, TimeEmbedding, at_least_float32, attention_layer
 
 MaskQuery = Literal["binary", "class"]
 ClassEmbedding = Literal["fraction", "max"]
@@ -84,7 +82,7 @@ class ReferenceUNet(nn.Module):
         widths = [dim, *(dim * mult for mult in config.dim_mults)]
         stages = list(pairwise(widths))
         self.init_conv = nn.Conv2d(config.channels, dim, 7, padding=3)
-        self.time_mlp = nn.Sequential(SinusoidalEmbedding(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, 4 * dim))
+        self.time_mlp = TimeEmbedding(dim)
         self.classes_emb = nn.Embedding(config.num_classes, dim)
         self.classes_mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, 4 * dim))
         last = len(stages) - 1
@@ -124,14 +122,14 @@ class ReferenceUNet(nn.Module):
     def condition(self, mask: Tensor, size: tuple[int, int], drop: Tensor | None = None) -> Condition:
         """Return what the network knows of masks [batch, 1, H, W] when its latents are `size` = (h, w); errors as `forward`."""
         factor = self._checked_factor(mask, size)
-        fractions = class_fractions(mask, self.config.num_classes, factor)
+        table = at_least_float32(self.classes_emb.weight)
+        fractions = class_fractions(mask, self.config.num_classes, factor).to(table.dtype)
         labelled = mask.unflatten(3, (-1, factor)).unflatten(2, (-1, factor)).amax((3, 5)) > 0
         kept = torch.ones(len(mask), dtype=torch.bool, device=mask.device) if drop is None else ~drop
         column = kept[:, None, None, None]
         null = torch.zeros_like(fractions[:1])
         if self.config.null_class is not None:
             null[:, self.config.null_class] = 1
-        table = self.classes_emb.weight
         if self.config.class_embedding == "fraction":
             embedding = torch.where(column, fractions, null).mean((2, 3)) @ table
         else:
@@ -141,7 +139,7 @@ class ReferenceUNet(nn.Module):
             query = torch.where(column, labelled, bool(self.config.null_class))
         else:
             query = torch.einsum("bkhw,kd->bdhw", torch.where(column, fractions, null), table)
-        return Condition(self.classes_mlp(embedding), self._pooled(query))
+        return Condition(self.classes_mlp(embedding.to(self.classes_emb.weight.dtype)), self._pooled(query))
 
     def denoise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Return the prediction [batch, channels, h, w] for noisy latents under a condition made by `condition`."""
