@@ -1,7 +1,7 @@
 """Shards: tiles packed in plain tar files with an index, and tiles read back by row number, from files or from shards.
 
-`plan.py` says which tile goes where, `task.py` writes one shard, `write.py` all of them and the index; `source.py` reads (`readers.py` does the work), `verify.py` reads
-everything again. `layout.py` has the names and the tar headers, `index.py` the index, `places.py` local folders and object stores.
+`plan.py` says which tile goes where, `task.py` writes one shard, `write.py` all of them and the index; `source.py` and `readers.py` read, and
+`verify.py` reads everything again. `layout.py` has the names and the tar headers, `index.py` the index, `places.py` folders and object stores.
 """
 
 from histoprep.shards.readers import EncodedTile, TileError

@@ -44,12 +44,24 @@ def open_place(folder: str | Path) -> Place:
     return OtherStore(text.rstrip("/"))
 
 
+class _Descriptor:
+    """An open file, closed when nobody reads from it any more."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
 @dataclass
 class LocalFolder:
     """A folder of the file system. Small files are read whole; those read in pieces stay open."""
 
     folder: str
-    _open: OrderedDict[str, int] = field(default_factory=OrderedDict, repr=False, compare=False)
+    _open: OrderedDict[str, _Descriptor] = field(default_factory=OrderedDict, repr=False, compare=False)
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
         """Return a piece of a file, or all of it; see `Place.read`."""
@@ -61,9 +73,9 @@ class LocalFolder:
         if descriptor is None:
             descriptor = self._keep_open(name)
         # pread, not a map: a file that was cut short gives an error and not a signal.
-        data = os.pread(descriptor, length, start)
+        data = os.pread(descriptor.number, length, start)
         while 0 < len(data) < length:
-            more = os.pread(descriptor, length - len(data), start + len(data))
+            more = os.pread(descriptor.number, length - len(data), start + len(data))
             if not more:
                 break
             data += more
@@ -73,21 +85,15 @@ class LocalFolder:
         """Return the path of a file."""
         return os.path.join(self.folder, to_name(name))
 
-    def _keep_open(self, name: str) -> int:
+    def _keep_open(self, name: str) -> _Descriptor:
         if len(self._open) >= _MAX_OPEN:
-            os.close(self._open.popitem(last=False)[1])
-        descriptor = os.open(self.where(name), os.O_RDONLY | os.O_CLOEXEC)
-        self._open[name] = descriptor
-        return descriptor
+            self._open.popitem(last=False)
+        opened = self._open[name] = _Descriptor(os.open(self.where(name), os.O_RDONLY | os.O_CLOEXEC))
+        return opened
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without open files."""
         return {"folder": self.folder, "_open": OrderedDict()}
-
-    def __del__(self) -> None:
-        """Close what is open."""
-        for descriptor in self._open.values():
-            os.close(descriptor)
 
 
 @dataclass

@@ -1,0 +1,139 @@
+"""Which tile goes into which shard: known before a byte is read, and the same for any number of workers.
+
+Tiles of one split, pool, image format and with or without a mask fill shard after shard, in the order of the manifest; within a shard
+they lie in the order of their keys, which is no order at all. Sizes are planned from the sizes of the files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from histoprep import __version__
+from histoprep.digests import digest, digest_text
+from histoprep.errors import UsageError
+from histoprep.manifest import Manifest, file_digest
+from histoprep.names import to_name
+from histoprep.remap import OnUnmapped, Recipe
+from histoprep.shards.layout import RECORD, image_suffix, key_of, member_bytes, shard_name
+from histoprep.shards.task import PackedTile, ShardTask
+
+MAX_SHARD_BYTES = 512 * 10**6
+PARTS = ".hp-parts"
+TIME_LIMIT_S = 60.0
+LAYOUT_VERSION = "1.0"
+# A mask in our encoding may be larger than it was, so it counts twice and a little more.
+_MASK_MARGIN_BYTES = 1024
+_COLUMNS = ("tile_id", "image_path", "image_bytes", "image_digest", "mask_path", "mask_bytes", "mask_digest", "split", "pool")
+_PIECE = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOptions:
+    """How to write shards: no shard is planned above `max_shard_bytes` unless one tile is; `resume` goes on from a stopped run."""
+
+    max_shard_bytes: int = MAX_SHARD_BYTES
+    resume: bool = False
+    time_limit_s: float = TIME_LIMIT_S
+
+
+class Kind(NamedTuple):
+    """What all tiles of a shard have in common: readers infer the fields of a shard from its first samples."""
+
+    split: str
+    pool: str
+    suffix: str
+    has_mask: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """Everything decided before the first shard is written."""
+
+    manifest: Manifest
+    manifest_digest: str
+    root: Path
+    out: Path
+    options: ShardOptions
+    recipe: Recipe
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """Return what the shards depend on, as JSON values."""
+        return {
+            "manifest_digest": self.manifest_digest,
+            "label_map_digest": self.manifest.label_map.digest,
+            "max_shard_bytes": self.options.max_shard_bytes,
+            "layout_version": LAYOUT_VERSION,
+        }
+
+    def tasks(self) -> Iterator[ShardTask]:
+        """Yield the shards to write, always the same; raises UsageError for a manifest without sizes."""
+        how = (LAYOUT_VERSION, __version__, self.recipe.note, digest(self.recipe.table))
+        for name, tiles in _shards(self.manifest, self.root, self.options.max_shard_bytes):
+            key = digest_text(repr((how, name, tiles)))
+            part = self.out / PARTS / f"{key}.parquet"
+            yield ShardTask(tuple(tiles), self.out / name, self.recipe, part, part.with_suffix(".at"), self.options.time_limit_s)
+
+
+@dataclass(slots=True)
+class _Filling:
+    tiles: list[PackedTile] = field(default_factory=list)
+    num_bytes: int = RECORD
+
+
+def plan_shards(manifest: Manifest, out: Path, options: ShardOptions, root: Path | None = None) -> ShardPlan:
+    """Return the plan; nothing is written.
+
+    Raises UsageError for a size below 1 MB, a folder inside the data set, an index instead of a manifest, classes above 255 (HP505).
+    """
+    if options.max_shard_bytes < 10**6:
+        raise UsageError("shards of this size make no sense", seen=f"{options.max_shard_bytes:,} bytes", expected="at least 1 MB")
+    if "shards" in manifest.header:
+        raise UsageError("this is an index of shards already", path=manifest.path, hint="name the manifest that it was made from")
+    data, target = root or manifest.root, out.absolute()
+    if target.resolve().is_relative_to(data.resolve()):
+        raise UsageError("shards must not mix with the data set", path=target, seen=f"data in {data}", hint="name another --out")
+    if target.exists() and not target.is_dir():
+        raise UsageError("shards need a folder", path=target, seen="a file of that name")
+    recipe = Recipe.of(manifest.label_map, OnUnmapped.ERROR)
+    return ShardPlan(manifest, file_digest(manifest.path), data, target, options, recipe)
+
+
+def _shards(manifest: Manifest, root: Path, max_bytes: int) -> Iterator[tuple[str, list[PackedTile]]]:
+    """Yield name and tiles of each shard; one shard of every kind is being filled at a time."""
+    filling: dict[Kind, _Filling] = {}
+    numbers: Counter[tuple[str, str]] = Counter()
+
+    def close(kind: Kind) -> tuple[str, list[PackedTile]]:
+        group = kind.split, kind.pool
+        name = shard_name(*group, numbers[group])
+        numbers[group] += 1
+        return name, sorted(filling.pop(kind).tiles, key=lambda one: one.key)
+
+    for kind, tile in _tiles(manifest, root):
+        size = member_bytes(tile.image_bytes) + (member_bytes(2 * tile.mask_bytes + _MASK_MARGIN_BYTES) if kind.has_mask else 0)
+        if kind in filling and filling[kind].num_bytes + size > max_bytes:
+            yield close(kind)
+        into = filling.setdefault(kind, _Filling())
+        into.tiles.append(tile)
+        into.num_bytes += size
+    for kind in sorted(filling):
+        yield close(kind)
+
+
+def _tiles(manifest: Manifest, root: Path) -> Iterator[tuple[Kind, PackedTile]]:
+    row = 0
+    for batch in manifest.iter_batches(_COLUMNS, _PIECE):
+        columns = (batch[name].to_pylist() for name in _COLUMNS)
+        for tile_id, image, image_bytes, image_digest, mask, mask_bytes, mask_digest, split, pool in zip(*columns, strict=True):
+            if image_bytes is None or (mask is not None and mask_bytes is None):
+                raise UsageError("the manifest does not say how large its files are", path=manifest.path, seen=f"tile {tile_id}")
+            suffix = image_suffix(image)
+            paths = (str(root / to_name(image)), str(root / to_name(mask)) if mask is not None else None)
+            tile = PackedTile(row, tile_id, key_of(tile_id), suffix, paths[0], image_bytes, image_digest, paths[1], mask_bytes or 0, mask_digest)
+            yield Kind(split, pool, suffix, mask is not None), tile
+            row += 1

@@ -1,0 +1,231 @@
+"""One shard: images as they are, masks as classes, a file that appears when it is whole, then a note of what lies where in it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import pyarrow as pa
+import xxhash
+
+from histoprep import durable, tables
+from histoprep.digests import digest
+from histoprep.errors import BrokenFileError, IntegrityError
+from histoprep.execution.marker import Marker
+from histoprep.read_ahead import FileStat, Request, read_ahead, stat_file
+from histoprep.remap import Recipe
+from histoprep.shards.layout import MASK_SUFFIX, member_header, padding, trailer
+from histoprep.shards.readers import crc32
+
+PART_KIND, PART_VERSION = "shard-part", "1.0"
+PART_SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64()),
+        pa.field("key", pa.string()),
+        *(pa.field(f"image_{name}", kind) for name, kind in (("offset", pa.int64()), ("length", pa.int64()), ("crc32", pa.uint32()))),
+        *(pa.field(f"mask_{name}", kind) for name, kind in (("offset", pa.int64()), ("length", pa.int64()), ("crc32", pa.uint32()))),
+    ]
+)
+_NUM_REMEMBERED = 256
+_WRITE_BYTES = 1 << 20
+_NO_LIMIT = 1 << 62
+
+
+class PackedTile(NamedTuple):
+    """A tile to pack: its row in the manifest, its key, and where its files are and what they should be; `mask_path` None without one."""
+
+    row: int
+    tile_id: str
+    key: str
+    suffix: str
+    image_path: str
+    image_bytes: int
+    image_digest: str | None
+    mask_path: str | None
+    mask_bytes: int
+    mask_digest: str | None
+
+
+class FailedTile(NamedTuple):
+    """A tile that cannot be packed: the file and why."""
+
+    tile_id: str
+    path: str
+    reason: str
+
+
+class ShardDone(NamedTuple):
+    """What became of a shard: where its part is, its first row of the manifest, its tiles; with failures there is no shard."""
+
+    name: str
+    part: Path
+    first_row: int
+    num_tiles: int
+    failures: tuple[FailedTile, ...] = ()
+    reused: bool = False
+
+
+class _FailuresError(Exception):
+    """Some tiles cannot be packed, so the shard is not written."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """One shard; `left_out` are tiles (by place) at which a worker died, and why."""
+
+    tiles: tuple[PackedTile, ...]
+    shard: Path
+    recipe: Recipe
+    part: Path
+    marker: Path
+    time_limit_s: float
+    left_out: tuple[tuple[int, str], ...] = ()
+
+    def run(self) -> ShardDone:
+        """Write the shard and its part unless they are there; raises OutputError."""
+        done = ShardDone(self.shard.name, self.part, min(one.row for one in self.tiles), len(self.tiles))
+        if self.is_done():
+            return done._replace(reused=True)
+        failures: list[FailedTile] = []
+        members: list[dict[str, Any]] = []
+        state = xxhash.xxh3_128()
+        try:
+            with contextlib.closing(Marker(self.marker, self.time_limit_s)) as marker:
+                durable.write_file(self.shard, lambda stream: self._write(stream, marker, members, failures, state))
+        except _FailuresError:
+            return done._replace(failures=tuple(failures))
+        size = self.shard.stat().st_size
+        facts = {"name": self.shard.name, "bytes": size, "tiles": len(self.tiles), "digest": state.hexdigest()}
+        rows = pa.Table.from_pylist(members, schema=PART_SCHEMA)
+        tables.write_table(self.part, [rows], PART_SCHEMA, kind=PART_KIND, schema_version=PART_VERSION, metadata={"shard": facts})
+        return done
+
+    def without(self, index: int, reason: str) -> ShardTask:
+        """Return the task that reports tile `index` as failed instead of reading it."""
+        return replace(self, left_out=(*self.left_out, (index, reason)))
+
+    def is_done(self) -> bool:
+        """Return whether the part says that this very shard was written and it is there in its size."""
+        try:
+            stated = part_facts(self.part)
+        except (FileNotFoundError, IntegrityError):
+            return False
+        found = stat_file(str(self.shard))
+        return found is not None and found.num_bytes == stated["bytes"]
+
+    def _write(self, stream: IO[bytes], marker: Marker, members: list[dict[str, Any]], failures: list[FailedTile], state: xxhash.xxh3_128) -> None:
+        waiting: list[bytes] = []
+        end = written = 0
+
+        def flush() -> None:
+            nonlocal written
+            data = b"".join(waiting)
+            waiting.clear()
+            state.update(data)
+            stream.write(data)
+            written += len(data)
+
+        for one in self._packed(marker, failures):
+            # What cannot be finished need not be written; the rest is read for what else is wrong with it.
+            if failures:
+                continue
+            offset = end
+            row: dict[str, Any] = {"row": one.tile.row, "key": one.tile.key}
+            for field, name, data, crc in one.members():
+                offset += len(name)
+                row |= {f"{field}_offset": offset, f"{field}_length": len(data), f"{field}_crc32": crc}
+                waiting += (name, data, padding(len(data)))
+                offset += len(data) + -len(data) % 512
+            members.append(row)
+            end = offset
+            if end - written > _WRITE_BYTES:
+                flush()
+        if failures:
+            raise _FailuresError
+        waiting.append(trailer(end))
+        flush()
+
+    def _packed(self, marker: Marker, failures: list[FailedTile]) -> Iterator[_Packed]:
+        """Yield the tiles read and remapped; what cannot be goes to `failures`."""
+        left_out = dict(self.left_out)
+        for index, reason in left_out.items():
+            failures.append(FailedTile(self.tiles[index].tile_id, self.tiles[index].image_path, f"HP201 worker-died: {reason}"))
+        chosen = [(index, tile) for index, tile in enumerate(self.tiles) if index not in left_out]
+        contents = read_ahead([request for _, tile in chosen for request in _requests(tile)], _NO_LIMIT)
+        pack = _MaskPacker(self.recipe)
+        for index, tile in chosen:
+            marker.at(index)
+            image = _checked(next(contents), tile.image_digest)
+            mask = _checked(next(contents), tile.mask_digest) if tile.mask_path is not None else None
+            packed = None if mask is None or isinstance(mask, BrokenFileError) else pack(mask)
+            for path, wrong in ((tile.image_path, image), (tile.mask_path, mask), (tile.mask_path, packed)):
+                if isinstance(wrong, BrokenFileError):
+                    failures.append(FailedTile(tile.tile_id, str(path), f"{wrong.verdict}: {wrong.detail}"))
+            if not failures:
+                assert isinstance(image, bytes)
+                assert not isinstance(packed, BrokenFileError)
+                yield _Packed(tile, image, packed)
+
+
+class _Packed(NamedTuple):
+    tile: PackedTile
+    image: bytes
+    mask: tuple[bytes, int] | None
+
+    def members(self) -> Iterator[tuple[str, bytes, bytes, int]]:
+        """Yield column prefix, header, bytes and CRC32 of each member."""
+        yield "image", member_header(f"{self.tile.key}.{self.tile.suffix}", len(self.image)), self.image, crc32(self.image)
+        if self.mask is not None:
+            data, crc = self.mask
+            yield "mask", member_header(f"{self.tile.key}.{MASK_SUFFIX}", len(data)), data, crc
+
+
+def _requests(tile: PackedTile) -> Iterator[Request]:
+    yield Request(tile.image_path, FileStat(tile.image_bytes, None))
+    if tile.mask_path is not None:
+        yield Request(tile.mask_path, FileStat(tile.mask_bytes, None))
+
+
+def _checked(data: bytes | BrokenFileError, stated: str | None) -> bytes | BrokenFileError:
+    if isinstance(data, BrokenFileError) or stated is None or digest(data) == stated:
+        return data
+    return BrokenFileError("HP902 manifest-stale", "its bytes are not those of the manifest's digest")
+
+
+class _MaskPacker:
+    """Turns the bytes of a mask into those of its classes and their CRC32; identical masks are packed once."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        # Decoders take longest to import, and only workers need them.
+        from histoprep import imageio
+
+        self._imageio = imageio
+        self._recipe = recipe
+        self._known: dict[bytes, tuple[bytes, int]] = {}
+
+    def __call__(self, data: bytes) -> tuple[bytes, int] | BrokenFileError:
+        found = self._known.get(data)
+        if found is None:
+            try:
+                classes = self._recipe.apply(self._imageio.decode_mask(data, self._imageio.read_header(data)))
+            except BrokenFileError as error:
+                return error
+            encoded = self._imageio.encode_mask_png(classes, {self._imageio.LABEL_MAP_TEXT: self._recipe.note})
+            found = encoded, crc32(encoded)
+            if len(self._known) >= _NUM_REMEMBERED:
+                self._known.pop(next(iter(self._known)))
+            self._known[data] = found
+        return found
+
+
+def open_part(path: Path) -> pa.Table:
+    """Return what lies where in one shard; raises IntegrityError, FileNotFoundError."""
+    return tables.read_table(tables.open_table(path, kind=PART_KIND, schema_version=PART_VERSION)[0])
+
+
+def part_facts(path: Path) -> dict[str, Any]:
+    """Return name, bytes, tiles and digest of the shard that a part describes; raises IntegrityError, FileNotFoundError."""
+    return dict(tables.open_table(path, kind=PART_KIND, schema_version=PART_VERSION)[1]["shard"])

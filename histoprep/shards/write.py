@@ -1,0 +1,209 @@
+"""Manifest -> shards and their index. The index comes last: without it there are no shards, and with it all of them are whole."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from histoprep import durable
+from histoprep.errors import IncompleteError, IntegrityError, OutputError, UsageError
+from histoprep.execution import Engine, run_tasks
+from histoprep.manifest import SHARD_COLUMNS, Manifest, file_digest, open_manifest
+from histoprep.names import to_text
+from histoprep.read_ahead import stat_file
+from histoprep.shards.index import OWN_FIELDS, index_schema, is_index, write_index
+from histoprep.shards.layout import INDEX, REQUEST, SUCCESS
+from histoprep.shards.plan import PARTS, ShardOptions, ShardPlan, plan_shards
+from histoprep.shards.task import FailedTile, ShardDone, open_part, part_facts
+
+_NUM_SHOWN = 10
+_PIECE = 8192
+
+Advance = Callable[[int, int], object]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """What was written: `num_reused` shards were there from a stopped run; `up_to_date` when all was there already."""
+
+    index: Path
+    num_tiles: int
+    num_shards: int
+    num_bytes: int
+    num_reused: int = 0
+    up_to_date: bool = False
+
+
+def write_shards(
+    manifest_path: str | Path,
+    out: str | Path,
+    options: ShardOptions | None = None,
+    engine: Engine | None = None,
+    *,
+    root: str | Path | None = None,
+    advance: Advance = lambda done, total: None,
+) -> ShardResult:
+    """Pack the tiles of a manifest into shards in the folder `out` and return what was written.
+
+    Images keep their bytes, metadata in them too; masks become 8-bit PNG of classes. The same manifest gives the same bytes, for
+    any number of workers and however often it was stopped. `root` stands in for the manifest's. Raises UsageError when the folder
+    holds something else; IncompleteError, and there is no index, when a file is gone, unreadable or not what the manifest says;
+    OutputError, LockedError.
+    """
+    manifest = open_manifest(manifest_path)
+    plan = plan_shards(manifest, Path(out), options or ShardOptions(), None if root is None else Path(root))
+    with durable.locked(plan.out):
+        done = _finished(plan)
+        if done is not None:
+            return done
+        _begin(plan)
+        parts, failures, reused = _write_all(plan, engine or Engine(), advance)
+        if failures:
+            raise _incomplete(plan, failures)
+        return _finish(plan, parts, reused)
+
+
+def _finished(plan: ShardPlan) -> ShardResult | None:
+    """Return the result of an earlier run that is whole; raises UsageError where one may not go on from what is there."""
+    earlier = _read_json(plan.out / REQUEST)
+    if earlier is None:
+        return None
+    if earlier != plan.request:
+        differing = [name for name in plan.request if earlier.get(name) != plan.request[name]]
+        seen = ", ".join(f"{name} {earlier.get(name)}" for name in differing)
+        expected = ", ".join(f"{name} {plan.request[name]}" for name in differing)
+        hint = "name another --out, or delete this folder"
+        raise UsageError("this folder holds shards that were made otherwise", path=plan.out, seen=seen, expected=expected, hint=hint)
+    whole = _whole(plan)
+    if not plan.options.resume:
+        state = "are all there" if whole else "were begun"
+        raise UsageError(f"the shards of this manifest {state}", path=plan.out, hint="--resume goes on where it was; --verify reads all again")
+    return whole
+
+
+def _whole(plan: ShardPlan) -> ShardResult | None:
+    index = plan.out / INDEX
+    if not (index.exists() and (plan.out / SUCCESS).exists()):
+        return None
+    try:
+        shards = open_manifest(index).header["shards"] if is_index(open_manifest(index)) else []
+    except IntegrityError:
+        return None
+    sizes = [(stat_file(str(plan.out / one["name"])) or (None,))[0] for one in shards]
+    if not shards or sizes != [one["bytes"] for one in shards]:
+        return None
+    shutil.rmtree(plan.out / PARTS, ignore_errors=True)
+    return ShardResult(index, sum(one["tiles"] for one in shards), len(shards), sum(one["bytes"] for one in shards), len(shards), up_to_date=True)
+
+
+def _begin(plan: ShardPlan) -> None:
+    """Take the index away and note what is being made."""
+    try:
+        ours = {REQUEST, PARTS, ".lock"}
+        strangers = [one for one in os.listdir(plan.out) if one not in ours and not durable.is_temporary(one)]
+        if strangers and not (plan.out / REQUEST).exists():
+            seen = ", ".join(sorted(map(to_text, strangers))[:_NUM_SHOWN])
+            raise UsageError("this folder is not empty", path=plan.out, seen=seen, hint="name a new or empty folder with --out")
+        (plan.out / PARTS).mkdir(exist_ok=True)
+        for name in (SUCCESS, INDEX):
+            (plan.out / name).unlink(missing_ok=True)
+        durable.sync_folder(plan.out)
+    except OSError as error:
+        raise OutputError.from_os_error(error, error.filename or plan.out) from error
+    durable.write_json(plan.out / REQUEST, plan.request)
+
+
+def _write_all(plan: ShardPlan, engine: Engine, advance: Advance) -> tuple[list[ShardDone], list[FailedTile], int]:
+    done: list[ShardDone] = []
+    failures: list[FailedTile] = []
+    tiles = 0
+    with contextlib.closing(run_tasks(plan.tasks(), engine)) as shards:
+        for one in shards:
+            done.append(one)
+            failures += one.failures
+            tiles += one.num_tiles
+            advance(tiles, len(plan.manifest))
+    return done, failures, sum(one.reused for one in done)
+
+
+def _incomplete(plan: ShardPlan, failures: list[FailedTile]) -> IncompleteError:
+    shown = "; ".join(f"{one.path}: {one.reason}" for one in failures[:_NUM_SHOWN])
+    more = f"; and {len(failures) - _NUM_SHOWN:,} more" if len(failures) > _NUM_SHOWN else ""
+    return IncompleteError(
+        f"{len(failures):,} {'file' if len(failures) == 1 else 'files'} cannot be packed, so there is no index",
+        path=plan.out,
+        seen=shown + more,
+        hint="restore the files, then the same command with --resume; or make the manifest again without them, and another --out",
+    )
+
+
+def _finish(plan: ShardPlan, done: list[ShardDone], reused: int) -> ShardResult:
+    facts = [part_facts(one.part) for one in done]
+    index = plan.out / INDEX
+    try:
+        kept = {one["name"] for one in facts}
+        for path in plan.out.glob("*.tar"):
+            if path.name not in kept:
+                path.unlink()
+        tiles = write_index(index, plan.manifest, _rows(plan.manifest, done), {"manifest_digest": plan.manifest_digest, "shards": facts})
+        size = sum(one["bytes"] for one in facts)
+        durable.write_json(plan.out / SUCCESS, {"tiles": tiles, "shards": len(facts), "bytes": size, "index_digest": file_digest(index)})
+        shutil.rmtree(plan.out / PARTS)
+    except OSError as error:
+        raise OutputError.from_os_error(error, error.filename or plan.out) from error
+    return ShardResult(index, tiles, len(facts), size, reused)
+
+
+def _rows(manifest: Manifest, done: list[ShardDone]) -> Iterator[pa.Table]:
+    """Yield the rows of the index in the manifest's order; only a few parts are in memory at a time."""
+    columns = index_schema(manifest.label_map.num_classes)
+    own = (*SHARD_COLUMNS, *(one.name for one in OWN_FIELDS))
+    found = _Members(done)
+    start = 0
+    for batch in manifest.iter_batches(rows=_PIECE):
+        members = found.between(start, start + batch.num_rows)
+        start += batch.num_rows
+        yield pa.table([members[name] if name in own else batch[name] for name in columns.names], schema=columns)
+
+
+class _Members:
+    """Where the tiles of ever later rows lie; parts are read when their first row is due."""
+
+    def __init__(self, done: list[ShardDone]) -> None:
+        self._later = sorted(done, key=lambda one: one.first_row, reverse=True)
+        self._waiting: list[pa.Table] = []
+
+    def between(self, start: int, end: int) -> pa.Table:
+        """Return the members of rows `start` to `end` - 1, in order; raises IntegrityError when one is missing."""
+        while self._later and self._later[-1].first_row < end:
+            one = self._later.pop()
+            part = open_part(one.part)
+            self._waiting.append(part.append_column("shard", pa.array([one.name] * part.num_rows, pa.string())))
+        due = []
+        for index, part in enumerate(self._waiting):
+            rows = part["row"].to_numpy()
+            due.append(part.filter(pa.array(rows < end)))
+            self._waiting[index] = part.filter(pa.array(rows >= end))
+        self._waiting = [part for part in self._waiting if part.num_rows]
+        found = pa.concat_tables(due).sort_by("row").combine_chunks() if due else None
+        if found is None or found["row"].to_pylist() != list(range(start, end)):
+            raise IntegrityError("the parts of the shards do not have every tile once", seen=f"rows {start} to {end - 1}", hint="delete the folder")
+        return found
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise IntegrityError(f"damaged note of an earlier run: {error}", path=path, hint="delete the folder, or name another --out") from error
+    return found if isinstance(found, dict) else {}
