@@ -16,7 +16,6 @@ from trainer.data.transforms import FITS, Fit, allowed_views, apply_view, check_
 
 if TYPE_CHECKING:
     from histoprep.shards import TileSource
-
     from histoprep.streams import Streams
 
 OnUnreadable = Literal["stop", "skip"]

@@ -1,0 +1,210 @@
+"""A latent set in the making: chunks are appended, synced and entered in a journal, so that a killed run goes on with the same bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from histoprep import tables
+from histoprep.durable import sync_folder, write_json
+from histoprep.errors import OutputError, UsageError
+from histoprep.manifest.latent_sets import ENTRIES, KIND, SCHEMA, SCHEMA_VERSION, SUMMARY
+from trainer.data.latents import LATENTS, MASK_COUNTS, MASK_LENGTHS, MASK_VALUES
+from trainer.data.run_lengths import encode_runs
+from trainer.errors import LatentSetError
+
+JOURNAL = "journal.jsonl"
+_DATA = (LATENTS, MASK_VALUES, MASK_LENGTHS, MASK_COUNTS)
+
+
+@dataclass(frozen=True)
+class LatentLayout:
+    """What the array will look like: `num_entries` of [views, parts, channels, height, width], written `chunk` entries at a time."""
+
+    num_entries: int
+    views: tuple[int, ...]
+    num_parts: int
+    shape: tuple[int, int, int]
+    chunk: int
+
+    @property
+    def entry_shape(self) -> tuple[int, ...]:
+        """Return the shape of an entry."""
+        return (len(self.views), self.num_parts, *self.shape)
+
+    def header(self) -> bytes:
+        """Return the first bytes of latents.npy."""
+        stream = io.BytesIO()
+        described = {"descr": "<f2", "fortran_order": False, "shape": (self.num_entries, *self.entry_shape)}
+        np.lib.format.write_array_header_1_0(stream, described)
+        return stream.getvalue()
+
+    def chunks(self) -> list[range]:
+        """Return the entries of each chunk."""
+        return [range(start, min(start + self.chunk, self.num_entries)) for start in range(0, self.num_entries, self.chunk)]
+
+
+class LatentWriter:
+    """Appends chunks to the files of a folder; the caller holds its lock.
+
+    `request` (JSON) says what is being made; a folder begun with another request is refused. `done` is the number of finished chunks, which
+    are not written again; `skipped` the rows that could not be read so far.
+    """
+
+    def __init__(self, folder: Path, layout: LatentLayout, request: dict[str, Any]) -> None:
+        self.folder, self.layout, self.request = folder, layout, request
+        self._lines = self._read_journal()
+        self.done = len(self._lines)
+        self.skipped: list[int] = [row for line in self._lines for row in line["skipped"]]
+        self._cut_back()
+
+    @property
+    def complete(self) -> bool:
+        """Return whether all chunks are written."""
+        return self.done == len(self.layout.chunks())
+
+    def append(self, latents: np.ndarray, masks: np.ndarray, skipped: Sequence[int]) -> None:
+        """Write the next chunk, durably: float16 [entries, *entry_shape], uint8 [entries, views, height, width], rows not readable.
+
+        Raises OutputError with the system's reason; the same command goes on from the last whole chunk then.
+        """
+        runs = [encode_runs(mask) for entry in masks for mask in entry]
+        data = {
+            LATENTS: latents.astype("<f2").tobytes(),
+            MASK_VALUES: b"".join(values.tobytes() for values, _ in runs),
+            MASK_LENGTHS: b"".join(lengths.astype("<i4").tobytes() for _, lengths in runs),
+            MASK_COUNTS: np.array([len(values) for values, _ in runs], "<i4").tobytes(),
+        }
+        for name, piece in data.items():
+            self._append(name, piece)
+        line = {"bytes": {name: len(piece) for name, piece in data.items()}, "digests": {name: _digest(piece) for name, piece in data.items()}}
+        self._lines.append({**line, "skipped": sorted(skipped)})
+        self._append(JOURNAL, _line(self._lines[-1]))
+        self.done += 1
+        self.skipped += skipped
+
+    def read_chunks(self) -> Iterator[tuple[range, np.ndarray]]:
+        """Yield the entries and latents of each chunk, as stored; raises LatentSetError when its bytes are not those that were written."""
+        offsets = {name: len(self.layout.header()) if name == LATENTS else 0 for name in _DATA}
+        for entries, line in zip(self.layout.chunks(), self._lines, strict=True):
+            pieces = {name: self._piece(name, offsets[name], line["bytes"][name]) for name in _DATA}
+            for name, piece in pieces.items():
+                if _digest(piece) != line["digests"][name]:
+                    seen = f"entries {entries.start} to {entries.stop - 1}"
+                    hint = "encode again with --force"
+                    raise LatentSetError("the latent set is damaged: bytes differ from their digest", path=self.folder / name, seen=seen, hint=hint)
+                offsets[name] += len(piece)
+            yield entries, np.frombuffer(pieces[LATENTS], "<f2").reshape(len(entries), *self.layout.entry_shape)
+
+    def finish(self, entries: pa.Table, header: dict[str, Any], summary: dict[str, Any]) -> None:
+        """Publish entries.parquet and then latents.json, which makes the set a whole one."""
+        self.retract()
+        tables.write_table(self.folder / ENTRIES, [entries], SCHEMA, kind=KIND, schema_version=SCHEMA_VERSION, metadata=header)
+        files = {name: (self.folder / name).stat().st_size for name in (*_DATA, ENTRIES)}
+        write_json(self.folder / SUMMARY, {"kind": KIND, "schema_version": SCHEMA_VERSION, "files": files, **summary})
+
+    def retract(self) -> None:
+        """Take back that the set is whole."""
+        if (self.folder / SUMMARY).exists():
+            (self.folder / SUMMARY).unlink()
+            sync_folder(self.folder)
+
+    def _piece(self, name: str, offset: int, length: int) -> bytes:
+        with (self.folder / name).open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(length)
+
+    def _read_journal(self) -> list[dict[str, Any]]:
+        """Return the lines of chunks whose bytes are all there; the first line of the journal is the request."""
+        try:
+            text = (self.folder / JOURNAL).read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        lines = [one for one in (_parsed(raw) for raw in text[:-1]) if one is not None]
+        if not lines:
+            return []
+        differ = sorted(name for name in {*self.request, *lines[0]} if self.request.get(name) != lines[0].get(name))
+        if differ:
+            raise UsageError(
+                "the latent set in this folder was begun with other tiles, codec or options",
+                path=self.folder,
+                seen="; ".join(f"{name} {lines[0].get(name)!r}" for name in differ),
+                expected="; ".join(f"{name} {self.request.get(name)!r}" for name in differ),
+                hint="choose another --out, or start over with --force",
+            )
+        whole, sizes = [], {name: len(self.layout.header()) if name == LATENTS else 0 for name in _DATA}
+        for line in lines[1:]:
+            sizes = {name: size + line["bytes"][name] for name, size in sizes.items()}
+            if any(not (self.folder / name).exists() or (self.folder / name).stat().st_size < size for name, size in sizes.items()):
+                break
+            whole.append(line)
+        return whole
+
+    def _cut_back(self) -> None:
+        """Drop what a killed run left beyond its last whole chunk, and begin the files when there is none."""
+        if self.complete and self.layout.num_entries:
+            return
+        self.retract()
+        try:
+            for name in _DATA:
+                path = self.folder / name
+                with path.open("r+b" if path.exists() else "x+b") as stream:
+                    kept = sum(line["bytes"][name] for line in self._lines)
+                    if name == LATENTS:
+                        header = self.layout.header()
+                        stream.write(header)
+                        kept += len(header)
+                    stream.truncate(kept)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            with (self.folder / JOURNAL).open("wb") as stream:
+                stream.write(b"".join(map(_line, [self.request, *self._lines])))
+                stream.flush()
+                os.fsync(stream.fileno())
+            sync_folder(self.folder)
+        except OSError as error:
+            raise OutputError.from_os_error(error, self.folder) from error
+
+    def _append(self, name: str, data: bytes) -> None:
+        path = self.folder / name
+        try:
+            # Plain writes: a full disk is an error here, and a signal on a memory map.
+            with path.open("ab") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise OutputError.from_os_error(error, path) from error
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True).encode() + b"\n"
+
+
+def _parsed(raw: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _digest(data: bytes) -> str:
+    import xxhash
+
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def discard(folder: Path) -> None:
+    """Delete the files of a latent set, the summary first."""
+    for name in (SUMMARY, JOURNAL, ENTRIES, *_DATA):
+        (folder / name).unlink(missing_ok=True)
+    sync_folder(folder)
