@@ -120,7 +120,7 @@ def open_table(path: Path, *, kind: str, schema_version: str) -> tuple[pq.Parque
     hint = f"delete it and make the {kind} again"
     try:
         sealed = _is_sealed(path)
-        opened = pq.ParquetFile(path, page_checksum_verification=True)
+        opened = pq.ParquetFile(_source(path), page_checksum_verification=True)
         header = json.loads((opened.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}"))
         header |= json.loads((opened.metadata.metadata or {}).get(LATE_METADATA_KEY, b"{}"))
     except FileNotFoundError:
@@ -143,23 +143,44 @@ def open_table(path: Path, *, kind: str, schema_version: str) -> tuple[pq.Parque
     return opened, header
 
 
+def _source(path: Path) -> Path | BinaryIO:
+    """Return the path, or the open file where Arrow cannot take the path: it wants UTF-8."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return path.open("rb")
+    return path
+
+
 def read_batches(opened: pq.ParquetFile, columns: Sequence[str] | None = None, rows: int = ROW_GROUP_ROWS) -> Iterator[pa.Table]:
     """Yield the table in order in pieces of at most `rows`, so that memory stays bounded.
 
     Raises IntegrityError when a page fails its checksum.
     """
     for index in range(opened.num_row_groups):
-        try:
-            group = opened.read_row_group(index, columns=list(columns) if columns is not None else None)
-        except (OSError, pa.ArrowException) as error:
-            raise IntegrityError(f"damaged table: {error}", seen=f"row group {index}", hint="restore it or make it again") from error
+        group = read_row_group(opened, index, columns)
         for start in range(0, group.num_rows, rows):
             yield group.slice(start, rows)
+
+
+def read_row_group(opened: pq.ParquetFile, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return one row group, or the named columns of it; raises IntegrityError when a page fails its checksum."""
+    try:
+        return opened.read_row_group(index, columns=list(columns) if columns is not None else None)
+    except (OSError, pa.ArrowException) as error:
+        raise IntegrityError(f"damaged table: {error}", seen=f"row group {index}", hint="restore it or make it again") from error
 
 
 def read_table(opened: pq.ParquetFile, columns: Sequence[str] | None = None) -> pa.Table:
     """Return the whole table, or the named columns of it."""
     pieces = list(read_batches(opened, columns))
+    if pieces:
+        return pa.concat_tables(pieces)
     names = list(columns) if columns is not None else opened.schema_arrow.names
-    empty = pa.schema([opened.schema_arrow.field(name) for name in names]).empty_table()
-    return pa.concat_tables(pieces) if pieces else empty
+    return pa.schema([opened.schema_arrow.field(name) for name in names]).empty_table()
+
+
+def check_pages(opened: pq.ParquetFile) -> None:
+    """Read the whole table and forget it; raises IntegrityError when a page fails its checksum."""
+    for _ in read_batches(opened):
+        pass

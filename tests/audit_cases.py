@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from PIL import Image
 from tile_rows import write_tiles
 
 from histoprep import audit, imageio, tables
-from histoprep.audit.evidence import Sources, gather, run_rules
+from histoprep.audit.evidence import gather, run_rules
+from histoprep.audit.sources import Sources
 from histoprep.checks import CheckOptions
 from histoprep.execution import Engine
 from histoprep.findings import Finding, Severity
@@ -126,7 +128,7 @@ def findings_of_rows(
     schema = pa.schema([("kind", pa.string()), ("path", pa.string()), ("detail", pa.string())])
     listed = pa.Table.from_pylist([dict(zip(schema.names, issue, strict=True)) for issue in issues], schema=schema)
     tables.write_table(workspace.listing_issues, [listed], schema, kind="listing-issues", schema_version="1.0", metadata={})
-    sources = Sources.of(label_map, options or CheckOptions(), expected)
+    sources = Sources.of(label_map, expected, **asdict(options or CheckOptions()))
     return run_rules(workspace, gather(workspace, sources, Engine(1)).evidence)
 
 

@@ -32,7 +32,7 @@ from histoprep.workspace import Workspace
 
 if TYPE_CHECKING:
     from histoprep.audit.baseline import Accepted
-    from histoprep.audit.evidence import Sources
+    from histoprep.audit.sources import Sources
     from histoprep.console import Meter
     from histoprep.report import Report
 
@@ -173,23 +173,27 @@ class _Prepared:
 def _prepare(options: AuditOptions, table: TableOptions) -> _Prepared:
     """Return what the files among the options say; raises UsageError for options that make no sense."""
     from histoprep.audit.baseline import read_baseline
-    from histoprep.audit.evidence import Sources
-    from histoprep.audit.expectation import read_expectation
-    from histoprep.checks import CheckOptions
+    from histoprep.audit.sources import Sources
 
     options.selection.validate(list(RULES.values()))
-    expected = read_expectation(options.expectation) if options.expectation else {}
-    _check_expected(expected, table, options.expectation)
-    checks = CheckOptions(table.tiles.min_area_px, options.tile_size_px, table.tiles.headers_only)
-    return _Prepared(Sources.of(options.map_path, checks, expected), read_baseline(options.baseline) if options.baseline else frozenset())
+    expected = _expected(options.expectation, table) if options.expectation else {}
+    sources = Sources.of(
+        options.map_path, expected, min_area_px=table.tiles.min_area_px, tile_size_px=options.tile_size_px, headers_only=table.tiles.headers_only
+    )
+    return _Prepared(sources, read_baseline(options.baseline) if options.baseline else frozenset())
 
 
-def _check_expected(expected: Mapping[str, Any], table: TableOptions, path: Path | None) -> None:
+def _expected(path: Path, table: TableOptions) -> Mapping[str, Any]:
+    """Return the counts there should be; raises UsageError for those that these options cannot give."""
+    from histoprep.audit.expectation import read_expectation
+
+    expected = read_expectation(path)
     if expected and table.sample is not None:
         raise UsageError("a sample cannot be held against an expectation file", path=path, hint="leave out --sample or --expect")
     unknown = [name for name in _FROM_PIXELS if name in expected]
     if unknown and table.tiles.headers_only:
         raise UsageError("--quick cannot count this, since it looks at no pixels", path=path, seen=", ".join(unknown), hint="leave out --quick")
+    return expected
 
 
 def _inputs_digest(workspace: Workspace, options: AuditOptions, prepared: _Prepared) -> str:

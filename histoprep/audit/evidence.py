@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ from histoprep import checks, tables
 from histoprep.audit.duplicates import COLUMNS as DUPLICATE_COLUMNS
 from histoprep.audit.duplicates import SCHEMA as DUPLICATE_SCHEMA
 from histoprep.audit.duplicates import compare, find_candidates
+from histoprep.audit.sources import Sources
 from histoprep.checks import OVERVIEW_COLUMNS, Amounts, CheckOptions, Chunk, Evidence
 from histoprep.errors import IntegrityError
 from histoprep.execution import Engine
-from histoprep.findings import Finding, Severity
-from histoprep.labels import LabelMap, check_label_map, load_label_map
-from histoprep.labels.format import MapProblem
+from histoprep.findings import Finding
 from histoprep.lossy.sources import lossy_sources
 from histoprep.names import to_text
 from histoprep.stats import count_table
@@ -38,25 +37,6 @@ class Gathered:
 
     evidence: Evidence
     num_uncompared: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """What the evidence is gathered from besides the tables of the workspace; `label_map` is None when it has problems."""
-
-    options: CheckOptions = field(default_factory=CheckOptions)
-    map_path: Path | None = None
-    label_map: LabelMap | None = None
-    map_problems: tuple[MapProblem, ...] = ()
-    expected: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, map_path: Path | None, options: CheckOptions, expected: Mapping[str, Any] | None = None) -> Sources:
-        """Return the sources with the label map read; raises LabelMapError when the file cannot be read as one at all."""
-        problems = tuple(check_label_map(map_path)) if map_path else ()
-        usable = map_path is not None and all(one.severity is not Severity.ERROR for one in problems)
-        label_map = load_label_map(map_path) if usable and map_path else None
-        return cls(options, map_path, label_map, problems, expected or {})
 
 
 @dataclass(frozen=True)
@@ -94,7 +74,7 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Gathered:
         map_path=to_text(str(sources.map_path or "")),
         expected=sources.expected,
         manifest=workspace.manifest if workspace.manifest.exists() else None,
-        options=sources.options,
+        options=CheckOptions(sources.min_area_px, sources.tile_size_px, sources.headers_only),
         lossy=tuple(lossy_sources(workspace.tiles)),
     )
     return Gathered(evidence, num_uncompared)

@@ -17,7 +17,8 @@ from typing import Any
 
 from histoprep.execution.signals import when_interrupted
 
-_PRELOADED = ["histoprep.tiles.table", "histoprep.tiles.measurer", "histoprep.remap", "histoprep.audit.pictures"]
+# Once for all workers; Arrow imports pandas on its own as soon as a list becomes an array.
+_PRELOADED = ["pandas", "histoprep.tiles.table", "histoprep.tiles.measurer", "histoprep.remap", "histoprep.audit.pictures"]
 
 
 def start_pool(num_workers: int) -> ProcessPoolExecutor:

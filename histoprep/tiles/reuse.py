@@ -76,7 +76,7 @@ class EarlierTable:
         pieces = []
         for group in np.unique(np.searchsorted(self._starts, rows, side="right") - 1):
             if self._group is None or self._group[0] != group:
-                self._group = (int(group), self._file.read_row_group(int(group), columns=list(MEASURED)))
+                self._group = (int(group), tables.read_row_group(self._file, int(group), MEASURED))
             inside = (rows >= self._starts[group]) & (rows < self._starts[group + 1])
             pieces.append((np.flatnonzero(inside), self._group[1].take(pa.array(rows[inside] - self._starts[group]))))
         order = np.concatenate([positions for positions, _ in pieces])

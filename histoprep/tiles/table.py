@@ -151,7 +151,7 @@ class TileTable:
             return False
         try:
             opened, issues = tables.open_table(self.workspace.listing_issues, kind=_ISSUES_KIND, schema_version=_ISSUES_VERSION)
-            tables.read_table(opened)
+            tables.check_pages(opened)
         except (FileNotFoundError, IntegrityError):
             return False
         return issues.get("listing_digest") == listing.digest
