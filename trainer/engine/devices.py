@@ -111,5 +111,5 @@ class _Evaluating:
 
     def __exit__(self, *error: object) -> None:
         for one in reversed(self._contexts):
-            one.__exit__(*error)  # type: ignore[arg-type]
+            one.__exit__(*error)
         self._module.train(self._training)

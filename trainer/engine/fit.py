@@ -6,6 +6,7 @@ The same command on the same folder goes on where it stopped. A killed run ends 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ from trainer.engine.state import Training
 from trainer.engine.voice import SILENT, Voice
 from trainer.recipes import StagePlan, recipe_of
 from trainer.signals import StopRequest, stopped_by
+
+_TELL_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,7 @@ class _Events:
         self._training, self._checkpoints, self._log = training, checkpoints, log
         self._voice, self._watch = voice, watch
         self._every = training.config.every
+        self._told = 0.0
         self.metrics: dict[str, float] = {}
 
     @property
@@ -214,11 +218,17 @@ class _Events:
         speed = self._watch.read()
         lr = float(training.raw_optimiser.param_groups[0]["lr"])
         images = training.step * training.config.batch_size
-        self._voice.note(
+        self._tell(
             f"step {training.step:,}: loss {means['loss']:.4g}, gradient norm {means['gradient_norm']:.3g}, lr {lr:.3g}, "
             f"{speed['images_per_s']:,.0f} images/s, {speed['data_wait_share']:.0%} waiting for data"
         )
         return {"images": images, "loss": means.pop("loss"), "lr": lr, "gradient_norm": means.pop("gradient_norm"), **speed, **means}
+
+    def _tell(self, line: str) -> None:
+        """Tell a line of the log, at most one a minute; all of them are in metrics.csv."""
+        if time.monotonic() - self._told >= _TELL_EVERY_S:
+            self._told = time.monotonic()
+            self._voice.note(line)
 
     def _validate(self) -> dict[str, float]:
         """Return the metrics of this step; the best weights so far are saved, if these are."""

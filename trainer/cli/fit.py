@@ -1,0 +1,87 @@
+"""`trainer fit`: train a model on a manifest or shards; the same command again goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from histoprep import console
+
+if TYPE_CHECKING:
+    from trainer.config import RunConfig
+
+_DEFAULT_PRESET = "reference-512"
+
+
+def fit(
+    manifest: Annotated[str | None, typer.Option(help="Manifest, or index of shards: a path or an address.", show_default=False)] = None,
+    *,
+    preset: Annotated[str | None, typer.Option(help=f"A packed configuration. Default: {_DEFAULT_PRESET}.", show_default=False)] = None,
+    config_file: Annotated[Path | None, typer.Option("--config", help="A YAML file over the preset.", show_default=False)] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="key=value over both, such as optimiser.lr=2e-4; repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/PRESET.", show_default=False)] = None,
+    latents: Annotated[Path | None, typer.Option(help="Latent set of `trainer encode`. Default: encoded first.", show_default=False)] = None,
+    codec: Annotated[str | None, typer.Option(help="Folder or hub id of the codec that encodes.", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print configuration, parameters, streams and memory; train nothing.")] = False,
+) -> None:
+    """Train a model. The same command again goes on where it stopped, with the same result as without the stop.
+
+    The certificate of the split is proven again first. Results: RUN/metrics.csv, RUN/logs (TensorBoard), RUN/checkpoints, RUN/samples.
+    """
+    from trainer.config_layers import load_config
+
+    flags: dict[str, Any] = {
+        "manifest": manifest,
+        "out": None if out is None else str(out),
+        "latents": None if latents is None else str(latents),
+        "codec": codec,
+    }
+    chosen = preset or (None if config_file else _DEFAULT_PRESET)
+    config = load_config(preset=chosen, file=config_file, sets=sets or (), **flags)
+    if dry_run:
+        _print_plan(config)
+    else:
+        _train(config)
+
+
+def _train(config: RunConfig) -> None:
+    from trainer.engine.fit import fit as fit_run
+    from trainer.engine.voice import Voice
+
+    result = fit_run(config, voice=Voice(console.note, console.warning, console.progress))
+    for name, ended in result.stages.items():
+        metrics = ", ".join(f"{key} {value:.4g}" for key, value in ended["metrics"].items())
+        best = f"; best {ended['best']['metric']} {ended['best']['value']:.4g} at step {ended['best']['step']:,}" if ended["best"] else ""
+        console.out(f"{name or config.recipe}: {ended['step']:,} steps{f'; {metrics}' if metrics else ''}{best}")
+    console.out(str(result.run))
+
+
+def _print_plan(config: RunConfig) -> None:
+    """Print what a run would be; reads the manifest, writes nothing."""
+    from trainer.config_layers import dump_config
+    from trainer.engine.fit import check_data
+    from trainer.recipes import recipe_of
+
+    check_data(config)
+    described = recipe_of(config.recipe).describe(config)
+    console.out(dump_config(config))
+    for name, value in described.items():
+        if name == "streams":
+            _print_streams(value)
+        else:
+            _print_facts(name, value)
+
+
+def _print_streams(streams: Sequence[Mapping[str, Any]]) -> None:
+    rows = [(one["name"], f"{one['probability']:.4f}", one["tiles"]) for one in streams]
+    console.table(("stream", "probability", "tiles"), rows, title="Class streams")
+
+
+def _print_facts(name: str, value: Any) -> None:
+    facts = value if isinstance(value, Mapping) else {"": value}
+    for key, one in facts.items():
+        shown = f"{one / 2**20:,.0f} MiB" if name.endswith("_bytes") else f"{one:,}" if isinstance(one, int) else str(one)
+        console.out(f"{name.removesuffix('_bytes')}{f' {key}' if key else ''}: {shown}")
