@@ -407,6 +407,13 @@ _ALL = (
         "Restore the files, or make the manifest again.",
         _NONE,
     ),
+    Rule(
+        "HP907", "latent-mismatch", _ERROR, _TILE,
+        "A latent set does not belong to the manifest or the codec: other files, other masks, another training split, another label map.",
+        "Tiles, label map or split changed after trainer encode.",
+        "Run trainer encode again; after a new split alone it measures the scaling again and keeps the latents.",
+        _SAFE,
+    ),
 )
 
 RULES: dict[str, Rule] = {rule.code: rule for rule in _ALL}

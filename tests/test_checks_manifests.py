@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from audit_cases import DataSet, Found, by_code, stripes, tissue, write_map
 
+from histoprep import tables
 from histoprep.audit import ensure_tiles
 from histoprep.labels import load_label_map
+from histoprep.manifest import latent_sets, open_manifest
 from histoprep.manifest.build import ManifestOptions, build_manifest
 from histoprep.workspace import Workspace
 
-TRIGGERS = ("HP901", "HP902", "HP903")
+TRIGGERS = ("HP901", "HP902", "HP903", "HP907")
 
 
 @pytest.fixture
@@ -61,3 +64,31 @@ def test_the_folders_split_does_not_count_beside_a_manifest(tmp_path: Path) -> N
     options = ManifestOptions(ignore_folder_split=True)
     build_manifest(ensure_tiles(workspace, workers=1), load_label_map(write_map(tmp_path)), options, workspace.manifest)
     assert not [key for key in by_code(made.audit(scan=grouped).findings) if key.startswith("HP7")]
+
+
+def _write_entries(data: DataSet, **changes: pa.Array) -> None:
+    manifest = open_manifest(Workspace.of(data.root).manifest)
+    rows = manifest.read(latent_sets.IDENTITY_COLUMNS)
+    columns = {name: rows[name] for name in rows.column_names}
+    columns |= {"first_entry": pa.array(range(len(rows)), pa.int64()), "num_windows": pa.array([1] * len(rows), pa.int32()), **changes}
+    folder = manifest.path.parent / "latents"
+    header = {"label_map_digest": manifest.label_map.digest}
+    table = pa.table(columns).select(latent_sets.SCHEMA.names)
+    tables.write_table(folder / latent_sets.ENTRIES, [table], latent_sets.SCHEMA, kind="latents", schema_version="1.0", metadata=header)
+    (folder / latent_sets.SUMMARY).write_text("{}")
+
+
+def test_a_latent_set_of_these_tiles(data: DataSet) -> None:
+    _write_entries(data)
+    assert _nines(data) == {}
+
+
+@pytest.mark.parametrize("column", ["tile_id", "image_digest", "mask_digest", "split"])
+def test_a_latent_set_of_other_tiles(data: DataSet, column: str) -> None:
+    rows = open_manifest(Workspace.of(data.root).manifest).read([column, "tile_id"])
+    values = rows[column].to_pylist()
+    values[4] = {"split": "test" if values[4] == "train" else "train"}.get(column, "other")
+    _write_entries(data, **{column: pa.array(values)})
+    found = _nines(data)
+    assert found.keys() == {"HP907 in latents"}
+    assert found["HP907 in latents"].keys() == {rows["tile_id"][4].as_py()}

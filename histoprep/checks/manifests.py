@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
 from histoprep.checks import Evidence, table_rule
+from histoprep.errors import IntegrityError
 from histoprep.findings import Finding
 from histoprep.names import to_text
 
@@ -20,3 +22,14 @@ def manifest(evidence: Evidence) -> Iterator[Finding]:
         for one in validate_manifest(evidence.manifest, evidence.root):
             # The manifest's own path comes from the system, all others from tables.
             yield replace(one, where="the manifest", paths=tuple(to_text(path) if path == own else path for path in one.paths))
+
+
+@table_rule("HP907")
+def latent_sets(evidence: Evidence) -> Iterator[Finding]:
+    """Yield which latent sets beside the manifest were made from other tiles."""
+    if evidence.manifest is not None:
+        from histoprep.manifest import open_manifest
+        from histoprep.manifest.latent_sets import check_latent_sets
+
+        with contextlib.suppress(IntegrityError):  # HP901 says so.
+            yield from check_latent_sets(open_manifest(evidence.manifest), evidence.manifest.parent)

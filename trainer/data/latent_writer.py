@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -12,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
 from histoprep import tables
-from histoprep.durable import sync_folder, write_json
+from histoprep.durable import sync_folder, write_bytes, write_json
 from histoprep.errors import OutputError, UsageError
 from histoprep.manifest.latent_sets import ENTRIES, KIND, SCHEMA, SCHEMA_VERSION, SUMMARY
 from trainer.data.latents import LATENTS, MASK_COUNTS, MASK_LENGTHS, MASK_VALUES
@@ -128,7 +130,8 @@ class LatentWriter:
             text = (self.folder / JOURNAL).read_bytes().split(b"\n")
         except FileNotFoundError:
             return []
-        lines = [one for one in (_parsed(raw) for raw in text[:-1]) if one is not None]
+        # Up to the first line that a power cut left half written.
+        lines = [*itertools.takewhile(bool, map(_parsed, text[:-1]))]
         if not lines:
             return []
         differ = sorted(name for name in {*self.request, *lines[0]} if self.request.get(name) != lines[0].get(name))
@@ -165,13 +168,9 @@ class LatentWriter:
                     stream.truncate(kept)
                     stream.flush()
                     os.fsync(stream.fileno())
-            with (self.folder / JOURNAL).open("wb") as stream:
-                stream.write(b"".join(map(_line, [self.request, *self._lines])))
-                stream.flush()
-                os.fsync(stream.fileno())
-            sync_folder(self.folder)
         except OSError as error:
             raise OutputError.from_os_error(error, self.folder) from error
+        write_bytes(self.folder / JOURNAL, b"".join(map(_line, [self.request, *self._lines])))
 
     def _append(self, name: str, data: bytes) -> None:
         path = self.folder / name
@@ -189,17 +188,15 @@ def _line(value: dict[str, Any]) -> bytes:
     return json.dumps(value, sort_keys=True).encode() + b"\n"
 
 
-def _parsed(raw: bytes) -> dict[str, Any] | None:
+def _parsed(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(raw)
     except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _digest(data: bytes) -> str:
-    import xxhash
-
     return xxhash.xxh3_128_hexdigest(data)
 
 

@@ -114,7 +114,7 @@ def new_autoencoder(**architecture: Any) -> nn.Module:
     from diffusers import AutoencoderKL
 
     made: Any = AutoencoderKL(**architecture)
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def weights_digest(autoencoder: nn.Module) -> str:
