@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -22,6 +23,7 @@ COMMANDS = {
     "remap": ("remap", "remap", "Apply a label map to all masks, into a new tree."),
     "stats": ("stats", "stats", "Count classes: pixel shares, presence, weights, plot."),
     "manifest": ("manifest", "app", "Split without leaks and write the manifest; check, diff, show."),
+    "shard": ("shard", "app", "Pack tiles into tar shards with an index; verify, info, preview."),
     "map": ("map", "app", "Check, compare, join and show label maps."),
     "rules": ("rules", "rules", "List every rule of the audit."),
     "explain": ("rules", "explain", "Say what a finding means, why it happens and what to do."),
@@ -83,6 +85,8 @@ def _global(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code; the only place that catches errors."""
+    # Arrow's own allocator keeps what it freed: 278 MB instead of 200 for an audit of 12,000 tiles. Workers inherit this.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     given = sys.argv[1:] if arguments is None else arguments
     # Whoever adds it to a command that just failed adds it at the end.
     sys.exit(run([one for one in given if one != "--debug"], debug="--debug" in given))

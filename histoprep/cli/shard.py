@@ -1,0 +1,165 @@
+"""`histoprep shard`: write shards, read them again, say what is in them, show some tiles."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from histoprep import console
+from histoprep.cli.options import DaskScheduler, EngineName, Workers, engine_of, progress_of
+from histoprep.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from histoprep.findings import Finding
+
+_SHOWN = 10
+_DEFAULT_COMMAND = "write"
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+class _WriteByDefault(TyperGroup):
+    """Takes `shard MANIFEST ...` for `shard write MANIFEST ...`; a manifest called info is `./info`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `write` in front unless a subcommand or --help is there."""
+        named = bool(args) and (args[0] in self.commands or args[0] == "--help")
+        parsed: list[str] = super().parse_args(ctx, args if named else [_DEFAULT_COMMAND, *args])
+        return parsed
+
+
+app = typer.Typer(
+    name="shard",
+    cls=_WriteByDefault,
+    help="Pack tiles into tar shards with an index: `shard MANIFEST ...` is `shard write MANIFEST ...`.",
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Shards = Annotated[str, typer.Argument(help="Folder or address of the shards, or their index.parquet.", show_default=False)]
+
+
+@app.command()
+def write(
+    manifest: Annotated[Path, typer.Argument(help="A manifest.", show_default=False)],
+    *,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the shards.", show_default="shards beside the manifest")] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Shards are planned no larger than this; MB, GB, MiB, GiB.")] = "512MB",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from a stopped run; finished shards are kept.")] = False,
+    verify_after: Annotated[bool, typer.Option("--verify", help="Read all again when all is there.")] = False,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set.", show_default="as in the manifest")] = None,
+    workers: Workers = None,
+    engine: EngineName = "local",
+    scheduler: DaskScheduler = None,
+) -> None:
+    """Pack the tiles of a manifest: images byte for byte (metadata in them too), masks as 8-bit PNG of classes, and an index.
+
+    Any tar program, webdataset and datasets read the shards; the trainer takes the index in place of the manifest.
+    Exit codes: 0 fine, 1 --verify found something, 3 files are gone or not what the manifest says (nothing is published).
+    """
+    from histoprep.shards.layout import SUCCESS
+    from histoprep.shards.plan import ShardOptions
+    from histoprep.shards.write import write_shards
+
+    target = out or manifest.parent / "shards"
+    options = ShardOptions(parse_size(max_shard_size), resume or (verify_after and (target / SUCCESS).exists()))
+    with progress_of("packing") as advance:
+        result = write_shards(manifest, target, options, engine_of(engine, scheduler, workers), root=root, advance=advance)
+    if result.up_to_date:
+        console.note("nothing had changed")
+    elif result.num_reused:
+        console.note(f"{result.num_reused:,} of {result.num_shards:,} shards were there from a stopped run")
+    if verify_after:
+        _verify(str(result.index), str(manifest))
+    console.out(f"{result.num_tiles:,} tiles in {result.num_shards:,} shards, {result.num_bytes / 1e6:,.1f} MB | {result.index}")
+
+
+@app.command()
+def verify(
+    shards: Shards,
+    manifest: Annotated[Path | None, typer.Option(help="Also compare with this manifest.", show_default=False)] = None,
+) -> None:
+    """Read every byte of the shards again and compare it with the index: HP904, HP905.
+
+    Exit code 0 when all is true, 1 when something was found.
+    """
+    _verify(shards, None if manifest is None else str(manifest))
+    console.out(f"{shards}: fine, every byte was read")
+
+
+def _verify(shards: str, manifest: str | None) -> None:
+    from histoprep.shards.verify import verify_shards
+
+    with progress_of("verifying") as advance:
+        found = verify_shards(shards, manifest, advance=advance)
+    for one in found:
+        _print_finding(one)
+    if found:
+        raise typer.Exit(ExitCode.FINDINGS)
+
+
+def _print_finding(one: Finding) -> None:
+    console.out(f"{one.severity}: {one.code} {one.rule.name}: {one.count:,} of {one.denominator:,} {one.unit}")
+    for path, detail in list(zip(one.paths, one.details, strict=True))[:_SHOWN]:
+        console.out(f"  {path}: {detail}")
+    if one.count > _SHOWN:
+        console.out(f"  and {one.count - _SHOWN:,} more")
+    console.out(f"  try: {one.suggestion}")
+
+
+@app.command()
+def info(shards: Shards) -> None:
+    """Print what is in the shards and where it came from."""
+    from histoprep.shards.index import open_index
+
+    index = open_index(shards)
+    header = index.header
+    total = sum(one["bytes"] for one in header["shards"])
+    console.out(f"{len(index):,} tiles in {len(header['shards']):,} shards, {total / 1e6:,.1f} MB")
+    console.out(f"of {index.root}, label map {index.label_map.name} with {index.label_map.num_classes} classes, manifest {header['manifest_digest']}")
+    console.table(("split", "pool", "shards", "tiles", "MB"), _amounts(header["shards"]))
+
+
+def _amounts(shards: Sequence[dict[str, Any]]) -> list[tuple[str, str, int, int, str]]:
+    """Return shards, tiles and megabytes by split and pool."""
+    sums: dict[tuple[str, str], list[int]] = {}
+    for one in shards:
+        split, pool, _ = one["name"].split("-")
+        into = sums.setdefault((split, pool), [0, 0, 0])
+        for place, amount in enumerate((1, one["tiles"], one["bytes"])):
+            into[place] += amount
+    return [(split, pool, files, tiles, f"{size / 1e6:,.1f}") for (split, pool), (files, tiles, size) in sorted(sums.items())]
+
+
+@app.command()
+def preview(
+    shards: Annotated[str, typer.Argument(help="Shards, or a manifest of files.", show_default=False)],
+    *,
+    out: Annotated[Path, typer.Option("--out", help="The picture to write.")] = Path("preview.png"),
+    num: Annotated[int, typer.Option(min=1, max=100, help="How many tiles.")] = 12,
+    split: Annotated[str | None, typer.Option(help="Tiles of this split alone.", show_default=False)] = None,
+    pool: Annotated[str | None, typer.Option(help="Tiles of this pool alone.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed shows other tiles.")] = 0,
+) -> None:
+    """Draw some tiles as the trainer reads them, classes in their colours, into one PNG."""
+    from histoprep.durable import write_bytes
+    from histoprep.shards import open_tiles
+    from histoprep.shards.preview import choose_rows, draw_preview
+
+    source = open_tiles(shards)
+    rows = choose_rows(source, num, seed, split, pool)
+    write_bytes(out, draw_preview(source, rows, f"{len(rows)} of {len(source):,} tiles, label map {source.label_map.name}"))
+    console.out(str(out))
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as 512MB or 1.5GiB; raises UsageError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
+    if not found or found[2] not in _UNITS:
+        raise UsageError("no such size", seen=text, expected="a number and a unit, such as 512MB or 1GiB")
+    return int(float(found[1]) * _UNITS[found[2]])

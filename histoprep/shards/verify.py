@@ -1,0 +1,191 @@
+"""Are the shards still what was written, and do they hold what the manifest says: HP904 and HP905."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from histoprep.catalogue import RULES
+from histoprep.errors import IntegrityError
+from histoprep.findings import Finding, finding
+from histoprep.manifest import Manifest, file_digest, open_manifest
+from histoprep.manifest.diff import diff_manifests
+from histoprep.shards.index import open_index
+from histoprep.shards.layout import BLOCK, INDEX, MASK_SUFFIX, image_suffix, key_of, parse_header, trailer
+from histoprep.shards.places import LocalFolder, Place, is_address, open_place
+from histoprep.shards.readers import crc32
+
+_THREADS = 4
+_READ_BYTES = 8 << 20
+_COLUMNS = (
+    "tile_id", "key", "image_path", "shard", "image_offset", "image_length", "image_crc32", "mask_offset", "mask_length", "mask_crc32",
+)  # fmt: skip
+
+Advance = Callable[[int, int], object]
+Item = tuple[str, str]
+
+
+@dataclass(slots=True)
+class _Wrong:
+    """What was found: of bytes (HP904) and of names (HP905), each as path or tile and what was seen."""
+
+    corrupt: list[Item] = field(default_factory=list)
+    foreign: list[Item] = field(default_factory=list)
+
+
+class _Expected(NamedTuple):
+    name: str
+    offset: int
+    length: int
+    crc32: int
+    tile_id: str
+
+
+def verify_shards(
+    path: str | Path,
+    manifest: str | Path | None = None,
+    *,
+    contents: bool = True,
+    advance: Advance = lambda done, total: None,
+) -> list[Finding]:
+    """Return everything that is wrong with shards, given by their index or its folder; an empty list when they are true.
+
+    HP904 for shards that are gone, of another size or with members that are not there or not what was written; HP905 for members that the
+    index does not know, and with `manifest` for what differs from it. Without `contents` only sizes are looked at. Raises
+    UsageError when there is no index.
+    """
+    try:
+        index = open_index(path)
+    except IntegrityError as error:
+        reason = f"{error.what}{f': {error.seen}' if error.seen else ''}"
+        return [finding(RULES["HP904"], [(str(path), reason)], denominator=1, unit="shards", subcode="index")]
+    folder = str(path).removesuffix(f"/{INDEX}") if is_address(str(path)) else str(index.path.parent)
+    place = open_place(folder)
+    wrong = _Wrong()
+    shards = index.header["shards"]
+    done = 0
+    with ThreadPoolExecutor(_THREADS) as threads:
+        check = _Check(place, index if contents else None)
+        for one, found in zip(shards, threads.map(check, shards), strict=True):
+            wrong.corrupt += found.corrupt
+            wrong.foreign += found.foreign
+            done += one["tiles"]
+            advance(done, len(index))
+    findings = [finding(RULES["HP904"], wrong.corrupt, denominator=len(index), unit="tiles")] if wrong.corrupt else []
+    foreign = wrong.foreign + (_differences(index, Path(manifest)) if manifest is not None else [])
+    return [*findings, *([finding(RULES["HP905"], foreign, denominator=len(index), unit="tiles")] if foreign else [])]
+
+
+def _differences(index: Manifest, path: Path) -> list[Item]:
+    """Return what differs between an index and the manifest in a file."""
+    if index.header["manifest_digest"] == file_digest(path):
+        return []
+    change = diff_manifests(index, open_manifest(path))
+    found = [(tile, "in the manifest, not in the shards") for tile in change.added]
+    found += [(tile, "in the shards, not in the manifest") for tile in change.removed]
+    for what, moved in (("split", change.moved_split), ("pool", change.moved_pool)):
+        found += [(tile, f"{what} {old} in the shards, {new} in the manifest") for tile, old, new in moved]
+    for what, changed in (("image", change.changed_images), ("mask", change.changed_masks)):
+        found += [(tile, f"another {what} in the manifest") for tile in changed]
+    return found + [(str(path), f"label map: {line}") for line in change.label_map]
+
+
+class _Check:
+    """Checks one shard after another; `index` None looks at sizes alone."""
+
+    def __init__(self, place: Place, index: Manifest | None) -> None:
+        self._place = place
+        self._rows = None if index is None else index.read(_COLUMNS).combine_chunks()
+        if self._rows is not None:
+            shards = self._rows["shard"].combine_chunks().dictionary_encode()
+            shards = shards.combine_chunks() if isinstance(shards, pa.ChunkedArray) else shards
+            self._codes = {name: code for code, name in enumerate(shards.dictionary.to_pylist())}
+            codes = shards.indices.to_numpy(zero_copy_only=False)
+            # Rows by shard, then by place in it.
+            self._order = np.lexsort((self._rows["image_offset"].to_numpy(), codes))
+            self._starts = np.searchsorted(codes[self._order], np.arange(len(self._codes) + 1))
+
+    def __call__(self, shard: dict[str, Any]) -> _Wrong:
+        """Return what is wrong with one shard, as the index's header describes it."""
+        wrong = _Wrong()
+        name = shard["name"]
+        try:
+            if isinstance(self._place, LocalFolder):
+                size = os.stat(self._place.where(name)).st_size
+                if size != shard["bytes"]:
+                    wrong.corrupt.append((name, f"{size:,} bytes, {shard['bytes']:,} were written"))
+            if self._rows is not None:
+                self._check_members(name, wrong)
+        except OSError as error:
+            wrong.corrupt.append((name, error.strerror or str(error)))
+        return wrong
+
+    def _check_members(self, name: str, wrong: _Wrong) -> None:
+        stream = _Stream(self._place, name)
+        for one in self._expected(name, wrong):
+            header = stream.at(one.offset - BLOCK, BLOCK)
+            data = stream.at(one.offset, one.length)
+            try:
+                found = parse_header(header) if len(header) == BLOCK else None
+            except IntegrityError:
+                wrong.corrupt.append((one.tile_id, f"{name}: damaged header of {one.name}"))
+                continue
+            if found is None:
+                wrong.corrupt.append((one.tile_id, f"{name}: {one.name} is missing"))
+            elif found.name != one.name:
+                wrong.foreign.append((one.tile_id, f"{name}: holds {found.name} where {one.name} should be"))
+            elif len(data) != one.length or found.size != one.length or crc32(data) != one.crc32:
+                wrong.corrupt.append((one.tile_id, f"{name}: the bytes of {one.name} are not those that were written"))
+        end = stream.end + -stream.end % BLOCK
+        rest = stream.at(end, BLOCK)
+        if rest != bytes(BLOCK):
+            where = wrong.foreign if _is_header(rest) else wrong.corrupt
+            where.append((name, "holds more than the index says" if _is_header(rest) else "its end is missing or damaged"))
+        elif stream.at(end, len(trailer(end))) != trailer(end):
+            wrong.corrupt.append((name, "its end is missing or damaged"))
+
+    def _expected(self, name: str, wrong: _Wrong) -> Iterator[_Expected]:
+        """Yield what the index says is in a shard, in its order."""
+        if name not in self._codes:
+            wrong.foreign.append((name, "no tile of the index is in it"))
+            return
+        assert self._rows is not None
+        start, stop = self._starts[self._codes[name] :][:2]
+        for row in self._rows.take(pa.array(self._order[start:stop])).to_pylist():
+            if row["key"] != key_of(row["tile_id"]):
+                wrong.foreign.append((row["tile_id"], f"{name}: the index gives it the key of another tile"))
+            for what, suffix in (("image", image_suffix(row["image_path"])), ("mask", MASK_SUFFIX)):
+                if row[f"{what}_offset"] is not None:
+                    offset, length, crc = (row[f"{what}_{column}"] for column in ("offset", "length", "crc32"))
+                    yield _Expected(f"{row['key']}.{suffix}", offset, length, crc, row["tile_id"])
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        return len(block) == BLOCK and parse_header(block) is not None
+    except IntegrityError:
+        return False
+
+
+class _Stream:
+    """A file read from its beginning to its end, in large pieces; `end` is where what was asked for last ends."""
+
+    def __init__(self, place: Place, name: str) -> None:
+        self._place, self._name = place, name
+        self._start, self._data = 0, b""
+        self.end = 0
+
+    def at(self, start: int, length: int) -> bytes:
+        """Return bytes from a place on that is never far before the last one; fewer at the end of the file."""
+        if not (self._start <= start and start + length <= self._start + len(self._data)):
+            self._start = start
+            self._data = self._place.read(self._name, start, max(length, _READ_BYTES))
+        self.end = start + length
+        return self._data[start - self._start :][:length]
