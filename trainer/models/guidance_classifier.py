@@ -8,7 +8,7 @@ arXiv 1802.04712 (gated attention); DiffMIC-v2, IEEE TMI 44(5):2244.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from trainer.models.regions import SALIENCY_RULES, combine_saliency, corners_in_pixels, crop_regions, pick_windows, window_cells
 
 
-@dataclass(frozen=True, slots=True)
-class Guidance:
+class Guidance(NamedTuple):
     """What the classifier says of B images: logits [B, C] (never probabilities), regions and where it looked."""
 
     fused: Tensor
