@@ -1,0 +1,321 @@
+"""Sampling: a data set that audits clean, the same pictures in any company, resumed as if never stopped, kept pixels kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from histoprep import imageio
+from histoprep.audit import audit
+from histoprep.errors import UsageError
+from histoprep.labels import LabelMap, SourceLabel, TargetClass
+from histoprep.labels.model import default_colour
+from histoprep.manifest import open_manifest
+from histoprep.shards import open_tiles
+from trainer.data.latent_scaling import LatentScaling
+from trainer.diffusion.objectives import Objective
+from trainer.diffusion.samplers import Solver
+from trainer.errors import DataError
+from trainer.models.codec import Posterior
+from trainer.models.reference_unet import ReferenceUNet, ReferenceUNetConfig, class_fractions
+from trainer.sample import sample_dataset
+from trainer.sampling.generator import Generator, Kept, SamplingOptions
+from trainer.sampling.keep import keep_regions
+from trainer.sampling.masks import masks_in_folder, masks_of_tiles, read_labels
+from trainer.sampling.sheets import comparison_sheet, guidance_sheet
+
+torch.set_num_threads(1)
+
+COLOURS = torch.tensor([[0.0, 0.0, 0.0], [0.9, -0.5, -0.5], [-0.5, 0.8, -0.4], [-0.6, -0.5, 0.9]])
+CLASSES = LabelMap(
+    "four",
+    tuple(SourceLabel(one, f"source {one}") for one in range(4)),
+    tuple(TargetClass(one, f"class {one}", default_colour(one)) for one in range(4)),
+    {one: one for one in range(4)},
+)
+
+
+class PixelCodec:
+    """A codec whose latents are the mean colours of 8 x 8 pixels."""
+
+    factor, channels, digest, identifier = 8, 3, "pixels", "pixels"
+
+    def encode(self, images: Tensor) -> Posterior:
+        return Posterior(nn.functional.avg_pool2d(images, 8), None)
+
+    def decode(self, raw: Tensor) -> Tensor:
+        return nn.functional.interpolate(raw, scale_factor=8, mode="nearest").clamp(-1, 1)
+
+
+class Painter:
+    """The exact denoiser of pictures in which each class has its colour, with a little noise; the null knows nothing but the spread."""
+
+    def __init__(self, spread: float = 0.05) -> None:
+        self.objective, self.spread, self.num_asked = Objective("v"), spread, 0
+
+    def __call__(self, x: Tensor, t: Tensor, mask: Tensor, drop: Tensor | None = None) -> Tensor:
+        self.num_asked += len(x)
+        mean = torch.einsum("bkhw,kc->bchw", class_fractions(mask, 4, 8), COLOURS)
+        mean = mean if drop is None else torch.where(drop.view(-1, 1, 1, 1), 0.0, mean)
+        spread = torch.full((len(x), 1, 1, 1), self.spread)
+        spread = spread if drop is None else torch.where(drop.view(-1, 1, 1, 1), 1.0, spread)
+        signal, sigma = self.objective.signal_and_sigma(t)
+        clean = mean + signal * spread**2 / (signal**2 * spread**2 + sigma**2) * (x - signal * mean)
+        return signal * (x - signal * clean) / sigma - sigma * clean
+
+
+SCALING = LatentScaling("measured", (0.1, 0.0, -0.1), (1.0, 1.0, 1.0))
+UNSCALED = LatentScaling("codec", (0.0,) * 3, (1.0,) * 3)
+OPTIONS = SamplingOptions(guidance_scale=1.0, solver=Solver("dpm++", 10), seed=5)
+
+
+def _painter(spread: float = 0.05) -> Generator:
+    return Generator(Painter(spread), Objective("v"), PixelCodec(), UNSCALED, num_classes=4, stride=1)
+
+
+def _network() -> Generator:
+    torch.manual_seed(0)
+    network = ReferenceUNet(ReferenceUNetConfig(4, dim=8, dim_mults=(1, 2), channels=3, block_per_layer=1, mask_query="class")).eval()
+    return Generator(network, Objective("epsilon"), PixelCodec(), SCALING, num_classes=4, stride=2)
+
+
+def _regions(index: int, height: int = 64, width: int = 64) -> np.ndarray:
+    """A mask with two regions whose place and classes depend on `index`."""
+    mask = np.zeros((height, width), dtype=np.uint8)
+    mask[8 * (index % 3) + 8 : 48, 8:56] = 1 + index % 3
+    mask[32:56, 8 * (index % 4) : 8 * (index % 4) + 24] = 1 + (index + 1) % 3
+    return mask
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "labels"
+    for index in range(7):
+        path = root / f"slide{index // 3}" / f"tile{index}_mask.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(imageio.encode_mask_png(_regions(index, *((64, 64) if index != 4 else (48, 96)))))
+    return root
+
+
+def _pictures(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*.png"))}
+
+
+def test_each_region_gets_the_look_of_its_class(folder):
+    masks = masks_in_folder(folder, CLASSES)
+    for index in range(len(masks)):
+        mask = masks.read_mask(index)
+        picture = _painter().generate(mask[None], [masks.ids[index]], OPTIONS)[0] / 127.5 - 1
+        assert np.abs(picture - COLOURS.numpy()[mask]).mean() < 0.1
+        assert np.abs(picture - COLOURS.numpy()[(mask + 1) % 4]).mean() > 0.3
+
+
+def test_the_data_set_audits_clean_and_has_a_true_manifest(folder, tmp_path):
+    out = tmp_path / "made"
+    masks = masks_in_folder(folder, CLASSES, split="val")
+    result = sample_dataset(_painter(0.3), masks, out, OPTIONS, batch_size=3)
+    assert (result.num_made, result.num_there) == (7, 0)
+    report = audit(out)
+    assert [one.code for one in report.findings if str(one.severity) == "error"] == []
+    manifest = open_manifest(result.manifest)
+    assert len(manifest) == 7
+    assert set(manifest.read(["split"])["split"].to_pylist()) == {"val"}
+    tiles = open_tiles(result.manifest)
+    for row, tile_id in enumerate(tiles.tile_ids):
+        index = masks.ids.index(str(tile_id).removeprefix("images/"))
+        assert np.array_equal(tiles.read(row).mask, masks.read_mask(index))
+    assert [one.name for one in tiles.label_map.classes] == [one.name for one in CLASSES.classes]
+
+
+def test_every_file_says_that_it_is_synthetic_and_nothing_else(folder, tmp_path):
+    out = tmp_path / "made"
+    sample_dataset(_painter(), masks_in_folder(folder, CLASSES), out, OPTIONS)
+    for data in _pictures(out).values():
+        header = imageio.read_header(data)
+        assert list(header.structure.text) == ["histoprep-synthetic"]
+
+
+def test_any_subset_and_any_batch_size_give_the_same_pictures(folder, tmp_path):
+    masks, generator = masks_in_folder(folder, CLASSES), _network()
+    whole = tmp_path / "whole"
+    sample_dataset(generator, masks, whole, OPTIONS, batch_size=4)
+    for index in (0, 3, 4, 6):
+        alone = generator.generate(masks.read_mask(index)[None], [masks.ids[index]], OPTIONS)[0]
+        there = imageio.decode_rgb((whole / "images" / f"{masks.ids[index]}.png").read_bytes())
+        assert np.abs(alone.astype(int) - there).max() <= 1
+
+
+def test_seed_and_name_make_the_picture(folder):
+    generator, mask = _network(), _regions(1)[None]
+    pictures = [
+        generator.generate(mask, [name], SamplingOptions(guidance_scale=1.5, solver=OPTIONS.solver, seed=seed))
+        for name, seed in (("a", 0), ("b", 0), ("a", 1), ("a", 0))
+    ]
+    assert np.array_equal(pictures[0], pictures[3])
+    assert not np.array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[0], pictures[2])
+
+
+def test_fresh_noise_of_ancestral_sampling_belongs_to_the_tile():
+    generator, masks = _network(), np.stack([_regions(0), _regions(1)])
+    ancestral = SamplingOptions(1.0, Solver("ddim", 10, eta=1.0), seed=2)
+    together = generator.generate(masks, ["a", "b"], ancestral)
+    assert np.abs(together[1].astype(int) - generator.generate(masks[1:], ["b"], ancestral)[0]).max() <= 1
+    assert not np.array_equal(together, generator.generate(masks, ["a", "b"], SamplingOptions(1.0, Solver("ddim", 10), seed=2)))
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(folder, tmp_path, after):
+    masks = masks_in_folder(folder, CLASSES)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    sample_dataset(_network(), masks, whole, OPTIONS, batch_size=2)
+    told = []
+
+    def stop(_: int) -> None:
+        told.append(1)
+        if len(told) == after:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        sample_dataset(_network(), masks, stopped, OPTIONS, batch_size=2, advance=stop)
+    # Half a batch is no batch: its other half must not be made in other company.
+    next((stopped / "images").rglob("*.png")).unlink()
+    result = sample_dataset(_network(), masks, stopped, OPTIONS, batch_size=2)
+    assert result.num_there == 2 * (after - 1)
+    assert _pictures(stopped) == _pictures(whole)
+
+
+def test_a_finished_run_asks_the_network_nothing_and_a_changed_mask_is_made_again(folder, tmp_path):
+    generator, out = _painter(), tmp_path / "made"
+    sample_dataset(generator, masks_in_folder(folder, CLASSES), out, OPTIONS, batch_size=1)
+    asked = generator.denoiser.num_asked
+    assert sample_dataset(generator, masks_in_folder(folder, CLASSES), out, OPTIONS, batch_size=1).num_made == 0
+    assert generator.denoiser.num_asked == asked
+    (folder / "slide0" / "tile0_mask.png").write_bytes(imageio.encode_mask_png(_regions(2)))
+    assert sample_dataset(generator, masks_in_folder(folder, CLASSES), out, OPTIONS, batch_size=1).num_made == 1
+    assert np.array_equal(read_labels(out / "masks" / "slide0" / "tile0.png"), _regions(2))
+
+
+def test_another_request_for_the_same_folder_is_refused_unless_forced(folder, tmp_path):
+    masks, out = masks_in_folder(folder, CLASSES), tmp_path / "made"
+    sample_dataset(_painter(), masks, out, OPTIONS)
+    other = SamplingOptions(1.0, OPTIONS.solver, seed=6)
+    before = _pictures(out)
+    with pytest.raises(UsageError, match="seed: 5 there, 6 now"):
+        sample_dataset(_painter(), masks, out, other)
+    assert _pictures(out) == before
+    sample_dataset(_painter(), masks, out, other, force=True)
+    assert all(_pictures(out)[name] != data for name, data in before.items() if name.startswith("images"))
+    assert json.loads((tmp_path / "made.histoprep" / "sampling.json").read_text())["seed"] == 6
+
+
+def test_a_folder_of_someone_else_is_left_alone(folder, tmp_path):
+    theirs = tmp_path / "made" / "images" / "theirs.png"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    with pytest.raises(UsageError, match="not made here"):
+        sample_dataset(_painter(), masks_in_folder(folder, CLASSES), tmp_path / "made", OPTIONS, force=True)
+    assert theirs.read_bytes() == b"theirs"
+
+
+def _real_set(folder: Path, tmp_path: Path) -> Path:
+    """A data set of real pictures with its manifest: what a first run makes will do."""
+    return sample_dataset(_painter(0.4), masks_in_folder(folder, CLASSES, split="test"), tmp_path / "real", OPTIONS).manifest
+
+
+def test_masks_of_a_manifest_keep_their_split(folder, tmp_path):
+    tiles = open_tiles(_real_set(folder, tmp_path))
+    masks = masks_of_tiles(tiles, "test")
+    result = sample_dataset(_painter(), masks, tmp_path / "again", OPTIONS)
+    assert set(open_manifest(result.manifest).read(["split"])["split"].to_pylist()) == {"test"}
+    with pytest.raises(DataError, match="7 in test"):
+        masks_of_tiles(tiles, "train")
+
+
+def test_kept_pixels_are_kept_to_the_last_bit_and_the_rest_follows_the_mask(folder, tmp_path):
+    masks = masks_of_tiles(open_tiles(_real_set(folder, tmp_path)))
+    region = np.zeros((64, 64), dtype=np.uint8)
+    region[:, :30] = 255
+    (tmp_path / "keep.png").write_bytes(imageio.encode_mask_png(region))
+    chosen = [index for index in range(len(masks)) if tuple(masks.sizes[index]) == (64, 64)]
+    keep = keep_regions(tmp_path / "keep.png", masks)
+    for index in chosen:
+        real, mask = masks.read_image(index), masks.read_mask(index)
+        made = _painter().generate(mask[None], [masks.ids[index]], OPTIONS, Kept(real[None], keep.read(index)[None]))[0]
+        assert np.array_equal(made[:, :30], real[:, :30])
+        assert np.abs(made[:, 32:] / 127.5 - 1 - COLOURS.numpy()[mask[:, 32:]]).mean() < 0.1
+
+
+def test_what_cannot_be_kept_is_refused(folder, tmp_path):
+    masks = masks_in_folder(folder, CLASSES)
+    region = tmp_path / "keep.png"
+    region.write_bytes(imageio.encode_mask_png(np.ones((64, 64), dtype=np.uint8)))
+    with pytest.raises(UsageError, match="real pictures"):
+        sample_dataset(_painter(), masks, tmp_path / "out", OPTIONS, keep=keep_regions(region, masks))
+    with pytest.raises(UsageError, match="7, such as slide0/tile0"):
+        keep_regions(tmp_path, masks)
+    real = masks_of_tiles(open_tiles(_real_set(folder, tmp_path)))
+    with pytest.raises(UsageError, match="another size"):
+        sample_dataset(_painter(), real, tmp_path / "out", OPTIONS, keep=keep_regions(region, real))
+
+
+def test_source_labels_are_mapped_and_strange_ones_named(tmp_path):
+    (tmp_path / "masks").mkdir()
+    source = np.full((16, 16), 300, dtype=np.uint16)
+    source[:8] = 7
+    (tmp_path / "masks" / "a.png").write_bytes(imageio.encode_mask_png(source))
+    to_classes = LabelMap("coarse", (SourceLabel(7, "seven"), SourceLabel(300, "far")), CLASSES.classes, {7: 2, 300: 1})
+    mask = masks_in_folder(tmp_path / "masks", CLASSES, source_map=to_classes).read_mask(0)
+    assert mask.dtype == np.uint8
+    assert (np.unique(mask[:8]), np.unique(mask[8:])) == ([2], [1])
+    with pytest.raises(UsageError, match="7, 300"):
+        masks_in_folder(tmp_path / "masks", CLASSES).read_mask(0)
+
+
+def test_what_the_network_cannot_make_is_refused_before_anything_is_written(folder, tmp_path):
+    masks = masks_in_folder(folder, CLASSES)
+    few = Generator(Painter(), Objective("v"), PixelCodec(), UNSCALED, num_classes=3, stride=1)
+    with pytest.raises(UsageError, match="class 3"):
+        sample_dataset(few, masks, tmp_path / "out", OPTIONS)
+    coarse = Generator(Painter(), Objective("v"), PixelCodec(), UNSCALED, num_classes=4, stride=4)
+    with pytest.raises(UsageError, match="multiples of 32 px"):
+        sample_dataset(coarse, masks, tmp_path / "out", OPTIONS)
+    with pytest.raises(UsageError, match="divisor"):
+        sample_dataset(_painter(), masks, tmp_path / "out", SamplingOptions(1.0, Solver("ddim", 30)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_that_are_none_are_named(tmp_path):
+    with pytest.raises(UsageError, match="no folder"):
+        masks_in_folder(tmp_path / "nowhere", CLASSES)
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(UsageError, match="no masks here"):
+        masks_in_folder(tmp_path / "masks", CLASSES)
+    (tmp_path / "masks" / "a.png").write_bytes(imageio.encode_rgb_png(np.zeros((8, 8, 3), dtype=np.uint8)))
+    with pytest.raises(DataError, match="no label image"):
+        masks_in_folder(tmp_path / "masks", CLASSES).read_mask(0)
+    (tmp_path / "masks" / "a_mask.png").write_bytes(b"nothing")
+    with pytest.raises(UsageError, match="one name"):
+        masks_in_folder(tmp_path / "masks", CLASSES)
+
+
+def test_sheets(folder, tmp_path):
+    masks = masks_of_tiles(open_tiles(_real_set(folder, tmp_path)))
+    chosen = [index for index in range(len(masks)) if tuple(masks.sizes[index]) == (64, 64)][:2]
+    swept = guidance_sheet(_network(), masks, chosen, (0.0, 1.0, 3.0), OPTIONS)
+    assert swept.shape == (2 * 68 - 4, 5 * 68 - 4, 3)
+    beside = comparison_sheet(_painter(), masks, chosen, OPTIONS)
+    assert np.array_equal(beside[:64, 68:132], masks.read_image(chosen[0]))
+    assert np.array_equal(
+        swept[68:132, 4 * 68 :],
+        _network().generate(masks.read_mask(chosen[1])[None], [masks.ids[chosen[1]]], SamplingOptions(3.0, OPTIONS.solver, 5))[0],
+    )

@@ -1,0 +1,117 @@
+"""Masks to a data set of pictures: in batches, resumable, the same pictures whatever else is made with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from histoprep.durable import locked
+from histoprep.errors import UsageError
+from trainer.sampling.dataset import SyntheticDataset
+from trainer.sampling.generator import Generator, Kept, SamplingOptions
+from trainer.sampling.keep import KeepRegions
+from trainer.sampling.masks import MaskList
+
+Advance = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """What `sample_dataset` did: `num_made` pictures now, `num_there` were made before. `manifest` is the path of the manifest."""
+
+    num_made: int
+    num_there: int
+    manifest: Path
+
+
+def sample_dataset(
+    generator: Generator,
+    masks: MaskList,
+    out: Path,
+    options: SamplingOptions,
+    *,
+    batch_size: int = 8,
+    keep: KeepRegions | None = None,
+    origin: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    force: bool = False,
+    advance: Advance = lambda _: None,
+) -> SampleResult:
+    """Make one picture for each mask (the first `limit` of them) and write pictures, masks, label map and manifest to `out`.
+
+    A stopped run goes on with the batches that are not complete; batches are cut the same way each time, so the pictures are those of an
+    undisturbed run. `keep` says which pixels of the real pictures stay; `origin` says what the network is and is
+    recorded. Raises UsageError for masks that the network cannot take and a folder of another request, OutputError, LockedError.
+    """
+    check_masks(generator, masks, options, keep=keep is not None)
+    dataset = SyntheticDataset(
+        out.absolute(), {**asdict(options), **(origin or {}), "precision": generator.precision, "keep": keep.digest if keep else None}
+    )
+    chosen = range(min(len(masks), limit or len(masks)))
+    num_made = 0
+    with locked(dataset.workspace):
+        dataset.start(force=force)
+        for batch in batches_of(masks, chosen, batch_size):
+            read = np.stack([_checked_mask(generator, masks, index) for index in batch])
+            tile_ids = [masks.ids[index] for index in batch]
+            if not all(dataset.has(tile_id, mask) for tile_id, mask in zip(tile_ids, read, strict=True)):
+                dataset.write(tile_ids, generator.generate(read, tile_ids, options, _kept(masks, batch, keep)), read)
+                num_made += len(batch)
+            advance(len(batch))
+        manifest = dataset.finish({masks.ids[index]: masks.splits[index] for index in chosen}, masks.label_map)
+    return SampleResult(num_made, len(chosen) - num_made, manifest)
+
+
+def check_masks(generator: Generator, masks: MaskList, options: SamplingOptions, *, keep: bool) -> None:
+    """Raise UsageError, before anything is made, for a solver, classes, sizes or pictures that do not go together."""
+    if problem := options.solver.problem(generator.objective):
+        raise UsageError("the solver does not fit the network", seen=problem)
+    largest = max(one.id for one in masks.label_map.classes)
+    if largest >= generator.num_classes:
+        raise UsageError(
+            "the masks have classes that the network does not know",
+            seen=f"class {largest} ({masks.label_map.class_name(largest)})",
+            expected=f"classes 0 to {generator.num_classes - 1}",
+            hint="use masks of the label map that the network was trained with",
+        )
+    masks.check_sizes(generator.multiple_px)
+    if keep and masks.read_image is None:
+        raise UsageError("keeping a region needs the real pictures", hint="give a manifest as --masks, or their folder with --images")
+
+
+def batches_of(masks: MaskList, chosen: range, batch_size: int) -> Iterator[list[int]]:
+    """Yield the numbers of masks in batches of one size each, in order; the same batches for the same list and batch size."""
+    waiting: dict[tuple[int, ...], list[int]] = {}
+    for index in chosen:
+        size = tuple(masks.sizes[index].tolist())
+        waiting.setdefault(size, []).append(index)
+        if len(waiting[size]) == batch_size:
+            yield waiting.pop(size)
+    yield from waiting.values()
+
+
+def _checked_mask(generator: Generator, masks: MaskList, index: int) -> np.ndarray:
+    mask = masks.read_mask(index)
+    if int(mask.max()) >= generator.num_classes or mask.shape != tuple(masks.sizes[index]):
+        raise UsageError(
+            "a mask is not what its list says",
+            path=masks.ids[index],
+            seen=f"class ids up to {int(mask.max())}, {mask.shape[0]} x {mask.shape[1]} px",
+            expected=f"class ids below {generator.num_classes}, {' x '.join(map(str, masks.sizes[index]))} px",
+        )
+    return mask
+
+
+def _kept(masks: MaskList, batch: list[int], keep: KeepRegions | None) -> Kept | None:
+    if keep is None or masks.read_image is None:
+        return None
+    regions = [keep.read(index) for index in batch]
+    for index, region in zip(batch, regions, strict=True):
+        if region.shape != tuple(masks.sizes[index]):
+            seen, expected = (" x ".join(map(str, one)) for one in (region.shape, masks.sizes[index]))
+            raise UsageError("the region to keep has another size than the mask", path=masks.ids[index], seen=seen, expected=expected)
+    return Kept(np.stack([masks.read_image(index) for index in batch]), np.stack(regions))

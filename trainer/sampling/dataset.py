@@ -1,0 +1,127 @@
+"""What is written: a data set of pictures and masks with its label map and manifest, whole at any moment, marked as synthetic.
+
+`OUT/images/ID.png`, `OUT/masks/ID.png`, `OUT/label_map.yml`; beside it, where histoprep looks for it, `OUT.histoprep/manifest.parquet`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from histoprep import imageio
+from histoprep.durable import publish_in_batch, sync_file_system, write_json, write_text
+from histoprep.errors import OutputError, UsageError
+from histoprep.labels import LabelMap, format_label_map
+from histoprep.labels.model import SourceLabel
+from trainer.sampling.masks import read_labels
+
+SYNTHETIC_TEXT = "histoprep-synthetic"
+REQUEST = "sampling.json"
+_SPLITS = "split.csv"
+
+
+@dataclass(frozen=True)
+class SyntheticDataset:
+    """A folder of synthetic tiles. `request` is everything its pictures depend on; another request for the same folder is refused."""
+
+    root: Path
+    request: Mapping[str, Any]
+
+    @property
+    def workspace(self) -> Path:
+        """Return the folder beside the data set that holds what is made from it."""
+        return self.root.with_name(self.root.name + ".histoprep")
+
+    def start(self, *, force: bool = False) -> None:
+        """Record the request, or raise UsageError when the folder was made by another one and `force` does not allow replacing it."""
+        place = self.workspace / REQUEST
+        known = json.loads(place.read_text("utf-8")) if place.is_file() else None
+        wanted = json.loads(json.dumps(dict(self.request)))
+        if known is not None and known != wanted and not force:
+            differing = ", ".join(
+                f"{key}: {known.get(key)} there, {wanted.get(key)} now" for key in sorted({*known, *wanted}) if known.get(key) != wanted.get(key)
+            )
+            raise UsageError(
+                "this folder holds pictures of another request",
+                path=self.root,
+                seen=differing,
+                hint="choose another --out, or --force to replace them",
+            )
+        if known is None and any((self.root / name).is_dir() for name in ("images", "masks")):
+            raise UsageError("this folder holds pictures that were not made here", path=self.root, hint="choose another --out")
+        if known is not None and known != wanted:
+            for name in ("images", "masks"):
+                for path in (self.root / name).rglob("*.png"):
+                    path.unlink()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError.from_os_error(error, self.root) from error
+        write_json(place, wanted)
+
+    def has(self, tile_id: str, mask: np.ndarray) -> bool:
+        """Return whether the picture of a tile is there and was made for this mask; both files appear whole or not at all."""
+        image_path, mask_path = self._paths(tile_id)
+        return image_path.is_file() and mask_path.is_file() and np.array_equal(read_labels(mask_path), mask)
+
+    def write(self, tile_ids: Sequence[str], pictures: np.ndarray, masks: np.ndarray) -> None:
+        """Publish a batch of pairs, durably: uint8 [batch, height, width, 3] and [batch, height, width]. Raises OutputError."""
+        try:
+            for tile_id, picture, mask in zip(tile_ids, pictures, masks, strict=True):
+                image_path, mask_path = self._paths(tile_id)
+                # A picture of another mask must not stand beside the new one.
+                image_path.unlink(missing_ok=True)
+                for path, data in ((mask_path, imageio.encode_mask_png(mask, self._mark())), (image_path, encode_synthetic(picture, self._mark()))):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    publish_in_batch(path, data)
+            sync_file_system(self.root)
+        except OSError as error:
+            raise OutputError.from_os_error(error, error.filename or self.root) from error
+
+    def finish(self, splits: Mapping[str, str], label_map: LabelMap) -> Path:
+        """Write label map and manifest, each tile in the split of its mask, and return the manifest's path."""
+        from histoprep.audit import ensure_tiles
+        from histoprep.manifest.build import ManifestOptions, build_manifest
+        from histoprep.workspace import Workspace
+
+        own = classes_as_sources(label_map)
+        write_text(self.root / "label_map.yml", format_label_map(own))
+        lines = [f'"images/{tile_id}",{split}' for tile_id, split in splits.items()]
+        write_text(self.workspace / _SPLITS, "\n".join(["tile_id,split", *lines]) + "\n")
+        workspace = Workspace.of(self.root)
+        tiles = ensure_tiles(workspace)
+        options = ManifestOptions(method="file", split_file=self.workspace / _SPLITS)
+        return build_manifest(tiles, own, options, workspace.manifest).path
+
+    def _paths(self, tile_id: str) -> tuple[Path, Path]:
+        parts = PurePosixPath(tile_id).parts
+        if not parts or ".." in parts or tile_id.startswith("/"):
+            raise UsageError("a tile id cannot become a file name", seen=repr(tile_id), expected="a relative path")
+        image, mask = (self.root.joinpath(name, *parts) for name in ("images", "masks"))
+        return image.with_name(image.name + ".png"), mask.with_name(mask.name + ".png")
+
+    def _mark(self) -> dict[str, str]:
+        return {SYNTHETIC_TEXT: "made by a model; not a photograph of tissue"}
+
+
+def classes_as_sources(label_map: LabelMap) -> LabelMap:
+    """Return the map of the classes of `label_map` to themselves: masks that are written hold class ids."""
+    classes = label_map.classes
+    return LabelMap("synthetic", tuple(SourceLabel(one.id, one.name) for one in classes), classes, {one.id: one.id for one in classes})
+
+
+def encode_synthetic(picture: np.ndarray, text: Mapping[str, str]) -> bytes:
+    """Return a picture, uint8 RGB [height, width, 3], as PNG with text chunks."""
+    marks = PngImagePlugin.PngInfo()
+    for key, value in text.items():
+        marks.add_text(key, value)
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(stream, "PNG", pnginfo=marks, compress_level=6)
+    return stream.getvalue()

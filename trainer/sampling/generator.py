@@ -1,0 +1,101 @@
+"""A trained denoiser with everything that turns a mask into a picture: objective, codec, scaling of latents, device, precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+from trainer.data.latent_scaling import LatentScaling
+from trainer.data.randomness import keyed_normals
+from trainer.data.transforms import to_float, to_uint8
+from trainer.diffusion.guidance import guided
+from trainer.diffusion.objectives import Objective
+from trainer.diffusion.samplers import Known, Solver, sample
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How pictures are made: the same options, seed and tile id give the same picture, whatever else is made with it."""
+
+    guidance_scale: float = 2.0
+    solver: Solver = field(default_factory=Solver)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of real pictures: `images` uint8 [batch, height, width, 3] where `where` (bool [batch, height, width]) is true."""
+
+    images: np.ndarray
+    where: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Generator:
+    """Masks to pictures. `denoiser` takes (latents, time, mask, drop), in evaluation mode on `device`, `codec` likewise.
+
+    `multiple_px`: height and width must be multiples of it, the codec's factor times the denoiser's total stride.
+    """
+
+    denoiser: Any
+    objective: Objective
+    codec: Any
+    scaling: LatentScaling
+    num_classes: int
+    stride: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: str = "fp32"
+
+    @property
+    def multiple_px(self) -> int:
+        """Return what height and width of a mask must be multiples of."""
+        return int(self.codec.factor) * self.stride
+
+    @torch.no_grad()
+    def generate(self, masks: np.ndarray, tile_ids: Sequence[str], options: SamplingOptions, kept: Kept | None = None) -> np.ndarray:
+        """Return pictures, uint8 [batch, height, width, 3], for masks of class ids, uint8 [batch, height, width].
+
+        Kept pixels come back as they were, to the last bit; around them the network continues what it sees of them.
+        """
+        height, width = masks.shape[1:]
+        shape = (self.codec.channels, height // self.codec.factor, width // self.codec.factor)
+        noise = self._noise(options.seed, tile_ids, shape, "sample")
+        mask = torch.from_numpy(np.ascontiguousarray(masks)).to(self.device)[:, None]
+        denoise = guided(self.denoiser, mask, options.guidance_scale)
+        with self._autocast():
+            latents = sample(
+                denoise,
+                noise,
+                self.objective,
+                options.solver,
+                step_noise=lambda step: self._noise(options.seed, tile_ids, shape, f"sample step {step}"),
+                known=None if kept is None else self._known(kept),
+            )
+            decoded = self.codec.decode(self.scaling.denormalise(latents))
+        pictures = to_uint8(decoded.float().cpu().numpy())
+        return pictures if kept is None else np.where(kept.where[..., None], kept.images, pictures)
+
+    def _known(self, kept: Kept) -> Known:
+        """Return the latents of the pictures, known where every pixel below a latent is kept."""
+        images = torch.from_numpy(to_float(kept.images)).to(self.device)
+        factor = self.codec.factor
+        squares = torch.from_numpy(np.ascontiguousarray(kept.where)).unflatten(2, (-1, factor)).unflatten(1, (-1, factor))
+        where = squares.all(4).all(2)[:, None].to(self.device)
+        return Known(self.scaling.normalise(self.codec.encode(images).mean.float()), where)
+
+    def _noise(self, seed: int, tile_ids: Sequence[str], shape: tuple[int, ...], purpose: str) -> Tensor:
+        # A name stands for the position that training noise is keyed by.
+        keys = np.array([xxhash.xxh3_64_intdigest(one.encode("utf-8", "surrogateescape")) >> 1 for one in tile_ids], dtype=np.int64)
+        return torch.from_numpy(keyed_normals(seed, keys, purpose, shape)).to(self.device)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, _AUTOCAST[self.precision]) if self.precision in _AUTOCAST else nullcontext()

@@ -1,0 +1,157 @@
+"""Where masks come from: the tiles of a manifest or of shards, or a folder of label images; listed and measured before anything is made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from histoprep import imageio
+from histoprep.errors import BrokenFileError, LabelMapError, UsageError
+from histoprep.labels import LabelMap
+from histoprep.shards import TileSource
+from trainer.errors import DataError
+
+_MASK_SUFFIXES = (".png", ".tif", ".tiff")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+_MASK_ENDING = "_mask"
+
+
+@dataclass(frozen=True, eq=False)
+class MaskList:
+    """Masks by number, in a fixed order. `ids` are unique names, `sizes` int64 [n, 2] height and width in pixels.
+
+    `splits` say where what is made of a mask belongs: a picture made from a mask of the test split is no training data. `read_mask(i)` gives
+    class ids of `label_map`, uint8 [height, width]; `read_image(i)` the real picture, uint8 RGB, or is None when there are none.
+    """
+
+    ids: tuple[str, ...]
+    splits: tuple[str, ...]
+    sizes: np.ndarray
+    label_map: LabelMap
+    read_mask: Callable[[int], np.ndarray]
+    read_image: Callable[[int], np.ndarray] | None
+
+    def __len__(self) -> int:
+        """Return the number of masks."""
+        return len(self.ids)
+
+    def check_sizes(self, multiple_px: int) -> None:
+        """Raise UsageError, naming a mask, unless all heights and widths are multiples of `multiple_px`."""
+        wrong = np.flatnonzero((self.sizes % multiple_px).any(axis=1) | (self.sizes < multiple_px).any(axis=1))
+        if len(wrong):
+            height, width = self.sizes[wrong[0]].tolist()
+            raise UsageError(
+                f"{len(wrong):,} of {len(self):,} masks have a size that the network cannot make",
+                path=self.ids[wrong[0]],
+                seen=f"{height} x {width} px",
+                expected=f"multiples of {multiple_px} px",
+            )
+
+
+def masks_of_tiles(tiles: TileSource, split: str | None = None) -> MaskList:
+    """Return the masks with labelled pixels of a split, or of all; raises DataError when there are none."""
+    chosen = tiles.pool == "conditional"
+    if split:
+        chosen = chosen & (tiles.split == split)
+    rows = np.flatnonzero(chosen)
+    if not len(rows):
+        counts = zip(*np.unique(tiles.split[tiles.pool == "conditional"], return_counts=True), strict=True)
+        seen = ", ".join(f"{count} in {name}" for name, count in counts) or "none at all"
+        raise DataError(
+            "there are no tiles with labelled pixels to take masks from", path=tiles.path, seen=seen, expected=f"some in {split or 'a split'}"
+        )
+    table = tiles.manifest.read(["height_px", "width_px"])
+    sizes = np.stack([table[name].to_numpy() for name in table.column_names], axis=1)[rows].astype(np.int64)
+
+    def read_mask(index: int) -> np.ndarray:
+        mask = tiles.read(int(rows[index])).mask
+        if mask is None:
+            raise DataError("a tile with labelled pixels has no mask", path=str(tiles.tile_ids[rows[index]]), hint="histoprep audit")
+        return mask
+
+    def read_image(index: int) -> np.ndarray:
+        return tiles.read(int(rows[index])).image
+
+    ids, splits = (tuple(str(one) for one in column[rows]) for column in (tiles.tile_ids, tiles.split))
+    return MaskList(ids, splits, sizes, tiles.label_map, read_mask, read_image)
+
+
+def masks_in_folder(
+    folder: Path, classes: LabelMap, *, source_map: LabelMap | None = None, images: Path | None = None, split: str | None = None
+) -> MaskList:
+    """Return the masks below a folder: 8- or 16-bit PNG or TIFF, in order of name.
+
+    Their values are class ids of `classes`, or the source labels of `source_map`, which is applied then. `images` is a folder with the real
+    pictures under the same names. Everything made of them is said to belong to `split`, train by default. Raises UsageError when there are
+    no masks or two of one name, DataError, naming the file, when one cannot be read.
+    """
+    paths = sorted(_files(folder, _MASK_SUFFIXES), key=lambda path: path.as_posix())
+    ids = tuple(_name_of(path, folder) for path in paths)
+    twice = {one for one in ids if ids.count(one) > 1} if len(set(ids)) < len(ids) else set()
+    if not ids or twice:
+        what = "two masks have one name" if twice else "there are no masks here"
+        raise UsageError(what, path=folder, seen=", ".join(sorted(twice)[:3]) or None, expected=f"files {', '.join(_MASK_SUFFIXES)}")
+    sizes = np.array([_size_of(path) for path in paths], dtype=np.int64)
+    pictures = {_name_of(path, images): path for path in _files(images, _IMAGE_SUFFIXES)} if images else {}
+    lookup = (source_map or classes).lookup_table()
+
+    def read_mask(index: int) -> np.ndarray:
+        return _mapped(read_labels(paths[index]), lookup, paths[index])
+
+    def read_image(index: int) -> np.ndarray:
+        if ids[index] not in pictures:
+            raise DataError("a mask has no picture of the same name", path=paths[index], seen=f"{len(pictures):,} pictures in {images}")
+        return _decoded(pictures[ids[index]], imageio.decode_rgb)
+
+    return MaskList(ids, (split or "train",) * len(ids), sizes, source_map or classes, read_mask, read_image if images else None)
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Return the values of a label image as stored, integers [height, width]; raises DataError that names the file."""
+    labels = _decoded(path, lambda data: imageio.decode_mask(data, imageio.read_header(data)))
+    if labels.ndim != 2 or labels.dtype.kind != "u":
+        raise DataError("this is no label image", path=path, seen=f"{labels.dtype} {labels.shape}", expected="one 8- or 16-bit channel")
+    return labels
+
+
+def _mapped(labels: np.ndarray, lookup: np.ndarray, path: Path) -> np.ndarray:
+    classes = lookup[labels]
+    if int(classes.min()) < 0 or int(classes.max()) > 255:
+        strange = np.unique(labels[(classes < 0) | (classes > 255)])
+        raise LabelMapError("a mask holds values without a class", path=path, seen=", ".join(map(str, strange[:8])), hint="give their map with --map")
+    return np.asarray(classes.astype(np.uint8))
+
+
+def _decoded(path: Path, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
+    try:
+        return decode(path.read_bytes())
+    except (OSError, BrokenFileError) as error:
+        raise DataError(f"cannot read the file: {error}", path=path) from error
+
+
+def _size_of(path: Path) -> tuple[int, int]:
+    try:
+        header = imageio.read_header(path.read_bytes())
+    except (OSError, BrokenFileError) as error:
+        raise DataError(f"cannot read the mask: {error}", path=path) from error
+    return header.height_px, header.width_px
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    if not folder.is_dir():
+        raise UsageError("this is no folder", path=folder)
+    for parent, _, names in os.walk(folder, onerror=_stop):
+        yield from (path for name in names if name.lower().endswith(suffixes) and (path := Path(parent, name)).is_file())
+
+
+def _stop(error: OSError) -> None:
+    # os.walk would leave out what it cannot list, without a word.
+    raise DataError(f"cannot list the folder: {error.strerror}", path=error.filename)
+
+
+def _name_of(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix().removesuffix(_MASK_ENDING)
