@@ -408,6 +408,20 @@ _ALL = (
         _NONE,
     ),
     Rule(
+        "HP904", "shard-corrupt", _ERROR, _TILE,
+        "A shard or a member of it is gone, or its bytes are not those that were written.",
+        "The shard was cut short by a copy, changed, or damaged on its disk.",
+        "Copy the shard again, or delete the folder and write it anew with histoprep shard.",
+        _SAFE,
+    ),
+    Rule(
+        "HP905", "shard-manifest-mismatch", _ERROR, _TILE,
+        "The shards do not hold the tiles of the manifest: other keys, files, splits, pools or another label map.",
+        "The manifest was made again after the shards were written.",
+        "Write shards of this manifest into another folder: histoprep shard --out DIR",
+        _SAFE,
+    ),
+    Rule(
         "HP907", "latent-mismatch", _ERROR, _TILE,
         "A latent set does not belong to the manifest or the codec: other files, other masks, another training split, another label map.",
         "Tiles, label map or split changed after trainer encode.",

@@ -27,7 +27,7 @@ from histoprep.lossy.sources import LossySource
 if TYPE_CHECKING:
     from histoprep.stats.counts import Counts
 
-FAMILIES = ("listing", "files", "images", "masks", "lossy", "label_maps", "duplicates", "leaks", "classes", "manifests")
+FAMILIES = ("listing", "files", "images", "masks", "lossy", "label_maps", "duplicates", "leaks", "classes", "manifests", "shards")
 MAX_LISTED = 8
 # Columns of the tiles table that table rules see; a few short ones, so that millions of tiles fit.
 OVERVIEW_COLUMNS = (

@@ -1,7 +1,8 @@
 """Which tile goes into which shard: known before a byte is read, and the same for any number of workers.
 
-Tiles of one split, pool, image format and with or without a mask fill shard after shard, in the order of the manifest; within a shard
-they lie in the order of their keys, which is no order at all. Sizes are planned from the sizes of the files.
+Tiles of one split, pool and image format fill shard after shard, in the order of the manifest; within a shard they lie in the order of
+their keys, which is no order at all. Sizes are planned from the sizes of the files. A tile without a mask gets one of zeros, so that all
+samples have the same fields (`datasets` takes those of the first for those of all); the index still says that it has none.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ TIME_LIMIT_S = 60.0
 LAYOUT_VERSION = "1.0"
 # A mask in our encoding may be larger than it was, so it counts twice and a little more.
 _MASK_MARGIN_BYTES = 1024
-_COLUMNS = ("tile_id", "image_path", "image_bytes", "image_digest", "mask_path", "mask_bytes", "mask_digest", "split", "pool")
+_COLUMNS = (
+    "tile_id", "image_path", "image_bytes", "image_digest", "mask_path", "mask_bytes", "mask_digest", "height_px", "width_px", "split", "pool",
+)  # fmt: skip
 _PIECE = 8192
 
 
@@ -41,12 +44,11 @@ class ShardOptions:
 
 
 class Kind(NamedTuple):
-    """What all tiles of a shard have in common: readers infer the fields of a shard from its first samples."""
+    """What all tiles of a shard have in common."""
 
     split: str
     pool: str
     suffix: str
-    has_mask: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def _shards(manifest: Manifest, root: Path, max_bytes: int) -> Iterator[tuple[st
         return name, sorted(filling.pop(kind).tiles, key=lambda one: one.key)
 
     for kind, tile in _tiles(manifest, root):
-        size = member_bytes(tile.image_bytes) + (member_bytes(2 * tile.mask_bytes + _MASK_MARGIN_BYTES) if kind.has_mask else 0)
+        size = member_bytes(tile.image_bytes) + member_bytes(2 * tile.mask_bytes + _MASK_MARGIN_BYTES)
         if kind in filling and filling[kind].num_bytes + size > max_bytes:
             yield close(kind)
         into = filling.setdefault(kind, _Filling())
@@ -129,11 +131,11 @@ def _tiles(manifest: Manifest, root: Path) -> Iterator[tuple[Kind, PackedTile]]:
     row = 0
     for batch in manifest.iter_batches(_COLUMNS, _PIECE):
         columns = (batch[name].to_pylist() for name in _COLUMNS)
-        for tile_id, image, image_bytes, image_digest, mask, mask_bytes, mask_digest, split, pool in zip(*columns, strict=True):
-            if image_bytes is None or (mask is not None and mask_bytes is None):
+        for tile_id, image, image_bytes, image_digest, mask, mask_bytes, mask_digest, height, width, split, pool in zip(*columns, strict=True):
+            if None in (image_bytes, height, width) or (mask is not None and mask_bytes is None):
                 raise UsageError("the manifest does not say how large its files are", path=manifest.path, seen=f"tile {tile_id}")
             suffix = image_suffix(image)
-            paths = (str(root / to_name(image)), str(root / to_name(mask)) if mask is not None else None)
-            tile = PackedTile(row, tile_id, key_of(tile_id), suffix, paths[0], image_bytes, image_digest, paths[1], mask_bytes or 0, mask_digest)
-            yield Kind(split, pool, suffix, mask is not None), tile
+            paths = str(root / to_name(image)), None if mask is None else str(root / to_name(mask))
+            stated = (paths[0], image_bytes, image_digest, paths[1], mask_bytes or 0, mask_digest)
+            yield Kind(split, pool, suffix), PackedTile(row, tile_id, key_of(tile_id), suffix, *stated, (height, width))
             row += 1

@@ -36,7 +36,7 @@ def draw_preview(source: TileSource, rows: Sequence[int], title: str) -> bytes:
 
     classes = [one for one in source.label_map.classes if one.id != 0]
     lines = -(-len(rows) // _COLUMNS)
-    height = 0.55 + 2.75 * lines + 0.3 * (1 + len(classes) // 6)
+    height = 0.6 + 2.75 * lines + 0.17 * -(-len(classes) // 6)
     with rc_context({"font.family": "DejaVu Sans", "font.size": 7.5, "text.color": "#22262c"}):
         figure = Figure(figsize=(10.4, height), dpi=100)
         FigureCanvasAgg(figure)

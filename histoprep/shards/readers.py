@@ -92,8 +92,10 @@ class ShardReader:
         self._names: list[str] = shards.dictionary.to_pylist()
         self._shard = shards.indices.to_numpy(zero_copy_only=False)
         image, length, mask, mask_length, *crcs = (columns[name].cast(pa.int64()).fill_null(0).to_numpy() for name in (*SHARD_COLUMNS[1:], *_CRCS))
+        # A tile without a mask has one of zeros in the shard, for other readers.
+        has_mask = manifest.read(["mask_path"])["mask_path"].is_valid().to_numpy()
         # Side by side in memory; the mask counts from the image, 0 for none.
-        self._where = np.stack([image, length, np.where(columns["mask_offset"].is_valid(), mask - image, 0), mask_length, *crcs], axis=1)
+        self._where = np.stack([image, length, np.where(has_mask, mask - image, 0), mask_length, *crcs], axis=1)
 
     def read(self, row: int) -> EncodedTile:
         """Return the bytes of both members; raises TileError."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import xxhash
 
@@ -35,7 +36,10 @@ _NO_LIMIT = 1 << 62
 
 
 class PackedTile(NamedTuple):
-    """A tile to pack: its row in the manifest, its key, and where its files are and what they should be; `mask_path` None without one."""
+    """A tile to pack: its row in the manifest, its key, and where its files are and what they should be; `mask_path` None without one.
+
+    `shape` is height and width.
+    """
 
     row: int
     tile_id: str
@@ -47,6 +51,7 @@ class PackedTile(NamedTuple):
     mask_path: str | None
     mask_bytes: int
     mask_digest: str | None
+    shape: tuple[int, int]
 
 
 class FailedTile(NamedTuple):
@@ -160,8 +165,8 @@ class ShardTask:
             marker.at(index)
             image = _checked(next(contents), tile.image_digest)
             mask = _checked(next(contents), tile.mask_digest) if tile.mask_path is not None else None
-            packed = None if mask is None or isinstance(mask, BrokenFileError) else pack(mask)
-            for path, wrong in ((tile.image_path, image), (tile.mask_path, mask), (tile.mask_path, packed)):
+            packed = mask if isinstance(mask, BrokenFileError) else pack.zeros(*tile.shape) if mask is None else pack(mask)
+            for path, wrong in ((tile.image_path, image), (tile.mask_path, packed)):
                 if isinstance(wrong, BrokenFileError):
                     failures.append(FailedTile(tile.tile_id, str(path), f"{wrong.verdict}: {wrong.detail}"))
             if not failures:
@@ -173,14 +178,13 @@ class ShardTask:
 class _Packed(NamedTuple):
     tile: PackedTile
     image: bytes
-    mask: tuple[bytes, int] | None
+    mask: tuple[bytes, int]
 
     def members(self) -> Iterator[tuple[str, bytes, bytes, int]]:
         """Yield column prefix, header, bytes and CRC32 of each member."""
         yield "image", member_header(f"{self.tile.key}.{self.tile.suffix}", len(self.image)), self.image, crc32(self.image)
-        if self.mask is not None:
-            data, crc = self.mask
-            yield "mask", member_header(f"{self.tile.key}.{MASK_SUFFIX}", len(data)), data, crc
+        data, crc = self.mask
+        yield "mask", member_header(f"{self.tile.key}.{MASK_SUFFIX}", len(data)), data, crc
 
 
 def _requests(tile: PackedTile) -> Iterator[Request]:
@@ -213,12 +217,20 @@ class _MaskPacker:
                 classes = self._recipe.apply(self._imageio.decode_mask(data, self._imageio.read_header(data)))
             except BrokenFileError as error:
                 return error
-            encoded = self._imageio.encode_mask_png(classes, {self._imageio.LABEL_MAP_TEXT: self._recipe.note})
-            found = encoded, crc32(encoded)
-            if len(self._known) >= _NUM_REMEMBERED:
-                self._known.pop(next(iter(self._known)))
-            self._known[data] = found
+            found = self._keep(data, classes)
         return found
+
+    def zeros(self, height: int, width: int) -> tuple[bytes, int]:
+        """Return the mask of a tile that has none."""
+        name = b"%d x %d" % (height, width)
+        return self._known.get(name) or self._keep(name, np.zeros((height, width), np.uint8))
+
+    def _keep(self, key: bytes, classes: np.ndarray) -> tuple[bytes, int]:
+        encoded = self._imageio.encode_mask_png(classes, {self._imageio.LABEL_MAP_TEXT: self._recipe.note})
+        if len(self._known) >= _NUM_REMEMBERED:
+            self._known.pop(next(iter(self._known)))
+        self._known[key] = encoded, crc32(encoded)
+        return self._known[key]
 
 
 def open_part(path: Path) -> pa.Table:

@@ -78,9 +78,21 @@ def verify_shards(
             wrong.foreign += found.foreign
             done += one["tiles"]
             advance(done, len(index))
-    findings = [finding(RULES["HP904"], wrong.corrupt, denominator=len(index), unit="tiles")] if wrong.corrupt else []
     foreign = wrong.foreign + (_differences(index, Path(manifest)) if manifest is not None else [])
-    return [*findings, *([finding(RULES["HP905"], foreign, denominator=len(index), unit="tiles")] if foreign else [])]
+    looked_at = len(index) + len(shards) + len(foreign)
+    return [
+        finding(RULES[code], _joined(items), denominator=looked_at, unit="tiles and shards")
+        for code, items in (("HP904", wrong.corrupt), ("HP905", foreign))
+        if items
+    ]
+
+
+def _joined(items: list[Item]) -> list[Item]:
+    """Return one item a name, with all that was seen of it."""
+    details: dict[str, list[str]] = {}
+    for name, detail in items:
+        details.setdefault(name, []).append(detail)
+    return [(name, "; ".join(seen)) for name, seen in details.items()]
 
 
 def _differences(index: Manifest, path: Path) -> list[Item]:
