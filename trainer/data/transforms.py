@@ -88,8 +88,8 @@ def corner(height_px: int, width_px: int, size_px: int, fit: Fit, uniforms: np.n
 
 
 def to_float(rgb: np.ndarray) -> np.ndarray:
-    """Return uint8 RGB [height, width, 3] as contiguous float32 [3, height, width] in [-1, 1]: x / 127.5 - 1."""
-    scaled = np.ascontiguousarray(rgb.transpose(2, 0, 1)).astype(np.float32)
+    """Return uint8 RGB [..., height, width, 3] as contiguous float32 [..., 3, height, width] in [-1, 1]: x / 127.5 - 1."""
+    scaled = np.ascontiguousarray(np.moveaxis(rgb, -1, -3)).astype(np.float32)
     scaled *= np.float32(1 / 127.5)
     scaled -= np.float32(1)
     return scaled

@@ -1,0 +1,119 @@
+"""`trainer encode`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from histoprep import console
+from histoprep.errors import ExitCode
+
+if TYPE_CHECKING:
+    from trainer.encode import EncodeResult
+
+_NUM_SHOWN = 10
+
+
+class FitName(StrEnum):
+    """What becomes of tiles that are not of the training size."""
+
+    REFUSE = "refuse"
+    CROP = "crop"
+    TILE = "tile"
+
+
+class ScalingName(StrEnum):
+    """Where the scaling of latents comes from."""
+
+    MEASURED = "measured"
+    CODEC = "codec"
+
+
+class UnreadableName(StrEnum):
+    """What becomes of a tile that cannot be read."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
+def encode(
+    manifest: Annotated[str, typer.Option("--manifest", help="A manifest, or the index of shards.", show_default=False)],
+    codec: Annotated[str, typer.Option("--codec", help="A codec's folder, a run of the recipe codec, or hub:OWNER/NAME.", show_default=False)],
+    *,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the latent set.", show_default="latents beside the manifest")] = None,
+    views: Annotated[int, typer.Option(help="Symmetries of each tile to encode: 1, 2 (mirror), 4 (flips) or 8 (and quarter turns).")] = 1,
+    image_size: Annotated[int | None, typer.Option(help="Side of the squares in pixels.", show_default="that of the tiles")] = None,
+    fit: Annotated[FitName, typer.Option(help="Other sizes: refuse them, crop the middle, or encode all windows.")] = FitName.REFUSE,
+    scaling: Annotated[ScalingName, typer.Option(help="Scaling: measured over the training split, or the codec's own.")] = ScalingName.MEASURED,
+    batch_size: Annotated[int, typer.Option(help="Squares encoded at once.")] = 8,
+    num_workers: Annotated[int, typer.Option(help="Processes that read tiles.")] = 2,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", show_default="a GPU if there is one")] = "",
+    on_unreadable: Annotated[UnreadableName, typer.Option(help="A tile that cannot be read: stop, or skip and count.")] = UnreadableName.STOP,
+    report: Annotated[int, typer.Option(help="Tiles in the reconstruction report; 0 for none.")] = 64,
+    force: Annotated[bool, typer.Option("--force", help="Start over, even with other options.")] = False,
+) -> None:
+    """Encode the tiles of a manifest once, so that training reads latents instead of images.
+
+    Writes latents (mean and standard deviation, float16) of every tile and view, their masks, the scaling measured over the
+    training split, and a report of what the codec costs: PSNR, SSIM and a sheet of pictures. A stopped run goes on where it was. Exit
+    codes: 0 done, 2 wrong use, 3 some tiles were skipped (they are listed), 6 a damaged file.
+    """
+    from histoprep.shards import open_tiles
+    from trainer.encode import EncodeOptions, encode_tiles
+    from trainer.encode_report import report_codec
+    from trainer.models.codec import load_codec
+
+    tiles, loaded = open_tiles(manifest), load_codec(codec)
+    place = out or _default_out(manifest)
+    where = device or _best_device()
+    options = EncodeOptions(
+        image_size, views, fit.value, scaling.value, batch_size=batch_size, num_workers=num_workers, on_unreadable=on_unreadable.value, device=where
+    )
+    with console.progress("encoding", None) as meter:
+        result = encode_tiles(tiles, loaded, place, options, force=force, advance=meter.advance)
+    numbers = report_codec(result.latents, tiles, loaded, num_tiles=report, device=where) if report > 0 else None
+    _print(result, numbers)
+    raise typer.Exit(ExitCode.INCOMPLETE if result.skipped else ExitCode.OK)
+
+
+def _default_out(manifest: str) -> Path:
+    from histoprep.errors import UsageError
+
+    if "://" in manifest:
+        raise UsageError("latents cannot be written beside an address", path=manifest, hint="give a local folder with --out")
+    path = Path(manifest)
+    return (path if path.is_dir() else path.parent) / "latents"
+
+
+def _best_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _print(result: EncodeResult, numbers: dict[str, Any] | None) -> None:
+    latents = result.latents
+    for tile_id in result.skipped[:_NUM_SHOWN]:
+        console.warn(f"not encoded: {tile_id} cannot be read")
+    if len(result.skipped) > _NUM_SHOWN:
+        console.warn(f"and {len(result.skipped) - _NUM_SHOWN:,} more; all are under skipped in {latents.folder / 'latents.json'}")
+    if not result.num_encoded:
+        console.note("all tiles were encoded before")
+    statistics, scaling = latents.statistics, latents.scaling
+    rows = [
+        (str(channel), *(f"{value:.4f}" for value in values))
+        for channel, values in enumerate(zip(statistics["mean"], statistics["std"], scaling.shift, scaling.scale, strict=True))
+    ]
+    console.table(("channel", "mean", "std", "shift", "scale"), rows, title=f"Raw latents over {statistics['num_entries']:,} training squares")
+    if numbers:
+        lines = [(name, *(f"{numbers[key][one]:.{digits}f}" for one in ("mean", "median", "min"))) for name, key, digits in _QUALITIES]
+        console.table(("reconstruction", "mean", "median", "worst"), lines, title=f"What the codec costs, on {numbers['num_tiles']} tiles")
+        console.note(f"originals, reconstructions, differences x 4: {latents.folder / 'reconstruction.png'}")
+    shape = " x ".join(str(one) for one in latents.shape)
+    console.out(f"{result.num_entries:,} squares as {shape} latents, {latents.num_views} views | {latents.folder}")
+
+
+_QUALITIES = (("PSNR, dB", "psnr_db", 2), ("SSIM", "ssim", 4))

@@ -1,0 +1,87 @@
+"""What a codec costs: reconstructions of a sample of tiles, their PSNR and SSIM, and a sheet to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from histoprep.durable import write_json
+from trainer.data.transforms import to_float, to_uint8, windows
+from trainer.engine.pictures import sheet, write_sheet
+from trainer.metrics.reconstruction import psnr, ssim
+
+if TYPE_CHECKING:
+    from histoprep.shards import TileSource
+    from trainer.data.latents import LatentSet
+    from trainer.models.codec import Codec
+
+TABLE, PICTURE = "reconstruction.json", "reconstruction.png"
+DIFFERENCE_GAIN = 4
+_NUM_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """One tile through the codec: pictures uint8 [size, size, 3], PSNR in dB, SSIM."""
+
+    tile_id: str
+    original: np.ndarray
+    decoded: np.ndarray
+    psnr_db: float
+    ssim: float
+
+
+def report_codec(latents: LatentSet, tiles: TileSource, codec: Codec, *, num_tiles: int = 64, device: str = "cpu") -> dict[str, Any]:
+    """Write reconstruction.json and reconstruction.png into the latent set and return the numbers.
+
+    Tiles are taken at even steps through those with latents and decoded from the stored means, float16 and all. The sheet has an
+    original, its reconstruction and four times their difference in each row, from the worst PSNR of the sample to the best.
+    """
+    made = sorted(_reconstruct(latents, tiles, codec, num_tiles, device), key=lambda one: one.psnr_db)
+    shown = [made[int(index)] for index in np.unique(np.linspace(0, len(made) - 1, min(_NUM_SHOWN, len(made))).round())]
+    write_sheet(latents.folder / PICTURE, sheet([[one.original, one.decoded, difference(one.original, one.decoded)] for one in shown]))
+    numbers = {
+        "num_tiles": len(made),
+        "codec": latents.codec._asdict(),
+        "psnr_db": _summary([one.psnr_db for one in made]),
+        "ssim": _summary([one.ssim for one in made]),
+        "shown": [one.tile_id for one in shown],
+        "tiles": {one.tile_id: {"psnr_db": one.psnr_db, "ssim": one.ssim} for one in made},
+    }
+    write_json(latents.folder / TABLE, numbers)
+    return numbers
+
+
+def difference(original: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+    """Return four times the absolute difference of two pictures, uint8, cut off at white."""
+    apart = np.abs(original.astype(np.int16) - decoded.astype(np.int16))
+    return np.minimum(apart * DIFFERENCE_GAIN, 255).astype(np.uint8)
+
+
+def _reconstruct(latents: LatentSet, tiles: TileSource, codec: Codec, num_tiles: int, device: str) -> list[Reconstruction]:
+    first, count = latents.match(tiles)
+    usable = np.flatnonzero(count)
+    chosen = usable[np.unique(np.linspace(0, len(usable) - 1, min(num_tiles, len(usable))).round().astype(int))]
+    codec = codec.to(device)
+    made = []
+    for row in chosen.tolist():
+        image = tiles.read(row).image
+        original = _first_window(image, latents.image_size, str(latents.summary["fit"]))
+        mean, _ = latents.raw(int(first[row]))
+        decoded = to_uint8(codec.decode(torch.from_numpy(mean)[None].to(device))[0].float().cpu().numpy())
+        pair = [torch.from_numpy(to_float(one))[None] for one in (original, decoded)]
+        made.append(Reconstruction(str(tiles.tile_ids[row]), original, decoded, float(psnr(*pair)), float(ssim(*pair))))
+    return made
+
+
+def _first_window(image: np.ndarray, size: int, fit: str) -> np.ndarray:
+    height, width = image.shape[:2]
+    top, left = windows(height, width, size)[0] if fit == "tile" else ((height - size) // 2, (width - size) // 2)
+    return image[top : top + size, left : left + size]
+
+
+def _summary(values: list[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "median": float(np.median(values)), "min": float(np.min(values)), "max": float(np.max(values))}
