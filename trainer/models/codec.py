@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["DISABLE_TELEMETRY"] = "1"
 
 HUB_PREFIX = "hub:"
-CONFIG_NAME = "config.json"
+CONFIG_NAME, RUN_CONFIG = "config.json", "config.yml"
 _KL, _TINY = "AutoencoderKL", "AutoencoderTiny"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w.-]+)*")
 _LOG_VARIANCE_LIMITS = (-30.0, 20.0)
@@ -99,6 +100,10 @@ def load_codec(id_or_folder: str | Path) -> Codec:
     name = str(id_or_folder)
     if name.startswith(HUB_PREFIX):
         return Codec(_from_hub(name.removeprefix(HUB_PREFIX)), name)
+    if (Path(name) / RUN_CONFIG).is_file():
+        # Networks know nothing of runs; the recipe that made this one does.
+        autoencoder = import_module("trainer.recipes.codec").trained_autoencoder(Path(name))
+        return Codec(autoencoder, str(Path(name).resolve()))
     folder = _codec_folder(Path(name))
     return Codec(_from_folder(folder), str(folder.resolve()))
 
@@ -109,12 +114,23 @@ def save_codec(autoencoder: nn.Module, folder: Path) -> None:
     saved.save_pretrained(folder, safe_serialization=True)
 
 
-def new_autoencoder(**architecture: Any) -> nn.Module:
-    """Return an untrained AutoencoderKL; the arguments are those of diffusers."""
-    from diffusers import AutoencoderKL
+class TrainableCodec(nn.Module):
+    """An untrained AutoencoderKL as one call; `architecture` are the arguments of diffusers."""
 
-    made: Any = AutoencoderKL(**architecture)
-    return made
+    def __init__(self, **architecture: Any) -> None:
+        super().__init__()
+        from diffusers import AutoencoderKL
+
+        self.autoencoder: Any = AutoencoderKL(**architecture)
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return reconstructions of mean + std * noise, and the posterior's mean and std.
+
+        Images [batch, 3, height, width] in [-1, 1] in and out (not cut off); the others [batch, channels, height / 8, width / 8].
+        """
+        mean, std = posterior_of(self.autoencoder, images)
+        assert std is not None
+        return self.autoencoder.decode(mean + std * noise).sample, mean, std
 
 
 def weights_digest(autoencoder: nn.Module) -> str:
