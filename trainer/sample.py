@@ -62,7 +62,7 @@ def sample_dataset(
                 dataset.write(tile_ids, generator.generate(read, tile_ids, options, _kept(masks, batch, keep)), read)
                 num_made += len(batch)
             advance(len(batch))
-        manifest = dataset.finish({masks.ids[index]: masks.splits[index] for index in chosen}, masks.label_map)
+        manifest = dataset.finish(dict(zip(masks.ids, masks.splits, strict=True)), masks.label_map)
     return SampleResult(num_made, len(chosen) - num_made, manifest)
 
 

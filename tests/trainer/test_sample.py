@@ -118,12 +118,13 @@ def test_each_region_gets_the_look_of_its_class(folder):
 def test_the_data_set_audits_clean_and_has_a_true_manifest(folder, tmp_path):
     out = tmp_path / "made"
     masks = masks_in_folder(folder, CLASSES, split="val")
-    result = sample_dataset(_painter(0.3), masks, out, OPTIONS, batch_size=3)
-    assert (result.num_made, result.num_there) == (7, 0)
+    # Another size is a finding (HP301), and the fifth mask has one.
+    result = sample_dataset(_painter(0.3), masks, out, OPTIONS, batch_size=3, limit=4)
+    assert (result.num_made, result.num_there) == (4, 0)
     report = audit(out)
     assert [one.code for one in report.findings if str(one.severity) == "error"] == []
     manifest = open_manifest(result.manifest)
-    assert len(manifest) == 7
+    assert len(manifest) == 4
     assert set(manifest.read(["split"])["split"].to_pylist()) == {"val"}
     tiles = open_tiles(result.manifest)
     for row, tile_id in enumerate(tiles.tile_ids):
@@ -192,6 +193,13 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(folder, tmp_path, afte
     result = sample_dataset(_network(), masks, stopped, OPTIONS, batch_size=2)
     assert result.num_there == 2 * (after - 1)
     assert _pictures(stopped) == _pictures(whole)
+
+
+def test_a_limit_can_be_lifted_and_set_again(folder, tmp_path):
+    masks, out = masks_in_folder(folder, CLASSES), tmp_path / "made"
+    numbers = [sample_dataset(_painter(), masks, out, OPTIONS, batch_size=1, limit=limit).num_made for limit in (2, None, 3)]
+    assert numbers == [2, 5, 0]
+    assert len(open_manifest(tmp_path / "made.histoprep" / "manifest.parquet")) == 7
 
 
 def test_a_finished_run_asks_the_network_nothing_and_a_changed_mask_is_made_again(folder, tmp_path):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -93,12 +94,20 @@ class SyntheticDataset:
 
         own = classes_as_sources(label_map)
         write_text(self.root / "label_map.yml", format_label_map(own))
-        lines = [f'"images/{tile_id}",{split}' for tile_id, split in splits.items()]
-        write_text(self.workspace / _SPLITS, "\n".join(["tile_id,split", *lines]) + "\n")
+        self._record_splits(splits)
         workspace = Workspace.of(self.root)
         tiles = ensure_tiles(workspace)
         options = ManifestOptions(method="file", split_file=self.workspace / _SPLITS)
         return build_manifest(tiles, own, options, workspace.manifest).path
+
+    def _record_splits(self, splits: Mapping[str, str]) -> None:
+        """Write the split of every picture, with those of earlier runs: other masks may have been asked for then."""
+        place = self.workspace / _SPLITS
+        rows = dict(csv.reader(place.read_text("utf-8").splitlines()[1:])) if place.is_file() else {}
+        rows |= {f"images/{tile_id}": split for tile_id, split in splits.items()}
+        stream = io.StringIO()
+        csv.writer(stream, lineterminator="\n").writerows([("tile_id", "split"), *rows.items()])
+        write_text(place, stream.getvalue())
 
     def _paths(self, tile_id: str) -> tuple[Path, Path]:
         parts = PurePosixPath(tile_id).parts

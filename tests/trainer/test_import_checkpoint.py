@@ -1,0 +1,194 @@
+"""Published checkpoints: every wrapping they come in gives the same function back; nothing in them is executed; what is wrong is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from histoprep.errors import ExitCode, UsageError
+from histoprep.labels import identity_map
+from trainer.cli import run
+from trainer.engine.checkpoints import load_weights
+from trainer.errors import CheckpointError
+from trainer.import_checkpoint import ImportOptions, import_checkpoint
+from trainer.models.codec import load_codec
+from trainer.models.reference_unet import ReferenceUNet, ReferenceUNetConfig
+
+torch.set_num_threads(1)
+
+CONFIG = ReferenceUNetConfig(6, dim=8, dim_mults=(1, 3), block_per_layer=3, null_class=0)
+
+
+def _state(seed: int) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    return ReferenceUNet(CONFIG).state_dict()
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": one for name, one in state.items()}
+
+
+RAW, AVERAGE = _state(1), _state(2)
+BUFFERS = {"betas": torch.rand(1000), "sqrt_alphas_cumprod": torch.rand(1000)}
+OPTIMISER = {"state": {0: {"step": torch.tensor(7.0), "exp_avg": torch.rand(3)}}, "param_groups": [{"lr": 1e-4, "params": [0]}]}
+
+# What the file holds -> (is there an average, how many tensors belong to neither).
+LAYOUTS = {
+    "plain": (RAW, False, 0),
+    "distributed": (_under("module.", RAW), False, 0),
+    "compiled": (_under("_orig_mod.", RAW), False, 0),
+    "both": (_under("module._orig_mod.", RAW), False, 0),
+    "wrapped": ({**_under("model.", RAW), **BUFFERS}, False, 2),
+    "state_dict": ({"state_dict": _under("model.", RAW), "epoch": 3}, False, 0),
+    "average beside": ({"model": RAW, "ema_model": AVERAGE}, True, 0),
+    "average in one dict": ({**_under("model.", RAW), **_under("ema_model.", AVERAGE)}, True, 0),
+    "trainer": (
+        {
+            "step": 1234,
+            "model": {**_under("model.", RAW), **BUFFERS, "vae.encoder.weight": torch.rand(2, 2)},
+            "opt": OPTIMISER,
+            "ema": {
+                "initted": torch.tensor(True),
+                "step": torch.tensor(1234),
+                **_under("online_model.model.", RAW),
+                **_under("ema_model.module.model.", AVERAGE),
+            },
+            "scaler": None,
+            "version": "1.0",
+        },
+        True,
+        3 + 2 + 2 + len(RAW),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.randint(0, 6, (2, 1, 64, 64), generator=generator)
+    return torch.randn(2, 4, 8, 8, generator=generator), torch.tensor([10, 900]), mask
+
+
+def _answer(state: dict[str, Tensor], batch: tuple[Tensor, ...]) -> Tensor:
+    network = ReferenceUNet(CONFIG).eval()
+    network.load_state_dict(state)
+    with torch.no_grad():
+        return network(*batch)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_function(tmp_path, batch, layout):
+    content, has_average, left_alone = LAYOUTS[layout]
+    torch.save(content, tmp_path / "published.pt")
+    found = import_checkpoint(tmp_path / "published.pt", tmp_path / "run")
+    assert found.left_alone == left_alone
+    raw, config = load_weights(tmp_path / "run", ema=False)
+    averaged, _ = load_weights(tmp_path / "run")
+    assert torch.equal(_answer(raw, batch), _answer(RAW, batch))
+    assert torch.equal(_answer(averaged, batch), _answer(AVERAGE if has_average else RAW, batch))
+    model = config.model
+    assert (model.dim, model.dim_mults, model.block_per_layer, model.null_class) == (8, (1, 3), 3, 0)
+    assert found.step == (1234 if layout == "trainer" else 0)
+
+
+def test_safetensors_and_half_precision(tmp_path, batch):
+    safetensors.torch.save_file({name: one.half() for name, one in RAW.items()}, tmp_path / "published.safetensors")
+    import_checkpoint(tmp_path / "published.safetensors", tmp_path / "run")
+    weights, _ = load_weights(tmp_path / "run")
+    assert {one.dtype for one in weights.values()} == {torch.float32}
+    assert torch.allclose(_answer(weights, batch), _answer(RAW, batch), atol=2e-2)
+
+
+class _Bomb:
+    """What a malicious checkpoint holds: a program that runs when it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self):
+        return (Path.touch, (self.place,))
+
+
+def test_nothing_in_a_file_is_executed(tmp_path):
+    torch.save({"model": RAW, "callback": _Bomb(tmp_path / "owned")}, tmp_path / "published.pt")
+    with pytest.raises(CheckpointError, match="more than tensors"):
+        import_checkpoint(tmp_path / "published.pt", tmp_path / "run")
+    assert not (tmp_path / "owned").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def _broken(change: str) -> dict[str, Tensor]:
+    state = dict(RAW)
+    if change == "missing":
+        del state["mid_attn.fn.fn.to_q.weight"]
+    elif change == "unexpected":
+        state["time_mlp.0.weights"] = torch.rand(8)
+    elif change == "shape":
+        state["final_conv.weight"] = torch.rand(8, 8, 1, 1)
+    else:
+        state["final_conv.bias"] = torch.full((4,), torch.nan)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("missing", "1 missing: mid_attn.fn.fn.to_q.weight"),
+        ("unexpected", "1 unexpected: time_mlp.0.weights"),
+        ("shape", "1 of another shape: final_conv.weight \\(8, 8, 1, 1\\) instead of \\(4, 8, 1, 1\\)"),
+        ("not finite", "1 not finite: final_conv.bias"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, change, words):
+    torch.save({"model": _under("model.", _broken(change))}, tmp_path / "published.pt")
+    with pytest.raises(CheckpointError, match=words):
+        import_checkpoint(tmp_path / "published.pt", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    for name, write in (
+        ("text.pt", lambda path: path.write_text("not a checkpoint")),
+        ("empty.pt", lambda path: path.write_bytes(b"")),
+        ("cut.pt", lambda path: (torch.save(RAW, path), path.write_bytes(path.read_bytes()[:5000]))),
+        ("other.pt", lambda path: torch.save({"encoder.weight": torch.rand(3)}, path)),
+        ("text.safetensors", lambda path: path.write_text("not a checkpoint")),
+    ):
+        write(tmp_path / name)
+        with pytest.raises(CheckpointError):
+            import_checkpoint(tmp_path / name, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="No such file"):
+        import_checkpoint(tmp_path / "absent.pt", tmp_path / "run")
+
+
+def test_a_run_is_not_overwritten_and_classes_must_agree(tmp_path):
+    torch.save(RAW, tmp_path / "published.pt")
+    with pytest.raises(UsageError, match="6 classes"):
+        import_checkpoint(tmp_path / "published.pt", tmp_path / "run", ImportOptions(label_map=identity_map(range(5))))
+    import_checkpoint(tmp_path / "published.pt", tmp_path / "run")
+    with pytest.raises(UsageError, match="holds a run"):
+        import_checkpoint(tmp_path / "published.pt", tmp_path / "run")
+
+
+def test_an_imported_run_can_be_sampled_from(tmp_path, capsys):
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    from trainer.recipes.ldm import load_generator
+
+    torch.manual_seed(0)
+    autoencoder = AutoencoderKL(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4, down_block_types=("DownEncoderBlock2D",) * 4,
+                                  up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1)  # fmt: skip
+    autoencoder.save_pretrained(tmp_path / "codec")
+    torch.save({"model": RAW, "ema_model": AVERAGE}, tmp_path / "published.pt")
+    options = [str(tmp_path / "published.pt"), "--out", str(tmp_path / "run"), "--codec", str(tmp_path / "codec"), "--latent-scale", "50"]
+    assert run(["import", *options]) == ExitCode.OK
+    assert "averaged weights" in capsys.readouterr().out
+    generator = load_generator(tmp_path / "run")
+    assert generator.scaling.scale == (50.0,) * 4
+    assert generator.codec.digest == load_codec(tmp_path / "codec").digest
+    assert all(torch.equal(one, AVERAGE[name]) for name, one in generator.denoiser.state_dict().items())
+    assert run(["import", *options]) == ExitCode.USAGE

@@ -1,0 +1,115 @@
+"""`trainer import`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from histoprep import console
+from histoprep.errors import UsageError
+
+if TYPE_CHECKING:
+    from trainer.data.latent_scaling import LatentScaling
+    from trainer.models.codec import Codec
+
+
+class QueryName(StrEnum):
+    """What attention asks with."""
+
+    BINARY = "binary"
+    CLASS = "class"
+
+
+class EmbeddingName(StrEnum):
+    """What the class embedding is made of."""
+
+    FRACTION = "fraction"
+    MAX = "max"
+
+
+class PredictionName(StrEnum):
+    """What the network says."""
+
+    EPSILON = "epsilon"
+    V = "v"
+    FLOW = "flow"
+
+
+class ScheduleName(StrEnum):
+    """How noise grows."""
+
+    COSINE = "cosine"
+    LINEAR = "linear"
+
+
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of that lineage (.pt, .pth, .ckpt) or safetensors.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="Run folder to write.", show_default=False)],
+    *,
+    codec: Annotated[str | None, typer.Option(help="The codec it was trained with; needed to sample. A folder or hub:OWNER/NAME.")] = None,
+    map_name: Annotated[str | None, typer.Option("--map", help="Label map of its classes.", show_default="classes by number")] = None,
+    groups: Annotated[int, typer.Option(help="Groups of its group norms.", min=1)] = 2,
+    mask_query: Annotated[QueryName, typer.Option(help="What its attention asks with.")] = QueryName.BINARY,
+    class_embedding: Annotated[EmbeddingName, typer.Option(help="fraction of pixels, or the max class id.")] = EmbeddingName.FRACTION,
+    null_class: Annotated[int, typer.Option(help="Class that was its unconditional input; -1 for none.", min=-1)] = 0,
+    prediction: Annotated[PredictionName, typer.Option(help="What it was trained to say.")] = PredictionName.EPSILON,
+    schedule: Annotated[ScheduleName, typer.Option(help="Its noise schedule.")] = ScheduleName.COSINE,
+    latent_shift: Annotated[float | None, typer.Option(help="Latents were (raw - shift) / scale.", show_default="the codec's")] = None,
+    latent_scale: Annotated[float | None, typer.Option(help="See --latent-shift; 50 where raw latents were divided by 50.")] = None,
+) -> None:
+    """Convert a published checkpoint of the reference network into a run folder with safetensors.
+
+    Sizes, classes and depth are read off the tensors; the options are what tensors do not tell, with the values of the published training.
+    Nothing in the file is executed. Exit codes: 0 converted, 2 wrong use, 6 not such a checkpoint; missing and unexpected tensors are named.
+    """
+    from histoprep.labels import find_label_map, load_label_map
+    from trainer.import_checkpoint import ImportOptions
+    from trainer.import_checkpoint import import_checkpoint as convert
+    from trainer.models.codec import load_codec
+
+    loaded = load_codec(codec) if codec else None
+    network = {
+        "resnet_block_groups": groups,
+        "mask_query": mask_query.value,
+        "class_embedding": class_embedding.value,
+        "null_class": None if null_class < 0 else null_class,
+    }
+    options = ImportOptions(
+        network,
+        {"prediction_type": prediction.value, "noise_schedule": schedule.value, "loss": "l1"},
+        load_label_map(find_label_map(map_name)) if map_name else None,
+        loaded,
+        _scaling(loaded, latent_shift, latent_scale),
+    )
+    found = convert(checkpoint, out, options)
+    one = found.config
+    console.table(
+        ("what", "value"),
+        [
+            ("classes", str(one.num_classes)),
+            ("dim, dim_mults, blocks", f"{one.dim}, {'-'.join(map(str, one.dim_mults))}, {one.block_per_layer}"),
+            ("parameters", f"{sum(tensor.numel() for tensor in found.weights.values()):,}"),
+            ("found under", ", ".join(repr(prefix) for prefix in found.prefixes)),
+            ("averaged weights", "yes" if found.ema else "no"),
+            ("other tensors, left alone", f"{found.left_alone:,}"),
+        ],
+        title="Reference network",
+    )
+    if loaded is None:
+        console.warn("without --codec there is nothing to decode with: `trainer sample` will refuse this run")
+    console.out(str(out))
+
+
+def _scaling(codec: Codec | None, shift: float | None, scale: float | None) -> LatentScaling | None:
+    from trainer.data.latent_scaling import LatentScaling
+
+    if shift is None and scale is None:
+        return None
+    if codec is None:
+        raise UsageError("--latent-shift and --latent-scale need --codec")
+    if scale is not None and scale <= 0:
+        raise UsageError("--latent-scale is no scale", seen=scale, expected="a number above 0")
+    return LatentScaling("codec", (shift or 0.0,) * codec.channels, (scale or 1.0,) * codec.channels)

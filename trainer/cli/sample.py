@@ -1,0 +1,174 @@
+"""`trainer sample`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from histoprep import console
+from histoprep.errors import UsageError
+
+if TYPE_CHECKING:
+    from histoprep.labels import LabelMap
+    from trainer.sampling.generator import Generator, SamplingOptions
+    from trainer.sampling.masks import MaskList
+
+_NUM_ROWS = 6
+
+
+class SolverName(StrEnum):
+    """How the way from noise to latents is cut into steps."""
+
+    DPM = "dpm++"
+    DDIM = "ddim"
+    EULER = "euler"
+    HEUN = "heun"
+
+
+class SplitName(StrEnum):
+    """Which tiles of a manifest give their masks."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+
+
+class PrecisionName(StrEnum):
+    """In what numbers the network computes."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+def _input(text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel="What is read", **more)
+
+
+def _made(text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel="How pictures are made", **more)
+
+
+def sample(
+    checkpoint: Annotated[Path, _input("A run folder of trainer fit or import, or one of its checkpoints.", "--checkpoint", show_default=False)],
+    masks: Annotated[str, _input("A folder of label images, a manifest, or the index of shards.", "--masks", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="Data set to write; its manifest goes to OUT.histoprep.", show_default=False)],
+    *,
+    split: Annotated[SplitName | None, _input("Take masks of this split only; for a folder, where its pictures belong.", show_default="all")] = None,
+    map_name: Annotated[str | None, _input("Label map of a folder's masks.", "--map", show_default="masks hold class ids")] = None,
+    images: Annotated[Path | None, _input("Folder of real pictures with the names of the masks.", show_default=False)] = None,
+    codec: Annotated[str | None, _input("The codec of the run, if it is not where it was.", show_default=False)] = None,
+    raw_weights: Annotated[bool, _input("Use the weights as trained, not their average.", "--raw-weights")] = False,
+    guidance_scale: Annotated[float, _made("1 is the conditional model, 0 the unconditional one, more exaggerates.")] = 2.0,
+    solver: Annotated[SolverName, _made("dpm++ (second order), ddim; for flow also euler and heun.")] = SolverName.DPM,
+    steps: Annotated[int, _made("Steps of the solver.", min=1)] = 25,
+    eta: Annotated[float, _made("Fresh noise of ddim: 0 none, 1 ancestral.")] = 0.0,
+    seed: Annotated[int, _made("A picture depends on it, its tile id and its mask.", min=0)] = 0,
+    keep: Annotated[
+        Path | None, _made("Label image, or folder of them: pixels other than 0 stay those of the real picture.", show_default=False)
+    ] = None,
+    batch_size: Annotated[int, _made("Pictures made at once.", min=1)] = 8,
+    precision: Annotated[PrecisionName, _made("fp32, or bf16 or fp16 for speed.")] = PrecisionName.FP32,
+    device: Annotated[str, _made("cpu, cuda or cuda:N.", show_default="a GPU if there is one")] = "",
+    limit: Annotated[int | None, typer.Option(help="Make the first N pictures only; the others can follow later.", min=1)] = None,
+    sweep: Annotated[str | None, typer.Option(help="Only draw a sheet of the first masks under these guidance scales: 0,1,2,4.")] = None,
+    real: Annotated[bool, typer.Option("--real", help="Also draw a sheet of generated pictures beside the real ones.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace pictures of another request in OUT.")] = False,
+) -> None:
+    """Make one picture for each mask: a data set with pictures, masks, label map and manifest, every file marked as synthetic.
+
+    A stopped run goes on where it was. The same seed gives the same picture for a tile, whatever else is made. Sheets go to
+    OUT.histoprep. Exit codes: 0 done, 2 wrong use, 3 a mask cannot be read, 6 a damaged checkpoint.
+    """
+    from trainer.diffusion.samplers import Solver
+    from trainer.recipes.ldm import load_generator, read_facts
+    from trainer.sample import check_masks, sample_dataset
+    from trainer.sampling.generator import SamplingOptions
+    from trainer.sampling.keep import keep_regions
+    from trainer.sampling.sheets import comparison_sheet
+
+    scales = _scales(sweep) if sweep else ()
+    listed = _mask_list(masks, read_facts(checkpoint).label_map, split, map_name, images)
+    if real and listed.read_image is None:
+        raise UsageError("--real needs the real pictures", hint="give a manifest as --masks, or their folder with --images")
+    options = SamplingOptions(guidance_scale, Solver(solver.value, steps, eta), seed)
+    generator = load_generator(checkpoint, ema=not raw_weights, codec=codec, device=device or _best_device(), precision=precision.value)
+    check_masks(generator, listed, options, keep=keep is not None)
+    if scales:
+        _draw_sweep(generator, listed, out, scales, options)
+        return
+    origin = {"checkpoint": _weights_digest(checkpoint, ema=not raw_weights), "codec": generator.codec.digest}
+    regions = keep_regions(keep, listed) if keep else None
+    with console.progress("sampling", min(len(listed), limit or len(listed)), "pictures") as meter:
+        result = sample_dataset(
+            generator, listed, out, options, batch_size=batch_size, keep=regions, origin=origin, limit=limit, force=force, advance=meter.advance
+        )
+    if real:
+        _write(out, "real.png", comparison_sheet(generator, listed, _first_alike(listed), options))
+    if result.num_there:
+        console.note(f"{result.num_there:,} pictures were there")
+    console.out(f"{result.num_made:,} pictures | {out} | {result.manifest}")
+
+
+def _mask_list(masks: str, classes: LabelMap, split: SplitName | None, map_name: str | None, images: Path | None) -> MaskList:
+    from histoprep.labels import find_label_map, load_label_map
+    from histoprep.shards import open_tiles
+    from trainer.sampling.masks import masks_in_folder, masks_of_tiles
+
+    folder = Path(masks)
+    # A folder of shards has an index and no label images.
+    if folder.is_dir() and not any(folder.glob("*.parquet")):
+        source_map = load_label_map(find_label_map(map_name)) if map_name else None
+        return masks_in_folder(folder, classes, source_map=source_map, images=images, split=split.value if split else None)
+    if map_name or images:
+        raise UsageError("--map and --images belong to a folder of masks; a manifest has its own", path=masks)
+    tiles = open_tiles(masks)
+    if [(one.id, one.name) for one in tiles.label_map.classes] != [(one.id, one.name) for one in classes.classes]:
+        console.warn(f"the classes of {tiles.label_map.name} are not those the network was trained with ({classes.name}); ids are taken as they are")
+    return masks_of_tiles(tiles, split.value if split else None)
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(one) for one in text.split(","))
+    except ValueError:
+        raise UsageError("--sweep is no list of numbers", seen=text, expected="such as 0,1,2,4") from None
+
+
+def _draw_sweep(generator: Generator, masks: MaskList, out: Path, scales: tuple[float, ...], options: SamplingOptions) -> None:
+    from trainer.sampling.sheets import guidance_sheet
+
+    with console.progress("sampling", None, "sheets"):
+        picture = guidance_sheet(generator, masks, _first_alike(masks), scales, options)
+    _write(out, "guidance.png", picture)
+
+
+def _write(out: Path, name: str, picture: Any) -> None:
+    from trainer.engine.pictures import write_sheet
+
+    path = out.absolute().with_name(f"{out.absolute().name}.histoprep") / name
+    write_sheet(path, picture)
+    console.out(str(path))
+
+
+def _first_alike(masks: MaskList) -> list[int]:
+    """Return the first masks of the size of the very first: a sheet has one size."""
+    return [index for index in range(len(masks)) if (masks.sizes[index] == masks.sizes[0]).all()][:_NUM_ROWS]
+
+
+def _weights_digest(checkpoint: Path, *, ema: bool) -> str:
+    from histoprep.manifest import file_digest
+    from trainer.engine.checkpoints import find_checkpoint
+
+    folder = find_checkpoint(checkpoint.absolute())
+    averaged = folder / "ema.safetensors"
+    return file_digest(averaged if ema and averaged.is_file() else folder / "weights.safetensors")
+
+
+def _best_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
