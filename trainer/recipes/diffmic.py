@@ -37,7 +37,7 @@ def stages(config: Config) -> Sequence[StagePlan]:
     data = labelled_tiles(config)
     return [
         StagePlan(GUIDANCE, partial(_guidance_stage, config, data), prepare=partial(_prepare, data)),
-        StagePlan(DIFFUSION, partial(_diffusion_stage, config, data)),
+        StagePlan(DIFFUSION, partial(_diffusion_stage, config, data), prepare=partial(_prepare, data)),
     ]
 
 
@@ -51,7 +51,7 @@ def describe(config: Config) -> dict[str, Any]:
     return {
         "parameters": counts,
         "streams": [
-            {"name": f"{split}: {name}", "probability": None if split != "train" else tiles / len(data.rows["train"]), "tiles": tiles}
+            {"name": f"{split}: {name}", "probability": 0.0 if split != "train" else tiles / len(data.rows["train"]), "tiles": tiles}
             for split, classes in data.counts().items()
             for name, tiles in classes.items()
         ],

@@ -1,0 +1,103 @@
+"""`trainer predict`: classes, probabilities and uncertainties of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from histoprep import imageio
+from histoprep.errors import BrokenFileError
+from trainer.classifier import open_classifier
+from trainer.data.transforms import to_float
+from trainer.engine.voice import SILENT, Voice
+from trainer.errors import DataError, UsageError
+from trainer.prediction_table import gather_predictions, prediction_table, write_predictions
+from trainer.recipes.diffmic_data import square_image
+
+FOLDER = "predictions"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+_BATCH = 16
+_MAX_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionRun:
+    """What was predicted: the table, the files it was written to, and the images that could not be used with the reason."""
+
+    table: pa.Table
+    paths: tuple[Path, Path]
+    broken: tuple[tuple[Path, str], ...]
+
+
+def predict_images(
+    run: Path,
+    images: Sequence[Path],
+    out: Path | None = None,
+    *,
+    device: str = "auto",
+    num_inference_steps: int | None = None,
+    num_samples: int | None = None,
+    voice: Voice = SILENT,
+) -> PredictionRun:
+    """Classify image files, and all images in folders, and write predictions.csv and predictions.parquet to `out` (default: RUN/predictions).
+
+    An image is cut to its central square and scaled to the size the run was trained at. Raises UsageError when a path is neither file nor folder or
+    there is no image, DataError when none can be read; for a run without classifier see `open_classifier`.
+    """
+    files = list(find_images(images))
+    model = open_classifier(run, device=device, num_inference_steps=num_inference_steps, num_samples=num_samples)
+    used: list[Path] = []
+    broken: list[tuple[Path, str]] = []
+    found = []
+    with voice.progress("predict", len(files), "images") as meter:
+        for start in range(0, len(files), _BATCH):
+            pixels = []
+            for path in files[start : start + _BATCH]:
+                try:
+                    pixels.append(to_float(square_image(read_image(path), model.config.data.image_size)))
+                    used.append(path)
+                except BrokenFileError as error:
+                    broken.append((path, error.detail))
+            if pixels:
+                found.append(model.classify(torch.from_numpy(np.stack(pixels)), start // _BATCH))
+            meter.advance(len(files[start : start + _BATCH]))
+    if not found:
+        raise DataError("none of the images can be read", seen=f"{broken[0][0]}: {broken[0][1]}", expected="JPEG, PNG, TIFF or WebP")
+    table = prediction_table(gather_predictions(found), model.names, {"image": pa.array([_display(path) for path in used], pa.string())})
+    return PredictionRun(table, write_predictions(out or run / FOLDER, table), tuple(broken))
+
+
+def find_images(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield files as given and the images directly in folders, by name; raises UsageError for anything else and for a folder without images."""
+    for path in paths:
+        if path.is_file():
+            yield path
+            continue
+        if not path.is_dir():
+            raise UsageError("there is no such image or folder", path=path)
+        inside = sorted(one for one in path.iterdir() if one.is_file() and one.suffix.lower() in SUFFIXES)
+        if not inside:
+            raise UsageError("there is no image in this folder", path=path, expected=", ".join(SUFFIXES), hint="name the folder that holds them")
+        yield from inside
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Return an image file as uint8 RGB [H, W, 3]; raises BrokenFileError, also for one with too many pixels."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BrokenFileError("HP201 unreadable", error.strerror or str(error)) from error
+    header = imageio.read_header(data)
+    if header.width_px * header.height_px > _MAX_PIXELS:
+        raise BrokenFileError("HP203 too-large", f"{header.width_px} x {header.height_px} px; at most {_MAX_PIXELS:,} pixels")
+    return imageio.decode_rgb(data, header)
+
+
+def _display(path: Path) -> str:
+    # A name that is not UTF-8 cannot be an Arrow string; its bytes stay readable.
+    return str(path).encode("utf-8", "backslashreplace" if any(0xDC80 <= ord(sign) <= 0xDCFF for sign in str(path)) else "strict").decode("utf-8")
