@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,7 @@ class ToyData:
     poison: int = -1
 
     def batch(self, positions: np.ndarray) -> dict[str, Tensor]:
+        sys.audit("toy.batch", str(positions[0]))
         inputs = keyed_normals(self.seed, positions, "inputs", (WIDTH,))
         noise = keyed_uniforms(self.seed, positions, "noise", 1).astype(np.float32)
         targets = inputs @ np.linspace(-1, 1, WIDTH, dtype=np.float32)[:, None] + 0.1 * noise

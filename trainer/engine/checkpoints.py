@@ -48,7 +48,7 @@ class CheckpointFolder:
     def save(self, snapshot: Snapshot) -> Path:
         """Publish a snapshot as last-<step> and delete what is no longer needed; see `write_checkpoint` for errors."""
         path = self._write("last", snapshot, snapshot.tensors)
-        self._prune()
+        self.prune()
         return path
 
     def save_best(self, snapshot: Snapshot) -> Path:
@@ -79,6 +79,19 @@ class CheckpointFolder:
             if _step_of(path) > step:
                 _delete(path)
 
+    def prune(self) -> None:
+        """Delete checkpoints that are no longer needed; a killed run may have left that undone."""
+        if not self._list("last"):
+            return
+        kept = self._list("last")[-max(2, self.keep) :]
+        # A resumed run may need the best of the oldest checkpoint that it can go on from.
+        oldest = _step_of(kept[0])
+        bests = self._list("best")
+        before = [path for path in bests if _step_of(path) <= oldest]
+        for path in (*self._list("last")[: -max(2, self.keep)], *before[:-1]):
+            _delete(path)
+        sync_folder(self.folder)
+
     def sweep(self) -> None:
         """Delete what a killed run left half written or half deleted; hold the lock of the run folder."""
         if self.folder.is_dir():
@@ -92,16 +105,6 @@ class CheckpointFolder:
         path = self.folder / f"{kind}-{snapshot.step:08d}"
         write_checkpoint(path, tensors, {"schema_version": SCHEMA_VERSION, **snapshot.state})
         return path
-
-    def _prune(self) -> None:
-        kept = self._list("last")[-max(2, self.keep) :]
-        # A resumed run may need the best of the oldest checkpoint that it can go on from.
-        oldest = _step_of(kept[0])
-        bests = self._list("best")
-        before = [path for path in bests if _step_of(path) <= oldest]
-        for path in (*self._list("last")[: -max(2, self.keep)], *before[:-1]):
-            _delete(path)
-        sync_folder(self.folder)
 
     def _list(self, kind: str) -> list[Path]:
         return list_checkpoints(self.folder, kind)

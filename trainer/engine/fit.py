@@ -106,6 +106,7 @@ def _resume(training: Training, checkpoints: CheckpointFolder, voice: Voice) -> 
     fabric.barrier()
     if fabric.is_global_zero:
         checkpoints.forget_after(training.step)
+        checkpoints.prune()
     fabric.barrier()
 
 

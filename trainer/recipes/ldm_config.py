@@ -1,0 +1,92 @@
+"""The configuration of the mask-conditioned latent diffusion model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from trainer.config import Positive, RunConfig, Section, Share
+
+
+class Model(Section):
+    """The reference network; see `models.reference_unet.ReferenceUNetConfig`. The number of classes is the label map's."""
+
+    dim: Annotated[int, Field(ge=4)] = 256
+    dim_mults: tuple[Positive, ...] = (1, 2, 4)
+    resnet_block_groups: Positive = 2
+    block_per_layer: Positive = 2
+    mask_query: Literal["binary", "class"] = "binary"
+    class_embedding: Literal["fraction", "max"] = "fraction"
+    dropout: Share = 0.05
+    null_class: Annotated[int, Field(ge=0)] | None = None
+
+
+class Diffusion(Section):
+    """What the network is trained to say, and how noise grows; see `diffusion.objectives.Objective`."""
+
+    prediction_type: Literal["epsilon", "v", "flow"] = "epsilon"
+    noise_schedule: Literal["cosine", "linear"] = "cosine"
+    num_train_timesteps: Positive = 1000
+    loss: Literal["l1", "l2"] = "l2"
+    min_snr_gamma: Annotated[float, Field(gt=0)] | None = None
+    flow_mean: float = 0.0
+    flow_std: Annotated[float, Field(gt=0)] = 1.0
+
+
+class StreamShares(Section):
+    """How often a training position is shown without its condition, and how the rest is shared among the classes.
+
+    `cond_drop_prob` is the share of the unconditional stream. Where that has no tiles (or too small a share), tiles of the classes are shown
+    without their mask instead, so that guidance always has something to push away from.
+    """
+
+    cond_drop_prob: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    class_weights: dict[int, float] = Field(default_factory=dict)
+
+
+class Encoding(Section):
+    """How tiles are encoded when no latent set is given; see `trainer encode`."""
+
+    views: Literal[1, 2, 4, 8] = 4
+    scaling: Literal["measured", "codec"] = "measured"
+    batch_size: Positive = 8
+
+
+class Sampling(Section):
+    """How sheets are drawn during training."""
+
+    guidance_scale: float = 2.0
+    solver: Literal["dpm++", "ddim", "euler", "heun"] = "dpm++"
+    num_inference_steps: Positive = 25
+    eta: Share = 0.0
+    num_pictures: Positive = 6
+
+
+class Validation(Section):
+    """The loss of the validation split on fixed noise; `num_tiles` draws, `batch_size` at once."""
+
+    num_tiles: Positive = 256
+    batch_size: Positive = 16
+
+
+class Config(RunConfig):
+    """A run of the recipe ldm. `latents` is a latent set, or null: then the tiles are encoded first with `codec`, a folder or hub:OWNER/NAME."""
+
+    latents: str | None = None
+    codec: str | None = None
+    model: Model = Model()
+    diffusion: Diffusion = Diffusion()
+    streams: StreamShares = StreamShares()
+    encoding: Encoding = Encoding()
+    sampling: Sampling = Sampling()
+    validation: Validation = Validation()
+
+    @field_validator("latents", "codec")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        # A run goes on from whatever folder the command is given in.
+        if value is None or value.startswith("hub:") or "://" in value:
+            return value
+        return str(Path(value).expanduser().absolute())

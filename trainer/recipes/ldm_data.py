@@ -1,0 +1,175 @@
+"""What the recipe ldm works on: tiles, class streams, latents, and the facts of a trained model that sampling needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from histoprep.durable import write_json
+from histoprep.errors import UsageError
+from histoprep.labels import LabelMap
+from histoprep.shards import TileSource, open_tiles
+from histoprep.streams import Streams, class_streams, single_stream
+from trainer.data.latent_dataset import LatentDataset
+from trainer.data.latent_scaling import LatentScaling
+from trainer.data.latents import LatentSet
+from trainer.data.randomness import keyed_uniforms
+from trainer.engine.voice import Voice
+from trainer.errors import CheckpointError, ConfigError
+from trainer.recipes.ldm_config import Config
+
+FACTS = "model.json"
+TRAIN, VALIDATION = "train", "val"
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a trained denoiser belongs to, beside its configuration: written into the run folder, read by `trainer sample`."""
+
+    label_map: LabelMap
+    channels: int
+    scaling: LatentScaling
+    codec_identifier: str
+    codec_digest: str
+
+    @classmethod
+    def of(cls, latents: LatentSet, label_map: LabelMap) -> ModelFacts:
+        """Return the facts of a model trained on a latent set."""
+        return cls(label_map, latents.shape[0], latents.scaling, latents.codec.identifier, latents.codec.digest)
+
+    @classmethod
+    def read(cls, run: Path) -> ModelFacts:
+        """Return the facts in a run folder; raises CheckpointError."""
+        try:
+            value = json.loads((run / FACTS).read_text(encoding="utf-8"))
+            codec = value["codec"]
+            scaling = LatentScaling.from_json(value["scaling"])
+            return cls(LabelMap.from_json(value["label_map"]), value["channels"], scaling, codec["identifier"], codec["digest"])
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"cannot read what the model was trained on: {error}", path=run / FACTS) from error
+
+    def write(self, run: Path) -> None:
+        """Publish the facts in a run folder."""
+        codec = {"identifier": self.codec_identifier, "digest": self.codec_digest}
+        facts = {"label_map": self.label_map.to_json(), "channels": self.channels, "scaling": self.scaling.to_json(), "codec": codec}
+        write_json(run / FACTS, facts)
+
+
+def training_streams(config: Config, tiles: TileSource) -> Streams:
+    """Return the class streams of the training split."""
+    shares = config.streams
+    return class_streams(tiles.table, tiles.label_map, split=TRAIN, unconditional=shares.cond_drop_prob, weights=shares.class_weights)
+
+
+def validation_streams(tiles: TileSource) -> tuple[Streams, str | None]:
+    """Return the streams that validation draws from, every class alike, and a warning when they are not those of a validation split."""
+    try:
+        return class_streams(tiles.table, tiles.label_map, split=VALIDATION, unconditional=0.0), None
+    except UsageError:
+        rows = np.flatnonzero(tiles.split == VALIDATION)
+    if len(rows):
+        return single_stream(rows), None
+    warning = "there is no validation split (histoprep manifest --help says how to make one): val_loss is measured on training tiles"
+    return class_streams(tiles.table, tiles.label_map, split=TRAIN, unconditional=0.0), warning
+
+
+def extra_drop(streams: Streams, cond_drop_prob: float) -> float:
+    """Return how often a tile of a class loses its mask, so that a share of `cond_drop_prob` of all positions is without condition."""
+    given = sum(one.probability for one in streams.streams if one.class_id is None)
+    return max(0.0, (cond_drop_prob - given) / (1.0 - given)) if given < 1.0 else 0.0
+
+
+def latents_folder(config: Config) -> Path:
+    """Return where the latents of a run lie: the set that was named, or one beside the manifest that its settings name.
+
+    Runs with the same codec, size and views share it. A manifest at an address has no folder here, so the run takes its place.
+    """
+    if config.latents is not None:
+        return Path(config.latents)
+    if config.codec is None:
+        hint = "give --codec FOLDER (or hub:OWNER/NAME), or --latents of `trainer encode`"
+        raise ConfigError("neither latents nor a codec to make them with are named", hint=hint)
+    home = Path(config.out) if "://" in config.manifest else _folder_of(Path(config.manifest))
+    codec = "-".join(part for part in config.codec.removeprefix("hub:").split("/")[-2:] if part)
+    return home / "latents" / f"{codec}-{config.data.image_size}px-{config.data.fit}-{config.encoding.views}views-{config.encoding.scaling}"
+
+
+def prepare_latents(config: Config, run: Path, voice: Voice) -> None:
+    """Encode the tiles unless that is done, and write the facts of the model to come into the run folder."""
+    tiles = open_tiles(config.manifest)
+    folder = latents_folder(config)
+    if config.latents is None:
+        _encode(config, tiles, folder, voice)
+    latents = LatentSet.open(folder)
+    latents.match(tiles)
+    ModelFacts.of(latents, tiles.label_map).write(run)
+    for warning in (*training_streams(config, tiles).warnings, validation_streams(tiles)[1]):
+        if warning:
+            voice.warn(warning)
+
+
+def _encode(config: Config, tiles: TileSource, folder: Path, voice: Voice) -> None:
+    from trainer.encode import EncodeOptions, encode_tiles
+    from trainer.models.codec import load_codec
+
+    assert config.codec is not None
+    codec = load_codec(config.codec)
+    options = EncodeOptions(
+        image_size=config.data.image_size,
+        views=config.encoding.views,
+        fit=config.data.fit,
+        scaling=config.encoding.scaling,
+        batch_size=config.encoding.batch_size,
+        num_workers=config.data.num_workers,
+        on_unreadable=config.data.on_unreadable,
+        device="cuda" if config.accelerator != "cpu" and torch.cuda.is_available() else "cpu",
+    )
+    with voice.progress("encode", len(tiles), "tiles") as meter:
+        result = encode_tiles(tiles, codec, folder, options, advance=meter.advance)
+    if result.num_encoded:
+        voice.note(f"encoded {result.num_encoded:,} tiles with {codec.identifier}: {folder}")
+    if result.skipped:
+        voice.warn(f"{len(result.skipped):,} tiles could not be read and are left out, such as {result.skipped[0]}")
+
+
+@dataclass
+class DroppingDataset:
+    """A latent dataset whose batches say who loses the condition: `drop`, bool [batch].
+
+    Always for the unconditional stream (`unconditional`, its numbers), and for others with the probability `extra`, drawn by position.
+    """
+
+    inner: LatentDataset
+    unconditional: tuple[int, ...]
+    extra: float
+
+    def batch(self, positions: np.ndarray) -> dict[str, Tensor]:
+        """Return the samples of `positions` with `drop`."""
+        made = self.inner.batch(positions)
+        drawn = keyed_uniforms(self.inner.seed, positions, "drop")[:, 0] < self.extra
+        made["drop"] = torch.from_numpy(drawn | np.isin(made["stream"].numpy(), self.unconditional))
+        return made
+
+
+def training_dataset(config: Config, tiles: TileSource, latents: LatentSet) -> DroppingDataset:
+    """Return the training samples of a run."""
+    streams = training_streams(config, tiles)
+    inner = LatentDataset(latents, tiles, streams, config.seed, flips=config.data.flips, turns=config.data.turns)
+    unconditional = tuple(index for index, one in enumerate(streams.streams) if one.class_id is None)
+    return DroppingDataset(inner, unconditional, extra_drop(streams, config.streams.cond_drop_prob))
+
+
+def describe_streams(config: Config, tiles: TileSource) -> list[Mapping[str, Any]]:
+    """Return name, probability and number of tiles of each class stream."""
+    return [{"name": one.name, "probability": one.probability, "tiles": len(one.rows)} for one in training_streams(config, tiles).streams]
+
+
+def _folder_of(manifest: Path) -> Path:
+    return manifest if manifest.is_dir() else manifest.parent

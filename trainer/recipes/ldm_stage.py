@@ -1,0 +1,166 @@
+"""The training of a mask-conditioned denoiser on latents, as a stage for the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from histoprep.errors import HistoprepError
+from histoprep.shards import TileSource
+from trainer.data.latent_dataset import LatentDataset
+from trainer.data.latents import LatentSet
+from trainer.data.transforms import to_uint8
+from trainer.diffusion.objectives import Objective
+from trainer.diffusion.samplers import Solver
+from trainer.diffusion.schedule import NoiseSchedule
+from trainer.engine.pictures import colour_mask, sheet
+from trainer.errors import ConfigError
+from trainer.models.codec import Codec, load_codec
+from trainer.models.reference_unet import ReferenceUNet, ReferenceUNetConfig
+from trainer.recipes import StepOutput
+from trainer.recipes.ldm_config import Config
+from trainer.recipes.ldm_data import training_dataset, validation_streams
+from trainer.sampling.generator import Generator, SamplingOptions
+
+_NUM_BINS = 5
+NOISE_BINS = tuple(f"{index / _NUM_BINS:.1f}-{(index + 1) / _NUM_BINS:.1f}" for index in range(_NUM_BINS))
+# Validation has its own seed: another training seed is compared on the same noise.
+_VALIDATION_SEED = 0
+
+
+def denoiser_config(config: Config, num_classes: int, channels: int) -> ReferenceUNetConfig:
+    """Return the network of a run; raises ConfigError when its numbers do not go together."""
+    try:
+        return ReferenceUNetConfig(num_classes=num_classes, channels=channels, **config.model.model_dump())
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
+
+
+def objective_of(config: Config) -> Objective:
+    """Return the objective of a run; raises ConfigError when its settings do not go together."""
+    one = config.diffusion
+    try:
+        schedule = NoiseSchedule(one.noise_schedule, one.num_train_timesteps)
+        return Objective(one.prediction_type, schedule, one.loss, one.min_snr_gamma, one.flow_mean, one.flow_std)
+    except ValueError as error:
+        raise ConfigError(f"diffusion: {error}") from error
+
+
+class LdmStage:
+    """One stage: a denoiser learns the latents of tiles given their masks. See `trainer.recipes.Stage`."""
+
+    name = ""
+    best: tuple[str, Literal["min", "max"]] | None = ("loss", "min")
+
+    def __init__(self, config: Config, tiles: TileSource, latents: LatentSet) -> None:
+        self.config, self._tiles, self._latents = config, tiles, latents
+        self.objective = objective_of(config)
+        self.module: nn.Module = ReferenceUNet(denoiser_config(config, tiles.label_map.num_classes, latents.shape[0]))
+        self._dataset = training_dataset(config, tiles, latents)
+        self._placement = self._dataset.inner.placement
+        self.breakdown: Mapping[str, Sequence[str]] = {"noise": NOISE_BINS, "stream": tuple(one.name for one in self._placement.streams)}
+        self.num_positions = config.duration.num_positions(config.batch_size, int((tiles.split == "train").sum()))
+        streams, _ = validation_streams(tiles)
+        self._validation = LatentDataset(latents, tiles, streams, _VALIDATION_SEED, flips=False, turns=False)
+        self._device = torch.device("cpu")
+        self._codec: Codec | None = _codec_of(config, latents)
+
+    def dataset(self) -> Any:
+        """Return the samples by position."""
+        return self._dataset
+
+    def parameters_for(self, module: nn.Module) -> Iterable[Any]:
+        """Return all parameters as one group."""
+        return module.parameters()
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> StepOutput:
+        """Return the loss of each sample, by noise level and by stream; equation: see `Objective`."""
+        losses = self._losses(module, batch, batch["drop"])
+        bins = (batch["u"] * _NUM_BINS).long().clamp(0, _NUM_BINS - 1)
+        return StepOutput(losses, groups={"noise": bins, "stream": batch["stream"]})
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Return `loss`: the mean over the validation split, noise levels spread evenly, with masks; `loss_null`: the same without masks."""
+        settings = self.config.validation
+        told, null = [], []
+        for start in range(0, settings.num_tiles, settings.batch_size):
+            positions = np.arange(start, min(start + settings.batch_size, settings.num_tiles))
+            batch = {name: one.to(self._device) for name, one in self._validation.batch(positions).items()}
+            batch["u"] = torch.from_numpy(_spread(positions, settings.num_tiles)).to(self._device)
+            everything = torch.ones(len(positions), dtype=torch.bool, device=self._device)
+            told.append(self._losses(module, batch, ~everything))
+            null.append(self._losses(module, batch, everything))
+        return {"loss": float(torch.cat(told).mean()), "loss_null": float(torch.cat(null).mean())}
+
+    def pictures(self, module: nn.Module) -> dict[str, np.ndarray]:
+        """Return a sheet: each row the mask, the tile as the codec gives it back, and a generated one."""
+        if self._codec is None:
+            return {}
+        batch = self._validation.batch(np.arange(self.config.sampling.num_pictures))
+        masks = batch["mask"].numpy()
+        names = self._names(self._validation.placement.place(batch["position"].numpy(), _VALIDATION_SEED)[1])
+        generated = self.generator(module).generate(masks, names, self._sampling_options())
+        raw = self._latents.denormalise(batch["latents"].to(self._device))
+        real = to_uint8(self._codec.decode(raw).float().cpu().numpy())
+        colours = {one.id: _rgb(one.colour) for one in self._tiles.label_map.classes}
+        rows = [[colour_mask(mask, colours), tile, made] for mask, tile, made in zip(masks, real, generated, strict=True)]
+        return {"mask-tile-generated": sheet(rows)}
+
+    def generator(self, module: nn.Module) -> Generator:
+        """Return what turns masks into pictures with `module` as the denoiser; needs the codec."""
+        assert self._codec is not None
+        config: Any = self.module.config
+        scaling, device = self._latents.scaling, self._device
+        return Generator(module, self.objective, self._codec, scaling, config.num_classes, config.stride, device, self.config.precision)
+
+    def to(self, device: torch.device) -> None:
+        """Move the codec."""
+        self._device = device
+        if self._codec is not None:
+            self._codec.to(device)
+
+    def name_samples(self, positions: Sequence[int]) -> list[str]:
+        """Return the tile ids at training positions."""
+        return self._names(self._placement.place(np.asarray(positions), self.config.seed)[1])
+
+    def _losses(self, module: nn.Module, batch: dict[str, Tensor], drop: Tensor) -> Tensor:
+        clean, noise = batch["latents"], batch["noise"]
+        t = self.objective.timesteps_from_uniform(batch["u"])
+        noisy = self.objective.noised(clean, noise, t)
+        output = module(noisy, self.objective.model_time(t), batch["mask"][:, None], drop)
+        return self.objective.per_sample_loss(output, self.objective.training_target(clean, noise, t), t)
+
+    def _names(self, rows: np.ndarray) -> list[str]:
+        return [str(one) for one in self._tiles.tile_ids[rows]]
+
+    def _sampling_options(self) -> SamplingOptions:
+        one = self.config.sampling
+        return SamplingOptions(one.guidance_scale, Solver(one.solver, one.num_inference_steps, one.eta), self.config.seed)
+
+
+def _codec_of(config: Config, latents: LatentSet) -> Codec | None:
+    """Return the codec that decodes for sheets, or None when it is not here: training needs latents only."""
+    try:
+        codec = load_codec(config.codec or latents.codec.identifier)
+    except HistoprepError:
+        if config.codec is not None:
+            raise
+        return None
+    latents.check_codec(codec)
+    return codec
+
+
+def _spread(positions: np.ndarray, total: int) -> np.ndarray:
+    """Return numbers in (0, 1), float32, that are evenly spread over all positions 0 .. total - 1 and in no order."""
+    # Multiples of the golden ratio: any run of positions is evenly spread, too.
+    return np.asarray(((positions + 0.5) * 0.6180339887498949 % 1.0).astype(np.float32))
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    """Return red, green and blue of `#rrggbb`."""
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue
