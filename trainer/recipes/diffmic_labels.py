@@ -16,6 +16,8 @@ from trainer.recipes.diffmic_config import Config
 
 SPLIT_FILE = "split.json"
 _SHOWN = 3
+_MAX_TRIES = 64
+_MAX_UNITS_LOOKED_AT = 200_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,20 +95,30 @@ def write_split(folder: Path, data: LabelledTiles) -> None:
 def validation_rows(labels: np.ndarray, units: np.ndarray, num_classes: int, share: float, seed: int) -> np.ndarray:
     """Return which of n tiles to hold out, bool [n]: whole units, and of each class as near to `share` as they allow.
 
-    Units are taken from the largest to the smallest, equal ones in a seeded order; one is held out when that brings the class counts nearer to
-    their targets. Of single tiles each class then comes within half a tile; a class of one or two stays in training.
+    Units are taken roughly from the largest to the smallest, in several seeded orders of which the best is kept; a unit is held out when that brings
+    the class counts nearer to their targets. Of single tiles each class then comes within half a tile; a class of one or two stays in training.
     """
     distinct, place = np.unique(units, return_inverse=True)
     table = np.zeros((len(distinct), num_classes))
     np.add.at(table, (place, labels), 1)
+    sizes = table.sum(axis=1)
+    tries = 1 if (sizes == 1).all() else min(_MAX_TRIES, 1 + _MAX_UNITS_LOOKED_AT // len(distinct))
+    chances = keyed_uniforms(seed, np.arange(len(distinct)), "validation", 2 * tries).reshape(-1, tries, 2)
+    found = [
+        _hold_out(table, share, np.lexsort((chances[:, number, 0], -sizes * (0.5 + chances[:, number, 1] * (sizes > 1))))) for number in range(tries)
+    ]
+    return min(found, key=lambda one: one[0])[1][place]
+
+
+def _hold_out(table: np.ndarray, share: float, order: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return (squared distance to the targets, units held out bool [units]) of class counts [units, C] gone through in `order`."""
     wanted = share * table.sum(axis=0)
-    order = np.lexsort((keyed_uniforms(seed, np.arange(len(distinct)), "validation")[:, 0], -table.sum(axis=1)))
-    held, so_far = np.zeros(len(distinct), dtype=bool), np.zeros(num_classes)
+    held, missing = np.zeros(len(table), dtype=bool), wanted.copy()
     for unit in order.tolist():
-        if np.square(so_far + table[unit] - wanted).sum() < np.square(so_far - wanted).sum():
-            held[unit] = True
-            so_far += table[unit]
-    return held[place]
+        left = missing - table[unit]
+        if left @ left < missing @ missing:
+            held[unit], missing = True, left
+    return float(missing @ missing), held
 
 
 def _classes(tiles: TileSource, source: str) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
