@@ -88,8 +88,10 @@ class _StrictLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Construct a mapping; refuse a key that occurs twice."""
+        """Construct a mapping; refuse merges and a key that occurs twice."""
         keys = [key.value for key, _ in node.value]
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.constructor.ConstructorError(None, None, "merges (<<) are not allowed", node.start_mark)
         twice = sorted({key for key in keys if keys.count(key) > 1})
         if twice:
             raise yaml.constructor.ConstructorError(None, None, f"key occurs twice: {', '.join(twice)}", node.start_mark)

@@ -41,16 +41,20 @@ def main() -> None:
     _in_child(lambda: _run(options, whole, _counting(options.folder / "count", whole)))
     total = int((options.folder / "count").read_text())
     points = [int(one) for one in options.points.split(",")] if options.points else range(1, total + 1, options.stride)
-    different = {}
+    different, reached = {}, 0
     for point in points:
         shutil.rmtree(killed, ignore_errors=True)
         status = _in_child(lambda point=point: _run(options, killed, _killing(point, killed)))  # type: ignore[misc]
-        assert os.WIFSIGNALED(status), f"the run was over before point {point}"
+        if not os.WIFSIGNALED(status):
+            # Counting takes a few points more than there are: the last ones do not come.
+            assert status == 0 and point > 0.9 * total, f"the run failed before point {point}"
+            continue
+        reached += 1
         assert _in_child(lambda: _run(options, killed, None)) == 0, f"the run did not go on after point {point}"
         found = compare(whole, killed)
         if found:
             different[point] = found
-    print(json.dumps({"total": total, "points": len(list(points)), "different": different}))
+    print(json.dumps({"total": total, "points": reached, "different": different}))
 
 
 def compare(whole: Path, other: Path) -> list[str]:
@@ -137,7 +141,7 @@ def _in_child(work: Callable[[], None]) -> int:
     if child == 0:
         try:
             work()
-        except BaseException:  # noqa: BLE001 (a child has no other way to tell)
+        except BaseException:  # noqa: BLE001
             traceback.print_exc()
             os._exit(1)
         os._exit(0)

@@ -1,0 +1,149 @@
+"""Configurations: layers, refusals with a suggestion, and a dump that gives the very same configuration back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from trainer.config import Duration, RunConfig
+from trainer.config_layers import build_config, dump_config, load_config, presets
+from trainer.errors import ConfigError, ExitCode
+from trainer.recipes import RECIPES, recipe_of
+
+MINE = ("reference-512", "reference-512-class", "ldm-tiny")
+FLAGS = {"manifest": "m.parquet", "codec": "codec"}
+
+
+@pytest.mark.parametrize("name", MINE)
+def test_a_dumped_configuration_is_the_same_configuration(name: str) -> None:
+    config = load_config(preset=name, **FLAGS)
+    again = build_config(type(config), yaml.safe_load(dump_config(config)))
+    assert again == config
+    assert config.preset == name and config.out.endswith(f"runs/{name}")
+
+
+def test_the_reference_presets_differ_in_one_word() -> None:
+    flat = [load_config(preset=name, out="x", **FLAGS).model_dump() for name in MINE[:2]]
+    assert {key for key in flat[0] if flat[0][key] != flat[1][key]} == {"preset", "model"}
+    assert [one["model"].pop("mask_query") for one in flat] == ["binary", "class"]
+    assert flat[0]["model"] == flat[1]["model"]
+
+
+def test_the_reference_preset_is_the_published_one() -> None:
+    config = load_config(preset="reference-512", **FLAGS).model_dump()
+    published = {"dim": 256, "dim_mults": (1, 2, 4), "resnet_block_groups": 2, "block_per_layer": 2}
+    assert {key: config["model"][key] for key in published} == published
+    assert config["ema"] == {"decay": 0.995, "every": 10}
+    assert config["optimiser"] | {"lr": 1e-4, "betas": (0.9, 0.99), "clip_norm": 1.0} == config["optimiser"]
+    assert (config["batch_size"], config["schedule"]["kind"], config["streams"]["cond_drop_prob"]) == (4, "one_cycle", 0.5)
+    assert (config["diffusion"]["loss"], config["diffusion"]["prediction_type"], config["diffusion"]["noise_schedule"]) == ("l1", "epsilon", "cosine")
+
+
+def test_later_layers_win(tmp_path: Path) -> None:
+    file = tmp_path / "run.yml"
+    file.write_text("seed: 1\noptimiser: {lr: 0.5}\nbatch_size: 8\n")
+    config = load_config(preset="ldm-tiny", file=file, sets=["optimiser.lr=1e-3", "every.validate=null"], batch_size=2, **FLAGS)
+    assert (config.seed, config.optimiser.lr, config.batch_size, config.every.validate_) == (1, 1e-3, 2, None)
+    assert config.optimiser.kind == "adamw", "what a layer does not say stays"
+
+
+def test_a_preset_can_be_named_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yml"
+    file.write_text("preset: ldm-tiny\nseed: 5\n")
+    config = load_config(file=file, **FLAGS)
+    assert (config.preset, config.seed, config.recipe) == ("ldm-tiny", 5, "ldm")
+
+
+def test_another_kind_of_duration_replaces_that_of_the_preset() -> None:
+    config = load_config(preset="ldm-tiny", sets=["duration.epochs=2"], **FLAGS)
+    assert config.duration == Duration(epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("optimizer.lr=1", "perhaps optimiser"),
+        ("optimiser.learning=1", "known here"),
+        ("optimiser.Lr=1", "perhaps lr"),
+        ("every.validation=5", "perhaps validate"),
+        ("ema.decai=0.5", "perhaps decay"),
+        ("batchsize=4", "perhaps batch_size"),
+        ("optimiser.lr=fast", "seen 'fast'"),
+        ("optimiser.lr=.inf", "optimiser.lr"),
+        ("batch_size=0", "batch_size"),
+        ("keep_checkpoints=1", "keep_checkpoints"),
+        ("precision=fp8", "precision"),
+        ("ema.decay=1.0", "ema.decay"),
+    ],
+)
+def test_what_is_not_known_or_wrong_is_refused(entry: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(preset="ldm-tiny", sets=[entry], **FLAGS)
+    assert expected in str(caught.value)
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(preset="ldm-tiny", sets=["sede=1", "optimiser.lr=-1", "data.flip=true"], **FLAGS)
+    assert all(one in str(caught.value) for one in ("sede", "optimiser.lr", "data.flip"))
+
+
+@pytest.mark.parametrize("text", ["seed: 1\nseed: 2\n", "a: &x 1\nseed: *x\n", "- 1\n", "seed: [1\n", "seed: 1\n<<: {batch_size: 2}\n"])
+def test_yaml_that_surprises_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "run.yml"
+    file.write_text(text)
+    with pytest.raises(ConfigError):
+        load_config(preset="ldm-tiny", file=file, **FLAGS)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"sets": ["novalue"], "preset": "ldm-tiny"}, {"sets": [".a=1"], "preset": "ldm-tiny"}, {"preset": "ldm-tini"}, {}]
+)
+def test_usage_errors(arguments: dict) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(**arguments, **FLAGS)
+    if arguments.get("preset") == "ldm-tini":
+        assert "--preset ldm-tiny" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("duration", "positions"),
+    [({"steps": 3}, 12), ({"images": 12}, 12), ({"images": 13}, 16), ({"epochs": 1}, 100), ({"epochs": 0.5}, 52), ({"epochs": 1e-9}, 4)],
+)
+def test_durations_round_up_to_whole_steps(duration: dict, positions: int) -> None:
+    assert Duration(**duration).num_positions(4, 100) == positions
+
+
+@pytest.mark.parametrize("given", [{}, {"steps": 1, "images": 2}])
+def test_a_duration_is_exactly_one(given: dict) -> None:
+    with pytest.raises(ValueError, match="exactly one"):
+        Duration(**given)
+
+
+def test_paths_become_absolute_and_addresses_stay() -> None:
+    config = load_config(preset="ldm-tiny", manifest="s3://bucket/index.parquet", codec="hub:owner/vae", latents="l")
+    assert config.manifest == "s3://bucket/index.parquet"
+    assert config.model_dump()["codec"] == "hub:owner/vae"
+    assert Path(config.model_dump()["latents"]).is_absolute() and Path(config.out).is_absolute()
+
+
+def test_configurations_are_frozen() -> None:
+    config = load_config(preset="ldm-tiny", **FLAGS)
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_keeps_the_protocol(name: str) -> None:
+    recipe = recipe_of(name)
+    assert issubclass(recipe.Config, RunConfig) and callable(recipe.stages) and callable(recipe.describe)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_is_a_configuration(name: str) -> None:
+    text = {"manifest": "m", "out": "o"}
+    config = load_config(preset=name, **text)
+    assert config.recipe in RECIPES
