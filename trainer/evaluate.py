@@ -29,6 +29,7 @@ from trainer.recipes.diffmic_labels import LabelledTiles, labelled_tiles
 
 METRICS = "metrics.json"
 FOLDER = "test"
+_DRAWN = ("diffusion", "guidance_fused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +166,9 @@ def _write_tables(folder: Path, result: Evaluation, predictions: Predictions, da
 
 
 def _write_pictures(folder: Path, result: Evaluation, predictions: Predictions, data: LabelledTiles, run: Path) -> None:
-    for name, head in result.heads.items():
-        write_bytes(folder / f"confusion-{name}.png", draw_confusion(head.counts, result.names, name.replace("_", " ")))
-    chosen = {name: scores for name, scores in predictions.heads().items() if name in ("diffusion", "guidance_fused")}
+    for name in _DRAWN:
+        write_bytes(folder / f"confusion-{name}.png", draw_confusion(result.heads[name].counts, result.names, name.replace("_", " ")))
+    chosen = {name: predictions.heads()[name] for name in _DRAWN}
     write_bytes(folder / "roc.png", draw_roc(data.labels[data.rows["test"]], chosen, result.names))
     histories = {stage: run / stage / "metrics.csv" for stage in (GUIDANCE, DIFFUSION) if (run / stage / "metrics.csv").is_file()}
     write_bytes(folder / "training.png", draw_training(histories))
