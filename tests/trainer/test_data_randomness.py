@@ -125,7 +125,7 @@ def test_corners_stay_inside_and_reach_both_ends() -> None:
     assert set(found) == set(itertools.product(range(3), range(5)))
 
 
-@pytest.mark.parametrize(("fit", "height", "message"), [("refuse", 600, "not of the training size"), ("crop", 500, "smaller"), ("tile", 500, "smaller")])
+@pytest.mark.parametrize(("fit", "height", "message"), [("refuse", 600, "not of the training"), ("crop", 500, "smaller"), ("tile", 500, "smaller")])
 def test_sizes_that_do_not_fit_are_refused_with_the_tile(fit: str, height: int, message: str) -> None:
     with pytest.raises(UsageError, match=f"tile a/b .*{message}") as caught:
         check_size(height, 600, 512, fit, tile_id="a/b")  # type: ignore[arg-type]

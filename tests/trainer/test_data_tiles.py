@@ -41,8 +41,8 @@ def joined(batches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
-    for name in one:
-        assert one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]), name
+    for name, value in one.items():
+        assert value.dtype == other[name].dtype and torch.equal(value, other[name]), name
 
 
 def test_a_batch_has_the_promised_shapes(manifest: Path) -> None:

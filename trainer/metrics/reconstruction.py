@@ -30,11 +30,12 @@ def ssim(originals: Tensor, reconstructions: Tensor) -> Tensor:
     """
     if min(originals.shape[-2:]) < _WINDOW_PX:
         raise ValueError(f"SSIM needs images of at least {_WINDOW_PX} px, not {tuple(originals.shape[-2:])}")
-    x, y = originals.double(), reconstructions.double()
+    # Brightness from 0: the comparison of means depends on where black is.
+    x, y = (originals.double() + 1) / _RANGE, (reconstructions.double() + 1) / _RANGE
     mean_x, mean_y = _blur(x), _blur(y)
     var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
     covariance = _blur(x * y) - mean_x * mean_y
-    c1, c2 = (_K1 * _RANGE) ** 2, (_K2 * _RANGE) ** 2
+    c1, c2 = _K1**2, _K2**2
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
     return similarity.flatten(1).mean(1).float()
 

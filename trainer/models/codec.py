@@ -100,8 +100,8 @@ def load_codec(id_or_folder: str | Path) -> Codec:
     name = str(id_or_folder)
     if name.startswith(HUB_PREFIX):
         return Codec(_from_hub(name.removeprefix(HUB_PREFIX)), name)
-    if (Path(name) / RUN_CONFIG).is_file():
-        # Networks know nothing of runs; the recipe that made this one does.
+    if any((home / RUN_CONFIG).is_file() for home in (Path(name), *Path(name).absolute().parents[:2])) and not (Path(name) / CONFIG_NAME).exists():
+        # A run or a checkpoint of it. Networks know nothing of runs; the recipe that made this one does.
         autoencoder = import_module("trainer.recipes.codec").trained_autoencoder(Path(name))
         return Codec(autoencoder, str(Path(name).resolve()))
     folder = _codec_folder(Path(name))
