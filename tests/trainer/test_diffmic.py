@@ -320,7 +320,15 @@ def test_three_presets_are_packed():
 
 
 @pytest.mark.parametrize(
-    "wrong", ["diffusion.num_inference_steps=2000", "guidance.crop_px=65", "guidance.loss_terms=[]", "denoiser.kernel=2", "diffusion.stat=gaussian"]
+    "wrong",
+    [
+        "diffusion.num_inference_steps=2000",
+        "guidance.crop_px=65",
+        "guidance.loss_terms=[]",
+        "denoiser.kernel=2",
+        "diffusion.stat=gaussian",
+        "guidance.freeze=true",
+    ],
 )
 def test_configurations_that_cannot_work_are_refused(wrong, tmp_path):
     with pytest.raises(ConfigError):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from trainer.diffusion.label_diffusion import interpolate_map, local_shares, point_layout, start_map
-from trainer.models.label_denoiser import LabelDenoiser, PointNorm, RowNorm
+from trainer.models.label_denoiser import LabelDenoiser, PointConv, PointNorm, RowNorm
 from trainer.models.resnet import ResNet18Trunk, SmallTrunk
 from trainer.models.vit import VisionTransformerTrunk
 
@@ -145,6 +145,13 @@ def test_a_single_row_is_normalised_as_in_evaluation():
     assert norm.num_batches_tracked == 0
     several = torch.randn(5, 4)
     torch.testing.assert_close(norm.train()(several).mean(dim=0), torch.zeros(4), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_point_convolutions_are_convolutions(kernel):
+    layer, maps = PointConv(5, 7, kernel, padding=kernel // 2), torch.randn(2, 5, 4, 3)
+    expected = nn.functional.conv2d(maps, layer.weight, layer.bias, padding=kernel // 2)
+    torch.testing.assert_close(layer(maps), expected)
 
 
 def test_point_norm_looks_at_no_neighbour():

@@ -106,6 +106,23 @@ def test_transformer_takes_other_image_sizes():
     assert trunk(torch.zeros(1, 3, 48, 32)).shape == (1, 24, 6, 4)
 
 
+def test_a_frozen_trunk_never_changes(tmp_path):
+    torch.save(SmallTrunk().state_dict(), tmp_path / "weights.pth")
+    frozen = build_trunk("small", frozen=True)
+    load_trunk_weights(frozen, str(tmp_path / "weights.pth"))
+    network = nn.Sequential(frozen, nn.Conv2d(32, 2, 1)).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimiser = torch.optim.SGD([one for one in network.parameters() if one.requires_grad], lr=1.0)
+    network(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    optimiser.step()
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"1.weight", "1.bias"}
+    plain = SmallTrunk().eval()
+    load_trunk_weights(plain, str(tmp_path / "weights.pth"))
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(frozen(images), plain(images))
+
+
 def test_images_are_normalised_by_channel():
     out = normalise_images(torch.tensor([-1.0, 0.0, 1.0]).view(1, 3, 1, 1))
     assert out.flatten().tolist() == pytest.approx([-0.485 / 0.229, (0.5 - 0.456) / 0.224, (1 - 0.406) / 0.225], abs=1e-5)

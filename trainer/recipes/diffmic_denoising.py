@@ -49,8 +49,8 @@ class DenoisingStage:
         return training_dataset(self.config, self.data, for_diffusion=True)
 
     def parameters_for(self, module: nn.Module) -> Iterable[Any]:
-        """Return all parameters of the denoiser, its encoders among them."""
-        return module.parameters()
+        """Return the parameters of the denoiser, its encoders among them unless these are frozen."""
+        return [one for one in module.parameters() if one.requires_grad]
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> StepOutput:
         """Return the weighted error of each image's map; every point has its own timestep and noise."""

@@ -44,7 +44,7 @@ class GuidanceStage:
 
     def parameters_for(self, module: nn.Module) -> Iterable[Any]:
         """Return the parameters with this stage's share of the learning rate."""
-        return [{"params": list(module.parameters()), "lr_scale": self.config.guidance.lr / self.config.optimiser.lr}]
+        return [{"params": [one for one in module.parameters() if one.requires_grad], "lr_scale": self.config.guidance.lr / self.config.optimiser.lr}]
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> StepOutput:
         """Return the sum of the chosen cross-entropies of each image."""

@@ -34,7 +34,7 @@ def build_classifier(config: Config, num_classes: int) -> GuidanceClassifier:
     """Return the guidance classifier of a configuration with random weights."""
     wanted = config.guidance
     return GuidanceClassifier(
-        lambda: build_trunk(wanted.trunk),
+        lambda: build_trunk(wanted.trunk, frozen=wanted.freeze),
         num_classes=num_classes,
         num_regions=wanted.num_regions,
         crop_px=wanted.crop_px,
@@ -49,8 +49,8 @@ def build_denoiser(config: Config, num_classes: int) -> LabelDenoiser:
     """Return the label denoiser of a configuration with random weights."""
     wanted = config.denoiser
     return LabelDenoiser(
-        lambda: build_trunk(wanted.image_trunk),
-        lambda: build_trunk(wanted.region_trunk),
+        lambda: build_trunk(wanted.image_trunk, frozen=wanted.freeze),
+        lambda: build_trunk(wanted.region_trunk, frozen=wanted.freeze),
         num_classes=num_classes,
         num_regions=config.guidance.num_regions,
         feature_dim=wanted.feature_dim,
