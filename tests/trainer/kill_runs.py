@@ -38,6 +38,7 @@ def main() -> None:
     torch.set_num_threads(1)
     BROKEN[options.broken]()
     whole, killed = options.folder / "whole", options.folder / "killed"
+    shutil.rmtree(whole, ignore_errors=True)
     _in_child(lambda: _run(options, whole, _counting(options.folder / "count", whole)))
     total = int((options.folder / "count").read_text())
     points = [int(one) for one in options.points.split(",")] if options.points else range(1, total + 1, options.stride)

@@ -27,6 +27,7 @@ from trainer.engine.run_folder import finished_stage, prepare_run, write_finishe
 from trainer.engine.speed import Stopwatch
 from trainer.engine.state import Training
 from trainer.engine.voice import SILENT, Voice
+from trainer.errors import OutputError
 from trainer.recipes import StagePlan, recipe_of
 from trainer.signals import StopRequest, stopped_by
 
@@ -116,7 +117,8 @@ def _train(training: Training, checkpoints: CheckpointFolder, log: StageLog | No
     watch = Stopwatch()
     events = _Events(training, checkpoints, log, voice, watch)
     label = f"{config.recipe}{f' {stage.name}' if stage.name else ''}"
-    with StopRequest().listening() as request, voice.progress(label, events.images_left, "images") as meter:
+    request = StopRequest()
+    with request.listening(), _stopping(request, training), voice.progress(label, events.images_left, "images") as meter:
         batches = watch.waiting(_batches(training))
         while training.step < training.num_steps:
             for micro_step in range(config.accumulate):
@@ -131,6 +133,18 @@ def _train(training: Training, checkpoints: CheckpointFolder, log: StageLog | No
             if events.should_stop(request):
                 raise stopped_by(request.number or 15, f"step {training.step:,} of {training.num_steps:,} is saved in {events.save().name}")
     return events.metrics
+
+
+@contextlib.contextmanager
+def _stopping(request: StopRequest, training: Training) -> Iterator[None]:
+    """Tell a failure that a signal brought about (it reaches the processes that read, too) as what it is."""
+    try:
+        yield
+    except (RuntimeError, OutputError) as error:
+        if request.number is None:
+            raise
+        # Raised in the middle of anything: the step under way may be half made, so it is not saved.
+        raise stopped_by(request.number, f"step {training.step:,} was under way; the last checkpoint is whole") from error
 
 
 def _batches(training: Training) -> Iterator[dict[str, torch.Tensor]]:
@@ -219,6 +233,8 @@ class _Events:
         speed = self._watch.read()
         lr = float(training.raw_optimiser.param_groups[0]["lr"])
         images = training.step * training.config.batch_size
+        if training.config.optimiser.on_nonfinite == "skip":
+            means["skipped_steps"] = training.window.num_skipped
         self._tell(
             f"step {training.step:,}: loss {means['loss']:.4g}, gradient norm {means['gradient_norm']:.3g}, lr {lr:.3g}, "
             f"{speed['images_per_s']:,.0f} images/s, {speed['data_wait_share']:.0%} waiting for data"
