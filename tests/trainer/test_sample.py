@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from histoprep import imageio
 from histoprep.audit import audit
-from histoprep.errors import UsageError
+from histoprep.errors import ExitCode, UsageError
 from histoprep.labels import LabelMap, SourceLabel, TargetClass
 from histoprep.labels.model import default_colour
 from histoprep.manifest import open_manifest
 from histoprep.shards import open_tiles
+from trainer.cli import run
 from trainer.data.latent_scaling import LatentScaling
 from trainer.diffusion.objectives import Objective
 from trainer.diffusion.samplers import Solver
@@ -327,3 +328,30 @@ def test_sheets(folder, tmp_path):
         swept[68:132, 4 * 68 :],
         _network().generate(masks.read_mask(chosen[1])[None], [masks.ids[chosen[1]]], SamplingOptions(3.0, OPTIONS.solver, 5))[0],
     )
+
+
+def test_the_command(folder, tmp_path, capsys):
+    """From a checkpoint to a data set, its own manifest as the next source of masks, a sweep, a comparison, a refusal."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    torch.manual_seed(0)
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    AutoencoderKL(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4, layers_per_block=1, **kinds).save_pretrained(
+        tmp_path / "codec"
+    )
+    torch.save(ReferenceUNet(ReferenceUNetConfig(4, dim=8, dim_mults=(1, 2))).state_dict(), tmp_path / "published.pt")
+    assert run(["import", str(tmp_path / "published.pt"), "--out", str(tmp_path / "run"), "--codec", str(tmp_path / "codec")]) == ExitCode.OK
+    common = ["sample", "--checkpoint", str(tmp_path / "run"), "--steps", "2", "--device", "cpu"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run([*common, "--masks", str(folder), "--out", str(first), "--split", "test", "--seed", "3"]) == ExitCode.OK
+    manifest = tmp_path / "first.histoprep" / "manifest.parquet"
+    assert str(manifest) in capsys.readouterr().out
+    again = [*common, "--masks", str(manifest), "--out", str(second)]
+    assert run([*again, "--limit", "2", "--real", "--precision", "bf16"]) == ExitCode.OK
+    assert run([*again, "--sweep", "0,1,2"]) == ExitCode.OK
+    assert sorted(path.name for path in (tmp_path / "second.histoprep").glob("*.png")) == ["guidance.png", "real.png"]
+    assert len(_pictures(second)) == 4
+    assert run([*again, "--split", "train"]) == ExitCode.INCOMPLETE
+    assert run([*again, "--solver", "heun"]) == ExitCode.USAGE
+    assert run([*again, "--limit", "2", "--seed", "1", "--precision", "bf16"]) == ExitCode.USAGE
+    assert "seed: 0 there, 1 now" in capsys.readouterr().err.replace("\n", " ")

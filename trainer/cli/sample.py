@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,6 +73,7 @@ def sample(
     ] = None,
     batch_size: Annotated[int, _made("Pictures made at once.", min=1)] = 8,
     precision: Annotated[PrecisionName, _made("fp32, or bf16 or fp16 for speed.")] = PrecisionName.FP32,
+    compile_: Annotated[bool, _made("Compile the network first: minutes once, then faster on a GPU.", "--compile")] = False,
     device: Annotated[str, _made("cpu, cuda or cuda:N.", show_default="a GPU if there is one")] = "",
     limit: Annotated[int | None, typer.Option(help="Make the first N pictures only; the others can follow later.", min=1)] = None,
     sweep: Annotated[str | None, typer.Option(help="Only draw a sheet of the first masks under these guidance scales: 0,1,2,4.")] = None,
@@ -97,6 +99,7 @@ def sample(
     options = SamplingOptions(guidance_scale, Solver(solver.value, steps, eta), seed)
     generator = load_generator(checkpoint, ema=not raw_weights, codec=codec, device=device or _best_device(), precision=precision.value)
     check_masks(generator, listed, options, keep=keep is not None)
+    generator = _made_fast(generator, compiled=compile_)
     if scales:
         _draw_sweep(generator, listed, out, scales, options)
         return
@@ -166,6 +169,15 @@ def _weights_digest(checkpoint: Path, *, ema: bool) -> str:
     folder = find_checkpoint(checkpoint.absolute())
     averaged = folder / "ema.safetensors"
     return file_digest(averaged if ema and averaged.is_file() else folder / "weights.safetensors")
+
+
+def _made_fast(generator: Generator, *, compiled: bool) -> Generator:
+    import torch
+
+    if generator.device.type == "cuda":
+        for network in (generator.denoiser, generator.codec):
+            network.to(memory_format=torch.channels_last)
+    return replace(generator, denoiser=torch.compile(generator.denoiser)) if compiled else generator
 
 
 def _best_device() -> str:

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,6 +26,8 @@ from trainer.sampling.masks import read_labels
 
 SYNTHETIC_TEXT = "histoprep-synthetic"
 REQUEST = "sampling.json"
+_MARK = {SYNTHETIC_TEXT: "made by a model; not a photograph of tissue"}
+_THREADS = 8
 _SPLITS = "split.csv"
 
 
@@ -74,12 +77,15 @@ class SyntheticDataset:
 
     def write(self, tile_ids: Sequence[str], pictures: np.ndarray, masks: np.ndarray) -> None:
         """Publish a batch of pairs, durably: uint8 [batch, height, width, 3] and [batch, height, width]. Raises OutputError."""
+        paths = [self._paths(tile_id) for tile_id in tile_ids]
+        # Compression lets go of the interpreter's lock, and takes as long as a GPU for the pictures.
+        with ThreadPoolExecutor(_THREADS) as threads:
+            encoded = list(threads.map(self._encode, pictures, masks))
         try:
-            for tile_id, picture, mask in zip(tile_ids, pictures, masks, strict=True):
-                image_path, mask_path = self._paths(tile_id)
+            for (image_path, mask_path), (image, mask) in zip(paths, encoded, strict=True):
                 # A picture of another mask must not stand beside the new one.
                 image_path.unlink(missing_ok=True)
-                for path, data in ((mask_path, imageio.encode_mask_png(mask, self._mark())), (image_path, encode_synthetic(picture, self._mark()))):
+                for path, data in ((mask_path, mask), (image_path, image)):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     publish_in_batch(path, data)
             sync_file_system(self.root)
@@ -116,8 +122,8 @@ class SyntheticDataset:
         image, mask = (self.root.joinpath(name, *parts) for name in ("images", "masks"))
         return image.with_name(image.name + ".png"), mask.with_name(mask.name + ".png")
 
-    def _mark(self) -> dict[str, str]:
-        return {SYNTHETIC_TEXT: "made by a model; not a photograph of tissue"}
+    def _encode(self, picture: np.ndarray, mask: np.ndarray) -> tuple[bytes, bytes]:
+        return encode_synthetic(picture, _MARK), imageio.encode_mask_png(mask, _MARK)
 
 
 def classes_as_sources(label_map: LabelMap) -> LabelMap:

@@ -71,6 +71,7 @@ class Generator:
         noise = self._noise(options.seed, tile_ids, shape, "sample")
         mask = torch.from_numpy(np.ascontiguousarray(masks)).to(self.device)[:, None]
         denoise = guided(self.denoiser, mask, options.guidance_scale)
+        known = None if kept is None else self._known(kept)
         with self._autocast():
             latents = sample(
                 denoise,
@@ -78,8 +79,10 @@ class Generator:
                 self.objective,
                 options.solver,
                 step_noise=lambda step: self._noise(options.seed, tile_ids, shape, f"sample step {step}"),
-                known=None if kept is None else self._known(kept),
+                known=known,
             )
+        # In half precision the decoders of some codecs overflow.
+        with nullcontext() if self.precision == "fp16" else self._autocast():
             decoded = self.codec.decode(self.scaling.denormalise(latents))
         pictures = to_uint8(decoded.float().cpu().numpy())
         return pictures if kept is None else np.where(kept.where[..., None], kept.images, pictures)
