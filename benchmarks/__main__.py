@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import remap, toolkit
+from benchmarks import remap, shards, toolkit
 from benchmarks.corpus import make_corpus
 from benchmarks.measuring import Row, machine, markdown
 
@@ -53,6 +53,7 @@ def _gates(folder: Path, num_pairs: int, *, quick: bool) -> dict[str, Callable[[
         "images": lambda: toolkit.image_row(folder, some),
         "audit": lambda: toolkit.audit_rows(folder, some),
         "remap": lambda: remap.rows(folder, some),
+        "shards": lambda: shards.rows(folder, some),
         "latency": lambda: toolkit.latency_row(folder, 64 if quick else 512),
         "listing": lambda: toolkit.listing_row(5_000 if quick else 246_800),
         "command": lambda: toolkit.command_rows(folder),

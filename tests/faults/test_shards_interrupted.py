@@ -49,6 +49,9 @@ def untrue(stage: Stage, first: Undisturbed) -> list[str]:
 def check_again(zygote: Zygote, stage: Stage, first: Undisturbed) -> list[str]:
     """Return what is wrong after the same command was run once more."""
     again = zygote.run(SHARD.full(stage))
+    if "worker processes cannot be started" in again.stderr:
+        # A run that is killed while it asks for a worker takes the zygote's fork server along, on a busy machine a little later.
+        again = zygote.run(SHARD.full(stage))
     damages = [] if again.code == 0 else [f"exit {again.code}: {again.stderr[-500:]}"]
     found = results(stage.workspace)
     damages += [f"{name} differs" for name in sorted(first.results.keys() | found.keys()) if first.results.get(name) != found.get(name)]
