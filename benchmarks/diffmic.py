@@ -26,7 +26,7 @@ from trainer.models.trunks import normalise_images
 from trainer.recipes.diffmic_inference import build_classifier, build_denoiser, classify, guidance_vectors, start_generator
 
 NUM_CLASSES = 4
-BATCH = 8
+BATCH = 4
 LARGEST_DIFFERENCE = 1e-4
 GATE, STRETCH = 4.0, 6.0
 
@@ -59,7 +59,9 @@ def measure(preset: str, what: str, batch: int, rounds: int) -> tuple[Row, float
     published, ours = variants(preset, batch)
     difference = float((published() - ours()).abs().max())
     name, baseline = f"{preset}: {what}, batch {batch}", "encoders at every step, 36 points"
-    return speed_up(name, baseline, published, ours, gate=GATE, stretch=STRETCH, rounds=rounds), difference
+    row = speed_up(name, baseline, published, ours, gate=GATE, stretch=STRETCH, rounds=rounds)
+    print(f"{name}: {row.value:.2f}", file=sys.stderr, flush=True)
+    return row, difference
 
 
 def main() -> int:

@@ -112,7 +112,7 @@ def _classify(model: RunClassifier, data: LabelledTiles, num_sheets: int, voice:
 def _without_pixels(one: Classified) -> Classified:
     """Return a classification without crops, maps and path, which would fill the memory."""
     nothing = torch.empty(0)
-    return Classified(one.guidance._replace(crops=nothing, saliency=nothing), one.samples, ())
+    return Classified(one.guidance._replace(crops=nothing, saliency=nothing), one.samples, (), nothing)
 
 
 def _sheet(model: RunClassifier, data: LabelledTiles, one: Classified, batch: dict[str, Tensor], index: int) -> tuple[str, bytes]:
@@ -130,7 +130,7 @@ def _sheet(model: RunClassifier, data: LabelledTiles, one: Classified, batch: di
         weights=one.guidance.attention[index].float().cpu().numpy(),
         crop_px=model.config.guidance.crop_px,
         guidance_map=torch.outer(first, 1 - steps).add(torch.outer(second, steps)).float().cpu().numpy(),
-        path=torch.stack([step[index].mean(dim=(-2, -1)) for step in one.path]).float().cpu().numpy(),
+        path=one.path_means()[:, index].float().cpu().numpy(),
         guidance=alone.heads()["guidance_fused"][0],
         probabilities=alone.probabilities[0],
     )

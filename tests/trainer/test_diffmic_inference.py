@@ -72,6 +72,7 @@ def test_encoding_once_gives_the_bits_of_encoding_at_every_step(start):
     assert len(calls) == 2 + 2 * 10
     assert all(torch.equal(one, other) for one, other in zip(found.path, path, strict=True))
     torch.testing.assert_close(found.scores, path[-1].mean(dim=(-2, -1)))
+    torch.testing.assert_close(found.path_means()[-1], found.samples[0])
 
 
 @pytest.mark.parametrize("start", ["uniform_map", "gaussian_diagonal"])

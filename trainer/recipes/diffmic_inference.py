@@ -23,11 +23,17 @@ class Classified:
     samples: Tensor
     path: tuple[Tensor, ...]
     """The map [B, C, h, w] of the first denoising after each step."""
+    weights: Tensor
+    """[h, w]: the share of each point of the map in the mean."""
 
     @property
     def scores(self) -> Tensor:
         """Return the scores [B, C]: the mean over denoisings."""
         return self.samples.mean(dim=0)
+
+    def path_means(self) -> Tensor:
+        """Return the mean labels [steps, B, C] after each step of the first denoising."""
+        return torch.stack([(step * self.weights).sum(dim=(-2, -1)) for step in self.path])
 
 
 def build_classifier(config: Config, num_classes: int) -> GuidanceClassifier:
@@ -119,7 +125,7 @@ def classify(
         )
         first_path = path if number == 0 else first_path
         samples.append((path[-1] * weights).sum(dim=(-2, -1)))
-    return Classified(guidance, torch.stack(samples), first_path)
+    return Classified(guidance, torch.stack(samples), first_path, weights)
 
 
 def start_generator(seed: int, number: int) -> torch.Generator:
