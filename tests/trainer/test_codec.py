@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -132,18 +131,27 @@ def test_what_is_no_codec_is_refused_with_the_way_out(tmp_path: Path) -> None:
     assert "hub:someone/autoencoder" in str(caught.value)
 
 
-def test_loading_a_folder_asks_no_network(tmp_path: Path) -> None:
-    save_kl(tmp_path)
-    script = (
-        "import socket, sys\n"
-        "def refuse(*a, **k): raise SystemExit('network')\n"
-        "socket.socket.connect = refuse; socket.getaddrinfo = refuse\n"
-        "from trainer.models.codec import load_codec\n"
-        "load_codec(sys.argv[1])\n"
-        "from huggingface_hub import constants; assert constants.HF_HUB_DISABLE_TELEMETRY\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr
+def test_loading_a_folder_asks_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    load_codec(save_kl(tmp_path))
+    from huggingface_hub import constants
+
+    assert constants.HF_HUB_DISABLE_TELEMETRY
+
+
+def test_a_hub_name_is_asked_for_and_may_not_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match="cannot get the codec from the hub") as caught:
+        load_codec("hub:nobody/autoencoder")
+    assert "hub:nobody/autoencoder" in str(caught.value)
+    with pytest.raises(UsageError, match="no name of a model"):
+        load_codec("hub:autoencoder")
 
 
 def test_sizes_that_the_encoder_would_cut_are_refused(tmp_path: Path) -> None:

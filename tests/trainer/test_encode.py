@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,30 +114,26 @@ def test_workers_change_no_byte(manifest: Path, codec_folder: Path, tmp_path: Pa
     assert contents(tmp_path) == expected
 
 
-def test_a_killed_process_goes_on_to_the_same_bytes(manifest: Path, codec_folder: Path, tmp_path: Path) -> None:
-    script = (
-        "import sys, torch; torch.set_num_threads(1)\n"
-        "import trainer.encode as e; e._CHUNK_BYTES = 2048\n"
-        "from histoprep.shards import open_tiles; from trainer.models.codec import load_codec; from pathlib import Path\n"
-        "e.encode_tiles(open_tiles(sys.argv[1]), load_codec(sys.argv[2]), Path(sys.argv[3]), e.EncodeOptions(batch_size=1))\n"
-    )
-    results = []
-    for name, kill in (("whole", False), ("killed", True)):
-        command = [sys.executable, "-c", script, str(manifest), str(codec_folder), str(tmp_path / name)]
-        process = subprocess.Popen(command, cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"})
-        if kill:
-            journal = tmp_path / name / JOURNAL
-            for _ in range(6000):
-                if journal.exists() and len(journal.read_bytes().splitlines()) > 2:
-                    break
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            assert not (tmp_path / name / "latents.json").exists()
-            process = subprocess.Popen(command, cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"})
-        assert process.wait() == 0
-        results.append(contents(tmp_path / name))
-    assert results[0] == results[1]
+@pytest.mark.parametrize("killed_after", [0, 7])
+def test_a_killed_process_goes_on_to_the_same_bytes(
+    manifest: Path, codec_folder: Path, tmp_path: Path, expected: dict[str, bytes], killed_after: int
+) -> None:
+    tiles, codec = open_tiles(manifest), load_codec(codec_folder)
+
+    def die(_: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    left = [killed_after]
+    child = os.fork()
+    if child == 0:
+        encode_tiles(tiles, codec, tmp_path, OPTIONS, advance=die)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not (tmp_path / "latents.json").exists()
+    encode_tiles(tiles, codec, tmp_path, OPTIONS)
+    assert contents(tmp_path) == expected
 
 
 def test_a_folder_begun_otherwise_is_refused(manifest: Path, codec_folder: Path, tmp_path: Path) -> None:

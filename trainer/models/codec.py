@@ -164,7 +164,10 @@ def _codec_folder(folder: Path) -> Path:
 
 def _kind_of(config: dict[str, Any], where: str) -> Any:
     import diffusers
+    from huggingface_hub import constants
 
+    # Someone else may have imported the client before this module.
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     kind = config.get("_class_name")
     if kind not in (_KL, _TINY):
         raise UsageError("this is no codec that we know", path=where, seen=kind or "no _class_name in config.json", expected=f"{_KL} or {_TINY}")
