@@ -12,7 +12,8 @@ from trainer.data.latents import LatentSet
 from trainer.engine.checkpoints import find_checkpoint, load_weights
 from trainer.errors import CheckpointError, ConfigError
 from trainer.models.codec import load_codec
-from trainer.models.reference_unet import ReferenceUNet, ReferenceUNetConfig
+from trainer.models.layers import NUM_HEADS
+from trainer.models.reference_unet import ReferenceUNet
 from trainer.recipes import StagePlan
 from trainer.recipes.ldm_config import Config
 from trainer.recipes.ldm_data import ModelFacts, describe_streams, latents_folder, prepare_latents
@@ -22,6 +23,7 @@ from trainer.sampling.generator import Generator
 __all__ = ["Config", "describe", "load_generator", "stages"]
 
 _FLOAT32_BYTES = 4
+_FACTOR = 8
 
 
 def stages(config: Config) -> list[StagePlan]:
@@ -49,7 +51,7 @@ def describe(config: Config) -> dict[str, Any]:
         "steps": num_positions // config.batch_size,
         "images": num_positions,
         "latents": str(latents_folder(config)),
-        "memory_bytes": _estimate_memory(config, denoiser, network, num_parameters),
+        "memory_bytes": _estimate_memory(config, denoiser, num_parameters),
     }
 
 
@@ -91,25 +93,37 @@ def _channels(config: Config) -> int:
     return load_codec(config.codec or "").channels
 
 
-def _estimate_memory(config: Config, denoiser: ReferenceUNet, network: ReferenceUNetConfig, num_parameters: int) -> dict[str, int]:
-    """Return bytes by what they hold, for one device: what autograd keeps is counted by running the network without data."""
+def _estimate_memory(config: Config, denoiser: ReferenceUNet, num_parameters: int) -> dict[str, int]:
+    """Return bytes by what they hold, for one device."""
     ranks = (config.devices if isinstance(config.devices, int) else 1) * config.num_nodes
     micro = max(1, config.batch_size // (config.accumulate * ranks))
-    side = config.data.image_size // 8
+    one, two = (_kept_bytes(denoiser, batch, config.data.image_size) for batch in (1, 2))
+    share = 1 if config.precision == "fp32" else 2
+    weights = num_parameters * _FLOAT32_BYTES
+    parts = {"weights": weights, "gradients": weights, "optimiser": 2 * weights, "ema": weights if config.ema else 0}
+    # Standardised weights are kept once, features for every image.
+    parts[f"activations ({micro} images)"] = (2 * one - two + (two - one) * micro) // share
+    return {**parts, "in all": sum(parts.values())}
+
+
+def _kept_bytes(denoiser: ReferenceUNet, batch: int, image_size: int) -> int:
+    """Return what autograd keeps of one forward pass in float32, counted by running the network without data.
+
+    Softmax matrices are left out: without data attention is written out, with data none of its kernels keeps one.
+    """
+    side = image_size // _FACTOR
+    matrices = {(side >> stage) ** 2 for stage in range(len(denoiser.config.dim_mults))}
     own = {one.untyped_storage()._cdata for one in denoiser.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        # Held on to, so that no address is used twice.
-        kept.setdefault(tensor.untyped_storage()._cdata, tensor.untyped_storage())
+        if not (tensor.ndim == 4 and tensor.shape[1] == NUM_HEADS and tensor.shape[2] == tensor.shape[3] and tensor.shape[3] in matrices):
+            # Held on to, so that no address is used twice.
+            kept.setdefault(tensor.untyped_storage()._cdata, tensor.untyped_storage())
         return tensor
 
     with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one):
-        mask = torch.zeros(1, 1, config.data.image_size, config.data.image_size, dtype=torch.uint8)
-        denoiser.train()(torch.zeros(1, network.channels, side, side), torch.zeros(1), mask, torch.zeros(1, dtype=torch.bool))
-    activations = sum(one.nbytes() for key, one in kept.items() if key not in own)
-    share = 1 if config.precision == "fp32" else 2
-    weights = num_parameters * _FLOAT32_BYTES
-    parts = {"weights": weights, "gradients": weights, "optimiser": 2 * weights, "ema": weights if config.ema else 0}
-    parts[f"activations ({micro} images)"] = activations * micro // share
-    return {**parts, "in all": sum(parts.values())}
+        mask = torch.zeros(batch, 1, image_size, image_size, dtype=torch.uint8)
+        x = torch.zeros(batch, denoiser.config.channels, side, side)
+        denoiser.train()(x, torch.zeros(batch), mask, torch.zeros(batch, dtype=torch.bool))
+    return sum(one.nbytes() for key, one in kept.items() if key not in own)

@@ -131,10 +131,10 @@ def _encode(config: Config, tiles: TileSource, folder: Path, voice: Voice) -> No
         on_unreadable=config.data.on_unreadable,
         device="cuda" if config.accelerator != "cpu" and torch.cuda.is_available() else "cpu",
     )
-    with voice.progress("encode", len(tiles), "tiles") as meter:
+    with voice.progress("encode", None, "windows") as meter:
         result = encode_tiles(tiles, codec, folder, options, advance=meter.advance)
     if result.num_encoded:
-        voice.note(f"encoded {result.num_encoded:,} tiles with {codec.identifier}: {folder}")
+        voice.note(f"encoded {result.num_encoded:,} windows of {len(tiles):,} tiles with {codec.identifier}: {folder}")
     if result.skipped:
         voice.warn(f"{len(result.skipped):,} tiles could not be read and are left out, such as {result.skipped[0]}")
 
