@@ -7,6 +7,7 @@ samples have the same fields (`datasets` takes those of the first for those of a
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -135,7 +136,7 @@ def _tiles(manifest: Manifest, root: Path) -> Iterator[tuple[Kind, PackedTile]]:
             if None in (image_bytes, height, width) or (mask is not None and mask_bytes is None):
                 raise UsageError("the manifest does not say how large its files are", path=manifest.path, seen=f"tile {tile_id}")
             suffix = image_suffix(image)
-            paths = str(root / to_name(image)), None if mask is None else str(root / to_name(mask))
+            paths = os.path.join(root, to_name(image)), None if mask is None else os.path.join(root, to_name(mask))
             stated = (paths[0], image_bytes, image_digest, paths[1], mask_bytes or 0, mask_digest)
             yield Kind(split, pool, suffix), PackedTile(row, tile_id, key_of(tile_id), suffix, *stated, (height, width))
             row += 1
