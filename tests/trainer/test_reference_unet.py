@@ -176,7 +176,8 @@ def _batch(num_classes: int, height: int = 8, width: int = 12) -> tuple[Tensor, 
     x = torch.randn(3, 4, height, width, generator=generator)
     t = torch.tensor([0, 513, 999])
     mask = torch.randint(0, num_classes, (3, 1, 8 * height, 8 * width), generator=generator, dtype=torch.uint8)
-    mask[0, :, :, 30:] = 0
+    # Squares of four latents that are labelled in part.
+    mask[0, :, :, 20:] = 0
     mask[2, :, 20:] = 3
     return x, t, mask, torch.tensor([False, True, False])
 

@@ -29,7 +29,8 @@ class Solver:
     """How the way from noise to latents is cut into steps.
 
     dpm++: second-order multistep DPM-Solver++. ddim: eta 0 is deterministic, eta 1 ancestral; its number of steps divides the number of
-    training timesteps. euler, heun: for flow; heun asks the network 2 n - 1 times.
+    training timesteps, and very many steps leave out the first few, at which noise tells nothing. euler, heun: for flow; heun asks the
+    network 2 n - 1 times.
     """
 
     kind: SolverKind = "dpm++"
@@ -41,8 +42,10 @@ class Solver:
         known, num_train = SOLVERS[objective.prediction_type], objective.schedule.num_train_timesteps
         if self.kind not in known:
             return f"solver {self.kind!r} does not solve {objective.prediction_type}; {' or '.join(known)} expected"
-        if not 1 <= self.num_inference_steps <= num_train:
-            return f"{self.num_inference_steps} steps; 1 to {num_train} expected"
+        # Two steps at one timestep would divide by zero.
+        most = _first_timestep(objective) if self.kind == "dpm++" and objective.prediction_type != "flow" else num_train
+        if not 1 <= self.num_inference_steps <= most:
+            return f"{self.num_inference_steps} steps of {self.kind}; 1 to {most} expected"
         if self.kind == "ddim" and num_train % self.num_inference_steps:
             return f"{self.num_inference_steps} steps of ddim; a divisor of {num_train} expected, such as 25, 50 or 250"
         if self.eta and (self.kind != "ddim" or not 0 <= self.eta <= 1):
@@ -118,7 +121,8 @@ def _ddim(objective: Objective, num_steps: int) -> tuple[Any, list[_Evaluation]]
 
     num_train = objective.schedule.num_train_timesteps
     stride = num_train // num_steps
-    offset = min(stride - 1, _first_timestep(objective) - stride * (num_steps - 1))
+    first = _first_timestep(objective)
+    offset = min(stride - 1, first - stride * (num_steps - 1))
     scheduler = DDIMScheduler(
         **objective.schedule.scheduler_arguments,
         prediction_type=_PREDICTION_TYPES[objective.prediction_type],
@@ -127,7 +131,7 @@ def _ddim(objective: Objective, num_steps: int) -> tuple[Any, list[_Evaluation]]
         steps_offset=max(0, offset),
     )
     scheduler.set_timesteps(num_steps)
-    return scheduler, _at_timesteps(objective, scheduler.timesteps)
+    return scheduler, _at_timesteps(objective, scheduler.timesteps[scheduler.timesteps < first + stride])
 
 
 def _multistep(objective: Objective, num_steps: int) -> tuple[Any, list[_Evaluation]]:
