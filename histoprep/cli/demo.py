@@ -2,47 +2,108 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from histoprep import console
-from histoprep.errors import ExitCode
+from histoprep.errors import UsageError
+
+if TYPE_CHECKING:
+    from histoprep.demo.stages import DemoOptions
+
+_DEMO_MAP = "label_map_5.yml"
+
+
+def _made(text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel="The tiles that are made", **more)
+
+
+def _own(text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel="Your own tiles", **more)
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Folder to make; results go beside it, to FOLDER.histoprep.")] = Path("demo"),
-    tiles: Annotated[int, typer.Option(min=48, help="Number of tiles.")] = 96,
-    tile_px: Annotated[int, typer.Option(min=64, help="Side of a tile.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed gives another data set.")] = 7,
+    folder: Annotated[Path, typer.Argument(help="Folder to make; results go beside it, to FOLDER.histoprep. With --data: to FOLDER.")] = Path("demo"),
+    *,
+    tiles: Annotated[int, _made("Number of tiles.", min=48)] = 96,
+    tile_px: Annotated[int, _made("Side of a tile.", min=64)] = 256,
+    seed: Annotated[int, _made("Another seed gives another data set.", min=0)] = 7,
+    data: Annotated[Path | None, _own("Folder of tiles and masks; it is only read.", "--data", show_default=False)] = None,
+    map_name: Annotated[str | None, _own("Label map.", "--map", show_default="the labels of the masks are the classes")] = None,
+    group_by: Annotated[str | None, _own("Slide, case or patient of a tile, as in audit.", show_default="each tile by itself")] = None,
+    csv: Annotated[Path | None, _own("Table for --group-by csv:COLUMN, as in audit.", show_default=False)] = None,
+    masks: Annotated[str | None, _own("Folder of the masks, as in audit.", show_default=False)] = None,
+    codec: Annotated[str | None, typer.Option(help="Folder of a codec to use instead of training one.", show_default=False)] = None,
+    codec_steps: Annotated[int, typer.Option(help="Training steps of the codec.", min=1)] = 240,
+    fit_steps: Annotated[int, typer.Option(help="Training steps of the diffusion model.", min=1)] = 400,
 ) -> None:
-    """Make a small histology-like data set with planted defects, then audit, repair, remap, count and split it.
+    """Go the whole way, from a folder of tiles to generated ones: audit, repair, remap, split, count, pack, train, sample.
 
-    Each step is shown as the command that you would type. A second run keeps what is done.
+    Makes histology-like tiles with planted defects, or takes yours (--data). Each stage is shown as the command that you would
+    type, and all of them on one page, demo.html. A second run keeps what is done.
     """
-    from histoprep.cli import run
+    from histoprep.demo.ledger import NAME, Ledger
+    from histoprep.demo.page import write_page
+    from histoprep.demo.run import missing_train_packages, run_stages
+    from histoprep.demo.stages import toolkit_stages
+
+    if data is None and any((map_name, group_by, csv, masks)):
+        raise UsageError("--map, --group-by, --csv and --masks belong to tiles of your own", hint="name their folder with --data")
+    if data is None:
+        options = _options_of_made(folder, tiles, tile_px, seed, codec, (codec_steps, fit_steps))
+    else:
+        options = _options_of_own(folder, data, map_name, group_by, _audit_options(csv, masks), codec, (codec_steps, fit_steps))
+    ledger = Ledger(options.workspace / NAME)
+    stages = toolkit_stages(options)
+    run_stages(stages, ledger, _run_here, console.out)
+    missing = missing_train_packages()
+    if not missing:
+        later = _trainer_stages(options)
+        stages += later
+        run_stages(later, ledger, _run_here, console.out)
+    page = write_page(options, stages, ledger.read())
+    if missing:
+        console.out(f"\nTraining is left out: {', '.join(missing)} not installed. In the folder of the source: pip install '.[train]'")
+    console.out(f"\nopen {page} in a browser; everything else is beside it in {options.workspace}")
+
+
+def _options_of_made(folder: Path, tiles: int, tile_px: int, seed: int, codec: str | None, steps: tuple[int, int]) -> DemoOptions:
     from histoprep.demo import GROUP_PATTERN, make_demo
-    from histoprep.workspace import Workspace
+    from histoprep.demo.stages import DemoOptions
+    from histoprep.workspace import SUFFIX
 
     with console.progress("demo data", tiles) as meter:
         plan = make_demo(folder, num_tiles=tiles, tile_px=tile_px, seed=seed, meter=meter)
     console.out(f"{plan.num_tiles} tiles of {len(plan.slides)} slides and {len(plan.planted)} planted oddities in {folder}")
-    name, map_option = str(folder), ["--map", "label_map_5.yml"]
-    # Exit codes that planted defects lead to: 1, there are findings; 3, broken files were left out.
-    steps: list[tuple[list[str], set[int]]] = [
-        (["audit", name, *map_option, "--group-by", GROUP_PATTERN], {ExitCode.FINDINGS}),
-        (["repair", name], {ExitCode.OK}),
-        (["remap", name, *map_option, "--on-unmapped", "unknown"], {ExitCode.OK}),
-        (["manifest", name, *map_option], {ExitCode.INCOMPLETE}),
-        (["stats", name, *map_option], {ExitCode.OK}),
-    ]
-    for arguments, expected in steps:
-        console.out(f"\n$ histoprep {shlex.join(arguments)}")
-        code = run(arguments)
-        if code not in expected:
-            console.error(f"that step left with exit code {code}")
-            raise typer.Exit(code or ExitCode.INTERNAL)
-    where = Workspace.of(folder)
-    console.out(f"\nopen {where.report} in a browser; everything else is beside it in {where.folder}")
+    return DemoOptions(folder, folder.with_name(folder.name + SUFFIX), _DEMO_MAP, GROUP_PATTERN, codec, *steps)
+
+
+def _options_of_own(
+    folder: Path, data: Path, map_name: str | None, group_by: str | None, audit: tuple[str, ...], codec: str | None, steps: tuple[int, int]
+) -> DemoOptions:
+    from histoprep.demo.stages import DemoOptions
+    from histoprep.workspace import Workspace
+
+    Workspace.of(data, folder)
+    return DemoOptions(data, folder, map_name, group_by, codec, *steps, named=True, audit_options=audit)
+
+
+def _audit_options(csv: Path | None, masks: str | None) -> tuple[str, ...]:
+    return (*(("--csv", str(csv)) if csv else ()), *(("--masks", masks) if masks else ()))
+
+
+def _trainer_stages(options: DemoOptions) -> tuple[Any, ...]:
+    from histoprep.demo.stages import trainer_stages
+    from histoprep.manifest import open_manifest
+
+    table = open_manifest(options.manifest).read(["height_px", "width_px"])
+    sides = {side for name in table.column_names for side in table[name].unique().to_pylist()}
+    return trainer_stages(options, sorted(sides))
+
+
+def _run_here(arguments: Any) -> int:
+    from histoprep.cli import run
+
+    return run(list(arguments))

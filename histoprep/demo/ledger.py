@@ -1,0 +1,62 @@
+"""Which stages are done: each is noted with its command and the digests of what it read and left."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from histoprep.demo.stages import Stage
+from histoprep.durable import write_json
+from histoprep.errors import OutputError
+from histoprep.manifest import file_digest
+
+NAME = "demo-stages.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The notes of a workspace; a note that cannot be read counts as none, and its stage runs again."""
+
+    path: Path
+
+    def read(self) -> dict[str, Any]:
+        """Return the notes by the name of the stage."""
+        try:
+            noted = json.loads(self.path.read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return noted if isinstance(noted, dict) else {}
+
+    def is_done(self, stage: Stage) -> bool:
+        """Return whether nothing changed since the stage ended: command, files read, files left."""
+        if stage.always or not all(path.is_file() for path in stage.outputs):
+            return False
+        noted = self.read().get(stage.name, {})
+        return isinstance(noted, dict) and {key: noted.get(key) for key in ("command", "inputs", "outputs")} == self._facts(stage)
+
+    def note(self, stage: Stage, seconds: float) -> None:
+        """Note that the stage ended, after `seconds`; raises OutputError."""
+        try:
+            facts = {**self._facts(stage), "seconds": round(seconds, 1), "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+            write_json(self.path, {**self.read(), stage.name: facts})
+        except OSError as error:
+            raise OutputError.from_os_error(error, self.path) from error
+
+    def _facts(self, stage: Stage) -> dict[str, Any]:
+        return {"command": stage.command, "inputs": _digests(stage.inputs), "outputs": _digests(stage.outputs)}
+
+
+def _digests(paths: Iterable[Path]) -> dict[str, str | None]:
+    return {str(path): _digest(path) for path in paths}
+
+
+def _digest(path: Path) -> str | None:
+    # A path that is not there, or is a folder in the way, has no digest.
+    try:
+        return file_digest(path)
+    except OSError:
+        return None

@@ -1,0 +1,192 @@
+"""The stages of the demo as data: each is the command that one would type, what it reads, and what it leaves behind."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from histoprep.errors import ExitCode
+from histoprep.labels import find_label_map, load_label_map
+
+Program = Literal["histoprep", "trainer"]
+
+CODEC_RUN, LATENTS, MODEL_RUN, SYNTHETIC = "codec", "latents", "ldm", "synthetic"
+"""Names of the trainer's results in the workspace."""
+
+# The training size: small enough for a CPU. The codec halves a side three times, the network of ldm-tiny once more.
+_LONGEST_SIDE_PX = 128
+_SIDE_MULTIPLE_PX = 16
+_SAMPLED_PIXELS = 12 * 256 * 256
+_FEWEST_SAMPLED, _MOST_SAMPLED = 3, 12
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step: `histoprep` or `trainer` with `arguments`, and how to see that it is done.
+
+    `inputs` and `outputs` are files: a stage is done while its outputs are there and neither they, nor its inputs, nor its command changed
+    since (see `ledger`). One with `always` runs each time: its command finds out by itself what is left to do. `accepted` are the exit
+    codes after which the demo goes on: planted defects lead to findings.
+    """
+
+    name: str
+    purpose: str
+    program: Program
+    arguments: tuple[str, ...]
+    inputs: tuple[Path, ...] = ()
+    outputs: tuple[Path, ...] = ()
+    accepted: frozenset[int] = frozenset({ExitCode.OK})
+    always: bool = False
+
+    @property
+    def command(self) -> str:
+        """Return the command as one would type it."""
+        return shlex.join((self.program, *self.arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What the stages depend on: `data` is the folder of the tiles, `workspace` where results go.
+
+    `map_name` is a label map, or None: then the labels of the masks are the classes. `group_by` is as in `histoprep audit`. `codec` is the folder of
+    a codec, or None: then one is trained. `codec_steps` and `fit_steps` are optimiser steps. `named` says that the workspace is not
+    the one that commands find by themselves.
+    """
+
+    data: Path
+    workspace: Path
+    map_name: str | None = None
+    group_by: str | None = None
+    codec: str | None = None
+    codec_steps: int = 240
+    fit_steps: int = 400
+    named: bool = False
+    audit_options: tuple[str, ...] = field(default=())
+
+    @property
+    def manifest(self) -> Path:
+        """Return the path of the manifest."""
+        return self.workspace / "manifest.parquet"
+
+    @property
+    def index(self) -> Path:
+        """Return the path of the shards' index."""
+        return self.workspace / "shards" / "index.parquet"
+
+    @property
+    def label_map_name(self) -> str:
+        """Return the name that the label map gives itself; raises LabelMapError when it cannot be used."""
+        return load_label_map(find_label_map(str(self.map_name), self.data)).name
+
+    @property
+    def trains_codec(self) -> bool:
+        """Return whether a codec is trained, or one was given."""
+        return self.codec is None
+
+
+def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
+    """Return the stages from the folder of tiles to shards, in order."""
+    work, data = options.workspace, str(options.data)
+    place = ("--workspace", str(work)) if options.named else ()
+    mapped = ("--map", options.map_name) if options.map_name else ()
+    grouped = ("--group-by", options.group_by) if options.group_by else ()
+    tiles, repaired = work / "tiles.parquet", work / "repair.json"
+    left_out = frozenset({ExitCode.OK, ExitCode.INCOMPLETE})
+    stages = [
+        Stage(
+            "audit",
+            "look at every file and say what is wrong, why, and what to do",
+            "histoprep",
+            ("audit", data, *mapped, *grouped, *options.audit_options, *place),
+            outputs=(tiles,),
+            accepted=frozenset({ExitCode.OK, ExitCode.FINDINGS, ExitCode.INCOMPLETE}),
+            always=True,
+        ),
+        Stage("repair", "mend masks that were saved as JPEG or resized", "histoprep", ("repair", data, *place), accepted=left_out, always=True),
+        Stage(
+            "manifest",
+            "split by slide, without leaks, and prove it",
+            "histoprep",
+            ("manifest", data, *mapped, "--split", "0.8/0.1/0.1", *place),
+            (tiles,),
+            (options.manifest,),
+            left_out,
+        ),
+        Stage("stats", "count the classes", "histoprep", ("stats", data, *mapped, *place), (tiles, options.manifest), (work / "stats.json",)),
+        Stage("shard", "pack the tiles for training", "histoprep", ("shard", str(options.manifest)), (options.manifest,), (options.index,)),
+    ]
+    if options.map_name:
+        remap = ("remap", data, *mapped, "--on-unmapped", "unknown", *place)
+        ended = work / f"masks-{options.label_map_name}" / "_SUCCESS.json"
+        stages.insert(2, Stage("remap", "apply the label map", "histoprep", remap, (tiles, repaired), (ended,), left_out))
+    return tuple(stages)
+
+
+def trainer_stages(options: DemoOptions, sides_px: Sequence[int]) -> tuple[Stage, ...]:
+    """Return the stages from shards to generated tiles. `sides_px`: heights and widths of the tiles, which the training size follows."""
+    work, index = options.workspace, options.index
+    codec_run, latents, run = work / CODEC_RUN, work / LATENTS, work / MODEL_RUN
+    size = training_size(sides_px)
+    fit = () if set(sides_px) == {size} else ("--fit", "tile")
+    data = ("--manifest", str(index))
+    codec = str(codec_run) if options.codec is None else options.codec
+    codec_ended = (codec_run / "finished.json",) if options.trains_codec else ()
+    learn_codec = Stage(
+        "codec",
+        f"learn to compress tiles, {options.codec_steps} steps",
+        "trainer",
+        ("fit", "--preset", "codec-tiny", *data, "--out", str(codec_run), *_settings(options.codec_steps, f"data.image_size={min(64, size)}")),
+        (index,),
+        codec_ended,
+    )
+    encode = Stage(
+        "encode",
+        "compress every tile once",
+        "trainer",
+        ("encode", *data, "--codec", codec, "--image-size", str(size), *fit, "--out", str(latents)),
+        (index, *codec_ended),
+        (latents / "latents.json",),
+    )
+    learn = Stage(
+        "fit",
+        f"learn what tissue belongs to which mask, {options.fit_steps} steps",
+        "trainer",
+        (
+            *("fit", "--preset", "ldm-tiny", *data, "--latents", str(latents), "--codec", codec, "--out", str(run)),
+            *_settings(options.fit_steps, f"data.image_size={size}", *(("data.fit=tile",) if fit else ())),
+        ),
+        (index, latents / "latents.json"),
+        (run / "finished.json",),
+    )
+    stages = [*([learn_codec] if options.trains_codec else []), encode, learn]
+    if not any(side % _SIDE_MULTIPLE_PX for side in sides_px):
+        number = max(_FEWEST_SAMPLED, min(_MOST_SAMPLED, _SAMPLED_PIXELS // max(sides_px) ** 2))
+        stages.append(_sample_stage(options, run, codec, number))
+    return tuple(stages)
+
+
+def _sample_stage(options: DemoOptions, run: Path, codec: str, number: int) -> Stage:
+    out = options.workspace / SYNTHETIC
+    arguments = ("sample", "--checkpoint", str(run), "--masks", str(options.index), "--split", "test", "--limit", str(number), "--out", str(out))
+    return Stage(
+        "sample",
+        "make tiles for masks that training has not seen",
+        "trainer",
+        (*arguments, "--codec", codec),
+        (options.index, run / "finished.json"),
+        (out.with_name(out.name + ".histoprep") / "manifest.parquet",),
+    )
+
+
+def training_size(sides_px: Sequence[int]) -> int:
+    """Return the side of the squares that are trained on: that of the smallest tile, at most 128, a multiple of 16."""
+    return max(_SIDE_MULTIPLE_PX, min(_LONGEST_SIDE_PX, min(sides_px) // _SIDE_MULTIPLE_PX * _SIDE_MULTIPLE_PX))
+
+
+def _settings(steps: int, *more: str) -> tuple[str, ...]:
+    """Return `--set` options: the steps, and a log and validation often enough for a curve."""
+    values = (f"duration.steps={steps}", f"every.log={max(1, steps // 40)}", f"every.validate={max(1, steps // 4)}", f"every.pictures={steps}", *more)
+    return tuple(part for value in values for part in ("--set", value))
