@@ -118,7 +118,8 @@ def generate(generator: Generator, masks: np.ndarray, guidance_scale: float) -> 
 
 def measure_wrong_masks(generator: Generator, tiles: Tiles, classes: Classes, guidance_scale: float) -> dict[str, float]:
     """Return how a picture answers when one region gets another class: change inside over outside, and how often it turns to the new class."""
-    changed, places = tiles.masks.copy(), []
+    changed = tiles.masks.copy()
+    places: list[tuple[int, int, int, np.ndarray]] = []
     others = sorted(classes.means)
     for index, class_id, region in regions(tiles):
         # One region a tile, and one with something outside.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -120,8 +121,14 @@ def _last_resort(error: Exception, debug: bool) -> int:
     return ExitCode.INTERNAL
 
 
+def is_first_process() -> bool:
+    """Return whether this is the process that speaks: with several devices the others run the same command beside it."""
+    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0
+
+
 def _report(error: HistoprepError, debug: bool) -> int:
-    console.error(str(error))
+    if is_first_process():
+        console.error(str(error))
     if debug:
         traceback.print_exception(error)
     return error.exit_code

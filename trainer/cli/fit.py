@@ -48,10 +48,13 @@ def fit(
 
 
 def _train(config: RunConfig) -> None:
+    from trainer.cli import is_first_process
     from trainer.engine.fit import fit as fit_run
     from trainer.engine.voice import Voice
 
     result = fit_run(config, voice=Voice(console.note, console.warn, console.progress))
+    if not is_first_process():
+        return
     for name, ended in result.stages.items():
         metrics = ", ".join(f"{key} {value:.4g}" for key, value in ended["metrics"].items())
         best = f"; best {ended['best']['metric']} {ended['best']['value']:.4g} at step {ended['best']['step']:,}" if ended["best"] else ""

@@ -6,8 +6,9 @@ The same command on the same folder goes on where it stopped. A killed run ends 
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from trainer.engine.run_folder import finished_stage, prepare_run, write_finishe
 from trainer.engine.speed import Stopwatch
 from trainer.engine.state import Training
 from trainer.engine.voice import SILENT, Voice
-from trainer.errors import OutputError
+from trainer.errors import HistoprepError, OutputError
 from trainer.recipes import StagePlan, recipe_of
 from trainer.signals import StopRequest, stopped_by
 
@@ -52,11 +53,29 @@ def fit(config: RunConfig, *, voice: Voice = SILENT) -> FitResult:
     fabric = launch_fabric(config)
     voice = voice if fabric.is_global_zero else SILENT
     run = Path(config.out)
-    with locked(run) if fabric.is_global_zero else contextlib.nullcontext():
-        if fabric.is_global_zero:
+    with contextlib.ExitStack() as held:
+
+        def prepare() -> None:
+            held.enter_context(locked(run))
             prepare_run(config, certificate)
-        fabric.barrier()
+
+        _in_first_process(fabric, prepare)
         return FitResult(run, {plan.name: _fit_stage(fabric, config, plan, run, voice) for plan in recipe_of(config.recipe).stages(config)})
+
+
+def _in_first_process(fabric: Fabric, work: Callable[[], None]) -> None:
+    """Have one process do `work` while the others wait; an error of ours is raised in all of them."""
+    error: HistoprepError | None = None
+    if fabric.is_global_zero:
+        try:
+            work()
+        except HistoprepError as raised:
+            if fabric.world_size == 1:
+                raise
+            error = raised
+    error = fabric.broadcast(error)
+    if error is not None:
+        raise error
 
 
 def check_data(config: RunConfig) -> dict[str, Any]:
@@ -73,9 +92,8 @@ def _fit_stage(fabric: Fabric, config: RunConfig, plan: StagePlan, run: Path, vo
     if ended is not None:
         voice.note(f"{plan.name or 'training'} is finished: {ended['step']:,} steps")
         return ended
-    if plan.prepare and fabric.is_global_zero:
-        plan.prepare(run, voice)
-    fabric.barrier()
+    if plan.prepare:
+        _in_first_process(fabric, functools.partial(plan.prepare, run, voice))
     torch.manual_seed(config.seed)
     training = Training(fabric, config, plan.build(run))
     checkpoints = CheckpointFolder(folder / "checkpoints", config.keep_checkpoints)
@@ -96,8 +114,7 @@ def _fit_stage(fabric: Fabric, config: RunConfig, plan: StagePlan, run: Path, vo
 def _resume(training: Training, checkpoints: CheckpointFolder, voice: Voice) -> None:
     """Go on from the newest usable checkpoint, if there is one, and say what was passed over."""
     fabric = training.fabric
-    if fabric.is_global_zero:
-        checkpoints.sweep()
+    _in_first_process(fabric, checkpoints.sweep)
     snapshot = checkpoints.newest()
     for line in checkpoints.skipped:
         voice.warn(f"checkpoint passed over: {line}")

@@ -81,7 +81,8 @@ class LdmStage:
         """Return the loss of each sample, by noise level and by stream; equation: see `Objective`."""
         losses = self._losses(module, batch, batch["drop"])
         bins = (batch["u"] * _NUM_BINS).long().clamp(0, _NUM_BINS - 1)
-        return StepOutput(losses, groups={"noise": bins, "stream": batch["stream"]})
+        skipped = {"skipped_tiles": batch["num_skipped"].float()} if self.config.data.on_unreadable == "skip" else {}
+        return StepOutput(losses, skipped, {"noise": bins, "stream": batch["stream"]})
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Return `loss`: the mean over the validation split, noise levels spread evenly, with masks; `loss_null`: the same without masks."""
