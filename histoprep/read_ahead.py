@@ -17,13 +17,14 @@ THREADS = 16
 _FILES_PER_TASK = 8
 # Bytes that may wait decoded or not; bounds memory when tiles are large.
 BUDGET_BYTES = 64 << 20
+ANY_TIME = -1
 
 
 class FileStat(NamedTuple):
-    """Size and modification time, by which a changed file is known; a time of None is not compared."""
+    """Size and modification time, by which a changed file is known; a time of `ANY_TIME` is not compared."""
 
     num_bytes: int
-    mtime_ns: int | None
+    mtime_ns: int
 
 
 class Request(NamedTuple):
@@ -61,7 +62,7 @@ def read_file(request: Request, max_bytes: int) -> bytes | BrokenFileError:
     finally:
         os.close(descriptor)
     size, time_ns = request.expected
-    if after.st_size != size or after.st_mtime_ns != (before.st_mtime_ns if time_ns is None else time_ns) or len(data) != size:
+    if after.st_size != size or after.st_mtime_ns != (before.st_mtime_ns if time_ns == ANY_TIME else time_ns) or len(data) != size:
         return BrokenFileError("HP206 changed", f"listed with {size:,} bytes, {len(data):,} when read")
     return data
 

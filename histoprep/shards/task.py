@@ -16,7 +16,7 @@ from histoprep import durable, tables
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError, IntegrityError
 from histoprep.execution.marker import Marker
-from histoprep.read_ahead import FileStat, Request, read_ahead, stat_file
+from histoprep.read_ahead import ANY_TIME, FileStat, Request, read_ahead, stat_file
 from histoprep.remap import Recipe
 from histoprep.shards.layout import MASK_SUFFIX, member_header, padding, trailer
 from histoprep.shards.readers import crc32
@@ -188,9 +188,9 @@ class _Packed(NamedTuple):
 
 
 def _requests(tile: PackedTile) -> Iterator[Request]:
-    yield Request(tile.image_path, FileStat(tile.image_bytes, None))
+    yield Request(tile.image_path, FileStat(tile.image_bytes, ANY_TIME))
     if tile.mask_path is not None:
-        yield Request(tile.mask_path, FileStat(tile.mask_bytes, None))
+        yield Request(tile.mask_path, FileStat(tile.mask_bytes, ANY_TIME))
 
 
 def _checked(data: bytes | BrokenFileError, stated: str | None) -> bytes | BrokenFileError:
