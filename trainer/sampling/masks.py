@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def masks_in_folder(
     """
     paths = sorted(_files(folder, _MASK_SUFFIXES), key=lambda path: path.as_posix())
     ids = tuple(_name_of(path, folder) for path in paths)
-    twice = {one for one in ids if ids.count(one) > 1} if len(set(ids)) < len(ids) else set()
+    twice = [one for one, count in Counter(ids).items() if count > 1]
     if not ids or twice:
         what = "two masks have one name" if twice else "there are no masks here"
         raise UsageError(what, path=folder, seen=", ".join(sorted(twice)[:3]) or None, expected=f"files {', '.join(_MASK_SUFFIXES)}")
