@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
@@ -15,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from histoprep.errors import HistoprepError, OutputError
 
 Batch = dict[str, Tensor]
+# Parameters of mallopt in malloc.h.
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 
 
 class PositionDataset(Protocol):
@@ -38,6 +43,7 @@ def loader(
     Start anywhere by giving later positions. Worker processes read ahead and change nothing in the samples. Raises what reading
     raised, from whichever process; OutputError when a worker process dies.
     """
+    _keep_memory()
     groups = _Groups(dataset, positions, batch_size, drop_last)
     spare = {} if num_workers == 0 else {"multiprocessing_context": _context(), "prefetch_factor": 2, "worker_init_fn": _start_worker}
     # A generator of its own: by default the loader would draw a number from torch's global state.
@@ -93,6 +99,16 @@ def _context() -> Any:
     return context
 
 
+@functools.cache
+def _keep_memory() -> None:
+    """Let the allocator keep what a batch gave back: the pages of the next one would otherwise be fetched from the system and zeroed anew."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(_TRIM_THRESHOLD, 256 << 20)
+
+
 def _start_worker(_: int) -> None:
+    _keep_memory()
     # Ctrl-C reaches every process of the terminal; the main one ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
