@@ -28,7 +28,8 @@ COMMANDS = {
     "rules": ("rules", "rules", "List every rule of the audit."),
     "explain": ("rules", "explain", "Say what a finding means, why it happens and what to do."),
     "collect": ("collect", "collect", "Merge the parts of an array job (--part i/n)."),
-    "demo": ("demo", "demo", "Make a data set with planted defects and run everything on it."),
+    "demo": ("demo", "demo", "Go the whole way, from tiles with planted defects to generated ones."),
+    "doctor": ("doctor", "doctor", "Look whether this machine is fit for the work."),
 }
 
 

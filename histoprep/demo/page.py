@@ -104,7 +104,7 @@ def _figures(summary: Mapping[str, Any], manifest: Manifest, work: Path, num_gen
         ("Tiles", number(len(manifest)), parts),
         ("Left out", number(sum(manifest.excluded.values())), "with the reason"),
         ("Errors found", number(counts.get("errors", 0)), f"{plural(counts.get('warnings', 0), 'warning')}"),
-        ("Shared slides", number(manifest.certificate["shared_groups"]), "between splits"),
+        ("Shared groups", number(manifest.certificate["shared_groups"]), "between splits"),
         ("Codec", f"{quality:.1f} dB" if quality else "", "PSNR of reconstructions"),
         ("Generated", number(num_generated) if num_generated else "", "tiles for unseen masks"),
     ]
@@ -114,7 +114,8 @@ def _figures(summary: Mapping[str, Any], manifest: Manifest, work: Path, num_gen
 def _findings(summary: Mapping[str, Any], options: DemoOptions, manifest: Manifest) -> list[dict[str, Any]]:
     listed = summary.get("findings", [])
     drawn = gallery.finding_pictures(listed, options.data, options.workspace / "tiles.parquet", manifest.label_map)
-    return [{**one, "example": next(iter(one["examples"]), None), "picture": drawn.get(_first_path(one))} for one in listed]
+    # A tile that several findings name is drawn once.
+    return [{**one, "example": next(iter(one["examples"]), None), "picture": drawn.pop(_first_path(one), None)} for one in listed]
 
 
 def _first_path(finding: Mapping[str, Any]) -> str:

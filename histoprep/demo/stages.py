@@ -18,6 +18,7 @@ CODEC_RUN, LATENTS, MODEL_RUN, SYNTHETIC = "codec", "latents", "ldm", "synthetic
 
 # The training size: small enough for a CPU. The codec halves a side three times, the network of ldm-tiny once more.
 _LONGEST_SIDE_PX = 128
+_CODEC_SIDE_PX = 64  # what codec-tiny learns from
 _SIDE_MULTIPLE_PX = 16
 _SAMPLED_PIXELS = 12 * 256 * 256
 _FEWEST_SAMPLED, _MOST_SAMPLED = 3, 12
@@ -72,9 +73,14 @@ class DemoOptions:
         return self.workspace / "manifest.parquet"
 
     @property
+    def shards(self) -> Path:
+        """Return the folder of the shards."""
+        return self.workspace / "shards"
+
+    @property
     def index(self) -> Path:
         """Return the path of the shards' index."""
-        return self.workspace / "shards" / "index.parquet"
+        return self.shards / "index.parquet"
 
     @property
     def label_map_name(self) -> str:
@@ -131,14 +137,15 @@ def trainer_stages(options: DemoOptions, sides_px: Sequence[int]) -> tuple[Stage
     codec_run, latents, run = work / CODEC_RUN, work / LATENTS, work / MODEL_RUN
     size = training_size(sides_px)
     fit = () if set(sides_px) == {size} else ("--fit", "tile")
-    data = ("--manifest", str(index))
+    data = ("--manifest", str(options.shards))
     codec = str(codec_run) if options.codec is None else options.codec
     codec_ended = (codec_run / "finished.json",) if options.trains_codec else ()
+    smaller = (f"data.image_size={size}",) if size < _CODEC_SIDE_PX else ()
     learn_codec = Stage(
         "codec",
         f"learn to compress tiles, {options.codec_steps} steps",
         "trainer",
-        ("fit", "--preset", "codec-tiny", *data, "--out", str(codec_run), *_settings(options.codec_steps, f"data.image_size={min(64, size)}")),
+        ("fit", "--preset", "codec-tiny", *data, "--out", str(codec_run), *_settings(options.codec_steps, *smaller)),
         (index,),
         codec_ended,
     )
@@ -164,18 +171,18 @@ def trainer_stages(options: DemoOptions, sides_px: Sequence[int]) -> tuple[Stage
     stages = [*([learn_codec] if options.trains_codec else []), encode, learn]
     if not any(side % _SIDE_MULTIPLE_PX for side in sides_px):
         number = max(_FEWEST_SAMPLED, min(_MOST_SAMPLED, _SAMPLED_PIXELS // max(sides_px) ** 2))
-        stages.append(_sample_stage(options, run, codec, number))
+        stages.append(_sample_stage(options, run, number))
     return tuple(stages)
 
 
-def _sample_stage(options: DemoOptions, run: Path, codec: str, number: int) -> Stage:
+def _sample_stage(options: DemoOptions, run: Path, number: int) -> Stage:
     out = options.workspace / SYNTHETIC
-    arguments = ("sample", "--checkpoint", str(run), "--masks", str(options.index), "--split", "test", "--limit", str(number), "--out", str(out))
+    arguments = ("sample", "--checkpoint", str(run), "--masks", str(options.shards), "--split", "test", "--limit", str(number), "--out", str(out))
     return Stage(
         "sample",
         "make tiles for masks that training has not seen",
         "trainer",
-        (*arguments, "--codec", codec),
+        arguments,
         (options.index, run / "finished.json"),
         (out.with_name(out.name + ".histoprep") / "manifest.parquet",),
     )

@@ -1,0 +1,52 @@
+"""`histoprep doctor`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from histoprep import console
+from histoprep.cli.options import Root, WorkspaceFolder
+from histoprep.errors import ExitCode
+
+_STYLES = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
+
+
+def doctor(
+    root: Root = Path(),
+    *,
+    workspace: WorkspaceFolder = None,
+    codec: Annotated[str | None, typer.Option(help="A codec to try: its folder, a run, or hub:OWNER/NAME.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+) -> None:
+    """Look whether this machine is fit for the work: packages, decoders, disk, memory, GPU, codec; each with what to do.
+
+    Nothing is changed. Exit codes: 0 nothing is in the way, 1 something fails.
+    """
+    from histoprep.doctor import Status, examine
+    from histoprep.workspace import SUFFIX
+
+    absolute = root.absolute()
+    place = workspace or absolute.with_name(absolute.name + SUFFIX)
+    made = []
+    for check in examine(place, codec):
+        made.append(check)
+        if not as_json:
+            console.out(f"{_STYLES[check.status]} {check.name}: {check.detail}")
+            if check.fix:
+                console.out(f"     try: {check.fix}")
+    failed = sum(check.status is Status.FAIL for check in made)
+    warned = sum(check.status is Status.WARN for check in made)
+    if as_json:
+        listed = [{"name": one.name, "status": str(one.status), "detail": one.detail, "fix": one.fix} for one in made]
+        console.out(
+            json.dumps({"format": "histoprep-doctor", "schema_version": "1.0", "failed": failed, "warned": warned, "checks": listed}, indent=2)
+        )
+    else:
+        console.out(f"{len(made)} checks: {failed} failed, {warned} to know about")
+    if failed:
+        raise typer.Exit(ExitCode.FINDINGS)
