@@ -8,6 +8,7 @@ import pytest
 from audit_cases import DataSet, Found, by_code
 from packed_tiles import LABEL_MAP, make_tiles
 
+from histoprep.audit import AuditOptions, run_audit
 from histoprep.execution import Engine
 from histoprep.manifest.build import ManifestOptions, build_manifest
 from histoprep.shards import write_shards
@@ -43,6 +44,15 @@ def test_a_cut_shard_and_one_that_is_gone(data: DataSet) -> None:
     found = _found(data)
     assert found.keys() == {"HP904 in shards"}
     assert found["HP904 in shards"].keys() == {cut, gone}
+
+
+def test_an_audit_of_unchanged_tiles_looks_at_changed_shards(data: DataSet) -> None:
+    workspace, engine = Workspace.of(data.root), Engine(1)
+    assert "HP904" not in run_audit(workspace, AuditOptions(), engine).text
+    assert run_audit(workspace, AuditOptions(), engine).report is None
+    shard = workspace.folder / "shards" / "train-conditional-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-512])
+    assert "HP904" in run_audit(workspace, AuditOptions(), engine).text
 
 
 def test_a_damaged_index(data: DataSet) -> None:
