@@ -18,7 +18,7 @@ from typing import Any
 from histoprep.execution.signals import when_interrupted
 
 # Once for all workers; Arrow imports pandas on its own as soon as a list becomes an array.
-_PRELOADED = ["pandas", "histoprep.tiles.table", "histoprep.tiles.measurer", "histoprep.remap", "histoprep.audit.pictures"]
+_PRELOADED = ["pandas", "histoprep.tiles.table", "histoprep.tiles.measurer", "histoprep.remap", "histoprep.audit.pictures", "histoprep.shards.task"]
 
 
 def start_pool(num_workers: int) -> ProcessPoolExecutor:
