@@ -32,7 +32,7 @@ def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}{name}": one for name, one in state.items()}
 
 
-RAW, AVERAGE = _state(1), _state(2)
+RAW, AVERAGE, STALE = _state(1), _state(2), _state(3)
 BUFFERS = {"betas": torch.rand(1000), "sqrt_alphas_cumprod": torch.rand(1000)}
 OPTIMISER = {"state": {0: {"step": torch.tensor(7.0), "exp_avg": torch.rand(3)}}, "param_groups": [{"lr": 1e-4, "params": [0]}]}
 
@@ -54,7 +54,7 @@ LAYOUTS = {
             "ema": {
                 "initted": torch.tensor(True),
                 "step": torch.tensor(1234),
-                **_under("online_model.model.", RAW),
+                **_under("online_model.model.", STALE),
                 **_under("ema_model.module.model.", AVERAGE),
             },
             "scaler": None,
