@@ -46,6 +46,7 @@ LAYOUTS = {
     "state_dict": ({"state_dict": _under("model.", RAW), "epoch": 3}, False, 0),
     "average beside": ({"model": RAW, "ema_model": AVERAGE}, True, 0),
     "average in one dict": ({**_under("model.", RAW), **_under("ema_model.", AVERAGE)}, True, 0),
+    "average alone": ({"ema": {**_under("online_model.", RAW), **_under("ema_model.", AVERAGE)}}, True, 0),
     "trainer": (
         {
             "step": 1234,
