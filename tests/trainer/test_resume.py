@@ -27,8 +27,8 @@ def _kill_runs(manifest: Path, folder: Path, *options: str, timeout_s: float = 9
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been_killed(demo_manifest: Path, tmp_path: Path) -> None:
-    found = _kill_runs(demo_manifest, tmp_path, "--stride", "40")
-    assert found["total"] > 100 and found["points"] >= found["total"] // 40
+    found = _kill_runs(demo_manifest, tmp_path, "--stride", "26")
+    assert found["total"] > 100 and found["points"] >= found["total"] // 27
     assert found["different"] == {}
 
 

@@ -149,7 +149,12 @@ def _train(training: Training, checkpoints: CheckpointFolder, log: StageLog | No
             events.after_step()
             if events.should_stop(request):
                 raise stopped_by(request.number or 15, f"step {training.step:,} of {training.num_steps:,} is saved in {events.save().name}")
-    return events.metrics
+    return events.metrics or _metrics_of_the_end(training)
+
+
+def _metrics_of_the_end(training: Training) -> dict[str, float]:
+    """Return the metrics again when a run was stopped after its last checkpoint and has no steps left."""
+    return training.evaluate() if training.fabric.is_global_zero else {}
 
 
 @contextlib.contextmanager
