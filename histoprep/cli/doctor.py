@@ -42,10 +42,8 @@ def doctor(
     failed = sum(check.status is Status.FAIL for check in made)
     warned = sum(check.status is Status.WARN for check in made)
     if as_json:
-        listed = [{"name": one.name, "status": str(one.status), "detail": one.detail, "fix": one.fix} for one in made]
-        console.out(
-            json.dumps({"format": "histoprep-doctor", "schema_version": "1.0", "failed": failed, "warned": warned, "checks": listed}, indent=2)
-        )
+        head = {"format": "histoprep-doctor", "schema_version": "1.0", "failed": failed, "warned": warned}
+        console.out(json.dumps({**head, "checks": [asdict(one) for one in made]}, indent=2))
     else:
         console.out(f"{len(made)} checks: {failed} failed, {warned} to know about")
     if failed:

@@ -62,7 +62,7 @@ class DemoOptions:
     map_name: str | None = None
     group_by: str | None = None
     codec: str | None = None
-    codec_steps: int = 240
+    codec_steps: int = 400
     fit_steps: int = 400
     named: bool = False
     audit_options: tuple[str, ...] = field(default=())
