@@ -54,11 +54,19 @@ def _gates(folder: Path, num_pairs: int, *, quick: bool) -> dict[str, Callable[[
         "audit": lambda: toolkit.audit_rows(folder, some),
         "remap": lambda: remap.rows(folder, some),
         "shards": lambda: shards.rows(folder, some),
+        "latents": lambda: _latents(folder, some),
         "latency": lambda: toolkit.latency_row(folder, 64 if quick else 512),
         "listing": lambda: toolkit.listing_row(5_000 if quick else 246_800),
         "command": lambda: toolkit.command_rows(folder),
         "growth": lambda: toolkit.growth_row(lambda folder, size: make_corpus(folder, size, tile_px=128), sizes),
     }
+
+
+def _latents(folder: Path, num_samples: int) -> list[Row]:
+    # Needs torch, which the other gates do without.
+    from benchmarks import latents
+
+    return latents.rows(folder, num_samples)
 
 
 if __name__ == "__main__":
