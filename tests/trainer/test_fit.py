@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,6 +139,13 @@ def test_half_precision_trains_float32_weights(toy_config: Make, precision: str)
     assert {one.dtype for one in _weights(half).values()} == {torch.float32}
     losses = _column(full, "loss"), _column(half, "loss")
     assert losses[1] == pytest.approx(losses[0], rel=0.1) and losses[1] != losses[0]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler on the CPU")
+def test_a_compiled_run_has_the_losses_and_names_of_a_plain_one(toy_config: Make) -> None:
+    runs = [fit(toy_config(out=f"compile-{one}", plain=True, compile=one)).run for one in (False, True)]
+    assert _column(runs[1], "loss") == pytest.approx(_column(runs[0], "loss"), rel=1e-5)
+    assert _weights(runs[1]).keys() == _weights(runs[0]).keys()
 
 
 def test_channels_last_and_no_average(toy_config: Make) -> None:
