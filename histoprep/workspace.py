@@ -8,6 +8,7 @@ from pathlib import Path
 from histoprep.errors import UsageError
 
 SUFFIX = ".histoprep"
+MENDED_TABLE, REPAIR_RECORD = "mended.parquet", "repair.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,16 @@ class Workspace:
     def tiles(self) -> Path:
         """Return the path of the tiles table."""
         return self.folder / "tiles.parquet"
+
+    @property
+    def mended(self) -> Path:
+        """Return the path of the table of mended masks."""
+        return self.folder / MENDED_TABLE
+
+    @property
+    def repair(self) -> Path:
+        """Return the path of the note that says where the last repair's masks are."""
+        return self.folder / REPAIR_RECORD
 
     @property
     def listing_issues(self) -> Path:

@@ -106,6 +106,7 @@ def build(
 
 def _print_summary(summary: ManifestSummary, label_map: LabelMap) -> None:
     _print_split(summary.recipe, summary.certificate, label_map)
+    _print_mended(summary.num_mended)
     _print_excluded(summary.excluded)
     if summary.excluded:
         console.note(f"left out, tile by tile: {summary.excluded_path}")
@@ -134,6 +135,11 @@ def _certificate_line(certificate: Mapping[str, Any], label_map: LabelMap) -> st
     names = {f"class {one.id}": f"class {one.id} {one.name}" for one in label_map.classes}
     where = f"{names.get(worst['column'], worst['column'])} in {worst['split']}: {worst['tiles']:,} tiles, {worst['wanted']:,g} asked for"
     return f"certificate: {shared}, worst class deviation {worst['points']:.2f} points ({where})"
+
+
+def _print_mended(number: int) -> None:
+    if number:
+        console.out(f"{number:,} masks are those that histoprep repair mended")
 
 
 def _print_excluded(excluded: Mapping[str, int]) -> None:
@@ -210,6 +216,7 @@ def show(file: ManifestFile) -> None:
     manifest = open_manifest(file)
     console.out(f"{len(manifest):,} tiles of {manifest.root}, label map {manifest.label_map.name}, {manifest.label_map.num_classes} classes")
     _print_split(manifest.recipe, manifest.certificate, manifest.label_map)
+    _print_mended(manifest.header.get("mended_masks", 0))
     _print_excluded(manifest.excluded)
     recipe = [(name, "-" if value is None else str(value)) for name, value in manifest.recipe.items()]
     console.table(("recipe", ""), recipe)

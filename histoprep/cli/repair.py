@@ -34,8 +34,8 @@ def repair(
 ) -> None:
     """Mend masks that were saved as JPEG or resized with interpolation (HP403, HP404) into a tree of their own.
 
-    The data set is only read. Masks of other sources are not copied; histoprep remap takes mended masks by itself. A stopped run goes
-    on where it was. Exit codes: 0 all are mended, 2 wrong use, 3 some cannot be mended (they are listed).
+    The data set is only read. Masks of other sources are not copied; remap, manifest, stats and shards take mended masks by themselves.
+    A stopped run goes on where it was. Exit codes: 0 all are mended, 2 wrong use, 3 some cannot be mended (they are listed).
     """
     from histoprep.audit import ensure_tiles
     from histoprep.repair import RULES, RepairOptions, plan_repair, run_repair

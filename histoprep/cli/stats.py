@@ -79,7 +79,8 @@ def _print_tables(found: Stats) -> None:
     summary = found.main
     conditional = summary.num_tiles - summary.num_unconditional
     pools = f"{conditional:,} conditional, {summary.num_unconditional:,} unconditional"
-    console.out(f"{summary.num_tiles:,} tiles: {pools}; {summary.num_pixels:,} mask pixels")
+    mended = f"; {found.num_mended:,} masks mended by repair" if found.num_mended else ""
+    console.out(f"{summary.num_tiles:,} tiles: {pools}; {summary.num_pixels:,} mask pixels{mended}")
     records = summary.classes.to_dict("records")
     names = [(str(one["class_id"]), one["class_name"]) for one in records]
     shares = [(one["pixels"], _percent(one["pixel_percent"]), one["tiles"], one["core_tiles"]) for one in records]

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from histoprep import tables, tiles
+from histoprep import tables
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap, identity_map
 from histoprep.manifest import SHARD_COLUMNS, file_digest, schema, write_manifest
@@ -30,6 +29,7 @@ from histoprep.split import Assignment, Units, assign_by_hash, assign_units, com
 from histoprep.split.certificate import certify
 from histoprep.split.given import read_split_file
 from histoprep.split.units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL
+from histoprep.tiles.mended import TileRows, open_rows
 from histoprep.tiles.table import TileTable
 from histoprep.workspace import Workspace
 
@@ -75,7 +75,10 @@ class ManifestOptions:
 
 @dataclass(frozen=True, slots=True)
 class ManifestSummary:
-    """What `build_manifest` wrote: `excluded` counts by reason (without zeros), `warnings` what the user should know."""
+    """What `build_manifest` wrote: `excluded` counts by reason (without zeros), `warnings` what the user should know.
+
+    `num_mended` of the masks are those that `repair` made.
+    """
 
     path: Path
     excluded_path: Path
@@ -84,6 +87,7 @@ class ManifestSummary:
     recipe: dict[str, Any]
     certificate: dict[str, Any]
     warnings: tuple[str, ...]
+    num_mended: int = 0
 
     @property
     def incomplete(self) -> bool:
@@ -101,15 +105,17 @@ def build_manifest(
 ) -> ManifestSummary:
     """Write the manifest of a tiles table to `out_path` and what was left out to `<stem>.excluded.parquet` beside it.
 
-    The result depends on the tiles, the label map and the options, not on the order of rows but for the order of its own.
-    `advance` is called with numbers of rows done, twice the table in all. Raises UsageError for options that cannot be met, a given split
-    that leaks or no usable tile; IntegrityError for a damaged table.
+    Masks that `repair` mended take the place of the damaged ones. The result depends on the tiles, the label map and the options, not on the
+    order of rows but for the order of its own. `advance` is called with numbers of rows done, twice the table in all. Raises UsageError for
+    options that cannot be met, a given split that leaks or no usable tile; IntegrityError for a damaged table and when mended masks are gone.
     """
     options.validate()
     source, target = Path(tiles_path), Path(out_path)
-    opened, header = tables.open_table(source, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    rows, header = open_rows(source)
     scanned = _scan_options(header, source)
-    plan = _plan(opened, label_map, options, advance)
+    if rows.mended is not None:
+        rows.mended.check_files(header["root"])
+    plan = _plan(rows, label_map, options, advance)
     plan.recipe["grouping"] = scanned.get("group_by")
     described = {
         "root": header["root"],
@@ -119,11 +125,13 @@ def build_manifest(
         "certificate": plan.certificate,
         "excluded": plan.excluded,
     }
+    if rows.mended is not None:
+        described |= {"mended_masks": plan.num_mended, "mended_digest": file_digest(rows.mended.path)}
     excluded_path = target.with_name(f"{target.stem}.excluded.parquet")
-    gone = _excluded_batches(opened, label_map) if plan.excluded else iter(())
+    gone = _excluded_batches(rows, label_map) if plan.excluded else iter(())
     tables.write_table(excluded_path, gone, manifest_rows.EXCLUDED_SCHEMA, kind=EXCLUDED_KIND, schema_version=EXCLUDED_VERSION, metadata={})
-    written = write_manifest(target, _rows(opened, label_map, options, plan.splits, advance), label_map, described)
-    return ManifestSummary(target, excluded_path, written, plan.excluded, plan.recipe, plan.certificate, plan.warnings)
+    written = write_manifest(target, _rows(rows, label_map, options, plan.splits, advance), label_map, described)
+    return ManifestSummary(target, excluded_path, written, plan.excluded, plan.recipe, plan.certificate, plan.warnings, plan.num_mended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +143,12 @@ class _Plan:
     certificate: dict[str, Any]
     excluded: dict[str, int]
     warnings: tuple[str, ...]
+    num_mended: int
 
 
-def _plan(opened: pq.ParquetFile, label_map: LabelMap, options: ManifestOptions, advance: Advance) -> _Plan:
+def _plan(source: TileRows, label_map: LabelMap, options: ManifestOptions, advance: Advance) -> _Plan:
     gathered = gather(
-        opened,
+        source,
         label_map,
         seed=options.seed,
         conditional_threshold=options.conditional_threshold,
@@ -148,7 +157,7 @@ def _plan(opened: pq.ParquetFile, label_map: LabelMap, options: ManifestOptions,
     )
     units = join_units(gathered.rows)
     joined = tuple(_joined_warning(units))
-    split = _split(opened, label_map, options, gathered, units)
+    split = _split(source, label_map, options, gathered, units)
     splits, num_joined = split.assignment.splits, units.num_joined
     del units
     shares = {name: float(np.mean(splits == SPLITS.index(name))) for name in SPLITS}
@@ -163,7 +172,8 @@ def _plan(opened: pq.ParquetFile, label_map: LabelMap, options: ManifestOptions,
         "conditional_threshold": options.conditional_threshold,
         "groups_joined_by_copies": num_joined,
     }
-    return _Plan(splits, recipe, certificate, gathered.excluded, (*joined, *_warnings(gathered.pool_overlaps, certificate)))
+    warnings = (*joined, *_warnings(gathered, certificate))
+    return _Plan(splits, recipe, certificate, gathered.excluded, warnings, gathered.num_mended)
 
 
 def _scan_options(header: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
@@ -183,8 +193,8 @@ class _Split:
     """What was asked for; None for a given split."""
 
 
-def _split(opened: pq.ParquetFile, label_map: LabelMap, options: ManifestOptions, gathered: Gathered, units: Units) -> _Split:
-    rows, source = gathered.rows, UsableTiles(opened, label_map)
+def _split(table: TileRows, label_map: LabelMap, options: ManifestOptions, gathered: Gathered, units: Units) -> _Split:
+    rows, source = gathered.rows, UsableTiles(table, label_map)
     fractions = exact_fractions(options.fractions) if options.fractions else DEFAULT_FRACTIONS
     if options.method == "hash":
         return _Split(assign_by_hash(units, fractions), "hash", fractions)
@@ -209,10 +219,10 @@ def _validation(options: ManifestOptions) -> dict[str, Fraction]:
     return {name: value / total for name, value in asked.items()} if len(asked) > 1 else {}
 
 
-def _rows(opened: pq.ParquetFile, label_map: LabelMap, options: ManifestOptions, splits: np.ndarray, advance: Advance) -> Iterator[pa.Table]:
+def _rows(source: TileRows, label_map: LabelMap, options: ManifestOptions, splits: np.ndarray, advance: Advance) -> Iterator[pa.Table]:
     """Yield the manifest's rows, pass 2."""
     end = 0
-    for chunk in tables.read_batches(opened, _PASS_2, _PIECE):
+    for chunk in source.read_batches(_PASS_2, _PIECE):
         derived = derive(chunk, label_map, options.conditional_threshold)
         start, end = end, end + int(derived.usable.sum())
         yield _manifest_table(chunk, derived, splits[start:end], label_map)
@@ -235,8 +245,8 @@ def _manifest_table(chunk: pa.Table, derived: Derived, splits: np.ndarray, label
     return pa.table([columns[name] for name in wanted.names], schema=wanted)
 
 
-def _excluded_batches(opened: pq.ParquetFile, label_map: LabelMap) -> Iterator[pa.Table]:
-    for chunk in tables.read_batches(opened, manifest_rows.COLUMNS):
+def _excluded_batches(source: TileRows, label_map: LabelMap) -> Iterator[pa.Table]:
+    for chunk in source.read_batches(manifest_rows.COLUMNS):
         yield manifest_rows.describe_exclusions(chunk, derive(chunk, label_map), label_map)
 
 
@@ -246,18 +256,20 @@ def _joined_warning(units: Units) -> Iterator[str]:
         yield f"{units.num_joined} groups share images with other groups and were kept together with them; the largest such unit has {largest} tiles"
 
 
-def _warnings(pool_overlaps: int, certificate: Mapping[str, Any]) -> Iterator[str]:
-    if pool_overlaps:
-        yield f"{pool_overlaps} images are in the conditional and in the unconditional pool (HP704)"
+def _warnings(gathered: Gathered, certificate: Mapping[str, Any]) -> Iterator[str]:
+    if gathered.num_stale:
+        yield f"{gathered.num_stale:,} mended masks are left out: the masks that they were made from changed or went; histoprep repair mends again"
+    if gathered.pool_overlaps:
+        yield f"{gathered.pool_overlaps} images are in the conditional and in the unconditional pool (HP704)"
     if certificate["missing"]:
         yield "no tile of " + ", ".join(certificate["missing"][:10]) + " (HP801)"
 
 
 def raw_label_map(tiles_path: str | Path) -> LabelMap:
-    """Return the map of each label in a tiles table to itself; a table without masks gives the one class 0."""
-    opened, _ = tables.open_table(Path(tiles_path), kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    """Return the map of each label in a tiles table to itself, mended masks in place of damaged ones; without masks it has the one class 0."""
+    source, _ = open_rows(Path(tiles_path))
     found: set[int] = set()
-    for chunk in tables.read_batches(opened, ["label_ids"]):
+    for chunk in source.read_batches(["label_ids"]):
         found.update(pc.unique(pc.list_flatten(chunk["label_ids"])).to_pylist())
     return identity_map(found or {0})
 

@@ -8,48 +8,54 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from histoprep import tables
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
 from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.rows import REASONS, Strata, derive
 from histoprep.split.certificate import crossing
 from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows, name_keys, repeated
+from histoprep.tiles.mended import IS_MENDED, TileRows
 
-_COLUMNS = (*manifest_rows.COLUMNS, "group", "split", "label", "image_digest", "luminance_digest", "contrast")
+_COLUMNS = (*manifest_rows.COLUMNS, "group", "split", "label", "image_digest", "luminance_digest", "contrast", IS_MENDED)
 # Rows turned into Python strings at a time: smaller pieces keep the peak low.
 _PIECE = 8192
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Pass 1: the usable tiles as the split sees them, splits given by folders (int8 [n]), what was left out."""
+    """Pass 1: the usable tiles as the split sees them, splits given by folders (int8 [n]), what was left out, how many masks are mended.
+
+    `num_stale` mended masks belong to no mask of the table any more.
+    """
 
     rows: SplitRows
     given: np.ndarray
     tile_keys: np.ndarray
     excluded: dict[str, int]
     pool_overlaps: int
+    num_mended: int = 0
+    num_stale: int = 0
 
 
 def gather(
-    opened: pq.ParquetFile, label_map: LabelMap, *, seed: int, conditional_threshold: float, by_name: bool, advance: Callable[[int], object]
+    source: TileRows, label_map: LabelMap, *, seed: int, conditional_threshold: float, by_name: bool, advance: Callable[[int], object]
 ) -> Gathered:
     """Return what the split needs of the usable tiles of a tiles table; raises UsageError when there is none or an id occurs twice.
 
     `tile_keys` are empty unless `by_name`; `advance` is called with numbers of rows done.
     """
-    size = opened.metadata.num_rows
+    size = source.num_rows
     names, images, pixels, tile_keys = (np.zeros(size, dtype=np.uint64) for _ in range(4))
     grouped, conditional, given = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool), np.full(size, NO_SPLIT, dtype=np.int8)
     strata, kinds, reasons = np.zeros(size, dtype=np.int32), Strata(label_map), np.zeros(len(REASONS), dtype=np.int64)
-    end = 0
-    for chunk in tables.read_batches(opened, _COLUMNS, _PIECE):
+    end = num_mended = num_found = 0
+    for chunk in source.read_batches(_COLUMNS, _PIECE):
         derived = derive(chunk, label_map, conditional_threshold)
         reasons += np.bincount(derived.reason[~derived.usable], minlength=len(REASONS))
         kept = chunk.filter(pa.array(derived.usable))
+        num_found += pc.sum(chunk[IS_MENDED]).as_py() or 0
+        num_mended += pc.sum(kept[IS_MENDED]).as_py() or 0
         start, end = end, end + kept.num_rows
         here = slice(start, end)
         group, images[here], pixels[here], tile_keys[here] = _keys(kept, seed)
@@ -66,7 +72,7 @@ def gather(
         raise UsageError("no tile can be used", seen=", ".join(f"{count} {reason}" for reason, count in excluded.items()) or "an empty tiles table")
     # Only a split file asks for tiles by name; otherwise sort in place and free 80 MB at ten million tiles.
     kept_keys = tile_keys[: end if by_name else 0].copy()
-    _refuse_twice(opened, tile_keys[:end], seed)
+    _refuse_twice(source, tile_keys[:end], seed)
     del tile_keys
     same_bytes = repeated(images[:end])
     del images
@@ -75,7 +81,7 @@ def gather(
     del pixels
     copy_rows, copy_keys = (np.concatenate(pair) for pair in zip(same_bytes, same_pixels, strict=True))
     rows = SplitRows(names[:end], grouped[:end], copy_rows, copy_keys, strata[:end], *kinds.profiles())
-    return Gathered(rows, given[:end], kept_keys, excluded, overlaps)
+    return Gathered(rows, given[:end], kept_keys, excluded, overlaps, num_mended, (0 if source.mended is None else len(source.mended)) - num_found)
 
 
 def _keys(kept: pa.Table, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -92,13 +98,13 @@ def _folder_splits(column: pa.ChunkedArray) -> np.ndarray:
     return pc.fill_null(codes, NO_SPLIT).to_numpy().astype(np.int8)
 
 
-def _refuse_twice(opened: pq.ParquetFile, keys: np.ndarray, seed: int) -> None:
+def _refuse_twice(source: TileRows, keys: np.ndarray, seed: int) -> None:
     """Raise UsageError when a tile id occurs twice; sorts `keys` in place."""
     keys.sort()
     twice = keys[1:][keys[1:] == keys[:-1]]
     if not len(twice):
         return
-    for chunk in tables.read_batches(opened, ["tile_id"]):
+    for chunk in source.read_batches(["tile_id"]):
         names = chunk["tile_id"].to_pylist()
         seen = np.flatnonzero(np.isin(name_keys(names, seed, "tile"), twice))
         if len(seen):

@@ -7,28 +7,27 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from histoprep import tables
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
 from histoprep.manifest import rows as manifest_rows
 from histoprep.split.given import GivenSplit
 from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows
+from histoprep.tiles.mended import TileRows
 
 
 @dataclass(frozen=True, slots=True)
 class UsableTiles:
     """The usable tiles of a tiles table, to find names when something must be named."""
 
-    opened: pq.ParquetFile
+    rows: TileRows
     label_map: LabelMap
 
     def describe(self, wanted: np.ndarray) -> list[dict[str, Any]]:
         """Return tile_id, group and image_digest of the usable tiles with these numbers (ascending)."""
         found: list[dict[str, Any]] = []
         end = 0
-        for chunk in tables.read_batches(self.opened, (*manifest_rows.COLUMNS, "group", "image_digest")):
+        for chunk in self.rows.read_batches((*manifest_rows.COLUMNS, "group", "image_digest")):
             usable = manifest_rows.derive(chunk, self.label_map).usable
             kept = chunk.select(["tile_id", "group", "image_digest"]).filter(pa.array(usable))
             start, end = end, end + kept.num_rows

@@ -1,8 +1,8 @@
 """Lossy and interpolated masks -> a tree of mended ones, with a ledger; the work of `histoprep repair`.
 
 Which masks these are the tiles table says, source by source (`lossy/sources.py`). Masks of clean sources are not copied. What cannot
-be mended, or not with enough confidence, is refused and stands in the ledger with the reason. `remap` takes
-mended masks instead of the damaged ones, and refuses a source whose damaged masks were not mended.
+be mended, or not with enough confidence, is refused and stands in the ledger with the reason. Later stages take
+mended masks instead of the damaged ones (`record.py`, `tiles/mended.py`); `remap` refuses a source whose damaged masks were not mended.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from histoprep import __version__, mask_tree, tables, tiles
-from histoprep.digests import RunningDigest, digest, digest_text
-from histoprep.errors import BrokenFileError, UsageError
+from histoprep.digests import RunningDigest, digest_text
+from histoprep.errors import UsageError
 from histoprep.execution import Engine
 from histoprep.lossy.sources import LossySource, lossy_sources
 from histoprep.lossy.verdict import Kind
 from histoprep.mask_tree import Advance, FailedMask, Totals
-from histoprep.mask_tree.task import FIRST_COLUMNS, LAST_COLUMNS, PARTS, Made, RefusedMaskError, TreeKind, TreeTask, column
+from histoprep.mask_tree.task import FIRST_COLUMNS, LAST_COLUMNS, PARTS, TreeKind, TreeTask, column
 from histoprep.read_ahead import FileStat, stat_file
+from histoprep.repair.mender import MEASURED_TYPE, DamagedMask, Mender
+from histoprep.tiles import TileOptions
 from histoprep.workspace import Workspace
 
 RULES = ("HP403", "HP404")
@@ -41,10 +42,11 @@ LEDGER_SCHEMA = pa.schema(
         column("removed_labels", pa.list_(pa.uint16()), "labels that the damaged mask had and the new one has not"),
         column("label_ids", pa.list_(pa.uint16()), "labels of the new mask"),
         column("label_pixels", pa.list_(pa.int64()), "pixels of each"),
+        column("measured", MEASURED_TYPE, "what else the tiles table says of a mask, of the new one"),
         *LAST_COLUMNS,
     ]
 )
-KIND = TreeKind("repair", "1.0", LEDGER_SCHEMA, (SHEETS,))
+KIND = TreeKind("repair", "1.1", LEDGER_SCHEMA, (SHEETS,))
 _REFUSED = {
     Kind.WEBP_CONTAINER: "HP403 webp-container: lossy WebP leaves no trace that damage could be undone by",
     Kind.LOSSY_COLOURS: "HP403 lossy-colours: a mask in colour; which label each colour stands for is not known",
@@ -67,83 +69,6 @@ class RepairOptions:
     time_limit_s: float = 60.0
 
 
-class DamagedMask(NamedTuple):
-    """One mask of a lossy or interpolated source; `failure` says why it cannot be mended at all, or is None."""
-
-    path: str
-    num_bytes: int
-    mtime_ns: int
-    digest: str | None
-    failure: str | None
-    source: str
-    cause: str
-    quality: int | None
-
-    @property
-    def file(self) -> str:
-        """Return the file to read."""
-        return self.path
-
-
-@dataclass(frozen=True, slots=True)
-class Mender:
-    """Mends one mask after another; travels to the workers."""
-
-    min_confidence: float
-
-    def open(self) -> Callable[[bytes, str, DamagedMask], Made]:
-        """Return the function that turns the bytes of a damaged mask into a mended file."""
-        return self.make
-
-    def make(self, data: bytes, key: str, mask: DamagedMask) -> Made:
-        """Return the mended file; raises RefusedMaskError."""
-        from histoprep import imageio
-
-        before, after, confidence = self.mend(data, mask)
-        encoded = imageio.encode_mask_png(after)
-        ids, pixels = np.unique(after, return_counts=True)
-        facts = {
-            "source": mask.source,
-            "cause": mask.cause,
-            "jpeg_quality": mask.quality,
-            "method": "cut-ramps" if mask.cause == Kind.INTERPOLATED.value else "snap-to-candidates",
-            "confidence": confidence,
-            "changed_pixels": int(np.count_nonzero(before != after)),
-            "removed_labels": np.setdiff1d(before, ids),
-            "label_ids": ids,
-            "label_pixels": pixels,
-        }
-        return Made(encoded, digest(encoded), facts)
-
-    def mend(self, data: bytes, mask: DamagedMask) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return the labels before and after, [height, width], and the confidence; raises RefusedMaskError."""
-        from histoprep.lossy.ramps import repair_ramps
-        from histoprep.lossy.snap import repair_jpeg
-
-        try:
-            before = _labels(data)
-            repaired = repair_ramps(before) if mask.quality is None else repair_jpeg(before, mask.quality)
-        except BrokenFileError as error:
-            raise RefusedMaskError(error.verdict, error.detail) from error
-        if repaired.confidence < self.min_confidence:
-            code = "HP404" if mask.quality is None else "HP403"
-            reason = f"confidence {repaired.confidence:.2f}, less than --min-confidence {self.min_confidence:g}"
-            raise RefusedMaskError(f"{code} low-confidence", reason)
-        return before, repaired.labels, repaired.confidence
-
-
-def _labels(data: bytes) -> np.ndarray:
-    """Return the labels of a mask file; a grey picture saved in colour has three equal channels."""
-    from histoprep import imageio
-
-    labels = imageio.decode_mask(data, imageio.read_header(data))
-    if labels.ndim == 3 and (labels == labels[..., :1]).all():
-        labels = labels[..., 0]
-    if labels.ndim != 2 or labels.dtype.kind != "u":
-        raise BrokenFileError("HP402 mask-wrong-mode", "a picture, no class map")
-    return np.ascontiguousarray(labels)
-
-
 @dataclass(frozen=True, slots=True)
 class RepairPlan:
     """Everything decided before the first file is written; `inputs` is the digest of the masks to mend."""
@@ -154,7 +79,7 @@ class RepairPlan:
     sources: tuple[LossySource, ...]
     masks: tuple[DamagedMask, ...]
     request: dict[str, Any]
-    max_file_bytes: int
+    tile_options: TileOptions
     inputs: str
     tiles_stat: FileStat | None
     kind: TreeKind = KIND
@@ -172,15 +97,15 @@ class RepairPlan:
     @property
     def maker(self) -> Mender:
         """Return what mends them."""
-        return Mender(self.options.min_confidence)
+        return Mender(self.options.min_confidence, self.tile_options)
 
     def tasks(self) -> Iterator[TreeTask]:
         """Yield the partitions in order of the tiles table."""
-        how = (KIND.schema_version, __version__, self.options.min_confidence)
+        how = (KIND.schema_version, __version__, self.maker)
         for start in range(0, len(self.masks), self.options.partition_masks):
             chosen = self.masks[start : start + self.options.partition_masks]
             part = self.out / PARTS / f"{digest_text(repr((how, chosen)))}.parquet"
-            limits = self.max_file_bytes, part, part.with_suffix(".at"), self.options.time_limit_s
+            limits = self.tile_options.max_file_bytes, part, part.with_suffix(".at"), self.options.time_limit_s
             yield TreeTask(str(self.workspace.root), str(self.out), KIND, chosen, self.maker, *limits)
 
     def seal_facts(self) -> dict[str, Any]:
@@ -195,7 +120,10 @@ class RepairPlan:
             raise UsageError("this folder holds masks that were mended otherwise", path=self.out, seen=earlier, expected=self.request, hint=hint)
 
     def write_notes(self) -> None:
-        """Write nothing: contact sheets come when all is done."""
+        """Write nothing, but take back what is said of files that change from here on; contact sheets come when all is done."""
+        from histoprep.repair.record import forget_mended
+
+        forget_mended(self.workspace)
 
 
 def plan_repair(workspace: Workspace, options: RepairOptions) -> RepairPlan:
@@ -213,12 +141,12 @@ def plan_repair(workspace: Workspace, options: RepairOptions) -> RepairPlan:
     out = mask_tree.usable_out(workspace, options.out, header["options"]["scan"]["unlabelled"])
     sources = tuple(one for one in lossy_sources(workspace.tiles) if one.code in options.rules)
     masks = tuple(_damaged(workspace.tiles, sources))
+    tile_options = TileOptions(**header["options"]["tiles"])
     inputs = RunningDigest()
-    for one in masks:
+    for one in (tile_options, *masks):
         inputs.update(repr(one))
     request = {"root": str(workspace.root), "rules": sorted(options.rules), "min_confidence": options.min_confidence}
-    max_file_bytes = header["options"]["tiles"]["max_file_bytes"]
-    return RepairPlan(workspace, options, out, sources, masks, request, max_file_bytes, inputs.value(), tiles_stat)
+    return RepairPlan(workspace, options, out, sources, masks, request, tile_options, inputs.value(), tiles_stat)
 
 
 def _damaged(table: Path, sources: tuple[LossySource, ...]) -> Iterator[DamagedMask]:
@@ -282,14 +210,15 @@ class _Changes:
 
 
 def run_repair(plan: RepairPlan, engine: Engine | None = None, advance: Advance = mask_tree.silent) -> RepairResult:
-    """Mend what was planned, record it in the workspace for `remap`, and return what came of it.
+    """Mend what was planned, record it in the workspace for later stages, and return what came of it.
 
     Goes on from a stopped run, and does nothing when all is there already. Raises OutputError, LockedError, IntegrityError.
     """
     from histoprep.repair.record import record_repair
 
     changes = _Changes()
-    totals: Totals = mask_tree.run_tree(plan, changes.observer, engine, advance)
-    record_repair(plan.workspace, plan.out)
+    with mask_tree.locked(plan):
+        totals: Totals = mask_tree.run_tree(plan, changes.observer, engine, advance)
+        record_repair(plan.workspace, plan.out)
     rest = totals.num_stale_removed, totals.unexpected, totals.up_to_date
     return RepairResult(plan.out, totals.written, totals.failures, changes.pixels, tuple(totals.first_failed), *rest)

@@ -1,23 +1,32 @@
-"""Which masks of a data set were mended, and where the new ones are: written by `repair`, read by `remap`."""
+"""Which masks of a data set were mended, and where the new ones are: written by `repair`, read by later stages.
+
+Two files in the workspace. mended.parquet has what the tiles table says of a mask, of the new ones (see `tiles/mended.py`). repair.json, the last
+one written, names the tree of the new masks and the digest of its ledger; mended.parquet counts only while it has the same digest.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from histoprep import durable, tables
-from histoprep.errors import IntegrityError
+from histoprep.errors import IntegrityError, OutputError
 from histoprep.lossy.sources import lossy_sources
 from histoprep.manifest import file_digest
 from histoprep.mask_tree import LEDGER, SUCCESS
-from histoprep.mask_tree.task import beside
+from histoprep.mask_tree.task import beside, open_ledger
+from histoprep.names import to_text
 from histoprep.read_ahead import stat_file
 from histoprep.repair import KIND
+from histoprep.tiles import mended
 from histoprep.workspace import Workspace
 
-RECORD = "repair.json"
+# What the ledger calls the columns that it has itself.
+_LEDGER_NAMES = {"damaged_path": "mask_path", "damaged_digest": "source_digest", "mask_bytes": "output_bytes", "mask_digest": "output_digest"}
 
 
 class MendedMask(NamedTuple):
@@ -33,8 +42,39 @@ class MendedMask(NamedTuple):
 
 
 def record_repair(workspace: Workspace, out: Path) -> None:
-    """Note in the workspace where the mended masks are."""
-    durable.write_json(workspace.folder / RECORD, {"out": str(out), "ledger_digest": file_digest(out / LEDGER)})
+    """Write mended.parquet from the ledger in `out`, then the note that makes it count; the same ledger gives the same bytes."""
+    ledger_digest = file_digest(out / LEDGER)
+    header = {"root": str(workspace.root), "ledger_digest": ledger_digest}
+    rows = _mended_rows(out, _folder_from(workspace.root, out))
+    tables.write_table(workspace.mended, rows, mended.SCHEMA, kind=mended.KIND, schema_version=mended.SCHEMA_VERSION, metadata=header)
+    durable.write_json(workspace.repair, {"out": str(out), "ledger_digest": ledger_digest})
+
+
+def forget_mended(workspace: Workspace) -> None:
+    """Remove mended.parquet before a file that it names may go or change; until the repair has ended, later stages refuse to go on."""
+    try:
+        workspace.mended.unlink(missing_ok=True)
+        durable.sync_folder(workspace.folder)
+    except OSError as error:
+        raise OutputError.from_os_error(error, workspace.mended) from error
+
+
+def _folder_from(root: Path, out: Path) -> str:
+    """Return the tree's folder as tables name it: from the root where both move together, else absolute."""
+    real = out.resolve()
+    return to_text(os.path.relpath(real, root) if real.is_relative_to(root.parent) else str(out))
+
+
+def _mended_rows(out: Path, folder: str) -> Iterator[pa.Table]:
+    """Yield the rows of mended.parquet, in order of the tiles table; times are left out: no stage compares them, and no two runs have the same."""
+    for batch in tables.read_batches(open_ledger(out / LEDGER, KIND.ledger, KIND)):
+        written = batch.filter(batch["output_path"].is_valid())
+        measured = written["measured"].combine_chunks()
+        known = {name: written[_LEDGER_NAMES.get(name, name)] for name in (*_LEDGER_NAMES, "label_ids", "label_pixels")}
+        known |= {field.name: measured.field(field.name) for field in measured.type}
+        known["mask_path"] = pa.array([f"{folder}/{name}" for name in written["output_path"].to_pylist()], pa.string())
+        columns = [known[field.name] if field.name in known else pa.nulls(written.num_rows, field.type) for field in mended.SCHEMA]
+        yield pa.table(columns, schema=mended.SCHEMA)
 
 
 def mended_masks(workspace: Workspace) -> Mapping[str, MendedMask]:
@@ -42,21 +82,16 @@ def mended_masks(workspace: Workspace) -> Mapping[str, MendedMask]:
 
     Raises IntegrityError when the recorded tree is gone, incomplete or another one.
     """
-    note = workspace.folder / RECORD
-    try:
-        recorded = json.loads(note.read_text("utf-8", "surrogateescape"))
-        out = Path(recorded["out"])
-    except FileNotFoundError:
+    recorded = mended.recorded_repair(workspace.folder)
+    if recorded is None:
         return {}
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"damaged note of a repair: {error}", path=note, hint="delete it and repair again") from error
-    hint = f"run histoprep repair again, or delete {note} to do without"
-    if not (out / SUCCESS).exists() or not (out / LEDGER).exists() or file_digest(out / LEDGER) != recorded.get("ledger_digest"):
+    out = recorded.out
+    hint = f"run histoprep repair again, or delete {workspace.repair} to do without"
+    if not (out / SUCCESS).exists() or not (out / LEDGER).exists() or file_digest(out / LEDGER) != recorded.ledger_digest:
         raise IntegrityError("the mended masks that were recorded are not there any more", path=out, hint=hint)
     columns = ["mask_path", "output_path", "source_digest", "output_bytes", "output_digest", "label_ids", "label_pixels"]
     found: dict[str, MendedMask] = {}
-    opened, _ = tables.open_table(out / LEDGER, kind=KIND.ledger, schema_version=KIND.schema_version)
-    for batch in tables.read_batches(opened, columns):
+    for batch in tables.read_batches(open_ledger(out / LEDGER, KIND.ledger, KIND), columns):
         for path, name, source, size, digest, ids, pixels in zip(*(batch[one].to_pylist() for one in columns), strict=True):
             if name is not None:
                 stat = stat_file(beside(out, name))

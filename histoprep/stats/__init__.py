@@ -26,6 +26,7 @@ from histoprep.manifest import KIND as MANIFEST_KIND
 from histoprep.manifest import SCHEMA_VERSION as MANIFEST_VERSION
 from histoprep.stats.counts import COLUMNS, DIMENSIONS, Counts, count, left_out
 from histoprep.stats.summary import EFFECTIVE_NUMBER_BETA, WEIGHTS, Summary, class_weights, summarise
+from histoprep.tiles.mended import IS_MENDED, TileRows, open_mended
 from histoprep.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Stats:
     """The summaries of a data set: raw, and mapped when there is a label map.
 
     `split_source` says where splits come from (manifest or tiles); `left_out` why and how
-    many rows of the tiles table were not counted.
+    many rows of the tiles table were not counted; `num_mended` masks were mended by `repair`.
     """
 
     root: Path
@@ -78,6 +79,7 @@ class Stats:
     mapped: Summary | None
     split_source: str
     left_out: Mapping[str, int]
+    num_mended: int = 0
 
     @property
     def main(self) -> Summary:
@@ -94,35 +96,39 @@ class TableCounts:
     mapped: Counts | None
     split_source: str
     left_out: Mapping[str, int]
+    num_mended: int = 0
 
 
-def count_table(workspace: Workspace, label_map: LabelMap | None, *, by_group: bool) -> TableCounts:
-    """Return the counts of the workspace's tiles table, read in pieces.
+def count_table(workspace: Workspace, label_map: LabelMap | None, *, by_group: bool, mended: bool = False) -> TableCounts:
+    """Return the counts of the workspace's tiles table, read in pieces; with `mended`, of mended masks in place of damaged ones.
 
     Splits are the manifest's when there is one, else the table's own; a tile that the manifest does
     not list has split "". Groups are counted apart only when asked for. Raises
     IntegrityError for a damaged table.
     """
     opened, _ = tables.open_table(workspace.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    source = TileRows(opened, open_mended(workspace.folder) if mended else None)
     split_of = _SplitLookup.read(workspace.manifest) if workspace.manifest.exists() else None
-    raw_map = _raw_map(tables.read_batches(opened, ["label_ids"]), label_map)
+    raw_map = _raw_map(source.read_batches(["label_ids"]), label_map)
     empty = pa.schema([tiles.SCHEMA.field(name) for name in COLUMNS]).empty_table()
     raw = count(empty, raw_map)
     mapped = count(empty, label_map) if label_map is not None else None
     gone: dict[str, int] = {}
-    for chunk in tables.read_batches(opened, COLUMNS):
+    num_mended = 0
+    for chunk in source.read_batches((*COLUMNS, IS_MENDED)):
+        num_mended += pc.sum(chunk[IS_MENDED]).as_py() or 0
         for reason, number in left_out(chunk).items():
             gone[reason] = gone.get(reason, 0) + number
         prepared = _prepared(chunk, split_of, keep_group=by_group)
         raw = raw + count(prepared, raw_map)
         if mapped is not None and label_map is not None:
             mapped = mapped + count(prepared, label_map)
-    source = "tiles" if split_of is None else "manifest"
-    return TableCounts(raw_map, raw, mapped, source, {reason: number for reason, number in gone.items() if number})
+    split_source = "tiles" if split_of is None else "manifest"
+    return TableCounts(raw_map, raw, mapped, split_source, {reason: number for reason, number in gone.items() if number}, num_mended)
 
 
 def compute_stats(workspace: Workspace, label_map: LabelMap | None = None, by: Sequence[str] = ("split", "pool")) -> Stats:
-    """Return the stats of the workspace's tiles table, raw and under `label_map`; see `count_table`.
+    """Return the stats of the workspace's tiles table, raw and under `label_map`, of mended masks where there are; see `count_table`.
 
     `by` names the dimensions of the breakdown. Raises UsageError for an unknown dimension,
     IntegrityError for a damaged table.
@@ -130,7 +136,7 @@ def compute_stats(workspace: Workspace, label_map: LabelMap | None = None, by: S
     unknown = sorted(set(by) - set(DIMENSIONS))
     if unknown:
         raise UsageError("no such breakdown", seen=", ".join(unknown), expected=", ".join(DIMENSIONS))
-    counts = count_table(workspace, label_map, by_group="group" in by)
+    counts = count_table(workspace, label_map, by_group="group" in by, mended=True)
     return Stats(
         root=workspace.root,
         by=tuple(by),
@@ -140,6 +146,7 @@ def compute_stats(workspace: Workspace, label_map: LabelMap | None = None, by: S
         mapped=summarise(counts.mapped, label_map, by) if counts.mapped is not None and label_map is not None else None,
         split_source=counts.split_source,
         left_out=counts.left_out,
+        num_mended=counts.num_mended,
     )
 
 
@@ -249,6 +256,7 @@ def as_json(stats: Stats) -> dict[str, Any]:
         "by": list(stats.by),
         "split_source": stats.split_source,
         "left_out": dict(stats.left_out),
+        "mended_masks": stats.num_mended,
         "effective_number_beta": EFFECTIVE_NUMBER_BETA,
         "only_in_parquet": large,
         "raw": _summary_json(stats.raw, large),

@@ -1,0 +1,107 @@
+"""One damaged mask -> a mended file and what is measured on it, in a worker."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from histoprep.errors import BrokenFileError
+from histoprep.lossy.verdict import Kind
+from histoprep.mask_tree.task import Made, RefusedMaskError
+from histoprep.tiles import SCHEMA, TileOptions
+from histoprep.tiles.mended import MASK_COLUMNS
+
+if TYPE_CHECKING:
+    from histoprep.tiles.measurer import Measurer
+
+# The ledger says these of every new mask, or its path does.
+_STATED = ("mask_path", "mask_bytes", "mask_mtime_ns", "mask_digest", "label_ids", "label_pixels")
+MEASURED_TYPE = pa.struct([SCHEMA.field(name) for name in MASK_COLUMNS if name not in _STATED])
+"""What else the tiles table says of a mask: the ledger's column `measured`."""
+
+
+class DamagedMask(NamedTuple):
+    """One mask of a lossy or interpolated source; `failure` says why it cannot be mended at all, or is None."""
+
+    path: str
+    num_bytes: int
+    mtime_ns: int
+    digest: str | None
+    failure: str | None
+    source: str
+    cause: str
+    quality: int | None
+
+    @property
+    def file(self) -> str:
+        """Return the file to read."""
+        return self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Mender:
+    """Mends one mask after another and measures it with the options of the tiles table; travels to the workers."""
+
+    min_confidence: float
+    options: TileOptions
+
+    def open(self) -> Callable[[bytes, str, DamagedMask], Made]:
+        """Return the function that turns the bytes of a damaged mask into a mended file."""
+        # Decoders take longest to import, and only workers need them.
+        from histoprep.tiles.measurer import Measurer
+
+        return functools.partial(self._make, Measurer(self.options))
+
+    def _make(self, measurer: Measurer, data: bytes, key: str, mask: DamagedMask) -> Made:
+        """Return the mended file; raises RefusedMaskError."""
+        from histoprep import imageio
+
+        before, after, confidence = self.mend(data, mask)
+        encoded = imageio.encode_mask_png(after)
+        measured = measurer.mask(encoded)
+        facts = {
+            "source": mask.source,
+            "cause": mask.cause,
+            "jpeg_quality": mask.quality,
+            "method": "cut-ramps" if mask.cause == Kind.INTERPOLATED.value else "snap-to-candidates",
+            "confidence": confidence,
+            "changed_pixels": int(np.count_nonzero(before != after)),
+            "removed_labels": np.setdiff1d(before, measured["label_ids"]),
+            "label_ids": measured["label_ids"],
+            "label_pixels": measured["label_pixels"],
+            "measured": {field.name: measured.get(field.name) for field in MEASURED_TYPE},
+        }
+        return Made(encoded, measured["mask_digest"], facts)
+
+    def mend(self, data: bytes, mask: DamagedMask) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return the labels before and after, [height, width], and the confidence; raises RefusedMaskError."""
+        from histoprep.lossy.ramps import repair_ramps
+        from histoprep.lossy.snap import repair_jpeg
+
+        try:
+            before = _labels(data)
+            repaired = repair_ramps(before) if mask.quality is None else repair_jpeg(before, mask.quality)
+        except BrokenFileError as error:
+            raise RefusedMaskError(error.verdict, error.detail) from error
+        if repaired.confidence < self.min_confidence:
+            code = "HP404" if mask.quality is None else "HP403"
+            reason = f"confidence {repaired.confidence:.2f}, less than --min-confidence {self.min_confidence:g}"
+            raise RefusedMaskError(f"{code} low-confidence", reason)
+        return before, repaired.labels, repaired.confidence
+
+
+def _labels(data: bytes) -> np.ndarray:
+    """Return the labels of a mask file; a grey picture saved in colour has three equal channels."""
+    from histoprep import imageio
+
+    labels = imageio.decode_mask(data, imageio.read_header(data))
+    if labels.ndim == 3 and (labels == labels[..., :1]).all():
+        labels = labels[..., 0]
+    if labels.ndim != 2 or labels.dtype.kind != "u":
+        raise BrokenFileError("HP402 mask-wrong-mode", "a picture, no class map")
+    return np.ascontiguousarray(labels)
