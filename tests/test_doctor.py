@@ -130,7 +130,13 @@ def test_another_project_with_our_name_is_a_warning_while_ours_is_imported(tmp_p
 def test_missing_and_old_packages_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "histoprep_diffusion-7.7.dist-info"
     info.mkdir()
-    needs = ["no-such-package>=1", "numpy>=2.0", "pillow>=99; extra == 'fast'", "histoprep-diffusion[fast]; extra == 'train'", "torch; extra == 'train'"]
+    needs = [
+        "no-such-package>=1",
+        "numpy>=2.0",
+        "pillow>=99; extra == 'fast'",
+        "histoprep-diffusion[fast]; extra == 'train'",
+        "torch; extra == 'train'",
+    ]
     lines = ["Metadata-Version: 2.1", "Name: histoprep-diffusion", "Version: 7.7", *(f"Requires-Dist: {one}" for one in needs)]
     (info / "METADATA").write_text("\n".join(lines) + "\n")
     monkeypatch.syspath_prepend(str(tmp_path))
