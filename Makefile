@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test check lint types contracts docs bench test-faults clean
 
-demo: $(READY)  ## make a data set with planted defects, and audit, remap, count and split it
+demo: $(READY)  ## the whole way, from tiles with planted defects to generated ones; shown in demo.histoprep/demo.html
 	$(BIN)/histoprep demo demo
 
 test: $(READY)  ## run the tests
