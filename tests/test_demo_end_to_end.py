@@ -23,6 +23,8 @@ REPOSITORY = Path(__file__).parents[1]
 TOOLKIT = ("audit", "repair", "remap", "manifest", "stats", "shard")
 TRAINER = ("codec", "encode", "fit", "sample")
 OURS = re.compile(r"(?i)_editable_impl_histoprep|histoprep|trainer$|__pycache__")
+_TIMEOUT_S = 840  # of one command, on a machine that does many other things
+pytestmark = pytest.mark.timeout(900)
 SMALL = ("--tiles", "48", "--tile-px", "64", "--codec-steps", "4", "--fit-steps", "4")
 
 
@@ -40,7 +42,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     alone = ["--no-build-isolation"] if find_spec("hatchling") else []
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *alone, "--wheel-dir", str(folder), str(REPOSITORY)]
-    subprocess.run(command, check=True, timeout=250)
+    subprocess.run(command, check=True, timeout=_TIMEOUT_S)
     [made] = folder.glob("*.whl")
     return made
 
@@ -59,7 +61,7 @@ def fresh_environment(folder: Path, wheel: Path, without: tuple[str, ...] = ()) 
     (packages / "linked.pth").write_text(f"{linked}\n")
     python = folder / "bin" / "python"
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run(install, check=True, timeout=250)
+    subprocess.run(install, check=True, timeout=_TIMEOUT_S)
     return folder / "bin"
 
 
@@ -68,7 +70,7 @@ def run(programs: Path, arguments: list[str], folder: Path) -> subprocess.Comple
     keep = {name: value for name, value in os.environ.items() if name in ("LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")}
     environment = {**keep, "PATH": f"{programs}:/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1"}
     command = [*offline(), *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=290, check=False)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
 
 
 class _Page(HTMLParser):

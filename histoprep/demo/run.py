@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import subprocess
 import sys
@@ -15,6 +16,10 @@ from histoprep.errors import HistoprepError, Terminated
 
 TRAIN_PACKAGES = ("torch", "lightning_fabric", "diffusers", "safetensors", "einops", "sklearn", "tensorboard")
 """What the trainer imports, by import name; the extra `train` installs it."""
+
+
+_LEAVE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class StageFailed(HistoprepError):  # noqa: N818 (it names what happened)
@@ -58,10 +63,12 @@ def run_stages(
 def run_trainer(arguments: Sequence[str]) -> int:
     """Run `trainer` with the Python that runs us and return its exit code; a stop of ours is passed on, and its end awaited.
 
-    It has a process group of its own, so that Ctrl-C reaches it once, through us: the second would end it without a saved state.
+    It has a process group of its own, so that Ctrl-C reaches it once, through us: the second would end it without a saved state. When we are
+    killed, it is told to stop.
     """
     # -P: a folder of the user's that happens to be called trainer is not ours.
-    process = subprocess.Popen([sys.executable, "-P", "-m", "trainer", *arguments], stdin=subprocess.DEVNULL, process_group=0)
+    command = [sys.executable, "-P", "-m", "trainer", *arguments]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_leave_with_parent)  # noqa: PLW1509 (one call of libc)
     try:
         code = process.wait()
     except BaseException as error:
@@ -69,3 +76,7 @@ def run_trainer(arguments: Sequence[str]) -> int:
         process.wait()
         raise
     return 128 - code if code < 0 else code
+
+
+def _leave_with_parent() -> None:
+    _libc.prctl(_LEAVE_WITH_PARENT, signal.SIGTERM)
