@@ -136,7 +136,8 @@ def locked(folder: Path) -> Iterator[None]:
     it ends; the file says who holds it. Within one process it can be taken again.
     Unfinished files that a killed process left in the folder itself are deleted.
     """
-    if folder in _held:
+    place = Path(os.path.realpath(folder))
+    if place in _held:
         yield
         return
     try:
@@ -162,11 +163,11 @@ def locked(folder: Path) -> Iterator[None]:
             os.ftruncate(stream.fileno(), 0)
             os.pwrite(stream.fileno(), f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
         _sweep(folder)
-        _held.add(folder)
+        _held.add(place)
         try:
             yield
         finally:
-            _held.discard(folder)
+            _held.discard(place)
 
 
 def _sweep(folder: Path) -> None:

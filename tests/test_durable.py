@@ -294,3 +294,9 @@ def test_taking_the_lock_sweeps_what_a_killed_process_left(tmp_path: Path) -> No
     (tmp_path / "keep.tmp").touch()
     with durable.locked(tmp_path):
         assert names(tmp_path) == [".lock", "keep.tmp"]
+
+
+def test_a_folder_held_under_one_name_is_held_under_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with durable.locked(Path("results")), durable.locked(tmp_path / "results"):
+        pass

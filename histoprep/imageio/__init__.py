@@ -16,18 +16,19 @@ import contextlib
 import io
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from histoprep.errors import BrokenFileError
 from histoprep.imageio import jpeg, png
 from histoprep.imageio.header import LABEL_MAP_TEXT as LABEL_MAP_TEXT
 from histoprep.imageio.header import Header, is_lossy_webp, jpeg_header, png_header, sniff_format
+from histoprep.imageio.privacy import SYNTHETIC_MARK as SYNTHETIC_MARK
 from histoprep.imageio.privacy import exif_facts, tiff_fields
 
 fast_png: Any
@@ -231,10 +232,13 @@ def through_jpeg(grey: np.ndarray, quality: int) -> np.ndarray:
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE))
 
 
-def encode_rgb_png(rgb: np.ndarray) -> bytes:
-    """Return uint8 RGB [height, width, 3] as a PNG without metadata."""
+def encode_rgb_png(rgb: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
+    """Return uint8 RGB [height, width, 3] as a PNG without other metadata than `text`."""
+    marks = PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        marks.add_text(key, value)
     stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(rgb)).save(stream, "PNG", compress_level=6)
+    Image.fromarray(np.ascontiguousarray(rgb)).save(stream, "PNG", compress_level=6, pnginfo=marks)
     return stream.getvalue()
 
 

@@ -227,4 +227,4 @@ def test_sheets(tmp_path: Path) -> None:
     assert made.shape == (1 + 4 + 1, 2 + 4 + 2, 3) and made[5, 6:].min() == 255
     write_sheet(tmp_path / "a" / "sheet.png", made)
     with Image.open(tmp_path / "a" / "sheet.png") as picture:
-        assert np.array_equal(np.asarray(picture), made) and "synthetic" in picture.info["Description"]
+        assert np.array_equal(np.asarray(picture), made) and "made by a model" in picture.info["histoprep-synthetic"]

@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin
 
 from histoprep import imageio
 from histoprep.durable import publish_in_batch, sync_file_system, write_json, write_text
@@ -24,9 +23,7 @@ from histoprep.labels import LabelMap, format_label_map
 from histoprep.labels.model import SourceLabel
 from trainer.sampling.masks import read_labels
 
-SYNTHETIC_TEXT = "histoprep-synthetic"
 REQUEST = "sampling.json"
-_MARK = {SYNTHETIC_TEXT: "made by a model; not a photograph of tissue"}
 _THREADS = 8
 _SPLITS = "split.csv"
 
@@ -123,20 +120,10 @@ class SyntheticDataset:
         return image.with_name(image.name + ".png"), mask.with_name(mask.name + ".png")
 
     def _encode(self, picture: np.ndarray, mask: np.ndarray) -> tuple[bytes, bytes]:
-        return encode_synthetic(picture, _MARK), imageio.encode_mask_png(mask, _MARK)
+        return imageio.encode_rgb_png(picture, imageio.SYNTHETIC_MARK), imageio.encode_mask_png(mask, imageio.SYNTHETIC_MARK)
 
 
 def classes_as_sources(label_map: LabelMap) -> LabelMap:
     """Return the map of the classes of `label_map` to themselves: masks that are written hold class ids."""
     classes = label_map.classes
     return LabelMap("synthetic", tuple(SourceLabel(one.id, one.name) for one in classes), classes, {one.id: one.id for one in classes})
-
-
-def encode_synthetic(picture: np.ndarray, text: Mapping[str, str]) -> bytes:
-    """Return a picture, uint8 RGB [height, width, 3], as PNG with text chunks."""
-    marks = PngImagePlugin.PngInfo()
-    for key, value in text.items():
-        marks.add_text(key, value)
-    stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(stream, "PNG", pnginfo=marks, compress_level=6)
-    return stream.getvalue()
