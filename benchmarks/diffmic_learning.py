@@ -206,7 +206,7 @@ def main() -> int:
         f"guidance, {DIFFUSION_EPOCHS} of diffusion, 10 steps and 4 samples an image; both prediction types share their guidance classifiers.",
         "Checkpoints by validation macro F1; the test split was read once a run. Values with 95 % bootstrap intervals, drawn by case.",
         "",
-        "| classifier | " + " | ".join(name.replace("_", " ") for name in SHOWN) + " |",
+        "| classifier | " + " | ".join(name.replace("_", " ").replace("f1", "F1") for name in SHOWN) + " |",
         "|---|" + "---|" * len(SHOWN),
         *report(data, given.seeds, manifest, given.work.absolute()),
     ]
