@@ -37,7 +37,7 @@ def demo(
     masks: Annotated[str | None, _own("Folder of the masks, as in audit.", show_default=False)] = None,
     codec: Annotated[str | None, typer.Option(help="Folder of a codec to use instead of training one.", show_default=False)] = None,
     codec_steps: Annotated[int, typer.Option(help="Training steps of the codec.", min=1)] = 400,
-    fit_steps: Annotated[int, typer.Option(help="Training steps of the diffusion model.", min=1)] = 400,
+    fit_steps: Annotated[int, typer.Option(help="Training steps of the diffusion model.", min=1)] = 600,
 ) -> None:
     """Go the whole way, from a folder of tiles to generated ones: audit, repair, remap, split, count, pack, train, sample.
 

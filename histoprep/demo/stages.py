@@ -16,9 +16,8 @@ Program = Literal["histoprep", "trainer"]
 CODEC_RUN, LATENTS, MODEL_RUN, SYNTHETIC = "codec", "latents", "ldm", "synthetic"
 """Names of the trainer's results in the workspace."""
 
-# The training size: small enough for a CPU. The codec halves a side three times, the network of ldm-tiny once more.
-_LONGEST_SIDE_PX = 128
-_CODEC_SIDE_PX = 64  # what codec-tiny learns from
+# The training size of the presets. The codec halves a side three times, the network of ldm-tiny once more.
+_LONGEST_SIDE_PX = 64
 _SIDE_MULTIPLE_PX = 16
 _SAMPLED_PIXELS = 12 * 256 * 256
 _FEWEST_SAMPLED, _MOST_SAMPLED = 3, 12
@@ -63,7 +62,7 @@ class DemoOptions:
     group_by: str | None = None
     codec: str | None = None
     codec_steps: int = 400
-    fit_steps: int = 400
+    fit_steps: int = 600
     named: bool = False
     audit_options: tuple[str, ...] = field(default=())
 
@@ -136,11 +135,10 @@ def trainer_stages(options: DemoOptions, sides_px: Sequence[int]) -> tuple[Stage
     work, index = options.workspace, options.index
     codec_run, latents, run = work / CODEC_RUN, work / LATENTS, work / MODEL_RUN
     size = training_size(sides_px)
-    fit = () if set(sides_px) == {size} else ("--fit", "tile")
+    smaller = (f"data.image_size={size}",) if size < _LONGEST_SIDE_PX else ()
     data = ("--manifest", str(options.shards))
     codec = str(codec_run) if options.codec is None else options.codec
     codec_ended = (codec_run / "finished.json",) if options.trains_codec else ()
-    smaller = (f"data.image_size={size}",) if size < _CODEC_SIDE_PX else ()
     learn_codec = Stage(
         "codec",
         f"learn to compress tiles, {options.codec_steps} steps",
@@ -153,7 +151,7 @@ def trainer_stages(options: DemoOptions, sides_px: Sequence[int]) -> tuple[Stage
         "encode",
         "compress every tile once",
         "trainer",
-        ("encode", *data, "--codec", codec, "--image-size", str(size), *fit, "--out", str(latents)),
+        ("encode", *data, "--codec", codec, "--image-size", str(size), "--fit", "tile", "--out", str(latents)),
         (index, *codec_ended),
         (latents / "latents.json",),
     )
@@ -163,7 +161,7 @@ def trainer_stages(options: DemoOptions, sides_px: Sequence[int]) -> tuple[Stage
         "trainer",
         (
             *("fit", "--preset", "ldm-tiny", *data, "--latents", str(latents), "--codec", codec, "--out", str(run)),
-            *_settings(options.fit_steps, f"data.image_size={size}", *(("data.fit=tile",) if fit else ())),
+            *_settings(options.fit_steps, *smaller),
         ),
         (index, latents / "latents.json"),
         (run / "finished.json",),
@@ -189,7 +187,7 @@ def _sample_stage(options: DemoOptions, run: Path, number: int) -> Stage:
 
 
 def training_size(sides_px: Sequence[int]) -> int:
-    """Return the side of the squares that are trained on: that of the smallest tile, at most 128, a multiple of 16."""
+    """Return the side of the squares that are trained on: that of the smallest tile, at most 64, a multiple of 16."""
     return max(_SIDE_MULTIPLE_PX, min(_LONGEST_SIDE_PX, min(sides_px) // _SIDE_MULTIPLE_PX * _SIDE_MULTIPLE_PX))
 
 
