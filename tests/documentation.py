@@ -9,6 +9,7 @@ from pathlib import Path
 from histoprep.catalogue import RULES
 from histoprep.cli import COMMANDS
 from histoprep.errors import ExitCode
+from trainer.cli import COMMANDS as TRAINER_COMMANDS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -37,6 +38,7 @@ def findings_table() -> str:
 def commands_table() -> str:
     """Return the commands and what each does."""
     rows = [f"| `histoprep {name}` | {summary} |" for name, (_, _, summary) in COMMANDS.items()]
+    rows += [f"| `trainer {name}` | {summary} |" for name, (_, _, summary) in TRAINER_COMMANDS.items()]
     return "\n".join(["| command | what it does |", "|---|---|", *rows]) + "\n"
 
 

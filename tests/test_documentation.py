@@ -17,11 +17,13 @@ from histoprep.labels import load_label_map
 
 TEXT = README.read_text("utf-8")
 # Exit codes that the planted defects of the demo lead to.
-EXPECTED_CODES = {"audit": {1}, "repair": {0}, "remap": {0}, "manifest": {3}, "stats": {0}, "explain": {0}, "collect": {0}}
+EXPECTED_CODES = {"audit": {1}, "repair": {0}, "remap": {0}, "manifest": {3}, "stats": {0}, "explain": {0}, "collect": {0}, "shard": {0}}
+# Enough training for a test of the commands.
+SHORT = ["--set", "duration.steps=2", "--set", "validation.num_tiles=4", "--set", "batch_size=2"]
 
 
-def run_cli(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from histoprep.cli import main; main()", *arguments]
+def run_cli(arguments: list[str], folder: Path, program: str = "histoprep") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", f"from {program}.cli import main; main()", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -39,10 +41,17 @@ def test_generated_parts_are_up_to_date() -> None:
 
 def test_every_command_runs_as_printed(data: Path) -> None:
     commands = commands_in(TEXT)
-    assert len(commands) >= 8
+    assert len(commands) >= 14
     for command in commands:
         words = shlex.split(command)
+        if words[0] == "trainer":
+            done = run_cli([*words[1:], *(SHORT if words[1] == "fit" else [])], data, "trainer")
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+            continue
         assert words[0] == "histoprep"
+        if words[-1] == "../synthetic":
+            assert run_cli(words[1:], data).returncode in {0, 1}
+            continue
         if "dask" in words:
             continue  # test_dask runs this one on a real scheduler
         arguments = ["--part", "1/1"] if words[1:3] == ["audit", "--part"] else words[2:]
@@ -81,8 +90,10 @@ def test_the_make_targets_of_the_readme_exist() -> None:
 
 def test_every_command_has_help() -> None:
     from histoprep.cli import COMMANDS
+    from trainer.cli import COMMANDS as TRAINER_COMMANDS
 
-    for name in COMMANDS:
-        done = run_cli([name, "--help"], Path())
-        assert done.returncode == 0, done.stderr
-        assert "Usage" in done.stdout
+    for program, commands in (("histoprep", COMMANDS), ("trainer", TRAINER_COMMANDS)):
+        for name in commands:
+            done = run_cli([name, "--help"], Path(), program)
+            assert done.returncode == 0, done.stderr
+            assert "Usage" in done.stdout
