@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
 import pytest
 from coloured_blobs import bare_manifest
 
+from histoprep.audit import ensure_tiles
 from histoprep.labels import LabelMap, SourceLabel, TargetClass
+from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
+from histoprep.scan import Layout, ScanOptions
+from histoprep.workspace import Workspace
 from trainer.config_layers import load_config
 from trainer.errors import DataError, IntegrityError
 from trainer.recipes.diffmic_labels import labelled_tiles, validation_rows, write_split
@@ -112,6 +117,28 @@ def test_classes_of_masks_are_dominant_and_never_class_0(tmp_path):
     assert data.labels[:4].tolist() == [0, 1, -1, 0]
     assert any("8 of 32 tiles have no class" in one for one in data.warnings)
     assert not set(np.flatnonzero(data.labels < 0)) & {row for rows in data.rows.values() for row in rows.tolist()}
+
+
+def test_masks_of_real_tiles_give_their_declared_class_and_cases_stay_whole(shared_data, tmp_path):
+    root = shared_data / "ebhi_seg"
+    with (root / "index.csv").open(newline="") as stream:
+        declared = {row["image"].rpartition(".")[0]: (int(row["class_id"]), row["case_id"]) for row in csv.DictReader(stream)}
+    workspace = Workspace.of(root, tmp_path / "workspace")
+    options = ScanOptions(layout=Layout.FOLDERS, images="images", masks="labels", csv=root / "index.csv", group_by="csv:case_id")
+    tiles = ensure_tiles(workspace, options, workers=1)
+    build_manifest(tiles, raw_label_map(tiles), ManifestOptions(), workspace.manifest)
+    data = labelled_tiles(config_for(workspace.manifest, labels="masks"))
+    assert data.names == tuple(f"label {one}" for one in range(1, 7))
+    assert data.derived
+    ids = [str(one) for one in data.tiles.tile_ids]
+    assert len(ids) == 734
+    assert [f"label {declared[one][0]}" for one in ids] == [data.names[label] for label in data.labels]
+    cases = {split: {declared[ids[row]][1] for row in rows} for split, rows in data.rows.items()}
+    assert cases["train"].isdisjoint(cases["val"])
+    assert cases["test"].isdisjoint(cases["train"] | cases["val"])
+    counts = {split: np.bincount(data.labels[rows], minlength=6) for split, rows in data.rows.items()}
+    # Two classes have 13 and 16 cases only.
+    assert (np.abs(counts["val"] / (counts["val"] + counts["train"]) - 0.2) < 0.08).all()
 
 
 def test_labels_of_the_manifest_come_before_masks_unless_asked(tmp_path):

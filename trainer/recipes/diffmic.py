@@ -62,7 +62,7 @@ def describe(config: Config) -> dict[str, Any]:
             "frozen classifier": counts["guidance classifier"] * _FLOAT_BYTES,
         },
         "weights": {"guidance": config.guidance.weights or "random", "denoiser": config.denoiser.image_weights or "random"},
-        "warnings": list(data.warnings),
+        **({"warnings": list(data.warnings)} if data.warnings else {}),
     }
 
 
