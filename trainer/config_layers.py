@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
-from trainer.recipes import recipe_of
+from trainer.recipes import DEFAULT_PRESETS, recipe_of
 
 # A layer that says one of these says it whole: "epochs" over a preset's "steps" is a change, no contradiction.
 _WHOLE = frozenset({"duration"})
@@ -26,15 +26,18 @@ def presets() -> list[str]:
     return sorted(entry.name.removesuffix(".yml") for entry in files("trainer.presets").iterdir() if entry.name.endswith(".yml"))
 
 
-def load_config(*, preset: str | None = None, file: str | Path | None = None, sets: Iterable[str] = (), **flags: Any) -> RunConfig:
+def load_config(
+    *, recipe: str | None = None, preset: str | None = None, file: str | Path | None = None, sets: Iterable[str] = (), **flags: Any
+) -> RunConfig:
     """Return the configuration that the layers give: preset, then `file`, then `sets` (key=value, dotted keys), then `flags`.
 
-    A flag that is None says nothing. Paths become absolute; without `out` the run goes to runs/<preset or recipe>. Raises ConfigError, which
-    lists every unknown key with the nearest known one and every wrong value.
+    `recipe` without a preset or a file stands for its preset of full size; otherwise it must be theirs. A flag that is None says nothing.
+    Paths become absolute; without `out` the run goes to runs/<preset or recipe>. Raises ConfigError, which lists every unknown key with the
+    nearest known one and every wrong value.
     """
     merged: dict[str, Any] = {}
     given = read_yaml(Path(file)) if file is not None else {}
-    preset = preset or given.get("preset")
+    preset = preset or given.get("preset") or (None if recipe is None or file is not None else default_preset(recipe))
     if preset is not None:
         merged = merge(merged, {**_read_preset(str(preset)), "preset": str(preset)})
     merged = merge(merged, given)
@@ -43,11 +46,19 @@ def load_config(*, preset: str | None = None, file: str | Path | None = None, se
     merged = merge(merged, {name: value for name, value in flags.items() if value is not None})
     if "recipe" not in merged:
         raise ConfigError("no recipe is named", hint="give --preset, or write `recipe: NAME` in the configuration", expected=", ".join(presets()))
+    if recipe not in (None, merged["recipe"]):
+        raise ConfigError("the configuration is of another recipe", seen=merged["recipe"], expected=recipe, hint="leave out --recipe")
     merged.setdefault("out", f"runs/{merged.get('preset') or merged['recipe']}")
     for name in _PATHS:
         if isinstance(merged.get(name), str | Path):
             merged[name] = absolute(str(merged[name]))
     return build_config(recipe_of(str(merged["recipe"])).Config, merged, where=str(file) if file is not None else None)
+
+
+def default_preset(recipe: str) -> str:
+    """Return the preset of full size of a recipe; raises ConfigError when there is no such recipe."""
+    recipe_of(recipe)
+    return DEFAULT_PRESETS[recipe]
 
 
 def absolute(path: str) -> str:

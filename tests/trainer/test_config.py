@@ -10,7 +10,7 @@ import yaml
 from trainer.config import Duration, RunConfig
 from trainer.config_layers import build_config, dump_config, load_config, presets
 from trainer.errors import ConfigError, ExitCode
-from trainer.recipes import RECIPES, recipe_of
+from trainer.recipes import DEFAULT_PRESETS, RECIPES, recipe_of
 
 MINE = ("reference-512", "reference-512-class", "ldm-tiny")
 FLAGS = {"manifest": "m.parquet", "codec": "codec"}
@@ -147,3 +147,16 @@ def test_every_preset_is_a_configuration(name: str) -> None:
     text = {"manifest": "m", "out": "o"}
     config = load_config(preset=name, **text)
     assert config.recipe in RECIPES
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_a_recipe_stands_for_its_preset_of_full_size(recipe: str) -> None:
+    config = load_config(recipe=recipe, manifest="m.parquet", **({"codec": "c"} if recipe == "ldm" else {}))
+    assert (config.recipe, config.preset) == (recipe, DEFAULT_PRESETS[recipe])
+
+
+def test_a_recipe_that_is_not_the_presets(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="another recipe"):
+        load_config(recipe="codec", preset="ldm-tiny", manifest="m.parquet", codec="c")
+    with pytest.raises(ConfigError, match="no such recipe"):
+        load_config(recipe="gan", manifest="m.parquet")

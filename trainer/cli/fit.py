@@ -13,13 +13,12 @@ from histoprep import console
 if TYPE_CHECKING:
     from trainer.config import RunConfig
 
-_DEFAULT_PRESET = "reference-512"
-
 
 def fit(
     manifest: Annotated[str | None, typer.Option(help="Manifest, or index of shards: a path or an address.", show_default=False)] = None,
     *,
-    preset: Annotated[str | None, typer.Option(help=f"A packed configuration. Default: {_DEFAULT_PRESET}.", show_default=False)] = None,
+    recipe: Annotated[str | None, typer.Option(help="What to train: ldm (default), codec or diffmic.", show_default=False)] = None,
+    preset: Annotated[str | None, typer.Option(help="A packed configuration. Default: the recipe's of full size.", show_default=False)] = None,
     config_file: Annotated[Path | None, typer.Option("--config", help="A YAML file over the preset.", show_default=False)] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="key=value over both, such as optimiser.lr=2e-4; repeatable.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/PRESET.", show_default=False)] = None,
@@ -32,6 +31,7 @@ def fit(
     The certificate of the split is proven again first. Results: RUN/metrics.csv, RUN/logs (TensorBoard), RUN/checkpoints, RUN/samples.
     """
     from trainer.config_layers import load_config
+    from trainer.recipes import DEFAULT_RECIPE
 
     flags: dict[str, Any] = {
         "manifest": manifest,
@@ -39,8 +39,8 @@ def fit(
         "latents": None if latents is None else str(latents),
         "codec": codec,
     }
-    chosen = preset or (None if config_file else _DEFAULT_PRESET)
-    config = load_config(preset=chosen, file=config_file, sets=sets or (), **flags)
+    wanted = recipe or (None if preset or config_file else DEFAULT_RECIPE)
+    config = load_config(recipe=wanted, preset=preset, file=config_file, sets=sets or (), **flags)
     if dry_run:
         _print_plan(config)
     else:

@@ -30,6 +30,9 @@ RECIPES = {
     "codec": "trainer.recipes.codec",
     "diffmic": "trainer.recipes.diffmic",
 }
+# What a recipe trains when nothing else is said: its full size.
+DEFAULT_PRESETS = {"ldm": "reference-512", "codec": "codec-512", "diffmic": "diffmic-224"}
+DEFAULT_RECIPE = "ldm"
 
 
 @dataclass(frozen=True)
