@@ -62,6 +62,8 @@ def repair(
     for path in write_sheets(plan, every_mask=diff)[:1]:
         console.note(f"before and after: {path}")
     _print(result)
+    if where.manifest.exists() and not result.up_to_date:
+        console.note(f"{where.manifest} was made before: run histoprep manifest again, then shard")
     raise typer.Exit(ExitCode.INCOMPLETE if result.num_left else ExitCode.OK)
 
 

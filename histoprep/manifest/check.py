@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from histoprep.manifest.rows import Strata, is_conditional
 from histoprep.names import to_name
 from histoprep.split.certificate import certify
 from histoprep.split.units import CONDITIONAL, POOLS, SPLITS, SplitRows, name_keys, repeated
+from histoprep.tiles.mended import MendedMasks, open_mended
 
 _THREADS = 16
 _KEY_COLUMNS = ("tile_id", "group", "split", "pool", "class_pixels", "classes", "label", "image_digest")
@@ -41,8 +43,8 @@ def validate_manifest(
 ) -> list[Finding]:
     """Return everything that is wrong with a manifest, in order of code; an empty list when it is true.
 
-    HP901 for columns, keys and the certificate; HP902 and HP903 for files that changed (size, and with `digests` every byte)
-    or are gone, below `root` instead of the header's when given; HP701 to HP704 for what crosses splits
+    HP901 for columns, keys and the certificate; HP902 and HP903 for files that changed (size, and with `digests` every byte),
+    were mended since or are gone, below `root` instead of the header's when given; HP701 to HP704 for what crosses splits
     or pools. Raises UsageError when there is no such file.
     """
     try:
@@ -206,12 +208,15 @@ def _check_files(manifest: Manifest, root: Path, digests: bool, advance: Advance
     """Yield HP902 and HP903; files are looked at by threads, since most of the time goes into waiting."""
     gone: list[tuple[str, str]] = []
     stale: list[tuple[str, str]] = []
+    mended = _mended_beside(manifest)
     total = 0
     with ThreadPoolExecutor(_THREADS) as threads:
         for batch in manifest.iter_batches(_FILE_COLUMNS):
             columns = [batch[name].to_pylist() for name in _FILE_COLUMNS]
             files = [_File(*one) for part in (columns[:3], columns[3:]) for one in zip(*part, strict=True) if one[0] is not None]
             total += len(files)
+            if mended is not None:
+                stale += [(columns[3][row], "histoprep repair mended it after the manifest was made") for row in mended.damaged_rows(batch)]
             for verdict in threads.map(lambda one: _look_at(root, one, digests), files, chunksize=256):
                 if verdict is not None:
                     (gone if verdict.gone else stale).append((verdict.path, verdict.detail))
@@ -219,6 +224,13 @@ def _check_files(manifest: Manifest, root: Path, digests: bool, advance: Advance
     for code, items in (("HP902", stale), ("HP903", gone)):
         if items:
             yield finding(RULES[code], items, denominator=total, unit="files")
+
+
+def _mended_beside(manifest: Manifest) -> MendedMasks | None:
+    """Return the mended masks of the workspace that the manifest lies in, None without; of a repair that did not end nothing is said."""
+    with contextlib.suppress(IntegrityError):
+        return open_mended(manifest.path.parent)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

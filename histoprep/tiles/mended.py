@@ -99,6 +99,11 @@ class MendedMasks:
         taken = both.take(pa.array(chosen))
         return pa.table([taken[name] if name in names else batch[name] for name in batch.column_names], schema=batch.schema), is_mended
 
+    def damaged_rows(self, batch: pa.Table) -> list[int]:
+        """Return the numbers of the rows whose mask is a damaged one that was mended; `batch` has mask_path and mask_digest."""
+        found: list[int] = self._find(batch)[0].tolist()
+        return found
+
     def _find(self, batch: pa.Table) -> tuple[np.ndarray, pa.Table]:
         """Return the numbers of the rows of `batch` whose mask was mended, ascending, and their rows of this table, in that order."""
         wanted = np.array([0 if path is None else _key(path) for path in batch["mask_path"].to_pylist()], np.uint64)

@@ -1,0 +1,359 @@
+"""What repair mended reaches every later stage: manifest, statistics, shards; and never a mask that it was not made from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import lossy_masks as made
+import numpy as np
+import pyarrow as pa
+import pytest
+from audit_cases import DataSet, tissue
+from PIL import Image
+from tile_rows import tile_row, write_tiles
+
+from histoprep import audit, cli, tables, tiles
+from histoprep.audit import AuditOptions, run_audit
+from histoprep.demo import make_demo
+from histoprep.demo.layout import DERMIS, RECIPES
+from histoprep.digests import digest
+from histoprep.errors import ExitCode, IntegrityError, UsageError
+from histoprep.execution import Engine
+from histoprep.labels import LabelMap, SourceLabel, TargetClass, identity_map
+from histoprep.manifest import Manifest, open_manifest
+from histoprep.manifest.build import ManifestOptions, ManifestSummary, build_manifest, raw_label_map
+from histoprep.manifest.check import validate_manifest
+from histoprep.repair import RepairOptions, plan_repair, run_repair
+from histoprep.shards import open_tiles, verify_shards, write_shards
+from histoprep.stats import compute_stats, count_table
+from histoprep.tiles import mended
+from histoprep.tiles.mended import IS_MENDED, MASK_COLUMNS, open_mended, open_rows
+from histoprep.workspace import Workspace
+
+NUM_DAMAGED, NUM_CLEAN = 31, 4
+SIDE_PX = 128
+TRUTH = {f"slide/{index:02}": made.regions(index) for index in range(NUM_DAMAGED)} | {
+    f"clean/{index:02}": made.regions(NUM_DAMAGED + index) for index in range(NUM_CLEAN)
+}
+TRUE_LABELS = sorted({int(one) for labels in TRUTH.values() for one in np.unique(labels)})
+
+
+def fill(root: Path) -> None:
+    data = DataSet(root)
+    for index, (stem, labels) in enumerate(TRUTH.items()):
+        data.pair(stem, made.jpeg(labels, 90) if stem.startswith("slide") else labels, tissue(index, SIDE_PX))
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the data set `set` and its workspace; not to be changed."""
+    folder = tmp_path_factory.mktemp("scanned")
+    fill(folder / "set")
+    audit.ensure_tiles(Workspace.of(folder / "set"), workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repaired(scanned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return such a folder after repair; not to be changed."""
+    folder = copied(scanned, tmp_path_factory.mktemp("repaired") / "all")
+    repair(Workspace.of(folder / "set"))
+    return folder
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """Return a copy of both folders; times stay, so that nothing is read again."""
+    shutil.copytree(folder, to)
+    table = to / "set.histoprep" / "tiles.parquet"
+    opened, header = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    rows = tables.read_table(opened)
+    described = {name: value for name, value in header.items() if name not in ("kind", "schema_version", "tool_version")} | {"root": str(to / "set")}
+    tables.write_table(table, [rows], tiles.SCHEMA, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION, metadata=described)
+    return to
+
+
+@pytest.fixture
+def own(repaired: Path, tmp_path: Path) -> Workspace:
+    """Return a repaired data set that a test may change; its tree is recorded where it was made first, as far as remap is asked."""
+    return Workspace.of(copied(repaired, tmp_path / "own") / "set")
+
+
+def repair(workspace: Workspace, out: Path | None = None, engine: Engine | None = None, **options: Any) -> Path:
+    plan = plan_repair(workspace, RepairOptions(out or workspace.folder / "mended", **options))
+    return run_repair(plan, engine or Engine(1)).out
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    opened, _ = tables.open_table(path, kind=mended.KIND, schema_version=mended.SCHEMA_VERSION)
+    return tables.read_table(opened).to_pylist()
+
+
+def manifest_of(workspace: Workspace, label_map: LabelMap | None = None, **options: Any) -> tuple[Manifest, ManifestSummary]:
+    summary = build_manifest(workspace.tiles, label_map or raw_label_map(workspace.tiles), ManifestOptions(**options), workspace.manifest)
+    return open_manifest(summary.path), summary
+
+
+class TestTable:
+    def test_it_says_what_an_audit_of_the_new_files_would_say(self, repaired: Path, tmp_path: Path) -> None:
+        workspace = Workspace.of(repaired / "set")
+        again = DataSet(tmp_path / "again")
+        for stem in TRUTH:
+            if stem.startswith("slide"):
+                again.image(f"{stem}.jpg", tissue(0, SIDE_PX))
+                again.write(f"{stem}_mask.png", (workspace.folder / "mended" / f"{stem}_mask.png").read_bytes())
+        looked_at = Workspace.of(again.root)
+        audit.ensure_tiles(looked_at, workers=1)
+        opened, _ = tables.open_table(looked_at.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+        expected = {row["mask_path"]: row for row in tables.read_table(opened).to_pylist()}
+        found = read(workspace.mended)
+        assert len(found) == NUM_DAMAGED
+        for row in found:
+            assert row["mask_path"] == f"../set.histoprep/mended/{row['damaged_path']}"
+            assert row["damaged_digest"] == digest((workspace.root / row["damaged_path"]).read_bytes())
+            same = [name for name in MASK_COLUMNS if name not in ("mask_path", "mask_mtime_ns")]
+            assert {name: row[name] for name in same} == {name: expected[row["damaged_path"]][name] for name in same}
+            assert set(row["label_ids"]) <= set(np.unique(TRUTH[row["damaged_path"].removesuffix("_mask.png")]).tolist())
+
+    def test_the_same_bytes_for_any_partitions_and_workers_and_after_a_stop(self, repaired: Path, scanned: Path, tmp_path: Path) -> None:
+        first = Workspace.of(copied(scanned, tmp_path / "a") / "set")
+        repair(first, partition_masks=7, engine=Engine(2))
+        plan = plan_repair(first, RepairOptions(first.folder / "mended", partition_masks=7))
+        made_first = first.mended.read_bytes()
+        assert run_repair(plan, Engine(1)).up_to_date
+        assert first.mended.read_bytes() == made_first
+        shutil.rmtree(first.folder / "mended")
+
+        def stop(done: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run_repair(plan, Engine(1), stop)
+        assert not first.mended.exists()
+        repair(first)
+        assert first.mended.read_bytes() == made_first
+        columns = [row | {"damaged_path": ""} for row in read(first.mended)]
+        assert columns == [row | {"damaged_path": ""} for row in read(repaired / "set.histoprep" / "mended.parquet")]
+
+    def test_a_tree_elsewhere_is_named_in_full(self, scanned: Path, tmp_path: Path) -> None:
+        workspace = Workspace.of(copied(scanned, tmp_path / "a") / "set")
+        out = repair(workspace, tmp_path / "elsewhere")
+        assert {row["mask_path"] for row in read(workspace.mended)} == {f"{out}/{stem}_mask.png" for stem in TRUTH if stem.startswith("slide")}
+        manifest, _ = manifest_of(workspace)
+        assert validate_manifest(manifest.path, digests=True) == []
+
+    def test_it_follows_a_repair_with_other_options(self, own: Workspace) -> None:
+        opened, _ = tables.open_table(own.folder / "mended" / "ledger.parquet", kind="repair-ledger", schema_version="1.0")
+        confidences = sorted(tables.read_table(opened)["confidence"].to_pylist())
+        repair(own, min_confidence=confidences[10], force=True)
+        rows = read(own.mended)
+        assert 0 < len(rows) < NUM_DAMAGED
+        assert all((own.root / row["mask_path"]).exists() for row in rows)
+        assert manifest_of(own)[1].num_mended == len(rows)
+
+
+class TestRows:
+    @pytest.mark.parametrize(("piece", "group"), [(1, 3), (4, 65_536), (65_536, 5), (65_536, 65_536)])
+    def test_masks_are_the_mended_ones_however_the_tables_are_cut(
+        self, own: Workspace, piece: int, group: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Both tables shuffled: nothing may hang on their order.
+        draw = np.random.default_rng(piece)
+        monkeypatch.setattr(tables, "ROW_GROUP_ROWS", group)
+        for path, kind, schema, version in (
+            (own.tiles, tiles.KIND, tiles.SCHEMA, tiles.SCHEMA_VERSION),
+            (own.mended, mended.KIND, mended.SCHEMA, mended.SCHEMA_VERSION),
+        ):
+            opened, header = tables.open_table(path, kind=kind, schema_version=version)
+            rows = tables.read_table(opened)
+            shuffled = rows.take(pa.array(draw.permutation(rows.num_rows)))
+            facts = {name: value for name, value in header.items() if name not in ("kind", "schema_version", "tool_version")}
+            tables.write_table(path, [shuffled], schema, kind=kind, schema_version=version, metadata=facts)
+        opened, _ = tables.open_table(own.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+        plain = tables.read_table(opened).to_pylist()
+        better = {row["damaged_path"]: row for row in read(own.mended)}
+        expected = [row | {name: better[row["mask_path"]][name] for name in MASK_COLUMNS if row["mask_path"] in better} for row in plain]
+        seen = open_rows(own.tiles)[0]
+        assert [row for batch in seen.read_batches(rows=piece) for row in batch.to_pylist()] == expected
+        # Any columns, in the order asked for, whether or not the keys are among them.
+        for columns in (["label_ids"], ["tile_id"], [IS_MENDED, "tile_id"], ["mask_width_px", "tile_id", "mask_path", IS_MENDED]):
+            pieces = [batch.select(columns) for batch in seen.read_batches(columns, piece)]
+            wanted = [{**row, IS_MENDED: before["mask_path"] in better} for row, before in zip(expected, plain, strict=True)]
+            assert [row for batch in pieces for row in batch.to_pylist()] == [{name: row[name] for name in columns} for row in wanted]
+
+    def test_a_mask_that_changed_is_itself_again(self, own: Workspace) -> None:
+        path = own.root / "slide" / "03_mask.png"
+        DataSet(own.root).mask("slide/03_mask.png", made.regions(70))
+        audit.ensure_tiles(own, workers=1)
+        rows = {
+            row["tile_id"]: row
+            for batch in open_rows(own.tiles)[0].read_batches(["tile_id", "mask_path", "mask_digest"])
+            for row in batch.to_pylist()
+        }
+        assert (rows["slide/03"]["mask_path"], rows["slide/03"]["mask_digest"]) == ("slide/03_mask.png", digest(path.read_bytes()))
+        assert rows["slide/04"]["mask_path"] == "../set.histoprep/mended/slide/04_mask.png"
+        manifest, summary = manifest_of(own)
+        assert (summary.num_mended, manifest.header["mended_masks"]) == (NUM_DAMAGED - 1, NUM_DAMAGED - 1)
+        assert any(one.startswith("1 mended masks are left out") for one in summary.warnings)
+
+    def test_the_label_map_of_a_mask_stays(self, tmp_path: Path) -> None:
+        row = tile_row("a", {1: 100}, mask_label_map="five 0123")
+        table = write_tiles(tmp_path / "tiles.parquet", [row])
+        columns = {name: row.get(name) for name in MASK_COLUMNS} | {"damaged_path": row["mask_path"], "damaged_digest": row["mask_digest"]}
+        rows = tiles.to_table([columns | {"mask_path": "new.png", "mask_digest": "0" * 32}], mended.SCHEMA)
+        tables.write_table(
+            tmp_path / "mended.parquet", [rows], mended.SCHEMA, kind=mended.KIND, schema_version="1.0", metadata={"ledger_digest": "1", "root": ""}
+        )
+        (tmp_path / "repair.json").write_text(json.dumps({"out": "x", "ledger_digest": "1"}))
+        (batch,) = open_rows(table)[0].read_batches()
+        (seen,) = batch.to_pylist()
+        assert (seen["mask_path"], seen["mask_label_map"]) == ("new.png", "five 0123")
+
+    def test_a_repair_that_did_not_end_is_no_return_to_damaged_masks(self, own: Workspace) -> None:
+        kept = own.mended.read_bytes()
+        own.mended.unlink()
+        for ask in (lambda: manifest_of(own), lambda: compute_stats(own), lambda: raw_label_map(own.tiles)):
+            with pytest.raises(IntegrityError, match="a later repair did not end") as refused:
+                ask()
+            assert "run histoprep repair again, or delete" in str(refused.value.hint)
+        own.mended.write_bytes(kept)
+        record = json.loads(own.repair.read_text())
+        own.repair.write_text(json.dumps(record | {"ledger_digest": "0" * 32}))
+        with pytest.raises(IntegrityError, match="a later repair did not end"):
+            manifest_of(own)
+        # The audit goes on: it judges the files of the data set.
+        assert "HP403" in {one.code for one in run_audit(own, AuditOptions(), Engine(1)).report.findings}
+        own.repair.unlink()
+        assert open_mended(own.folder) is None
+        assert "mended_masks" not in manifest_of(own)[0].header
+
+    @pytest.mark.parametrize("damage", ["gone", "longer"])
+    def test_no_manifest_names_a_mended_mask_that_is_not_there(self, own: Workspace, damage: str) -> None:
+        path = own.folder / "mended" / "slide" / "07_mask.png"
+        if damage == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes() + b"\0")
+        with pytest.raises(IntegrityError, match="a mended mask is not there any more, or was changed") as refused:
+            manifest_of(own)
+        assert "slide/07_mask.png" in str(refused.value.path)
+        assert not own.manifest.exists()
+
+
+class TestManifest:
+    def test_it_names_and_counts_what_was_mended(self, own: Workspace) -> None:
+        manifest, summary = manifest_of(own)
+        rows = manifest.read().to_pylist()
+        ids = [one.id for one in manifest.label_map.classes]
+        assert set(ids) <= set(TRUE_LABELS)
+        for row in rows:
+            path = own.root / row["mask_path"]
+            labels = np.asarray(Image.open(path))
+            assert row["tile_id"].startswith("clean") or path.resolve().is_relative_to(own.folder / "mended")
+            assert (row["mask_bytes"], row["mask_digest"]) == (path.stat().st_size, digest(path.read_bytes()))
+            assert row["class_pixels"] == [np.count_nonzero(labels == one) for one in ids]
+            assert set(row["classes"]) <= set(np.unique(TRUTH[row["tile_id"]]).tolist())
+        assert (summary.num_mended, manifest.header["mended_masks"]) == (NUM_DAMAGED, NUM_DAMAGED)
+        assert validate_manifest(manifest.path, digests=True) == []
+
+    def test_without_repair_it_holds_false_labels(self, scanned: Path, tmp_path: Path) -> None:
+        workspace = Workspace.of(copied(scanned, tmp_path / "a") / "set")
+        manifest, summary = manifest_of(workspace)
+        assert not {one.id for one in manifest.label_map.classes} <= set(TRUE_LABELS)
+        assert summary.num_mended == 0
+        assert "mended_masks" not in manifest.header
+
+    def test_a_manifest_from_before_the_repair_is_stale(self, scanned: Path, tmp_path: Path) -> None:
+        workspace = Workspace.of(copied(scanned, tmp_path / "a") / "set")
+        manifest_of(workspace)
+        repair(workspace)
+        (found,) = validate_manifest(workspace.manifest)
+        assert (found.code, found.count) == ("HP902", NUM_DAMAGED)
+        assert found.details[0] == "histoprep repair mended it after the manifest was made"
+        codes = {one.code for one in run_audit(workspace, AuditOptions(), Engine(1)).report.findings}
+        assert {"HP403", "HP902"} <= codes
+        manifest_of(workspace)
+        codes = {one.code for one in run_audit(workspace, AuditOptions(), Engine(1)).report.findings}
+        assert "HP403" in codes
+        assert not codes & {"HP902", "HP903"}
+
+    def test_tiles_whose_false_labels_had_no_class_come_back(self, own: Workspace, tmp_path: Path) -> None:
+        sources = tuple(SourceLabel(one, f"label {one}") for one in TRUE_LABELS)
+        label_map = LabelMap(
+            "true", sources, (TargetClass(0, "none", "#000000"), TargetClass(1, "any", "#ffffff")), {one: int(one > 0) for one in TRUE_LABELS}
+        )
+        assert len(manifest_of(own, label_map)[0]) == len(TRUTH)
+        # Whoever looks for the name of a tile counts the same tiles.
+        silent = tmp_path / "split.csv"
+        silent.write_text("tile_id,split\n" + "".join(f"{stem},train\n" for stem in TRUTH if stem != "slide/30"), "utf-8")
+        with pytest.raises(UsageError, match="says nothing about some tiles") as refused:
+            manifest_of(own, label_map, method="file", split_file=silent)
+        assert "1 tiles, for instance slide/30" in str(refused.value)
+        own.repair.unlink()
+        assert len(manifest_of(own, label_map)[0]) < len(TRUTH)
+
+    def test_the_command_line_says_how_many(self, own: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.run(["manifest", str(own.root), "--workers", "1"]) == ExitCode.OK
+        assert "31 masks are those that histoprep repair mended" in capsys.readouterr().out
+        assert cli.run(["manifest", "show", str(own.manifest)]) == ExitCode.OK
+        assert "31 masks are those that histoprep repair mended" in capsys.readouterr().out
+        assert cli.run(["stats", str(own.root), "--workers", "1"]) == ExitCode.OK
+        assert "31 masks mended by repair" in capsys.readouterr().out
+        assert cli.run(["repair", str(own.root), "--workers", "1", "--force"]) == ExitCode.OK
+        assert "was made before: run histoprep manifest again" in capsys.readouterr().err
+
+
+class TestStats:
+    def test_they_count_the_mended_masks_and_the_audit_the_damaged(self, own: Workspace) -> None:
+        pixels: dict[bool, Counter[int]] = {False: Counter(), True: Counter()}
+        for stem in TRUTH:
+            for is_mended in pixels:
+                folder = own.folder / "mended" if is_mended and stem.startswith("slide") else own.root
+                ids, numbers = np.unique(np.asarray(Image.open(folder / f"{stem}_mask.png")), return_counts=True)
+                pixels[is_mended].update(dict(zip(ids.tolist(), numbers.tolist(), strict=True)))
+        stats = compute_stats(own)
+        assert dict(zip(stats.raw.classes["class_id"], stats.raw.classes["pixels"], strict=True)) == dict(pixels[True])
+        assert stats.num_mended == NUM_DAMAGED
+        by_files = count_table(own, None, by_group=False).raw.classes.groupby("class_id")["pixels"].sum()
+        assert by_files.to_dict() == dict(pixels[False])
+        assert set(pixels[True]) <= set(TRUE_LABELS) < set(pixels[False])
+
+
+class TestShards:
+    def test_they_hold_the_mended_masks(self, own: Workspace, tmp_path: Path) -> None:
+        manifest, _ = manifest_of(own)
+        assert verify_shards(write_shards(manifest.path, tmp_path / "shards").index, manifest.path) == []
+        wrong = []
+        for source in (open_tiles(manifest.path), open_tiles(tmp_path / "shards")):
+            assert len(source) == len(TRUTH)
+            for row, stem in enumerate(source.tile_ids):
+                mask = source.read(row).mask
+                assert mask is not None
+                assert set(np.unique(mask).tolist()) <= set(np.unique(TRUTH[stem]).tolist())
+                wrong.append(np.mean(mask != TRUTH[stem]))
+        assert np.mean(wrong) < 0.004
+
+    def test_of_the_demo_too(self, tmp_path: Path) -> None:
+        workspace = Workspace.of(make_demo(tmp_path / "demo", num_tiles=80, tile_px=64).folder)
+        audit.ensure_tiles(workspace, workers=1)
+        recipes = [one for one in RECIPES if max(one.labels) <= DERMIS]
+
+        def false_labels() -> int:
+            manifest = build_manifest(workspace.tiles, identity_map(range(256)), ManifestOptions(), workspace.manifest)
+            shards = tmp_path / f"shards-{manifest.num_mended}"
+            source = open_tiles(write_shards(manifest.path, shards).index)
+            number = 0
+            for row, name in enumerate(source.tile_ids):
+                if name.startswith("slide07"):
+                    mask = source.read(row).mask
+                    assert mask is not None
+                    number += len(set(np.unique(mask).tolist()) - set(recipes[int(name.split("_")[1]) % len(recipes)].labels))
+            return number
+
+        before = false_labels()
+        repair(workspace)
+        assert before > 100
+        assert false_labels() == 0
