@@ -58,13 +58,14 @@ def demo(
     ledger = Ledger(options.workspace / NAME)
     stages = toolkit_stages(options)
     run_stages(stages, ledger, _run_here, console.out)
+    page = write_page(options, stages, ledger.read())
     missing = missing_train_packages()
     if not missing:
+        console.note(f"so far: {page}")
         later = _trainer_stages(options)
-        stages += later
         run_stages(later, ledger, _run_here, console.out)
-    page = write_page(options, stages, ledger.read())
-    if missing:
+        write_page(options, (*stages, *later), ledger.read())
+    else:
         console.out(f"\nTraining is left out: {', '.join(missing)} not installed. In the folder of the source: pip install '.[train]'")
     console.out(f"\nopen {page} in a browser; everything else is beside it in {options.workspace}")
 
