@@ -92,6 +92,12 @@ def read(path: Path) -> list[dict[str, Any]]:
     return tables.read_table(opened).to_pylist()
 
 
+def found_by_audit(workspace: Workspace) -> set[str]:
+    report = run_audit(workspace, AuditOptions(), Engine(1)).report
+    assert report is not None
+    return {one.code for one in report.findings}
+
+
 def manifest_of(workspace: Workspace, label_map: LabelMap | None = None, **options: Any) -> tuple[Manifest, ManifestSummary]:
     summary = build_manifest(workspace.tiles, label_map or raw_label_map(workspace.tiles), ManifestOptions(**options), workspace.manifest)
     return open_manifest(summary.path), summary
@@ -225,7 +231,7 @@ class TestRows:
         with pytest.raises(IntegrityError, match="a later repair did not end"):
             manifest_of(own)
         # The audit goes on: it judges the files of the data set.
-        assert "HP403" in {one.code for one in run_audit(own, AuditOptions(), Engine(1)).report.findings}
+        assert "HP403" in found_by_audit(own)
         own.repair.unlink()
         assert open_mended(own.folder) is None
         assert "mended_masks" not in manifest_of(own)[0].header
@@ -273,10 +279,10 @@ class TestManifest:
         (found,) = validate_manifest(workspace.manifest)
         assert (found.code, found.count) == ("HP902", NUM_DAMAGED)
         assert found.details[0] == "histoprep repair mended it after the manifest was made"
-        codes = {one.code for one in run_audit(workspace, AuditOptions(), Engine(1)).report.findings}
+        codes = found_by_audit(workspace)
         assert {"HP403", "HP902"} <= codes
         manifest_of(workspace)
-        codes = {one.code for one in run_audit(workspace, AuditOptions(), Engine(1)).report.findings}
+        codes = found_by_audit(workspace)
         assert "HP403" in codes
         assert not codes & {"HP902", "HP903"}
 
@@ -310,10 +316,10 @@ class TestStats:
     def test_they_count_the_mended_masks_and_the_audit_the_damaged(self, own: Workspace) -> None:
         pixels: dict[bool, Counter[int]] = {False: Counter(), True: Counter()}
         for stem in TRUTH:
-            for is_mended in pixels:
+            for is_mended, counter in pixels.items():
                 folder = own.folder / "mended" if is_mended and stem.startswith("slide") else own.root
                 ids, numbers = np.unique(np.asarray(Image.open(folder / f"{stem}_mask.png")), return_counts=True)
-                pixels[is_mended].update(dict(zip(ids.tolist(), numbers.tolist(), strict=True)))
+                counter.update(dict(zip(ids.tolist(), numbers.tolist(), strict=True)))
         stats = compute_stats(own)
         assert dict(zip(stats.raw.classes["class_id"], stats.raw.classes["pixels"], strict=True)) == dict(pixels[True])
         assert stats.num_mended == NUM_DAMAGED

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histoprep import durable, tables
+from histoprep import durable, mask_tree, tables
 from histoprep.errors import BrokenFileError, OutputError
 from histoprep.mask_tree import LEDGER
 from histoprep.mask_tree.task import beside, open_ledger
@@ -21,6 +21,13 @@ MOST_CHANGED = "most-changed.png"
 
 def write_sheets(plan: RepairPlan, *, every_mask: bool = False) -> list[Path]:
     """Write the contact sheet of the masks that changed most, or of every mended mask, beside the mended masks; return their paths."""
+    with mask_tree.locked(plan):
+        # What a killed run left.
+        durable.remove_temporaries(plan.out / SHEETS)
+        return _write_sheets(plan, every_mask=every_mask)
+
+
+def _write_sheets(plan: RepairPlan, *, every_mask: bool) -> list[Path]:
     opened = open_ledger(plan.out / LEDGER, KIND.ledger, KIND)
     changed = [row for batch in tables.read_batches(opened, ["mask_path", "changed_pixels"]) for row in batch.to_pylist()]
     mended = {row["mask_path"]: row["changed_pixels"] for row in changed if row["changed_pixels"] is not None}
