@@ -84,7 +84,7 @@ def rows(corpus: Path, num_samples: int = 2_000, rounds: int = ROUNDS) -> list[R
         plain, noisy = (LatentDataset(latents, tiles, streams, 0, noise=noise) for noise in (False, True))
         cases = (
             SimpleNamespace(name="latents to a batch", dataset=plain, gate=GATE),
-            SimpleNamespace(name="latents and diffusion noise to a batch", dataset=noisy, gate=GATE // 2),
+            SimpleNamespace(name="latents and diffusion noise to a batch", dataset=noisy, gate=GATE),
         )
         speeds: dict[str, list[float]] = {one.name: [] for one in cases}
         for one in cases:
