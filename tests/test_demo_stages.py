@@ -53,6 +53,7 @@ def test_the_training_size_fits_into_every_tile_and_the_network(sides):
     assert size + 16 > min(64, *sides), "and is the largest such"
     stages = {one.name: one for one in trainer_stages(OPTIONS, sides)}
     assert ("sample" in stages) == all(side % 16 == 0 for side in sides)
+    assert "--split train " in trainer_stages(OPTIONS, [64], "train")[-1].command
     assert f"--image-size {size} --fit tile" in stages["encode"].command
 
 

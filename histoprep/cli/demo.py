@@ -99,9 +99,13 @@ def _trainer_stages(options: DemoOptions) -> tuple[Any, ...]:
     from histoprep.demo.stages import trainer_stages
     from histoprep.manifest import open_manifest
 
-    table = open_manifest(options.manifest).read(["height_px", "width_px"])
+    manifest = open_manifest(options.manifest)
+    table = manifest.read(["height_px", "width_px"])
     sides = {side for name in table.column_names for side in table[name].unique().to_pylist()}
-    return trainer_stages(options, sorted(sides))
+    splits = manifest.certificate["splits"]
+    # A small data set may have no labelled tile in its test split.
+    labelled = [name for name in ("test", "val", "train") if splits.get(name, {}).get("conditional")]
+    return trainer_stages(options, sorted(sides), *labelled[:1])
 
 
 def _run_here(arguments: Any) -> int:

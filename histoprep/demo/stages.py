@@ -87,6 +87,16 @@ class DemoOptions:
         return load_label_map(find_label_map(str(self.map_name), self.data)).name
 
     @property
+    def shown_shards(self) -> tuple[str, str]:
+        """Return the option of the trainer that names the shards."""
+        return "--manifest", str(self.shards)
+
+    @property
+    def codec_folder(self) -> str:
+        """Return the codec that tiles are encoded with: the one that was given, or the run that trains one."""
+        return str(self.workspace / CODEC_RUN) if self.codec is None else self.codec
+
+    @property
     def trains_codec(self) -> bool:
         """Return whether a codec is trained, or one was given."""
         return self.codec is None
@@ -130,57 +140,70 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def trainer_stages(options: DemoOptions, sides_px: Sequence[int]) -> tuple[Stage, ...]:
-    """Return the stages from shards to generated tiles. `sides_px`: heights and widths of the tiles, which the training size follows."""
-    work, index = options.workspace, options.index
-    codec_run, latents, run = work / CODEC_RUN, work / LATENTS, work / MODEL_RUN
+def trainer_stages(options: DemoOptions, sides_px: Sequence[int], masks_of: str = "test") -> tuple[Stage, ...]:
+    """Return the stages from shards to generated tiles.
+
+    `sides_px`: heights and widths of the tiles; the training size follows them, and none are generated where the network cannot make them.
+    `masks_of`: the split whose masks tiles are made for.
+    """
     size = training_size(sides_px)
     smaller = (f"data.image_size={size}",) if size < _LONGEST_SIDE_PX else ()
-    data = ("--manifest", str(options.shards))
-    codec = str(codec_run) if options.codec is None else options.codec
-    codec_ended = (codec_run / "finished.json",) if options.trains_codec else ()
-    learn_codec = Stage(
-        "codec",
-        f"learn to compress tiles, {options.codec_steps} steps",
-        "trainer",
-        ("fit", "--preset", "codec-tiny", *data, "--out", str(codec_run), *_settings(options.codec_steps, *smaller)),
-        (index,),
-        codec_ended,
-    )
-    encode = Stage(
-        "encode",
-        "compress every tile once",
-        "trainer",
-        ("encode", *data, "--codec", codec, "--image-size", str(size), "--fit", "tile", "--out", str(latents)),
-        (index, *codec_ended),
-        (latents / "latents.json",),
-    )
-    learn = Stage(
-        "fit",
-        f"learn what tissue belongs to which mask, {options.fit_steps} steps",
-        "trainer",
-        (
-            *("fit", "--preset", "ldm-tiny", *data, "--latents", str(latents), "--codec", codec, "--out", str(run)),
-            *_settings(options.fit_steps, *smaller),
-        ),
-        (index, latents / "latents.json"),
-        (run / "finished.json",),
-    )
-    stages = [*([learn_codec] if options.trains_codec else []), encode, learn]
+    stages = [_encode_stage(options, size), _fit_stage(options, smaller)]
+    if options.trains_codec:
+        stages.insert(0, _codec_stage(options, smaller))
     if not any(side % _SIDE_MULTIPLE_PX for side in sides_px):
         number = max(_FEWEST_SAMPLED, min(_MOST_SAMPLED, _SAMPLED_PIXELS // max(sides_px) ** 2))
-        stages.append(_sample_stage(options, run, number))
+        stages.append(_sample_stage(options, number, masks_of))
     return tuple(stages)
 
 
-def _sample_stage(options: DemoOptions, run: Path, number: int) -> Stage:
-    out = options.workspace / SYNTHETIC
-    arguments = ("sample", "--checkpoint", str(run), "--masks", str(options.shards), "--split", "test", "--limit", str(number), "--out", str(out))
+def _codec_stage(options: DemoOptions, settings: Sequence[str]) -> Stage:
+    run = options.workspace / CODEC_RUN
+    return Stage(
+        "codec",
+        f"learn to compress tiles, {options.codec_steps} steps",
+        "trainer",
+        ("fit", "--preset", "codec-tiny", *options.shown_shards, "--out", str(run), *_settings(options.codec_steps, *settings)),
+        (options.index,),
+        (run / "finished.json",),
+    )
+
+
+def _encode_stage(options: DemoOptions, size: int) -> Stage:
+    latents = options.workspace / LATENTS
+    codec = ("--codec", options.codec_folder, "--image-size", str(size), "--fit", "tile")
+    return Stage(
+        "encode",
+        "compress every tile once",
+        "trainer",
+        ("encode", *options.shown_shards, *codec, "--out", str(latents)),
+        (options.index, *([options.workspace / CODEC_RUN / "finished.json"] if options.trains_codec else [])),
+        (latents / "latents.json",),
+    )
+
+
+def _fit_stage(options: DemoOptions, settings: Sequence[str]) -> Stage:
+    latents, run = options.workspace / LATENTS, options.workspace / MODEL_RUN
+    source = (*options.shown_shards, "--latents", str(latents), "--codec", options.codec_folder)
+    return Stage(
+        "fit",
+        f"learn what tissue belongs to which mask, {options.fit_steps} steps",
+        "trainer",
+        ("fit", "--preset", "ldm-tiny", *source, "--out", str(run), *_settings(options.fit_steps, *settings)),
+        (options.index, latents / "latents.json"),
+        (run / "finished.json",),
+    )
+
+
+def _sample_stage(options: DemoOptions, number: int, masks_of: str) -> Stage:
+    run, out = options.workspace / MODEL_RUN, options.workspace / SYNTHETIC
+    masks = ("--masks", str(options.shards), "--split", masks_of, "--limit", str(number))
+    seen = "that training has not seen" if masks_of != "train" else "of the training tiles"
     return Stage(
         "sample",
-        "make tiles for masks that training has not seen",
+        f"make tiles for masks {seen}",
         "trainer",
-        arguments,
+        ("sample", "--checkpoint", str(run), *masks, "--out", str(out)),
         (options.index, run / "finished.json"),
         (out.with_name(out.name + ".histoprep") / "manifest.parquet",),
     )
