@@ -11,28 +11,32 @@ from __future__ import annotations
 
 import itertools
 import json
-from array import array
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from histoprep import __version__, durable, mask_tree, tables, tiles
-from histoprep.digests import RunningDigest, digest, digest_text, hash_text
-from histoprep.errors import BrokenFileError, IncompleteError, UnmappedLabelError, UsageError
+from histoprep.digests import digest, digest_text
+from histoprep.errors import IncompleteError, UsageError
 from histoprep.execution import Engine
-from histoprep.labels import UNMAPPED, LabelMap, TargetClass, format_label_map
+from histoprep.labels import LabelMap, format_label_map
 from histoprep.mask_tree import LEDGER, Advance, FailedMask, Totals
-from histoprep.mask_tree.task import FIRST_COLUMNS, LAST_COLUMNS, PARTS, Made, TreeKind, TreeTask, column, output_name
+from histoprep.mask_tree.task import FIRST_COLUMNS, LAST_COLUMNS, PARTS, TreeKind, TreeTask, column
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.remap.evidence import already_remapped
+from histoprep.remap.recipe import OnUnmapped, Recipe
+from histoprep.remap.survey import Survey, many, mask_rows
 from histoprep.repair.record import MendedMask, mended_masks, unmended
 from histoprep.workspace import Workspace
+
+__all__ = [
+    "OnUnmapped", "Recipe", "RemapOptions", "RemapPlan", "RemapResult", "collect_remap", "plan_remap", "run_remap", "run_remap_part",
+    "unfinished_remaps",
+]  # fmt: skip
 
 LABEL_MAP = "label_map.yml"
 PARTITION_MASKS = 1000
@@ -46,17 +50,7 @@ LEDGER_SCHEMA = pa.schema(
 )
 KIND = TreeKind("remap", "1.0", LEDGER_SCHEMA, (LABEL_MAP,))
 
-_MAX_CLASS_ID = 255
 _NUM_SHOWN = 10
-_NUM_REMEMBERED = 256
-_UNKNOWN_WORDS = ("unknown", "unlabel", "undefined", "void", "ignore")
-
-
-class OnUnmapped(StrEnum):
-    """What becomes of values that the label map does not list."""
-
-    ERROR = "error"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,122 +90,6 @@ class RemapResult:
     def ledger(self) -> Path:
         """Return the path of the ledger."""
         return self.out / LEDGER
-
-
-class MaskRow(NamedTuple):
-    """What tiles.parquet says of one mask; `failure` is the reason why it cannot be remapped, or None.
-
-    Of one that `repair` mended, everything but the path is that of the mended file, whose absolute path is `mended`.
-    """
-
-    path: str
-    num_bytes: int
-    mtime_ns: int
-    digest: str | None
-    failure: str | None
-    ids: tuple[int, ...]
-    pixels: tuple[int, ...]
-    mended: str | None = None
-
-    @property
-    def file(self) -> str:
-        """Return the file to read: the mask, or its mended twin."""
-        return self.mended or self.path
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How labels become classes: `table` is uint8 [65536] as bytes, `no_class` stands in it for values without one.
-
-    `no_class` is None when every value has a class, or every byte is one. `note` goes into each new mask.
-    """
-
-    table: bytes
-    class_ids: tuple[int, ...]
-    no_class: int | None
-    note: str
-
-    @classmethod
-    def of(cls, label_map: LabelMap, on_unmapped: OnUnmapped) -> Recipe:
-        """Return the recipe; raises UsageError for classes above 255 (HP505) or without a class for unknown values."""
-        ids = tuple(one.id for one in label_map.classes)
-        if ids[-1] > _MAX_CLASS_ID:
-            raise UsageError("HP505 map-overflow: new masks have 8 bits", seen=f"class {ids[-1]} of {label_map.name}", expected="class ids 0 to 255")
-        unknown = unknown_class(label_map).id if on_unmapped is OnUnmapped.UNKNOWN else None
-        no_class = next((one for one in range(_MAX_CLASS_ID, -1, -1) if one not in ids), None) if unknown is None else None
-        table = label_map.lookup_table()
-        table[table == UNMAPPED] = unknown or no_class or 0
-        return cls(table.astype(np.uint8).tobytes(), ids, no_class, f"{label_map.name} {label_map.digest}")
-
-    def apply(self, labels: np.ndarray) -> np.ndarray:
-        """Return the classes, uint8, of labels, uint8 or uint16 [height, width].
-
-        Raises BrokenFileError for a picture that is no class map, and for values without a class.
-        """
-        import cv2
-
-        if labels.ndim != 2 or labels.dtype not in (np.uint8, np.uint16):
-            raise BrokenFileError("HP402 mask-wrong-mode", f"no class map: {labels.dtype} of {labels.ndim} dimensions")
-        table = np.frombuffer(self.table, np.uint8)
-        if labels.dtype == np.uint16 and labels.max() < 1 << 8:
-            labels = labels.astype(np.uint8)
-        classes = cv2.LUT(labels, table[:256]) if labels.dtype == np.uint8 else table[labels]
-        if self.no_class is not None and (classes == self.no_class).any():
-            raise BrokenFileError("HP501 unmapped-label", "it holds values that are not in the tiles table")
-        return classes
-
-    def count(self, row: MaskRow) -> list[int]:
-        """Return the pixels of each class that this mask will have."""
-        pixels: Counter[int] = Counter()
-        for label, number in zip(row.ids, row.pixels, strict=True):
-            pixels[self.table[label]] += number
-        return [pixels[one] for one in self.class_ids]
-
-    def open(self) -> _Remapper:
-        """Return the function that remaps one file after another."""
-        return _Remapper(self)
-
-
-def unknown_class(label_map: LabelMap) -> TargetClass:
-    """Return the class for values that nobody listed: the one called Unknown, or class 0 if its name says so.
-
-    Raises UsageError when there is none.
-    """
-    for one in label_map.classes:
-        if one.name.casefold() == "unknown":
-            return one
-    first = label_map.classes[0]
-    if first.id == 0 and any(word in first.name.casefold() for word in _UNKNOWN_WORDS):
-        return first
-    raise UsageError(
-        f"--on-unmapped unknown needs a class for unknown values, and {label_map.name} has none",
-        seen=", ".join(f"{one.id} {one.name}" for one in label_map.classes[:_NUM_SHOWN]),
-        expected="a class called Unknown, or a class 0 named like it",
-        hint="add such a class to the label map, or list the values",
-    )
-
-
-class _Remapper:
-    """Turns bytes into a new mask and its digest; identical bytes are remapped once."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        # Decoders take longest to import, and only workers need them.
-        from histoprep import imageio
-
-        self._imageio = imageio
-        self._recipe = recipe
-        self._known: dict[str, tuple[bytes, str]] = {}
-
-    def __call__(self, data: bytes, key: str, row: MaskRow) -> Made:
-        found = self._known.get(key)
-        if found is None:
-            classes = self._recipe.apply(self._imageio.decode_mask(data, self._imageio.read_header(data)))
-            encoded = self._imageio.encode_mask_png(classes, {self._imageio.LABEL_MAP_TEXT: self._recipe.note})
-            found = encoded, digest(encoded)
-            if len(self._known) >= _NUM_REMEMBERED:
-                self._known.pop(next(iter(self._known)))
-            self._known[key] = found
-        return Made(*found, {"class_pixels": self._recipe.count(row)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,97 +134,6 @@ class RemapPlan:
         durable.write_text(self.out / LABEL_MAP, format_label_map(self.label_map))
 
 
-_COLUMNS = (
-    "mask_path", "mask_bytes", "mask_mtime_ns", "mask_digest", "mask_error", "mask_error_detail",
-    "mask_mode", "mask_colours", "mask_channels_equal", "label_ids", "label_pixels",
-)  # fmt: skip
-
-
-def mask_rows(table: Path, mended: Mapping[str, MendedMask]) -> Iterator[MaskRow]:
-    """Yield every mask of a tiles table, orphan masks too, in its order; mended ones where there are."""
-    opened, _ = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
-    for batch in tables.read_batches(opened, _COLUMNS, rows=8192):
-        columns = (batch[one].to_pylist() for one in _COLUMNS)
-        for path, size, time, key, error, detail, mode, colours, equal, ids, pixels in zip(*columns, strict=True):
-            if path is None:
-                continue
-            better = mended.get(path)
-            if better is not None and better.source_digest == key:
-                yield MaskRow(path, better.num_bytes, better.mtime_ns, better.digest, None, better.ids, better.pixels, better.file)
-                continue
-            failure = f"{error}: {detail}" if error else None
-            if failure is None and ids is None:
-                failure = f"HP402 mask-wrong-mode: {_wrong_mode(mode, colours, equal)}"
-            yield MaskRow(path, size or 0, time or 0, key, failure, tuple(ids or ()), tuple(pixels or ()))
-
-
-def _wrong_mode(mode: str, colours: int | None, channels_equal: bool | None) -> str:
-    kind = f"mode {mode}{f' with {colours} colours' if colours is not None else ''} is no class map"
-    if channels_equal:
-        return f"{kind}; its channels are equal, so save one of them as 8-bit grey"
-    return f"{kind}; save label ids as 8-bit grey, not colours"
-
-
-def _many(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
-
-
-@dataclass(slots=True)
-class _Survey:
-    """One look at all masks: what they hold and what they will be called."""
-
-    tiles: Counter[int] = field(default_factory=Counter)
-    pixels: Counter[int] = field(default_factory=Counter)
-    examples: dict[int, str] = field(default_factory=dict)
-    names: array[int] = field(default_factory=lambda: array("Q"))
-    num_refused: int = 0
-    digest: RunningDigest = field(default_factory=RunningDigest)
-
-    @classmethod
-    def of(cls, table: Path, mended: Mapping[str, MendedMask]) -> _Survey:
-        survey = cls()
-        for row in mask_rows(table, mended):
-            survey.digest.update(f"{row.path}\0{row.digest}\0{row.failure}")
-            survey.names.append(hash_text(output_name(row.path)))
-            survey.num_refused += row.failure is not None
-            for label, number in zip(row.ids, row.pixels, strict=True):
-                survey.tiles[label] += 1
-                survey.pixels[label] += number
-                survey.examples.setdefault(label, row.path)
-        return survey
-
-    def refuse_unmapped(self, label_map: LabelMap) -> None:
-        unmapped = sorted(set(self.tiles) - set(label_map.mapping))
-        if not unmapped:
-            return
-        shown = [
-            f"{one} ({_many(self.pixels[one], 'pixel')} in {_many(self.tiles[one], 'tile')}, such as {self.examples[one]})"
-            for one in unmapped[:_NUM_SHOWN]
-        ]
-        more = f" and {len(unmapped) - _NUM_SHOWN} more" if len(unmapped) > _NUM_SHOWN else ""
-        ids = [one.id for one in label_map.sources]
-        raise UnmappedLabelError(
-            f"HP501 unmapped-label: the masks hold {_many(len(unmapped), 'value')} that {label_map.name} does not list",
-            seen="; ".join(shown) + more,
-            expected=f"{_many(len(ids), 'source label')} from {min(ids, default=0)} to {max(ids, default=0)}",
-            hint="add them to the label map, or make them unknown with --on-unmapped unknown; histoprep audit looks for the cause",
-        )
-
-    def refuse_collisions(self, table: Path) -> None:
-        hashes = np.sort(np.array(self.names, np.uint64))
-        doubled = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
-        first: dict[str, str] = {}
-        for row in mask_rows(table, {}) if doubled else ():
-            name = output_name(row.path)
-            if hash_text(name) in doubled and first.setdefault(name, row.path) != row.path:
-                raise UsageError(
-                    "two masks would become the same file",
-                    path=name,
-                    seen=f"{first[name]} and {row.path}",
-                    hint="keep one of them: they belong to one image (HP104)",
-                )
-
-
 def plan_remap(workspace: Workspace, label_map: LabelMap, options: RemapOptions | None = None) -> RemapPlan:
     """Return the plan of a remap; nothing is written.
 
@@ -365,7 +152,7 @@ def plan_remap(workspace: Workspace, label_map: LabelMap, options: RemapOptions 
     mended = mended_masks(workspace)
     if not options.force:
         _refuse_damaged(workspace, mended)
-    survey = _Survey.of(workspace.tiles, mended)
+    survey = Survey.of(workspace.tiles, mended)
     evidence = None if options.force else already_remapped(label_map, survey.tiles, _notes(workspace.tiles))
     if evidence:
         raise UsageError(
@@ -386,11 +173,11 @@ def _refuse_damaged(workspace: Workspace, mended: Mapping[str, MendedMask]) -> N
     if not left:
         return
     number = sum(map(len, left.values()))
-    shown = [f"{_many(len(paths), 'mask')} of {source}, such as {paths[0]}" for source, paths in left.items()]
-    more = f"; and {_many(len(shown) - _NUM_SHOWN, 'more source')}" if len(shown) > _NUM_SHOWN else ""
+    shown = [f"{many(len(paths), 'mask')} of {source}, such as {paths[0]}" for source, paths in left.items()]
+    more = f"; and {many(len(shown) - _NUM_SHOWN, 'more source')}" if len(shown) > _NUM_SHOWN else ""
     repair = f"histoprep repair {workspace.root}, then the same command"
     raise UsageError(
-        f"{_many(number, 'mask')} went through JPEG or interpolation; a label map would hide false labels that can still be told from true ones",
+        f"{many(number, 'mask')} went through JPEG or interpolation; a label map would hide false labels that can still be told from true ones",
         path=workspace.root,
         seen="; ".join(shown[:_NUM_SHOWN]) + more,
         hint="restore those that repair refused, or remap them as they are with --force" if mended else f"{repair}; or --force, as they are",

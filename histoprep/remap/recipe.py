@@ -1,0 +1,143 @@
+"""How labels become classes: one mask at a time, pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from histoprep.digests import digest
+from histoprep.errors import BrokenFileError, UsageError
+from histoprep.labels import UNMAPPED, LabelMap, TargetClass
+from histoprep.mask_tree.task import Made
+
+_MAX_CLASS_ID = 255
+_NUM_SHOWN = 10
+_NUM_REMEMBERED = 256
+_UNKNOWN_WORDS = ("unknown", "unlabel", "undefined", "void", "ignore")
+
+
+class OnUnmapped(StrEnum):
+    """What becomes of values that the label map does not list."""
+
+    ERROR = "error"
+    UNKNOWN = "unknown"
+
+
+class MaskRow(NamedTuple):
+    """What tiles.parquet says of one mask; `failure` is the reason why it cannot be remapped, or None.
+
+    Of one that `repair` mended, everything but the path is that of the mended file, whose absolute path is `mended`.
+    """
+
+    path: str
+    num_bytes: int
+    mtime_ns: int
+    digest: str | None
+    failure: str | None
+    ids: tuple[int, ...]
+    pixels: tuple[int, ...]
+    mended: str | None = None
+
+    @property
+    def file(self) -> str:
+        """Return the file to read: the mask, or its mended twin."""
+        return self.mended or self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How labels become classes: `table` is uint8 [65536] as bytes, `no_class` stands in it for values without one.
+
+    `no_class` is None when every value has a class, or every byte is one. `note` goes into each new mask.
+    """
+
+    table: bytes
+    class_ids: tuple[int, ...]
+    no_class: int | None
+    note: str
+
+    @classmethod
+    def of(cls, label_map: LabelMap, on_unmapped: OnUnmapped) -> Recipe:
+        """Return the recipe; raises UsageError for classes above 255 (HP505) or without a class for unknown values."""
+        ids = tuple(one.id for one in label_map.classes)
+        if ids[-1] > _MAX_CLASS_ID:
+            raise UsageError("HP505 map-overflow: new masks have 8 bits", seen=f"class {ids[-1]} of {label_map.name}", expected="class ids 0 to 255")
+        unknown = unknown_class(label_map).id if on_unmapped is OnUnmapped.UNKNOWN else None
+        no_class = next((one for one in range(_MAX_CLASS_ID, -1, -1) if one not in ids), None) if unknown is None else None
+        table = label_map.lookup_table()
+        table[table == UNMAPPED] = unknown or no_class or 0
+        return cls(table.astype(np.uint8).tobytes(), ids, no_class, f"{label_map.name} {label_map.digest}")
+
+    def apply(self, labels: np.ndarray) -> np.ndarray:
+        """Return the classes, uint8, of labels, uint8 or uint16 [height, width].
+
+        Raises BrokenFileError for a picture that is no class map, and for values without a class.
+        """
+        import cv2
+
+        if labels.ndim != 2 or labels.dtype not in (np.uint8, np.uint16):
+            raise BrokenFileError("HP402 mask-wrong-mode", f"no class map: {labels.dtype} of {labels.ndim} dimensions")
+        table = np.frombuffer(self.table, np.uint8)
+        if labels.dtype == np.uint16 and labels.max() < 1 << 8:
+            labels = labels.astype(np.uint8)
+        classes = cv2.LUT(labels, table[:256]) if labels.dtype == np.uint8 else table[labels]
+        if self.no_class is not None and (classes == self.no_class).any():
+            raise BrokenFileError("HP501 unmapped-label", "it holds values that are not in the tiles table")
+        return classes
+
+    def count(self, row: MaskRow) -> list[int]:
+        """Return the pixels of each class that this mask will have."""
+        pixels: Counter[int] = Counter()
+        for label, number in zip(row.ids, row.pixels, strict=True):
+            pixels[self.table[label]] += number
+        return [pixels[one] for one in self.class_ids]
+
+    def open(self) -> _Remapper:
+        """Return the function that remaps one file after another."""
+        return _Remapper(self)
+
+
+def unknown_class(label_map: LabelMap) -> TargetClass:
+    """Return the class for values that nobody listed: the one called Unknown, or class 0 if its name says so.
+
+    Raises UsageError when there is none.
+    """
+    for one in label_map.classes:
+        if one.name.casefold() == "unknown":
+            return one
+    first = label_map.classes[0]
+    if first.id == 0 and any(word in first.name.casefold() for word in _UNKNOWN_WORDS):
+        return first
+    raise UsageError(
+        f"--on-unmapped unknown needs a class for unknown values, and {label_map.name} has none",
+        seen=", ".join(f"{one.id} {one.name}" for one in label_map.classes[:_NUM_SHOWN]),
+        expected="a class called Unknown, or a class 0 named like it",
+        hint="add such a class to the label map, or list the values",
+    )
+
+
+class _Remapper:
+    """Turns bytes into a new mask and its digest; identical bytes are remapped once."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        # Decoders take longest to import, and only workers need them.
+        from histoprep import imageio
+
+        self._imageio = imageio
+        self._recipe = recipe
+        self._known: dict[str, tuple[bytes, str]] = {}
+
+    def __call__(self, data: bytes, key: str, row: MaskRow) -> Made:
+        found = self._known.get(key)
+        if found is None:
+            classes = self._recipe.apply(self._imageio.decode_mask(data, self._imageio.read_header(data)))
+            encoded = self._imageio.encode_mask_png(classes, {self._imageio.LABEL_MAP_TEXT: self._recipe.note})
+            found = encoded, digest(encoded)
+            if len(self._known) >= _NUM_REMEMBERED:
+                self._known.pop(next(iter(self._known)))
+            self._known[key] = found
+        return Made(*found, {"class_pixels": self._recipe.count(row)})

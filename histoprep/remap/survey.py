@@ -1,0 +1,114 @@
+"""The masks of a tiles table as a remap sees them, and what would make it stop."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from histoprep import tables, tiles
+from histoprep.digests import RunningDigest, hash_text
+from histoprep.errors import UnmappedLabelError, UsageError
+from histoprep.labels import LabelMap
+from histoprep.mask_tree.task import output_name
+from histoprep.remap.recipe import MaskRow
+from histoprep.repair.record import MendedMask
+
+_NUM_SHOWN = 10
+_COLUMNS = (
+    "mask_path", "mask_bytes", "mask_mtime_ns", "mask_digest", "mask_error", "mask_error_detail",
+    "mask_mode", "mask_colours", "mask_channels_equal", "label_ids", "label_pixels",
+)  # fmt: skip
+
+
+def mask_rows(table: Path, mended: Mapping[str, MendedMask]) -> Iterator[MaskRow]:
+    """Yield every mask of a tiles table, orphan masks too, in its order; mended ones where there are."""
+    opened, _ = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    for batch in tables.read_batches(opened, _COLUMNS, rows=8192):
+        columns = (batch[one].to_pylist() for one in _COLUMNS)
+        for path, size, time, key, error, detail, mode, colours, equal, ids, pixels in zip(*columns, strict=True):
+            if path is None:
+                continue
+            better = mended.get(path)
+            if better is not None and better.source_digest == key:
+                yield MaskRow(path, better.num_bytes, better.mtime_ns, better.digest, None, better.ids, better.pixels, better.file)
+                continue
+            failure = f"{error}: {detail}" if error else None
+            if failure is None and ids is None:
+                failure = f"HP402 mask-wrong-mode: {_wrong_mode(mode, colours, equal)}"
+            yield MaskRow(path, size or 0, time or 0, key, failure, tuple(ids or ()), tuple(pixels or ()))
+
+
+def _wrong_mode(mode: str, colours: int | None, channels_equal: bool | None) -> str:
+    kind = f"mode {mode}{f' with {colours} colours' if colours is not None else ''} is no class map"
+    if channels_equal:
+        return f"{kind}; its channels are equal, so save one of them as 8-bit grey"
+    return f"{kind}; save label ids as 8-bit grey, not colours"
+
+
+def many(number: int, what: str) -> str:
+    """Return a count with its noun, in the plural where needed."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+@dataclass(slots=True)
+class Survey:
+    """One look at all masks: what they hold and what they will be called."""
+
+    tiles: Counter[int] = field(default_factory=Counter)
+    pixels: Counter[int] = field(default_factory=Counter)
+    examples: dict[int, str] = field(default_factory=dict)
+    names: array[int] = field(default_factory=lambda: array("Q"))
+    num_refused: int = 0
+    digest: RunningDigest = field(default_factory=RunningDigest)
+
+    @classmethod
+    def of(cls, table: Path, mended: Mapping[str, MendedMask]) -> Survey:
+        """Return the survey of a tiles table."""
+        survey = cls()
+        for row in mask_rows(table, mended):
+            survey.digest.update(f"{row.path}\0{row.digest}\0{row.failure}")
+            survey.names.append(hash_text(output_name(row.path)))
+            survey.num_refused += row.failure is not None
+            for label, number in zip(row.ids, row.pixels, strict=True):
+                survey.tiles[label] += 1
+                survey.pixels[label] += number
+                survey.examples.setdefault(label, row.path)
+        return survey
+
+    def refuse_unmapped(self, label_map: LabelMap) -> None:
+        """Raise UnmappedLabelError (HP501) when there are values that the map does not list."""
+        unmapped = sorted(set(self.tiles) - set(label_map.mapping))
+        if not unmapped:
+            return
+        shown = [
+            f"{one} ({many(self.pixels[one], 'pixel')} in {many(self.tiles[one], 'tile')}, such as {self.examples[one]})"
+            for one in unmapped[:_NUM_SHOWN]
+        ]
+        more = f" and {len(unmapped) - _NUM_SHOWN} more" if len(unmapped) > _NUM_SHOWN else ""
+        ids = [one.id for one in label_map.sources]
+        raise UnmappedLabelError(
+            f"HP501 unmapped-label: the masks hold {many(len(unmapped), 'value')} that {label_map.name} does not list",
+            seen="; ".join(shown) + more,
+            expected=f"{many(len(ids), 'source label')} from {min(ids, default=0)} to {max(ids, default=0)}",
+            hint="add them to the label map, or make them unknown with --on-unmapped unknown; histoprep audit looks for the cause",
+        )
+
+    def refuse_collisions(self, table: Path) -> None:
+        """Raise UsageError when two masks would become the same file."""
+        hashes = np.sort(np.array(self.names, np.uint64))
+        doubled = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+        first: dict[str, str] = {}
+        for row in mask_rows(table, {}) if doubled else ():
+            name = output_name(row.path)
+            if hash_text(name) in doubled and first.setdefault(name, row.path) != row.path:
+                raise UsageError(
+                    "two masks would become the same file",
+                    path=name,
+                    seen=f"{first[name]} and {row.path}",
+                    hint="keep one of them: they belong to one image (HP104)",
+                )
