@@ -40,7 +40,7 @@ def stages(config: Config) -> list[StagePlan]:
 def describe(config: Config) -> dict[str, Any]:
     """Return parameters, streams, share without condition, steps, latents and memory of a run to come; reads the manifest only."""
     tiles = open_tiles(config.manifest)
-    network = denoiser_config(config, tiles.label_map.num_classes, _channels(config))
+    network = denoiser_config(config, tiles.label_map, _channels(config))
     with torch.device("meta"):
         denoiser = ReferenceUNet(network)
     num_parameters = sum(one.numel() for one in denoiser.parameters())
@@ -69,7 +69,7 @@ def load_generator(path: str | Path, *, ema: bool = True, codec: str | None = No
     if loaded.digest != facts.codec_digest:
         seen, expected = (f"digest {one[:16]}" for one in (loaded.digest, facts.codec_digest))
         raise CheckpointError("HP907 latent-mismatch: the model was trained with another codec", path=loaded.identifier, seen=seen, expected=expected)
-    network = denoiser_config(config, facts.label_map.num_classes, facts.channels)
+    network = denoiser_config(config, facts.label_map, facts.channels)
     denoiser = ReferenceUNet(network)
     try:
         denoiser.load_state_dict(weights)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from histoprep.errors import HistoprepError
+from histoprep.labels import LabelMap
 from histoprep.shards import TileSource
 from trainer.data.latent_dataset import LatentDataset
 from trainer.data.latents import LatentSet
@@ -32,8 +33,10 @@ NOISE_BINS = tuple(f"{index / _NUM_BINS:.1f}-{(index + 1) / _NUM_BINS:.1f}" for 
 _VALIDATION_SEED = 0
 
 
-def denoiser_config(config: Config, num_classes: int, channels: int) -> ReferenceUNetConfig:
+def denoiser_config(config: Config, label_map: LabelMap, channels: int) -> ReferenceUNetConfig:
     """Return the network of a run; raises ConfigError when its numbers do not go together."""
+    # Class ids may have gaps (HP506), and masks hold the ids.
+    num_classes = max(one.id for one in label_map.classes) + 1
     try:
         return ReferenceUNetConfig(num_classes=num_classes, channels=channels, **config.model.model_dump())
     except ValueError as error:
@@ -59,7 +62,7 @@ class LdmStage:
     def __init__(self, config: Config, tiles: TileSource, latents: LatentSet) -> None:
         self.config, self._tiles, self._latents = config, tiles, latents
         self.objective = objective_of(config)
-        self.module: nn.Module = ReferenceUNet(denoiser_config(config, tiles.label_map.num_classes, latents.shape[0]))
+        self.module: nn.Module = ReferenceUNet(denoiser_config(config, tiles.label_map, latents.shape[0]))
         self._dataset = training_dataset(config, tiles, latents)
         self._placement = self._dataset.inner.placement
         self.breakdown: Mapping[str, Sequence[str]] = {"noise": NOISE_BINS, "stream": tuple(one.name for one in self._placement.streams)}
