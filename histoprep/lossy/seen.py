@@ -35,7 +35,8 @@ def asks_for_quality(signals: Signals) -> bool:
     soft = signals.contacts >= MIN_CONTACTS and signals.soft_contacts >= SOFT * signals.contacts
     # Boundaries of labels one step apart become blocky: hardly a step is left inside of the blocks.
     blocky = signals.blocks.phase <= BLOCKY_PHASE
-    return soft or blocky or (signals.blocks.phase >= PHASE and signals.roughness >= ROUGHNESS)
+    # Without contacts that could be soft, labels are two that follow each other, and roughness has to do.
+    return soft or blocky or (signals.roughness >= ROUGHNESS and (signals.blocks.phase >= PHASE or not signals.contacts))
 
 
 def table_of(seen: Sequence[Seen]) -> MaskSignals:

@@ -4,6 +4,7 @@ From quality 75 on a block of one label comes out of JPEG as it went in, so such
 trusted, and only blocks of more than one label are repaired. A pixel takes the candidate nearest in value, with the cost
 smoothed; candidates are the trusted labels of the block and of its neighbours. Where that cannot be what JPEG was given, because its
 re-encoding is too far from what is there, all trusted labels of the mask compete without smoothing, which keeps thin structures.
+From there `search.py` looks for the most likely labels among those that JPEG turns into what is there.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from histoprep.errors import BrokenFileError
 from histoprep.imageio import through_jpeg
 from histoprep.lossy.blocks import BLOCK_PX, as_blocks, uniform_blocks
+from histoprep.lossy.search import MAX_BLOCKS, search_blocks
 
 # Below this quality, labels of whole regions may have moved to a neighbouring id.
 MIN_QUALITY = 75
@@ -63,8 +65,15 @@ def repair_jpeg(labels: np.ndarray, quality: int) -> Repaired:
     if not len(ids):
         raise BrokenFileError("HP403 nothing-trusted", "no block and no 5x5 core holds one label only")
     seen = as_blocks(padded)[row, column]
-    mended, fits = _best(seen, ids, near[:, row, column], quality)
+    mended = _best(seen, ids, near[:, row, column], quality)
     as_blocks(padded)[row, column] = mended
+    if len(row) <= MAX_BLOCKS:
+        found = search_blocks(padded, seen, (row, column), _choices(mended, ids, near[:, row, column]), quality)
+        # Of labels one step apart JPEG keeps too little to search by; so it has the last word.
+        better = _cost(found, seen, quality) <= _cost(mended, seen, quality)
+        mended[better] = found[better]
+        as_blocks(padded)[row, column] = mended
+    fits = _misfit(mended, seen, quality) <= _unit(seen)
     result = padded[:height, :width].astype(labels.dtype)
     return Repaired(result, int(np.count_nonzero(result != labels)), float(fits.mean()))
 
@@ -101,18 +110,29 @@ def _candidates(labels: np.ndarray, uniform: np.ndarray, quality: int) -> tuple[
     return ids, near.astype(bool)
 
 
-def _best(seen: np.ndarray, ids: np.ndarray, near: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the repaired blocks, uint8 [blocks, 8, 8], and which of them JPEG turns into `seen` but for one pixel; `near` is [labels, blocks]."""
+def _choices(mended: np.ndarray, ids: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Return the labels that each block may have, those nearby and those it was given, int16 [blocks, choices], filled up with -1."""
+    given = np.stack([(mended == label).any(axis=(1, 2)) for label in ids])
+    allowed = (near | given).T
+    most = int(allowed.sum(axis=1).max())
+    first = np.argsort(~allowed, axis=1, kind="stable")[:, :most]
+    return np.where(np.take_along_axis(allowed, first, axis=1), ids[first].astype(np.int16), np.int16(-1))
+
+
+def _unit(seen: np.ndarray) -> np.ndarray:
+    """Return the squared distance that one pixel adds which is off by the full range of its block, float32 [blocks]."""
+    return np.maximum(seen.max(axis=(1, 2)).astype(np.float32) - seen.min(axis=(1, 2)), 1) ** 2
+
+
+def _best(seen: np.ndarray, ids: np.ndarray, near: np.ndarray, quality: int) -> np.ndarray:
+    """Return the blocks snapped to candidates, uint8 [blocks, 8, 8]; `near` is [labels, blocks]."""
     low, high = seen.min(axis=(1, 2)).astype(np.int32), seen.max(axis=(1, 2)).astype(np.int32)
     wide = near | ((ids[:, None] >= low - 1) & (ids[:, None] <= high + 1))
     best = _snapped(seen, ids, near, _smoothing(_SIGMA_PX))
     fallback = _snapped(seen, ids, wide, None)
-    # How much one pixel weighs that is off by the full range.
-    unit = np.maximum(high - low, 1).astype(np.float32) ** 2
-    misfit, other = _misfit(best, seen, quality), _misfit(fallback, seen, quality)
-    better = other / unit + _STEP_COST * _steps(fallback) + _WIDE_COST < misfit / unit + _STEP_COST * _steps(best)
+    better = _cost(fallback, seen, quality) + _WIDE_COST < _cost(best, seen, quality)
     best[better] = fallback[better]
-    return best, np.where(better, other, misfit) <= unit
+    return best
 
 
 def _snapped(seen: np.ndarray, ids: np.ndarray, allowed: np.ndarray, smoothing: np.ndarray | None) -> np.ndarray:
@@ -134,6 +154,11 @@ def _smoothing(sigma_px: float) -> np.ndarray:
     place = np.arange(BLOCK_PX)
     weight = np.exp(-((place[:, None] - place) ** 2) / (2 * sigma_px**2))
     return (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _cost(blocks: np.ndarray, seen: np.ndarray, quality: int) -> np.ndarray:
+    """Return how unlikely each block is, [blocks]: what JPEG makes of it against what was seen, and the length of its boundaries."""
+    return np.asarray(_misfit(blocks, seen, quality) / _unit(seen) + _STEP_COST * _steps(blocks))
 
 
 def _misfit(blocks: np.ndarray, seen: np.ndarray, quality: int) -> np.ndarray:
