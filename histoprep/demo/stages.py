@@ -123,7 +123,7 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
         Stage("repair", "mend masks that were saved as JPEG or resized", "histoprep", ("repair", data, *place), accepted=left_out, always=True),
         Stage(
             "manifest",
-            "split by slide, without leaks, and prove it",
+            "split without leaks, whole slides or patients, and prove it",
             "histoprep",
             ("manifest", data, *mapped, "--split", "0.8/0.1/0.1", *place),
             (tiles,),
