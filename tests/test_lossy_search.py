@@ -91,6 +91,8 @@ def test_of_equally_good_qualities_a_common_one_is_named() -> None:
     assert (found.quality, found.share) == (75, 1.0)
 
 
-def test_drawn_stripes_name_no_quality_that_tells() -> None:
-    found = [find_quality(made.stripes(seed)) for seed in range(8)]
-    assert all(one is None or one.quality > 97 for one in found)
+def test_stripes_of_part_of_a_tile_stay_silent() -> None:
+    # The source of the calibration that fixed points above quality 96 alone once gave away as JPEG.
+    from benchmarks.lossy_sets import stripes
+
+    assert judge(table_of([Seen.of(stripes(np.random.default_rng([11, seed]), 256)) for seed in range(36)])) == []
