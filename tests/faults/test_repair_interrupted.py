@@ -14,10 +14,10 @@ from histoprep.errors import IntegrityError
 from histoprep.tiles import mended
 from histoprep.tiles.mended import open_rows
 
-NUM_POINTS = 26
+NUM_POINTS = 25
 REPAIR = Command("repair", ("repair", "--workers", "1"))
 # Of the masks that were mended some are refused now: their files go.
-STRICTER = Command("repair again", ("repair", "--workers", "1", "--min-confidence", "0.75", "--force"))
+STRICTER = Command("repair again", ("repair", "--workers", "1", "--min-confidence", "0.9", "--force"))
 
 
 def prepared(zygote: Zygote, stage: Stage, command: Command) -> Undisturbed:
@@ -82,7 +82,7 @@ def test_a_kill_at_any_point_leaves_true_tables_and_loses_nothing(command: Comma
         seen += [f"{name} is left over" for name in temporaries(stage.workspace)]
         damages += [f"{call} {number}: {one}" for one in seen]
     print(f"{command.name}: {len(points)} points, {reached} reached, {len(damages)} damages")
-    assert reached >= 0.9 * len(points) >= 0.9 * 25
+    assert reached >= 0.9 * len(points) >= 0.9 * 20
     assert not damages, "\n".join(damages)
     assert every_file(stage.data) == stage.data_before
 
