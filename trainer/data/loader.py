@@ -6,8 +6,11 @@ import contextlib
 import ctypes
 import functools
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing import connection
 from typing import Any, Protocol
 
 import numpy as np
@@ -112,3 +115,12 @@ def _start_worker(_: int) -> None:
     _keep_memory()
     # Ctrl-C reaches every process of the terminal; the main one ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """End this process when the one that trains is gone, even by SIGKILL; torch looks at the parent, which here is the fork server."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
