@@ -27,10 +27,10 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks.measuring import machine
 from histoprep.cli import run as histoprep
 from histoprep.shards import Tile
+from trainer.classification.evaluate import TestOptions, evaluate_run
 from trainer.config_layers import load_config
 from trainer.data.loader import loader
 from trainer.engine.fit import fit
-from trainer.evaluate import TestOptions, evaluate_run
 from trainer.metrics.classification import confusion_matrix, count_scores
 from trainer.metrics.intervals import Interval, difference_intervals, score_intervals
 from trainer.models.trunks import FrozenTrunk, build_trunk, load_trunk_weights, normalise_images

@@ -18,6 +18,8 @@ from PIL import Image
 
 from histoprep.durable import write_bytes
 from histoprep.imageio import encode_rgb_png
+from trainer.classification.evaluate import TestOptions as Options
+from trainer.classification.evaluate import evaluate_run
 from trainer.cli import run as run_command
 from trainer.config_layers import build_config, load_config, presets
 from trainer.data.loader import loader
@@ -25,8 +27,6 @@ from trainer.engine.checkpoints import load_weights
 from trainer.engine.fit import fit
 from trainer.engine.schedules import lr_factor
 from trainer.errors import CheckpointError, ConfigError, IntegrityError
-from trainer.evaluate import TestOptions as Options
-from trainer.evaluate import evaluate_run
 from trainer.recipes import recipe_of
 from trainer.recipes.diffmic_config import Config
 from trainer.recipes.diffmic_data import SquareTiles, ordered_tiles, square_image, training_dataset

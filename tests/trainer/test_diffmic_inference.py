@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from trainer.classification.table import Predictions, gather_predictions
 from trainer.diffusion.label_diffusion import interpolate_map, label_probabilities, local_shares, start_map
 from trainer.diffusion.label_schedule import alpha_bars, denoise_labels
 from trainer.models.trunks import normalise_images
-from trainer.prediction_table import Predictions, gather_predictions
 from trainer.recipes.diffmic_config import Config, Denoiser, Diffusion, Guidance
 from trainer.recipes.diffmic_inference import (
     build_classifier,

@@ -26,8 +26,8 @@ def predict(
 
     Uncertainty is the spread of the predicted class's score over several denoisings. Exit codes: 0 fine, 3 some images could not be read (named).
     """
+    from trainer.classification.predict import predict_images
     from trainer.engine.voice import Voice
-    from trainer.predict import predict_images
 
     voice = Voice(console.note, console.warn, console.progress)
     result = predict_images(run, images, out, device=device, num_inference_steps=steps, num_samples=samples, voice=voice)

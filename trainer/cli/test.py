@@ -11,7 +11,7 @@ import typer
 from histoprep import console
 
 if TYPE_CHECKING:
-    from trainer.evaluation import Evaluation
+    from trainer.classification.evaluation import Evaluation
 
 _SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "macro_precision", "macro_recall", "kappa", "quadratic_kappa")
 _NUMBERS = ("auc_one_vs_rest", "auc_one_vs_one", "calibration_error", "brier")
@@ -31,8 +31,8 @@ def test(
 
     Written: metrics.json, predictions.csv and .parquet, and per head classes-*.csv, confusion-*.csv and .png; roc.png, training.png, sheets/.
     """
+    from trainer.classification.evaluate import FOLDER, TestOptions, evaluate_run
     from trainer.engine.voice import Voice
-    from trainer.evaluate import FOLDER, TestOptions, evaluate_run
 
     options = TestOptions(sheets, steps, samples, device, again)
     result = evaluate_run(run, out, options, voice=Voice(console.note, console.warn, console.progress))

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from histoprep.durable import write_bytes, write_json
-from trainer.classifier import RunClassifier, open_classifier
-from trainer.classifier_pictures import SheetFacts, draw_confusion, draw_roc, draw_sheet, draw_training
+from trainer.classification.evaluation import Evaluation, evaluate
+from trainer.classification.network import RunClassifier, open_classifier
+from trainer.classification.pictures import SheetFacts, draw_confusion, draw_roc, draw_sheet, draw_training
+from trainer.classification.table import Predictions, gather_predictions, prediction_table, write_csv, write_predictions
 from trainer.data.transforms import to_uint8
 from trainer.engine.voice import SILENT, Voice
 from trainer.errors import ConfigError, DataError, IntegrityError
-from trainer.evaluation import Evaluation, evaluate
-from trainer.prediction_table import Predictions, gather_predictions, prediction_table, write_csv, write_predictions
 from trainer.recipes.diffmic_data import ordered_tiles
 from trainer.recipes.diffmic_denoising import NAME as DIFFUSION
 from trainer.recipes.diffmic_guidance import NAME as GUIDANCE

@@ -12,11 +12,11 @@ import torch
 
 from histoprep import imageio
 from histoprep.errors import BrokenFileError
-from trainer.classifier import open_classifier
+from trainer.classification.network import open_classifier
+from trainer.classification.table import gather_predictions, prediction_table, write_predictions
 from trainer.data.transforms import to_float
 from trainer.engine.voice import SILENT, Voice
 from trainer.errors import DataError, UsageError
-from trainer.prediction_table import gather_predictions, prediction_table, write_predictions
 from trainer.recipes.diffmic_data import square_image
 
 FOLDER = "predictions"

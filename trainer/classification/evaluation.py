@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from trainer.classification.table import Predictions
 from trainer.metrics.calibration import brier_score, expected_calibration_error
 from trainer.metrics.classification import auc_one_vs_one, auc_one_vs_rest, class_table, confusion_matrix, mean_defined
 from trainer.metrics.intervals import LEVEL, Interval, difference_intervals, score_intervals
-from trainer.prediction_table import Predictions
 
 COMPARED = "macro_f1"
 
