@@ -108,7 +108,7 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
     place = ("--workspace", str(work)) if options.named else ()
     mapped = ("--map", options.map_name) if options.map_name else ()
     grouped = ("--group-by", options.group_by) if options.group_by else ()
-    tiles, repaired = work / "tiles.parquet", work / "repair.json"
+    tiles, repaired, mended = work / "tiles.parquet", work / "repair.json", work / "mended.parquet"
     left_out = frozenset({ExitCode.OK, ExitCode.INCOMPLETE})
     stages = [
         Stage(
@@ -126,11 +126,11 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
             "split without leaks, whole slides or patients, and prove it",
             "histoprep",
             ("manifest", data, *mapped, "--split", "0.8/0.1/0.1", *place),
-            (tiles,),
+            (tiles, mended),
             (options.manifest,),
             left_out,
         ),
-        Stage("stats", "count the classes", "histoprep", ("stats", data, *mapped, *place), (tiles, options.manifest), (work / "stats.json",)),
+        Stage("stats", "count the classes", "histoprep", ("stats", data, *mapped, *place), (tiles, mended, options.manifest), (work / "stats.json",)),
         Stage("shard", "pack the tiles for training", "histoprep", ("shard", str(options.manifest)), (options.manifest,), (options.index,)),
     ]
     if options.map_name:
