@@ -8,6 +8,14 @@ from pathlib import Path
 import pytest
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long runs to `pytest -m faults`."""
+    if not config.option.markexpr:
+        long_runs = [one for one in items if one.get_closest_marker("faults")]
+        config.hook.pytest_deselected(items=long_runs)
+        items[:] = [one for one in items if one not in long_runs]
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Return the folder of real tiles and masks, or skip where there is none."""

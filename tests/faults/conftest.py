@@ -13,14 +13,6 @@ from faults.running import Stage, Undisturbeds, Zygote
 from histoprep.demo import make_demo
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long runs to `pytest -m faults`."""
-    if not config.option.markexpr:
-        long_runs = [one for one in items if one.get_closest_marker("faults")]
-        config.hook.pytest_deselected(items=long_runs)
-        items[:] = [one for one in items if one not in long_runs]
-
-
 @pytest.fixture(scope="session")
 def strace() -> None:
     """Skip where processes cannot be traced."""
