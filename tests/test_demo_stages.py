@@ -31,7 +31,7 @@ def test_stages_read_only_what_earlier_ones_left_and_are_what_the_command_line_k
 
     stages = (*toolkit_stages(OPTIONS), *trainer_stages(OPTIONS, [256]))
     assert [one.name for one in stages] == ["audit", "repair", "remap", "manifest", "stats", "shard", "codec", "encode", "fit", "sample"]
-    made: set[Path] = {OPTIONS.workspace / "repair.json"}
+    made: set[Path] = {OPTIONS.workspace / name for name in ("repair.json", "mended.parquet")}
     for stage in stages:
         assert stage.arguments[0] in {"histoprep": COMMANDS, "trainer": TRAINER_COMMANDS}[stage.program]
         assert set(stage.inputs) <= made, stage.name
