@@ -121,7 +121,12 @@ def _strace(arguments: list[str] | None, pid: int) -> Iterator[None]:
     finally:
         # Detaches; a tracer of a process that is gone has ended already.
         tracer.terminate()
-        tracer.communicate(timeout=20)
+        try:
+            tracer.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            # It waits for a thread that will not stop any more; the system lets its processes go when it ends.
+            tracer.kill()
+            tracer.communicate()
 
 
 def count_calls(zygote: Zygote, arguments: list[str], log: Path, call: str = CLI) -> dict[str, int]:
