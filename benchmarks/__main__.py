@@ -32,16 +32,17 @@ def main() -> int:
         make_corpus(folder, num_pairs)
         gates = _gates(folder, num_pairs, quick=chosen.quick)
         rows: list[Row] = []
+        text = ""
         for name, measure in gates.items():
             if not chosen.only or name in chosen.only:
                 print(f"measuring {name} ...", file=sys.stderr, flush=True)
                 made = measure()
                 rows += made if isinstance(made, list) else [made]
-                print(markdown(rows).rpartition("\n")[2], file=sys.stderr, flush=True)
-    text = f"{machine()}; {num_pairs:,} pairs\n\n{markdown(rows)}\n"
+                text = f"{machine()}; {num_pairs:,} pairs\n\n{markdown(rows)}\n"
+                # After every gate: a run that is stopped has measured something, too.
+                if chosen.write:
+                    chosen.write.write_text(text)
     print(text)
-    if chosen.write:
-        chosen.write.write_text(text)
     return int(any(row.verdict == "MISSED" for row in rows))
 
 
