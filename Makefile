@@ -16,6 +16,7 @@ check: lint types contracts test  ## lint, types, import contracts, tests and do
 
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 types: $(READY)
 	$(BIN)/mypy

@@ -108,6 +108,21 @@ class CommandLine:
         return app
 
 
+def default_group(default: str) -> type[TyperGroup]:
+    """Return a group that takes `COMMAND ...` for `COMMAND default ...`; an argument called like a subcommand is written `./name`."""
+
+    class DefaultGroup(TyperGroup):
+        """Subcommands of which one need not be named."""
+
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            """Put the default in front unless a subcommand or --help is there."""
+            named = bool(args) and (args[0] in self.commands or args[0] == "--help")
+            parsed: list[str] = super().parse_args(ctx, args if named else [default, *args])
+            return parsed
+
+    return DefaultGroup
+
+
 def _group(line: CommandLine) -> type[TyperGroup]:
     """Return the group of a program's commands: it knows them by name and imports only the one that is called, since start-up time matters."""
 

@@ -14,7 +14,7 @@ from histoprep.report.pictures import make_picture
 
 HOSTILE = (
     "<script>alert(1)</script>.png",
-    "\"><img src=http://evil.invalid/x.png onerror=alert(1)>.png",
+    '"><img src=http://evil.invalid/x.png onerror=alert(1)>.png',
     "' onmouseover='alert(1).png",
     "]]>&lt;&amp;<!--.png",
     "{{ 7 * 7 }}{% raw %}.png",

@@ -441,9 +441,7 @@ def _cielab(colour: str, sight: np.ndarray) -> np.ndarray:
 
 
 def _least_distance(colours: list[str]) -> float:
-    return min(
-        float(np.linalg.norm(_cielab(a, sight) - _cielab(b, sight))) for sight in SIGHTS for a, b in itertools.combinations(colours, 2)
-    )
+    return min(float(np.linalg.norm(_cielab(a, sight) - _cielab(b, sight))) for sight in SIGHTS for a, b in itertools.combinations(colours, 2))
 
 
 def test_packed_colours_stay_apart_for_every_sight() -> None:

@@ -121,7 +121,6 @@ class TestPublishedCounts:
             counts = np.bincount(split[pool == wanted], minlength=3)
             assert counts.tolist() == largest_remainders(int((pool == wanted).sum()), EIGHT_ONE_ONE.values()).tolist()
 
-
     def test_the_pools_are_exact_also_beyond_the_integer_program(self) -> None:
         draw = np.random.default_rng(4)
         some = [set(np.flatnonzero(draw.random(14) < 0.5).tolist()) for _ in range(4000)]

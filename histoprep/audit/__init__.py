@@ -273,18 +273,7 @@ def _write_findings(workspace: Workspace, found: list[Finding]) -> None:
 class _CallableModule(ModuleType):
     """This module under its name in the package, which is also the name of its function."""
 
-    def __call__(
-        self,
-        root: str | Path,
-        *,
-        label_map: str | Path | None = None,
-        group_by: str | None = None,
-        workspace: str | Path | None = None,
-        workers: int | None = None,
-        options: AuditOptions | None = None,
-    ) -> Report:
-        """Return what the function `audit` returns."""
-        return audit(root, label_map=label_map, group_by=group_by, workspace=workspace, workers=workers, options=options)
+    __call__ = staticmethod(audit)
 
 
 sys.modules[__name__].__class__ = _CallableModule

@@ -207,9 +207,7 @@ def flag(
     rows = frame[true(chosen)]
     if len(rows):
         items = zip(rows[path].tolist(), _filled(detail, rows), strict=True)
-        yield finding(
-            RULES[code], items, denominator=denominator, unit=unit, subcode=subcode, where=where, cause=cause, suggestion=suggestion
-        )
+        yield finding(RULES[code], items, denominator=denominator, unit=unit, subcode=subcode, where=where, cause=cause, suggestion=suggestion)
 
 
 def _filled(template: str, rows: pd.DataFrame) -> Iterable[str]:

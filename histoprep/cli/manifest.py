@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from histoprep import console
 from histoprep.cli.options import MapName, Root, Workers, WorkspaceFolder
+from histoprep.command_line import default_group
 from histoprep.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -20,22 +20,11 @@ if TYPE_CHECKING:
     from histoprep.manifest.build import ManifestSummary
 
 _SHOWN = 10
-_DEFAULT_COMMAND = "build"
-
-
-class _BuildByDefault(TyperGroup):
-    """Takes `manifest ROOT ...` for `manifest build ROOT ...`; a folder called check is `./check`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put `build` in front unless a subcommand or --help is there."""
-        named = bool(args) and (args[0] in self.commands or args[0] == "--help")
-        parsed: list[str] = super().parse_args(ctx, args if named else [_DEFAULT_COMMAND, *args])
-        return parsed
 
 
 app = typer.Typer(
     name="manifest",
-    cls=_BuildByDefault,
+    cls=default_group("build"),
     help="Split without leaks and write the manifest: `manifest [ROOT] ...` is `manifest build [ROOT] ...`.",
     add_completion=False,
     rich_markup_mode=None,

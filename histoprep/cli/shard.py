@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from histoprep import console
 from histoprep.cli.options import DaskScheduler, EngineName, Workers, engine_of, progress_of
+from histoprep.command_line import default_group
 from histoprep.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -19,23 +19,12 @@ if TYPE_CHECKING:
     from histoprep.findings import Finding
 
 _SHOWN = 10
-_DEFAULT_COMMAND = "write"
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-
-
-class _WriteByDefault(TyperGroup):
-    """Takes `shard MANIFEST ...` for `shard write MANIFEST ...`; a manifest called info is `./info`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put `write` in front unless a subcommand or --help is there."""
-        named = bool(args) and (args[0] in self.commands or args[0] == "--help")
-        parsed: list[str] = super().parse_args(ctx, args if named else [_DEFAULT_COMMAND, *args])
-        return parsed
 
 
 app = typer.Typer(
     name="shard",
-    cls=_WriteByDefault,
+    cls=default_group("write"),
     help="Pack tiles into tar shards with an index: `shard MANIFEST ...` is `shard write MANIFEST ...`.",
     add_completion=False,
     rich_markup_mode=None,

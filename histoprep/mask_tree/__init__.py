@@ -193,11 +193,15 @@ def finished(plan: TreePlan, observe: Callable[[pa.Table], None]) -> Totals | No
 def _seal(plan: TreePlan, written: int, failed: int, refused: int) -> dict[str, Any]:
     ledger = plan.out / LEDGER
     counts = {"written": written, "failed": failed} | ({"refused": refused} if refused else {})
-    return plan.seal_facts() | counts | {
-        "schema_version": plan.kind.schema_version,
-        "tool_version": __version__,
-        "ledger_digest": file_digest(ledger) if ledger.exists() else None,
-    }
+    return (
+        plan.seal_facts()
+        | counts
+        | {
+            "schema_version": plan.kind.schema_version,
+            "tool_version": __version__,
+            "ledger_digest": file_digest(ledger) if ledger.exists() else None,
+        }
+    )
 
 
 def read_note(path: Path, kind: TreeKind) -> dict[str, Any] | None:

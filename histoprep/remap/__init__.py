@@ -225,9 +225,7 @@ def unfinished_remaps(workspace: Workspace) -> list[Path]:
     return sorted(one.parent for one in workspace.folder.glob(f"masks-*/{PARTS}"))
 
 
-def collect_remap(
-    workspace: Workspace, out: Path, advance: Advance = mask_tree.silent, *, partition_masks: int = PARTITION_MASKS
-) -> RemapResult:
+def collect_remap(workspace: Workspace, out: Path, advance: Advance = mask_tree.silent, *, partition_masks: int = PARTITION_MASKS) -> RemapResult:
     """Join the parts that array jobs made in `out`; raises IncompleteError naming what is missing."""
     request = mask_tree.read_note(out / KIND.request, KIND)
     if request is None:

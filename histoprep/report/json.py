@@ -79,7 +79,5 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "suggestion": visible(finding.suggestion),
         "fix_safety": str(finding.rule.fix_safety),
         "definition": finding.rule.definition,
-        "examples": [
-            {"path": visible(path), "uri": uri(path) if is_file else None, "detail": visible(detail)} for path, detail in examples(finding)
-        ],
+        "examples": [{"path": visible(path), "uri": uri(path) if is_file else None, "detail": visible(detail)} for path, detail in examples(finding)],
     }

@@ -58,14 +58,16 @@ class Measurer:
     def _header(self, data: bytes, what: str, facts: Facts) -> imageio.Header:
         header = imageio.read_header(data)
         prefix = "" if what == "image" else "mask_"
-        facts.update({
-            f"{what}_format": header.format,
-            f"{what}_mode": header.mode,
-            f"{what}_bit_depth": header.bit_depth,
-            f"{prefix}width_px": header.width_px,
-            f"{prefix}height_px": header.height_px,
-            f"{what}_metadata": header.metadata or None,
-        })
+        facts.update(
+            {
+                f"{what}_format": header.format,
+                f"{what}_mode": header.mode,
+                f"{what}_bit_depth": header.bit_depth,
+                f"{prefix}width_px": header.width_px,
+                f"{prefix}height_px": header.height_px,
+                f"{what}_metadata": header.metadata or None,
+            }
+        )
         if header.num_pixels > self.options.max_pixels:
             size = f"{header.width_px}x{header.height_px}"
             raise BrokenFileError("HP205 huge-image", f"{size} pixels, more than --max-pixels {self.options.max_pixels:,}")

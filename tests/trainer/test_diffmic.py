@@ -125,10 +125,10 @@ def test_all_artefacts_exist_and_parse(trained, tested):
             assert np.asarray(picture.convert("L")).std() > 5
             assert "Software" not in picture.info
     for stage in ("guidance", "diffusion"):
-        told = yaml.safe_load((trained / stage / "logs" / "hparams.yaml").read_text())
+        told = yaml.safe_load((trained / stage / "logs" / "version_0" / "hparams.yaml").read_text())
         assert set(told["weights_from"].values()) == {"random"}
         assert told["recipe"] == "diffmic"
-        assert list((trained / stage / "logs").glob("events.out.tfevents.*"))
+        assert list((trained / stage / "logs" / "version_0").glob("events.out.tfevents.*"))
         assert {"val_accuracy", "val_f1", "val_precision", "val_recall", "val_auc", "val_kappa", "loss"} <= set(history(trained, stage)[-1])
     assert json.loads((trained / "split.json").read_text())["classes"] == list(NAMES)
 

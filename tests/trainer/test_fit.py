@@ -55,7 +55,9 @@ def test_a_run_leaves_what_was_promised(toy_config: Make) -> None:
     environment = json.loads((run / "environment.json").read_text())
     assert len(environment) == 1 and environment[0]["packages"]["torch"]
     assert sorted(one.name for one in (run / "samples").iterdir()) == ["00000006-grey.png", "00000012-grey.png"]
-    assert any("tfevents" in one.name for one in (run / "logs").iterdir())
+    assert any("tfevents" in one.name for one in (run / "logs" / "version_0").iterdir())
+    told = yaml.safe_load((run / "logs" / "version_0" / "hparams.yaml").read_text())
+    assert told["weights_from"] == {"net": "random"} and told["batch_size"] == config.batch_size
     assert result.stages[""]["step"] == 12 and result.stages[""]["best"]["metric"] == "error"
     lines = _lines(run)
     assert [line["step"] for line in lines] == ["3", "4", "6", "8", "9", "12"]
@@ -252,8 +254,6 @@ def test_a_device_that_is_not_there(toy_config: Make) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_signal_saves_a_state_that_goes_on_to_the_same_end(toy_config: Make, number: signal.Signals, code: int, workers: int) -> None:
-    if workers and number == signal.SIGINT:
-        pytest.skip("one signal with workers is enough")
     settings = {"duration__steps": 60, "every__checkpoint": 1000, "every__validate": 30, "every__log": 7}
     whole = fit(toy_config(out="whole", **settings)).run
     stopped = toy_config(out="stopped", data__num_workers=workers, **settings)
@@ -273,6 +273,7 @@ def test_a_signal_saves_a_state_that_goes_on_to_the_same_end(toy_config: Make, n
     ends = [run / "checkpoints" / "last-00000060" / "SHA256SUMS" for run in (whole, Path(stopped.out))]
     assert ends[0].read_bytes() == ends[1].read_bytes()
     assert _column(Path(stopped.out), "loss") == _column(whole, "loss")
+    assert sorted(one.name for one in (Path(stopped.out) / "logs").iterdir()) == ["version_0", "version_1"]
 
 
 _SCRIPT = """

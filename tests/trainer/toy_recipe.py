@@ -52,6 +52,7 @@ class ToyStage:
     name: str = ""
     start: float = 0.0
     best: tuple[str, Literal["min", "max"]] | None = ("error", "min")
+    weights_from: Mapping[str, str] = field(default_factory=lambda: {"net": "random"})
     breakdown: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"parity": PARITY})
 
     def __post_init__(self) -> None:

@@ -50,9 +50,7 @@ def loader(
     groups = _Groups(dataset, positions, batch_size, drop_last)
     spare = {} if num_workers == 0 else {"multiprocessing_context": _context(), "prefetch_factor": 2, "worker_init_fn": _start_worker}
     # A generator of its own: by default the loader would draw a number from torch's global state.
-    batches = DataLoader(
-        groups, batch_size=None, shuffle=False, num_workers=num_workers, pin_memory=pin_memory, generator=torch.Generator(), **spare
-    )
+    batches = DataLoader(groups, batch_size=None, shuffle=False, num_workers=num_workers, pin_memory=pin_memory, generator=torch.Generator(), **spare)
     try:
         for batch in batches:
             if isinstance(batch, _Failure):
@@ -113,9 +111,19 @@ def _keep_memory() -> None:
 
 def _start_worker(_: int) -> None:
     _keep_memory()
-    # Ctrl-C reaches every process of the terminal; the main one ends the workers.
+    # Ctrl-C reaches every process of the terminal, and a scheduler's SIGTERM every process of the job; the main one saves and ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    threading.Thread(target=_heed_parent_alone, daemon=True).start()
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _heed_parent_alone() -> None:
+    """End this process at a SIGTERM of the one that trains; those of others are not for it."""
+    parent = multiprocessing.parent_process()
+    while parent is not None:
+        if signal.sigwaitinfo([signal.SIGTERM]).si_pid == parent.pid:
+            os._exit(0)
 
 
 def _leave_with_parent() -> None:

@@ -98,7 +98,7 @@ def _fit_stage(fabric: Fabric, config: RunConfig, plan: StagePlan, run: Path, vo
     training = Training(fabric, config, plan.build(run))
     checkpoints = CheckpointFolder(folder / "checkpoints", config.keep_checkpoints)
     _resume(training, checkpoints, voice)
-    log = StageLog(folder, training.step) if fabric.is_global_zero else None
+    log = StageLog(folder, training.step, _hparams(training)) if fabric.is_global_zero else None
     try:
         metrics = _train(training, checkpoints, log, voice)
     finally:
@@ -109,6 +109,11 @@ def _fit_stage(fabric: Fabric, config: RunConfig, plan: StagePlan, run: Path, vo
         write_finished(folder, config, result)
     fabric.barrier()
     return result
+
+
+def _hparams(training: Training) -> dict[str, Any]:
+    """Return what a log is to be read with: the configuration, and where weights came from."""
+    return {"weights_from": dict(training.stage.weights_from), **training.config.model_dump(mode="json", by_alias=True)}
 
 
 def _resume(training: Training, checkpoints: CheckpointFolder, voice: Voice) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from histoprep.durable import write_text
 from trainer.engine.pictures import write_sheet
@@ -78,16 +79,28 @@ def _cell(value: float) -> str:
     return repr(float(value)) if isinstance(value, float) else str(value)
 
 
-class StageLog:
-    """metrics.csv, TensorBoard events in logs/ and sheets in samples/ of one stage."""
+def _next_version(logs: Path) -> Path:
+    """Return logs/version_X for the first X that is free."""
+    taken = (one.name.removeprefix("version_") for one in logs.glob("version_*"))
+    return logs / f"version_{max((int(one) for one in taken if one.isdecimal()), default=-1) + 1}"
 
-    def __init__(self, folder: Path, step: int) -> None:
+
+class StageLog:
+    """metrics.csv, TensorBoard events and hparams.yaml in logs/version_X, and sheets in samples/ of one stage.
+
+    Every start of a run is a version of its own: what a killed one logged after its last checkpoint stays there to be seen, while metrics.csv
+    tells of the run as it counts.
+    """
+
+    def __init__(self, folder: Path, step: int, hparams: Mapping[str, Any]) -> None:
         # Imported here: it takes a second, and only the process that writes needs it.
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder = folder
         self._metrics = MetricsLog(folder, step)
-        self._board: Any = SummaryWriter(str(folder / "logs"), purge_step=step + 1 if step else None)
+        version = _next_version(folder / "logs")
+        self._board: Any = SummaryWriter(str(version))
+        write_text(version / "hparams.yaml", yaml.safe_dump(dict(hparams), sort_keys=False, allow_unicode=True))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log the numbers of a step."""

@@ -63,6 +63,9 @@ class Stage(Protocol):
     breakdown: Mapping[str, Sequence[str]]
     """Names of the groups the loss is broken down by: for instance {"stream": ("unconditional", "Tumour")}."""
 
+    weights_from: Mapping[str, str]
+    """Where weights came from that training did not start at random; written beside the log."""
+
     def dataset(self) -> PositionDataset:
         """Return what gives the batch of positions (0, 1, 2, ...); picklable; the same samples in every process."""
         ...

@@ -113,9 +113,7 @@ def build_module(config: Config) -> TrainableCodec:
     """Return the untrained network of a run."""
     one = config.architecture
     stages_ = len(one.block_out_channels)
-    return TrainableCodec(
-        down_block_types=("DownEncoderBlock2D",) * stages_, up_block_types=("UpDecoderBlock2D",) * stages_, **one.model_dump()
-    )
+    return TrainableCodec(down_block_types=("DownEncoderBlock2D",) * stages_, up_block_types=("UpDecoderBlock2D",) * stages_, **one.model_dump())
 
 
 def trained_autoencoder(folder: Path) -> nn.Module:
@@ -140,6 +138,7 @@ class CodecStage:
     name = ""
     best: tuple[str, Literal["min", "max"]] | None = ("psnr_db", "max")
     breakdown: Mapping[str, Sequence[str]] = {}
+    weights_from: Mapping[str, str] = {}
 
     def __init__(self, config: Config, tiles: TileSource) -> None:
         self.config = config

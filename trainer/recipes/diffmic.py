@@ -6,19 +6,16 @@ repaired ones, diffmic-tiny learns toy data in seconds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
-from histoprep.durable import write_text
 from trainer.engine.voice import Voice
-from trainer.recipes import Stage, StagePlan
+from trainer.recipes import StagePlan
 from trainer.recipes.diffmic_config import Config
 from trainer.recipes.diffmic_denoising import NAME as DIFFUSION
 from trainer.recipes.diffmic_denoising import DenoisingStage
@@ -36,8 +33,8 @@ def stages(config: Config) -> Sequence[StagePlan]:
     """Return both stages; raises DataError or IntegrityError when the manifest cannot feed a classifier."""
     data = labelled_tiles(config)
     return [
-        StagePlan(GUIDANCE, partial(_guidance_stage, config, data), prepare=partial(_prepare, data)),
-        StagePlan(DIFFUSION, partial(_diffusion_stage, config, data), prepare=partial(_prepare, data)),
+        StagePlan(GUIDANCE, lambda _: GuidanceStage(config, data), prepare=partial(_prepare, data)),
+        StagePlan(DIFFUSION, partial(DenoisingStage, config, data), prepare=partial(_prepare, data)),
     ]
 
 
@@ -70,25 +67,6 @@ def _prepare(data: LabelledTiles, run: Path, voice: Voice) -> None:
     write_split(run, data)
     for warning in data.warnings:
         voice.warn(warning)
-
-
-def _guidance_stage(config: Config, data: LabelledTiles, run: Path) -> Stage:
-    stage = GuidanceStage(config, data)
-    _note(run / GUIDANCE, config, stage.weights_from)
-    return stage
-
-
-def _diffusion_stage(config: Config, data: LabelledTiles, run: Path) -> Stage:
-    stage = DenoisingStage(config, data, run)
-    _note(run / DIFFUSION, config, stage.weights_from)
-    return stage
-
-
-def _note(folder: Path, config: Config, weights_from: dict[str, str]) -> None:
-    """Write logs/hparams.yaml of a stage: the configuration and where the weights of the trunks came from."""
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
-    told = {"weights_from": weights_from, **json.loads(config.model_dump_json(by_alias=True))}
-    write_text(folder / "logs" / "hparams.yaml", yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
 
 
 def _count(module: nn.Module) -> int:

@@ -36,7 +36,7 @@ class DenoisingStage:
         self.config, self.data = config, data
         torch.manual_seed(config.seed + 1)
         self.module: nn.Module = build_denoiser(config, len(data.names))
-        self.weights_from = load_pretrained(config, None, self.module)
+        self.weights_from: Mapping[str, str] = load_pretrained(config, None, self.module)
         # Frozen: evaluation mode for good, so that its batch statistics stay as they are.
         self.classifier = build_classifier(config, len(data.names)).eval().requires_grad_(False)
         self.classifier.load_state_dict(load_weights(run / GUIDANCE)[0])

@@ -33,7 +33,7 @@ class GuidanceStage:
         self.config, self.data = config, data
         torch.manual_seed(config.seed)
         self.module: nn.Module = build_classifier(config, len(data.names))
-        self.weights_from = load_pretrained(config, self.module, None)
+        self.weights_from: Mapping[str, str] = load_pretrained(config, self.module, None)
         self.num_positions = config.guidance.duration.num_positions(config.batch_size, len(data.rows["train"]))
         self.breakdown: Mapping[str, Sequence[str]] = {"class": data.names}
         self._class_weights = class_weights(data.labels[data.rows["train"]], len(data.names)) if config.guidance.balanced else None

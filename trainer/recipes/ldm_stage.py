@@ -65,6 +65,7 @@ class LdmStage:
         self.module: nn.Module = ReferenceUNet(denoiser_config(config, tiles.label_map, latents.shape[0]))
         self._dataset = training_dataset(config, tiles, latents)
         self._placement = self._dataset.inner.placement
+        self.weights_from: Mapping[str, str] = {"denoiser": "random"}
         self.breakdown: Mapping[str, Sequence[str]] = {"noise": NOISE_BINS, "stream": tuple(one.name for one in self._placement.streams)}
         self.num_positions = config.duration.num_positions(config.batch_size, int((tiles.split == "train").sum()))
         streams, _ = validation_streams(tiles)
