@@ -16,9 +16,15 @@ from hypothesis import strategies as st
 
 from histoprep.errors import UsageError
 from histoprep.names import to_name, to_text
-from histoprep.scan import detect_layout, scan
+from histoprep.scan import detect_layout, keys, scan
 from histoprep.scan.layout import Layout
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
+
+
+@pytest.fixture(params=["name by name", "in columns"], autouse=True)
+def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large folders are read in another way than small ones; whatever is said here holds for both."""
+    monkeypatch.setattr(keys, "PLAIN_FROM", 1 if request.param == "in columns" else sys.maxsize)
 
 
 def make(root: Path, *paths: str) -> Path:
@@ -414,6 +420,21 @@ def test_a_table_of_another_name_is_expected(tmp_path: Path) -> None:
     (tmp_path / "cases.csv").write_text("image,labels\na,1\n")
     pairs, issues = listed(tmp_path, csv=tmp_path / "cases.csv")
     assert pairs[0].declared_labels == ("1",) and issues == []
+
+
+# --- columns -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("odd", ["slide_0.PNG", "ä.jpg", "\udcff.jpg"], ids=["two of one key", "not ASCII", "not UTF-8"])
+def test_only_large_folders_of_plain_names_are_read_in_columns(monkeypatch: pytest.MonkeyPatch, odd: str) -> None:
+    monkeypatch.undo()
+    names = [f"slide_{index}{ending}" for index in range(300) for ending in (".jpg", "_mask.png")] + ["dataset.csv"]
+    found = keys.sort_names(names, None, "_mask")
+    assert isinstance(found.images, keys.PlainNames) and isinstance(found.masks, keys.PlainNames)
+    assert (len(found.images), len(found.masks), found.others) == (300, 300, ["dataset.csv"])
+    for other in ([*names, odd], names[:100]):
+        found = keys.sort_names(other, None, "_mask")
+        assert isinstance(found.images, keys.KeyedNames) and isinstance(found.masks, keys.KeyedNames)
 
 
 # --- laws ------------------------------------------------------------------------------------

@@ -5,15 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import repeat
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from histoprep.errors import UsageError
 from histoprep.names import pairing_key, to_text
 from histoprep.scan.dataset_csv import DatasetCsv
+from histoprep.scan.keys import KeyedNames, PlainNames
 from histoprep.scan.layout import Layout
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
 from histoprep.scan.walk import SPLIT_FOLDERS, Place
 
 Reader = Callable[[str, str | None], str | None]
+
+_ROWS_AT_ONCE = 1 << 16
+# The constructor that NamedTuple makes takes three times as long.
+_new_pair = partial(tuple.__new__, Pair)
 
 
 class Pairing:
@@ -31,46 +40,59 @@ class Pairing:
 
     def pairs(self, place: Place) -> Iterator[Pair]:
         """Yield the pairs of a place, then its orphan masks, both in order of their keys."""
-        found = self._pairs(place)
+        images, masks = place.images, place.masks
+        if isinstance(images, PlainNames) and isinstance(masks, PlainNames):
+            found = self._plain_pairs(place, images, masks)
+        elif isinstance(images, KeyedNames) and isinstance(masks, KeyedNames):
+            found = self._pairs(place, images, masks)
+        else:
+            raise TypeError("the images and the masks of a place are both columns or neither")
         return map(self._described, found) if self._asks else found
 
-    def _pairs(self, place: Place) -> Iterator[Pair]:
-        images, masks = place.images, place.masks
-        split, label = self._from_folders(place)
+    def _plain_pairs(self, place: Place, images: PlainNames, masks: PlainNames) -> Iterator[Pair]:
+        """Yield what `_pairs` would yield for the same names, a column at a time."""
+        images = images.sorted()
+        yield from self._rows(place, images.stems, images.names, masks.names.take(pc.index_in(images.keys, masks.keys)))
+        orphans = masks.filter(pc.invert(pc.is_in(masks.keys, images.keys))).sorted()
+        yield from self._rows(place, orphans.stems, pa.nulls(len(orphans), pa.large_string()), orphans.names)
+
+    def _rows(self, place: Place, stems: pa.Array, images: pa.Array, masks: pa.Array) -> Iterator[Pair]:
+        prefixes = (place.id_prefix, place.image_prefix, place.mask_prefix)
+        columns = [_prefixed(prefix, names) for prefix, names in zip(prefixes, (stems, images, masks), strict=True)]
+        rest = map(repeat, (None, *self._from_folders(place), place.unlabelled, None))
+        for start in range(0, len(stems), _ROWS_AT_ONCE):
+            texts = (one.slice(start, _ROWS_AT_ONCE).to_pylist() for one in columns)
+            yield from map(_new_pair, zip(*texts, *rest, strict=False))
+
+    def _pairs(self, place: Place, images: KeyedNames, masks: KeyedNames) -> Iterator[Pair]:
         clashing = images.clashes.keys() | masks.clashes.keys()
-        # The constructor that NamedTuple makes takes three times as long.
-        new_pair = partial(tuple.__new__, Pair)
         for key in sorted(images.by_key):
             if key in clashing:
-                yield from self._collided(place, key)
+                yield from self._collided(place, images, masks, key)
                 continue
-            image, mask = images.by_key[key], masks.by_key.pop(key, None)
-            # The loop of half a million pairs a second: most names are plain, most calls are saved here.
-            text = image if image.isascii() else to_text(image)
-            mask_path = None if mask is None else place.mask_prefix + (mask if mask.isascii() else to_text(mask))
-            stem = text.rpartition(".")[0]
-            yield new_pair((place.id_prefix + stem, place.image_prefix + text, mask_path, None, split, label, place.unlabelled, None))
+            image = images.by_key[key]
+            yield self._pair(place, image.rpartition(".")[0], image, masks.by_key.pop(key, None))
         for key in sorted(masks.by_key):
-            yield from self._orphans(place, key)
+            yield from self._orphans(place, masks, key)
 
     def _pair(self, place: Place, stem: str, image: str | None, mask: str | None) -> Pair:
         image_path = None if image is None else place.image_prefix + to_text(image)
         mask_path = None if mask is None else place.mask_prefix + to_text(mask)
         return Pair(place.id_prefix + to_text(stem), image_path, mask_path, None, *self._from_folders(place), place.unlabelled, None)
 
-    def _orphans(self, place: Place, key: str) -> Iterator[Pair]:
+    def _orphans(self, place: Place, masks: KeyedNames, key: str) -> Iterator[Pair]:
         """Yield one row for each tile that the masks of `key` name; report several of one key."""
-        names = sorted(place.masks.clashes.get(key, [place.masks.by_key[key]]))
+        names = sorted(masks.clashes.get(key, [masks.by_key[key]]))
         if len(names) > 1:
             self._tell(IssueKind.DUPLICATE_KEY, place.mask_prefix, names)
         for stem, name in {self._without_suffix(name): name for name in reversed(names)}.items():
             yield self._pair(place, stem, None, name)
 
-    def _collided(self, place: Place, key: str) -> Iterator[Pair]:
+    def _collided(self, place: Place, images: KeyedNames, masks: KeyedNames, key: str) -> Iterator[Pair]:
         """Yield one pair for each distinct stem, the first file of it in order of names, and report all."""
-        names = sorted(place.images.clashes.get(key, [place.images.by_key[key]]))
-        mask = place.masks.by_key.pop(key, None)
-        partners = sorted(place.masks.clashes.get(key, [mask] if mask else []))
+        names = sorted(images.clashes.get(key, [images.by_key[key]]))
+        mask = masks.by_key.pop(key, None)
+        partners = sorted(masks.clashes.get(key, [mask] if mask else []))
         if len(names) > 1:
             self._tell(IssueKind.AMBIGUOUS if len(partners) == 1 else IssueKind.DUPLICATE_KEY, place.image_prefix, names)
         if len(partners) > 1:
@@ -110,6 +132,11 @@ class Pairing:
         if not self.class_folders or place.unlabelled:
             return split, None
         return split, next(iter(folders[1:] if split else folders), None)
+
+
+def _prefixed(prefix: str, names: pa.Array) -> pa.Array:
+    """Return the prefix and each name as one text; null where there is no name."""
+    return pc.binary_join_element_wise(pa.scalar(prefix, pa.large_string()), names, pa.scalar("", pa.large_string())) if prefix else names
 
 
 def _reader(option: str, how: str | None, csv: DatasetCsv | None) -> Reader | None:

@@ -9,27 +9,15 @@ from dataclasses import dataclass, field
 
 from histoprep.errors import UsageError
 from histoprep.names import pairing_key, to_text
+from histoprep.scan.keys import IMAGE_SUFFIXES, KeyedNames, PlainNames, sort_names
 from histoprep.scan.layout import Layout
 from histoprep.scan.listing import Issue, IssueKind, ScanOptions
 from histoprep.workspace import SUFFIX as WORKSPACE_SUFFIX
 
-IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff", "webp"})
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "tiles", "patches")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "gt")
 SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
 _EXPECTED_SUFFIXES = frozenset({"yml", "yaml"})
-
-
-@dataclass(slots=True)
-class KeyedNames:
-    """File names by key; of names with one key the first met is in `by_key` and all are in `clashes`."""
-
-    by_key: dict[str, str] = field(default_factory=dict)
-    clashes: dict[str, list[str]] = field(default_factory=dict)
-
-    def clash(self, key: str, name: str) -> None:
-        """Note that `name` has the key of an earlier name."""
-        self.clashes.setdefault(key, [self.by_key[key]]).append(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +25,9 @@ class Place:
     """Files that can only pair with each other; prefixes are text, and end with a slash or are empty."""
 
     image_prefix: str
-    images: KeyedNames
+    images: KeyedNames | PlainNames
     mask_prefix: str
-    masks: KeyedNames
+    masks: KeyedNames | PlainNames
     id_prefix: str
     unlabelled: bool = False
 
@@ -78,7 +66,6 @@ class Walker:
         self.unlabelled = unlabelled
         self.path_prefix = path_prefix
         self.id_prefix = id_prefix
-        self._mask_key = pairing_key(options.mask_suffix)
 
     def places(self) -> Iterator[Place]:
         """Yield the places of all folders, depth first and in order of their names."""
@@ -193,48 +180,22 @@ class Walker:
                 self._tell(IssueKind.UNEXPECTED, folder + name, "neither image, mask, dataset.csv nor label map")
 
     def _siblings(self, folder: str, files: list[str]) -> Place:
-        images, masks = self._keyed(folder, files, split_masks=True)
+        images, masks, others, _ = sort_names(files, None, self.options.mask_suffix)
+        self._note_others(folder, others)
         if self.unlabelled:
-            for name in sorted({*masks.by_key.values(), *(name for names in masks.clashes.values() for name in names)}):
+            for name in sorted(masks.all()):
                 self._tell(IssueKind.UNEXPECTED, folder + name, "mask in an --unlabelled folder; not read")
-            masks = KeyedNames()
+            masks = type(masks)()
         text = to_text(folder)
         return Place(self.path_prefix + text, images, self.path_prefix + text, masks, self.id_prefix + text, self.unlabelled)
 
     def _mirrored(self, folder: str | None, files: list[str], mirror: str | None, mask_files: list[str]) -> Place:
-        images, _ = self._keyed(folder or "", files, split_masks=False)
-        suffixed, plain = self._keyed(mirror or "", mask_files, split_masks=True)[::-1]
-        for key, name in plain.by_key.items():
-            for one in plain.clashes.get(key, [name]):
-                if suffixed.by_key.setdefault(key, one) != one:
-                    suffixed.clash(key, one)
+        images, masks, others, others_of_masks = sort_names(files, mask_files, self.options.mask_suffix)
+        self._note_others(folder or "", others)
+        self._note_others(mirror or "", others_of_masks)
         # Where only the masks' side has a folder, its tiles are named after the side that should be there.
         text = to_text(mirror or "")
-        return Place(to_text(folder or ""), images, text, suffixed, to_text(folder) if folder is not None else text)
-
-    def _keyed(self, folder: str, files: list[str], *, split_masks: bool) -> tuple[KeyedNames, KeyedNames]:
-        """Return images and masks by key; only names with the mask suffix are masks, and their keys lack it.
-
-        This is the inner loop of a listing: half a million names a second.
-        """
-        images, masks, others = KeyedNames(), KeyedNames(), []
-        add_image, add_mask = images.by_key.setdefault, masks.by_key.setdefault
-        ending = self._mask_key if split_masks else ""
-        cut = len(ending)
-        for name in files:
-            stem, _, suffix = name.rpartition(".")
-            if (suffix not in IMAGE_SUFFIXES and suffix.lower() not in IMAGE_SUFFIXES) or not stem or name[0] == ".":
-                others.append(name)
-                continue
-            key = stem.lower() if stem.isascii() else pairing_key(stem)
-            if cut and key.endswith(ending) and len(key) > cut:
-                key = key[:-cut]
-                if add_mask(key, name) is not name:
-                    masks.clash(key, name)
-            elif add_image(key, name) is not name:
-                images.clash(key, name)
-        self._note_others(folder, others)
-        return images, masks
+        return Place(to_text(folder or ""), images, text, masks, to_text(folder) if folder is not None else text)
 
 
 def is_image(name: str) -> bool:

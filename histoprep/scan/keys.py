@@ -1,0 +1,161 @@
+"""The names in one folder -> its images and masks by key, which is what an image and its mask share.
+
+There are two ways to the same pairs: name by name for whatever a folder may hold, and as Arrow columns for large folders of plain names, which are
+ASCII and have a key each. Half a million names take a quarter of the time that way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from histoprep.names import pairing_key
+
+# The most frequent first: a column is searched for one after the other.
+IMAGE_SUFFIXES = ("jpg", "png", "tif", "tiff", "jpeg", "webp", "jpe", "jfif")
+# In smaller folders columns cost more than they save.
+PLAIN_FROM = 512
+
+
+@dataclass(slots=True)
+class KeyedNames:
+    """File names by key; of names with one key the first met is in `by_key` and all are in `clashes`."""
+
+    by_key: dict[str, str] = field(default_factory=dict)
+    clashes: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, key: str, name: str) -> None:
+        """Take a name in."""
+        if self.by_key.setdefault(key, name) is not name:
+            self.clashes.setdefault(key, [self.by_key[key]]).append(name)
+
+    def all(self) -> set[str]:
+        """Return every name."""
+        return {*self.by_key.values(), *(name for names in self.clashes.values() for name in names)}
+
+
+def _no_names() -> pa.Array:
+    return pa.array([], pa.large_string())
+
+
+@dataclass(frozen=True, slots=True)
+class PlainNames:
+    """ASCII file names, their stems (without the mask suffix) and keys, large_string [n]; no key is there twice."""
+
+    names: pa.Array = field(default_factory=_no_names)
+    stems: pa.Array = field(default_factory=_no_names)
+    keys: pa.Array = field(default_factory=_no_names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def sorted(self) -> PlainNames:
+        """Return the same in order of the keys."""
+        order = pc.sort_indices(self.keys)
+        return PlainNames(self.names.take(order), self.stems.take(order), self.keys.take(order))
+
+    def filter(self, chosen: pa.BooleanArray) -> PlainNames:
+        """Return the names where `chosen` is true."""
+        return PlainNames(self.names.filter(chosen), self.stems.filter(chosen), self.keys.filter(chosen))
+
+    def all(self) -> set[str]:
+        """Return every name."""
+        return set(self.names.to_pylist())
+
+
+class SortedNames(NamedTuple):
+    """Images and masks, both as columns or neither, and what else is in the folder of the images and in one of masks alone."""
+
+    images: KeyedNames | PlainNames
+    masks: KeyedNames | PlainNames
+    others: list[str]
+    others_of_masks: list[str]
+
+
+def sort_names(image_names: list[str], mask_names: list[str] | None, mask_suffix: str) -> SortedNames:
+    """Sort names by what they are.
+
+    Without `mask_names`, the images and masks of one folder are in `image_names` and those with the mask suffix are masks; otherwise masks are in
+    a folder of their own and may lack the suffix.
+    """
+    if len(image_names) + len(mask_names or ()) >= PLAIN_FROM:
+        found = _sort_columns(image_names, mask_names, mask_suffix)
+        if found is not None:
+            return found
+    return _sort_one_by_one(image_names, mask_names, mask_suffix)
+
+
+def _sort_one_by_one(image_names: list[str], mask_names: list[str] | None, mask_suffix: str) -> SortedNames:
+    images, masks = KeyedNames(), KeyedNames()
+    others: list[str] = []
+    others_of_masks: list[str] = []
+    ending = pairing_key(mask_suffix)
+
+    def sort(names: list[str], unsuffixed: KeyedNames, rest: list[str], *, with_masks: bool) -> None:
+        for name in names:
+            stem, _, suffix = name.rpartition(".")
+            if suffix.lower() not in IMAGE_SUFFIXES or not stem or name[0] == ".":
+                rest.append(name)
+                continue
+            key = pairing_key(stem)
+            if with_masks and key.endswith(ending) and len(key) > len(ending):
+                masks.add(key.removesuffix(ending), name)
+            else:
+                unsuffixed.add(key, name)
+
+    sort(image_names, images, others, with_masks=mask_names is None)
+    sort(mask_names or [], masks, others_of_masks, with_masks=True)
+    return SortedNames(images, masks, others, others_of_masks)
+
+
+def _sort_columns(image_names: list[str], mask_names: list[str] | None, mask_suffix: str) -> SortedNames | None:
+    """Return the names as columns, or None when some are not plain."""
+    try:
+        images, masks = _Column(image_names), _Column(mask_names or [])
+    except UnicodeEncodeError:
+        return None
+    if not (images.is_ascii() and masks.is_ascii()):
+        return None
+    ending = pairing_key(mask_suffix)
+    with_masks = images if mask_names is None else masks
+    suffixed = [with_masks.cut_off(f"{ending}.{suffix}") for suffix in IMAGE_SUFFIXES]
+    unsuffixed = [[column.cut_off(f".{suffix}") for suffix in IMAGE_SUFFIXES] for column in (images, masks)]
+    image_part, mask_part = _unique(unsuffixed[0]), _unique([*suffixed, *unsuffixed[1]])
+    if image_part is None or mask_part is None:
+        return None
+    return SortedNames(image_part, mask_part, images.left.to_pylist(), masks.left.to_pylist())
+
+
+class _Column:
+    """Names of which those with an ending are taken away, one ending after the other."""
+
+    def __init__(self, names: list[str]) -> None:
+        """Take names; raises UnicodeEncodeError for those that are not UTF-8."""
+        self.left = pa.array(names, pa.large_string())
+        self._lowered = pc.ascii_lower(self.left)
+
+    def is_ascii(self) -> bool:
+        """Return whether all names are ASCII."""
+        return bool(pc.all(pc.string_is_ascii(self.left), min_count=0).as_py())
+
+    def cut_off(self, ending: str) -> PlainNames:
+        """Return the names with this lower-case ending, of which it is not all; hidden files have none."""
+        fits = pc.and_not(pc.ends_with(self._lowered, ending), pc.starts_with(self._lowered, "."))
+        fits = pc.and_(fits, pc.greater(pc.binary_length(self._lowered), len(ending)))
+        stays = pc.invert(fits)
+        names, keys = self.left.filter(fits), self._lowered.filter(fits)
+        self.left, self._lowered = self.left.filter(stays), self._lowered.filter(stays)
+        return PlainNames(names, _without(names, ending), _without(keys, ending))
+
+
+def _without(names: pa.Array, ending: str) -> pa.Array:
+    return pc.utf8_slice_codeunits(names, 0, -len(ending))
+
+
+def _unique(parts: list[PlainNames]) -> PlainNames | None:
+    """Return all names, or None when two have one key."""
+    names, stems, keys = (pa.concat_arrays(column) for column in zip(*((one.names, one.stems, one.keys) for one in parts), strict=True))
+    return PlainNames(names, stems, keys) if len(pc.unique(keys)) == len(keys) else None
