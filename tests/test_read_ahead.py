@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,56 @@ def make(folder: Path, sizes: list[int]) -> list[Request]:
     return [request(folder / f"{index:05}") for index in range(len(sizes))]
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let threads read from the first file on."""
+    monkeypatch.setattr(module, "_PATIENCE_S", -1.0)
+
+
+def thread_names(monkeypatch: pytest.MonkeyPatch, slow: int = -1, pause: Callable[[], object] = lambda: None) -> list[str]:
+    """Return a list that fills with the threads that read, file after file; there is a pause before file number `slow`."""
+    names: list[str] = []
+
+    def noted(one: Request, max_bytes: int) -> bytes | BrokenFileError:
+        if len(names) == slow:
+            pause()
+        names.append(threading.current_thread().name)
+        return read_file(one, max_bytes)
+
+    monkeypatch.setattr(module, "read_file", noted)
+    return names
+
+
+def be_busy() -> None:
+    end = time.perf_counter() + 0.02
+    while time.perf_counter() < end:
+        pass
+
+
+def test_quick_files_are_read_by_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = thread_names(monkeypatch)
+    assert len(list(read_ahead(make(tmp_path, [100] * 300), LIMIT))) == 300
+    assert set(names) == {threading.current_thread().name}
+
+
+def test_threads_read_from_the_first_slow_file_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = thread_names(monkeypatch, 20, lambda: time.sleep(0.004))
+    requests = make(tmp_path, [index % 90 for index in range(300)])
+    assert [len(data) for data in read_ahead(requests, LIMIT) if isinstance(data, bytes)] == [index % 90 for index in range(300)]
+    here = threading.current_thread().name
+    assert names[:21] == [here] * 21 and here not in names[21:] and len(names) == 300
+
+
+def test_a_busy_processor_is_no_slow_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = thread_names(monkeypatch, 20, be_busy)
+    list(read_ahead(make(tmp_path, [100] * 100), LIMIT))
+    assert set(names) == {threading.current_thread().name}
+
+
+@pytest.mark.parametrize("patience_s", [-1.0, 1e9])
 @pytest.mark.parametrize("sizes", [[], [0], [1], [5] * 7, [100] * 8, [3] * 1000, [0, 1 << 20, 7] * 40])
-def test_bytes_come_in_order(tmp_path: Path, sizes: list[int]) -> None:
+def test_bytes_come_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int], patience_s: float) -> None:
+    monkeypatch.setattr(module, "_PATIENCE_S", patience_s)
     contents = list(read_ahead(make(tmp_path, sizes), LIMIT))
     assert contents == [bytes([index % 251]) * size for index, size in enumerate(sizes)]
 
@@ -66,6 +115,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return counts
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("size", [1000, 100_000, 1_500_000])
 def test_bytes_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     budget = 2_000_000
@@ -80,6 +130,7 @@ def test_bytes_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert counts["most"] <= budget + 2 * size + budget // 8
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_caller_who_stops_is_not_kept_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = make(tmp_path, [10] * 2000)
     read: list[str] = []
@@ -104,7 +155,9 @@ def verdict(one: bytes | BrokenFileError) -> str:
     return one.verdict
 
 
-def test_files_that_cannot_be_read_do_not_stop_the_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("patience_s", [-1.0, 1e9])
+def test_files_that_cannot_be_read_do_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float) -> None:
+    monkeypatch.setattr(module, "_PATIENCE_S", patience_s)
     requests = make(tmp_path, [10] * 6)
     os.unlink(requests[0].path)
     os.unlink(requests[1].path)
