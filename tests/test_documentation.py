@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from documentation import PARTS, README, ROOT, commands_in, renewed
+from PIL import Image
 
 from histoprep.demo import make_demo
 from histoprep.labels import load_label_map
@@ -18,8 +21,15 @@ from histoprep.labels import load_label_map
 TEXT = README.read_text("utf-8")
 # Exit codes that the planted defects of the demo lead to.
 EXPECTED_CODES = {"audit": {1}, "repair": {0}, "remap": {0}, "manifest": {3}, "stats": {0}, "explain": {0}, "collect": {0}, "shard": {0}}
+
+
+def settings(*changes: str) -> list[str]:
+    """--set for each change."""
+    return [word for change in changes for word in ("--set", change)]
+
+
 # Enough training for a test of the commands.
-SHORT = ["--set", "duration.steps=2", "--set", "validation.num_tiles=4", "--set", "batch_size=2"]
+SHORT = settings("duration.steps=2", "batch_size=2")
 
 
 def run_cli(arguments: list[str], folder: Path, program: str = "histoprep") -> subprocess.CompletedProcess[str]:
@@ -62,6 +72,39 @@ def test_every_command_runs_as_printed(data: Path) -> None:
         done = run_cli([words[1], *arguments], data)
         expected = {0} if "--part" in arguments else EXPECTED_CODES[words[1]]
         assert done.returncode in expected, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def run_block(word: str, folder: Path, changes: dict[str, list[str]]) -> None:
+    """Run the lines of the block of commands that names `word`; `changes` are options that make a command small, by its name."""
+    [block] = [one for one in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) if word in one]
+    for line in block.splitlines():
+        program, name, *arguments = shlex.split(line)
+        done = run_cli([name, *arguments, *changes.get(name, [])], folder, program)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_commands_of_the_classifier_run(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for split, label, number in itertools.product(("train", "test"), ("normal", "tumour"), range(5)):
+        path = tmp_path / "tiles" / split / label / f"{split}_{label}_{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 255, (224, 224, 3), np.uint8)).save(path)
+    (tmp_path / "new_tiles").mkdir()
+    for path in (tmp_path / "tiles" / "test" / "normal").iterdir():
+        (tmp_path / "new_tiles" / path.name).hardlink_to(path)
+    run_block("diffmic-224", tmp_path, {"fit": [*SHORT, *settings("guidance.duration.steps=2", "data.num_workers=0")]})
+    assert (tmp_path / "runs" / "diffmic" / "predictions" / "predictions.csv").exists()
+
+
+def test_the_commands_of_the_published_configuration_run(data: Path, shared_data: Path, tmp_path: Path) -> None:
+    """As printed but for the size of tiles and network, and a codec that is here instead of on a hub."""
+    done = run_cli(["manifest", str(data), "--map", "label_map_5.yml", "--out", str(tmp_path / "manifest.parquet")], data)
+    assert done.returncode == 3, done.stderr  # 3: the demo has planted defects
+    assert run_cli(["shard", "manifest.parquet", "--out", "shards"], tmp_path).returncode == 0
+    small = settings("model.dim=8", "data.image_size=64", "data.num_workers=0", "compile=false", "precision=fp32")
+    codec = ["--codec", str(shared_data / "taesd_diffusers" / "taesd"), "--image-size", "64", "--num-workers", "0"]
+    run_block("reference-512-class", tmp_path, {"encode": codec, "fit": [*SHORT, *small], "sample": ["--steps", "2"]})
+    assert (tmp_path / "synthetic.histoprep" / "manifest.parquet").exists()
 
 
 def test_the_python_example_runs(data: Path) -> None:
