@@ -311,6 +311,19 @@ class TestManifest:
         assert cli.run(["repair", str(own.root), "--workers", "1", "--force"]) == ExitCode.OK
         assert "was made before: run histoprep manifest again" in capsys.readouterr().err
 
+    def test_the_command_line_warns_of_damaged_masks_until_they_are_mended(
+        self, scanned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        workspace = Workspace.of(copied(scanned, tmp_path / "a") / "set")
+        for command in ("manifest", "stats"):
+            assert cli.run([command, str(workspace.root), "--workers", "1"]) == ExitCode.OK
+            warning = " ".join(capsys.readouterr().err.split())
+            assert f"warning: {NUM_DAMAGED} masks of slide (HP403 jpeg-history, JPEG quality 90) went through JPEG" in warning
+        repair(workspace)
+        for command in ("manifest", "stats"):
+            assert cli.run([command, str(workspace.root), "--workers", "1"]) == ExitCode.OK
+            assert "not mended" not in capsys.readouterr().err
+
 
 class TestStats:
     def test_they_count_the_mended_masks_and_the_audit_the_damaged(self, own: Workspace) -> None:

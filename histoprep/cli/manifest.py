@@ -68,6 +68,7 @@ def build(
     from histoprep.labels import find_label_map, load_label_map
     from histoprep.manifest import open_manifest, write_dataset_csv
     from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map, regrouped
+    from histoprep.repair.record import damage_warnings
     from histoprep.split import parse_fractions
     from histoprep.workspace import Workspace
 
@@ -86,6 +87,8 @@ def build(
     with locked(workspace.folder), console.progress("manifest", None) as meter:
         summary = build_manifest(tiles, label_map, options, out or workspace.manifest, advance=meter.advance)
     _print_summary(summary, label_map)
+    for warning in damage_warnings(workspace):
+        console.warn(warning)
     if dataset_csv:
         write_dataset_csv(open_manifest(summary.path), dataset_csv)
         console.note(f"wrote {dataset_csv}")

@@ -54,6 +54,7 @@ def stats(
     """
     from histoprep.audit import default_map, ensure_tiles
     from histoprep.labels import find_label_map, load_label_map
+    from histoprep.repair.record import damage_warnings
     from histoprep.stats import as_json, compute_stats, csv_text, write_stats
     from histoprep.workspace import Workspace
 
@@ -71,6 +72,8 @@ def stats(
     else:
         _print_tables(found)
     _print_warnings(found)
+    for warning in damage_warnings(workspace):
+        console.warn(warning)
     for path in paths:
         console.note(f"wrote {path}")
 

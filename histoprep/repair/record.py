@@ -110,3 +110,15 @@ def unmended(workspace: Workspace, mended: Mapping[str, MendedMask]) -> dict[str
             quality = f", JPEG quality {one.verdict.quality}" if one.verdict.quality else ""
             left[f"{one.source} ({one.code} {one.verdict.kind.value}{quality})"] = paths
     return left
+
+
+def damage_warnings(workspace: Workspace) -> list[str]:
+    """Return what stages that count damaged masks as they are should warn of; nothing when all are mended."""
+    left = unmended(workspace, mended_masks(workspace))
+    if not left:
+        return []
+    number = sum(map(len, left.values()))
+    masks = f"{number:,} {'mask' if number == 1 else 'masks'} of {next(iter(left))}"
+    more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
+    cause = "went through JPEG or interpolation and are not mended: their false labels count as true ones"
+    return [f"{masks}{more} {cause}; histoprep repair, then the same command"]
