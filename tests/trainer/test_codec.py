@@ -259,3 +259,19 @@ def test_a_run_of_another_recipe_is_no_codec(tmp_path: Path, codec_run: Path) ->
     (tmp_path / "config.yml").write_text((codec_run / "config.yml").read_text())
     with pytest.raises(IntegrityError, match="no checkpoint here"):
         load_codec(tmp_path)
+
+
+@pytest.mark.parametrize(("split", "warned"), [("0.9/0.1", True), ("0.8/0.1/0.1", False)])
+def test_a_codec_measured_on_training_tiles_is_warned_of(demo_manifest: Path, tmp_path: Path, split: str, warned: bool) -> None:
+    from histoprep.cli import run
+    from trainer.config_layers import load_config
+    from trainer.engine.voice import Voice
+    from trainer.recipes.codec import stages
+
+    manifest, said = tmp_path / "manifest.parquet", []
+    root = demo_manifest.parent.with_name("demo")
+    assert run(["--quiet", "manifest", str(root), "--map", "label_map_5.yml", "--split", split, "--out", str(manifest)]) == 0
+    [plan] = stages(load_config(preset="codec-tiny", manifest=manifest, out=tmp_path / "run"))
+    assert plan.prepare is not None
+    plan.prepare(tmp_path / "run", Voice(warn=said.append))
+    assert ["psnr_db is measured on training tiles" in one for one in said] == [True] * warned

@@ -33,6 +33,7 @@ RECIPES = {
 # What a recipe trains when nothing else is said: its full size.
 DEFAULT_PRESETS = {"ldm": "reference-512", "codec": "codec-512", "diffmic": "diffmic-224"}
 DEFAULT_RECIPE = "ldm"
+NO_VALIDATION = "there is no validation split (histoprep manifest --help says how to make one): {} is measured on training tiles"
 
 
 @dataclass(frozen=True)

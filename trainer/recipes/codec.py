@@ -24,10 +24,11 @@ from trainer.data.transforms import to_uint8
 from trainer.encode_report import difference
 from trainer.engine.checkpoints import load_weights
 from trainer.engine.pictures import sheet
+from trainer.engine.voice import Voice
 from trainer.errors import CheckpointError, ConfigError
 from trainer.metrics.reconstruction import psnr, ssim
 from trainer.models.codec import TrainableCodec
-from trainer.recipes import StagePlan, StepOutput
+from trainer.recipes import NO_VALIDATION, StagePlan, StepOutput
 
 TRAIN, VALIDATION = "train", "val"
 # Validation has its own seed: another training seed is compared on the same squares.
@@ -89,7 +90,13 @@ class Config(RunConfig):
 
 def stages(config: Config) -> list[StagePlan]:
     """Return the one stage of the recipe."""
-    return [StagePlan("", lambda _: CodecStage(config, open_tiles(config.manifest)))]
+    tiles = open_tiles(config.manifest)
+
+    def warn(_: Path, voice: Voice) -> None:
+        if not len(_rows(tiles, VALIDATION)):
+            voice.warn(NO_VALIDATION.format("psnr_db"))
+
+    return [StagePlan("", lambda _: CodecStage(config, tiles), prepare=warn)]
 
 
 def describe(config: Config) -> dict[str, Any]:

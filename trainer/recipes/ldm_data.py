@@ -23,6 +23,7 @@ from trainer.data.latents import LatentSet
 from trainer.data.randomness import keyed_uniforms
 from trainer.engine.voice import Voice
 from trainer.errors import CheckpointError, ConfigError
+from trainer.recipes import NO_VALIDATION
 from trainer.recipes.ldm_config import Config
 
 FACTS = "model.json"
@@ -76,8 +77,7 @@ def validation_streams(tiles: TileSource) -> tuple[Streams, str | None]:
         rows = np.flatnonzero(tiles.split == VALIDATION)
     if len(rows):
         return single_stream(rows), None
-    warning = "there is no validation split (histoprep manifest --help says how to make one): val_loss is measured on training tiles"
-    return class_streams(tiles.table, tiles.label_map, split=TRAIN, unconditional=0.0), warning
+    return class_streams(tiles.table, tiles.label_map, split=TRAIN, unconditional=0.0), NO_VALIDATION.format("val_loss")
 
 
 def extra_drop(streams: Streams, cond_drop_prob: float) -> float:
