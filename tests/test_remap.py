@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,7 +35,18 @@ from histoprep import durable, mask_tree, tables, tiles
 from histoprep.errors import BrokenFileError, ExitCode, IncompleteError, IntegrityError, LockedError, OutputError, UnmappedLabelError, UsageError
 from histoprep.execution import Engine
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, load_label_map
-from histoprep.remap import OnUnmapped, Recipe, RemapOptions, RemapResult, collect_remap, plan_remap, run_remap, run_remap_part, unfinished_remaps
+from histoprep.remap import (
+    OnUnmapped,
+    Recipe,
+    RemapOptions,
+    RemapResult,
+    collect_remap,
+    plan_remap,
+    recipe,
+    run_remap,
+    run_remap_part,
+    unfinished_remaps,
+)
 from histoprep.scan import ScanOptions
 from histoprep.tiles.table import TableOptions, TileTable
 from histoprep.workspace import Workspace
@@ -149,6 +161,32 @@ def test_classes_are_those_of_the_map(case: tuple[LabelMap, np.ndarray]) -> None
     classes = Recipe.of(made, OnUnmapped.ERROR).apply(labels)
     assert classes.dtype == np.uint8
     np.testing.assert_array_equal(classes, np.vectorize(dict(made.mapping).get)(labels))
+
+
+@pytest.fixture
+def old_opencv(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An OpenCV that looks up bytes alone."""
+    look_up = cv2.LUT
+
+    def of_version_4(source: np.ndarray, *rest: np.ndarray) -> np.ndarray:
+        if source.dtype != np.uint8:
+            raise cv2.error("no table for this depth")
+        return look_up(source, *rest)
+
+    monkeypatch.setattr(cv2, "LUT", of_version_4)
+    recipe._pair_table.cache_clear()
+    yield
+    assert recipe._pair_table.cache_info().currsize
+    recipe._pair_table.cache_clear()
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (5, 8), (5, 7), (1, 1)])
+@pytest.mark.parametrize("opencv", ["old_opencv", None])
+def test_any_size_and_opencv_gives_the_same_classes(request: pytest.FixtureRequest, opencv: str | None, shape: tuple[int, int]) -> None:
+    if opencv:
+        request.getfixturevalue(opencv)
+    labels = np.random.default_rng(0).choice([0, 1, 2, 5, 9, 11], shape).astype(np.uint8)
+    np.testing.assert_array_equal(Recipe.of(label_map(), OnUnmapped.ERROR).apply(labels), expected(labels))
 
 
 def test_strided_labels_give_the_same_classes() -> None:

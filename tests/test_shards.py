@@ -17,11 +17,13 @@ import pytest
 from packed_tiles import LABEL_MAP, make_tiles
 from PIL import Image
 
+from histoprep import durable
 from histoprep.errors import IncompleteError, IntegrityError, LockedError, UsageError
 from histoprep.execution import Engine
 from histoprep.manifest import open_manifest, read_manifest
-from histoprep.shards import ShardOptions, TileError, open_tiles, verify_shards, write_shards
+from histoprep.shards import ShardOptions, TileError, open_tiles, task, verify_shards, write_shards
 from histoprep.shards.layout import image_suffix, key_of, member_header, parse_header
+from histoprep.shards.plan import plan_shards
 
 ONE = Engine(1)
 
@@ -236,6 +238,19 @@ def test_readers_see_uniform_samples_in_a_shard(shards: Path) -> None:
             for name in archive.getnames():
                 fields.setdefault(name.partition(".")[0], set()).add(name.partition(".")[2])
         assert len({frozenset(one) for one in fields.values()}) == 1
+
+
+def test_a_shard_is_on_its_way_to_the_disk_while_it_is_packed(manifest: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces: dict[int, list[tuple[int, int]]] = {}
+    monkeypatch.setattr(durable, "begin_writing_back", lambda number, *piece: pieces.setdefault(os.fstat(number).st_ino, []).append(piece))
+    monkeypatch.setattr(task, "_WRITE_BYTES", 4000)
+    for one in plan_shards(open_manifest(manifest), tmp_path / "out", ShardOptions()).tasks():
+        one.run()
+        found = pieces[one.shard.stat().st_ino]
+        starts = np.cumsum([0, *(length for _, length in found)]).tolist()
+        assert [start for start, _ in found] == starts[:-1] and starts[-1] == one.shard.stat().st_size
+        assert one.shard.read_bytes() == (shards / one.shard.name).read_bytes()
+    assert max(map(len, pieces.values())) > 2
 
 
 def test_a_finished_folder_is_not_written_again(own: tuple[Path, Path]) -> None:

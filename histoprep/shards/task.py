@@ -131,6 +131,8 @@ class ShardTask:
             waiting.clear()
             state.update(data)
             stream.write(data)
+            # While the next tiles are packed.
+            durable.begin_writing_back(stream.fileno(), written, len(data))
             written += len(data)
 
         for one in self._packed(marker, failures):
