@@ -55,10 +55,11 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Gathered:
     Candidate copies are decoded again in worker processes and kept in duplicates.parquet.
     """
     opened, header = tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)
+    # First, since it needs columns of all tiles that nothing else does.
+    duplicates, num_uncompared = _duplicates(workspace, opened, header, engine)
     overview = _overview(opened)
     counted = workspace if _manifest_is_readable(workspace) else _WithoutManifest(workspace.root, workspace.folder)
     counts = count_table(counted, sources.label_map, by_group=True)
-    duplicates, num_uncompared = _duplicates(workspace, opened, header, engine)
     issues, _ = tables.open_table(workspace.listing_issues, kind="listing-issues", schema_version="1.0")
     evidence = Evidence(
         root=workspace.root,
