@@ -186,12 +186,17 @@ class Harm:
     quality: int | None = None
     # Whether the values are those of the original labels, so that wrong pixels can be counted and mended.
     mendable: bool = False
+    # What an undamaged mask would be now.
+    without_damage: Damage = np.copy
 
 
 def harms(qualities: tuple[int, ...] = (60, 65, 70, 75, 80, 85, 90, 95, 97, 100)) -> list[Harm]:
     """Return every damage that the calibration looks at."""
     found = [Harm(f"JPEG {one}", partial(jpeg, quality=one), "jpeg-history", one, mendable=True) for one in qualities]
-    found += [Harm(f"JPEG {one}, then many to one", after(partial(jpeg, quality=one), many_to_one), "jpeg-history") for one in (75, 90, 95)]
+    found += [
+        Harm(f"JPEG {one}, then many to one", after(partial(jpeg, quality=one), many_to_one), "jpeg-history", without_damage=many_to_one)
+        for one in (75, 80, 85, 90, 95)
+    ]
     found += [Harm(f"colour JPEG {one} 4:2:0, nearest colour", partial(colour_jpeg, quality=one), "any") for one in (75, 90, 95)]
     found += [Harm(f"WebP {one}", partial(webp, quality=one), "any") for one in (75, 90)]
     kinds = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}

@@ -92,10 +92,15 @@ def as_blocks(labels: np.ndarray) -> np.ndarray:
     return cut.reshape(rows, BLOCK_PX, columns, BLOCK_PX).swapaxes(1, 2)
 
 
-def mixed_blocks(labels: np.ndarray, max_blocks: int | None = None) -> np.ndarray:
-    """Return blocks of more than one label, [blocks, 8, 8], in raster order; at most `max_blocks`, evenly spread."""
+def mixed_places(labels: np.ndarray, max_blocks: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and columns of blocks of more than one label, in raster order; at most `max_blocks`, evenly spread."""
     row, column = np.nonzero(~uniform_blocks(labels))
     if max_blocks is not None and len(row) > max_blocks:
         chosen = np.linspace(0, len(row) - 1, max_blocks).astype(np.intp)
         row, column = row[chosen], column[chosen]
-    return as_blocks(labels)[row, column]
+    return row, column
+
+
+def mixed_blocks(labels: np.ndarray, max_blocks: int | None = None) -> np.ndarray:
+    """Return the blocks at `mixed_places`, [blocks, 8, 8]."""
+    return as_blocks(labels)[mixed_places(labels, max_blocks)]

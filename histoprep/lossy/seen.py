@@ -9,9 +9,10 @@ import numpy as np
 
 from histoprep.lossy import Signals, measure_signals
 from histoprep.lossy.blocks import GridCounts
-from histoprep.lossy.jpeg_history import FixedPoint, find_quality
+from histoprep.lossy.jpeg_history import FixedPoint, find_quality, find_renamed
 from histoprep.lossy.verdict import BLOCKY_PHASE, MIN_CONTACTS, PHASE, ROUGHNESS, SOFT, MaskSignals
 
+_ONE_IN = 2
 _NOTHING = Signals(GridCounts(0, 0.0), 0, 0, 0, (), 0)
 
 
@@ -25,9 +26,17 @@ class Seen:
 
     @classmethod
     def of(cls, labels: np.ndarray) -> Seen:
-        """Return what is seen of a mask; the quality is looked for only where blocks stand out."""
+        """Return what is seen of a mask."""
         signals = measure_signals(labels)
-        return cls(signals, find_quality(labels) if signals and asks_for_quality(signals) else None)
+        return cls(signals, find_fixed(labels, signals) if signals else None)
+
+
+def find_fixed(labels: np.ndarray, signals: Signals) -> FixedPoint | None:
+    """Return the quality that a mask is a fixed point of, looked for only where blocks stand out; else, what its shapes say without values."""
+    if asks_for_quality(signals):
+        return find_quality(labels)
+    # Half of the masks are enough to know a source by, at half the cost; which ones, is left to a number that damage does not steer.
+    return None if signals.rough_pairs % _ONE_IN else find_renamed(labels)
 
 
 def asks_for_quality(signals: Signals) -> bool:

@@ -27,8 +27,14 @@ MIN_CONTACTS = 16
 BLOCKY_PHASE = -0.3
 # Fixed points: share of blocks, and the quality above which clean blocks are fixed points too.
 FIXED_SHARE, _MAX_TELLING_QUALITY = 0.15, 97
+# A quality is named also where this share of masks agrees on it; of those that a label map went over, at most a third does.
+_AGREED_MASKS = 0.5
+# A block phase that needs no rough blocks beside it.
+_STRONG_PHASE, _STRONG_NOISE = 0.08, 2.0
+# Share of blocks of two labels that are what JPEG leaves of labels one step apart: of drawn ones at most a seventh.
+_RENAMED_SHARE, _MIN_RENAMED = 0.24, 96
 # Without a block phase, fixed points alone must be this clear, on this many blocks.
-_CERTAIN_SHARE, _MIN_TRIED = 0.45, 200
+_CERTAIN_SHARE, _MIN_TRIED = 0.45, 128
 
 
 class Kind(StrEnum):
@@ -126,14 +132,15 @@ def _lossy(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
     damaged = (signals.roughness[plain] >= _ROUGH) | (signals.softness[plain] >= SOFT)
     parts = [part for part in (plain[damaged], plain[~damaged]) if _has_block_phase(signals, part) or _is_fixed(signals, part)]
     masks = np.sort(np.concatenate(parts)) if parts else plain[:0]
-    if not parts and _has_block_phase(signals, plain):
+    if not parts and (_has_block_phase(signals, plain) or _renamed_share(signals, plain) >= _RENAMED_SHARE):
         masks = plain
     # Masks without a block of two labels show nothing, whatever their past.
     masks = masks[signals.mixed[masks] > 0]
     if not len(masks):
         return None
     quality, share = _agreed_quality(signals, masks)
-    quality = quality if share >= FIXED_SHARE else None
+    agreed = float(np.mean(signals.quality[masks] == quality)) if quality else 0.0
+    quality = quality if share >= FIXED_SHARE or agreed > _AGREED_MASKS else None
     return Verdict(Kind.JPEG_HISTORY, masks, len(masks), quality, len(masks) >= FIRM_MASKS, _evidence(signals, masks, quality, share))
 
 
@@ -142,6 +149,9 @@ def _evidence(signals: MaskSignals, masks: np.ndarray, quality: int | None, shar
     phase = 1 - own / shifted if shifted else 0.0
     words = [f"{phase:.0%} fewer 8x8 blocks hold two labels than on a shifted grid"] if phase >= PHASE else []
     words += [f"JPEG quality {quality} leaves {share:.0%} of such blocks as they are"] if quality else []
+    renamed = _renamed_share(signals, masks)
+    if not quality and renamed >= _RENAMED_SHARE:
+        words.append(f"{renamed:.0%} of the blocks of two labels are as JPEG leaves labels one step apart, called otherwise afterwards")
     return "; ".join(words)
 
 
@@ -150,14 +160,22 @@ def _has_block_phase(signals: MaskSignals, masks: np.ndarray) -> bool:
     if own == 0 or shifted == 0:
         # Uniform in all blocks: masks drawn at a lower resolution (HP405), which prove nothing.
         return False
-    rough = float(signals.rough_pairs[masks].sum()) / own
-    return rough >= ROUGHNESS and 1 - own / shifted >= PHASE + PHASE_NOISE / np.sqrt(shifted)
+    rough, phase = float(signals.rough_pairs[masks].sum()) / own, 1 - own / shifted
+    strong = phase >= _STRONG_PHASE + _STRONG_NOISE / np.sqrt(shifted)
+    return bool(strong or (rough >= ROUGHNESS and phase >= PHASE + PHASE_NOISE / np.sqrt(shifted)))
 
 
 def _is_fixed(signals: MaskSignals, masks: np.ndarray) -> bool:
     """Return whether masks without a block phase are fixed points all the same, as where labels are one step apart."""
     quality, share = _agreed_quality(signals, masks)
-    return quality is not None and share >= _CERTAIN_SHARE and signals.tried[masks].sum() >= _MIN_TRIED
+    return quality is not None and share >= _CERTAIN_SHARE and signals.tried[masks][signals.quality[masks] > 0].sum() >= _MIN_TRIED
+
+
+def _renamed_share(signals: MaskSignals, masks: np.ndarray) -> float:
+    """Return the share of blocks that are fixed points once their labels are renamed; 0 when too few were tried to say."""
+    renamed = masks[signals.quality[masks] == 0]
+    tried = signals.tried[renamed].sum()
+    return float(signals.fixed[renamed].sum() / tried) if tried >= _MIN_RENAMED else 0.0
 
 
 def _agreed_quality(signals: MaskSignals, masks: np.ndarray) -> tuple[int | None, float]:
@@ -167,7 +185,7 @@ def _agreed_quality(signals: MaskSignals, masks: np.ndarray) -> tuple[int | None
     voted = _voted(quality[telling], fixed[telling])
     if voted is None:
         return None, 0.0
-    return voted, float(fixed[telling & (np.abs(quality - voted) <= 2)].sum() / tried.sum())
+    return voted, float(fixed[telling & (np.abs(quality - voted) <= 2)].sum() / tried[quality > 0].sum())
 
 
 def _interpolated(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:

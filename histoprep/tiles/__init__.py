@@ -74,8 +74,10 @@ SCHEMA = pa.schema(
         _column("mask_soft_contacts", pa.int32(), "those of them that differ by less than that span"),
         _column("mask_ramp_labels", pa.int32(), "labels without a core that nearly always lie between a smaller and a larger one"),
         _column("mask_jpeg_quality", pa.int16(), "quality of a JPEG container, or the one that leaves most blocks as they are; null: unknown"),
-        _column("mask_fixed_blocks", pa.int16(), "mixed blocks that a JPEG of this quality leaves as they are"),
-        _column("mask_tried_blocks", pa.int16(), "mixed blocks that were tried, 64 at most"),
+        _column(
+            "mask_fixed_blocks", pa.int16(), "telling mixed blocks that a JPEG of this quality leaves as they are; null quality: of renamed labels"
+        ),
+        _column("mask_tried_blocks", pa.int16(), "telling mixed blocks that were tried, 64 at most"),
         # One entry a label, in order of label id; null when the mask is no class map.
         _column("label_ids", pa.list_(pa.uint16()), "labels present"),
         _column("label_pixels", pa.list_(pa.int64()), "pixels of each"),

@@ -11,8 +11,7 @@ from histoprep import imageio
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError
 from histoprep.lossy import Signals
-from histoprep.lossy.jpeg_history import find_quality
-from histoprep.lossy.seen import asks_for_quality
+from histoprep.lossy.seen import find_fixed
 from histoprep.tiles import TileOptions
 from histoprep.tiles.measure import describe_colours, measure_luminance, measure_mask
 
@@ -113,7 +112,7 @@ class Measurer:
 
 
 def _lossy_facts(labels: np.ndarray, signals: Signals, header: imageio.Header) -> Facts:
-    facts = {
+    facts: Facts = {
         "mask_mixed_blocks": signals.blocks.own,
         "mask_shifted_blocks": signals.blocks.shifted,
         "mask_rough_pairs": signals.rough_pairs,
@@ -121,8 +120,8 @@ def _lossy_facts(labels: np.ndarray, signals: Signals, header: imageio.Header) -
         "mask_soft_contacts": signals.soft_contacts,
         "mask_ramp_labels": len(signals.ramp_ids),
     }
-    if header.lossy is None and asks_for_quality(signals) and (found := find_quality(labels)):
-        facts |= {"mask_jpeg_quality": found.quality, "mask_fixed_blocks": found.fixed, "mask_tried_blocks": found.blocks}
+    if header.lossy is None and (found := find_fixed(labels, signals)):
+        facts |= {"mask_jpeg_quality": found.quality or None, "mask_fixed_blocks": found.fixed, "mask_tried_blocks": found.blocks}
     return facts
 
 
