@@ -1,7 +1,7 @@
 """Calibration of lossy-mask detection and repair: `python -m benchmarks.lossy [--quick] [--data DIR] [--write FILE] [--tables NAME ..]`.
 
-Three tables: what clean sources look like (false alarms), what becomes of damaged ones (detected, named, at which quality), and
-what repair does (wrong pixels, false labels and lost labels, before and after). Masks are made from fixed seeds; encoders are Pillow's.
+What clean sources look like (false alarms), what becomes of damaged ones (detected, named, at which quality), and what repair does
+(wrong pixels, false labels and lost labels, before and after). Masks are made from fixed seeds; encoders are Pillow's.
 DIR holds real masks; without it the made ones alone are used.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +20,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.lossy_sets import CLEAN, Harm, Mask, colour_jpeg_kept, harms, real_masks
+from benchmarks.lossy_captions import CAPTIONS
+from benchmarks.lossy_sets import CLEAN, Harm, Mask, colour_jpeg_kept, harms, many_to_one, real_masks
+from benchmarks.lossy_tempting import TEMPTING
 from histoprep.errors import BrokenFileError
-from histoprep.lossy.blocks import BLOCK_PX, uniform_blocks
+from histoprep.lossy.blocks import BLOCK_PX, as_blocks, uniform_blocks
 from histoprep.lossy.ramps import repair_ramps
 from histoprep.lossy.seen import Seen, table_of
 from histoprep.lossy.snap import MIN_QUALITY, repair_jpeg
@@ -33,7 +36,8 @@ SIZE_PX = 256
 REGIONS = (
     "smooth regions, 55 labels", "one class, 7 on 0", "lung, 12 real", "generated, labels 0-4", "generated, tiny structures", "colon, thresholded",
 )  # fmt: skip
-_TABLES = ("clean", "damaged", "colour", "repair-jpeg", "repair-ramps", "repair-thin")
+# Seeds and sizes that no threshold was chosen on.
+_OTHER_DRAWS = ((501, 256), (502, 256), (503, 256), (504, 512))
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,21 @@ def clean_rows(found: list[Source]) -> Iterator[str]:
         ramps = np.count_nonzero(signals.ramp_labels >= 2) / len(source.masks)
         said = ", ".join(one.kind for one in verdicts) or "clean"
         yield f"| {source.name} | {np.count_nonzero(signals.mixed)} | {phase:+.3f} | {rough:.1f} | {soft:.2f} | {ramps:.2f} | {said} |"
+
+
+def other_rows() -> Iterator[str]:
+    """Yield the table of false alarms on draws that no threshold was chosen on."""
+    yield "| clean family | sources | false alarms | strongest block phase |"
+    yield "|---|---|---|---|"
+    for name, draw in {**CLEAN, **TEMPTING}.items():
+        alarms, phases = 0, []
+        for seed, size in _OTHER_DRAWS:
+            masks = [draw(np.random.default_rng([seed, index]), size) for index in range(36)]
+            for seen in (masks, [many_to_one(one) for one in masks]):
+                signals, verdicts = verdicts_of(seen)
+                alarms += bool(verdicts)
+                phases.append(1 - signals.mixed.sum() / signals.shifted.sum() if signals.shifted.sum() else 0.0)
+        yield f"| {name} | {len(phases)} | {alarms} | {max(phases):+.3f} |"
 
 
 def harm_rows(found: list[Source], damages: list[Harm]) -> Iterator[str]:
@@ -131,8 +150,9 @@ def colour_rows(found: list[Source]) -> Iterator[str]:
 
 def repair_rows(found: list[Source], damages: list[Harm]) -> Iterator[str]:
     """Yield the table of repairs."""
-    yield "| damage | source | wrong pixels, % | after | less by | of these hidden | false labels | after | lost, radius >= 3 px | confidence |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    heads = ["damage", "source", "wrong pixels, %", "after", "less by", "of these hidden", "at most"]
+    yield f"| {' | '.join([*heads, 'false labels', 'after', 'lost, radius >= 3 px', 'confidence'])} |"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for harm in damages:
         if not harm.mendable or (harm.quality or 100) < MIN_QUALITY:
             continue
@@ -141,17 +161,21 @@ def repair_rows(found: list[Source], damages: list[Harm]) -> Iterator[str]:
             if not len(figures):
                 continue
             wrong, left, hidden, false, kept, lost, confidence = figures.T
-            cut = f"{wrong.mean() / left.mean():.1f}x" if left.mean() else "all"
+            cut, most = _factor(wrong.mean(), left.mean()), _factor(wrong.mean(), hidden.mean())
             yield (
-                f"| {harm.name} | {source.name} | {wrong.mean():.2f} | {left.mean():.2f} | {cut} | {hidden.mean():.2f} | {false.sum():.0f} "
+                f"| {harm.name} | {source.name} | {wrong.mean():.2f} | {left.mean():.2f} | {cut} | {hidden.mean():.2f} | {most} | {false.sum():.0f} "
                 f"| {kept.sum():.0f} | {lost.sum():.0f} | {confidence.mean():.2f} |"
             )
+
+
+def _factor(before: float, after: float) -> str:
+    return f"{before / after:.1f}x" if after else "all"
 
 
 def _repair(mask: Mask, harm: Harm) -> tuple[float, ...] | None:
     """Return wrong pixels before, after and hidden in percent, false labels before and after, labels lost, confidence; None when refused.
 
-    Hidden are those of what repair leaves in 8x8 blocks that came out of JPEG as one label: they left no trace.
+    Hidden are those of what repair leaves in 8x8 blocks of one label that damage leaves as they are: the truth became the same.
     """
     damaged = harm.damage(mask)
     try:
@@ -161,7 +185,8 @@ def _repair(mask: Mask, harm: Harm) -> tuple[float, ...] | None:
     true, after = set(np.unique(mask).tolist()), set(np.unique(repaired.labels).tolist())
     measured = measure_mask(mask, 1)
     thick = set(measured.ids[measured.radius_px >= 3].tolist())
-    plain = np.kron(uniform_blocks(damaged), np.ones((BLOCK_PX, BLOCK_PX), bool))
+    again = (as_blocks(harm.damage(damaged)) == as_blocks(damaged)).all(axis=(2, 3))
+    plain = np.kron(uniform_blocks(damaged) & again, np.ones((BLOCK_PX, BLOCK_PX), bool))
     left = repaired.labels != mask
     counts = np.count_nonzero(damaged != mask), np.count_nonzero(left), np.count_nonzero(left[: len(plain), : plain.shape[1]] & plain)
     wrong = [100 * one / mask.size for one in counts]
@@ -173,8 +198,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lossy", description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("HISTOPREP_DATA", "none")), help="folder of real masks")
-    parser.add_argument("--write", type=Path, help="write the tables to this file")
-    parser.add_argument("--tables", nargs="+", choices=_TABLES, default=_TABLES, help="which tables")
+    parser.add_argument("--write", type=Path, help="write the page to this file")
+    parser.add_argument("--tables", nargs="+", choices=CAPTIONS, default=list(CAPTIONS), help="which tables")
     chosen = parser.parse_args()
     found = sources(8 if chosen.quick else 36, chosen.data)
     damages = harms((75, 90)) if chosen.quick else harms()
@@ -182,21 +207,29 @@ def main() -> int:
     mends = [one for one in damages if one.quality in (None, 75, 90, 95)]
     tables = {
         "clean": partial(clean_rows, found),
+        "others": other_rows,
         "damaged": partial(harm_rows, found, damages),
         "colour": partial(colour_rows, few),
         "repair-jpeg": partial(repair_rows, [one for one in few if one.name in REGIONS], [one for one in mends if one.quality]),
         "repair-ramps": partial(repair_rows, [one for one in few if one.name in REGIONS], [one for one in mends if not one.quality]),
         "repair-thin": partial(repair_rows, [one for one in few if one.name not in REGIONS], [one for one in mends if one.quality]),
     }
-    lines: list[str] = []
+    lines = [
+        "# Lossy masks: calibration",
+        "",
+        f"Written by `python -m benchmarks.lossy --data DIR --write FILE --tables {' '.join(chosen.tables)}`.",
+        "",
+    ]
     for name in chosen.tables:
+        began = time.process_time()
+        print(*(table := [CAPTIONS[name], ""]), sep="\n")
         for line in tables[name]():
             print(line, flush=True)
-            lines.append(line)
+            table.append(line)
+        lines += [f"## {name}", "", *table, "", f"{time.process_time() - began:.0f} s of one processor.", ""]
         print()
-        lines.append("")
     if chosen.write:
-        chosen.write.write_text("\n".join(lines))
+        chosen.write.write_text("\n".join(lines).rstrip() + "\n")
     return 0
 
 
