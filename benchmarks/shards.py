@@ -2,22 +2,22 @@
 
     python -m benchmarks.shards CORPUS [--samples 2000]
 
-A sample is an image, its mask and latents of 64 KiB (mean and deviation of 4 x 64 x 64 in half precision), 124 KB in all. Ours come from shards
-and a memory-mapped array, the others have all three in their own format: Arrow files of `datasets`, tar files of `webdataset`, which
-has no access by index and is read from beginning to end, and three plain files a sample. Nobody decodes.
+Reading is against the formats of others, without decoding. Writing is the whole of `histoprep shard` and of a latent set's array: files are read
+and checked against the manifest's digests, masks decoded, remapped and encoded anew, all is synced, and there is an index. The others are handed
+the finished bytes in memory, and sync them.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import os
+import importlib.util
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +26,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.corpus import make_corpus
 from benchmarks.measuring import ROUNDS, Row, cpu_seconds, limit, machine, markdown, wall_seconds
-from benchmarks.remap import InProcess
+from benchmarks.shard_formats import Formats, Sample
 from histoprep.execution import Engine
-from histoprep.labels import find_label_map, load_label_map
-from histoprep.manifest.build import ManifestOptions, build_manifest
-from histoprep.shards import ShardOptions, open_tiles, write_shards
 from histoprep.streams import Stream, Streams
-from histoprep.tiles.table import TileTable
-from histoprep.workspace import Workspace
 
-LATENT_SHAPE = (8, 64, 64)
-_SHARD_BYTES = 64 * 10**6
-_FEW_TILES = 32
+# So small that two workers have the same to do.
+_SMALL_SHARD_BYTES = 8 * 10**6
 _MEMORY_SCRIPT = """
 import resource, sys
 from histoprep.shards import open_tiles
@@ -47,161 +41,107 @@ for _ in range(3):
         source.read_bytes(row)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
-
-
-class _Bench:
-    """Some pairs of a corpus, linked into a data set of their own, and the same samples in every format."""
-
-    def __init__(self, corpus: Path, num_samples: int, scratch: Path) -> None:
-        self.scratch, self.size = scratch, num_samples
-        names = sorted(one.name for one in corpus.glob("*_mask.png"))[:num_samples]
-        self.manifest = self._manifest(corpus, names, scratch / "tiles")
-        self.few = self._manifest(corpus, names[:_FEW_TILES], scratch / "few")
-        self._new = (scratch / f"shards-{number}" for number in itertools.count())
-        self.shards = self.write()
-        self.tiles = open_tiles(self.shards)
-        self.latents = np.lib.format.open_memmap(scratch / "latents.npy", "w+", np.float16, (num_samples, *LATENT_SHAPE))
-        self.latents[:] = np.random.default_rng(0).standard_normal(LATENT_SHAPE)
-        self.latents.flush()
-        self.order = np.random.default_rng(1).permutation(num_samples).tolist()
-
-    @staticmethod
-    def _manifest(corpus: Path, masks: list[str], root: Path) -> Path:
-        root.mkdir()
-        for mask in masks:
-            for name in (mask, mask.replace("_mask.png", ".jpg")):
-                os.link(corpus / name, root / name)
-        workspace = Workspace.of(root)
-        TileTable(workspace).build(InProcess(1))
-        build_manifest(workspace.tiles, load_label_map(find_label_map("label_map_5")), ManifestOptions(), workspace.manifest)
-        return workspace.manifest
-
-    def samples(self) -> Iterator[tuple[str, bytes, bytes, bytes]]:
-        """Yield key, image, mask and latents of every sample."""
-        for row in range(self.size):
-            image, mask = self.tiles.read_bytes(row)
-            yield f"{row:06d}", image, mask or b"", self.latents[row].tobytes()
-
-    def write(self, max_bytes: int = _SHARD_BYTES, engine: Engine | None = None, manifest: Path | None = None) -> Path:
-        """Return a new folder of shards, written in this process unless another engine is given."""
-        out = next(self._new)
-        write_shards(manifest or self.manifest, out, ShardOptions(max_bytes), engine or InProcess(1))
-        return out
-
-    def write_latents(self) -> None:
-        """Write the latents of all samples again, to the disk."""
-        array = np.lib.format.open_memmap(self.scratch / "again.npy", "w+", np.float16, self.latents.shape)
-        for start in range(0, self.size, 64):
-            array[start : start + 64] = self.latents[start : start + 64]
-        array.flush()
-
-    def read_ours(self) -> None:
-        """Read every sample by index."""
-        tiles, latents = self.tiles, self.latents
-        for row in self.order:
-            tiles.read_bytes(row)
-            np.array(latents[row])
-
-    def read_files(self) -> Callable[[], None]:
-        """Write three plain files a sample and return a reading of them."""
-        folder = self.scratch / "files"
-        folder.mkdir()
-        for key, *parts in self.samples():
-            for suffix, data in zip(("jpg", "png", "latents"), parts, strict=True):
-                (folder / f"{key}.{suffix}").write_bytes(data)
-
-        def read() -> None:
-            for row in self.order:
-                for suffix in ("jpg", "png", "latents"):
-                    with open(f"{folder}/{row:06d}.{suffix}", "rb", buffering=0) as stream:  # noqa: PTH123 (the fastest way)
-                        stream.read()
-
-        return read
-
-    def read_datasets(self) -> Callable[[], None]:
-        """Write Arrow files of `datasets` and return a reading of them by index."""
-        import datasets
-
-        datasets.disable_progress_bars()
-        fields = datasets.Features({name: datasets.Value("binary") for name in ("image", "mask", "latents")})
-        columns = zip(*(parts for _, *parts in self.samples()), strict=True)
-        made = datasets.Dataset.from_dict(dict(zip(fields, map(list, columns), strict=True)), features=fields)
-        made.save_to_disk(str(self.scratch / "arrow"))
-        loaded = datasets.load_from_disk(str(self.scratch / "arrow"))
-
-        def read() -> None:
-            for row in self.order:
-                loaded[row]
-
-        return read
-
-    def read_webdataset(self) -> Callable[[], None]:
-        """Write tar files of `webdataset` and return a reading of them, in order."""
-        import webdataset
-
-        with webdataset.ShardWriter(f"{self.scratch}/web-%06d.tar", maxsize=_SHARD_BYTES, verbose=0) as sink:
-            for key, image, mask, latents in self.samples():
-                sink.write({"__key__": key, "jpg": image, "mask.png": mask, "latents": latents})
-        urls = [str(one) for one in sorted(self.scratch.glob("web-*.tar"))]
-
-        def read() -> None:
-            assert sum(1 for _ in webdataset.WebDataset(urls, shardshuffle=False)) == self.size
-
-        return read
+_DATASETS, _WEBDATASET = "datasets", "webdataset"
 
 
 def rows(corpus: Path, num_samples: int) -> list[Row]:
     """Return the rows of shards; the formats are read in turn, by CPU time of this process."""
     scratch = Path(tempfile.mkdtemp(prefix="bench-", dir=corpus.parent))
     try:
-        bench = _Bench(corpus, num_samples, scratch)
-        return [*_reading(bench), _writing(bench), _memory(bench), placing_row()]
+        bench = Formats(corpus, num_samples, scratch)
+        return [*_reading(bench), _writing(bench), *_writing_cpu(bench), _memory(bench), placing_row()]
     finally:
         shutil.rmtree(scratch)
 
 
-def _reading(bench: _Bench) -> list[Row]:
-    others: dict[str, Callable[[], None]] = {"plain files": bench.read_files()}
-    for name, make in (("datasets", bench.read_datasets), ("webdataset (in order)", bench.read_webdataset)):
-        try:
-            others[name] = make()
-        except ImportError:
+def _installed(*names: str) -> list[str]:
+    for name in names:
+        if importlib.util.find_spec(name) is None:
             print(f"{name} is not installed: left out", file=sys.stderr)
-    rates: dict[str, list[float]] = {name: [] for name in ("ours", *others)}
+    return [name for name in names if importlib.util.find_spec(name) is not None]
+
+
+def _in_turn(ways: Mapping[str, Callable[[], float]], clean_up: Callable[[], None] = lambda: None) -> dict[str, list[float]]:
+    """Return the seconds of each way, measured in turn, after a warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     for warm in (True, *[False] * ROUNDS):
-        for name, read in {"ours": bench.read_ours, **others}.items():
-            rate = bench.size / cpu_seconds(read)
+        for name, measure in ways.items():
+            found = measure()
+            clean_up()
             if not warm:
-                rates[name].append(rate)
+                seconds[name].append(found)
+    return seconds
+
+
+def _reading(bench: Formats) -> list[Row]:
+    makers: dict[str, Callable[[], Callable[[], None]]] = {_DATASETS: bench.read_datasets, _WEBDATASET: bench.read_webdataset}
+    reads = {"ours": bench.read_ours, "plain files": bench.read_files(), **{name: makers[name]() for name in _installed(*makers)}}
+    seconds = _in_turn({name: partial(cpu_seconds, read) for name, read in reads.items()})
+    rates = {name: [bench.size / one for one in found] for name, found in seconds.items()}
     for name, found in rates.items():
-        print(f"  {name}: {statistics.median(found):,.0f} samples/s", file=sys.stderr)
-    best = max(others, key=lambda name: statistics.median(rates[name]))
-    ratios = [ours / other for ours, other in zip(rates["ours"], rates[best], strict=True)]
-    return [
-        _absolute("samples by index from shards and latents (CPU)", rates["ours"], "1/s", 20_000, 40_000),
-        Row("samples by index from shards and latents (CPU)", f"{best}, the best other", *_three(ratios), "x", 1.5, 2.0),
+        print(f"  {name}{' (in order)' * (name == _WEBDATASET)}: {statistics.median(found):,.0f} samples/s", file=sys.stderr)
+    what = "samples by index from shards and latents (CPU)"
+    return [_absolute(what, rates["ours"], "1/s", 20_000, 40_000), _against_best(what, seconds, 1.5, 2.0)]
+
+
+def _writing(bench: Formats) -> Row:
+    """Return the row of writing with two workers.
+
+    Starting them is not counted: what a handful of tiles takes is subtracted from the time, and their bytes from the size.
+    """
+    few_mb = _megabytes(bench.write(manifest=bench.few))
+    whole_mb = _megabytes(bench.shards) + bench.latents.nbytes / 1e6
+    ways = {
+        "few": lambda: wall_seconds(lambda: bench.write(engine=Engine(2), manifest=bench.few)),
+        "shards": lambda: wall_seconds(lambda: bench.write(_SMALL_SHARD_BYTES, Engine(2))),
+        "latents": lambda: wall_seconds(bench.write_latents),
+    }
+    seconds = _in_turn(ways, bench.forget)
+    for name, found in seconds.items():
+        print(f"  write {name}, 2 workers: {statistics.median(found):.3f} s", file=sys.stderr)
+    start = statistics.median(seconds["few"])
+    rates = [
+        (whole_mb - few_mb) / (max(shards - start, 0.1 * shards) + latents)
+        for shards, latents in zip(seconds["shards"], seconds["latents"], strict=True)
     ]
+    name = "write shards (masks decoded, remapped and encoded, all checked and synced, 2 workers, wall) and latents"
+    return _absolute(name, rates, "MB/s", 400, 650)
 
 
-def _writing(bench: _Bench) -> Row:
-    """Return the row of writing with two workers; what starting them takes, measured on a handful of tiles, is subtracted."""
-    size = sum(one.stat().st_size for one in bench.shards.glob("*.tar")) / 1e6
-    starts, shards, latents, alone = [], [], [], []
-    for _ in range(ROUNDS):
-        starts.append(wall_seconds(lambda: bench.write(engine=Engine(2), manifest=bench.few)))
-        shards.append(wall_seconds(lambda: bench.write(8 * 10**6, Engine(2))))
-        latents.append(wall_seconds(bench.write_latents))
-        alone.append(size / cpu_seconds(lambda: bench.write(8 * 10**6)))
-        for folder in bench.scratch.glob("shards-*"):
-            if folder != bench.shards:
-                shutil.rmtree(folder)
-    print(f"  write shards in one process: {statistics.median(alone):,.0f} MB a second of CPU", file=sys.stderr)
-    start = statistics.median(starts)
-    rates = [(size + bench.latents.nbytes / 1e6) / (max(one - start, 0.1 * one) + other) for one, other in zip(shards, latents, strict=True)]
-    return _absolute("write shards (masks remapped, all checked and synced, 2 workers, wall) and latents", rates, "MB/s", 400, 650)
+def _writing_cpu(bench: Formats) -> list[Row]:
+    """Return the rows of writing in one process, by CPU time: against others who are handed finished bytes, and where there are no masks."""
+
+    def ours(manifest: Path) -> None:
+        bench.write(_SMALL_SHARD_BYTES, manifest=manifest)
+        bench.write_latents()
+
+    samples = list(bench.samples())
+    bare_mb = _megabytes(bench.write(manifest=bench.bare)) + bench.latents.nbytes / 1e6
+    writers: dict[str, Callable[[Iterable[Sample]], object]] = {_DATASETS: bench.write_datasets, _WEBDATASET: bench.write_webdataset}
+    works: dict[str, Callable[[], object]] = {"ours": partial(ours, bench.manifest), "bare": partial(ours, bench.bare)}
+    works |= {name: partial(writers[name], samples) for name in _installed(*writers)}
+    seconds = _in_turn({name: partial(cpu_seconds, work) for name, work in works.items()}, bench.forget)
+    for name, found in seconds.items():
+        print(f"  write {name}, 1 process: {statistics.median(found):.3f} s of CPU", file=sys.stderr)
+    rates = [bare_mb / one for one in seconds.pop("bare")]
+    what = "write shards (masks decoded, remapped and encoded, all checked and synced) and latents, 1 process (CPU)"
+    bare = _absolute("write shards of images without masks, and latents, 1 process (CPU)", rates, "MB/s", 400, 650)
+    # As many times the 450 MB/s of webdataset in the study of formats as its gates of 400 and 650 are.
+    return [_against_best(what, seconds, 0.9, 1.45, ", handed finished bytes"), bare]
 
 
-def _memory(bench: _Bench) -> Row:
+def _against_best(name: str, seconds: dict[str, list[float]], gate: float, stretch: float, how: str = "") -> Row:
+    """Return the row of how many times quicker "ours" is than the best of the others."""
+    best = min(seconds.keys() - {"ours"}, key=lambda one: statistics.median(seconds[one]))
+    ratios = [other / ours for ours, other in zip(seconds["ours"], seconds[best], strict=True)]
+    return Row(name, f"{best}, the best other{how}", *_three(ratios), "x", gate, stretch)
+
+
+def _megabytes(shards: Path) -> float:
+    return sum(one.stat().st_size for one in shards.glob("*.tar")) / 1e6
+
+
+def _memory(bench: Formats) -> Row:
     """Return how much more memory reading from many shards takes than reading the same tiles from few."""
     many = bench.write(10**6)
     peaks = []
