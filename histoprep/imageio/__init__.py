@@ -198,12 +198,12 @@ def decode_mask(data: bytes, header: Header) -> np.ndarray:
 def _png_bytes(file: png.PngFile) -> np.ndarray:
     """Return grey values or palette indices, uint8 [height, width]."""
     filters, rows = png.rows_of_bytes(file, png.inflate(file))
-    if (filters == png.NO_FILTER).all():
+    if filters.count(png.NO_FILTER) == len(filters):
         return rows
     grey = png.bare(file, as_grey=True)
     if fast_png is not None:
         return fast_png.decode_image_png_u8(grey, (file.height_px, file.width_px), "mono")[..., 0]
-    if (filters == png.SUB).all():
+    if filters.count(png.SUB) == len(filters):
         # What cv2 writes, and reads at half of this speed.
         return np.cumsum(rows, axis=1, dtype=np.uint8)
     decoded = cv2.imdecode(np.frombuffer(grey, np.uint8), cv2.IMREAD_UNCHANGED)

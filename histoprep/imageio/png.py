@@ -30,7 +30,8 @@ _BIT_DEPTHS = {GREY: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), GREY
 # x start, y start, x step, y step of the seven passes of an interlaced picture.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 # Filters of rows; a row with SUB holds differences to the pixel on the left.
-NO_FILTER, SUB, _LAST_FILTER = 0, 1, 4
+NO_FILTER, SUB = 0, 1
+_FILTERS = bytes(range(5))
 _MAX_TEXT_BYTES = 1 << 20
 
 
@@ -153,7 +154,7 @@ def inflate(file: PngFile) -> bytes:
         raise BrokenFileError(subcode, f"{len(lines)} bytes of pixels, the header asks for {expected}")
     if not stream.eof:
         raise BrokenFileError("HP201 truncated", "the compressed pixels lack their end and checksum")
-    if not file.interlaced and max(lines[:: expected // file.height_px]) > _LAST_FILTER:
+    if not file.interlaced and lines[:: expected // file.height_px].translate(None, _FILTERS):
         raise BrokenFileError("HP201 corrupt", "a row of pixels names an unknown filter")
     return lines
 
@@ -163,10 +164,10 @@ def holds_bytes(file: PngFile) -> bool:
     return file.colour_type in (GREY, PALETTE) and file.bit_depth == 8 and not file.interlaced
 
 
-def rows_of_bytes(file: PngFile, lines: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Return the filter of each row, uint8 [height], and its filtered pixels, uint8 [height, width], of a picture that `holds_bytes`."""
+def rows_of_bytes(file: PngFile, lines: bytes) -> tuple[bytes, np.ndarray]:
+    """Return the filter of each row, a byte each, and the rows' filtered pixels, uint8 [height, width], of a picture that `holds_bytes`."""
     rows = np.frombuffer(lines, np.uint8).reshape(file.height_px, file.width_px + 1)
-    return rows[:, 0], rows[:, 1:]
+    return lines[:: file.width_px + 1], rows[:, 1:]
 
 
 def bare(file: PngFile, *, as_grey: bool = False) -> bytes:
