@@ -109,9 +109,9 @@ def harm_rows(found: list[Source], damages: list[Harm]) -> Iterator[str]:
         unharmed = sum(not one.harmed for one in rows)
         missed += f" ({unharmed} unchanged)" if unharmed else ""
         changed = [100 * one.changed for one in large]
-        span = f"{min(changed):.2f} to {max(changed):.2f}" if changed else "-"
+        span = f"{min(changed):.2f} to {max(changed):.2f}" if any(changed) else "-"
         quality = f"{near} of {len(with_quality)}" if harm.quality else "-"
-        told = f"{len(seen)} of {len(large)} | {len(named)} | {quality} | {listed / max(boundaries, 1):.0%} | {missed or '-'} |"
+        told = f"{len(seen)} of {len(large)} | {len(named)} | {quality} | {listed / max(boundaries, 1):.0%} | {missed.strip() or '-'} |"
         yield f"| {harm.name} | {span} | {told}"
 
 
@@ -169,7 +169,9 @@ def repair_rows(found: list[Source], damages: list[Harm]) -> Iterator[str]:
 
 
 def _factor(before: float, after: float) -> str:
-    return f"{before / after:.1f}x" if after else "all"
+    if not after:
+        return "all"
+    return f"{before / after:.1f}x" if before < 1000 * after else "over 1000x"
 
 
 def _repair(mask: Mask, harm: Harm) -> tuple[float, ...] | None:
