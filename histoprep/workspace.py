@@ -11,6 +11,19 @@ SUFFIX = ".histoprep"
 MENDED_TABLE, REPAIR_RECORD = "mended.parquet", "repair.json"
 
 
+def check_outside(target: Path, root: Path, what: str, option: str = "--out", *, text: bool = False) -> None:
+    """Raise UsageError when `target`, where the user wants `what` by `option`, lies inside the data set `root`.
+
+    Nothing is written there: the next scan would take it for a tile, or report it as a file that does not belong. With `text`, a
+    report or table of which the user says where it goes may lie there, such as dataset.csv, unless its name is that of a picture.
+    """
+    # The scan needs this module.
+    from histoprep.scan.walk import is_image
+
+    if target.resolve().is_relative_to(root.resolve()) and not (text and not is_image(target.name)):
+        raise UsageError(f"{what} must not mix with the data set", path=target.absolute(), seen=f"data in {root}", hint=f"name another {option}")
+
+
 @dataclass(frozen=True, slots=True)
 class Workspace:
     """The data set `root` and the folder with everything made from it.
@@ -31,12 +44,7 @@ class Workspace:
             raise UsageError("the data set root is not a folder", path=root, hint="name the folder that holds the tiles")
         absolute = root.resolve()
         chosen = folder.absolute() if folder else absolute.with_name(absolute.name + SUFFIX)
-        if chosen.resolve().is_relative_to(absolute):
-            raise UsageError(
-                "the workspace would lie inside the data set",
-                path=chosen,
-                hint="choose a folder outside of it with --workspace",
-            )
+        check_outside(chosen, absolute, "results", "--workspace")
         return cls(absolute, chosen)
 
     @property

@@ -37,6 +37,16 @@ def test_the_last_line_and_the_exit_code(data: DataSet, capsys: pytest.CaptureFi
     assert "data.histoprep" in told.err
 
 
+def test_a_report_may_lie_in_the_data_set_but_not_under_the_name_of_a_picture(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--output", "--write-baseline"):
+        assert audit(data, option, str(data.root / "x.PNG")) == 2
+        told = capsys.readouterr().err
+        assert "must not mix with the data set" in told and option in told
+        assert not (data.root / "x.PNG").exists()
+    assert audit(data, "--format", "sarif", "--output", str(data.root / "audit.sarif")) == 1
+    assert json.loads((data.root / "audit.sarif").read_text())["runs"]
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [

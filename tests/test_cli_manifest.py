@@ -137,6 +137,16 @@ def test_nonsense_is_a_usage_error(dataset: Path, arguments: tuple[str, ...]) ->
     assert not (dataset.with_name("data.histoprep") / "manifest.parquet").exists()
 
 
+@pytest.mark.parametrize(("option", "name"), [("--out", "m.parquet"), ("--out", "below/m.parquet"), ("--dataset-csv", "list.png")])
+def test_nothing_but_a_table_asked_for_is_written_into_the_data_set(dataset: Path, option: str, name: str) -> None:
+    before = sorted(dataset.rglob("*"))
+    result = _run(dataset, "--map", "m.yml", option, dataset / name)
+    assert isinstance(result.exception, UsageError) and "must not mix with the data set" in str(result.exception)
+    assert option in str(result.exception) and sorted(dataset.rglob("*")) == before
+    _ok(dataset, "--map", "m.yml", "--dataset-csv", dataset / "dataset.csv")
+    assert (dataset / "dataset.csv").exists()
+
+
 def test_a_second_process_is_turned_away(dataset: Path) -> None:
     folder = dataset.with_name("data.histoprep")
     folder.mkdir()

@@ -18,6 +18,7 @@ from histoprep.cli import main
 from histoprep.cli.shard import parse_size
 from histoprep.errors import ExitCode, UsageError
 from histoprep.shards import open_tiles
+from histoprep.shards.places import beside
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_info_says_what_is_in_them(manifest: Path, capsys: pytest.CaptureFixture
 def test_preview_draws_tiles_with_their_classes(manifest: Path) -> None:
     run(manifest, "--out", "mine", "--workers", "1")
     assert run("preview", "mine", "--num", "3", "--pool", "conditional") == ExitCode.OK
-    drawn = Path("preview.png").read_bytes()
+    drawn = Path("mine/preview.png").read_bytes()
     assert Image.open(io.BytesIO(drawn)).size[0] == 1040
     assert run("preview", manifest, "--num", "3", "--pool", "conditional", "--out", "files.png") == ExitCode.OK
     # The same tiles from files look the same.
@@ -101,6 +102,30 @@ def test_preview_draws_tiles_with_their_classes(manifest: Path) -> None:
     assert run("preview", "mine", "--num", "3", "--pool", "unconditional", "--out", "plain.png") == ExitCode.OK
     assert not np.array_equal(np.array(Image.open("plain.png"))[:300], np.array(Image.open("files.png"))[:300])
     assert run("preview", "mine", "--split", "val") == ExitCode.USAGE
+
+
+def test_a_preview_lies_beside_the_shards_and_disturbs_nobody(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = manifest.parent / "shards"
+    run(manifest, "--workers", "1")
+    monkeypatch.chdir(manifest.parent.with_name("data"))
+    before = sorted(Path().rglob("*"))
+    for shards in (out, out / "index.parquet"):
+        assert run("preview", shards, "--num", "1") == ExitCode.OK
+        (out / "preview.png").unlink()
+    assert run("preview", out, "--num", "1") == ExitCode.OK
+    assert sorted(Path().rglob("*")) == before
+    assert run("verify", out, "--manifest", manifest) == ExitCode.OK
+    assert run(manifest, "--resume") == ExitCode.OK
+    assert len(open_tiles(out)) == 12
+
+
+def test_a_preview_is_never_written_into_the_data_set_or_to_an_address(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(manifest, "--out", "mine", "--workers", "1")
+    assert run("preview", "mine", "--out", "../data/x.png") == ExitCode.USAGE
+    assert "a picture must not mix with the data set" in capsys.readouterr().err
+    assert not Path("../data/x.png").exists()
+    with pytest.raises(UsageError, match="beside an address"):
+        beside("s3://bucket/shards", "preview.png")
 
 
 @pytest.mark.parametrize(

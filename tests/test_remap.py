@@ -461,7 +461,7 @@ def test_new_masks_never_lie_around_the_data_set(tmp_path: Path) -> None:
     workspace = Workspace.of(tmp_path / "project/set", tmp_path / "work")
     with durable.locked(workspace.folder):
         TileTable(workspace).build(InProcess())
-    with pytest.raises(UsageError, match="must not mix"):
+    with pytest.raises(UsageError, match="need a folder of their own"):
         remapped(workspace, RemapOptions(out=tmp_path / "project"))
 
 

@@ -84,9 +84,12 @@ def audit(
     from histoprep.tiles import TileOptions
     from histoprep.tiles.options import TableOptions
     from histoprep.tiles.table import TileTable
-    from histoprep.workspace import Workspace
+    from histoprep.workspace import Workspace, check_outside
 
     where = Workspace.of(root, workspace)
+    for file, option in ((output, "--output"), (write_baseline, "--write-baseline")):
+        if file:
+            check_outside(file, where.root, "a report", option, text=True)
     if quick or sample is not None:
         where = Workspace(where.root, where.folder / ("quick" if quick else "sample"))
     options = AuditOptions(

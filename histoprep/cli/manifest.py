@@ -70,7 +70,7 @@ def build(
     from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map, regrouped
     from histoprep.repair.record import damage_warnings
     from histoprep.split import parse_fractions
-    from histoprep.workspace import Workspace
+    from histoprep.workspace import Workspace, check_outside
 
     method = Method.FILE if split_file and split_method is Method.AUTO else split_method
     fractions = parse_fractions(split) if split else None
@@ -79,6 +79,10 @@ def build(
     workspace = Workspace.of(root, workspace_folder)
     map_path = find_label_map(map_name, workspace.root) if map_name else default_map(workspace.root)
     label_map = load_label_map(map_path) if map_path else None
+    if out:
+        check_outside(out, workspace.root, "the manifest")
+    if dataset_csv:
+        check_outside(dataset_csv, workspace.root, "a table", "--dataset-csv", text=True)
     with console.progress("reading tiles", None) as meter:
         tiles = ensure_tiles(workspace, regrouped(workspace, group_by), workers=workers, meter=meter)
     if label_map is None:

@@ -129,7 +129,7 @@ def _amounts(shards: Sequence[dict[str, Any]]) -> list[tuple[str, str, int, int,
 def preview(
     shards: Annotated[str, typer.Argument(help="Shards, or a manifest of files.", show_default=False)],
     *,
-    out: Annotated[Path, typer.Option("--out", help="The picture to write.")] = Path("preview.png"),
+    out: Annotated[Path | None, typer.Option("--out", help="The picture to write.", show_default="preview.png beside the shards")] = None,
     num: Annotated[int, typer.Option(min=1, max=100, help="How many tiles.")] = 12,
     split: Annotated[str | None, typer.Option(help="Tiles of this split alone.", show_default=False)] = None,
     pool: Annotated[str | None, typer.Option(help="Tiles of this pool alone.", show_default=False)] = None,
@@ -138,12 +138,16 @@ def preview(
     """Draw some tiles as the trainer reads them, classes in their colours, into one PNG."""
     from histoprep.durable import write_bytes
     from histoprep.shards import open_tiles
+    from histoprep.shards.places import beside
     from histoprep.shards.preview import choose_rows, draw_preview
+    from histoprep.workspace import check_outside
 
     source = open_tiles(shards)
+    target = out or beside(shards, "preview.png")
+    check_outside(target, source.manifest.root, "a picture")
     rows = choose_rows(source, num, seed, split, pool)
-    write_bytes(out, draw_preview(source, rows, f"{len(rows)} of {len(source):,} tiles, label map {source.label_map.name}"))
-    console.out(str(out))
+    write_bytes(target, draw_preview(source, rows, f"{len(rows)} of {len(source):,} tiles, label map {source.label_map.name}"))
+    console.out(str(target))
 
 
 def parse_size(text: str) -> int:

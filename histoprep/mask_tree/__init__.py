@@ -31,7 +31,7 @@ from histoprep.mask_tree.files import count_files, remove_stale
 from histoprep.mask_tree.task import PARTS, REFUSED, TreeKind, TreeTask, all_there, open_ledger
 from histoprep.names import to_text
 from histoprep.read_ahead import FileStat, stat_file
-from histoprep.workspace import Workspace
+from histoprep.workspace import Workspace, check_outside
 
 LEDGER, SUCCESS = "ledger.parquet", "_SUCCESS.json"
 NUM_SHOWN = 10
@@ -291,11 +291,12 @@ def usable_out(workspace: Workspace, chosen: Path, unlabelled: list[str]) -> Pat
     """Return the absolute folder of the new tree; raises UsageError where it would touch the data or other results."""
     out = chosen.absolute()
     real = out.resolve()
-    for folder in (workspace.root, *(Path(one).resolve() for one in unlabelled)):
-        if real.is_relative_to(folder) or folder.is_relative_to(real):
-            raise UsageError("new masks must not mix with the data set", path=out, seen=f"data in {folder}", hint="name another --out")
-    if workspace.folder.resolve().is_relative_to(real):
-        raise UsageError("new masks need a folder of their own", path=out, seen="it holds the workspace", hint="name a new folder with --out")
+    data = (workspace.root, *(Path(one).resolve() for one in unlabelled))
+    for folder in data:
+        check_outside(out, folder, "new masks")
+    for folder in (*data, workspace.folder.resolve()):
+        if folder.is_relative_to(real):
+            raise UsageError("new masks need a folder of their own", path=out, seen=f"it holds {folder}", hint="name a new folder with --out")
     if out.exists() and not out.is_dir():
         raise UsageError("new masks need a folder", path=out, seen="a file of that name")
     return out

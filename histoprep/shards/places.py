@@ -34,6 +34,14 @@ def is_address(text: str) -> bool:
     return bool(found) and scheme.replace("+", "").isalnum() and len(scheme) > 1
 
 
+def beside(tiles: str, name: str) -> Path:
+    """Return the path of `name` in the folder of shards, or of a manifest or index; raises UsageError for an address."""
+    if is_address(tiles):
+        raise UsageError(f"{name} cannot be written beside an address", path=tiles, hint="say where it goes with --out")
+    path = Path(tiles)
+    return (path if path.is_dir() else path.parent) / name
+
+
 def open_place(folder: str | Path) -> Place:
     """Return the place at a path or address; raises UsageError when the library for its scheme is missing."""
     text = str(folder)

@@ -22,6 +22,7 @@ from histoprep.names import to_name
 from histoprep.remap import OnUnmapped, Recipe
 from histoprep.shards.layout import RECORD, image_suffix, key_of, member_bytes, shard_name
 from histoprep.shards.task import PackedTile, ShardTask
+from histoprep.workspace import check_outside
 
 MAX_SHARD_BYTES = 512 * 10**6
 PARTS = ".hp-parts"
@@ -98,8 +99,7 @@ def plan_shards(manifest: Manifest, out: Path, options: ShardOptions, root: Path
     if "shards" in manifest.header:
         raise UsageError("this is an index of shards already", path=manifest.path, hint="name the manifest that it was made from")
     data, target = root or manifest.root, out.absolute()
-    if target.resolve().is_relative_to(data.resolve()):
-        raise UsageError("shards must not mix with the data set", path=target, seen=f"data in {data}", hint="name another --out")
+    check_outside(target, data, "shards")
     if target.exists() and not target.is_dir():
         raise UsageError("shards need a folder", path=target, seen="a file of that name")
     recipe = Recipe.of(manifest.label_map, OnUnmapped.ERROR)

@@ -290,6 +290,12 @@ def test_the_command(manifest: Path, codec_folder: Path, tmp_path: Path, capsys:
     assert "there is no codec here" in capsys.readouterr().err
 
 
+def test_latents_are_never_written_into_the_data_set(manifest: Path, codec_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inside = manifest.parent.with_name("data") / "latents"
+    assert run(["encode", "--manifest", str(manifest), "--codec", str(codec_folder), "--out", str(inside)]) == ExitCode.USAGE
+    assert "latents must not mix with the data set" in capsys.readouterr().err and not inside.exists()
+
+
 def test_the_command_lists_what_it_skipped(damaged: Path, codec_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["encode", "--manifest", str(damaged), "--codec", str(codec_folder), "--num-workers", "0", "--report", "2"]
     assert run(arguments) == ExitCode.INTEGRITY

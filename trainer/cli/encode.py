@@ -62,12 +62,15 @@ def encode(
     codes: 0 done, 2 wrong use, 3 some tiles were skipped (they are listed), 6 a damaged file.
     """
     from histoprep.shards import open_tiles
+    from histoprep.shards.places import beside
+    from histoprep.workspace import check_outside
     from trainer.encode import EncodeOptions, encode_tiles
     from trainer.encode_report import report_codec
     from trainer.models.codec import load_codec
 
-    tiles, loaded = open_tiles(manifest), load_codec(codec)
-    place = out or _default_out(manifest)
+    tiles, place = open_tiles(manifest), out or beside(manifest, "latents")
+    check_outside(place, tiles.manifest.root, "latents")
+    loaded = load_codec(codec)
     where = device or _best_device()
     options = EncodeOptions(
         image_size, views, fit.value, scaling.value, batch_size=batch_size, num_workers=num_workers, on_unreadable=on_unreadable.value, device=where
@@ -77,15 +80,6 @@ def encode(
     numbers = report_codec(result.latents, tiles, loaded, num_tiles=report, device=where) if report > 0 else None
     _print(result, numbers)
     raise typer.Exit(ExitCode.INCOMPLETE if result.skipped else ExitCode.OK)
-
-
-def _default_out(manifest: str) -> Path:
-    from histoprep.errors import UsageError
-
-    if "://" in manifest:
-        raise UsageError("latents cannot be written beside an address", path=manifest, hint="give a local folder with --out")
-    path = Path(manifest)
-    return (path if path.is_dir() else path.parent) / "latents"
 
 
 def _best_device() -> str:
