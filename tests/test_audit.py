@@ -10,9 +10,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
-from audit_cases import SKIN_MAP, DataSet, by_code, stripes, write_map
+from audit_cases import SIDE_PX, SKIN_MAP, DataSet, by_code, stripes, write_map
 
 import histoprep
 from histoprep.audit import AuditOptions, AuditResult, default_map, run_audit
@@ -21,9 +22,12 @@ from histoprep.catalogue import RULES
 from histoprep.errors import ExitCode, UsageError
 from histoprep.execution import Engine
 from histoprep.findings import Finding, Selection, Severity, finding
+from histoprep.labels import identity_map, load_label_map
+from histoprep.manifest.build import ManifestOptions, build_manifest
 from histoprep.names import to_name
 from histoprep.report import Status, render
 from histoprep.scan import ScanOptions
+from histoprep.stats import compute_stats
 from histoprep.tiles import TileOptions
 from histoprep.tiles.options import TableOptions
 from histoprep.workspace import Workspace
@@ -237,6 +241,49 @@ def test_the_one_map_of_a_data_set_is_used(tmp_path: Path) -> None:
     assert default_map(tmp_path) == tmp_path / "label_map_a.yml"
     (tmp_path / "label_map_b.yaml").touch()
     assert default_map(tmp_path) is None
+
+
+def test_pools_are_those_of_the_manifest(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    for index in range(12):
+        mask = np.zeros((SIDE_PX, SIDE_PX), np.uint8)
+        mask[: SIDE_PX * (index % 4 + 1) // 8] = 1
+        data.pair(f"tile{index}", mask)
+    run(data)
+    workspace = Workspace.of(data.root)
+    # Shares of 1/8, 1/4, 3/8 and 1/2: half of the tiles stay below.
+    made = build_manifest(workspace.tiles, identity_map({0, 1}), ManifestOptions(conditional_threshold=0.3), workspace.manifest)
+    stated = {name: (one["conditional"], one["unconditional"]) for name, one in made.certificate["splits"].items()}
+    assert sum(unconditional for _, unconditional in stated.values()) == 6
+    report = run(data, want_report=True).report
+    assert {row.name: (row.num_conditional, row.num_unconditional) for row in report.splits} == stated
+    pools = compute_stats(workspace, by=["pool"]).main.tiles
+    assert dict(zip(pools["key"], pools["tiles"], strict=True)) == {"conditional": 6, "unconditional": 6}
+
+
+SPLIT_MAP = """\
+sources: {0: glass, 7: tumour of one lab, 8: tumour of the other}
+classes: {0: Background, 1: Tumour}
+map: {0: 0, 7: 1, 8: 1}
+"""
+
+
+def test_splits_are_judged_by_the_classes_they_were_made_for(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    for split, label in (("train", 7), ("test", 8)):
+        for index in range(4):
+            data.pair(f"{split}/{index}", stripes(0, label))
+    assert "HP801" in by_code(run(data, want_report=True).report.findings)
+    label_map = load_label_map(write_map(tmp_path, SPLIT_MAP))
+    workspace = Workspace.of(data.root)
+    build_manifest(workspace.tiles, label_map, ManifestOptions(), workspace.manifest)
+    report = run(data, want_report=True).report
+    assert "HP801" not in by_code(report.findings)
+    assert report.options["label map"] == str(workspace.manifest)
+    # What the raw labels are called matters to nobody then; a map that is named goes first.
+    apart = SPLIT_MAP.replace("8: 1}", "8: 2}").replace("1: Tumour}", "1: Tumour, 2: Other}")
+    named = AuditOptions(table=TableOptions(), map_path=write_map(tmp_path, apart))
+    assert "HP801" in by_code(run(data, named, want_report=True).report.findings)
 
 
 def test_names_and_groups_that_are_no_utf8_survive_every_table(tmp_path: Path) -> None:

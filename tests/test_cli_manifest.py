@@ -195,3 +195,22 @@ def test_real_cases_stay_whole(shared_data: Path, tmp_path: Path) -> None:
             where.setdefault(row["group"], set()).add(row["split"])
     assert len(where) > 50 and all(len(found) == 1 for found in where.values())
     assert open_manifest(path).certificate["worst_class"]["points"] < 3
+
+
+SKIN_LIKE = "sources: {{{}}}\nclasses: {{0: none, 1: a, 2: b, 3: c, 4: d}}\nmap: {{{}}}\n".format(
+    ", ".join(f"{one}: label {one}" for one in range(20)), ", ".join(f"{one}: {one % 5}" for one in range(20))
+)
+
+
+def test_masks_that_hold_classes_already_are_not_mapped_again(tmp_path: Path) -> None:
+    (tmp_path / "skin.yml").write_text(SKIN_LIKE)
+    for index in range(30):
+        _tile(tmp_path / "data", f"case{index}", 1 + index % 4, index)
+    command = (tmp_path / "data", "--map", tmp_path / "skin.yml")
+    refused = _run(*command)
+    assert isinstance(refused.exception, UsageError)
+    assert "HP508 already-remapped" in str(refused.exception) and "--force" in str(refused.exception)
+    assert not (tmp_path / "data.histoprep" / "manifest.parquet").exists()
+    _ok(*command, "--force")
+    # Each label to itself does no harm.
+    _ok(tmp_path / "data")

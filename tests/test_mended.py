@@ -23,6 +23,7 @@ from histoprep.demo.layout import DERMIS, RECIPES
 from histoprep.digests import digest
 from histoprep.errors import ExitCode, IntegrityError, UsageError
 from histoprep.execution import Engine
+from histoprep.findings import Finding, Severity
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, identity_map
 from histoprep.manifest import Manifest, open_manifest
 from histoprep.manifest.build import ManifestOptions, ManifestSummary, build_manifest, raw_label_map
@@ -323,6 +324,32 @@ class TestManifest:
         for command in ("manifest", "stats"):
             assert cli.run([command, str(workspace.root), "--workers", "1"]) == ExitCode.OK
             assert "not mended" not in capsys.readouterr().err
+
+    def test_a_few_masks_are_no_proof_but_are_warned_of(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        data = DataSet(tmp_path / "set")
+        for index in range(12):
+            data.pair(f"tile{index}", made.jpeg(made.regions(index), 90), tissue(index, SIDE_PX))
+        sources = ", ".join(f"{one}: label {one}" for one in range(256))
+        mapping = ", ".join(f"{one}: {int(one > 0)}" for one in range(256))
+        (tmp_path / "all.yml").write_text(f"sources: {{{sources}}}\nclasses: {{0: none, 1: any}}\nmap: {{{mapping}}}\n")
+        for command in ("remap", "manifest", "stats"):
+            assert cli.run([command, str(data.root), "--map", str(tmp_path / "all.yml"), "--workers", "1"]) == ExitCode.OK
+            warning = " ".join(capsys.readouterr().err.split())
+            assert "warning: 12 masks of . (HP403 jpeg-history, JPEG quality 90) perhaps went through JPEG" in warning
+
+    def test_the_audit_says_what_is_mended(self, own: Workspace, scanned: Path, tmp_path: Path) -> None:
+        def lossy(workspace: Workspace) -> Finding:
+            report = run_audit(workspace, AuditOptions(), Engine(1), want_report=True).report
+            assert report is not None
+            [found] = [one for one in report.findings if one.code == "HP403"]
+            return found
+
+        damaged = lossy(Workspace.of(copied(scanned, tmp_path / "a") / "set"))
+        assert (damaged.severity, "mended mask" in damaged.cause) == (Severity.ERROR, False)
+        repair(own, force=True)
+        mended = lossy(own)
+        assert (mended.severity, mended.count) == (Severity.INFO, NUM_DAMAGED)
+        assert f"{NUM_DAMAGED} of {NUM_DAMAGED} have a mended mask" in mended.cause and "take the mended masks" in mended.suggestion
 
 
 class TestStats:

@@ -208,8 +208,8 @@ def _inputs_digest(workspace: Workspace, options: AuditOptions, prepared: _Prepa
 
 
 def _later_files(workspace: Workspace) -> list[Path]:
-    """Return the files of later stages that rules look at: the manifest, and shards beside it."""
-    return [one for one in (workspace.manifest, *sorted((workspace.folder / "shards").glob("*"))) if one.is_file()]
+    """Return the files of later stages that rules look at: the note of a repair, the manifest, and shards beside it."""
+    return [one for one in (workspace.repair, workspace.manifest, *sorted((workspace.folder / "shards").glob("*"))) if one.is_file()]
 
 
 def _earlier_result(workspace: Workspace, inputs: str) -> AuditResult | None:

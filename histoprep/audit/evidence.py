@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,9 @@ from histoprep.names import to_text
 from histoprep.stats import count_table
 from histoprep.tiles import KIND, SCHEMA, SCHEMA_VERSION
 from histoprep.workspace import Workspace
+
+if TYPE_CHECKING:
+    from histoprep.manifest import Manifest
 
 _DUPLICATES_KIND = "duplicates"
 _DUPLICATES_VERSION = "1.0"
@@ -58,8 +61,13 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Gathered:
     # First, since it needs columns of all tiles that nothing else does.
     duplicates, num_uncompared = _duplicates(workspace, opened, header, engine)
     overview = _overview(opened)
-    counted = workspace if _manifest_is_readable(workspace) else _WithoutManifest(workspace.root, workspace.folder)
-    counts = count_table(counted, sources.label_map, by_group=True)
+    manifest = _readable_manifest(workspace)
+    counted = workspace if manifest else _WithoutManifest(workspace.root, workspace.folder)
+    label_map, map_path = sources.label_map, to_text(str(sources.map_path or ""))
+    if sources.map_path is None and manifest and not manifest.label_map.is_identity:
+        # What is split by classes is judged by the same classes.
+        label_map, map_path = manifest.label_map, to_text(str(manifest.path))
+    counts = count_table(counted, label_map, by_group=True)
     issues, _ = tables.open_table(workspace.listing_issues, kind="listing-issues", schema_version="1.0")
     evidence = Evidence(
         root=workspace.root,
@@ -70,27 +78,37 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Gathered:
         label_counts=counts.raw,
         counts=counts.mapped if counts.mapped is not None else counts.raw,
         raw_map=counts.raw_map,
-        label_map=sources.label_map,
+        label_map=label_map,
         map_problems=sources.map_problems,
-        map_path=to_text(str(sources.map_path or "")),
+        map_path=map_path,
         expected=sources.expected,
         manifest=workspace.manifest if workspace.manifest.exists() else None,
         options=CheckOptions(sources.min_area_px, sources.tile_size_px, sources.headers_only),
         lossy=tuple(lossy_sources(workspace.tiles)),
+        mended=_mended_paths(workspace, overview),
     )
     return Gathered(evidence, num_uncompared)
 
 
-def _manifest_is_readable(workspace: Workspace) -> bool:
+def _readable_manifest(workspace: Workspace) -> Manifest | None:
     from histoprep.manifest import open_manifest
 
-    if not workspace.manifest.exists():
-        return False
     try:
-        open_manifest(workspace.manifest)
+        return open_manifest(workspace.manifest) if workspace.manifest.exists() else None
     except IntegrityError:
-        return False
-    return True
+        return None
+
+
+def _mended_paths(workspace: Workspace, overview: pd.DataFrame) -> frozenset[str]:
+    """Return the damaged masks that have a mended one; none where those are gone, which the stages that need them say."""
+    from histoprep.repair.record import mended_masks
+
+    try:
+        mended = mended_masks(workspace)
+    except IntegrityError:
+        return frozenset()
+    seen = overview[overview.mask_path.isin(list(mended))] if mended else overview[:0]
+    return frozenset(path for path, digest in zip(seen.mask_path, seen.mask_digest, strict=True) if mended[path].source_digest == digest)
 
 
 def _overview(opened: Any) -> pd.DataFrame:

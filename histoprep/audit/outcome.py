@@ -81,7 +81,7 @@ def _shown_options(options: AuditOptions, table: TableOptions, gathered: Gathere
     shown: dict[str, object] = {
         "layout": str(table.scan.layout),
         "group by": table.scan.group_by or "not given: slides and cases are unknown",
-        "label map": f"{options.map_path or 'none'}{' (not used: see its findings)' if problems else ''}",
+        "label map": f"{gathered.evidence.map_path or 'none'}{' (not used: see its findings)' if problems else ''}",
         "smallest region (--min-area)": f"{table.tiles.min_area_px} px",
     }
     if table.tiles.headers_only:

@@ -69,7 +69,7 @@ class Evidence:
     path, detail of the scan. `duplicates` are compared pairs of images (see `duplicates.py`). `counts`
     are of the label map's classes, or of the raw labels without a map; `label_counts` always of the raw
     labels, which `raw_map` maps to themselves. `map_problems` are those of the map's file. `lossy` are the
-    sources whose masks went through lossy compression or interpolation.
+    sources whose masks went through lossy compression or interpolation, `mended` the paths of masks that `repair` made new ones of.
     """
 
     root: Path
@@ -87,6 +87,7 @@ class Evidence:
     manifest: Path | None = None
     options: CheckOptions = field(default_factory=CheckOptions)
     lossy: tuple[LossySource, ...] = ()
+    mended: frozenset[str] = frozenset()
 
     @property
     def images(self) -> pd.DataFrame:

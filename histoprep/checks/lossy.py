@@ -12,6 +12,7 @@ from histoprep.lossy.snap import MIN_QUALITY
 from histoprep.lossy.sources import LossySource
 from histoprep.lossy.verdict import FIRM_MASKS, Kind
 
+_MENDED = "Nothing: remap, manifest, stats, shards and training take the mended masks."
 _NO_REPAIR = "Restore these masks from a lossless source; what is left in them is not enough to mend them."
 _SUGGESTIONS = {
     Kind.LOSSY_COLOURS: "Restore these masks from a lossless source, as 8-bit label ids.",
@@ -21,14 +22,20 @@ _SUGGESTIONS = {
 
 @table_rule("HP403", "HP404")
 def lossy(evidence: Evidence) -> Iterator[Finding]:
-    """Yield one finding a source; a warning where too few of its masks have boundaries to be sure."""
+    """Yield one finding a source; a warning where too few of its masks have boundaries to be sure, and an info where all are mended."""
     for one in evidence.lossy:
         items = [(path, _detail(one)) for path in one.paths]
+        mended = len(evidence.mended.intersection(one.paths))
         found = finding(
             RULES[one.code], items, denominator=one.num_masks, unit="masks with boundaries", subcode=one.verdict.kind.value, where=one.source,
-            cause=_cause(one), suggestion=_suggestion(one),
+            cause=f"{_cause(one)}{_of_mended(mended, len(items))}", suggestion=_MENDED if mended == len(items) else _suggestion(one),
         )  # fmt: skip
-        yield found if one.verdict.firm else replace(found, severity=Severity.WARNING)
+        severity = found.severity if one.verdict.firm else Severity.WARNING
+        yield replace(found, severity=Severity.INFO if mended == len(items) else severity)
+
+
+def _of_mended(number: int, whole: int) -> str:
+    return f" {number:,} of {whole:,} have a mended mask beside the data set." if number else ""
 
 
 def _detail(one: LossySource) -> str:

@@ -56,6 +56,7 @@ def build(
     conditional_threshold: Annotated[float, typer.Option(help="Least share of pixels of classes other than 0.", show_default="any pixel")] = 0.0,
     out: Annotated[Path | None, typer.Option(help="Where to write it.", show_default="WORKSPACE/manifest.parquet")] = None,
     dataset_csv: Annotated[Path | None, typer.Option(help="Also write image names and classes as CSV.", show_default=False)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Map masks that look mapped already (HP508).")] = False,
     workers: Workers = None,
 ) -> None:
     """Give every usable tile a split and a pool and write the manifest.
@@ -68,6 +69,7 @@ def build(
     from histoprep.labels import find_label_map, load_label_map
     from histoprep.manifest import open_manifest, write_dataset_csv
     from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map, regrouped
+    from histoprep.remap.evidence import evidence_in, remapped_error
     from histoprep.repair.record import damage_warnings
     from histoprep.split import parse_fractions
     from histoprep.workspace import Workspace, check_outside
@@ -77,17 +79,19 @@ def build(
     options = ManifestOptions(fractions, seed, method.value, split_file, conditional_threshold, ignore_folder_split)
     options.validate()
     workspace = Workspace.of(root, workspace_folder)
-    map_path = find_label_map(map_name, workspace.root) if map_name else default_map(workspace.root)
-    label_map = load_label_map(map_path) if map_path else None
     if out:
         check_outside(out, workspace.root, "the manifest")
     if dataset_csv:
         check_outside(dataset_csv, workspace.root, "a table", "--dataset-csv", text=True)
+    map_path = find_label_map(map_name, workspace.root) if map_name else default_map(workspace.root)
+    label_map = load_label_map(map_path) if map_path else None
     with console.progress("reading tiles", None) as meter:
         tiles = ensure_tiles(workspace, regrouped(workspace, group_by), workers=workers, meter=meter)
     if label_map is None:
         label_map = raw_label_map(tiles)
         console.warn("no label map (--map): the classes are the labels of the masks")
+    if not force and (remapped := evidence_in(tiles, label_map)):
+        raise remapped_error(label_map, workspace.root, remapped)
     with locked(workspace.folder), console.progress("manifest", None) as meter:
         summary = build_manifest(tiles, label_map, options, out or workspace.manifest, advance=meter.advance)
     _print_summary(summary, label_map)

@@ -50,6 +50,7 @@ def remap(
     """
     from histoprep.audit import ensure_tiles
     from histoprep.remap import OnUnmapped, RemapOptions, plan_remap, run_remap, run_remap_part
+    from histoprep.repair.record import damage_warnings
     from histoprep.workspace import Workspace
 
     if on_unmapped not in list(OnUnmapped):
@@ -71,6 +72,8 @@ def remap(
     with progress_of("remapping", "masks") as advance:
         result = run_remap(plan, chosen, advance)
     _print(result)
+    for warning in damage_warnings(where):
+        console.warn(warning)
     raise typer.Exit(ExitCode.INCOMPLETE if result.num_failed else ExitCode.OK)
 
 

@@ -50,10 +50,11 @@ def stats(
     """Count classes: pixel shares, tiles that hold them, pairs, weights.
 
     Pixels are not read again: everything comes from tiles.parquet, which is made first when it is missing. Writes stats.parquet,
-    stats.json and pixel_class_percentages.png to the workspace. Splits are the manifest's when there is one.
+    stats.json and pixel_class_percentages.png to the workspace. Splits and pools are the manifest's when there is one.
     """
     from histoprep.audit import default_map, ensure_tiles
     from histoprep.labels import find_label_map, load_label_map
+    from histoprep.remap.evidence import evidence_in
     from histoprep.repair.record import damage_warnings
     from histoprep.stats import as_json, compute_stats, csv_text, write_stats
     from histoprep.workspace import Workspace
@@ -72,6 +73,8 @@ def stats(
     else:
         _print_tables(found)
     _print_warnings(found)
+    if label_map is not None and (remapped := evidence_in(workspace.tiles, label_map)):
+        console.warn(f"HP508 already-remapped: {remapped}; these shares are of masks that were mapped twice")
     for warning in damage_warnings(workspace):
         console.warn(warning)
     for path in paths:

@@ -101,6 +101,11 @@ class LabelMap:
         return len(self.classes)
 
     @property
+    def is_identity(self) -> bool:
+        """Return whether every label stays what it is, so that mapping twice does no harm."""
+        return all(source == target for source, target in self.mapping.items())
+
+    @property
     def gaps(self) -> tuple[int, ...]:
         """Return the ids between 0 and the largest class id that no class has (HP506)."""
         return gaps_in(one.id for one in self.classes)

@@ -102,7 +102,7 @@ def _entries(chunk: pa.Table) -> tuple[np.ndarray, ...]:
 
 
 def _refuse_remapped(chunk: pa.Table, label_map: LabelMap) -> None:
-    if all(source == target for source, target in label_map.mapping.items()):
+    if label_map.is_identity:
         return
     remapped = pc.drop_null(chunk["mask_label_map"])
     if len(remapped):

@@ -27,7 +27,7 @@ from histoprep.labels import LabelMap, format_label_map
 from histoprep.mask_tree import LEDGER, Advance, FailedMask, Totals
 from histoprep.mask_tree.task import FIRST_COLUMNS, LAST_COLUMNS, PARTS, TreeKind, TreeTask, column
 from histoprep.read_ahead import FileStat, stat_file
-from histoprep.remap.evidence import already_remapped
+from histoprep.remap.evidence import already_remapped, remapped_error
 from histoprep.remap.recipe import OnUnmapped, Recipe
 from histoprep.remap.survey import Survey, many, mask_rows
 from histoprep.repair.record import MendedMask, mended_masks, unmended
@@ -155,12 +155,7 @@ def plan_remap(workspace: Workspace, label_map: LabelMap, options: RemapOptions 
     survey = Survey.of(workspace.tiles, mended)
     evidence = None if options.force else already_remapped(label_map, survey.tiles, _notes(workspace.tiles))
     if evidence:
-        raise UsageError(
-            "HP508 already-remapped: these masks hold classes, and remapping them again would mix these up",
-            path=workspace.root,
-            seen=evidence,
-            hint=f"remap the original masks; if these classes are what {label_map.name} lists as its source labels, use --force",
-        )
+        raise remapped_error(label_map, workspace.root, evidence)
     if options.on_unmapped is OnUnmapped.ERROR:
         survey.refuse_unmapped(label_map)
     survey.refuse_collisions(workspace.tiles)

@@ -1,9 +1,15 @@
-"""Whether masks went through a label map before, so that they are never mapped twice. Pure."""
+"""Whether masks went through a label map before, so that they are never mapped twice."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+import numpy as np
+
+from histoprep import tables, tiles
+from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
 
 # Values that could be source ids as well as class ids convict only in numbers.
@@ -34,3 +40,27 @@ def already_remapped(label_map: LabelMap, tiles_by_label: Mapping[int, int], not
     if 2 * len(beyond) > len(sources) and len(values - {0}) >= MIN_VALUES and labelled >= MIN_TILES:
         return f"only the values {shown} occur, which are class ids of {label_map.name}; none of its {len(beyond)} other source ids does"
     return None
+
+
+def evidence_in(table: Path, label_map: LabelMap) -> str | None:
+    """Return the evidence that the masks of a tiles table hold classes of the map already, or None."""
+    if label_map.is_identity:
+        return None
+    opened, _ = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    counted: Counter[int] = Counter()
+    notes: set[str] = set()
+    for batch in tables.read_batches(opened, ["label_ids", "mask_label_map"]):
+        labels, numbers = np.unique(batch["label_ids"].combine_chunks().flatten().to_numpy(), return_counts=True)
+        counted.update(dict(zip(labels.tolist(), numbers.tolist(), strict=True)))
+        notes.update(batch["mask_label_map"].unique().drop_null().to_pylist())
+    return already_remapped(label_map, counted, notes)
+
+
+def remapped_error(label_map: LabelMap, root: Path, evidence: str) -> UsageError:
+    """Return the error of a stage that does not map such masks again."""
+    return UsageError(
+        "HP508 already-remapped: these masks hold classes, and mapping them again would mix these up",
+        path=root,
+        seen=evidence,
+        hint=f"take the original masks; if these classes are what {label_map.name} lists as its source labels, use --force",
+    )

@@ -101,24 +101,32 @@ def mended_masks(workspace: Workspace) -> Mapping[str, MendedMask]:
     return found
 
 
-def unmended(workspace: Workspace, mended: Mapping[str, MendedMask]) -> dict[str, list[str]]:
-    """Return, for each source that is surely lossy or interpolated, the damaged masks without a mended one; by words about the source."""
+def unmended(workspace: Workspace, mended: Mapping[str, MendedMask], *, firm: bool = True) -> dict[str, list[str]]:
+    """Return, for each source that is surely lossy or interpolated (perhaps, with `firm` off), the damaged masks without a mended one.
+
+    Keys are words about the source.
+    """
     left: dict[str, list[str]] = {}
     for one in lossy_sources(workspace.tiles):
         paths = [path for path in one.paths if path not in mended]
-        if paths and one.verdict.firm:
+        if paths and one.verdict.firm == firm:
             quality = f", JPEG quality {one.verdict.quality}" if one.verdict.quality else ""
             left[f"{one.source} ({one.code} {one.verdict.kind.value}{quality})"] = paths
     return left
 
 
 def damage_warnings(workspace: Workspace) -> list[str]:
-    """Return what stages that count damaged masks as they are should warn of; nothing when all are mended."""
-    left = unmended(workspace, mended_masks(workspace))
-    if not left:
-        return []
+    """Return what stages that take damaged masks as they are should warn of; nothing when all are mended."""
+    mended = mended_masks(workspace)
+    return [
+        f"{_counted(left)} {word} through JPEG or interpolation and are not mended: their false labels count as true ones; "
+        "histoprep repair, then the same command"
+        for left, word in ((unmended(workspace, mended), "went"), (unmended(workspace, mended, firm=False), "perhaps went"))
+        if left
+    ]
+
+
+def _counted(left: Mapping[str, list[str]]) -> str:
     number = sum(map(len, left.values()))
-    masks = f"{number:,} {'mask' if number == 1 else 'masks'} of {next(iter(left))}"
     more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
-    cause = "went through JPEG or interpolation and are not mended: their false labels count as true ones"
-    return [f"{masks}{more} {cause}; histoprep repair, then the same command"]
+    return f"{number:,} {'mask' if number == 1 else 'masks'} of {next(iter(left))}{more}"
