@@ -93,13 +93,15 @@ def _uneven_blocks(labels: np.ndarray) -> np.ndarray:
     rows, columns = (size // BLOCK_PX for size in labels.shape)
     chosen = np.linspace(0, rows - 1, min(rows, max(1, _MAX_LOOKED // columns))).astype(np.intp)
     cut = labels[: rows * BLOCK_PX, : columns * BLOCK_PX].reshape(rows, BLOCK_PX, -1)[chosen]
-    if cut.max() > 255:
+    if cut.itemsize > 1 and cut.max() > 255:
         return np.zeros((0, BLOCK_PX, BLOCK_PX), np.uint8)
     # The row of a block as one number.
     lines = np.ascontiguousarray(cut, np.uint8).view(np.uint64)
     row, column = np.nonzero((lines != lines[:, :1]).any(axis=1))
-    spread = np.linspace(0, len(row) - 1, min(len(row), 2 * _MAX_RENAMED)).astype(np.intp)
-    return np.ascontiguousarray(lines[row[spread], :, column[spread]]).view(np.uint8).reshape(-1, BLOCK_PX, BLOCK_PX)
+    if len(row) > 2 * _MAX_RENAMED:
+        spread = np.linspace(0, len(row) - 1, 2 * _MAX_RENAMED).astype(np.intp)
+        row, column = row[spread], column[spread]
+    return np.ascontiguousarray(lines[row, :, column]).view(np.uint8).reshape(-1, BLOCK_PX, BLOCK_PX)
 
 
 def _renamed(blocks: np.ndarray) -> np.ndarray:
