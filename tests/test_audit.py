@@ -29,7 +29,7 @@ from histoprep.report import Status, render
 from histoprep.scan import ScanOptions
 from histoprep.stats import compute_stats
 from histoprep.tiles import TileOptions
-from histoprep.tiles.options import TableOptions
+from histoprep.tiles.options import TableOptions, earlier_options
 from histoprep.workspace import Workspace
 
 
@@ -300,6 +300,15 @@ def test_names_and_groups_that_are_no_utf8_survive_every_table(tmp_path: Path) -
     assert r"l\xf8st_mask.png" in text
     assert r"d\xe9/two.yml" in text
     assert r"d\xe9" in json.loads((tmp_path / "results" / "summary.json").read_text())["root"]
+
+
+def test_python_keeps_the_grouping_of_the_last_audit_unless_it_gives_a_table(data: DataSet) -> None:
+    def grouping() -> object:
+        return earlier_options(Workspace.of(data.root)).scan.group_by
+
+    for arguments, kept in (({"group_by": "[a-z]+"}, "[a-z]+"), ({}, "[a-z]+"), ({"options": AuditOptions(table=TableOptions())}, None)):
+        histoprep.audit(data.root, workers=1, **arguments)
+        assert grouping() == kept
 
 
 def test_the_package_can_be_used_like_the_command(data: DataSet) -> None:

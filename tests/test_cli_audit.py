@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,6 +15,8 @@ from audit_cases import DataSet, stripes, write_map
 from histoprep.catalogue import RULES
 from histoprep.cli import run
 from histoprep.report import FORMATS
+from histoprep.tiles.options import earlier_options
+from histoprep.workspace import Workspace
 
 
 @pytest.fixture
@@ -142,6 +145,62 @@ def test_a_sample_says_so(data: DataSet, capsys: pytest.CaptureFixture[str]) -> 
     # The table of the whole is not touched.
     assert (data.root.parent / "data.histoprep" / "sample" / "tiles.parquet").is_file()
     assert not (data.root.parent / "data.histoprep" / "tiles.parquet").exists()
+
+
+def scanned(data: DataSet) -> dict[str, object]:
+    return asdict(earlier_options(Workspace.of(data.root)).scan)
+
+
+def test_a_later_audit_reads_the_data_set_as_the_first_was_told_to(data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = DataSet(tmp_path / "more")
+    more.image("fine90.jpg")
+    audit(data, "--group-by", "[a-z]+", "--label-by", "^.", "--unlabelled", str(more.root), "--mask-suffix", "_mask")
+    first, told = scanned(data), capsys.readouterr()
+    assert "as before" not in told.err
+    assert audit(data) == 1
+    again = capsys.readouterr()
+    assert again.out == told.out, "nothing changed"
+    assert scanned(data) == first
+    assert f"as before: group by [a-z]+, label by ^., unlabelled {more.root} (--forget drops it)" in again.err
+    audit(data, "--group-by", r"\d")
+    assert scanned(data) == first | {"group_by": r"\d"}
+    assert "group by" not in capsys.readouterr().err
+
+
+def test_what_an_earlier_audit_was_told_can_be_forgotten(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
+    audit(data)
+    plain = scanned(data)
+    audit(data, "--group-by", "[a-z]+", "--layout", "sibling", "--mask-suffix", "_m")
+    audit(data, "--forget", "--label-by", "^.")
+    assert scanned(data) == plain | {"label_by": "^."}
+    assert "as before" not in capsys.readouterr().err
+
+
+def test_a_layout_is_found_anew_and_not_called_remembered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = DataSet(tmp_path / "data")
+    for split in ("train", "test"):
+        made.image(f"{split}/benign/{split}.jpg")
+    for _ in range(2):
+        audit(made)
+        assert scanned(made)["layout"] == "class-folders"
+    assert "as before" not in capsys.readouterr().err
+
+
+def test_parts_of_an_array_job_are_grouped_as_before(data: DataSet) -> None:
+    audit(data, "--group-by", "[a-z]+")
+    first = scanned(data)
+    data.pair("another")
+    for part in ("1/2", "2/2"):
+        assert audit(data, "--part", part) == 0
+    assert run(["collect", str(data.root)]) == 0
+    assert scanned(data) == first
+
+
+def test_quick_and_sample_take_the_options_of_the_whole(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
+    audit(data, "--group-by", "[a-z]+")
+    for how in (["--quick"], ["--sample", "2"]):
+        audit(data, *how)
+        assert "as before: group by [a-z]+" in capsys.readouterr().err
 
 
 def test_quick_keeps_its_results_apart(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from histoprep.cli import run
 from histoprep.cli.manifest import app
 from histoprep.errors import ExitCode, HistoprepError, LockedError, UsageError
 from histoprep.manifest import open_manifest
@@ -92,6 +93,24 @@ def test_grouping_of_the_last_time_is_kept(dataset: Path) -> None:
     _ok(dataset, "--map", "m.yml", "--group-by", "case[0-9]+")
     _ok(dataset, "--map", "m.yml", "--seed", "5")
     assert open_manifest(dataset.with_name("data.histoprep") / "manifest.parquet").recipe["grouping"] == "case[0-9]+"
+
+
+def test_an_audit_in_between_does_not_cost_the_grouping(dataset: Path) -> None:
+    for options in (["--group-by", "case[0-9]+"], []):
+        assert run(["audit", str(dataset), "--workers", "1", *options]) == ExitCode.OK
+    text = _ok(dataset, "--map", "m.yml")
+    assert "certificate: shared groups 0," in text
+    splits: dict[str, set[str]] = {}
+    for tile, split in _splits(dataset.with_name("data.histoprep") / "manifest.parquet").items():
+        splits.setdefault(tile.partition("_")[0], set()).add(split)
+    assert {len(found) for found in splits.values()} == {1}
+
+
+def test_a_split_without_groups_does_not_claim_to_have_checked_them(dataset: Path) -> None:
+    text = _ok(dataset, "--map", "m.yml")
+    wanted = "certificate: no groups known (--group-by): tiles are split one by one, shared duplicates 0, worst"
+    assert wanted in text and "shared groups" not in text
+    assert wanted in _ok("show", dataset.with_name("data.histoprep") / "manifest.parquet")
 
 
 def test_without_a_label_map_labels_are_classes(dataset: Path) -> None:

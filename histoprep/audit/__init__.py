@@ -26,7 +26,7 @@ from histoprep.execution import Engine
 from histoprep.findings import Finding, Selection, Severity
 from histoprep.scan import ScanOptions
 from histoprep.tiles import KIND, SCHEMA_VERSION
-from histoprep.tiles.options import TableOptions
+from histoprep.tiles.options import TableOptions, earlier_options
 from histoprep.tiles.table import TableResult, TileTable
 from histoprep.workspace import Workspace
 
@@ -119,14 +119,15 @@ def audit(
     """Audit the data set at `root`, write everything to its workspace and return the report.
 
     `label_map` and `group_by` are what the command line calls --map and --group-by and go before those of `options`.
-    Without any label map the one in the data set is used. Nothing is printed and nothing is written
-    inside the data set. Raises UsageError for options that make no sense, OutputError and LockedError for the workspace.
+    Without a table among `options`, the data set is read as the last audit read it. Without any label map the one in the data
+    set is used. Nothing is printed and nothing is written inside the data set. Raises UsageError for options that make no
+    sense, OutputError and LockedError for the workspace.
     """
     from histoprep.labels import find_label_map
 
     where = Workspace.of(Path(root), Path(workspace) if workspace else None)
     chosen = options or AuditOptions()
-    table = chosen.table or TableOptions()
+    table = chosen.table or TableOptions(scan=earlier_options(where).scan)
     if group_by is not None:
         table = replace(table, scan=replace(table.scan, group_by=group_by))
     map_path = find_label_map(label_map, where.root) if label_map else chosen.map_path or default_map(where.root)

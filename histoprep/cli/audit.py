@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +30,8 @@ from histoprep.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from histoprep.findings import Severity
+    from histoprep.scan import ScanOptions
+    from histoprep.workspace import Workspace
 
 
 def _read(text: str, *names: str, **more: Any) -> Any:
@@ -43,14 +47,15 @@ def audit(
     *,
     map_name: MapName = None,
     workspace: WorkspaceFolder = None,
-    layout: Annotated[Layout, _read("How images and masks lie beside each other.")] = Layout.AUTO,
-    mask_suffix: Annotated[str, _read("What a mask's name ends with, before its extension.")] = "_mask",
+    layout: Annotated[Layout | None, _read("How images and masks lie beside each other.", show_default="auto")] = None,
+    mask_suffix: Annotated[str | None, _read("What a mask's name ends with, before its extension.", show_default="_mask")] = None,
     images: Annotated[str | None, _read("Folder of the images.", show_default="images, tiles, ...")] = None,
     masks: Annotated[str | None, _read("Folder of the masks.", show_default="masks, labels, ...")] = None,
     unlabelled: Annotated[list[Path] | None, _read("Further folder of images without masks; repeatable.")] = None,
     csv: Annotated[Path | None, _read("Table of images and labels.", show_default="ROOT/dataset.csv")] = None,
     group_by: Annotated[str | None, _read("Slide, case or patient of a tile: a regular expression, `folder`, or `csv:COLUMN`.")] = None,
     label_by: Annotated[str | None, _read("Image-level class of a tile, in the same ways.")] = None,
+    forget: Annotated[bool, _read("Do not take the options above from the last audit where they are not given.", "--forget")] = False,
     min_area: Annotated[int, _read("Regions with fewer pixels are specks.", min=1)] = 64,
     tile_size: Annotated[str | None, _read("WIDTHxHEIGHT that images must have.", show_default="that of at least half of them")] = None,
     max_pixels: Annotated[int, _read("Larger pictures are refused by their header.", min=1)] = 64_000_000,
@@ -74,13 +79,13 @@ def audit(
 ) -> None:
     """Find what is wrong with a data set: which files, why, and what to do.
 
-    Results go to ROOT.histoprep beside the data set; nothing in it is changed. Exit codes: 0 nothing
-    at or above --fail-on, 1 findings, 3 some files could not be looked at.
+    Results go to ROOT.histoprep beside the data set; nothing in it is changed. Of --layout to --label-by, what is not given is
+    as in the last audit: --forget drops it. Exit codes: 0 nothing at or above --fail-on, 1 findings, 3 some files could not be
+    looked at.
     """
     from histoprep.audit import AuditOptions, default_map, run_audit
     from histoprep.findings import Selection
     from histoprep.labels import find_label_map
-    from histoprep.scan import ScanOptions
     from histoprep.tiles import TileOptions
     from histoprep.tiles.options import TableOptions
     from histoprep.tiles.table import TileTable
@@ -90,11 +95,14 @@ def audit(
     for file, option in ((output, "--output"), (write_baseline, "--write-baseline")):
         if file:
             check_outside(file, where.root, "a report", option, text=True)
+    named: dict[str, Any] = {"layout": layout, "mask_suffix": mask_suffix, "images": images, "masks": masks, "csv": csv}
+    given = named | {"unlabelled": tuple(unlabelled) if unlabelled else None, "group_by": group_by, "label_by": label_by}
+    scan = _scan_options(where, {name: value for name, value in given.items() if value is not None}, forget=forget)
     if quick or sample is not None:
         where = Workspace(where.root, where.folder / ("quick" if quick else "sample"))
     options = AuditOptions(
         table=TableOptions(
-            scan=ScanOptions(layout, mask_suffix, images, masks, group_by, label_by, tuple(unlabelled or ()), csv),
+            scan=scan,
             tiles=TileOptions(min_area_px=min_area, max_pixels=max_pixels, headers_only=quick),
             sample=sample,
             reuse=not no_reuse,
@@ -124,6 +132,27 @@ def audit(
         console.note(f"accepted {write(write_baseline, result.report.findings):,} entries in {write_baseline}")
     accepted = write_baseline is not None and result.exit_code == ExitCode.FINDINGS
     raise typer.Exit(ExitCode.OK if exit_zero or accepted else result.exit_code)
+
+
+def _scan_options(workspace: Workspace, given: Mapping[str, Any], *, forget: bool) -> ScanOptions:
+    """Return the options that were given and, of the others, those of the last audit; says which these are."""
+    from histoprep.scan import ScanOptions
+    from histoprep.tiles.options import TableOptions, earlier_options, resolved
+
+    fresh = ScanOptions(**given)
+    if forget:
+        return fresh
+    chosen = replace(earlier_options(workspace).scan, **given)
+    # Resolved, since a layout that would be found again needs no words.
+    without, kept = (asdict(resolved(workspace, TableOptions(scan)).scan) for scan in (fresh, chosen))
+    told = [f"{name.replace('_', ' ')} {_listed(value)}" for name, value in kept.items() if value != without[name]]
+    if told:
+        console.note(f"as before: {', '.join(told)} (--forget drops it)")
+    return chosen
+
+
+def _listed(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _note_maps(root: Path, *, chosen: bool) -> None:

@@ -128,7 +128,9 @@ def _print_split(recipe: Mapping[str, Any], certificate: Mapping[str, Any], labe
 
 
 def _certificate_line(certificate: Mapping[str, Any], label_map: LabelMap) -> str:
-    shared = f"shared groups {certificate['shared_groups']}, shared duplicates {certificate['shared_duplicates']}"
+    grouped = any(split["groups"] for split in certificate["splits"].values())
+    groups = f"shared groups {certificate['shared_groups']}" if grouped else "no groups known (--group-by): tiles are split one by one"
+    shared = f"{groups}, shared duplicates {certificate['shared_duplicates']}"
     worst = certificate["worst_class"]
     if worst is None:
         return f"certificate: {shared}"
