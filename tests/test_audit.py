@@ -257,7 +257,8 @@ def test_pools_are_those_of_the_manifest(tmp_path: Path) -> None:
     assert sum(unconditional for _, unconditional in stated.values()) == 6
     report = run(data, want_report=True).report
     assert {row.name: (row.num_conditional, row.num_unconditional) for row in report.splits} == stated
-    pools = compute_stats(workspace, by=["pool"]).main.tiles
+    counted = compute_stats(workspace, by=["pool"]).main.tiles
+    pools = counted[counted["by"] == "pool"]
     assert dict(zip(pools["key"], pools["tiles"], strict=True)) == {"conditional": 6, "unconditional": 6}
 
 

@@ -291,9 +291,9 @@ def publish(workspace: Workspace, rows: list[dict[str, object]]) -> None:
     tables.write_table(workspace.tiles, [tiles_table(rows)], tiles.SCHEMA, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION, metadata={})
 
 
-def publish_manifest(workspace: Workspace, splits: dict[str, str]) -> None:
-    schema = pa.schema([("tile_id", pa.string()), ("split", pa.string())])
-    rows = pa.table({"tile_id": list(splits), "split": list(splits.values())}, schema=schema)
+def publish_manifest(workspace: Workspace, splits: dict[str, str], pool: str = "conditional") -> None:
+    schema = pa.schema([(name, pa.string()) for name in ("tile_id", "split", "pool")])
+    rows = pa.table({"tile_id": list(splits), "split": list(splits.values()), "pool": [pool] * len(splits)}, schema=schema)
     tables.write_table(workspace.manifest, [rows], schema, kind="manifest", schema_version="1.0", metadata={})
 
 
@@ -327,6 +327,16 @@ def test_splits_come_from_the_manifest_when_there_is_one(workspace):
     moved = [row | {"split": splits.get(str(row["tile_id"]))} for row in rows]
     expected = summarise(count(tiles_table(moved), MAP), MAP, ["split"])
     assert stats.main.breakdown.equals(expected.breakdown)
+
+
+def test_pools_come_with_the_splits(workspace):
+    rows = random_rows(4, 40)
+    publish(workspace, rows)
+    assert 0 < compute_stats(workspace, MAP).main.num_unconditional < 39
+    # The manifest does not know the last tile.
+    publish_manifest(workspace, {str(row["tile_id"]): "train" for row in rows[:-1]}, pool="unconditional")
+    alone = summarise(count(tiles_table(rows[-1:]), MAP), MAP)
+    assert compute_stats(workspace, MAP).main.num_unconditional == 39 + alone.num_unconditional
 
 
 def test_many_row_groups_give_the_same_as_one_table(workspace):

@@ -45,8 +45,8 @@ def _real_classes(evidence: Evidence) -> pd.DataFrame:
 
 def _splits(evidence: Evidence) -> list[str]:
     # A split can only miss what masks could show.
-    tiles = evidence.counts.tiles
-    return sorted(tiles[(tiles.split != "") & (tiles.pool == "conditional")].split.unique())
+    classes = evidence.counts.classes
+    return sorted(classes[(classes.split != "") & (classes.class_id != 0)].split.unique())
 
 
 @table_rule("HP801")

@@ -67,7 +67,7 @@ SCHEMA = pa.schema(
 class Stats:
     """The summaries of a data set: raw, and mapped when there is a label map.
 
-    `split_source` says where splits come from (manifest or tiles); `left_out` why and how
+    `split_source` says where splits and pools come from (manifest or tiles); `left_out` why and how
     many rows of the tiles table were not counted; `num_mended` masks were mended by `repair`.
     """
 
@@ -102,13 +102,13 @@ class TableCounts:
 def count_table(workspace: Workspace, label_map: LabelMap | None, *, by_group: bool, mended: bool = False) -> TableCounts:
     """Return the counts of the workspace's tiles table, read in pieces; with `mended`, of mended masks in place of damaged ones.
 
-    Splits are the manifest's when there is one, else the table's own; a tile that the manifest does
-    not list has split "". Groups are counted apart only when asked for. Raises
+    Splits and pools are the manifest's when there is one; else splits are the table's own and pools as in `count`. A tile that the
+    manifest does not list has split "". Groups are counted apart only when asked for. Raises
     IntegrityError for a damaged table.
     """
     opened, _ = tables.open_table(workspace.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
     source = TileRows(opened, open_mended(workspace.folder) if mended else None)
-    split_of = _SplitLookup.read(workspace.manifest) if workspace.manifest.exists() else None
+    kind_of = _ManifestKinds.read(workspace.manifest) if workspace.manifest.exists() else None
     raw_map = _raw_map(source.read_batches(["label_ids"]), label_map)
     empty = pa.schema([tiles.SCHEMA.field(name) for name in COLUMNS]).empty_table()
     raw = count(empty, raw_map)
@@ -119,11 +119,11 @@ def count_table(workspace: Workspace, label_map: LabelMap | None, *, by_group: b
         num_mended += pc.sum(chunk[IS_MENDED]).as_py() or 0
         for reason, number in left_out(chunk).items():
             gone[reason] = gone.get(reason, 0) + number
-        prepared = _prepared(chunk, split_of, keep_group=by_group)
+        prepared = _prepared(chunk, kind_of, keep_group=by_group)
         raw = raw + count(prepared, raw_map)
         if mapped is not None and label_map is not None:
             mapped = mapped + count(prepared, label_map)
-    split_source = "tiles" if split_of is None else "manifest"
+    split_source = "tiles" if kind_of is None else "manifest"
     return TableCounts(raw_map, raw, mapped, split_source, {reason: number for reason, number in gone.items() if number}, num_mended)
 
 
@@ -161,37 +161,38 @@ def _raw_map(batches: Iterator[pa.Table], label_map: LabelMap | None) -> LabelMa
 
 
 @dataclass(frozen=True)
-class _SplitLookup:
-    """The split of each tile of a manifest, by a 64-bit hash of the tile id: 9 bytes a tile.
+class _ManifestKinds:
+    """The split and pool of each tile of a manifest, by a 64-bit hash of the tile id: 9 bytes a tile.
 
     Two of 10 million ids share a hash with a probability of 3e-6.
     """
 
     hashes: np.ndarray
     codes: np.ndarray
-    names: tuple[str, ...]
+    kinds: tuple[tuple[str, str], ...]
 
     @classmethod
-    def read(cls, path: Path) -> _SplitLookup:
+    def read(cls, path: Path) -> _ManifestKinds:
         opened, _ = tables.open_table(path, kind=MANIFEST_KIND, schema_version=MANIFEST_VERSION)
-        names = [""]
+        codes_of = {("", ""): 0}
         hashes, codes = [np.zeros(0, np.uint64)], [np.zeros(0, np.int8)]
-        for chunk in tables.read_batches(opened, ["tile_id", "split"]):
-            encoded = pc.fill_null(chunk["split"], "").to_pylist()
-            names += sorted(set(encoded) - set(names))
-            codes.append(np.array([names.index(one) for one in encoded], dtype=np.int8))
+        for chunk in tables.read_batches(opened, ["tile_id", "split", "pool"]):
+            columns = (pc.fill_null(chunk[name], "").to_pylist() for name in ("split", "pool"))
+            codes.append(np.array([codes_of.setdefault(kind, len(codes_of)) for kind in zip(*columns, strict=True)], dtype=np.int8))
             hashes.append(_hash(chunk["tile_id"]))
         together = np.concatenate(hashes)
         order = np.argsort(together)
-        return cls(together[order], np.concatenate(codes)[order], tuple(names))
+        return cls(together[order], np.concatenate(codes)[order], tuple(codes_of))
 
-    def of(self, tile_ids: pa.ChunkedArray) -> pa.Array:
+    def of(self, tile_ids: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
+        """Return split and pool of each tile, both "" for one that the manifest does not list."""
         wanted = _hash(tile_ids)
-        if not len(self.hashes):
-            return pa.array([""] * len(wanted))
-        place = np.minimum(np.searchsorted(self.hashes, wanted), len(self.hashes) - 1)
-        codes = np.where(self.hashes[place] == wanted, self.codes[place], 0)
-        return pa.array(self.names).take(pa.array(codes))
+        codes = np.zeros(len(wanted), np.int8)
+        if len(self.hashes):
+            place = np.minimum(np.searchsorted(self.hashes, wanted), len(self.hashes) - 1)
+            codes = np.where(self.hashes[place] == wanted, self.codes[place], 0)
+        split, pool = (pa.array(names).take(pa.array(codes)) for names in zip(*self.kinds, strict=True))
+        return split, pool
 
 
 def _hash(tile_ids: pa.ChunkedArray) -> np.ndarray:
@@ -200,12 +201,13 @@ def _hash(tile_ids: pa.ChunkedArray) -> np.ndarray:
     return pd.util.hash_array(np.asarray(tile_ids.to_pylist(), dtype=object), categorize=False)
 
 
-def _prepared(chunk: pa.Table, split_of: _SplitLookup | None, *, keep_group: bool) -> pa.Table:
+def _prepared(chunk: pa.Table, kind_of: _ManifestKinds | None, *, keep_group: bool) -> pa.Table:
     # Groups that nobody asked for would only make the counts grow.
     if not keep_group:
         chunk = chunk.set_column(chunk.schema.get_field_index("group"), "group", pa.nulls(chunk.num_rows, pa.string()))
-    if split_of:
-        chunk = chunk.set_column(chunk.schema.get_field_index("split"), "split", split_of.of(chunk["tile_id"]))
+    if kind_of:
+        split, pool = kind_of.of(chunk["tile_id"])
+        chunk = chunk.set_column(chunk.schema.get_field_index("split"), "split", split).append_column("pool", pool)
     return chunk
 
 

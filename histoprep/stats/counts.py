@@ -87,8 +87,8 @@ def count(chunk: pa.Table, label_map: LabelMap) -> Counts:
     """Return the counts of `chunk`, rows of tiles.parquet, with labels mapped to classes.
 
     A class is present in a tile when any of its source labels is, and core-present when
-    any of these is (see `core_present`). A tile is conditional when it has a pixel of a class
-    other than 0. Orphan masks and masks that could not be used (see `left_out`) are not counted.
+    any of these is (see `core_present`). A tile is of the pool that a column `pool` gives it, and without one, or where that is "",
+    conditional when it has a pixel of a class other than 0. Orphan masks and masks that could not be used (see `left_out`) are not counted.
     Raises IntegrityError when the lists of a tile differ in length.
     """
     kept = chunk.filter(_usable(chunk))
@@ -179,6 +179,9 @@ def _tile_keys(chunk: pa.Table, labelled_rows: np.ndarray) -> DataFrame:
 
     pool = np.full(chunk.num_rows, UNCONDITIONAL, dtype=object)
     pool[labelled_rows] = CONDITIONAL
+    if "pool" in chunk.column_names:
+        given = np.asarray(chunk["pool"].to_pylist(), dtype=object)
+        pool = np.where(given == "", pool, given)
     text = {name: pc.fill_null(chunk[name].cast(pa.string()), "").to_numpy() for name in ("split", "group")}
     return pd.DataFrame({"split": text["split"], "pool": pool, "group": text["group"]}, dtype=object)
 
