@@ -113,6 +113,25 @@ def test_a_split_without_groups_does_not_claim_to_have_checked_them(dataset: Pat
     assert wanted in _ok("show", dataset.with_name("data.histoprep") / "manifest.parquet")
 
 
+def test_a_grouping_that_fits_no_tile_is_refused(dataset: Path) -> None:
+    assert run(["audit", str(dataset), "--workers", "1", "--group-by", "folder"]) == ExitCode.OK
+    for arguments in (["--group-by", r"patient(\d+)"], []):
+        error = _run(dataset, "--map", "m.yml", *arguments).exception
+        assert isinstance(error, UsageError)
+        assert error.what == r"--group-by patient(\d+) finds no group for any tile"
+        assert error.seen == "tile case0_0" and error.expected
+    assert not (dataset.with_name("data.histoprep") / "manifest.parquet").exists()
+    _ok(dataset, "--map", "m.yml", "--group-by", r"case(\d+)")
+
+
+def test_tiles_without_a_group_are_counted(dataset: Path) -> None:
+    result = _run(dataset, "--map", "m.yml", "--group-by", "case[1-9]")
+    assert result.exit_code == ExitCode.OK
+    told = " ".join(result.stderr.split())
+    assert "--group-by case[1-9] finds no group for 4 of 40 tiles, such as case0_0 (HP105): they are split one by one" in told
+    assert "HP105" not in _run(dataset, "--map", "m.yml", "--group-by", "case").stderr
+
+
 def test_without_a_label_map_labels_are_classes(dataset: Path) -> None:
     result = _run(dataset)
     assert result.exit_code == ExitCode.OK and "no label map" in result.stderr

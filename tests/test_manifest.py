@@ -46,7 +46,7 @@ def many_rows(number: int = 120, num_groups: int = 0) -> list[dict[str, Any]]:
 def build(
     folder: Path, rows: list[dict[str, Any]], labels: LabelMap = LABELS, name: str = "manifest", **options: Any
 ) -> tuple[Manifest, ManifestSummary]:
-    tiles = write_tiles(folder / "tiles.parquet", rows, group_by="case")
+    tiles = write_tiles(folder / "tiles.parquet", rows, group_by="case" if any(row.get("group") for row in rows) else None)
     summary = build_manifest(tiles, labels, ManifestOptions(**options), folder / f"{name}.parquet")
     return open_manifest(summary.path), summary
 

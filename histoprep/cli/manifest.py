@@ -68,7 +68,8 @@ def build(
     from histoprep.durable import locked
     from histoprep.labels import find_label_map, load_label_map
     from histoprep.manifest import open_manifest, write_dataset_csv
-    from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map, regrouped
+    from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
+    from histoprep.manifest.groups import regrouped
     from histoprep.remap.evidence import evidence_in, remapped_error
     from histoprep.repair.record import damage_warnings
     from histoprep.split import parse_fractions

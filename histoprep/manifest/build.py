@@ -7,7 +7,7 @@ these; the second writes the rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,13 @@ from histoprep.manifest import SHARD_COLUMNS, file_digest, schema, write_manifes
 from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.gather import Gathered, gather
 from histoprep.manifest.given import UsableTiles, file_splits, leak
+from histoprep.manifest.groups import ungrouped_warning
 from histoprep.manifest.rows import Derived, derive
-from histoprep.scan import ScanOptions
 from histoprep.split import Assignment, Units, assign_by_hash, assign_units, complete_split, exact_fractions, join_units, leaking_units
 from histoprep.split.certificate import certify
 from histoprep.split.given import read_split_file
 from histoprep.split.units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL
 from histoprep.tiles.mended import TileRows, open_rows
-from histoprep.tiles.table import TileTable
-from histoprep.workspace import Workspace
 
 EXCLUDED_KIND = "excluded"
 EXCLUDED_VERSION = "1.0"
@@ -115,8 +113,7 @@ def build_manifest(
     scanned = _scan_options(header, source)
     if rows.mended is not None:
         rows.mended.check_files(header["root"])
-    plan = _plan(rows, label_map, options, advance)
-    plan.recipe["grouping"] = scanned.get("group_by")
+    plan = _plan(rows, label_map, options, scanned.get("group_by"), advance)
     described = {
         "root": header["root"],
         "unlabelled_roots": scanned.get("unlabelled", []),
@@ -146,7 +143,7 @@ class _Plan:
     num_mended: int
 
 
-def _plan(source: TileRows, label_map: LabelMap, options: ManifestOptions, advance: Advance) -> _Plan:
+def _plan(source: TileRows, label_map: LabelMap, options: ManifestOptions, group_by: str | None, advance: Advance) -> _Plan:
     gathered = gather(
         source,
         label_map,
@@ -155,6 +152,7 @@ def _plan(source: TileRows, label_map: LabelMap, options: ManifestOptions, advan
         by_name=options.method == "file",
         advance=advance,
     )
+    ungrouped = tuple(ungrouped_warning(UsableTiles(source, label_map), gathered.rows.grouped, group_by)) if group_by else ()
     units = join_units(gathered.rows)
     joined = tuple(_joined_warning(units))
     split = _split(source, label_map, options, gathered, units)
@@ -171,8 +169,9 @@ def _plan(source: TileRows, label_map: LabelMap, options: ManifestOptions, advan
         "split_file": str(options.split_file) if options.split_file else None,
         "conditional_threshold": options.conditional_threshold,
         "groups_joined_by_copies": num_joined,
+        "grouping": group_by,
     }
-    warnings = (*joined, *_warnings(gathered, certificate))
+    warnings = (*ungrouped, *joined, *_warnings(gathered, certificate))
     return _Plan(splits, recipe, certificate, gathered.excluded, warnings, gathered.num_mended)
 
 
@@ -272,8 +271,3 @@ def raw_label_map(tiles_path: str | Path) -> LabelMap:
     for chunk in source.read_batches(["label_ids"]):
         found.update(pc.unique(pc.list_flatten(chunk["label_ids"])).to_pylist())
     return identity_map(found or {0})
-
-
-def regrouped(workspace: Workspace, group_by: str | None) -> ScanOptions | None:
-    """Return how the data set was scanned last, but grouped by `group_by`; None, which means unchanged, without it."""
-    return None if group_by is None else replace(TileTable(workspace).options.scan, group_by=group_by)
