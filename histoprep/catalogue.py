@@ -32,14 +32,14 @@ _ALL = (
         "HP103", "duplicate-key", _ERROR, _TILE,
         "Two files give one key; case, extension and Unicode form count as equal.",
         "The same tile was exported twice in two formats, or the folder was copied between systems that spell names differently.",
-        "Keep one file of each pair; the first in byte order is used until then.",
+        "Keep one file of each. Until then every spelling is a tile of its own; where only extensions differ, the first file in byte order is used.",
         _UNSAFE,
     ),
     Rule(
         "HP104", "ambiguous-pair", _ERROR, _TILE,
         "One image matches several masks, or several images match one mask.",
         "Old and new masks lie side by side, or a tile was exported in two formats.",
-        "Keep one mask for each image; the first in byte order is used until then.",
+        "Keep one mask for each image. Until then the one spelled exactly like the image is used, or, without rival images, the first in byte order.",
         _UNSAFE,
     ),
     Rule(

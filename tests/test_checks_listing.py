@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from audit_cases import DataSet, Found, by_code, findings_of_rows, stripes, write_map
 from tile_rows import tile_row
+
+from histoprep.catalogue import RULES
+from histoprep.workspace import Workspace
 
 TRIGGERS = ("HP101", "HP102", "HP103", "HP104", "HP105", "HP106", "HP107", "HP108")
 
@@ -65,6 +69,31 @@ def test_an_orphan_pair_of_keys_is_a_duplicate(tmp_path: Path) -> None:
     found = by_code(data.audit().findings)
     assert found["HP103"].keys() == {"a_mask.png", "a_mask.PNG"}
     assert "HP104" not in found
+
+
+def test_what_is_used_until_names_are_cleared_up_is_what_the_advice_says(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    for name in ("Twin.jpg", "twin.jpg", "twice.png", "twice.jpg", "old.jpg", "new.jpg", "Rival.jpg", "rival.jpg"):
+        data.image(name)
+    for name in ("twin_mask.png", "old_mask.tif", "OLD_mask.png", "New_mask.png", "NEW_mask.png", "RIVAL_mask.png"):
+        data.mask(name)
+    data.audit()
+    pairs = paired(data)
+    assert pairs["Twin"] == ("Twin.jpg", None) and pairs["twin"] == ("twin.jpg", "twin_mask.png")
+    assert pairs["Rival"] == ("Rival.jpg", None) and pairs["rival"] == ("rival.jpg", None)
+    assert "every spelling is a tile of its own" in RULES["HP103"].suggestion
+    assert pairs["twice"] == ("twice.jpg", None)
+    assert "only extensions differ, the first file in byte order" in RULES["HP103"].suggestion
+    assert pairs["old"] == ("old.jpg", "old_mask.tif")
+    assert pairs["new"] == ("new.jpg", "NEW_mask.png")
+    assert "spelled exactly like the image is used, or, without rival images, the first in byte order" in RULES["HP104"].suggestion
+    assert sorted(pairs) == ["Rival", "Twin", "new", "old", "rival", "twice", "twin"]
+
+
+def paired(data: DataSet) -> dict[str, tuple[str | None, str | None]]:
+    """Return image and mask by tile id."""
+    rows = pq.read_table(Workspace.of(data.root).tiles, columns=["tile_id", "image_path", "mask_path"]).to_pylist()
+    return {row["tile_id"]: (row["image_path"], row["mask_path"]) for row in rows}
 
 
 def test_without_any_image_the_layout_is_to_blame(tmp_path: Path) -> None:
