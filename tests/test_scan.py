@@ -9,6 +9,7 @@ import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,8 @@ from histoprep.names import to_name, to_text
 from histoprep.scan import detect_layout, keys, scan
 from histoprep.scan.layout import Layout
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
+from histoprep.tiles.options import TableOptions, resolved
+from histoprep.workspace import Workspace
 
 
 @pytest.fixture(params=["name by name", "in columns"], autouse=True)
@@ -82,6 +85,25 @@ def test_folders_may_be_named(tmp_path: Path) -> None:
     assert files(tmp_path, images="HE", masks="truth") == [("HE/a", "HE/a.jpg", "truth/a.png")]
     with pytest.raises(UsageError, match="--images and --masks"):
         listed(tmp_path, layout=Layout.FOLDERS)
+
+
+@pytest.mark.parametrize("options", [{"images": "HE", "masks": "truth"}, {"images": "HE"}, {"masks": "truth"}, {"layout": Layout.FOLDERS}])
+def test_folders_that_are_nowhere_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+    make(tmp_path, "train/a.jpg", "train/a_mask.png", "rest/b.jpg")
+    with pytest.raises(UsageError) as caught:
+        listed(tmp_path, **options)
+    wanted = f"{options.get('images', 'images')}/ and {options.get('masks', 'masks')}/"
+    assert caught.value.what == f"no folder holds {wanted} side by side"
+    assert (caught.value.path, caught.value.seen) == (str(tmp_path), "rest, train")
+    make(tmp_path, f"deep/down/{options.get('images', 'images')}/c.jpg", f"deep/down/{options.get('masks', 'masks')}/c.png")
+    assert len(files(tmp_path, **options)) == 3
+
+
+def test_named_folders_of_splits_are_no_classes(tmp_path: Path) -> None:
+    root = make(tmp_path / "data", "train/HE/a.jpg", "train/truth/a.png")
+    workspace = Workspace.of(root)
+    assert resolved(workspace, TableOptions(ScanOptions(images="HE", masks="truth"))).scan.layout is Layout.AUTO
+    assert resolved(workspace, TableOptions()).scan.layout is Layout.CLASS_FOLDERS
 
 
 def test_folders_below_splits_and_siblings_mixed(tmp_path: Path) -> None:
@@ -299,6 +321,7 @@ def test_deep_nesting(tmp_path: Path) -> None:
 _AS_NOBODY = """
 import os, sys
 from pathlib import Path
+from typing import Any
 from histoprep.scan import ScanOptions, scan
 from histoprep.errors import UsageError
 os.setgid(65534); os.setuid(65534)

@@ -68,9 +68,10 @@ class Walker:
         self.id_prefix = id_prefix
 
     def places(self) -> Iterator[Place]:
-        """Yield the places of all folders, depth first and in order of their names."""
+        """Yield the places of all folders, depth first and in order of their names; raises UsageError where those asked for are nowhere."""
         # An explicit stack: folders can be nested deeper than Python may recurse.
         stack: list[tuple[str | None, str | None, bool]] = [("", None, False)]
+        found, top = False, None
         while stack:
             folder, mirror, paired = stack.pop()
             if paired:
@@ -82,13 +83,17 @@ class Walker:
                 yield self._mirrored(folder, images.files, mirror, masks.files)
                 continue
             listed = self._list(folder)
+            top = top or listed
             chosen = self._paired_folders(folder or "", listed.folders)
             if chosen:
+                found = True
                 stack.append((*chosen, True))
                 self._leave_out(folder or "", listed, chosen)
                 continue
             stack += [(f"{folder}{name}/", None, False) for name in reversed(listed.folders)]
             yield self._siblings(folder or "", listed.files)
+        if top and not found:
+            self._refuse_absent_folders(top.folders)
 
     def _list(self, folder: str | None) -> Listed:
         """Return what is in a folder, the folders sorted; what is neither file nor folder is reported."""
@@ -157,11 +162,15 @@ class Walker:
         masks = first_named(folders, (options.masks,) if options.masks else MASK_FOLDERS)
         if images and masks:
             return f"{folder}{images}/", f"{folder}{masks}/"
-        if options.layout is Layout.FOLDERS and not folder and not any(name.lower() in SPLIT_FOLDERS for name in folders):
-            wanted = f"{options.images or IMAGE_FOLDERS[0]}/ and {options.masks or MASK_FOLDERS[0]}/"
-            hint = "name them with --images and --masks"
-            raise UsageError(f"--layout folders needs {wanted}", path=self.root, seen=", ".join(folders) or "no folders", hint=hint)
         return None
+
+    def _refuse_absent_folders(self, seen: list[str]) -> None:
+        """Raise UsageError if folders of images and masks were asked for, since there are none."""
+        options = self.options
+        if not self.unlabelled and (options.layout is Layout.FOLDERS or options.images or options.masks):
+            wanted = f"{options.images or IMAGE_FOLDERS[0]}/ and {options.masks or MASK_FOLDERS[0]}/"
+            hint = "name them with --images and --masks, which go with --layout folders"
+            raise UsageError(f"no folder holds {wanted} side by side", path=self.root, seen=", ".join(seen) or "no folders", hint=hint)
 
     def _leave_out(self, folder: str, listed: Listed, chosen: tuple[str, str]) -> None:
         for name in listed.folders:

@@ -74,6 +74,7 @@ def earlier_options(workspace: Workspace) -> TableOptions:
 def resolved(workspace: Workspace, options: TableOptions) -> TableOptions:
     """Return the options with the layout decided and paths made absolute, as the table's header keeps them."""
     chosen = options.scan
-    layout = detect_layout(workspace.root) if chosen.layout is Layout.AUTO else chosen.layout
+    open_question = chosen.layout is Layout.AUTO and not (chosen.images or chosen.masks)
+    layout = detect_layout(workspace.root) if open_question else chosen.layout
     csv = chosen.csv.resolve() if chosen.csv else None
     return replace(options, scan=replace(chosen, layout=layout, csv=csv, unlabelled=tuple(one.resolve() for one in chosen.unlabelled)))
