@@ -64,7 +64,7 @@ def test_results_are_written_beside_the_data_set_which_is_left_alone(data: DataS
     assert table.groupby("code").size().to_dict() == {one.code: one.count for one in result.report.findings}
     summary = json.loads(workspace.summary.read_text())
     assert summary["last_line"] == result.text.splitlines()[-1]
-    assert summary["last_line"] == "6 masks: 5 paired, 1 orphan, 0 zero, 0 unreadable | 1 error, 0 warnings | report.html"
+    assert summary["last_line"] == "5 images, 6 masks: 5 paired, 1 orphan, 0 zero, 0 unreadable | 1 error, 0 warnings | report.html"
     assert summary["exit_code"] == result.exit_code == ExitCode.FINDINGS
 
 

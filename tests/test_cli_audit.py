@@ -35,7 +35,7 @@ def audit(data: DataSet, *options: str) -> int:
 def test_the_last_line_and_the_exit_code(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
     assert audit(data) == 1
     told = capsys.readouterr()
-    assert told.out.splitlines()[-1] == "5 masks: 4 paired, 1 orphan, 1 zero, 0 unreadable | 1 error, 0 warnings | report.html"
+    assert told.out.splitlines()[-1] == "4 images, 5 masks: 4 paired, 1 orphan, 1 zero, 0 unreadable | 1 error, 0 warnings | report.html"
     assert "error   HP101 orphan-mask: 1 of 5 masks (20.0 %)" in told.out
     assert "data.histoprep" in told.err
 
@@ -201,6 +201,29 @@ def test_quick_and_sample_take_the_options_of_the_whole(data: DataSet, capsys: p
     for how in (["--quick"], ["--sample", "2"]):
         audit(data, *how)
         assert "as before: group by [a-z]+" in capsys.readouterr().err
+
+
+def test_a_data_set_without_images_and_masks_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = DataSet(tmp_path / "data")
+    made.write("readme.txt", b"not mounted")
+    for command in (["audit"], ["audit", "--quick"], ["audit", "--part", "1/1"], ["stats"], ["manifest"], ["remap", "--map", "label_map_5"]):
+        assert run([*command[:1], str(made.root), *command[1:], "--workers", "1"]) == 2, command
+        told = capsys.readouterr()
+        assert told.out == "" and "no image or mask found" in told.err and str(made.root) in told.err and "jpg, png, tif" in told.err
+    assert not list((tmp_path / "data.histoprep").rglob("*.parquet"))
+    made.mask("lost_mask.png")
+    assert audit(made) == 1, "an orphan is something"
+    assert "0 images, 1 mask: 0 paired, 1 orphan" in capsys.readouterr().out
+
+
+def test_results_outlive_a_data_set_that_is_not_mounted(data: DataSet) -> None:
+    audit(data)
+    tiles = Workspace.of(data.root).tiles
+    before = tiles.read_bytes()
+    data.root.rename(data.root.with_name("elsewhere"))
+    data.root.mkdir()
+    assert audit(data) == 2
+    assert tiles.read_bytes() == before
 
 
 def test_quick_keeps_its_results_apart(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,9 @@ def _report() -> Report:
 def test_the_last_line_reads_as_promised(report: Report) -> None:
     two = [finding(RULES[code], [("a", "")], denominator=1, unit="masks") for code in ("HP101", "HP401", "HP412", "HP406")]
     plain = replace(report, findings=two)
-    assert last_line(plain) == "246,755 masks: 246,750 paired, 5 orphan, 156,024 zero, 0 unreadable | 2 errors, 1 warning | report.html"
+    assert (
+        last_line(plain) == "402,779 images, 246,755 masks: 246,750 paired, 5 orphan, 156,024 zero, 0 unreadable | 2 errors, 1 warning | report.html"
+    )
 
 
 def test_the_last_line_counts_in_words() -> None:
@@ -38,9 +40,9 @@ def test_the_last_line_counts_in_words() -> None:
     known = [replace(one, known=True), replace(finding(RULES["HP412"], [], denominator=1, unit="masks"), known=True)]
     known_info = replace(finding(RULES["HP406"], [], denominator=1, unit="masks"), known=True)
     report = Report("/r", "/w", "1", "", Status.FAILED, Summary(num_masks=1, num_pairs=1), findings=[one, *known, known_info])
-    assert last_line(report) == "1 mask: 1 paired, 0 orphan, 0 zero, 0 unreadable | 1 error, 0 warnings (+2 known) | report.html"
+    assert last_line(report) == "0 images, 1 mask: 1 paired, 0 orphan, 0 zero, 0 unreadable | 1 error, 0 warnings (+2 known) | report.html"
     quiet = replace(report, findings=[], report_path="")
-    assert last_line(quiet) == "1 mask: 1 paired, 0 orphan, 0 zero, 0 unreadable | 0 errors, 0 warnings"
+    assert last_line(quiet) == "0 images, 1 mask: 1 paired, 0 orphan, 0 zero, 0 unreadable | 0 errors, 0 warnings"
     sampled = replace(quiet, summary=replace(report.summary, looked_at=0.05))
     assert " | 5.0 % sampled | " in last_line(sampled)
 

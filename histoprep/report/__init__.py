@@ -140,13 +140,15 @@ def verdict_counts(report: Report) -> str:
 def last_line(report: Report) -> str:
     """Return the line that every audit ends with.
 
-    For instance `246,755 masks: 246,750 paired, 5 orphan, 156,024 zero,
+    For instance `402,779 images, 246,755 masks: 246,750 paired, 5 orphan, 156,024 zero,
     0 unreadable | 2 errors, 1 warning | report.html`; with `--sample` it also
     says how much was looked at.
     """
     summary = report.summary
     amounts = {"paired": summary.num_pairs, "orphan": summary.num_orphans, "zero": summary.num_zero_masks, "unreadable": summary.num_unreadable}
-    masks = f"{plural(summary.num_masks, 'mask')}: " + ", ".join(f"{number(amount)} {name}" for name, amount in amounts.items())
+    masks = f"{plural(summary.num_images, 'image')}, {plural(summary.num_masks, 'mask')}: " + ", ".join(
+        f"{number(amount)} {name}" for name, amount in amounts.items()
+    )
     sampled = f"{percent(summary.looked_at)} sampled" if summary.looked_at < 1 else ""
     return " | ".join(part for part in (masks, sampled, verdict_counts(report), visible(report.report_path)) if part)
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from histoprep.digests import RunningDigest, digest_text, hash_text
+from histoprep.errors import UsageError
 from histoprep.names import to_name
 from histoprep.read_ahead import THREADS, FileStat, stat_file
 from histoprep.scan import Issue, Pair, scan
+from histoprep.scan.keys import IMAGE_SUFFIXES
 from histoprep.tiles.options import TableOptions
 
 _PAIRS_A_STAT_TASK = 256
@@ -43,7 +45,10 @@ class Listing:
     _digest: RunningDigest = field(default_factory=RunningDigest)
 
     def walk(self, root: Path, options: TableOptions) -> Iterator[Listed]:
-        """Yield every pair with its files' sizes and times; sixteen threads ask the file system."""
+        """Yield every pair with its files' sizes and times; sixteen threads ask the file system.
+
+        Raises UsageError, at the end, when there is neither an image nor a mask.
+        """
         pairs = self._counted(scan(root, options.scan, self.issues.append))
         if options.sample is not None:
             pairs = _sampled(pairs, options.sample)
@@ -51,6 +56,9 @@ class Listing:
             self.num_tiles += 1
             self._digest.update(repr(one))
             yield one
+        if not self.num_found:
+            wanted = f"x.jpg beside x{options.scan.mask_suffix}.png, or folders images/ and masks/ ({', '.join(IMAGE_SUFFIXES)})"
+            raise UsageError("no image or mask found", path=root, expected=wanted, hint="is the folder mounted, and the right one?")
 
     def _counted(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
         for pair in pairs:
