@@ -44,7 +44,7 @@ class EncodeOptions:
     """How to encode. `image_size` None: that of the tiles, which must have one size then. `views`: 1, 2, 4 or 8 of the symmetries.
 
     `fit`: refuse tiles of another size, crop their middle, or encode all of their windows. `scaling`: measured over the training split, or the
-    codec's own. `batch_size` squares are encoded at once.
+    codec's own. `batch_size` squares are encoded at once. `asked_by`: the names that the user gives size and fit by, for errors.
     """
 
     image_size: int | None = None
@@ -55,6 +55,7 @@ class EncodeOptions:
     num_workers: int = 0
     on_unreadable: OnUnreadable = "stop"
     device: str = "cpu"
+    asked_by: tuple[str, str] = ("--image-size", "--fit")
 
     def validate(self) -> None:
         """Raise UsageError for values that make no sense."""
@@ -125,7 +126,7 @@ class _Placed:
         size = options.image_size or _common_size(sizes)
         corners: list[list[tuple[int, int]]] = []
         for row, (height, width) in enumerate(sizes.astype(int).tolist()):
-            check_size(height, width, size, options.fit, tile_id=str(tiles.tile_ids[row]))
+            check_size(height, width, size, options.fit, tile_id=str(tiles.tile_ids[row]), options=options.asked_by)
             middle = [((height - size) // 2, (width - size) // 2)]
             corners.append(windows(height, width, size) if options.fit == "tile" else middle)
         count = np.array([len(one) for one in corners], dtype=np.int64)

@@ -129,4 +129,4 @@ def test_corners_stay_inside_and_reach_both_ends() -> None:
 def test_sizes_that_do_not_fit_are_refused_with_the_tile(fit: str, height: int, message: str) -> None:
     with pytest.raises(UsageError, match=f"tile a/b .*{message}") as caught:
         check_size(height, 600, 512, fit, tile_id="a/b")  # type: ignore[arg-type]
-    assert f"{height} x 600" in str(caught.value) and "512" in str(caught.value)
+    assert f"{height} x 600" in str(caught.value) and "512" in str(caught.value) and "data.image_size" in str(caught.value)

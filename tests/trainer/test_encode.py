@@ -204,8 +204,11 @@ def test_larger_tiles_are_refused_cropped_or_cut(
     manifest: Path, codec_folder: Path, tmp_path: Path, fit: str, windows: int, corner: tuple[int, int]
 ) -> None:
     tiles, codec = open_tiles(manifest), load_codec(codec_folder)
-    with pytest.raises(UsageError, match="not of the training size"):
+    with pytest.raises(UsageError, match="not of the training size") as refused:
         encode_tiles(tiles, codec, tmp_path, EncodeOptions(image_size=16))
+    assert "set --image-size to the size of the tiles, or --fit to crop or tile" in str(refused.value)
+    with pytest.raises(UsageError, match="with a smaller --image-size"):
+        encode_tiles(tiles, codec, tmp_path, EncodeOptions(image_size=64, fit=fit))  # type: ignore[arg-type]
     latents = encode_tiles(tiles, codec, tmp_path, EncodeOptions(image_size=16, fit=fit)).latents  # type: ignore[arg-type]
     first, count = latents.match(tiles)
     assert count.tolist() == [windows] * NUM_TILES and len(latents.array) == windows * NUM_TILES

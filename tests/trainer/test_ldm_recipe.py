@@ -16,7 +16,8 @@ from trainer.config_layers import load_config
 from trainer.data.latents import LatentSet
 from trainer.engine.checkpoints import load_weights
 from trainer.engine.fit import fit
-from trainer.errors import ConfigError, HistoprepError
+from trainer.engine.voice import SILENT
+from trainer.errors import ConfigError, HistoprepError, UsageError
 from trainer.models.codec import save_codec
 from trainer.recipes.ldm import describe, load_generator, read_facts, stages
 from trainer.recipes.ldm_data import extra_drop, latents_folder, prepare_latents, training_streams, validation_streams
@@ -156,10 +157,14 @@ def test_an_encoded_set_is_shared_and_named_by_its_codec(finished: tuple[Any, Pa
     assert codec.name in folder.name and folder.parent.parent == Path(config.manifest).parent
     stamp = (folder / "latents.npy").stat().st_mtime_ns
     (tmp_path / "other").mkdir()
-    from trainer.engine.voice import SILENT
-
     prepare_latents(config.model_copy(update={"seed": 3}), tmp_path / "other", SILENT)
     assert (folder / "latents.npy").stat().st_mtime_ns == stamp
+
+
+def test_tiles_of_another_size_are_refused_in_words_of_the_configuration(demo_manifest: Path, codec: Path, tmp_path: Path) -> None:
+    config = _config(demo_manifest, codec, tmp_path / "run", "data.fit=refuse", "data.image_size=8")
+    with pytest.raises(UsageError, match=r"set data\.image_size to the size of the tiles, or data\.fit to crop"):
+        prepare_latents(config, tmp_path / "run", SILENT)
 
 
 def test_a_latent_set_can_be_named(finished: tuple[Any, Path], tmp_path: Path) -> None:

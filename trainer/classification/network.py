@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.device import choose_device
 from trainer.engine.checkpoints import load_run_config, load_weights
 from trainer.errors import CheckpointError, ConfigError
 from trainer.models.guidance_classifier import GuidanceClassifier
@@ -46,9 +47,10 @@ class RunClassifier:
 def open_classifier(run: Path, *, device: str = "auto", num_inference_steps: int | None = None, num_samples: int | None = None) -> RunClassifier:
     """Return the classifier of a run: the best of both stages by validation F1, averaged weights where there are any.
 
-    `num_inference_steps` and `num_samples` replace those of the run. Raises ConfigError for a run of another recipe, CheckpointError for one that
-    has no checkpoint of both stages.
+    `num_inference_steps` and `num_samples` replace those of the run. Raises UsageError for a device that is not here, ConfigError for a run of
+    another recipe, CheckpointError for one that has no checkpoint of both stages.
     """
+    place = choose_device(device)
     config = load_run_config(run)
     if not isinstance(config, Config):
         raise ConfigError("this run trained no classifier", path=run, seen=f"recipe {config.recipe}", expected="recipe diffmic")
@@ -57,7 +59,7 @@ def open_classifier(run: Path, *, device: str = "auto", num_inference_steps: int
     guidance, denoiser = build_classifier(config, len(names)), build_denoiser(config, len(names))
     for stage, module in ((GUIDANCE, guidance), (DIFFUSION, denoiser)):
         module.load_state_dict(load_weights(run / stage)[0])
-        module.to(_device(device)).eval().requires_grad_(False)
+        module.to(place).eval().requires_grad_(False)
     given = {"num_inference_steps": num_inference_steps, "num_samples": num_samples}
     diffusion = Diffusion.model_validate(config.diffusion.model_dump() | {name: value for name, value in given.items() if value is not None})
     return RunClassifier(config, names, str(split["manifest_digest"]), guidance, denoiser, diffusion)
@@ -71,9 +73,3 @@ def _read_split(run: Path) -> dict[str, Any]:
             f"the classes of the run cannot be read: {error}", path=run / SPLIT_FILE, hint="trainer fit writes them first"
         ) from error
     return found
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)

@@ -50,7 +50,7 @@ def encode(
     scaling: Annotated[ScalingName, typer.Option(help="Scaling: measured over the training split, or the codec's own.")] = ScalingName.MEASURED,
     batch_size: Annotated[int, typer.Option(help="Squares encoded at once.")] = 8,
     num_workers: Annotated[int, typer.Option(help="Processes that read tiles.")] = 2,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", show_default="a GPU if there is one")] = "",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", show_default="a GPU if there is one")] = "auto",
     on_unreadable: Annotated[UnreadableName, typer.Option(help="A tile that cannot be read: stop, or skip and count.")] = UnreadableName.STOP,
     report: Annotated[int, typer.Option(help="Tiles in the reconstruction report; 0 for none.")] = 64,
     force: Annotated[bool, typer.Option("--force", help="Start over, even with other options.")] = False,
@@ -64,14 +64,15 @@ def encode(
     from histoprep.shards import open_tiles
     from histoprep.shards.places import beside
     from histoprep.workspace import check_outside
+    from trainer.device import choose_device
     from trainer.encode import EncodeOptions, encode_tiles
     from trainer.encode_report import report_codec
     from trainer.models.codec import load_codec
 
     tiles, place = open_tiles(manifest), out or beside(manifest, "latents")
     check_outside(place, tiles.manifest.root, "latents")
+    where = str(choose_device(device))
     loaded = load_codec(codec)
-    where = device or _best_device()
     options = EncodeOptions(
         image_size, views, fit.value, scaling.value, batch_size=batch_size, num_workers=num_workers, on_unreadable=on_unreadable.value, device=where
     )
@@ -80,12 +81,6 @@ def encode(
     numbers = report_codec(result.latents, tiles, loaded, num_tiles=report, device=where) if report > 0 else None
     _print(result, numbers)
     raise typer.Exit(ExitCode.INCOMPLETE if result.skipped else ExitCode.OK)
-
-
-def _best_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _print(result: EncodeResult, numbers: dict[str, Any] | None) -> None:

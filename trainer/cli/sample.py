@@ -74,7 +74,7 @@ def sample(
     batch_size: Annotated[int, _made("Pictures made at once.", min=1)] = 8,
     precision: Annotated[PrecisionName, _made("fp32, or bf16 or fp16 for speed.")] = PrecisionName.FP32,
     compile_: Annotated[bool, _made("Compile the network first: minutes once, then faster on a GPU.", "--compile")] = False,
-    device: Annotated[str, _made("cpu, cuda or cuda:N.", show_default="a GPU if there is one")] = "",
+    device: Annotated[str, _made("cpu, cuda or cuda:N.", show_default="a GPU if there is one")] = "auto",
     limit: Annotated[int | None, typer.Option(help="Make the first N pictures only; the others can follow later.", min=1)] = None,
     sweep: Annotated[str | None, typer.Option(help="Only draw a sheet of the first masks under these guidance scales: 0,1,2,4.")] = None,
     real: Annotated[bool, typer.Option("--real", help="Also draw a sheet of generated pictures beside the real ones.")] = False,
@@ -85,6 +85,7 @@ def sample(
     A stopped run goes on where it was. The same seed gives the same picture for a tile, whatever else is made. Sheets go to
     OUT.histoprep. Exit codes: 0 done, 2 wrong use, 3 a mask cannot be read, 6 a damaged checkpoint.
     """
+    from trainer.device import choose_device
     from trainer.diffusion.samplers import Solver
     from trainer.recipes.ldm import load_generator, read_facts
     from trainer.sample import check_masks, sample_dataset
@@ -92,12 +93,13 @@ def sample(
     from trainer.sampling.keep import keep_regions
     from trainer.sampling.sheets import comparison_sheet
 
+    place = str(choose_device(device))
     scales = _scales(sweep) if sweep else ()
     listed = _mask_list(masks, read_facts(checkpoint).label_map, split, map_name, images)
     if real and listed.read_image is None:
         raise UsageError("--real needs the real pictures", hint="give a manifest as --masks, or their folder with --images")
     options = SamplingOptions(guidance_scale, Solver(solver.value, steps, eta), seed)
-    generator = load_generator(checkpoint, ema=not raw_weights, codec=codec, device=device or _best_device(), precision=precision.value)
+    generator = load_generator(checkpoint, ema=not raw_weights, codec=codec, device=place, precision=precision.value)
     check_masks(generator, listed, options, keep=keep is not None)
     generator = _made_fast(generator, compiled=compile_)
     if scales:
@@ -178,9 +180,3 @@ def _made_fast(generator: Generator, *, compiled: bool) -> Generator:
         for network in (generator.denoiser, generator.codec):
             network.to(memory_format=torch.channels_last)
     return replace(generator, denoiser=torch.compile(generator.denoiser)) if compiled else generator
-
-
-def _best_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

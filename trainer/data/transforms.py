@@ -56,8 +56,13 @@ def windows(height_px: int, width_px: int, size_px: int) -> list[tuple[int, int]
     return [(top, left) for top in window_starts(height_px, size_px) for left in window_starts(width_px, size_px)]
 
 
-def check_size(height_px: int, width_px: int, size_px: int, fit: Fit, *, tile_id: str) -> None:
-    """Raise UsageError when a tile is not of the training size, or smaller than it where larger ones are cut."""
+def check_size(
+    height_px: int, width_px: int, size_px: int, fit: Fit, *, tile_id: str, options: tuple[str, str] = ("data.image_size", "data.fit")
+) -> None:
+    """Raise UsageError when a tile is not of the training size, or smaller than it where larger ones are cut.
+
+    `options` are the names that the user gives size and fit by.
+    """
     if height_px == width_px == size_px:
         return
     if fit == "refuse":
@@ -65,14 +70,14 @@ def check_size(height_px: int, width_px: int, size_px: int, fit: Fit, *, tile_id
             f"tile {tile_id} is not of the training size",
             seen=f"{height_px} x {width_px} px (height x width)",
             expected=f"{size_px} x {size_px} px",
-            hint="set data.image_size to the size of the tiles, or data.fit to crop or tile",
+            hint=f"set {options[0]} to the size of the tiles, or {options[1]} to crop or tile",
         )
     if min(height_px, width_px) < size_px:
         raise UsageError(
             f"tile {tile_id} is smaller than the training size",
             seen=f"{height_px} x {width_px} px (height x width)",
             expected=f"at least {size_px} x {size_px} px",
-            hint="train with a smaller data.image_size, or leave such tiles out of the manifest",
+            hint=f"train with a smaller {options[0]}, or leave such tiles out of the manifest",
         )
 
 

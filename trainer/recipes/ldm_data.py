@@ -130,6 +130,7 @@ def _encode(config: Config, tiles: TileSource, folder: Path, voice: Voice) -> No
         num_workers=config.data.num_workers,
         on_unreadable=config.data.on_unreadable,
         device="cuda" if config.accelerator != "cpu" and torch.cuda.is_available() else "cpu",
+        asked_by=("data.image_size", "data.fit"),
     )
     with voice.progress("encode", None, "windows") as meter:
         result = encode_tiles(tiles, codec, folder, options, advance=meter.advance)
