@@ -12,10 +12,12 @@ from xml.etree import ElementTree
 import pytest
 from audit_cases import DataSet, stripes, write_map
 
+import histoprep
 from histoprep.catalogue import RULES
 from histoprep.cli import run
+from histoprep.errors import UsageError
 from histoprep.report import FORMATS
-from histoprep.tiles.options import earlier_options
+from histoprep.tiles.options import TableOptions, earlier_options
 from histoprep.workspace import Workspace
 
 
@@ -224,6 +226,36 @@ def test_results_outlive_a_data_set_that_is_not_mounted(data: DataSet) -> None:
     data.root.mkdir()
     assert audit(data) == 2
     assert tiles.read_bytes() == before
+
+
+def test_the_workspace_of_another_data_set_is_left_alone(data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    audit(data, "--group-by", "[a-z]+")
+    other = DataSet(tmp_path / "other")
+    other.pairs(2)
+    where = Workspace.of(data.root)
+    before = where.tiles.read_bytes()
+    used = ["--workspace", str(where.folder), "--workers", "1"]
+    for command in (["audit"], ["audit", "--forget", "--quick"], ["audit", "--part", "1/1"], ["stats"], ["manifest"]):
+        capsys.readouterr()
+        assert run([*command[:1], str(other.root), *command[1:], *used]) == 2, command
+        told = capsys.readouterr().err
+        assert "this workspace belongs to another data set" in told and str(data.root) in told and str(other.root) in told
+    assert where.tiles.read_bytes() == before
+    with pytest.raises(UsageError, match="belongs to another data set"):
+        histoprep.audit(other.root, workspace=where.folder, options=histoprep.AuditOptions(table=TableOptions()))
+
+
+@pytest.mark.parametrize("link_left", [False, True])
+def test_a_data_set_that_moved_takes_its_workspace_along(link_left: bool, data: DataSet) -> None:
+    audit(data, "--group-by", "[a-z]+")
+    first = scanned(data)
+    moved = DataSet(data.root.with_name("moved"))
+    Workspace.of(data.root).folder.rename(data.root.with_name("moved.histoprep"))
+    data.root.rename(moved.root)
+    if link_left:
+        data.root.symlink_to(moved.root)
+    assert audit(moved) == 1
+    assert scanned(moved) == first
 
 
 def test_quick_keeps_its_results_apart(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:

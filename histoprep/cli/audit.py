@@ -140,9 +140,9 @@ def _scan_options(workspace: Workspace, given: Mapping[str, Any], *, forget: boo
     from histoprep.tiles.options import TableOptions, earlier_options, resolved
 
     fresh = ScanOptions(**given)
+    chosen = replace(earlier_options(workspace).scan, **given)
     if forget:
         return fresh
-    chosen = replace(earlier_options(workspace).scan, **given)
     # Resolved, since a layout that would be found again needs no words.
     without, kept = (asdict(resolved(workspace, TableOptions(scan)).scan) for scan in (fresh, chosen))
     told = [f"{name.replace('_', ' ')} {_listed(value)}" for name, value in kept.items() if value != without[name]]

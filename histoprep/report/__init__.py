@@ -146,11 +146,10 @@ def last_line(report: Report) -> str:
     """
     summary = report.summary
     amounts = {"paired": summary.num_pairs, "orphan": summary.num_orphans, "zero": summary.num_zero_masks, "unreadable": summary.num_unreadable}
-    masks = f"{plural(summary.num_images, 'image')}, {plural(summary.num_masks, 'mask')}: " + ", ".join(
-        f"{number(amount)} {name}" for name, amount in amounts.items()
-    )
+    told = ", ".join(f"{number(amount)} {name}" for name, amount in amounts.items())
+    files = f"{plural(summary.num_images, 'image')}, {plural(summary.num_masks, 'mask')}: {told}"
     sampled = f"{percent(summary.looked_at)} sampled" if summary.looked_at < 1 else ""
-    return " | ".join(part for part in (masks, sampled, verdict_counts(report), visible(report.report_path)) if part)
+    return " | ".join(part for part in (files, sampled, verdict_counts(report), visible(report.report_path)) if part)
 
 
 def examples(finding: Finding, limit: int = MAX_EXAMPLES) -> list[tuple[str, str]]:

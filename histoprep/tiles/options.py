@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from histoprep import tables
-from histoprep.errors import IntegrityError
+from histoprep.errors import IntegrityError, UsageError
 from histoprep.scan import ScanOptions, detect_layout
 from histoprep.scan.layout import Layout
 from histoprep.tiles import KIND, SCHEMA_VERSION, TileOptions
@@ -61,14 +61,24 @@ def stored_options(stored: dict[str, Any]) -> TableOptions:
 
 
 def earlier_options(workspace: Workspace) -> TableOptions:
-    """Return the scan options of the table that is there, so that later commands see the same data set."""
+    """Return the scan options of the table that is there, so that later commands see the same data set.
+
+    Raises UsageError when that table is of another data set that still exists; one that moved takes its workspace along.
+    """
     if not workspace.tiles.exists():
         return TableOptions()
     try:
         _, header = tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)
     except IntegrityError:
         return TableOptions()
+    _refuse_other_data_set(workspace, Path(header["root"]))
     return stored_options(header["options"])
+
+
+def _refuse_other_data_set(workspace: Workspace, owner: Path) -> None:
+    if owner.is_dir() and not owner.samefile(workspace.root):
+        what, hint = "this workspace belongs to another data set", f"name another --workspace, or delete {workspace.folder}"
+        raise UsageError(what, path=workspace.folder, seen=f"results of {owner}", expected=f"results of {workspace.root}", hint=hint)
 
 
 def resolved(workspace: Workspace, options: TableOptions) -> TableOptions:

@@ -71,9 +71,10 @@ class TileTable:
     """Makes and renews tiles.parquet of one workspace."""
 
     def __init__(self, workspace: Workspace, options: TableOptions | None = None) -> None:
-        """Without options those of the table that is there are used again."""
+        """Without options those of the table that is there are used again; raises UsageError when it is of another data set."""
         self.workspace = workspace
-        self.options = resolved(workspace, options or earlier_options(workspace))
+        earlier = earlier_options(workspace)
+        self.options = resolved(workspace, options or earlier)
 
     @classmethod
     def of_parts(cls, workspace: Workspace) -> TileTable:
