@@ -6,12 +6,14 @@ progress a minute. `NO_COLOR` and `--quiet` are honoured.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,6 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 _PLAIN_PERIOD_S = 60.0
+_NUMBER = re.compile(r"[\d\s.,%+-]*")
+_LEAST_TEXT = 12
 _SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 _out = Console(soft_wrap=True, highlight=False)
@@ -54,11 +58,21 @@ def error(text: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "", severity_column: int | None = None) -> None:
-    """Print a table to stdout; numbers are set right, the severity column coloured."""
+    """Print a table to stdout; numbers are set right and never broken, the severity column coloured.
+
+    Where a terminal is too narrow, text is folded, and below `_LEAST_TEXT` characters of it lines get longer than the terminal.
+    """
     grid = Table(title=escape(title) or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    least = 2 * (len(columns) - 1)
     for index, name in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
-        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        texts = [_cell(row[index]) for row in rows]
+        whole = all(_NUMBER.fullmatch(text) for text in texts)
+        grid.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
+        width = max(map(cell_len, (name, *texts)))
+        least += width if whole else min(width, _LEAST_TEXT)
+    if _out.width < least:
+        grid.width = least
     for row in rows:
         style = _SEVERITY_STYLES.get(str(row[severity_column]), "") if severity_column is not None else ""
         cells = [Text(_cell(value), style=style if index == severity_column else "") for index, value in enumerate(row)]
