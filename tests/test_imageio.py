@@ -230,6 +230,25 @@ def packed_png(labels: np.ndarray, bits: int, interlace: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
+@pytest.mark.parametrize(("num_more", "kinds"), [(1, "the image"), (2, "the mask")])
+def test_a_tiff_of_several_pages_is_refused(num_more: int, kinds: str) -> None:
+    pixels = RGB if kinds == "the image" else LABELS
+    pages = [Image.fromarray(np.roll(pixels, 5 * (one + 1), axis=0)) for one in range(num_more)]
+    with pytest.raises(BrokenFileError) as refused:
+        imageio.read_header(saved(pixels, "TIFF", save_all=True, append_images=pages))
+    assert refused.value.verdict == "HP201 multi-page" and f"{num_more + 1} pages" in refused.value.detail
+
+
+def test_a_smaller_copy_in_a_tiff_is_no_page() -> None:
+    small = Image.fromarray(RGB).resize((45, 37))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    data = saved(RGB, "TIFF", save_all=True, append_images=[small])
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    header = imageio.read_header(data)
+    assert (header.width_px, header.height_px) == (91, 75)
+    np.testing.assert_array_equal(imageio.decode_rgb(data, header), RGB)
+
+
 @pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}, {"compression": "tiff_deflate"}, {"compression": "packbits"}])
 def test_tiff_masks(options: dict[str, str]) -> None:
     np.testing.assert_array_equal(mask_of(saved(LABELS, "TIFF", **options)), LABELS)

@@ -42,7 +42,7 @@ cv2.setNumThreads(1)
 # Sizes are checked from the header against --max-pixels; Pillow's own limit would only warn.
 Image.MAX_IMAGE_PIXELS = None
 
-_TIFF_BITS, _TIFF_COMPRESSION, _TIFF_ORIENTATION = 258, 259, 274
+_TIFF_SUBFILE, _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_ORIENTATION = 254, 258, 259, 274
 # Old and new style of JPEG inside of a TIFF.
 _TIFF_JPEG = (6, 7)
 _SIMPLEJPEG_SUBSAMPLING = ("grey", "4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1")
@@ -76,6 +76,7 @@ def _pillow_header(data: bytes, kind: str) -> Header:
     with _pillow_open(data, kind) as picture:
         bits = {"1": 1, "I": 32, "F": 32}.get(picture.mode, 16 if picture.mode.startswith("I;16") else 8)
         if kind == "tiff":
+            _check_one_page(picture)
             tags = picture.tag_v2  # type: ignore[attr-defined]
             fields = tiff_fields(tags)
             orientation = tags.get(_TIFF_ORIENTATION)
@@ -87,6 +88,17 @@ def _pillow_header(data: bytes, kind: str) -> Header:
             fields += ("XMP",) if picture.info.get("xmp") else ()
             lossy = "webp" if is_lossy_webp(data) else None
         return Header(kind, picture.mode, bits, picture.width, picture.height, metadata=fields, orientation=orientation, lossy=lossy)
+
+
+def _check_one_page(picture: Image.Image) -> None:
+    """Raise BrokenFileError for a TIFF of several pages, since readers differ in which one they show; smaller copies of a page do not count."""
+    pages = 0
+    for number in range(getattr(picture, "n_frames", 1)):
+        picture.seek(number)
+        pages += not picture.tag_v2.get(_TIFF_SUBFILE, 0) & 1  # type: ignore[attr-defined]
+    picture.seek(0)
+    if pages > 1:
+        raise BrokenFileError("HP201 multi-page", f"{pages} pages, of which readers show different ones; keep one")
 
 
 @contextlib.contextmanager
