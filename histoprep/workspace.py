@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histoprep.errors import UsageError
+from histoprep.names import is_image
 
 SUFFIX = ".histoprep"
 MENDED_TABLE, REPAIR_RECORD = "mended.parquet", "repair.json"
@@ -17,9 +18,6 @@ def check_outside(target: Path, root: Path, what: str, option: str = "--out", *,
     Nothing is written there: the next scan would take it for a tile, or report it as a file that does not belong. With `text`, a
     report or table of which the user says where it goes may lie there, such as dataset.csv, unless its name is that of a picture.
     """
-    # The scan needs this module.
-    from histoprep.scan.walk import is_image
-
     if target.resolve().is_relative_to(root.resolve()) and not (text and not is_image(target.name)):
         raise UsageError(f"{what} must not mix with the data set", path=target.absolute(), seen=f"data in {root}", hint=f"name another {option}")
 

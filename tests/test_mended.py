@@ -336,6 +336,10 @@ class TestManifest:
             assert cli.run([command, str(data.root), "--map", str(tmp_path / "all.yml"), "--workers", "1"]) == ExitCode.OK
             warning = " ".join(capsys.readouterr().err.split())
             assert "warning: 12 masks of . (HP403 jpeg-history, JPEG quality 90) perhaps went through JPEG" in warning
+        report = run_audit(Workspace.of(data.root), AuditOptions(), Engine(1), want_report=True).report
+        assert report is not None
+        [spurious] = [one for one in report.findings if one.code == "HP804"]
+        assert "see HP403" in spurious.cause and spurious.suggestion == "histoprep repair"
 
     def test_the_audit_says_what_is_mended(self, own: Workspace, scanned: Path, tmp_path: Path) -> None:
         def lossy(workspace: Workspace) -> Finding:

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from histoprep.errors import UsageError
-from histoprep.names import to_text
+from histoprep.names import is_image, to_text
 from histoprep.scan.dataset_csv import DatasetCsv
 from histoprep.scan.layout import Layout
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
 from histoprep.scan.pairing import Pairing
-from histoprep.scan.walk import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_FOLDERS, Walker, first_named, is_image
+from histoprep.scan.walk import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_FOLDERS, Walker, first_named
 
 __all__ = ["Issue", "IssueKind", "Pair", "ScanOptions", "detect_layout", "scan"]
 

@@ -12,10 +12,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from histoprep.names import pairing_key
+from histoprep.names import IMAGE_SUFFIXES, pairing_key
 
-# The most frequent first: a column is searched for one after the other.
-IMAGE_SUFFIXES = ("jpg", "png", "tif", "tiff", "jpeg", "webp", "jpe", "jfif")
 # In smaller folders columns cost more than they save.
 PLAIN_FROM = 512
 

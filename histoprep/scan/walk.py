@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from histoprep.errors import UsageError
-from histoprep.names import pairing_key, to_text
-from histoprep.scan.keys import IMAGE_SUFFIXES, KeyedNames, PlainNames, sort_names
+from histoprep.names import is_image, pairing_key, to_text
+from histoprep.scan.keys import KeyedNames, PlainNames, sort_names
 from histoprep.scan.layout import Layout
 from histoprep.scan.listing import Issue, IssueKind, ScanOptions
 from histoprep.workspace import SUFFIX as WORKSPACE_SUFFIX
@@ -205,11 +205,6 @@ class Walker:
         # Where only the masks' side has a folder, its tiles are named after the side that should be there.
         text = to_text(mirror or "")
         return Place(to_text(folder or ""), images, text, masks, to_text(folder) if folder is not None else text)
-
-
-def is_image(name: str) -> bool:
-    """Return whether a file name has the suffix of an image."""
-    return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
 
 
 def first_named(folders: list[str], wanted: Iterable[str]) -> str | None:

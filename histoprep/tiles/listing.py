@@ -13,10 +13,9 @@ from typing import NamedTuple, TypeVar
 
 from histoprep.digests import RunningDigest, digest_text, hash_text
 from histoprep.errors import UsageError
-from histoprep.names import to_name
+from histoprep.names import IMAGE_SUFFIXES, to_name
 from histoprep.read_ahead import THREADS, FileStat, stat_file
 from histoprep.scan import Issue, Pair, scan
-from histoprep.scan.keys import IMAGE_SUFFIXES
 from histoprep.tiles.options import TableOptions
 
 _PAIRS_A_STAT_TASK = 256
