@@ -329,6 +329,10 @@ class TestManifest:
         data = DataSet(tmp_path / "set")
         for index in range(12):
             data.pair(f"tile{index}", made.jpeg(made.regions(index), 90), tissue(index, SIDE_PX))
+        report = run_audit(Workspace.of(data.root), AuditOptions(), Engine(1), want_report=True).report
+        assert report is not None
+        [spurious] = [one for one in report.findings if one.code == "HP804"]
+        assert "see HP403" in spurious.cause and spurious.suggestion == "histoprep repair"
         sources = ", ".join(f"{one}: label {one}" for one in range(256))
         mapping = ", ".join(f"{one}: {int(one > 0)}" for one in range(256))
         (tmp_path / "all.yml").write_text(f"sources: {{{sources}}}\nclasses: {{0: none, 1: any}}\nmap: {{{mapping}}}\n")
@@ -336,10 +340,6 @@ class TestManifest:
             assert cli.run([command, str(data.root), "--map", str(tmp_path / "all.yml"), "--workers", "1"]) == ExitCode.OK
             warning = " ".join(capsys.readouterr().err.split())
             assert "warning: 12 masks of . (HP403 jpeg-history, JPEG quality 90) perhaps went through JPEG" in warning
-        report = run_audit(Workspace.of(data.root), AuditOptions(), Engine(1), want_report=True).report
-        assert report is not None
-        [spurious] = [one for one in report.findings if one.code == "HP804"]
-        assert "see HP403" in spurious.cause and spurious.suggestion == "histoprep repair"
 
     def test_the_audit_says_what_is_mended(self, own: Workspace, scanned: Path, tmp_path: Path) -> None:
         def lossy(workspace: Workspace) -> Finding:
