@@ -460,6 +460,16 @@ def test_only_large_folders_of_plain_names_are_read_in_columns(monkeypatch: pyte
         assert isinstance(found.images, keys.KeyedNames) and isinstance(found.masks, keys.KeyedNames)
 
 
+def test_a_large_folder_is_paired_without_pandas(tmp_path: Path) -> None:
+    make(tmp_path, *(f"{folder}/{index}{ending}" for folder in "ab" for index in range(300) for ending in (".jpg", "_mask.png")))
+    code = (
+        "import sys; from pathlib import Path; from histoprep.scan import ScanOptions, scan\n"
+        "print(len(list(scan(Path(sys.argv[1]), ScanOptions(), print))), 'pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["600", "False"]
+
+
 # --- laws ------------------------------------------------------------------------------------
 
 NAMES = st.lists(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -36,7 +37,7 @@ class KeyedNames:
 
 
 def _no_names() -> pa.Array:
-    return pa.array([], pa.large_string())
+    return pa.nulls(0, pa.large_string())
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +112,14 @@ def _sort_one_by_one(image_names: list[str], mask_names: list[str] | None, mask_
 
 def _sort_columns(image_names: list[str], mask_names: list[str] | None, mask_suffix: str) -> SortedNames | None:
     """Return the names as columns, or None when some are not plain."""
-    try:
-        images, masks = _Column(image_names), _Column(mask_names or [])
-    except UnicodeEncodeError:
+    if not all("".join(names).isascii() for names in (image_names, mask_names or ())):
         return None
-    if not (images.is_ascii() and masks.is_ascii()):
-        return None
+    images, masks = _Column(image_names), _Column(mask_names or [])
     ending = pairing_key(mask_suffix)
     with_masks = images if mask_names is None else masks
+    # A name that is only the suffix is no mask.
+    if with_masks.has_any_with(f"{ending}."):
+        return None
     suffixed = [with_masks.cut_off(f"{ending}.{suffix}") for suffix in IMAGE_SUFFIXES]
     unsuffixed = [[column.cut_off(f".{suffix}") for suffix in IMAGE_SUFFIXES] for column in (images, masks)]
     image_part, mask_part = _unique(unsuffixed[0]), _unique([*suffixed, *unsuffixed[1]])
@@ -131,18 +132,20 @@ class _Column:
     """Names of which those with an ending are taken away, one ending after the other."""
 
     def __init__(self, names: list[str]) -> None:
-        """Take names; raises UnicodeEncodeError for those that are not UTF-8."""
-        self.left = pa.array(names, pa.large_string())
+        """Take ASCII names; laid out by hand, since pyarrow's conversions import pandas, which takes longer than most listings."""
+        ends = np.zeros(len(names) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, names), np.int64, len(names)), out=ends[1:])
+        buffers = [None, pa.py_buffer(ends), pa.py_buffer("".join(names).encode("ascii"))]
+        self.left = pa.Array.from_buffers(pa.large_string(), len(names), buffers)
         self._lowered = pc.ascii_lower(self.left)
 
-    def is_ascii(self) -> bool:
-        """Return whether all names are ASCII."""
-        return bool(pc.all(pc.string_is_ascii(self.left), min_count=0).as_py())
+    def has_any_with(self, start: str) -> bool:
+        """Return whether a name starts so, in either case."""
+        return bool(pc.any(pc.starts_with(self._lowered, start)).as_py())
 
     def cut_off(self, ending: str) -> PlainNames:
-        """Return the names with this lower-case ending, of which it is not all; hidden files have none."""
+        """Return the names with this lower-case ending; hidden files have none."""
         fits = pc.and_not(pc.ends_with(self._lowered, ending), pc.starts_with(self._lowered, "."))
-        fits = pc.and_(fits, pc.greater(pc.binary_length(self._lowered), len(ending)))
         stays = pc.invert(fits)
         names, keys = self.left.filter(fits), self._lowered.filter(fits)
         self.left, self._lowered = self.left.filter(stays), self._lowered.filter(stays)

@@ -57,11 +57,10 @@ class Pairing:
         yield from self._rows(place, orphans.stems, pa.nulls(len(orphans), pa.large_string()), orphans.names)
 
     def _rows(self, place: Place, stems: pa.Array, images: pa.Array, masks: pa.Array) -> Iterator[Pair]:
-        prefixes = (place.id_prefix, place.image_prefix, place.mask_prefix)
-        columns = [_prefixed(prefix, names) for prefix, names in zip(prefixes, (stems, images, masks), strict=True)]
+        columns = ((place.id_prefix, stems), (place.image_prefix, images), (place.mask_prefix, masks))
         rest = map(repeat, (None, *self._from_folders(place), place.unlabelled, None))
         for start in range(0, len(stems), _ROWS_AT_ONCE):
-            texts = (one.slice(start, _ROWS_AT_ONCE).to_pylist() for one in columns)
+            texts = (_prefixed(prefix, names.slice(start, _ROWS_AT_ONCE).to_pylist()) for prefix, names in columns)
             yield from map(_new_pair, zip(*texts, *rest, strict=False))
 
     def _pairs(self, place: Place, images: KeyedNames, masks: KeyedNames) -> Iterator[Pair]:
@@ -134,9 +133,9 @@ class Pairing:
         return split, next(iter(folders[1:] if split else folders), None)
 
 
-def _prefixed(prefix: str, names: pa.Array) -> pa.Array:
-    """Return the prefix and each name as one text; null where there is no name."""
-    return pc.binary_join_element_wise(pa.scalar(prefix, pa.large_string()), names, pa.scalar("", pa.large_string())) if prefix else names
+def _prefixed(prefix: str, names: list[str | None]) -> list[str | None]:
+    """Return the names with the prefix before each; None stays."""
+    return [name and prefix + name for name in names] if prefix else names
 
 
 def _reader(option: str, how: str | None, csv: DatasetCsv | None) -> Reader | None:
