@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 
@@ -12,6 +13,7 @@ import pytest
 from report_sample import HOSTILE, make_report
 
 from histoprep.report import Report, last_line, render
+from histoprep.report.pictures import LegendEntry
 from histoprep.report.wording import visible
 
 
@@ -138,3 +140,12 @@ def test_html_text_can_be_read_in_light_and_dark() -> None:
             for ground in grounds:
                 bright, dim = sorted((luminance(mode[ink]), luminance(mode[ground])), reverse=True)
                 assert (bright + 0.05) / (dim + 0.05) >= 4.5, (ink, ground)
+
+
+def test_a_legend_names_the_largest_classes(report: Report) -> None:
+    path, picture = next(iter(report.pictures.items()))
+    many = tuple(LegendEntry(f"kind {number:02}", "#112233", (number + 1) / 820) for number in range(40))
+    page = Page(render(replace(report, pictures={path: replace(picture, legend=many)}), "html"))
+    named = [word for word in page.text if word.startswith("kind ")]
+    assert named == [f"kind {number:02}" for number in range(39, 23, -1)]
+    assert "and 24 more" in page.text

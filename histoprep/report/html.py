@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path, PurePath
@@ -17,13 +18,15 @@ from markupsafe import Markup
 
 from histoprep.findings import Finding, FixSafety, Severity
 from histoprep.report import PICTURES_PER_FINDING, Report, Status, charts, count_severities, examples, last_line, verdict_counts
-from histoprep.report.pictures import LegendEntry
+from histoprep.report.pictures import LegendEntry, Picture
 from histoprep.report.wording import amount, number, percent, plural, visible
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 _HERE = Path(__file__).parent
+# A mask with grey levels has a class a level.
+_MAX_LEGEND = 16
 _FIX_NOTES = {FixSafety.SAFE: "safe to run", FixSafety.UNSAFE: "may lose data, keep a copy", FixSafety.NONE: ""}
 _COMMAND = re.compile(r": (histoprep [^:]*[^.:])$")
 _COMMANDS = "map (?:check|diff|compose|show)|audit|remap|stats|manifest|collect|rules|explain"
@@ -92,9 +95,7 @@ def _card(report: Report, finding: Finding, index: int) -> dict[str, Any]:
     shown = [{"path": path, "detail": detail, "picture": report.pictures.get(path)} for path, detail in examples(finding)]
     drawn = [one for one in shown if one["picture"]][:PICTURES_PER_FINDING]
     listed = [one for one in shown if one not in drawn]
-    legend: dict[LegendEntry | str, LegendEntry] = {}
-    for one in drawn:
-        legend.update({entry.name: entry for entry in one["picture"].legend})  # type: ignore[union-attr]
+    legend = _legend([one["picture"] for one in drawn if isinstance(one["picture"], Picture)])
     command = _COMMAND.search(finding.suggestion)
     return {
         "anchor": f"finding-{index}",
@@ -108,8 +109,17 @@ def _card(report: Report, finding: Finding, index: int) -> dict[str, Any]:
         "drawn": drawn,
         "listed": listed,
         "more": finding.count - len(shown),
-        "legend": list(legend.values()),
+        "legend": legend[:_MAX_LEGEND],
+        "legend_more": len(legend[_MAX_LEGEND:]),
     }
+
+
+def _legend(pictures: Sequence[Picture]) -> list[LegendEntry]:
+    """Return every class of the pictures once, by the largest share it has in one of them."""
+    largest: dict[str, LegendEntry] = {}
+    for entry in sorted((entry for one in pictures for entry in one.legend), key=lambda entry: -entry.share):
+        largest.setdefault(entry.name, entry)
+    return list(largest.values())
 
 
 def _with_code(text: str) -> Markup:
