@@ -172,7 +172,7 @@ def test_another_split_label_map_or_codec_is_refused(made: Made, tmp_path: Path)
     with pytest.raises(LatentSetError, match="HP907") as caught:
         made.latents.match(open_tiles(out / "manifest.parquet"))
     assert "when the scaling was measured" in str(caught.value)
-    assert run(["--quiet", "manifest", root, "--workspace", str(out), "--map", "label_map_5.yml"]) == 0
+    assert run(["--quiet", "manifest", root, "--workspace", str(out), "--map", "label_map_5.yml", "--force"]) == 0
     with pytest.raises(LatentSetError, match="HP907") as caught:
         made.latents.match(open_tiles(out / "manifest.parquet"))
     assert "another label map" in str(caught.value)
