@@ -127,8 +127,9 @@ class TestExclusion:
         rows = [tile_row("a", {1: 5}, mask_label_map="label_map_5"), tile_row("b", {})]
         with pytest.raises(UsageError, match="HP508"):
             build(tmp_path, rows)
-        manifest, _ = build(tmp_path, rows, identity_map([0, 1]))
-        assert len(manifest) == 2
+        assert not (tmp_path / "manifest.parquet").exists()
+        for allowed in (build(tmp_path, rows, identity_map([0, 1])), build(tmp_path, rows, force=True)):
+            assert len(allowed[0]) == 2
 
     @pytest.mark.parametrize("key, value", [("sample", 10), ("tiles", {"headers_only": True})])
     def test_a_table_of_some_tiles_is_refused(self, tmp_path: Path, key: str, value: object) -> None:

@@ -70,14 +70,13 @@ def build(
     from histoprep.manifest import open_manifest, write_dataset_csv
     from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
     from histoprep.manifest.groups import regrouped
-    from histoprep.remap.evidence import evidence_in, remapped_error
     from histoprep.repair.record import damage_warnings
     from histoprep.split import parse_fractions
     from histoprep.workspace import Workspace, check_outside
 
     method = Method.FILE if split_file and split_method is Method.AUTO else split_method
     fractions = parse_fractions(split) if split else None
-    options = ManifestOptions(fractions, seed, method.value, split_file, conditional_threshold, ignore_folder_split)
+    options = ManifestOptions(fractions, seed, method.value, split_file, conditional_threshold, ignore_folder_split, force)
     options.validate()
     workspace = Workspace.of(root, workspace_folder)
     if out:
@@ -91,8 +90,6 @@ def build(
     if label_map is None:
         label_map = raw_label_map(tiles)
         console.warn("no label map (--map): the classes are the labels of the masks")
-    if not force and (remapped := evidence_in(tiles, label_map)):
-        raise remapped_error(label_map, workspace.root, remapped)
     with locked(workspace.folder), console.progress("manifest", None) as meter:
         summary = build_manifest(tiles, label_map, options, out or workspace.manifest, advance=meter.advance)
     _print_summary(summary, label_map)

@@ -25,6 +25,7 @@ from histoprep.manifest.gather import Gathered, gather
 from histoprep.manifest.given import UsableTiles, file_splits, leak
 from histoprep.manifest.groups import ungrouped_warning
 from histoprep.manifest.rows import Derived, derive
+from histoprep.remap.evidence import remapped_error
 from histoprep.split import Assignment, Units, assign_by_hash, assign_units, complete_split, exact_fractions, join_units, leaking_units
 from histoprep.split.certificate import certify
 from histoprep.split.given import read_split_file
@@ -52,6 +53,7 @@ class ManifestOptions:
     `fractions`: share of each split; None for 0.9 train and 0.1 test, or, where folders give the split, validation 80/20 from
     train. `method`: auto (solved; folders train, val, test are kept unless `ignore_folder_split`), hash (old groups stay when data
     grows) or file (`split_file`). `conditional_threshold`: least share of pixels of classes other than 0, in [0, 1].
+    `force` maps masks that look mapped already (HP508).
     """
 
     fractions: Mapping[str, Fraction] | None = None
@@ -60,6 +62,7 @@ class ManifestOptions:
     split_file: Path | None = None
     conditional_threshold: float = 0.0
     ignore_folder_split: bool = False
+    force: bool = False
 
     def validate(self) -> None:
         """Raise UsageError for options that do not go together."""
@@ -105,7 +108,8 @@ def build_manifest(
 
     Masks that `repair` mended take the place of the damaged ones. The result depends on the tiles, the label map and the options, not on the
     order of rows but for the order of its own. `advance` is called with numbers of rows done, twice the table in all. Raises UsageError for
-    options that cannot be met, a given split that leaks or no usable tile; IntegrityError for a damaged table and when mended masks are gone.
+    options that cannot be met, masks that were mapped before (HP508), a given split that leaks or no usable tile; IntegrityError for a
+    damaged table and when mended masks are gone.
     """
     options.validate()
     source, target = Path(tiles_path), Path(out_path)
@@ -113,7 +117,7 @@ def build_manifest(
     scanned = _scan_options(header, source)
     if rows.mended is not None:
         rows.mended.check_files(header["root"])
-    plan = _plan(rows, label_map, options, scanned.get("group_by"), advance)
+    plan = _plan(rows, label_map, options, Path(header["root"]), scanned.get("group_by"), advance)
     described = {
         "root": header["root"],
         "unlabelled_roots": scanned.get("unlabelled", []),
@@ -143,7 +147,7 @@ class _Plan:
     num_mended: int
 
 
-def _plan(source: TileRows, label_map: LabelMap, options: ManifestOptions, group_by: str | None, advance: Advance) -> _Plan:
+def _plan(source: TileRows, label_map: LabelMap, options: ManifestOptions, root: Path, group_by: str | None, advance: Advance) -> _Plan:
     gathered = gather(
         source,
         label_map,
@@ -152,6 +156,8 @@ def _plan(source: TileRows, label_map: LabelMap, options: ManifestOptions, group
         by_name=options.method == "file",
         advance=advance,
     )
+    if gathered.remapped and not options.force:
+        raise remapped_error(label_map, root, gathered.remapped)
     ungrouped = tuple(ungrouped_warning(UsableTiles(source, label_map), gathered.rows.grouped, group_by)) if group_by else ()
     units = join_units(gathered.rows)
     joined = tuple(_joined_warning(units))

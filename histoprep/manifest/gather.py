@@ -13,6 +13,7 @@ from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
 from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.rows import REASONS, Strata, derive
+from histoprep.remap.evidence import HeldLabels
 from histoprep.split.certificate import crossing
 from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows, name_keys, repeated
 from histoprep.tiles.mended import IS_MENDED, TileRows
@@ -26,7 +27,7 @@ _PIECE = 8192
 class Gathered:
     """Pass 1: the usable tiles as the split sees them, splits given by folders (int8 [n]), what was left out, how many masks are mended.
 
-    `num_stale` mended masks belong to no mask of the table any more.
+    `num_stale` mended masks belong to no mask of the table any more; `remapped` is the evidence that the masks were mapped before (HP508).
     """
 
     rows: SplitRows
@@ -36,6 +37,7 @@ class Gathered:
     pool_overlaps: int
     num_mended: int = 0
     num_stale: int = 0
+    remapped: str | None = None
 
 
 def gather(
@@ -50,7 +52,9 @@ def gather(
     grouped, conditional, given = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool), np.full(size, NO_SPLIT, dtype=np.int8)
     strata, kinds, reasons = np.zeros(size, dtype=np.int32), Strata(label_map), np.zeros(len(REASONS), dtype=np.int64)
     end = num_mended = num_found = 0
+    held = HeldLabels()
     for chunk in source.read_batches(_COLUMNS, _PIECE):
+        held.add(chunk)
         derived = derive(chunk, label_map, conditional_threshold)
         reasons += np.bincount(derived.reason[~derived.usable], minlength=len(REASONS))
         kept = chunk.filter(pa.array(derived.usable))
@@ -81,7 +85,8 @@ def gather(
     del pixels
     copy_rows, copy_keys = (np.concatenate(pair) for pair in zip(same_bytes, same_pixels, strict=True))
     rows = SplitRows(names[:end], grouped[:end], copy_rows, copy_keys, strata[:end], *kinds.profiles())
-    return Gathered(rows, given[:end], kept_keys, excluded, overlaps, num_mended, (0 if source.mended is None else len(source.mended)) - num_found)
+    num_stale = (0 if source.mended is None else len(source.mended)) - num_found
+    return Gathered(rows, given[:end], kept_keys, excluded, overlaps, num_mended, num_stale, held.remapped_by(label_map))
 
 
 def _keys(kept: pa.Table, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

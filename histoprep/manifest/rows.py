@@ -66,12 +66,11 @@ def derive(chunk: pa.Table, label_map: LabelMap, conditional_threshold: float = 
     """Return classes, pool and exclusion of rows of the tiles table.
 
     A tile is conditional when pixels of classes other than 0 are at least `conditional_threshold` (0 to 1) of it, and at
-    least one. Raises UsageError when masks were remapped before (HP508) or a class id exceeds 255, IntegrityError for lists of unequal length.
+    least one. Raises UsageError when a class id exceeds 255, IntegrityError for lists of unequal length.
     """
     ids = np.array([one.id for one in label_map.classes], dtype=np.int64)
     if len(ids) and ids[-1] > MAX_CLASS_ID:
         raise UsageError("a class id does not fit a manifest (HP505)", seen=int(ids[-1]), expected=f"at most {MAX_CLASS_ID}")
-    _refuse_remapped(chunk, label_map)
     rows, labels, pixels, core_pixels, radius_px = _entries(chunk)
     classes = label_map.lookup_table()[labels].astype(np.int64)
     mapped = classes >= 0
@@ -99,20 +98,6 @@ def _entries(chunk: pa.Table) -> tuple[np.ndarray, ...]:
     if any(not np.array_equal(lengths[0], one) for one in lengths[1:]):
         raise IntegrityError("the label lists of a tile differ in length", hint="make the tiles table again: histoprep audit --no-reuse")
     return (np.repeat(np.arange(chunk.num_rows), lengths[0]), *(pc.list_flatten(chunk[name]).to_numpy() for name in names))
-
-
-def _refuse_remapped(chunk: pa.Table, label_map: LabelMap) -> None:
-    if label_map.is_identity:
-        return
-    remapped = pc.drop_null(chunk["mask_label_map"])
-    if len(remapped):
-        raise UsageError(
-            "the masks were remapped before; mapping them again would mix up classes (HP508)",
-            path=chunk.filter(pc.is_valid(chunk["mask_label_map"]))["mask_path"][0].as_py(),
-            seen=f"masks made with {remapped[0].as_py()}",
-            expected="masks with source labels",
-            hint="use the data set with the source masks, or a label map that maps every class to itself",
-        )
 
 
 def _reasons(chunk: pa.Table, unmapped_rows: np.ndarray) -> np.ndarray:

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from histoprep import tables, tiles
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
+from histoprep.tiles.mended import open_rows
 
 # Values that could be source ids as well as class ids convict only in numbers.
 MIN_TILES = 20
@@ -42,18 +44,30 @@ def already_remapped(label_map: LabelMap, tiles_by_label: Mapping[int, int], not
     return None
 
 
+class HeldLabels:
+    """How many tiles hold each label, and what the masks say of a label map, from pieces of the tiles table."""
+
+    def __init__(self) -> None:
+        self._tiles: Counter[int] = Counter()
+        self._notes: set[str] = set()
+
+    def add(self, chunk: pa.Table) -> None:
+        """Count a piece with the columns label_ids and mask_label_map."""
+        labels, numbers = np.unique(pc.list_flatten(chunk["label_ids"]).to_numpy(), return_counts=True)
+        self._tiles.update(dict(zip(labels.tolist(), numbers.tolist(), strict=True)))
+        self._notes.update(chunk["mask_label_map"].unique().drop_null().to_pylist())
+
+    def remapped_by(self, label_map: LabelMap) -> str | None:
+        """Return the evidence that the masks hold classes of the map already; None too where each label stays what it is."""
+        return None if label_map.is_identity else already_remapped(label_map, self._tiles, self._notes)
+
+
 def evidence_in(table: Path, label_map: LabelMap) -> str | None:
-    """Return the evidence that the masks of a tiles table hold classes of the map already, or None."""
-    if label_map.is_identity:
-        return None
-    opened, _ = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
-    counted: Counter[int] = Counter()
-    notes: set[str] = set()
-    for batch in tables.read_batches(opened, ["label_ids", "mask_label_map"]):
-        labels, numbers = np.unique(batch["label_ids"].combine_chunks().flatten().to_numpy(), return_counts=True)
-        counted.update(dict(zip(labels.tolist(), numbers.tolist(), strict=True)))
-        notes.update(batch["mask_label_map"].unique().drop_null().to_pylist())
-    return already_remapped(label_map, counted, notes)
+    """Return the evidence that the masks of a tiles table, mended ones where there are, hold classes of the map already; or None."""
+    held = HeldLabels()
+    for chunk in open_rows(table)[0].read_batches(["label_ids", "mask_label_map"]):
+        held.add(chunk)
+    return held.remapped_by(label_map)
 
 
 def remapped_error(label_map: LabelMap, root: Path, evidence: str) -> UsageError:

@@ -101,29 +101,30 @@ def mended_masks(workspace: Workspace) -> Mapping[str, MendedMask]:
     return found
 
 
-def unmended(workspace: Workspace, mended: Mapping[str, MendedMask], *, firm: bool = True) -> dict[str, list[str]]:
-    """Return, for each source that is surely lossy or interpolated (perhaps, with `firm` off), the damaged masks without a mended one.
-
-    Keys are words about the source.
-    """
-    left: dict[str, list[str]] = {}
-    for one in lossy_sources(workspace.tiles):
-        paths = [path for path in one.paths if path not in mended]
-        if paths and one.verdict.firm == firm:
-            quality = f", JPEG quality {one.verdict.quality}" if one.verdict.quality else ""
-            left[f"{one.source} ({one.code} {one.verdict.kind.value}{quality})"] = paths
-    return left
+def unmended(workspace: Workspace, mended: Mapping[str, MendedMask]) -> dict[str, list[str]]:
+    """Return, for each source that is surely lossy or interpolated, the damaged masks without a mended one; by words about the source."""
+    return _left(workspace, mended)[True]
 
 
 def damage_warnings(workspace: Workspace) -> list[str]:
     """Return what stages that take damaged masks as they are should warn of; nothing when all are mended."""
-    mended = mended_masks(workspace)
     return [
-        f"{_counted(left)} {word} through JPEG or interpolation and are not mended: their false labels count as true ones; "
-        "histoprep repair, then the same command"
-        for left, word in ((unmended(workspace, mended), "went"), (unmended(workspace, mended, firm=False), "perhaps went"))
+        f"{_counted(left)} {'went' if firm else 'perhaps went'} through JPEG or interpolation and are not mended: "
+        "their false labels count as true ones; histoprep repair, then the same command"
+        for firm, left in _left(workspace, mended_masks(workspace)).items()
         if left
     ]
+
+
+def _left(workspace: Workspace, mended: Mapping[str, MendedMask]) -> dict[bool, dict[str, list[str]]]:
+    """Return the damaged masks without a mended one, by whether the verdict is firm and by words about the source."""
+    left: dict[bool, dict[str, list[str]]] = {True: {}, False: {}}
+    for one in lossy_sources(workspace.tiles):
+        paths = [path for path in one.paths if path not in mended]
+        if paths:
+            quality = f", JPEG quality {one.verdict.quality}" if one.verdict.quality else ""
+            left[one.verdict.firm][f"{one.source} ({one.code} {one.verdict.kind.value}{quality})"] = paths
+    return left
 
 
 def _counted(left: Mapping[str, list[str]]) -> str:
