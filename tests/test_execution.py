@@ -10,7 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +21,7 @@ from faults.tasks import LEFT_OUT, FatalTask, ItemsTask, PidTask
 from histoprep.errors import ExitCode, Interrupted
 from histoprep.execution import Engine, Marker, WorkerError, read_marker, run_tasks
 from histoprep.execution.signals import stop_signals
+from histoprep.execution.workers import wait_for
 
 # Quick items share a deadline, so the limit must be well above what an item takes.
 LIMIT_S = 1.5
@@ -93,6 +94,30 @@ def test_a_worker_killed_from_outside_costs_nothing(seed: int, tmp_path: Path) -
     time.sleep(random.Random(seed).random() * 0.2)
     os.kill(random.Random(seed).choice(worker_pids()), signal.SIGKILL)
     assert done + list(run) == partitions
+
+
+def test_a_worker_killed_while_it_holds_the_queue_does_not_hold_up_the_end() -> None:
+    with Engine(2).executor() as executor:
+        assert executor.submit(os.getpid).result() in worker_pids()
+        busy = executor.submit(time.sleep, 0.3)
+        # As an idle process does that waits for work, and whoever kills it leaves the lock taken.
+        assert executor._call_queue._rlock.acquire(timeout=30)  # type: ignore[attr-defined]
+        busy.result()
+    assert not worker_pids()
+
+
+def test_a_death_that_the_pool_does_not_notice_breaks_it() -> None:
+    with Engine(1).executor() as executor:
+        os.kill(executor.submit(os.getpid).result(), signal.SIGKILL)
+        with pytest.raises(BrokenProcessPool, match="unnoticed"):
+            wait_for(Future(), executor)
+
+
+def test_a_long_task_breaks_nothing() -> None:
+    with Engine(1).executor() as executor:
+        future = executor.submit(time.sleep, 2.5)
+        wait_for(future, executor)
+        assert future.done()
 
 
 def worker_pids() -> list[int]:

@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 from histoprep.errors import ExitCode, HistoprepError, UsageError
 from histoprep.execution.marker import Marker, read_marker
 from histoprep.execution.signals import at_stop
-from histoprep.execution.workers import end_workers, start_pool
+from histoprep.execution.workers import end_workers, start_pool, wait_for
 
 __all__ = ["Engine", "Marker", "Task", "WorkerError", "read_marker", "run_tasks"]
 
@@ -67,7 +67,7 @@ class Engine:
 
     @contextlib.contextmanager
     def executor(self, num_workers: int | None = None) -> Iterator[Executor]:
-        """Yield an executor; when left by an exception its local workers are ended at once."""
+        """Yield an executor; its local workers are ended at once when it is left, so everything asked of it must be done by then."""
         if self.scheduler:
             with _dask(self.scheduler) as remote:
                 yield remote
@@ -77,10 +77,8 @@ class Engine:
         with at_stop(lambda: end_workers(pool)):
             try:
                 yield pool
-            except BaseException:
+            finally:
                 end_workers(pool)
-                raise
-            pool.shutdown()
 
     def num_under_way(self, executor: Executor) -> int:
         """Return how many tasks `executor` should be given at once: those in work and as many again."""
@@ -124,10 +122,10 @@ def run_tasks(tasks: Iterable[Task[R]], engine: Engine) -> Generator[R, None, No
                     waiting.append((task, None))
                     waiting[-1] = (task, _submit(executor, task))
                     if len(waiting) > most:
-                        yield _result(*waiting[0], engine)
+                        yield _result(*waiting[0], executor, engine)
                         waiting.popleft()
                 while waiting:
-                    yield _result(*waiting[0], engine)
+                    yield _result(*waiting[0], executor, engine)
                     waiting.popleft()
                 return
         except BrokenProcessPool:
@@ -150,9 +148,10 @@ def _starting() -> Iterator[None]:
         raise WorkerError("worker processes cannot be started", seen=reason, hint=hint) from error
 
 
-def _result(task: Task[R], future: Future[R] | None, engine: Engine) -> R:
+def _result(task: Task[R], future: Future[R] | None, executor: Executor, engine: Engine) -> R:
     assert future is not None
     try:
+        wait_for(future, executor)
         return future.result()
     except CancelledError as error:
         raise WorkerError("the dask scheduler lost the work", path=engine.scheduler, seen=str(error), hint="run the same command again") from error
@@ -166,7 +165,7 @@ def _result(task: Task[R], future: Future[R] | None, engine: Engine) -> R:
 def _again(task: Task[R], future: Future[R] | None, engine: Engine) -> R:
     """Return the result of a task of a pool that broke, from before that if it was done."""
     if future is not None and future.done() and not future.cancelled() and future.exception() is None:
-        return _result(task, future, engine)
+        return future.result()
     return _run_carefully(task, engine)
 
 
@@ -181,7 +180,7 @@ def _run_carefully(task: Task[R], engine: Engine) -> R:
         task.marker.unlink(missing_ok=True)
         try:
             with local.executor(1) as executor:
-                return _submit(executor, task).result()
+                return _result(task, _submit(executor, task), executor, local)
         except BrokenProcessPool as error:
             index = read_marker(task.marker)
             unexplained += index is None or index in left_out

@@ -10,15 +10,19 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from histoprep.execution.signals import when_interrupted
 
 # Once for all workers; Arrow imports pandas on its own as soon as a list becomes an array.
 _PRELOADED = ["pandas", "histoprep.tiles.table", "histoprep.tiles.measurer", "histoprep.remap", "histoprep.audit.pictures", "histoprep.shards.task"]
+# How often a wait for a result looks after the processes itself.
+_PATROL_S = 1.0
 
 
 def start_pool(num_workers: int) -> ProcessPoolExecutor:
@@ -33,12 +37,33 @@ def start_pool(num_workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker)
 
 
+def wait_for(future: Future[Any], pool: Executor) -> None:
+    """Wait until `future` is done.
+
+    Raises BrokenProcessPool when a process has died and the pool does not notice: before Python 3.12 it may
+    forget a process that was started, or a task that was given to it, at the moment of the death.
+    """
+    died = False
+    while not wait([future], _PATROL_S).done:
+        if died:
+            raise BrokenProcessPool("a worker process died unnoticed")
+        died = bool(connection.wait([process.sentinel for process in _processes(pool)], 0))
+
+
 def end_workers(pool: ProcessPoolExecutor) -> None:
-    """Kill the processes of a pool and drop what they have not done; harmless when it is closed."""
-    for process in list((pool._processes or {}).values()):
+    """Kill the processes of a pool and drop what they have not done; harmless when it is closed.
+
+    A pool that is closed in good order waits for ever when a process was killed while it held the
+    lock of the queue, as idle ones do: the others never hear that they should leave.
+    """
+    for process in _processes(pool):
         with contextlib.suppress(OSError):
             process.kill()
     pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _processes(pool: Executor) -> list[BaseProcess]:
+    return list((getattr(pool, "_processes", None) or {}).values())
 
 
 def _end_fork_server() -> None:
