@@ -25,10 +25,11 @@ from benchmarks.lossy_sets import CLEAN, Harm, Mask, colour_jpeg_kept, harms, ma
 from benchmarks.lossy_tempting import TEMPTING
 from histoprep.errors import BrokenFileError
 from histoprep.lossy.blocks import BLOCK_PX, as_blocks, uniform_blocks
+from histoprep.lossy.jpeg_repair import MIN_QUALITY, repair_jpeg
 from histoprep.lossy.ramps import repair_ramps
 from histoprep.lossy.seen import Seen, table_of
-from histoprep.lossy.snap import MIN_QUALITY, repair_jpeg
 from histoprep.lossy.verdict import FIRM_MASKS, MaskSignals, Verdict, judge
+from histoprep.repair import MIN_CONFIDENCE
 from histoprep.tiles.measure import describe_colours, measure_mask
 
 SIZE_PX = 256
@@ -150,21 +151,25 @@ def colour_rows(found: list[Source]) -> Iterator[str]:
 
 def repair_rows(found: list[Source], damages: list[Harm]) -> Iterator[str]:
     """Yield the table of repairs."""
-    heads = ["damage", "source", "wrong pixels, %", "after", "less by", "of these hidden", "at most"]
-    yield f"| {' | '.join([*heads, 'false labels', 'after', 'lost, radius >= 3 px', 'confidence'])} |"
-    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    heads = ["damage", "source", "refused", "wrong pixels, %", "after", "less by", "of these hidden", "at most"]
+    heads += ["false labels", "after", "lost, radius >= 3 px", "confidence"]
+    yield f"| {' | '.join(heads)} |"
+    yield "|---" * len(heads) + "|"
     for harm in damages:
         if not harm.mendable or (harm.quality or 100) < MIN_QUALITY:
             continue
         for source in found:
-            figures = np.array([one for mask in source.masks if mask.min() != mask.max() and (one := _repair(mask, harm)) is not None])
+            tried = [_repair(mask, harm) for mask in source.masks if mask.min() != mask.max()]
+            figures = np.array([one for one in tried if one is not None])
+            refused = f"{len(tried) - len(figures)} of {len(tried)}"
             if not len(figures):
+                yield f"| {harm.name} | {source.name} | {refused} |" + " - |" * (len(heads) - 3)
                 continue
             wrong, left, hidden, false, kept, lost, confidence = figures.T
             cut, most = _factor(wrong.mean(), left.mean()), _factor(wrong.mean(), hidden.mean())
             yield (
-                f"| {harm.name} | {source.name} | {wrong.mean():.2f} | {left.mean():.2f} | {cut} | {hidden.mean():.2f} | {most} | {false.sum():.0f} "
-                f"| {kept.sum():.0f} | {lost.sum():.0f} | {confidence.mean():.2f} |"
+                f"| {harm.name} | {source.name} | {refused} | {wrong.mean():.2f} | {left.mean():.2f} | {cut} | {hidden.mean():.2f} | {most} "
+                f"| {false.sum():.0f} | {kept.sum():.0f} | {lost.sum():.0f} | {confidence.mean():.2f} |"
             )
 
 
@@ -175,14 +180,17 @@ def _factor(before: float, after: float) -> str:
 
 
 def _repair(mask: Mask, harm: Harm) -> tuple[float, ...] | None:
-    """Return wrong pixels before, after and hidden in percent, false labels before and after, labels lost, confidence; None when refused.
+    """Return wrong pixels before, after and hidden in percent, false labels before and after, labels lost, confidence.
 
-    Hidden are those of what repair leaves in 8x8 blocks of one label that damage leaves as they are: the truth became the same.
+    None when the command would refuse. Hidden are those of what repair leaves in 8x8 blocks of one label that damage
+    leaves as they are: the truth became the same.
     """
     damaged = harm.damage(mask)
     try:
         repaired = repair_jpeg(damaged, harm.quality) if harm.quality else repair_ramps(damaged)
     except BrokenFileError:
+        return None
+    if repaired.confidence < MIN_CONFIDENCE:
         return None
     true, after = set(np.unique(mask).tolist()), set(np.unique(repaired.labels).tolist())
     measured = measure_mask(mask, 1)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histoprep.errors import BrokenFileError
+from histoprep.lossy.jpeg_repair import repair_jpeg
 from histoprep.lossy.ramps import repair_ramps
-from histoprep.lossy.snap import repair_jpeg
 from histoprep.tiles.measure import measure_mask
 
 NUM_MASKS = 11

@@ -12,9 +12,9 @@ from PIL import Image
 
 from histoprep.lossy.blocks import as_blocks, uniform_blocks
 from histoprep.lossy.jpeg_history import find_quality
+from histoprep.lossy.jpeg_repair import repair_jpeg
 from histoprep.lossy.search import kept_coefficients, quantisation_steps, search_blocks
 from histoprep.lossy.seen import Seen, table_of
-from histoprep.lossy.snap import repair_jpeg
 from histoprep.lossy.verdict import Kind, judge
 
 QUALITIES = [75, 85, 90, 95]
@@ -57,7 +57,7 @@ def test_search_mends_what_nearest_values_leave(quality: int, monkeypatch: pytes
     truths = [np.array([0, 2, 5], np.uint8)[np.digitize(made.regions(seed), [18, 34])] for seed in range(2)]
     damaged = [made.jpeg(one, quality) for one in truths]
     searched = [np.mean(repair_jpeg(one, quality).labels != truth) for one, truth in zip(damaged, truths, strict=True)]
-    monkeypatch.setattr("histoprep.lossy.snap.MAX_BLOCKS", -1)
+    monkeypatch.setattr("histoprep.lossy.jpeg_repair.MAX_BLOCKS", -1)
     snapped = [np.mean(repair_jpeg(one, quality).labels != truth) for one, truth in zip(damaged, truths, strict=True)]
     assert np.mean(searched) < 0.9 * np.mean(snapped)
 

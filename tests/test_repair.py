@@ -240,6 +240,8 @@ def test_remap_takes_no_mended_mask_of_another_damaged_one(tmp_path: Path) -> No
     path = workspace.root / "jpeg90" / "05_mask.png"
     DataSet(workspace.root).mask("jpeg90/05_mask.png", made.jpeg(made.regions(50), 90))
     audit.ensure_tiles(workspace, workers=1)
+    with pytest.raises(UsageError, match=r"^1 mask went through JPEG"):
+        plan_remap(workspace, class_map(), RemapOptions(tmp_path / "n"))
     rows = {row.path: row for task in plan_remap(workspace, class_map(), RemapOptions(tmp_path / "n", force=True)).tasks() for row in task.rows}
     assert rows["jpeg90/05_mask.png"].mended is None
     assert rows["jpeg90/05_mask.png"].digest == digest(path.read_bytes())

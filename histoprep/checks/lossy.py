@@ -8,7 +8,7 @@ from dataclasses import replace
 from histoprep.catalogue import RULES
 from histoprep.checks import Evidence, plural, table_rule
 from histoprep.findings import Finding, Severity, finding
-from histoprep.lossy.snap import MIN_QUALITY
+from histoprep.lossy.jpeg_repair import MIN_QUALITY
 from histoprep.lossy.sources import LossySource
 from histoprep.lossy.verdict import FIRM_MASKS, Kind
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from histoprep.errors import BrokenFileError
-from histoprep.lossy.snap import Repaired
+from histoprep.lossy.jpeg_repair import Repaired
 
 _CORE = np.ones((5, 5), np.uint8)
 # A ramp of 4 px, as from fourfold enlargement, ends at most this far from where a core begins.

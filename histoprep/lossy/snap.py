@@ -1,81 +1,32 @@
-"""Repair of one mask that went through JPEG: snap to local candidates. Pure; for interpolated masks see `ramps.py`.
+"""A first guess at what a mask was before JPEG: each pixel takes the likeliest label by value. Pure.
 
-From quality 75 on a block of one label comes out of JPEG as it went in, so such blocks and 5x5 cores are
-trusted, and only blocks of more than one label are repaired. A pixel takes the candidate nearest in value, with the cost
-smoothed; candidates are the trusted labels of the block and of its neighbours. Where that cannot be what JPEG was given, because its
-re-encoding is too far from what is there, all trusted labels of the mask compete without smoothing, which keeps thin structures.
-From there `search.py` looks for the most likely labels among those that JPEG turns into what is there.
+From quality 75 on a block of one label comes out of JPEG as it went in, so such blocks and 5x5 cores are trusted. A pixel
+takes the candidate nearest in value, with the cost smoothed; candidates are the trusted labels of the block and of its
+neighbours. Where that cannot be what JPEG was given, because its re-encoding is too far from what is there, all
+trusted labels of the mask compete without smoothing, which keeps thin structures.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
-from histoprep.errors import BrokenFileError
-from histoprep.imageio import through_jpeg
 from histoprep.lossy.blocks import BLOCK_PX, as_blocks, uniform_blocks
-from histoprep.lossy.search import MAX_BLOCKS, search_blocks
+from histoprep.lossy.likelihood import cost_of
 
-# Below this quality, labels of whole regions may have moved to a neighbouring id.
-MIN_QUALITY = 75
 # From this quality on a 5x5 core is never false, even of a label that has no whole block.
 _CORES_HOLD = 90
 _CORE = np.ones((5, 5), np.uint8)
 _AROUND = np.ones((3, 3), np.uint8)
 _SIGMA_PX = 0.8
-# What a differing neighbour, and the wider choice of labels, cost in squared steps of the block's full range.
-_STEP_COST, _WIDE_COST = 0.1, 1.0
+# What the wider choice of labels costs in squared steps of the block's full range.
+_WIDE_COST = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Repaired:
-    """A repaired mask, of the type and size of the damaged one.
-
-    `confidence` is the share of repaired blocks that JPEG turns into what was there, to within the weight of one pixel (other
-    encoders round differently); for an interpolated mask the share of its gradual pixels between two trusted
-    labels. It supports the repair and does not prove it.
-    """
-
-    labels: np.ndarray
-    changed: int
-    confidence: float
-
-
-def repair_jpeg(labels: np.ndarray, quality: int) -> Repaired:
-    """Return the mask, uint8 or uint16 [height, width], as it may have been before a grey JPEG of `quality`.
-
-    Raises BrokenFileError for a quality below 75, for values above 255, and when no label can be trusted.
-    """
-    if quality < MIN_QUALITY:
-        raise BrokenFileError("HP403 below-75", f"JPEG quality {quality}: below {MIN_QUALITY} whole regions may have moved to another label")
-    if labels.max() > 255:
-        raise BrokenFileError("HP403 no-jpeg", "values above 255 did not come out of an 8-bit JPEG")
-    height, width = labels.shape
-    padded = np.pad(labels, ((0, -height % BLOCK_PX), (0, -width % BLOCK_PX)), mode="edge").astype(np.uint8)
-    uniform = uniform_blocks(padded)
-    if quality < _CORES_HOLD:
-        uniform &= ~_sunk(as_blocks(padded)[..., 0, 0], uniform)
-    row, column = np.nonzero(~uniform)
-    if not len(row):
-        return Repaired(labels, 0, 1.0)
-    ids, near = _candidates(padded, uniform, quality)
-    if not len(ids):
-        raise BrokenFileError("HP403 nothing-trusted", "no block and no 5x5 core holds one label only")
-    seen = as_blocks(padded)[row, column]
-    mended = _best(seen, ids, near[:, row, column], quality)
-    as_blocks(padded)[row, column] = mended
-    if len(row) <= MAX_BLOCKS:
-        found = search_blocks(padded, seen, (row, column), _choices(mended, ids, near[:, row, column]), quality)
-        # Of labels one step apart JPEG keeps too little to search by; so it has the last word.
-        better = _cost(found, seen, quality) <= _cost(mended, seen, quality)
-        mended[better] = found[better]
-        as_blocks(padded)[row, column] = mended
-    fits = _misfit(mended, seen, quality) <= _unit(seen)
-    result = padded[:height, :width].astype(labels.dtype)
-    return Repaired(result, int(np.count_nonzero(result != labels)), float(fits.mean()))
+def trusted_blocks(labels: np.ndarray, quality: int) -> np.ndarray:
+    """Return which blocks are of one label that they had before JPEG, too: bool [block rows, block columns]."""
+    uniform = uniform_blocks(labels)
+    return uniform if quality >= _CORES_HOLD else uniform & ~_sunk(as_blocks(labels)[..., 0, 0], uniform)
 
 
 def _sunk(value: np.ndarray, uniform: np.ndarray) -> np.ndarray:
@@ -90,7 +41,7 @@ def _sunk(value: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     return uniform & ~np.isin(labels, paired) & np.any([np.abs(one - labels) == 1 for one in around], axis=0)
 
 
-def _candidates(labels: np.ndarray, uniform: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
+def trusted_labels(labels: np.ndarray, uniform: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the trusted labels [labels], and for each where it is a candidate: bool [labels, block rows, block columns]."""
     blocks = as_blocks(labels)
     value = blocks[..., 0, 0]
@@ -110,27 +61,13 @@ def _candidates(labels: np.ndarray, uniform: np.ndarray, quality: int) -> tuple[
     return ids, near.astype(bool)
 
 
-def _choices(mended: np.ndarray, ids: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Return the labels that each block may have, those nearby and those it was given, int16 [blocks, choices], filled up with -1."""
-    given = np.stack([(mended == label).any(axis=(1, 2)) for label in ids])
-    allowed = (near | given).T
-    most = int(allowed.sum(axis=1).max())
-    first = np.argsort(~allowed, axis=1, kind="stable")[:, :most]
-    return np.where(np.take_along_axis(allowed, first, axis=1), ids[first].astype(np.int16), np.int16(-1))
-
-
-def _unit(seen: np.ndarray) -> np.ndarray:
-    """Return the squared distance that one pixel adds which is off by the full range of its block, float32 [blocks]."""
-    return np.maximum(seen.max(axis=(1, 2)).astype(np.float32) - seen.min(axis=(1, 2)), 1) ** 2
-
-
-def _best(seen: np.ndarray, ids: np.ndarray, near: np.ndarray, quality: int) -> np.ndarray:
+def snap_blocks(seen: np.ndarray, ids: np.ndarray, near: np.ndarray, quality: int) -> np.ndarray:
     """Return the blocks snapped to candidates, uint8 [blocks, 8, 8]; `near` is [labels, blocks]."""
     low, high = seen.min(axis=(1, 2)).astype(np.int32), seen.max(axis=(1, 2)).astype(np.int32)
     wide = near | ((ids[:, None] >= low - 1) & (ids[:, None] <= high + 1))
     best = _snapped(seen, ids, near, _smoothing(_SIGMA_PX))
     fallback = _snapped(seen, ids, wide, None)
-    better = _cost(fallback, seen, quality) + _WIDE_COST < _cost(best, seen, quality)
+    better = cost_of(fallback, seen, quality) + _WIDE_COST < cost_of(best, seen, quality)
     best[better] = fallback[better]
     return best
 
@@ -154,21 +91,3 @@ def _smoothing(sigma_px: float) -> np.ndarray:
     place = np.arange(BLOCK_PX)
     weight = np.exp(-((place[:, None] - place) ** 2) / (2 * sigma_px**2))
     return (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def _cost(blocks: np.ndarray, seen: np.ndarray, quality: int) -> np.ndarray:
-    """Return how unlikely each block is, [blocks]: what JPEG makes of it against what was seen, and the length of its boundaries."""
-    return np.asarray(_misfit(blocks, seen, quality) / _unit(seen) + _STEP_COST * _steps(blocks))
-
-
-def _misfit(blocks: np.ndarray, seen: np.ndarray, quality: int) -> np.ndarray:
-    """Return the squared distance between what JPEG makes of each block and what was seen, [blocks]."""
-    strip = np.ascontiguousarray(blocks.swapaxes(0, 1).reshape(BLOCK_PX, -1))
-    made = through_jpeg(strip, quality).reshape(BLOCK_PX, -1, BLOCK_PX).swapaxes(0, 1)
-    return ((made.astype(np.float32) - seen) ** 2).sum(axis=(1, 2))
-
-
-def _steps(blocks: np.ndarray) -> np.ndarray:
-    """Return the differing neighbours inside each block, [blocks]."""
-    across = np.count_nonzero(blocks[:, :, 1:] != blocks[:, :, :-1], axis=(1, 2))
-    return across + np.count_nonzero(blocks[:, 1:] != blocks[:, :-1], axis=(1, 2))

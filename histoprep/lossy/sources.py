@@ -24,14 +24,14 @@ _COLUMNS = {
     "mask_soft_contacts": "soft_contacts", "mask_ramp_labels": "ramp_labels", "mask_jpeg_quality": "quality", "mask_fixed_blocks": "fixed",
     "mask_tried_blocks": "tried",
 }  # fmt: skip
-_KEYS = ("tile_id", "group", "mask_path", "mask_lossy", "mask_error", "mask_colours", "mask_channels_equal")
+_KEYS = ("tile_id", "group", "mask_path", "mask_digest", "mask_lossy", "mask_error", "mask_colours", "mask_channels_equal")
 # A colour-coded mask has one colour a label, and labels with colours of their own are few.
 MAX_COLOURS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class LossySource:
-    """What is wrong with the masks of one source, and their paths, in order of the table.
+    """What is wrong with the masks of one source, and their paths and digests, in order of the table.
 
     `num_masks` is how many masks of the source were looked at: those with boundaries, or stored with loss.
     """
@@ -39,6 +39,7 @@ class LossySource:
     source: str
     verdict: Verdict
     paths: tuple[str, ...]
+    digests: tuple[str, ...]
     num_masks: int
 
     @property
@@ -84,6 +85,10 @@ def _judged(source: str, rows: pa.Table) -> list[LossySource]:
     numbers = {name: rows[column].fill_null(0).to_numpy() for column, name in _COLUMNS.items()}
     colourful = pc.greater(rows["mask_colours"], MAX_COLOURS).fill_null(False).to_numpy()
     container = np.where(colourful, Kind.LOSSY_COLOURS.value, rows["mask_lossy"].fill_null("").to_numpy(zero_copy_only=False))
-    paths = rows["mask_path"].to_pylist()
     verdicts = judge(MaskSignals(container=container, **numbers))
-    return [LossySource(source, one, tuple(paths[index] for index in one.masks.tolist()), len(paths)) for one in verdicts]
+    return [LossySource(source, one, *_named(rows.take(pa.array(one.masks))), rows.num_rows) for one in verdicts]
+
+
+def _named(rows: pa.Table) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the paths and the digests of masks."""
+    return tuple(rows["mask_path"].to_pylist()), tuple(rows["mask_digest"].to_pylist())

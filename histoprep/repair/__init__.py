@@ -163,7 +163,7 @@ def _damaged(table: Path, sources: tuple[LossySource, ...]) -> Iterator[DamagedM
 
 def _hopeless(kind: Kind, quality: int | None) -> str | None:
     """Return why a mask cannot be mended, or None."""
-    from histoprep.lossy.snap import MIN_QUALITY
+    from histoprep.lossy.jpeg_repair import MIN_QUALITY
 
     if kind in _REFUSED:
         return _REFUSED[kind]

@@ -80,8 +80,8 @@ class Mender:
 
     def mend(self, data: bytes, mask: DamagedMask) -> tuple[np.ndarray, np.ndarray, float]:
         """Return the labels before and after, [height, width], and the confidence; raises RefusedMaskError."""
+        from histoprep.lossy.jpeg_repair import repair_jpeg
         from histoprep.lossy.ramps import repair_ramps
-        from histoprep.lossy.snap import repair_jpeg
 
         try:
             before = _labels(data)

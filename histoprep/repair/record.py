@@ -120,7 +120,7 @@ def _left(workspace: Workspace, mended: Mapping[str, MendedMask]) -> dict[bool, 
     """Return the damaged masks without a mended one, by whether the verdict is firm and by words about the source."""
     left: dict[bool, dict[str, list[str]]] = {True: {}, False: {}}
     for one in lossy_sources(workspace.tiles):
-        paths = [path for path in one.paths if path not in mended]
+        paths = [path for path, digest in zip(one.paths, one.digests, strict=True) if path not in mended or mended[path].source_digest != digest]
         if paths:
             quality = f", JPEG quality {one.verdict.quality}" if one.verdict.quality else ""
             left[one.verdict.firm][f"{one.source} ({one.code} {one.verdict.kind.value}{quality})"] = paths

@@ -1,0 +1,90 @@
+"""A mask while it is repaired: what came out of JPEG, the labels found so far, and those that each block may have. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from histoprep.lossy.blocks import as_blocks
+from histoprep.lossy.likelihood import cost_of, misfit_of, unit_of
+from histoprep.lossy.search import search_blocks
+from histoprep.lossy.snap import snap_blocks
+
+
+@dataclass(slots=True)
+class UnderRepair:
+    """A mask of whole blocks, uint8, of which some blocks are repaired.
+
+    `damaged` is what came out of JPEG and `labels` what was found so far; `rows` and `columns` say where the repaired blocks are,
+    `ids` [labels] which labels are trusted, and `near` [labels, blocks] which of them each block may have.
+    """
+
+    damaged: np.ndarray
+    quality: int
+    rows: np.ndarray
+    columns: np.ndarray
+    ids: np.ndarray
+    near: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def seen(self) -> np.ndarray:
+        """Return the repaired blocks as they came out of JPEG, uint8 [blocks, 8, 8]."""
+        return as_blocks(self.damaged)[self.rows, self.columns]
+
+    @property
+    def found(self) -> np.ndarray:
+        """Return the same blocks as they are now."""
+        return as_blocks(self.labels)[self.rows, self.columns]
+
+    def costs(self) -> np.ndarray:
+        """Return how unlikely each block is as it is now, [blocks]."""
+        return cost_of(self.found, self.seen, self.quality)
+
+    def fits(self) -> np.ndarray:
+        """Return which blocks JPEG turns into what was seen, to within the weight of one pixel: other encoders round differently."""
+        return misfit_of(self.found, self.seen, self.quality) <= unit_of(self.seen)
+
+    def against_none(self) -> float:
+        """Return the cost of the repair relative to that of the damaged mask taken for the true one; 1 is no gain."""
+        return float(self.costs().sum() / max(cost_of(self.seen, self.seen, self.quality).sum(), 1e-9))
+
+    def shown(self) -> np.ndarray:
+        """Return which values each block shows, bool [256, blocks]."""
+        shown = np.zeros((256, len(self.rows)), bool)
+        shown[self.seen.reshape(len(self.rows), -1), np.arange(len(self.rows))[:, None]] = True
+        return shown
+
+    def snap(self) -> None:
+        """Give every block the first guess."""
+        self._put(np.arange(len(self.rows)), snap_blocks(self.seen, self.ids, self.near, self.quality))
+
+    def search(self, chosen: np.ndarray) -> None:
+        """Search the chosen blocks, [chosen], and keep what is no worse; of labels one step apart JPEG keeps too little to search by."""
+        found = search_blocks(self.labels, self.seen[chosen], (self.rows[chosen], self.columns[chosen]), self._choices(chosen), self.quality)
+        better = cost_of(found, self.seen[chosen], self.quality) <= self.costs()[chosen]
+        self._put(chosen[better], found[better])
+
+    def snap_again(self, chosen: np.ndarray) -> None:
+        """Give the chosen blocks, [chosen], a new first guess where it is better."""
+        guess = snap_blocks(self.seen[chosen], self.ids, self.near[:, chosen], self.quality)
+        better = cost_of(guess, self.seen[chosen], self.quality) < self.costs()[chosen]
+        self._put(chosen[better], guess[better])
+
+    def with_label(self, label: int) -> UnderRepair:
+        """Return a copy whose blocks may have one label more wherever they show it."""
+        ids = np.append(self.ids, np.uint8(label))
+        return replace(self, ids=ids, near=np.vstack([self.near, self.shown()[label]]), labels=self.labels.copy())
+
+    def _put(self, chosen: np.ndarray, blocks: np.ndarray) -> None:
+        as_blocks(self.labels)[self.rows[chosen], self.columns[chosen]] = blocks
+
+    def _choices(self, chosen: np.ndarray) -> np.ndarray:
+        """Return the labels that blocks may have, those nearby and those they were given, int16 [chosen, choices], filled up with -1."""
+        found = self.found[chosen]
+        given = np.stack([(found == label).any(axis=(1, 2)) for label in self.ids])
+        allowed = (self.near[:, chosen] | given).T
+        most = int(allowed.sum(axis=1).max())
+        first = np.argsort(~allowed, axis=1, kind="stable")[:, :most]
+        return np.where(np.take_along_axis(allowed, first, axis=1), self.ids[first].astype(np.int16), np.int16(-1))
