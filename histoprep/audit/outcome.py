@@ -85,7 +85,7 @@ def _shown_options(options: AuditOptions, table: TableOptions, gathered: Gathere
         "smallest region (--min-area)": f"{table.tiles.min_area_px} px",
     }
     if table.tiles.headers_only:
-        shown["quick"] = "only names and headers were looked at"
+        shown["quick"] = "only names, digests and headers were looked at"
     if table.sample is not None:
         shown["sample"] = f"{table.sample:,} tiles"
     if gathered.num_uncompared:

@@ -59,7 +59,7 @@ def audit(
     min_area: Annotated[int, _read("Regions with fewer pixels are specks.", min=1)] = 64,
     tile_size: Annotated[str | None, _read("WIDTHxHEIGHT that images must have.", show_default="that of at least half of them")] = None,
     max_pixels: Annotated[int, _read("Larger pictures are refused by their header.", min=1)] = 64_000_000,
-    quick: Annotated[bool, _read("Names and headers only; results go to WORKSPACE/quick.", "--quick")] = False,
+    quick: Annotated[bool, _read("Names, digests and headers; no pixel is decoded. Results go to WORKSPACE/quick.", "--quick")] = False,
     sample: Annotated[int | None, _read("Look at this many tiles; results go to WORKSPACE/sample.", min=1)] = None,
     no_reuse: Annotated[bool, _read("Read every file again.", "--no-reuse")] = False,
     select: Annotated[list[str] | None, _graded("Codes, prefixes or rule names to look for, such as HP4,blank-image.")] = None,
