@@ -33,10 +33,7 @@ def let_missing_labels_in(mask: UnderRepair) -> UnderRepair:
         if not gains:
             break
         label = max(gains, key=lambda one: gains[one])
-        mask = mask.with_label(label)
-        where = np.flatnonzero(unexplained[label])
-        mask.snap_again(where)
-        mask.search(where)
+        mask = mask.with_label(label, np.flatnonzero(unexplained[label]))
     return mask
 
 
@@ -47,10 +44,7 @@ def _gain(mask: UnderRepair, label: int, where: np.ndarray) -> float:
         return 0.0
     sample = where[np.linspace(0, len(where) - 1, min(_MOST_BLOCKS, len(where))).astype(int)]
     before = mask.costs()[sample].sum()
-    trial = mask.with_label(label)
-    trial.snap_again(sample)
-    trial.search(sample)
-    after = trial.costs()[sample].sum()
+    after = mask.with_label(label, sample).costs()[sample].sum()
     return float((before - after) * len(where) / len(sample) * (1 - between)) if after <= _MAX_COST_LEFT * before else 0.0
 
 

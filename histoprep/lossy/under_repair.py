@@ -66,16 +66,15 @@ class UnderRepair:
         better = cost_of(found, self.seen[chosen], self.quality) <= self.costs()[chosen]
         self._put(chosen[better], found[better])
 
-    def snap_again(self, chosen: np.ndarray) -> None:
-        """Give the chosen blocks, [chosen], a new first guess where it is better."""
-        guess = snap_blocks(self.seen[chosen], self.ids, self.near[:, chosen], self.quality)
+    def with_label(self, label: int, chosen: np.ndarray) -> UnderRepair:
+        """Return a copy that may have one label more in all blocks that show it, with the chosen blocks, [chosen], looked at anew."""
+        ids, near = np.append(self.ids, np.uint8(label)), np.vstack([self.near, self.shown()[label]])
+        wider = replace(self, ids=ids, near=near, labels=self.labels.copy())
+        guess = snap_blocks(self.seen[chosen], ids, near[:, chosen], self.quality)
         better = cost_of(guess, self.seen[chosen], self.quality) < self.costs()[chosen]
-        self._put(chosen[better], guess[better])
-
-    def with_label(self, label: int) -> UnderRepair:
-        """Return a copy whose blocks may have one label more wherever they show it."""
-        ids = np.append(self.ids, np.uint8(label))
-        return replace(self, ids=ids, near=np.vstack([self.near, self.shown()[label]]), labels=self.labels.copy())
+        wider._put(chosen[better], guess[better])
+        wider.search(chosen)
+        return wider
 
     def _put(self, chosen: np.ndarray, blocks: np.ndarray) -> None:
         as_blocks(self.labels)[self.rows[chosen], self.columns[chosen]] = blocks
