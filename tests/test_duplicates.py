@@ -66,7 +66,7 @@ def test_pictures_without_structure_are_left_out() -> None:
     assert pairs_of([flat, flat]) == set()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 3), st.sets(st.integers(0, 63), max_size=4)), min_size=2, max_size=25))
 def test_near_hashes_are_found_like_by_the_slow_search(made: list[tuple[int, set[int]]]) -> None:
     bases = [0, 0xFFFF_0000_FFFF_0000, 0x0123_4567_89AB_CDEF, 0x8000_0000_0000_0001]

@@ -128,7 +128,7 @@ class TestMasks:
         assert decoded.dtype == np.uint8
         np.testing.assert_array_equal(decoded, LABELS)
 
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=80)
     @given(
         shape=st.tuples(st.integers(1, 60), st.integers(1, 60)), num_labels=st.integers(1, 256), seed=st.integers(0, 2**32 - 1), palette=st.booleans()
     )

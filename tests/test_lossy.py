@@ -57,7 +57,7 @@ def slow_counts(labels: np.ndarray) -> tuple[int, float]:
     return round(share(0, 0) * blocks), min(share(0, 4), share(4, 0), share(4, 4)) * blocks
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), height=st.integers(16, 41), width=st.integers(16, 41), wide=st.booleans())
 def test_block_counts_are_those_of_plain_loops(seed: int, height: int, width: int, wide: bool) -> None:
     rng = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ import cv2
 import lossy_masks as made
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from histoprep.errors import BrokenFileError
@@ -70,15 +70,37 @@ def test_blocks_of_one_label_are_never_touched() -> None:
                 assert (repaired[block] == damaged[block]).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 30), height=st.integers(16, 90), width=st.integers(16, 90), wide=st.booleans())
-def test_any_size_and_type_comes_back_as_it_was(seed: int, height: int, width: int, wide: bool) -> None:
+@example(seed=5, height=33, width=16, wide=False)  # two pixels of one label are all that is left of it
+def test_any_size_and_type_comes_back_as_it_was_or_is_refused(seed: int, height: int, width: int, wide: bool) -> None:
     damaged = made.jpeg(np.ascontiguousarray(made.regions(seed)[:height, :width]), 90).astype(np.uint16 if wide else np.uint8)
     kept = damaged.copy()
-    repaired = repair_jpeg(damaged, 90).labels
+    try:
+        repaired = repair_jpeg(damaged, 90).labels
+    except BrokenFileError as refused:
+        # A crop may cut a region down to a sliver that nothing else of its label speaks for: about one in fifty.
+        assert refused.verdict == "HP403 too-thin"
+        repaired = damaged
     assert (repaired.shape, repaired.dtype) == (damaged.shape, damaged.dtype)
     assert set(np.unique(repaired)) <= set(np.unique(damaged))
     assert (damaged == kept).all()
+
+
+def test_few_crops_are_refused_and_only_those_whose_repair_would_lose_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    refused = []
+    for _ in range(60):
+        seed, height, width = rng.integers(0, 31), rng.integers(16, 91), rng.integers(16, 91)
+        truth = np.ascontiguousarray(made.regions(int(seed))[:height, :width])
+        try:
+            repair_jpeg(made.jpeg(truth, 90), 90)
+        except BrokenFileError:
+            refused.append(truth)
+    assert len(refused) <= 6
+    monkeypatch.setattr("histoprep.lossy.jpeg_repair._MAX_AGAINST_NONE", np.inf)
+    for truth in refused:
+        assert set(np.unique(repair_jpeg(made.jpeg(truth, 90), 90).labels)) < set(np.unique(truth))
 
 
 def test_a_clean_mask_stays_almost_as_it_is() -> None:

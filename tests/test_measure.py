@@ -61,7 +61,7 @@ def random_mask(kind: str, height: int, width: int, num_labels: int, seed: int) 
     return mask
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     kind=st.sampled_from(["blobs", "noise", "stripes", "checkerboard", "hairlines", "bands"]),
     height=st.integers(1, 150),
@@ -102,7 +102,7 @@ def test_hairlines_are_measured_across_the_whole_tile(thickness: int, radius: fl
     assert abs(measure_mask(mask, 64).radius_px[1] - radius) <= 0.5
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     kind=st.sampled_from(["blobs", "noise", "stripes", "hairlines"]),
     shape=st.tuples(st.integers(1, 60), st.integers(1, 60)),
@@ -118,7 +118,7 @@ def test_counts_are_those_of_numpy_unique(kind: str, shape: tuple[int, int], num
     assert pixels.tolist() == expected_pixels.tolist()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cell=st.integers(2, 32), cells=st.tuples(st.integers(3, 12), st.integers(3, 12)), cut=st.integers(0, 5), seed=st.integers(0, 2**32 - 1))
 def test_an_enlarged_mask_has_cells_of_that_size(cell: int, cells: tuple[int, int], cut: int, seed: int) -> None:
     # Neighbouring cells differ, so every multiple of `cell` is a border.

@@ -7,7 +7,7 @@ import unicodedata
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from histoprep.names import pairing_key, to_name, to_text
@@ -18,7 +18,6 @@ PIECES = st.one_of(st.binary(max_size=6), NEAR, st.text(st.characters(exclude_ca
 BYTES = st.lists(PIECES, max_size=8).map(b"".join)
 
 
-@settings(deadline=None)
 @given(BYTES)
 def test_there_and_back(raw: bytes) -> None:
     name = os.fsdecode(raw)
@@ -28,13 +27,11 @@ def test_there_and_back(raw: bytes) -> None:
     text.encode("utf-8", "strict")
 
 
-@settings(deadline=None)
 @given(BYTES, BYTES)
 def test_different_names_have_different_texts(one: bytes, other: bytes) -> None:
     assert (one == other) == (to_text(os.fsdecode(one)) == to_text(os.fsdecode(other)))
 
 
-@settings(deadline=None)
 @given(st.lists(BYTES, max_size=4))
 def test_text_of_a_path_is_that_of_its_parts(parts: list[bytes]) -> None:
     names = [os.fsdecode(part) for part in parts]
@@ -47,7 +44,6 @@ def test_plain_names_stay_as_they_are(name: str) -> None:
     assert to_text(name) == name == to_name(name)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=20))
 def test_keys_ignore_case_and_unicode_form(stem: str) -> None:
     for form in ("NFC", "NFD"):

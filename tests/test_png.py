@@ -222,7 +222,7 @@ def test_impossible_headers_are_refused(width: int, height: int, depth: int, col
     assert caught.value.verdict == "HP201 bad-header"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     width=st.integers(1, 70),
     height=st.integers(1, 40),
@@ -282,7 +282,7 @@ def test_bare_keeps_pixels_and_palette_and_nothing_else(interlace: int) -> None:
         assert picture.mode == "L"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shape=st.tuples(st.integers(1, 40), st.integers(1, 40)), num_labels=st.integers(1, 256), seed=st.integers(0, 2**32 - 1))
 def test_written_masks_read_back_everywhere(shape: tuple[int, int], num_labels: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, num_labels, shape).astype(np.uint8)

@@ -154,7 +154,7 @@ def maps_and_labels(draw: st.DrawFn) -> tuple[LabelMap, np.ndarray]:
     return made, rng.choice(ids, shape).astype(np.uint16 if deep else np.uint8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(maps_and_labels())
 def test_classes_are_those_of_the_map(case: tuple[LabelMap, np.ndarray]) -> None:
     made, labels = case

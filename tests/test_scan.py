@@ -484,7 +484,7 @@ NAMES = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(names=NAMES, seed=st.integers(0, 1000))
 def test_order_of_creation_does_not_matter_and_no_file_is_lost(
     tmp_path_factory: pytest.TempPathFactory, names: list[tuple[str, str, str, str]], seed: int

@@ -110,7 +110,7 @@ class TestPublishedCounts:
             # Each of the 15 kinds of tiles is off by less than one tile.
             assert abs(in_test - 0.1 * of_class) < 1.5
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(seed=st.integers(0, 10**6), count=st.integers(30, 200))
     def test_single_tiles_meet_the_pools_exactly(self, seed: int, count: int) -> None:
         tiles = [(None, f"i{index}", one[2], one[3]) for index, one in enumerate(random_tiles(count, 0, seed, copies=0))]
@@ -154,7 +154,7 @@ def _closure(tiles: list[Tile]) -> list[set[int]]:
 
 
 class TestUnits:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(seed=st.integers(0, 10**6), count=st.integers(1, 25), num_groups=st.integers(0, 8))
     def test_units_are_the_connected_tiles(self, seed: int, count: int, num_groups: int) -> None:
         tiles = random_tiles(count, num_groups, seed, copies=0.3)
@@ -196,7 +196,7 @@ def _assert_nothing_crosses(tiles: list[Tile], split: np.ndarray) -> None:
 
 
 class TestAssignment:
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(seed=st.integers(0, 10**6), count=st.integers(40, 150), num_groups=st.integers(8, 40))
     def test_nothing_crosses_and_order_does_not_matter(self, seed: int, count: int, num_groups: int) -> None:
         tiles = random_tiles(count, num_groups, seed)
@@ -268,7 +268,7 @@ class TestAssignment:
 
 
 class TestHash:
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(seed=st.integers(0, 10**6), old=st.integers(1, 80), new=st.integers(1, 80))
     def test_growth_moves_no_old_tile(self, seed: int, old: int, new: int) -> None:
         grown = [(f"g{index % 13}" if index % 3 else None, f"i{index}", True, set()) for index in range(old + new)]

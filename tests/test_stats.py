@@ -128,7 +128,7 @@ def test_counts_are_those_of_plain_loops(seed):
     assert len(got[2]) > 2 and got[3][6, "tiles"] > 0, "the rows are too plain to test anything"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), cuts=st.lists(st.integers(0, 40), max_size=4), shuffled=st.randoms(use_true_random=False))
 def test_counts_add_up_for_any_partition_and_order(seed, cuts, shuffled):
     rows = random_rows(seed, 40)

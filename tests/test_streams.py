@@ -192,7 +192,7 @@ def test_passes_differ_and_seeds_differ() -> None:
     assert abs(np.corrcoef(passes[0], np.arange(500))[0, 1]) < 0.2
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, MAX_POSITION - 1) | st.integers(0, 5000), min_size=1, max_size=40), st.integers(0, 2**63))
 def test_a_position_says_the_same_alone_in_any_company_and_in_another_process(positions: list[int], seed: int) -> None:
     streams = SHARES["odd"]
@@ -225,7 +225,7 @@ ORDER = ([0, 1, 0, 2, 0, 1, 0, 0, 4, 0, 4, 0], [295, 6, 289, 12, 257, 5, 281, 26
 FAR = [[1, 4], [6, 79]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
 def test_a_permutation_is_one(size: int, key: int) -> None:
     moved = permute(np.arange(size), np.full(size, size), np.full(size, key, np.uint64))
