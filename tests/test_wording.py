@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from urllib.parse import unquote_to_bytes
 
 import pytest
@@ -18,7 +19,8 @@ def test_the_uri_of_a_stored_name_has_its_bytes(raw: bytes) -> None:
     assert unquote_to_bytes(uri(to_text(os.fsdecode(raw)))) == raw
 
 
-@given(st.binary(max_size=30))
+# Python's form of a name may itself hold the characters that stored names keep their bytes in: no function can tell the two apart.
+@given(st.binary(max_size=30).filter(lambda raw: not re.search("[\uef80-\uefff]", os.fsdecode(raw))))
 def test_what_is_shown_is_the_same_for_stored_names_and_those_of_python(raw: bytes) -> None:
     name = os.fsdecode(raw)
     shown = visible(to_text(name))

@@ -55,7 +55,8 @@ def visible(text: str, keep: str = "") -> str:
     Control characters, line breaks, direction overrides, zero-width characters
     and bytes that are no UTF-8, also as `names.to_text` stores them, become `\x1b`, `\n`,
     `\u202e`, `\xff`. So a name cannot move the cursor, reorder a line or break an
-    encoder. Characters of `keep` stay as they are.
+    encoder. Characters of `keep` stay as they are. A name that is not from a table and holds
+    U+EF80 to U+EFFF is read as if it were.
     """
     if text.isascii() and text.isprintable():
         return text
