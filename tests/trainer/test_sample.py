@@ -314,6 +314,20 @@ def test_source_labels_are_mapped_and_strange_ones_named(tmp_path):
         masks_in_folder(tmp_path / "masks", CLASSES).read_mask(0)
 
 
+def test_masks_of_classes_stay_what_they_are_whatever_the_map_of_the_training(tmp_path):
+    (tmp_path / "masks").mkdir()
+    classes = np.repeat(np.arange(4, dtype=np.uint8), 64).reshape(16, 16)
+    (tmp_path / "masks" / "a.png").write_bytes(imageio.encode_mask_png(classes))
+    (tmp_path / "masks" / "b.png").write_bytes(imageio.encode_mask_png(np.full((16, 16), 7, dtype=np.uint8)))
+    # Source 3 is class 1 in training, and source 7 class 3.
+    trained = LabelMap("trained", tuple(SourceLabel(one, f"s{one}") for one in (0, 3, 5, 7)), CLASSES.classes, {0: 0, 3: 1, 5: 2, 7: 3})
+    masks = masks_in_folder(tmp_path / "masks", trained)
+    assert np.array_equal(masks.read_mask(0), classes)
+    with pytest.raises(UsageError, match="values without a class"):
+        masks.read_mask(1)
+    assert masks.label_map is trained
+
+
 def test_what_the_network_cannot_make_is_refused_before_anything_is_written(folder, tmp_path):
     masks = masks_in_folder(folder, CLASSES)
     few = Generator(Painter(), Objective("v"), PixelCodec(), UNSCALED, num_classes=3, stride=1)

@@ -20,8 +20,7 @@ from histoprep import imageio
 from histoprep.durable import publish_in_batch, sync_file_system, write_json, write_text
 from histoprep.errors import OutputError, UsageError
 from histoprep.labels import LabelMap, format_label_map
-from histoprep.labels.model import SourceLabel
-from trainer.sampling.masks import read_labels
+from trainer.sampling.masks import classes_as_sources, read_labels
 
 REQUEST = "sampling.json"
 _THREADS = 8
@@ -121,9 +120,3 @@ class SyntheticDataset:
 
     def _encode(self, picture: np.ndarray, mask: np.ndarray) -> tuple[bytes, bytes]:
         return imageio.encode_rgb_png(picture, imageio.SYNTHETIC_MARK), imageio.encode_mask_png(mask, imageio.SYNTHETIC_MARK)
-
-
-def classes_as_sources(label_map: LabelMap) -> LabelMap:
-    """Return the map of the classes of `label_map` to themselves: masks that are written hold class ids."""
-    classes = label_map.classes
-    return LabelMap("synthetic", tuple(SourceLabel(one.id, one.name) for one in classes), classes, {one.id: one.id for one in classes})

@@ -12,7 +12,7 @@ import numpy as np
 
 from histoprep import imageio
 from histoprep.errors import BrokenFileError, LabelMapError, UsageError
-from histoprep.labels import LabelMap
+from histoprep.labels import LabelMap, SourceLabel
 from histoprep.shards import TileSource
 from trainer.errors import DataError
 
@@ -98,7 +98,8 @@ def masks_in_folder(
         raise UsageError(what, path=folder, seen=", ".join(sorted(twice)[:3]) or None, expected=f"files {', '.join(_MASK_SUFFIXES)}")
     sizes = np.array([_size_of(path) for path in paths], dtype=np.int64)
     pictures = {_name_of(path, images): path for path in _files(images, _IMAGE_SUFFIXES)} if images else {}
-    lookup = (source_map or classes).lookup_table()
+    # The map of the training would turn class ids into other classes.
+    lookup = (source_map or classes_as_sources(classes)).lookup_table()
 
     def read_mask(index: int) -> np.ndarray:
         return _mapped(read_labels(paths[index]), lookup, paths[index])
@@ -109,6 +110,12 @@ def masks_in_folder(
         return _decoded(pictures[ids[index]], imageio.decode_rgb)
 
     return MaskList(ids, (split or "train",) * len(ids), sizes, source_map or classes, read_mask, read_image if images else None)
+
+
+def classes_as_sources(label_map: LabelMap) -> LabelMap:
+    """Return the map of the classes of `label_map` to themselves: masks that are written hold class ids."""
+    classes = label_map.classes
+    return LabelMap("synthetic", tuple(SourceLabel(one.id, one.name) for one in classes), classes, {one.id: one.id for one in classes})
 
 
 def read_labels(path: Path) -> np.ndarray:
