@@ -95,6 +95,33 @@ def test_another_configuration_is_another_run(toy_config: Make, change: dict) ->
     assert next(iter(change)).replace("__", ".") in str(caught.value)
 
 
+def test_a_run_that_ended_before_its_first_checkpoint_gives_its_folder_to_another(toy_config: Make) -> None:
+    config = toy_config(poison=0, two_stages=True)
+    with pytest.raises(DivergedError):
+        fit(config)
+    run = Path(config.out)
+    certificate = json.loads((run / "certificate.json").read_text())
+    (run / "certificate.json").write_text(json.dumps({**certificate, "digest": "of other data"}))
+    mended = toy_config(seed=1, two_stages=True)
+    fit(mended)
+    assert build_config(type(mended), yaml.safe_load((run / "config.yml").read_text())) == mended
+    assert json.loads((run / "certificate.json").read_text()) == certificate
+
+
+@pytest.mark.parametrize("left", ["first/checkpoints/last-00000012", "first/finished.json"])
+def test_what_one_stage_left_keeps_the_folder(toy_config: Make, left: str) -> None:
+    run = fit(toy_config(two_stages=True)).run
+    shutil.move(run / left, run.with_name("kept"))
+    for stage in ("first", "second"):
+        shutil.rmtree(run / stage)
+    (run / left).parent.mkdir(parents=True)
+    shutil.move(run.with_name("kept"), run / left)
+    with pytest.raises(ConfigError, match="another configuration"):
+        fit(toy_config(two_stages=True, seed=1))
+    shutil.rmtree(run / "first")
+    assert fit(toy_config(two_stages=True, seed=1)).stages["second"]["step"] == 12
+
+
 def test_what_changes_no_result_may_change(toy_config: Make) -> None:
     fit(toy_config(duration__steps=12))
     assert fit(toy_config(keep_checkpoints=3, every__log=1, data__num_workers=1)).stages[""]["step"] == 12

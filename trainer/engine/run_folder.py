@@ -33,18 +33,16 @@ _SCHEDULES_WITHOUT_END = ("constant", "warmup_constant")
 def prepare_run(config: RunConfig, certificate: Mapping[str, Any]) -> Path:
     """Return the run folder, holding config.yml, environment.json and certificate.json; hold its lock.
 
-    Raises ConfigError when the folder belongs to a run with another configuration, and IntegrityError when the data
-    changed since that run began.
+    A run that ended before its first checkpoint leaves nothing to go on from, so its folder may be taken for another. Raises
+    ConfigError when the folder belongs to a run with another configuration, and IntegrityError when the data changed since
+    that run began.
     """
     run = Path(config.out)
-    if (run / CONFIG).exists():
+    if _has_trained(run):
         _refuse_other_config(run / CONFIG, config)
-    elif (run / "checkpoints").exists():
-        raise ConfigError(f"this folder has checkpoints but no {CONFIG}", path=run, hint="choose another --out")
-    if (run / _CERTIFICATE).exists():
-        _refuse_other_data(run / _CERTIFICATE, certificate)
-    else:
-        write_json(run / _CERTIFICATE, certificate)
+        if (run / _CERTIFICATE).exists():
+            _refuse_other_data(run / _CERTIFICATE, certificate)
+    write_json(run / _CERTIFICATE, certificate)
     write_text(run / CONFIG, dump_config(config))
     write_json(run / _ENVIRONMENT, [*_read_json(run / _ENVIRONMENT, []), describe_environment(sys.argv)])
     return run
@@ -78,7 +76,15 @@ def write_finished(folder: Path, config: RunConfig, result: Mapping[str, Any]) -
     write_json(folder / FINISHED, {"duration": config.duration.model_dump(mode="json"), **result})
 
 
+def _has_trained(run: Path) -> bool:
+    """Return whether there is anything of a checkpoint, usable or not, or a finished stage in a run folder or its stages."""
+    names = ("checkpoints/*", FINISHED)
+    return any(True for stage in ("", "*/") for name in names for _ in run.glob(f"{stage}{name}"))
+
+
 def _refuse_other_config(path: Path, config: RunConfig) -> None:
+    if not path.exists():
+        raise ConfigError(f"this folder has checkpoints but no {CONFIG}", path=path.parent, hint="choose another --out")
     old, new = flatten(read_yaml(path)), flatten(config.model_dump(mode="json", by_alias=True))
     free = [*_MAY_CHANGE, *(["duration"] if config.schedule.kind in _SCHEDULES_WITHOUT_END else [])]
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{one}.") for one in free)]
