@@ -49,10 +49,12 @@ def sample_dataset(
     """
     check_masks(generator, masks, options, keep=keep is not None)
     dataset = SyntheticDataset(
-        out.absolute(), {**asdict(options), **(origin or {}), "precision": generator.precision, "keep": keep.digest if keep else None}
+        out.resolve(), {**asdict(options), **(origin or {}), "precision": generator.precision, "keep": keep.digest if keep else None}
     )
     chosen = range(min(len(masks), limit or len(masks)))
     num_made = 0
+    # The lock is a file in the workspace, which may be somebody's.
+    dataset.refuse_strangers()
     with locked(dataset.workspace):
         dataset.start(force=force)
         for batch in batches_of(masks, chosen, batch_size):

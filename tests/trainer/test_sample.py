@@ -249,13 +249,33 @@ def test_another_request_for_the_same_folder_is_refused_unless_forced(folder, tm
     assert json.loads((tmp_path / "made.histoprep" / "sampling.json").read_text())["seed"] == 6
 
 
-def test_a_folder_of_someone_else_is_left_alone(folder, tmp_path):
-    theirs = tmp_path / "made" / "images" / "theirs.png"
-    theirs.parent.mkdir(parents=True)
-    theirs.write_bytes(b"theirs")
-    with pytest.raises(UsageError, match="not made here"):
-        sample_dataset(_painter(), masks_in_folder(folder, CLASSES), tmp_path / "made", OPTIONS, force=True)
-    assert theirs.read_bytes() == b"theirs"
+def _contents(*folders: Path) -> dict[str, bytes]:
+    return {path.as_posix(): path.read_bytes() for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "reason"),
+    [("made/images/a.png", "not made here"), ("made/label_map.yml", "not made here"), ("made/tile.jpg", "not made here")]
+    + [(f"made.histoprep/{name}", "workspace of another data set") for name in ("manifest.parquet", "tiles.parquet")],
+)
+def test_a_folder_of_someone_else_is_left_alone(folder, tmp_path, theirs, reason):
+    (tmp_path / theirs).parent.mkdir(parents=True)
+    (tmp_path / theirs).write_bytes(b"theirs")
+    before = _contents(tmp_path)
+    for force in (False, True):
+        with pytest.raises(UsageError, match=reason):
+            sample_dataset(_painter(), masks_in_folder(folder, CLASSES), tmp_path / "made", OPTIONS, force=force)
+    assert _contents(tmp_path) == before
+
+
+def test_an_empty_folder_and_a_link_to_one_are_good_enough(folder, tmp_path):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "link").symlink_to("made")
+    masks = masks_in_folder(folder, CLASSES)
+    result = sample_dataset(_painter(), masks, tmp_path / "link", OPTIONS)
+    assert result.manifest == tmp_path / "made.histoprep" / "manifest.parquet"
+    assert sample_dataset(_painter(), masks, tmp_path / "made", OPTIONS).num_made == 0
+    assert not (tmp_path / "link.histoprep").exists()
 
 
 def _real_set(folder: Path, tmp_path: Path) -> Path:
@@ -368,18 +388,23 @@ def test_sheets(folder, tmp_path):
     )
 
 
-def test_the_command(folder, tmp_path, capsys):
-    """From a checkpoint to a data set, its own manifest as the next source of masks, a sweep, a comparison, a refusal."""
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with the codec that it was imported with."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
+    place = tmp_path_factory.mktemp("imported")
     torch.manual_seed(0)
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-    AutoencoderKL(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4, layers_per_block=1, **kinds).save_pretrained(
-        tmp_path / "codec"
-    )
-    torch.save(ReferenceUNet(ReferenceUNetConfig(4, dim=8, dim_mults=(1, 2))).state_dict(), tmp_path / "published.pt")
-    assert run(["import", str(tmp_path / "published.pt"), "--out", str(tmp_path / "run"), "--codec", str(tmp_path / "codec")]) == ExitCode.OK
-    common = ["sample", "--checkpoint", str(tmp_path / "run"), "--steps", "2", "--device", "cpu"]
+    AutoencoderKL(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4, layers_per_block=1, **kinds).save_pretrained(place / "codec")
+    torch.save(ReferenceUNet(ReferenceUNetConfig(4, dim=8, dim_mults=(1, 2))).state_dict(), place / "published.pt")
+    assert run(["import", str(place / "published.pt"), "--out", str(place / "run"), "--codec", str(place / "codec")]) == ExitCode.OK
+    return place / "run"
+
+
+def test_the_command(imported, folder, tmp_path, capsys):
+    """From a checkpoint to a data set, its own manifest as the next source of masks, a sweep, a comparison, a refusal."""
+    common = ["sample", "--checkpoint", str(imported), "--steps", "2", "--device", "cpu"]
     first, second = tmp_path / "first", tmp_path / "second"
     assert run([*common, "--masks", str(folder), "--out", str(first), "--split", "test", "--seed", "3"]) == ExitCode.OK
     manifest = tmp_path / "first.histoprep" / "manifest.parquet"
@@ -393,3 +418,22 @@ def test_the_command(folder, tmp_path, capsys):
     assert run([*again, "--solver", "heun"]) == ExitCode.USAGE
     assert run([*again, "--limit", "2", "--seed", "1", "--precision", "bf16"]) == ExitCode.USAGE
     assert "seed: 0 there, 1 now" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_the_command_writes_nothing_into_the_data_it_reads(imported, folder, tmp_path, capsys):
+    real = _real_set(folder, tmp_path)
+    own, images = tmp_path / "own", tmp_path / "real" / "images"
+    (own / "masks").mkdir(parents=True)
+    (own / "masks" / "a.png").write_bytes(imageio.encode_mask_png(_regions(0)))
+    (tmp_path / "own.histoprep").mkdir()
+    (tmp_path / "own.histoprep" / "tiles.parquet").write_bytes(b"theirs")
+    before = _contents(tmp_path)
+    common = ["sample", "--checkpoint", str(imported), "--steps", "2", "--device", "cpu"]
+    # The data set itself, a folder in it, the folder of masks, a folder in it, one around it, the folder of real pictures.
+    for masks, out in ((real, "real"), (real, "real/new"), (folder, "labels"), (folder, "labels/new"), (own / "masks", "own")):
+        assert run([*common, "--masks", str(masks), "--out", str(tmp_path / out), "--force"]) == ExitCode.USAGE
+        assert "must not mix with the data they are made from" in capsys.readouterr().err.replace("\n", " ")
+    assert run([*common, "--masks", str(folder), "--images", str(images), "--out", str(images / "new")]) == ExitCode.USAGE
+    assert run([*common, "--masks", str(real), "--out", str(own), "--sweep", "0,1"]) == ExitCode.USAGE
+    assert "not made here" in capsys.readouterr().err.replace("\n", " ")
+    assert _contents(tmp_path) == before

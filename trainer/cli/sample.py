@@ -89,13 +89,14 @@ def sample(
     from trainer.diffusion.samplers import Solver
     from trainer.recipes.ldm import load_generator, read_facts
     from trainer.sample import check_masks, sample_dataset
+    from trainer.sampling.dataset import SyntheticDataset
     from trainer.sampling.generator import SamplingOptions
     from trainer.sampling.keep import keep_regions
     from trainer.sampling.sheets import comparison_sheet
 
     place = str(choose_device(device))
     scales = _scales(sweep) if sweep else ()
-    listed = _mask_list(masks, read_facts(checkpoint).label_map, split, map_name, images)
+    listed = _mask_list(masks, read_facts(checkpoint).label_map, split, map_name, images, out)
     if real and listed.read_image is None:
         raise UsageError("--real needs the real pictures", hint="give a manifest as --masks, or their folder with --images")
     options = SamplingOptions(guidance_scale, Solver(solver.value, steps, eta), seed)
@@ -103,6 +104,7 @@ def sample(
     check_masks(generator, listed, options, keep=keep is not None)
     generator = _made_fast(generator, compiled=compile_)
     if scales:
+        SyntheticDataset(out.resolve(), {}).refuse_strangers()
         _draw_sweep(generator, listed, out, scales, options)
         return
     origin = {"checkpoint": _weights_digest(checkpoint, ema=not raw_weights), "codec": generator.codec.digest}
@@ -118,7 +120,7 @@ def sample(
     console.out(f"{result.num_made:,} pictures | {out} | {result.manifest}")
 
 
-def _mask_list(masks: str, classes: LabelMap, split: SplitName | None, map_name: str | None, images: Path | None) -> MaskList:
+def _mask_list(masks: str, classes: LabelMap, split: SplitName | None, map_name: str | None, images: Path | None, out: Path) -> MaskList:
     from histoprep.labels import find_label_map, load_label_map
     from histoprep.shards import open_tiles
     from trainer.sampling.masks import masks_in_folder, masks_of_tiles
@@ -126,14 +128,26 @@ def _mask_list(masks: str, classes: LabelMap, split: SplitName | None, map_name:
     folder = Path(masks)
     # A folder of shards has an index and no label images.
     if folder.is_dir() and not any(folder.glob("*.parquet")):
+        for source in filter(None, (folder, images)):
+            _check_apart(out, source)
         source_map = load_label_map(find_label_map(map_name)) if map_name else None
         return masks_in_folder(folder, classes, source_map=source_map, images=images, split=split.value if split else None)
     if map_name or images:
         raise UsageError("--map and --images belong to a folder of masks; a manifest has its own", path=masks)
     tiles = open_tiles(masks)
+    _check_apart(out, tiles.manifest.root)
     if [(one.id, one.name) for one in tiles.label_map.classes] != [(one.id, one.name) for one in classes.classes]:
         console.warn(f"the classes of {tiles.label_map.name} are not those the network was trained with ({classes.name}); ids are taken as they are")
     return masks_of_tiles(tiles, split.value if split else None)
+
+
+def _check_apart(out: Path, source: Path) -> None:
+    """Raise UsageError when one of the two folders lies in the other: pictures would be taken for data, or data be replaced."""
+    made, read = out.resolve(), source.resolve()
+    if made.is_relative_to(read) or read.is_relative_to(made):
+        raise UsageError(
+            "pictures must not mix with the data they are made from", path=out.absolute(), seen=f"data in {source}", hint="name another --out"
+        )
 
 
 def _scales(text: str) -> tuple[float, ...]:
@@ -154,7 +168,7 @@ def _draw_sweep(generator: Generator, masks: MaskList, out: Path, scales: tuple[
 def _write(out: Path, name: str, picture: Any) -> None:
     from trainer.engine.pictures import write_sheet
 
-    path = out.absolute().with_name(f"{out.absolute().name}.histoprep") / name
+    path = out.resolve().with_name(f"{out.resolve().name}.histoprep") / name
     write_sheet(path, picture)
     console.out(str(path))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from trainer.sampling.masks import classes_as_sources, read_labels
 REQUEST = "sampling.json"
 _THREADS = 8
 _SPLITS = "split.csv"
+# What every workspace of a data set holds sooner or later.
+_OF_DATA_SETS = ("manifest.parquet", "tiles.parquet")
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,10 @@ class SyntheticDataset:
         return self.root.with_name(self.root.name + ".histoprep")
 
     def start(self, *, force: bool = False) -> None:
-        """Record the request, or raise UsageError when the folder was made by another one and `force` does not allow replacing it."""
+        """Record the request, or raise UsageError when the folder was made by another one and `force` does not allow replacing it.
+
+        A folder that holds anything else is refused whatever `force` says.
+        """
         place = self.workspace / REQUEST
         known = json.loads(place.read_text("utf-8")) if place.is_file() else None
         wanted = json.loads(json.dumps(dict(self.request)))
@@ -54,8 +60,7 @@ class SyntheticDataset:
                 seen=differing,
                 hint="choose another --out, or --force to replace them",
             )
-        if known is None and any((self.root / name).is_dir() for name in ("images", "masks")):
-            raise UsageError("this folder holds pictures that were not made here", path=self.root, hint="choose another --out")
+        self.refuse_strangers()
         if known is not None and known != wanted:
             for name in ("images", "masks"):
                 for path in (self.root / name).rglob("*.png"):
@@ -65,6 +70,21 @@ class SyntheticDataset:
         except OSError as error:
             raise OutputError.from_os_error(error, self.root) from error
         write_json(place, wanted)
+
+    def refuse_strangers(self) -> None:
+        """Raise UsageError, with nothing written, when files that were not made here are in the data set's folder or its workspace."""
+        if (self.workspace / REQUEST).is_file():
+            return
+        hint = "name a new or empty folder with --out"
+        try:
+            found = sorted(os.listdir(self.root)) if self.root.exists() else []
+        except OSError as error:
+            raise OutputError.from_os_error(error, self.root) from error
+        if found:
+            raise UsageError("this folder is not empty, and its files were not made here", path=self.root, seen=", ".join(found[:3]), hint=hint)
+        theirs = [name for name in _OF_DATA_SETS if (self.workspace / name).exists()]
+        if theirs:
+            raise UsageError("this is the workspace of another data set", path=self.workspace, seen=", ".join(theirs), hint=hint)
 
     def has(self, tile_id: str, mask: np.ndarray) -> bool:
         """Return whether the picture of a tile is there and was made for this mask; both files appear whole or not at all."""
