@@ -177,6 +177,19 @@ def test_a_latent_set_can_be_named(finished: tuple[Any, Path], tmp_path: Path) -
     assert all(torch.equal(a, b) for a, b in zip(load_weights(run)[0].values(), load_weights(finished[1])[0].values(), strict=True))
 
 
+def test_a_latent_set_of_another_size_is_refused_before_and_in_training(finished: tuple[Any, Path], tmp_path: Path) -> None:
+    config = finished[0]
+    where = {"manifest": config.manifest, "latents": str(latents_folder(config)), "out": str(tmp_path / "run")}
+    larger = load_config(preset="ldm-tiny", sets=[*TINY, *EVERY, "data.image_size=64"], **where)
+    with pytest.raises(ConfigError, match=r"32 px(.|\n)*64 px(.|\n)*--set data\.image_size=32") as planned:
+        describe(larger)
+    with pytest.raises(ConfigError) as trained:
+        fit(larger)
+    assert str(trained.value) == str(planned.value)
+    advised = load_config(preset="ldm-tiny", sets=[*TINY, *EVERY, "data.image_size=32"], **where)
+    assert fit(advised).stages[""]["step"] == 6
+
+
 def test_neither_latents_nor_a_codec_is_an_error(demo_manifest: Path) -> None:
     config = load_config(preset="ldm-tiny", manifest=str(demo_manifest))
     with pytest.raises(ConfigError, match="neither latents nor a codec"):

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from histoprep.shards import open_tiles
-from trainer.data.latents import LatentSet
 from trainer.engine.checkpoints import find_checkpoint, load_weights
 from trainer.errors import CheckpointError, ConfigError
 from trainer.models.codec import load_codec
@@ -16,7 +15,7 @@ from trainer.models.layers import NUM_HEADS
 from trainer.models.reference_unet import ReferenceUNet
 from trainer.recipes import StagePlan
 from trainer.recipes.ldm_config import Config
-from trainer.recipes.ldm_data import ModelFacts, describe_streams, latents_folder, prepare_latents
+from trainer.recipes.ldm_data import ModelFacts, describe_streams, latents_folder, open_latents, prepare_latents
 from trainer.recipes.ldm_stage import LdmStage, denoiser_config, objective_of
 from trainer.sampling.generator import Generator
 
@@ -32,7 +31,7 @@ def stages(config: Config) -> list[StagePlan]:
     objective_of(config)
 
     def build(_: Path) -> LdmStage:
-        return LdmStage(config, open_tiles(config.manifest), LatentSet.open(latents_folder(config)))
+        return LdmStage(config, open_tiles(config.manifest), open_latents(config))
 
     return [StagePlan("", build, lambda run, voice: prepare_latents(config, run, voice))]
 
@@ -89,7 +88,7 @@ def _channels(config: Config) -> int:
     """Return the latent channels of a run to come."""
     folder = latents_folder(config)
     if config.latents is not None or (folder / "latents.json").is_file():
-        return LatentSet.open(folder).shape[0]
+        return open_latents(config).shape[0]
     return load_codec(config.codec or "").channels
 
 

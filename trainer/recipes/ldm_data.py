@@ -101,13 +101,26 @@ def latents_folder(config: Config) -> Path:
     return home / "latents" / f"{codec}-{config.data.image_size}px-{config.data.fit}-{config.encoding.views}views-{config.encoding.scaling}"
 
 
+def open_latents(config: Config) -> LatentSet:
+    """Return the latent set of a run; raises LatentSetError, and ConfigError when it holds squares of another size than the run is to train on."""
+    latents = LatentSet.open(latents_folder(config))
+    if latents.image_size != config.data.image_size:
+        raise ConfigError(
+            "the latent set was encoded at another size than the run trains on",
+            path=latents.folder,
+            seen=f"squares of {latents.image_size} px",
+            expected=f"data.image_size, {config.data.image_size} px",
+            hint=f"give --set data.image_size={latents.image_size}, or a set of trainer encode --image-size {config.data.image_size}",
+        )
+    return latents
+
+
 def prepare_latents(config: Config, run: Path, voice: Voice) -> None:
     """Encode the tiles unless that is done, and write the facts of the model to come into the run folder."""
     tiles = open_tiles(config.manifest)
-    folder = latents_folder(config)
     if config.latents is None:
-        _encode(config, tiles, folder, voice)
-    latents = LatentSet.open(folder)
+        _encode(config, tiles, latents_folder(config), voice)
+    latents = open_latents(config)
     latents.match(tiles)
     ModelFacts.of(latents, tiles.label_map).write(run)
     for warning in (*training_streams(config, tiles).warnings, validation_streams(tiles)[1]):
