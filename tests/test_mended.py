@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ import lossy_masks as made
 import numpy as np
 import pyarrow as pa
 import pytest
-from audit_cases import DataSet, tissue
+from audit_cases import DataSet, Found, by_code, picture_bytes, tissue
 from PIL import Image
 from tile_rows import tile_row, write_tiles
 
@@ -355,9 +356,54 @@ class TestManifest:
         assert (mended.severity, mended.count) == (Severity.INFO, NUM_DAMAGED)
         assert f"{NUM_DAMAGED} of {NUM_DAMAGED} have a mended mask" in mended.cause and "take the mended masks" in mended.suggestion
 
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+    def test_the_audit_finds_in_mended_masks_what_they_still_have(self, kind: str, tmp_path: Path) -> None:
+        data, clean = DataSet(tmp_path / "set"), DataSet(tmp_path / "clean")
+        suffix = "png" if kind == "PNG" else "jpg"
+        for index in range(NUM_DAMAGED):
+            labels = made.regions(index)
+            if index % 2:
+                # Somebody drew this speck: repair keeps it.
+                labels[60:64, 60:64] = max(set(np.unique(labels).tolist()) - {int(labels[62, 62])})
+            data.image(f"{index:02}.jpg", tissue(index, SIDE_PX))
+            lossy = Image.fromarray(made.jpeg(labels, 90))
+            picture = picture_bytes(lossy, "PNG") if kind == "PNG" else picture_bytes(lossy.convert("RGB"), "JPEG", quality=90)
+            data.write(f"{index:02}_mask.{suffix}", picture)
+        workspace = Workspace.of(data.root)
+
+        def found() -> Found:
+            report = run_audit(workspace, AuditOptions(), Engine(1), want_report=True).report
+            assert report is not None
+            return by_code(one for one in report.findings if one.code not in ("HP403", "HP404"))
+
+        before = set(found())
+        repair(workspace)
+        after = found()
+        for image in data.root.glob("??.jpg"):
+            clean.write(image.name, image.read_bytes())
+        for mask in (workspace.folder / "mended").glob("*_mask.png"):
+            clean.write(mask.name, mask.read_bytes())
+        expected = by_code(one for one in clean.audit().findings if one.code not in ("HP403", "HP404"))
+
+        assert before - set(after) >= ({"HP408 see-hp403", "HP409 see-hp403", "HP804"} if kind == "PNG" else {"HP402 grey-in-rgb"})
+        assert len(after["HP408 mended"]) >= NUM_DAMAGED // 2
+        assert not any(key.startswith(("HP402", "HP203")) or "see-" in key for key in after)
+        as_files = {
+            key.removesuffix(" mended"): {path.replace(f"_mask.{suffix}", "_mask.png"): detail for path, detail in items.items()}
+            for key, items in after.items()
+        }
+        assert as_files == expected
+
+    def test_the_audit_judges_the_damaged_masks_where_a_mended_one_is_gone(self, own: Workspace) -> None:
+        assert "HP804" not in found_by_audit(own)
+        (own.folder / "mended" / "slide" / "07_mask.png").unlink()
+        note = own.repair.stat()
+        os.utime(own.repair, ns=(note.st_atime_ns, note.st_mtime_ns + 1))
+        assert "HP804" in found_by_audit(own)
+
 
 class TestStats:
-    def test_they_count_the_mended_masks_and_the_audit_the_damaged(self, own: Workspace) -> None:
+    def test_they_count_the_mended_masks_in_place_of_the_damaged(self, own: Workspace) -> None:
         pixels: dict[bool, Counter[int]] = {False: Counter(), True: Counter()}
         for stem in TRUTH:
             for is_mended, counter in pixels.items():

@@ -25,6 +25,8 @@ from histoprep.lossy.sources import lossy_sources
 from histoprep.names import to_text
 from histoprep.stats import count_table
 from histoprep.tiles import KIND, SCHEMA, SCHEMA_VERSION
+from histoprep.tiles.mended import CONTENT_COLUMNS, IS_MENDED, MendedMasks, TileRows, open_mended
+from histoprep.tiles.table import read_issues
 from histoprep.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -60,19 +62,19 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Gathered:
     opened, header = tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)
     # First, since it needs columns of all tiles that nothing else does.
     duplicates, num_uncompared = _duplicates(workspace, opened, header, engine)
-    overview = _overview(opened)
+    mended = _mended_masks(workspace)
+    overview = _overview(TileRows(opened, mended, CONTENT_COLUMNS))
     manifest = _readable_manifest(workspace)
     counted = workspace if manifest else _WithoutManifest(workspace.root, workspace.folder)
     label_map, map_path = sources.label_map, to_text(str(sources.map_path or ""))
     if sources.map_path is None and manifest and not manifest.label_map.is_identity:
         # What is split by classes is judged by the same classes.
         label_map, map_path = manifest.label_map, to_text(str(manifest.path))
-    counts = count_table(counted, label_map, by_group=True)
-    issues, _ = tables.open_table(workspace.listing_issues, kind="listing-issues", schema_version="1.0")
+    counts = count_table(counted, label_map, by_group=True, mended=mended)
     evidence = Evidence(
         root=workspace.root,
         overview=overview,
-        issues=tables.read_table(issues).to_pandas(types_mapper=checks.nullable),
+        issues=read_issues(workspace).to_pandas(types_mapper=checks.nullable),
         duplicates=duplicates,
         amounts=_amounts(overview),
         label_counts=counts.raw,
@@ -85,7 +87,7 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Gathered:
         manifest=workspace.manifest if workspace.manifest.exists() else None,
         options=CheckOptions(sources.min_area_px, sources.tile_size_px, sources.headers_only),
         lossy=tuple(lossy_sources(workspace.tiles)),
-        mended=_mended_paths(workspace, overview),
+        mended=frozenset(overview.mask_path[overview[IS_MENDED]]),
     )
     return Gathered(evidence, num_uncompared)
 
@@ -99,22 +101,21 @@ def _readable_manifest(workspace: Workspace) -> Manifest | None:
         return None
 
 
-def _mended_paths(workspace: Workspace, overview: pd.DataFrame) -> frozenset[str]:
-    """Return the damaged masks that have a mended one; none where those are gone, which the stages that need them say."""
-    from histoprep.repair.record import mended_masks
-
+def _mended_masks(workspace: Workspace) -> MendedMasks | None:
+    """Return the mended masks; None where those are gone or a repair did not end, which the stages that need them say."""
     try:
-        mended = mended_masks(workspace)
+        mended = open_mended(workspace.folder)
+        if mended is not None:
+            mended.check_files(workspace.root)
     except IntegrityError:
-        return frozenset()
-    seen = overview[overview.mask_path.isin(list(mended))] if mended else overview[:0]
-    return frozenset(path for path, digest in zip(seen.mask_path, seen.mask_digest, strict=True) if mended[path].source_digest == digest)
+        return None
+    return mended
 
 
-def _overview(opened: Any) -> pd.DataFrame:
-    """Return the overview: `OVERVIEW_COLUMNS`, source, and what `label_ids` says of each mask (see `Evidence`)."""
-    pieces = [_overview_piece(batch) for batch in tables.read_batches(opened, [*OVERVIEW_COLUMNS, "label_ids"])]
-    columns = pa.schema([SCHEMA.field(name) for name in (*OVERVIEW_COLUMNS, "label_ids")])
+def _overview(rows: TileRows) -> pd.DataFrame:
+    """Return the overview: `OVERVIEW_COLUMNS`, source, is_mended, and what `label_ids` says of each mask (see `Evidence`)."""
+    pieces = [_overview_piece(batch) for batch in rows.read_batches([*OVERVIEW_COLUMNS, "label_ids", IS_MENDED])]
+    columns = pa.schema([*(SCHEMA.field(name) for name in (*OVERVIEW_COLUMNS, "label_ids")), pa.field(IS_MENDED, pa.bool_())])
     overview = pd.concat(pieces, ignore_index=True) if pieces else _overview_piece(columns.empty_table())
     folder = overview.tile_id.str.replace(r"/?[^/]*$", "", regex=True)
     return overview.assign(source=overview.group.fillna(folder.where(folder != "", ".")))
@@ -169,12 +170,14 @@ def run_rules(workspace: Workspace, evidence: Evidence) -> list[Finding]:
     """Return the findings of every rule, those of one rule and place joined, in order of code."""
     checks.load_rules()
     opened, _ = tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)
-    found = checks.merged(_run(opened, evidence))
+    # `gather` saw that the mended masks are there.
+    mended = open_mended(workspace.folder) if evidence.mended else None
+    found = checks.merged(_run(TileRows(opened, mended, CONTENT_COLUMNS), evidence))
     return sorted(found, key=lambda one: (one.code, one.subcode, one.where))
 
 
-def _run(opened: Any, evidence: Evidence) -> Iterator[Finding]:
-    for batch in tables.read_batches(opened):
+def _run(rows: TileRows, evidence: Evidence) -> Iterator[Finding]:
+    for batch in rows.read_batches():
         chunk = Chunk.of(batch)
         for row_rule in _each(checks.ROW_RULES):
             yield from row_rule(chunk, evidence)

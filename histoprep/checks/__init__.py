@@ -64,7 +64,8 @@ class Amounts:
 class Evidence:
     """Everything rules may look at.
 
-    `overview` has one row a tile with `OVERVIEW_COLUMNS`, `source`, which is the group or else the folder, and
+    What a mended mask holds stands in the place of what the damaged one held; paths and digests are those of the data set.
+    `overview` has one row a tile with `OVERVIEW_COLUMNS`, `source`, which is the group or else the folder, `is_mended`, and
     of each mask whether it holds label 0 alone (`zero`) or a label other than 0 (`foreground`). `issues` are kind,
     path, detail of the scan. `duplicates` are compared pairs of images (see `duplicates.py`). `counts`
     are of the label map's classes, or of the raw labels without a map; `label_counts` always of the raw

@@ -99,7 +99,7 @@ def spurious(evidence: Evidence) -> Iterator[Finding]:
     ]
     if items:
         unit = "labels" if evidence.label_map is None else "classes"
-        codes = " and ".join(sorted({one.code for one in evidence.lossy}))
+        codes = " and ".join(sorted({one.code for one in evidence.lossy if not evidence.mended.issuperset(one.paths)}))
         cause = f"Thin false rims in masks that were saved with loss or interpolated: see {codes}." if codes else ""
         suggestion = "histoprep repair" if codes else ""
         yield finding(RULES["HP804"], items, denominator=len(totals), unit=unit, cause=cause, suggestion=suggestion)

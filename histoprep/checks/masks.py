@@ -23,6 +23,7 @@ _COLOUR_SUBCODES = {
     "RGB": "rgb", "RGBA": "alpha", "LA": "alpha", "PA": "alpha", "CMYK": "cmyk", "YCbCr": "rgb", "LAB": "rgb", "F": "float", "I": "wide-integer",
 }  # fmt: skip
 _GREY_CAUSE = "A class map was saved with equal colour channels, often by a viewer or an image editor."
+_MENDED_CAUSE = "The mended masks of these hold them too: somebody drew them, or repair could not tell them from what was drawn."
 
 
 @row_rule("HP401")
@@ -103,15 +104,17 @@ def thin_or_small(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
 
 
 def _by_cause(code: str, masks: pd.DataFrame, detail: str, evidence: Evidence) -> Iterator[Finding]:
-    """Yield masks of sources that are known to be lossy or interpolated (HP403, HP404) apart from others."""
-    damaged = masks.mask_path.isin([path for one in evidence.lossy for path in one.paths])
+    """Yield masks of sources that are known to be lossy or interpolated (HP403, HP404), and mended ones, apart from others."""
     amount = evidence.amounts.masks
-    yield from flag(code, masks, ~damaged, "mask_path", detail, denominator=amount, unit="masks")
+    mended = masks.mask_path.isin(list(evidence.mended))
+    damaged = masks.mask_path.isin([path for one in evidence.lossy for path in one.paths])
+    yield from flag(code, masks, ~damaged & ~mended, "mask_path", detail, denominator=amount, unit="masks")
+    yield from flag(code, masks, mended, "mask_path", detail, denominator=amount, unit="masks", subcode="mended", cause=_MENDED_CAUSE)
     for rule in ("HP403", "HP404"):
         known = masks.mask_path.isin([path for one in evidence.lossy if one.code == rule for path in one.paths])
         cause = f"These masks are lossy or interpolated, see {rule}: values grew along their boundaries that nobody drew."
         yield from flag(
-            code, masks, known, "mask_path", detail, denominator=amount, unit="masks", subcode=f"see-{rule.lower()}",
+            code, masks, known & ~mended, "mask_path", detail, denominator=amount, unit="masks", subcode=f"see-{rule.lower()}",
             cause=cause, suggestion="histoprep repair",
         )  # fmt: skip
 

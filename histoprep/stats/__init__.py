@@ -26,7 +26,7 @@ from histoprep.manifest import KIND as MANIFEST_KIND
 from histoprep.manifest import SCHEMA_VERSION as MANIFEST_VERSION
 from histoprep.stats.counts import COLUMNS, DIMENSIONS, Counts, count, left_out
 from histoprep.stats.summary import EFFECTIVE_NUMBER_BETA, WEIGHTS, Summary, class_weights, summarise
-from histoprep.tiles.mended import IS_MENDED, TileRows, open_mended
+from histoprep.tiles.mended import IS_MENDED, MendedMasks, TileRows, open_mended
 from histoprep.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -99,15 +99,15 @@ class TableCounts:
     num_mended: int = 0
 
 
-def count_table(workspace: Workspace, label_map: LabelMap | None, *, by_group: bool, mended: bool = False) -> TableCounts:
-    """Return the counts of the workspace's tiles table, read in pieces; with `mended`, of mended masks in place of damaged ones.
+def count_table(workspace: Workspace, label_map: LabelMap | None, *, by_group: bool, mended: MendedMasks | None = None) -> TableCounts:
+    """Return the counts of the workspace's tiles table, read in pieces; of `mended` masks in place of damaged ones.
 
     Splits and pools are the manifest's when there is one; else splits are the table's own and pools as in `count`. A tile that the
     manifest does not list has split "". Groups are counted apart only when asked for. Raises
     IntegrityError for a damaged table.
     """
     opened, _ = tables.open_table(workspace.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
-    source = TileRows(opened, open_mended(workspace.folder) if mended else None)
+    source = TileRows(opened, mended)
     kind_of = _ManifestKinds.read(workspace.manifest) if workspace.manifest.exists() else None
     raw_map = _raw_map(source.read_batches(["label_ids"]), label_map)
     empty = pa.schema([tiles.SCHEMA.field(name) for name in COLUMNS]).empty_table()
@@ -136,7 +136,7 @@ def compute_stats(workspace: Workspace, label_map: LabelMap | None = None, by: S
     unknown = sorted(set(by) - set(DIMENSIONS))
     if unknown:
         raise UsageError("no such breakdown", seen=", ".join(unknown), expected=", ".join(DIMENSIONS))
-    counts = count_table(workspace, label_map, by_group="group" in by, mended=True)
+    counts = count_table(workspace, label_map, by_group="group" in by, mended=open_mended(workspace.folder))
     return Stats(
         root=workspace.root,
         by=tuple(by),

@@ -1,8 +1,9 @@
 """The rows of the tiles table as later stages see them: what `repair` mended stands in the place of what was damaged.
 
-tiles.parquet says what is on disk, and the audit judges that. The manifest, the statistics and all that is made from them read `TileRows`:
-the same rows, but the mask columns of a mended mask are those of its new file. mended.parquet, written by `repair`, holds these columns with the
-path and the digest of the damaged mask, so that a mask that changed since is never taken for one that was mended.
+tiles.parquet says what is on disk. The manifest, the statistics and all that is made from them read `TileRows`: the same rows, but the mask
+columns of a mended mask are those of its new file. The audit, which names the files of the data set, takes the new `CONTENT_COLUMNS` alone.
+mended.parquet, written by `repair`, holds these columns with the path and the digest of the damaged mask, so that a mask that changed since is
+never taken for one that was mended.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ IS_MENDED = "is_mended"
 
 # mask_label_map stays that of the damaged mask: repair changes labels, not the map that they went through.
 MASK_COLUMNS = tuple(name for name in tiles.SCHEMA.names if name.startswith(("mask_", "label_")) and name != "mask_label_map")
+_OF_FILE = ("mask_path", "mask_bytes", "mask_mtime_ns", "mask_digest", "mask_error", "mask_error_detail", "mask_format", "mask_metadata")
+CONTENT_COLUMNS = tuple(name for name in MASK_COLUMNS if name not in _OF_FILE)
+"""What a mask is and holds, whichever file it is in."""
 SCHEMA = pa.schema(
     [
         pa.field("damaged_path", pa.string(), metadata={"meaning": "path of the damaged mask relative to the data set"}),
@@ -81,8 +85,8 @@ class MendedMasks:
         """Return the number of mended masks."""
         return len(self._sorted)
 
-    def put_into(self, batch: pa.Table) -> tuple[pa.Table, np.ndarray]:
-        """Return rows of the tiles table with the columns of mended masks where there are, and which rows these are (bool [n]).
+    def put_into(self, batch: pa.Table, columns: Sequence[str] = MASK_COLUMNS) -> tuple[pa.Table, np.ndarray]:
+        """Return rows of the tiles table with the `columns` of mended masks where there are, and which rows these are (bool [n]).
 
         `batch` has mask_path and mask_digest.
         """
@@ -91,7 +95,7 @@ class MendedMasks:
         if not len(at):
             return batch, is_mended
         is_mended[at] = True
-        names = [name for name in batch.column_names if name in MASK_COLUMNS]
+        names = [name for name in batch.column_names if name in columns]
         own = batch.select(names)
         both = pa.concat_tables([own, rows.select(names).cast(own.schema)])
         chosen = np.arange(batch.num_rows)
@@ -171,12 +175,16 @@ def open_mended(folder: Path) -> MendedMasks | None:
 
 
 class TileRows:
-    """The rows of a tiles table as later stages see them; `mended` None gives the table as it is."""
+    """The rows of a tiles table as later stages see them; `mended` None gives the table as it is.
 
-    def __init__(self, opened: pq.ParquetFile, mended: MendedMasks | None = None) -> None:
+    Of a mended mask come `columns`, and from the damaged one all others.
+    """
+
+    def __init__(self, opened: pq.ParquetFile, mended: MendedMasks | None = None, columns: Sequence[str] = MASK_COLUMNS) -> None:
         """Read nothing yet."""
         self._file = opened
         self.mended = mended
+        self._columns = columns
 
     @property
     def num_rows(self) -> int:
@@ -192,7 +200,7 @@ class TileRows:
         stored = [name for name in wanted if name != IS_MENDED]
         asked = self.mended if IS_MENDED in wanted or _of_masks(stored) else None
         for batch in tables.read_batches(self._file, list(dict.fromkeys((*stored, *(() if asked is None else _KEYS)))), rows):
-            seen, is_mended = asked.put_into(batch) if asked is not None else (batch, np.zeros(batch.num_rows, bool))
+            seen, is_mended = asked.put_into(batch, self._columns) if asked is not None else (batch, np.zeros(batch.num_rows, bool))
             chosen = seen.select(stored)
             yield chosen.append_column(IS_MENDED, pa.array(is_mended)) if IS_MENDED in wanted else chosen
 
