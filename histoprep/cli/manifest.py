@@ -62,9 +62,11 @@ def build(
     """Give every usable tile a split and a pool and write the manifest.
 
     Groups (--group-by) and copies of an image never cross splits; pools and classes are shared out evenly.
-    Exit codes: 0 fine, 3 written without tiles whose files could not be used (listed in manifest.excluded.parquet).
+    Exit codes: 0 fine, 3 written without tiles whose files could not be used (listed in manifest.excluded.parquet), or without folders
+    that could not be listed (they are named).
     """
-    from histoprep.audit import default_map, ensure_tiles
+    from histoprep.audit import default_map
+    from histoprep.cli.reading import read_tiles
     from histoprep.durable import locked
     from histoprep.labels import find_label_map, load_label_map
     from histoprep.manifest import open_manifest, write_dataset_csv
@@ -85,13 +87,12 @@ def build(
         check_outside(dataset_csv, workspace.root, "a table", "--dataset-csv", text=True)
     map_path = find_label_map(map_name, workspace.root) if map_name else default_map(workspace.root)
     label_map = load_label_map(map_path) if map_path else None
-    with console.progress("reading tiles", None) as meter:
-        tiles = ensure_tiles(workspace, regrouped(workspace, group_by), workers=workers, meter=meter)
+    seen = read_tiles(workspace, regrouped(workspace, group_by), workers=workers)
     if label_map is None:
-        label_map = raw_label_map(tiles)
+        label_map = raw_label_map(workspace.tiles)
         console.warn("no label map (--map): the classes are the labels of the masks")
     with locked(workspace.folder), console.progress("manifest", None) as meter:
-        summary = build_manifest(tiles, label_map, options, out or workspace.manifest, advance=meter.advance)
+        summary = build_manifest(workspace.tiles, label_map, options, out or workspace.manifest, advance=meter.advance)
     _print_summary(summary, label_map)
     for warning in damage_warnings(workspace):
         console.warn(warning)
@@ -99,7 +100,7 @@ def build(
         write_dataset_csv(open_manifest(summary.path), dataset_csv)
         console.note(f"wrote {dataset_csv}")
     console.out(str(summary.path))
-    raise typer.Exit(ExitCode.INCOMPLETE if summary.incomplete else ExitCode.OK)
+    raise typer.Exit(ExitCode.INCOMPLETE if summary.incomplete else seen)
 
 
 def _print_summary(summary: ManifestSummary, label_map: LabelMap) -> None:

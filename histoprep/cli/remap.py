@@ -46,9 +46,9 @@ def remap(
     """Apply a label map to all masks: new 8-bit PNG files in a tree of their own.
 
     The data set is only read. Everything is checked before the first file is written; a stopped run goes on where it was.
-    Exit codes: 0 all masks are written, 2 refused, 3 some masks could not be used (they are listed).
+    Exit codes: 0 all masks are written, 2 refused, 3 some masks could not be used, or folders not be listed (they are named).
     """
-    from histoprep.audit import ensure_tiles
+    from histoprep.cli.reading import read_tiles
     from histoprep.remap import OnUnmapped, RemapOptions, plan_remap, run_remap, run_remap_part
     from histoprep.repair.record import damage_warnings
     from histoprep.workspace import Workspace
@@ -60,9 +60,7 @@ def remap(
     numbers = parse_part(part) if part else None
     label_map = _label_map(map_name, where)
     # Jobs of an array start at once; only one process may make the table.
-    if numbers is None:
-        with console.progress("reading tiles", None) as meter:
-            ensure_tiles(where, workers=workers, meter=meter)
+    seen = read_tiles(where, workers=workers) if numbers is None else ExitCode.OK
     plan = plan_remap(where, label_map, RemapOptions(out, OnUnmapped(on_unmapped), force))
     if numbers is not None:
         with progress_of("partitions", "partitions") as advance:
@@ -74,7 +72,7 @@ def remap(
     _print(result)
     for warning in damage_warnings(where):
         console.warn(warning)
-    raise typer.Exit(ExitCode.INCOMPLETE if result.num_failed else ExitCode.OK)
+    raise typer.Exit(ExitCode.INCOMPLETE if result.num_failed else seen)
 
 
 def _label_map(name: str | None, where: Workspace) -> LabelMap:

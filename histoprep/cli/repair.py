@@ -35,17 +35,16 @@ def repair(
     """Mend masks that were saved as JPEG or resized with interpolation (HP403, HP404) into a tree of their own.
 
     The data set is only read. Masks of other sources are not copied; remap, manifest, stats and shards take mended masks by themselves.
-    A stopped run goes on where it was. Exit codes: 0 all are mended, 2 wrong use, 3 some cannot be mended (they are listed).
+    A stopped run goes on where it was. Exit codes: 0 all are mended, 2 wrong use, 3 some cannot be mended, or folders not be listed (they are named).
     """
-    from histoprep.audit import ensure_tiles
+    from histoprep.cli.reading import read_tiles
     from histoprep.repair import RULES, RepairOptions, plan_repair, run_repair
     from histoprep.repair.pictures import write_preview, write_sheets
     from histoprep.workspace import Workspace
 
     where = Workspace.of(root, workspace)
     chosen = engine_of(engine, scheduler, workers)
-    with console.progress("reading tiles", None) as meter:
-        ensure_tiles(where, workers=workers, meter=meter)
+    seen = read_tiles(where, workers=workers)
     rules = tuple(one.upper() for one in separated(rule)) or RULES
     plan = plan_repair(where, RepairOptions(out or where.folder / "mended", rules, min_confidence, force))
     _print_plan(plan)
@@ -53,10 +52,10 @@ def repair(
         for path in write_preview(plan) if diff else ():
             console.note(f"preview: {path}")
         console.out(f"{plan.num_masks - plan.num_refused:,} masks would be mended, {plan.num_refused:,} cannot be | nothing was written")
-        raise typer.Exit(ExitCode.INCOMPLETE if plan.num_refused else ExitCode.OK)
+        raise typer.Exit(ExitCode.INCOMPLETE if plan.num_refused else seen)
     if not plan.masks:
         console.out("0 masks to mend: no source is lossy or interpolated")
-        return
+        raise typer.Exit(seen)
     with progress_of("mending", "masks") as advance:
         result = run_repair(plan, chosen, advance)
     for path in write_sheets(plan, every_mask=diff)[:1]:
@@ -64,7 +63,7 @@ def repair(
     _print(result)
     if where.manifest.exists() and not result.up_to_date:
         console.note(f"{where.manifest} was made before: run histoprep manifest again, then shard")
-    raise typer.Exit(ExitCode.INCOMPLETE if result.num_left else ExitCode.OK)
+    raise typer.Exit(ExitCode.INCOMPLETE if result.num_left else seen)
 
 
 def _print_plan(plan: RepairPlan) -> None:

@@ -51,8 +51,10 @@ def stats(
 
     Pixels are not read again: everything comes from tiles.parquet, which is made first when it is missing. Writes stats.parquet,
     stats.json and pixel_class_percentages.png to the workspace. Splits and pools are the manifest's when there is one.
+    Exit codes: 0 fine, 3 some folders could not be listed (they are named).
     """
-    from histoprep.audit import default_map, ensure_tiles
+    from histoprep.audit import default_map
+    from histoprep.cli.reading import read_tiles
     from histoprep.labels import find_label_map, load_label_map
     from histoprep.remap.evidence import evidence_in
     from histoprep.repair.record import damage_warnings
@@ -62,8 +64,7 @@ def stats(
     workspace = Workspace.of(root, workspace_folder)
     path = find_label_map(map_name, workspace.root) if map_name else default_map(workspace.root)
     label_map = load_label_map(path) if path else None
-    with console.progress("reading tiles", None) as meter:
-        ensure_tiles(workspace, workers=workers, meter=meter)
+    seen = read_tiles(workspace, workers=workers)
     found = compute_stats(workspace, label_map, by=tuple(by or (By.SPLIT, By.POOL)))
     paths = write_stats(found, workspace)
     if output is Format.JSON:
@@ -79,6 +80,7 @@ def stats(
         console.warn(warning)
     for path in paths:
         console.note(f"wrote {path}")
+    raise typer.Exit(seen)
 
 
 def _print_tables(found: Stats) -> None:

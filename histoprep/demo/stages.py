@@ -130,7 +130,15 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
             (options.manifest,),
             left_out,
         ),
-        Stage("stats", "count the classes", "histoprep", ("stats", data, *mapped, *place), (tiles, mended, options.manifest), (work / "stats.json",)),
+        Stage(
+            "stats",
+            "count the classes",
+            "histoprep",
+            ("stats", data, *mapped, *place),
+            (tiles, mended, options.manifest),
+            (work / "stats.json",),
+            left_out,
+        ),
         Stage("shard", "pack the tiles for training", "histoprep", ("shard", str(options.manifest)), (options.manifest,), (options.index,)),
     ]
     if options.map_name:

@@ -24,6 +24,7 @@ from histoprep.digests import digest_text
 from histoprep.durable import remove_temporaries, write_json
 from histoprep.errors import IncompleteError, IntegrityError, OutputError, UsageError
 from histoprep.execution import Engine, run_tasks
+from histoprep.scan import IssueKind
 from histoprep.tiles import KIND, SCHEMA, SCHEMA_VERSION
 from histoprep.tiles.listing import Listing, absolute_path, batched
 from histoprep.tiles.options import TableOptions, earlier_options, resolved, stored_options
@@ -31,7 +32,7 @@ from histoprep.tiles.reuse import EarlierTable, earlier_table
 from histoprep.tiles.task import TileTask, read_part
 from histoprep.workspace import Workspace
 
-__all__ = ["TableOptions", "TableResult", "TileTable", "absolute_path"]
+__all__ = ["TableOptions", "TableResult", "TileTable", "absolute_path", "read_issues", "unlisted_folders"]
 
 _PARTS_OPTIONS = "options.json"
 _ISSUES_KIND = "listing-issues"
@@ -244,6 +245,17 @@ class TileTable:
                     part.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError.from_os_error(error, error.filename or self.workspace.parts) from error
+
+
+def read_issues(workspace: Workspace) -> pa.Table:
+    """Return what the listing of the tiles table met besides pairs: kind, path, detail; raises IntegrityError, FileNotFoundError."""
+    opened, _ = tables.open_table(workspace.listing_issues, kind=_ISSUES_KIND, schema_version=_ISSUES_VERSION)
+    return tables.read_table(opened)
+
+
+def unlisted_folders(workspace: Workspace) -> list[tuple[str, str]]:
+    """Return path and reason of each folder that could not be listed, so that none of its tiles is in the table."""
+    return [(one["path"], one["detail"]) for one in read_issues(workspace).to_pylist() if one["kind"] == IssueKind.UNREADABLE]
 
 
 def _read_noted(path: Path) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from audit_cases import DataSet
 
 from faults.running import Stage, Zygote, every_file, results
 from histoprep.errors import ExitCode
@@ -125,6 +126,37 @@ def test_an_unreadable_folder_is_a_finding_until_it_can_be_read(user: Zygote, ow
     (own.data / "more").chmod(0o755)
     assert user.run(audit(own)).code == ExitCode.FINDINGS
     assert results(own.workspace) == expected
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Iterator[Stage]:
+    """Yield a data set without a fault, with folders whose modes a test may change."""
+    data = DataSet(tmp_path / "clean")
+    data.pairs(4)
+    for number in range(12):
+        data.pair(f"slide{number:02}/tile")
+    yield Stage(data.root, tmp_path / "workspace")
+    for path in data.root.iterdir():
+        path.chmod(0o755)
+
+
+@pytest.mark.parametrize("command", ["repair", "remap", "manifest", "stats"])
+def test_no_command_passes_over_an_unreadable_folder(command: str, user: Zygote, clean: Stage) -> None:
+    more = {"remap": ["--map", "label_map_5"]}.get(command, [])
+    arguments = [command, str(clean.data), "--workspace", str(clean.workspace), "--workers", "1", *more]
+    (clean.data / "slide03").chmod(0)
+    outcome = user.run(arguments)
+    assert outcome.code == ExitCode.INCOMPLETE, outcome.stderr
+    told = " ".join(outcome.stderr.split())
+    assert "warning: slide03/: folder cannot be listed: Permission denied; what is in it is left out" in told and "more folders" not in told
+    for path in clean.data.glob("slide*"):
+        path.chmod(0)
+    told = " ".join(user.run(arguments).stderr.split())
+    assert told.count("folder cannot be listed") == 10 and "and 2 more folders; histoprep audit lists all" in told
+    for path in clean.data.glob("slide*"):
+        path.chmod(0o755)
+    outcome = user.run(arguments)
+    assert outcome.code == ExitCode.OK and "cannot be listed" not in outcome.stderr, outcome.stderr
 
 
 def test_a_folder_that_can_be_listed_and_not_entered(user: Zygote, own: Stage) -> None:

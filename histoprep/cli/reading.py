@@ -1,0 +1,32 @@
+"""What `repair`, `remap`, `manifest` and `stats` begin with: the tiles table, and what of the data set is not in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from histoprep import console
+from histoprep.errors import ExitCode
+
+if TYPE_CHECKING:
+    from histoprep.scan import ScanOptions
+    from histoprep.workspace import Workspace
+
+_NUM_SHOWN = 10
+
+
+def read_tiles(workspace: Workspace, scan_options: ScanOptions | None = None, *, workers: int | None) -> ExitCode:
+    """Bring the tiles table up to date and return what a command that ends well exits with.
+
+    That is INCOMPLETE when folders cannot be listed; they are named in warnings. Options as in `ensure_tiles`.
+    """
+    from histoprep.audit import ensure_tiles
+    from histoprep.tiles.table import unlisted_folders
+
+    with console.progress("reading tiles", None) as meter:
+        ensure_tiles(workspace, scan_options, workers=workers, meter=meter)
+    unlisted = unlisted_folders(workspace)
+    for folder, reason in unlisted[:_NUM_SHOWN]:
+        console.warn(f"{folder}: {reason}; what is in it is left out")
+    if len(unlisted) > _NUM_SHOWN:
+        console.warn(f"and {len(unlisted) - _NUM_SHOWN:,} more folders; histoprep audit lists all")
+    return ExitCode.INCOMPLETE if unlisted else ExitCode.OK
