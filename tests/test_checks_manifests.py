@@ -9,7 +9,8 @@ import pytest
 from audit_cases import DataSet, Found, by_code, stripes, tissue, write_map
 
 from histoprep import tables
-from histoprep.audit import ensure_tiles
+from histoprep.audit import AuditOptions, ensure_tiles, run_audit
+from histoprep.execution import Engine
 from histoprep.labels import load_label_map
 from histoprep.manifest import latent_sets, open_manifest
 from histoprep.manifest.build import ManifestOptions, build_manifest
@@ -92,3 +93,21 @@ def test_a_latent_set_of_other_tiles(data: DataSet, column: str) -> None:
     found = _nines(data)
     assert found.keys() == {"HP907 in latents"}
     assert found["HP907 in latents"].keys() == {rows["tile_id"][4].as_py()}
+
+
+def test_an_audit_of_unchanged_tiles_looks_at_latent_sets_made_since(data: DataSet) -> None:
+    workspace, engine = Workspace.of(data.root), Engine(1)
+
+    def is_found() -> bool:
+        return "HP907" in run_audit(workspace, AuditOptions(), engine).text
+
+    assert not is_found()
+    moved = pa.array(["nowhere"] * 12)
+    _write_entries(data, split=moved)
+    assert is_found()
+    assert run_audit(workspace, AuditOptions(), engine).report is None, "nothing changed"
+    _write_entries(data)
+    assert not is_found()
+    _write_entries(data, split=moved)
+    (workspace.folder / "latents").rename(workspace.folder / "renamed")
+    assert "in renamed" in run_audit(workspace, AuditOptions(), engine).text

@@ -202,15 +202,18 @@ def _inputs_digest(workspace: Workspace, options: AuditOptions, prepared: _Prepa
     _, header = tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)
     sources = prepared.sources
     label_map = (str(options.map_path), sources.label_map.digest if sources.label_map else "", sources.map_problems)
-    made_since = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in _later_files(workspace)]
+    made_since = [(str(one.relative_to(workspace.folder)), one.stat().st_size, one.stat().st_mtime_ns) for one in _later_files(workspace)]
     graded = dataclasses.asdict(options.selection)
     seen = [header.get("listing_digest"), header["options"], label_map, sources.expected, sorted(prepared.accepted), made_since]
     return digest_text(repr([__version__, *seen, graded, options.tile_size_px, options.fail_on]))
 
 
 def _later_files(workspace: Workspace) -> list[Path]:
-    """Return the files of later stages that rules look at: the note of a repair, the manifest, and shards beside it."""
-    return [one for one in (workspace.repair, workspace.manifest, *sorted((workspace.folder / "shards").glob("*"))) if one.is_file()]
+    """Return the files of later stages that rules look at: the note of a repair, the manifest, and shards and latent sets beside it."""
+    from histoprep.manifest.latent_sets import ENTRIES, SUMMARY
+
+    beside = (path for pattern in ("shards/*", f"*/{SUMMARY}", f"*/{ENTRIES}") for path in sorted(workspace.folder.glob(pattern)))
+    return [one for one in (workspace.repair, workspace.manifest, *beside) if one.is_file()]
 
 
 def _earlier_result(workspace: Workspace, inputs: str) -> AuditResult | None:
