@@ -115,13 +115,32 @@ def test_a_split_without_groups_does_not_claim_to_have_checked_them(dataset: Pat
 
 def test_a_grouping_that_fits_no_tile_is_refused(dataset: Path) -> None:
     assert run(["audit", str(dataset), "--workers", "1", "--group-by", "folder"]) == ExitCode.OK
-    for arguments in (["--group-by", r"patient(\d+)"], []):
+    for arguments, named in ((["--group-by", r"patient(\d+)"], r"patient(\d+)"), ([], "folder")):
         error = _run(dataset, "--map", "m.yml", *arguments).exception
         assert isinstance(error, UsageError)
-        assert error.what == r"--group-by patient(\d+) finds no group for any tile"
+        assert error.what == f"--group-by {named} finds no group for any tile"
         assert error.seen == "tile case0_0" and error.expected
     assert not (dataset.with_name("data.histoprep") / "manifest.parquet").exists()
     _ok(dataset, "--map", "m.yml", "--group-by", r"case(\d+)")
+
+
+def test_a_refused_grouping_leaves_the_earlier_one(dataset: Path) -> None:
+    workspace = dataset.with_name("data.histoprep")
+    _ok(dataset, "--map", "m.yml", "--group-by", r"case(\d+)")
+    before = [(workspace / name).read_bytes() for name in ("tiles.parquet", "listing-issues.parquet", "manifest.parquet")]
+    # Two tiles of a case on both sides: a refusal that has nothing to do with the pattern.
+    dataset.with_name("split.csv").write_text("tile_id,split\ncase0_0,train\ncase0_1,test\n")
+    for refused in (["--group-by", r"patient(\d+)"], ["--group-by", "case[0-9]", "--split-file", "split.csv"], ["--group-by", "("]):
+        assert isinstance(_run(dataset, "--map", "m.yml", *refused).exception, UsageError)
+        assert [(workspace / name).read_bytes() for name in ("tiles.parquet", "listing-issues.parquet", "manifest.parquet")] == before
+    _ok(dataset, "--map", "m.yml")
+    assert open_manifest(workspace / "manifest.parquet").recipe["grouping"] == r"case(\d+)"
+
+
+def test_a_grouping_that_is_refused_at_first_is_forgotten(dataset: Path) -> None:
+    assert isinstance(_run(dataset, "--map", "m.yml", "--group-by", r"patient(\d+)").exception, UsageError)
+    _ok(dataset, "--map", "m.yml")
+    assert open_manifest(dataset.with_name("data.histoprep") / "manifest.parquet").recipe["grouping"] is None
 
 
 def test_tiles_without_a_group_are_counted(dataset: Path) -> None:

@@ -87,12 +87,13 @@ def build(
         check_outside(dataset_csv, workspace.root, "a table", "--dataset-csv", text=True)
     map_path = find_label_map(map_name, workspace.root) if map_name else default_map(workspace.root)
     label_map = load_label_map(map_path) if map_path else None
-    seen = read_tiles(workspace, regrouped(workspace, group_by), workers=workers)
-    if label_map is None:
-        label_map = raw_label_map(workspace.tiles)
-        console.warn("no label map (--map): the classes are the labels of the masks")
-    with locked(workspace.folder), console.progress("manifest", None) as meter:
-        summary = build_manifest(workspace.tiles, label_map, options, out or workspace.manifest, advance=meter.advance)
+    with regrouped(workspace, group_by) as scan_options:
+        seen = read_tiles(workspace, scan_options, workers=workers)
+        if label_map is None:
+            label_map = raw_label_map(workspace.tiles)
+            console.warn("no label map (--map): the classes are the labels of the masks")
+        with locked(workspace.folder), console.progress("manifest", None) as meter:
+            summary = build_manifest(workspace.tiles, label_map, options, out or workspace.manifest, advance=meter.advance)
     _print_summary(summary, label_map)
     for warning in damage_warnings(workspace):
         console.warn(warning)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -14,9 +15,21 @@ from histoprep.tiles.table import TileTable
 from histoprep.workspace import Workspace
 
 
-def regrouped(workspace: Workspace, group_by: str | None) -> ScanOptions | None:
-    """Return how the data set was scanned last, but grouped by `group_by`; None, which means unchanged, without it."""
-    return None if group_by is None else replace(TileTable(workspace).options.scan, group_by=group_by)
+@contextmanager
+def regrouped(workspace: Workspace, group_by: str | None) -> Iterator[ScanOptions | None]:
+    """Yield how the data set was scanned last, but grouped by `group_by`; None, which means unchanged, without it.
+
+    When what is done inside is refused (UsageError), a tiles table that was made with the new groups is given the earlier ones back.
+    """
+    earlier = TileTable(workspace).options.scan
+    try:
+        yield None if group_by is None else replace(earlier, group_by=group_by)
+    except UsageError:
+        if TileTable(workspace).options.scan != earlier:
+            from histoprep.audit import ensure_tiles
+
+            ensure_tiles(workspace, earlier)
+        raise
 
 
 def ungrouped_warning(source: UsableTiles, grouped: np.ndarray, group_by: str) -> Iterator[str]:
