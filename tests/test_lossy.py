@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from histoprep.imageio import through_jpeg
 from histoprep.lossy import measure_signals
 from histoprep.lossy.blocks import as_blocks, count_grids, mixed_blocks, uniform_blocks, uniform_cells, whole_blocks
-from histoprep.lossy.jpeg_history import find_quality, is_fixed
+from histoprep.lossy.jpeg_history import MAX_TELLING_QUALITY, find_quality, is_fixed
 from histoprep.lossy.seen import Seen, table_of
-from histoprep.lossy.verdict import FIRM_MASKS, Kind, Verdict, judge
+from histoprep.lossy.verdict import FIRM_MASKS, FIXED_SHARE, Kind, Verdict, judge
 
 NUM_MASKS = 32
 CLEAN: dict[str, Callable[[int], np.ndarray]] = {
@@ -157,6 +157,25 @@ def test_a_label_map_hides_the_quality_and_not_the_damage(quality: int) -> None:
     assert found.kind is Kind.JPEG_HISTORY
     assert found.quality is None
     assert verdicts(made.many_to_one(made.regions(seed)) for seed in range(NUM_MASKS)) == []
+
+
+@pytest.mark.parametrize("quality", [65, 75, 85, 93])
+@pytest.mark.parametrize("values", [(0, 255), (0, 50, 100, 150, 200)], ids=["0 and 255", "0 to 200"])
+def test_the_quality_of_clipped_masks_is_named(values: tuple[int, ...], quality: int) -> None:
+    table = np.array(values, np.uint8)
+    drawn = [table[made.regions(seed) % len(values)] for seed in range(NUM_MASKS)]
+    assert verdicts(drawn) == []
+    (found,) = verdicts(made.jpeg(one, quality) for one in drawn if one.min() != one.max())
+    assert (found.kind, found.quality) == (Kind.JPEG_HISTORY, quality)
+
+
+def test_neither_interpolation_nor_a_label_map_is_taken_for_clipping() -> None:
+    white = [(255 * (made.regions(seed) % 2)).astype(np.uint8) for seed in range(8)]
+    smooth = [cv2.resize(cv2.resize(one, (64, 64), interpolation=cv2.INTER_NEAREST), (128, 128), interpolation=cv2.INTER_LINEAR) for one in white]
+    mapped = [np.random.default_rng(3).integers(0, 5, 256).astype(np.uint8)[made.jpeg(one, 85)] for one in white]
+    found = [find_quality(one) for one in white + smooth + mapped]
+    # Above 97 a quality tells nothing.
+    assert all(one is None or one.quality > MAX_TELLING_QUALITY or one.share < FIXED_SHARE for one in found)
 
 
 def test_another_encoder_is_found_too() -> None:

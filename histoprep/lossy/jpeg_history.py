@@ -6,6 +6,9 @@ ten above quality 97. The encoder itself is asked: a model of it in floating poi
 boundaries between two labels put many coefficients on a tie. Blocks are independent, so some of
 a mask's make a small picture of their own.
 
+Clipping ends that where labels lie near 0 or 255: masks of 0 and 255 have no fixed points. But there the labels that
+a boundary lies between are plain, so that the JPEG of each quality can be made again and compared.
+
 A label map hides the values, but not the shapes: labels one step apart leave JPEG as blocks of two labels again, whatever these are
 called afterwards, and such a block still is a fixed point once its labels are called 0 and 1.
 """
@@ -17,10 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from histoprep.imageio import through_jpeg
-from histoprep.lossy.blocks import BLOCK_PX, as_blocks, mixed_places
+from histoprep.lossy.blocks import BLOCK_PX, as_blocks, mixed_places, uniform_blocks
+from histoprep.lossy.likelihood import misfit_of
 from histoprep.lossy.shapes import is_broken, is_curved
 
 QUALITIES = tuple(range(50, 101))
+# Above this quality drawn boundaries are fixed points, too.
+MAX_TELLING_QUALITY = 97
 # Blocks of one mask that are tried, spread evenly over those that a boundary crosses.
 MAX_BLOCKS = 64
 # Drawn boundaries are next to never fixed points up to this quality; of those of labels one step apart an eighth is.
@@ -31,11 +37,17 @@ _MAX_LOOKED, _MAX_RENAMED, _WORTH_A_TRY = 512, 48, 0.15
 _STRAIGHT_QUALITY = 85
 # A quality up to there that fixes this share of what the best one fixes is the original: above it, the same blocks are fixed points too.
 _NEARLY_ALL = 0.8
+# Share of a block's false values that its JPEG must make again, and the share of blocks, and how many, that it must be so in. In masks that were
+# clipped it is so in all blocks; in clean, mapped, resized and WebP masks in a quarter at most.
+_MADE_AGAIN, _BLOCKS_MADE_AGAIN, _MIN_BLOCKS = 0.5, 0.5, 8
 
 
 @dataclass(frozen=True, slots=True)
 class FixedPoint:
-    """The quality whose JPEG leaves most blocks as they are, and how many of how many that tell something; quality 0 where labels were renamed."""
+    """The quality whose JPEG leaves most blocks as they are, and how many of how many that tell something; quality 0 where labels were renamed.
+
+    Of clipped masks: the quality whose JPEG makes most of the false values again, and in how many of how many blocks that have such.
+    """
 
     quality: int
     fixed: int
@@ -52,7 +64,7 @@ def find_quality(labels: np.ndarray, qualities: tuple[int, ...] = QUALITIES, max
 
     Above the quality of the original, steps of one between labels are fixed points, too: a quality up to 92 that fixes nearly as many
     blocks comes first, and of equally good ones a multiple of five, then the lowest. So drawn stripes, of which 97 to 100 fix as many, are of 100,
-    which tells nothing.
+    which tells nothing. Where no quality up to 97 stands out, false values may have been clipped; see the head of this module.
     None when no block holds two labels, or when a value does not fit into 8 bits.
     """
     place = mixed_places(labels, max_blocks)
@@ -64,10 +76,28 @@ def find_quality(labels: np.ndarray, qualities: tuple[int, ...] = QUALITIES, max
     best = max(ranks)
     plain = max((rank for rank in ranks if -rank[2] <= _PLAIN_QUALITY), default=best)
     quality = -(plain if plain[0] >= _NEARLY_ALL * best[0] else best)[2]
+    if quality > MAX_TELLING_QUALITY and (clipped := _made_again(labels, blocks, qualities)):
+        return clipped
     telling = is_curved(blocks)
     if quality <= _STRAIGHT_QUALITY:
         telling |= is_broken(labels, blocks, place)
     return FixedPoint(quality, int(np.count_nonzero(fixed[quality] & telling)), int(np.count_nonzero(telling)))
+
+
+def _made_again(labels: np.ndarray, blocks: np.ndarray, qualities: tuple[int, ...]) -> FixedPoint | None:
+    """Return the quality whose JPEG of the nearest labels is nearest to the blocks, and how many blocks it explains; None when too few."""
+    whole = np.unique(as_blocks(labels)[uniform_blocks(labels)][:, 0, 0])
+    if not len(whole):
+        return None
+    nearest = whole[np.abs(np.arange(256)[:, None] - whole.astype(np.int32)).argmin(axis=1)].astype(np.uint8)
+    snapped = nearest[blocks]
+    false = ((snapped.astype(np.float32) - blocks) ** 2).sum(axis=(1, 2))
+    left = np.stack([misfit_of(snapped, blocks, quality) for quality in qualities])
+    best = int(left.sum(axis=1).argmin())
+    explained, tried = int(np.count_nonzero(left[best] < (1 - _MADE_AGAIN) * false)), int(np.count_nonzero(false))
+    if qualities[best] > MAX_TELLING_QUALITY or tried < _MIN_BLOCKS or explained < _BLOCKS_MADE_AGAIN * tried:
+        return None
+    return FixedPoint(qualities[best], explained, tried)
 
 
 def find_renamed(labels: np.ndarray) -> FixedPoint | None:

@@ -13,6 +13,8 @@ from enum import StrEnum
 
 import numpy as np
 
+from histoprep.lossy.jpeg_history import MAX_TELLING_QUALITY
+
 # From this many masks with boundaries on, a verdict is firm.
 FIRM_MASKS = 30
 # Block phase of a lossy source: at least this, and this over the root of the number of mixed blocks more.
@@ -25,8 +27,8 @@ _ROUGH, SOFT = 12.0, 0.5
 SOFT_SHARE, RAMP_MASKS, RAMP_LABELS = 0.9, 0.2, 2
 MIN_CONTACTS = 16
 BLOCKY_PHASE = -0.3
-# Fixed points: share of blocks, and the quality above which clean blocks are fixed points too.
-FIXED_SHARE, _MAX_TELLING_QUALITY = 0.15, 97
+# Fixed points: share of blocks.
+FIXED_SHARE = 0.15
 # A quality is named also where this share of masks agrees on it; of those that a label map went over, at most a third does.
 _AGREED_MASKS = 0.5
 # A block phase that needs no rough blocks beside it.
@@ -148,7 +150,7 @@ def _evidence(signals: MaskSignals, masks: np.ndarray, quality: int | None, shar
     own, shifted = signals.mixed[masks].sum(), signals.shifted[masks].sum()
     phase = 1 - own / shifted if shifted else 0.0
     words = [f"{phase:.0%} fewer 8x8 blocks hold two labels than on a shifted grid"] if phase >= PHASE else []
-    words += [f"JPEG quality {quality} leaves {share:.0%} of such blocks as they are"] if quality else []
+    words += [f"JPEG quality {quality} explains {share:.0%} of such blocks"] if quality else []
     renamed = _renamed_share(signals, masks)
     if not quality and renamed >= _RENAMED_SHARE:
         words.append(f"{renamed:.0%} of the blocks of two labels are as JPEG leaves labels one step apart, called otherwise afterwards")
@@ -181,7 +183,7 @@ def _renamed_share(signals: MaskSignals, masks: np.ndarray) -> float:
 def _agreed_quality(signals: MaskSignals, masks: np.ndarray) -> tuple[int | None, float]:
     """Return the quality with most fixed blocks, 97 at most, and the share of blocks tried that it or the next two fix; (None, 0) without any."""
     quality, fixed, tried = signals.quality[masks], signals.fixed[masks], signals.tried[masks]
-    telling = (quality > 0) & (quality <= _MAX_TELLING_QUALITY)
+    telling = (quality > 0) & (quality <= MAX_TELLING_QUALITY)
     voted = _voted(quality[telling], fixed[telling])
     if voted is None:
         return None, 0.0
