@@ -17,7 +17,7 @@ from histoprep.durable import locked
 from histoprep.errors import HistoprepError, UsageError
 from histoprep.manifest.latent_sets import IDENTITY_COLUMNS
 from trainer.data.latent_scaling import LatentScaling, Method
-from trainer.data.latent_writer import LatentLayout, LatentWriter, discard
+from trainer.data.latent_writer import LatentLayout, LatentWriter, refuse_strangers
 from trainer.data.latents import LatentSet
 from trainer.data.loader import loader
 from trainer.data.tiles import OnUnreadable
@@ -86,17 +86,16 @@ def encode_tiles(
 ) -> EncodeResult:
     """Write the latent set of all tiles into `out`, or go on with one that was begun there; a second run ends with the same bytes.
 
-    When only the split or the scaling changed, statistics are measured again and the latents kept. Raises UsageError for options
-    or tiles that do not fit, LockedError, OutputError, and what reading a tile raises.
+    When only the split or the scaling changed, statistics are measured again and the latents kept. Raises UsageError for options or
+    tiles that do not fit and, also with `force`, for a folder of other files; LockedError, OutputError, and what reading a tile raises.
     """
     options.validate()
     place = _Placed.of(tiles, options)
     codec = codec.to(options.device)
+    refuse_strangers(out)
     with locked(out):
-        if force:
-            discard(out)
         layout = _layout(place, codec, options)
-        writer = LatentWriter(out, layout, _request(tiles, codec, place, options))
+        writer = LatentWriter(out, layout, _request(tiles, codec, place, options), anew=force)
         before = writer.done
         advance(sum(len(one) for one in layout.chunks()[:before]))
         _write_chunks(writer, _EntryTiles(tiles, place, options.on_unreadable), codec, options, advance)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,6 +148,44 @@ def test_a_folder_begun_otherwise_is_refused(manifest: Path, codec_folder: Path,
         encode_tiles(tiles, load_codec(save_tiny(tmp_path / "tiny")), out, OPTIONS)
     assert contents(out) == before
     assert encode_tiles(tiles, codec, out, EncodeOptions(views=4, batch_size=3), force=True).latents.num_views == 4
+
+
+@pytest.mark.parametrize("theirs", ["latents.npy", "reconstruction.png", "shard-000000.tar", "journal.jsonl"])
+def test_a_folder_of_someone_else_is_left_alone(manifest: Path, codec_folder: Path, tmp_path: Path, theirs: str) -> None:
+    tiles, codec = open_tiles(manifest), load_codec(codec_folder)
+    (tmp_path / theirs).write_bytes(b'{"a": "journal of something else"}\n')
+    for force in (False, True):
+        with pytest.raises(UsageError, match="not empty") as caught:
+            encode_tiles(tiles, codec, tmp_path, OPTIONS, force=force)
+        assert theirs in str(caught.value)
+    assert [one.name for one in tmp_path.iterdir()] == [theirs]
+    assert (tmp_path / theirs).read_bytes() == b'{"a": "journal of something else"}\n'
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_wherever_a_run_is_killed_the_next_one_knows_the_folder(
+    manifest: Path, codec_folder: Path, tmp_path: Path, expected: dict[str, bytes], force: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the first file is opened, before the second, and so on, each time in what the run before left."""
+    tiles, codec, out = open_tiles(manifest), load_codec(codec_folder), tmp_path / "latents"
+    if force:
+        encode_tiles(tiles, codec, out, EncodeOptions(views=1, batch_size=3))
+    original, left = Path.open, 0
+
+    def counted(path: Path, *rest: Any, **more: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Stop
+        return original(path, *rest, **more)
+
+    for number in range(12):
+        left = number
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            patch.setattr(Path, "open", counted)
+            encode_tiles(tiles, codec, out, OPTIONS, force=force)
+    encode_tiles(tiles, codec, out, OPTIONS, force=force)
+    assert contents(out) == expected
 
 
 def test_after_a_new_split_only_the_scaling_is_measured_again(manifest: Path, codec_folder: Path, tmp_path: Path) -> None:

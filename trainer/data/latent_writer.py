@@ -16,7 +16,7 @@ import pyarrow as pa
 import xxhash
 
 from histoprep import tables
-from histoprep.durable import sync_folder, write_bytes, write_json
+from histoprep.durable import is_temporary, sync_folder, write_bytes, write_json
 from histoprep.errors import OutputError, UsageError
 from histoprep.manifest.latent_sets import ENTRIES, KIND, SCHEMA, SCHEMA_VERSION, SUMMARY
 from trainer.data.latents import LATENTS, MASK_COUNTS, MASK_LENGTHS, MASK_VALUES
@@ -25,6 +25,9 @@ from trainer.errors import LatentSetError
 
 JOURNAL = "journal.jsonl"
 _DATA = (LATENTS, MASK_VALUES, MASK_LENGTHS, MASK_COUNTS)
+# What the request of every latent set names, by which a journal is known as one of ours.
+_REQUEST_KEYS = {"tiles", "codec"}
+_NUM_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,15 @@ class LatentLayout:
 
 
 class LatentWriter:
-    """Appends chunks to the files of a folder; the caller holds its lock.
+    """Appends chunks to the files of a folder; the caller holds its lock and has called `refuse_strangers`.
 
-    `request` (JSON) says what is being made; a folder begun with another request is refused. `done` is the number of finished chunks, which
-    are not written again; `skipped` the rows that could not be read so far.
+    `request` (JSON) says what is being made; a folder begun with another request is refused, or begun `anew`. `done` is the number of
+    finished chunks, which are not written again; `skipped` the rows that could not be read so far.
     """
 
-    def __init__(self, folder: Path, layout: LatentLayout, request: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, layout: LatentLayout, request: dict[str, Any], *, anew: bool = False) -> None:
         self.folder, self.layout, self.request = folder, layout, request
-        self._lines = self._read_journal()
+        self._lines = [] if anew else self._read_journal()
         self.done = len(self._lines)
         self.skipped: list[int] = [row for line in self._lines for row in line["skipped"]]
         self._cut_back()
@@ -156,9 +159,13 @@ class LatentWriter:
         if self.complete and self.layout.num_entries:
             return
         self.retract()
+        # The journal first: with it, whatever a kill leaves here is known as a latent set.
+        write_bytes(self.folder / JOURNAL, b"".join(map(_line, [self.request, *self._lines])))
         try:
             for name in _DATA:
                 path = self.folder / name
+                if not self._lines:
+                    path.unlink(missing_ok=True)
                 with path.open("r+b" if path.exists() else "x+b") as stream:
                     kept = sum(line["bytes"][name] for line in self._lines)
                     if name == LATENTS:
@@ -170,7 +177,6 @@ class LatentWriter:
                     os.fsync(stream.fileno())
         except OSError as error:
             raise OutputError.from_os_error(error, self.folder) from error
-        write_bytes(self.folder / JOURNAL, b"".join(map(_line, [self.request, *self._lines])))
 
     def _append(self, name: str, data: bytes) -> None:
         path = self.folder / name
@@ -200,8 +206,14 @@ def _digest(data: bytes) -> str:
     return xxhash.xxh3_128_hexdigest(data)
 
 
-def discard(folder: Path) -> None:
-    """Delete the files of a latent set, the summary first."""
-    for name in (SUMMARY, JOURNAL, ENTRIES, *_DATA):
-        (folder / name).unlink(missing_ok=True)
-    sync_folder(folder)
+def refuse_strangers(folder: Path) -> None:
+    """Raise UsageError, with nothing written, when files are in the folder but no journal of a latent set: they are somebody's."""
+    try:
+        names = sorted(os.listdir(folder)) if folder.exists() else []
+        journal = (folder / JOURNAL).read_bytes() if JOURNAL in names else b""
+    except OSError as error:
+        raise OutputError.from_os_error(error, folder) from error
+    strangers = [name for name in names if name != ".lock" and not is_temporary(name)]
+    if strangers and not _REQUEST_KEYS.issubset(_parsed(journal.partition(b"\n")[0])):
+        seen, hint = ", ".join(strangers[:_NUM_SHOWN]), "name a new or empty folder with --out"
+        raise UsageError("this folder is not empty, and what it holds is no latent set", path=folder, seen=seen, hint=hint)
