@@ -189,7 +189,8 @@ def class_streams(
 
     `table` has the manifest's columns split, pool and classes; a tile belongs to the stream of every class that is core-present in it. The
     unconditional stream has the probability `unconditional`, in [0, 1]; the classes share the rest evenly, or by `weights` (class id ->
-    weight, 1 where none is given). A stream without tiles gives its probability to the others in proportion, with a warning.
+    weight, 1 where none is given). A stream without tiles gives its probability to the others in proportion, with a warning; without
+    any class but 0 the unconditional stream has all of it, with a warning, too.
     Raises UsageError when nothing can be drawn or an argument makes no sense.
     """
     if not 0 <= unconditional <= 1:
@@ -205,6 +206,8 @@ def class_streams(
     shares, empty = _redistribute(asked, {one: len(rows[one]) for one in rows}, split)
     names = {None: UNCONDITIONAL} | {one: label_map.class_name(one) for one in class_ids}
     warnings += [f"stream {names[one]} has no tile in {split}; its share of {asked[one]:.4g} goes to the others, in proportion" for one in empty]
+    if not class_ids and unconditional < 1:
+        warnings.append(f"there is no class but 0, so stream {UNCONDITIONAL} has everything instead of {unconditional:.4g}")
     return Streams(tuple(Stream(names[one], one, rows[one], shares[one]) for one in rows), tuple(warnings))
 
 
@@ -249,6 +252,6 @@ def _redistribute(asked: Mapping[int | None, float], sizes: Mapping[int | None, 
     if not left:
         seen = ", ".join(f"{'unconditional' if one is None else f'class {one}'}: {size} tiles" for one, size in sizes.items())
         raise UsageError(f"no stream of {split} has both tiles and a share", seen=seen, hint="another split, unconditional share or weights")
-    if not empty:
+    if not empty and len(asked) > 1:
         return dict(asked), []
     return {one: 0.0 if one in empty else share / left for one, share in asked.items()}, empty

@@ -76,6 +76,15 @@ def test_an_empty_stream_gives_its_share_to_the_others_in_proportion() -> None:
     assert (alone.place(np.arange(600), 1)[0] == 2).all()
 
 
+def test_without_any_class_the_unconditional_stream_has_everything() -> None:
+    none = LabelMap("none", (SourceLabel(0, "none"),), FIVE.classes[:1], {0: 0})
+    found = class_streams(many({}, 5), none, split="train", unconditional=0.15)
+    assert [(one.name, one.probability) for one in found.streams] == [("unconditional", 1.0)]
+    assert found.warnings == ("there is no class but 0, so stream unconditional has everything instead of 0.15",)
+    assert sorted(found.place(np.arange(5), 1)[1].tolist()) == [0, 1, 2, 3, 4]
+    assert class_streams(many({}, 5), none, split="train", unconditional=1.0).warnings == ()
+
+
 def test_an_empty_stream_that_is_not_asked_for_is_no_warning() -> None:
     assert made(0.0, rows=many({1: 5, 2: 5, 3: 5, 4: 5}, 0)).warnings == ()
     assert made(0.5, {3: 0.0}, many({1: 5, 2: 5, 4: 5}, 5)).warnings == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from trainer.config_layers import load_config
 from trainer.data.latents import LatentSet
 from trainer.engine.checkpoints import load_weights
 from trainer.engine.fit import fit
-from trainer.engine.voice import SILENT
+from trainer.engine.voice import SILENT, Voice
 from trainer.errors import ConfigError, HistoprepError, UsageError
 from trainer.models.codec import save_codec
 from trainer.recipes.ldm import describe, load_generator, read_facts, stages
@@ -149,6 +150,22 @@ def test_streams_of_the_splits(finished: tuple[Any, Path]) -> None:
     streams, warning = validation_streams(tiles)
     # This manifest has train and test alone, and the test split stays out of training.
     assert warning is not None and all(set(tiles.split[one.rows]) <= {"train"} for one in streams.streams)
+
+
+def test_tiles_without_masks_train_a_model_without_condition(demo_manifest: Path, codec: Path, tmp_path: Path) -> None:
+    from histoprep.cli import run
+    from histoprep.manifest import open_manifest
+
+    manifest = open_manifest(demo_manifest)
+    (tmp_path / "images").mkdir()
+    for path in manifest.read(["image_path"])["image_path"].to_pylist()[:8]:
+        shutil.copy(Path(manifest.header["root"]) / path, tmp_path / "images" / Path(path).name)
+    assert run(["--quiet", "manifest", str(tmp_path / "images")]) == 0
+    config = _config(tmp_path / "images.histoprep" / "manifest.parquet", codec, tmp_path / "run", "every.pictures=null")
+    told: list[str] = []
+    assert fit(config, voice=Voice(note=told.append, warn=told.append)).stages[""]["step"] == 6
+    assert any("unconditional has everything" in one for one in told)
+    assert bool(_stage(config).dataset().batch(np.arange(8))["drop"].all())
 
 
 def test_an_encoded_set_is_shared_and_named_by_its_codec(finished: tuple[Any, Path], codec: Path, tmp_path: Path) -> None:

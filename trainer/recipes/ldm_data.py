@@ -70,14 +70,15 @@ def training_streams(config: Config, tiles: TileSource) -> Streams:
 
 
 def validation_streams(tiles: TileSource) -> tuple[Streams, str | None]:
-    """Return the streams that validation draws from, every class alike, and a warning when they are not those of a validation split."""
+    """Return the streams that validation draws from, and a warning when they are not those of a validation split.
+
+    Every class comes alike; where no tile has a class, every tile does.
+    """
+    split, warning = (VALIDATION, None) if (tiles.split == VALIDATION).any() else (TRAIN, NO_VALIDATION.format("val_loss"))
     try:
-        return class_streams(tiles.table, tiles.label_map, split=VALIDATION, unconditional=0.0), None
+        return class_streams(tiles.table, tiles.label_map, split=split, unconditional=0.0), warning
     except UsageError:
-        rows = np.flatnonzero(tiles.split == VALIDATION)
-    if len(rows):
-        return single_stream(rows), None
-    return class_streams(tiles.table, tiles.label_map, split=TRAIN, unconditional=0.0), NO_VALIDATION.format("val_loss")
+        return single_stream(np.flatnonzero(tiles.split == split)), warning
 
 
 def extra_drop(streams: Streams, cond_drop_prob: float) -> float:
@@ -116,16 +117,16 @@ def open_latents(config: Config) -> LatentSet:
 
 
 def prepare_latents(config: Config, run: Path, voice: Voice) -> None:
-    """Encode the tiles unless that is done, and write the facts of the model to come into the run folder."""
+    """Tell what the streams warn of, encode the tiles unless that is done, and write the facts of the model to come into the run folder."""
     tiles = open_tiles(config.manifest)
+    for warning in (*training_streams(config, tiles).warnings, validation_streams(tiles)[1]):
+        if warning:
+            voice.warn(warning)
     if config.latents is None:
         _encode(config, tiles, latents_folder(config), voice)
     latents = open_latents(config)
     latents.match(tiles)
     ModelFacts.of(latents, tiles.label_map).write(run)
-    for warning in (*training_streams(config, tiles).warnings, validation_streams(tiles)[1]):
-        if warning:
-            voice.warn(warning)
 
 
 def _encode(config: Config, tiles: TileSource, folder: Path, voice: Voice) -> None:
