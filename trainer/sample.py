@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,7 +46,8 @@ def sample_dataset(
 
     A stopped run goes on with the batches that are not complete; batches are cut the same way each time, so the pictures are those of an
     undisturbed run. `keep` says which pixels of the real pictures stay; `origin` says what the network is and is
-    recorded. Raises UsageError for masks that the network cannot take and a folder of another request, OutputError, LockedError.
+    recorded. Raises UsageError for masks that the network cannot take and a folder of another request, DivergedError for pictures that are
+    not finite, OutputError, LockedError.
     """
     check_masks(generator, masks, options, keep=keep is not None)
     dataset = SyntheticDataset(
@@ -61,7 +63,8 @@ def sample_dataset(
             read = np.stack([_checked_mask(generator, masks, index) for index in batch])
             tile_ids = [masks.ids[index] for index in batch]
             if not all(dataset.has(tile_id, mask) for tile_id, mask in zip(tile_ids, read, strict=True)):
-                dataset.write(tile_ids, generator.generate(read, tile_ids, options, _kept(masks, batch, keep)), read)
+                pictures = generator.generate(read, tile_ids, options, _kept(masks, batch, keep), finite_only=True)
+                dataset.write(tile_ids, pictures, read)
                 num_made += len(batch)
             advance(len(batch))
         manifest = dataset.finish(dict(zip(masks.ids, masks.splits, strict=True)), masks.label_map)
@@ -69,7 +72,9 @@ def sample_dataset(
 
 
 def check_masks(generator: Generator, masks: MaskList, options: SamplingOptions, *, keep: bool) -> None:
-    """Raise UsageError, before anything is made, for a solver, classes, sizes or pictures that do not go together."""
+    """Raise UsageError, before anything is made, for a guidance scale that is no number, and a solver, classes, sizes or pictures that do not fit."""
+    if not math.isfinite(options.guidance_scale):
+        raise UsageError("the guidance scale is no number", seen=options.guidance_scale, expected="a finite one, such as 2")
     if problem := options.solver.problem(generator.objective):
         raise UsageError("the solver does not fit the network", seen=problem)
     largest = max(one.id for one in masks.label_map.classes)

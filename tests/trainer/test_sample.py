@@ -21,7 +21,7 @@ from trainer.cli import run
 from trainer.data.latent_scaling import LatentScaling
 from trainer.diffusion.objectives import Objective
 from trainer.diffusion.samplers import Solver
-from trainer.errors import DataError
+from trainer.errors import DataError, DivergedError
 from trainer.models.codec import Posterior
 from trainer.models.reference_unet import ReferenceUNet, ReferenceUNetConfig, class_fractions
 from trainer.sample import sample_dataset
@@ -361,6 +361,33 @@ def test_what_the_network_cannot_make_is_refused_before_anything_is_written(fold
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf")])
+def test_a_guidance_scale_that_is_no_number_is_refused_before_anything_is_written(folder, tmp_path, scale):
+    with pytest.raises(UsageError, match="guidance scale is no number"):
+        sample_dataset(_painter(), masks_in_folder(folder, CLASSES), tmp_path / "out", SamplingOptions(scale, OPTIONS.solver))
+    with pytest.raises(UsageError, match="eta nan"):
+        sample_dataset(_painter(), masks_in_folder(folder, CLASSES), tmp_path / "out", SamplingOptions(1.0, Solver("ddim", 10, eta=float("nan"))))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_pictures_that_are_not_finite_are_named_and_not_written(folder, tmp_path, value):
+    class Exploding(Painter):
+        def __call__(self, x: Tensor, t: Tensor, mask: Tensor, drop: Tensor | None = None) -> Tensor:
+            made = super().__call__(x, t, mask, drop)
+            made[-1] = value
+            return made
+
+    generator = Generator(Exploding(), Objective("v"), PixelCodec(), UNSCALED, num_classes=4, stride=1)
+    masks = masks_in_folder(folder, CLASSES)
+    with pytest.raises(DivergedError, match="not finite") as caught:
+        sample_dataset(generator, masks, tmp_path / "out", OPTIONS, batch_size=2)
+    assert caught.value.seen == masks.ids[1]
+    assert _pictures(tmp_path / "out") == {}
+    # A preview of a training goes on.
+    assert generator.generate(np.stack([_regions(0)] * 2), ["a", "b"], OPTIONS).shape == (2, 64, 64, 3)
+
+
 def test_masks_that_are_none_are_named(tmp_path):
     with pytest.raises(UsageError, match="no folder"):
         masks_in_folder(tmp_path / "nowhere", CLASSES)
@@ -414,6 +441,9 @@ def test_the_command(imported, folder, tmp_path, capsys):
     assert run([*again, "--sweep", "0,1,2"]) == ExitCode.OK
     assert sorted(path.name for path in (tmp_path / "second.histoprep").glob("*.png")) == ["guidance.png", "real.png"]
     assert len(_pictures(second)) == 4
+    for sweep in ("", "0,a", "1,nan"):
+        assert run([*again, "--sweep", sweep]) == ExitCode.USAGE
+        assert "no list of numbers" in capsys.readouterr().err
     assert run([*again, "--split", "train"]) == ExitCode.INCOMPLETE
     assert run([*again, "--solver", "heun"]) == ExitCode.USAGE
     assert run([*again, "--limit", "2", "--seed", "1", "--precision", "bf16"]) == ExitCode.USAGE

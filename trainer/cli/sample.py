@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -83,7 +84,7 @@ def sample(
     """Make one picture for each mask: a data set with pictures, masks, label map and manifest, every file marked as synthetic.
 
     A stopped run goes on where it was. The same seed gives the same picture for a tile, whatever else is made. Sheets go to
-    OUT.histoprep. Exit codes: 0 done, 2 wrong use, 3 a mask cannot be read, 6 a damaged checkpoint.
+    OUT.histoprep. Exit codes: 0 done, 1 pictures that are not finite, 2 wrong use, 3 a mask cannot be read, 6 a damaged checkpoint.
     """
     from trainer.device import choose_device
     from trainer.diffusion.samplers import Solver
@@ -95,7 +96,7 @@ def sample(
     from trainer.sampling.sheets import comparison_sheet
 
     place = str(choose_device(device))
-    scales = _scales(sweep) if sweep else ()
+    scales = () if sweep is None else _scales(sweep)
     listed = _mask_list(masks, read_facts(checkpoint).label_map, split, map_name, images, out)
     if real and listed.read_image is None:
         raise UsageError("--real needs the real pictures", hint="give a manifest as --masks, or their folder with --images")
@@ -152,9 +153,12 @@ def _check_apart(out: Path, source: Path) -> None:
 
 def _scales(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(one) for one in text.split(","))
+        scales = tuple(float(one) for one in text.split(","))
     except ValueError:
-        raise UsageError("--sweep is no list of numbers", seen=text, expected="such as 0,1,2,4") from None
+        scales = (math.nan,)
+    if not all(map(math.isfinite, scales)):
+        raise UsageError("--sweep is no list of numbers", seen=text, expected="such as 0,1,2,4")
+    return scales
 
 
 def _draw_sweep(generator: Generator, masks: MaskList, out: Path, scales: tuple[float, ...], options: SamplingOptions) -> None:

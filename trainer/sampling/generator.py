@@ -18,6 +18,7 @@ from trainer.data.transforms import to_float, to_uint8
 from trainer.diffusion.guidance import guided
 from trainer.diffusion.objectives import Objective
 from trainer.diffusion.samplers import Known, Solver, sample
+from trainer.errors import DivergedError
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -61,10 +62,13 @@ class Generator:
         return int(self.codec.factor) * self.stride
 
     @torch.no_grad()
-    def generate(self, masks: np.ndarray, tile_ids: Sequence[str], options: SamplingOptions, kept: Kept | None = None) -> np.ndarray:
+    def generate(
+        self, masks: np.ndarray, tile_ids: Sequence[str], options: SamplingOptions, kept: Kept | None = None, *, finite_only: bool = False
+    ) -> np.ndarray:
         """Return pictures, uint8 [batch, height, width, 3], for masks of class ids, uint8 [batch, height, width].
 
-        Kept pixels come back as they were, to the last bit; around them the network continues what it sees of them.
+        Kept pixels come back as they were, to the last bit; around them the network continues what it sees of them. Numbers that are not
+        finite are black, which a look at a training may show; with `finite_only` they raise DivergedError.
         """
         height, width = masks.shape[1:]
         shape = (self.codec.channels, height // self.codec.factor, width // self.codec.factor)
@@ -84,6 +88,8 @@ class Generator:
         # In half precision the decoders of some codecs overflow.
         with nullcontext() if self.precision == "fp16" else self._autocast():
             decoded = self.codec.decode(self.scaling.denormalise(latents))
+        if finite_only:
+            _check_finite(latents, decoded, tile_ids)
         pictures = to_uint8(decoded.float().cpu().numpy())
         return pictures if kept is None else np.where(kept.where[..., None], kept.images, pictures)
 
@@ -102,3 +108,11 @@ class Generator:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, _AUTOCAST[self.precision]) if self.precision in _AUTOCAST else nullcontext()
+
+
+def _check_finite(latents: Tensor, decoded: Tensor, tile_ids: Sequence[str]) -> None:
+    finite = latents.isfinite().flatten(1).all(1) & decoded.isfinite().flatten(1).all(1)
+    bad = [tile_id for tile_id, good in zip(tile_ids, finite.tolist(), strict=True) if not good]
+    if bad:
+        hint = "use a --guidance-scale nearer to 1 or --precision fp32"
+        raise DivergedError("the network gives numbers that are not finite, which make no picture", seen=", ".join(bad[:3]), hint=hint)

@@ -36,5 +36,5 @@ def _shown(masks: MaskList, index: int) -> list[np.ndarray]:
 
 
 def _made(generator: Generator, masks: MaskList, index: int, options: SamplingOptions) -> np.ndarray:
-    made: np.ndarray = generator.generate(masks.read_mask(index)[None], [masks.ids[index]], options)[0]
+    made: np.ndarray = generator.generate(masks.read_mask(index)[None], [masks.ids[index]], options, finite_only=True)[0]
     return made
