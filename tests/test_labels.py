@@ -642,6 +642,24 @@ def test_default_colours_are_valid_and_differ_at_first() -> None:
     assert all(TargetClass(one, "A", default_colour(one)) for one in range(2000))
 
 
+def test_a_class_without_a_colour_gets_none_that_another_class_was_given(tmp_path: Path) -> None:
+    given = {1: default_colour(3), 2: default_colour(1), 5: default_colour(4), 7: default_colour(10)}
+    described = {one: f', colour: "{colour}"' for one, colour in given.items()}
+    lines = [f"  {one}: {{name: c{one}{described.get(one, '')}}}" for one in reversed(range(11))]
+    text = "\n".join(["sources: {0: s}", "classes:", *lines, "map: {s: c0}"])
+    colours = {one.id: one.colour for one in load_label_map(_file(tmp_path, text)).classes}
+    assert len(set(colours.values())) == 11
+    # 3, 4 and 10 give way in order; 2, 5 and 7 are what nobody has any more. All others keep theirs.
+    moved = {3: default_colour(2), 4: default_colour(5), 10: default_colour(7)}
+    assert colours == {one: default_colour(one) for one in range(11)} | given | moved
+
+
+def test_a_map_without_colours_has_the_defaults(tmp_path: Path) -> None:
+    ids = [0, 1, 3, 9, 12, 255]
+    text = "\n".join(["sources: {0: s}", "classes:", *(f"  {one}: c{one}" for one in ids), "map: {s: c0}"])
+    assert {one.id: one.colour for one in load_label_map(_file(tmp_path, text)).classes} == {one: default_colour(one) for one in ids}
+
+
 # --- finding a map
 
 

@@ -23,6 +23,7 @@ from histoprep.labels.model import (
     LabelMap,
     SourceLabel,
     TargetClass,
+    colours_of,
     default_colour,
     identity_map,
 )
@@ -77,13 +78,11 @@ def load_label_map(path: str | Path) -> LabelMap:
     if errors:
         hint = f"histoprep map check {path}" if len(errors) > 1 else None
         raise fault(draft.path, errors[0].line, f"{errors[0]}{f' (and {len(errors) - 1} more)' if hint else ''}", hint=hint)
+    colours = colours_of(draft.classes, draft.colours)
     return LabelMap(
         draft.name,
         tuple(SourceLabel(one, name) for one, name in draft.sources.items()),
-        tuple(
-            TargetClass(one, name, draft.colours.get(one, default_colour(one)), draft.radii.get(one, DEFAULT_MIN_RADIUS_PX))
-            for one, name in draft.classes.items()
-        ),
+        tuple(TargetClass(one, name, colours[one], draft.radii.get(one, DEFAULT_MIN_RADIUS_PX)) for one, name in draft.classes.items()),
         draft.mapping,
     )
 

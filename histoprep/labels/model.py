@@ -174,6 +174,20 @@ def default_colour(class_id: int) -> str:
     return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
 
 
+def colours_of(class_ids: Iterable[int], given: Mapping[int, str]) -> dict[int, str]:
+    """Return a colour for each class: the given one, or its default, or where another class was given that, the first default that nobody has."""
+    colours = {one: given.get(one, default_colour(one)) for one in class_ids}
+    theirs = set(given.values())
+    taken = theirs | set(colours.values())
+    # The first is the grey of what is unknown.
+    spare = (one for one in map(default_colour, range(1, TABLE_SIZE)) if one not in taken)
+    for one in sorted(colours.keys() - given.keys()):
+        if colours[one] in theirs:
+            colours[one] = next(spare, colours[one])
+            taken.add(colours[one])
+    return colours
+
+
 def identity_map(label_ids: Iterable[int]) -> LabelMap:
     """Return the map of each id to itself, named `label N`: raw labels as classes."""
     ids = sorted({int(one) for one in label_ids})
