@@ -59,6 +59,8 @@ class EncodeOptions:
 
     def validate(self) -> None:
         """Raise UsageError for values that make no sense."""
+        if self.image_size is not None and self.image_size < 1:
+            raise UsageError("squares need a side", seen=f"{self.asked_by[0]} {self.image_size}", expected="at least 1 px")
         if self.views not in VIEW_COUNTS:
             raise UsageError("no such number of views", seen=self.views, expected=", ".join(map(str, VIEW_COUNTS)))
         if self.batch_size < 1 or self.num_workers < 0:
@@ -122,7 +124,7 @@ class _Placed:
         sizes = np.stack([table[name].to_numpy() for name in table.column_names], axis=1)
         if np.isnan(sizes.astype(np.float64)).any():
             raise DataError("the manifest does not say how large the tiles are", path=tiles.path, hint="make it again: histoprep manifest --map MAP")
-        size = options.image_size or _common_size(sizes)
+        size = _common_size(sizes) if options.image_size is None else options.image_size
         corners: list[list[tuple[int, int]]] = []
         for row, (height, width) in enumerate(sizes.astype(int).tolist()):
             check_size(height, width, size, options.fit, tile_id=str(tiles.tile_ids[row]), options=options.asked_by)

@@ -11,7 +11,7 @@ import torch
 from histoprep.durable import write_json
 from trainer.data.transforms import to_float, to_uint8, windows
 from trainer.engine.pictures import sheet, write_sheet
-from trainer.metrics.reconstruction import psnr, ssim
+from trainer.metrics.reconstruction import SSIM_WINDOW_PX, psnr, ssim
 
 if TYPE_CHECKING:
     from histoprep.shards import TileSource
@@ -26,17 +26,17 @@ _SHOWN_PX = 256
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One tile through the codec: pictures uint8 [size, size, 3], PSNR in dB, SSIM."""
+    """One tile through the codec: pictures uint8 [size, size, 3], PSNR in dB, SSIM (None below its window of 11 px)."""
 
     tile_id: str
     original: np.ndarray
     decoded: np.ndarray
     psnr_db: float
-    ssim: float
+    ssim: float | None
 
 
 def report_codec(latents: LatentSet, tiles: TileSource, codec: Codec, *, num_tiles: int = 64, device: str = "cpu") -> dict[str, Any]:
-    """Write reconstruction.json and reconstruction.png into the latent set and return the numbers.
+    """Write reconstruction.json and reconstruction.png into the latent set and return the numbers; `ssim` is None for squares below 11 px.
 
     Tiles are taken at even steps through those with latents and decoded from the stored means, float16 and all. The sheet has an
     original, its reconstruction and four times their difference in each row, from the worst PSNR of the sample to the best; of larger tiles
@@ -46,11 +46,12 @@ def report_codec(latents: LatentSet, tiles: TileSource, codec: Codec, *, num_til
     shown = [made[int(index)] for index in np.unique(np.linspace(0, len(made) - 1, min(_NUM_SHOWN, len(made))).round())]
     pairs = [(_middle(one.original), _middle(one.decoded)) for one in shown]
     write_sheet(latents.folder / PICTURE, sheet([[original, decoded, difference(original, decoded)] for original, decoded in pairs]))
+    similar = [one.ssim for one in made if one.ssim is not None]
     numbers = {
         "num_tiles": len(made),
         "codec": latents.codec._asdict(),
         "psnr_db": _summary([one.psnr_db for one in made]),
-        "ssim": _summary([one.ssim for one in made]),
+        "ssim": _summary(similar) if similar else None,
         "shown": [one.tile_id for one in shown],
         "tiles": {one.tile_id: {"psnr_db": one.psnr_db, "ssim": one.ssim} for one in made},
     }
@@ -76,7 +77,8 @@ def _reconstruct(latents: LatentSet, tiles: TileSource, codec: Codec, num_tiles:
         mean, _ = latents.raw(int(first[row]))
         decoded = to_uint8(codec.decode(torch.from_numpy(mean)[None].to(device))[0].float().cpu().numpy())
         pair = [torch.from_numpy(to_float(one))[None] for one in (original, decoded)]
-        made.append(Reconstruction(str(tiles.tile_ids[row]), original, decoded, float(psnr(*pair)), float(ssim(*pair))))
+        similarity = float(ssim(*pair)) if latents.image_size >= SSIM_WINDOW_PX else None
+        made.append(Reconstruction(str(tiles.tile_ids[row]), original, decoded, float(psnr(*pair)), similarity))
     return made
 
 

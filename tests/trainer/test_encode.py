@@ -322,6 +322,25 @@ def test_the_report_tells_what_the_codec_costs(manifest: Path, codec_folder: Pat
     assert b"synthetic" in (tmp_path / "reconstruction.png").read_bytes()
 
 
+@pytest.mark.parametrize("size", ["-8", "0"])
+def test_a_size_below_one_pixel_is_refused(manifest: Path, codec_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: str) -> None:
+    arguments = ["encode", "--manifest", str(manifest), "--codec", str(codec_folder), "--out", str(tmp_path / "out"), "--fit", "crop"]
+    assert run([*arguments, "--image-size", size]) == ExitCode.USAGE
+    assert f"--image-size {size}" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_squares_below_the_window_of_ssim_are_reported_without_it(
+    manifest: Path, codec_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["encode", "--manifest", str(manifest), "--codec", str(codec_folder), "--out", str(tmp_path / "out"), "--fit", "crop"]
+    assert run([*arguments, "--num-workers", "0", "--image-size", "8", "--report", "3"]) == ExitCode.OK
+    printed = capsys.readouterr()
+    assert "PSNR" in printed.out and "SSIM" not in printed.out and "SSIM is left out: squares of 8 px" in printed.err
+    numbers = json.loads((tmp_path / "out" / "reconstruction.json").read_text())
+    assert numbers["ssim"] is None and numbers["psnr_db"]["mean"] > 0
+    assert [one["ssim"] for one in numbers["tiles"].values()] == [None] * 3
+
+
 def test_the_command(manifest: Path, codec_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["encode", "--manifest", str(manifest), "--out", str(tmp_path / "out"), "--num-workers", "0", "--report", "4"]
     assert run([*common, "--codec", str(codec_folder), "--views", "2"]) == ExitCode.OK

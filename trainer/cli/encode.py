@@ -98,8 +98,12 @@ def _print(result: EncodeResult, numbers: dict[str, Any] | None) -> None:
     ]
     console.table(("channel", "mean", "std", "shift", "scale"), rows, title=f"Raw latents over {statistics['num_entries']:,} training squares")
     if numbers:
-        lines = [(name, *(f"{numbers[key][one]:.{digits}f}" for one in ("mean", "median", "min"))) for name, key, digits in _QUALITIES]
+        lines = [
+            (name, *(f"{numbers[key][one]:.{digits}f}" for one in ("mean", "median", "min"))) for name, key, digits in _QUALITIES if numbers[key]
+        ]
         console.table(("reconstruction", "mean", "median", "worst"), lines, title=f"What the codec costs, on {numbers['num_tiles']} tiles")
+        if not numbers["ssim"]:
+            console.note(f"SSIM is left out: squares of {latents.image_size} px are smaller than its window")
         console.note(f"originals, reconstructions, differences x 4: {latents.folder / 'reconstruction.png'}")
     shape = " x ".join(str(one) for one in latents.shape)
     console.out(f"{result.num_entries:,} squares as {shape} latents, {latents.num_views} views | {latents.folder}")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor
 
-_WINDOW_PX, _SIGMA_PX = 11, 1.5
+SSIM_WINDOW_PX, _SIGMA_PX = 11, 1.5
 _K1, _K2 = 0.01, 0.03
 _RANGE = 2.0
 
@@ -28,8 +28,8 @@ def ssim(originals: Tensor, reconstructions: Tensor) -> Tensor:
     Gaussian windows of 11 px and sigma 1.5 inside the image, population moments, mean over windows and channels. Images smaller than a
     window raise ValueError. Source: Wang et al. 2004, "Image quality assessment", equation 13 with K1 = 0.01 and K2 = 0.03.
     """
-    if min(originals.shape[-2:]) < _WINDOW_PX:
-        raise ValueError(f"SSIM needs images of at least {_WINDOW_PX} px, not {tuple(originals.shape[-2:])}")
+    if min(originals.shape[-2:]) < SSIM_WINDOW_PX:
+        raise ValueError(f"SSIM needs images of at least {SSIM_WINDOW_PX} px, not {tuple(originals.shape[-2:])}")
     # Brightness from 0: the comparison of means depends on where black is.
     x, y = (originals.double() + 1) / _RANGE, (reconstructions.double() + 1) / _RANGE
     mean_x, mean_y = _blur(x), _blur(y)
@@ -42,7 +42,7 @@ def ssim(originals: Tensor, reconstructions: Tensor) -> Tensor:
 
 def _blur(images: Tensor) -> Tensor:
     """Return Gaussian means over windows inside the image, a separable convolution a channel."""
-    offsets = torch.arange(_WINDOW_PX, dtype=images.dtype, device=images.device) - _WINDOW_PX // 2
+    offsets = torch.arange(SSIM_WINDOW_PX, dtype=images.dtype, device=images.device) - SSIM_WINDOW_PX // 2
     weights = torch.exp(-offsets.square() / (2 * _SIGMA_PX**2))
     channels = images.shape[1]
     kernel = (weights / weights.sum()).expand(channels, 1, 1, -1)
