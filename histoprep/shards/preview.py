@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from histoprep.figures import plain_text
 from histoprep.report.pictures import checked_colour, overlay, shrink_labels
 from histoprep.shards.source import TileSource
 from histoprep.streams import single_stream
@@ -29,7 +30,6 @@ def choose_rows(source: TileSource, num_tiles: int, seed: int, split: str | None
 
 def draw_preview(source: TileSource, rows: Sequence[int], title: str) -> bytes:
     """Return a PNG of tiles, four in a row; the same tiles give the same bytes. Raises TileError for one that cannot be read."""
-    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -37,7 +37,7 @@ def draw_preview(source: TileSource, rows: Sequence[int], title: str) -> bytes:
     classes = [one for one in source.label_map.classes if one.id != 0]
     lines = -(-len(rows) // _COLUMNS)
     height = 0.6 + 2.75 * lines + 0.17 * -(-len(classes) // 6)
-    with rc_context({"font.family": "DejaVu Sans", "font.size": 7.5, "text.color": "#22262c"}):
+    with plain_text({"font.family": "DejaVu Sans", "font.size": 7.5, "text.color": "#22262c"}):
         figure = Figure(figsize=(10.4, height), dpi=100)
         FigureCanvasAgg(figure)
         figure.text(0.02, 1 - 0.3 / height, title, fontsize=11, fontweight="bold")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+from histoprep.figures import plain_text
+from histoprep.names import to_text
 from histoprep.stats import Stats
 
 if TYPE_CHECKING:
@@ -35,14 +37,13 @@ def plot_shares(stats: Stats) -> bytes:
     Labels stand in the order of their classes and wear their colours. A bar that would dwarf all others is
     cut, with a mark; the figure at its end is always the true share.
     """
-    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     raw = _raw_rows(stats)
     mapped = stats.mapped.classes if stats.mapped is not None else None
     heights = [max(len(raw), 1)] if mapped is None else [max(len(mapped), 1), max(len(raw), 1)]
-    with rc_context(_STYLE):
+    with plain_text(_STYLE):
         figure = Figure(figsize=(9.2, 0.75 * len(heights) + 0.55 + _ROW_IN * 1.25 * sum(heights)), dpi=200, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -58,7 +59,7 @@ def plot_shares(stats: Stats) -> bytes:
 
 def _title(stats: Stats) -> str:
     summary = stats.main
-    text = f"{stats.root.name}: share of {summary.num_pixels:,} mask pixels in {summary.num_tiles:,} tiles"
+    text = f"{to_text(stats.root.name)}: share of {summary.num_pixels:,} mask pixels in {summary.num_tiles:,} tiles"
     missing = int(summary.unmapped["pixels"].sum())
     return f"{text}; {missing:,} unmapped pixels left out" if missing else text
 
@@ -126,5 +127,4 @@ def _percent(share: float) -> str:
 
 def _name(class_id: int, name: str) -> str:
     text = name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1].rstrip() + "…"
-    # Matplotlib would read $ as mathematics.
-    return f"{text}  {class_id}".replace("$", r"\$")
+    return f"{text}  {class_id}"

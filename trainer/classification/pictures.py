@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from histoprep.figures import plain_text
 from trainer.metrics.classification import auc_one_vs_rest, roc_curve
 
 _GREY = "#8a8f98"
@@ -137,19 +138,17 @@ def _column(rows: Iterable[Mapping[str, str]], name: str) -> tuple[list[int], li
 
 
 def _text(name: str, length: int = _NAME_LENGTH) -> str:
-    """Return a name that matplotlib takes for text, not for mathematics, and that is not too long."""
-    short = name if len(name) <= length else name[: length - 1] + "…"
-    return short.replace("$", r"\$")
+    """Return a name that is not too long."""
+    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 @contextmanager
 def _figure(size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
     """Yield an empty figure of `size` inches and what makes a PNG of it: the same figure gives the same bytes."""
-    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with rc_context(_STYLE):
+    with plain_text(_STYLE):
         figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
         FigureCanvasAgg(figure)
 
