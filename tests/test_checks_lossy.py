@@ -15,6 +15,7 @@ import histoprep
 from histoprep.audit import AuditOptions
 from histoprep.findings import Finding, Severity
 from histoprep.lossy.sources import lossy_sources
+from histoprep.repair.record import damage_warnings, unmended
 from histoprep.scan import ScanOptions
 from histoprep.tiles import TileOptions
 from histoprep.tiles.table import TableOptions
@@ -148,3 +149,33 @@ def test_published_masks_that_were_smoothed_are_found_and_real_ones_are_clean(sh
     assert 700 <= sum(map(len, found.values())) <= 734
     assert audited("diffinfinite") == {}
     assert audited("ebhi_seg", masks="labels") == {}
+
+
+def test_small_groups_prove_together_what_none_of_them_can(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "set")
+    for folder, damaged in (("jpeg", True), ("clean", False)):
+        for index in range(NUM_MASKS):
+            labels = made.regions(index)
+            data.image(f"{folder}/p{index // 3:02}_{index:02}.png", np.full((8, 8, 3), 200, np.uint8))
+            data.mask(f"{folder}/p{index // 3:02}_{index:02}_mask.png", made.jpeg(labels, 85) if damaged else labels)
+    findings = histoprep.audit(data.root, workers=1, group_by=r"/(p\d+)").findings
+    assert set(lossy(findings)) == {"HP403 jpeg-history in jpeg"}
+    (told,) = [one for one in findings if one.code == "HP403"]
+    assert (told.severity, told.count, told.denominator) == (Severity.ERROR, NUM_MASKS, NUM_MASKS)
+    # `remap` goes by the same.
+    assert [len(paths) for paths in unmended(Workspace.of(data.root), {}).values()] == [NUM_MASKS]
+    assert damage_warnings(Workspace.of(data.root)) == [
+        f"{NUM_MASKS} masks of jpeg (HP403 jpeg-history, JPEG quality 85) went through JPEG or interpolation and are not mended: "
+        "their false labels count as true ones; histoprep repair, then the same command"
+    ]
+
+
+def test_a_small_damaged_group_among_clean_ones_is_a_warning(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "set")
+    for index in range(60):
+        group, labels = index // 6, made.regions(index)
+        data.image(f"p{group}_{index:02}.png", np.full((8, 8, 3), 200, np.uint8))
+        data.mask(f"p{group}_{index:02}_mask.png", made.jpeg(labels, 85) if group == 4 else labels)
+    (told,) = [one for one in histoprep.audit(data.root, workers=1, group_by=r"(p\d)_").findings if one.code == "HP403"]
+    assert (told.severity, told.count) == (Severity.WARNING, 6)
+    assert {path[:2] for paths in lossy([told]).values() for path in paths} == {"p4"}

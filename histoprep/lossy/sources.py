@@ -1,7 +1,8 @@
 """Tiles table -> which sources hold lossy or interpolated masks.
 
-A source is a group (slide, case) or, without one, a folder; see `verdict.py` for how it is judged. The audit,
-repair and remap ask the same question here.
+A source is a group (slide, case) or, without one, a folder; see `verdict.py` for how it is judged. Masks of sources with too few
+to be sure by are judged together, all those of a folder, or of the folder above: a thousand slides of ten masks each prove
+as much as one of ten thousand. The audit, repair and remap ask the same question here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep import tables
-from histoprep.lossy.verdict import Kind, MaskSignals, Verdict, judge
+from histoprep.lossy.verdict import FIRM_MASKS, Kind, MaskSignals, Verdict, judge
 from histoprep.tiles import KIND, SCHEMA_VERSION
 
 _COLUMNS = {
@@ -25,6 +26,7 @@ _COLUMNS = {
     "mask_tried_blocks": "tried",
 }  # fmt: skip
 _KEYS = ("tile_id", "group", "mask_path", "mask_digest", "mask_lossy", "mask_error", "mask_colours", "mask_channels_equal")
+_ROOT = "."
 # A colour-coded mask has one colour a label, and labels with colours of their own are few.
 MAX_COLOURS = 256
 
@@ -49,19 +51,50 @@ class LossySource:
 
 
 def lossy_sources(table: Path) -> list[LossySource]:
-    """Return the verdicts on all sources of a tiles table, in order of source; only masks that show something are held."""
+    """Return the verdicts on all sources of a tiles table, in order of source; only masks that show something are held.
+
+    No mask is in two verdicts. What small sources do not show together, they may show by themselves, in verdicts that are not firm.
+    """
     opened, _ = tables.open_table(table, kind=KIND, schema_version=SCHEMA_VERSION)
     if "mask_mixed_blocks" not in opened.schema_arrow.names:
         return []
     rows = pa.concat_tables(list(_telling_rows(opened)))
-    names = _source_names(rows).to_pylist()
-    order = np.argsort(np.array(names, object), kind="stable")
-    found, start = [], 0
-    for end in range(1, len(order) + 1):
-        if end == len(order) or names[order[end]] != names[order[start]]:
-            found += _judged(names[order[start]], rows.take(pa.array(order[start:end])))
-            start = end
-    return found
+    own = _own_sources(rows)
+    found, unsaid = [], np.ones(len(own), bool)
+    for source, members in _large_sources(rows, own):
+        verdicts = _judged(source, rows.take(pa.array(members)))
+        found += verdicts
+        unsaid[members[own[members] == source]] = False
+        for one in verdicts:
+            unsaid[members[one.verdict.masks]] = False
+    for source, members in _by_name(own, np.flatnonzero(unsaid)):
+        found += _judged(source, rows.take(pa.array(members)))
+    return sorted(found, key=lambda one: one.source)
+
+
+def _large_sources(rows: pa.Table, own: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield sources with masks enough to be sure by, and their rows; masks of smaller ones come under their folder, then under those above."""
+    bounded = pc.greater(rows["mask_shifted_blocks"], 0).fill_null(False).to_numpy()
+    names, waiting = own.copy(), np.arange(len(own))
+    above = np.where(rows["group"].is_valid().to_numpy(), _folders(rows), _parents(own))
+    while len(waiting):
+        small = []
+        for source, members in _by_name(names, waiting):
+            if np.count_nonzero(bounded[members]) >= FIRM_MASKS:
+                yield source, members
+            elif source != _ROOT:
+                small.append(members)
+        waiting = np.sort(np.concatenate(small)) if small else waiting[:0]
+        names[waiting] = above[waiting]
+        above[waiting] = _parents(above[waiting])
+
+
+def _by_name(names: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each name among the chosen rows and its rows, both in order."""
+    ordered = chosen[np.argsort(names[chosen], kind="stable")]
+    for members in np.split(ordered, np.flatnonzero(names[ordered[1:]] != names[ordered[:-1]]) + 1):
+        if len(members):
+            yield names[members[0]], members
 
 
 def _telling_rows(opened: Any) -> Iterator[pa.Table]:
@@ -75,10 +108,19 @@ def _telling_rows(opened: Any) -> Iterator[pa.Table]:
         yield batch.filter(pc.and_(telling, batch["mask_error"].is_null()))
 
 
-def _source_names(rows: pa.Table) -> pa.ChunkedArray:
-    """Return the group of each row or else its folder, `.` for the root."""
-    folder = pc.replace_substring_regex(rows["tile_id"], r"/?[^/]*$", "")
-    return pc.coalesce(rows["group"], pc.if_else(pc.equal(folder, ""), ".", folder))
+def _own_sources(rows: pa.Table) -> np.ndarray:
+    """Return the group of each row or else its folder."""
+    return np.where(rows["group"].is_valid().to_numpy(), rows["group"].to_numpy(), _folders(rows))
+
+
+def _folders(rows: pa.Table) -> np.ndarray:
+    """Return the folder of each row, `.` for the root."""
+    return _parents(rows["tile_id"].to_numpy())
+
+
+def _parents(names: np.ndarray) -> np.ndarray:
+    """Return the folders that names are in."""
+    return np.array([name.rpartition("/")[0] or _ROOT for name in names], object)
 
 
 def _judged(source: str, rows: pa.Table) -> list[LossySource]:

@@ -123,11 +123,12 @@ def _left(workspace: Workspace, mended: Mapping[str, MendedMask]) -> dict[bool, 
         paths = [path for path, digest in zip(one.paths, one.digests, strict=True) if path not in mended or mended[path].source_digest != digest]
         if paths:
             quality = f", JPEG quality {one.verdict.quality}" if one.verdict.quality else ""
-            left[one.verdict.firm][f"{one.source} ({one.code} {one.verdict.kind.value}{quality})"] = paths
+            left[one.verdict.firm].setdefault(f"{one.source} ({one.code} {one.verdict.kind.value}{quality})", []).extend(paths)
     return left
 
 
 def _counted(left: Mapping[str, list[str]]) -> str:
-    number = sum(map(len, left.values()))
-    more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
-    return f"{number:,} {'mask' if number == 1 else 'masks'} of {next(iter(left))}{more}"
+    """Return "5 masks of s1 (HP403 ...)", or "731 masks of 6 sources, such as 147 of s1 (HP404 ...),"."""
+    number, (source, first) = sum(map(len, left.values())), next(iter(left.items()))
+    masks = f"{number:,} {'mask' if number == 1 else 'masks'}"
+    return f"{masks} of {source}" if len(left) == 1 else f"{masks} of {len(left):,} sources, such as {len(first):,} of {source},"
