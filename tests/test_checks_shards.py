@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,13 @@ def test_an_audit_of_unchanged_tiles_looks_at_changed_shards(data: DataSet) -> N
     shard = workspace.folder / "shards" / "train-conditional-000000.tar"
     shard.write_bytes(shard.read_bytes()[:-512])
     assert "HP904" in run_audit(workspace, AuditOptions(), engine).text
+
+
+def test_a_shard_that_the_index_does_not_name(data: DataSet) -> None:
+    folder = Workspace.of(data.root).folder / "shards"
+    shutil.copy(folder / "test-conditional-000000.tar", folder / "test-conditional-000001.tar")
+    found = _found(data)
+    assert found.keys() == {"HP905 in shards"} and found["HP905 in shards"].keys() == {"test-conditional-000001.tar"}
 
 
 def test_a_damaged_index(data: DataSet) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,6 +68,15 @@ def test_damage_is_found_with_exit_code_1(manifest: Path, capsys: pytest.Capture
         assert run(*arguments) == ExitCode.FINDINGS
         printed = capsys.readouterr().out
         assert "error: HP904 shard-corrupt: 1 of" in printed and shard.name in printed and "try:" in printed
+
+
+def test_a_foreign_shard_is_found_with_exit_code_1(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(manifest, "--out", "mine", "--workers", "1")
+    shutil.copy("mine/train-conditional-000000.tar", "mine/extra-000000.tar")
+    capsys.readouterr()
+    assert run("verify", "mine") == ExitCode.FINDINGS
+    printed = capsys.readouterr().out
+    assert "HP905" in printed and "extra-000000.tar" in printed and "not of this index" in printed
 
 
 def test_a_changed_file_gives_exit_code_3_and_its_name(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import random
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -405,6 +406,20 @@ def test_cut_missing_and_foreign_shards_are_found(own: tuple[Path, Path]) -> Non
     shard.write_bytes(longer)
     codes = {one.code: one for one in verify_shards(folder)}
     assert codes["HP905"].paths == (row["shard"],) and "more than the index says" in codes["HP905"].details[0]
+
+
+def test_a_shard_beside_those_of_the_index_is_found(own: tuple[Path, Path]) -> None:
+    path, folder = own
+    shard = next(folder.glob("test-*.tar"))
+    shutil.copy(shard, folder / f".{shard.name}")
+    shutil.copy(shard, folder / f"{shard.name}.txt")
+    assert verify_shards(folder) == []
+    stranger = os.fsdecode(b"extra-\xff.tar")
+    for name in ("test-conditional-000009.tar", stranger):
+        shutil.copy(shard, folder / name)
+    for found in (verify_shards(folder), verify_shards(f"file://{folder}"), verify_shards(folder, path, contents=False)):
+        assert [(one.code, one.paths) for one in found] == [("HP905", (stranger, "test-conditional-000009.tar"))]
+        assert "not of this index" in found[0].details[0]
 
 
 def test_another_manifest_is_a_mismatch(own: tuple[Path, Path], tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def verify_shards(
     """Return everything that is wrong with shards, given by their index or its folder; an empty list when they are true.
 
     HP904 for shards that are gone, of another size or with members that are not there or not what was written; HP905 for members that the
-    index does not know, and with `manifest` for what differs from it. Without `contents` only sizes are looked at. Raises
-    UsageError when there is no index.
+    index does not know, for tar files in a local folder that it does not name, and with `manifest` for what differs from it. Without
+    `contents` only names and sizes are looked at. Raises UsageError when there is no index.
     """
     try:
         index = open_index(path)
@@ -78,6 +78,8 @@ def verify_shards(
             wrong.foreign += found.foreign
             done += one["tiles"]
             advance(done, len(index))
+    if isinstance(place, LocalFolder):
+        _look_for_strangers(place, {one["name"] for one in shards}, wrong)
     foreign = wrong.foreign + (_differences(index, Path(manifest)) if manifest is not None else [])
     looked_at = len(index) + len(shards) + len(foreign)
     return [
@@ -85,6 +87,17 @@ def verify_shards(
         for code, items in (("HP904", wrong.corrupt), ("HP905", foreign))
         if items
     ]
+
+
+def _look_for_strangers(place: LocalFolder, names: set[str], wrong: _Wrong) -> None:
+    """Find tar files that the index does not name: other readers take every *.tar of the folder."""
+    try:
+        # Hidden ones are no part of *.tar.
+        beside = sorted(one for one in os.listdir(place.folder) if one.endswith(".tar") and not one.startswith("."))
+    except OSError as error:
+        wrong.corrupt.append((place.folder, error.strerror or str(error)))
+        return
+    wrong.foreign += [(one, "not of this index, though readers of *.tar take it, too: move it away") for one in beside if one not in names]
 
 
 def _joined(items: list[Item]) -> list[Item]:
