@@ -18,6 +18,7 @@ from histoprep.labels.model import default_colour
 from histoprep.manifest import open_manifest
 from histoprep.shards import open_tiles
 from trainer.cli import run
+from trainer.config_layers import dump_config, load_config
 from trainer.data.latent_scaling import LatentScaling
 from trainer.diffusion.objectives import Objective
 from trainer.diffusion.samplers import Solver
@@ -467,3 +468,20 @@ def test_the_command_writes_nothing_into_the_data_it_reads(imported, folder, tmp
     assert run([*common, "--masks", str(real), "--out", str(own), "--sweep", "0,1"]) == ExitCode.USAGE
     assert "not made here" in capsys.readouterr().err.replace("\n", " ")
     assert _contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(("preset", "recipe"), [("codec-tiny", "codec"), ("diffmic-tiny", "diffmic")])
+def test_a_run_of_another_recipe_is_told_apart_from_a_damaged_one(folder, tmp_path, capsys, preset, recipe):
+    (tmp_path / "run").mkdir()
+    config = load_config(preset=preset, sets=[], manifest="manifest.parquet", out=str(tmp_path / "run"))
+    (tmp_path / "run" / "config.yml").write_text(dump_config(config))
+    arguments = ["sample", "--checkpoint", str(tmp_path / "run"), "--masks", str(folder), "--out", str(tmp_path / "out")]
+    assert run(arguments) == ExitCode.USAGE
+    printed = capsys.readouterr().err
+    assert "not of the recipe ldm" in printed and f"seen: {recipe}" in printed
+
+
+def test_a_run_imported_without_a_codec_asks_for_one(imported, folder, tmp_path, capsys):
+    assert run(["import", str(imported.with_name("published.pt")), "--out", str(tmp_path / "run")]) == ExitCode.OK
+    assert run(["sample", "--checkpoint", str(tmp_path / "run"), "--masks", str(folder), "--out", str(tmp_path / "out")]) == ExitCode.USAGE
+    assert "imported without --codec" in capsys.readouterr().err

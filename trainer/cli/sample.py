@@ -95,6 +95,7 @@ def sample(
     from trainer.sampling.keep import keep_regions
     from trainer.sampling.sheets import comparison_sheet
 
+    _check_run(checkpoint)
     place = str(choose_device(device))
     scales = () if sweep is None else _scales(sweep)
     listed = _mask_list(masks, read_facts(checkpoint).label_map, split, map_name, images, out)
@@ -119,6 +120,22 @@ def sample(
     if result.num_there:
         console.note(f"{result.num_there:,} pictures were there")
     console.out(f"{result.num_made:,} pictures | {out} | {result.manifest}")
+
+
+def _check_run(checkpoint: Path) -> None:
+    """Raise ConfigError for a run that has no pictures to give: of another recipe, or imported without its codec."""
+    from trainer.engine.checkpoints import load_run_config
+    from trainer.errors import ConfigError
+    from trainer.import_checkpoint import NO_MANIFEST
+    from trainer.recipes.ldm import Config
+
+    config = load_run_config(checkpoint)
+    if not isinstance(config, Config):
+        raise ConfigError("this run is not of the recipe ldm", path=checkpoint, seen=config.recipe, expected="ldm")
+    if config.manifest == NO_MANIFEST and config.codec is None:
+        raise ConfigError(
+            "this run was imported without --codec", path=checkpoint, hint="import the checkpoint again with --codec, into another folder"
+        )
 
 
 def _mask_list(masks: str, classes: LabelMap, split: SplitName | None, map_name: str | None, images: Path | None, out: Path) -> MaskList:
