@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from histoprep import tables
+from histoprep.cli import run as command_line
 from histoprep.cli.stats import stats
-from histoprep.errors import HistoprepError, UsageError
+from histoprep.errors import ExitCode, HistoprepError, UsageError
+from histoprep.manifest import open_manifest
 
 app = typer.Typer()
 app.command()(stats)
@@ -84,17 +87,43 @@ def test_csv_has_the_rows_of_the_parquet_file(root):
 
 def test_a_label_map_in_the_data_set_is_used_and_unmapped_labels_are_told(root):
     (root / "label_map_mine.yml").write_text("sources: {0: nothing, 28: dermis}\nclasses: {0: None, 1: Skin}\nmap: {nothing: None, dermis: Skin}\n")
+    save_pair(root, "dddd", np.full((64, 64), 28, np.uint8))
     result = run(root)
     assert "Classes of label_map_mine" in result.stdout
     assert "label 1 is not in the label map: 1,024 pixels in 1 tile" in result.stderr
     assert "the first is a" in result.stderr
-    assert any(line.split() == ["1", "Skin", "3,072", "42.86", "1", "1"] for line in result.stdout.splitlines())
+    # The tile with label 1 is in no pool and in no share, as it is in no manifest.
+    assert result.stdout.startswith("3 tiles: 1 conditional, 2 unconditional; 8,192 mask pixels")
+    assert any(line.split() == ["1", "Skin", "4,096", "50.00", "1", "1"] for line in result.stdout.splitlines())
 
 
 def test_rows_that_are_not_counted_are_told(root):
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(root / "lost_mask.png")
+    Image.fromarray(np.zeros((32, 64), np.uint8)).save(root / "bb_mask.png")
     result = run(root)
-    assert "1 rows not counted: orphan mask" in result.stderr
+    assert "not counted, since no manifest takes them: 1 orphan-mask, 1 size-mismatch; histoprep audit says more" in result.stderr
+    assert result.stdout.startswith("2 tiles: 1 conditional, 1 unconditional; 4,096 mask pixels")
+
+
+def test_stats_and_manifest_count_the_same_tiles(root):
+    (root / "a.jpg").write_bytes((root / "a.jpg").read_bytes()[:400])
+    save_pair(root, "dddd", np.full((64, 64), 28, np.uint8))
+    save_pair(root, "eeeee", np.full((64, 64), 99, np.uint8))
+    before = run(root, "--map", "label_map_5")
+    assert before.stdout.startswith("3 tiles: 1 conditional, 2 unconditional; 8,192 mask pixels")
+    assert command_line(["manifest", str(root), "--map", "label_map_5", "--workers", "1"]) == ExitCode.INCOMPLETE
+    manifest = open_manifest(root.parent / "tiles.histoprep" / "manifest.parquet")
+    after = run(root, "--map", "label_map_5", "--format", "json")
+    found = json.loads(after.stdout)
+    assert found["left_out"] == manifest.excluded == {"image-error": 1, "unmapped-label": 1}
+    listed = manifest.read(["split", "pool", "class_pixels"]).to_pylist()
+    for by in ("split", "pool"):
+        assert {one["key"]: one["tiles"] for one in found["mapped"]["tiles"] if one["by"] == by} == Counter(row[by] for row in listed)
+    assert [one["pixels"] for one in found["mapped"]["classes"]] == np.sum([row["class_pixels"] for row in listed], axis=0).tolist()
+    for told in (before.stderr, after.stderr):
+        assert "no manifest takes them: 1 image-error, 1 unmapped-label;" in told and "not in the manifest" not in told
+    save_pair(root, "ffffff", None)
+    assert "1 tile is not in the manifest, so that its split is not known (-)" in run(root, "--map", "label_map_5").stderr
 
 
 def test_no_pixel_is_read_again(root):

@@ -21,7 +21,6 @@ from histoprep import tables, tiles
 from histoprep.errors import IntegrityError, LockedError, UsageError
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, find_label_map, identity_map, load_label_map
 from histoprep.stats import COLUMNS, SCHEMA, as_json, class_weights, compute_stats, count, csv_text, long_table, shares_by, summarise, write_stats
-from histoprep.stats.counts import left_out
 from histoprep.workspace import Workspace
 
 # Labels 0-6; 5 becomes unknown, 6 is not in the map; class 2 is thin by nature, class 3 must be thick.
@@ -69,6 +68,11 @@ def random_rows(seed: int, number: int) -> list[dict[str, object]]:
         mask = None if rng.random() < 0.15 else blocky_mask(rng)
         rows.append(tile_row(f"t{seed}_{index:03d}", mask, group=rng.choice(["a", "b", None]), split=rng.choice(["train", "val", None])))
     return rows
+
+
+def all_mapped(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Return the rows without label 6, which is not in the map."""
+    return [row for row in rows if 6 not in (row.get("label_ids") or [])]
 
 
 def oracle(rows: list[dict[str, object]]) -> tuple[Counter, Counter, Counter, Counter]:
@@ -150,7 +154,7 @@ def test_a_slice_and_a_chunked_table_count_the_same():
     assert_same(count(table.slice(5, 11), MAP), count(tiles_table(rows[5:16]), MAP))
 
 
-def test_orphans_broken_masks_and_colour_masks_are_left_out_and_said_to_be():
+def test_orphans_broken_masks_and_colour_masks_are_not_counted():
     good = tile_row("good", np.full((24, 24), 1, np.uint8))
     orphan = tile_row("orphan", np.full((24, 24), 2, np.uint8)) | {"image_path": None}
     broken = {"tile_id": "broken", "image_path": "broken.jpg", "mask_path": "broken_mask.png", "mask_error": "truncated"}
@@ -159,7 +163,6 @@ def test_orphans_broken_masks_and_colour_masks_are_left_out_and_said_to_be():
     counts = count(table, MAP)
     assert counts.num_tiles == 1
     assert counts.classes["pixels"].tolist() == [576]
-    assert left_out(table) == {"orphan mask": 1, "unusable mask": 1, "mask is no class map": 1}
 
 
 def test_a_tile_whose_lists_differ_in_length_is_refused():
@@ -302,7 +305,7 @@ def test_stats_of_a_workspace_are_raw_and_mapped(workspace):
     publish(workspace, rows)
     stats = compute_stats(workspace, MAP, by=("split", "pool", "group"))
     assert_same(count(tiles_table(rows), MAP), count(tiles_table(rows).select(COLUMNS), MAP))
-    expected = summarise(count(tiles_table(rows), MAP), MAP)
+    expected = summarise(count(tiles_table(all_mapped(rows)), MAP), MAP)
     assert stats.mapped is not None and stats.mapped.classes.equals(expected.classes)
     assert stats.mapped.breakdown.equals(expected.breakdown)
     raw = summarise(count(tiles_table(rows), identity_map(range(7))), identity_map(range(7)))
@@ -312,7 +315,8 @@ def test_stats_of_a_workspace_are_raw_and_mapped(workspace):
 
 
 def test_splits_come_from_the_manifest_when_there_is_one(workspace):
-    rows = random_rows(4, 40)
+    rows = all_mapped(random_rows(4, 50))
+    assert len(rows) == 40
     publish(workspace, rows)
     by_table = compute_stats(workspace, MAP, by=["split"])
     assert by_table.split_source == "tiles"
@@ -324,13 +328,14 @@ def test_splits_come_from_the_manifest_when_there_is_one(workspace):
     found = stats.main.tiles.set_index("key")["tiles"].to_dict()
     assert {key: found[key] for key in ("train", "test")} == {"train": 13, "test": 26}
     assert stats.main.tiles.to_dict("records")[1] == {"by": "split", "key": "", "tiles": 1}
+    assert stats.num_unlisted == 1 and by_table.num_unlisted == 0
     moved = [row | {"split": splits.get(str(row["tile_id"]))} for row in rows]
     expected = summarise(count(tiles_table(moved), MAP), MAP, ["split"])
     assert stats.main.breakdown.equals(expected.breakdown)
 
 
 def test_pools_come_with_the_splits(workspace):
-    rows = random_rows(4, 40)
+    rows = all_mapped(random_rows(4, 50))
     publish(workspace, rows)
     assert 0 < compute_stats(workspace, MAP).main.num_unconditional < 39
     # The manifest does not know the last tile.
@@ -339,8 +344,46 @@ def test_pools_come_with_the_splits(workspace):
     assert compute_stats(workspace, MAP).main.num_unconditional == 39 + alone.num_unconditional
 
 
+def unusable_rows() -> dict[str, dict[str, object]]:
+    """Return a row for every reason to leave a tile out, each with a mask of class 1 but for one stripe."""
+    mask = np.full((24, 24), 1, np.uint8)
+    stray = mask.copy()
+    stray[:2] = 6
+    row = tile_row("u", mask)
+    no_labels = dict.fromkeys(("label_ids", "label_pixels", "label_core_pixels", "label_radius_px"))
+    return {
+        "orphan-mask": row | {"image_path": None},
+        "image-error": row | {"image_error": "HP202 truncated-jpeg"},
+        "mask-error": row | {"mask_error": "HP201 truncated"},
+        "not-a-class-map": row | no_labels,
+        "size-mismatch": row | {"width_px": 24, "height_px": 24, "mask_width_px": 24, "mask_height_px": 12},
+        "unmapped-label": tile_row("u", stray),
+    }
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("reason", unusable_rows())
+def test_what_no_manifest_takes_is_in_no_count(workspace, reason, listed):
+    rows = all_mapped(random_rows(4, 40))
+    if listed:
+        publish_manifest(workspace, {str(row["tile_id"]): "train" for row in rows})
+    publish(workspace, rows)
+    without = compute_stats(workspace, MAP)
+    publish(workspace, [*rows, unusable_rows()[reason]])
+    found = compute_stats(workspace, MAP)
+    assert found.left_out == {reason: 1} and without.left_out == {}
+    assert found.num_unlisted == without.num_unlisted == 0
+    for name in ("num_tiles", "num_unconditional", "num_pixels"):
+        assert getattr(found.main, name) == getattr(without.main, name)
+    for name in ("classes", "breakdown", "tiles", "cooccurrence"):
+        assert getattr(found.main, name).equals(getattr(without.main, name)), name
+    # Raw labels need no map.
+    assert found.raw.num_tiles - without.raw.num_tiles == (reason == "unmapped-label")
+    assert len(found.main.unmapped) == (reason == "unmapped-label")
+
+
 def test_many_row_groups_give_the_same_as_one_table(workspace):
-    few = random_rows(8, 50)
+    few = all_mapped(random_rows(8, 70))[:50]
     table = pa.concat_tables([tiles_table(few)] * 1_400)
     tables.write_table(workspace.tiles, [table], tiles.SCHEMA, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION, metadata={})
     stats = compute_stats(workspace, MAP)

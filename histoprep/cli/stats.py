@@ -50,7 +50,8 @@ def stats(
     """Count classes: pixel shares, tiles that hold them, pairs, weights.
 
     Pixels are not read again: everything comes from tiles.parquet, which is made first when it is missing. Writes stats.parquet,
-    stats.json and pixel_class_percentages.png to the workspace. Splits and pools are the manifest's when there is one.
+    stats.json and pixel_class_percentages.png to the workspace. Splits and pools are the manifest's when there is one;
+    tiles that no manifest takes are not counted, and it says why.
     Exit codes: 0 fine, 3 some folders could not be listed (they are named).
     """
     from histoprep.audit import default_map
@@ -122,8 +123,12 @@ def _print_pairs(summary: Summary) -> None:
 
 
 def _print_warnings(found: Stats) -> None:
-    for reason, number in found.left_out.items():
-        console.warn(f"{number:,} rows not counted: {reason}; histoprep audit says more")
+    if found.left_out:
+        reasons = ", ".join(f"{number:,} {reason}" for reason, number in found.left_out.items())
+        console.warn(f"not counted, since no manifest takes them: {reasons}; histoprep audit says more")
+    if found.num_unlisted:
+        have, them = ("tile is", "its") if found.num_unlisted == 1 else ("tiles are", "their")
+        console.warn(f"{found.num_unlisted:,} {have} not in the manifest, so that {them} split is not known (-): run histoprep manifest again")
     for one in found.main.unmapped.to_dict("records"):
         amount = f"{one['pixels']:,} pixels in {one['tiles']:,} {'tile' if one['tiles'] == 1 else 'tiles'}"
         console.warn(f"label {one['label_id']} is not in the label map: {amount} are in no share; the first is {one['example']}")

@@ -12,11 +12,12 @@ import pyarrow.compute as pc
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
 from histoprep.manifest import rows as manifest_rows
-from histoprep.manifest.rows import REASONS, Strata, derive
+from histoprep.manifest.rows import Strata, derive
 from histoprep.remap.evidence import HeldLabels
 from histoprep.split.certificate import crossing
 from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows, name_keys, repeated
 from histoprep.tiles.mended import IS_MENDED, TileRows
+from histoprep.tiles.usable import REASONS
 
 _COLUMNS = (*manifest_rows.COLUMNS, "group", "split", "label", "image_digest", "luminance_digest", "contrast", IS_MENDED)
 # Rows turned into Python strings at a time: smaller pieces keep the peak low.

@@ -11,11 +11,8 @@ import pyarrow.compute as pc
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.labels import LabelMap
 from histoprep.stats.counts import core_present
+from histoprep.tiles.usable import REASONS, USABLE, reason_codes
 
-REASONS = ("orphan-mask", "image-error", "mask-error", "not-a-class-map", "size-mismatch", "unmapped-label")
-"""Why a tile is left out, the first that holds; a reason code is an index into this."""
-
-USABLE = -1
 MAX_CLASS_ID = 255
 # The labels stratify only while they are classes; beyond this they are rather names.
 MAX_LABELS = 256
@@ -82,7 +79,7 @@ def derive(chunk: pa.Table, label_map: LabelMap, conditional_threshold: float = 
     np.add.at(by_class.reshape(-1), cells, pixels[mapped])
     is_core = np.zeros(shape, dtype=bool)
     is_core.reshape(-1)[cells[core]] = True
-    return Derived(_reasons(chunk, rows[~mapped]), by_class, is_core, is_conditional(by_class, ids != 0, conditional_threshold))
+    return Derived(reason_codes(chunk, rows[~mapped]), by_class, is_core, is_conditional(by_class, ids != 0, conditional_threshold))
 
 
 def is_conditional(pixels: np.ndarray, foreground: np.ndarray, threshold: float) -> np.ndarray:
@@ -98,28 +95,6 @@ def _entries(chunk: pa.Table) -> tuple[np.ndarray, ...]:
     if any(not np.array_equal(lengths[0], one) for one in lengths[1:]):
         raise IntegrityError("the label lists of a tile differ in length", hint="make the tiles table again: histoprep audit --no-reuse")
     return (np.repeat(np.arange(chunk.num_rows), lengths[0]), *(pc.list_flatten(chunk[name]).to_numpy() for name in names))
-
-
-def _reasons(chunk: pa.Table, unmapped_rows: np.ndarray) -> np.ndarray:
-    def mask_of(values: pa.ChunkedArray) -> np.ndarray:
-        return pc.fill_null(values, False).to_numpy()
-
-    masked = pc.is_valid(chunk["mask_path"])
-    other_size = pc.or_kleene(pc.not_equal(chunk["width_px"], chunk["mask_width_px"]), pc.not_equal(chunk["height_px"], chunk["mask_height_px"]))
-    unmapped = np.zeros(chunk.num_rows, dtype=bool)
-    unmapped[unmapped_rows] = True
-    holds = (
-        mask_of(pc.is_null(chunk["image_path"])),
-        mask_of(pc.is_valid(chunk["image_error"])),
-        mask_of(pc.is_valid(chunk["mask_error"])),
-        mask_of(pc.and_(masked, pc.is_null(chunk["label_ids"]))),
-        mask_of(pc.and_kleene(masked, other_size)),
-        unmapped,
-    )
-    reason = np.full(chunk.num_rows, USABLE, dtype=np.int8)
-    for code in reversed(range(len(REASONS))):
-        reason[holds[code]] = code
-    return reason
 
 
 def describe_exclusions(chunk: pa.Table, derived: Derived, label_map: LabelMap) -> pa.Table:

@@ -24,9 +24,11 @@ from histoprep.errors import UsageError
 from histoprep.labels import LabelMap, identity_map
 from histoprep.manifest import KIND as MANIFEST_KIND
 from histoprep.manifest import SCHEMA_VERSION as MANIFEST_VERSION
-from histoprep.stats.counts import COLUMNS, DIMENSIONS, Counts, count, left_out
+from histoprep.stats.counts import COLUMNS, DIMENSIONS, Counts, count
 from histoprep.stats.summary import EFFECTIVE_NUMBER_BETA, WEIGHTS, Summary, class_weights, summarise
 from histoprep.tiles.mended import IS_MENDED, MendedMasks, TileRows, open_mended
+from histoprep.tiles.usable import COLUMNS as USABLE_COLUMNS
+from histoprep.tiles.usable import REASONS, UNMAPPED, USABLE, reason_codes
 from histoprep.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ __all__ = ["COLUMNS", "DIMENSIONS", "Counts", "Stats", "Summary", "class_weights
 KIND = "stats"
 SCHEMA_VERSION = "1.0"
 _MAX_JSON_KEYS = 1_000
+_READ = tuple(dict.fromkeys((*COLUMNS, *USABLE_COLUMNS, IS_MENDED)))
 
 
 def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
@@ -67,8 +70,9 @@ SCHEMA = pa.schema(
 class Stats:
     """The summaries of a data set: raw, and mapped when there is a label map.
 
-    `split_source` says where splits and pools come from (manifest or tiles); `left_out` why and how
-    many rows of the tiles table were not counted; `num_mended` masks were mended by `repair`.
+    `split_source` says where splits and pools come from (manifest or tiles); `left_out` why and how many rows of the tiles table were not
+    counted, of which `raw` counts those with an unmapped label; `num_mended` masks were mended by `repair`; `num_unlisted` tiles are counted,
+    but not in the manifest.
     """
 
     root: Path
@@ -80,6 +84,7 @@ class Stats:
     split_source: str
     left_out: Mapping[str, int]
     num_mended: int = 0
+    num_unlisted: int = 0
 
     @property
     def main(self) -> Summary:
@@ -99,12 +104,14 @@ class TableCounts:
     num_mended: int = 0
 
 
-def count_table(workspace: Workspace, label_map: LabelMap | None, *, by_group: bool, mended: MendedMasks | None = None) -> TableCounts:
+def count_table(
+    workspace: Workspace, label_map: LabelMap | None, *, by_group: bool, mended: MendedMasks | None = None, usable_only: bool = False
+) -> TableCounts:
     """Return the counts of the workspace's tiles table, read in pieces; of `mended` masks in place of damaged ones.
 
-    Splits and pools are the manifest's when there is one; else splits are the table's own and pools as in `count`. A tile that the
-    manifest does not list has split "". Groups are counted apart only when asked for. Raises
-    IntegrityError for a damaged table.
+    With `usable_only`, tiles that no manifest takes are counted in `left_out` alone; those with a label that the map does not list are also in
+    `raw` and `mapped.unmapped`. Splits and pools are the manifest's when there is one; else splits are the table's own and pools as in `count`.
+    A tile that the manifest does not list has split "". Groups are counted apart only when asked for. Raises IntegrityError for a damaged table.
     """
     opened, _ = tables.open_table(workspace.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
     source = TileRows(opened, mended)
@@ -113,22 +120,39 @@ def count_table(workspace: Workspace, label_map: LabelMap | None, *, by_group: b
     empty = pa.schema([tiles.SCHEMA.field(name) for name in COLUMNS]).empty_table()
     raw = count(empty, raw_map)
     mapped = count(empty, label_map) if label_map is not None else None
-    gone: dict[str, int] = {}
+    gone = np.zeros(len(REASONS), dtype=np.int64)
     num_mended = 0
-    for chunk in source.read_batches((*COLUMNS, IS_MENDED)):
-        num_mended += pc.sum(chunk[IS_MENDED]).as_py() or 0
-        for reason, number in left_out(chunk).items():
-            gone[reason] = gone.get(reason, 0) + number
-        prepared = _prepared(chunk, kind_of, keep_group=by_group)
+    for chunk in source.read_batches(_READ):
+        reason = reason_codes(chunk, _unmapped_rows(chunk, label_map)) if usable_only else np.full(chunk.num_rows, USABLE)
+        gone += np.bincount(reason[reason != USABLE], minlength=len(REASONS))
+        num_mended += int(chunk[IS_MENDED].to_numpy()[reason == USABLE].sum())
+        kept = (reason == USABLE) | (reason == UNMAPPED)
+        prepared = _prepared(chunk.filter(pa.array(kept)), kind_of, keep_group=by_group)
         raw = raw + count(prepared, raw_map)
         if mapped is not None and label_map is not None:
-            mapped = mapped + count(prepared, label_map)
+            mapped = mapped + _count_mapped(prepared, reason[kept] == USABLE, label_map)
     split_source = "tiles" if kind_of is None else "manifest"
-    return TableCounts(raw_map, raw, mapped, split_source, {reason: number for reason, number in gone.items() if number}, num_mended)
+    left_out = {reason: number for reason, number in zip(REASONS, gone.tolist(), strict=True) if number}
+    return TableCounts(raw_map, raw, mapped, split_source, left_out, num_mended)
+
+
+def _unmapped_rows(chunk: pa.Table, label_map: LabelMap | None) -> np.ndarray:
+    """Return the numbers of the rows with a label that the map does not list; a row may be named twice."""
+    if label_map is None:
+        return np.zeros(0, dtype=np.int64)
+    lengths = pc.fill_null(pc.list_value_length(chunk["label_ids"]), 0).to_numpy()
+    unmapped: np.ndarray = label_map.lookup_table()[pc.list_flatten(chunk["label_ids"]).to_numpy()] < 0
+    return np.repeat(np.arange(chunk.num_rows), lengths)[unmapped]
+
+
+def _count_mapped(chunk: pa.Table, usable: np.ndarray, label_map: LabelMap) -> Counts:
+    """Return the counts of the rows that are `usable` (bool [n]), but the unmapped labels of all."""
+    counts, others = (count(chunk.filter(pa.array(rows)), label_map) for rows in (usable, ~usable))
+    return replace(counts, unmapped=(counts + others).unmapped)
 
 
 def compute_stats(workspace: Workspace, label_map: LabelMap | None = None, by: Sequence[str] = ("split", "pool")) -> Stats:
-    """Return the stats of the workspace's tiles table, raw and under `label_map`, of mended masks where there are; see `count_table`.
+    """Return the stats of the workspace's usable tiles, raw and under `label_map`, of mended masks where there are; see `count_table`.
 
     `by` names the dimensions of the breakdown. Raises UsageError for an unknown dimension,
     IntegrityError for a damaged table.
@@ -136,7 +160,9 @@ def compute_stats(workspace: Workspace, label_map: LabelMap | None = None, by: S
     unknown = sorted(set(by) - set(DIMENSIONS))
     if unknown:
         raise UsageError("no such breakdown", seen=", ".join(unknown), expected=", ".join(DIMENSIONS))
-    counts = count_table(workspace, label_map, by_group="group" in by, mended=open_mended(workspace.folder))
+    counts = count_table(workspace, label_map, by_group="group" in by, mended=open_mended(workspace.folder), usable_only=True)
+    counted = (counts.raw if counts.mapped is None else counts.mapped).tiles
+    num_unlisted = int(counted["tiles"][counted["split"] == ""].sum()) if counts.split_source == "manifest" else 0
     return Stats(
         root=workspace.root,
         by=tuple(by),
@@ -147,6 +173,7 @@ def compute_stats(workspace: Workspace, label_map: LabelMap | None = None, by: S
         split_source=counts.split_source,
         left_out=counts.left_out,
         num_mended=counts.num_mended,
+        num_unlisted=num_unlisted,
     )
 
 
@@ -258,6 +285,7 @@ def as_json(stats: Stats) -> dict[str, Any]:
         "by": list(stats.by),
         "split_source": stats.split_source,
         "left_out": dict(stats.left_out),
+        "not_in_manifest": stats.num_unlisted,
         "mended_masks": stats.num_mended,
         "effective_number_beta": EFFECTIVE_NUMBER_BETA,
         "only_in_parquet": large,

@@ -88,7 +88,7 @@ def count(chunk: pa.Table, label_map: LabelMap) -> Counts:
 
     A class is present in a tile when any of its source labels is, and core-present when
     any of these is (see `core_present`). A tile is of the pool that a column `pool` gives it, and without one, or where that is "",
-    conditional when it has a pixel of a class other than 0. Orphan masks and masks that could not be used (see `left_out`) are not counted.
+    conditional when it has a pixel of a class other than 0. Orphan masks and masks without labels are not counted.
     Raises IntegrityError when the lists of a tile differ in length.
     """
     kept = chunk.filter(_usable(chunk))
@@ -113,15 +113,6 @@ def core_present(core_pixels: np.ndarray, radius_px: np.ndarray, min_radius_px: 
     it instead: above 1 means 3 pixels thick, above 0 any pixel.
     """
     return np.where(min_radius_px == DEFAULT_MIN_RADIUS_PX, core_pixels > 0, radius_px > min_radius_px)
-
-
-def left_out(chunk: pa.Table) -> dict[str, int]:
-    """Return why and how many rows of `chunk` `count` leaves out: orphan masks, unusable masks, masks that are no class map."""
-    orphan = pc.is_null(chunk["image_path"])
-    broken = pc.and_not(pc.is_valid(chunk["mask_error"]), orphan)
-    colour = pc.and_not(pc.and_(pc.is_valid(chunk["mask_path"]), pc.is_null(chunk["label_ids"])), pc.or_(orphan, broken))
-    reasons = {"orphan mask": orphan, "unusable mask": broken, "mask is no class map": colour}
-    return {reason: pc.sum(rows).as_py() or 0 for reason, rows in reasons.items()}
 
 
 def _usable(chunk: pa.Table) -> pa.ChunkedArray:
