@@ -34,7 +34,7 @@ def blob(label: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def make_blobs(root: Path, num_train: int, num_test: int) -> Path:
-    """Fill root/train/<class> and root/test/<class> and return the manifest, as `histoprep manifest --layout class-folders` makes it."""
+    """Fill root/train/<class> and root/test/<class> and return the manifest, as after `histoprep audit --layout class-folders`."""
     rng = np.random.default_rng(0)
     for split, count in (("train", num_train), ("test", num_test)):
         for index in range(count):

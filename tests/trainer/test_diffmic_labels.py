@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
-from coloured_blobs import bare_manifest
+from coloured_blobs import bare_manifest, blob
 
 from histoprep.audit import ensure_tiles
+from histoprep.durable import write_bytes
+from histoprep.imageio import encode_rgb_png
 from histoprep.labels import LabelMap, SourceLabel, TargetClass
 from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
 from histoprep.scan import Layout, ScanOptions
@@ -156,6 +159,25 @@ def test_classes_that_cannot_be_learnt_are_refused(tmp_path):
     with pytest.raises(DataError, match="without a tile to train on") as caught:
         labelled_tiles(config_for(unseen))
     assert "c" in str(caught.value)
+
+
+def test_what_the_refusal_advises_gives_classes(tmp_path):
+    from histoprep.cli import run
+
+    root = tmp_path / "data"
+    for number in range(12):
+        path = root / ("benign", "malign")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, encode_rgb_png(blob(number % 2, np.random.default_rng(number))))
+    assert run(["--quiet", "manifest", str(root)]) == 0
+    config = config_for(Workspace.of(root).manifest)
+    with pytest.raises(DataError, match="two classes") as caught:
+        labelled_tiles(config)
+    advised = re.findall(r"histoprep (\w+) ROOT([^,;]*)", caught.value.hint)
+    assert [command for command, _ in advised] == ["audit", "manifest"]
+    for command, options in advised:
+        assert run(["--quiet", command, str(root), *options.split()]) == 0
+    assert labelled_tiles(config).names == ("benign", "malign")
 
 
 def test_a_class_that_is_missing_in_test_is_told(tmp_path):

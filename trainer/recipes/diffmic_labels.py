@@ -60,7 +60,7 @@ def labelled_tiles(config: Config) -> LabelledTiles:
             "a classifier needs tiles of at least two classes",
             path=config.manifest,
             seen=", ".join(names) or "no labels and no masks with classes",
-            hint="make the manifest with class folders (--layout class-folders) or --label-by, or from masks (labels: masks)",
+            hint="histoprep audit ROOT --label-by folder, then histoprep manifest ROOT; or masks of several classes (--set labels=masks)",
         )
     usable = labels >= 0
     if not usable.all():
