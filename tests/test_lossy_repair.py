@@ -181,3 +181,16 @@ def test_published_masks_come_out_as_their_cleaned_twins(shared_data) -> None:
         different.append(np.mean((repair_ramps(raw).labels > 127) != (cleaned > 0)))
     assert len(different) > 20
     assert np.mean(different) < 0.005
+
+
+def test_the_last_pixels_of_a_ramp_are_no_label() -> None:
+    truth = np.zeros((48, 64), np.uint8)
+    truth[:, 32:] = 255
+    ramp = truth.copy()
+    # The top of a ramp that another one cut off, and a small structure.
+    ramp[10:12, 20:24] = 90
+    ramp[30:34, 10:14] = 7
+    repaired = repair_ramps(ramp).labels
+    assert (repaired[10:12, 20:24] == 0).all()
+    assert (repaired[30:34, 10:14] == 7).all()
+    assert set(np.unique(repaired)) == {0, 7, 255}

@@ -1,7 +1,8 @@
 """Repair of one interpolated mask: pixels on a ramp between two labels take the nearer of them. Pure.
 
 Only 5x5 cores are trusted. A pixel between a smaller and a larger label, or beyond a label by little (bicubic overshoot), takes
-the trusted label nearby that is nearest in value, so that the boundary lies in the middle of the ramp; everything else stays.
+the trusted label nearby that is nearest in value, so that the boundary lies in the middle of the ramp. So do the last pixels of
+labels that have no core and hardly a pixel left: tops of ramps that did not reach their end. Everything else stays.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ _REACH = np.ones((13, 13), np.uint8)
 # Bicubic interpolation overshoots by about a tenth of a step.
 _OVERSHOOT = 0.2
 _TURNS = 3
+# Of a label without a core, fewer pixels than this are no structure.
+_MIN_PX = 16
 
 
 def repair_ramps(labels: np.ndarray) -> Repaired:
@@ -40,6 +43,7 @@ def repair_ramps(labels: np.ndarray) -> Repaired:
         for label in ids:
             allowed[int(label)] &= ~(stranded & (mended == label))
         mended = _nearest(labels, doubtful, allowed)
+    mended = _nearest(mended, _remnants(mended, ids), allowed)
     changed = mended != labels
     between = doubtful & (labels > low) & (labels < high)
     # A ramp has two ends.
@@ -72,6 +76,12 @@ def _nearest(labels: np.ndarray, doubtful: np.ndarray, allowed: dict[int, np.nda
     mended = labels.copy()
     mended[doubtful] = chosen
     return mended
+
+
+def _remnants(mended: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Return the pixels of labels that are not among the trusted ones and have next to none left."""
+    values, counts = np.unique(mended, return_counts=True)
+    return np.isin(mended, np.setdiff1d(values[counts < _MIN_PX], ids))
 
 
 def _stranded(mended: np.ndarray, doubtful: np.ndarray, core: np.ndarray, ids: np.ndarray) -> np.ndarray:
