@@ -235,6 +235,20 @@ def test_what_must_not_be_read_makes_the_verdict_unknown(tmp_path: Path) -> None
     assert "Incomplete" in done.stdout
 
 
+def test_pictures_name_labels_that_the_map_does_not_list_by_their_own_values(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    data.pairs(1)
+    data.mask("lost_mask.png", stripes(0, 1, 9, 2000, dtype=np.uint16))
+    # The map has a class 9, and no label 9.
+    text = "sources: {0: none, 1: tumour}\nclasses: {0: None, 9: Tumour}\nmap: {0: 0, 1: 9}\n"
+    report = data.audit(map_path=write_map(tmp_path, text))
+    quarters = {("None", 0.25), ("Tumour", 0.25), ("label 9, not listed", 0.25), ("label 2000, not listed", 0.25)}
+    assert "HP501" in by_code(report.findings)
+    assert {(entry.name, entry.share) for entry in report.pictures["lost_mask.png"].legend} == quarters
+    html = render(report, "html")
+    assert "label 9, not listed" in html and "label -" not in html
+
+
 def test_the_one_map_of_a_data_set_is_used(tmp_path: Path) -> None:
     assert default_map(tmp_path) is None
     (tmp_path / "label_map_a.yml").touch()

@@ -13,9 +13,9 @@ from histoprep.checks import Evidence
 from histoprep.errors import BrokenFileError
 from histoprep.execution import Engine, Marker, run_tasks
 from histoprep.findings import Finding
-from histoprep.labels import LabelMap
+from histoprep.labels import UNMAPPED, LabelMap
 from histoprep.report import wanted_pictures
-from histoprep.report.pictures import Picture, make_picture
+from histoprep.report.pictures import Picture, make_picture, unlisted
 from histoprep.tiles.listing import absolute_path
 from histoprep.workspace import Workspace
 
@@ -77,8 +77,11 @@ class PictureTask:
             return None
         if labels is None or labels.ndim != 2 or labels.dtype.kind != "u":
             return None
-        # Values without a class keep a number that no class has, and are drawn as such.
-        return labels.astype(np.int32) if self.is_identity else self.label_map.lookup_table()[labels]
+        values = labels.astype(np.int32)
+        if self.is_identity:
+            return values
+        classes = self.label_map.lookup_table()[values]
+        return np.where(classes == UNMAPPED, unlisted(values), classes)
 
 
 def make_pictures(workspace: Workspace, evidence: Evidence, found: Iterable[Finding], engine: Engine) -> dict[str, Picture]:

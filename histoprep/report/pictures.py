@@ -69,8 +69,9 @@ def make_picture(
     """Return the picture of a tile.
 
     `image` is uint8 [height, width, 3], `labels` integer [height, width] with ids of
-    `classes`; ids that no class has are drawn in magenta. Either may be None. A
-    mask that differs in size from its image is drawn alone.
+    `classes`; ids that no class has, and labels that the label map does not list
+    (see `unlisted`), are drawn in magenta. Either may be None. A mask that differs
+    in size from its image is drawn alone.
     """
     from histoprep import imageio
 
@@ -85,6 +86,11 @@ def make_picture(
     # Flat colours are smaller and exact as PNG; tissue under colour is neither.
     encoded = _data_uri("jpeg", imageio.encode_rgb_jpeg(drawn, 85, "4:4:4")) if fits else _data_uri("png", imageio.encode_rgb_png(drawn))
     return Picture(plain, encoded, caption, _legend(labels, classes))
+
+
+def unlisted(labels: np.ndarray) -> np.ndarray:
+    """Return labels, int32, as numbers below 0, which are no class ids; it is its own inverse."""
+    return -1 - labels
 
 
 def checked_colour(colour: str) -> str:
@@ -139,7 +145,8 @@ def _legend(labels: np.ndarray, classes: Sequence[Coloured]) -> tuple[LegendEntr
     entries = []
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
         one = listed.get(int(label))
-        name, colour = (one.name, checked_colour(one.colour)) if one else (f"label {label}, not listed", UNLISTED_COLOUR)
+        source = label if label >= 0 else unlisted(label)
+        name, colour = (one.name, checked_colour(one.colour)) if one else (f"label {source}, not listed", UNLISTED_COLOUR)
         entries.append(LegendEntry(name, colour, float(count) / labels.size))
     return tuple(sorted(entries, key=lambda entry: -entry.share))
 
