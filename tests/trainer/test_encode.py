@@ -26,7 +26,7 @@ from histoprep.shards import open_tiles
 from histoprep.streams import single_stream
 from trainer.cli import run
 from trainer.data.latent_dataset import LatentDataset
-from trainer.data.latent_writer import JOURNAL
+from trainer.data.latent_journal import JOURNAL
 from trainer.data.latents import LatentSet
 from trainer.data.transforms import to_float, to_uint8
 from trainer.encode import EncodeOptions, encode_tiles

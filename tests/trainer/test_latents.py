@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +17,17 @@ from histoprep.cli import run
 from histoprep.execution import Engine
 from histoprep.shards import TileSource, open_tiles, write_shards
 from histoprep.streams import class_streams, single_stream
+from trainer.config_layers import load_config
 from trainer.data.latent_dataset import LatentDataset
 from trainer.data.latents import LatentSet
 from trainer.data.loader import loader
 from trainer.data.run_lengths import decode_runs, encode_runs
 from trainer.data.transforms import apply_view, to_float
 from trainer.encode import VIEW_ORDER, EncodeOptions, encode_tiles
+from trainer.engine.voice import SILENT
 from trainer.errors import ExitCode, LatentSetError
 from trainer.models.codec import Codec, load_codec
+from trainer.recipes.ldm_data import prepare_latents
 
 SIZE = 32
 NUM_TILES = 20
@@ -182,8 +186,6 @@ def test_another_split_label_map_or_codec_is_refused(made: Made, tmp_path: Path)
 
 
 def test_an_unfinished_or_damaged_set_is_no_set(made: Made, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(made.latents.folder, copy)
     with (copy / "latents.npy").open("r+b") as stream:
@@ -195,6 +197,59 @@ def test_an_unfinished_or_damaged_set_is_no_set(made: Made, tmp_path: Path) -> N
         LatentSet.open(copy)
     with pytest.raises(LatentSetError, match="no latent set here"):
         LatentSet.open(tmp_path)
+
+
+@pytest.fixture
+def copy(made: Made, tmp_path: Path) -> Path:
+    """A copy of the latent set, to be damaged."""
+    return Path(shutil.copytree(made.latents.folder, tmp_path / "copy"))
+
+
+def _change_byte(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_whole_set_is_read_to_the_end(made: Made) -> None:
+    told: list[int] = []
+    made.latents.check_digests(told.append)
+    assert sum(told) == NUM_TILES
+
+
+@pytest.mark.parametrize("name", ["latents.npy", "mask_values.bin", "mask_lengths.bin", "mask_counts.bin"])
+@pytest.mark.parametrize("place", [-1, 300, 0])
+def test_one_changed_byte_is_found_and_its_file_named(copy: Path, name: str, place: int) -> None:
+    _change_byte(copy / name, place)
+    with pytest.raises(LatentSetError, match="damaged") as caught:
+        LatentSet.open(copy).check_digests()
+    assert caught.value.path == str(copy / name) and caught.value.exit_code == ExitCode.INTEGRITY
+
+
+def test_an_array_of_another_shape_is_found(copy: Path) -> None:
+    # In the header: (20, 8, ... becomes (21, 8, ..., more than the file holds.
+    _change_byte(copy / "latents.npy", (copy / "latents.npy").read_bytes().index(b"(20") + 2)
+    with pytest.raises(LatentSetError, match="its array is another one"):
+        LatentSet.open(copy).check_digests()
+
+
+def test_a_set_whose_journal_is_gone_or_damaged_is_refused(copy: Path) -> None:
+    lines = (copy / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    for text in (b"".join(lines[:-1]), b"".join(lines).replace(b'"bytes"', b'"butes"'), b"".join(lines).replace(b'"mask_', b'"mass_')):
+        (copy / "journal.jsonl").write_bytes(text)
+        with pytest.raises(LatentSetError, match="journal"):
+            LatentSet.open(copy).check_digests()
+    (copy / "journal.jsonl").unlink()
+    with pytest.raises(LatentSetError, match=r"journal .* not there"):
+        LatentSet.open(copy).check_digests()
+
+
+def test_a_training_does_not_begin_with_damaged_latents(made: Made, copy: Path, tmp_path: Path) -> None:
+    config = load_config(preset="ldm-tiny", sets=["data.image_size=32"], manifest=str(made.manifest), latents=str(copy), out=str(tmp_path))
+    prepare_latents(config, tmp_path, SILENT)
+    _change_byte(copy / "latents.npy", -1)
+    with pytest.raises(LatentSetError, match="bytes differ from their digest"):
+        prepare_latents(config, tmp_path, SILENT)
 
 
 def test_run_lengths_are_lossless() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,18 +11,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from histoprep import tables
 from histoprep.durable import is_temporary, sync_folder, write_bytes, write_json
 from histoprep.errors import OutputError, UsageError
 from histoprep.manifest.latent_sets import ENTRIES, KIND, SCHEMA, SCHEMA_VERSION, SUMMARY
-from trainer.data.latents import LATENTS, MASK_COUNTS, MASK_LENGTHS, MASK_VALUES
+from trainer.data.latent_journal import JOURNAL, digest, format_line, read_chunks, read_journal
+from trainer.data.latents import DATA, LATENTS, MASK_COUNTS, MASK_LENGTHS, MASK_VALUES
 from trainer.data.run_lengths import encode_runs
-from trainer.errors import LatentSetError
 
-JOURNAL = "journal.jsonl"
-_DATA = (LATENTS, MASK_VALUES, MASK_LENGTHS, MASK_COUNTS)
 # What the request of every latent set names, by which a journal is known as one of ours.
 _REQUEST_KEYS = {"tiles", "codec"}
 _NUM_SHOWN = 3
@@ -90,30 +85,23 @@ class LatentWriter:
         }
         for name, piece in data.items():
             self._append(name, piece)
-        line = {"bytes": {name: len(piece) for name, piece in data.items()}, "digests": {name: _digest(piece) for name, piece in data.items()}}
+        line = {"bytes": {name: len(piece) for name, piece in data.items()}, "digests": {name: digest(piece) for name, piece in data.items()}}
         self._lines.append({**line, "skipped": sorted(skipped)})
-        self._append(JOURNAL, _line(self._lines[-1]))
+        self._append(JOURNAL, format_line(self._lines[-1]))
         self.done += 1
         self.skipped += skipped
 
     def read_chunks(self) -> Iterator[tuple[range, np.ndarray]]:
         """Yield the entries and latents of each chunk, as stored; raises LatentSetError when its bytes are not those that were written."""
-        offsets = {name: len(self.layout.header()) if name == LATENTS else 0 for name in _DATA}
-        for entries, line in zip(self.layout.chunks(), self._lines, strict=True):
-            pieces = {name: self._piece(name, offsets[name], line["bytes"][name]) for name in _DATA}
-            for name, piece in pieces.items():
-                if _digest(piece) != line["digests"][name]:
-                    seen = f"entries {entries.start} to {entries.stop - 1}"
-                    hint = "encode again with --force"
-                    raise LatentSetError("the latent set is damaged: bytes differ from their digest", path=self.folder / name, seen=seen, hint=hint)
-                offsets[name] += len(piece)
+        starts = {name: len(self.layout.header()) if name == LATENTS else 0 for name in DATA}
+        for entries, pieces in zip(self.layout.chunks(), read_chunks(self.folder, self._lines, starts), strict=True):
             yield entries, np.frombuffer(pieces[LATENTS], "<f2").reshape(len(entries), *self.layout.entry_shape)
 
     def finish(self, entries: pa.Table, header: dict[str, Any], summary: dict[str, Any]) -> None:
         """Publish entries.parquet and then latents.json, which makes the set a whole one."""
         self.retract()
         tables.write_table(self.folder / ENTRIES, [entries], SCHEMA, kind=KIND, schema_version=SCHEMA_VERSION, metadata=header)
-        files = {name: (self.folder / name).stat().st_size for name in (*_DATA, ENTRIES)}
+        files = {name: (self.folder / name).stat().st_size for name in (*DATA, ENTRIES)}
         write_json(self.folder / SUMMARY, {"kind": KIND, "schema_version": SCHEMA_VERSION, "files": files, **summary})
 
     def retract(self) -> None:
@@ -122,19 +110,9 @@ class LatentWriter:
             (self.folder / SUMMARY).unlink()
             sync_folder(self.folder)
 
-    def _piece(self, name: str, offset: int, length: int) -> bytes:
-        with (self.folder / name).open("rb") as stream:
-            stream.seek(offset)
-            return stream.read(length)
-
     def _read_journal(self) -> list[dict[str, Any]]:
         """Return the lines of chunks whose bytes are all there; the first line of the journal is the request."""
-        try:
-            text = (self.folder / JOURNAL).read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
-        # Up to the first line that a power cut left half written.
-        lines = [*itertools.takewhile(bool, map(_parsed, text[:-1]))]
+        lines = read_journal(self.folder)
         if not lines:
             return []
         differ = sorted(name for name in {*self.request, *lines[0]} if self.request.get(name) != lines[0].get(name))
@@ -146,7 +124,7 @@ class LatentWriter:
                 expected="; ".join(f"{name} {self.request.get(name)!r}" for name in differ),
                 hint="choose another --out, or start over with --force",
             )
-        whole, sizes = [], {name: len(self.layout.header()) if name == LATENTS else 0 for name in _DATA}
+        whole, sizes = [], {name: len(self.layout.header()) if name == LATENTS else 0 for name in DATA}
         for line in lines[1:]:
             sizes = {name: size + line["bytes"][name] for name, size in sizes.items()}
             if any(not (self.folder / name).exists() or (self.folder / name).stat().st_size < size for name, size in sizes.items()):
@@ -160,9 +138,9 @@ class LatentWriter:
             return
         self.retract()
         # The journal first: with it, whatever a kill leaves here is known as a latent set.
-        write_bytes(self.folder / JOURNAL, b"".join(map(_line, [self.request, *self._lines])))
+        write_bytes(self.folder / JOURNAL, b"".join(map(format_line, [self.request, *self._lines])))
         try:
-            for name in _DATA:
+            for name in DATA:
                 path = self.folder / name
                 if not self._lines:
                     path.unlink(missing_ok=True)
@@ -190,30 +168,14 @@ class LatentWriter:
             raise OutputError.from_os_error(error, path) from error
 
 
-def _line(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, sort_keys=True).encode() + b"\n"
-
-
-def _parsed(raw: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(raw)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _digest(data: bytes) -> str:
-    return xxhash.xxh3_128_hexdigest(data)
-
-
 def refuse_strangers(folder: Path) -> None:
     """Raise UsageError, with nothing written, when files are in the folder but no journal of a latent set: they are somebody's."""
     try:
         names = sorted(os.listdir(folder)) if folder.exists() else []
-        journal = (folder / JOURNAL).read_bytes() if JOURNAL in names else b""
+        request = read_journal(folder)[:1]
     except OSError as error:
         raise OutputError.from_os_error(error, folder) from error
     strangers = [name for name in names if name != ".lock" and not is_temporary(name)]
-    if strangers and not _REQUEST_KEYS.issubset(_parsed(journal.partition(b"\n")[0])):
+    if strangers and not (request and _REQUEST_KEYS.issubset(request[0])):
         seen, hint = ", ".join(strangers[:_NUM_SHOWN]), "name a new or empty folder with --out"
         raise UsageError("this folder is not empty, and what it holds is no latent set", path=folder, seen=seen, hint=hint)

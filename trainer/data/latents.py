@@ -8,7 +8,7 @@ its standard deviation), the masks of the same views as run lengths, `entries.pa
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from histoprep.manifest.latent_sets import KIND, SCHEMA_VERSION, SUMMARY, align, mismatches, read_entries
+from trainer.data.latent_journal import JOURNAL, read_chunks, read_journal
 from trainer.data.latent_scaling import Latents, LatentScaling
 from trainer.data.run_lengths import decode_runs
 from trainer.data.transforms import IDENTITY
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from histoprep.shards import TileSource
 
 LATENTS, MASK_VALUES, MASK_LENGTHS, MASK_COUNTS = "latents.npy", "mask_values.bin", "mask_lengths.bin", "mask_counts.bin"
+DATA = (LATENTS, MASK_VALUES, MASK_LENGTHS, MASK_COUNTS)
 _RULE = "HP907 latent-mismatch"
+_COUNT_BYTES = 4
 
 
 class CodecIdentity(NamedTuple):
@@ -195,6 +198,36 @@ class LatentSet:
         places = align(entries, tiles.table["tile_id"])
         first, count = (entries[name].to_numpy().astype(np.int64)[places] for name in ("first_entry", "num_windows"))
         return first, count
+
+    def check_digests(self, advance: Callable[[int], object] = lambda _: None) -> None:
+        """Read all latents and masks, and raise LatentSetError, naming the file, unless they are the bytes that were written.
+
+        They are held against the digests in the journal of `trainer encode`. At 2 GB a second and more the time is that of reading:
+        minutes for hundreds of GB. Do it once, where a training starts, in its first process. `advance` is told of the squares.
+        """
+        _, *lines = read_journal(self.folder) or [{}]
+        try:
+            starts = {name: self.summary["files"][name] - sum(line["bytes"][name] for line in lines) for name in DATA}
+        except (KeyError, TypeError):
+            starts = {}
+        if starts != {**dict.fromkeys(DATA, 0), LATENTS: self._first_byte()}:
+            what = f"the journal of the latent set, by which damage is found, is {'damaged itself' if lines else 'not there'}"
+            raise LatentSetError(what, path=self.folder / JOURNAL, hint="copy the folder again, or encode again")
+        for pieces in read_chunks(self.folder, lines, starts):
+            advance(len(pieces[MASK_COUNTS]) // (_COUNT_BYTES * self.num_views))
+
+    def _first_byte(self) -> int:
+        """Return where the numbers begin in latents.npy; raises LatentSetError when its header is not that of these latents."""
+        shape = (self.summary["num_entries"], self.num_views, 1 + self.has_std, *self.shape)
+        try:
+            stored = np.load(self.folder / LATENTS, mmap_mode="r")
+            seen = f"{stored.dtype.str} {stored.shape}{'' if stored.flags.c_contiguous else ' in columns'}"
+        except (ValueError, TypeError) as error:
+            stored, seen = None, str(error)
+        if seen != f"<f2 {shape}":
+            hint = "copy the folder again, or encode again with --force"
+            raise LatentSetError("the latent set is damaged: its array is another one", path=self.folder / LATENTS, seen=seen, hint=hint)
+        return int(stored.offset)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return folder and summary; maps are opened again."""

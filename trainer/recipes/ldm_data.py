@@ -126,6 +126,9 @@ def prepare_latents(config: Config, run: Path, voice: Voice) -> None:
         _encode(config, tiles, latents_folder(config), voice)
     latents = open_latents(config)
     latents.match(tiles)
+    if config.latents is not None:
+        with voice.progress("check latents", None, "squares") as meter:
+            latents.check_digests(meter.advance)
     ModelFacts.of(latents, tiles.label_map).write(run)
 
 
