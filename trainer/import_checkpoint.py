@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,7 @@ from trainer.recipes.ldm_data import ModelFacts
 
 # A run of ours names its data; that of published weights is not known.
 NO_MANIFEST = "none: the weights were imported"
+_BOLD = re.compile(r"\x1b\[\d*m")
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,31 @@ def read_tensor_file(path: Path) -> Any:
     try:
         with path.open("rb") as stream:
             stream.read(1)
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint: {error.strerror or error}", path=path) from error
+    try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # It warns of a pickle's protocol; what cannot be read is an error anyway.
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0]
         hint = "only checkpoints of tensors and numbers are read, since a pickle may run any program: save the state dict alone"
-        raise CheckpointError("the file holds more than tensors, or is damaged", path=path, seen=reason, hint=hint) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"cannot read the checkpoint: {str(error).partition(chr(10))[0]}", path=path) from error
+        raise CheckpointError("the file holds more than tensors, or is damaged", path=path, seen=_reason(error), hint=hint) from error
+    except Exception as error:
+        # Given anything else than a checkpoint, torch raises whatever its reader stumbles over.
+        raise CheckpointError("the file is no checkpoint, or is damaged", path=path, seen=_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return in one line why torch or safetensors cannot read a file."""
+    if isinstance(error, EOFError):
+        return "it is empty, or ends too early"
+    if not isinstance(error, pickle.UnpicklingError | OSError | RuntimeError | safetensors.SafetensorError):
+        return "bytes that make no sense as one"
+    # Around its reason torch advises, in bold, to run what the file holds.
+    told = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+    return _BOLD.sub("", told).partition("\n")[0].partition(". ")[0].rstrip(". ")
 
 
 def _write_run(out: Path, found: PublishedWeights, label_map: LabelMap, options: ImportOptions) -> None:

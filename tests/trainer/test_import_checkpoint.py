@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -151,19 +152,32 @@ def test_what_does_not_fit_is_named(tmp_path, change, words):
     assert not (tmp_path / "run").exists()
 
 
-def test_files_that_are_no_checkpoints(tmp_path):
-    for name, write in (
-        ("text.pt", lambda path: path.write_text("not a checkpoint")),
-        ("empty.pt", lambda path: path.write_bytes(b"")),
-        ("cut.pt", lambda path: (torch.save(RAW, path), path.write_bytes(path.read_bytes()[:5000]))),
-        ("other.pt", lambda path: torch.save({"encoder.weight": torch.rand(3)}, path)),
-        ("text.safetensors", lambda path: path.write_text("not a checkpoint")),
-    ):
-        write(tmp_path / name)
-        with pytest.raises(CheckpointError):
-            import_checkpoint(tmp_path / name, tmp_path / "run")
-    with pytest.raises(CheckpointError, match="No such file"):
-        import_checkpoint(tmp_path / "absent.pt", tmp_path / "run")
+# How a file that is no checkpoint is written -> what is said of it.
+FOREIGN = {
+    "letter.txt": (lambda path: path.write_text("t"), "no checkpoint, or is damaged.*bytes that make no sense"),
+    "text.pt": (lambda path: path.write_text("hello world"), "no checkpoint, or is damaged.*bytes that make no sense"),
+    "sentence.pt": (lambda path: path.write_text("not a checkpoint"), "more than tensors, or is damaged.*seen: Unsupported operand 110"),
+    "empty.pt": (lambda path: path.write_bytes(b""), "seen: it is empty, or ends too early$"),
+    "cut.pt": (lambda path: (torch.save(RAW, path), path.write_bytes(path.read_bytes()[:5000])), "no checkpoint, or is damaged.*seen: ."),
+    "zip.pt": (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(300)), "seen: PytorchStreamReader [^.]*$"),
+    "other.pt": (lambda path: torch.save({"encoder.weight": torch.rand(3)}, path), "no checkpoint of the reference network"),
+    "text.safetensors": (lambda path: path.write_text("not a checkpoint"), "no checkpoint, or is damaged.*header"),
+    "pickle.pt": (lambda path: path.write_bytes(pickle.dumps(Path(), protocol=2)), "more than tensors.*seen: Unsupported global: GLOBAL pathlib"),
+    "newer.pt": (lambda path: path.write_bytes(pickle.dumps(Path(), protocol=4)), "more than tensors"),
+    "folder.pt": (lambda path: path.mkdir(), "cannot read the checkpoint: Is a directory"),
+    "absent.pt": (lambda path: None, "cannot read the checkpoint: No such file"),
+}
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_that_are_no_checkpoints(tmp_path, name):
+    write, said = FOREIGN[name]
+    write(tmp_path / name)
+    with pytest.raises(CheckpointError, match=f"(?s){said}") as caught:
+        import_checkpoint(tmp_path / name, tmp_path / "run")
+    assert "\x1b" not in str(caught.value) and "can still be loaded" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 4
 
 
 def test_a_run_is_not_overwritten_and_classes_must_agree(tmp_path):
