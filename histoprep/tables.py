@@ -27,6 +27,7 @@ from histoprep.errors import IntegrityError
 METADATA_KEY = b"histoprep"
 LATE_METADATA_KEY = b"histoprep-late"
 ROW_GROUP_ROWS = 65_536
+_MAGIC = b"PAR1"
 _SEAL = b"HPfooter"
 _DIGEST_BYTES = 16
 
@@ -111,6 +112,12 @@ def rebatch(batches: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema) -> 
         yield pa.concat_tables(waiting).combine_chunks()
 
 
+def starts_as_parquet(path: Path) -> bool:
+    """Return whether a file begins as every Parquet file does; raises OSError."""
+    with path.open("rb") as stream:
+        return stream.read(len(_MAGIC)) == _MAGIC
+
+
 def open_table(path: Path, *, kind: str, schema_version: str) -> tuple[pq.ParquetFile, dict[str, Any]]:
     """Return the open Parquet file and its header.
 
@@ -118,6 +125,14 @@ def open_table(path: Path, *, kind: str, schema_version: str) -> tuple[pq.Parque
     has another major version; extra columns and newer minor versions are fine.
     """
     hint = f"delete it and make the {kind} again"
+    try:
+        if not starts_as_parquet(path):
+            # Perhaps the user's own, under a wrong name: nothing to delete.
+            raise IntegrityError("this is no Parquet file", path=path, expected=f"the {kind} table")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise IntegrityError(f"cannot read this table: {error.strerror or error}", path=path) from error
     try:
         sealed = _is_sealed(path)
         opened = pq.ParquetFile(_source(path), page_checksum_verification=True)

@@ -243,6 +243,16 @@ def test_a_path_that_is_no_manifest_is_an_error(tmp_path: Path) -> None:
     assert "HP901" in _run("check", tmp_path / "junk.parquet").stdout
 
 
+@pytest.mark.parametrize("command", ["show", "diff"])
+def test_what_is_no_manifest_is_wrong_use_and_nobody_is_told_to_delete_it(tmp_path: Path, command: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "own.csv").write_text("tile_id,split\n")
+    for name, what in (("folder", "this is a folder, not a manifest"), ("own.csv", "this is no Parquet file, and so no manifest")):
+        error = _run(command, *[tmp_path / name] * (1 + (command == "diff"))).exception
+        assert isinstance(error, UsageError) and error.what == what
+        assert "manifest.parquet" in str(error.hint) and "delete" not in str(error)
+
+
 def test_real_cases_stay_whole(shared_data: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.parquet"
     _ok(shared_data / "ebhi_seg", "--workspace", tmp_path / "ws", "--group-by", r"GT(\d+)", "--split", "0.8/0.1/0.1", "--out", path)

@@ -177,6 +177,19 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path, content: bytes) ->
         read(tmp_path / "t")
 
 
+@pytest.mark.parametrize("content", [b"", b"tile_id,split\n", b"PAR", bytes(100)])
+def test_nobody_is_told_to_delete_what_is_no_table(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t").write_bytes(content)
+    for path, what in ((tmp_path / "t", "this is no Parquet file"), (tmp_path, "cannot read this table: Is a directory")):
+        with pytest.raises(IntegrityError) as caught:
+            read(path)
+        assert caught.value.what == what and caught.value.hint is None
+    (tmp_path / "t").write_bytes(b"PAR1" + content)
+    with pytest.raises(IntegrityError) as caught:
+        read(tmp_path / "t")
+    assert caught.value.hint == "delete it and make the tiles again"
+
+
 def test_every_cut_is_noticed(tmp_path: Path) -> None:
     whole = write(tmp_path / "t", [rows(40)]).read_bytes()
     for length in range(0, len(whole), 5):

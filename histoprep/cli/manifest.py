@@ -185,10 +185,10 @@ def diff(first: ManifestFile, second: ManifestFile) -> None:
 
     Exit code 0 when nothing differs, 1 otherwise.
     """
-    from histoprep.manifest import open_manifest
+    from histoprep.manifest import open_named_manifest
     from histoprep.manifest.diff import diff_manifests
 
-    change = diff_manifests(open_manifest(first), open_manifest(second))
+    change = diff_manifests(open_named_manifest(first), open_named_manifest(second))
     _print_some("added", change.added)
     _print_some("removed", change.removed)
     _print_some("in another split", [f"{tile}: {old} -> {new}" for tile, old, new in change.moved_split])
@@ -213,9 +213,9 @@ def _print_some(what: str, items: list[str] | tuple[str, ...]) -> None:
 @app.command()
 def show(file: ManifestFile) -> None:
     """Print how a manifest was made, its splits and classes, its certificate and what was left out."""
-    from histoprep.manifest import open_manifest
+    from histoprep.manifest import open_named_manifest
 
-    manifest = open_manifest(file)
+    manifest = open_named_manifest(file)
     console.out(f"{len(manifest):,} tiles of {manifest.root}, label map {manifest.label_map.name}, {manifest.label_map.num_classes} classes")
     _print_split(manifest.recipe, manifest.certificate, manifest.label_map)
     _print_mended(manifest.header.get("mended_masks", 0))

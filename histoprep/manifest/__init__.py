@@ -133,6 +133,21 @@ def open_manifest(path: str | Path) -> Manifest:
     return Manifest(place, {**header, **complete}, label_map, opened)
 
 
+def open_named_manifest(path: Path) -> Manifest:
+    """Return the manifest that a user names; raises UsageError for a folder or a file of another kind, and as `open_manifest`."""
+    hint = "name a manifest.parquet, which histoprep manifest writes"
+    if path.is_dir():
+        raise UsageError("this is a folder, not a manifest", path=path, hint=hint)
+    try:
+        is_other = not tables.starts_as_parquet(path)
+    except OSError:
+        # `open_manifest` says what it is.
+        is_other = False
+    if is_other:
+        raise UsageError("this is no Parquet file, and so no manifest", path=path, hint=hint)
+    return open_manifest(path)
+
+
 def read_manifest(path: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Return the rows of a manifest as one table, or the named columns; errors as `open_manifest`."""
     return open_manifest(path).read(columns)
