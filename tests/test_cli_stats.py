@@ -90,11 +90,30 @@ def test_a_label_map_in_the_data_set_is_used_and_unmapped_labels_are_told(root):
     save_pair(root, "dddd", np.full((64, 64), 28, np.uint8))
     result = run(root)
     assert "Classes of label_map_mine" in result.stdout
-    assert "label 1 is not in the label map: 1,024 pixels in 1 tile" in result.stderr
-    assert "the first is a" in result.stderr
+    assert "label 1 is not in the label map: 1,024 pixels in 1 tile, the first of them a\n" in result.stderr
+    assert "more that the label map" not in result.stderr
     # The tile with label 1 is in no pool and in no share, as it is in no manifest.
     assert result.stdout.startswith("3 tiles: 1 conditional, 2 unconditional; 8,192 mask pixels")
     assert any(line.split() == ["1", "Skin", "4,096", "50.00", "1", "1"] for line in result.stdout.splitlines())
+
+
+def test_of_many_unmapped_labels_the_largest_ten_are_told(root):
+    mask = np.zeros((64, 64), np.uint8)
+    # One pixel of label 100, two of label 101, ..., twelve of label 111.
+    mask.flat[:78] = np.repeat(np.arange(100, 112), np.arange(1, 13))
+    save_pair(root, "many", mask)
+    save_pair(root, "most", mask)
+    told = [line for line in run(root, "--map", "label_map_5").stderr.splitlines() if "the label map" in line]
+    assert told[0] == "warning: label 111 is not in the label map: 24 pixels in 2 tiles, the first of them many"
+    assert [int(line.split()[2]) for line in told[:-1]] == list(range(111, 101, -1))
+    assert told[-1] == "warning: and 2 labels more that the label map does not list, in stats.json"
+    mask.flat[:78] = 0
+    mask.flat[0] = 77
+    for name in ("many", "most"):
+        (root / f"{name}.jpg").unlink()
+        (root / f"{name}_mask.png").unlink()
+    save_pair(root, "dot", mask)
+    assert "label 77 is not in the label map: 1 pixel in 1 tile, the first of them dot" in run(root, "--map", "label_map_5").stderr
 
 
 def test_rows_that_are_not_counted_are_told(root):
@@ -123,7 +142,7 @@ def test_stats_and_manifest_count_the_same_tiles(root):
     for told in (before.stderr, after.stderr):
         assert "no manifest takes them: 1 image-error, 1 unmapped-label;" in told and "not in the manifest" not in told
     save_pair(root, "ffffff", None)
-    assert "1 tile is not in the manifest, so that its split is not known (-)" in run(root, "--map", "label_map_5").stderr
+    assert "1 tile not in the manifest, of no split and shown as -: run" in run(root, "--map", "label_map_5").stderr
 
 
 def test_no_pixel_is_read_again(root):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MAX_KEYS = 8
 _MAX_CLASSES = 12
+_MAX_UNMAPPED = 10
 
 
 class By(StrEnum):
@@ -127,11 +128,17 @@ def _print_warnings(found: Stats) -> None:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in found.left_out.items())
         console.warn(f"not counted, since no manifest takes them: {reasons}; histoprep audit says more")
     if found.num_unlisted:
-        have, them = ("tile is", "its") if found.num_unlisted == 1 else ("tiles are", "their")
-        console.warn(f"{found.num_unlisted:,} {have} not in the manifest, so that {them} split is not known (-): run histoprep manifest again")
-    for one in found.main.unmapped.to_dict("records"):
-        amount = f"{one['pixels']:,} pixels in {one['tiles']:,} {'tile' if one['tiles'] == 1 else 'tiles'}"
-        console.warn(f"label {one['label_id']} is not in the label map: {amount} are in no share; the first is {one['example']}")
+        console.warn(f"{_counted(found.num_unlisted, 'tile')} not in the manifest, of no split and shown as -: run histoprep manifest again")
+    unmapped = sorted(found.main.unmapped.to_dict("records"), key=lambda one: (-one["pixels"], one["label_id"]))
+    for one in unmapped[:_MAX_UNMAPPED]:
+        amount = f"{_counted(one['pixels'], 'pixel')} in {_counted(one['tiles'], 'tile')}"
+        console.warn(f"label {one['label_id']} is not in the label map: {amount}, the first of them {one['example']}")
+    if len(unmapped) > _MAX_UNMAPPED:
+        console.warn(f"and {_counted(len(unmapped) - _MAX_UNMAPPED, 'label')} more that the label map does not list, in stats.json")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _joined(left: Sequence[tuple[object, ...]], right: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:
