@@ -157,6 +157,20 @@ def test_without_a_label_map_labels_are_classes(dataset: Path) -> None:
     assert [one.id for one in open_manifest(dataset.with_name("data.histoprep") / "manifest.parquet").label_map.classes] == [0, 1, 2]
 
 
+def test_labels_that_are_too_large_for_classes_are_named_with_their_mask(dataset: Path) -> None:
+    mask = np.zeros((SIDE_PX, SIDE_PX), dtype=np.uint16)
+    for name, label in (("case1_5", 300), ("case3_14", 256), ("case2_9", 255)):
+        mask[4:20, 4:20] = label
+        Image.fromarray(mask).save(dataset / f"{name}_mask.png")
+    error = _run(dataset).exception
+    assert isinstance(error, UsageError)
+    assert error.what == "labels of 2 masks are too large to be classes (HP505)"
+    assert (error.path, error.seen, error.expected) == ("case1_5_mask.png", "label 300", "at most 255") and "--map" in str(error.hint)
+    # As the hint says: with a map they do not stop the others.
+    assert _run(dataset, "--map", "m.yml").exit_code == ExitCode.INCOMPLETE
+    assert len(_splits(dataset.with_name("data.histoprep") / "manifest.parquet")) == 37
+
+
 def test_files_that_cannot_be_used_are_counted_and_give_3(dataset: Path) -> None:
     (dataset / "case0_2_mask.png").write_bytes(b"no picture")
     (dataset / "case0_3.jpg").write_bytes((dataset / "case0_3.jpg").read_bytes()[:300])

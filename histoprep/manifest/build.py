@@ -24,7 +24,7 @@ from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.gather import Gathered, gather
 from histoprep.manifest.given import UsableTiles, file_splits, leak
 from histoprep.manifest.groups import ungrouped_warning
-from histoprep.manifest.rows import Derived, derive
+from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
 from histoprep.remap.evidence import remapped_error
 from histoprep.split import Assignment, Units, assign_by_hash, assign_units, complete_split, exact_fractions, join_units, leaking_units
 from histoprep.split.certificate import certify
@@ -271,9 +271,25 @@ def _warnings(gathered: Gathered, certificate: Mapping[str, Any]) -> Iterator[st
 
 
 def raw_label_map(tiles_path: str | Path) -> LabelMap:
-    """Return the map of each label in a tiles table to itself, mended masks in place of damaged ones; without masks it has the one class 0."""
+    """Return the map of each label in a tiles table to itself, mended masks in place of damaged ones; without masks it has the one class 0.
+
+    Raises UsageError when a label is too large for a class.
+    """
     source, _ = open_rows(Path(tiles_path))
     found: set[int] = set()
     for chunk in source.read_batches(["label_ids"]):
         found.update(pc.unique(pc.list_flatten(chunk["label_ids"])).to_pylist())
+    if found and max(found) > MAX_CLASS_ID:
+        raise _too_large(source, max(found))
     return identity_map(found or {0})
+
+
+def _too_large(source: TileRows, largest: int) -> UsageError:
+    """Return the error for labels that are too large for classes, with the first mask that holds one."""
+    masks: list[str] = []
+    for chunk in source.read_batches(["mask_path", "label_ids"]):
+        rows = zip(chunk["mask_path"].to_pylist(), chunk["label_ids"].to_pylist(), strict=True)
+        masks += [path for path, labels in rows if labels and max(labels) > MAX_CLASS_ID]
+    what = f"labels of {len(masks):,} {'mask' if len(masks) == 1 else 'masks'} are too large to be classes (HP505)"
+    hint = "name a label map with --map, which gives them classes; one that does not list them leaves these tiles out"
+    return UsageError(what, path=masks[0], seen=f"label {largest}", expected=f"at most {MAX_CLASS_ID}", hint=hint)
