@@ -67,8 +67,8 @@ def test_cleaned_labels(shared_data: Path, tmp_path: Path) -> None:
     found = by_code(report.findings)
     assert report.summary.num_pairs == 734
     assert {row.id for row in report.classes} == set(range(7))
-    assert grades(report) == {"error": set(), "warning": {"HP408"}, "info": {"HP106", "HP407", "HP603"}}
-    assert "masks_raw/" in found["HP106"]
+    assert grades(report) == {"error": set(), "warning": {"HP106", "HP408"}, "info": {"HP106", "HP407", "HP603"}}
+    assert found["HP106 unread-folder"].keys() == {"defects/", "masks_raw/"}
 
 
 def test_masks_as_published(shared_data: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from audit_cases import DataSet, Found, by_code, findings_of_rows, stripes, writ
 from tile_rows import tile_row
 
 from histoprep.catalogue import RULES
+from histoprep.findings import Severity
 from histoprep.workspace import Workspace
 
 TRIGGERS = ("HP101", "HP102", "HP103", "HP104", "HP105", "HP106", "HP107", "HP108")
@@ -54,6 +55,28 @@ def test_names_that_say_nothing(found: Found) -> None:
     assert found["HP105"].keys() == {"other.jpg"}
     assert found["HP106"].keys() == {"notes.txt", "elsewhere.png"}
     assert "leaves the data set" in found["HP106"]["elsewhere.png"]
+
+
+def test_folders_of_pictures_that_are_not_read_are_a_warning_and_no_files(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    for name in ("a", "b"):
+        data.image(f"images/{name}.jpg")
+        data.mask(f"masks/{name}.png")
+        data.mask(f"masks_raw/{name}.png")
+    for name in ("notes.txt", "docs/paper.pdf"):
+        data.write(name, b"words")
+    told = {one.subcode: one for one in data.audit().findings if one.code == "HP106"}
+    assert {subcode: (one.severity, one.paths) for subcode, one in told.items()} == {
+        "unread-folder": (Severity.WARNING, ("masks_raw/",)),
+        "other-folder": (Severity.INFO, ("docs/",)),
+        "": (Severity.INFO, ("notes.txt",)),
+    }
+    assert told["unread-folder"].details == ("folder with 2 pictures beside the images and masks folders; not read",)
+    assert all(option in told["unread-folder"].suggestion for option in ("--images", "--masks", "--unlabelled"))
+    # Two images, two masks and the note; a folder is no file.
+    assert (told[""].count, told[""].denominator, told["unread-folder"].denominator) == (1, 5, 0)
+    named = data.audit(scan={"images": "images", "masks": "masks"}).findings
+    assert {one.severity for one in named if one.code == "HP106"} == {Severity.INFO}
 
 
 def test_dataset_csv(found: Found) -> None:

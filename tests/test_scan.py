@@ -20,6 +20,7 @@ from histoprep.names import to_name, to_text
 from histoprep.scan import detect_layout, keys, scan
 from histoprep.scan.layout import Layout
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
+from histoprep.scan.walk import Listed, Walker
 from histoprep.tiles.options import TableOptions, resolved
 from histoprep.workspace import Workspace
 
@@ -118,7 +119,7 @@ def test_what_lies_beside_paired_folders_is_told(tmp_path: Path) -> None:
     make(tmp_path, "images/a.jpg", "masks/a.png", "overview.png", "notes.txt", "map.yml", "dataset.csv", "thumbs/a.png")
     pairs, issues = listed(tmp_path)
     assert len(pairs) == 1
-    assert sorted(told(issues)) == [("unexpected", "notes.txt"), ("unexpected", "overview.png"), ("unexpected", "thumbs/")]
+    assert sorted(told(issues)) == [("unexpected", "notes.txt"), ("unexpected", "overview.png"), ("unread-folder", "thumbs/")]
 
 
 def test_class_folders_with_and_without_split(tmp_path: Path) -> None:
@@ -297,6 +298,46 @@ def test_hidden_files_and_workspaces_are_passed_over(tmp_path: Path) -> None:
     assert files(tmp_path) == [("a", "a.jpg", None)]
     _, issues = listed(make(tmp_path, "Thumbs.db", "no-suffix", "b.bmp"))
     assert told(issues) == [("unexpected", name) for name in ("Thumbs.db", "b.bmp", "no-suffix")]
+
+
+def test_folders_that_are_not_read_are_named_with_what_is_in_them(tmp_path: Path) -> None:
+    make(tmp_path, "images/a.jpg", "masks/a.png", "raw/s1/b.png", "raw/notes.txt", "spare/c.jpg", "spare/d.tif", "docs/x.pdf", "docs/.hidden/e.png")
+    make(tmp_path, "more/new/f.jpg")
+    where = "beside the images and masks folders; not read"
+    seen = {
+        "docs/": ("other-folder", f"folder {where}"),
+        "raw/": ("unread-folder", f"folder with pictures further below {where}"),
+        "spare/": ("unread-folder", f"folder with 2 pictures {where}"),
+    }
+    # What is read as --unlabelled is not missing.
+    pairs, issues = listed(tmp_path, unlabelled=(tmp_path / "more" / "new",))
+    assert {one.path: (one.kind.value, one.detail) for one in issues} == seen | {"more/": ("other-folder", f"folder {where}")}
+    assert {one.image_path for one in pairs} == {"images/a.jpg", "more/new/f.jpg"}
+    # Who names the folders to read knows of the others.
+    issues = listed(tmp_path, images="images")[1]
+    assert {one.kind.value for one in issues} == {"other-folder"}
+    assert [one.detail for one in issues if one.path == "spare/"] == [f"folder with 2 pictures {where}"]
+
+
+def test_a_large_tree_that_is_not_read_is_not_walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(
+        tmp_path,
+        "images/a.jpg",
+        "masks/a.png",
+        *(f"raw/{number:03}/b.txt" for number in range(200)),
+        *(f"spare/{number}/c.png" for number in range(9)),
+    )
+    looks: list[str] = []
+    scan_folder = Walker._scan_folder
+
+    def counted(self: Walker, folder: str, into: Listed) -> None:
+        looks.append(folder)
+        scan_folder(self, folder, into)
+
+    monkeypatch.setattr(Walker, "_scan_folder", counted)
+    assert told(listed(tmp_path)[1]) == [("other-folder", "raw/"), ("unread-folder", "spare/")]
+    assert len([one for one in looks if one.startswith("raw/")]) == 64
+    assert [one for one in looks if one.startswith("spare/")] == ["spare/", "spare/0/"]
 
 
 def test_deep_nesting(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 
 from histoprep.catalogue import RULES
 from histoprep.checks import MAX_LISTED, Chunk, Evidence, flag, row_rule, table_rule, true
-from histoprep.findings import Finding, finding
+from histoprep.findings import Finding, Severity, finding
 from histoprep.labels import LabelMap
 from histoprep.scan import IssueKind
 
@@ -20,6 +21,11 @@ _CODES = {
     IssueKind.UNEXPECTED: "HP106",
 }
 _OTHER_FOLDER = "The names in the table are perhaps meant from another folder than ROOT: as many are missing as there are images."
+_UNREAD_CAUSE = "There are pictures beside the folders of images and masks that were read: another version of the masks, perhaps, or more images."
+_UNREAD_SUGGESTION = (
+    "Name the two folders to read with --images and --masks, and those of images without masks with --unlabelled. "
+    "If the right ones were read, name them as well: what is left is then no more than an info."
+)
 _NO_IMAGES = "No image was found at all: look at --layout, --images and --mask-suffix."
 
 
@@ -45,6 +51,18 @@ def odd_names(evidence: Evidence) -> Iterator[Finding]:
         denominator = evidence.amounts.images if code == "HP105" else files + (len(issues) if code == "HP106" else 0)
         unit = "images" if code == "HP105" else "files"
         yield from flag(code, issues, issues.path.notna(), "path", "{detail}", denominator=denominator, unit=unit)
+
+
+@table_rule("HP106")
+def unread_folders(evidence: Evidence) -> Iterator[Finding]:
+    """Yield folders that were not read; a warning where they hold pictures and nobody said which folders to read."""
+    for kind in (IssueKind.UNREAD_FOLDER, IssueKind.OTHER_FOLDER):
+        issues = evidence.issues[evidence.issues.kind == kind]
+        warned = kind == IssueKind.UNREAD_FOLDER
+        texts = {"cause": _UNREAD_CAUSE, "suggestion": _UNREAD_SUGGESTION} if warned else {}
+        # How many folders there are in all says nothing.
+        for one in flag("HP106", issues, issues.path.notna(), "path", "{detail}", denominator=0, unit="folders", subcode=kind.value, **texts):
+            yield replace(one, severity=Severity.WARNING) if warned else one
 
 
 @table_rule("HP107")

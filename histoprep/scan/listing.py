@@ -14,6 +14,8 @@ class IssueKind(StrEnum):
     """What the walk can meet besides pairs; `checks/listing.py` turns them into findings."""
 
     UNEXPECTED = "unexpected"
+    UNREAD_FOLDER = "unread-folder"
+    OTHER_FOLDER = "other-folder"
     UNREADABLE = "unreadable"
     DUPLICATE_KEY = "duplicate-key"
     AMBIGUOUS = "ambiguous"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from histoprep.errors import UsageError
@@ -18,6 +20,8 @@ IMAGE_FOLDERS = ("images", "image", "imgs", "img", "tiles", "patches")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "gt")
 SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
 _EXPECTED_SUFFIXES = frozenset({"yml", "yaml"})
+# So many folders are listed, at most, to see whether there are pictures in one that is not read.
+_MAX_LOOKS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +177,36 @@ class Walker:
             raise UsageError(f"no folder holds {wanted} side by side", path=self.root, seen=", ".join(seen) or "no folders", hint=hint)
 
     def _leave_out(self, folder: str, listed: Listed, chosen: tuple[str, str]) -> None:
-        for name in listed.folders:
-            if f"{folder}{name}/" not in chosen:
-                self._tell(IssueKind.UNEXPECTED, f"{folder}{name}/", "folder beside the images and masks folders; not read (see --images, --masks)")
+        for path in (f"{folder}{name}/" for name in listed.folders):
+            if path not in chosen:
+                self._tell_unread(path)
         for name in sorted(listed.files):
             if is_image(name):
                 self._tell(IssueKind.UNEXPECTED, folder + name, "image beside the images and masks folders; not read")
             else:
                 self._note_others(folder, [name])
+
+    def _tell_unread(self, folder: str) -> None:
+        """Report a folder beside those of images and masks: with pictures in it, data may be missing, unless the user named what to read."""
+        pictures = self._pictures_in(folder)
+        named = self.options.images or self.options.masks
+        kind = IssueKind.UNREAD_FOLDER if pictures and not named else IssueKind.OTHER_FOLDER
+        self._tell(kind, folder, f"folder{' with ' if pictures else ''}{pictures} beside the images and masks folders; not read")
+
+    def _pictures_in(self, folder: str) -> str:
+        """Return how many pictures are in a folder, in words, or that there are some further below; "" where a short look finds none."""
+        waiting = deque([folder])
+        for _ in range(_MAX_LOOKS):
+            if not waiting:
+                break
+            here, listed = waiting.popleft(), Listed()
+            with suppress(OSError):
+                self._scan_folder(here, listed)
+            number = sum(map(is_image, listed.files))
+            if number:
+                return f"{number:,} picture{'s' * (number > 1)}" if here == folder else "pictures further below"
+            waiting += [f"{here}{name}/" for name in sorted(listed.folders)]
+        return ""
 
     def _note_others(self, folder: str, names: list[str]) -> None:
         expected = {"dataset.csv", self.options.csv.name if self.options.csv else ""}
