@@ -35,7 +35,8 @@ from histoprep.tiles.measure import describe_colours, measure_mask
 SIZE_PX = 256
 # What the issue promises about repair holds for regions; lines and specks thinner than a core cannot be told from damage.
 REGIONS = (
-    "smooth regions, 55 labels", "one class, 7 on 0", "lung, 12 real", "generated, labels 0-4", "generated, tiny structures", "colon, thresholded",
+    "smooth regions, 55 labels", "one class, 7 on 0", "one class, 255 on 0", "bands, labels 0-200 by 50", "lung, 12 real",
+    "generated, labels 0-4", "generated, tiny structures", "colon, thresholded",
 )  # fmt: skip
 # Seeds and sizes that no threshold was chosen on.
 _OTHER_DRAWS = ((501, 256), (502, 256), (503, 256), (504, 512))

@@ -47,6 +47,16 @@ def binary(rng: np.random.Generator, size: int) -> Mask:
     return (noise(rng, size, size / 4) > 0.3).astype(np.uint8)
 
 
+def clipped_class(rng: np.random.Generator, size: int) -> Mask:
+    """Return smooth regions of 255 on 0, the two values that JPEG clips at."""
+    return (255 * (single_class(rng, size) > 0)).astype(np.uint8)
+
+
+def distant_bands(rng: np.random.Generator, size: int) -> Mask:
+    """Return five labels from 0 to 200, each next to those before and after it."""
+    return (50 * bands(rng, size)).astype(np.uint8)
+
+
 def nuclei(rng: np.random.Generator, size: int, inside: int = 2, border: int = 1) -> Mask:
     """Return cells of about 8 px radius with a border of one pixel, whose label may lie between inside and outside."""
     labels = np.zeros((size, size), np.uint8)
@@ -119,6 +129,8 @@ CLEAN: dict[str, Family] = {
     "bands, labels 0-4": bands,
     "one class, 7 on 0": single_class,
     "one class, 1 on 0": binary,
+    "one class, 255 on 0": clipped_class,
+    "bands, labels 0-200 by 50": distant_bands,
     "nuclei, border 1 px between": nuclei,
     "nuclei, border 1 px beyond": partial(nuclei, inside=1, border=5),
     "vessels 1-3 px": vessels,

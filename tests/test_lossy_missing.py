@@ -6,7 +6,7 @@ import lossy_masks as made
 import numpy as np
 import pytest
 
-from benchmarks.lossy_sets import Mask, layers, nuclei, stripes, walls
+from benchmarks.lossy_sets import Mask, distant_bands, layers, nuclei, stripes, walls
 from histoprep.errors import BrokenFileError
 from histoprep.lossy import missing
 from histoprep.lossy.jpeg_repair import repair_jpeg
@@ -43,6 +43,14 @@ def test_thin_labels_are_found(draw: object, quality: int, most: float, refused:
     assert np.mean([wrong for wrong, _ in found]) < most
     monkeypatch.setattr(missing, "_MOST_LABELS", 0)
     assert sum(outcome(truth, quality) is None for truth in masks) >= max(refused, len(masks) - len(found) + 1)
+
+
+def test_a_thin_label_is_found_where_clipping_hides_that_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = distant_bands(np.random.default_rng([11, 9]), 256)
+    damaged = made.jpeg(truth, 90)
+    assert set(np.unique(repair_jpeg(damaged, 90).labels)) == set(np.unique(truth))
+    monkeypatch.setattr(missing, "_MIN_FITTING", 0.0)
+    assert set(np.unique(repair_jpeg(damaged, 90).labels)) < set(np.unique(truth))
 
 
 def test_regions_get_no_label_that_jpeg_made() -> None:
