@@ -111,3 +111,7 @@ def test_an_audit_of_unchanged_tiles_looks_at_latent_sets_made_since(data: DataS
     _write_entries(data, split=moved)
     (workspace.folder / "latents").rename(workspace.folder / "renamed")
     assert "in renamed" in run_audit(workspace, AuditOptions(), engine).text
+    # Where training puts the set that it makes for itself.
+    (workspace.folder / "latents").mkdir()
+    (workspace.folder / "renamed").rename(workspace.folder / "latents" / "taesd-64px")
+    assert "in latents/taesd-64px" in run_audit(workspace, AuditOptions(), engine).text

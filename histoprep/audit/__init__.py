@@ -210,10 +210,11 @@ def _inputs_digest(workspace: Workspace, options: AuditOptions, prepared: _Prepa
 
 def _later_files(workspace: Workspace) -> list[Path]:
     """Return the files of later stages that rules look at: the note of a repair, the manifest, and shards and latent sets beside it."""
-    from histoprep.manifest.latent_sets import ENTRIES, SUMMARY
+    from histoprep.manifest.latent_sets import ENTRIES, SUMMARY, latent_sets
 
-    beside = (path for pattern in ("shards/*", f"*/{SUMMARY}", f"*/{ENTRIES}") for path in sorted(workspace.folder.glob(pattern)))
-    return [one for one in (workspace.repair, workspace.manifest, *beside) if one.is_file()]
+    shards = sorted((workspace.folder / "shards").glob("*"))
+    latents = (place / name for place in latent_sets(workspace.folder) for name in (SUMMARY, ENTRIES))
+    return [one for one in (workspace.repair, workspace.manifest, *shards, *latents) if one.is_file()]
 
 
 def _earlier_result(workspace: Workspace, inputs: str) -> AuditResult | None:

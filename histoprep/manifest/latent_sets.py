@@ -78,13 +78,17 @@ def _differ(one: pa.ChunkedArray, other: pa.ChunkedArray) -> np.ndarray:
     return ~np.asarray(pc.or_(same, both_null).to_numpy(zero_copy_only=False), dtype=bool)
 
 
+def latent_sets(folder: Path) -> list[Path]:
+    """Return the finished latent sets of a workspace: those made beside the manifest, and those that training made for itself, in `latents/`."""
+    return sorted(found.parent for pattern in (f"*/{SUMMARY}", f"latents/*/{SUMMARY}") for found in folder.glob(pattern))
+
+
 def check_latent_sets(manifest: Manifest, folder: Path) -> Iterator[Finding]:
     """Yield HP907 for each finished latent set in a folder that does not belong to the manifest."""
-    for summary in sorted(folder.glob(f"*/{SUMMARY}")):
-        place = summary.parent
+    for place in latent_sets(folder):
         try:
             problems = mismatches(*read_entries(place), manifest)
         except (IntegrityError, FileNotFoundError) as error:
             problems = [(ENTRIES, str(error).splitlines()[0])]
         if problems:
-            yield finding(RULES["HP907"], problems, denominator=max(len(manifest), len(problems)), unit="tiles", where=place.name)
+            yield finding(RULES["HP907"], problems, denominator=max(len(manifest), len(problems)), unit="tiles", where=str(place.relative_to(folder)))
