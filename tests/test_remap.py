@@ -281,7 +281,13 @@ REFUSED: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "RGB": (".png", "HP402 mask-wrong-mode: mode RGB with 2 colours", lambda path: Image.fromarray(COLOURED).save(path)),
     "grey as RGB": (".png", "its channels are equal", lambda path: Image.fromarray(LOW).convert("RGB").save(path)),
     "RGBA": (".png", "HP402 mask-wrong-mode: mode RGBA", lambda path: Image.fromarray(LOW).convert("RGBA").save(path)),
-    "float": (".tif", "HP402 mask-wrong-mode: mode F", lambda path: Image.fromarray(LOW.astype(np.float32) / 2).save(path)),
+    "float": (
+        ".tif",
+        f"HP402 mask-wrong-mode: mode F with {len(np.unique(LOW))} values is no class map; save label ids as 8-bit or 16-bit grey, not as floats",
+        lambda path: Image.fromarray(LOW.astype(np.float32) / 2).save(path),
+    ),
+    "flat float": (".tif", "mode F with 1 value is no class map", lambda path: Image.fromarray(np.full_like(LOW, 0.5, np.float32)).save(path)),
+    "wide integers": (".tif", "not as 32-bit integers", lambda path: Image.fromarray(LOW.astype(np.int32) + 70_000).save(path)),
     "cut": (".png", "HP201 truncated", lambda path: path.write_bytes((path.with_name("y_mask.png")).read_bytes()[:-30])),
     "empty": (".png", "HP201 zero-bytes", lambda path: path.write_bytes(b"")),
 }

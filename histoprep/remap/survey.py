@@ -19,6 +19,7 @@ from histoprep.remap.recipe import MaskRow
 from histoprep.repair.record import MendedMask
 
 _NUM_SHOWN = 10
+_NUMBERS = {"F": "floats", "I": "32-bit integers"}
 _COLUMNS = (
     "mask_path", "mask_bytes", "mask_mtime_ns", "mask_digest", "mask_error", "mask_error_detail",
     "mask_mode", "mask_colours", "mask_channels_equal", "label_ids", "label_pixels",
@@ -44,6 +45,10 @@ def mask_rows(table: Path, mended: Mapping[str, MendedMask]) -> Iterator[MaskRow
 
 
 def _wrong_mode(mode: str, colours: int | None, channels_equal: bool | None) -> str:
+    """Return why a mask that was decoded has no labels; `colours` counts its values where it has but one channel."""
+    if mode in _NUMBERS:
+        values = f" with {many(colours, 'value')}" if colours is not None else ""
+        return f"mode {mode}{values} is no class map; save label ids as 8-bit or 16-bit grey, not as {_NUMBERS[mode]}"
     kind = f"mode {mode}{f' with {colours} colours' if colours is not None else ''} is no class map"
     if channels_equal:
         return f"{kind}; its channels are equal, so save one of them as 8-bit grey"
