@@ -112,6 +112,17 @@ def test_findings_say_why_and_what_to_do(findings: tuple[Finding, ...]) -> None:
     assert "gradual" in told["resized"].cause
 
 
+def test_shares_are_of_masks_where_the_file_tells_and_else_of_masks_with_boundaries(findings: tuple[Finding, ...], tmp_path: Path) -> None:
+    units = {one.where: one.unit for one in findings if one.code in LOSSY}
+    assert {units[where] for where in ("files", "webp", "colours")} == {"masks"}
+    assert {units[where] for where in ("jpeg90", "resized", "mixed")} == {"masks with boundaries"}
+    flat = DataSet(tmp_path / "flat")
+    flat.image("a.jpg")
+    flat.write("a_mask.jpg", picture_bytes(np.full((96, 96), 3, np.uint8), "JPEG"))
+    [found] = [one for one in flat.audit().findings if one.code == "HP403"]
+    assert (found.count, found.denominator, found.unit) == (1, 1, "masks")
+
+
 def test_specks_and_hairlines_point_to_the_cause(findings: tuple[Finding, ...]) -> None:
     told = by_code(one for one in findings if one.code in ("HP408", "HP409"))
     assert set(told) == {"HP408 see-hp403", "HP409 see-hp403", "HP408 see-hp404", "HP409 see-hp404", "HP408", "HP409"}

@@ -14,6 +14,7 @@ from histoprep.lossy.verdict import FIRM_MASKS, Kind
 
 _MENDED = "Nothing: remap, manifest, stats, shards and training take the mended masks."
 _NO_REPAIR = "Restore these masks from a lossless source; what is left in them is not enough to mend them."
+_KINDS_OF_FILES = (Kind.JPEG_CONTAINER, Kind.WEBP_CONTAINER, Kind.LOSSY_COLOURS)
 _SUGGESTIONS = {
     Kind.LOSSY_COLOURS: "Restore these masks from a lossless source, as 8-bit label ids.",
     Kind.WEBP_CONTAINER: _NO_REPAIR,
@@ -27,11 +28,16 @@ def lossy(evidence: Evidence) -> Iterator[Finding]:
         items = [(path, _detail(one)) for path in one.paths]
         mended = len(evidence.mended.intersection(one.paths))
         found = finding(
-            RULES[one.code], items, denominator=one.num_masks, unit="masks with boundaries", subcode=one.verdict.kind.value, where=one.source,
+            RULES[one.code], items, denominator=one.num_masks, unit=_unit(one), subcode=one.verdict.kind.value, where=one.source,
             cause=f"{_cause(one)}{_of_mended(mended, len(items))}", suggestion=_MENDED if mended == len(items) else _suggestion(one),
         )  # fmt: skip
         severity = found.severity if one.verdict.firm else Severity.WARNING
         yield replace(found, severity=Severity.INFO if mended == len(items) else severity)
+
+
+def _unit(one: LossySource) -> str:
+    """Return what was looked at: a file that was stored with loss tells so even where its mask is of one label."""
+    return "masks" if one.verdict.kind in _KINDS_OF_FILES else "masks with boundaries"
 
 
 def _of_mended(number: int, whole: int) -> str:
