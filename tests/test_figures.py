@@ -13,6 +13,7 @@ from PIL import Image
 from histoprep import cli
 from histoprep.errors import ExitCode
 from histoprep.figures import plain_text
+from histoprep.repair.sheet import SheetRow, draw_sheet
 from histoprep.workspace import Workspace
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
@@ -63,3 +64,9 @@ def test_every_figure_of_the_toolkit_takes_any_name(tmp_path: Path, capsys: pyte
         with Image.open(picture) as opened:
             assert opened.size[0] > 900
     assert "Glyph" not in capsys.readouterr().err
+
+
+def test_a_contact_sheet_takes_any_name() -> None:
+    before = np.zeros((64, 64), np.uint8)
+    with Image.open(io.BytesIO(draw_sheet([SheetRow(f"{ODD}.png", ODD, before, before + 1)], ODD, {}))) as picture:
+        assert picture.size[0] > 900

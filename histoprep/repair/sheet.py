@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from histoprep.figures import plain_text
+
 ROWS_A_SHEET = 6
 _WINDOW_PX = 72
 _FALSE, _CHANGED, _SAME = "#ff00c8", "#d6002f", "#eceff3"
@@ -34,11 +36,10 @@ class SheetRow:
 
 def draw_sheet(rows: Sequence[SheetRow], title: str, colours: Mapping[int, str]) -> bytes:
     """Return a PNG of up to six masks; `colours` are "#rrggbb" by label. The same masks give the same bytes."""
-    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with rc_context(_STYLE):
+    with plain_text(_STYLE):
         figure = Figure(figsize=(11.0, 0.75 + 2.95 * len(rows)), dpi=110)
         FigureCanvasAgg(figure)
         height = 0.75 + 2.95 * len(rows)
