@@ -17,6 +17,7 @@ from histoprep.digests import digest
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.execution import Engine
 from histoprep.labels import LabelMap, SourceLabel, TargetClass
+from histoprep.lossy.sources import lossy_sources
 from histoprep.remap import RemapOptions, plan_remap, run_remap
 from histoprep.repair import KIND, MIN_CONFIDENCE, RepairOptions, RepairResult, plan_repair, run_repair
 from histoprep.repair.pictures import write_preview, write_sheets
@@ -222,6 +223,22 @@ def test_remap_refuses_damaged_masks_until_they_are_mended(tmp_path: Path) -> No
             total += np.bincount(classes.ravel(), minlength=5)
     assert list(result.class_pixels) == total.tolist()
     assert run_remap(plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new")), Engine(1)).up_to_date
+
+
+def test_a_mask_is_mended_by_its_own_quality_where_it_shows_one(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "set")
+    data.image("only.jpg")
+    qualities = [90] * NUM_MASKS + [60] * 4 + [80] * 4
+    for index, quality in enumerate(qualities):
+        data.mask(f"{index:02}_mask.png", made.jpeg(made.regions(index % NUM_MASKS), quality))
+    workspace = Workspace.of(data.root)
+    audit.ensure_tiles(workspace, workers=1)
+    (source,) = lossy_sources(workspace.tiles)
+    assert source.verdict.quality == 90
+    result = repaired(workspace, tmp_path / "mended")
+    assert [one.path for one in result.failed] == [f"{index:02}_mask.png" for index, quality in enumerate(qualities) if quality == 60]
+    assert all("JPEG quality 60" in one.reason for one in result.failed)
+    assert [row["jpeg_quality"] for row in read_ledger(result.out)] == [None if one == 60 else one for one in qualities]
 
 
 def test_remap_refuses_what_repair_had_to_refuse(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -19,13 +19,16 @@ from histoprep.digests import RunningDigest, digest_text
 from histoprep.errors import UsageError
 from histoprep.execution import Engine
 from histoprep.lossy.sources import LossySource, lossy_sources
-from histoprep.lossy.verdict import Kind
+from histoprep.lossy.verdict import Kind, Verdict
 from histoprep.mask_tree import Advance, FailedMask, Totals
 from histoprep.mask_tree.task import FIRST_COLUMNS, LAST_COLUMNS, PARTS, TreeKind, TreeTask, column
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.repair.mender import MEASURED_TYPE, DamagedMask, Mender
 from histoprep.tiles import TileOptions
 from histoprep.workspace import Workspace
+
+if TYPE_CHECKING:
+    from histoprep.lossy.jpeg_history import FixedPoint
 
 RULES = ("HP403", "HP404")
 MIN_CONFIDENCE = 0.2
@@ -150,15 +153,26 @@ def plan_repair(workspace: Workspace, options: RepairOptions) -> RepairPlan:
 
 
 def _damaged(table: Path, sources: tuple[LossySource, ...]) -> Iterator[DamagedMask]:
+    from histoprep.lossy.jpeg_history import FixedPoint
+
     verdicts = {path: one for one in sources for path in one.paths}
+    columns = ["mask_path", "mask_bytes", "mask_mtime_ns", "mask_digest", "mask_jpeg_quality", "mask_fixed_blocks", "mask_tried_blocks"]
     opened, _ = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
-    for batch in tables.read_batches(opened, ["mask_path", "mask_bytes", "mask_mtime_ns", "mask_digest", "mask_jpeg_quality"]) if verdicts else ():
-        for path, size, time, key, own_quality in zip(*(one.to_pylist() for one in batch.columns), strict=True):
+    for batch in tables.read_batches(opened, columns) if verdicts else ():
+        for path, size, time, key, *fixed in zip(*(one.to_pylist() for one in batch.columns), strict=True):
             if path in verdicts:
                 one = verdicts[path]
                 kind = one.verdict.kind
-                quality = own_quality if kind is Kind.JPEG_CONTAINER else one.verdict.quality
+                own = FixedPoint(*(number or 0 for number in fixed))
+                quality = _quality(own, one.verdict)
                 yield DamagedMask(path, size or 0, time or 0, key, _hopeless(kind, quality), one.source, kind.value, quality)
+
+
+def _quality(own: FixedPoint, verdict: Verdict) -> int | None:
+    """Return the JPEG quality that a mask went through: what its file says, what it shows beyond doubt, or else that of its source."""
+    if verdict.kind is Kind.JPEG_CONTAINER:
+        return own.quality or None
+    return own.quality if verdict.quality is not None and own.is_certain else verdict.quality
 
 
 def _hopeless(kind: Kind, quality: int | None) -> str | None:
