@@ -95,8 +95,8 @@ def sample(
     from trainer.sampling.keep import keep_regions
     from trainer.sampling.sheets import comparison_sheet
 
-    _check_run(checkpoint)
     place = str(choose_device(device))
+    _check_run(checkpoint)
     scales = () if sweep is None else _scales(sweep)
     listed = _mask_list(masks, read_facts(checkpoint).label_map, split, map_name, images, out)
     if real and listed.read_image is None:
