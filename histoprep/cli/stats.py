@@ -124,21 +124,19 @@ def _print_pairs(summary: Summary) -> None:
 
 
 def _print_warnings(found: Stats) -> None:
+    from histoprep.report.wording import plural
+
     if found.left_out:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in found.left_out.items())
         console.warn(f"not counted, since no manifest takes them: {reasons}; histoprep audit says more")
     if found.num_unlisted:
-        console.warn(f"{_counted(found.num_unlisted, 'tile')} not in the manifest, of no split and shown as -: run histoprep manifest again")
+        console.warn(f"{plural(found.num_unlisted, 'tile')} not in the manifest, of no split and shown as -: run histoprep manifest again")
     unmapped = sorted(found.main.unmapped.to_dict("records"), key=lambda one: (-one["pixels"], one["label_id"]))
     for one in unmapped[:_MAX_UNMAPPED]:
-        amount = f"{_counted(one['pixels'], 'pixel')} in {_counted(one['tiles'], 'tile')}"
+        amount = f"{plural(one['pixels'], 'pixel')} in {plural(one['tiles'], 'tile')}"
         console.warn(f"label {one['label_id']} is not in the label map: {amount}, the first of them {one['example']}")
     if len(unmapped) > _MAX_UNMAPPED:
-        console.warn(f"and {_counted(len(unmapped) - _MAX_UNMAPPED, 'label')} more that the label map does not list, in stats.json")
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+        console.warn(f"and {plural(len(unmapped) - _MAX_UNMAPPED, 'label')} more that the label map does not list, in stats.json")
 
 
 def _joined(left: Sequence[tuple[object, ...]], right: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:

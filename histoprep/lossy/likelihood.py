@@ -18,9 +18,13 @@ def cost_of(blocks: np.ndarray, seen: np.ndarray, quality: int) -> np.ndarray:
 
 def misfit_of(blocks: np.ndarray, seen: np.ndarray, quality: int) -> np.ndarray:
     """Return the squared distance between what JPEG makes of each block and what was seen, [blocks]."""
-    strip = np.ascontiguousarray(blocks.swapaxes(0, 1).reshape(BLOCK_PX, -1))
-    made = through_jpeg(strip, quality).reshape(BLOCK_PX, -1, BLOCK_PX).swapaxes(0, 1)
-    return ((made.astype(np.float32) - seen) ** 2).sum(axis=(1, 2))
+    return ((remade(blocks, quality).astype(np.float32) - seen) ** 2).sum(axis=(1, 2))
+
+
+def remade(blocks: np.ndarray, quality: int) -> np.ndarray:
+    """Return what a grey JPEG of `quality` makes of blocks of 8-bit values, uint8 [blocks, 8, 8]: they are independent, so all go as one strip."""
+    strip = np.ascontiguousarray(blocks.swapaxes(0, 1).reshape(BLOCK_PX, -1), np.uint8)
+    return through_jpeg(strip, quality).reshape(BLOCK_PX, -1, BLOCK_PX).swapaxes(0, 1)
 
 
 def _steps(blocks: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ def lossy_sources(table: Path) -> list[LossySource]:
     if "mask_mixed_blocks" not in opened.schema_arrow.names:
         return []
     rows = pa.concat_tables(list(_telling_rows(opened)))
-    own = _own_sources(rows)
+    own = _names(pc.coalesce(rows["group"], _folders(rows)))
     found, unsaid = [], np.ones(len(own), bool)
     for source, members in _large_sources(rows, own):
         verdicts = _judged(source, rows.take(pa.array(members)))
@@ -76,7 +76,7 @@ def _large_sources(rows: pa.Table, own: np.ndarray) -> Iterator[tuple[str, np.nd
     """Yield sources with masks enough to be sure by, and their rows; masks of smaller ones come under their folder, then under those above."""
     bounded = pc.greater(rows["mask_shifted_blocks"], 0).fill_null(False).to_numpy()
     names, waiting = own.copy(), np.arange(len(own))
-    above = np.where(rows["group"].is_valid().to_numpy(), _folders(rows), _parents(own))
+    above = np.where(rows["group"].is_valid().to_numpy(), _names(_folders(rows)), _parents(own))
     while len(waiting):
         small = []
         for source, members in _by_name(names, waiting):
@@ -108,19 +108,22 @@ def _telling_rows(opened: Any) -> Iterator[pa.Table]:
         yield batch.filter(pc.and_(telling, batch["mask_error"].is_null()))
 
 
-def _own_sources(rows: pa.Table) -> np.ndarray:
-    """Return the group of each row or else its folder."""
-    return np.where(rows["group"].is_valid().to_numpy(), rows["group"].to_numpy(), _folders(rows))
-
-
-def _folders(rows: pa.Table) -> np.ndarray:
+def _folders(rows: pa.Table) -> pa.ChunkedArray:
     """Return the folder of each row, `.` for the root."""
-    return _parents(rows["tile_id"].to_numpy())
+    folder = pc.replace_substring_regex(rows["tile_id"], r"/?[^/]*$", "")
+    return pc.if_else(pc.equal(folder, ""), _ROOT, folder)
+
+
+def _names(column: pa.ChunkedArray) -> np.ndarray:
+    """Return strings as an array of objects that holds each one once: there are far fewer folders than masks."""
+    encoded = pc.dictionary_encode(column).combine_chunks()
+    return np.asarray(encoded.dictionary.to_numpy(zero_copy_only=False)[encoded.indices.to_numpy()], object)
 
 
 def _parents(names: np.ndarray) -> np.ndarray:
     """Return the folders that names are in."""
-    return np.array([name.rpartition("/")[0] or _ROOT for name in names], object)
+    parents = {name: name.rpartition("/")[0] or _ROOT for name in set(names)}
+    return np.array([parents[name] for name in names], object)
 
 
 def _judged(source: str, rows: pa.Table) -> list[LossySource]:
