@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histoprep.imageio import through_jpeg
-from histoprep.lossy import measure_signals
+from histoprep.lossy import jpeg_history, measure_signals
 from histoprep.lossy.blocks import as_blocks, count_grids, mixed_blocks, uniform_blocks, uniform_cells, whole_blocks
 from histoprep.lossy.jpeg_history import MAX_TELLING_QUALITY, find_quality, is_fixed
 from histoprep.lossy.seen import Seen, table_of
-from histoprep.lossy.verdict import FIRM_MASKS, FIXED_SHARE, Kind, Verdict, judge
+from histoprep.lossy.verdict import FIRM_MASKS, Kind, Verdict, judge
 
 NUM_MASKS = 32
 CLEAN: dict[str, Callable[[int], np.ndarray]] = {
@@ -169,13 +169,17 @@ def test_the_quality_of_clipped_masks_is_named(values: tuple[int, ...], quality:
     assert (found.kind, found.quality) == (Kind.JPEG_HISTORY, quality)
 
 
-def test_neither_interpolation_nor_a_label_map_is_taken_for_clipping() -> None:
+def test_neither_interpolation_nor_a_label_map_is_taken_for_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
     white = [(255 * (made.regions(seed) % 2)).astype(np.uint8) for seed in range(8)]
     smooth = [cv2.resize(cv2.resize(one, (64, 64), interpolation=cv2.INTER_NEAREST), (128, 128), interpolation=cv2.INTER_LINEAR) for one in white]
     mapped = [np.random.default_rng(3).integers(0, 5, 256).astype(np.uint8)[made.jpeg(one, 85)] for one in white]
-    found = [find_quality(one) for one in white + smooth + mapped]
-    # Above 97 a quality tells nothing.
-    assert all(one is None or one.quality > MAX_TELLING_QUALITY or one.share < FIXED_SHARE for one in found)
+    found = [fixed for one in white + smooth + mapped if (fixed := find_quality(one))]
+    assert len(found) >= 16
+    # Above 97 a quality tells nothing, and without a block that it explains.
+    assert all(one.quality > MAX_TELLING_QUALITY or not one.fixed for one in found)
+    assert all(one.quality > MAX_TELLING_QUALITY for one in map(find_quality, smooth) if one)
+    monkeypatch.setattr(jpeg_history, "_BLOCKS_MADE_AGAIN", 0.0)
+    assert any(one.quality <= MAX_TELLING_QUALITY for one in map(find_quality, smooth) if one)
 
 
 def test_another_encoder_is_found_too() -> None:
