@@ -58,10 +58,11 @@ class Pairing:
 
     def _rows(self, place: Place, stems: pa.Array, images: pa.Array, masks: pa.Array) -> Iterator[Pair]:
         columns = ((place.id_prefix, stems), (place.image_prefix, images), (place.mask_prefix, masks))
-        rest = map(repeat, (None, *self._from_folders(place), place.unlabelled, None))
+        constants = (None, *self._from_folders(place), place.unlabelled, None)
         for start in range(0, len(stems), _ROWS_AT_ONCE):
             texts = (_prefixed(prefix, names.slice(start, _ROWS_AT_ONCE).to_pylist()) for prefix, names in columns)
-            yield from map(_new_pair, zip(*texts, *rest, strict=False))
+            # `repeat` has no end, so that `zip` cannot be strict; each block needs iterators of its own.
+            yield from map(_new_pair, zip(*texts, *map(repeat, constants), strict=False))
 
     def _pairs(self, place: Place, images: KeyedNames, masks: KeyedNames) -> Iterator[Pair]:
         clashing = images.clashes.keys() | masks.clashes.keys()
