@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types contracts docs bench test-faults test-examples clean
+.PHONY: demo test check lint types contracts docs bench test-faults test-slow test-examples clean
 
 demo: $(READY)  ## the whole way, from tiles with planted defects to generated ones; shown in demo.histoprep/demo.html
 	$(BIN)/histoprep demo demo
@@ -32,6 +32,9 @@ bench: $(READY)  ## measure speed and memory; prints the table of README.md
 
 test-faults: $(READY)  ## the long run of fault injection
 	$(BIN)/python -m pytest -m faults tests/faults
+
+test-slow: $(READY)  ## tests that take minutes, such as data sets of published size
+	$(BIN)/python -m pytest -m slow
 
 test-examples: $(READY)  ## look for examples that break a property; `make test` takes the same ones each time
 	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=search

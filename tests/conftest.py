@@ -15,11 +15,11 @@ settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long runs to `pytest -m faults`."""
+    """Leave the long runs to `pytest -m faults` and `pytest -m slow`."""
     if not config.option.markexpr:
-        long_runs = [one for one in items if one.get_closest_marker("faults")]
+        long_runs = [item for item in items if item.get_closest_marker("faults") or item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=long_runs)
-        items[:] = [one for one in items if one not in long_runs]
+        items[:] = [item for item in items if item not in long_runs]
 
 
 @pytest.fixture(scope="session")
