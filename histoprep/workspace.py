@@ -51,6 +51,11 @@ class Workspace:
         return self.folder / "tiles.parquet"
 
     @property
+    def scan_options(self) -> Path:
+        """Return the path of the options with which the data set is scanned."""
+        return self.folder / "scan-options.json"
+
+    @property
     def mended(self) -> Path:
         """Return the path of the table of mended masks."""
         return self.folder / MENDED_TABLE

@@ -169,8 +169,8 @@ def test_the_published_folder_is_split_into_the_published_counts(tmp_path: Path)
             Path(f"{name}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
     assert run(["audit", str(root), "--fail-on", "never"]) == ExitCode.OK
     space = root.with_name("tiles.histoprep")
-    counts = json.loads((space / "summary.json").read_text("utf-8"))["counts"]
-    assert (counts["images"], counts["orphan_masks"], counts["zero_masks"]) == (num_images, num_orphans, num_zero + num_orphans)
+    counts = json.loads((space / "summary.json").read_text("utf-8"))["summary"]
+    assert (counts["num_images"], counts["num_orphans"], counts["num_zero_masks"]) == (num_images, num_orphans, num_zero)
     assert run(["manifest", str(root)]) == ExitCode.OK
     rows = pq.read_table(space / "manifest.parquet", columns=["split", "pool"])
     split = {(one["split"], one["pool"]): one["pool_count"] for one in rows.group_by(["split", "pool"]).aggregate([("pool", "count")]).to_pylist()}

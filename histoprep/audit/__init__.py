@@ -77,11 +77,12 @@ class AuditOptions:
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """What an audit came to. `report` is None when nothing had changed and only the text was wanted."""
+    """What an audit came to. `report` is None when nothing had changed and only the text was wanted; `warnings` are about the workspace."""
 
     exit_code: ExitCode
     text: str
     report: Report | None
+    warnings: tuple[str, ...] = ()
 
 
 def ensure_tiles(
@@ -90,10 +91,12 @@ def ensure_tiles(
     *,
     workers: int | None = None,
     meter: Meter | None = None,
+    warn: Callable[[str], object] = lambda text: None,
 ) -> Path:
     """Return the path of an up-to-date tiles.parquet; only files that are new or changed are read.
 
-    Without options those of the table that is there are used again.
+    Without options those of the last audit are used again. `warn` is called when the earlier table could not be used. Raises UsageError for
+    options that make no sense, IntegrityError when those of the last audit are lost, OutputError and LockedError for the workspace.
     """
     options = TableOptions(scan=scan_options) if scan_options else None
     told = [0]
@@ -104,7 +107,10 @@ def ensure_tiles(
         told[0] = done
 
     with locked(workspace.folder):
-        return TileTable(workspace, options).build(Engine(workers or 0), advance).path
+        made = TileTable(workspace, options).build(Engine(workers or 0), advance)
+    if made.warning:
+        warn(made.warning)
+    return made.path
 
 
 def audit(
@@ -149,7 +155,8 @@ def run_audit(workspace: Workspace, options: AuditOptions, engine: Engine, advan
         made = table.build(engine, advance)
         inputs = _inputs_digest(workspace, options, prepared)
         earlier = None if want_report or not made.up_to_date else _earlier_result(workspace, inputs)
-        return earlier or _audit(Run(workspace, options, engine, table.options, made, started), prepared, inputs)
+        result = earlier or _audit(Run(workspace, options, engine, table.options, made, started), prepared, inputs)
+    return replace(result, warnings=(made.warning,) if made.warning else ())
 
 
 def default_map(root: Path) -> Path | None:

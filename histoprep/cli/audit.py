@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,6 +124,8 @@ def audit(
     _note_maps(where.root, chosen=options.map_path is not None)
     with progress_of("audit") as advance:
         result = run_audit(where, options, chosen, advance, want_report=format_ != "text" or write_baseline is not None)
+    for warning in result.warnings:
+        console.warn(warning)
     _print(result.text if result.report is None or format_ == "text" else _rendered(result.report, format_), output)
     console.note(f"results: {where.folder}")
     if write_baseline and result.report:
@@ -137,22 +139,16 @@ def audit(
 def _scan_options(workspace: Workspace, given: Mapping[str, Any], *, forget: bool) -> ScanOptions:
     """Return the options that were given and, of the others, those of the last audit; says which these are."""
     from histoprep.scan import ScanOptions
-    from histoprep.tiles.options import TableOptions, earlier_options, resolved
+    from histoprep.tiles.options import chosen_words, earlier_options, refuse_foreign_workspace
 
     fresh = ScanOptions(**given)
-    chosen = replace(earlier_options(workspace).scan, **given)
     if forget:
+        refuse_foreign_workspace(workspace)
         return fresh
-    # Resolved, since a layout that would be found again needs no words.
-    without, kept = (asdict(resolved(workspace, TableOptions(scan)).scan) for scan in (fresh, chosen))
-    told = [f"{name.replace('_', ' ')} {_listed(value)}" for name, value in kept.items() if value != without[name]]
-    if told:
-        console.note(f"as before: {', '.join(told)} (--forget drops it)")
+    chosen = replace(earlier_options(workspace).scan, **given)
+    if kept := chosen_words(workspace, chosen, fresh):
+        console.note(f"as before: {', '.join(kept)} (--forget drops it)")
     return chosen
-
-
-def _listed(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _note_maps(root: Path, *, chosen: bool) -> None:

@@ -12,7 +12,7 @@ import typer
 from histoprep import console
 from histoprep.cli.options import MapName, Root, Workers, WorkspaceFolder
 from histoprep.command_line import default_group
-from histoprep.errors import ExitCode
+from histoprep.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from histoprep.findings import Finding
@@ -53,6 +53,7 @@ def build(
     split_file: Annotated[Path | None, typer.Option(help="CSV with columns tile_id or group, and split.", show_default=False)] = None,
     ignore_folder_split: Annotated[bool, typer.Option("--ignore-folder-split", help="Split anew what lies in train and test folders.")] = False,
     group_by: Annotated[str | None, typer.Option(help="As in audit.", show_default="as the last audit")] = None,
+    no_groups: Annotated[bool, typer.Option("--no-groups", help="Split tile by tile, although groups are known.")] = False,
     conditional_threshold: Annotated[float, typer.Option(help="Least share of pixels of classes other than 0.", show_default="any pixel")] = 0.0,
     out: Annotated[Path | None, typer.Option(help="Where to write it.", show_default="WORKSPACE/manifest.parquet")] = None,
     dataset_csv: Annotated[Path | None, typer.Option(help="Also write image names and classes as CSV.", show_default=False)] = None,
@@ -71,7 +72,7 @@ def build(
     from histoprep.labels import find_label_map, load_label_map
     from histoprep.manifest import open_manifest, write_dataset_csv
     from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
-    from histoprep.manifest.groups import regrouped
+    from histoprep.manifest.groups import check_groups_stay, regrouped
     from histoprep.repair.record import damage_warnings
     from histoprep.split import parse_fractions
     from histoprep.workspace import Workspace, check_outside
@@ -80,6 +81,8 @@ def build(
     fractions = parse_fractions(split) if split else None
     options = ManifestOptions(fractions, seed, method.value, split_file, conditional_threshold, ignore_folder_split, force)
     options.validate()
+    if no_groups and group_by is not None:
+        raise UsageError("--no-groups and --group-by contradict each other", seen=f"--group-by {group_by}", hint="choose one of them")
     workspace = Workspace.of(root, workspace_folder)
     if out:
         check_outside(out, workspace.root, "the manifest")
@@ -87,7 +90,9 @@ def build(
         check_outside(dataset_csv, workspace.root, "a table", "--dataset-csv", text=True)
     map_path = find_label_map(map_name, workspace.root) if map_name else default_map(workspace.root)
     label_map = load_label_map(map_path) if map_path else None
-    with regrouped(workspace, group_by) as scan_options:
+    if not no_groups:
+        check_groups_stay(workspace, group_by, out or workspace.manifest)
+    with regrouped(workspace, group_by, no_groups=no_groups) as scan_options:
         seen = read_tiles(workspace, scan_options, workers=workers)
         if label_map is None:
             label_map = raw_label_map(workspace.tiles)

@@ -20,10 +20,13 @@ def read_tiles(workspace: Workspace, scan_options: ScanOptions | None = None, *,
     That is INCOMPLETE when folders cannot be listed; they are named in warnings. Options as in `ensure_tiles`.
     """
     from histoprep.audit import ensure_tiles
+    from histoprep.tiles.options import chosen_words, earlier_options
     from histoprep.tiles.table import unlisted_folders
 
+    if scan_options is None and (kept := chosen_words(workspace, earlier_options(workspace).scan)):
+        console.note(f"as in the last audit: {', '.join(kept)}")
     with console.progress("reading tiles", None) as meter:
-        ensure_tiles(workspace, scan_options, workers=workers, meter=meter)
+        ensure_tiles(workspace, scan_options, workers=workers, meter=meter, warn=console.warn)
     unlisted = unlisted_folders(workspace)
     for folder, reason in unlisted[:_NUM_SHOWN]:
         console.warn(f"{folder}: {reason}; what is in it is left out")

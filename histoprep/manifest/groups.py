@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from histoprep.errors import UsageError
+from histoprep.errors import IntegrityError, UsageError
+from histoprep.manifest import open_manifest
 from histoprep.manifest.given import UsableTiles
 from histoprep.scan import ScanOptions
 from histoprep.tiles.table import TileTable
@@ -16,20 +19,38 @@ from histoprep.workspace import Workspace
 
 
 @contextmanager
-def regrouped(workspace: Workspace, group_by: str | None) -> Iterator[ScanOptions | None]:
-    """Yield how the data set was scanned last, but grouped by `group_by`; None, which means unchanged, without it.
+def regrouped(workspace: Workspace, group_by: str | None, *, no_groups: bool = False) -> Iterator[ScanOptions | None]:
+    """Yield how the data set was scanned last, but grouped by `group_by` or not at all; None, which means unchanged, without either.
 
     When what is done inside is refused (UsageError), a tiles table that was made with the new groups is given the earlier ones back.
     """
     earlier = TileTable(workspace).options.scan
     try:
-        yield None if group_by is None else replace(earlier, group_by=group_by)
+        yield replace(earlier, group_by=group_by) if group_by is not None or no_groups else None
     except UsageError:
         if TileTable(workspace).options.scan != earlier:
             from histoprep.audit import ensure_tiles
 
             ensure_tiles(workspace, earlier)
         raise
+
+
+def check_groups_stay(workspace: Workspace, group_by: str | None, target: Path) -> None:
+    """Raise UsageError when the manifest at `target` kept groups apart and the new one in its place would not know any.
+
+    Raises IntegrityError when that manifest is damaged, so that nobody can tell.
+    """
+    if not target.exists() or group_by is not None or TileTable(workspace).options.scan.group_by is not None:
+        return
+    hint = "name the groups with --group-by, or say --no-groups to split tile by tile"
+    try:
+        earlier = open_manifest(target).recipe.get("grouping")
+    except IntegrityError as error:
+        what = "the manifest in this place cannot be read, so that nobody can tell whether it kept groups apart"
+        raise IntegrityError(what, path=target, seen=error.what, hint=hint) from error
+    if earlier is not None:
+        what = "the manifest in this place keeps groups apart, and this one would not"
+        raise UsageError(what, path=target, seen="no --group-by", expected=f"--group-by {shlex.quote(earlier)}", hint=hint)
 
 
 def ungrouped_warning(source: UsableTiles, grouped: np.ndarray, group_by: str) -> Iterator[str]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from histoprep import tables
+from histoprep.durable import write_bytes
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.scan import ScanOptions, detect_layout
 from histoprep.scan.layout import Layout
+from histoprep.sealed_json import read_sealed_json, write_sealed_json
 from histoprep.tiles import KIND, SCHEMA_VERSION, TileOptions
 from histoprep.workspace import Workspace
 
 PARTITION_TILES = 1000
 TIME_LIMIT_S = 60.0
+_FILE_KIND = "scan options"
+_FILE_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +67,89 @@ def stored_options(stored: dict[str, Any]) -> TableOptions:
 
 
 def earlier_options(workspace: Workspace) -> TableOptions:
-    """Return the scan options of the table that is there, so that later commands see the same data set.
+    """Return the options of the last audit, so that later commands see the same data set; the defaults when there was none.
 
-    Raises UsageError when that table is of another data set that still exists; one that moved takes its workspace along.
+    They are in a file of their own, written before any work starts. Workspaces of before that file have them in the tiles table alone.
+    Raises UsageError when the workspace is of another data set that still exists (one that moved takes its workspace along), and
+    IntegrityError when options were chosen once and cannot be read.
     """
-    if not workspace.tiles.exists():
+    stored = _stored(workspace)
+    if stored is None:
         return TableOptions()
+    _refuse_other_data_set(workspace, stored)
+    return stored_options(stored["options"])
+
+
+def refuse_foreign_workspace(workspace: Workspace) -> None:
+    """Raise UsageError when the workspace holds results of another data set that still exists."""
+    with contextlib.suppress(IntegrityError):
+        stored = _stored(workspace)
+        if stored is not None:
+            _refuse_other_data_set(workspace, stored)
+
+
+@contextlib.contextmanager
+def keeping_options(workspace: Workspace, options: TableOptions) -> Iterator[None]:
+    """Keep the options for later commands, durably, before the work inside begins; those that are refused there (UsageError) are dropped again.
+
+    The caller holds the workspace's lock. Raises OutputError.
+    """
+    path = workspace.scan_options
+    before = path.read_bytes() if path.exists() else None
+    content = {"root": str(workspace.root), "options": options.identity()}
+    if not _is_kept(workspace, content):
+        write_sealed_json(path, content, kind=_FILE_KIND, version=_FILE_VERSION)
     try:
-        _, header = tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)
-    except IntegrityError:
-        return TableOptions()
-    _refuse_other_data_set(workspace, Path(header["root"]))
-    return stored_options(header["options"])
+        yield
+    except UsageError:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_bytes(path, before)
+        raise
 
 
-def _refuse_other_data_set(workspace: Workspace, owner: Path) -> None:
+def chosen_words(workspace: Workspace, scan_options: ScanOptions, beside: ScanOptions | None = None) -> list[str]:
+    """Return, in words, the options that are not as in `beside` (the defaults), such as `group by slide\\d+`."""
+    # Resolved, since a layout that would be found again needs no words.
+    chosen, others = (dataclasses.asdict(resolved(workspace, TableOptions(options)).scan) for options in (scan_options, beside or ScanOptions()))
+    return [f"{name.replace('_', ' ')} {_in_words(value)}" for name, value in chosen.items() if value != others[name]]
+
+
+def _in_words(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _is_kept(workspace: Workspace, content: dict[str, Any]) -> bool:
+    try:
+        return _read(workspace) == content
+    except (FileNotFoundError, IntegrityError):
+        return False
+
+
+def _read(workspace: Workspace) -> dict[str, Any]:
+    return read_sealed_json(workspace.scan_options, kind=_FILE_KIND, version=_FILE_VERSION, hint=_hint(workspace))
+
+
+def _stored(workspace: Workspace) -> dict[str, Any] | None:
+    """Return root and options of the last audit, None when there was none."""
+    with contextlib.suppress(FileNotFoundError):
+        return _read(workspace)
+    if not workspace.tiles.exists():
+        return None
+    try:
+        return tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)[1]
+    except IntegrityError as error:
+        what = "the options of the last audit are lost: they are in this table alone, and it cannot be used"
+        raise IntegrityError(what, path=workspace.tiles, seen=error.what, hint=_hint(workspace)) from error
+
+
+def _hint(workspace: Workspace) -> str:
+    return f"histoprep audit {workspace.root} --forget, with --group-by and what else was chosen before; they are kept again then"
+
+
+def _refuse_other_data_set(workspace: Workspace, stored: dict[str, Any]) -> None:
+    owner = Path(stored["root"])
     if owner.is_dir() and not owner.samefile(workspace.root):
         what, hint = "this workspace belongs to another data set", f"name another --workspace, or delete {workspace.folder}"
         raise UsageError(what, path=workspace.folder, seen=f"results of {owner}", expected=f"results of {workspace.root}", hint=hint)

@@ -99,12 +99,12 @@ def _key(*facts: object) -> int:
 def earlier_table(path: Path, options: TableOptions) -> EarlierTable | None:
     """Return the table at `path` if its rows can be used with these options, or None.
 
-    A damaged table is worth nothing, and one of another version may have measured
-    something else: everything is read again then.
+    One of another version may have measured something else: everything is read again then. Raises IntegrityError for a damaged
+    table and one of another major version, whose rows are worth nothing either.
     """
     try:
         found = EarlierTable(path)
-    except (FileNotFoundError, IntegrityError):
+    except FileNotFoundError:
         return None
     same_tool = found.header.get("tool_version") == __version__ and found.header.get("schema_version") == SCHEMA_VERSION
     stored: dict[str, Any] = found.header.get("options", {})

@@ -27,7 +27,7 @@ from histoprep.execution import Engine, run_tasks
 from histoprep.scan import IssueKind
 from histoprep.tiles import KIND, SCHEMA, SCHEMA_VERSION
 from histoprep.tiles.listing import Listing, absolute_path, batched
-from histoprep.tiles.options import TableOptions, earlier_options, resolved, stored_options
+from histoprep.tiles.options import TableOptions, chosen_words, earlier_options, keeping_options, refuse_foreign_workspace, resolved, stored_options
 from histoprep.tiles.reuse import EarlierTable, earlier_table
 from histoprep.tiles.task import TileTask, read_part
 from histoprep.workspace import Workspace
@@ -51,7 +51,8 @@ def _silent(done: int, total: int) -> None:
 class TableResult:
     """What making the table came to; `up_to_date` when nothing had changed.
 
-    `num_listed` is larger than `num_tiles` when a sample was taken.
+    `num_listed` is larger than `num_tiles` when a sample was taken. `warning` says that the earlier table could not be used, so
+    that every file was read again, and why.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class TableResult:
     num_reused: int
     up_to_date: bool
     num_listed: int
+    warning: str | None = None
 
 
 @dataclass(slots=True)
@@ -72,10 +74,13 @@ class TileTable:
     """Makes and renews tiles.parquet of one workspace."""
 
     def __init__(self, workspace: Workspace, options: TableOptions | None = None) -> None:
-        """Without options those of the table that is there are used again; raises UsageError when it is of another data set."""
+        """Without options those of the last audit are used again; raises UsageError when the workspace is of another data set."""
         self.workspace = workspace
-        earlier = earlier_options(workspace)
-        self.options = resolved(workspace, options or earlier)
+        if options is None:
+            options = earlier_options(workspace)
+        else:
+            refuse_foreign_workspace(workspace)
+        self.options = resolved(workspace, options)
 
     @classmethod
     def of_parts(cls, workspace: Workspace) -> TileTable:
@@ -93,10 +98,12 @@ class TileTable:
     def build(self, engine: Engine, advance: Advance = _silent) -> TableResult:
         """Bring the table up to date; `advance(done, total)` is told of every partition.
 
-        The caller holds the workspace's lock. Raises OutputError, or whatever the scan refuses.
+        The options are kept for later commands before any file is read. The caller holds the workspace's lock. Raises OutputError, or
+        whatever the scan refuses.
         """
-        listing = self._list()
-        earlier = earlier_table(self.workspace.tiles, self.options) if self.options.reuse else None
+        with keeping_options(self.workspace, self.options):
+            listing = self._list()
+        earlier, warning = self._earlier()
         if earlier is not None and self._is_current(earlier, listing):
             # A run that was stopped at its very end leaves its parts; those of array jobs are for collect.
             if not (self.workspace.parts / _PARTS_OPTIONS).exists():
@@ -108,7 +115,7 @@ class TileTable:
         with contextlib.closing(run_tasks(tasks, engine)) as parts:
             self._merge(parts, again, advance, listing.num_tiles)
         self._drop_parts()
-        return self._result(again, count.reused)
+        return self._result(again, count.reused, warning=warning)
 
     def build_part(self, number: int, count: int, engine: Engine, advance: Advance = _silent) -> int:
         """Make every partition whose index is `number` - 1 modulo `count`, and return how many."""
@@ -126,7 +133,7 @@ class TileTable:
 
         Does nothing when the table has been made already: collecting can be stopped and run again.
         """
-        earlier = earlier_table(self.workspace.tiles, self.options)
+        earlier, warning = self._earlier()
         if earlier is not None:
             listing = self._list()
             if self._is_current(earlier, listing):
@@ -136,9 +143,20 @@ class TileTable:
             raise _nothing_to_collect(self.workspace)
         self._refuse_missing()
         again = Listing()
-        self._merge((task.part for task in self._tasks(again)), again, _silent, 0)
+        with keeping_options(self.workspace, self.options):
+            self._merge((task.part for task in self._tasks(again)), again, _silent, 0)
         self._drop_parts()
-        return self._result(again, 0)
+        return self._result(again, 0, warning=warning)
+
+    def _earlier(self) -> tuple[EarlierTable | None, str | None]:
+        """Return the table that is there, if its rows may hold, and a warning when it cannot be used at all."""
+        if not self.options.reuse:
+            return None, None
+        try:
+            return earlier_table(self.workspace.tiles, self.options), None
+        except IntegrityError as error:
+            words = ", ".join(chosen_words(self.workspace, self.options.scan)) or "the defaults"
+            return None, f"{self.workspace.tiles} could not be used ({error.what}): every file was read again; options: {words}"
 
     def _list(self) -> Listing:
         listing = Listing()
@@ -233,8 +251,8 @@ class TileTable:
                 hint="of n jobs, job i makes partitions i-1, i-1+n, ...: run the missing ones again with --part i/n",
             )
 
-    def _result(self, listing: Listing, num_reused: int, *, up_to_date: bool = False) -> TableResult:
-        return TableResult(self.workspace.tiles, listing.num_tiles, num_reused, up_to_date, listing.num_found)
+    def _result(self, listing: Listing, num_reused: int, *, up_to_date: bool = False, warning: str | None = None) -> TableResult:
+        return TableResult(self.workspace.tiles, listing.num_tiles, num_reused, up_to_date, listing.num_found, warning)
 
     def _drop_parts(self) -> None:
         """Delete the parts; the note of array jobs last, because it says that there may be some."""
