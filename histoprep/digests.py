@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import xxhash
+
+_PIECE_BYTES = 1 << 20
 
 
 def digest(data: bytes) -> str:
@@ -18,6 +22,15 @@ def raw_digest(data: bytes) -> bytes:
 def digest_text(text: str) -> str:
     """Return the XXH3-128 of a text in UTF-8, as 32 hex digits."""
     return digest(_encoded(text))
+
+
+def file_digest(path: Path) -> str:
+    """Return the XXH3-128 of a file's bytes as 32 hex digits; raises OSError."""
+    state = xxhash.xxh3_128()
+    with path.open("rb", buffering=0) as stream:
+        while piece := stream.read(_PIECE_BYTES):
+            state.update(piece)
+    return state.hexdigest()
 
 
 def hash_text(text: str) -> int:

@@ -4,8 +4,9 @@ Every table of ours has file metadata under the key `histoprep`: a JSON object w
 `kind` (tiles, manifest, ...), `schema_version` ("major.minor"), `tool_version` and what
 the table's own module adds.
 
-Page checksums do not cover the footer (schema, metadata, offsets), so its digest stands in
-the 24 bytes in front of it, where other readers never look.
+Page checksums cover neither the footer (schema, metadata, offsets) nor the headers of pages, so two digests stand in
+the 48 bytes in front of the footer, where other readers never look: of all bytes before them, and of the rest. Both are
+compared whenever a table is opened. Tables of earlier versions have the second digest alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from histoprep import __version__
 from histoprep.digests import raw_digest
@@ -28,8 +30,10 @@ METADATA_KEY = b"histoprep"
 LATE_METADATA_KEY = b"histoprep-late"
 ROW_GROUP_ROWS = 65_536
 _MAGIC = b"PAR1"
-_SEAL = b"HPfooter"
+_BODY_SEAL, _SEAL = b"HPrecord", b"HPfooter"
 _DIGEST_BYTES = 16
+_SEAL_BYTES = len(_SEAL) + _DIGEST_BYTES
+_PIECE_BYTES = 1 << 20
 
 
 def write_table(
@@ -72,10 +76,11 @@ def write_table(
 
 
 def _seal(stream: BinaryIO) -> None:
-    """Put the digest of the footer in front of it; its offsets count from the start of the file and stay true."""
+    """Put both digests in front of the footer; its offsets count from the start of the file and stay true."""
     start, footer = _footer(stream)
+    body = _BODY_SEAL + _digest_of(stream, start)
     stream.seek(start)
-    stream.write(_SEAL + raw_digest(footer) + footer)
+    stream.write(body + _SEAL + raw_digest(body + footer) + footer)
 
 
 def _footer(stream: BinaryIO) -> tuple[int, bytes]:
@@ -87,12 +92,26 @@ def _footer(stream: BinaryIO) -> tuple[int, bytes]:
     return start, stream.read()
 
 
+def _digest_of(stream: BinaryIO, length: int) -> bytes:
+    """Return the XXH3-128 of the first `length` bytes."""
+    state = xxhash.xxh3_128()
+    stream.seek(0)
+    while length > 0 and (piece := stream.read(min(length, _PIECE_BYTES))):
+        state.update(piece)
+        length -= len(piece)
+    return state.digest()
+
+
 def _is_sealed(path: Path) -> bool:
-    """Return whether the footer is there and has its digest in front of it."""
+    """Return whether every byte of the table is the one that was written; of a table of an earlier version, every byte of its footer."""
     with path.open("rb") as stream:
         start, footer = _footer(stream)
-        stream.seek(max(0, start - len(_SEAL) - _DIGEST_BYTES))
-        return stream.read(len(_SEAL) + _DIGEST_BYTES) == _SEAL + raw_digest(footer)
+        stream.seek(max(0, start - 2 * _SEAL_BYTES))
+        seals = stream.read(min(2 * _SEAL_BYTES, max(0, start)))
+        body, seal = seals[:-_SEAL_BYTES], seals[-_SEAL_BYTES:]
+        if seal == _SEAL + raw_digest(body + footer):
+            return body == _BODY_SEAL + _digest_of(stream, start - 2 * _SEAL_BYTES)
+        return seal == _SEAL + raw_digest(footer)
 
 
 def rebatch(batches: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
@@ -112,10 +131,12 @@ def rebatch(batches: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema) -> 
         yield pa.concat_tables(waiting).combine_chunks()
 
 
-def starts_as_parquet(path: Path) -> bool:
-    """Return whether a file begins as every Parquet file does; raises OSError."""
+def looks_like_parquet(path: Path) -> bool:
+    """Return whether a file begins or ends as every Parquet file does, so that a damaged one is still known; raises OSError."""
     with path.open("rb") as stream:
-        return stream.read(len(_MAGIC)) == _MAGIC
+        begin = stream.read(len(_MAGIC))
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - len(_MAGIC)))
+        return _MAGIC in (begin, stream.read())
 
 
 def open_table(path: Path, *, kind: str, schema_version: str) -> tuple[pq.ParquetFile, dict[str, Any]]:
@@ -126,7 +147,7 @@ def open_table(path: Path, *, kind: str, schema_version: str) -> tuple[pq.Parque
     """
     hint = f"delete it and make the {kind} again"
     try:
-        if not starts_as_parquet(path):
+        if not looks_like_parquet(path):
             # Perhaps the user's own, under a wrong name: nothing to delete.
             raise IntegrityError("this is no Parquet file", path=path, expected=f"the {kind} table")
     except FileNotFoundError:
@@ -143,7 +164,7 @@ def open_table(path: Path, *, kind: str, schema_version: str) -> tuple[pq.Parque
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         raise IntegrityError(f"cannot read this table: {error}", path=path, hint=hint) from error
     if header and not sealed:
-        raise IntegrityError("cannot read this table: its footer is damaged", path=path, hint=hint)
+        raise IntegrityError("this table is damaged: its bytes are not those that were written", path=path, hint=hint)
     if header.get("kind") != kind:
         raise IntegrityError("not the expected table", path=path, seen=header.get("kind", "no histoprep metadata"), expected=kind)
     seen, expected = (str(version).split(".")[0] for version in (header.get("schema_version"), schema_version))

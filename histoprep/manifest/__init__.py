@@ -14,9 +14,9 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 
 from histoprep import tables
+from histoprep.digests import file_digest as file_digest
 from histoprep.durable import write_file
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.labels import LabelMap
@@ -139,7 +139,7 @@ def open_named_manifest(path: Path) -> Manifest:
     if path.is_dir():
         raise UsageError("this is a folder, not a manifest", path=path, hint=hint)
     try:
-        is_other = not tables.starts_as_parquet(path)
+        is_other = not tables.looks_like_parquet(path)
     except OSError:
         # `open_manifest` says what it is.
         is_other = False
@@ -208,12 +208,3 @@ def write_manifest(path: Path, batches: Iterable[pa.Table], label_map: LabelMap,
     """Publish `batches` as a manifest and return the number of rows; `header` has root, recipe, certificate, tiles_digest, excluded."""
     described = {**header, "label_map": label_map.to_json(), "label_map_digest": label_map.digest}
     return tables.write_table(path, batches, schema(label_map.num_classes), kind=KIND, schema_version=SCHEMA_VERSION, metadata=described)
-
-
-def file_digest(path: Path) -> str:
-    """Return the XXH3-128 of a file's bytes as 32 hex digits; raises OSError."""
-    state = xxhash.xxh3_128()
-    with path.open("rb", buffering=0) as stream:
-        while piece := stream.read(1 << 20):
-            state.update(piece)
-    return state.hexdigest()
