@@ -160,8 +160,8 @@ def read_json(path: Path, *, hint: str = RESTORE) -> Any:
 
 def damaged_files(folder: Path, *, names: Iterable[str] | None = None) -> list[Damage]:
     """Return what differs from the checksums of a folder: of all files that they list, or of `names`; every byte is read."""
-    listed = read_checksums(folder)
-    wanted = [Expected(name, one) for name, one in listed.items() if names is None or name in set(names)]
+    chosen = None if names is None else set(names)
+    wanted = [Expected(name, one) for name, one in read_checksums(folder).items() if chosen is None or name in chosen]
     return check_files(folder, wanted, whole=True, keep_states=False)
 
 
@@ -269,6 +269,17 @@ def check_files(
     if keep_states and (num_read or damages):
         FileStates.of_keys(np.array(names, np.uint64), np.array(values, np.uint64)).write(folder)
     return damages
+
+
+def remember_files(folder: Path, files: Iterable[Expected]) -> None:
+    """Remember the files below `folder` as they are now, because they were written just now: `check_files` need not read them."""
+    names: list[int] = []
+    values: list[int] = []
+    for one in files:
+        with contextlib.suppress(OSError):
+            values.append(state_of(os.stat(os.path.join(folder, to_name(one.name))), one.checksum.digest))
+            names.append(hash_text(one.name))
+    FileStates.of_keys(np.array(names, np.uint64), np.array(values, np.uint64)).write(folder)
 
 
 def _chunks(files: Iterable[Expected]) -> Iterable[list[Expected]]:

@@ -230,6 +230,10 @@ class TestRows:
         own.mended.write_bytes(kept)
         record = json.loads(own.repair.read_text())
         own.repair.write_text(json.dumps(record | {"ledger_digest": "0" * 32}))
+        with pytest.raises(IntegrityError, match="changed since it was written"):
+            manifest_of(own)
+        # The tables of a repair of an earlier version are not listed.
+        (own.folder / "checksums.json").unlink()
         with pytest.raises(IntegrityError, match="a later repair did not end"):
             manifest_of(own)
         # The audit goes on: it judges the files of the data set.
@@ -238,11 +242,14 @@ class TestRows:
         assert open_mended(own.folder) is None
         assert "mended_masks" not in manifest_of(own)[0].header
 
-    @pytest.mark.parametrize("damage", ["gone", "longer"])
+    @pytest.mark.parametrize("damage", ["gone", "longer", "flipped"])
     def test_no_manifest_names_a_mended_mask_that_is_not_there(self, own: Workspace, damage: str) -> None:
         path = own.folder / "mended" / "slide" / "07_mask.png"
         if damage == "gone":
             path.unlink()
+        elif damage == "flipped":
+            data = path.read_bytes()
+            path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
         else:
             path.write_bytes(path.read_bytes() + b"\0")
         with pytest.raises(IntegrityError, match="a mended mask is not there any more, or was changed") as refused:

@@ -31,11 +31,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from histoprep import durable, mask_tree, tables, tiles
+from histoprep import checksums, durable, mask_tree, tables, tiles
+from histoprep.checksums import STATES
 from histoprep.errors import BrokenFileError, ExitCode, IncompleteError, IntegrityError, LockedError, OutputError, UnmappedLabelError, UsageError
 from histoprep.execution import Engine
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, load_label_map
 from histoprep.remap import (
+    KIND,
     OnUnmapped,
     Recipe,
     RemapOptions,
@@ -125,8 +127,12 @@ def remapped(workspace: Workspace, options: RemapOptions | None = None, made: La
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Return every file below `folder` but the lock, by path."""
-    return {one.relative_to(folder).as_posix(): one.read_bytes() for one in sorted(folder.rglob("*")) if one.is_file() and one.name != ".lock"}
+    """Return every file below `folder` but the lock and what this machine remembers of the files, by path."""
+    return {
+        one.relative_to(folder).as_posix(): one.read_bytes()
+        for one in sorted(folder.rglob("*"))
+        if one.is_file() and one.name not in (".lock", STATES)
+    }
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -552,7 +558,7 @@ def test_ledger_and_seal_tell_the_truth(tmp_path: Path) -> None:
     assert seal["ledger_digest"] == xxhash.xxh3_128_hexdigest(result.ledger.read_bytes())
     assert load_label_map(result.out / "label_map.yml") == label_map()
     notes = [one for one in tree(result.out) if not one.endswith("_mask.png")]
-    assert sorted(notes) == ["_SUCCESS.json", "label_map.yml", "ledger.parquet", "remap.json"]
+    assert sorted(notes) == ["_SUCCESS.json", "checksums.json", "label_map.yml", "ledger.parquet", "remap.json"]
 
 
 def test_the_data_set_is_only_read(tmp_path: Path) -> None:
@@ -620,7 +626,7 @@ def test_nothing_is_done_twice(tmp_path: Path) -> None:
     assert {one: one.stat().st_mtime_ns for one in first.out.rglob("*")} == before
 
 
-@pytest.mark.parametrize("damage", ["output", "short output", "ledger", "cut ledger", "seal", "request"])
+@pytest.mark.parametrize("damage", ["output", "ledger", "cut ledger", "seal", "request"])
 def test_a_damaged_tree_is_made_whole(tmp_path: Path, damage: str) -> None:
     make_set(tmp_path / "set", 7)
     workspace = scanned(tmp_path / "set")
@@ -628,7 +634,7 @@ def test_a_damaged_tree_is_made_whole(tmp_path: Path, damage: str) -> None:
     before = tree(out)
     names = {"ledger": "ledger.parquet", "cut ledger": "ledger.parquet", "seal": "_SUCCESS.json", "request": "remap.json"}
     victim = out / names.get(damage, "slide 0/tile.3_mask.png")
-    if damage.startswith(("short", "cut")):
+    if damage.startswith("cut"):
         victim.write_bytes(victim.read_bytes()[:-9])
     else:
         victim.unlink()
@@ -639,6 +645,56 @@ def test_a_damaged_tree_is_made_whole(tmp_path: Path, damage: str) -> None:
         return
     result = remapped(workspace)
     assert (tree(out), result.up_to_date) == (before, False)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "seal", "request", "label map"])
+def test_what_was_changed_in_a_tree_is_an_error_until_forced(tmp_path: Path, damage: str) -> None:
+    make_set(tmp_path / "set", 7)
+    workspace = scanned(tmp_path / "set")
+    out = remapped(workspace).out
+    before = tree(out)
+    names = {"seal": "_SUCCESS.json", "request": "remap.json", "label map": "label_map.yml"}
+    victim = out / names.get(damage, "slide 0/tile.3_mask.png")
+    status, data = victim.stat(), bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data[:-9] if damage == "cut" else data)
+    os.utime(victim, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(IntegrityError) as caught:
+        remapped(workspace)
+    assert caught.value.path == str(victim) and "--force" in str(caught.value.hint)
+    assert tree(out) != before
+    assert remapped(workspace, RemapOptions(force=True)).num_written == 7
+    assert tree(out) == before
+    assert remapped(workspace).up_to_date
+
+
+def test_a_mask_flipped_behind_our_back_is_found_by_verify(tmp_path: Path) -> None:
+    make_set(tmp_path / "set", 7)
+    workspace = scanned(tmp_path / "set")
+    out = remapped(workspace).out
+    victim = out / "slide 0/tile.3_mask.png"
+    data = victim.read_bytes()
+    victim.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    # As if the storage had lied: nothing that it says of the file tells.
+    checksums.remember_files(out, mask_tree.ledger_files(out, KIND))
+    assert remapped(workspace).up_to_date
+    with pytest.raises(IntegrityError) as caught:
+        remapped(workspace, RemapOptions(verify=True))
+    assert caught.value.path == str(victim)
+
+
+def test_masks_flipped_while_a_run_was_stopped_are_made_again(tmp_path: Path) -> None:
+    make_set(tmp_path / "set", 12)
+    workspace = scanned(tmp_path / "set")
+    options = RemapOptions(partition_masks=3)
+    whole = tree(remapped(workspace, replace(options, out=tmp_path / "whole")).out)
+    plan = plan_remap(workspace, label_map(), options)
+    run_remap_part(plan, 1, 1, InProcess())
+    victim = min(plan.out.rglob("*_mask.png"))
+    data = victim.read_bytes()
+    victim.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    remapped(workspace, options)
+    assert tree(plan.out) == whole
 
 
 def test_parts_whose_files_are_gone_are_made_again(tmp_path: Path) -> None:

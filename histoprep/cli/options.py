@@ -29,6 +29,7 @@ MapName = Annotated[
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes. Default: one a core.", show_default=False)]
 EngineName = Annotated[str, typer.Option("--engine", help="local, or dask with --scheduler.")]
 DaskScheduler = Annotated[str | None, typer.Option("--scheduler", help="Address of a running dask scheduler.", show_default=False)]
+Verify = Annotated[bool, typer.Option("--verify", help="Read all files that are used again, also those whose size, times and inode are as before.")]
 Part = Annotated[str | None, typer.Option("--part", help="Do part i of n, as i/n, in an array job; then histoprep collect.", show_default=False)]
 FormatName = Annotated[str, typer.Option("--format", help="text, json, sarif, junit, github, markdown or html.")]
 

@@ -14,6 +14,7 @@ from histoprep.cli.options import (
     MapName,
     Part,
     Root,
+    Verify,
     Workers,
     WorkspaceFolder,
     engine_of,
@@ -36,7 +37,8 @@ def remap(
     map_name: MapName = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the new masks.", show_default="masks-<map> in the workspace")] = None,
     on_unmapped: Annotated[str, typer.Option(help="For values that the map does not list: error, or unknown, its class for them.")] = "error",
-    force: Annotated[bool, typer.Option("--force", help="Remap masks that look remapped; replace those of another map.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Remap masks that look remapped; replace those of another map, or changed since.")] = False,
+    verify: Verify = False,
     workspace: WorkspaceFolder = None,
     workers: Workers = None,
     engine: EngineName = "local",
@@ -46,7 +48,8 @@ def remap(
     """Apply a label map to all masks: new 8-bit PNG files in a tree of their own.
 
     The data set is only read. Everything is checked before the first file is written; a stopped run goes on where it was.
-    Exit codes: 0 all masks are written, 2 refused, 3 some masks could not be used, or folders not be listed (they are named).
+    Exit codes: 0 all masks are written, 2 refused, 3 some masks could not be used, or folders not be listed (they are named),
+    6 new masks were changed since they were written.
     """
     from histoprep.cli.reading import read_tiles
     from histoprep.remap import OnUnmapped, RemapOptions, plan_remap, run_remap, run_remap_part
@@ -61,7 +64,7 @@ def remap(
     label_map = _label_map(map_name, where)
     # Jobs of an array start at once; only one process may make the table.
     seen = read_tiles(where, workers=workers) if numbers is None else ExitCode.OK
-    plan = plan_remap(where, label_map, RemapOptions(out, OnUnmapped(on_unmapped), force))
+    plan = plan_remap(where, label_map, RemapOptions(out, OnUnmapped(on_unmapped), force, verify))
     if numbers is not None:
         with progress_of("partitions", "partitions") as advance:
             done = run_remap_part(plan, *numbers, chosen, advance)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from histoprep import console
-from histoprep.cli.options import DaskScheduler, EngineName, Root, Workers, WorkspaceFolder, engine_of, progress_of, separated
+from histoprep.cli.options import DaskScheduler, EngineName, Root, Verify, Workers, WorkspaceFolder, engine_of, progress_of, separated
 from histoprep.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def repair(
     min_confidence: Annotated[float, typer.Option(help="Refuse repairs with less confidence than this, 0 to 1.")] = 0.2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing but a preview with --diff.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Draw every mask before and after, not only those that changed most.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace masks that were mended with other options.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace masks that were mended with other options, or changed since.")] = False,
+    verify: Verify = False,
     workspace: WorkspaceFolder = None,
     workers: Workers = None,
     engine: EngineName = "local",
@@ -46,7 +47,7 @@ def repair(
     chosen = engine_of(engine, scheduler, workers)
     seen = read_tiles(where, workers=workers)
     rules = tuple(one.upper() for one in separated(rule)) or RULES
-    plan = plan_repair(where, RepairOptions(out or where.folder / "mended", rules, min_confidence, force))
+    plan = plan_repair(where, RepairOptions(out or where.folder / "mended", rules, min_confidence, force, verify))
     _print_plan(plan)
     if dry_run:
         for path in write_preview(plan) if diff else ():

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import shutil
 from array import array
@@ -22,19 +21,19 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 
-from histoprep import __version__, durable, tables, tiles
-from histoprep.digests import hash_text
+from histoprep import __version__, checksums, durable, tables, tiles
+from histoprep.digests import file_digest, hash_text
 from histoprep.errors import IntegrityError, OutputError, UsageError
 from histoprep.execution import Engine, run_tasks
-from histoprep.manifest import file_digest
 from histoprep.mask_tree.files import count_files, remove_stale
-from histoprep.mask_tree.task import PARTS, REFUSED, TreeKind, TreeTask, all_there, open_ledger
+from histoprep.mask_tree.task import PARTS, REFUSED, TreeKind, TreeTask, expected_files, open_ledger
 from histoprep.names import to_text
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.workspace import Workspace, check_outside
 
 LEDGER, SUCCESS = "ledger.parquet", "_SUCCESS.json"
 NUM_SHOWN = 10
+REWRITE = "histoprep {} with --force writes them again"
 _NUM_FAILED_KEPT = 1000
 
 Advance = Callable[[int, int], object]
@@ -69,6 +68,14 @@ class TreePlan(Protocol):
     @property
     def request(self) -> dict[str, Any]:
         """Return what was asked for, as JSON values; it stands in the tree."""
+
+    @property
+    def rewrites(self) -> bool:
+        """Return whether files that were changed since they were written are written again; else they are an error."""
+
+    @property
+    def verifies(self) -> bool:
+        """Return whether all files that are there are read again."""
 
     @property
     def num_masks(self) -> int:
@@ -169,9 +176,21 @@ def locked(plan: TreePlan) -> Iterator[None]:
 
 
 def finished(plan: TreePlan, observe: Callable[[pa.Table], None]) -> Totals | None:
-    """Return the totals of an earlier run if it was this one, is whole, and nothing is left to try again."""
+    """Return the totals of an earlier run if it was this one, is whole, and nothing is left to try again.
+
+    Raises IntegrityError for files that were changed since they were written, unless the plan is to write them again.
+    """
     if stat_file(str(plan.workspace.tiles)) != plan.tiles_stat:
         raise IntegrityError("the tiles table changed meanwhile", path=plan.workspace.tiles, hint="run the same command again")
+    try:
+        return _finished(plan, observe)
+    except IntegrityError:
+        if not plan.rewrites:
+            raise
+        return None
+
+
+def _finished(plan: TreePlan, observe: Callable[[pa.Table], None]) -> Totals | None:
     seal = read_note(plan.out / SUCCESS, plan.kind)
     if seal is None or seal != _seal(plan, seal.get("written", -1), plan.num_refused, seal.get("refused", 0)):
         return None
@@ -180,11 +199,15 @@ def finished(plan: TreePlan, observe: Callable[[pa.Table], None]) -> Totals | No
     totals = Totals(observe)
     try:
         for batch in tables.read_batches(open_ledger(plan.out / LEDGER, plan.kind.ledger, plan.kind)):
-            if not all_there(plan.out, batch):
-                return None
             totals.add(batch)
     except (IntegrityError, FileNotFoundError):
         return None
+    notes = (name for name in checksums.read_checksums(plan.out) if "/" not in name)
+    damages = checksums.damaged_files(plan.out, names=notes)
+    damages += checksums.check_files(plan.out, ledger_files(plan.out, plan.kind), whole=plan.verifies)
+    if any(one.is_missing for one in damages):
+        return None
+    checksums.raise_damage(damages, f"{len(damages):,} files are not those that {plan.kind.name} wrote", REWRITE.format(plan.kind.name))
     shutil.rmtree(plan.out / PARTS, ignore_errors=True)
     totals.up_to_date = True
     return totals
@@ -207,13 +230,17 @@ def _seal(plan: TreePlan, written: int, failed: int, refused: int) -> dict[str, 
 def read_note(path: Path, kind: TreeKind) -> dict[str, Any] | None:
     """Return what stands in a JSON file of the tree, None when it is not there; raises IntegrityError."""
     try:
-        found = json.loads(path.read_text("utf-8", "surrogateescape"))
+        found = checksums.read_json(path, hint=REWRITE.format(kind.name))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
-        hint = "delete the folder, or name another --out"
-        raise IntegrityError(f"damaged note of an earlier {kind.name}: {error}", path=path, hint=hint) from error
     return found if isinstance(found, dict) else {}
+
+
+def ledger_files(out: Path, kind: TreeKind) -> Iterator[checksums.Expected]:
+    """Yield the masks that the ledger in `out` promises; raises IntegrityError, FileNotFoundError."""
+    opened = open_ledger(out / LEDGER, kind.ledger, kind)
+    for batch in tables.read_batches(opened, ["output_path", "output_bytes", "output_digest"]):
+        yield from expected_files(batch)
 
 
 def begin(plan: TreePlan) -> None:
@@ -228,18 +255,22 @@ def begin(plan: TreePlan) -> None:
                 seen=", ".join(sorted(map(to_text, strangers))[:NUM_SHOWN]),
                 hint="name a new or empty folder with --out",
             )
+        if plan.rewrites:
+            # Perhaps damaged, and everything that it lists is written again.
+            (plan.out / checksums.CHECKSUMS).unlink(missing_ok=True)
         plan.refuse_other_request()
         (plan.out / PARTS).mkdir(parents=True, exist_ok=True)
+        checksums.forget_files(plan.out, lambda name: name in (SUCCESS, LEDGER))
         (plan.out / SUCCESS).unlink(missing_ok=True)
         durable.sync_folder(plan.out)
     except OSError as error:
         raise OutputError.from_os_error(error, error.filename or plan.out) from error
-    durable.write_json(plan.out / kind.request, plan.request)
+    checksums.publish_json(plan.out, kind.request, plan.request)
     plan.write_notes()
 
 
 def _ours(kind: TreeKind) -> frozenset[str]:
-    return frozenset({LEDGER, SUCCESS, PARTS, ".lock", kind.request, *kind.notes})
+    return checksums.OWN_FILES | {LEDGER, SUCCESS, PARTS, kind.request, *kind.notes}
 
 
 def _is_strange(name: str, kind: TreeKind) -> bool:
@@ -269,7 +300,8 @@ def finish(plan: TreePlan, parts: Iterable[Path], observe: Callable[[pa.Table], 
         # Only now: the earlier ledger was needed to know which files were ours.
         os.replace(joined, plan.out / LEDGER)
         durable.sync_file_system(plan.out)
-        durable.write_json(plan.out / SUCCESS, _seal(plan, totals.written, totals.failures - totals.refusals, totals.refusals))
+        checksums.remember_files(plan.out, ledger_files(plan.out, kind))
+        checksums.publish_json(plan.out, SUCCESS, _seal(plan, totals.written, totals.failures - totals.refusals, totals.refusals))
         shutil.rmtree(plan.out / PARTS)
     except OSError as error:
         raise OutputError.from_os_error(error, error.filename or plan.out) from error

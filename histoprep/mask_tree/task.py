@@ -12,11 +12,12 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 
 from histoprep import durable, tables, tiles
+from histoprep.checksums import Checksum, Expected, check_files
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError, IntegrityError, OutputError
 from histoprep.execution.marker import Marker
 from histoprep.names import to_name
-from histoprep.read_ahead import FileStat, Request, read_ahead, stat_file
+from histoprep.read_ahead import FileStat, Request, read_ahead
 
 PARTS = ".hp-parts"
 WRITTEN, FAILED, REFUSED = "written", "failed", "refused"
@@ -156,11 +157,14 @@ class TreeTask:
         if not self.part.exists():
             return False
         try:
-            ledger = tables.read_table(open_ledger(self.part, self.kind.part, self.kind), ["output_path", "output_bytes", "status"])
+            ledger = tables.read_table(open_ledger(self.part, self.kind.part, self.kind), ["output_path", "output_bytes", "output_digest", "status"])
         except IntegrityError:
             return False
         num_refused = sum(one.failure is not None for one in self.rows)
-        return ledger["status"].to_pylist().count(FAILED) == num_refused and all_there(Path(self.out), ledger)
+        # Read again: nobody looked at these files while the run was stopped.
+        return ledger["status"].to_pylist().count(FAILED) == num_refused and not check_files(
+            Path(self.out), expected_files(ledger), whole=True, keep_states=False
+        )
 
     def _make(self, marker: Marker) -> Iterator[dict[str, Any]]:
         failures = {index: row.failure for index, row in enumerate(self.rows) if row.failure}
@@ -213,12 +217,12 @@ def open_ledger(path: Path, name: str, kind: TreeKind) -> Any:
     return tables.open_table(path, kind=name, schema_version=kind.schema_version)[0]
 
 
-def all_there(out: Path, ledger: pa.Table) -> bool:
-    """Return whether every file of the ledger is there in its size."""
-    for name, size in zip(ledger["output_path"].to_pylist(), ledger["output_bytes"].to_pylist(), strict=True):
-        if name is not None and (stat_file(beside(out, name)) or (None,))[0] != size:
-            return False
-    return True
+def expected_files(ledger: pa.Table) -> Iterator[Expected]:
+    """Yield the files that a ledger, or a part of one, promises."""
+    columns = (ledger[name].to_pylist() for name in ("output_path", "output_bytes", "output_digest"))
+    for name, size, key in zip(*columns, strict=True):
+        if name is not None:
+            yield Expected(name, Checksum(size, key))
 
 
 def output_name(mask_path: str) -> str:

@@ -12,14 +12,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from histoprep import __version__, durable, mask_tree, tables, tiles
+from histoprep import __version__, checksums, mask_tree, tables, tiles
 from histoprep.digests import digest, digest_text
 from histoprep.errors import IncompleteError, UsageError
 from histoprep.execution import Engine
@@ -58,12 +58,14 @@ class RemapOptions:
     """How to remap.
 
     `out` is the new tree, by default `masks-<map>` in the workspace. `force` remaps masks that look
-    remapped already, and replaces a tree that was made with another map or other options.
+    remapped already, and replaces a tree that was made with another map or other options, or changed since. With `verify` every mask
+    that is there is read again.
     """
 
     out: Path | None = None
     on_unmapped: OnUnmapped = OnUnmapped.ERROR
     force: bool = False
+    verify: bool = False
     partition_masks: int = PARTITION_MASKS
     time_limit_s: float = TIME_LIMIT_S
 
@@ -109,6 +111,12 @@ class RemapPlan:
     tiles_stat: FileStat | None
     mended: Mapping[str, MendedMask]
     kind: TreeKind = KIND
+    rewrites: bool = False
+
+    @property
+    def verifies(self) -> bool:
+        """Return whether all masks that are there are read again."""
+        return self.options.verify
 
     def tasks(self) -> Iterator[TreeTask]:
         """Yield the partitions in order of the tiles table."""
@@ -131,7 +139,7 @@ class RemapPlan:
 
     def write_notes(self) -> None:
         """Write the label map beside the masks."""
-        durable.write_text(self.out / LABEL_MAP, format_label_map(self.label_map))
+        checksums.publish_file(self.out, LABEL_MAP, format_label_map(self.label_map))
 
 
 def plan_remap(workspace: Workspace, label_map: LabelMap, options: RemapOptions | None = None) -> RemapPlan:
@@ -149,7 +157,7 @@ def plan_remap(workspace: Workspace, label_map: LabelMap, options: RemapOptions 
     request = {"root": str(workspace.root), "label_map": json.loads(label_map.to_json()), "on_unmapped": str(options.on_unmapped)}
     if not options.force:
         _refuse_other_request(out, request)
-    mended = mended_masks(workspace)
+    mended = mended_masks(workspace, whole=options.verify)
     if not options.force:
         _refuse_damaged(workspace, mended)
     survey = Survey.of(workspace.tiles, mended)
@@ -160,7 +168,7 @@ def plan_remap(workspace: Workspace, label_map: LabelMap, options: RemapOptions 
         survey.refuse_unmapped(label_map)
     survey.refuse_collisions(workspace.tiles)
     numbers = header["options"]["tiles"]["max_file_bytes"], len(survey.names), survey.num_refused
-    return RemapPlan(workspace, label_map, options, out, recipe, request, *numbers, survey.digest.value(), tiles_stat, mended)
+    return RemapPlan(workspace, label_map, options, out, recipe, request, *numbers, survey.digest.value(), tiles_stat, mended, rewrites=options.force)
 
 
 def _refuse_damaged(workspace: Workspace, mended: Mapping[str, MendedMask]) -> None:
@@ -226,7 +234,9 @@ def collect_remap(workspace: Workspace, out: Path, advance: Advance = mask_tree.
     if request is None:
         raise UsageError("no remap was begun here", path=out, hint="histoprep remap --part i/n")
     label_map = LabelMap.from_json(json.dumps(request["label_map"]))
-    plan = plan_remap(workspace, label_map, RemapOptions(out, OnUnmapped(request["on_unmapped"]), True, partition_masks))
+    plan = plan_remap(workspace, label_map, RemapOptions(out, OnUnmapped(request["on_unmapped"]), True, partition_masks=partition_masks))
+    # Forced only past what the jobs were let past.
+    plan = replace(plan, rewrites=False)
     if plan.request != request:
         raise UsageError("these parts are of another data set", path=out, seen=request["root"], expected=str(workspace.root))
     pixels = _PixelSums(plan)

@@ -61,13 +61,14 @@ class RepairOptions:
     """How to repair.
 
     `out` is the new tree. `rules` are the findings whose masks are mended. Repairs with less than `min_confidence` are
-    refused. `force` replaces a tree that was made with other options.
+    refused. `force` replaces a tree that was made with other options or changed since. With `verify` every mask that is there is read again.
     """
 
     out: Path
     rules: tuple[str, ...] = RULES
     min_confidence: float = MIN_CONFIDENCE
     force: bool = False
+    verify: bool = False
     partition_masks: int = 500
     time_limit_s: float = 60.0
 
@@ -86,6 +87,16 @@ class RepairPlan:
     inputs: str
     tiles_stat: FileStat | None
     kind: TreeKind = KIND
+
+    @property
+    def rewrites(self) -> bool:
+        """Return whether masks that were changed since they were written are written again."""
+        return self.options.force
+
+    @property
+    def verifies(self) -> bool:
+        """Return whether all masks that are there are read again."""
+        return self.options.verify
 
     @property
     def num_masks(self) -> int:
@@ -117,8 +128,8 @@ class RepairPlan:
 
     def refuse_other_request(self) -> None:
         """Raise UsageError when the folder holds masks mended for another data set or with other options, unless forced."""
-        earlier = mask_tree.read_note(self.out / KIND.request, KIND)
-        if earlier is not None and earlier != self.request and not self.options.force:
+        earlier = None if self.options.force else mask_tree.read_note(self.out / KIND.request, KIND)
+        if earlier is not None and earlier != self.request:
             hint = "choose another --out, or replace these masks with --force"
             raise UsageError("this folder holds masks that were mended otherwise", path=self.out, seen=earlier, expected=self.request, hint=hint)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from histoprep import durable, mask_tree, tables
-from histoprep.errors import BrokenFileError, OutputError
+from histoprep import checksums, durable, mask_tree, tables
+from histoprep.errors import BrokenFileError
 from histoprep.mask_tree import LEDGER
 from histoprep.mask_tree.task import beside, open_ledger
 from histoprep.names import to_text
@@ -34,11 +34,11 @@ def _write_sheets(plan: RepairPlan, *, every_mask: bool) -> list[Path]:
     masks = [one for one in plan.masks if one.path in mended]
     most = sorted(masks, key=lambda one: -mended[one.path])[:ROWS_A_SHEET]
     colours = class_colours(plan.workspace.root)
-    folder, made = plan.out / SHEETS, []
+    made = []
     for number, chosen in enumerate([most, *(_pages(masks) if every_mask else ())]):
         name = f"page-{number:04d}.png" if number else MOST_CHANGED
         title = f"Mended masks, page {number}" if number else "Mended masks that changed most"
-        made += _write(folder / name, plan, chosen, title, colours)
+        made += _write(plan.out, f"{SHEETS}/{name}", plan, chosen, title, colours)
     return made
 
 
@@ -47,7 +47,7 @@ def write_preview(plan: RepairPlan) -> list[Path]:
     masks = [one for one in plan.masks if one.failure is None]
     step = max(1, -(-len(masks) // ROWS_A_SHEET))
     chosen = masks[::step]
-    return _write(plan.workspace.folder / PREVIEW, plan, chosen, "What repair would do", class_colours(plan.workspace.root))
+    return _write(plan.workspace.folder, PREVIEW, plan, chosen, "What repair would do", class_colours(plan.workspace.root))
 
 
 def class_colours(root: Path) -> Mapping[int, str]:
@@ -76,16 +76,13 @@ def _pages(masks: list[DamagedMask]) -> Iterator[list[DamagedMask]]:
         yield masks[start : start + ROWS_A_SHEET]
 
 
-def _write(path: Path, plan: RepairPlan, masks: Iterable[DamagedMask], title: str, colours: Mapping[int, str]) -> list[Path]:
+def _write(home: Path, name: str, plan: RepairPlan, masks: Iterable[DamagedMask], title: str, colours: Mapping[int, str]) -> list[Path]:
     rows = list(_rows(plan, masks))
     if not rows:
         return []
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError.from_os_error(error, path) from error
-    durable.write_bytes(path, draw_sheet(rows, f"{title} | {to_text(plan.workspace.root.name)}", colours))
-    return [path]
+    with durable.locked(home):
+        checksums.publish_file(home, name, draw_sheet(rows, f"{title} | {to_text(plan.workspace.root.name)}", colours))
+    return [home / name]
 
 
 def _rows(plan: RepairPlan, masks: Iterable[DamagedMask]) -> Iterator[SheetRow]:

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from histoprep import durable, tables
+from histoprep import checksums, durable, tables
+from histoprep.digests import file_digest
 from histoprep.errors import IntegrityError, OutputError
 from histoprep.lossy.sources import lossy_sources
-from histoprep.manifest import file_digest
-from histoprep.mask_tree import LEDGER, SUCCESS
+from histoprep.mask_tree import LEDGER, REWRITE, SUCCESS, ledger_files
 from histoprep.mask_tree.task import beside, open_ledger
 from histoprep.names import to_text
 from histoprep.read_ahead import stat_file
@@ -44,10 +44,11 @@ class MendedMask(NamedTuple):
 def record_repair(workspace: Workspace, out: Path) -> None:
     """Write mended.parquet from the ledger in `out`, then the note that makes it count; the same ledger gives the same bytes."""
     ledger_digest = file_digest(out / LEDGER)
-    header = {"root": str(workspace.root), "ledger_digest": ledger_digest}
-    rows = _mended_rows(out, _folder_from(workspace.root, out))
+    folder = _folder_from(workspace.root, out)
+    header = {"root": str(workspace.root), "ledger_digest": ledger_digest, "folder": folder}
+    rows = _mended_rows(out, folder)
     tables.write_table(workspace.mended, rows, mended.SCHEMA, kind=mended.KIND, schema_version=mended.SCHEMA_VERSION, metadata=header)
-    durable.write_json(workspace.repair, {"out": str(out), "ledger_digest": ledger_digest})
+    checksums.publish_json(workspace.folder, workspace.repair.name, {"out": str(out), "ledger_digest": ledger_digest})
 
 
 def forget_mended(workspace: Workspace) -> None:
@@ -77,10 +78,10 @@ def _mended_rows(out: Path, folder: str) -> Iterator[pa.Table]:
         yield pa.table(columns, schema=mended.SCHEMA)
 
 
-def mended_masks(workspace: Workspace) -> Mapping[str, MendedMask]:
+def mended_masks(workspace: Workspace, *, whole: bool = False) -> Mapping[str, MendedMask]:
     """Return the mended masks by the path of the damaged ones; empty when nothing was repaired.
 
-    Raises IntegrityError when the recorded tree is gone, incomplete or another one.
+    Raises IntegrityError when the recorded tree is gone, incomplete or another one, or a mask was changed; with `whole` all of them are read.
     """
     recorded = mended.recorded_repair(workspace.folder)
     if recorded is None:
@@ -89,6 +90,8 @@ def mended_masks(workspace: Workspace) -> Mapping[str, MendedMask]:
     hint = f"run histoprep repair again, or delete {workspace.repair} to do without"
     if not (out / SUCCESS).exists() or not (out / LEDGER).exists() or file_digest(out / LEDGER) != recorded.ledger_digest:
         raise IntegrityError("the mended masks that were recorded are not there any more", path=out, hint=hint)
+    damages = checksums.check_files(out, ledger_files(out, KIND), whole=whole)
+    checksums.raise_damage(damages, "a mended mask is not there any more, or was changed", REWRITE.format(KIND.name))
     columns = ["mask_path", "output_path", "source_digest", "output_bytes", "output_digest", "label_ids", "label_pixels"]
     found: dict[str, MendedMask] = {}
     for batch in tables.read_batches(open_ledger(out / LEDGER, KIND.ledger, KIND), columns):

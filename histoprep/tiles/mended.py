@@ -8,10 +8,8 @@ never taken for one that was mended.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from histoprep import tables, tiles
+from histoprep import checksums, tables, tiles
 from histoprep.digests import hash_text
 from histoprep.errors import IntegrityError
 from histoprep.names import to_name
-from histoprep.read_ahead import THREADS, stat_file
 from histoprep.workspace import MENDED_TABLE, REPAIR_RECORD
 
 KIND = "mended"
@@ -45,7 +42,6 @@ SCHEMA = pa.schema(
     ]
 )
 _KEYS = ("mask_path", "mask_digest")
-_FILES_AT_ONCE = 8192
 
 
 class RepairRecord(NamedTuple):
@@ -59,11 +55,11 @@ def recorded_repair(folder: Path) -> RepairRecord | None:
     """Return what a workspace says of its last whole repair, None when there was none; raises IntegrityError when it cannot be read."""
     note = folder / REPAIR_RECORD
     try:
-        recorded = json.loads(note.read_text("utf-8", "surrogateescape"))
+        recorded = checksums.read_json(note, hint=_hint(folder))
         return RepairRecord(Path(recorded["out"]), str(recorded["ledger_digest"]))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise IntegrityError(f"damaged note of a repair: {error}", path=note, hint="delete it and repair again") from error
 
 
@@ -132,16 +128,21 @@ class MendedMasks:
         order = np.argsort(np.concatenate([positions for positions, _ in pieces]))
         return pa.concat_tables([table for _, table in pieces]).take(pa.array(order))
 
-    def check_files(self, root: str | Path) -> None:
-        """Raise IntegrityError when a mended mask is not there in its size."""
-        with ThreadPoolExecutor(THREADS) as threads:
-            for batch in tables.read_batches(self._file, ["mask_path", "mask_bytes"], _FILES_AT_ONCE):
-                paths = [os.path.join(root, to_name(one)) for one in batch["mask_path"].to_pylist()]
-                for path, size, found in zip(paths, batch["mask_bytes"].to_pylist(), threads.map(stat_file, paths, chunksize=64), strict=True):
-                    if found is None or found.num_bytes != size:
-                        seen = "nothing" if found is None else f"{found.num_bytes:,} bytes"
-                        what = "a mended mask is not there any more, or was changed"
-                        raise IntegrityError(what, path=path, seen=seen, expected=f"{size:,} bytes", hint=_hint(self.path.parent))
+    def check_files(self, root: str | Path, *, whole: bool = False) -> None:
+        """Raise IntegrityError when a mended mask is not there as it was written; with `whole` all of them are read."""
+        # Tables of earlier versions do not name the folder.
+        folder = self.header.get("folder")
+        home = Path(root) if folder is None else Path(os.path.normpath(Path(root, to_name(folder))))
+        damages = checksums.check_files(home, self._files(folder), whole=whole, keep_states=folder is not None)
+        checksums.raise_damage(damages, "a mended mask is not there any more, or was changed", "histoprep repair with --force writes it again")
+
+    def _files(self, folder: str | None) -> Iterator[checksums.Expected]:
+        """Yield the mended masks by their paths in their own folder, or, without, in the data set's."""
+        start = 0 if folder is None else len(folder) + 1
+        columns = ["mask_path", "mask_bytes", "mask_digest"]
+        for batch in tables.read_batches(self._file, columns):
+            for path, size, key in zip(*(batch[one].to_pylist() for one in columns), strict=True):
+                yield checksums.Expected(path[start:], checksums.Checksum(size, key))
 
 
 def _key(path: str) -> int:
