@@ -24,12 +24,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from histoprep.digests import digest, digest_text, file_digest, hash_text, raw_digest
-from histoprep.durable import publish_in_batch, write_bytes, write_json
+from histoprep.durable import is_temporary, publish_in_batch, write_bytes, write_json
 from histoprep.errors import IntegrityError
 from histoprep.names import to_name, to_text
 
 CHECKSUMS, STATES = "checksums.json", ".hp-states"
-OWN_FILES = frozenset({CHECKSUMS, STATES, ".lock"})
+PICTURE_STATES = ".hp-states-pictures"
+OWN_FILES = frozenset({CHECKSUMS, STATES, PICTURE_STATES, ".lock"})
 """Names in a folder of ours that are about it and no part of its content."""
 RESTORE = "restore it from a copy, or run the command that made it again"
 _VERSION = 1
@@ -118,7 +119,12 @@ def publish_file(folder: Path, name: str, data: bytes | str) -> None:
 
 def publish_json(folder: Path, name: str, value: Any) -> None:
     """Publish `value` as indented JSON with sorted keys; see `publish_files`."""
-    publish_file(folder, name, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    publish_files(folder, {name: json_bytes(value)})
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return `value` as indented JSON with sorted keys."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8", "surrogateescape")
 
 
 def list_files(folder: Path, names: Iterable[str]) -> None:
@@ -127,6 +133,12 @@ def list_files(folder: Path, names: Iterable[str]) -> None:
     found = {name: Checksum((folder / name).stat().st_size, file_digest(folder / name)) for name in names}
     if any(listed.get(name) != one for name, one in found.items()):
         _write_checksums(folder, listed | found)
+
+
+def list_all_files(folder: Path) -> None:
+    """List every file in a folder and below it; see `list_files`."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and not is_temporary(path.name))
+    list_files(folder, sorted(one.as_posix() for one in found if one.name not in OWN_FILES))
 
 
 def forget_files(folder: Path, which: Callable[[str], bool], *, unless: Mapping[str, Checksum] | None = None) -> None:
@@ -197,10 +209,10 @@ class FileStates:
     values: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     @classmethod
-    def read(cls, folder: Path) -> FileStates:
-        """Return the states in a folder, none where there are none or they are damaged."""
+    def read(cls, path: Path) -> FileStates:
+        """Return the states in a file, none where there is no such file or it is damaged."""
         try:
-            data = (folder / STATES).read_bytes()
+            data = path.read_bytes()
         except OSError:
             return cls()
         head = len(_STATES_MAGIC) + 16
@@ -221,11 +233,11 @@ class FileStates:
         order = np.argsort(keys, kind="stable")
         return cls(keys[order], values[order])
 
-    def write(self, folder: Path) -> None:
+    def write(self, path: Path) -> None:
         """Publish the states; where the system does not let us, files are read again next time."""
         numbers = np.concatenate([self.keys, self.values]).tobytes()
         with contextlib.suppress(OSError):
-            publish_in_batch(folder / STATES, _STATES_MAGIC + raw_digest(numbers) + numbers)
+            publish_in_batch(path, _STATES_MAGIC + raw_digest(numbers) + numbers)
 
     def find(self, names: Iterable[str]) -> np.ndarray:
         """Return the state of each file, uint64 [names], 0 for one that is not known."""
@@ -242,14 +254,16 @@ def check_files(
     *,
     whole: bool,
     keep_states: bool = True,
+    states_path: Path | None = None,
     advance: Callable[[int], object] = lambda _: None,
 ) -> list[Damage]:
     """Return the files below `folder` that are gone or not what was written, in the order given.
 
     Without `whole`, a file whose size, times and inode are those of the last comparison is not read. What was compared is remembered
-    in the folder unless `keep_states` is off.
+    in the folder, or in the file `states_path`, unless `keep_states` is off.
     """
-    states = FileStates.read(folder) if keep_states else FileStates()
+    home = states_path or folder / STATES
+    states = FileStates.read(home) if keep_states else FileStates()
     names: list[int] = []
     values: list[int] = []
     damages: list[Damage] = []
@@ -267,7 +281,7 @@ def check_files(
                     values.append(state)
             advance(len(chunk))
     if keep_states and (num_read or damages):
-        FileStates.of_keys(np.array(names, np.uint64), np.array(values, np.uint64)).write(folder)
+        FileStates.of_keys(np.array(names, np.uint64), np.array(values, np.uint64)).write(home)
     return damages
 
 
@@ -279,7 +293,7 @@ def remember_files(folder: Path, files: Iterable[Expected]) -> None:
         with contextlib.suppress(OSError):
             values.append(state_of(os.stat(os.path.join(folder, to_name(one.name))), one.checksum.digest))
             names.append(hash_text(one.name))
-    FileStates.of_keys(np.array(names, np.uint64), np.array(values, np.uint64)).write(folder)
+    FileStates.of_keys(np.array(names, np.uint64), np.array(values, np.uint64)).write(folder / STATES)
 
 
 def _chunks(files: Iterable[Expected]) -> Iterable[list[Expected]]:

@@ -64,10 +64,17 @@ def test_damage_is_found_with_exit_code_1(manifest: Path, capsys: pytest.Capture
     data[600] ^= 1
     shard.write_bytes(data)
     capsys.readouterr()
-    for arguments in (("verify", "mine"), ("verify", "mine/index.parquet"), (manifest, "--out", "mine", "--verify")):
+    for arguments in (("verify", "mine"), ("verify", "mine/index.parquet")):
         assert run(*arguments) == ExitCode.FINDINGS
         printed = capsys.readouterr().out
         assert "error: HP904 shard-corrupt: 1 of" in printed and shard.name in printed and "try:" in printed
+    # Nor is it taken for one that is there.
+    for more in ("--verify", "--resume"):
+        assert run(manifest, "--out", "mine", more) == ExitCode.INTEGRITY
+        assert shard.name in capsys.readouterr().err
+    shard.unlink()
+    assert run(manifest, "--out", "mine", "--resume", "--workers", "1") == ExitCode.OK
+    assert run("verify", "mine") == ExitCode.OK
 
 
 def test_a_foreign_shard_is_found_with_exit_code_1(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,7 @@ def own(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {one.name: one.read_bytes() for one in sorted(folder.iterdir()) if one.is_file() and one.name != ".lock"}
+    return {one.name: one.read_bytes() for one in sorted(folder.iterdir()) if one.is_file() and one.name not in (".lock", ".hp-states")}
 
 
 def members(folder: Path) -> dict[str, bytes]:

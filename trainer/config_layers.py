@@ -115,10 +115,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration: {error}", path=path) from error
-    return _parse_yaml(text, str(path))
+    return parse_yaml(text, str(path))
 
 
-def _parse_yaml(text: str, where: str) -> dict[str, Any]:
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """Return the mapping in a YAML text of a place called `where`; raises ConfigError with the place of the mistake."""
     try:
         values = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
@@ -132,7 +133,7 @@ def _read_preset(name: str) -> dict[str, Any]:
     if name not in presets():
         near = difflib.get_close_matches(name, presets(), 1)
         raise ConfigError("there is no such preset", seen=name, expected=", ".join(presets()), hint=f"--preset {near[0]}" if near else None)
-    return _parse_yaml((files("trainer.presets") / f"{name}.yml").read_text(encoding="utf-8"), f"preset {name}")
+    return parse_yaml((files("trainer.presets") / f"{name}.yml").read_text(encoding="utf-8"), f"preset {name}")
 
 
 def _parse_set(entry: str) -> dict[str, Any]:

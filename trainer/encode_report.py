@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from histoprep.durable import write_json
+from histoprep import checksums, imageio
 from trainer.data.transforms import to_float, to_uint8, windows
-from trainer.engine.pictures import sheet, write_sheet
+from trainer.engine.pictures import sheet
 from trainer.metrics.reconstruction import SSIM_WINDOW_PX, psnr, ssim
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def report_codec(latents: LatentSet, tiles: TileSource, codec: Codec, *, num_til
     made = sorted(_reconstruct(latents, tiles, codec, num_tiles, device), key=lambda one: one.psnr_db)
     shown = [made[int(index)] for index in np.unique(np.linspace(0, len(made) - 1, min(_NUM_SHOWN, len(made))).round())]
     pairs = [(_middle(one.original), _middle(one.decoded)) for one in shown]
-    write_sheet(latents.folder / PICTURE, sheet([[original, decoded, difference(original, decoded)] for original, decoded in pairs]))
+    drawn = sheet([[original, decoded, difference(original, decoded)] for original, decoded in pairs])
+    checksums.publish_file(latents.folder, PICTURE, imageio.encode_rgb_png(drawn, imageio.SYNTHETIC_MARK))
     similar = [one.ssim for one in made if one.ssim is not None]
     numbers = {
         "num_tiles": len(made),
@@ -55,7 +56,7 @@ def report_codec(latents: LatentSet, tiles: TileSource, codec: Codec, *, num_til
         "shown": [one.tile_id for one in shown],
         "tiles": {one.tile_id: {"psnr_db": one.psnr_db, "ssim": one.ssim} for one in made},
     }
-    write_json(latents.folder / TABLE, numbers)
+    checksums.publish_json(latents.folder, TABLE, numbers)
     return numbers
 
 

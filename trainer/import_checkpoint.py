@@ -14,7 +14,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from histoprep.durable import locked, write_text
+from histoprep import checksums
+from histoprep.durable import locked
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap, identity_map
 from trainer.config_layers import dump_config
@@ -111,7 +112,7 @@ def _write_run(out: Path, found: PublishedWeights, label_map: LabelMap, options:
             own = LatentScaling("codec", tuple(options.codec.shift.tolist()), tuple(options.codec.scale.tolist()))
             facts = ModelFacts(label_map, found.config.channels, options.scaling or own, options.codec.identifier, options.codec.digest)
             facts.write(out)
-        write_text(out / CONFIG, dump_config(_config_of(found.config, out, options)))
+        checksums.publish_file(out, CONFIG, dump_config(_config_of(found.config, out, options)))
 
 
 def _config_of(network: ReferenceUNetConfig, out: Path, options: ImportOptions) -> Config:

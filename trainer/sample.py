@@ -40,6 +40,7 @@ def sample_dataset(
     origin: Mapping[str, Any] | None = None,
     limit: int | None = None,
     force: bool = False,
+    verify: bool = False,
     advance: Advance = lambda _: None,
 ) -> SampleResult:
     """Make one picture for each mask (the first `limit` of them) and write pictures, masks, label map and manifest to `out`.
@@ -47,7 +48,8 @@ def sample_dataset(
     A stopped run goes on with the batches that are not complete; batches are cut the same way each time, so the pictures are those of an
     undisturbed run. `keep` says which pixels of the real pictures stay; `origin` says what the network is and is
     recorded. Raises UsageError for masks that the network cannot take and a folder of another request, DivergedError for pictures that are
-    not finite, OutputError, LockedError.
+    not finite, IntegrityError for files that were changed since they were made (`force` makes them again; `verify` reads all), OutputError,
+    LockedError.
     """
     check_masks(generator, masks, options, keep=keep is not None)
     dataset = SyntheticDataset(
@@ -58,7 +60,7 @@ def sample_dataset(
     # The lock is a file in the workspace, which may be somebody's.
     dataset.refuse_strangers()
     with locked(dataset.workspace):
-        dataset.start(force=force)
+        dataset.start(force=force, verify=verify)
         for batch in batches_of(masks, chosen, batch_size):
             read = np.stack([_checked_mask(generator, masks, index) for index in batch])
             tile_ids = [masks.ids[index] for index in batch]

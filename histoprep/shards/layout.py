@@ -7,8 +7,10 @@ Source: IEEE Std 1003.1, pax, ustar interchange format; names as WebDataset read
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
+from histoprep.checksums import Checksum, Expected
 from histoprep.digests import digest_text
 from histoprep.errors import IntegrityError
 
@@ -42,6 +44,12 @@ def image_suffix(image_path: str) -> str:
 def shard_name(split: str, pool: str, number: int) -> str:
     """Return the name of a shard: `<split>-<pool>-000000.tar`."""
     return f"{split}-{pool}-{number:06d}.tar"
+
+
+def shard_files(shards: Iterable[Mapping[str, Any]]) -> Iterator[Expected]:
+    """Yield the shards that the header of an index describes, as files that should be there."""
+    for one in shards:
+        yield Expected(one["name"], Checksum(one["bytes"], one["digest"]))
 
 
 def member_header(name: str, size: int) -> bytes:

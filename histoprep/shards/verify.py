@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from histoprep.catalogue import RULES
+from histoprep.checksums import damaged_files
 from histoprep.errors import IntegrityError
 from histoprep.findings import Finding, finding
 from histoprep.manifest import Manifest, file_digest, open_manifest
@@ -79,6 +80,7 @@ def verify_shards(
             done += one["tiles"]
             advance(done, len(index))
     if isinstance(place, LocalFolder):
+        wrong.corrupt += [(one.path, f"{one.seen}, {one.expected} was written") for one in damaged_files(index.path.parent)]
         _look_for_strangers(place, {one["name"] for one in shards}, wrong)
     foreign = wrong.foreign + (_differences(index, Path(manifest)) if manifest is not None else [])
     looked_at = len(index) + len(shards) + len(foreign)

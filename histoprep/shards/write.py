@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,14 +12,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from histoprep import durable
+from histoprep import checksums, durable
 from histoprep.errors import IncompleteError, IntegrityError, OutputError, UsageError
 from histoprep.execution import Engine, run_tasks
 from histoprep.manifest import SHARD_COLUMNS, Manifest, file_digest, open_manifest
 from histoprep.names import to_text
 from histoprep.read_ahead import stat_file
 from histoprep.shards.index import OWN_FIELDS, index_schema, is_index, write_index
-from histoprep.shards.layout import INDEX, REQUEST, SUCCESS
+from histoprep.shards.layout import INDEX, REQUEST, SUCCESS, shard_files
 from histoprep.shards.plan import PARTS, ShardOptions, ShardPlan, plan_shards
 from histoprep.shards.task import FailedTile, ShardDone, open_part, part_facts
 
@@ -100,6 +99,9 @@ def _whole(plan: ShardPlan) -> ShardResult | None:
     sizes = [(stat_file(str(plan.out / one["name"])) or (None,))[0] for one in shards]
     if not shards or sizes != [one["bytes"] for one in shards]:
         return None
+    damages = checksums.check_files(plan.out, shard_files(shards), whole=False)
+    hint = "delete this file, then the same command writes the shards again; histoprep verify names all that were changed"
+    checksums.raise_damage(damages, "a shard was changed since it was written", hint)
     shutil.rmtree(plan.out / PARTS, ignore_errors=True)
     return ShardResult(index, sum(one["tiles"] for one in shards), len(shards), sum(one["bytes"] for one in shards), len(shards), up_to_date=True)
 
@@ -107,18 +109,19 @@ def _whole(plan: ShardPlan) -> ShardResult | None:
 def _begin(plan: ShardPlan) -> None:
     """Take the index away and note what is being made."""
     try:
-        ours = {REQUEST, PARTS, ".lock"}
+        ours = checksums.OWN_FILES | {REQUEST, PARTS}
         strangers = [one for one in os.listdir(plan.out) if one not in ours and not durable.is_temporary(one)]
         if strangers and not (plan.out / REQUEST).exists():
             seen = ", ".join(sorted(map(to_text, strangers))[:_NUM_SHOWN])
             raise UsageError("this folder is not empty", path=plan.out, seen=seen, hint="name a new or empty folder with --out")
         (plan.out / PARTS).mkdir(exist_ok=True)
+        checksums.forget_files(plan.out, lambda name: name in (SUCCESS, INDEX))
         for name in (SUCCESS, INDEX):
             (plan.out / name).unlink(missing_ok=True)
         durable.sync_folder(plan.out)
     except OSError as error:
         raise OutputError.from_os_error(error, error.filename or plan.out) from error
-    durable.write_json(plan.out / REQUEST, plan.request)
+    checksums.publish_json(plan.out, REQUEST, plan.request)
 
 
 def _write_all(plan: ShardPlan, engine: Engine, advance: Advance) -> tuple[list[ShardDone], list[FailedTile], int]:
@@ -155,7 +158,8 @@ def _finish(plan: ShardPlan, done: list[ShardDone], reused: int) -> ShardResult:
                 path.unlink()
         tiles = write_index(index, plan.manifest, _rows(plan.manifest, done), {"manifest_digest": plan.manifest_digest, "shards": facts})
         size = sum(one["bytes"] for one in facts)
-        durable.write_json(plan.out / SUCCESS, {"tiles": tiles, "shards": len(facts), "bytes": size, "index_digest": file_digest(index)})
+        checksums.remember_files(plan.out, shard_files(facts))
+        checksums.publish_json(plan.out, SUCCESS, {"tiles": tiles, "shards": len(facts), "bytes": size, "index_digest": file_digest(index)})
         shutil.rmtree(plan.out / PARTS)
     except OSError as error:
         raise OutputError.from_os_error(error, error.filename or plan.out) from error
@@ -201,9 +205,7 @@ class _Members:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = checksums.read_json(path, hint="delete the folder, or name another --out")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
-        raise IntegrityError(f"damaged note of an earlier run: {error}", path=path, hint="delete the folder, or name another --out") from error
     return found if isinstance(found, dict) else {}

@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 
+from histoprep import checksums
 from histoprep.durable import locked
 from trainer.config_layers import build_config
 from trainer.engine.checkpoints import CheckpointFolder, load_weights
@@ -216,6 +217,10 @@ def test_a_checkpoint_of_another_model_is_refused(toy_config: Make) -> None:
     (run / "finished.json").unlink()
     text = (run / "config.yml").read_text().replace("plain: false", "plain: true")
     (run / "config.yml").write_text(text)
+    with pytest.raises(IntegrityError, match="changed since it was written") as caught:
+        fit(toy_config(plain=True))
+    assert caught.value.path == str(run / "config.yml")
+    checksums.list_files(run, ["config.yml"])
     with pytest.raises(CheckpointError, match="another model"):
         fit(toy_config(plain=True))
 
@@ -267,6 +272,9 @@ def test_other_data_is_another_run(toy_config: Make) -> None:
     run = fit(config).run
     certificate = json.loads((run / "certificate.json").read_text())
     (run / "certificate.json").write_text(json.dumps({**certificate, "digest": "0"}))
+    with pytest.raises(IntegrityError, match="changed since it was written"):
+        fit(config)
+    checksums.list_files(run, ["certificate.json"])
     with pytest.raises(IntegrityError, match="data changed"):
         fit(config)
 

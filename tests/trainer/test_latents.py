@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from trainer.data.run_lengths import decode_runs, encode_runs
 from trainer.data.transforms import apply_view, to_float
 from trainer.encode import VIEW_ORDER, EncodeOptions, encode_tiles
 from trainer.engine.voice import SILENT
-from trainer.errors import ExitCode, LatentSetError
+from trainer.errors import ExitCode, IntegrityError, LatentSetError
 from trainer.models.codec import Codec, load_codec
 from trainer.recipes.ldm_data import prepare_latents
 
@@ -237,11 +238,45 @@ def test_a_set_whose_journal_is_gone_or_damaged_is_refused(copy: Path) -> None:
     lines = (copy / "journal.jsonl").read_bytes().splitlines(keepends=True)
     for text in (b"".join(lines[:-1]), b"".join(lines).replace(b'"bytes"', b'"butes"'), b"".join(lines).replace(b'"mask_', b'"mass_')):
         (copy / "journal.jsonl").write_bytes(text)
+        with pytest.raises(IntegrityError, match="changed since it was written") as caught:
+            LatentSet.open(copy).check_digests()
+        assert caught.value.path == str(copy / "journal.jsonl")
+    # As sets of earlier versions have it.
+    (copy / "checksums.json").unlink()
+    for text in (b"".join(lines[:-1]), b"".join(lines).replace(b'"bytes"', b'"butes"'), b"".join(lines).replace(b'"mask_', b'"mass_')):
+        (copy / "journal.jsonl").write_bytes(text)
         with pytest.raises(LatentSetError, match="journal"):
             LatentSet.open(copy).check_digests()
     (copy / "journal.jsonl").unlink()
     with pytest.raises(LatentSetError, match=r"journal .* not there"):
         LatentSet.open(copy).check_digests()
+
+
+def test_an_edited_scale_is_an_error_and_not_another_scaling(copy: Path) -> None:
+    text = (copy / "latents.json").read_text()
+    scale = repr(LatentSet.open(copy).scaling.scale[0])
+    (copy / "latents.json").write_text(text.replace(scale, "9" + scale[1:]))
+    with pytest.raises(IntegrityError, match="changed since it was written") as caught:
+        LatentSet.open(copy)
+    assert caught.value.path == str(copy / "latents.json") and caught.value.exit_code == ExitCode.INTEGRITY
+
+
+def test_files_that_did_not_change_are_not_read_again(copy: Path) -> None:
+    def looked_at(*, whole: bool = False) -> int:
+        seen: list[int] = []
+        LatentSet.open(copy).check_files(whole=whole, advance=seen.append)
+        return len(seen)
+
+    # A copy has other inodes than what was written.
+    assert looked_at() > 0
+    assert looked_at() == 0
+    assert looked_at(whole=True) > 0
+    os.utime(copy / "mask_counts.bin")
+    assert looked_at() > 0
+    _change_byte(copy / "mask_counts.bin", 0)
+    with pytest.raises(LatentSetError, match="damaged") as caught:
+        looked_at()
+    assert caught.value.path == str(copy / "mask_counts.bin")
 
 
 def test_a_training_does_not_begin_with_damaged_latents(made: Made, copy: Path, tmp_path: Path) -> None:

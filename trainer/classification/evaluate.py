@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from histoprep import checksums
 from histoprep.durable import write_bytes, write_json
 from trainer.classification.evaluation import Evaluation, evaluate
 from trainer.classification.network import RunClassifier, open_classifier
@@ -64,20 +64,22 @@ def evaluate_run(run: Path, out: Path | None = None, options: TestOptions | None
     predictions, sheets = _classify(model, data, options.num_sheets, voice)
     rows = data.rows["test"]
     result = evaluate(predictions, data.labels[rows], data.groups(rows), data.names, seed=model.config.seed)
+    checksums.forget_files(folder, lambda _: True)
     _write_numbers(folder, result, model, times + 1)
     _write_tables(folder, result, predictions, data)
     _write_pictures(folder, result, predictions, data, run)
     for name, png in sheets:
         write_bytes(folder / "sheets" / f"{name}.png", png)
+    checksums.list_all_files(folder)
     return result
 
 
 def _times_tested(folder: Path) -> int:
     try:
-        return int(json.loads((folder / METRICS).read_text(encoding="utf-8"))["times_tested"])
+        return int(checksums.read_json(folder / METRICS, hint="restore it from a copy, or name another --out")["times_tested"])
     except FileNotFoundError:
         return 0
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, KeyError, TypeError) as error:
         raise IntegrityError(f"the numbers of an earlier test cannot be read: {error}", path=folder / METRICS) from error
 
 

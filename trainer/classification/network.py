@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from histoprep import checksums
 from trainer.device import choose_device
-from trainer.engine.checkpoints import load_run_config, load_weights
+from trainer.engine.checkpoints import RESTORE_RUN, load_run_config, load_weights
 from trainer.errors import CheckpointError, ConfigError
 from trainer.models.guidance_classifier import GuidanceClassifier
 from trainer.models.label_denoiser import LabelDenoiser
@@ -67,8 +67,8 @@ def open_classifier(run: Path, *, device: str = "auto", num_inference_steps: int
 
 def _read_split(run: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((run / SPLIT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found: dict[str, Any] = checksums.read_json(run / SPLIT_FILE, hint=RESTORE_RUN)
+    except OSError as error:
         raise CheckpointError(
             f"the classes of the run cannot be read: {error}", path=run / SPLIT_FILE, hint="trainer fit writes them first"
         ) from error

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from histoprep import imageio
+from histoprep import checksums, imageio
 from histoprep.errors import BrokenFileError
 from trainer.classification.network import open_classifier
 from trainer.classification.table import gather_predictions, prediction_table, write_predictions
@@ -69,7 +69,11 @@ def predict_images(
     if not found:
         raise DataError("none of the images can be read", seen=f"{broken[0][0]}: {broken[0][1]}", expected="JPEG, PNG, TIFF or WebP")
     table = prediction_table(gather_predictions(found), model.names, {"image": pa.array([_display(path) for path in used], pa.string())})
-    return PredictionRun(table, write_predictions(out or run / FOLDER, table), tuple(broken))
+    folder = out or run / FOLDER
+    checksums.forget_files(folder, lambda _: True)
+    paths = write_predictions(folder, table)
+    checksums.list_files(folder, [path.name for path in paths])
+    return PredictionRun(table, paths, tuple(broken))
 
 
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:

@@ -187,11 +187,12 @@ def _draw_sweep(generator: Generator, masks: MaskList, out: Path, scales: tuple[
 
 
 def _write(out: Path, name: str, picture: Any) -> None:
-    from trainer.engine.pictures import write_sheet
+    from histoprep import checksums, durable, imageio
 
-    path = out.resolve().with_name(f"{out.resolve().name}.histoprep") / name
-    write_sheet(path, picture)
-    console.out(str(path))
+    folder = out.resolve().with_name(f"{out.resolve().name}.histoprep")
+    with durable.locked(folder):
+        checksums.publish_file(folder, name, imageio.encode_rgb_png(picture, imageio.SYNTHETIC_MARK))
+    console.out(str(folder / name))
 
 
 def _first_alike(masks: MaskList) -> list[int]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import xxhash
 
+from histoprep import checksums
 from trainer.errors import LatentSetError
 
 JOURNAL = "journal.jsonl"
@@ -28,7 +29,7 @@ def format_line(value: dict[str, Any]) -> bytes:
 def read_journal(folder: Path) -> list[dict[str, Any]]:
     """Return the whole lines of the journal, the request first; empty when there is none. Raises OSError for one that cannot be read."""
     try:
-        text = (folder / JOURNAL).read_bytes().split(b"\n")
+        text = checksums.read_file(folder / JOURNAL, hint="copy the folder again, or encode again with --force").split(b"\n")
     except FileNotFoundError:
         return []
     # Up to the first line that a power cut left half written.

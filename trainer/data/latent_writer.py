@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from histoprep import tables
-from histoprep.durable import is_temporary, sync_folder, write_bytes, write_json
+from histoprep import checksums, tables
+from histoprep.durable import is_temporary, sync_folder, write_bytes
 from histoprep.errors import OutputError, UsageError
 from histoprep.manifest.latent_sets import ENTRIES, KIND, SCHEMA, SCHEMA_VERSION, SUMMARY
 from trainer.data.latent_journal import JOURNAL, digest, format_line, read_chunks, read_journal
-from trainer.data.latents import DATA, LATENTS, MASK_COUNTS, MASK_LENGTHS, MASK_VALUES
+from trainer.data.latents import DATA, LATENTS, MASK_COUNTS, MASK_LENGTHS, MASK_VALUES, data_files
 from trainer.data.run_lengths import encode_runs
 
 # What the request of every latent set names, by which a journal is known as one of ours.
@@ -61,6 +61,8 @@ class LatentWriter:
 
     def __init__(self, folder: Path, layout: LatentLayout, request: dict[str, Any], *, anew: bool = False) -> None:
         self.folder, self.layout, self.request = folder, layout, request
+        if anew:
+            (folder / checksums.CHECKSUMS).unlink(missing_ok=True)
         self._lines = [] if anew else self._read_journal()
         self.done = len(self._lines)
         self.skipped: list[int] = [row for line in self._lines for row in line["skipped"]]
@@ -100,9 +102,13 @@ class LatentWriter:
     def finish(self, entries: pa.Table, header: dict[str, Any], summary: dict[str, Any]) -> None:
         """Publish entries.parquet and then latents.json, which makes the set a whole one."""
         self.retract()
+        checksums.forget_files(self.folder, lambda name: name in (ENTRIES, JOURNAL, SUMMARY))
         tables.write_table(self.folder / ENTRIES, [entries], SCHEMA, kind=KIND, schema_version=SCHEMA_VERSION, metadata=header)
         files = {name: (self.folder / name).stat().st_size for name in (*DATA, ENTRIES)}
-        write_json(self.folder / SUMMARY, {"kind": KIND, "schema_version": SCHEMA_VERSION, "files": files, **summary})
+        checksums.list_files(self.folder, (ENTRIES, JOURNAL))
+        # Just read, or written, whole.
+        checksums.remember_files(self.folder, data_files(self.folder, files))
+        checksums.publish_json(self.folder, SUMMARY, {"kind": KIND, "schema_version": SCHEMA_VERSION, "files": files, **summary})
 
     def retract(self) -> None:
         """Take back that the set is whole."""
@@ -137,6 +143,7 @@ class LatentWriter:
         if self.complete and self.layout.num_entries:
             return
         self.retract()
+        checksums.forget_files(self.folder, lambda _: True)
         # The journal first: with it, whatever a kill leaves here is known as a latent set.
         write_bytes(self.folder / JOURNAL, b"".join(map(format_line, [self.request, *self._lines])))
         try:
@@ -175,7 +182,7 @@ def refuse_strangers(folder: Path) -> None:
         request = read_journal(folder)[:1]
     except OSError as error:
         raise OutputError.from_os_error(error, folder) from error
-    strangers = [name for name in names if name != ".lock" and not is_temporary(name)]
+    strangers = [name for name in names if name not in checksums.OWN_FILES and not is_temporary(name)]
     if strangers and not (request and _REQUEST_KEYS.issubset(request[0])):
         seen, hint = ", ".join(strangers[:_NUM_SHOWN]), "name a new or empty folder with --out"
         raise UsageError("this folder is not empty, and what it holds is no latent set", path=folder, seen=seen, hint=hint)

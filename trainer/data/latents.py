@@ -7,8 +7,8 @@ its standard deviation), the masks of the same views as run lengths, `entries.pa
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from histoprep import checksums
 from histoprep.manifest.latent_sets import KIND, SCHEMA_VERSION, SUMMARY, align, mismatches, read_entries
 from trainer.data.latent_journal import JOURNAL, read_chunks, read_journal
 from trainer.data.latent_scaling import Latents, LatentScaling
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 LATENTS, MASK_VALUES, MASK_LENGTHS, MASK_COUNTS = "latents.npy", "mask_values.bin", "mask_lengths.bin", "mask_counts.bin"
 DATA = (LATENTS, MASK_VALUES, MASK_LENGTHS, MASK_COUNTS)
+ENCODE_AGAIN = "copy the folder again, or encode again with --force"
 _RULE = "HP907 latent-mismatch"
 _COUNT_BYTES = 4
 
@@ -54,7 +56,7 @@ class LatentSet:
         """Return the latent set in a folder; raises LatentSetError when it is unfinished, damaged or of another version."""
         place = Path(folder)
         try:
-            summary = json.loads((place / SUMMARY).read_text("utf-8"))
+            summary = checksums.read_json(place / SUMMARY, hint=ENCODE_AGAIN)
             files = summary["files"]
             version = summary["schema_version"] if summary["kind"] == KIND else "of another kind"
         except FileNotFoundError:
@@ -62,8 +64,8 @@ class LatentSet:
             what = "this latent set is unfinished" if begun else "there is no latent set here"
             hint = "run trainer encode again; it goes on where it stopped" if begun else "trainer encode --manifest MANIFEST --codec CODEC"
             raise LatentSetError(what, path=place, hint=hint) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise LatentSetError(f"cannot read the latent set: {error}", path=place / SUMMARY, hint="encode again with --force") from error
+        except (OSError, KeyError, TypeError) as error:
+            raise LatentSetError(f"cannot read the latent set: {error}", path=place / SUMMARY, hint=ENCODE_AGAIN) from error
         if str(version).partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
             raise LatentSetError("the latent set is of another version", path=place, seen=version, expected=SCHEMA_VERSION)
         for name, size in files.items():
@@ -199,6 +201,18 @@ class LatentSet:
         first, count = (entries[name].to_numpy().astype(np.int64)[places] for name in ("first_entry", "num_windows"))
         return first, count
 
+    def check_files(self, *, whole: bool = False, advance: Callable[[int], object] = lambda _: None) -> None:
+        """Raise LatentSetError, naming the file, unless latents and masks are what was written.
+
+        They are read (see `check_digests`) with `whole`, and where size, times or inode of a file are not those of the last time.
+        """
+        expected = list(data_files(self.folder, self.summary["files"]))
+        known = checksums.FileStates.read(self.folder / checksums.STATES).find(one.name for one in expected).tolist()
+        now = [checksums.state_of((self.folder / one.name).stat(), one.checksum.digest) for one in expected]
+        if whole or known != now:
+            self.check_digests(advance)
+            checksums.remember_files(self.folder, expected)
+
     def check_digests(self, advance: Callable[[int], object] = lambda _: None) -> None:
         """Read all latents and masks, and raise LatentSetError, naming the file, unless they are the bytes that were written.
 
@@ -224,14 +238,28 @@ class LatentSet:
             seen = f"{stored.dtype.str} {stored.shape}{'' if stored.flags.c_contiguous else ' in columns'}"
         except (ValueError, TypeError) as error:
             stored, seen = None, str(error)
+        if stored is not None and seen == f"<f2 {shape}":
+            # NumPy reads over blanks; every byte of the header counts here.
+            stream = io.BytesIO()
+            np.lib.format.write_array_header_1_0(stream, {"descr": "<f2", "fortran_order": False, "shape": shape})
+            with (self.folder / LATENTS).open("rb") as found:
+                if found.read(int(stored.offset)) != stream.getvalue():
+                    seen = "another header"
         if seen != f"<f2 {shape}":
-            hint = "copy the folder again, or encode again with --force"
+            hint = ENCODE_AGAIN
             raise LatentSetError("the latent set is damaged: its array is another one", path=self.folder / LATENTS, seen=seen, hint=hint)
         return int(stored.offset)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return folder and summary; maps are opened again."""
         return {"folder": self.folder, "summary": self.summary}
+
+
+def data_files(folder: Path, sizes: Mapping[str, int]) -> Iterator[checksums.Expected]:
+    """Yield the large files of a set; the digest of the journal, which has digests of all of their pieces, stands for theirs."""
+    journal = checksums.file_digest(folder / JOURNAL) if (folder / JOURNAL).is_file() else ""
+    for name in DATA:
+        yield checksums.Expected(name, checksums.Checksum(sizes[name], journal))
 
 
 def _first_of(problems: Sequence[tuple[str, str]]) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +20,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from histoprep.checksums import Damage
 from histoprep.durable import sync_folder, temporary_beside
 from trainer.errors import CheckpointError, DivergedError, OutputError
 
 SUMS = "SHA256SUMS"
 STATE = "state.json"
+_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([\w.-]+)")
 _PIECE_BYTES = 1 << 22
 _FILE_MODE = 0o644
 
@@ -70,18 +73,55 @@ def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
 
 def verify_checkpoint(folder: Path) -> dict[str, Any]:
     """Return the state of a checkpoint after comparing every file with its SHA-256; raises CheckpointError that says what is wrong."""
-    try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-        sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        wrong = [name for name, digest in sums.items() if _sha256(folder / name) != digest]
-        state = json.loads((folder / STATE).read_text(encoding="utf-8")) if STATE in sums and not wrong else None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint cannot be read: {error}", path=folder) from error
-    if wrong:
-        raise CheckpointError("the checkpoint is damaged: a file differs from its SHA-256", path=folder, seen=", ".join(wrong))
-    if state is None:
+    sums = _read_sums(folder)
+    damages = _damages(folder, sums)
+    if damages:
+        first, more = damages[0], f"; also {', '.join(Path(one.path).name for one in damages[1:])}" if len(damages) > 1 else ""
+        hint = "restore it from a copy, or name another checkpoint of the run"
+        what = "the checkpoint is damaged: a file differs from its SHA-256"
+        raise CheckpointError(what, path=first.path, seen=first.seen + more, expected=first.expected, hint=hint)
+    if STATE not in sums:
         raise CheckpointError("the checkpoint is incomplete", path=folder, seen=f"no {STATE} in {SUMS}")
-    return dict(state)
+    try:
+        return dict(json.loads((folder / STATE).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint cannot be read: {error}", path=folder / STATE) from error
+
+
+def checkpoint_damages(folder: Path) -> tuple[int, list[Damage]]:
+    """Return how many files a checkpoint has, and those that differ from its SHA-256 or are not there."""
+    try:
+        sums = _read_sums(folder)
+        return len(sums), _damages(folder, sums)
+    except CheckpointError as error:
+        return 0, [Damage(str(folder / SUMS), error.what, "one SHA-256 a file")]
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    try:
+        # Not splitlines: it takes a damaged line feed for another line break.
+        lines = (folder / SUMS).read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint cannot be read: {error}", path=folder / SUMS) from error
+    found = [_SUM_LINE.fullmatch(line) for line in lines[:-1]]
+    if lines[-1] or not all(found):
+        raise CheckpointError("the checkpoint cannot be read: its list of SHA-256 is damaged", path=folder / SUMS)
+    return {one[2]: one[1] for one in found if one}
+
+
+def _damages(folder: Path, sums: Mapping[str, str]) -> list[Damage]:
+    damages = []
+    for name, expected in sums.items():
+        path = folder / name
+        try:
+            seen = _sha256(path)
+        except OSError as error:
+            damages.append(Damage(str(path), error.strerror or str(error), f"SHA-256 {expected}", is_missing=isinstance(error, FileNotFoundError)))
+            continue
+        if seen != expected:
+            damages.append(Damage(str(path), f"SHA-256 {seen}", f"SHA-256 {expected}"))
+    strange = sorted(path for path in folder.glob("*.safetensors") if path.name not in sums)
+    return damages + [Damage(str(path), "a file without SHA-256", f"a line in {SUMS}") for path in strange]
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:

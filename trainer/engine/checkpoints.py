@@ -11,15 +11,17 @@ from typing import Any
 
 from torch import Tensor
 
+from histoprep import checksums
 from histoprep.durable import is_temporary, sync_folder, temporary_beside
 from trainer.config import RunConfig
-from trainer.config_layers import build_config, read_yaml
+from trainer.config_layers import build_config, parse_yaml
 from trainer.engine.checkpoint_files import check_finite, read_tensors, verify_checkpoint, write_checkpoint
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, ConfigError
 from trainer.recipes import recipe_of
 
 SCHEMA_VERSION = "1.0"
 CONFIG = "config.yml"
+RESTORE_RUN = "restore it from a copy; options of a run are changed by trainer fit with another --out, not in its files"
 _NAME = re.compile(r"(last|best)-(\d{8,})")
 
 
@@ -151,8 +153,17 @@ def load_run_config(path: str | Path) -> RunConfig:
     home = next((one for one in (place, *place.parents) if (one / CONFIG).is_file()), None)
     if home is None:
         raise CheckpointError(f"there is no {CONFIG} here or above", path=place, expected="the run folder of `trainer fit`")
-    values = read_yaml(home / CONFIG)
+    values = read_config(home / CONFIG)
     return build_config(recipe_of(str(values.get("recipe"))).Config, values, where=str(home / CONFIG))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the mapping in the config.yml of a run; raises IntegrityError when it was changed since the run wrote it, ConfigError."""
+    try:
+        data = checksums.read_file(path, hint=RESTORE_RUN)
+        return parse_yaml(data.decode("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration: {error}", path=path) from error
 
 
 def _checked_state(folder: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from trainer.data.loader import loader
 from trainer.engine.checkpoints import CheckpointFolder
 from trainer.engine.devices import RankPositions, evaluating, launch_fabric, move_batch, seed_step, sum_over_ranks
 from trainer.engine.logs import StageLog
-from trainer.engine.run_folder import finished_stage, prepare_run, write_finished
+from trainer.engine.run_folder import begin_stage, finished_stage, prepare_run, write_finished
 from trainer.engine.speed import Stopwatch
 from trainer.engine.state import Training
 from trainer.engine.voice import SILENT, Voice
@@ -94,6 +94,7 @@ def _fit_stage(fabric: Fabric, config: RunConfig, plan: StagePlan, run: Path, vo
         return ended
     if plan.prepare:
         _in_first_process(fabric, functools.partial(plan.prepare, run, voice))
+    _in_first_process(fabric, functools.partial(begin_stage, folder))
     torch.manual_seed(config.seed)
     training = Training(fabric, config, plan.build(run))
     checkpoints = CheckpointFolder(folder / "checkpoints", config.keep_checkpoints)

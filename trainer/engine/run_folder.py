@@ -14,14 +14,16 @@ from typing import Any
 
 import torch
 
-from histoprep.durable import write_json, write_text
+from histoprep import checksums
+from histoprep.durable import is_temporary
 from trainer import __version__
 from trainer.config import RunConfig
-from trainer.config_layers import dump_config, read_yaml
-from trainer.engine.checkpoints import CONFIG
+from trainer.config_layers import dump_config
+from trainer.engine.checkpoints import CONFIG, RESTORE_RUN, read_config
 from trainer.errors import CheckpointError, ConfigError, IntegrityError
 
 FINISHED = "finished.json"
+_LOGS = ("metrics.csv", "logs/**/*", "samples/**/*")
 _ENVIRONMENT = "environment.json"
 _CERTIFICATE = "certificate.json"
 _PACKAGES = ("torch", "lightning-fabric", "diffusers", "safetensors", "numpy", "pyarrow")
@@ -42,9 +44,9 @@ def prepare_run(config: RunConfig, certificate: Mapping[str, Any]) -> Path:
         _refuse_other_config(run / CONFIG, config)
         if (run / _CERTIFICATE).exists():
             _refuse_other_data(run / _CERTIFICATE, certificate)
-    write_json(run / _CERTIFICATE, certificate)
-    write_text(run / CONFIG, dump_config(config))
-    write_json(run / _ENVIRONMENT, [*_read_json(run / _ENVIRONMENT, []), describe_environment(sys.argv)])
+    environment = [*_read_json(run / _ENVIRONMENT, []), describe_environment(sys.argv)]
+    files = {_CERTIFICATE: certificate, _ENVIRONMENT: environment}
+    checksums.publish_files(run, {CONFIG: dump_config(config).encode()} | {name: checksums.json_bytes(value) for name, value in files.items()})
     return run
 
 
@@ -72,8 +74,21 @@ def finished_stage(folder: Path, config: RunConfig) -> dict[str, Any] | None:
 
 
 def write_finished(folder: Path, config: RunConfig, result: Mapping[str, Any]) -> None:
-    """Mark a stage as finished; the last thing that is written."""
-    write_json(folder / FINISHED, {"duration": config.duration.model_dump(mode="json"), **result})
+    """List the checksums of what training wrote, then mark the stage as finished; the last thing that is written."""
+    checksums.list_files(folder, sorted(_logged(folder)))
+    checksums.publish_json(folder, FINISHED, {"duration": config.duration.model_dump(mode="json"), **result})
+
+
+def begin_stage(folder: Path) -> None:
+    """Take off the checksums of a stage what training goes on writing: metrics, logs, sheets, and the mark of its end."""
+    logged = _logged(folder) | {FINISHED}
+    checksums.forget_files(folder, logged.__contains__)
+
+
+def _logged(folder: Path) -> set[str]:
+    """Return the files of logs, by path from the folder of their stage."""
+    found = (path for pattern in _LOGS for path in folder.glob(pattern) if path.is_file() and not is_temporary(path.name))
+    return {path.relative_to(folder).as_posix() for path in found}
 
 
 def _has_trained(run: Path) -> bool:
@@ -85,7 +100,7 @@ def _has_trained(run: Path) -> bool:
 def _refuse_other_config(path: Path, config: RunConfig) -> None:
     if not path.exists():
         raise ConfigError(f"this folder has checkpoints but no {CONFIG}", path=path.parent, hint="choose another --out")
-    old, new = flatten(read_yaml(path)), flatten(config.model_dump(mode="json", by_alias=True))
+    old, new = flatten(read_config(path)), flatten(config.model_dump(mode="json", by_alias=True))
     free = [*_MAY_CHANGE, *(["duration"] if config.schedule.kind in _SCHEDULES_WITHOUT_END else [])]
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{one}.") for one in free)]
     if changed:
@@ -112,10 +127,10 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _read_json(path: Path, default: Any) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return checksums.read_json(path, hint=RESTORE_RUN)
     except FileNotFoundError:
         return default
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise CheckpointError(f"a file of the run folder cannot be read: {error}", path=path) from error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histoprep.durable import write_json
+from histoprep import checksums
 from histoprep.shards import TileSource, open_tiles
 from trainer.data.randomness import keyed_uniforms
 from trainer.data.tiles import label_ids, label_names
@@ -80,8 +80,9 @@ def labelled_tiles(config: Config) -> LabelledTiles:
 def write_split(folder: Path, data: LabelledTiles) -> None:
     """Store the training and validation tiles and the class counts of a run in split.json."""
     chosen = {split: data.tiles.tile_ids[rows].tolist() for split, rows in data.rows.items() if split != "test"}
-    write_json(
-        folder / SPLIT_FILE,
+    checksums.publish_json(
+        folder,
+        SPLIT_FILE,
         {
             "manifest_digest": data.tiles.digest,
             "classes": data.names,

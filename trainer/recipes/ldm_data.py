@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from histoprep.durable import write_json
+from histoprep import checksums
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
 from histoprep.shards import TileSource, open_tiles
@@ -21,6 +20,7 @@ from trainer.data.latent_dataset import LatentDataset
 from trainer.data.latent_scaling import LatentScaling
 from trainer.data.latents import LatentSet
 from trainer.data.randomness import keyed_uniforms
+from trainer.engine.checkpoints import RESTORE_RUN
 from trainer.engine.voice import Voice
 from trainer.errors import CheckpointError, ConfigError
 from trainer.recipes import NO_VALIDATION
@@ -49,7 +49,7 @@ class ModelFacts:
     def read(cls, run: Path) -> ModelFacts:
         """Return the facts in a run folder; raises CheckpointError."""
         try:
-            value = json.loads((run / FACTS).read_text(encoding="utf-8"))
+            value = checksums.read_json(run / FACTS, hint=RESTORE_RUN)
             codec = value["codec"]
             scaling = LatentScaling.from_json(value["scaling"])
             return cls(LabelMap.from_json(value["label_map"]), value["channels"], scaling, codec["identifier"], codec["digest"])
@@ -60,7 +60,7 @@ class ModelFacts:
         """Publish the facts in a run folder."""
         codec = {"identifier": self.codec_identifier, "digest": self.codec_digest}
         facts = {"label_map": self.label_map.to_json(), "channels": self.channels, "scaling": self.scaling.to_json(), "codec": codec}
-        write_json(run / FACTS, facts)
+        checksums.publish_json(run, FACTS, facts)
 
 
 def training_streams(config: Config, tiles: TileSource) -> Streams:
@@ -128,7 +128,7 @@ def prepare_latents(config: Config, run: Path, voice: Voice) -> None:
     latents.match(tiles)
     if config.latents is not None:
         with voice.progress("check latents", None, "squares") as meter:
-            latents.check_digests(meter.advance)
+            latents.check_files(advance=meter.advance)
     ModelFacts.of(latents, tiles.label_map).write(run)
 
 

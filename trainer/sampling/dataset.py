@@ -17,13 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from histoprep import imageio
-from histoprep.durable import publish_in_batch, sync_file_system, write_json, write_text
-from histoprep.errors import OutputError, UsageError
+from histoprep import checksums, imageio
+from histoprep.checksums import Checksum
+from histoprep.digests import file_digest
+from histoprep.durable import publish_in_batch, sync_file_system, write_text
+from histoprep.errors import IntegrityError, OutputError, UsageError
 from histoprep.labels import LabelMap, format_label_map
+from histoprep.names import to_name, to_text
+from trainer.sampling.digest_journal import JOURNAL, append_digests, check_pictures, read_digests
 from trainer.sampling.masks import classes_as_sources, read_labels
 
-REQUEST = "sampling.json"
+REQUEST, LABEL_MAP = "sampling.json", "label_map.yml"
+MAKE_AGAIN = "restore it from a copy, or make it again: the same command with --force"
 _THREADS = 8
 _SPLITS = "split.csv"
 # What every workspace of a data set holds sooner or later.
@@ -42,13 +47,17 @@ class SyntheticDataset:
         """Return the folder beside the data set that holds what is made from it."""
         return self.root.with_name(self.root.name + ".histoprep")
 
-    def start(self, *, force: bool = False) -> None:
+    def start(self, *, force: bool = False, verify: bool = False) -> None:
         """Record the request, or raise UsageError when the folder was made by another one and `force` does not allow replacing it.
 
-        A folder that holds anything else is refused whatever `force` says.
+        A folder that holds anything else is refused whatever `force` says. Raises IntegrityError for files that were changed since they were
+        made, unless `force` lets them be made again; with `verify` every file that is there is read.
         """
         place = self.workspace / REQUEST
-        known = json.loads(place.read_text("utf-8")) if place.is_file() else None
+        if force:
+            # Perhaps damaged; what it lists is written again.
+            (self.workspace / checksums.CHECKSUMS).unlink(missing_ok=True)
+        known = checksums.read_json(place, hint=MAKE_AGAIN) if place.is_file() else None
         wanted = json.loads(json.dumps(dict(self.request)))
         if known is not None and known != wanted and not force:
             differing = ", ".join(
@@ -65,11 +74,32 @@ class SyntheticDataset:
             for name in ("images", "masks"):
                 for path in (self.root / name).rglob("*.png"):
                     path.unlink()
+            (self.workspace / JOURNAL).unlink(missing_ok=True)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError.from_os_error(error, self.root) from error
-        write_json(place, wanted)
+        checksums.publish_json(self.workspace, REQUEST, wanted)
+        self._check_pictures(force=force, verify=verify)
+        checksums.forget_files(self.workspace, lambda name: name == JOURNAL)
+
+    def _check_pictures(self, *, force: bool, verify: bool) -> None:
+        """Raise IntegrityError for pictures and masks that were changed since, or delete them with `force`; those that are gone are made again."""
+        try:
+            expected = read_digests(self.workspace)
+        except IntegrityError:
+            if not force:
+                raise
+            (self.workspace / JOURNAL).unlink()
+            for name in ("images", "masks"):
+                for path in (self.root / name).rglob("*.png"):
+                    path.unlink()
+            return
+        damages = [one for one in check_pictures(self.root, self.workspace, expected, whole=verify) if not one.is_missing]
+        if not force:
+            checksums.raise_damage(damages, "a picture or mask was changed since it was made", MAKE_AGAIN)
+        for one in damages:
+            Path(to_name(one.path)).unlink()
 
     def refuse_strangers(self) -> None:
         """Raise UsageError, with nothing written, when files that were not made here are in the data set's folder or its workspace."""
@@ -105,6 +135,8 @@ class SyntheticDataset:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     publish_in_batch(path, data)
             sync_file_system(self.root)
+            names = [to_text(path.relative_to(self.root).as_posix()) for pair in paths for path in pair]
+            append_digests(self.workspace, dict(zip(names, (Checksum.of(data) for pair in encoded for data in pair), strict=True)))
         except OSError as error:
             raise OutputError.from_os_error(error, error.filename or self.root) from error
 
@@ -115,8 +147,10 @@ class SyntheticDataset:
         from histoprep.workspace import Workspace
 
         own = classes_as_sources(label_map)
-        write_text(self.root / "label_map.yml", format_label_map(own))
+        text = format_label_map(own)
+        write_text(self.root / LABEL_MAP, text)
         self._record_splits(splits)
+        self._record_digests({LABEL_MAP: Checksum.of(text.encode())})
         workspace = Workspace.of(self.root)
         tiles = ensure_tiles(workspace)
         options = ManifestOptions(method="file", split_file=self.workspace / _SPLITS)
@@ -125,11 +159,25 @@ class SyntheticDataset:
     def _record_splits(self, splits: Mapping[str, str]) -> None:
         """Write the split of every picture, with those of earlier runs: other masks may have been asked for then."""
         place = self.workspace / _SPLITS
-        rows = dict(csv.reader(place.read_text("utf-8").splitlines()[1:])) if place.is_file() else {}
+        rows = dict(csv.reader(checksums.read_file(place, hint=MAKE_AGAIN).decode().splitlines()[1:])) if place.is_file() else {}
         rows |= {f"images/{tile_id}": split for tile_id, split in splits.items()}
         stream = io.StringIO()
         csv.writer(stream, lineterminator="\n").writerows([("tile_id", "split"), *rows.items()])
-        write_text(place, stream.getvalue())
+        checksums.publish_file(self.workspace, _SPLITS, stream.getvalue())
+
+    def _record_digests(self, more: Mapping[str, Checksum]) -> None:
+        """Add what the journal does not have yet, and list the journal itself."""
+        known = read_digests(self.workspace)
+        # Of an earlier version, or of a run that was killed before it could note them.
+        found = (path for name in ("images", "masks") for path in (self.root / name).rglob("*.png"))
+        names = [name for path in found if (name := to_text(path.relative_to(self.root).as_posix())) not in known]
+        try:
+            fresh = {name: Checksum(Path(self.root, to_name(name)).stat().st_size, file_digest(Path(self.root, to_name(name)))) for name in names}
+            append_digests(self.workspace, {**fresh, **{name: one for name, one in more.items() if known.get(name) != one}})
+            check_pictures(self.root, self.workspace, read_digests(self.workspace), whole=False)
+            checksums.list_files(self.workspace, [JOURNAL])
+        except OSError as error:
+            raise OutputError.from_os_error(error, error.filename or self.workspace) from error
 
     def _paths(self, tile_id: str) -> tuple[Path, Path]:
         parts = PurePosixPath(tile_id).parts
