@@ -129,7 +129,7 @@ def findings_of_rows(
     listed = pa.Table.from_pylist([dict(zip(schema.names, issue, strict=True)) for issue in issues], schema=schema)
     tables.write_table(workspace.listing_issues, [listed], schema, kind="listing-issues", schema_version="1.0", metadata={})
     sources = Sources.of(label_map, expected, **asdict(options or CheckOptions()))
-    return run_rules(workspace, gather(workspace, sources, Engine(1)).evidence)
+    return run_rules(workspace, gather(workspace, sources, Engine(1)))
 
 
 SKIN_MAP = """\

@@ -254,9 +254,9 @@ def _audit(run: Run, prepared: _Prepared, inputs: str) -> AuditResult:
     from histoprep.report import render
 
     workspace, options = run.workspace, run.options
-    gathered = gather(workspace, prepared.sources, run.engine)
-    found = apply_baseline(options.selection.apply(run_rules(workspace, gathered.evidence)), prepared.accepted)
-    report = build_report(run, gathered, found)
+    evidence = gather(workspace, prepared.sources, run.engine)
+    found = apply_baseline(options.selection.apply(run_rules(workspace, evidence)), prepared.accepted)
+    report = build_report(run, evidence, found)
     _write_findings(workspace, found)
     write_text(workspace.report, render(report, "html"))
     text, exit_code = render(report, "text"), exit_code_of(report, options.fail_on)

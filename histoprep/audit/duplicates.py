@@ -1,7 +1,7 @@
 """Which images are copies of each other: candidates from the table, confirmed on pixels.
 
 Equal bytes are known from the digests. Everything else is a candidate until both files were decoded
-again: equal pixels, or a high correlation of luminance at 1/8 size.
+again: equal pixels, or a high correlation of luminance, at 1/8 size where that is large enough to tell images apart.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _compare(root: str, image_a: str, image_b: str, mask_a: str | None, mask_b: 
 
     try:
         first, second = (_Picture.read(root, path) for path in (image_a, image_b))
-        alike = correlation(*(imageio.decode_luminance_eighth(one.data, one.header) for one in (first, second)))
+        alike = correlation(*(imageio.decode_compared_luminance(one.data, one.header) for one in (first, second)))
         if alike < MIN_CORRELATION:
             return
         equal = first.data == second.data or bool(np.array_equal(first.rgb(), second.rgb()))

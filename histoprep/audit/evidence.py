@@ -33,15 +33,7 @@ if TYPE_CHECKING:
     from histoprep.manifest import Manifest
 
 _DUPLICATES_KIND = "duplicates"
-_DUPLICATES_VERSION = "1.0"
-
-
-@dataclass(frozen=True, slots=True)
-class Gathered:
-    """The evidence, and how many candidate pairs of copies were too many to compare."""
-
-    evidence: Evidence
-    num_uncompared: int = 0
+_DUPLICATES_VERSION = "2.0"
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,7 @@ class _WithoutManifest(Workspace):
         return self.folder / "no-manifest"
 
 
-def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Gathered:
+def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
     """Return the evidence of a workspace with an up-to-date tiles table.
 
     Candidate copies are decoded again in worker processes and kept in duplicates.parquet.
@@ -71,11 +63,12 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Gathered:
         # What is split by classes is judged by the same classes.
         label_map, map_path = manifest.label_map, to_text(str(manifest.path))
     counts = count_table(counted, label_map, by_group=True, mended=mended)
-    evidence = Evidence(
+    return Evidence(
         root=workspace.root,
         overview=overview,
         issues=read_issues(workspace).to_pandas(types_mapper=checks.nullable),
         duplicates=duplicates,
+        num_uncompared=num_uncompared,
         amounts=_amounts(overview),
         label_counts=counts.raw,
         counts=counts.mapped if counts.mapped is not None else counts.raw,
@@ -89,7 +82,6 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Gathered:
         lossy=tuple(lossy_sources(workspace.tiles)),
         mended=frozenset(overview.mask_path[overview[IS_MENDED]]),
     )
-    return Gathered(evidence, num_uncompared)
 
 
 def _readable_manifest(workspace: Workspace) -> Manifest | None:

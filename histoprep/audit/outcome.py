@@ -15,7 +15,6 @@ from histoprep.report import ClassRow, Report, SplitRow, Status, Summary
 
 if TYPE_CHECKING:
     from histoprep.audit import AuditOptions, Run
-    from histoprep.audit.evidence import Gathered
     from histoprep.checks import Evidence
     from histoprep.tiles.options import TableOptions
     from histoprep.tiles.table import TableResult
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
 NOT_LOOKED_AT = ("permission", "folder", "input-output", "cannot-open", "vanished", "worker-died")
 
 
-def build_report(run: Run, gathered: Gathered, found: list[Finding]) -> Report:
+def build_report(run: Run, evidence: Evidence, found: list[Finding]) -> Report:
     """Return the report of an audit: `found` are selected, graded and sorted."""
-    options, evidence = run.options, gathered.evidence
+    options = run.options
     return Report(
         root=str(run.workspace.root),
         workspace=str(run.workspace.folder),
@@ -34,7 +33,7 @@ def build_report(run: Run, gathered: Gathered, found: list[Finding]) -> Report:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         status=status_of(found, options.fail_on),
         findings=tuple(found),
-        options=_shown_options(options, run.table, gathered),
+        options=_shown_options(options, run.table, evidence),
         classes=_class_rows(evidence),
         splits=_split_rows(evidence),
         pictures=make_pictures(run.workspace, evidence, found, run.engine),
@@ -76,20 +75,20 @@ def _summary(evidence: Evidence, made: TableResult, seconds: float) -> Summary:
     )
 
 
-def _shown_options(options: AuditOptions, table: TableOptions, gathered: Gathered) -> dict[str, object]:
-    problems = gathered.evidence.map_problems and gathered.evidence.label_map is None
+def _shown_options(options: AuditOptions, table: TableOptions, evidence: Evidence) -> dict[str, object]:
+    problems = evidence.map_problems and evidence.label_map is None
     shown: dict[str, object] = {
         "layout": str(table.scan.layout),
         "group by": table.scan.group_by or "not given: slides and cases are unknown",
-        "label map": f"{gathered.evidence.map_path or 'none'}{' (not used: see its findings)' if problems else ''}",
+        "label map": f"{evidence.map_path or 'none'}{' (not used: see its findings)' if problems else ''}",
         "smallest region (--min-area)": f"{table.tiles.min_area_px} px",
     }
     if table.tiles.headers_only:
         shown["quick"] = "only names, digests and headers were looked at"
     if table.sample is not None:
         shown["sample"] = f"{table.sample:,} tiles"
-    if gathered.num_uncompared:
-        shown["copies not compared"] = f"{gathered.num_uncompared:,} candidate pairs beyond the limit"
+    if evidence.num_uncompared:
+        shown["copies not compared"] = f"{evidence.num_uncompared:,} candidate pairs beyond the limit"
     return shown
 
 

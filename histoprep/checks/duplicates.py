@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from histoprep.catalogue import RULES
 from histoprep.checks import Evidence, flag, table_rule, true
-from histoprep.findings import Finding
+from histoprep.findings import Finding, finding
 
 
 def copies(images: pd.DataFrame) -> pd.DataFrame:
@@ -29,6 +30,7 @@ def same_bytes(evidence: Evidence) -> Iterator[Finding]:
 @table_rule("HP602", "HP603")
 def same_pixels(evidence: Evidence) -> Iterator[Finding]:
     """Yield images whose file differs from another's but that show the same or nearly the same, each once."""
+    yield from _search_cut_off(evidence)
     pairs = evidence.duplicates
     if pairs.empty:
         return
@@ -42,6 +44,17 @@ def same_pixels(evidence: Evidence) -> Iterator[Finding]:
     amount = evidence.amounts.images
     yield from flag("HP602", same, same.image_b.notna(), "image_b", "same pixels as {image_a}", denominator=amount, unit="images")
     yield from flag("HP603", near, near.image_b.notna(), "image_b", "correlation {correlation:.3f} with {image_a}", denominator=amount, unit="images")
+
+
+def _search_cut_off(evidence: Evidence) -> Iterator[Finding]:
+    """Yield that candidates were left out, so that the numbers of copies are lower bounds."""
+    if evidence.num_uncompared:
+        detail = f"{evidence.num_uncompared:,} more pairs of like images were not compared"
+        cause = "More images look alike than are compared, so that copies may be missing from HP602 and HP603."
+        suggestion = "Audit parts of the data set by themselves, such as one slide or folder each."
+        amount = evidence.amounts.images
+        rule = RULES["HP603"]
+        yield finding(rule, [(".", detail)], denominator=amount, unit="images", subcode="search-cut-off", cause=cause, suggestion=suggestion)
 
 
 @table_rule("HP604")

@@ -45,6 +45,8 @@ Image.MAX_IMAGE_PIXELS = None
 _TIFF_SUBFILE, _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_ORIENTATION = 254, 258, 259, 274
 # Old and new style of JPEG inside of a TIFF.
 _TIFF_JPEG = (6, 7)
+# Images with a side under this at 1/8 size are compared at full size.
+MIN_COMPARED_PX = 16
 _SIMPLEJPEG_SUBSAMPLING = ("grey", "4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1")
 _PILLOW_FORMATS = {"jpeg": "JPEG", "png": "PNG", "tiff": "TIFF", "webp": "WEBP"}
 # Everything Pillow was seen to raise on broken files.
@@ -134,6 +136,18 @@ def decode_luminance_eighth(data: bytes, header: Header) -> np.ndarray:
         return _jpeg_luminance_eighth(data, header)
     grey = cv2.cvtColor(decode_rgb(data, header), cv2.COLOR_RGB2GRAY)
     return cv2.resize(grey, (-(-header.width_px // 8), -(-header.height_px // 8)), interpolation=cv2.INTER_AREA)
+
+
+def decode_compared_luminance(data: bytes, header: Header, eighth: np.ndarray | None = None) -> np.ndarray:
+    """Return the luminance by which images are compared, uint8 [height, width]: `eighth`, the 1/8 size, or the full size of small images.
+
+    Four pixels of a 16 px tile tell nothing apart, so the full size is taken where a side at 1/8 is under `MIN_COMPARED_PX`. Raises
+    BrokenFileError.
+    """
+    eighth = decode_luminance_eighth(data, header) if eighth is None else eighth
+    if min(eighth.shape) >= MIN_COMPARED_PX:
+        return eighth
+    return cv2.cvtColor(decode_rgb(data, header), cv2.COLOR_RGB2GRAY)
 
 
 def _is_plain_jpeg(header: Header) -> bool:

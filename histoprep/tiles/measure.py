@@ -35,7 +35,6 @@ class Luminance:
     mean: float
     contrast: float
     background_share: float
-    gradient_hash: int
 
 
 def measure_luminance(grey: np.ndarray) -> Luminance:
@@ -44,7 +43,7 @@ def measure_luminance(grey: np.ndarray) -> Luminance:
     _, edges = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
     # Not with cv2.compare, which takes a picture of one pixel for a number.
     glass = int(np.count_nonzero(grey > GLASS_LUMINANCE)) / grey.size
-    return Luminance(float(edges[0, 0]) ** 2, float(mean[0, 0]), float(deviation[0, 0]), glass, gradient_hash(grey))
+    return Luminance(float(edges[0, 0]) ** 2, float(mean[0, 0]), float(deviation[0, 0]), glass)
 
 
 def gradient_hash(grey: np.ndarray) -> int:

@@ -13,7 +13,7 @@ from histoprep.errors import BrokenFileError
 from histoprep.lossy import Signals
 from histoprep.lossy.seen import find_fixed
 from histoprep.tiles import TileOptions
-from histoprep.tiles.measure import describe_colours, measure_luminance, measure_mask
+from histoprep.tiles.measure import describe_colours, gradient_hash, measure_luminance, measure_mask
 
 Facts = dict[str, Any]
 
@@ -85,8 +85,9 @@ class Measurer:
         facts["luminance"] = seen.mean
         facts["contrast"] = seen.contrast
         facts["background_share"] = seen.background_share
-        facts["image_hash"] = seen.gradient_hash
-        facts["luminance_digest"] = digest(grey.tobytes())
+        compared = imageio.decode_compared_luminance(data, header, grey)
+        facts["image_hash"] = gradient_hash(compared)
+        facts["luminance_digest"] = digest(compared.tobytes())
 
     def _measure_mask(self, data: bytes, facts: Facts) -> None:
         header = self._header(data, "mask", facts)
