@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from histoprep import __version__, console
-from histoprep.errors import ExitCode, HistoprepError, Interrupted, OutputError
+from histoprep.errors import ExitCode, Explained, HistoprepError, Interrupted, OutputError
 
 # Typer carries click inside or beside it, depending on its version; this is the base of all errors about options.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -61,6 +61,8 @@ class CommandLine:
         except _UsageError as error:
             error.show()
             return ExitCode.USAGE
+        except Interrupted as stop:
+            return self._report(stop, debug)
         except (typer.Abort, KeyboardInterrupt):
             return self._report(Interrupted("stopped; finished work was kept", hint="run the same command again to go on from there"), debug)
         except HistoprepError as error:
@@ -79,7 +81,7 @@ class CommandLine:
             traceback.print_exc()
             return ExitCode.INTERNAL
 
-    def _report(self, error: HistoprepError, debug: bool) -> int:
+    def _report(self, error: Explained, debug: bool) -> int:
         if self.speaks():
             console.error(str(error))
         if debug:

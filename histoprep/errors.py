@@ -26,8 +26,8 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
-class HistoprepError(Exception):
-    """Base of everything we raise on purpose.
+class Explained(BaseException):
+    """What an error and a stop have in common: a message of several parts, and an exit code.
 
     `what` is one sentence; `path` the file or folder it is about; `seen` and
     `expected` the two values that disagree; `hint` what the user can do.
@@ -67,8 +67,12 @@ class HistoprepError(Exception):
         return (_rebuild, (type(self), *fields))
 
 
-def _rebuild(kind: type[HistoprepError], what: str, path, seen, expected, hint) -> HistoprepError:  # type: ignore[no-untyped-def]
+def _rebuild(kind: type[Explained], what: str, path, seen, expected, hint) -> Explained:  # type: ignore[no-untyped-def]
     return kind(what, path=path, seen=seen, expected=expected, hint=hint)
+
+
+class HistoprepError(Explained, Exception):
+    """Base of every error that we raise on purpose."""
 
 
 class UsageError(HistoprepError):
@@ -115,8 +119,12 @@ class IntegrityError(HistoprepError):
     exit_code = ExitCode.INTEGRITY
 
 
-class Interrupted(HistoprepError):  # noqa: N818 (it is one for the flow, not for the user)
-    """SIGINT or SIGTERM arrived; finished work was kept."""
+class Interrupted(Explained):
+    """SIGINT or SIGTERM arrived.
+
+    No error: no `except Exception`, of ours or of a library, can take it for an unreadable file or a failed import. No KeyboardInterrupt
+    either: Click turns that into an exit without a message.
+    """
 
     exit_code = ExitCode.INTERRUPTED
 

@@ -23,6 +23,7 @@ from trainer.data.loader import loader
 from trainer.data.tiles import OnUnreadable
 from trainer.data.transforms import Fit, apply_view, check_size, to_float, windows
 from trainer.errors import DataError
+from trainer.signals import saying
 
 if TYPE_CHECKING:
     from histoprep.shards import TileSource
@@ -100,8 +101,9 @@ def encode_tiles(
         writer = LatentWriter(out, layout, _request(tiles, codec, place, options), anew=force)
         before = writer.done
         advance(sum(len(one) for one in layout.chunks()[:before]))
-        _write_chunks(writer, _EntryTiles(tiles, place, options.on_unreadable), codec, options, advance)
-        _finish(writer, tiles, codec, place, options)
+        with saying(lambda: f"{sum(map(len, layout.chunks()[: writer.done])):,} of {layout.num_entries:,} crops are kept"):
+            _write_chunks(writer, _EntryTiles(tiles, place, options.on_unreadable), codec, options, advance)
+            _finish(writer, tiles, codec, place, options)
     skipped = tuple(str(tiles.tile_ids[row]) for row in sorted(set(writer.skipped)))
     made = sum(len(one) for one in layout.chunks()[before:])
     return EncodeResult(LatentSet.open(out), layout.num_entries, made, skipped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from histoprep.errors import (
     ExitCode,
+    Explained,
     HistoprepError,
     IncompleteError,
     IntegrityError,
@@ -21,6 +22,7 @@ __all__ = [
     "DeviceError",
     "DivergedError",
     "ExitCode",
+    "Explained",
     "HistoprepError",
     "IncompleteError",
     "IntegrityError",

@@ -16,6 +16,7 @@ from trainer.sampling.dataset import SyntheticDataset
 from trainer.sampling.generator import Generator, Kept, SamplingOptions
 from trainer.sampling.keep import KeepRegions
 from trainer.sampling.masks import MaskList
+from trainer.signals import saying
 
 Advance = Callable[[int], object]
 
@@ -56,10 +57,10 @@ def sample_dataset(
         out.resolve(), {**asdict(options), **(origin or {}), "precision": generator.precision, "keep": keep.digest if keep else None}
     )
     chosen = range(min(len(masks), limit or len(masks)))
-    num_made = 0
+    num_made = num_done = 0
     # The lock is a file in the workspace, which may be somebody's.
     dataset.refuse_strangers()
-    with locked(dataset.workspace):
+    with locked(dataset.workspace), saying(lambda: f"{num_done:,} of {len(chosen):,} images are kept"):
         dataset.start(force=force, verify=verify)
         for batch in batches_of(masks, chosen, batch_size):
             read = np.stack([_checked_mask(generator, masks, index) for index in batch])
@@ -68,6 +69,7 @@ def sample_dataset(
                 pictures = generator.generate(read, tile_ids, options, _kept(masks, batch, keep), finite_only=True)
                 dataset.write(tile_ids, pictures, read)
                 num_made += len(batch)
+            num_done += len(batch)
             advance(len(batch))
         manifest = dataset.finish(dict(zip(masks.ids, masks.splits, strict=True)), masks.label_map)
     return SampleResult(num_made, len(chosen) - num_made, manifest)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from trainer.errors import Interrupted, Terminated
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
+_states: list[Callable[[], str]] = [lambda: "finished work is kept"]
 
 
 @contextlib.contextmanager
@@ -30,13 +31,30 @@ def _handling(handler: Callable[[int, types.FrameType | None], None]) -> Iterato
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `Interrupted` and `Terminated` while a command runs."""
+    """Turn SIGINT and SIGTERM into `Interrupted` and `Terminated` while a command runs.
+
+    A stop that something swallowed is raised again at the end: a command that was stopped does not end as if it were not.
+    """
+    pending: list[Interrupted] = []
 
     def stop(number: int, _: types.FrameType | None) -> None:
-        raise stopped_by(number, "no training step was lost")
+        pending.append(stopped_by(number, _states[-1]()))
+        raise pending[-1]
 
     with _handling(stop):
         yield
+    if pending:
+        raise pending[-1]
+
+
+@contextlib.contextmanager
+def saying(state: Callable[[], str]) -> Iterator[None]:
+    """Have a stop inside this block say `state()`: what is kept."""
+    _states.append(state)
+    try:
+        yield
+    finally:
+        _states.pop()
 
 
 def stopped_by(number: int, state: str) -> Interrupted:

@@ -39,23 +39,26 @@ def stop_signals() -> Iterator[None]:
     """Turn SIGINT and SIGTERM into `Interrupted` and `Terminated` while a command runs.
 
     The first one lets the command clean up; the second ends the process at once, which
-    loses nothing either: everything on disk is whole, and workers leave with their parent.
+    loses nothing either: everything on disk is whole, and workers leave with their parent. A stop that something swallowed
+    is raised again at the end: a command that was stopped does not end as if it were not.
     """
-    stopped = False
+    pending: Interrupted | None = None
 
     def stop(number: int, _: types.FrameType | None) -> None:
-        nonlocal stopped
+        nonlocal pending
         name = signal.Signals(number).name
-        if stopped:
+        if pending is not None:
             os.write(2, f"stopped at once by {name}; {_KEPT}\n".encode())
             os._exit(128 + number)
-        stopped = True
         kind = Interrupted if number == signal.SIGINT else Terminated
-        raise kind(f"stopped by {name}; {_KEPT}", hint="run the same command again to go on from there")
+        pending = kind(f"stopped by {name}; {_KEPT}", hint="run the same command again to go on from there")
+        raise pending
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+        if pending is not None:
+            raise pending
     except BaseException as error:
         by_signal = _interrupt_cleanups if isinstance(error, Interrupted) else []
         for cleanup in (*reversed(_cleanups), *by_signal):

@@ -318,7 +318,7 @@ import torch; torch.set_num_threads(1)
 import toy_recipe; toy_recipe.register()
 from trainer.config_layers import build_config
 from trainer.engine.fit import fit
-from trainer.errors import HistoprepError
+from trainer.errors import HistoprepError, Interrupted
 loss = toy_recipe.ToyStage.loss
 def slowly(self, module, batch):
     time.sleep(0.1)
@@ -326,7 +326,7 @@ def slowly(self, module, batch):
 toy_recipe.ToyStage.loss = slowly
 try:
     fit(build_config(toy_recipe.Config, json.loads(sys.argv[1])))
-except HistoprepError as error:
+except (HistoprepError, Interrupted) as error:
     print(error, file=sys.stderr)
     sys.exit(int(error.exit_code))
 """

@@ -28,9 +28,9 @@ from trainer.engine.run_folder import begin_stage, finished_stage, prepare_run, 
 from trainer.engine.speed import Stopwatch
 from trainer.engine.state import Training
 from trainer.engine.voice import SILENT, Voice
-from trainer.errors import HistoprepError, OutputError
+from trainer.errors import Explained, HistoprepError, Interrupted, OutputError
 from trainer.recipes import StagePlan, recipe_of
-from trainer.signals import StopRequest, stopped_by
+from trainer.signals import StopRequest, saying, stopped_by
 
 _TELL_EVERY_S = 60.0
 
@@ -54,6 +54,7 @@ def fit(config: RunConfig, *, voice: Voice = SILENT) -> FitResult:
     voice = voice if fabric.is_global_zero else SILENT
     run = Path(config.out)
     with contextlib.ExitStack() as held:
+        held.enter_context(saying(lambda: "no training step was lost"))
 
         def prepare() -> None:
             held.enter_context(locked(run))
@@ -65,11 +66,11 @@ def fit(config: RunConfig, *, voice: Voice = SILENT) -> FitResult:
 
 def _in_first_process(fabric: Fabric, work: Callable[[], None]) -> None:
     """Have one process do `work` while the others wait; an error of ours is raised in all of them."""
-    error: HistoprepError | None = None
+    error: Explained | None = None
     if fabric.is_global_zero:
         try:
             work()
-        except HistoprepError as raised:
+        except (HistoprepError, Interrupted) as raised:
             if fabric.world_size == 1:
                 raise
             error = raised
