@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -149,9 +150,14 @@ def locked(folder: Path) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / ".lock").open("a+")
+        # Not through a link: what it points to is not ours to write into.
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            what, hint = "the lock file is a link, so that writing it would overwrite something else", f"delete the link {folder / '.lock'}"
+            raise OutputError(what, path=folder / ".lock", seen=f"a link to {os.readlink(folder / '.lock')}", hint=hint) from None
         raise OutputError.from_os_error(error, folder) from error
+    stream = os.fdopen(descriptor, "r+")
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +13,20 @@ SUFFIX = ".histoprep"
 MENDED_TABLE, REPAIR_RECORD = "mended.parquet", "repair.json"
 
 
-def check_outside(target: Path, root: Path, what: str, option: str = "--out", *, text: bool = False) -> None:
-    """Raise UsageError when `target`, where the user wants `what` by `option`, lies inside the data set `root`.
+def check_outside(target: Path, data: Path | Iterable[Path], what: str, option: str = "--out", *, text: bool = False) -> None:
+    """Raise UsageError when `target`, where the user wants `what` by `option`, lies inside a folder of the data set, also by links.
 
-    Nothing is written there: the next scan would take it for a tile, or report it as a file that does not belong. With `text`, a
-    report or table of which the user says where it goes may lie there, such as dataset.csv, unless its name is that of a picture.
+    Every output of both programs goes through here. Nothing is written into a data set: the next scan would take it for a tile, or report
+    it as a file that does not belong. With `text`, a report or table of which the user says where it goes may lie there, such as
+    dataset.csv, unless its name is that of an image.
     """
-    if target.resolve().is_relative_to(root.resolve()) and not (text and not is_image(target.name)):
-        raise UsageError(f"{what} must not mix with the data set", path=target.absolute(), seen=f"data in {root}", hint=f"name another {option}")
+    if text and not is_image(target.name):
+        return
+    place = target.resolve()
+    for folder in (data,) if isinstance(data, Path) else data:
+        if place.is_relative_to(folder.resolve()):
+            hint = f"name another {option}"
+            raise UsageError(f"{what} must not mix with the data set", path=target.absolute(), seen=f"data in {folder}", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

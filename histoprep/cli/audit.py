@@ -92,12 +92,12 @@ def audit(
     from histoprep.workspace import Workspace, check_outside
 
     where = Workspace.of(root, workspace)
-    for file, option in ((output, "--output"), (write_baseline, "--write-baseline")):
-        if file:
-            check_outside(file, where.root, "a report", option, text=True)
     named: dict[str, Any] = {"layout": layout, "mask_suffix": mask_suffix, "images": images, "masks": masks, "csv": csv}
     given = named | {"unlabelled": tuple(unlabelled) if unlabelled else None, "group_by": group_by, "label_by": label_by}
     scan = _scan_options(where, {name: value for name, value in given.items() if value is not None}, forget=forget)
+    for file, option in ((output, "--output"), (write_baseline, "--write-baseline")):
+        if file:
+            check_outside(file, (where.root, *scan.unlabelled), "a report", option, text=True)
     if quick or sample is not None:
         where = Workspace(where.root, where.folder / ("quick" if quick else "sample"))
     options = AuditOptions(

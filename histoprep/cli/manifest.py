@@ -75,6 +75,7 @@ def build(
     from histoprep.manifest.groups import check_groups_stay, regrouped
     from histoprep.repair.record import damage_warnings
     from histoprep.split import parse_fractions
+    from histoprep.tiles.options import earlier_options
     from histoprep.workspace import Workspace, check_outside
 
     method = Method.FILE if split_file and split_method is Method.AUTO else split_method
@@ -84,10 +85,11 @@ def build(
     if no_groups and group_by is not None:
         raise UsageError("--no-groups and --group-by contradict each other", seen=f"--group-by {group_by}", hint="choose one of them")
     workspace = Workspace.of(root, workspace_folder)
+    data = (workspace.root, *earlier_options(workspace).scan.unlabelled)
     if out:
-        check_outside(out, workspace.root, "the manifest")
+        check_outside(out, data, "the manifest")
     if dataset_csv:
-        check_outside(dataset_csv, workspace.root, "a table", "--dataset-csv", text=True)
+        check_outside(dataset_csv, data, "a table", "--dataset-csv", text=True)
     map_path = find_label_map(map_name, workspace.root) if map_name else default_map(workspace.root)
     label_map = load_label_map(map_path) if map_path else None
     if not no_groups:

@@ -144,7 +144,7 @@ def preview(
 
     source = open_tiles(shards)
     target = out or beside(shards, "preview.png")
-    check_outside(target, source.manifest.root, "a picture")
+    check_outside(target, source.manifest.data_folders, "an image")
     rows = choose_rows(source, num, seed, split, pool)
     write_bytes(target, draw_preview(source, rows, f"{len(rows)} of {len(source):,} tiles, label map {source.label_map.name}"))
     console.out(str(target))

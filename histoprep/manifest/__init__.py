@@ -83,6 +83,11 @@ class Manifest:
         return Path(self.header["root"])
 
     @property
+    def data_folders(self) -> tuple[Path, ...]:
+        """Return the folders that nothing may be written into: the root and the --unlabelled folders, absolute."""
+        return (self.root, *map(Path, self.header.get("unlabelled_roots", ())))
+
+    @property
     def recipe(self) -> dict[str, Any]:
         """Return how the split was made: fractions, seed, grouping, method, solver."""
         return dict(self.header["recipe"])

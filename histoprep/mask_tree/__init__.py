@@ -324,8 +324,7 @@ def usable_out(workspace: Workspace, chosen: Path, unlabelled: list[str]) -> Pat
     out = chosen.absolute()
     real = out.resolve()
     data = (workspace.root, *(Path(one).resolve() for one in unlabelled))
-    for folder in data:
-        check_outside(out, folder, "new masks")
+    check_outside(out, data, "new masks")
     for folder in (*data, workspace.folder.resolve()):
         if folder.is_relative_to(real):
             raise UsageError("new masks need a folder of their own", path=out, seen=f"it holds {folder}", hint="name a new folder with --out")

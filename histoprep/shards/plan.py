@@ -99,7 +99,7 @@ def plan_shards(manifest: Manifest, out: Path, options: ShardOptions, root: Path
     if "shards" in manifest.header:
         raise UsageError("this is an index of shards already", path=manifest.path, hint="name the manifest that it was made from")
     data, target = root or manifest.root, out.absolute()
-    check_outside(target, data, "shards")
+    check_outside(target, (data, *manifest.data_folders), "shards")
     if target.exists() and not target.is_dir():
         raise UsageError("shards need a folder", path=target, seen="a file of that name")
     recipe = Recipe.of(manifest.label_map, OnUnmapped.ERROR)

@@ -30,7 +30,7 @@ from histoprep.tiles.listing import Listing, absolute_path, batched
 from histoprep.tiles.options import TableOptions, chosen_words, earlier_options, keeping_options, refuse_foreign_workspace, resolved, stored_options
 from histoprep.tiles.reuse import EarlierTable, earlier_table
 from histoprep.tiles.task import TileTask, read_part
-from histoprep.workspace import Workspace
+from histoprep.workspace import Workspace, check_outside
 
 __all__ = ["TableOptions", "TableResult", "TileTable", "absolute_path", "read_issues", "unlisted_folders"]
 
@@ -81,6 +81,7 @@ class TileTable:
         else:
             refuse_foreign_workspace(workspace)
         self.options = resolved(workspace, options)
+        check_outside(workspace.folder, self.options.scan.unlabelled, "results", "--workspace")
 
     @classmethod
     def of_parts(cls, workspace: Workspace) -> TileTable:

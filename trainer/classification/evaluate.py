@@ -13,6 +13,7 @@ from torch import Tensor
 
 from histoprep import checksums
 from histoprep.durable import write_bytes, write_json
+from histoprep.workspace import check_outside
 from trainer.classification.evaluation import Evaluation, evaluate
 from trainer.classification.network import RunClassifier, open_classifier
 from trainer.classification.pictures import SheetFacts, draw_confusion, draw_roc, draw_sheet, draw_training
@@ -60,6 +61,7 @@ def evaluate_run(run: Path, out: Path | None = None, options: TestOptions | None
         )
     model = open_classifier(run, device=options.device, num_inference_steps=options.num_inference_steps, num_samples=options.num_samples)
     data = labelled_tiles(model.config)
+    check_outside(folder, data.tiles.manifest.data_folders, "the results of a test")
     _check_data(model, data, run)
     predictions, sheets = _classify(model, data, options.num_sheets, voice)
     rows = data.rows["test"]

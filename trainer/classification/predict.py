@@ -12,6 +12,7 @@ import torch
 
 from histoprep import checksums, imageio
 from histoprep.errors import BrokenFileError
+from histoprep.workspace import check_outside
 from trainer.classification.network import open_classifier
 from trainer.classification.table import gather_predictions, prediction_table, write_predictions
 from trainer.data.transforms import to_float
@@ -47,9 +48,11 @@ def predict_images(
     """Classify image files, and all images in folders, and write predictions.csv and predictions.parquet to `out` (default: RUN/predictions).
 
     An image is cut to its central square and scaled to the size the run was trained at. Raises UsageError when a path is neither file nor folder or
-    there is no image, DataError when none can be read; for a run without classifier see `open_classifier`.
+    there is no image, or for an `out` inside such a folder, DataError when none can be read; for a run without classifier see `open_classifier`.
     """
     files = list(find_images(images))
+    folder = out or run / FOLDER
+    check_outside(folder, [path for path in images if path.is_dir()], "predictions")
     model = open_classifier(run, device=device, num_inference_steps=num_inference_steps, num_samples=num_samples)
     used: list[Path] = []
     broken: list[tuple[Path, str]] = []
@@ -69,7 +72,6 @@ def predict_images(
     if not found:
         raise DataError("none of the images can be read", seen=f"{broken[0][0]}: {broken[0][1]}", expected="JPEG, PNG, TIFF or WebP")
     table = prediction_table(gather_predictions(found), model.names, {"image": pa.array([_display(path) for path in used], pa.string())})
-    folder = out or run / FOLDER
     checksums.forget_files(folder, lambda _: True)
     paths = write_predictions(folder, table)
     checksums.list_files(folder, [path.name for path in paths])

@@ -70,7 +70,7 @@ def encode(
     from trainer.models.codec import load_codec
 
     tiles, place = open_tiles(manifest), out or beside(manifest, "latents")
-    check_outside(place, tiles.manifest.root, "latents")
+    check_outside(place, tiles.manifest.data_folders, "latents")
     where = str(choose_device(device))
     loaded = load_codec(codec)
     options = EncodeOptions(

@@ -153,7 +153,8 @@ def _mask_list(masks: str, classes: LabelMap, split: SplitName | None, map_name:
     if map_name or images:
         raise UsageError("--map and --images belong to a folder of masks; a manifest has its own", path=masks)
     tiles = open_tiles(masks)
-    _check_apart(out, tiles.manifest.root)
+    for folder in tiles.manifest.data_folders:
+        _check_apart(out, folder)
     if [(one.id, one.name) for one in tiles.label_map.classes] != [(one.id, one.name) for one in classes.classes]:
         console.warn(f"the classes of {tiles.label_map.name} are not those the network was trained with ({classes.name}); ids are taken as they are")
     return masks_of_tiles(tiles, split.value if split else None)

@@ -19,6 +19,7 @@ from lightning_fabric import Fabric
 from histoprep.durable import locked
 from histoprep.manifest.check import check_certificate
 from histoprep.shards import open_tiles
+from histoprep.workspace import check_outside
 from trainer.config import RunConfig
 from trainer.data.loader import loader
 from trainer.engine.checkpoints import CheckpointFolder
@@ -80,8 +81,12 @@ def _in_first_process(fabric: Fabric, work: Callable[[], None]) -> None:
 
 
 def check_data(config: RunConfig) -> dict[str, Any]:
-    """Return the certificate of the data after proving it again from the rows; raises IntegrityError for a leak."""
+    """Return the certificate of the data after proving it again from the rows.
+
+    Raises IntegrityError for a leak, UsageError for a run folder inside the data set.
+    """
     tiles = open_tiles(config.manifest)
+    check_outside(Path(config.out), tiles.manifest.data_folders, "a run")
     check_certificate(tiles.manifest)
     return {"manifest": config.manifest, "digest": tiles.digest, "label_map": tiles.label_map.digest, "certificate": tiles.certificate}
 
