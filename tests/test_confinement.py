@@ -70,6 +70,7 @@ def test_no_output_goes_into_the_data_set(root: Path, tmp_path: Path, output: st
     }[way]
     names = {
         "ROOT": root,
+        "MORE": more,
         "MANIFEST": Workspace.of(root).manifest,
         "FOLDER": more if way == "unlabelled" else root,
         "OUT.png": f"{out}.png",
