@@ -95,6 +95,7 @@ def audit(
     named: dict[str, Any] = {"layout": layout, "mask_suffix": mask_suffix, "images": images, "masks": masks, "csv": csv}
     given = named | {"unlabelled": tuple(unlabelled) if unlabelled else None, "group_by": group_by, "label_by": label_by}
     scan = _scan_options(where, {name: value for name, value in given.items() if value is not None}, forget=forget)
+    check_outside(where.folder, scan.unlabelled, "results", "--workspace")
     for file, option in ((output, "--output"), (write_baseline, "--write-baseline")):
         if file:
             check_outside(file, (where.root, *scan.unlabelled), "a report", option, text=True)
