@@ -113,6 +113,13 @@ _ALL = (
         "Strip them before the data set leaves the house; masks written by histoprep never carry them.",
         _SAFE,
     ),
+    Rule(
+        "HP208", "unsupported-encoding", _ERROR, _TILE,
+        "The file is whole, but it is compressed or packed in a way that common readers refuse or read differently; subcodes say how.",
+        "GDAL, libvips or a microscope wrote it: LERC, JPEG 2000, JPEG XL, bit depths such as 12, a transparency mask, min-is-white integers of 32 bits.",
+        "Write it again as 8-bit or 16-bit TIFF with deflate or LZW, or as PNG; it is left out of the manifest.",
+        _NONE,
+    ),
     # HP3: the image.
     Rule(
         "HP301", "wrong-size", _ERROR, _TILE,
@@ -222,8 +229,8 @@ _ALL = (
     ),
     Rule(
         "HP410", "scaled-labels", _ERROR, _DATASET,
-        "All values share a divisor that chance does not explain, such as 0 and 255, or 0, 20, 40 and 60.",
-        "The mask was scaled for viewing.",
+        "All values share a divisor that chance does not explain, such as 0 and 255, or 0, 20, 40 and 60, or are 256 minus a label.",
+        "The mask was scaled for viewing, or written in R as if its labels were brightness.",
         "Divide by the factor named, at the source.",
         _NONE,
     ),
@@ -233,6 +240,34 @@ _ALL = (
         "The export used a wider type than needed; readers that keep the upper 8 bits see nothing but 0.",
         "histoprep remap writes 8-bit masks.",
         _SAFE,
+    ),
+    Rule(
+        "HP413", "readers-disagree", _ERROR, _TILE,
+        "A palette of greys that are not their indices, or a TIFF whose value 0 is white: readers return different labels for the same file.",
+        "A lossless optimiser made a palette of grey levels, or a tool wrote the mask as a picture, white on black.",
+        "Look at some of these masks and decide: histoprep audit with --palette index or grey, or --min-is-white stored or inverted.",
+        _UNSAFE,
+    ),
+    Rule(
+        "HP414", "mixed-encodings", _ERROR, _SOURCE,
+        "Masks have other bits a pixel, another palette, or a palette at all, than those beside them, so that one value may stand for two labels.",
+        "A tool stores each file in the fewest bits, as ImageMagick does (a tile of 0 and 255 becomes 1 bit), or masks of two exports lie together.",
+        "Look at some of these masks and decide: histoprep audit with --depth stored, 8 or 16, or --palette index.",
+        _UNSAFE,
+    ),
+    Rule(
+        "HP415", "index-beyond-palette", _ERROR, _TILE,
+        "A pixel has an index for which the palette has no colour; readers return the index, black, or nothing.",
+        "A palette too short for the labels was attached when the mask was saved; in 1, 2 or 4 bits labels are then wrapped: 255 becomes 15.",
+        "Export these masks again as 8-bit grey; they are left out of the manifest.",
+        _NONE,
+    ),
+    Rule(
+        "HP416", "negative-label", _ERROR, _TILE,
+        "The mask is of a signed type and holds labels below 0, which some readers return as 255 or as another large label.",
+        "The export uses -1 for pixels without a label.",
+        "Write these pixels as a label of their own, such as 255, and save the mask as 8-bit grey; it is left out of the manifest.",
+        _NONE,
     ),
     # HP5: the label map.
     Rule(

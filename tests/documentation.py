@@ -1,4 +1,4 @@
-"""The generated parts of README.md: `python tests/documentation.py --write` renews them, a test holds them."""
+"""The generated parts of README.md and docs/: `python tests/documentation.py --write` renews them, a test holds them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 from histoprep.catalogue import RULES
 from histoprep.cli import COMMANDS
 from histoprep.errors import ExitCode
+from histoprep.imageio.encodings import as_markdown
 from trainer.cli import COMMANDS as TRAINER_COMMANDS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+ENCODINGS = ROOT / "docs" / "mask-encodings.md"
 SPEED = ROOT / "benchmarks" / "results.md"
 _BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n)(.*?)(<!-- end generated -->)", re.DOTALL)
 _EXIT_MEANINGS = {
@@ -58,7 +60,8 @@ PARTS = {"findings": findings_table, "commands": commands_table, "exit codes": e
 
 def renewed(text: str) -> str:
     """Return `text` with every generated block made anew."""
-    return _BLOCK.sub(lambda match: f"{match[1]}\n{PARTS[match[2]]()}\n{match[4]}", text)
+    parts = {**PARTS, "encodings": as_markdown}
+    return _BLOCK.sub(lambda match: f"{match[1]}\n{parts[match[2]]()}\n{match[4]}", text)
 
 
 def commands_in(text: str) -> list[str]:
@@ -70,4 +73,5 @@ def commands_in(text: str) -> list[str]:
 if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
         sys.exit("usage: python tests/documentation.py --write")
-    README.write_text(renewed(README.read_text("utf-8")), "utf-8")
+    for page in (README, ENCODINGS):
+        page.write_text(renewed(page.read_text("utf-8")), "utf-8")

@@ -176,7 +176,8 @@ class TestMasks:
     def test_every_row_filter(self, colour: int) -> None:
         filters = [index % 5 for index in range(len(LABELS))]
         header = struct.pack(">IIBBBBB", LABELS.shape[1], LABELS.shape[0], 8, colour, 0, 0, 0)
-        palette = chunk(b"PLTE", bytes(768)) if colour else b""
+        # Colours: a palette of greys would have to say what its labels are.
+        palette = chunk(b"PLTE", bytes([9, 0, 0]) * 256) if colour else b""
         data = (
             b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + chunk(b"IDAT", zlib.compress(filtered(LABELS, filters))) + chunk(b"IEND", b"")
         )

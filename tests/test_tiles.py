@@ -75,7 +75,7 @@ def test_colour_masks_have_no_labels() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 def test_more_pixels_than_allowed_are_not_decoded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("decode_luminance_eighth", "decode_mask"):
+    for name in ("decode_luminance_eighth", "decode_stored"):
         monkeypatch.delattr(imageio, name)
     measurer = Measurer(TileOptions(max_pixels=64 * 96 - 1))
     for what, facts in (("image", measurer.image(saved(RGB, kind))), ("mask", measurer.mask(saved(RGB, kind)))):
@@ -84,7 +84,7 @@ def test_more_pixels_than_allowed_are_not_decoded(kind: str, monkeypatch: pytest
 
 
 def test_headers_only_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("decode_luminance_eighth", "decode_mask"):
+    for name in ("decode_luminance_eighth", "decode_stored"):
         monkeypatch.delattr(imageio, name)
     measurer = Measurer(TileOptions(headers_only=True))
     assert measurer.image(saved(RGB, "JPEG"))["width_px"] == 96
@@ -93,8 +93,8 @@ def test_headers_only_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_identical_bytes_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    original = imageio.decode_mask
-    monkeypatch.setattr(imageio, "decode_mask", lambda data, header: calls.append(1) or original(data, header))
+    original = imageio.decode_stored
+    monkeypatch.setattr(imageio, "decode_stored", lambda data, header: calls.append(1) or original(data, header))
     measurer = Measurer(TileOptions(), num_remembered=3)
     files = [saved(MASK + index, "PNG") for index in range(5)]
     first = [measurer.mask(data) for data in files[:3] * 4]

@@ -24,8 +24,9 @@ from histoprep.durable import locked, write_json, write_text
 from histoprep.errors import ExitCode, UsageError
 from histoprep.execution import Engine
 from histoprep.findings import Finding, Selection, Severity
+from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.scan import ScanOptions
-from histoprep.tiles import KIND, SCHEMA_VERSION
+from histoprep.tiles import KIND, SCHEMA_VERSION, TileOptions
 from histoprep.tiles.options import TableOptions, earlier_options
 from histoprep.tiles.table import TableResult, TileTable
 from histoprep.workspace import Workspace
@@ -92,13 +93,17 @@ def ensure_tiles(
     workers: int | None = None,
     meter: Meter | None = None,
     warn: Callable[[str], object] = lambda text: None,
+    reading: Reading = UNDECIDED,
 ) -> Path:
     """Return the path of an up-to-date tiles.parquet; only files that are new or changed are read.
 
-    Without options those of the last audit are used again. `warn` is called when the earlier table could not be used. Raises UsageError for
-    options that make no sense, IntegrityError when those of the last audit are lost, OutputError and LockedError for the workspace.
+    Without options those of the last audit are used again. `reading` adds to what was decided of masks that readers understand in two
+    ways. `warn` is called when the earlier table could not be used. Raises UsageError for options that make no sense, IntegrityError when
+    those of the last audit are lost, OutputError and LockedError for the workspace.
     """
-    options = TableOptions(scan=scan_options) if scan_options else None
+    earlier = earlier_options(workspace)
+    decided = earlier.tiles.mask_reading.updated(reading)
+    options = TableOptions(scan=scan_options or earlier.scan, tiles=(TileOptions() if scan_options else earlier.tiles).with_reading(decided))
     told = [0]
 
     def advance(done: int, _: int) -> None:
@@ -133,13 +138,19 @@ def audit(
 
     where = Workspace.of(Path(root), Path(workspace) if workspace else None)
     chosen = options or AuditOptions()
-    table = chosen.table or TableOptions(scan=earlier_options(where).scan)
+    table = chosen.table or _earlier_table_options(where)
     if group_by is not None:
         table = replace(table, scan=replace(table.scan, group_by=group_by))
     map_path = find_label_map(label_map, where.root) if label_map else chosen.map_path or default_map(where.root)
     result = run_audit(where, replace(chosen, table=table, map_path=map_path), Engine(workers or 0), want_report=True)
     assert result.report is not None
     return result.report
+
+
+def _earlier_table_options(workspace: Workspace) -> TableOptions:
+    """Return how the last audit read the data set, and what was decided of its masks."""
+    earlier = earlier_options(workspace)
+    return TableOptions(scan=earlier.scan, tiles=TileOptions().with_reading(earlier.tiles.mask_reading))
 
 
 def run_audit(workspace: Workspace, options: AuditOptions, engine: Engine, advance: Advance = _silent, *, want_report: bool = False) -> AuditResult:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from histoprep.errors import BrokenFileError
 from histoprep.execution import Engine, Marker, run_tasks
+from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.tiles.listing import absolute_path
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ class CompareTask:
     pairs: tuple[tuple[str, str, str | None, str | None], ...]
     marker: Path
     left_out: tuple[int, ...] = ()
+    reading: Reading = UNDECIDED
 
     def run(self) -> pa.Table:
         """Return the comparisons of the pairs that could be made, as rows of `SCHEMA`."""
@@ -167,7 +169,7 @@ class CompareTask:
         for index, pair in enumerate(self.pairs):
             marker.at(index)
             if index not in self.left_out:
-                rows += _compare(self.root, *pair)
+                rows += _compare(self.root, self.reading, *pair)
         marker.close()
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
@@ -176,7 +178,7 @@ class CompareTask:
         return replace(self, left_out=(*self.left_out, index))
 
 
-def _compare(root: str, image_a: str, image_b: str, mask_a: str | None, mask_b: str | None) -> Iterator[dict[str, object]]:
+def _compare(root: str, reading: Reading, image_a: str, image_b: str, mask_a: str | None, mask_b: str | None) -> Iterator[dict[str, object]]:
     """Yield the row of a pair that shows the same tissue; nothing for another, or when a file broke since it was measured."""
     from histoprep import imageio
 
@@ -188,7 +190,7 @@ def _compare(root: str, image_a: str, image_b: str, mask_a: str | None, mask_b: 
         equal = first.data == second.data or bool(np.array_equal(first.rgb(), second.rgb()))
         masks = None
         if equal and mask_a and mask_b:
-            masks = bool(np.array_equal(_Picture.read(root, mask_a).labels(), _Picture.read(root, mask_b).labels()))
+            masks = bool(np.array_equal(_Picture.read(root, mask_a).labels(reading), _Picture.read(root, mask_b).labels(reading)))
     except (OSError, BrokenFileError):
         return
     yield {"image_a": image_a, "image_b": image_b, "equal_pixels": equal, "correlation": alike, "equal_masks": masks}
@@ -213,10 +215,10 @@ class _Picture:
 
         return imageio.decode_rgb(self.data, self.header)
 
-    def labels(self) -> np.ndarray:
+    def labels(self, reading: Reading) -> np.ndarray:
         from histoprep import imageio
 
-        return imageio.decode_mask(self.data, self.header)
+        return imageio.decode_mask(self.data, self.header, reading)
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -229,10 +231,16 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(x @ y) / scale if scale else 0.0
 
 
-def compare(root: Path, candidates: Sequence[tuple[str, str, str | None, str | None]], markers: Path, engine: Engine) -> pa.Table:
-    """Return the confirmed pairs among the candidates, as rows of `SCHEMA`."""
+def compare(
+    root: Path,
+    candidates: Sequence[tuple[str, str, str | None, str | None]],
+    markers: Path,
+    engine: Engine,
+    reading: Reading = UNDECIDED,
+) -> pa.Table:
+    """Return the confirmed pairs among the candidates, as rows of `SCHEMA`; `reading` says how masks are read."""
     tasks = (
-        CompareTask(str(root), tuple(candidates[start : start + _PAIRS_A_TASK]), markers / f"compare-{start}.at")
+        CompareTask(str(root), tuple(candidates[start : start + _PAIRS_A_TASK]), markers / f"compare-{start}.at", reading=reading)
         for start in range(0, len(candidates), _PAIRS_A_TASK)
     )
     tables = list(run_tasks(tasks, engine)) if candidates else []

@@ -22,10 +22,12 @@ from histoprep.errors import IntegrityError
 from histoprep.execution import Engine
 from histoprep.findings import Finding
 from histoprep.lossy.sources import lossy_sources
+from histoprep.mask_reading import Reading
 from histoprep.names import to_text
 from histoprep.stats import count_table
-from histoprep.tiles import KIND, SCHEMA, SCHEMA_VERSION
+from histoprep.tiles import KIND, SCHEMA, SCHEMA_VERSION, TileOptions
 from histoprep.tiles.mended import CONTENT_COLUMNS, IS_MENDED, MendedMasks, TileRows, open_mended
+from histoprep.tiles.readings import MaskReadings
 from histoprep.tiles.table import read_issues
 from histoprep.workspace import Workspace
 
@@ -81,6 +83,7 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
         options=CheckOptions(sources.min_area_px, sources.tile_size_px, sources.headers_only),
         lossy=tuple(lossy_sources(workspace.tiles)),
         mended=frozenset(overview.mask_path[overview[IS_MENDED]]),
+        readings=MaskReadings.of(workspace.tiles),
     )
 
 
@@ -131,7 +134,7 @@ def _amounts(overview: pd.DataFrame) -> Amounts:
         pairs=int((has_image & has_mask).sum()),
         orphan_masks=int((has_mask & ~has_image).sum()),
         zero_masks=int((overview.zero & has_image).sum()),
-        unreadable=int(overview.image_error.notna().sum() + overview.mask_error.notna().sum()),
+        unreadable=sum(int(overview[side].str.startswith("HP2").fillna(False).sum()) for side in ("image_error", "mask_error")),
     )
 
 
@@ -142,10 +145,14 @@ def _duplicates(workspace: Workspace, opened: Any, header: Mapping[str, Any], en
     if earlier is not None:
         return earlier
     candidates = find_candidates(tables.read_table(opened, DUPLICATE_COLUMNS).to_pandas(types_mapper=checks.nullable))
-    found = compare(workspace.root, candidates.pairs, workspace.parts, engine)
+    found = compare(workspace.root, candidates.pairs, workspace.parts, engine, _reading(header))
     metadata = key | {"num_left_out": candidates.num_left_out}
     tables.write_table(workspace.duplicates, [found], DUPLICATE_SCHEMA, kind=_DUPLICATES_KIND, schema_version=_DUPLICATES_VERSION, metadata=metadata)
     return found.to_pandas(types_mapper=checks.nullable), candidates.num_left_out
+
+
+def _reading(header: Mapping[str, Any]) -> Reading:
+    return TileOptions.from_json(header["options"]["tiles"]).mask_reading
 
 
 def _earlier_duplicates(workspace: Workspace, key: Mapping[str, Any]) -> tuple[pd.DataFrame, int] | None:

@@ -14,6 +14,7 @@ from histoprep.errors import BrokenFileError
 from histoprep.execution import Engine, Marker, run_tasks
 from histoprep.findings import Finding
 from histoprep.labels import UNMAPPED, LabelMap
+from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.report import wanted_pictures
 from histoprep.report.pictures import Picture, make_picture, unlisted
 from histoprep.tiles.listing import absolute_path
@@ -34,6 +35,7 @@ class PictureTask:
     is_identity: bool
     marker: Path
     left_out: tuple[int, ...] = ()
+    reading: Reading = UNDECIDED
 
     def run(self) -> dict[str, Picture]:
         """Return the pictures that could be drawn, by path."""
@@ -72,7 +74,7 @@ class PictureTask:
     def _labels(self, path: str | None) -> np.ndarray | None:
         found = self._read(path)
         try:
-            labels = imageio.decode_mask(*found) if found else None
+            labels = imageio.decode_mask(*found, self.reading) if found else None
         except BrokenFileError:
             return None
         if labels is None or labels.ndim != 2 or labels.dtype.kind != "u":
@@ -96,5 +98,7 @@ def make_pictures(workspace: Workspace, evidence: Evidence, found: Iterable[Find
     if not tiles:
         return {}
     label_map = evidence.label_map or evidence.raw_map
-    task = PictureTask(str(workspace.root), tuple(tiles), label_map, evidence.label_map is None, workspace.parts / "pictures.at")
+    task = PictureTask(
+        str(workspace.root), tuple(tiles), label_map, evidence.label_map is None, workspace.parts / "pictures.at", reading=evidence.readings.reading
+    )
     return next(run_tasks([task], Engine(1, engine.scheduler)))

@@ -23,11 +23,12 @@ from histoprep.catalogue import RULES
 from histoprep.findings import Finding, finding
 from histoprep.labels import LabelMap, MapProblem
 from histoprep.lossy.sources import LossySource
+from histoprep.tiles.readings import MaskReadings
 
 if TYPE_CHECKING:
     from histoprep.stats.counts import Counts
 
-FAMILIES = ("listing", "files", "images", "masks", "lossy", "label_maps", "duplicates", "leaks", "classes", "manifests", "shards")
+FAMILIES = ("listing", "files", "images", "masks", "encodings", "lossy", "label_maps", "duplicates", "leaks", "classes", "manifests", "shards")
 MAX_LISTED = 8
 # Columns of the tiles table that table rules see; a few short ones, so that millions of tiles fit.
 OVERVIEW_COLUMNS = (
@@ -72,6 +73,7 @@ class Evidence:
     are of the label map's classes, or of the raw labels without a map; `label_counts` always of the raw
     labels, which `raw_map` maps to themselves. `map_problems` are those of the map's file. `lossy` are the
     sources whose masks went through lossy compression or interpolation, `mended` the paths of masks that `repair` made new ones of.
+    `readings` are the masks whose labels depend on the reader.
     """
 
     root: Path
@@ -91,6 +93,7 @@ class Evidence:
     lossy: tuple[LossySource, ...] = ()
     mended: frozenset[str] = frozenset()
     num_uncompared: int = 0
+    readings: MaskReadings = field(default_factory=MaskReadings)
 
     @property
     def images(self) -> pd.DataFrame:

@@ -17,19 +17,23 @@ _SUFFIXES = {
     "webp": (".webp",),
 }
 _SIDES = ("image", "mask")
+_CODES = ("HP201", "HP202", "HP205", "HP206", "HP208")
 
 
 def _num_files(evidence: Evidence) -> int:
     return evidence.amounts.images + evidence.amounts.masks
 
 
-@row_rule("HP201", "HP202", "HP205", "HP206")
+@row_rule(*_CODES)
 def broken(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield every file that could not be used, by code and subcode."""
     for side in _SIDES:
         verdicts = chunk.tiles[f"{side}_error"]
         for verdict in verdicts.dropna().unique():
             code, subcode = verdict.split(" ", 1)
+            if code not in _CODES:
+                # Files that can be read, and whose labels are in question.
+                continue
             detail = f"{{{side}_error_detail}}"
             chosen = verdicts == verdict
             yield from flag(code, chunk.tiles, chosen, f"{side}_path", detail, denominator=_num_files(evidence), unit="files", subcode=subcode)

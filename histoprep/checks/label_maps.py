@@ -10,6 +10,7 @@ import pandas as pd
 from histoprep.catalogue import RULES
 from histoprep.checks import MAX_LISTED, Chunk, Evidence, row_rule, table_rule
 from histoprep.findings import Finding, finding
+from histoprep.labels.wrapped import ADVICE, wrapped_cause, wrapped_modulus
 from histoprep.names import to_text
 
 
@@ -27,7 +28,11 @@ def unmapped(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     values = ", ".join(str(value) for value in everywhere[:MAX_LISTED]) + (", ..." if len(everywhere) > MAX_LISTED else "")
     suggestion = f"Add the values ({values}) to {evidence.label_map.name}, or remap with --on-unmapped unknown."
     items = zip(chunk.tiles.mask_path.iloc[unknown.row.unique()].tolist(), _amounts(unknown), strict=True)
-    yield finding(RULES["HP501"], items, denominator=evidence.amounts.masks, unit="masks", suggestion=suggestion)
+    cause = ""
+    present = [int(one) for one in evidence.label_counts.classes.class_id.unique()]
+    if (modulus := wrapped_modulus(present, known)) is not None:
+        cause, suggestion = wrapped_cause(present, modulus), ADVICE
+    yield finding(RULES["HP501"], items, denominator=evidence.amounts.masks, unit="masks", cause=cause, suggestion=suggestion)
 
 
 def _amounts(labels: pd.DataFrame) -> list[str]:

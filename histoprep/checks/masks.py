@@ -12,6 +12,8 @@ import pandas as pd
 from histoprep.catalogue import RULES
 from histoprep.checks import Chunk, Evidence, flag, plural, row_rule, table_rule, true
 from histoprep.findings import Finding, Severity, finding
+from histoprep.labels.wrapped import ADVICE as WRAPPED_ADVICE
+from histoprep.labels.wrapped import wrapped_cause, wrapped_modulus
 
 COARSE_CELL_PX = 8
 HAIRLINE_RADIUS_PX = 2.0
@@ -124,10 +126,16 @@ def scaled(evidence: Evidence) -> Iterator[Finding]:
     """Yield the factor by which all values of the data set seem to be scaled.
 
     Convicted are white alone; more values that share a divisor than chance would have it; and, with a
-    label map, several values of which it knows none before and all after the division.
+    label map, several values of which it knows none before and all after the division. Labels that R stored as 256 - k are named apart.
     """
     tiles = evidence.label_counts.classes.groupby("class_id").tiles.sum()
     values = [int(str(value)) for value in tiles.index if value != 0]
+    modulus = wrapped_modulus(values, evidence.label_map.mapping if evidence.label_map else None)
+    if modulus is not None:
+        items = [(f"value {value}", f"{plural(int(tiles[value]), 'tile')}; {modulus:,} - {modulus - value}") for value in values]
+        cause = wrapped_cause(values, modulus)
+        yield finding(RULES["HP410"], items, denominator=len(values), unit="values", subcode="wrapped", cause=cause, suggestion=WRAPPED_ADVICE)
+        return
     factor = gcd(*values)
     if factor < 2:
         return

@@ -12,10 +12,13 @@ import typer
 from histoprep import console
 from histoprep.cli.options import (
     DaskScheduler,
+    DepthOption,
     EngineName,
     FormatName,
     Layout,
     MapName,
+    MinIsWhiteOption,
+    PaletteOption,
     Part,
     Root,
     Workers,
@@ -30,6 +33,7 @@ from histoprep.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from histoprep.findings import Severity
+    from histoprep.mask_reading import Reading
     from histoprep.scan import ScanOptions
     from histoprep.workspace import Workspace
 
@@ -55,6 +59,9 @@ def audit(
     csv: Annotated[Path | None, _read("Table of images and labels.", show_default="ROOT/dataset.csv")] = None,
     group_by: Annotated[str | None, _read("Slide, case or patient of a tile: a regular expression, `folder`, or `csv:COLUMN`.")] = None,
     label_by: Annotated[str | None, _read("Image-level class of a tile, in the same ways.")] = None,
+    palette: PaletteOption = None,
+    min_is_white: MinIsWhiteOption = None,
+    depth: DepthOption = None,
     forget: Annotated[bool, _read("Do not take the options above from the last audit where they are not given.", "--forget")] = False,
     min_area: Annotated[int, _read("Regions with fewer pixels are specks.", min=1)] = 64,
     tile_size: Annotated[str | None, _read("WIDTHxHEIGHT that images must have.", show_default="that of at least half of them")] = None,
@@ -79,7 +86,7 @@ def audit(
 ) -> None:
     """Find what is wrong with a data set: which files, why, and what to do.
 
-    Results go to ROOT.histoprep beside the data set; nothing in it is changed. Of --layout to --label-by, what is not given is
+    Results go to ROOT.histoprep beside the data set; nothing in it is changed. Of --layout to --depth, what is not given is
     as in the last audit: --forget drops it. Exit codes: 0 nothing at or above --fail-on, 1 findings, 3 some files could not be
     looked at.
     """
@@ -99,12 +106,13 @@ def audit(
     for file, option in ((output, "--output"), (write_baseline, "--write-baseline")):
         if file:
             check_outside(file, (where.root, *scan.unlabelled), "a report", option, text=True)
+    reading = _mask_reading(where, {"palette": palette, "min-is-white": min_is_white, "depth": depth}, forget=forget)
     if quick or sample is not None:
         where = Workspace(where.root, where.folder / ("quick" if quick else "sample"))
     options = AuditOptions(
         table=TableOptions(
             scan=scan,
-            tiles=TileOptions(min_area_px=min_area, max_pixels=max_pixels, headers_only=quick),
+            tiles=TileOptions(min_area_px=min_area, max_pixels=max_pixels, headers_only=quick).with_reading(reading),
             sample=sample,
             reuse=not no_reuse,
         ),
@@ -150,6 +158,19 @@ def _scan_options(workspace: Workspace, given: Mapping[str, Any], *, forget: boo
     if kept := chosen_words(workspace, chosen, fresh):
         console.note(f"as before: {', '.join(kept)} (--forget drops it)")
     return chosen
+
+
+def _mask_reading(workspace: Workspace, given: Mapping[str, str | None], *, forget: bool) -> Reading:
+    """Return what is decided now of masks that readers understand in two ways and, unless forgotten, what was before; says which that is."""
+    from histoprep.mask_reading import UNDECIDED, Reading
+    from histoprep.tiles.options import earlier_options
+
+    fresh = Reading.from_json(given)
+    earlier = UNDECIDED if forget else earlier_options(workspace).tiles.mask_reading
+    decided = earlier.updated(fresh)
+    if decided != fresh:
+        console.note(f"as before: {decided.describe()} (--forget drops it)")
+    return decided
 
 
 def _note_maps(root: Path, *, chosen: bool) -> None:

@@ -31,6 +31,18 @@ EngineName = Annotated[str, typer.Option("--engine", help="local, or dask with -
 DaskScheduler = Annotated[str | None, typer.Option("--scheduler", help="Address of a running dask scheduler.", show_default=False)]
 Verify = Annotated[bool, typer.Option("--verify", help="Read all files that are used again, also those whose size, times and inode are as before.")]
 Part = Annotated[str | None, typer.Option("--part", help="Do part i of n, as i/n, in an array job; then histoprep collect.", show_default=False)]
+PaletteOption = Annotated[
+    str | None, typer.Option("--palette", help="Label of a mask with a palette of greys: index, or grey value.", show_default="refuse or as before")
+]
+MinIsWhiteOption = Annotated[
+    str | None, typer.Option("--min-is-white", help="Label of a TIFF with white 0: stored, or inverted value.", show_default="refuse or as before")
+]
+DepthOption = Annotated[
+    str | None,
+    typer.Option(
+        "--depth", help="Label of a grey mask with fewer bits than others: stored, or scaled to 8 or 16 bits.", show_default="refuse or as before"
+    ),
+]
 FormatName = Annotated[str, typer.Option("--format", help="text, json, sarif, junit, github, markdown or html.")]
 
 

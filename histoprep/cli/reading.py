@@ -8,25 +8,27 @@ from histoprep import console
 from histoprep.errors import ExitCode
 
 if TYPE_CHECKING:
+    from histoprep.mask_reading import Reading
     from histoprep.scan import ScanOptions
     from histoprep.workspace import Workspace
 
 _NUM_SHOWN = 10
 
 
-def read_tiles(workspace: Workspace, scan_options: ScanOptions | None = None, *, workers: int | None) -> ExitCode:
+def read_tiles(workspace: Workspace, scan_options: ScanOptions | None = None, *, workers: int | None, reading: Reading | None = None) -> ExitCode:
     """Bring the tiles table up to date and return what a command that ends well exits with.
 
     That is INCOMPLETE when folders cannot be listed; they are named in warnings. Options as in `ensure_tiles`.
     """
     from histoprep.audit import ensure_tiles
+    from histoprep.mask_reading import UNDECIDED
     from histoprep.tiles.options import chosen_words, earlier_options
     from histoprep.tiles.table import unlisted_folders
 
     if scan_options is None and (kept := chosen_words(workspace, earlier_options(workspace).scan)):
         console.note(f"as in the last audit: {', '.join(kept)}")
     with console.progress("reading tiles", None) as meter:
-        ensure_tiles(workspace, scan_options, workers=workers, meter=meter, warn=console.warn)
+        ensure_tiles(workspace, scan_options, workers=workers, meter=meter, warn=console.warn, reading=reading or UNDECIDED)
     unlisted = unlisted_folders(workspace)
     for folder, reason in unlisted[:_NUM_SHOWN]:
         console.warn(f"{folder}: {reason}; what is in it is left out")

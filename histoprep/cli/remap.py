@@ -10,8 +10,11 @@ import typer
 from histoprep import console
 from histoprep.cli.options import (
     DaskScheduler,
+    DepthOption,
     EngineName,
     MapName,
+    MinIsWhiteOption,
+    PaletteOption,
     Part,
     Root,
     Verify,
@@ -37,6 +40,9 @@ def remap(
     map_name: MapName = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the new masks.", show_default="masks-<map> in the workspace")] = None,
     on_unmapped: Annotated[str, typer.Option(help="For values that the map does not list: error, or unknown, its class for them.")] = "error",
+    palette: PaletteOption = None,
+    min_is_white: MinIsWhiteOption = None,
+    depth: DepthOption = None,
     force: Annotated[bool, typer.Option("--force", help="Remap masks that look remapped; replace those of another map, or changed since.")] = False,
     verify: Verify = False,
     workspace: WorkspaceFolder = None,
@@ -47,13 +53,16 @@ def remap(
 ) -> None:
     """Apply a label map to all masks: new 8-bit PNG files in a tree of their own.
 
-    The data set is only read. Everything is checked before the first file is written; a stopped run goes on where it was.
+    The data set is only read. Masks whose labels depend on the reader are refused until --palette, --min-is-white or --depth
+    decides what they are; later commands follow. Everything is checked before the first file is written; a stopped run goes on where it was.
     Exit codes: 0 all masks are written, 2 refused, 3 some masks could not be used, or folders not be listed (they are named),
     6 new masks were changed since they were written.
     """
     from histoprep.cli.reading import read_tiles
+    from histoprep.mask_reading import Reading
     from histoprep.remap import OnUnmapped, RemapOptions, plan_remap, run_remap, run_remap_part
     from histoprep.repair.record import damage_warnings
+    from histoprep.tiles.readings import MaskReadings
     from histoprep.workspace import Workspace
 
     if on_unmapped not in list(OnUnmapped):
@@ -63,7 +72,13 @@ def remap(
     numbers = parse_part(part) if part else None
     label_map = _label_map(map_name, where)
     # Jobs of an array start at once; only one process may make the table.
-    seen = read_tiles(where, workers=workers) if numbers is None else ExitCode.OK
+    reading = Reading.from_json({"palette": palette, "min-is-white": min_is_white, "depth": depth})
+    if numbers is None:
+        seen = read_tiles(where, workers=workers, reading=reading)
+    elif reading.as_json():
+        raise UsageError("jobs of an array read no masks anew", seen=reading.describe(), hint=f"histoprep audit {where.root} {reading.describe()}")
+    else:
+        seen = ExitCode.OK
     plan = plan_remap(where, label_map, RemapOptions(out, OnUnmapped(on_unmapped), force, verify))
     if numbers is not None:
         with progress_of("partitions", "partitions") as advance:
@@ -73,7 +88,7 @@ def remap(
     with progress_of("remapping", "masks") as advance:
         result = run_remap(plan, chosen, advance)
     _print(result)
-    for warning in damage_warnings(where):
+    for warning in (*MaskReadings.of(where.tiles).warnings(), *damage_warnings(where)):
         console.warn(warning)
     raise typer.Exit(ExitCode.INCOMPLETE if result.num_failed else seen)
 

@@ -61,6 +61,7 @@ def stats(
     from histoprep.remap.evidence import evidence_in
     from histoprep.repair.record import damage_warnings
     from histoprep.stats import as_json, compute_stats, csv_text, write_stats
+    from histoprep.tiles.readings import MaskReadings
     from histoprep.workspace import Workspace
 
     workspace = Workspace.of(root, workspace_folder)
@@ -78,6 +79,8 @@ def stats(
     _print_warnings(found)
     if label_map is not None and (remapped := evidence_in(workspace.tiles, label_map)):
         console.warn(f"HP508 already-remapped: {remapped}; these shares are of masks that were mapped twice")
+    for warning in MaskReadings.of(workspace.tiles).warnings():
+        console.warn(warning)
     for warning in damage_warnings(workspace):
         console.warn(warning)
     for path in paths:

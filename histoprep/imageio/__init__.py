@@ -7,7 +7,7 @@ the header shows to be too large. Each format has one strict path:
   in strict mode, which refuses coefficients that do not fill the picture. Chroma subsampling
   that simplejpeg does not know (4:1:0, factors of 3) is left to Pillow, which is less strict;
 - PNG: CRCs, zlib stream, length and filters checked by `png`, then any decoder gives the same;
-- TIFF, WebP: Pillow, with its warnings as errors.
+- TIFF, WebP: Pillow, with its warnings as errors; what a TIFF says of its pages and values is read by `tiff` before.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import contextlib
 import io
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -25,11 +25,16 @@ import simplejpeg
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from histoprep.errors import BrokenFileError
-from histoprep.imageio import jpeg, png
+from histoprep.imageio import jpeg, png, tiff
 from histoprep.imageio.header import LABEL_MAP_TEXT as LABEL_MAP_TEXT
 from histoprep.imageio.header import Header, is_lossy_webp, jpeg_header, png_header, sniff_format
+from histoprep.imageio.label_encoding import GREY_MODES
+from histoprep.imageio.label_encoding import find_doubt as find_doubt
+from histoprep.imageio.label_encoding import labels_of as labels_of
+from histoprep.imageio.label_encoding import palette_colours as palette_colours
 from histoprep.imageio.privacy import SYNTHETIC_MARK as SYNTHETIC_MARK
 from histoprep.imageio.privacy import exif_facts, tiff_fields
+from histoprep.mask_reading import UNDECIDED, Reading
 
 fast_png: Any
 try:
@@ -42,7 +47,7 @@ cv2.setNumThreads(1)
 # Sizes are checked from the header against --max-pixels; Pillow's own limit would only warn.
 Image.MAX_IMAGE_PIXELS = None
 
-_TIFF_SUBFILE, _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_ORIENTATION = 254, 258, 259, 274
+_TIFF_COMPRESSION, _TIFF_ORIENTATION = 259, 274
 # Old and new style of JPEG inside of a TIFF.
 _TIFF_JPEG = (6, 7)
 # Images with a side under this at 1/8 size are compared at full size.
@@ -75,32 +80,44 @@ def read_header(data: bytes) -> Header:
 
 
 def _pillow_header(data: bytes, kind: str) -> Header:
-    with _pillow_open(data, kind) as picture:
-        bits = {"1": 1, "I": 32, "F": 32}.get(picture.mode, 16 if picture.mode.startswith("I;16") else 8)
-        if kind == "tiff":
-            _check_one_page(picture)
-            tags = picture.tag_v2  # type: ignore[attr-defined]
-            fields = tiff_fields(tags)
-            orientation = tags.get(_TIFF_ORIENTATION)
-            orientation = orientation if orientation in range(1, 9) else None
-            bits = next((bit for bit in (2, 4) if tags.get(_TIFF_BITS) == (bit,)), bits)
-            lossy = "jpeg" if tags.get(_TIFF_COMPRESSION) in _TIFF_JPEG else None
-        else:
-            orientation, fields = exif_facts(picture.info.get("exif") or b"")
-            fields += ("XMP",) if picture.info.get("xmp") else ()
-            lossy = "webp" if is_lossy_webp(data) else None
-        return Header(kind, picture.mode, bits, picture.width, picture.height, metadata=fields, orientation=orientation, lossy=lossy)
+    pages = tiff.read_pages(data) if kind == "tiff" else []
+    tiff.refuse_unread(pages)
+    try:
+        with _pillow_open(data, kind) as picture:
+            return _tiff_header(picture, pages) if kind == "tiff" else _webp_header(picture, data)
+    except BrokenFileError as error:
+        if error.verdict == "HP201 bad-header" and tiff.is_plausible(pages):
+            raise BrokenFileError("HP208 values", f"{pages[0].describe()}, which most readers refuse") from error
+        raise
 
 
-def _check_one_page(picture: Image.Image) -> None:
-    """Raise BrokenFileError for a TIFF of several pages, since readers differ in which one they show; smaller copies of a page do not count."""
-    pages = 0
-    for number in range(getattr(picture, "n_frames", 1)):
-        picture.seek(number)
-        pages += not picture.tag_v2.get(_TIFF_SUBFILE, 0) & 1  # type: ignore[attr-defined]
-    picture.seek(0)
-    if pages > 1:
-        raise BrokenFileError("HP201 multi-page", f"{pages} pages, of which readers show different ones; keep one")
+def _tiff_header(picture: Image.Image, pages: Sequence[tiff.Page]) -> Header:
+    tags = picture.tag_v2  # type: ignore[attr-defined]
+    orientation = tags.get(_TIFF_ORIENTATION)
+    bits = {"1": 1, "I": 32, "F": 32}.get(picture.mode, 16 if picture.mode.startswith("I;16") else 8)
+    page = pages[0] if pages else None
+    is_grey = picture.mode in GREY_MODES
+    return Header(
+        "tiff",
+        picture.mode,
+        page.bits if page and (is_grey or picture.mode == "P") else bits,
+        picture.width,
+        picture.height,
+        metadata=tiff_fields(tags),
+        orientation=orientation if orientation in range(1, 9) else None,
+        lossy="jpeg" if tags.get(_TIFF_COMPRESSION) in _TIFF_JPEG else None,
+        palette=page.palette if page and picture.mode == "P" else b"",
+        is_min_is_white=bool(page and is_grey and page.is_min_is_white),
+        is_signed=bool(page and is_grey and page.is_signed),
+        software=page.software if page else "",
+    )
+
+
+def _webp_header(picture: Image.Image, data: bytes) -> Header:
+    orientation, fields = exif_facts(picture.info.get("exif") or b"")
+    fields += ("XMP",) if picture.info.get("xmp") else ()
+    lossy = "webp" if is_lossy_webp(data) else None
+    return Header("webp", picture.mode, 8, picture.width, picture.height, metadata=fields, orientation=orientation, lossy=lossy)
 
 
 @contextlib.contextmanager
@@ -193,12 +210,20 @@ def decode_rgb(data: bytes, header: Header | None = None) -> np.ndarray:
     return _pillow_pixels(data, header.format, "RGB")
 
 
-def decode_mask(data: bytes, header: Header) -> np.ndarray:
-    """Return the labels as stored, uint8 or uint16 [height, width].
+def decode_mask(data: bytes, header: Header, reading: Reading = UNDECIDED) -> np.ndarray:
+    """Return the labels, uint8 or uint16 [height, width], as `encodings.ENCODINGS` says what they are.
 
-    Palette masks give their indices, 1-, 2- and 4-bit masks their raw values. RGB, RGBA, float and
-    other pictures come back as uint8 or float [height, width, channels] for `describe_colours`.
-    Raises BrokenFileError.
+    `reading` is what somebody decided where readers disagree. RGB, RGBA, float and other pictures come back as uint8 or float
+    [height, width, channels] for `describe_colours`. Raises BrokenFileError, HP413, HP415, HP416 for values that are no labels.
+    """
+    return labels_of(decode_stored(data, header), header, reading)
+
+
+def decode_stored(data: bytes, header: Header) -> np.ndarray:
+    """Return the values of a mask as stored, integers [height, width], whatever they stand for.
+
+    Palette masks give their indices, 1-, 2- and 4-bit masks their raw values, min-is-white ones what other readers turn round. Pictures
+    that are no class map come back as in `decode_mask`. Raises BrokenFileError.
     """
     if isinstance(header.structure, png.PngFile):
         if png.holds_bytes(header.structure):
@@ -211,14 +236,23 @@ def decode_mask(data: bytes, header: Header) -> np.ndarray:
         return pixels[..., 0] if header.mode == "L" else pixels
     if header.format == "jpeg":
         return decode_rgb(data, header)
-    pixels = _pillow_pixels(data, header.format)
+    return _as_stored(_pillow_pixels(data, header.format), header)
+
+
+def _as_stored(pixels: np.ndarray, header: Header) -> np.ndarray:
+    """Return what a file holds of what Pillow made of it: it stretches grey of few bits, turns min-is-white round and drops signs."""
     if pixels.dtype == bool:
-        return pixels.astype(np.uint8)
-    if header.mode == "L" and header.bit_depth in (2, 4):
-        # Pillow stretches 2- and 4-bit grey to 0-255; labels are the raw values.
-        return pixels // (255 // ((1 << header.bit_depth) - 1))
-    is_wide_integer = pixels.ndim == 2 and pixels.dtype.kind in "iu" and pixels.dtype.itemsize > 1
-    return pixels.astype(np.uint16) if is_wide_integer and pixels.min() >= 0 and pixels.max() < 1 << 16 else pixels
+        pixels = pixels.astype(np.uint8)
+    elif header.mode == "L" and header.bit_depth in (2, 4):
+        pixels = pixels // (255 // ((1 << header.bit_depth) - 1))
+    if header.is_min_is_white and header.bit_depth <= 8:
+        return ((1 << header.bit_depth) - 1) - pixels
+    if header.mode == "L" and header.is_signed:
+        return pixels.view(np.int8)
+    if header.mode == "I" and not header.is_signed:
+        pixels = pixels.view(np.uint32)
+    is_wide_integer = pixels.ndim == 2 and pixels.dtype.kind == "u" and pixels.dtype.itemsize > 1
+    return pixels.astype(np.uint16) if is_wide_integer and pixels.max() < 1 << 16 else pixels
 
 
 def _png_bytes(file: png.PngFile) -> np.ndarray:

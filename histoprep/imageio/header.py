@@ -19,7 +19,8 @@ class Header:
     `mode` is Pillow's name; `jpeg_quality` and `jpeg_subsampling` are None for other formats;
     `metadata` names fields that may identify somebody; `label_map` is our own note in remapped masks;
     `lossy` is jpeg or webp where pixels were compressed with loss, also inside of a TIFF.
-    `structure` is the parsed file, for the decoders here.
+    `palette` are the colours of the colour table as RGB triples, empty without one; `is_min_is_white`, `is_signed` and
+    `software` are what a TIFF says of its values and of what wrote it. `structure` is the parsed file, for the decoders here.
     """
 
     format: str
@@ -33,6 +34,10 @@ class Header:
     jpeg_subsampling: str | None = None
     label_map: str | None = None
     lossy: str | None = None
+    palette: bytes = b""
+    is_min_is_white: bool = False
+    is_signed: bool = False
+    software: str = ""
     structure: png.PngFile | jpeg.JpegFile | None = None
 
     @property
@@ -81,6 +86,7 @@ def png_header(file: png.PngFile) -> Header:
         metadata=(*fields, *identifying_text(file.text)),
         orientation=orientation,
         label_map=file.text.get(LABEL_MAP_TEXT),
+        palette=file.palette if file.colour_type == png.PALETTE else b"",
         structure=file,
     )
 

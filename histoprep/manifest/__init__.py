@@ -20,6 +20,7 @@ from histoprep.digests import file_digest as file_digest
 from histoprep.durable import write_file
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.labels import LabelMap
+from histoprep.mask_reading import Reading
 
 KIND = "manifest"
 SCHEMA_VERSION = "1.0"
@@ -101,6 +102,11 @@ class Manifest:
     def tiles_digest(self) -> str:
         """Return the XXH3-128 (hex) of the tiles table that the manifest was made from."""
         return str(self.header["tiles_digest"])
+
+    @property
+    def mask_reading(self) -> Reading:
+        """Return what was decided of masks that readers understand in two ways."""
+        return Reading.from_json(self.header.get("mask_reading", {}))
 
     @property
     def excluded(self) -> dict[str, int]:

@@ -31,6 +31,7 @@ from histoprep.split.certificate import certify
 from histoprep.split.given import read_split_file
 from histoprep.split.units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL
 from histoprep.tiles.mended import TileRows, open_rows
+from histoprep.tiles.readings import MaskReadings
 
 EXCLUDED_KIND = "excluded"
 EXCLUDED_VERSION = "1.0"
@@ -108,8 +109,8 @@ def build_manifest(
 
     Masks that `repair` mended take the place of the damaged ones. The result depends on the tiles, the label map and the options, not on the
     order of rows but for the order of its own. `advance` is called with numbers of rows done, twice the table in all. Raises UsageError for
-    options that cannot be met, masks that were mapped before (HP508), a given split that leaks or no usable tile; IntegrityError for a
-    damaged table and when mended masks are gone.
+    options that cannot be met, masks whose labels nobody decided (HP413, HP414) or that were mapped before (HP508), a given split that
+    leaks or no usable tile; IntegrityError for a damaged table and when mended masks are gone.
     """
     options.validate()
     source, target = Path(tiles_path), Path(out_path)
@@ -117,6 +118,8 @@ def build_manifest(
     scanned = _scan_options(header, source)
     if rows.mended is not None:
         rows.mended.check_files(header["root"])
+    readings = MaskReadings.of(source)
+    readings.refuse(Path(header["root"]), here=False)
     plan = _plan(rows, label_map, options, Path(header["root"]), scanned.get("group_by"), advance)
     described = {
         "root": header["root"],
@@ -126,6 +129,8 @@ def build_manifest(
         "certificate": plan.certificate,
         "excluded": plan.excluded,
     }
+    if decided := readings.reading.as_json():
+        described["mask_reading"] = decided
     if rows.mended is not None:
         described |= {"mended_masks": plan.num_mended, "mended_digest": file_digest(rows.mended.path)}
     excluded_path = target.with_name(f"{target.stem}.excluded.parquet")

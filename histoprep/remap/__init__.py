@@ -31,6 +31,7 @@ from histoprep.remap.evidence import already_remapped, remapped_error
 from histoprep.remap.recipe import OnUnmapped, Recipe
 from histoprep.remap.survey import Survey, many, mask_rows
 from histoprep.repair.record import MendedMask, mended_masks, unmended
+from histoprep.tiles.readings import MaskReadings
 from histoprep.workspace import Workspace
 
 __all__ = [
@@ -120,7 +121,8 @@ class RemapPlan:
 
     def tasks(self) -> Iterator[TreeTask]:
         """Yield the partitions in order of the tiles table."""
-        how = (KIND.schema_version, __version__, self.recipe.note, self.recipe.class_ids, digest(self.recipe.table))
+        recipe = self.recipe
+        how = (KIND.schema_version, __version__, recipe.note, recipe.class_ids, digest(recipe.table), recipe.reading.describe())
         rows = mask_rows(self.workspace.tiles, self.mended)
         while chosen := tuple(itertools.islice(rows, self.options.partition_masks)):
             key = digest_text(repr((how, [(one.path, one.digest, one.failure) for one in chosen])))
@@ -146,17 +148,22 @@ def plan_remap(workspace: Workspace, label_map: LabelMap, options: RemapOptions 
     """Return the plan of a remap; nothing is written.
 
     Masks that `repair` mended take the place of the damaged ones. Raises UnmappedLabelError for values without a class; UsageError
-    when the masks were remapped before (HP508), when masks are lossy or interpolated and not mended (HP403, HP404), when
-    two would become one file, for an unusable `out`, or when tiles.parquet is missing or partial.
+    when nobody decided what the labels of some masks are (HP413, HP414), when the masks were remapped before (HP508), when masks are
+    lossy or interpolated and not mended (HP403, HP404), when two would become one file, for an unusable `out`, or when
+    tiles.parquet is missing or partial.
     """
     options = options or RemapOptions()
     tiles_stat = stat_file(str(workspace.tiles))
     header = mask_tree.complete_table(workspace.tiles)
     out = mask_tree.usable_out(workspace, options.out or workspace.masks(label_map.name), header["options"]["scan"]["unlabelled"])
-    recipe = Recipe.of(label_map, options.on_unmapped)
+    readings = MaskReadings.of(workspace.tiles)
+    recipe = Recipe.of(label_map, options.on_unmapped, readings.reading)
     request = {"root": str(workspace.root), "label_map": json.loads(label_map.to_json()), "on_unmapped": str(options.on_unmapped)}
+    if decided := readings.reading.as_json():
+        request["reading"] = decided
     if not options.force:
         _refuse_other_request(out, request)
+    readings.refuse(workspace.root, here=True)
     mended = mended_masks(workspace, whole=options.verify)
     if not options.force:
         _refuse_damaged(workspace, mended)
@@ -197,9 +204,9 @@ def _notes(table: Path) -> set[str]:
 
 def _refuse_other_request(out: Path, request: dict[str, Any]) -> None:
     earlier = mask_tree.read_note(out / KIND.request, KIND)
-    for name, what in (("root", "data set"), ("label_map", "label map"), ("on_unmapped", "--on-unmapped")):
-        if earlier is not None and earlier.get(name) != request[name]:
-            shown = [one[name]["name"] if name == "label_map" else one[name] for one in (earlier, request)]
+    for name, what in (("root", "data set"), ("label_map", "label map"), ("on_unmapped", "--on-unmapped"), ("reading", "reading")):
+        if earlier is not None and earlier.get(name) != request.get(name):
+            shown = [one[name]["name"] if name == "label_map" else one.get(name, "none decided") for one in (earlier, request)]
             seen = f"{what} {shown[0]}" + (", with another content" if shown[0] == shown[1] else "")
             hint = "choose another --out, or replace these masks with --force"
             raise UsageError(f"this folder holds masks that were made with another {what}", path=out, seen=seen, expected=shown[1], hint=hint)

@@ -13,6 +13,7 @@ import numpy as np
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError, UsageError
 from histoprep.labels import UNMAPPED, LabelMap, TargetClass
+from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.mask_tree.task import Made
 
 _MAX_CLASS_ID = 255
@@ -53,16 +54,18 @@ class MaskRow(NamedTuple):
 class Recipe:
     """How labels become classes: `table` is uint8 [65536] as bytes, `no_class` stands in it for values without one.
 
-    `no_class` is None when every value has a class, or every byte is one. `note` goes into each new mask.
+    `no_class` is None when every value has a class, or every byte is one. `note` goes into each new mask. `reading` is what was
+    decided of masks that readers understand in two ways.
     """
 
     table: bytes
     class_ids: tuple[int, ...]
     no_class: int | None
     note: str
+    reading: Reading = UNDECIDED
 
     @classmethod
-    def of(cls, label_map: LabelMap, on_unmapped: OnUnmapped) -> Recipe:
+    def of(cls, label_map: LabelMap, on_unmapped: OnUnmapped, reading: Reading = UNDECIDED) -> Recipe:
         """Return the recipe; raises UsageError for classes above 255 (HP505) or without a class for unknown values."""
         ids = tuple(one.id for one in label_map.classes)
         if ids[-1] > _MAX_CLASS_ID:
@@ -71,7 +74,7 @@ class Recipe:
         no_class = next((one for one in range(_MAX_CLASS_ID, -1, -1) if one not in ids), None) if unknown is None else None
         table = label_map.lookup_table()
         table[table == UNMAPPED] = unknown or no_class or 0
-        return cls(table.astype(np.uint8).tobytes(), ids, no_class, f"{label_map.name} {label_map.digest}")
+        return cls(table.astype(np.uint8).tobytes(), ids, no_class, f"{label_map.name} {label_map.digest}", reading)
 
     def apply(self, labels: np.ndarray) -> np.ndarray:
         """Return the classes, uint8, of labels, uint8 or uint16 [height, width].
@@ -162,7 +165,7 @@ class _Remapper:
     def __call__(self, data: bytes, key: str, row: MaskRow) -> Made:
         found = self._known.get(key)
         if found is None:
-            classes = self._recipe.apply(self._imageio.decode_mask(data, self._imageio.read_header(data)))
+            classes = self._recipe.apply(self._imageio.decode_mask(data, self._imageio.read_header(data), self._recipe.reading))
             encoded = self._imageio.encode_mask_png(classes, {self._imageio.LABEL_MAP_TEXT: self._recipe.note})
             found = encoded, digest(encoded)
             if len(self._known) >= _NUM_REMEMBERED:

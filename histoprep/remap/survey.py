@@ -14,6 +14,7 @@ from histoprep import tables, tiles
 from histoprep.digests import RunningDigest, hash_text
 from histoprep.errors import UnmappedLabelError, UsageError
 from histoprep.labels import LabelMap
+from histoprep.labels.wrapped import ADVICE, wrapped_cause, wrapped_modulus
 from histoprep.mask_tree.task import output_name
 from histoprep.remap.recipe import MaskRow
 from histoprep.repair.record import MendedMask
@@ -96,11 +97,14 @@ class Survey:
         ]
         more = f" and {len(unmapped) - _NUM_SHOWN} more" if len(unmapped) > _NUM_SHOWN else ""
         ids = [one.id for one in label_map.sources]
+        hint = "add them to the label map, or make them unknown with --on-unmapped unknown; histoprep audit looks for the cause"
+        if (modulus := wrapped_modulus(self.tiles, label_map.mapping)) is not None:
+            hint = f"{wrapped_cause(self.tiles, modulus)} {ADVICE}"
         raise UnmappedLabelError(
             f"HP501 unmapped-label: the masks hold {many(len(unmapped), 'value')} that {label_map.name} does not list",
             seen="; ".join(shown) + more,
             expected=f"{many(len(ids), 'source label')} from {min(ids, default=0)} to {max(ids, default=0)}",
-            hint="add them to the label map, or make them unknown with --on-unmapped unknown; histoprep audit looks for the cause",
+            hint=hint,
         )
 
     def refuse_collisions(self, table: Path) -> None:

@@ -155,7 +155,7 @@ def plan_repair(workspace: Workspace, options: RepairOptions) -> RepairPlan:
     out = mask_tree.usable_out(workspace, options.out, header["options"]["scan"]["unlabelled"])
     sources = tuple(one for one in lossy_sources(workspace.tiles) if one.code in options.rules)
     masks = tuple(_damaged(workspace.tiles, sources))
-    tile_options = TileOptions(**header["options"]["tiles"])
+    tile_options = TileOptions.from_json(header["options"]["tiles"])
     inputs = RunningDigest()
     for one in (tile_options, *masks):
         inputs.update(repr(one))

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from histoprep.errors import BrokenFileError
 from histoprep.lossy.verdict import Kind
+from histoprep.mask_reading import Reading
 from histoprep.mask_tree.task import Made, RefusedMaskError
 from histoprep.tiles import SCHEMA, TileOptions
 from histoprep.tiles.mended import MASK_COLUMNS
@@ -84,7 +85,7 @@ class Mender:
         from histoprep.lossy.ramps import repair_ramps
 
         try:
-            before = _labels(data)
+            before = _labels(data, self.options.mask_reading)
             repaired = repair_ramps(before) if mask.quality is None else repair_jpeg(before, mask.quality)
         except BrokenFileError as error:
             raise RefusedMaskError(error.verdict, error.detail) from error
@@ -95,11 +96,11 @@ class Mender:
         return before, repaired.labels, repaired.confidence
 
 
-def _labels(data: bytes) -> np.ndarray:
+def _labels(data: bytes, reading: Reading) -> np.ndarray:
     """Return the labels of a mask file; a grey picture saved in colour has three equal channels."""
     from histoprep import imageio
 
-    labels = imageio.decode_mask(data, imageio.read_header(data))
+    labels = imageio.decode_mask(data, imageio.read_header(data), reading)
     if labels.ndim == 3 and (labels == labels[..., :1]).all():
         labels = labels[..., 0]
     if labels.ndim != 2 or labels.dtype.kind != "u":

@@ -102,7 +102,7 @@ def plan_shards(manifest: Manifest, out: Path, options: ShardOptions, root: Path
     check_outside(target, (data, *manifest.data_folders), "shards")
     if target.exists() and not target.is_dir():
         raise UsageError("shards need a folder", path=target, seen="a file of that name")
-    recipe = Recipe.of(manifest.label_map, OnUnmapped.ERROR)
+    recipe = Recipe.of(manifest.label_map, OnUnmapped.ERROR, manifest.mask_reading)
     return ShardPlan(manifest, file_digest(manifest.path), data, target, options, recipe)
 
 

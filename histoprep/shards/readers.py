@@ -12,6 +12,7 @@ import pyarrow as pa
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError, IntegrityError
 from histoprep.manifest import SHARD_COLUMNS, Manifest
+from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.shards.places import Place
 
 crc32: Any = zlib.crc32
@@ -43,7 +44,7 @@ class FileReader:
         names = ("tile_id", "image_path", "image_digest", "mask_path", "mask_digest")
         self._rows = manifest.read(names).combine_chunks()
         self._place = place
-        self._recipe = Recipe.of(manifest.label_map, OnUnmapped.ERROR)
+        self._recipe = Recipe.of(manifest.label_map, OnUnmapped.ERROR, manifest.mask_reading)
 
     def read(self, row: int) -> EncodedTile:
         """Return the bytes of both files; raises TileError."""
@@ -70,7 +71,7 @@ class FileReader:
     def mask(self, row: int, data: bytes) -> np.ndarray:
         """Return the classes of the mask, uint8 [height, width]; raises TileError."""
         try:
-            return self._recipe.apply(_decode_mask(data))
+            return self._recipe.apply(_decode_mask(data, self._recipe.reading))
         except BrokenFileError as error:
             raise self._error(row, f"{error.verdict}: {error.detail}", "mask") from error
 
@@ -138,7 +139,7 @@ def _decode_image(data: bytes) -> np.ndarray:
     return imageio.decode_rgb(data)
 
 
-def _decode_mask(data: bytes) -> np.ndarray:
+def _decode_mask(data: bytes, reading: Reading = UNDECIDED) -> np.ndarray:
     from histoprep import imageio
 
-    return imageio.decode_mask(data, imageio.read_header(data))
+    return imageio.decode_mask(data, imageio.read_header(data), reading)

@@ -216,7 +216,7 @@ class _MaskPacker:
         found = self._known.get(data)
         if found is None:
             try:
-                classes = self._recipe.apply(self._imageio.decode_mask(data, self._imageio.read_header(data)))
+                classes = self._recipe.apply(self._imageio.decode_mask(data, self._imageio.read_header(data), self._recipe.reading))
             except BrokenFileError as error:
                 return error
             found = self._keep(data, classes)

@@ -5,13 +5,16 @@ Pixels are looked at once, by `measurer.py`; every later stage works on this tab
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
+from histoprep.mask_reading import Reading
+
 KIND = "tiles"
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 
 def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
@@ -61,6 +64,11 @@ SCHEMA = pa.schema(
         _column("mask_width_px", pa.int32(), "mask width"),
         _column("mask_height_px", pa.int32(), "mask height"),
         _column("mask_metadata", pa.list_(pa.string()), "as image_metadata"),
+        # Where readers return different labels (see imageio/encodings.py); label_ids are null until somebody decided.
+        _column("mask_doubt", pa.string(), "palette or min-is-white where readers of stored and of grey values disagree; null where all agree"),
+        _column("mask_stored_ids", pa.list_(pa.uint16()), "stored values that occur, where readers disagree or there is a palette; else null"),
+        _column("mask_shown_ids", pa.list_(pa.uint16()), "what readers of grey values return for each of them, where these disagree; else null"),
+        _column("mask_palette", pa.list_(pa.uint32()), "colour of each stored value in the palette, 0xRRGGBB; null without a palette"),
         _column("mask_label_map", pa.string(), "label map written into a mask that remap made; null otherwise"),
         _column("mask_colours", pa.int32(), "number of distinct colours of an RGB or RGBA mask; null for class maps"),
         _column("mask_channels_equal", pa.bool_(), "whether the channels of an RGB or RGBA mask are equal; null for class maps"),
@@ -95,12 +103,30 @@ MEASURED = tuple(name for name in SCHEMA.names if name not in LISTED)
 
 @dataclass(frozen=True, slots=True)
 class TileOptions:
-    """What the measurements depend on. With `headers_only` no pixel is decoded (`--quick`)."""
+    """What the measurements depend on. With `headers_only` no pixel is decoded (`--quick`).
+
+    `reading` is what was decided of masks that readers understand in two ways, as `Reading.as_json` gives it, a pair a decision.
+    """
 
     min_area_px: int = 64
     max_pixels: int = 64_000_000
     max_file_bytes: int = 1 << 30
     headers_only: bool = False
+    reading: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def mask_reading(self) -> Reading:
+        """Return the decisions."""
+        return Reading.from_json(dict(self.reading))
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> TileOptions:
+        """Return the options that JSON made of others: it has no tuples."""
+        return cls(**{**stored, "reading": tuple((str(name), str(value)) for name, value in stored.get("reading", ()))})
+
+    def with_reading(self, reading: Reading) -> TileOptions:
+        """Return these options with other decisions."""
+        return replace(self, reading=tuple(reading.as_json().items()))
 
 
 def to_table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -26,6 +26,7 @@ class Measurer:
 
     def __init__(self, options: TileOptions, num_remembered: int = 4096) -> None:
         self.options = options
+        self._reading = options.mask_reading
         self.num_remembered = num_remembered
         self._images: dict[str, Facts] = {}
         self._masks: dict[str, Facts] = {}
@@ -96,7 +97,9 @@ class Measurer:
         facts["mask_jpeg_quality"] = header.jpeg_quality
         if self.options.headers_only:
             return
-        labels = imageio.decode_mask(data, header)
+        stored = imageio.decode_stored(data, header)
+        facts.update(_encoding_facts(stored, header))
+        labels = imageio.labels_of(stored, header, self._reading)
         if labels.ndim != 2 or labels.dtype.kind != "u":
             facts["mask_colours"], facts["mask_channels_equal"] = describe_colours(labels)
             return
@@ -110,6 +113,16 @@ class Measurer:
         facts["label_specks"] = seen.specks
         if seen.lossy:
             facts.update(_lossy_facts(labels, seen.lossy, header))
+
+
+def _encoding_facts(stored: np.ndarray, header: imageio.Header) -> Facts:
+    """Return what readers make of a mask where they disagree, and its colours where it has a palette."""
+    facts: Facts = {}
+    if (doubt := imageio.find_doubt(stored, header)) is not None:
+        facts |= {"mask_doubt": doubt.kind, "mask_stored_ids": doubt.stored, "mask_shown_ids": doubt.shown}
+    if header.palette and (colours := imageio.palette_colours(stored, header)) is not None:
+        facts["mask_stored_ids"], facts["mask_palette"] = colours
+    return facts
 
 
 def _lossy_facts(labels: np.ndarray, signals: Signals, header: imageio.Header) -> Facts:

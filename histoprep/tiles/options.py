@@ -62,7 +62,7 @@ def stored_options(stored: dict[str, Any]) -> TableOptions:
             unlabelled=tuple(Path(one) for one in scan_options["unlabelled"]),
             csv=Path(scan_options["csv"]) if scan_options["csv"] else None,
         ),
-        tiles=TileOptions(**stored["tiles"]),
+        tiles=TileOptions.from_json(stored["tiles"]),
     )
 
 

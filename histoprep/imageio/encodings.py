@@ -1,0 +1,72 @@
+"""What a stored value of a mask means: the one table of encodings.
+
+Readers differ in what they make of a stored value. tifffile and rasterio return what is stored; Pillow and OpenCV return, by
+encoding, what is stored, a grey value of 0-255 or the complement. `ENCODINGS` says for each encoding what the label is, who returns something
+else, and what becomes of it. `label_encoding.py` decodes by it, docs/mask-encodings.md shows it, and tests/test_label_encoding.py
+holds it against the readers themselves.
+
+Sources: PNG specification, third edition (W3C 2025), sections 11.2.2 and 13.12; TIFF 6.0 (Adobe 1992), PhotometricInterpretation and
+SampleFormat; Pillow 13.0, OpenCV 5.0, tifffile 2026.3, rasterio 1.4 (GDAL 3.9) as measured.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Outcome(StrEnum):
+    """What becomes of masks of one encoding."""
+
+    LABEL = "label"
+    REPORTED = "label, reported"
+    ASKED = "refused until decided"
+    REFUSED = "refused"
+
+
+class Encoding(NamedTuple):
+    """One row of the table: what is stored, what the label is, who returns something else, and what becomes of it."""
+
+    container: str
+    bits: str
+    photometric: str
+    sign: str
+    label: str
+    readers: str
+    outcome: Outcome
+    code: str
+
+
+ENCODINGS = (
+    Encoding("PNG, TIFF", "8", "grey", "unsigned", "stored value", "all agree", Outcome.LABEL, ""),
+    Encoding("PNG, TIFF", "16", "grey", "unsigned", "stored value", "all agree; reduced to 8 bits, each does something else", Outcome.REPORTED, "HP412 when below 256"),
+    Encoding("PNG, TIFF", "1, 2, 4", "grey", "unsigned", "stored value", "Pillow, OpenCV: times 255, 85, 17 (OpenCV reads no TIFF of 2 or 4 bits)", Outcome.REPORTED, "HP402 low-bit-depth"),
+    Encoding("PNG, TIFF", "fewer than its siblings", "grey", "unsigned", "--depth stored, 8 or 16", "stored value, or scaled", Outcome.ASKED, "HP414 depth"),
+    Encoding("TIFF", "32", "grey", "unsigned", "stored value up to 65,535", "all agree", Outcome.LABEL, "HP402 wide-integer above"),
+    Encoding("TIFF", "8, 16, 32", "grey", "signed, none negative", "stored value", "all agree", Outcome.LABEL, ""),
+    Encoding("TIFF", "8, 16, 32", "grey", "signed, negative", "none: below 0", "Pillow: 8 bits give 255 for -1", Outcome.REFUSED, "HP416"),
+    Encoding("TIFF of tifffile", "1-16", "min-is-white", "unsigned", "stored value", "Pillow, OpenCV: complement up to 8 bits", Outcome.REPORTED, "HP413 min-is-white"),
+    Encoding("TIFF of others", "1-16", "min-is-white", "unsigned", "--min-is-white stored or inverted", "Pillow, OpenCV: complement up to 8 bits", Outcome.ASKED, "HP413 min-is-white"),
+    Encoding("TIFF", "32, or signed", "min-is-white", "any", "-", "Pillow: refuses", Outcome.REFUSED, "HP208"),
+    Encoding("PNG, TIFF", "1-8", "palette of greys, each its index", "-", "index", "OpenCV: three channels", Outcome.REPORTED, "HP402 palette"),
+    Encoding("PNG, TIFF", "1-8", "palette of other greys", "-", "--palette index or grey", "OpenCV: the grey; Pillow: the index, converted to L the grey; tifffile, rasterio: the index", Outcome.ASKED, "HP413 palette"),
+    Encoding("PNG, TIFF", "1-8", "palette of colours", "-", "index", "OpenCV: colours", Outcome.REPORTED, "HP402 palette"),
+    Encoding("PNG, TIFF", "1-8", "palettes of colours that differ within a folder, or beside grey", "-", "--palette index", "the index, or colours", Outcome.ASKED, "HP414 palette, mode"),
+    Encoding("PNG", "1-4", "index beyond its palette", "-", "none: wrapped when written", "OpenCV: black", Outcome.REFUSED, "HP415"),
+    Encoding("PNG", "8", "index beyond its palette", "-", "--palette index", "OpenCV: black", Outcome.ASKED, "HP415"),
+    Encoding("TIFF", "16", "palette", "-", "-", "Pillow, OpenCV: refuse", Outcome.REFUSED, "HP208 bit-depth"),
+    Encoding("TIFF", "3, 5-7, 9-15, 17-31", "any", "any", "-", "OpenCV: 12 bits times 16; Pillow: refuses most", Outcome.REFUSED, "HP208 bit-depth"),
+    Encoding("TIFF in LERC, JPEG 2000, JPEG XL, JPEG XR, PNG, JBIG", "any", "any", "any", "-", "Pillow, OpenCV: refuse", Outcome.REFUSED, "HP208 compression"),
+    Encoding("TIFF with a transparency mask", "any", "any", "any", "-", "rasterio applies it where told to", Outcome.REFUSED, "HP208 internal-mask"),
+    Encoding("TIFF of several pages", "any", "any", "any", "-", "tifffile: all; others: the first", Outcome.REFUSED, "HP201 multi-page"),
+    Encoding("TIFF with reduced copies after it", "as the first page", "", "", "first page", "all agree", Outcome.LABEL, ""),
+    Encoding("PNG, TIFF, WebP", "8, 16", "RGB, RGBA, grey with alpha", "-", "none: colours", "-", Outcome.REFUSED, "HP402"),
+    Encoding("TIFF", "16, 32, 64", "grey", "floating-point", "none", "-", Outcome.REFUSED, "HP402 float"),
+    Encoding("JPEG, WebP with loss", "8", "grey", "-", "decoded value, with damage", "differ by 1", Outcome.REPORTED, "HP403"),
+)  # fmt: skip
+
+
+def as_markdown() -> str:
+    """Return the table of encodings as docs/mask-encodings.md shows it."""
+    head = "| container | bits | photometric | sign | the label is | readers | outcome | finding |\n|---|---|---|---|---|---|---|---|\n"
+    return head + "".join(f"| {' | '.join(cell or '-' for cell in row)} |\n" for row in ENCODINGS)

@@ -1,0 +1,149 @@
+"""Stored values -> labels, by the table of `encodings.py`: decoded, refused until somebody decides (`Reading`), or refused. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from histoprep.errors import BrokenFileError
+from histoprep.imageio.header import Header
+from histoprep.mask_reading import MIN_IS_WHITE, PALETTE, DepthReading, MinIsWhiteReading, PaletteReading, Reading
+
+GREY_MODES = ("1", "L", "I;16", "I;16B", "I")
+_MAX_LABEL = 65_535
+_NUM_SHOWN = 8
+# What tifffile writes into a file; it stores arrays as they are, and declares boolean ones min-is-white.
+_STORES_LABELS = "tifffile"
+
+
+class Doubt(NamedTuple):
+    """Values of a mask that readers return in two ways: `shown[i]` is what readers of grey values return for `stored[i]`."""
+
+    kind: str
+    stored: np.ndarray
+    shown: np.ndarray
+
+    def describe(self) -> str:
+        """Return both readings in words."""
+        names = ("by index", "by grey value") if self.kind == PALETTE else ("as stored", "inverted")
+        return ", or ".join(f"{_listed(labels)} {name}" for labels, name in zip((self.stored, self.shown), names, strict=True))
+
+
+def _listed(labels: np.ndarray) -> str:
+    shown = ", ".join(str(label) for label in labels[:_NUM_SHOWN].tolist())
+    more = f" and {len(labels) - _NUM_SHOWN} more" if len(labels) > _NUM_SHOWN else ""
+    return f"label{'s' if len(labels) > 1 else ''} {shown}{more}"
+
+
+def find_doubt(stored: np.ndarray, header: Header) -> Doubt | None:
+    """Return the two readings of a mask, stored values [height, width], whose readers disagree; None where all return the same."""
+    if header.palette:
+        palette = _colours(header.palette)
+        is_grey = bool((palette == palette[:, :1]).all())
+        used = _used(stored)
+        if not is_grey or used[-1] >= len(palette) or (palette[used, 0] == used).all():
+            return None
+        return Doubt(PALETTE, used, palette[used, 0].astype(np.int64))
+    if header.is_min_is_white and stored.ndim == 2 and stored.dtype.kind == "u":
+        used = _used(stored)
+        return Doubt(MIN_IS_WHITE, used, _white(header) - used)
+    return None
+
+
+def palette_colours(stored: np.ndarray, header: Header) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the indices that occur and the colour of each as 0xRRGGBB; None for a mask without a palette or with an index beyond it."""
+    palette = _colours(header.palette)
+    used = _used(stored) if len(palette) else np.zeros(0, np.int64)
+    if not len(used) or used[-1] >= len(palette):
+        return None
+    return used, palette[used].astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+
+
+def labels_of(stored: np.ndarray, header: Header, reading: Reading) -> np.ndarray:
+    """Return the labels, uint8 or uint16 [height, width], of stored values; other pictures than class maps come back as they are.
+
+    Raises BrokenFileError where readers disagree and nobody decided (HP413), for an index beyond its palette (HP415) and for negative
+    labels (HP416).
+    """
+    if header.palette:
+        return _palette_labels(stored, header, reading)
+    if stored.ndim != 2 or stored.dtype.kind not in "iu" or header.mode not in GREY_MODES:
+        return stored
+    if header.is_signed:
+        stored = _unsigned(stored)
+    if header.is_min_is_white and _inverts(stored, header, reading):
+        stored = (_white(header) - stored.astype(np.int64)).astype(stored.dtype)
+    return _scaled(stored, header, reading)
+
+
+def _palette_labels(stored: np.ndarray, header: Header, reading: Reading) -> np.ndarray:
+    num_colours = len(header.palette) // 3
+    if num_colours < 1 << header.bit_depth and (highest := int(stored.max())) >= num_colours:
+        if header.bit_depth < 8 or reading.palette is not PaletteReading.INDEX:
+            beyond = _used(stored)
+            wrapped = ", perhaps of a larger label" if header.bit_depth < 8 else ""
+            detail = f"{_listed(beyond[beyond >= num_colours])} of a palette of {num_colours} colours (0 to {num_colours - 1}){wrapped}"
+            raise BrokenFileError("HP415 index-beyond-palette", detail)
+        return stored if highest < 256 else stored.astype(np.uint16)
+    doubt = find_doubt(stored, header)
+    if doubt is None or reading.palette is PaletteReading.INDEX:
+        return stored
+    if reading.palette is PaletteReading.GREY:
+        return np.ascontiguousarray(_colours(header.palette)[:, 0])[stored]
+    raise BrokenFileError(f"HP413 {PALETTE}", doubt.describe())
+
+
+def _inverts(stored: np.ndarray, header: Header, reading: Reading) -> bool:
+    """Return whether values of a min-is-white TIFF are to be turned round; raises BrokenFileError where nobody decided."""
+    if reading.min_is_white is not None:
+        return reading.min_is_white is MinIsWhiteReading.INVERTED
+    if stores_labels(header):
+        return False
+    doubt = find_doubt(stored, header)
+    raise BrokenFileError(f"HP413 {MIN_IS_WHITE}", doubt.describe() if doubt else "stored, or inverted values")
+
+
+def stores_labels(header: Header) -> bool:
+    """Return whether what wrote the file is known to store labels as they are, whatever it says of white."""
+    return header.software.startswith(_STORES_LABELS)
+
+
+def _unsigned(stored: np.ndarray) -> np.ndarray:
+    if stored.size and stored.min() < 0:
+        values, pixels = np.unique(stored[stored < 0], return_counts=True)
+        named = ", ".join(f"{value} ({number:,} pixels)" for value, number in list(zip(values.tolist(), pixels.tolist(), strict=True))[:_NUM_SHOWN])
+        bits = stored.dtype.itemsize * 8
+        elsewhere = f"; readers that ignore the sign return {int(values[-1]) + 256} for {values[-1]}" if bits == 8 else ""
+        raise BrokenFileError("HP416 negative-label", f"{named}, signed{elsewhere}")
+    return stored.astype(np.uint8) if stored.dtype == np.int8 else _narrowed(stored)
+
+
+def _narrowed(stored: np.ndarray) -> np.ndarray:
+    return stored.astype(np.uint16) if stored.dtype.itemsize > 1 and (not stored.size or stored.max() <= _MAX_LABEL) else stored
+
+
+def _scaled(stored: np.ndarray, header: Header, reading: Reading) -> np.ndarray:
+    wanted = {DepthReading.TO_8: 8, DepthReading.TO_16: 16}.get(reading.depth) if reading.depth else None
+    if wanted is None or header.bit_depth >= wanted or header.is_signed:
+        return stored
+    return stored.astype(np.uint8 if wanted == 8 else np.uint16) * scale_factor(header.bit_depth, wanted)
+
+
+def scale_factor(bits: int, wanted: int) -> int:
+    """Return what a grey value of `bits` is multiplied by to be as bright in `wanted` bits; both 1, 2, 4, 8 or 16."""
+    return ((1 << wanted) - 1) // ((1 << bits) - 1)
+
+
+def _white(header: Header) -> int:
+    return (1 << header.bit_depth) - 1
+
+
+def _colours(palette: bytes) -> np.ndarray:
+    """Return a palette as uint8 [colours, 3]."""
+    return np.frombuffer(palette, np.uint8).reshape(-1, 3)
+
+
+def _used(stored: np.ndarray) -> np.ndarray:
+    """Return the values that occur, ascending."""
+    return np.flatnonzero(np.bincount(stored.ravel()))
