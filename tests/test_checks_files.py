@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from audit_cases import DataSet, Found, by_code, findings_of_rows, picture_bytes, stripes, tissue
+from mask_files import tiff_bytes
 from PIL import Image, PngImagePlugin
 from tile_rows import tile_row
 
 from histoprep.tiles import TileOptions
 
-TRIGGERS = ("HP201", "HP202", "HP203", "HP205", "HP206", "HP207")
+TRIGGERS = ("HP201", "HP202", "HP203", "HP205", "HP206", "HP207", "HP208")
 
 
 def _jpeg(seed: int) -> bytes:
@@ -72,6 +73,37 @@ def test_names_that_lie(found: Found) -> None:
 def test_pictures_beyond_the_limit(found: Found) -> None:
     assert found["HP205 huge-image"].keys() == {"huge.png"}
     assert "200x200" in found["HP205 huge-image"]["huge.png"]
+
+
+def test_whole_files_that_readers_refuse_are_named_for_what_they_are(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    data.pairs(1)
+    labels = stripes(0, 1, 2).astype(int)
+    masks = {
+        "lerc": tiff_bytes(labels, 8, compression=34887),
+        "jxl": tiff_bytes(labels, 8, compression=50002),
+        "jp2k": tiff_bytes(labels, 8, compression=34712),
+        "twelve": tiff_bytes(labels, 12),
+        "three": tiff_bytes(labels, 3),
+        "wide_palette": tiff_bytes(labels, 16, 3, colour_map=[0] * (3 << 16)),
+        "white32": tiff_bytes(labels, 32, 0),
+        "fine": tiff_bytes(labels, 16),
+    }
+    for stem, content in masks.items():
+        data.image(f"{stem}.jpg")
+        data.write(f"{stem}_mask.tif", content)
+    report = data.audit()
+    found = by_code(report.findings)
+    assert found["HP208 compression"] == {
+        "lerc_mask.tif": "LERC compression (TIFF number 34887)",
+        "jxl_mask.tif": "JPEG XL compression (TIFF number 50002)",
+        "jp2k_mask.tif": "JPEG 2000 compression (TIFF number 34712)",
+    }
+    assert found["HP208 bit-depth"].keys() == {"twelve_mask.tif", "three_mask.tif", "wide_palette_mask.tif"}
+    assert found["HP208 bit-depth"]["twelve_mask.tif"].startswith("12 bits")
+    assert found["HP208 values"] == {"white32_mask.tif": "32-bit unsigned min-is-white, which most readers refuse"}
+    assert not [key for key in found if key.startswith("HP201")]
+    assert all("interrupted" not in one.cause for one in report.findings if one.code == "HP208")
 
 
 def test_metadata_names_fields_and_never_values(found: Found) -> None:

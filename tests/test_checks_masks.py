@@ -121,7 +121,9 @@ def test_needless_bits(found: Found) -> None:
 
 def test_nothing_else_is_said(found: Found) -> None:
     codes = {key.split()[0] for key in found}
-    assert codes == {"HP101", "HP401", "HP402", "HP405", "HP406", "HP407", "HP408", "HP409", "HP412", "HP802"}
+    # Masks of 1, 8 and 16 bits, with a palette and without, lie in one folder (see test_checks_encodings.py).
+    assert {key for key in found if key.startswith("HP414")} == {"HP414 depth", "HP414 mode"}
+    assert codes == {"HP101", "HP401", "HP402", "HP405", "HP406", "HP407", "HP408", "HP409", "HP412", "HP414", "HP802"}
 
 
 def test_headers_alone_show_modes_and_sizes(tmp_path: Path) -> None:
@@ -172,3 +174,30 @@ def test_scaled_values_with_a_map(tmp_path: Path) -> None:
     assert _scaled(tmp_path / "known", {"a": (2,)}, path) == {}
     assert _scaled(tmp_path / "stray", {"a": (2,), "b": (200,)}, path) == {}
     assert _scaled(tmp_path / "beyond", {"a": (50,), "b": (200,)}, path) == {}
+
+
+def _wrapped(folder: Path, masks: Mapping[str, tuple[int, ...]], label_map: Path | None = None) -> list[Finding]:
+    rows = [tile_row(name, dict.fromkeys(values, 60)) for name, values in masks.items()]
+    found = findings_of_rows(folder, rows, label_map=label_map)
+    return [one for one in found if (one.code, one.subcode) == ("HP410", "wrapped") or one.code == "HP501"]
+
+
+@pytest.mark.parametrize(("values", "labels"), [((255, 254, 251), "1, 2, 5"), ((65_535, 65_534), "1, 2"), ((255, 254), "1, 2")])
+def test_labels_that_r_wrote_as_brightness(tmp_path: Path, values: tuple[int, ...], labels: str) -> None:
+    [finding] = _wrapped(tmp_path, {f"t{value}": (value,) for value in values} | {"zero": (0,)})
+    assert "R's writePNG" in finding.cause and f"({labels})" in finding.cause and "labels / 255" in finding.suggestion
+    assert set(finding.paths) == {f"value {value}" for value in values}
+
+
+@pytest.mark.parametrize("values", [(255,), (1, 255), (0, 254, 100), (200, 250), (65_535,)])
+def test_values_near_white_that_may_well_be_labels(tmp_path: Path, values: tuple[int, ...]) -> None:
+    assert _wrapped(tmp_path, {"a": values}) == []
+
+
+def test_wrapped_labels_with_a_map(tmp_path: Path) -> None:
+    # The map knows 0 to 3: then even few values are sure, and values that it knows are what they are.
+    path = write_map(tmp_path)
+    found = _wrapped(tmp_path / "known", {"a": (0, 253), "b": (255, 254)}, path)
+    assert [one.code for one in found] == ["HP410", "HP501"] and all("R's writePNG" in one.cause for one in found)
+    assert [one.code for one in _wrapped(tmp_path / "others", {"a": (255, 200)}, path)] == ["HP501"]
+    assert _wrapped(tmp_path / "listed", {"a": (1, 2)}, path) == []

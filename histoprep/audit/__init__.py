@@ -103,7 +103,8 @@ def ensure_tiles(
     """
     earlier = earlier_options(workspace)
     decided = earlier.tiles.mask_reading.updated(reading)
-    options = TableOptions(scan=scan_options or earlier.scan, tiles=(TileOptions() if scan_options else earlier.tiles).with_reading(decided))
+    options = TableOptions(scan=scan_options, tiles=TileOptions()) if scan_options else earlier
+    options = replace(options, tiles=options.tiles.with_reading(decided))
     told = [0]
 
     def advance(done: int, _: int) -> None:

@@ -25,7 +25,9 @@ def read_tiles(workspace: Workspace, scan_options: ScanOptions | None = None, *,
     from histoprep.tiles.options import chosen_words, earlier_options
     from histoprep.tiles.table import unlisted_folders
 
-    if scan_options is None and (kept := chosen_words(workspace, earlier_options(workspace).scan)):
+    earlier = earlier_options(workspace)
+    kept = chosen_words(workspace, earlier.scan) if scan_options is None else []
+    if kept := [*kept, *([earlier.tiles.mask_reading.describe()] if earlier.tiles.reading else [])]:
         console.note(f"as in the last audit: {', '.join(kept)}")
     with console.progress("reading tiles", None) as meter:
         ensure_tiles(workspace, scan_options, workers=workers, meter=meter, warn=console.warn, reading=reading or UNDECIDED)

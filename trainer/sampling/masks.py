@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +88,7 @@ def masks_in_folder(
 
     Their values are class ids of `classes`, or the source labels of `source_map`, which is applied then. `images` is a folder with the real
     pictures under the same names. Everything made of them is said to belong to `split`, train by default. Raises UsageError when there are
-    no masks or two of one name, DataError, naming the file, when one cannot be read.
+    no masks, two of one name, or some of fewer bits than others (HP414), DataError, naming the file, when one cannot be read.
     """
     paths = sorted(_files(folder, _MASK_SUFFIXES), key=lambda path: path.as_posix())
     ids = tuple(_name_of(path, folder) for path in paths)
@@ -96,7 +96,9 @@ def masks_in_folder(
     if not ids or twice:
         what = "two masks have one name" if twice else "there are no masks here"
         raise UsageError(what, path=folder, seen=", ".join(sorted(twice)[:3]) or None, expected=f"files {', '.join(_MASK_SUFFIXES)}")
-    sizes = np.array([_size_of(path) for path in paths], dtype=np.int64)
+    headers = [_header_of(path) for path in paths]
+    _refuse_mixed_depths(paths, [one.bit_depth for one in headers])
+    sizes = np.array([(one.height_px, one.width_px) for one in headers], dtype=np.int64)
     pictures = {_name_of(path, images): path for path in _files(images, _IMAGE_SUFFIXES)} if images else {}
     # The map of the training would turn class ids into other classes.
     lookup = (source_map or classes_as_sources(classes)).lookup_table()
@@ -138,15 +140,30 @@ def _decoded(path: Path, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
     try:
         return decode(path.read_bytes())
     except (OSError, BrokenFileError) as error:
-        raise DataError(f"cannot read the file: {error}", path=path) from error
+        hint = "histoprep audit says more" if isinstance(error, BrokenFileError) else None
+        raise DataError(f"cannot read the file: {error}", path=path, hint=hint) from error
 
 
-def _size_of(path: Path) -> tuple[int, int]:
+def _header_of(path: Path) -> imageio.Header:
     try:
-        header = imageio.read_header(path.read_bytes())
+        # Without the file's content, which the structure holds.
+        return replace(imageio.read_header(path.read_bytes()), structure=None)
     except (OSError, BrokenFileError) as error:
         raise DataError(f"cannot read the mask: {error}", path=path) from error
-    return header.height_px, header.width_px
+
+
+def _refuse_mixed_depths(paths: Sequence[Path], bits: Sequence[int]) -> None:
+    """Raise UsageError for masks of fewer than 8 bits among others: a 1 may be a 255 that a tool stored in the fewest bits (HP414)."""
+    few = [path for path, depth in zip(paths, bits, strict=True) if depth < 8]
+    if few and len(few) < len(paths):
+        hint = "write all masks with 8 bits; histoprep remap does, and asks which label is meant"
+        raise UsageError(
+            f"{len(few):,} of {len(paths):,} masks have fewer bits than the others, so that their labels are not known",
+            path=few[0],
+            seen=f"{min(bits)} bits",
+            expected="the same bits in all",
+            hint=hint,
+        )
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
