@@ -98,6 +98,13 @@ def test_8_and_16_bits_in_one_folder_name_the_fewer(tmp_path: Path) -> None:
     assert about_encodings(audited(tmp_path / "wide", few_wide)) == {
         "HP414 depth": {"c_mask.png": "16 bits beside 8, such as a_mask.png: a label 1 of those is 1 as stored, or 257 scaled"}
     }
+    # 16 bits that nothing needs are needless (HP412); but a 255 may be the white of 16 bits.
+    needless = {"a": grey(0, 1), "b": grey(0, 2, kind=np.uint16)}
+    assert about_encodings(audited(tmp_path / "needless", needless)) == {}
+    assert about_encodings(audited(tmp_path / "white", {"a": grey(0, 255), "b": grey(0, 2, kind=np.uint16)})) == {
+        "HP414 depth": {"a_mask.png": "8 bits beside 16, such as b_mask.png: 0, 255 as stored, or 0, 65535 scaled"}
+    }
+    assert about_encodings(audited(tmp_path / "both", {"a": grey(0, 255), "b": grey(0, 255, kind=np.uint16)})) == {}
     # In folders of their own nothing says that they were one export.
     apart = {"a/a": grey(0, 1), "b/b": grey(0, 257, 300, kind=np.uint16)}
     assert about_encodings(audited(tmp_path / "apart", apart)) == {}
@@ -121,6 +128,11 @@ def test_palettes_that_differ_within_a_folder(tmp_path: Path) -> None:
     assert about_encodings(audited(tmp_path, masks, palette="index")) == said
     apart = {name if name != "odd" else "other/odd": content for name, content in masks.items()}
     assert about_encodings(audited(tmp_path / "apart", apart)) == {}
+
+
+def test_masks_of_background_alone_are_beside_nothing(tmp_path: Path) -> None:
+    zero = png_bytes(blobs((0,)), 8, RED)
+    assert about_encodings(audited(tmp_path, {"a": zero, "b": png_bytes(blobs((0, 1, 2)), 8, RED), "c": zero})) == {}
 
 
 def test_a_palette_of_colours_beside_grey(tmp_path: Path) -> None:

@@ -189,10 +189,10 @@ def refuse_unread(pages: Sequence[Page]) -> None:
     if compression in _UNREAD:
         raise BrokenFileError("HP208 compression", f"{_UNREAD[compression]} compression (TIFF number {compression})")
     depths = set(first.numbers.get(_BITS, (1,)))
-    if len(depths) > 1 or not depths.issubset(_DEPTHS):
-        if max(depths) <= 64:
-            raise BrokenFileError("HP208 bit-depth", f"{', '.join(map(str, sorted(depths)))} bits a sample, which readers scale, pack or refuse")
-    elif first.number(_PHOTOMETRIC, 1) == 3 and first.bits > 8:
+    # Depths that differ within a pixel are damage more often than a picture.
+    if len(depths) == 1 and first.bits not in _DEPTHS and first.bits < max(_DEPTHS):
+        raise BrokenFileError("HP208 bit-depth", f"{first.bits} bits a sample, which readers scale, pack or refuse")
+    if first.number(_PHOTOMETRIC, 1) == 3 and first.bits > 8:
         raise BrokenFileError("HP208 bit-depth", f"a colour table for {first.bits} bits, which most readers refuse")
 
 

@@ -27,6 +27,7 @@ _COLUMNS = (
 )  # fmt: skip
 _GREY = pa.array(["1", "L", "I;16", "I;16B"])
 _BYTE = 8
+_WHITE = 255
 _NUM_SHOWN = 8
 ASKED = ("HP413 palette", "HP413 min-is-white")
 
@@ -149,11 +150,17 @@ def _masks(number: int) -> str:
 
 
 class _Amount(NamedTuple):
-    """Of masks of one folder, mode and depth: how many, how many with a label other than 0, and one of them."""
+    """Of masks of one folder and depth: how many, how many with a label other than 0, with label 255, the highest label, one of them."""
 
-    masks: int
-    foreground: int
-    example: str
+    masks: int = 0
+    foreground: int = 0
+    white: int = 0
+    highest: int = 0
+    example: str = ""
+
+    def __add__(self, other: _Amount) -> _Amount:  # type: ignore[override]
+        sums = (self.masks + other.masks, self.foreground + other.foreground, self.white + other.white)
+        return _Amount(*sums, max(self.highest, other.highest), self.example or other.example)
 
 
 @dataclass(slots=True)
@@ -175,12 +182,13 @@ class _Survey:
         self._add_palettes_of_greys(with_palette)
 
     def _add_grey(self, masks: pa.Table) -> None:
-        columns = {"folder": _folders(masks), "depth": masks["mask_bit_depth"], "path": masks["mask_path"], "foreground": _foreground(masks)}
-        groups = pa.table(columns).group_by(["folder", "depth"]).aggregate([("path", "count"), ("foreground", "sum"), ("path", "min")])
-        for row in groups.to_pylist():
-            key = (row["folder"], row["depth"])
-            earlier = self.grey.get(key, _Amount(0, 0, row["path_min"]))
-            self.grey[key] = _Amount(earlier.masks + row["path_count"], earlier.foreground + row["foreground_sum"], earlier.example)
+        highest, white = _highest(masks)
+        facts = {"foreground": (highest > 0).astype(np.int64), "white": white, "highest": highest}
+        table = pa.table({"folder": _folders(masks), "depth": masks["mask_bit_depth"], "path": masks["mask_path"], **facts})
+        sums = [("path", "count"), ("foreground", "sum"), ("white", "sum"), ("highest", "max"), ("path", "min")]
+        for row in table.group_by(["folder", "depth"]).aggregate(sums).to_pylist():
+            amount = _Amount(*(row[f"{name}_{how}"] for name, how in sums))
+            self.grey[row["folder"], row["depth"]] = self.grey.get((row["folder"], row["depth"]), _Amount()) + amount
 
     def _add_palettes(self, masks: pa.Table) -> None:
         for folder, path, indices, colours in _palettes(masks):
@@ -189,13 +197,13 @@ class _Survey:
                 self.examples.setdefault((folder, index, colour), path)
 
     def _add_palettes_of_greys(self, masks: pa.Table) -> None:
-        """Count masks that are read by the grey values of a palette as 8-bit grey, which they once were."""
+        """Count masks with labels that are read by the grey values of a palette as 8-bit grey, which they once were."""
         coloured = {path for _, path, _, _ in _palettes(masks)}
-        rows = zip(_folders(masks).to_pylist(), masks["mask_path"].to_pylist(), _foreground(masks).to_pylist(), strict=True)
-        for folder, path, foreground in rows:
-            if path not in coloured:
-                earlier = self.grey.get((folder, _BYTE), _Amount(0, 0, path))
-                self.grey[folder, _BYTE] = _Amount(earlier.masks + 1, earlier.foreground + foreground, earlier.example)
+        highest, white = _highest(masks)
+        for row in zip(_folders(masks).to_pylist(), masks["mask_path"].to_pylist(), highest.tolist(), white.tolist(), strict=True):
+            folder, path, label, is_white = row
+            if label and path not in coloured:
+                self.grey[folder, _BYTE] = self.grey.get((folder, _BYTE), _Amount()) + _Amount(1, 1, int(is_white), label, path)
 
     def odd(self, reading: Reading) -> _Odd:
         """Return which masks are stored otherwise than those beside them."""
@@ -216,7 +224,8 @@ class _Survey:
     def _odd_depths(self, depths: Mapping[str, Mapping[int, _Amount]], odd: _Odd) -> None:
         """Note masks whose values may have been scaled: of fewer bits than others of their folder; below 8 bits, of the whole data set.
 
-        In a folder where most masks have fewer bits, the few of more bits are named: they raise the question.
+        16 bits that are needed for no label beside them raise no question, unless there is white: 255 may be 65,535. In a folder where
+        most masks have fewer bits, the few of more bits are named: they raise the question.
         """
         of_bytes = [amount.example for found in depths.values() for depth, amount in found.items() if depth >= _BYTE]
         for folder, found in depths.items():
@@ -225,12 +234,17 @@ class _Survey:
                 bits, example = widest, found[widest].example
                 if depth < _BYTE and widest < _BYTE and of_bytes:
                     bits, example = _BYTE, min(of_bytes)
-                if bits == depth or not amount.foreground:
+                if bits == depth or not amount.foreground or (depth == _BYTE and not _may_be_scaled(amount, found[bits])):
                     continue
                 if depth >= _BYTE and found[bits].masks < amount.foreground:
                     odd.depths[folder, bits] = depth, amount.example
                 else:
                     odd.depths[folder, depth] = bits, example
+
+
+def _may_be_scaled(narrow: _Amount, wide: _Amount) -> bool:
+    """Return whether labels of 8-bit masks may be 257 times as high, as those of 16-bit masks of their folder are."""
+    return wide.highest > _WHITE or (narrow.white > 0 and wide.white == 0)
 
 
 @dataclass(slots=True)
@@ -309,10 +323,10 @@ def _folders(masks: pa.Table) -> pa.ChunkedArray:
     return pc.replace_substring_regex(masks["mask_path"], r"/?[^/]*$", "")
 
 
-def _foreground(masks: pa.Table) -> pa.Array:
-    """Return whether each mask holds a label other than 0, as int64."""
+def _highest(masks: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Return the highest label of each mask, and 1 where it holds 255, int64 [n]; each has one label at least, in order of label."""
     lists = masks["label_ids"].combine_chunks()
-    sizes = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
-    firsts = np.zeros(len(sizes), np.int64)
-    firsts[sizes == 1] = lists.filter(pa.array(sizes == 1)).flatten().to_numpy()
-    return pa.array(((sizes > 1) | (firsts > 0)).astype(np.int64))
+    labels = lists.flatten().to_numpy()
+    ends = np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))
+    white = np.diff(np.concatenate(([0], np.cumsum(labels == _WHITE)))[np.concatenate(([0], ends))])
+    return labels[ends - 1].astype(np.int64), (white > 0).astype(np.int64)
