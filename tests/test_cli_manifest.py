@@ -13,10 +13,13 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from histoprep.audit import ensure_tiles
 from histoprep.cli import run
 from histoprep.cli.manifest import app
 from histoprep.errors import ExitCode, HistoprepError, LockedError, UsageError
 from histoprep.manifest import open_manifest
+from histoprep.mask_reading import DepthReading, Reading
+from histoprep.workspace import Workspace
 
 SIDE_PX = 32
 MAP = """\
@@ -166,6 +169,9 @@ def test_labels_that_are_too_large_for_classes_are_named_with_their_mask(dataset
     assert isinstance(error, UsageError)
     assert error.what == "labels of 2 masks are too large to be classes (HP505)"
     assert (error.path, error.seen, error.expected) == ("case1_5_mask.png", "label 300", "at most 255") and "--map" in str(error.hint)
+    # 8 bits among 16 may be scaled (HP414): nobody decided.
+    assert "HP414" in str(_run(dataset, "--map", "m.yml").exception)
+    ensure_tiles(Workspace.of(dataset), reading=Reading(depth=DepthReading.STORED))
     # As the hint says: with a map they do not stop the others.
     assert _run(dataset, "--map", "m.yml").exit_code == ExitCode.INCOMPLETE
     assert len(_splits(dataset.with_name("data.histoprep") / "manifest.parquet")) == 37
