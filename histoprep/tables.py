@@ -131,6 +131,12 @@ def rebatch(batches: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema) -> 
         yield pa.concat_tables(waiting).combine_chunks()
 
 
+class _OpenTable(pq.ParquetFile):
+    """An open table that knows its path, which errors about its pages name."""
+
+    path: Path
+
+
 def looks_like_parquet(path: Path) -> bool:
     """Return whether a file begins or ends as every Parquet file does, so that a damaged one is still known; raises OSError."""
     with path.open("rb") as stream:
@@ -156,7 +162,8 @@ def open_table(path: Path, *, kind: str, schema_version: str) -> tuple[pq.Parque
         raise IntegrityError(f"cannot read this table: {error.strerror or error}", path=path) from error
     try:
         sealed = _is_sealed(path)
-        opened = pq.ParquetFile(_source(path), page_checksum_verification=True)
+        opened = _OpenTable(_source(path), page_checksum_verification=True)
+        opened.path = path
         header = json.loads((opened.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}"))
         header |= json.loads((opened.metadata.metadata or {}).get(LATE_METADATA_KEY, b"{}"))
     except FileNotFoundError:
@@ -204,7 +211,8 @@ def read_row_group(opened: pq.ParquetFile, index: int, columns: Sequence[str] | 
     try:
         return opened.read_row_group(index, columns=list(columns) if columns is not None else None)
     except (OSError, pa.ArrowException) as error:
-        raise IntegrityError(f"damaged table: {error}", seen=f"row group {index}", hint="restore it or make it again") from error
+        path = getattr(opened, "path", None)
+        raise IntegrityError(f"damaged table: {error}", path=path, seen=f"row group {index}", hint="restore it or make it again") from error
 
 
 def read_table(opened: pq.ParquetFile, columns: Sequence[str] | None = None) -> pa.Table:

@@ -20,7 +20,7 @@ from histoprep.errors import HistoprepError, IntegrityError, UsageError
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, identity_map
 from histoprep.manifest import Manifest, open_manifest, read_manifest, schema, write_dataset_csv, write_manifest
 from histoprep.manifest.build import ManifestOptions, ManifestSummary, build_manifest
-from histoprep.manifest.check import certificate_problems, check_certificate, validate_manifest
+from histoprep.manifest.check import certificate_problems, check_manifest, validate_manifest
 from histoprep.manifest.diff import diff_manifests
 from histoprep.split import parse_fractions
 from histoprep.stats.counts import count
@@ -205,7 +205,7 @@ class TestSplit:
         splits = manifest.certificate["splits"]
         assert splits["val"]["labels"] == {"a": 20, "b": 20} and splits["train"]["labels"] == {"a": 80, "b": 80}
         assert manifest.recipe["method"] == "folder"
-        check_certificate(manifest)
+        check_manifest(manifest)
         anew, _ = build(tmp_path, rows, ignore_folder_split=True, fractions=parse_fractions("0.5/0.5"))
         assert anew.certificate["splits"]["test"]["tiles"] == 130
 
@@ -370,7 +370,7 @@ class TestCheck:
     def test_a_true_manifest_has_no_finding(self, tmp_path: Path) -> None:
         manifest, _ = build(tmp_path, with_files(tmp_path / "data", many_rows(60, num_groups=12)))
         assert validate_manifest(manifest.path, digests=True) == []
-        check_certificate(manifest)
+        check_manifest(manifest)
 
     def test_files_that_changed_or_went_are_found(self, tmp_path: Path) -> None:
         root = tmp_path / "data"
@@ -423,7 +423,7 @@ class TestCheck:
         for cells in ({"split": "train"}, {"classes": [0, 4]}):
             changed = open_manifest(rewrite(manifest, {test: cells}))
             with pytest.raises(IntegrityError, match="certificate"):
-                check_certificate(changed)
+                check_manifest(changed)
 
     def test_an_image_in_both_pools_is_warned_of(self, tmp_path: Path) -> None:
         rows = [*many_rows(40), tile_row("copy", image_digest="same"), tile_row("labelled", {1: 100}, image_digest="same")]

@@ -164,10 +164,13 @@ def check(
 ) -> None:
     """Hold a manifest against its files and against itself: HP901 to HP903, HP701 to HP704.
 
-    Exit code 0 when it is true, 1 when something was found.
+    Exit code 0 when it is true, 1 when something was found, 6 when the file is damaged.
     """
+    from histoprep.manifest import open_named_manifest
     from histoprep.manifest.check import validate_manifest
 
+    # Damage of the file itself is an error, what its rows say a finding.
+    open_named_manifest(file)
     with console.progress("checking", None) as meter:
         found = validate_manifest(file, root, digests=digests, advance=meter.advance)
     for one in found:

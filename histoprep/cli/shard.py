@@ -75,15 +75,18 @@ def verify(
 ) -> None:
     """Read every byte of the shards again and compare it with the index: HP904, HP905.
 
-    Exit code 0 when all is true, 1 when something was found.
+    Exit code 0 when all is true, 1 when something was found, 6 when the index itself is damaged.
     """
     _verify(shards, None if manifest is None else str(manifest))
     console.out(f"{shards}: fine, every byte was read")
 
 
 def _verify(shards: str, manifest: str | None) -> None:
+    from histoprep.shards.index import open_index
     from histoprep.shards.verify import verify_shards
 
+    # Damage of the index itself is an error, what it says of the shards a finding.
+    open_index(shards)
     with progress_of("verifying") as advance:
         found = verify_shards(shards, manifest, advance=advance)
     for one in found:
@@ -137,12 +140,14 @@ def preview(
 ) -> None:
     """Draw some tiles as the trainer reads them, classes in their colours, into one PNG."""
     from histoprep.durable import write_bytes
+    from histoprep.manifest.check import check_manifest
     from histoprep.shards import open_tiles
     from histoprep.shards.places import beside
     from histoprep.shards.preview import choose_rows, draw_preview
     from histoprep.workspace import check_outside
 
     source = open_tiles(shards)
+    check_manifest(source.manifest)
     target = out or beside(shards, "preview.png")
     check_outside(target, source.manifest.data_folders, "an image")
     rows = choose_rows(source, num, seed, split, pool)

@@ -26,9 +26,22 @@ from histoprep.split.units import CONDITIONAL, POOLS, SPLITS, SplitRows, name_ke
 from histoprep.tiles.mended import MendedMasks, open_mended
 
 _THREADS = 16
+# The least that these columns may hold, where they hold something.
+_NUMBERS = {
+    "width_px": 1,
+    "height_px": 1,
+    "image_bytes": 1,
+    "mask_bytes": 1,
+    "image_offset": 0,
+    "image_length": 1,
+    "mask_offset": 0,
+    "mask_length": 1,
+}
 _KEY_COLUMNS = ("tile_id", "group", "split", "pool", "class_pixels", "classes", "label", "image_digest")
 _FILE_COLUMNS = ("image_path", "image_bytes", "image_digest", "mask_path", "mask_bytes", "mask_digest")
 _POINTS_TOLERANCE = 1e-6
+_REMAKE = "make it again: histoprep manifest --map MAP"
+_SHOWN = 3
 
 Advance = Callable[[int], object]
 
@@ -62,16 +75,28 @@ def validate_manifest(
     return sorted(found, key=lambda one: (one.code, one.subcode))
 
 
-def check_certificate(manifest: Manifest) -> None:
-    """Raise IntegrityError unless the rows give the very certificate in the header and nothing crosses splits.
+def check_manifest(manifest: Manifest) -> None:
+    """Raise IntegrityError unless the rows make sense, give the very certificate in the header, and nothing crosses splits.
 
-    The trainer calls this before its first step.
+    Whatever reads the rows of a manifest that it did not make itself calls this first: shards, latents, training, sampling.
     """
-    problems = certificate_problems(manifest)
+    found = next(_check_values(manifest), None)
+    if found is not None:
+        wrong = "; ".join(f"{name}: {detail}" if name != str(manifest.path) else detail for name, detail in _first(found))
+        raise IntegrityError("the rows of this manifest make no sense", path=manifest.path, seen=wrong, hint=_REMAKE)
+    problems = [*certificate_problems(manifest), *(f"{name}: tile id occurs twice" for name in _repeated_ids(manifest))]
     if problems:
-        raise IntegrityError(
-            "the certificate of the split does not hold", path=manifest.path, seen="; ".join(problems), hint="histoprep manifest --map MAP"
-        )
+        raise IntegrityError("the certificate of the split does not hold", path=manifest.path, seen="; ".join(problems[:_SHOWN]), hint=_REMAKE)
+
+
+def _first(found: Finding) -> list[tuple[str, str]]:
+    return list(zip(found.paths, found.details, strict=True))[:_SHOWN]
+
+
+def _repeated_ids(manifest: Manifest) -> list[str]:
+    """Return the first tile ids that occur twice."""
+    keys = np.concatenate([name_keys(batch["tile_id"].to_pylist(), 0, "tile") for batch in manifest.iter_batches(["tile_id"])])
+    return [name for name, _ in _crossing(manifest, keys, np.arange(len(keys)), None, "tile_id")][:_SHOWN]
 
 
 def certificate_problems(manifest: Manifest) -> list[str]:
@@ -132,7 +157,7 @@ def _core(column: pa.ChunkedArray, ids: np.ndarray) -> np.ndarray:
 
 
 def _check_values(manifest: Manifest) -> Iterator[Finding]:
-    """Yield HP901 for nulls in keys, unknown names and class ids, and tile ids that occur twice in one split."""
+    """Yield HP901 for no rows, nulls in keys, unknown names and class ids, NUL in names, and numbers that cannot be."""
     wrong: list[tuple[str, str]] = []
     ids = pa.array([one.id for one in manifest.label_map.classes], pa.uint8())
     for batch in manifest.iter_batches(COLUMNS):
@@ -142,6 +167,15 @@ def _check_values(manifest: Manifest) -> Iterator[Finding]:
             wrong += [(row["tile_id"], f"{name} is {row[name]!r}") for row in batch.select(["tile_id", name]).filter(strange).to_pylist()]
         if not pc.all(pc.is_in(pc.list_flatten(batch["classes"]), ids), min_count=0).as_py():
             wrong.append((str(manifest.path), "a class id that the label map does not have"))
+        for name in ("tile_id", "image_path", "mask_path", "shard"):
+            # No file has such a name; the system's calls would raise ValueError.
+            with_nul = pc.fill_null(pc.match_substring(batch[name], "\0"), False)
+            wrong += [(repr(row["tile_id"]), f"{name} holds a NUL character") for row in batch.filter(with_nul).select(["tile_id"]).to_pylist()]
+        for name, least in _NUMBERS.items():
+            too_small = pc.fill_null(pc.less(batch[name], least), False)
+            wrong += [(row["tile_id"], f"{name} is {row[name]}") for row in batch.filter(too_small).select(["tile_id", name]).to_pylist()]
+    if not len(manifest):
+        wrong.append((str(manifest.path), "no rows"))
     if wrong:
         yield finding(RULES["HP901"], sorted(set(wrong)), denominator=len(manifest), unit="tiles")
 
@@ -251,6 +285,9 @@ def _look_at(root: Path, file: _File, digests: bool) -> _Verdict | None:
             return _Verdict(file.path, f"{status.st_size} bytes, manifest says {file.size}", gone=False)
         if digests and file.digest is not None and file_digest(Path(path)) != file.digest:
             return _Verdict(file.path, "content differs from the digest of the manifest", gone=False)
+    except ValueError as error:
+        # NUL in a path.
+        return _Verdict(file.path, str(error), gone=True)
     except OSError as error:
         return _Verdict(file.path, error.strerror or str(error), gone=True)
     return None

@@ -18,6 +18,7 @@ from histoprep import __version__
 from histoprep.digests import digest, digest_text
 from histoprep.errors import UsageError
 from histoprep.manifest import Manifest, file_digest
+from histoprep.manifest.check import check_manifest
 from histoprep.names import to_name
 from histoprep.remap import OnUnmapped, Recipe
 from histoprep.shards.layout import RECORD, image_suffix, key_of, member_bytes, shard_name
@@ -99,6 +100,7 @@ def plan_shards(manifest: Manifest, out: Path, options: ShardOptions, root: Path
     if "shards" in manifest.header:
         raise UsageError("this is an index of shards already", path=manifest.path, hint="name the manifest that it was made from")
     data, target = root or manifest.root, out.absolute()
+    check_manifest(manifest)
     check_outside(target, (data, *manifest.data_folders), "shards")
     if target.exists() and not target.is_dir():
         raise UsageError("shards need a folder", path=target, seen="a file of that name")

@@ -61,6 +61,7 @@ def encode(
     training split, and a report of what the codec costs: PSNR, SSIM and a sheet of pictures. A stopped run goes on where it was. Exit
     codes: 0 done, 2 wrong use, 3 some tiles were skipped (they are listed), 6 a damaged file.
     """
+    from histoprep.manifest.check import check_manifest
     from histoprep.shards import open_tiles
     from histoprep.shards.places import beside
     from histoprep.workspace import check_outside
@@ -71,6 +72,7 @@ def encode(
 
     tiles, place = open_tiles(manifest), out or beside(manifest, "latents")
     check_outside(place, tiles.manifest.data_folders, "latents")
+    check_manifest(tiles.manifest)
     where = str(choose_device(device))
     loaded = load_codec(codec)
     options = EncodeOptions(

@@ -140,6 +140,7 @@ def _check_run(checkpoint: Path) -> None:
 
 def _mask_list(masks: str, classes: LabelMap, split: SplitName | None, map_name: str | None, images: Path | None, out: Path) -> MaskList:
     from histoprep.labels import find_label_map, load_label_map
+    from histoprep.manifest.check import check_manifest
     from histoprep.shards import open_tiles
     from trainer.sampling.masks import masks_in_folder, masks_of_tiles
 
@@ -153,6 +154,7 @@ def _mask_list(masks: str, classes: LabelMap, split: SplitName | None, map_name:
     if map_name or images:
         raise UsageError("--map and --images belong to a folder of masks; a manifest has its own", path=masks)
     tiles = open_tiles(masks)
+    check_manifest(tiles.manifest)
     for folder in tiles.manifest.data_folders:
         _check_apart(out, folder)
     if [(one.id, one.name) for one in tiles.label_map.classes] != [(one.id, one.name) for one in classes.classes]:

@@ -17,7 +17,7 @@ import torch
 from lightning_fabric import Fabric
 
 from histoprep.durable import locked
-from histoprep.manifest.check import check_certificate
+from histoprep.manifest.check import check_manifest
 from histoprep.shards import open_tiles
 from histoprep.workspace import check_outside
 from trainer.config import RunConfig
@@ -87,7 +87,7 @@ def check_data(config: RunConfig) -> dict[str, Any]:
     """
     tiles = open_tiles(config.manifest)
     check_outside(Path(config.out), tiles.manifest.data_folders, "a run")
-    check_certificate(tiles.manifest)
+    check_manifest(tiles.manifest)
     return {"manifest": config.manifest, "digest": tiles.digest, "label_map": tiles.label_map.digest, "certificate": tiles.certificate}
 
 
