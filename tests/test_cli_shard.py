@@ -139,7 +139,7 @@ def test_a_preview_lies_beside_the_shards_and_disturbs_nobody(manifest: Path, mo
 def test_a_preview_is_never_written_into_the_data_set_or_to_an_address(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(manifest, "--out", "mine", "--workers", "1")
     assert run("preview", "mine", "--out", "../data/x.png") == ExitCode.USAGE
-    assert "a picture must not mix with the data set" in capsys.readouterr().err
+    assert "an image must not mix with the data set" in capsys.readouterr().err
     assert not Path("../data/x.png").exists()
     with pytest.raises(UsageError, match="beside an address"):
         beside("s3://bucket/shards", "preview.png")
