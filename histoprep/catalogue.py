@@ -243,7 +243,7 @@ _ALL = (
     ),
     Rule(
         "HP413", "readers-disagree", _ERROR, _TILE,
-        "A palette of greys that are not their indices, or a TIFF whose value 0 is white: readers return different labels for the same file.",
+        "A palette of greys that are not their indices, a TIFF whose value 0 is white, or an orientation tag: readers return different labels for the same file.",
         "A lossless optimiser made a palette of grey levels, or a tool wrote the mask as a picture, white on black.",
         "Look at some of these masks and decide: histoprep audit with --palette index or grey, or --min-is-white stored or inverted.",
         _UNSAFE,

@@ -78,10 +78,11 @@ def png_bytes(values: np.ndarray, bits: int, palette: bytes = b"", transparency:
     lines = b"".join(b"\0" + rows[start : start + length] for start in range(0, len(rows), length))
     header = struct.pack(">IIBBBBB", width, height, bits, 3 if palette else 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"PLTE", palette), (b"tRNS", transparency), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, body) for kind, body in chunks if body or kind == b"IEND")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, body) for kind, body in chunks if body or kind == b"IEND")
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """Return a chunk of a PNG with its checksum."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 

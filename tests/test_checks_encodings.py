@@ -142,6 +142,13 @@ def test_a_palette_of_colours_beside_grey(tmp_path: Path) -> None:
     assert about_encodings(audited(tmp_path, masks, palette="index")) == {}
 
 
+def test_a_mask_that_asks_to_be_turned(tmp_path: Path) -> None:
+    turned = by_tifffile(blobs((0, 1), 1).astype(np.uint8), photometric="minisblack", extratags=[(274, 3, 1, 6, True)])
+    upright = by_tifffile(blobs((0, 1), 1).astype(np.uint8), photometric="minisblack", extratags=[(274, 3, 1, 1, True)])
+    found = about_encodings(audited(tmp_path, {"a": turned, "b": upright}))
+    assert found == {"HP413 orientation": {"a_mask.tif": "orientation 6: some readers turn the mask, others do not"}}
+
+
 def test_values_that_are_no_labels(tmp_path: Path) -> None:
     found = about_encodings(audited(tmp_path, {"a": grey(0, 1), "short": SHORT, "negative": NEGATIVE}))
     assert found["HP415"] == {"short_mask.png": "label 15 of a palette of 5 colours (0 to 4), perhaps of a larger label"}

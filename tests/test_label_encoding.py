@@ -9,7 +9,7 @@ import numpy as np
 import oxipng
 import pytest
 from audit_cases import DataSet
-from mask_files import blobs, by_tifffile, grey_palette_png, greys, others_read, png_bytes, saved, tiff_bytes
+from mask_files import blobs, by_tifffile, grey_palette_png, greys, others_read, png_bytes, png_chunk, saved, tiff_bytes
 from PIL import Image
 
 from histoprep import imageio
@@ -73,6 +73,18 @@ def _files() -> dict[str, MaskFile]:
     add("big-endian 16", tiff_bytes(blobs((0, 1, 300)), 16, order=">"), 16)
     for compression in ("group3", "group4", "packbits", "tiff_lzw", "tiff_adobe_deflate"):
         add(f"pillow 1 bit {compression}", saved(Image.fromarray(blobs((0, 1)).astype(bool)), "TIFF", compression=compression), 1)
+    for orientation in (1, 3, 6):
+        exif = Image.Exif()
+        exif[274] = orientation
+        add(f"png orientation {orientation}", saved(blobs((0, 1), 1).astype(np.uint8), exif=exif), 8, "png")
+        turned = by_tifffile(blobs((0, 1), 1).astype(np.uint8), photometric="minisblack", extratags=[(274, 3, 1, orientation, True)])
+        add(f"tiff orientation {orientation}", turned, 8)
+    for bands in (2, 3):
+        data = np.dstack([blobs((0, one + 1)) for one in range(bands)]).astype(np.uint8)
+        add(f"tiff of {bands} bands", by_tifffile(data, photometric="minisblack", planarconfig="contig"), 8)
+    for name, chunk in {"sBIT": b"\3", "gAMA": bytes([0, 0, 200, 0]), "bKGD": b"\0\0", "tRNS": b"\0\1"}.items():
+        plain = png_bytes(blobs((0, 1, 2)), 8)
+        add(f"png with {name}", plain[:33] + png_chunk(name.encode(), chunk) + plain[33:], 8, "png")
     add("optimised", oxipng.optimize_from_memory(saved(blobs((2, 3, 4)).astype(np.uint8)), level=6), 8, "png")
     return files
 

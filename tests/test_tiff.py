@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ LABELS = blobs((0, 1, 2)).astype(np.uint8)
 
 def by_gdal(*, mask: bool = False, **options: object) -> bytes:
     """Return a mask as GDAL writes it, with a transparency mask inside if asked for."""
-    with rasterio.MemoryFile() as file:
+    with warnings.catch_warnings(), rasterio.MemoryFile() as file:
+        # A mask has no place on Earth.
+        warnings.simplefilter("ignore")
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
             height, width = LABELS.shape
             with file.open(driver="GTiff", width=width, height=height, count=1, dtype="uint8", **options) as target:
@@ -75,6 +78,17 @@ def test_an_image_j_stack_in_one_page_is_several_pages() -> None:
     assert verdict_of(by_tifffile(stack, imagej=True))[0] == "HP201 multi-page"
     single = by_tifffile(LABELS, imagej=True, photometric="minisblack")
     np.testing.assert_array_equal(imageio.decode_mask(single, imageio.read_header(single)), LABELS)
+
+
+def test_several_bands_and_layers_are_not_one() -> None:
+    for bands in (2, 3, 5):
+        data = by_tifffile(np.dstack([LABELS, *[LABELS[::-1]] * (bands - 1)]), photometric="minisblack", planarconfig="contig")
+        verdict, detail = verdict_of(data)
+        assert verdict == "HP208 bands" and detail.startswith(f"{bands} values a pixel")
+    volume = by_tifffile(np.stack([LABELS, LABELS.T]), photometric="minisblack", volumetric=True, tile=(16, 16, 16))
+    assert verdict_of(volume)[0] == "HP201 multi-page"
+    alpha = by_tifffile(np.dstack([LABELS, LABELS]), photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"])
+    assert imageio.read_header(alpha).mode == "LA"
 
 
 def test_what_gdal_writes_is_named() -> None:

@@ -19,6 +19,10 @@ _TIFFFILE_CAUSE = "tifffile stores labels as they are and declares boolean array
 _TIFFFILE_ADVICE = (
     "Nothing for histoprep; other programs invert these masks: write them again with photometric minisblack, or use those of histoprep remap."
 )
+_TURNED_CAUSE = (
+    "The tag was copied from the image: Pillow and OpenCV turn the pixels of a TIFF, tifffile and rasterio do not; of a PNG, OpenCV alone may."
+)
+_TURNED_ADVICE = "Write the pixels in the order of the image and drop the tag; these masks are left out of the manifest."
 _OPTIMISER_CAUSE = (
     "By grey value, the labels ({shown}) are among those of the other masks, by index ({stored}) they are not: a lossless optimiser, such as "
     "optipng or oxipng, made palettes of grey masks."
@@ -67,6 +71,13 @@ def _flagged(masks: pd.DataFrame, detail: str, subcode: str, evidence: Evidence,
 def _listed(labels: np.ndarray) -> str:
     more = f" and {len(labels) - _NUM_SHOWN} more" if len(labels) > _NUM_SHOWN else ""
     return ", ".join(map(str, labels[:_NUM_SHOWN])) + more
+
+
+@row_rule("HP413")
+def turned(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
+    """Yield masks with an orientation tag: what lies where depends on the reader."""
+    masks = chunk.tiles[true(chunk.tiles.mask_error == "HP413 orientation")]
+    yield from _flagged(masks, "{mask_error_detail}", "orientation", evidence, _TURNED_CAUSE, _TURNED_ADVICE)
 
 
 @row_rule("HP415", "HP416")

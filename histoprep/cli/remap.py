@@ -62,7 +62,6 @@ def remap(
     from histoprep.mask_reading import Reading
     from histoprep.remap import OnUnmapped, RemapOptions, plan_remap, run_remap, run_remap_part
     from histoprep.repair.record import damage_warnings
-    from histoprep.tiles.readings import MaskReadings
     from histoprep.workspace import Workspace
 
     if on_unmapped not in list(OnUnmapped):
@@ -88,7 +87,7 @@ def remap(
     with progress_of("remapping", "masks") as advance:
         result = run_remap(plan, chosen, advance)
     _print(result)
-    for warning in (*MaskReadings.of(where.tiles).warnings(), *damage_warnings(where)):
+    for warning in (*plan.warnings, *damage_warnings(where)):
         console.warn(warning)
     raise typer.Exit(ExitCode.INCOMPLETE if result.num_failed else seen)
 

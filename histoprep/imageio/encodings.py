@@ -62,6 +62,8 @@ ENCODINGS = (
     Encoding("TIFF with reduced copies after it", "as the first page", "", "", "first page", "all agree", Outcome.LABEL, ""),
     Encoding("PNG, TIFF, WebP", "8, 16", "RGB, RGBA, grey with alpha", "-", "none: colours", "-", Outcome.REFUSED, "HP402"),
     Encoding("TIFF", "16, 32, 64", "grey", "floating-point", "none", "-", Outcome.REFUSED, "HP402 float"),
+    Encoding("PNG, TIFF, JPEG", "any", "any, with an orientation of 2 to 8", "any", "none: turned or not", "Pillow, OpenCV: turn a TIFF; OpenCV to grey: a PNG", Outcome.REFUSED, "HP413 orientation"),
+    Encoding("TIFF of several bands", "any", "grey, no alpha", "any", "-", "Pillow, OpenCV: the first; tifffile, rasterio: all", Outcome.REFUSED, "HP208 bands"),
     Encoding("JPEG, WebP with loss", "8", "grey", "-", "decoded value, with damage", "differ by 1", Outcome.REPORTED, "HP403"),
 )  # fmt: skip
 

@@ -63,9 +63,11 @@ def palette_colours(stored: np.ndarray, header: Header) -> tuple[np.ndarray, np.
 def labels_of(stored: np.ndarray, header: Header, reading: Reading) -> np.ndarray:
     """Return the labels, uint8 or uint16 [height, width], of stored values; other pictures than class maps come back as they are.
 
-    Raises BrokenFileError where readers disagree and nobody decided (HP413), for an index beyond its palette (HP415) and for negative
-    labels (HP416).
+    Raises BrokenFileError where readers disagree and nobody decided (HP413) or the file asks to be turned, for an index beyond its palette
+    (HP415) and for negative labels (HP416).
     """
+    if header.orientation not in (None, 1):
+        raise BrokenFileError("HP413 orientation", f"orientation {header.orientation}: some readers turn the mask, others do not")
     if header.palette:
         return _palette_labels(stored, header, reading)
     if stored.ndim != 2 or stored.dtype.kind not in "iu" or header.mode not in GREY_MODES:

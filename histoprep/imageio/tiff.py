@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from histoprep.errors import BrokenFileError
 
 _SUBFILE, _WIDTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _DESCRIPTION = 254, 256, 258, 259, 262, 270
-_SAMPLES, _SOFTWARE, _COLOUR_MAP, _SAMPLE_FORMAT = 277, 305, 320, 339
+_SAMPLES, _SOFTWARE, _COLOUR_MAP, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DEPTH = 277, 305, 320, 338, 339, 32997
 _REDUCED, _TRANSPARENCY = 1, 4
-_MIN_IS_WHITE = 0
-_PHOTOMETRICS = {0: "min-is-white", 1: "min-is-black", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
-_KINDS = {1: "unsigned", 2: "signed", 3: "floating-point"}
+_MIN_IS_WHITE, _MIN_IS_BLACK = 0, 1
+_ALPHAS = (1, 2)
+_MAX_BANDS = 16
+_PHOTOMETRICS = {0: "min-is-white", 1: "min-is-black", 2: "RGB", 3: "palette", 4: "transparency", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
+_KINDS = {1: "unsigned", 2: "signed", 3: "floating-point", 4: "undefined"}
 _DEPTHS = (1, 2, 4, 8, 16, 32, 64)
 # Compressions of whole files that Pillow does not read; what it reads is left to it.
 _UNREAD = {
@@ -185,6 +187,8 @@ def refuse_unread(pages: Sequence[Page]) -> None:
     images = first.texts.get(_DESCRIPTION, "").partition("images=")
     if images[0].startswith("ImageJ=") and images[2].split("\n")[0].strip() not in ("", "1"):
         raise BrokenFileError("HP201 multi-page", f"an ImageJ stack of {images[2].split()[0]} pages, of which readers show different ones; keep one")
+    if first.number(_DEPTH, 1) > 1:
+        raise BrokenFileError("HP201 multi-page", f"a volume of {first.number(_DEPTH, 1)} layers, of which readers show different ones; keep one")
     compression = first.number(_COMPRESSION, 1)
     if compression in _UNREAD:
         raise BrokenFileError("HP208 compression", f"{_UNREAD[compression]} compression (TIFF number {compression})")
@@ -194,6 +198,9 @@ def refuse_unread(pages: Sequence[Page]) -> None:
         raise BrokenFileError("HP208 bit-depth", f"{first.bits} bits a sample, which readers scale, pack or refuse")
     if first.number(_PHOTOMETRIC, 1) == 3 and first.bits > 8:
         raise BrokenFileError("HP208 bit-depth", f"a colour table for {first.bits} bits, which most readers refuse")
+    is_grey = first.number(_PHOTOMETRIC, -1) in (_MIN_IS_WHITE, _MIN_IS_BLACK)
+    if is_grey and 1 < first.number(_SAMPLES, 1) <= _MAX_BANDS and first.number(_EXTRA_SAMPLES, 0) not in _ALPHAS:
+        raise BrokenFileError("HP208 bands", f"{first.number(_SAMPLES, 1)} values a pixel, of which some readers return the first alone")
 
 
 def is_plausible(pages: Sequence[Page]) -> bool:

@@ -97,7 +97,7 @@ class RemapResult:
 
 @dataclass(frozen=True, slots=True)
 class RemapPlan:
-    """Everything decided before the first file is written; `inputs` is the digest of the masks to remap."""
+    """Everything decided before the first file is written; `inputs` is the digest of the masks to remap, `warnings` are about decided readings."""
 
     workspace: Workspace
     label_map: LabelMap
@@ -113,6 +113,7 @@ class RemapPlan:
     mended: Mapping[str, MendedMask]
     kind: TreeKind = KIND
     rewrites: bool = False
+    warnings: tuple[str, ...] = ()
 
     @property
     def verifies(self) -> bool:
@@ -174,8 +175,22 @@ def plan_remap(workspace: Workspace, label_map: LabelMap, options: RemapOptions 
     if options.on_unmapped is OnUnmapped.ERROR:
         survey.refuse_unmapped(label_map)
     survey.refuse_collisions(workspace.tiles)
+    warnings = tuple(readings.warnings())
     numbers = header["options"]["tiles"]["max_file_bytes"], len(survey.names), survey.num_refused
-    return RemapPlan(workspace, label_map, options, out, recipe, request, *numbers, survey.digest.value(), tiles_stat, mended, rewrites=options.force)
+    return RemapPlan(
+        workspace,
+        label_map,
+        options,
+        out,
+        recipe,
+        request,
+        *numbers,
+        survey.digest.value(),
+        tiles_stat,
+        mended,
+        rewrites=options.force,
+        warnings=warnings,
+    )
 
 
 def _refuse_damaged(workspace: Workspace, mended: Mapping[str, MendedMask]) -> None:
