@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from histoprep import __version__, console
-from histoprep.errors import ExitCode, Explained, HistoprepError, Interrupted, OutputError
+from histoprep.errors import ExitCode, Explained, HistoprepError, Interrupted, OutputError, UsageError
 
 # Typer carries click inside or beside it, depending on its version; this is the base of all errors about options.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -59,8 +59,9 @@ class CommandLine:
         except typer.Exit as done:
             return done.exit_code
         except _UsageError as error:
-            error.show()
-            return ExitCode.USAGE
+            context = getattr(error, "ctx", None)
+            hint = f"{context.command_path} --help" if context else None
+            return self._report(UsageError(error.format_message(), hint=hint), debug)
         except Interrupted as stop:
             return self._report(stop, debug)
         except (typer.Abort, KeyboardInterrupt):

@@ -20,7 +20,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from histoprep.visible import harmless, visible
+
 _PLAIN_PERIOD_S = 60.0
+_LINE_BREAK = "\n"
 _NUMBER = re.compile(r"[\d\s.,%+-]*")
 _LEAST_TEXT = 12
 _SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
@@ -37,24 +40,38 @@ def set_quiet(quiet: bool) -> None:
 
 
 def out(text: str) -> None:
-    """Print a result, as it is, to stdout."""
+    """Print one line of a result to stdout; what no reader can see, line breaks of names too, is spelled out."""
+    _out.print(Text(_line(text)))
+
+
+def block(text: str) -> None:
+    """Print a result of several lines to stdout; names in it are `visible` already, or hold no line break."""
+    _out.print(Text(harmless(visible(text, keep="\n"))))
+
+
+def raw(text: str) -> None:
+    """Print to stdout, as it is, what a program reads: JSON, SARIF, CSV, YAML, commands for a CI runner."""
     _out.print(Text(text))
 
 
 def note(text: str) -> None:
-    """Tell the user what is going on, on stderr, unless quiet."""
+    """Print one line about what is going on to stderr, unless quiet."""
     if not _quiet:
-        _err.print(Text(text))
+        _err.print(Text(_line(text)))
 
 
 def warn(text: str) -> None:
-    """Print a warning to stderr."""
-    _err.print(Text(f"warning: {text}", style="yellow"))
+    """Print a warning of one line to stderr."""
+    _err.print(Text(f"warning: {_line(text)}", style="yellow"))
 
 
 def error(text: str) -> None:
-    """Print an error to stderr."""
-    _err.print(Text(f"error: {text}", style="bold red"))
+    """Print an error of one or several lines to stderr."""
+    _err.print(Text(f"error: {harmless(visible(text, keep=_LINE_BREAK))}", style="bold red"))
+
+
+def _line(text: str) -> str:
+    return harmless(visible(text))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "", severity_column: int | None = None) -> None:
@@ -62,9 +79,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: st
 
     Where a terminal is too narrow, text is folded, and below `_LEAST_TEXT` characters of it lines get longer than the terminal.
     """
-    grid = Table(title=escape(title) or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    grid = Table(title=escape(_line(title)) or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     least = 2 * (len(columns) - 1)
-    for index, name in enumerate(columns):
+    for index, name in enumerate(map(_line, columns)):
         numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
         texts = [_cell(row[index]) for row in rows]
         whole = all(_NUMBER.fullmatch(text) for text in texts)
@@ -81,7 +98,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: st
 
 
 def _cell(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _line(str(value))
 
 
 class Meter(Protocol):

@@ -7,8 +7,11 @@ command line, which prints the message and leaves with `exit_code`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
+
+from histoprep.visible import visible
 
 
 class ExitCode(IntEnum):
@@ -29,7 +32,7 @@ class ExitCode(IntEnum):
 class Explained(BaseException):
     """What an error and a stop have in common: a message of several parts, and an exit code.
 
-    `what` is one sentence; `path` the file or folder it is about; `seen` and
+    `what` is one sentence, `details` a line each for several causes of it; `path` the file or folder it is about; `seen` and
     `expected` the two values that disagree; `hint` what the user can do.
     """
 
@@ -43,6 +46,7 @@ class Explained(BaseException):
         seen: object = None,
         expected: object = None,
         hint: str | None = None,
+        details: Sequence[str] = (),
     ) -> None:
         super().__init__(what)
         self.what = what
@@ -50,25 +54,27 @@ class Explained(BaseException):
         self.seen = seen
         self.expected = expected
         self.hint = hint
+        self.details = tuple(details)
 
     def __str__(self) -> str:
-        """Return the message over several lines: what, where, seen, expected, what to do."""
+        """Return the message over several lines: what, details, where, seen, expected, what to do; line breaks inside of these are spelled out."""
         rows = [
             ("at", self.path),
             ("seen", self.seen),
             ("expected", self.expected),
             ("try", self.hint),
         ]
-        return "\n".join([self.what, *(f"  {name}: {value}" for name, value in rows if value is not None)])
+        lines = [visible(self.what), *(f"    {visible(detail)}" for detail in self.details)]
+        return "\n".join([*lines, *(f"  {name}: {visible(str(value))}" for name, value in rows if value is not None)])
 
     def __reduce__(self):  # type: ignore[no-untyped-def]
         # Errors cross process borders; keyword-only fields need their own recipe.
-        fields = (self.what, self.path, self.seen, self.expected, self.hint)
+        fields = (self.what, self.path, self.seen, self.expected, self.hint, self.details)
         return (_rebuild, (type(self), *fields))
 
 
-def _rebuild(kind: type[Explained], what: str, path, seen, expected, hint) -> Explained:  # type: ignore[no-untyped-def]
-    return kind(what, path=path, seen=seen, expected=expected, hint=hint)
+def _rebuild(kind: type[Explained], what: str, path, seen, expected, hint, details) -> Explained:  # type: ignore[no-untyped-def]
+    return kind(what, path=path, seen=seen, expected=expected, hint=hint, details=details)
 
 
 class HistoprepError(Explained, Exception):

@@ -19,7 +19,8 @@ from histoprep.catalogue import RULES
 from histoprep.errors import UsageError
 from histoprep.findings import Finding, Severity, finding
 from histoprep.report import FORMATS, MAX_EXAMPLES, Report, Status, Summary, last_line, render
-from histoprep.report.wording import percent, uri, visible
+from histoprep.report.wording import percent, uri
+from histoprep.visible import visible
 
 
 @pytest.fixture(name="report")

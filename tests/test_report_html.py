@@ -14,7 +14,7 @@ from report_sample import HOSTILE, make_report
 
 from histoprep.report import Report, last_line, render
 from histoprep.report.pictures import LegendEntry
-from histoprep.report.wording import visible
+from histoprep.visible import visible
 
 
 @pytest.fixture(name="report")

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histoprep.names import to_text
-from histoprep.report.wording import uri, visible
+from histoprep.report.wording import uri
+from histoprep.visible import visible
 
 
 @given(st.binary(min_size=1, max_size=30).filter(lambda raw: b"\0" not in raw and not raw.startswith(b"/")))

@@ -72,7 +72,7 @@ def build_config(kind: type[_Config], values: Mapping[str, Any], *, where: str |
         return kind.model_validate(dict(values))
     except ValidationError as error:
         problems = [_problem(kind, one) for one in error.errors(include_url=False)]
-        raise ConfigError("the configuration does not work:\n    " + "\n    ".join(problems), path=where) from None
+        raise ConfigError("the configuration does not work:", details=problems, path=where) from None
 
 
 def dump_config(config: BaseModel) -> str:

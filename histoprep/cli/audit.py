@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from histoprep.workspace import Workspace
 
 
+# How each format for programs spells a bracket, since `##[` in a log is a command to a CI runner.
+_BRACKETS = {"json": r"\u005b", "sarif": r"\u005b", "junit": "&#91;", "html": "&#91;"}
+
+
 def _read(text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel="What is read", **more)
 
@@ -135,7 +139,7 @@ def audit(
         result = run_audit(where, options, chosen, advance, want_report=format_ != "text" or write_baseline is not None)
     for warning in result.warnings:
         console.warn(warning)
-    _print(result.text if result.report is None or format_ == "text" else _rendered(result.report, format_), output)
+    _print(result.text if result.report is None or format_ == "text" else _rendered(result.report, format_), format_, output)
     console.note(f"results: {where.folder}")
     if write_baseline and result.report:
         from histoprep.audit.baseline import write_baseline as write
@@ -189,9 +193,13 @@ def _rendered(report: object, name: str) -> str:
     return render(report, name)
 
 
-def _print(text: str, output: Path | None) -> None:
+def _print(text: str, format_name: str, output: Path | None) -> None:
     if output is None:
-        console.out(text.rstrip("\n"))
+        if format_name in _BRACKETS:
+            console.raw(text.rstrip("\n").replace("##[", f"##{_BRACKETS[format_name]}"))
+        else:
+            show = console.raw if format_name == "github" else console.block
+            show(text.rstrip("\n"))
     else:
         from histoprep.durable import write_text
 

@@ -66,8 +66,8 @@ def demo(
         run_stages(later, ledger, _run_here, console.out)
         write_page(options, (*stages, *later), ledger.read())
     else:
-        console.out(f"\nTraining is left out: {', '.join(missing)} not installed. In the folder of the source: pip install '.[train]'")
-    console.out(f"\nopen {page} in a browser; everything else is beside it in {options.workspace}")
+        console.block(f"\nTraining is left out: {', '.join(missing)} not installed. In the folder of the source: pip install '.[train]'")
+    console.block(f"\nopen {page} in a browser; everything else is beside it in {options.workspace}")
 
 
 def _options_of_made(folder: Path, tiles: int, tile_px: int, seed: int, codec: str | None, steps: tuple[int, int]) -> DemoOptions:

@@ -43,7 +43,7 @@ def doctor(
     warned = sum(check.status is Status.WARN for check in made)
     if as_json:
         head = {"format": "histoprep-doctor", "schema_version": "1.0", "failed": failed, "warned": warned}
-        console.out(json.dumps({**head, "checks": [asdict(one) for one in made]}, indent=2))
+        console.raw(json.dumps({**head, "checks": [asdict(one) for one in made]}, indent=2))
     else:
         console.out(f"{len(made)} checks: {failed} failed, {warned} to know about")
     if failed:

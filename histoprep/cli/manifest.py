@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histoprep import console
+from histoprep.cli.findings import print_finding
 from histoprep.cli.options import MapName, Root, Workers, WorkspaceFolder
 from histoprep.command_line import default_group
 from histoprep.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from histoprep.findings import Finding
     from histoprep.labels import LabelMap
     from histoprep.manifest.build import ManifestSummary
 
@@ -174,19 +174,10 @@ def check(
     with console.progress("checking", None) as meter:
         found = validate_manifest(file, root, digests=digests, advance=meter.advance)
     for one in found:
-        _print_finding(one)
+        print_finding(one)
     if found:
         raise typer.Exit(ExitCode.FINDINGS)
     console.out(f"{file}: fine, {'every byte' if digests else 'sizes'} of the files compared")
-
-
-def _print_finding(one: Finding) -> None:
-    console.out(f"{one.severity}: {one.code} {one.rule.name}: {one.count:,} of {one.denominator:,} {one.unit}")
-    for path, detail in list(zip(one.paths, one.details, strict=True))[:_SHOWN]:
-        console.out(f"  {path}: {detail}")
-    if one.count > _SHOWN:
-        console.out(f"  and {one.count - _SHOWN:,} more")
-    console.out(f"  try: {one.suggestion}")
 
 
 @app.command()

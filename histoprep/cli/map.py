@@ -62,7 +62,7 @@ def show(file: MapFile, output: Annotated[Format, typer.Option("--format", help=
     """Print a label map: its classes, and the class of each source label."""
     label_map = _load(file)
     if output is Format.JSON:
-        console.out(label_map.to_json())
+        console.raw(label_map.to_json())
         return
     console.out(_summary(label_map))
     sizes = Counter(label_map.mapping.values())
@@ -102,7 +102,7 @@ def compose(
 
     text = labels.format_label_map(labels.compose(_load(a), _load(b), match_names=not ignore_names))
     if out is None:
-        console.out(text.rstrip("\n"))
+        console.raw(text.rstrip("\n"))
         return
     if out.exists() and not force:
         raise UsageError("the file is there already", path=out, hint="choose another --out, or replace it with --force")

@@ -16,7 +16,7 @@ from histoprep.findings import rule_called
 def rules(as_json: Annotated[bool, typer.Option("--json", help="Print everything known of the rules as JSON.")] = False) -> None:
     """List every rule of the audit: code, name, default severity, meaning."""
     if as_json:
-        console.out(json.dumps([asdict(rule) for rule in RULES.values()], indent=2))
+        console.raw(json.dumps([asdict(rule) for rule in RULES.values()], indent=2))
         return
     rows = [(rule.code, rule.name, str(rule.severity), rule.definition) for rule in RULES.values()]
     console.table(("code", "name", "severity", "meaning"), rows, severity_column=2)
@@ -25,5 +25,5 @@ def rules(as_json: Annotated[bool, typer.Option("--json", help="Print everything
 def explain(code: Annotated[str, typer.Argument(help="Code or name of a rule, such as HP401 or size-mismatch.")]) -> None:
     """Say what a finding means, why it happens and what to do."""
     rule = rule_called(code, RULES.values())
-    console.out(f"{rule.code} {rule.name} ({rule.severity}, speaks of each {rule.scope})\n\n{rule.definition}")
-    console.out(f"\nusual cause  {rule.cause}\nwhat to do   {rule.suggestion}\nfix safety   {rule.fix_safety}")
+    console.block(f"{rule.code} {rule.name} ({rule.severity}, speaks of each {rule.scope})\n\n{rule.definition}")
+    console.block(f"\nusual cause  {rule.cause}\nwhat to do   {rule.suggestion}\nfix safety   {rule.fix_safety}")

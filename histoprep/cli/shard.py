@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histoprep import console
+from histoprep.cli.findings import print_finding
 from histoprep.cli.options import DaskScheduler, EngineName, Workers, engine_of, progress_of
 from histoprep.command_line import default_group
 from histoprep.errors import ExitCode, UsageError
@@ -16,9 +17,7 @@ from histoprep.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from histoprep.findings import Finding
 
-_SHOWN = 10
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -90,18 +89,9 @@ def _verify(shards: str, manifest: str | None) -> None:
     with progress_of("verifying") as advance:
         found = verify_shards(shards, manifest, advance=advance)
     for one in found:
-        _print_finding(one)
+        print_finding(one)
     if found:
         raise typer.Exit(ExitCode.FINDINGS)
-
-
-def _print_finding(one: Finding) -> None:
-    console.out(f"{one.severity}: {one.code} {one.rule.name}: {one.count:,} of {one.denominator:,} {one.unit}")
-    for path, detail in list(zip(one.paths, one.details, strict=True))[:_SHOWN]:
-        console.out(f"  {path}: {detail}")
-    if one.count > _SHOWN:
-        console.out(f"  and {one.count - _SHOWN:,} more")
-    console.out(f"  try: {one.suggestion}")
 
 
 @app.command()

@@ -71,9 +71,9 @@ def stats(
     found = compute_stats(workspace, label_map, by=tuple(by or (By.SPLIT, By.POOL)))
     paths = write_stats(found, workspace)
     if output is Format.JSON:
-        console.out(json.dumps(as_json(found), indent=2, ensure_ascii=False))
+        console.raw(json.dumps(as_json(found), indent=2, ensure_ascii=False))
     elif output is Format.CSV:
-        console.out(csv_text(found).rstrip("\n"))
+        console.raw(csv_text(found).rstrip("\n"))
     else:
         _print_tables(found)
     _print_warnings(found)

@@ -24,8 +24,9 @@ from histoprep.demo.stages import CODEC_RUN, LATENTS, MODEL_RUN, SYNTHETIC, Demo
 from histoprep.errors import OutputError
 from histoprep.manifest import Manifest, open_manifest
 from histoprep.report import ClassRow, charts
-from histoprep.report.wording import number, percent, plural, visible
+from histoprep.report.wording import number, percent, plural
 from histoprep.shards import open_tiles
+from histoprep.visible import visible
 
 if TYPE_CHECKING:
     from jinja2 import Template

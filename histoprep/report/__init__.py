@@ -16,7 +16,8 @@ from typing import Protocol, cast
 from histoprep.errors import UsageError
 from histoprep.findings import Finding, Rule, Scope, Severity
 from histoprep.report.pictures import Picture
-from histoprep.report.wording import number, percent, plural, visible
+from histoprep.report.wording import number, percent, plural
+from histoprep.visible import visible
 
 FORMATS = ("text", "json", "sarif", "junit", "github", "markdown", "html")
 MAX_EXAMPLES = 10

@@ -9,7 +9,8 @@ from __future__ import annotations
 from histoprep.findings import Finding, Severity
 from histoprep.report import Report, examples, last_line, names_files
 from histoprep.report.text import render_finding, title
-from histoprep.report.wording import amount, visible
+from histoprep.report.wording import amount
+from histoprep.visible import visible
 
 _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
 

@@ -19,7 +19,8 @@ from markupsafe import Markup
 from histoprep.findings import Finding, FixSafety, Severity
 from histoprep.report import PICTURES_PER_FINDING, Report, Status, charts, count_severities, examples, last_line, verdict_counts
 from histoprep.report.pictures import LegendEntry, Picture
-from histoprep.report.wording import amount, number, percent, plural, visible
+from histoprep.report.wording import amount, number, percent, plural
+from histoprep.visible import visible
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -21,7 +21,8 @@ from typing import Any
 
 from histoprep.findings import Finding
 from histoprep.report import Report, count_severities, examples, last_line, names_files
-from histoprep.report.wording import uri, visible
+from histoprep.report.wording import uri
+from histoprep.visible import visible
 
 SCHEMA_VERSION = "1.0"
 

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 from histoprep.findings import Finding
 from histoprep.report import Report, Status, fails, last_line, rules_of
 from histoprep.report.text import render_finding, title
-from histoprep.report.wording import amount, visible
+from histoprep.report.wording import amount
+from histoprep.visible import visible
 
 
 def render(report: Report) -> str:

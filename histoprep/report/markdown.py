@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from histoprep.findings import Finding, Severity
 from histoprep.report import Report, Status, examples, last_line
 from histoprep.report.text import title
-from histoprep.report.wording import amount, number, percent, visible
+from histoprep.report.wording import amount, number, percent
+from histoprep.visible import visible
 
 _MARKS = {Severity.ERROR: "❌ error", Severity.WARNING: "⚠️ warning", Severity.INFO: "ℹ️ info"}
 _VERDICTS = {Status.PASSED: "✅ passed", Status.FAILED: "❌ failed", Status.INCOMPLETE: "❔ incomplete"}

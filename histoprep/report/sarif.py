@@ -14,7 +14,8 @@ from typing import Any
 
 from histoprep.findings import Finding, Rule, Severity
 from histoprep.report import Report, Status, examples, last_line, names_files, rules_of
-from histoprep.report.wording import amount, uri, visible
+from histoprep.report.wording import amount, uri
+from histoprep.visible import visible
 
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 _ROOT = "ROOT"

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from histoprep.findings import Finding, FixSafety, Severity
 from histoprep.report import Report, Status, examples, last_line
-from histoprep.report.wording import amount, number, percent, visible
+from histoprep.report.wording import amount, number, percent
+from histoprep.visible import visible
 
 _FIX_NOTES = {FixSafety.SAFE: " (safe)", FixSafety.UNSAFE: " (may lose data: keep a copy)", FixSafety.NONE: ""}
 

@@ -70,7 +70,7 @@ def _print_plan(config: RunConfig) -> None:
 
     check_data(config)
     described = recipe_of(config.recipe).describe(config)
-    console.out(dump_config(config))
+    console.raw(dump_config(config))
     for name, value in described.items():
         if name == "streams":
             _print_streams(value)

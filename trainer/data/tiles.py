@@ -121,7 +121,8 @@ def read_next(rows: np.ndarray, row: int, read: Callable[[int], _Read]) -> tuple
             return candidate, num_skipped, read(candidate)
         except HistoprepError as error:
             first = first or error
-    raise IncompleteError("no tile of this stream can be read", seen=f"{len(rows):,} tiles; the first: {first}", hint="histoprep audit") from first
+    seen = f"{len(rows):,} tiles; the first: {first.what if first else ''}"
+    raise IncompleteError("no tile of this stream can be read", seen=seen, hint="histoprep audit") from first
 
 
 def label_names(tiles: TileSource) -> tuple[str, ...]:
