@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,12 @@ from PIL import Image
 from histoprep import tables
 from histoprep.cli import main
 from histoprep.errors import ExitCode
+from histoprep.execution import Engine
+from histoprep.mask_reading import Reading
 from histoprep.shards import open_tiles
+from histoprep.tiles import TileOptions
+from histoprep.tiles.table import TableOptions, TileTable
+from histoprep.workspace import Workspace
 
 Truth = list[np.ndarray]
 Encode = Callable[[np.ndarray, int], bytes]
@@ -209,3 +215,33 @@ def test_an_option_that_is_none_is_refused(tmp_path: Path, capsys: pytest.Captur
     root = make(tmp_path, BINARY, _grey, "png")
     assert run("remap", root, "--palette", "gray") == ExitCode.USAGE
     assert "index or grey" in capsys.readouterr().err
+
+
+def test_a_decision_reads_only_the_masks_that_it_is_about(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for part in ("images", "masks"):
+        (root / part).mkdir(parents=True)
+    truth = blobs((0, 3, 255))
+    masks = {"grey": _grey(truth), "palette": grey_palette_png(truth), "bit": png_bytes(blobs((0, 1)), 1), "white": tiff_bytes(blobs((0, 1)), 8, 0)}
+    for index, (name, data) in enumerate(masks.items()):
+        (root / "images" / f"{name}.png").write_bytes(saved(np.random.default_rng(index).integers(0, 255, (*truth.shape, 3)).astype(np.uint8)))
+        (root / "masks" / f"{name}.{'tif' if name == 'white' else 'png'}").write_bytes(data)
+    workspace = Workspace.of(root)
+
+    def labels(**decided: str) -> tuple[dict[str, list[int] | None], int]:
+        options = TableOptions(tiles=TileOptions().with_reading(Reading.from_json({name.replace("_", "-"): one for name, one in decided.items()})))
+        made = TileTable(workspace, options).build(Engine(1))
+        rows = tables.read_table(tables.open_table(workspace.tiles, kind="tiles", schema_version="1.0")[0], ["tile_id", "label_ids"]).to_pylist()
+        fresh = TileTable(workspace, replace(options, reuse=False)).build(Engine(1)).path
+        again = tables.read_table(tables.open_table(fresh, kind="tiles", schema_version="1.0")[0], ["tile_id", "label_ids"]).to_pylist()
+        assert rows == again
+        return {row["tile_id"].split("/")[1]: row["label_ids"] for row in rows}, made.num_reused
+
+    every = {"grey": [0, 3, 255], "palette": None, "bit": [0, 1], "white": None}
+    assert labels() == (every, 0)
+    assert labels(palette="grey") == (every | {"palette": [0, 3, 255]}, 3)
+    assert labels(palette="index") == (every | {"palette": [0, 1, 2]}, 3)
+    assert labels(palette="index", depth="8") == (every | {"palette": [0, 1, 2], "bit": [0, 255]}, 3)
+    assert labels(depth="8", min_is_white="inverted") == (every | {"bit": [0, 255], "white": [254, 255]}, 2)
+    assert labels(depth="stored") == (every, 2)
+    assert labels() == (every, 4)

@@ -2,7 +2,7 @@
 
 A row holds while paths, sizes and modification times of its files are the same, which is what
 make, rsync and git trust too; a file that was replaced within both goes unnoticed unless
-everything is read again (`--no-reuse`).
+everything is read again (`--no-reuse`). After a decision about masks that readers understand in two ways, only those masks are read again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import pyarrow as pa
 from histoprep import __version__, tables
 from histoprep.digests import hash_text
 from histoprep.errors import IntegrityError
-from histoprep.tiles import KIND, MEASURED, SCHEMA, SCHEMA_VERSION
+from histoprep.mask_reading import DEPTH, MIN_IS_WHITE, PALETTE, Reading
+from histoprep.tiles import KIND, MEASURED, SCHEMA, SCHEMA_VERSION, TileOptions
 from histoprep.tiles.listing import Listed
 from histoprep.tiles.options import TableOptions
 
@@ -25,6 +26,7 @@ _KEYS = ("image_path", "image_bytes", "image_mtime_ns", "mask_path", "mask_bytes
 _READS = ("image_digest", "image_error", "mask_digest", "mask_error")
 # Decided by the size alone; every other file without a digest could not be read and may be readable now.
 _NOT_WANTED = "HP205 huge-file"
+_ENCODING = ("mask_mode", "mask_bit_depth", "mask_doubt", "mask_error")
 
 
 class Reused(NamedTuple):
@@ -37,10 +39,10 @@ class Reused(NamedTuple):
 class EarlierTable:
     """Finds rows of an earlier table by the paths, sizes and times of their files.
 
-    `num_unread` rows name files that could not be read; these are never found.
+    `num_unread` rows name files that could not be read, or masks that were read otherwise than by `reading`; these are never found.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reading: Reading | None = None) -> None:
         """Read the table once, all of it: raises IntegrityError when any page of it is damaged."""
         self._file, self.header = tables.open_table(path, kind=KIND, schema_version=SCHEMA_VERSION)
         missing = set(SCHEMA.names) - set(self._file.schema_arrow.names)
@@ -48,6 +50,8 @@ class EarlierTable:
             raise IntegrityError("this table lacks columns", path=path, seen=", ".join(sorted(missing)))
         self._starts = np.cumsum([0] + [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)])
         self._group: tuple[int, pa.Table] | None = None
+        earlier = TileOptions.from_json(self.header["options"]["tiles"]).mask_reading
+        self._readings = earlier, earlier if reading is None else reading
         keys = np.fromiter(self._read_keys(), np.uint64)
         self.num_unread = int((keys == 0).sum())
         self._order = np.argsort(keys, kind="stable")
@@ -56,9 +60,16 @@ class EarlierTable:
     def _read_keys(self) -> Iterator[int]:
         for batch in tables.read_batches(self._file):
             columns = [batch[name].to_pylist() for name in (*_KEYS, *_READS)]
-            for *facts, image_digest, image_error, mask_digest, mask_error in zip(*columns, strict=True):
-                unread = _is_unread(facts[0], image_digest, image_error) or _is_unread(facts[3], mask_digest, mask_error)
+            other = self._read_otherwise(batch)
+            for (*facts, image_digest, image_error, mask_digest, mask_error), is_other in zip(zip(*columns, strict=True), other, strict=True):
+                unread = is_other or _is_unread(facts[0], image_digest, image_error) or _is_unread(facts[3], mask_digest, mask_error)
                 yield 0 if unread else _key(*facts)
+
+    def _read_otherwise(self, batch: pa.Table) -> list[bool]:
+        earlier, now = self._readings
+        if earlier == now:
+            return [False] * batch.num_rows
+        return [_is_read_otherwise(earlier, now, *facts) for facts in zip(*(batch[name].to_pylist() for name in _ENCODING), strict=True)]
 
     def find(self, listed: list[Listed]) -> Reused | None:
         """Return the earlier rows that still hold for some of `listed`, or None."""
@@ -87,6 +98,18 @@ def _is_unread(path: str | None, digest: str | None, error: str | None) -> bool:
     return path is not None and digest is None and error != _NOT_WANTED
 
 
+def _is_read_otherwise(earlier: Reading, now: Reading, mode: str | None, bits: int | None, doubt: str | None, error: str | None) -> bool:
+    """Return whether a mask has other labels under another decision."""
+    if mode is None:
+        return False
+    decided = tuple(reading.as_json() for reading in (earlier, now))
+    changed = {name for name in (PALETTE, MIN_IS_WHITE) if decided[0].get(name) != decided[1].get(name)}
+    if doubt in changed or (PALETTE in changed and (error or "").startswith("HP415")):
+        return True
+    depths = tuple(one.get(DEPTH) for one in decided)
+    return depths[0] != depths[1] and (bits or 0) < max(int(one) if one in ("8", "16") else 0 for one in depths)
+
+
 def _listed_key(one: Listed) -> int:
     return _key(one.pair.image_path, *(one.image or (None, None)), one.pair.mask_path, *(one.mask or (None, None)))
 
@@ -103,9 +126,10 @@ def earlier_table(path: Path, options: TableOptions) -> EarlierTable | None:
     table and one of another major version, whose rows are worth nothing either.
     """
     try:
-        found = EarlierTable(path)
+        found = EarlierTable(path, options.tiles.mask_reading)
     except FileNotFoundError:
         return None
     same_tool = found.header.get("tool_version") == __version__ and found.header.get("schema_version") == SCHEMA_VERSION
     stored: dict[str, Any] = found.header.get("options", {})
-    return found if same_tool and stored.get("tiles") == options.identity()["tiles"] else None
+    before, wanted = ({**one, "reading": None} for one in (stored.get("tiles", {}), options.identity()["tiles"]))
+    return found if same_tool and before == wanted else None

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from histoprep import imageio
@@ -137,6 +138,21 @@ def test_latents_are_scaled_back_for_the_codec_and_forth_for_what_is_kept(kept):
         assert np.abs(seen[-1][0].permute(1, 2, 0).numpy() - (200 / 127.5 - 1 - shift) / scale).mean() < 0.25
     else:
         assert np.abs(picture - (COLOURS.numpy()[mask[0]] * scale + shift)).mean() < 0.05
+
+
+def test_masks_whose_labels_depend_on_the_reader_are_refused(folder):
+    palette = Image.fromarray((_regions(1) > 0).astype(np.uint8), "P")
+    palette.putpalette([0, 0, 0, 3, 3, 3])
+    path = folder / "slide0" / "tile1_mask.png"
+    palette.save(path)
+    masks = masks_in_folder(folder, CLASSES)
+    with pytest.raises(DataError, match="by index") as refused:
+        masks.read_mask(masks.ids.index("slide0/tile1"))
+    assert "histoprep audit" in str(refused.value.hint)
+    Image.fromarray(_regions(1) > 0).save(path)
+    with pytest.raises(UsageError, match="1 of 7 masks have fewer bits") as mixed:
+        masks_in_folder(folder, CLASSES)
+    assert mixed.value.path == str(path)
 
 
 def test_the_data_set_audits_clean_and_has_a_true_manifest(folder, tmp_path):

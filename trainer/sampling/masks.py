@@ -97,7 +97,7 @@ def masks_in_folder(
         what = "two masks have one name" if twice else "there are no masks here"
         raise UsageError(what, path=folder, seen=", ".join(sorted(twice)[:3]) or None, expected=f"files {', '.join(_MASK_SUFFIXES)}")
     headers = [_header_of(path) for path in paths]
-    _refuse_mixed_depths(paths, [one.bit_depth for one in headers])
+    _refuse_mixed_depths(paths, [8 if one.palette else one.bit_depth for one in headers])
     sizes = np.array([(one.height_px, one.width_px) for one in headers], dtype=np.int64)
     pictures = {_name_of(path, images): path for path in _files(images, _IMAGE_SUFFIXES)} if images else {}
     # The map of the training would turn class ids into other classes.
@@ -153,7 +153,7 @@ def _header_of(path: Path) -> imageio.Header:
 
 
 def _refuse_mixed_depths(paths: Sequence[Path], bits: Sequence[int]) -> None:
-    """Raise UsageError for masks of fewer than 8 bits among others: a 1 may be a 255 that a tool stored in the fewest bits (HP414)."""
+    """Raise UsageError for grey masks of fewer than 8 bits among others: a 1 may be a 255 that a tool stored in the fewest bits (HP414)."""
     few = [path for path, depth in zip(paths, bits, strict=True) if depth < 8]
     if few and len(few) < len(paths):
         hint = "write all masks with 8 bits; histoprep remap does, and asks which label is meant"
