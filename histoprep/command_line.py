@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -17,6 +17,10 @@ from typer.main import get_command
 from histoprep import __version__, console
 from histoprep.errors import ExitCode, Explained, HistoprepError, Interrupted, OutputError, UsageError
 
+if TYPE_CHECKING:
+    from histoprep.verify import Verified
+
+_NUM_SHOWN = 20
 # Typer carries click inside or beside it, depending on its version; this is the base of all errors about options.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -109,6 +113,19 @@ class CommandLine:
         set_up.__annotations__ = {name: Annotated[bool, option] for name, option in options.items()}
         app.callback(help=self.purpose)(set_up)
         return app
+
+
+def print_verified(found: Verified) -> ExitCode:
+    """Print what was verified and return the exit code."""
+    for note in found.notes:
+        console.note(note)
+    for one in found.damages[:_NUM_SHOWN]:
+        console.error(f"damaged: {one.path}\n  seen: {one.seen}\n  expected: {one.expected}")
+    if len(found.damages) > _NUM_SHOWN:
+        console.error(f"and {len(found.damages) - _NUM_SHOWN:,} more")
+    state = f"{len(found.damages):,} damaged" if found.damages else "OK"
+    console.out(f"{found.path}: {found.kind}, {found.num_files:,} {'file' if found.num_files == 1 else 'files'} read: {state}")
+    return ExitCode.INTEGRITY if found.damages else ExitCode.OK
 
 
 def default_group(default: str) -> type[TyperGroup]:

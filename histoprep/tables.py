@@ -145,6 +145,36 @@ def looks_like_parquet(path: Path) -> bool:
         return _MAGIC in (begin, stream.read())
 
 
+def read_header(path: Path) -> dict[str, Any]:
+    """Return the header of a table of any kind after looking at every byte, empty for a Parquet file that is not ours.
+
+    Raises IntegrityError for a damaged table of ours, FileNotFoundError.
+    """
+    hint = "restore it from a copy, or run the command that made it again"
+    if not looks_like_parquet(path):
+        raise IntegrityError("this is no Parquet file", path=path, expected="a table", hint=hint)
+    sealed = _is_sealed(path)
+    try:
+        opened = pq.ParquetFile(_source(path), page_checksum_verification=True)
+        header = dict(json.loads((opened.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}")))
+        header |= json.loads((opened.metadata.metadata or {}).get(LATE_METADATA_KEY, b"{}"))
+        if sealed:
+            # All that tables of earlier versions have.
+            check_pages(opened)
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+        raise IntegrityError(f"cannot read this table: {error}", path=path, hint=hint) from error
+    if not sealed and (header or _has_seal(path)):
+        raise IntegrityError("this table is damaged: its bytes are not those that were written", path=path, hint=hint)
+    return header
+
+
+def _has_seal(path: Path) -> bool:
+    with path.open("rb") as stream:
+        start, _ = _footer(stream)
+        stream.seek(max(0, start - 2 * _SEAL_BYTES))
+        return any(one in stream.read(2 * _SEAL_BYTES) for one in (_SEAL, _BODY_SEAL))
+
+
 def open_table(path: Path, *, kind: str, schema_version: str) -> tuple[pq.ParquetFile, dict[str, Any]]:
     """Return the open Parquet file and its header.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from believed import believe
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -156,6 +157,7 @@ def test_no_pixel_is_read_again(root):
     import os
 
     os.utime(mask, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    believe(root)
     assert run(root, "--map", "label_map_5").stdout == first
     assert table.read_bytes() == before
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 
 from histoprep import tables
 from histoprep.cli import main
@@ -250,21 +251,68 @@ def test_only_changed_files_are_read_again(change: Callable[[Path], None], fewer
     assert same(own, fresh)
 
 
-def test_a_file_replaced_within_size_and_time_is_trusted_unless_told_otherwise(own: Workspace) -> None:
-    """As make, rsync and git do."""
+@pytest.mark.parametrize("how", ["another inode", "the same inode"])
+def test_a_file_replaced_within_size_and_time_is_read_again(own: Workspace, how: str) -> None:
     build(own)
-    path, stat = own.tiles, next(own.root.rglob("*.jpg")).stat()
     victim = next(own.root.rglob("*.jpg"))
-    other = victim.with_name("new")
-    other.write_bytes(victim.read_bytes()[:-3] + b"\0\0\0")
-    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    other.rename(victim)
-    assert victim.stat().st_ino != stat.st_ino
-    before = path.read_bytes()
+    stat, data = victim.stat(), victim.read_bytes()[:-3] + b"\0\0\0"
+    if how == "another inode":
+        victim.with_name("new").write_bytes(data)
+        os.utime(victim.with_name("new"), ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        victim.with_name("new").rename(victim)
+        assert victim.stat().st_ino != stat.st_ino
+    else:
+        victim.write_bytes(data)
+        os.utime(victim, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert victim.stat().st_ino == stat.st_ino
+    assert (victim.stat().st_size, victim.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    before = own.tiles.read_bytes()
+    made = build(own)
+    assert (made.num_reused, made.up_to_date) == (made.num_tiles - 1, False)
+    assert own.tiles.read_bytes() != before
     assert build(own).up_to_date
-    made = build(own, TableOptions(reuse=False))
-    assert (made.num_reused, made.up_to_date) == (0, False)
-    assert path.read_bytes() != before
+
+
+@pytest.mark.parametrize("left", ["nothing", "damaged"])
+def test_without_a_memory_of_this_machine_all_is_read_once(own: Workspace, left: str) -> None:
+    """So it is with a table of an earlier version, and where data set and workspace were copied."""
+    build(own)
+    before = own.tiles.read_bytes()
+    states = own.folder / ".hp-states"
+    if left == "nothing":
+        states.unlink()
+    else:
+        states.write_bytes(states.read_bytes()[:-1] + b"?")
+    made = build(own)
+    assert (made.num_reused, made.up_to_date, own.tiles.read_bytes() == before) == (0, False, True)
+    assert build(own).up_to_date
+
+
+def test_a_copied_data_set_is_read_once_with_the_same_bytes(own: Workspace, tmp_path: Path) -> None:
+    build(own)
+    before = pq.read_table(own.tiles)
+    shutil.copytree(own.root, tmp_path / "copy/set")
+    shutil.copytree(own.folder, tmp_path / "copy/work")
+    copy = Workspace.of(tmp_path / "copy/set", tmp_path / "copy/work")
+    own.root.rename(tmp_path / "gone")
+    made = build(copy)
+    assert made.num_reused == 0
+    assert pq.read_table(copy.tiles).equals(before)
+    assert build(copy).up_to_date
+
+
+def test_parts_made_before_a_file_changed_are_made_again(own: Workspace) -> None:
+    table = TileTable(own)
+    table.build_part(1, 1, Engine(1))
+    victim = next(own.root.rglob("*.jpg"))
+    stat = victim.stat()
+    victim.write_bytes(victim.read_bytes()[:-3] + b"\0\0\0")
+    os.utime(victim, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(IncompleteError, match="not done"):
+        table.collect()
+    table.build_part(1, 1, Engine(1))
+    table.collect()
+    assert xxhash.xxh3_128_hexdigest(victim.read_bytes()) in pq.read_table(own.tiles)["image_digest"].to_pylist()
 
 
 @pytest.mark.parametrize("options", [TileOptions(min_area_px=65), TileOptions(headers_only=True), TileOptions(max_pixels=100)])

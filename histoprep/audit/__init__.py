@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from histoprep import __version__, tables
+from histoprep import __version__, checksums, tables
 from histoprep.catalogue import RULES
 from histoprep.digests import digest_text
-from histoprep.durable import locked, write_json, write_text
-from histoprep.errors import ExitCode, UsageError
+from histoprep.durable import locked
+from histoprep.errors import ExitCode, IntegrityError, UsageError
 from histoprep.execution import Engine
 from histoprep.findings import Finding, Selection, Severity
 from histoprep.mask_reading import UNDECIDED, Reading
@@ -238,10 +238,11 @@ def _later_files(workspace: Workspace) -> list[Path]:
 
 def _earlier_result(workspace: Workspace, inputs: str) -> AuditResult | None:
     try:
-        summary = json.loads(workspace.summary.read_text("utf-8"))
-        if summary["inputs"] == inputs and workspace.report.exists() and workspace.findings.exists():
+        summary = checksums.read_json(workspace.summary)
+        tables.open_table(workspace.findings, kind="findings", schema_version="1.0")
+        if summary["inputs"] == inputs and workspace.report.exists() and not checksums.damaged_files(workspace.folder, names=[workspace.report.name]):
             return AuditResult(ExitCode(summary["exit_code"]), summary["text"], None)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, IntegrityError, KeyError, TypeError):
         # No earlier audit, or a damaged one: it is made again.
         return None
     return None
@@ -270,11 +271,12 @@ def _audit(run: Run, prepared: _Prepared, inputs: str) -> AuditResult:
     found = apply_baseline(options.selection.apply(run_rules(workspace, evidence)), prepared.accepted)
     report = build_report(run, evidence, found)
     _write_findings(workspace, found)
-    write_text(workspace.report, render(report, "html"))
+    checksums.publish_file(workspace.folder, workspace.report.name, render(report, "html"))
     text, exit_code = render(report, "text"), exit_code_of(report, options.fail_on)
     # Last: its presence says that everything else is there.
     as_json = json.loads(render(report, "json"))
-    write_json(workspace.summary, as_json | {"inputs": inputs, "exit_code": int(exit_code), "text": text})
+    summary = as_json | {"inputs": inputs, "exit_code": int(exit_code), "text": text}
+    checksums.publish_json(workspace.folder, workspace.summary.name, summary)
     return AuditResult(exit_code, text, report)
 
 

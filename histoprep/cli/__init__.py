@@ -15,6 +15,7 @@ COMMANDS = {
     "stats": ("stats", "stats", "Count classes: pixel shares, presence, weights, plot."),
     "manifest": ("manifest", "app", "Split without leaks and write the manifest; check, diff, show."),
     "shard": ("shard", "app", "Pack tiles into tar shards with an index; verify, info, preview."),
+    "verify": ("verify", "verify", "Read what histoprep wrote again and compare it with its checksums."),
     "map": ("map", "app", "Check, compare, join and show label maps."),
     "rules": ("rules", "rules", "List every rule of the audit."),
     "explain": ("rules", "explain", "Say what a finding means, why it happens and what to do."),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histoprep import durable, imageio
+from histoprep import checksums, durable, imageio
 from histoprep.demo.layout import DERMIS, RECIPES, Recipe, lay_out
 from histoprep.demo.tissue import Stain, paint
 from histoprep.errors import IntegrityError, OutputError, UsageError
@@ -131,7 +131,7 @@ def make_demo(
         if folder.exists():
             _discard(folder)
         # Noted first: a folder that we made is never without its note.
-        durable.write_json(marker, {**options, "files": sizes, "planted": [asdict(one) for one in plan.planted]})
+        checksums.publish_json(marker.parent, marker.name, {**options, "files": sizes, "planted": [asdict(one) for one in plan.planted]})
         temporary.rename(folder)
         durable.sync_folder(folder.parent)
     except OSError as error:

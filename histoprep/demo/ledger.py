@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from histoprep.checksums import publish_json, read_json
 from histoprep.demo.stages import Stage
-from histoprep.durable import write_json
-from histoprep.errors import OutputError
+from histoprep.errors import IntegrityError, OutputError
 from histoprep.manifest import file_digest
 
 NAME = "demo-stages.json"
@@ -26,8 +25,8 @@ class Ledger:
     def read(self) -> dict[str, Any]:
         """Return the notes by the name of the stage."""
         try:
-            noted = json.loads(self.path.read_text("utf-8"))
-        except (OSError, ValueError):
+            noted = read_json(self.path)
+        except (OSError, IntegrityError):
             return {}
         return noted if isinstance(noted, dict) else {}
 
@@ -42,7 +41,7 @@ class Ledger:
         """Note that the stage ended, after `seconds`; raises OutputError."""
         try:
             facts = {**self._facts(stage), "seconds": round(seconds, 1), "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-            write_json(self.path, {**self.read(), stage.name: facts})
+            publish_json(self.path.parent, self.path.name, {**self.read(), stage.name: facts})
         except OSError as error:
             raise OutputError.from_os_error(error, self.path) from error
 

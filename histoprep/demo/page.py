@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 import histoprep
-from histoprep import durable, report
+from histoprep import checksums, report
 from histoprep.demo import gallery
 from histoprep.demo.curves import Curve, draw_curves, read_curves
 from histoprep.demo.stages import CODEC_RUN, LATENTS, MODEL_RUN, SYNTHETIC, DemoOptions, Stage
@@ -47,7 +47,7 @@ def write_page(options: DemoOptions, stages: Sequence[Stage], notes: Mapping[str
     """Write the page into the workspace and return its path; `notes` are those of the ledger. Raises OutputError."""
     path = options.workspace / PAGE
     try:
-        durable.write_text(path, render_page(options, stages, notes))
+        checksums.publish_file(path.parent, path.name, render_page(options, stages, notes))
     except OSError as error:
         raise OutputError.from_os_error(error, path) from error
     return path

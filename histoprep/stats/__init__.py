@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from histoprep import durable, tables, tiles
+from histoprep import checksums, durable, tables, tiles
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap, identity_map
 from histoprep.manifest import KIND as MANIFEST_KIND
@@ -323,6 +323,6 @@ def write_stats(stats: Stats, workspace: Workspace) -> tuple[Path, ...]:
     rows = pa.Table.from_pandas(long_table(stats), schema=SCHEMA, preserve_index=False)
     with durable.locked(workspace.folder):
         tables.write_table(workspace.stats_table, [rows], SCHEMA, kind=KIND, schema_version=SCHEMA_VERSION, metadata=metadata)
-        durable.write_json(workspace.stats_json, as_json(stats))
-        durable.write_bytes(workspace.stats_plot, plot_shares(stats))
+        plot = plot_shares(stats)
+        checksums.publish_files(workspace.folder, {workspace.stats_json.name: checksums.json_bytes(as_json(stats)), workspace.stats_plot.name: plot})
     return workspace.stats_table, workspace.stats_json, workspace.stats_plot

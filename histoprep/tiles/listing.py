@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,10 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+
+from histoprep.checksums import FileStates
 from histoprep.digests import RunningDigest, digest_text, hash_text
 from histoprep.errors import UsageError
 from histoprep.names import IMAGE_SUFFIXES, to_name
-from histoprep.read_ahead import THREADS, FileStat, stat_file
+from histoprep.read_ahead import THREADS, FileStat
 from histoprep.scan import Issue, Pair, scan
 from histoprep.tiles.options import TableOptions
 
@@ -23,12 +27,44 @@ _PAIRS_A_STAT_TASK = 256
 T = TypeVar("T")
 
 
+class LocalState(NamedTuple):
+    """What the file system of this machine says of the files of a pair: `changed_ns`, the later change time, and a number for times and inodes.
+
+    It is no fact about the data, and stands in no result: a copy of a file has another one.
+    """
+
+    changed_ns: int = 0
+    number: int = 0
+
+    @classmethod
+    def of(cls, *files: os.stat_result | None) -> LocalState:
+        """Return the state of files, None for one that is not there."""
+        facts = " ".join("-" if one is None else f"{one.st_ctime_ns} {one.st_ino}" for one in files)
+        return cls(max((one.st_ctime_ns for one in files if one is not None), default=0), hash_text(facts))
+
+
 class Listed(NamedTuple):
     """A pair and what the file system says of its files; None for a file that is not there."""
 
     pair: Pair
     image: FileStat | None
     mask: FileStat | None
+    local: LocalState = LocalState()
+
+    @property
+    def facts(self) -> str:
+        """Return what is the same wherever the files lie."""
+        return f"Listed(pair={self.pair!r}, image={self.image!r}, mask={self.mask!r})"
+
+    @property
+    def key(self) -> int:
+        """Return a number for paths, sizes and modification times; see `row_key`."""
+        return row_key(self.pair.image_path, *(self.image or (None, None)), self.pair.mask_path, *(self.mask or (None, None)))
+
+
+def row_key(*facts: object) -> int:
+    """Return a number for image path, size and time, mask path, size and time of a row; 0 stands for a row that must not be found."""
+    return hash_text("\0".join(map(str, facts))) or 1
 
 
 @dataclass(slots=True)
@@ -42,6 +78,8 @@ class Listing:
     num_tiles: int = 0
     num_found: int = 0
     _digest: RunningDigest = field(default_factory=RunningDigest)
+    _keys: array[int] = field(default_factory=lambda: array("Q"))
+    _states: array[int] = field(default_factory=lambda: array("Q"))
 
     def walk(self, root: Path, options: TableOptions) -> Iterator[Listed]:
         """Yield every pair with its files' sizes and times; sixteen threads ask the file system.
@@ -53,7 +91,9 @@ class Listing:
             pairs = _sampled(pairs, options.sample)
         for one in _with_stats(str(root), pairs):
             self.num_tiles += 1
-            self._digest.update(repr(one))
+            self._digest.update(one.facts)
+            self._keys.append(one.key)
+            self._states.append(one.local.number)
             yield one
         if not self.num_found:
             wanted = f"x.jpg beside x{options.scan.mask_suffix}.png, or folders images/ and masks/ ({', '.join(IMAGE_SUFFIXES)})"
@@ -68,6 +108,11 @@ class Listing:
     def digest(self) -> str:
         """Return the digest of the pairs so far and of the issues."""
         return digest_text(self._digest.value() + repr(self.issues))
+
+    @property
+    def states(self) -> FileStates:
+        """Return the local state of each pair, by its key."""
+        return FileStates.of_keys(np.array(self._keys, np.uint64), np.array(self._states, np.uint64))
 
 
 def absolute_path(root: str | Path, path: str) -> str:
@@ -94,14 +139,20 @@ def _with_stats(root: str, pairs: Iterable[Pair]) -> Iterator[Listed]:
 
 
 def _stat_chunk(root: str, pairs: list[Pair]) -> list[Listed]:
-    return [
-        Listed(
-            pair,
-            stat_file(absolute_path(root, pair.image_path)) if pair.image_path is not None else None,
-            stat_file(absolute_path(root, pair.mask_path)) if pair.mask_path is not None else None,
-        )
-        for pair in pairs
-    ]
+    return [_listed(root, pair) for pair in pairs]
+
+
+def _listed(root: str, pair: Pair) -> Listed:
+    files = [None if path is None else _status(absolute_path(root, path)) for path in (pair.image_path, pair.mask_path)]
+    image, mask = (None if one is None else FileStat(one.st_size, one.st_mtime_ns) for one in files)
+    return Listed(pair, image, mask, LocalState.of(*files))
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
 
 
 def _sampled(pairs: Iterable[Pair], num_tiles: int) -> Iterator[Pair]:

@@ -80,6 +80,11 @@ def earlier_options(workspace: Workspace) -> TableOptions:
     return stored_options(stored["options"])
 
 
+def read_kept_options(path: Path) -> dict[str, Any]:
+    """Return what a file of kept options says; raises FileNotFoundError, IntegrityError."""
+    return read_sealed_json(path, kind=_FILE_KIND, version=_FILE_VERSION, hint="histoprep audit ROOT --forget, with what was chosen before")
+
+
 def refuse_foreign_workspace(workspace: Workspace) -> None:
     """Raise UsageError when the workspace holds results of another data set that still exists."""
     with contextlib.suppress(IntegrityError):

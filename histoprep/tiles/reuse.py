@@ -1,8 +1,10 @@
 """Rows of an earlier tiles table that still hold, so that their files need not be read again.
 
-A row holds while paths, sizes and modification times of its files are the same, which is what
-make, rsync and git trust too; a file that was replaced within both goes unnoticed unless
-everything is read again (`--no-reuse`). After a decision about masks that readers understand in two ways, only those masks are read again.
+A row holds while paths, sizes, modification times, change times and inodes of its files are the same: what git looks at. A file that
+was replaced by one of the same size and modification time has another inode or change time, which no program sets. Sizes and
+modification times stand in the table. Change times and inodes do not, since a table has the same bytes wherever it is made: they are in
+`.hp-states` beside it, a memory of this machine. Without it, or where a data set was copied, everything is read once more. After a
+decision about masks that readers understand in two ways, only those masks are read again.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from histoprep import __version__, tables
-from histoprep.digests import hash_text
+from histoprep.checksums import STATES, FileStates
 from histoprep.errors import IntegrityError
 from histoprep.mask_reading import DEPTH, MIN_IS_WHITE, PALETTE, Reading
 from histoprep.tiles import KIND, MEASURED, SCHEMA, SCHEMA_VERSION, TileOptions
-from histoprep.tiles.listing import Listed
+from histoprep.tiles.listing import Listed, row_key
 from histoprep.tiles.options import TableOptions
 
 _KEYS = ("image_path", "image_bytes", "image_mtime_ns", "mask_path", "mask_bytes", "mask_mtime_ns")
@@ -37,13 +39,14 @@ class Reused(NamedTuple):
 
 
 class EarlierTable:
-    """Finds rows of an earlier table by the paths, sizes and times of their files.
+    """Finds rows of an earlier table by the paths, sizes, times and inodes of their files.
 
     `num_unread` rows name files that could not be read, or masks that were read otherwise than by `reading`; these are never found.
     """
 
     def __init__(self, path: Path, reading: Reading | None = None) -> None:
         """Read the table once, all of it: raises IntegrityError when any page of it is damaged."""
+        self.states = FileStates.read(path.parent / STATES)
         self._file, self.header = tables.open_table(path, kind=KIND, schema_version=SCHEMA_VERSION)
         missing = set(SCHEMA.names) - set(self._file.schema_arrow.names)
         if missing:
@@ -63,7 +66,7 @@ class EarlierTable:
             other = self._read_otherwise(batch)
             for (*facts, image_digest, image_error, mask_digest, mask_error), is_other in zip(zip(*columns, strict=True), other, strict=True):
                 unread = is_other or _is_unread(facts[0], image_digest, image_error) or _is_unread(facts[3], mask_digest, mask_error)
-                yield 0 if unread else _key(*facts)
+                yield 0 if unread else row_key(*facts)
 
     def _read_otherwise(self, batch: pa.Table) -> list[bool]:
         earlier, now = self._readings
@@ -75,9 +78,10 @@ class EarlierTable:
         """Return the earlier rows that still hold for some of `listed`, or None."""
         if not len(self._keys):
             return None
-        wanted = np.array([_listed_key(one) for one in listed], np.uint64)
+        wanted = np.array([one.key for one in listed], np.uint64)
+        unchanged = self.states.find_keys(wanted) == np.array([one.local.number for one in listed], np.uint64)
         at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
-        found = np.flatnonzero((self._keys[at] == wanted) & (wanted != 0))
+        found = np.flatnonzero((self._keys[at] == wanted) & (wanted != 0) & unchanged)
         if not len(found):
             return None
         return Reused(self._take(self._order[at[found]]), tuple(found.tolist()))
@@ -108,15 +112,6 @@ def _is_read_otherwise(earlier: Reading, now: Reading, mode: str | None, bits: i
         return True
     depths = tuple(one.get(DEPTH) for one in decided)
     return depths[0] != depths[1] and (bits or 0) < max(int(one) if one in ("8", "16") else 0 for one in depths)
-
-
-def _listed_key(one: Listed) -> int:
-    return _key(one.pair.image_path, *(one.image or (None, None)), one.pair.mask_path, *(one.mask or (None, None)))
-
-
-def _key(*facts: object) -> int:
-    # 0 stands for a row that must not be found.
-    return hash_text("\0".join(map(str, facts))) or 1
 
 
 def earlier_table(path: Path, options: TableOptions) -> EarlierTable | None:

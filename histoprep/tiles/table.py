@@ -20,8 +20,9 @@ from typing import Any
 import pyarrow as pa
 
 from histoprep import __version__, tables
+from histoprep.checksums import CHECKSUMS, STATES, publish_json, read_json
 from histoprep.digests import digest_text
-from histoprep.durable import remove_temporaries, write_json
+from histoprep.durable import remove_temporaries
 from histoprep.errors import IncompleteError, IntegrityError, OutputError, UsageError
 from histoprep.execution import Engine, run_tasks
 from histoprep.scan import IssueKind
@@ -115,6 +116,7 @@ class TileTable:
         tasks = self._tasks(again, earlier, count)
         with contextlib.closing(run_tasks(tasks, engine)) as parts:
             self._merge(parts, again, advance, listing.num_tiles)
+        again.states.write(self.workspace.folder / STATES)
         self._drop_parts()
         return self._result(again, count.reused, warning=warning)
 
@@ -146,6 +148,7 @@ class TileTable:
         again = Listing()
         with keeping_options(self.workspace, self.options):
             self._merge((task.part for task in self._tasks(again)), again, _silent, 0)
+        again.states.write(self.workspace.folder / STATES)
         self._drop_parts()
         return self._result(again, 0, warning=warning)
 
@@ -168,7 +171,7 @@ class TileTable:
     def _is_current(self, earlier: EarlierTable, listing: Listing) -> bool:
         """Return whether a table and its issues are what would be made now; files that could not be read are tried again."""
         wanted = self._header() | {"listing_digest": listing.digest}
-        if earlier.num_unread or any(earlier.header.get(key) != value for key, value in wanted.items()):
+        if earlier.num_unread or not earlier.states.same_as(listing.states) or any(earlier.header.get(key) != value for key, value in wanted.items()):
             return False
         try:
             opened, issues = tables.open_table(self.workspace.listing_issues, kind=_ISSUES_KIND, schema_version=_ISSUES_VERSION)
@@ -184,7 +187,7 @@ class TileTable:
         """Yield the partitions in order; `listing` and `count` are complete when all were yielded."""
         identity = self.options.identity()
         for listed in batched(listing.walk(self.workspace.root, self.options), self.options.partition_tiles):
-            key = digest_text(f"{SCHEMA_VERSION}\0{__version__}\0{identity}\0{listed!r}")
+            key = digest_text(f"{SCHEMA_VERSION}\0{__version__}\0{identity}\0[{', '.join(one.facts for one in listed)}]")
             reused = earlier.find(listed) if earlier else None
             if count is not None and reused:
                 count.reused += len(reused.at)
@@ -229,7 +232,7 @@ class TileTable:
         mine = self.options.identity() | {"partition_tiles": self.options.partition_tiles}
         noted = _read_noted(path)
         if noted is None:
-            write_json(path, mine)
+            publish_json(path.parent, path.name, mine)
         elif noted != mine:
             differing = sorted(key for key in mine if noted.get(key) != mine[key])
             raise UsageError(
@@ -259,7 +262,7 @@ class TileTable:
         """Delete the parts; the note of array jobs last, because it says that there may be some."""
         try:
             remove_temporaries(self.workspace.parts)
-            for pattern in ("*.parquet", "*.at", _PARTS_OPTIONS):
+            for pattern in ("*.parquet", "*.at", CHECKSUMS, _PARTS_OPTIONS):
                 for part in self.workspace.parts.glob(pattern):
                     part.unlink(missing_ok=True)
         except OSError as error:
@@ -280,10 +283,10 @@ def unlisted_folders(workspace: Workspace) -> list[tuple[str, str]]:
 def _read_noted(path: Path) -> dict[str, Any] | None:
     """Return the options that array jobs left, or None; raises IntegrityError when they cannot be read."""
     try:
-        return dict(json.loads(path.read_text("utf-8")))
+        return dict(read_json(path, hint=f"delete {path.parent}, and run the jobs again"))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise IntegrityError(f"cannot read the options of the array jobs: {error}", path=path, hint=f"delete {path.parent}") from error
 
 

@@ -55,8 +55,10 @@ class TileTask:
         return replace(self, left_out=(*self.left_out, (index, reason)))
 
     def is_done(self) -> bool:
-        """Return whether the part is there, undamaged and of the right length."""
+        """Return whether the part is there, undamaged and of the right length, and no file of it was changed since it was written."""
         try:
+            if self.part.stat().st_mtime_ns < max((one.local.changed_ns for one in self.listed), default=0):
+                return False
             return sum(batch.num_rows for batch in read_part(self.part)) == len(self.listed)
         except (FileNotFoundError, IntegrityError):
             return False

@@ -16,6 +16,7 @@ COMMANDS = {
     "sample": ("sample", "sample", "Make images for masks: a data set with a manifest."),
     "test": ("test", "test", "Measure a classifier on the test split: metrics with intervals, tables, plots."),
     "predict": ("predict", "predict", "Classify images: a table of scores."),
+    "verify": ("verify", "verify", "Read what the trainer wrote again and compare it with its checksums."),
     "import": ("import_checkpoint", "import_checkpoint", "Convert a published checkpoint into ours."),
 }
 

@@ -1,0 +1,126 @@
+"""Is what the trainer wrote still what it wrote: runs, checkpoints, latent sets and synthetic data sets, every byte read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from histoprep import verify as toolkit
+from histoprep.checksums import CHECKSUMS
+from histoprep.errors import IntegrityError, UsageError
+from histoprep.verify import Verified
+from trainer.data.latent_journal import JOURNAL
+from trainer.data.latents import DATA, LatentSet
+from trainer.engine.checkpoint_files import SUMS, checkpoint_damages
+from trainer.engine.checkpoints import list_checkpoints
+from trainer.sampling.dataset import REQUEST
+from trainer.sampling.digest_journal import check_pictures, read_digests
+
+KINDS = (
+    "run (of fit or import)",
+    "checkpoint",
+    "latent set",
+    "synthetic data set",
+    "table (predictions, ...)",
+    "file or folder listed in checksums.json",
+)
+_TOOLKIT_KINDS = ("workspace", "tree of masks", "folder of shards")
+
+
+def verify(path: Path) -> Verified:
+    """Return what became of a file or folder of the trainer since it was written; every byte is read.
+
+    Raises UsageError for a path that is not there, that the trainer did not write, or that is the toolkit's to verify.
+    """
+    kind = toolkit.trainer_kind(path) if path.is_dir() else None
+    if kind is not None:
+        return {"checkpoint": _verify_checkpoint, "latent set": _verify_latents, "run": _verify_run, "synthetic data set": _verify_synthetic}[kind](
+            path
+        )
+    if path.is_dir():
+        _refuse_toolkit_kind(path)
+        if (path / CHECKSUMS).is_file():
+            return toolkit.verify_listed_folder(path)
+        if path.name in ("checkpoints", "latents"):
+            return _verify_many(path)
+    found = toolkit.find_kind(path) if path.is_file() else None
+    if found is None and (path.parent / SUMS).is_file():
+        return _verify_checkpoint(path.parent)
+    if found is None:
+        raise toolkit.unknown_kind(path, (*KINDS, *(f"{one} (histoprep verify)" for one in _TOOLKIT_KINDS)))
+    return found(path)
+
+
+def _refuse_toolkit_kind(path: Path) -> None:
+    checks = (toolkit.tree_kind, toolkit.is_shards, toolkit.is_workspace)
+    kind = next((name for name, check in zip(("tree of masks", "folder of shards", "workspace"), checks, strict=True) if check(path)), None)
+    if kind is not None:
+        raise UsageError(f"this is a {kind}, which histoprep wrote", path=path, hint=f"histoprep verify {path}")
+
+
+def _verify_many(path: Path) -> Verified:
+    """Verify the checkpoints or latent sets in a folder."""
+    found = Verified(path, f"folder of {path.name}")
+    for one in sorted(path.iterdir()):
+        if one.is_dir() and toolkit.trainer_kind(one):
+            found.add(verify(one))
+    return found
+
+
+def _verify_checkpoint(path: Path) -> Verified:
+    count, damages = checkpoint_damages(path)
+    return Verified(path, "checkpoint", count, damages)
+
+
+def _verify_run(path: Path) -> Verified:
+    """Verify what steers a run, its logs and results, and every checkpoint of its stages."""
+    found = toolkit.verify_listed_folder(path)
+    found.kind, found.notes = "run", []
+    names = toolkit.listed_names(path)
+    stages = [path, *sorted(one for one in path.iterdir() if one.is_dir() and one.name != "checkpoints")]
+    for stage in stages:
+        if stage != path and (stage / CHECKSUMS).is_file():
+            inside = toolkit.verify_listed_folder(stage)
+            inside.notes = []
+            found.add(inside)
+            names.update(f"{stage.name}/{one}" for one in toolkit.listed_names(stage))
+        for checkpoint in (one for kind in ("last", "best") for one in list_checkpoints(stage / "checkpoints", kind)):
+            found.add(_verify_checkpoint(checkpoint))
+            names.update(one.relative_to(path).as_posix() for one in toolkit.walk(checkpoint))
+    if not (path / CHECKSUMS).is_file():
+        found.notes.append(f"{path} has no checksums: an earlier version wrote it; the same trainer fit lists them")
+    toolkit.note_others(found, path, names)
+    return found
+
+
+def _verify_latents(path: Path) -> Verified:
+    found = toolkit.verify_listed_folder(path)
+    found.kind, found.notes = "latent set", []
+    if not (path / "latents.json").is_file():
+        found.notes.append(f"{path} is not finished: trainer encode goes on with it")
+        return found
+    try:
+        LatentSet.open(path).check_files(whole=True)
+        found.num_files += len(DATA)
+    except (IntegrityError, OSError) as error:
+        place = Path(error.path) if isinstance(error, IntegrityError) and error.path else path
+        if all(one.path != str(place) for one in found.damages):
+            found.damages.append(toolkit.damage_of(error, place))
+    toolkit.note_others(found, path, {*toolkit.listed_names(path), *DATA, JOURNAL})
+    return found
+
+
+def _verify_synthetic(path: Path) -> Verified:
+    workspace = path if path.name.endswith(".histoprep") else path.with_name(path.name + ".histoprep")
+    root = workspace.with_name(workspace.name.removesuffix(".histoprep"))
+    found = toolkit.verify_workspace(workspace)
+    found.path, found.kind = root, "synthetic data set"
+    try:
+        expected = read_digests(workspace)
+        found.damages += check_pictures(root, workspace, expected, whole=True)
+        found.num_files += len(expected)
+        toolkit.note_others(found, root, set(expected))
+    except IntegrityError as error:
+        damage = toolkit.damage_of(error, workspace / REQUEST)
+        if all(one.path != damage.path for one in found.damages):
+            found.damages.append(damage)
+    return found
