@@ -8,13 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from believed import believe
 from lossy_masks import jpeg
 from PIL import Image
 
+from histoprep import checksums, repair
 from histoprep.cli import run
 from histoprep.demo import GROUP_PATTERN, make_clean_demo
+from histoprep.digests import file_digest
 from histoprep.errors import ExitCode, UsageError
+from histoprep.mask_tree import ledger_files
 from histoprep.verify import verify, walk
 
 MAP = ("--map", "label_map_5.yml")
@@ -134,6 +139,28 @@ def test_commands_notice_what_they_use(
     workers = [] if command[0] in ("stats", "collect") or command[1] in ("show", "info") else ["--workers", "1"]
     assert run([*command, *workers]) == ExitCode.INTEGRITY
     assert victim.name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["manifest", "stats"])
+def test_a_file_system_that_hides_a_change_is_seen_through_with_verify(alone: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    root = alone / "set"
+    victim = next((alone / "set.histoprep/mended").rglob("*_mask.png"))
+    flip(victim)
+    ledger = ledger_files(alone / "set.histoprep/mended", repair.KIND)
+    checksums.remember_files(alone / "set.histoprep/mended", ledger)
+    image = next(root.rglob("*.jpg"))
+    flip(image, 1.0)
+    believe(root)
+    assert run([command, str(root), *MAP]) in (0, 3)
+    capsys.readouterr()
+    assert run([command, str(root), *MAP, "--verify"]) == ExitCode.INTEGRITY
+    assert victim.name in capsys.readouterr().err
+    flip(victim)
+    # What is the user's may change: it is read.
+    before = pq.read_table(alone / "set.histoprep/tiles.parquet")["image_digest"].to_pylist()
+    assert run([command, str(root), *MAP, "--verify"]) in (0, 3)
+    assert file_digest(image) in pq.read_table(alone / "set.histoprep/tiles.parquet")["image_digest"].to_pylist()
+    assert len(before) == 48
 
 
 def test_force_writes_changed_masks_again(alone: Path) -> None:

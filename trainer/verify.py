@@ -50,6 +50,23 @@ def verify(path: Path) -> Verified:
     return found(path)
 
 
+def require_whole(*places: str | Path | None) -> None:
+    """Read what a command is about to use, and raise IntegrityError, naming the files, unless all of it is as it was written.
+
+    Places that are not there yet, addresses and folders of other kinds (the user's own masks, a codec of diffusers) are passed over.
+    """
+    found = []
+    for place in places:
+        path = Path(place or "")
+        if place and path.exists():
+            try:
+                found.append(verify(path))
+            except UsageError:
+                kind = toolkit.find_kind(path) if path.is_file() or toolkit.is_shards(path) else None
+                found += [kind(path)] if kind else []
+    toolkit.require_verified(*found)
+
+
 def _refuse_toolkit_kind(path: Path) -> None:
     checks = (toolkit.tree_kind, toolkit.is_shards, toolkit.is_workspace)
     kind = next((name for name, check in zip(("tree of masks", "folder of shards", "workspace"), checks, strict=True) if check(path)), None)

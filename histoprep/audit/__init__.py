@@ -94,8 +94,9 @@ def ensure_tiles(
     meter: Meter | None = None,
     warn: Callable[[str], object] = lambda text: None,
     reading: Reading = UNDECIDED,
+    verify: bool = False,
 ) -> Path:
-    """Return the path of an up-to-date tiles.parquet; only files that are new or changed are read.
+    """Return the path of an up-to-date tiles.parquet; only files that are new or changed are read, or all of them with `verify`.
 
     Without options those of the last audit are used again. `reading` adds to what was decided of masks that readers understand in two
     ways. `warn` is called when the earlier table could not be used. Raises UsageError for options that make no sense, IntegrityError when
@@ -113,7 +114,10 @@ def ensure_tiles(
         told[0] = done
 
     with locked(workspace.folder):
-        made = TileTable(workspace, options).build(Engine(workers or 0), advance)
+        table = TileTable(workspace, options)
+        if verify:
+            table.options = replace(table.options, reuse=False)
+        made = table.build(Engine(workers or 0), advance)
     if made.warning:
         warn(made.warning)
     return made.path

@@ -11,7 +11,7 @@ import typer
 
 from histoprep import console
 from histoprep.cli.findings import print_finding
-from histoprep.cli.options import MapName, Root, Workers, WorkspaceFolder
+from histoprep.cli.options import MapName, Root, Verify, Workers, WorkspaceFolder
 from histoprep.command_line import default_group
 from histoprep.errors import ExitCode, UsageError
 
@@ -58,6 +58,7 @@ def build(
     out: Annotated[Path | None, typer.Option(help="Where to write it.", show_default="WORKSPACE/manifest.parquet")] = None,
     dataset_csv: Annotated[Path | None, typer.Option(help="Also write image names and classes as CSV.", show_default=False)] = None,
     force: Annotated[bool, typer.Option("--force", help="Map masks that look mapped already (HP508).")] = False,
+    verify: Verify = False,
     workers: Workers = None,
 ) -> None:
     """Give every usable tile a split and a pool and write the manifest.
@@ -95,7 +96,7 @@ def build(
     if not no_groups:
         check_groups_stay(workspace, group_by, out or workspace.manifest)
     with regrouped(workspace, group_by, no_groups=no_groups) as scan_options:
-        seen = read_tiles(workspace, scan_options, workers=workers)
+        seen = read_tiles(workspace, scan_options, workers=workers, verify=verify)
         if label_map is None:
             label_map = raw_label_map(workspace.tiles)
             console.warn("no label map (--map): the classes are the labels of the masks")

@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 _NUM_SHOWN = 10
 
 
-def read_tiles(workspace: Workspace, scan_options: ScanOptions | None = None, *, workers: int | None, reading: Reading | None = None) -> ExitCode:
+def read_tiles(
+    workspace: Workspace, scan_options: ScanOptions | None = None, *, workers: int | None, reading: Reading | None = None, verify: bool = False
+) -> ExitCode:
     """Bring the tiles table up to date and return what a command that ends well exits with.
 
-    That is INCOMPLETE when folders cannot be listed; they are named in warnings. Options as in `ensure_tiles`.
+    That is INCOMPLETE when folders cannot be listed; they are named in warnings. Options as in `ensure_tiles`. With `verify` every file is
+    read, and raises IntegrityError for a mask that `repair` wrote and that was changed since.
     """
     from histoprep.audit import ensure_tiles
     from histoprep.mask_reading import UNDECIDED
+    from histoprep.tiles.mended import open_mended
     from histoprep.tiles.options import chosen_words, earlier_options
     from histoprep.tiles.table import unlisted_folders
 
@@ -30,7 +34,9 @@ def read_tiles(workspace: Workspace, scan_options: ScanOptions | None = None, *,
     if kept := [*kept, *([earlier.tiles.mask_reading.describe()] if earlier.tiles.reading else [])]:
         console.note(f"as in the last audit: {', '.join(kept)}")
     with console.progress("reading tiles", None) as meter:
-        ensure_tiles(workspace, scan_options, workers=workers, meter=meter, warn=console.warn, reading=reading or UNDECIDED)
+        ensure_tiles(workspace, scan_options, workers=workers, meter=meter, warn=console.warn, reading=reading or UNDECIDED, verify=verify)
+    if verify and (mended := open_mended(workspace.folder)) is not None:
+        mended.check_files(workspace.root, whole=True)
     unlisted = unlisted_folders(workspace)
     for folder, reason in unlisted[:_NUM_SHOWN]:
         console.warn(f"{folder}: {reason}; what is in it is left out")

@@ -73,7 +73,7 @@ def remap(
     # Jobs of an array start at once; only one process may make the table.
     reading = Reading.from_json({"palette": palette, "min-is-white": min_is_white, "depth": depth})
     if numbers is None:
-        seen = read_tiles(where, workers=workers, reading=reading)
+        seen = read_tiles(where, workers=workers, reading=reading, verify=verify)
     elif reading.as_json():
         raise UsageError("jobs of an array read no masks anew", seen=reading.describe(), hint=f"histoprep audit {where.root} {reading.describe()}")
     else:

@@ -45,7 +45,7 @@ def repair(
 
     where = Workspace.of(root, workspace)
     chosen = engine_of(engine, scheduler, workers)
-    seen = read_tiles(where, workers=workers)
+    seen = read_tiles(where, workers=workers, verify=verify and not force)
     rules = tuple(one.upper() for one in separated(rule)) or RULES
     plan = plan_repair(where, RepairOptions(out or where.folder / "mended", rules, min_confidence, force, verify))
     _print_plan(plan)

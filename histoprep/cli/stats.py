@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from histoprep import console
-from histoprep.cli.options import MapName, Root, Workers, WorkspaceFolder
+from histoprep.cli.options import MapName, Root, Verify, Workers, WorkspaceFolder
 
 if TYPE_CHECKING:
     from histoprep.stats import Stats
@@ -46,6 +46,7 @@ def stats(
     map_name: MapName = None,
     by: Annotated[list[By] | None, typer.Option(help="Break shares down by this; repeatable. Default: split and pool.", show_default=False)] = None,
     output: Annotated[Format, typer.Option("--format", help="How to print the result.")] = Format.TABLE,
+    verify: Verify = False,
     workers: Workers = None,
 ) -> None:
     """Count classes: pixel shares, tiles that hold them, pairs, weights.
@@ -67,7 +68,7 @@ def stats(
     workspace = Workspace.of(root, workspace_folder)
     path = find_label_map(map_name, workspace.root) if map_name else default_map(workspace.root)
     label_map = load_label_map(path) if path else None
-    seen = read_tiles(workspace, workers=workers)
+    seen = read_tiles(workspace, workers=workers, verify=verify)
     found = compute_stats(workspace, label_map, by=tuple(by or (By.SPLIT, By.POOL)))
     paths = write_stats(found, workspace)
     if output is Format.JSON:

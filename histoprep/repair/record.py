@@ -88,7 +88,11 @@ def mended_masks(workspace: Workspace, *, whole: bool = False) -> Mapping[str, M
         return {}
     out = recorded.out
     hint = f"run histoprep repair again, or delete {workspace.repair} to do without"
-    if not (out / SUCCESS).exists() or not (out / LEDGER).exists() or file_digest(out / LEDGER) != recorded.ledger_digest:
+    whole_tree = (out / SUCCESS).exists() and (out / LEDGER).exists()
+    if whole_tree:
+        # Raises, with its path, for one that is damaged.
+        open_ledger(out / LEDGER, KIND.ledger, KIND)
+    if not whole_tree or file_digest(out / LEDGER) != recorded.ledger_digest:
         raise IntegrityError("the mended masks that were recorded are not there any more", path=out, hint=hint)
     damages = checksums.check_files(out, ledger_files(out, KIND), whole=whole)
     checksums.raise_damage(damages, "a mended mask is not there any more, or was changed", REWRITE.format(KIND.name))

@@ -53,6 +53,9 @@ def encode(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", show_default="a GPU if there is one")] = "auto",
     on_unreadable: Annotated[UnreadableName, typer.Option(help="A tile that cannot be read: stop, or skip and count.")] = UnreadableName.STOP,
     report: Annotated[int, typer.Option(help="Tiles in the reconstruction report; 0 for none.")] = 64,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read again, whole, what the command uses: manifest or shards, and a codec's run.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Start over, even with other options.")] = False,
 ) -> None:
     """Encode the tiles of a manifest once, so that training reads latents instead of images.
@@ -69,10 +72,13 @@ def encode(
     from trainer.encode import EncodeOptions, encode_tiles
     from trainer.encode_report import report_codec
     from trainer.models.codec import load_codec
+    from trainer.verify import require_whole
 
     tiles, place = open_tiles(manifest), out or beside(manifest, "latents")
     check_outside(place, tiles.manifest.data_folders, "latents")
     check_manifest(tiles.manifest)
+    if verify:
+        require_whole(manifest, codec)
     where = str(choose_device(device))
     loaded = load_codec(codec)
     options = EncodeOptions(

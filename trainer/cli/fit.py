@@ -24,6 +24,9 @@ def fit(
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/PRESET.", show_default=False)] = None,
     latents: Annotated[Path | None, typer.Option(help="Latent set of `trainer encode`. Default: encoded first.", show_default=False)] = None,
     codec: Annotated[str | None, typer.Option(help="Folder or hub id of the codec that encodes.", show_default=False)] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read again, whole, what the command uses: latent set, manifest or shards, and what is there of the run.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print configuration, parameters, streams and memory; train nothing.")] = False,
 ) -> None:
     """Train a model. The same command again goes on where it stopped, with the same result as without the stop.
@@ -41,6 +44,10 @@ def fit(
     }
     wanted = recipe or (None if preset or config_file else DEFAULT_RECIPE)
     config = load_config(recipe=wanted, preset=preset, file=config_file, sets=sets or (), **flags)
+    if verify:
+        from trainer.verify import require_whole
+
+        require_whole(config.out, config.manifest, getattr(config, "latents", None))
     if dry_run:
         _print_plan(config)
     else:

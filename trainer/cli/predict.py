@@ -20,6 +20,7 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: RUN/predictions.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: as the run.", show_default=False)] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Denoisings of each image. Default: as the run.", show_default=False)] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read again, whole, what the command uses: the run.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Write class, probabilities and uncertainty of every image as CSV and Parquet.
@@ -29,6 +30,10 @@ def predict(
     from trainer.classification.predict import predict_images
     from trainer.engine.voice import Voice
 
+    if verify:
+        from trainer.verify import require_whole
+
+        require_whole(run)
     voice = Voice(console.note, console.warn, console.progress)
     result = predict_images(run, images, out, device=device, num_inference_steps=steps, num_samples=samples, voice=voice)
     for path, reason in result.broken:

@@ -79,7 +79,10 @@ def sample(
     limit: Annotated[int | None, typer.Option(help="Make the first N pictures only; the others can follow later.", min=1)] = None,
     sweep: Annotated[str | None, typer.Option(help="Only draw a sheet of the first masks under these guidance scales: 0,1,2,4.")] = None,
     real: Annotated[bool, typer.Option("--real", help="Also draw a sheet of generated pictures beside the real ones.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace pictures of another request in OUT.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace pictures of another request in OUT, or changed since they were made.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read again, whole, what the command uses: run, masks' manifest or shards, and pictures that are there.")
+    ] = False,
 ) -> None:
     """Make one picture for each mask: a data set with pictures, masks, label map and manifest, every file marked as synthetic.
 
@@ -94,8 +97,11 @@ def sample(
     from trainer.sampling.generator import SamplingOptions
     from trainer.sampling.keep import keep_regions
     from trainer.sampling.sheets import comparison_sheet
+    from trainer.verify import require_whole
 
     place = str(choose_device(device))
+    if verify:
+        require_whole(checkpoint, masks)
     _check_run(checkpoint)
     scales = () if sweep is None else _scales(sweep)
     listed = _mask_list(masks, read_facts(checkpoint).label_map, split, map_name, images, out)
@@ -113,7 +119,17 @@ def sample(
     regions = keep_regions(keep, listed) if keep else None
     with console.progress("sampling", min(len(listed), limit or len(listed)), "pictures") as meter:
         result = sample_dataset(
-            generator, listed, out, options, batch_size=batch_size, keep=regions, origin=origin, limit=limit, force=force, advance=meter.advance
+            generator,
+            listed,
+            out,
+            options,
+            batch_size=batch_size,
+            keep=regions,
+            origin=origin,
+            limit=limit,
+            force=force,
+            verify=verify,
+            advance=meter.advance,
         )
     if real:
         _write(out, "real.png", comparison_sheet(generator, listed, _first_alike(listed), options))

@@ -25,6 +25,7 @@ def test(
     samples: Annotated[int | None, typer.Option(min=1, help="Denoisings of each image. Default: as the run.", show_default=False)] = None,
     sheets: Annotated[int, typer.Option(min=0, help="Images to draw a sheet of.")] = 12,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    verify: Annotated[bool, typer.Option("--verify", help="Read again, whole, what the command uses: the run, and its manifest or shards.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Test a run that was tested already; the count is kept.")] = False,
 ) -> None:
     """Classify every test tile once and compare the diffusion with the guidance classifier alone, on the same tiles.
@@ -34,6 +35,11 @@ def test(
     from trainer.classification.evaluate import FOLDER, TestOptions, evaluate_run
     from trainer.engine.voice import Voice
 
+    if verify:
+        from trainer.engine.checkpoints import load_run_config
+        from trainer.verify import require_whole
+
+        require_whole(run, load_run_config(run).manifest)
     options = TestOptions(sheets, steps, samples, device, again)
     result = evaluate_run(run, out, options, voice=Voice(console.note, console.warn, console.progress))
     _print(result)
