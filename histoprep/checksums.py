@@ -239,10 +239,6 @@ class FileStates:
         with contextlib.suppress(OSError):
             publish_in_batch(path, _STATES_MAGIC + raw_digest(numbers) + numbers)
 
-    def same_as(self, other: FileStates) -> bool:
-        """Return whether both say the same of the same files."""
-        return bool(np.array_equal(self.keys, other.keys) and np.array_equal(self.values, other.values))
-
     def find(self, names: Iterable[str]) -> np.ndarray:
         """Return the state of each file, uint64 [names], 0 for one that is not known."""
         return self.find_keys(np.array([hash_text(name) for name in names], np.uint64))

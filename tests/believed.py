@@ -14,6 +14,6 @@ def believe(root: Path, folder: Path | None = None) -> None:
     """Make the files of a data set, of their old sizes and modification times, those that were read last: whoever reads one now sees it."""
     workspace = Workspace.of(root, folder)
     listing = Listing()
-    for _ in listing.walk(workspace.root, earlier_options(workspace)):
-        pass
+    for one in listing.walk(workspace.root, earlier_options(workspace)):
+        listing.note_keys([one])
     listing.states.write(workspace.folder / STATES)

@@ -20,7 +20,17 @@ from histoprep.labels import load_label_map
 
 TEXT = README.read_text("utf-8")
 # Exit codes that the planted defects of the demo lead to.
-EXPECTED_CODES = {"audit": {1}, "repair": {0}, "remap": {0}, "manifest": {3}, "stats": {0}, "explain": {0}, "collect": {0}, "shard": {0}}
+EXPECTED_CODES = {
+    "verify": {0},
+    "audit": {1},
+    "repair": {0},
+    "remap": {0},
+    "manifest": {3},
+    "stats": {0},
+    "explain": {0},
+    "collect": {0},
+    "shard": {0},
+}
 
 
 def settings(*changes: str) -> list[str]:

@@ -171,7 +171,7 @@ class TileTable:
     def _is_current(self, earlier: EarlierTable, listing: Listing) -> bool:
         """Return whether a table and its issues are what would be made now; files that could not be read are tried again."""
         wanted = self._header() | {"listing_digest": listing.digest}
-        if earlier.num_unread or not earlier.states.same_as(listing.states) or any(earlier.header.get(key) != value for key, value in wanted.items()):
+        if earlier.num_unread or not listing.is_same_as(earlier.states) or any(earlier.header.get(key) != value for key, value in wanted.items()):
             return False
         try:
             opened, issues = tables.open_table(self.workspace.listing_issues, kind=_ISSUES_KIND, schema_version=_ISSUES_VERSION)
@@ -188,6 +188,7 @@ class TileTable:
         identity = self.options.identity()
         for listed in batched(listing.walk(self.workspace.root, self.options), self.options.partition_tiles):
             key = digest_text(f"{SCHEMA_VERSION}\0{__version__}\0{identity}\0[{', '.join(one.facts for one in listed)}]")
+            listing.note_keys(listed)
             reused = earlier.find(listed) if earlier else None
             if count is not None and reused:
                 count.reused += len(reused.at)

@@ -16,17 +16,19 @@ import yaml
 from coloured_blobs import NAMES, blob, make_blobs
 from PIL import Image
 
+from histoprep import checksums
 from histoprep.durable import write_bytes
 from histoprep.imageio import encode_rgb_png
+from histoprep.verify import walk
 from trainer.classification.evaluate import TestOptions as Options
 from trainer.classification.evaluate import evaluate_run
 from trainer.cli import run as run_command
 from trainer.config_layers import build_config, load_config, presets
 from trainer.data.loader import loader
-from trainer.engine.checkpoints import load_weights
+from trainer.engine.checkpoints import load_run_config, load_weights
 from trainer.engine.fit import fit
 from trainer.engine.schedules import lr_factor
-from trainer.errors import CheckpointError, ConfigError, IntegrityError
+from trainer.errors import CheckpointError, ConfigError, ExitCode, IntegrityError
 from trainer.recipes import recipe_of
 from trainer.recipes.diffmic_config import Config
 from trainer.recipes.diffmic_data import SquareTiles, ordered_tiles, square_image, training_dataset
@@ -34,6 +36,7 @@ from trainer.recipes.diffmic_denoising import DenoisingStage
 from trainer.recipes.diffmic_guidance import GuidanceStage, class_weights
 from trainer.recipes.diffmic_inference import build_classifier, build_denoiser
 from trainer.recipes.diffmic_labels import labelled_tiles
+from trainer.verify import verify
 
 NUM_TEST = 31
 HEADS = ("diffusion", "guidance_fused", "guidance_global", "guidance_local")
@@ -287,6 +290,8 @@ def test_what_is_no_classifier_is_refused(trained, blobs, tmp_path):
     shutil.copytree(trained, other)
     split = json.loads((other / "split.json").read_text())
     (other / "split.json").write_text(json.dumps(split | {"manifest_digest": "0"}))
+    # Not an edit of this run, but the file of another.
+    checksums.list_files(other, ["split.json"])
     with pytest.raises(IntegrityError, match="not the one of this run"):
         evaluate_run(other, tmp_path / "out")
 
@@ -338,3 +343,27 @@ def test_configurations_that_cannot_work_are_refused(wrong, tmp_path):
 def test_rare_classes_weigh_more():
     weights = class_weights(np.array([0, 0, 0, 1]), 2)
     assert weights.tolist() == pytest.approx([4 / 6, 2.0])
+
+
+def test_every_file_of_a_tested_run_is_protected_and_used_only_as_it_was_written(
+    tested: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tested.parent, run)
+    found = verify(run)
+    assert (found.damages, found.notes) == ([], [])
+    assert found.num_files == len([path for path in walk(run) if path.name != "SHA256SUMS"])
+    image = next((Path(load_run_config(run).manifest).parent.parent / "tiles" / "test").rglob("*.png"))
+    best = max((run / "diffusion/checkpoints").glob("best-*"))
+    commands = [["test", str(run), "--again"], ["predict", str(run), str(image)]]
+    for victim in (run / "config.yml", run / "split.json", best / "weights.safetensors", run / "test/metrics.json"):
+        whole = victim.read_bytes()
+        victim.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
+        assert [one.path for one in verify(run).damages] == [str(victim)]
+        for command in commands[: 1 if victim.name == "metrics.json" else 2]:
+            assert run_command([*command, "--device", "cpu"]) == ExitCode.INTEGRITY
+            assert str(victim) in capsys.readouterr().err
+        assert run_command([*commands[1], "--device", "cpu", "--verify"]) == ExitCode.INTEGRITY
+        victim.write_bytes(whole)
+    assert run_command(["--quiet", *commands[1], "--device", "cpu", "--verify"]) == ExitCode.OK
+    assert verify(run).damages == []
