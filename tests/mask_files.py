@@ -43,11 +43,13 @@ def packed(values: np.ndarray, bits: int, order: str = ">") -> bytes:
 def tiff_bytes(values: np.ndarray, bits: int, photometric: int = 1, *, order: str = "<", **tags: Any) -> bytes:
     """Return a TIFF without compression: `photometric` 0 min-is-white, 1 min-is-black, 3 palette (`colour_map`).
 
-    Further tags: sample_format, colour_map, compression, subfile, software.
+    Further tags: sample_format, colour_map, compression, subfile, fill_order.
     """
     height, width = values.shape
     pixels = packed(values, bits, order)
-    numbers = {"subfile": 254, "compression": 259, "sample_format": 339, "colour_map": 320}
+    if tags.get("fill_order") == 2:
+        pixels = pixels.translate(bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256)))
+    numbers = {"subfile": 254, "compression": 259, "fill_order": 266, "sample_format": 339, "colour_map": 320}
     entries: dict[int, tuple[int, Sequence[int]]] = {
         256: (_LONG, [width]), 257: (_LONG, [height]), 258: (_SHORT, [bits]), 259: (_SHORT, [1]), 262: (_SHORT, [photometric]),
         277: (_SHORT, [1]), 278: (_LONG, [height]), 279: (_LONG, [len(pixels)]),

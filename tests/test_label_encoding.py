@@ -73,6 +73,8 @@ def _files() -> dict[str, MaskFile]:
     add("big-endian 16", tiff_bytes(blobs((0, 1, 300)), 16, order=">"), 16)
     for compression in ("group3", "group4", "packbits", "tiff_lzw", "tiff_adobe_deflate"):
         add(f"pillow 1 bit {compression}", saved(Image.fromarray(blobs((0, 1)).astype(bool)), "TIFF", compression=compression), 1)
+    for bits, photometric in ((1, 0), (1, 1), (4, 1), (8, 1)):
+        add(f"tiff {bits} {photometric} from the lowest bit", tiff_bytes(blobs((0, 1)), bits, photometric, fill_order=2), bits)
     for orientation in (1, 3, 6):
         exif = Image.Exif()
         exif[274] = orientation
