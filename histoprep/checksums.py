@@ -12,6 +12,7 @@ A digest finds damage and edits; it is no protection against somebody who writes
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import stat
@@ -36,7 +37,7 @@ RESTORE = "restore it from a copy, or run the command that made it again"
 _VERSION = 1
 _STATES_MAGIC = b"HPstates"
 _THREADS = 16
-_FILES_AT_ONCE = 8192
+_FILES_AT_ONCE, _FILES_A_TASK = 8192, 128
 _NUM_SHOWN = 5
 
 
@@ -274,8 +275,10 @@ def check_files(
     with ThreadPoolExecutor(_THREADS) as threads:
         for chunk in _chunks(files):
             known = states.find(one.name for one in chunk).tolist() if not whole else [0] * len(chunk)
-            tasks = ((folder, one, state) for one, state in zip(chunk, known, strict=True))
-            for one, (damage, state, was_read) in zip(chunk, threads.map(_look_at, tasks, chunksize=64), strict=True):
+            tasks = [(folder, one, state) for one, state in zip(chunk, known, strict=True)]
+            pieces = [tasks[start : start + _FILES_A_TASK] for start in range(0, len(tasks), _FILES_A_TASK)]
+            looked_at = itertools.chain.from_iterable(threads.map(_look_at_each, pieces))
+            for one, (damage, state, was_read) in zip(chunk, looked_at, strict=True):
                 num_read += was_read
                 if damage is not None:
                     damages.append(damage)
@@ -308,6 +311,11 @@ def _chunks(files: Iterable[Expected]) -> Iterable[list[Expected]]:
             chunk = []
     if chunk:
         yield chunk
+
+
+def _look_at_each(tasks: list[tuple[Path, Expected, int]]) -> list[tuple[Damage | None, int, bool]]:
+    # Handing over single files takes longer than looking at them.
+    return [_look_at(one) for one in tasks]
 
 
 def _look_at(task: tuple[Path, Expected, int]) -> tuple[Damage | None, int, bool]:

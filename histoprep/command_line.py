@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from histoprep import __version__, console
-from histoprep.errors import ExitCode, Explained, HistoprepError, Interrupted, OutputError, UsageError
+from histoprep.errors import ExitCode, Explained, HistoprepError, IntegrityError, Interrupted, OutputError, UsageError
 
 if TYPE_CHECKING:
     from histoprep.verify import Verified
@@ -120,7 +120,7 @@ def print_verified(found: Verified) -> ExitCode:
     for note in found.notes:
         console.note(note)
     for one in found.damages[:_NUM_SHOWN]:
-        console.error(f"damaged: {one.path}\n  seen: {one.seen}\n  expected: {one.expected}")
+        console.error(str(IntegrityError("damaged", path=one.path, seen=one.seen, expected=one.expected)))
     if len(found.damages) > _NUM_SHOWN:
         console.error(f"and {len(found.damages) - _NUM_SHOWN:,} more")
     state = f"{len(found.damages):,} damaged" if found.damages else "OK"

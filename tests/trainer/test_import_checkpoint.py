@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from histoprep.errors import ExitCode, UsageError
+from histoprep.errors import ExitCode, IntegrityError, UsageError
 from histoprep.labels import identity_map
 from trainer.cli import run
 from trainer.engine.checkpoints import load_weights
@@ -18,6 +18,7 @@ from trainer.errors import CheckpointError
 from trainer.import_checkpoint import ImportOptions, import_checkpoint
 from trainer.models.codec import load_codec
 from trainer.models.reference_unet import ReferenceUNet, ReferenceUNetConfig
+from trainer.verify import verify
 
 torch.set_num_threads(1)
 
@@ -207,3 +208,8 @@ def test_an_imported_run_can_be_sampled_from(tmp_path, capsys):
     assert generator.codec.digest == load_codec(tmp_path / "codec").digest
     assert all(torch.equal(one, AVERAGE[name]) for name, one in generator.denoiser.state_dict().items())
     assert run(["import", *options]) == ExitCode.USAGE
+    found = verify(tmp_path / "run")
+    assert (found.kind, found.damages, found.notes) == ("run", [], [])
+    (tmp_path / "run/model.json").write_text((tmp_path / "run/model.json").read_text().replace("50.0", "90.0"))
+    with pytest.raises(IntegrityError, match="changed since it was written"):
+        load_generator(tmp_path / "run")
