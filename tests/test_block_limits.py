@@ -90,7 +90,6 @@ BLOCKS = [
     ("histoprep.tables", "ROW_GROUP_ROWS"),
     ("histoprep.scan.pairing", "_ROWS_AT_ONCE"),
     ("histoprep.tiles.listing", "_PAIRS_A_STAT_TASK"),
-    ("histoprep.tiles.mended", "_FILES_AT_ONCE"),
     ("histoprep.mask_tree.files", "_NAMES_AT_ONCE"),
     ("histoprep.manifest.build", "_PIECE"),
     ("histoprep.manifest.gather", "_PIECE"),

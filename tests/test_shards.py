@@ -6,8 +6,10 @@ import io
 import os
 import pickle
 import random
+import re
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -19,7 +21,9 @@ from packed_tiles import LABEL_MAP, make_tiles
 from PIL import Image
 
 from histoprep import durable
-from histoprep.errors import IncompleteError, IntegrityError, LockedError, UsageError
+from histoprep.cli import run
+from histoprep.digests import digest
+from histoprep.errors import ExitCode, IncompleteError, IntegrityError, LockedError, UsageError
 from histoprep.execution import Engine
 from histoprep.manifest import open_manifest, read_manifest
 from histoprep.shards import ShardOptions, TileError, open_tiles, task, verify_shards, write_shards
@@ -257,21 +261,19 @@ def test_a_shard_is_on_its_way_to_the_disk_while_it_is_packed(manifest: Path, sh
 def test_a_finished_folder_is_not_written_again(own: tuple[Path, Path]) -> None:
     path, folder = own
     before = {one.name: one.stat().st_mtime_ns for one in folder.iterdir()}
-    with pytest.raises(UsageError, match="are all there"):
-        write_shards(path, folder, engine=ONE)
-    assert write_shards(path, folder, ShardOptions(resume=True), ONE).up_to_date
+    assert write_shards(path, folder, engine=ONE).up_to_date
     assert {one.name: one.stat().st_mtime_ns for one in folder.iterdir() if one.name != ".lock"} == {
         name: time for name, time in before.items() if name != ".lock"
     }
 
 
-def test_resume_writes_only_what_is_missing(own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_call_writes_only_what_is_missing(own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path, folder = own
     whole = files(folder)
     names = sorted(name for name in whole if name.endswith(".tar"))
     (folder / names[0]).unlink()
     (folder / names[1]).write_bytes(whole[names[1]][:-1])
-    result = write_shards(path, folder, ShardOptions(resume=True), ONE)
+    result = write_shards(path, folder, ShardOptions(), ONE)
     # The notes of the finished run are gone, so all shards are made again; half a run keeps them, see the fault tests.
     assert not result.up_to_date
     assert files(folder) == whole
@@ -298,9 +300,7 @@ def test_a_file_that_changed_since_the_manifest_stops_it_with_its_name(tmp_path:
     assert name in str(unread.value)
     # Restored, the rest is kept.
     victim.write_bytes(data)
-    with pytest.raises(UsageError, match="were begun"):
-        write_shards(path, tmp_path / "shards", engine=ONE)
-    result = write_shards(path, tmp_path / "shards", ShardOptions(resume=True), ONE)
+    result = write_shards(path, tmp_path / "shards", engine=ONE)
     assert 0 < result.num_reused < result.num_shards
     assert verify_shards(tmp_path / "shards", path) == []
 
@@ -320,7 +320,7 @@ def test_folders_of_others_are_left_alone(manifest: Path, own: tuple[Path, Path]
         with pytest.raises(UsageError, match=said):
             write_shards(path, out, options, ONE)
     with pytest.raises(UsageError, match="made otherwise"):
-        write_shards(manifest, folder, ShardOptions(resume=True), ONE)
+        write_shards(manifest, folder, ShardOptions(), ONE)
     with pytest.raises(UsageError, match="an index of shards already"):
         write_shards(folder / "index.parquet", tmp_path / "again", engine=ONE)
     assert (tmp_path / "full/notes.txt").read_text() == "mine"
@@ -334,7 +334,7 @@ def test_two_writers_exclude_each_other(own: tuple[Path, Path]) -> None:
     with (folder / ".lock").open("a+") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         with pytest.raises(LockedError):
-            write_shards(path, folder, ShardOptions(resume=True), ONE)
+            write_shards(path, folder, ShardOptions(), ONE)
 
 
 def test_no_index_is_a_usage_error(tmp_path: Path, manifest: Path) -> None:
@@ -487,3 +487,63 @@ def test_a_large_set_is_indexed_in_order(tmp_path: Path) -> None:
         assert [int(one[0]) for one in part["shard"].to_pylist()] == kinds[start : start + 700].tolist()
     with pytest.raises(IntegrityError):
         found.between(5000, 5001)
+
+
+def test_the_documented_ways_to_read_masks_give_their_classes(manifest: Path, shards: Path, tmp_path: Path) -> None:
+    """The Python blocks of docs/shards.md, run as they stand."""
+    pytest.importorskip("webdataset")
+    pytest.importorskip("datasets")
+    text = (Path(__file__).parents[1] / "docs/shards.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 2
+    source = open_tiles(manifest)
+    rows = {key_of(name): row for row, name in enumerate(source.tile_ids.tolist()) if source.split[row] == "train"}
+    paths = source.manifest.read(["image_path"])["image_path"].to_pylist()
+    for block in blocks:
+        environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-c", block, str(shards), str(tmp_path / "cache")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=120)
+        printed = {line.split()[0]: line.partition(" ")[2] for line in done.stdout.splitlines()}
+        expected = {}
+        for key, row in rows.items():
+            mask = source.read(row).mask
+            classes = [0] if mask is None else sorted(set(mask.ravel().tolist()))
+            shape = source.read(row).image.shape[:2]
+            if block is blocks[0] or paths[row].endswith(".png"):
+                expected[key] = f"uint8 {shape} {classes}"
+        assert printed == expected
+        assert len(expected) > 1
+
+
+def test_images_lose_their_metadata_unless_it_is_to_be_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from histoprep.audit import ensure_tiles
+    from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
+    from histoprep.workspace import Workspace
+
+    (tmp_path / "data").mkdir()
+    exif = Image.Exif()
+    exif[315], exif[274] = "PATIENT-0815", 6
+    for index in range(8):
+        pixels = np.random.default_rng(index).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        suffix, options = ("jpg", {"exif": exif}) if index % 2 else ("png", {})
+        Image.fromarray(pixels).save(tmp_path / f"data/t{index}.{suffix}", **options)
+        Image.fromarray((pixels[..., 0] > 99).astype(np.uint8)).save(tmp_path / f"data/t{index}_mask.png")
+    space = Workspace.of(tmp_path / "data")
+    tiles = ensure_tiles(space)
+    build_manifest(tiles, raw_label_map(tiles), ManifestOptions(), space.manifest)
+    source = open_tiles(space.manifest)
+    for keep in (False, True):
+        out = tmp_path / f"shards-{keep}"
+        assert run(["shard", str(space.manifest), "--out", str(out), "--workers", "1", *(["--keep-metadata"] if keep else [])]) == ExitCode.OK
+        assert "several formats (jpg, png)" in capsys.readouterr().err
+        assert any(b"PATIENT-0815" in path.read_bytes() for path in out.glob("*.tar")) == keep
+        packed = open_tiles(out)
+        index = packed.manifest.read(["image_path", "image_digest", "image_stored_digest", "image_orientation"]).to_pylist()
+        for row, facts in enumerate(index):
+            stored = packed.read_bytes(row).image
+            assert facts["image_digest"] == digest(source.read_bytes(row).image)
+            assert facts["image_stored_digest"] == digest(stored)
+            assert (facts["image_stored_digest"] == facts["image_digest"]) == (keep or facts["image_path"].endswith("png"))
+            assert facts["image_orientation"] == (6 if facts["image_path"].endswith("jpg") else None)
+            np.testing.assert_array_equal(packed.read(row).image, source.read(row).image)
+        assert verify_shards(out, space.manifest) == []

@@ -38,30 +38,37 @@ def write(
     *,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the shards.", show_default="shards beside the manifest")] = None,
     max_shard_size: Annotated[str, typer.Option(help="Shards are planned no larger than this; MB, GB, MiB, GiB.")] = "512MB",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from a stopped run; finished shards are kept.")] = False,
+    keep_metadata: Annotated[bool, typer.Option("--keep-metadata", help="Leave EXIF, XMP, comments and text in the images.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", hidden=True)] = False,
     verify_after: Annotated[bool, typer.Option("--verify", help="Read all again when all is there.")] = False,
     root: Annotated[Path | None, typer.Option(help="Folder of the data set.", show_default="as in the manifest")] = None,
     workers: Workers = None,
     engine: EngineName = "local",
     scheduler: DaskScheduler = None,
 ) -> None:
-    """Pack the tiles of a manifest: images byte for byte (metadata in them too), masks as 8-bit PNG of classes, and an index.
+    """Pack the tiles of a manifest: images without their metadata, masks as 8-bit PNG of classes, and an index.
 
-    Any tar program, webdataset and datasets read the shards; the trainer takes the index in place of the manifest.
+    Pixels and colour profiles stay as they are; the index has the EXIF orientation and the digests of the file and of what is stored.
+    The same command goes on where it was stopped. Any tar program, webdataset and datasets read the shards (docs/shards.md); the trainer takes
+    the index in place of the manifest.
     Exit codes: 0 fine, 1 --verify found something, 3 files are gone or not what the manifest says (nothing is published).
     """
-    from histoprep.shards.layout import SUCCESS
     from histoprep.shards.plan import ShardOptions
     from histoprep.shards.write import write_shards
 
     target = out or manifest.parent / "shards"
-    options = ShardOptions(parse_size(max_shard_size), resume or (verify_after and (target / SUCCESS).exists()))
+    options = ShardOptions(parse_size(max_shard_size), keep_metadata)
     with progress_of("packing") as advance:
         result = write_shards(manifest, target, options, engine_of(engine, scheduler, workers), root=root, advance=advance)
     if result.up_to_date:
-        console.note("nothing had changed")
+        console.note("all there: nothing had changed")
     elif result.num_reused:
         console.note(f"{result.num_reused:,} of {result.num_shards:,} shards were there from a stopped run")
+    if len(result.image_suffixes) > 1:
+        found = ", ".join(result.image_suffixes)
+        console.warn(
+            f"images of several formats ({found}): datasets takes the fields of the first shard and leaves the others out; see docs/shards.md"
+        )
     if verify_after:
         _verify(str(result.index), str(manifest))
     console.out(f"{result.num_tiles:,} tiles in {result.num_shards:,} shards, {result.num_bytes / 1e6:,.1f} MB | {result.index}")

@@ -32,6 +32,7 @@ from histoprep.imageio.label_encoding import GREY_MODES
 from histoprep.imageio.label_encoding import find_doubt as find_doubt
 from histoprep.imageio.label_encoding import labels_of as labels_of
 from histoprep.imageio.label_encoding import palette_colours as palette_colours
+from histoprep.imageio.metadata import strip_metadata as strip_metadata
 from histoprep.imageio.privacy import SYNTHETIC_MARK as SYNTHETIC_MARK
 from histoprep.imageio.privacy import exif_facts, tiff_fields
 from histoprep.mask_reading import UNDECIDED, Reading

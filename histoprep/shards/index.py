@@ -23,6 +23,8 @@ OWN_FIELDS = (
     pa.field("key", pa.string(), metadata={"meaning": "key of the tile's members in the shard: XXH3-128 of the tile id, hex"}),
     pa.field("image_crc32", pa.uint32(), metadata={"meaning": "CRC32 of the image"}),
     pa.field("mask_crc32", pa.uint32(), metadata={"meaning": "CRC32 of the mask in the shard; null without a mask"}),
+    pa.field("image_orientation", pa.uint8(), metadata={"meaning": "EXIF orientation 1-8 of the file; null when absent"}),
+    pa.field("image_stored_digest", pa.string(), metadata={"meaning": "XXH3-128 of the image in the shard, hex; image_digest is that of the file"}),
 )
 
 
@@ -60,7 +62,7 @@ def open_any(path: str | Path) -> Manifest:
     if place.is_dir():
         place /= INDEX
         if not place.exists():
-            hint = "histoprep shard MANIFEST --out DIR; with --resume where that was stopped"
+            hint = "histoprep shard MANIFEST --out DIR, which also goes on where it was stopped"
             raise UsageError("there is no index of shards in this folder", path=path, hint=hint)
     return open_manifest(place)
 

@@ -28,7 +28,7 @@ from histoprep.workspace import check_outside
 MAX_SHARD_BYTES = 512 * 10**6
 PARTS = ".hp-parts"
 TIME_LIMIT_S = 60.0
-LAYOUT_VERSION = "1.0"
+LAYOUT_VERSION = "1.1"
 # A mask in our encoding may be larger than it was, so it counts twice and a little more.
 _MASK_MARGIN_BYTES = 1024
 _COLUMNS = (
@@ -39,10 +39,13 @@ _PIECE = 8192
 
 @dataclass(frozen=True, slots=True)
 class ShardOptions:
-    """How to write shards: no shard is planned above `max_shard_bytes` unless one tile is; `resume` goes on from a stopped run."""
+    """How to write shards: no shard is planned above `max_shard_bytes` unless one tile is.
+
+    Images lose their metadata (EXIF, XMP, comments, text) unless `keep_metadata`; their pixels and colour profiles stay as they are.
+    """
 
     max_shard_bytes: int = MAX_SHARD_BYTES
-    resume: bool = False
+    keep_metadata: bool = False
     time_limit_s: float = TIME_LIMIT_S
 
 
@@ -72,16 +75,25 @@ class ShardPlan:
             "manifest_digest": self.manifest_digest,
             "label_map_digest": self.manifest.label_map.digest,
             "max_shard_bytes": self.options.max_shard_bytes,
+            "keep_metadata": self.options.keep_metadata,
             "layout_version": LAYOUT_VERSION,
         }
 
     def tasks(self) -> Iterator[ShardTask]:
         """Yield the shards to write, always the same; raises UsageError for a manifest without sizes."""
-        how = (LAYOUT_VERSION, __version__, self.recipe.note, digest(self.recipe.table))
+        how = (LAYOUT_VERSION, __version__, self.recipe.note, digest(self.recipe.table), self.options.keep_metadata)
         for name, tiles in _shards(self.manifest, self.root, self.options.max_shard_bytes):
             key = digest_text(repr((how, name, tiles)))
             part = self.out / PARTS / f"{key}.parquet"
-            yield ShardTask(tuple(tiles), self.out / name, self.recipe, part, part.with_suffix(".at"), self.options.time_limit_s)
+            marker, keep = part.with_suffix(".at"), self.options.keep_metadata
+            yield ShardTask(tuple(tiles), self.out / name, self.recipe, part, marker, self.options.time_limit_s, keep)
+
+    def image_suffixes(self) -> list[str]:
+        """Return the suffixes of the images in the shards, sorted."""
+        found: set[str] = set()
+        for batch in self.manifest.iter_batches(["image_path"]):
+            found.update(map(image_suffix, batch["image_path"].to_pylist()))
+        return sorted(found)
 
 
 @dataclass(slots=True)

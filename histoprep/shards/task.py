@@ -21,12 +21,14 @@ from histoprep.remap import Recipe
 from histoprep.shards.layout import MASK_SUFFIX, member_header, padding, trailer
 from histoprep.shards.readers import crc32
 
-PART_KIND, PART_VERSION = "shard-part", "1.0"
+PART_KIND, PART_VERSION = "shard-part", "2.0"
 PART_SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64()),
         pa.field("key", pa.string()),
         *(pa.field(f"image_{name}", kind) for name, kind in (("offset", pa.int64()), ("length", pa.int64()), ("crc32", pa.uint32()))),
+        pa.field("image_orientation", pa.uint8()),
+        pa.field("image_stored_digest", pa.string()),
         *(pa.field(f"mask_{name}", kind) for name, kind in (("offset", pa.int64()), ("length", pa.int64()), ("crc32", pa.uint32()))),
     ]
 )
@@ -79,7 +81,7 @@ class _FailuresError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
-    """One shard; `left_out` are tiles (by place) at which a worker died, and why."""
+    """One shard; `left_out` are tiles (by place) at which a worker died, and why. With `keep_metadata` images keep every byte."""
 
     tiles: tuple[PackedTile, ...]
     shard: Path
@@ -87,6 +89,7 @@ class ShardTask:
     part: Path
     marker: Path
     time_limit_s: float
+    keep_metadata: bool = False
     left_out: tuple[tuple[int, str], ...] = ()
 
     def run(self) -> ShardDone:
@@ -141,6 +144,7 @@ class ShardTask:
                 continue
             offset = end
             row: dict[str, Any] = {"row": one.tile.row, "key": one.tile.key}
+            row |= {"image_orientation": one.orientation, "image_stored_digest": digest(one.image)}
             for field, name, data, crc in one.members():
                 offset += len(name)
                 row |= {f"{field}_offset": offset, f"{field}_length": len(data), f"{field}_crc32": crc}
@@ -174,12 +178,23 @@ class ShardTask:
             if not failures:
                 assert isinstance(image, bytes)
                 assert not isinstance(packed, BrokenFileError)
-                yield _Packed(tile, image, packed)
+                try:
+                    yield _Packed(tile, *self._stored(image), packed)
+                except BrokenFileError as error:
+                    failures.append(FailedTile(tile.tile_id, tile.image_path, f"{error.verdict}: {error.detail} (--keep-metadata takes it as it is)"))
+
+    def _stored(self, image: bytes) -> tuple[bytes, int | None]:
+        """Return an image as it goes into the shard, and its EXIF orientation; raises BrokenFileError."""
+        from histoprep import imageio
+
+        header = imageio.read_header(image)
+        return image if self.keep_metadata else imageio.strip_metadata(image, header.format), header.orientation
 
 
 class _Packed(NamedTuple):
     tile: PackedTile
     image: bytes
+    orientation: int | None
     mask: tuple[bytes, int]
 
     def members(self) -> Iterator[tuple[str, bytes, bytes, int]]:

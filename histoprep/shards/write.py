@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,10 @@ Advance = Callable[[int, int], object]
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """What was written: `num_reused` shards were there from a stopped run; `up_to_date` when all was there already."""
+    """What was written: `num_reused` shards were there from a stopped run; `up_to_date` when all was there already.
+
+    `image_suffixes` are those of the images in the shards.
+    """
 
     index: Path
     num_tiles: int
@@ -39,6 +42,7 @@ class ShardResult:
     num_bytes: int
     num_reused: int = 0
     up_to_date: bool = False
+    image_suffixes: tuple[str, ...] = ()
 
 
 def write_shards(
@@ -52,22 +56,23 @@ def write_shards(
 ) -> ShardResult:
     """Pack the tiles of a manifest into shards in the folder `out` and return what was written.
 
-    Images keep their bytes, metadata in them too; masks become 8-bit PNG of classes. The same manifest gives the same bytes, for
-    any number of workers and however often it was stopped. `root` stands in for the manifest's. Raises UsageError when the folder
-    holds something else; IncompleteError, and there is no index, when a file is gone, unreadable or not what the manifest says;
+    Images keep their pixels and lose their metadata, unless it is to be kept; masks become 8-bit PNG of classes. The same manifest gives the
+    same bytes, for any number of workers and however often it was stopped; the same call goes on where one was stopped. `root` stands in for
+    the manifest's. Raises UsageError when the folder holds something else, IntegrityError for a manifest that does not hold; IncompleteError,
+    and there is no index, when a file is gone, unreadable or not what the manifest says;
     OutputError, LockedError.
     """
     manifest = open_manifest(manifest_path)
     plan = plan_shards(manifest, Path(out), options or ShardOptions(), None if root is None else Path(root))
     with durable.locked(plan.out):
         done = _finished(plan)
-        if done is not None:
-            return done
-        _begin(plan)
-        parts, failures, reused = _write_all(plan, engine or Engine(), advance)
-        if failures:
-            raise _incomplete(plan, failures)
-        return _finish(plan, parts, reused)
+        if done is None:
+            _begin(plan)
+            parts, failures, reused = _write_all(plan, engine or Engine(), advance)
+            if failures:
+                raise _incomplete(plan, failures)
+            done = _finish(plan, parts, reused)
+    return replace(done, image_suffixes=tuple(plan.image_suffixes()))
 
 
 def _finished(plan: ShardPlan) -> ShardResult | None:
@@ -81,16 +86,13 @@ def _finished(plan: ShardPlan) -> ShardResult | None:
         expected = ", ".join(f"{name} {plan.request[name]}" for name in differing)
         hint = "name another --out, or delete this folder"
         raise UsageError("this folder holds shards that were made otherwise", path=plan.out, seen=seen, expected=expected, hint=hint)
-    whole = _whole(plan)
-    if not plan.options.resume:
-        state = "are all there" if whole else "were begun"
-        raise UsageError(f"the shards of this manifest {state}", path=plan.out, hint="--resume goes on where it was; --verify reads all again")
-    return whole
+    return _whole(plan)
 
 
 def _whole(plan: ShardPlan) -> ShardResult | None:
     index = plan.out / INDEX
-    if not (index.exists() and (plan.out / SUCCESS).exists()):
+    # Listed among the checksums last of all.
+    if not (index.exists() and SUCCESS in checksums.read_checksums(plan.out)):
         return None
     try:
         shards = open_manifest(index).header["shards"] if is_index(open_manifest(index)) else []
@@ -144,7 +146,7 @@ def _incomplete(plan: ShardPlan, failures: list[FailedTile]) -> IncompleteError:
         f"{len(failures):,} {'file' if len(failures) == 1 else 'files'} cannot be packed, so there is no index",
         path=plan.out,
         seen=shown + more,
-        hint="restore the files, then the same command with --resume; or make the manifest again without them, and another --out",
+        hint="restore the files, then the same command again; or make the manifest again without them, and another --out",
     )
 
 
