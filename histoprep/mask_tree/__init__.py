@@ -208,6 +208,10 @@ def _finished(plan: TreePlan, observe: Callable[[pa.Table], None]) -> Totals | N
     if any(one.is_missing for one in damages):
         return None
     checksums.raise_damage(damages, f"{len(damages):,} files are not those that {plan.kind.name} wrote", REWRITE.format(plan.kind.name))
+    for name in filter(durable.is_temporary, os.listdir(plan.out)):
+        (plan.out / name).unlink(missing_ok=True)
+    # A killed run, or one of an earlier version, may not have listed them.
+    checksums.list_files(plan.out, [name for name in (SUCCESS, plan.kind.request, *plan.kind.notes) if (plan.out / name).is_file()])
     shutil.rmtree(plan.out / PARTS, ignore_errors=True)
     totals.up_to_date = True
     return totals
