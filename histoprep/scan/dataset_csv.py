@@ -60,7 +60,11 @@ class DatasetCsv:
         try:
             # Names that are not UTF-8 are bytes like any other.
             with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-                lines = [tuple(to_text(cell.strip()) for cell in row) for row in csv.reader(stream, strict=True) if any(map(str.strip, row))]
+                text = stream.read()
+            rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+            # Most tables are ASCII, which needs no look at each cell.
+            read = str.strip if text.isascii() else _stored
+            lines = [row for cells in rows if any(row := tuple(map(read, cells)))]
         except (OSError, csv.Error) as error:
             raise UsageError(f"the table cannot be read: {error}", path=path, expected="a CSV file in UTF-8") from error
         return cls._of(path, lines)
@@ -122,6 +126,10 @@ def _has_header(lines: list[Row]) -> bool:
         return False
     known = {cell.lower() for cell in lines[0]} & {*_NAME_COLUMNS, *_LABEL_COLUMNS}
     return bool(known) or ("." not in lines[0][0] and any("." in row[0] for row in lines[1:]))
+
+
+def _stored(cell: str) -> str:
+    return to_text(cell.strip())
 
 
 def _composed(name: str) -> str:

@@ -81,7 +81,10 @@ class _FailuresError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
-    """One shard; `left_out` are tiles (by place) at which a worker died, and why. With `keep_metadata` images keep every byte."""
+    """One shard. `left_out` are files at which a worker died (twice the place of the tile, plus one for the mask), and why.
+
+    With `keep_metadata` images keep every byte.
+    """
 
     tiles: tuple[PackedTile, ...]
     shard: Path
@@ -112,7 +115,7 @@ class ShardTask:
         return done
 
     def without(self, index: int, reason: str) -> ShardTask:
-        """Return the task that reports tile `index` as failed instead of reading it."""
+        """Return the task that reports a file as failed instead of reading its tile; `index` as in `left_out`."""
         return replace(self, left_out=(*self.left_out, (index, reason)))
 
     def is_done(self) -> bool:
@@ -161,34 +164,39 @@ class ShardTask:
 
     def _packed(self, marker: Marker, failures: list[FailedTile]) -> Iterator[_Packed]:
         """Yield the tiles read and remapped; what cannot be goes to `failures`."""
-        left_out = dict(self.left_out)
-        for index, reason in left_out.items():
-            failures.append(FailedTile(self.tiles[index].tile_id, self.tiles[index].image_path, f"HP201 worker-died: {reason}"))
+        for item, reason in self.left_out:
+            tile = self.tiles[item // 2]
+            file = tile.mask_path if item % 2 and tile.mask_path is not None else tile.image_path
+            failures.append(FailedTile(tile.tile_id, file, f"HP201 worker-died: {reason}"))
+        left_out = {item // 2 for item, _ in self.left_out}
         chosen = [(index, tile) for index, tile in enumerate(self.tiles) if index not in left_out]
         contents = read_ahead([request for _, tile in chosen for request in _requests(tile)], _NO_LIMIT)
         pack = _MaskPacker(self.recipe)
         for index, tile in chosen:
-            marker.at(index)
-            image = _checked(next(contents), tile.image_digest)
+            marker.at(2 * index)
+            image = self._stored(_checked(next(contents), tile.image_digest))
+            marker.at(2 * index + 1)
             mask = _checked(next(contents), tile.mask_digest) if tile.mask_path is not None else None
             packed = mask if isinstance(mask, BrokenFileError) else pack.zeros(*tile.shape) if mask is None else pack(mask)
             for path, wrong in ((tile.image_path, image), (tile.mask_path, packed)):
                 if isinstance(wrong, BrokenFileError):
                     failures.append(FailedTile(tile.tile_id, str(path), f"{wrong.verdict}: {wrong.detail}"))
             if not failures:
-                assert isinstance(image, bytes)
+                assert isinstance(image, tuple)
                 assert not isinstance(packed, BrokenFileError)
-                try:
-                    yield _Packed(tile, *self._stored(image), packed)
-                except BrokenFileError as error:
-                    failures.append(FailedTile(tile.tile_id, tile.image_path, f"{error.verdict}: {error.detail} (--keep-metadata takes it as it is)"))
+                yield _Packed(tile, *image, packed)
 
-    def _stored(self, image: bytes) -> tuple[bytes, int | None]:
-        """Return an image as it goes into the shard, and its EXIF orientation; raises BrokenFileError."""
+    def _stored(self, image: bytes | BrokenFileError) -> tuple[bytes, int | None] | BrokenFileError:
+        """Return an image as it goes into the shard and its EXIF orientation, or why it cannot go there."""
         from histoprep import imageio
 
-        header = imageio.read_header(image)
-        return image if self.keep_metadata else imageio.strip_metadata(image, header.format), header.orientation
+        if isinstance(image, BrokenFileError):
+            return image
+        try:
+            header = imageio.read_header(image)
+            return image if self.keep_metadata else imageio.strip_metadata(image, header.format), header.orientation
+        except BrokenFileError as error:
+            return error
 
 
 class _Packed(NamedTuple):

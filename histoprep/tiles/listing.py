@@ -111,7 +111,7 @@ class Listing:
     @property
     def digest(self) -> str:
         """Return the digest of the pairs so far and of the issues."""
-        return digest_text(self._digest.value() + repr(self.issues))
+        return digest_text("\0".join([self._digest.value(), *itertools.chain.from_iterable(self.issues)]))
 
     def note_keys(self, listed: Iterable[Listed]) -> None:
         """Take note of the keys of pairs, all in order, which `states` needs."""

@@ -223,7 +223,8 @@ class TileTable:
         )
 
     def _write_issues(self, listing: Listing) -> None:
-        issues = pa.Table.from_pylist([one._asdict() for one in listing.issues], schema=_ISSUES_SCHEMA)
+        columns = zip(*listing.issues, strict=True) if listing.issues else ((), (), ())
+        issues = pa.table([pa.array(map(str, column), pa.string()) for column in columns], schema=_ISSUES_SCHEMA)
         path, noted = self.workspace.listing_issues, {"listing_digest": listing.digest}
         tables.write_table(path, [issues], _ISSUES_SCHEMA, kind=_ISSUES_KIND, schema_version=_ISSUES_VERSION, metadata=noted)
 

@@ -51,7 +51,7 @@ class TileTask:
         return self.part
 
     def without(self, index: int, reason: str) -> TileTask:
-        """Return the task that reports item `index` as unreadable instead of decoding it."""
+        """Return the task that reports a file as unreadable instead of decoding it: `index` is twice the pair's, plus one for a mask."""
         return replace(self, left_out=(*self.left_out, (index, reason)))
 
     def is_done(self) -> bool:
@@ -71,27 +71,34 @@ class TileTask:
         refused = dict(self.left_out)
         contents = read_ahead(self._requests(positions, refused), self.options.max_file_bytes)
         for index in positions:
-            marker.at(index)
             row: dict[str, Any] = {}
             for what, _, seen in _files(self.listed[index]):
+                # Each file by itself: the mask is not to be blamed for what its image does.
+                item = _item(index, what)
+                marker.at(item)
                 row[f"{what}_bytes"], row[f"{what}_mtime_ns"] = seen or (None, None)
                 if seen is None:
                     data: bytes | BrokenFileError = BrokenFileError("HP201 vanished", "gone between listing and reading")
-                elif index in refused:
-                    data = BrokenFileError("HP201 worker-died", refused[index])
+                elif item in refused:
+                    data = BrokenFileError("HP201 worker-died", refused[item])
                 else:
                     data = next(contents)
                 row.update(measurer.image(data) if what == "image" else measurer.mask(data))
             yield row
 
     def _requests(self, positions: list[int], refused: dict[int, str]) -> list[Request]:
-        files = (one for index in positions if index not in refused for one in _files(self.listed[index]))
-        return [Request(absolute_path(self.root, path), seen) for _, path, seen in files if seen is not None]
+        files = ((_item(index, what), path, seen) for index in positions for what, path, seen in _files(self.listed[index]))
+        return [Request(absolute_path(self.root, path), seen) for item, path, seen in files if seen is not None and item not in refused]
 
 
 def read_part(part: Path) -> Iterator[pa.Table]:
     """Yield the rows of a part; raises IntegrityError when it is damaged, FileNotFoundError when it is not there."""
     return tables.read_batches(tables.open_table(part, kind=_KIND, schema_version=SCHEMA_VERSION)[0])
+
+
+def _item(index: int, what: str) -> int:
+    """Return the number of a file in its task."""
+    return 2 * index + (what == "mask")
 
 
 def _files(listed: Listed) -> Iterator[tuple[str, str, FileStat | None]]:

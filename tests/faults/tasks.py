@@ -103,17 +103,18 @@ class FatalTask:
 
 @dataclass(frozen=True, slots=True)
 class FragileTask(TileTask):
-    """A partition in which some files end the decoder: tile ids by their ends, and what happens there."""
+    """A partition in which some files end the decoder: tile ids by their ends (of masks after `mask:`), and what happens there."""
 
     killers: Mapping[str, str] | None = None
 
     def _measure(self, positions: list[int], marker: Marker) -> Iterator[dict[str, Any]]:
         rows = TileTask._measure(self, positions, marker)
-        refused = {index for index, _ in self.left_out}
+        refused = {item for item, _ in self.left_out}
         for index in positions:
-            marker.at(index)
             for end, how in (self.killers or {}).items():
-                if self.listed[index].pair.tile_id.endswith(end) and index not in refused:
+                item = 2 * index + end.startswith("mask:")
+                if self.listed[index].pair.tile_id.endswith(end.removeprefix("mask:")) and item not in refused:
+                    marker.at(item)
                     do(how)
             yield next(rows)
 

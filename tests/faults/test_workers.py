@@ -25,7 +25,9 @@ def rows(stage: Stage) -> dict[str, dict[str, object]]:
     return {row["tile_id"]: row for row in pq.read_table(stage.workspace / "tiles.parquet").to_pylist()}
 
 
-@pytest.mark.parametrize("killers", [("3=exit",), ("5=kill",), ("2=crash",), ("0002=spin",), ("1=exit", "4=kill")], ids=" ".join)
+@pytest.mark.parametrize(
+    "killers", [("3=exit",), ("5=kill",), ("2=crash",), ("0002=spin",), ("1=exit", "mask:4=kill"), ("mask:3=exit",)], ids=" ".join
+)
 def test_files_that_end_their_worker_become_findings(killers: tuple[str, ...], zygote: Zygote, stage: Stage) -> None:
     assert zygote.run(arguments(stage), AUDIT).code == 1
     undisturbed, expected = rows(stage), results(stage.workspace)
@@ -33,17 +35,21 @@ def test_files_that_end_their_worker_become_findings(killers: tuple[str, ...], z
     outcome = zygote.run(arguments(stage, *killers), AUDIT)
     assert outcome.code == 3, outcome.stderr
     found = rows(stage)
-    ends = tuple(one.partition("=")[0] for one in killers)
-    chosen = {name for name in undisturbed if name.endswith(ends)}
+    ends = {killer.partition("=")[0].removeprefix("mask:"): "mask" if killer.startswith("mask:") else "image" for killer in killers}
+    chosen = {name for name in undisturbed if name.endswith(tuple(ends))}
     assert 1 <= len(chosen) < len(undisturbed)
     assert {name: row for name, row in found.items() if name not in chosen} == {name: row for name, row in undisturbed.items() if name not in chosen}
     assert list(found) == list(undisturbed)
-    for name in chosen:
+    blamed = {name: next(what for end, what in ends.items() if name.endswith(end)) for name in chosen}
+    for name, guilty in blamed.items():
         for what in ("image", "mask"):
-            assert (found[name][f"{what}_error"] == "HP201 worker-died") == (found[name][f"{what}_path"] is not None)
+            # The other file of the pair is read as ever.
+            dead = what == guilty and found[name][f"{what}_path"] is not None
+            assert found[name][f"{what}_error"] == ("HP201 worker-died" if dead else undisturbed[name][f"{what}_error"])
+            assert dead or found[name][f"{what}_digest"] == undisturbed[name][f"{what}_digest"]
     told = pq.read_table(stage.workspace / "findings.parquet").to_pylist()
     dead = {one["path"] for one in told if one["subcode"] == "worker-died"}
-    assert dead == {found[name][f"{what}_path"] for name in chosen for what in ("image", "mask")} - {None}
+    assert dead == {found[name][f"{what}_path"] for name, what in blamed.items()} - {None}
     # Files that could not be read are read by the next audit.
     assert zygote.run(arguments(stage), AUDIT).code == 1
     assert results(stage.workspace) == expected
