@@ -57,7 +57,7 @@ def _gates(folder: Path, num_pairs: int, *, quick: bool) -> dict[str, Callable[[
         "shards": lambda: shards.rows(folder, some),
         "latents": lambda: _latents(folder, some),
         "latency": lambda: toolkit.latency_row(folder, 64 if quick else 512),
-        "listing": lambda: toolkit.listing_row(5_000 if quick else 246_800),
+        "listing": lambda: toolkit.listing_row(5_000 if quick else 246_750),
         "command": lambda: toolkit.command_rows(folder),
         "growth": lambda: toolkit.growth_row(lambda folder, size: make_corpus(folder, size, tile_px=128), sizes),
     }

@@ -20,7 +20,7 @@ from benchmarks.measuring import Row, cpu_seconds, limit, peak_memory_mb, speed_
 from histoprep import imageio, read_ahead
 from histoprep.digests import digest
 from histoprep.execution import Engine
-from histoprep.scan import ScanOptions, scan
+from histoprep.scan import Pair, ScanOptions, scan
 from histoprep.tiles import TileOptions
 from histoprep.tiles.measure import count_labels
 from histoprep.tiles.measurer import Measurer
@@ -170,19 +170,22 @@ def latency_row(corpus: Path, num_masks: int = 512, delay_s: float = 0.004) -> R
         read_ahead.read_file = original
 
 
-def listing_row(num_pairs: int = 246_800) -> Row:
-    """Return the row of listing and pairing a flat folder of 493,600 files."""
+def listing_row(num_images: int = 246_750, num_orphans: int = 5) -> Row:
+    """Return the row of listing and pairing the files of the published data set in one folder, orphan masks among them."""
     with tempfile.TemporaryDirectory() as folder:
-        for index in range(num_pairs):
-            for suffix in (".jpg", "_mask.png"):
+        for index in range(num_images + num_orphans):
+            for suffix in (".jpg", "_mask.png")[index >= num_images :]:
                 os.close(os.open(f"{folder}/slide{index // 1000:03d}_{index:06d}{suffix}", os.O_CREAT | os.O_WRONLY))
 
         def walk() -> None:
-            assert sum(1 for _ in scan(Path(folder), ScanOptions(), lambda issue: None)) == num_pairs
+            pairs = list(scan(Path(folder), ScanOptions(), lambda issue: None))
+            # Every field of every row is there, also beyond the first block of names.
+            assert all(len(pair) == len(Pair._fields) for pair in pairs)
+            assert (len(pairs), sum(pair.image_path is None for pair in pairs)) == (num_images + num_orphans, num_orphans)
 
         walk()
         seconds = [cpu_seconds(walk) for _ in range(5)]
-    return limit(f"list and pair {2 * num_pairs:,} files (CPU)", "absolute", seconds, "s", gate=1.5, stretch=0.9)
+    return limit(f"list and pair {2 * num_images + num_orphans:,} files (CPU)", "absolute", seconds, "s", gate=1.5, stretch=0.9)
 
 
 def command_rows(corpus: Path) -> list[Row]:
