@@ -130,3 +130,14 @@ def test_sizes_that_do_not_fit_are_refused_with_the_tile(fit: str, height: int, 
     with pytest.raises(UsageError, match=f"tile a/b .*{message}") as caught:
         check_size(height, 600, 512, fit, tile_id="a/b")  # type: ignore[arg-type]
     assert f"{height} x 600" in str(caught.value) and "512" in str(caught.value) and "data.image_size" in str(caught.value)
+
+
+def test_numbers_that_training_depends_on_never_change() -> None:
+    """Golden values: with others, a run that is resumed would not be the one that was begun."""
+    uniform = [[0.9960380612816958, 0.5909085096261145, 0.9837965064046323], [0.9798465192092092, 0.62480468139714, 0.8286170295824491]]
+    np.testing.assert_array_equal(keyed_uniforms(7, np.array([0, 1]), "time", 3), uniform)
+    np.testing.assert_array_equal(keyed_uniforms(7, np.array([10**9]), "time", 2), [[0.10260907446759204, 0.7825366366581997]])
+    normal = [[1.7572299242019653, -0.09186407178640366, 0.6306626796722412, -1.2995092868804932]]
+    normal += [[-0.08241929858922958, -0.12636151909828186, 0.43002504110336304, 0.013922790065407753]]
+    np.testing.assert_array_equal(keyed_normals(7, np.array([12345]), "noise", (2, 4)), np.array([normal], np.float32))
+    assert keyed_generator(7, 3, "flip").integers(0, 1000, 5).tolist() == [615, 624, 364, 925, 504]
