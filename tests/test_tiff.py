@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mask_files import blobs, by_tifffile, tiff_bytes
+from PIL import Image
 
 from histoprep import imageio
 from histoprep.errors import BrokenFileError
@@ -131,3 +136,38 @@ def test_damage_is_never_an_error_of_ours(cut: int, at: int, value: int) -> None
                     imageio.decode_mask(data, header)
             except BrokenFileError as error:
                 assert error.verdict.startswith("HP")
+
+
+def group_4(*, damaged: bool) -> bytes:
+    """Return a mask of one bit in CCITT Group 4, in which zeros, that are no code word, stand for some bytes."""
+    stream = io.BytesIO()
+    Image.fromarray(LABELS > 0).save(stream, "TIFF", compression="group4")
+    data = bytearray(stream.getvalue())
+    [start] = tifffile.TiffFile(io.BytesIO(data)).pages[0].dataoffsets
+    if damaged:
+        data[start + 4 : start + 8] = bytes(4)
+    return bytes(data)
+
+
+def test_damage_that_only_libtiff_reports_is_damage() -> None:
+    whole, damaged = group_4(damaged=False), group_4(damaged=True)
+    # Pillow reads other labels and raises nothing.
+    assert not np.array_equal(np.asarray(Image.open(io.BytesIO(damaged))), LABELS > 0)
+    assert np.array_equal(imageio.decode_mask(whole, imageio.read_header(whole)), LABELS > 0)
+    with pytest.raises(BrokenFileError, match="Fax4Decode: Bad code word at line") as refused:
+        imageio.decode_mask(damaged, imageio.read_header(damaged))
+    assert refused.value.verdict == "HP201 corrupt"
+    # What one file is blamed for, the next is not.
+    assert np.array_equal(imageio.decode_mask(whole, imageio.read_header(whole)), LABELS > 0)
+
+
+def test_libtiff_prints_nothing_between_our_lines(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    damaged = group_4(damaged=True)
+    for name, data in {"a_mask.tif": damaged, "a.tif": damaged, "b.tif": by_tifffile(np.zeros((9, 9, 3), np.uint8), compression="lzw")[:-40]}.items():
+        (root / name).write_bytes(data)
+    command = [sys.executable, "-c", "from histoprep.cli import main; main()", "--quiet", "audit", str(root), "--workers", "1", "--format", "json"]
+    audit = subprocess.run(command, capture_output=True, check=False, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])})
+    assert audit.returncode == 1 and b"Fax4Decode" in audit.stdout
+    assert audit.stderr == b""

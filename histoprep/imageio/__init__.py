@@ -25,7 +25,7 @@ import simplejpeg
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from histoprep.errors import BrokenFileError
-from histoprep.imageio import jpeg, png, tiff
+from histoprep.imageio import jpeg, libtiff, png, tiff
 from histoprep.imageio.header import LABEL_MAP_TEXT as LABEL_MAP_TEXT
 from histoprep.imageio.header import Header, is_lossy_webp, jpeg_header, png_header, sniff_format
 from histoprep.imageio.label_encoding import GREY_MODES
@@ -47,6 +47,7 @@ except ImportError:
 cv2.setNumThreads(1)
 # Sizes are checked from the header against --max-pixels; Pillow's own limit would only warn.
 Image.MAX_IMAGE_PIXELS = None
+libtiff.take_over_errors(Image.core.__file__)
 
 _TIFF_COMPRESSION, _TIFF_ORIENTATION = 259, 274
 # Old and new style of JPEG inside of a TIFF.
@@ -124,18 +125,22 @@ def _webp_header(picture: Image.Image, data: bytes) -> Header:
 @contextlib.contextmanager
 def _pillow_open(data: bytes, kind: str) -> Iterator[Image.Image]:
     """Yield the open picture with every warning an error and every error a BrokenFileError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            warnings.filterwarnings("ignore", "Metadata Warning|Possibly corrupt EXIF")
-            with Image.open(io.BytesIO(data), formats=[_PILLOW_FORMATS[kind]]) as picture:
-                yield picture
-    except UnidentifiedImageError as error:
-        raise BrokenFileError("HP201 bad-header", f"no readable {kind} header") from error
-    except _PILLOW_ERRORS as error:
-        reason = str(error) or type(error).__name__
-        verdict = "HP201 truncated" if "runcat" in reason else "HP201 corrupt"
-        raise BrokenFileError(verdict, reason) from error
+    with libtiff.collect_errors() as reported:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                warnings.filterwarnings("ignore", "Metadata Warning|Possibly corrupt EXIF")
+                with Image.open(io.BytesIO(data), formats=[_PILLOW_FORMATS[kind]]) as picture:
+                    yield picture
+        except UnidentifiedImageError as error:
+            raise BrokenFileError("HP201 bad-header", f"no readable {kind} header") from error
+        except _PILLOW_ERRORS as error:
+            reason = str(error) or type(error).__name__
+            verdict = "HP201 truncated" if "runcat" in reason else "HP201 corrupt"
+            raise BrokenFileError(verdict, "; ".join([reason, *reported[:1]])) from error
+        if reported:
+            # Pillow goes on with whatever was decoded.
+            raise BrokenFileError("HP201 corrupt", reported[0])
 
 
 def _pillow_pixels(data: bytes, kind: str, mode: str | None = None) -> np.ndarray:
