@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,12 +15,14 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from histoprep import __version__, console
-from histoprep.errors import ExitCode, Explained, HistoprepError, IntegrityError, Interrupted, OutputError, UsageError
+from histoprep.errors import ELSEWHERE, ExitCode, Explained, HistoprepError, IntegrityError, Interrupted, OutputError, UsageError
 
 if TYPE_CHECKING:
     from histoprep.verify import Verified
 
 _NUM_SHOWN = 20
+# Options that say where results go.
+_PLACES = ("--out", "--workspace", "--output")
 # Typer carries click inside or beside it, depending on its version; this is the base of all errors about options.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -71,13 +73,14 @@ class CommandLine:
         except (typer.Abort, KeyboardInterrupt):
             return self._report(Interrupted("stopped; finished work was kept", hint="run the same command again to go on from there"), debug)
         except HistoprepError as error:
-            return self._report(error, debug)
+            return self._report(error, debug, arguments)
         except BrokenPipeError:
             # The reader of our output (head, less) left; that is no error of ours.
             sys.stderr.close()
             return ExitCode.OK
         except OSError as error:
-            return self._report(OutputError.from_os_error(error, error.filename or "an unnamed file"), debug)
+            refused = OutputError.from_os_error(error, error.filename or "an unnamed file", "the system refuses to read or write")
+            return self._report(refused, debug, arguments)
         except Exception as error:  # noqa: BLE001 (the last resort: a bug, and it says so)
             known = self.translate(error)
             if known is not None:
@@ -86,12 +89,25 @@ class CommandLine:
             traceback.print_exc()
             return ExitCode.INTERNAL
 
-    def _report(self, error: Explained, debug: bool) -> int:
+    def _report(self, error: Explained, debug: bool, arguments: Sequence[str] = ()) -> int:
+        if error.hint and ELSEWHERE in error.hint:
+            places = self._output_options(arguments)
+            error.hint = error.hint.replace(ELSEWHERE, f"name another {' or '.join(places)}" if places else ELSEWHERE)
         if self.speaks():
             console.error(str(error))
         if debug:
             traceback.print_exception(error)
         return error.exit_code
+
+    def _output_options(self, arguments: Sequence[str]) -> list[str]:
+        """Return the options of the command in `arguments` that say where its results go."""
+        command = get_command(self._app())
+        for word in arguments:
+            command = (isinstance(command, TyperGroup) and command.get_command(None, word)) or command  # type: ignore[arg-type]
+        if isinstance(command, TyperGroup):
+            command = command.commands.get(getattr(command, "default", ""), command)
+        options = {name for option in command.params for name in option.opts}
+        return [name for name in _PLACES if name in options]
 
     def _app(self) -> typer.Typer:
         app = typer.Typer(cls=_group(self), no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -128,16 +144,18 @@ def print_verified(found: Verified) -> ExitCode:
     return ExitCode.INTEGRITY if found.damages else ExitCode.OK
 
 
-def default_group(default: str) -> type[TyperGroup]:
-    """Return a group that takes `COMMAND ...` for `COMMAND default ...`; an argument called like a subcommand is written `./name`."""
+def default_group(name: str) -> type[TyperGroup]:
+    """Return a group that takes `COMMAND ...` for `COMMAND name ...`; an argument called like a subcommand is written `./name`."""
 
     class DefaultGroup(TyperGroup):
         """Subcommands of which one need not be named."""
 
+        default = name
+
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             """Put the default in front unless a subcommand or --help is there."""
             named = bool(args) and (args[0] in self.commands or args[0] == "--help")
-            parsed: list[str] = super().parse_args(ctx, args if named else [default, *args])
+            parsed: list[str] = super().parse_args(ctx, args if named else [name, *args])
             return parsed
 
     return DefaultGroup

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from histoprep.errors import LockedError, OutputError
+from histoprep.errors import ELSEWHERE, LockedError, OutputError
 
 TEMPORARY_PREFIX = ".hp-"
 TEMPORARY_SUFFIX = ".tmp"
@@ -167,7 +167,7 @@ def locked(folder: Path) -> Iterator[None]:
                 "another process is writing here",
                 path=folder,
                 seen=stream.read().strip() or "an unknown process",
-                hint="wait for it to end, or choose another --workspace",
+                hint=f"wait for it to end, or {ELSEWHERE}",
             ) from None
         except OSError as error:
             raise OutputError.from_os_error(error, folder / ".lock") from error

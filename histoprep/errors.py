@@ -7,11 +7,34 @@ command line, which prints the message and leaves with `exit_code`.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
 
 from histoprep.visible import visible
+
+ELSEWHERE = "choose another place for the results"
+"""What a hint says about the place; the command line names the options that the command has for it."""
+_REMEDIES = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or have your quota raised",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "make the file system writable",
+    errno.EACCES: "get permission for it",
+    errno.EPERM: "get permission for it",
+    errno.ENOENT: "make the folder that is missing",
+    errno.ENOTDIR: "move the file away that is in the place of a folder",
+    errno.EEXIST: "move the file away that is in the place of a folder",
+    errno.EISDIR: "move the folder away that is in the place of a file",
+    errno.ENOTEMPTY: "move the folder away that is in the place of a file",
+    errno.ENAMETOOLONG: "use shorter names of folders and files",
+    errno.ELOOP: "remove the links that lead to each other",
+    errno.EIO: "look for errors of the disk (dmesg)",
+    errno.ESTALE: "mount the file system again",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENOMEM: "free memory",
+}
 
 
 class ExitCode(IntEnum):
@@ -101,10 +124,11 @@ class OutputError(HistoprepError):
     exit_code = ExitCode.OUTPUT
 
     @classmethod
-    def from_os_error(cls, error: OSError, path: str | Path) -> OutputError:
-        """Return the error that names the path and the system's own reason."""
+    def from_os_error(cls, error: OSError, path: str | Path, what: str = "cannot write") -> OutputError:
+        """Return the error that names what was tried, the path, the system's own reason and what helps against that."""
         reason = error.strerror or str(error) or type(error).__name__
-        return cls(f"cannot write: {reason}", path=path, hint="free space or pick another --workspace, then run the same command again")
+        remedies = [*filter(None, [_REMEDIES.get(error.errno or 0)]), ELSEWHERE]
+        return cls(f"{what}: {reason}", path=path, hint=f"{', or '.join(remedies)}; then run the same command again")
 
 
 class IncompleteError(HistoprepError):

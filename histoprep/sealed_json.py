@@ -30,6 +30,9 @@ def read_sealed_json(path: Path, *, kind: str, version: int, hint: str) -> dict[
         content, seen = record["content"], record["digest"]
     except FileNotFoundError:
         raise
+    except NotADirectoryError as error:
+        # Whoever writes there says so.
+        raise FileNotFoundError(error.errno, error.strerror, error.filename) from error
     except OSError as error:
         raise IntegrityError(f"cannot read this file: {error.strerror or error}", path=path, hint=hint) from error
     except (ValueError, KeyError, TypeError) as error:

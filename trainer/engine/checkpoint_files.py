@@ -51,7 +51,10 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], 
     except OSError as error:
         raise OutputError.from_os_error(error, folder) from error
     except safetensors.SafetensorError as error:
-        raise OutputError(f"cannot write the checkpoint: {error}", path=folder, hint="free space, then run the same command again") from error
+        # The library keeps of the system's error only a text such as `No space left on device (os error 28)`.
+        number = re.search(r"(?:os error|code:) (\d+)", str(error))
+        cause = OSError(int(number[1]), str(error)) if number else OSError(str(error))
+        raise OutputError.from_os_error(cause, folder, "cannot write the checkpoint") from error
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(temporary)
