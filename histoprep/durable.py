@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +24,8 @@ from histoprep.errors import ELSEWHERE, LockedError, OutputError
 TEMPORARY_PREFIX = ".hp-"
 TEMPORARY_SUFFIX = ".tmp"
 
+# Names in here stand for devices and open files.
+_DEVICES = frozenset({Path("/dev")})
 # Folders this process has locked: one command may call another's function.
 _held: set[Path] = set()
 
@@ -45,10 +48,11 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Call `write` on a binary file open for writing and reading, and publish the result as `path`, durably.
 
     Readers see the old file or the whole new one. Raises OutputError with the
-    system's reason; the old file and nothing else is left then.
+    system's reason; the old file and nothing else is left then. Devices and pipes are refused: a file would take their place.
     """
     temporary = temporary_beside(path)
     try:
+        _refuse_special(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("x+b") as stream:
             write(stream)
@@ -61,6 +65,19 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _refuse_special(path: Path) -> None:
+    """Raise OutputError for a device, pipe or socket, such as /dev/null or, whatever it leads to, /dev/stdout; IsADirectoryError for a folder."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode) or path.parent.resolve() in _DEVICES:
+        hint = "name a regular file, or one that is not there yet; without the option, a report is printed"
+        raise OutputError("cannot replace a device or pipe by a file", path=path, hint=hint)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

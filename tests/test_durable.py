@@ -8,6 +8,7 @@ import errno
 import mmap
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -324,3 +325,26 @@ def test_a_folder_held_under_one_name_is_held_under_all(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     with durable.locked(Path("results")), durable.locked(tmp_path / "results"):
         pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    device = tmp_path / "null"
+    os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    with pytest.raises(OutputError, match="device or pipe"):
+        durable.write_text(device, "report")
+    assert stat.S_ISCHR(device.stat().st_mode) and os.listdir(tmp_path) == ["null"]
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OutputError, match="device or pipe"):
+        durable.write_text(pipe, "report")
+    assert pipe.is_fifo()
+
+
+def test_links_that_stand_for_open_files_are_not_replaced() -> None:
+    # /dev/stdout, if a regular file is what it leads to.
+    with pytest.raises(OutputError, match="device or pipe"):
+        durable.write_text(Path("/dev/../dev/null"), "report")
