@@ -16,6 +16,7 @@ from packed_tiles import make_tiles
 from PIL import Image
 
 from histoprep.cli import main
+from histoprep.cli import run as audit
 from histoprep.cli.shard import parse_size
 from histoprep.errors import ExitCode, UsageError
 from histoprep.shards import open_tiles
@@ -63,7 +64,7 @@ def test_damage_is_found_with_exit_code_1(manifest: Path, capsys: pytest.Capture
     shard.write_bytes(data)
     capsys.readouterr()
     for arguments in (("verify", "mine"), ("verify", "mine/index.parquet")):
-        assert run(*arguments) == ExitCode.FINDINGS
+        assert run(*arguments) == ExitCode.INTEGRITY
         printed = capsys.readouterr().out
         assert "error: HP904 shard-corrupt: 1 of" in printed and shard.name in printed and "try:" in printed
     # Nor is it taken for one that is there.
@@ -73,6 +74,18 @@ def test_damage_is_found_with_exit_code_1(manifest: Path, capsys: pytest.Capture
     shard.unlink()
     assert run(manifest, "--out", "mine", "--resume", "--workers", "1") == ExitCode.OK
     assert run("verify", "mine") == ExitCode.OK
+
+
+@pytest.mark.parametrize("name", ["shard.json", "_SUCCESS.json", "checksums.json"])
+def test_damage_beside_the_shards_is_6_and_a_finding_of_the_audit(name: str, manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(manifest, "--workers", "1")
+    changed = manifest.parent / "shards" / name
+    changed.write_bytes(changed.read_bytes().replace(b"0", b"1").replace(b"5", b"6"))
+    capsys.readouterr()
+    assert run("verify", str(changed.parent)) == ExitCode.INTEGRITY
+    assert name in capsys.readouterr().out
+    assert audit(["audit", str(manifest.parent.with_name("data")), "--workers", "1", "--select", "HP904"]) == ExitCode.FINDINGS
+    assert name in capsys.readouterr().out
 
 
 def test_a_foreign_shard_is_found_with_exit_code_1(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:

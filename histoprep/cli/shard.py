@@ -51,7 +51,7 @@ def write(
     Pixels and colour profiles stay as they are; the index has the EXIF orientation and the digests of the file and of what is stored.
     The same command goes on where it was stopped. Any tar program, webdataset and datasets read the shards (docs/shards.md); the trainer takes
     the index in place of the manifest.
-    Exit codes: 0 fine, 1 --verify found something, 3 files are gone or not what the manifest says (nothing is published).
+    Exit codes: 0 fine, 1 or 6 --verify found something, 3 files are gone or not what the manifest says (nothing is published).
     """
     from histoprep.shards.plan import ShardOptions
     from histoprep.shards.write import write_shards
@@ -81,7 +81,7 @@ def verify(
 ) -> None:
     """Read every byte of the shards again and compare it with the index: HP904, HP905.
 
-    Exit code 0 when all is true, 1 when something was found, 6 when the index itself is damaged.
+    Exit code 0 when all is true, 6 when something is damaged (HP904) or the index itself, 1 when only tiles differ (HP905).
     """
     _verify(shards, None if manifest is None else str(manifest))
     console.out(f"{shards}: fine, every byte was read")
@@ -98,7 +98,7 @@ def _verify(shards: str, manifest: str | None) -> None:
     for one in found:
         print_finding(one)
     if found:
-        raise typer.Exit(ExitCode.FINDINGS)
+        raise typer.Exit(ExitCode.INTEGRITY if any(one.code == "HP904" for one in found) else ExitCode.FINDINGS)
 
 
 @app.command()

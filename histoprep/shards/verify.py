@@ -80,7 +80,7 @@ def verify_shards(
             done += one["tiles"]
             advance(done, len(index))
     if isinstance(place, LocalFolder):
-        wrong.corrupt += [(one.path, f"{one.seen}, {one.expected} was written") for one in damaged_files(index.path.parent)]
+        wrong.corrupt += _damaged_notes(index.path.parent)
         _look_for_strangers(place, {one["name"] for one in shards}, wrong)
     foreign = wrong.foreign + (_differences(index, Path(manifest)) if manifest is not None else [])
     looked_at = len(index) + len(shards) + len(foreign)
@@ -89,6 +89,14 @@ def verify_shards(
         for code, items in (("HP904", wrong.corrupt), ("HP905", foreign))
         if items
     ]
+
+
+def _damaged_notes(folder: Path) -> list[Item]:
+    """Return the files beside the shards that are not what was written; their list of checksums is one of them."""
+    try:
+        return [(one.path, f"{one.seen}, {one.expected} was written") for one in damaged_files(folder)]
+    except IntegrityError as error:
+        return [(str(error.path), error.what)]
 
 
 def _look_for_strangers(place: LocalFolder, names: set[str], wrong: _Wrong) -> None:
