@@ -121,3 +121,10 @@ def test_written_tables_read_back(tmp_path: Path) -> None:
     assert table and [table.labels(name) for name in odd] == [tuple(map(str, range(index))) for index in range(len(odd))]
     written = (tmp_path / "dataset.csv").read_bytes()
     assert b"\xff.jpg" in written and b'"=1+1.jpg"' in written
+
+
+def test_a_pipe_is_no_table(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UsageError, match="no regular file"):
+        DatasetCsv.find(tmp_path, pipe)

@@ -57,6 +57,9 @@ class DatasetCsv:
         path = given or root / FILE_NAME
         if given is None and not path.is_file():
             return None
+        if path.exists() and not path.is_file():
+            # Opening a pipe waits for a writer, and later commands read the table again.
+            raise UsageError("the table is no regular file", path=path, expected="a CSV file in UTF-8")
         try:
             # Names that are not UTF-8 are bytes like any other.
             with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
