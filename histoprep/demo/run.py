@@ -49,7 +49,8 @@ def run_stages(
     """
     launch = {"histoprep": histoprep, "trainer": trainer or run_trainer}
     for stage in stages:
-        tell(f"\n{stage.name}: {stage.purpose}\n$ {stage.command}")
+        for line in ("", f"{stage.name}: {stage.purpose}", f"$ {stage.command}"):
+            tell(line)
         if ledger.is_done(stage):
             tell("done before")
             continue
