@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperGroup
 from typer.main import get_command
 
 from histoprep import __version__, console
+from histoprep.command_style import Commands, Group, as_command, closest, suggestion
 from histoprep.errors import ELSEWHERE, ExitCode, Explained, HistoprepError, IntegrityError, Interrupted, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -51,40 +51,48 @@ class CommandLine:
     translate: Callable[[Exception], HistoprepError | None] = _unknown
     speaks: Callable[[], bool] = _always
 
-    def main(self, arguments: list[str] | None = None) -> None:
-        """Run the command line and leave with its exit code."""
-        given = sys.argv[1:] if arguments is None else arguments
-        # Whoever adds it to a command that just failed adds it at the end.
-        sys.exit(self.run([one for one in given if one != "--debug"], debug="--debug" in given))
+    def main(self, arguments: list[str] | None = None, *, called: str | None = None) -> None:
+        """Run the command line and leave with its exit code; `called` is how the program was started, if not by its name."""
+        sys.exit(self.run(sys.argv[1:] if arguments is None else arguments, called=called))
 
-    def run(self, arguments: list[str], *, debug: bool = False) -> int:
+    def run(self, arguments: list[str], *, debug: bool = False, called: str | None = None) -> int:
         """Run one command and return its exit code; the only place that catches errors."""
+        quiet = console.is_quiet()
+        state = {"debug": debug}
+        try:
+            return self._run(arguments, state, called or self.name)
+        finally:
+            console.set_quiet(quiet)
+
+    def _run(self, arguments: list[str], state: dict[str, bool], called: str) -> int:
         try:
             with self.stop_signals():
-                return int(get_command(self._app()).main(arguments, prog_name=self.name, standalone_mode=False) or 0)
+                variable = f"_{self.name}_COMPLETE".upper()
+                return int(self._command().main(arguments, prog_name=called, complete_var=variable, standalone_mode=False, obj=state) or 0)
         except typer.Exit as done:
             return done.exit_code
         except _UsageError as error:
-            context = getattr(error, "ctx", None)
-            hint = f"{context.command_path} --help" if context else None
-            return self._report(UsageError(error.format_message(), hint=hint), debug)
+            if type(error).__name__ == "NoArgsIsHelpError":
+                console.block(error.ctx.get_help())
+                return ExitCode.USAGE
+            return self._report(_explained(error, arguments), state["debug"])
         except Interrupted as stop:
-            return self._report(stop, debug)
+            return self._report(stop, state["debug"])
         except (typer.Abort, KeyboardInterrupt):
-            return self._report(Interrupted("stopped; finished work was kept", hint="run the same command again to go on from there"), debug)
+            return self._report(Interrupted("stopped; finished work was kept", hint="run the same command again to go on from there"), state["debug"])
         except HistoprepError as error:
-            return self._report(error, debug, arguments)
+            return self._report(error, state["debug"], arguments)
         except BrokenPipeError:
             # The reader of our output (head, less) left; that is no error of ours.
             sys.stderr.close()
             return ExitCode.OK
         except OSError as error:
             refused = OutputError.from_os_error(error, error.filename or "an unnamed file", "the system refuses to read or write")
-            return self._report(refused, debug, arguments)
+            return self._report(refused, state["debug"], arguments)
         except Exception as error:  # noqa: BLE001 (the last resort: a bug, and it says so)
             known = self.translate(error)
             if known is not None:
-                return self._report(known, debug)
+                return self._report(known, state["debug"])
             console.error(f"{type(error).__name__}: {error}\n  this is a bug in {self.name} {__version__}; please report it with the traceback below")
             traceback.print_exc()
             return ExitCode.INTERNAL
@@ -101,34 +109,67 @@ class CommandLine:
 
     def _output_options(self, arguments: Sequence[str]) -> list[str]:
         """Return the options of the command in `arguments` that say where its results go."""
-        command = get_command(self._app())
+        command = self._command()
         for word in arguments:
-            command = (isinstance(command, TyperGroup) and command.get_command(None, word)) or command  # type: ignore[arg-type]
-        if isinstance(command, TyperGroup):
-            command = command.commands.get(getattr(command, "default", ""), command)
+            command = (isinstance(command, Group) and command.get_command(None, word)) or command
+        if isinstance(command, Group):
+            command = command.commands.get(command.default or "", command)
         options = {name for option in command.params for name in option.opts}
         return [name for name in _PLACES if name in options]
 
-    def _app(self) -> typer.Typer:
-        app = typer.Typer(cls=_group(self), no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    def _command(self) -> Any:
+        app = Commands(self.name, self.purpose, group=_lazy_group(self), completion=True)
+        app.callback()(lambda: None)
+        command: Any = get_command(app)
+        for param in command.params:
+            param.rich_help_panel, param.callback = "Completion", _with_name(self.name, param.callback)
+        return command
 
-        def print_version(wanted: bool) -> None:
-            if wanted:
-                console.out(f"{self.name} {__version__}")
-                raise typer.Exit
 
-        def set_up(quiet: bool = False, debug: bool = False, version: bool = False) -> None:
-            console.set_quiet(quiet)
+def _with_name(name: str, callback: Any) -> Any:
+    """Return `callback`, which completes the program of this name, also when it was started as `python -m`."""
 
-        options = {
-            "quiet": typer.Option("--quiet", "-q", help="Print results, warnings and errors only."),
-            "debug": typer.Option("--debug", help="Show the traceback of an error."),
-            "version": typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
-        }
-        # Not in the signature: annotations are text in this file, and `print_version` is known in here only.
-        set_up.__annotations__ = {name: Annotated[bool, option] for name, option in options.items()}
-        app.callback(help=self.purpose)(set_up)
-        return app
+    def call(ctx: Any, param: Any, value: Any) -> Any:
+        if value:
+            ctx.find_root().info_name = name
+        return callback(ctx, param, value)
+
+    return call
+
+
+def _explained(error: Any, arguments: list[str]) -> UsageError:
+    """Return the error of ours for one about options, with a suggestion where there is a sensible one."""
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return UsageError(error.format_message())
+    name, hint = getattr(error, "option_name", None), f"{context.command_path} --help"
+    if type(error).__name__ != "NoSuchOption" or name is None:
+        return UsageError(error.format_message(), hint=hint)
+    later = _command_with(context, name, arguments)
+    if later is not None:
+        return UsageError(f"{name} is an option of {later}, and stands after its name", hint=f"{context.command_path} {later} --help")
+    options = _long_options(context.command, context)
+    # `-quiet` is read as `-q -u -i ...`, so that the letter after the first known one is complained about.
+    typed = next((word for word in arguments if not name.startswith("--") and f"-{word}" in options), name)
+    return UsageError(f"no such option: {typed}{suggestion(closest(typed, options))}", hint=hint)
+
+
+def _command_with(context: Any, option: str, arguments: list[str]) -> str | None:
+    """Return the command named in `arguments` that has `option`, where the option was looked for before the name of a command."""
+    if not isinstance(context.command, Group):
+        return None
+    named = next((word for word in arguments if word in context.command.list_commands(context)), None)
+    if named is None:
+        return None
+    command = context.command.get_command(context, named)
+    if isinstance(command, Group) and command.default:
+        command = command.commands[command.default]
+    return named if option in _long_options(command, context) else None
+
+
+def _long_options(command: Any, context: Any) -> list[str]:
+    shown = [param for param in command.get_params(context) if not getattr(param, "hidden", False)]
+    return [name for param in shown for name in (*param.opts, *param.secondary_opts) if name.startswith("--")]
 
 
 def print_verified(found: Verified) -> ExitCode:
@@ -164,31 +205,24 @@ def default_group(name: str) -> type[TyperGroup]:
 def _group(line: CommandLine) -> type[TyperGroup]:
     """Return the group of a program's commands: it knows them by name and imports only the one that is called, since start-up time matters."""
 
-    class LazyGroup(TyperGroup):
+    class LazyGroup(Group):
         """The commands of one program."""
 
         def list_commands(self, ctx: Any) -> list[str]:
             """Return the commands in the order of the work."""
             return list(line.commands)
 
+        def summaries(self, ctx: Any) -> list[tuple[str, str]]:
+            """Return names and short helps without importing any command."""
+            return [(name, entry[2]) for name, entry in line.commands.items()]
+
         def get_command(self, ctx: Any, cmd_name: str) -> Any:
             """Return the command of that name, or None."""
             if cmd_name not in line.commands:
                 return None
             module, attribute, summary = line.commands[cmd_name]
-            target = getattr(import_module(f"{line.package}.{module}"), attribute)
-            if not isinstance(target, typer.Typer):
-                single = typer.Typer(add_completion=False)
-                single.command(name=cmd_name)(target)
-                target = single
-            command = get_command(target)
-            command.name = cmd_name
+            command = as_command(cmd_name, getattr(import_module(f"{line.package}.{module}"), attribute))
             command.short_help = summary
             return command
-
-        def format_commands(self, ctx: Any, formatter: Any) -> None:
-            """Write the list of commands without importing any of them."""
-            with formatter.section("Commands"):
-                formatter.write_dl([(name, entry[2]) for name, entry in line.commands.items()])
 
     return LazyGroup

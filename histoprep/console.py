@@ -39,6 +39,11 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
+def is_quiet() -> bool:
+    """Return whether notes and progress are silenced."""
+    return _quiet
+
+
 def out(text: str) -> None:
     """Print one line of a result to stdout; what no reader can see, line breaks of names too, is spelled out."""
     _out.print(Text(_line(text)))

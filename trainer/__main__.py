@@ -3,4 +3,4 @@
 from trainer.cli import main
 
 if __name__ == "__main__":
-    main()
+    main(called="python -m trainer")

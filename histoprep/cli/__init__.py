@@ -10,7 +10,7 @@ from histoprep.execution.signals import stop_signals
 # Command -> (module, attribute, short help); modules are imported when their command is called.
 COMMANDS = {
     "audit": ("audit", "audit", "Find what is wrong with a data set: causes, fixes, a report."),
-    "repair": ("repair", "repair", "Mend masks that went through JPEG or interpolation."),
+    "repair": ("repair", "repair", "Repair masks that went through JPEG or interpolation."),
     "remap": ("remap", "remap", "Apply a label map to all masks, into a new tree."),
     "stats": ("stats", "stats", "Count classes: pixel shares, presence, weights, plot."),
     "manifest": ("manifest", "app", "Split without leaks and write the manifest; check, diff, show."),
@@ -18,18 +18,25 @@ COMMANDS = {
     "verify": ("verify", "verify", "Read what histoprep wrote again and compare it with its checksums."),
     "map": ("map", "app", "Check, compare, join and show label maps."),
     "rules": ("rules", "rules", "List every rule of the audit."),
-    "explain": ("rules", "explain", "Say what a finding means, why it happens and what to do."),
+    "explain": ("rules", "explain", "Explain what a finding means, why it happens and what to do."),
     "collect": ("collect", "collect", "Merge the parts of an array job (--part i/n)."),
-    "demo": ("demo", "demo", "Go the whole way, from tiles with planted defects to generated ones."),
-    "doctor": ("doctor", "doctor", "Look whether this machine is fit for the work."),
+    "demo": ("demo", "demo", "Run the full pipeline on a small synthetic data set, from audit to generated tiles."),
+    "doctor": ("doctor", "doctor", "Check that this machine has what HistoPrep needs."),
 }
 
-_LINE = CommandLine("histoprep", "From a folder of histology tiles and masks to a data set one can trust.", __name__, COMMANDS, stop_signals)
+_HELP = """From a folder of histology tiles and masks to a data set that you can trust.
+
+Examples:
+    histoprep audit tiles --map label_map_5
+    histoprep audit --help
+    histoprep demo
+"""
+_LINE = CommandLine("histoprep", _HELP, __name__, COMMANDS, stop_signals)
 run = _LINE.run
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and leave with its exit code."""
+def main(arguments: list[str] | None = None, *, called: str | None = None) -> None:
+    """Run the command line and leave with its exit code; `called` is how the program was started, if not by its name."""
     # Arrow's own allocator keeps what it freed: 278 MB instead of 200 for an audit of 12,000 tiles. Workers inherit this.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    _LINE.main(arguments)
+    _LINE.main(arguments, called=called)

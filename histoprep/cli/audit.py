@@ -23,6 +23,7 @@ from histoprep.cli.options import (
     Root,
     Workers,
     WorkspaceFolder,
+    choices,
     engine_of,
     format_of,
     parse_part,
@@ -55,32 +56,32 @@ def audit(
     *,
     map_name: MapName = None,
     workspace: WorkspaceFolder = None,
-    layout: Annotated[Layout | None, _read("How images and masks lie beside each other.", show_default="auto")] = None,
-    mask_suffix: Annotated[str | None, _read("What a mask's name ends with, before its extension.", show_default="_mask")] = None,
+    layout: Annotated[Layout | None, _read("Arrangement of images and masks in folders.", show_default="auto")] = None,
+    mask_suffix: Annotated[str | None, _read("End of a mask's name, before its extension.", show_default="_mask")] = None,
     images: Annotated[str | None, _read("Folder of the images.", show_default="images, tiles, ...")] = None,
     masks: Annotated[str | None, _read("Folder of the masks.", show_default="masks, labels, ...")] = None,
     unlabelled: Annotated[list[Path] | None, _read("Further folder of images without masks; repeatable.")] = None,
     csv: Annotated[Path | None, _read("Table of images and labels.", show_default="ROOT/dataset.csv")] = None,
-    group_by: Annotated[str | None, _read("Slide, case or patient of a tile: a regular expression, `folder`, or `csv:COLUMN`.")] = None,
+    group_by: Annotated[str | None, _read("Slide, case or patient of a tile: a regular expression, `folder` or `csv:COLUMN`.")] = None,
     label_by: Annotated[str | None, _read("Image-level class of a tile, in the same ways.")] = None,
     palette: PaletteOption = None,
     min_is_white: MinIsWhiteOption = None,
     depth: DepthOption = None,
-    forget: Annotated[bool, _read("Do not take the options above from the last audit where they are not given.", "--forget")] = False,
+    forget: Annotated[bool, _read("Reset the options above to their defaults instead of reusing those of the previous audit.", "--forget")] = False,
     min_area: Annotated[int, _read("Regions with fewer pixels are specks.", min=1)] = 64,
-    tile_size: Annotated[str | None, _read("WIDTHxHEIGHT that images must have.", show_default="that of at least half of them")] = None,
-    max_pixels: Annotated[int, _read("Larger pictures are refused by their header.", min=1)] = 64_000_000,
-    quick: Annotated[bool, _read("Names, digests and headers; no pixel is decoded. Results go to WORKSPACE/quick.", "--quick")] = False,
-    sample: Annotated[int | None, _read("Look at this many tiles; results go to WORKSPACE/sample.", min=1)] = None,
+    tile_size: Annotated[str | None, _read("Size of images in pixels.", metavar="WIDTHxHEIGHT", show_default="the most common size")] = None,
+    max_pixels: Annotated[int, _read("Larger images are refused by their header.", min=1)] = 64_000_000,
+    quick: Annotated[bool, _read("Check names, digests and headers without decoding pixels; results go to WORKSPACE/quick.", "--quick")] = False,
+    sample: Annotated[int | None, _read("Audit only this many tiles; results go to WORKSPACE/sample.", min=1)] = None,
     no_reuse: Annotated[bool, _read("Read every file again.", "--no-reuse")] = False,
-    select: Annotated[list[str] | None, _graded("Codes, prefixes or rule names to look for, such as HP4,blank-image.")] = None,
-    ignore: Annotated[list[str] | None, _graded("The same, to leave out.")] = None,
-    severity: Annotated[list[str] | None, _graded("CODE=error, warning or info.")] = None,
-    expect: Annotated[Path | None, _graded("File with the counts there should be.")] = None,
+    select: Annotated[list[str] | None, _graded("Codes, prefixes or names of the rules to apply, such as HP4,blank-image.", metavar="RULES")] = None,
+    ignore: Annotated[list[str] | None, _graded("Codes, prefixes or names of the rules to leave out.", metavar="RULES")] = None,
+    severity: Annotated[list[str] | None, _graded("Severity of a rule: error, warning or info; repeatable.", metavar="CODE=SEVERITY")] = None,
+    expect: Annotated[Path | None, _graded("File with the expected counts.")] = None,
     baseline: Annotated[Path | None, _graded("File of accepted findings.")] = None,
-    write_baseline: Annotated[Path | None, _graded("Accept today's findings in this file, and leave with 0.")] = None,
-    fail_on: Annotated[str, _graded("error, warning, info or never.")] = "error",
-    exit_zero: Annotated[bool, _graded("Leave with 0 whatever was found.", "--exit-zero")] = False,
+    write_baseline: Annotated[Path | None, _graded("Accept all present findings in this file and exit with status 0.")] = None,
+    fail_on: Annotated[str, _graded("Least severity that leads to exit status 1.", **choices("error", "warning", "info", "never"))] = "error",
+    exit_zero: Annotated[bool, _graded("Exit with status 0 even if there are findings.", "--exit-zero")] = False,
     format_: FormatName = "text",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the result to this file instead of stdout.")] = None,
     workers: Workers = None,
@@ -90,9 +91,15 @@ def audit(
 ) -> None:
     """Find what is wrong with a data set: which files, why, and what to do.
 
-    Results go to ROOT.histoprep beside the data set; nothing in it is changed. Of --layout to --depth, what is not given is
-    as in the last audit: --forget drops it. Exit codes: 0 nothing at or above --fail-on, 1 findings, 3 some files could not be
-    looked at.
+    Results go to ROOT.histoprep beside the data set; nothing in it is changed. Scan options that you omit keep their values
+    from the previous audit; --forget resets them.
+
+    Exit codes: 0 nothing at or above --fail-on; 1 findings; 3 some files could not be read (listed in the output).
+
+    Examples:
+        histoprep audit tiles --map label_map_5
+        histoprep audit tiles --group-by "^(case\\d+)_" --format html --output report.html
+        histoprep audit tiles --quick --select HP1,HP2
     """
     from histoprep.audit import AuditOptions, default_map, run_audit
     from histoprep.findings import Selection

@@ -9,10 +9,13 @@ from histoprep.cli.options import Root, WorkspaceFolder
 
 
 def collect(root: Root = Path(), workspace: WorkspaceFolder = None) -> None:
-    """Merge what array jobs (histoprep audit --part i/n, histoprep remap --part i/n) have made.
+    """Merge the results of array jobs (histoprep audit --part i/n, histoprep remap --part i/n).
 
     Tables and ledgers have the same bytes as those of a single run. After the parts of an audit, run histoprep audit
     with the same options.
+
+    Examples:
+        histoprep collect tiles
     """
     from histoprep.durable import locked
     from histoprep.remap import collect_remap, unfinished_remaps

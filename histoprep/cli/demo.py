@@ -17,7 +17,7 @@ _DEMO_MAP = "label_map_5.yml"
 
 
 def _made(text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel="The tiles that are made", **more)
+    return typer.Option(*names, help=text, rich_help_panel="Synthetic tiles", **more)
 
 
 def _own(text: str, *names: str, **more: Any) -> Any:
@@ -25,24 +25,32 @@ def _own(text: str, *names: str, **more: Any) -> Any:
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Folder to make; results go beside it, to FOLDER.histoprep. With --data: to FOLDER.")] = Path("demo"),
+    folder: Annotated[
+        Path, typer.Argument(help="Folder to create; results go beside it, to FOLDER.histoprep. With --data, they go to FOLDER.")
+    ] = Path("demo"),
     *,
     tiles: Annotated[int, _made("Number of tiles.", min=48)] = 96,
     tile_px: Annotated[int, _made("Side of a tile.", min=64)] = 256,
     seed: Annotated[int, _made("Another seed gives another data set.", min=0)] = 7,
     data: Annotated[Path | None, _own("Folder of tiles and masks; it is only read.", "--data", show_default=False)] = None,
     map_name: Annotated[str | None, _own("Label map.", "--map", show_default="the labels of the masks are the classes")] = None,
-    group_by: Annotated[str | None, _own("Slide, case or patient of a tile, as in audit.", show_default="each tile by itself")] = None,
+    group_by: Annotated[str | None, _own("Slide, case or patient of a tile, as in audit.", show_default="each tile is its own group")] = None,
     csv: Annotated[Path | None, _own("Table for --group-by csv:COLUMN, as in audit.", show_default=False)] = None,
     masks: Annotated[str | None, _own("Folder of the masks, as in audit.", show_default=False)] = None,
     codec: Annotated[str | None, typer.Option(help="Folder of a codec to use instead of training one.", show_default=False)] = None,
     codec_steps: Annotated[int, typer.Option(help="Training steps of the codec.", min=1)] = 400,
     fit_steps: Annotated[int, typer.Option(help="Training steps of the diffusion model.", min=1)] = 600,
 ) -> None:
-    """Go the whole way, from a folder of tiles to generated ones: audit, repair, remap, split, count, pack, train, sample.
+    """Run the full pipeline on a small synthetic data set, from audit to generated tiles.
 
-    Makes histology-like tiles with planted defects, or takes yours (--data). Each stage is shown as the command that you would
-    type, and all of them on one page, demo.html. A second run keeps what is done.
+    The stages are audit, repair, remap, manifest, stats, shard, fit and sample. The synthetic tiles have planted defects; --data runs the
+    stages on tiles of your own. Each stage is shown as the command that you would type, and all of them on one page, demo.html. Interrupted
+    runs resume.
+
+    Examples:
+        histoprep demo
+        histoprep demo small --tiles 48 --tile-px 64
+        histoprep demo results --data tiles --map label_map_5
     """
     from histoprep.demo.ledger import NAME, Ledger
     from histoprep.demo.page import write_page

@@ -20,12 +20,18 @@ def doctor(
     root: Root = Path(),
     *,
     workspace: WorkspaceFolder = None,
-    codec: Annotated[str | None, typer.Option(help="A codec to try: its folder, a run, or hub:OWNER/NAME.", show_default=False)] = None,
+    codec: Annotated[str | None, typer.Option(help="A codec to test: its folder, a run, or hub:OWNER/NAME.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
-    """Look whether this machine is fit for the work: packages, decoders, disk, memory, GPU, codec; each with what to do.
+    """Check that this machine has what HistoPrep needs: packages, decoders, disk, memory, GPU, codec.
 
-    Nothing is changed. Exit codes: 0 nothing is in the way, 1 something fails.
+    Each problem comes with what to do. Nothing is changed.
+
+    Exit codes: 0 no check failed; 1 some checks failed.
+
+    Examples:
+        histoprep doctor
+        histoprep doctor tiles --json
     """
     from histoprep.doctor import Status, examine
     from histoprep.workspace import SUFFIX

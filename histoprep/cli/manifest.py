@@ -12,7 +12,7 @@ import typer
 from histoprep import console
 from histoprep.cli.findings import print_finding
 from histoprep.cli.options import MapName, Root, Verify, Workers, WorkspaceFolder
-from histoprep.command_line import default_group
+from histoprep.command_style import Commands
 from histoprep.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 _SHOWN = 10
 
 
-app = typer.Typer(
-    name="manifest",
-    cls=default_group("build"),
-    help="Split without leaks and write the manifest: `manifest [ROOT] ...` is `manifest build [ROOT] ...`.",
-    add_completion=False,
-    rich_markup_mode=None,
-)
+_HELP = """Split without leaks and write the manifest: `manifest [ROOT] ...` is short for `manifest build [ROOT] ...`.
+
+Examples:
+    histoprep manifest tiles --map label_map_5 --group-by "^(case\\d+)_"
+    histoprep manifest build --help
+    histoprep manifest check tiles.histoprep/manifest.parquet
+"""
+app = Commands("manifest", _HELP, default="build")
 
 ManifestFile = Annotated[Path, typer.Argument(help="A manifest.", show_default=False)]
 
@@ -47,25 +48,37 @@ def build(
     *,
     workspace_folder: WorkspaceFolder = None,
     map_name: MapName = None,
-    split: Annotated[str | None, typer.Option(help="0.9/0.1, 0.8/0.1/0.1 or train=0.9,test=0.1.", show_default="0.9/0.1")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="SHARES", help="Shares of the splits: 0.9/0.1, 0.8/0.1/0.1 or train=0.9,test=0.1.", show_default="0.9/0.1")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives another split of the same shares.")] = 0,
-    split_method: Annotated[Method, typer.Option(help="auto: even; hash: growth never moves old groups; file: as --split-file.")] = Method.AUTO,
+    split_method: Annotated[
+        Method, typer.Option(help="auto: even shares; hash: new tiles never move old groups; file: as in --split-file.")
+    ] = Method.AUTO,
     split_file: Annotated[Path | None, typer.Option(help="CSV with columns tile_id or group, and split.", show_default=False)] = None,
-    ignore_folder_split: Annotated[bool, typer.Option("--ignore-folder-split", help="Split anew what lies in train and test folders.")] = False,
-    group_by: Annotated[str | None, typer.Option(help="As in audit.", show_default="as the last audit")] = None,
+    ignore_folder_split: Annotated[bool, typer.Option("--ignore-folder-split", help="Split tiles in train and test folders anew.")] = False,
+    group_by: Annotated[str | None, typer.Option(help="As in audit.", show_default="as in the last audit")] = None,
     no_groups: Annotated[bool, typer.Option("--no-groups", help="Split tile by tile, although groups are known.")] = False,
-    conditional_threshold: Annotated[float, typer.Option(help="Least share of pixels of classes other than 0.", show_default="any pixel")] = 0.0,
-    out: Annotated[Path | None, typer.Option(help="Where to write it.", show_default="WORKSPACE/manifest.parquet")] = None,
+    conditional_threshold: Annotated[
+        float, typer.Option(help="Least share of pixels of classes other than 0 in a conditional tile.", show_default="any pixel")
+    ] = 0.0,
+    out: Annotated[Path | None, typer.Option(help="File to write.", show_default="WORKSPACE/manifest.parquet")] = None,
     dataset_csv: Annotated[Path | None, typer.Option(help="Also write image names and classes as CSV.", show_default=False)] = None,
-    force: Annotated[bool, typer.Option("--force", help="Map masks that look mapped already (HP508).")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Apply the label map even to masks that seem to be remapped already (HP508).")] = False,
     verify: Verify = False,
     workers: Workers = None,
 ) -> None:
-    """Give every usable tile a split and a pool and write the manifest.
+    """Assign every valid tile to a split and a pool, and write the manifest.
 
-    Groups (--group-by) and copies of an image never cross splits; pools and classes are shared out evenly.
-    Exit codes: 0 fine, 3 written without tiles whose files could not be used (listed in manifest.excluded.parquet), or without folders
-    that could not be listed (they are named).
+    Groups (--group-by) and copies of an image never cross splits; pools and classes are distributed evenly.
+
+    Exit codes: 0 written; 3 written without some tiles whose files could not be used (listed in manifest.excluded.parquet), or without
+    some folders that could not be read (listed in the output).
+
+    Examples:
+        histoprep manifest tiles --map label_map_5 --group-by "^(case\\d+)_"
+        histoprep manifest tiles --split 0.8/0.1/0.1 --seed 1
+        histoprep manifest tiles --split-file splits.csv --out manifest.parquet
     """
     from histoprep.audit import default_map
     from histoprep.cli.reading import read_tiles
@@ -161,11 +174,15 @@ def _print_excluded(excluded: Mapping[str, int]) -> None:
 def check(
     file: ManifestFile,
     root: Annotated[Path | None, typer.Option(help="Folder of the data set.", show_default="as in the manifest")] = None,
-    digests: Annotated[bool, typer.Option("--digests", help="Read every file and compare its digest, not its size alone.")] = False,
+    digests: Annotated[bool, typer.Option("--digests", help="Read every file and compare its digest, not only its size.")] = False,
 ) -> None:
-    """Hold a manifest against its files and against itself: HP901 to HP903, HP701 to HP704.
+    """Verify a manifest against its files and for internal consistency: HP901 to HP903, HP701 to HP704.
 
-    Exit code 0 when it is true, 1 when something was found, 6 when the file is damaged.
+    Exit codes: 0 no findings; 1 findings; 6 the file is damaged.
+
+    Examples:
+        histoprep manifest check tiles.histoprep/manifest.parquet
+        histoprep manifest check manifest.parquet --root tiles --digests
     """
     from histoprep.manifest import open_named_manifest
     from histoprep.manifest.check import validate_manifest
@@ -183,9 +200,12 @@ def check(
 
 @app.command()
 def diff(first: ManifestFile, second: ManifestFile) -> None:
-    """Say what changed from one manifest to another: tiles, splits, pools, files, label map.
+    """List what changed from one manifest to another: tiles, splits, pools, files, label map.
 
-    Exit code 0 when nothing differs, 1 otherwise.
+    Exit codes: 0 no difference; 1 differences.
+
+    Examples:
+        histoprep manifest diff old/manifest.parquet new/manifest.parquet
     """
     from histoprep.manifest import open_named_manifest
     from histoprep.manifest.diff import diff_manifests
@@ -214,7 +234,11 @@ def _print_some(what: str, items: list[str] | tuple[str, ...]) -> None:
 
 @app.command()
 def show(file: ManifestFile) -> None:
-    """Print how a manifest was made, its splits and classes, its certificate and what was left out."""
+    """Print how a manifest was made, its splits and classes, its certificate and the excluded tiles.
+
+    Examples:
+        histoprep manifest show tiles.histoprep/manifest.parquet
+    """
     from histoprep.manifest import open_named_manifest
 
     manifest = open_named_manifest(file)

@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from histoprep import console
+from histoprep.command_style import Commands
 from histoprep.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from histoprep.labels import LabelMap
 
-app = typer.Typer(name="map", help="Check, show, compare and join label maps.", no_args_is_help=True)
+_HELP = """Check, show, compare and join label maps.
+
+Examples:
+    histoprep map show label_map_5
+    histoprep map check my_map.yml
+"""
+app = Commands("map", _HELP)
 
 MapFile = Annotated[str, typer.Argument(help="Label map: a path, or the name of one packed with histoprep.", show_default=False)]
 
@@ -41,7 +48,11 @@ def check(
 ) -> None:
     """List everything that is wrong with a label map: HP503 to HP506, with lines.
 
-    Exit code 0 when it can be used, 1 when it has problems, 2 when it is no label map at all.
+    Exit codes: 0 it can be used; 1 it has problems; 2 it is no label map at all.
+
+    Examples:
+        histoprep map check my_map.yml
+        histoprep map check my_map.yml --fail-on warning
     """
     from histoprep.findings import Severity
     from histoprep.labels import check_label_map, find_label_map
@@ -59,7 +70,12 @@ def check(
 
 @app.command()
 def show(file: MapFile, output: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TEXT) -> None:
-    """Print a label map: its classes, and the class of each source label."""
+    """Print a label map: its classes, and the class of each source label.
+
+    Examples:
+        histoprep map show label_map_5
+        histoprep map show my_map.yml --format json
+    """
     label_map = _load(file)
     if output is Format.JSON:
         console.raw(label_map.to_json())
@@ -75,7 +91,13 @@ def show(file: MapFile, output: Annotated[Format, typer.Option("--format", help=
 
 @app.command()
 def diff(a: MapFile, b: MapFile) -> None:
-    """Print in what two label maps differ; exit code 1 when they do."""
+    """Print the differences between two label maps.
+
+    Exit codes: 0 no difference; 1 differences.
+
+    Examples:
+        histoprep map diff label_map_5 my_map.yml
+    """
     from histoprep import labels
 
     first, second = _load(a), _load(b)
@@ -92,11 +114,15 @@ def diff(a: MapFile, b: MapFile) -> None:
 def compose(
     a: MapFile,
     b: MapFile,
-    out: Annotated[Path | None, typer.Option("--out", help="Write the result here. Default: print it.", show_default=False)] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
-    ignore_names: Annotated[bool, typer.Option("--ignore-names", help="Join by number although the names differ.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; without it, the result is printed.", show_default=False)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    ignore_names: Annotated[bool, typer.Option("--ignore-names", help="Join by number even if the names differ.")] = False,
 ) -> None:
-    """Join two label maps: the classes of A are the source labels of B."""
+    """Join two label maps: the classes of A are the source labels of B.
+
+    Examples:
+        histoprep map compose first.yml second.yml --out joined.yml
+    """
     from histoprep import labels
     from histoprep.durable import write_text
 

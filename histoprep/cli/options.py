@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,32 +18,72 @@ if TYPE_CHECKING:
 
 __all__ = ["Layout"]
 
+
+def choices(*names: str) -> dict[str, Any]:
+    """Return the settings of an option that takes one of these words: they are shown, and completed."""
+    return {"metavar": "|".join(names), "autocompletion": lambda: list(names)}
+
+
+def _packed_maps() -> list[str]:
+    """Return the names of label maps that are found by name alone."""
+    from histoprep.labels.format import packed_folder
+
+    return sorted(path.stem for path in packed_folder().glob("label_map*.yml"))
+
+
 Root = Annotated[Path, typer.Argument(help="Folder of the data set.", show_default="current folder")]
-WorkspaceFolder = Annotated[
-    Path | None, typer.Option("--workspace", help="Where results go. Default: ROOT.histoprep, beside ROOT.", show_default=False)
-]
+WorkspaceFolder = Annotated[Path | None, typer.Option("--workspace", help="Folder of the results.", show_default="ROOT.histoprep, beside ROOT")]
 MapName = Annotated[
     str | None,
-    typer.Option("--map", help="Label map: a path, or the name of one in the current folder, in ROOT or packed with histoprep.", show_default=False),
+    typer.Option(
+        "--map",
+        help="Label map: a path, or the name of one in the current folder, in ROOT or packed with histoprep.",
+        metavar="MAP",
+        autocompletion=_packed_maps,
+        show_default=False,
+    ),
 ]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes. Default: one a core.", show_default=False)]
-EngineName = Annotated[str, typer.Option("--engine", help="local, or dask with --scheduler.")]
-DaskScheduler = Annotated[str | None, typer.Option("--scheduler", help="Address of a running dask scheduler.", show_default=False)]
-Verify = Annotated[bool, typer.Option("--verify", help="Read all files that are used again, also those whose size, times and inode are as before.")]
-Part = Annotated[str | None, typer.Option("--part", help="Do part i of n, as i/n, in an array job; then histoprep collect.", show_default=False)]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes.", show_default="one per core")]
+EngineName = Annotated[str, typer.Option("--engine", help="Where the work is done: local, or dask with --scheduler.", **choices("local", "dask"))]
+DaskScheduler = Annotated[str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Address of a running dask scheduler.", show_default=False)]
+Verify = Annotated[bool, typer.Option("--verify", help="Read every file that is used again, even if its size, times and inode are unchanged.")]
+Part = Annotated[
+    str | None,
+    typer.Option("--part", metavar="i/n", help="Process only part i of n of an array job; then run histoprep collect.", show_default=False),
+]
 PaletteOption = Annotated[
-    str | None, typer.Option("--palette", help="Label of a mask with a palette of greys: index, or grey value.", show_default="refuse or as before")
+    str | None,
+    typer.Option(
+        "--palette",
+        rich_help_panel="What is read",
+        help="Label of a mask with a palette of greys.",
+        show_default="refuse or as before",
+        **choices("index", "grey"),
+    ),
 ]
 MinIsWhiteOption = Annotated[
-    str | None, typer.Option("--min-is-white", help="Label of a TIFF with white 0: stored, or inverted value.", show_default="refuse or as before")
+    str | None,
+    typer.Option(
+        "--min-is-white",
+        rich_help_panel="What is read",
+        help="Label of a TIFF whose 0 is white.",
+        show_default="refuse or as before",
+        **choices("stored", "inverted"),
+    ),
 ]
 DepthOption = Annotated[
     str | None,
     typer.Option(
-        "--depth", help="Label of a grey mask with fewer bits than others: stored, or scaled to 8 or 16 bits.", show_default="refuse or as before"
+        "--depth",
+        rich_help_panel="What is read",
+        help="Label of a grey mask with fewer bits than others; scaled is to 8 or 16 bits.",
+        show_default="refuse or as before",
+        **choices("stored", "scaled"),
     ),
 ]
-FormatName = Annotated[str, typer.Option("--format", help="text, json, sarif, junit, github, markdown or html.")]
+FormatName = Annotated[
+    str, typer.Option("--format", help="Format of the result.", **choices("text", "json", "sarif", "junit", "github", "markdown", "html"))
+]
 
 
 def format_of(name: str) -> str:

@@ -20,6 +20,7 @@ from histoprep.cli.options import (
     Verify,
     Workers,
     WorkspaceFolder,
+    choices,
     engine_of,
     parse_part,
     progress_of,
@@ -38,12 +39,16 @@ def remap(
     root: Root = Path(),
     *,
     map_name: MapName = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the new masks.", show_default="masks-<map> in the workspace")] = None,
-    on_unmapped: Annotated[str, typer.Option(help="For values that the map does not list: error, or unknown, its class for them.")] = "error",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the new masks.", show_default="WORKSPACE/masks-MAP")] = None,
+    on_unmapped: Annotated[
+        str, typer.Option(help="Labels that the map does not list: refuse, or assign its unknown class.", **choices("error", "unknown"))
+    ] = "error",
     palette: PaletteOption = None,
     min_is_white: MinIsWhiteOption = None,
     depth: DepthOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Remap masks that look remapped; replace those of another map, or changed since.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Remap masks that seem to be remapped already; replace masks of another map, or changed since.")
+    ] = False,
     verify: Verify = False,
     workspace: WorkspaceFolder = None,
     workers: Workers = None,
@@ -54,9 +59,15 @@ def remap(
     """Apply a label map to all masks: new 8-bit PNG files in a tree of their own.
 
     The data set is only read. Masks whose labels depend on the reader are refused until --palette, --min-is-white or --depth
-    decides what they are; later commands follow. Everything is checked before the first file is written; a stopped run goes on where it was.
-    Exit codes: 0 all masks are written, 2 refused, 3 some masks could not be used, or folders not be listed (they are named),
-    6 new masks were changed since they were written.
+    decides what they are; later commands follow. Everything is checked before the first file is written. Interrupted runs resume.
+
+    Exit codes: 0 all masks are written; 2 refused; 3 some masks could not be used or some folders could not be read (listed in the
+    output); 6 new masks were changed since they were written.
+
+    Examples:
+        histoprep remap tiles --map label_map_5
+        histoprep remap tiles --map label_map_5 --on-unmapped unknown --out masks-5
+        histoprep remap tiles --map label_map_5 --palette grey
     """
     from histoprep.cli.reading import read_tiles
     from histoprep.mask_reading import Reading
@@ -98,7 +109,9 @@ def _label_map(name: str | None, where: Workspace) -> LabelMap:
 
     path = find_label_map(name, where.root) if name else default_map(where.root)
     if path is None:
-        raise UsageError("which label map? There is not exactly one label_map*.yml in the data set", path=where.root, hint="--map label_map_5.yml")
+        raise UsageError(
+            "no label map given, and the data set does not contain exactly one label_map*.yml", path=where.root, hint="--map label_map_5.yml"
+        )
     return load_label_map(path)
 
 

@@ -21,22 +21,32 @@ _NUM_SHOWN = 10
 def repair(
     root: Root = Path(),
     *,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the mended masks.", show_default="mended in the workspace")] = None,
-    rule: Annotated[list[str] | None, typer.Option("--rule", help="Mend only masks with this finding: HP403 or HP404.", show_default=False)] = None,
-    min_confidence: Annotated[float, typer.Option(help="Refuse repairs with less confidence than this, 0 to 1.")] = 0.2,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing but a preview with --diff.")] = False,
-    diff: Annotated[bool, typer.Option("--diff", help="Draw every mask before and after, not only those that changed most.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace masks that were mended with other options, or changed since.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the repaired masks.", show_default="WORKSPACE/mended")] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option("--rule", metavar="RULE", help="Repair only masks with this finding, HP403 or HP404; repeatable.", show_default=False),
+    ] = None,
+    min_confidence: Annotated[float, typer.Option(help="Leave masks alone whose repair has a lower confidence, 0 to 1.")] = 0.2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done; with --diff, also write a preview.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Draw every mask before and after the repair, not only those that changed most.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace masks that were repaired with other options, or changed since.")] = False,
     verify: Verify = False,
     workspace: WorkspaceFolder = None,
     workers: Workers = None,
     engine: EngineName = "local",
     scheduler: DaskScheduler = None,
 ) -> None:
-    """Mend masks that were saved as JPEG or resized with interpolation (HP403, HP404) into a tree of their own.
+    """Repair masks that were saved as JPEG or resized with interpolation (HP403, HP404), into a tree of their own.
 
-    The data set is only read. Masks of other sources are not copied; remap, manifest, stats and shards take mended masks by themselves.
-    A stopped run goes on where it was. Exit codes: 0 all are mended, 2 wrong use, 3 some cannot be mended, or folders not be listed (they are named).
+    The data set is only read. Only damaged masks are copied; later commands use the repaired copies automatically. Interrupted runs
+    resume.
+
+    Exit codes: 0 all masks are repaired; 2 wrong usage; 3 some masks could not be repaired or some folders could not be read (listed in
+    the output).
+
+    Examples:
+        histoprep repair tiles --dry-run --diff
+        histoprep repair tiles --min-confidence 0.5
     """
     from histoprep.cli.reading import read_tiles
     from histoprep.repair import RULES, RepairOptions, plan_repair, run_repair

@@ -13,8 +13,13 @@ from histoprep.catalogue import RULES
 from histoprep.findings import rule_called
 
 
-def rules(as_json: Annotated[bool, typer.Option("--json", help="Print everything known of the rules as JSON.")] = False) -> None:
-    """List every rule of the audit: code, name, default severity, meaning."""
+def rules(as_json: Annotated[bool, typer.Option("--json", help="Print the rules with all their texts as JSON.")] = False) -> None:
+    """List every rule of the audit: code, name, default severity, meaning.
+
+    Examples:
+        histoprep rules
+        histoprep rules --json
+    """
     if as_json:
         console.raw(json.dumps([asdict(rule) for rule in RULES.values()], indent=2))
         return
@@ -22,8 +27,20 @@ def rules(as_json: Annotated[bool, typer.Option("--json", help="Print everything
     console.table(("code", "name", "severity", "meaning"), rows, severity_column=2)
 
 
-def explain(code: Annotated[str, typer.Argument(help="Code or name of a rule, such as HP401 or size-mismatch.")]) -> None:
-    """Say what a finding means, why it happens and what to do."""
+def explain(
+    code: Annotated[
+        str,
+        typer.Argument(
+            help="Code or name of a rule, such as HP401 or size-mismatch.", autocompletion=lambda: [*RULES, *(rule.name for rule in RULES.values())]
+        ),
+    ],
+) -> None:
+    """Explain what a finding means, why it happens and what to do.
+
+    Examples:
+        histoprep explain HP401
+        histoprep explain size-mismatch
+    """
     rule = rule_called(code, RULES.values())
     console.block(f"{rule.code} {rule.name} ({rule.severity}, speaks of each {rule.scope})\n\n{rule.definition}")
     console.block(f"\nusual cause  {rule.cause}\nwhat to do   {rule.suggestion}\nfix safety   {rule.fix_safety}")

@@ -11,7 +11,7 @@ import typer
 from histoprep import console
 from histoprep.cli.findings import print_finding
 from histoprep.cli.options import DaskScheduler, EngineName, Workers, engine_of, progress_of
-from histoprep.command_line import default_group
+from histoprep.command_style import Commands
 from histoprep.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
-app = typer.Typer(
-    name="shard",
-    cls=default_group("write"),
-    help="Pack tiles into tar shards with an index: `shard MANIFEST ...` is `shard write MANIFEST ...`.",
-    add_completion=False,
-    rich_markup_mode=None,
-)
+_HELP = """Pack tiles into tar shards with an index: `shard MANIFEST ...` is short for `shard write MANIFEST ...`.
+
+Examples:
+    histoprep shard tiles.histoprep/manifest.parquet --out shards
+    histoprep shard write --help
+    histoprep shard verify shards
+"""
+app = Commands("shard", _HELP, default="write")
 
 Shards = Annotated[str, typer.Argument(help="Folder or address of the shards, or their index.parquet.", show_default=False)]
 
@@ -37,10 +38,10 @@ def write(
     manifest: Annotated[Path, typer.Argument(help="A manifest.", show_default=False)],
     *,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the shards.", show_default="shards beside the manifest")] = None,
-    max_shard_size: Annotated[str, typer.Option(help="Shards are planned no larger than this; MB, GB, MiB, GiB.")] = "512MB",
+    max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Largest planned size of a shard, in MB, GB, MiB or GiB.")] = "512MB",
     keep_metadata: Annotated[bool, typer.Option("--keep-metadata", help="Leave EXIF, XMP, comments and text in the images.")] = False,
     resume: Annotated[bool, typer.Option("--resume", hidden=True)] = False,
-    verify_after: Annotated[bool, typer.Option("--verify", help="Read all again when all is there.")] = False,
+    verify_after: Annotated[bool, typer.Option("--verify", help="Read all shards again when they are written.")] = False,
     root: Annotated[Path | None, typer.Option(help="Folder of the data set.", show_default="as in the manifest")] = None,
     workers: Workers = None,
     engine: EngineName = "local",
@@ -49,9 +50,14 @@ def write(
     """Pack the tiles of a manifest: images without their metadata, masks as 8-bit PNG of classes, and an index.
 
     Pixels and colour profiles stay as they are; the index has the EXIF orientation and the digests of the file and of what is stored.
-    The same command goes on where it was stopped. Any tar program, webdataset and datasets read the shards (docs/shards.md); the trainer takes
+    Rerun the same command to resume. Any tar program, webdataset and datasets read the shards (docs/shards.md); the trainer takes
     the index in place of the manifest.
-    Exit codes: 0 fine, 1 or 6 --verify found something, 3 files are gone or not what the manifest says (nothing is published).
+
+    Exit codes: 0 written; 1 or 6 --verify has findings; 3 files are missing or not what the manifest says (nothing is published).
+
+    Examples:
+        histoprep shard tiles.histoprep/manifest.parquet --out shards
+        histoprep shard manifest.parquet --max-shard-size 1GiB --verify
     """
     from histoprep.shards.plan import ShardOptions
     from histoprep.shards.write import write_shards
@@ -81,7 +87,11 @@ def verify(
 ) -> None:
     """Read every byte of the shards again and compare it with the index: HP904, HP905.
 
-    Exit code 0 when all is true, 6 when something is damaged (HP904) or the index itself, 1 when only tiles differ (HP905).
+    Exit codes: 0 no findings; 1 only tiles differ (HP905); 6 the shards (HP904) or the index itself are damaged.
+
+    Examples:
+        histoprep shard verify shards
+        histoprep shard verify shards/index.parquet --manifest manifest.parquet
     """
     _verify(shards, None if manifest is None else str(manifest))
     console.out(f"{shards}: fine, every byte was read")
@@ -103,7 +113,11 @@ def _verify(shards: str, manifest: str | None) -> None:
 
 @app.command()
 def info(shards: Shards) -> None:
-    """Print what is in the shards and where it came from."""
+    """Print what is in the shards and where it came from.
+
+    Examples:
+        histoprep shard info shards
+    """
     from histoprep.shards.index import open_index
 
     index = open_index(shards)
@@ -129,13 +143,18 @@ def _amounts(shards: Sequence[dict[str, Any]]) -> list[tuple[str, str, int, int,
 def preview(
     shards: Annotated[str, typer.Argument(help="Shards, or a manifest of files.", show_default=False)],
     *,
-    out: Annotated[Path | None, typer.Option("--out", help="The picture to write.", show_default="preview.png beside the shards")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Image to write.", show_default="preview.png beside the shards")] = None,
     num: Annotated[int, typer.Option(min=1, max=100, help="How many tiles.")] = 12,
-    split: Annotated[str | None, typer.Option(help="Tiles of this split alone.", show_default=False)] = None,
-    pool: Annotated[str | None, typer.Option(help="Tiles of this pool alone.", show_default=False)] = None,
+    split: Annotated[str | None, typer.Option(help="Only tiles of this split.", show_default=False)] = None,
+    pool: Annotated[str | None, typer.Option(help="Only tiles of this pool.", show_default=False)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed shows other tiles.")] = 0,
 ) -> None:
-    """Draw some tiles as the trainer reads them, classes in their colours, into one PNG."""
+    """Draw some tiles as the trainer reads them, classes in their colours, into one PNG.
+
+    Examples:
+        histoprep shard preview shards --num 24 --split test
+        histoprep shard preview manifest.parquet --out preview.png
+    """
     from histoprep.durable import write_bytes
     from histoprep.manifest.check import check_manifest
     from histoprep.shards import open_tiles

@@ -44,17 +44,22 @@ def stats(
     *,
     workspace_folder: WorkspaceFolder = None,
     map_name: MapName = None,
-    by: Annotated[list[By] | None, typer.Option(help="Break shares down by this; repeatable. Default: split and pool.", show_default=False)] = None,
-    output: Annotated[Format, typer.Option("--format", help="How to print the result.")] = Format.TABLE,
+    by: Annotated[list[By] | None, typer.Option(help="Break shares down by this; repeatable.", show_default="split and pool")] = None,
+    output: Annotated[Format, typer.Option("--format", help="Format of the result.")] = Format.TABLE,
     verify: Verify = False,
     workers: Workers = None,
 ) -> None:
     """Count classes: pixel shares, tiles that hold them, pairs, weights.
 
-    Pixels are not read again: everything comes from tiles.parquet, which is made first when it is missing. Writes stats.parquet,
-    stats.json and pixel_class_percentages.png to the workspace. Splits and pools are the manifest's when there is one;
-    tiles that no manifest takes are not counted, and it says why.
-    Exit codes: 0 fine, 3 some folders could not be listed (they are named).
+    Pixels are not read again: everything comes from tiles.parquet, which is created first if it is missing. Writes stats.parquet,
+    stats.json and pixel_class_percentages.png to the workspace. Splits and pools are those of the manifest if there is one;
+    tiles that no manifest can include are not counted, and the reason is printed.
+
+    Exit codes: 0 done; 3 some folders could not be read (listed in the output).
+
+    Examples:
+        histoprep stats tiles --map label_map_5
+        histoprep stats tiles --by group --format csv
     """
     from histoprep.audit import default_map
     from histoprep.cli.reading import read_tiles

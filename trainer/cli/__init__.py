@@ -12,12 +12,12 @@ from trainer.signals import stop_signals
 # Command -> (module, attribute, short help); modules are imported when their command is called, torch only inside it.
 COMMANDS = {
     "encode": ("encode", "encode", "Encode the tiles of a manifest once: a latent set."),
-    "fit": ("fit", "fit", "Train a model; the same command again goes on where it stopped."),
-    "sample": ("sample", "sample", "Make images for masks: a data set with a manifest."),
+    "fit": ("fit", "fit", "Train a model; rerun the same command to resume."),
+    "sample": ("sample", "sample", "Generate images for masks: a data set with a manifest."),
     "test": ("test", "test", "Measure a classifier on the test split: metrics with intervals, tables, plots."),
     "predict": ("predict", "predict", "Classify images: a table of scores."),
     "verify": ("verify", "verify", "Read what the trainer wrote again and compare it with its checksums."),
-    "import": ("import_checkpoint", "import_checkpoint", "Convert a published checkpoint into ours."),
+    "import": ("import_checkpoint", "import_checkpoint", "Convert a published checkpoint into a run folder."),
 }
 
 _LIBRARIES = ("torch", "lightning_fabric", "diffusers", "safetensors", "einops", "sklearn", "tensorboard")
@@ -39,6 +39,12 @@ def _translate(error: Exception) -> HistoprepError | None:
     return None
 
 
-_PURPOSE = "Train diffusion models on a data set that histoprep prepared, and sample from them."
-_LINE = CommandLine("trainer", _PURPOSE, __name__, COMMANDS, stop_signals, _translate, is_first_process)
+_HELP = """Train diffusion models on a data set that histoprep prepared, and sample from them.
+
+Examples:
+    trainer fit --manifest tiles.histoprep/manifest.parquet --preset ldm-tiny --out runs/ldm-tiny
+    trainer sample --checkpoint runs/ldm-tiny --masks tiles.histoprep/manifest.parquet --out synthetic
+    trainer fit --help
+"""
+_LINE = CommandLine("trainer", _HELP, __name__, COMMANDS, stop_signals, _translate, is_first_process)
 run, main = _LINE.run, _LINE.main

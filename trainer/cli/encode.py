@@ -41,28 +41,35 @@ class UnreadableName(StrEnum):
 
 def encode(
     manifest: Annotated[str, typer.Option("--manifest", help="A manifest, or the index of shards.", show_default=False)],
-    codec: Annotated[str, typer.Option("--codec", help="A codec's folder, a run of the recipe codec, or hub:OWNER/NAME.", show_default=False)],
+    codec: Annotated[str, typer.Option("--codec", help="Folder of a codec, a run of the recipe codec, or hub:OWNER/NAME.", show_default=False)],
     *,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the latent set.", show_default="latents beside the manifest")] = None,
-    views: Annotated[int, typer.Option(help="Symmetries of each tile to encode: 1, 2 (mirror), 4 (flips) or 8 (and quarter turns).")] = 1,
-    image_size: Annotated[int | None, typer.Option(help="Side of the squares in pixels.", show_default="that of the tiles")] = None,
-    fit: Annotated[FitName, typer.Option(help="Other sizes: refuse them, crop the middle, or encode all windows.")] = FitName.REFUSE,
-    scaling: Annotated[ScalingName, typer.Option(help="Scaling: measured over the training split, or the codec's own.")] = ScalingName.MEASURED,
-    batch_size: Annotated[int, typer.Option(help="Squares encoded at once.")] = 8,
+    views: Annotated[
+        int, typer.Option(help="Symmetries of each tile to encode: 1, 2 (mirror), 4 (flips) or 8 (with quarter turns).", metavar="1|2|4|8")
+    ] = 1,
+    image_size: Annotated[int | None, typer.Option(help="Side of the crops in pixels.", show_default="the side of the tiles")] = None,
+    fit: Annotated[FitName, typer.Option(help="Tiles of other sizes: refuse them, crop the centre, or encode all windows.")] = FitName.REFUSE,
+    scaling: Annotated[
+        ScalingName, typer.Option(help="Scaling of latents: measured over the training split, or the one of the codec.")
+    ] = ScalingName.MEASURED,
+    batch_size: Annotated[int, typer.Option(help="Crops encoded at once.")] = 8,
     num_workers: Annotated[int, typer.Option(help="Processes that read tiles.")] = 2,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", show_default="a GPU if there is one")] = "auto",
-    on_unreadable: Annotated[UnreadableName, typer.Option(help="A tile that cannot be read: stop, or skip and count.")] = UnreadableName.STOP,
+    on_unreadable: Annotated[UnreadableName, typer.Option(help="Tiles that cannot be read: stop, or skip and list them.")] = UnreadableName.STOP,
     report: Annotated[int, typer.Option(help="Tiles in the reconstruction report; 0 for none.")] = 64,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read again, whole, what the command uses: manifest or shards, and a codec's run.")
-    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Verify all inputs first: manifest or shards, and the run of the codec.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Start over, even with other options.")] = False,
 ) -> None:
     """Encode the tiles of a manifest once, so that training reads latents instead of images.
 
     Writes latents (mean and standard deviation, float16) of every tile and view, their masks, the scaling measured over the
-    training split, and a report of what the codec costs: PSNR, SSIM and a sheet of pictures. A stopped run goes on where it was. Exit
-    codes: 0 done, 2 wrong use, 3 some tiles were skipped (they are listed), 6 a damaged file.
+    training split, and a report of the reconstruction error of the codec: PSNR, SSIM and a sheet of images. Interrupted runs resume.
+
+    Exit codes: 0 done; 2 wrong usage; 3 some tiles were skipped (listed in the output); 6 a damaged file.
+
+    Examples:
+        trainer encode --manifest tiles.histoprep/manifest.parquet --codec runs/codec-512 --out latents
+        trainer encode --manifest shards --codec runs/codec-512 --views 8 --fit crop
     """
     from histoprep.manifest.check import check_manifest
     from histoprep.shards import open_tiles

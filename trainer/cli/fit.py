@@ -14,24 +14,43 @@ if TYPE_CHECKING:
     from trainer.config import RunConfig
 
 
+def _presets() -> list[str]:
+    from trainer.config_layers import presets
+
+    return presets()
+
+
 def fit(
     manifest: Annotated[str | None, typer.Option(help="Manifest, or index of shards: a path or an address.", show_default=False)] = None,
     *,
-    recipe: Annotated[str | None, typer.Option(help="What to train: ldm (default), codec or diffmic.", show_default=False)] = None,
-    preset: Annotated[str | None, typer.Option(help="A packed configuration. Default: the recipe's of full size.", show_default=False)] = None,
-    config_file: Annotated[Path | None, typer.Option("--config", help="A YAML file over the preset.", show_default=False)] = None,
-    sets: Annotated[list[str] | None, typer.Option("--set", help="key=value over both, such as optimiser.lr=2e-4; repeatable.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/PRESET.", show_default=False)] = None,
-    latents: Annotated[Path | None, typer.Option(help="Latent set of `trainer encode`. Default: encoded first.", show_default=False)] = None,
-    codec: Annotated[str | None, typer.Option(help="Folder or hub id of the codec that encodes.", show_default=False)] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read again, whole, what the command uses: latent set, manifest or shards, and what is there of the run.")
-    ] = False,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="What to train.", metavar="ldm|codec|diffmic", autocompletion=lambda: ["ldm", "codec", "diffmic"], show_default="ldm"),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A packed configuration.", autocompletion=_presets, show_default="the full-size one of the recipe")
+    ] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="YAML file whose values replace those of the preset.", show_default=False)
+    ] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Value that replaces those of both, such as optimiser.lr=2e-4; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/PRESET")] = None,
+    latents: Annotated[Path | None, typer.Option(help="Latent set of `trainer encode`.", show_default="encoded first")] = None,
+    codec: Annotated[str | None, typer.Option(help="Folder of the codec, or hub:OWNER/NAME.", show_default=False)] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Verify all inputs first: latent set, manifest or shards, and the run so far.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print configuration, parameters, streams and memory; train nothing.")] = False,
 ) -> None:
-    """Train a model. The same command again goes on where it stopped, with the same result as without the stop.
+    """Train a model; rerun the same command to resume, with the same result as without the interruption.
 
-    The certificate of the split is proven again first. Results: RUN/metrics.csv, RUN/logs (TensorBoard), RUN/checkpoints, RUN/samples.
+    Training starts after re-checking that no slide or duplicate image is shared between splits. Results: RUN/metrics.csv, RUN/logs
+    (TensorBoard), RUN/checkpoints, RUN/samples.
+
+    Examples:
+        trainer fit --manifest tiles.histoprep/manifest.parquet --preset ldm-tiny --out runs/ldm-tiny
+        trainer fit --manifest shards --preset reference-512-class --set optimiser.lr=1e-4 --dry-run
+        trainer fit --recipe codec --manifest shards --out runs/codec
     """
     from trainer.config_layers import load_config
     from trainer.recipes import DEFAULT_RECIPE

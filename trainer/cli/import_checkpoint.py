@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class QueryName(StrEnum):
-    """What attention asks with."""
+    """Query of the attention."""
 
     BINARY = "binary"
     CLASS = "class"
@@ -31,7 +31,7 @@ class EmbeddingName(StrEnum):
 
 
 class PredictionName(StrEnum):
-    """What the network says."""
+    """What the network predicts."""
 
     EPSILON = "epsilon"
     V = "v"
@@ -46,24 +46,34 @@ class ScheduleName(StrEnum):
 
 
 def import_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of that lineage (.pt, .pth, .ckpt) or safetensors.", show_default=False)],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of the reference network: .pt, .pth, .ckpt or .safetensors.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="Run folder to write.", show_default=False)],
     *,
-    codec: Annotated[str | None, typer.Option(help="The codec it was trained with; needed to sample. A folder or hub:OWNER/NAME.")] = None,
-    map_name: Annotated[str | None, typer.Option("--map", help="Label map of its classes.", show_default="classes by number")] = None,
-    groups: Annotated[int, typer.Option(help="Groups of its group norms.", min=1)] = 2,
-    mask_query: Annotated[QueryName, typer.Option(help="What its attention asks with.")] = QueryName.BINARY,
-    class_embedding: Annotated[EmbeddingName, typer.Option(help="fraction of pixels, or the max class id.")] = EmbeddingName.FRACTION,
+    codec: Annotated[
+        str | None, typer.Option(help="Codec that the network was trained with, needed for sampling: a folder or hub:OWNER/NAME.")
+    ] = None,
+    map_name: Annotated[str | None, typer.Option("--map", help="Label map of its classes.", show_default="classes named by number")] = None,
+    groups: Annotated[int, typer.Option(help="Number of groups of its group normalisation.", min=1)] = 2,
+    mask_query: Annotated[QueryName, typer.Option(help="Query of its attention: the binary mask or the class mask.")] = QueryName.BINARY,
+    class_embedding: Annotated[
+        EmbeddingName, typer.Option(help="Class embedding: the fraction of pixels, or the largest class id.")
+    ] = EmbeddingName.FRACTION,
     null_class: Annotated[int, typer.Option(help="Class that was its unconditional input; -1 for none.", min=-1)] = 0,
-    prediction: Annotated[PredictionName, typer.Option(help="What it was trained to say.")] = PredictionName.EPSILON,
+    prediction: Annotated[PredictionName, typer.Option(help="What it was trained to predict.")] = PredictionName.EPSILON,
     schedule: Annotated[ScheduleName, typer.Option(help="Its noise schedule.")] = ScheduleName.COSINE,
     latent_shift: Annotated[float | None, typer.Option(help="Latents were (raw - shift) / scale.", show_default="the codec's")] = None,
     latent_scale: Annotated[float | None, typer.Option(help="See --latent-shift; 50 where raw latents were divided by 50.")] = None,
 ) -> None:
     """Convert a published checkpoint of the reference network into a run folder with safetensors.
 
-    Sizes, classes and depth are read off the tensors; the options are what tensors do not tell, with the values of the published training.
-    Nothing in the file is executed. Exit codes: 0 converted, 2 wrong use, 6 not such a checkpoint; missing and unexpected tensors are named.
+    Sizes, classes and depth follow from the tensors; the options cover what does not, and default to the published training.
+    Nothing in the file is executed.
+
+    Exit codes: 0 converted; 2 wrong usage; 6 not such a checkpoint (missing and unexpected tensors are listed).
+
+    Examples:
+        trainer import model.pt --codec runs/codec-512 --out runs/imported
+        trainer import model.safetensors --out runs/imported --map label_map_5 --prediction v
     """
     from histoprep.labels import find_label_map, load_label_map
     from trainer.import_checkpoint import ImportOptions

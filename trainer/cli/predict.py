@@ -17,15 +17,21 @@ def predict(
     run: Annotated[Path, typer.Argument(help="Run folder of `trainer fit` with a diffmic preset.", show_default=False)],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", show_default=False)],
     *,
-    out: Annotated[Path | None, typer.Option(help="Where to write. Default: RUN/predictions.", show_default=False)] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: as the run.", show_default=False)] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Denoisings of each image. Default: as the run.", show_default=False)] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Read again, whole, what the command uses: the run.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results.", show_default="RUN/predictions")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="as in the run")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Denoisings of each image.", show_default="as in the run")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Verify the run first.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Write class, probabilities and uncertainty of every image as CSV and Parquet.
 
-    Uncertainty is the spread of the predicted class's score over several denoisings. Exit codes: 0 fine, 3 some images could not be read (named).
+    Uncertainty is the spread of the predicted class's score over several denoisings.
+
+    Exit codes: 0 done; 3 some images could not be read (listed in the output).
+
+    Examples:
+        trainer predict runs/diffmic new_tiles
+        trainer predict runs/diffmic a.png b.png --out predictions
     """
     from trainer.classification.predict import predict_images
     from trainer.engine.voice import Voice

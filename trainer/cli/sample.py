@@ -51,7 +51,7 @@ def _input(text: str, *names: str, **more: Any) -> Any:
 
 
 def _made(text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel="How pictures are made", **more)
+    return typer.Option(*names, help=text, rich_help_panel="Sampling", **more)
 
 
 def sample(
@@ -59,35 +59,45 @@ def sample(
     masks: Annotated[str, _input("A folder of label images, a manifest, or the index of shards.", "--masks", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="Data set to write; its manifest goes to OUT.histoprep.", show_default=False)],
     *,
-    split: Annotated[SplitName | None, _input("Take masks of this split only; for a folder, where its pictures belong.", show_default="all")] = None,
+    split: Annotated[SplitName | None, _input("Use masks of this split only; for a folder, the split of its images.", show_default="all")] = None,
     map_name: Annotated[str | None, _input("Label map of a folder's masks.", "--map", show_default="masks hold class ids")] = None,
-    images: Annotated[Path | None, _input("Folder of real pictures with the names of the masks.", show_default=False)] = None,
-    codec: Annotated[str | None, _input("The codec of the run, if it is not where it was.", show_default=False)] = None,
+    images: Annotated[Path | None, _input("Folder of real images with the names of the masks.", show_default=False)] = None,
+    codec: Annotated[str | None, _input("The codec of the run, if it has moved.", show_default=False)] = None,
     raw_weights: Annotated[bool, _input("Use the weights as trained, not their average.", "--raw-weights")] = False,
-    guidance_scale: Annotated[float, _made("1 is the conditional model, 0 the unconditional one, more exaggerates.")] = 2.0,
-    solver: Annotated[SolverName, _made("dpm++ (second order), ddim; for flow also euler and heun.")] = SolverName.DPM,
-    steps: Annotated[int, _made("Steps of the solver.", min=1)] = 25,
-    eta: Annotated[float, _made("Fresh noise of ddim: 0 none, 1 ancestral.")] = 0.0,
-    seed: Annotated[int, _made("A picture depends on it, its tile id and its mask.", min=0)] = 0,
+    guidance_scale: Annotated[float, _made("Classifier-free guidance: 0 is unconditional, 1 conditional, more exaggerates the condition.")] = 2.0,
+    solver: Annotated[
+        SolverName, _made("Solver of the sampling: dpm++ (second order) or ddim; flow models also have euler and heun.")
+    ] = SolverName.DPM,
+    steps: Annotated[int, _made("Number of solver steps.", min=1)] = 25,
+    eta: Annotated[float, _made("Noise that ddim adds at each step: 0 none, 1 ancestral.")] = 0.0,
+    seed: Annotated[int, _made("An image depends on the seed, its tile id and its mask.", min=0)] = 0,
     keep: Annotated[
-        Path | None, _made("Label image, or folder of them: pixels other than 0 stay those of the real picture.", show_default=False)
+        Path | None, _made("Label image, or folder of them: pixels other than 0 are kept from the real image.", show_default=False)
     ] = None,
-    batch_size: Annotated[int, _made("Pictures made at once.", min=1)] = 8,
+    batch_size: Annotated[int, _made("Images sampled at once.", min=1)] = 8,
     precision: Annotated[PrecisionName, _made("fp32, or bf16 or fp16 for speed.")] = PrecisionName.FP32,
     compile_: Annotated[bool, _made("Compile the network first: minutes once, then faster on a GPU.", "--compile")] = False,
     device: Annotated[str, _made("cpu, cuda or cuda:N.", show_default="a GPU if there is one")] = "auto",
-    limit: Annotated[int | None, typer.Option(help="Make the first N pictures only; the others can follow later.", min=1)] = None,
-    sweep: Annotated[str | None, typer.Option(help="Only draw a sheet of the first masks under these guidance scales: 0,1,2,4.")] = None,
-    real: Annotated[bool, typer.Option("--real", help="Also draw a sheet of generated pictures beside the real ones.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace pictures of another request in OUT, or changed since they were made.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Generate only this many images; the others can follow later.", min=1)] = None,
+    sweep: Annotated[
+        str | None, typer.Option(help="Only draw a sheet of the first masks at these guidance scales, such as 0,1,2,4.", metavar="SCALES")
+    ] = None,
+    real: Annotated[bool, typer.Option("--real", help="Also draw a sheet of generated images beside the real ones.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace images in OUT that were made with other options, or changed since.")] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read again, whole, what the command uses: run, masks' manifest or shards, and pictures that are there.")
+        bool, typer.Option("--verify", help="Verify all inputs first: run, manifest or shards of the masks, and images that exist already.")
     ] = False,
 ) -> None:
-    """Make one picture for each mask: a data set with pictures, masks, label map and manifest, every file marked as synthetic.
+    """Generate one image for each mask: a data set with images, masks, label map and manifest, every file marked as synthetic.
 
-    A stopped run goes on where it was. The same seed gives the same picture for a tile, whatever else is made. Sheets go to
-    OUT.histoprep. Exit codes: 0 done, 1 pictures that are not finite, 2 wrong use, 3 a mask cannot be read, 6 a damaged checkpoint.
+    Interrupted runs resume. For a given seed, a tile's image does not depend on the other tiles sampled. Sheets go to OUT.histoprep.
+
+    Exit codes: 0 done; 1 the model produced NaN or infinite values; 2 wrong usage; 3 a mask cannot be read; 6 a damaged checkpoint.
+
+    Examples:
+        trainer sample --checkpoint runs/ldm-tiny --masks tiles.histoprep/manifest.parquet --out synthetic
+        trainer sample --checkpoint runs/ldm-tiny --masks my_masks --map label_map_5 --out synthetic --steps 50
+        trainer sample --checkpoint runs/ldm-tiny --masks shards --out synthetic --sweep 0,1,2,4
     """
     from trainer.device import choose_device
     from trainer.diffusion.samplers import Solver

@@ -20,17 +20,22 @@ _NUMBERS = ("auc_one_vs_rest", "auc_one_vs_one", "calibration_error", "brier")
 def test(
     run: Annotated[Path, typer.Argument(help="Run folder of `trainer fit` with a diffmic preset.", show_default=False)],
     *,
-    out: Annotated[Path | None, typer.Option(help="Where to write. Default: RUN/test.", show_default=False)] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: as the run.", show_default=False)] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Denoisings of each image. Default: as the run.", show_default=False)] = None,
-    sheets: Annotated[int, typer.Option(min=0, help="Images to draw a sheet of.")] = 12,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results.", show_default="RUN/test")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="as in the run")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Denoisings of each image.", show_default="as in the run")] = None,
+    sheets: Annotated[int, typer.Option(min=0, help="Number of images to draw a sheet of.")] = 12,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    verify: Annotated[bool, typer.Option("--verify", help="Read again, whole, what the command uses: the run, and its manifest or shards.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Test a run that was tested already; the count is kept.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Verify all inputs first: the run, and its manifest or shards.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Test a run that was tested before; the number of tests is recorded.")] = False,
 ) -> None:
     """Classify every test tile once and compare the diffusion with the guidance classifier alone, on the same tiles.
 
-    Written: metrics.json, predictions.csv and .parquet, and per head classes-*.csv, confusion-*.csv and .png; roc.png, training.png, sheets/.
+    Writes metrics.json, predictions.csv and .parquet, and for each head classes-*.csv, confusion-*.csv and .png; roc.png, training.png,
+    sheets/.
+
+    Examples:
+        trainer test runs/diffmic
+        trainer test runs/diffmic --samples 8 --device cuda
     """
     from trainer.classification.evaluate import FOLDER, TestOptions, evaluate_run
     from trainer.engine.voice import Voice

@@ -16,8 +16,13 @@ def verify(
 ) -> None:
     """Read everything in a file or folder that the trainer wrote, and compare it with the checksums of when it was written.
 
-    What it is, is recognised by what is in it. Exit codes: 0 nothing was changed, 2 none of our kinds (they are listed), 6 damaged or
-    edited files (each is named).
+    The kind of file or folder is recognised by its content.
+
+    Exit codes: 0 nothing was changed; 2 not written by the trainer (the kinds are listed); 6 damaged or edited files (each is listed).
+
+    Examples:
+        trainer verify runs/ldm-tiny
+        trainer verify latents
     """
     from trainer.verify import verify as verify_path
 

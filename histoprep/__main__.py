@@ -1,0 +1,6 @@
+"""`python -m histoprep`."""
+
+from histoprep.cli import main
+
+if __name__ == "__main__":
+    main(called="python -m histoprep")

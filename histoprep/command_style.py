@@ -1,0 +1,251 @@
+"""What all commands of both programs share: help pages of one style, options understood anywhere on the line, completion, suggestions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
+from enum import Enum
+from functools import cache
+from importlib import import_module
+from itertools import takewhile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from histoprep import __version__, console
+
+EXAMPLES = "Examples:"
+GLOBAL_OPTIONS = "Options of every command"
+_LEAST_LIKENESS = 0.7
+_WORDS = {"str": "TEXT", "int": "NUMBER", "float": "NUMBER", "Path": "PATH"}
+# Typer carries click inside or beside it, depending on its version; this is the module of the base of all groups.
+_CORE = next(kind.__module__ for kind in TyperGroup.__mro__ if kind.__module__.endswith(".core") and not kind.__module__.startswith("typer.core"))
+
+
+def closest(word: str, known: Iterable[str]) -> list[str]:
+    """Return those of `known` that are most like `word`, dashes at the front aside; none if all are too different to be meant."""
+    plain = word.lstrip("-")
+    if not plain:
+        return []
+    scores = {name: SequenceMatcher(None, plain, name.lstrip("-")).ratio() for name in known}
+    best = max(scores.values(), default=0.0)
+    return [name for name, score in scores.items() if score == best and score >= _LEAST_LIKENESS]
+
+
+def suggestion(names: Sequence[str]) -> str:
+    """Return a question such as `. Did you mean audit?`, or nothing without names."""
+    return f". Did you mean {' or '.join(names)}?" if names else ""
+
+
+def split_examples(text: str) -> tuple[list[str], list[str]]:
+    """Return the paragraphs of a help text and the commands of the block `Examples:` at its end."""
+    prose, _, block = text.partition(f"{EXAMPLES}\n")
+    paragraphs = [" ".join(paragraph.split()) for paragraph in prose.split("\n\n")]
+    return [one for one in paragraphs if one], [line.strip() for line in block.splitlines() if line.strip()]
+
+
+class _House:
+    """A command or group of this project."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, those of every command among them."""
+        own: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        return [*own[:-1], *global_options(), own[-1]]
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the usage: options, then arguments in capitals."""
+        pieces = [_in_usage(param) for param in self.get_params(ctx) if param.param_type_name == "argument"]
+        return ["[OPTIONS]", *pieces, *(["COMMAND [ARGS]..."] if isinstance(self, TyperGroup) else [])]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write usage, text, arguments, options by topic, commands and examples."""
+        self.format_usage(ctx, formatter)  # type: ignore[attr-defined]
+        paragraphs, examples = split_examples(self.help or "")  # type: ignore[attr-defined]
+        for paragraph in paragraphs:
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_text(paragraph)
+        for title, params in _by_topic(self.get_params(ctx)).items():
+            with formatter.section(title):
+                formatter.write_dl([_described(param, ctx) for param in params])
+        if isinstance(self, Group):
+            with formatter.section("Commands"):
+                formatter.write_dl(self.summaries(ctx))
+        if examples:
+            with formatter.section(EXAMPLES.removesuffix(":")):
+                formatter.write("".join(f"  {line}\n" for line in examples))
+
+
+class Command(_House, TyperCommand):
+    """A command; its docstring ends with a block `Examples:`."""
+
+
+class Group(_House, TyperGroup):
+    """A group of commands; of its own `default`, if there is one, the name may be left out: `COMMAND ...` is `COMMAND default ...`.
+
+    An argument called like a subcommand is then written `./name`.
+    """
+
+    default: str | None = None
+
+    def summaries(self, ctx: Any) -> list[tuple[str, str]]:
+        """Return names and first sentences of the commands."""
+        return [(name, split_examples(command.help or "")[0][0]) for name, command in self.commands.items()]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the default in front unless a subcommand, --help or nothing that can be completed is there."""
+        if self.default is None or (ctx.resilient_parsing and not args):
+            return super().parse_args(ctx, args)
+        flags = {name for option in global_options() for name in option.opts}
+        front = list(takewhile(flags.__contains__, args))
+        rest = args[len(front) :]
+        first = rest[0] if rest else ""
+        if first in self.commands or first == "--help":
+            return super().parse_args(ctx, args)
+        meant = closest(first, self.commands)
+        if meant and not first.startswith("-") and not ctx.resilient_parsing and not Path(first).exists():
+            ctx.fail(f"no such command and no such path: {first}{suggestion(meant)}")
+        return super().parse_args(ctx, [*front, self.default, *rest])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return name, command and further arguments; an unknown name leads to a suggestion."""
+        known = self.list_commands(ctx)
+        listing = ", ".join(known)
+        if args[0] not in known and not ctx.resilient_parsing:
+            ctx.fail(f"no such command: {args[0]}{suggestion(closest(args[0], known)) or f'. The commands are {listing}.'}")
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Return the commands, and what the default command could go on with."""
+        item: Any = import_module(f"{_CORE.rpartition('.')[0]}.shell_completion").CompletionItem
+        names = [item(name, help=text) for name, text in self.summaries(ctx) if name.startswith(incomplete)]
+        if self.default is None:
+            # Past the listing of commands of the base, which would import them all.
+            return [*names, *TyperCommand.shell_complete(self, ctx, incomplete)]
+        return [*names, *self.commands[self.default].shell_complete(ctx, incomplete)]
+
+
+class Commands(typer.Typer):
+    """A Typer app whose commands and group have the style of this module."""
+
+    def __init__(self, name: str, text: str, *, default: str | None = None, group: type[Group] = Group, completion: bool = False) -> None:
+        kind = type("Group", (group,), {"default": default})
+        bare = default is None
+        super().__init__(name=name, cls=kind, help=text, no_args_is_help=bare, add_completion=completion, rich_markup_mode=None)
+
+    def command(self, name: str | None = None, **more: Any) -> Any:
+        """Return the decorator of a command."""
+        return super().command(name, **{"cls": Command, **more})
+
+
+def as_command(name: str, target: Any) -> Any:
+    """Return the command of a function, or of an app with subcommands."""
+    if not isinstance(target, typer.Typer):
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.command(name=name, cls=Command)(target)
+        target = app
+    command = get_command(target)
+    command.name = name
+    return command
+
+
+def _set_quiet(value: bool) -> None:
+    if value:
+        console.set_quiet(True)
+
+
+def _set_debug(ctx: typer.Context, value: bool) -> None:
+    if value and isinstance(ctx.obj, dict):
+        ctx.obj["debug"] = True
+
+
+def _print_version(ctx: typer.Context, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        console.out(f"{str(ctx.find_root().info_name).rpartition(' ')[2]} {__version__}")
+        raise typer.Exit
+
+
+def _everywhere(text: str, callback: Any, *names: str) -> Any:
+    return typer.Option(*names, help=text, callback=callback, is_eager=True, expose_value=False, rich_help_panel=GLOBAL_OPTIONS)
+
+
+def _declared(
+    quiet: Annotated[bool, _everywhere("Print results, warnings and errors only.", _set_quiet, "--quiet", "-q")] = False,
+    debug: Annotated[bool, _everywhere("Show the traceback of an error.", _set_debug, "--debug")] = False,
+    version: Annotated[bool, _everywhere("Print the version and exit.", _print_version, "--version")] = False,
+) -> None: ...
+
+
+@cache
+def global_options() -> tuple[Any, ...]:
+    """Return the options of every command, which stand before or after its name."""
+    app = typer.Typer(add_completion=False)
+    app.command()(_declared)
+    return tuple(get_command(app).params)
+
+
+def _by_topic(params: Sequence[Any]) -> Mapping[str, list[Any]]:
+    """Return the parameters that are shown, by the title they stand under."""
+    topics: dict[str, list[Any]] = {"Arguments": [], "Options": []}
+    for param in params:
+        if param.param_type_name == "argument":
+            topics["Arguments"].append(param)
+        elif not getattr(param, "hidden", False):
+            topics.setdefault(_topic(param), []).append(param)
+    common = topics.pop(GLOBAL_OPTIONS)
+    return {title: found for title, found in topics.items() if found} | {GLOBAL_OPTIONS: common}
+
+
+def _topic(param: Any) -> str:
+    return GLOBAL_OPTIONS if "--help" in param.opts else getattr(param, "rich_help_panel", None) or "Options"
+
+
+def _described(param: Any, ctx: Any) -> tuple[str, str]:
+    """Return a parameter and what it is for, as a row of a help page."""
+    if param.param_type_name == "argument":
+        left = _in_usage(param).strip("[]")
+    else:
+        names = ", ".join(sorted([*param.opts, *param.secondary_opts], key=len))
+        word = value_word(param)
+        left = f"{names} {word}" if word else names
+    text = "Show this page and exit." if "--help" in param.opts else param.help or ""
+    notes = [note for note in (_limits(param), _default(param, ctx), "required" if param.required else "") if note]
+    return left, f"{text} [{'; '.join(notes)}]".strip() if notes else text
+
+
+def _in_usage(argument: Any) -> str:
+    name = (argument.metavar or argument.name).upper()
+    shown = name if argument.required else f"[{name}]"
+    return f"{shown}..." if argument.nargs == -1 else shown
+
+
+def value_word(param: Any) -> str:
+    """Return what a value is called on a help page: PATH, NUMBER, TEXT or the choices; nothing for a flag."""
+    if param.metavar:
+        return str(param.metavar)
+    if getattr(param, "is_flag", False):
+        return ""
+    kind = param.type_descriptor
+    if kind.choices is not None:
+        return "|".join(str(one.value if isinstance(one, Enum) else one) for one in kind.choices)
+    annotation = kind.annotation.__args__[0] if kind.is_list else kind.annotation
+    return _WORDS[annotation.__name__]
+
+
+def _limits(param: Any) -> str:
+    least, most = getattr(param, "min", None), getattr(param, "max", None)
+    if least is not None and most is not None:
+        return f"{least} to {most}"
+    return f"at least {least}" if least is not None else f"at most {most}" if most is not None else ""
+
+
+def _default(param: Any, ctx: Any) -> str:
+    if isinstance(param.show_default, str):
+        return f"default: {param.show_default}"
+    value = param.get_default(ctx, call=False)
+    if not param.show_default or value is None or isinstance(value, bool):
+        return ""
+    return f"default: {value.value if isinstance(value, Enum) else value}"
