@@ -80,7 +80,8 @@ class TestPages:
     def test_shows_words_for_types(self, path: str) -> None:
         page = PAGES[path][0].get_help(PAGES[path][1]).partition(EXAMPLES)[0]
         assert not re.search(r"<|list\[|\bbool\b|\bstr\b|\bint\b|\bfloat\b|\brange\b|╭|None|default: \(", page)
-        for name, word in re.findall(r"^  (?:-\w, )?(--[\w-]+)(?: (\S+))?(?:  |$)", page, re.MULTILINE):
+        sections = re.split(r"^\S.*:$", page, maxsplit=1, flags=re.MULTILINE)[1]
+        for name, word in re.findall(r"^  (?:-\w, )?(--[\w-]+)(?: (\S+))?(?:  |$)", sections, re.MULTILINE):
             choices = re.fullmatch(r"[a-z0-9+-]+(\|[a-z0-9+-]+)+", word)
             assert not word or choices or word == "i/n" or re.fullmatch(r"[A-Z]+([=x][A-Z]+)?", word), f"{name} {word}"
 
