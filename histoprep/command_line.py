@@ -111,7 +111,7 @@ class CommandLine:
         """Return the options of the command in `arguments` that say where its results go."""
         command = self._command()
         for word in arguments:
-            command = (isinstance(command, Group) and command.get_command(None, word)) or command
+            command = (isinstance(command, Group) and command.get_command(None, word)) or command  # type: ignore[arg-type]
         if isinstance(command, Group):
             command = command.commands.get(command.default or "", command)
         options = {name for option in command.params for name in option.opts}
@@ -185,24 +185,7 @@ def print_verified(found: Verified) -> ExitCode:
     return ExitCode.INTEGRITY if found.damages else ExitCode.OK
 
 
-def default_group(name: str) -> type[TyperGroup]:
-    """Return a group that takes `COMMAND ...` for `COMMAND name ...`; an argument called like a subcommand is written `./name`."""
-
-    class DefaultGroup(TyperGroup):
-        """Subcommands of which one need not be named."""
-
-        default = name
-
-        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            """Put the default in front unless a subcommand or --help is there."""
-            named = bool(args) and (args[0] in self.commands or args[0] == "--help")
-            parsed: list[str] = super().parse_args(ctx, args if named else [name, *args])
-            return parsed
-
-    return DefaultGroup
-
-
-def _group(line: CommandLine) -> type[TyperGroup]:
+def _lazy_group(line: CommandLine) -> type[Group]:
     """Return the group of a program's commands: it knows them by name and imports only the one that is called, since start-up time matters."""
 
     class LazyGroup(Group):
