@@ -20,7 +20,7 @@ from histoprep import __version__, console
 EXAMPLES = "Examples:"
 GLOBAL_OPTIONS = "Options of every command"
 _LEAST_LIKENESS = 0.7
-_WORDS = {"str": "TEXT", "int": "NUMBER", "float": "NUMBER", "Path": "PATH"}
+_WORDS = {"str": "TEXT", "int": "NUMBER", "float": "NUMBER", "Path": "PATH", "text": "TEXT", "integer": "NUMBER", "path": "PATH"}
 # Typer carries click inside or beside it, depending on its version; this is the module of the base of all groups.
 _CORE = next(kind.__module__ for kind in TyperGroup.__mro__ if kind.__module__.endswith(".core") and not kind.__module__.startswith("typer.core"))
 
@@ -228,15 +228,25 @@ def value_word(param: Any) -> str:
         return str(param.metavar)
     if getattr(param, "is_flag", False):
         return ""
-    kind = param.type_descriptor
-    if kind.choices is not None:
-        return "|".join(str(one.value if isinstance(one, Enum) else one) for one in kind.choices)
-    annotation = kind.annotation.__args__[0] if kind.is_list else kind.annotation
-    return _WORDS[annotation.__name__]
+    choices, name = _type_of(param)
+    if choices is not None:
+        return "|".join(str(choice.value if isinstance(choice, Enum) else choice) for choice in choices)
+    return _WORDS[name]
+
+
+def _type_of(param: Any) -> tuple[Sequence[Any] | None, str]:
+    """Return the choices of a parameter, if it has some, and the name of its type."""
+    described = getattr(param, "type_descriptor", None)
+    if described is None:
+        # Typer before 0.29 keeps a type of click.
+        return getattr(param.type, "choices", None), param.type.name.partition(" ")[0]
+    annotation = described.annotation.__args__[0] if described.is_list else described.annotation
+    return described.choices, annotation.__name__
 
 
 def _limits(param: Any) -> str:
-    least, most = getattr(param, "min", None), getattr(param, "max", None)
+    bounded = param if hasattr(param, "min") else getattr(param, "type", param)
+    least, most = getattr(bounded, "min", None), getattr(bounded, "max", None)
     if least is not None and most is not None:
         return f"{least} to {most}"
     return f"at least {least}" if least is not None else f"at most {most}" if most is not None else ""
