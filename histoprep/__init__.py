@@ -20,10 +20,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from histoprep.version import __version__
 
 if TYPE_CHECKING:
-    from histoprep.audit import AuditOptions, ensure_tiles
+    from histoprep.audit import AuditOptions
     from histoprep.errors import HistoprepError
     from histoprep.findings import Finding, Selection, Severity
     from histoprep.labels import LabelMap, find_label_map, load_label_map
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from histoprep.scan import ScanOptions
     from histoprep.stats import compute_stats
     from histoprep.tiles.options import TableOptions
+    from histoprep.tiles.table import ensure_tiles
     from histoprep.workspace import Workspace
 
 __all__ = [
@@ -66,7 +67,7 @@ _HOMES = {
     "TableOptions": "tiles.options",
     "Workspace": "workspace",
     "compute_stats": "stats",
-    "ensure_tiles": "audit",
+    "ensure_tiles": "tiles.table",
     "find_label_map": "labels",
     "load_label_map": "labels",
     "open_manifest": "manifest",

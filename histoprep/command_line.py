@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.main import get_command
 
-from histoprep import __version__, console
+from histoprep import console
 from histoprep.command_style import Commands, Group, as_command, closest, suggestion
 from histoprep.errors import ELSEWHERE, ExitCode, Explained, HistoprepError, IntegrityError, Interrupted, OutputError, UsageError
+from histoprep.version import __version__
 
 if TYPE_CHECKING:
     from histoprep.verify import Verified

@@ -21,10 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from histoprep import __version__
 from histoprep.digests import raw_digest
 from histoprep.durable import write_file
 from histoprep.errors import IntegrityError
+from histoprep.version import __version__
 
 METADATA_KEY = b"histoprep"
 LATE_METADATA_KEY = b"histoprep-late"

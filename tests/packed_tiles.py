@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from audit_cases import DataSet, stripes, tissue
 
-from histoprep.audit import ensure_tiles
 from histoprep.labels import LabelMap, SourceLabel, TargetClass
 from histoprep.manifest.build import ManifestOptions, build_manifest
+from histoprep.tiles.table import ensure_tiles
 from histoprep.workspace import Workspace
 
 LABEL_MAP = LabelMap(

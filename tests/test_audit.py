@@ -17,13 +17,13 @@ from audit_cases import SIDE_PX, SKIN_MAP, DataSet, by_code, stripes, write_map
 from believed import believe
 
 import histoprep
-from histoprep.audit import AuditOptions, AuditResult, default_map, run_audit
+from histoprep.audit import AuditOptions, AuditResult, run_audit
 from histoprep.audit.outcome import status_of
 from histoprep.catalogue import RULES
 from histoprep.errors import ExitCode, UsageError
 from histoprep.execution import Engine
 from histoprep.findings import Finding, Selection, Severity, finding
-from histoprep.labels import identity_map, load_label_map
+from histoprep.labels import default_map, identity_map, load_label_map
 from histoprep.manifest.build import ManifestOptions, build_manifest
 from histoprep.names import to_name
 from histoprep.report import Status, render

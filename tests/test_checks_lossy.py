@@ -14,10 +14,10 @@ from PIL import Image
 import histoprep
 from histoprep.audit import AuditOptions
 from histoprep.findings import Finding, Severity
-from histoprep.lossy.sources import lossy_sources
 from histoprep.repair.record import damage_warnings, unmended
 from histoprep.scan import ScanOptions
 from histoprep.tiles import TileOptions
+from histoprep.tiles.lossy_sources import lossy_sources
 from histoprep.tiles.table import TableOptions
 from histoprep.workspace import Workspace
 

@@ -9,11 +9,12 @@ import pytest
 from audit_cases import DataSet, Found, by_code, stripes, tissue, write_map
 
 from histoprep import tables
-from histoprep.audit import AuditOptions, ensure_tiles, run_audit
+from histoprep.audit import AuditOptions, run_audit
 from histoprep.execution import Engine
 from histoprep.labels import load_label_map
 from histoprep.manifest import latent_sets, open_manifest
 from histoprep.manifest.build import ManifestOptions, build_manifest
+from histoprep.tiles.table import ensure_tiles
 from histoprep.workspace import Workspace
 
 TRIGGERS = ("HP901", "HP902", "HP903", "HP907")

@@ -13,12 +13,12 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from histoprep.audit import ensure_tiles
 from histoprep.cli import run
 from histoprep.cli.manifest import app
 from histoprep.errors import ExitCode, HistoprepError, LockedError, UsageError
 from histoprep.manifest import open_manifest
 from histoprep.mask_reading import DepthReading, Reading
+from histoprep.tiles.table import ensure_tiles
 from histoprep.workspace import Workspace
 
 SIDE_PX = 32

@@ -17,11 +17,11 @@ from histoprep.digests import digest
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.execution import Engine
 from histoprep.labels import LabelMap, SourceLabel, TargetClass
-from histoprep.lossy.sources import lossy_sources
 from histoprep.remap import RemapOptions, plan_remap, run_remap
 from histoprep.repair import KIND, MIN_CONFIDENCE, RepairOptions, RepairResult, plan_repair, run_repair
 from histoprep.repair.pictures import write_preview, write_sheets
 from histoprep.repair.sheet import SheetRow, busiest_window, draw_sheet
+from histoprep.tiles.lossy_sources import lossy_sources
 from histoprep.workspace import Workspace
 
 NUM_MASKS = 31

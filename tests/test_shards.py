@@ -213,8 +213,8 @@ def test_shards_are_filled_up_to_their_size(manifest: Path, tmp_path: Path) -> N
     rng = np.random.default_rng(2)
     for index in range(12):
         Image.fromarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(big / f"data/t{index}.png")
-    from histoprep.audit import ensure_tiles
     from histoprep.manifest.build import ManifestOptions, build_manifest
+    from histoprep.tiles.table import ensure_tiles
     from histoprep.workspace import Workspace
 
     workspace = Workspace.of(big / "data")
@@ -423,8 +423,8 @@ def test_a_shard_beside_those_of_the_index_is_found(own: tuple[Path, Path]) -> N
 
 
 def test_another_manifest_is_a_mismatch(own: tuple[Path, Path], tmp_path: Path) -> None:
-    from histoprep.audit import ensure_tiles
     from histoprep.manifest.build import ManifestOptions, build_manifest
+    from histoprep.tiles.table import ensure_tiles
     from histoprep.workspace import Workspace
 
     path, folder = own
@@ -516,8 +516,8 @@ def test_the_documented_ways_to_read_masks_give_their_classes(manifest: Path, sh
 
 
 def test_images_lose_their_metadata_unless_it_is_to_be_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from histoprep.audit import ensure_tiles
     from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
+    from histoprep.tiles.table import ensure_tiles
     from histoprep.workspace import Workspace
 
     (tmp_path / "data").mkdir()

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from histoprep import __version__, tables
+from histoprep import tables
 from histoprep.errors import IntegrityError, OutputError
+from histoprep.version import __version__
 
 SCHEMA = pa.schema(
     [("tile_id", pa.string()), ("pixels", pa.int64()), ("ids", pa.list_(pa.uint16())), ("focus", pa.float32()), ("unlabelled", pa.bool_())]

@@ -1,5 +1,5 @@
 """The trainer of HistoPrep: diffusion models on data sets that histoprep prepared."""
 
-from histoprep import __version__
+from histoprep.version import __version__
 
 __all__ = ["__version__"]

@@ -17,24 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from histoprep import __version__, checksums, tables
+from histoprep import checksums, tables
 from histoprep.catalogue import RULES
 from histoprep.digests import digest_text
 from histoprep.durable import locked
 from histoprep.errors import ExitCode, IntegrityError, UsageError
 from histoprep.execution import Engine
 from histoprep.findings import Finding, Selection, Severity
-from histoprep.mask_reading import UNDECIDED, Reading
-from histoprep.scan import ScanOptions
 from histoprep.tiles import KIND, SCHEMA_VERSION, TileOptions
 from histoprep.tiles.options import TableOptions, earlier_options
 from histoprep.tiles.table import TableResult, TileTable
+from histoprep.version import __version__
 from histoprep.workspace import Workspace
 
 if TYPE_CHECKING:
     from histoprep.audit.baseline import Accepted
     from histoprep.audit.sources import Sources
-    from histoprep.console import Meter
     from histoprep.report import Report
 
 FINDINGS_SCHEMA = pa.schema(
@@ -86,43 +84,6 @@ class AuditResult:
     warnings: tuple[str, ...] = ()
 
 
-def ensure_tiles(
-    workspace: Workspace,
-    scan_options: ScanOptions | None = None,
-    *,
-    workers: int | None = None,
-    meter: Meter | None = None,
-    warn: Callable[[str], object] = lambda text: None,
-    reading: Reading = UNDECIDED,
-    verify: bool = False,
-) -> Path:
-    """Return the path of an up-to-date tiles.parquet; only files that are new or changed are read, or all of them with `verify`.
-
-    Without options those of the last audit are used again. `reading` adds to what was decided of masks that readers understand in two
-    ways. `warn` is called when the earlier table could not be used. Raises UsageError for options that make no sense, IntegrityError when
-    those of the last audit are lost, OutputError and LockedError for the workspace.
-    """
-    earlier = earlier_options(workspace)
-    decided = earlier.tiles.mask_reading.updated(reading)
-    options = TableOptions(scan=scan_options, tiles=TileOptions()) if scan_options else earlier
-    options = replace(options, tiles=options.tiles.with_reading(decided))
-    told = [0]
-
-    def advance(done: int, _: int) -> None:
-        if meter:
-            meter.advance(done - told[0])
-        told[0] = done
-
-    with locked(workspace.folder):
-        table = TileTable(workspace, options)
-        if verify:
-            table.options = replace(table.options, reuse=False)
-        made = table.build(Engine(workers or 0), advance)
-    if made.warning:
-        warn(made.warning)
-    return made.path
-
-
 def audit(
     root: str | Path,
     *,
@@ -139,7 +100,7 @@ def audit(
     set is used. Nothing is printed and nothing is written inside the data set. Raises UsageError for options that make no
     sense, OutputError and LockedError for the workspace.
     """
-    from histoprep.labels import find_label_map
+    from histoprep.labels import default_map, find_label_map
 
     where = Workspace.of(Path(root), Path(workspace) if workspace else None)
     chosen = options or AuditOptions()
@@ -173,17 +134,6 @@ def run_audit(workspace: Workspace, options: AuditOptions, engine: Engine, advan
         earlier = None if want_report or not made.up_to_date else _earlier_result(workspace, inputs)
         result = earlier or _audit(Run(workspace, options, engine, table.options, made, started), prepared, inputs)
     return replace(result, warnings=(made.warning,) if made.warning else ())
-
-
-def default_map(root: Path) -> Path | None:
-    """Return the label map of the data set: the one file label_map*.yml in its root, None if there is none or several."""
-    found = maps_in(root)
-    return found[0] if len(found) == 1 else None
-
-
-def maps_in(root: Path) -> list[Path]:
-    """Return the label maps that lie in the root of a data set, sorted."""
-    return sorted(root.glob("label_map*.y*ml"))
 
 
 @dataclass(frozen=True, slots=True)

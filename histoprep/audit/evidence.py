@@ -21,11 +21,11 @@ from histoprep.checks import OVERVIEW_COLUMNS, Amounts, CheckOptions, Chunk, Evi
 from histoprep.errors import IntegrityError
 from histoprep.execution import Engine
 from histoprep.findings import Finding
-from histoprep.lossy.sources import lossy_sources
 from histoprep.mask_reading import Reading
 from histoprep.names import to_text
 from histoprep.stats import count_table
 from histoprep.tiles import KIND, SCHEMA, SCHEMA_VERSION, TileOptions
+from histoprep.tiles.lossy_sources import lossy_sources
 from histoprep.tiles.mended import CONTENT_COLUMNS, IS_MENDED, MendedMasks, TileRows, open_mended
 from histoprep.tiles.readings import MaskReadings
 from histoprep.tiles.table import read_issues

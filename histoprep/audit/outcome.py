@@ -6,12 +6,12 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from histoprep import __version__
 from histoprep.audit.pictures import make_pictures
 from histoprep.catalogue import RULES
 from histoprep.errors import ExitCode
 from histoprep.findings import Finding, Severity
 from histoprep.report import ClassRow, Report, SplitRow, Status, Summary
+from histoprep.version import __version__
 
 if TYPE_CHECKING:
     from histoprep.audit import AuditOptions, Run

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from histoprep.catalogue import RULES
 from histoprep.findings import Finding, finding
 from histoprep.labels import LabelMap, MapProblem
-from histoprep.lossy.sources import LossySource
+from histoprep.tiles.lossy_sources import LossySource
 from histoprep.tiles.readings import MaskReadings
 
 if TYPE_CHECKING:

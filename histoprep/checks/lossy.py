@@ -9,8 +9,8 @@ from histoprep.catalogue import RULES
 from histoprep.checks import Evidence, plural, table_rule
 from histoprep.findings import Finding, Severity, finding
 from histoprep.lossy.jpeg_repair import MIN_QUALITY
-from histoprep.lossy.sources import LossySource
 from histoprep.lossy.verdict import FIRM_MASKS, Kind
+from histoprep.tiles.lossy_sources import LossySource
 
 _MENDED = "Nothing: remap, manifest, stats, shards and training take the mended masks."
 _NO_REPAIR = "Restore these masks from a lossless source; what is left in them is not enough to mend them."

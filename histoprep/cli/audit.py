@@ -101,9 +101,9 @@ def audit(
         histoprep audit tiles --group-by "^(case\\d+)_" --format html --output report.html
         histoprep audit tiles --quick --select HP1,HP2
     """
-    from histoprep.audit import AuditOptions, default_map, run_audit
+    from histoprep.audit import AuditOptions, run_audit
     from histoprep.findings import Selection
-    from histoprep.labels import find_label_map
+    from histoprep.labels import default_map, find_label_map
     from histoprep.tiles import TileOptions
     from histoprep.tiles.options import TableOptions
     from histoprep.tiles.table import TileTable
@@ -185,7 +185,7 @@ def _mask_reading(workspace: Workspace, given: Mapping[str, str | None], *, forg
 
 
 def _note_maps(root: Path, *, chosen: bool) -> None:
-    from histoprep.audit import maps_in
+    from histoprep.labels import maps_in
 
     found = [] if chosen else maps_in(root)
     if found:

@@ -80,10 +80,9 @@ def build(
         histoprep manifest tiles --split 0.8/0.1/0.1 --seed 1
         histoprep manifest tiles --split-file splits.csv --out manifest.parquet
     """
-    from histoprep.audit import default_map
     from histoprep.cli.reading import read_tiles
     from histoprep.durable import locked
-    from histoprep.labels import find_label_map, load_label_map
+    from histoprep.labels import default_map, find_label_map, load_label_map
     from histoprep.manifest import open_manifest, write_dataset_csv
     from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
     from histoprep.manifest.groups import check_groups_stay, regrouped

@@ -23,11 +23,10 @@ def read_tiles(
     That is INCOMPLETE when folders cannot be listed; they are named in warnings. Options as in `ensure_tiles`. With `verify` every file is
     read, and raises IntegrityError for a mask that `repair` wrote and that was changed since.
     """
-    from histoprep.audit import ensure_tiles
     from histoprep.mask_reading import UNDECIDED
     from histoprep.tiles.mended import open_mended
     from histoprep.tiles.options import chosen_words, earlier_options
-    from histoprep.tiles.table import unlisted_folders
+    from histoprep.tiles.table import ensure_tiles, unlisted_folders
 
     earlier = earlier_options(workspace)
     kept = chosen_words(workspace, earlier.scan) if scan_options is None else []

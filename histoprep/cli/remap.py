@@ -104,8 +104,7 @@ def remap(
 
 
 def _label_map(name: str | None, where: Workspace) -> LabelMap:
-    from histoprep.audit import default_map
-    from histoprep.labels import find_label_map, load_label_map
+    from histoprep.labels import default_map, find_label_map, load_label_map
 
     path = find_label_map(name, where.root) if name else default_map(where.root)
     if path is None:

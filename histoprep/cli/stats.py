@@ -61,9 +61,8 @@ def stats(
         histoprep stats tiles --map label_map_5
         histoprep stats tiles --by group --format csv
     """
-    from histoprep.audit import default_map
     from histoprep.cli.reading import read_tiles
-    from histoprep.labels import find_label_map, load_label_map
+    from histoprep.labels import default_map, find_label_map, load_label_map
     from histoprep.remap.evidence import evidence_in
     from histoprep.repair.record import damage_warnings
     from histoprep.stats import as_json, compute_stats, csv_text, write_stats

@@ -24,6 +24,7 @@ from histoprep.labels.model import (
     SourceLabel,
     TargetClass,
     colours_of,
+    core_present,
     default_colour,
     identity_map,
 )
@@ -41,12 +42,15 @@ __all__ = [
     "TargetClass",
     "check_label_map",
     "compose",
+    "core_present",
     "default_colour",
+    "default_map",
     "diff",
     "find_label_map",
     "format_label_map",
     "identity_map",
     "load_label_map",
+    "maps_in",
     "packed_folder",
 ]
 
@@ -200,3 +204,14 @@ def _class_differences(a: LabelMap, b: LabelMap) -> Iterator[MapDifference]:
 def _target(label_map: LabelMap, label_id: int) -> str:
     target = label_map.mapping.get(label_id)
     return "" if target is None else f"{target} {label_map.class_name(target)}"
+
+
+def default_map(root: Path) -> Path | None:
+    """Return the label map of the data set: the one file label_map*.yml in its root, None if there is none or several."""
+    found = maps_in(root)
+    return found[0] if len(found) == 1 else None
+
+
+def maps_in(root: Path) -> list[Path]:
+    """Return the label maps that lie in the root of a data set, sorted."""
+    return sorted(root.glob("label_map*.y*ml"))

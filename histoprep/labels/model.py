@@ -213,3 +213,13 @@ def _check_unique(what: str, entries: Iterable[SourceLabel | TargetClass]) -> No
             raise LabelMapError(f"HP504 map-collision: {what} {one.id} ({one.name}) has an id or a name that another one has")
         ids.add(one.id)
         names.add(name_key(one.name))
+
+
+def core_present(core_pixels: np.ndarray, radius_px: np.ndarray, min_radius_px: np.ndarray | float) -> np.ndarray:
+    """Return, for each label of a tile, whether it is thick enough to be real: bool, same shape.
+
+    That is: a pixel survives a 5x5 erosion. For a class with another `min_radius_px` than the default of 2,
+    the largest inscribed radius (distance to the nearest pixel of another label) exceeds
+    it instead: above 1 means 3 pixels thick, above 0 any pixel.
+    """
+    return np.where(min_radius_px == DEFAULT_MIN_RADIUS_PX, core_pixels > 0, radius_px > min_radius_px)

@@ -29,7 +29,7 @@ def regrouped(workspace: Workspace, group_by: str | None, *, no_groups: bool = F
         yield replace(earlier, group_by=group_by) if group_by is not None or no_groups else None
     except UsageError:
         if TileTable(workspace).options.scan != earlier:
-            from histoprep.audit import ensure_tiles
+            from histoprep.tiles.table import ensure_tiles
 
             ensure_tiles(workspace, earlier)
         raise

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep.errors import IntegrityError, UsageError
-from histoprep.labels import LabelMap
-from histoprep.stats.counts import core_present
+from histoprep.labels import LabelMap, core_present
 from histoprep.tiles.usable import REASONS, USABLE, reason_codes
 
 MAX_CLASS_ID = 255

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 
-from histoprep import __version__, checksums, durable, tables, tiles
+from histoprep import checksums, durable, tables, tiles
 from histoprep.digests import file_digest, hash_text
 from histoprep.errors import IntegrityError, OutputError, UsageError
 from histoprep.execution import Engine, run_tasks
@@ -29,6 +29,7 @@ from histoprep.mask_tree.files import count_files, remove_stale
 from histoprep.mask_tree.task import PARTS, REFUSED, TreeKind, TreeTask, expected_files, open_ledger
 from histoprep.names import to_text
 from histoprep.read_ahead import FileStat, stat_file
+from histoprep.version import __version__
 from histoprep.workspace import Workspace, check_outside
 
 LEDGER, SUCCESS = "ledger.parquet", "_SUCCESS.json"

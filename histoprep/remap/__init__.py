@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from histoprep import __version__, checksums, mask_tree, tables, tiles
+from histoprep import checksums, mask_tree, tables, tiles
 from histoprep.digests import digest, digest_text
 from histoprep.errors import IncompleteError, UsageError
 from histoprep.execution import Engine
@@ -32,6 +32,7 @@ from histoprep.remap.recipe import OnUnmapped, Recipe
 from histoprep.remap.survey import Survey, many, mask_rows
 from histoprep.repair.record import MendedMask, mended_masks, unmended
 from histoprep.tiles.readings import MaskReadings
+from histoprep.version import __version__
 from histoprep.workspace import Workspace
 
 __all__ = [

@@ -1,6 +1,6 @@
 """Lossy and interpolated masks -> a tree of mended ones, with a ledger; the work of `histoprep repair`.
 
-Which masks these are the tiles table says, source by source (`lossy/sources.py`). Masks of clean sources are not copied. What cannot
+Which masks these are the tiles table says, source by source (`tiles/lossy_sources.py`). Masks of clean sources are not copied. What cannot
 be mended, or not with enough confidence, is refused and stands in the ledger with the reason. Later stages take
 mended masks instead of the damaged ones (`record.py`, `tiles/mended.py`); `remap` refuses a source whose damaged masks were not mended.
 """
@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from histoprep import __version__, mask_tree, tables, tiles
+from histoprep import mask_tree, tables, tiles
 from histoprep.digests import RunningDigest, digest_text
 from histoprep.errors import UsageError
 from histoprep.execution import Engine
-from histoprep.lossy.sources import LossySource, lossy_sources
 from histoprep.lossy.verdict import Kind, Verdict
 from histoprep.mask_tree import Advance, FailedMask, Totals
 from histoprep.mask_tree.task import FIRST_COLUMNS, LAST_COLUMNS, PARTS, TreeKind, TreeTask, column
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.repair.mender import MEASURED_TYPE, DamagedMask, Mender
 from histoprep.tiles import TileOptions
+from histoprep.tiles.lossy_sources import LossySource, lossy_sources
+from histoprep.version import __version__
 from histoprep.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -52,9 +52,8 @@ def write_preview(plan: RepairPlan) -> list[Path]:
 
 def class_colours(root: Path) -> Mapping[int, str]:
     """Return the colour of each source label by the data set's label map; nothing where there is not exactly one."""
-    from histoprep.audit import default_map
     from histoprep.errors import LabelMapError
-    from histoprep.labels import load_label_map
+    from histoprep.labels import default_map, load_label_map
 
     path = default_map(root)
     if path is None:

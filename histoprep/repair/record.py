@@ -16,13 +16,13 @@ import pyarrow as pa
 from histoprep import checksums, durable, tables
 from histoprep.digests import file_digest
 from histoprep.errors import IntegrityError, OutputError
-from histoprep.lossy.sources import lossy_sources
 from histoprep.mask_tree import LEDGER, REWRITE, SUCCESS, ledger_files
 from histoprep.mask_tree.task import beside, open_ledger
 from histoprep.names import to_text
 from histoprep.read_ahead import stat_file
 from histoprep.repair import KIND
 from histoprep.tiles import mended
+from histoprep.tiles.lossy_sources import lossy_sources
 from histoprep.workspace import Workspace
 
 # What the ledger calls the columns that it has itself.

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from histoprep import __version__
 from histoprep.digests import digest, digest_text
 from histoprep.errors import UsageError
 from histoprep.manifest import Manifest, file_digest
@@ -23,6 +22,7 @@ from histoprep.names import to_name
 from histoprep.remap import OnUnmapped, Recipe
 from histoprep.shards.layout import RECORD, image_suffix, key_of, member_bytes, shard_name
 from histoprep.shards.task import PackedTile, ShardTask
+from histoprep.version import __version__
 from histoprep.workspace import check_outside
 
 MAX_SHARD_BYTES = 512 * 10**6

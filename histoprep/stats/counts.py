@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep.errors import IntegrityError
-from histoprep.labels import DEFAULT_MIN_RADIUS_PX, LabelMap
+from histoprep.labels import LabelMap, core_present
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -103,16 +103,6 @@ def count(chunk: pa.Table, label_map: LabelMap) -> Counts:
         cooccurrence=_pairs(classes["row"], classes["class_id"]),
         unmapped=_unmapped(kept, entries.where(lookup < 0)),
     )
-
-
-def core_present(core_pixels: np.ndarray, radius_px: np.ndarray, min_radius_px: np.ndarray | float) -> np.ndarray:
-    """Return, for each label of a tile, whether it is thick enough to be real: bool, same shape.
-
-    That is: a pixel survives a 5x5 erosion. For a class with another `min_radius_px` than the default of 2,
-    the largest inscribed radius (distance to the nearest pixel of another label) exceeds
-    it instead: above 1 means 3 pixels thick, above 0 any pixel.
-    """
-    return np.where(min_radius_px == DEFAULT_MIN_RADIUS_PX, core_pixels > 0, radius_px > min_radius_px)
 
 
 def _usable(chunk: pa.Table) -> pa.ChunkedArray:

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from histoprep import __version__, tables
+from histoprep import tables
 from histoprep.checksums import STATES, FileStates
 from histoprep.errors import IntegrityError
 from histoprep.mask_reading import DEPTH, MIN_IS_WHITE, PALETTE, Reading
 from histoprep.tiles import KIND, MEASURED, SCHEMA, SCHEMA_VERSION, TileOptions
 from histoprep.tiles.listing import Listed, row_key
 from histoprep.tiles.options import TableOptions
+from histoprep.version import __version__
 
 _KEYS = ("image_path", "image_bytes", "image_mtime_ns", "mask_path", "mask_bytes", "mask_mtime_ns")
 _READS = ("image_digest", "image_error", "mask_digest", "mask_error")

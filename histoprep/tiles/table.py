@@ -13,25 +13,30 @@ import contextlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from histoprep import __version__, tables
+from histoprep import tables
 from histoprep.checksums import CHECKSUMS, STATES, publish_json, read_json
 from histoprep.digests import digest_text
-from histoprep.durable import remove_temporaries
+from histoprep.durable import locked, remove_temporaries
 from histoprep.errors import IncompleteError, IntegrityError, OutputError, UsageError
 from histoprep.execution import Engine, run_tasks
-from histoprep.scan import IssueKind
-from histoprep.tiles import KIND, SCHEMA, SCHEMA_VERSION
+from histoprep.mask_reading import UNDECIDED, Reading
+from histoprep.scan import IssueKind, ScanOptions
+from histoprep.tiles import KIND, SCHEMA, SCHEMA_VERSION, TileOptions
 from histoprep.tiles.listing import Listing, absolute_path, batched
 from histoprep.tiles.options import TableOptions, chosen_words, earlier_options, keeping_options, refuse_foreign_workspace, resolved, stored_options
 from histoprep.tiles.reuse import EarlierTable, earlier_table
 from histoprep.tiles.task import TileTask, read_part
+from histoprep.version import __version__
 from histoprep.workspace import Workspace, check_outside
+
+if TYPE_CHECKING:
+    from histoprep.console import Meter
 
 __all__ = ["TableOptions", "TableResult", "TileTable", "absolute_path", "read_issues", "unlisted_folders"]
 
@@ -269,6 +274,43 @@ class TileTable:
                     part.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError.from_os_error(error, error.filename or self.workspace.parts) from error
+
+
+def ensure_tiles(
+    workspace: Workspace,
+    scan_options: ScanOptions | None = None,
+    *,
+    workers: int | None = None,
+    meter: Meter | None = None,
+    warn: Callable[[str], object] = lambda text: None,
+    reading: Reading = UNDECIDED,
+    verify: bool = False,
+) -> Path:
+    """Return the path of an up-to-date tiles.parquet; only files that are new or changed are read, or all of them with `verify`.
+
+    Without options those of the last audit are used again. `reading` adds to what was decided of masks that readers understand in two
+    ways. `warn` is called when the earlier table could not be used. Raises UsageError for options that make no sense, IntegrityError when
+    those of the last audit are lost, OutputError and LockedError for the workspace.
+    """
+    earlier = earlier_options(workspace)
+    decided = earlier.tiles.mask_reading.updated(reading)
+    options = TableOptions(scan=scan_options, tiles=TileOptions()) if scan_options else earlier
+    options = replace(options, tiles=options.tiles.with_reading(decided))
+    told = [0]
+
+    def advance(done: int, _: int) -> None:
+        if meter:
+            meter.advance(done - told[0])
+        told[0] = done
+
+    with locked(workspace.folder):
+        table = TileTable(workspace, options)
+        if verify:
+            table.options = replace(table.options, reuse=False)
+        made = table.build(Engine(workers or 0), advance)
+    if made.warning:
+        warn(made.warning)
+    return made.path
 
 
 def read_issues(workspace: Workspace) -> pa.Table:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from histoprep.audit import ensure_tiles
 from histoprep.durable import write_bytes
 from histoprep.imageio import encode_rgb_png
 from histoprep.labels import LabelMap, identity_map
 from histoprep.manifest import schema, write_manifest
 from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
 from histoprep.scan import Layout, ScanOptions
+from histoprep.tiles.table import ensure_tiles
 from histoprep.workspace import Workspace
 
 SIDE_PX = 64

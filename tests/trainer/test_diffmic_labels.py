@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from coloured_blobs import bare_manifest, blob
 
-from histoprep.audit import ensure_tiles
 from histoprep.durable import write_bytes
 from histoprep.imageio import encode_rgb_png
 from histoprep.labels import LabelMap, SourceLabel, TargetClass
 from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
 from histoprep.scan import Layout, ScanOptions
+from histoprep.tiles.table import ensure_tiles
 from histoprep.workspace import Workspace
 from trainer.config_layers import load_config
 from trainer.errors import DataError, IntegrityError

@@ -142,8 +142,8 @@ class SyntheticDataset:
 
     def finish(self, splits: Mapping[str, str], label_map: LabelMap) -> Path:
         """Write label map and manifest, each tile in the split of its mask, and return the manifest's path."""
-        from histoprep.audit import ensure_tiles
         from histoprep.manifest.build import ManifestOptions, build_manifest
+        from histoprep.tiles.table import ensure_tiles
         from histoprep.workspace import Workspace
 
         own = classes_as_sources(label_map)
