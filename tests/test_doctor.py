@@ -29,7 +29,7 @@ def run_doctor(*arguments: str, folder: Path, path: Path | None = None, python_p
     if python_path:
         environment["PYTHONPATH"] = str(python_path)
     command = [sys.executable, "-c", RUN, "doctor", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 def checks_of(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]]:

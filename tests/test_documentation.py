@@ -44,7 +44,7 @@ SHORT = settings("duration.steps=2", "batch_size=2")
 
 def run_cli(arguments: list[str], folder: Path, program: str = "histoprep") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", f"from {program}.cli import main; main()", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_the_commands_of_the_published_configuration_run(data: Path, shared_data
 
 def test_the_python_example_runs(data: Path) -> None:
     code = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", code[0]], cwd=data.parent, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([sys.executable, "-c", code[0]], cwd=data.parent, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     assert "error HP101 5" in done.stdout
 

@@ -17,7 +17,7 @@ from audit_cases import DataSet, Found, by_code, picture_bytes, tissue
 from PIL import Image
 from tile_rows import tile_row, write_tiles
 
-from histoprep import audit, cli, tables, tiles
+from histoprep import cli, tables, tiles
 from histoprep.audit import AuditOptions, run_audit
 from histoprep.demo import make_demo
 from histoprep.demo.layout import DERMIS, RECIPES
@@ -34,6 +34,7 @@ from histoprep.shards import open_tiles, verify_shards, write_shards
 from histoprep.stats import compute_stats, count_table
 from histoprep.tiles import mended
 from histoprep.tiles.mended import IS_MENDED, MASK_COLUMNS, open_mended, open_rows
+from histoprep.tiles.table import ensure_tiles
 from histoprep.workspace import Workspace
 
 NUM_DAMAGED, NUM_CLEAN = 31, 4
@@ -55,7 +56,7 @@ def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the data set `set` and its workspace; not to be changed."""
     folder = tmp_path_factory.mktemp("scanned")
     fill(folder / "set")
-    audit.ensure_tiles(Workspace.of(folder / "set"), workers=1)
+    ensure_tiles(Workspace.of(folder / "set"), workers=1)
     return folder
 
 
@@ -75,6 +76,8 @@ def copied(folder: Path, to: Path) -> Path:
     rows = tables.read_table(opened)
     described = {name: value for name, value in header.items() if name not in ("kind", "schema_version", "tool_version")} | {"root": str(to / "set")}
     tables.write_table(table, [rows], tiles.SCHEMA, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION, metadata=described)
+    # It names the first data set, which is still there; without it the options are those of the table.
+    (to / "set.histoprep" / "scan-options.json").unlink()
     return to
 
 
@@ -114,7 +117,7 @@ class TestTable:
                 again.image(f"{stem}.jpg", tissue(0, SIDE_PX))
                 again.write(f"{stem}_mask.png", (workspace.folder / "mended" / f"{stem}_mask.png").read_bytes())
         looked_at = Workspace.of(again.root)
-        audit.ensure_tiles(looked_at, workers=1)
+        ensure_tiles(looked_at, workers=1)
         opened, _ = tables.open_table(looked_at.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
         expected = {row["mask_path"]: row for row in tables.read_table(opened).to_pylist()}
         found = read(workspace.mended)
@@ -195,7 +198,7 @@ class TestRows:
     def test_a_mask_that_changed_is_itself_again(self, own: Workspace) -> None:
         path = own.root / "slide" / "03_mask.png"
         DataSet(own.root).mask("slide/03_mask.png", made.regions(70))
-        audit.ensure_tiles(own, workers=1)
+        ensure_tiles(own, workers=1)
         rows = {
             row["tile_id"]: row
             for batch in open_rows(own.tiles)[0].read_batches(["tile_id", "mask_path", "mask_digest"])
@@ -441,7 +444,7 @@ class TestShards:
 
     def test_of_the_demo_too(self, tmp_path: Path) -> None:
         workspace = Workspace.of(make_demo(tmp_path / "demo", num_tiles=80, tile_px=64).folder)
-        audit.ensure_tiles(workspace, workers=1)
+        ensure_tiles(workspace, workers=1)
         recipes = [one for one in RECIPES if max(one.labels) <= DERMIS]
 
         def false_labels() -> int:

@@ -12,7 +12,7 @@ import pytest
 from audit_cases import DataSet, picture_bytes
 from PIL import Image
 
-from histoprep import audit, mask_tree, tables
+from histoprep import mask_tree, tables
 from histoprep.digests import digest
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.execution import Engine
@@ -22,6 +22,7 @@ from histoprep.repair import KIND, MIN_CONFIDENCE, RepairOptions, RepairResult, 
 from histoprep.repair.pictures import write_preview, write_sheets
 from histoprep.repair.sheet import SheetRow, busiest_window, draw_sheet
 from histoprep.tiles.lossy_sources import lossy_sources
+from histoprep.tiles.table import ensure_tiles
 from histoprep.workspace import Workspace
 
 NUM_MASKS = 31
@@ -54,7 +55,7 @@ def scanned(root: Path, *folders: str) -> Workspace:
     for folder in folders:
         fill(data, folder)
     workspace = Workspace.of(root)
-    audit.ensure_tiles(workspace, workers=1)
+    ensure_tiles(workspace, workers=1)
     return workspace
 
 
@@ -236,7 +237,7 @@ def test_a_mask_is_mended_by_its_own_quality_where_it_shows_one(tmp_path: Path) 
     for index, quality in enumerate(qualities):
         data.mask(f"{index:02}_mask.png", made.jpeg(made.regions(index % NUM_MASKS), quality))
     workspace = Workspace.of(data.root)
-    audit.ensure_tiles(workspace, workers=1)
+    ensure_tiles(workspace, workers=1)
     (source,) = lossy_sources(workspace.tiles)
     assert source.verdict.quality == 90
     result = repaired(workspace, tmp_path / "mended")
@@ -260,7 +261,7 @@ def test_remap_takes_no_mended_mask_of_another_damaged_one(tmp_path: Path) -> No
     repaired(workspace, tmp_path / "mended")
     path = workspace.root / "jpeg90" / "05_mask.png"
     DataSet(workspace.root).mask("jpeg90/05_mask.png", made.jpeg(made.regions(50), 90))
-    audit.ensure_tiles(workspace, workers=1)
+    ensure_tiles(workspace, workers=1)
     with pytest.raises(UsageError, match=r"^1 mask went through JPEG"):
         plan_remap(workspace, class_map(), RemapOptions(tmp_path / "n"))
     rows = {row.path: row for task in plan_remap(workspace, class_map(), RemapOptions(tmp_path / "n", force=True)).tasks() for row in task.rows}

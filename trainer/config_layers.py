@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
-from trainer.recipes import DEFAULT_PRESETS, recipe_of
+from trainer.stage import DEFAULT_PRESETS, recipe_of
 
 # A layer that says one of these says it whole: "epochs" over a preset's "steps" is a change, no contradiction.
 _WHOLE = frozenset({"duration"})

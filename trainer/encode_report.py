@@ -10,7 +10,7 @@ import torch
 
 from histoprep import checksums, imageio
 from trainer.data.transforms import to_float, to_uint8, windows
-from trainer.engine.pictures import sheet
+from trainer.engine.pictures import difference, sheet
 from trainer.metrics.reconstruction import SSIM_WINDOW_PX, psnr, ssim
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from trainer.models.codec import Codec
 
 TABLE, PICTURE = "reconstruction.json", "reconstruction.png"
-DIFFERENCE_GAIN = 4
 _NUM_SHOWN = 6
 _SHOWN_PX = 256
 
@@ -58,12 +57,6 @@ def report_codec(latents: LatentSet, tiles: TileSource, codec: Codec, *, num_til
     }
     checksums.publish_json(latents.folder, TABLE, numbers)
     return numbers
-
-
-def difference(original: np.ndarray, decoded: np.ndarray) -> np.ndarray:
-    """Return four times the absolute difference of two pictures, uint8, cut off at white."""
-    apart = np.abs(original.astype(np.int16) - decoded.astype(np.int16))
-    return np.minimum(apart * DIFFERENCE_GAIN, 255).astype(np.uint8)
 
 
 def _reconstruct(latents: LatentSet, tiles: TileSource, codec: Codec, num_tiles: int, device: str) -> list[Reconstruction]:

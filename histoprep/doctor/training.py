@@ -33,7 +33,7 @@ print(json.dumps({"version": __version__}))
 _ASK_CODEC = """
 import json, sys
 from trainer.errors import HistoprepError
-from trainer.models.codec import load_codec
+from trainer.recipes.codecs import load_codec
 try:
     codec = load_codec(sys.argv[1])
     print(json.dumps({"digest": codec.digest, "channels": codec.channels, "factor": codec.factor}))

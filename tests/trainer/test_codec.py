@@ -16,7 +16,8 @@ from small_codecs import KL, save_kl, save_tiny
 from histoprep.errors import IntegrityError, UsageError
 from trainer.data.transforms import to_float
 from trainer.metrics.reconstruction import psnr, ssim
-from trainer.models.codec import Codec, TrainableCodec, load_codec, weights_digest
+from trainer.models.codec import Codec, TrainableCodec, weights_digest
+from trainer.recipes.codecs import load_codec
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -265,8 +266,8 @@ def test_a_run_of_another_recipe_is_no_codec(tmp_path: Path, codec_run: Path) ->
 def test_a_codec_measured_on_training_tiles_is_warned_of(demo_manifest: Path, tmp_path: Path, split: str, warned: bool) -> None:
     from histoprep.cli import run
     from trainer.config_layers import load_config
-    from trainer.engine.voice import Voice
     from trainer.recipes.codec import stages
+    from trainer.voice import Voice
 
     manifest, said = tmp_path / "manifest.parquet", []
     root = demo_manifest.parent.with_name("demo")

@@ -10,7 +10,7 @@ import yaml
 from trainer.config import Duration, RunConfig
 from trainer.config_layers import build_config, dump_config, load_config, presets
 from trainer.errors import ConfigError, ExitCode
-from trainer.recipes import DEFAULT_PRESETS, RECIPES, recipe_of
+from trainer.stage import DEFAULT_PRESETS, RECIPES, recipe_of
 
 MINE = ("reference-512", "reference-512-class", "ldm-tiny")
 FLAGS = {"manifest": "m.parquet", "codec": "codec"}

@@ -29,13 +29,13 @@ from trainer.engine.checkpoints import load_run_config, load_weights
 from trainer.engine.fit import fit
 from trainer.engine.schedules import lr_factor
 from trainer.errors import CheckpointError, ConfigError, ExitCode, IntegrityError
-from trainer.recipes import recipe_of
 from trainer.recipes.diffmic_config import Config
 from trainer.recipes.diffmic_data import SquareTiles, ordered_tiles, square_image, training_dataset
 from trainer.recipes.diffmic_denoising import DenoisingStage
 from trainer.recipes.diffmic_guidance import GuidanceStage, class_weights
 from trainer.recipes.diffmic_inference import build_classifier, build_denoiser
 from trainer.recipes.diffmic_labels import labelled_tiles
+from trainer.stage import recipe_of
 from trainer.verify import verify
 
 NUM_TEST = 31

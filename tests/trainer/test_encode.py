@@ -32,7 +32,7 @@ from trainer.data.transforms import to_float, to_uint8
 from trainer.encode import EncodeOptions, encode_tiles
 from trainer.encode_report import report_codec
 from trainer.errors import LatentSetError
-from trainer.models.codec import load_codec
+from trainer.recipes.codecs import load_codec
 
 SIZE = 32
 NUM_TILES = 20

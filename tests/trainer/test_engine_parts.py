@@ -20,7 +20,7 @@ from trainer.engine.pictures import colour_mask, sheet, write_sheet
 from trainer.engine.schedules import lr_factor
 from trainer.engine.speed import Stopwatch
 from trainer.engine.window import LossWindow
-from trainer.recipes import StepOutput
+from trainer.stage import StepOutput
 
 CPU = torch.device("cpu")
 

@@ -23,8 +23,8 @@ from histoprep.durable import locked
 from trainer.config_layers import build_config
 from trainer.engine.checkpoints import CheckpointFolder, load_weights
 from trainer.engine.fit import fit
-from trainer.engine.voice import Voice
 from trainer.errors import CheckpointError, ConfigError, DeviceError, DivergedError, ExitCode, IntegrityError, LockedError
+from trainer.voice import Voice
 
 Make = Callable[..., Any]
 

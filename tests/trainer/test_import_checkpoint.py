@@ -16,8 +16,8 @@ from trainer.cli import run
 from trainer.engine.checkpoints import load_weights
 from trainer.errors import CheckpointError
 from trainer.import_checkpoint import ImportOptions, import_checkpoint
-from trainer.models.codec import load_codec
 from trainer.models.reference_unet import ReferenceUNet, ReferenceUNetConfig
+from trainer.recipes.codecs import load_codec
 from trainer.verify import verify
 
 torch.set_num_threads(1)

@@ -25,10 +25,11 @@ from trainer.data.loader import loader
 from trainer.data.run_lengths import decode_runs, encode_runs
 from trainer.data.transforms import apply_view, to_float
 from trainer.encode import VIEW_ORDER, EncodeOptions, encode_tiles
-from trainer.engine.voice import SILENT
 from trainer.errors import ExitCode, IntegrityError, LatentSetError
-from trainer.models.codec import Codec, load_codec
+from trainer.models.codec import Codec
+from trainer.recipes.codecs import load_codec
 from trainer.recipes.ldm_data import prepare_latents
+from trainer.voice import SILENT
 
 SIZE = 32
 NUM_TILES = 20

@@ -17,13 +17,13 @@ from trainer.config_layers import load_config
 from trainer.data.latents import LatentSet
 from trainer.engine.checkpoints import load_weights
 from trainer.engine.fit import fit
-from trainer.engine.voice import SILENT, Voice
 from trainer.errors import ConfigError, HistoprepError, UsageError
 from trainer.models.codec import save_codec
 from trainer.recipes.ldm import describe, load_generator, read_facts, stages
 from trainer.recipes.ldm_data import extra_drop, latents_folder, prepare_latents, training_streams, validation_streams
 from trainer.recipes.ldm_stage import LdmStage, objective_of
 from trainer.sampling.generator import SamplingOptions
+from trainer.voice import SILENT, Voice
 
 TINY = ["data.image_size=32", "model.dim=8", "batch_size=4", "duration.steps=6", "validation.num_tiles=8", "sampling.num_inference_steps=2"]
 EVERY = ["every.log=2", "every.validate=3", "every.checkpoint=3", "every.pictures=6", "sampling.num_pictures=2", "encoding.views=1"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trainer.config import RunConfig
 from trainer.data.randomness import keyed_normals, keyed_uniforms
-from trainer.recipes import RECIPES, StagePlan, StepOutput
+from trainer.stage import RECIPES, StagePlan, StepOutput
 
 WIDTH = 6
 PARITY = ("even", "odd")

@@ -19,7 +19,6 @@ from trainer.classification.network import RunClassifier, open_classifier
 from trainer.classification.pictures import SheetFacts, draw_confusion, draw_roc, draw_sheet, draw_training
 from trainer.classification.table import Predictions, gather_predictions, prediction_table, write_csv, write_predictions
 from trainer.data.transforms import to_uint8
-from trainer.engine.voice import SILENT, Voice
 from trainer.errors import ConfigError, DataError, IntegrityError
 from trainer.recipes.diffmic_data import ordered_tiles
 from trainer.recipes.diffmic_denoising import NAME as DIFFUSION
@@ -27,6 +26,7 @@ from trainer.recipes.diffmic_guidance import NAME as GUIDANCE
 from trainer.recipes.diffmic_guidance import evaluation_batches
 from trainer.recipes.diffmic_inference import Classified, guidance_vectors
 from trainer.recipes.diffmic_labels import LabelledTiles, labelled_tiles
+from trainer.voice import SILENT, Voice
 
 METRICS = "metrics.json"
 FOLDER = "test"

@@ -16,9 +16,9 @@ from histoprep.workspace import check_outside
 from trainer.classification.network import open_classifier
 from trainer.classification.table import gather_predictions, prediction_table, write_predictions
 from trainer.data.transforms import to_float
-from trainer.engine.voice import SILENT, Voice
 from trainer.errors import DataError, UsageError
 from trainer.recipes.diffmic_data import square_image
+from trainer.voice import SILENT, Voice
 
 FOLDER = "predictions"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")

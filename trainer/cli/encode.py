@@ -78,7 +78,7 @@ def encode(
     from trainer.device import choose_device
     from trainer.encode import EncodeOptions, encode_tiles
     from trainer.encode_report import report_codec
-    from trainer.models.codec import load_codec
+    from trainer.recipes.codecs import load_codec
     from trainer.verify import require_whole
 
     tiles, place = open_tiles(manifest), out or beside(manifest, "latents")

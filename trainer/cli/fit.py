@@ -53,7 +53,7 @@ def fit(
         trainer fit --recipe codec --manifest shards --out runs/codec
     """
     from trainer.config_layers import load_config
-    from trainer.recipes import DEFAULT_RECIPE
+    from trainer.stage import DEFAULT_RECIPE
 
     flags: dict[str, Any] = {
         "manifest": manifest,
@@ -76,7 +76,7 @@ def fit(
 def _train(config: RunConfig) -> None:
     from trainer.cli import is_first_process
     from trainer.engine.fit import fit as fit_run
-    from trainer.engine.voice import Voice
+    from trainer.voice import Voice
 
     result = fit_run(config, voice=Voice(console.note, console.warn, console.progress))
     if not is_first_process():
@@ -92,7 +92,7 @@ def _print_plan(config: RunConfig) -> None:
     """Print what a run would be; reads the manifest, writes nothing."""
     from trainer.config_layers import dump_config
     from trainer.engine.fit import check_data
-    from trainer.recipes import recipe_of
+    from trainer.stage import recipe_of
 
     check_data(config)
     described = recipe_of(config.recipe).describe(config)

@@ -78,7 +78,7 @@ def import_checkpoint(
     from histoprep.labels import find_label_map, load_label_map
     from trainer.import_checkpoint import ImportOptions
     from trainer.import_checkpoint import import_checkpoint as convert
-    from trainer.models.codec import load_codec
+    from trainer.recipes.codecs import load_codec
 
     loaded = load_codec(codec) if codec else None
     network = {

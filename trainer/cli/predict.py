@@ -34,7 +34,7 @@ def predict(
         trainer predict runs/diffmic a.png b.png --out predictions
     """
     from trainer.classification.predict import predict_images
-    from trainer.engine.voice import Voice
+    from trainer.voice import Voice
 
     if verify:
         from trainer.verify import require_whole

@@ -38,7 +38,7 @@ def test(
         trainer test runs/diffmic --samples 8 --device cuda
     """
     from trainer.classification.evaluate import FOLDER, TestOptions, evaluate_run
-    from trainer.engine.voice import Voice
+    from trainer.voice import Voice
 
     if verify:
         from trainer.engine.checkpoints import load_run_config

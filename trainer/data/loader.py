@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing import connection
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,16 +20,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from histoprep.errors import HistoprepError, OutputError
 
+if TYPE_CHECKING:
+    from trainer.stage import PositionDataset
+
 Batch = dict[str, Tensor]
 # Parameters of mallopt in malloc.h.
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
-
-
-class PositionDataset(Protocol):
-    """What the loader asks of a dataset: the batch of these positions, each sample a function of its position alone. Picklable."""
-
-    def batch(self, positions: np.ndarray) -> Batch:
-        """Return the samples of `positions` (int64) as tensors with a first axis of that length."""
 
 
 def loader(

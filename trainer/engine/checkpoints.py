@@ -17,7 +17,7 @@ from trainer.config import RunConfig
 from trainer.config_layers import build_config, parse_yaml
 from trainer.engine.checkpoint_files import check_finite, read_tensors, verify_checkpoint, write_checkpoint
 from trainer.errors import CheckpointError, ConfigError
-from trainer.recipes import recipe_of
+from trainer.stage import recipe_of
 
 SCHEMA_VERSION = "1.0"
 CONFIG = "config.yml"

@@ -28,10 +28,10 @@ from trainer.engine.logs import StageLog
 from trainer.engine.run_folder import begin_stage, finished_stage, prepare_run, write_finished
 from trainer.engine.speed import Stopwatch
 from trainer.engine.state import Training
-from trainer.engine.voice import SILENT, Voice
 from trainer.errors import Explained, HistoprepError, Interrupted, OutputError
-from trainer.recipes import StagePlan, recipe_of
 from trainer.signals import StopRequest, saying, stopped_by
+from trainer.stage import StagePlan, recipe_of
+from trainer.voice import SILENT, Voice
 
 _TELL_EVERY_S = 60.0
 

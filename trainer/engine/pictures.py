@@ -12,6 +12,7 @@ from histoprep.durable import write_bytes
 
 _GAP_PX = 4
 _GROUND = 255
+DIFFERENCE_GAIN = 4
 
 
 def sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
@@ -24,6 +25,12 @@ def sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
         for column, picture in enumerate(row):
             whole[line * step_y : line * step_y + height, column * step_x : column * step_x + width] = picture
     return whole
+
+
+def difference(original: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+    """Return four times the absolute difference of two pictures, uint8, cut off at white."""
+    apart = np.abs(original.astype(np.int16) - decoded.astype(np.int16))
+    return np.minimum(apart * DIFFERENCE_GAIN, 255).astype(np.uint8)
 
 
 def colour_mask(mask: np.ndarray, colours: Mapping[int, Sequence[int]]) -> np.ndarray:

@@ -17,7 +17,7 @@ from trainer.engine.optimisers import build_optimiser, load_optimiser, optimiser
 from trainer.engine.schedules import lr_factor
 from trainer.engine.window import LossWindow
 from trainer.errors import CheckpointError, DivergedError
-from trainer.recipes import Stage, StepOutput
+from trainer.stage import Stage, StepOutput
 
 _MAX_NAMED = 8
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from trainer.recipes import StepOutput
+from trainer.stage import StepOutput
 
 Reduce = Callable[[Tensor], Tensor]
 

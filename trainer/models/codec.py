@@ -7,26 +7,21 @@ latent set, see `trainer.data.latent_scaling`.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import re
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from histoprep.errors import IntegrityError, UsageError
+from histoprep.errors import UsageError
 
 # Before the first import of diffusers: it asks the hub's client, which reads this once.
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["DISABLE_TELEMETRY"] = "1"
 
-HUB_PREFIX = "hub:"
-CONFIG_NAME, RUN_CONFIG = "config.json", "config.yml"
-_KL, _TINY = "AutoencoderKL", "AutoencoderTiny"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w.-]+)*")
+KL, TINY = "AutoencoderKL", "AutoencoderTiny"
+"""Names of the classes of diffusers that are codecs."""
 _LOG_VARIANCE_LIMITS = (-30.0, 20.0)
 
 
@@ -49,7 +44,7 @@ class Codec(nn.Module):
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.identifier = identifier
         config: Any = autoencoder.config
-        self.is_tiny = type(autoencoder).__name__ == _TINY
+        self.is_tiny = type(autoencoder).__name__ == TINY
         widths = config.encoder_block_out_channels if self.is_tiny else config.block_out_channels
         self.factor: int = 2 ** (len(widths) - 1)
         self.channels: int = config.latent_channels
@@ -88,24 +83,6 @@ def posterior_of(autoencoder: nn.Module, images: Tensor) -> Posterior:
         moments = made.quant_conv(moments)
     mean, log_variance = moments.chunk(2, dim=1)
     return Posterior(mean, torch.exp(0.5 * log_variance.clamp(*_LOG_VARIANCE_LIMITS)))
-
-
-def load_codec(id_or_folder: str | Path) -> Codec:
-    """Return the codec in a folder (config.json and weights as diffusers saves them, or a run of the recipe codec), or `hub:OWNER/NAME`.
-
-    Nothing is downloaded unless the name starts with `hub:`; a subfolder follows the name (`hub:OWNER/NAME/vae`). Weights are
-    safetensors, or a state dict that torch reads with weights_only. Raises UsageError when there is no codec, IntegrityError when
-    weights are missing or do not fit.
-    """
-    name = str(id_or_folder)
-    if name.startswith(HUB_PREFIX):
-        return Codec(_from_hub(name.removeprefix(HUB_PREFIX)), name)
-    if any((home / RUN_CONFIG).is_file() for home in (Path(name), *Path(name).absolute().parents[:2])) and not (Path(name) / CONFIG_NAME).exists():
-        # A run or a checkpoint of it. Networks know nothing of runs; the recipe that made this one does.
-        autoencoder = import_module("trainer.recipes.codec").trained_autoencoder(Path(name))
-        return Codec(autoencoder, str(Path(name).resolve()))
-    folder = _codec_folder(Path(name))
-    return Codec(_from_folder(folder), str(folder.resolve()))
 
 
 def save_codec(autoencoder: nn.Module, folder: Path) -> None:
@@ -150,69 +127,3 @@ def _own_scaling(config: Any, channels: int) -> tuple[Tensor, Tensor]:
     means, stds = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     shift = torch.tensor(means or [float(getattr(config, "shift_factor", None) or 0.0)] * channels, dtype=torch.float32)
     return shift, torch.tensor(stds or [1.0] * channels, dtype=torch.float32) / factor
-
-
-def _codec_folder(folder: Path) -> Path:
-    for candidate in (folder, folder / "codec", folder / "vae"):
-        if (candidate / CONFIG_NAME).is_file():
-            return candidate
-    hint = "name a folder that diffusers saved, or the folder of a run of the recipe codec"
-    if not folder.exists() and _HUB_ID.fullmatch(str(folder)):
-        hint += f"; for a model of the Hugging Face hub write {HUB_PREFIX}{folder}"
-    raise UsageError("there is no codec here", path=folder, expected=CONFIG_NAME, hint=hint)
-
-
-def _kind_of(config: dict[str, Any], where: str) -> Any:
-    import diffusers
-    from huggingface_hub import constants
-
-    # Someone else may have imported the client before this module.
-    constants.HF_HUB_DISABLE_TELEMETRY = True
-    kind = config.get("_class_name")
-    if kind not in (_KL, _TINY):
-        raise UsageError("this is no codec that we know", path=where, seen=kind or "no _class_name in config.json", expected=f"{_KL} or {_TINY}")
-    return getattr(diffusers, kind)
-
-
-def _from_folder(folder: Path) -> nn.Module:
-    try:
-        config = json.loads((folder / CONFIG_NAME).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise IntegrityError(f"cannot read the codec's configuration: {error}", path=folder / CONFIG_NAME) from error
-    return _checked(_kind_of(config, str(folder)), str(folder), local_files_only=True)
-
-
-def _from_hub(name: str) -> nn.Module:
-    if not _HUB_ID.fullmatch(name):
-        raise UsageError("this is no name of a model on the hub", seen=name, expected="OWNER/NAME or OWNER/NAME/SUBFOLDER")
-    owner, model, *rest = name.split("/")
-    options = {"subfolder": "/".join(rest)} if rest else {}
-    from diffusers import AutoencoderKL
-
-    try:
-        config = AutoencoderKL.load_config(f"{owner}/{model}", **options)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot get the codec from the hub: {error}", seen=f"{HUB_PREFIX}{name}") from error
-    return _checked(_kind_of(dict(config), f"{HUB_PREFIX}{name}"), f"{owner}/{model}", **options)
-
-
-def _checked(kind: Any, place: str, **options: Any) -> nn.Module:
-    """Return the autoencoder with all of its weights: diffusers fills what is missing with random numbers and only warns."""
-    from diffusers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        made, info = kind.from_pretrained(place, output_loading_info=True, low_cpu_mem_usage=False, **options)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise IntegrityError(f"cannot load the codec: {error}", path=place, hint="copy its folder again") from error
-    finally:
-        logging.set_verbosity(level)
-    wrong = {name: list(info[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys") if info.get(name)}
-    if wrong:
-        seen = "; ".join(f"{len(keys)} {name.replace('_', ' ')}, such as {keys[0]}" for name, keys in wrong.items())
-        raise IntegrityError("the weights do not fit the codec's configuration", path=place, seen=seen, hint="copy its folder again")
-    broken = [name for name, tensor in made.state_dict().items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise IntegrityError("the codec has weights that are not finite", path=place, seen=", ".join(broken[:3]), hint="copy its folder again")
-    return made

@@ -21,14 +21,13 @@ from histoprep.streams import single_stream
 from trainer.config import Positive, RunConfig, Section
 from trainer.data.tiles import TileDataset
 from trainer.data.transforms import to_uint8
-from trainer.encode_report import difference
 from trainer.engine.checkpoints import load_weights
-from trainer.engine.pictures import sheet
-from trainer.engine.voice import Voice
+from trainer.engine.pictures import difference, sheet
 from trainer.errors import CheckpointError, ConfigError
 from trainer.metrics.reconstruction import psnr, ssim
 from trainer.models.codec import TrainableCodec
-from trainer.recipes import NO_VALIDATION, StagePlan, StepOutput
+from trainer.stage import NO_VALIDATION, StagePlan, StepOutput
+from trainer.voice import Voice
 
 TRAIN, VALIDATION = "train", "val"
 # Validation has its own seed: another training seed is compared on the same squares.
@@ -140,7 +139,7 @@ def trained_autoencoder(folder: Path) -> nn.Module:
 
 
 class CodecStage:
-    """The one stage; see `trainer.recipes.Stage`."""
+    """The one stage; see `trainer.stage.Stage`."""
 
     name = ""
     best: tuple[str, Literal["min", "max"]] | None = ("psnr_db", "max")

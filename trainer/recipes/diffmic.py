@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.engine.voice import Voice
-from trainer.recipes import StagePlan
 from trainer.recipes.diffmic_config import Config
 from trainer.recipes.diffmic_denoising import NAME as DIFFUSION
 from trainer.recipes.diffmic_denoising import DenoisingStage
@@ -23,6 +21,8 @@ from trainer.recipes.diffmic_guidance import NAME as GUIDANCE
 from trainer.recipes.diffmic_guidance import GuidanceStage
 from trainer.recipes.diffmic_inference import build_classifier, build_denoiser
 from trainer.recipes.diffmic_labels import LabelledTiles, labelled_tiles, write_split
+from trainer.stage import StagePlan
+from trainer.voice import Voice
 
 __all__ = ["Config", "describe", "stages"]
 

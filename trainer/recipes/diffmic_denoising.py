@@ -15,13 +15,13 @@ from trainer.diffusion.label_schedule import add_noise, alpha_bars
 from trainer.engine.checkpoints import load_weights
 from trainer.models.label_denoiser import LabelDenoiser
 from trainer.models.trunks import normalise_images
-from trainer.recipes import StepOutput
 from trainer.recipes.diffmic_config import Config
 from trainer.recipes.diffmic_data import LabelDataset, ordered_tiles, training_dataset
 from trainer.recipes.diffmic_guidance import NAME as GUIDANCE
 from trainer.recipes.diffmic_guidance import evaluation_batches, name_samples, validation_scores
 from trainer.recipes.diffmic_inference import build_classifier, build_denoiser, classify, guidance_vectors, load_pretrained, start_generator
 from trainer.recipes.diffmic_labels import LabelledTiles
+from trainer.stage import StepOutput
 
 NAME = "diffusion"
 

@@ -14,11 +14,11 @@ from trainer.data.loader import loader
 from trainer.metrics.classification import auc_one_vs_rest, confusion_matrix, count_scores, mean_defined
 from trainer.models.guidance_classifier import Guidance
 from trainer.models.trunks import normalise_images
-from trainer.recipes import StepOutput
 from trainer.recipes.diffmic_config import Config
 from trainer.recipes.diffmic_data import LabelDataset, OrderedTiles, ordered_tiles, training_dataset
 from trainer.recipes.diffmic_inference import build_classifier, load_pretrained
 from trainer.recipes.diffmic_labels import LabelledTiles
+from trainer.stage import StepOutput
 
 NAME = "guidance"
 

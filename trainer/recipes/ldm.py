@@ -10,14 +10,14 @@ import torch
 from histoprep.shards import open_tiles
 from trainer.engine.checkpoints import find_checkpoint, load_weights
 from trainer.errors import CheckpointError, ConfigError
-from trainer.models.codec import load_codec
 from trainer.models.layers import NUM_HEADS
 from trainer.models.reference_unet import ReferenceUNet
-from trainer.recipes import StagePlan
+from trainer.recipes.codecs import load_codec
 from trainer.recipes.ldm_config import Config
 from trainer.recipes.ldm_data import ModelFacts, describe_streams, latents_folder, open_latents, prepare_latents
 from trainer.recipes.ldm_stage import LdmStage, denoiser_config, objective_of
 from trainer.sampling.generator import Generator
+from trainer.stage import StagePlan
 
 __all__ = ["Config", "describe", "load_generator", "stages"]
 

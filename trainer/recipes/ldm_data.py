@@ -21,10 +21,10 @@ from trainer.data.latent_scaling import LatentScaling
 from trainer.data.latents import LatentSet
 from trainer.data.randomness import keyed_uniforms
 from trainer.engine.checkpoints import RESTORE_RUN
-from trainer.engine.voice import Voice
 from trainer.errors import CheckpointError, ConfigError
-from trainer.recipes import NO_VALIDATION
 from trainer.recipes.ldm_config import Config
+from trainer.stage import NO_VALIDATION
+from trainer.voice import Voice
 
 FACTS = "model.json"
 TRAIN, VALIDATION = "train", "val"
@@ -134,7 +134,7 @@ def prepare_latents(config: Config, run: Path, voice: Voice) -> None:
 
 def _encode(config: Config, tiles: TileSource, folder: Path, voice: Voice) -> None:
     from trainer.encode import EncodeOptions, encode_tiles
-    from trainer.models.codec import load_codec
+    from trainer.recipes.codecs import load_codec
 
     assert config.codec is not None
     codec = load_codec(config.codec)

@@ -20,12 +20,13 @@ from trainer.diffusion.samplers import Solver
 from trainer.diffusion.schedule import NoiseSchedule
 from trainer.engine.pictures import colour_mask, sheet
 from trainer.errors import ConfigError
-from trainer.models.codec import Codec, load_codec
+from trainer.models.codec import Codec
 from trainer.models.reference_unet import ReferenceUNet, ReferenceUNetConfig
-from trainer.recipes import StepOutput
+from trainer.recipes.codecs import load_codec
 from trainer.recipes.ldm_config import Config
 from trainer.recipes.ldm_data import training_dataset, validation_streams
 from trainer.sampling.generator import Generator, SamplingOptions
+from trainer.stage import StepOutput
 
 _NUM_BINS = 5
 NOISE_BINS = tuple(f"{index / _NUM_BINS:.1f}-{(index + 1) / _NUM_BINS:.1f}" for index in range(_NUM_BINS))
@@ -54,7 +55,7 @@ def objective_of(config: Config) -> Objective:
 
 
 class LdmStage:
-    """One stage: a denoiser learns the latents of tiles given their masks. See `trainer.recipes.Stage`."""
+    """One stage: a denoiser learns the latents of tiles given their masks. See `trainer.stage.Stage`."""
 
     name = ""
     best: tuple[str, Literal["min", "max"]] | None = ("loss", "min")
