@@ -77,7 +77,7 @@ def copied(folder: Path, to: Path) -> Path:
     described = {name: value for name, value in header.items() if name not in ("kind", "schema_version", "tool_version")} | {"root": str(to / "set")}
     tables.write_table(table, [rows], tiles.SCHEMA, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION, metadata=described)
     # It names the first data set, which is still there; without it the options are those of the table.
-    (to / "set.histoprep" / "scan-options.json").unlink()
+    (to / "set.histoprep" / "scan-options.json").unlink(missing_ok=True)
     return to
 
 

@@ -194,7 +194,10 @@ def _earlier_result(workspace: Workspace, inputs: str) -> AuditResult | None:
     try:
         summary = checksums.read_json(workspace.summary)
         tables.open_table(workspace.findings, kind="findings", schema_version="1.0")
-        if summary["inputs"] == inputs and workspace.report.exists() and not checksums.damaged_files(workspace.folder, names=[workspace.report.name]):
+        names = [workspace.report.name, workspace.summary.name]
+        # Listed last of all: a run that was killed before has not ended.
+        listed = checksums.read_checksums(workspace.folder).keys() >= set(names)
+        if listed and summary["inputs"] == inputs and workspace.report.exists() and not checksums.damaged_files(workspace.folder, names=names):
             return AuditResult(ExitCode(summary["exit_code"]), summary["text"], None)
     except (OSError, IntegrityError, KeyError, TypeError):
         # No earlier audit, or a damaged one: it is made again.
