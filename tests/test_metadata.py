@@ -70,6 +70,22 @@ def tiff(**options: object) -> bytes:
     return saved("TIFF", tiffinfo=facts, exif=exif(None), icc_profile=PROFILE, **options)
 
 
+def tiff_with_more() -> bytes:
+    """Return a TIFF with what Windows and scanners add: private tags, also of a directory below, bytes that no entry names, and a tail."""
+    facts = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag in (40091, 40093, 50735, 65427, 65442):
+        facts[tag] = SECRET + " of the man" * 3
+    data = bytearray(saved("TIFF", tiffinfo=facts))
+    (first,) = struct.unpack_from("<I", data, 4)
+    (number,) = struct.unpack_from("<H", data, first)
+    # The directory again, behind the picture, with one below it that has a secret of its own.
+    text, below = len(data), len(data) + 32
+    data += SECRET.encode().ljust(32, b"\0") + struct.pack("<HHHIII", 1, 270, 2, 32, text, 0)
+    struct.pack_into("<I", data, 4, len(data))
+    entries = data[first + 2 : first + 2 + 12 * number] + struct.pack("<HHII", 330, 4, 1, below)
+    return bytes(data) + struct.pack("<H", number + 1) + bytes(entries) + bytes(4) + SECRET.encode()
+
+
 FILES = {
     "jpeg": ("jpeg", lambda: saved("JPEG", exif=exif(), comment=SECRET, xmp=SECRET.encode(), icc_profile=PROFILE)),
     "jpeg, progressive": ("jpeg", lambda: saved("JPEG", progressive=True, exif=exif(), icc_profile=PROFILE)),
@@ -82,6 +98,7 @@ FILES = {
     "tiff": ("tiff", tiff),
     "tiff, deflate": ("tiff", lambda: tiff(compression="tiff_adobe_deflate")),
     "tiff, big": ("tiff", lambda: tiff(big_tiff=True)),
+    "tiff with more": ("tiff", tiff_with_more),
     "tiff, JPEG inside": ("tiff", lambda: tiff(compression="jpeg", quality=90)),
 }
 

@@ -7,7 +7,6 @@ Nothing is decoded, so no pixel can change. Sources: ITU-T T.81 annex B and JFIF
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 from histoprep.errors import BrokenFileError
 from histoprep.imageio.privacy import SYNTHETIC_MARK
@@ -37,10 +36,20 @@ _SHOWING = (
 )
 _WEBP_CHUNKS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ICCP", b"ANIM", b"ANMF")
 _WEBP_EXIF, _WEBP_XMP = 0x08, 0x04
-# DocumentName to HostComputer, TargetPrinter, XMP, Copyright, IPTC, Photoshop, Exif, GPS, GDAL's and ImageJ's.
-_TIFF_TAGS = (269, 270, 271, 272, 285, 305, 306, 315, 316, 337, 700, 33432, 33723, 34377, 34665, 34853, 42112, 50838, 50839)
-_TIFF_FOLDERS = (34665, 34853)
+# What says how pixels are stored and shown, of TIFF 6.0 and libtiff's list; whatever else is in a directory is not for decoders.
+_TIFF_TAGS = frozenset(
+    (
+        *range(254, 260), *range(262, 267), 273, 274, *range(277, 285), *range(286, 288), *range(290, 294), 296, 297, 301, *range(317, 329), 330, 332,
+        334, 336, *range(338, 348), *range(512, 522), *range(529, 533), *range(32995, 32999), 34675, *range(34908, 34910), 50674,
+    )
+)  # fmt: skip
+_SUB_FOLDERS = 330
+# Offsets of pixels, and of their lengths.
+_TIFF_PIXELS = ((273, 279), (324, 325))
+# JPEG of the old style keeps tables behind offsets without lengths.
+_TIFF_OLD_JPEG = frozenset(range(513, 522))
 _TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_TIFF_INTEGERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _MAX_PAGES = 10_000
 
 
@@ -138,15 +147,12 @@ def _without_riff_chunks(data: bytes) -> bytes:
 
 
 def _without_tags(data: bytes) -> bytes:
-    """Return a TIFF of the same length without the entries of `_TIFF_TAGS`; what they pointed to is zero."""
+    """Return a TIFF with the entries of `_TIFF_TAGS` alone; what is neither theirs nor pixels is zero, or cut off at the end."""
     order = {b"II": "<", b"MM": ">"}[data[:2]]
     (magic,) = struct.unpack_from(order + "H", data, 2)
     if magic not in (42, 43):
         raise ValueError("it does not begin as a TIFF does")
-    tiff = _Tiff(bytearray(data), order, big=magic == 43)
-    for folder in list(tiff.folders()):
-        tiff.strip(folder)
-    return bytes(tiff.data)
+    return _Tiff(bytearray(data), order, big=magic == 43).stripped()
 
 
 class _Tiff:
@@ -159,52 +165,66 @@ class _Tiff:
         self.entry_bytes = 20 if big else 12
         self.inline_bytes = 8 if big else 4
         self.first = 8 if big else 4
+        # Start and end of what decoders read.
+        self.used = [(0, self.first + self.inline_bytes)]
+        self.has_old_jpeg = False
 
-    def folders(self) -> Iterator[int]:
-        """Yield where the directories are."""
-        seen: set[int] = set()
-        (at,) = struct.unpack_from(self.offset, self.data, self.first)
-        while at and at not in seen and len(seen) < _MAX_PAGES:
-            seen.add(at)
-            yield at
-            start, number = self._entries(at)
-            (at,) = struct.unpack_from(self.offset, self.data, start + number * self.entry_bytes)
+    def stripped(self) -> bytes:
+        """Return the file without what decoders do not need."""
+        (first,) = struct.unpack_from(self.offset, self.data, self.first)
+        waiting, seen = [first], set[int]()
+        while waiting and len(seen) < _MAX_PAGES:
+            folder = waiting.pop()
+            if folder and folder not in seen:
+                seen.add(folder)
+                waiting += self._strip(folder)
+        if self.has_old_jpeg:
+            raise ValueError("JPEG of the old style inside of a TIFF: write the image again, or use --keep-metadata")
+        kept = bytearray(max(end for _, end in self.used))
+        for start, end in self.used:
+            kept[start:end] = self.data[start:end]
+        return bytes(kept)
 
-    def _entries(self, folder: int) -> tuple[int, int]:
-        """Return where the entries of a directory begin and how many there are."""
+    def _strip(self, folder: int) -> list[int]:
+        """Take entries out of a directory and return where the next ones are; those that stay, and the offset of the next, move up."""
         (number,) = struct.unpack_from(self.count, self.data, folder)
-        return folder + struct.calcsize(self.count), int(number)
+        start = folder + struct.calcsize(self.count)
+        end = start + number * self.entry_bytes
+        (following,) = struct.unpack_from(self.offset, self.data, end)
+        places = range(start, end, self.entry_bytes)
+        kept = {struct.unpack_from(self.order + "H", self.data, at)[0]: at for at in places}
+        kept = {tag: at for tag, at in kept.items() if tag in _TIFF_TAGS}
+        self.has_old_jpeg |= not _TIFF_OLD_JPEG.isdisjoint(kept)
+        values = {tag: self._values(kept[tag]) for pair in _TIFF_PIXELS for tag in pair if tag in kept}
+        for offsets, lengths in _TIFF_PIXELS:
+            for place, length in zip(values.get(offsets, ()), values.get(lengths, ()), strict=True):
+                self._use(place, length)
+        below = self._values(kept[_SUB_FOLDERS]) if _SUB_FOLDERS in kept else ()
+        for at in kept.values():
+            place, size = self._place(at)
+            if size > self.inline_bytes:
+                self._use(place, size)
+        struct.pack_into(self.count, self.data, folder, len(kept))
+        entries = b"".join(self.data[at : at + self.entry_bytes] for at in kept.values()) + struct.pack(self.offset, following)
+        self.data[start : start + len(entries)] = entries
+        self._use(folder, start - folder + len(entries))
+        return [following, *below]
 
-    def strip(self, folder: int) -> None:
-        """Take the entries out of a directory; the others, and the offset of the next directory, move up."""
-        start, number = self._entries(folder)
-        end = start + number * self.entry_bytes + struct.calcsize(self.offset)
-        kept = bytearray()
-        for index in range(number):
-            at = start + index * self.entry_bytes
-            (tag,) = struct.unpack_from(self.order + "H", self.data, at)
-            if tag in _TIFF_TAGS:
-                self._blank(at, tag)
-            else:
-                kept += self.data[at : at + self.entry_bytes]
-        following = self.data[end - struct.calcsize(self.offset) : end]
-        struct.pack_into(self.count, self.data, folder, len(kept) // self.entry_bytes)
-        self.data[start:end] = (kept + following).ljust(end - start, b"\0")
-
-    def _blank(self, at: int, tag: int) -> None:
-        """Write zeros over what an entry points to, directories below it too."""
+    def _place(self, at: int) -> tuple[int, int]:
+        """Return where the values of an entry are, and how many bytes they take."""
         kind, number = struct.unpack_from(self.order + ("HQ" if self.entry_bytes == 20 else "HI"), self.data, at + 2)
         size = _TIFF_SIZES.get(kind, 1) * number
-        (place,) = struct.unpack_from(self.offset, self.data, at + self.entry_bytes - self.inline_bytes)
-        if tag in _TIFF_FOLDERS and 0 < place < len(self.data) - 2:
-            start, count = self._entries(place)
-            if start + count * self.entry_bytes <= len(self.data):
-                for index in range(count):
-                    self._blank(start + index * self.entry_bytes, 0)
-                self._zero(place, start - place + count * self.entry_bytes)
-        elif size > self.inline_bytes:
-            self._zero(place, size)
+        inline = at + self.entry_bytes - self.inline_bytes
+        return (inline, size) if size <= self.inline_bytes else (struct.unpack_from(self.offset, self.data, inline)[0], size)
 
-    def _zero(self, start: int, size: int) -> None:
-        end = min(start + size, len(self.data))
-        self.data[start:end] = bytes(max(0, end - start))
+    def _values(self, at: int) -> tuple[int, ...]:
+        """Return the whole numbers of an entry."""
+        place, size = self._place(at)
+        (kind,) = struct.unpack_from(self.order + "H", self.data, at + 2)
+        width = _TIFF_SIZES.get(kind, 1)
+        return struct.unpack_from(f"{self.order}{size // width}{_TIFF_INTEGERS[width]}", self.data, place)
+
+    def _use(self, start: int, length: int) -> None:
+        if start + length > len(self.data):
+            raise ValueError(f"what should be at byte {start} lies beyond its end")
+        self.used.append((start, start + length))
