@@ -81,7 +81,7 @@ def read_checksums(folder: Path) -> dict[str, Checksum]:
         return {}
     except OSError as error:
         raise IntegrityError(f"cannot read the checksums of a folder: {error.strerror or error}", path=path) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"the checksums of a folder are damaged: {error!r}", path=path, hint=hint) from error
     if version != _VERSION:
         raise IntegrityError("the checksums of a folder are of another version", path=path, seen=version, expected=_VERSION, hint=hint)
@@ -167,7 +167,7 @@ def read_json(path: Path, *, hint: str = RESTORE) -> Any:
     """Return the value in a JSON file after comparing it with the checksums of its folder; raises IntegrityError, FileNotFoundError."""
     try:
         return json.loads(read_file(path, hint=hint).decode("utf-8", "surrogateescape"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"damaged file: {error}", path=path, hint=hint) from error
 
 

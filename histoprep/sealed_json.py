@@ -35,7 +35,7 @@ def read_sealed_json(path: Path, *, kind: str, version: int, hint: str) -> dict[
         raise FileNotFoundError(error.errno, error.strerror, error.filename) from error
     except OSError as error:
         raise IntegrityError(f"cannot read this file: {error.strerror or error}", path=path, hint=hint) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(f"damaged {kind} file: {error!r}", path=path, hint=hint) from error
     if found != (kind, version):
         raise IntegrityError(

@@ -139,6 +139,9 @@ class _OpenTable(pq.ParquetFile):
 
 def looks_like_parquet(path: Path) -> bool:
     """Return whether a file begins or ends as every Parquet file does, so that a damaged one is still known; raises OSError."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        # Opening a pipe waits for a writer.
+        return False
     with path.open("rb") as stream:
         begin = stream.read(len(_MAGIC))
         stream.seek(max(0, stream.seek(0, os.SEEK_END) - len(_MAGIC)))

@@ -48,7 +48,14 @@ def test_parts_make_up_the_whole(accepted: dict[str, bool]) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", "x", *(json.dumps({"format": "histoprep-baseline", **rest}) for rest in ({"version": 2, "accepted": {}}, {"version": 1}))],
+    [
+        "",
+        "[]",
+        "{}",
+        "x",
+        "[" * 100_000,
+        *(json.dumps({"format": "histoprep-baseline", **rest}) for rest in ({"version": 2, "accepted": {}}, {"version": 1})),
+    ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "accepted.json"

@@ -42,7 +42,9 @@ def test_any_flipped_bit_is_seen(tmp_path: Path) -> None:
             assert (caught.value.path, caught.value.hint) == (str(path), "do it again")
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"1", b"{}", b"\xff", b'{"kind": "options", "version": 1, "content": 3, "digest": ""}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"[" * 100_000, b"1", b"{}", b"\xff", b'{"kind": "options", "version": 1, "content": 3, "digest": ""}']
+)
 def test_what_is_no_such_file_is_damage(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(IntegrityError):

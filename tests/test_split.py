@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from histoprep.split import (
 from histoprep.split import certificate as split_certificate
 from histoprep.split import units as split_units
 from histoprep.split.certificate import certify, crossing
+from histoprep.split.given import read_split_file
 from histoprep.split.solver import MAX_INTEGERS, MISSING_PENALTY, Problem, greedy, improve, integer_program, solve
 from histoprep.split.units import NO_SPLIT, name_keys, repeated
 
@@ -405,3 +408,21 @@ class TestCertificate:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(split_certificate, "_PIECE", piece)
                 assert crossing(keys, codes) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("tile_id,split\na,train\n".encode("utf-16"), "cannot be read"),
+        (b"tile_id,split,split\na,train,val\n", "two columns of one name"),
+        (None, "no regular file"),
+    ],
+)
+def test_files_that_are_no_split_file_are_refused(content: bytes | None, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=said):
+        read_split_file(path, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 from collections.abc import Iterator
@@ -269,3 +270,12 @@ def test_without_our_checks_flipped_bits_do_read_back_wrong(tmp_path: Path) -> N
 def test_the_header_is_json_in_the_file_metadata(tmp_path: Path) -> None:
     path = write(tmp_path / "t", [rows(3)])
     assert json.loads(pq.read_schema(path).metadata[b"histoprep"])["kind"] == "tiles"
+
+
+def test_a_pipe_is_no_table(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.parquet"
+    os.mkfifo(pipe)
+    with pytest.raises(IntegrityError, match="no Parquet file"):
+        tables.open_table(pipe, kind="tiles", schema_version="1.0")
+    with pytest.raises(IntegrityError, match="no Parquet file"):
+        tables.read_header(pipe)

@@ -89,6 +89,10 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+# Beside its own: a date such as 2026-13-45, a tag on what is no such value, lists in lists without end.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
+
+
 class _StrictLoader(yaml.SafeLoader):
     """Safe YAML without what surprises: duplicate keys, aliases (which can explode) and merges are refused."""
 
@@ -111,6 +115,8 @@ class _StrictLoader(yaml.SafeLoader):
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file; raises ConfigError with the place of the mistake."""
+    if path.exists() and not path.is_file():
+        raise ConfigError("the configuration is no regular file", path=path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -122,7 +128,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """Return the mapping in a YAML text of a place called `where`; raises ConfigError with the place of the mistake."""
     try:
         values = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
+    except _YAML_ERRORS as error:
         raise ConfigError(f"the configuration is no YAML we accept: {error}", path=where) from error
     if not isinstance(values, dict | None):
         raise ConfigError("the configuration is no mapping", path=where, seen=type(values).__name__)
@@ -143,7 +149,7 @@ def _parse_set(entry: str) -> dict[str, Any]:
         raise ConfigError("--set takes key=value", seen=entry, expected="such as optimiser.lr=2e-4")
     try:
         value: Any = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
+    except _YAML_ERRORS as error:
         raise ConfigError(f"--set {key}: the value is no YAML: {error}", seen=text) from error
     for name in reversed(names):
         value = {name: value}

@@ -30,6 +30,8 @@ def write_baseline(path: Path, found: Iterable[Finding]) -> int:
 
 def read_baseline(path: Path) -> Accepted:
     """Return (code, subcode, path) of everything accepted; raises UsageError when the file is no baseline."""
+    if path.exists() and not path.is_file():
+        raise UsageError("the baseline is no regular file", path=path, hint="write one with --write-baseline FILE")
     try:
         content = json.loads(path.read_text("utf-8"))
         if content["format"] != _FORMAT or content["version"] != _VERSION:
@@ -38,7 +40,7 @@ def read_baseline(path: Path) -> Accepted:
         return frozenset((code, subcode, one) for (code, _, subcode), paths in entries for one in paths)
     except OSError as error:
         raise UsageError(f"the baseline cannot be read: {error.strerror}", path=path, hint="write one with --write-baseline FILE") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError("the file is no baseline", path=path, seen=str(error)[:200], expected=f"{_FORMAT} version {_VERSION}") from error
 
 

@@ -59,11 +59,15 @@ def read_split_file(path: Path, seed: int) -> GivenSplit:
 def _read(path: Path) -> pa.Table:
     from pyarrow import csv
 
+    if path.exists() and not path.is_file():
+        raise UsageError("the split file is no regular file", path=path, expected="a CSV file in UTF-8 with a header")
     try:
         with csv.open_csv(path) as stream:
             names = stream.schema.names
+        if len(set(names)) < len(names):
+            raise UsageError("the split file has two columns of one name", path=path, seen=", ".join(names))
         # Ids such as 007 are text, and NA or an empty cell is no null.
         options = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
         return csv.read_csv(path, convert_options=options)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise UsageError(f"the split file cannot be read: {error}", path=path, expected="a CSV file in UTF-8 with a header") from error

@@ -109,9 +109,11 @@ def _damage(folder: Path, how: str) -> None:
         save_file({name: one * torch.nan for name, one in weights.items()}, folder / WEIGHTS)
     elif how == "config":
         (folder / "config.json").write_text("{")
+    elif how == "list":
+        (folder / "config.json").write_text("[]")
 
 
-@pytest.mark.parametrize("how", ["cut", "gone", "missing", "nan", "config"])
+@pytest.mark.parametrize("how", ["cut", "gone", "missing", "nan", "config", "list"])
 def test_damaged_codecs_are_refused(tmp_path: Path, how: str) -> None:
     _damage(save_kl(tmp_path), how)
     with pytest.raises(IntegrityError) as caught:

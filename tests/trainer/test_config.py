@@ -91,7 +91,11 @@ def test_all_problems_are_told_at_once() -> None:
     assert all(one in str(caught.value) for one in ("sede", "optimiser.lr", "data.flip"))
 
 
-@pytest.mark.parametrize("text", ["seed: 1\nseed: 2\n", "a: &x 1\nseed: *x\n", "- 1\n", "seed: [1\n", "seed: 1\n<<: {batch_size: 2}\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["seed: 1\nseed: 2\n", "a: &x 1\nseed: *x\n", "- 1\n", "seed: [1\n", "seed: 1\n<<: {batch_size: 2}\n",
+        "seed: 2026-13-45\n", "seed: !!timestamp x\n", "seed: " + "[" * 3000],
+)  # fmt: skip
 def test_yaml_that_surprises_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "run.yml"
     file.write_text(text)

@@ -61,8 +61,10 @@ def _kind_of(config: dict[str, Any], where: str) -> Any:
 def _from_folder(folder: Path) -> nn.Module:
     try:
         config = json.loads((folder / CONFIG_NAME).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise IntegrityError(f"cannot read the codec's configuration: {error}", path=folder / CONFIG_NAME) from error
+    if not isinstance(config, dict):
+        raise IntegrityError("the codec's configuration is no mapping", path=folder / CONFIG_NAME, seen=type(config).__name__)
     return _checked(_kind_of(config, str(folder)), str(folder), local_files_only=True)
 
 
