@@ -86,6 +86,13 @@ def test_a_death_that_does_not_come_again_blames_nobody(tmp_path: Path) -> None:
     assert (tmp_path / "one").exists() and (tmp_path / "two").exists()
 
 
+def test_an_item_that_was_ended_with_the_pool_is_no_suspect(tmp_path: Path) -> None:
+    # The second task is ended by the pool while it sleeps in its item, which then dies once on its own.
+    partitions = [("sleep 0.4 then kill",), (f"sleep 1 then once {tmp_path / 'one'}",)]
+    assert list(run_tasks(tasks_of(tmp_path, *partitions), Engine(2))) == [(LEFT_OUT,), partitions[1]]
+    assert (tmp_path / "one").exists()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_worker_killed_from_outside_costs_nothing(seed: int, tmp_path: Path) -> None:
     partitions = [tuple(f"sleep 0.01{number}{at}" for at in range(3)) for number in range(12)]

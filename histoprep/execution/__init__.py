@@ -105,8 +105,9 @@ def run_tasks(tasks: Iterable[Task[R]], engine: Engine) -> Generator[R, None, No
     """Yield the results of `tasks` in their order, with a bounded number of them under way.
 
     When worker processes die, every task under way is run again, one at a time in a process
-    of its own. An item at which a process dies twice is left out: once may be bad luck, such as
-    the system's out-of-memory killer. Raises WorkerError when processes die for no such reason.
+    of its own. An item at which such a process dies twice is left out: once may be bad luck, such as
+    the system's out-of-memory killer, and a pool that breaks ends the work on innocent items too.
+    Raises WorkerError when processes die for no such reason.
     """
     upcoming = iter(tasks)
     waiting: deque[tuple[Task[R], Future[R] | None]] = deque()
@@ -172,7 +173,7 @@ def _again(task: Task[R], future: Future[R] | None, engine: Engine) -> R:
 def _run_carefully(task: Task[R], engine: Engine) -> R:
     """Return the result of a task run alone in local processes, without the items that end them."""
     local = replace(engine, num_workers=1, scheduler=None)
-    suspects = {read_marker(task.marker)}
+    suspects: set[int] = set()
     left_out: set[int] = set()
     unexplained = 0
     while True:

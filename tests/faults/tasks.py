@@ -24,8 +24,13 @@ LEFT_OUT = "left out"
 def do(item: str) -> str:
     """Return the item, or do what its first word says.
 
-    `once FILE` ends the process unless FILE is there, as a system short of memory would.
+    `once FILE` ends the process unless FILE is there, as a system short of memory would; `A then B` does both.
     """
+    first, then, second = item.partition(" then ")
+    if then:
+        do(first)
+        do(second)
+        return item
     what, _, rest = item.partition(" ")
     if what == "exit":
         os._exit(3)
