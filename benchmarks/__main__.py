@@ -1,6 +1,8 @@
-"""All gates in one run: `python -m benchmarks [--quick] [--only NAME ...] [--corpus DIR] [--write FILE]`.
+"""All gates in one run: `python -m benchmarks [--quick] [--only NAME ...] [--corpus DIR] [--write
+FILE]`.
 
-Prints a table of ratios and leaves with 1 when a gate is missed. `--quick` takes small numbers, to see that everything runs.
+Prints a table of ratios and leaves with 1 when a gate is missed. `--quick` takes small numbers, to
+see that everything runs.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ def main() -> int:
     return int(any(row.verdict == "MISSED" for row in rows))
 
 
-def _gates(folder: Path, num_pairs: int, *, quick: bool) -> dict[str, Callable[[], Row | list[Row]]]:
+def _gates(
+    folder: Path, num_pairs: int, *, quick: bool
+) -> dict[str, Callable[[], Row | list[Row]]]:
     some = 200 if quick else 2_000
     sizes = (200, 400) if quick else (1_000, 4_000, 16_000, 64_000)
     return {
@@ -59,7 +63,9 @@ def _gates(folder: Path, num_pairs: int, *, quick: bool) -> dict[str, Callable[[
         "latency": lambda: toolkit.latency_row(folder, 64 if quick else 512),
         "listing": lambda: toolkit.listing_row(5_000 if quick else 246_750),
         "command": lambda: toolkit.command_rows(folder),
-        "growth": lambda: toolkit.growth_row(lambda folder, size: make_corpus(folder, size, tile_px=128), sizes),
+        "growth": lambda: toolkit.growth_row(
+            lambda folder, size: make_corpus(folder, size, tile_px=128), sizes
+        ),
     }
 
 

@@ -2,9 +2,10 @@
 
     python benchmarks/corpus.py DIR --pairs 12000
 
-Pairs of 512 x 512: H&E-like JPEG tiles (quality 75, 4:2:0, all different) and 8-bit grey PNG masks as Pillow
-writes them, 63 % of them all zero and so byte-identical, the others with 1 to 4 of 54 labels. Tiles are crops of a pool of
-painted pictures, turned and mirrored, so that making them takes a minute or two. What was made is noted in DIR.json.
+Pairs of 512 x 512: H&E-like JPEG tiles (quality 75, 4:2:0, all different) and 8-bit grey PNG masks
+as Pillow writes them, 63 % of them all zero and so byte-identical, the others with 1 to 4 of 54
+labels. Tiles are crops of a pool of painted pictures, turned and mirrored, so that making them
+takes a minute or two. What was made is noted in DIR.json.
 """
 
 from __future__ import annotations
@@ -53,18 +54,31 @@ class Corpus:
     zero_mask_bytes: float
 
 
-def make_corpus(folder: Path, pairs: int = 12_000, *, tile_px: int = 512, seed: int = 1, workers: int | None = None) -> Corpus:
+def make_corpus(
+    folder: Path,
+    pairs: int = 12_000,
+    *,
+    tile_px: int = 512,
+    seed: int = 1,
+    workers: int | None = None,
+) -> Corpus:
     """Return the corpus in `folder`, made unless it is there already with the same options.
 
-    The bytes of every file depend on the seed, the size and its number alone, and which masks are zero also on `pairs`.
-    Raises FileExistsError when the folder holds anything else.
+    The bytes of every file depend on the seed, the size and its number alone, and which masks are
+    zero also on `pairs`. Raises FileExistsError when the folder holds anything else.
     """
     note = folder.with_name(folder.name + ".json")
     if folder.exists():
         made = json.loads(note.read_text()) if note.exists() else {}
-        if {name: made.get(name) for name in ("pairs", "tile_px", "seed")} == {"pairs": pairs, "tile_px": tile_px, "seed": seed}:
+        if {name: made.get(name) for name in ("pairs", "tile_px", "seed")} == {
+            "pairs": pairs,
+            "tile_px": tile_px,
+            "seed": seed,
+        }:
             return Corpus(**made)
-        raise FileExistsError(f"{folder} is there already and is another corpus: delete it, or name another folder")
+        raise FileExistsError(
+            f"{folder} is there already and is another corpus: delete it, or name another folder"
+        )
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     zero = np.zeros(pairs, dtype=bool)
@@ -72,9 +86,17 @@ def make_corpus(folder: Path, pairs: int = 12_000, *, tile_px: int = 512, seed: 
     bases = temporary.with_suffix(".bases")
     bases.mkdir()
     try:
-        jobs = [(temporary, bases, tile_px, start, zero[start : start + _BATCH].tolist()) for start in range(0, pairs, _BATCH)]
+        jobs = [
+            (temporary, bases, tile_px, start, zero[start : start + _BATCH].tolist())
+            for start in range(0, pairs, _BATCH)
+        ]
         with ProcessPoolExecutor(workers) as pool:
-            list(pool.map(_write_base, [(bases, seed, tile_px, number) for number in range(min(_POOL, pairs))]))
+            list(
+                pool.map(
+                    _write_base,
+                    [(bases, seed, tile_px, number) for number in range(min(_POOL, pairs))],
+                )
+            )
             sizes = np.sum(list(pool.map(_write_batch, jobs)), axis=0)
         temporary.rename(folder)
     finally:
@@ -88,7 +110,9 @@ def make_corpus(folder: Path, pairs: int = 12_000, *, tile_px: int = 512, seed: 
 
 
 def _write_batch(job: tuple[Path, Path, int, int, list[bool]]) -> tuple[int, int, int]:
-    """Write the tiles from `start` on and return the bytes of images, labelled masks and zero masks."""
+    """Write the tiles from `start` on and return the bytes of images, labelled masks and zero
+    masks.
+    """
     folder, bases, tile_px, start, zeros = job
     image_bytes = labelled_bytes = zero_bytes = 0
     for index, zero in enumerate(zeros, start):
@@ -106,13 +130,16 @@ def _write_batch(job: tuple[Path, Path, int, int, list[bool]]) -> tuple[int, int
 
 
 def cut(base: np.ndarray, tile_px: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return tile `index`, cut from its base picture: RGB [H, W, 3] uint8 and labels [H, W] uint8, 1 to 4 of 1-54.
+    """Return tile `index`, cut from its base picture: RGB [H, W, 3] uint8 and labels [H, W] uint8,
+    1 to 4 of 1-54.
 
-    Places and turns are enumerated, not drawn: no crop occurs twice before all 64 x 8 x (tile_px / 2)^2 did.
+    Places and turns are enumerated, not drawn: no crop occurs twice before all 64 x 8 x (tile_px /
+    2)^2 did.
     """
     turn, place = index // _POOL % 8, index // _POOL // 8
     span = len(base) - tile_px
-    # Successive crops lie far apart: steps of the golden section, without a common divisor with the span.
+    # Successive crops lie far apart: steps of the golden section, without a common divisor with the
+    # span.
     step = next(one for one in range(round(0.382 * span), span) if gcd(one, span) == 1)
     row = place * step % span
     column = (place * step * step + place // span) % span
@@ -125,13 +152,20 @@ def cut(base: np.ndarray, tile_px: int, index: int) -> tuple[np.ndarray, np.ndar
 
 def _write_base(job: tuple[Path, int, int, int]) -> None:
     folder, seed, tile_px, number = job
-    np.save(folder / f"{number}.npy", base_picture(np.random.default_rng([seed, 2, number]), tile_px, number))
+    np.save(
+        folder / f"{number}.npy",
+        base_picture(np.random.default_rng([seed, 2, number]), tile_px, number),
+    )
 
 
 def base_picture(rng: np.random.Generator, tile_px: int, number: int) -> np.ndarray:
-    """Return a picture of the pool with its regions: RGB and region number from 0, uint8 [H, W, 4]."""
+    """Return a picture of the pool with its regions: RGB and region number from 0, uint8 [H, W,
+    4].
+    """
     part_px = round(tile_px * _BASE_SIZE / 3)
-    parts = [lay_out(rng, part_px, RECIPES[(number + 4 * part) % len(RECIPES)]) for part in range(9)]
+    parts = [
+        lay_out(rng, part_px, RECIPES[(number + 4 * part) % len(RECIPES)]) for part in range(9)
+    ]
     labels = np.block([parts[:3], parts[3:6], parts[6:]])
     grain = _GRAIN * rng.standard_normal((*labels.shape, 1), dtype=np.float32)
     picture = np.clip(paint(rng, labels, Stain.of_slide(rng)) + grain, 0, 255).astype(np.uint8)
@@ -168,10 +202,22 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=None)
     given = parser.parse_args()
     started = time.perf_counter()
-    corpus = make_corpus(given.folder.absolute(), given.pairs, tile_px=given.tile_px, seed=given.seed, workers=given.workers)
-    print(f"{corpus.pairs:,} pairs of {corpus.tile_px} px in {given.folder}, {time.perf_counter() - started:.1f} s")
+    corpus = make_corpus(
+        given.folder.absolute(),
+        given.pairs,
+        tile_px=given.tile_px,
+        seed=given.seed,
+        workers=given.workers,
+    )
+    print(
+        f"{corpus.pairs:,} pairs of {corpus.tile_px} px in {given.folder},"
+        f" {time.perf_counter() - started:.1f} s"
+    )
     print(f"images: mean {corpus.image_bytes / 1000:.1f} KB")
-    print(f"masks: {corpus.zero_masks:,} zero ({corpus.zero_mask_bytes:.0f} bytes each), the others mean {corpus.labelled_mask_bytes / 1000:.2f} KB")
+    print(
+        f"masks: {corpus.zero_masks:,} zero ({corpus.zero_mask_bytes:.0f} bytes each), the others"
+        f" mean {corpus.labelled_mask_bytes / 1000:.2f} KB"
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""Does the diffusion stage help on real tiles? EBHI-Seg (six classes of colorectal biopsies), split by case, on a CPU.
+"""Does the diffusion stage help on real tiles? EBHI-Seg (six classes of colorectal biopsies), split
+by case, on a CPU.
 
-    python -m benchmarks.diffmic_learning DATA --work DIR [--seeds 3] [--out benchmarks/diffmic-results.md]
+    python -m benchmarks.diffmic_learning DATA --work DIR [--seeds 3] [--out
+    benchmarks/diffmic-results.md]
 
-DATA is the folder ebhi_seg with its index.csv. Compared on the same test tiles: the majority class, a linear probe on EfficientNet-Lite0 features
-(ImageNet), the guidance classifier alone and the diffusion. Runs in DIR go on where they stopped. Intervals are bootstraps by case.
+DATA is the folder ebhi_seg with its index.csv. Compared on the same test tiles: the majority class,
+a linear probe on EfficientNet-Lite0 features (ImageNet), the guidance classifier alone and the
+diffusion. Runs in DIR go on where they stopped. Intervals are bootstraps by case.
 """
 
 from __future__ import annotations
@@ -67,13 +70,33 @@ SETTINGS = (
 
 
 def make_manifest(data: Path, work: Path) -> Path:
-    """Return the manifest of the tiles: classes and cases from index.csv, 60 % train, 15 % validation, 25 % test by case."""
+    """Return the manifest of the tiles: classes and cases from index.csv, 60 % train, 15 %
+    validation, 25 % test by case.
+    """
     path, space = work / "manifest.parquet", ["--workspace", str(work / "workspace")]
     if not path.is_file():
-        table = ["--csv", str(data / "index.csv"), "--group-by", "csv:case_id", "--label-by", "csv:class"]
+        table = [
+            "--csv",
+            str(data / "index.csv"),
+            "--group-by",
+            "csv:case_id",
+            "--label-by",
+            "csv:class",
+        ]
         folders = ["--layout", "folders", "--images", "images", "--masks", "labels"]
         histoprep(["--quiet", "audit", str(data), *space, *folders, *table])
-        histoprep(["--quiet", "manifest", str(data), *space, "--split", "0.6/0.15/0.25", "--out", str(path)])
+        histoprep(
+            [
+                "--quiet",
+                "manifest",
+                str(data),
+                *space,
+                "--split",
+                "0.6/0.15/0.25",
+                "--out",
+                str(path),
+            ]
+        )
     return path
 
 
@@ -86,7 +109,8 @@ def run_config(manifest: Path, out: Path, seed: int, prediction_type: str) -> Co
 
 
 def remember_features() -> None:
-    """Keep decoded tiles, and what frozen trunks make of each image and crop: the same pixels give the same features, only sooner.
+    """Keep decoded tiles, and what frozen trunks make of each image and crop: the same pixels give
+    the same features, only sooner.
 
     All trunks of this benchmark have the same weights, so they share what is kept.
     """
@@ -110,7 +134,9 @@ def remember_features() -> None:
 
 
 def probe(data: LabelledTiles, side_px: int) -> np.ndarray:
-    """Return test predictions of a logistic regression on pooled ImageNet features of train; its strength is chosen on validation."""
+    """Return test predictions of a logistic regression on pooled ImageNet features of train; its
+    strength is chosen on validation.
+    """
     trunk = build_trunk("efficientnet_lite0", frozen=True)
     load_trunk_weights(trunk, "packaged")
     features = {}
@@ -118,18 +144,26 @@ def probe(data: LabelledTiles, side_px: int) -> np.ndarray:
         tiles = OrderedTiles(SquareTiles(data.tiles, side_px), data.labels, rows)
         with torch.no_grad():
             batches = loader(tiles, range(len(rows)), 16)
-            features[split] = torch.cat([trunk(normalise_images(one["image"])).mean(dim=(-2, -1)) for one in batches]).numpy()
+            features[split] = torch.cat(
+                [trunk(normalise_images(one["image"])).mean(dim=(-2, -1)) for one in batches]
+            ).numpy()
     truth = {split: data.labels[rows] for split, rows in data.rows.items()}
     fitted = []
     for strength in STRENGTHS:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000)).fit(features["train"], truth["train"])
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000)).fit(
+            features["train"], truth["train"]
+        )
         counts = confusion_matrix(truth["val"], model.predict(features["val"]), len(data.names))
         fitted.append((float(count_scores(counts)["macro_f1"]), model))
     return np.asarray(max(fitted, key=lambda one: one[0])[1].predict(features["test"]))
 
 
-def fit_and_test(config: Config, names: tuple[str, ...], shared_guidance: Path | None = None) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return test predictions of the diffusion and of the guidance classifier alone, and the CPU seconds; finished work is not repeated."""
+def fit_and_test(
+    config: Config, names: tuple[str, ...], shared_guidance: Path | None = None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return test predictions of the diffusion and of the guidance classifier alone, and the CPU
+    seconds; finished work is not repeated.
+    """
     run, before = Path(config.out), time.process_time()
     if shared_guidance is not None and not (run / "guidance").exists():
         run.mkdir(parents=True, exist_ok=True)
@@ -137,8 +171,16 @@ def fit_and_test(config: Config, names: tuple[str, ...], shared_guidance: Path |
     fit(config)
     if not (run / "test" / "predictions.parquet").is_file():
         evaluate_run(run, options=TestOptions(num_sheets=6))
-    table = pq.read_table(run / "test" / "predictions.parquet", columns=["predicted", "predicted_by_guidance"]).to_pydict()
-    return *(np.array([names.index(one) for one in table[key]]) for key in ("predicted", "predicted_by_guidance")), time.process_time() - before
+    table = pq.read_table(
+        run / "test" / "predictions.parquet", columns=["predicted", "predicted_by_guidance"]
+    ).to_pydict()
+    return (
+        *(
+            np.array([names.index(one) for one in table[key]])
+            for key in ("predicted", "predicted_by_guidance")
+        ),
+        time.process_time() - before,
+    )
 
 
 def line(name: str, found: dict[str, Interval]) -> str:
@@ -148,10 +190,17 @@ def line(name: str, found: dict[str, Interval]) -> str:
 
 def verdict(found: Interval) -> str:
     """Return one plain sentence about the difference in macro F1."""
-    shown = f"macro F1 {found.value:+.3f} (95 % interval {found.low:+.3f} to {found.high:+.3f}), all seeds pooled, drawn by case"
+    shown = (
+        f"macro F1 {found.value:+.3f} (95 % interval {found.low:+.3f} to {found.high:+.3f}), all"
+        " seeds pooled, drawn by case"
+    )
     if found.low > 0:
         return f"**The diffusion stage helps**: {shown}."
-    return f"**The diffusion stage does harm**: {shown}." if found.high < 0 else f"**The diffusion stage does not help measurably**: {shown}."
+    return (
+        f"**The diffusion stage does harm**: {shown}."
+        if found.high < 0
+        else f"**The diffusion stage does not help measurably**: {shown}."
+    )
 
 
 def report(data: LabelledTiles, seeds: int, manifest: Path, work: Path) -> list[str]:
@@ -166,17 +215,31 @@ def report(data: LabelledTiles, seeds: int, manifest: Path, work: Path) -> list[
         ours, alone, seconds = [], [], 0.0
         for seed in range(count):
             shared = work / f"epsilon-{seed}" / "guidance" if kind == "sample" else None
-            first, second, spent = fit_and_test(run_config(manifest, work / f"{kind}-{seed}", seed, kind), data.names, shared)
+            first, second, spent = fit_and_test(
+                run_config(manifest, work / f"{kind}-{seed}", seed, kind), data.names, shared
+            )
             ours.append(first)
             alone.append(second)
             seconds += spent
             if kind == "epsilon":
-                lines.append(line(f"guidance alone, seed {seed}", score_intervals(truth, second, size, groups)))
-            lines.append(line(f"diffusion ({kind} prediction), seed {seed}", score_intervals(truth, first, size, groups)))
+                lines.append(
+                    line(
+                        f"guidance alone, seed {seed}", score_intervals(truth, second, size, groups)
+                    )
+                )
+            lines.append(
+                line(
+                    f"diffusion ({kind} prediction), seed {seed}",
+                    score_intervals(truth, first, size, groups),
+                )
+            )
         several = [np.tile(one, count) for one in (truth, groups)]
-        difference = difference_intervals(several[0], np.concatenate(ours), np.concatenate(alone), size, several[1])
+        difference = difference_intervals(
+            several[0], np.concatenate(ours), np.concatenate(alone), size, several[1]
+        )
         notes.append(
-            f"{kind} prediction, {count} seed{'s' if count > 1 else ''}: {verdict(difference['macro_f1'])} CPU in this call: {seconds:.0f} s."
+            f"{kind} prediction, {count} seed{'s' if count > 1 else ''}:"
+            f" {verdict(difference['macro_f1'])} CPU in this call: {seconds:.0f} s."
         )
     return [*lines, "", *(f"- {one}" for one in notes)]
 
@@ -197,16 +260,30 @@ def main() -> int:
     text = [
         "# The diffusion classifier on EBHI-Seg",
         "",
-        f"Made by `python -m benchmarks.diffmic_learning` on {machine()}, torch {torch.__version__}, one thread.",
+        (
+            f"Made by `python -m benchmarks.diffmic_learning` on {machine()}, torch"
+            f" {torch.__version__}, one thread."
+        ),
         "",
         "Tiles (cases): "
         + ", ".join(f"{split} {len(rows)} ({cases[split]})" for split, rows in data.rows.items())
         + "; six classes; no case in two splits.",
-        f"A small run: {IMAGE_PX} px, frozen EfficientNet-Lite0 trunks with ImageNet weights everywhere, not augmented, {GUIDANCE_EPOCHS} epochs of",
-        f"guidance, {DIFFUSION_EPOCHS} of diffusion, 10 steps and 4 samples an image; both prediction types share their guidance classifiers.",
-        "Checkpoints by validation macro F1; the test split was read once a run. Values with 95 % bootstrap intervals, drawn by case.",
+        (
+            f"A small run: {IMAGE_PX} px, frozen EfficientNet-Lite0 trunks with ImageNet weights"
+            f" everywhere, not augmented, {GUIDANCE_EPOCHS} epochs of"
+        ),
+        (
+            f"guidance, {DIFFUSION_EPOCHS} of diffusion, 10 steps and 4 samples an image; both"
+            " prediction types share their guidance classifiers."
+        ),
+        (
+            "Checkpoints by validation macro F1; the test split was read once a run. Values with 95"
+            " % bootstrap intervals, drawn by case."
+        ),
         "",
-        "| classifier | " + " | ".join(name.replace("_", " ").replace("f1", "F1") for name in SHOWN) + " |",
+        "| classifier | "
+        + " | ".join(name.replace("_", " ").replace("f1", "F1") for name in SHOWN)
+        + " |",
         "|---|" + "---|" * len(SHOWN),
         *report(data, given.seeds, manifest, given.work.absolute()),
     ]

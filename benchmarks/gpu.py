@@ -1,8 +1,11 @@
-"""Speed of the latent diffusion model on this device: `python -m benchmarks.gpu [--small] [--batch-sizes 32 64 ...] [--write FILE]`.
+"""Speed of the latent diffusion model on this device: `python -m benchmarks.gpu [--small]
+[--batch-sizes 32 64 ...] [--write FILE]`.
 
-Training of the reference network in bf16, with and without torch.compile, against the lineage's loop (float32, explicit softmax, VAE in the
-step) in the same run; then encoding and sampling. TFLOP/s count the operations that are executed (2 for a multiply-add, backward included).
-`--small` takes a small network on small images, to see on a CPU that everything runs: its figures mean nothing.
+Training of the reference network in bf16, with and without torch.compile, against the lineage's
+loop (float32, explicit softmax, VAE in the step) in the same run; then encoding and sampling.
+TFLOP/s count the operations that are executed (2 for a multiply-add, backward included). `--small`
+takes a small network on small images, to see on a CPU that everything runs: its figures mean
+nothing.
 """
 
 from __future__ import annotations
@@ -78,7 +81,9 @@ class Row:
 
 @dataclass
 class CachedTiles:
-    """Latents, masks and images in memory-mapped files, as training reads them; noise keyed by position."""
+    """Latents, masks and images in memory-mapped files, as training reads them; noise keyed by
+    position.
+    """
 
     folder: Path
     scale: Scale
@@ -91,21 +96,36 @@ class CachedTiles:
             made = np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", kind, shape)
             for index in range(one.num_tiles):
                 made[index] = (
-                    rng.standard_normal(shape[1:]) if kind == np.float16 else rng.integers(0, NUM_CLASSES if name == "mask" else 256, shape[1:])
+                    rng.standard_normal(shape[1:])
+                    if kind == np.float16
+                    else rng.integers(0, NUM_CLASSES if name == "mask" else 256, shape[1:])
                 )
         return self
 
     def batch(self, positions: np.ndarray) -> dict[str, Tensor]:
         """Return the batch of training positions."""
-        rows, opened = positions % self.scale.num_tiles, {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name, *_ in self._files()}
+        rows, opened = (
+            positions % self.scale.num_tiles,
+            {
+                name: np.load(self.folder / f"{name}.npy", mmap_mode="r")
+                for name, *_ in self._files()
+            },
+        )
         mask = torch.from_numpy(np.ascontiguousarray(opened["mask"][rows]))
         if self.kind == "images":
-            return {"image": torch.from_numpy(np.ascontiguousarray(opened["image"][rows])), "mask": mask}
+            return {
+                "image": torch.from_numpy(np.ascontiguousarray(opened["image"][rows])),
+                "mask": mask,
+            }
         return {
             "latents": torch.from_numpy(opened["latents"][rows].astype(np.float32)),
             "mask": mask,
-            "noise": torch.from_numpy(keyed_normals(0, positions, "noise", (4, self.scale.side, self.scale.side))),
-            "u": torch.from_numpy(keyed_uniforms(0, positions, "timestep")[:, 0].astype(np.float32)),
+            "noise": torch.from_numpy(
+                keyed_normals(0, positions, "noise", (4, self.scale.side, self.scale.side))
+            ),
+            "u": torch.from_numpy(
+                keyed_uniforms(0, positions, "timestep")[:, 0].astype(np.float32)
+            ),
         }
 
     def _files(self) -> list[tuple[str, tuple[int, ...], type]]:
@@ -132,8 +152,16 @@ class Bench:
             self._add("lineage: float32, softmax matrix, VAE in the step", size, self._lineage)
         for size in self.scale.batch_sizes:
             for compiled in (False, True):
-                self._add(f"train, bf16{', compiled' if compiled else ''}", size, lambda row, on=compiled: self._train(row, on, "binary"))
-        self._add("train, bf16, compiled, class queries", self.scale.batch_sizes[0], lambda row: self._train(row, True, "class"))
+                self._add(
+                    f"train, bf16{', compiled' if compiled else ''}",
+                    size,
+                    lambda row, on=compiled: self._train(row, on, "binary"),
+                )
+        self._add(
+            "train, bf16, compiled, class queries",
+            self.scale.batch_sizes[0],
+            lambda row: self._train(row, True, "class"),
+        )
         self._add("encode, bf16", self.scale.encode_batch, self._encode)
         for compiled in (False, True):
             self._add(
@@ -166,27 +194,55 @@ class Bench:
 
     def _network(self, query: str = "binary") -> ReferenceUNet:
         torch.manual_seed(0)
-        return ReferenceUNet(ReferenceUNetConfig(NUM_CLASSES, dim=self.scale.dim, mask_query=query)).to(self.device)  # type: ignore[arg-type]
+        return ReferenceUNet(
+            ReferenceUNetConfig(NUM_CLASSES, dim=self.scale.dim, mask_query=query)
+        ).to(self.device)  # type: ignore[arg-type]
 
     def _train(self, row: Row, compiled: bool, query: str) -> None:
         network = self._network(query).train().to(memory_format=torch.channels_last)
         flops = training_flops(network, self.scale.image_px, self.device)
-        step = OurStep(torch.compile(network, dynamic=False, backend=self.scale.compiler) if compiled else network, self.device)
+        step = OurStep(
+            (
+                torch.compile(network, dynamic=False, backend=self.scale.compiler)
+                if compiled
+                else network
+            ),
+            self.device,
+        )
         self._measure_steps(row, self._batches("latents", row.batch), step, flops)
 
     def _lineage(self, row: Row) -> None:
         torch.set_float32_matmul_precision("high")
         network = made_plain(self._network()).train()
         flops = training_flops(network, self.scale.image_px, self.device)
-        step = LineageStep(network, self._codec().autoencoder, Objective().schedule.alpha_bars(self.device))
-        self._measure_steps(row, self._batches("images", row.batch), lambda batch: step(batch["image"], batch["mask"]), flops)
+        step = LineageStep(
+            network, self._codec().autoencoder, Objective().schedule.alpha_bars(self.device)
+        )
+        self._measure_steps(
+            row,
+            self._batches("images", row.batch),
+            lambda batch: step(batch["image"], batch["mask"]),
+            flops,
+        )
 
     def _batches(self, kind: str, size: int) -> Iterator[dict[str, Tensor]]:
         count = size * (self.scale.num_warm + self.scale.num_steps)
         dataset = CachedTiles(self.tiles.folder, self.scale, kind)
-        return loader(dataset, range(count), size, self.scale.num_workers, pin_memory=self.device.type == "cuda")
+        return loader(
+            dataset,
+            range(count),
+            size,
+            self.scale.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )
 
-    def _measure_steps(self, row: Row, batches: Iterator[dict[str, Tensor]], step: Callable[[dict[str, Tensor]], Tensor], flops: int) -> None:
+    def _measure_steps(
+        self,
+        row: Row,
+        batches: Iterator[dict[str, Tensor]],
+        step: Callable[[dict[str, Tensor]], Tensor],
+        flops: int,
+    ) -> None:
         waited = started = 0.0
         for index in range(self.scale.num_warm + self.scale.num_steps):
             if index == self.scale.num_warm:
@@ -205,14 +261,25 @@ class Bench:
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
         torch.manual_seed(0)
-        kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+        kinds = {
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+        }
         groups = min(32, *self.scale.vae_widths)
-        made = AutoencoderKL(block_out_channels=self.scale.vae_widths, layers_per_block=2, latent_channels=4, norm_num_groups=groups, **kinds)
+        made = AutoencoderKL(
+            block_out_channels=self.scale.vae_widths,
+            layers_per_block=2,
+            latent_channels=4,
+            norm_num_groups=groups,
+            **kinds,
+        )
         return Codec(made, "untrained").to(self.device)
 
     def _encode(self, row: Row) -> None:
         codec = self._codec().to(memory_format=torch.channels_last)
-        images = torch.rand(row.batch, 3, self.scale.image_px, self.scale.image_px, device=self.device).to(memory_format=torch.channels_last)
+        images = torch.rand(
+            row.batch, 3, self.scale.image_px, self.scale.image_px, device=self.device
+        ).to(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16):
             seconds = self._seconds(lambda: codec.encode(images), self.scale.num_steps)
         row.images_per_s = self.scale.num_steps * row.batch / seconds
@@ -221,9 +288,26 @@ class Bench:
         network = self._network().eval().to(memory_format=torch.channels_last)
         codec = self._codec().to(memory_format=torch.channels_last)
         scaling = LatentScaling("codec", (0.0,) * 4, (1.0,) * 4)
-        denoiser = torch.compile(network, dynamic=False, backend=self.scale.compiler) if compiled else network
-        generator = Generator(denoiser, Objective(), codec, scaling, NUM_CLASSES, network.config.stride, self.device, "bf16")
-        masks = np.random.default_rng(0).integers(0, NUM_CLASSES, (row.batch, self.scale.image_px, self.scale.image_px)).astype(np.uint8)
+        denoiser = (
+            torch.compile(network, dynamic=False, backend=self.scale.compiler)
+            if compiled
+            else network
+        )
+        generator = Generator(
+            denoiser,
+            Objective(),
+            codec,
+            scaling,
+            NUM_CLASSES,
+            network.config.stride,
+            self.device,
+            "bf16",
+        )
+        masks = (
+            np.random.default_rng(0)
+            .integers(0, NUM_CLASSES, (row.batch, self.scale.image_px, self.scale.image_px))
+            .astype(np.uint8)
+        )
         names = [str(index) for index in range(row.batch)]
         options = SamplingOptions(2.0, Solver("dpm++", 25 if self.device.type == "cuda" else 2))
         seconds = self._seconds(lambda: generator.generate(masks, names, options), 3)
@@ -251,10 +335,15 @@ def device_name(device: torch.device) -> str:
 
 
 def table(rows: list[Row], device: torch.device) -> str:
-    """Return the rows as Markdown; the share of peak is against the data sheet's dense bf16 rate."""
+    """Return the rows as Markdown; the share of peak is against the data sheet's dense bf16
+    rate.
+    """
     name = device_name(device)
     peak = next((rate for key, rate in PEAKS.items() if key in name), None)
-    lines = ["| what | batch | images/s | TFLOP/s | of peak | waiting for data | memory, GiB |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| what | batch | images/s | TFLOP/s | of peak | waiting for data | memory, GiB |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         share = row.tflops / peak if row.tflops is not None and peak else None
         cells = [
@@ -264,7 +353,10 @@ def table(rows: list[Row], device: torch.device) -> str:
             _cell(row.waiting, ".1%"),
             _cell(row.memory_gib, ".1f"),
         ]
-        lines.append(f"| {row.what}{f': {row.note}' if row.note else ''} | {row.batch or ''} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {row.what}{f': {row.note}' if row.note else ''} | {row.batch or ''} |"
+            f" {' | '.join(cells)} |"
+        )
     return "\n".join(lines)
 
 
@@ -276,14 +368,18 @@ def main() -> int:
     """Measure, print the table, and write it to a file when one is named."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--small", action="store_true", help="a small network, to see that everything runs")
+    parser.add_argument(
+        "--small", action="store_true", help="a small network, to see that everything runs"
+    )
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[])
     parser.add_argument("--write", type=Path, help="write the table to this file")
     chosen = parser.parse_args()
     device = torch.device(chosen.device)
     if device.type != "cuda" and not chosen.small:
         parser.error("without a GPU only --small is of use")
-    scale = SMALL if chosen.small else Scale(batch_sizes=tuple(chosen.batch_sizes) or Scale.batch_sizes)
+    scale = (
+        SMALL if chosen.small else Scale(batch_sizes=tuple(chosen.batch_sizes) or Scale.batch_sizes)
+    )
     with tempfile.TemporaryDirectory() as folder:
         rows = Bench(device, scale, Path(folder)).run()
     text = f"{device_name(device)}\n\n{table(rows, device)}\n"

@@ -1,7 +1,7 @@
 """Two training steps of the same network: ours, and that of the lineage, plainly.
 
-The lineage computes in float32, with an explicit softmax over all pairs of positions and the VAE inside the step: the same function of the
-same parameters, computed otherwise.
+The lineage computes in float32, with an explicit softmax over all pairs of positions and the VAE
+inside the step: the same function of the same parameters, computed otherwise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from trainer.models.layers import HEAD_WIDTH, NUM_HEADS, MaskAttention
 
 
 class PlainAttention(nn.Module):
-    """`MaskAttention` with the whole matrix of attention weights, and a query for each position even where all of them are alike."""
+    """`MaskAttention` with the whole matrix of attention weights, and a query for each position
+    even where all of them are alike.
+    """
 
     def __init__(self, ours: MaskAttention) -> None:
         super().__init__()
@@ -30,15 +32,23 @@ class PlainAttention(nn.Module):
     def forward(self, x: Tensor, query: Tensor) -> Tensor:
         """Return [batch, dim, height, width] as `MaskAttention` does."""
         batch, dim, height, width = x.shape
-        keys, values = (part.reshape(batch, NUM_HEADS, HEAD_WIDTH, -1) for part in self.to_kv(x).chunk(2, dim=1))
-        asked = self.to_q(query.to(x.dtype).repeat(1, dim // query.shape[1], 1, 1)).reshape(batch, NUM_HEADS, HEAD_WIDTH, -1)
-        weights = torch.einsum("bhdi,bhdj->bhij", asked / math.sqrt(HEAD_WIDTH), keys).softmax(dim=-1)
+        keys, values = (
+            part.reshape(batch, NUM_HEADS, HEAD_WIDTH, -1) for part in self.to_kv(x).chunk(2, dim=1)
+        )
+        asked = self.to_q(query.to(x.dtype).repeat(1, dim // query.shape[1], 1, 1)).reshape(
+            batch, NUM_HEADS, HEAD_WIDTH, -1
+        )
+        weights = torch.einsum("bhdi,bhdj->bhij", asked / math.sqrt(HEAD_WIDTH), keys).softmax(
+            dim=-1
+        )
         found = torch.einsum("bhij,bhdj->bhid", weights, values)
         return self.to_out(found.transpose(2, 3).reshape(batch, -1, height, width))
 
 
 def made_plain(network: nn.Module) -> nn.Module:
-    """Replace every attention of a reference network by the plain one, in place, and return the network."""
+    """Replace every attention of a reference network by the plain one, in place, and return the
+    network.
+    """
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, MaskAttention):
@@ -47,19 +57,28 @@ def made_plain(network: nn.Module) -> nn.Module:
 
 
 class LineageStep:
-    """One training step as published: images in [0, 1] through the VAE, cosine schedule, l1 on the noise, Adam, clipping at norm 1."""
+    """One training step as published: images in [0, 1] through the VAE, cosine schedule, l1 on the
+    noise, Adam, clipping at norm 1.
+    """
 
     def __init__(self, network: nn.Module, vae: Any, alpha_bars: Tensor) -> None:
         self.network, self.vae, self.alpha_bars = network, vae, alpha_bars
         self.optimiser = torch.optim.Adam(network.parameters(), lr=1e-4, betas=(0.9, 0.99))
 
     def __call__(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Return the loss of images, uint8 [batch, 3, height, width], with masks [batch, 1, height, width]."""
+        """Return the loss of images, uint8 [batch, 3, height, width], with masks [batch, 1, height,
+        width].
+        """
         with torch.no_grad():
             latents = self.vae.encode(images.float() / 255).latent_dist.sample() / 50
-        noise, t = torch.randn_like(latents), torch.randint(0, len(self.alpha_bars), (len(latents),), device=latents.device)
+        noise, t = (
+            torch.randn_like(latents),
+            torch.randint(0, len(self.alpha_bars), (len(latents),), device=latents.device),
+        )
         power = self.alpha_bars[t].view(-1, 1, 1, 1)
-        loss = functional.l1_loss(self.network(power.sqrt() * latents + (1 - power).sqrt() * noise, t, mask), noise)
+        loss = functional.l1_loss(
+            self.network(power.sqrt() * latents + (1 - power).sqrt() * noise, t, mask), noise
+        )
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimiser.step()
@@ -69,7 +88,9 @@ class LineageStep:
 
 @dataclass
 class OurStep:
-    """One training step as the engine makes it: cached latents, autocast, fused AdamW, averages every tenth step, no host sync."""
+    """One training step as the engine makes it: cached latents, autocast, fused AdamW, averages
+    every tenth step, no host sync.
+    """
 
     network: Any
     device: torch.device
@@ -78,7 +99,9 @@ class OurStep:
 
     def __post_init__(self) -> None:
         inner = getattr(self.network, "_orig_mod", self.network)
-        self.optimiser = torch.optim.AdamW(inner.parameters(), lr=1e-4, fused=self.device.type == "cuda")
+        self.optimiser = torch.optim.AdamW(
+            inner.parameters(), lr=1e-4, fused=self.device.type == "cuda"
+        )
         self.average = MovingAverage(inner, 0.995, 10)
 
     def __call__(self, batch: dict[str, Tensor]) -> Tensor:
@@ -101,6 +124,10 @@ def training_flops(network: nn.Module, image_px: int, device: torch.device) -> i
     """Return the operations of one image, forward and backward, as the network executes them."""
     with FlopCounterMode(display=False) as counter:
         mask = torch.zeros(1, 1, image_px, image_px, dtype=torch.uint8, device=device)
-        network(torch.randn(1, 4, image_px // 8, image_px // 8, device=device), torch.zeros(1, device=device), mask).sum().backward()
+        network(
+            torch.randn(1, 4, image_px // 8, image_px // 8, device=device),
+            torch.zeros(1, device=device),
+            mask,
+        ).sum().backward()
     network.zero_grad()
     return counter.get_total_flops()

@@ -2,9 +2,10 @@
 
     python -m benchmarks.latents CORPUS [--samples 2000]
 
-The set has mean and deviation of 4 x 64 x 64 in half precision and masks of 512 x 512, each drawn from its stream by position. A sample
-is a draw from the posterior, normalised, with its mask, label and a number for the timestep; the second row adds the noise of the
-diffusion (16,384 normal numbers, keyed by position). Latents are random numbers; masks are those of the corpus.
+The set has mean and deviation of 4 x 64 x 64 in half precision and masks of 512 x 512, each drawn
+from its stream by position. A sample is a draw from the posterior, normalised, with its mask, label
+and a number for the timestep; the second row adds the noise of the diffusion (16,384 normal
+numbers, keyed by position). Latents are random numbers; masks are those of the corpus.
 """
 
 from __future__ import annotations
@@ -66,25 +67,40 @@ def make_set(corpus: Path, num_samples: int, scratch: Path) -> tuple[TileSource,
     root.mkdir()
     for mask in sorted(corpus.glob("*_mask.png"))[:num_samples]:
         for path in (mask, mask.with_name(mask.name.replace("_mask.png", ".jpg"))):
-            (root / path.name).symlink_to(path.absolute()) if path.stat().st_dev != root.stat().st_dev else (root / path.name).hardlink_to(path)
+            (root / path.name).symlink_to(
+                path.absolute()
+            ) if path.stat().st_dev != root.stat().st_dev else (root / path.name).hardlink_to(path)
     workspace = Workspace.of(root)
     TileTable(workspace).build(InProcess(1))
-    build_manifest(workspace.tiles, load_label_map(find_label_map("label_map_5")), ManifestOptions(), workspace.manifest)
+    build_manifest(
+        workspace.tiles,
+        load_label_map(find_label_map("label_map_5")),
+        ManifestOptions(),
+        workspace.manifest,
+    )
     tiles = open_tiles(workspace.manifest)
-    made = encode_tiles(tiles, RandomCodec(), scratch / "latents", EncodeOptions(views=2, batch_size=BATCH_SIZE))  # type: ignore[arg-type]
+    made = encode_tiles(
+        tiles, RandomCodec(), scratch / "latents", EncodeOptions(views=2, batch_size=BATCH_SIZE)
+    )  # type: ignore[arg-type]
     return tiles, made.latents
 
 
 def rows(corpus: Path, num_samples: int = 2_000, rounds: int = ROUNDS) -> list[Row]:
-    """Return the rows of the latent loader, by processor time of the one process: a sample, and a sample with noise."""
+    """Return the rows of the latent loader, by processor time of the one process: a sample, and a
+    sample with noise.
+    """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=corpus.parent) as scratch:
         tiles, latents = make_set(corpus, num_samples, Path(scratch))
         streams = class_streams(tiles.table, tiles.label_map, split="train", unconditional=0.5)
-        plain, noisy = (LatentDataset(latents, tiles, streams, 0, noise=noise) for noise in (False, True))
+        plain, noisy = (
+            LatentDataset(latents, tiles, streams, 0, noise=noise) for noise in (False, True)
+        )
         cases = (
             SimpleNamespace(name="latents to a batch", dataset=plain, gate=GATE),
-            SimpleNamespace(name="latents and diffusion noise to a batch", dataset=noisy, gate=GATE),
+            SimpleNamespace(
+                name="latents and diffusion noise to a batch", dataset=noisy, gate=GATE
+            ),
         )
         speeds: dict[str, list[float]] = {one.name: [] for one in cases}
         for one in cases:
@@ -93,14 +109,24 @@ def rows(corpus: Path, num_samples: int = 2_000, rounds: int = ROUNDS) -> list[R
             for one in cases:
                 speeds[one.name].append(num_samples / cpu_seconds(_read(one.dataset, num_samples)))
         return [
-            Row(one.name, f"{num_samples:,} samples", statistics.median(speeds[one.name]), *_range(speeds[one.name]), _UNIT, one.gate, 2 * one.gate)
+            Row(
+                one.name,
+                f"{num_samples:,} samples",
+                statistics.median(speeds[one.name]),
+                *_range(speeds[one.name]),
+                _UNIT,
+                one.gate,
+                2 * one.gate,
+            )
             for one in cases
         ]
 
 
 def _read(dataset: LatentDataset, num_samples: int) -> Callable[[], None]:
     def read() -> None:
-        count = sum(len(batch["latents"]) for batch in loader(dataset, range(num_samples), BATCH_SIZE))
+        count = sum(
+            len(batch["latents"]) for batch in loader(dataset, range(num_samples), BATCH_SIZE)
+        )
         assert count == num_samples
 
     return read

@@ -1,9 +1,12 @@
-"""Does the small diffusion model learn? Trains `ldm-tiny` and measures its pictures: `python -m benchmarks.learning --manifest M --codec C`.
+"""Does the small diffusion model learn? Trains `ldm-tiny` and measures its pictures: `python -m
+benchmarks.learning --manifest M --codec C`.
 
 - validation loss on fixed noise, first and last;
-- regions: the mean colour (and texture) of every region of a generated picture is given to the nearest class of real regions; the share that
+- regions: the mean colour (and texture) of every region of a generated picture is given to the
+  nearest class of real regions; the share that
   finds its own class, against chance, real regions and pictures made without their mask;
-- a wrong mask: one region gets another class, the noise stays; how much more the picture changes inside the region than outside, and how
+- a wrong mask: one region gets another class, the noise stays; how much more the picture changes
+  inside the region than outside, and how
   often its colour is then nearer to the new class than to the old.
 """
 
@@ -39,7 +42,9 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True)
 class Tiles:
-    """Real windows: `images` uint8 [n, height, width, 3] as the codec gives them back, `masks` uint8 [n, height, width]."""
+    """Real windows: `images` uint8 [n, height, width, 3] as the codec gives them back, `masks`
+    uint8 [n, height, width].
+    """
 
     images: np.ndarray
     masks: np.ndarray
@@ -47,25 +52,34 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Classes:
-    """What real regions of each class look like: mean of the features of its regions, and the spread of all, by class id."""
+    """What real regions of each class look like: mean of the features of its regions, and the
+    spread of all, by class id.
+    """
 
     means: dict[int, np.ndarray]
     spread: np.ndarray
 
     def nearest(self, features: np.ndarray, *, used: slice = slice(None)) -> int:
         """Return the class whose mean is nearest to features, in units of their spread."""
-        return min(self.means, key=lambda one: float((((features - self.means[one]) / self.spread)[used] ** 2).sum()))
+        return min(
+            self.means,
+            key=lambda one: float((((features - self.means[one]) / self.spread)[used] ** 2).sum()),
+        )
 
 
 def features_of(image: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Return mean red, green, blue, spread of luminance and mean step of luminance between neighbours in a region: float64 [5]."""
+    """Return mean red, green, blue, spread of luminance and mean step of luminance between
+    neighbours in a region: float64 [5].
+    """
     luminance = image @ _LUMINANCE
     steps = np.abs(np.diff(luminance, axis=1, append=luminance[:, -1:]))
     return np.array([*image[region].mean(axis=0), luminance[region].std(), steps[region].mean()])
 
 
 def regions(tiles: Tiles) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield (tile, class id, region) for every class that covers enough of a tile; class 0 is no class."""
+    """Yield (tile, class id, region) for every class that covers enough of a tile; class 0 is no
+    class.
+    """
     for index, mask in enumerate(tiles.masks):
         for class_id in np.unique(mask).tolist():
             region = mask == class_id
@@ -79,16 +93,24 @@ def describe_classes(tiles: Tiles) -> Classes:
     for index, class_id, region in regions(tiles):
         found.setdefault(class_id, []).append(features_of(tiles.images[index], region))
     every = np.concatenate([np.stack(one) for one in found.values()])
-    return Classes({class_id: np.stack(one).mean(axis=0) for class_id, one in sorted(found.items())}, every.std(axis=0))
+    return Classes(
+        {class_id: np.stack(one).mean(axis=0) for class_id, one in sorted(found.items())},
+        every.std(axis=0),
+    )
 
 
 def share_found(tiles: Tiles, classes: Classes) -> dict[str, float]:
-    """Return the share of regions whose nearest class is their own, by colour and with texture; each class counts alike."""
+    """Return the share of regions whose nearest class is their own, by colour and with texture;
+    each class counts alike.
+    """
     hits: dict[int, list[tuple[bool, bool]]] = {}
     for index, class_id, region in regions(tiles):
         if class_id in classes.means:
             seen = features_of(tiles.images[index], region)
-            found = classes.nearest(seen, used=slice(3)) == class_id, classes.nearest(seen) == class_id
+            found = (
+                classes.nearest(seen, used=slice(3)) == class_id,
+                classes.nearest(seen) == class_id,
+            )
             hits.setdefault(class_id, []).append(found)
     colour, texture = np.mean([np.mean(one, axis=0) for one in hits.values()], axis=0).tolist()
     return {"colour": colour, "colour and texture": texture}
@@ -103,7 +125,9 @@ def read_windows(config: Any, generator: Generator, split: str, count: int) -> T
     images, masks = [], []
     for start in range(0, count, 16):
         batch = data.batch(np.arange(start, min(start + 16, count)))
-        images.append(to_uint8(generator.codec.decode(latents.denormalise(batch["latents"])).numpy()))
+        images.append(
+            to_uint8(generator.codec.decode(latents.denormalise(batch["latents"])).numpy())
+        )
         masks.append(batch["mask"].numpy())
     return Tiles(np.concatenate(images), np.concatenate(masks))
 
@@ -116,8 +140,12 @@ def generate(generator: Generator, masks: np.ndarray, guidance_scale: float) -> 
     return np.concatenate([generator.generate(masks[one], names[one], options) for one in pieces])
 
 
-def measure_wrong_masks(generator: Generator, tiles: Tiles, classes: Classes, guidance_scale: float) -> dict[str, float]:
-    """Return how a picture answers when one region gets another class: change inside over outside, and how often it turns to the new class."""
+def measure_wrong_masks(
+    generator: Generator, tiles: Tiles, classes: Classes, guidance_scale: float
+) -> dict[str, float]:
+    """Return how a picture answers when one region gets another class: change inside over outside,
+    and how often it turns to the new class.
+    """
     changed = tiles.masks.copy()
     places: list[tuple[int, int, int, np.ndarray]] = []
     others = sorted(classes.means)
@@ -133,22 +161,44 @@ def measure_wrong_masks(generator: Generator, tiles: Tiles, classes: Classes, gu
         difference = np.abs(before[index].astype(float) - after[index]).mean(axis=2)
         ratios.append(difference[region].mean() / max(difference[~region].mean(), 1e-6))
         seen = features_of(after[index], region)
-        distance = [float((((seen - classes.means[one]) / classes.spread)[:3] ** 2).sum()) for one in (old, new)]
+        distance = [
+            float((((seen - classes.means[one]) / classes.spread)[:3] ** 2).sum())
+            for one in (old, new)
+        ]
         turned.append(distance[1] < distance[0])
-    return {"regions": len(places), "change inside / outside (median)": float(np.median(ratios)), "nearer to the new class": float(np.mean(turned))}
+    return {
+        "regions": len(places),
+        "change inside / outside (median)": float(np.median(ratios)),
+        "nearer to the new class": float(np.mean(turned)),
+    }
 
 
 def measure(run: Path, config: Any, *, count: int, guidance_scale: float) -> dict[str, Any]:
-    """Return all figures of a finished run and write its sheet, learning.png, into the run folder."""
+    """Return all figures of a finished run and write its sheet, learning.png, into the run
+    folder.
+    """
     generator = load_generator(run)
-    train, held_out = (read_windows(config, generator, split, size) for split, size in (("train", 4 * count), ("val", count)))
+    train, held_out = (
+        read_windows(config, generator, split, size)
+        for split, size in (("train", 4 * count), ("val", count))
+    )
     classes = describe_classes(train)
     pictures = generate(generator, held_out.masks, guidance_scale)
     blind = generate(generator, held_out.masks, 0.0)
-    colours = {one.id: tuple(bytes.fromhex(one.colour[1:])) for one in open_tiles(config.manifest).label_map.classes}
+    colours = {
+        one.id: tuple(bytes.fromhex(one.colour[1:]))
+        for one in open_tiles(config.manifest).label_map.classes
+    }
     rows = zip(held_out.masks[:8], held_out.images, pictures, blind, strict=False)
-    write_sheet(run / "learning.png", sheet([[colour_mask(mask, colours), *others] for mask, *others in rows]))
-    losses = [float(line["val_loss"]) for line in csv.DictReader((run / "metrics.csv").open(newline="")) if line["val_loss"]]
+    write_sheet(
+        run / "learning.png",
+        sheet([[colour_mask(mask, colours), *others] for mask, *others in rows]),
+    )
+    losses = [
+        float(line["val_loss"])
+        for line in csv.DictReader((run / "metrics.csv").open(newline=""))
+        if line["val_loss"]
+    ]
     return {
         "validation loss": {"first": losses[0], "last": losses[-1], "best": min(losses)},
         "regions that find their class": {
@@ -163,7 +213,9 @@ def measure(run: Path, config: Any, *, count: int, guidance_scale: float) -> dic
 
 def main() -> None:
     """Train, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--manifest", required=True)
     parser.add_argument("--codec", required=True)
     parser.add_argument("--out", default="runs/learning")
@@ -172,10 +224,19 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=48)
     parser.add_argument("--guidance-scale", type=float, default=2.0)
     options = parser.parse_args()
-    config = load_config(preset=options.preset, sets=options.set, manifest=options.manifest, codec=options.codec, out=options.out)
+    config = load_config(
+        preset=options.preset,
+        sets=options.set,
+        manifest=options.manifest,
+        codec=options.codec,
+        out=options.out,
+    )
     started = time.perf_counter()
     run = fit(config).run
-    figures = {"training_s": round(time.perf_counter() - started, 1), "threads": torch.get_num_threads()}
+    figures = {
+        "training_s": round(time.perf_counter() - started, 1),
+        "threads": torch.get_num_threads(),
+    }
     figures |= measure(run, config, count=options.pictures, guidance_scale=options.guidance_scale)
     print(json.dumps(figures, indent=2))
     (run / "learning.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -1,8 +1,10 @@
-"""Calibration of lossy-mask detection and repair: `python -m benchmarks.lossy [--quick] [--data DIR] [--write FILE] [--tables NAME ..]`.
+"""Calibration of lossy-mask detection and repair: `python -m benchmarks.lossy [--quick] [--data
+DIR] [--write FILE] [--tables NAME ..]`.
 
-What clean sources look like (false alarms), what becomes of damaged ones (detected, named, at which quality), and what repair does
-(wrong pixels, false labels and lost labels, before and after). Masks are made from fixed seeds; encoders are Pillow's.
-DIR holds real masks; without it the made ones alone are used.
+What clean sources look like (false alarms), what becomes of damaged ones (detected, named, at which
+quality), and what repair does (wrong pixels, false labels and lost labels, before and after). Masks
+are made from fixed seeds; encoders are Pillow's. DIR holds real masks; without it the made ones
+alone are used.
 """
 
 from __future__ import annotations
@@ -21,7 +23,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.lossy_captions import CAPTIONS
-from benchmarks.lossy_sets import CLEAN, Harm, Mask, colour_jpeg_kept, harms, many_to_one, real_masks
+from benchmarks.lossy_sets import (
+    CLEAN,
+    Harm,
+    Mask,
+    colour_jpeg_kept,
+    harms,
+    many_to_one,
+    real_masks,
+)
 from benchmarks.lossy_tempting import TEMPTING
 from histoprep.errors import BrokenFileError
 from histoprep.lossy.blocks import BLOCK_PX, as_blocks, uniform_blocks
@@ -33,9 +43,11 @@ from histoprep.repair import MIN_CONFIDENCE
 from histoprep.tiles.measure import describe_colours, measure_mask
 
 SIZE_PX = 256
-# What the issue promises about repair holds for regions; lines and specks thinner than a core cannot be told from damage.
+# What the issue promises about repair holds for regions; lines and specks thinner than a core
+# cannot be told from damage.
 REGIONS = (
-    "smooth regions, 55 labels", "one class, 7 on 0", "one class, 255 on 0", "bands, labels 0-200 by 50", "lung, 12 real",
+    "smooth regions, 55 labels", "one class, 7 on 0", "one class, 255 on 0",
+    "bands, labels 0-200 by 50", "lung, 12 real",
     "generated, labels 0-4", "generated, tiny structures", "colon, thresholded",
 )  # fmt: skip
 # Seeds and sizes that no threshold was chosen on.
@@ -52,7 +64,13 @@ class Source:
 
 def sources(num_masks: int, data: Path | None) -> list[Source]:
     """Return one source a family."""
-    made = [Source(name, tuple(draw(np.random.default_rng([11, index]), SIZE_PX) for index in range(num_masks))) for name, draw in CLEAN.items()]
+    made = [
+        Source(
+            name,
+            tuple(draw(np.random.default_rng([11, index]), SIZE_PX) for index in range(num_masks)),
+        )
+        for name, draw in CLEAN.items()
+    ]
     real = real_masks(data) if data and data.exists() else {}
     return made + [Source(name, tuple(masks[:num_masks])) for name, masks in real.items() if masks]
 
@@ -65,7 +83,10 @@ def verdicts_of(masks: Sequence[Mask]) -> tuple[MaskSignals, list[Verdict]]:
 
 def clean_rows(found: list[Source]) -> Iterator[str]:
     """Yield the table of clean sources."""
-    yield "| clean source | masks with boundaries | block phase | roughness | soft contacts | masks with ramps | verdict |"
+    yield (
+        "| clean source | masks with boundaries | block phase | roughness | soft contacts | masks"
+        " with ramps | verdict |"
+    )
     yield "|---|---|---|---|---|---|---|"
     for source in found:
         signals, verdicts = verdicts_of(source.masks)
@@ -74,7 +95,10 @@ def clean_rows(found: list[Source]) -> Iterator[str]:
         soft = signals.soft_contacts.sum() / max(signals.contacts.sum(), 1)
         ramps = np.count_nonzero(signals.ramp_labels >= 2) / len(source.masks)
         said = ", ".join(one.kind for one in verdicts) or "clean"
-        yield f"| {source.name} | {np.count_nonzero(signals.mixed)} | {phase:+.3f} | {rough:.1f} | {soft:.2f} | {ramps:.2f} | {said} |"
+        yield (
+            f"| {source.name} | {np.count_nonzero(signals.mixed)} | {phase:+.3f} | {rough:.1f} |"
+            f" {soft:.2f} | {ramps:.2f} | {said} |"
+        )
 
 
 def other_rows() -> Iterator[str]:
@@ -88,32 +112,52 @@ def other_rows() -> Iterator[str]:
             for seen in (masks, [many_to_one(one) for one in masks]):
                 signals, verdicts = verdicts_of(seen)
                 alarms += bool(verdicts)
-                phases.append(1 - signals.mixed.sum() / signals.shifted.sum() if signals.shifted.sum() else 0.0)
+                phases.append(
+                    1 - signals.mixed.sum() / signals.shifted.sum()
+                    if signals.shifted.sum()
+                    else 0.0
+                )
         yield f"| {name} | {len(phases)} | {alarms} | {max(phases):+.3f} |"
 
 
 def harm_rows(found: list[Source], damages: list[Harm]) -> Iterator[str]:
     """Yield the table of damaged sources with at least 30 masks with boundaries.
 
-    A source counts when damage changed a pixel in at least half of its masks; how many pixels it changed in the least changed of them is told.
+    A source counts when damage changed a pixel in at least half of its masks; how many pixels it
+    changed in the least changed of them is told.
     """
-    yield "| damage | pixels changed, % | sources found | named as expected | quality within 5 | masks listed | missed |"
+    yield (
+        "| damage | pixels changed, % | sources found | named as expected | quality within 5 |"
+        " masks listed | missed |"
+    )
     yield "|---|---|---|---|---|---|---|"
     for harm in damages:
         rows = [_Outcome.of(source, harm) for source in found]
-        large = [one for one in rows if one.boundary_masks >= FIRM_MASKS and (one.harmed or harm.kind == "clean")]
+        large = [
+            one
+            for one in rows
+            if one.boundary_masks >= FIRM_MASKS and (one.harmed or harm.kind == "clean")
+        ]
         seen = [one for one in large if one.kinds]
         named = [one for one in seen if harm.kind in one.kinds]
         with_quality = [one for one in seen if one.quality_error is not None]
         near = sum(abs(one.quality_error or 0) <= 5 for one in with_quality)
-        listed, boundaries = sum(one.listed for one in large), sum(one.boundary_masks for one in large)
-        missed = "; ".join(one.name for one in large if not one.kinds and harm.kind not in ("any", "clean"))
+        listed, boundaries = (
+            sum(one.listed for one in large),
+            sum(one.boundary_masks for one in large),
+        )
+        missed = "; ".join(
+            one.name for one in large if not one.kinds and harm.kind not in ("any", "clean")
+        )
         unharmed = sum(not one.harmed for one in rows)
         missed += f" ({unharmed} unchanged)" if unharmed else ""
         changed = [100 * one.changed for one in large]
         span = f"{min(changed):.2f} to {max(changed):.2f}" if any(changed) else "-"
         quality = f"{near} of {len(with_quality)}" if harm.quality else "-"
-        told = f"{len(seen)} of {len(large)} | {len(named)} | {quality} | {listed / max(boundaries, 1):.0%} | {missed.strip() or '-'} |"
+        told = (
+            f"{len(seen)} of {len(large)} | {len(named)} | {quality} |"
+            f" {listed / max(boundaries, 1):.0%} | {missed.strip() or '-'} |"
+        )
         yield f"| {harm.name} | {span} | {told}"
 
 
@@ -124,7 +168,8 @@ class _Outcome:
     kinds: tuple[str, ...]
     listed: int
     quality_error: int | None
-    # Share of the pixels that damage changed, and whether it changed any in at least half of the masks.
+    # Share of the pixels that damage changed, and whether it changed any in at least half of the
+    # masks.
     changed: float
     harmed: bool
 
@@ -136,23 +181,56 @@ class _Outcome:
         qualities = [one.quality for one in verdicts if one.quality is not None]
         error = qualities[0] - harm.quality if qualities and harm.quality else None
         changed = [float(np.mean(one != twin)) for one, twin in zip(damaged, twins, strict=True)]
-        kinds, listed = tuple(str(one.kind) for one in verdicts), sum(len(one.masks) for one in verdicts)
+        kinds, listed = (
+            tuple(str(one.kind) for one in verdicts),
+            sum(len(one.masks) for one in verdicts),
+        )
         boundary_masks = int(np.count_nonzero(signals.mixed))
-        return cls(source.name, boundary_masks, kinds, listed, error, float(np.mean(changed)), bool(np.median(changed) > 0))
+        return cls(
+            source.name,
+            boundary_masks,
+            kinds,
+            listed,
+            error,
+            float(np.mean(changed)),
+            bool(np.median(changed) > 0),
+        )
 
 
 def colour_rows(found: list[Source]) -> Iterator[str]:
-    """Yield how many colours a colour-coded mask has after JPEG with subsampled chroma, which is how it is known."""
-    yield "| colour-coded JPEG 4:2:0, kept as RGB | colours: fewest, median | masks above 256 colours |"
+    """Yield how many colours a colour-coded mask has after JPEG with subsampled chroma, which is
+    how it is known.
+    """
+    yield (
+        "| colour-coded JPEG 4:2:0, kept as RGB | colours: fewest, median | masks above 256"
+        " colours |"
+    )
     yield "|---|---|---|"
     for quality in (75, 90, 95):
-        colours = [describe_colours(colour_jpeg_kept(mask, quality))[0] for source in found for mask in source.masks if mask.min() != mask.max()]
-        yield f"| quality {quality} | {min(colours)}, {np.median(colours):.0f} | {np.mean(np.array(colours) > 256):.1%} |"
+        colours = [
+            describe_colours(colour_jpeg_kept(mask, quality))[0]
+            for source in found
+            for mask in source.masks
+            if mask.min() != mask.max()
+        ]
+        yield (
+            f"| quality {quality} | {min(colours)}, {np.median(colours):.0f} |"
+            f" {np.mean(np.array(colours) > 256):.1%} |"
+        )
 
 
 def repair_rows(found: list[Source], damages: list[Harm]) -> Iterator[str]:
     """Yield the table of repairs."""
-    heads = ["damage", "source", "refused", "wrong pixels, %", "after", "less by", "of these hidden", "at most"]
+    heads = [
+        "damage",
+        "source",
+        "refused",
+        "wrong pixels, %",
+        "after",
+        "less by",
+        "of these hidden",
+        "at most",
+    ]
     heads += ["false labels", "after", "lost, radius >= 3 px", "confidence"]
     yield f"| {' | '.join(heads)} |"
     yield "|---" * len(heads) + "|"
@@ -169,8 +247,9 @@ def repair_rows(found: list[Source], damages: list[Harm]) -> Iterator[str]:
             wrong, left, hidden, false, kept, lost, confidence = figures.T
             cut, most = _factor(wrong.mean(), left.mean()), _factor(wrong.mean(), hidden.mean())
             yield (
-                f"| {harm.name} | {source.name} | {refused} | {wrong.mean():.2f} | {left.mean():.2f} | {cut} | {hidden.mean():.2f} | {most} "
-                f"| {false.sum():.0f} | {kept.sum():.0f} | {lost.sum():.0f} | {confidence.mean():.2f} |"
+                f"| {harm.name} | {source.name} | {refused} | {wrong.mean():.2f} |"
+                f" {left.mean():.2f} | {cut} | {hidden.mean():.2f} | {most} | {false.sum():.0f} |"
+                f" {kept.sum():.0f} | {lost.sum():.0f} | {confidence.mean():.2f} |"
             )
 
 
@@ -181,10 +260,11 @@ def _factor(before: float, after: float) -> str:
 
 
 def _repair(mask: Mask, harm: Harm) -> tuple[float, ...] | None:
-    """Return wrong pixels before, after and hidden in percent, false labels before and after, labels lost, confidence.
+    """Return wrong pixels before, after and hidden in percent, false labels before and after,
+    labels lost, confidence.
 
-    None when the command would refuse. Hidden are those of what repair leaves in 8x8 blocks of one label that damage
-    leaves as they are: the truth became the same.
+    None when the command would refuse. Hidden are those of what repair leaves in 8x8 blocks of one
+    label that damage leaves as they are: the truth became the same.
     """
     damaged = harm.damage(mask)
     try:
@@ -199,18 +279,35 @@ def _repair(mask: Mask, harm: Harm) -> tuple[float, ...] | None:
     again = (as_blocks(harm.damage(damaged)) == as_blocks(damaged)).all(axis=(2, 3))
     plain = np.kron(uniform_blocks(damaged) & again, np.ones((BLOCK_PX, BLOCK_PX), bool))
     left = repaired.labels != mask
-    counts = np.count_nonzero(damaged != mask), np.count_nonzero(left), np.count_nonzero(left[: len(plain), : plain.shape[1]] & plain)
+    counts = (
+        np.count_nonzero(damaged != mask),
+        np.count_nonzero(left),
+        np.count_nonzero(left[: len(plain), : plain.shape[1]] & plain),
+    )
     wrong = [100 * one / mask.size for one in counts]
-    return *wrong, len(set(np.unique(damaged).tolist()) - true), len(after - true), len(thick - after), repaired.confidence
+    return (
+        *wrong,
+        len(set(np.unique(damaged).tolist()) - true),
+        len(after - true),
+        len(thick - after),
+        repaired.confidence,
+    )
 
 
 def main() -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lossy", description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("HISTOPREP_DATA", "none")), help="folder of real masks")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("HISTOPREP_DATA", "none")),
+        help="folder of real masks",
+    )
     parser.add_argument("--write", type=Path, help="write the page to this file")
-    parser.add_argument("--tables", nargs="+", choices=CAPTIONS, default=list(CAPTIONS), help="which tables")
+    parser.add_argument(
+        "--tables", nargs="+", choices=CAPTIONS, default=list(CAPTIONS), help="which tables"
+    )
     chosen = parser.parse_args()
     found = sources(8 if chosen.quick else 36, chosen.data)
     damages = harms((75, 90)) if chosen.quick else harms()
@@ -221,14 +318,29 @@ def main() -> int:
         "others": other_rows,
         "damaged": partial(harm_rows, found, damages),
         "colour": partial(colour_rows, few),
-        "repair-jpeg": partial(repair_rows, [one for one in few if one.name in REGIONS], [one for one in mends if one.quality]),
-        "repair-ramps": partial(repair_rows, [one for one in few if one.name in REGIONS], [one for one in mends if not one.quality]),
-        "repair-thin": partial(repair_rows, [one for one in few if one.name not in REGIONS], [one for one in mends if one.quality]),
+        "repair-jpeg": partial(
+            repair_rows,
+            [one for one in few if one.name in REGIONS],
+            [one for one in mends if one.quality],
+        ),
+        "repair-ramps": partial(
+            repair_rows,
+            [one for one in few if one.name in REGIONS],
+            [one for one in mends if not one.quality],
+        ),
+        "repair-thin": partial(
+            repair_rows,
+            [one for one in few if one.name not in REGIONS],
+            [one for one in mends if one.quality],
+        ),
     }
     lines = [
         "# Lossy masks: calibration",
         "",
-        f"Written by `python -m benchmarks.lossy --data DIR --write FILE --tables {' '.join(chosen.tables)}`.",
+        (
+            "Written by `python -m benchmarks.lossy --data DIR --write FILE --tables"
+            f" {' '.join(chosen.tables)}`."
+        ),
         "",
     ]
     for name in chosen.tables:
@@ -237,7 +349,14 @@ def main() -> int:
         for line in tables[name]():
             print(line, flush=True)
             table.append(line)
-        lines += [f"## {name}", "", *table, "", f"{time.process_time() - began:.0f} s of one processor.", ""]
+        lines += [
+            f"## {name}",
+            "",
+            *table,
+            "",
+            f"{time.process_time() - began:.0f} s of one processor.",
+            "",
+        ]
         print()
     if chosen.write:
         chosen.write.write_text("\n".join(lines).rstrip() + "\n")

@@ -2,9 +2,12 @@
 
 CAPTIONS = {
     "clean": """Clean sources of 36 masks. Any verdict is a false alarm.""",
-    "others": """False alarms on seeds and sizes that no threshold was chosen on, as drawn and after a many-to-one label map:
-four draws of 36 masks a family, so eight sources.""",
-    "damaged": """Damaged sources of 36 masks. A source counts when it has 30 masks with boundaries and when the damage changed a pixel
+    "others": (
+        """False alarms on seeds and sizes that no threshold was chosen on, as drawn and after a many-to-one label map:
+four draws of 36 masks a family, so eight sources."""
+    ),
+    "damaged": (
+        """Damaged sources of 36 masks. A source counts when it has 30 masks with boundaries and when the damage changed a pixel
 in more than half of its masks, compared with clean masks under the same label map; "pixels changed" spans the means of these sources.
 
 Stripes after a label map stay unseen: all of their blocks are mixed, on the grid of the file and on every shifted one, so that only the
@@ -14,23 +17,28 @@ those that are drawn.
 
 Labels one step apart, at quality 80 and 85, come back with straight boundaries in the middle of blocks that break off where a block
 ends. At quality 92 four in five of such blocks and of curved ones are fixed points; but so are two in three of rectangles drawn at places
-by 4 and two in five of checkerboards, which are clean. So after a label map they stay unseen, too.""",
+by 4 and two in five of checkerboards, which are clean. So after a label map they stay unseen, too."""
+    ),
     "colour": """Masks in colour.""",
-    "repair-jpeg": """Repair of regions, 12 masks a source, as the command does it: what it refuses is counted, and all other
+    "repair-jpeg": (
+        """Repair of regions, 12 masks a source, as the command does it: what it refuses is counted, and all other
 columns are of the masks that were mended; damage and repair in percent of all pixels. Hidden are wrong pixels left in 8x8 blocks
 that came out of JPEG as one label, which repair never touches: the truth and that one label have the same JPEG image (checked), so that data
 cannot tell them apart. "At most" is the factor that would be left if all else were mended.
 
 Two guesses at hidden pixels were tried at quality 75 and left out. Searching blocks of one label beside a boundary, too, takes a ninth of
 what is left of "generated, labels 0-4" (0.28 to 0.25, 6 masks), and a boundary that goes on smoothly (sigma 3 px) wherever JPEG makes the same
-of it takes a seventh (0.28 to 0.24); but boxes that were drawn on the 8 px grid lose their corners (0.30 to 0.40 and 0.42).""",
+of it takes a seventh (0.28 to 0.24); but boxes that were drawn on the 8 px grid lose their corners (0.30 to 0.40 and 0.42)."""
+    ),
     "repair-ramps": """Repair of interpolated regions, 12 masks a source.""",
-    "repair-thin": """Repair of lines, specks and layers thinner than a core, 12 masks a source. Their labels have no place to be trusted at, so
+    "repair-thin": (
+        """Repair of lines, specks and layers thinner than a core, 12 masks a source. Their labels have no place to be trusted at, so
 they are tried where a repair without them is less likely than the damaged mask; a mask whose repair stays less likely by
 a quarter is refused. Before labels were tried and masks refused, stripes came out twice as wrong, and labels of radius >= 3 px were lost
 37, 15 and 11 times at quality 75, 90 and 95; now it is the sum of the column below. At 75 false labels are let in, too, where thin borders have
 labels beyond those on both sides. Borders of one pixel at quality 95 are still made worse by half.
 
 Trying labels in every mask that leaves blocks unexplained, not only in unlikely ones, finds three more labels in vessels and
-lets four false ones in; it was left out.""",
+lets four false ones in; it was left out."""
+    ),
 }

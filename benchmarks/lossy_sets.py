@@ -1,7 +1,8 @@
 """Families of label masks, drawn cleanly, and the ways in which masks get damaged.
 
-A family is a function of a generator and a size that gives one mask, uint8 [size, size]; a source is what one
-annotator of one project would deliver, so its masks share their labels. A damage takes a mask and gives what came back.
+A family is a function of a generator and a size that gives one mask, uint8 [size, size]; a source
+is what one annotator of one project would deliver, so its masks share their labels. A damage takes
+a mask and gives what came back.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def blobs(rng: np.random.Generator, size: int) -> Mask:
 
 
 def bands(rng: np.random.Generator, size: int) -> Mask:
-    """Return regions and thin bands of labels 0 to 4: many contacts are a step of one, and many true labels thinner than a core."""
+    """Return regions and thin bands of labels 0 to 4: many contacts are a step of one, and many
+    true labels thinner than a core.
+    """
     field = noise(rng, size, size / 3)
     cuts = np.sort(rng.uniform(-1.2, 1.2, 3))
     return rng.permutation(FEW_IDS)[np.searchsorted(cuts, field.ravel()).reshape(field.shape)]
@@ -58,7 +61,9 @@ def distant_bands(rng: np.random.Generator, size: int) -> Mask:
 
 
 def nuclei(rng: np.random.Generator, size: int, inside: int = 2, border: int = 1) -> Mask:
-    """Return cells of about 8 px radius with a border of one pixel, whose label may lie between inside and outside."""
+    """Return cells of about 8 px radius with a border of one pixel, whose label may lie between
+    inside and outside.
+    """
     labels = np.zeros((size, size), np.uint8)
     for _ in range(size * size // 1600):
         centre = rng.integers(0, size, 2).tolist()
@@ -74,13 +79,23 @@ def vessels(rng: np.random.Generator, size: int) -> Mask:
     labels = (5 * (noise(rng, size, size / 2) > 0)).astype(np.uint8)
     for _ in range(14):
         points = np.cumsum(rng.normal(0, size / 9, (9, 2)), axis=0) + rng.uniform(0, size, 2)
-        cv2.polylines(labels, [points.astype(np.int32)], False, int(rng.choice([3, 9])), int(rng.integers(1, 4)))
+        cv2.polylines(
+            labels,
+            [points.astype(np.int32)],
+            False,
+            int(rng.choice([3, 9])),
+            int(rng.integers(1, 4)),
+        )
     return labels
 
 
 def layers(rng: np.random.Generator, size: int) -> Mask:
-    """Return a skin-like stack: layers of 2 to 12 px whose labels follow each other, 1 to 5, over dermis 6."""
-    depth = np.mgrid[0:size, 0:size][0] - size * rng.uniform(0.2, 0.6) + 12 * noise(rng, size, size / 5)
+    """Return a skin-like stack: layers of 2 to 12 px whose labels follow each other, 1 to 5, over
+    dermis 6.
+    """
+    depth = (
+        np.mgrid[0:size, 0:size][0] - size * rng.uniform(0.2, 0.6) + 12 * noise(rng, size, size / 5)
+    )
     edges = np.concatenate(([0], np.cumsum(rng.uniform(2, 12, 5))))
     return np.searchsorted(edges, depth.ravel()).reshape(depth.shape).astype(np.uint8)
 
@@ -88,7 +103,9 @@ def layers(rng: np.random.Generator, size: int) -> Mask:
 def walls(rng: np.random.Generator, size: int) -> Mask:
     """Return ducts with two thin walls, labels 4 (lumen), 3 and 2 (walls of 2 px) on 0."""
     field = noise(rng, size, size / 4) * size / 12
-    return np.array([0, 2, 3, 4], np.uint8)[np.searchsorted([4.0, 6.0, 8.0], field.ravel()).reshape(field.shape)]
+    return np.array([0, 2, 3, 4], np.uint8)[
+        np.searchsorted([4.0, 6.0, 8.0], field.ravel()).reshape(field.shape)
+    ]
 
 
 def specks(rng: np.random.Generator, size: int) -> Mask:
@@ -104,12 +121,18 @@ def stripes(rng: np.random.Generator, size: int) -> Mask:
     """Return stripes of period 8 or 16, upright or lying, at any offset, over part of the tile."""
     period, offset = int(rng.choice([8, 16])), int(rng.integers(8))
     place = (np.arange(size) + offset) // (period // 2 if rng.random() < 0.5 else period) % 2
-    labels = np.broadcast_to(3 * place, (size, size)) if rng.random() < 0.5 else np.broadcast_to(3 * place[:, None], (size, size))
+    labels = (
+        np.broadcast_to(3 * place, (size, size))
+        if rng.random() < 0.5
+        else np.broadcast_to(3 * place[:, None], (size, size))
+    )
     return np.where(noise(rng, size, size / 2) > 0.2, labels, 8).astype(np.uint8)
 
 
 def boxes(rng: np.random.Generator, size: int) -> Mask:
-    """Return boxes drawn on a grid of 8 px, next to freely drawn regions: half of the boundaries follow the blocks."""
+    """Return boxes drawn on a grid of 8 px, next to freely drawn regions: half of the boundaries
+    follow the blocks.
+    """
     labels = (6 * (noise(rng, size, size / 3) > 0.6)).astype(np.uint8)
     for _ in range(8):
         top, left = (8 * rng.integers(0, size // 8, 2)).tolist()
@@ -119,7 +142,9 @@ def boxes(rng: np.random.Generator, size: int) -> Mask:
 
 
 def nuclei_in_boxes(rng: np.random.Generator, size: int) -> Mask:
-    """Return nuclei with borders where no box of the 8 px grid lies: thin structures and lines along the blocks."""
+    """Return nuclei with borders where no box of the 8 px grid lies: thin structures and lines
+    along the blocks.
+    """
     labels, fine = boxes(rng, size), nuclei(rng, size)
     return np.where(labels == 0, fine, labels).astype(np.uint8)
 
@@ -155,13 +180,21 @@ def colour_jpeg_kept(mask: Mask, quality: int) -> np.ndarray:
 
 def webp(mask: Mask, quality: int) -> Mask:
     """Return what Pillow reads from a lossy WebP, as grey."""
-    return np.asarray(Image.fromarray(_through_pillow(np.repeat(mask[..., None], 3, axis=2), "WEBP", quality=quality)).convert("L"))
+    return np.asarray(
+        Image.fromarray(
+            _through_pillow(np.repeat(mask[..., None], 3, axis=2), "WEBP", quality=quality)
+        ).convert("L")
+    )
 
 
 def colour_jpeg(mask: Mask, quality: int) -> Mask:
-    """Return labels after a colour-coded JPEG with 4:2:0 chroma, read back by the nearest colour."""
+    """Return labels after a colour-coded JPEG with 4:2:0 chroma, read back by the nearest
+    colour.
+    """
     ids = np.unique(mask)
-    distance = ((colour_jpeg_kept(mask, quality)[:, :, None].astype(np.int32) - _COLOURS[ids]) ** 2).sum(axis=3)
+    distance = (
+        (colour_jpeg_kept(mask, quality)[:, :, None].astype(np.int32) - _COLOURS[ids]) ** 2
+    ).sum(axis=3)
     return ids[distance.argmin(axis=2)].astype(np.uint8)
 
 
@@ -172,14 +205,20 @@ def _through_pillow(array: np.ndarray, kind: str, **options: int) -> np.ndarray:
 
 
 def resized(mask: Mask, factor: float, how: int) -> Mask:
-    """Return the mask drawn at `factor` times its size, brought back to its size with interpolation `how` of cv2."""
+    """Return the mask drawn at `factor` times its size, brought back to its size with interpolation
+    `how` of cv2.
+    """
     height, width = mask.shape
-    drawn = cv2.resize(mask, (round(width * factor), round(height * factor)), interpolation=cv2.INTER_NEAREST)
+    drawn = cv2.resize(
+        mask, (round(width * factor), round(height * factor)), interpolation=cv2.INTER_NEAREST
+    )
     return cv2.resize(drawn, (width, height), interpolation=how)
 
 
 def many_to_one(mask: Mask) -> Mask:
-    """Return classes 0 to 4 of values, each of them for many values far apart: as `remap` with the 5-class map."""
+    """Return classes 0 to 4 of values, each of them for many values far apart: as `remap` with the
+    5-class map.
+    """
     return np.random.default_rng(3).integers(0, 5, 256).astype(np.uint8)[mask]
 
 
@@ -196,7 +235,8 @@ class Harm:
     damage: Damage
     kind: str
     quality: int | None = None
-    # Whether the values are those of the original labels, so that wrong pixels can be counted and mended.
+    # Whether the values are those of the original labels, so that wrong pixels can be counted and
+    # mended.
     mendable: bool = False
     # What an undamaged mask would be now.
     without_damage: Damage = np.copy
@@ -204,16 +244,32 @@ class Harm:
 
 def harms(qualities: tuple[int, ...] = (60, 65, 70, 75, 80, 85, 90, 95, 97, 100)) -> list[Harm]:
     """Return every damage that the calibration looks at."""
-    found = [Harm(f"JPEG {one}", partial(jpeg, quality=one), "jpeg-history", one, mendable=True) for one in qualities]
+    found = [
+        Harm(f"JPEG {one}", partial(jpeg, quality=one), "jpeg-history", one, mendable=True)
+        for one in qualities
+    ]
     found += [
-        Harm(f"JPEG {one}, then many to one", after(partial(jpeg, quality=one), many_to_one), "jpeg-history", without_damage=many_to_one)
+        Harm(
+            f"JPEG {one}, then many to one",
+            after(partial(jpeg, quality=one), many_to_one),
+            "jpeg-history",
+            without_damage=many_to_one,
+        )
         for one in (75, 80, 85, 90, 95)
     ]
-    found += [Harm(f"colour JPEG {one} 4:2:0, nearest colour", partial(colour_jpeg, quality=one), "any") for one in (75, 90, 95)]
+    found += [
+        Harm(f"colour JPEG {one} 4:2:0, nearest colour", partial(colour_jpeg, quality=one), "any")
+        for one in (75, 90, 95)
+    ]
     found += [Harm(f"WebP {one}", partial(webp, quality=one), "any") for one in (75, 90)]
     kinds = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
     found += [
-        Harm(f"{name} x{1 / factor:g}", partial(resized, factor=factor, how=how), "interpolated", mendable=True)
+        Harm(
+            f"{name} x{1 / factor:g}",
+            partial(resized, factor=factor, how=how),
+            "interpolated",
+            mendable=True,
+        )
         for name, how in kinds.items()
         for factor in (0.5, 0.7, 0.25)
     ]
@@ -225,13 +281,24 @@ def harms(qualities: tuple[int, ...] = (60, 65, 70, 75, 80, 85, 90, 95, 97, 100)
 
 def real_masks(data: Path) -> dict[str, list[Mask]]:
     """Return the real masks by source: uint8, those of one label left out."""
-    folders = {"lung, 12 real": "diffinfinite/inpainting/*_mask.png", "generated, labels 0-4": "diffinfinite/patches/*/*mask.png"}
+    folders = {
+        "lung, 12 real": "diffinfinite/inpainting/*_mask.png",
+        "generated, labels 0-4": "diffinfinite/patches/*/*mask.png",
+    }
     folders["colon, thresholded"] = "ebhi_seg/labels/adenocarcinoma/*.png"
     found = {}
     for name, pattern in folders.items():
         masks = [np.asarray(Image.open(path)) for path in sorted(data.glob(pattern))]
         found[name] = [one.astype(np.uint8) for one in masks if one.min() != one.max()]
-    large = [np.asarray(Image.open(path)).astype(np.uint8) for path in sorted(data.glob("diffinfinite/large_masks/*.png"))]
-    crops = [one[y : y + 512, x : x + 512] for one in large for y in range(0, 2048, 512) for x in range(0, 2048, 512)]
+    large = [
+        np.asarray(Image.open(path)).astype(np.uint8)
+        for path in sorted(data.glob("diffinfinite/large_masks/*.png"))
+    ]
+    crops = [
+        one[y : y + 512, x : x + 512]
+        for one in large
+        for y in range(0, 2048, 512)
+        for x in range(0, 2048, 512)
+    ]
     found["generated, tiny structures"] = [one for one in crops if one.min() != one.max()]
     return found

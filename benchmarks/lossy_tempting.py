@@ -1,4 +1,6 @@
-"""Clean masks that look like damaged ones to a careless eye: straight boundaries, staircases, enlarged masks, predictions."""
+"""Clean masks that look like damaged ones to a careless eye: straight boundaries, staircases,
+enlarged masks, predictions.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from benchmarks.lossy_sets import Family, Mask, binary, layers
 
 
 def rectangles(rng: np.random.Generator, size: int, step: int = 1) -> Mask:
-    """Return boxes of 0 and 1 whose edges lie anywhere, or at multiples of `step`: nothing but straight boundaries and corners."""
+    """Return boxes of 0 and 1 whose edges lie anywhere, or at multiples of `step`: nothing but
+    straight boundaries and corners.
+    """
     labels = np.zeros((size, size), np.uint8)
     for _ in range(10):
         top, left = (step * rng.integers(0, size // step, 2)).tolist()
@@ -26,7 +30,9 @@ def polygons(rng: np.random.Generator, size: int) -> Mask:
     for _ in range(7):
         angle = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 9))))
         radius = rng.uniform(size / 12, size / 4) * rng.uniform(0.6, 1, len(angle))
-        corners = rng.uniform(0, size, 2) + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        corners = rng.uniform(0, size, 2) + radius[:, None] * np.stack(
+            [np.cos(angle), np.sin(angle)], axis=1
+        )
         cv2.fillPoly(labels, [corners.astype(np.int32)], int(rng.integers(1, 5)))
     return labels
 
@@ -41,9 +47,17 @@ def diamonds(rng: np.random.Generator, size: int) -> Mask:
 
 
 def predictions(rng: np.random.Generator, size: int, stride: int = 8) -> Mask:
-    """Return what a network of that stride predicts: the largest of three scores that were enlarged with interpolation."""
-    scores = [cv2.GaussianBlur(rng.normal(size=(size // stride + 2,) * 2).astype(np.float32), (0, 0), 1.0) for _ in range(3)]
-    large = [cv2.resize(one, None, fx=stride, fy=stride, interpolation=cv2.INTER_LINEAR)[:size, :size] for one in scores]
+    """Return what a network of that stride predicts: the largest of three scores that were enlarged
+    with interpolation.
+    """
+    scores = [
+        cv2.GaussianBlur(rng.normal(size=(size // stride + 2,) * 2).astype(np.float32), (0, 0), 1.0)
+        for _ in range(3)
+    ]
+    large = [
+        cv2.resize(one, None, fx=stride, fy=stride, interpolation=cv2.INTER_LINEAR)[:size, :size]
+        for one in scores
+    ]
     return np.argmax(large, axis=0).astype(np.uint8)
 
 

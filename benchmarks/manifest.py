@@ -1,4 +1,5 @@
-"""A manifest of ten million rows: write, split by hash, read back. Prints seconds and peak memory of each step's own process.
+"""A manifest of ten million rows: write, split by hash, read back. Prints seconds and peak memory
+of each step's own process.
 
     python benchmarks/manifest.py [--rows 10000000] [--folder DIR]
 
@@ -26,7 +27,9 @@ SHARE_OF_COPIES = 0.001
 
 
 def pieces(rows: int) -> Iterator[pa.Table]:
-    """Yield a tiles table like the reference one: 37 % conditional, 1 to 4 of 54 labels, slides of 500 tiles, some copies."""
+    """Yield a tiles table like the reference one: 37 % conditional, 1 to 4 of 54 labels, slides of
+    500 tiles, some copies.
+    """
     from histoprep.tiles import SCHEMA
 
     draw = np.random.default_rng(0)
@@ -35,7 +38,9 @@ def pieces(rows: int) -> Iterator[pa.Table]:
         number = np.arange(start, start + count)
         # Scattered, so that the table is not in order of anything.
         names = [f"slide_{(one * 7919) % 1_000_003:07d}/tile_{one:09d}" for one in number.tolist()]
-        copied = np.where(draw.random(count) < SHARE_OF_COPIES, draw.integers(0, 1000, count), number + 10_000)
+        copied = np.where(
+            draw.random(count) < SHARE_OF_COPIES, draw.integers(0, 1000, count), number + 10_000
+        )
         labels = np.where(draw.random(count) < 0.37, draw.integers(1, 5, count), 0)
         offsets = np.concatenate([[0], np.cumsum(1 + labels)]).astype(np.int32)
         total = int(offsets[-1])
@@ -48,18 +53,36 @@ def pieces(rows: int) -> Iterator[pa.Table]:
             "unlabelled": pa.array(np.zeros(count, dtype=bool)),
             "image_path": pa.array([f"{one}.jpg" for one in names]),
             "mask_path": pa.array([f"{one}_mask.png" for one in names]),
-            "image_digest": pa.array([f"{one * 0x9E3779B97F4A7C15 % 2**64:016x}{one:016x}" for one in copied.tolist()]),
-            "luminance_digest": pa.array([f"{one:016x}{one * 0x9E3779B97F4A7C15 % 2**64:016x}" for one in copied.tolist()]),
+            "image_digest": pa.array(
+                [f"{one * 0x9E3779B97F4A7C15 % 2**64:016x}{one:016x}" for one in copied.tolist()]
+            ),
+            "luminance_digest": pa.array(
+                [f"{one:016x}{one * 0x9E3779B97F4A7C15 % 2**64:016x}" for one in copied.tolist()]
+            ),
             "mask_digest": pa.array([f"{one:032x}" for one in number.tolist()]),
             "contrast": pa.array(np.full(count, 30, dtype=np.float32)),
-            **{name: pa.array(np.full(count, 512, dtype=np.int32)) for name in ("width_px", "height_px", "mask_width_px", "mask_height_px")},
-            **{name: pa.array(draw.integers(300, 60_000, count)) for name in ("image_bytes", "mask_bytes")},
+            **{
+                name: pa.array(np.full(count, 512, dtype=np.int32))
+                for name in ("width_px", "height_px", "mask_width_px", "mask_height_px")
+            },
+            **{
+                name: pa.array(draw.integers(300, 60_000, count))
+                for name in ("image_bytes", "mask_bytes")
+            },
             "label_ids": pa.ListArray.from_arrays(offsets, pa.array(ids)),
-            "label_pixels": pa.ListArray.from_arrays(offsets, pa.array(draw.integers(1, 50_000, total))),
-            "label_core_pixels": pa.ListArray.from_arrays(offsets, pa.array(draw.integers(0, 20_000, total))),
-            "label_radius_px": pa.ListArray.from_arrays(offsets, pa.array(draw.random(total).astype(np.float32) * 9)),
+            "label_pixels": pa.ListArray.from_arrays(
+                offsets, pa.array(draw.integers(1, 50_000, total))
+            ),
+            "label_core_pixels": pa.ListArray.from_arrays(
+                offsets, pa.array(draw.integers(0, 20_000, total))
+            ),
+            "label_radius_px": pa.ListArray.from_arrays(
+                offsets, pa.array(draw.random(total).astype(np.float32) * 9)
+            ),
         }
-        yield pa.table([given.get(field.name, pa.nulls(count, field.type)) for field in SCHEMA], schema=SCHEMA)
+        yield pa.table(
+            [given.get(field.name, pa.nulls(count, field.type)) for field in SCHEMA], schema=SCHEMA
+        )
 
 
 def generate(folder: Path, rows: int) -> None:
@@ -67,7 +90,14 @@ def generate(folder: Path, rows: int) -> None:
     from histoprep import tables, tiles
 
     metadata = {"root": str(folder / "data"), "options": {}}
-    tables.write_table(folder / "tiles.parquet", pieces(rows), tiles.SCHEMA, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION, metadata=metadata)
+    tables.write_table(
+        folder / "tiles.parquet",
+        pieces(rows),
+        tiles.SCHEMA,
+        kind=tiles.KIND,
+        schema_version=tiles.SCHEMA_VERSION,
+        metadata=metadata,
+    )
 
 
 def build(folder: Path, rows: int) -> None:
@@ -79,9 +109,13 @@ def build(folder: Path, rows: int) -> None:
 
     sources = tuple(SourceLabel(one, f"label {one}") for one in range(54))
     classes = tuple(TargetClass(one, f"class {one}", f"#{one * 40:02x}0000") for one in range(5))
-    label_map = LabelMap("bench", sources, classes, {one: 0 if one == 0 else 1 + one % 4 for one in range(54)})
+    label_map = LabelMap(
+        "bench", sources, classes, {one: 0 if one == 0 else 1 + one % 4 for one in range(54)}
+    )
     options = ManifestOptions({"train": Fraction(9, 10), "test": Fraction(1, 10)}, method="hash")
-    summary = build_manifest(folder / "tiles.parquet", label_map, options, folder / "manifest.parquet")
+    summary = build_manifest(
+        folder / "tiles.parquet", label_map, options, folder / "manifest.parquet"
+    )
     assert summary.tiles == rows
 
 
@@ -89,7 +123,9 @@ def read(folder: Path, rows: int) -> None:
     """Read every column of every row."""
     from histoprep.manifest import open_manifest
 
-    seen = sum(batch.num_rows for batch in open_manifest(folder / "manifest.parquet").iter_batches())
+    seen = sum(
+        batch.num_rows for batch in open_manifest(folder / "manifest.parquet").iter_batches()
+    )
     assert seen == rows
 
 
@@ -128,8 +164,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         print(f"{given.rows:,} rows\n{'step':10} {'seconds':>8} {'peak MB':>8}")
         for name in STEPS:
-            command = [sys.executable, __file__, "--step", name, "--folder", folder, "--rows", str(given.rows)]
-            seconds, peak_mb = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+            command = [
+                sys.executable,
+                __file__,
+                "--step",
+                name,
+                "--folder",
+                folder,
+                "--rows",
+                str(given.rows),
+            ]
+            seconds, peak_mb = subprocess.run(
+                command, check=True, capture_output=True, text=True
+            ).stdout.split()
             print(f"{name:10} {seconds:>8} {peak_mb:>8}", flush=True)
             worst = max(worst, float(peak_mb) if name != "generate" else 0.0)
     print(f"peak {worst:.0f} MB, limit {LIMIT_MB} MB: {'met' if worst < LIMIT_MB else 'MISSED'}")

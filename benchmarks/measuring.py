@@ -1,4 +1,6 @@
-"""How a gate is measured: variants in turn, medians of at least five rounds, ratios round by round."""
+"""How a gate is measured: variants in turn, medians of at least five rounds, ratios round by
+round.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +33,18 @@ class Row:
     @property
     def verdict(self) -> str:
         """Return whether the median meets the stretch goal, the gate, or neither."""
-        better = (lambda limit: self.value <= limit) if self.smaller_is_better else (lambda limit: self.value >= limit)
+        better = (
+            (lambda limit: self.value <= limit)
+            if self.smaller_is_better
+            else (lambda limit: self.value >= limit)
+        )
         return "stretch" if better(self.stretch) else "gate" if better(self.gate) else "MISSED"
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """Return the processor time of this process for `work`, which machines with other tenants disturb least."""
+    """Return the processor time of this process for `work`, which machines with other tenants
+    disturb least.
+    """
     before = time.process_time()
     work()
     return time.process_time() - before
@@ -61,18 +69,33 @@ def speed_up(
     scale: float = 1.0,
     rounds: int = ROUNDS,
 ) -> Row:
-    """Return how many times faster `fast` is than `slow`, in turn, `rounds` times after one warm-up.
+    """Return how many times faster `fast` is than `slow`, in turn, `rounds` times after one
+    warm-up.
 
     `scale` is how much more work the fast variant does than the slow one.
     """
     slow(), fast()
     ratios = [scale * clock(slow) / clock(fast) for _ in range(rounds)]
-    return Row(name, baseline, statistics.median(ratios), min(ratios), max(ratios), "x", gate, stretch)
+    return Row(
+        name, baseline, statistics.median(ratios), min(ratios), max(ratios), "x", gate, stretch
+    )
 
 
-def limit(name: str, baseline: str, values: Sequence[float], unit: str, *, gate: float, stretch: float) -> Row:
+def limit(
+    name: str, baseline: str, values: Sequence[float], unit: str, *, gate: float, stretch: float
+) -> Row:
     """Return a row of a figure that must stay below its limit."""
-    return Row(name, baseline, statistics.median(values), min(values), max(values), unit, gate, stretch, smaller_is_better=True)
+    return Row(
+        name,
+        baseline,
+        statistics.median(values),
+        min(values),
+        max(values),
+        unit,
+        gate,
+        stretch,
+        smaller_is_better=True,
+    )
 
 
 def peak_memory_mb(command: Sequence[str]) -> tuple[float, float]:
@@ -81,7 +104,9 @@ def peak_memory_mb(command: Sequence[str]) -> tuple[float, float]:
     All processes of its session are asked every 20 ms for their own high-water mark.
     """
     started = time.perf_counter()
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     peak = 0
     while process.poll() is None:
         peak = max(peak, *(_high_water_kb(pid) for pid in _session(process.pid)), 0)
@@ -113,14 +138,23 @@ def _high_water_kb(pid: int) -> int:
 def machine() -> str:
     """Return what the figures were measured on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
+    model = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        "unknown processor",
+    )
     return f"{model}, {len(os.sched_getaffinity(0))} cores, Python {sys.version.split()[0]}"
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """Return the rows as a table."""
-    lines = ["| what | against | median | range | gate | stretch | verdict |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| what | against | median | range | gate | stretch | verdict |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         shown = [f"{value:,.3g} {row.unit}" for value in (row.value, row.gate, row.stretch)]
-        lines.append(f"| {row.name} | {row.baseline} | {shown[0]} | {row.low:,.3g} - {row.high:,.3g} | {shown[1]} | {shown[2]} | {row.verdict} |")
+        lines.append(
+            f"| {row.name} | {row.baseline} | {shown[0]} | {row.low:,.3g} - {row.high:,.3g} |"
+            f" {shown[1]} | {shown[2]} | {row.verdict} |"
+        )
     return "\n".join(lines)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.remap CORPUS [--masks 8000]
 
-Planning, checks, ledger, syncs and the final count are in our time; making the tiles table is not, as masks are
-audited anyway. Both write new files on the file system of the corpus.
+Planning, checks, ledger, syncs and the final count are in our time; making the tiles table is not,
+as masks are audited anyway. Both write new files on the file system of the corpus.
 """
 
 from __future__ import annotations
@@ -86,13 +86,18 @@ class _Bench:
         """Return a call that remaps everything."""
 
         def work() -> None:
-            run_remap(plan_remap(self.workspace, self.label_map, RemapOptions(out=next(self._new))), engine)
+            run_remap(
+                plan_remap(self.workspace, self.label_map, RemapOptions(out=next(self._new))),
+                engine,
+            )
 
         return work
 
 
 def rows(corpus: Path, num_pairs: int) -> list[Row]:
-    """Return the rows of remap in one process and in two, on four masks for each of `num_pairs`, as far as there are."""
+    """Return the rows of remap in one process and in two, on four masks for each of `num_pairs`, as
+    far as there are.
+    """
     scratch = Path(tempfile.mkdtemp(prefix="bench-", dir=corpus.parent))
     try:
         bench = _Bench(corpus, _MASKS_A_PAIR * num_pairs, scratch)
@@ -104,7 +109,8 @@ def rows(corpus: Path, num_pairs: int) -> list[Row]:
         )
         return [
             speed_up(
-                f"remap, full checks, {name}", base, bench.naive, bench.ours(engine), gate=gate, stretch=stretch, clock=clock, scale=bench.scale
+                f"remap, full checks, {name}", base, bench.naive, bench.ours(engine), gate=gate,
+                stretch=stretch, clock=clock, scale=bench.scale
             )
             for name, engine, gate, stretch, clock in variants
         ]  # fmt: skip
@@ -113,16 +119,24 @@ def rows(corpus: Path, num_pairs: int) -> list[Row]:
 
 
 def rates(corpus: Path, num_masks: int) -> str:
-    """Return masks a second of each variant, by wall clock and by CPU time of all processes, one run each."""
+    """Return masks a second of each variant, by wall clock and by CPU time of all processes, one
+    run each.
+    """
     scratch = Path(tempfile.mkdtemp(prefix="bench-", dir=corpus.parent))
     lines = []
     try:
         bench = _Bench(corpus, num_masks, scratch)
         whole = round(len(bench.sample) * bench.scale)
-        ours = (("1 process", bench.ours(InProcess(1)), whole), ("2 workers", bench.ours(Engine(2)), whole))
+        ours = (
+            ("1 process", bench.ours(InProcess(1)), whole),
+            ("2 workers", bench.ours(Engine(2)), whole),
+        )
         for name, work, number in (("naive", bench.naive, len(bench.sample)), *ours):
             wall, cpu = _times(work)
-            lines.append(f"{name}: {number / wall:,.0f} masks/s; {1e6 * wall / number:,.0f} us wall and {1e6 * cpu / number:,.0f} us CPU a mask")
+            lines.append(
+                f"{name}: {number / wall:,.0f} masks/s; {1e6 * wall / number:,.0f} us wall and"
+                f" {1e6 * cpu / number:,.0f} us CPU a mask"
+            )
     finally:
         shutil.rmtree(scratch)
     return "\n".join(lines)

@@ -1,8 +1,10 @@
 """The same samples as shards with latents, and in the formats of others: written, and read again.
 
-A sample is an image, its mask and latents of 64 KiB (mean and deviation of 4 x 64 x 64 in half precision), 124 KB in all. Ours come from shards
-and a memory-mapped array, the others have all three in their own format: Arrow files of `datasets`, tar files of `webdataset`, which
-has no access by index and is read from beginning to end, and three plain files a sample. Nobody decodes what is read.
+A sample is an image, its mask and latents of 64 KiB (mean and deviation of 4 x 64 x 64 in half
+precision), 124 KB in all. Ours come from shards and a memory-mapped array, the others have all
+three in their own format: Arrow files of `datasets`, tar files of `webdataset`, which has no access
+by index and is read from beginning to end, and three plain files a sample. Nobody decodes what is
+read.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ Sample = tuple[str, bytes, bytes, bytes]
 
 
 class Formats:
-    """Some pairs of a corpus, linked into a data set of their own, and the same samples in every format."""
+    """Some pairs of a corpus, linked into a data set of their own, and the same samples in every
+    format.
+    """
 
     def __init__(self, corpus: Path, num_samples: int, scratch: Path) -> None:
         self.scratch, self.size = scratch, num_samples
@@ -45,7 +49,9 @@ class Formats:
         self._new = (scratch / f"shards-{number}" for number in itertools.count())
         self.shards = self.write()
         self.tiles = open_tiles(self.shards)
-        self.latents = np.lib.format.open_memmap(scratch / "latents.npy", "w+", np.float16, (num_samples, *LATENT_SHAPE))
+        self.latents = np.lib.format.open_memmap(
+            scratch / "latents.npy", "w+", np.float16, (num_samples, *LATENT_SHAPE)
+        )
         self.latents[:] = np.random.default_rng(0).standard_normal(LATENT_SHAPE)
         self.latents.flush()
         self.order = np.random.default_rng(1).permutation(num_samples).tolist()
@@ -57,7 +63,12 @@ class Formats:
             os.link(corpus / name, root / name)
         workspace = Workspace.of(root)
         TileTable(workspace).build(InProcess(1))
-        build_manifest(workspace.tiles, load_label_map(find_label_map("label_map_5")), ManifestOptions(), workspace.manifest)
+        build_manifest(
+            workspace.tiles,
+            load_label_map(find_label_map("label_map_5")),
+            ManifestOptions(),
+            workspace.manifest,
+        )
         return workspace.manifest
 
     def samples(self) -> Iterator[Sample]:
@@ -66,10 +77,17 @@ class Formats:
             image, mask = self.tiles.read_bytes(row)
             yield f"{row:06d}", image, mask or b"", self.latents[row].tobytes()
 
-    def write(self, max_bytes: int = SHARD_BYTES, engine: Engine | None = None, manifest: Path | None = None) -> Path:
+    def write(
+        self,
+        max_bytes: int = SHARD_BYTES,
+        engine: Engine | None = None,
+        manifest: Path | None = None,
+    ) -> Path:
         """Return a new folder of shards, written in this process unless another engine is given."""
         out = next(self._new)
-        write_shards(manifest or self.manifest, out, ShardOptions(max_bytes), engine or InProcess(1))
+        write_shards(
+            manifest or self.manifest, out, ShardOptions(max_bytes), engine or InProcess(1)
+        )
         return out
 
     def forget(self) -> None:
@@ -79,7 +97,9 @@ class Formats:
                 shutil.rmtree(folder)
 
     def write_latents(self) -> None:
-        """Write the latents of all samples again as latent sets are written: pieces appended, digested and synced."""
+        """Write the latents of all samples again as latent sets are written: pieces appended,
+        digested and synced.
+        """
         path = self.scratch / "again.npy"
         path.unlink(missing_ok=True)
         step = _PIECE_BYTES // self.latents[0].nbytes
@@ -119,10 +139,14 @@ class Formats:
         import datasets
 
         datasets.disable_progress_bars()
-        fields = datasets.Features({name: datasets.Value("binary") for name in ("image", "mask", "latents")})
+        fields = datasets.Features(
+            {name: datasets.Value("binary") for name in ("image", "mask", "latents")}
+        )
         columns = zip(*(parts for _, *parts in samples), strict=True)
         folder = self.scratch / "arrow"
-        datasets.Dataset.from_dict(dict(zip(fields, map(list, columns), strict=True)), features=fields).save_to_disk(str(folder))
+        datasets.Dataset.from_dict(
+            dict(zip(fields, map(list, columns), strict=True)), features=fields
+        ).save_to_disk(str(folder))
         _sync(folder.iterdir())
         return str(folder)
 
@@ -142,7 +166,9 @@ class Formats:
         """Write tar files of `webdataset`, to the disk, and return their paths."""
         import webdataset
 
-        with webdataset.ShardWriter(f"{self.scratch}/web-%06d.tar", maxsize=SHARD_BYTES, verbose=0) as sink:
+        with webdataset.ShardWriter(
+            f"{self.scratch}/web-%06d.tar", maxsize=SHARD_BYTES, verbose=0
+        ) as sink:
             for key, image, mask, latents in samples:
                 sink.write({"__key__": key, "jpg": image, "mask.png": mask, "latents": latents})
         paths = sorted(self.scratch.glob("web-*.tar"))

@@ -65,7 +65,9 @@ def checked_masks(paths: list[str]) -> None:
 
 
 def _requests(paths: list[str]) -> list[read_ahead.Request]:
-    return [read_ahead.Request(path, seen) for path in paths if (seen := read_ahead.stat_file(path))]
+    return [
+        read_ahead.Request(path, seen) for path in paths if (seen := read_ahead.stat_file(path))
+    ]
 
 
 def _batch(paths: list[str], parts: int, work: Callable[[list[str]], None]) -> None:
@@ -89,10 +91,12 @@ def mask_rows(corpus: Path, num_masks: int) -> list[Row]:
     base = "Pillow + numpy.unique, 1 process"
     return [
         speed_up(
-            "masks, full checks, 1 process (CPU)", base, lambda: naive_masks(sample), lambda: checked_masks(masks), gate=6, stretch=13, scale=scale
+            "masks, full checks, 1 process (CPU)", base, lambda: naive_masks(sample),
+            lambda: checked_masks(masks), gate=6, stretch=13, scale=scale
         ),
         speed_up(
-            "masks, full checks, 2 processes (wall)", base, lambda: naive_masks(sample), lambda: _batch(masks, 2, checked_masks),
+            "masks, full checks, 2 processes (wall)", base, lambda: naive_masks(sample),
+            lambda: _batch(masks, 2, checked_masks),
             gate=11, stretch=22, clock=wall_seconds, scale=scale,
         ),
     ]  # fmt: skip
@@ -104,19 +108,31 @@ def image_row(corpus: Path, num_images: int) -> Row:
 
     def floor() -> None:
         for path in images:
-            simplejpeg.decode_jpeg(Path(path).read_bytes(), colorspace="GRAY", min_height=64, min_width=64, strict=True)
+            simplejpeg.decode_jpeg(
+                Path(path).read_bytes(), colorspace="GRAY", min_height=64, min_width=64, strict=True
+            )
 
     def ours() -> None:
         measurer = Measurer(TileOptions())
         for data in read_ahead.read_ahead(_requests(images), 1 << 30):
             measurer.image(data)
 
-    row = speed_up("image check, 1 process (CPU)", "read + simplejpeg at 1/8, strict", floor, ours, gate=80, stretch=90, scale=100)
+    row = speed_up(
+        "image check, 1 process (CPU)",
+        "read + simplejpeg at 1/8, strict",
+        floor,
+        ours,
+        gate=80,
+        stretch=90,
+        scale=100,
+    )
     return Row(row.name, row.baseline, row.value, row.low, row.high, "%", row.gate, row.stretch)
 
 
 def audit_rows(corpus: Path, num_pairs: int) -> list[Row]:
-    """Return the rows of the tiles table, everything measured, against the naive script on a part of the same pairs."""
+    """Return the rows of the tiles table, everything measured, against the naive script on a part
+    of the same pairs.
+    """
     images, masks = _paths(corpus, num_pairs)
     part = max(50, num_pairs // 8)
     linked = Path(tempfile.mkdtemp(prefix="bench-", dir=corpus.parent))
@@ -136,7 +152,8 @@ def audit_rows(corpus: Path, num_pairs: int) -> list[Row]:
     try:
         return [
             speed_up(
-                f"whole audit of pairs, {workers} worker{'s' * (workers > 1)} (wall)", base, lambda: naive_audit(images[:part], masks[:part]),
+                f"whole audit of pairs, {workers} worker{'s' * (workers > 1)} (wall)", base,
+                lambda: naive_audit(images[:part], masks[:part]),
                 whole(workers), gate=gate, stretch=stretch, clock=wall_seconds, scale=scale,
             )
             for workers, gate, stretch in ((1, 5.0, 7.0), (2, 9.0, 12.0))
@@ -163,7 +180,8 @@ def latency_row(corpus: Path, num_masks: int = 512, delay_s: float = 0.004) -> R
     read_ahead.read_file = slow_read  # type: ignore[assignment]
     try:
         return speed_up(
-            f"masks at {delay_s * 1000:.0f} ms a read, 1 process (wall)", "serial loop", serial, lambda: checked_masks(masks),
+            f"masks at {delay_s * 1000:.0f} ms a read, 1 process (wall)", "serial loop", serial,
+            lambda: checked_masks(masks),
             gate=8, stretch=10, clock=wall_seconds,
         )  # fmt: skip
     finally:
@@ -171,26 +189,53 @@ def latency_row(corpus: Path, num_masks: int = 512, delay_s: float = 0.004) -> R
 
 
 def listing_row(num_images: int = 246_750, num_orphans: int = 5) -> Row:
-    """Return the row of listing and pairing the files of the published data set in one folder, orphan masks among them."""
+    """Return the row of listing and pairing the files of the published data set in one folder,
+    orphan masks among them.
+    """
     with tempfile.TemporaryDirectory() as folder:
         for index in range(num_images + num_orphans):
             for suffix in (".jpg", "_mask.png")[index >= num_images :]:
-                os.close(os.open(f"{folder}/slide{index // 1000:03d}_{index:06d}{suffix}", os.O_CREAT | os.O_WRONLY))
+                os.close(
+                    os.open(
+                        f"{folder}/slide{index // 1000:03d}_{index:06d}{suffix}",
+                        os.O_CREAT | os.O_WRONLY,
+                    )
+                )
 
         def walk() -> None:
             pairs = list(scan(Path(folder), ScanOptions(), lambda issue: None))
             # Every field of every row is there, also beyond the first block of names.
             assert all(len(pair) == len(Pair._fields) for pair in pairs)
-            assert (len(pairs), sum(pair.image_path is None for pair in pairs)) == (num_images + num_orphans, num_orphans)
+            assert (len(pairs), sum(pair.image_path is None for pair in pairs)) == (
+                num_images + num_orphans,
+                num_orphans,
+            )
 
         walk()
         seconds = [cpu_seconds(walk) for _ in range(5)]
-    return limit(f"list and pair {2 * num_images + num_orphans:,} files (CPU)", "absolute", seconds, "s", gate=1.5, stretch=0.9)
+    return limit(
+        f"list and pair {2 * num_images + num_orphans:,} files (CPU)",
+        "absolute",
+        seconds,
+        "s",
+        gate=1.5,
+        stretch=0.9,
+    )
 
 
 def command_rows(corpus: Path) -> list[Row]:
-    """Return the rows of the command: peak memory of its largest process, and the share of a second run with nothing changed."""
-    command = [sys.executable, "-c", "from histoprep.cli import main; main()", "audit", str(corpus), "--workers", "2"]
+    """Return the rows of the command: peak memory of its largest process, and the share of a second
+    run with nothing changed.
+    """
+    command = [
+        sys.executable,
+        "-c",
+        "from histoprep.cli import main; main()",
+        "audit",
+        str(corpus),
+        "--workers",
+        "2",
+    ]
     peaks, shares = [], []
     for _ in range(3):
         results = corpus.with_name(corpus.name + ".histoprep")
@@ -201,16 +246,24 @@ def command_rows(corpus: Path) -> list[Row]:
         shares.append(100 * second / first)
         shutil.rmtree(results)
     return [
-        limit("peak memory of the largest process, histoprep audit", "absolute", peaks, "MB", gate=250, stretch=150),
+        limit(
+            "peak memory of the largest process, histoprep audit",
+            "absolute",
+            peaks,
+            "MB",
+            gate=250,
+            stretch=150,
+        ),
         limit("second audit, nothing changed (wall)", "the first", shares, "%", gate=10, stretch=5),
     ]
 
 
 def growth_row(make: Callable[[Path, int], object], sizes: tuple[int, ...]) -> Row:
-    """Return the row of how time grows with the number of tiles, with one worker: the slope of log time over log number.
+    """Return the row of how time grows with the number of tiles, with one worker: the slope of log
+    time over log number.
 
-    What starting takes, measured on a handful of tiles, is subtracted. With more workers a thousand tiles, which are one partition, would
-    have one of them all the same.
+    What starting takes, measured on a handful of tiles, is subtracted. With more workers a thousand
+    tiles, which are one partition, would have one of them all the same.
     """
     times = []
     with tempfile.TemporaryDirectory() as parent:
@@ -221,10 +274,33 @@ def growth_row(make: Callable[[Path, int], object], sizes: tuple[int, ...]) -> R
             times.append(statistics.median(_fresh_build(workspace) for _ in range(3)))
             shutil.rmtree(folder)
     start, *grown = times
-    slope = float(np.polyfit([math.log(size) for size in sizes], [math.log(one - start) for one in grown], 1)[0])
-    print("  seconds: " + ", ".join(f"{size:,} tiles {one - start:.2f}" for size, one in zip(sizes, grown, strict=True)), file=sys.stderr)
-    name = f"growth of time, {sizes[0]:,} to {sizes[-1]:,} tiles of 128 px, 1 worker (distance of the log-log slope from 1)"
-    return Row(name, "linear", abs(slope - 1), abs(slope - 1), abs(slope - 1), "", 0.05, 0.02, smaller_is_better=True)
+    slope = float(
+        np.polyfit([math.log(size) for size in sizes], [math.log(one - start) for one in grown], 1)[
+            0
+        ]
+    )
+    print(
+        "  seconds: "
+        + ", ".join(
+            f"{size:,} tiles {one - start:.2f}" for size, one in zip(sizes, grown, strict=True)
+        ),
+        file=sys.stderr,
+    )
+    name = (
+        f"growth of time, {sizes[0]:,} to {sizes[-1]:,} tiles of 128 px, 1 worker (distance of the"
+        " log-log slope from 1)"
+    )
+    return Row(
+        name,
+        "linear",
+        abs(slope - 1),
+        abs(slope - 1),
+        abs(slope - 1),
+        "",
+        0.05,
+        0.02,
+        smaller_is_better=True,
+    )
 
 
 def _fresh_build(workspace: Workspace) -> float:

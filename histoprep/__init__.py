@@ -2,14 +2,18 @@
 
     import histoprep
 
-    report = histoprep.audit("folder", label_map="label_map_5")     # everything `histoprep audit` does but printing
+    report = histoprep.audit("folder", label_map="label_map_5")     # everything `histoprep audit`
+    does but printing
     for finding in report.findings:
         print(finding.severity, finding.code, finding.count, finding.paths[:3])
 
-The names below are the public interface; each is imported when it is first used, so that `import histoprep` is cheap:
+The names below are the public interface; each is imported when it is first used, so that `import
+histoprep` is cheap:
 
-- `audit`, `AuditOptions`, `Selection`, `Severity`, `Finding`, `Report`: what is wrong with a data set;
-- `ScanOptions`, `TableOptions`, `Workspace`, `ensure_tiles`: what is read, and where results are kept;
+- `audit`, `AuditOptions`, `Selection`, `Severity`, `Finding`, `Report`: what is wrong with a data
+  set;
+- `ScanOptions`, `TableOptions`, `Workspace`, `ensure_tiles`: what is read, and where results are
+  kept;
 - `LabelMap`, `load_label_map`, `find_label_map`: what masks' values stand for;
 - `compute_stats`, `open_manifest`: class shares, and the manifest of a workspace;
 - `HistoprepError`: the base of every error that is raised on purpose.

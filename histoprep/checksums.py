@@ -1,10 +1,13 @@
-"""Digests of the files that we write into a folder, and whether a file is still the one that was written.
+"""Digests of the files that we write into a folder, and whether a file is still the one that was
+written.
 
-`checksums.json` of a folder has the size and the XXH3-128 of each file, by its path relative to the folder, and the digest of this list. It
-stands for the small files that steer later commands and for results to look at. What comes in thousands has digests in a table of its own
-(ledger, index, manifest, journal) and is looked at by `check_files`: quickly by size, modification and change time and inode, as they were
-when the digest was last compared (`.hp-states`), and wholly where one of these differs or everything is to be read. Tables have their
-digests inside (`tables.py`), checkpoints beside each file (SHA256SUMS).
+`checksums.json` of a folder has the size and the XXH3-128 of each file, by its path relative to the
+folder, and the digest of this list. It stands for the small files that steer later commands and for
+results to look at. What comes in thousands has digests in a table of its own (ledger, index,
+manifest, journal) and is looked at by `check_files`: quickly by size, modification and change time
+and inode, as they were when the digest was last compared (`.hp-states`), and wholly where one of
+these differs or everything is to be read. Tables have their digests inside (`tables.py`),
+checkpoints beside each file (SHA256SUMS).
 
 A digest finds damage and edits; it is no protection against somebody who writes a new one.
 """
@@ -70,7 +73,9 @@ class Damage(NamedTuple):
 
 
 def read_checksums(folder: Path) -> dict[str, Checksum]:
-    """Return the files listed in checksums.json of a folder, none where there is no such list; raises IntegrityError for a damaged one."""
+    """Return the files listed in checksums.json of a folder, none where there is no such list;
+    raises IntegrityError for a damaged one.
+    """
     path = folder / CHECKSUMS
     hint = f"restore it from a copy, or delete it: {folder} is used unchecked then"
     try:
@@ -80,29 +85,55 @@ def read_checksums(folder: Path) -> dict[str, Checksum]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise IntegrityError(f"cannot read the checksums of a folder: {error.strerror or error}", path=path) from error
+        raise IntegrityError(
+            f"cannot read the checksums of a folder: {error.strerror or error}", path=path
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"the checksums of a folder are damaged: {error!r}", path=path, hint=hint) from error
+        raise IntegrityError(
+            f"the checksums of a folder are damaged: {error!r}", path=path, hint=hint
+        ) from error
     if version != _VERSION:
-        raise IntegrityError("the checksums of a folder are of another version", path=path, seen=version, expected=_VERSION, hint=hint)
+        raise IntegrityError(
+            "the checksums of a folder are of another version",
+            path=path,
+            seen=version,
+            expected=_VERSION,
+            hint=hint,
+        )
     if stated != (made := _list_digest(files)):
-        raise IntegrityError("the checksums of a folder are damaged", path=path, seen=f"digest {stated}", expected=made, hint=hint)
+        raise IntegrityError(
+            "the checksums of a folder are damaged",
+            path=path,
+            seen=f"digest {stated}",
+            expected=made,
+            hint=hint,
+        )
     return found
 
 
 def _list_digest(files: Mapping[str, Any]) -> str:
-    return digest_text(json.dumps([_VERSION, {name: list(one) for name, one in files.items()}], sort_keys=True, ensure_ascii=True))
+    return digest_text(
+        json.dumps(
+            [_VERSION, {name: list(one) for name, one in files.items()}],
+            sort_keys=True,
+            ensure_ascii=True,
+        )
+    )
 
 
 def _write_checksums(folder: Path, files: Mapping[str, Checksum]) -> None:
     listed = {name: list(one) for name, one in files.items()}
-    write_json(folder / CHECKSUMS, {"version": _VERSION, "files": listed, "digest": _list_digest(listed)})
+    write_json(
+        folder / CHECKSUMS, {"version": _VERSION, "files": listed, "digest": _list_digest(listed)}
+    )
 
 
 def publish_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Publish files of a folder durably and list them in its checksums; hold the folder's lock. Raises OutputError, IntegrityError.
+    """Publish files of a folder durably and list them in its checksums; hold the folder's lock.
+    Raises OutputError, IntegrityError.
 
-    A process that is killed in between leaves files that are not listed, never ones that seem damaged.
+    A process that is killed in between leaves files that are not listed, never ones that seem
+    damaged.
     """
     made = {name: Checksum.of(data) for name, data in files.items()}
     forget_files(folder, lambda name: name in made, unless=made)
@@ -115,7 +146,9 @@ def publish_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def publish_file(folder: Path, name: str, data: bytes | str) -> None:
     """Publish one file; see `publish_files`."""
-    publish_files(folder, {name: data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data})
+    publish_files(
+        folder, {name: data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data}
+    )
 
 
 def publish_json(folder: Path, name: str, value: Any) -> None:
@@ -125,33 +158,52 @@ def publish_json(folder: Path, name: str, value: Any) -> None:
 
 def json_bytes(value: Any) -> bytes:
     """Return `value` as indented JSON with sorted keys."""
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8", "surrogateescape")
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(
+        "utf-8", "surrogateescape"
+    )
 
 
 def list_files(folder: Path, names: Iterable[str]) -> None:
-    """List files that are there already, as they are now; hold the folder's lock. Raises OSError."""
+    """List files that are there already, as they are now; hold the folder's lock. Raises
+    OSError.
+    """
     listed = read_checksums(folder)
-    found = {name: Checksum((folder / name).stat().st_size, file_digest(folder / name)) for name in names}
+    found = {
+        name: Checksum((folder / name).stat().st_size, file_digest(folder / name)) for name in names
+    }
     if any(listed.get(name) != one for name, one in found.items()):
         _write_checksums(folder, listed | found)
 
 
 def list_all_files(folder: Path) -> None:
     """List every file in a folder and below it; see `list_files`."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and not is_temporary(path.name))
+    found = (
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.is_file() and not is_temporary(path.name)
+    )
     list_files(folder, sorted(one.as_posix() for one in found if one.name not in OWN_FILES))
 
 
-def forget_files(folder: Path, which: Callable[[str], bool], *, unless: Mapping[str, Checksum] | None = None) -> None:
-    """Take files off the list before they are changed or removed, but those that are in `unless` with the same checksum."""
+def forget_files(
+    folder: Path, which: Callable[[str], bool], *, unless: Mapping[str, Checksum] | None = None
+) -> None:
+    """Take files off the list before they are changed or removed, but those that are in `unless`
+    with the same checksum.
+    """
     listed = read_checksums(folder)
-    kept = {name: one for name, one in listed.items() if not which(name) or (unless or {}).get(name) == one}
+    kept = {
+        name: one
+        for name, one in listed.items()
+        if not which(name) or (unless or {}).get(name) == one
+    }
     if kept != listed:
         _write_checksums(folder, kept)
 
 
 def read_file(path: Path, *, folder: Path | None = None, hint: str = RESTORE) -> bytes:
-    """Return the bytes of a file after comparing them with the checksums of its folder (or of `folder` above it), where they list it.
+    """Return the bytes of a file after comparing them with the checksums of its folder (or of
+    `folder` above it), where they list it.
 
     Raises IntegrityError with path, expected and seen digest; OSError.
     """
@@ -164,7 +216,9 @@ def read_file(path: Path, *, folder: Path | None = None, hint: str = RESTORE) ->
 
 
 def read_json(path: Path, *, hint: str = RESTORE) -> Any:
-    """Return the value in a JSON file after comparing it with the checksums of its folder; raises IntegrityError, FileNotFoundError."""
+    """Return the value in a JSON file after comparing it with the checksums of its folder; raises
+    IntegrityError, FileNotFoundError.
+    """
     try:
         return json.loads(read_file(path, hint=hint).decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError) as error:
@@ -172,9 +226,15 @@ def read_json(path: Path, *, hint: str = RESTORE) -> Any:
 
 
 def damaged_files(folder: Path, *, names: Iterable[str] | None = None) -> list[Damage]:
-    """Return what differs from the checksums of a folder: of all files that they list, or of `names`; every byte is read."""
+    """Return what differs from the checksums of a folder: of all files that they list, or of
+    `names`; every byte is read.
+    """
     chosen = None if names is None else set(names)
-    wanted = [Expected(name, one) for name, one in read_checksums(folder).items() if chosen is None or name in chosen]
+    wanted = [
+        Expected(name, one)
+        for name, one in read_checksums(folder).items()
+        if chosen is None or name in chosen
+    ]
     return check_files(folder, wanted, whole=True, keep_states=False)
 
 
@@ -182,12 +242,28 @@ def raise_damage(damages: list[Damage], what: str, hint: str) -> None:
     """Raise IntegrityError that names the first damaged files, unless there are none."""
     if damages:
         more = f"; and {len(damages) - _NUM_SHOWN:,} more" if len(damages) > _NUM_SHOWN else ""
-        rest = f"; also {'; '.join(one.path for one in damages[1:_NUM_SHOWN])}" if len(damages) > 1 else ""
-        raise IntegrityError(what, path=damages[0].path, seen=damages[0].seen + rest + more, expected=damages[0].expected, hint=hint)
+        rest = (
+            f"; also {'; '.join(one.path for one in damages[1:_NUM_SHOWN])}"
+            if len(damages) > 1
+            else ""
+        )
+        raise IntegrityError(
+            what,
+            path=damages[0].path,
+            seen=damages[0].seen + rest + more,
+            expected=damages[0].expected,
+            hint=hint,
+        )
 
 
 def _changed(path: Path, seen: str, expected: str, hint: str) -> IntegrityError:
-    return IntegrityError("this file was changed since it was written", path=path, seen=seen, expected=expected, hint=hint)
+    return IntegrityError(
+        "this file was changed since it was written",
+        path=path,
+        seen=seen,
+        expected=expected,
+        hint=hint,
+    )
 
 
 def _words(one: Checksum) -> str:
@@ -195,15 +271,22 @@ def _words(one: Checksum) -> str:
 
 
 def state_of(status: os.stat_result, file_digest_hex: str) -> int:
-    """Return a number for a file of this digest, size, modification time, change time and inode, in [0, 2^64)."""
-    return hash_text(f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino} {file_digest_hex}")
+    """Return a number for a file of this digest, size, modification time, change time and inode, in
+    [0, 2^64).
+    """
+    return hash_text(
+        f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+        f" {file_digest_hex}"
+    )
 
 
 @dataclass
 class FileStates:
-    """What the file system said of files when their digests were last compared: `keys` of their names, sorted, and `values`, uint64 [n].
+    """What the file system said of files when their digests were last compared: `keys` of their
+    names, sorted, and `values`, uint64 [n].
 
-    A memory of this machine, not a result: `.hp-states` may go at any time, and a copy of it says nothing about copies of the files.
+    A memory of this machine, not a result: `.hp-states` may go at any time, and a copy of it says
+    nothing about copies of the files.
     """
 
     keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
@@ -226,7 +309,10 @@ class FileStates:
     @classmethod
     def of(cls, entries: Mapping[str, int]) -> FileStates:
         """Return the states of files by name; see `state_of`."""
-        return cls.of_keys(np.fromiter(map(hash_text, entries), np.uint64, len(entries)), np.fromiter(entries.values(), np.uint64, len(entries)))
+        return cls.of_keys(
+            np.fromiter(map(hash_text, entries), np.uint64, len(entries)),
+            np.fromiter(entries.values(), np.uint64, len(entries)),
+        )
 
     @classmethod
     def of_keys(cls, keys: np.ndarray, values: np.ndarray) -> FileStates:
@@ -263,8 +349,9 @@ def check_files(
 ) -> list[Damage]:
     """Return the files below `folder` that are gone or not what was written, in the order given.
 
-    Without `whole`, a file whose size, times and inode are those of the last comparison is not read. What was compared is remembered
-    in the folder, or in the file `states_path`, unless `keep_states` is off.
+    Without `whole`, a file whose size, times and inode are those of the last comparison is not
+    read. What was compared is remembered in the folder, or in the file `states_path`, unless
+    `keep_states` is off.
     """
     home = states_path or folder / STATES
     states = FileStates.read(home) if keep_states else FileStates()
@@ -274,9 +361,14 @@ def check_files(
     num_read = 0
     with ThreadPoolExecutor(_THREADS) as threads:
         for chunk in _chunks(files):
-            known = states.find(one.name for one in chunk).tolist() if not whole else [0] * len(chunk)
+            known = (
+                states.find(one.name for one in chunk).tolist() if not whole else [0] * len(chunk)
+            )
             tasks = [(folder, one, state) for one, state in zip(chunk, known, strict=True)]
-            pieces = [tasks[start : start + _FILES_A_TASK] for start in range(0, len(tasks), _FILES_A_TASK)]
+            pieces = [
+                tasks[start : start + _FILES_A_TASK]
+                for start in range(0, len(tasks), _FILES_A_TASK)
+            ]
             looked_at = itertools.chain.from_iterable(threads.map(_look_at_each, pieces))
             for one, (damage, state, was_read) in zip(chunk, looked_at, strict=True):
                 num_read += was_read
@@ -292,14 +384,20 @@ def check_files(
 
 
 def remember_files(folder: Path, files: Iterable[Expected]) -> None:
-    """Remember the files below `folder` as they are now, because they were written just now: `check_files` need not read them."""
+    """Remember the files below `folder` as they are now, because they were written just now:
+    `check_files` need not read them.
+    """
     names: list[int] = []
     values: list[int] = []
     for one in files:
         with contextlib.suppress(OSError):
-            values.append(state_of(os.stat(os.path.join(folder, to_name(one.name))), one.checksum.digest))
+            values.append(
+                state_of(os.stat(os.path.join(folder, to_name(one.name))), one.checksum.digest)
+            )
             names.append(hash_text(one.name))
-    FileStates.of_keys(np.array(names, np.uint64), np.array(values, np.uint64)).write(folder / STATES)
+    FileStates.of_keys(np.array(names, np.uint64), np.array(values, np.uint64)).write(
+        folder / STATES
+    )
 
 
 def _chunks(files: Iterable[Expected]) -> Iterable[list[Expected]]:
@@ -327,7 +425,11 @@ def _look_at(task: tuple[Path, Expected, int]) -> tuple[Damage | None, int, bool
         if not stat.S_ISREG(status.st_mode):
             return Damage(to_text(path), "not a regular file", _words(expected)), 0, False
         if status.st_size != expected.num_bytes:
-            return Damage(to_text(path), f"{status.st_size:,} bytes", f"{expected.num_bytes:,} bytes"), 0, False
+            return (
+                Damage(to_text(path), f"{status.st_size:,} bytes", f"{expected.num_bytes:,} bytes"),
+                0,
+                False,
+            )
         state = state_of(status, expected.digest)
         if known == state:
             return None, state, False

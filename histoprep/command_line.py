@@ -1,4 +1,6 @@
-"""What the command lines of both packages have in common: lazy commands, and errors turned into exit codes in one place."""
+"""What the command lines of both packages have in common: lazy commands, and errors turned into
+exit codes in one place.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,16 @@ from typer.main import get_command
 
 from histoprep import console
 from histoprep.command_style import Commands, Group, as_command, closest, suggestion
-from histoprep.errors import ELSEWHERE, ExitCode, Explained, HistoprepError, IntegrityError, Interrupted, OutputError, UsageError
+from histoprep.errors import (
+    ELSEWHERE,
+    ExitCode,
+    Explained,
+    HistoprepError,
+    IntegrityError,
+    Interrupted,
+    OutputError,
+    UsageError,
+)
 from histoprep.version import __version__
 
 if TYPE_CHECKING:
@@ -24,8 +35,11 @@ if TYPE_CHECKING:
 _NUM_SHOWN = 20
 # Options that say where results go.
 _PLACES = ("--out", "--workspace", "--output")
-# Typer carries click inside or beside it, depending on its version; this is the base of all errors about options.
-_UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+# Typer carries click inside or beside it, depending on its version; this is the base of all errors
+# about options.
+_UsageError: Any = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
 
 
 def _always() -> bool:
@@ -38,10 +52,11 @@ def _unknown(error: Exception) -> None:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """A program: its name, what it is for, and its commands by name: (module, attribute, short help), modules relative to `package`.
+    """A program: its name, what it is for, and its commands by name: (module, attribute, short
+    help), modules relative to `package`.
 
-    `stop_signals` turns signals into our errors while a command runs; `translate` makes an error of ours from an exception that is no bug;
-    `speaks` says whether this process prints errors.
+    `stop_signals` turns signals into our errors while a command runs; `translate` makes an error of
+    ours from an exception that is no bug; `speaks` says whether this process prints errors.
     """
 
     name: str
@@ -53,7 +68,9 @@ class CommandLine:
     speaks: Callable[[], bool] = _always
 
     def main(self, arguments: list[str] | None = None, *, called: str | None = None) -> None:
-        """Run the command line and leave with its exit code; `called` is how the program was started, if not by its name."""
+        """Run the command line and leave with its exit code; `called` is how the program was
+        started, if not by its name.
+        """
         sys.exit(self.run(sys.argv[1:] if arguments is None else arguments, called=called))
 
     def run(self, arguments: list[str], *, debug: bool = False, called: str | None = None) -> int:
@@ -69,7 +86,16 @@ class CommandLine:
         try:
             with self.stop_signals():
                 variable = f"_{self.name}_COMPLETE".upper()
-                return int(self._command().main(arguments, prog_name=called, complete_var=variable, standalone_mode=False, obj=state) or 0)
+                return int(
+                    self._command().main(
+                        arguments,
+                        prog_name=called,
+                        complete_var=variable,
+                        standalone_mode=False,
+                        obj=state,
+                    )
+                    or 0
+                )
         except typer.Exit as done:
             return done.exit_code
         except _UsageError as error:
@@ -80,7 +106,13 @@ class CommandLine:
         except Interrupted as stop:
             return self._report(stop, state["debug"])
         except (typer.Abort, KeyboardInterrupt):
-            return self._report(Interrupted("stopped; finished work was kept", hint="run the same command again to go on from there"), state["debug"])
+            return self._report(
+                Interrupted(
+                    "stopped; finished work was kept",
+                    hint="run the same command again to go on from there",
+                ),
+                state["debug"],
+            )
         except HistoprepError as error:
             return self._report(error, state["debug"], arguments)
         except BrokenPipeError:
@@ -88,20 +120,27 @@ class CommandLine:
             sys.stderr.close()
             return ExitCode.OK
         except OSError as error:
-            refused = OutputError.from_os_error(error, error.filename or "an unnamed file", "the system refuses to read or write")
+            refused = OutputError.from_os_error(
+                error, error.filename or "an unnamed file", "the system refuses to read or write"
+            )
             return self._report(refused, state["debug"], arguments)
         except Exception as error:  # noqa: BLE001 (the last resort: a bug, and it says so)
             known = self.translate(error)
             if known is not None:
                 return self._report(known, state["debug"])
-            console.error(f"{type(error).__name__}: {error}\n  this is a bug in {self.name} {__version__}; please report it with the traceback below")
+            console.error(
+                f"{type(error).__name__}: {error}\n  this is a bug in {self.name} {__version__};"
+                " please report it with the traceback below"
+            )
             traceback.print_exc()
             return ExitCode.INTERNAL
 
     def _report(self, error: Explained, debug: bool, arguments: Sequence[str] = ()) -> int:
         if error.hint and ELSEWHERE in error.hint:
             places = self._output_options(arguments)
-            error.hint = error.hint.replace(ELSEWHERE, f"name another {' or '.join(places)}" if places else ELSEWHERE)
+            error.hint = error.hint.replace(
+                ELSEWHERE, f"name another {' or '.join(places)}" if places else ELSEWHERE
+            )
         if self.speaks():
             console.error(str(error))
         if debug:
@@ -123,12 +162,17 @@ class CommandLine:
         app.callback()(lambda: None)
         command: Any = get_command(app)
         for param in command.params:
-            param.rich_help_panel, param.callback = "Completion", _with_name(self.name, param.callback)
+            param.rich_help_panel, param.callback = (
+                "Completion",
+                _with_name(self.name, param.callback),
+            )
         return command
 
 
 def _with_name(name: str, callback: Any) -> Any:
-    """Return `callback`, which completes the program of this name, also when it was started as `python -m`."""
+    """Return `callback`, which completes the program of this name, also when it was started as
+    `python -m`.
+    """
 
     def call(ctx: Any, param: Any, value: Any) -> Any:
         if value:
@@ -139,7 +183,9 @@ def _with_name(name: str, callback: Any) -> Any:
 
 
 def _explained(error: Any, arguments: list[str]) -> UsageError:
-    """Return the error of ours for one about options, with a suggestion where there is a sensible one."""
+    """Return the error of ours for one about options, with a suggestion where there is a sensible
+    one.
+    """
     context = getattr(error, "ctx", None)
     if context is None:
         return UsageError(error.format_message())
@@ -148,18 +194,28 @@ def _explained(error: Any, arguments: list[str]) -> UsageError:
         return UsageError(error.format_message(), hint=hint)
     later = _command_with(context, name, arguments)
     if later is not None:
-        return UsageError(f"{name} is an option of {later}, and stands after its name", hint=f"{context.command_path} {later} --help")
+        return UsageError(
+            f"{name} is an option of {later}, and stands after its name",
+            hint=f"{context.command_path} {later} --help",
+        )
     options = _long_options(context.command, context)
-    # `-quiet` is read as `-q -u -i ...`, so that the letter after the first known one is complained about.
-    typed = next((word for word in arguments if not name.startswith("--") and f"-{word}" in options), name)
+    # `-quiet` is read as `-q -u -i ...`, so that the letter after the first known one is complained
+    # about.
+    typed = next(
+        (word for word in arguments if not name.startswith("--") and f"-{word}" in options), name
+    )
     return UsageError(f"no such option: {typed}{suggestion(closest(typed, options))}", hint=hint)
 
 
 def _command_with(context: Any, option: str, arguments: list[str]) -> str | None:
-    """Return the command named in `arguments` that has `option`, where the option was looked for before the name of a command."""
+    """Return the command named in `arguments` that has `option`, where the option was looked for
+    before the name of a command.
+    """
     if not isinstance(context.command, Group):
         return None
-    named = next((word for word in arguments if word in context.command.list_commands(context)), None)
+    named = next(
+        (word for word in arguments if word in context.command.list_commands(context)), None
+    )
     if named is None:
         return None
     command = context.command.get_command(context, named)
@@ -170,7 +226,12 @@ def _command_with(context: Any, option: str, arguments: list[str]) -> str | None
 
 def _long_options(command: Any, context: Any) -> list[str]:
     shown = [param for param in command.get_params(context) if not getattr(param, "hidden", False)]
-    return [name for param in shown for name in (*param.opts, *param.secondary_opts) if name.startswith("--")]
+    return [
+        name
+        for param in shown
+        for name in (*param.opts, *param.secondary_opts)
+        if name.startswith("--")
+    ]
 
 
 def print_verified(found: Verified) -> ExitCode:
@@ -178,16 +239,23 @@ def print_verified(found: Verified) -> ExitCode:
     for note in found.notes:
         console.note(note)
     for one in found.damages[:_NUM_SHOWN]:
-        console.error(str(IntegrityError("damaged", path=one.path, seen=one.seen, expected=one.expected)))
+        console.error(
+            str(IntegrityError("damaged", path=one.path, seen=one.seen, expected=one.expected))
+        )
     if len(found.damages) > _NUM_SHOWN:
         console.error(f"and {len(found.damages) - _NUM_SHOWN:,} more")
     state = f"{len(found.damages):,} damaged" if found.damages else "OK"
-    console.out(f"{found.path}: {found.kind}, {found.num_files:,} {'file' if found.num_files == 1 else 'files'} read: {state}")
+    console.out(
+        f"{found.path}: {found.kind},"
+        f" {found.num_files:,} {'file' if found.num_files == 1 else 'files'} read: {state}"
+    )
     return ExitCode.INTEGRITY if found.damages else ExitCode.OK
 
 
 def _lazy_group(line: CommandLine) -> type[Group]:
-    """Return the group of a program's commands: it knows them by name and imports only the one that is called, since start-up time matters."""
+    """Return the group of a program's commands: it knows them by name and imports only the one that
+    is called, since start-up time matters.
+    """
 
     class LazyGroup(Group):
         """The commands of one program."""
@@ -205,7 +273,9 @@ def _lazy_group(line: CommandLine) -> type[Group]:
             if cmd_name not in line.commands:
                 return None
             module, attribute, summary = line.commands[cmd_name]
-            command = as_command(cmd_name, getattr(import_module(f"{line.package}.{module}"), attribute))
+            command = as_command(
+                cmd_name, getattr(import_module(f"{line.package}.{module}"), attribute)
+            )
             command.short_help = summary
             return command
 

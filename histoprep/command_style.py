@@ -1,4 +1,6 @@
-"""What all commands of both programs share: help pages of one style, options understood anywhere on the line, completion, suggestions."""
+"""What all commands of both programs share: help pages of one style, options understood anywhere on
+the line, completion, suggestions.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,28 @@ from histoprep import __version__, console
 EXAMPLES = "Examples:"
 GLOBAL_OPTIONS = "Options of every command"
 _LEAST_LIKENESS = 0.7
-_WORDS = {"str": "TEXT", "int": "NUMBER", "float": "NUMBER", "Path": "PATH", "text": "TEXT", "integer": "NUMBER", "path": "PATH"}
-# Typer carries click inside or beside it, depending on its version; this is the module of the base of all groups.
-_CORE = next(kind.__module__ for kind in TyperGroup.__mro__ if kind.__module__.endswith(".core") and not kind.__module__.startswith("typer.core"))
+_WORDS = {
+    "str": "TEXT",
+    "int": "NUMBER",
+    "float": "NUMBER",
+    "Path": "PATH",
+    "text": "TEXT",
+    "integer": "NUMBER",
+    "path": "PATH",
+}
+# Typer carries click inside or beside it, depending on its version; this is the module of the base
+# of all groups.
+_CORE = next(
+    kind.__module__
+    for kind in TyperGroup.__mro__
+    if kind.__module__.endswith(".core") and not kind.__module__.startswith("typer.core")
+)
 
 
 def closest(word: str, known: Iterable[str]) -> list[str]:
-    """Return those of `known` that are most like `word`, dashes at the front aside; none if all are too different to be meant."""
+    """Return those of `known` that are most like `word`, dashes at the front aside; none if all are
+    too different to be meant.
+    """
     plain = word.lstrip("-")
     if not plain:
         return []
@@ -44,7 +61,9 @@ def split_examples(text: str) -> tuple[list[str], list[str]]:
     """Return the paragraphs of a help text and the commands of the block `Examples:` at its end."""
     prose, _, block = text.partition(f"{EXAMPLES}\n")
     paragraphs = [" ".join(paragraph.split()) for paragraph in prose.split("\n\n")]
-    return [one for one in paragraphs if one], [line.strip() for line in block.splitlines() if line.strip()]
+    return [one for one in paragraphs if one], [
+        line.strip() for line in block.splitlines() if line.strip()
+    ]
 
 
 class _House:
@@ -57,8 +76,16 @@ class _House:
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the usage: options, then arguments in capitals."""
-        pieces = [_in_usage(param) for param in self.get_params(ctx) if param.param_type_name == "argument"]
-        return ["[OPTIONS]", *pieces, *(["COMMAND [ARGS]..."] if isinstance(self, TyperGroup) else [])]
+        pieces = [
+            _in_usage(param)
+            for param in self.get_params(ctx)
+            if param.param_type_name == "argument"
+        ]
+        return [
+            "[OPTIONS]",
+            *pieces,
+            *(["COMMAND [ARGS]..."] if isinstance(self, TyperGroup) else []),
+        ]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write usage, text, arguments, options by topic, commands and examples."""
@@ -84,7 +111,8 @@ class Command(_House, TyperCommand):
 
 
 class Group(_House, TyperGroup):
-    """A group of commands; of its own `default`, if there is one, the name may be left out: `COMMAND ...` is `COMMAND default ...`.
+    """A group of commands; of its own `default`, if there is one, the name may be left out:
+    `COMMAND ...` is `COMMAND default ...`.
 
     An argument called like a subcommand is then written `./name`.
     """
@@ -93,10 +121,15 @@ class Group(_House, TyperGroup):
 
     def summaries(self, ctx: Any) -> list[tuple[str, str]]:
         """Return names and first sentences of the commands."""
-        return [(name, split_examples(command.help or "")[0][0]) for name, command in self.commands.items()]
+        return [
+            (name, split_examples(command.help or "")[0][0])
+            for name, command in self.commands.items()
+        ]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the default in front unless a subcommand, --help or nothing that can be completed is there."""
+        """Put the default in front unless a subcommand, --help or nothing that can be completed is
+        there.
+        """
         if self.default is None or (ctx.resilient_parsing and not args):
             return super().parse_args(ctx, args)
         flags = {name for option in global_options() for name in option.opts}
@@ -106,7 +139,12 @@ class Group(_House, TyperGroup):
         if first in self.commands or first == "--help":
             return super().parse_args(ctx, args)
         meant = closest(first, self.commands)
-        if meant and not first.startswith("-") and not ctx.resilient_parsing and not Path(first).exists():
+        if (
+            meant
+            and not first.startswith("-")
+            and not ctx.resilient_parsing
+            and not Path(first).exists()
+        ):
             ctx.fail(f"no such command and no such path: {first}{suggestion(meant)}")
         return super().parse_args(ctx, [*front, self.default, *rest])
 
@@ -115,13 +153,18 @@ class Group(_House, TyperGroup):
         known = self.list_commands(ctx)
         listing = ", ".join(known)
         if args[0] not in known and not ctx.resilient_parsing:
-            ctx.fail(f"no such command: {args[0]}{suggestion(closest(args[0], known)) or f'. The commands are {listing}.'}")
+            instead = suggestion(closest(args[0], known)) or f". The commands are {listing}."
+            ctx.fail(f"no such command: {args[0]}{instead}")
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """Return the commands, and what the default command could go on with."""
         item: Any = import_module(f"{_CORE.rpartition('.')[0]}.shell_completion").CompletionItem
-        names = [item(name, help=text) for name, text in self.summaries(ctx) if name.startswith(incomplete)]
+        names = [
+            item(name, help=text)
+            for name, text in self.summaries(ctx)
+            if name.startswith(incomplete)
+        ]
         if self.default is None:
             # Past the listing of commands of the base, which would import them all.
             return [*names, *TyperCommand.shell_complete(self, ctx, incomplete)]
@@ -131,10 +174,25 @@ class Group(_House, TyperGroup):
 class Commands(typer.Typer):
     """A Typer app whose commands and group have the style of this module."""
 
-    def __init__(self, name: str, text: str, *, default: str | None = None, group: type[Group] = Group, completion: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        *,
+        default: str | None = None,
+        group: type[Group] = Group,
+        completion: bool = False,
+    ) -> None:
         kind = type("Group", (group,), {"default": default})
         bare = default is None
-        super().__init__(name=name, cls=kind, help=text, no_args_is_help=bare, add_completion=completion, rich_markup_mode=None)
+        super().__init__(
+            name=name,
+            cls=kind,
+            help=text,
+            no_args_is_help=bare,
+            add_completion=completion,
+            rich_markup_mode=None,
+        )
 
     def command(self, name: str | None = None, **more: Any) -> Any:
         """Return the decorator of a command."""
@@ -169,13 +227,26 @@ def _print_version(ctx: typer.Context, value: bool) -> None:
 
 
 def _everywhere(text: str, callback: Any, *names: str) -> Any:
-    return typer.Option(*names, help=text, callback=callback, is_eager=True, expose_value=False, rich_help_panel=GLOBAL_OPTIONS)
+    return typer.Option(
+        *names,
+        help=text,
+        callback=callback,
+        is_eager=True,
+        expose_value=False,
+        rich_help_panel=GLOBAL_OPTIONS,
+    )
 
 
 def _declared(
-    quiet: Annotated[bool, _everywhere("Print results, warnings and errors only.", _set_quiet, "--quiet", "-q")] = False,
-    debug: Annotated[bool, _everywhere("Show the traceback of an error.", _set_debug, "--debug")] = False,
-    version: Annotated[bool, _everywhere("Print the version and exit.", _print_version, "--version")] = False,
+    quiet: Annotated[
+        bool, _everywhere("Print results, warnings and errors only.", _set_quiet, "--quiet", "-q")
+    ] = False,
+    debug: Annotated[
+        bool, _everywhere("Show the traceback of an error.", _set_debug, "--debug")
+    ] = False,
+    version: Annotated[
+        bool, _everywhere("Print the version and exit.", _print_version, "--version")
+    ] = False,
 ) -> None: ...
 
 
@@ -200,7 +271,11 @@ def _by_topic(params: Sequence[Any]) -> Mapping[str, list[Any]]:
 
 
 def _topic(param: Any) -> str:
-    return GLOBAL_OPTIONS if "--help" in param.opts else getattr(param, "rich_help_panel", None) or "Options"
+    return (
+        GLOBAL_OPTIONS
+        if "--help" in param.opts
+        else getattr(param, "rich_help_panel", None) or "Options"
+    )
 
 
 def _described(param: Any, ctx: Any) -> tuple[str, str]:
@@ -212,7 +287,11 @@ def _described(param: Any, ctx: Any) -> tuple[str, str]:
         word = value_word(param)
         left = f"{names} {word}" if word else names
     text = "Show this page and exit." if "--help" in param.opts else param.help or ""
-    notes = [note for note in (_limits(param), _default(param, ctx), "required" if param.required else "") if note]
+    notes = [
+        note
+        for note in (_limits(param), _default(param, ctx), "required" if param.required else "")
+        if note
+    ]
     return left, f"{text} [{'; '.join(notes)}]".strip() if notes else text
 
 
@@ -223,14 +302,18 @@ def _in_usage(argument: Any) -> str:
 
 
 def value_word(param: Any) -> str:
-    """Return what a value is called on a help page: PATH, NUMBER, TEXT or the choices; nothing for a flag."""
+    """Return what a value is called on a help page: PATH, NUMBER, TEXT or the choices; nothing for
+    a flag.
+    """
     if param.metavar:
         return str(param.metavar)
     if getattr(param, "is_flag", False):
         return ""
     choices, name = _type_of(param)
     if choices is not None:
-        return "|".join(str(choice.value if isinstance(choice, Enum) else choice) for choice in choices)
+        return "|".join(
+            str(choice.value if isinstance(choice, Enum) else choice) for choice in choices
+        )
     return _WORDS[name]
 
 
@@ -249,7 +332,9 @@ def _limits(param: Any) -> str:
     least, most = getattr(bounded, "min", None), getattr(bounded, "max", None)
     if least is not None and most is not None:
         return f"{least} to {most}"
-    return f"at least {least}" if least is not None else f"at most {most}" if most is not None else ""
+    return (
+        f"at least {least}" if least is not None else f"at most {most}" if most is not None else ""
+    )
 
 
 def _default(param: Any, ctx: Any) -> str:

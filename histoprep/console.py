@@ -45,17 +45,23 @@ def is_quiet() -> bool:
 
 
 def out(text: str) -> None:
-    """Print one line of a result to stdout; what no reader can see, line breaks of names too, is spelled out."""
+    """Print one line of a result to stdout; what no reader can see, line breaks of names too, is
+    spelled out.
+    """
     _out.print(Text(_line(text)))
 
 
 def block(text: str) -> None:
-    """Print a result of several lines to stdout; names in it are `visible` already, or hold no line break."""
+    """Print a result of several lines to stdout; names in it are `visible` already, or hold no line
+    break.
+    """
     _out.print(Text(harmless(visible(text, keep="\n"))))
 
 
 def raw(text: str) -> None:
-    """Print to stdout, as it is, what a program reads: JSON, SARIF, CSV, YAML, commands for a CI runner."""
+    """Print to stdout, as it is, what a program reads: JSON, SARIF, CSV, YAML, commands for a CI
+    runner.
+    """
     _out.print(Text(text))
 
 
@@ -79,31 +85,58 @@ def _line(text: str) -> str:
     return harmless(visible(text))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "", severity_column: int | None = None) -> None:
-    """Print a table to stdout; numbers are set right and never broken, the severity column coloured.
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    title: str = "",
+    severity_column: int | None = None,
+) -> None:
+    """Print a table to stdout; numbers are set right and never broken, the severity column
+    coloured.
 
-    Where a terminal is too narrow, text is folded, and below `_LEAST_TEXT` characters of it lines get longer than the terminal.
+    Where a terminal is too narrow, text is folded, and below `_LEAST_TEXT` characters of it lines
+    get longer than the terminal.
     """
-    grid = Table(title=escape(_line(title)) or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    grid = Table(
+        title=escape(_line(title)) or None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
     least = 2 * (len(columns) - 1)
     for index, name in enumerate(map(_line, columns)):
         numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
         texts = [_cell(row[index]) for row in rows]
         whole = all(_NUMBER.fullmatch(text) for text in texts)
-        grid.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
+        grid.add_column(
+            name, justify="right" if numeric else "left", overflow="fold", no_wrap=whole
+        )
         width = max(map(cell_len, (name, *texts)))
         least += width if whole else min(width, _LEAST_TEXT)
     if _out.width < least:
         grid.width = least
     for row in rows:
-        style = _SEVERITY_STYLES.get(str(row[severity_column]), "") if severity_column is not None else ""
-        cells = [Text(_cell(value), style=style if index == severity_column else "") for index, value in enumerate(row)]
+        style = (
+            _SEVERITY_STYLES.get(str(row[severity_column]), "")
+            if severity_column is not None
+            else ""
+        )
+        cells = [
+            Text(_cell(value), style=style if index == severity_column else "")
+            for index, value in enumerate(row)
+        ]
         grid.add_row(*cells)
     _out.print(grid)
 
 
 def _cell(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _line(str(value))
+    return (
+        f"{value:,}"
+        if isinstance(value, int) and not isinstance(value, bool)
+        else _line(str(value))
+    )
 
 
 class Meter(Protocol):
@@ -151,6 +184,11 @@ def progress(label: str, total: int | None, unit: str = "tiles") -> Iterator[Met
     if _quiet or not _err.is_terminal:
         yield _PlainMeter(label, total, unit)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=_err, transient=True) as bar:
         yield _BarMeter(bar, bar.add_task(escape(label), total=total))

@@ -45,10 +45,12 @@ def is_temporary(name: str) -> bool:
 
 
 def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Call `write` on a binary file open for writing and reading, and publish the result as `path`, durably.
+    """Call `write` on a binary file open for writing and reading, and publish the result as `path`,
+    durably.
 
-    Readers see the old file or the whole new one. Raises OutputError with the
-    system's reason; the old file and nothing else is left then. Devices and pipes are refused: a file would take their place.
+    Readers see the old file or the whole new one. Raises OutputError with the system's reason; the
+    old file and nothing else is left then. Devices and pipes are refused: a file would take their
+    place.
     """
     temporary = temporary_beside(path)
     try:
@@ -68,7 +70,9 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def _refuse_special(path: Path) -> None:
-    """Raise OutputError for a device, pipe or socket, such as /dev/null or, whatever it leads to, /dev/stdout; IsADirectoryError for a folder."""
+    """Raise OutputError for a device, pipe or socket, such as /dev/null or, whatever it leads to,
+    /dev/stdout; IsADirectoryError for a folder.
+    """
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -76,7 +80,10 @@ def _refuse_special(path: Path) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode) or path.parent.resolve() in _DEVICES:
-        hint = "name a regular file, or one that is not there yet; without the option, a report is printed"
+        hint = (
+            "name a regular file, or one that is not there yet; without the option, a report is"
+            " printed"
+        )
         raise OutputError("cannot replace a device or pipe by a file", path=path, hint=hint)
 
 
@@ -138,8 +145,12 @@ def sync_file_system(folder: Path) -> None:
 
 
 def begin_writing_back(descriptor: int, start: int, length: int) -> None:
-    """Have the device begin with `length` bytes of an open file from `start` on, so that syncing it later takes less; what fails, syncing tells."""
-    _libc.sync_file_range(descriptor, ctypes.c_int64(start), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)
+    """Have the device begin with `length` bytes of an open file from `start` on, so that syncing it
+    later takes less; what fails, syncing tells.
+    """
+    _libc.sync_file_range(
+        descriptor, ctypes.c_int64(start), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE
+    )
 
 
 def remove_temporaries(folder: Path) -> int:
@@ -168,11 +179,21 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Not through a link: what it points to is not ours to write into.
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(
+            folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
+        )
     except OSError as error:
         if error.errno == errno.ELOOP:
-            what, hint = "the lock file is a link, so that writing it would overwrite something else", f"delete the link {folder / '.lock'}"
-            raise OutputError(what, path=folder / ".lock", seen=f"a link to {os.readlink(folder / '.lock')}", hint=hint) from None
+            what, hint = (
+                "the lock file is a link, so that writing it would overwrite something else",
+                f"delete the link {folder / '.lock'}",
+            )
+            raise OutputError(
+                what,
+                path=folder / ".lock",
+                seen=f"a link to {os.readlink(folder / '.lock')}",
+                hint=hint,
+            ) from None
         raise OutputError.from_os_error(error, folder) from error
     stream = os.fdopen(descriptor, "r+")
     with stream:
@@ -191,7 +212,9 @@ def locked(folder: Path) -> Iterator[None]:
         # On a full disk the lock still holds; it only cannot say by whom.
         with contextlib.suppress(OSError):
             os.ftruncate(stream.fileno(), 0)
-            os.pwrite(stream.fileno(), f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+            os.pwrite(
+                stream.fileno(), f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0
+            )
         _sweep(folder)
         _held.add(place)
         try:

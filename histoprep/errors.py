@@ -15,7 +15,7 @@ from pathlib import Path
 from histoprep.visible import visible
 
 ELSEWHERE = "choose another place for the results"
-"""What a hint says about the place; the command line names the options that the command has for it."""
+"""What a hint says about the place; the command line names the option that the command has."""
 _REMEDIES = {
     errno.ENOSPC: "free space there",
     errno.EDQUOT: "free space there, or have your quota raised",
@@ -55,8 +55,9 @@ class ExitCode(IntEnum):
 class Explained(BaseException):
     """What an error and a stop have in common: a message of several parts, and an exit code.
 
-    `what` is one sentence, `details` a line each for several causes of it; `path` the file or folder it is about; `seen` and
-    `expected` the two values that disagree; `hint` what the user can do.
+    `what` is one sentence, `details` a line each for several causes of it; `path` the file or
+    folder it is about; `seen` and `expected` the two values that disagree; `hint` what the user can
+    do.
     """
 
     exit_code = ExitCode.INTERNAL
@@ -80,7 +81,9 @@ class Explained(BaseException):
         self.details = tuple(details)
 
     def __str__(self) -> str:
-        """Return the message over several lines: what, details, where, seen, expected, what to do; line breaks inside of these are spelled out."""
+        """Return the message over several lines: what, details, where, seen, expected, what to do;
+        line breaks inside of these are spelled out.
+        """
         rows = [
             ("at", self.path),
             ("seen", self.seen),
@@ -88,7 +91,12 @@ class Explained(BaseException):
             ("try", self.hint),
         ]
         lines = [visible(self.what), *(f"    {visible(detail)}" for detail in self.details)]
-        return "\n".join([*lines, *(f"  {name}: {visible(str(value))}" for name, value in rows if value is not None)])
+        return "\n".join(
+            [
+                *lines,
+                *(f"  {name}: {visible(str(value))}" for name, value in rows if value is not None),
+            ]
+        )
 
     def __reduce__(self):  # type: ignore[no-untyped-def]
         # Errors cross process borders; keyword-only fields need their own recipe.
@@ -124,11 +132,19 @@ class OutputError(HistoprepError):
     exit_code = ExitCode.OUTPUT
 
     @classmethod
-    def from_os_error(cls, error: OSError, path: str | Path, what: str = "cannot write") -> OutputError:
-        """Return the error that names what was tried, the path, the system's own reason and what helps against that."""
+    def from_os_error(
+        cls, error: OSError, path: str | Path, what: str = "cannot write"
+    ) -> OutputError:
+        """Return the error that names what was tried, the path, the system's own reason and what
+        helps against that.
+        """
         reason = error.strerror or str(error) or type(error).__name__
         remedies = [*filter(None, [_REMEDIES.get(error.errno or 0)]), ELSEWHERE]
-        return cls(f"{what}: {reason}", path=path, hint=f"{', or '.join(remedies)}; then run the same command again")
+        return cls(
+            f"{what}: {reason}",
+            path=path,
+            hint=f"{', or '.join(remedies)}; then run the same command again",
+        )
 
 
 class IncompleteError(HistoprepError):
@@ -152,8 +168,8 @@ class IntegrityError(HistoprepError):
 class Interrupted(Explained):
     """SIGINT or SIGTERM arrived.
 
-    No error: no `except Exception`, of ours or of a library, can take it for an unreadable file or a failed import. No KeyboardInterrupt
-    either: Click turns that into an exit without a message.
+    No error: no `except Exception`, of ours or of a library, can take it for an unreadable file or
+    a failed import. No KeyboardInterrupt either: Click turns that into an exit without a message.
     """
 
     exit_code = ExitCode.INTERRUPTED

@@ -126,8 +126,9 @@ def finding(
 class Selection:
     """Which codes count, and how much: `--select`, `--ignore` and `--severity`.
 
-    Entries of `select` and `ignore` are codes, prefixes (`HP4`) or rule names, in which `*` stands for anything;
-    an empty `select` means all, and `ignore` goes before `select`. `severity` maps the same keys to a severity.
+    Entries of `select` and `ignore` are codes, prefixes (`HP4`) or rule names, in which `*` stands
+    for anything; an empty `select` means all, and `ignore` goes before `select`. `severity` maps
+    the same keys to a severity.
     """
 
     select: tuple[str, ...] = ()
@@ -153,12 +154,18 @@ class Selection:
     def _severity(self, one: Finding) -> Severity:
         # The most specific key wins: a rule's own code or name, then the longest prefix.
         keys = [key for key in self.severity if _names(key, one.rule)]
-        best = max(keys, key=lambda key: (key.upper() == one.code or key.lower() == one.rule.name, len(key)), default=None)
+        best = max(
+            keys,
+            key=lambda key: (key.upper() == one.code or key.lower() == one.rule.name, len(key)),
+            default=None,
+        )
         return one.severity if best is None else self.severity[best]
 
 
 def rule_called(key: str, rules: Iterable[Rule]) -> Rule:
-    """Return the rule of that code or name, in any case; raises UsageError, with what was perhaps meant, when there is none."""
+    """Return the rule of that code or name, in any case; raises UsageError, with what was perhaps
+    meant, when there is none.
+    """
     listed = list(rules)
     for rule in listed:
         if key.upper() == rule.code or key.lower() == rule.name:
@@ -176,4 +183,6 @@ def unknown_rule(key: str, rules: Sequence[Rule]) -> UsageError:
 
 
 def _names(key: str, rule: Rule) -> bool:
-    return bool(key) and (rule.code.startswith(key.upper()) or fnmatch.fnmatchcase(rule.name, key.lower()))
+    return bool(key) and (
+        rule.code.startswith(key.upper()) or fnmatch.fnmatchcase(rule.name, key.lower())
+    )

@@ -1,6 +1,8 @@
-"""What somebody decided of masks that readers understand in two ways: `--palette`, `--min-is-white`, `--depth`.
+"""What somebody decided of masks that readers understand in two ways: `--palette`,
+`--min-is-white`, `--depth`.
 
-A decision is an option of the tiles table: made once, it holds for the audit, remap, repair, the manifest and all that is made from it.
+A decision is an option of the tiles table: made once, it holds for the audit, remap, repair, the
+manifest and all that is made from it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class MinIsWhiteReading(StrEnum):
 
 
 class DepthReading(StrEnum):
-    """What the label of a grey mask with fewer bits than others is: the stored value, or that value scaled to 8 or 16 bits."""
+    """What the label of a grey mask with fewer bits than others is: the stored value, or that value
+    scaled to 8 or 16 bits.
+    """
 
     STORED = "stored"
     TO_8 = "8"
@@ -39,7 +43,9 @@ class DepthReading(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What somebody decided for encodings that readers understand in two ways; None where nobody has."""
+    """What somebody decided for encodings that readers understand in two ways; None where nobody
+    has.
+    """
 
     palette: PaletteReading | None = None
     min_is_white: MinIsWhiteReading | None = None
@@ -52,8 +58,14 @@ class Reading:
 
     @classmethod
     def from_json(cls, decided: Mapping[str, str | None]) -> Reading:
-        """Return the decisions that `as_json` gave, or options of these names; raises UsageError for a value that there is not."""
-        made = {field: _member(kind, name, decided[name]) for name, (field, kind) in _KINDS.items() if decided.get(name) is not None}
+        """Return the decisions that `as_json` gave, or options of these names; raises UsageError
+        for a value that there is not.
+        """
+        made = {
+            field: _member(kind, name, decided[name])
+            for name, (field, kind) in _KINDS.items()
+            if decided.get(name) is not None
+        }
         return cls(**made)
 
     def updated(self, other: Reading) -> Reading:
@@ -76,7 +88,9 @@ def _member(kind: type[StrEnum], name: str, value: Any) -> Any:
     try:
         return kind(value)
     except ValueError:
-        raise UsageError(f"no such value for --{name}", seen=value, expected=" or ".join(kind)) from None
+        raise UsageError(
+            f"no such value for --{name}", seen=value, expected=" or ".join(kind)
+        ) from None
 
 
 UNDECIDED = Reading()

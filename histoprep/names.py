@@ -29,7 +29,12 @@ def to_name(text: str) -> str:
     """Return the name that `to_text` made `text` from."""
     if text.isascii() or not _STORED_BYTE.search(text):
         return text
-    parts = (bytes([ord(one) - _PRIVATE]) if _STORED_BYTE.match(one) else one.encode("utf-8", "surrogateescape") for one in text)
+    parts = (
+        bytes([ord(one) - _PRIVATE])
+        if _STORED_BYTE.match(one)
+        else one.encode("utf-8", "surrogateescape")
+        for one in text
+    )
     return os.fsdecode(b"".join(parts))
 
 
@@ -43,7 +48,11 @@ def _hide(match: re.Match[str]) -> str:
 def pairing_key(stem: str) -> str:
     """Return what an image and its mask have in common: the stem without case and Unicode form."""
     key = stem.casefold()
-    return key if key.isascii() else unicodedata.normalize("NFC", unicodedata.normalize("NFC", key).casefold())
+    return (
+        key
+        if key.isascii()
+        else unicodedata.normalize("NFC", unicodedata.normalize("NFC", key).casefold())
+    )
 
 
 def is_image(name: str) -> bool:

@@ -1,4 +1,6 @@
-"""Bytes of many files, read ahead by threads where storage is slow, so that it does not stop decoding."""
+"""Bytes of many files, read ahead by threads where storage is slow, so that it does not stop
+decoding.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ ANY_TIME = -1
 
 
 class FileStat(NamedTuple):
-    """Size and modification time, by which a changed file is known; a time of `ANY_TIME` is not compared."""
+    """Size and modification time, by which a changed file is known; a time of `ANY_TIME` is not
+    compared.
+    """
 
     num_bytes: int
     mtime_ns: int
@@ -48,7 +52,9 @@ def stat_file(path: str) -> FileStat | None:
 
 
 def read_file(request: Request, max_bytes: int) -> bytes | BrokenFileError:
-    """Return the file's bytes, or the error that says why they cannot be had (returned: other files go on)."""
+    """Return the file's bytes, or the error that says why they cannot be had (returned: other files
+    go on).
+    """
     try:
         descriptor = os.open(request.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -58,7 +64,10 @@ def read_file(request: Request, max_bytes: int) -> bytes | BrokenFileError:
         if not stat.S_ISREG(before.st_mode):
             return BrokenFileError("HP201 not-a-file", "not a regular file")
         if before.st_size > max_bytes:
-            return BrokenFileError("HP205 huge-file", f"{before.st_size:,} bytes, more than --max-file-bytes {max_bytes:,}")
+            return BrokenFileError(
+                "HP205 huge-file",
+                f"{before.st_size:,} bytes, more than --max-file-bytes {max_bytes:,}",
+            )
         data = _read_all(descriptor, before.st_size)
         after = os.fstat(descriptor)
     except OSError as error:
@@ -66,8 +75,14 @@ def read_file(request: Request, max_bytes: int) -> bytes | BrokenFileError:
     finally:
         os.close(descriptor)
     size, time_ns = request.expected
-    if after.st_size != size or after.st_mtime_ns != (before.st_mtime_ns if time_ns == ANY_TIME else time_ns) or len(data) != size:
-        return BrokenFileError("HP206 changed", f"listed with {size:,} bytes, {len(data):,} when read")
+    if (
+        after.st_size != size
+        or after.st_mtime_ns != (before.st_mtime_ns if time_ns == ANY_TIME else time_ns)
+        or len(data) != size
+    ):
+        return BrokenFileError(
+            "HP206 changed", f"listed with {size:,} bytes, {len(data):,} when read"
+        )
     return data
 
 
@@ -82,7 +97,12 @@ def _read_all(descriptor: int, size: int) -> bytes:
 
 
 def _refused(error: OSError) -> BrokenFileError:
-    names = {errno.ENOENT: "vanished", errno.EACCES: "permission", errno.EPERM: "permission", errno.EIO: "input-output"}
+    names = {
+        errno.ENOENT: "vanished",
+        errno.EACCES: "permission",
+        errno.EPERM: "permission",
+        errno.EIO: "input-output",
+    }
     subcode = names.get(error.errno or 0, "cannot-open")
     return BrokenFileError(f"HP201 {subcode}", error.strerror or str(error))
 
@@ -90,8 +110,8 @@ def _refused(error: OSError) -> BrokenFileError:
 def read_ahead(requests: Sequence[Request], max_bytes: int) -> Iterator[bytes | BrokenFileError]:
     """Yield the bytes of each file in order, or the error that stands for it.
 
-    Files that come at once are read when they are due: handing bytes from thread to thread takes several times as long. As soon as
-    storage is seen to be slow, threads read.
+    Files that come at once are read when they are due: handing bytes from thread to thread takes
+    several times as long. As soon as storage is seen to be slow, threads read.
     """
     waited_s = 0.0
     for number, one in enumerate(requests):
@@ -111,8 +131,12 @@ def _num_waits() -> int:
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
-def _read_in_threads(requests: Sequence[Request], max_bytes: int) -> Iterator[bytes | BrokenFileError]:
-    """Yield the same, read by sixteen threads in front of the caller as far as the byte budget reaches; only a larger file goes beyond it."""
+def _read_in_threads(
+    requests: Sequence[Request], max_bytes: int
+) -> Iterator[bytes | BrokenFileError]:
+    """Yield the same, read by sixteen threads in front of the caller as far as the byte budget
+    reaches; only a larger file goes beyond it.
+    """
     waiting: deque[tuple[int, Future[list[bytes | BrokenFileError]]]] = deque()
     budget = BUDGET_BYTES
     upcoming = _chunks(requests, max_bytes)
@@ -132,7 +156,9 @@ def _read_in_threads(requests: Sequence[Request], max_bytes: int) -> Iterator[by
 
 
 def _chunks(requests: Sequence[Request], max_bytes: int) -> Iterator[tuple[list[Request], int]]:
-    """Yield the requests in chunks for one thread, and the bytes of each chunk: few files, and a small part of the budget."""
+    """Yield the requests in chunks for one thread, and the bytes of each chunk: few files, and a
+    small part of the budget.
+    """
     chunk: list[Request] = []
     total = 0
     for one in requests:

@@ -1,10 +1,11 @@
 """Class streams: which tile stands at training position n, as a pure function of (seed, n).
 
-A stream holds the tiles of one class, or those without any. Positions are cut into blocks; within a block every stream has as many
-places as its probability asks for, to within one, in a seeded order. How many draws of a stream lie before a block is then a closed
-formula, the n-th draw of a stream is its tile number n under a seeded permutation, and a new permutation begins when all its tiles
-were drawn. So any position can be asked for at once: nothing has to be stored or counted from the start, and the order does not depend
-on ranks, workers or batch size.
+A stream holds the tiles of one class, or those without any. Positions are cut into blocks; within a
+block every stream has as many places as its probability asks for, to within one, in a seeded order.
+How many draws of a stream lie before a block is then a closed formula, the n-th draw of a stream is
+its tile number n under a seeded permutation, and a new permutation begins when all its tiles were
+drawn. So any position can be asked for at once: nothing has to be stored or counted from the start,
+and the order does not depend on ranks, workers or batch size.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ _ORDER, _TILES = 1, 2
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """The tiles of one class (`class_id` None: those of the unconditional pool) and how likely a position draws one of them.
+    """The tiles of one class (`class_id` None: those of the unconditional pool) and how likely a
+    position draws one of them.
 
-    `rows` are row numbers of the table, int64, ascending. A probability of 0 means that the stream is never drawn from.
+    `rows` are row numbers of the table, int64, ascending. A probability of 0 means that the stream
+    is never drawn from.
     """
 
     name: str
@@ -48,26 +51,35 @@ class Stream:
 
 @dataclass(frozen=True, eq=False)
 class Streams:
-    """Streams whose probabilities sum to 1, and `warnings` that tell the user what is not as asked."""
+    """Streams whose probabilities sum to 1, and `warnings` that tell the user what is not as
+    asked.
+    """
 
     streams: tuple[Stream, ...]
     warnings: tuple[str, ...] = ()
     _units: np.ndarray = field(init=False, repr=False)
     _block: int = field(init=False, repr=False)
     _rows: np.ndarray = field(init=False, repr=False)
-    _last: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = field(init=False, repr=False, default_factory=dict)
+    _last: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = field(
+        init=False, repr=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
-        """Fix the probabilities to multiples of 2^-32; raise UsageError for streams that cannot be drawn from."""
+        """Fix the probabilities to multiples of 2^-32; raise UsageError for streams that cannot be
+        drawn from.
+        """
         _check(self.streams)
         cuts = [round(Fraction(cut) * (1 << _UNIT_BITS)) for cut in self.cutoffs.tolist()]
         units = np.diff(np.array([0, *cuts], np.int64))
         smallest = int(units[units > 0].min())
-        # At least one place of every stream in a block on average: then no stream ever has less than none.
+        # At least one place of every stream in a block on average: then no stream ever has less
+        # than none.
         block = max(_LEAST_BLOCK, 1 << (-(-(1 << _UNIT_BITS) // smallest) - 1).bit_length())
         if block > _LARGEST_BLOCK:
             seen = f"probability {smallest / (1 << _UNIT_BITS):g}"
-            raise UsageError("a stream is too unlikely", seen=seen, expected=f"0, or at least 1/{_LARGEST_BLOCK}")
+            raise UsageError(
+                "a stream is too unlikely", seen=seen, expected=f"0, or at least 1/{_LARGEST_BLOCK}"
+            )
         object.__setattr__(self, "_units", units)
         object.__setattr__(self, "_block", block)
         object.__setattr__(self, "_rows", np.concatenate([one.rows for one in self.streams]))
@@ -81,24 +93,36 @@ class Streams:
         return np.minimum(sums, 1.0)
 
     def place(self, positions: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the index of the stream and the row of the tile at each position: int64 [n] and int64 [n].
+        """Return the index of the stream and the row of the tile at each position: int64 [n] and
+        int64 [n].
 
-        Positions are integers in [0, 2^46), in any order. Of each stream every tile comes once before any comes again.
-        Raises UsageError for a position out of range.
+        Positions are integers in [0, 2^46), in any order. Of each stream every tile comes once
+        before any comes again. Raises UsageError for a position out of range.
         """
         asked = np.atleast_1d(np.asarray(positions, np.int64))
         if len(asked) and (asked.min() < 0 or asked.max() >= MAX_POSITION):
-            raise UsageError("no such training position", seen=f"{asked.min()} to {asked.max()}", expected=f"0 to {MAX_POSITION - 1}")
+            raise UsageError(
+                "no such training position",
+                seen=f"{asked.min()} to {asked.max()}",
+                expected=f"0 to {MAX_POSITION - 1}",
+            )
         blocks = asked // self._block
         if len(asked) and blocks.min() == blocks.max():
             stream, row = self._remembered(int(blocks[0]), seed)
             return stream[asked % self._block], row[asked % self._block]
-        pieces = [self._place(asked[start : start + _PIECE], seed) for start in range(0, len(asked), _PIECE)]
+        pieces = [
+            self._place(asked[start : start + _PIECE], seed)
+            for start in range(0, len(asked), _PIECE)
+        ]
         empty = np.zeros(0, np.int64)
-        return np.concatenate([empty, *(one for one, _ in pieces)]), np.concatenate([empty, *(one for _, one in pieces)])
+        return np.concatenate([empty, *(one for one, _ in pieces)]), np.concatenate(
+            [empty, *(one for _, one in pieces)]
+        )
 
     def _remembered(self, block: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return stream and row of every position of a block, kept since the next ones asked for are in it too."""
+        """Return stream and row of every position of a block, kept since the next ones asked for
+        are in it too.
+        """
         found = self._last.get((block, seed))
         if found is None:
             found = self._place(np.arange(self._block) + block * self._block, seed)
@@ -126,17 +150,29 @@ class Streams:
         return stream[at], draw[at]
 
     def _fill(self, seed: int, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return stream and draw number of every position of the blocks, one block after the other: int64 [blocks * block]."""
+        """Return stream and draw number of every position of the blocks, one block after the other:
+        int64 [blocks * block].
+        """
         before, after = self._draws_before(blocks), self._draws_before(blocks + 1)
         counts = after - before
         num_streams, size = len(self.streams), self._block
         in_turn = np.repeat(np.tile(np.arange(num_streams), len(blocks)), counts.ravel())
-        shuffled = np.argsort(keys_of(seed, _ORDER, (blocks[:, None] * size + np.arange(size)).ravel()).reshape(-1, size), axis=1, kind="stable")
+        shuffled = np.argsort(
+            keys_of(seed, _ORDER, (blocks[:, None] * size + np.arange(size)).ravel()).reshape(
+                -1, size
+            ),
+            axis=1,
+            kind="stable",
+        )
         stream = np.empty_like(in_turn)
         stream[(shuffled + np.arange(len(blocks))[:, None] * size).ravel()] = in_turn
         # Positions by stream, in order; draws of a stream in this block follow those before it.
         by_stream = np.argsort(stream.astype(np.int16), kind="stable")
-        firsts = before - (np.cumsum(counts, axis=0) - counts) - (np.cumsum(counts.sum(axis=0)) - counts.sum(axis=0))
+        firsts = (
+            before
+            - (np.cumsum(counts, axis=0) - counts)
+            - (np.cumsum(counts.sum(axis=0)) - counts.sum(axis=0))
+        )
         draw = np.empty_like(stream)
         draw[by_stream] = np.arange(len(stream))
         return stream, draw + firsts[np.repeat(np.arange(len(blocks)), size), stream]
@@ -144,7 +180,8 @@ class Streams:
     def _draws_before(self, blocks: np.ndarray) -> np.ndarray:
         """Return how many draws of each stream lie before each block: int64 [blocks, streams].
 
-        Running sums over streams are rounded down, so they are exact to below one draw and end with the number of positions.
+        Running sums over streams are rounded down, so they are exact to below one draw and end with
+        the number of positions.
         """
         whole, rest = np.divmod(np.cumsum(self._units) * self._block, 1 << _UNIT_BITS)
         number = blocks[:, None]
@@ -161,19 +198,33 @@ class Streams:
 def _check(streams: tuple[Stream, ...]) -> None:
     for one in streams:
         if not 0 <= one.probability <= 1:
-            raise UsageError(f"unusable probability of stream {one.name}", seen=one.probability, expected="0 to 1")
+            raise UsageError(
+                f"unusable probability of stream {one.name}",
+                seen=one.probability,
+                expected="0 to 1",
+            )
         if one.probability and not len(one.rows):
-            raise UsageError(f"stream {one.name} has no tiles and cannot be drawn from", seen=f"probability {one.probability:g}")
+            raise UsageError(
+                f"stream {one.name} has no tiles and cannot be drawn from",
+                seen=f"probability {one.probability:g}",
+            )
     total = math.fsum(one.probability for one in streams)
     if abs(total - 1) > 1e-9:
-        raise UsageError("the probabilities of the streams do not sum to 1", seen=f"{len(streams)} streams, sum {total:g}")
+        raise UsageError(
+            "the probabilities of the streams do not sum to 1",
+            seen=f"{len(streams)} streams, sum {total:g}",
+        )
 
 
 def single_stream(rows: np.ndarray) -> Streams:
-    """Return one stream of all `rows`: every tile once a pass, in a new order each; raises UsageError when there are none."""
+    """Return one stream of all `rows`: every tile once a pass, in a new order each; raises
+    UsageError when there are none.
+    """
     ordered = np.sort(np.asarray(rows, np.int64))
     if not len(ordered):
-        raise UsageError("there are no tiles to train on", hint="look at the split column of the manifest")
+        raise UsageError(
+            "there are no tiles to train on", hint="look at the split column of the manifest"
+        )
     return Streams((Stream("all", None, ordered, 1.0),))
 
 
@@ -187,42 +238,71 @@ def class_streams(
 ) -> Streams:
     """Return the streams of a split: the unconditional pool first, then each class but 0 by id.
 
-    `table` has the manifest's columns split, pool and classes; a tile belongs to the stream of every class that is core-present in it. The
-    unconditional stream has the probability `unconditional`, in [0, 1]; the classes share the rest evenly, or by `weights` (class id ->
-    weight, 1 where none is given). A stream without tiles gives its probability to the others in proportion, with a warning; without
-    any class but 0 the unconditional stream has all of it, with a warning, too.
-    Raises UsageError when nothing can be drawn or an argument makes no sense.
+    `table` has the manifest's columns split, pool and classes; a tile belongs to the stream of
+    every class that is core-present in it. The unconditional stream has the probability
+    `unconditional`, in [0, 1]; the classes share the rest evenly, or by `weights` (class id ->
+    weight, 1 where none is given). A stream without tiles gives its probability to the others in
+    proportion, with a warning; without any class but 0 the unconditional stream has all of it, with
+    a warning, too. Raises UsageError when nothing can be drawn or an argument makes no sense.
     """
     if not 0 <= unconditional <= 1:
-        raise UsageError("unusable probability of the unconditional stream", seen=unconditional, expected="0 to 1")
+        raise UsageError(
+            "unusable probability of the unconditional stream",
+            seen=unconditional,
+            expected="0 to 1",
+        )
     class_ids = [one.id for one in label_map.classes if one.id != 0]
     given = _weights(weights or {}, class_ids)
     in_split = pc.equal(table["split"], split)
-    rows: dict[int | None, np.ndarray] = {None: _rows(pc.and_(in_split, pc.equal(table["pool"], UNCONDITIONAL)))}
+    rows: dict[int | None, np.ndarray] = {
+        None: _rows(pc.and_(in_split, pc.equal(table["pool"], UNCONDITIONAL)))
+    }
     conditional = _rows(pc.and_(in_split, pc.not_equal(table["pool"], UNCONDITIONAL)))
     rows |= _rows_of_classes(table["classes"], conditional, class_ids)
-    asked = {None: float(unconditional)} | {one: (1 - unconditional) * given[one] for one in class_ids}
+    asked = {None: float(unconditional)} | {
+        one: (1 - unconditional) * given[one] for one in class_ids
+    }
     warnings = _lonely(conditional, [rows[one] for one in class_ids], split)
     shares, empty = _redistribute(asked, {one: len(rows[one]) for one in rows}, split)
     names = {None: UNCONDITIONAL} | {one: label_map.class_name(one) for one in class_ids}
-    warnings += [f"stream {names[one]} has no tile in {split}; its share of {asked[one]:.4g} goes to the others, in proportion" for one in empty]
+    warnings += [
+        f"stream {names[one]} has no tile in {split}; its share of {asked[one]:.4g} goes to the"
+        " others, in proportion"
+        for one in empty
+    ]
     if not class_ids and unconditional < 1:
-        warnings.append(f"there is no class but 0, so stream {UNCONDITIONAL} has everything instead of {unconditional:.4g}")
-    return Streams(tuple(Stream(names[one], one, rows[one], shares[one]) for one in rows), tuple(warnings))
+        warnings.append(
+            f"there is no class but 0, so stream {UNCONDITIONAL} has everything instead of"
+            f" {unconditional:.4g}"
+        )
+    return Streams(
+        tuple(Stream(names[one], one, rows[one], shares[one]) for one in rows), tuple(warnings)
+    )
 
 
 def _weights(weights: Mapping[int, float], class_ids: list[int]) -> dict[int, float]:
     """Return the share of each class among the classes."""
     unknown = sorted(set(weights) - set(class_ids))
     if unknown:
-        raise UsageError(f"a weight for class {unknown[0]}, which has no stream", seen=unknown, expected=f"some of {class_ids}")
+        raise UsageError(
+            f"a weight for class {unknown[0]}, which has no stream",
+            seen=unknown,
+            expected=f"some of {class_ids}",
+        )
     wrong = [one for one, weight in weights.items() if not (math.isfinite(weight) and weight >= 0)]
     if wrong:
-        raise UsageError(f"unusable weight of class {wrong[0]}", seen=weights[wrong[0]], expected="a number of at least 0")
+        raise UsageError(
+            f"unusable weight of class {wrong[0]}",
+            seen=weights[wrong[0]],
+            expected="a number of at least 0",
+        )
     full = {one: float(weights.get(one, 1.0)) for one in class_ids}
     total = sum(full.values())
     if class_ids and not total:
-        raise UsageError("every class has the weight 0", hint="give one of them a weight, or the unconditional stream the probability 1")
+        raise UsageError(
+            "every class has the weight 0",
+            hint="give one of them a weight, or the unconditional stream the probability 1",
+        )
     return {one: weight / total for one, weight in full.items()}
 
 
@@ -230,7 +310,9 @@ def _rows(chosen: pa.ChunkedArray) -> np.ndarray:
     return np.flatnonzero(pc.fill_null(chosen, False).to_numpy()).astype(np.int64)
 
 
-def _rows_of_classes(classes: pa.ChunkedArray, candidates: np.ndarray, class_ids: list[int]) -> dict[int | None, np.ndarray]:
+def _rows_of_classes(
+    classes: pa.ChunkedArray, candidates: np.ndarray, class_ids: list[int]
+) -> dict[int | None, np.ndarray]:
     """Return the rows among `candidates` in which each class is listed."""
     listed = classes.take(pa.array(candidates))
     owner = np.repeat(candidates, pc.fill_null(pc.list_value_length(listed), 0).to_numpy())
@@ -242,16 +324,32 @@ def _lonely(conditional: np.ndarray, of_classes: list[np.ndarray], split: str) -
     """Return the warning about conditional tiles that no stream draws, if there are any."""
     drawn = np.unique(np.concatenate(of_classes)) if of_classes else np.zeros(0, np.int64)
     lonely = len(conditional) - len(drawn)
-    return [f"{lonely:,} of {len(conditional):,} conditional tiles of {split} have no core-present class, so no stream draws them"] if lonely else []
+    return (
+        [
+            f"{lonely:,} of {len(conditional):,} conditional tiles of {split} have no core-present"
+            " class, so no stream draws them"
+        ]
+        if lonely
+        else []
+    )
 
 
-def _redistribute(asked: Mapping[int | None, float], sizes: Mapping[int | None, int], split: str) -> tuple[dict[int | None, float], list[int | None]]:
+def _redistribute(
+    asked: Mapping[int | None, float], sizes: Mapping[int | None, int], split: str
+) -> tuple[dict[int | None, float], list[int | None]]:
     """Return the probabilities after empty streams gave theirs away, and those empty streams."""
     empty = [one for one, share in asked.items() if share and not sizes[one]]
     left = math.fsum(share for one, share in asked.items() if one not in empty)
     if not left:
-        seen = ", ".join(f"{'unconditional' if one is None else f'class {one}'}: {size} tiles" for one, size in sizes.items())
-        raise UsageError(f"no stream of {split} has both tiles and a share", seen=seen, hint="another split, unconditional share or weights")
+        seen = ", ".join(
+            f"{'unconditional' if one is None else f'class {one}'}: {size} tiles"
+            for one, size in sizes.items()
+        )
+        raise UsageError(
+            f"no stream of {split} has both tiles and a share",
+            seen=seen,
+            hint="another split, unconditional share or weights",
+        )
     if not empty and len(asked) > 1:
         return dict(asked), []
     return {one: 0.0 if one in empty else share / left for one, share in asked.items()}, empty

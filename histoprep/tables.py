@@ -1,12 +1,14 @@
-"""Parquet as we write and read it: page checksums both ways, a schema version, row groups of one size.
+"""Parquet as we write and read it: page checksums both ways, a schema version, row groups of one
+size.
 
 Every table of ours has file metadata under the key `histoprep`: a JSON object with
 `kind` (tiles, manifest, ...), `schema_version` ("major.minor"), `tool_version` and what
 the table's own module adds.
 
-Page checksums cover neither the footer (schema, metadata, offsets) nor the headers of pages, so two digests stand in
-the 48 bytes in front of the footer, where other readers never look: of all bytes before them, and of the rest. Both are
-compared whenever a table is opened. Tables of earlier versions have the second digest alone.
+Page checksums cover neither the footer (schema, metadata, offsets) nor the headers of pages, so two
+digests stand in the 48 bytes in front of the footer, where other readers never look: of all bytes
+before them, and of the rest. Both are compared whenever a table is opened. Tables of earlier
+versions have the second digest alone.
 """
 
 from __future__ import annotations
@@ -52,7 +54,12 @@ def write_table(
     on the rows and the metadata alone, not on how the rows were cut into batches: row groups
     always hold `ROW_GROUP_ROWS`.
     """
-    header = {"kind": kind, "schema_version": schema_version, "tool_version": __version__, **metadata}
+    header = {
+        "kind": kind,
+        "schema_version": schema_version,
+        "tool_version": __version__,
+        **metadata,
+    }
     described = schema.with_metadata({METADATA_KEY: json.dumps(header, sort_keys=True)})
     rows = 0
 
@@ -68,7 +75,9 @@ def write_table(
                 writer.write_table(group.cast(described), row_group_size=ROW_GROUP_ROWS)
                 rows += group.num_rows
             if late_metadata:
-                writer.add_key_value_metadata({LATE_METADATA_KEY: json.dumps(late_metadata(), sort_keys=True)})
+                writer.add_key_value_metadata(
+                    {LATE_METADATA_KEY: json.dumps(late_metadata(), sort_keys=True)}
+                )
         _seal(stream)
 
     write_file(path, write)
@@ -76,7 +85,9 @@ def write_table(
 
 
 def _seal(stream: BinaryIO) -> None:
-    """Put both digests in front of the footer; its offsets count from the start of the file and stay true."""
+    """Put both digests in front of the footer; its offsets count from the start of the file and
+    stay true.
+    """
     start, footer = _footer(stream)
     body = _BODY_SEAL + _digest_of(stream, start)
     stream.seek(start)
@@ -103,7 +114,9 @@ def _digest_of(stream: BinaryIO, length: int) -> bytes:
 
 
 def _is_sealed(path: Path) -> bool:
-    """Return whether every byte of the table is the one that was written; of a table of an earlier version, every byte of its footer."""
+    """Return whether every byte of the table is the one that was written; of a table of an earlier
+    version, every byte of its footer.
+    """
     with path.open("rb") as stream:
         start, footer = _footer(stream)
         stream.seek(max(0, start - 2 * _SEAL_BYTES))
@@ -138,7 +151,9 @@ class _OpenTable(pq.ParquetFile):
 
 
 def looks_like_parquet(path: Path) -> bool:
-    """Return whether a file begins or ends as every Parquet file does, so that a damaged one is still known; raises OSError."""
+    """Return whether a file begins or ends as every Parquet file does, so that a damaged one is
+    still known; raises OSError.
+    """
     if path.exists() and not (path.is_file() or path.is_dir()):
         # Opening a pipe waits for a writer.
         return False
@@ -149,7 +164,8 @@ def looks_like_parquet(path: Path) -> bool:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Return the header of a table of any kind after looking at every byte, empty for a Parquet file that is not ours.
+    """Return the header of a table of any kind after looking at every byte, empty for a Parquet
+    file that is not ours.
 
     Raises IntegrityError for a damaged table of ours, FileNotFoundError.
     """
@@ -167,7 +183,9 @@ def read_header(path: Path) -> dict[str, Any]:
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         raise IntegrityError(f"cannot read this table: {error}", path=path, hint=hint) from error
     if not sealed and (header or _has_seal(path)):
-        raise IntegrityError("this table is damaged: its bytes are not those that were written", path=path, hint=hint)
+        raise IntegrityError(
+            "this table is damaged: its bytes are not those that were written", path=path, hint=hint
+        )
     return header
 
 
@@ -178,7 +196,9 @@ def _has_seal(path: Path) -> bool:
         return any(one in stream.read(2 * _SEAL_BYTES) for one in (_SEAL, _BODY_SEAL))
 
 
-def open_table(path: Path, *, kind: str, schema_version: str) -> tuple[pq.ParquetFile, dict[str, Any]]:
+def open_table(
+    path: Path, *, kind: str, schema_version: str
+) -> tuple[pq.ParquetFile, dict[str, Any]]:
     """Return the open Parquet file and its header.
 
     Raises IntegrityError when it is not a table of this kind, was cut short or
@@ -192,7 +212,9 @@ def open_table(path: Path, *, kind: str, schema_version: str) -> tuple[pq.Parque
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise IntegrityError(f"cannot read this table: {error.strerror or error}", path=path) from error
+        raise IntegrityError(
+            f"cannot read this table: {error.strerror or error}", path=path
+        ) from error
     try:
         sealed = _is_sealed(path)
         opened = _OpenTable(_source(path), page_checksum_verification=True)
@@ -204,17 +226,29 @@ def open_table(path: Path, *, kind: str, schema_version: str) -> tuple[pq.Parque
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         raise IntegrityError(f"cannot read this table: {error}", path=path, hint=hint) from error
     if header and not sealed:
-        raise IntegrityError("this table is damaged: its bytes are not those that were written", path=path, hint=hint)
+        raise IntegrityError(
+            "this table is damaged: its bytes are not those that were written", path=path, hint=hint
+        )
     if header.get("kind") != kind:
-        raise IntegrityError("not the expected table", path=path, seen=header.get("kind", "no histoprep metadata"), expected=kind)
-    seen, expected = (str(version).split(".")[0] for version in (header.get("schema_version"), schema_version))
+        raise IntegrityError(
+            "not the expected table",
+            path=path,
+            seen=header.get("kind", "no histoprep metadata"),
+            expected=kind,
+        )
+    seen, expected = (
+        str(version).split(".")[0] for version in (header.get("schema_version"), schema_version)
+    )
     if seen != expected:
         raise IntegrityError(
             f"unknown major version of the {kind} schema",
             path=path,
             seen=header.get("schema_version"),
             expected=f"{expected}.x",
-            hint=f"make the {kind} again with this version, or read it with the version that wrote it",
+            hint=(
+                f"make the {kind} again with this version, or read it with the version that"
+                " wrote it"
+            ),
         )
     return opened, header
 
@@ -228,7 +262,9 @@ def _source(path: Path) -> Path | BinaryIO:
     return path
 
 
-def read_batches(opened: pq.ParquetFile, columns: Sequence[str] | None = None, rows: int = ROW_GROUP_ROWS) -> Iterator[pa.Table]:
+def read_batches(
+    opened: pq.ParquetFile, columns: Sequence[str] | None = None, rows: int = ROW_GROUP_ROWS
+) -> Iterator[pa.Table]:
     """Yield the table in order in pieces of at most `rows`, so that memory stays bounded.
 
     Raises IntegrityError when a page fails its checksum.
@@ -239,13 +275,22 @@ def read_batches(opened: pq.ParquetFile, columns: Sequence[str] | None = None, r
             yield group.slice(start, rows)
 
 
-def read_row_group(opened: pq.ParquetFile, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return one row group, or the named columns of it; raises IntegrityError when a page fails its checksum."""
+def read_row_group(
+    opened: pq.ParquetFile, index: int, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Return one row group, or the named columns of it; raises IntegrityError when a page fails its
+    checksum.
+    """
     try:
         return opened.read_row_group(index, columns=list(columns) if columns is not None else None)
     except (OSError, pa.ArrowException) as error:
         path = getattr(opened, "path", None)
-        raise IntegrityError(f"damaged table: {error}", path=path, seen=f"row group {index}", hint="restore it or make it again") from error
+        raise IntegrityError(
+            f"damaged table: {error}",
+            path=path,
+            seen=f"row group {index}",
+            hint="restore it or make it again",
+        ) from error
 
 
 def read_table(opened: pq.ParquetFile, columns: Sequence[str] | None = None) -> pa.Table:

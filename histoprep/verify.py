@@ -1,7 +1,9 @@
-"""Is what we wrote still what we wrote: files, tables and trees of every kind, each recognised by what is in it, every byte read.
+"""Is what we wrote still what we wrote: files, tables and trees of every kind, each recognised by
+what is in it, every byte read.
 
-The kinds of the toolkit are here; those of the trainer are in `trainer/verify.py`, which builds on this. Data sets themselves are the user's:
-whether they still are what a manifest says, `histoprep manifest check --digests` tells.
+The kinds of the toolkit are here; those of the trainer are in `trainer/verify.py`, which builds on
+this. Data sets themselves are the user's: whether they still are what a manifest says, `histoprep
+manifest check --digests` tells.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ _NUM_SHOWN = 5
 
 @dataclass
 class Verified:
-    """What a path was recognised as, how many files of it were read, which are damaged, and what else there is to say."""
+    """What a path was recognised as, how many files of it were read, which are damaged, and what
+    else there is to say.
+    """
 
     path: Path
     kind: str
@@ -51,7 +55,8 @@ class Verified:
 def verify(path: Path) -> Verified:
     """Return what became of a file or tree of ours since it was written; every byte is read.
 
-    Raises UsageError for a path that is not there, that none of our commands wrote, or that is the trainer's to verify.
+    Raises UsageError for a path that is not there, that none of our commands wrote, or that is the
+    trainer's to verify.
     """
     found = find_kind(path)
     if found is None:
@@ -61,12 +66,18 @@ def verify(path: Path) -> Verified:
 
 def unknown_kind(path: Path, kinds: Iterable[str]) -> UsageError:
     """Return the error for a path of no known kind."""
-    what = "none of our commands wrote this, or with an earlier version" if path.exists() else "there is no such file or folder"
+    what = (
+        "none of our commands wrote this, or with an earlier version"
+        if path.exists()
+        else "there is no such file or folder"
+    )
     return UsageError(what, path=path, expected="; ".join(kinds))
 
 
 def find_kind(path: Path) -> Callable[[Path], Verified] | None:
-    """Return the function that verifies a path, by what is in it; None for a kind that is not ours. Raises UsageError for one of the trainer."""
+    """Return the function that verifies a path, by what is in it; None for a kind that is not ours.
+    Raises UsageError for one of the trainer.
+    """
     if path.is_file():
         return _kind_of_file(path)
     if not path.is_dir():
@@ -89,7 +100,9 @@ def refuse_trainer_kind(path: Path) -> None:
     """Raise UsageError, which names the right command, for a folder of the trainer."""
     kind = trainer_kind(path)
     if kind is not None:
-        raise UsageError(f"this is a {kind}, which the trainer wrote", path=path, hint=f"trainer verify {path}")
+        raise UsageError(
+            f"this is a {kind}, which the trainer wrote", path=path, hint=f"trainer verify {path}"
+        )
 
 
 def trainer_kind(path: Path) -> str | None:
@@ -100,7 +113,13 @@ def trainer_kind(path: Path) -> str | None:
         return "latent set"
     if (path / "config.yml").is_file():
         return "run"
-    beside = path if path.name.endswith(".histoprep") else path.with_name(path.name + ".histoprep") if path.name else path
+    beside = (
+        path
+        if path.name.endswith(".histoprep")
+        else path.with_name(path.name + ".histoprep")
+        if path.name
+        else path
+    )
     return "synthetic data set" if (beside / "sampling.json").is_file() else None
 
 
@@ -113,13 +132,21 @@ def tree_kind(path: Path) -> str | None:
 
 def is_shards(path: Path) -> bool:
     """Return whether a folder is one of shards, finished or begun."""
-    return (path / "shard.json").is_file() or ((path / "index.parquet").is_file() and any(path.glob("*.tar")))
+    return (path / "shard.json").is_file() or (
+        (path / "index.parquet").is_file() and any(path.glob("*.tar"))
+    )
 
 
 def is_workspace(path: Path) -> bool:
     """Return whether a folder holds results about a data set."""
     return path.is_dir() and any(
-        (path / name).is_file() for name in ("tiles.parquet", "scan-options.json", "manifest.parquet", "listing-issues.parquet")
+        (path / name).is_file()
+        for name in (
+            "tiles.parquet",
+            "scan-options.json",
+            "manifest.parquet",
+            "listing-issues.parquet",
+        )
     )
 
 
@@ -136,7 +163,9 @@ def _kind_of_file(path: Path) -> Callable[[Path], Verified] | None:
     home = _home_of(path)
     if home is None:
         return None
-    return lambda _: _verify_listed(path, home, "file listed in checksums.json", [path.relative_to(home).as_posix()])
+    return lambda _: _verify_listed(
+        path, home, "file listed in checksums.json", [path.relative_to(home).as_posix()]
+    )
 
 
 def _home_of(path: Path) -> Path | None:
@@ -171,10 +200,17 @@ def _check_manifest(path: Path, found: Verified) -> None:
 
     for one in validate_manifest(path, files=False):
         found.damages += [
-            Damage(str(path), f"{one.code} {one.rule.name}: {name}: {detail}", "a manifest that is true")
+            Damage(
+                str(path),
+                f"{one.code} {one.rule.name}: {name}: {detail}",
+                "a manifest that is true",
+            )
             for name, detail in zip(one.paths, one.details, strict=True)
         ]
-    found.notes.append(f"whether the files of the data set are those of the manifest: histoprep manifest check --digests {path}")
+    found.notes.append(
+        "whether the files of the data set are those of the manifest: histoprep manifest check"
+        f" --digests {path}"
+    )
 
 
 def verify_sealed_file(path: Path) -> Verified:
@@ -196,7 +232,9 @@ def verify_listed_folder(path: Path) -> Verified:
     return found
 
 
-def _verify_listed(path: Path, home: Path, kind: str, names: Iterable[str] | None = None) -> Verified:
+def _verify_listed(
+    path: Path, home: Path, kind: str, names: Iterable[str] | None = None
+) -> Verified:
     found = Verified(path, kind)
     try:
         chosen = list(checksums.read_checksums(home) if names is None else names)
@@ -240,7 +278,9 @@ def verify_tree(path: Path) -> Verified:
 
 
 def verify_shard_folder(path: Path) -> Verified:
-    """Verify a folder of shards: its notes, its index, every shard as a file and every member of it."""
+    """Verify a folder of shards: its notes, its index, every shard as a file and every member of
+    it.
+    """
     from histoprep.shards.layout import INDEX, SUCCESS, shard_files
     from histoprep.shards.verify import verify_shards
 
@@ -260,7 +300,9 @@ def verify_shard_folder(path: Path) -> Verified:
     if not found.damages:
         for one in verify_shards(path):
             found.damages += [
-                Damage(str(path / name), f"{one.code} {one.rule.name}: {detail}", "what the index says")
+                Damage(
+                    str(path / name), f"{one.code} {one.rule.name}: {detail}", "what the index says"
+                )
                 for name, detail in zip(one.paths, one.details, strict=True)
             ]
     note_others(found, path, names)
@@ -268,7 +310,9 @@ def verify_shard_folder(path: Path) -> Verified:
 
 
 def verify_workspace(path: Path) -> Verified:
-    """Verify what is known of a data set: tables, options, reports, and the trees, shards and smaller workspaces inside."""
+    """Verify what is known of a data set: tables, options, reports, and the trees, shards and
+    smaller workspaces inside.
+    """
     found = _verify_listed(path, path, "workspace")
     # Results may be deleted as they are no longer wanted.
     gone = [one for one in found.damages if one.is_missing]
@@ -290,7 +334,9 @@ def verify_workspace(path: Path) -> Verified:
 
 def _verify_inside(found: Verified, folder: Path) -> bool:
     """Verify a folder in a workspace and return whether it was of a known kind."""
-    if trainer_kind(folder) or (folder.name == "latents" and any(trainer_kind(one) for one in folder.iterdir())):
+    if trainer_kind(folder) or (
+        folder.name == "latents" and any(trainer_kind(one) for one in folder.iterdir())
+    ):
         found.notes.append(f"{folder} is the trainer's: trainer verify {folder}")
         return True
     if folder.name == "parts":
@@ -298,7 +344,11 @@ def _verify_inside(found: Verified, folder: Path) -> bool:
         for part in sorted(folder.glob("*.parquet")):
             found.add(verify_table_file(part))
         return True
-    kind = verify_workspace if folder.name in _SUB_WORKSPACES and is_workspace(folder) else find_kind(folder)
+    kind = (
+        verify_workspace
+        if folder.name in _SUB_WORKSPACES and is_workspace(folder)
+        else find_kind(folder)
+    )
     if kind is not None:
         found.add(kind(folder))
     return kind is not None
@@ -307,21 +357,35 @@ def _verify_inside(found: Verified, folder: Path) -> bool:
 def walk(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder, without unfinished ones and those that are about folders."""
     for parent, _, names in os.walk(folder):
-        yield from (Path(parent, name) for name in names if name not in OWN_FILES and not is_temporary(name))
+        yield from (
+            Path(parent, name) for name in names if name not in OWN_FILES and not is_temporary(name)
+        )
 
 
 def note_others(found: Verified, folder: Path, names: set[str]) -> None:
     """Note the files in a folder that nothing was known of."""
-    others = sorted(to_text(name) for one in walk(folder) if (name := one.relative_to(folder).as_posix()) not in names and to_text(name) not in names)
+    others = sorted(
+        to_text(name)
+        for one in walk(folder)
+        if (name := one.relative_to(folder).as_posix()) not in names and to_text(name) not in names
+    )
     if others:
         shown = ", ".join(others[:_NUM_SHOWN]) + (", ..." if len(others) > _NUM_SHOWN else "")
-        found.notes.append(f"{len(others):,} files of {folder} have no checksum (yours, or of an earlier version): {shown}")
+        found.notes.append(
+            f"{len(others):,} files of {folder} have no checksum (yours, or of an earlier version):"
+            f" {shown}"
+        )
 
 
 def damage_of(error: Exception, path: Path) -> Damage:
     """Return the damage that an error found in the file at `path`, unless it names another one."""
     if not isinstance(error, IntegrityError):
-        return Damage(str(path), "no such file", "a file that was written", is_missing=isinstance(error, FileNotFoundError))
+        return Damage(
+            str(path),
+            "no such file",
+            "a file that was written",
+            is_missing=isinstance(error, FileNotFoundError),
+        )
     seen = error.what if error.seen is None else f"{error.what}: {error.seen}"
     return Damage(error.path or str(path), seen, str(error.expected or "what was written"))
 
@@ -329,5 +393,8 @@ def damage_of(error: Exception, path: Path) -> Damage:
 def require_verified(*found: Verified) -> None:
     """Raise IntegrityError that names the first damaged files, unless all is as it was written."""
     damages = [one for each in found for one in each.damages]
-    hint = "restore it from a copy, or run the command that made it again; histoprep verify and trainer verify name all damaged files"
+    hint = (
+        "restore it from a copy, or run the command that made it again; histoprep verify and"
+        " trainer verify name all damaged files"
+    )
     checksums.raise_damage(damages, "this file was changed since it was written", hint)

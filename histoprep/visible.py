@@ -1,4 +1,6 @@
-"""Names and messages as text that a terminal, a CI log or a spreadsheet can be given: the one place where signs are spelled out."""
+"""Names and messages as text that a terminal, a CI log or a spreadsheet can be given: the one place
+where signs are spelled out.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +52,8 @@ def _spelled(sign: str) -> str:
 def harmless(text: str) -> str:
     """Return a printed text in which no line is a command to a CI runner.
 
-    GitHub's runner takes a line that begins with `::`, after blanks, for a command, and `##[` anywhere in a line. Source: its documentation,
-    "Workflow commands for GitHub Actions".
+    GitHub's runner takes a line that begins with `::`, after blanks, for a command, and `##[`
+    anywhere in a line. Source: its documentation, "Workflow commands for GitHub Actions".
     """
     if "::" not in text and "##[" not in text:
         return text

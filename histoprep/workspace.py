@@ -13,12 +13,21 @@ SUFFIX = ".histoprep"
 MENDED_TABLE, REPAIR_RECORD = "mended.parquet", "repair.json"
 
 
-def check_outside(target: Path, data: Path | Iterable[Path], what: str, option: str = "--out", *, text: bool = False) -> None:
-    """Raise UsageError when `target`, where the user wants `what` by `option`, lies inside a folder of the data set, also by links.
+def check_outside(
+    target: Path,
+    data: Path | Iterable[Path],
+    what: str,
+    option: str = "--out",
+    *,
+    text: bool = False,
+) -> None:
+    """Raise UsageError when `target`, where the user wants `what` by `option`, lies inside a folder
+    of the data set, also by links.
 
-    Every output of both programs goes through here. Nothing is written into a data set: the next scan would take it for a tile, or report
-    it as a file that does not belong. With `text`, a report or table of which the user says where it goes may lie there, such as
-    dataset.csv, unless its name is that of an image.
+    Every output of both programs goes through here. Nothing is written into a data set: the next
+    scan would take it for a tile, or report it as a file that does not belong. With `text`, a
+    report or table of which the user says where it goes may lie there, such as dataset.csv, unless
+    its name is that of an image.
     """
     if text and not is_image(target.name):
         return
@@ -26,7 +35,12 @@ def check_outside(target: Path, data: Path | Iterable[Path], what: str, option: 
     for folder in (data,) if isinstance(data, Path) else data:
         if place.is_relative_to(folder.resolve()):
             hint = f"name another {option}"
-            raise UsageError(f"{what} must not mix with the data set", path=target.absolute(), seen=f"data in {folder}", hint=hint)
+            raise UsageError(
+                f"{what} must not mix with the data set",
+                path=target.absolute(),
+                seen=f"data in {folder}",
+                hint=hint,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +60,11 @@ class Workspace:
         Raises UsageError when the root is no folder or the workspace lies inside it.
         """
         if not root.is_dir():
-            raise UsageError("the data set root is not a folder", path=root, hint="name the folder that holds the tiles")
+            raise UsageError(
+                "the data set root is not a folder",
+                path=root,
+                hint="name the folder that holds the tiles",
+            )
         absolute = root.resolve()
         chosen = folder.absolute() if folder else absolute.with_name(absolute.name + SUFFIX)
         check_outside(chosen, absolute, "results", "--workspace")

@@ -30,9 +30,15 @@ Found = dict[str, dict[str, str]]
 
 
 def tissue(seed: int, side_px: int = SIDE_PX) -> np.ndarray:
-    """Return RGB [side, side, 3] uint8 of no tissue in particular, unlike that of any other seed."""
+    """Return RGB [side, side, 3] uint8 of no tissue in particular, unlike that of any other
+    seed.
+    """
     rng = np.random.default_rng(seed)
-    coarse = cv2.resize(rng.uniform(40, 200, (9, 9, 3)).astype(np.float32), (side_px, side_px), interpolation=cv2.INTER_CUBIC)
+    coarse = cv2.resize(
+        rng.uniform(40, 200, (9, 9, 3)).astype(np.float32),
+        (side_px, side_px),
+        interpolation=cv2.INTER_CUBIC,
+    )
     return np.clip(coarse + rng.normal(0, 12, (side_px, side_px, 3)), 0, 255).astype(np.uint8)
 
 
@@ -45,7 +51,9 @@ def stripes(*labels: int, side_px: int = SIDE_PX, dtype: type = np.uint8) -> np.
 def picture_bytes(pixels: np.ndarray | Image.Image, kind: str, **options: Any) -> bytes:
     """Return a picture as Pillow writes it."""
     stream = io.BytesIO()
-    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(stream, kind, **options)
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(
+        stream, kind, **options
+    )
     return stream.getvalue()
 
 
@@ -62,19 +70,37 @@ class DataSet:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
-    def image(self, name: str, pixels: np.ndarray | None = None, quality: int = 90, subsampling: str = "4:2:0") -> None:
-        """Write an image, JPEG unless its name ends with .png; by default one that was never seen."""
+    def image(
+        self,
+        name: str,
+        pixels: np.ndarray | None = None,
+        quality: int = 90,
+        subsampling: str = "4:2:0",
+    ) -> None:
+        """Write an image, JPEG unless its name ends with .png; by default one that was never
+        seen.
+        """
         if pixels is None:
             self._next_seed += 1
             pixels = tissue(self._next_seed)
-        encoded = imageio.encode_rgb_png(pixels) if name.endswith(".png") else imageio.encode_rgb_jpeg(pixels, quality, subsampling)
+        encoded = (
+            imageio.encode_rgb_png(pixels)
+            if name.endswith(".png")
+            else imageio.encode_rgb_jpeg(pixels, quality, subsampling)
+        )
         self.write(name, encoded)
 
     def mask(self, name: str, labels: np.ndarray | None = None) -> None:
         """Write a class map as PNG; by default one with nothing wrong in it."""
         self.write(name, imageio.encode_mask_png(stripes(0, 1, 2) if labels is None else labels))
 
-    def pair(self, stem: str, labels: np.ndarray | None = None, pixels: np.ndarray | None = None, **options: Any) -> None:
+    def pair(
+        self,
+        stem: str,
+        labels: np.ndarray | None = None,
+        pixels: np.ndarray | None = None,
+        **options: Any,
+    ) -> None:
         """Write an image and its mask beside it."""
         self.image(f"{stem}.jpg", pixels, **options)
         self.mask(f"{stem}_mask.png", labels)
@@ -84,17 +110,34 @@ class DataSet:
         for index in range(number):
             self.pair(f"{prefix}{index:02}")
 
-    def audit(self, *, tile_options: TileOptions | None = None, scan: Mapping[str, Any] | None = None, **options: Any) -> Report:
+    def audit(
+        self,
+        *,
+        tile_options: TileOptions | None = None,
+        scan: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Report:
         """Return the report on the folder, made with one worker."""
         from histoprep.scan import ScanOptions
 
         label_map = options.pop("label_map", None)
-        table = TableOptions(ScanOptions(**(scan or {})), tile_options or TileOptions(), sample=options.pop("sample", None))
-        return audit(self.root, workers=1, label_map=label_map, options=audit.AuditOptions(table=table, **options))
+        table = TableOptions(
+            ScanOptions(**(scan or {})),
+            tile_options or TileOptions(),
+            sample=options.pop("sample", None),
+        )
+        return audit(
+            self.root,
+            workers=1,
+            label_map=label_map,
+            options=audit.AuditOptions(table=table, **options),
+        )
 
 
 def by_code(found: Iterable[Finding]) -> Found:
-    """Return path and detail of everything found, by code and subcode; each may stand there only once."""
+    """Return path and detail of everything found, by code and subcode; each may stand there only
+    once.
+    """
     sorted_out: Found = {}
     for one in found:
         assert one.count == len(one.paths) == len(one.details) > 0
@@ -126,8 +169,17 @@ def findings_of_rows(
     workspace.root.mkdir(parents=True, exist_ok=True)
     write_tiles(workspace.tiles, [dict(row) for row in rows], workspace.root)
     schema = pa.schema([("kind", pa.string()), ("path", pa.string()), ("detail", pa.string())])
-    listed = pa.Table.from_pylist([dict(zip(schema.names, issue, strict=True)) for issue in issues], schema=schema)
-    tables.write_table(workspace.listing_issues, [listed], schema, kind="listing-issues", schema_version="1.0", metadata={})
+    listed = pa.Table.from_pylist(
+        [dict(zip(schema.names, issue, strict=True)) for issue in issues], schema=schema
+    )
+    tables.write_table(
+        workspace.listing_issues,
+        [listed],
+        schema,
+        kind="listing-issues",
+        schema_version="1.0",
+        metadata={},
+    )
     sources = Sources.of(label_map, expected, **asdict(options or CheckOptions()))
     return run_rules(workspace, gather(workspace, sources, Engine(1)))
 

@@ -11,7 +11,9 @@ from histoprep.workspace import Workspace
 
 
 def believe(root: Path, folder: Path | None = None) -> None:
-    """Make the files of a data set, of their old sizes and modification times, those that were read last: whoever reads one now sees it."""
+    """Make the files of a data set, of their old sizes and modification times, those that were read
+    last: whoever reads one now sees it.
+    """
     workspace = Workspace.of(root, folder)
     listing = Listing()
     for one in listing.walk(workspace.root, earlier_options(workspace)):

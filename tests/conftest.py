@@ -8,16 +8,23 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# The same examples in every run, so that a commit that passed here passes elsewhere; `make test-examples` looks for new ones.
+# The same examples in every run, so that a commit that passed here passes elsewhere; `make
+# test-examples` looks for new ones.
 settings.register_profile("same", derandomize=True, deadline=None)
-settings.register_profile("search", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "search", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the long runs to `pytest -m faults` and `pytest -m slow`."""
     if not config.option.markexpr:
-        long_runs = [item for item in items if item.get_closest_marker("faults") or item.get_closest_marker("slow")]
+        long_runs = [
+            item
+            for item in items
+            if item.get_closest_marker("faults") or item.get_closest_marker("slow")
+        ]
         config.hook.pytest_deselected(items=long_runs)
         items[:] = [item for item in items if item not in long_runs]
 

@@ -1,4 +1,6 @@
-"""The generated parts of README.md and docs/: `python tests/documentation.py --write` renews them, a test holds them."""
+"""The generated parts of README.md and docs/: `python tests/documentation.py --write` renews them,
+a test holds them.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ _EXIT_MEANINGS = {
     ExitCode.OK: "nothing at or above `--fail-on`",
     ExitCode.FINDINGS: "findings",
     ExitCode.USAGE: "an option or configuration that makes no sense",
-    ExitCode.INCOMPLETE: "finished, but some inputs could not be used or looked at; they are listed",
+    ExitCode.INCOMPLETE: (
+        "finished, but some inputs could not be used or looked at; they are listed"
+    ),
     ExitCode.OUTPUT: "the system refused to let us write",
     ExitCode.LOCKED: "another process writes to the same workspace",
     ExitCode.INTEGRITY: "a file of ours is damaged or of another version",
@@ -33,14 +37,21 @@ _EXIT_MEANINGS = {
 
 def findings_table() -> str:
     """Return the catalogue as a table."""
-    rows = [f"| {rule.code} | {rule.name} | {rule.severity} | {rule.definition} |" for rule in RULES.values()]
-    return "\n".join(["| code | name | severity | what it means |", "|---|---|---|---|", *rows]) + "\n"
+    rows = [
+        f"| {rule.code} | {rule.name} | {rule.severity} | {rule.definition} |"
+        for rule in RULES.values()
+    ]
+    return (
+        "\n".join(["| code | name | severity | what it means |", "|---|---|---|---|", *rows]) + "\n"
+    )
 
 
 def commands_table() -> str:
     """Return the commands and what each does."""
     rows = [f"| `histoprep {name}` | {summary} |" for name, (_, _, summary) in COMMANDS.items()]
-    rows += [f"| `trainer {name}` | {summary} |" for name, (_, _, summary) in TRAINER_COMMANDS.items()]
+    rows += [
+        f"| `trainer {name}` | {summary} |" for name, (_, _, summary) in TRAINER_COMMANDS.items()
+    ]
     return "\n".join(["| command | what it does |", "|---|---|", *rows]) + "\n"
 
 
@@ -55,7 +66,12 @@ def speed_table() -> str:
     return SPEED.read_text("utf-8") if SPEED.exists() else "Not measured yet.\n"
 
 
-PARTS = {"findings": findings_table, "commands": commands_table, "exit codes": exit_codes_table, "speed": speed_table}
+PARTS = {
+    "findings": findings_table,
+    "commands": commands_table,
+    "exit codes": exit_codes_table,
+    "speed": speed_table,
+}
 
 
 def renewed(text: str) -> str:
@@ -67,7 +83,12 @@ def renewed(text: str) -> str:
 def commands_in(text: str) -> list[str]:
     """Return the commands of all console blocks, without their prompts."""
     blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
-    return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    return [
+        line.removeprefix("$ ")
+        for block in blocks
+        for line in block.splitlines()
+        if line.startswith("$ ")
+    ]
 
 
 if __name__ == "__main__":

@@ -43,13 +43,45 @@ def make_report() -> Report:
         ClassRow(3, "absent", "#00ff00", 0, 0, 0),
     ]
     found = [
-        finding(RULES["HP101"], [(name, f"seen {name}") for name in HOSTILE[:8]], denominator=246_755, unit="masks"),
-        finding(RULES["HP103"], [(name, f"seen {name}") for name in HOSTILE[8:]], denominator=246_755, unit="files"),
-        finding(RULES["HP201"], [("a/b c.jpg", "12 bytes missing")], denominator=246_755, unit="images", subcode="truncated", where=HOSTILE[0]),
-        finding(RULES["HP702"], [("case <i>7</i>", "train 3, test 1")], denominator=12, unit="groups"),
-        finding(RULES["HP412"], [(f"m{i:05}.png", "16 bit") for i in range(1_244)], denominator=246_755, unit="masks"),
-        replace(finding(RULES["HP303"], [("glass.jpg", "97 % glass")], denominator=9, unit="images"), known=True),
-        finding(RULES["HP406"], [(f"z{i:06}.png", "") for i in range(156_024)], denominator=246_755, unit="masks"),
+        finding(
+            RULES["HP101"],
+            [(name, f"seen {name}") for name in HOSTILE[:8]],
+            denominator=246_755,
+            unit="masks",
+        ),
+        finding(
+            RULES["HP103"],
+            [(name, f"seen {name}") for name in HOSTILE[8:]],
+            denominator=246_755,
+            unit="files",
+        ),
+        finding(
+            RULES["HP201"],
+            [("a/b c.jpg", "12 bytes missing")],
+            denominator=246_755,
+            unit="images",
+            subcode="truncated",
+            where=HOSTILE[0],
+        ),
+        finding(
+            RULES["HP702"], [("case <i>7</i>", "train 3, test 1")], denominator=12, unit="groups"
+        ),
+        finding(
+            RULES["HP412"],
+            [(f"m{i:05}.png", "16 bit") for i in range(1_244)],
+            denominator=246_755,
+            unit="masks",
+        ),
+        replace(
+            finding(RULES["HP303"], [("glass.jpg", "97 % glass")], denominator=9, unit="images"),
+            known=True,
+        ),
+        finding(
+            RULES["HP406"],
+            [(f"z{i:06}.png", "") for i in range(156_024)],
+            denominator=246_755,
+            unit="masks",
+        ),
         finding(RULES["HP108"], [], denominator=0, unit="counts"),
     ]
     image = rng.integers(0, 255, (64, 48, 3), dtype=np.uint8)
@@ -67,8 +99,18 @@ def make_report() -> Report:
         status=Status.FAILED,
         summary=Summary(402_779, 246_755, 246_750, 5, 156_024, 0, 402_784, 17, 12.5),
         findings=found,
-        options={"ignore": ["HP304"], "map": HOSTILE[0], "sample": None, "workers": 2, "odd": float("nan"), "quick": False},
+        options={
+            "ignore": ["HP304"],
+            "map": HOSTILE[0],
+            "sample": None,
+            "workers": 2,
+            "odd": float("nan"),
+            "quick": False,
+        },
         classes=classes,
-        splits=[SplitRow(HOSTILE[0], 90, 40, 50, None, {0: 10, 1: 30}), SplitRow("val", 9, 4, 5, 3, {})],
+        splits=[
+            SplitRow(HOSTILE[0], 90, 40, 50, None, {0: 10, 1: 30}),
+            SplitRow("val", 9, 4, 5, 3, {}),
+        ],
         pictures=drawn,
     )

@@ -44,11 +44,17 @@ def data(tmp_path: Path) -> DataSet:
 
 
 def run(data: DataSet, options: AuditOptions | None = None, **more: bool) -> AuditResult:
-    return run_audit(Workspace.of(data.root), options or AuditOptions(table=TableOptions()), Engine(1), **more)
+    return run_audit(
+        Workspace.of(data.root), options or AuditOptions(table=TableOptions()), Engine(1), **more
+    )
 
 
 def snapshot(root: Path) -> dict[str, tuple[int, int, int]]:
-    return {str(path): (status.st_size, status.st_mtime_ns, status.st_mode) for path in root.rglob("*") for status in [path.lstat()]}
+    return {
+        str(path): (status.st_size, status.st_mtime_ns, status.st_mode)
+        for path in root.rglob("*")
+        for status in [path.lstat()]
+    }
 
 
 def test_results_are_written_beside_the_data_set_which_is_left_alone(data: DataSet) -> None:
@@ -58,14 +64,26 @@ def test_results_are_written_beside_the_data_set_which_is_left_alone(data: DataS
     assert snapshot(data.root) == before
     assert data.root.stat().st_mtime_ns == folder_time
     workspace = Workspace.of(data.root)
-    for path in (workspace.tiles, workspace.findings, workspace.summary, workspace.report, workspace.duplicates):
+    for path in (
+        workspace.tiles,
+        workspace.findings,
+        workspace.summary,
+        workspace.report,
+        workspace.duplicates,
+    ):
         assert path.stat().st_size > 0
     assert not list(workspace.parts.glob("*"))
     table = pd.read_parquet(workspace.findings)
-    assert table.groupby("code").size().to_dict() == {one.code: one.count for one in result.report.findings}
+    assert table.groupby("code").size().to_dict() == {
+        one.code: one.count for one in result.report.findings
+    }
     summary = json.loads(workspace.summary.read_text())
     assert summary["last_line"] == result.text.splitlines()[-1]
-    assert summary["last_line"] == "5 images, 6 masks: 5 paired, 1 orphan, 0 zero, 0 unreadable | 1 error, 0 warnings | report.html"
+    assert (
+        summary["last_line"]
+        == "5 images, 6 masks: 5 paired, 1 orphan, 0 zero, 0 unreadable | 1 error, 0 warnings |"
+        " report.html"
+    )
     assert summary["exit_code"] == result.exit_code == ExitCode.FINDINGS
 
 
@@ -100,7 +118,19 @@ def test_what_changed_is_read_again(data: DataSet) -> None:
     assert "1 orphan" not in third.text
 
 
-@pytest.mark.parametrize("change", ["selection", "fail_on", "tile_size_px", "map", "map content", "expectation", "baseline", "table"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "selection",
+        "fail_on",
+        "tile_size_px",
+        "map",
+        "map content",
+        "expectation",
+        "baseline",
+        "table",
+    ],
+)
 def test_every_option_counts(data: DataSet, tmp_path: Path, change: str) -> None:
     path = write_map(tmp_path)
     options = AuditOptions(table=TableOptions())
@@ -109,7 +139,9 @@ def test_every_option_counts(data: DataSet, tmp_path: Path, change: str) -> None
     run(data, options)
     assert run(data, options).report is None
     (tmp_path / "expected.yml").write_text("images: 9\n")
-    (tmp_path / "accepted.json").write_text('{"format": "histoprep-baseline", "version": 1, "accepted": {"HP101": ["lost_mask.png"]}}')
+    (tmp_path / "accepted.json").write_text(
+        '{"format": "histoprep-baseline", "version": 1, "accepted": {"HP101": ["lost_mask.png"]}}'
+    )
     if change == "map content":
         path.write_text(path.read_text().replace("3: tumour", "200: tumour"))
     changed = {
@@ -130,8 +162,19 @@ def test_damaged_results_are_made_again(data: DataSet) -> None:
     workspace = Workspace.of(data.root)
     first = run(data)
     for path in (workspace.summary, workspace.findings, workspace.report, workspace.duplicates):
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]) if path == workspace.summary else path.unlink()
-        again = run(data, AuditOptions(table=TableOptions(), fail_on=Severity.INFO) if path == workspace.duplicates else None)
+        (
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            if path == workspace.summary
+            else path.unlink()
+        )
+        again = run(
+            data,
+            (
+                AuditOptions(table=TableOptions(), fail_on=Severity.INFO)
+                if path == workspace.duplicates
+                else None
+            ),
+        )
         assert again.report is not None
         assert again.text == first.text
         assert path.exists()
@@ -139,7 +182,9 @@ def test_damaged_results_are_made_again(data: DataSet) -> None:
 
 def test_a_baseline_leaves_only_what_is_new(data: DataSet, tmp_path: Path) -> None:
     accepted = tmp_path / "accepted.json"
-    accepted.write_text('{"format": "histoprep-baseline", "version": 1, "accepted": {"HP101": ["lost_mask.png"]}}')
+    accepted.write_text(
+        '{"format": "histoprep-baseline", "version": 1, "accepted": {"HP101": ["lost_mask.png"]}}'
+    )
     options = AuditOptions(table=TableOptions(), baseline=accepted)
     passed = run(data, options)
     assert passed.exit_code == ExitCode.OK
@@ -153,10 +198,14 @@ def test_a_baseline_leaves_only_what_is_new(data: DataSet, tmp_path: Path) -> No
 
 def test_an_expectation_is_held_against_the_counts(data: DataSet, tmp_path: Path) -> None:
     path = tmp_path / "expected.yml"
-    path.write_text("images: 5\nmasks: 6\npairs: 5\norphan_masks: 1\nzero_masks: 0\nlabels:\n  1: 5\n  200: 1\n")
+    path.write_text(
+        "images: 5\nmasks: 6\npairs: 5\norphan_masks: 1\nzero_masks: 0\nlabels:\n  1: 5\n  200: 1\n"
+    )
     assert "HP108" not in by_code(data.audit(expectation=path).findings)
     path.write_text("images: 5\nmasks: 7\n")
-    assert by_code(data.audit(expectation=path).findings)["HP108"] == {"masks": "seen 6, expected 7"}
+    assert by_code(data.audit(expectation=path).findings)["HP108"] == {
+        "masks": "seen 6, expected 7"
+    }
     with pytest.raises(UsageError, match="sample"):
         data.audit(expectation=path, sample=2)
     path.write_text("zero_masks: 0\n")
@@ -168,7 +217,11 @@ def test_a_sample_is_the_same_every_time_and_says_so(data: DataSet) -> None:
     report = data.audit(sample=3)
     assert report.summary.num_tiles == 3
     assert report.summary.looked_at == 0.5
-    paths = [pd.read_parquet(Path(report.workspace) / "tiles.parquet").tile_id.tolist() for _ in range(2) if data.audit(sample=3)]
+    paths = [
+        pd.read_parquet(Path(report.workspace) / "tiles.parquet").tile_id.tolist()
+        for _ in range(2)
+        if data.audit(sample=3)
+    ]
     assert paths[0] == paths[1]
     assert report.options["sample"] == "3 tiles"
     assert data.audit(sample=99).summary.looked_at == 1
@@ -237,16 +290,25 @@ def test_what_must_not_be_read_makes_the_verdict_unknown(tmp_path: Path) -> None
     assert "Incomplete" in done.stdout
 
 
-def test_pictures_name_labels_that_the_map_does_not_list_by_their_own_values(tmp_path: Path) -> None:
+def test_pictures_name_labels_that_the_map_does_not_list_by_their_own_values(
+    tmp_path: Path,
+) -> None:
     data = DataSet(tmp_path / "data")
     data.pairs(1)
     data.mask("lost_mask.png", stripes(0, 1, 9, 2000, dtype=np.uint16))
     # The map has a class 9, and no label 9.
     text = "sources: {0: none, 1: tumour}\nclasses: {0: None, 9: Tumour}\nmap: {0: 0, 1: 9}\n"
     report = data.audit(map_path=write_map(tmp_path, text))
-    quarters = {("None", 0.25), ("Tumour", 0.25), ("label 9, not listed", 0.25), ("label 2000, not listed", 0.25)}
+    quarters = {
+        ("None", 0.25),
+        ("Tumour", 0.25),
+        ("label 9, not listed", 0.25),
+        ("label 2000, not listed", 0.25),
+    }
     assert "HP501" in by_code(report.findings)
-    assert {(entry.name, entry.share) for entry in report.pictures["lost_mask.png"].legend} == quarters
+    assert {
+        (entry.name, entry.share) for entry in report.pictures["lost_mask.png"].legend
+    } == quarters
     html = render(report, "html")
     assert "label 9, not listed" in html and "label -" not in html
 
@@ -268,14 +330,27 @@ def test_pools_are_those_of_the_manifest(tmp_path: Path) -> None:
     run(data)
     workspace = Workspace.of(data.root)
     # Shares of 1/8, 1/4, 3/8 and 1/2: half of the tiles stay below.
-    made = build_manifest(workspace.tiles, identity_map({0, 1}), ManifestOptions(conditional_threshold=0.3), workspace.manifest)
-    stated = {name: (one["conditional"], one["unconditional"]) for name, one in made.certificate["splits"].items()}
+    made = build_manifest(
+        workspace.tiles,
+        identity_map({0, 1}),
+        ManifestOptions(conditional_threshold=0.3),
+        workspace.manifest,
+    )
+    stated = {
+        name: (one["conditional"], one["unconditional"])
+        for name, one in made.certificate["splits"].items()
+    }
     assert sum(unconditional for _, unconditional in stated.values()) == 6
     report = run(data, want_report=True).report
-    assert {row.name: (row.num_conditional, row.num_unconditional) for row in report.splits} == stated
+    assert {
+        row.name: (row.num_conditional, row.num_unconditional) for row in report.splits
+    } == stated
     counted = compute_stats(workspace, by=["pool"]).main.tiles
     pools = counted[counted["by"] == "pool"]
-    assert dict(zip(pools["key"], pools["tiles"], strict=True)) == {"conditional": 6, "unconditional": 6}
+    assert dict(zip(pools["key"], pools["tiles"], strict=True)) == {
+        "conditional": 6,
+        "unconditional": 6,
+    }
 
 
 SPLIT_MAP = """\
@@ -308,7 +383,9 @@ def test_names_and_groups_that_are_no_utf8_survive_every_table(tmp_path: Path) -
     data.pairs(2)
     data.mask(os.fsdecode(b"l\xf8st_mask.png"))
     folder = write_map(data.root, SKIN_MAP.replace("  tumour: Tumour\n", "")).parent
-    report = histoprep.audit(data.root, workspace=tmp_path / "results", label_map=folder / "two.yml", workers=1)
+    report = histoprep.audit(
+        data.root, workspace=tmp_path / "results", label_map=folder / "two.yml", workers=1
+    )
     table = pd.read_parquet(tmp_path / "results" / "findings.parquet")
     places = {code: to_name(path) for code, path in zip(table.code, table.path, strict=True)}
     assert places["HP101"] == os.fsdecode(b"l\xf8st_mask.png")
@@ -323,7 +400,11 @@ def test_python_keeps_the_grouping_of_the_last_audit_unless_it_gives_a_table(dat
     def grouping() -> object:
         return earlier_options(Workspace.of(data.root)).scan.group_by
 
-    for arguments, kept in (({"group_by": "[a-z]+"}, "[a-z]+"), ({}, "[a-z]+"), ({"options": AuditOptions(table=TableOptions())}, None)):
+    for arguments, kept in (
+        ({"group_by": "[a-z]+"}, "[a-z]+"),
+        ({}, "[a-z]+"),
+        ({"options": AuditOptions(table=TableOptions())}, None),
+    ):
         histoprep.audit(data.root, workers=1, **arguments)
         assert grouping() == kept
 
@@ -337,7 +418,13 @@ def test_the_package_can_be_used_like_the_command(data: DataSet) -> None:
         "assert histoprep.audit(sys.argv[1], group_by='[a-z]+').status == report.status\n"
         "for name in histoprep.__all__: getattr(histoprep, name)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(data.root)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(data.root)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("failed ['HP101'")
     with pytest.raises(AttributeError, match="no_such_name"):

@@ -60,9 +60,18 @@ def test_the_numbers_add_up(plan: DemoPlan, report: Report) -> None:
     assert summary.num_unreadable == len(plan.paths("HP202"))
 
 
-@pytest.mark.parametrize("options", [{}, {"label_map": "label_map_5"}, {"label_map": "label_map_5", "group_by": GROUP_PATTERN}])
-def test_the_clean_set_has_neither_errors_nor_warnings(tmp_path: Path, options: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"label_map": "label_map_5"}, {"label_map": "label_map_5", "group_by": GROUP_PATTERN}],
+)
+def test_the_clean_set_has_neither_errors_nor_warnings(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
     report = histoprep.audit(make_clean_demo(tmp_path / "clean").folder, **options)
     assert faults(report.findings) == {}
-    assert {one.code for one in report.findings if one.severity is Severity.INFO} <= {"HP406", "HP502", "HP802"}
+    assert {one.code for one in report.findings if one.severity is Severity.INFO} <= {
+        "HP406",
+        "HP502",
+        "HP802",
+    }
     assert report.status == "passed"

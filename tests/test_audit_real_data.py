@@ -16,7 +16,11 @@ CASE = r"/[A-Za-z]+(\d+)-[^/]*$"
 
 
 def audit(root: Path, folder: Path, **scan: Any) -> Report:
-    return histoprep.audit(root, workspace=folder / "results", options=AuditOptions(table=TableOptions(ScanOptions(**scan))))
+    return histoprep.audit(
+        root,
+        workspace=folder / "results",
+        options=AuditOptions(table=TableOptions(ScanOptions(**scan))),
+    )
 
 
 def grades(report: Report) -> dict[str, set[str]]:
@@ -28,7 +32,11 @@ def grades(report: Report) -> dict[str, set[str]]:
 
 def test_real_tiles_and_masks(shared_data: Path, tmp_path: Path) -> None:
     report = audit(shared_data / "diffinfinite" / "inpainting", tmp_path)
-    assert (report.summary.num_images, report.summary.num_pairs, report.summary.num_orphans) == (12, 12, 0)
+    assert (report.summary.num_images, report.summary.num_pairs, report.summary.num_orphans) == (
+        12,
+        12,
+        0,
+    )
     assert {row.id for row in report.classes} == {0, 4, 7, 8, 9}
     assert grades(report) == {"error": set(), "warning": {"HP408"}, "info": {"HP802"}}
 
@@ -47,7 +55,11 @@ def test_generated_tiles_with_sixteen_bit_masks(shared_data: Path, tmp_path: Pat
 
 def test_masks_without_images(shared_data: Path, tmp_path: Path) -> None:
     report = audit(shared_data / "diffinfinite" / "large_masks", tmp_path)
-    assert (report.summary.num_masks, report.summary.num_orphans, report.summary.num_images) == (16, 16, 0)
+    assert (report.summary.num_masks, report.summary.num_orphans, report.summary.num_images) == (
+        16,
+        16,
+        0,
+    )
     assert grades(report)["error"] == {"HP101"}
 
 
@@ -67,7 +79,11 @@ def test_cleaned_labels(shared_data: Path, tmp_path: Path) -> None:
     found = by_code(report.findings)
     assert report.summary.num_pairs == 734
     assert {row.id for row in report.classes} == set(range(7))
-    assert grades(report) == {"error": set(), "warning": {"HP106", "HP408"}, "info": {"HP106", "HP407", "HP603"}}
+    assert grades(report) == {
+        "error": set(),
+        "warning": {"HP106", "HP408"},
+        "info": {"HP106", "HP407", "HP603"},
+    }
     assert found["HP106 unread-folder"].keys() == {"defects/", "masks_raw/"}
 
 
@@ -79,22 +95,33 @@ def test_masks_as_published(shared_data: Path, tmp_path: Path) -> None:
     assert found["HP804"].keys() == {f"label {value}" for value in range(1, 255)}
     assert len(found["HP409 see-hp404"]) > 700
     # Every mask with a boundary is accused, folder by folder: antialiasing leaves no doubt.
-    assert sum(one.count for one in report.findings if one.code == "HP404") == len(found["HP409 see-hp404"])
+    assert sum(one.count for one in report.findings if one.code == "HP404") == len(
+        found["HP409 see-hp404"]
+    )
     assert "HP802" not in found
 
 
 def test_groups_and_classes_of_a_table(shared_data: Path, tmp_path: Path) -> None:
     root = shared_data / "ebhi_seg"
-    report = audit(root, tmp_path, csv=root / "index.csv", group_by="csv:case_id", label_by="csv:class")
+    report = audit(
+        root, tmp_path, csv=root / "index.csv", group_by="csv:case_id", label_by="csv:class"
+    )
     found = by_code(report.findings)
     assert not {"HP105", "HP107 missing-file", "HP308 predicts-class"} & found.keys()
     assert grades(report)["error"] == set()
 
 
-def test_cases_that_stand_in_several_classes_leak_when_classes_are_split(shared_data: Path, tmp_path: Path) -> None:
-    """A split by class folder is the worst one: a third of it as test set shares cases with the rest."""
+def test_cases_that_stand_in_several_classes_leak_when_classes_are_split(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    """A split by class folder is the worst one: a third of it as test set shares cases with the
+    rest.
+    """
     source = shared_data / "ebhi_seg" / "images"
-    for split, names in (("train", ("normal", "polyp", "low_grade_in")), ("test", ("high_grade_in", "adenocarcinoma"))):
+    for split, names in (
+        ("train", ("normal", "polyp", "low_grade_in")),
+        ("test", ("high_grade_in", "adenocarcinoma")),
+    ):
         for name in names:
             (tmp_path / "data" / split / name).mkdir(parents=True)
             for path in sorted((source / name).iterdir()):
@@ -109,14 +136,22 @@ def test_cases_that_stand_in_several_classes_leak_when_classes_are_split(shared_
 
 
 def test_class_folders(shared_data: Path, tmp_path: Path) -> None:
-    report = audit(shared_data / "ebhi_seg" / "images", tmp_path, layout="class-folders", group_by=CASE)
+    report = audit(
+        shared_data / "ebhi_seg" / "images", tmp_path, layout="class-folders", group_by=CASE
+    )
     assert report.summary.num_images == 734
     assert grades(report) == {"error": set(), "warning": set(), "info": {"HP603"}}
 
 
 def test_a_table_meant_for_another_folder_says_so(shared_data: Path, tmp_path: Path) -> None:
     root = shared_data / "ebhi_seg"
-    report = audit(root / "images", tmp_path, layout="class-folders", csv=root / "index.csv", group_by="csv:case_id")
+    report = audit(
+        root / "images",
+        tmp_path,
+        layout="class-folders",
+        csv=root / "index.csv",
+        group_by="csv:case_id",
+    )
     [finding] = [one for one in report.findings if one.code == "HP107"]
     assert finding.count == 734
     assert "another folder" in finding.cause
@@ -124,7 +159,9 @@ def test_a_table_meant_for_another_folder_says_so(shared_data: Path, tmp_path: P
 
 def test_real_duplicates(shared_data: Path, tmp_path: Path) -> None:
     report = audit(shared_data / "ebhi_seg" / "defects", tmp_path)
-    assert by_code(report.findings) == {"HP602": {"GTGT2012149-2-400-001.png": "same pixels as GT2012149-2-400-001.png"}}
+    assert by_code(report.findings) == {
+        "HP602": {"GTGT2012149-2-400-001.png": "same pixels as GT2012149-2-400-001.png"}
+    }
     assert report.findings[0].severity is Severity.WARNING
 
 
@@ -133,13 +170,20 @@ def test_files_that_are_broken_in_every_way(shared_data: Path, tmp_path: Path) -
     names = 0
     for kind in ("jpeg", "png", "tiff", "webp"):
         suffix = {"jpeg": "jpg", "tiff": "tif"}.get(kind, kind)
-        for number, path in enumerate(sorted((shared_data / "corrupt" / "gofuzz" / kind / "corpus").iterdir())):
+        for number, path in enumerate(
+            sorted((shared_data / "corrupt" / "gofuzz" / kind / "corpus").iterdir())
+        ):
             target = tmp_path / "data" / kind / f"{number:04}.{suffix}"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
             names += 1
     report = audit(tmp_path / "data", tmp_path)
     assert report.summary.num_images == names
-    broken = [path for one in report.findings if one.code in ("HP201", "HP202", "HP205", "HP206") for path in one.paths]
+    broken = [
+        path
+        for one in report.findings
+        if one.code in ("HP201", "HP202", "HP205", "HP206")
+        for path in one.paths
+    ]
     assert len(broken) == len(set(broken)) == report.summary.num_unreadable
     assert len(broken) > 100

@@ -16,15 +16,29 @@ from histoprep.findings import Finding, finding
 
 
 def make(code: str, *paths: str, subcode: str = "") -> Finding:
-    return finding(RULES[code], [(path, f"about {path}") for path in paths], denominator=99, unit="files", subcode=subcode)
+    return finding(
+        RULES[code],
+        [(path, f"about {path}") for path in paths],
+        denominator=99,
+        unit="files",
+        subcode=subcode,
+    )
 
 
 def test_what_was_accepted_is_known_and_the_rest_new(tmp_path: Path) -> None:
     path = tmp_path / "accepted.json"
     before = [make("HP101", "a", "b"), make("HP201", "x", subcode="truncated")]
     assert write_baseline(path, before) == 3
-    after = [make("HP101", "a", "b", "c"), make("HP201", "x", subcode="truncated"), make("HP201", "x", subcode="zero-bytes"), make("HP104", "a")]
-    found = [(one.code, one.subcode, one.paths, one.known) for one in apply_baseline(after, read_baseline(path))]
+    after = [
+        make("HP101", "a", "b", "c"),
+        make("HP201", "x", subcode="truncated"),
+        make("HP201", "x", subcode="zero-bytes"),
+        make("HP104", "a"),
+    ]
+    found = [
+        (one.code, one.subcode, one.paths, one.known)
+        for one in apply_baseline(after, read_baseline(path))
+    ]
     assert found == [
         ("HP101", "", ("c",), False),
         ("HP101", "", ("a", "b"), True),
@@ -37,13 +51,17 @@ def test_what_was_accepted_is_known_and_the_rest_new(tmp_path: Path) -> None:
 @given(st.dictionaries(st.text(min_size=1, max_size=3), st.booleans(), min_size=1, max_size=20))
 def test_parts_make_up_the_whole(accepted: dict[str, bool]) -> None:
     whole = make("HP406", *accepted)
-    parts = apply_baseline([whole], frozenset(("HP406", "", path) for path, known in accepted.items() if known))
+    parts = apply_baseline(
+        [whole], frozenset(("HP406", "", path) for path, known in accepted.items() if known)
+    )
     assert sum(one.count for one in parts) == whole.count
     assert sorted(path for one in parts for path in one.paths) == sorted(accepted)
     for one in parts:
         assert {accepted[path] for path in one.paths} == {one.known}
         assert one.denominator == 99
-        assert all(detail == f"about {path}" for path, detail in zip(one.paths, one.details, strict=True))
+        assert all(
+            detail == f"about {path}" for path, detail in zip(one.paths, one.details, strict=True)
+        )
 
 
 @pytest.mark.parametrize(
@@ -54,7 +72,10 @@ def test_parts_make_up_the_whole(accepted: dict[str, bool]) -> None:
         "{}",
         "x",
         "[" * 100_000,
-        *(json.dumps({"format": "histoprep-baseline", **rest}) for rest in ({"version": 2, "accepted": {}}, {"version": 1})),
+        *(
+            json.dumps({"format": "histoprep-baseline", **rest})
+            for rest in ({"version": 2, "accepted": {}}, {"version": 1})
+        ),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: str) -> None:

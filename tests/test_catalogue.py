@@ -45,7 +45,9 @@ def test_an_entry_is_complete(rule: Rule) -> None:
     assert re.fullmatch(r"[a-z]+(-[a-z]+)+", rule.name)
     for sentence in (rule.definition, rule.cause, rule.suggestion):
         assert sentence[0].isupper() or sentence.startswith(("dataset.csv", "histoprep"))
-        assert sentence.endswith(".") or re.search(r"histoprep [a-z]+( --?[a-z-]+ \S+)*$", sentence), sentence
+        assert sentence.endswith(".") or re.search(
+            r"histoprep [a-z]+( --?[a-z-]+ \S+)*$", sentence
+        ), sentence
 
 
 def test_names_are_unique() -> None:
@@ -57,4 +59,6 @@ def test_commands_that_are_suggested_exist() -> None:
 
     for rule in RULES.values():
         for command in re.findall(r"histoprep ([a-z]+)", rule.suggestion):
-            assert command in COMMANDS or command in ("at", "never"), f"{rule.code}: histoprep {command}"
+            assert command in COMMANDS or command in ("at", "never"), (
+                f"{rule.code}: histoprep {command}"
+            )

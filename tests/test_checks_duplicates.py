@@ -28,25 +28,51 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data.write("b.jpg", imageio.encode_rgb_jpeg(tissue(51, 256), 92))
     # The same pixels without loss, and with other metadata.
     data.image("b_decoded.png", imageio.decode_rgb((data.root / "b.jpg").read_bytes()))
-    data.write("b_decoded2.png", picture_bytes(imageio.decode_rgb((data.root / "b.jpg").read_bytes()), "PNG", compress_level=2))
+    data.write(
+        "b_decoded2.png",
+        picture_bytes(
+            imageio.decode_rgb((data.root / "b.jpg").read_bytes()), "PNG", compress_level=2
+        ),
+    )
     data.write("c.png", picture_bytes(tissue(52, 256), "PNG", compress_level=1))
     data.write("c_smaller.png", picture_bytes(tissue(52, 256), "PNG", compress_level=9))
     # Nearly the same: saved again with loss, a little brighter.
     data.write("d.jpg", imageio.encode_rgb_jpeg(tissue(53, 256), 92))
-    data.write("d_recompressed.jpg", imageio.encode_rgb_jpeg(imageio.decode_rgb((data.root / "d.jpg").read_bytes()), 60))
-    data.write("d_worse.jpg", imageio.encode_rgb_jpeg(imageio.decode_rgb((data.root / "d.jpg").read_bytes()), 45))
+    data.write(
+        "d_recompressed.jpg",
+        imageio.encode_rgb_jpeg(imageio.decode_rgb((data.root / "d.jpg").read_bytes()), 60),
+    )
+    data.write(
+        "d_worse.jpg",
+        imageio.encode_rgb_jpeg(imageio.decode_rgb((data.root / "d.jpg").read_bytes()), 45),
+    )
     data.write("e.png", picture_bytes(tissue(54, 256), "PNG"))
-    data.write("e_brighter.png", picture_bytes(np.clip(tissue(54, 256).astype(int) + 6, 0, 255).astype(np.uint8), "PNG"))
+    data.write(
+        "e_brighter.png",
+        picture_bytes(np.clip(tissue(54, 256).astype(int) + 6, 0, 255).astype(np.uint8), "PNG"),
+    )
     # One hash and another picture: the same slopes from left to right, other heights.
     for index in range(2):
         slopes = np.repeat(np.repeat([[30, 0] * 4 + [30]], 8, axis=0), 29, axis=1)[:, :256]
         heights = np.random.default_rng(70 + index).uniform(20, 200, (8, 1))
-        data.image(f"twin{index}.png", np.repeat((slopes + heights).repeat(32, axis=0)[..., None], 3, axis=2).astype(np.uint8))
+        data.image(
+            f"twin{index}.png",
+            np.repeat((slopes + heights).repeat(32, axis=0)[..., None], 3, axis=2).astype(np.uint8),
+        )
     # Glass everywhere is alike and no copy.
     rng = np.random.default_rng(1)
     for index in range(3):
-        data.image(f"glass{index}.png", np.clip(rng.normal(240, 1.5, (256, 256, 3)), 0, 255).astype(np.uint8))
-    for stem, labels in (("a", (0, 1)), ("a_copy", (0, 1)), ("a_again", (0, 2)), ("c", (1, 2)), ("c_smaller", (2, 1))):
+        data.image(
+            f"glass{index}.png",
+            np.clip(rng.normal(240, 1.5, (256, 256, 3)), 0, 255).astype(np.uint8),
+        )
+    for stem, labels in (
+        ("a", (0, 1)),
+        ("a_copy", (0, 1)),
+        ("a_again", (0, 2)),
+        ("c", (1, 2)),
+        ("c_smaller", (2, 1)),
+    ):
         data.mask(f"{stem}_mask.png", stripes(*labels))
     return data.root
 
@@ -57,7 +83,10 @@ def found(root: Path) -> Found:
 
 
 def test_equal_bytes(found: Found) -> None:
-    assert found["HP601"] == {"a_copy.jpg": "same bytes as a.jpg", "a_again.jpg": "same bytes as a.jpg"}
+    assert found["HP601"] == {
+        "a_copy.jpg": "same bytes as a.jpg",
+        "a_again.jpg": "same bytes as a.jpg",
+    }
 
 
 def test_equal_pixels_across_formats(found: Found) -> None:
@@ -71,8 +100,15 @@ def test_nearly_equal_pixels(found: Found) -> None:
 
 def test_a_hash_alone_proves_nothing(root: Path, found: Found) -> None:
     tiles = pd.read_parquet(root.with_name("data.histoprep") / "tiles.parquet").set_index("tile_id")
-    assert (int(tiles.image_hash["twin0"]) ^ int(tiles.image_hash["twin1"])).bit_count() <= MAX_BITS_APART
-    assert not [path for key, paths in found.items() for path in paths if key.startswith("HP6") and path.startswith("twin")]
+    assert (
+        int(tiles.image_hash["twin0"]) ^ int(tiles.image_hash["twin1"])
+    ).bit_count() <= MAX_BITS_APART
+    assert not [
+        path
+        for key, paths in found.items()
+        for path in paths
+        if key.startswith("HP6") and path.startswith("twin")
+    ]
 
 
 def test_copies_with_other_masks(found: Found) -> None:
@@ -89,27 +125,55 @@ def test_the_comparison_is_kept(root: Path) -> None:
     DataSet(root).audit(label_map="label_map_5")
     assert path.stat().st_mtime_ns == before
     pairs = pd.read_parquet(path)
-    assert set(pairs.columns) == {"image_a", "image_b", "equal_pixels", "correlation", "equal_masks"}
+    assert set(pairs.columns) == {
+        "image_a",
+        "image_b",
+        "equal_pixels",
+        "correlation",
+        "equal_masks",
+    }
 
 
 def test_equal_bytes_in_a_table(tmp_path: Path) -> None:
-    rows = [tile_row(name, image_digest=digest) for name, digest in (("a", "1"), ("b", "2"), ("c", "1"), ("d", "1"), ("e", None), ("f", None))]
-    assert by_code(findings_of_rows(tmp_path, rows))["HP601"] == {"c.jpg": "same bytes as a.jpg", "d.jpg": "same bytes as a.jpg"}
+    rows = [
+        tile_row(name, image_digest=digest)
+        for name, digest in (
+            ("a", "1"),
+            ("b", "2"),
+            ("c", "1"),
+            ("d", "1"),
+            ("e", None),
+            ("f", None),
+        )
+    ]
+    assert by_code(findings_of_rows(tmp_path, rows))["HP601"] == {
+        "c.jpg": "same bytes as a.jpg",
+        "d.jpg": "same bytes as a.jpg",
+    }
 
 
 def test_small_tiles_of_noise_are_no_copies(tmp_path: Path) -> None:
-    """At 1/8 size a tile of 16 px is four pixels, which agree by chance: 20,000 of 246,750 were called near duplicates, and some were joined."""
+    """At 1/8 size a tile of 16 px is four pixels, which agree by chance: 20,000 of 246,750 were
+    called near duplicates, and some were joined.
+    """
     data = DataSet(tmp_path / "data")
     for index in range(1500):
         draw = np.random.default_rng(index)
         data.image(f"t{index:04}.png", draw.integers(0, 255, (16, 16, 3), dtype=np.uint8))
     base = tissue(7, 16)
     data.image("a.png", base)
-    data.write("b.png", picture_bytes(np.clip(base.astype(int) + 3, 0, 255).astype(np.uint8), "PNG"))
+    data.write(
+        "b.png", picture_bytes(np.clip(base.astype(int) + 3, 0, 255).astype(np.uint8), "PNG")
+    )
     data.write("c.png", picture_bytes(base, "PNG", compress_level=1))
     found = by_code(data.audit().findings)
-    assert {code: set(paths) for code, paths in found.items() if code.startswith("HP60")} == {"HP602": {"c.png"}, "HP603": {"b.png"}}
-    digests = pd.read_parquet(data.root.with_name("data.histoprep") / "tiles.parquet").luminance_digest
+    assert {code: set(paths) for code, paths in found.items() if code.startswith("HP60")} == {
+        "HP602": {"c.png"},
+        "HP603": {"b.png"},
+    }
+    digests = pd.read_parquet(
+        data.root.with_name("data.histoprep") / "tiles.parquet"
+    ).luminance_digest
     assert digests.nunique() == len(digests) - 1
 
 

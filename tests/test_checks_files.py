@@ -58,7 +58,9 @@ def test_unreadable_files(found: Found) -> None:
     assert found["HP201 bad-header"].keys() == {"prose.jpg"}
     assert found["HP201 truncated"].keys() == {"cut2_mask.png"}
     assert found["HP201 bad-checksum"].keys() == {"flipped_mask.png"}
-    assert {key for key in found if key.startswith("HP201")} == {f"HP201 {one}" for one in ("zero-bytes", "bad-header", "truncated", "bad-checksum")}
+    assert {key for key in found if key.startswith("HP201")} == {
+        f"HP201 {one}" for one in ("zero-bytes", "bad-header", "truncated", "bad-checksum")
+    }
 
 
 def test_a_jpeg_cut_short(found: Found) -> None:
@@ -67,7 +69,10 @@ def test_a_jpeg_cut_short(found: Found) -> None:
 
 
 def test_names_that_lie(found: Found) -> None:
-    assert found["HP203"] == {"really.jpg": "its first bytes are those of a PNG", "png_in_tif_mask.tif": "its first bytes are those of a PNG"}
+    assert found["HP203"] == {
+        "really.jpg": "its first bytes are those of a PNG",
+        "png_in_tif_mask.tif": "its first bytes are those of a PNG",
+    }
 
 
 def test_pictures_beyond_the_limit(found: Found) -> None:
@@ -99,9 +104,15 @@ def test_whole_files_that_readers_refuse_are_named_for_what_they_are(tmp_path: P
         "jxl_mask.tif": "JPEG XL compression (TIFF number 50002)",
         "jp2k_mask.tif": "JPEG 2000 compression (TIFF number 34712)",
     }
-    assert found["HP208 bit-depth"].keys() == {"twelve_mask.tif", "three_mask.tif", "wide_palette_mask.tif"}
+    assert found["HP208 bit-depth"].keys() == {
+        "twelve_mask.tif",
+        "three_mask.tif",
+        "wide_palette_mask.tif",
+    }
     assert found["HP208 bit-depth"]["twelve_mask.tif"].startswith("12 bits")
-    assert found["HP208 values"] == {"white32_mask.tif": "32-bit unsigned min-is-white, which most readers refuse"}
+    assert found["HP208 values"] == {
+        "white32_mask.tif": "32-bit unsigned min-is-white, which most readers refuse"
+    }
     assert not [key for key in found if key.startswith("HP201")]
     assert all("interrupted" not in one.cause for one in report.findings if one.code == "HP208")
 
@@ -114,8 +125,19 @@ def test_metadata_names_fields_and_never_values(found: Found) -> None:
 def test_what_happens_between_listing_and_reading(tmp_path: Path) -> None:
     rows = [
         tile_row("a", {1: 100}),
-        tile_row("b", {1: 100}, image_error="HP206 changed", image_error_detail="listed with 9 bytes, 10 when read", image_digest=None),
-        tile_row("c", {1: 100}, mask_error="HP201 vanished", mask_error_detail="gone between listing and reading"),
+        tile_row(
+            "b",
+            {1: 100},
+            image_error="HP206 changed",
+            image_error_detail="listed with 9 bytes, 10 when read",
+            image_digest=None,
+        ),
+        tile_row(
+            "c",
+            {1: 100},
+            mask_error="HP201 vanished",
+            mask_error_detail="gone between listing and reading",
+        ),
     ]
     found = by_code(findings_of_rows(tmp_path, rows))
     assert found["HP206 changed"] == {"b.jpg": "listed with 9 bytes, 10 when read"}
@@ -123,7 +145,9 @@ def test_what_happens_between_listing_and_reading(tmp_path: Path) -> None:
 
 
 def test_folders_that_cannot_be_listed(tmp_path: Path) -> None:
-    [finding] = findings_of_rows(tmp_path, [tile_row("a")], issues=[("unreadable", "secret/", "Permission denied")])
+    [finding] = findings_of_rows(
+        tmp_path, [tile_row("a")], issues=[("unreadable", "secret/", "Permission denied")]
+    )
     assert (finding.code, finding.subcode, finding.paths) == ("HP201", "folder", ("secret/",))
     # How many folders there are is not known, so no share is claimed.
     assert finding.denominator == 0

@@ -24,8 +24,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     data = DataSet(tmp_path_factory.mktemp("images") / "data")
     data.pairs(35)
     data.image("wide.jpg", np.tile(tissue(201), (2, 2, 1))[:128, :128])
-    data.write("grey.jpg", picture_bytes(Image.fromarray(tissue(202)).convert("L"), "JPEG", quality=90))
-    data.write("cmyk.jpg", picture_bytes(Image.fromarray(tissue(203)).convert("CMYK"), "JPEG", quality=90))
+    data.write(
+        "grey.jpg", picture_bytes(Image.fromarray(tissue(202)).convert("L"), "JPEG", quality=90)
+    )
+    data.write(
+        "cmyk.jpg", picture_bytes(Image.fromarray(tissue(203)).convert("CMYK"), "JPEG", quality=90)
+    )
     data.write("alpha.png", picture_bytes(Image.fromarray(tissue(204)).convert("RGBA"), "PNG"))
     data.write("palette.png", picture_bytes(Image.fromarray(tissue(205)).quantize(64), "PNG"))
     data.write("deep.png", picture_bytes(tissue(206)[..., 0].astype(np.uint16) * 256, "PNG"))
@@ -72,7 +76,9 @@ def test_orientation(found: Found) -> None:
 
 def test_declared_size_goes_before_the_most_common_one(tmp_path: Path) -> None:
     rows = [tile_row("a"), tile_row("b"), tile_row("c", width_px=32)]
-    assert by_code(findings_of_rows(tmp_path, rows, options=CheckOptions(tile_size_px=(32, 16))))["HP301"] == {
+    assert by_code(findings_of_rows(tmp_path, rows, options=CheckOptions(tile_size_px=(32, 16))))[
+        "HP301"
+    ] == {
         "a.jpg": "16x16, declared 32x16",
         "b.jpg": "16x16, declared 32x16",
     }
@@ -84,33 +90,55 @@ def test_no_size_is_wrong_where_none_is_common(tmp_path: Path) -> None:
     assert (finding.code, finding.subcode, finding.count) == ("HP301", "no-common-size", 5)
     assert "5 sizes" in finding.cause
     # Half of them is common enough.
-    assert by_code(findings_of_rows(tmp_path, [tile_row("a"), tile_row("b"), *rows[:2]]))["HP301"].keys() == {"t0.jpg", "t1.jpg"}
+    assert by_code(findings_of_rows(tmp_path, [tile_row("a"), tile_row("b"), *rows[:2]]))[
+        "HP301"
+    ].keys() == {"t0.jpg", "t1.jpg"}
 
 
 def test_blur_is_measured_against_the_own_source(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
 
     def rows(source: str, focus: float, number: int) -> list[dict]:
-        return [tile_row(f"{source}/{index}", group=source, focus=focus * np.exp(rng.normal(0, 0.2))) for index in range(number)]
+        return [
+            tile_row(f"{source}/{index}", group=source, focus=focus * np.exp(rng.normal(0, 0.2)))
+            for index in range(number)
+        ]
 
     sharp, soft = rows("sharp", 1000, 60), rows("soft", 20, 35)
     assert findings_of_rows(tmp_path, sharp + soft) == []
     odd = tile_row("sharp/odd", group="sharp", focus=20.0)
     few = tile_row("few/odd", group="few", focus=0.0)
-    assert by_code(findings_of_rows(tmp_path, [*sharp, *soft, odd, *rows("few", 1000, 10), few])).keys() == {"HP304"}
+    assert by_code(
+        findings_of_rows(tmp_path, [*sharp, *soft, odd, *rows("few", 1000, 10), few])
+    ).keys() == {"HP304"}
     assert by_code(findings_of_rows(tmp_path, [*sharp, odd]))["HP304"].keys() == {"sharp/odd.jpg"}
 
 
-def _jpegs(source: str, quality: int | None, number: int, label: str | None = None, kind: str = "jpeg") -> list[dict]:
+def _jpegs(
+    source: str, quality: int | None, number: int, label: str | None = None, kind: str = "jpeg"
+) -> list[dict]:
     chroma = "4:2:0" if quality else None
     return [
-        tile_row(f"{source}/{index}", group=source, image_format=kind, jpeg_quality=quality, jpeg_subsampling=chroma, label=label)
+        tile_row(
+            f"{source}/{index}",
+            group=source,
+            image_format=kind,
+            jpeg_quality=quality,
+            jpeg_subsampling=chroma,
+            label=label,
+        )
         for index in range(number)
     ]
 
 
 def test_compression_that_differs_between_sources(tmp_path: Path) -> None:
-    rows = [*_jpegs("a", 90, 5), *_jpegs("b", 90, 5), *_jpegs("c", 91, 5), *_jpegs("d", 70, 5), *_jpegs("e", None, 5, kind="png")]
+    rows = [
+        *_jpegs("a", 90, 5),
+        *_jpegs("b", 90, 5),
+        *_jpegs("c", 91, 5),
+        *_jpegs("d", 70, 5),
+        *_jpegs("e", None, 5, kind="png"),
+    ]
     assert by_code(findings_of_rows(tmp_path, rows))["HP308 between-sources"] == {
         "d": "JPEG quality 70, 4:2:0; most sources JPEG quality 90, 4:2:0",
         "e": "PNG or TIFF; most sources JPEG quality 90, 4:2:0",
@@ -129,7 +157,12 @@ def test_compression_that_gives_the_class_away(tmp_path: Path) -> None:
     [finding] = [one for one in findings_of_rows(tmp_path, rows) if one.subcode == "predicts-class"]
     assert finding.paths == ("benign", "malignant")
     assert "100%" in finding.details[0]
-    mixed = [*_jpegs("a", 90, 20, "benign"), *_jpegs("b", 60, 20, "benign"), *_jpegs("c", 90, 20, "malignant"), *_jpegs("d", 60, 20, "malignant")]
+    mixed = [
+        *_jpegs("a", 90, 20, "benign"),
+        *_jpegs("b", 60, 20, "benign"),
+        *_jpegs("c", 90, 20, "malignant"),
+        *_jpegs("d", 60, 20, "malignant"),
+    ]
     assert not [one for one in findings_of_rows(tmp_path, mixed) if one.subcode == "predicts-class"]
 
 

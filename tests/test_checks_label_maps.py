@@ -22,20 +22,29 @@ def test_values_that_the_map_does_not_list(tmp_path: Path) -> None:
     data.pair("odder", stripes(7, 200))
     report = data.audit(label_map=write_map(tmp_path))
     found = by_code(report.findings)
-    assert found["HP501"] == {"odd_mask.png": "value 200: 3,072 px", "odder_mask.png": "value 7: 4,608 px, value 200: 4,608 px"}
+    assert found["HP501"] == {
+        "odd_mask.png": "value 200: 3,072 px",
+        "odder_mask.png": "value 7: 4,608 px, value 200: 4,608 px",
+    }
     [finding] = [one for one in report.findings if one.code == "HP501"]
     assert "(7, 200) to two" in finding.suggestion
     assert (finding.count, finding.denominator) == (2, 4)
 
 
 def test_labels_and_classes_that_do_not_occur(tmp_path: Path) -> None:
-    found = by_code(findings_of_rows(tmp_path, [tile_row("a", {1: 100})], label_map=write_map(tmp_path)))
+    found = by_code(
+        findings_of_rows(tmp_path, [tile_row("a", {1: 100})], label_map=write_map(tmp_path))
+    )
     assert found["HP502"] == {"label 2": "dermis, scar", "label 3": "tumour"}
     assert found["HP507"] == {"class 2": "Tumour"}
 
 
 def test_a_missing_class_0_is_no_loss(tmp_path: Path) -> None:
-    found = by_code(findings_of_rows(tmp_path, [tile_row("a", {1: 56, 2: 100, 3: 100})], label_map=write_map(tmp_path)))
+    found = by_code(
+        findings_of_rows(
+            tmp_path, [tile_row("a", {1: 56, 2: 100, 3: 100})], label_map=write_map(tmp_path)
+        )
+    )
     assert "HP507" not in found
     assert found["HP502"] == {"label 0": "unknown"}
 
@@ -71,7 +80,11 @@ def test_faults_of_the_map_are_findings_and_the_audit_goes_on(tmp_path: Path, co
 def test_a_sound_map_has_no_findings_of_its_own(tmp_path: Path) -> None:
     data = DataSet(tmp_path / "data")
     data.pair("a", stripes(0, 1, 2, 3))
-    assert not [key for key in by_code(data.audit(label_map=write_map(tmp_path)).findings) if key.startswith("HP5")]
+    assert not [
+        key
+        for key in by_code(data.audit(label_map=write_map(tmp_path)).findings)
+        if key.startswith("HP5")
+    ]
 
 
 def test_what_is_no_label_map_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -83,7 +96,11 @@ def test_what_is_no_label_map_is_refused_before_any_work(tmp_path: Path) -> None
 
 
 # Fifty source labels become classes 0 to 4.
-MANY = "sources:\n" + "".join(f"  {one}: label{one}\n" for one in range(50)) + "classes:\n  0: Unknown\n  1: A\n  2: B\n  3: C\n  4: D\nmap:\n"
+MANY = (
+    "sources:\n"
+    + "".join(f"  {one}: label{one}\n" for one in range(50))
+    + "classes:\n  0: Unknown\n  1: A\n  2: B\n  3: C\n  4: D\nmap:\n"
+)
 MANY += "".join(f"  {one}: {one % 5}\n" for one in range(50))
 
 
@@ -94,13 +111,22 @@ def test_masks_that_were_remapped_before(tmp_path: Path) -> None:
     assert place == str(tmp_path / "data")
     assert "0, 1, 2, 3" in reason
     note = [tile_row("a", {1: 60}, mask_label_map="label_map_5")]
-    assert "label_map_5" in by_code(findings_of_rows(tmp_path, note, label_map=path))["HP508"][str(tmp_path / "data")]
-    assert "HP508" not in by_code(findings_of_rows(tmp_path, [*rows, tile_row("other", {40: 60})], label_map=path))
+    assert (
+        "label_map_5"
+        in by_code(findings_of_rows(tmp_path, note, label_map=path))["HP508"][
+            str(tmp_path / "data")
+        ]
+    )
+    assert "HP508" not in by_code(
+        findings_of_rows(tmp_path, [*rows, tile_row("other", {40: 60})], label_map=path)
+    )
     assert "HP508" not in by_code(findings_of_rows(tmp_path, rows[:5], label_map=path))
 
 
 def test_evidence_of_a_remap(tmp_path: Path) -> None:
-    shifted = SKIN_MAP.replace("  0: unknown", "  10: unknown").replace("  1: dermis\n", "  11: dermis\n")
+    shifted = SKIN_MAP.replace("  0: unknown", "  10: unknown").replace(
+        "  1: dermis\n", "  11: dermis\n"
+    )
     label_map = load_label_map(write_map(tmp_path, shifted))
     # 0 and 1 are classes and no source labels: nothing else explains them.
     assert already_remapped(label_map, {0: 3, 1: 3}, ())

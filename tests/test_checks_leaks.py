@@ -27,7 +27,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     data.pair("test/case10_x", pixels=same)
     # Another name, another format, the same pixels.
     data.pair("train/case11_y", pixels=tissue(61))
-    data.image("test/case12_z.png", imageio.decode_rgb((data.root / "train/case11_y.jpg").read_bytes()))
+    data.image(
+        "test/case12_z.png", imageio.decode_rgb((data.root / "train/case11_y.jpg").read_bytes())
+    )
     data.mask("test/case12_z_mask.png")
     data.pair("train/case13_a", pixels=tissue(62))
     data.pair("test/case13_b", pixels=tissue(63))
@@ -35,7 +37,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     data.pair("train/case14/0001", pixels=tissue(64))
     data.pair("test/case15/0001", pixels=tissue(65))
     data.pair("train/case16_zero", stripes(0), tissue(66))
-    for source, copy in (("train/case0_a.jpg", "copy.jpg"), ("train/case16_zero.jpg", "zero_copy.jpg")):
+    for source, copy in (
+        ("train/case0_a.jpg", "copy.jpg"),
+        ("train/case16_zero.jpg", "zero_copy.jpg"),
+    ):
         loose.write(copy, (data.root / source).read_bytes())
     loose.image("case99_own.jpg", tissue(67))
     report = data.audit(scan={"group_by": r"case\d+", "unlabelled": (loose.root,)})
@@ -65,18 +70,31 @@ def test_one_picture_in_two_pools(found: Found) -> None:
 
 
 def test_a_clean_split_leaks_nothing(tmp_path: Path) -> None:
-    rows = [tile_row(f"{split}/{index}", {1: 100}, split=split, group=f"{split}{index % 3}") for split in ("train", "test") for index in range(9)]
+    rows = [
+        tile_row(f"{split}/{index}", {1: 100}, split=split, group=f"{split}{index % 3}")
+        for split in ("train", "test")
+        for index in range(9)
+    ]
     assert not [key for key in by_code(findings_of_rows(tmp_path, rows)) if key.startswith("HP7")]
 
 
 def test_tiles_in_no_split_cross_none(tmp_path: Path) -> None:
-    rows = [tile_row("a", {1: 100}, group="g"), tile_row("train/b", {1: 100}, group="g", split="train"), tile_row("c", {1: 100}, group="g")]
+    rows = [
+        tile_row("a", {1: 100}, group="g"),
+        tile_row("train/b", {1: 100}, group="g", split="train"),
+        tile_row("c", {1: 100}, group="g"),
+    ]
     assert not [key for key in faults(findings_of_rows(tmp_path, rows)) if key.startswith("HP7")]
 
 
 def test_content_joins_bytes_and_pixels_over_several_steps() -> None:
-    images = pd.DataFrame({"image_path": list("abcdef"), "image_digest": ["1", "1", "2", "3", "4", None]}, dtype="string")
-    pairs = pd.DataFrame({"image_a": ["b", "c"], "image_b": ["c", "d"], "equal_pixels": [True, True]})
+    images = pd.DataFrame(
+        {"image_path": list("abcdef"), "image_digest": ["1", "1", "2", "3", "4", None]},
+        dtype="string",
+    )
+    pairs = pd.DataFrame(
+        {"image_a": ["b", "c"], "image_b": ["c", "d"], "equal_pixels": [True, True]}
+    )
     content = content_of(images, pairs)
     assert content[:4].nunique() == 1
     assert content[4] == "4"

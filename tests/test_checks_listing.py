@@ -35,7 +35,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     data.pair("other")
     data.write("notes.txt", b"scanned twice")
     (data.root / "elsewhere.png").symlink_to("/dev/null")
-    data.write("dataset.csv", b"case1_00.jpg,1 2\ncase1_01.jpg,0 1 2\ncase1_02.jpg,1 7\ngone.jpg,1\n")
+    data.write(
+        "dataset.csv", b"case1_00.jpg,1 2\ncase1_01.jpg,0 1 2\ncase1_02.jpg,1 7\ngone.jpg,1\n"
+    )
     return by_code(data.audit(scan={"group_by": r"case\d"}).findings)
 
 
@@ -46,8 +48,18 @@ def test_pairs_without_a_side(found: Found) -> None:
 
 
 def test_two_files_of_one_key(found: Found) -> None:
-    assert found["HP103"].keys() == {"case2_twice.jpg", "case2_twice.png", "case2_Twin.jpg", "case2_twin.jpg"}
-    assert found["HP104"].keys() == {"case3_old_mask.png", "case3_old_mask.tif", "case3_two.jpg", "case3_two.jpeg"}
+    assert found["HP103"].keys() == {
+        "case2_twice.jpg",
+        "case2_twice.png",
+        "case2_Twin.jpg",
+        "case2_twin.jpg",
+    }
+    assert found["HP104"].keys() == {
+        "case3_old_mask.png",
+        "case3_old_mask.tif",
+        "case3_two.jpg",
+        "case3_two.jpeg",
+    }
     assert "case3_old_mask.png" in found["HP104"]["case3_old_mask.tif"]
 
 
@@ -71,8 +83,13 @@ def test_folders_of_pictures_that_are_not_read_are_a_warning_and_no_files(tmp_pa
         "other-folder": (Severity.INFO, ("docs/",)),
         "": (Severity.INFO, ("notes.txt",)),
     }
-    assert told["unread-folder"].details == ("folder with 2 pictures beside the images and masks folders; not read",)
-    assert all(option in told["unread-folder"].suggestion for option in ("--images", "--masks", "--unlabelled"))
+    assert told["unread-folder"].details == (
+        "folder with 2 pictures beside the images and masks folders; not read",
+    )
+    assert all(
+        option in told["unread-folder"].suggestion
+        for option in ("--images", "--masks", "--unlabelled")
+    )
     # Two images, two masks and the note; a folder is no file.
     assert (told[""].count, told[""].denominator, told["unread-folder"].denominator) == (1, 5, 0)
     named = data.audit(scan={"images": "images", "masks": "masks"}).findings
@@ -96,9 +113,25 @@ def test_an_orphan_pair_of_keys_is_a_duplicate(tmp_path: Path) -> None:
 
 def test_what_is_used_until_names_are_cleared_up_is_what_the_advice_says(tmp_path: Path) -> None:
     data = DataSet(tmp_path / "data")
-    for name in ("Twin.jpg", "twin.jpg", "twice.png", "twice.jpg", "old.jpg", "new.jpg", "Rival.jpg", "rival.jpg"):
+    for name in (
+        "Twin.jpg",
+        "twin.jpg",
+        "twice.png",
+        "twice.jpg",
+        "old.jpg",
+        "new.jpg",
+        "Rival.jpg",
+        "rival.jpg",
+    ):
         data.image(name)
-    for name in ("twin_mask.png", "old_mask.tif", "OLD_mask.png", "New_mask.png", "NEW_mask.png", "RIVAL_mask.png"):
+    for name in (
+        "twin_mask.png",
+        "old_mask.tif",
+        "OLD_mask.png",
+        "New_mask.png",
+        "NEW_mask.png",
+        "RIVAL_mask.png",
+    ):
         data.mask(name)
     data.audit()
     pairs = paired(data)
@@ -109,13 +142,18 @@ def test_what_is_used_until_names_are_cleared_up_is_what_the_advice_says(tmp_pat
     assert "only extensions differ, the first file in byte order" in RULES["HP103"].suggestion
     assert pairs["old"] == ("old.jpg", "old_mask.tif")
     assert pairs["new"] == ("new.jpg", "NEW_mask.png")
-    assert "spelled exactly like the image is used, or, without rival images, the first in byte order" in RULES["HP104"].suggestion
+    assert (
+        "spelled exactly like the image is used, or, without rival images, the first in byte order"
+        in RULES["HP104"].suggestion
+    )
     assert sorted(pairs) == ["Rival", "Twin", "new", "old", "rival", "twice", "twin"]
 
 
 def paired(data: DataSet) -> dict[str, tuple[str | None, str | None]]:
     """Return image and mask by tile id."""
-    rows = pq.read_table(Workspace.of(data.root).tiles, columns=["tile_id", "image_path", "mask_path"]).to_pylist()
+    rows = pq.read_table(
+        Workspace.of(data.root).tiles, columns=["tile_id", "image_path", "mask_path"]
+    ).to_pylist()
     return {row["tile_id"]: (row["image_path"], row["mask_path"]) for row in rows}
 
 
@@ -152,30 +190,68 @@ def test_unlabelled_folders_lack_no_masks(tmp_path: Path) -> None:
         (["carcinoma"], True),
     ],
 )
-def test_declared_labels_by_id_and_by_name(tmp_path: Path, declared: list[str], is_wrong: bool) -> None:
-    found = by_code(findings_of_rows(tmp_path, [tile_row("a", {1: 100, 3: 9}, declared_labels=declared)], label_map=write_map(tmp_path)))
+def test_declared_labels_by_id_and_by_name(
+    tmp_path: Path, declared: list[str], is_wrong: bool
+) -> None:
+    found = by_code(
+        findings_of_rows(
+            tmp_path,
+            [tile_row("a", {1: 100, 3: 9}, declared_labels=declared)],
+            label_map=write_map(tmp_path),
+        )
+    )
     assert ("HP107 labels-differ" in found) is is_wrong
 
 
 def test_declared_names_cannot_be_checked_without_a_map(tmp_path: Path) -> None:
-    assert "HP107 labels-differ" not in by_code(findings_of_rows(tmp_path, [tile_row("a", {1: 100}, declared_labels=["carcinoma"])]))
-    assert "HP107 labels-differ" in by_code(findings_of_rows(tmp_path, [tile_row("a", {1: 100}, declared_labels=["7"])]))
+    assert "HP107 labels-differ" not in by_code(
+        findings_of_rows(tmp_path, [tile_row("a", {1: 100}, declared_labels=["carcinoma"])])
+    )
+    assert "HP107 labels-differ" in by_code(
+        findings_of_rows(tmp_path, [tile_row("a", {1: 100}, declared_labels=["7"])])
+    )
 
 
 def test_a_table_whose_names_all_miss_is_for_another_folder(tmp_path: Path) -> None:
     rows = [tile_row("a", {1: 100}), tile_row("b", {1: 100})]
-    [finding] = [one for one in findings_of_rows(tmp_path, rows, issues=[("csv-missing", f"x/{n}.jpg", "gone") for n in "ab"]) if one.code == "HP107"]
+    [finding] = [
+        one
+        for one in findings_of_rows(
+            tmp_path, rows, issues=[("csv-missing", f"x/{n}.jpg", "gone") for n in "ab"]
+        )
+        if one.code == "HP107"
+    ]
     assert "another folder" in finding.cause
-    [finding] = [one for one in findings_of_rows(tmp_path / "2", rows, issues=[("csv-missing", "x/a.jpg", "gone")]) if one.code == "HP107"]
+    [finding] = [
+        one
+        for one in findings_of_rows(
+            tmp_path / "2", rows, issues=[("csv-missing", "x/a.jpg", "gone")]
+        )
+        if one.code == "HP107"
+    ]
     assert "another folder" not in finding.cause
 
 
 def test_counts_against_an_expectation(tmp_path: Path) -> None:
-    rows = [tile_row("a", {1: 100}), tile_row("b", {}), {"tile_id": "c", "mask_path": "c_mask.png", "unlabelled": False}]
-    true_counts = {"images": 2, "masks": 3, "pairs": 2, "orphan_masks": 1, "zero_masks": 1, "unreadable": 0, "labels": {0: 2, 1: 1}}
+    rows = [
+        tile_row("a", {1: 100}),
+        tile_row("b", {}),
+        {"tile_id": "c", "mask_path": "c_mask.png", "unlabelled": False},
+    ]
+    true_counts = {
+        "images": 2,
+        "masks": 3,
+        "pairs": 2,
+        "orphan_masks": 1,
+        "zero_masks": 1,
+        "unreadable": 0,
+        "labels": {0: 2, 1: 1},
+    }
     assert "HP108" not in by_code(findings_of_rows(tmp_path, rows, expected=true_counts))
     wrong = {**true_counts, "pairs": 3, "labels": {1: 2, 5: 1}}
-    [finding] = [one for one in findings_of_rows(tmp_path, rows, expected=wrong) if one.code == "HP108"]
+    [finding] = [
+        one for one in findings_of_rows(tmp_path, rows, expected=wrong) if one.code == "HP108"
+    ]
     assert dict(zip(finding.paths, finding.details, strict=True)) == {
         "pairs": "seen 2, expected 3",
         "label 1": "in tiles: seen 1, expected 2",

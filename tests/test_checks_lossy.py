@@ -1,4 +1,6 @@
-"""HP403 and HP404: sources of masks that were saved with loss or interpolated, and everything that must stay silent."""
+"""HP403 and HP404: sources of masks that were saved with loss or interpolated, and everything that
+must stay silent.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ NUM_MASKS = 31
 LOSSY = ("HP403", "HP404")
 
 
-def fill(data: DataSet, folder: str, draw: Callable[[int], np.ndarray], number: int = NUM_MASKS) -> None:
+def fill(
+    data: DataSet, folder: str, draw: Callable[[int], np.ndarray], number: int = NUM_MASKS
+) -> None:
     """Write tiles of 128 px, all with one image, and their masks."""
     image = data.root / "shared.jpg"
     if not image.exists():
@@ -52,17 +56,28 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     fill(data, "mapped", lambda seed: made.many_to_one(made.jpeg(made.regions(seed), 85)))
     fill(data, "resized", lambda seed: made.bilinear(made.regions(seed)))
     fill(data, "few", lambda seed: made.jpeg(made.regions(seed), 90), number=5)
-    fill(data, "mixed", lambda seed: made.jpeg(made.regions(seed), 80) if seed % 2 else made.regions(seed), number=2 * NUM_MASKS)
+    fill(
+        data,
+        "mixed",
+        lambda seed: made.jpeg(made.regions(seed), 80) if seed % 2 else made.regions(seed),
+        number=2 * NUM_MASKS,
+    )
     for index in range(3):
         data.image(f"files/{index}.jpg")
-        data.write(f"files/{index}_mask.jpg", picture_bytes(made.regions(index), "JPEG", quality=80))
+        data.write(
+            f"files/{index}_mask.jpg", picture_bytes(made.regions(index), "JPEG", quality=80)
+        )
         data.image(f"webp/{index}.jpg")
         rgb = np.repeat(made.regions(index)[..., None], 3, axis=2)
         data.write(f"webp/{index}_mask.webp", picture_bytes(rgb, "WEBP", quality=80))
         data.image(f"lossless/{index}.jpg")
         data.write(f"lossless/{index}_mask.webp", picture_bytes(rgb, "WEBP", lossless=True))
         data.image(f"colours/{index}.jpg")
-        coloured = Image.fromarray(np.random.default_rng(1).integers(0, 256, (256, 3)).astype(np.uint8)[made.regions(index)])
+        coloured = Image.fromarray(
+            np.random.default_rng(1)
+            .integers(0, 256, (256, 3))
+            .astype(np.uint8)[made.regions(index)]
+        )
         with_loss = Image.open(made.stream(picture_bytes(coloured, "JPEG", quality=90)))
         data.write(f"colours/{index}_mask.png", picture_bytes(with_loss, "PNG"))
         data.image(f"painted/{index}.jpg")
@@ -93,7 +108,9 @@ def test_each_source_gets_its_verdict_and_clean_ones_none(findings: tuple[Findin
     assert set(found["HP403 jpeg-history in jpeg90"].values()) == {"JPEG quality 90"}
     assert set(found["HP403 jpeg-history in mapped"].values()) == {"quality unknown"}
     assert set(found["HP403 jpeg-container in files"].values()) == {"JPEG quality 80"}
-    assert list(found["HP403 jpeg-history in mixed"]) == [f"mixed/{seed:02}_mask.png" for seed in range(1, 2 * NUM_MASKS, 2)]
+    assert list(found["HP403 jpeg-history in mixed"]) == [
+        f"mixed/{seed:02}_mask.png" for seed in range(1, 2 * NUM_MASKS, 2)
+    ]
     assert len(found["HP404 interpolated in resized"]) == NUM_MASKS
 
 
@@ -112,7 +129,9 @@ def test_findings_say_why_and_what_to_do(findings: tuple[Finding, ...]) -> None:
     assert "gradual" in told["resized"].cause
 
 
-def test_shares_are_of_masks_where_the_file_tells_and_else_of_masks_with_boundaries(findings: tuple[Finding, ...], tmp_path: Path) -> None:
+def test_shares_are_of_masks_where_the_file_tells_and_else_of_masks_with_boundaries(
+    findings: tuple[Finding, ...], tmp_path: Path
+) -> None:
     units = {one.where: one.unit for one in findings if one.code in LOSSY}
     assert {units[where] for where in ("files", "webp", "colours")} == {"masks"}
     assert {units[where] for where in ("jpeg90", "resized", "mixed")} == {"masks with boundaries"}
@@ -125,9 +144,21 @@ def test_shares_are_of_masks_where_the_file_tells_and_else_of_masks_with_boundar
 
 def test_specks_and_hairlines_point_to_the_cause(findings: tuple[Finding, ...]) -> None:
     told = by_code(one for one in findings if one.code in ("HP408", "HP409"))
-    assert set(told) == {"HP408 see-hp403", "HP409 see-hp403", "HP408 see-hp404", "HP409 see-hp404", "HP408", "HP409"}
+    assert set(told) == {
+        "HP408 see-hp403",
+        "HP409 see-hp403",
+        "HP408 see-hp404",
+        "HP409 see-hp404",
+        "HP408",
+        "HP409",
+    }
     # Borders of one pixel are hairlines that somebody drew.
-    assert {path.split("/")[0] for path in (*told["HP408"], *told["HP409"])} <= {"nuclei", "boxes", "clean", "coarse"}
+    assert {path.split("/")[0] for path in (*told["HP408"], *told["HP409"])} <= {
+        "nuclei",
+        "boxes",
+        "clean",
+        "coarse",
+    }
     assert {path.split("/")[0] for path in told["HP409 see-hp404"]} == {"resized"}
     see = next(one for one in findings if one.subcode == "see-hp403")
     assert "HP403" in see.cause
@@ -135,13 +166,23 @@ def test_specks_and_hairlines_point_to_the_cause(findings: tuple[Finding, ...]) 
 
 def test_sources_are_groups_where_there_are_some(tmp_path: Path) -> None:
     data = DataSet(tmp_path / "set")
-    for slide, draw in (("s1", made.regions), ("s2", lambda seed: made.jpeg(made.regions(seed), 75))):
+    for slide, draw in (
+        ("s1", made.regions),
+        ("s2", lambda seed: made.jpeg(made.regions(seed), 75)),
+    ):
         for index in range(NUM_MASKS):
             data.image(f"{slide}_{index:02}.png", np.full((8, 8, 3), 200, np.uint8))
             data.mask(f"{slide}_{index:02}_mask.png", draw(index))
-    assert set(lossy(histoprep.audit(data.root, workers=1, group_by=r"s\d").findings)) == {"HP403 jpeg-history in s2"}
+    assert set(lossy(histoprep.audit(data.root, workers=1, group_by=r"s\d").findings)) == {
+        "HP403 jpeg-history in s2"
+    }
     (found,) = lossy_sources(Workspace.of(data.root).tiles)
-    assert (found.source, found.code, found.num_masks, found.verdict.quality) == ("s2", "HP403", NUM_MASKS, 75)
+    assert (found.source, found.code, found.num_masks, found.verdict.quality) == (
+        "s2",
+        "HP403",
+        NUM_MASKS,
+        75,
+    )
 
 
 def test_a_quick_audit_knows_containers_alone(data: DataSet) -> None:
@@ -149,10 +190,19 @@ def test_a_quick_audit_knows_containers_alone(data: DataSet) -> None:
     assert set(found) == {"HP403 jpeg-container in files", "HP403 webp-container in webp"}
 
 
-def test_published_masks_that_were_smoothed_are_found_and_real_ones_are_clean(shared_data: Path, tmp_path: Path) -> None:
+def test_published_masks_that_were_smoothed_are_found_and_real_ones_are_clean(
+    shared_data: Path, tmp_path: Path
+) -> None:
     def audited(folder: str, **scan: str) -> Found:
         options = AuditOptions(table=TableOptions(ScanOptions(**scan)))
-        return lossy(histoprep.audit(shared_data / folder, workspace=tmp_path / f"{folder}{scan}", workers=2, options=options).findings)
+        return lossy(
+            histoprep.audit(
+                shared_data / folder,
+                workspace=tmp_path / f"{folder}{scan}",
+                workers=2,
+                options=options,
+            ).findings
+        )
 
     found = audited("ebhi_seg", masks="masks_raw")
     assert {key.split(" in ")[0] for key in found} == {"HP404 interpolated"}
@@ -167,8 +217,13 @@ def test_small_groups_prove_together_what_none_of_them_can(tmp_path: Path) -> No
     for folder, damaged in (("jpeg", True), ("clean", False)):
         for index in range(NUM_MASKS):
             labels = made.regions(index)
-            data.image(f"{folder}/p{index // 3:02}_{index:02}.png", np.full((8, 8, 3), 200, np.uint8))
-            data.mask(f"{folder}/p{index // 3:02}_{index:02}_mask.png", made.jpeg(labels, 85) if damaged else labels)
+            data.image(
+                f"{folder}/p{index // 3:02}_{index:02}.png", np.full((8, 8, 3), 200, np.uint8)
+            )
+            data.mask(
+                f"{folder}/p{index // 3:02}_{index:02}_mask.png",
+                made.jpeg(labels, 85) if damaged else labels,
+            )
     findings = histoprep.audit(data.root, workers=1, group_by=r"/(p\d+)").findings
     assert set(lossy(findings)) == {"HP403 jpeg-history in jpeg"}
     (told,) = [one for one in findings if one.code == "HP403"]
@@ -176,8 +231,9 @@ def test_small_groups_prove_together_what_none_of_them_can(tmp_path: Path) -> No
     # `remap` goes by the same.
     assert [len(paths) for paths in unmended(Workspace.of(data.root), {}).values()] == [NUM_MASKS]
     assert damage_warnings(Workspace.of(data.root)) == [
-        f"{NUM_MASKS} masks of jpeg (HP403 jpeg-history, JPEG quality 85) went through JPEG or interpolation and are not mended: "
-        "their false labels count as true ones; histoprep repair, then the same command"
+        f"{NUM_MASKS} masks of jpeg (HP403 jpeg-history, JPEG quality 85) went through JPEG or"
+        " interpolation and are not mended: their false labels count as true ones; histoprep"
+        " repair, then the same command"
     ]
 
 
@@ -187,6 +243,10 @@ def test_a_small_damaged_group_among_clean_ones_is_a_warning(tmp_path: Path) -> 
         group, labels = index // 6, made.regions(index)
         data.image(f"p{group}_{index:02}.png", np.full((8, 8, 3), 200, np.uint8))
         data.mask(f"p{group}_{index:02}_mask.png", made.jpeg(labels, 85) if group == 4 else labels)
-    (told,) = [one for one in histoprep.audit(data.root, workers=1, group_by=r"(p\d)_").findings if one.code == "HP403"]
+    (told,) = [
+        one
+        for one in histoprep.audit(data.root, workers=1, group_by=r"(p\d)_").findings
+        if one.code == "HP403"
+    ]
     assert (told.severity, told.count) == (Severity.WARNING, 6)
     assert {path[:2] for paths in lossy([told]).values() for path in paths} == {"p4"}

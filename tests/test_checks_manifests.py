@@ -32,7 +32,11 @@ def data(tmp_path: Path) -> DataSet:
 
 
 def _nines(data: DataSet) -> Found:
-    return {key: paths for key, paths in by_code(data.audit().findings).items() if key.startswith(("HP7", "HP9"))}
+    return {
+        key: paths
+        for key, paths in by_code(data.audit().findings).items()
+        if key.startswith(("HP7", "HP9"))
+    }
 
 
 def test_a_true_manifest(data: DataSet) -> None:
@@ -59,12 +63,21 @@ def test_the_folders_split_does_not_count_beside_a_manifest(tmp_path: Path) -> N
     made = DataSet(tmp_path / "data")
     for index in range(6):
         for split in ("train", "test"):
-            made.pair(f"{split}/case{index}_{split}", stripes(0, 1, 3), tissue(index * 2 + (split == "test")))
+            made.pair(
+                f"{split}/case{index}_{split}",
+                stripes(0, 1, 3),
+                tissue(index * 2 + (split == "test")),
+            )
     grouped = {"group_by": r"case\d"}
     workspace = Workspace.of(made.root)
     assert len(by_code(made.audit(scan=grouped).findings)["HP702"]) == 6
     options = ManifestOptions(ignore_folder_split=True)
-    build_manifest(ensure_tiles(workspace, workers=1), load_label_map(write_map(tmp_path)), options, workspace.manifest)
+    build_manifest(
+        ensure_tiles(workspace, workers=1),
+        load_label_map(write_map(tmp_path)),
+        options,
+        workspace.manifest,
+    )
     assert not [key for key in by_code(made.audit(scan=grouped).findings) if key.startswith("HP7")]
 
 
@@ -72,11 +85,22 @@ def _write_entries(data: DataSet, **changes: pa.Array) -> None:
     manifest = open_manifest(Workspace.of(data.root).manifest)
     rows = manifest.read(latent_sets.IDENTITY_COLUMNS)
     columns = {name: rows[name] for name in rows.column_names}
-    columns |= {"first_entry": pa.array(range(len(rows)), pa.int64()), "num_windows": pa.array([1] * len(rows), pa.int32()), **changes}
+    columns |= {
+        "first_entry": pa.array(range(len(rows)), pa.int64()),
+        "num_windows": pa.array([1] * len(rows), pa.int32()),
+        **changes,
+    }
     folder = manifest.path.parent / "latents"
     header = {"label_map_digest": manifest.label_map.digest}
     table = pa.table(columns).select(latent_sets.SCHEMA.names)
-    tables.write_table(folder / latent_sets.ENTRIES, [table], latent_sets.SCHEMA, kind="latents", schema_version="1.0", metadata=header)
+    tables.write_table(
+        folder / latent_sets.ENTRIES,
+        [table],
+        latent_sets.SCHEMA,
+        kind="latents",
+        schema_version="1.0",
+        metadata=header,
+    )
     (folder / latent_sets.SUMMARY).write_text("{}")
 
 

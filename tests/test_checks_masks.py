@@ -18,7 +18,9 @@ TRIGGERS = ("HP401", "HP402", "HP405", "HP406", "HP407", "HP408", "HP409", "HP41
 
 
 def _enlarged(seed: int, cell_px: int) -> np.ndarray:
-    small = np.random.default_rng(seed).integers(0, 3, (96 // cell_px, 96 // cell_px)).astype(np.uint8)
+    small = (
+        np.random.default_rng(seed).integers(0, 3, (96 // cell_px, 96 // cell_px)).astype(np.uint8)
+    )
     return np.ascontiguousarray(small.repeat(cell_px, axis=0).repeat(cell_px, axis=1))
 
 
@@ -34,7 +36,13 @@ def _make(root: Path) -> DataSet:
     labels = stripes(0, 1, 2)
     data.pair("short", labels[:80])
     data.pair("sideways", labels.T[:80].copy())
-    for stem, mode in (("rgb", "RGB"), ("grey_rgb", "RGB"), ("rgba", "RGBA"), ("palette", "P"), ("one_bit", "1")):
+    for stem, mode in (
+        ("rgb", "RGB"),
+        ("grey_rgb", "RGB"),
+        ("rgba", "RGBA"),
+        ("palette", "P"),
+        ("one_bit", "1"),
+    ):
         data.image(f"{stem}.jpg")
         picture = Image.fromarray(labels)
         if stem == "rgb":
@@ -75,7 +83,10 @@ def found(findings: tuple[Finding, ...]) -> Found:
 
 
 def test_sizes(found: Found) -> None:
-    assert found["HP401"] == {"short_mask.png": "mask 96x80, image 96x96", "sideways_mask.png": "mask 96x80, image 96x96"}
+    assert found["HP401"] == {
+        "short_mask.png": "mask 96x80, image 96x96",
+        "sideways_mask.png": "mask 96x80, image 96x96",
+    }
 
 
 def test_modes(found: Found) -> None:
@@ -116,30 +127,56 @@ def test_small_and_thin_regions(found: Found) -> None:
 
 
 def test_needless_bits(found: Found) -> None:
-    assert found["HP412"] == {"sixteen_mask.png": "16 bits, highest value 2", "wide32_mask.tif": "32 bits, highest value 2"}
+    assert found["HP412"] == {
+        "sixteen_mask.png": "16 bits, highest value 2",
+        "wide32_mask.tif": "32 bits, highest value 2",
+    }
 
 
 def test_nothing_else_is_said(found: Found) -> None:
     codes = {key.split()[0] for key in found}
-    # Masks of 1, 8 and 16 bits, with a palette and without, lie in one folder (see test_checks_encodings.py).
+    # Masks of 1, 8 and 16 bits, with a palette and without, lie in one folder (see
+    # test_checks_encodings.py).
     assert {key for key in found if key.startswith("HP414")} == {"HP414 depth", "HP414 mode"}
-    assert codes == {"HP101", "HP401", "HP402", "HP405", "HP406", "HP407", "HP408", "HP409", "HP412", "HP414", "HP802"}
+    assert codes == {
+        "HP101",
+        "HP401",
+        "HP402",
+        "HP405",
+        "HP406",
+        "HP407",
+        "HP408",
+        "HP409",
+        "HP412",
+        "HP414",
+        "HP802",
+    }
 
 
 def test_headers_alone_show_modes_and_sizes(tmp_path: Path) -> None:
-    found = by_code(_make(tmp_path / "data").audit(tile_options=TileOptions(headers_only=True)).findings)
+    found = by_code(
+        _make(tmp_path / "data").audit(tile_options=TileOptions(headers_only=True)).findings
+    )
     modes = ("rgb", "alpha", "palette", "low-bit-depth", "float")
-    assert {key for key in found if key.startswith("HP4")} == {"HP401", *(f"HP402 {mode}" for mode in modes)}
+    assert {key for key in found if key.startswith("HP4")} == {
+        "HP401",
+        *(f"HP402 {mode}" for mode in modes),
+    }
     assert found["HP402 rgb"] == {"rgb_mask.png": "RGB", "grey_rgb_mask.png": "RGB"}
 
 
 def test_long_lists_of_labels_are_cut(tmp_path: Path) -> None:
     thin = dict.fromkeys(range(1, 12), 9)
     found = by_code(findings_of_rows(tmp_path, [tile_row("a", thin), tile_row("b", {3: 9})]))
-    assert found["HP409"] == {"a_mask.png": "labels 1, 2, 3, 4, 5, 6, 7, 8 and 3 more", "b_mask.png": "label 3"}
+    assert found["HP409"] == {
+        "a_mask.png": "labels 1, 2, 3, 4, 5, 6, 7, 8 and 3 more",
+        "b_mask.png": "label 3",
+    }
 
 
-def _scaled(folder: Path, masks: Mapping[str, tuple[int, ...]], label_map: Path | None = None) -> dict[str, str]:
+def _scaled(
+    folder: Path, masks: Mapping[str, tuple[int, ...]], label_map: Path | None = None
+) -> dict[str, str]:
     rows = [tile_row(name, dict.fromkeys(values, 60)) for name, values in masks.items()]
     return by_code(findings_of_rows(folder, rows, label_map=label_map)).get("HP410", {})
 
@@ -154,13 +191,20 @@ def _scaled(folder: Path, masks: Mapping[str, tuple[int, ...]], label_map: Path 
         ((2, 4, 6, 8, 10, 12, 14, 16, 18, 20), tuple(range(1, 11))),
     ],
 )
-def test_scaled_values_without_a_map(tmp_path: Path, values: tuple[int, ...], labels: tuple[int, ...]) -> None:
+def test_scaled_values_without_a_map(
+    tmp_path: Path, values: tuple[int, ...], labels: tuple[int, ...]
+) -> None:
     found = _scaled(tmp_path, {f"t{value}": (value,) for value in values})
     assert found.keys() == {f"value {value}" for value in values}
-    assert found[f"value {values[-1]}"] == f"1 tile; label {labels[-1]} times {values[-1] // labels[-1]}"
+    assert (
+        found[f"value {values[-1]}"]
+        == f"1 tile; label {labels[-1]} times {values[-1] // labels[-1]}"
+    )
 
 
-@pytest.mark.parametrize("values", [(4,), (200,), (128,), (4, 10, 28), (0,), (), (2, 4, 6), (10, 20), (1, 255)])
+@pytest.mark.parametrize(
+    "values", [(4,), (200,), (128,), (4, 10, 28), (0,), (), (2, 4, 6), (10, 20), (1, 255)]
+)
 def test_values_that_may_well_be_labels(tmp_path: Path, values: tuple[int, ...]) -> None:
     assert _scaled(tmp_path, {f"t{value}": (value,) for value in values} | {"zero": ()}) == {}
 
@@ -168,24 +212,44 @@ def test_values_that_may_well_be_labels(tmp_path: Path, values: tuple[int, ...])
 def test_scaled_values_with_a_map(tmp_path: Path) -> None:
     # The map knows 0 to 3.
     path = write_map(tmp_path)
-    assert _scaled(tmp_path / "white", {"a": (255,)}, path) == {"value 255": "1 tile; label 1 times 255"}
-    assert _scaled(tmp_path / "tens", {"a": (10,), "b": (20,)}, path).keys() == {"value 10", "value 20"}
+    assert _scaled(tmp_path / "white", {"a": (255,)}, path) == {
+        "value 255": "1 tile; label 1 times 255"
+    }
+    assert _scaled(tmp_path / "tens", {"a": (10,), "b": (20,)}, path).keys() == {
+        "value 10",
+        "value 20",
+    }
     assert _scaled(tmp_path / "one", {"a": (200,)}, path) == {}
     assert _scaled(tmp_path / "known", {"a": (2,)}, path) == {}
     assert _scaled(tmp_path / "stray", {"a": (2,), "b": (200,)}, path) == {}
     assert _scaled(tmp_path / "beyond", {"a": (50,), "b": (200,)}, path) == {}
 
 
-def _wrapped(folder: Path, masks: Mapping[str, tuple[int, ...]], label_map: Path | None = None) -> list[Finding]:
+def _wrapped(
+    folder: Path, masks: Mapping[str, tuple[int, ...]], label_map: Path | None = None
+) -> list[Finding]:
     rows = [tile_row(name, dict.fromkeys(values, 60)) for name, values in masks.items()]
     found = findings_of_rows(folder, rows, label_map=label_map)
-    return [one for one in found if (one.code, one.subcode) == ("HP410", "wrapped") or one.code == "HP501"]
+    return [
+        one
+        for one in found
+        if (one.code, one.subcode) == ("HP410", "wrapped") or one.code == "HP501"
+    ]
 
 
-@pytest.mark.parametrize(("values", "labels"), [((255, 254, 251), "1, 2, 5"), ((65_535, 65_534), "1, 2"), ((255, 254), "1, 2")])
-def test_labels_that_r_wrote_as_brightness(tmp_path: Path, values: tuple[int, ...], labels: str) -> None:
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [((255, 254, 251), "1, 2, 5"), ((65_535, 65_534), "1, 2"), ((255, 254), "1, 2")],
+)
+def test_labels_that_r_wrote_as_brightness(
+    tmp_path: Path, values: tuple[int, ...], labels: str
+) -> None:
     [finding] = _wrapped(tmp_path, {f"t{value}": (value,) for value in values} | {"zero": (0,)})
-    assert "R's writePNG" in finding.cause and f"({labels})" in finding.cause and "labels / 255" in finding.suggestion
+    assert (
+        "R's writePNG" in finding.cause
+        and f"({labels})" in finding.cause
+        and "labels / 255" in finding.suggestion
+    )
     assert set(finding.paths) == {f"value {value}" for value in values}
 
 
@@ -195,9 +259,12 @@ def test_values_near_white_that_may_well_be_labels(tmp_path: Path, values: tuple
 
 
 def test_wrapped_labels_with_a_map(tmp_path: Path) -> None:
-    # The map knows 0 to 3: then even few values are sure, and values that it knows are what they are.
+    # The map knows 0 to 3: then even few values are sure, and values that it knows are what they
+    # are.
     path = write_map(tmp_path)
     found = _wrapped(tmp_path / "known", {"a": (0, 253), "b": (255, 254)}, path)
-    assert [one.code for one in found] == ["HP410", "HP501"] and all("R's writePNG" in one.cause for one in found)
+    assert [one.code for one in found] == ["HP410", "HP501"] and all(
+        "R's writePNG" in one.cause for one in found
+    )
     assert [one.code for one in _wrapped(tmp_path / "others", {"a": (255, 200)}, path)] == ["HP501"]
     assert _wrapped(tmp_path / "listed", {"a": (1, 2)}, path) == []

@@ -1,4 +1,6 @@
-"""HP9: the shards in the workspace, as the audit sees them; `test_shards.py` has what a full verification finds."""
+"""HP9: the shards in the workspace, as the audit sees them; `test_shards.py` has what a full
+verification finds.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def data(tmp_path: Path) -> DataSet:
 
 
 def _found(data: DataSet) -> Found:
-    return {key: paths for key, paths in by_code(data.audit().findings).items() if key.startswith("HP9")}
+    return {
+        key: paths for key, paths in by_code(data.audit().findings).items() if key.startswith("HP9")
+    }
 
 
 def test_true_shards_and_no_shards(data: DataSet) -> None:
@@ -60,7 +64,9 @@ def test_a_shard_that_the_index_does_not_name(data: DataSet) -> None:
     folder = Workspace.of(data.root).folder / "shards"
     shutil.copy(folder / "test-conditional-000000.tar", folder / "test-conditional-000001.tar")
     found = _found(data)
-    assert found.keys() == {"HP905 in shards"} and found["HP905 in shards"].keys() == {"test-conditional-000001.tar"}
+    assert found.keys() == {"HP905 in shards"} and found["HP905 in shards"].keys() == {
+        "test-conditional-000001.tar"
+    }
 
 
 def test_a_damaged_index(data: DataSet) -> None:
@@ -71,7 +77,9 @@ def test_a_damaged_index(data: DataSet) -> None:
 
 def test_a_manifest_made_again(data: DataSet) -> None:
     workspace = Workspace.of(data.root)
-    build_manifest(workspace.tiles, LABEL_MAP, ManifestOptions(seed=7, method="hash"), workspace.manifest)
+    build_manifest(
+        workspace.tiles, LABEL_MAP, ManifestOptions(seed=7, method="hash"), workspace.manifest
+    )
     found = _found(data)
     assert found.keys() == {"HP905 in shards"}
     assert all("split" in detail for detail in found["HP905 in shards"].values())

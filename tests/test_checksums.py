@@ -1,4 +1,6 @@
-"""Checksums of folders: what was changed is named, what a killed process left is not, and files are read again only when they may have changed."""
+"""Checksums of folders: what was changed is named, what a killed process left is not, and files are
+read again only when they may have changed.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,18 @@ from pathlib import Path
 import pytest
 
 from histoprep import checksums
-from histoprep.checksums import CHECKSUMS, STATES, Checksum, Expected, check_files, damaged_files, publish_file, publish_json, read_file, read_json
+from histoprep.checksums import (
+    CHECKSUMS,
+    STATES,
+    Checksum,
+    Expected,
+    check_files,
+    damaged_files,
+    publish_file,
+    publish_json,
+    read_file,
+    read_json,
+)
 from histoprep.errors import IntegrityError
 
 
@@ -45,7 +58,11 @@ def test_an_edit_is_named_with_both_digests_and_advice(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"scale": 9.6}))
     with pytest.raises(IntegrityError) as caught:
         read_json(tmp_path / "a.json", hint="encode again with --force")
-    assert caught.value.path == str(tmp_path / "a.json") and "digest" in str(caught.value.seen) and "digest" in str(caught.value.expected)
+    assert (
+        caught.value.path == str(tmp_path / "a.json")
+        and "digest" in str(caught.value.seen)
+        and "digest" in str(caught.value.expected)
+    )
     assert caught.value.hint == "encode again with --force"
     assert [one.path for one in damaged_files(tmp_path)] == [str(tmp_path / "a.json")]
 
@@ -58,7 +75,9 @@ def test_a_file_that_is_not_listed_is_used(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") == [1]
 
 
-def test_a_process_killed_while_it_publishes_leaves_nothing_that_seems_damaged(tmp_path: Path) -> None:
+def test_a_process_killed_while_it_publishes_leaves_nothing_that_seems_damaged(
+    tmp_path: Path,
+) -> None:
     program = """
 import os, signal, sys
 from pathlib import Path
@@ -78,9 +97,17 @@ checksums.publish_files(Path(sys.argv[1]), {"a.json": b"[2]", "b.json": b"[3]"})
     for step in range(6):
         folder = tmp_path / str(step)
         checksums.publish_files(folder, {"a.json": b"[1]", "b.json": b"[1]"})
-        ends.append(subprocess.run([sys.executable, "-c", program, str(folder), str(step)], check=False).returncode)
+        ends.append(
+            subprocess.run(
+                [sys.executable, "-c", program, str(folder), str(step)], check=False
+            ).returncode
+        )
         assert damaged_files(folder) == []
-        assert (read_json(folder / "a.json"), read_json(folder / "b.json")) in (([1], [1]), ([2], [1]), ([2], [3]))
+        assert (read_json(folder / "a.json"), read_json(folder / "b.json")) in (
+            ([1], [1]),
+            ([2], [1]),
+            ([2], [3]),
+        )
     assert ends == [-signal.SIGKILL] * 4 + [0, 0]
 
 
@@ -108,7 +135,9 @@ def test_a_changed_file_with_its_old_size_and_time_is_found_quickly(tmp_path: Pa
     assert check_files(tmp_path / "tree", files, whole=False) == []
     flip(tmp_path / "tree/007.png")
     for whole in (False, True):
-        assert [one.path for one in check_files(tmp_path / "tree", files, whole=whole)] == [str(tmp_path / "tree/007.png")]
+        assert [one.path for one in check_files(tmp_path / "tree", files, whole=whole)] == [
+            str(tmp_path / "tree/007.png")
+        ]
 
 
 def test_a_file_replaced_by_another_inode_with_all_times_is_read(tmp_path: Path) -> None:
@@ -121,13 +150,19 @@ def test_a_file_replaced_by_another_inode_with_all_times_is_read(tmp_path: Path)
     assert [one.path for one in check_files(tmp_path / "tree", files, whole=False)] == [str(victim)]
 
 
-def test_unchanged_files_are_read_once_and_copies_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_files_are_read_once_and_copies_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[Path] = []
     real = checksums.file_digest
     monkeypatch.setattr(checksums, "file_digest", lambda path: read.append(path) or real(path))
     files = make_files(tmp_path / "tree")
     counts = []
-    for folder, whole in ((tmp_path / "tree", False), (tmp_path / "tree", False), (tmp_path / "tree", True)):
+    for folder, whole in (
+        (tmp_path / "tree", False),
+        (tmp_path / "tree", False),
+        (tmp_path / "tree", True),
+    ):
         read.clear()
         assert check_files(folder, files, whole=whole) == []
         counts.append(len(read))
@@ -146,7 +181,11 @@ def test_gone_cut_and_odd_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "tree/002.png").unlink()
     (tmp_path / "tree/002.png").mkdir()
     found = check_files(tmp_path / "tree", files, whole=False)
-    assert [(Path(one.path).name, one.is_missing) for one in found] == [("000.png", True), ("001.png", False), ("002.png", False)]
+    assert [(Path(one.path).name, one.is_missing) for one in found] == [
+        ("000.png", True),
+        ("001.png", False),
+        ("002.png", False),
+    ]
 
 
 def test_damaged_states_only_cost_a_reading(tmp_path: Path) -> None:

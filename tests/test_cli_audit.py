@@ -37,12 +37,18 @@ def audit(data: DataSet, *options: str) -> int:
 def test_the_last_line_and_the_exit_code(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
     assert audit(data) == 1
     told = capsys.readouterr()
-    assert told.out.splitlines()[-1] == "4 images, 5 masks: 4 paired, 1 orphan, 1 zero, 0 unreadable | 1 error, 0 warnings | report.html"
+    assert (
+        told.out.splitlines()[-1]
+        == "4 images, 5 masks: 4 paired, 1 orphan, 1 zero, 0 unreadable | 1 error, 0 warnings |"
+        " report.html"
+    )
     assert "error   HP101 orphan-mask: 1 of 5 masks (20.0 %)" in told.out
     assert "data.histoprep" in told.err
 
 
-def test_a_report_may_lie_in_the_data_set_but_not_under_the_name_of_a_picture(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_may_lie_in_the_data_set_but_not_under_the_name_of_a_picture(
+    data: DataSet, capsys: pytest.CaptureFixture[str]
+) -> None:
     for option in ("--output", "--write-baseline"):
         assert audit(data, option, str(data.root / "x.PNG")) == 2
         told = capsys.readouterr().err
@@ -77,9 +83,12 @@ def test_grading(data: DataSet, options: str, code: int) -> None:
 
 
 WRONG = [
-    "--format yaml", "--engine spark", "--engine dask", "--scheduler tcp://x:1", "--fail-on bad", "--select HP999", "--ignore nonsense",
-    "--severity HP303", "--severity HP303=never", "--severity =error", "--tile-size big", "--tile-size 0x9", "--part 3/2", "--part x",
-    "--map no-such-map", "--expect absent.yml", "--baseline absent.json", "--layout spiral", "--min-area 0", "--sample 0", "--group-by (",
+    "--format yaml", "--engine spark", "--engine dask", "--scheduler tcp://x:1", "--fail-on bad",
+    "--select HP999", "--ignore nonsense",
+    "--severity HP303", "--severity HP303=never", "--severity =error", "--tile-size big",
+    "--tile-size 0x9", "--part 3/2", "--part x",
+    "--map no-such-map", "--expect absent.yml", "--baseline absent.json", "--layout spiral",
+    "--min-area 0", "--sample 0", "--group-by (",
     "--unlabelled absent", "--workspace data/inside", "--csv absent.csv",
 ]  # fmt: skip
 
@@ -115,13 +124,20 @@ def test_every_format(data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_inside_the_folder_without_arguments_and_a_second_time(data: DataSet) -> None:
     command = [sys.executable, "-c", "from histoprep.cli import main; main()", "audit"]
-    first, second = (subprocess.run(command, cwd=data.root, capture_output=True, text=True, timeout=120, check=False) for _ in range(2))
+    first, second = (
+        subprocess.run(
+            command, cwd=data.root, capture_output=True, text=True, timeout=120, check=False
+        )
+        for _ in range(2)
+    )
     assert (first.returncode, second.returncode) == (1, 1)
     assert first.stdout == second.stdout
     assert (data.root.parent / "data.histoprep" / "report.html").is_file()
 
 
-def test_todays_findings_can_be_accepted(data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_todays_findings_can_be_accepted(
+    data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = str(tmp_path / "accepted.json")
     assert audit(data, "--write-baseline", path) == 0
     # One orphan, one zero mask and two rare labels.
@@ -153,23 +169,40 @@ def scanned(data: DataSet) -> dict[str, object]:
     return asdict(earlier_options(Workspace.of(data.root)).scan)
 
 
-def test_a_later_audit_reads_the_data_set_as_the_first_was_told_to(data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_later_audit_reads_the_data_set_as_the_first_was_told_to(
+    data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     more = DataSet(tmp_path / "more")
     more.image("fine90.jpg")
-    audit(data, "--group-by", "[a-z]+", "--label-by", "^.", "--unlabelled", str(more.root), "--mask-suffix", "_mask")
+    audit(
+        data,
+        "--group-by",
+        "[a-z]+",
+        "--label-by",
+        "^.",
+        "--unlabelled",
+        str(more.root),
+        "--mask-suffix",
+        "_mask",
+    )
     first, told = scanned(data), capsys.readouterr()
     assert "as before" not in told.err
     assert audit(data) == 1
     again = capsys.readouterr()
     assert again.out == told.out, "nothing changed"
     assert scanned(data) == first
-    assert f"as before: group by [a-z]+, label by ^., unlabelled {more.root} (--forget drops it)" in again.err
+    assert (
+        f"as before: group by [a-z]+, label by ^., unlabelled {more.root} (--forget drops it)"
+        in again.err
+    )
     audit(data, "--group-by", r"\d")
     assert scanned(data) == first | {"group_by": r"\d"}
     assert "group by" not in capsys.readouterr().err
 
 
-def test_what_an_earlier_audit_was_told_can_be_forgotten(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_an_earlier_audit_was_told_can_be_forgotten(
+    data: DataSet, capsys: pytest.CaptureFixture[str]
+) -> None:
     audit(data)
     plain = scanned(data)
     audit(data, "--group-by", "[a-z]+", "--layout", "sibling", "--mask-suffix", "_m")
@@ -178,7 +211,9 @@ def test_what_an_earlier_audit_was_told_can_be_forgotten(data: DataSet, capsys: 
     assert "as before" not in capsys.readouterr().err
 
 
-def test_a_layout_is_found_anew_and_not_called_remembered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_layout_is_found_anew_and_not_called_remembered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = DataSet(tmp_path / "data")
     for split in ("train", "test"):
         made.image(f"{split}/benign/{split}.jpg")
@@ -198,20 +233,36 @@ def test_parts_of_an_array_job_are_grouped_as_before(data: DataSet) -> None:
     assert scanned(data) == first
 
 
-def test_quick_and_sample_take_the_options_of_the_whole(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quick_and_sample_take_the_options_of_the_whole(
+    data: DataSet, capsys: pytest.CaptureFixture[str]
+) -> None:
     audit(data, "--group-by", "[a-z]+")
     for how in (["--quick"], ["--sample", "2"]):
         audit(data, *how)
         assert "as before: group by [a-z]+" in capsys.readouterr().err
 
 
-def test_a_data_set_without_images_and_masks_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_data_set_without_images_and_masks_is_no_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = DataSet(tmp_path / "data")
     made.write("readme.txt", b"not mounted")
-    for command in (["audit"], ["audit", "--quick"], ["audit", "--part", "1/1"], ["stats"], ["manifest"], ["remap", "--map", "label_map_5"]):
+    for command in (
+        ["audit"],
+        ["audit", "--quick"],
+        ["audit", "--part", "1/1"],
+        ["stats"],
+        ["manifest"],
+        ["remap", "--map", "label_map_5"],
+    ):
         assert run([*command[:1], str(made.root), *command[1:], "--workers", "1"]) == 2, command
         told = capsys.readouterr()
-        assert told.out == "" and "no image or mask found" in told.err and str(made.root) in told.err and "jpg, png, tif" in told.err
+        assert (
+            told.out == ""
+            and "no image or mask found" in told.err
+            and str(made.root) in told.err
+            and "jpg, png, tif" in told.err
+        )
     assert not list((tmp_path / "data.histoprep").rglob("*.parquet"))
     made.mask("lost_mask.png")
     assert audit(made) == 1, "an orphan is something"
@@ -228,21 +279,35 @@ def test_results_outlive_a_data_set_that_is_not_mounted(data: DataSet) -> None:
     assert tiles.read_bytes() == before
 
 
-def test_the_workspace_of_another_data_set_is_left_alone(data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_workspace_of_another_data_set_is_left_alone(
+    data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     audit(data, "--group-by", "[a-z]+")
     other = DataSet(tmp_path / "other")
     other.pairs(2)
     where = Workspace.of(data.root)
     before = where.tiles.read_bytes()
     used = ["--workspace", str(where.folder), "--workers", "1"]
-    for command in (["audit"], ["audit", "--forget", "--quick"], ["audit", "--part", "1/1"], ["stats"], ["manifest"]):
+    for command in (
+        ["audit"],
+        ["audit", "--forget", "--quick"],
+        ["audit", "--part", "1/1"],
+        ["stats"],
+        ["manifest"],
+    ):
         capsys.readouterr()
         assert run([*command[:1], str(other.root), *command[1:], *used]) == 2, command
         told = capsys.readouterr().err
-        assert "this workspace belongs to another data set" in told and str(data.root) in told and str(other.root) in told
+        assert (
+            "this workspace belongs to another data set" in told
+            and str(data.root) in told
+            and str(other.root) in told
+        )
     assert where.tiles.read_bytes() == before
     with pytest.raises(UsageError, match="belongs to another data set"):
-        histoprep.audit(other.root, workspace=where.folder, options=histoprep.AuditOptions(table=TableOptions()))
+        histoprep.audit(
+            other.root, workspace=where.folder, options=histoprep.AuditOptions(table=TableOptions())
+        )
 
 
 @pytest.mark.parametrize("link_left", [False, True])
@@ -264,7 +329,9 @@ def test_quick_keeps_its_results_apart(data: DataSet, capsys: pytest.CaptureFixt
     assert (data.root.parent / "data.histoprep" / "quick" / "tiles.parquet").is_file()
 
 
-def test_several_maps_are_not_chosen_between_without_a_word(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_maps_are_not_chosen_between_without_a_word(
+    data: DataSet, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in "ab":
         write_map(data.root).rename(data.root / f"label_map_{name}.yml")
     audit(data)
@@ -283,7 +350,16 @@ def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["rules", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [one["code"] for one in listed] == list(RULES)
-    assert set(listed[0]) == {"code", "name", "severity", "scope", "definition", "cause", "suggestion", "fix_safety"}
+    assert set(listed[0]) == {
+        "code",
+        "name",
+        "severity",
+        "scope",
+        "definition",
+        "cause",
+        "suggestion",
+        "fix_safety",
+    }
 
 
 @pytest.mark.parametrize("key", ["HP401", "hp401", "size-mismatch", "Size-Mismatch"])
@@ -291,7 +367,10 @@ def test_a_rule_is_explained(key: str, capsys: pytest.CaptureFixture[str]) -> No
     assert run(["explain", key]) == 0
     told = capsys.readouterr().out
     rule = RULES["HP401"]
-    assert all(text in told for text in (rule.code, rule.name, rule.definition, rule.cause, rule.suggestion))
+    assert all(
+        text in told
+        for text in (rule.code, rule.name, rule.definition, rule.cause, rule.suggestion)
+    )
 
 
 def test_an_unknown_rule_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:

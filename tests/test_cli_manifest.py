@@ -45,7 +45,9 @@ def _ok(*arguments: str | Path) -> str:
 def _tile(folder: Path, name: str, label: int | None, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(seed)
-    Image.fromarray(draw.integers(0, 255, (SIDE_PX, SIDE_PX, 3), dtype=np.uint8)).save(folder / f"{name}.jpg")
+    Image.fromarray(draw.integers(0, 255, (SIDE_PX, SIDE_PX, 3), dtype=np.uint8)).save(
+        folder / f"{name}.jpg"
+    )
     if label is not None:
         mask = np.zeros((SIDE_PX, SIDE_PX), dtype=np.uint8)
         mask[4:20, 4:20] = label
@@ -64,11 +66,15 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _splits(path: Path) -> Mapping[str, str]:
-    return dict(zip(*open_manifest(path).read(["tile_id", "split"]).to_pydict().values(), strict=True))
+    return dict(
+        zip(*open_manifest(path).read(["tile_id", "split"]).to_pydict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("first", [(), ("build",)])
-def test_the_command_is_build_when_nothing_else_is_named(dataset: Path, first: tuple[str, ...]) -> None:
+def test_the_command_is_build_when_nothing_else_is_named(
+    dataset: Path, first: tuple[str, ...]
+) -> None:
     text = _ok(*first, dataset, "--map", "m.yml", "--group-by", "case[0-9]+")
     path = dataset.with_name("data.histoprep") / "manifest.parquet"
     assert str(path) in text.splitlines()
@@ -86,16 +92,25 @@ def test_the_command_is_build_when_nothing_else_is_named(dataset: Path, first: t
     ]
 
 
-def test_options_alone_build_in_the_current_folder(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_alone_build_in_the_current_folder(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(dataset)
     _ok("--map", "../m.yml", "--split", "0.5/0.25/0.25")
-    assert sorted(open_manifest(dataset.with_name("data.histoprep") / "manifest.parquet").certificate["splits"]) == ["test", "train", "val"]
+    assert sorted(
+        open_manifest(dataset.with_name("data.histoprep") / "manifest.parquet").certificate[
+            "splits"
+        ]
+    ) == ["test", "train", "val"]
 
 
 def test_grouping_of_the_last_time_is_kept(dataset: Path) -> None:
     _ok(dataset, "--map", "m.yml", "--group-by", "case[0-9]+")
     _ok(dataset, "--map", "m.yml", "--seed", "5")
-    assert open_manifest(dataset.with_name("data.histoprep") / "manifest.parquet").recipe["grouping"] == "case[0-9]+"
+    assert (
+        open_manifest(dataset.with_name("data.histoprep") / "manifest.parquet").recipe["grouping"]
+        == "case[0-9]+"
+    )
 
 
 def test_an_audit_in_between_does_not_cost_the_grouping(dataset: Path) -> None:
@@ -111,7 +126,10 @@ def test_an_audit_in_between_does_not_cost_the_grouping(dataset: Path) -> None:
 
 def test_a_split_without_groups_does_not_claim_to_have_checked_them(dataset: Path) -> None:
     text = _ok(dataset, "--map", "m.yml")
-    wanted = "certificate: no groups known (--group-by): tiles are split one by one, shared duplicates 0, worst"
+    wanted = (
+        "certificate: no groups known (--group-by): tiles are split one by one, shared duplicates"
+        " 0, worst"
+    )
     assert wanted in text and "shared groups" not in text
     assert wanted in _ok("show", dataset.with_name("data.histoprep") / "manifest.parquet")
 
@@ -130,34 +148,57 @@ def test_a_grouping_that_fits_no_tile_is_refused(dataset: Path) -> None:
 def test_a_refused_grouping_leaves_the_earlier_one(dataset: Path) -> None:
     workspace = dataset.with_name("data.histoprep")
     _ok(dataset, "--map", "m.yml", "--group-by", r"case(\d+)")
-    before = [(workspace / name).read_bytes() for name in ("tiles.parquet", "listing-issues.parquet", "manifest.parquet")]
+    before = [
+        (workspace / name).read_bytes()
+        for name in ("tiles.parquet", "listing-issues.parquet", "manifest.parquet")
+    ]
     # Two tiles of a case on both sides: a refusal that has nothing to do with the pattern.
     dataset.with_name("split.csv").write_text("tile_id,split\ncase0_0,train\ncase0_1,test\n")
-    for refused in (["--group-by", r"patient(\d+)"], ["--group-by", "case[0-9]", "--split-file", "split.csv"], ["--group-by", "("]):
+    for refused in (
+        ["--group-by", r"patient(\d+)"],
+        ["--group-by", "case[0-9]", "--split-file", "split.csv"],
+        ["--group-by", "("],
+    ):
         assert isinstance(_run(dataset, "--map", "m.yml", *refused).exception, UsageError)
-        assert [(workspace / name).read_bytes() for name in ("tiles.parquet", "listing-issues.parquet", "manifest.parquet")] == before
+        assert [
+            (workspace / name).read_bytes()
+            for name in ("tiles.parquet", "listing-issues.parquet", "manifest.parquet")
+        ] == before
     _ok(dataset, "--map", "m.yml")
     assert open_manifest(workspace / "manifest.parquet").recipe["grouping"] == r"case(\d+)"
 
 
 def test_a_grouping_that_is_refused_at_first_is_forgotten(dataset: Path) -> None:
-    assert isinstance(_run(dataset, "--map", "m.yml", "--group-by", r"patient(\d+)").exception, UsageError)
+    assert isinstance(
+        _run(dataset, "--map", "m.yml", "--group-by", r"patient(\d+)").exception, UsageError
+    )
     _ok(dataset, "--map", "m.yml")
-    assert open_manifest(dataset.with_name("data.histoprep") / "manifest.parquet").recipe["grouping"] is None
+    assert (
+        open_manifest(dataset.with_name("data.histoprep") / "manifest.parquet").recipe["grouping"]
+        is None
+    )
 
 
 def test_tiles_without_a_group_are_counted(dataset: Path) -> None:
     result = _run(dataset, "--map", "m.yml", "--group-by", "case[1-9]")
     assert result.exit_code == ExitCode.OK
     told = " ".join(result.stderr.split())
-    assert "--group-by case[1-9] finds no group for 4 of 40 tiles, such as case0_0 (HP105): they are split one by one" in told
+    assert (
+        "--group-by case[1-9] finds no group for 4 of 40 tiles, such as case0_0 (HP105): they are"
+        " split one by one" in told
+    )
     assert "HP105" not in _run(dataset, "--map", "m.yml", "--group-by", "case").stderr
 
 
 def test_without_a_label_map_labels_are_classes(dataset: Path) -> None:
     result = _run(dataset)
     assert result.exit_code == ExitCode.OK and "no label map" in result.stderr
-    assert [one.id for one in open_manifest(dataset.with_name("data.histoprep") / "manifest.parquet").label_map.classes] == [0, 1, 2]
+    assert [
+        one.id
+        for one in open_manifest(
+            dataset.with_name("data.histoprep") / "manifest.parquet"
+        ).label_map.classes
+    ] == [0, 1, 2]
 
 
 def test_labels_that_are_too_large_for_classes_are_named_with_their_mask(dataset: Path) -> None:
@@ -168,7 +209,11 @@ def test_labels_that_are_too_large_for_classes_are_named_with_their_mask(dataset
     error = _run(dataset).exception
     assert isinstance(error, UsageError)
     assert error.what == "labels of 2 masks are too large to be classes (HP505)"
-    assert (error.path, error.seen, error.expected) == ("case1_5_mask.png", "label 300", "at most 255") and "--map" in str(error.hint)
+    assert (error.path, error.seen, error.expected) == (
+        "case1_5_mask.png",
+        "label 300",
+        "at most 255",
+    ) and "--map" in str(error.hint)
     # 8 bits among 16 may be scaled (HP414): nobody decided.
     assert "HP414" in str(_run(dataset, "--map", "m.yml").exception)
     ensure_tiles(Workspace.of(dataset), reading=Reading(depth=DepthReading.STORED))
@@ -183,7 +228,11 @@ def test_files_that_cannot_be_used_are_counted_and_give_3(dataset: Path) -> None
     (dataset / "case1_5.jpg").unlink()
     result = _run(dataset, "--map", "m.yml")
     assert result.exit_code == ExitCode.INCOMPLETE
-    assert [line.split() for line in result.stdout.splitlines() if "-" in line and line.split()[-1] == "1" and len(line.split()) == 2] == [
+    assert [
+        line.split()
+        for line in result.stdout.splitlines()
+        if "-" in line and line.split()[-1] == "1" and len(line.split()) == 2
+    ] == [
         ["orphan-mask", "1"],
         ["image-error", "1"],
         ["mask-error", "1"],
@@ -197,16 +246,38 @@ def test_an_orphan_alone_gives_0(dataset: Path) -> None:
 
 
 def test_out_csv_and_split_file(dataset: Path, tmp_path: Path) -> None:
-    (tmp_path / "split.csv").write_text("tile_id,split\n" + "".join(f"case{i // 4}_{i},{'test' if i < 7 else 'train'}\n" for i in range(40)))
-    _ok(dataset, "--map", "m.yml", "--split-file", "split.csv", "--out", "own.parquet", "--dataset-csv", "dataset.csv")
-    assert {tile for tile, split in _splits(tmp_path / "own.parquet").items() if split == "test"} == {f"case{i // 4}_{i}" for i in range(7)}
+    (tmp_path / "split.csv").write_text(
+        "tile_id,split\n"
+        + "".join(f"case{i // 4}_{i},{'test' if i < 7 else 'train'}\n" for i in range(40))
+    )
+    _ok(
+        dataset,
+        "--map",
+        "m.yml",
+        "--split-file",
+        "split.csv",
+        "--out",
+        "own.parquet",
+        "--dataset-csv",
+        "dataset.csv",
+    )
+    assert {
+        tile for tile, split in _splits(tmp_path / "own.parquet").items() if split == "test"
+    } == {f"case{i // 4}_{i}" for i in range(7)}
     with (tmp_path / "dataset.csv").open(newline="") as stream:
         rows = dict(csv.reader(stream))
     assert rows["case0_0.jpg"] == "" and rows["case0_2.jpg"] == "0 1" and len(rows) == 40
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--split", "0.9/0.2"), ("--split-method", "file"), ("--conditional-threshold", "7"), ("--map", "nowhere"), ("--group-by", "(")]
+    "arguments",
+    [
+        ("--split", "0.9/0.2"),
+        ("--split-method", "file"),
+        ("--conditional-threshold", "7"),
+        ("--map", "nowhere"),
+        ("--group-by", "("),
+    ],
 )
 def test_nonsense_is_a_usage_error(dataset: Path, arguments: tuple[str, ...]) -> None:
     result = _run(dataset, *arguments)
@@ -214,11 +285,18 @@ def test_nonsense_is_a_usage_error(dataset: Path, arguments: tuple[str, ...]) ->
     assert not (dataset.with_name("data.histoprep") / "manifest.parquet").exists()
 
 
-@pytest.mark.parametrize(("option", "name"), [("--out", "m.parquet"), ("--out", "below/m.parquet"), ("--dataset-csv", "list.png")])
-def test_nothing_but_a_table_asked_for_is_written_into_the_data_set(dataset: Path, option: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("--out", "m.parquet"), ("--out", "below/m.parquet"), ("--dataset-csv", "list.png")],
+)
+def test_nothing_but_a_table_asked_for_is_written_into_the_data_set(
+    dataset: Path, option: str, name: str
+) -> None:
     before = sorted(dataset.rglob("*"))
     result = _run(dataset, "--map", "m.yml", option, dataset / name)
-    assert isinstance(result.exception, UsageError) and "must not mix with the data set" in str(result.exception)
+    assert isinstance(result.exception, UsageError) and "must not mix with the data set" in str(
+        result.exception
+    )
     assert option in str(result.exception) and sorted(dataset.rglob("*")) == before
     _ok(dataset, "--map", "m.yml", "--dataset-csv", dataset / "dataset.csv")
     assert (dataset / "dataset.csv").exists()
@@ -251,9 +329,17 @@ def test_check_show_and_diff(dataset: Path, tmp_path: Path) -> None:
     (dataset / "case3_12.jpg").write_bytes(picture)
     (dataset / "case4_17_mask.png").unlink()
     result = _run("check", "a.parquet")
-    assert result.exit_code == ExitCode.FINDINGS and "HP903" in result.stdout and "HP902" not in result.stdout
+    assert (
+        result.exit_code == ExitCode.FINDINGS
+        and "HP903" in result.stdout
+        and "HP902" not in result.stdout
+    )
     result = _run("check", "a.parquet", "--digests")
-    assert "HP902" in result.stdout and "case3_12.jpg" in result.stdout and "case4_17_mask.png" in result.stdout
+    assert (
+        "HP902" in result.stdout
+        and "case3_12.jpg" in result.stdout
+        and "case4_17_mask.png" in result.stdout
+    )
 
 
 def test_a_path_that_is_no_manifest_is_an_error(tmp_path: Path) -> None:
@@ -264,10 +350,15 @@ def test_a_path_that_is_no_manifest_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "diff"])
-def test_what_is_no_manifest_is_wrong_use_and_nobody_is_told_to_delete_it(tmp_path: Path, command: str) -> None:
+def test_what_is_no_manifest_is_wrong_use_and_nobody_is_told_to_delete_it(
+    tmp_path: Path, command: str
+) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "own.csv").write_text("tile_id,split\n")
-    for name, what in (("folder", "this is a folder, not a manifest"), ("own.csv", "this is no Parquet file, and so no manifest")):
+    for name, what in (
+        ("folder", "this is a folder, not a manifest"),
+        ("own.csv", "this is no Parquet file, and so no manifest"),
+    ):
         error = _run(command, *[tmp_path / name] * (1 + (command == "diff"))).exception
         assert isinstance(error, UsageError) and error.what == what
         assert "manifest.parquet" in str(error.hint) and "delete" not in str(error)
@@ -275,7 +366,17 @@ def test_what_is_no_manifest_is_wrong_use_and_nobody_is_told_to_delete_it(tmp_pa
 
 def test_real_cases_stay_whole(shared_data: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.parquet"
-    _ok(shared_data / "ebhi_seg", "--workspace", tmp_path / "ws", "--group-by", r"GT(\d+)", "--split", "0.8/0.1/0.1", "--out", path)
+    _ok(
+        shared_data / "ebhi_seg",
+        "--workspace",
+        tmp_path / "ws",
+        "--group-by",
+        r"GT(\d+)",
+        "--split",
+        "0.8/0.1/0.1",
+        "--out",
+        path,
+    )
     where: dict[str, set[str]] = {}
     for row in open_manifest(path).read(["group", "split"]).to_pylist():
         if row["group"] is not None:
@@ -285,7 +386,8 @@ def test_real_cases_stay_whole(shared_data: Path, tmp_path: Path) -> None:
 
 
 SKIN_LIKE = "sources: {{{}}}\nclasses: {{0: none, 1: a, 2: b, 3: c, 4: d}}\nmap: {{{}}}\n".format(
-    ", ".join(f"{one}: label {one}" for one in range(20)), ", ".join(f"{one}: {one % 5}" for one in range(20))
+    ", ".join(f"{one}: label {one}" for one in range(20)),
+    ", ".join(f"{one}: {one % 5}" for one in range(20)),
 )
 
 
@@ -296,7 +398,9 @@ def test_masks_that_hold_classes_already_are_not_mapped_again(tmp_path: Path) ->
     command = (tmp_path / "data", "--map", tmp_path / "skin.yml")
     refused = _run(*command)
     assert isinstance(refused.exception, UsageError)
-    assert "HP508 already-remapped" in str(refused.exception) and "--force" in str(refused.exception)
+    assert "HP508 already-remapped" in str(refused.exception) and "--force" in str(
+        refused.exception
+    )
     assert not (tmp_path / "data.histoprep" / "manifest.parquet").exists()
     _ok(*command, "--force")
     # Each label to itself does no harm.

@@ -15,9 +15,15 @@ from histoprep.labels import LabelMap, compose, load_label_map, packed_folder
 
 BROKEN = "sources:\n  0: a\n  1: b\nclasses:\n  0: A\n  2: C\nmap:\n  a: A\n"
 JOIN = """\
-sources: {0: Unknown, 1: Background/Artifact, 2: Inflammatory/Reactive, 3: Carcinoma, 4: Normal Tissue}
+sources:
+  {0: Unknown, 1: Background/Artifact, 2: Inflammatory/Reactive, 3: Carcinoma, 4: Normal Tissue}
 classes: {0: Other, 1: Carcinoma}
-map: {Unknown: Other, Background/Artifact: Other, Inflammatory/Reactive: Other, Carcinoma: Carcinoma, Normal Tissue: Other}
+map:
+  Unknown: Other
+  Background/Artifact: Other
+  Inflammatory/Reactive: Other
+  Carcinoma: Carcinoma
+  Normal Tissue: Other
 """
 
 outer = typer.Typer()
@@ -65,7 +71,12 @@ def test_check_fails_on_warnings_only_when_asked(tmp_path: Path) -> None:
 
 def test_what_is_no_map_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "m.yml").write_text("- a\n")
-    for arguments in (("check", "m.yml"), ("show", "m.yml"), ("check", "nowhere.yml"), ("diff", "label_map_5", "m.yml")):
+    for arguments in (
+        ("check", "m.yml"),
+        ("show", "m.yml"),
+        ("check", "nowhere.yml"),
+        ("diff", "label_map_5", "m.yml"),
+    ):
         error = _error(*arguments)
         assert isinstance(error, LabelMapError)
         assert error.exit_code == ExitCode.USAGE
@@ -90,7 +101,9 @@ def test_diff_is_silent_about_equal_maps_and_exits_1_otherwise() -> None:
 
 def test_compose_writes_what_the_library_composes(tmp_path: Path) -> None:
     (tmp_path / "join.yml").write_text(JOIN)
-    expected = compose(load_label_map(packed_folder() / "label_map_5.yml"), load_label_map(tmp_path / "join.yml"))
+    expected = compose(
+        load_label_map(packed_folder() / "label_map_5.yml"), load_label_map(tmp_path / "join.yml")
+    )
     printed = _run("compose", "label_map_5", "join.yml").stdout
     result = _run("compose", "label_map_5", "join.yml", "--out", "both.yml")
     assert (result.exit_code, result.stdout) == (ExitCode.OK, "both.yml\n")
@@ -105,7 +118,10 @@ def test_compose_replaces_a_file_only_when_forced(tmp_path: Path) -> None:
     kept.write_text("mine")
     assert isinstance(_error("compose", "label_map_5", "join.yml", "--out", kept), UsageError)
     assert kept.read_text() == "mine"
-    assert _run("compose", "label_map_5", "join.yml", "--out", kept, "--force").exit_code == ExitCode.OK
+    assert (
+        _run("compose", "label_map_5", "join.yml", "--out", kept, "--force").exit_code
+        == ExitCode.OK
+    )
     assert load_label_map(kept).num_classes == 2
 
 

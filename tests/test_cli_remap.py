@@ -50,11 +50,15 @@ def masks(folder: Path) -> dict[str, bytes]:
     return {one.name: one.read_bytes() for one in sorted(folder.rglob("*_mask.png"))}
 
 
-def test_a_plain_call_remaps_the_current_folder(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plain_call_remaps_the_current_folder(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("--map", "label_map_2.yml", "--workers", "1") == ExitCode.OK
     out = root.with_name("set.histoprep") / "masks-label_map_2"
     printed = capsys.readouterr().out.splitlines()
-    tissue = sum(int(np.isin(np.array(Image.open(one)), [1, 2]).sum()) for one in root.glob("*_mask.png"))
+    tissue = sum(
+        int(np.isin(np.array(Image.open(one)), [1, 2]).sum()) for one in root.glob("*_mask.png")
+    )
     total = 12 * 32 * 32
     assert printed[0] == "Classes of label_map_2"
     assert [line.split() for line in printed[2:4]] == [
@@ -64,11 +68,17 @@ def test_a_plain_call_remaps_the_current_folder(root: Path, capsys: pytest.Captu
     assert printed[-1] == f"12 masks, 0 failed | {out}"
     for name, data in masks(root).items():
         assert data != masks(out)[name]
-        np.testing.assert_array_equal(np.array(Image.open(out / name)), np.isin(np.array(Image.open(root / name)), [1, 2]))
-    assert sorted(one.name for one in root.iterdir() if one.suffix not in (".jpg", ".png")) == ["label_map_2.yml"]
+        np.testing.assert_array_equal(
+            np.array(Image.open(out / name)), np.isin(np.array(Image.open(root / name)), [1, 2])
+        )
+    assert sorted(one.name for one in root.iterdir() if one.suffix not in (".jpg", ".png")) == [
+        "label_map_2.yml"
+    ]
 
 
-def test_the_map_of_the_data_set_is_found_and_a_second_run_does_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_map_of_the_data_set_is_found_and_a_second_run_does_nothing(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("--workers", "1") == ExitCode.OK
     first = capsys.readouterr()
     assert run() == ExitCode.OK
@@ -78,7 +88,9 @@ def test_the_map_of_the_data_set_is_found_and_a_second_run_does_nothing(root: Pa
     assert "nothing had changed" not in first.err
 
 
-def test_failed_masks_are_listed_and_the_exit_code_says_so(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_masks_are_listed_and_the_exit_code_says_so(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for index in range(11):
         (root / f"t{index:02}_mask.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     Image.new("RGB", (32, 32), (1, 2, 3)).save(root / "t00_mask.png")
@@ -91,7 +103,9 @@ def test_failed_masks_are_listed_and_the_exit_code_says_so(root: Path, capsys: p
     assert done.out.splitlines()[-1].startswith("1 masks, 11 failed")
 
 
-def test_unmapped_values_stop_it_before_anything_is_written(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unmapped_values_stop_it_before_anything_is_written(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Image.fromarray(np.full((32, 32), 44, np.uint8)).save(root / "t03_mask.png")
     assert run("--workers", "1") == ExitCode.USAGE
     text = capsys.readouterr().err
@@ -99,7 +113,9 @@ def test_unmapped_values_stop_it_before_anything_is_written(root: Path, capsys: 
     assert "44 (1,024 pixels in 1 tile, such as t03_mask.png)" in text
     assert not (root.with_name("set.histoprep") / "masks-label_map_2").exists()
     assert run("--on-unmapped", "unknown", "--workers", "1") == ExitCode.OK
-    assert not np.array(Image.open(root.with_name("set.histoprep") / "masks-label_map_2/t03_mask.png")).any()
+    assert not np.array(
+        Image.open(root.with_name("set.histoprep") / "masks-label_map_2/t03_mask.png")
+    ).any()
 
 
 @pytest.mark.parametrize(
@@ -113,7 +129,9 @@ def test_unmapped_values_stop_it_before_anything_is_written(root: Path, capsys: 
         (("--part", "1/2"), "no tiles table"),
     ],
 )
-def test_what_cannot_be_is_a_usage_error(root: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str) -> None:
+def test_what_cannot_be_is_a_usage_error(
+    root: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
     assert run(*arguments) == ExitCode.USAGE
     assert said in capsys.readouterr().err
     assert not (root / "inside").exists()
@@ -125,18 +143,27 @@ def test_a_map_must_be_chosen(root: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "no label map given" in capsys.readouterr().err
 
 
-def test_jobs_of_an_array_and_a_last_call_give_the_same_masks(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_of_an_array_and_a_last_call_give_the_same_masks(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("--out", tmp_path / "whole", "--workers", "1") == ExitCode.OK
     for number in (1, 2):
-        assert run("--out", tmp_path / "parts", "--part", f"{number}/2", "--workers", "1") == ExitCode.OK
+        assert (
+            run("--out", tmp_path / "parts", "--part", f"{number}/2", "--workers", "1")
+            == ExitCode.OK
+        )
     assert "part 2 of 2: 0 partitions done" in capsys.readouterr().err
     assert not (tmp_path / "parts/_SUCCESS.json").exists()
     assert run("--out", tmp_path / "parts") == ExitCode.OK
     assert masks(tmp_path / "parts") == masks(tmp_path / "whole")
-    assert (tmp_path / "parts/ledger.parquet").read_bytes() == (tmp_path / "whole/ledger.parquet").read_bytes()
+    assert (tmp_path / "parts/ledger.parquet").read_bytes() == (
+        tmp_path / "whole/ledger.parquet"
+    ).read_bytes()
 
 
-def test_an_output_that_cannot_be_written_is_named(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_cannot_be_written_is_named(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
     assert run("--out", tmp_path / "file/new", "--workers", "1") == ExitCode.OUTPUT
     text = capsys.readouterr().err
@@ -144,15 +171,33 @@ def test_an_output_that_cannot_be_written_is_named(root: Path, tmp_path: Path, c
     assert os.strerror(20) in text
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)])
-def test_a_stopped_run_says_so_and_goes_on_later(root: Path, number: signal.Signals, code: ExitCode) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)],
+)
+def test_a_stopped_run_says_so_and_goes_on_later(
+    root: Path, number: signal.Signals, code: ExitCode
+) -> None:
     rng = np.random.default_rng(1)
     for index in range(500):
-        Image.fromarray(rng.choice([0, 1, 2, 9], (32, 32)).astype(np.uint8)).save(root / f"m{index}_mask.png", compress_level=1)
-    command = [sys.executable, "-c", "from histoprep.cli import main; main()", "remap", "--workers", "1"]
+        Image.fromarray(rng.choice([0, 1, 2, 9], (32, 32)).astype(np.uint8)).save(
+            root / f"m{index}_mask.png", compress_level=1
+        )
+    command = [
+        sys.executable,
+        "-c",
+        "from histoprep.cli import main; main()",
+        "remap",
+        "--workers",
+        "1",
+    ]
     out = root.with_name("set.histoprep") / "masks-label_map_2"
     stopped = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True)
-    while stopped.poll() is None and not (out / "m5_mask.png").exists() and not (out / "t05_mask.png").exists():
+    while (
+        stopped.poll() is None
+        and not (out / "m5_mask.png").exists()
+        and not (out / "t05_mask.png").exists()
+    ):
         time.sleep(0.001)
     stopped.send_signal(number)
     _, text = stopped.communicate()
@@ -166,14 +211,37 @@ def test_a_stopped_run_says_so_and_goes_on_later(root: Path, number: signal.Sign
 
 
 def test_a_failing_sync_promises_nothing(root: Path) -> None:
-    command = [sys.executable, "-c", "from histoprep.cli import main; main()", "remap", "--workers", "1"]
-    traced = ["strace", "-f", "-o", os.devnull, "-e", "trace=syncfs", "-e", "inject=syncfs:error=EIO"]
-    if shutil.which("strace") is None or subprocess.run([*traced, "true"], capture_output=True, check=False).returncode:
+    command = [
+        sys.executable,
+        "-c",
+        "from histoprep.cli import main; main()",
+        "remap",
+        "--workers",
+        "1",
+    ]
+    traced = [
+        "strace",
+        "-f",
+        "-o",
+        os.devnull,
+        "-e",
+        "trace=syncfs",
+        "-e",
+        "inject=syncfs:error=EIO",
+    ]
+    if (
+        shutil.which("strace") is None
+        or subprocess.run([*traced, "true"], capture_output=True, check=False).returncode
+    ):
         pytest.skip("strace cannot trace here")
-    failed = subprocess.run([*traced, *command], cwd=root, capture_output=True, text=True, check=False)
+    failed = subprocess.run(
+        [*traced, *command], cwd=root, capture_output=True, text=True, check=False
+    )
     assert failed.returncode == ExitCode.OUTPUT, failed.stderr
     assert os.strerror(errno.EIO) in failed.stderr
     out = root.with_name("set.histoprep") / "masks-label_map_2"
-    assert [one for one in out.rglob("*") if one.suffix == ".parquet" or one.name == "_SUCCESS.json"] == []
+    assert [
+        one for one in out.rglob("*") if one.suffix == ".parquet" or one.name == "_SUCCESS.json"
+    ] == []
     again = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert again.stdout.splitlines()[-1].startswith("12 masks, 0 failed")

@@ -19,7 +19,9 @@ def make_set(root: Path, quality: int | None) -> Path:
     data.image("only.jpg")
     for index in range(NUM_MASKS):
         truth = made.regions(index)
-        data.mask(f"slide/{index:02}_mask.png", truth if quality is None else made.jpeg(truth, quality))
+        data.mask(
+            f"slide/{index:02}_mask.png", truth if quality is None else made.jpeg(truth, quality)
+        )
     return root
 
 
@@ -41,15 +43,23 @@ def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert f"before and after: {out / 'contact-sheets' / 'most-changed.png'}" in printed.err
     assert run(["repair", str(root), "--workers", "1"]) == ExitCode.OK
     assert "nothing had changed" in capsys.readouterr().err
-    # The files are what they were, and the audit says so; what is made from them is sound, so that it fails no more.
+    # The files are what they were, and the audit says so; what is made from them is sound, so that
+    # it fails no more.
     capsys.readouterr()
     assert run(["audit", str(root), "--workers", "1", "--select", "HP403"]) == ExitCode.OK
-    assert capsys.readouterr().out.startswith("info    HP403 lossy-mask (jpeg-history): 31 of 31 masks")
+    assert capsys.readouterr().out.startswith(
+        "info    HP403 lossy-mask (jpeg-history): 31 of 31 masks"
+    )
 
 
-def test_what_cannot_be_mended_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_mended_is_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = make_set(tmp_path / "set", 60)
-    assert run(["repair", str(root), "--out", str(tmp_path / "out"), "--workers", "1"]) == ExitCode.INCOMPLETE
+    assert (
+        run(["repair", str(root), "--out", str(tmp_path / "out"), "--workers", "1"])
+        == ExitCode.INCOMPLETE
+    )
     printed = capsys.readouterr()
     assert "not mended: slide/00_mask.png: HP403 below-75: JPEG quality 60" in printed.err
     assert "and 21 more; all are in" in printed.err
@@ -59,24 +69,40 @@ def test_what_cannot_be_mended_is_listed(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_a_clean_set_needs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_set(tmp_path / "set", None)
-    assert run(["repair", str(root), "--out", str(tmp_path / "out"), "--workers", "1"]) == ExitCode.OK
+    assert (
+        run(["repair", str(root), "--out", str(tmp_path / "out"), "--workers", "1"]) == ExitCode.OK
+    )
     assert "0 masks to mend" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [(["--rule", "HP405"], "no such rule to repair"), (["--min-confidence", "2"], "is a share"), (["--out", "{root}/inside"], "must not mix")],
+    [
+        (["--rule", "HP405"], "no such rule to repair"),
+        (["--min-confidence", "2"], "is a share"),
+        (["--out", "{root}/inside"], "must not mix"),
+    ],
 )
-def test_wrong_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:
+def test_wrong_use_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
     root = make_set(tmp_path / "set", None)
-    assert run(["repair", str(root), "--workers", "1", *(one.format(root=root) for one in arguments)]) == ExitCode.USAGE
+    assert (
+        run(["repair", str(root), "--workers", "1", *(one.format(root=root) for one in arguments)])
+        == ExitCode.USAGE
+    )
     assert told in capsys.readouterr().err
 
 
-def test_rules_are_case_blind_and_may_be_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rules_are_case_blind_and_may_be_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = make_set(tmp_path / "set", 80)
-    assert run(["repair", str(root), "--rule", "hp403,HP404", "--dry-run", "--workers", "1"]) == ExitCode.OK
+    assert (
+        run(["repair", str(root), "--rule", "hp403,HP404", "--dry-run", "--workers", "1"])
+        == ExitCode.OK
+    )
     assert "31 masks would be mended" in capsys.readouterr().out
     assert run(["repair", str(root), "--rule", "HP404", "--workers", "1"]) == ExitCode.OK
     assert "0 masks to mend" in capsys.readouterr().out

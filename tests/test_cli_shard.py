@@ -38,16 +38,23 @@ def run(*arguments: str | Path) -> int:
     return int(done.value.code or 0)
 
 
-def test_a_plain_call_writes_beside_the_manifest(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plain_call_writes_beside_the_manifest(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(manifest, "--workers", "1") == ExitCode.OK
     out = manifest.parent / "shards"
     size = sum(one.stat().st_size for one in out.glob("*.tar")) / 1e6
     count = len(list(out.glob("*.tar")))
-    assert capsys.readouterr().out == f"12 tiles in {count} shards, {size:.1f} MB | {out / 'index.parquet'}\n"
+    assert (
+        capsys.readouterr().out
+        == f"12 tiles in {count} shards, {size:.1f} MB | {out / 'index.parquet'}\n"
+    )
     assert len(open_tiles(out)) == 12
 
 
-def test_the_same_command_again_says_that_all_is_there(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_command_again_says_that_all_is_there(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(manifest, "--out", "mine", "--workers", "1", "--verify") == ExitCode.OK
     for options in ([], ["--resume"], ["--verify"]):
         assert run(manifest, "--out", "mine", *options) == ExitCode.OK
@@ -56,7 +63,9 @@ def test_the_same_command_again_says_that_all_is_there(manifest: Path, capsys: p
     assert "every byte was read" in capsys.readouterr().out
 
 
-def test_damage_is_found_with_exit_code_1(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_is_found_with_exit_code_1(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(manifest, "--out", "mine", "--workers", "1")
     shard = Path("mine/train-conditional-000000.tar")
     data = bytearray(shard.read_bytes())
@@ -66,7 +75,11 @@ def test_damage_is_found_with_exit_code_1(manifest: Path, capsys: pytest.Capture
     for arguments in (("verify", "mine"), ("verify", "mine/index.parquet")):
         assert run(*arguments) == ExitCode.INTEGRITY
         printed = capsys.readouterr().out
-        assert "error: HP904 shard-corrupt: 1 of" in printed and shard.name in printed and "try:" in printed
+        assert (
+            "error: HP904 shard-corrupt: 1 of" in printed
+            and shard.name in printed
+            and "try:" in printed
+        )
     # Nor is it taken for one that is there.
     for more in ("--verify", "--resume"):
         assert run(manifest, "--out", "mine", more) == ExitCode.INTEGRITY
@@ -77,18 +90,27 @@ def test_damage_is_found_with_exit_code_1(manifest: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("name", ["shard.json", "_SUCCESS.json", "checksums.json"])
-def test_damage_beside_the_shards_is_6_and_a_finding_of_the_audit(name: str, manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_beside_the_shards_is_6_and_a_finding_of_the_audit(
+    name: str, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(manifest, "--workers", "1")
     changed = manifest.parent / "shards" / name
     changed.write_bytes(changed.read_bytes().replace(b"0", b"1").replace(b"5", b"6"))
     capsys.readouterr()
     assert run("verify", str(changed.parent)) == ExitCode.INTEGRITY
     assert name in capsys.readouterr().out
-    assert audit(["audit", str(manifest.parent.with_name("data")), "--workers", "1", "--select", "HP904"]) == ExitCode.FINDINGS
+    assert (
+        audit(
+            ["audit", str(manifest.parent.with_name("data")), "--workers", "1", "--select", "HP904"]
+        )
+        == ExitCode.FINDINGS
+    )
     assert name in capsys.readouterr().out
 
 
-def test_a_foreign_shard_is_found_with_exit_code_1(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_foreign_shard_is_found_with_exit_code_1(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(manifest, "--out", "mine", "--workers", "1")
     shutil.copy("mine/train-conditional-000000.tar", "mine/extra-000000.tar")
     capsys.readouterr()
@@ -97,7 +119,9 @@ def test_a_foreign_shard_is_found_with_exit_code_1(manifest: Path, capsys: pytes
     assert "HP905" in printed and "extra-000000.tar" in printed and "not of this index" in printed
 
 
-def test_a_changed_file_gives_exit_code_3_and_its_name(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_file_gives_exit_code_3_and_its_name(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "data/plain_4.jpg").unlink()
     assert run(manifest, "--out", "mine", "--workers", "1") == ExitCode.INCOMPLETE
     text = capsys.readouterr().err
@@ -115,7 +139,9 @@ def test_info_says_what_is_in_them(manifest: Path, capsys: pytest.CaptureFixture
     for split in ("train", "test"):
         for pool in ("conditional", "unconditional"):
             number = int(((source.split == split) & (source.pool == pool)).sum())
-            rows = [line.split() for line in printed.splitlines() if line.split()[:2] == [split, pool]]
+            rows = [
+                line.split() for line in printed.splitlines() if line.split()[:2] == [split, pool]
+            ]
             assert (rows[0][3] if rows else "0") == str(number)
 
 
@@ -124,15 +150,25 @@ def test_preview_draws_tiles_with_their_classes(manifest: Path) -> None:
     assert run("preview", "mine", "--num", "3", "--pool", "conditional") == ExitCode.OK
     drawn = Path("mine/preview.png").read_bytes()
     assert Image.open(io.BytesIO(drawn)).size[0] == 1040
-    assert run("preview", manifest, "--num", "3", "--pool", "conditional", "--out", "files.png") == ExitCode.OK
+    assert (
+        run("preview", manifest, "--num", "3", "--pool", "conditional", "--out", "files.png")
+        == ExitCode.OK
+    )
     # The same tiles from files look the same.
     assert Path("files.png").read_bytes() == drawn
-    assert run("preview", "mine", "--num", "3", "--pool", "unconditional", "--out", "plain.png") == ExitCode.OK
-    assert not np.array_equal(np.array(Image.open("plain.png"))[:300], np.array(Image.open("files.png"))[:300])
+    assert (
+        run("preview", "mine", "--num", "3", "--pool", "unconditional", "--out", "plain.png")
+        == ExitCode.OK
+    )
+    assert not np.array_equal(
+        np.array(Image.open("plain.png"))[:300], np.array(Image.open("files.png"))[:300]
+    )
     assert run("preview", "mine", "--split", "val") == ExitCode.USAGE
 
 
-def test_a_preview_lies_beside_the_shards_and_disturbs_nobody(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preview_lies_beside_the_shards_and_disturbs_nobody(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = manifest.parent / "shards"
     run(manifest, "--workers", "1")
     monkeypatch.chdir(manifest.parent.with_name("data"))
@@ -147,7 +183,9 @@ def test_a_preview_lies_beside_the_shards_and_disturbs_nobody(manifest: Path, mo
     assert len(open_tiles(out)) == 12
 
 
-def test_a_preview_is_never_written_into_the_data_set_or_to_an_address(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_preview_is_never_written_into_the_data_set_or_to_an_address(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(manifest, "--out", "mine", "--workers", "1")
     assert run("preview", "mine", "--out", "../data/x.png") == ExitCode.USAGE
     assert "an image must not mix with the data set" in capsys.readouterr().err
@@ -165,18 +203,37 @@ def test_a_preview_is_never_written_into_the_data_set_or_to_an_address(manifest:
         (("--out", "../data/x"), "must not mix"),
     ],
 )
-def test_what_cannot_be_is_a_usage_error(manifest: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str) -> None:
+def test_what_cannot_be_is_a_usage_error(
+    manifest: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
     assert run(manifest, *arguments) == ExitCode.USAGE
     assert said in capsys.readouterr().err
 
 
-def test_what_is_not_there_is_a_usage_error(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (("nowhere.parquet",), ("info", "nowhere"), ("verify", "."), ("info", manifest), ("preview", "nowhere")):
+def test_what_is_not_there_is_a_usage_error(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (
+        ("nowhere.parquet",),
+        ("info", "nowhere"),
+        ("verify", "."),
+        ("info", manifest),
+        ("preview", "nowhere"),
+    ):
         assert run(*arguments) == ExitCode.USAGE
         assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "size"), [("512MB", 512 * 10**6), ("1GiB", 2**30), ("1.5 gb", 15 * 10**8), ("7", 7), ("64m", 64 * 10**6)])
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("512MB", 512 * 10**6),
+        ("1GiB", 2**30),
+        ("1.5 gb", 15 * 10**8),
+        ("7", 7),
+        ("64m", 64 * 10**6),
+    ],
+)
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
     with pytest.raises(UsageError):
@@ -188,7 +245,9 @@ def test_another_root_stands_in_for_the_manifests(manifest: Path, tmp_path: Path
     (tmp_path / "data").rename(moved)
     assert run(manifest, "--out", "mine", "--workers", "1") == ExitCode.INCOMPLETE
     assert run(manifest, "--out", "other", "--workers", "1", "--root", moved) == ExitCode.OK
-    np.testing.assert_array_equal(open_tiles("other").read(0).image, open_tiles(manifest, root=moved).read(0).image)
+    np.testing.assert_array_equal(
+        open_tiles("other").read(0).image, open_tiles(manifest, root=moved).read(0).image
+    )
 
 
 def test_a_stopped_run_says_so_and_goes_on_later(tmp_path: Path) -> None:
@@ -196,10 +255,27 @@ def test_a_stopped_run_says_so_and_goes_on_later(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     # Pictures of noise, so that there are several shards of the least size.
     for index in range(60):
-        Image.fromarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(tmp_path / f"data/n{index}.png", compress_level=0)
+        Image.fromarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(
+            tmp_path / f"data/n{index}.png", compress_level=0
+        )
     command = [sys.executable, "-c", "from histoprep.cli import main; main()"]
-    subprocess.run([*command, "manifest", "data", "--workers", "1"], cwd=tmp_path, check=True, capture_output=True)
-    writing = [*command, "shard", manifest, "--out", "mine", "--max-shard-size", "1MB", "--workers", "1"]
+    subprocess.run(
+        [*command, "manifest", "data", "--workers", "1"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    writing = [
+        *command,
+        "shard",
+        manifest,
+        "--out",
+        "mine",
+        "--max-shard-size",
+        "1MB",
+        "--workers",
+        "1",
+    ]
     stopped = subprocess.Popen(writing, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while stopped.poll() is None and not list((tmp_path / "mine/.hp-parts").glob("*.parquet")):
         time.sleep(0.001)
@@ -207,7 +283,11 @@ def test_a_stopped_run_says_so_and_goes_on_later(tmp_path: Path) -> None:
     _, text = stopped.communicate()
     assert stopped.returncode == ExitCode.INTERRUPTED, text
     assert not (tmp_path / "mine/index.parquet").exists()
-    again = subprocess.run([*writing, "--resume"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    again = subprocess.run(
+        [*writing, "--resume"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert again.returncode == ExitCode.OK, again.stderr
     assert "were there from a stopped run" in again.stderr
-    subprocess.run([*command, "shard", "verify", "mine"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(
+        [*command, "shard", "verify", "mine"], cwd=tmp_path, check=True, capture_output=True
+    )

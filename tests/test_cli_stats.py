@@ -26,14 +26,18 @@ app.command()(stats)
 
 def save_pair(root: Path, name: str, mask: np.ndarray | None) -> None:
     rng = np.random.default_rng(len(name))
-    Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(root / f"{name}.jpg", quality=90)
+    Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
+        root / f"{name}.jpg", quality=90
+    )
     if mask is not None:
         Image.fromarray(mask).save(root / f"{name}_mask.png")
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a data set of three tiles: half dermis and half background, all unknown, unlabelled."""
+    """Return a data set of three tiles: half dermis and half background, all unknown,
+    unlabelled.
+    """
     folder = tmp_path / "tiles"
     folder.mkdir()
     half = np.full((64, 64), 28, np.uint8)
@@ -59,11 +63,22 @@ def test_a_table_of_the_classes_and_three_files(root):
     assert lines[0] == "3 tiles: 1 conditional, 2 unconditional; 8,192 mask pixels"
     rows = {tuple(line.split()[:2]): line.split() for line in lines if line[:1].isdigit()}
     assert rows["1", "Background/Artifact"] is not None
-    assert any(line.split() == ["1", "Background/Artifact", "1,024", "12.50", "1", "1"] for line in lines)
-    assert any(line.split() == ["4", "Normal", "Tissue", "3,072", "37.50", "1", "1"] for line in lines)
-    assert any(line.split() == ["3", "Carcinoma", "-", "-", "-"] for line in lines), "no weight for a class that does not occur"
+    assert any(
+        line.split() == ["1", "Background/Artifact", "1,024", "12.50", "1", "1"] for line in lines
+    )
+    assert any(
+        line.split() == ["4", "Normal", "Tissue", "3,072", "37.50", "1", "1"] for line in lines
+    )
+    assert any(line.split() == ["3", "Carcinoma", "-", "-", "-"] for line in lines), (
+        "no weight for a class that does not occur"
+    )
     written = {path.name for path in (root.parent / "tiles.histoprep").iterdir()}
-    assert {"tiles.parquet", "stats.parquet", "stats.json", "pixel_class_percentages.png"} <= written
+    assert {
+        "tiles.parquet",
+        "stats.parquet",
+        "stats.json",
+        "pixel_class_percentages.png",
+    } <= written
     assert "pixel_class_percentages.png" in result.stderr
     assert len(list(root.iterdir())) == 5, "nothing is written into the data set"
 
@@ -73,13 +88,28 @@ def test_json_is_all_of_stdout_and_equals_the_file(root):
     printed = json.loads(result.stdout)
     assert printed == json.loads((root.parent / "tiles.histoprep" / "stats.json").read_text())
     assert printed["label_map"] == "label_map_10"
-    assert [one["pixels"] for one in printed["mapped"]["classes"]] == [4096, 1024, 0, 0, 3072, 0, 0, 0, 0, 0]
+    assert [one["pixels"] for one in printed["mapped"]["classes"]] == [
+        4096,
+        1024,
+        0,
+        0,
+        3072,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]
 
 
 def test_csv_has_the_rows_of_the_parquet_file(root):
-    result = run(root, "--format", "csv", "--by", "group", "--by", "pool", "--workspace", root.parent / "w")
+    result = run(
+        root, "--format", "csv", "--by", "group", "--by", "pool", "--workspace", root.parent / "w"
+    )
     rows = list(csv.DictReader(result.stdout.splitlines()))
-    opened, _ = tables.open_table(root.parent / "w" / "stats.parquet", kind="stats", schema_version="1.0")
+    opened, _ = tables.open_table(
+        root.parent / "w" / "stats.parquet", kind="stats", schema_version="1.0"
+    )
     table = tables.read_table(opened)
     assert [int(row["pixels"]) for row in rows] == table["pixels"].to_pylist()
     assert {row["by"] for row in rows} == {"all", "group", "pool"}
@@ -87,15 +117,24 @@ def test_csv_has_the_rows_of_the_parquet_file(root):
 
 
 def test_a_label_map_in_the_data_set_is_used_and_unmapped_labels_are_told(root):
-    (root / "label_map_mine.yml").write_text("sources: {0: nothing, 28: dermis}\nclasses: {0: None, 1: Skin}\nmap: {nothing: None, dermis: Skin}\n")
+    (root / "label_map_mine.yml").write_text(
+        "sources: {0: nothing, 28: dermis}\nclasses: {0: None, 1: Skin}\nmap: {nothing: None,"
+        " dermis: Skin}\n"
+    )
     save_pair(root, "dddd", np.full((64, 64), 28, np.uint8))
     result = run(root)
     assert "Classes of label_map_mine" in result.stdout
-    assert "label 1 is not in the label map: 1,024 pixels in 1 tile, the first of them a\n" in result.stderr
+    assert (
+        "label 1 is not in the label map: 1,024 pixels in 1 tile, the first of them a\n"
+        in result.stderr
+    )
     assert "more that the label map" not in result.stderr
     # The tile with label 1 is in no pool and in no share, as it is in no manifest.
     assert result.stdout.startswith("3 tiles: 1 conditional, 2 unconditional; 8,192 mask pixels")
-    assert any(line.split() == ["1", "Skin", "4,096", "50.00", "1", "1"] for line in result.stdout.splitlines())
+    assert any(
+        line.split() == ["1", "Skin", "4,096", "50.00", "1", "1"]
+        for line in result.stdout.splitlines()
+    )
 
 
 def test_of_many_unmapped_labels_the_largest_ten_are_told(root):
@@ -104,8 +143,16 @@ def test_of_many_unmapped_labels_the_largest_ten_are_told(root):
     mask.flat[:78] = np.repeat(np.arange(100, 112), np.arange(1, 13))
     save_pair(root, "many", mask)
     save_pair(root, "most", mask)
-    told = [line for line in run(root, "--map", "label_map_5").stderr.splitlines() if "the label map" in line]
-    assert told[0] == "warning: label 111 is not in the label map: 24 pixels in 2 tiles, the first of them many"
+    told = [
+        line
+        for line in run(root, "--map", "label_map_5").stderr.splitlines()
+        if "the label map" in line
+    ]
+    assert (
+        told[0]
+        == "warning: label 111 is not in the label map: 24 pixels in 2 tiles, the first of them"
+        " many"
+    )
     assert [int(line.split()[2]) for line in told[:-1]] == list(range(111, 101, -1))
     assert told[-1] == "warning: and 2 labels more that the label map does not list, in stats.json"
     mask.flat[:78] = 0
@@ -114,14 +161,20 @@ def test_of_many_unmapped_labels_the_largest_ten_are_told(root):
         (root / f"{name}.jpg").unlink()
         (root / f"{name}_mask.png").unlink()
     save_pair(root, "dot", mask)
-    assert "label 77 is not in the label map: 1 pixel in 1 tile, the first of them dot" in run(root, "--map", "label_map_5").stderr
+    assert (
+        "label 77 is not in the label map: 1 pixel in 1 tile, the first of them dot"
+        in run(root, "--map", "label_map_5").stderr
+    )
 
 
 def test_rows_that_are_not_counted_are_told(root):
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(root / "lost_mask.png")
     Image.fromarray(np.zeros((32, 64), np.uint8)).save(root / "bb_mask.png")
     result = run(root)
-    assert "not counted, since no manifest takes them: 1 orphan-mask, 1 size-mismatch; histoprep audit says more" in result.stderr
+    assert (
+        "not counted, since no manifest takes them: 1 orphan-mask, 1 size-mismatch; histoprep audit"
+        " says more" in result.stderr
+    )
     assert result.stdout.startswith("2 tiles: 1 conditional, 1 unconditional; 4,096 mask pixels")
 
 
@@ -131,19 +184,32 @@ def test_stats_and_manifest_count_the_same_tiles(root):
     save_pair(root, "eeeee", np.full((64, 64), 99, np.uint8))
     before = run(root, "--map", "label_map_5")
     assert before.stdout.startswith("3 tiles: 1 conditional, 2 unconditional; 8,192 mask pixels")
-    assert command_line(["manifest", str(root), "--map", "label_map_5", "--workers", "1"]) == ExitCode.INCOMPLETE
+    assert (
+        command_line(["manifest", str(root), "--map", "label_map_5", "--workers", "1"])
+        == ExitCode.INCOMPLETE
+    )
     manifest = open_manifest(root.parent / "tiles.histoprep" / "manifest.parquet")
     after = run(root, "--map", "label_map_5", "--format", "json")
     found = json.loads(after.stdout)
     assert found["left_out"] == manifest.excluded == {"image-error": 1, "unmapped-label": 1}
     listed = manifest.read(["split", "pool", "class_pixels"]).to_pylist()
     for by in ("split", "pool"):
-        assert {one["key"]: one["tiles"] for one in found["mapped"]["tiles"] if one["by"] == by} == Counter(row[by] for row in listed)
-    assert [one["pixels"] for one in found["mapped"]["classes"]] == np.sum([row["class_pixels"] for row in listed], axis=0).tolist()
+        assert {
+            one["key"]: one["tiles"] for one in found["mapped"]["tiles"] if one["by"] == by
+        } == Counter(row[by] for row in listed)
+    assert [one["pixels"] for one in found["mapped"]["classes"]] == np.sum(
+        [row["class_pixels"] for row in listed], axis=0
+    ).tolist()
     for told in (before.stderr, after.stderr):
-        assert "no manifest takes them: 1 image-error, 1 unmapped-label;" in told and "not in the manifest" not in told
+        assert (
+            "no manifest takes them: 1 image-error, 1 unmapped-label;" in told
+            and "not in the manifest" not in told
+        )
     save_pair(root, "ffffff", None)
-    assert "1 tile not in the manifest, of no split and shown as -: run" in run(root, "--map", "label_map_5").stderr
+    assert (
+        "1 tile not in the manifest, of no split and shown as -: run"
+        in run(root, "--map", "label_map_5").stderr
+    )
 
 
 def test_no_pixel_is_read_again(root):

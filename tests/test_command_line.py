@@ -1,4 +1,6 @@
-"""What the commands of both programs share: help pages, examples, options anywhere on the line, suggestions, completion, `python -m`."""
+"""What the commands of both programs share: help pages, examples, options anywhere on the line,
+suggestions, completion, `python -m`.
+"""
 
 from __future__ import annotations
 
@@ -38,18 +40,24 @@ def _below(path: str, command: Any, context: Any) -> Iterator[tuple[str, Any, An
     if isinstance(command, Group):
         for name in command.list_commands(context):
             under = command.get_command(context, name)
-            yield from _below(f"{path} {name}", under, under.context_class(under, info_name=name, parent=context))
+            yield from _below(
+                f"{path} {name}", under, under.context_class(under, info_name=name, parent=context)
+            )
 
 
 PAGES = {path: (command, context) for path, command, context in pages()}
 
 
 def parse(words: list[str]) -> Any:
-    """Return the context of the command that `words` call, parsed as a user's line is; nothing is run."""
+    """Return the context of the command that `words` call, parsed as a user's line is; nothing is
+    run.
+    """
     command = PROGRAMS[words[0]]._command()
     context = command.make_context(words[0], words[1:], obj={})
     while isinstance(command, Group):
-        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        name, command, rest = command.resolve_command(
+            context, [*context._protected_args, *context.args]
+        )
         context = command.make_context(name, rest, parent=context)
     return context
 
@@ -61,7 +69,13 @@ def run(line: str, capsys: pytest.CaptureFixture[str], **more: Any) -> tuple[int
 
 
 def test_all_commands_of_both_programs_have_a_page() -> None:
-    assert {"histoprep audit", "histoprep manifest build", "histoprep shard preview", "histoprep map compose", "trainer import"} <= set(PAGES)
+    assert {
+        "histoprep audit",
+        "histoprep manifest build",
+        "histoprep shard preview",
+        "histoprep map compose",
+        "trainer import",
+    } <= set(PAGES)
     assert len(PAGES) == 2 + sum(len(line.commands) for line in PROGRAMS.values()) + 4 + 4 + 4
 
 
@@ -79,11 +93,17 @@ class TestPages:
 
     def test_shows_words_for_types(self, path: str) -> None:
         page = PAGES[path][0].get_help(PAGES[path][1]).partition(EXAMPLES)[0]
-        assert not re.search(r"<|list\[|\bbool\b|\bstr\b|\bint\b|\bfloat\b|\brange\b|╭|None|default: \(", page)
+        assert not re.search(
+            r"<|list\[|\bbool\b|\bstr\b|\bint\b|\bfloat\b|\brange\b|╭|None|default: \(", page
+        )
         sections = re.split(r"^\S.*:$", page, maxsplit=1, flags=re.MULTILINE)[1]
-        for name, word in re.findall(r"^  (?:-\w, )?(--[\w-]+)(?: (\S+))?(?:  |$)", sections, re.MULTILINE):
+        for name, word in re.findall(
+            r"^  (?:-\w, )?(--[\w-]+)(?: (\S+))?(?:  |$)", sections, re.MULTILINE
+        ):
             choices = re.fullmatch(r"[a-z0-9+-]+(\|[a-z0-9+-]+)+", word)
-            assert not word or choices or word == "i/n" or re.fullmatch(r"[A-Z]+([=x][A-Z]+)?", word), f"{name} {word}"
+            assert (
+                not word or choices or word == "i/n" or re.fullmatch(r"[A-Z]+([=x][A-Z]+)?", word)
+            ), f"{name} {word}"
 
     def test_lines_of_prose_are_not_wider_than_the_page(self, path: str) -> None:
         page = PAGES[path][0].get_help(PAGES[path][1]).partition(f"\n{EXAMPLES}")[0]
@@ -114,31 +134,70 @@ class TestPages:
 
 
 def test_a_wrong_example_is_seen() -> None:
-    for line in ("histoprep audit tiles --mapp x", "histoprep frob", "trainer sample --out x", "histoprep stats --by nothing"):
+    for line in (
+        "histoprep audit tiles --mapp x",
+        "histoprep frob",
+        "trainer sample --out x",
+        "histoprep stats --by nothing",
+    ):
         with pytest.raises(Exception, match=r"(?i)no such|missing|not one of|invalid"):
             parse(shlex.split(line))
 
 
-@pytest.mark.parametrize("line", ["histoprep --quiet rules", "histoprep rules --quiet", "histoprep rules -q", "histoprep map -q show label_map_5"])
-def test_quiet_is_heard_before_and_after_the_command(line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        "histoprep --quiet rules",
+        "histoprep rules --quiet",
+        "histoprep rules -q",
+        "histoprep map -q show label_map_5",
+    ],
+)
+def test_quiet_is_heard_before_and_after_the_command(
+    line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     heard: list[bool] = []
     out = console.table
-    monkeypatch.setattr(console, "table", lambda *args, **more: (heard.append(console.is_quiet()), out(*args, **more)))
+    monkeypatch.setattr(
+        console,
+        "table",
+        lambda *args, **more: (heard.append(console.is_quiet()), out(*args, **more)),
+    )
     assert run(line, capsys)[0] == ExitCode.OK
     assert set(heard) == {True}
     assert not console.is_quiet()  # the next call in this process starts as it was
 
 
-@pytest.mark.parametrize("line", ["--debug audit nowhere", "audit --debug nowhere", "audit nowhere --debug", "manifest --debug nowhere"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--debug audit nowhere",
+        "audit --debug nowhere",
+        "audit nowhere --debug",
+        "manifest --debug nowhere",
+    ],
+)
 def test_debug_is_heard_anywhere(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, said = run(f"histoprep {line}", capsys)
     assert code == ExitCode.USAGE
     assert "Traceback" in said
 
 
-@pytest.mark.parametrize("line", ["--version", "audit --version", "manifest --version", "manifest build x --version", "map show --version"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--version",
+        "audit --version",
+        "manifest --version",
+        "manifest build x --version",
+        "map show --version",
+    ],
+)
 def test_version_is_heard_anywhere(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(f"histoprep {line}", capsys)[:2] == (ExitCode.OK, f"histoprep {histoprep.__version__}\n")
+    assert run(f"histoprep {line}", capsys)[:2] == (
+        ExitCode.OK,
+        f"histoprep {histoprep.__version__}\n",
+    )
 
 
 def test_after_two_dashes_and_as_a_value_they_are_words(capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,8 +225,14 @@ def test_after_two_dashes_and_as_a_value_they_are_words(capsys: pytest.CaptureFi
         ("histoprep audit --zebra", "no such option: --zebra\n"),
         ("histoprep rules --quick", "no such option: --quick\n"),
         ("histoprep --quick", "no such option: --quick\n"),
-        ("histoprep --quick audit tiles", "--quick is an option of audit, and stands after its name"),
-        ("histoprep --seed 3 manifest tiles", "--seed is an option of manifest, and stands after its name"),
+        (
+            "histoprep --quick audit tiles",
+            "--quick is an option of audit, and stands after its name",
+        ),
+        (
+            "histoprep --seed 3 manifest tiles",
+            "--seed is an option of manifest, and stands after its name",
+        ),
     ],
 )
 def test_suggestions(line: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +243,9 @@ def test_suggestions(line: str, expected: str, capsys: pytest.CaptureFixture[str
     assert hint in PAGES
 
 
-def test_an_existing_folder_that_is_called_nearly_like_a_command_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_folder_that_is_called_nearly_like_a_command_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "chek").mkdir()
     monkeypatch.chdir(tmp_path)
     assert parse(["histoprep", "manifest", "chek"]).params["root"] == Path("chek")
@@ -205,9 +272,19 @@ def test_python_m(program: str, tmp_path: Path) -> None:
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", program, *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
-    assert call("verify", "--help").stdout.startswith(f"Usage: python -m {program} verify [OPTIONS] PATH\n")
+    assert call("verify", "--help").stdout.startswith(
+        f"Usage: python -m {program} verify [OPTIONS] PATH\n"
+    )
     assert call("--version").stdout == f"{program} {histoprep.__version__}\n"
     wrong = call("verfy")
     assert wrong.returncode == ExitCode.USAGE
@@ -226,7 +303,11 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Any:
         path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {program} "$@"\n')
         path.chmod(0o755)
     # The shell is named, so that the test does not depend on the one it is started from.
-    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    environment = {
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+    }
 
     def words(line: str) -> list[str]:
         program, *rest = line.split(" ")
@@ -237,7 +318,15 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Any:
             "$function" {program}
             printf '%s\\n' "${{COMPREPLY[@]}}"
         """
-        done = subprocess.run([bash, "--norc", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [bash, "--norc", "-c", script],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         return done.stdout.split()
@@ -272,8 +361,24 @@ class TestCompletion:
 
 
 def test_completing_a_name_imports_no_command() -> None:
-    code = "import sys; from histoprep.cli import run\ntry: run([])\nfinally: print(sorted(n for n in sys.modules if n.startswith('histoprep.cli.')))"
-    environment = {**os.environ, "_HISTOPREP_COMPLETE": "complete_bash", "COMP_WORDS": "histoprep ", "COMP_CWORD": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=True)
+    code = (
+        "import sys; from histoprep.cli import run\ntry: run([])\nfinally: print(sorted(n for n in"
+        " sys.modules if n.startswith('histoprep.cli.')))"
+    )
+    environment = {
+        **os.environ,
+        "_HISTOPREP_COMPLETE": "complete_bash",
+        "COMP_WORDS": "histoprep ",
+        "COMP_CWORD": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert done.stdout.split("\n")[-2] == "[]"
     assert "audit" in done.stdout.split()

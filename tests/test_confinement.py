@@ -1,4 +1,6 @@
-"""No output of either program goes into a data set: neither straight, nor through a link, nor into a folder of --unlabelled tiles."""
+"""No output of either program goes into a data set: neither straight, nor through a link, nor into
+a folder of --unlabelled tiles.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,16 @@ from histoprep.workspace import Workspace
 
 def tile(folder: Path, name: str, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(
+        folder / f"{name}.png"
+    )
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a data set with a workspace, a manifest and shards, and with unlabelled tiles elsewhere."""
+    """Return a data set with a workspace, a manifest and shards, and with unlabelled tiles
+    elsewhere.
+    """
     pytest.importorskip("torch")
     top = tmp_path_factory.mktemp("confined")
     data = top / "data"
@@ -31,8 +37,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mask[4:20, 4:20] = index % 3
         Image.fromarray(mask).save(data / f"t{index}_mask.png")
         tile(top / "more", f"u{index}", 100 + index)
-    assert histoprep(["audit", str(data), "--unlabelled", str(top / "more"), "--workers", "1"]) == ExitCode.OK
-    assert histoprep(["manifest", str(data), "--split", "0.6/0.2/0.2", "--workers", "1"]) == ExitCode.OK
+    assert (
+        histoprep(["audit", str(data), "--unlabelled", str(top / "more"), "--workers", "1"])
+        == ExitCode.OK
+    )
+    assert (
+        histoprep(["manifest", str(data), "--split", "0.6/0.2/0.2", "--workers", "1"])
+        == ExitCode.OK
+    )
     return data
 
 
@@ -57,7 +69,9 @@ WAYS = ("straight", "deeper", "through a link", "unlabelled")
 
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("way", WAYS)
-def test_no_output_goes_into_the_data_set(root: Path, tmp_path: Path, output: str, way: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_output_goes_into_the_data_set(
+    root: Path, tmp_path: Path, output: str, way: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     from trainer.cli import run as trainer
 
     more = root.with_name("more")
@@ -77,12 +91,20 @@ def test_no_output_goes_into_the_data_set(root: Path, tmp_path: Path, output: st
         "OUT": out,
     }
     program, *arguments = (str(names.get(word, word)) for word in OUTPUTS[output].split())
-    before = {path: path.stat().st_mtime_ns for folder in (root, more) for path in [folder, *folder.rglob("*")]}
+    before = {
+        path: path.stat().st_mtime_ns
+        for folder in (root, more)
+        for path in [folder, *folder.rglob("*")]
+    }
     run = {"histoprep": histoprep, "trainer": trainer}[program]
     assert run(arguments) == ExitCode.USAGE
     text = capsys.readouterr().err
     assert "must not mix with the data" in text and "name another --" in text
-    assert {path: path.stat().st_mtime_ns for folder in (root, more) for path in [folder, *folder.rglob("*")]} == before
+    assert {
+        path: path.stat().st_mtime_ns
+        for folder in (root, more)
+        for path in [folder, *folder.rglob("*")]
+    } == before
 
 
 def test_a_lock_is_not_taken_through_a_link(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ def made(tmp_path_factory) -> tuple[Path, Corpus]:
 
 
 def digests(folder: Path, pattern: str) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob(pattern)}
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob(pattern)
+    }
 
 
 def test_shares_labels_and_formats_are_as_described(made):
@@ -36,7 +38,9 @@ def test_shares_labels_and_formats_are_as_described(made):
     assert sum(ids.tolist() == [0] for ids in kinds) == 189
     labelled = [ids for ids in kinds if ids.tolist() != [0]]
     assert all(1 <= len(ids) <= 4 and ids.min() >= 1 and ids.max() <= 54 for ids in labelled)
-    assert {len(ids) for ids in labelled} == {1, 2, 3, 4} and len(set(np.concatenate(labelled))) > 45
+    assert {len(ids) for ids in labelled} == {1, 2, 3, 4} and len(
+        set(np.concatenate(labelled))
+    ) > 45
     for path in images[:20]:
         with Image.open(path) as picture:
             assert picture.size == (64, 64) and picture.mode == "RGB"
@@ -79,6 +83,18 @@ def test_no_crop_occurs_twice(tile_px):
 
 
 def test_the_command_prints_mean_sizes(tmp_path):
-    command = [sys.executable, str(BENCHMARKS / "corpus.py"), str(tmp_path / "c"), "--pairs", "20", "--tile-px", "64"]
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "corpus.py"),
+        str(tmp_path / "c"),
+        "--pairs",
+        "20",
+        "--tile-px",
+        "64",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "20 pairs of 64 px" in done.stdout and "images: mean" in done.stdout and "13 zero" in done.stdout
+    assert (
+        "20 pairs of 64 px" in done.stdout
+        and "images: mean" in done.stdout
+        and "13 zero" in done.stdout
+    )

@@ -1,4 +1,6 @@
-"""1,097 broken or odd files, as fuzzing found them: each gets a verdict, none costs the run anything."""
+"""1,097 broken or odd files, as fuzzing found them: each gets a verdict, none costs the run
+anything.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,16 @@ def outcomes(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
             facts = measure(data)
             assert time.monotonic() - start < 10, file
             to_table([facts], measured_schema()).validate(full=True)
-            found.append(Outcome(file, file.split("/")[1], what, pillow[file], facts.get(f"{what}_error"), facts.get(f"{what}_error_detail", "")))
+            found.append(
+                Outcome(
+                    file,
+                    file.split("/")[1],
+                    what,
+                    pillow[file],
+                    facts.get(f"{what}_error"),
+                    facts.get(f"{what}_error_detail", ""),
+                )
+            )
     # In KiB, beyond what other tests in this process needed before.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20
     return found
@@ -68,9 +79,16 @@ def outcomes(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
 def test_every_file_gets_a_verdict(outcomes: list[Outcome]) -> None:
     assert len(outcomes) == 2 * NUM_FILES
     for one in outcomes:
-        codes = ("HP201 ", "HP202 ", "HP205 ", "HP413 ") if one.what == "mask" else ("HP201 ", "HP202 ", "HP205 ")
+        codes = (
+            ("HP201 ", "HP202 ", "HP205 ", "HP413 ")
+            if one.what == "mask"
+            else ("HP201 ", "HP202 ", "HP205 ")
+        )
         assert one.ours is None or (one.ours.startswith(codes) and one.detail), one
-    table = Counter((one.kind, one.what, one.pillow.partition("|")[0], "fine" if one.ours is None else one.ours) for one in outcomes)
+    table = Counter(
+        (one.kind, one.what, one.pillow.partition("|")[0], "fine" if one.ours is None else one.ours)
+        for one in outcomes
+    )
     print("\nkind   as     Pillow  ours")
     for (kind, what, theirs, ours), count in sorted(table.items()):
         print(f"{kind:6} {what:6} {theirs:7} {ours:22} {count:4}")
@@ -84,15 +102,22 @@ def test_images_and_masks_are_judged_alike(outcomes: list[Outcome]) -> None:
     verdicts: dict[str, set[str | None]] = {}
     for one in outcomes:
         # What readers disagree on can be read.
-        verdicts.setdefault(one.file, set()).add(None if (one.ours or "").startswith("HP413") else one.ours)
+        verdicts.setdefault(one.file, set()).add(
+            None if (one.ours or "").startswith("HP413") else one.ours
+        )
     assert {one.file for one in outcomes if one.ours == "HP413 min-is-white"} == {
-        f"gofuzz/tiff/corpus/bw-{compression}.tiff" for compression in ("deflate", "packbits", "uncompressed")
+        f"gofuzz/tiff/corpus/bw-{compression}.tiff"
+        for compression in ("deflate", "packbits", "uncompressed")
     }
     assert {file: seen for file, seen in verdicts.items() if len(seen) > 1} == {}
 
 
 def test_what_pillow_takes_is_refused_for_a_reason_only(outcomes: list[Outcome]) -> None:
-    reasons = Counter((one.kind, one.ours) for one in outcomes if one.pillow.startswith("ok") and one.ours and one.what == "image")
+    reasons = Counter(
+        (one.kind, one.ours)
+        for one in outcomes
+        if one.pillow.startswith("ok") and one.ours and one.what == "image"
+    )
     foreign = {("bmp", "HP201 bad-header"): 10, ("gif", "HP201 bad-header"): 60}
     # Files that Pillow takes although bytes are missing or damaged: no end chunk, a wrong checksum,
     # scans that do not fill the picture, a directory that is cut.

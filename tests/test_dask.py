@@ -35,7 +35,16 @@ class Cluster:
         self.folder = folder
         self.workers: list[subprocess.Popen[bytes]] = []
         note = folder / "scheduler.json"
-        self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(note))
+        self.scheduler = self._start(
+            "scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--scheduler-file",
+            str(note),
+        )
         until = time.monotonic() + 60
         while not note.exists() or not note.read_text().strip():
             assert time.monotonic() < until, "the scheduler did not start"
@@ -46,10 +55,28 @@ class Cluster:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
         with (self.folder / f"{arguments[0]}-{len(self.workers)}.log").open("wb") as log:
             command = [sys.executable, "-m", "dask", *arguments]
-            return subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, env=environment, start_new_session=True)
+            return subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env=environment,
+                start_new_session=True,
+            )
 
     def add_worker(self, *options: str) -> subprocess.Popen[bytes]:
-        self.workers.append(self._start("worker", self.address, "--nthreads", "1", "--memory-limit", "0", "--no-dashboard", *options))
+        self.workers.append(
+            self._start(
+                "worker",
+                self.address,
+                "--nthreads",
+                "1",
+                "--memory-limit",
+                "0",
+                "--no-dashboard",
+                *options,
+            )
+        )
         return self.workers[-1]
 
     def close(self) -> None:
@@ -78,7 +105,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_cluster_makes_the_same_table_although_a_worker_is_killed(demo: Path, tmp_path: Path) -> None:
+def test_a_cluster_makes_the_same_table_although_a_worker_is_killed(
+    demo: Path, tmp_path: Path
+) -> None:
     local = Workspace.of(demo, tmp_path / "local")
     TileTable(local).build(Engine(1))
     with cluster(tmp_path, "--no-nanny") as found:
@@ -100,14 +129,31 @@ def test_a_cluster_makes_the_same_table_although_a_worker_is_killed(demo: Path, 
 def test_a_file_that_kills_every_worker_is_left_out_and_nothing_else(tmp_path: Path) -> None:
     with cluster(tmp_path, "--nanny") as found:
         partitions = [("a", "b"), ("c", "kill", "d"), *[(f"{number}",) for number in range(8)]]
-        tasks = [ItemsTask(items, tmp_path / f"{number}.at") for number, items in enumerate(partitions)]
+        tasks = [
+            ItemsTask(items, tmp_path / f"{number}.at") for number, items in enumerate(partitions)
+        ]
         done = list(run_tasks(tasks, Engine(1, found.address)))
-    assert done == [tuple(LEFT_OUT if item == "kill" else item for item in items) for items in partitions]
+    assert done == [
+        tuple(LEFT_OUT if item == "kill" else item for item in items) for items in partitions
+    ]
 
 
-def test_the_command_line_takes_a_scheduler(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_takes_a_scheduler(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with cluster(tmp_path, "--no-nanny") as found, pytest.raises(SystemExit) as left:
-        main(["audit", str(demo), "--workspace", str(tmp_path / "workspace"), "--engine", "dask", "--scheduler", found.address])
+        main(
+            [
+                "audit",
+                str(demo),
+                "--workspace",
+                str(tmp_path / "workspace"),
+                "--engine",
+                "dask",
+                "--scheduler",
+                found.address,
+            ]
+        )
     assert left.value.code == 1, capsys.readouterr().err
     assert (tmp_path / "workspace" / "tiles.parquet").exists()
 

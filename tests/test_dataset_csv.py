@@ -115,10 +115,22 @@ def test_an_empty_table(tmp_path: Path) -> None:
 
 
 def test_written_tables_read_back(tmp_path: Path) -> None:
-    odd = ["a,b.jpg", 'q"q.jpg', "Ü.jpg", to_text(os.fsdecode(b"\xff.jpg")), "line\nbreak.jpg", "=1+1.jpg", "image.jpg"]
-    write_dataset_csv(tmp_path / "dataset.csv", [(name, range(index)) for index, name in enumerate(odd)])
+    odd = [
+        "a,b.jpg",
+        'q"q.jpg',
+        "Ü.jpg",
+        to_text(os.fsdecode(b"\xff.jpg")),
+        "line\nbreak.jpg",
+        "=1+1.jpg",
+        "image.jpg",
+    ]
+    write_dataset_csv(
+        tmp_path / "dataset.csv", [(name, range(index)) for index, name in enumerate(odd)]
+    )
     table = DatasetCsv.find(tmp_path, None)
-    assert table and [table.labels(name) for name in odd] == [tuple(map(str, range(index))) for index in range(len(odd))]
+    assert table and [table.labels(name) for name in odd] == [
+        tuple(map(str, range(index))) for index in range(len(odd))
+    ]
     written = (tmp_path / "dataset.csv").read_bytes()
     assert b"\xff.jpg" in written and b'"=1+1.jpg"' in written
 

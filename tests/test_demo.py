@@ -50,10 +50,16 @@ def labelled(plan: DemoPlan) -> dict[str, np.ndarray]:
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
-    first, second, other = (make_demo(tmp_path / name, num_tiles=48, tile_px=64, seed=seed).folder for name, seed in (("a", 7), ("b", 7), ("c", 8)))
+    first, second, other = (
+        make_demo(tmp_path / name, num_tiles=48, tile_px=64, seed=seed).folder
+        for name, seed in (("a", 7), ("b", 7), ("c", 8))
+    )
     assert digests(first) == digests(second)
     assert digests(first).keys() == digests(other).keys()
-    images = [{digest for name, digest in digests(folder).items() if name.endswith(".jpg")} for folder in (first, other)]
+    images = [
+        {digest for name, digest in digests(folder).items() if name.endswith(".jpg")}
+        for folder in (first, other)
+    ]
     assert not images[0] & images[1]
 
 
@@ -72,13 +78,17 @@ def test_numbers_and_names(faulty):
 def test_every_promised_defect_is_there_as_often_as_promised(faulty):
     number = Counter(one.code for one in faulty.planted)
     assert number == {
-        "HP101": 5, "HP102": 6, "HP106": 1, "HP202": 1, "HP203": 1, "HP401": 1, "HP403": 36, "HP406": 24, "HP412": 1, "HP501": 1, "HP601": 1,
+        "HP101": 5, "HP102": 6, "HP106": 1, "HP202": 1, "HP203": 1, "HP401": 1, "HP403": 36,
+        "HP406": 24, "HP412": 1, "HP501": 1, "HP601": 1,
     }  # fmt: skip
 
 
 def test_each_defect_is_what_it_says(faulty):
     folder = faulty.folder
-    only = {code: folder / faulty.paths(code)[0] for code in ("HP202", "HP203", "HP401", "HP412", "HP501", "HP601")}
+    only = {
+        code: folder / faulty.paths(code)[0]
+        for code in ("HP202", "HP203", "HP401", "HP412", "HP501", "HP601")
+    }
     for path in faulty.paths("HP101"):
         assert not (folder / path.replace("_mask.png", ".jpg")).exists()
         assert mask_of(folder / path).any()
@@ -93,12 +103,16 @@ def test_each_defect_is_what_it_says(faulty):
     with Image.open(only["HP412"]) as picture:
         assert picture.mode == "I;16" and 0 < np.asarray(picture).max() < 256
     assert (mask_of(only["HP501"]) == UNMAPPED_VALUE).sum() > 500
-    twins = [path for path in folder.glob("*.jpg") if path.read_bytes() == only["HP601"].read_bytes()]
+    twins = [
+        path for path in folder.glob("*.jpg") if path.read_bytes() == only["HP601"].read_bytes()
+    ]
     assert len(twins) == 2
 
 
 def test_nothing_is_wrong_that_the_plan_does_not_say(faulty, clean):
-    """Every file that no defect names is whole, of the right size and mode, and lists only known labels."""
+    """Every file that no defect names is whole, of the right size and mode, and lists only known
+    labels.
+    """
     known = set(load_label_map(find_label_map("label_map_5")).mapping)
     for plan in (faulty, clean):
         named = {one.path for one in plan.planted if one.code != "HP406"}
@@ -123,7 +137,11 @@ def test_masks_that_went_through_jpeg_carry_its_false_labels_and_stay_in_range(f
     assert len(lossy) >= 30, "a verdict on a source needs 30 masks with boundaries"
     for mask in lossy:
         ids = np.unique(mask)
-        thin = [one for one in ids if not ndimage.binary_erosion(mask == one, np.ones((5, 5)), border_value=1).any()]
+        thin = [
+            one
+            for one in ids
+            if not ndimage.binary_erosion(mask == one, np.ones((5, 5)), border_value=1).any()
+        ]
         assert len(thin) >= 3 and ids.max() <= 54
         # Uniform 8x8 blocks decode exactly at quality 90, so all damage is on boundary blocks.
         blocks = mask.reshape(32, 8, 32, 8).swapaxes(1, 2).reshape(-1, 64)
@@ -152,7 +170,11 @@ def test_true_regions_are_neither_specks_nor_hairlines(which, request):
 def test_the_clean_set_has_every_class_in_every_slide_and_often(clean, name, least):
     label_map = load_label_map(find_label_map(name))
     table = label_map.lookup_table()
-    slides, number, pixels = defaultdict(set), Counter(), defaultdict(lambda: np.zeros(label_map.num_classes))
+    slides, number, pixels = (
+        defaultdict(set),
+        Counter(),
+        defaultdict(lambda: np.zeros(label_map.num_classes)),
+    )
     for file, mask in labelled(clean).items():
         slide = file.split("_")[0]
         for one in np.unique(table[mask]):
@@ -235,7 +257,8 @@ def test_smoothing_removes_what_is_thin_and_keeps_what_is_thick():
     assert (found == expected).mean() > 0.99
 
 
-# The only rules that a lossy slide (HP408, HP409) and a small set (HP802) set off besides what was planted.
+# The only rules that a lossy slide (HP408, HP409) and a small set (HP802) set off besides what was
+# planted.
 CONSEQUENCES = {"HP408", "HP409", "HP502", "HP802"}
 
 
@@ -252,7 +275,9 @@ def audited(plan: DemoPlan, workspace: Path) -> dict[str, list[Finding]]:
 
 def test_an_audit_of_the_clean_set_has_nothing_to_say(clean, tmp_path):
     found = audited(clean, tmp_path / "w")
-    assert {one.code for each in found.values() for one in each if one.severity is not Severity.INFO} == set()
+    assert {
+        one.code for each in found.values() for one in each if one.severity is not Severity.INFO
+    } == set()
     assert sorted(found["HP406"][0].paths) == clean.paths("HP406")
 
 

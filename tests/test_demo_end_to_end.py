@@ -1,6 +1,8 @@
-"""The whole way as a stranger has it: our wheel in a fresh environment, in a folder of its own, without a network.
+"""The whole way as a stranger has it: our wheel in a fresh environment, in a folder of its own,
+without a network.
 
-torch and the other packages are those of the tests, linked into the fresh environment; histoprep and trainer come from the wheel.
+torch and the other packages are those of the tests, linked into the fresh environment; histoprep
+and trainer come from the wheel.
 """
 
 from __future__ import annotations
@@ -30,48 +32,100 @@ SMALL = ("--tiles", "48", "--tile-px", "64", "--codec-steps", "2", "--fit-steps"
 
 
 def offline() -> list[str]:
-    """Return a command in front of others that takes the network away, nothing where the system does not allow it."""
+    """Return a command in front of others that takes the network away, nothing where the system
+    does not allow it.
+    """
     for command in (["unshare", "-n"], ["unshare", "-rn"]):
-        if shutil.which(command[0]) and subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0:
+        if (
+            shutil.which(command[0])
+            and subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
+        ):
             return command
     return []
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build our wheel from the files git would ship, without a network when the build tool is here."""
+    """Build our wheel from the files git would ship, without a network when the build tool is
+    here.
+    """
     folder = tmp_path_factory.mktemp("wheel")
     alone = ["--no-build-isolation"] if find_spec("hatchling") else []
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *alone, "--wheel-dir", str(folder), str(REPOSITORY)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        *alone,
+        "--wheel-dir",
+        str(folder),
+        str(REPOSITORY),
+    ]
     subprocess.run(command, check=True, timeout=_TIMEOUT_S)
     [made] = folder.glob("*.whl")
     return made
 
 
 def fresh_environment(folder: Path, wheel: Path, without: tuple[str, ...] = ()) -> Path:
-    """Return the bin folder of a new environment: the test environment's packages but ours and those named, and our wheel."""
+    """Return the bin folder of a new environment: the test environment's packages but ours and
+    those named, and our wheel.
+    """
     venv.create(folder, with_pip=False, symlinks=True)
     linked = folder / "linked"
     linked.mkdir()
     for place in dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib")):
         for one in Path(place).iterdir():
             name = one.name.split("-")[0]
-            if not OURS.match(one.name) and name not in without and not (linked / one.name).exists():
+            if (
+                not OURS.match(one.name)
+                and name not in without
+                and not (linked / one.name).exists()
+            ):
                 (linked / one.name).symlink_to(one)
     [packages] = folder.glob("lib/python*/site-packages")
     (packages / "linked.pth").write_text(f"{linked}\n")
     python = folder / "bin" / "python"
-    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        str(wheel),
+    ]
     subprocess.run(install, check=True, timeout=_TIMEOUT_S)
     return folder / "bin"
 
 
 def run(programs: Path, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Return the finished command of the environment, in `folder`, cut off from the network."""
-    keep = {name: value for name, value in os.environ.items() if name in ("LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")}
-    environment = {**keep, "PATH": f"{programs}:/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1"}
+    keep = {
+        name: value
+        for name, value in os.environ.items()
+        if name in ("LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
+    }
+    environment = {
+        **keep,
+        "PATH": f"{programs}:/usr/bin:/bin",
+        "HOME": str(folder),
+        "OMP_NUM_THREADS": "1",
+    }
     command = [*offline(), *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_S,
+        check=False,
+    )
 
 
 class _Page(HTMLParser):
@@ -88,13 +142,17 @@ class _Page(HTMLParser):
         named = dict(attrs)
         self.tags.add(tag)
         self.ids += [str(named["id"])] if tag == "h2" else []
-        self.loads += [str(named[name]) for name in ("src", "srcset", "data", "action") if name in named]
+        self.loads += [
+            str(named[name]) for name in ("src", "srcset", "data", "action") if name in named
+        ]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> tuple[Path, Path]:
     """Return the programs of a fresh environment with our wheel, and an empty folder to work in."""
-    return fresh_environment(tmp_path_factory.mktemp("environment") / "venv", wheel), tmp_path_factory.mktemp("work")
+    return fresh_environment(
+        tmp_path_factory.mktemp("environment") / "venv", wheel
+    ), tmp_path_factory.mktemp("work")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +164,9 @@ def first(place: tuple[Path, Path]) -> subprocess.CompletedProcess[str]:
 
 def test_what_is_imported_is_the_wheel(place: tuple[Path, Path]) -> None:
     programs, folder = place
-    code = "import histoprep, trainer, torch; print(histoprep.__file__, trainer.__file__, sep='\\n')"
+    code = (
+        "import histoprep, trainer, torch; print(histoprep.__file__, trainer.__file__, sep='\\n')"
+    )
     done = run(programs, ["python", "-c", code], folder)
     assert done.returncode == 0, done.stderr
     inside = programs.parent.resolve() / "lib"
@@ -116,11 +176,17 @@ def test_what_is_imported_is_the_wheel(place: tuple[Path, Path]) -> None:
 def test_the_network_is_cut(place: tuple[Path, Path]) -> None:
     if not offline():
         pytest.skip("this system does not let us take the network away")
-    done = run(place[0], ["python", "-c", "import socket; print([name for _, name in socket.if_nameindex()])"], place[1])
+    done = run(
+        place[0],
+        ["python", "-c", "import socket; print([name for _, name in socket.if_nameindex()])"],
+        place[1],
+    )
     assert done.stdout.strip() == "['lo']", "a loopback alone, and nobody has brought it up"
 
 
-def test_every_stage_runs_and_is_shown(first: subprocess.CompletedProcess[str], place: tuple[Path, Path]) -> None:
+def test_every_stage_runs_and_is_shown(
+    first: subprocess.CompletedProcess[str], place: tuple[Path, Path]
+) -> None:
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
     work = place[1] / "tiles.histoprep"
     noted = json.loads((work / "demo-stages.json").read_text())
@@ -131,29 +197,55 @@ def test_every_stage_runs_and_is_shown(first: subprocess.CompletedProcess[str], 
     assert len(list((work / "synthetic" / "images").rglob("*.png"))) >= 3
 
 
-def test_the_page_shows_every_stage_and_asks_for_nothing(first: subprocess.CompletedProcess[str], place: tuple[Path, Path]) -> None:
+def test_the_page_shows_every_stage_and_asks_for_nothing(
+    first: subprocess.CompletedProcess[str], place: tuple[Path, Path]
+) -> None:
     assert first.returncode == 0
     text = (place[1] / "tiles.histoprep" / "demo.html").read_text()
     page = _Page(text)
-    assert page.ids == ["steps", "found", "mended", "classes", "split", "codec", "model", "generated"]
+    assert page.ids == [
+        "steps",
+        "found",
+        "mended",
+        "classes",
+        "split",
+        "codec",
+        "model",
+        "generated",
+    ]
     assert len(page.loads) > 20 and all(one.startswith("data:image/") for one in page.loads)
-    assert "default-src 'none'" in unescape(text) and not page.tags & {"script", "iframe", "object", "form"}
+    assert "default-src 'none'" in unescape(text) and not page.tags & {
+        "script",
+        "iframe",
+        "object",
+        "form",
+    }
     assert not re.search(r"https?://", text)
 
 
-def test_a_second_run_trains_nothing_again(first: subprocess.CompletedProcess[str], place: tuple[Path, Path]) -> None:
+def test_a_second_run_trains_nothing_again(
+    first: subprocess.CompletedProcess[str], place: tuple[Path, Path]
+) -> None:
     assert first.returncode == 0
     programs, folder = place
     work = folder / "tiles.histoprep"
-    kept = [work / "manifest.parquet", *work.glob("*/finished.json"), *work.glob("synthetic/images/**/*.png")]
+    kept = [
+        work / "manifest.parquet",
+        *work.glob("*/finished.json"),
+        *work.glob("synthetic/images/**/*.png"),
+    ]
     before = {path: path.stat().st_mtime_ns for path in kept}
     again = run(programs, ["histoprep", "demo", "tiles", *SMALL], folder)
     assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
-    assert again.stdout.count("done before") == len(TOOLKIT) - 2 + len(TRAINER), "audit and repair look again, the others are done"
+    assert again.stdout.count("done before") == len(TOOLKIT) - 2 + len(TRAINER), (
+        "audit and repair look again, the others are done"
+    )
     assert before == {path: path.stat().st_mtime_ns for path in kept}
 
 
-def test_the_commands_work_as_they_are_printed(first: subprocess.CompletedProcess[str], place: tuple[Path, Path]) -> None:
+def test_the_commands_work_as_they_are_printed(
+    first: subprocess.CompletedProcess[str], place: tuple[Path, Path]
+) -> None:
     """A shell runs the last two commands as printed: nothing is left to do, and they say so."""
     assert first.returncode == 0
     shown = [line[2:] for line in first.stdout.splitlines() if line.startswith("$ ")]
@@ -162,7 +254,9 @@ def test_the_commands_work_as_they_are_printed(first: subprocess.CompletedProces
     assert "0 pictures" in done.stdout
 
 
-def test_without_torch_the_demo_ends_after_the_toolkit_and_says_how_to_go_on(tmp_path: Path, wheel: Path) -> None:
+def test_without_torch_the_demo_ends_after_the_toolkit_and_says_how_to_go_on(
+    tmp_path: Path, wheel: Path
+) -> None:
     programs = fresh_environment(tmp_path / "venv", wheel, without=("torch",))
     (tmp_path / "work").mkdir()
     done = run(programs, ["histoprep", "demo", "tiles", *SMALL], tmp_path / "work")
@@ -170,4 +264,10 @@ def test_without_torch_the_demo_ends_after_the_toolkit_and_says_how_to_go_on(tmp
     assert "torch not installed" in done.stdout and "[train]" in done.stdout
     work = tmp_path / "work" / "tiles.histoprep"
     assert set(json.loads((work / "demo-stages.json").read_text())) == set(TOOLKIT)
-    assert _Page((work / "demo.html").read_text()).ids == ["steps", "found", "mended", "classes", "split"]
+    assert _Page((work / "demo.html").read_text()).ids == [
+        "steps",
+        "found",
+        "mended",
+        "classes",
+        "split",
+    ]

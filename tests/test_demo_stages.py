@@ -1,4 +1,6 @@
-"""The demo as stages: their order, when they run again, how they end, and what the page shows of them."""
+"""The demo as stages: their order, when they run again, how they end, and what the page shows of
+them.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,24 @@ def test_stages_read_only_what_earlier_ones_left_and_are_what_the_command_line_k
     from trainer.cli import COMMANDS as TRAINER_COMMANDS
 
     stages = (*toolkit_stages(OPTIONS), *trainer_stages(OPTIONS, [256]))
-    assert [one.name for one in stages] == ["audit", "repair", "remap", "manifest", "stats", "shard", "codec", "encode", "fit", "sample"]
+    assert [one.name for one in stages] == [
+        "audit",
+        "repair",
+        "remap",
+        "manifest",
+        "stats",
+        "shard",
+        "codec",
+        "encode",
+        "fit",
+        "sample",
+    ]
     made: set[Path] = {OPTIONS.workspace / name for name in ("repair.json", "mended.parquet")}
     for stage in stages:
-        assert stage.arguments[0] in {"histoprep": COMMANDS, "trainer": TRAINER_COMMANDS}[stage.program]
+        assert (
+            stage.arguments[0]
+            in {"histoprep": COMMANDS, "trainer": TRAINER_COMMANDS}[stage.program]
+        )
         assert set(stage.inputs) <= made, stage.name
         made |= set(stage.outputs)
         assert stage.always or stage.outputs, f"{stage.name} could not be seen to be done"
@@ -43,7 +59,9 @@ def test_a_codec_of_the_users_is_taken_and_none_trained():
     stages = trainer_stages(replace(OPTIONS, codec="my codec"), [224])
     assert [one.name for one in stages] == ["encode", "fit", "sample"]
     assert all(shlex.split(one.command)[1:] == list(one.arguments) for one in stages)
-    assert [one.arguments[one.arguments.index("--codec") + 1] for one in stages[:2]] == ["my codec"] * 2
+    assert [one.arguments[one.arguments.index("--codec") + 1] for one in stages[:2]] == [
+        "my codec"
+    ] * 2
 
 
 @given(st.lists(st.integers(16, 4096), min_size=1, max_size=4))
@@ -98,7 +116,9 @@ def test_a_stage_runs_again_exactly_when_something_changed(step, tmp_path):
 def test_a_stage_that_always_runs_is_never_done(step, tmp_path):
     always, calls = replace(step, always=True), []
     for _ in range(2):
-        run_stages([always], Ledger(tmp_path / "notes.json"), copying(always, calls), lambda _: None)
+        run_stages(
+            [always], Ledger(tmp_path / "notes.json"), copying(always, calls), lambda _: None
+        )
     assert len(calls) == 2
 
 
@@ -108,7 +128,11 @@ def test_a_stage_that_fails_ends_the_demo_with_its_exit_code_and_is_not_noted(st
     with pytest.raises(StageFailed) as caught:
         run_stages([step, later], ledger, lambda _: 4, told.append)
     assert caught.value.exit_code == 4 and "step" in str(caught.value)
-    assert not ledger.is_done(step) and told == ["", f"{step.name}: {step.purpose}", f"$ {step.command}"]
+    assert not ledger.is_done(step) and told == [
+        "",
+        f"{step.name}: {step.purpose}",
+        f"$ {step.command}",
+    ]
     run_stages([replace(step, accepted=frozenset({3}))], ledger, lambda _: 3, told.append)
 
 
@@ -120,15 +144,31 @@ def test_the_trainer_runs_in_a_process_of_its_own_and_gives_its_exit_code(capfd)
 def test_curves_end_where_the_numbers_say(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("step,loss,val_loss\n10,1.0,\n20,0.5,0.8\n40,0.25,nan\n")
-    curves = read_curves(path, {"loss": ("loss", "first"), "val_loss": ("held out", "second"), "absent": ("absent", "third")})
-    assert [(one.name, one.points) for one in curves] == [("loss", ((10, 1.0), (20, 0.5), (40, 0.25))), ("held out", ((20, 0.8),))]
+    curves = read_curves(
+        path,
+        {
+            "loss": ("loss", "first"),
+            "val_loss": ("held out", "second"),
+            "absent": ("absent", "third"),
+        },
+    )
+    assert [(one.name, one.points) for one in curves] == [
+        ("loss", ((10, 1.0), (20, 0.5), (40, 0.25))),
+        ("held out", ((20, 0.8),)),
+    ]
     drawn = str(draw_curves(curves, "Loss"))
-    points = [tuple(map(float, pair.split(","))) for pair in re.search(r'class="first line" points="([^"]+)"', drawn)[1].split()]
+    points = [
+        tuple(map(float, pair.split(",")))
+        for pair in re.search(r'class="first line" points="([^"]+)"', drawn)[1].split()
+    ]
     (left, top), _, (right, bottom) = points
     # Linear in the value down from the top of the axis, which is 1, and in the step.
     assert (points[1][1] - top) / (bottom - top) == pytest.approx(0.5 / 0.75, abs=0.01)
     assert (points[1][0] - left) / (right - left) == pytest.approx(1 / 3, abs=0.01)
-    assert read_curves(tmp_path / "none.csv", {"loss": ("loss", "first")}) == () and draw_curves((), "Loss") == ""
+    assert (
+        read_curves(tmp_path / "none.csv", {"loss": ("loss", "first")}) == ()
+        and draw_curves((), "Loss") == ""
+    )
 
 
 HOSTILE = '<img src=x onerror=alert(1)>&"'
@@ -140,7 +180,9 @@ def test_the_page_escapes_names_and_shows_a_finding_with_its_picture(tmp_path):
     for kind in (".jpg", "_mask.png"):
         (folder / f"slide01_0000{kind}").rename(folder / f"slide01_<b>{kind}")
     (folder / "slide01_<b>.jpg").write_bytes((folder / "slide01_0001.jpg").read_bytes())
-    options = DemoOptions(plan.folder, tmp_path / "work", "label_map_5.yml", GROUP_PATTERN, named=True)
+    options = DemoOptions(
+        plan.folder, tmp_path / "work", "label_map_5.yml", GROUP_PATTERN, named=True
+    )
     stages = toolkit_stages(options)
     run_stages(stages, Ledger(options.workspace / "notes.json"), run_here, lambda _: None)
     text = write_page(options, stages, Ledger(options.workspace / "notes.json").read()).read_text()
@@ -148,5 +190,7 @@ def test_the_page_escapes_names_and_shows_a_finding_with_its_picture(tmp_path):
     assert "slide01_&lt;b&gt;" in text and "data:image/jpeg" in text
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)[1]
     css = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
-    assert f"sha256-{b64encode(hashlib.sha256(css.encode()).digest()).decode()}" in policy.replace("&#39;", "'")
+    assert f"sha256-{b64encode(hashlib.sha256(css.encode()).digest()).decode()}" in policy.replace(
+        "&#39;", "'"
+    )
     assert 'style="' not in text and not re.search(r"(?:src|href)=\"(?!data:|report\.html)", text)

@@ -21,7 +21,9 @@ from histoprep.errors import BrokenFileError
 RUN = "from histoprep.cli import main; main()"
 
 
-def run_doctor(*arguments: str, folder: Path, path: Path | None = None, python_path: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_doctor(
+    *arguments: str, folder: Path, path: Path | None = None, python_path: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Return the finished command, with a folder in front of PATH or of Python's path."""
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     if path:
@@ -29,7 +31,15 @@ def run_doctor(*arguments: str, folder: Path, path: Path | None = None, python_p
     if python_path:
         environment["PYTHONPATH"] = str(python_path)
     command = [sys.executable, "-c", RUN, "doctor", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
 
 
 def checks_of(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]]:
@@ -42,8 +52,12 @@ def add_distribution(folder: Path, name: str) -> None:
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.9\n")
 
 
-def test_a_planted_card_a_missing_codec_and_a_foreign_package_are_failures_with_a_fix(tmp_path: Path) -> None:
-    """One run for three plants, since each asks torch: a card torch cannot use, a codec that is not there, a package with our name."""
+def test_a_planted_card_a_missing_codec_and_a_foreign_package_are_failures_with_a_fix(
+    tmp_path: Path,
+) -> None:
+    """One run for three plants, since each asks torch: a card torch cannot use, a codec that is not
+    there, a package with our name.
+    """
     tools, packages = tmp_path / "tools", tmp_path / "packages"
     tools.mkdir()
     (tools / "nvidia-smi").write_text("#!/bin/sh\necho 'Planted Card, 999.1'\n")
@@ -51,27 +65,64 @@ def test_a_planted_card_a_missing_codec_and_a_foreign_package_are_failures_with_
     add_distribution(packages, "trainer")
     (packages / "trainer").mkdir()
     (packages / "trainer" / "__init__.py").write_text("")
-    done = run_doctor("--json", "--codec", "no/such/codec", folder=tmp_path, path=tools, python_path=packages)
+    done = run_doctor(
+        "--json", "--codec", "no/such/codec", folder=tmp_path, path=tools, python_path=packages
+    )
     found = checks_of(done)
     assert done.returncode == 1, done.stderr
-    assert {name for name, one in found.items() if one["status"] == "fail"} >= {"foreign packages", "gpu", "codec"}
+    assert {name for name, one in found.items() if one["status"] == "fail"} >= {
+        "foreign packages",
+        "gpu",
+        "codec",
+    }
     assert "Planted Card" in found["gpu"]["detail"]
-    assert "trainer 9.9" in found["foreign packages"]["detail"] and "pip uninstall trainer" in found["foreign packages"]["fix"]
+    assert (
+        "trainer 9.9" in found["foreign packages"]["detail"]
+        and "pip uninstall trainer" in found["foreign packages"]["fix"]
+    )
     assert all(one["fix"] for one in found.values() if one["status"] != "ok")
-    assert json.loads(done.stdout)["failed"] == sum(one["status"] == "fail" for one in found.values())
+    assert json.loads(done.stdout)["failed"] == sum(
+        one["status"] == "fail" for one in found.values()
+    )
 
 
 def test_this_machine_passes_and_every_line_is_said(tmp_path: Path) -> None:
     done = run_doctor(folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    names = ("python", "packages", "extra train", "foreign packages", "label maps", "jpeg decoder", "png decoder", "tiff decoder", "webp decoder")
-    for name in (*names, "workspace", "free space", "memory", "processors", "torch", "gpu", "codec"):
+    names = (
+        "python",
+        "packages",
+        "extra train",
+        "foreign packages",
+        "label maps",
+        "jpeg decoder",
+        "png decoder",
+        "tiff decoder",
+        "webp decoder",
+    )
+    for name in (
+        *names,
+        "workspace",
+        "free space",
+        "memory",
+        "processors",
+        "torch",
+        "gpu",
+        "codec",
+    ):
         assert f" {name}: " in done.stdout, name
-    assert list(tmp_path.iterdir()) == [] and not tmp_path.with_name(tmp_path.name + ".histoprep").exists(), "nothing is left behind"
+    assert (
+        list(tmp_path.iterdir()) == []
+        and not tmp_path.with_name(tmp_path.name + ".histoprep").exists()
+    ), "nothing is left behind"
 
 
 def test_a_real_codec_is_loaded_and_described(shared_data: Path, tmp_path: Path) -> None:
-    found = checks_of(run_doctor("--json", "--codec", str(shared_data / "taesd_diffusers" / "taesd"), folder=tmp_path))
+    found = checks_of(
+        run_doctor(
+            "--json", "--codec", str(shared_data / "taesd_diffusers" / "taesd"), folder=tmp_path
+        )
+    )
     assert found["codec"]["status"] == "ok"
     assert "4 channels, 1/8 of the side" in found["codec"]["detail"]
 
@@ -93,12 +144,19 @@ def test_a_place_that_can_be_written_to_is_left_as_it_was(tmp_path: Path) -> Non
 def test_the_free_space_is_that_of_the_place(tmp_path: Path) -> None:
     [check] = check_space(tmp_path / "later")
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
-    assert float(check.detail.split(" GB")[0].replace(",", "")) == pytest.approx(free / 1e9, abs=0.5)
+    assert float(check.detail.split(" GB")[0].replace(",", "")) == pytest.approx(
+        free / 1e9, abs=0.5
+    )
 
 
 def test_decoders_of_this_machine_are_right() -> None:
     found = list(check_decoders())
-    assert {one.name for one in found} == {"jpeg decoder", "png decoder", "tiff decoder", "webp decoder"}
+    assert {one.name for one in found} == {
+        "jpeg decoder",
+        "png decoder",
+        "tiff decoder",
+        "webp decoder",
+    }
     assert all(one.status is Status.OK for one in found), found
 
 
@@ -119,7 +177,9 @@ def test_a_decoder_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch, fault
     assert [one.status for one in check_decoders()] == [Status.FAIL] * 4
 
 
-def test_another_project_with_our_name_is_a_warning_while_ours_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_project_with_our_name_is_a_warning_while_ours_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert [one.status for one in check_foreign()] == [Status.OK]
     add_distribution(tmp_path, "HistoPrep")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -128,7 +188,9 @@ def test_another_project_with_our_name_is_a_warning_while_ours_is_imported(tmp_p
     assert "histoprep 9.9" in check.detail and "pip uninstall histoprep" in check.fix
 
 
-def test_missing_and_old_packages_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_and_old_packages_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     info = tmp_path / "histoprep_diffusion-7.7.dist-info"
     info.mkdir()
     needs = [
@@ -138,10 +200,19 @@ def test_missing_and_old_packages_are_told_apart(tmp_path: Path, monkeypatch: py
         "histoprep-diffusion[fast]; extra == 'train'",
         "torch; extra == 'train'",
     ]
-    lines = ["Metadata-Version: 2.1", "Name: histoprep-diffusion", "Version: 7.7", *(f"Requires-Dist: {one}" for one in needs)]
+    lines = [
+        "Metadata-Version: 2.1",
+        "Name: histoprep-diffusion",
+        "Version: 7.7",
+        *(f"Requires-Dist: {one}" for one in needs),
+    ]
     (info / "METADATA").write_text("\n".join(lines) + "\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     found: dict[str, Check] = {one.name: one for one in check_packages()}
-    assert found["packages"].status is Status.FAIL and "no-such-package" in found["packages"].detail and "numpy" not in found["packages"].detail
+    assert (
+        found["packages"].status is Status.FAIL
+        and "no-such-package" in found["packages"].detail
+        and "numpy" not in found["packages"].detail
+    )
     assert found["extra fast"].status is Status.WARN and "< 99" in found["extra fast"].detail
     assert found["extra train"].status is Status.OK and "torch" in found["extra train"].detail

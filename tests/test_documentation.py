@@ -42,9 +42,13 @@ def settings(*changes: str) -> list[str]:
 SHORT = settings("duration.steps=2", "batch_size=2")
 
 
-def run_cli(arguments: list[str], folder: Path, program: str = "histoprep") -> subprocess.CompletedProcess[str]:
+def run_cli(
+    arguments: list[str], folder: Path, program: str = "histoprep"
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", f"from {program}.cli import main; main()", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=900, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +89,9 @@ def test_every_command_runs_as_printed(data: Path) -> None:
 
 
 def run_block(word: str, folder: Path, changes: dict[str, list[str]]) -> None:
-    """Run the lines of the block of commands that names `word`; `changes` are options that make a command small, by its name."""
+    """Run the lines of the block of commands that names `word`; `changes` are options that make a
+    command small, by its name.
+    """
     [block] = [one for one in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) if word in one]
     for line in block.splitlines():
         program, name, *arguments = shlex.split(line)
@@ -95,31 +101,71 @@ def run_block(word: str, folder: Path, changes: dict[str, list[str]]) -> None:
 
 def test_the_commands_of_the_classifier_run(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
-    for split, label, number in itertools.product(("train", "test"), ("normal", "tumour"), range(5)):
+    for split, label, number in itertools.product(
+        ("train", "test"), ("normal", "tumour"), range(5)
+    ):
         path = tmp_path / "tiles" / split / label / f"{split}_{label}_{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw.integers(0, 255, (224, 224, 3), np.uint8)).save(path)
     (tmp_path / "new_tiles").mkdir()
     for path in (tmp_path / "tiles" / "test" / "normal").iterdir():
         (tmp_path / "new_tiles" / path.name).hardlink_to(path)
-    run_block("diffmic-224", tmp_path, {"fit": [*SHORT, *settings("guidance.duration.steps=2", "data.num_workers=0")]})
+    run_block(
+        "diffmic-224",
+        tmp_path,
+        {"fit": [*SHORT, *settings("guidance.duration.steps=2", "data.num_workers=0")]},
+    )
     assert (tmp_path / "runs" / "diffmic" / "predictions" / "predictions.csv").exists()
 
 
-def test_the_commands_of_the_published_configuration_run(data: Path, shared_data: Path, tmp_path: Path) -> None:
-    """As printed but for the size of tiles and network, and a codec that is here instead of on a hub."""
-    done = run_cli(["manifest", str(data), "--map", "label_map_5.yml", "--out", str(tmp_path / "manifest.parquet")], data)
+def test_the_commands_of_the_published_configuration_run(
+    data: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    """As printed but for the size of tiles and network, and a codec that is here instead of on a
+    hub.
+    """
+    done = run_cli(
+        [
+            "manifest",
+            str(data),
+            "--map",
+            "label_map_5.yml",
+            "--out",
+            str(tmp_path / "manifest.parquet"),
+        ],
+        data,
+    )
     assert done.returncode == 3, done.stderr  # 3: the demo has planted defects
     assert run_cli(["shard", "manifest.parquet", "--out", "shards"], tmp_path).returncode == 0
-    small = settings("model.dim=8", "data.image_size=64", "data.num_workers=0", "compile=false", "precision=fp32")
-    codec = ["--codec", str(shared_data / "taesd_diffusers" / "taesd"), "--image-size", "64", "--num-workers", "0"]
-    run_block("reference-512-class", tmp_path, {"encode": codec, "fit": [*SHORT, *small], "sample": ["--steps", "2"]})
+    small = settings(
+        "model.dim=8", "data.image_size=64", "data.num_workers=0", "compile=false", "precision=fp32"
+    )
+    codec = [
+        "--codec",
+        str(shared_data / "taesd_diffusers" / "taesd"),
+        "--image-size",
+        "64",
+        "--num-workers",
+        "0",
+    ]
+    run_block(
+        "reference-512-class",
+        tmp_path,
+        {"encode": codec, "fit": [*SHORT, *small], "sample": ["--steps", "2"]},
+    )
     assert (tmp_path / "synthetic.histoprep" / "manifest.parquet").exists()
 
 
 def test_the_python_example_runs(data: Path) -> None:
     code = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", code[0]], cwd=data.parent, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code[0]],
+        cwd=data.parent,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "error HP101 5" in done.stdout
 

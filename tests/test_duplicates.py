@@ -16,17 +16,28 @@ from histoprep.audit.duplicates import MAX_BITS_APART, correlation, find_candida
 
 
 def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return rows as the tiles table has them; each image is unlike the others unless said otherwise."""
+    """Return rows as the tiles table has them; each image is unlike the others unless said
+    otherwise.
+    """
     defaults = [
         {
-            "image_path": f"i{index:04}.jpg", "mask_path": None, "image_digest": f"bytes{index}", "luminance_digest": f"grey{index}",
-            "contrast": 30.0, "width_px": 64, "height_px": 64, "mask_digest": None, "mask_error": None,
+            "image_path": f"i{index:04}.jpg", "mask_path": None, "image_digest": f"bytes{index}",
+            "luminance_digest": f"grey{index}",
+            "contrast": 30.0, "width_px": 64, "height_px": 64, "mask_digest": None,
+            "mask_error": None,
             "image_hash": (index * 0x9E3779B97F4A7C15) % 2**64,
         }
         for index in range(len(rows))
     ]  # fmt: skip
     frame = pd.DataFrame([{**default, **row} for default, row in zip(defaults, rows, strict=True)])
-    text = ["image_path", "mask_path", "image_digest", "luminance_digest", "mask_digest", "mask_error"]
+    text = [
+        "image_path",
+        "mask_path",
+        "image_digest",
+        "luminance_digest",
+        "mask_digest",
+        "mask_error",
+    ]
     return frame.astype(dict.fromkeys(text, "string") | {"image_hash": "UInt64"})
 
 
@@ -51,7 +62,9 @@ def test_files_of_equal_bytes_are_compared_for_their_masks_alone() -> None:
     assert pairs_of([masked("m", **same), masked("n", **same), masked("m", **same)]) == {(0, 1)}
     # A copy without a mask, or with a broken one, does not hide the others.
     assert pairs_of([same, masked("m", **same), masked("n", **same)]) == {(1, 2)}
-    assert pairs_of([masked("q", "HP201 truncated", **same), masked("m", **same), masked("n", **same)]) == {(1, 2)}
+    assert pairs_of(
+        [masked("q", "HP201 truncated", **same), masked("m", **same), masked("n", **same)]
+    ) == {(1, 2)}
 
 
 def test_equal_grey_pictures_are_compared_by_a_copy_with_a_mask() -> None:
@@ -67,14 +80,26 @@ def test_pictures_without_structure_are_left_out() -> None:
 
 
 @settings(max_examples=60)
-@given(st.lists(st.tuples(st.integers(0, 3), st.sets(st.integers(0, 63), max_size=4)), min_size=2, max_size=25))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sets(st.integers(0, 63), max_size=4)),
+        min_size=2,
+        max_size=25,
+    )
+)
 def test_near_hashes_are_found_like_by_the_slow_search(made: list[tuple[int, set[int]]]) -> None:
     bases = [0, 0xFFFF_0000_FFFF_0000, 0x0123_4567_89AB_CDEF, 0x8000_0000_0000_0001]
     hashes = [bases[base] ^ sum(1 << bit for bit in bits) for base, bits in made]
     first = {value: index for index, value in reversed(list(enumerate(hashes)))}
-    expected = {(first[value], index) for index, value in enumerate(hashes) if first[value] != index}
+    expected = {
+        (first[value], index) for index, value in enumerate(hashes) if first[value] != index
+    }
     distinct = sorted(first.values())
-    expected |= {(a, b) for a, b in itertools.combinations(distinct, 2) if (hashes[a] ^ hashes[b]).bit_count() <= MAX_BITS_APART}
+    expected |= {
+        (a, b)
+        for a, b in itertools.combinations(distinct, 2)
+        if (hashes[a] ^ hashes[b]).bit_count() <= MAX_BITS_APART
+    }
     assert pairs_of([{"image_hash": value} for value in hashes]) == expected
 
 
@@ -100,6 +125,8 @@ def test_correlation() -> None:
     assert correlation(picture, 255 - picture) == pytest.approx(-1)
     assert correlation(picture, (picture // 2 + 30).astype(np.uint8)) > 0.99
     other = rng.integers(0, 256, (20, 30), dtype=np.uint8)
-    assert correlation(picture, other) == pytest.approx(float(np.corrcoef(picture.ravel(), other.ravel())[0, 1]))
+    assert correlation(picture, other) == pytest.approx(
+        float(np.corrcoef(picture.ravel(), other.ravel())[0, 1])
+    )
     assert correlation(picture, picture[:10]) == 0
     assert correlation(np.full_like(picture, 9), picture) == 0

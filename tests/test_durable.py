@@ -1,4 +1,6 @@
-"""Files are whole or not there: on a full disk, in a read-only folder, with two writers, after a kill."""
+"""Files are whole or not there: on a full disk, in a read-only folder, with two writers, after a
+kill.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,13 @@ def names(folder: Path) -> list[str]:
     return sorted(one.name for one in folder.iterdir())
 
 
-def run(code: str, *arguments: object, prefix: list[str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    code: str, *arguments: object, prefix: list[str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [*(prefix or []), sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=60, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=REPOSITORY, timeout=60, check=False
+    )
 
 
 @pytest.fixture
@@ -39,7 +45,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    )
     if mounted.returncode:
         pytest.skip("cannot mount a tmpfs here")
     yield folder
@@ -57,7 +67,9 @@ def test_written_files_are_what_was_written(tmp_path: Path) -> None:
 
 
 def dirty_pages(descriptor: int) -> int:
-    """Return how many pages of a file wait in memory and are not yet on their way to the device (cachestat, Linux 6.5)."""
+    """Return how many pages of a file wait in memory and are not yet on their way to the device
+    (cachestat, Linux 6.5).
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     whole, found = (ctypes.c_uint64 * 2)(0, 0), (ctypes.c_uint64 * 5)()
     if libc.syscall(ctypes.c_long(451), descriptor, whole, found, 0) != 0:
@@ -178,7 +190,11 @@ os.setgid(65534); os.setuid(65534)
 def hold():
     with durable.locked(folder):
         pass
-for act in (lambda: durable.write_bytes(folder / "a", b"new"), lambda: durable.write_bytes(folder / "b/c", b"new"), hold):
+def write():
+    durable.write_bytes(folder / "a", b"new")
+def write_below():
+    durable.write_bytes(folder / "b/c", b"new")
+for act in (write, write_below, hold):
     try:
         act()
     except OutputError as error:
@@ -200,7 +216,9 @@ def test_batches(tmp_path: Path) -> None:
     for index in range(50):
         durable.publish_in_batch(tmp_path / f"{index}.png", bytes([index]) * 70_000)
     durable.sync_file_system(tmp_path)
-    assert all((tmp_path / f"{index}.png").read_bytes() == bytes([index]) * 70_000 for index in range(50))
+    assert all(
+        (tmp_path / f"{index}.png").read_bytes() == bytes([index]) * 70_000 for index in range(50)
+    )
     durable.publish_in_batch(tmp_path / "0.png", b"")
     assert (tmp_path / "0.png").read_bytes() == b"" and len(names(tmp_path)) == 50
     with pytest.raises(FileNotFoundError):
@@ -212,7 +230,9 @@ def test_batches(tmp_path: Path) -> None:
 def test_a_write_that_is_synced_is_synced(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     tracer = ["strace", "-f", "-e", "trace=openat,fsync,rename,close,syncfs", "-o", str(trace)]
-    if subprocess.run(["sh", "-c", "command -v strace"], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["sh", "-c", "command -v strace"], capture_output=True, check=False
+    ).returncode:
         pytest.skip("strace is not installed")
     code = """
 import sys
@@ -224,7 +244,10 @@ durable.sync_file_system(Path(sys.argv[1]).parent)
     done = run(code, tmp_path / "a", prefix=tracer)
     assert done.returncode == 0, done.stderr
     lines = trace.read_text().splitlines()
-    calls = [line.split()[1].partition("(")[0] for line in lines[next(i for i, line in enumerate(lines) if ".hp-" in line) :]]
+    calls = [
+        line.split()[1].partition("(")[0]
+        for line in lines[next(i for i, line in enumerate(lines) if ".hp-" in line) :]
+    ]
     order = [call for call in calls if call in ("fsync", "rename", "syncfs")]
     assert order == ["fsync", "rename", "fsync", "syncfs"]
 
@@ -236,7 +259,10 @@ def test_temporaries_are_known_and_removed(tmp_path: Path) -> None:
         (folder / "keep.tmp").touch()
         (folder / ".hp-keep").touch()
     assert durable.remove_temporaries(tmp_path) == 2
-    assert names(tmp_path) == [".hp-keep", "keep.tmp", "sub"] and names(tmp_path / "sub") == [".hp-keep", "keep.tmp"]
+    assert names(tmp_path) == [".hp-keep", "keep.tmp", "sub"] and names(tmp_path / "sub") == [
+        ".hp-keep",
+        "keep.tmp",
+    ]
 
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
@@ -250,7 +276,9 @@ def slow(stream):
     stream.write(b"half"); stream.flush(); print("writing", flush=True); time.sleep(60)
 durable.write_file(Path(sys.argv[1]), slow)
 """
-    writer = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, cwd=REPOSITORY)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, cwd=REPOSITORY
+    )
     assert writer.stdout and writer.stdout.readline() == b"writing\n"
     writer.kill()
     writer.wait()
@@ -272,7 +300,9 @@ with durable.locked(Path(sys.argv[1])):
 
 @contextlib.contextmanager
 def holder(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-c", _HOLD, str(folder)], stdout=subprocess.PIPE, cwd=REPOSITORY)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(folder)], stdout=subprocess.PIPE, cwd=REPOSITORY
+    )
     try:
         assert process.stdout and process.stdout.readline() == b"held\n"
         yield process
@@ -311,7 +341,9 @@ def test_the_lock_ends_with_its_block(tmp_path: Path) -> None:
 def test_only_the_latest_holder_is_named(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("process 123456789 on a host with a long name\n" * 3)
     with durable.locked(tmp_path):
-        assert (tmp_path / ".lock").read_text() == f"process {os.getpid()} on {os.uname().nodename}\n"
+        assert (
+            tmp_path / ".lock"
+        ).read_text() == f"process {os.getpid()} on {os.uname().nodename}\n"
 
 
 def test_taking_the_lock_sweeps_what_a_killed_process_left(tmp_path: Path) -> None:
@@ -321,7 +353,9 @@ def test_taking_the_lock_sweeps_what_a_killed_process_left(tmp_path: Path) -> No
         assert names(tmp_path) == [".lock", "keep.tmp"]
 
 
-def test_a_folder_held_under_one_name_is_held_under_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_held_under_one_name_is_held_under_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with durable.locked(Path("results")), durable.locked(tmp_path / "results"):
         pass

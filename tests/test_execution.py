@@ -1,4 +1,6 @@
-"""Every item is done, in order, whatever becomes of the workers; only items that end them are left out."""
+"""Every item is done, in order, whatever becomes of the workers; only items that end them are left
+out.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ TESTS = Path(__file__).parent
 
 
 def tasks_of(folder: Path, *partitions: tuple[str, ...]) -> list[ItemsTask]:
-    return [ItemsTask(items, folder / f"{number}.at", LIMIT_S) for number, items in enumerate(partitions)]
+    return [
+        ItemsTask(items, folder / f"{number}.at", LIMIT_S)
+        for number, items in enumerate(partitions)
+    ]
 
 
 def expected(partitions: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -57,7 +62,9 @@ def test_only_few_tasks_are_under_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("killer", KILLERS)
-def test_an_item_that_ends_its_process_is_left_out_and_nothing_else(killer: str, tmp_path: Path) -> None:
+def test_an_item_that_ends_its_process_is_left_out_and_nothing_else(
+    killer: str, tmp_path: Path
+) -> None:
     partitions = [("a", "b"), ("c", killer, "d"), ("e",), ("f", "g"), ("h",), ("i",)]
     assert list(run_tasks(tasks_of(tmp_path, *partitions), Engine(2))) == expected(partitions)
 
@@ -76,20 +83,37 @@ def test_two_killers_in_one_partition_and_one_in_the_next(tmp_path: Path) -> Non
 @pytest.mark.parametrize("seed", range(6))
 def test_random_arrangements_of_killers(seed: int, tmp_path: Path) -> None:
     choice = random.Random(seed)
-    partitions = [tuple(choice.choice(["exit", "kill"]) if choice.random() < 0.12 else f"{number}-{at}" for at in range(5)) for number in range(8)]
-    assert list(run_tasks(tasks_of(tmp_path, *partitions), Engine(choice.choice([1, 2])))) == expected(partitions)
+    partitions = [
+        tuple(
+            choice.choice(["exit", "kill"]) if choice.random() < 0.12 else f"{number}-{at}"
+            for at in range(5)
+        )
+        for number in range(8)
+    ]
+    assert list(
+        run_tasks(tasks_of(tmp_path, *partitions), Engine(choice.choice([1, 2])))
+    ) == expected(partitions)
 
 
 def test_a_death_that_does_not_come_again_blames_nobody(tmp_path: Path) -> None:
-    partitions = [("a",), ("b", f"once {tmp_path / 'one'}", "c"), (f"once {tmp_path / 'two'}", "d"), ("e",)]
+    partitions = [
+        ("a",),
+        ("b", f"once {tmp_path / 'one'}", "c"),
+        (f"once {tmp_path / 'two'}", "d"),
+        ("e",),
+    ]
     assert list(run_tasks(tasks_of(tmp_path, *partitions), Engine(2))) == partitions
     assert (tmp_path / "one").exists() and (tmp_path / "two").exists()
 
 
 def test_an_item_that_was_ended_with_the_pool_is_no_suspect(tmp_path: Path) -> None:
-    # The second task is ended by the pool while it sleeps in its item, which then dies once on its own.
+    # The second task is ended by the pool while it sleeps in its item, which then dies once on its
+    # own.
     partitions = [("sleep 0.4 then kill",), (f"sleep 1 then once {tmp_path / 'one'}",)]
-    assert list(run_tasks(tasks_of(tmp_path, *partitions), Engine(2))) == [(LEFT_OUT,), partitions[1]]
+    assert list(run_tasks(tasks_of(tmp_path, *partitions), Engine(2))) == [
+        (LEFT_OUT,),
+        partitions[1],
+    ]
     assert (tmp_path / "one").exists()
 
 
@@ -129,12 +153,20 @@ def test_a_long_task_breaks_nothing() -> None:
 
 def worker_pids() -> list[int]:
     """Return the workers of this process: children of its fork server."""
-    (server,) = [pid for pid in children(os.getpid()) if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (server,) = [
+        pid
+        for pid in children(os.getpid())
+        if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
     return children(server)
 
 
 def children(pid: int) -> list[int]:
-    return [int(one) for task in Path(f"/proc/{pid}/task").iterdir() for one in (task / "children").read_text().split()]
+    return [
+        int(one)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for one in (task / "children").read_text().split()
+    ]
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -164,10 +196,21 @@ def test_a_pool_that_cannot_start_is_an_error_and_no_loop(tmp_path: Path) -> Non
     assert Stillborn.started <= 5
 
 
-def script(text: str, *arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+def script(
+    text: str, *arguments: object, timeout_s: float = 60
+) -> subprocess.CompletedProcess[str]:
     """Return how a Python program that knows the tests' modules ended."""
-    code = f"import sys; sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent)!r}]\n" + textwrap.dedent(text)
-    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=timeout_s, check=False)
+    code = (
+        f"import sys; sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent)!r}]\n"
+        + textwrap.dedent(text)
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
 
 
 def test_no_descriptors_left_is_said_plainly(tmp_path: Path) -> None:
@@ -192,7 +235,14 @@ def test_no_descriptors_left_is_said_plainly(tmp_path: Path) -> None:
 def test_an_error_in_a_task_is_raised_and_leaves_no_worker(tmp_path: Path) -> None:
     pids = list(run_tasks([PidTask(tmp_path / "0.at")] * 3, Engine(1)))
     assert len(set(pids)) == 1 and pids[0] != os.getpid()
-    run = run_tasks([PidTask(tmp_path / "0.at"), *tasks_of(tmp_path, ("sleep 0.5", "raise me")), *busy(tmp_path)[1:]], Engine(2))
+    run = run_tasks(
+        [
+            PidTask(tmp_path / "0.at"),
+            *tasks_of(tmp_path, ("sleep 0.5", "raise me")),
+            *busy(tmp_path)[1:],
+        ],
+        Engine(2),
+    )
     next(run)
     pids = worker_pids()
     with pytest.raises(ValueError, match="raise me"):
@@ -247,12 +297,21 @@ def test_workers_leave_when_their_parent_is_killed(tmp_path: Path) -> None:
         from pathlib import Path
         from faults.tasks import PidTask
         from histoprep.execution import Engine, run_tasks
-        run = run_tasks([PidTask(Path(sys.argv[1]), 0.2), PidTask(Path(sys.argv[1]), 0.2), *[PidTask(Path(sys.argv[1]), 60.0)] * 2], Engine(2))
+        tasks = [PidTask(Path(sys.argv[1]), seconds) for seconds in (0.2, 0.2, 60.0, 60.0)]
+        run = run_tasks(tasks, Engine(2))
         print(next(run), next(run), flush=True)
         next(run)
     """
-    code = f"import sys; sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent)!r}]\n" + textwrap.dedent(text)
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "0.at")], stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)
+    code = (
+        f"import sys; sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent)!r}]\n"
+        + textwrap.dedent(text)
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "0.at")],
+        stdout=subprocess.PIPE,
+        text=True,
+        stderr=subprocess.DEVNULL,
+    )
     assert process.stdout
     pids = [int(one) for one in process.stdout.readline().split()]
     assert len(pids) == 2 and all(map(alive, pids))
@@ -262,7 +321,9 @@ def test_workers_leave_when_their_parent_is_killed(tmp_path: Path) -> None:
 
 
 def test_the_time_limit_holds_for_each_of_two_tasks_in_one_process(tmp_path: Path) -> None:
-    """As in a dask worker with threads: the end of one task must not call off the watch over the other."""
+    """As in a dask worker with threads: the end of one task must not call off the watch over the
+    other.
+    """
     done = script(
         """
         import threading, time

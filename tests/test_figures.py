@@ -1,4 +1,6 @@
-"""Figures take what users wrote as it is: dollars are no mathematics, and what the font lacks is no warning."""
+"""Figures take what users wrote as it is: dollars are no mathematics, and what the font lacks is no
+warning.
+"""
 
 from __future__ import annotations
 
@@ -46,12 +48,16 @@ def test_dollars_are_drawn_and_begin_no_mathematics() -> None:
     assert (odd < 128).sum() > (plain < 128).sum()
 
 
-def test_every_figure_of_the_toolkit_takes_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_figure_of_the_toolkit_takes_any_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = DataSet(tmp_path / ODD)
     data.pairs(3)
     label_map = tmp_path / f"{ODD}.yml"
     names = "{0: 'un $x_{1$ known', 1: '$a_{1$ <b>', 2: '病理 $'}"
-    label_map.write_text(f"sources: {names}\nclasses: {names}\nmap: {{0: 0, 1: 1, 2: 2}}\n", encoding="utf-8")
+    label_map.write_text(
+        f"sources: {names}\nclasses: {names}\nmap: {{0: 0, 1: 1, 2: 2}}\n", encoding="utf-8"
+    )
     workspace = tmp_path / f"{ODD}.histoprep"
     for command in (
         ("audit", data.root, "--map", label_map),
@@ -68,5 +74,7 @@ def test_every_figure_of_the_toolkit_takes_any_name(tmp_path: Path, capsys: pyte
 
 def test_a_contact_sheet_takes_any_name() -> None:
     before = np.zeros((64, 64), np.uint8)
-    with Image.open(io.BytesIO(draw_sheet([SheetRow(f"{ODD}.png", ODD, before, before + 1)], ODD, {}))) as picture:
+    with Image.open(
+        io.BytesIO(draw_sheet([SheetRow(f"{ODD}.png", ODD, before, before + 1)], ODD, {}))
+    ) as picture:
         assert picture.size[0] > 900

@@ -13,7 +13,14 @@ from histoprep.findings import Finding, Selection, Severity, finding, rule_calle
 
 
 def make(code: str, *paths: str, subcode: str = "", where: str = "") -> Finding:
-    return finding(RULES[code], [(path, f"about {path}") for path in paths or ("a",)], denominator=9, unit="files", subcode=subcode, where=where)
+    return finding(
+        RULES[code],
+        [(path, f"about {path}") for path in paths or ("a",)],
+        denominator=9,
+        unit="files",
+        subcode=subcode,
+        where=where,
+    )
 
 
 EVERYTHING = [make(code) for code in RULES]
@@ -32,7 +39,9 @@ def test_items_are_sorted_with_their_details() -> None:
 
 def test_cause_and_suggestion_come_from_the_rule_unless_given() -> None:
     assert make("HP101").cause == RULES["HP101"].cause
-    own = finding(RULES["HP101"], [("a", "")], denominator=1, unit="masks", cause="mine", suggestion="do")
+    own = finding(
+        RULES["HP101"], [("a", "")], denominator=1, unit="masks", cause="mine", suggestion="do"
+    )
     assert (own.cause, own.suggestion) == ("mine", "do")
 
 
@@ -48,14 +57,26 @@ def test_cause_and_suggestion_come_from_the_rule_unless_given() -> None:
         (("HP406",), ("HP4",), set()),
     ],
 )
-def test_select_and_ignore(select: tuple[str, ...], ignore: tuple[str, ...], expected: set[str]) -> None:
+def test_select_and_ignore(
+    select: tuple[str, ...], ignore: tuple[str, ...], expected: set[str]
+) -> None:
     assert codes(Selection(select, ignore)) == expected
 
 
 def test_severity_of_the_most_specific_key() -> None:
-    grades = {"HP": Severity.INFO, "HP3": Severity.WARNING, "blank-image": Severity.ERROR, "HP304": Severity.ERROR}
+    grades = {
+        "HP": Severity.INFO,
+        "HP3": Severity.WARNING,
+        "blank-image": Severity.ERROR,
+        "HP304": Severity.ERROR,
+    }
     graded = {one.code: one.severity for one in Selection(severity=grades).apply(EVERYTHING)}
-    assert (graded["HP101"], graded["HP301"], graded["HP303"], graded["HP304"]) == (Severity.INFO, Severity.WARNING, Severity.ERROR, Severity.ERROR)
+    assert (graded["HP101"], graded["HP301"], graded["HP303"], graded["HP304"]) == (
+        Severity.INFO,
+        Severity.WARNING,
+        Severity.ERROR,
+        Severity.ERROR,
+    )
     # A code is more specific than a longer pattern.
     both = Selection(severity={"HP601": Severity.ERROR, "exact-duplicate-f*": Severity.INFO})
     assert {one.code: one.severity for one in both.apply(EVERYTHING)}["HP601"] is Severity.ERROR
@@ -75,7 +96,14 @@ def test_worst_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "meant"), [("HP1O1", "HP101"), ("blank-imag", "blank-image"), ("Orphan_Mask", "orphan-mask"), ("qqqq", None), ("", None)]
+    ("key", "meant"),
+    [
+        ("HP1O1", "HP101"),
+        ("blank-imag", "blank-image"),
+        ("Orphan_Mask", "orphan-mask"),
+        ("qqqq", None),
+        ("", None),
+    ],
 )
 def test_unknown_rules_are_refused_with_what_was_perhaps_meant(key: str, meant: str | None) -> None:
     with pytest.raises(UsageError) as refused:
@@ -86,12 +114,20 @@ def test_unknown_rules_are_refused_with_what_was_perhaps_meant(key: str, meant: 
 
 
 def test_rules_by_code_and_name_in_any_case() -> None:
-    assert rule_called("hp303", RULES.values()) is rule_called("Blank-Image", RULES.values()) is RULES["HP303"]
+    assert (
+        rule_called("hp303", RULES.values())
+        is rule_called("Blank-Image", RULES.values())
+        is RULES["HP303"]
+    )
     with pytest.raises(UsageError):
         rule_called("HP3", RULES.values())
 
 
-PIECES = st.tuples(st.sampled_from(["HP101", "HP406"]), st.sampled_from(["", "x"]), st.lists(st.text("abc", min_size=1), min_size=1, max_size=4))
+PIECES = st.tuples(
+    st.sampled_from(["HP101", "HP406"]),
+    st.sampled_from(["", "x"]),
+    st.lists(st.text("abc", min_size=1), min_size=1, max_size=4),
+)
 
 
 @given(st.lists(PIECES, max_size=8))
@@ -100,7 +136,14 @@ def test_merging_pieces_loses_and_mixes_nothing(made: list[tuple[str, str, list[
     merged = checks.merged(pieces)
     assert len({(one.code, one.subcode) for one in merged}) == len(merged)
     for one in merged:
-        expected = sorted(path for code, subcode, paths in made if (code, subcode) == (one.code, one.subcode) for path in paths)
+        expected = sorted(
+            path
+            for code, subcode, paths in made
+            if (code, subcode) == (one.code, one.subcode)
+            for path in paths
+        )
         assert list(one.paths) == expected
         assert one.count == len(expected)
-        assert all(detail == f"about {path}" for path, detail in zip(one.paths, one.details, strict=True))
+        assert all(
+            detail == f"about {path}" for path, detail in zip(one.paths, one.details, strict=True)
+        )

@@ -1,6 +1,8 @@
-"""Values that must never change by accident: whatever was stored, split or trained with them would not be the same any more.
+"""Values that must never change by accident: whatever was stored, split or trained with them would
+not be the same any more.
 
-A change of one of these is a change of format: give it a version, say so in the change log, and only then write the new value here.
+A change of one of these is a change of format: give it a version, say so in the change log, and
+only then write the new value here.
 """
 
 from __future__ import annotations
@@ -20,17 +22,78 @@ from histoprep.tiles.measure import gradient_hash
 
 
 def test_twenty_positions_of_a_stream() -> None:
-    streams = Streams((Stream("a", 0, np.arange(50), 0.5), Stream("b", 1, np.arange(50, 57), 0.3), Stream("u", None, np.arange(57, 100), 0.2)))
-    positions = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 255, 256, 257, 1000, 65_535, 65_536, 10**6, 10**9, 2**40, 2**46 - 1])
+    streams = Streams(
+        (
+            Stream("a", 0, np.arange(50), 0.5),
+            Stream("b", 1, np.arange(50, 57), 0.3),
+            Stream("u", None, np.arange(57, 100), 0.2),
+        )
+    )
+    positions = np.array(
+        [
+            0,
+            1,
+            2,
+            3,
+            4,
+            5,
+            6,
+            7,
+            8,
+            9,
+            255,
+            256,
+            257,
+            1000,
+            65_535,
+            65_536,
+            10**6,
+            10**9,
+            2**40,
+            2**46 - 1,
+        ]
+    )
     stream, row = streams.place(positions, seed=7)
     assert stream.tolist() == [0, 0, 2, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 2, 0, 0, 1, 1]
-    assert row.tolist() == [37, 23, 67, 33, 45, 50, 52, 32, 28, 12, 20, 24, 50, 51, 54, 99, 3, 19, 52, 52]
+    assert row.tolist() == [
+        37,
+        23,
+        67,
+        33,
+        45,
+        50,
+        52,
+        32,
+        28,
+        12,
+        20,
+        24,
+        50,
+        51,
+        54,
+        99,
+        3,
+        19,
+        52,
+        52,
+    ]
 
 
 def test_a_permutation() -> None:
     key = keys_of(3, 1, np.array([5]))
     assert key.tolist() == [14418691831088769660]
-    assert permute(np.arange(10), np.full(10, 10), np.full(10, keys_of(3, 1)[0])).tolist() == [9, 0, 3, 7, 1, 5, 4, 2, 8, 6]
+    assert permute(np.arange(10), np.full(10, 10), np.full(10, keys_of(3, 1)[0])).tolist() == [
+        9,
+        0,
+        3,
+        7,
+        1,
+        5,
+        4,
+        2,
+        8,
+        6,
+    ]
 
 
 def test_digests() -> None:
@@ -49,25 +112,52 @@ def test_a_split() -> None:
     none = np.zeros(0, np.int64)
     profiles = np.array([[0, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1], [1, 0, 1, 1]])
     columns = ("conditional", "unconditional", "class 1", "class 2")
-    rows = SplitRows(keys, np.ones(60, bool), none, none.astype(np.uint64), (np.arange(60) % 4).astype(np.int32), profiles, columns)
+    rows = SplitRows(
+        keys,
+        np.ones(60, bool),
+        none,
+        none.astype(np.uint64),
+        (np.arange(60) % 4).astype(np.int32),
+        profiles,
+        columns,
+    )
     units = join_units(rows)
-    solved = assign_units(units, rows, {"train": Fraction(8, 10), "val": Fraction(1, 10), "test": Fraction(1, 10)})
+    solved = assign_units(
+        units, rows, {"train": Fraction(8, 10), "val": Fraction(1, 10), "test": Fraction(1, 10)}
+    )
     assert solved.splits[::5].tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]
     hashed = assign_by_hash(units, {"train": Fraction(8, 10), "test": Fraction(2, 10)})
     assert hashed.splits[::5].tolist() == [0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 2]
 
 
-def signals(*, mixed: int = 100, shifted: int, rough_pairs: int, num_masks: int = 40) -> MaskSignals:
+def signals(
+    *, mixed: int = 100, shifted: int, rough_pairs: int, num_masks: int = 40
+) -> MaskSignals:
     """Return alike masks whose contacts, fixed points and ramps say nothing."""
     zeros = np.zeros(num_masks, np.int64)
     full = np.ones(num_masks, np.int64)
-    return MaskSignals(mixed * full, shifted * full, rough_pairs * full, zeros, zeros, zeros, zeros, zeros, zeros, np.full(num_masks, ""))
+    return MaskSignals(
+        mixed * full,
+        shifted * full,
+        rough_pairs * full,
+        zeros,
+        zeros,
+        zeros,
+        zeros,
+        zeros,
+        zeros,
+        np.full(num_masks, ""),
+    )
 
 
 @pytest.mark.parametrize(
     ("shifted", "rough_pairs", "is_lossy"),
     [
-        (107, 950, True),  # 9.5 differing neighbours a block, and a phase of .065 where .063 is asked for
+        (
+            107,
+            950,
+            True,
+        ),  # 9.5 differing neighbours a block, and a phase of .065 where .063 is asked for
         (107, 949, False),
         (106, 950, False),
         (112, 0, False),  # without rough blocks, .107 where .11 is asked for

@@ -19,7 +19,9 @@ from histoprep.errors import BrokenFileError
 
 RNG = np.random.default_rng(0)
 RGB = cv2.GaussianBlur(RNG.integers(0, 256, (75, 91, 3)).astype(np.uint8), (0, 0), 2)
-LABELS = cv2.resize(RNG.integers(0, 54, (9, 12)).astype(np.uint8), (91, 75), interpolation=cv2.INTER_NEAREST)
+LABELS = cv2.resize(
+    RNG.integers(0, 54, (9, 12)).astype(np.uint8), (91, 75), interpolation=cv2.INTER_NEAREST
+)
 
 
 def saved(pixels: np.ndarray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -63,8 +65,13 @@ def jpeg_zeros_inside(data: bytes) -> bytes:
 
 
 DAMAGES = [jpeg_cut, jpeg_half_with_end, jpeg_zeros_inside]
-# In CMYK zeros are valid code and may fill the picture exactly; the mode is an error of its own, HP302.
-DAMAGED = [(make, damage) for make in ("4:4:4", "4:2:2", "4:2:0", "grey", "progressive", "cmyk") for damage in DAMAGES[: 2 if make == "cmyk" else 3]]
+# In CMYK zeros are valid code and may fill the picture exactly; the mode is an error of its own,
+# HP302.
+DAMAGED = [
+    (make, damage)
+    for make in ("4:4:4", "4:2:2", "4:2:0", "grey", "progressive", "cmyk")
+    for damage in DAMAGES[: 2 if make == "cmyk" else 3]
+]
 
 
 @pytest.mark.parametrize(("make", "damage"), DAMAGED, ids=lambda one: getattr(one, "__name__", one))
@@ -104,7 +111,11 @@ def test_a_png_with_half_its_rows_is_refused(mode: str) -> None:
     start = whole.index(b"IDAT") + 4
     length = int.from_bytes(whole[start - 8 : start - 4], "big")
     lines = zlib.decompress(whole[start : start + length])
-    half = whole[: start - 8] + chunk(b"IDAT", zlib.compress(lines[: len(lines) // 2])) + chunk(b"IEND", b"")
+    half = (
+        whole[: start - 8]
+        + chunk(b"IDAT", zlib.compress(lines[: len(lines) // 2]))
+        + chunk(b"IEND", b"")
+    )
     for use in (look, imageio.decode_rgb, mask_of):
         use(whole)
         with pytest.raises(BrokenFileError, match="the header asks for"):
@@ -130,13 +141,20 @@ class TestMasks:
 
     @settings(max_examples=80)
     @given(
-        shape=st.tuples(st.integers(1, 60), st.integers(1, 60)), num_labels=st.integers(1, 256), seed=st.integers(0, 2**32 - 1), palette=st.booleans()
+        shape=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+        num_labels=st.integers(1, 256),
+        seed=st.integers(0, 2**32 - 1),
+        palette=st.booleans(),
     )
-    def test_random_masks_in_grey_and_palette(self, shape: tuple[int, int], num_labels: int, seed: int, palette: bool) -> None:
+    def test_random_masks_in_grey_and_palette(
+        self, shape: tuple[int, int], num_labels: int, seed: int, palette: bool
+    ) -> None:
         labels = np.random.default_rng(seed).integers(0, num_labels, shape).astype(np.uint8)
         picture = Image.fromarray(labels)
         if palette:
-            picture.putpalette(np.random.default_rng(seed).integers(0, 256, 768).astype(np.uint8).tobytes())
+            picture.putpalette(
+                np.random.default_rng(seed).integers(0, 256, 768).astype(np.uint8).tobytes()
+            )
         np.testing.assert_array_equal(mask_of(saved(picture)), labels)
 
     @pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -151,11 +169,18 @@ class TestMasks:
 
     def test_16_bit_masks_give_uint16(self) -> None:
         labels = LABELS.astype(np.uint16) * 1000 + 7
-        for data in (saved(labels), cv2.imencode(".png", labels)[1].tobytes(), imageio.encode_mask_png(labels)):
+        for data in (
+            saved(labels),
+            cv2.imencode(".png", labels)[1].tobytes(),
+            imageio.encode_mask_png(labels),
+        ):
             decoded = mask_of(data)
             assert decoded.dtype == np.uint16
             np.testing.assert_array_equal(decoded, labels)
-            assert (imageio.read_header(data).mode, imageio.read_header(data).bit_depth) == ("I;16", 16)
+            assert (imageio.read_header(data).mode, imageio.read_header(data).bit_depth) == (
+                "I;16",
+                16,
+            )
 
     def test_1_bit_masks_give_0_and_1(self) -> None:
         data = saved(Image.fromarray(LABELS % 2 * 255).convert("1"))
@@ -179,13 +204,21 @@ class TestMasks:
         # Colours: a palette of greys would have to say what its labels are.
         palette = chunk(b"PLTE", bytes([9, 0, 0]) * 256) if colour else b""
         data = (
-            b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + chunk(b"IDAT", zlib.compress(filtered(LABELS, filters))) + chunk(b"IEND", b"")
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", header)
+            + palette
+            + chunk(b"IDAT", zlib.compress(filtered(LABELS, filters)))
+            + chunk(b"IEND", b"")
         )
         np.testing.assert_array_equal(mask_of(data), LABELS)
 
     def test_metadata_cannot_spoil_a_mask(self) -> None:
         data = saved(LABELS, optimize=True)
-        broken_text = chunk(b"zTXt", b"Comment\0\0not zlib") + chunk(b"iCCP", b"x\0\0not zlib") + chunk(b"eXIf", b"II*\0\xff\xff")
+        broken_text = (
+            chunk(b"zTXt", b"Comment\0\0not zlib")
+            + chunk(b"iCCP", b"x\0\0not zlib")
+            + chunk(b"eXIf", b"II*\0\xff\xff")
+        )
         np.testing.assert_array_equal(mask_of(data[:33] + broken_text + data[33:]), LABELS)
         two = packed_png(LABELS % 2, 1, 0)
         np.testing.assert_array_equal(mask_of(two[:33] + broken_text + two[33:]), LABELS % 2)
@@ -195,7 +228,9 @@ class TestMasks:
 
 
 def filtered(pixels: np.ndarray, filters: list[int]) -> bytes:
-    """Scanlines of 8-bit pixels, each with its own filter; straight from the specification, pixel by pixel."""
+    """Scanlines of 8-bit pixels, each with its own filter; straight from the specification, pixel
+    by pixel.
+    """
     height, width = pixels.shape
     wide = np.zeros((height + 1, width + 1), int)
     wide[1:, 1:] = pixels
@@ -203,7 +238,11 @@ def filtered(pixels: np.ndarray, filters: list[int]) -> bytes:
     for row in range(1, height + 1):
         lines.append(filters[row - 1])
         for column in range(1, width + 1):
-            left, up, corner = wide[row, column - 1], wide[row - 1, column], wide[row - 1, column - 1]
+            left, up, corner = (
+                wide[row, column - 1],
+                wide[row - 1, column],
+                wide[row - 1, column - 1],
+            )
             near = sorted((left, up, corner), key=lambda one: abs(left + up - corner - one))[0]
             guess = (0, left, up, (left + up) // 2, near)[filters[row - 1]]
             lines.append((wide[row, column] - guess) % 256)
@@ -221,14 +260,33 @@ def packed_png(labels: np.ndarray, bits: int, interlace: int) -> bytes:
         if bits == 16:
             rows = part.astype(">u2").view(np.uint8).reshape(len(part), -1)
         else:
-            rows = np.packbits(np.unpackbits(part[..., None].astype(np.uint8), axis=-1)[..., 8 - bits :].reshape(len(part), -1), axis=1)
+            rows = np.packbits(
+                np.unpackbits(part[..., None].astype(np.uint8), axis=-1)[..., 8 - bits :].reshape(
+                    len(part), -1
+                ),
+                axis=1,
+            )
         return b"".join(b"\0" + row.tobytes() for row in rows)
 
-    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)] if interlace else [(0, 0, 1, 1)]
+    passes = (
+        [
+            (0, 0, 8, 8),
+            (4, 0, 8, 8),
+            (0, 4, 4, 8),
+            (2, 0, 4, 4),
+            (0, 2, 2, 4),
+            (1, 0, 2, 2),
+            (0, 1, 1, 2),
+        ]
+        if interlace
+        else [(0, 0, 1, 1)]
+    )
     parts = [labels[y::dy, x::dx] for x, y, dx, dy in passes]
     header = struct.pack(">IIBBBBB", labels.shape[1], labels.shape[0], bits, 0, 0, 0, interlace)
     body = zlib.compress(b"".join(lines(part) for part in parts if part.size))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(("num_more", "kinds"), [(1, "the image"), (2, "the mask")])
@@ -237,7 +295,10 @@ def test_a_tiff_of_several_pages_is_refused(num_more: int, kinds: str) -> None:
     pages = [Image.fromarray(np.roll(pixels, 5 * (one + 1), axis=0)) for one in range(num_more)]
     with pytest.raises(BrokenFileError) as refused:
         imageio.read_header(saved(pixels, "TIFF", save_all=True, append_images=pages))
-    assert refused.value.verdict == "HP201 multi-page" and f"{num_more + 1} pages" in refused.value.detail
+    assert (
+        refused.value.verdict == "HP201 multi-page"
+        and f"{num_more + 1} pages" in refused.value.detail
+    )
 
 
 def test_a_smaller_copy_in_a_tiff_is_no_page() -> None:
@@ -250,13 +311,21 @@ def test_a_smaller_copy_in_a_tiff_is_no_page() -> None:
     np.testing.assert_array_equal(imageio.decode_rgb(data, header), RGB)
 
 
-@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}, {"compression": "tiff_deflate"}, {"compression": "packbits"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"compression": "tiff_lzw"}, {"compression": "tiff_deflate"}, {"compression": "packbits"}],
+)
 def test_tiff_masks(options: dict[str, str]) -> None:
     np.testing.assert_array_equal(mask_of(saved(LABELS, "TIFF", **options)), LABELS)
     wide = LABELS.astype(np.uint16) * 900
     np.testing.assert_array_equal(mask_of(saved(wide, "TIFF", **options)), wide)
-    np.testing.assert_array_equal(mask_of(saved(Image.fromarray(LABELS % 2 * 255).convert("1"), "TIFF", **options)), LABELS % 2)
-    np.testing.assert_array_equal(mask_of(saved(LABELS.astype(np.int32), "TIFF", **options)), LABELS)
+    np.testing.assert_array_equal(
+        mask_of(saved(Image.fromarray(LABELS % 2 * 255).convert("1"), "TIFF", **options)),
+        LABELS % 2,
+    )
+    np.testing.assert_array_equal(
+        mask_of(saved(LABELS.astype(np.int32), "TIFF", **options)), LABELS
+    )
     picture = Image.fromarray(LABELS)
     picture.putpalette(bytes(range(256)) * 3)
     np.testing.assert_array_equal(mask_of(saved(picture, "TIFF", **options)), LABELS)
@@ -265,7 +334,9 @@ def test_tiff_masks(options: dict[str, str]) -> None:
 @pytest.mark.parametrize("bits", [2, 4])
 def test_tiff_masks_of_few_bits(bits: int) -> None:
     labels = LABELS[:, :88] & ((1 << bits) - 1)
-    rows = np.packbits(np.unpackbits(labels[..., None], axis=-1)[..., 8 - bits :].reshape(len(labels), -1), axis=1)
+    rows = np.packbits(
+        np.unpackbits(labels[..., None], axis=-1)[..., 8 - bits :].reshape(len(labels), -1), axis=1
+    )
     height, width = labels.shape
     tags = [
         (256, 3, width),
@@ -278,7 +349,11 @@ def test_tiff_masks_of_few_bits(bits: int) -> None:
         (278, 3, height),
         (279, 4, rows.size),
     ]
-    folder = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags) + bytes(4)
+    folder = (
+        struct.pack("<H", len(tags))
+        + b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+        + bytes(4)
+    )
     data = b"II*\0" + struct.pack("<I", 8 + rows.size) + rows.tobytes() + folder
     assert imageio.read_header(data).bit_depth == bits
     np.testing.assert_array_equal(mask_of(data), labels)
@@ -296,12 +371,16 @@ def test_tiff_masks_of_few_bits(bits: int) -> None:
         ("RGB", "TIFF", (75, 91, 3), np.uint8),
     ],
 )
-def test_colours_come_back_as_colours(mode: str, kind: str, shape: tuple[int, ...], dtype: type) -> None:
+def test_colours_come_back_as_colours(
+    mode: str, kind: str, shape: tuple[int, ...], dtype: type
+) -> None:
     options = {"WEBP": {"lossless": True}, "JPEG": {"subsampling": 0, "quality": 95}}.get(kind, {})
     original = Image.fromarray(RGB).convert(mode)
     decoded = mask_of(saved(original, kind, **options))
     assert decoded.shape == shape and decoded.dtype == dtype
-    assert np.abs(decoded.astype(float) - np.asarray(original, float)).max() <= (12 if kind == "JPEG" else 0)
+    assert np.abs(decoded.astype(float) - np.asarray(original, float)).max() <= (
+        12 if kind == "JPEG" else 0
+    )
 
 
 def test_a_grey_jpeg_mask_is_two_dimensional() -> None:
@@ -315,7 +394,12 @@ def test_a_grey_jpeg_mask_is_two_dimensional() -> None:
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 def test_jpeg_decodes_as_pillow_does(subsampling: str) -> None:
     data = saved(RGB, "JPEG", subsampling=subsampling)
-    assert np.abs(imageio.decode_rgb(data).astype(int) - np.asarray(Image.open(io.BytesIO(data)))).max() <= 3
+    assert (
+        np.abs(
+            imageio.decode_rgb(data).astype(int) - np.asarray(Image.open(io.BytesIO(data)))
+        ).max()
+        <= 3
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 9), (8, 8), (17, 1000), (511, 513), (512, 512)])
@@ -325,11 +409,15 @@ def test_luminance_at_an_eighth(size: tuple[int, int], kind: str) -> None:
     data = saved(rgb, kind)
     small = imageio.decode_luminance_eighth(data, imageio.read_header(data))
     assert small.shape == (-(-size[0] // 8), -(-size[1] // 8)) and small.dtype == np.uint8
-    whole = np.asarray(Image.fromarray(rgb).convert("L"), float)[: size[0] // 8 * 8, : size[1] // 8 * 8]
+    whole = np.asarray(Image.fromarray(rgb).convert("L"), float)[
+        : size[0] // 8 * 8, : size[1] // 8 * 8
+    ]
     if whole.size:
         blocks = whole.reshape(size[0] // 8, 8, size[1] // 8, 8).mean(axis=(1, 3))
         exact = size[0] % 8 == 0 and size[1] % 8 == 0
-        assert np.abs(small[: size[0] // 8, : size[1] // 8] - blocks).max() <= (3 if exact or kind == "JPEG" else 40)
+        assert np.abs(small[: size[0] // 8, : size[1] // 8] - blocks).max() <= (
+            3 if exact or kind == "JPEG" else 40
+        )
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "L", "RGB"])
@@ -337,7 +425,10 @@ def test_every_mode_of_jpeg_becomes_rgb(mode: str) -> None:
     original = Image.fromarray(RGB).convert(mode)
     data = saved(original, "JPEG", quality=98, **({} if mode == "L" else {"subsampling": 0}))
     assert imageio.read_header(data).mode == mode
-    assert np.abs(imageio.decode_rgb(data).astype(int) - np.asarray(original.convert("RGB"))).mean() < 3
+    assert (
+        np.abs(imageio.decode_rgb(data).astype(int) - np.asarray(original.convert("RGB"))).mean()
+        < 3
+    )
     look(data)
 
 
@@ -366,7 +457,9 @@ def test_sampling_that_simplejpeg_does_not_know_is_decoded(factor: tuple[int, in
 
 
 def oddly_sampled(factor: tuple[int, int]) -> bytes:
-    """A JPEG of one colour whose luminance is sampled `factor` times as finely; all blocks are alike, so only the header says so."""
+    """A JPEG of one colour whose luminance is sampled `factor` times as finely; all blocks are
+    alike, so only the header says so.
+    """
     flat = simplejpeg.encode_jpeg(np.full((8, 8, 3), 128, np.uint8), colorsubsampling="444")
     frame = flat.index(b"\xff\xc0")
     scan = flat.index(b"\xff\xda")
@@ -378,11 +471,16 @@ def oddly_sampled(factor: tuple[int, int]) -> bytes:
         + bytes([across << 4 | down])
         + flat[frame + 12 : scan + 14]
     )
-    # A block without any difference is `00` for the mean and `1010` for the end of a luminance block, `00` `00` for chroma.
+    # A block without any difference is `00` for the mean and `1010` for the end of a luminance
+    # block, `00` `00` for chroma.
     units = 16 // (8 * down)
     bits = ("001010" * (across * down) + "0000" * 2) * units
     bits += "1" * (-len(bits) % 8)
-    return head + int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0") + b"\xff\xd9"
+    return (
+        head
+        + int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+        + b"\xff\xd9"
+    )
 
 
 @pytest.mark.parametrize(
@@ -400,10 +498,17 @@ def oddly_sampled(factor: tuple[int, int]) -> bytes:
         (Image.fromarray(RGB), "WEBP", "RGB"),
     ],
 )
-def test_every_mode_of_other_formats_becomes_rgb(picture: Image.Image, kind: str, mode: str) -> None:
+def test_every_mode_of_other_formats_becomes_rgb(
+    picture: Image.Image, kind: str, mode: str
+) -> None:
     data = saved(picture, kind, **({"lossless": True} if kind == "WEBP" else {}))
     header = imageio.read_header(data)
-    assert (header.format, header.mode, header.width_px, header.height_px) == (kind.lower(), mode, 91, 75)
+    assert (header.format, header.mode, header.width_px, header.height_px) == (
+        kind.lower(),
+        mode,
+        91,
+        75,
+    )
     decoded = imageio.decode_rgb(data, header)
     assert decoded.dtype == np.uint8 and decoded.shape == RGB.shape
     if mode not in ("LAB",):
@@ -485,8 +590,15 @@ def test_damaged_files_raise_nothing_but_broken_file(kind: str) -> None:
         "cmyk": lambda: saved(Image.fromarray(small).convert("CMYK"), "JPEG"),
     }.get(kind, lambda: saved(small, kind))()
     for _ in range(400):
-        broken = np.frombuffer(whole[: chance.integers(1, len(whole) + 1)] if chance.random() < 0.3 else whole, np.uint8).copy()
-        at = chance.integers(0, min(len(broken), 200) if chance.random() < 0.5 else len(broken), chance.integers(1, 6))
+        broken = np.frombuffer(
+            whole[: chance.integers(1, len(whole) + 1)] if chance.random() < 0.3 else whole,
+            np.uint8,
+        ).copy()
+        at = chance.integers(
+            0,
+            min(len(broken), 200) if chance.random() < 0.5 else len(broken),
+            chance.integers(1, 6),
+        )
         broken[at] = chance.integers(0, 256, len(at))
         data = broken.tobytes()
         for use in (look, mask_of, imageio.decode_rgb):

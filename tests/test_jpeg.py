@@ -14,7 +14,9 @@ from PIL import Image
 from histoprep.errors import BrokenFileError
 from histoprep.imageio import jpeg
 
-RGB = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (72, 88, 3)).astype(np.uint8), (0, 0), 2)
+RGB = cv2.GaussianBlur(
+    np.random.default_rng(0).integers(0, 256, (72, 88, 3)).astype(np.uint8), (0, 0), 2
+)
 
 
 def saved(pixels: np.ndarray = RGB, mode: str = "RGB", **options: object) -> bytes:
@@ -32,7 +34,9 @@ def test_quality_is_named_exactly_for_three_encoders() -> None:
             "cv2": cv2.imencode(".jpg", RGB, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes(),
             "simplejpeg": simplejpeg.encode_jpeg(RGB, quality=quality),
         }
-        assert {name: jpeg.read_markers(data).quality for name, data in files.items()} == dict.fromkeys(files, quality)
+        assert {
+            name: jpeg.read_markers(data).quality for name, data in files.items()
+        } == dict.fromkeys(files, quality)
 
 
 def test_a_table_of_16_bit_entries_is_read() -> None:
@@ -45,18 +49,28 @@ def test_a_table_of_16_bit_entries_is_read() -> None:
 
 
 def test_own_tables_give_the_nearest_quality() -> None:
-    table = [max(1, one + (index % 3) - 1) for index, one in enumerate(Image.open(io.BytesIO(saved(quality=80))).quantization[0])]
+    table = [
+        max(1, one + (index % 3) - 1)
+        for index, one in enumerate(Image.open(io.BytesIO(saved(quality=80))).quantization[0])
+    ]
     assert abs((jpeg.read_markers(saved(qtables=[table, table])).quality or 0) - 80) <= 2
 
 
-@pytest.mark.parametrize(("option", "name"), [("4:4:4", "4:4:4"), ("4:2:2", "4:2:2"), ("4:2:0", "4:2:0")])
+@pytest.mark.parametrize(
+    ("option", "name"), [("4:4:4", "4:4:4"), ("4:2:2", "4:2:2"), ("4:2:0", "4:2:0")]
+)
 def test_subsampling_of_pillow(option: str, name: str) -> None:
     assert jpeg.read_markers(saved(subsampling=option)).subsampling == name
 
 
-@pytest.mark.parametrize(("option", "name"), [("444", "4:4:4"), ("422", "4:2:2"), ("420", "4:2:0"), ("440", "4:4:0"), ("411", "4:1:1")])
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("444", "4:4:4"), ("422", "4:2:2"), ("420", "4:2:0"), ("440", "4:4:0"), ("411", "4:1:1")],
+)
 def test_subsampling_of_simplejpeg(option: str, name: str) -> None:
-    assert jpeg.read_markers(simplejpeg.encode_jpeg(RGB, colorsubsampling=option)).subsampling == name
+    assert (
+        jpeg.read_markers(simplejpeg.encode_jpeg(RGB, colorsubsampling=option)).subsampling == name
+    )
 
 
 def test_modes_size_and_depth() -> None:
@@ -96,14 +110,21 @@ def test_a_baseline_file_of_three_scans_needs_all_of_them() -> None:
 
 
 def in_three_scans(one_scan: bytes) -> bytes:
-    """A file with one scan a component: three grey pictures share the frame header of a colour picture."""
-    greys = [simplejpeg.encode_jpeg(np.ascontiguousarray(RGB[..., [channel]]), colorspace="GRAY") for channel in range(3)]
+    """A file with one scan a component: three grey pictures share the frame header of a colour
+    picture.
+    """
+    greys = [
+        simplejpeg.encode_jpeg(np.ascontiguousarray(RGB[..., [channel]]), colorspace="GRAY")
+        for channel in range(3)
+    ]
     start = scan_starts(one_scan)[0]
     head = one_scan[:start].replace(b"\x02\x11\x01\x03\x11\x01", b"\x02\x11\x00\x03\x11\x00")
     scans = []
     for number, grey in enumerate(greys, start=1):
         at = scan_starts(grey)[0]
-        scans.append(b"\xff\xda\x00\x08\x01" + bytes([number]) + b"\x00\x00\x3f\x00" + grey[at + 10 : -2])
+        scans.append(
+            b"\xff\xda\x00\x08\x01" + bytes([number]) + b"\x00\x00\x3f\x00" + grey[at + 10 : -2]
+        )
     return head + b"".join(scans) + jpeg.END
 
 
@@ -113,7 +134,9 @@ def test_cuts_name_what_is_missing() -> None:
     for length in range(3, len(whole) - 1):
         with pytest.raises(BrokenFileError) as caught:
             jpeg.read_markers(whole[:length])
-        assert caught.value.verdict == ("HP202 no-end-marker" if length >= start + 4 else "HP201 truncated")
+        assert caught.value.verdict == (
+            "HP202 no-end-marker" if length >= start + 4 else "HP201 truncated"
+        )
     assert jpeg.read_markers(whole + b"trailing").width_px == 88
 
 
@@ -122,7 +145,11 @@ def test_impossible_markers_are_refused() -> None:
     frame = whole.index(b"\xff\xc0")
     without_size = whole[: frame + 5] + bytes(4) + whole[frame + 9 :]
     end = frame + 2 + int.from_bytes(whole[frame + 2 : frame + 4], "big")
-    for broken in (without_size, whole[:frame] + whole[end:], whole[:20] + b"\0\0\0\0" + whole[20:]):
+    for broken in (
+        without_size,
+        whole[:frame] + whole[end:],
+        whole[:20] + b"\0\0\0\0" + whole[20:],
+    ):
         with pytest.raises(BrokenFileError) as caught:
             jpeg.read_markers(broken)
         assert caught.value.verdict == "HP201 bad-header"
@@ -143,7 +170,9 @@ def test_metadata_is_noted() -> None:
     assert not (plain.exif or plain.has_comment or plain.has_xmp or plain.has_iptc)
 
 
-@pytest.mark.parametrize(("resource", "is_iptc"), [(b"8BIM\x04\x04", True), (b"8BIM\x03\xed", False)])
+@pytest.mark.parametrize(
+    ("resource", "is_iptc"), [(b"8BIM\x04\x04", True), (b"8BIM\x03\xed", False)]
+)
 def test_only_iptc_of_photoshops_resources_counts(resource: bytes, is_iptc: bool) -> None:
     body = b"Photoshop 3.0\0" + resource + b"\0\0\0\0\0\x04abcd"
     data = saved()

@@ -1,4 +1,6 @@
-"""Options of the last audit outlive damage to the tables that they configure, or the loss of them is an error."""
+"""Options of the last audit outlive damage to the tables that they configure, or the loss of them
+is an error.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def dataset(tmp_path: Path) -> Path:
     root.mkdir()
     for index in range(35):
         draw = np.random.default_rng(index)
-        Image.fromarray(draw.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(root / f"slide{index % 7}_{index}.png")
+        Image.fromarray(draw.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(
+            root / f"slide{index % 7}_{index}.png"
+        )
         mask = np.zeros((24, 24), np.uint8)
         mask[3:15, 3:15] = index % 2
         Image.fromarray(mask).save(root / f"slide{index % 7}_{index}_mask.png")
@@ -81,7 +85,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_groups_outlive_a_damaged_tiles_table(dataset: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_groups_outlive_a_damaged_tiles_table(
+    dataset: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     space = Workspace.of(dataset)
     run(["audit", str(dataset), "--group-by", GROUP_BY, "--workers", "1"])
     tables_before = pq.read_table(space.tiles)
@@ -101,7 +107,9 @@ def test_without_groups_slides_do_lie_in_both_splits(dataset: Path) -> None:
     assert slides_in_both(dataset) > 0
 
 
-def test_options_that_cannot_be_read_are_damage_until_they_are_named_again(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_that_cannot_be_read_are_damage_until_they_are_named_again(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     space = Workspace.of(dataset)
     run(["audit", str(dataset), "--group-by", GROUP_BY, "--workers", "1"])
     text = space.scan_options.read_text("utf-8")
@@ -111,12 +119,17 @@ def test_options_that_cannot_be_read_are_damage_until_they_are_named_again(datas
             capsys.readouterr()
             assert run([command, str(dataset), "--workers", "1"]) == ExitCode.INTEGRITY
             assert str(space.scan_options) in capsys.readouterr().err
-    assert run(["audit", str(dataset), "--forget", "--group-by", GROUP_BY, "--workers", "1"]) in (ExitCode.OK, ExitCode.FINDINGS)
+    assert run(["audit", str(dataset), "--forget", "--group-by", GROUP_BY, "--workers", "1"]) in (
+        ExitCode.OK,
+        ExitCode.FINDINGS,
+    )
     assert manifest(dataset) == ExitCode.OK
     assert slides_in_both(dataset) == 0
 
 
-@pytest.mark.parametrize("damage", ["flipped bit in the footer", "cut in half", "empty", "of another major version"])
+@pytest.mark.parametrize(
+    "damage", ["flipped bit in the footer", "cut in half", "empty", "of another major version"]
+)
 def test_a_workspace_of_before_this_file_loses_nothing_silently(dataset: Path, damage: str) -> None:
     """Earlier versions kept the options in the tiles table alone."""
     space = Workspace.of(dataset)
@@ -134,7 +147,17 @@ def test_a_killed_first_audit_leaves_its_options(dataset: Path) -> None:
     space = Workspace.of(dataset)
     command = "from histoprep.cli import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", command, "audit", str(dataset), "--group-by", GROUP_BY, "--workers", "1"],
+        [
+            sys.executable,
+            "-c",
+            command,
+            "audit",
+            str(dataset),
+            "--group-by",
+            GROUP_BY,
+            "--workers",
+            "1",
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -165,14 +188,19 @@ def test_refused_options_are_dropped_and_those_before_them_stay(dataset: Path) -
 def test_collected_parts_leave_their_options(dataset: Path) -> None:
     space = Workspace.of(dataset)
     run(["audit", str(dataset), "--workers", "1"])
-    assert run(["audit", str(dataset), "--group-by", GROUP_BY, "--part", "1/1", "--workers", "1"]) == ExitCode.OK
+    assert (
+        run(["audit", str(dataset), "--group-by", GROUP_BY, "--part", "1/1", "--workers", "1"])
+        == ExitCode.OK
+    )
     assert run(["collect", str(dataset)]) == ExitCode.OK
     space.tiles.unlink()
     assert manifest(dataset) == ExitCode.OK
     assert slides_in_both(dataset) == 0
 
 
-def test_a_manifest_does_not_lose_its_groups_unless_told(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_manifest_does_not_lose_its_groups_unless_told(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     space = Workspace.of(dataset)
     assert manifest(dataset, "--group-by", GROUP_BY) == ExitCode.OK
     before = space.manifest.read_bytes()

@@ -1,4 +1,6 @@
-"""Label maps: what may be written, what is refused and why, and the laws of applying and joining them."""
+"""Label maps: what may be written, what is refused and why, and the laws of applying and joining
+them.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,12 @@ def test_a_map_reads_as_written(tmp_path: Path) -> None:
     assert read == expected
     assert hash(read) == hash(expected)
     assert check_label_map(tmp_path / "map.yml") == []
-    assert (read.num_classes, read.gaps, read.class_name(1), read.source_name(2)) == (2, (), "Tissue", "dermis, scar")
+    assert (read.num_classes, read.gaps, read.class_name(1), read.source_name(2)) == (
+        2,
+        (),
+        "Tissue",
+        "dermis, scar",
+    )
 
 
 def test_sources_alone_map_each_label_to_itself(tmp_path: Path) -> None:
@@ -94,20 +101,32 @@ def test_sources_alone_map_each_label_to_itself(tmp_path: Path) -> None:
 
 def test_a_source_list_beside_the_map_comes_before_the_packed_one(tmp_path: Path) -> None:
     text = "sources: source_labels.yml\nclasses:\n  0: All\nmap:\n  0: 0\n"
-    assert {code for code, _ in _codes(_file(tmp_path, text))} == {"HP503"}  # the packed list has 54 more
+    assert {code for code, _ in _codes(_file(tmp_path, text))} == {
+        "HP503"
+    }  # the packed list has 54 more
     _file(tmp_path, "sources:\n  0: only\n", "source_labels.yml")
     assert load_label_map(tmp_path / "map.yml").sources == (SourceLabel(0, "only"),)
 
 
 @pytest.mark.parametrize("where", ["/etc/passwd.yml", "../map.yml", "nowhere.yml", "labels.txt"])
 def test_a_source_list_is_a_file_beside_the_map(tmp_path: Path, where: str) -> None:
-    assert _refusal(_file(tmp_path, f"sources: {where}\nclasses:\n  0: A\nmap:\n  0: 0\n")).path == f"{tmp_path / 'map.yml'}:1"
+    assert (
+        _refusal(_file(tmp_path, f"sources: {where}\nclasses:\n  0: A\nmap:\n  0: 0\n")).path
+        == f"{tmp_path / 'map.yml'}:1"
+    )
 
 
 def test_names_are_compared_after_composition(tmp_path: Path) -> None:
-    read = load_label_map(_file(tmp_path, "sources:\n  0: ne\u0301vus\nclasses:\n  0: E\u0301\nmap:\n  n\u00e9vus: \u00c9\n"))
+    read = load_label_map(
+        _file(
+            tmp_path,
+            "sources:\n  0: ne\u0301vus\nclasses:\n  0: E\u0301\nmap:\n  n\u00e9vus: \u00c9\n",
+        )
+    )
     assert read.mapping == {0: 0}
-    assert _codes(_file(tmp_path, "sources:\n  0: ne\u0301vus\n  1: n\u00e9vus\n")) == [("HP504", 3)]
+    assert _codes(_file(tmp_path, "sources:\n  0: ne\u0301vus\n  1: n\u00e9vus\n")) == [
+        ("HP504", 3)
+    ]
 
 
 # --- problems with a code
@@ -139,11 +158,19 @@ def test_each_problem_has_its_code_and_line(tmp_path: Path, case: str) -> None:
 
 def test_a_misspelt_name_gets_a_suggestion(tmp_path: Path) -> None:
     [problem] = check_label_map(_file(tmp_path, GOOD.replace("dermis: Tissue", "dermis: tisue")))
-    assert str(problem) == "HP503 map-not-total: source label 'dermis' goes to 'tisue', which is no class; perhaps you meant 'Tissue'"
+    assert (
+        str(problem)
+        == "HP503 map-not-total: source label 'dermis' goes to 'tisue', which is no class; perhaps"
+        " you meant 'Tissue'"
+    )
 
 
 def test_check_reports_all_problems_and_loading_the_first(tmp_path: Path) -> None:
-    text = GOOD.replace("  dermis: Tissue\n", "").replace("  2: 1\n", "  2: 7\n").replace("map:", "  300: Rare\nmap:")
+    text = (
+        GOOD.replace("  dermis: Tissue\n", "")
+        .replace("  2: 1\n", "  2: 7\n")
+        .replace("map:", "  300: Rare\nmap:")
+    )
     path = _file(tmp_path, text)
     assert _codes(path) == [("HP503", 3), ("HP505", 8), ("HP503", 11), ("HP506", None)]
     error = _refusal(path)
@@ -152,7 +179,9 @@ def test_check_reports_all_problems_and_loading_the_first(tmp_path: Path) -> Non
 
 
 def test_a_gap_is_a_warning(tmp_path: Path) -> None:
-    path = _file(tmp_path, GOOD.replace("  1: {name: T", "  3: {name: T").replace("  2: 1", "  2: 3"))
+    path = _file(
+        tmp_path, GOOD.replace("  1: {name: T", "  3: {name: T").replace("  2: 1", "  2: 3")
+    )
     [problem] = check_label_map(path)
     assert (problem.code, problem.severity) == ("HP506", "warning")
     assert load_label_map(path).gaps == (1, 2)
@@ -214,12 +243,19 @@ def test_an_id_is_decimal_digits_and_nothing_else(tmp_path: Path, spelling: str)
 @pytest.mark.parametrize("side", ["label", "class"])
 def test_the_map_refuses_what_may_be_a_number(tmp_path: Path, spelling: str, side: str) -> None:
     line = f"{spelling}: 1" if side == "label" else f"2: {spelling}"
-    assert "neither a name nor a plain number" in _refusal(_file(tmp_path, GOOD.replace("2: 1", line))).what
+    assert (
+        "neither a name nor a plain number"
+        in _refusal(_file(tmp_path, GOOD.replace("2: 1", line))).what
+    )
 
 
 REFUSED: dict[str, tuple[str | bytes, str, int | None]] = {
     "alias": ("a: &x {b: c}\nd: *x\n", "anchors", 1),
-    "alias bomb": ("a: &a {x: 1, y: 2}\nb: &b {x: *a, y: *a}\nc: &c {x: *b, y: *b}\n", "anchors", 1),
+    "alias bomb": (
+        "a: &a {x: 1, y: 2}\nb: &b {x: *a, y: *a}\nc: &c {x: *b, y: *b}\n",
+        "anchors",
+        1,
+    ),
     "alias alone": ("a: *x\n", "aliases", 1),
     "merge": ("sources:\n  <<: {0: a}\n", "merge keys", 2),
     "tag": ("sources: !!python/object/apply:os.system {0: a}\n", "tags", 1),
@@ -231,9 +267,17 @@ REFUSED: dict[str, tuple[str | bytes, str, int | None]] = {
     "list of labels": ("sources: [a, b]\n", "list", 1),
     "text at the top": ("hello\n", "not a label map", 1),
     "key twice at the top": ("sources:\n  0: a\nsources:\n  0: b\n", "occurs twice", 3),
-    "key twice in a class": ("sources:\n  0: a\nclasses:\n  0: {name: A, name: B}\nmap: {a: A}\n", "occurs twice", 4),
+    "key twice in a class": (
+        "sources:\n  0: a\nclasses:\n  0: {name: A, name: B}\nmap: {a: A}\n",
+        "occurs twice",
+        4,
+    ),
     "unknown key": ("sources:\n  0: a\nclases:\n  0: A\n", "perhaps you meant 'classes'", 3),
-    "unknown key in a class": ("sources:\n  0: a\nclasses:\n  0: {name: A, colr: b}\nmap: {a: A}\n", "perhaps you meant", 4),
+    "unknown key in a class": (
+        "sources:\n  0: a\nclasses:\n  0: {name: A, colr: b}\nmap: {a: A}\n",
+        "perhaps you meant",
+        4,
+    ),
     "tab": ("sources:\n\t0: a\n", "not valid YAML", 2),
     "table as key": ("? {a: b}\n: c\n", "cannot be a key", 1),
     "table as name": ("sources:\n  0: {name: a}\n", "cannot be a table", 2),
@@ -246,7 +290,11 @@ REFUSED: dict[str, tuple[str | bytes, str, int | None]] = {
     "name is empty": (GOOD.replace("1: dermis\n", "1:\n"), "is empty", 3),
     "name with blanks": (GOOD.replace("1: dermis\n", "1: ' dermis'\n"), "blanks", 3),
     "name over two lines": (GOOD.replace("1: dermis\n", '1: "der\\nmis"\n'), "cannot be seen", 3),
-    "name that turns the text around": (GOOD.replace("1: dermis\n", '1: "der\\u202Emis"\n'), "cannot be seen", 3),
+    "name that turns the text around": (
+        GOOD.replace("1: dermis\n", '1: "der\\u202Emis"\n'),
+        "cannot be seen",
+        3,
+    ),
     "name of a folder": ("name: ../x\n" + GOOD, "folder's name", 1),
     "control character": ("sources:\n  0: a\x00b\n", "no text file should hold", 2),
     "not UTF-8": ("sources:\n  0: a\n  1: n\u00e9vus\n".encode("latin-1"), "not UTF-8", 3),
@@ -278,28 +326,44 @@ def test_strict_yaml_refuses(tmp_path: Path, case: str) -> None:
 def test_hints_name_the_usual_traps(tmp_path: Path) -> None:
     assert "tabs" in str(_refusal(_file(tmp_path, "sources:\n\t0: a\n")).hint)
     assert "quotes" in str(_refusal(_file(tmp_path, GOOD.replace('"#999999"', "#999999"))).hint)
-    block = GOOD.replace("{name: Tissue, colour: D55E00, min_radius_px: 1.5}", "\n    name: T\n    colour: #ffffff")
+    block = GOOD.replace(
+        "{name: Tissue, colour: D55E00, min_radius_px: 1.5}", "\n    name: T\n    colour: #ffffff"
+    )
     assert "quotes" in str(_refusal(_file(tmp_path, block)).hint)
 
 
 def test_a_byte_order_mark_and_windows_lines_are_fine(tmp_path: Path) -> None:
     plain = load_label_map(_file(tmp_path, GOOD))
-    assert load_label_map(_file(tmp_path, b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())) == plain
+    assert (
+        load_label_map(_file(tmp_path, b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode()))
+        == plain
+    )
 
 
 def test_what_is_no_readable_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yml")
     _file(tmp_path, b"#" * ((1 << 20) + 1), "huge.yml")
     (tmp_path / "loop.yml").symlink_to("loop.yml")
-    refused = {"pipe.yml": "regular", "huge.yml": "too large", "loop.yml": "symbolic links", "none.yml": "No such file", ".": "regular"}
+    refused = {
+        "pipe.yml": "regular",
+        "huge.yml": "too large",
+        "loop.yml": "symbolic links",
+        "none.yml": "No such file",
+        ".": "regular",
+    }
     for name, words in refused.items():
         assert words in _refusal(tmp_path / name).what
-    assert load_label_map(_file(tmp_path, GOOD.encode().ljust(1 << 20, b"\n"))).num_classes == 2  # the limit itself is fine
+    assert (
+        load_label_map(_file(tmp_path, GOOD.encode().ljust(1 << 20, b"\n"))).num_classes == 2
+    )  # the limit itself is fine
 
 
 # --- older formats
 
-OLD = {"classes": "classes:\n  class_to_int:\n", "features": "features:\n  target__tfrec:\n    class_to_int:\n"}
+OLD = {
+    "classes": "classes:\n  class_to_int:\n",
+    "features": "features:\n  target__tfrec:\n    class_to_int:\n",
+}
 
 
 def _old(form: str, **numbers: int) -> str:
@@ -308,9 +372,15 @@ def _old(form: str, **numbers: int) -> str:
 
 @pytest.mark.parametrize("form", OLD)
 def test_distinct_numbers_without_a_list_are_pixel_values(tmp_path: Path, form: str) -> None:
-    read = load_label_map(_file(tmp_path, _old(form, Necrosis=2, Unknown=0, Carcinoma=1), "class_to_int.yml"))
+    read = load_label_map(
+        _file(tmp_path, _old(form, Necrosis=2, Unknown=0, Carcinoma=1), "class_to_int.yml")
+    )
     assert read.mapping == {0: 0, 1: 1, 2: 2}
-    assert [one.name for one in read.sources] == [one.name for one in read.classes] == ["Unknown", "Carcinoma", "Necrosis"]
+    assert (
+        [one.name for one in read.sources]
+        == [one.name for one in read.classes]
+        == ["Unknown", "Carcinoma", "Necrosis"]
+    )
     assert read.name == "class_to_int"
 
 
@@ -331,7 +401,10 @@ def _refusal_with_list(folder: Path, text: str) -> LabelMapError:
 
 def test_a_list_of_other_labels_does_not_concern_the_file(tmp_path: Path) -> None:
     _file(tmp_path, "sources:\n  7: a\n  3: b\n", "source_labels.yml")
-    assert load_label_map(_file(tmp_path, _old("classes", Unknown=0, Tumour=1))).mapping == {0: 0, 1: 1}
+    assert load_label_map(_file(tmp_path, _old("classes", Unknown=0, Tumour=1))).mapping == {
+        0: 0,
+        1: 1,
+    }
 
 
 def test_the_packed_list_knows_the_skin_labels(tmp_path: Path) -> None:
@@ -342,12 +415,17 @@ def test_the_packed_list_knows_the_skin_labels(tmp_path: Path) -> None:
     some = load_label_map(_file(tmp_path, _old("features", tissue_unknown=0, background=1)))
     assert some.mapping == {0: 0, 1: 1}
     # One name in common with the skin data says nothing about another data set.
-    assert load_label_map(_file(tmp_path, _old("classes", background=0, tumour=1))).mapping == {0: 0, 1: 1}
+    assert load_label_map(_file(tmp_path, _old("classes", background=0, tumour=1))).mapping == {
+        0: 0,
+        1: 1,
+    }
 
 
 def test_both_tables_together_are_labels_and_classes(tmp_path: Path) -> None:
     _file(tmp_path, "sources:\n  7: a\n  3: b\n  5: c\n", "source_labels.yml")
-    read = load_label_map(_file(tmp_path, _old("features", a=1, b=0, c=1) + _old("classes", Nothing=0, Tissue=1)))
+    read = load_label_map(
+        _file(tmp_path, _old("features", a=1, b=0, c=1) + _old("classes", Nothing=0, Tissue=1))
+    )
     assert [one.name for one in read.classes] == ["Nothing", "Tissue"]
     assert read.mapping == {7: 1, 3: 0, 5: 1}
     (tmp_path / "source_labels.yml").unlink()
@@ -372,9 +450,13 @@ def test_what_could_mean_two_things_is_refused(tmp_path: Path, case: str) -> Non
 
 def test_older_formats_are_as_strict(tmp_path: Path) -> None:
     assert "leading zero" in _refusal(_file(tmp_path, OLD["classes"] + "    a: 010\n")).what
-    assert "of our format" in _refusal(_file(tmp_path, _old("classes", a=0) + "map:\n  a: 0\n")).what
+    assert (
+        "of our format" in _refusal(_file(tmp_path, _old("classes", a=0) + "map:\n  a: 0\n")).what
+    )
     assert "no table class_to_int" in _refusal(_file(tmp_path, "features:\n  other: x\n")).what
-    assert _codes(_file(tmp_path, OLD["classes"] + "    a: 0\n    b: 1\n    a: 2\n")) == [("HP504", 5)]
+    assert _codes(_file(tmp_path, OLD["classes"] + "    a: 0\n    b: 1\n    a: 2\n")) == [
+        ("HP504", 5)
+    ]
     assert _codes(_file(tmp_path, _old("classes", a=0, b=256)))[0][0] == "HP505"
 
 
@@ -385,11 +467,20 @@ def _columns(path: Path) -> dict[str, tuple[dict[int, str], dict[int, int]]]:
     with path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     names = {int(row["source_id"]): row["source_name"] for row in rows}
-    return {f"label_map_{k}": (names, {int(row["source_id"]): int(row[f"class_{k}"]) for row in rows}) for k in (5, 10)}
+    return {
+        f"label_map_{k}": (names, {int(row["source_id"]): int(row[f"class_{k}"]) for row in rows})
+        for k in (5, 10)
+    }
 
 
 CLASSES = {
-    "label_map_5": ["Unknown", "Background/Artifact", "Inflammatory/Reactive", "Carcinoma", "Normal Tissue"],
+    "label_map_5": [
+        "Unknown",
+        "Background/Artifact",
+        "Inflammatory/Reactive",
+        "Carcinoma",
+        "Normal Tissue",
+    ],
     "label_map_10": [
         *["Unknown", "Background", "Artifacts", "Carcinoma", "Normal Dermis", "Normal Epidermis"],
         *["Normal Appendages", "Inflammatory", "Reactive", "Structural"],
@@ -422,12 +513,31 @@ def test_packed_maps_are_total_over_55_labels(name: str) -> None:
     assert [sizes[one.id] for one in read.classes] == SIZES[name]
 
 
-# Machado, Oliveira and Fernandes 2009, table 1: full protanopia, deuteranopia, tritanopia; linear RGB.
+# Machado, Oliveira and Fernandes 2009, table 1: full protanopia, deuteranopia, tritanopia; linear
+# RGB.
 SIGHTS = [
     np.eye(3),
-    np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
-    np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
-    np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]),
+    np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
+    np.array(
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ]
+    ),
 ]
 TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
@@ -441,7 +551,11 @@ def _cielab(colour: str, sight: np.ndarray) -> np.ndarray:
 
 
 def _least_distance(colours: list[str]) -> float:
-    return min(float(np.linalg.norm(_cielab(a, sight) - _cielab(b, sight))) for sight in SIGHTS for a, b in itertools.combinations(colours, 2))
+    return min(
+        float(np.linalg.norm(_cielab(a, sight) - _cielab(b, sight)))
+        for sight in SIGHTS
+        for a, b in itertools.combinations(colours, 2)
+    )
 
 
 def test_packed_colours_stay_apart_for_every_sight() -> None:
@@ -450,25 +564,42 @@ def test_packed_colours_stay_apart_for_every_sight() -> None:
         assert _least_distance(colours) > 24
         assert len({colours[0][1:3], colours[0][3:5], colours[0][5:7]}) == 1  # unknown is a grey
     assert _least_distance(list(PALETTE)) > 24
-    assert _least_distance(["#ff0000", "#008000"]) < _least_distance(["#0000ff", "#ffff00"])  # the measure knows red from green
+    assert _least_distance(["#ff0000", "#008000"]) < _least_distance(
+        ["#0000ff", "#ffff00"]
+    )  # the measure knows red from green
 
 
 # --- laws
 
-# Letters of all scripts, marks that compose, punctuation that YAML gives a meaning; never what reads as a number.
-CHARACTERS = st.one_of(st.sampled_from(" ,:#'\"\\{}[]&*!|>%@`-?<~e\u0301\u00e9"), st.characters(categories=("L", "M", "N", "P", "S")))
-NAMES = st.text(CHARACTERS, min_size=1, max_size=12).map(str.strip).filter(lambda name: name_fault(name, -1) is None)
+# Letters of all scripts, marks that compose, punctuation that YAML gives a meaning; never what
+# reads as a number.
+CHARACTERS = st.one_of(
+    st.sampled_from(" ,:#'\"\\{}[]&*!|>%@`-?<~e\u0301\u00e9"),
+    st.characters(categories=("L", "M", "N", "P", "S")),
+)
+NAMES = (
+    st.text(CHARACTERS, min_size=1, max_size=12)
+    .map(str.strip)
+    .filter(lambda name: name_fault(name, -1) is None)
+)
 COLOURS = st.integers(0, 0xFFFFFF).map(lambda value: f"#{value:06x}")
 
 
 @st.composite
 def label_maps(draw: st.DrawFn) -> LabelMap:
-    names = st.lists(NAMES, min_size=1, max_size=8, unique_by=lambda name: unicodedata.normalize("NFC", name))
-    labels, classes = ({draw(st.integers(0, limit)): name for name in draw(names)} for limit in (65_535, 255))
+    names = st.lists(
+        NAMES, min_size=1, max_size=8, unique_by=lambda name: unicodedata.normalize("NFC", name)
+    )
+    labels, classes = (
+        {draw(st.integers(0, limit)): name for name in draw(names)} for limit in (65_535, 255)
+    )
     return LabelMap(
         draw(st.sampled_from(["map", "5", "label_map_5", "a b", "no", "caf\u00e9"])),
         tuple(SourceLabel(one, name) for one, name in labels.items()),
-        tuple(TargetClass(one, name, draw(COLOURS), draw(st.floats(0, 99))) for one, name in classes.items()),
+        tuple(
+            TargetClass(one, name, draw(COLOURS), draw(st.floats(0, 99)))
+            for one, name in classes.items()
+        ),
         {one: draw(st.sampled_from(sorted(classes))) for one in labels},
     )
 
@@ -482,7 +613,9 @@ def test_every_map_survives_yaml_json_and_pickle(label_map: LabelMap) -> None:
         assert format_label_map(again) == format_label_map(label_map)
         assert {one.code for one in check_label_map(path)} <= {"HP506"}
         # Other readers of YAML see the same names.
-        assert yaml.safe_load(path.read_text())["sources"] == {one.id: one.name for one in label_map.sources}
+        assert yaml.safe_load(path.read_text())["sources"] == {
+            one.id: one.name for one in label_map.sources
+        }
     assert LabelMap.from_json(label_map.to_json()) == label_map
     assert "\n" not in label_map.to_json()
     assert pickle.loads(pickle.dumps(label_map)) == label_map
@@ -490,7 +623,22 @@ def test_every_map_survives_yaml_json_and_pickle(label_map: LabelMap) -> None:
 
 
 def test_names_that_yaml_would_change_are_written_in_quotes(tmp_path: Path) -> None:
-    names = ["no", "Null", "Reactive, scar", "a: b", "a #b", "{x}", "'", '"', "\\", "*a", "- b", "?", "caf\u00e9 -", "\U0001f52c"]
+    names = [
+        "no",
+        "Null",
+        "Reactive, scar",
+        "a: b",
+        "a #b",
+        "{x}",
+        "'",
+        '"',
+        "\\",
+        "*a",
+        "- b",
+        "?",
+        "caf\u00e9 -",
+        "\U0001f52c",
+    ]
     sources = tuple(SourceLabel(one, name) for one, name in enumerate(names))
     classes = tuple(TargetClass(one, name, "#000000") for one, name in enumerate(names))
     written = LabelMap("m", sources, classes, {one: one for one in range(len(names))})
@@ -510,13 +658,22 @@ def test_the_table_agrees_with_the_mapping_for_every_16_bit_value(label_map: Lab
 @given(label_maps(), st.lists(st.integers(-70_000, 2**40), max_size=20))
 def test_applying_to_any_integers_never_wraps(label_map: LabelMap, values: list[int]) -> None:
     ids = np.array([*values, *label_map.mapping], np.int64)
-    assert label_map.apply_to_ids(ids).tolist() == [label_map.mapping.get(int(one), -1) for one in ids]
+    assert label_map.apply_to_ids(ids).tolist() == [
+        label_map.mapping.get(int(one), -1) for one in ids
+    ]
     assert label_map.apply_to_ids(ids.reshape(1, -1)).shape == (1, len(ids))
 
 
 def test_values_outside_16_bits_have_no_class() -> None:
     label_map = identity_map([0, 65_535])
-    assert label_map.apply_to_ids(np.array([-65_537, -1, 0, 65_535, 65_536, 2**40])).tolist() == [-1, -1, 0, 65_535, -1, -1]
+    assert label_map.apply_to_ids(np.array([-65_537, -1, 0, 65_535, 65_536, 2**40])).tolist() == [
+        -1,
+        -1,
+        0,
+        65_535,
+        -1,
+        -1,
+    ]
     assert label_map.apply_to_ids(np.array([255, 0], np.uint8)).tolist() == [-1, 0]
 
 
@@ -532,7 +689,9 @@ def test_composing_is_one_table_after_the_other(first: LabelMap, data: st.DataOb
     )
     both = compose(first, second)
     values = np.array(sorted(first.mapping))
-    np.testing.assert_array_equal(both.lookup_table()[values], second.lookup_table()[first.lookup_table()[values]])
+    np.testing.assert_array_equal(
+        both.lookup_table()[values], second.lookup_table()[first.lookup_table()[values]]
+    )
     assert (both.sources, both.classes) == (first.sources, second.classes)
 
 
@@ -562,9 +721,19 @@ def test_composing_maps_for_other_masks_is_refused() -> None:
 
 def test_diff_tells_what_differs(tmp_path: Path) -> None:
     a = load_label_map(_file(tmp_path, GOOD))
-    changed = GOOD.replace("2: 1", "2: 0").replace("1: dermis\n", "1: skin\n").replace("dermis: Tissue", "skin: Tissue")
-    changed = changed.replace("name: Unknown", "name: None known").replace("unknown: Unknown", "unknown: None known").replace("1.5", "2")
-    b = load_label_map(_file(tmp_path, changed.replace("map:", "  2: New\nmap:").replace("999999", "aaaaaa")))
+    changed = (
+        GOOD.replace("2: 1", "2: 0")
+        .replace("1: dermis\n", "1: skin\n")
+        .replace("dermis: Tissue", "skin: Tissue")
+    )
+    changed = (
+        changed.replace("name: Unknown", "name: None known")
+        .replace("unknown: Unknown", "unknown: None known")
+        .replace("1.5", "2")
+    )
+    b = load_label_map(
+        _file(tmp_path, changed.replace("map:", "  2: New\nmap:").replace("999999", "aaaaaa"))
+    )
     assert [(one.what, one.id, one.name, one.a, one.b) for one in diff(a, b)] == [
         ("label name", 1, "dermis", "dermis", "skin"),
         ("target", 2, "dermis, scar", "1 Tissue", "0 None known"),
@@ -577,13 +746,19 @@ def test_diff_tells_what_differs(tmp_path: Path) -> None:
 
 def test_the_digest_is_of_the_content_and_stays_the_same_between_versions(tmp_path: Path) -> None:
     plain = load_label_map(_file(tmp_path, GOOD))
-    reworded = GOOD.replace("2: 1", "dermis, scar: Tissue").replace("D55E00", '"#d55e00"') + "# a comment\n"
+    reworded = (
+        GOOD.replace("2: 1", "dermis, scar: Tissue").replace("D55E00", '"#d55e00"')
+        + "# a comment\n"
+    )
     other = load_label_map(_file(tmp_path, "name: other\n" + reworded, "other.yml"))
     assert other.digest == plain.digest
     assert other != plain  # the name differs
     assert load_label_map(_file(tmp_path, GOOD.replace("2: 1", "2: 0"))).digest != plain.digest
     # Tables on disk hold digests: a change here makes them stale.
-    assert load_label_map(packed_folder() / "label_map_5.yml").digest == "7f64a910d791ff1d0dd7f5326f9fc8fc"
+    assert (
+        load_label_map(packed_folder() / "label_map_5.yml").digest
+        == "7f64a910d791ff1d0dd7f5326f9fc8fc"
+    )
 
 
 # --- the map as a value
@@ -602,7 +777,9 @@ def test_an_impossible_map_cannot_be_made() -> None:
     ):
         with pytest.raises(LabelMapError, match="HP50"):
             LabelMap("m", sources, classes, mapping)
-    assert LabelMap("m", labels[::-1], (two, one), {1: 1, 0: 0}) == LabelMap("m", labels, (one, two), {0: 0, 1: 1})
+    assert LabelMap("m", labels[::-1], (two, one), {1: 1, 0: 0}) == LabelMap(
+        "m", labels, (one, two), {0: 0, 1: 1}
+    )
 
 
 @pytest.mark.parametrize("colour", ["red", "#FFFFFF", "#12345", "#1234567", ""])
@@ -620,8 +797,18 @@ def test_a_label_has_a_16_bit_id(label_id: int) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *["", "[]", "{}", "null", '{"name": 1}', '{"name": "a", "sources": [{"id": "0", "name": "a"}], "classes": [], "mapping": {}}'],
-        '{"name": "a", "sources": [{"id": 0, "name": "a"}], "classes": [{"id": 0, "name": "A", "colour": "#000000"}], "mapping": {"0": 0.5}}',
+        *[
+            "",
+            "[]",
+            "{}",
+            "null",
+            '{"name": 1}',
+            '{"name": "a", "sources": [{"id": "0", "name": "a"}], "classes": [], "mapping": {}}',
+        ],
+        (
+            '{"name": "a", "sources": [{"id": 0, "name": "a"}], "classes": [{"id": 0, "name": "A",'
+            ' "colour": "#000000"}], "mapping": {"0": 0.5}}'
+        ),
     ],
 )
 def test_foreign_json_is_refused(text: str) -> None:
@@ -643,21 +830,31 @@ def test_default_colours_are_valid_and_differ_at_first() -> None:
 
 
 def test_a_class_without_a_colour_gets_none_that_another_class_was_given(tmp_path: Path) -> None:
-    given = {1: default_colour(3), 2: default_colour(1), 5: default_colour(4), 7: default_colour(10)}
+    given = {
+        1: default_colour(3),
+        2: default_colour(1),
+        5: default_colour(4),
+        7: default_colour(10),
+    }
     described = {one: f', colour: "{colour}"' for one, colour in given.items()}
     lines = [f"  {one}: {{name: c{one}{described.get(one, '')}}}" for one in reversed(range(11))]
     text = "\n".join(["sources: {0: s}", "classes:", *lines, "map: {s: c0}"])
     colours = {one.id: one.colour for one in load_label_map(_file(tmp_path, text)).classes}
     assert len(set(colours.values())) == 11
-    # 3, 4 and 10 give way in order; 2, 5 and 7 are what nobody has any more. All others keep theirs.
+    # 3, 4 and 10 give way in order; 2, 5 and 7 are what nobody has any more. All others keep
+    # theirs.
     moved = {3: default_colour(2), 4: default_colour(5), 10: default_colour(7)}
     assert colours == {one: default_colour(one) for one in range(11)} | given | moved
 
 
 def test_a_map_without_colours_has_the_defaults(tmp_path: Path) -> None:
     ids = [0, 1, 3, 9, 12, 255]
-    text = "\n".join(["sources: {0: s}", "classes:", *(f"  {one}: c{one}" for one in ids), "map: {s: c0}"])
-    assert {one.id: one.colour for one in load_label_map(_file(tmp_path, text)).classes} == {one: default_colour(one) for one in ids}
+    text = "\n".join(
+        ["sources: {0: s}", "classes:", *(f"  {one}: c{one}" for one in ids), "map: {s: c0}"]
+    )
+    assert {one.id: one.colour for one in load_label_map(_file(tmp_path, text)).classes} == {
+        one: default_colour(one) for one in ids
+    }
 
 
 # --- finding a map
@@ -679,7 +876,9 @@ def test_the_search_goes_from_near_to_far(tmp_path: Path, monkeypatch: pytest.Mo
     assert find_label_map("label_map_10.yml").parent == packed_folder()
 
 
-def test_a_map_that_is_not_there_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_map_that_is_not_there_says_where_it_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LabelMapError) as caught:
         find_label_map("label_mapp_5.yml", tmp_path / "data")

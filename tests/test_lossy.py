@@ -1,4 +1,6 @@
-"""Signals of one mask, the quality it names, and the verdict on a source; damage by real encoders, each case with its clean twin."""
+"""Signals of one mask, the quality it names, and the verdict on a source; damage by real encoders,
+each case with its clean twin.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ from hypothesis import strategies as st
 
 from histoprep.imageio import through_jpeg
 from histoprep.lossy import jpeg_history, measure_signals
-from histoprep.lossy.blocks import as_blocks, count_grids, mixed_blocks, uniform_blocks, uniform_cells, whole_blocks
+from histoprep.lossy.blocks import (
+    as_blocks,
+    count_grids,
+    mixed_blocks,
+    uniform_blocks,
+    uniform_cells,
+    whole_blocks,
+)
 from histoprep.lossy.jpeg_history import MAX_TELLING_QUALITY, find_quality, is_fixed
 from histoprep.lossy.seen import Seen, table_of
 from histoprep.lossy.verdict import FIRM_MASKS, Kind, Verdict, judge
@@ -37,7 +46,9 @@ def verdicts(masks: Iterable[np.ndarray]) -> list[Verdict]:
 
 
 def slow_counts(labels: np.ndarray) -> tuple[int, float]:
-    """Count mixed blocks by loops: steps between neighbours count unless they cross a line of the 8 px grid."""
+    """Count mixed blocks by loops: steps between neighbours count unless they cross a line of the 8
+    px grid.
+    """
     height, width = (size // 8 * 8 for size in labels.shape)
 
     def mixed(top: int, left: int) -> bool:
@@ -58,10 +69,19 @@ def slow_counts(labels: np.ndarray) -> tuple[int, float]:
 
 
 @settings(max_examples=25)
-@given(seed=st.integers(0, 2**32), height=st.integers(16, 41), width=st.integers(16, 41), wide=st.booleans())
-def test_block_counts_are_those_of_plain_loops(seed: int, height: int, width: int, wide: bool) -> None:
+@given(
+    seed=st.integers(0, 2**32),
+    height=st.integers(16, 41),
+    width=st.integers(16, 41),
+    wide=st.booleans(),
+)
+def test_block_counts_are_those_of_plain_loops(
+    seed: int, height: int, width: int, wide: bool
+) -> None:
     rng = np.random.default_rng(seed)
-    labels = np.repeat(np.repeat(rng.integers(0, 3, (-(-height // 4), -(-width // 4))), 4, 0), 4, 1)[:height, :width]
+    labels = np.repeat(
+        np.repeat(rng.integers(0, 3, (-(-height // 4), -(-width // 4))), 4, 0), 4, 1
+    )[:height, :width]
     labels[rng.integers(0, height, 3), rng.integers(0, width, 3)] = 5
     labels = labels.astype(np.uint16 if wide else np.uint8) * (300 if wide else 1)
     counts = count_grids(*uniform_cells(whole_blocks(labels)))
@@ -81,7 +101,9 @@ def test_blocks_keep_their_order() -> None:
     assert len(mixed_blocks(labels, 1)) == 1
 
 
-@pytest.mark.parametrize("labels", [np.zeros((64, 64), np.uint8), np.eye(8, dtype=np.uint8)], ids=["uniform", "tiny"])
+@pytest.mark.parametrize(
+    "labels", [np.zeros((64, 64), np.uint8), np.eye(8, dtype=np.uint8)], ids=["uniform", "tiny"]
+)
 def test_masks_that_cannot_say_anything_say_nothing(labels: np.ndarray) -> None:
     assert measure_signals(labels) is None
 
@@ -98,7 +120,12 @@ def test_signals_of_a_straight_boundary() -> None:
     ramp[:, 30], ramp[:, 31] = 3, 6
     seen = measure_signals(ramp)
     assert seen is not None
-    assert (seen.contacts, seen.soft_contacts, seen.ramp_ids, seen.ramp_pixels) == (192, 192, (3, 6), 128)
+    assert (seen.contacts, seen.soft_contacts, seen.ramp_ids, seen.ramp_pixels) == (
+        192,
+        192,
+        (3, 6),
+        128,
+    )
 
 
 def test_contacts_of_labels_that_follow_each_other_tell_nothing() -> None:
@@ -153,14 +180,18 @@ def test_a_source_that_was_jpeg_is_found_and_its_quality_named(name: str, qualit
 
 @pytest.mark.parametrize("quality", [75, 90, 95])
 def test_a_label_map_hides_the_quality_and_not_the_damage(quality: int) -> None:
-    (found,) = verdicts(made.many_to_one(made.jpeg(made.regions(seed), quality)) for seed in range(NUM_MASKS))
+    (found,) = verdicts(
+        made.many_to_one(made.jpeg(made.regions(seed), quality)) for seed in range(NUM_MASKS)
+    )
     assert found.kind is Kind.JPEG_HISTORY
     assert found.quality is None
     assert verdicts(made.many_to_one(made.regions(seed)) for seed in range(NUM_MASKS)) == []
 
 
 @pytest.mark.parametrize("quality", [65, 75, 85, 93])
-@pytest.mark.parametrize("values", [(0, 255), (0, 50, 100, 150, 200)], ids=["0 and 255", "0 to 200"])
+@pytest.mark.parametrize(
+    "values", [(0, 255), (0, 50, 100, 150, 200)], ids=["0 and 255", "0 to 200"]
+)
 def test_the_quality_of_clipped_masks_is_named(values: tuple[int, ...], quality: int) -> None:
     table = np.array(values, np.uint8)
     drawn = [table[made.regions(seed) % len(values)] for seed in range(NUM_MASKS)]
@@ -169,10 +200,22 @@ def test_the_quality_of_clipped_masks_is_named(values: tuple[int, ...], quality:
     assert (found.kind, found.quality) == (Kind.JPEG_HISTORY, quality)
 
 
-def test_neither_interpolation_nor_a_label_map_is_taken_for_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_interpolation_nor_a_label_map_is_taken_for_clipping(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     white = [(255 * (made.regions(seed) % 2)).astype(np.uint8) for seed in range(8)]
-    smooth = [cv2.resize(cv2.resize(one, (64, 64), interpolation=cv2.INTER_NEAREST), (128, 128), interpolation=cv2.INTER_LINEAR) for one in white]
-    mapped = [np.random.default_rng(3).integers(0, 5, 256).astype(np.uint8)[made.jpeg(one, 85)] for one in white]
+    smooth = [
+        cv2.resize(
+            cv2.resize(one, (64, 64), interpolation=cv2.INTER_NEAREST),
+            (128, 128),
+            interpolation=cv2.INTER_LINEAR,
+        )
+        for one in white
+    ]
+    mapped = [
+        np.random.default_rng(3).integers(0, 5, 256).astype(np.uint8)[made.jpeg(one, 85)]
+        for one in white
+    ]
     found = [fixed for one in white + smooth + mapped if (fixed := find_quality(one))]
     assert len(found) >= 16
     # Above 97 a quality tells nothing, and without a block that it explains.
@@ -218,10 +261,14 @@ def test_interpolated_masks_are_known_by_their_ramps() -> None:
 
 def test_smoothed_masks_are_told_from_clean_ones_beside_them() -> None:
     two = [(255 * (made.regions(seed) > 20)).astype(np.uint8) for seed in range(2 * NUM_MASKS)]
-    masks = [one if index % 2 else cv2.GaussianBlur(one, (0, 0), 0.8) for index, one in enumerate(two)]
+    masks = [
+        one if index % 2 else cv2.GaussianBlur(one, (0, 0), 0.8) for index, one in enumerate(two)
+    ]
     (found,) = verdicts(masks)
     assert found.kind is Kind.INTERPOLATED
-    assert found.masks.tolist() == [index for index, one in enumerate(two) if index % 2 == 0 and one.min() != one.max()]
+    assert found.masks.tolist() == [
+        index for index, one in enumerate(two) if index % 2 == 0 and one.min() != one.max()
+    ]
 
 
 def test_few_masks_give_a_weaker_verdict() -> None:
@@ -233,7 +280,10 @@ def test_few_masks_give_a_weaker_verdict() -> None:
 
 def test_containers_need_no_other_evidence() -> None:
     masks = [made.regions(0), np.zeros((64, 64), np.uint8)]
-    seen = [Seen(measure_signals(one), find_quality(one), "jpeg") for one in masks] + [Seen(None, None, "webp"), Seen.of(made.regions(1))]
+    seen = [Seen(measure_signals(one), find_quality(one), "jpeg") for one in masks] + [
+        Seen(None, None, "webp"),
+        Seen.of(made.regions(1)),
+    ]
     found = judge(table_of(seen))
     assert [(one.kind, one.masks.tolist(), one.firm) for one in found] == [
         (Kind.JPEG_CONTAINER, [0, 1], True),

@@ -1,4 +1,6 @@
-"""The calibration of lossy masks: what counts as damaged, what nobody can mend, the page; and clean masks that tempt to a verdict."""
+"""The calibration of lossy masks: what counts as damaged, what nobody can mend, the page; and clean
+masks that tempt to a verdict.
+"""
 
 from __future__ import annotations
 
@@ -53,13 +55,32 @@ def test_hidden_pixels_are_those_that_jpeg_made_nothing_of() -> None:
     assert wrong == left == hidden == pytest.approx(100 / truth.size)
 
 
-def test_the_page_has_the_tables_and_what_they_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_has_the_tables_and_what_they_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = tmp_path / "page.md"
-    monkeypatch.setattr(sys, "argv", ["lossy", "--quick", "--data", str(tmp_path / "none"), "--tables", "clean", "colour", "--write", str(page)])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "lossy",
+            "--quick",
+            "--data",
+            str(tmp_path / "none"),
+            "--tables",
+            "clean",
+            "colour",
+            "--write",
+            str(page),
+        ],
+    )
     assert lossy.main() == 0
     text = page.read_text()
     assert text.startswith("# Lossy masks: calibration\n")
-    assert [line for line in text.splitlines() if line.startswith("##")] == ["## clean", "## colour"]
+    assert [line for line in text.splitlines() if line.startswith("##")] == [
+        "## clean",
+        "## colour",
+    ]
     assert text.count(" s of one processor.") == 2
     assert "| stripes of period 8 and 16 | 8 |" in text
     assert text.endswith("processor.\n")

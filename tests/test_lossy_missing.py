@@ -1,4 +1,6 @@
-"""Thin labels that no block and no core speaks for: a repair finds them, or refuses, and lets no false ones in."""
+"""Thin labels that no block and no core speaks for: a repair finds them, or refuses, and lets no
+false ones in.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def drawn(draw: object, count: int) -> list[Mask]:
 
 
 def outcome(truth: Mask, quality: int) -> tuple[float, int] | None:
-    """Return the share of wrong pixels after repair, relative to the damage, and the thick labels that went; None when refused."""
+    """Return the share of wrong pixels after repair, relative to the damage, and the thick labels
+    that went; None when refused.
+    """
     damaged = made.jpeg(truth, quality)
     try:
         repaired = repair_jpeg(damaged, quality).labels
@@ -33,19 +37,29 @@ def outcome(truth: Mask, quality: int) -> tuple[float, int] | None:
     return float(np.mean(repaired != truth) / np.mean(damaged != truth)), len(lost)
 
 
-# Of masks that are repaired at all: the most of the damage that may be left, 1 is all of it, and how many a repair without this would refuse.
-@pytest.mark.parametrize(("draw", "quality", "most", "refused"), [(layers, 85, 1.1, 4), (layers, 95, 1.2, 3), (stripes, 75, 0.2, 4)])
-def test_thin_labels_are_found(draw: object, quality: int, most: float, refused: int, monkeypatch: pytest.MonkeyPatch) -> None:
+# Of masks that are repaired at all: the most of the damage that may be left, 1 is all of it, and
+# how many a repair without this would refuse.
+@pytest.mark.parametrize(
+    ("draw", "quality", "most", "refused"),
+    [(layers, 85, 1.1, 4), (layers, 95, 1.2, 3), (stripes, 75, 0.2, 4)],
+)
+def test_thin_labels_are_found(
+    draw: object, quality: int, most: float, refused: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     masks = drawn(draw, 6)
     found = [one for truth in masks if (one := outcome(truth, quality))]
     assert len(found) >= 4
     assert sum(lost for _, lost in found) == 0
     assert np.mean([wrong for wrong, _ in found]) < most
     monkeypatch.setattr(missing, "_MOST_LABELS", 0)
-    assert sum(outcome(truth, quality) is None for truth in masks) >= max(refused, len(masks) - len(found) + 1)
+    assert sum(outcome(truth, quality) is None for truth in masks) >= max(
+        refused, len(masks) - len(found) + 1
+    )
 
 
-def test_a_thin_label_is_found_where_clipping_hides_that_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thin_label_is_found_where_clipping_hides_that_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     truth = distant_bands(np.random.default_rng([11, 9]), 256)
     damaged = made.jpeg(truth, 90)
     assert set(np.unique(repair_jpeg(damaged, 90).labels)) == set(np.unique(truth))
@@ -64,12 +78,16 @@ def test_a_repair_that_explains_less_than_the_damage_is_refused() -> None:
     # Borders of one pixel, which no radius tells from what JPEG made.
     for truth in drawn(nuclei, 3):
         damaged = made.jpeg(truth, 90)
-        with pytest.raises(BrokenFileError, match="times less likely than the mask as it is") as caught:
+        with pytest.raises(
+            BrokenFileError, match="times less likely than the mask as it is"
+        ) as caught:
             repair_jpeg(damaged, 90)
         assert caught.value.verdict == "HP403 too-thin"
 
 
-def test_labels_of_the_mask_count_in_every_block_that_shows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_of_the_mask_count_in_every_block_that_shows_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     masks = drawn(walls, 4)
     wrong = [outcome(truth, 95) for truth in masks]
     monkeypatch.setattr(UnderRepair, "shown", lambda mask: np.zeros((256, len(mask.rows)), bool))

@@ -1,4 +1,6 @@
-"""Repair of single masks, against the masks that were damaged; encoders and interpolation are those of Pillow and OpenCV."""
+"""Repair of single masks, against the masks that were damaged; encoders and interpolation are those
+of Pillow and OpenCV.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,11 @@ def test_confidence_is_the_share_of_blocks_that_jpeg_turns_into_what_was_there()
     again = made.jpeg(repaired.labels, 90)
     blocks = [np.s_[y : y + 8, x : x + 8] for y in range(0, 128, 8) for x in range(0, 128, 8)]
     mixed = [at for at in blocks if damaged[at].min() != damaged[at].max()]
-    near = [((again[at].astype(int) - damaged[at]) ** 2).sum() <= (int(damaged[at].max()) - int(damaged[at].min())) ** 2 for at in mixed]
+    near = [
+        ((again[at].astype(int) - damaged[at]) ** 2).sum()
+        <= (int(damaged[at].max()) - int(damaged[at].min())) ** 2
+        for at in mixed
+    ]
     assert repaired.confidence == pytest.approx(np.mean(near))
     assert 0.7 < repaired.confidence <= 1
 
@@ -71,15 +77,27 @@ def test_blocks_of_one_label_are_never_touched() -> None:
 
 
 @settings(max_examples=20)
-@given(seed=st.integers(0, 30), height=st.integers(16, 90), width=st.integers(16, 90), wide=st.booleans())
-@example(seed=5, height=33, width=16, wide=False)  # two pixels of one label are all that is left of it
-def test_any_size_and_type_comes_back_as_it_was_or_is_refused(seed: int, height: int, width: int, wide: bool) -> None:
-    damaged = made.jpeg(np.ascontiguousarray(made.regions(seed)[:height, :width]), 90).astype(np.uint16 if wide else np.uint8)
+@given(
+    seed=st.integers(0, 30),
+    height=st.integers(16, 90),
+    width=st.integers(16, 90),
+    wide=st.booleans(),
+)
+@example(
+    seed=5, height=33, width=16, wide=False
+)  # two pixels of one label are all that is left of it
+def test_any_size_and_type_comes_back_as_it_was_or_is_refused(
+    seed: int, height: int, width: int, wide: bool
+) -> None:
+    damaged = made.jpeg(np.ascontiguousarray(made.regions(seed)[:height, :width]), 90).astype(
+        np.uint16 if wide else np.uint8
+    )
     kept = damaged.copy()
     try:
         repaired = repair_jpeg(damaged, 90).labels
     except BrokenFileError as refused:
-        # A crop may cut a region down to a sliver that nothing else of its label speaks for: about one in fifty.
+        # A crop may cut a region down to a sliver that nothing else of its label speaks for: about
+        # one in fifty.
         assert refused.verdict == "HP403 too-thin"
         repaired = damaged
     assert (repaired.shape, repaired.dtype) == (damaged.shape, damaged.dtype)
@@ -89,7 +107,16 @@ def test_any_size_and_type_comes_back_as_it_was_or_is_refused(seed: int, height:
 
 def test_crops_are_refused_whose_repair_would_lose_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
     # Five of those that were refused among 600 random ones.
-    crops = [made.regions(seed)[:height, :width] for seed, height, width in ((5, 33, 16), (18, 23, 43), (13, 69, 31), (15, 62, 71), (29, 40, 88))]
+    crops = [
+        made.regions(seed)[:height, :width]
+        for seed, height, width in (
+            (5, 33, 16),
+            (18, 23, 43),
+            (13, 69, 31),
+            (15, 62, 71),
+            (29, 40, 88),
+        )
+    ]
     damaged = [made.jpeg(np.ascontiguousarray(crop), 90) for crop in crops]
     for one in damaged:
         with pytest.raises(BrokenFileError, match="too thin"):
@@ -173,7 +200,10 @@ def test_published_masks_come_out_as_their_cleaned_twins(shared_data) -> None:
     paths = sorted((shared_data / "ebhi_seg" / "masks_raw").glob("*/*.png"))[::25]
     different = []
     for path in paths:
-        raw, cleaned = (np.asarray(Image.open(one)) for one in (path, shared_data / "ebhi_seg" / "labels" / path.parent.name / path.name))
+        raw, cleaned = (
+            np.asarray(Image.open(one))
+            for one in (path, shared_data / "ebhi_seg" / "labels" / path.parent.name / path.name)
+        )
         different.append(np.mean((repair_ramps(raw).labels > 127) != (cleaned > 0)))
     assert len(different) > 20
     assert np.mean(different) < 0.005

@@ -1,4 +1,6 @@
-"""The search for what JPEG was given: its model of JPEG against real encoders, and its labels against the truth."""
+"""The search for what JPEG was given: its model of JPEG against real encoders, and its labels
+against the truth.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +35,19 @@ def test_steps_are_those_that_pillow_writes(quality: int) -> None:
 
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize(("high", "share"), [(1, 0.998), (20, 0.97), (255, 0.92)])
-def test_kept_coefficients_are_those_of_the_original_rounded(quality: int, high: int, share: float) -> None:
+def test_kept_coefficients_are_those_of_the_original_rounded(
+    quality: int, high: int, share: float
+) -> None:
     truth = (made.regions(3) > 20).astype(np.uint8) * np.uint8(high)
     seen, mixed = as_blocks(made.jpeg(truth, quality)), ~uniform_blocks(truth)
     steps, middle = quantisation_steps(quality), np.array([1024, *[0] * 63])
     kept = kept_coefficients(seen[mixed], steps)
     multiples = (kept - middle) / steps
     assert np.abs(multiples - np.round(multiples)).max() < 1e-3
-    true, decoded = (np.stack([coefficients(block) for block in blocks[mixed]]) for blocks in (as_blocks(truth), seen))
+    true, decoded = (
+        np.stack([coefficients(block) for block in blocks[mixed]])
+        for blocks in (as_blocks(truth), seen)
+    )
 
     def possible(found: np.ndarray) -> float:
         # Encoders and decoders round to whole numbers.
@@ -48,17 +55,30 @@ def test_kept_coefficients_are_those_of_the_original_rounded(quality: int, high:
 
     assert possible(kept) > share
     # The darkest and the lightest values were cut off in decoding; some of that is found again.
-    assert possible(kept) >= possible(np.round((decoded - middle) / steps) * steps + middle) + (0.01 if high == 255 else 0)
+    assert possible(kept) >= possible(np.round((decoded - middle) / steps) * steps + middle) + (
+        0.01 if high == 255 else 0
+    )
 
 
 @pytest.mark.parametrize("quality", QUALITIES)
-def test_search_mends_what_nearest_values_leave(quality: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_mends_what_nearest_values_leave(
+    quality: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Labels that are two and three apart, next to each other.
-    truths = [np.array([0, 2, 5], np.uint8)[np.digitize(made.regions(seed), [18, 34])] for seed in range(2)]
+    truths = [
+        np.array([0, 2, 5], np.uint8)[np.digitize(made.regions(seed), [18, 34])]
+        for seed in range(2)
+    ]
     damaged = [made.jpeg(one, quality) for one in truths]
-    searched = [np.mean(repair_jpeg(one, quality).labels != truth) for one, truth in zip(damaged, truths, strict=True)]
+    searched = [
+        np.mean(repair_jpeg(one, quality).labels != truth)
+        for one, truth in zip(damaged, truths, strict=True)
+    ]
     monkeypatch.setattr("histoprep.lossy.jpeg_repair.MAX_BLOCKS", -1)
-    snapped = [np.mean(repair_jpeg(one, quality).labels != truth) for one, truth in zip(damaged, truths, strict=True)]
+    snapped = [
+        np.mean(repair_jpeg(one, quality).labels != truth)
+        for one, truth in zip(damaged, truths, strict=True)
+    ]
     assert np.mean(searched) < 0.9 * np.mean(snapped)
 
 
@@ -69,7 +89,9 @@ def test_the_same_blocks_give_the_same_labels_among_their_choices() -> None:
     seen, ids = as_blocks(damaged)[mixed], np.unique(truth)
     choices = np.tile(np.append(ids, -1).astype(np.int16), (len(seen), 1))
     start = ids[np.abs(damaged[..., None].astype(int) - ids).argmin(axis=2)]
-    first, second = (search_blocks(start.astype(np.uint8), seen, mixed, choices, 85) for _ in range(2))
+    first, second = (
+        search_blocks(start.astype(np.uint8), seen, mixed, choices, 85) for _ in range(2)
+    )
     assert (first == second).all()
     assert set(np.unique(first)) <= set(ids.tolist())
     assert np.mean(first != as_blocks(truth)[mixed]) < 0.02
@@ -95,4 +117,11 @@ def test_stripes_of_part_of_a_tile_stay_silent() -> None:
     # The source of the calibration that fixed points above quality 96 alone once gave away as JPEG.
     from benchmarks.lossy_sets import stripes
 
-    assert judge(table_of([Seen.of(stripes(np.random.default_rng([11, seed]), 256)) for seed in range(36)])) == []
+    assert (
+        judge(
+            table_of(
+                [Seen.of(stripes(np.random.default_rng([11, seed]), 256)) for seed in range(36)]
+            )
+        )
+        == []
+    )

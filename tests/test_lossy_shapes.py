@@ -1,4 +1,6 @@
-"""What shapes say of JPEG where values say nothing: straight boundaries, and labels that a map has renamed."""
+"""What shapes say of JPEG where values say nothing: straight boundaries, and labels that a map has
+renamed.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def verdicts(masks: Iterable[np.ndarray]) -> list[Verdict]:
 
 
 def rectangles(seed: int) -> np.ndarray:
-    """Return boxes of label 1 on 0 whose edges are at even places: straight boundaries and corners."""
+    """Return boxes of label 1 on 0 whose edges are at even places: straight boundaries and
+    corners.
+    """
     rng, labels = np.random.default_rng(seed), np.zeros((256, 256), np.uint8)
     for _ in range(10):
         top, left = (2 * rng.integers(0, 120, 2)).tolist()
@@ -62,28 +66,46 @@ def test_names_of_labels_do_not_matter() -> None:
     assert found is not None
     assert found.quality == 0
     assert found.share > 0.5
-    assert find_renamed(np.array([3, 200], np.uint8)[two]) == find_renamed(np.array([7, 9], np.uint16)[two]) == found
+    assert (
+        find_renamed(np.array([3, 200], np.uint8)[two])
+        == find_renamed(np.array([7, 9], np.uint16)[two])
+        == found
+    )
 
 
 def test_drawn_shapes_are_no_fixed_points() -> None:
-    found = [find_renamed(one) for seed in range(8) for one in (made.regions(seed, 256), made.nuclei(seed))]
+    found = [
+        find_renamed(one)
+        for seed in range(8)
+        for one in (made.regions(seed, 256), made.nuclei(seed))
+    ]
     shares = [one.share for one in found if one is not None]
     assert len(shares) > 8
     assert max(shares) < 0.24
 
 
-@pytest.mark.parametrize("labels", [np.kron(np.eye(8, dtype=np.uint8), np.ones((8, 8), np.uint8)), np.full((64, 64), 300, np.uint16)])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.kron(np.eye(8, dtype=np.uint8), np.ones((8, 8), np.uint8)),
+        np.full((64, 64), 300, np.uint16),
+    ],
+)
 def test_without_a_curve_nothing_is_said(labels: np.ndarray) -> None:
     assert find_renamed(labels) is None
 
 
-def of_family(family: Callable[[np.random.Generator, int], np.ndarray], start: int) -> list[np.ndarray]:
+def of_family(
+    family: Callable[[np.random.Generator, int], np.ndarray], start: int
+) -> list[np.ndarray]:
     return [family(np.random.default_rng([start, index]), 256) for index in range(NUM_MASKS)]
 
 
 @pytest.mark.parametrize("family", [binary, layers])
 @pytest.mark.parametrize("quality", [75, 90, 95])
-def test_labels_one_step_apart_are_found_after_a_label_map(family: Callable[[np.random.Generator, int], np.ndarray], quality: int) -> None:
+def test_labels_one_step_apart_are_found_after_a_label_map(
+    family: Callable[[np.random.Generator, int], np.ndarray], quality: int
+) -> None:
     drawn = of_family(family, 71)
     assert verdicts(many_to_one(one) for one in drawn) == []
     (found,) = verdicts(many_to_one(made.jpeg(one, quality)) for one in drawn)
@@ -109,12 +131,19 @@ def test_straight_boundaries_that_jpeg_touched_are_found(quality: int) -> None:
 def test_the_tiles_table_has_what_is_judged() -> None:
     from histoprep import imageio
 
-    masks = [np.minimum(made.jpeg((made.regions(seed, 256) > 20).astype(np.uint8), 90), 1) * np.uint8(7) for seed in range(6)]
+    masks = [
+        np.minimum(made.jpeg((made.regions(seed, 256) > 20).astype(np.uint8), 90), 1) * np.uint8(7)
+        for seed in range(6)
+    ]
     told = 0
     for one in masks:
         row, seen = Measurer(TileOptions()).mask(imageio.encode_mask_png(one)), Seen.of(one).fixed
         fixed = seen or FixedPoint(0, 0, 0)
-        assert (row["mask_jpeg_quality"] or 0, row.get("mask_fixed_blocks", 0), row.get("mask_tried_blocks", 0)) == (
+        assert (
+            row["mask_jpeg_quality"] or 0,
+            row.get("mask_fixed_blocks", 0),
+            row.get("mask_tried_blocks", 0),
+        ) == (
             fixed.quality,
             fixed.fixed,
             fixed.blocks,

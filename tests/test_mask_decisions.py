@@ -1,4 +1,6 @@
-"""What remap, and all that comes after it, makes of masks whose labels depend on the reader: the true classes, or nothing until somebody decides."""
+"""What remap, and all that comes after it, makes of masks whose labels depend on the reader: the
+true classes, or nothing until somebody decides.
+"""
 
 from __future__ import annotations
 
@@ -71,41 +73,66 @@ def _optimised(truth: np.ndarray, _: int) -> bytes:
 SEVEN = _labels((0, 3), (0, 5), (1, 4), (0, 2, 5), (2, 3, 4), (0, 1), (0, 10, 200))
 BINARY, FOUR = _labels(*[(0, 1)] * 4), _labels(*[(0, 1, 2, 3)] * 4)
 VOID = _labels((0, 255), (0, 1, 2, 255), (0, 1), (0, 255))
-# Name: what the masks are, how each is written, its suffix, and what remap leaves with without and with the true decision.
+# Name: what the masks are, how each is written, its suffix, and what remap leaves with without and
+# with the true decision.
 CASES: dict[str, tuple[Truth, Encode, str, ExitCode, str]] = {
-    "palettes of grey levels": (SEVEN, lambda truth, _: grey_palette_png(truth), "png", ExitCode.USAGE, "--palette grey"),
+    "palettes of grey levels": (SEVEN, lambda truth, _: grey_palette_png(truth), "png",
+        ExitCode.USAGE, "--palette grey"),
     "oxipng": (SEVEN, _optimised, "png", ExitCode.USAGE, "--palette grey --depth 8"),
-    "palettes for viewing": (FOUR, lambda truth, _: png_bytes(truth, 2, greys([0, 85, 170, 255])), "png", ExitCode.USAGE, "--palette index"),
+    "palettes for viewing": (FOUR, lambda truth, _: png_bytes(truth, 2, greys([0, 85, 170, 255])),
+        "png", ExitCode.USAGE, "--palette index"),
     "every other a palette": (
-        _labels(*[(0, 2, 3, 5)] * 4), lambda truth, i: grey_palette_png(truth) if i % 2 else _grey(truth), "png", ExitCode.USAGE, "--palette grey",
+        _labels(*[(0, 2, 3, 5)] * 4), lambda truth,
+        i: grey_palette_png(truth) if i % 2 else _grey(truth), "png", ExitCode.USAGE,
+        "--palette grey",
     ),
-    "boolean TIFF": (BINARY, lambda truth, _: by_tifffile(truth.astype(bool)), "tif", ExitCode.OK, ""),
-    "boolean TIFF, 1 for white": (BINARY, lambda truth, _: by_tifffile(truth.astype(bool), photometric="minisblack"), "tif", ExitCode.OK, ""),
-    "8 bits, 0 for white": (FOUR, lambda truth, _: by_tifffile(truth.astype(np.uint8), photometric="miniswhite"), "tif", ExitCode.OK, ""),
-    "16 bits, 0 for white": (FOUR, lambda truth, _: by_tifffile(truth.astype(np.uint16), photometric="miniswhite"), "tif", ExitCode.OK, ""),
-    "fax": (BINARY, lambda truth, _: tiff_bytes(1 - truth, 1, 0), "tif", ExitCode.USAGE, "--min-is-white inverted"),
-    "unknown program, 0 for white": (FOUR, lambda truth, _: tiff_bytes(truth, 8, 0), "tif", ExitCode.USAGE, "--min-is-white stored"),
-    "signed 8 bits": (_labels(*[(0, 1, 2, -1)] * 4), lambda truth, _: tiff_bytes(truth, 8, sample_format=2), "tif", ExitCode.INCOMPLETE, ""),
-    "signed 16 bits": (_labels(*[(0, 1, 2, -1)] * 4), lambda truth, _: tiff_bytes(truth, 16, sample_format=2), "tif", ExitCode.INCOMPLETE, ""),
-    "signed, none negative": (FOUR, lambda truth, _: tiff_bytes(truth, 8, sample_format=2), "tif", ExitCode.OK, ""),
-    "void wrapped by a short palette": (_labels(*[(0, 1, 2, 255)] * 4), _short_palette, "png", ExitCode.INCOMPLETE, ""),
+    "boolean TIFF": (BINARY, lambda truth, _: by_tifffile(truth.astype(bool)), "tif", ExitCode.OK,
+        ""),
+    "boolean TIFF, 1 for white": (BINARY, lambda truth,
+        _: by_tifffile(truth.astype(bool), photometric="minisblack"), "tif", ExitCode.OK, ""),
+    "8 bits, 0 for white": (FOUR, lambda truth,
+        _: by_tifffile(truth.astype(np.uint8), photometric="miniswhite"), "tif", ExitCode.OK, ""),
+    "16 bits, 0 for white": (FOUR, lambda truth,
+        _: by_tifffile(truth.astype(np.uint16), photometric="miniswhite"), "tif", ExitCode.OK, ""),
+    "fax": (BINARY, lambda truth, _: tiff_bytes(1 - truth, 1, 0), "tif", ExitCode.USAGE,
+        "--min-is-white inverted"),
+    "unknown program, 0 for white": (FOUR, lambda truth, _: tiff_bytes(truth, 8, 0), "tif",
+        ExitCode.USAGE, "--min-is-white stored"),
+    "signed 8 bits": (_labels(*[(0, 1, 2, -1)] * 4), lambda truth,
+        _: tiff_bytes(truth, 8, sample_format=2), "tif", ExitCode.INCOMPLETE, ""),
+    "signed 16 bits": (_labels(*[(0, 1, 2, -1)] * 4), lambda truth,
+        _: tiff_bytes(truth, 16, sample_format=2), "tif", ExitCode.INCOMPLETE, ""),
+    "signed, none negative": (FOUR, lambda truth, _: tiff_bytes(truth, 8, sample_format=2), "tif",
+        ExitCode.OK, ""),
+    "void wrapped by a short palette": (_labels(*[(0, 1, 2, 255)] * 4), _short_palette, "png",
+        ExitCode.INCOMPLETE, ""),
     "overview as second page": (FOUR, _with_overview, "tif", ExitCode.OK, ""),
     "fewest bits": (VOID, _as_imagemagick_crops, "png", ExitCode.USAGE, "--depth 8"),
-    "1 bit by another export": (_labels((0, 1, 2), (0, 1), (0, 2)), lambda truth, i: png_bytes(truth, 1) if i == 1 else _grey(truth), "png",
+    "1 bit by another export": (_labels((0, 1, 2), (0, 1), (0, 2)), lambda truth,
+        i: png_bytes(truth, 1) if i == 1 else _grey(truth), "png",
                                 ExitCode.USAGE, "--depth stored"),
-    "8 bits where lossless": (_labels((0, 257), (0, 1, 300), (0, 2)), _narrowed_where_lossless, "png", ExitCode.USAGE, "--depth 16"),
+    "8 bits where lossless": (_labels((0, 257), (0, 1, 300), (0, 2)), _narrowed_where_lossless,
+        "png", ExitCode.USAGE, "--depth 16"),
     "12 bits": (FOUR, lambda truth, _: tiff_bytes(truth, 12), "tif", ExitCode.INCOMPLETE, ""),
-    "labels of R": (_labels(*[(0, 1, 2, 5)] * 4), lambda truth, _: _grey(-truth % 256), "png", ExitCode.USAGE, ""),
+    "labels of R": (_labels(*[(0, 1, 2, 5)] * 4), lambda truth, _: _grey(-truth % 256), "png",
+        ExitCode.USAGE, ""),
 }  # fmt: skip
 
 
 def make(folder: Path, truth: Truth, encode: Encode, suffix: str) -> Path:
-    """Write a data set with a label map of its true labels to classes of other numbers, and return its root."""
+    """Write a data set with a label map of its true labels to classes of other numbers, and return
+    its root.
+    """
     root = folder / "set"
     for part in ("images", "masks"):
         (root / part).mkdir(parents=True)
     for index, labels in enumerate(truth):
-        rgb = np.random.default_rng(index).normal([205, 150, 195], 14, (*labels.shape, 3)).clip(0, 255).astype(np.uint8)
+        rgb = (
+            np.random.default_rng(index)
+            .normal([205, 150, 195], 14, (*labels.shape, 3))
+            .clip(0, 255)
+            .astype(np.uint8)
+        )
         rgb[labels != labels[0, 0]] //= 2
         (root / "images" / f"t{index}.png").write_bytes(saved(rgb))
         (root / "masks" / f"t{index}.{suffix}").write_bytes(encode(labels, index))
@@ -113,12 +140,16 @@ def make(folder: Path, truth: Truth, encode: Encode, suffix: str) -> Path:
     sources = ", ".join(f"{label}: tissue {label}" for label in classes)
     targets = ", ".join(f"{number}: class {number}" for number in sorted(classes.values()))
     mapped = ", ".join(f"tissue {label}: class {number}" for label, number in classes.items())
-    (root / "label_map_true.yml").write_text(f"sources: {{{sources}}}\nclasses: {{{targets}}}\nmap: {{{mapped}}}\n")
+    (root / "label_map_true.yml").write_text(
+        f"sources: {{{sources}}}\nclasses: {{{targets}}}\nmap: {{{mapped}}}\n"
+    )
     return root
 
 
 def _classes(truth: Truth) -> dict[int, int]:
-    """The class of each true label that a map can list: its labels backwards, so that nothing is right by accident."""
+    """The class of each true label that a map can list: its labels backwards, so that nothing is
+    right by accident.
+    """
     labels = sorted({int(label) for one in truth for label in np.unique(one)} - {-1})
     return {label: number for number, label in enumerate([labels[0], *labels[:0:-1]])}
 
@@ -139,7 +170,9 @@ def check_tree(root: Path, truth: Truth) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_with_a_map_of_the_true_labels_remap_is_right_or_leaves_with_a_cause(tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_a_map_of_the_true_labels_remap_is_right_or_leaves_with_a_cause(
+    tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     truth, encode, suffix, expected, decision = CASES[case]
     root = make(tmp_path, truth, encode, suffix)
     assert run("remap", root) == expected
@@ -153,12 +186,18 @@ def test_with_a_map_of_the_true_labels_remap_is_right_or_leaves_with_a_cause(tmp
     else:
         assert not list(tree.glob("masks/*")) and said.count("not remapped: masks/t") == len(truth)
     if decision:
-        assert all(option in said for option in decision.split() if option.startswith("--palette") or option.startswith("--min"))
+        assert all(
+            option in said
+            for option in decision.split()
+            if option.startswith("--palette") or option.startswith("--min")
+        )
         assert run("remap", root, *decision.split()) == ExitCode.OK
         check_tree(root, truth)
 
 
-def test_a_decision_is_recorded_and_later_commands_follow_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_decision_is_recorded_and_later_commands_follow_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     truth, encode, suffix, _, _ = CASES["palettes of grey levels"]
     root = make(tmp_path, truth, encode, suffix)
     workspace = root.with_name("set.histoprep")
@@ -170,7 +209,9 @@ def test_a_decision_is_recorded_and_later_commands_follow_it(tmp_path: Path, cap
     assert run("remap", root, "--palette", "grey") == ExitCode.OK
     tree = workspace / "masks-label_map_true"
     assert json.loads((tree / "remap.json").read_text("utf-8"))["reading"] == {"palette": "grey"}
-    assert tables.open_table(tree / "ledger.parquet", kind="remap-ledger", schema_version="1.0")[1]["reading"] == {"palette": "grey"}
+    assert tables.open_table(tree / "ledger.parquet", kind="remap-ledger", schema_version="1.0")[1][
+        "reading"
+    ] == {"palette": "grey"}
     # An audit that says nothing keeps the decision, and says so.
     capsys.readouterr()
     run("audit", root)
@@ -191,7 +232,9 @@ def test_a_decision_is_recorded_and_later_commands_follow_it(tmp_path: Path, cap
     assert "HP413" in capsys.readouterr().err
 
 
-def test_a_decision_against_palettes_that_contradict_each_other_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_decision_against_palettes_that_contradict_each_other_warns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     truth, encode, suffix, _, _ = CASES["palettes of grey levels"]
     root = make(tmp_path, truth, encode, suffix)
     assert run("remap", root, "--palette", "index") == ExitCode.OK
@@ -211,7 +254,9 @@ def test_jobs_of_an_array_cannot_decide(tmp_path: Path, capsys: pytest.CaptureFi
     check_tree(root, truth)
 
 
-def test_an_option_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_option_that_is_none_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = make(tmp_path, BINARY, _grey, "png")
     assert run("remap", root, "--palette", "gray") == ExitCode.USAGE
     assert "index or grey" in capsys.readouterr().err
@@ -222,18 +267,35 @@ def test_a_decision_reads_only_the_masks_that_it_is_about(tmp_path: Path) -> Non
     for part in ("images", "masks"):
         (root / part).mkdir(parents=True)
     truth = blobs((0, 3, 255))
-    masks = {"grey": _grey(truth), "palette": grey_palette_png(truth), "bit": png_bytes(blobs((0, 1)), 1), "white": tiff_bytes(blobs((0, 1)), 8, 0)}
+    masks = {
+        "grey": _grey(truth),
+        "palette": grey_palette_png(truth),
+        "bit": png_bytes(blobs((0, 1)), 1),
+        "white": tiff_bytes(blobs((0, 1)), 8, 0),
+    }
     for index, (name, data) in enumerate(masks.items()):
-        (root / "images" / f"{name}.png").write_bytes(saved(np.random.default_rng(index).integers(0, 255, (*truth.shape, 3)).astype(np.uint8)))
+        (root / "images" / f"{name}.png").write_bytes(
+            saved(np.random.default_rng(index).integers(0, 255, (*truth.shape, 3)).astype(np.uint8))
+        )
         (root / "masks" / f"{name}.{'tif' if name == 'white' else 'png'}").write_bytes(data)
     workspace = Workspace.of(root)
 
     def labels(**decided: str) -> tuple[dict[str, list[int] | None], int]:
-        options = TableOptions(tiles=TileOptions().with_reading(Reading.from_json({name.replace("_", "-"): one for name, one in decided.items()})))
+        options = TableOptions(
+            tiles=TileOptions().with_reading(
+                Reading.from_json({name.replace("_", "-"): one for name, one in decided.items()})
+            )
+        )
         made = TileTable(workspace, options).build(Engine(1))
-        rows = tables.read_table(tables.open_table(workspace.tiles, kind="tiles", schema_version="1.0")[0], ["tile_id", "label_ids"]).to_pylist()
+        rows = tables.read_table(
+            tables.open_table(workspace.tiles, kind="tiles", schema_version="1.0")[0],
+            ["tile_id", "label_ids"],
+        ).to_pylist()
         fresh = TileTable(workspace, replace(options, reuse=False)).build(Engine(1)).path
-        again = tables.read_table(tables.open_table(fresh, kind="tiles", schema_version="1.0")[0], ["tile_id", "label_ids"]).to_pylist()
+        again = tables.read_table(
+            tables.open_table(fresh, kind="tiles", schema_version="1.0")[0],
+            ["tile_id", "label_ids"],
+        ).to_pylist()
         assert rows == again
         return {row["tile_id"].split("/")[1]: row["label_ids"] for row in rows}, made.num_reused
 
@@ -241,7 +303,13 @@ def test_a_decision_reads_only_the_masks_that_it_is_about(tmp_path: Path) -> Non
     assert labels() == (every, 0)
     assert labels(palette="grey") == (every | {"palette": [0, 3, 255]}, 3)
     assert labels(palette="index") == (every | {"palette": [0, 1, 2]}, 3)
-    assert labels(palette="index", depth="8") == (every | {"palette": [0, 1, 2], "bit": [0, 255]}, 3)
-    assert labels(depth="8", min_is_white="inverted") == (every | {"bit": [0, 255], "white": [254, 255]}, 2)
+    assert labels(palette="index", depth="8") == (
+        every | {"palette": [0, 1, 2], "bit": [0, 255]},
+        3,
+    )
+    assert labels(depth="8", min_is_white="inverted") == (
+        every | {"bit": [0, 255], "white": [254, 255]},
+        2,
+    )
     assert labels(depth="stored") == (every, 2)
     assert labels() == (every, 4)

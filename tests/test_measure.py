@@ -1,4 +1,6 @@
-"""Measures of masks and images against slow, independent ways to get them: numpy, scipy.ndimage, plain loops."""
+"""Measures of masks and images against slow, independent ways to get them: numpy, scipy.ndimage,
+plain loops.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from histoprep.tiles.measure import MaskMeasures, cell_size, count_labels, describe_colours, gradient_hash, measure_luminance, measure_mask
+from histoprep.tiles.measure import (
+    MaskMeasures,
+    cell_size,
+    count_labels,
+    describe_colours,
+    gradient_hash,
+    measure_luminance,
+    measure_mask,
+)
 
 MIN_AREA_PX = 20
 
 
 def slow_measures(mask: np.ndarray) -> dict[str, list[float]]:
     """What measure_mask should say, one label at a time."""
-    found: dict[str, list[float]] = {name: [] for name in ("ids", "pixels", "core_pixels", "radius_px", "regions", "specks")}
+    found: dict[str, list[float]] = {
+        name: [] for name in ("ids", "pixels", "core_pixels", "radius_px", "regions", "specks")
+    }
     for label in np.unique(mask):
         own = mask == label
         regions, count = ndimage.label(own, np.ones((3, 3)))
@@ -24,8 +36,12 @@ def slow_measures(mask: np.ndarray) -> dict[str, list[float]]:
         half = min(mask.shape) / 2
         found["ids"].append(int(label))
         found["pixels"].append(int(own.sum()))
-        found["core_pixels"].append(int(ndimage.binary_erosion(own, np.ones((5, 5)), border_value=1).sum()))
-        found["radius_px"].append(half if own.all() else min(half, float(ndimage.distance_transform_edt(own).max())))
+        found["core_pixels"].append(
+            int(ndimage.binary_erosion(own, np.ones((5, 5)), border_value=1).sum())
+        )
+        found["radius_px"].append(
+            half if own.all() else min(half, float(ndimage.distance_transform_edt(own).max()))
+        )
         found["regions"].append(count)
         found["specks"].append(int((areas < MIN_AREA_PX).sum()))
     return found
@@ -45,7 +61,10 @@ def random_mask(kind: str, height: int, width: int, num_labels: int, seed: int) 
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width]
     if kind == "blobs":
-        fields = [cv2.GaussianBlur(rng.standard_normal((height, width)), (0, 0), rng.uniform(1, 20)) for _ in range(num_labels)]
+        fields = [
+            cv2.GaussianBlur(rng.standard_normal((height, width)), (0, 0), rng.uniform(1, 20))
+            for _ in range(num_labels)
+        ]
         return np.argmax(fields, axis=0)
     if kind == "noise":
         return rng.integers(0, num_labels, (height, width))
@@ -57,7 +76,13 @@ def random_mask(kind: str, height: int, width: int, num_labels: int, seed: int) 
     mask = np.zeros((height, width), np.uint8)
     for _ in range(num_labels):
         ends = [(int(rng.integers(0, width)), int(rng.integers(0, height))) for _ in range(2)]
-        cv2.line(mask, ends[0], ends[1], int(rng.integers(1, num_labels + 1)), 1 if kind == "hairlines" else int(rng.integers(2, 14)))
+        cv2.line(
+            mask,
+            ends[0],
+            ends[1],
+            int(rng.integers(1, num_labels + 1)),
+            1 if kind == "hairlines" else int(rng.integers(2, 14)),
+        )
     return mask
 
 
@@ -70,7 +95,9 @@ def random_mask(kind: str, height: int, width: int, num_labels: int, seed: int) 
     wide=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_masks_measure_as_the_slow_way_says(kind: str, height: int, width: int, num_labels: int, wide: bool, seed: int) -> None:
+def test_masks_measure_as_the_slow_way_says(
+    kind: str, height: int, width: int, num_labels: int, wide: bool, seed: int
+) -> None:
     mask = random_mask(kind, height, width, num_labels, seed)
     assert_same(mask.astype(np.uint16) * 257 if wide else mask.astype(np.uint8))
 
@@ -92,10 +119,14 @@ def test_a_view_measures_like_its_copy() -> None:
     wide = np.zeros((90, 121), np.uint8)
     wide[:, 1:] = mask
     for name in MaskMeasures.__dataclass_fields__:
-        np.testing.assert_array_equal(getattr(measure_mask(wide[:, 1:], 9), name), getattr(measure_mask(mask, 9), name))
+        np.testing.assert_array_equal(
+            getattr(measure_mask(wide[:, 1:], 9), name), getattr(measure_mask(mask, 9), name)
+        )
 
 
-@pytest.mark.parametrize(("thickness", "radius"), [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 3.0), (7, 4.0)])
+@pytest.mark.parametrize(
+    ("thickness", "radius"), [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 3.0), (7, 4.0)]
+)
 def test_hairlines_are_measured_across_the_whole_tile(thickness: int, radius: float) -> None:
     mask = np.zeros((512, 512), np.uint8)
     mask[200 : 200 + thickness] = 9
@@ -110,8 +141,12 @@ def test_hairlines_are_measured_across_the_whole_tile(thickness: int, radius: fl
     seed=st.integers(0, 2**32 - 1),
     dtype=st.sampled_from([np.uint8, np.uint16]),
 )
-def test_counts_are_those_of_numpy_unique(kind: str, shape: tuple[int, int], num_labels: int, seed: int, dtype: type) -> None:
-    mask = random_mask(kind, *shape, min(num_labels, 12) if kind in ("blobs", "hairlines") else num_labels, seed).astype(dtype)
+def test_counts_are_those_of_numpy_unique(
+    kind: str, shape: tuple[int, int], num_labels: int, seed: int, dtype: type
+) -> None:
+    mask = random_mask(
+        kind, *shape, min(num_labels, 12) if kind in ("blobs", "hairlines") else num_labels, seed
+    ).astype(dtype)
     ids, pixels = count_labels(mask)
     expected_ids, expected_pixels = np.unique(mask, return_counts=True)
     assert ids.tolist() == expected_ids.tolist()
@@ -119,11 +154,23 @@ def test_counts_are_those_of_numpy_unique(kind: str, shape: tuple[int, int], num
 
 
 @settings(max_examples=100)
-@given(cell=st.integers(2, 32), cells=st.tuples(st.integers(3, 12), st.integers(3, 12)), cut=st.integers(0, 5), seed=st.integers(0, 2**32 - 1))
-def test_an_enlarged_mask_has_cells_of_that_size(cell: int, cells: tuple[int, int], cut: int, seed: int) -> None:
+@given(
+    cell=st.integers(2, 32),
+    cells=st.tuples(st.integers(3, 12), st.integers(3, 12)),
+    cut=st.integers(0, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_an_enlarged_mask_has_cells_of_that_size(
+    cell: int, cells: tuple[int, int], cut: int, seed: int
+) -> None:
     # Neighbouring cells differ, so every multiple of `cell` is a border.
-    small = (np.add.outer(np.arange(cells[0]), np.arange(cells[1])) + np.random.default_rng(seed).integers(0, 2)) % 2
-    mask = cv2.resize(small.astype(np.uint8), None, fx=cell, fy=cell, interpolation=cv2.INTER_NEAREST)
+    small = (
+        np.add.outer(np.arange(cells[0]), np.arange(cells[1]))
+        + np.random.default_rng(seed).integers(0, 2)
+    ) % 2
+    mask = cv2.resize(
+        small.astype(np.uint8), None, fx=cell, fy=cell, interpolation=cv2.INTER_NEAREST
+    )
     cut = min(cut, cell - 1)
     assert cell_size(mask[: mask.shape[0] - cut]) == cell
     mask[cell + 1, cell + 1] = 7
@@ -152,10 +199,18 @@ def test_a_luminance_picture_may_have_one_pixel() -> None:
 
 
 def test_luminance_figures_are_those_of_numpy() -> None:
-    grey = cv2.GaussianBlur(np.random.default_rng(2).integers(0, 256, (64, 64)).astype(np.uint8), (0, 0), 1.5)
+    grey = cv2.GaussianBlur(
+        np.random.default_rng(2).integers(0, 256, (64, 64)).astype(np.uint8), (0, 0), 1.5
+    )
     seen = measure_luminance(grey)
     padded = np.pad(grey.astype(float), 1, mode="reflect")
-    laplacian = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:] - 4 * padded[1:-1, 1:-1]
+    laplacian = (
+        padded[:-2, 1:-1]
+        + padded[2:, 1:-1]
+        + padded[1:-1, :-2]
+        + padded[1:-1, 2:]
+        - 4 * padded[1:-1, 1:-1]
+    )
     assert seen.focus == pytest.approx(laplacian.var(), rel=1e-9)
     assert seen.mean == pytest.approx(grey.mean())
     assert seen.contrast == pytest.approx(grey.std())
@@ -164,10 +219,16 @@ def test_luminance_figures_are_those_of_numpy() -> None:
 
 def test_hash_survives_brightness_and_tells_pictures_apart() -> None:
     rng = np.random.default_rng(3)
-    pictures = [cv2.GaussianBlur(rng.integers(0, 200, (64, 64)).astype(np.uint8), (0, 0), 6) for _ in range(20)]
+    pictures = [
+        cv2.GaussianBlur(rng.integers(0, 200, (64, 64)).astype(np.uint8), (0, 0), 6)
+        for _ in range(20)
+    ]
     hashes = [gradient_hash(one) for one in pictures]
     assert all(0 <= one < 1 << 64 for one in hashes)
-    assert all((gradient_hash(one + 20) ^ seen).bit_count() == 0 for one, seen in zip(pictures, hashes, strict=True))
+    assert all(
+        (gradient_hash(one + 20) ^ seen).bit_count() == 0
+        for one, seen in zip(pictures, hashes, strict=True)
+    )
     assert min((a ^ b).bit_count() for i, a in enumerate(hashes) for b in hashes[:i]) > 8
 
 

@@ -1,4 +1,6 @@
-"""What repair mended reaches every later stage: manifest, statistics, shards; and never a mask that it was not made from."""
+"""What repair mended reaches every later stage: manifest, statistics, shards; and never a mask that
+it was not made from.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,11 @@ TRUE_LABELS = sorted({int(one) for labels in TRUTH.values() for one in np.unique
 def fill(root: Path) -> None:
     data = DataSet(root)
     for index, (stem, labels) in enumerate(TRUTH.items()):
-        data.pair(stem, made.jpeg(labels, 90) if stem.startswith("slide") else labels, tissue(index, SIDE_PX))
+        data.pair(
+            stem,
+            made.jpeg(labels, 90) if stem.startswith("slide") else labels,
+            tissue(index, SIDE_PX),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -74,20 +80,36 @@ def copied(folder: Path, to: Path) -> Path:
     table = to / "set.histoprep" / "tiles.parquet"
     opened, header = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
     rows = tables.read_table(opened)
-    described = {name: value for name, value in header.items() if name not in ("kind", "schema_version", "tool_version")} | {"root": str(to / "set")}
-    tables.write_table(table, [rows], tiles.SCHEMA, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION, metadata=described)
-    # It names the first data set, which is still there; without it the options are those of the table.
+    described = {
+        name: value
+        for name, value in header.items()
+        if name not in ("kind", "schema_version", "tool_version")
+    } | {"root": str(to / "set")}
+    tables.write_table(
+        table,
+        [rows],
+        tiles.SCHEMA,
+        kind=tiles.KIND,
+        schema_version=tiles.SCHEMA_VERSION,
+        metadata=described,
+    )
+    # It names the first data set, which is still there; without it the options are those of the
+    # table.
     (to / "set.histoprep" / "scan-options.json").unlink(missing_ok=True)
     return to
 
 
 @pytest.fixture
 def own(repaired: Path, tmp_path: Path) -> Workspace:
-    """Return a repaired data set that a test may change; its tree is recorded where it was made first, as far as remap is asked."""
+    """Return a repaired data set that a test may change; its tree is recorded where it was made
+    first, as far as remap is asked.
+    """
     return Workspace.of(copied(repaired, tmp_path / "own") / "set")
 
 
-def repair(workspace: Workspace, out: Path | None = None, engine: Engine | None = None, **options: Any) -> Path:
+def repair(
+    workspace: Workspace, out: Path | None = None, engine: Engine | None = None, **options: Any
+) -> Path:
     plan = plan_repair(workspace, RepairOptions(out or workspace.folder / "mended", **options))
     return run_repair(plan, engine or Engine(1)).out
 
@@ -103,33 +125,55 @@ def found_by_audit(workspace: Workspace) -> set[str]:
     return {one.code for one in report.findings}
 
 
-def manifest_of(workspace: Workspace, label_map: LabelMap | None = None, **options: Any) -> tuple[Manifest, ManifestSummary]:
-    summary = build_manifest(workspace.tiles, label_map or raw_label_map(workspace.tiles), ManifestOptions(**options), workspace.manifest)
+def manifest_of(
+    workspace: Workspace, label_map: LabelMap | None = None, **options: Any
+) -> tuple[Manifest, ManifestSummary]:
+    summary = build_manifest(
+        workspace.tiles,
+        label_map or raw_label_map(workspace.tiles),
+        ManifestOptions(**options),
+        workspace.manifest,
+    )
     return open_manifest(summary.path), summary
 
 
 class TestTable:
-    def test_it_says_what_an_audit_of_the_new_files_would_say(self, repaired: Path, tmp_path: Path) -> None:
+    def test_it_says_what_an_audit_of_the_new_files_would_say(
+        self, repaired: Path, tmp_path: Path
+    ) -> None:
         workspace = Workspace.of(repaired / "set")
         again = DataSet(tmp_path / "again")
         for stem in TRUTH:
             if stem.startswith("slide"):
                 again.image(f"{stem}.jpg", tissue(0, SIDE_PX))
-                again.write(f"{stem}_mask.png", (workspace.folder / "mended" / f"{stem}_mask.png").read_bytes())
+                again.write(
+                    f"{stem}_mask.png",
+                    (workspace.folder / "mended" / f"{stem}_mask.png").read_bytes(),
+                )
         looked_at = Workspace.of(again.root)
         ensure_tiles(looked_at, workers=1)
-        opened, _ = tables.open_table(looked_at.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+        opened, _ = tables.open_table(
+            looked_at.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION
+        )
         expected = {row["mask_path"]: row for row in tables.read_table(opened).to_pylist()}
         found = read(workspace.mended)
         assert len(found) == NUM_DAMAGED
         for row in found:
             assert row["mask_path"] == f"../set.histoprep/mended/{row['damaged_path']}"
-            assert row["damaged_digest"] == digest((workspace.root / row["damaged_path"]).read_bytes())
+            assert row["damaged_digest"] == digest(
+                (workspace.root / row["damaged_path"]).read_bytes()
+            )
             same = [name for name in MASK_COLUMNS if name not in ("mask_path", "mask_mtime_ns")]
-            assert {name: row[name] for name in same} == {name: expected[row["damaged_path"]][name] for name in same}
-            assert set(row["label_ids"]) <= set(np.unique(TRUTH[row["damaged_path"].removesuffix("_mask.png")]).tolist())
+            assert {name: row[name] for name in same} == {
+                name: expected[row["damaged_path"]][name] for name in same
+            }
+            assert set(row["label_ids"]) <= set(
+                np.unique(TRUTH[row["damaged_path"].removesuffix("_mask.png")]).tolist()
+            )
 
-    def test_the_same_bytes_for_any_partitions_and_workers_and_after_a_stop(self, repaired: Path, scanned: Path, tmp_path: Path) -> None:
+    def test_the_same_bytes_for_any_partitions_and_workers_and_after_a_stop(
+        self, repaired: Path, scanned: Path, tmp_path: Path
+    ) -> None:
         first = Workspace.of(copied(scanned, tmp_path / "a") / "set")
         repair(first, partition_masks=7, engine=Engine(2))
         plan = plan_repair(first, RepairOptions(first.folder / "mended", partition_masks=7))
@@ -147,17 +191,24 @@ class TestTable:
         repair(first)
         assert first.mended.read_bytes() == made_first
         columns = [row | {"damaged_path": ""} for row in read(first.mended)]
-        assert columns == [row | {"damaged_path": ""} for row in read(repaired / "set.histoprep" / "mended.parquet")]
+        assert columns == [
+            row | {"damaged_path": ""}
+            for row in read(repaired / "set.histoprep" / "mended.parquet")
+        ]
 
     def test_a_tree_elsewhere_is_named_in_full(self, scanned: Path, tmp_path: Path) -> None:
         workspace = Workspace.of(copied(scanned, tmp_path / "a") / "set")
         out = repair(workspace, tmp_path / "elsewhere")
-        assert {row["mask_path"] for row in read(workspace.mended)} == {f"{out}/{stem}_mask.png" for stem in TRUTH if stem.startswith("slide")}
+        assert {row["mask_path"] for row in read(workspace.mended)} == {
+            f"{out}/{stem}_mask.png" for stem in TRUTH if stem.startswith("slide")
+        }
         manifest, _ = manifest_of(workspace)
         assert validate_manifest(manifest.path, digests=True) == []
 
     def test_it_follows_a_repair_with_other_options(self, own: Workspace) -> None:
-        opened, _ = tables.open_table(own.folder / "mended" / "ledger.parquet", kind="repair-ledger", schema_version="1.0")
+        opened, _ = tables.open_table(
+            own.folder / "mended" / "ledger.parquet", kind="repair-ledger", schema_version="1.0"
+        )
         confidences = sorted(tables.read_table(opened)["confidence"].to_pylist())
         repair(own, min_confidence=confidences[10], force=True)
         rows = read(own.mended)
@@ -167,7 +218,9 @@ class TestTable:
 
 
 class TestRows:
-    @pytest.mark.parametrize(("piece", "group"), [(1, 3), (4, 65_536), (65_536, 5), (65_536, 65_536)])
+    @pytest.mark.parametrize(
+        ("piece", "group"), [(1, 3), (4, 65_536), (65_536, 5), (65_536, 65_536)]
+    )
     def test_masks_are_the_mended_ones_however_the_tables_are_cut(
         self, own: Workspace, piece: int, group: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -181,19 +234,47 @@ class TestRows:
             opened, header = tables.open_table(path, kind=kind, schema_version=version)
             rows = tables.read_table(opened)
             shuffled = rows.take(pa.array(draw.permutation(rows.num_rows)))
-            facts = {name: value for name, value in header.items() if name not in ("kind", "schema_version", "tool_version")}
-            tables.write_table(path, [shuffled], schema, kind=kind, schema_version=version, metadata=facts)
-        opened, _ = tables.open_table(own.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+            facts = {
+                name: value
+                for name, value in header.items()
+                if name not in ("kind", "schema_version", "tool_version")
+            }
+            tables.write_table(
+                path, [shuffled], schema, kind=kind, schema_version=version, metadata=facts
+            )
+        opened, _ = tables.open_table(
+            own.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION
+        )
         plain = tables.read_table(opened).to_pylist()
         better = {row["damaged_path"]: row for row in read(own.mended)}
-        expected = [row | {name: better[row["mask_path"]][name] for name in MASK_COLUMNS if row["mask_path"] in better} for row in plain]
+        expected = [
+            row
+            | {
+                name: better[row["mask_path"]][name]
+                for name in MASK_COLUMNS
+                if row["mask_path"] in better
+            }
+            for row in plain
+        ]
         seen = open_rows(own.tiles)[0]
-        assert [row for batch in seen.read_batches(rows=piece) for row in batch.to_pylist()] == expected
+        assert [
+            row for batch in seen.read_batches(rows=piece) for row in batch.to_pylist()
+        ] == expected
         # Any columns, in the order asked for, whether or not the keys are among them.
-        for columns in (["label_ids"], ["tile_id"], [IS_MENDED, "tile_id"], ["mask_width_px", "tile_id", "mask_path", IS_MENDED]):
+        for columns in (
+            ["label_ids"],
+            ["tile_id"],
+            [IS_MENDED, "tile_id"],
+            ["mask_width_px", "tile_id", "mask_path", IS_MENDED],
+        ):
             pieces = [batch.select(columns) for batch in seen.read_batches(columns, piece)]
-            wanted = [{**row, IS_MENDED: before["mask_path"] in better} for row, before in zip(expected, plain, strict=True)]
-            assert [row for batch in pieces for row in batch.to_pylist()] == [{name: row[name] for name in columns} for row in wanted]
+            wanted = [
+                {**row, IS_MENDED: before["mask_path"] in better}
+                for row, before in zip(expected, plain, strict=True)
+            ]
+            assert [row for batch in pieces for row in batch.to_pylist()] == [
+                {name: row[name] for name in columns} for row in wanted
+            ]
 
     def test_a_mask_that_changed_is_itself_again(self, own: Workspace) -> None:
         path = own.root / "slide" / "03_mask.png"
@@ -201,22 +282,40 @@ class TestRows:
         ensure_tiles(own, workers=1)
         rows = {
             row["tile_id"]: row
-            for batch in open_rows(own.tiles)[0].read_batches(["tile_id", "mask_path", "mask_digest"])
+            for batch in open_rows(own.tiles)[0].read_batches(
+                ["tile_id", "mask_path", "mask_digest"]
+            )
             for row in batch.to_pylist()
         }
-        assert (rows["slide/03"]["mask_path"], rows["slide/03"]["mask_digest"]) == ("slide/03_mask.png", digest(path.read_bytes()))
+        assert (rows["slide/03"]["mask_path"], rows["slide/03"]["mask_digest"]) == (
+            "slide/03_mask.png",
+            digest(path.read_bytes()),
+        )
         assert rows["slide/04"]["mask_path"] == "../set.histoprep/mended/slide/04_mask.png"
         manifest, summary = manifest_of(own)
-        assert (summary.num_mended, manifest.header["mended_masks"]) == (NUM_DAMAGED - 1, NUM_DAMAGED - 1)
+        assert (summary.num_mended, manifest.header["mended_masks"]) == (
+            NUM_DAMAGED - 1,
+            NUM_DAMAGED - 1,
+        )
         assert any(one.startswith("1 mended masks are left out") for one in summary.warnings)
 
     def test_the_label_map_of_a_mask_stays(self, tmp_path: Path) -> None:
         row = tile_row("a", {1: 100}, mask_label_map="five 0123")
         table = write_tiles(tmp_path / "tiles.parquet", [row])
-        columns = {name: row.get(name) for name in MASK_COLUMNS} | {"damaged_path": row["mask_path"], "damaged_digest": row["mask_digest"]}
-        rows = tiles.to_table([columns | {"mask_path": "new.png", "mask_digest": "0" * 32}], mended.SCHEMA)
+        columns = {name: row.get(name) for name in MASK_COLUMNS} | {
+            "damaged_path": row["mask_path"],
+            "damaged_digest": row["mask_digest"],
+        }
+        rows = tiles.to_table(
+            [columns | {"mask_path": "new.png", "mask_digest": "0" * 32}], mended.SCHEMA
+        )
         tables.write_table(
-            tmp_path / "mended.parquet", [rows], mended.SCHEMA, kind=mended.KIND, schema_version="1.0", metadata={"ledger_digest": "1", "root": ""}
+            tmp_path / "mended.parquet",
+            [rows],
+            mended.SCHEMA,
+            kind=mended.KIND,
+            schema_version="1.0",
+            metadata={"ledger_digest": "1", "root": ""},
         )
         (tmp_path / "repair.json").write_text(json.dumps({"out": "x", "ledger_digest": "1"}))
         (batch,) = open_rows(table)[0].read_batches()
@@ -226,7 +325,11 @@ class TestRows:
     def test_a_repair_that_did_not_end_is_no_return_to_damaged_masks(self, own: Workspace) -> None:
         kept = own.mended.read_bytes()
         own.mended.unlink()
-        for ask in (lambda: manifest_of(own), lambda: compute_stats(own), lambda: raw_label_map(own.tiles)):
+        for ask in (
+            lambda: manifest_of(own),
+            lambda: compute_stats(own),
+            lambda: raw_label_map(own.tiles),
+        ):
             with pytest.raises(IntegrityError, match="a later repair did not end") as refused:
                 ask()
             assert "run histoprep repair again, or delete" in str(refused.value.hint)
@@ -246,7 +349,9 @@ class TestRows:
         assert "mended_masks" not in manifest_of(own)[0].header
 
     @pytest.mark.parametrize("damage", ["gone", "longer", "flipped"])
-    def test_no_manifest_names_a_mended_mask_that_is_not_there(self, own: Workspace, damage: str) -> None:
+    def test_no_manifest_names_a_mended_mask_that_is_not_there(
+        self, own: Workspace, damage: str
+    ) -> None:
         path = own.folder / "mended" / "slide" / "07_mask.png"
         if damage == "gone":
             path.unlink()
@@ -255,7 +360,9 @@ class TestRows:
             path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
         else:
             path.write_bytes(path.read_bytes() + b"\0")
-        with pytest.raises(IntegrityError, match="a mended mask is not there any more, or was changed") as refused:
+        with pytest.raises(
+            IntegrityError, match="a mended mask is not there any more, or was changed"
+        ) as refused:
             manifest_of(own)
         assert "slide/07_mask.png" in str(refused.value.path)
         assert not own.manifest.exists()
@@ -270,8 +377,13 @@ class TestManifest:
         for row in rows:
             path = own.root / row["mask_path"]
             labels = np.asarray(Image.open(path))
-            assert row["tile_id"].startswith("clean") or path.resolve().is_relative_to(own.folder / "mended")
-            assert (row["mask_bytes"], row["mask_digest"]) == (path.stat().st_size, digest(path.read_bytes()))
+            assert row["tile_id"].startswith("clean") or path.resolve().is_relative_to(
+                own.folder / "mended"
+            )
+            assert (row["mask_bytes"], row["mask_digest"]) == (
+                path.stat().st_size,
+                digest(path.read_bytes()),
+            )
             assert row["class_pixels"] == [np.count_nonzero(labels == one) for one in ids]
             assert set(row["classes"]) <= set(np.unique(TRUTH[row["tile_id"]]).tolist())
         assert (summary.num_mended, manifest.header["mended_masks"]) == (NUM_DAMAGED, NUM_DAMAGED)
@@ -284,7 +396,9 @@ class TestManifest:
         assert summary.num_mended == 0
         assert "mended_masks" not in manifest.header
 
-    def test_a_manifest_from_before_the_repair_is_stale(self, scanned: Path, tmp_path: Path) -> None:
+    def test_a_manifest_from_before_the_repair_is_stale(
+        self, scanned: Path, tmp_path: Path
+    ) -> None:
         workspace = Workspace.of(copied(scanned, tmp_path / "a") / "set")
         manifest_of(workspace)
         repair(workspace)
@@ -298,22 +412,32 @@ class TestManifest:
         assert "HP403" in codes
         assert not codes & {"HP902", "HP903"}
 
-    def test_tiles_whose_false_labels_had_no_class_come_back(self, own: Workspace, tmp_path: Path) -> None:
+    def test_tiles_whose_false_labels_had_no_class_come_back(
+        self, own: Workspace, tmp_path: Path
+    ) -> None:
         sources = tuple(SourceLabel(one, f"label {one}") for one in TRUE_LABELS)
         label_map = LabelMap(
-            "true", sources, (TargetClass(0, "none", "#000000"), TargetClass(1, "any", "#ffffff")), {one: int(one > 0) for one in TRUE_LABELS}
+            "true",
+            sources,
+            (TargetClass(0, "none", "#000000"), TargetClass(1, "any", "#ffffff")),
+            {one: int(one > 0) for one in TRUE_LABELS},
         )
         assert len(manifest_of(own, label_map)[0]) == len(TRUTH)
         # Whoever looks for the name of a tile counts the same tiles.
         silent = tmp_path / "split.csv"
-        silent.write_text("tile_id,split\n" + "".join(f"{stem},train\n" for stem in TRUTH if stem != "slide/30"), "utf-8")
+        silent.write_text(
+            "tile_id,split\n" + "".join(f"{stem},train\n" for stem in TRUTH if stem != "slide/30"),
+            "utf-8",
+        )
         with pytest.raises(UsageError, match="says nothing about some tiles") as refused:
             manifest_of(own, label_map, method="file", split_file=silent)
         assert "1 tiles, for instance slide/30" in str(refused.value)
         own.repair.unlink()
         assert len(manifest_of(own, label_map)[0]) < len(TRUTH)
 
-    def test_the_command_line_says_how_many(self, own: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_command_line_says_how_many(
+        self, own: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert cli.run(["manifest", str(own.root), "--workers", "1"]) == ExitCode.OK
         assert "31 masks are those that histoprep repair mended" in capsys.readouterr().out
         assert cli.run(["manifest", "show", str(own.manifest)]) == ExitCode.OK
@@ -330,29 +454,48 @@ class TestManifest:
         for command in ("manifest", "stats"):
             assert cli.run([command, str(workspace.root), "--workers", "1"]) == ExitCode.OK
             warning = " ".join(capsys.readouterr().err.split())
-            assert f"warning: {NUM_DAMAGED} masks of slide (HP403 jpeg-history, JPEG quality 90) went through JPEG" in warning
+            assert (
+                f"warning: {NUM_DAMAGED} masks of slide (HP403 jpeg-history, JPEG quality 90) went"
+                " through JPEG" in warning
+            )
         repair(workspace)
         for command in ("manifest", "stats"):
             assert cli.run([command, str(workspace.root), "--workers", "1"]) == ExitCode.OK
             assert "not mended" not in capsys.readouterr().err
 
-    def test_a_few_masks_are_no_proof_but_are_warned_of(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_few_masks_are_no_proof_but_are_warned_of(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         data = DataSet(tmp_path / "set")
         for index in range(12):
             data.pair(f"tile{index}", made.jpeg(made.regions(index), 90), tissue(index, SIDE_PX))
-        report = run_audit(Workspace.of(data.root), AuditOptions(), Engine(1), want_report=True).report
+        report = run_audit(
+            Workspace.of(data.root), AuditOptions(), Engine(1), want_report=True
+        ).report
         assert report is not None
         [spurious] = [one for one in report.findings if one.code == "HP804"]
         assert "see HP403" in spurious.cause and spurious.suggestion == "histoprep repair"
         sources = ", ".join(f"{one}: label {one}" for one in range(256))
         mapping = ", ".join(f"{one}: {int(one > 0)}" for one in range(256))
-        (tmp_path / "all.yml").write_text(f"sources: {{{sources}}}\nclasses: {{0: none, 1: any}}\nmap: {{{mapping}}}\n")
+        (tmp_path / "all.yml").write_text(
+            f"sources: {{{sources}}}\nclasses: {{0: none, 1: any}}\nmap: {{{mapping}}}\n"
+        )
         for command in ("remap", "manifest", "stats"):
-            assert cli.run([command, str(data.root), "--map", str(tmp_path / "all.yml"), "--workers", "1"]) == ExitCode.OK
+            assert (
+                cli.run(
+                    [command, str(data.root), "--map", str(tmp_path / "all.yml"), "--workers", "1"]
+                )
+                == ExitCode.OK
+            )
             warning = " ".join(capsys.readouterr().err.split())
-            assert "warning: 12 masks of . (HP403 jpeg-history, JPEG quality 90) perhaps went through JPEG" in warning
+            assert (
+                "warning: 12 masks of . (HP403 jpeg-history, JPEG quality 90) perhaps went through"
+                " JPEG" in warning
+            )
 
-    def test_the_audit_says_what_is_mended(self, own: Workspace, scanned: Path, tmp_path: Path) -> None:
+    def test_the_audit_says_what_is_mended(
+        self, own: Workspace, scanned: Path, tmp_path: Path
+    ) -> None:
         def lossy(workspace: Workspace) -> Finding:
             report = run_audit(workspace, AuditOptions(), Engine(1), want_report=True).report
             assert report is not None
@@ -364,10 +507,15 @@ class TestManifest:
         repair(own, force=True)
         mended = lossy(own)
         assert (mended.severity, mended.count) == (Severity.INFO, NUM_DAMAGED)
-        assert f"{NUM_DAMAGED} of {NUM_DAMAGED} have a mended mask" in mended.cause and "take the mended masks" in mended.suggestion
+        assert (
+            f"{NUM_DAMAGED} of {NUM_DAMAGED} have a mended mask" in mended.cause
+            and "take the mended masks" in mended.suggestion
+        )
 
     @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-    def test_the_audit_finds_in_mended_masks_what_they_still_have(self, kind: str, tmp_path: Path) -> None:
+    def test_the_audit_finds_in_mended_masks_what_they_still_have(
+        self, kind: str, tmp_path: Path
+    ) -> None:
         data, clean = DataSet(tmp_path / "set"), DataSet(tmp_path / "clean")
         suffix = "png" if kind == "PNG" else "jpg"
         for index in range(NUM_DAMAGED):
@@ -377,7 +525,11 @@ class TestManifest:
                 labels[60:64, 60:64] = max(set(np.unique(labels).tolist()) - {int(labels[62, 62])})
             data.image(f"{index:02}.jpg", tissue(index, SIDE_PX))
             lossy = Image.fromarray(made.jpeg(labels, 90))
-            picture = picture_bytes(lossy, "PNG") if kind == "PNG" else picture_bytes(lossy.convert("RGB"), "JPEG", quality=90)
+            picture = (
+                picture_bytes(lossy, "PNG")
+                if kind == "PNG"
+                else picture_bytes(lossy.convert("RGB"), "JPEG", quality=90)
+            )
             data.write(f"{index:02}_mask.{suffix}", picture)
         workspace = Workspace.of(data.root)
 
@@ -393,18 +545,29 @@ class TestManifest:
             clean.write(image.name, image.read_bytes())
         for mask in (workspace.folder / "mended").glob("*_mask.png"):
             clean.write(mask.name, mask.read_bytes())
-        expected = by_code(one for one in clean.audit().findings if one.code not in ("HP403", "HP404"))
+        expected = by_code(
+            one for one in clean.audit().findings if one.code not in ("HP403", "HP404")
+        )
 
-        assert before - set(after) >= ({"HP408 see-hp403", "HP409 see-hp403", "HP804"} if kind == "PNG" else {"HP402 grey-in-rgb"})
+        assert before - set(after) >= (
+            {"HP408 see-hp403", "HP409 see-hp403", "HP804"}
+            if kind == "PNG"
+            else {"HP402 grey-in-rgb"}
+        )
         assert len(after["HP408 mended"]) >= NUM_DAMAGED // 2
         assert not any(key.startswith(("HP402", "HP203")) or "see-" in key for key in after)
         as_files = {
-            key.removesuffix(" mended"): {path.replace(f"_mask.{suffix}", "_mask.png"): detail for path, detail in items.items()}
+            key.removesuffix(" mended"): {
+                path.replace(f"_mask.{suffix}", "_mask.png"): detail
+                for path, detail in items.items()
+            }
             for key, items in after.items()
         }
         assert as_files == expected
 
-    def test_the_audit_judges_the_damaged_masks_where_a_mended_one_is_gone(self, own: Workspace) -> None:
+    def test_the_audit_judges_the_damaged_masks_where_a_mended_one_is_gone(
+        self, own: Workspace
+    ) -> None:
         assert "HP804" not in found_by_audit(own)
         (own.folder / "mended" / "slide" / "07_mask.png").unlink()
         note = own.repair.stat()
@@ -417,13 +580,21 @@ class TestStats:
         pixels: dict[bool, Counter[int]] = {False: Counter(), True: Counter()}
         for stem in TRUTH:
             for is_mended, counter in pixels.items():
-                folder = own.folder / "mended" if is_mended and stem.startswith("slide") else own.root
-                ids, numbers = np.unique(np.asarray(Image.open(folder / f"{stem}_mask.png")), return_counts=True)
+                folder = (
+                    own.folder / "mended" if is_mended and stem.startswith("slide") else own.root
+                )
+                ids, numbers = np.unique(
+                    np.asarray(Image.open(folder / f"{stem}_mask.png")), return_counts=True
+                )
                 counter.update(dict(zip(ids.tolist(), numbers.tolist(), strict=True)))
         stats = compute_stats(own)
-        assert dict(zip(stats.raw.classes["class_id"], stats.raw.classes["pixels"], strict=True)) == dict(pixels[True])
+        assert dict(
+            zip(stats.raw.classes["class_id"], stats.raw.classes["pixels"], strict=True)
+        ) == dict(pixels[True])
         assert stats.num_mended == NUM_DAMAGED
-        by_files = count_table(own, None, by_group=False).raw.classes.groupby("class_id")["pixels"].sum()
+        by_files = (
+            count_table(own, None, by_group=False).raw.classes.groupby("class_id")["pixels"].sum()
+        )
         assert by_files.to_dict() == dict(pixels[False])
         assert set(pixels[True]) <= set(TRUE_LABELS) < set(pixels[False])
 
@@ -431,7 +602,10 @@ class TestStats:
 class TestShards:
     def test_they_hold_the_mended_masks(self, own: Workspace, tmp_path: Path) -> None:
         manifest, _ = manifest_of(own)
-        assert verify_shards(write_shards(manifest.path, tmp_path / "shards").index, manifest.path) == []
+        assert (
+            verify_shards(write_shards(manifest.path, tmp_path / "shards").index, manifest.path)
+            == []
+        )
         wrong = []
         for source in (open_tiles(manifest.path), open_tiles(tmp_path / "shards")):
             assert len(source) == len(TRUTH)
@@ -448,7 +622,9 @@ class TestShards:
         recipes = [one for one in RECIPES if max(one.labels) <= DERMIS]
 
         def false_labels() -> int:
-            manifest = build_manifest(workspace.tiles, identity_map(range(256)), ManifestOptions(), workspace.manifest)
+            manifest = build_manifest(
+                workspace.tiles, identity_map(range(256)), ManifestOptions(), workspace.manifest
+            )
             shards = tmp_path / f"shards-{manifest.num_mended}"
             source = open_tiles(write_shards(manifest.path, shards).index)
             number = 0
@@ -456,7 +632,10 @@ class TestShards:
                 if name.startswith("slide07"):
                     mask = source.read(row).mask
                     assert mask is not None
-                    number += len(set(np.unique(mask).tolist()) - set(recipes[int(name.split("_")[1]) % len(recipes)].labels))
+                    number += len(
+                        set(np.unique(mask).tolist())
+                        - set(recipes[int(name.split("_")[1]) % len(recipes)].labels)
+                    )
             return number
 
         before = false_labels()

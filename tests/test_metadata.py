@@ -1,4 +1,6 @@
-"""Metadata taken out of image files: nothing that names a patient stays, and no pixel, profile or mark goes."""
+"""Metadata taken out of image files: nothing that names a patient stays, and no pixel, profile or
+mark goes.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def saved(format_name: str, **options: object) -> bytes:
 
 
 def jpeg_with_more() -> bytes:
-    """Return a JPEG with a thumbnail in JFIF, a second EXIF block, IPTC, a second picture behind its end."""
+    """Return a JPEG with a thumbnail in JFIF, a second EXIF block, IPTC, a second picture behind
+    its end.
+    """
     data = saved("JPEG", quality=90, comment=SECRET, icc_profile=PROFILE)
     blocks = [
         (0xED, b"Photoshop 3.0\0" + SECRET.encode()),
@@ -47,7 +51,10 @@ def jpeg_with_more() -> bytes:
     ]
     thumbnail = SECRET.encode().ljust(3 * 2 * 2, b"x")
     jfif = b"JFIF\0\1\2\0\0\1\0\1" + bytes([2, 2]) + thumbnail
-    segments = b"".join(b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body for marker, body in [(0xE0, jfif), *blocks])
+    segments = b"".join(
+        b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
+        for marker, body in [(0xE0, jfif), *blocks]
+    )
     return data[:2] + segments + data[2 + 18 :] + saved("JPEG", comment=SECRET)
 
 
@@ -71,7 +78,9 @@ def tiff(**options: object) -> bytes:
 
 
 def tiff_with_more() -> bytes:
-    """Return a TIFF with what Windows and scanners add: private tags, also of a directory below, bytes that no entry names, and a tail."""
+    """Return a TIFF with what Windows and scanners add: private tags, also of a directory below,
+    bytes that no entry names, and a tail.
+    """
     facts = TiffImagePlugin.ImageFileDirectory_v2()
     for tag in (40091, 40093, 50735, 65427, 65442):
         facts[tag] = SECRET + " of the man" * 3
@@ -87,13 +96,30 @@ def tiff_with_more() -> bytes:
 
 
 FILES = {
-    "jpeg": ("jpeg", lambda: saved("JPEG", exif=exif(), comment=SECRET, xmp=SECRET.encode(), icc_profile=PROFILE)),
-    "jpeg, progressive": ("jpeg", lambda: saved("JPEG", progressive=True, exif=exif(), icc_profile=PROFILE)),
-    "jpeg, restarts": ("jpeg", lambda: saved("JPEG", restart_marker_blocks=2, exif=exif(), comment=SECRET)),
-    "jpeg, 4:4:4 and optimised": ("jpeg", lambda: saved("JPEG", subsampling=0, optimize=True, comment=SECRET)),
+    "jpeg": (
+        "jpeg",
+        lambda: saved(
+            "JPEG", exif=exif(), comment=SECRET, xmp=SECRET.encode(), icc_profile=PROFILE
+        ),
+    ),
+    "jpeg, progressive": (
+        "jpeg",
+        lambda: saved("JPEG", progressive=True, exif=exif(), icc_profile=PROFILE),
+    ),
+    "jpeg, restarts": (
+        "jpeg",
+        lambda: saved("JPEG", restart_marker_blocks=2, exif=exif(), comment=SECRET),
+    ),
+    "jpeg, 4:4:4 and optimised": (
+        "jpeg",
+        lambda: saved("JPEG", subsampling=0, optimize=True, comment=SECRET),
+    ),
     "jpeg with more": ("jpeg", jpeg_with_more),
     "png with more": ("png", png_with_more),
-    "webp": ("webp", lambda: saved("WEBP", exif=exif().tobytes(), xmp=SECRET.encode(), icc_profile=PROFILE)),
+    "webp": (
+        "webp",
+        lambda: saved("WEBP", exif=exif().tobytes(), xmp=SECRET.encode(), icc_profile=PROFILE),
+    ),
     "webp, lossless": ("webp", lambda: saved("WEBP", lossless=True, exif=exif().tobytes())),
     "tiff": ("tiff", tiff),
     "tiff, deflate": ("tiff", lambda: tiff(compression="tiff_adobe_deflate")),
@@ -113,7 +139,9 @@ def test_nothing_that_names_anybody_stays_and_no_pixel_goes(kind: str) -> None:
     assert len(stripped) <= len(data)
     header = imageio.read_header(stripped)
     assert header.metadata == ()
-    assert np.array_equal(imageio.decode_rgb(stripped, header), imageio.decode_rgb(data, imageio.read_header(data)))
+    assert np.array_equal(
+        imageio.decode_rgb(stripped, header), imageio.decode_rgb(data, imageio.read_header(data))
+    )
     before, after = (Image.open(io.BytesIO(one)) for one in (data, stripped))
     assert after.info.get("icc_profile") == before.info.get("icc_profile")
     assert (after.mode, after.size) == (before.mode, before.size)
@@ -129,12 +157,16 @@ def test_how_a_tiff_is_turned_stays() -> None:
     data = saved("TIFF", exif=exif(6))
     stripped = strip_metadata(data, "tiff")
     assert SECRET.encode() not in stripped
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(stripped))), np.asarray(Image.open(io.BytesIO(data))))
+    assert np.array_equal(
+        np.asarray(Image.open(io.BytesIO(stripped))), np.asarray(Image.open(io.BytesIO(data)))
+    )
 
 
 @pytest.mark.parametrize("kind", FILES)
 def test_damage_is_refused_or_leaves_no_secret(kind: str) -> None:
-    """Cut anywhere, a file is refused or stripped; metadata never travels because nobody could follow the structure."""
+    """Cut anywhere, a file is refused or stripped; metadata never travels because nobody could
+    follow the structure.
+    """
     format_name, make = FILES[kind]
     data = make()
     for end in range(0, len(data), max(1, len(data) // 97)):
@@ -154,6 +186,8 @@ def test_real_tiles(shared_data: Path) -> None:
             expected = imageio.decode_rgb(data, header)
         except BrokenFileError:
             continue
-        assert np.array_equal(imageio.decode_rgb(strip_metadata(data, header.format)), expected), path
+        assert np.array_equal(imageio.decode_rgb(strip_metadata(data, header.format)), expected), (
+            path
+        )
         count += 1
     assert count > 20

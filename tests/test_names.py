@@ -13,8 +13,17 @@ from hypothesis import strategies as st
 from histoprep.names import pairing_key, to_name, to_text
 
 # Bytes that meet the range in which we hide others: U+EF80 to U+EFFF and their neighbours.
-NEAR = st.sampled_from([chr(one).encode() for one in (0xEF7F, 0xEF80, 0xEFAA, 0xEFFF, 0xF000, 0xDBFF - 0x800, 0x10FFFF)])
-PIECES = st.one_of(st.binary(max_size=6), NEAR, st.text(st.characters(exclude_categories=["Cs"]), max_size=4).map(str.encode))
+NEAR = st.sampled_from(
+    [
+        chr(one).encode()
+        for one in (0xEF7F, 0xEF80, 0xEFAA, 0xEFFF, 0xF000, 0xDBFF - 0x800, 0x10FFFF)
+    ]
+)
+PIECES = st.one_of(
+    st.binary(max_size=6),
+    NEAR,
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=4).map(str.encode),
+)
 BYTES = st.lists(PIECES, max_size=8).map(b"".join)
 
 

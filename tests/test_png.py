@@ -24,12 +24,21 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def make_png(
-    lines: bytes, width: int, height: int, depth: int = 8, colour: int = 0, interlace: int = 0, extra: bytes = b"", packed: bytes | None = None
+    lines: bytes,
+    width: int,
+    height: int,
+    depth: int = 8,
+    colour: int = 0,
+    interlace: int = 0,
+    extra: bytes = b"",
+    packed: bytes | None = None,
 ) -> bytes:
     """A PNG of given scanlines, filter bytes included; nothing is checked."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
     body = zlib.compress(lines) if packed is None else packed
-    return png.SIGNATURE + chunk(b"IHDR", header) + extra + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    return (
+        png.SIGNATURE + chunk(b"IHDR", header) + extra + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
 
 
 def saved(pixels: np.ndarray, **options: object) -> bytes:
@@ -43,7 +52,9 @@ def unfiltered(pixels: np.ndarray) -> bytes:
 
 
 def filtered(pixels: np.ndarray, filters: list[int]) -> bytes:
-    """Scanlines of 8-bit pixels, each with its own filter; straight from the specification, pixel by pixel."""
+    """Scanlines of 8-bit pixels, each with its own filter; straight from the specification, pixel
+    by pixel.
+    """
     height, width = pixels.shape
     wide = np.zeros((height + 1, width + 1), int)
     wide[1:, 1:] = pixels
@@ -51,7 +62,11 @@ def filtered(pixels: np.ndarray, filters: list[int]) -> bytes:
     for row in range(1, height + 1):
         lines.append(filters[row - 1])
         for column in range(1, width + 1):
-            left, up, corner = wide[row, column - 1], wide[row - 1, column], wide[row - 1, column - 1]
+            left, up, corner = (
+                wide[row, column - 1],
+                wide[row - 1, column],
+                wide[row - 1, column - 1],
+            )
             near = sorted((left, up, corner), key=lambda one: abs(left + up - corner - one))[0]
             guess = (0, left, up, (left + up) // 2, near)[filters[row - 1]]
             lines.append((wide[row, column] - guess) % 256)
@@ -124,7 +139,13 @@ def unknown_filter(data: bytes) -> bytes:
 def split_pixels(data: bytes) -> bytes:
     start, length = idat(data)
     body = data[start : start + length]
-    return data[: start - 8] + chunk(b"IDAT", body[:9]) + chunk(b"tEXt", b"a\0b") + chunk(b"IDAT", body[9:]) + chunk(b"IEND", b"")
+    return (
+        data[: start - 8]
+        + chunk(b"IDAT", body[:9])
+        + chunk(b"tEXt", b"a\0b")
+        + chunk(b"IDAT", body[9:])
+        + chunk(b"IEND", b"")
+    )
 
 
 def no_pixels(data: bytes) -> bytes:
@@ -214,9 +235,19 @@ def test_a_palette_must_be_whole(palette: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("width", "height", "depth", "colour", "interlace"),
-    [(0, 5, 8, 0, 0), (5, 0, 8, 0, 0), (5, 5, 3, 0, 0), (5, 5, 16, 3, 0), (5, 5, 8, 5, 0), (5, 5, 8, 0, 2), (1 << 31, 5, 8, 0, 0)],
+    [
+        (0, 5, 8, 0, 0),
+        (5, 0, 8, 0, 0),
+        (5, 5, 3, 0, 0),
+        (5, 5, 16, 3, 0),
+        (5, 5, 8, 5, 0),
+        (5, 5, 8, 0, 2),
+        (1 << 31, 5, 8, 0, 0),
+    ],
 )
-def test_impossible_headers_are_refused(width: int, height: int, depth: int, colour: int, interlace: int) -> None:
+def test_impossible_headers_are_refused(
+    width: int, height: int, depth: int, colour: int, interlace: int
+) -> None:
     with pytest.raises(BrokenFileError) as caught:
         png.read_chunks(make_png(b"", width, height, depth, colour, interlace))
     assert caught.value.verdict == "HP201 bad-header"
@@ -226,9 +257,13 @@ def test_impossible_headers_are_refused(width: int, height: int, depth: int, col
 @given(
     width=st.integers(1, 70),
     height=st.integers(1, 40),
-    case=st.sampled_from([(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2), (1, 3), (4, 3), (8, 4), (16, 6)]),
+    case=st.sampled_from(
+        [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2), (1, 3), (4, 3), (8, 4), (16, 6)]
+    ),
 )
-def test_scanline_bytes_are_what_decoders_read(width: int, height: int, case: tuple[int, int]) -> None:
+def test_scanline_bytes_are_what_decoders_read(
+    width: int, height: int, case: tuple[int, int]
+) -> None:
     # Pillow decodes exactly this many bytes and refuses one less.
     depth, colour = case
     extra = chunk(b"PLTE", bytes(48)) if colour == png.PALETTE else b""
@@ -238,14 +273,25 @@ def test_scanline_bytes_are_what_decoders_read(width: int, height: int, case: tu
         check(whole)
         with Image.open(io.BytesIO(whole)) as picture:
             picture.load()
-        short = make_png(bytes(file.scanline_bytes - 1), width, height, depth, colour, interlace, extra)
-        with Image.open(io.BytesIO(short)) as picture, pytest.raises(OSError, match=r"broken|truncated"):
+        short = make_png(
+            bytes(file.scanline_bytes - 1), width, height, depth, colour, interlace, extra
+        )
+        with (
+            Image.open(io.BytesIO(short)) as picture,
+            pytest.raises(OSError, match=r"broken|truncated"),
+        ):
             picture.load()
 
 
 def test_header_only_reads_no_further() -> None:
     file = png.read_chunks(saved(PIXELS)[:33], header_only=True)
-    assert (file.width_px, file.height_px, file.bit_depth, file.colour_type, file.interlaced) == (56, 40, 8, png.GREY, False)
+    assert (file.width_px, file.height_px, file.bit_depth, file.colour_type, file.interlaced) == (
+        56,
+        40,
+        8,
+        png.GREY,
+        False,
+    )
 
 
 def test_text_and_exif_are_noted() -> None:
@@ -270,24 +316,42 @@ def test_rows_and_their_filters() -> None:
 @pytest.mark.parametrize("interlace", [0, 1])
 def test_bare_keeps_pixels_and_palette_and_nothing_else(interlace: int) -> None:
     palette = bytes(range(150))
-    lines = unfiltered(PIXELS[:8, :8] % 50) if not interlace else bytes(png.PngFile(8, 8, 8, 3, True).scanline_bytes)
+    lines = (
+        unfiltered(PIXELS[:8, :8] % 50)
+        if not interlace
+        else bytes(png.PngFile(8, 8, 8, 3, True).scanline_bytes)
+    )
     extra = chunk(b"tEXt", b"Patient\0Jane") + chunk(b"PLTE", palette) + chunk(b"tRNS", b"\0\1")
-    file = png.read_chunks(make_png(lines, 8, 8, colour=png.PALETTE, interlace=interlace, extra=extra))
+    file = png.read_chunks(
+        make_png(lines, 8, 8, colour=png.PALETTE, interlace=interlace, extra=extra)
+    )
     bare = png.bare(file)
     assert b"Jane" not in bare and b"tRNS" not in bare
     with Image.open(io.BytesIO(bare)) as picture:
-        assert picture.mode == "P" and picture.getpalette() == list(palette) + [0] * (len(picture.getpalette() or ()) - 150)
-        np.testing.assert_array_equal(picture, PIXELS[:8, :8] % 50 if not interlace else np.zeros((8, 8), np.uint8))
+        assert picture.mode == "P" and picture.getpalette() == list(palette) + [0] * (
+            len(picture.getpalette() or ()) - 150
+        )
+        np.testing.assert_array_equal(
+            picture, PIXELS[:8, :8] % 50 if not interlace else np.zeros((8, 8), np.uint8)
+        )
     with Image.open(io.BytesIO(png.bare(file, as_grey=True))) as picture:
         assert picture.mode == "L"
 
 
 @settings(max_examples=60)
-@given(shape=st.tuples(st.integers(1, 40), st.integers(1, 40)), num_labels=st.integers(1, 256), seed=st.integers(0, 2**32 - 1))
-def test_written_masks_read_back_everywhere(shape: tuple[int, int], num_labels: int, seed: int) -> None:
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    num_labels=st.integers(1, 256),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_written_masks_read_back_everywhere(
+    shape: tuple[int, int], num_labels: int, seed: int
+) -> None:
     pixels = np.random.default_rng(seed).integers(0, num_labels, shape).astype(np.uint8)
     data = png.encode_grey(pixels, {"histoprep-label-map": "five"})
-    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), pixels)
+    np.testing.assert_array_equal(
+        cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), pixels
+    )
     with Image.open(io.BytesIO(data)) as picture:
         np.testing.assert_array_equal(picture, pixels)
         assert picture.info["histoprep-label-map"] == "five"

@@ -1,4 +1,6 @@
-"""Whatever a file is called: nothing that is printed moves a cursor, forges a line or is a command to a CI runner."""
+"""Whatever a file is called: nothing that is printed moves a cursor, forges a line or is a command
+to a CI runner.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ NAMES = [
 def check(text: str) -> None:
     """Fail when a terminal or a runner would do something with the text."""
     for line in text.split("\n"):
-        odd = [sign for sign in line if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp", "Cf")]
+        odd = [
+            sign for sign in line if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp", "Cf")
+        ]
         assert not odd, (odd, line)
         assert not line.lstrip().startswith("::"), line
         assert "##[" not in line, line
@@ -55,10 +59,15 @@ def root(tmp_path: Path) -> Path:
     return data
 
 
-def test_names_in_everything_that_commands_print(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_names_in_everything_that_commands_print(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     space = root.with_name("data.histoprep")
     commands = [
-        *(["audit", str(root), "--format", name, "--fail-on", "never"] for name in ("text", "markdown", "json", "sarif", "junit")),
+        *(
+            ["audit", str(root), "--format", name, "--fail-on", "never"]
+            for name in ("text", "markdown", "json", "sarif", "junit")
+        ),
         ["stats", str(root)],
         ["stats", str(root), "--format", "csv"],
         ["manifest", str(root), "--group-by", "[^0-9]+"],
@@ -75,7 +84,10 @@ def test_names_in_everything_that_commands_print(root: Path, capfd: pytest.Captu
         (root / f"{name}.png").unlink()
     assert run(["manifest", "check", str(space / "manifest.parquet")]) == ExitCode.FINDINGS
     check("".join(capfd.readouterr()))
-    assert run(["shard", str(space / "manifest.parquet"), "--out", str(space / "again")]) != ExitCode.OK
+    assert (
+        run(["shard", str(space / "manifest.parquet"), "--out", str(space / "again")])
+        != ExitCode.OK
+    )
     check("".join(capfd.readouterr()))
 
 
@@ -104,16 +116,32 @@ def test_every_way_to_print(name: str, capsys: pytest.CaptureFixture[str]) -> No
         if show not in (console.error, console.block) or "\n" not in name:
             show(name)
     console.table([name, "b"], [(name, 1)], title=name)
-    console.error(str(UsageError(name, path=name, seen=name, expected=name, hint=name, details=[name, name])))
+    console.error(
+        str(UsageError(name, path=name, seen=name, expected=name, hint=name, details=[name, name]))
+    )
     captured = capsys.readouterr()
     check(captured.out)
     check(captured.err)
 
 
-def test_a_report_for_the_runner_stays_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_report_for_the_runner_stays_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The control of `harmless`: where commands are wanted, they are there."""
     Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "lonely_mask.png")
-    assert run(["audit", str(tmp_path), "--workspace", str(tmp_path.with_name("ws")), "--format", "github"]) == ExitCode.FINDINGS
+    assert (
+        run(
+            [
+                "audit",
+                str(tmp_path),
+                "--workspace",
+                str(tmp_path.with_name("ws")),
+                "--format",
+                "github",
+            ]
+        )
+        == ExitCode.FINDINGS
+    )
     assert any(line.startswith("::error ") for line in capfd.readouterr().out.split("\n"))
 
 

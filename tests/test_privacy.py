@@ -47,7 +47,9 @@ def test_exif_fields_are_named_and_their_values_kept_in(kind: str) -> None:
 
 
 def test_tiff_tags_are_named() -> None:
-    header = read_header(saved("TIFF", tiffinfo={270: SECRET, 274: 3, 305: "software", 315: SECRET}))
+    header = read_header(
+        saved("TIFF", tiffinfo={270: SECRET, 274: 3, 305: "software", 315: SECRET})
+    )
     assert header.metadata == ("ImageDescription", "Artist")
     assert header.orientation == 3
 
@@ -78,7 +80,9 @@ def block(order: str, entries: list[tuple[int, int, int, int]]) -> bytes:
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8)
     body = struct.pack(order + "H", len(entries))
     for tag, kind, count, value in entries:
-        packed = struct.pack(order + "HH", value, 0) if kind == 3 else struct.pack(order + "I", value)
+        packed = (
+            struct.pack(order + "HH", value, 0) if kind == 3 else struct.pack(order + "I", value)
+        )
         body += struct.pack(order + "HHI", tag, kind, count) + packed
     return head + body + bytes(4)
 

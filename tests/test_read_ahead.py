@@ -37,8 +37,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PATIENCE_S", -1.0)
 
 
-def thread_names(monkeypatch: pytest.MonkeyPatch, slow: int = -1, pause: Callable[[], object] = lambda: None) -> list[str]:
-    """Return a list that fills with the threads that read, file after file; there is a pause before file number `slow`."""
+def thread_names(
+    monkeypatch: pytest.MonkeyPatch, slow: int = -1, pause: Callable[[], object] = lambda: None
+) -> list[str]:
+    """Return a list that fills with the threads that read, file after file; there is a pause before
+    file number `slow`.
+    """
     names: list[str] = []
 
     def noted(one: Request, max_bytes: int) -> bytes | BrokenFileError:
@@ -57,29 +61,41 @@ def be_busy() -> None:
         pass
 
 
-def test_quick_files_are_read_by_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quick_files_are_read_by_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = thread_names(monkeypatch)
     assert len(list(read_ahead(make(tmp_path, [100] * 300), LIMIT))) == 300
     assert set(names) == {threading.current_thread().name}
 
 
-def test_threads_read_from_the_first_slow_file_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_read_from_the_first_slow_file_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = thread_names(monkeypatch, 20, lambda: time.sleep(0.004))
     requests = make(tmp_path, [index % 90 for index in range(300)])
-    assert [len(data) for data in read_ahead(requests, LIMIT) if isinstance(data, bytes)] == [index % 90 for index in range(300)]
+    assert [len(data) for data in read_ahead(requests, LIMIT) if isinstance(data, bytes)] == [
+        index % 90 for index in range(300)
+    ]
     here = threading.current_thread().name
     assert names[:21] == [here] * 21 and here not in names[21:] and len(names) == 300
 
 
-def test_a_busy_processor_is_no_slow_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_processor_is_no_slow_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = thread_names(monkeypatch, 20, be_busy)
     list(read_ahead(make(tmp_path, [100] * 100), LIMIT))
     assert set(names) == {threading.current_thread().name}
 
 
 @pytest.mark.parametrize("patience_s", [-1.0, 1e9])
-@pytest.mark.parametrize("sizes", [[], [0], [1], [5] * 7, [100] * 8, [3] * 1000, [0, 1 << 20, 7] * 40])
-def test_bytes_come_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int], patience_s: float) -> None:
+@pytest.mark.parametrize(
+    "sizes", [[], [0], [1], [5] * 7, [100] * 8, [3] * 1000, [0, 1 << 20, 7] * 40]
+)
+def test_bytes_come_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int], patience_s: float
+) -> None:
     monkeypatch.setattr(module, "_PATIENCE_S", patience_s)
     contents = list(read_ahead(make(tmp_path, sizes), LIMIT))
     assert contents == [bytes([index % 251]) * size for index, size in enumerate(sizes)]
@@ -117,7 +133,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("size", [1000, 100_000, 1_500_000])
-def test_bytes_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+def test_bytes_that_wait_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
     budget = 2_000_000
     monkeypatch.setattr(module, "BUDGET_BYTES", budget)
     counts = watched(monkeypatch)
@@ -131,7 +149,9 @@ def test_bytes_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_caller_who_stops_is_not_kept_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caller_who_stops_is_not_kept_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     requests = make(tmp_path, [10] * 2000)
     read: list[str] = []
 
@@ -156,7 +176,9 @@ def verdict(one: bytes | BrokenFileError) -> str:
 
 
 @pytest.mark.parametrize("patience_s", [-1.0, 1e9])
-def test_files_that_cannot_be_read_do_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float) -> None:
+def test_files_that_cannot_be_read_do_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float
+) -> None:
     monkeypatch.setattr(module, "_PATIENCE_S", patience_s)
     requests = make(tmp_path, [10] * 6)
     os.unlink(requests[0].path)
@@ -167,7 +189,13 @@ def test_files_that_cannot_be_read_do_not_stop_the_others(tmp_path: Path, monkey
     Path(requests[3].path).write_bytes(b"longer than before")
     os.utime(requests[4].path, ns=(1, 1))
     contents = list(read_ahead(requests, LIMIT))
-    assert [verdict(one) for one in contents[:5]] == ["HP201 vanished", "HP201 not-a-file", "HP201 not-a-file", "HP206 changed", "HP206 changed"]
+    assert [verdict(one) for one in contents[:5]] == [
+        "HP201 vanished",
+        "HP201 not-a-file",
+        "HP201 not-a-file",
+        "HP206 changed",
+        "HP206 changed",
+    ]
     assert contents[5] == b"\5" * 10
 
 
@@ -181,8 +209,14 @@ def test_a_socket_or_a_name_too_long(tmp_path: Path) -> None:
             server.bind("s.png")
         finally:
             os.chdir(here)
-        assert verdict(read_file(Request(str(tmp_path / "s.png"), FileStat(0, 0)), LIMIT)) == "HP201 cannot-open"
-    assert verdict(read_file(Request(str(tmp_path / ("x" * 300)), FileStat(0, 0)), LIMIT)) == "HP201 cannot-open"
+        assert (
+            verdict(read_file(Request(str(tmp_path / "s.png"), FileStat(0, 0)), LIMIT))
+            == "HP201 cannot-open"
+        )
+    assert (
+        verdict(read_file(Request(str(tmp_path / ("x" * 300)), FileStat(0, 0)), LIMIT))
+        == "HP201 cannot-open"
+    )
 
 
 def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
@@ -190,10 +224,14 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with path.open("wb") as stream:
         stream.truncate(1 << 40)
     assert verdict(read_file(request(path), LIMIT)) == "HP205 huge-file"
-    assert [verdict(one) for one in read_ahead([request(path)] * 20, LIMIT)] == ["HP205 huge-file"] * 20
+    assert [verdict(one) for one in read_ahead([request(path)] * 20, LIMIT)] == [
+        "HP205 huge-file"
+    ] * 20
 
 
-def test_a_file_that_grows_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_grows_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = make(tmp_path, [1000])[0]
     original = os.read
 
@@ -227,7 +265,13 @@ from histoprep.read_ahead import FileStat, Request, read_file
 os.setgid(65534); os.setuid(65534)
 print(read_file(Request(sys.argv[1], FileStat(10, 0)), 100).verdict)
 """
-    done = subprocess.run([sys.executable, "-c", code, one.path], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, one.path],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        check=False,
+    )
     assert done.stdout.strip() == "HP201 permission", done.stderr
 
 

@@ -1,6 +1,8 @@
-"""Remap: values against NumPy, every kind of input, what is refused, and trees that kills and full disks cannot spoil.
+"""Remap: values against NumPy, every kind of input, what is refused, and trees that kills and full
+disks cannot spoil.
 
-`python -c "import test_remap; test_remap.survive_kills(...)"` is run by a test in a process of its own.
+`python -c "import test_remap; test_remap.survive_kills(...)"` is run by a test in a process of its
+own.
 """
 
 from __future__ import annotations
@@ -33,7 +35,16 @@ from PIL import Image
 
 from histoprep import checksums, durable, mask_tree, tables, tiles
 from histoprep.checksums import STATES
-from histoprep.errors import BrokenFileError, ExitCode, IncompleteError, IntegrityError, LockedError, OutputError, UnmappedLabelError, UsageError
+from histoprep.errors import (
+    BrokenFileError,
+    ExitCode,
+    IncompleteError,
+    IntegrityError,
+    LockedError,
+    OutputError,
+    UnmappedLabelError,
+    UsageError,
+)
 from histoprep.execution import Engine
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, load_label_map
 from histoprep.remap import (
@@ -58,10 +69,17 @@ CLASSES = ((0, "Unknown"), (1, "one"), (2, "two"), (7, "seven"))
 MAPPING = {0: 0, 1: 2, 2: 2, 5: 1, 9: 7, 11: 1, 300: 7}
 
 
-def label_map(name: str = "four", mapping: dict[int, int] | None = None, classes: tuple[tuple[int, str], ...] = CLASSES) -> LabelMap:
+def label_map(
+    name: str = "four",
+    mapping: dict[int, int] | None = None,
+    classes: tuple[tuple[int, str], ...] = CLASSES,
+) -> LabelMap:
     mapping = MAPPING if mapping is None else mapping
     return LabelMap(
-        name, tuple(SourceLabel(one, f"tissue {one}") for one in mapping), tuple(TargetClass(one, text, "#808080") for one, text in classes), mapping
+        name,
+        tuple(SourceLabel(one, f"tissue {one}") for one in mapping),
+        tuple(TargetClass(one, text, "#808080") for one, text in classes),
+        mapping,
     )
 
 
@@ -122,12 +140,19 @@ def scanned(root: Path, options: ScanOptions | None = None) -> Workspace:
     return workspace
 
 
-def remapped(workspace: Workspace, options: RemapOptions | None = None, made: LabelMap | None = None, engine: Engine | None = None) -> RemapResult:
+def remapped(
+    workspace: Workspace,
+    options: RemapOptions | None = None,
+    made: LabelMap | None = None,
+    engine: Engine | None = None,
+) -> RemapResult:
     return run_remap(plan_remap(workspace, made or label_map(), options), engine or InProcess())
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Return every file below `folder` but the lock and what this machine remembers of the files, by path."""
+    """Return every file below `folder` but the lock and what this machine remembers of the files,
+    by path.
+    """
     return {
         one.relative_to(folder).as_posix(): one.read_bytes()
         for one in sorted(folder.rglob("*"))
@@ -151,7 +176,9 @@ def ledger_rows(result: RemapResult) -> list[dict[str, Any]]:
 @st.composite
 def maps_and_labels(draw: st.DrawFn) -> tuple[LabelMap, np.ndarray]:
     deep = draw(st.booleans())
-    ids = draw(st.lists(st.integers(0, 65535 if deep else 255), min_size=1, max_size=12, unique=True))
+    ids = draw(
+        st.lists(st.integers(0, 65535 if deep else 255), min_size=1, max_size=12, unique=True)
+    )
     class_ids = draw(st.lists(st.integers(0, 255), min_size=1, max_size=6, unique=True))
     mapping = {one: draw(st.sampled_from(class_ids)) for one in ids}
     shape = draw(st.integers(1, 20)), draw(st.integers(1, 20))
@@ -188,16 +215,23 @@ def old_opencv(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("shape", [(6, 8), (5, 8), (5, 7), (1, 1)])
 @pytest.mark.parametrize("opencv", ["old_opencv", None])
-def test_any_size_and_opencv_gives_the_same_classes(request: pytest.FixtureRequest, opencv: str | None, shape: tuple[int, int]) -> None:
+def test_any_size_and_opencv_gives_the_same_classes(
+    request: pytest.FixtureRequest, opencv: str | None, shape: tuple[int, int]
+) -> None:
     if opencv:
         request.getfixturevalue(opencv)
     labels = np.random.default_rng(0).choice([0, 1, 2, 5, 9, 11], shape).astype(np.uint8)
-    np.testing.assert_array_equal(Recipe.of(label_map(), OnUnmapped.ERROR).apply(labels), expected(labels))
+    np.testing.assert_array_equal(
+        Recipe.of(label_map(), OnUnmapped.ERROR).apply(labels), expected(labels)
+    )
 
 
 def test_strided_labels_give_the_same_classes() -> None:
     labels = random_labels(1)
-    np.testing.assert_array_equal(Recipe.of(label_map(), OnUnmapped.ERROR).apply(labels[::2, 1::3]), expected(labels[::2, 1::3]))
+    np.testing.assert_array_equal(
+        Recipe.of(label_map(), OnUnmapped.ERROR).apply(labels[::2, 1::3]),
+        expected(labels[::2, 1::3]),
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -218,7 +252,9 @@ def test_all_256_classes_can_be_used() -> None:
 
 def test_class_ids_beyond_eight_bits_are_refused() -> None:
     with pytest.raises(UsageError, match="HP505"):
-        Recipe.of(label_map(mapping={0: 0, 1: 256}, classes=((0, "a"), (256, "b"))), OnUnmapped.ERROR)
+        Recipe.of(
+            label_map(mapping={0: 0, 1: 256}, classes=((0, "a"), (256, "b"))), OnUnmapped.ERROR
+        )
 
 
 # Every kind of input
@@ -233,19 +269,31 @@ def _save_bits(path: Path, labels: np.ndarray, bits: int) -> None:
     per_byte = 8 // bits
     padded = np.zeros((height, -(-width // per_byte) * per_byte), np.uint8)
     padded[:, :width] = labels
-    packed = sum(padded[:, shift::per_byte].astype(np.uint16) << (8 - bits * (shift + 1)) for shift in range(per_byte)).astype(np.uint8)
+    packed = sum(
+        padded[:, shift::per_byte].astype(np.uint16) << (8 - bits * (shift + 1))
+        for shift in range(per_byte)
+    ).astype(np.uint8)
     lines = b"".join(b"\0" + row.tobytes() for row in packed)
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
 
 
 def _save_palette(path: Path, labels: np.ndarray) -> None:
     picture = Image.fromarray(labels, "P")
-    picture.putpalette([value for index in range(256) for value in (index * 7 % 256, 255 - index, index * 3 % 256)])
+    picture.putpalette(
+        [value for index in range(256) for value in (index * 7 % 256, 255 - index, index * 3 % 256)]
+    )
     picture.save(path)
 
 
@@ -284,17 +332,44 @@ def test_every_kind_of_class_map_becomes_8_bit_grey(tmp_path: Path, kind: str) -
 
 COLOURED = np.dstack([BINARY * 200, BINARY, BINARY])
 REFUSED: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
-    "RGB": (".png", "HP402 mask-wrong-mode: mode RGB with 2 colours", lambda path: Image.fromarray(COLOURED).save(path)),
-    "grey as RGB": (".png", "its channels are equal", lambda path: Image.fromarray(LOW).convert("RGB").save(path)),
-    "RGBA": (".png", "HP402 mask-wrong-mode: mode RGBA", lambda path: Image.fromarray(LOW).convert("RGBA").save(path)),
+    "RGB": (
+        ".png",
+        "HP402 mask-wrong-mode: mode RGB with 2 colours",
+        lambda path: Image.fromarray(COLOURED).save(path),
+    ),
+    "grey as RGB": (
+        ".png",
+        "its channels are equal",
+        lambda path: Image.fromarray(LOW).convert("RGB").save(path),
+    ),
+    "RGBA": (
+        ".png",
+        "HP402 mask-wrong-mode: mode RGBA",
+        lambda path: Image.fromarray(LOW).convert("RGBA").save(path),
+    ),
     "float": (
         ".tif",
-        f"HP402 mask-wrong-mode: mode F with {len(np.unique(LOW))} values is no class map; save label ids as 8-bit or 16-bit grey, not as floats",
+        (
+            f"HP402 mask-wrong-mode: mode F with {len(np.unique(LOW))} values is no class map; save"
+            " label ids as 8-bit or 16-bit grey, not as floats"
+        ),
         lambda path: Image.fromarray(LOW.astype(np.float32) / 2).save(path),
     ),
-    "flat float": (".tif", "mode F with 1 value is no class map", lambda path: Image.fromarray(np.full_like(LOW, 0.5, np.float32)).save(path)),
-    "wide integers": (".tif", "not as 32-bit integers", lambda path: Image.fromarray(LOW.astype(np.int32) + 70_000).save(path)),
-    "cut": (".png", "HP201 truncated", lambda path: path.write_bytes((path.with_name("y_mask.png")).read_bytes()[:-30])),
+    "flat float": (
+        ".tif",
+        "mode F with 1 value is no class map",
+        lambda path: Image.fromarray(np.full_like(LOW, 0.5, np.float32)).save(path),
+    ),
+    "wide integers": (
+        ".tif",
+        "not as 32-bit integers",
+        lambda path: Image.fromarray(LOW.astype(np.int32) + 70_000).save(path),
+    ),
+    "cut": (
+        ".png",
+        "HP201 truncated",
+        lambda path: path.write_bytes((path.with_name("y_mask.png")).read_bytes()[:-30]),
+    ),
     "empty": (".png", "HP201 zero-bytes", lambda path: path.write_bytes(b"")),
 }
 
@@ -312,7 +387,9 @@ def test_other_pictures_fail_with_the_cause_and_all_else_is_done(tmp_path: Path,
     assert result.failed[0].path == f"x_mask{suffix}"
     assert reason in result.failed[0].reason
     assert not (result.out / "x_mask.png").exists()
-    assert [(row["mask_path"], row["status"], row["output_path"]) for row in ledger_rows(result)] == [
+    assert [
+        (row["mask_path"], row["status"], row["output_path"]) for row in ledger_rows(result)
+    ] == [
         (f"x_mask{suffix}", "failed", None),
         ("y_mask.png", "written", "y_mask.png"),
         ("z_mask.png", "written", "z_mask.png"),
@@ -330,7 +407,9 @@ def test_odd_names_and_orphans_keep_their_paths(tmp_path: Path) -> None:
     for part in ("_mask.png", ".jpg"):
         os.rename(root / f"b c{part}", raw + os.fsencode(part))
     result = remapped(scanned(root))
-    found = sorted(os.fsencode(one.relative_to(result.out)) for one in result.out.rglob("*_mask.png"))
+    found = sorted(
+        os.fsencode(one.relative_to(result.out)) for one in result.out.rglob("*_mask.png")
+    )
     wanted = [os.fsencode(f"{name}_mask.png") for name in names if name != "b c"]
     assert found == sorted([*wanted, b"orphan_mask.png", b"raw\xff_mask.png"])
     np.testing.assert_array_equal(read_mask(result.out / "orphan_mask.png"), expected(BINARY))
@@ -373,14 +452,25 @@ def test_unmapped_values_are_named_with_count_file_and_fix(tmp_path: Path) -> No
     assert not workspace.masks("four").exists()
 
 
-@pytest.mark.parametrize(("first", "last", "wanted"), [("Unknown", "seven", 0), ("a", "UNKNOWN", 7), ("not labelled, ignore", "d", 0)])
-def test_unmapped_values_can_become_unknown(tmp_path: Path, first: str, last: str, wanted: int) -> None:
+@pytest.mark.parametrize(
+    ("first", "last", "wanted"),
+    [("Unknown", "seven", 0), ("a", "UNKNOWN", 7), ("not labelled, ignore", "d", 0)],
+)
+def test_unmapped_values_can_become_unknown(
+    tmp_path: Path, first: str, last: str, wanted: int
+) -> None:
     classes = ((0, first), (1, "one"), (2, "two"), (7, last))
     odd = random_labels(1)
     odd[3, :7] = 77
     save_pair(tmp_path / "set", "x", odd)
-    result = remapped(scanned(tmp_path / "set"), RemapOptions(on_unmapped=OnUnmapped.UNKNOWN), label_map(classes=classes))
-    np.testing.assert_array_equal(read_mask(result.out / "x_mask.png"), expected(odd, {**MAPPING, 77: wanted}))
+    result = remapped(
+        scanned(tmp_path / "set"),
+        RemapOptions(on_unmapped=OnUnmapped.UNKNOWN),
+        label_map(classes=classes),
+    )
+    np.testing.assert_array_equal(
+        read_mask(result.out / "x_mask.png"), expected(odd, {**MAPPING, 77: wanted})
+    )
 
 
 def test_without_a_class_for_unknown_nothing_can_become_it(tmp_path: Path) -> None:
@@ -403,7 +493,9 @@ def test_our_own_output_is_not_remapped_again(tmp_path: Path) -> None:
         remapped(workspace, made=label_map("other", {0: 0, 1: 1, 2: 2, 7: 7}))
     assert f"remapped by four {label_map().digest}" in str(caught.value)
     assert not workspace.masks("other").exists()
-    forced = remapped(workspace, RemapOptions(force=True), label_map("other", {0: 0, 1: 1, 2: 2, 7: 1}))
+    forced = remapped(
+        workspace, RemapOptions(force=True), label_map("other", {0: 0, 1: 1, 2: 2, 7: 1})
+    )
     before, after = (read_mask(one.out / "slide 1/tile.1_mask.png") for one in (first, forced))
     assert (before == 7).any()
     np.testing.assert_array_equal(after, np.where(before == 7, 1, before))
@@ -413,10 +505,16 @@ def _foreign_classes(root: Path, num_masks: int) -> None:
     """Write masks that hold the classes 0, 1, 2 and 3 of a map, without a note in them."""
     for index in range(num_masks):
         rng = np.random.default_rng(index)
-        save_pair(root, f"t{index}", np.kron(rng.permutation([0, 1, 2, 3])[None], np.ones((8, 8), int)).astype(np.uint8))
+        save_pair(
+            root,
+            f"t{index}",
+            np.kron(rng.permutation([0, 1, 2, 3])[None], np.ones((8, 8), int)).astype(np.uint8),
+        )
 
 
-BROAD = label_map("broad", {one: one % 4 for one in range(20)}, ((0, "Unknown"), (1, "a"), (2, "b"), (3, "c")))
+BROAD = label_map(
+    "broad", {one: one % 4 for one in range(20)}, ((0, "Unknown"), (1, "a"), (2, "b"), (3, "c"))
+)
 
 
 def test_values_that_look_like_classes_are_not_remapped(tmp_path: Path) -> None:
@@ -445,18 +543,34 @@ def test_two_masks_that_would_become_one_file_are_named(tmp_path: Path) -> None:
     save_pair(root, "a/y", LOW)
     workspace = scanned(root)
     # The scan keeps one of two such masks (HP104); a table made otherwise may hold both.
-    opened, header = tables.open_table(workspace.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    opened, header = tables.open_table(
+        workspace.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION
+    )
     rows = tables.read_table(opened)
-    rows = rows.set_column(rows.schema.get_field_index("mask_path"), "mask_path", pa.array(["a/x_mask.png", "a/x_mask.tif"]))
+    rows = rows.set_column(
+        rows.schema.get_field_index("mask_path"),
+        "mask_path",
+        pa.array(["a/x_mask.png", "a/x_mask.tif"]),
+    )
     described = {name: header[name] for name in ("root", "options")}
-    tables.write_table(workspace.tiles, [rows], tiles.SCHEMA, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION, metadata=described)
+    tables.write_table(
+        workspace.tiles,
+        [rows],
+        tiles.SCHEMA,
+        kind=tiles.KIND,
+        schema_version=tiles.SCHEMA_VERSION,
+        metadata=described,
+    )
     with pytest.raises(UsageError, match="two masks would become the same file") as caught:
         remapped(workspace)
     assert "a/x_mask.png and a/x_mask.tif" in str(caught.value)
     assert not workspace.masks("four").exists()
 
 
-@pytest.mark.parametrize("where", ["set/masks", "set", "elsewhere/../set/deep/er", ".", "set.histoprep", "pool", "pool/new"])
+@pytest.mark.parametrize(
+    "where",
+    ["set/masks", "set", "elsewhere/../set/deep/er", ".", "set.histoprep", "pool", "pool/new"],
+)
 def test_new_masks_never_mix_with_data_or_results(tmp_path: Path, where: str) -> None:
     make_set(tmp_path / "set", 2)
     (tmp_path / "pool").mkdir()
@@ -536,17 +650,26 @@ def test_ledger_and_seal_tell_the_truth(tmp_path: Path) -> None:
     workspace = scanned(root)
     result = remapped(workspace)
     rows = ledger_rows(result)
-    assert [row["mask_path"] for row in rows] == pq.read_table(workspace.tiles)["mask_path"].to_pylist()
+    assert [row["mask_path"] for row in rows] == pq.read_table(workspace.tiles)[
+        "mask_path"
+    ].to_pylist()
     assert {row["mask_path"] for row in rows} == set(labels)
     totals = np.zeros(len(CLASSES), int)
     for row in rows:
         source = (root / row["mask_path"]).read_bytes()
         assert row["source_digest"] == xxhash.xxh3_128_hexdigest(source)
         if row["mask_path"] == "slide 1/tile.4_mask.png":
-            assert (row["status"], row["output_digest"], row["class_pixels"]) == ("failed", None, None)
+            assert (row["status"], row["output_digest"], row["class_pixels"]) == (
+                "failed",
+                None,
+                None,
+            )
             continue
         written = (result.out / row["output_path"]).read_bytes()
-        assert (row["output_digest"], row["output_bytes"]) == (xxhash.xxh3_128_hexdigest(written), len(written))
+        assert (row["output_digest"], row["output_bytes"]) == (
+            xxhash.xxh3_128_hexdigest(written),
+            len(written),
+        )
         classes = expected(labels[row["mask_path"]])
         np.testing.assert_array_equal(read_mask(result.out / row["output_path"]), classes)
         counted = [int((classes == one).sum()) for one, _ in CLASSES]
@@ -558,22 +681,39 @@ def test_ledger_and_seal_tell_the_truth(tmp_path: Path) -> None:
     assert seal["ledger_digest"] == xxhash.xxh3_128_hexdigest(result.ledger.read_bytes())
     assert load_label_map(result.out / "label_map.yml") == label_map()
     notes = [one for one in tree(result.out) if not one.endswith("_mask.png")]
-    assert sorted(notes) == ["_SUCCESS.json", "checksums.json", "label_map.yml", "ledger.parquet", "remap.json"]
+    assert sorted(notes) == [
+        "_SUCCESS.json",
+        "checksums.json",
+        "label_map.yml",
+        "ledger.parquet",
+        "remap.json",
+    ]
 
 
 def test_the_data_set_is_only_read(tmp_path: Path) -> None:
     root = tmp_path / "set"
     make_set(root, 5)
     workspace = scanned(root)
-    before = {one: (one.lstat().st_mtime_ns, one.read_bytes() if one.is_file() else b"") for one in root.rglob("*")}
+    before = {
+        one: (one.lstat().st_mtime_ns, one.read_bytes() if one.is_file() else b"")
+        for one in root.rglob("*")
+    }
     remapped(workspace)
-    assert {one: (one.lstat().st_mtime_ns, one.read_bytes() if one.is_file() else b"") for one in root.rglob("*")} == before
+    assert {
+        one: (one.lstat().st_mtime_ns, one.read_bytes() if one.is_file() else b"")
+        for one in root.rglob("*")
+    } == before
 
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         pytest.skip(f"cannot mount a small file system here: {done.stderr.strip()}")
     try:
@@ -632,7 +772,12 @@ def test_a_damaged_tree_is_made_whole(tmp_path: Path, damage: str) -> None:
     workspace = scanned(tmp_path / "set")
     out = remapped(workspace).out
     before = tree(out)
-    names = {"ledger": "ledger.parquet", "cut ledger": "ledger.parquet", "seal": "_SUCCESS.json", "request": "remap.json"}
+    names = {
+        "ledger": "ledger.parquet",
+        "cut ledger": "ledger.parquet",
+        "seal": "_SUCCESS.json",
+        "request": "remap.json",
+    }
     victim = out / names.get(damage, "slide 0/tile.3_mask.png")
     if damage.startswith("cut"):
         victim.write_bytes(victim.read_bytes()[:-9])
@@ -739,7 +884,9 @@ def test_a_tree_in_the_middle_of_a_change_has_no_seal(tmp_path: Path) -> None:
     assert not (options.out / "_SUCCESS.json").exists()
     # The tree is the other map's now, and going on with it needs no force.
     result = remapped(workspace, options, other)
-    assert tree(result.out) == tree(remapped(workspace, RemapOptions(out=tmp_path / "fresh"), other).out)
+    assert tree(result.out) == tree(
+        remapped(workspace, RemapOptions(out=tmp_path / "fresh"), other).out
+    )
 
 
 def test_masks_that_left_the_data_set_leave_the_tree(tmp_path: Path) -> None:
@@ -753,8 +900,15 @@ def test_masks_that_left_the_data_set_leave_the_tree(tmp_path: Path) -> None:
     # Once written, now broken: its old class mask must not stay either.
     (root / "slide 1/tile.1_mask.png").write_bytes(b"")
     result = remapped(scanned(root))
-    assert (result.num_written, result.num_failed, result.num_stale_removed, result.unexpected) == (7, 1, 3, ("notes.txt",))
-    left = {one for one in labels if one not in ("slide 0/tile.0_mask.png", "slide 1/tile.1_mask.png")}
+    assert (result.num_written, result.num_failed, result.num_stale_removed, result.unexpected) == (
+        7,
+        1,
+        3,
+        ("notes.txt",),
+    )
+    left = {
+        one for one in labels if one not in ("slide 0/tile.0_mask.png", "slide 1/tile.1_mask.png")
+    }
     assert {one for one in tree(result.out) if one.endswith("_mask.png")} == left
     assert not (result.out / "alone").exists()
 
@@ -858,7 +1012,9 @@ def test_a_second_writer_is_sent_away(tmp_path: Path) -> None:
     plan = plan_remap(scanned(tmp_path / "set"), label_map(), RemapOptions(out=tmp_path / "new"))
     for folder in (plan.workspace.folder, plan.out):
         script = _HOLD.format(folder=str(folder))
-        holder = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        holder = subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(LockedError, match=str(holder.pid)):
@@ -883,16 +1039,25 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture(scope="module")
 def undisturbed(many: Workspace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Return the tree that every other run must give."""
-    return tree(remapped(many, RemapOptions(out=tmp_path_factory.mktemp("undisturbed") / "new")).out)
+    return tree(
+        remapped(many, RemapOptions(out=tmp_path_factory.mktemp("undisturbed") / "new")).out
+    )
 
 
 @pytest.mark.parametrize(("workers", "size"), [(1, 1000), (2, 7), (3, 1), (0, 30)])
-def test_workers_and_partitions_do_not_matter(many: Workspace, undisturbed: dict[str, bytes], tmp_path: Path, workers: int, size: int) -> None:
+def test_workers_and_partitions_do_not_matter(
+    many: Workspace, undisturbed: dict[str, bytes], tmp_path: Path, workers: int, size: int
+) -> None:
     options = RemapOptions(out=tmp_path / "new", partition_masks=size)
-    assert tree(remapped(many, options, engine=Engine(workers) if workers else InProcess()).out) == undisturbed
+    assert (
+        tree(remapped(many, options, engine=Engine(workers) if workers else InProcess()).out)
+        == undisturbed
+    )
 
 
-def test_job_arrays_give_the_same_tree(many: Workspace, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_job_arrays_give_the_same_tree(
+    many: Workspace, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
     plan = plan_remap(many, label_map(), RemapOptions(out=tmp_path / "new", partition_masks=8))
     for number in (3, 1):
         run_remap_part(plan, number, 3, InProcess())
@@ -923,7 +1088,9 @@ def test_nothing_to_collect_is_said(tmp_path: Path) -> None:
         collect_remap(scanned(tmp_path / "set"), tmp_path / "nowhere")
 
 
-def test_a_worker_that_dies_costs_nothing(many: Workspace, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_worker_that_dies_costs_nothing(
+    many: Workspace, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
     import multiprocessing
 
     killed = []
@@ -939,11 +1106,18 @@ def test_a_worker_that_dies_costs_nothing(many: Workspace, undisturbed: dict[str
     assert tree(plan.out) == undisturbed
 
 
-def test_a_dask_cluster_gives_the_same_tree(many: Workspace, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_dask_cluster_gives_the_same_tree(
+    many: Workspace, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as cluster:
         options = RemapOptions(out=tmp_path / "new", partition_masks=10)
-        assert tree(remapped(many, options, engine=Engine(2, cluster.scheduler_address)).out) == undisturbed
+        assert (
+            tree(remapped(many, options, engine=Engine(2, cluster.scheduler_address)).out)
+            == undisturbed
+        )
 
 
 _RUN = """
@@ -954,17 +1128,24 @@ from test_remap import label_map
 from histoprep.execution import Engine
 from histoprep.remap import RemapOptions, plan_remap, run_remap
 from histoprep.workspace import Workspace
-plan = plan_remap(Workspace(Path({root!r}), Path({folder!r})), label_map(), RemapOptions(out=Path({out!r}), partition_masks=5))
+options = RemapOptions(out=Path({out!r}), partition_masks=5)
+plan = plan_remap(Workspace(Path({root!r}), Path({folder!r})), label_map(), options)
 print("planned", flush=True)
 run_remap(plan, Engine(2))
 """
 
 
 @pytest.mark.parametrize("after", [0, 1, 12, 30, 55, 80])
-def test_a_killed_run_goes_on_where_it_was(many: Workspace, undisturbed: dict[str, bytes], tmp_path: Path, after: int) -> None:
+def test_a_killed_run_goes_on_where_it_was(
+    many: Workspace, undisturbed: dict[str, bytes], tmp_path: Path, after: int
+) -> None:
     out = tmp_path / "new"
-    script = _RUN.format(tests=str(Path(__file__).parent), root=str(many.root), folder=str(many.folder), out=str(out))
-    run = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stdout=subprocess.PIPE)
+    script = _RUN.format(
+        tests=str(Path(__file__).parent), root=str(many.root), folder=str(many.folder), out=str(out)
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", script], start_new_session=True, stdout=subprocess.PIPE
+    )
     assert run.stdout is not None
     assert run.stdout.readline() == b"planned\n"
     while run.poll() is None and sum(1 for _ in out.rglob("*_mask.png")) < after:
@@ -973,15 +1154,18 @@ def test_a_killed_run_goes_on_where_it_was(many: Workspace, undisturbed: dict[st
     run.wait()
     run.stdout.close()
     # What is visible is whole, whenever the kill came.
-    assert {name: data for name, data in tree(out).items() if name.endswith("_mask.png")}.items() <= undisturbed.items()
+    assert {
+        name: data for name, data in tree(out).items() if name.endswith("_mask.png")
+    }.items() <= undisturbed.items()
     assert tree(remapped(many, RemapOptions(out=out, partition_masks=5)).out) == undisturbed
 
 
 def survive_kills(root: str, folder: str, scratch: str, *, broken: bool = False) -> int:
-    """Kill a run before each of its calls that change the disk, let another run finish, and return the number of kills.
+    """Kill a run before each of its calls that change the disk, let another run finish, and return
+    the number of kills.
 
-    Raises AssertionError when a file is visible in part, or the final tree is another one. `broken` publishes files in
-    place, which must be caught.
+    Raises AssertionError when a file is visible in part, or the final tree is another one. `broken`
+    publishes files in place, which must be caught.
     """
     # Imported once, not in every child; pyarrow imports pandas when it makes its first array.
     import pandas  # noqa: F401
@@ -994,17 +1178,24 @@ def survive_kills(root: str, folder: str, scratch: str, *, broken: bool = False)
     wanted = tree(reference)
     out = Path(scratch) / "new"
     for kills in range(10_000):
-        status = os.waitstatus_to_exitcode(_in_child(workspace, out, kill_at=kills + 1, broken=broken))
+        status = os.waitstatus_to_exitcode(
+            _in_child(workspace, out, kill_at=kills + 1, broken=broken)
+        )
         visible = tree(out) if out.exists() else {}
         masks = {name: data for name, data in visible.items() if name.endswith("_mask.png")}
         assert masks.items() <= wanted.items(), f"kill {kills + 1}: a file is visible in part"
         # With _SUCCESS.json everything is there but its own checksum, which the next run lists.
-        made, expected = ({name: data for name, data in found.items() if not _is_note(name)} for found in (visible, wanted))
+        made, expected = (
+            {name: data for name, data in found.items() if not _is_note(name)}
+            for found in (visible, wanted)
+        )
         assert "_SUCCESS.json" not in visible or made == expected
         if status == 0:
             return kills
         assert status == -signal.SIGKILL, f"kill {kills + 1}: the run ended with {status}"
-        assert os.waitstatus_to_exitcode(_in_child(workspace, out)) == 0, f"kill {kills + 1}: the next run failed"
+        assert os.waitstatus_to_exitcode(_in_child(workspace, out)) == 0, (
+            f"kill {kills + 1}: the next run failed"
+        )
         assert tree(out) == wanted, f"kill {kills + 1}: another tree"
         shutil.rmtree(out)
     raise AssertionError("it never ends")
@@ -1023,7 +1214,10 @@ def _in_child(workspace: Workspace, out: Path, *, kill_at: int = 0, broken: bool
             durable.publish_in_batch = _publish_in_place
         if kill_at:
             _kill_at(kill_at)
-        run_remap(plan_remap(workspace, label_map(), RemapOptions(out=out, partition_masks=3)), InProcess())
+        run_remap(
+            plan_remap(workspace, label_map(), RemapOptions(out=out, partition_masks=3)),
+            InProcess(),
+        )
     except BaseException:  # noqa: BLE001 (a child must never come back)
         import traceback
 
@@ -1039,7 +1233,9 @@ def _publish_in_place(path: Path, data: bytes) -> None:
 
 
 def _kill_at(limit: int) -> None:
-    """End this process in call number `limit` that changes the disk; half of a write is done then."""
+    """End this process in call number `limit` that changes the disk; half of a write is done
+    then.
+    """
     count = 0
 
     def counted(call: Callable[..., Any], half: bool = False) -> Callable[..., Any]:
@@ -1062,17 +1258,30 @@ def _kill_at(limit: int) -> None:
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder in memory where there is such a place: hundreds of syncs wait for no disk there."""
-    with TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path) as folder:
+    """Return a folder in memory where there is such a place: hundreds of syncs wait for no disk
+    there.
+    """
+    with TemporaryDirectory(
+        dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
+    ) as folder:
         yield Path(folder)
 
 
-def _survive(num_masks: int, scratch: Path, broken: bool = False) -> subprocess.CompletedProcess[str]:
+def _survive(
+    num_masks: int, scratch: Path, broken: bool = False
+) -> subprocess.CompletedProcess[str]:
     make_set(scratch / "set", num_masks)
     workspace = scanned(scratch / "set")
-    call = f"print(test_remap.survive_kills({str(workspace.root)!r}, {str(workspace.folder)!r}, {str(scratch)!r}, broken={broken}))"
-    script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_remap; {call}"
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    call = (
+        f"print(test_remap.survive_kills({str(workspace.root)!r}, {str(workspace.folder)!r},"
+        f" {str(scratch)!r}, broken={broken}))"
+    )
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_remap; {call}"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
 
 
 def test_kills_at_every_change_of_the_disk(scratch: Path) -> None:

@@ -1,4 +1,6 @@
-"""`repair`: a tree of mended masks with a ledger; what is refused; resuming; and what remap makes of it all."""
+"""`repair`: a tree of mended masks with a ledger; what is refused; resuming; and what remap makes
+of it all.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ from histoprep.errors import IntegrityError, UsageError
 from histoprep.execution import Engine
 from histoprep.labels import LabelMap, SourceLabel, TargetClass
 from histoprep.remap import RemapOptions, plan_remap, run_remap
-from histoprep.repair import KIND, MIN_CONFIDENCE, RepairOptions, RepairResult, plan_repair, run_repair
+from histoprep.repair import (
+    KIND,
+    MIN_CONFIDENCE,
+    RepairOptions,
+    RepairResult,
+    plan_repair,
+    run_repair,
+)
 from histoprep.repair.pictures import write_preview, write_sheets
 from histoprep.repair.sheet import SheetRow, busiest_window, draw_sheet
 from histoprep.tiles.lossy_sources import lossy_sources
@@ -35,9 +44,19 @@ def fill(data: DataSet, folder: str) -> None:
         truth = made.regions(index)
         name = f"{folder}/{index:02}_mask"
         if folder == "files":
-            data.write(f"{name}.jpg", picture_bytes(truth if index else np.repeat(truth[..., None], 3, axis=2), "JPEG", quality=85 + index))
+            data.write(
+                f"{name}.jpg",
+                picture_bytes(
+                    truth if index else np.repeat(truth[..., None], 3, axis=2),
+                    "JPEG",
+                    quality=85 + index,
+                ),
+            )
         elif folder == "webp":
-            data.write(f"{name}.webp", picture_bytes(np.repeat(truth[..., None], 3, axis=2), "WEBP", quality=80))
+            data.write(
+                f"{name}.webp",
+                picture_bytes(np.repeat(truth[..., None], 3, axis=2), "WEBP", quality=80),
+            )
         else:
             damaged = {
                 "clean": lambda one: one,
@@ -69,7 +88,9 @@ def repaired(workspace: Workspace, out: Path, **options: object) -> RepairResult
 
 
 def read_ledger(out: Path) -> list[dict[str, object]]:
-    opened, _ = tables.open_table(out / mask_tree.LEDGER, kind=KIND.ledger, schema_version=KIND.schema_version)
+    opened, _ = tables.open_table(
+        out / mask_tree.LEDGER, kind=KIND.ledger, schema_version=KIND.schema_version
+    )
     return [row for batch in tables.read_batches(opened) for row in batch.to_pylist()]
 
 
@@ -81,12 +102,21 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_damaged_masks_are_mended_and_the_ledger_tells_all(everything: Workspace, tmp_path: Path) -> None:
+def test_damaged_masks_are_mended_and_the_ledger_tells_all(
+    everything: Workspace, tmp_path: Path
+) -> None:
     before = tree(everything.root)
     result = repaired(everything, tmp_path / "out")
     rows = {row["mask_path"]: row for row in read_ledger(result.out)}
     assert tree(everything.root) == before
-    assert {path.split("/")[0] for path in rows} == {"files", "jpeg60", "jpeg90", "mapped", "resized", "webp"}
+    assert {path.split("/")[0] for path in rows} == {
+        "files",
+        "jpeg60",
+        "jpeg90",
+        "mapped",
+        "resized",
+        "webp",
+    }
     assert (result.num_mended, result.num_left) == (2 * NUM_MASKS + 3, 2 * NUM_MASKS + 3)
     wrong: dict[str, list[float]] = {}
     for path, row in rows.items():
@@ -104,19 +134,33 @@ def test_damaged_masks_are_mended_and_the_ledger_tells_all(everything: Workspace
         assert row["changed_pixels"] == np.count_nonzero(labels != damaged)
         ids, pixels = np.unique(labels, return_counts=True)
         assert (row["label_ids"], row["label_pixels"]) == (ids.tolist(), pixels.tolist())
-        assert set(row["removed_labels"]) == set(np.unique(damaged).tolist()) - set(row["label_ids"])
+        assert set(row["removed_labels"]) == set(np.unique(damaged).tolist()) - set(
+            row["label_ids"]
+        )
         assert row["confidence"] >= MIN_CONFIDENCE
     assert all(np.mean(one) < 0.02 for one in wrong.values())
     assert np.mean(wrong["jpeg90"]) < 0.004
-    causes = {str(path).split("/")[0]: (row["cause"], row["method"]) for path, row in rows.items() if row["status"] == "written"}
+    causes = {
+        str(path).split("/")[0]: (row["cause"], row["method"])
+        for path, row in rows.items()
+        if row["status"] == "written"
+    }
     assert causes == {
         "files": ("jpeg-container", "snap-to-candidates"),
         "jpeg90": ("jpeg-history", "snap-to-candidates"),
         "resized": ("interpolated", "cut-ramps"),
     }
     # Each JPEG file by its own quality.
-    assert [rows[f"files/{index:02}_mask.jpg"]["jpeg_quality"] for index in range(3)] == [85, 86, 87]
-    reasons = {str(path).split("/")[0]: str(row["reason"]) for path, row in rows.items() if row["status"] != "written"}
+    assert [rows[f"files/{index:02}_mask.jpg"]["jpeg_quality"] for index in range(3)] == [
+        85,
+        86,
+        87,
+    ]
+    reasons = {
+        str(path).split("/")[0]: str(row["reason"])
+        for path, row in rows.items()
+        if row["status"] != "written"
+    }
     assert reasons["jpeg60"].startswith("HP403 below-75: JPEG quality 60")
     assert reasons["mapped"].startswith("HP403 unknown-quality")
     assert reasons["webp"].startswith("HP403 webp-container")
@@ -147,7 +191,9 @@ def test_confidence_can_be_asked_for(tmp_path: Path) -> None:
     assert repaired(workspace, tmp_path / "b", min_confidence=limit).up_to_date
 
 
-def test_a_second_run_does_nothing_and_other_options_need_force(everything: Workspace, tmp_path: Path) -> None:
+def test_a_second_run_does_nothing_and_other_options_need_force(
+    everything: Workspace, tmp_path: Path
+) -> None:
     first = repaired(everything, tmp_path / "out")
     made_first = tree(first.out)
     again = repaired(everything, tmp_path / "out")
@@ -161,7 +207,9 @@ def test_a_second_run_does_nothing_and_other_options_need_force(everything: Work
     assert other.num_stale_removed == NUM_MASKS + 3
 
 
-def test_bytes_do_not_depend_on_partitions_or_an_interruption(everything: Workspace, tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_partitions_or_an_interruption(
+    everything: Workspace, tmp_path: Path
+) -> None:
     whole = tree(repaired(everything, tmp_path / "whole").out)
     assert tree(repaired(everything, tmp_path / "parts", partition_masks=7).out) == whole
     plan = plan_repair(everything, RepairOptions(tmp_path / "stopped", partition_masks=10))
@@ -198,7 +246,9 @@ def test_the_new_tree_must_not_touch_the_data(everything: Workspace) -> None:
 
 
 def test_nothing_is_mended_in_a_clean_set(tmp_path: Path) -> None:
-    assert plan_repair(scanned(tmp_path / "set", "clean"), RepairOptions(tmp_path / "out")).masks == ()
+    assert (
+        plan_repair(scanned(tmp_path / "set", "clean"), RepairOptions(tmp_path / "out")).masks == ()
+    )
 
 
 def class_map() -> LabelMap:
@@ -213,11 +263,15 @@ def test_remap_refuses_damaged_masks_until_they_are_mended(tmp_path: Path) -> No
         plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new"))
     assert "jpeg90 (HP403 jpeg-history, JPEG quality 90)" in str(refused.value)
     assert "histoprep repair" in str(refused.value.hint)
-    forced = run_remap(plan_remap(workspace, class_map(), RemapOptions(tmp_path / "forced", force=True)), Engine(1))
+    forced = run_remap(
+        plan_remap(workspace, class_map(), RemapOptions(tmp_path / "forced", force=True)), Engine(1)
+    )
     assert forced.num_written == 2 * NUM_MASKS
 
     mended = repaired(workspace, tmp_path / "mended")
-    result = run_remap(plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new")), Engine(1))
+    result = run_remap(
+        plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new")), Engine(1)
+    )
     assert result.num_written == 2 * NUM_MASKS
     total = np.zeros(5, np.int64)
     for index in range(NUM_MASKS):
@@ -227,7 +281,9 @@ def test_remap_refuses_damaged_masks_until_they_are_mended(tmp_path: Path) -> No
             assert (classes == labels % 5).all()
             total += np.bincount(classes.ravel(), minlength=5)
     assert list(result.class_pixels) == total.tolist()
-    assert run_remap(plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new")), Engine(1)).up_to_date
+    assert run_remap(
+        plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new")), Engine(1)
+    ).up_to_date
 
 
 def test_a_mask_is_mended_by_its_own_quality_where_it_shows_one(tmp_path: Path) -> None:
@@ -241,9 +297,13 @@ def test_a_mask_is_mended_by_its_own_quality_where_it_shows_one(tmp_path: Path) 
     (source,) = lossy_sources(workspace.tiles)
     assert source.verdict.quality == 90
     result = repaired(workspace, tmp_path / "mended")
-    assert [one.path for one in result.failed] == [f"{index:02}_mask.png" for index, quality in enumerate(qualities) if quality == 60]
+    assert [one.path for one in result.failed] == [
+        f"{index:02}_mask.png" for index, quality in enumerate(qualities) if quality == 60
+    ]
     assert all("JPEG quality 60" in one.reason for one in result.failed)
-    assert [row["jpeg_quality"] for row in read_ledger(result.out)] == [None if one == 60 else one for one in qualities]
+    assert [row["jpeg_quality"] for row in read_ledger(result.out)] == [
+        None if one == 60 else one for one in qualities
+    ]
 
 
 def test_remap_refuses_what_repair_had_to_refuse(tmp_path: Path) -> None:
@@ -253,7 +313,10 @@ def test_remap_refuses_what_repair_had_to_refuse(tmp_path: Path) -> None:
         plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new"))
     assert "jpeg60" in str(refused.value)
     assert "jpeg90" not in str(refused.value)
-    assert plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new", force=True)).num_masks == 3 * NUM_MASKS
+    assert (
+        plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new", force=True)).num_masks
+        == 3 * NUM_MASKS
+    )
 
 
 def test_remap_takes_no_mended_mask_of_another_damaged_one(tmp_path: Path) -> None:
@@ -264,7 +327,13 @@ def test_remap_takes_no_mended_mask_of_another_damaged_one(tmp_path: Path) -> No
     ensure_tiles(workspace, workers=1)
     with pytest.raises(UsageError, match=r"^1 mask went through JPEG"):
         plan_remap(workspace, class_map(), RemapOptions(tmp_path / "n"))
-    rows = {row.path: row for task in plan_remap(workspace, class_map(), RemapOptions(tmp_path / "n", force=True)).tasks() for row in task.rows}
+    rows = {
+        row.path: row
+        for task in plan_remap(
+            workspace, class_map(), RemapOptions(tmp_path / "n", force=True)
+        ).tasks()
+        for row in task.rows
+    }
     assert rows["jpeg90/05_mask.png"].mended is None
     assert rows["jpeg90/05_mask.png"].digest == digest(path.read_bytes())
     assert rows["jpeg90/06_mask.png"].mended == f"{tmp_path / 'mended'}/jpeg90/06_mask.png"
@@ -297,7 +366,10 @@ def test_sheets_show_the_masks_that_changed_most(tmp_path: Path) -> None:
     run_repair(plan, Engine(1))
     (one,) = write_sheets(plan)
     pages = write_sheets(plan, every_mask=True)
-    assert [path.name for path in pages] == ["most-changed.png", *(f"page-{number:04d}.png" for number in range(1, 7))]
+    assert [path.name for path in pages] == [
+        "most-changed.png",
+        *(f"page-{number:04d}.png" for number in range(1, 7)),
+    ]
     assert pages[0].read_bytes() == write_sheets(plan)[0].read_bytes()
     with Image.open(one) as picture:
         assert picture.width > 1000
@@ -315,7 +387,11 @@ def test_a_sheet_keeps_the_colours_of_a_label_map() -> None:
     truth[:, 45:] = 7
     damaged = truth.copy()
     damaged[:, 44] = 3
-    picture = Image.open(made.stream(draw_sheet([SheetRow("a", "b", damaged, truth)], "t", {0: "#0a0b0c", 7: "#c80a14"}))).convert("RGB")
+    picture = Image.open(
+        made.stream(
+            draw_sheet([SheetRow("a", "b", damaged, truth)], "t", {0: "#0a0b0c", 7: "#c80a14"})
+        )
+    ).convert("RGB")
     colours = {colour for _, colour in picture.getcolors(1 << 24)}
     assert {(10, 11, 12), (200, 10, 20), (255, 0, 200)} <= colours
 

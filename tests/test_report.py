@@ -29,7 +29,10 @@ def _report() -> Report:
 
 
 def test_the_last_line_reads_as_promised(report: Report) -> None:
-    two = [finding(RULES[code], [("a", "")], denominator=1, unit="masks") for code in ("HP101", "HP401", "HP412", "HP406")]
+    two = [
+        finding(RULES[code], [("a", "")], denominator=1, unit="masks")
+        for code in ("HP101", "HP401", "HP412", "HP406")
+    ]
     plain = replace(report, findings=two)
     counted = "402,779 images, 246,755 masks: 246,750 paired, 5 orphan, 156,024 zero, 0 unreadable"
     assert last_line(plain) == f"{counted} | 2 errors, 1 warning | report.html"
@@ -37,12 +40,30 @@ def test_the_last_line_reads_as_promised(report: Report) -> None:
 
 def test_the_last_line_counts_in_words() -> None:
     one = finding(RULES["HP101"], [("a", "")], denominator=1, unit="masks")
-    known = [replace(one, known=True), replace(finding(RULES["HP412"], [], denominator=1, unit="masks"), known=True)]
+    known = [
+        replace(one, known=True),
+        replace(finding(RULES["HP412"], [], denominator=1, unit="masks"), known=True),
+    ]
     known_info = replace(finding(RULES["HP406"], [], denominator=1, unit="masks"), known=True)
-    report = Report("/r", "/w", "1", "", Status.FAILED, Summary(num_masks=1, num_pairs=1), findings=[one, *known, known_info])
-    assert last_line(report) == "0 images, 1 mask: 1 paired, 0 orphan, 0 zero, 0 unreadable | 1 error, 0 warnings (+2 known) | report.html"
+    report = Report(
+        "/r",
+        "/w",
+        "1",
+        "",
+        Status.FAILED,
+        Summary(num_masks=1, num_pairs=1),
+        findings=[one, *known, known_info],
+    )
+    assert (
+        last_line(report)
+        == "0 images, 1 mask: 1 paired, 0 orphan, 0 zero, 0 unreadable | 1 error, 0 warnings (+2"
+        " known) | report.html"
+    )
     quiet = replace(report, findings=[], report_path="")
-    assert last_line(quiet) == "0 images, 1 mask: 1 paired, 0 orphan, 0 zero, 0 unreadable | 0 errors, 0 warnings"
+    assert (
+        last_line(quiet)
+        == "0 images, 1 mask: 1 paired, 0 orphan, 0 zero, 0 unreadable | 0 errors, 0 warnings"
+    )
     sampled = replace(quiet, summary=replace(report.summary, looked_at=0.05))
     assert " | 5.0 % sampled | " in last_line(sampled)
 
@@ -51,7 +72,10 @@ def test_the_last_line_counts_in_words() -> None:
 def test_visible_text_holds_nothing_hidden(text: str) -> None:
     shown = visible(text)
     shown.encode("utf-8")
-    assert all(sign.isprintable() or sign in "\u200c\u200d" or sign.isspace() or not sign.isascii() for sign in shown)
+    assert all(
+        sign.isprintable() or sign in "\u200c\u200d" or sign.isspace() or not sign.isascii()
+        for sign in shown
+    )
     assert not set(shown) & set("\r\n\t\x00\x1b\x7f\x85\u2028\u2029\u202e\u2066\u200b\ufeff\uffff")
     assert visible(shown) == shown
 
@@ -94,7 +118,9 @@ def test_every_format_gives_the_same_bytes_again(report: Report, name: str) -> N
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_tells_an_audit_without_findings(report: Report, name: str) -> None:
-    assert "246,750 paired" in render(replace(report, findings=(), classes=(), splits=(), pictures={}, status=Status.PASSED), name)
+    assert "246,750 paired" in render(
+        replace(report, findings=(), classes=(), splits=(), pictures={}, status=Status.PASSED), name
+    )
 
 
 def test_an_unknown_format_is_refused(report: Report) -> None:
@@ -106,7 +132,10 @@ def test_text_hides_no_finding_and_ends_with_the_last_line(report: Report) -> No
     lines = render(report, "text").split("\n")
     assert lines[-1] == last_line(report)
     assert "info    HP406 zero-mask: 156,024 of 246,755 masks (63.2 %)" in lines
-    assert "error   HP201 unreadable-file (truncated): 1 of 246,755 images (0.00041 %) in <script>alert(1)</script>.png" in lines
+    assert (
+        "error   HP201 unreadable-file (truncated): 1 of 246,755 images (0.00041 %) in"
+        " <script>alert(1)</script>.png" in lines
+    )
     assert "warning HP303 blank-image: 1 of 9 images (11.1 %) [known]" in lines
     for name in HOSTILE:
         assert any(line.startswith(f"    - {visible(name)}: seen ") for line in lines)
@@ -121,7 +150,10 @@ def test_text_names_ten_examples_and_counts_the_rest(report: Report) -> None:
 
 
 def test_text_says_when_the_verdict_is_not_the_whole_truth(report: Report) -> None:
-    text = render(replace(report, status=Status.INCOMPLETE, summary=replace(report.summary, looked_at=0.1)), "text")
+    text = render(
+        replace(report, status=Status.INCOMPLETE, summary=replace(report.summary, looked_at=0.1)),
+        "text",
+    )
     assert "Only 10.0 % of the tiles were looked at (--sample)." in text
     assert "Incomplete: some files could not be looked at" in text
 
@@ -136,9 +168,14 @@ def test_json_carries_the_numbers_and_exact_names(report: Report) -> None:
     assert [one["code"] for one in told["findings"]] == [one.code for one in report.findings]
     first = told["findings"][0]
     assert first["count"] == len(first["examples"]) == 8
-    assert (told["findings"][4]["count"], len(told["findings"][4]["examples"])) == (1_244, MAX_EXAMPLES)
+    assert (told["findings"][4]["count"], len(told["findings"][4]["examples"])) == (
+        1_244,
+        MAX_EXAMPLES,
+    )
     undecodable = finding(RULES["HP101"], [("no-utf8-\udcff.png", "")], denominator=1, unit="masks")
-    (example,) = json.loads(render(replace(report, findings=[undecodable]), "json"))["findings"][0]["examples"]
+    (example,) = json.loads(render(replace(report, findings=[undecodable]), "json"))["findings"][0][
+        "examples"
+    ]
     assert example["path"] == r"no-utf8-\xff.png"
     assert unquote_to_bytes(example["uri"]) == b"no-utf8-\xff.png"
     assert told["findings"][3]["examples"][0]["uri"] is None, "a group is no file"
@@ -148,7 +185,9 @@ def test_json_is_accepted_by_strict_parsers(report: Report) -> None:
     text = render(report, "json")
     assert text.isascii()
     assert "NaN" not in text
-    assert not re.search(r"\\u[dD][89a-fA-F]", text.replace(r"\\u", "")), "a lone surrogate is no Unicode"
+    assert not re.search(r"\\u[dD][89a-fA-F]", text.replace(r"\\u", "")), (
+        "a lone surrogate is no Unicode"
+    )
 
 
 def check_sarif(log: dict) -> None:
@@ -159,7 +198,9 @@ def check_sarif(log: dict) -> None:
     assert driver["name"]
     rules = driver["rules"]
     assert len({rule["id"] for rule in rules}) == len(rules)
-    assert all(rule["shortDescription"]["text"] and rule["fullDescription"]["text"] for rule in rules)
+    assert all(
+        rule["shortDescription"]["text"] and rule["fullDescription"]["text"] for rule in rules
+    )
     assert all(base["uri"].endswith("/") for base in run["originalUriBaseIds"].values())
     for result in run["results"]:
         assert rules[result["ruleIndex"]]["id"] == result["ruleId"]
@@ -176,7 +217,10 @@ def check_sarif(log: dict) -> None:
             assert isinstance(value, str)
         for suppression in result.get("suppressions", []):
             assert suppression["kind"] in {"inSource", "external"}
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", run["invocations"][0].get("endTimeUtc", "2000-01-01T00:00:00Z"))
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ",
+        run["invocations"][0].get("endTimeUtc", "2000-01-01T00:00:00Z"),
+    )
 
 
 def test_sarif_is_well_formed(report: Report) -> None:
@@ -184,58 +228,103 @@ def test_sarif_is_well_formed(report: Report) -> None:
     log = json.loads(render(replace(report, findings=[*report.findings, outside]), "sarif"))
     check_sarif(log)
     (run,) = log["runs"]
-    assert run["invocations"] == [{"executionSuccessful": True, "endTimeUtc": "2026-02-11T08:14:03Z"}]
+    assert run["invocations"] == [
+        {"executionSuccessful": True, "endTimeUtc": "2026-02-11T08:14:03Z"}
+    ]
     assert {rule["id"] for rule in run["tool"]["driver"]["rules"]} == set(RULES)
-    assert [result["level"] for result in run["results"]] == ["error"] * 4 + ["warning"] * 2 + ["note"] + ["error"] * 2
+    assert [result["level"] for result in run["results"]] == ["error"] * 4 + ["warning"] * 2 + [
+        "note"
+    ] + ["error"] * 2
     assert [index for index, result in enumerate(run["results"]) if "suppressions" in result] == [5]
-    assert run["results"][-1]["locations"][0]["physicalLocation"]["artifactLocation"] == {"uri": "file:///other/place/x%20y.jpg"}
+    assert run["results"][-1]["locations"][0]["physicalLocation"]["artifactLocation"] == {
+        "uri": "file:///other/place/x%20y.jpg"
+    }
 
 
 def test_sarif_locations_lead_back_to_the_files(report: Report) -> None:
     names = [name for name in HOSTILE if "\ud800" not in name]  # a file system cannot give that one
-    found = finding(RULES["HP101"], [(name, "") for name in names[:MAX_EXAMPLES]], denominator=1, unit="masks")
+    found = finding(
+        RULES["HP101"], [(name, "") for name in names[:MAX_EXAMPLES]], denominator=1, unit="masks"
+    )
     (result,) = json.loads(render(replace(report, findings=[found]), "sarif"))["runs"][0]["results"]
-    uris = [location["physicalLocation"]["artifactLocation"]["uri"] for location in result["locations"]]
+    uris = [
+        location["physicalLocation"]["artifactLocation"]["uri"] for location in result["locations"]
+    ]
     assert [unquote_to_bytes(one) for one in uris] == [os.fsencode(path) for path in found.paths]
 
 
 def test_sarif_follows_a_finding_while_its_files_change(report: Report) -> None:
     def fingerprint(found: Finding) -> str:
-        return json.loads(render(replace(report, findings=[found]), "sarif"))["runs"][0]["results"][0]["partialFingerprints"]["histoprepFinding/v1"]
+        return json.loads(render(replace(report, findings=[found]), "sarif"))["runs"][0]["results"][
+            0
+        ]["partialFingerprints"]["histoprepFinding/v1"]
 
     before = report.findings[2]
-    assert fingerprint(before) == fingerprint(replace(before, paths=("other.jpg",), details=("x",), denominator=3))
-    changed = (replace(before, subcode="vanished"), replace(before, where="b"), replace(before, known=True), report.findings[0])
+    assert fingerprint(before) == fingerprint(
+        replace(before, paths=("other.jpg",), details=("x",), denominator=3)
+    )
+    changed = (
+        replace(before, subcode="vanished"),
+        replace(before, where="b"),
+        replace(before, known=True),
+        report.findings[0],
+    )
     assert len({fingerprint(one) for one in (before, *changed)}) == 5
 
 
 def failed_cases(root: ElementTree.Element) -> set[str]:
     """Return the codes of the cases with a failure."""
-    return {case.attrib["name"].split()[0] for case in root.iter("testcase") if case.find("failure") is not None}
+    return {
+        case.attrib["name"].split()[0]
+        for case in root.iter("testcase")
+        if case.find("failure") is not None
+    }
 
 
 def test_junit_has_a_case_for_each_rule_and_fails_what_fails(report: Report) -> None:
     root = ElementTree.fromstring(render(report, "junit").encode())
     names = [case.attrib["name"] for case in root.iter("testcase")]
-    assert names[:-1] == [f"{rule.code} {rule.name}" for rule in sorted(RULES.values(), key=lambda rule: rule.code)]
+    assert names[:-1] == [
+        f"{rule.code} {rule.name}" for rule in sorted(RULES.values(), key=lambda rule: rule.code)
+    ]
     assert failed_cases(root) == {"HP101", "HP103", "HP108", "HP201", "HP702"}
     (suite,) = root.iter("testsuite")
-    assert (suite.attrib["tests"], suite.attrib["failures"], suite.attrib["errors"]) == (str(len(names)), "5", "0")
-    stricter = ElementTree.fromstring(render(replace(report, fail_on=Severity.WARNING), "junit").encode())
-    assert failed_cases(stricter) == {"HP101", "HP103", "HP108", "HP201", "HP702", "HP412"}, "HP303 is known"
+    assert (suite.attrib["tests"], suite.attrib["failures"], suite.attrib["errors"]) == (
+        str(len(names)),
+        "5",
+        "0",
+    )
+    stricter = ElementTree.fromstring(
+        render(replace(report, fail_on=Severity.WARNING), "junit").encode()
+    )
+    assert failed_cases(stricter) == {
+        "HP101",
+        "HP103",
+        "HP108",
+        "HP201",
+        "HP702",
+        "HP412",
+    }, "HP303 is known"
 
 
 def test_junit_tells_only_of_rules_that_were_looked_at(report: Report) -> None:
     some = replace(report, rules=[RULES["HP401"]], findings=report.findings[:1])
-    names = [case.attrib["name"] for case in ElementTree.fromstring(render(some, "junit").encode()).iter("testcase")]
+    names = [
+        case.attrib["name"]
+        for case in ElementTree.fromstring(render(some, "junit").encode()).iter("testcase")
+    ]
     assert names == ["HP101 orphan-mask", "HP401 size-mismatch", "every file was looked at"]
 
 
 def test_junit_shows_hostile_names_and_an_incomplete_audit(report: Report) -> None:
-    root = ElementTree.fromstring(render(replace(report, status=Status.INCOMPLETE), "junit").encode())
+    root = ElementTree.fromstring(
+        render(replace(report, status=Status.INCOMPLETE), "junit").encode()
+    )
     told = "".join(failure.text or "" for failure in root.iter("failure"))
     assert all(visible(name) in told for name in HOSTILE)
-    assert [case.attrib["name"] for case in root.iter("testcase") if case.find("error") is not None] == ["every file was looked at"]
+    assert [
+        case.attrib["name"] for case in root.iter("testcase") if case.find("error") is not None
+    ] == ["every file was looked at"]
 
 
 def test_github_writes_one_command_a_new_finding(report: Report) -> None:
@@ -247,7 +336,14 @@ def test_github_writes_one_command_a_new_finding(report: Report) -> None:
         match = re.fullmatch(r"::(error|warning|notice) ((?:\w+=[^,:]*,?)+)::([^\r\n]*)", line)
         assert match, line
         properties = dict(part.split("=", 1) for part in match[2].split(","))
-        decoded = properties["title"].replace("%3A", ":").replace("%2C", ",").replace("%0D", "\r").replace("%0A", "\n").replace("%25", "%")
+        decoded = (
+            properties["title"]
+            .replace("%3A", ":")
+            .replace("%2C", ",")
+            .replace("%0D", "\r")
+            .replace("%0A", "\n")
+            .replace("%25", "%")
+        )
         assert decoded.startswith(f"{one.code} {one.rule.name}")
         assert not re.search(r"%(?!25|0A|0D)", match[3])
         assert ("file" in properties) == (one.rule.scope == "tile" and one.count > 0)
@@ -255,11 +351,15 @@ def test_github_writes_one_command_a_new_finding(report: Report) -> None:
 
 def test_github_names_the_exact_file(report: Report) -> None:
     odd = finding(RULES["HP101"], [("a,b:c\r\nd%e.png", "")], denominator=1, unit="masks")
-    assert render(replace(report, findings=[odd]), "github").startswith("::error file=a%2Cb%3Ac%0D%0Ad%25e.png,title=HP101 orphan-mask%3A ")
+    assert render(replace(report, findings=[odd]), "github").startswith(
+        "::error file=a%2Cb%3Ac%0D%0Ad%25e.png,title=HP101 orphan-mask%3A "
+    )
 
 
 def test_markdown_survives_a_renderer(report: Report) -> None:
-    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(render(report, "markdown"))
+    tokens = (
+        MarkdownIt("commonmark", {"html": True}).enable("table").parse(render(report, "markdown"))
+    )
     rows, cells = 0, 0
     for token in tokens:
         rows += token.type == "tr_open"
@@ -269,9 +369,16 @@ def test_markdown_survives_a_renderer(report: Report) -> None:
             if child.type == "html_inline":
                 assert re.fullmatch(r"</?(code|b)>", child.content)
         if token.type == "html_block":
-            assert set(re.findall(r"<[^>]*>", token.content)) <= {f"<{slash}{tag}>" for slash in ("", "/") for tag in ("details", "summary", "b")}
+            assert set(re.findall(r"<[^>]*>", token.content)) <= {
+                f"<{slash}{tag}>" for slash in ("", "/") for tag in ("details", "summary", "b")
+            }
     assert rows == len(report.findings) + 1 + len(report.classes) + 1
     assert cells == 6 * rows
-    text = "".join(child.content for token in tokens for child in token.children or [] if child.type in {"text", "text_special"})
+    text = "".join(
+        child.content
+        for token in tokens
+        for child in token.children or []
+        if child.type in {"text", "text_special"}
+    )
     for name in (*HOSTILE, *(row.name for row in report.classes)):
         assert visible(name) in text

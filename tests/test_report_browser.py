@@ -19,16 +19,23 @@ from report_sample import make_report
 
 from histoprep.report import Status, render
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync "
-    "--disable-default-apps --disable-extensions --disable-domain-reliability --hide-scrollbars --enable-logging=stderr"
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+    " --disable-background-networking --disable-component-update --disable-sync"
+    " --disable-default-apps --disable-extensions --disable-domain-reliability --hide-scrollbars"
+    " --enable-logging=stderr"
 )
 
 
-# What the browser itself calls home for, whatever the page; a page would use other hosts of that vendor.
-OWN_HOSTS = frozenset({"update.googleapis.com", "clients2.google.com", "accounts.google.com", "redirector.gvt1.com"})
+# What the browser itself calls home for, whatever the page; a page would use other hosts of that
+# vendor.
+OWN_HOSTS = frozenset(
+    {"update.googleapis.com", "clients2.google.com", "accounts.google.com", "redirector.gvt1.com"}
+)
 
 
 class Listener(socketserver.ThreadingTCPServer):
@@ -80,10 +87,26 @@ def _own_hosts(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     return server.hosts() | OWN_HOSTS
 
 
-def browse(page: Path, folder: Path, *options: str, listener: Listener | None = None) -> subprocess.CompletedProcess[str]:
+def browse(
+    page: Path, folder: Path, *options: str, listener: Listener | None = None
+) -> subprocess.CompletedProcess[str]:
     """Return the finished browser; every host name goes to the listener, if there is one."""
-    proxy = [f"--proxy-server=127.0.0.1:{listener.server_address[1]}", "--proxy-bypass-list=<-loopback>"] if listener else []
-    command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={folder / 'profile'}", *proxy, *options, page.as_uri()]
+    proxy = (
+        [
+            f"--proxy-server=127.0.0.1:{listener.server_address[1]}",
+            "--proxy-bypass-list=<-loopback>",
+        ]
+        if listener
+        else []
+    )
+    command = [
+        str(CHROMIUM),
+        *FLAGS.split(),
+        f"--user-data-dir={folder / 'profile'}",
+        *proxy,
+        *options,
+        page.as_uri(),
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
 
@@ -106,21 +129,37 @@ def without_policy(text: str) -> str:
     return bare
 
 
-def test_the_page_is_silent_and_asks_for_nothing(tmp_path: Path, listener: Listener, own_hosts: set[str]) -> None:
-    run = browse(write_page(tmp_path, render(make_report(), "html")), tmp_path, "--dump-dom", listener=listener)
+def test_the_page_is_silent_and_asks_for_nothing(
+    tmp_path: Path, listener: Listener, own_hosts: set[str]
+) -> None:
+    run = browse(
+        write_page(tmp_path, render(make_report(), "html")),
+        tmp_path,
+        "--dump-dom",
+        listener=listener,
+    )
     assert "HP101" in run.stdout
     assert console(run) == []
     assert listener.hosts() <= own_hosts
 
 
-def test_the_listener_would_have_heard_a_request(tmp_path: Path, listener: Listener, own_hosts: set[str]) -> None:
-    broken = without_policy(render(make_report(), "html")).replace("</main>", '<img src="http://evil.invalid/x.png"></main>')
+def test_the_listener_would_have_heard_a_request(
+    tmp_path: Path, listener: Listener, own_hosts: set[str]
+) -> None:
+    broken = without_policy(render(make_report(), "html")).replace(
+        "</main>", '<img src="http://evil.invalid/x.png"></main>'
+    )
     browse(write_page(tmp_path, broken), tmp_path, "--dump-dom", listener=listener)
     assert "evil.invalid" in listener.hosts() - own_hosts
 
 
-def test_the_policy_stops_scripts_and_requests_that_got_in(tmp_path: Path, listener: Listener, own_hosts: set[str]) -> None:
-    bad = '<img src="http://evil.invalid/x.png"><script>document.title = "owned"</script><p style="color: red">x</p></main>'
+def test_the_policy_stops_scripts_and_requests_that_got_in(
+    tmp_path: Path, listener: Listener, own_hosts: set[str]
+) -> None:
+    bad = (
+        '<img src="http://evil.invalid/x.png"><script>document.title = "owned"</script><p'
+        ' style="color: red">x</p></main>'
+    )
     page = write_page(tmp_path, render(make_report(), "html").replace("</main>", bad))
     run = browse(page, tmp_path, "--dump-dom", listener=listener)
     assert "<title>owned" not in run.stdout
@@ -131,8 +170,13 @@ def test_the_policy_stops_scripts_and_requests_that_got_in(tmp_path: Path, liste
 @pytest.mark.parametrize("width", [1280, 800, 500])
 def test_nothing_is_wider_than_the_page(tmp_path: Path, width: int) -> None:
     # Only this variant may run a script; it says how wide the content is.
-    probe = '<script>document.title = "width " + document.documentElement.scrollWidth + " of " + innerWidth</script></body>'
-    page = write_page(tmp_path, without_policy(render(make_report(), "html")).replace("</body>", probe))
+    probe = (
+        '<script>document.title = "width " + document.documentElement.scrollWidth + " of " +'
+        " innerWidth</script></body>"
+    )
+    page = write_page(
+        tmp_path, without_policy(render(make_report(), "html")).replace("</body>", probe)
+    )
     run = browse(page, tmp_path, f"--window-size={width},1000", "--dump-dom")
     seen = re.search(r"<title>width (\d+) of (\d+)</title>", run.stdout)
     assert seen, "the probe did not run"
@@ -149,14 +193,22 @@ def picture(page: Path, folder: Path, *options: str) -> np.ndarray:
 
 def test_light_and_dark_are_drawn(tmp_path: Path) -> None:
     page = write_page(tmp_path, render(make_report(), "html"))
-    light, dark = picture(page, tmp_path), picture(page, tmp_path, "--blink-settings=preferredColorScheme=0")
+    light, dark = (
+        picture(page, tmp_path),
+        picture(page, tmp_path, "--blink-settings=preferredColorScheme=0"),
+    )
     assert light.shape == dark.shape == (1600, 1280, 3)
     assert tuple(light[2, 2]) == (0xF8, 0xF7, 0xF4)
     assert tuple(dark[2, 2]) == (0x14, 0x16, 0x1A)
 
 
-@pytest.mark.parametrize(("status", "wash"), [(Status.PASSED, "#e7f3ec"), (Status.FAILED, "#fbeceb"), (Status.INCOMPLETE, "#fbf1df")])
+@pytest.mark.parametrize(
+    ("status", "wash"),
+    [(Status.PASSED, "#e7f3ec"), (Status.FAILED, "#fbeceb"), (Status.INCOMPLETE, "#fbf1df")],
+)
 def test_the_verdict_is_seen_at_once(tmp_path: Path, status: Status, wash: str) -> None:
-    top = picture(write_page(tmp_path, render(replace(make_report(), status=status), "html")), tmp_path)[:400]
+    top = picture(
+        write_page(tmp_path, render(replace(make_report(), status=status), "html")), tmp_path
+    )[:400]
     colour = [int(wash[place : place + 2], 16) for place in (1, 3, 5)]
     assert (top == colour).all(axis=-1).sum() > 5_000

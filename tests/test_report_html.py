@@ -23,7 +23,9 @@ def _report() -> Report:
 
 
 class Page(HTMLParser):
-    """What a browser would do with a page: the tags it opens, what they refer to, the text it shows."""
+    """What a browser would do with a page: the tags it opens, what they refer to, the text it
+    shows.
+    """
 
     VOID = frozenset({"meta", "link", "img"})
 
@@ -54,12 +56,18 @@ class Page(HTMLParser):
             self.text.append(data)
 
     def values(self, name: str) -> list[str]:
-        return [value or "" for _, attributes in self.tags for key, value in attributes.items() if key == name]
+        return [
+            value or ""
+            for _, attributes in self.tags
+            for key, value in attributes.items()
+            if key == name
+        ]
 
 
 ALLOWED_TAGS = """
-    html head meta link title style body header main footer section p b h1 h2 h3 h4 div span bdi dl dt dd ul li table thead tbody tr th td a code pre
-    details summary figure figcaption img svg symbol use path circle rect line text
+    html head meta link title style body header main footer section p b h1 h2 h3 h4 div span bdi
+    dl dt dd ul li table thead tbody tr th td a code pre details summary figure figcaption img
+    svg symbol use path circle rect line text
 """
 
 
@@ -68,7 +76,11 @@ def test_html_asks_for_nothing_and_runs_nothing(report: Report) -> None:
     assert not page.stack, "a tag was left open"
     assert {tag for tag, _ in page.tags} <= set(ALLOWED_TAGS.split())
     attributes = {key for _, attributes in page.tags for key in attributes}
-    assert not [key for key in attributes if key.startswith("on") or key in {"style", "srcset", "action", "xlink:href"}]
+    assert not [
+        key
+        for key in attributes
+        if key.startswith("on") or key in {"style", "srcset", "action", "xlink:href"}
+    ]
     targets = page.values("src") + page.values("href")
     assert targets
     assert all(target.startswith(("data:", "#")) for target in targets)
@@ -78,13 +90,28 @@ def test_html_asks_for_nothing_and_runs_nothing(report: Report) -> None:
 
 def test_html_allows_its_own_style_and_nothing_else(report: Report) -> None:
     page = Page(render(report, "html"))
-    (policy,) = (attributes["content"] for tag, attributes in page.tags if attributes.get("http-equiv") == "Content-Security-Policy")
+    (policy,) = (
+        attributes["content"]
+        for tag, attributes in page.tags
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
     digest = base64.b64encode(hashlib.sha256(page.style.encode()).digest()).decode()
-    wanted = {"default-src": "'none'", "style-src": f"'sha256-{digest}'", "img-src": "data:", "base-uri": "'none'", "form-action": "'none'"}
+    wanted = {
+        "default-src": "'none'",
+        "style-src": f"'sha256-{digest}'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
     assert policy
     assert dict(part.strip().split(" ", 1) for part in policy.split(";")) == wanted
-    first = next(index for index, (tag, _) in enumerate(page.tags) if tag in {"style", "link", "img"})
-    assert page.tags[first - 1][0] in {"meta", "title"}, "the policy must stand before what it rules"
+    first = next(
+        index for index, (tag, _) in enumerate(page.tags) if tag in {"style", "link", "img"}
+    )
+    assert page.tags[first - 1][0] in {
+        "meta",
+        "title",
+    }, "the policy must stand before what it rules"
 
 
 def test_html_shows_every_name_as_text(report: Report) -> None:
@@ -95,7 +122,14 @@ def test_html_shows_every_name_as_text(report: Report) -> None:
     for row in report.classes:
         assert row.name in text
     assert "/data/<tiles> & 100%\\u202e" in text
-    for figure in ("246,755", "156,024", "63.2 %", "and 1,234 more in", "Failed", "5 errors, 1 warning (+1 known), 1 info"):
+    for figure in (
+        "246,755",
+        "156,024",
+        "63.2 %",
+        "and 1,234 more in",
+        "Failed",
+        "5 errors, 1 warning (+1 known), 1 info",
+    ):
         assert figure in text
     assert last_line(report) in text
 
@@ -126,13 +160,18 @@ def test_html_draws_pictures_with_words_for_them(report: Report) -> None:
 def luminance(colour: str) -> float:
     """Return relative luminance (WCAG 2.2)."""
     parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_html_text_can_be_read_in_light_and_dark() -> None:
     css = files("histoprep.report").joinpath("report.css").read_text(encoding="utf-8")
-    modes = [dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{(.*?)\}", css, re.S)[:2]]
+    modes = [
+        dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block))
+        for block in re.findall(r":root \{(.*?)\}", css, re.S)[:2]
+    ]
     assert len(modes) == 2
     for mode in modes:
         for ink in ("ink", "muted", "accent", "error", "warning", "info", "passed"):
@@ -144,7 +183,9 @@ def test_html_text_can_be_read_in_light_and_dark() -> None:
 
 def test_a_legend_names_the_largest_classes(report: Report) -> None:
     path, picture = next(iter(report.pictures.items()))
-    many = tuple(LegendEntry(f"kind {number:02}", "#112233", (number + 1) / 820) for number in range(40))
+    many = tuple(
+        LegendEntry(f"kind {number:02}", "#112233", (number + 1) / 820) for number in range(40)
+    )
     page = Page(render(replace(report, pictures={path: replace(picture, legend=many)}), "html"))
     named = [word for word in page.text if word.startswith("kind ")]
     assert named == [f"kind {number:02}" for number in range(39, 23, -1)]

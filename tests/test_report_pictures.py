@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from report_sample import make_report
 
-from histoprep.report import PICTURES_PER_FINDING, ClassRow, Report, charts, pictures, wanted_pictures
+from histoprep.report import (
+    PICTURES_PER_FINDING,
+    ClassRow,
+    Report,
+    charts,
+    pictures,
+    wanted_pictures,
+)
 from histoprep.report.pictures import make_picture
 
 
@@ -34,17 +41,25 @@ def test_the_logarithmic_scale_is_one_decade_a_step() -> None:
 
 @given(st.lists(st.integers(0, 10**12), max_size=8))
 def test_stacked_parts_fill_the_bar_once(pixels: list[int]) -> None:
-    rows = [ClassRow(index, f"<{index}>", "#102030", count, 0, 0) for index, count in enumerate(pixels)]
+    rows = [
+        ClassRow(index, f"<{index}>", "#102030", count, 0, 0) for index, count in enumerate(pixels)
+    ]
     drawn = ElementTree.fromstring(charts.stacked_bar(dict(enumerate(pixels)), rows))
     parts = [(float(part.attrib["x"][:-1]), float(part.attrib["width"][:-1])) for part in drawn]
     assert len(parts) == sum(count > 0 for count in pixels)
-    assert all(left[0] + left[1] == pytest.approx(right[0], abs=0.01) for left, right in pairwise(parts))
+    assert all(
+        left[0] + left[1] == pytest.approx(right[0], abs=0.01) for left, right in pairwise(parts)
+    )
     if parts:
         assert sum(parts[-1]) == pytest.approx(100, abs=0.01)
 
 
 def test_a_class_with_one_pixel_still_shows() -> None:
-    width = [float(part.attrib["width"][:-1]) for part in ElementTree.fromstring(charts.bar(1e-9)) if part.attrib["class"] == "fill"]
+    width = [
+        float(part.attrib["width"][:-1])
+        for part in ElementTree.fromstring(charts.bar(1e-9))
+        if part.attrib["class"] == "fill"
+    ]
     assert width == [0.4]
     assert 'class="fill"' not in charts.bar(0)
 
@@ -56,7 +71,9 @@ def test_a_colour_that_is_none_becomes_grey() -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 50), st.integers(0, 2**32 - 1))
-def test_shrunk_labels_are_labels_of_the_mask(height: int, width: int, longest: int, seed: int) -> None:
+def test_shrunk_labels_are_labels_of_the_mask(
+    height: int, width: int, longest: int, seed: int
+) -> None:
     labels = np.random.default_rng(seed).integers(0, 2**16, (height, width)).astype(np.uint16)
     small = pictures.shrink_labels(labels, longest)
     assert small.shape == pictures.small_size(height, width, longest)
@@ -75,7 +92,9 @@ def test_outlines_are_where_a_neighbour_differs() -> None:
     labels = np.random.default_rng(3).integers(0, 3, (17, 23))
     around = np.pad(labels, 1, mode="edge")
     shifted = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
-    assert np.array_equal(pictures.outline(labels), np.any([one != labels for one in shifted], axis=0))
+    assert np.array_equal(
+        pictures.outline(labels), np.any([one != labels for one in shifted], axis=0)
+    )
 
 
 def test_an_overlay_tints_classes_outlines_them_and_leaves_unknown_alone() -> None:
@@ -107,12 +126,21 @@ def test_a_picture_is_small_and_says_what_is_in_it(report: Report) -> None:
     labels = np.ones((600, 300), dtype=np.uint16)
     labels[:150] = 77
     picture = make_picture(image, labels, report.classes, "caption")
-    assert decoded(picture.image_data_uri or "").size == decoded(picture.overlay_data_uri or "").size == (120, 240)
-    assert [(entry.name, entry.share) for entry in picture.legend] == [("tumour <b>bold</b>", 0.75), ("label 77, not listed", 0.25)]
+    assert (
+        decoded(picture.image_data_uri or "").size
+        == decoded(picture.overlay_data_uri or "").size
+        == (120, 240)
+    )
+    assert [(entry.name, entry.share) for entry in picture.legend] == [
+        ("tumour <b>bold</b>", 0.75),
+        ("label 77, not listed", 0.25),
+    ]
 
 
 def test_a_mask_of_another_size_is_drawn_alone(report: Report) -> None:
-    picture = make_picture(np.zeros((64, 64, 3), dtype=np.uint8), np.ones((32, 48), dtype=np.uint8), report.classes)
+    picture = make_picture(
+        np.zeros((64, 64, 3), dtype=np.uint8), np.ones((32, 48), dtype=np.uint8), report.classes
+    )
     drawn = decoded(picture.overlay_data_uri or "")
     assert drawn.size == (48, 32)
     assert drawn.getcolors() == [(48 * 32, (0xC8, 0x38, 0x5A))]
@@ -128,7 +156,10 @@ def test_pictures_are_asked_for_worst_findings_first_and_files_only(report: Repo
 
 def test_a_real_tile_makes_a_small_picture(shared_data: Path, report: Report) -> None:
     path = next((shared_data / "diffinfinite" / "inpainting").glob("*_mask.png"))
-    with Image.open(path) as mask, Image.open(path.with_name(path.name.replace("_mask.png", ".jpg"))) as image:
+    with (
+        Image.open(path) as mask,
+        Image.open(path.with_name(path.name.replace("_mask.png", ".jpg"))) as image,
+    ):
         picture = make_picture(np.array(image.convert("RGB")), np.array(mask), report.classes)
     assert 1_000 < len(picture.image_data_uri or "") < 60_000
     assert sum(entry.share for entry in picture.legend) == pytest.approx(1)

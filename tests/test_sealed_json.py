@@ -10,11 +10,19 @@ import pytest
 from histoprep.errors import ExitCode, IntegrityError
 from histoprep.sealed_json import read_sealed_json, write_sealed_json
 
-CONTENT = {"group_by": r"slide\d+", "text": "é\udc80", "number": 1.5, "none": None, "list": [1, True]}
+CONTENT = {
+    "group_by": r"slide\d+",
+    "text": "é\udc80",
+    "number": 1.5,
+    "none": None,
+    "list": [1, True],
+}
 
 
 def read(path: Path, **chosen: object) -> dict[str, object]:
-    return read_sealed_json(path, **({"kind": "options", "version": 1, "hint": "do it again"} | chosen))  # type: ignore[arg-type]
+    return read_sealed_json(
+        path, **({"kind": "options", "version": 1, "hint": "do it again"} | chosen)
+    )  # type: ignore[arg-type]
 
 
 def test_what_was_written_comes_back(tmp_path: Path) -> None:
@@ -43,7 +51,16 @@ def test_any_flipped_bit_is_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"[" * 100_000, b"1", b"{}", b"\xff", b'{"kind": "options", "version": 1, "content": 3, "digest": ""}']
+    "content",
+    [
+        b"",
+        b"[]",
+        b"[" * 100_000,
+        b"1",
+        b"{}",
+        b"\xff",
+        b'{"kind": "options", "version": 1, "content": 3, "digest": ""}',
+    ],
 )
 def test_what_is_no_such_file_is_damage(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)

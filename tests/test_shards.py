@@ -54,7 +54,11 @@ def own(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {one.name: one.read_bytes() for one in sorted(folder.iterdir()) if one.is_file() and one.name not in (".lock", ".hp-states")}
+    return {
+        one.name: one.read_bytes()
+        for one in sorted(folder.iterdir())
+        if one.is_file() and one.name not in (".lock", ".hp-states")
+    }
 
 
 def members(folder: Path) -> dict[str, bytes]:
@@ -63,7 +67,13 @@ def members(folder: Path) -> dict[str, bytes]:
     for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path, "r:") as archive:
             for one in archive:
-                assert one.isreg() and one.mode == 0o644 and one.mtime == one.uid == one.gid == 0 and not one.uname and not one.pax_headers
+                assert (
+                    one.isreg()
+                    and one.mode == 0o644
+                    and one.mtime == one.uid == one.gid == 0
+                    and not one.uname
+                    and not one.pax_headers
+                )
                 stream = archive.extractfile(one)
                 assert stream
                 assert one.name not in found
@@ -72,7 +82,11 @@ def members(folder: Path) -> dict[str, bytes]:
 
 
 def test_images_keep_their_bytes_and_masks_become_classes(manifest: Path, shards: Path) -> None:
-    found, rows, table = members(shards), read_manifest(manifest).to_pylist(), LABEL_MAP.lookup_table()
+    found, rows, table = (
+        members(shards),
+        read_manifest(manifest).to_pylist(),
+        LABEL_MAP.lookup_table(),
+    )
     expected = 0
     for row in rows:
         image = Path(open_manifest(manifest).root, row["image_path"])
@@ -102,14 +116,26 @@ def test_names_are_of_split_pool_and_key(shards: Path) -> None:
         key, suffix = name.split(".", 1)
         assert len(key) == 32 and set(key) <= set("0123456789abcdef")
         assert suffix in ("jpg", "png", "mask.png")
-    assert [image_suffix(one) for one in ("a.b/c", "x.tiff-.JPEG", "a.TIFF", "b.webp", "c.ä")] == ["bin", "jpg", "tif", "webp", "bin"]
+    assert [image_suffix(one) for one in ("a.b/c", "x.tiff-.JPEG", "a.TIFF", "b.webp", "c.ä")] == [
+        "bin",
+        "jpg",
+        "tif",
+        "webp",
+        "bin",
+    ]
 
 
 def test_the_index_says_where_every_member_lies(manifest: Path, shards: Path) -> None:
     index, found = read_manifest(shards / "index.parquet"), members(shards)
     before = read_manifest(manifest)
-    shard_columns = [name for name in before.column_names if name in ("shard",) or name.endswith(("_offset", "_length"))]
-    assert index.select([one for one in before.column_names if one not in shard_columns]).equals(before.drop_columns(shard_columns))
+    shard_columns = [
+        name
+        for name in before.column_names
+        if name in ("shard",) or name.endswith(("_offset", "_length"))
+    ]
+    assert index.select([one for one in before.column_names if one not in shard_columns]).equals(
+        before.drop_columns(shard_columns)
+    )
     names = set()
     for row in pq.read_table(shards / "index.parquet").to_pylist():
         data = (shards / row["shard"]).read_bytes()
@@ -136,11 +162,18 @@ def test_files_and_shards_are_the_same_tiles(manifest: Path, shards: Path) -> No
         one, other = from_files.read(row), from_shards.read(row)
         np.testing.assert_array_equal(one.image, other.image)
         assert one.image.dtype == np.uint8 and one.image.shape == (48, 48, 3)
-        assert (one.mask is None) == (other.mask is None) == (from_files.manifest.read()["mask_path"][row].as_py() is None)
+        assert (
+            (one.mask is None)
+            == (other.mask is None)
+            == (from_files.manifest.read()["mask_path"][row].as_py() is None)
+        )
         if one.mask is not None and other.mask is not None:
             assert one.mask.dtype == other.mask.dtype == np.uint8
             np.testing.assert_array_equal(one.mask, other.mask)
-            assert np.bincount(one.mask.ravel(), minlength=3).tolist() == from_files.class_pixels[row].tolist()
+            assert (
+                np.bincount(one.mask.ravel(), minlength=3).tolist()
+                == from_files.class_pixels[row].tolist()
+            )
         assert from_files.read_bytes(row).image == from_shards.read_bytes(row).image
 
 
@@ -152,7 +185,9 @@ def test_a_source_travels_to_other_processes_without_its_files(shards: Path) -> 
     np.testing.assert_array_equal(pickle.loads(sent).read(3).image, expected)
 
 
-def test_many_shards_need_few_open_files(manifest: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_shards_need_few_open_files(
+    manifest: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("histoprep.shards.places._MAX_OPEN", 2)
     source, before = open_tiles(shards), len(os.listdir("/proc/self/fd"))
     for row in [*range(24), *range(23, -1, -1)]:
@@ -163,7 +198,9 @@ def test_many_shards_need_few_open_files(manifest: Path, shards: Path, monkeypat
 def test_tar_lists_and_unpacks_them(shards: Path, tmp_path: Path) -> None:
     for path in sorted(shards.glob("*.tar")):
         subprocess.run(["tar", "--extract", "--file", path, "--directory", tmp_path], check=True)
-        listed = subprocess.run(["tar", "--list", "--file", path], check=True, capture_output=True, text=True)
+        listed = subprocess.run(
+            ["tar", "--list", "--file", path], check=True, capture_output=True, text=True
+        )
         assert not listed.stderr
     assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == members(shards)
 
@@ -180,28 +217,48 @@ def test_webdataset_reads_them(manifest: Path, shards: Path) -> None:
         assert packed.read_bytes(row).mask in (sample["mask.png"], None)
 
 
-def test_datasets_reads_them(manifest: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_datasets_reads_them(
+    manifest: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     source, index = open_tiles(manifest), pq.read_table(shards / "index.parquet").to_pylist()
     seen = set()
     # It takes the fields of all samples from the first ones, so each image format is read apart.
     for suffix in ("jpg", "png"):
-        rows = {one["key"]: row for row, one in enumerate(index) if one["image_path"].endswith(suffix) and one["split"] == "train"}
+        rows = {
+            one["key"]: row
+            for row, one in enumerate(index)
+            if one["image_path"].endswith(suffix) and one["split"] == "train"
+        }
         for pool in ("conditional", "unconditional"):
-            names = sorted({index[row]["shard"] for row in rows.values() if index[row]["pool"] == pool})
+            names = sorted(
+                {index[row]["shard"] for row in rows.values() if index[row]["pool"] == pool}
+            )
             if not names:
                 continue
             given = {"train": [str(shards / one) for one in names]}
-            for one in datasets.load_dataset("webdataset", data_files=given, split="train", cache_dir=str(tmp_path / suffix / pool)):
+            for one in datasets.load_dataset(
+                "webdataset",
+                data_files=given,
+                split="train",
+                cache_dir=str(tmp_path / suffix / pool),
+            ):
                 tile = source.read(rows[one["__key__"]])
                 seen.add(one["__key__"])
-                np.testing.assert_array_equal(np.array(one["mask.png"]), np.zeros((48, 48)) if tile.mask is None else tile.mask)
-                assert np.abs(np.array(one[suffix].convert("RGB")).astype(int) - tile.image).max() <= 3
+                np.testing.assert_array_equal(
+                    np.array(one["mask.png"]),
+                    np.zeros((48, 48)) if tile.mask is None else tile.mask,
+                )
+                assert (
+                    np.abs(np.array(one[suffix].convert("RGB")).astype(int) - tile.image).max() <= 3
+                )
     assert seen == {one["key"] for one in index if one["split"] == "train"}
 
 
-def test_the_same_bytes_for_any_number_of_workers_and_wherever_it_lies(own: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_same_bytes_for_any_number_of_workers_and_wherever_it_lies(
+    own: tuple[Path, Path], tmp_path: Path
+) -> None:
     path, first = own
     write_shards(path, tmp_path / "other", engine=Engine(2))
     assert files(tmp_path / "other") == files(first)
@@ -212,16 +269,25 @@ def test_shards_are_filled_up_to_their_size(manifest: Path, tmp_path: Path) -> N
     (big / "data").mkdir(parents=True)
     rng = np.random.default_rng(2)
     for index in range(12):
-        Image.fromarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(big / f"data/t{index}.png")
+        Image.fromarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(
+            big / f"data/t{index}.png"
+        )
     from histoprep.manifest.build import ManifestOptions, build_manifest
     from histoprep.tiles.table import ensure_tiles
     from histoprep.workspace import Workspace
 
     workspace = Workspace.of(big / "data")
-    build_manifest(ensure_tiles(workspace, workers=1), LABEL_MAP, ManifestOptions({"train": 1}), workspace.manifest)
+    build_manifest(
+        ensure_tiles(workspace, workers=1),
+        LABEL_MAP,
+        ManifestOptions({"train": 1}),
+        workspace.manifest,
+    )
     result = write_shards(workspace.manifest, big / "shards", ShardOptions(10**6), ONE)
     sizes = [one.stat().st_size for one in sorted((big / "shards").glob("*.tar"))]
-    assert [one.name for one in sorted((big / "shards").glob("*.tar"))] == [f"train-unconditional-{number:06d}.tar" for number in range(3)]
+    assert [one.name for one in sorted((big / "shards").glob("*.tar"))] == [
+        f"train-unconditional-{number:06d}.tar" for number in range(3)
+    ]
     # No further tile would have fitted.
     largest = max(len(one) for one in members(big / "shards").values())
     assert max(sizes) <= 10**6 < max(sizes) + largest + 11_000
@@ -232,7 +298,12 @@ def test_shards_are_filled_up_to_their_size(manifest: Path, tmp_path: Path) -> N
 def test_a_tile_within_a_shard_stands_in_no_order_of_its_source(shards: Path) -> None:
     index = pq.read_table(shards / "index.parquet").to_pylist()
     for name in {row["shard"] for row in index}:
-        keys = [row["key"] for row in sorted((row for row in index if row["shard"] == name), key=lambda row: row["image_offset"])]
+        keys = [
+            row["key"]
+            for row in sorted(
+                (row for row in index if row["shard"] == name), key=lambda row: row["image_offset"]
+            )
+        ]
         assert keys == sorted(keys)
 
 
@@ -245,15 +316,23 @@ def test_readers_see_uniform_samples_in_a_shard(shards: Path) -> None:
         assert len({frozenset(one) for one in fields.values()}) == 1
 
 
-def test_a_shard_is_on_its_way_to_the_disk_while_it_is_packed(manifest: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_is_on_its_way_to_the_disk_while_it_is_packed(
+    manifest: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pieces: dict[int, list[tuple[int, int]]] = {}
-    monkeypatch.setattr(durable, "begin_writing_back", lambda number, *piece: pieces.setdefault(os.fstat(number).st_ino, []).append(piece))
+    monkeypatch.setattr(
+        durable,
+        "begin_writing_back",
+        lambda number, *piece: pieces.setdefault(os.fstat(number).st_ino, []).append(piece),
+    )
     monkeypatch.setattr(task, "_WRITE_BYTES", 4000)
     for one in plan_shards(open_manifest(manifest), tmp_path / "out", ShardOptions()).tasks():
         one.run()
         found = pieces[one.shard.stat().st_ino]
         starts = np.cumsum([0, *(length for _, length in found)]).tolist()
-        assert [start for start, _ in found] == starts[:-1] and starts[-1] == one.shard.stat().st_size
+        assert [start for start, _ in found] == starts[:-1] and starts[
+            -1
+        ] == one.shard.stat().st_size
         assert one.shard.read_bytes() == (shards / one.shard.name).read_bytes()
     assert max(map(len, pieces.values())) > 2
 
@@ -262,25 +341,30 @@ def test_a_finished_folder_is_not_written_again(own: tuple[Path, Path]) -> None:
     path, folder = own
     before = {one.name: one.stat().st_mtime_ns for one in folder.iterdir()}
     assert write_shards(path, folder, engine=ONE).up_to_date
-    assert {one.name: one.stat().st_mtime_ns for one in folder.iterdir() if one.name != ".lock"} == {
-        name: time for name, time in before.items() if name != ".lock"
-    }
+    assert {
+        one.name: one.stat().st_mtime_ns for one in folder.iterdir() if one.name != ".lock"
+    } == {name: time for name, time in before.items() if name != ".lock"}
 
 
-def test_the_same_call_writes_only_what_is_missing(own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_call_writes_only_what_is_missing(
+    own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, folder = own
     whole = files(folder)
     names = sorted(name for name in whole if name.endswith(".tar"))
     (folder / names[0]).unlink()
     (folder / names[1]).write_bytes(whole[names[1]][:-1])
     result = write_shards(path, folder, ShardOptions(), ONE)
-    # The notes of the finished run are gone, so all shards are made again; half a run keeps them, see the fault tests.
+    # The notes of the finished run are gone, so all shards are made again; half a run keeps them,
+    # see the fault tests.
     assert not result.up_to_date
     assert files(folder) == whole
 
 
 @pytest.mark.parametrize("change", ["size", "content", "gone", "mask"])
-def test_a_file_that_changed_since_the_manifest_stops_it_with_its_name(tmp_path: Path, change: str) -> None:
+def test_a_file_that_changed_since_the_manifest_stops_it_with_its_name(
+    tmp_path: Path, change: str
+) -> None:
     path = make_tiles(tmp_path / "data", 8)
     name = "plain_4_mask.png" if change == "mask" else "plain_4.jpg"
     victim = tmp_path / "data" / name
@@ -289,11 +373,17 @@ def test_a_file_that_changed_since_the_manifest_stops_it_with_its_name(tmp_path:
         victim.unlink()
     else:
         middle = len(data) // 2
-        victim.write_bytes(data + b"x" if change == "size" else data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+        victim.write_bytes(
+            data + b"x"
+            if change == "size"
+            else data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+        )
     with pytest.raises(IncompleteError) as caught:
         write_shards(path, tmp_path / "shards", engine=ONE)
     assert name in str(caught.value)
-    assert {"size": "HP206", "content": "HP902", "gone": "HP201 vanished", "mask": "HP902"}[change] in str(caught.value)
+    assert {"size": "HP206", "content": "HP902", "gone": "HP201 vanished", "mask": "HP902"}[
+        change
+    ] in str(caught.value)
     assert not (tmp_path / "shards/index.parquet").exists()
     with pytest.raises(TileError, match="plain_4") as unread:
         open_tiles(path).read(open_tiles(path).tile_ids.tolist().index("plain_4"))
@@ -305,7 +395,9 @@ def test_a_file_that_changed_since_the_manifest_stops_it_with_its_name(tmp_path:
     assert verify_shards(tmp_path / "shards", path) == []
 
 
-def test_folders_of_others_are_left_alone(manifest: Path, own: tuple[Path, Path], tmp_path: Path) -> None:
+def test_folders_of_others_are_left_alone(
+    manifest: Path, own: tuple[Path, Path], tmp_path: Path
+) -> None:
     path, folder = own
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").write_text("mine")
@@ -347,7 +439,10 @@ def test_no_index_is_a_usage_error(tmp_path: Path, manifest: Path) -> None:
 
 def test_true_shards_have_no_finding(manifest: Path, shards: Path) -> None:
     told: list[tuple[int, int]] = []
-    assert verify_shards(shards, manifest, advance=lambda done, total: told.append((done, total))) == []
+    assert (
+        verify_shards(shards, manifest, advance=lambda done, total: told.append((done, total)))
+        == []
+    )
     assert told[-1] == (24, 24)
 
 
@@ -358,7 +453,11 @@ def test_every_flipped_bit_of_a_member_is_found(own: tuple[Path, Path]) -> None:
     for _ in range(40):
         row = rng.choice(rows)
         what = rng.choice(["image", "mask"])
-        where = row[f"{what}_offset"] - rng.choice([0, 512]) + rng.randrange(min(row[f"{what}_length"], 512))
+        where = (
+            row[f"{what}_offset"]
+            - rng.choice([0, 512])
+            + rng.randrange(min(row[f"{what}_length"], 512))
+        )
         path = folder / row["shard"]
         before = path.read_bytes()
         after = bytearray(before)
@@ -399,13 +498,23 @@ def test_cut_missing_and_foreign_shards_are_found(own: tuple[Path, Path]) -> Non
     start = row["image_offset"] - 512
     swapped[start : start + 512] = member_header(f"{key_of('another')}.jpg", row["image_length"])
     shard.write_bytes(swapped)
-    assert [(one.code, one.paths) for one in verify_shards(folder)] == [("HP905", (row["tile_id"],))]
+    assert [(one.code, one.paths) for one in verify_shards(folder)] == [
+        ("HP905", (row["tile_id"],))
+    ]
 
     end = len(whole.rstrip(b"\0")) + -len(whole.rstrip(b"\0")) % 512
-    longer = whole[:end] + member_header(f"{key_of('more')}.jpg", 3) + b"abc".ljust(512, b"\0") + bytes(10240)
+    longer = (
+        whole[:end]
+        + member_header(f"{key_of('more')}.jpg", 3)
+        + b"abc".ljust(512, b"\0")
+        + bytes(10240)
+    )
     shard.write_bytes(longer)
     codes = {one.code: one for one in verify_shards(folder)}
-    assert codes["HP905"].paths == (row["shard"],) and "more than the index says" in codes["HP905"].details[0]
+    assert (
+        codes["HP905"].paths == (row["shard"],)
+        and "more than the index says" in codes["HP905"].details[0]
+    )
 
 
 def test_a_shard_beside_those_of_the_index_is_found(own: tuple[Path, Path]) -> None:
@@ -417,8 +526,14 @@ def test_a_shard_beside_those_of_the_index_is_found(own: tuple[Path, Path]) -> N
     stranger = os.fsdecode(b"extra-\xff.tar")
     for name in ("test-conditional-000009.tar", stranger):
         shutil.copy(shard, folder / name)
-    for found in (verify_shards(folder), verify_shards(f"file://{folder}"), verify_shards(folder, path, contents=False)):
-        assert [(one.code, one.paths) for one in found] == [("HP905", (stranger, "test-conditional-000009.tar"))]
+    for found in (
+        verify_shards(folder),
+        verify_shards(f"file://{folder}"),
+        verify_shards(folder, path, contents=False),
+    ):
+        assert [(one.code, one.paths) for one in found] == [
+            ("HP905", (stranger, "test-conditional-000009.tar"))
+        ]
         assert "not of this index" in found[0].details[0]
 
 
@@ -476,20 +591,36 @@ def test_a_large_set_is_indexed_in_order(tmp_path: Path) -> None:
     for kind in range(3):
         for number, rows in enumerate(np.array_split(np.flatnonzero(kinds == kind), 4)):
             shuffled = rng.permutation(rows)
-            columns = {name: pa.array(shuffled if name == "row" else [None] * len(rows), PART_SCHEMA.field(name).type) for name in PART_SCHEMA.names}
+            columns = {
+                name: pa.array(
+                    shuffled if name == "row" else [None] * len(rows), PART_SCHEMA.field(name).type
+                )
+                for name in PART_SCHEMA.names
+            }
             path = tmp_path / f"{kind}-{number}.parquet"
-            write_table(path, [pa.table(columns)], PART_SCHEMA, kind=PART_KIND, schema_version=PART_VERSION, metadata={"shard": {}})
+            write_table(
+                path,
+                [pa.table(columns)],
+                PART_SCHEMA,
+                kind=PART_KIND,
+                schema_version=PART_VERSION,
+                metadata={"shard": {}},
+            )
             done.append(ShardDone(path.stem, path, int(rows.min()), len(rows)))
     found = _Members(done)
     for start in range(0, 5000, 700):
         part = found.between(start, min(start + 700, 5000))
         assert part["row"].to_pylist() == list(range(start, min(start + 700, 5000)))
-        assert [int(one[0]) for one in part["shard"].to_pylist()] == kinds[start : start + 700].tolist()
+        assert [int(one[0]) for one in part["shard"].to_pylist()] == kinds[
+            start : start + 700
+        ].tolist()
     with pytest.raises(IntegrityError):
         found.between(5000, 5001)
 
 
-def test_the_documented_ways_to_read_masks_give_their_classes(manifest: Path, shards: Path, tmp_path: Path) -> None:
+def test_the_documented_ways_to_read_masks_give_their_classes(
+    manifest: Path, shards: Path, tmp_path: Path
+) -> None:
     """The Python blocks of docs/shards.md, run as they stand."""
     pytest.importorskip("webdataset")
     pytest.importorskip("datasets")
@@ -497,12 +628,18 @@ def test_the_documented_ways_to_read_masks_give_their_classes(manifest: Path, sh
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 2
     source = open_tiles(manifest)
-    rows = {key_of(name): row for row, name in enumerate(source.tile_ids.tolist()) if source.split[row] == "train"}
+    rows = {
+        key_of(name): row
+        for row, name in enumerate(source.tile_ids.tolist())
+        if source.split[row] == "train"
+    }
     paths = source.manifest.read(["image_path"])["image_path"].to_pylist()
     for block in blocks:
         environment = os.environ | {"HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-c", block, str(shards), str(tmp_path / "cache")]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=120)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=environment, timeout=120
+        )
         printed = {line.split()[0]: line.partition(" ")[2] for line in done.stdout.splitlines()}
         expected = {}
         for key, row in rows.items():
@@ -515,7 +652,9 @@ def test_the_documented_ways_to_read_masks_give_their_classes(manifest: Path, sh
         assert len(expected) > 1
 
 
-def test_images_lose_their_metadata_unless_it_is_to_be_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_lose_their_metadata_unless_it_is_to_be_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
     from histoprep.tiles.table import ensure_tiles
     from histoprep.workspace import Workspace
@@ -527,23 +666,44 @@ def test_images_lose_their_metadata_unless_it_is_to_be_kept(tmp_path: Path, caps
         pixels = np.random.default_rng(index).integers(0, 255, (32, 32, 3), dtype=np.uint8)
         suffix, options = ("jpg", {"exif": exif}) if index % 2 else ("png", {})
         Image.fromarray(pixels).save(tmp_path / f"data/t{index}.{suffix}", **options)
-        Image.fromarray((pixels[..., 0] > 99).astype(np.uint8)).save(tmp_path / f"data/t{index}_mask.png")
+        Image.fromarray((pixels[..., 0] > 99).astype(np.uint8)).save(
+            tmp_path / f"data/t{index}_mask.png"
+        )
     space = Workspace.of(tmp_path / "data")
     tiles = ensure_tiles(space)
     build_manifest(tiles, raw_label_map(tiles), ManifestOptions(), space.manifest)
     source = open_tiles(space.manifest)
     for keep in (False, True):
         out = tmp_path / f"shards-{keep}"
-        assert run(["shard", str(space.manifest), "--out", str(out), "--workers", "1", *(["--keep-metadata"] if keep else [])]) == ExitCode.OK
+        assert (
+            run(
+                [
+                    "shard",
+                    str(space.manifest),
+                    "--out",
+                    str(out),
+                    "--workers",
+                    "1",
+                    *(["--keep-metadata"] if keep else []),
+                ]
+            )
+            == ExitCode.OK
+        )
         assert "several formats (jpg, png)" in capsys.readouterr().err
         assert any(b"PATIENT-0815" in path.read_bytes() for path in out.glob("*.tar")) == keep
         packed = open_tiles(out)
-        index = packed.manifest.read(["image_path", "image_digest", "image_stored_digest", "image_orientation"]).to_pylist()
+        index = packed.manifest.read(
+            ["image_path", "image_digest", "image_stored_digest", "image_orientation"]
+        ).to_pylist()
         for row, facts in enumerate(index):
             stored = packed.read_bytes(row).image
             assert facts["image_digest"] == digest(source.read_bytes(row).image)
             assert facts["image_stored_digest"] == digest(stored)
-            assert (facts["image_stored_digest"] == facts["image_digest"]) == (keep or facts["image_path"].endswith("png"))
-            assert facts["image_orientation"] == (6 if facts["image_path"].endswith("jpg") else None)
+            assert (facts["image_stored_digest"] == facts["image_digest"]) == (
+                keep or facts["image_path"].endswith("png")
+            )
+            assert facts["image_orientation"] == (
+                6 if facts["image_path"].endswith("jpg") else None
+            )
             np.testing.assert_array_equal(packed.read(row).image, source.read(row).image)
         assert verify_shards(out, space.manifest) == []

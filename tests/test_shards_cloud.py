@@ -1,4 +1,6 @@
-"""Shards and files read from object stores: a real S3 server on this machine, and schemes of fsspec."""
+"""Shards and files read from object stores: a real S3 server on this machine, and schemes of
+fsspec.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("moto") / "log"
     with log.open("wb") as stream:
-        process = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=stream, stderr=stream)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=stream,
+            stderr=stream,
+        )
     try:
         until = time.monotonic() + 60
         while time.monotonic() < until:
@@ -63,13 +69,22 @@ def bucket(server: str, packed: tuple[Path, Path], monkeypatch: pytest.MonkeyPat
     import obstore
     from obstore.store import from_url
 
-    for name, value in (("AWS_ENDPOINT_URL", server), ("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_REGION", "us-east-1")):
+    for name, value in (
+        ("AWS_ENDPOINT_URL", server),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_REGION", "us-east-1"),
+    ):
         monkeypatch.setenv(name, value)
     with urllib.request.urlopen(urllib.request.Request(f"{server}/{BUCKET}", method="PUT")):
         pass
     store = from_url(f"s3://{BUCKET}/set", client_options={"allow_http": True})
     manifest, shards = packed
-    root = manifest.with_name("data") if manifest.with_name("data").exists() else Path(str(manifest.parent).removesuffix(".histoprep"))
+    root = (
+        manifest.with_name("data")
+        if manifest.with_name("data").exists()
+        else Path(str(manifest.parent).removesuffix(".histoprep"))
+    )
     for folder, prefix in ((shards, "shards"), (root, "data"), (manifest.parent, "made")):
         for path in sorted(folder.rglob("*")):
             if path.is_file() and not (prefix == "made" and "shards" in path.parts):
@@ -111,7 +126,9 @@ def test_one_tile_is_one_range_request(bucket: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(obstore.store.S3Store, "get_range", counted)
     source = open_tiles(f"{bucket}/shards")
     assert asked == []
-    sizes = [sum(len(part) for part in source.read_bytes(row) if part is not None) for row in range(12)]
+    sizes = [
+        sum(len(part) for part in source.read_bytes(row) if part is not None) for row in range(12)
+    ]
     assert len(asked) == 12
     assert all(length <= size + 1024 for (_, _, length), size in zip(asked, sizes, strict=True))
 
@@ -130,12 +147,16 @@ def test_shards_in_a_bucket_are_verified(bucket: str, packed: tuple[Path, Path])
     found = verify_shards(f"{bucket}/shards")
     assert [one.code for one in found] == ["HP904"] and shard.name in found[0].details[0]
     obstore.delete(store, shard.name)
-    assert [(one.code, one.paths) for one in verify_shards(f"{bucket}/shards")] == [("HP904", (shard.name,))]
+    assert [(one.code, one.paths) for one in verify_shards(f"{bucket}/shards")] == [
+        ("HP904", (shard.name,))
+    ]
     source = open_tiles(f"{bucket}/shards")
     row = source.manifest.read()["shard"].to_pylist().index(shard.name)
     with pytest.raises(TileError) as caught:
         source.read(row)
-    assert source.tile_ids[row] in str(caught.value) and f"{bucket}/shards/{shard.name}" in str(caught.value)
+    assert source.tile_ids[row] in str(caught.value) and f"{bucket}/shards/{shard.name}" in str(
+        caught.value
+    )
 
 
 def test_files_in_a_bucket_are_read_too(bucket: str, packed: tuple[Path, Path]) -> None:

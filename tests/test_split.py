@@ -1,4 +1,6 @@
-"""Laws of the split: published counts, nothing crosses, order does not matter, the integer program is the optimum."""
+"""Laws of the split: published counts, nothing crosses, order does not matter, the integer program
+is the optimum.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,15 @@ from histoprep.split import certificate as split_certificate
 from histoprep.split import units as split_units
 from histoprep.split.certificate import certify, crossing
 from histoprep.split.given import read_split_file
-from histoprep.split.solver import MAX_INTEGERS, MISSING_PENALTY, Problem, greedy, improve, integer_program, solve
+from histoprep.split.solver import (
+    MAX_INTEGERS,
+    MISSING_PENALTY,
+    Problem,
+    greedy,
+    improve,
+    integer_program,
+    solve,
+)
 from histoprep.split.units import NO_SPLIT, name_keys, repeated
 
 TRAIN, VAL, TEST = range(3)
@@ -40,17 +50,26 @@ EIGHT_ONE_ONE = parse_fractions("0.8/0.1/0.1")
 Tile = tuple[str | None, str, bool, set[int]]
 
 
-def make_rows(tiles: list[Tile], num_classes: int, seed: int = 0, pixels: list[str | None] | None = None) -> SplitRows:
+def make_rows(
+    tiles: list[Tile], num_classes: int, seed: int = 0, pixels: list[str | None] | None = None
+) -> SplitRows:
     """Return rows of (group, image, conditional, classes)."""
     groups = name_keys([one[0] for one in tiles], seed, "group")
     images = name_keys([one[1] for one in tiles], seed, "image")
     same_pixels = name_keys(pixels or [None] * len(tiles), seed, "pixels")
-    member = np.array([[one[2], not one[2], *(index in one[3] for index in range(num_classes))] for one in tiles], dtype=np.int64)
+    member = np.array(
+        [[one[2], not one[2], *(index in one[3] for index in range(num_classes))] for one in tiles],
+        dtype=np.int64,
+    )
     profiles, strata = np.unique(member, axis=0, return_inverse=True)
     columns = ("conditional", "unconditional", *(f"class {index}" for index in range(num_classes)))
     names = np.where(groups != 0, groups, images)
-    copies = (np.concatenate(pair) for pair in zip(repeated(images), repeated(same_pixels), strict=True))
-    return SplitRows(names, groups != 0, *copies, strata.ravel().astype(np.int32), profiles, columns)
+    copies = (
+        np.concatenate(pair) for pair in zip(repeated(images), repeated(same_pixels), strict=True)
+    )
+    return SplitRows(
+        names, groups != 0, *copies, strata.ravel().astype(np.int32), profiles, columns
+    )
 
 
 def random_tiles(count: int, num_groups: int, seed: int, copies: float = 0.05) -> list[Tile]:
@@ -58,7 +77,11 @@ def random_tiles(count: int, num_groups: int, seed: int, copies: float = 0.05) -
     tiles = []
     for index in range(count):
         conditional = bool(draw.random() < 0.4)
-        classes = {int(one) for one in np.flatnonzero(draw.random(4) < (0.6, 0.3, 0.1, 0.03))} if conditional else set()
+        classes = (
+            {int(one) for one in np.flatnonzero(draw.random(4) < (0.6, 0.3, 0.1, 0.03))}
+            if conditional
+            else set()
+        )
         group = f"g{draw.integers(num_groups)}" if num_groups and draw.random() < 0.9 else None
         image = f"copy{draw.integers(5)}" if draw.random() < copies else f"i{index}"
         tiles.append((group, image, conditional, classes))
@@ -68,7 +91,11 @@ def random_tiles(count: int, num_groups: int, seed: int, copies: float = 0.05) -
 class TestFractions:
     def test_three_spellings_are_read(self) -> None:
         assert parse_fractions("0.9/0.1") == {"train": Fraction(9, 10), "test": Fraction(1, 10)}
-        assert parse_fractions("0.8/0.1/0.1") == {"train": Fraction(8, 10), "val": Fraction(1, 10), "test": Fraction(1, 10)}
+        assert parse_fractions("0.8/0.1/0.1") == {
+            "train": Fraction(8, 10),
+            "val": Fraction(1, 10),
+            "test": Fraction(1, 10),
+        }
         assert parse_fractions("test=0.1, train=0.9") == NINE_ONE
         assert list(parse_fractions("test=0.1,train=0.9")) == ["train", "test"]
 
@@ -76,18 +103,36 @@ class TestFractions:
         assert exact_fractions({"train": 0.7, "test": 0.3})["train"] == Fraction(7, 10)
 
     @pytest.mark.parametrize(
-        "text", ["0.9", "0.9/0.2", "train=0.9", "train=0.5,train=0.5", "dev=0.1,train=0.9", "1.1/-0.1", "a/b", "0.5/0.3/0.1/0.1", ""]
+        "text",
+        [
+            "0.9",
+            "0.9/0.2",
+            "train=0.9",
+            "train=0.5,train=0.5",
+            "dev=0.1,train=0.9",
+            "1.1/-0.1",
+            "a/b",
+            "0.5/0.3/0.1/0.1",
+            "",
+        ],
     )
     def test_nonsense_is_refused(self, text: str) -> None:
         with pytest.raises(UsageError):
             parse_fractions(text)
 
-    @given(total=st.integers(0, 10**9), weights=st.lists(st.integers(1, 1000), min_size=1, max_size=5))
-    def test_largest_remainders_conserve_and_stay_within_one(self, total: int, weights: list[int]) -> None:
+    @given(
+        total=st.integers(0, 10**9), weights=st.lists(st.integers(1, 1000), min_size=1, max_size=5)
+    )
+    def test_largest_remainders_conserve_and_stay_within_one(
+        self, total: int, weights: list[int]
+    ) -> None:
         shares = [Fraction(weight, sum(weights)) for weight in weights]
         counts = largest_remainders(total, shares)
         assert counts.sum() == total
-        assert all(abs(count - share * total) < 1 for count, share in zip(counts.tolist(), shares, strict=True))
+        assert all(
+            abs(count - share * total) < 1
+            for count, share in zip(counts.tolist(), shares, strict=True)
+        )
 
 
 class TestPublishedCounts:
@@ -102,11 +147,25 @@ class TestPublishedCounts:
         keys = draw.integers(1, 2**63, total).astype(np.uint64)
         none = np.zeros(0, dtype=np.int64)
         columns = ("conditional", "unconditional", *(f"class {index}" for index in range(4)))
-        rows = SplitRows(keys, np.zeros(total, dtype=bool), none, none.astype(np.uint64), strata, profiles, columns)
+        rows = SplitRows(
+            keys,
+            np.zeros(total, dtype=bool),
+            none,
+            none.astype(np.uint64),
+            strata,
+            profiles,
+            columns,
+        )
         split = assign_units(join_units(rows), rows, NINE_ONE).splits
         certificate = certify(rows, split, {"train": 0.9, "test": 0.1})["splits"]
-        assert (certificate["train"]["conditional"], certificate["train"]["unconditional"]) == (81_653, 140_422)
-        assert (certificate["test"]["conditional"], certificate["test"]["unconditional"]) == (9_073, 15_602)
+        assert (certificate["train"]["conditional"], certificate["train"]["unconditional"]) == (
+            81_653,
+            140_422,
+        )
+        assert (certificate["test"]["conditional"], certificate["test"]["unconditional"]) == (
+            9_073,
+            15_602,
+        )
         for index in range(4):
             of_class = (profiles[strata][:, 2 + index] > 0).sum()
             in_test = certificate["test"]["classes"][str(index)]
@@ -116,18 +175,26 @@ class TestPublishedCounts:
     @settings(max_examples=40)
     @given(seed=st.integers(0, 10**6), count=st.integers(30, 200))
     def test_single_tiles_meet_the_pools_exactly(self, seed: int, count: int) -> None:
-        tiles = [(None, f"i{index}", one[2], one[3]) for index, one in enumerate(random_tiles(count, 0, seed, copies=0))]
+        tiles = [
+            (None, f"i{index}", one[2], one[3])
+            for index, one in enumerate(random_tiles(count, 0, seed, copies=0))
+        ]
         rows = make_rows(tiles, 4)
         split = assign_units(join_units(rows), rows, EIGHT_ONE_ONE).splits
         pool = np.array([one[2] for one in tiles])
         for wanted in (True, False):
             counts = np.bincount(split[pool == wanted], minlength=3)
-            assert counts.tolist() == largest_remainders(int((pool == wanted).sum()), EIGHT_ONE_ONE.values()).tolist()
+            assert (
+                counts.tolist()
+                == largest_remainders(int((pool == wanted).sum()), EIGHT_ONE_ONE.values()).tolist()
+            )
 
     def test_the_pools_are_exact_also_beyond_the_integer_program(self) -> None:
         draw = np.random.default_rng(4)
         some = [set(np.flatnonzero(draw.random(14) < 0.5).tolist()) for _ in range(4000)]
-        tiles: list[Tile] = [(None, f"i{i}", i % 3 == 0, some[i] if i % 3 == 0 else set()) for i in range(4000)]
+        tiles: list[Tile] = [
+            (None, f"i{i}", i % 3 == 0, some[i] if i % 3 == 0 else set()) for i in range(4000)
+        ]
         rows = make_rows(tiles, 14)
         assert len(rows.profiles) * 3 > MAX_INTEGERS
         assignment = assign_units(join_units(rows), rows, EIGHT_ONE_ONE)
@@ -135,8 +202,16 @@ class TestPublishedCounts:
         pool = np.array([one[2] for one in tiles])
         for wanted in (True, False):
             counts = np.bincount(assignment.splits[pool == wanted], minlength=3)
-            assert counts.tolist() == largest_remainders(int((pool == wanted).sum()), EIGHT_ONE_ONE.values()).tolist()
-        assert certify(rows, assignment.splits, {"train": 0.8, "val": 0.1, "test": 0.1})["worst_class"]["points"] < 1
+            assert (
+                counts.tolist()
+                == largest_remainders(int((pool == wanted).sum()), EIGHT_ONE_ONE.values()).tolist()
+            )
+        assert (
+            certify(rows, assignment.splits, {"train": 0.8, "val": 0.1, "test": 0.1})[
+                "worst_class"
+            ]["points"]
+            < 1
+        )
 
 
 def _closure(tiles: list[Tile]) -> list[set[int]]:
@@ -147,7 +222,10 @@ def _closure(tiles: list[Tile]) -> list[set[int]]:
         merged = False
         for one, other in itertools.combinations(range(len(sets)), 2):
             linked = any(
-                tiles[a][1] == tiles[b][1] or (tiles[a][0] is not None and tiles[a][0] == tiles[b][0]) for a in sets[one] for b in sets[other]
+                tiles[a][1] == tiles[b][1]
+                or (tiles[a][0] is not None and tiles[a][0] == tiles[b][0])
+                for a in sets[one]
+                for b in sets[other]
             )
             if linked:
                 sets[one] |= sets.pop(other)
@@ -162,10 +240,16 @@ class TestUnits:
     def test_units_are_the_connected_tiles(self, seed: int, count: int, num_groups: int) -> None:
         tiles = random_tiles(count, num_groups, seed, copies=0.3)
         of_tile = join_units(make_rows(tiles, 4)).of_tile.tolist()
-        assert sorted(map(sorted, _closure(tiles))) == sorted(sorted(i for i in range(count) if of_tile[i] == unit) for unit in set(of_tile))
+        assert sorted(map(sorted, _closure(tiles))) == sorted(
+            sorted(i for i in range(count) if of_tile[i] == unit) for unit in set(of_tile)
+        )
 
     def test_copies_chain_groups_together(self) -> None:
-        chain = [(f"g{index}", f"shared{index + side}", True, set()) for index in range(6) for side in (0, 1)]
+        chain = [
+            (f"g{index}", f"shared{index + side}", True, set())
+            for index in range(6)
+            for side in (0, 1)
+        ]
         units = join_units(make_rows([*chain, ("alone", "x", True, set())], 1))
         assert len(units.keys) == 2
         assert units.num_joined == 5
@@ -185,7 +269,9 @@ class TestUnits:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(split_units, "_PIECE", 3)
             rows, keys = repeated(np.array(values, dtype=np.uint64))
-        expected = [index for index, value in enumerate(values) if value and values.count(value) > 1]
+        expected = [
+            index for index, value in enumerate(values) if value and values.count(value) > 1
+        ]
         assert rows.tolist() == expected
         assert keys.tolist() == [values[index] for index in expected]
 
@@ -201,13 +287,18 @@ def _assert_nothing_crosses(tiles: list[Tile], split: np.ndarray) -> None:
 class TestAssignment:
     @settings(max_examples=40)
     @given(seed=st.integers(0, 10**6), count=st.integers(40, 150), num_groups=st.integers(8, 40))
-    def test_nothing_crosses_and_order_does_not_matter(self, seed: int, count: int, num_groups: int) -> None:
+    def test_nothing_crosses_and_order_does_not_matter(
+        self, seed: int, count: int, num_groups: int
+    ) -> None:
         tiles = random_tiles(count, num_groups, seed)
         rows = make_rows(tiles, 4)
         units = join_units(rows)
         shuffle = np.random.default_rng(seed).permutation(count)
         turned = make_rows([tiles[index] for index in shuffle], 4)
-        for assign in (lambda u, r: assign_units(u, r, EIGHT_ONE_ONE), lambda u, _: assign_by_hash(u, EIGHT_ONE_ONE)):
+        for assign in (
+            lambda u, r: assign_units(u, r, EIGHT_ONE_ONE),
+            lambda u, _: assign_by_hash(u, EIGHT_ONE_ONE),
+        ):
             split = assign(units, rows).splits
             _assert_nothing_crosses(tiles, split)
             assert np.array_equal(assign(join_units(turned), turned).splits, split[shuffle])
@@ -219,29 +310,47 @@ class TestAssignment:
 
     def test_another_seed_gives_another_split(self) -> None:
         tiles = random_tiles(400, 0, 1, copies=0)
-        first, second = (assign_units(join_units(rows), rows, NINE_ONE).splits for rows in (make_rows(tiles, 4, seed=seed) for seed in (0, 1)))
+        first, second = (
+            assign_units(join_units(rows), rows, NINE_ONE).splits
+            for rows in (make_rows(tiles, 4, seed=seed) for seed in (0, 1))
+        )
         assert not np.array_equal(first, second)
         assert np.bincount(first).tolist() == np.bincount(second).tolist()
 
     def test_classes_are_shared_out_evenly_among_groups(self) -> None:
         tiles = random_tiles(5000, 80, 3, copies=0)
         rows = make_rows(tiles, 4)
-        certificate = certify(rows, assign_units(join_units(rows), rows, NINE_ONE).splits, {"train": 0.9, "test": 0.1})
+        certificate = certify(
+            rows, assign_units(join_units(rows), rows, NINE_ONE).splits, {"train": 0.9, "test": 0.1}
+        )
         assert certificate["worst_class"]["points"] < 1.5
-        assert abs(certificate["splits"]["test"]["conditional"] - 0.1 * sum(one[2] for one in tiles)) < 10
+        assert (
+            abs(certificate["splits"]["test"]["conditional"] - 0.1 * sum(one[2] for one in tiles))
+            < 10
+        )
         # Positive control: a split that does not look at classes is worse.
         blind = np.where(np.arange(len(tiles)) % 10 == 0, TEST, TRAIN)[join_units(rows).of_tile]
-        assert certify(rows, blind.astype(np.int8), {"train": 0.9, "test": 0.1})["worst_class"]["points"] > certificate["worst_class"]["points"]
+        assert (
+            certify(rows, blind.astype(np.int8), {"train": 0.9, "test": 0.1})["worst_class"][
+                "points"
+            ]
+            > certificate["worst_class"]["points"]
+        )
 
     def test_a_giant_group_goes_to_train(self) -> None:
-        tiles = [("giant", f"i{index}", True, {0}) for index in range(900)] + [(f"s{index // 10}", f"s{index}", True, {0}) for index in range(100)]
+        tiles = [("giant", f"i{index}", True, {0}) for index in range(900)] + [
+            (f"s{index // 10}", f"s{index}", True, {0}) for index in range(100)
+        ]
         rows = make_rows(tiles, 1)
         split = assign_units(join_units(rows), rows, NINE_ONE).splits
         assert set(split[:900].tolist()) == {TRAIN}
         assert (split == TEST).sum() == 100
 
     def test_a_class_of_one_group_stays_whole_and_is_named_missing(self) -> None:
-        tiles = [(f"g{index // 10}", f"i{index}", True, {0, 1} if index < 10 else {0}) for index in range(200)]
+        tiles = [
+            (f"g{index // 10}", f"i{index}", True, {0, 1} if index < 10 else {0})
+            for index in range(200)
+        ]
         rows = make_rows(tiles, 2)
         split = assign_units(join_units(rows), rows, NINE_ONE).splits
         assert len(set(split[:10].tolist())) == 1
@@ -249,8 +358,12 @@ class TestAssignment:
         assert missing == [f"class 1 in {SPLITS[TRAIN if split[0] == TEST else TEST]}"]
 
     def test_a_class_of_two_groups_reaches_both_splits(self) -> None:
-        # By shares alone both groups would go to train: 10 % of the class is less than half a group.
-        tiles = [(f"g{index // 10}", f"i{index}", True, {0, 1} if index < 20 else {0}) for index in range(200)]
+        # By shares alone both groups would go to train: 10 % of the class is less than half a
+        # group.
+        tiles = [
+            (f"g{index // 10}", f"i{index}", True, {0, 1} if index < 20 else {0})
+            for index in range(200)
+        ]
         rows = make_rows(tiles, 2)
         split = assign_units(join_units(rows), rows, NINE_ONE).splits
         assert {int(split[0]), int(split[10])} == {TRAIN, TEST}
@@ -262,7 +375,15 @@ class TestAssignment:
 
     def test_thousands_of_groups_take_the_greedy_way_and_stay_close(self) -> None:
         draw = np.random.default_rng(8)
-        tiles = [(f"g{int(draw.pareto(0.8) * 300) % 4000}", f"i{i}", i % 3 == 0, {i % 7 % 4} if i % 3 == 0 else set()) for i in range(20_000)]
+        tiles = [
+            (
+                f"g{int(draw.pareto(0.8) * 300) % 4000}",
+                f"i{i}",
+                i % 3 == 0,
+                {i % 7 % 4} if i % 3 == 0 else set(),
+            )
+            for i in range(20_000)
+        ]
         rows = make_rows(tiles, 4)
         assignment = assign_units(join_units(rows), rows, NINE_ONE)
         certificate = certify(rows, assignment.splits, {"train": 0.9, "test": 0.1})
@@ -274,9 +395,14 @@ class TestHash:
     @settings(max_examples=40)
     @given(seed=st.integers(0, 10**6), old=st.integers(1, 80), new=st.integers(1, 80))
     def test_growth_moves_no_old_tile(self, seed: int, old: int, new: int) -> None:
-        grown = [(f"g{index % 13}" if index % 3 else None, f"i{index}", True, set()) for index in range(old + new)]
+        grown = [
+            (f"g{index % 13}" if index % 3 else None, f"i{index}", True, set())
+            for index in range(old + new)
+        ]
         before, after = make_rows(grown[:old], 1, seed), make_rows(grown, 1, seed)
-        first, second = (assign_by_hash(join_units(rows), EIGHT_ONE_ONE).splits for rows in (before, after))
+        first, second = (
+            assign_by_hash(join_units(rows), EIGHT_ONE_ONE).splits for rows in (before, after)
+        )
         assert np.array_equal(first, second[:old])
 
     def test_a_new_copy_of_an_old_image_moves_nothing(self) -> None:
@@ -284,11 +410,14 @@ class TestHash:
         for seed in range(30):
             before = make_rows(tiles, 1, seed)
             after = make_rows([*tiles, (None, "1", True, set()), (None, "2", True, set())], 1, seed)
-            first, second = (assign_by_hash(join_units(rows), EIGHT_ONE_ONE).splits for rows in (before, after))
+            first, second = (
+                assign_by_hash(join_units(rows), EIGHT_ONE_ONE).splits for rows in (before, after)
+            )
             assert np.array_equal(first, second[:3])
 
     def test_shares_hold_on_average_also_for_joined_groups(self) -> None:
-        # Pairs of groups joined by a copy: the least of two keys is not uniform, so it is mixed again.
+        # Pairs of groups joined by a copy: the least of two keys is not uniform, so it is mixed
+        # again.
         tiles = [(f"g{index}", f"i{index // 2}", True, set()) for index in range(20_000)]
         rows = make_rows(tiles, 1)
         split = assign_by_hash(join_units(rows), EIGHT_ONE_ONE).splits
@@ -297,7 +426,10 @@ class TestHash:
     def test_cutting_validation_from_train_keeps_test(self) -> None:
         rows = make_rows([(f"g{index}", f"i{index}", True, set()) for index in range(500)], 1)
         units = join_units(rows)
-        assert np.array_equal(assign_by_hash(units, NINE_ONE).splits == TEST, assign_by_hash(units, EIGHT_ONE_ONE).splits == TEST)
+        assert np.array_equal(
+            assign_by_hash(units, NINE_ONE).splits == TEST,
+            assign_by_hash(units, EIGHT_ONE_ONE).splits == TEST,
+        )
 
 
 def _problem(draw: np.random.Generator, num_types: int, columns: int, splits: int) -> Problem:
@@ -306,12 +438,21 @@ def _problem(draw: np.random.Generator, num_types: int, columns: int, splits: in
     amounts = draw.integers(1, 3, num_types)
     shares = np.array([0.6, 0.25, 0.15]) if splits == 3 else np.array([0.8, 0.2])
     totals = amounts @ profiles
-    return Problem(profiles, amounts, shares[:, None] * totals, 1.0 / np.maximum(totals, 1), np.zeros((num_types, splits), dtype=np.int64))
+    return Problem(
+        profiles,
+        amounts,
+        shares[:, None] * totals,
+        1.0 / np.maximum(totals, 1),
+        np.zeros((num_types, splits), dtype=np.int64),
+    )
 
 
 def _brute_force(problem: Problem) -> float:
     splits = len(problem.targets)
-    per_type = [[one for one in itertools.product(range(amount + 1), repeat=splits) if sum(one) == amount] for amount in problem.amounts.tolist()]
+    per_type = [
+        [one for one in itertools.product(range(amount + 1), repeat=splits) if sum(one) == amount]
+        for amount in problem.amounts.tolist()
+    ]
     return min(problem.cost(np.array(choice)) for choice in itertools.product(*per_type))
 
 
@@ -326,9 +467,13 @@ class TestSolver:
         assert np.array_equal(found.sum(axis=1), problem.amounts)
         # The cost that the oracle uses, in plain words.
         sums = found.T @ problem.profiles
-        able = [sum(problem.amounts[problem.profiles[:, c] > 0]) >= len(sums) for c in range(sums.shape[1])]
+        able = [
+            sum(problem.amounts[problem.profiles[:, c] > 0]) >= len(sums)
+            for c in range(sums.shape[1])
+        ]
         plain = sum(
-            problem.weights[c] * abs(sums[s, c] - problem.targets[s, c]) + MISSING_PENALTY * (sums[s, c] == 0 and able[c])
+            problem.weights[c] * abs(sums[s, c] - problem.targets[s, c])
+            + MISSING_PENALTY * (sums[s, c] == 0 and able[c])
             for s, c in itertools.product(*map(range, sums.shape))
         )
         assert problem.cost(found) == pytest.approx(plain)
@@ -355,7 +500,9 @@ class TestGivenSplits:
         units = join_units(rows)
         given_codes = np.where(np.arange(500) < 400, TRAIN, TEST).astype(np.int8)
         assert not len(leaking_units(units, given_codes))
-        split = complete_split(units, rows, given_codes, exact_fractions({"train": 0.8, "val": 0.2})).splits
+        split = complete_split(
+            units, rows, given_codes, exact_fractions({"train": 0.8, "val": 0.2})
+        ).splits
         assert (split[400:] == TEST).all()
         assert np.bincount(split[:400]).tolist() == [320, 80]
         _assert_nothing_crosses(tiles, split)
@@ -363,27 +510,61 @@ class TestGivenSplits:
     def test_a_given_validation_is_kept(self) -> None:
         rows = make_rows([(None, f"i{index}", True, set()) for index in range(10)], 1)
         given_codes = np.array([TRAIN] * 6 + [VAL] * 2 + [TEST] * 2, dtype=np.int8)
-        split = complete_split(join_units(rows), rows, given_codes, exact_fractions({"train": 0.8, "val": 0.2})).splits
+        split = complete_split(
+            join_units(rows), rows, given_codes, exact_fractions({"train": 0.8, "val": 0.2})
+        ).splits
         assert np.array_equal(split, given_codes)
 
     def test_a_tile_without_a_given_split_follows_its_group_or_learns(self) -> None:
-        rows = make_rows([("a", "1", True, set()), ("a", "2", True, set()), ("b", "3", True, set()), ("c", "4", True, set())], 1)
+        rows = make_rows(
+            [
+                ("a", "1", True, set()),
+                ("a", "2", True, set()),
+                ("b", "3", True, set()),
+                ("c", "4", True, set()),
+            ],
+            1,
+        )
         given_codes = np.array([TEST, NO_SPLIT, TRAIN, NO_SPLIT], dtype=np.int8)
-        assert complete_split(join_units(rows), rows, given_codes, {}).splits.tolist() == [TEST, TEST, TRAIN, TRAIN]
+        assert complete_split(join_units(rows), rows, given_codes, {}).splits.tolist() == [
+            TEST,
+            TEST,
+            TRAIN,
+            TRAIN,
+        ]
 
     def test_leaks_are_found(self) -> None:
-        rows = make_rows([("a", "1", True, set()), ("a", "2", True, set()), ("b", "3", True, set()), ("c", "3", True, set())], 1)
+        rows = make_rows(
+            [
+                ("a", "1", True, set()),
+                ("a", "2", True, set()),
+                ("b", "3", True, set()),
+                ("c", "3", True, set()),
+            ],
+            1,
+        )
         units = join_units(rows)
         assert len(leaking_units(units, np.array([TRAIN, TRAIN, TEST, TEST], dtype=np.int8))) == 0
-        assert leaking_units(units, np.array([TRAIN, TEST, TRAIN, TRAIN], dtype=np.int8)).tolist() == [units.of_tile[0]]
-        assert leaking_units(units, np.array([TRAIN, TRAIN, TRAIN, TEST], dtype=np.int8)).tolist() == [units.of_tile[2]]
+        assert leaking_units(
+            units, np.array([TRAIN, TEST, TRAIN, TRAIN], dtype=np.int8)
+        ).tolist() == [units.of_tile[0]]
+        assert leaking_units(
+            units, np.array([TRAIN, TRAIN, TRAIN, TEST], dtype=np.int8)
+        ).tolist() == [units.of_tile[2]]
 
 
 class TestCertificate:
     def test_it_is_computed_from_the_rows(self) -> None:
-        tiles = [("a", "1", True, {0}), ("a", "2", False, set()), ("b", "1", True, {0, 1}), (None, "3", True, {1})]
+        tiles = [
+            ("a", "1", True, {0}),
+            ("a", "2", False, set()),
+            ("b", "1", True, {0, 1}),
+            (None, "3", True, {1}),
+        ]
         rows = make_rows(tiles, 2)
-        certificate = certify(rows, np.array([TRAIN, TEST, TEST, TRAIN], dtype=np.int8), {"train": 0.5, "test": 0.5})
+        certificate = certify(
+            rows, np.array([TRAIN, TEST, TEST, TRAIN], dtype=np.int8), {"train": 0.5, "test": 0.5}
+        )
         assert certificate["shared_groups"] == 1
         assert certificate["shared_duplicates"] == 1
         assert certificate["splits"]["train"] == {
@@ -395,15 +576,25 @@ class TestCertificate:
             "labels": {},
         }
         assert certificate["worst_class"]["points"] == 0
-        skewed = certify(rows, np.array([TRAIN, TRAIN, TRAIN, TEST], dtype=np.int8), {"train": 0.5, "test": 0.5})
-        assert skewed["worst_class"] == {"column": "class 0", "split": "train", "points": 50.0, "tiles": 2, "wanted": 1.0}
+        skewed = certify(
+            rows, np.array([TRAIN, TRAIN, TRAIN, TEST], dtype=np.int8), {"train": 0.5, "test": 0.5}
+        )
+        assert skewed["worst_class"] == {
+            "column": "class 0",
+            "split": "train",
+            "points": 50.0,
+            "tiles": 2,
+            "wanted": 1.0,
+        }
         assert skewed["missing"] == ["class 0 in test"]
 
     @given(pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2)), max_size=30))
     def test_crossing_counts_what_sets_count(self, pairs: list[tuple[int, int]]) -> None:
         keys = np.array([key for key, _ in pairs], dtype=np.uint64)
         codes = np.array([code for _, code in pairs], dtype=np.int8)
-        expected = sum(len({code for key, code in pairs if key == name}) > 1 for name in range(1, 6))
+        expected = sum(
+            len({code for key, code in pairs if key == name}) > 1 for name in range(1, 6)
+        )
         for piece in (1, 2, 3, 100):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(split_certificate, "_PIECE", piece)
@@ -418,7 +609,9 @@ class TestCertificate:
         (None, "no regular file"),
     ],
 )
-def test_files_that_are_no_split_file_are_refused(content: bytes | None, said: str, tmp_path: Path) -> None:
+def test_files_that_are_no_split_file_are_refused(
+    content: bytes | None, said: str, tmp_path: Path
+) -> None:
     path = tmp_path / "split.csv"
     if content is None:
         os.mkfifo(path)

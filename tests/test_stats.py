@@ -1,4 +1,6 @@
-"""Class counts against a pixel-by-pixel oracle, their laws, the published shares and what is written."""
+"""Class counts against a pixel-by-pixel oracle, their laws, the published shares and what is
+written.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,31 @@ from scipy import ndimage
 
 from histoprep import tables, tiles
 from histoprep.errors import IntegrityError, LockedError, UsageError
-from histoprep.labels import LabelMap, SourceLabel, TargetClass, find_label_map, identity_map, load_label_map
-from histoprep.stats import COLUMNS, SCHEMA, as_json, class_weights, compute_stats, count, csv_text, long_table, shares_by, summarise, write_stats
+from histoprep.labels import (
+    LabelMap,
+    SourceLabel,
+    TargetClass,
+    find_label_map,
+    identity_map,
+    load_label_map,
+)
+from histoprep.stats import (
+    COLUMNS,
+    SCHEMA,
+    as_json,
+    class_weights,
+    compute_stats,
+    count,
+    csv_text,
+    long_table,
+    shares_by,
+    summarise,
+    write_stats,
+)
 from histoprep.workspace import Workspace
 
-# Labels 0-6; 5 becomes unknown, 6 is not in the map; class 2 is thin by nature, class 3 must be thick.
+# Labels 0-6; 5 becomes unknown, 6 is not in the map; class 2 is thin by nature, class 3 must be
+# thick.
 MAP = LabelMap(
     "three",
     tuple(SourceLabel(one, f"tissue {one}") for one in range(6)),
@@ -38,15 +60,37 @@ MAP = LabelMap(
 )
 
 
-def tile_row(tile_id: str, mask: np.ndarray | None, *, group: str | None = None, split: str | None = None) -> dict[str, object]:
+def tile_row(
+    tile_id: str, mask: np.ndarray | None, *, group: str | None = None, split: str | None = None
+) -> dict[str, object]:
     """Return a row of the tiles table, its lists measured with NumPy and SciPy alone."""
-    row: dict[str, object] = {"tile_id": tile_id, "group": group, "split": split, "image_path": f"{tile_id}.jpg"}
+    row: dict[str, object] = {
+        "tile_id": tile_id,
+        "group": group,
+        "split": split,
+        "image_path": f"{tile_id}.jpg",
+    }
     if mask is None:
         return row
     ids, pixels = np.unique(mask, return_counts=True)
-    cores = [int(ndimage.binary_erosion(mask == one, np.ones((5, 5)), border_value=1).sum()) for one in ids]
-    radii = [float(ndimage.distance_transform_edt(mask == one).max()) if len(ids) > 1 else min(mask.shape) / 2 for one in ids]
-    lists = {"label_ids": ids.tolist(), "label_pixels": pixels.tolist(), "label_core_pixels": cores, "label_radius_px": radii}
+    cores = [
+        int(ndimage.binary_erosion(mask == one, np.ones((5, 5)), border_value=1).sum())
+        for one in ids
+    ]
+    radii = [
+        (
+            float(ndimage.distance_transform_edt(mask == one).max())
+            if len(ids) > 1
+            else min(mask.shape) / 2
+        )
+        for one in ids
+    ]
+    lists = {
+        "label_ids": ids.tolist(),
+        "label_pixels": pixels.tolist(),
+        "label_core_pixels": cores,
+        "label_radius_px": radii,
+    }
     return row | {"mask_path": f"{tile_id}_mask.png"} | lists
 
 
@@ -58,7 +102,9 @@ def blocky_mask(rng: np.random.Generator, num_labels: int = 7) -> np.ndarray:
     """Return a mask [24, 24] with regions 1 to 12 px thick."""
     cell = int(rng.choice([1, 2, 3, 4, 6, 12]))
     few = rng.choice(num_labels, size=int(rng.integers(1, 4)), replace=False)
-    return np.kron(rng.choice(few, size=(24 // cell, 24 // cell)), np.ones((cell, cell), int)).astype(np.uint8)
+    return np.kron(
+        rng.choice(few, size=(24 // cell, 24 // cell)), np.ones((cell, cell), int)
+    ).astype(np.uint8)
 
 
 def random_rows(seed: int, number: int) -> list[dict[str, object]]:
@@ -66,7 +112,14 @@ def random_rows(seed: int, number: int) -> list[dict[str, object]]:
     rows = []
     for index in range(number):
         mask = None if rng.random() < 0.15 else blocky_mask(rng)
-        rows.append(tile_row(f"t{seed}_{index:03d}", mask, group=rng.choice(["a", "b", None]), split=rng.choice(["train", "val", None])))
+        rows.append(
+            tile_row(
+                f"t{seed}_{index:03d}",
+                mask,
+                group=rng.choice(["a", "b", None]),
+                split=rng.choice(["train", "val", None]),
+            )
+        )
     return rows
 
 
@@ -79,7 +132,13 @@ def oracle(rows: list[dict[str, object]]) -> tuple[Counter, Counter, Counter, Co
     """Return the tiles, classes, cooccurrence and unmapped counts by plain loops over the lists."""
     num_tiles, classes, pairs, unmapped = Counter(), Counter(), Counter(), Counter()
     for row in rows:
-        lists = zip(*(row.get(name) or [] for name in ("label_ids", "label_pixels", "label_core_pixels", "label_radius_px")), strict=True)
+        lists = zip(
+            *(
+                row.get(name) or []
+                for name in ("label_ids", "label_pixels", "label_core_pixels", "label_radius_px")
+            ),
+            strict=True,
+        )
         present: dict[int, list[tuple[int, int, float]]] = {}
         for label, *figures in lists:
             if label in MAP.mapping:
@@ -95,7 +154,13 @@ def oracle(rows: list[dict[str, object]]) -> tuple[Counter, Counter, Counter, Co
             needed = next(target.min_radius_px for target in MAP.classes if target.id == one)
             core = any(radius > needed if needed != 2.0 else cores > 0 for _, cores, radius in each)
             pixels, cores = (sum(figures[place] for figures in each) for place in (0, 1))
-            amounts = {"tiles": 1, "core_tiles": int(core), "pixels": pixels, "core_pixels": cores, "tile_pixels": whole}
+            amounts = {
+                "tiles": 1,
+                "core_tiles": int(core),
+                "pixels": pixels,
+                "core_pixels": cores,
+                "tile_pixels": whole,
+            }
             for name, amount in amounts.items():
                 classes[*key, one, name] += amount
         pairs.update(combinations(sorted(present), 2))
@@ -109,10 +174,26 @@ def as_counters(counts) -> tuple[Counter, Counter, Counter, Counter]:
         for name in names:
             classes[row["split"], row["pool"], row["group"], row["class_id"], name] = row[name]
     return (
-        Counter({(row["split"], row["pool"], row["group"]): row["tiles"] for row in counts.tiles.to_dict("records")}),
+        Counter(
+            {
+                (row["split"], row["pool"], row["group"]): row["tiles"]
+                for row in counts.tiles.to_dict("records")
+            }
+        ),
         classes,
-        Counter({(row["class_a"], row["class_b"]): row["tiles"] for row in counts.cooccurrence.to_dict("records")}),
-        Counter({(row["label_id"], name): row[name] for row in counts.unmapped.to_dict("records") for name in ("tiles", "pixels")}),
+        Counter(
+            {
+                (row["class_a"], row["class_b"]): row["tiles"]
+                for row in counts.cooccurrence.to_dict("records")
+            }
+        ),
+        Counter(
+            {
+                (row["label_id"], name): row[name]
+                for row in counts.unmapped.to_dict("records")
+                for name in ("tiles", "pixels")
+            }
+        ),
     )
 
 
@@ -133,7 +214,11 @@ def test_counts_are_those_of_plain_loops(seed):
 
 
 @settings(max_examples=25)
-@given(seed=st.integers(0, 10_000), cuts=st.lists(st.integers(0, 40), max_size=4), shuffled=st.randoms(use_true_random=False))
+@given(
+    seed=st.integers(0, 10_000),
+    cuts=st.lists(st.integers(0, 40), max_size=4),
+    shuffled=st.randoms(use_true_random=False),
+)
 def test_counts_add_up_for_any_partition_and_order(seed, cuts, shuffled):
     rows = random_rows(seed, 40)
     whole = count(tiles_table(rows), MAP)
@@ -157,8 +242,18 @@ def test_a_slice_and_a_chunked_table_count_the_same():
 def test_orphans_broken_masks_and_colour_masks_are_not_counted():
     good = tile_row("good", np.full((24, 24), 1, np.uint8))
     orphan = tile_row("orphan", np.full((24, 24), 2, np.uint8)) | {"image_path": None}
-    broken = {"tile_id": "broken", "image_path": "broken.jpg", "mask_path": "broken_mask.png", "mask_error": "truncated"}
-    colour = {"tile_id": "colour", "image_path": "colour.jpg", "mask_path": "colour_mask.png", "mask_colours": 9}
+    broken = {
+        "tile_id": "broken",
+        "image_path": "broken.jpg",
+        "mask_path": "broken_mask.png",
+        "mask_error": "truncated",
+    }
+    colour = {
+        "tile_id": "colour",
+        "image_path": "colour.jpg",
+        "mask_path": "colour_mask.png",
+        "mask_colours": 9,
+    }
     table = tiles_table([good, orphan, broken, colour])
     counts = count(table, MAP)
     assert counts.num_tiles == 1
@@ -173,7 +268,10 @@ def test_a_tile_whose_lists_differ_in_length_is_refused():
 
 def test_the_pool_is_decided_after_mapping():
     zero, unknown, unlisted, real = (np.full((24, 24), one, np.uint8) for one in (0, 5, 6, 1))
-    rows = [tile_row(str(index), mask) for index, mask in enumerate((zero, unknown, unlisted, None, real))]
+    rows = [
+        tile_row(str(index), mask)
+        for index, mask in enumerate((zero, unknown, unlisted, None, real))
+    ]
     pools = count(tiles_table(rows), MAP).tiles.set_index("pool")["tiles"].to_dict()
     assert pools == {"conditional": 1, "unconditional": 4}
 
@@ -182,7 +280,9 @@ def test_unmapped_labels_name_their_first_tile_and_are_in_no_share():
     mask = np.full((24, 24), 1, np.uint8)
     mask[:12] = 6
     counts = count(tiles_table([tile_row("b", mask), tile_row("a", mask)]), MAP)
-    assert counts.unmapped.to_dict("records") == [{"label_id": 6, "tiles": 2, "pixels": 576, "example": "a"}]
+    assert counts.unmapped.to_dict("records") == [
+        {"label_id": 6, "tiles": 2, "pixels": 576, "example": "a"}
+    ]
     summary = summarise(counts, MAP)
     assert summary.num_pixels == 576
     assert summary.classes.set_index("class_id")["pixel_percent"][1] == 100.0
@@ -195,7 +295,11 @@ def test_shares_and_the_square_of_pairs():
     square = summary.cooccurrence
     assert (square.to_numpy() == square.to_numpy().T).all()
     assert np.diag(square).tolist() == summary.classes["tiles"].tolist()
-    together = sum({1, 2} & set(row.get("label_ids") or []) != set() and 3 in row["label_ids"] for row in rows if row.get("label_ids"))
+    together = sum(
+        {1, 2} & set(row.get("label_ids") or []) != set() and 3 in row["label_ids"]
+        for row in rows
+        if row.get("label_ids")
+    )
     assert square.loc[1, 2] == together > 0
     assert square.loc[9].sum() == 0
 
@@ -226,18 +330,25 @@ def test_shares_by_group_are_a_table_of_classes_and_groups():
 def test_weights_are_their_formulas():
     import pandas as pd
 
-    classes = pd.DataFrame({"pixels": [800, 150, 50, 0], "tile_pixels": [1000, 500, 200, 0], "tiles": [10, 5, 2, 0]})
+    classes = pd.DataFrame(
+        {"pixels": [800, 150, 50, 0], "tile_pixels": [1000, 500, 200, 0], "tiles": [10, 5, 2, 0]}
+    )
     weights = class_weights(classes, beta=0.9)
     inverse = np.array([1 / 0.8, 1 / 0.15, 1 / 0.05])
     frequency = np.array([0.8, 0.3, 0.25])
     effective = np.array([sum(0.9**power for power in range(n)) for n in (10, 5, 2)])
-    expected = {"weight_inverse": inverse, "weight_median": np.median(frequency) / frequency, "weight_effective": 1 / effective}
+    expected = {
+        "weight_inverse": inverse,
+        "weight_median": np.median(frequency) / frequency,
+        "weight_effective": 1 / effective,
+    }
     for name, values in expected.items():
         assert weights[name][:3] == pytest.approx(values / values.mean())
         assert np.isnan(weights[name][3])
 
 
-# Source labels by their class in the 5- and the 10-class map, with a share that rounds to the published figures of both.
+# Source labels by their class in the 5- and the 10-class map, with a share that rounds to the
+# published figures of both.
 PUBLISHED = {
     (0, 0): (74.012, [0]),
     (3, 0): (0.02, [27]),
@@ -263,19 +374,34 @@ def published_rows() -> list[dict[str, object]]:
         pixels = np.rint(share * 1e7 * parts).astype(int)
         amounts += zip(members, pixels.tolist(), strict=True)
     # Each label's pixels in three tiles, each tile with up to three labels.
-    pieces = [(label, pixels // 3 + (pixels % 3 if turn == 0 else 0)) for turn in range(3) for label, pixels in amounts]
+    pieces = [
+        (label, pixels // 3 + (pixels % 3 if turn == 0 else 0))
+        for turn in range(3)
+        for label, pixels in amounts
+    ]
     rows = []
     for index in range(0, len(pieces), 3):
         some = dict(sorted(pieces[index : index + 3]))
         cores = {"label_core_pixels": [1] * len(some), "label_radius_px": [3.0] * len(some)}
         lists = {"label_ids": list(some), "label_pixels": list(some.values()), **cores}
-        rows.append({"tile_id": f"p{index}", "image_path": f"p{index}.jpg", "mask_path": f"p{index}_mask.png", **lists})
+        rows.append(
+            {
+                "tile_id": f"p{index}",
+                "image_path": f"p{index}.jpg",
+                "mask_path": f"p{index}_mask.png",
+                **lists,
+            }
+        )
     return rows
 
 
-@pytest.mark.parametrize(("name", "shares"), [("label_map_5", SHARES_5), ("label_map_10", SHARES_10)])
+@pytest.mark.parametrize(
+    ("name", "shares"), [("label_map_5", SHARES_5), ("label_map_10", SHARES_10)]
+)
 def test_published_shares_are_reproduced_from_raw_counts(name, shares):
-    assert sorted(label for _, members in PUBLISHED.values() for label in members) == list(range(55))
+    assert sorted(label for _, members in PUBLISHED.values() for label in members) == list(
+        range(55)
+    )
     label_map = load_label_map(find_label_map(name))
     summary = summarise(count(tiles_table(published_rows()), label_map), label_map)
     assert summary.classes["pixel_percent"].round(2).tolist() == shares
@@ -291,13 +417,27 @@ def workspace(tmp_path) -> Workspace:
 
 
 def publish(workspace: Workspace, rows: list[dict[str, object]]) -> None:
-    tables.write_table(workspace.tiles, [tiles_table(rows)], tiles.SCHEMA, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION, metadata={})
+    tables.write_table(
+        workspace.tiles,
+        [tiles_table(rows)],
+        tiles.SCHEMA,
+        kind=tiles.KIND,
+        schema_version=tiles.SCHEMA_VERSION,
+        metadata={},
+    )
 
 
-def publish_manifest(workspace: Workspace, splits: dict[str, str], pool: str = "conditional") -> None:
+def publish_manifest(
+    workspace: Workspace, splits: dict[str, str], pool: str = "conditional"
+) -> None:
     schema = pa.schema([(name, pa.string()) for name in ("tile_id", "split", "pool")])
-    rows = pa.table({"tile_id": list(splits), "split": list(splits.values()), "pool": [pool] * len(splits)}, schema=schema)
-    tables.write_table(workspace.manifest, [rows], schema, kind="manifest", schema_version="1.0", metadata={})
+    rows = pa.table(
+        {"tile_id": list(splits), "split": list(splits.values()), "pool": [pool] * len(splits)},
+        schema=schema,
+    )
+    tables.write_table(
+        workspace.manifest, [rows], schema, kind="manifest", schema_version="1.0", metadata={}
+    )
 
 
 def test_stats_of_a_workspace_are_raw_and_mapped(workspace):
@@ -310,8 +450,14 @@ def test_stats_of_a_workspace_are_raw_and_mapped(workspace):
     assert stats.mapped.breakdown.equals(expected.breakdown)
     raw = summarise(count(tiles_table(rows), identity_map(range(7))), identity_map(range(7)))
     assert stats.raw.classes["pixels"].tolist() == raw.classes["pixels"].tolist()
-    assert stats.raw.classes["class_name"].tolist() == [*(f"tissue {one}" for one in range(6)), "label 6"]
-    assert stats.main is stats.mapped and compute_stats(workspace).main.classes["pixels"].sum() == raw.num_pixels
+    assert stats.raw.classes["class_name"].tolist() == [
+        *(f"tissue {one}" for one in range(6)),
+        "label 6",
+    ]
+    assert (
+        stats.main is stats.mapped
+        and compute_stats(workspace).main.classes["pixels"].sum() == raw.num_pixels
+    )
 
 
 def test_splits_come_from_the_manifest_when_there_is_one(workspace):
@@ -321,7 +467,9 @@ def test_splits_come_from_the_manifest_when_there_is_one(workspace):
     by_table = compute_stats(workspace, MAP, by=["split"])
     assert by_table.split_source == "tiles"
     # The manifest is in another order and does not know the last tile.
-    splits = {str(row["tile_id"]): "test" if index % 3 else "train" for index, row in enumerate(rows[:-1])}
+    splits = {
+        str(row["tile_id"]): "test" if index % 3 else "train" for index, row in enumerate(rows[:-1])
+    }
     publish_manifest(workspace, dict(reversed(splits.items())))
     stats = compute_stats(workspace, MAP, by=["split"])
     assert stats.split_source == "manifest"
@@ -339,13 +487,17 @@ def test_pools_come_with_the_splits(workspace):
     publish(workspace, rows)
     assert 0 < compute_stats(workspace, MAP).main.num_unconditional < 39
     # The manifest does not know the last tile.
-    publish_manifest(workspace, {str(row["tile_id"]): "train" for row in rows[:-1]}, pool="unconditional")
+    publish_manifest(
+        workspace, {str(row["tile_id"]): "train" for row in rows[:-1]}, pool="unconditional"
+    )
     alone = summarise(count(tiles_table(rows[-1:]), MAP), MAP)
     assert compute_stats(workspace, MAP).main.num_unconditional == 39 + alone.num_unconditional
 
 
 def unusable_rows() -> dict[str, dict[str, object]]:
-    """Return a row for every reason to leave a tile out, each with a mask of class 1 but for one stripe."""
+    """Return a row for every reason to leave a tile out, each with a mask of class 1 but for one
+    stripe.
+    """
     mask = np.full((24, 24), 1, np.uint8)
     stray = mask.copy()
     stray[:2] = 6
@@ -356,7 +508,9 @@ def unusable_rows() -> dict[str, dict[str, object]]:
         "image-error": row | {"image_error": "HP202 truncated-jpeg"},
         "mask-error": row | {"mask_error": "HP201 truncated"},
         "not-a-class-map": row | no_labels,
-        "size-mismatch": row | {"width_px": 24, "height_px": 24, "mask_width_px": 24, "mask_height_px": 12},
+        "size-mismatch": (
+            row | {"width_px": 24, "height_px": 24, "mask_width_px": 24, "mask_height_px": 12}
+        ),
         "unmapped-label": tile_row("u", stray),
     }
 
@@ -385,12 +539,21 @@ def test_what_no_manifest_takes_is_in_no_count(workspace, reason, listed):
 def test_many_row_groups_give_the_same_as_one_table(workspace):
     few = all_mapped(random_rows(8, 70))[:50]
     table = pa.concat_tables([tiles_table(few)] * 1_400)
-    tables.write_table(workspace.tiles, [table], tiles.SCHEMA, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION, metadata={})
+    tables.write_table(
+        workspace.tiles,
+        [table],
+        tiles.SCHEMA,
+        kind=tiles.KIND,
+        schema_version=tiles.SCHEMA_VERSION,
+        metadata={},
+    )
     stats = compute_stats(workspace, MAP)
     once = summarise(count(tiles_table(few), MAP), MAP)
     assert stats.main.num_tiles == 70_000
     assert stats.main.classes["pixels"].tolist() == [1_400 * one for one in once.classes["pixels"]]
-    assert stats.main.classes["pixel_percent"].to_numpy() == pytest.approx(once.classes["pixel_percent"].to_numpy())
+    assert stats.main.classes["pixel_percent"].to_numpy() == pytest.approx(
+        once.classes["pixel_percent"].to_numpy()
+    )
 
 
 def test_nothing_to_count_is_no_error(workspace):
@@ -411,7 +574,11 @@ def test_what_is_written_reads_back_and_is_the_same_every_time(workspace):
     publish(workspace, random_rows(6, 40))
     stats = compute_stats(workspace, MAP, by=("split", "pool", "group"))
     paths = write_stats(stats, workspace)
-    assert [path.name for path in paths] == ["stats.parquet", "stats.json", "pixel_class_percentages.png"]
+    assert [path.name for path in paths] == [
+        "stats.parquet",
+        "stats.json",
+        "pixel_class_percentages.png",
+    ]
     first = [path.read_bytes() for path in paths]
     opened, header = tables.open_table(workspace.stats_table, kind="stats", schema_version="1.0")
     table = tables.read_table(opened)
@@ -430,9 +597,14 @@ def test_what_is_written_reads_back_and_is_the_same_every_time(workspace):
 def test_a_second_writer_is_refused(workspace):
     publish(workspace, random_rows(6, 4))
     stats = compute_stats(workspace)
-    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+    hold = (
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX);"
+        " print('held', flush=True); sys.stdin.read()"
+    )
     command = [sys.executable, "-c", hold, str(workspace.folder / ".lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         with pytest.raises(LockedError):
             write_stats(stats, workspace)
@@ -443,7 +615,10 @@ def test_a_second_writer_is_refused(workspace):
 
 def test_thousands_of_groups_stay_out_of_the_json(workspace):
     mask = np.full((24, 24), 1, np.uint8)
-    publish(workspace, [tile_row(f"t{index}", mask, group=f"g{index}", split="train") for index in range(1_001)])
+    publish(
+        workspace,
+        [tile_row(f"t{index}", mask, group=f"g{index}", split="train") for index in range(1_001)],
+    )
     stats = compute_stats(workspace, MAP, by=("split", "group"))
     plain = as_json(stats)
     assert plain["only_in_parquet"] == ["group"]
@@ -460,7 +635,9 @@ def test_csv_quotes_what_could_be_a_formula(workspace):
     assert any(line.startswith('"mapped","group","=cmd()",1,"one",1,') for line in lines)
     read = list(csv.DictReader(lines))
     assert {row["key"] for row in read} == {"", "=cmd()", "fine"}
-    assert [row["weight_inverse"] == "" for row in read] == [row["by"] != "all" or row["pixels"] == "0" for row in read]
+    assert [row["weight_inverse"] == "" for row in read] == [
+        row["by"] != "all" or row["pixels"] == "0" for row in read
+    ]
     assert "nan" not in csv_text(stats).lower()
 
 

@@ -16,28 +16,41 @@ from histoprep.labels import LabelMap, SourceLabel, TargetClass
 from histoprep.permutation import keys_of, permute
 from histoprep.streams import MAX_POSITION, Stream, Streams, class_streams, single_stream
 
-FIVE = LabelMap("five", (SourceLabel(0, "none"),), tuple(TargetClass(one, f"class {one}", "#000000") for one in range(5)), {0: 0})
+FIVE = LabelMap(
+    "five",
+    (SourceLabel(0, "none"),),
+    tuple(TargetClass(one, f"class {one}", "#000000") for one in range(5)),
+    {0: 0},
+)
 
 
 def table(*tiles: tuple[str, str, list[int]]) -> pa.Table:
     split, pool, classes = (list(column) for column in zip(*tiles, strict=True))
-    return pa.table({"split": split, "pool": pool, "classes": pa.array(classes, pa.list_(pa.uint8()))})
+    return pa.table(
+        {"split": split, "pool": pool, "classes": pa.array(classes, pa.list_(pa.uint8()))}
+    )
 
 
 def many(sizes: dict[int, int], unconditional: int, split: str = "train") -> pa.Table:
     return table(
-        *[(split, "conditional", [one]) for one, size in sizes.items() for _ in range(size)], *[(split, "unconditional", [])] * unconditional
+        *[(split, "conditional", [one]) for one, size in sizes.items() for _ in range(size)],
+        *[(split, "unconditional", [])] * unconditional,
     )
 
 
 FULL = many({1: 7, 2: 30, 3: 1, 4: 200}, 100)
 
 
-def made(unconditional: float = 0.5, weights: dict[int, float] | None = None, rows: pa.Table = FULL) -> Streams:
+def made(
+    unconditional: float = 0.5, weights: dict[int, float] | None = None, rows: pa.Table = FULL
+) -> Streams:
     return class_streams(rows, FIVE, split="train", unconditional=unconditional, weights=weights)
 
 
-@pytest.mark.parametrize(("unconditional", "cutoffs"), [(0.5, [0.5, 0.625, 0.75, 0.875, 1.0]), (0.0, [0.0, 0.25, 0.5, 0.75, 1.0]), (1.0, [1.0] * 5)])
+@pytest.mark.parametrize(
+    ("unconditional", "cutoffs"),
+    [(0.5, [0.5, 0.625, 0.75, 0.875, 1.0]), (0.0, [0.0, 0.25, 0.5, 0.75, 1.0]), (1.0, [1.0] * 5)],
+)
 def test_published_cutoffs(unconditional: float, cutoffs: list[float]) -> None:
     assert made(unconditional).cutoffs.tolist() == cutoffs
 
@@ -53,19 +66,31 @@ def test_a_stream_holds_the_tiles_in_which_its_class_is_core_present() -> None:
         ("train", "conditional", [4]),
     )
     found = {one.name: (one.class_id, one.rows.tolist()) for one in made(rows=rows).streams}
-    assert found == {"unconditional": (None, [3, 4]), "class 1": (1, [2]), "class 2": (2, [0, 2]), "class 3": (3, [5]), "class 4": (4, [6])}
+    assert found == {
+        "unconditional": (None, [3, 4]),
+        "class 1": (1, [2]),
+        "class 2": (2, [0, 2]),
+        "class 3": (3, [5]),
+        "class 4": (4, [6]),
+    }
 
 
 def test_tiles_that_no_stream_draws_are_told() -> None:
-    rows = pa.concat_tables([FULL, table(("train", "conditional", [0]), ("train", "conditional", []))])
-    assert made(rows=rows).warnings == ("2 of 240 conditional tiles of train have no core-present class, so no stream draws them",)
+    rows = pa.concat_tables(
+        [FULL, table(("train", "conditional", [0]), ("train", "conditional", []))]
+    )
+    assert made(rows=rows).warnings == (
+        "2 of 240 conditional tiles of train have no core-present class, so no stream draws them",
+    )
     assert made().warnings == ()
 
 
 def test_an_empty_stream_gives_its_share_to_the_others_in_proportion() -> None:
     found = made(rows=many({1: 5, 2: 5, 4: 5}, 5))
     # Of 0.875 that is left, 0.5 and three times 0.125.
-    assert [one.probability for one in found.streams] == pytest.approx([4 / 7, 1 / 7, 1 / 7, 0, 1 / 7])
+    assert [one.probability for one in found.streams] == pytest.approx(
+        [4 / 7, 1 / 7, 1 / 7, 0, 1 / 7]
+    )
     assert len(found.warnings) == 1
     assert "class 3 has no tile in train" in found.warnings[0]
     stream, _ = found.place(np.arange(5000), 1)
@@ -80,7 +105,9 @@ def test_without_any_class_the_unconditional_stream_has_everything() -> None:
     none = LabelMap("none", (SourceLabel(0, "none"),), FIVE.classes[:1], {0: 0})
     found = class_streams(many({}, 5), none, split="train", unconditional=0.15)
     assert [(one.name, one.probability) for one in found.streams] == [("unconditional", 1.0)]
-    assert found.warnings == ("there is no class but 0, so stream unconditional has everything instead of 0.15",)
+    assert found.warnings == (
+        "there is no class but 0, so stream unconditional has everything instead of 0.15",
+    )
     assert sorted(found.place(np.arange(5), 1)[1].tolist()) == [0, 1, 2, 3, 4]
     assert class_streams(many({}, 5), none, split="train", unconditional=1.0).warnings == ()
 
@@ -94,7 +121,9 @@ def test_weights_of_the_user_share_what_the_classes_get() -> None:
     found = made(0.2, {1: 3.0, 4: 0.0})
     assert [one.probability for one in found.streams] == pytest.approx([0.2, 0.48, 0.16, 0.16, 0])
     stream, _ = found.place(np.arange(100_000), 3)
-    assert np.bincount(stream, minlength=5) / 1e5 == pytest.approx([0.2, 0.48, 0.16, 0.16, 0], abs=1e-4)
+    assert np.bincount(stream, minlength=5) / 1e5 == pytest.approx(
+        [0.2, 0.48, 0.16, 0.16, 0], abs=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,7 +137,9 @@ def test_weights_of_the_user_share_what_the_classes_get() -> None:
         ((0.5, {2: 1e-6}), "too unlikely"),
     ],
 )
-def test_what_makes_no_sense_is_a_usage_error(arguments: tuple[float, dict[int, float] | None], said: str) -> None:
+def test_what_makes_no_sense_is_a_usage_error(
+    arguments: tuple[float, dict[int, float] | None], said: str
+) -> None:
     with pytest.raises(UsageError, match=said):
         made(*arguments)
 
@@ -176,7 +207,9 @@ def test_every_tile_of_a_stream_comes_once_before_any_comes_again(name: str) -> 
         size = len(one.rows)
         whole = drawn[: len(drawn) // size * size].reshape(-1, size)
         assert len(whole) or one.probability < 0.001
-        np.testing.assert_array_equal(np.sort(whole, axis=1), np.broadcast_to(one.rows, whole.shape))
+        np.testing.assert_array_equal(
+            np.sort(whole, axis=1), np.broadcast_to(one.rows, whole.shape)
+        )
         rest = drawn[len(whole) * size :]
         assert len(np.unique(rest)) == len(rest)
 
@@ -186,8 +219,16 @@ def test_passes_go_on_far_from_the_start() -> None:
     stream, row = streams.place(np.arange(10**13, 10**13 + 8000), 11)
     for index, one in enumerate(streams.streams):
         drawn, size = row[stream == index], len(one.rows)
-        starts = [start for start in range(size) if len(np.unique(drawn[start : start + size])) == size]
-        assert any((np.sort(drawn[start:][: (len(drawn) - start) // size * size].reshape(-1, size)) == one.rows).all() for start in starts)
+        starts = [
+            start for start in range(size) if len(np.unique(drawn[start : start + size])) == size
+        ]
+        assert any(
+            (
+                np.sort(drawn[start:][: (len(drawn) - start) // size * size].reshape(-1, size))
+                == one.rows
+            ).all()
+            for start in starts
+        )
 
 
 def test_passes_differ_and_seeds_differ() -> None:
@@ -195,29 +236,48 @@ def test_passes_differ_and_seeds_differ() -> None:
     stream, row = streams.place(np.arange(1500), 4)
     passes = row.reshape(3, 500)
     assert not stream.any()
-    np.testing.assert_array_equal(np.sort(passes, axis=1), np.broadcast_to(np.arange(1000, 1500), (3, 500)))
+    np.testing.assert_array_equal(
+        np.sort(passes, axis=1), np.broadcast_to(np.arange(1000, 1500), (3, 500))
+    )
     assert (passes[0] == passes[1]).mean() < 0.02
     assert (row == streams.place(np.arange(1500), 5)[1]).mean() < 0.02
     assert abs(np.corrcoef(passes[0], np.arange(500))[0, 1]) < 0.2
 
 
 @settings(max_examples=30)
-@given(st.lists(st.integers(0, MAX_POSITION - 1) | st.integers(0, 5000), min_size=1, max_size=40), st.integers(0, 2**63))
-def test_a_position_says_the_same_alone_in_any_company_and_in_another_process(positions: list[int], seed: int) -> None:
+@given(
+    st.lists(st.integers(0, MAX_POSITION - 1) | st.integers(0, 5000), min_size=1, max_size=40),
+    st.integers(0, 2**63),
+)
+def test_a_position_says_the_same_alone_in_any_company_and_in_another_process(
+    positions: list[int], seed: int
+) -> None:
     streams = SHARES["odd"]
     together = np.stack(streams.place(np.array(positions), seed))
-    alone = np.concatenate([np.stack(streams.place(np.array([one]), seed)) for one in positions], axis=1)
+    alone = np.concatenate(
+        [np.stack(streams.place(np.array([one]), seed)) for one in positions], axis=1
+    )
     np.testing.assert_array_equal(together, alone)
-    np.testing.assert_array_equal(np.stack(pickle.loads(pickle.dumps(streams)).place(np.array(positions), seed)), together)
+    np.testing.assert_array_equal(
+        np.stack(pickle.loads(pickle.dumps(streams)).place(np.array(positions), seed)), together
+    )
 
 
 def test_ranks_and_batches_see_one_order() -> None:
     streams = made()
     whole = np.stack(streams.place(np.arange(3000), 8))
-    by_batch = np.concatenate([np.stack(streams.place(np.arange(start, min(start + 77, 3000)), 8)) for start in range(0, 3000, 77)], axis=1)
+    by_batch = np.concatenate(
+        [
+            np.stack(streams.place(np.arange(start, min(start + 77, 3000)), 8))
+            for start in range(0, 3000, 77)
+        ],
+        axis=1,
+    )
     np.testing.assert_array_equal(whole, by_batch)
     for rank in range(4):
-        np.testing.assert_array_equal(whole[:, rank::4], np.stack(streams.place(np.arange(rank, 3000, 4), 8)))
+        np.testing.assert_array_equal(
+            whole[:, rank::4], np.stack(streams.place(np.arange(rank, 3000, 4), 8))
+        )
     assert streams.place(np.zeros(0, np.int64), 8)[0].shape == (0,)
 
 
@@ -230,7 +290,10 @@ def test_the_order_is_the_same_on_every_machine_and_for_ever() -> None:
     assert np.stack(far).tolist() == FAR
 
 
-ORDER = ([0, 1, 0, 2, 0, 1, 0, 0, 4, 0, 4, 0], [295, 6, 289, 12, 257, 5, 281, 262, 236, 263, 108, 333])
+ORDER = (
+    [0, 1, 0, 2, 0, 1, 0, 0, 4, 0, 4, 0],
+    [295, 6, 289, 12, 257, 5, 281, 262, 236, 263, 108, 333],
+)
 FAR = [[1, 4], [6, 79]]
 
 
@@ -244,7 +307,9 @@ def test_a_permutation_is_one(size: int, key: int) -> None:
 def test_small_permutations_are_all_about_as_likely() -> None:
     draws = 24_000
     keys = keys_of(3, np.arange(draws))
-    moved = np.stack([permute(np.full(draws, value), np.full(draws, 4), keys) for value in range(4)], axis=1)
+    moved = np.stack(
+        [permute(np.full(draws, value), np.full(draws, 4), keys) for value in range(4)], axis=1
+    )
     counts = np.unique(moved @ np.array([64, 16, 4, 1]), return_counts=True)[1]
     assert len(counts) == 24
     assert chi_square_is_likely(counts, np.full(24, draws / 24), 23)

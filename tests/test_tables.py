@@ -1,4 +1,6 @@
-"""Tables: the bytes depend on the rows alone, and no flipped bit is read back as if nothing were."""
+"""Tables: the bytes depend on the rows alone, and no flipped bit is read back as if nothing
+were.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,22 @@ from histoprep.errors import IntegrityError, OutputError
 from histoprep.version import __version__
 
 SCHEMA = pa.schema(
-    [("tile_id", pa.string()), ("pixels", pa.int64()), ("ids", pa.list_(pa.uint16())), ("focus", pa.float32()), ("unlabelled", pa.bool_())]
+    [
+        ("tile_id", pa.string()),
+        ("pixels", pa.int64()),
+        ("ids", pa.list_(pa.uint16())),
+        ("focus", pa.float32()),
+        ("unlabelled", pa.bool_()),
+    ]
 )
 
 
 def rows(count: int, seed: int = 0) -> pa.Table:
     rng = np.random.default_rng(seed)
-    ids = [None if one == 6 else rng.integers(0, 54, one).astype(np.uint16) for one in rng.integers(0, 7, count)]
+    ids = [
+        None if one == 6 else rng.integers(0, 54, one).astype(np.uint16)
+        for one in rng.integers(0, 7, count)
+    ]
     columns = [
         pa.array([f"slide{index // 50}/tile_{index:06}" for index in range(count)]),
         pa.array(rng.integers(0, 1 << 40, count)),
@@ -39,7 +50,15 @@ def rows(count: int, seed: int = 0) -> pa.Table:
 
 
 def write(path: Path, batches: list[pa.Table], version: str = "1.2", **options: object) -> Path:
-    tables.write_table(path, batches, SCHEMA, kind="tiles", schema_version=version, metadata={"root": "/data"}, **options)  # type: ignore[arg-type]
+    tables.write_table(
+        path,
+        batches,
+        SCHEMA,
+        kind="tiles",
+        schema_version=version,
+        metadata={"root": "/data"},
+        **options,
+    )  # type: ignore[arg-type]
     return path
 
 
@@ -52,7 +71,12 @@ def read(path: Path, version: str = "1.0") -> tuple[pa.Table, dict[str, object]]
 def test_tables_read_back(tmp_path: Path, count: int) -> None:
     table, header = read(write(tmp_path / "t.parquet", [rows(count)]))
     assert table.equals(rows(count))
-    assert header == {"kind": "tiles", "schema_version": "1.2", "tool_version": __version__, "root": "/data"}
+    assert header == {
+        "kind": "tiles",
+        "schema_version": "1.2",
+        "tool_version": __version__,
+        "root": "/data",
+    }
 
 
 def test_other_readers_read_them(tmp_path: Path) -> None:
@@ -69,7 +93,11 @@ def cut(table: pa.Table, seed: int) -> Iterator[pa.Table | pa.RecordBatch]:
         piece = table.slice(position, size)
         # Each piece has memory of its own, as pieces from workers have.
         if chance.random() < 0.5:
-            piece = pa.Table.from_pylist(piece.to_pylist(), schema=SCHEMA) if size < 2000 else piece.combine_chunks()
+            piece = (
+                pa.Table.from_pylist(piece.to_pylist(), schema=SCHEMA)
+                if size < 2000
+                else piece.combine_chunks()
+            )
         yield from piece.to_batches() if chance.random() < 0.3 else [piece]
         position += size
 
@@ -80,7 +108,10 @@ def test_bytes_do_not_depend_on_batches(tmp_path: Path, monkeypatch: pytest.Monk
     whole = write(tmp_path / "whole.parquet", [table]).read_bytes()
     for seed in range(8):
         assert write(tmp_path / "cut.parquet", list(cut(table, seed))).read_bytes() == whole
-    assert [pq.ParquetFile(tmp_path / "cut.parquet").metadata.row_group(index).num_rows for index in range(5)] == [5000] * 4 + [3456]
+    assert [
+        pq.ParquetFile(tmp_path / "cut.parquet").metadata.row_group(index).num_rows
+        for index in range(5)
+    ] == [5000] * 4 + [3456]
 
 
 def test_bytes_depend_on_rows_and_metadata(tmp_path: Path) -> None:
@@ -89,12 +120,19 @@ def test_bytes_depend_on_rows_and_metadata(tmp_path: Path) -> None:
     assert one != write(tmp_path / "c", [rows(50)], version="1.3").read_bytes()
 
 
-def test_batches_are_read_in_order_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_read_in_order_and_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tables, "ROW_GROUP_ROWS", 700)
-    opened, _ = tables.open_table(write(tmp_path / "t", [rows(2000)]), kind="tiles", schema_version="1.0")
+    opened, _ = tables.open_table(
+        write(tmp_path / "t", [rows(2000)]), kind="tiles", schema_version="1.0"
+    )
     pieces = list(tables.read_batches(opened, ["tile_id"], rows=300))
     assert max(piece.num_rows for piece in pieces) == 300
-    assert pa.concat_tables(pieces).column("tile_id").to_pylist() == rows(2000).column("tile_id").to_pylist()
+    assert (
+        pa.concat_tables(pieces).column("tile_id").to_pylist()
+        == rows(2000).column("tile_id").to_pylist()
+    )
     assert tables.read_table(opened, ["pixels", "ids"]).column_names == ["pixels", "ids"]
 
 
@@ -109,7 +147,13 @@ def test_late_metadata_is_asked_after_the_last_row(tmp_path: Path) -> None:
     path = tmp_path / "t"
     metadata = {"root": "/data"}
     count = tables.write_table(
-        path, batches(), SCHEMA, kind="tiles", schema_version="1.0", metadata=metadata, late_metadata=lambda: {"seen": list(seen), "root": "/other"}
+        path,
+        batches(),
+        SCHEMA,
+        kind="tiles",
+        schema_version="1.0",
+        metadata=metadata,
+        late_metadata=lambda: {"seen": list(seen), "root": "/other"},
     )
     assert count == 30
     _, header = read(path)
@@ -134,7 +178,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    ).returncode:
         pytest.skip("cannot mount a tmpfs here")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
@@ -151,7 +199,10 @@ def test_a_full_disk_leaves_the_old_table_and_names_it(small_disk: Path) -> None
 # --- what must be refused --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("version", "fine"), [("1.0", True), ("1.99", True), ("2.0", False), ("0.9", False), ("11.0", False)])
+@pytest.mark.parametrize(
+    ("version", "fine"),
+    [("1.0", True), ("1.99", True), ("2.0", False), ("0.9", False), ("11.0", False)],
+)
 def test_only_an_unknown_major_version_is_refused(tmp_path: Path, version: str, fine: bool) -> None:
     path = write(tmp_path / "t", [rows(3)], version=version)
     if fine:
@@ -159,7 +210,11 @@ def test_only_an_unknown_major_version_is_refused(tmp_path: Path, version: str, 
     else:
         with pytest.raises(IntegrityError, match="major version") as caught:
             read(path, "1.5")
-        assert caught.value.seen == version and caught.value.expected == "1.x" and caught.value.exit_code == 6
+        assert (
+            caught.value.seen == version
+            and caught.value.expected == "1.x"
+            and caught.value.exit_code == 6
+        )
 
 
 def test_other_tables_are_refused(tmp_path: Path) -> None:
@@ -173,7 +228,10 @@ def test_other_tables_are_refused(tmp_path: Path) -> None:
         read(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1PAR1", b"PAR1" + b"\xff" * 4 + b"PAR1", bytes(100), b"<html>" * 100])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PAR1", b"PAR1PAR1", b"PAR1" + b"\xff" * 4 + b"PAR1", bytes(100), b"<html>" * 100],
+)
 def test_files_that_are_no_tables_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t").write_bytes(content)
     with pytest.raises(IntegrityError):
@@ -183,7 +241,10 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path, content: bytes) ->
 @pytest.mark.parametrize("content", [b"", b"tile_id,split\n", b"PAR", bytes(100)])
 def test_nobody_is_told_to_delete_what_is_no_table(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t").write_bytes(content)
-    for path, what in ((tmp_path / "t", "this is no Parquet file"), (tmp_path, "cannot read this table: Is a directory")):
+    for path, what in (
+        (tmp_path / "t", "this is no Parquet file"),
+        (tmp_path, "cannot read this table: Is a directory"),
+    ):
         with pytest.raises(IntegrityError) as caught:
             read(path)
         assert caught.value.what == what and caught.value.hint is None
@@ -202,7 +263,9 @@ def test_every_cut_is_noticed(tmp_path: Path) -> None:
 
 
 def flips(path: Path, bits: list[int]) -> dict[str, int]:
-    """How often a table with one flipped bit was refused, read back the same, or read back silently wrong."""
+    """How often a table with one flipped bit was refused, read back the same, or read back silently
+    wrong.
+    """
     whole = path.read_bytes()
     table, header = read(path)
     seen = {"refused": 0, "harmless": 0, "wrong": 0}
@@ -215,7 +278,11 @@ def flips(path: Path, bits: list[int]) -> dict[str, int]:
         except IntegrityError:
             seen["refused"] += 1
         else:
-            seen["harmless" if again.equals(table) and again.schema == table.schema and again_header == header else "wrong"] += 1
+            seen[
+                "harmless"
+                if again.equals(table) and again.schema == table.schema and again_header == header
+                else "wrong"
+            ] += 1
     return seen
 
 

@@ -1,4 +1,6 @@
-"""TIFF directories as we read them: against tifffile's, at damage, and by what real encoders of rare kinds write."""
+"""TIFF directories as we read them: against tifffile's, at damage, and by what real encoders of
+rare kinds write.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def by_gdal(*, mask: bool = False, **options: object) -> bytes:
         warnings.simplefilter("ignore")
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
             height, width = LABELS.shape
-            with file.open(driver="GTiff", width=width, height=height, count=1, dtype="uint8", **options) as target:
+            with file.open(
+                driver="GTiff", width=width, height=height, count=1, dtype="uint8", **options
+            ) as target:
                 target.write(LABELS, 1)
                 if mask:
                     target.write_mask(LABELS > 0)
@@ -45,14 +49,26 @@ def verdict_of(data: bytes) -> tuple[str, str]:
     return refused.value.verdict, refused.value.detail
 
 
-@pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"byteorder": ">"}, {"bigtiff": True, "byteorder": ">"}, {"tile": (32, 32)}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bigtiff": True},
+        {"byteorder": ">"},
+        {"bigtiff": True, "byteorder": ">"},
+        {"tile": (32, 32)},
+    ],
+)
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.float32])
 def test_tags_are_those_that_tifffile_reads(options: dict[str, object], dtype: type) -> None:
     data = by_tifffile(LABELS.astype(dtype), metadata=None, **options)
     [page] = read_pages(data)
     theirs = tifffile.TiffFile(io.BytesIO(data)).pages[0]
     assert page.bits == theirs.bitspersample and page.is_min_is_white == (theirs.photometric == 0)
-    assert page.is_signed == (theirs.sampleformat == 2) and page.software == theirs.software == "tifffile.py"
+    assert (
+        page.is_signed == (theirs.sampleformat == 2)
+        and page.software == theirs.software == "tifffile.py"
+    )
 
 
 def test_pages_are_counted_by_what_they_are() -> None:
@@ -61,7 +77,12 @@ def test_pages_are_counted_by_what_they_are() -> None:
         for kind in (0, 1, 4, 5):
             writer.write(LABELS > 0, subfiletype=kind, photometric=4 if kind & 4 else 1)
     pages = read_pages(stream.getvalue())
-    assert [(page.is_reduced, page.is_transparency) for page in pages] == [(False, False), (True, False), (False, True), (True, True)]
+    assert [(page.is_reduced, page.is_transparency) for page in pages] == [
+        (False, False),
+        (True, False),
+        (False, True),
+        (True, True),
+    ]
 
 
 def test_an_overview_before_the_mask_is_refused_and_one_after_it_is_not() -> None:
@@ -87,12 +108,23 @@ def test_an_image_j_stack_in_one_page_is_several_pages() -> None:
 
 def test_several_bands_and_layers_are_not_one() -> None:
     for bands in (2, 3, 5):
-        data = by_tifffile(np.dstack([LABELS, *[LABELS[::-1]] * (bands - 1)]), photometric="minisblack", planarconfig="contig")
+        data = by_tifffile(
+            np.dstack([LABELS, *[LABELS[::-1]] * (bands - 1)]),
+            photometric="minisblack",
+            planarconfig="contig",
+        )
         verdict, detail = verdict_of(data)
         assert verdict == "HP208 bands" and detail.startswith(f"{bands} values a pixel")
-    volume = by_tifffile(np.stack([LABELS, LABELS.T]), photometric="minisblack", volumetric=True, tile=(16, 16, 16))
+    volume = by_tifffile(
+        np.stack([LABELS, LABELS.T]), photometric="minisblack", volumetric=True, tile=(16, 16, 16)
+    )
     assert verdict_of(volume)[0] == "HP201 multi-page"
-    alpha = by_tifffile(np.dstack([LABELS, LABELS]), photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"])
+    alpha = by_tifffile(
+        np.dstack([LABELS, LABELS]),
+        photometric="minisblack",
+        planarconfig="contig",
+        extrasamples=["unassalpha"],
+    )
     assert imageio.read_header(alpha).mode == "LA"
 
 
@@ -101,14 +133,26 @@ def test_what_gdal_writes_is_named() -> None:
     assert verdict_of(by_gdal(nbits=3))[0] == "HP208 bit-depth"
     verdict, detail = verdict_of(by_gdal(mask=True))
     assert verdict == "HP208 internal-mask" and "GDAL" in detail
-    for options in ({}, {"compress": "deflate"}, {"nbits": 2}, {"compress": "lzw", "tiled": True, "blockxsize": 32, "blockysize": 32}):
+    for options in (
+        {},
+        {"compress": "deflate"},
+        {"nbits": 2},
+        {"compress": "lzw", "tiled": True, "blockxsize": 32, "blockysize": 32},
+    ):
         data = by_gdal(**options)
         np.testing.assert_array_equal(imageio.decode_mask(data, imageio.read_header(data)), LABELS)
 
 
 def test_old_colour_tables_of_8_bits_count_as_such() -> None:
-    old, new = (tiff_bytes(LABELS.astype(int), 8, 3, colour_map=[one * scale for one in range(256)] * 3) for scale in (1, 257))
-    assert imageio.read_header(old).palette == imageio.read_header(new).palette == bytes(level for one in range(256) for level in (one,) * 3)
+    old, new = (
+        tiff_bytes(LABELS.astype(int), 8, 3, colour_map=[one * scale for one in range(256)] * 3)
+        for scale in (1, 257)
+    )
+    assert (
+        imageio.read_header(old).palette
+        == imageio.read_header(new).palette
+        == bytes(level for one in range(256) for level in (one,) * 3)
+    )
 
 
 def test_directories_in_a_circle_end() -> None:
@@ -139,7 +183,9 @@ def test_damage_is_never_an_error_of_ours(cut: int, at: int, value: int) -> None
 
 
 def group_4(*, damaged: bool) -> bytes:
-    """Return a mask of one bit in CCITT Group 4, in which zeros, that are no code word, stand for some bytes."""
+    """Return a mask of one bit in CCITT Group 4, in which zeros, that are no code word, stand for
+    some bytes.
+    """
     stream = io.BytesIO()
     Image.fromarray(LABELS > 0).save(stream, "TIFF", compression="group4")
     data = bytearray(stream.getvalue())
@@ -171,7 +217,23 @@ def test_libtiff_prints_nothing_between_our_lines(tmp_path: Path) -> None:
         "b.tif": by_tifffile(np.zeros((9, 9, 3), np.uint8), compression="zlib")[:-10],
     }.items():
         (root / name).write_bytes(data)
-    command = [sys.executable, "-c", "from histoprep.cli import main; main()", "--quiet", "audit", str(root), "--workers", "1", "--format", "json"]
-    audit = subprocess.run(command, capture_output=True, check=False, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])})
+    command = [
+        sys.executable,
+        "-c",
+        "from histoprep.cli import main; main()",
+        "--quiet",
+        "audit",
+        str(root),
+        "--workers",
+        "1",
+        "--format",
+        "json",
+    ]
+    audit = subprocess.run(
+        command,
+        capture_output=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
     assert audit.returncode == 1 and b"Fax4Decode" in audit.stdout
     assert audit.stderr == b""

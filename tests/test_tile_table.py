@@ -1,4 +1,6 @@
-"""tiles.parquet has the same bytes however it was made, and a file is read again exactly when it may have changed."""
+"""tiles.parquet has the same bytes however it was made, and a file is read again exactly when it
+may have changed.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ ONE = Engine(1)
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a data set with planted defects, 48 tiles and 5 orphan masks; tests must not change it."""
+    """Return a data set with planted defects, 48 tiles and 5 orphan masks; tests must not change
+    it.
+    """
     root = tmp_path_factory.mktemp("data") / "demo"
     make_demo(root, num_tiles=48, tile_px=64)
     return root
@@ -52,22 +56,33 @@ def whole(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture
 def own(demo: Path, tmp_path: Path) -> Workspace:
-    """Return a copy of the data set that a test may change, with times kept, and an empty workspace."""
+    """Return a copy of the data set that a test may change, with times kept, and an empty
+    workspace.
+    """
     shutil.copytree(demo, tmp_path / "own")
     return Workspace.of(tmp_path / "own", tmp_path / "workspace")
 
 
-def build(where: Workspace, options: TableOptions | None = None, engine: Engine = ONE) -> TableResult:
+def build(
+    where: Workspace, options: TableOptions | None = None, engine: Engine = ONE
+) -> TableResult:
     return TileTable(where, options or TableOptions()).build(engine)
 
 
 def same(one: Workspace, other: Workspace) -> bool:
     """Return whether tables and issues are equal, byte by byte."""
-    return all(a.read_bytes() == b.read_bytes() for a, b in ((one.tiles, other.tiles), (one.listing_issues, other.listing_issues)))
+    return all(
+        a.read_bytes() == b.read_bytes()
+        for a, b in ((one.tiles, other.tiles), (one.listing_issues, other.listing_issues))
+    )
 
 
-@pytest.mark.parametrize("workers, partition", [(1, 1000), (1, 64), (2, 7), (3, 1), (2, 10), (1, 1)])
-def test_bytes_do_not_depend_on_workers_or_partitions(workers: int, partition: int, demo: Path, whole: Workspace, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "workers, partition", [(1, 1000), (1, 64), (2, 7), (3, 1), (2, 10), (1, 1)]
+)
+def test_bytes_do_not_depend_on_workers_or_partitions(
+    workers: int, partition: int, demo: Path, whole: Workspace, tmp_path: Path
+) -> None:
     where = Workspace.of(demo, tmp_path)
     made = build(where, TableOptions(partition_tiles=partition), Engine(workers))
     assert same(where, whole)
@@ -89,16 +104,27 @@ from histoprep.tiles.listing import Listing
 from histoprep.tiles.table import TableOptions, TileTable
 from histoprep.workspace import Workspace
 root, folder, number, count = sys.argv[1:]
-print(TileTable(Workspace.of(Path(root), Path(folder)), TableOptions(partition_tiles=5)).build_part(int(number), int(count), Engine(1)))
+table = TileTable(Workspace.of(Path(root), Path(folder)), TableOptions(partition_tiles=5))
+print(table.build_part(int(number), int(count), Engine(1)))
 """
 
 
 def make_parts(where: Workspace, numbers: list[int], count: int) -> int:
-    """Make parts in as many processes at the same time, and return how many partitions they made."""
+    """Make parts in as many processes at the same time, and return how many partitions they
+    made.
+    """
     environment = os.environ | {"PYTHONPATH": str(TESTS.parent)}
     jobs = [
         subprocess.Popen(
-            [sys.executable, "-c", PART, str(where.root), str(where.folder), str(number), str(count)],
+            [
+                sys.executable,
+                "-c",
+                PART,
+                str(where.root),
+                str(where.folder),
+                str(number),
+                str(count),
+            ],
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
@@ -116,17 +142,26 @@ def test_parts_of_many_jobs_become_the_same_table(
 ) -> None:
     where = Workspace.of(demo, tmp_path)
     made = make_parts(where, list(range(count, 0, -1)), count)
-    assert made == len(list(where.parts.glob("*.parquet"))) == -(-pq.read_metadata(whole.tiles).num_rows // 5)
+    assert (
+        made
+        == len(list(where.parts.glob("*.parquet")))
+        == -(-pq.read_metadata(whole.tiles).num_rows // 5)
+    )
     with pytest.raises(SystemExit) as left:
         main(["collect", str(demo), "--workspace", str(tmp_path)])
-    assert left.value.code == 0 and f"{pq.read_metadata(whole.tiles).num_rows} tiles" in capsys.readouterr().out
+    assert (
+        left.value.code == 0
+        and f"{pq.read_metadata(whole.tiles).num_rows} tiles" in capsys.readouterr().out
+    )
     assert same(where, whole)
     assert not list(where.parts.iterdir())
     # Nothing is left to do, and saying so is no error.
     assert TileTable.of_parts(where).collect().up_to_date
 
 
-def test_collect_names_what_is_missing_and_takes_no_damaged_part(demo: Path, whole: Workspace, tmp_path: Path) -> None:
+def test_collect_names_what_is_missing_and_takes_no_damaged_part(
+    demo: Path, whole: Workspace, tmp_path: Path
+) -> None:
     where, options = Workspace.of(demo, tmp_path), TableOptions(partition_tiles=5)
     TileTable(where, options).build_part(1, 2, ONE)
     with pytest.raises(IncompleteError, match=r"5 of 11 partitions are not done") as caught:
@@ -147,7 +182,10 @@ def test_parts_with_other_options_do_not_mix(demo: Path, tmp_path: Path) -> None
     with pytest.raises(UsageError, match="no parts to collect"):
         TileTable.of_parts(where)
     TileTable(where, TableOptions(partition_tiles=20)).build_part(1, 3, ONE)
-    for other in (TableOptions(partition_tiles=21), TableOptions(partition_tiles=20, tiles=TileOptions(min_area_px=1))):
+    for other in (
+        TableOptions(partition_tiles=21),
+        TableOptions(partition_tiles=20, tiles=TileOptions(min_area_px=1)),
+    ):
         with pytest.raises(UsageError, match="parts with other options are here"):
             TileTable(where, other).build_part(2, 3, ONE)
 
@@ -174,7 +212,9 @@ class Stop:
 
 
 @pytest.mark.parametrize("at", [1, 20, 50])
-def test_a_stopped_run_goes_on_where_it_was(at: int, demo: Path, whole: Workspace, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_where_it_was(
+    at: int, demo: Path, whole: Workspace, tmp_path: Path
+) -> None:
     where, options = Workspace.of(demo, tmp_path), TableOptions(partition_tiles=6)
     with pytest.raises(Interrupted):
         TileTable(where, options).build(ONE, Stop(at, where.parts))
@@ -186,13 +226,17 @@ def test_a_stopped_run_goes_on_where_it_was(at: int, demo: Path, whole: Workspac
     assert same(where, whole)
 
 
-def test_a_damaged_part_of_a_stopped_run_is_made_again(demo: Path, whole: Workspace, tmp_path: Path) -> None:
+def test_a_damaged_part_of_a_stopped_run_is_made_again(
+    demo: Path, whole: Workspace, tmp_path: Path
+) -> None:
     where, options = Workspace.of(demo, tmp_path), TableOptions(partition_tiles=6)
     with pytest.raises(Interrupted):
         TileTable(where, options).build(ONE, Stop(40, where.parts))
     for number, part in enumerate(sorted(where.parts.glob("*.parquet"))):
         data = bytearray(part.read_bytes())
-        part.write_bytes((data[:50], b"", data[:200] + bytes([data[200] ^ 1]) + data[201:])[number % 3])
+        part.write_bytes(
+            (data[:50], b"", data[:200] + bytes([data[200] ^ 1]) + data[201:])[number % 3]
+        )
     TileTable(where, options).build(ONE)
     assert same(where, whole)
 
@@ -239,13 +283,22 @@ def rename(path: Path) -> None:
     [(grow, 0, 1), (move_away, 0, 1), (add_another, -1, 0), (rename, -1, 1)],
     ids=lambda one: getattr(one, "__name__", ""),
 )
-def test_only_changed_files_are_read_again(change: Callable[[Path], None], fewer_tiles: int, fewer_reused: int, own: Workspace) -> None:
+def test_only_changed_files_are_read_again(
+    change: Callable[[Path], None], fewer_tiles: int, fewer_reused: int, own: Workspace
+) -> None:
     first = build(own)
     # A tile with a mask, so that without its image an orphan stays.
-    path = next(one for one in sorted(own.root.rglob("*.jpg")) if one.with_name(f"{one.stem}_mask.png").exists())
+    path = next(
+        one
+        for one in sorted(own.root.rglob("*.jpg"))
+        if one.with_name(f"{one.stem}_mask.png").exists()
+    )
     change(path)
     made = build(own)
-    assert (first.num_tiles - made.num_tiles, first.num_tiles - made.num_reused) == (fewer_tiles, fewer_reused)
+    assert (first.num_tiles - made.num_tiles, first.num_tiles - made.num_reused) == (
+        fewer_tiles,
+        fewer_reused,
+    )
     fresh = replace(own, folder=own.folder.with_name("fresh"))
     build(fresh)
     assert same(own, fresh)
@@ -312,10 +365,16 @@ def test_parts_made_before_a_file_changed_are_made_again(own: Workspace) -> None
         table.collect()
     table.build_part(1, 1, Engine(1))
     table.collect()
-    assert xxhash.xxh3_128_hexdigest(victim.read_bytes()) in pq.read_table(own.tiles)["image_digest"].to_pylist()
+    assert (
+        xxhash.xxh3_128_hexdigest(victim.read_bytes())
+        in pq.read_table(own.tiles)["image_digest"].to_pylist()
+    )
 
 
-@pytest.mark.parametrize("options", [TileOptions(min_area_px=65), TileOptions(headers_only=True), TileOptions(max_pixels=100)])
+@pytest.mark.parametrize(
+    "options",
+    [TileOptions(min_area_px=65), TileOptions(headers_only=True), TileOptions(max_pixels=100)],
+)
 def test_other_measurements_are_made_anew(options: TileOptions, own: Workspace) -> None:
     build(own)
     made = build(own, TableOptions(tiles=options))
@@ -337,7 +396,13 @@ def with_header(path: Path, **changed: object) -> None:
     late = {key: header.pop(key) for key in ("listing_digest",)}
     table = tables.read_table(opened)
     tables.write_table(
-        path, [table], table.schema.remove_metadata(), kind="tiles", schema_version="1.0", metadata=header | changed, late_metadata=lambda: late
+        path,
+        [table],
+        table.schema.remove_metadata(),
+        kind="tiles",
+        schema_version="1.0",
+        metadata=header | changed,
+        late_metadata=lambda: late,
     )
 
 
@@ -374,7 +439,9 @@ def test_no_damage_to_the_table_survives(demo: Path, whole: Workspace, tmp_path:
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not a table at all", None])
-def test_issues_that_are_damaged_or_gone_are_made_again(content: bytes | None, demo: Path, whole: Workspace, tmp_path: Path) -> None:
+def test_issues_that_are_damaged_or_gone_are_made_again(
+    content: bytes | None, demo: Path, whole: Workspace, tmp_path: Path
+) -> None:
     where = Workspace.of(demo, tmp_path)
     shutil.copytree(whole.folder, where.folder, dirs_exist_ok=True)
     where.listing_issues.unlink() if content is None else where.listing_issues.write_bytes(content)
@@ -383,8 +450,12 @@ def test_issues_that_are_damaged_or_gone_are_made_again(content: bytes | None, d
     assert same(where, whole)
 
 
-def test_issues_of_another_listing_are_not_taken_for_these(own: Workspace, whole: Workspace) -> None:
-    """As after a run that was killed between issues and table, on a data set that was put back since."""
+def test_issues_of_another_listing_are_not_taken_for_these(
+    own: Workspace, whole: Workspace
+) -> None:
+    """As after a run that was killed between issues and table, on a data set that was put back
+    since.
+    """
     build(own)
     table, issues = own.tiles.read_bytes(), own.listing_issues.read_bytes()
     stray = own.root / "stray.xyz"
@@ -397,7 +468,9 @@ def test_issues_of_another_listing_are_not_taken_for_these(own: Workspace, whole
     assert own.listing_issues.read_bytes() == issues
 
 
-def test_earlier_rows_come_in_the_order_they_are_asked_for(own: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_earlier_rows_come_in_the_order_they_are_asked_for(
+    own: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tables, "ROW_GROUP_ROWS", 9)
     build(own)
     listed = list(Listing().walk(own.root, TileTable(own).options))
@@ -410,7 +483,8 @@ def test_earlier_rows_come_in_the_order_they_are_asked_for(own: Workspace, monke
 
 def test_rows_of_files_that_could_not_be_read_are_tried_again(own: Workspace) -> None:
     options = TableOptions(partition_tiles=10)
-    # As when a worker died at the image of the third pair of the first partition, which is its file 4.
+    # As when a worker died at the image of the third pair of the first partition, which is its file
+    # 4.
     first = next(iter(TileTable(own, options)._tasks(Listing())))
     first.without(4, "killed").run()
     made = build(own, options)
@@ -447,7 +521,9 @@ def test_rows_are_found_in_any_row_group(own: Workspace, monkeypatch: pytest.Mon
     assert same(own, fresh)
 
 
-def test_a_sample_is_the_same_tiles_every_time(demo: Path, whole: Workspace, tmp_path: Path) -> None:
+def test_a_sample_is_the_same_tiles_every_time(
+    demo: Path, whole: Workspace, tmp_path: Path
+) -> None:
     rows = pq.read_table(whole.tiles)
     seen = []
     for partition in (3, 1000):

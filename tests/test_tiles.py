@@ -1,4 +1,6 @@
-"""From bytes to columns of tiles.parquet: each fact lands in its column, identical bytes are decoded once."""
+"""From bytes to columns of tiles.parquet: each fact lands in its column, identical bytes are
+decoded once.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from histoprep.errors import BrokenFileError
 from histoprep.tiles import LISTED, MEASURED, SCHEMA, TileOptions, measured_schema, to_table
 from histoprep.tiles.measurer import Measurer
 
-RGB = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8), (0, 0), 3)
+RGB = cv2.GaussianBlur(
+    np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8), (0, 0), 3
+)
 MASK = np.zeros((64, 96), np.uint8)
 MASK[10:40, 20:60] = 7
 MASK[50:52, 70:72] = 9
@@ -24,7 +28,9 @@ MASK[50:52, 70:72] = 9
 
 def saved(pixels: np.ndarray | Image.Image, kind: str, **options: object) -> bytes:
     stream = io.BytesIO()
-    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(stream, kind, **options)
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(
+        stream, kind, **options
+    )
     return stream.getvalue()
 
 
@@ -62,24 +68,45 @@ def test_mask_columns() -> None:
     assert facts["label_ids"].tolist() == [0, 7, 9]
     assert facts["label_pixels"].tolist() == [64 * 96 - 1204, 1200, 4]
     assert facts["label_core_pixels"].tolist()[1:] == [26 * 36, 0]
-    assert facts["label_regions"].tolist() == [1, 1, 1] and facts["label_specks"].tolist() == [0, 0, 1]
-    assert (facts["mask_width_px"], facts["mask_height_px"], facts["mask_label_map"], facts["mask_cell_px"]) == (96, 64, "five", 2)
+    assert facts["label_regions"].tolist() == [1, 1, 1] and facts["label_specks"].tolist() == [
+        0,
+        0,
+        1,
+    ]
+    assert (
+        facts["mask_width_px"],
+        facts["mask_height_px"],
+        facts["mask_label_map"],
+        facts["mask_cell_px"],
+    ) == (96, 64, "five", 2)
     assert "width_px" not in facts and "mask_error" not in facts
 
 
 def test_colour_masks_have_no_labels() -> None:
     facts = Measurer(TileOptions()).mask(saved(np.repeat(MASK[..., None], 3, axis=2), "PNG"))
-    assert (facts["mask_colours"], facts["mask_channels_equal"], facts["mask_mode"]) == (3, True, "RGB")
+    assert (facts["mask_colours"], facts["mask_channels_equal"], facts["mask_mode"]) == (
+        3,
+        True,
+        "RGB",
+    )
     assert "label_ids" not in facts
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_more_pixels_than_allowed_are_not_decoded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_pixels_than_allowed_are_not_decoded(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("decode_luminance_eighth", "decode_stored"):
         monkeypatch.delattr(imageio, name)
     measurer = Measurer(TileOptions(max_pixels=64 * 96 - 1))
-    for what, facts in (("image", measurer.image(saved(RGB, kind))), ("mask", measurer.mask(saved(RGB, kind)))):
-        assert facts[f"{what}_error"] == "HP205 huge-image" and "96x64" in facts[f"{what}_error_detail"]
+    for what, facts in (
+        ("image", measurer.image(saved(RGB, kind))),
+        ("mask", measurer.mask(saved(RGB, kind))),
+    ):
+        assert (
+            facts[f"{what}_error"] == "HP205 huge-image"
+            and "96x64" in facts[f"{what}_error_detail"]
+        )
         assert facts["width_px" if what == "image" else "mask_width_px"] == 96
 
 
@@ -94,7 +121,9 @@ def test_headers_only_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_identical_bytes_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     original = imageio.decode_stored
-    monkeypatch.setattr(imageio, "decode_stored", lambda data, header: calls.append(1) or original(data, header))
+    monkeypatch.setattr(
+        imageio, "decode_stored", lambda data, header: calls.append(1) or original(data, header)
+    )
     measurer = Measurer(TileOptions(), num_remembered=3)
     files = [saved(MASK + index, "PNG") for index in range(5)]
     first = [measurer.mask(data) for data in files[:3] * 4]
@@ -112,17 +141,27 @@ def test_images_and_masks_are_remembered_apart() -> None:
 
 def test_errors_become_columns() -> None:
     measurer = Measurer(TileOptions())
-    assert measurer.image(BrokenFileError("HP201 vanished", "gone")) == {"image_error": "HP201 vanished", "image_error_detail": "gone"}
+    assert measurer.image(BrokenFileError("HP201 vanished", "gone")) == {
+        "image_error": "HP201 vanished",
+        "image_error_detail": "gone",
+    }
     broken = saved(MASK, "PNG")[:-30]
     facts = measurer.mask(broken)
     assert facts["mask_error"] == "HP201 truncated" and facts["mask_digest"] == digest(broken)
     facts = measurer.image(saved(RGB, "JPEG")[:-90] + b"\xff\xd9")
-    assert facts["image_error"] == "HP202 missing-data" and facts["width_px"] == 96 and "focus" not in facts
+    assert (
+        facts["image_error"] == "HP202 missing-data"
+        and facts["width_px"] == 96
+        and "focus" not in facts
+    )
 
 
 def test_rows_become_a_table() -> None:
     measurer = Measurer(TileOptions())
-    whole = {**measurer.image(saved(RGB, "JPEG")), **measurer.mask(saved(MASK.astype(np.uint16) * 9000, "PNG"))}
+    whole = {
+        **measurer.image(saved(RGB, "JPEG")),
+        **measurer.mask(saved(MASK.astype(np.uint16) * 9000, "PNG")),
+    }
     table = to_table([whole, {}, {"image_error": "HP201 vanished"}], measured_schema())
     table.validate(full=True)
     assert table.schema.equals(measured_schema()) and table.num_rows == 3

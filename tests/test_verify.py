@@ -1,4 +1,6 @@
-"""`histoprep verify`: every file of every kind of tree is protected, untouched ones pass, and the commands that use them notice, too."""
+"""`histoprep verify`: every file of every kind of tree is protected, untouched ones pass, and the
+commands that use them notice, too.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ MAP = ("--map", "label_map_5.yml")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a data set `set`, of which some masks are lossy, and everything that the commands make of it."""
+    """Return a folder with a data set `set`, of which some masks are lossy, and everything that the
+    commands make of it.
+    """
     home = tmp_path_factory.mktemp("verify")
     root = make_clean_demo(home / "set", num_tiles=48, tile_px=64).folder
     for path in sorted(root.rglob("*_mask.png"))[:24]:
@@ -35,18 +39,57 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             labels = np.asarray(opened).astype(np.uint8)
         Image.fromarray(jpeg(labels, 90)).save(path)
     workspace, quiet = home / "set.histoprep", ["--quiet"]
-    assert run([*quiet, "audit", str(root), *MAP, "--exit-zero", "--group-by", GROUP_PATTERN, "--workers", "1"]) == 0
+    assert (
+        run(
+            [
+                *quiet,
+                "audit",
+                str(root),
+                *MAP,
+                "--exit-zero",
+                "--group-by",
+                GROUP_PATTERN,
+                "--workers",
+                "1",
+            ]
+        )
+        == 0
+    )
     assert run([*quiet, "audit", str(root), "--quick", "--exit-zero", "--workers", "1"]) == 0
-    assert run([*quiet, "repair", str(root), "--diff", "--min-confidence", "0", "--workers", "1"]) in (0, 3)
-    assert run([*quiet, "remap", str(root), *MAP, "--on-unmapped", "unknown", "--force", "--workers", "1"]) in (0, 3)
+    assert run(
+        [*quiet, "repair", str(root), "--diff", "--min-confidence", "0", "--workers", "1"]
+    ) in (0, 3)
+    assert run(
+        [*quiet, "remap", str(root), *MAP, "--on-unmapped", "unknown", "--force", "--workers", "1"]
+    ) in (0, 3)
     assert run([*quiet, "manifest", str(root), *MAP]) in (0, 3)
     assert run([*quiet, "stats", str(root), *MAP]) == 0
     assert run([*quiet, "shard", str(workspace / "manifest.parquet"), "--workers", "1"]) == 0
-    assert run([*quiet, "audit", str(root), "--part", "1/2", "--workspace", str(home / "parts.histoprep"), "--workers", "1"]) == 0
+    assert (
+        run(
+            [
+                *quiet,
+                "audit",
+                str(root),
+                "--part",
+                "1/2",
+                "--workspace",
+                str(home / "parts.histoprep"),
+                "--workers",
+                "1",
+            ]
+        )
+        == 0
+    )
     return home
 
 
-TREES = ("set.histoprep", "set.histoprep/masks-label_map_5", "set.histoprep/mended", "set.histoprep/shards")
+TREES = (
+    "set.histoprep",
+    "set.histoprep/masks-label_map_5",
+    "set.histoprep/mended",
+    "set.histoprep/shards",
+)
 
 
 @pytest.fixture
@@ -57,7 +100,9 @@ def copy(made: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def alone(made: Path, tmp_path: Path) -> Iterator[Path]:
-    """Return the folder itself, since absolute paths stand in it; what a test does to it is undone."""
+    """Return the folder itself, since absolute paths stand in it; what a test does to it is
+    undone.
+    """
     shutil.copytree(made, tmp_path / "kept")
     yield made
     shutil.rmtree(made)
@@ -109,7 +154,10 @@ def test_files_that_are_gone_are_found(copy: Path) -> None:
     ("name", "command"),
     [
         ("set.histoprep/manifest.parquet", ["manifest", "show", "set.histoprep/manifest.parquet"]),
-        ("set.histoprep/manifest.parquet", ["shard", "set.histoprep/manifest.parquet", "--out", "other"]),
+        (
+            "set.histoprep/manifest.parquet",
+            ["shard", "set.histoprep/manifest.parquet", "--out", "other"],
+        ),
         ("set.histoprep/manifest.parquet", ["stats", "set", *MAP]),
         ("set.histoprep/repair.json", ["remap", "set", *MAP, "--on-unmapped", "unknown"]),
         ("set.histoprep/repair.json", ["manifest", "set", *MAP]),
@@ -120,29 +168,54 @@ def test_files_that_are_gone_are_found(copy: Path) -> None:
         ("set.histoprep/mended/**/*_mask.png", ["manifest", "set", *MAP]),
         ("set.histoprep/mended/**/*_mask.png", ["repair", "set", "--min-confidence", "0"]),
         ("set.histoprep/mended/repair.json", ["repair", "set", "--min-confidence", "0"]),
-        ("set.histoprep/masks-label_map_5/**/*_mask.png", ["remap", "set", *MAP, "--on-unmapped", "unknown"]),
-        ("set.histoprep/masks-label_map_5/remap.json", ["remap", "set", *MAP, "--on-unmapped", "unknown"]),
-        ("set.histoprep/masks-label_map_5/label_map.yml", ["remap", "set", *MAP, "--on-unmapped", "unknown"]),
-        ("set.histoprep/shards/shard.json", ["shard", "set.histoprep/manifest.parquet", "--resume"]),
+        (
+            "set.histoprep/masks-label_map_5/**/*_mask.png",
+            ["remap", "set", *MAP, "--on-unmapped", "unknown"],
+        ),
+        (
+            "set.histoprep/masks-label_map_5/remap.json",
+            ["remap", "set", *MAP, "--on-unmapped", "unknown"],
+        ),
+        (
+            "set.histoprep/masks-label_map_5/label_map.yml",
+            ["remap", "set", *MAP, "--on-unmapped", "unknown"],
+        ),
+        (
+            "set.histoprep/shards/shard.json",
+            ["shard", "set.histoprep/manifest.parquet", "--resume"],
+        ),
         ("set.histoprep/shards/*.tar", ["shard", "set.histoprep/manifest.parquet", "--resume"]),
         ("set.histoprep/shards/index.parquet", ["shard", "info", "set.histoprep/shards"]),
         ("set.histoprep/scan-options.json", ["manifest", "set", *MAP]),
-        ("parts.histoprep/parts/options.json", ["collect", "set", "--workspace", "parts.histoprep"]),
+        (
+            "parts.histoprep/parts/options.json",
+            ["collect", "set", "--workspace", "parts.histoprep"],
+        ),
     ],
 )
 def test_commands_notice_what_they_use(
-    alone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, command: list[str]
+    alone: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    command: list[str],
 ) -> None:
     monkeypatch.chdir(alone)
     victim = min(alone.glob(name))
     flip(victim)
-    workers = [] if command[0] in ("stats", "collect") or command[1] in ("show", "info") else ["--workers", "1"]
+    workers = (
+        []
+        if command[0] in ("stats", "collect") or command[1] in ("show", "info")
+        else ["--workers", "1"]
+    )
     assert run([*command, *workers]) == ExitCode.INTEGRITY
     assert victim.name in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["manifest", "stats"])
-def test_a_file_system_that_hides_a_change_is_seen_through_with_verify(alone: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_a_file_system_that_hides_a_change_is_seen_through_with_verify(
+    alone: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
     root = alone / "set"
     victim = next((alone / "set.histoprep/mended").rglob("*_mask.png"))
     flip(victim)
@@ -159,15 +232,23 @@ def test_a_file_system_that_hides_a_change_is_seen_through_with_verify(alone: Pa
     # What is the user's may change: it is read.
     before = pq.read_table(alone / "set.histoprep/tiles.parquet")["image_digest"].to_pylist()
     assert run([command, str(root), *MAP, "--verify"]) in (0, 3)
-    assert file_digest(image) in pq.read_table(alone / "set.histoprep/tiles.parquet")["image_digest"].to_pylist()
+    assert (
+        file_digest(image)
+        in pq.read_table(alone / "set.histoprep/tiles.parquet")["image_digest"].to_pylist()
+    )
     assert len(before) == 48
 
 
 def test_force_writes_changed_masks_again(alone: Path) -> None:
     root, tree = str(alone / "set"), alone / "set.histoprep/mended"
     flip(next(tree.rglob("*_mask.png")))
-    assert run(["--quiet", "repair", root, "--min-confidence", "0", "--workers", "1"]) == ExitCode.INTEGRITY
-    assert run(["--quiet", "repair", root, "--min-confidence", "0", "--force", "--workers", "1"]) in (0, 3)
+    assert (
+        run(["--quiet", "repair", root, "--min-confidence", "0", "--workers", "1"])
+        == ExitCode.INTEGRITY
+    )
+    assert run(
+        ["--quiet", "repair", root, "--min-confidence", "0", "--force", "--workers", "1"]
+    ) in (0, 3)
     assert verify(tree).damages == []
 
 
@@ -199,7 +280,9 @@ def test_what_each_path_is_recognised_as(made: Path) -> None:
         (lambda path: (path.mkdir(), (path / "config.yml").touch()), "trainer verify"),
     ],
 )
-def test_other_things_are_wrong_use(tmp_path: Path, make: Callable[[Path], object], told: str) -> None:
+def test_other_things_are_wrong_use(
+    tmp_path: Path, make: Callable[[Path], object], told: str
+) -> None:
     make(tmp_path / "thing")
     with pytest.raises(UsageError) as caught:
         verify(tmp_path / "thing")

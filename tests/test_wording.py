@@ -15,13 +15,20 @@ from histoprep.report.wording import uri
 from histoprep.visible import visible
 
 
-@given(st.binary(min_size=1, max_size=30).filter(lambda raw: b"\0" not in raw and not raw.startswith(b"/")))
+@given(
+    st.binary(min_size=1, max_size=30).filter(
+        lambda raw: b"\0" not in raw and not raw.startswith(b"/")
+    )
+)
 def test_the_uri_of_a_stored_name_has_its_bytes(raw: bytes) -> None:
     assert unquote_to_bytes(uri(to_text(os.fsdecode(raw)))) == raw
 
 
-# Python's form of a name may itself hold the characters that stored names keep their bytes in: no function can tell the two apart.
-@given(st.binary(max_size=30).filter(lambda raw: not re.search("[\uef80-\uefff]", os.fsdecode(raw))))
+# Python's form of a name may itself hold the characters that stored names keep their bytes in: no
+# function can tell the two apart.
+@given(
+    st.binary(max_size=30).filter(lambda raw: not re.search("[\uef80-\uefff]", os.fsdecode(raw)))
+)
 def test_what_is_shown_is_the_same_for_stored_names_and_those_of_python(raw: bytes) -> None:
     name = os.fsdecode(raw)
     shown = visible(to_text(name))

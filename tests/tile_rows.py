@@ -15,7 +15,8 @@ SIDE_PX = 16
 
 
 def tile_row(tile_id: str, pixels: dict[int, int] | None = None, **given: Any) -> dict[str, Any]:
-    """Return a row: `pixels` by source label (None for no mask, the rest of 256 is label 0), `given` overrides columns.
+    """Return a row: `pixels` by source label (None for no mask, the rest of 256 is label 0),
+    `given` overrides columns.
 
     A label with 25 pixels or more is core-present.
     """
@@ -54,10 +55,25 @@ def tile_row(tile_id: str, pixels: dict[int, int] | None = None, **given: Any) -
     return {**row, **given}
 
 
-def write_tiles(path: Path, rows: Iterable[dict[str, Any]], root: Path | None = None, **options: Any) -> Path:
+def write_tiles(
+    path: Path, rows: Iterable[dict[str, Any]], root: Path | None = None, **options: Any
+) -> Path:
     """Write rows as tiles.parquet and return its path."""
     listed = list(rows)
-    table = pa.table([pa.array([row.get(field.name) for row in listed], field.type) for field in tiles.SCHEMA], schema=tiles.SCHEMA)
-    metadata = {"root": str(root or path.parent / "data"), "options": {"scan": options, "tiles": {}, "sample": None}}
-    tables.write_table(path, [table], tiles.SCHEMA, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION, metadata=metadata)
+    table = pa.table(
+        [pa.array([row.get(field.name) for row in listed], field.type) for field in tiles.SCHEMA],
+        schema=tiles.SCHEMA,
+    )
+    metadata = {
+        "root": str(root or path.parent / "data"),
+        "options": {"scan": options, "tiles": {}, "sample": None},
+    }
+    tables.write_table(
+        path,
+        [table],
+        tiles.SCHEMA,
+        kind=tiles.KIND,
+        schema_version=tiles.SCHEMA_VERSION,
+        metadata=metadata,
+    )
     return path

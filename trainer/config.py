@@ -1,6 +1,7 @@
 """The configuration of a run: typed, frozen, complete; what it does not know it refuses.
 
-`RunConfig` is what the engine needs; a recipe's `Config` adds its own sections. `config_layers.load_config` fills one.
+`RunConfig` is what the engine needs; a recipe's `Config` adds its own sections.
+`config_layers.load_config` fills one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ class Section(BaseModel):
 
 
 class Duration(Section):
-    """How long to train: exactly one of optimiser steps, images, or passes over the training tiles."""
+    """How long to train: exactly one of optimiser steps, images, or passes over the training
+    tiles.
+    """
 
     steps: Positive | None = None
     images: Positive | None = None
@@ -31,12 +34,16 @@ class Duration(Section):
     def _exactly_one(self) -> Self:
         given = [name for name, value in self if value is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of steps, images, epochs; given: {', '.join(given) or 'none'}")
+            raise ValueError(
+                f"give exactly one of steps, images, epochs; given: {', '.join(given) or 'none'}"
+            )
         return self
 
     def num_positions(self, batch_size: int, num_tiles: int) -> int:
         """Return the number of training positions, rounded up to whole steps of `batch_size`."""
-        wanted = self.images or (self.steps or 0) * batch_size or round((self.epochs or 0.0) * num_tiles)
+        wanted = (
+            self.images or (self.steps or 0) * batch_size or round((self.epochs or 0.0) * num_tiles)
+        )
         return max(1, -(-wanted // batch_size)) * batch_size
 
 
@@ -52,9 +59,11 @@ class Data(Section):
 
 
 class Optimiser(Section):
-    """Adam or AdamW; `clip_norm` bounds the gradient norm once per optimiser step, null for no bound.
+    """Adam or AdamW; `clip_norm` bounds the gradient norm once per optimiser step, null for no
+    bound.
 
-    `on_nonfinite: skip` leaves out a step whose gradient is not finite and counts it, at the price of one host sync a step.
+    `on_nonfinite: skip` leaves out a step whose gradient is not finite and counts it, at the price
+    of one host sync a step.
     """
 
     kind: Literal["adam", "adamw"] = "adamw"
@@ -69,7 +78,8 @@ class Optimiser(Section):
 class Schedule(Section):
     """The learning rate over the steps, a pure function of the step; see `engine.schedules`.
 
-    `warmup_steps` is used by warmup_constant and cosine, `final_ratio` (of the peak rate) by cosine.
+    `warmup_steps` is used by warmup_constant and cosine, `final_ratio` (of the peak rate) by
+    cosine.
     """
 
     kind: Literal["constant", "warmup_constant", "cosine", "one_cycle"] = "constant"
@@ -80,7 +90,8 @@ class Schedule(Section):
 class Ema(Section):
     """An exponential moving average of the weights, updated every `every` steps.
 
-    In its first updates the decay is smaller, min(decay, (1 + n) / (10 + n)), so that short runs forget the initial weights.
+    In its first updates the decay is smaller, min(decay, (1 + n) / (10 + n)), so that short runs
+    forget the initial weights.
     """
 
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.995
@@ -88,21 +99,26 @@ class Ema(Section):
 
 
 class Every(Section):
-    """How often things happen, in optimiser steps; null for never (the last step always validates and saves)."""
+    """How often things happen, in optimiser steps; null for never (the last step always validates
+    and saves).
+    """
 
     log: Positive = 50
     validate_: Annotated[Positive | None, Field(alias="validate")] = 1000
     checkpoint: Positive = 1000
     pictures: Positive | None = 5000
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True
+    )
 
 
 class RunConfig(Section):
     """Everything the engine needs for a run; recipes add sections.
 
-    `batch_size` is the number of samples of one optimiser step, over all devices and micro-steps: a device sees
-    batch_size / (devices * accumulate) at once. `manifest` is a manifest or the index of shards. `out` is the run folder.
+    `batch_size` is the number of samples of one optimiser step, over all devices and micro-steps: a
+    device sees batch_size / (devices * accumulate) at once. `manifest` is a manifest or the index
+    of shards. `out` is the run folder.
     """
 
     recipe: str

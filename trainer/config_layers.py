@@ -1,4 +1,6 @@
-"""A configuration from its layers: preset, file, --set, flags; later ones win. Unknown keys are errors with a suggestion."""
+"""A configuration from its layers: preset, file, --set, flags; later ones win. Unknown keys are
+errors with a suggestion.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from trainer.config import RunConfig
 from trainer.errors import ConfigError
 from trainer.stage import DEFAULT_PRESETS, recipe_of
 
-# A layer that says one of these says it whole: "epochs" over a preset's "steps" is a change, no contradiction.
+# A layer that says one of these says it whole: "epochs" over a preset's "steps" is a change, no
+# contradiction.
 _WHOLE = frozenset({"duration"})
 _PATHS = ("manifest", "out")
 _Config = TypeVar("_Config", bound=BaseModel)
@@ -23,21 +26,36 @@ _Config = TypeVar("_Config", bound=BaseModel)
 
 def presets() -> list[str]:
     """Return the names of the packed presets, sorted."""
-    return sorted(entry.name.removesuffix(".yml") for entry in files("trainer.presets").iterdir() if entry.name.endswith(".yml"))
+    return sorted(
+        entry.name.removesuffix(".yml")
+        for entry in files("trainer.presets").iterdir()
+        if entry.name.endswith(".yml")
+    )
 
 
 def load_config(
-    *, recipe: str | None = None, preset: str | None = None, file: str | Path | None = None, sets: Iterable[str] = (), **flags: Any
+    *,
+    recipe: str | None = None,
+    preset: str | None = None,
+    file: str | Path | None = None,
+    sets: Iterable[str] = (),
+    **flags: Any,
 ) -> RunConfig:
-    """Return the configuration that the layers give: preset, then `file`, then `sets` (key=value, dotted keys), then `flags`.
+    """Return the configuration that the layers give: preset, then `file`, then `sets` (key=value,
+    dotted keys), then `flags`.
 
-    `recipe` without a preset or a file stands for its preset of full size; otherwise it must be theirs. A flag that is None says nothing.
-    Paths become absolute; without `out` the run goes to runs/<preset or recipe>. Raises ConfigError, which lists every unknown key with the
-    nearest known one and every wrong value.
+    `recipe` without a preset or a file stands for its preset of full size; otherwise it must be
+    theirs. A flag that is None says nothing. Paths become absolute; without `out` the run goes to
+    runs/<preset or recipe>. Raises ConfigError, which lists every unknown key with the nearest
+    known one and every wrong value.
     """
     merged: dict[str, Any] = {}
     given = read_yaml(Path(file)) if file is not None else {}
-    preset = preset or given.get("preset") or (None if recipe is None or file is not None else default_preset(recipe))
+    preset = (
+        preset
+        or given.get("preset")
+        or (None if recipe is None or file is not None else default_preset(recipe))
+    )
     if preset is not None:
         merged = merge(merged, {**_read_preset(str(preset)), "preset": str(preset)})
     merged = merge(merged, given)
@@ -45,18 +63,33 @@ def load_config(
         merged = merge(merged, _parse_set(entry))
     merged = merge(merged, {name: value for name, value in flags.items() if value is not None})
     if "recipe" not in merged:
-        raise ConfigError("no recipe is named", hint="give --preset, or write `recipe: NAME` in the configuration", expected=", ".join(presets()))
+        raise ConfigError(
+            "no recipe is named",
+            hint="give --preset, or write `recipe: NAME` in the configuration",
+            expected=", ".join(presets()),
+        )
     if recipe not in (None, merged["recipe"]):
-        raise ConfigError("the configuration is of another recipe", seen=merged["recipe"], expected=recipe, hint="leave out --recipe")
+        raise ConfigError(
+            "the configuration is of another recipe",
+            seen=merged["recipe"],
+            expected=recipe,
+            hint="leave out --recipe",
+        )
     merged.setdefault("out", f"runs/{merged.get('preset') or merged['recipe']}")
     for name in _PATHS:
         if isinstance(merged.get(name), str | Path):
             merged[name] = absolute(str(merged[name]))
-    return build_config(recipe_of(str(merged["recipe"])).Config, merged, where=str(file) if file is not None else None)
+    return build_config(
+        recipe_of(str(merged["recipe"])).Config,
+        merged,
+        where=str(file) if file is not None else None,
+    )
 
 
 def default_preset(recipe: str) -> str:
-    """Return the preset of full size of a recipe; raises ConfigError when there is no such recipe."""
+    """Return the preset of full size of a recipe; raises ConfigError when there is no such
+    recipe.
+    """
     recipe_of(recipe)
     return DEFAULT_PRESETS[recipe]
 
@@ -66,50 +99,69 @@ def absolute(path: str) -> str:
     return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
-def build_config(kind: type[_Config], values: Mapping[str, Any], *, where: str | None = None) -> _Config:
+def build_config(
+    kind: type[_Config], values: Mapping[str, Any], *, where: str | None = None
+) -> _Config:
     """Return `values` as a configuration of `kind`; raises ConfigError that lists every problem."""
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
         problems = [_problem(kind, one) for one in error.errors(include_url=False)]
-        raise ConfigError("the configuration does not work:", details=problems, path=where) from None
+        raise ConfigError(
+            "the configuration does not work:", details=problems, path=where
+        ) from None
 
 
 def dump_config(config: BaseModel) -> str:
     """Return a configuration as YAML, every key written out, in the order of the schema."""
-    return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(
+        config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True
+    )
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return `under` with the keys of `over` in it, section by section."""
     merged = dict(under)
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key not in _WHOLE
+        both = (
+            isinstance(value, Mapping)
+            and isinstance(merged.get(key), Mapping)
+            and key not in _WHOLE
+        )
         merged[key] = merge(merged[key], value) if both else value
     return merged
 
 
-# Beside its own: a date such as 2026-13-45, a tag on what is no such value, lists in lists without end.
+# Beside its own: a date such as 2026-13-45, a tag on what is no such value, lists in lists without
+# end.
 _YAML_ERRORS = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML without what surprises: duplicate keys, aliases (which can explode) and merges are refused."""
+    """Safe YAML without what surprises: duplicate keys, aliases (which can explode) and merges are
+    refused.
+    """
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Compose a node; refuse an alias."""
         if self.check_event(yaml.AliasEvent):
-            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", self.peek_event().start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases are not allowed", self.peek_event().start_mark
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Construct a mapping; refuse merges and a key that occurs twice."""
         keys = [key.value for key, _ in node.value]
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-            raise yaml.constructor.ConstructorError(None, None, "merges (<<) are not allowed", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, "merges (<<) are not allowed", node.start_mark
+            )
         twice = sorted({key for key in keys if keys.count(key) > 1})
         if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"key occurs twice: {', '.join(twice)}", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key occurs twice: {', '.join(twice)}", node.start_mark
+            )
         return super().construct_mapping(node, deep)
 
 
@@ -125,7 +177,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
-    """Return the mapping in a YAML text of a place called `where`; raises ConfigError with the place of the mistake."""
+    """Return the mapping in a YAML text of a place called `where`; raises ConfigError with the
+    place of the mistake.
+    """
     try:
         values = yaml.load(text, Loader=_StrictLoader)
     except _YAML_ERRORS as error:
@@ -138,8 +192,15 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
 def _read_preset(name: str) -> dict[str, Any]:
     if name not in presets():
         near = difflib.get_close_matches(name, presets(), 1)
-        raise ConfigError("there is no such preset", seen=name, expected=", ".join(presets()), hint=f"--preset {near[0]}" if near else None)
-    return parse_yaml((files("trainer.presets") / f"{name}.yml").read_text(encoding="utf-8"), f"preset {name}")
+        raise ConfigError(
+            "there is no such preset",
+            seen=name,
+            expected=", ".join(presets()),
+            hint=f"--preset {near[0]}" if near else None,
+        )
+    return parse_yaml(
+        (files("trainer.presets") / f"{name}.yml").read_text(encoding="utf-8"), f"preset {name}"
+    )
 
 
 def _parse_set(entry: str) -> dict[str, Any]:
@@ -165,14 +226,23 @@ def _problem(kind: type[BaseModel], error: Mapping[str, Any]) -> str:
         return f"{name}: {error['msg'].removeprefix('Value error, ')}{value}"
     known = _keys_at(kind, place[:-1])
     near = difflib.get_close_matches(str(place[-1]), known, 1, 0.5)
-    return f"{name}: unknown key; {f'perhaps {near[0]}' if near else 'known here: ' + ', '.join(known)}"
+    return (
+        f"{name}: unknown key;"
+        f" {f'perhaps {near[0]}' if near else 'known here: ' + ', '.join(known)}"
+    )
 
 
 def _keys_at(kind: type[BaseModel], place: Sequence[Any]) -> list[str]:
     """Return the keys that a configuration of `kind` knows in the section at `place`."""
     for part in place:
-        field = next((one for name, one in kind.model_fields.items() if part in (name, one.alias)), None)
-        inner = [one for one in _types_in(field.annotation if field else None) if issubclass(one, BaseModel)]
+        field = next(
+            (one for name, one in kind.model_fields.items() if part in (name, one.alias)), None
+        )
+        inner = [
+            one
+            for one in _types_in(field.annotation if field else None)
+            if issubclass(one, BaseModel)
+        ]
         if not inner:
             continue
         kind = inner[0]

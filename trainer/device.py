@@ -10,7 +10,9 @@ _EXPECTED = "auto, cpu, cuda or cuda:N"
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` is a GPU if there is one. Raises UsageError for one that is not here."""
+    """Return the device of that name; `auto` is a GPU if there is one. Raises UsageError for one
+    that is not here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -22,5 +24,9 @@ def choose_device(name: str) -> torch.device:
     num_gpus = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= num_gpus:
         what = f"there is no GPU {device.index} here" if num_gpus else "there is no CUDA here"
-        raise UsageError(what, seen=f"{name}; torch {torch.__version__} finds {num_gpus} GPUs", hint="--device cpu")
+        raise UsageError(
+            what,
+            seen=f"{name}; torch {torch.__version__} finds {num_gpus} GPUs",
+            hint="--device cpu",
+        )
     return device

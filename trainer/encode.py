@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from histoprep.shards import TileSource
     from trainer.models.codec import Codec
 
-# Prefixes of one order: identity, left-right mirror, then the other two flips, then the quarter turns and their mirrors.
+# Prefixes of one order: identity, left-right mirror, then the other two flips, then the quarter
+# turns and their mirrors.
 VIEW_ORDER = (0, 4, 2, 6, 1, 3, 5, 7)
 VIEW_COUNTS = (1, 2, 4, 8)
 TRAIN = "train"
@@ -42,10 +43,12 @@ Advance = Callable[[int], object]
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How to encode. `image_size` None: that of the tiles, which must have one size then. `views`: 1, 2, 4 or 8 of the symmetries.
+    """How to encode. `image_size` None: that of the tiles, which must have one size then. `views`:
+    1, 2, 4 or 8 of the symmetries.
 
-    `fit`: refuse tiles of another size, crop their middle, or encode all of their windows. `scaling`: measured over the training split, or the
-    codec's own. `batch_size` squares are encoded at once. `asked_by`: the names that the user gives size and fit by, for errors.
+    `fit`: refuse tiles of another size, crop their middle, or encode all of their windows.
+    `scaling`: measured over the training split, or the codec's own. `batch_size` squares are
+    encoded at once. `asked_by`: the names that the user gives size and fit by, for errors.
     """
 
     image_size: int | None = None
@@ -61,16 +64,30 @@ class EncodeOptions:
     def validate(self) -> None:
         """Raise UsageError for values that make no sense."""
         if self.image_size is not None and self.image_size < 1:
-            raise UsageError("squares need a side", seen=f"{self.asked_by[0]} {self.image_size}", expected="at least 1 px")
+            raise UsageError(
+                "squares need a side",
+                seen=f"{self.asked_by[0]} {self.image_size}",
+                expected="at least 1 px",
+            )
         if self.views not in VIEW_COUNTS:
-            raise UsageError("no such number of views", seen=self.views, expected=", ".join(map(str, VIEW_COUNTS)))
+            raise UsageError(
+                "no such number of views",
+                seen=self.views,
+                expected=", ".join(map(str, VIEW_COUNTS)),
+            )
         if self.batch_size < 1 or self.num_workers < 0:
-            raise UsageError("unusable batch size or number of workers", seen=f"{self.batch_size}, {self.num_workers}", expected="at least 1 and 0")
+            raise UsageError(
+                "unusable batch size or number of workers",
+                seen=f"{self.batch_size}, {self.num_workers}",
+                expected="at least 1 and 0",
+            )
 
 
 @dataclass(frozen=True)
 class EncodeResult:
-    """What `encode_tiles` made: `num_encoded` entries in this run, of `num_entries`; `skipped` ids of tiles that cannot be read."""
+    """What `encode_tiles` made: `num_encoded` entries in this run, of `num_entries`; `skipped` ids
+    of tiles that cannot be read.
+    """
 
     latents: LatentSet
     num_entries: int
@@ -87,10 +104,12 @@ def encode_tiles(
     force: bool = False,
     advance: Advance = lambda _: None,
 ) -> EncodeResult:
-    """Write the latent set of all tiles into `out`, or go on with one that was begun there; a second run ends with the same bytes.
+    """Write the latent set of all tiles into `out`, or go on with one that was begun there; a
+    second run ends with the same bytes.
 
-    When only the split or the scaling changed, statistics are measured again and the latents kept. Raises UsageError for options or
-    tiles that do not fit and, also with `force`, for a folder of other files; LockedError, OutputError, and what reading a tile raises.
+    When only the split or the scaling changed, statistics are measured again and the latents kept.
+    Raises UsageError for options or tiles that do not fit and, also with `force`, for a folder of
+    other files; LockedError, OutputError, and what reading a tile raises.
     """
     options.validate()
     place = _Placed.of(tiles, options)
@@ -101,8 +120,15 @@ def encode_tiles(
         writer = LatentWriter(out, layout, _request(tiles, codec, place, options), anew=force)
         before = writer.done
         advance(sum(len(one) for one in layout.chunks()[:before]))
-        with saying(lambda: f"{sum(map(len, layout.chunks()[: writer.done])):,} of {layout.num_entries:,} crops are kept"):
-            _write_chunks(writer, _EntryTiles(tiles, place, options.on_unreadable), codec, options, advance)
+        with saying(
+            lambda: (
+                f"{sum(map(len, layout.chunks()[: writer.done])):,} of {layout.num_entries:,} crops"
+                " are kept"
+            )
+        ):
+            _write_chunks(
+                writer, _EntryTiles(tiles, place, options.on_unreadable), codec, options, advance
+            )
             _finish(writer, tiles, codec, place, options)
     skipped = tuple(str(tiles.tile_ids[row]) for row in sorted(set(writer.skipped)))
     made = sum(len(one) for one in layout.chunks()[before:])
@@ -111,7 +137,9 @@ def encode_tiles(
 
 @dataclass(frozen=True)
 class _Placed:
-    """Where the squares of all tiles are: entry e is a window of tile `rows[e]` whose corner is `corners[e]` (top, left)."""
+    """Where the squares of all tiles are: entry e is a window of tile `rows[e]` whose corner is
+    `corners[e]` (top, left).
+    """
 
     size_px: int
     first: np.ndarray
@@ -125,24 +153,46 @@ class _Placed:
         table = tiles.manifest.read(["height_px", "width_px"])
         sizes = np.stack([table[name].to_numpy() for name in table.column_names], axis=1)
         if np.isnan(sizes.astype(np.float64)).any():
-            raise DataError("the manifest does not say how large the tiles are", path=tiles.path, hint="make it again: histoprep manifest --map MAP")
+            raise DataError(
+                "the manifest does not say how large the tiles are",
+                path=tiles.path,
+                hint="make it again: histoprep manifest --map MAP",
+            )
         size = _common_size(sizes) if options.image_size is None else options.image_size
         corners: list[list[tuple[int, int]]] = []
         for row, (height, width) in enumerate(sizes.astype(int).tolist()):
-            check_size(height, width, size, options.fit, tile_id=str(tiles.tile_ids[row]), options=options.asked_by)
+            check_size(
+                height,
+                width,
+                size,
+                options.fit,
+                tile_id=str(tiles.tile_ids[row]),
+                options=options.asked_by,
+            )
             middle = [((height - size) // 2, (width - size) // 2)]
             corners.append(windows(height, width, size) if options.fit == "tile" else middle)
         count = np.array([len(one) for one in corners], dtype=np.int64)
-        flat = np.array([corner for one in corners for corner in one], dtype=np.int64).reshape(-1, 2)
-        return cls(size, np.cumsum(count) - count, count, np.repeat(np.arange(len(count)), count), flat)
+        flat = np.array([corner for one in corners for corner in one], dtype=np.int64).reshape(
+            -1, 2
+        )
+        return cls(
+            size, np.cumsum(count) - count, count, np.repeat(np.arange(len(count)), count), flat
+        )
 
 
 def _common_size(sizes: np.ndarray) -> int:
     distinct, counts = np.unique(sizes, axis=0, return_counts=True)
     if len(distinct) == 1 and distinct[0, 0] == distinct[0, 1]:
         return int(distinct[0, 0])
-    shown = ", ".join(f"{count:,} of {height} x {width}" for (height, width), count in zip(distinct[:3].tolist(), counts[:3].tolist(), strict=True))
-    raise UsageError("the tiles are not squares of one size", seen=f"{shown} px", hint="give --image-size, with --fit crop or tile")
+    shown = ", ".join(
+        f"{count:,} of {height} x {width}"
+        for (height, width), count in zip(distinct[:3].tolist(), counts[:3].tolist(), strict=True)
+    )
+    raise UsageError(
+        "the tiles are not squares of one size",
+        seen=f"{shown} px",
+        hint="give --image-size, with --fit crop or tile",
+    )
 
 
 def _layout(place: _Placed, codec: Codec, options: EncodeOptions) -> LatentLayout:
@@ -152,10 +202,14 @@ def _layout(place: _Placed, codec: Codec, options: EncodeOptions) -> LatentLayou
     entry_bytes = 2 * options.views * num_parts * channels * height * width
     # Whole batches make a chunk: the numbers of a batch may depend on its size.
     chunk = max(1, _CHUNK_BYTES // entry_bytes // options.batch_size) * options.batch_size
-    return LatentLayout(len(place.rows), VIEW_ORDER[: options.views], num_parts, (channels, height, width), chunk)
+    return LatentLayout(
+        len(place.rows), VIEW_ORDER[: options.views], num_parts, (channels, height, width), chunk
+    )
 
 
-def _request(tiles: TileSource, codec: Codec, place: _Placed, options: EncodeOptions) -> dict[str, Any]:
+def _request(
+    tiles: TileSource, codec: Codec, place: _Placed, options: EncodeOptions
+) -> dict[str, Any]:
     """Return what the latents depend on; the split is not among it."""
     facts = tiles.manifest.read([name for name in IDENTITY_COLUMNS if name != "split"])
     listed = "\n".join("\t".join(map(str, row.values())) for row in facts.to_pylist())
@@ -172,14 +226,18 @@ def _request(tiles: TileSource, codec: Codec, place: _Placed, options: EncodeOpt
 
 @dataclass
 class _EntryTiles:
-    """Entry -> its square, uncut errors aside: uint8 image and mask, and whether the tile could be read."""
+    """Entry -> its square, uncut errors aside: uint8 image and mask, and whether the tile could be
+    read.
+    """
 
     tiles: TileSource
     place: _Placed
     on_unreadable: OnUnreadable
 
     def batch(self, positions: np.ndarray) -> dict[str, Tensor]:
-        """Return `image` uint8 [batch, size, size, 3], `mask` uint8 [batch, size, size], `readable` bool [batch]."""
+        """Return `image` uint8 [batch, size, size, 3], `mask` uint8 [batch, size, size], `readable`
+        bool [batch].
+        """
         size = self.place.size_px
         image = np.zeros((len(positions), size, size, 3), dtype=np.uint8)
         mask = np.zeros((len(positions), size, size), dtype=np.uint8)
@@ -196,30 +254,59 @@ class _EntryTiles:
             image[index] = tile.image[top : top + size, left : left + size]
             if tile.mask is not None:
                 mask[index] = tile.mask[top : top + size, left : left + size]
-        return {"image": torch.from_numpy(image), "mask": torch.from_numpy(mask), "readable": torch.from_numpy(readable)}
+        return {
+            "image": torch.from_numpy(image),
+            "mask": torch.from_numpy(mask),
+            "readable": torch.from_numpy(readable),
+        }
 
 
-def _write_chunks(writer: LatentWriter, squares: _EntryTiles, codec: Codec, options: EncodeOptions, advance: Advance) -> None:
+def _write_chunks(
+    writer: LatentWriter,
+    squares: _EntryTiles,
+    codec: Codec,
+    options: EncodeOptions,
+    advance: Advance,
+) -> None:
     chunks = writer.layout.chunks()[writer.done :]
     if not chunks:
         return
     # Chunks but the last are whole batches, so one loader serves all of them.
-    batches = loader(squares, range(chunks[0].start, writer.layout.num_entries), options.batch_size, options.num_workers)
+    batches = loader(
+        squares,
+        range(chunks[0].start, writer.layout.num_entries),
+        options.batch_size,
+        options.num_workers,
+    )
     for chunk in chunks:
-        made = [_encode_batch(next(batches), codec, writer.layout, options, advance) for _ in range(-(-len(chunk) // options.batch_size))]
+        made = [
+            _encode_batch(next(batches), codec, writer.layout, options, advance)
+            for _ in range(-(-len(chunk) // options.batch_size))
+        ]
         latents, masks, readable = (np.concatenate(parts) for parts in zip(*made, strict=True))
         if not np.isfinite(latents).all():
-            bad = chunk[int(np.flatnonzero(~np.isfinite(latents).reshape(len(chunk), -1).all(axis=1))[0])]
+            bad = chunk[
+                int(np.flatnonzero(~np.isfinite(latents).reshape(len(chunk), -1).all(axis=1))[0])
+            ]
             name = squares.tiles.tile_ids[squares.place.rows[bad]]
-            raise DataError(f"the codec gives numbers that float16 cannot hold for tile {name}", hint="look at the tile; another codec may do")
+            raise DataError(
+                f"the codec gives numbers that float16 cannot hold for tile {name}",
+                hint="look at the tile; another codec may do",
+            )
         rows = squares.place.rows[np.asarray(chunk)]
         writer.append(latents, masks, sorted({int(row) for row in rows[~readable]}))
 
 
 def _encode_batch(
-    batch: dict[str, Tensor], codec: Codec, layout: LatentLayout, options: EncodeOptions, advance: Advance
+    batch: dict[str, Tensor],
+    codec: Codec,
+    layout: LatentLayout,
+    options: EncodeOptions,
+    advance: Advance,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return latents float16 [batch, views, parts, ...], masks uint8 [batch, views, size, size] and which could be read."""
+    """Return latents float16 [batch, views, parts, ...], masks uint8 [batch, views, size, size] and
+    which could be read.
+    """
     image, mask, readable = (batch[name].numpy() for name in ("image", "mask", "readable"))
     latents = np.empty((len(image), *layout.entry_shape), dtype=np.float16)
     masks = np.empty((len(image), len(layout.views), *mask.shape[1:]), dtype=np.uint8)
@@ -236,15 +323,24 @@ def _encode_batch(
     return latents, masks, readable
 
 
-def _finish(writer: LatentWriter, tiles: TileSource, codec: Codec, place: _Placed, options: EncodeOptions) -> None:
+def _finish(
+    writer: LatentWriter, tiles: TileSource, codec: Codec, place: _Placed, options: EncodeOptions
+) -> None:
     table = tiles.manifest.read(IDENTITY_COLUMNS)
     lost = np.isin(np.arange(len(place.count)), writer.skipped)
     is_train = (tiles.split == TRAIN) & ~lost
     statistics = _measure(writer, is_train[place.rows])
     own = LatentScaling("codec", tuple(codec.shift.tolist()), tuple(codec.scale.tolist()))
-    scaling = own if options.scaling == "codec" else LatentScaling("measured", tuple(statistics["mean"]), tuple(statistics["std"]))
+    scaling = (
+        own
+        if options.scaling == "codec"
+        else LatentScaling("measured", tuple(statistics["mean"]), tuple(statistics["std"]))
+    )
     columns = {name: table[name] for name in table.column_names}
-    columns |= {"first_entry": pa.array(place.first), "num_windows": pa.array(np.where(lost, 0, place.count).astype(np.int32))}
+    columns |= {
+        "first_entry": pa.array(place.first),
+        "num_windows": pa.array(np.where(lost, 0, place.count).astype(np.int32)),
+    }
     summary = {
         "codec": {"identifier": codec.identifier, "digest": codec.digest, "factor": codec.factor},
         "shape": list(writer.layout.shape),
@@ -262,9 +358,11 @@ def _finish(writer: LatentWriter, tiles: TileSource, codec: Codec, place: _Place
 
 
 def _measure(writer: LatentWriter, is_train: np.ndarray) -> dict[str, Any]:
-    """Return mean and standard deviation of raw latents by channel over entries of the training split, all views.
+    """Return mean and standard deviation of raw latents by channel over entries of the training
+    split, all views.
 
-    Of latents drawn from their posteriors: the variance is that of the means plus the mean of the variances. Also checks all bytes.
+    Of latents drawn from their posteriors: the variance is that of the means plus the mean of the
+    variances. Also checks all bytes.
     """
     total = np.zeros(writer.layout.shape[0])
     square, count = np.zeros_like(total), 0
@@ -273,13 +371,23 @@ def _measure(writer: LatentWriter, is_train: np.ndarray) -> dict[str, Any]:
         square += (mean**2 + variance).sum(axis=(0, 1, 3, 4))
         count += mean[:, :, 0].size
     if not count:
-        raise UsageError("there is no tile of the training split to measure the scaling of latents on", hint="look at the split of the manifest")
+        raise UsageError(
+            "there is no tile of the training split to measure the scaling of latents on",
+            hint="look at the split of the manifest",
+        )
     mean = total / count
     std = np.sqrt(np.maximum(square / count - mean**2, _LEAST_STD**2))
-    return {"split": TRAIN, "num_entries": int(is_train.sum()), "mean": mean.tolist(), "std": std.tolist()}
+    return {
+        "split": TRAIN,
+        "num_entries": int(is_train.sum()),
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+    }
 
 
-def _train_moments(writer: LatentWriter, is_train: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | float]]:
+def _train_moments(
+    writer: LatentWriter, is_train: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray | float]]:
     for entries, latents in writer.read_chunks():
         chosen = latents[is_train[np.asarray(entries)]].astype(np.float64)
         if len(chosen):

@@ -1,4 +1,6 @@
-"""What a codec costs: reconstructions of a sample of tiles, their PSNR and SSIM, and a sheet to look at."""
+"""What a codec costs: reconstructions of a sample of tiles, their PSNR and SSIM, and a sheet to
+look at.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ _SHOWN_PX = 256
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One tile through the codec: pictures uint8 [size, size, 3], PSNR in dB, SSIM (None below its window of 11 px)."""
+    """One tile through the codec: pictures uint8 [size, size, 3], PSNR in dB, SSIM (None below its
+    window of 11 px).
+    """
 
     tile_id: str
     original: np.ndarray
@@ -34,18 +38,31 @@ class Reconstruction:
     ssim: float | None
 
 
-def report_codec(latents: LatentSet, tiles: TileSource, codec: Codec, *, num_tiles: int = 64, device: str = "cpu") -> dict[str, Any]:
-    """Write reconstruction.json and reconstruction.png into the latent set and return the numbers; `ssim` is None for squares below 11 px.
+def report_codec(
+    latents: LatentSet, tiles: TileSource, codec: Codec, *, num_tiles: int = 64, device: str = "cpu"
+) -> dict[str, Any]:
+    """Write reconstruction.json and reconstruction.png into the latent set and return the numbers;
+    `ssim` is None for squares below 11 px.
 
-    Tiles are taken at even steps through those with latents and decoded from the stored means, float16 and all. The sheet has an
-    original, its reconstruction and four times their difference in each row, from the worst PSNR of the sample to the best; of larger tiles
-    the middle, so that every pixel is seen.
+    Tiles are taken at even steps through those with latents and decoded from the stored means,
+    float16 and all. The sheet has an original, its reconstruction and four times their difference
+    in each row, from the worst PSNR of the sample to the best; of larger tiles the middle, so that
+    every pixel is seen.
     """
-    made = sorted(_reconstruct(latents, tiles, codec, num_tiles, device), key=lambda one: one.psnr_db)
-    shown = [made[int(index)] for index in np.unique(np.linspace(0, len(made) - 1, min(_NUM_SHOWN, len(made))).round())]
+    made = sorted(
+        _reconstruct(latents, tiles, codec, num_tiles, device), key=lambda one: one.psnr_db
+    )
+    shown = [
+        made[int(index)]
+        for index in np.unique(np.linspace(0, len(made) - 1, min(_NUM_SHOWN, len(made))).round())
+    ]
     pairs = [(_middle(one.original), _middle(one.decoded)) for one in shown]
-    drawn = sheet([[original, decoded, difference(original, decoded)] for original, decoded in pairs])
-    checksums.publish_file(latents.folder, PICTURE, imageio.encode_rgb_png(drawn, imageio.SYNTHETIC_MARK))
+    drawn = sheet(
+        [[original, decoded, difference(original, decoded)] for original, decoded in pairs]
+    )
+    checksums.publish_file(
+        latents.folder, PICTURE, imageio.encode_rgb_png(drawn, imageio.SYNTHETIC_MARK)
+    )
     similar = [one.ssim for one in made if one.ssim is not None]
     numbers = {
         "num_tiles": len(made),
@@ -59,20 +76,30 @@ def report_codec(latents: LatentSet, tiles: TileSource, codec: Codec, *, num_til
     return numbers
 
 
-def _reconstruct(latents: LatentSet, tiles: TileSource, codec: Codec, num_tiles: int, device: str) -> list[Reconstruction]:
+def _reconstruct(
+    latents: LatentSet, tiles: TileSource, codec: Codec, num_tiles: int, device: str
+) -> list[Reconstruction]:
     first, count = latents.match(tiles)
     usable = np.flatnonzero(count)
-    chosen = usable[np.unique(np.linspace(0, len(usable) - 1, min(num_tiles, len(usable))).round().astype(int))]
+    chosen = usable[
+        np.unique(np.linspace(0, len(usable) - 1, min(num_tiles, len(usable))).round().astype(int))
+    ]
     codec = codec.to(device)
     made = []
     for row in chosen.tolist():
         image = tiles.read(row).image
         original = _first_window(image, latents.image_size, str(latents.summary["fit"]))
         mean, _ = latents.raw(int(first[row]))
-        decoded = to_uint8(codec.decode(torch.from_numpy(mean)[None].to(device))[0].float().cpu().numpy())
+        decoded = to_uint8(
+            codec.decode(torch.from_numpy(mean)[None].to(device))[0].float().cpu().numpy()
+        )
         pair = [torch.from_numpy(to_float(one))[None] for one in (original, decoded)]
         similarity = float(ssim(*pair)) if latents.image_size >= SSIM_WINDOW_PX else None
-        made.append(Reconstruction(str(tiles.tile_ids[row]), original, decoded, float(psnr(*pair)), similarity))
+        made.append(
+            Reconstruction(
+                str(tiles.tile_ids[row]), original, decoded, float(psnr(*pair)), similarity
+            )
+        )
     return made
 
 
@@ -83,9 +110,18 @@ def _middle(picture: np.ndarray) -> np.ndarray:
 
 def _first_window(image: np.ndarray, size: int, fit: str) -> np.ndarray:
     height, width = image.shape[:2]
-    top, left = windows(height, width, size)[0] if fit == "tile" else ((height - size) // 2, (width - size) // 2)
+    top, left = (
+        windows(height, width, size)[0]
+        if fit == "tile"
+        else ((height - size) // 2, (width - size) // 2)
+    )
     return image[top : top + size, left : left + size]
 
 
 def _summary(values: list[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "median": float(np.median(values)), "min": float(np.min(values)), "max": float(np.max(values))}
+    return {
+        "mean": float(np.mean(values)),
+        "median": float(np.median(values)),
+        "min": float(np.min(values)),
+        "max": float(np.max(values)),
+    }

@@ -40,7 +40,9 @@ class ConfigError(UsageError):
 
 
 class DataError(IncompleteError):
-    """A tile that training needs cannot be read, or the data cannot feed the model that was asked for."""
+    """A tile that training needs cannot be read, or the data cannot feed the model that was asked
+    for.
+    """
 
 
 class CheckpointError(IntegrityError):
@@ -48,7 +50,9 @@ class CheckpointError(IntegrityError):
 
 
 class LatentSetError(IntegrityError):
-    """A latent set does not belong to the manifest or codec it is used with (HP907), or is damaged."""
+    """A latent set does not belong to the manifest or codec it is used with (HP907), or is
+    damaged.
+    """
 
 
 class DeviceError(HistoprepError):
@@ -58,6 +62,8 @@ class DeviceError(HistoprepError):
 
 
 class DivergedError(HistoprepError):
-    """The loss or the weights are no longer finite: the run ended with a bad result, as a finding does."""
+    """The loss or the weights are no longer finite: the run ended with a bad result, as a finding
+    does.
+    """
 
     exit_code = ExitCode.FINDINGS

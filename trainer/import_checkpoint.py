@@ -1,4 +1,6 @@
-"""A published checkpoint of the reference network becomes a run of ours: safetensors, its average, configuration, facts of the model."""
+"""A published checkpoint of the reference network becomes a run of ours: safetensors, its average,
+configuration, facts of the model.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ from trainer.config_layers import dump_config
 from trainer.data.latent_scaling import LatentScaling
 from trainer.engine.checkpoints import CONFIG, CheckpointFolder, Snapshot
 from trainer.errors import CheckpointError
-from trainer.models.checkpoint_names import CheckpointMismatchError, PublishedWeights, published_weights
+from trainer.models.checkpoint_names import (
+    CheckpointMismatchError,
+    PublishedWeights,
+    published_weights,
+)
 from trainer.models.codec import Codec
 from trainer.models.reference_unet import ReferenceUNetConfig
 from trainer.recipes.ldm_config import Config
@@ -37,8 +43,9 @@ _BOLD = re.compile(r"\x1b\[\d*m")
 class ImportOptions:
     """What a checkpoint does not say of itself; the defaults are those of the published training.
 
-    `network`: fields of `ReferenceUNetConfig` that shapes do not tell. `diffusion`: fields of the recipe's section. `label_map`: None names the
-    classes by number. `codec` and `scaling` are what latents were made with; without a codec the model can be trained on, not sampled from.
+    `network`: fields of `ReferenceUNetConfig` that shapes do not tell. `diffusion`: fields of the
+    recipe's section. `label_map`: None names the classes by number. `codec` and `scaling` are what
+    latents were made with; without a codec the model can be trained on, not sampled from.
     """
 
     network: Mapping[str, Any] = field(default_factory=lambda: {"null_class": 0})
@@ -48,35 +55,54 @@ class ImportOptions:
     scaling: LatentScaling | None = None
 
 
-def import_checkpoint(path: Path, out: Path, options: ImportOptions | None = None) -> PublishedWeights:
+def import_checkpoint(
+    path: Path, out: Path, options: ImportOptions | None = None
+) -> PublishedWeights:
     """Write the run folder `out` for the checkpoint in `path` and return what was found in it.
 
-    The file is read as tensors only (`weights_only`, or safetensors): nothing in it is executed. Raises CheckpointError, which names missing,
-    unexpected and misshapen tensors, when it is no reference network, UsageError when `out` holds a run, OutputError.
+    The file is read as tensors only (`weights_only`, or safetensors): nothing in it is executed.
+    Raises CheckpointError, which names missing, unexpected and misshapen tensors, when it is no
+    reference network, UsageError when `out` holds a run, OutputError.
     """
     options = options or ImportOptions()
     try:
         found = published_weights(read_tensor_file(path), **options.network)
     except CheckpointMismatchError as error:
-        raise CheckpointError("this is no checkpoint of the reference network", path=path, seen=str(error)) from error
+        raise CheckpointError(
+            "this is no checkpoint of the reference network", path=path, seen=str(error)
+        ) from error
     label_map = options.label_map or identity_map(range(found.config.num_classes))
     if label_map.num_classes != found.config.num_classes:
         seen = f"{label_map.num_classes} classes in {label_map.name}"
-        raise UsageError("the label map is not that of the checkpoint", path=path, seen=seen, expected=f"{found.config.num_classes} classes")
+        raise UsageError(
+            "the label map is not that of the checkpoint",
+            path=path,
+            seen=seen,
+            expected=f"{found.config.num_classes} classes",
+        )
     if options.codec is not None and options.codec.channels != found.config.channels:
         seen, expected = f"{options.codec.channels} channels", f"{found.config.channels} channels"
-        raise UsageError("the codec is not that of the checkpoint", path=options.codec.identifier, seen=seen, expected=expected)
+        raise UsageError(
+            "the codec is not that of the checkpoint",
+            path=options.codec.identifier,
+            seen=seen,
+            expected=expected,
+        )
     _write_run(out.absolute(), found, label_map, options)
     return found
 
 
 def read_tensor_file(path: Path) -> Any:
-    """Return what a checkpoint file holds, on the CPU: nested dicts of tensors and numbers; raises CheckpointError."""
+    """Return what a checkpoint file holds, on the CPU: nested dicts of tensors and numbers; raises
+    CheckpointError.
+    """
     try:
         with path.open("rb") as stream:
             stream.read(1)
     except OSError as error:
-        raise CheckpointError(f"cannot read the checkpoint: {error.strerror or error}", path=path) from error
+        raise CheckpointError(
+            f"cannot read the checkpoint: {error.strerror or error}", path=path
+        ) from error
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -84,41 +110,79 @@ def read_tensor_file(path: Path) -> Any:
         with warnings.catch_warnings(action="ignore", category=UserWarning):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        hint = "only checkpoints of tensors and numbers are read, since a pickle may run any program: save the state dict alone"
-        raise CheckpointError("the file holds more than tensors, or is damaged", path=path, seen=_reason(error), hint=hint) from error
+        hint = (
+            "only checkpoints of tensors and numbers are read, since a pickle may run any program:"
+            " save the state dict alone"
+        )
+        raise CheckpointError(
+            "the file holds more than tensors, or is damaged",
+            path=path,
+            seen=_reason(error),
+            hint=hint,
+        ) from error
     except Exception as error:
         # Given anything else than a checkpoint, torch raises whatever its reader stumbles over.
-        raise CheckpointError("the file is no checkpoint, or is damaged", path=path, seen=_reason(error)) from error
+        raise CheckpointError(
+            "the file is no checkpoint, or is damaged", path=path, seen=_reason(error)
+        ) from error
 
 
 def _reason(error: Exception) -> str:
     """Return in one line why torch or safetensors cannot read a file."""
     if isinstance(error, EOFError):
         return "it is empty, or ends too early"
-    if not isinstance(error, pickle.UnpicklingError | OSError | RuntimeError | safetensors.SafetensorError):
+    if not isinstance(
+        error, pickle.UnpicklingError | OSError | RuntimeError | safetensors.SafetensorError
+    ):
         return "bytes that make no sense as one"
     # Around its reason torch advises, in bold, to run what the file holds.
     told = str(error).rpartition("WeightsUnpickler error:")[2].strip()
     return _BOLD.sub("", told).partition("\n")[0].partition(". ")[0].rstrip(". ")
 
 
-def _write_run(out: Path, found: PublishedWeights, label_map: LabelMap, options: ImportOptions) -> None:
+def _write_run(
+    out: Path, found: PublishedWeights, label_map: LabelMap, options: ImportOptions
+) -> None:
     with locked(out):
         if (out / CONFIG).exists() or (out / "checkpoints").exists():
             raise UsageError("this folder holds a run", path=out, hint="choose another --out")
         tensors = {"weights": found.weights} | ({"ema": found.ema} if found.ema else {})
         CheckpointFolder(out / "checkpoints").save_best(Snapshot(tensors, {"step": found.step}))
         if options.codec is not None:
-            own = LatentScaling("codec", tuple(options.codec.shift.tolist()), tuple(options.codec.scale.tolist()))
-            facts = ModelFacts(label_map, found.config.channels, options.scaling or own, options.codec.identifier, options.codec.digest)
+            own = LatentScaling(
+                "codec", tuple(options.codec.shift.tolist()), tuple(options.codec.scale.tolist())
+            )
+            facts = ModelFacts(
+                label_map,
+                found.config.channels,
+                options.scaling or own,
+                options.codec.identifier,
+                options.codec.digest,
+            )
             facts.write(out)
         checksums.publish_file(out, CONFIG, dump_config(_config_of(found.config, out, options)))
 
 
 def _config_of(network: ReferenceUNetConfig, out: Path, options: ImportOptions) -> Config:
-    names = ("dim", "dim_mults", "resnet_block_groups", "block_per_layer", "mask_query", "class_embedding", "dropout", "null_class")
+    names = (
+        "dim",
+        "dim_mults",
+        "resnet_block_groups",
+        "block_per_layer",
+        "mask_query",
+        "class_embedding",
+        "dropout",
+        "null_class",
+    )
     model = {name: getattr(network, name) for name in names}
     codec = options.codec.identifier if options.codec else None
     return Config.model_validate(
-        {"recipe": "ldm", "manifest": NO_MANIFEST, "out": str(out), "codec": codec, "model": model, "diffusion": dict(options.diffusion)}
+        {
+            "recipe": "ldm",
+            "manifest": NO_MANIFEST,
+            "out": str(out),
+            "codec": codec,
+            "model": model,
+            "diffusion": dict(options.diffusion),
+        }
     )

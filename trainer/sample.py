@@ -1,4 +1,6 @@
-"""Masks to a data set of pictures: in batches, resumable, the same pictures whatever else is made with them."""
+"""Masks to a data set of pictures: in batches, resumable, the same pictures whatever else is made
+with them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ Advance = Callable[[int], object]
 
 @dataclass(frozen=True)
 class SampleResult:
-    """What `sample_dataset` did: `num_made` pictures now, `num_there` were made before. `manifest` is the path of the manifest."""
+    """What `sample_dataset` did: `num_made` pictures now, `num_there` were made before. `manifest`
+    is the path of the manifest.
+    """
 
     num_made: int
     num_there: int
@@ -44,29 +48,44 @@ def sample_dataset(
     verify: bool = False,
     advance: Advance = lambda _: None,
 ) -> SampleResult:
-    """Make one picture for each mask (the first `limit` of them) and write pictures, masks, label map and manifest to `out`.
+    """Make one picture for each mask (the first `limit` of them) and write pictures, masks, label
+    map and manifest to `out`.
 
-    A stopped run goes on with the batches that are not complete; batches are cut the same way each time, so the pictures are those of an
-    undisturbed run. `keep` says which pixels of the real pictures stay; `origin` says what the network is and is
-    recorded. Raises UsageError for masks that the network cannot take and a folder of another request, DivergedError for pictures that are
-    not finite, IntegrityError for files that were changed since they were made (`force` makes them again; `verify` reads all), OutputError,
-    LockedError.
+    A stopped run goes on with the batches that are not complete; batches are cut the same way each
+    time, so the pictures are those of an undisturbed run. `keep` says which pixels of the real
+    pictures stay; `origin` says what the network is and is recorded. Raises UsageError for masks
+    that the network cannot take and a folder of another request, DivergedError for pictures that
+    are not finite, IntegrityError for files that were changed since they were made (`force` makes
+    them again; `verify` reads all), OutputError, LockedError.
     """
     check_masks(generator, masks, options, keep=keep is not None)
     dataset = SyntheticDataset(
-        out.resolve(), {**asdict(options), **(origin or {}), "precision": generator.precision, "keep": keep.digest if keep else None}
+        out.resolve(),
+        {
+            **asdict(options),
+            **(origin or {}),
+            "precision": generator.precision,
+            "keep": keep.digest if keep else None,
+        },
     )
     chosen = range(min(len(masks), limit or len(masks)))
     num_made = num_done = 0
     # The lock is a file in the workspace, which may be somebody's.
     dataset.refuse_strangers()
-    with locked(dataset.workspace), saying(lambda: f"{num_done:,} of {len(chosen):,} images are kept"):
+    with (
+        locked(dataset.workspace),
+        saying(lambda: f"{num_done:,} of {len(chosen):,} images are kept"),
+    ):
         dataset.start(force=force, verify=verify)
         for batch in batches_of(masks, chosen, batch_size):
             read = np.stack([_checked_mask(generator, masks, index) for index in batch])
             tile_ids = [masks.ids[index] for index in batch]
-            if not all(dataset.has(tile_id, mask) for tile_id, mask in zip(tile_ids, read, strict=True)):
-                pictures = generator.generate(read, tile_ids, options, _kept(masks, batch, keep), finite_only=True)
+            if not all(
+                dataset.has(tile_id, mask) for tile_id, mask in zip(tile_ids, read, strict=True)
+            ):
+                pictures = generator.generate(
+                    read, tile_ids, options, _kept(masks, batch, keep), finite_only=True
+                )
                 dataset.write(tile_ids, pictures, read)
                 num_made += len(batch)
             num_done += len(batch)
@@ -75,10 +94,18 @@ def sample_dataset(
     return SampleResult(num_made, len(chosen) - num_made, manifest)
 
 
-def check_masks(generator: Generator, masks: MaskList, options: SamplingOptions, *, keep: bool) -> None:
-    """Raise UsageError, before anything is made, for a guidance scale that is no number, and a solver, classes, sizes or pictures that do not fit."""
+def check_masks(
+    generator: Generator, masks: MaskList, options: SamplingOptions, *, keep: bool
+) -> None:
+    """Raise UsageError, before anything is made, for a guidance scale that is no number, and a
+    solver, classes, sizes or pictures that do not fit.
+    """
     if not math.isfinite(options.guidance_scale):
-        raise UsageError("the guidance scale is no number", seen=options.guidance_scale, expected="a finite one, such as 2")
+        raise UsageError(
+            "the guidance scale is no number",
+            seen=options.guidance_scale,
+            expected="a finite one, such as 2",
+        )
     if problem := options.solver.problem(generator.objective):
         raise UsageError("the solver does not fit the network", seen=problem)
     largest = max(one.id for one in masks.label_map.classes)
@@ -91,11 +118,16 @@ def check_masks(generator: Generator, masks: MaskList, options: SamplingOptions,
         )
     masks.check_sizes(generator.multiple_px)
     if keep and masks.read_image is None:
-        raise UsageError("keeping a region needs the real pictures", hint="give a manifest as --masks, or their folder with --images")
+        raise UsageError(
+            "keeping a region needs the real pictures",
+            hint="give a manifest as --masks, or their folder with --images",
+        )
 
 
 def batches_of(masks: MaskList, chosen: range, batch_size: int) -> Iterator[list[int]]:
-    """Yield the numbers of masks in batches of one size each, in order; the same batches for the same list and batch size."""
+    """Yield the numbers of masks in batches of one size each, in order; the same batches for the
+    same list and batch size.
+    """
     waiting: dict[tuple[int, ...], list[int]] = {}
     for index in chosen:
         size = tuple(masks.sizes[index].tolist())
@@ -112,7 +144,10 @@ def _checked_mask(generator: Generator, masks: MaskList, index: int) -> np.ndarr
             "a mask is not what its list says",
             path=masks.ids[index],
             seen=f"class ids up to {int(mask.max())}, {mask.shape[0]} x {mask.shape[1]} px",
-            expected=f"class ids below {generator.num_classes}, {' x '.join(map(str, masks.sizes[index]))} px",
+            expected=(
+                f"class ids below {generator.num_classes},"
+                f" {' x '.join(map(str, masks.sizes[index]))} px"
+            ),
         )
     return mask
 
@@ -123,6 +158,13 @@ def _kept(masks: MaskList, batch: list[int], keep: KeepRegions | None) -> Kept |
     regions = [keep.read(index) for index in batch]
     for index, region in zip(batch, regions, strict=True):
         if region.shape != tuple(masks.sizes[index]):
-            seen, expected = (" x ".join(map(str, one)) for one in (region.shape, masks.sizes[index]))
-            raise UsageError("the region to keep has another size than the mask", path=masks.ids[index], seen=seen, expected=expected)
+            seen, expected = (
+                " x ".join(map(str, one)) for one in (region.shape, masks.sizes[index])
+            )
+            raise UsageError(
+                "the region to keep has another size than the mask",
+                path=masks.ids[index],
+                seen=seen,
+                expected=expected,
+            )
     return Kept(np.stack([masks.read_image(index) for index in batch]), np.stack(regions))

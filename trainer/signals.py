@@ -1,4 +1,6 @@
-"""SIGINT and SIGTERM: an error at once outside the training loop, a wish to be granted after the step inside it."""
+"""SIGINT and SIGTERM: an error at once outside the training loop, a wish to be granted after the
+step inside it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ _states: list[Callable[[], str]] = [lambda: "finished work is kept"]
 
 @contextlib.contextmanager
 def _handling(handler: Callable[[int, types.FrameType | None], None]) -> Iterator[None]:
-    """Have `handler` called for SIGINT and SIGTERM; does nothing outside the main thread, where Python forbids it."""
+    """Have `handler` called for SIGINT and SIGTERM; does nothing outside the main thread, where
+    Python forbids it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -33,7 +37,8 @@ def _handling(handler: Callable[[int, types.FrameType | None], None]) -> Iterato
 def stop_signals() -> Iterator[None]:
     """Turn SIGINT and SIGTERM into `Interrupted` and `Terminated` while a command runs.
 
-    A stop that something swallowed is raised again at the end: a command that was stopped does not end as if it were not.
+    A stop that something swallowed is raised again at the end: a command that was stopped does not
+    end as if it were not.
     """
     pending: list[Interrupted] = []
 
@@ -60,7 +65,10 @@ def saying(state: Callable[[], str]) -> Iterator[None]:
 def stopped_by(number: int, state: str) -> Interrupted:
     """Return the error of a run that signal `number` stopped; `state` says what was saved."""
     kind = Interrupted if number == signal.SIGINT else Terminated
-    return kind(f"stopped by {signal.Signals(number).name}; {state}", hint="run the same command again to go on from there")
+    return kind(
+        f"stopped by {signal.Signals(number).name}; {state}",
+        hint="run the same command again to go on from there",
+    )
 
 
 class StopRequest:
@@ -77,6 +85,7 @@ class StopRequest:
 
     def _take_note(self, number: int, _: types.FrameType | None) -> None:
         if self.number is not None:
-            os.write(2, f"stopped at once by {signal.Signals(number).name}; the last checkpoint is whole\n".encode())
+            name = signal.Signals(number).name
+            os.write(2, f"stopped at once by {name}; the last checkpoint is whole\n".encode())
             os._exit(128 + number)
         self.number = number

@@ -1,8 +1,9 @@
 """What the engine knows of a recipe: one protocol for its stages, and the registry of recipes.
 
-A recipe is a module with a `Config` (a subclass of `RunConfig`), `stages` and `describe`. It plans one or more stages; the
-engine trains them in order. Everything random in a batch is keyed by (seed, position) and drawn in the dataset; dropout is
-seeded by the engine at every step. So a stage holds no state but the weights of `module`.
+A recipe is a module with a `Config` (a subclass of `RunConfig`), `stages` and `describe`. It plans
+one or more stages; the engine trains them in order. Everything random in a batch is keyed by (seed,
+position) and drawn in the dataset; dropout is seeded by the engine at every step. So a stage holds
+no state but the weights of `module`.
 """
 
 from __future__ import annotations
@@ -32,11 +33,16 @@ RECIPES = {
 # What a recipe trains when nothing else is said: its full size.
 DEFAULT_PRESETS = {"ldm": "reference-512", "codec": "codec-512", "diffmic": "diffmic-224"}
 DEFAULT_RECIPE = "ldm"
-NO_VALIDATION = "there is no validation split (histoprep manifest --help says how to make one): {} is measured on training tiles"
+NO_VALIDATION = (
+    "there is no validation split (histoprep manifest --help says how to make one): {} is measured"
+    " on training tiles"
+)
 
 
 class PositionDataset(Protocol):
-    """What the loader asks of a dataset: the batch of these positions, each sample a function of its position alone. Picklable."""
+    """What the loader asks of a dataset: the batch of these positions, each sample a function of
+    its position alone. Picklable.
+    """
 
     def batch(self, positions: np.ndarray) -> dict[str, Tensor]:
         """Return the samples of `positions` (int64) as tensors with a first axis of that length."""
@@ -47,9 +53,10 @@ class PositionDataset(Protocol):
 class StepOutput:
     """What one batch gave.
 
-    `loss` is a scalar (mean over the batch) or [batch]; the engine takes the mean and the gradient. `values` are logged, as
-    means, under their names: scalars or [batch], detached or not. `groups` break the loss down in the log: for each name of
-    `Stage.breakdown` the index (int64 [batch]) of the group every sample belongs to, -1 for none; it needs a loss of [batch].
+    `loss` is a scalar (mean over the batch) or [batch]; the engine takes the mean and the gradient.
+    `values` are logged, as means, under their names: scalars or [batch], detached or not. `groups`
+    break the loss down in the log: for each name of `Stage.breakdown` the index (int64 [batch]) of
+    the group every sample belongs to, -1 for none; it needs a loss of [batch].
     """
 
     loss: Tensor
@@ -58,10 +65,12 @@ class StepOutput:
 
 
 class Stage(Protocol):
-    """One training: a module, its data and its loss. Built new on every start; the engine restores the weights of `module`."""
+    """One training: a module, its data and its loss. Built new on every start; the engine restores
+    the weights of `module`.
+    """
 
     name: str
-    """Folder below the run folder; "" for an only stage, whose files lie in the run folder itself."""
+    """Folder below the run folder; "" for a single stage, whose files lie in the run folder."""
     module: nn.Module
     """What is trained and saved; the EMA is a copy of it. Frozen networks are not part of it."""
     best: tuple[str, Literal["min", "max"]] | None
@@ -69,25 +78,33 @@ class Stage(Protocol):
     num_positions: int
     """Training positions of the stage; the engine rounds up to whole optimiser steps."""
     breakdown: Mapping[str, Sequence[str]]
-    """Names of the groups the loss is broken down by: for instance {"stream": ("unconditional", "Tumour")}."""
+    """Groups the loss is broken down by, such as {"stream": ("unconditional", "Tumour")}."""
 
     weights_from: Mapping[str, str]
     """Where weights came from that training did not start at random; written beside the log."""
 
     def dataset(self) -> PositionDataset:
-        """Return what gives the batch of positions (0, 1, 2, ...); picklable; the same samples in every process."""
+        """Return what gives the batch of positions (0, 1, 2, ...); picklable; the same samples in
+        every process.
+        """
         ...
 
     def parameters_for(self, module: nn.Module) -> Iterable[Any]:
-        """Return the parameters, or parameter groups, of `module` for the optimiser. A group may have a `weight_decay`, or a factor `lr_scale`."""
+        """Return the parameters, or parameter groups, of `module` for the optimiser. A group may
+        have a `weight_decay`, or a factor `lr_scale`.
+        """
         ...
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> StepOutput:
-        """Return the loss of a batch on the device of `module`, which may be wrapped (DDP): call it, nothing else of it."""
+        """Return the loss of a batch on the device of `module`, which may be wrapped (DDP): call
+        it, nothing else of it.
+        """
         ...
 
     def validate(self, module: nn.Module) -> Mapping[str, float]:
-        """Return metrics of `module` (the EMA where there is one; in eval mode, without gradients), on fixed noise."""
+        """Return metrics of `module` (the EMA where there is one; in eval mode, without gradients),
+        on fixed noise.
+        """
         ...
 
     def pictures(self, module: nn.Module) -> Mapping[str, np.ndarray]:
@@ -95,7 +112,9 @@ class Stage(Protocol):
         ...
 
     def to(self, device: torch.device) -> None:
-        """Move what is frozen (codec, guidance classifier) to `device`; the engine moves `module`."""
+        """Move what is frozen (codec, guidance classifier) to `device`; the engine moves
+        `module`.
+        """
         ...
 
     def name_samples(self, positions: Sequence[int]) -> list[str]:
@@ -105,9 +124,11 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage to come: its name, and how to build it given the run folder (where earlier stages left their checkpoints).
+    """A stage to come: its name, and how to build it given the run folder (where earlier stages
+    left their checkpoints).
 
-    `prepare`, where there is one, makes what all processes need before (encoded latents); one process calls it, first.
+    `prepare`, where there is one, makes what all processes need before (encoded latents); one
+    process calls it, first.
     """
 
     name: str
@@ -121,11 +142,15 @@ class Recipe(Protocol):
     Config: type[RunConfig]
 
     def stages(self, config: Any) -> Sequence[StagePlan]:
-        """Return the stages in order, unbuilt; raises ConfigError when the configuration cannot work with the data."""
+        """Return the stages in order, unbuilt; raises ConfigError when the configuration cannot
+        work with the data.
+        """
         ...
 
     def describe(self, config: Any) -> dict[str, Any]:
-        """Return what --dry-run prints: `parameters` (name -> count), `streams` (name, probability, tiles), `memory_bytes` (part -> bytes)."""
+        """Return what --dry-run prints: `parameters` (name -> count), `streams` (name, probability,
+        tiles), `memory_bytes` (part -> bytes).
+        """
         ...
 
 

@@ -1,4 +1,6 @@
-"""Is what the trainer wrote still what it wrote: runs, checkpoints, latent sets and synthetic data sets, every byte read."""
+"""Is what the trainer wrote still what it wrote: runs, checkpoints, latent sets and synthetic data
+sets, every byte read.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,20 @@ _TOOLKIT_KINDS = ("workspace", "tree of masks", "folder of shards")
 
 
 def verify(path: Path) -> Verified:
-    """Return what became of a file or folder of the trainer since it was written; every byte is read.
+    """Return what became of a file or folder of the trainer since it was written; every byte is
+    read.
 
-    Raises UsageError for a path that is not there, that the trainer did not write, or that is the toolkit's to verify.
+    Raises UsageError for a path that is not there, that the trainer did not write, or that is the
+    toolkit's to verify.
     """
     kind = toolkit.trainer_kind(path) if path.is_dir() else None
     if kind is not None:
-        return {"checkpoint": _verify_checkpoint, "latent set": _verify_latents, "run": _verify_run, "synthetic data set": _verify_synthetic}[kind](
-            path
-        )
+        return {
+            "checkpoint": _verify_checkpoint,
+            "latent set": _verify_latents,
+            "run": _verify_run,
+            "synthetic data set": _verify_synthetic,
+        }[kind](path)
     if path.is_dir():
         _refuse_toolkit_kind(path)
         if (path / CHECKSUMS).is_file():
@@ -46,14 +53,18 @@ def verify(path: Path) -> Verified:
     if found is None and (path.parent / SUMS).is_file():
         return _verify_checkpoint(path.parent)
     if found is None:
-        raise toolkit.unknown_kind(path, (*KINDS, *(f"{one} (histoprep verify)" for one in _TOOLKIT_KINDS)))
+        raise toolkit.unknown_kind(
+            path, (*KINDS, *(f"{one} (histoprep verify)" for one in _TOOLKIT_KINDS))
+        )
     return found(path)
 
 
 def require_whole(*places: str | Path | None) -> None:
-    """Read what a command is about to use, and raise IntegrityError, naming the files, unless all of it is as it was written.
+    """Read what a command is about to use, and raise IntegrityError, naming the files, unless all
+    of it is as it was written.
 
-    Places that are not there yet, addresses and folders of other kinds (the user's own masks, a codec of diffusers) are passed over.
+    Places that are not there yet, addresses and folders of other kinds (the user's own masks, a
+    codec of diffusers) are passed over.
     """
     found = []
     for place in places:
@@ -62,16 +73,29 @@ def require_whole(*places: str | Path | None) -> None:
             try:
                 found.append(verify(path))
             except UsageError:
-                kind = toolkit.find_kind(path) if path.is_file() or toolkit.is_shards(path) else None
+                kind = (
+                    toolkit.find_kind(path) if path.is_file() or toolkit.is_shards(path) else None
+                )
                 found += [kind(path)] if kind else []
     toolkit.require_verified(*found)
 
 
 def _refuse_toolkit_kind(path: Path) -> None:
     checks = (toolkit.tree_kind, toolkit.is_shards, toolkit.is_workspace)
-    kind = next((name for name, check in zip(("tree of masks", "folder of shards", "workspace"), checks, strict=True) if check(path)), None)
+    kind = next(
+        (
+            name
+            for name, check in zip(
+                ("tree of masks", "folder of shards", "workspace"), checks, strict=True
+            )
+            if check(path)
+        ),
+        None,
+    )
     if kind is not None:
-        raise UsageError(f"this is a {kind}, which histoprep wrote", path=path, hint=f"histoprep verify {path}")
+        raise UsageError(
+            f"this is a {kind}, which histoprep wrote", path=path, hint=f"histoprep verify {path}"
+        )
 
 
 def _verify_many(path: Path) -> Verified:
@@ -93,18 +117,27 @@ def _verify_run(path: Path) -> Verified:
     found = toolkit.verify_listed_folder(path)
     found.kind, found.notes = "run", []
     names = toolkit.listed_names(path)
-    stages = [path, *sorted(one for one in path.iterdir() if one.is_dir() and one.name != "checkpoints")]
+    stages = [
+        path,
+        *sorted(one for one in path.iterdir() if one.is_dir() and one.name != "checkpoints"),
+    ]
     for stage in stages:
         if stage != path and (stage / CHECKSUMS).is_file():
             inside = toolkit.verify_listed_folder(stage)
             inside.notes = []
             found.add(inside)
             names.update(f"{stage.name}/{one}" for one in toolkit.listed_names(stage))
-        for checkpoint in (one for kind in ("last", "best") for one in list_checkpoints(stage / "checkpoints", kind)):
+        for checkpoint in (
+            one
+            for kind in ("last", "best")
+            for one in list_checkpoints(stage / "checkpoints", kind)
+        ):
             found.add(_verify_checkpoint(checkpoint))
             names.update(one.relative_to(path).as_posix() for one in toolkit.walk(checkpoint))
     if not (path / CHECKSUMS).is_file():
-        found.notes.append(f"{path} has no checksums: an earlier version wrote it; the same trainer fit lists them")
+        found.notes.append(
+            f"{path} has no checksums: an earlier version wrote it; the same trainer fit lists them"
+        )
     toolkit.note_others(found, path, names)
     return found
 
@@ -127,7 +160,9 @@ def _verify_latents(path: Path) -> Verified:
 
 
 def _verify_synthetic(path: Path) -> Verified:
-    workspace = path if path.name.endswith(".histoprep") else path.with_name(path.name + ".histoprep")
+    workspace = (
+        path if path.name.endswith(".histoprep") else path.with_name(path.name + ".histoprep")
+    )
     root = workspace.with_name(workspace.name.removesuffix(".histoprep"))
     found = toolkit.verify_workspace(workspace)
     found.path, found.kind = root, "synthetic data set"

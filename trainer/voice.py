@@ -1,4 +1,6 @@
-"""How the engine tells what it does: callables that the command line fills with the console, and tests with nothing."""
+"""How the engine tells what it does: callables that the command line fills with the console, and
+tests with nothing.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ class _Deaf:
         """Do nothing."""
 
 
-def _no_progress(label: str, total: int | None, unit: str) -> contextlib.AbstractContextManager[Meter]:
+def _no_progress(
+    label: str, total: int | None, unit: str
+) -> contextlib.AbstractContextManager[Meter]:
     return contextlib.nullcontext(_Deaf())
 
 
@@ -30,11 +34,15 @@ def _say_nothing(text: str) -> None:
 
 @dataclass(frozen=True)
 class Voice:
-    """`note` and `warn` take one line or paragraph; `progress(label, total, unit)` is a context that gives a meter."""
+    """`note` and `warn` take one line or paragraph; `progress(label, total, unit)` is a context
+    that gives a meter.
+    """
 
     note: Callable[[str], Any] = _say_nothing
     warn: Callable[[str], Any] = _say_nothing
-    progress: Callable[[str, int | None, str], contextlib.AbstractContextManager[Meter]] = _no_progress
+    progress: Callable[[str, int | None, str], contextlib.AbstractContextManager[Meter]] = (
+        _no_progress
+    )
 
 
 SILENT = Voice()

@@ -1,6 +1,7 @@
 """The audit: tiles table -> evidence -> findings -> report, in the workspace beside the data set.
 
-`histoprep.audit("folder")` works: this module can be called, which is the same as calling its function `audit`.
+`histoprep.audit("folder")` works: this module can be called, which is the same as calling its
+function `audit`.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ class AuditOptions:
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """What an audit came to. `report` is None when nothing had changed and only the text was wanted; `warnings` are about the workspace."""
+    """What an audit came to. `report` is None when nothing had changed and only the text was
+    wanted; `warnings` are about the workspace.
+    """
 
     exit_code: ExitCode
     text: str
@@ -95,10 +98,11 @@ def audit(
 ) -> Report:
     """Audit the data set at `root`, write everything to its workspace and return the report.
 
-    `label_map` and `group_by` are what the command line calls --map and --group-by and go before those of `options`.
-    Without a table among `options`, the data set is read as the last audit read it. Without any label map the one in the data
-    set is used. Nothing is printed and nothing is written inside the data set. Raises UsageError for options that make no
-    sense, OutputError and LockedError for the workspace.
+    `label_map` and `group_by` are what the command line calls --map and --group-by and go before
+    those of `options`. Without a table among `options`, the data set is read as the last audit read
+    it. Without any label map the one in the data set is used. Nothing is printed and nothing is
+    written inside the data set. Raises UsageError for options that make no sense, OutputError and
+    LockedError for the workspace.
     """
     from histoprep.labels import default_map, find_label_map
 
@@ -107,8 +111,17 @@ def audit(
     table = chosen.table or _earlier_table_options(where)
     if group_by is not None:
         table = replace(table, scan=replace(table.scan, group_by=group_by))
-    map_path = find_label_map(label_map, where.root) if label_map else chosen.map_path or default_map(where.root)
-    result = run_audit(where, replace(chosen, table=table, map_path=map_path), Engine(workers or 0), want_report=True)
+    map_path = (
+        find_label_map(label_map, where.root)
+        if label_map
+        else chosen.map_path or default_map(where.root)
+    )
+    result = run_audit(
+        where,
+        replace(chosen, table=table, map_path=map_path),
+        Engine(workers or 0),
+        want_report=True,
+    )
     assert result.report is not None
     return result.report
 
@@ -116,10 +129,19 @@ def audit(
 def _earlier_table_options(workspace: Workspace) -> TableOptions:
     """Return how the last audit read the data set, and what was decided of its masks."""
     earlier = earlier_options(workspace)
-    return TableOptions(scan=earlier.scan, tiles=TileOptions().with_reading(earlier.tiles.mask_reading))
+    return TableOptions(
+        scan=earlier.scan, tiles=TileOptions().with_reading(earlier.tiles.mask_reading)
+    )
 
 
-def run_audit(workspace: Workspace, options: AuditOptions, engine: Engine, advance: Advance = _silent, *, want_report: bool = False) -> AuditResult:
+def run_audit(
+    workspace: Workspace,
+    options: AuditOptions,
+    engine: Engine,
+    advance: Advance = _silent,
+    *,
+    want_report: bool = False,
+) -> AuditResult:
     """Bring all results of the workspace up to date.
 
     When neither the files nor the options changed, nothing is done again: the text of the
@@ -132,7 +154,9 @@ def run_audit(workspace: Workspace, options: AuditOptions, engine: Engine, advan
         made = table.build(engine, advance)
         inputs = _inputs_digest(workspace, options, prepared)
         earlier = None if want_report or not made.up_to_date else _earlier_result(workspace, inputs)
-        result = earlier or _audit(Run(workspace, options, engine, table.options, made, started), prepared, inputs)
+        result = earlier or _audit(
+            Run(workspace, options, engine, table.options, made, started), prepared, inputs
+        )
     return replace(result, warnings=(made.warning,) if made.warning else ())
 
 
@@ -145,28 +169,45 @@ class _Prepared:
 
 
 def _prepare(options: AuditOptions, table: TableOptions) -> _Prepared:
-    """Return what the files among the options say; raises UsageError for options that make no sense."""
+    """Return what the files among the options say; raises UsageError for options that make no
+    sense.
+    """
     from histoprep.audit.baseline import read_baseline
     from histoprep.audit.sources import Sources
 
     options.selection.validate(list(RULES.values()))
     expected = _expected(options.expectation, table) if options.expectation else {}
     sources = Sources.of(
-        options.map_path, expected, min_area_px=table.tiles.min_area_px, tile_size_px=options.tile_size_px, headers_only=table.tiles.headers_only
+        options.map_path,
+        expected,
+        min_area_px=table.tiles.min_area_px,
+        tile_size_px=options.tile_size_px,
+        headers_only=table.tiles.headers_only,
     )
     return _Prepared(sources, read_baseline(options.baseline) if options.baseline else frozenset())
 
 
 def _expected(path: Path, table: TableOptions) -> Mapping[str, Any]:
-    """Return the counts there should be; raises UsageError for those that these options cannot give."""
+    """Return the counts there should be; raises UsageError for those that these options cannot
+    give.
+    """
     from histoprep.audit.expectation import read_expectation
 
     expected = read_expectation(path)
     if expected and table.sample is not None:
-        raise UsageError("a sample cannot be held against an expectation file", path=path, hint="leave out --sample or --expect")
+        raise UsageError(
+            "a sample cannot be held against an expectation file",
+            path=path,
+            hint="leave out --sample or --expect",
+        )
     unknown = [name for name in _FROM_PIXELS if name in expected]
     if unknown and table.tiles.headers_only:
-        raise UsageError("--quick cannot count this, since it looks at no pixels", path=path, seen=", ".join(unknown), hint="leave out --quick")
+        raise UsageError(
+            "--quick cannot count this, since it looks at no pixels",
+            path=path,
+            seen=", ".join(unknown),
+            hint="leave out --quick",
+        )
     return expected
 
 
@@ -174,20 +215,40 @@ def _inputs_digest(workspace: Workspace, options: AuditOptions, prepared: _Prepa
     """Return a digest of everything the result depends on besides the clock."""
     _, header = tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)
     sources = prepared.sources
-    label_map = (str(options.map_path), sources.label_map.digest if sources.label_map else "", sources.map_problems)
-    made_since = [(str(one.relative_to(workspace.folder)), one.stat().st_size, one.stat().st_mtime_ns) for one in _later_files(workspace)]
+    label_map = (
+        str(options.map_path),
+        sources.label_map.digest if sources.label_map else "",
+        sources.map_problems,
+    )
+    made_since = [
+        (str(one.relative_to(workspace.folder)), one.stat().st_size, one.stat().st_mtime_ns)
+        for one in _later_files(workspace)
+    ]
     graded = dataclasses.asdict(options.selection)
-    seen = [header.get("listing_digest"), header["options"], label_map, sources.expected, sorted(prepared.accepted), made_since]
+    seen = [
+        header.get("listing_digest"),
+        header["options"],
+        label_map,
+        sources.expected,
+        sorted(prepared.accepted),
+        made_since,
+    ]
     return digest_text(repr([__version__, *seen, graded, options.tile_size_px, options.fail_on]))
 
 
 def _later_files(workspace: Workspace) -> list[Path]:
-    """Return the files of later stages that rules look at: the note of a repair, the manifest, and shards and latent sets beside it."""
+    """Return the files of later stages that rules look at: the note of a repair, the manifest, and
+    shards and latent sets beside it.
+    """
     from histoprep.manifest.latent_sets import ENTRIES, SUMMARY, latent_sets
 
     shards = sorted((workspace.folder / "shards").glob("*"))
-    latents = (place / name for place in latent_sets(workspace.folder) for name in (SUMMARY, ENTRIES))
-    return [one for one in (workspace.repair, workspace.manifest, *shards, *latents) if one.is_file()]
+    latents = (
+        place / name for place in latent_sets(workspace.folder) for name in (SUMMARY, ENTRIES)
+    )
+    return [
+        one for one in (workspace.repair, workspace.manifest, *shards, *latents) if one.is_file()
+    ]
 
 
 def _earlier_result(workspace: Workspace, inputs: str) -> AuditResult | None:
@@ -197,7 +258,12 @@ def _earlier_result(workspace: Workspace, inputs: str) -> AuditResult | None:
         names = [workspace.report.name, workspace.summary.name]
         # Listed last of all: a run that was killed before has not ended.
         listed = checksums.read_checksums(workspace.folder).keys() >= set(names)
-        if listed and summary["inputs"] == inputs and workspace.report.exists() and not checksums.damaged_files(workspace.folder, names=names):
+        if (
+            listed
+            and summary["inputs"] == inputs
+            and workspace.report.exists()
+            and not checksums.damaged_files(workspace.folder, names=names)
+        ):
             return AuditResult(ExitCode(summary["exit_code"]), summary["text"], None)
     except (OSError, IntegrityError, KeyError, TypeError):
         # No earlier audit, or a damaged one: it is made again.
@@ -207,7 +273,9 @@ def _earlier_result(workspace: Workspace, inputs: str) -> AuditResult | None:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One audit under way; `started_s` is of the monotonic clock, `made` what became of the tiles table."""
+    """One audit under way; `started_s` is of the monotonic clock, `made` what became of the tiles
+    table.
+    """
 
     workspace: Workspace
     options: AuditOptions
@@ -225,7 +293,9 @@ def _audit(run: Run, prepared: _Prepared, inputs: str) -> AuditResult:
 
     workspace, options = run.workspace, run.options
     evidence = gather(workspace, prepared.sources, run.engine)
-    found = apply_baseline(options.selection.apply(run_rules(workspace, evidence)), prepared.accepted)
+    found = apply_baseline(
+        options.selection.apply(run_rules(workspace, evidence)), prepared.accepted
+    )
     report = build_report(run, evidence, found)
     _write_findings(workspace, found)
     checksums.publish_file(workspace.folder, workspace.report.name, render(report, "html"))
@@ -241,7 +311,16 @@ def _write_findings(workspace: Workspace, found: list[Finding]) -> None:
     batches = (
         pa.table(
             [
-                *([value] * one.count for value in (one.code, one.rule.name, one.subcode, str(one.severity), one.where)),
+                *(
+                    [value] * one.count
+                    for value in (
+                        one.code,
+                        one.rule.name,
+                        one.subcode,
+                        str(one.severity),
+                        one.where,
+                    )
+                ),
                 list(one.paths),
                 list(one.details),
                 [one.known] * one.count,
@@ -250,7 +329,14 @@ def _write_findings(workspace: Workspace, found: list[Finding]) -> None:
         )
         for one in found
     )
-    tables.write_table(workspace.findings, batches, FINDINGS_SCHEMA, kind="findings", schema_version="1.0", metadata={"root": str(workspace.root)})
+    tables.write_table(
+        workspace.findings,
+        batches,
+        FINDINGS_SCHEMA,
+        kind="findings",
+        schema_version="1.0",
+        metadata={"root": str(workspace.root)},
+    )
 
 
 class _CallableModule(ModuleType):

@@ -29,19 +29,36 @@ def write_baseline(path: Path, found: Iterable[Finding]) -> int:
 
 
 def read_baseline(path: Path) -> Accepted:
-    """Return (code, subcode, path) of everything accepted; raises UsageError when the file is no baseline."""
+    """Return (code, subcode, path) of everything accepted; raises UsageError when the file is no
+    baseline.
+    """
     if path.exists() and not path.is_file():
-        raise UsageError("the baseline is no regular file", path=path, hint="write one with --write-baseline FILE")
+        raise UsageError(
+            "the baseline is no regular file",
+            path=path,
+            hint="write one with --write-baseline FILE",
+        )
     try:
         content = json.loads(path.read_text("utf-8"))
         if content["format"] != _FORMAT or content["version"] != _VERSION:
             raise ValueError(f"{content['format']} version {content['version']}")
         entries = [(key.partition(" "), paths) for key, paths in content["accepted"].items()]
-        return frozenset((code, subcode, one) for (code, _, subcode), paths in entries for one in paths)
+        return frozenset(
+            (code, subcode, one) for (code, _, subcode), paths in entries for one in paths
+        )
     except OSError as error:
-        raise UsageError(f"the baseline cannot be read: {error.strerror}", path=path, hint="write one with --write-baseline FILE") from error
+        raise UsageError(
+            f"the baseline cannot be read: {error.strerror}",
+            path=path,
+            hint="write one with --write-baseline FILE",
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UsageError("the file is no baseline", path=path, seen=str(error)[:200], expected=f"{_FORMAT} version {_VERSION}") from error
+        raise UsageError(
+            "the file is no baseline",
+            path=path,
+            seen=str(error)[:200],
+            expected=f"{_FORMAT} version {_VERSION}",
+        ) from error
 
 
 def apply_baseline(found: Iterable[Finding], accepted: Accepted) -> list[Finding]:
@@ -51,7 +68,11 @@ def apply_baseline(found: Iterable[Finding], accepted: Accepted) -> list[Finding
     result = []
     for one in found:
         is_known = [(one.code, one.subcode, path) in accepted for path in one.paths]
-        result += [part for part in (_part(one, is_known, known=False), _part(one, is_known, known=True)) if part.count]
+        result += [
+            part
+            for part in (_part(one, is_known, known=False), _part(one, is_known, known=True))
+            if part.count
+        ]
     return result
 
 

@@ -1,7 +1,8 @@
 """Which images are copies of each other: candidates from the table, confirmed on pixels.
 
 Equal bytes are known from the digests. Everything else is a candidate until both files were decoded
-again: equal pixels, or a high correlation of luminance, at 1/8 size where that is large enough to tell images apart.
+again: equal pixels, or a high correlation of luminance, at 1/8 size where that is large enough to
+tell images apart.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ SCHEMA = pa.schema(
 )
 
 COLUMNS = (
-    "image_path", "mask_path", "image_digest", "image_hash", "luminance_digest", "contrast", "width_px", "height_px", "mask_digest", "mask_error",
+    "image_path", "mask_path", "image_digest", "image_hash", "luminance_digest", "contrast",
+    "width_px", "height_px", "mask_digest", "mask_error",
 )  # fmt: skip
 
 
@@ -61,7 +63,8 @@ class Candidates:
 
 
 def find_candidates(tiles: pd.DataFrame) -> Candidates:
-    """Return pairs that may be equal or nearly so, from the columns `COLUMNS`; those of equal content first.
+    """Return pairs that may be equal or nearly so, from the columns `COLUMNS`; those of equal
+    content first.
 
     Files of equal bytes are paired only when their masks differ in bytes, to compare the masks.
     """
@@ -71,15 +74,26 @@ def find_candidates(tiles: pd.DataFrame) -> Candidates:
     first, second = _first_with_each(labelled, ["image_digest"])
     differ = images.mask_digest[first].to_numpy() != images.mask_digest[second].to_numpy()
     found = [np.stack((first, second), axis=1)[differ.astype(bool)]]
-    # One image stands for all its exact copies from here on: the first with a mask, so that masks can be compared.
-    distinct = images.loc[(~has_mask).sort_values(kind="stable").index].drop_duplicates("image_digest").sort_index()
+    # One image stands for all its exact copies from here on: the first with a mask, so that masks
+    # can be compared.
+    distinct = (
+        images.loc[(~has_mask).sort_values(kind="stable").index]
+        .drop_duplicates("image_digest")
+        .sort_index()
+    )
     distinct = distinct[distinct.contrast >= MIN_CONTRAST]
     found.append(_pairs_of_equal(distinct, ["luminance_digest", "width_px", "height_px"]))
     near, num_unseen = _near_pairs(distinct)
     unique = _unique_pairs(np.concatenate([*found, near]))
     chosen = unique[:MAX_COMPARISONS]
-    sides = [images[name].iloc[chosen[:, side]] for name in ("image_path", "mask_path") for side in (0, 1)]
-    paths = [(a, b, _text(mask_a), _text(mask_b)) for a, b, mask_a, mask_b in zip(*sides, strict=True)]
+    sides = [
+        images[name].iloc[chosen[:, side]]
+        for name in ("image_path", "mask_path")
+        for side in (0, 1)
+    ]
+    paths = [
+        (a, b, _text(mask_a), _text(mask_b)) for a, b, mask_a, mask_b in zip(*sides, strict=True)
+    ]
     return Candidates(tuple(paths), max(0, len(unique) - MAX_COMPARISONS) + num_unseen)
 
 
@@ -112,7 +126,8 @@ def _pairs_of_equal(images: pd.DataFrame, keys: list[str]) -> np.ndarray:
 
 
 def _near_pairs(images: pd.DataFrame) -> tuple[np.ndarray, int]:
-    """Return index pairs whose hashes differ in few bits, and how many pairs of hashes were too many to look at.
+    """Return index pairs whose hashes differ in few bits, and how many pairs of hashes were too
+    many to look at.
 
     Of images with one hash each is paired with the first. Two hashes at most d bits apart agree in
     one of d + 1 bands of their bits, so only hashes that share a band are compared. Very large
@@ -132,8 +147,12 @@ def _near_pairs(images: pd.DataFrame) -> tuple[np.ndarray, int]:
     return np.concatenate(found), num_unseen
 
 
-def _near_in_band(hashes: np.ndarray, order: np.ndarray, keys: np.ndarray, apart: int) -> tuple[np.ndarray, int]:
-    """Return positions [pairs, 2] of near hashes with one key, and how many pairs of one key were not looked at."""
+def _near_in_band(
+    hashes: np.ndarray, order: np.ndarray, keys: np.ndarray, apart: int
+) -> tuple[np.ndarray, int]:
+    """Return positions [pairs, 2] of near hashes with one key, and how many pairs of one key were
+    not looked at.
+    """
     found = [np.zeros((0, 2), np.int64)]
     sizes = np.unique(keys, return_counts=True)[1]
     unseen = int((sizes * (sizes - 1) // 2).sum())
@@ -174,26 +193,45 @@ class CompareTask:
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
     def without(self, index: int, reason: str) -> CompareTask:
-        """Return the task that leaves one pair uncompared; its files are reported by the tiles table."""
+        """Return the task that leaves one pair uncompared; its files are reported by the tiles
+        table.
+        """
         return replace(self, left_out=(*self.left_out, index))
 
 
-def _compare(root: str, reading: Reading, image_a: str, image_b: str, mask_a: str | None, mask_b: str | None) -> Iterator[dict[str, object]]:
-    """Yield the row of a pair that shows the same tissue; nothing for another, or when a file broke since it was measured."""
+def _compare(
+    root: str, reading: Reading, image_a: str, image_b: str, mask_a: str | None, mask_b: str | None
+) -> Iterator[dict[str, object]]:
+    """Yield the row of a pair that shows the same tissue; nothing for another, or when a file broke
+    since it was measured.
+    """
     from histoprep import imageio
 
     try:
         first, second = (_Picture.read(root, path) for path in (image_a, image_b))
-        alike = correlation(*(imageio.decode_compared_luminance(one.data, one.header) for one in (first, second)))
+        alike = correlation(
+            *(imageio.decode_compared_luminance(one.data, one.header) for one in (first, second))
+        )
         if alike < MIN_CORRELATION:
             return
         equal = first.data == second.data or bool(np.array_equal(first.rgb(), second.rgb()))
         masks = None
         if equal and mask_a and mask_b:
-            masks = bool(np.array_equal(_Picture.read(root, mask_a).labels(reading), _Picture.read(root, mask_b).labels(reading)))
+            masks = bool(
+                np.array_equal(
+                    _Picture.read(root, mask_a).labels(reading),
+                    _Picture.read(root, mask_b).labels(reading),
+                )
+            )
     except (OSError, BrokenFileError):
         return
-    yield {"image_a": image_a, "image_b": image_b, "equal_pixels": equal, "correlation": alike, "equal_masks": masks}
+    yield {
+        "image_a": image_a,
+        "image_b": image_b,
+        "equal_pixels": equal,
+        "correlation": alike,
+        "equal_masks": masks,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +260,9 @@ class _Picture:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Return Pearson's correlation of two pictures, uint8 [height, width]; 0 when sizes differ or one is constant."""
+    """Return Pearson's correlation of two pictures, uint8 [height, width]; 0 when sizes differ or
+    one is constant.
+    """
     if a.shape != b.shape:
         return 0.0
     x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
@@ -238,9 +278,16 @@ def compare(
     engine: Engine,
     reading: Reading = UNDECIDED,
 ) -> pa.Table:
-    """Return the confirmed pairs among the candidates, as rows of `SCHEMA`; `reading` says how masks are read."""
+    """Return the confirmed pairs among the candidates, as rows of `SCHEMA`; `reading` says how
+    masks are read.
+    """
     tasks = (
-        CompareTask(str(root), tuple(candidates[start : start + _PAIRS_A_TASK]), markers / f"compare-{start}.at", reading=reading)
+        CompareTask(
+            str(root),
+            tuple(candidates[start : start + _PAIRS_A_TASK]),
+            markers / f"compare-{start}.at",
+            reading=reading,
+        )
         for start in range(0, len(candidates), _PAIRS_A_TASK)
     )
     tables = list(run_tasks(tasks, engine)) if candidates else []

@@ -40,7 +40,9 @@ _DUPLICATES_VERSION = "2.0"
 
 @dataclass(frozen=True)
 class _WithoutManifest(Workspace):
-    """A workspace whose manifest cannot be read: counts go by the folders' splits, and HP901 says why."""
+    """A workspace whose manifest cannot be read: counts go by the folders' splits, and HP901 says
+    why.
+    """
 
     @property
     def manifest(self) -> Path:
@@ -97,7 +99,9 @@ def _readable_manifest(workspace: Workspace) -> Manifest | None:
 
 
 def _mended_masks(workspace: Workspace) -> MendedMasks | None:
-    """Return the mended masks; None where those are gone or a repair did not end, which the stages that need them say."""
+    """Return the mended masks; None where those are gone or a repair did not end, which the stages
+    that need them say.
+    """
     try:
         mended = open_mended(workspace.folder)
         if mended is not None:
@@ -108,10 +112,22 @@ def _mended_masks(workspace: Workspace) -> MendedMasks | None:
 
 
 def _overview(rows: TileRows) -> pd.DataFrame:
-    """Return the overview: `OVERVIEW_COLUMNS`, source, is_mended, and what `label_ids` says of each mask (see `Evidence`)."""
-    pieces = [_overview_piece(batch) for batch in rows.read_batches([*OVERVIEW_COLUMNS, "label_ids", IS_MENDED])]
-    columns = pa.schema([*(SCHEMA.field(name) for name in (*OVERVIEW_COLUMNS, "label_ids")), pa.field(IS_MENDED, pa.bool_())])
-    overview = pd.concat(pieces, ignore_index=True) if pieces else _overview_piece(columns.empty_table())
+    """Return the overview: `OVERVIEW_COLUMNS`, source, is_mended, and what `label_ids` says of each
+    mask (see `Evidence`).
+    """
+    pieces = [
+        _overview_piece(batch)
+        for batch in rows.read_batches([*OVERVIEW_COLUMNS, "label_ids", IS_MENDED])
+    ]
+    columns = pa.schema(
+        [
+            *(SCHEMA.field(name) for name in (*OVERVIEW_COLUMNS, "label_ids")),
+            pa.field(IS_MENDED, pa.bool_()),
+        ]
+    )
+    overview = (
+        pd.concat(pieces, ignore_index=True) if pieces else _overview_piece(columns.empty_table())
+    )
     folder = overview.tile_id.str.replace(r"/?[^/]*$", "", regex=True)
     return overview.assign(source=overview.group.fillna(folder.where(folder != "", ".")))
 
@@ -134,20 +150,36 @@ def _amounts(overview: pd.DataFrame) -> Amounts:
         pairs=int((has_image & has_mask).sum()),
         orphan_masks=int((has_mask & ~has_image).sum()),
         zero_masks=int((overview.zero & has_image).sum()),
-        unreadable=sum(int(overview[side].str.startswith("HP2").fillna(False).sum()) for side in ("image_error", "mask_error")),
+        unreadable=sum(
+            int(overview[side].str.startswith("HP2").fillna(False).sum())
+            for side in ("image_error", "mask_error")
+        ),
     )
 
 
-def _duplicates(workspace: Workspace, opened: Any, header: Mapping[str, Any], engine: Engine) -> tuple[pd.DataFrame, int]:
-    """Return the compared pairs and how many were left out; those of an earlier audit of the same table are taken over."""
+def _duplicates(
+    workspace: Workspace, opened: Any, header: Mapping[str, Any], engine: Engine
+) -> tuple[pd.DataFrame, int]:
+    """Return the compared pairs and how many were left out; those of an earlier audit of the same
+    table are taken over.
+    """
     key = {"listing_digest": header.get("listing_digest"), "options": header["options"]}
     earlier = _earlier_duplicates(workspace, key)
     if earlier is not None:
         return earlier
-    candidates = find_candidates(tables.read_table(opened, DUPLICATE_COLUMNS).to_pandas(types_mapper=checks.nullable))
+    candidates = find_candidates(
+        tables.read_table(opened, DUPLICATE_COLUMNS).to_pandas(types_mapper=checks.nullable)
+    )
     found = compare(workspace.root, candidates.pairs, workspace.parts, engine, _reading(header))
     metadata = key | {"num_left_out": candidates.num_left_out}
-    tables.write_table(workspace.duplicates, [found], DUPLICATE_SCHEMA, kind=_DUPLICATES_KIND, schema_version=_DUPLICATES_VERSION, metadata=metadata)
+    tables.write_table(
+        workspace.duplicates,
+        [found],
+        DUPLICATE_SCHEMA,
+        kind=_DUPLICATES_KIND,
+        schema_version=_DUPLICATES_VERSION,
+        metadata=metadata,
+    )
     return found.to_pandas(types_mapper=checks.nullable), candidates.num_left_out
 
 
@@ -155,12 +187,20 @@ def _reading(header: Mapping[str, Any]) -> Reading:
     return TileOptions.from_json(header["options"]["tiles"]).mask_reading
 
 
-def _earlier_duplicates(workspace: Workspace, key: Mapping[str, Any]) -> tuple[pd.DataFrame, int] | None:
+def _earlier_duplicates(
+    workspace: Workspace, key: Mapping[str, Any]
+) -> tuple[pd.DataFrame, int] | None:
     try:
-        opened, header = tables.open_table(workspace.duplicates, kind=_DUPLICATES_KIND, schema_version=_DUPLICATES_VERSION)
-        if key["listing_digest"] is None or any(header.get(name) != value for name, value in key.items()):
+        opened, header = tables.open_table(
+            workspace.duplicates, kind=_DUPLICATES_KIND, schema_version=_DUPLICATES_VERSION
+        )
+        if key["listing_digest"] is None or any(
+            header.get(name) != value for name, value in key.items()
+        ):
             return None
-        return tables.read_table(opened).to_pandas(types_mapper=checks.nullable), header["num_left_out"]
+        return tables.read_table(opened).to_pandas(types_mapper=checks.nullable), header[
+            "num_left_out"
+        ]
     except (FileNotFoundError, IntegrityError):
         return None
 

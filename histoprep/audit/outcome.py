@@ -45,10 +45,14 @@ def build_report(run: Run, evidence: Evidence, found: list[Finding]) -> Report:
 
 
 def status_of(found: list[Finding], fail_on: Severity | None) -> Status:
-    """Return incomplete when files could not be looked at, failed when a new finding is at or above `fail_on`."""
+    """Return incomplete when files could not be looked at, failed when a new finding is at or above
+    `fail_on`.
+    """
     if any(one.code == "HP201" and one.subcode in NOT_LOOKED_AT and not one.known for one in found):
         return Status.INCOMPLETE
-    failing = fail_on is not None and any(one.severity.rank >= fail_on.rank and not one.known for one in found)
+    failing = fail_on is not None and any(
+        one.severity.rank >= fail_on.rank and not one.known for one in found
+    )
     return Status.FAILED if failing else Status.PASSED
 
 
@@ -56,7 +60,9 @@ def exit_code_of(report: Report, fail_on: Severity | None) -> ExitCode:
     """Return the exit code that belongs to the verdict."""
     if report.status is Status.INCOMPLETE:
         return ExitCode.INCOMPLETE
-    return ExitCode.FINDINGS if report.status is Status.FAILED and fail_on is not None else ExitCode.OK
+    return (
+        ExitCode.FINDINGS if report.status is Status.FAILED and fail_on is not None else ExitCode.OK
+    )
 
 
 def _summary(evidence: Evidence, made: TableResult, seconds: float) -> Summary:
@@ -75,12 +81,16 @@ def _summary(evidence: Evidence, made: TableResult, seconds: float) -> Summary:
     )
 
 
-def _shown_options(options: AuditOptions, table: TableOptions, evidence: Evidence) -> dict[str, object]:
+def _shown_options(
+    options: AuditOptions, table: TableOptions, evidence: Evidence
+) -> dict[str, object]:
     problems = evidence.map_problems and evidence.label_map is None
     shown: dict[str, object] = {
         "layout": str(table.scan.layout),
         "group by": table.scan.group_by or "not given: slides and cases are unknown",
-        "label map": f"{evidence.map_path or 'none'}{' (not used: see its findings)' if problems else ''}",
+        "label map": (
+            f"{evidence.map_path or 'none'}{' (not used: see its findings)' if problems else ''}"
+        ),
         "smallest region (--min-area)": f"{table.tiles.min_area_px} px",
     }
     if table.tiles.headers_only:
@@ -88,7 +98,9 @@ def _shown_options(options: AuditOptions, table: TableOptions, evidence: Evidenc
     if table.sample is not None:
         shown["sample"] = f"{table.sample:,} tiles"
     if evidence.num_uncompared:
-        shown["copies not compared"] = f"{evidence.num_uncompared:,} candidate pairs beyond the limit"
+        shown["copies not compared"] = (
+            f"{evidence.num_uncompared:,} candidate pairs beyond the limit"
+        )
     return shown
 
 
@@ -97,7 +109,10 @@ def _class_rows(evidence: Evidence) -> list[ClassRow]:
     sums = evidence.counts.classes.groupby("class_id")[["pixels", "tiles", "core_tiles"]].sum()
     sums = sums.reindex([one.id for one in label_map.classes], fill_value=0)
     columns = (label_map.classes, sums.pixels, sums.tiles, sums.core_tiles)
-    return [ClassRow(one.id, one.name, one.colour, int(pixels), int(tiles), int(core)) for one, pixels, tiles, core in zip(*columns, strict=True)]
+    return [
+        ClassRow(one.id, one.name, one.colour, int(pixels), int(tiles), int(core))
+        for one, pixels, tiles, core in zip(*columns, strict=True)
+    ]
 
 
 def _split_rows(evidence: Evidence) -> list[SplitRow]:

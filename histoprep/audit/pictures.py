@@ -86,7 +86,9 @@ class PictureTask:
         return np.where(classes == UNMAPPED, unlisted(values), classes)
 
 
-def make_pictures(workspace: Workspace, evidence: Evidence, found: Iterable[Finding], engine: Engine) -> dict[str, Picture]:
+def make_pictures(
+    workspace: Workspace, evidence: Evidence, found: Iterable[Finding], engine: Engine
+) -> dict[str, Picture]:
     """Return pictures for the paths that the report shows, as far as they can be decoded."""
     wanted = set(wanted_pictures(found))
     overview = evidence.overview
@@ -94,11 +96,18 @@ def make_pictures(workspace: Workspace, evidence: Evidence, found: Iterable[Find
     tiles: list[tuple[str, str | None, str | None]] = []
     for image_path, mask_path in zip(chosen.image_path, chosen.mask_path, strict=True):
         image, mask = (path if isinstance(path, str) else None for path in (image_path, mask_path))
-        tiles += [(path, image, mask) for path in (image, mask) if path is not None and path in wanted]
+        tiles += [
+            (path, image, mask) for path in (image, mask) if path is not None and path in wanted
+        ]
     if not tiles:
         return {}
     label_map = evidence.label_map or evidence.raw_map
     task = PictureTask(
-        str(workspace.root), tuple(tiles), label_map, evidence.label_map is None, workspace.parts / "pictures.at", reading=evidence.readings.reading
+        str(workspace.root),
+        tuple(tiles),
+        label_map,
+        evidence.label_map is None,
+        workspace.parts / "pictures.at",
+        reading=evidence.readings.reading,
     )
     return next(run_tasks([task], Engine(1, engine.scheduler)))

@@ -1,4 +1,6 @@
-"""What an audit is told besides the tables of the workspace; cheap to read, so that bad input is refused before any tile is looked at."""
+"""What an audit is told besides the tables of the workspace; cheap to read, so that bad input is
+refused before any tile is looked at.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,15 @@ class Sources:
     headers_only: bool = False
 
     @classmethod
-    def of(cls, map_path: Path | None, expected: Mapping[str, Any] | None = None, **thresholds: Any) -> Sources:
-        """Return the sources with the label map read; raises LabelMapError when the file cannot be read as one at all."""
+    def of(
+        cls, map_path: Path | None, expected: Mapping[str, Any] | None = None, **thresholds: Any
+    ) -> Sources:
+        """Return the sources with the label map read; raises LabelMapError when the file cannot be
+        read as one at all.
+        """
         problems = tuple(check_label_map(map_path)) if map_path else ()
-        usable = map_path is not None and all(one.severity is not Severity.ERROR for one in problems)
+        usable = map_path is not None and all(
+            one.severity is not Severity.ERROR for one in problems
+        )
         label_map = load_label_map(map_path) if usable and map_path else None
         return cls(map_path, label_map, problems, expected or {}, **thresholds)

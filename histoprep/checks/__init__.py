@@ -28,12 +28,27 @@ from histoprep.tiles.readings import MaskReadings
 if TYPE_CHECKING:
     from histoprep.stats.counts import Counts
 
-FAMILIES = ("listing", "files", "images", "masks", "encodings", "lossy", "label_maps", "duplicates", "leaks", "classes", "manifests", "shards")
+FAMILIES = (
+    "listing",
+    "files",
+    "images",
+    "masks",
+    "encodings",
+    "lossy",
+    "label_maps",
+    "duplicates",
+    "leaks",
+    "classes",
+    "manifests",
+    "shards",
+)
 MAX_LISTED = 8
 # Columns of the tiles table that table rules see; a few short ones, so that millions of tiles fit.
 OVERVIEW_COLUMNS = (
-    "tile_id", "group", "split", "label", "unlabelled", "image_path", "mask_path", "image_digest", "image_error", "image_format", "width_px",
-    "height_px", "jpeg_quality", "jpeg_subsampling", "focus", "contrast", "background_share", "mask_digest", "mask_error", "mask_label_map",
+    "tile_id", "group", "split", "label", "unlabelled", "image_path", "mask_path", "image_digest",
+    "image_error", "image_format", "width_px",
+    "height_px", "jpeg_quality", "jpeg_subsampling", "focus", "contrast", "background_share",
+    "mask_digest", "mask_error", "mask_label_map",
 )  # fmt: skip
 
 
@@ -50,7 +65,8 @@ class CheckOptions:
 class Amounts:
     """How many there are of each kind; also what an expectation file may declare.
 
-    `zero_masks` are masks with an image that hold label 0 alone, `unreadable` counts images and masks.
+    `zero_masks` are masks with an image that hold label 0 alone, `unreadable` counts images and
+    masks.
     """
 
     images: int = 0
@@ -65,15 +81,16 @@ class Amounts:
 class Evidence:
     """Everything rules may look at.
 
-    What a mended mask holds stands in the place of what the damaged one held; paths and digests are those of the data set.
-    `overview` has one row a tile with `OVERVIEW_COLUMNS`, `source`, which is the group or else the folder, `is_mended`, and
-    of each mask whether it holds label 0 alone (`zero`) or a label other than 0 (`foreground`). `issues` are kind,
-    path, detail of the scan. `duplicates` are compared pairs of images (see `duplicates.py`), `num_uncompared` how many more
-    candidates there were than the limit. `counts`
-    are of the label map's classes, or of the raw labels without a map; `label_counts` always of the raw
-    labels, which `raw_map` maps to themselves. `map_problems` are those of the map's file. `lossy` are the
-    sources whose masks went through lossy compression or interpolation, `mended` the paths of masks that `repair` made new ones of.
-    `readings` are the masks whose labels depend on the reader.
+    What a mended mask holds stands in the place of what the damaged one held; paths and digests are
+    those of the data set. `overview` has one row a tile with `OVERVIEW_COLUMNS`, `source`, which is
+    the group or else the folder, `is_mended`, and of each mask whether it holds label 0 alone
+    (`zero`) or a label other than 0 (`foreground`). `issues` are kind, path, detail of the scan.
+    `duplicates` are compared pairs of images (see `duplicates.py`), `num_uncompared` how many more
+    candidates there were than the limit. `counts` are of the label map's classes, or of the raw
+    labels without a map; `label_counts` always of the raw labels, which `raw_map` maps to
+    themselves. `map_problems` are those of the map's file. `lossy` are the sources whose masks went
+    through lossy compression or interpolation, `mended` the paths of masks that `repair` made new
+    ones of. `readings` are the masks whose labels depend on the reader.
     """
 
     root: Path
@@ -103,9 +120,11 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of the tiles table: `tiles` without its lists, `labels` with one row a label of a tile.
+    """A piece of the tiles table: `tiles` without its lists, `labels` with one row a label of a
+    tile.
 
-    `labels` has `row` (position in `tiles`), label_id, pixels, core_pixels, radius_px, regions, specks, in order of row.
+    `labels` has `row` (position in `tiles`), label_id, pixels, core_pixels, radius_px, regions,
+    specks, in order of row.
     """
 
     tiles: pd.DataFrame
@@ -116,14 +135,24 @@ class Chunk:
         """Return a piece of tiles.parquet in this form."""
         lists = [name for name in table.column_names if name.startswith("label_")]
         tiles = table.drop_columns(lists).to_pandas(types_mapper=nullable)
-        counts = table["label_ids"].combine_chunks().value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        counts = (
+            table["label_ids"]
+            .combine_chunks()
+            .value_lengths()
+            .fill_null(0)
+            .to_numpy(zero_copy_only=False)
+        )
         labels = {"row": np.repeat(np.arange(table.num_rows), counts)}
         for name in lists:
-            labels[name.removeprefix("label_").replace("ids", "label_id")] = table[name].combine_chunks().flatten().to_numpy()
+            labels[name.removeprefix("label_").replace("ids", "label_id")] = (
+                table[name].combine_chunks().flatten().to_numpy()
+            )
         return cls(tiles, pd.DataFrame(labels))
 
     def labels_named(self, chosen: pd.Series) -> pd.Series:
-        """Return "label 3" or "labels 3, 4 and 20 more" for each tile with a chosen label; indexed by row."""
+        """Return "label 3" or "labels 3, 4 and 20 more" for each tile with a chosen label; indexed
+        by row.
+        """
         picked = self.labels[chosen]
         starts = np.flatnonzero(np.diff(picked.row, prepend=-1))
         sizes = np.diff(starts, append=len(picked))
@@ -137,7 +166,9 @@ class Chunk:
 
 
 def _label_words(text: str, size: int) -> str:
-    return f"label{'s' if size > 1 else ''} {text}" + (f" and {size - MAX_LISTED} more" if size > MAX_LISTED else "")
+    return f"label{'s' if size > 1 else ''} {text}" + (
+        f" and {size - MAX_LISTED} more" if size > MAX_LISTED else ""
+    )
 
 
 RowRule = Callable[[Chunk, Evidence], Iterator[Finding]]
@@ -175,7 +206,9 @@ def load_rules() -> None:
 
 
 def nullable(kind: pa.DataType) -> Any:
-    """Return pandas' type for an Arrow type that keeps whole numbers whole and text text where values are missing."""
+    """Return pandas' type for an Arrow type that keeps whole numbers whole and text text where
+    values are missing.
+    """
     if pa.types.is_integer(kind):
         return pd.UInt64Dtype() if pa.types.is_unsigned_integer(kind) else pd.Int64Dtype()
     if pa.types.is_string(kind):
@@ -214,7 +247,16 @@ def flag(
     rows = frame[true(chosen)]
     if len(rows):
         items = zip(rows[path].tolist(), _filled(detail, rows), strict=True)
-        yield finding(RULES[code], items, denominator=denominator, unit=unit, subcode=subcode, where=where, cause=cause, suggestion=suggestion)
+        yield finding(
+            RULES[code],
+            items,
+            denominator=denominator,
+            unit=unit,
+            subcode=subcode,
+            where=where,
+            cause=cause,
+            suggestion=suggestion,
+        )
 
 
 def _filled(template: str, rows: pd.DataFrame) -> Iterable[str]:
@@ -223,7 +265,10 @@ def _filled(template: str, rows: pd.DataFrame) -> Iterable[str]:
     if not names:
         return [template] * len(rows)
     columns = (rows[name].tolist() for name in names)
-    return [template.format(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
+    return [
+        template.format(**dict(zip(names, values, strict=True)))
+        for values in zip(*columns, strict=True)
+    ]
 
 
 def merged(found: Iterable[Finding]) -> list[Finding]:

@@ -1,4 +1,6 @@
-"""HP8: what the classes of the data set look like, overall and by split. Class 0, unknown, may be rare or missing."""
+"""HP8: what the classes of the data set look like, overall and by split. Class 0, unknown, may be
+rare or missing.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ SHIFT_MIN_TILES = 20
 
 def _named(evidence: Evidence, class_id: object) -> str:
     number = int(str(class_id))
-    return f"label {number}" if evidence.label_map is None else f"class {number} {evidence.label_map.class_name(number)}"
+    return (
+        f"label {number}"
+        if evidence.label_map is None
+        else f"class {number} {evidence.label_map.class_name(number)}"
+    )
 
 
 def _sums(evidence: Evidence, *keys: str) -> pd.DataFrame:
@@ -34,7 +40,9 @@ def _sums(evidence: Evidence, *keys: str) -> pd.DataFrame:
 
 
 def _is_spurious(totals: pd.DataFrame) -> pd.Series:
-    return (totals.tiles >= SPURIOUS_MIN_TILES) & (totals.tiles > SPURIOUS_RATIO * totals.core_tiles)
+    return (totals.tiles >= SPURIOUS_MIN_TILES) & (
+        totals.tiles > SPURIOUS_RATIO * totals.core_tiles
+    )
 
 
 def _real_classes(evidence: Evidence) -> pd.DataFrame:
@@ -56,10 +64,17 @@ def missing_in_split(evidence: Evidence) -> Iterator[Finding]:
     if len(splits) < 2:
         return
     totals = totals[totals.core_tiles > 0]
-    core = _sums(evidence, "class_id", "split").core_tiles.unstack(fill_value=0).reindex(index=totals.index, columns=splits, fill_value=0)
+    core = (
+        _sums(evidence, "class_id", "split")
+        .core_tiles.unstack(fill_value=0)
+        .reindex(index=totals.index, columns=splits, fill_value=0)
+    )
     in_all = totals.core_tiles.tolist()
     items = [
-        (f"{_named(evidence, totals.index[row])} in {splits[column]}", f"0 core-present tiles here, {in_all[row]:,} in all")
+        (
+            f"{_named(evidence, totals.index[row])} in {splits[column]}",
+            f"0 core-present tiles here, {in_all[row]:,} in all",
+        )
         for row, column in np.argwhere(core.to_numpy() == 0)
     ]
     if items:
@@ -81,10 +96,14 @@ def rare(evidence: Evidence) -> Iterator[Finding]:
     items = []
     for class_id, tiles in chosen.core_tiles.items():
         shown = f" in {plural(in_groups[class_id], 'group')}" if len(by_group) else ""
-        items.append((_named(evidence, class_id), f"{plural(int(tiles), 'core-present tile')}{shown}"))
+        items.append(
+            (_named(evidence, class_id), f"{plural(int(tiles), 'core-present tile')}{shown}")
+        )
     if items:
         unit = "labels" if evidence.label_map is None else "classes"
-        found = finding(RULES["HP802"], items, denominator=len(_sums(evidence, "class_id")), unit=unit)
+        found = finding(
+            RULES["HP802"], items, denominator=len(_sums(evidence, "class_id")), unit=unit
+        )
         yield replace(found, severity=Severity.INFO) if evidence.label_map is None else found
 
 
@@ -94,15 +113,33 @@ def spurious(evidence: Evidence) -> Iterator[Finding]:
     totals = _sums(evidence, "class_id")
     chosen = totals[_is_spurious(totals)]
     items = [
-        (_named(evidence, class_id), f"present in {plural(int(tiles), 'tile')}, core-present in {core:,}")
+        (
+            _named(evidence, class_id),
+            f"present in {plural(int(tiles), 'tile')}, core-present in {core:,}",
+        )
         for class_id, tiles, core in zip(chosen.index, chosen.tiles, chosen.core_tiles, strict=True)
     ]
     if items:
         unit = "labels" if evidence.label_map is None else "classes"
-        codes = " and ".join(sorted({one.code for one in evidence.lossy if not evidence.mended.issuperset(one.paths)}))
-        cause = f"Thin false rims in masks that were saved with loss or interpolated: see {codes}." if codes else ""
+        codes = " and ".join(
+            sorted(
+                {one.code for one in evidence.lossy if not evidence.mended.issuperset(one.paths)}
+            )
+        )
+        cause = (
+            f"Thin false rims in masks that were saved with loss or interpolated: see {codes}."
+            if codes
+            else ""
+        )
         suggestion = "histoprep repair" if codes else ""
-        yield finding(RULES["HP804"], items, denominator=len(totals), unit=unit, cause=cause, suggestion=suggestion)
+        yield finding(
+            RULES["HP804"],
+            items,
+            denominator=len(totals),
+            unit=unit,
+            cause=cause,
+            suggestion=suggestion,
+        )
 
 
 @table_rule("HP805")
@@ -114,10 +151,16 @@ def one_group(evidence: Evidence) -> Iterator[Finding]:
     pixels = _sums(evidence, "class_id", "group").pixels.reset_index()
     total = pixels.groupby("class_id").pixels.transform("sum")
     # At most one group can hold more than half.
-    chosen = pixels[(pixels.pixels > MAX_GROUP_SHARE * total) & (pixels.group != "") & pixels.class_id.isin(_real_classes(evidence).index)]
+    chosen = pixels[
+        (pixels.pixels > MAX_GROUP_SHARE * total)
+        & (pixels.group != "")
+        & pixels.class_id.isin(_real_classes(evidence).index)
+    ]
     items = [
         (_named(evidence, class_id), f"{own / whole:.0%} of its pixels in {group}")
-        for class_id, group, own, whole in zip(chosen.class_id, chosen.group, chosen.pixels, total[chosen.index], strict=True)
+        for class_id, group, own, whole in zip(
+            chosen.class_id, chosen.group, chosen.pixels, total[chosen.index], strict=True
+        )
     ]
     if items:
         yield finding(RULES["HP805"], items, denominator=pixels.class_id.nunique(), unit="classes")
@@ -130,11 +173,18 @@ def shifted(evidence: Evidence) -> Iterator[Finding]:
     splits = [split for split in _splits(evidence) if tiles[split] >= SHIFT_MIN_TILES]
     if len(splits) < 2:
         return
-    pixels = _sums(evidence, "class_id", "split").pixels.unstack(fill_value=0).reindex(columns=splits, fill_value=0)
+    pixels = (
+        _sums(evidence, "class_id", "split")
+        .pixels.unstack(fill_value=0)
+        .reindex(columns=splits, fill_value=0)
+    )
     shares = 100.0 * pixels / pixels.sum().clip(lower=1)
     far = shares[shares.max(axis=1) - shares.min(axis=1) > MAX_SHIFT_POINTS]
     items = [
-        (_named(evidence, class_id), ", ".join(f"{split} {share:.1f} %" for split, share in zip(splits, row, strict=True)))
+        (
+            _named(evidence, class_id),
+            ", ".join(f"{split} {share:.1f} %" for split, share in zip(splits, row, strict=True)),
+        )
         for class_id, row in zip(far.index, far.to_numpy(), strict=True)
     ]
     if items:

@@ -24,12 +24,22 @@ def same_bytes(evidence: Evidence) -> Iterator[Finding]:
     """Yield images that repeat the bytes of another; the first of each set is not counted."""
     found = copies(evidence.images)
     amount = evidence.amounts.images
-    yield from flag("HP601", found, found.original.notna(), "image_path", "same bytes as {original}", denominator=amount, unit="images")
+    yield from flag(
+        "HP601",
+        found,
+        found.original.notna(),
+        "image_path",
+        "same bytes as {original}",
+        denominator=amount,
+        unit="images",
+    )
 
 
 @table_rule("HP602", "HP603")
 def same_pixels(evidence: Evidence) -> Iterator[Finding]:
-    """Yield images whose file differs from another's but that show the same or nearly the same, each once."""
+    """Yield images whose file differs from another's but that show the same or nearly the same,
+    each once.
+    """
     yield from _search_cut_off(evidence)
     pairs = evidence.duplicates
     if pairs.empty:
@@ -39,22 +49,51 @@ def same_pixels(evidence: Evidence) -> Iterator[Finding]:
     pairs = pairs[true(differ)]
     equal = true(pairs.equal_pixels)
     same = pairs[equal].drop_duplicates("image_b")
-    near = pairs[~equal & ~true(pairs.image_b.isin(same.image_b))].sort_values("correlation", ascending=False, kind="stable")
+    near = pairs[~equal & ~true(pairs.image_b.isin(same.image_b))].sort_values(
+        "correlation", ascending=False, kind="stable"
+    )
     near = near.drop_duplicates("image_b")
     amount = evidence.amounts.images
-    yield from flag("HP602", same, same.image_b.notna(), "image_b", "same pixels as {image_a}", denominator=amount, unit="images")
-    yield from flag("HP603", near, near.image_b.notna(), "image_b", "correlation {correlation:.3f} with {image_a}", denominator=amount, unit="images")
+    yield from flag(
+        "HP602",
+        same,
+        same.image_b.notna(),
+        "image_b",
+        "same pixels as {image_a}",
+        denominator=amount,
+        unit="images",
+    )
+    yield from flag(
+        "HP603",
+        near,
+        near.image_b.notna(),
+        "image_b",
+        "correlation {correlation:.3f} with {image_a}",
+        denominator=amount,
+        unit="images",
+    )
 
 
 def _search_cut_off(evidence: Evidence) -> Iterator[Finding]:
     """Yield that candidates were left out, so that the numbers of copies are lower bounds."""
     if evidence.num_uncompared:
         detail = f"{evidence.num_uncompared:,} more pairs of like images were not compared"
-        cause = "More images look alike than are compared, so that copies may be missing from HP602 and HP603."
+        cause = (
+            "More images look alike than are compared, so that copies may be missing from HP602 and"
+            " HP603."
+        )
         suggestion = "Audit parts of the data set by themselves, such as one slide or folder each."
         amount = evidence.amounts.images
         rule = RULES["HP603"]
-        yield finding(rule, [(".", detail)], denominator=amount, unit="images", subcode="search-cut-off", cause=cause, suggestion=suggestion)
+        yield finding(
+            rule,
+            [(".", detail)],
+            denominator=amount,
+            unit="images",
+            subcode="search-cut-off",
+            cause=cause,
+            suggestion=suggestion,
+        )
 
 
 @table_rule("HP604")
@@ -66,6 +105,17 @@ def conflicting(evidence: Evidence) -> Iterator[Finding]:
     if pairs.empty:
         return
     masks = evidence.images.set_index("image_path").mask_path
-    pairs = pairs.assign(mask_a=masks.reindex(pairs.image_a).to_numpy(), mask_b=masks.reindex(pairs.image_b).to_numpy())
+    pairs = pairs.assign(
+        mask_a=masks.reindex(pairs.image_a).to_numpy(),
+        mask_b=masks.reindex(pairs.image_b).to_numpy(),
+    )
     detail = "differs from {mask_a}, yet {image_b} shows the same as {image_a}"
-    yield from flag("HP604", pairs, pairs.mask_b.notna(), "mask_b", detail, denominator=evidence.amounts.pairs, unit="pairs")
+    yield from flag(
+        "HP604",
+        pairs,
+        pairs.mask_b.notna(),
+        "mask_b",
+        detail,
+        denominator=evidence.amounts.pairs,
+        unit="pairs",
+    )

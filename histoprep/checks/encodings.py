@@ -15,57 +15,105 @@ from histoprep.mask_reading import MIN_IS_WHITE, PALETTE
 
 _NUM_SHOWN = 8
 _READINGS = {PALETTE: ("by index", "by grey value"), MIN_IS_WHITE: ("as stored", "inverted")}
-_TIFFFILE_CAUSE = "tifffile stores labels as they are and declares boolean arrays min-is-white: the stored value is the label, and is taken."
+_TIFFFILE_CAUSE = (
+    "tifffile stores labels as they are and declares boolean arrays min-is-white: the stored value"
+    " is the label, and is taken."
+)
 _TIFFFILE_ADVICE = (
-    "Nothing for histoprep; other programs invert these masks: write them again with photometric minisblack, or use those of histoprep remap."
+    "Nothing for histoprep; other programs invert these masks: write them again with photometric"
+    " minisblack, or use those of histoprep remap."
 )
 _TURNED_CAUSE = (
-    "The tag was copied from the image: Pillow and OpenCV turn the pixels of a TIFF, tifffile and rasterio do not; of a PNG, OpenCV alone may."
+    "The tag was copied from the image: Pillow and OpenCV turn the pixels of a TIFF, tifffile and"
+    " rasterio do not; of a PNG, OpenCV alone may."
 )
-_TURNED_ADVICE = "Write the pixels in the order of the image and drop the tag; these masks are left out of the manifest."
+_TURNED_ADVICE = (
+    "Write the pixels in the order of the image and drop the tag; these masks are left out of the"
+    " manifest."
+)
 _OPTIMISER_CAUSE = (
-    "By grey value, the labels ({shown}) are among those of the other masks, by index ({stored}) they are not: a lossless optimiser, such as "
-    "optipng or oxipng, made palettes of grey masks."
+    "By grey value, the labels ({shown}) are among those of the other masks, by index ({stored})"
+    " they are not: a lossless optimiser, such as optipng or oxipng, made palettes of grey masks."
 )
-_INDEX_CAUSE = "By index, the labels ({stored}) are among those of the other masks, by grey value ({shown}) they are not: the palette is for viewing."
+_INDEX_CAUSE = (
+    "By index, the labels ({stored}) are among those of the other masks, by grey value ({shown})"
+    " they are not: the palette is for viewing."
+)
 
 
 @row_rule("HP413")
 def disagreeing(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
-    """Yield masks that readers read in two ways, with both; a warning where somebody decided which is right."""
+    """Yield masks that readers read in two ways, with both; a warning where somebody decided which
+    is right.
+    """
     tiles = chunk.tiles[chunk.tiles.mask_doubt.notna()]
     for kind, (one, other) in _READINGS.items():
         masks = tiles[true(tiles.mask_doubt == kind)]
         if not len(masks):
             continue
-        words = [f"{_listed(a)} {one}, {_listed(b)} {other}" for a, b in zip(masks.mask_stored_ids, masks.mask_shown_ids, strict=True)]
+        words = [
+            f"{_listed(a)} {one}, {_listed(b)} {other}"
+            for a, b in zip(masks.mask_stored_ids, masks.mask_shown_ids, strict=True)
+        ]
         masks = masks.assign(words=words)
         undecided = masks.mask_error.notna()
         decided = evidence.readings.reading.as_json().get(kind)
         cause, suggestion = _explained(kind, evidence)
         yield from _flagged(masks[undecided], "{words}", kind, evidence, cause, suggestion)
         if decided is not None:
-            for known in _flagged(masks[~undecided], "{words}", f"{kind}-decided", evidence, f"Decided: --{kind} {decided}.", ""):
+            for known in _flagged(
+                masks[~undecided],
+                "{words}",
+                f"{kind}-decided",
+                evidence,
+                f"Decided: --{kind} {decided}.",
+                "",
+            ):
                 yield replace(known, severity=Severity.WARNING)
         else:
-            yield from _flagged(masks[~undecided], "{words}", f"{kind}-of-tifffile", evidence, _TIFFFILE_CAUSE, _TIFFFILE_ADVICE)
+            yield from _flagged(
+                masks[~undecided],
+                "{words}",
+                f"{kind}-of-tifffile",
+                evidence,
+                _TIFFFILE_CAUSE,
+                _TIFFFILE_ADVICE,
+            )
 
 
 def _explained(kind: str, evidence: Evidence) -> tuple[str, str]:
-    """Return cause and suggestion where the other masks tell which reading is right, else nothing."""
+    """Return cause and suggestion where the other masks tell which reading is right, else
+    nothing.
+    """
     readings = evidence.readings
     advice = readings.advice if kind == PALETTE else None
     if advice is None:
         return "", ""
     seen = readings.disagreements[PALETTE]
-    words = {name: ", ".join(map(str, sorted(labels)[:_NUM_SHOWN])) for name, labels in (("stored", seen.stored), ("shown", seen.shown))}
+    words = {
+        name: ", ".join(map(str, sorted(labels)[:_NUM_SHOWN]))
+        for name, labels in (("stored", seen.stored), ("shown", seen.shown))
+    }
     cause = (_OPTIMISER_CAUSE if advice == "grey" else _INDEX_CAUSE).format(**words)
     return cause, f"Look at some of them, then: histoprep audit --palette {advice}"
 
 
-def _flagged(masks: pd.DataFrame, detail: str, subcode: str, evidence: Evidence, cause: str, suggestion: str) -> Iterator[Finding]:
+def _flagged(
+    masks: pd.DataFrame, detail: str, subcode: str, evidence: Evidence, cause: str, suggestion: str
+) -> Iterator[Finding]:
     every, amount = np.ones(len(masks), dtype=bool), evidence.amounts.masks
-    yield from flag("HP413", masks, every, "mask_path", detail, denominator=amount, unit="masks", subcode=subcode, cause=cause, suggestion=suggestion)
+    yield from flag(
+        "HP413",
+        masks,
+        every,
+        "mask_path",
+        detail,
+        denominator=amount,
+        unit="masks",
+        subcode=subcode,
+        cause=cause,
+        suggestion=suggestion,
+    )
 
 
 def _listed(labels: np.ndarray) -> str:
@@ -77,7 +125,9 @@ def _listed(labels: np.ndarray) -> str:
 def turned(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks with an orientation tag: what lies where depends on the reader."""
     masks = chunk.tiles[true(chunk.tiles.mask_error == "HP413 orientation")]
-    yield from _flagged(masks, "{mask_error_detail}", "orientation", evidence, _TURNED_CAUSE, _TURNED_ADVICE)
+    yield from _flagged(
+        masks, "{mask_error_detail}", "orientation", evidence, _TURNED_CAUSE, _TURNED_ADVICE
+    )
 
 
 @row_rule("HP415", "HP416")
@@ -86,13 +136,33 @@ def no_labels(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     verdicts = chunk.tiles.mask_error
     for code in ("HP415", "HP416"):
         chosen = true(verdicts.str.startswith(code))
-        yield from flag(code, chunk.tiles, chosen, "mask_path", "{mask_error_detail}", denominator=evidence.amounts.masks, unit="masks")
+        yield from flag(
+            code,
+            chunk.tiles,
+            chosen,
+            "mask_path",
+            "{mask_error_detail}",
+            denominator=evidence.amounts.masks,
+            unit="masks",
+        )
 
 
 @table_rule("HP414")
 def mixed(evidence: Evidence) -> Iterator[Finding]:
-    """Yield masks that are stored otherwise than those beside them, where that leaves their labels open."""
+    """Yield masks that are stored otherwise than those beside them, where that leaves their labels
+    open.
+    """
     readings, amount = evidence.readings, evidence.amounts.masks
-    for subcode, masks in (("depth", readings.depth), ("palette", readings.palettes), ("mode", readings.modes)):
+    for subcode, masks in (
+        ("depth", readings.depth),
+        ("palette", readings.palettes),
+        ("mode", readings.modes),
+    ):
         if masks:
-            yield finding(RULES["HP414"], [(mask.path, mask.detail) for mask in masks], denominator=amount, unit="masks", subcode=subcode)
+            yield finding(
+                RULES["HP414"],
+                [(mask.path, mask.detail) for mask in masks],
+                denominator=amount,
+                unit="masks",
+                subcode=subcode,
+            )

@@ -36,14 +36,34 @@ def broken(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
                 continue
             detail = f"{{{side}_error_detail}}"
             chosen = verdicts == verdict
-            yield from flag(code, chunk.tiles, chosen, f"{side}_path", detail, denominator=_num_files(evidence), unit="files", subcode=subcode)
+            yield from flag(
+                code,
+                chunk.tiles,
+                chosen,
+                f"{side}_path",
+                detail,
+                denominator=_num_files(evidence),
+                unit="files",
+                subcode=subcode,
+            )
 
 
 @table_rule("HP201")
 def unreadable_folders(evidence: Evidence) -> Iterator[Finding]:
-    """Yield folders that could not be listed; what is in them is unknown, and so is how many there are."""
+    """Yield folders that could not be listed; what is in them is unknown, and so is how many there
+    are.
+    """
     chosen = evidence.issues.kind == IssueKind.UNREADABLE
-    yield from flag("HP201", evidence.issues, chosen, "path", "{detail}", denominator=0, unit="folders", subcode="folder")
+    yield from flag(
+        "HP201",
+        evidence.issues,
+        chosen,
+        "path",
+        "{detail}",
+        denominator=0,
+        unit="folders",
+        subcode="folder",
+    )
 
 
 @row_rule("HP203")
@@ -58,7 +78,15 @@ def misnamed(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
         tiles = chunk.tiles.assign(kind=kind.str.upper())
         chosen = kind.notna() & ~fits
         detail = "its first bytes are those of a {kind}"
-        yield from flag("HP203", tiles, chosen, f"{side}_path", detail, denominator=_num_files(evidence), unit="files")
+        yield from flag(
+            "HP203",
+            tiles,
+            chosen,
+            f"{side}_path",
+            detail,
+            denominator=_num_files(evidence),
+            unit="files",
+        )
 
 
 @row_rule("HP207")
@@ -68,4 +96,12 @@ def telling_metadata(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
         fields = chunk.tiles[f"{side}_metadata"]
         tiles = chunk.tiles.loc[fields.notna(), [f"{side}_path"]]
         tiles = tiles.assign(fields=[", ".join(dict.fromkeys(names)) for names in fields.dropna()])
-        yield from flag("HP207", tiles, tiles.fields.notna(), f"{side}_path", "{fields}", denominator=_num_files(evidence), unit="files")
+        yield from flag(
+            "HP207",
+            tiles,
+            tiles.fields.notna(),
+            f"{side}_path",
+            "{fields}",
+            denominator=_num_files(evidence),
+            unit="files",
+        )

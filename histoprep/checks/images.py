@@ -28,14 +28,17 @@ CLASS_ASSOCIATION = 0.5
 CLASS_MIN_TILES = 30
 LOSSLESS = "PNG or TIFF"
 _MODE_SUBCODES = {
-    "L": "grayscale", "1": "grayscale", "LA": "alpha", "RGBA": "alpha", "PA": "alpha", "CMYK": "cmyk", "P": "palette",
-    "I;16": "sixteen-bit", "I;16B": "sixteen-bit", "I;16L": "sixteen-bit", "I": "sixteen-bit", "RGB": "sixteen-bit", "F": "float",
+    "L": "grayscale", "1": "grayscale", "LA": "alpha", "RGBA": "alpha", "PA": "alpha",
+    "CMYK": "cmyk", "P": "palette",
+    "I;16": "sixteen-bit", "I;16B": "sixteen-bit", "I;16L": "sixteen-bit", "I": "sixteen-bit",
+    "RGB": "sixteen-bit", "F": "float",
 }  # fmt: skip
 
 
 @table_rule("HP301")
 def wrong_size(evidence: Evidence) -> Iterator[Finding]:
-    """Yield images that are not of the declared size or, without one, of the size that at least half of them have.
+    """Yield images that are not of the declared size or, without one, of the size that at least
+    half of them have.
 
     Where no size is that common none is right or wrong: one finding says so of all images.
     """
@@ -53,12 +56,15 @@ def wrong_size(evidence: Evidence) -> Iterator[Finding]:
             return
     chosen = (images.width_px != width) | (images.height_px != height)
     detail = f"{{width_px}}x{{height_px}}, {expected} {width}x{height}"
-    yield from flag("HP301", images, chosen, "image_path", detail, denominator=len(images), unit="images")
+    yield from flag(
+        "HP301", images, chosen, "image_path", detail, denominator=len(images), unit="images"
+    )
 
 
 def _no_common_size(images: pd.DataFrame, num_sizes: int) -> Iterator[Finding]:
     yield from flag(
-        "HP301", images, images.width_px.notna(), "image_path", "{width_px}x{height_px}", denominator=len(images), unit="images",
+        "HP301", images, images.width_px.notna(), "image_path", "{width_px}x{height_px}",
+        denominator=len(images), unit="images",
         subcode="no-common-size",
         cause=f"There are {num_sizes:,} sizes, and none is that of half of the images.",
         suggestion="Cut all tiles to one size, or say with --tile-size which one is right.",
@@ -72,8 +78,20 @@ def wrong_mode(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     wrong = tiles.image_mode.notna() & ((tiles.image_mode != "RGB") | (tiles.image_bit_depth != 8))
     modes = tiles.image_mode.where(wrong)
     for mode in modes.dropna().unique():
-        subcode, detail = _MODE_SUBCODES.get(mode, "other"), "{image_mode}, {image_bit_depth} bits a channel"
-        yield from flag("HP302", tiles, modes == mode, "image_path", detail, denominator=evidence.amounts.images, unit="images", subcode=subcode)
+        subcode, detail = (
+            _MODE_SUBCODES.get(mode, "other"),
+            "{image_mode}, {image_bit_depth} bits a channel",
+        )
+        yield from flag(
+            "HP302",
+            tiles,
+            modes == mode,
+            "image_path",
+            detail,
+            denominator=evidence.amounts.images,
+            unit="images",
+            subcode=subcode,
+        )
 
 
 @row_rule("HP303")
@@ -82,56 +100,110 @@ def blank(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     tiles = chunk.tiles
     chosen = (tiles.contrast < BLANK_CONTRAST) | (tiles.background_share > MAX_BACKGROUND_SHARE)
     detail = "{background_share:.0%} glass, contrast {contrast:.1f} of 255"
-    yield from flag("HP303", tiles, chosen, "image_path", detail, denominator=evidence.amounts.images, unit="images")
+    yield from flag(
+        "HP303",
+        tiles,
+        chosen,
+        "image_path",
+        detail,
+        denominator=evidence.amounts.images,
+        unit="images",
+    )
 
 
 @table_rule("HP304")
 def blurry(evidence: Evidence) -> Iterator[Finding]:
-    """Yield tiles whose log focus is far below the median of their source, in robust standard deviations.
+    """Yield tiles whose log focus is far below the median of their source, in robust standard
+    deviations.
 
     Blank tiles are no measure of focus and are left out; a source needs `BLUR_MIN_TILES` others.
     """
     images = evidence.images
-    shows_tissue = (images.contrast >= BLANK_CONTRAST) & (images.background_share.fillna(0) <= MAX_BACKGROUND_SHARE)
+    shows_tissue = (images.contrast >= BLANK_CONTRAST) & (
+        images.background_share.fillna(0) <= MAX_BACKGROUND_SHARE
+    )
     images = images[shows_tissue & images.focus.notna()]
-    log_focus = pd.Series(np.log(images.focus.astype(float).clip(lower=MIN_FOCUS).to_numpy()), index=images.index)
+    log_focus = pd.Series(
+        np.log(images.focus.astype(float).clip(lower=MIN_FOCUS).to_numpy()), index=images.index
+    )
     by_source = log_focus.groupby(images.source)
     median = by_source.transform("median")
-    deviation = MAD_TO_DEVIATION * (log_focus - median).abs().groupby(images.source).transform("median")
-    chosen = (log_focus < median - BLUR_DEVIATIONS * deviation) & (deviation > 0) & (by_source.transform("size") >= BLUR_MIN_TILES)
+    deviation = MAD_TO_DEVIATION * (log_focus - median).abs().groupby(images.source).transform(
+        "median"
+    )
+    chosen = (
+        (log_focus < median - BLUR_DEVIATIONS * deviation)
+        & (deviation > 0)
+        & (by_source.transform("size") >= BLUR_MIN_TILES)
+    )
     shown = images.assign(usual=np.exp(median))
     detail = "focus {focus:.0f}, median of its source {usual:.0f}"
-    yield from flag("HP304", shown, chosen, "image_path", detail, denominator=len(images), unit="images")
+    yield from flag(
+        "HP304", shown, chosen, "image_path", detail, denominator=len(images), unit="images"
+    )
 
 
 @table_rule("HP308")
 def compression_drift(evidence: Evidence) -> Iterator[Finding]:
     """Yield sources whose JPEG settings differ from most, and settings that give the class away."""
     images = evidence.images[evidence.images.image_format.notna()]
-    quality = "JPEG quality " + images.jpeg_quality.astype("string") + ", " + images.jpeg_subsampling.fillna("no chroma")
-    other = images.image_format.map({"png": LOSSLESS, "tiff": LOSSLESS, "webp": "WebP", "jpeg": "JPEG"}).astype("string")
+    quality = (
+        "JPEG quality "
+        + images.jpeg_quality.astype("string")
+        + ", "
+        + images.jpeg_subsampling.fillna("no chroma")
+    )
+    other = images.image_format.map(
+        {"png": LOSSLESS, "tiff": LOSSLESS, "webp": "WebP", "jpeg": "JPEG"}
+    ).astype("string")
     settings = quality.fillna(other)
     yield from _drifted_sources(images, settings)
     yield from _telling_settings(images, settings)
 
 
 def _drifted_sources(images: pd.DataFrame, settings: pd.Series) -> Iterator[Finding]:
-    """Yield the sources whose most common settings are not those of most sources (of most images when that is even)."""
+    """Yield the sources whose most common settings are not those of most sources (of most images
+    when that is even).
+    """
     usual = pd.DataFrame({
-        "source": images.source, "settings": settings, "quality": images.jpeg_quality.astype("Float64"), "chroma": images.jpeg_subsampling,
+        "source": images.source, "settings": settings,
+        "quality": images.jpeg_quality.astype("Float64"), "chroma": images.jpeg_subsampling,
     })  # fmt: skip
     groups = usual.groupby(["source", "settings"], as_index=False)
-    sizes = groups.agg(size=("settings", "size"), quality=("quality", "first"), chroma=("chroma", "first"))
-    by_source = sizes.sort_values(["size", "settings"], ascending=[False, True]).drop_duplicates("source").sort_values("source")
+    sizes = groups.agg(
+        size=("settings", "size"), quality=("quality", "first"), chroma=("chroma", "first")
+    )
+    by_source = (
+        sizes.sort_values(["size", "settings"], ascending=[False, True])
+        .drop_duplicates("source")
+        .sort_values("source")
+    )
     if len(by_source) < 2:
         return
-    rank = by_source.groupby("settings").agg(sources=("size", "size"), images=("size", "sum")).sort_values(["sources", "images"], ascending=False)
+    rank = (
+        by_source.groupby("settings")
+        .agg(sources=("size", "size"), images=("size", "sum"))
+        .sort_values(["sources", "images"], ascending=False)
+    )
     common = by_source[by_source.settings == rank.index[0]].iloc[0]
-    near = (by_source.quality - common.quality).abs() < DRIFT_QUALITY_STEPS if pd.notna(common.quality) else by_source.quality.isna() & False
+    near = (
+        (by_source.quality - common.quality).abs() < DRIFT_QUALITY_STEPS
+        if pd.notna(common.quality)
+        else by_source.quality.isna() & False
+    )
     same_chroma = by_source.chroma.fillna("") == (common.chroma if pd.notna(common.chroma) else "")
     alike = true(by_source.settings == common.settings) | true(near & same_chroma)
     detail = f"{{settings}}; most sources {common.settings}"
-    yield from flag("HP308", by_source, ~alike, "source", detail, denominator=len(by_source), unit="sources", subcode="between-sources")
+    yield from flag(
+        "HP308",
+        by_source,
+        ~alike,
+        "source",
+        detail,
+        denominator=len(by_source),
+        unit="sources",
+        subcode="between-sources",
+    )
 
 
 def _telling_settings(images: pd.DataFrame, settings: pd.Series) -> Iterator[Finding]:
@@ -142,16 +214,30 @@ def _telling_settings(images: pd.DataFrame, settings: pd.Series) -> Iterator[Fin
     strength = cramers_v(table.to_numpy())
     if strength > CLASS_ASSOCIATION:
         usual, share = table.idxmax(axis=1), table.max(axis=1) / table.sum(axis=1)
-        items = [(str(label), f"mostly {usual[label]} ({share[label]:.0%})") for label in table.index]
-        cause = f"File settings tell the class (Cramer's V {strength:.2f}, 1 is certainty): classes were exported separately."
-        yield finding(RULES["HP308"], items, denominator=len(table), unit="classes", subcode="predicts-class", cause=cause)
+        items = [
+            (str(label), f"mostly {usual[label]} ({share[label]:.0%})") for label in table.index
+        ]
+        cause = (
+            f"File settings tell the class (Cramer's V {strength:.2f}, 1 is certainty): classes"
+            " were exported separately."
+        )
+        yield finding(
+            RULES["HP308"],
+            items,
+            denominator=len(table),
+            unit="classes",
+            subcode="predicts-class",
+            cause=cause,
+        )
 
 
 def cramers_v(table: np.ndarray) -> float:
-    """Return the association of two categories in [0, 1] from their counts [rows, columns], free of the bias of small samples.
+    """Return the association of two categories in [0, 1] from their counts [rows, columns], free of
+    the bias of small samples.
 
-    V = sqrt(phi^2 / (min(rows, columns) - 1)) with phi^2 = chi^2 / n, each corrected for what independent
-    categories would give. Source: W. Bergsma, J. Korean Stat. Soc. 42 (2013) 323, equations 5 to 7.
+    V = sqrt(phi^2 / (min(rows, columns) - 1)) with phi^2 = chi^2 / n, each corrected for what
+    independent categories would give. Source: W. Bergsma, J. Korean Stat. Soc. 42 (2013) 323,
+    equations 5 to 7.
     """
     total = table.sum()
     if total < 2 or min(table.shape) < 2:
@@ -171,4 +257,12 @@ def turned(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     tiles = chunk.tiles
     # Readers ignore what the standard does not define.
     chosen = tiles.exif_orientation.between(2, 8)
-    yield from flag("HP309", tiles, chosen, "image_path", "orientation {exif_orientation}", denominator=evidence.amounts.images, unit="images")
+    yield from flag(
+        "HP309",
+        tiles,
+        chosen,
+        "image_path",
+        "orientation {exif_orientation}",
+        denominator=evidence.amounts.images,
+        unit="images",
+    )

@@ -24,22 +24,44 @@ def unmapped(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     if unknown.empty:
         return
     # Pieces of one table must give one finding, so the values are those of the whole data set.
-    everywhere = sorted({int(one) for one in evidence.label_counts.classes.class_id} - set(known)) or sorted(set(unknown.label_id))
-    values = ", ".join(str(value) for value in everywhere[:MAX_LISTED]) + (", ..." if len(everywhere) > MAX_LISTED else "")
-    suggestion = f"Add the values ({values}) to {evidence.label_map.name}, or remap with --on-unmapped unknown."
-    items = zip(chunk.tiles.mask_path.iloc[unknown.row.unique()].tolist(), _amounts(unknown), strict=True)
+    everywhere = sorted(
+        {int(one) for one in evidence.label_counts.classes.class_id} - set(known)
+    ) or sorted(set(unknown.label_id))
+    values = ", ".join(str(value) for value in everywhere[:MAX_LISTED]) + (
+        ", ..." if len(everywhere) > MAX_LISTED else ""
+    )
+    suggestion = (
+        f"Add the values ({values}) to {evidence.label_map.name}, or remap with --on-unmapped"
+        " unknown."
+    )
+    items = zip(
+        chunk.tiles.mask_path.iloc[unknown.row.unique()].tolist(), _amounts(unknown), strict=True
+    )
     cause = ""
     present = [int(one) for one in evidence.label_counts.classes.class_id.unique()]
     if (modulus := wrapped_modulus(present, known)) is not None:
         cause, suggestion = wrapped_cause(present, modulus), ADVICE
-    yield finding(RULES["HP501"], items, denominator=evidence.amounts.masks, unit="masks", cause=cause, suggestion=suggestion)
+    yield finding(
+        RULES["HP501"],
+        items,
+        denominator=evidence.amounts.masks,
+        unit="masks",
+        cause=cause,
+        suggestion=suggestion,
+    )
 
 
 def _amounts(labels: pd.DataFrame) -> list[str]:
     """Return "value 200: 1,024 px, ..." for each tile with such labels, in order."""
-    texts = [f"value {label}: {pixels:,} px" for label, pixels in zip(labels.label_id, labels.pixels, strict=True)]
+    texts = [
+        f"value {label}: {pixels:,} px"
+        for label, pixels in zip(labels.label_id, labels.pixels, strict=True)
+    ]
     starts = np.flatnonzero(np.diff(labels.row, prepend=-1)).tolist()
-    return [_shortened(texts[start:end]) for start, end in zip(starts, [*starts[1:], len(texts)], strict=True)]
+    return [
+        _shortened(texts[start:end])
+        for start, end in zip(starts, [*starts[1:], len(texts)], strict=True)
+    ]
 
 
 def _shortened(texts: list[str]) -> str:
@@ -49,7 +71,9 @@ def _shortened(texts: list[str]) -> str:
 
 @table_rule("HP502", "HP507")
 def unused(evidence: Evidence) -> Iterator[Finding]:
-    """Yield labels that no mask holds, and classes but 0 that no present label reaches; nothing when no mask was read."""
+    """Yield labels that no mask holds, and classes but 0 that no present label reaches; nothing
+    when no mask was read.
+    """
     label_map = evidence.label_map
     present = set(evidence.label_counts.classes.class_id)
     if label_map is None or not present:
@@ -58,7 +82,11 @@ def unused(evidence: Evidence) -> Iterator[Finding]:
     if absent:
         yield finding(RULES["HP502"], absent, denominator=len(label_map.sources), unit="labels")
     reached = {label_map.mapping[label] for label in present if label in label_map.mapping}
-    vanished = [(f"class {one.id}", one.name) for one in label_map.classes if one.id not in reached and one.id != 0]
+    vanished = [
+        (f"class {one.id}", one.name)
+        for one in label_map.classes
+        if one.id not in reached and one.id != 0
+    ]
     if vanished:
         yield finding(RULES["HP507"], vanished, denominator=label_map.num_classes, unit="classes")
 
@@ -67,7 +95,11 @@ def unused(evidence: Evidence) -> Iterator[Finding]:
 def faulty_map(evidence: Evidence) -> Iterator[Finding]:
     """Yield what is wrong with the label map's file."""
     for code in sorted({problem.code for problem in evidence.map_problems}):
-        items = [(_place(evidence.map_path, problem.line), problem.message) for problem in evidence.map_problems if problem.code == code]
+        items = [
+            (_place(evidence.map_path, problem.line), problem.message)
+            for problem in evidence.map_problems
+            if problem.code == code
+        ]
         yield finding(RULES[code], items, denominator=0, unit="problems")
 
 
@@ -84,6 +116,10 @@ def remapped_before(evidence: Evidence) -> Iterator[Finding]:
         return
     tiles = evidence.label_counts.classes.groupby("class_id").tiles.sum()
     notes = evidence.overview.mask_label_map.dropna().unique()
-    reason = already_remapped(evidence.label_map, {int(str(label)): int(number) for label, number in tiles.items()}, notes)
+    reason = already_remapped(
+        evidence.label_map, {int(str(label)): int(number) for label, number in tiles.items()}, notes
+    )
     if reason:
-        yield finding(RULES["HP508"], [(to_text(str(evidence.root)), reason)], denominator=0, unit="data sets")
+        yield finding(
+            RULES["HP508"], [(to_text(str(evidence.root)), reason)], denominator=0, unit="data sets"
+        )

@@ -1,7 +1,7 @@
 """HP7: tiles, groups and copies that stand in two splits or two pools, as the folders give them.
 
-A manifest makes splits of its own, which `manifest.check` holds against the same rules; with one, the
-folders' splits are of no use to anybody and are not looked at.
+A manifest makes splits of its own, which `manifest.check` holds against the same rules; with one,
+the folders' splits are of no use to anybody and are not looked at.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def _crossing(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def _splits_of(crossing: pd.DataFrame, keys: list[str]) -> pd.Series:
     """Return "3 in test, 20 in train" for each value of the keys."""
     sizes = crossing.groupby([*keys, "split"]).size().reset_index(name="number")
-    sizes["text"] = [f"{number:,} in {split}" for number, split in zip(sizes.number, sizes.split, strict=True)]
+    sizes["text"] = [
+        f"{number:,} in {split}" for number, split in zip(sizes.number, sizes.split, strict=True)
+    ]
     return sizes.groupby(keys).text.agg(", ".join)
 
 
@@ -40,7 +42,10 @@ def _named_once(crossing: pd.DataFrame, keys: list[str]) -> list[tuple[str, str]
         return []
     ends = crossing.groupby(keys).image_path.agg(["first", "last"])
     splits = _splits_of(crossing, keys)
-    return [(str(last), f"{text}; also {first}") for first, last, text in zip(ends["first"], ends["last"], splits[ends.index], strict=True)]
+    return [
+        (str(last), f"{text}; also {first}")
+        for first, last, text in zip(ends["first"], ends["last"], splits[ends.index], strict=True)
+    ]
 
 
 @table_rule("HP701")
@@ -60,20 +65,27 @@ def group_twice(evidence: Evidence) -> Iterator[Finding]:
     crossing = _crossing(_split_images(evidence), ["group"])
     if len(crossing):
         items = [(str(group), text) for group, text in _splits_of(crossing, ["group"]).items()]
-        yield finding(RULES["HP702"], items, denominator=int(evidence.images.group.nunique()), unit="groups")
+        yield finding(
+            RULES["HP702"], items, denominator=int(evidence.images.group.nunique()), unit="groups"
+        )
 
 
 @table_rule("HP703")
 def copy_across(evidence: Evidence) -> Iterator[Finding]:
     """Yield images that stand in two splits, by bytes or by pixels."""
     images = _split_images(evidence)
-    items = _named_once(_crossing(images.assign(content=content_of(images, evidence.duplicates)), ["content"]), ["content"])
+    items = _named_once(
+        _crossing(images.assign(content=content_of(images, evidence.duplicates)), ["content"]),
+        ["content"],
+    )
     if items:
         yield finding(RULES["HP703"], items, denominator=evidence.amounts.images, unit="images")
 
 
 def content_of(images: pd.DataFrame, duplicates: pd.DataFrame) -> pd.Series:
-    """Return a text for each image that is the same for images of equal bytes or pixels; unknown where the file was not read."""
+    """Return a text for each image that is the same for images of equal bytes or pixels; unknown
+    where the file was not read.
+    """
     same = duplicates[true(duplicates.equal_pixels)]
     if same.empty:
         return images.image_digest
@@ -96,13 +108,23 @@ def _root(one: str, parent: dict[str, str]) -> str:
 
 @table_rule("HP704")
 def both_pools(evidence: Evidence) -> Iterator[Finding]:
-    """Yield images of an --unlabelled folder that are copies of tiles whose mask holds a label other than 0."""
+    """Yield images of an --unlabelled folder that are copies of tiles whose mask holds a label
+    other than 0.
+    """
     images = evidence.images
     images = images.assign(content=content_of(images, evidence.duplicates))
     images = images[images.content.notna()]
-    labelled = images[true(images.foreground)].drop_duplicates("content").set_index("content").image_path
+    labelled = (
+        images[true(images.foreground)].drop_duplicates("content").set_index("content").image_path
+    )
     loose = images[true(images.unlabelled)]
     loose = loose.assign(partner=loose.content.map(labelled))
     yield from flag(
-        "HP704", loose, loose.partner.notna(), "image_path", "shows the same as {partner}", denominator=len(loose), unit="unlabelled images"
+        "HP704",
+        loose,
+        loose.partner.notna(),
+        "image_path",
+        "shows the same as {partner}",
+        denominator=len(loose),
+        unit="unlabelled images",
     )

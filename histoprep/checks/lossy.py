@@ -1,4 +1,6 @@
-"""HP403 and HP404: masks that were saved with loss or resized with interpolation, decided for a source as a whole."""
+"""HP403 and HP404: masks that were saved with loss or resized with interpolation, decided for a
+source as a whole.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from histoprep.lossy.verdict import FIRM_MASKS, Kind
 from histoprep.tiles.lossy_sources import LossySource
 
 _MENDED = "Nothing: remap, manifest, stats, shards and training take the mended masks."
-_NO_REPAIR = "Restore these masks from a lossless source; what is left in them is not enough to mend them."
+_NO_REPAIR = (
+    "Restore these masks from a lossless source; what is left in them is not enough to mend them."
+)
 _KINDS_OF_FILES = (Kind.JPEG_CONTAINER, Kind.WEBP_CONTAINER, Kind.LOSSY_COLOURS)
 _SUGGESTIONS = {
     Kind.LOSSY_COLOURS: "Restore these masks from a lossless source, as 8-bit label ids.",
@@ -23,20 +27,26 @@ _SUGGESTIONS = {
 
 @table_rule("HP403", "HP404")
 def lossy(evidence: Evidence) -> Iterator[Finding]:
-    """Yield one finding a source; a warning where too few of its masks have boundaries to be sure, and an info where all are mended."""
+    """Yield one finding a source; a warning where too few of its masks have boundaries to be sure,
+    and an info where all are mended.
+    """
     for one in evidence.lossy:
         items = [(path, _detail(one)) for path in one.paths]
         mended = len(evidence.mended.intersection(one.paths))
         found = finding(
-            RULES[one.code], items, denominator=one.num_masks, unit=_unit(one), subcode=one.verdict.kind.value, where=one.source,
-            cause=f"{_cause(one)}{_of_mended(mended, len(items))}", suggestion=_MENDED if mended == len(items) else _suggestion(one),
+            RULES[one.code], items, denominator=one.num_masks, unit=_unit(one),
+            subcode=one.verdict.kind.value, where=one.source,
+            cause=f"{_cause(one)}{_of_mended(mended, len(items))}",
+            suggestion=_MENDED if mended == len(items) else _suggestion(one),
         )  # fmt: skip
         severity = found.severity if one.verdict.firm else Severity.WARNING
         yield replace(found, severity=Severity.INFO if mended == len(items) else severity)
 
 
 def _unit(one: LossySource) -> str:
-    """Return what was looked at: a file that was stored with loss tells so even where its mask is of one label."""
+    """Return what was looked at: a file that was stored with loss tells so even where its mask is
+    of one label.
+    """
     return "masks" if one.verdict.kind in _KINDS_OF_FILES else "masks with boundaries"
 
 
@@ -46,22 +56,33 @@ def _of_mended(number: int, whole: int) -> str:
 
 def _detail(one: LossySource) -> str:
     quality = f"JPEG quality {one.verdict.quality}" if one.verdict.quality else "quality unknown"
-    return quality if one.verdict.kind in (Kind.JPEG_HISTORY, Kind.JPEG_CONTAINER) else one.verdict.kind.value
+    return (
+        quality
+        if one.verdict.kind in (Kind.JPEG_HISTORY, Kind.JPEG_CONTAINER)
+        else one.verdict.kind.value
+    )
 
 
 def _cause(one: LossySource) -> str:
     verdict = one.verdict
-    quality = f" of quality {verdict.quality}" if verdict.quality else ", then mapped to other values"
+    quality = (
+        f" of quality {verdict.quality}" if verdict.quality else ", then mapped to other values"
+    )
     what = {
         Kind.JPEG_CONTAINER: "The masks are JPEG files",
         Kind.WEBP_CONTAINER: "The masks are WebP files with loss",
         Kind.LOSSY_COLOURS: "Colour-coded masks were saved with loss or resized with interpolation",
         Kind.JPEG_HISTORY: f"The masks were once saved as JPEG{quality}",
-        Kind.INTERPOLATED: "The masks were resized or smoothed with interpolation, or saved as lossy WebP",
+        Kind.INTERPOLATED: (
+            "The masks were resized or smoothed with interpolation, or saved as lossy WebP"
+        ),
     }[verdict.kind]
     if not verdict.firm:
         masks = plural(verdict.boundary_masks, "mask")
-        return f"Perhaps: {what[0].lower()}{what[1:]} ({verdict.evidence}). Only {masks} with boundaries speak for it; {FIRM_MASKS} would be sure."
+        return (
+            f"Perhaps: {what[0].lower()}{what[1:]} ({verdict.evidence}). Only {masks} with"
+            f" boundaries speak for it; {FIRM_MASKS} would be sure."
+        )
     return f"{what} ({verdict.evidence}). Labels along their boundaries are partly false."
 
 
@@ -72,5 +93,8 @@ def _suggestion(one: LossySource) -> str:
     if verdict.kind is Kind.JPEG_HISTORY and verdict.quality is None:
         return "Restore the masks from before the label map, and mend those: histoprep repair"
     if verdict.quality is not None and verdict.quality < MIN_QUALITY:
-        return f"Restore these masks: below quality {MIN_QUALITY} whole regions may have moved to another label."
+        return (
+            f"Restore these masks: below quality {MIN_QUALITY} whole regions may have moved to"
+            " another label."
+        )
     return RULES[one.code].suggestion

@@ -21,7 +21,11 @@ def manifest(evidence: Evidence) -> Iterator[Finding]:
         own = str(evidence.manifest)
         for one in validate_manifest(evidence.manifest, evidence.root):
             # The manifest's own path comes from the system, all others from tables.
-            yield replace(one, where="the manifest", paths=tuple(to_text(path) if path == own else path for path in one.paths))
+            yield replace(
+                one,
+                where="the manifest",
+                paths=tuple(to_text(path) if path == own else path for path in one.paths),
+            )
 
 
 @table_rule("HP907")

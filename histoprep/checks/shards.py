@@ -1,4 +1,6 @@
-"""HP9: the shards beside the manifest in the workspace; `histoprep shard verify` reads every byte of them."""
+"""HP9: the shards beside the manifest in the workspace; `histoprep shard verify` reads every byte
+of them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from histoprep.names import to_text
 
 @table_rule("HP904", "HP905")
 def shards(evidence: Evidence) -> Iterator[Finding]:
-    """Yield which shards are gone or of another size, and what they hold that the manifest does not, or the reverse."""
+    """Yield which shards are gone or of another size, and what they hold that the manifest does
+    not, or the reverse.
+    """
     if evidence.manifest is None:
         return
     folder = evidence.manifest.parent / "shards"

@@ -13,14 +13,26 @@ COMMANDS = {
     "repair": ("repair", "repair", "Repair masks that went through JPEG or interpolation."),
     "remap": ("remap", "remap", "Apply a label map to all masks, into a new tree."),
     "stats": ("stats", "stats", "Count classes: pixel shares, presence, weights, plot."),
-    "manifest": ("manifest", "app", "Split without leaks and write the manifest; check, diff, show."),
+    "manifest": (
+        "manifest",
+        "app",
+        "Split without leaks and write the manifest; check, diff, show.",
+    ),
     "shard": ("shard", "app", "Pack tiles into tar shards with an index; verify, info, preview."),
-    "verify": ("verify", "verify", "Read what histoprep wrote again and compare it with its checksums."),
+    "verify": (
+        "verify",
+        "verify",
+        "Read what histoprep wrote again and compare it with its checksums.",
+    ),
     "map": ("map", "app", "Check, compare, join and show label maps."),
     "rules": ("rules", "rules", "List every rule of the audit."),
     "explain": ("rules", "explain", "Explain what a finding means, why it happens and what to do."),
     "collect": ("collect", "collect", "Merge the parts of an array job (--part i/n)."),
-    "demo": ("demo", "demo", "Run the full pipeline on a small synthetic data set, from audit to generated tiles."),
+    "demo": (
+        "demo",
+        "demo",
+        "Run the full pipeline on a small synthetic data set, from audit to generated tiles.",
+    ),
     "doctor": ("doctor", "doctor", "Check that this machine has what HistoPrep needs."),
 }
 
@@ -36,7 +48,10 @@ run = _LINE.run
 
 
 def main(arguments: list[str] | None = None, *, called: str | None = None) -> None:
-    """Run the command line and leave with its exit code; `called` is how the program was started, if not by its name."""
-    # Arrow's own allocator keeps what it freed: 278 MB instead of 200 for an audit of 12,000 tiles. Workers inherit this.
+    """Run the command line and leave with its exit code; `called` is how the program was started,
+    if not by its name.
+    """
+    # Arrow's own allocator keeps what it freed: 278 MB instead of 200 for an audit of 12,000 tiles.
+    # Workers inherit this.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     _LINE.main(arguments, called=called)

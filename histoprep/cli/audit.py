@@ -56,34 +56,97 @@ def audit(
     *,
     map_name: MapName = None,
     workspace: WorkspaceFolder = None,
-    layout: Annotated[Layout | None, _read("Arrangement of images and masks in folders.", show_default="auto")] = None,
-    mask_suffix: Annotated[str | None, _read("End of a mask's name, before its extension.", show_default="_mask")] = None,
-    images: Annotated[str | None, _read("Folder of the images.", show_default="images, tiles, ...")] = None,
-    masks: Annotated[str | None, _read("Folder of the masks.", show_default="masks, labels, ...")] = None,
-    unlabelled: Annotated[list[Path] | None, _read("Further folder of images without masks; repeatable.")] = None,
-    csv: Annotated[Path | None, _read("Table of images and labels.", show_default="ROOT/dataset.csv")] = None,
-    group_by: Annotated[str | None, _read("Slide, case or patient of a tile: a regular expression, `folder` or `csv:COLUMN`.")] = None,
+    layout: Annotated[
+        Layout | None, _read("Arrangement of images and masks in folders.", show_default="auto")
+    ] = None,
+    mask_suffix: Annotated[
+        str | None, _read("End of a mask's name, before its extension.", show_default="_mask")
+    ] = None,
+    images: Annotated[
+        str | None, _read("Folder of the images.", show_default="images, tiles, ...")
+    ] = None,
+    masks: Annotated[
+        str | None, _read("Folder of the masks.", show_default="masks, labels, ...")
+    ] = None,
+    unlabelled: Annotated[
+        list[Path] | None, _read("Further folder of images without masks; repeatable.")
+    ] = None,
+    csv: Annotated[
+        Path | None, _read("Table of images and labels.", show_default="ROOT/dataset.csv")
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        _read("Slide, case or patient of a tile: a regular expression, `folder` or `csv:COLUMN`."),
+    ] = None,
     label_by: Annotated[str | None, _read("Image-level class of a tile, in the same ways.")] = None,
     palette: PaletteOption = None,
     min_is_white: MinIsWhiteOption = None,
     depth: DepthOption = None,
-    forget: Annotated[bool, _read("Reset the options above to their defaults instead of reusing those of the previous audit.", "--forget")] = False,
+    forget: Annotated[
+        bool,
+        _read(
+            "Reset the options above to their defaults instead of reusing those of the previous"
+            " audit.",
+            "--forget",
+        ),
+    ] = False,
     min_area: Annotated[int, _read("Regions with fewer pixels are specks.", min=1)] = 64,
-    tile_size: Annotated[str | None, _read("Size of images in pixels.", metavar="WIDTHxHEIGHT", show_default="the most common size")] = None,
-    max_pixels: Annotated[int, _read("Larger images are refused by their header.", min=1)] = 64_000_000,
-    quick: Annotated[bool, _read("Check names, digests and headers without decoding pixels; results go to WORKSPACE/quick.", "--quick")] = False,
-    sample: Annotated[int | None, _read("Audit only this many tiles; results go to WORKSPACE/sample.", min=1)] = None,
+    tile_size: Annotated[
+        str | None,
+        _read(
+            "Size of images in pixels.", metavar="WIDTHxHEIGHT", show_default="the most common size"
+        ),
+    ] = None,
+    max_pixels: Annotated[
+        int, _read("Larger images are refused by their header.", min=1)
+    ] = 64_000_000,
+    quick: Annotated[
+        bool,
+        _read(
+            "Check names, digests and headers without decoding pixels; results go to"
+            " WORKSPACE/quick.",
+            "--quick",
+        ),
+    ] = False,
+    sample: Annotated[
+        int | None, _read("Audit only this many tiles; results go to WORKSPACE/sample.", min=1)
+    ] = None,
     no_reuse: Annotated[bool, _read("Read every file again.", "--no-reuse")] = False,
-    select: Annotated[list[str] | None, _graded("Codes, prefixes or names of the rules to apply, such as HP4,blank-image.", metavar="RULES")] = None,
-    ignore: Annotated[list[str] | None, _graded("Codes, prefixes or names of the rules to leave out.", metavar="RULES")] = None,
-    severity: Annotated[list[str] | None, _graded("Severity of a rule: error, warning or info; repeatable.", metavar="CODE=SEVERITY")] = None,
+    select: Annotated[
+        list[str] | None,
+        _graded(
+            "Codes, prefixes or names of the rules to apply, such as HP4,blank-image.",
+            metavar="RULES",
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        _graded("Codes, prefixes or names of the rules to leave out.", metavar="RULES"),
+    ] = None,
+    severity: Annotated[
+        list[str] | None,
+        _graded("Severity of a rule: error, warning or info; repeatable.", metavar="CODE=SEVERITY"),
+    ] = None,
     expect: Annotated[Path | None, _graded("File with the expected counts.")] = None,
     baseline: Annotated[Path | None, _graded("File of accepted findings.")] = None,
-    write_baseline: Annotated[Path | None, _graded("Accept all present findings in this file and exit with status 0.")] = None,
-    fail_on: Annotated[str, _graded("Least severity that leads to exit status 1.", **choices("error", "warning", "info", "never"))] = "error",
-    exit_zero: Annotated[bool, _graded("Exit with status 0 even if there are findings.", "--exit-zero")] = False,
+    write_baseline: Annotated[
+        Path | None, _graded("Accept all present findings in this file and exit with status 0.")
+    ] = None,
+    fail_on: Annotated[
+        str,
+        _graded(
+            "Least severity that leads to exit status 1.",
+            **choices("error", "warning", "info", "never"),
+        ),
+    ] = "error",
+    exit_zero: Annotated[
+        bool, _graded("Exit with status 0 even if there are findings.", "--exit-zero")
+    ] = False,
     format_: FormatName = "text",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the result to this file instead of stdout.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the result to this file instead of stdout."),
+    ] = None,
     workers: Workers = None,
     engine: EngineName = "local",
     scheduler: DaskScheduler = None,
@@ -91,10 +154,11 @@ def audit(
 ) -> None:
     """Find what is wrong with a data set: which files, why, and what to do.
 
-    Results go to ROOT.histoprep beside the data set; nothing in it is changed. Scan options that you omit keep their values
-    from the previous audit; --forget resets them.
+    Results go to ROOT.histoprep beside the data set; nothing in it is changed. Scan options that
+    you omit keep their values from the previous audit; --forget resets them.
 
-    Exit codes: 0 nothing at or above --fail-on; 1 findings; 3 some files could not be read (listed in the output).
+    Exit codes: 0 nothing at or above --fail-on; 1 findings; 3 some files could not be read (listed
+    in the output).
 
     Examples:
         histoprep audit tiles --map label_map_5
@@ -110,20 +174,36 @@ def audit(
     from histoprep.workspace import Workspace, check_outside
 
     where = Workspace.of(root, workspace)
-    named: dict[str, Any] = {"layout": layout, "mask_suffix": mask_suffix, "images": images, "masks": masks, "csv": csv}
-    given = named | {"unlabelled": tuple(unlabelled) if unlabelled else None, "group_by": group_by, "label_by": label_by}
-    scan = _scan_options(where, {name: value for name, value in given.items() if value is not None}, forget=forget)
+    named: dict[str, Any] = {
+        "layout": layout,
+        "mask_suffix": mask_suffix,
+        "images": images,
+        "masks": masks,
+        "csv": csv,
+    }
+    given = named | {
+        "unlabelled": tuple(unlabelled) if unlabelled else None,
+        "group_by": group_by,
+        "label_by": label_by,
+    }
+    scan = _scan_options(
+        where, {name: value for name, value in given.items() if value is not None}, forget=forget
+    )
     check_outside(where.folder, scan.unlabelled, "results", "--workspace")
     for file, option in ((output, "--output"), (write_baseline, "--write-baseline")):
         if file:
             check_outside(file, (where.root, *scan.unlabelled), "a report", option, text=True)
-    reading = _mask_reading(where, {"palette": palette, "min-is-white": min_is_white, "depth": depth}, forget=forget)
+    reading = _mask_reading(
+        where, {"palette": palette, "min-is-white": min_is_white, "depth": depth}, forget=forget
+    )
     if quick or sample is not None:
         where = Workspace(where.root, where.folder / ("quick" if quick else "sample"))
     options = AuditOptions(
         table=TableOptions(
             scan=scan,
-            tiles=TileOptions(min_area_px=min_area, max_pixels=max_pixels, headers_only=quick).with_reading(reading),
+            tiles=TileOptions(
+                min_area_px=min_area, max_pixels=max_pixels, headers_only=quick
+            ).with_reading(reading),
             sample=sample,
             reuse=not no_reuse,
         ),
@@ -139,25 +219,47 @@ def audit(
         number, count = parse_part(part)
         with progress_of("partitions", "partitions") as advance:
             done = TileTable(where, options.table).build_part(number, count, chosen, advance)
-        console.note(f"part {number} of {count}: {done} partitions done; when all parts are: histoprep collect {root}")
+        console.note(
+            f"part {number} of {count}: {done} partitions done; when all parts are: histoprep"
+            f" collect {root}"
+        )
         return
     _note_maps(where.root, chosen=options.map_path is not None)
     with progress_of("audit") as advance:
-        result = run_audit(where, options, chosen, advance, want_report=format_ != "text" or write_baseline is not None)
+        result = run_audit(
+            where,
+            options,
+            chosen,
+            advance,
+            want_report=format_ != "text" or write_baseline is not None,
+        )
     for warning in result.warnings:
         console.warn(warning)
-    _print(result.text if result.report is None or format_ == "text" else _rendered(result.report, format_), format_, output)
+    _print(
+        (
+            result.text
+            if result.report is None or format_ == "text"
+            else _rendered(result.report, format_)
+        ),
+        format_,
+        output,
+    )
     console.note(f"results: {where.folder}")
     if write_baseline and result.report:
         from histoprep.audit.baseline import write_baseline as write
 
-        console.note(f"accepted {write(write_baseline, result.report.findings):,} entries in {write_baseline}")
+        console.note(
+            f"accepted {write(write_baseline, result.report.findings):,} entries in"
+            f" {write_baseline}"
+        )
     accepted = write_baseline is not None and result.exit_code == ExitCode.FINDINGS
     raise typer.Exit(ExitCode.OK if exit_zero or accepted else result.exit_code)
 
 
 def _scan_options(workspace: Workspace, given: Mapping[str, Any], *, forget: bool) -> ScanOptions:
-    """Return the options that were given and, of the others, those of the last audit; says which these are."""
+    """Return the options that were given and, of the others, those of the last audit; says which
+    these are.
+    """
     from histoprep.scan import ScanOptions
     from histoprep.tiles.options import chosen_words, earlier_options, refuse_foreign_workspace
 
@@ -171,8 +273,12 @@ def _scan_options(workspace: Workspace, given: Mapping[str, Any], *, forget: boo
     return chosen
 
 
-def _mask_reading(workspace: Workspace, given: Mapping[str, str | None], *, forget: bool) -> Reading:
-    """Return what is decided now of masks that readers understand in two ways and, unless forgotten, what was before; says which that is."""
+def _mask_reading(
+    workspace: Workspace, given: Mapping[str, str | None], *, forget: bool
+) -> Reading:
+    """Return what is decided now of masks that readers understand in two ways and, unless
+    forgotten, what was before; says which that is.
+    """
     from histoprep.mask_reading import UNDECIDED, Reading
     from histoprep.tiles.options import earlier_options
 
@@ -190,7 +296,10 @@ def _note_maps(root: Path, *, chosen: bool) -> None:
     found = [] if chosen else maps_in(root)
     if found:
         names = ", ".join(path.name for path in found)
-        console.note(f"no label map is used, since there are {len(found)} in the data set: choose with --map ({names})")
+        console.note(
+            f"no label map is used, since there are {len(found)} in the data set: choose with --map"
+            f" ({names})"
+        )
 
 
 def _rendered(report: object, name: str) -> str:
@@ -217,8 +326,12 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and (height or width).isdecimal() and int(width) and int(height or width)):
-        raise UsageError("--tile-size is no size", seen=text, expected="WIDTHxHEIGHT, such as 512x512")
+    if not (
+        width.isdecimal() and (height or width).isdecimal() and int(width) and int(height or width)
+    ):
+        raise UsageError(
+            "--tile-size is no size", seen=text, expected="WIDTHxHEIGHT, such as 512x512"
+        )
     return int(width), int(height or width)
 
 
@@ -230,7 +343,9 @@ def _severity(text: str) -> Severity | None:
     try:
         return Severity(text)
     except ValueError:
-        raise UsageError("no such severity", seen=text, expected="error, warning or info (--fail-on also: never)") from None
+        raise UsageError(
+            "no such severity", seen=text, expected="error, warning or info (--fail-on also: never)"
+        ) from None
 
 
 def _severities(entries: tuple[str, ...]) -> dict[str, Severity]:
@@ -239,6 +354,8 @@ def _severities(entries: tuple[str, ...]) -> dict[str, Severity]:
         key, _, value = entry.partition("=")
         grade = _severity(value) if value and value != "never" else None
         if grade is None or not key:
-            raise UsageError("--severity needs CODE=SEVERITY", seen=entry, expected="such as HP303=error")
+            raise UsageError(
+                "--severity needs CODE=SEVERITY", seen=entry, expected="such as HP303=error"
+            )
         graded[key] = grade
     return graded

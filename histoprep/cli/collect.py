@@ -11,8 +11,8 @@ from histoprep.cli.options import Root, WorkspaceFolder
 def collect(root: Root = Path(), workspace: WorkspaceFolder = None) -> None:
     """Merge the results of array jobs (histoprep audit --part i/n, histoprep remap --part i/n).
 
-    Tables and ledgers have the same bytes as those of a single run. After the parts of an audit, run histoprep audit
-    with the same options.
+    Tables and ledgers have the same bytes as those of a single run. After the parts of an audit,
+    run histoprep audit with the same options.
 
     Examples:
         histoprep collect tiles

@@ -20,10 +20,16 @@ def doctor(
     root: Root = Path(),
     *,
     workspace: WorkspaceFolder = None,
-    codec: Annotated[str | None, typer.Option(help="A codec to test: its folder, a run, or hub:OWNER/NAME.", show_default=False)] = None,
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            help="A codec to test: its folder, a run, or hub:OWNER/NAME.", show_default=False
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
-    """Check that this machine has what HistoPrep needs: packages, decoders, disk, memory, GPU, codec.
+    """Check that this machine has what HistoPrep needs: packages, decoders, disk, memory, GPU,
+    codec.
 
     Each problem comes with what to do. Nothing is changed.
 
@@ -48,7 +54,12 @@ def doctor(
     failed = sum(check.status is Status.FAIL for check in made)
     warned = sum(check.status is Status.WARN for check in made)
     if as_json:
-        head = {"format": "histoprep-doctor", "schema_version": "1.0", "failed": failed, "warned": warned}
+        head = {
+            "format": "histoprep-doctor",
+            "schema_version": "1.0",
+            "failed": failed,
+            "warned": warned,
+        }
         console.raw(json.dumps({**head, "checks": [asdict(one) for one in made]}, indent=2))
     else:
         console.out(f"{len(made)} checks: {failed} failed, {warned} to know about")

@@ -14,7 +14,10 @@ _SHOWN = 10
 
 def print_finding(found: Finding) -> None:
     """Print what was found, its first files and what to do, to stdout."""
-    console.out(f"{found.severity}: {found.code} {found.rule.name}: {found.count:,} of {found.denominator:,} {found.unit}")
+    console.out(
+        f"{found.severity}: {found.code} {found.rule.name}: {found.count:,} of"
+        f" {found.denominator:,} {found.unit}"
+    )
     for path, detail in list(zip(found.paths, found.details, strict=True))[:_SHOWN]:
         console.out(f"  {path}: {detail}")
     if found.count > _SHOWN:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _SHOWN = 10
 
 
-_HELP = """Split without leaks and write the manifest: `manifest [ROOT] ...` is short for `manifest build [ROOT] ...`.
+_HELP = """Split without leaks and write the manifest.
+
+`manifest [ROOT] ...` is short for `manifest build [ROOT] ...`.
 
 Examples:
     histoprep manifest tiles --map label_map_5 --group-by "^(case\\d+)_"
@@ -49,31 +51,71 @@ def build(
     workspace_folder: WorkspaceFolder = None,
     map_name: MapName = None,
     split: Annotated[
-        str | None, typer.Option(metavar="SHARES", help="Shares of the splits: 0.9/0.1, 0.8/0.1/0.1 or train=0.9,test=0.1.", show_default="0.9/0.1")
+        str | None,
+        typer.Option(
+            metavar="SHARES",
+            help="Shares of the splits: 0.9/0.1, 0.8/0.1/0.1 or train=0.9,test=0.1.",
+            show_default="0.9/0.1",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed gives another split of the same shares.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Another seed gives another split of the same shares.")
+    ] = 0,
     split_method: Annotated[
-        Method, typer.Option(help="auto: even shares; hash: new tiles never move old groups; file: as in --split-file.")
+        Method,
+        typer.Option(
+            help=(
+                "auto: even shares; hash: new tiles never move old groups; file: as in"
+                " --split-file."
+            )
+        ),
     ] = Method.AUTO,
-    split_file: Annotated[Path | None, typer.Option(help="CSV with columns tile_id or group, and split.", show_default=False)] = None,
-    ignore_folder_split: Annotated[bool, typer.Option("--ignore-folder-split", help="Split tiles in train and test folders anew.")] = False,
-    group_by: Annotated[str | None, typer.Option(help="As in audit.", show_default="as in the last audit")] = None,
-    no_groups: Annotated[bool, typer.Option("--no-groups", help="Split tile by tile, although groups are known.")] = False,
+    split_file: Annotated[
+        Path | None,
+        typer.Option(help="CSV with columns tile_id or group, and split.", show_default=False),
+    ] = None,
+    ignore_folder_split: Annotated[
+        bool,
+        typer.Option("--ignore-folder-split", help="Split tiles in train and test folders anew."),
+    ] = False,
+    group_by: Annotated[
+        str | None, typer.Option(help="As in audit.", show_default="as in the last audit")
+    ] = None,
+    no_groups: Annotated[
+        bool, typer.Option("--no-groups", help="Split tile by tile, although groups are known.")
+    ] = False,
     conditional_threshold: Annotated[
-        float, typer.Option(help="Least share of pixels of classes other than 0 in a conditional tile.", show_default="any pixel")
+        float,
+        typer.Option(
+            help="Least share of pixels of classes other than 0 in a conditional tile.",
+            show_default="any pixel",
+        ),
     ] = 0.0,
-    out: Annotated[Path | None, typer.Option(help="File to write.", show_default="WORKSPACE/manifest.parquet")] = None,
-    dataset_csv: Annotated[Path | None, typer.Option(help="Also write image names and classes as CSV.", show_default=False)] = None,
-    force: Annotated[bool, typer.Option("--force", help="Apply the label map even to masks that seem to be remapped already (HP508).")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write.", show_default="WORKSPACE/manifest.parquet")
+    ] = None,
+    dataset_csv: Annotated[
+        Path | None,
+        typer.Option(help="Also write image names and classes as CSV.", show_default=False),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Apply the label map even to masks that seem to be remapped already (HP508).",
+        ),
+    ] = False,
     verify: Verify = False,
     workers: Workers = None,
 ) -> None:
     """Assign every valid tile to a split and a pool, and write the manifest.
 
-    Groups (--group-by) and copies of an image never cross splits; pools and classes are distributed evenly.
+    Groups (--group-by) and copies of an image never cross splits; pools and classes are distributed
+    evenly.
 
-    Exit codes: 0 written; 3 written without some tiles whose files could not be used (listed in manifest.excluded.parquet), or without
-    some folders that could not be read (listed in the output).
+    Exit codes: 0 written; 3 written without some tiles whose files could not be used (listed in
+    manifest.excluded.parquet), or without some folders that could not be read (listed in the
+    output).
 
     Examples:
         histoprep manifest tiles --map label_map_5 --group-by "^(case\\d+)_"
@@ -93,10 +135,16 @@ def build(
 
     method = Method.FILE if split_file and split_method is Method.AUTO else split_method
     fractions = parse_fractions(split) if split else None
-    options = ManifestOptions(fractions, seed, method.value, split_file, conditional_threshold, ignore_folder_split, force)
+    options = ManifestOptions(
+        fractions, seed, method.value, split_file, conditional_threshold, ignore_folder_split, force
+    )
     options.validate()
     if no_groups and group_by is not None:
-        raise UsageError("--no-groups and --group-by contradict each other", seen=f"--group-by {group_by}", hint="choose one of them")
+        raise UsageError(
+            "--no-groups and --group-by contradict each other",
+            seen=f"--group-by {group_by}",
+            hint="choose one of them",
+        )
     workspace = Workspace.of(root, workspace_folder)
     data = (workspace.root, *earlier_options(workspace).scan.unlabelled)
     if out:
@@ -113,7 +161,13 @@ def build(
             label_map = raw_label_map(workspace.tiles)
             console.warn("no label map (--map): the classes are the labels of the masks")
         with locked(workspace.folder), console.progress("manifest", None) as meter:
-            summary = build_manifest(workspace.tiles, label_map, options, out or workspace.manifest, advance=meter.advance)
+            summary = build_manifest(
+                workspace.tiles,
+                label_map,
+                options,
+                out or workspace.manifest,
+                advance=meter.advance,
+            )
     _print_summary(summary, label_map)
     for warning in damage_warnings(workspace):
         console.warn(warning)
@@ -134,14 +188,35 @@ def _print_summary(summary: ManifestSummary, label_map: LabelMap) -> None:
         console.warn(warning)
 
 
-def _print_split(recipe: Mapping[str, Any], certificate: Mapping[str, Any], label_map: LabelMap) -> None:
+def _print_split(
+    recipe: Mapping[str, Any], certificate: Mapping[str, Any], label_map: LabelMap
+) -> None:
     # JSON keeps no order of its own.
-    splits = {name: certificate["splits"][name] for name in ("train", "val", "test") if name in certificate["splits"]}
-    rows = [(name, one["tiles"], one["conditional"], one["unconditional"], one["groups"]) for name, one in splits.items()]
-    console.table(("split", "tiles", "conditional", "unconditional", "groups"), rows, title=f"Split by {recipe['method']} ({recipe['solver']})")
-    classes = [(str(one.id), one.name, *(split["classes"][str(one.id)] for split in splits.values())) for one in label_map.classes]
-    console.table(("class", "name", *splits), classes, title="Tiles that hold a class (core-present)")
-    labels = [(name, *(split["labels"][name] for split in splits.values())) for name in next(iter(splits.values()))["labels"]]
+    splits = {
+        name: certificate["splits"][name]
+        for name in ("train", "val", "test")
+        if name in certificate["splits"]
+    }
+    rows = [
+        (name, one["tiles"], one["conditional"], one["unconditional"], one["groups"])
+        for name, one in splits.items()
+    ]
+    console.table(
+        ("split", "tiles", "conditional", "unconditional", "groups"),
+        rows,
+        title=f"Split by {recipe['method']} ({recipe['solver']})",
+    )
+    classes = [
+        (str(one.id), one.name, *(split["classes"][str(one.id)] for split in splits.values()))
+        for one in label_map.classes
+    ]
+    console.table(
+        ("class", "name", *splits), classes, title="Tiles that hold a class (core-present)"
+    )
+    labels = [
+        (name, *(split["labels"][name] for split in splits.values()))
+        for name in next(iter(splits.values()))["labels"]
+    ]
     if labels:
         console.table(("label", *splits), labels, title="Tiles of an image-level label")
     console.out(_certificate_line(certificate, label_map))
@@ -149,13 +224,20 @@ def _print_split(recipe: Mapping[str, Any], certificate: Mapping[str, Any], labe
 
 def _certificate_line(certificate: Mapping[str, Any], label_map: LabelMap) -> str:
     grouped = any(split["groups"] for split in certificate["splits"].values())
-    groups = f"shared groups {certificate['shared_groups']}" if grouped else "no groups known (--group-by): tiles are split one by one"
+    groups = (
+        f"shared groups {certificate['shared_groups']}"
+        if grouped
+        else "no groups known (--group-by): tiles are split one by one"
+    )
     shared = f"{groups}, shared duplicates {certificate['shared_duplicates']}"
     worst = certificate["worst_class"]
     if worst is None:
         return f"certificate: {shared}"
     names = {f"class {one.id}": f"class {one.id} {one.name}" for one in label_map.classes}
-    where = f"{names.get(worst['column'], worst['column'])} in {worst['split']}: {worst['tiles']:,} tiles, {worst['wanted']:,g} asked for"
+    where = (
+        f"{names.get(worst['column'], worst['column'])} in {worst['split']}:"
+        f" {worst['tiles']:,} tiles, {worst['wanted']:,g} asked for"
+    )
     return f"certificate: {shared}, worst class deviation {worst['points']:.2f} points ({where})"
 
 
@@ -172,10 +254,18 @@ def _print_excluded(excluded: Mapping[str, int]) -> None:
 @app.command()
 def check(
     file: ManifestFile,
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set.", show_default="as in the manifest")] = None,
-    digests: Annotated[bool, typer.Option("--digests", help="Read every file and compare its digest, not only its size.")] = False,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the data set.", show_default="as in the manifest")
+    ] = None,
+    digests: Annotated[
+        bool,
+        typer.Option(
+            "--digests", help="Read every file and compare its digest, not only its size."
+        ),
+    ] = False,
 ) -> None:
-    """Verify a manifest against its files and for internal consistency: HP901 to HP903, HP701 to HP704.
+    """Verify a manifest against its files and for internal consistency: HP901 to HP903, HP701 to
+    HP704.
 
     Exit codes: 0 no findings; 1 findings; 6 the file is damaged.
 
@@ -212,8 +302,12 @@ def diff(first: ManifestFile, second: ManifestFile) -> None:
     change = diff_manifests(open_named_manifest(first), open_named_manifest(second))
     _print_some("added", change.added)
     _print_some("removed", change.removed)
-    _print_some("in another split", [f"{tile}: {old} -> {new}" for tile, old, new in change.moved_split])
-    _print_some("in another pool", [f"{tile}: {old} -> {new}" for tile, old, new in change.moved_pool])
+    _print_some(
+        "in another split", [f"{tile}: {old} -> {new}" for tile, old, new in change.moved_split]
+    )
+    _print_some(
+        "in another pool", [f"{tile}: {old} -> {new}" for tile, old, new in change.moved_pool]
+    )
     _print_some("other image", change.changed_images)
     _print_some("other mask", change.changed_masks)
     _print_some("label map", change.label_map)
@@ -233,7 +327,8 @@ def _print_some(what: str, items: list[str] | tuple[str, ...]) -> None:
 
 @app.command()
 def show(file: ManifestFile) -> None:
-    """Print how a manifest was made, its splits and classes, its certificate and the excluded tiles.
+    """Print how a manifest was made, its splits and classes, its certificate and the excluded
+    tiles.
 
     Examples:
         histoprep manifest show tiles.histoprep/manifest.parquet
@@ -241,9 +336,14 @@ def show(file: ManifestFile) -> None:
     from histoprep.manifest import open_named_manifest
 
     manifest = open_named_manifest(file)
-    console.out(f"{len(manifest):,} tiles of {manifest.root}, label map {manifest.label_map.name}, {manifest.label_map.num_classes} classes")
+    console.out(
+        f"{len(manifest):,} tiles of {manifest.root}, label map {manifest.label_map.name},"
+        f" {manifest.label_map.num_classes} classes"
+    )
     _print_split(manifest.recipe, manifest.certificate, manifest.label_map)
     _print_mended(manifest.header.get("mended_masks", 0))
     _print_excluded(manifest.excluded)
-    recipe = [(name, "-" if value is None else str(value)) for name, value in manifest.recipe.items()]
+    recipe = [
+        (name, "-" if value is None else str(value)) for name, value in manifest.recipe.items()
+    ]
     console.table(("recipe", ""), recipe)

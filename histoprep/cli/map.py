@@ -24,7 +24,12 @@ Examples:
 """
 app = Commands("map", _HELP)
 
-MapFile = Annotated[str, typer.Argument(help="Label map: a path, or the name of one packed with histoprep.", show_default=False)]
+MapFile = Annotated[
+    str,
+    typer.Argument(
+        help="Label map: a path, or the name of one packed with histoprep.", show_default=False
+    ),
+]
 
 
 class Format(StrEnum):
@@ -44,7 +49,9 @@ class FailOn(StrEnum):
 @app.command()
 def check(
     file: MapFile,
-    fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 when a problem is at least this bad.")] = FailOn.ERROR,
+    fail_on: Annotated[
+        FailOn, typer.Option(help="Exit with 1 when a problem is at least this bad.")
+    ] = FailOn.ERROR,
 ) -> None:
     """List everything that is wrong with a label map: HP503 to HP506, with lines.
 
@@ -69,7 +76,10 @@ def check(
 
 
 @app.command()
-def show(file: MapFile, output: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TEXT) -> None:
+def show(
+    file: MapFile,
+    output: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TEXT,
+) -> None:
     """Print a label map: its classes, and the class of each source label.
 
     Examples:
@@ -82,11 +92,17 @@ def show(file: MapFile, output: Annotated[Format, typer.Option("--format", help=
         return
     console.out(_summary(label_map))
     sizes = Counter(label_map.mapping.values())
-    classes = [(str(one.id), one.name, one.colour, f"{one.min_radius_px:g}", sizes[one.id]) for one in label_map.classes]
+    classes = [
+        (str(one.id), one.name, one.colour, f"{one.min_radius_px:g}", sizes[one.id])
+        for one in label_map.classes
+    ]
     console.table(("class", "name", "colour", "min radius px", "labels"), classes)
     targets = {one.id: f"{one.id} {one.name}" for one in label_map.classes}
     console.out("")
-    console.table(("label", "name", "class"), [(str(one.id), one.name, targets[label_map.mapping[one.id]]) for one in label_map.sources])
+    console.table(
+        ("label", "name", "class"),
+        [(str(one.id), one.name, targets[label_map.mapping[one.id]]) for one in label_map.sources],
+    )
 
 
 @app.command()
@@ -106,7 +122,10 @@ def diff(a: MapFile, b: MapFile) -> None:
         console.out("no difference")
         return
     console.note(f"A is {first.name}, B is {second.name}")
-    console.table(("what", "id", "name", "A", "B"), [(one.what, str(one.id), one.name, one.a, one.b) for one in differences])
+    console.table(
+        ("what", "id", "name", "A", "B"),
+        [(one.what, str(one.id), one.name, one.a, one.b) for one in differences],
+    )
     raise typer.Exit(ExitCode.FINDINGS)
 
 
@@ -114,9 +133,16 @@ def diff(a: MapFile, b: MapFile) -> None:
 def compose(
     a: MapFile,
     b: MapFile,
-    out: Annotated[Path | None, typer.Option("--out", help="File to write; without it, the result is printed.", show_default=False)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="File to write; without it, the result is printed.", show_default=False
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
-    ignore_names: Annotated[bool, typer.Option("--ignore-names", help="Join by number even if the names differ.")] = False,
+    ignore_names: Annotated[
+        bool, typer.Option("--ignore-names", help="Join by number even if the names differ.")
+    ] = False,
 ) -> None:
     """Join two label maps: the classes of A are the source labels of B.
 
@@ -131,7 +157,11 @@ def compose(
         console.raw(text.rstrip("\n"))
         return
     if out.exists() and not force:
-        raise UsageError("the file is there already", path=out, hint="choose another --out, or replace it with --force")
+        raise UsageError(
+            "the file is there already",
+            path=out,
+            hint="choose another --out, or replace it with --force",
+        )
     write_text(out, text)
     console.out(str(out))
 
@@ -143,4 +173,7 @@ def _load(file: str) -> LabelMap:
 
 
 def _summary(label_map: LabelMap) -> str:
-    return f"{label_map.name}: {len(label_map.sources)} source labels in {label_map.num_classes} classes, digest {label_map.digest}"
+    return (
+        f"{label_map.name}: {len(label_map.sources)} source labels in"
+        f" {label_map.num_classes} classes, digest {label_map.digest}"
+    )

@@ -20,7 +20,9 @@ __all__ = ["Layout"]
 
 
 def choices(*names: str) -> dict[str, Any]:
-    """Return the settings of an option that takes one of these words: they are shown, and completed."""
+    """Return the settings of an option that takes one of these words: they are shown, and
+    completed.
+    """
     return {"metavar": "|".join(names), "autocompletion": lambda: list(names)}
 
 
@@ -31,25 +33,64 @@ def _packed_maps() -> list[str]:
     return sorted(path.stem for path in packed_folder().glob("label_map*.yml"))
 
 
-Root = Annotated[Path, typer.Argument(help="Folder of the data set.", show_default="current folder")]
-WorkspaceFolder = Annotated[Path | None, typer.Option("--workspace", help="Folder of the results.", show_default="ROOT.histoprep, beside ROOT")]
+Root = Annotated[
+    Path, typer.Argument(help="Folder of the data set.", show_default="current folder")
+]
+WorkspaceFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--workspace", help="Folder of the results.", show_default="ROOT.histoprep, beside ROOT"
+    ),
+]
 MapName = Annotated[
     str | None,
     typer.Option(
         "--map",
-        help="Label map: a path, or the name of one in the current folder, in ROOT or packed with histoprep.",
+        help=(
+            "Label map: a path, or the name of one in the current folder, in ROOT or packed with"
+            " histoprep."
+        ),
         metavar="MAP",
         autocompletion=_packed_maps,
         show_default=False,
     ),
 ]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes.", show_default="one per core")]
-EngineName = Annotated[str, typer.Option("--engine", help="Where the work is done: local, or dask with --scheduler.", **choices("local", "dask"))]
-DaskScheduler = Annotated[str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Address of a running dask scheduler.", show_default=False)]
-Verify = Annotated[bool, typer.Option("--verify", help="Read every file that is used again, even if its size, times and inode are unchanged.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Worker processes.", show_default="one per core"),
+]
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="Where the work is done: local, or dask with --scheduler.",
+        **choices("local", "dask"),
+    ),
+]
+DaskScheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Address of a running dask scheduler.",
+        show_default=False,
+    ),
+]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Read every file that is used again, even if its size, times and inode are unchanged.",
+    ),
+]
 Part = Annotated[
     str | None,
-    typer.Option("--part", metavar="i/n", help="Process only part i of n of an array job; then run histoprep collect.", show_default=False),
+    typer.Option(
+        "--part",
+        metavar="i/n",
+        help="Process only part i of n of an array job; then run histoprep collect.",
+        show_default=False,
+    ),
 ]
 PaletteOption = Annotated[
     str | None,
@@ -82,7 +123,12 @@ DepthOption = Annotated[
     ),
 ]
 FormatName = Annotated[
-    str, typer.Option("--format", help="Format of the result.", **choices("text", "json", "sarif", "junit", "github", "markdown", "html"))
+    str,
+    typer.Option(
+        "--format",
+        help="Format of the result.",
+        **choices("text", "json", "sarif", "junit", "github", "markdown", "html"),
+    ),
 ]
 
 
@@ -97,7 +143,9 @@ def format_of(name: str) -> str:
 
 def separated(entries: list[str] | None) -> tuple[str, ...]:
     """Return the parts of entries that may hold several, separated by commas."""
-    return tuple(part.strip() for entry in entries or () for part in entry.split(",") if part.strip())
+    return tuple(
+        part.strip() for entry in entries or () for part in entry.split(",") if part.strip()
+    )
 
 
 def engine_of(name: str, scheduler: str | None, workers: int | None) -> Engine:
@@ -107,7 +155,10 @@ def engine_of(name: str, scheduler: str | None, workers: int | None) -> Engine:
     if name not in ("local", "dask"):
         raise UsageError("no such engine", seen=name, expected="local or dask")
     if (name == "dask") != (scheduler is not None):
-        raise UsageError("--engine dask and --scheduler ADDRESS belong together", seen=f"--engine {name}, --scheduler {scheduler}")
+        raise UsageError(
+            "--engine dask and --scheduler ADDRESS belong together",
+            seen=f"--engine {name}, --scheduler {scheduler}",
+        )
     return Engine(workers or 0, scheduler)
 
 
@@ -115,7 +166,9 @@ def parse_part(text: str) -> tuple[int, int]:
     """Return (i, n) of `i/n`; raises UsageError unless 1 <= i <= n."""
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise UsageError("--part is no part", seen=text, expected="i/n with 1 <= i <= n, such as 3/10")
+        raise UsageError(
+            "--part is no part", seen=text, expected="i/n with 1 <= i <= n, such as 3/10"
+        )
     return int(number), int(count)
 
 

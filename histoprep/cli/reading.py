@@ -1,4 +1,6 @@
-"""What `repair`, `remap`, `manifest` and `stats` begin with: the tiles table, and what of the data set is not in it."""
+"""What `repair`, `remap`, `manifest` and `stats` begin with: the tiles table, and what of the data
+set is not in it.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,18 @@ _NUM_SHOWN = 10
 
 
 def read_tiles(
-    workspace: Workspace, scan_options: ScanOptions | None = None, *, workers: int | None, reading: Reading | None = None, verify: bool = False
+    workspace: Workspace,
+    scan_options: ScanOptions | None = None,
+    *,
+    workers: int | None,
+    reading: Reading | None = None,
+    verify: bool = False,
 ) -> ExitCode:
     """Bring the tiles table up to date and return what a command that ends well exits with.
 
-    That is INCOMPLETE when folders cannot be listed; they are named in warnings. Options as in `ensure_tiles`. With `verify` every file is
-    read, and raises IntegrityError for a mask that `repair` wrote and that was changed since.
+    That is INCOMPLETE when folders cannot be listed; they are named in warnings. Options as in
+    `ensure_tiles`. With `verify` every file is read, and raises IntegrityError for a mask that
+    `repair` wrote and that was changed since.
     """
     from histoprep.mask_reading import UNDECIDED
     from histoprep.tiles.mended import open_mended
@@ -33,7 +41,15 @@ def read_tiles(
     if kept := [*kept, *([earlier.tiles.mask_reading.describe()] if earlier.tiles.reading else [])]:
         console.note(f"as in the last audit: {', '.join(kept)}")
     with console.progress("reading tiles", None) as meter:
-        ensure_tiles(workspace, scan_options, workers=workers, meter=meter, warn=console.warn, reading=reading or UNDECIDED, verify=verify)
+        ensure_tiles(
+            workspace,
+            scan_options,
+            workers=workers,
+            meter=meter,
+            warn=console.warn,
+            reading=reading or UNDECIDED,
+            verify=verify,
+        )
     if verify and (mended := open_mended(workspace.folder)) is not None:
         mended.check_files(workspace.root, whole=True)
     unlisted = unlisted_folders(workspace)

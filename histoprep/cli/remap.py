@@ -39,15 +39,29 @@ def remap(
     root: Root = Path(),
     *,
     map_name: MapName = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the new masks.", show_default="WORKSPACE/masks-MAP")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the new masks.", show_default="WORKSPACE/masks-MAP"),
+    ] = None,
     on_unmapped: Annotated[
-        str, typer.Option(help="Labels that the map does not list: refuse, or assign its unknown class.", **choices("error", "unknown"))
+        str,
+        typer.Option(
+            help="Labels that the map does not list: refuse, or assign its unknown class.",
+            **choices("error", "unknown"),
+        ),
     ] = "error",
     palette: PaletteOption = None,
     min_is_white: MinIsWhiteOption = None,
     depth: DepthOption = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Remap masks that seem to be remapped already; replace masks of another map, or changed since.")
+        bool,
+        typer.Option(
+            "--force",
+            help=(
+                "Remap masks that seem to be remapped already; replace masks of another map, or"
+                " changed since."
+            ),
+        ),
     ] = False,
     verify: Verify = False,
     workspace: WorkspaceFolder = None,
@@ -58,11 +72,12 @@ def remap(
 ) -> None:
     """Apply a label map to all masks: new 8-bit PNG files in a tree of their own.
 
-    The data set is only read. Masks whose labels depend on the reader are refused until --palette, --min-is-white or --depth
-    decides what they are; later commands follow. Everything is checked before the first file is written. Interrupted runs resume.
+    The data set is only read. Masks whose labels depend on the reader are refused until --palette,
+    --min-is-white or --depth decides what they are; later commands follow. Everything is checked
+    before the first file is written. Interrupted runs resume.
 
-    Exit codes: 0 all masks are written; 2 refused; 3 some masks could not be used or some folders could not be read (listed in the
-    output); 6 new masks were changed since they were written.
+    Exit codes: 0 all masks are written; 2 refused; 3 some masks could not be used or some folders
+    could not be read (listed in the output); 6 new masks were changed since they were written.
 
     Examples:
         histoprep remap tiles --map label_map_5
@@ -76,7 +91,9 @@ def remap(
     from histoprep.workspace import Workspace
 
     if on_unmapped not in list(OnUnmapped):
-        raise UsageError("no such value for --on-unmapped", seen=on_unmapped, expected="error or unknown")
+        raise UsageError(
+            "no such value for --on-unmapped", seen=on_unmapped, expected="error or unknown"
+        )
     where = Workspace.of(root, workspace)
     chosen = engine_of(engine, scheduler, workers)
     numbers = parse_part(part) if part else None
@@ -86,14 +103,21 @@ def remap(
     if numbers is None:
         seen = read_tiles(where, workers=workers, reading=reading, verify=verify)
     elif reading.as_json():
-        raise UsageError("jobs of an array read no masks anew", seen=reading.describe(), hint=f"histoprep audit {where.root} {reading.describe()}")
+        raise UsageError(
+            "jobs of an array read no masks anew",
+            seen=reading.describe(),
+            hint=f"histoprep audit {where.root} {reading.describe()}",
+        )
     else:
         seen = ExitCode.OK
     plan = plan_remap(where, label_map, RemapOptions(out, OnUnmapped(on_unmapped), force, verify))
     if numbers is not None:
         with progress_of("partitions", "partitions") as advance:
             done = run_remap_part(plan, *numbers, chosen, advance)
-        console.note(f"part {numbers[0]} of {numbers[1]}: {done} partitions done; when all parts are: the same command without --part")
+        console.note(
+            f"part {numbers[0]} of {numbers[1]}: {done} partitions done; when all parts are: the"
+            " same command without --part"
+        )
         return
     with progress_of("remapping", "masks") as advance:
         result = run_remap(plan, chosen, advance)
@@ -109,7 +133,9 @@ def _label_map(name: str | None, where: Workspace) -> LabelMap:
     path = find_label_map(name, where.root) if name else default_map(where.root)
     if path is None:
         raise UsageError(
-            "no label map given, and the data set does not contain exactly one label_map*.yml", path=where.root, hint="--map label_map_5.yml"
+            "no label map given, and the data set does not contain exactly one label_map*.yml",
+            path=where.root,
+            hint="--map label_map_5.yml",
         )
     return load_label_map(path)
 
@@ -117,8 +143,12 @@ def _label_map(name: str | None, where: Workspace) -> LabelMap:
 def _print(result: RemapResult) -> None:
     total = sum(result.class_pixels) or 1
     classes = zip(result.label_map.classes, result.class_pixels, strict=True)
-    rows = [(str(one.id), one.name, pixels, f"{100 * pixels / total:.2f}") for one, pixels in classes]
-    console.table(("class", "name", "pixels", "pixel %"), rows, title=f"Classes of {result.label_map.name}")
+    rows = [
+        (str(one.id), one.name, pixels, f"{100 * pixels / total:.2f}") for one, pixels in classes
+    ]
+    console.table(
+        ("class", "name", "pixels", "pixel %"), rows, title=f"Classes of {result.label_map.name}"
+    )
     for failed in result.failed[:_NUM_SHOWN]:
         console.warn(f"not remapped: {failed.path}: {failed.reason}")
     if result.num_failed > _NUM_SHOWN:
@@ -126,7 +156,10 @@ def _print(result: RemapResult) -> None:
     for name in result.unexpected:
         console.warn(f"not written by remap, left alone: {result.out / name}")
     if result.num_stale_removed:
-        console.note(f"removed {result.num_stale_removed:,} masks of an earlier run whose source is gone or cannot be used")
+        console.note(
+            f"removed {result.num_stale_removed:,} masks of an earlier run whose source is gone or"
+            " cannot be used"
+        )
     if result.up_to_date:
         console.note("nothing had changed")
     console.out(f"{result.num_written:,} masks, {result.num_failed:,} failed | {result.out}")

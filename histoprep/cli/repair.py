@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from histoprep import console
-from histoprep.cli.options import DaskScheduler, EngineName, Root, Verify, Workers, WorkspaceFolder, engine_of, progress_of, separated
+from histoprep.cli.options import (
+    DaskScheduler,
+    EngineName,
+    Root,
+    Verify,
+    Workers,
+    WorkspaceFolder,
+    engine_of,
+    progress_of,
+    separated,
+)
 from histoprep.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -21,28 +31,57 @@ _NUM_SHOWN = 10
 def repair(
     root: Root = Path(),
     *,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the repaired masks.", show_default="WORKSPACE/mended")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder of the repaired masks.", show_default="WORKSPACE/mended"
+        ),
+    ] = None,
     rule: Annotated[
         list[str] | None,
-        typer.Option("--rule", metavar="RULE", help="Repair only masks with this finding, HP403 or HP404; repeatable.", show_default=False),
+        typer.Option(
+            "--rule",
+            metavar="RULE",
+            help="Repair only masks with this finding, HP403 or HP404; repeatable.",
+            show_default=False,
+        ),
     ] = None,
-    min_confidence: Annotated[float, typer.Option(help="Leave masks alone whose repair has a lower confidence, 0 to 1.")] = 0.2,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done; with --diff, also write a preview.")] = False,
-    diff: Annotated[bool, typer.Option("--diff", help="Draw every mask before and after the repair, not only those that changed most.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace masks that were repaired with other options, or changed since.")] = False,
+    min_confidence: Annotated[
+        float, typer.Option(help="Leave masks alone whose repair has a lower confidence, 0 to 1.")
+    ] = 0.2,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print what would be done; with --diff, also write a preview."
+        ),
+    ] = False,
+    diff: Annotated[
+        bool,
+        typer.Option(
+            "--diff",
+            help="Draw every mask before and after the repair, not only those that changed most.",
+        ),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Replace masks that were repaired with other options, or changed since."
+        ),
+    ] = False,
     verify: Verify = False,
     workspace: WorkspaceFolder = None,
     workers: Workers = None,
     engine: EngineName = "local",
     scheduler: DaskScheduler = None,
 ) -> None:
-    """Repair masks that were saved as JPEG or resized with interpolation (HP403, HP404), into a tree of their own.
+    """Repair masks that were saved as JPEG or resized with interpolation (HP403, HP404), into a
+    tree of their own.
 
-    The data set is only read. Only damaged masks are copied; later commands use the repaired copies automatically. Interrupted runs
-    resume.
+    The data set is only read. Only damaged masks are copied; later commands use the repaired copies
+    automatically. Interrupted runs resume.
 
-    Exit codes: 0 all masks are repaired; 2 wrong usage; 3 some masks could not be repaired or some folders could not be read (listed in
-    the output).
+    Exit codes: 0 all masks are repaired; 2 wrong usage; 3 some masks could not be repaired or some
+    folders could not be read (listed in the output).
 
     Examples:
         histoprep repair tiles --dry-run --diff
@@ -57,12 +96,17 @@ def repair(
     chosen = engine_of(engine, scheduler, workers)
     seen = read_tiles(where, workers=workers, verify=verify and not force)
     rules = tuple(one.upper() for one in separated(rule)) or RULES
-    plan = plan_repair(where, RepairOptions(out or where.folder / "mended", rules, min_confidence, force, verify))
+    plan = plan_repair(
+        where, RepairOptions(out or where.folder / "mended", rules, min_confidence, force, verify)
+    )
     _print_plan(plan)
     if dry_run:
         for path in write_preview(plan) if diff else ():
             console.note(f"preview: {path}")
-        console.out(f"{plan.num_masks - plan.num_refused:,} masks would be mended, {plan.num_refused:,} cannot be | nothing was written")
+        console.out(
+            f"{plan.num_masks - plan.num_refused:,} masks would be mended,"
+            f" {plan.num_refused:,} cannot be | nothing was written"
+        )
         raise typer.Exit(ExitCode.INCOMPLETE if plan.num_refused else seen)
     if not plan.masks:
         console.out("0 masks to mend: no source is lossy or interpolated")
@@ -80,11 +124,22 @@ def repair(
 def _print_plan(plan: RepairPlan) -> None:
     hopeless = Counter(one.source for one in plan.masks if one.failure)
     rows = [
-        (one.source, one.code, one.verdict.kind.value, str(one.verdict.quality or ""), f"{len(one.paths):,}", f"{hopeless[one.source]:,}")
+        (
+            one.source,
+            one.code,
+            one.verdict.kind.value,
+            str(one.verdict.quality or ""),
+            f"{len(one.paths):,}",
+            f"{hopeless[one.source]:,}",
+        )
         for one in plan.sources
     ]
     if rows:
-        console.table(("source", "rule", "cause", "quality", "masks", "cannot be mended"), rows, title="Lossy and interpolated masks")
+        console.table(
+            ("source", "rule", "cause", "quality", "masks", "cannot be mended"),
+            rows,
+            title="Lossy and interpolated masks",
+        )
 
 
 def _print(result: RepairResult) -> None:
@@ -98,4 +153,7 @@ def _print(result: RepairResult) -> None:
         console.note(f"removed {result.num_stale_removed:,} masks of an earlier run")
     if result.up_to_date:
         console.note("nothing had changed")
-    console.out(f"{result.num_mended:,} masks mended, {result.num_left:,} not; {result.changed_pixels:,} pixels changed | {result.out}")
+    console.out(
+        f"{result.num_mended:,} masks mended, {result.num_left:,} not;"
+        f" {result.changed_pixels:,} pixels changed | {result.out}"
+    )

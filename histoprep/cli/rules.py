@@ -13,7 +13,11 @@ from histoprep.catalogue import RULES
 from histoprep.findings import rule_called
 
 
-def rules(as_json: Annotated[bool, typer.Option("--json", help="Print the rules with all their texts as JSON.")] = False) -> None:
+def rules(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the rules with all their texts as JSON.")
+    ] = False,
+) -> None:
     """List every rule of the audit: code, name, default severity, meaning.
 
     Examples:
@@ -31,7 +35,8 @@ def explain(
     code: Annotated[
         str,
         typer.Argument(
-            help="Code or name of a rule, such as HP401 or size-mismatch.", autocompletion=lambda: [*RULES, *(rule.name for rule in RULES.values())]
+            help="Code or name of a rule, such as HP401 or size-mismatch.",
+            autocompletion=lambda: [*RULES, *(rule.name for rule in RULES.values())],
         ),
     ],
 ) -> None:
@@ -42,5 +47,11 @@ def explain(
         histoprep explain size-mismatch
     """
     rule = rule_called(code, RULES.values())
-    console.block(f"{rule.code} {rule.name} ({rule.severity}, speaks of each {rule.scope})\n\n{rule.definition}")
-    console.block(f"\nusual cause  {rule.cause}\nwhat to do   {rule.suggestion}\nfix safety   {rule.fix_safety}")
+    console.block(
+        f"{rule.code} {rule.name} ({rule.severity}, speaks of each"
+        f" {rule.scope})\n\n{rule.definition}"
+    )
+    console.block(
+        f"\nusual cause  {rule.cause}\nwhat to do   {rule.suggestion}\nfix safety  "
+        f" {rule.fix_safety}"
+    )

@@ -18,10 +18,22 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
 
 
-_HELP = """Pack tiles into tar shards with an index: `shard MANIFEST ...` is short for `shard write MANIFEST ...`.
+_HELP = """Pack tiles into tar shards with an index.
+
+`shard MANIFEST ...` is short for `shard write MANIFEST ...`.
 
 Examples:
     histoprep shard tiles.histoprep/manifest.parquet --out shards
@@ -30,30 +42,55 @@ Examples:
 """
 app = Commands("shard", _HELP, default="write")
 
-Shards = Annotated[str, typer.Argument(help="Folder or address of the shards, or their index.parquet.", show_default=False)]
+Shards = Annotated[
+    str,
+    typer.Argument(
+        help="Folder or address of the shards, or their index.parquet.", show_default=False
+    ),
+]
 
 
 @app.command()
 def write(
     manifest: Annotated[Path, typer.Argument(help="A manifest.", show_default=False)],
     *,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the shards.", show_default="shards beside the manifest")] = None,
-    max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Largest planned size of a shard, in MB, GB, MiB or GiB.")] = "512MB",
-    keep_metadata: Annotated[bool, typer.Option("--keep-metadata", help="Leave EXIF, XMP, comments and text in the images.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder of the shards.", show_default="shards beside the manifest"
+        ),
+    ] = None,
+    max_shard_size: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE", help="Largest planned size of a shard, in MB, GB, MiB or GiB."
+        ),
+    ] = "512MB",
+    keep_metadata: Annotated[
+        bool,
+        typer.Option("--keep-metadata", help="Leave EXIF, XMP, comments and text in the images."),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", hidden=True)] = False,
-    verify_after: Annotated[bool, typer.Option("--verify", help="Read all shards again when they are written.")] = False,
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set.", show_default="as in the manifest")] = None,
+    verify_after: Annotated[
+        bool, typer.Option("--verify", help="Read all shards again when they are written.")
+    ] = False,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the data set.", show_default="as in the manifest")
+    ] = None,
     workers: Workers = None,
     engine: EngineName = "local",
     scheduler: DaskScheduler = None,
 ) -> None:
-    """Pack the tiles of a manifest: images without their metadata, masks as 8-bit PNG of classes, and an index.
+    """Pack the tiles of a manifest: images without their metadata, masks as 8-bit PNG of classes,
+    and an index.
 
-    Pixels and colour profiles stay as they are; the index has the EXIF orientation and the digests of the file and of what is stored.
-    Rerun the same command to resume. Any tar program, webdataset and datasets read the shards (docs/shards.md); the trainer takes
-    the index in place of the manifest.
+    Pixels and colour profiles stay as they are; the index has the EXIF orientation and the digests
+    of the file and of what is stored. Rerun the same command to resume. Any tar program, webdataset
+    and datasets read the shards (docs/shards.md); the trainer takes the index in place of the
+    manifest.
 
-    Exit codes: 0 written; 1 or 6 --verify has findings; 3 files are missing or not what the manifest says (nothing is published).
+    Exit codes: 0 written; 1 or 6 --verify has findings; 3 files are missing or not what the
+    manifest says (nothing is published).
 
     Examples:
         histoprep shard tiles.histoprep/manifest.parquet --out shards
@@ -65,29 +102,45 @@ def write(
     target = out or manifest.parent / "shards"
     options = ShardOptions(parse_size(max_shard_size), keep_metadata)
     with progress_of("packing") as advance:
-        result = write_shards(manifest, target, options, engine_of(engine, scheduler, workers), root=root, advance=advance)
+        result = write_shards(
+            manifest,
+            target,
+            options,
+            engine_of(engine, scheduler, workers),
+            root=root,
+            advance=advance,
+        )
     if result.up_to_date:
         console.note("all there: nothing had changed")
     elif result.num_reused:
-        console.note(f"{result.num_reused:,} of {result.num_shards:,} shards were there from a stopped run")
+        console.note(
+            f"{result.num_reused:,} of {result.num_shards:,} shards were there from a stopped run"
+        )
     if len(result.image_suffixes) > 1:
         found = ", ".join(result.image_suffixes)
         console.warn(
-            f"images of several formats ({found}): datasets takes the fields of the first shard and leaves the others out; see docs/shards.md"
+            f"images of several formats ({found}): datasets takes the fields of the first shard and"
+            " leaves the others out; see docs/shards.md"
         )
     if verify_after:
         _verify(str(result.index), str(manifest))
-    console.out(f"{result.num_tiles:,} tiles in {result.num_shards:,} shards, {result.num_bytes / 1e6:,.1f} MB | {result.index}")
+    console.out(
+        f"{result.num_tiles:,} tiles in {result.num_shards:,} shards,"
+        f" {result.num_bytes / 1e6:,.1f} MB | {result.index}"
+    )
 
 
 @app.command()
 def verify(
     shards: Shards,
-    manifest: Annotated[Path | None, typer.Option(help="Also compare with this manifest.", show_default=False)] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Also compare with this manifest.", show_default=False)
+    ] = None,
 ) -> None:
     """Read every byte of the shards again and compare it with the index: HP904, HP905.
 
-    Exit codes: 0 no findings; 1 only tiles differ (HP905); 6 the shards (HP904) or the index itself are damaged.
+    Exit codes: 0 no findings; 1 only tiles differ (HP905); 6 the shards (HP904) or the index itself
+    are damaged.
 
     Examples:
         histoprep shard verify shards
@@ -108,7 +161,9 @@ def _verify(shards: str, manifest: str | None) -> None:
     for one in found:
         print_finding(one)
     if found:
-        raise typer.Exit(ExitCode.INTEGRITY if any(one.code == "HP904" for one in found) else ExitCode.FINDINGS)
+        raise typer.Exit(
+            ExitCode.INTEGRITY if any(one.code == "HP904" for one in found) else ExitCode.FINDINGS
+        )
 
 
 @app.command()
@@ -124,7 +179,10 @@ def info(shards: Shards) -> None:
     header = index.header
     total = sum(one["bytes"] for one in header["shards"])
     console.out(f"{len(index):,} tiles in {len(header['shards']):,} shards, {total / 1e6:,.1f} MB")
-    console.out(f"of {index.root}, label map {index.label_map.name} with {index.label_map.num_classes} classes, manifest {header['manifest_digest']}")
+    console.out(
+        f"of {index.root}, label map {index.label_map.name} with"
+        f" {index.label_map.num_classes} classes, manifest {header['manifest_digest']}"
+    )
     console.table(("split", "pool", "shards", "tiles", "MB"), _amounts(header["shards"]))
 
 
@@ -136,17 +194,29 @@ def _amounts(shards: Sequence[dict[str, Any]]) -> list[tuple[str, str, int, int,
         into = sums.setdefault((split, pool), [0, 0, 0])
         for place, amount in enumerate((1, one["tiles"], one["bytes"])):
             into[place] += amount
-    return [(split, pool, files, tiles, f"{size / 1e6:,.1f}") for (split, pool), (files, tiles, size) in sorted(sums.items())]
+    return [
+        (split, pool, files, tiles, f"{size / 1e6:,.1f}")
+        for (split, pool), (files, tiles, size) in sorted(sums.items())
+    ]
 
 
 @app.command()
 def preview(
-    shards: Annotated[str, typer.Argument(help="Shards, or a manifest of files.", show_default=False)],
+    shards: Annotated[
+        str, typer.Argument(help="Shards, or a manifest of files.", show_default=False)
+    ],
     *,
-    out: Annotated[Path | None, typer.Option("--out", help="Image to write.", show_default="preview.png beside the shards")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Image to write.", show_default="preview.png beside the shards"),
+    ] = None,
     num: Annotated[int, typer.Option(min=1, max=100, help="How many tiles.")] = 12,
-    split: Annotated[str | None, typer.Option(help="Only tiles of this split.", show_default=False)] = None,
-    pool: Annotated[str | None, typer.Option(help="Only tiles of this pool.", show_default=False)] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Only tiles of this split.", show_default=False)
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option(help="Only tiles of this pool.", show_default=False)
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed shows other tiles.")] = 0,
 ) -> None:
     """Draw some tiles as the trainer reads them, classes in their colours, into one PNG.
@@ -167,7 +237,12 @@ def preview(
     target = out or beside(shards, "preview.png")
     check_outside(target, source.manifest.data_folders, "an image")
     rows = choose_rows(source, num, seed, split, pool)
-    write_bytes(target, draw_preview(source, rows, f"{len(rows)} of {len(source):,} tiles, label map {source.label_map.name}"))
+    write_bytes(
+        target,
+        draw_preview(
+            source, rows, f"{len(rows)} of {len(source):,} tiles, label map {source.label_map.name}"
+        ),
+    )
     console.out(str(target))
 
 
@@ -175,5 +250,7 @@ def parse_size(text: str) -> int:
     """Return the bytes of a size such as 512MB or 1.5GiB; raises UsageError."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
     if not found or found[2] not in _UNITS:
-        raise UsageError("no such size", seen=text, expected="a number and a unit, such as 512MB or 1GiB")
+        raise UsageError(
+            "no such size", seen=text, expected="a number and a unit, such as 512MB or 1GiB"
+        )
     return int(float(found[1]) * _UNITS[found[2]])

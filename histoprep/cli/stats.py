@@ -44,16 +44,22 @@ def stats(
     *,
     workspace_folder: WorkspaceFolder = None,
     map_name: MapName = None,
-    by: Annotated[list[By] | None, typer.Option(help="Break shares down by this; repeatable.", show_default="split and pool")] = None,
-    output: Annotated[Format, typer.Option("--format", help="Format of the result.")] = Format.TABLE,
+    by: Annotated[
+        list[By] | None,
+        typer.Option(help="Break shares down by this; repeatable.", show_default="split and pool"),
+    ] = None,
+    output: Annotated[
+        Format, typer.Option("--format", help="Format of the result.")
+    ] = Format.TABLE,
     verify: Verify = False,
     workers: Workers = None,
 ) -> None:
     """Count classes: pixel shares, tiles that hold them, pairs, weights.
 
-    Pixels are not read again: everything comes from tiles.parquet, which is created first if it is missing. Writes stats.parquet,
-    stats.json and pixel_class_percentages.png to the workspace. Splits and pools are those of the manifest if there is one;
-    tiles that no manifest can include are not counted, and the reason is printed.
+    Pixels are not read again: everything comes from tiles.parquet, which is created first if it is
+    missing. Writes stats.parquet, stats.json and pixel_class_percentages.png to the workspace.
+    Splits and pools are those of the manifest if there is one; tiles that no manifest can include
+    are not counted, and the reason is printed.
 
     Exit codes: 0 done; 3 some folders could not be read (listed in the output).
 
@@ -83,7 +89,9 @@ def stats(
         _print_tables(found)
     _print_warnings(found)
     if label_map is not None and (remapped := evidence_in(workspace.tiles, label_map)):
-        console.warn(f"HP508 already-remapped: {remapped}; these shares are of masks that were mapped twice")
+        console.warn(
+            f"HP508 already-remapped: {remapped}; these shares are of masks that were mapped twice"
+        )
     for warning in MaskReadings.of(workspace.tiles).warnings():
         console.warn(warning)
     for warning in damage_warnings(workspace):
@@ -101,11 +109,25 @@ def _print_tables(found: Stats) -> None:
     console.out(f"{summary.num_tiles:,} tiles: {pools}; {summary.num_pixels:,} mask pixels{mended}")
     records = summary.classes.to_dict("records")
     names = [(str(one["class_id"]), one["class_name"]) for one in records]
-    shares = [(one["pixels"], _percent(one["pixel_percent"]), one["tiles"], one["core_tiles"]) for one in records]
+    shares = [
+        (one["pixels"], _percent(one["pixel_percent"]), one["tiles"], one["core_tiles"])
+        for one in records
+    ]
     title = "Classes" if found.label_map is None else f"Classes of {found.label_map.name}"
-    console.table(("class", "name", "pixels", "pixel %", "tiles", "core tiles"), _joined(names, shares), title=title)
-    weights = [tuple(_weight(one[f"weight_{kind}"]) for kind in ("inverse", "median", "effective")) for one in records]
-    console.table(("class", "name", "  inverse", "   median", "effective"), _joined(names, weights), title="Weights (mean 1)")
+    console.table(
+        ("class", "name", "pixels", "pixel %", "tiles", "core tiles"),
+        _joined(names, shares),
+        title=title,
+    )
+    weights = [
+        tuple(_weight(one[f"weight_{kind}"]) for kind in ("inverse", "median", "effective"))
+        for one in records
+    ]
+    console.table(
+        ("class", "name", "  inverse", "   median", "effective"),
+        _joined(names, weights),
+        title="Weights (mean 1)",
+    )
     for dimension in found.by:
         _print_breakdown(found, dimension)
     _print_pairs(summary)
@@ -116,10 +138,17 @@ def _print_breakdown(found: Stats, dimension: str) -> None:
 
     table = shares_by(found.main, dimension)
     keys = [str(key) for key in table.columns[2:]]
-    rows = [(str(row[0]), str(row[1]), *map(_percent, row[2 : 2 + _MAX_KEYS])) for row in table.itertuples(index=False, name=None)]
+    rows = [
+        (str(row[0]), str(row[1]), *map(_percent, row[2 : 2 + _MAX_KEYS]))
+        for row in table.itertuples(index=False, name=None)
+    ]
     source = f" (splits of the {found.split_source})" if dimension == By.SPLIT else ""
     more = f"; {len(keys) - _MAX_KEYS:,} more in stats.parquet" if len(keys) > _MAX_KEYS else ""
-    console.table(("class", "name", *(f"{key:>7}" for key in keys[:_MAX_KEYS])), rows, title=f"Per cent of pixels by {dimension}{source}{more}")
+    console.table(
+        ("class", "name", *(f"{key:>7}" for key in keys[:_MAX_KEYS])),
+        rows,
+        title=f"Per cent of pixels by {dimension}{source}{more}",
+    )
 
 
 def _print_pairs(summary: Summary) -> None:
@@ -136,18 +165,33 @@ def _print_warnings(found: Stats) -> None:
 
     if found.left_out:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in found.left_out.items())
-        console.warn(f"not counted, since no manifest takes them: {reasons}; histoprep audit says more")
+        console.warn(
+            f"not counted, since no manifest takes them: {reasons}; histoprep audit says more"
+        )
     if found.num_unlisted:
-        console.warn(f"{plural(found.num_unlisted, 'tile')} not in the manifest, of no split and shown as -: run histoprep manifest again")
-    unmapped = sorted(found.main.unmapped.to_dict("records"), key=lambda one: (-one["pixels"], one["label_id"]))
+        console.warn(
+            f"{plural(found.num_unlisted, 'tile')} not in the manifest, of no split and shown as -:"
+            " run histoprep manifest again"
+        )
+    unmapped = sorted(
+        found.main.unmapped.to_dict("records"), key=lambda one: (-one["pixels"], one["label_id"])
+    )
     for one in unmapped[:_MAX_UNMAPPED]:
         amount = f"{plural(one['pixels'], 'pixel')} in {plural(one['tiles'], 'tile')}"
-        console.warn(f"label {one['label_id']} is not in the label map: {amount}, the first of them {one['example']}")
+        console.warn(
+            f"label {one['label_id']} is not in the label map: {amount}, the first of them"
+            f" {one['example']}"
+        )
     if len(unmapped) > _MAX_UNMAPPED:
-        console.warn(f"and {plural(len(unmapped) - _MAX_UNMAPPED, 'label')} more that the label map does not list, in stats.json")
+        console.warn(
+            f"and {plural(len(unmapped) - _MAX_UNMAPPED, 'label')} more that the label map does not"
+            " list, in stats.json"
+        )
 
 
-def _joined(left: Sequence[tuple[object, ...]], right: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:
+def _joined(
+    left: Sequence[tuple[object, ...]], right: Sequence[tuple[object, ...]]
+) -> list[tuple[object, ...]]:
     return [(*a, *b) for a, b in zip(left, right, strict=True)]
 
 

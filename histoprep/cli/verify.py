@@ -12,13 +12,21 @@ from histoprep.command_line import print_verified
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(help="Workspace, tree of masks, folder of shards, table, or a file in one of these.", show_default=False)],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="Workspace, tree of masks, folder of shards, table, or a file in one of these.",
+            show_default=False,
+        ),
+    ],
 ) -> None:
-    """Read everything in a file or folder that histoprep wrote, and compare it with the checksums of when it was written.
+    """Read everything in a file or folder that histoprep wrote, and compare it with the checksums
+    of when it was written.
 
     The kind of file or folder is recognised by its content.
 
-    Exit codes: 0 nothing was changed; 2 not written by histoprep (the kinds are listed); 6 damaged or edited files (each is listed).
+    Exit codes: 0 nothing was changed; 2 not written by histoprep (the kinds are listed); 6 damaged
+    or edited files (each is listed).
 
     Examples:
         histoprep verify tiles.histoprep

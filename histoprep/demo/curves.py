@@ -1,4 +1,6 @@
-"""Curves of training as inline SVG: numbers from metrics.csv, drawn without a style of their own."""
+"""Curves of training as inline SVG: numbers from metrics.csv, drawn without a style of their
+own.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ class Curve:
 
 
 def read_curves(path: Path, columns: Mapping[str, tuple[str, str]]) -> tuple[Curve, ...]:
-    """Return the curves of a metrics.csv: `columns` gives name and kind by column; columns without a number are left out.
+    """Return the curves of a metrics.csv: `columns` gives name and kind by column; columns without
+    a number are left out.
 
     A file that is not there gives none.
     """
@@ -37,9 +40,13 @@ def read_curves(path: Path, columns: Mapping[str, tuple[str, str]]) -> tuple[Cur
     return tuple(curve for curve in found if curve.points)
 
 
-def _points(rows: Sequence[Mapping[str, str | None]], column: str) -> tuple[tuple[float, float], ...]:
+def _points(
+    rows: Sequence[Mapping[str, str | None]], column: str
+) -> tuple[tuple[float, float], ...]:
     pairs = ((_number(row.get("step")), _number(row.get(column))) for row in rows)
-    return tuple((step, value) for step, value in pairs if math.isfinite(step) and math.isfinite(value))
+    return tuple(
+        (step, value) for step, value in pairs if math.isfinite(step) and math.isfinite(value)
+    )
 
 
 def _number(text: str | None) -> float:
@@ -50,7 +57,9 @@ def _number(text: str | None) -> float:
 
 
 def draw_curves(curves: Sequence[Curve], what: str) -> Markup:
-    """Return a chart of the curves over the steps, its vertical axis from 0; nothing without curves."""
+    """Return a chart of the curves over the steps, its vertical axis from 0; nothing without
+    curves.
+    """
     if not curves:
         return Markup("")
     last = max(step for curve in curves for step, _ in curve.points) or 1.0
@@ -58,9 +67,13 @@ def draw_curves(curves: Sequence[Curve], what: str) -> Markup:
 
     def place(step: float, value: float) -> tuple[float, float]:
         across, up = step / last, min(1.0, max(0.0, value / top))
-        return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM)
+        return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (
+            _HEIGHT - _TOP - _BOTTOM
+        )
 
-    lines = Markup("").join(_line(curve, [place(*point) for point in curve.points]) for curve in curves)
+    lines = Markup("").join(
+        _line(curve, [place(*point) for point in curve.points]) for curve in curves
+    )
     shape = Markup('<svg class="curves" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>')
     return shape.format(_WIDTH, _HEIGHT, what, _axes(top, last), lines)
 
@@ -69,7 +82,11 @@ def _axes(top: float, last: float) -> Markup:
     parts = []
     for tick in range(_NUM_TICKS + 1):
         y = _HEIGHT - _BOTTOM - tick / _NUM_TICKS * (_HEIGHT - _TOP - _BOTTOM)
-        parts.append(Markup('<line class="decade" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(_LEFT, _WIDTH - _RIGHT, y, y))
+        parts.append(
+            Markup('<line class="decade" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(
+                _LEFT, _WIDTH - _RIGHT, y, y
+            )
+        )
         label = Markup('<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>')
         parts.append(label.format(_LEFT - 8, y + 4, f"{top * tick / _NUM_TICKS:.3g}"))
     for share, anchor in ((0.0, "start"), (1.0, "end")):
@@ -81,14 +98,23 @@ def _axes(top: float, last: float) -> Markup:
 
 def _line(curve: Curve, places: Sequence[tuple[float, float]]) -> Markup:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    dots = Markup("").join(Markup('<circle class="{} dot" cx="{:.1f}" cy="{:.1f}" r="2.6"/>').format(curve.kind, x, y) for x, y in places)
-    line = Markup('<polyline class="{} line" points="{}"><title>{}</title></polyline>').format(curve.kind, path, curve.name)
+    dots = Markup("").join(
+        Markup('<circle class="{} dot" cx="{:.1f}" cy="{:.1f}" r="2.6"/>').format(curve.kind, x, y)
+        for x, y in places
+    )
+    line = Markup('<polyline class="{} line" points="{}"><title>{}</title></polyline>').format(
+        curve.kind, path, curve.name
+    )
     return line + (dots if len(places) <= 12 else Markup(""))
 
 
 def _round_up(value: float) -> float:
-    """Return the next of 1, 2, 2.5, 4, 5, 8, 10 times a power of ten: ticks at quarters of it are short numbers."""
+    """Return the next of 1, 2, 2.5, 4, 5, 8, 10 times a power of ten: ticks at quarters of it are
+    short numbers.
+    """
     if not 0 < value < math.inf:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 2.5, 4, 5, 8, 10) if step * power >= value * (1 - 1e-9))
+    return next(
+        step * power for step in (1, 2, 2.5, 4, 5, 8, 10) if step * power >= value * (1 - 1e-9)
+    )

@@ -32,9 +32,11 @@ _MIN_TILES = 48
 _MIN_TILE_PX = 64
 _CLEAN_SLIDES = 8
 _FAULTY_SLIDES = 7
-# A verdict on a lossy source needs 30 masks with boundaries, so that slide is larger: 36 of 96 tiles.
+# A verdict on a lossy source needs 30 masks with boundaries, so that slide is larger: 36 of 96
+# tiles.
 _LOSSY_SHARE = 3 / 8
-# JPEG overshoots by a third of a step: from higher labels it would reach values above 54, a defect of its own.
+# JPEG overshoots by a third of a step: from higher labels it would reach values above 54, a defect
+# of its own.
 _LOSSY_RECIPES = tuple(recipe for recipe in RECIPES if max(recipe.labels) <= DERMIS)
 _NUM_ORPHANS = 5
 _NOTE = "scanner_notes.txt"
@@ -42,7 +44,9 @@ _NOTE = "scanner_notes.txt"
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """One defect: the code that the audit should report, the file it should name, and what was done to it."""
+    """One defect: the code that the audit should report, the file it should name, and what was done
+    to it.
+    """
 
     code: str
     path: str
@@ -51,7 +55,8 @@ class Planted:
 
 @dataclass(frozen=True, slots=True)
 class DemoPlan:
-    """What is in a demo data set: its options, its slides (the groups) and the planted defects, in order of code and path.
+    """What is in a demo data set: its options, its slides (the groups) and the planted defects, in
+    order of code and path.
 
     Unlabelled tiles are in `planted` too (HP102, HP406), though they are no faults.
     """
@@ -107,15 +112,21 @@ def make_demo(
     defects: bool = True,
     meter: Meter | None = None,
 ) -> DemoPlan:
-    """Make the data set in `folder` and return what is in it; a complete one with the same options is kept.
+    """Make the data set in `folder` and return what is in it; a complete one with the same options
+    is kept.
 
     The folder appears whole or not at all. What we made is noted beside it, in
     `<folder>.histoprep/demo.json`. Raises UsageError when the folder holds anything else or the
     options are out of range, OutputError when the system refuses.
     """
     if num_tiles < _MIN_TILES or tile_px < _MIN_TILE_PX:
-        seen, least = f"{num_tiles} tiles of {tile_px} px", f"{_MIN_TILES} tiles of {_MIN_TILE_PX} px"
-        raise UsageError("the demo would be too small to show anything", seen=seen, expected=f"at least {least}")
+        seen, least = (
+            f"{num_tiles} tiles of {tile_px} px",
+            f"{_MIN_TILES} tiles of {_MIN_TILE_PX} px",
+        )
+        raise UsageError(
+            "the demo would be too small to show anything", seen=seen, expected=f"at least {least}"
+        )
     folder = folder.absolute()
     tiles = _plan(num_tiles, defects)
     plan = _describe(folder, tiles, num_tiles, tile_px, seed)
@@ -131,7 +142,11 @@ def make_demo(
         if folder.exists():
             _discard(folder)
         # Noted first: a folder that we made is never without its note.
-        checksums.publish_json(marker.parent, marker.name, {**options, "files": sizes, "planted": [asdict(one) for one in plan.planted]})
+        checksums.publish_json(
+            marker.parent,
+            marker.name,
+            {**options, "files": sizes, "planted": [asdict(one) for one in plan.planted]},
+        )
         temporary.rename(folder)
         durable.sync_folder(folder.parent)
     except OSError as error:
@@ -141,7 +156,9 @@ def make_demo(
     return plan
 
 
-def make_clean_demo(folder: Path, *, num_tiles: int = 96, tile_px: int = 256, seed: int = 7) -> DemoPlan:
+def make_clean_demo(
+    folder: Path, *, num_tiles: int = 96, tile_px: int = 256, seed: int = 7
+) -> DemoPlan:
     """Make a data set with nothing wrong in it and return what is in it; see `make_demo`."""
     return make_demo(folder, num_tiles=num_tiles, tile_px=tile_px, seed=seed, defects=False)
 
@@ -154,11 +171,19 @@ def _plan(num_tiles: int, defects: bool) -> list[_Tile]:
     """Return the tiles of all slides. With defects the last slide is the lossy one, and larger."""
     lossy = round(_LOSSY_SHARE * num_tiles) if defects else 0
     slides = _FAULTY_SLIDES - 1 if defects else _CLEAN_SLIDES
-    places = [(slide, number) for slide, part in enumerate(np.array_split(np.arange(num_tiles - lossy), slides)) for number in range(len(part))]
+    places = [
+        (slide, number)
+        for slide, part in enumerate(np.array_split(np.arange(num_tiles - lossy), slides))
+        for number in range(len(part))
+    ]
     places += [(slides, number) for number in range(lossy)]
     tiles = []
     for index, (slide, number) in enumerate(places):
-        fault = _fault(slide, number, lossy=slide == slides) if defects else ("HP406" if number % 12 == 11 else "")
+        fault = (
+            _fault(slide, number, lossy=slide == slides)
+            if defects
+            else ("HP406" if number % 12 == 11 else "")
+        )
         # Every slide has the same mixture, so that no split can shift the shares.
         recipes = _LOSSY_RECIPES if fault == "HP403" else RECIPES
         tiles.append(_Tile(index, slide, number, recipes[number % len(recipes)], fault))
@@ -175,16 +200,34 @@ def _fault(slide: int, number: int, *, lossy: bool) -> str:
     return "HP102" if number % 10 == 6 else ""
 
 
-def _describe(folder: Path, tiles: list[_Tile], num_tiles: int, tile_px: int, seed: int) -> DemoPlan:
-    planted = [Planted(tile.fault, tile.name + _FAULTS[tile.fault][0], _FAULTS[tile.fault][1]) for tile in tiles if tile.fault]
+def _describe(
+    folder: Path, tiles: list[_Tile], num_tiles: int, tile_px: int, seed: int
+) -> DemoPlan:
+    planted = [
+        Planted(tile.fault, tile.name + _FAULTS[tile.fault][0], _FAULTS[tile.fault][1])
+        for tile in tiles
+        if tile.fault
+    ]
     if any(tile.fault == "HP601" for tile in tiles):
-        planted += [Planted("HP101", f"{_slide_name(slide)}_{9001 + slide}_mask.png", "its image was lost") for slide in range(_NUM_ORPHANS)]
+        planted += [
+            Planted("HP101", f"{_slide_name(slide)}_{9001 + slide}_mask.png", "its image was lost")
+            for slide in range(_NUM_ORPHANS)
+        ]
         planted.append(Planted("HP106", _NOTE, "neither image nor mask"))
     slides = tuple(dict.fromkeys(_slide_name(tile.slide) for tile in tiles))
-    return DemoPlan(folder, num_tiles, tile_px, seed, slides, tuple(sorted(planted, key=lambda one: (one.code, one.path))))
+    return DemoPlan(
+        folder,
+        num_tiles,
+        tile_px,
+        seed,
+        slides,
+        tuple(sorted(planted, key=lambda one: (one.code, one.path))),
+    )
 
 
-def _write_files(folder: Path, tiles: list[_Tile], plan: DemoPlan, defects: bool, meter: Meter | None) -> dict[str, int]:
+def _write_files(
+    folder: Path, tiles: list[_Tile], plan: DemoPlan, defects: bool, meter: Meter | None
+) -> dict[str, int]:
     """Write every file and return its size by name."""
     sizes: dict[str, int] = {}
 
@@ -193,7 +236,10 @@ def _write_files(folder: Path, tiles: list[_Tile], plan: DemoPlan, defects: bool
             (folder / name).write_bytes(data)
             sizes[name] = len(data)
 
-    stains = [Stain.of_slide(np.random.default_rng([plan.seed, 1, slide])) for slide in range(len(plan.slides))]
+    stains = [
+        Stain.of_slide(np.random.default_rng([plan.seed, 1, slide]))
+        for slide in range(len(plan.slides))
+    ]
     for tile in tiles:
         write(_tile_files(tile, stains[tile.slide], plan))
         if meter:
@@ -249,14 +295,29 @@ def _stray_files(plan: DemoPlan) -> dict[str, bytes]:
 
 
 def _complete(folder: Path, marker: Path, options: Mapping[str, object]) -> bool:
-    """Return whether `folder` holds the whole demo of `options`; raise UsageError when it holds what we did not make."""
-    found = {path.name: path.lstat().st_size if path.is_file() else -1 for path in folder.iterdir()} if folder.is_dir() else {}
+    """Return whether `folder` holds the whole demo of `options`; raise UsageError when it holds
+    what we did not make.
+    """
+    found = (
+        {path.name: path.lstat().st_size if path.is_file() else -1 for path in folder.iterdir()}
+        if folder.is_dir()
+        else {}
+    )
     if not found and not (folder.exists() and not folder.is_dir()):
         return False
     noted = _read_marker(marker)
     files = noted.get("files", {})
-    if not isinstance(files, dict) or not set(found) <= set(files) or -1 in found.values() or not folder.is_dir():
-        raise UsageError("this folder is not empty and the demo did not make it", path=folder, hint="name a new or empty folder")
+    if (
+        not isinstance(files, dict)
+        or not set(found) <= set(files)
+        or -1 in found.values()
+        or not folder.is_dir()
+    ):
+        raise UsageError(
+            "this folder is not empty and the demo did not make it",
+            path=folder,
+            hint="name a new or empty folder",
+        )
     return found == files and {name: noted.get(name) for name in options} == dict(options)
 
 
@@ -266,7 +327,11 @@ def _read_marker(marker: Path) -> dict[str, object]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise IntegrityError(f"cannot read the note of an earlier demo: {error}", path=marker, hint="name another folder") from error
+        raise IntegrityError(
+            f"cannot read the note of an earlier demo: {error}",
+            path=marker,
+            hint="name another folder",
+        ) from error
     return noted if isinstance(noted, dict) else {}
 
 

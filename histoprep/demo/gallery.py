@@ -1,4 +1,6 @@
-"""The pictures of the demo's page, as data URIs: tiles that findings name, generated tiles beside real ones, sheets that stages drew."""
+"""The pictures of the demo's page, as data URIs: tiles that findings name, generated tiles beside
+real ones, sheets that stages drew.
+"""
 
 from __future__ import annotations
 
@@ -43,31 +45,44 @@ def read_rgb(path: Path) -> np.ndarray | None:
 
 
 def sheet_uri(path: Path) -> str | None:
-    """Return a sheet that a stage drew, shrunk to the width of a page; None when it is not there."""
+    """Return a sheet that a stage drew, shrunk to the width of a page; None when it is not
+    there.
+    """
     picture = read_rgb(path)
     if picture is None:
         return None
     return _jpeg(imageio.shrink_rgb(picture, _SHEET_PX))
 
 
-def finding_pictures(findings: Sequence[Mapping[str, Any]], root: Path, tiles: Path, label_map: LabelMap) -> dict[str, Picture]:
-    """Return a picture of the first example of each of the first findings, by its path; drawn in a worker process.
+def finding_pictures(
+    findings: Sequence[Mapping[str, Any]], root: Path, tiles: Path, label_map: LabelMap
+) -> dict[str, Picture]:
+    """Return a picture of the first example of each of the first findings, by its path; drawn in a
+    worker process.
 
     `tiles` is the path of tiles.parquet. Findings whose example is no file of a tile have none.
     """
     opened, _ = tables.open_table(tiles, kind=KIND, schema_version=SCHEMA_VERSION)
     rows = tables.read_table(opened, ["image_path", "mask_path"]).to_pylist()
-    by_path = {path: (row["image_path"], row["mask_path"]) for row in rows for path in row.values() if path}
+    by_path = {
+        path: (row["image_path"], row["mask_path"]) for row in rows for path in row.values() if path
+    }
     wanted = [one["examples"][0]["path"] for one in findings if one["examples"]]
-    chosen = tuple((path, *by_path[path]) for path in dict.fromkeys(wanted) if path in by_path)[:_NUM_FINDINGS]
+    chosen = tuple((path, *by_path[path]) for path in dict.fromkeys(wanted) if path in by_path)[
+        :_NUM_FINDINGS
+    ]
     if not chosen:
         return {}
-    task = PictureTask(str(root.resolve()), chosen, label_map, False, tiles.parent / "parts" / "demo-pictures.at")
+    task = PictureTask(
+        str(root.resolve()), chosen, label_map, False, tiles.parent / "parts" / "demo-pictures.at"
+    )
     return next(run_tasks([task], Engine(1)))
 
 
 def generated_tiles(source: TileSource, folder: Path, most: int) -> list[Generated]:
-    """Return up to `most` tiles of a synthetic data set beside the tiles of `source` with their ids; those that cannot be read are left out."""
+    """Return up to `most` tiles of a synthetic data set beside the tiles of `source` with their
+    ids; those that cannot be read are left out.
+    """
     found: list[Generated] = []
     for row, tile_id in enumerate(source.tile_ids.tolist()):
         made = read_rgb(folder / "images" / f"{tile_id}.png") if len(found) < most else None
@@ -77,7 +92,9 @@ def generated_tiles(source: TileSource, folder: Path, most: int) -> list[Generat
             tile = source.read(row)
         except HistoprepError:
             continue
-        mask = make_picture(None, tile.mask, source.label_map.classes, longest_px=_TILE_PX).overlay_data_uri
+        mask = make_picture(
+            None, tile.mask, source.label_map.classes, longest_px=_TILE_PX
+        ).overlay_data_uri
         found.append(Generated(tile_id, mask or "", _tile(made), _tile(tile.image)))
     return found
 
@@ -87,4 +104,5 @@ def _tile(picture: np.ndarray) -> str:
 
 
 def _jpeg(picture: np.ndarray) -> str:
-    return f"data:image/jpeg;base64,{b64encode(imageio.encode_rgb_jpeg(picture, 88, '4:4:4')).decode('ascii')}"
+    encoded = b64encode(imageio.encode_rgb_jpeg(picture, 88, "4:4:4")).decode("ascii")
+    return f"data:image/jpeg;base64,{encoded}"

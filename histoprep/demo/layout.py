@@ -1,4 +1,5 @@
-"""Where tissues lie in a made-up tile: smooth regions with given shares, none of them thin or small.
+"""Where tissues lie in a made-up tile: smooth regions with given shares, none of them thin or
+small.
 
 Pure functions of a random generator. Labels are source labels of the 55-label skin system.
 """
@@ -42,24 +43,42 @@ class Recipe:
         return frozenset([label for label, _ in self.layers] + [one.label for one in self.blobs])
 
 
-# Between them, every class of the 5- and of the 10-class map; each of the five in over half of the tiles.
+# Between them, every class of the 5- and of the 10-class map; each of the five in over half of the
+# tiles.
 RECIPES = (
-    Recipe(((GLASS, 0.16), (EPIDERMIS, 0.24), (DERMIS, 0.60)), (Blobs(INFLAMMATION, DERMIS, 0.30),)),
+    Recipe(
+        ((GLASS, 0.16), (EPIDERMIS, 0.24), (DERMIS, 0.60)), (Blobs(INFLAMMATION, DERMIS, 0.30),)
+    ),
     Recipe(((GLASS, 0.14), (DERMIS, 0.56), (UNKNOWN, 0.30)), (Blobs(BASAL_CELL, DERMIS, 0.45),)),
     Recipe(((REACTIVE, 0.34), (DERMIS, 0.66)), (Blobs(BASAL_CELL, DERMIS, 0.42),)),
-    Recipe(((GLASS, 0.15), (SQUAMOUS_CELL, 0.45), (INFLAMMATION, 0.40)), (Blobs(UNKNOWN, INFLAMMATION, 0.35),)),
+    Recipe(
+        ((GLASS, 0.15), (SQUAMOUS_CELL, 0.45), (INFLAMMATION, 0.40)),
+        (Blobs(UNKNOWN, INFLAMMATION, 0.35),),
+    ),
     Recipe(((DERMIS, 0.55), (FAT, 0.45)), (Blobs(GLAND, DERMIS, 0.36),)),
     Recipe(((ARTIFACT, 0.20), (SCAR, 0.50), (UNKNOWN, 0.30)), (Blobs(REACTIVE, SCAR, 0.34),)),
-    Recipe(((GLASS, 0.15), (EPIDERMIS, 0.25), (SCAR, 0.36), (UNKNOWN, 0.24)), (Blobs(INFLAMMATION, SCAR, 0.42),)),
-    Recipe(((INFLAMMATION, 0.32), (UNKNOWN, 0.34), (FAT, 0.34)), (Blobs(SQUAMOUS_CELL, UNKNOWN, 0.45),)),
+    Recipe(
+        ((GLASS, 0.15), (EPIDERMIS, 0.25), (SCAR, 0.36), (UNKNOWN, 0.24)),
+        (Blobs(INFLAMMATION, SCAR, 0.42),),
+    ),
+    Recipe(
+        ((INFLAMMATION, 0.32), (UNKNOWN, 0.34), (FAT, 0.34)), (Blobs(SQUAMOUS_CELL, UNKNOWN, 0.45),)
+    ),
     Recipe(((ARTIFACT, 0.18), (SQUAMOUS_CELL, 0.38), (REACTIVE, 0.26), (UNKNOWN, 0.18))),
-    Recipe(((GLASS, 0.18), (EPIDERMIS, 0.22), (DERMIS, 0.60)), (Blobs(GLAND, DERMIS, 0.24), Blobs(BASAL_CELL, DERMIS, 0.40))),
-    Recipe(((GLASS, 0.14), (REACTIVE, 0.46), (UNKNOWN, 0.40)), (Blobs(BASAL_CELL, REACTIVE, 0.36),)),
+    Recipe(
+        ((GLASS, 0.18), (EPIDERMIS, 0.22), (DERMIS, 0.60)),
+        (Blobs(GLAND, DERMIS, 0.24), Blobs(BASAL_CELL, DERMIS, 0.40)),
+    ),
+    Recipe(
+        ((GLASS, 0.14), (REACTIVE, 0.46), (UNKNOWN, 0.40)), (Blobs(BASAL_CELL, REACTIVE, 0.36),)
+    ),
 )
 
 
 def noise(rng: np.random.Generator, size_px: int, cell_px: float) -> np.ndarray:
-    """Return smooth noise [size_px, size_px] float32 of about unit variance, with features of about `cell_px`."""
+    """Return smooth noise [size_px, size_px] float32 of about unit variance, with features of about
+    `cell_px`.
+    """
     cells = max(round(size_px / cell_px), 1) + 1
     field = rng.standard_normal((cells, cells), dtype=np.float32)
     return cv2.resize(field, (size_px, size_px), interpolation=cv2.INTER_CUBIC)
@@ -68,13 +87,16 @@ def noise(rng: np.random.Generator, size_px: int, cell_px: float) -> np.ndarray:
 def lay_out(rng: np.random.Generator, size_px: int, recipe: Recipe) -> np.ndarray:
     """Return the source labels [size_px, size_px] uint8 of a tile made after `recipe`.
 
-    Every 8-connected region holds a disc of radius 7/256 of the tile, so none is a speck or a hairline.
+    Every 8-connected region holds a disc of radius 7/256 of the tile, so none is a speck or a
+    hairline.
     """
     labels = _layers(rng, size_px, recipe)
     for blobs in recipe.blobs:
         host = labels == blobs.host
         field = noise(rng, size_px, size_px / 3.2)
-        threshold = np.quantile(field[host], 1 - blobs.share * rng.uniform(1 - _JITTER, 1 + _JITTER))
+        threshold = np.quantile(
+            field[host], 1 - blobs.share * rng.uniform(1 - _JITTER, 1 + _JITTER)
+        )
         labels[host & (field > threshold)] = blobs.label
     return smoothed(labels, max(3, round(_DISC_RADIUS_PX * size_px / 256)))
 
@@ -84,17 +106,20 @@ def _layers(rng: np.random.Generator, size_px: int, recipe: Recipe) -> np.ndarra
     y, x = np.mgrid[0:size_px, 0:size_px].astype(np.float32) / size_px
     depth = x * np.sin(angle) + y * np.cos(angle)
     depth += 0.10 * noise(rng, size_px, size_px / 2) + 0.03 * noise(rng, size_px, size_px / 6)
-    shares = np.array([share for _, share in recipe.layers]) * rng.uniform(1 - _JITTER, 1 + _JITTER, len(recipe.layers))
+    shares = np.array([share for _, share in recipe.layers]) * rng.uniform(
+        1 - _JITTER, 1 + _JITTER, len(recipe.layers)
+    )
     cuts = np.quantile(depth, np.cumsum(shares / shares.sum())[:-1])
     ids = np.array([label for label, _ in recipe.layers], dtype=np.uint8)
     return ids[np.searchsorted(cuts, depth.ravel()).reshape(depth.shape)]
 
 
 def smoothed(labels: np.ndarray, radius_px: int) -> np.ndarray:
-    """Return `labels` [H, W] uint8 where every region is a union of discs, but for seams a pixel's rounding wide.
+    """Return `labels` [H, W] uint8 where every region is a union of discs, but for seams a pixel's
+    rounding wide.
 
-    Each label is opened with a disc; what no opening kept takes the nearest label that one did. This is
-    repeated until every region holds a 5x5 square and has the area of a disc.
+    Each label is opened with a disc; what no opening kept takes the nearest label that one did.
+    This is repeated until every region holds a 5x5 square and has the area of a disc.
     """
     size = 2 * radius_px + 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
@@ -103,8 +128,12 @@ def smoothed(labels: np.ndarray, radius_px: int) -> np.ndarray:
         for label in np.unique(labels):
             region = (labels == label).astype(np.uint8)
             # Outside of the tile is not of the label: a sliver along the edge is a sliver.
-            padded = cv2.copyMakeBorder(region, size, size, size, size, cv2.BORDER_CONSTANT, value=0)
-            kept |= cv2.morphologyEx(padded, cv2.MORPH_OPEN, disc)[size:-size, size:-size].astype(bool)
+            padded = cv2.copyMakeBorder(
+                region, size, size, size, size, cv2.BORDER_CONSTANT, value=0
+            )
+            kept |= cv2.morphologyEx(padded, cv2.MORPH_OPEN, disc)[size:-size, size:-size].astype(
+                bool
+            )
         labels = _nearest(labels, kept)
         wrong = _small(labels, max(_LEAST_AREA_PX, round(2.5 * radius_px**2)))
         if not wrong.any():
@@ -116,7 +145,9 @@ def smoothed(labels: np.ndarray, radius_px: int) -> np.ndarray:
 def _nearest(labels: np.ndarray, trusted: np.ndarray) -> np.ndarray:
     if trusted.all() or not trusted.any():
         return labels
-    _, seed = cv2.distanceTransformWithLabels((~trusted).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    _, seed = cv2.distanceTransformWithLabels(
+        (~trusted).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
     values = np.zeros(seed.max() + 1, dtype=labels.dtype)
     values[seed[trusted]] = labels[trusted]
     return values[seed]
@@ -128,7 +159,9 @@ def _small(labels: np.ndarray, area_px: int) -> np.ndarray:
     for label in np.unique(labels):
         region = (labels == label).astype(np.uint8)
         number, parts, facts, _ = cv2.connectedComponentsWithStats(region, connectivity=8)
-        core = cv2.erode(region, np.ones((5, 5), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        core = cv2.erode(
+            region, np.ones((5, 5), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0
+        )
         has_core = np.bincount(parts[core > 0], minlength=number) > 0
         bad = (facts[:, cv2.CC_STAT_AREA] < area_px) | ~has_core
         bad[0] = False

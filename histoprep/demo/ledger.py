@@ -1,4 +1,6 @@
-"""Which stages are done: each is noted with its command and the digests of what it read and left."""
+"""Which stages are done: each is noted with its command and the digests of what it read and
+left.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ NAME = "demo-stages.json"
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The notes of a workspace; a note that cannot be read counts as none, and its stage runs again."""
+    """The notes of a workspace; a note that cannot be read counts as none, and its stage runs
+    again.
+    """
 
     path: Path
 
@@ -35,18 +39,28 @@ class Ledger:
         if stage.always or not all(path.is_file() for path in stage.outputs):
             return False
         noted = self.read().get(stage.name, {})
-        return isinstance(noted, dict) and {key: noted.get(key) for key in ("command", "inputs", "outputs")} == self._facts(stage)
+        return isinstance(noted, dict) and {
+            key: noted.get(key) for key in ("command", "inputs", "outputs")
+        } == self._facts(stage)
 
     def note(self, stage: Stage, seconds: float) -> None:
         """Note that the stage ended, after `seconds`; raises OutputError."""
         try:
-            facts = {**self._facts(stage), "seconds": round(seconds, 1), "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+            facts = {
+                **self._facts(stage),
+                "seconds": round(seconds, 1),
+                "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            }
             publish_json(self.path.parent, self.path.name, {**self.read(), stage.name: facts})
         except OSError as error:
             raise OutputError.from_os_error(error, self.path) from error
 
     def _facts(self, stage: Stage) -> dict[str, Any]:
-        return {"command": stage.command, "inputs": _digests(stage.inputs), "outputs": _digests(stage.outputs)}
+        return {
+            "command": stage.command,
+            "inputs": _digests(stage.inputs),
+            "outputs": _digests(stage.outputs),
+        }
 
 
 def _digests(paths: Iterable[Path]) -> dict[str, str | None]:

@@ -1,7 +1,9 @@
-"""The demo's page: what each stage found or made, in pictures, as one HTML file that asks for nothing from outside.
+"""The demo's page: what each stage found or made, in pictures, as one HTML file that asks for
+nothing from outside.
 
-It reads only what the stages wrote; a part whose stage did not run is left out. Safe in the manner of `report.html`: every name is
-escaped, and the Content-Security-Policy allows one style sheet, by its digest, and data pictures.
+It reads only what the stages wrote; a part whose stage did not run is left out. Safe in the manner
+of `report.html`: every name is escaped, and the Content-Security-Policy allows one style sheet, by
+its digest, and data pictures.
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ PAGE = "demo.html"
 _MOST_GENERATED = 12
 _HERE = Path(__file__).parent
 _REPORT_FOLDER = Path(report.__file__).parent
-_CODEC_COLUMNS = {"pixel": ("pixel error, training", "first"), "val_pixel": ("pixel error, held out", "second")}
+_CODEC_COLUMNS = {
+    "pixel": ("pixel error, training", "first"),
+    "val_pixel": ("pixel error, held out", "second"),
+}
 _MODEL_COLUMNS = {
     "loss": ("loss, training", "first"),
     "val_loss": ("loss with masks, held out", "second"),
@@ -44,7 +49,9 @@ _MODEL_COLUMNS = {
 
 
 def write_page(options: DemoOptions, stages: Sequence[Stage], notes: Mapping[str, Any]) -> Path:
-    """Write the page into the workspace and return its path; `notes` are those of the ledger. Raises OutputError."""
+    """Write the page into the workspace and return its path; `notes` are those of the ledger.
+    Raises OutputError.
+    """
     path = options.workspace / PAGE
     try:
         checksums.publish_file(path.parent, path.name, render_page(options, stages, notes))
@@ -57,13 +64,21 @@ def render_page(options: DemoOptions, stages: Sequence[Stage], notes: Mapping[st
     """Return the page's text."""
     work = options.workspace
     manifest = open_manifest(options.manifest)
-    css = "".join((folder / name).read_text("utf-8") for folder, name in ((_REPORT_FOLDER, "report.css"), (_HERE, "page.css")))
+    css = "".join(
+        (folder / name).read_text("utf-8")
+        for folder, name in ((_REPORT_FOLDER, "report.css"), (_HERE, "page.css"))
+    )
     digest = b64encode(sha256(css.encode()).digest()).decode("ascii")
     summary = _read_json(work / "summary.json") or {}
-    generated = gallery.generated_tiles(open_tiles(options.manifest), work / SYNTHETIC, _MOST_GENERATED)
+    generated = gallery.generated_tiles(
+        open_tiles(options.manifest), work / SYNTHETIC, _MOST_GENERATED
+    )
     return _template().render(
         css=Markup(css),
-        policy=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'",
+        policy=(
+            f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none';"
+            " form-action 'none'"
+        ),
         name=options.data.resolve().name,
         root=str(options.data.resolve()),
         version=histoprep.__version__,
@@ -86,9 +101,20 @@ def render_page(options: DemoOptions, stages: Sequence[Stage], notes: Mapping[st
 def _template() -> Template:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"visible": visible, "number": number, "percent": percent}
-    environment.globals |= {"swatch": charts.swatch, "bar": charts.bar, "stacked_bar": charts.stacked_bar, "plural": plural}
+    environment.globals |= {
+        "swatch": charts.swatch,
+        "bar": charts.bar,
+        "stacked_bar": charts.stacked_bar,
+        "plural": plural,
+    }
     return environment.get_template("page.html.j2")
 
 
@@ -96,15 +122,23 @@ def _steps(stages: Sequence[Stage], notes: Mapping[str, Any]) -> list[dict[str, 
     return [{"stage": one, "seconds": notes.get(one.name, {}).get("seconds")} for one in stages]
 
 
-def _figures(summary: Mapping[str, Any], manifest: Manifest, work: Path, num_generated: int) -> list[tuple[str, str, str]]:
+def _figures(
+    summary: Mapping[str, Any], manifest: Manifest, work: Path, num_generated: int
+) -> list[tuple[str, str, str]]:
     """Return (name, value, note) of what the page is about, in short."""
     counts, splits = summary.get("counts", {}), manifest.certificate["splits"]
-    quality = (_read_json(work / LATENTS / "reconstruction.json") or {}).get("psnr_db", {}).get("mean")
+    quality = (
+        (_read_json(work / LATENTS / "reconstruction.json") or {}).get("psnr_db", {}).get("mean")
+    )
     parts = " + ".join(f"{number(one['tiles'])} {name}" for name, one in splits.items())
     rows = [
         ("Tiles", number(len(manifest)), parts),
         ("Left out", number(sum(manifest.excluded.values())), "with the reason"),
-        ("Errors found", number(counts.get("errors", 0)), f"{plural(counts.get('warnings', 0), 'warning')}"),
+        (
+            "Errors found",
+            number(counts.get("errors", 0)),
+            f"{plural(counts.get('warnings', 0), 'warning')}",
+        ),
         ("Shared groups", number(manifest.certificate["shared_groups"]), "between splits"),
         ("Codec", f"{quality:.1f} dB" if quality else "", "PSNR of reconstructions"),
         ("Generated", number(num_generated) if num_generated else "", "tiles for unseen masks"),
@@ -112,11 +146,22 @@ def _figures(summary: Mapping[str, Any], manifest: Manifest, work: Path, num_gen
     return [row for row in rows if row[1]]
 
 
-def _findings(summary: Mapping[str, Any], options: DemoOptions, manifest: Manifest) -> list[dict[str, Any]]:
+def _findings(
+    summary: Mapping[str, Any], options: DemoOptions, manifest: Manifest
+) -> list[dict[str, Any]]:
     listed = summary.get("findings", [])
-    drawn = gallery.finding_pictures(listed, options.data, options.workspace / "tiles.parquet", manifest.label_map)
+    drawn = gallery.finding_pictures(
+        listed, options.data, options.workspace / "tiles.parquet", manifest.label_map
+    )
     # A tile that several findings name is drawn once.
-    return [{**one, "example": next(iter(one["examples"]), None), "picture": drawn.pop(_first_path(one), None)} for one in listed]
+    return [
+        {
+            **one,
+            "example": next(iter(one["examples"]), None),
+            "picture": drawn.pop(_first_path(one), None),
+        }
+        for one in listed
+    ]
 
 
 def _first_path(finding: Mapping[str, Any]) -> str:
@@ -134,14 +179,26 @@ def _split(manifest: Manifest) -> dict[str, Any]:
     rows = [ClassRow(one.id, one.name, one.colour, 0, 0, 0) for one in manifest.label_map.classes]
     table = manifest.read(["split", "class_pixels"])
     pixels: dict[str, list[int]] = {}
-    for split, of_tile in zip(table["split"].to_pylist(), table["class_pixels"].to_pylist(), strict=True):
-        pixels[split] = [a + b for a, b in zip(pixels.get(split, [0] * len(rows)), of_tile, strict=True)]
+    for split, of_tile in zip(
+        table["split"].to_pylist(), table["class_pixels"].to_pylist(), strict=True
+    ):
+        pixels[split] = [
+            a + b for a, b in zip(pixels.get(split, [0] * len(rows)), of_tile, strict=True)
+        ]
     bars = {
-        name: charts.stacked_bar(dict(zip((row.id for row in rows), counts, strict=True)), rows) if any(counts) else Markup("")
+        name: (
+            charts.stacked_bar(dict(zip((row.id for row in rows), counts, strict=True)), rows)
+            if any(counts)
+            else Markup("")
+        )
         for name, counts in pixels.items()
     }
     names = [name for name in ("train", "val", "test") if name in certificate["splits"]]
-    return {**certificate, "rows": [(name, certificate["splits"][name], bars.get(name, "")) for name in names], "recipe": manifest.recipe}
+    return {
+        **certificate,
+        "rows": [(name, certificate["splits"][name], bars.get(name, "")) for name in names],
+        "recipe": manifest.recipe,
+    }
 
 
 def _codec(work: Path) -> dict[str, Any] | None:
@@ -149,7 +206,11 @@ def _codec(work: Path) -> dict[str, Any] | None:
     if numbers is None:
         return None
     curves = read_curves(work / CODEC_RUN / "metrics.csv", _CODEC_COLUMNS)
-    return {"numbers": numbers, "sheet": gallery.sheet_uri(work / LATENTS / "reconstruction.png"), **_chart(curves, "Error of the codec by step")}
+    return {
+        "numbers": numbers,
+        "sheet": gallery.sheet_uri(work / LATENTS / "reconstruction.png"),
+        **_chart(curves, "Error of the codec by step"),
+    }
 
 
 def _model(work: Path) -> dict[str, Any] | None:
@@ -158,7 +219,10 @@ def _model(work: Path) -> dict[str, Any] | None:
 
 
 def _chart(curves: Sequence[Curve], what: str) -> dict[str, Any]:
-    return {"chart": draw_curves(curves, what), "curves": [(one, one.points[0][1], one.points[-1][1]) for one in curves]}
+    return {
+        "chart": draw_curves(curves, what),
+        "curves": [(one, one.points[0][1], one.points[-1][1]) for one in curves],
+    }
 
 
 def _last_sheet(folder: Path) -> str | None:

@@ -1,4 +1,6 @@
-"""Running the stages: one after another, each once, the commands shown; the trainer in a process of its own."""
+"""Running the stages: one after another, each once, the commands shown; the trainer in a process of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,15 @@ from histoprep.demo.ledger import Ledger
 from histoprep.demo.stages import Stage
 from histoprep.errors import HistoprepError, Terminated
 
-TRAIN_PACKAGES = ("torch", "lightning_fabric", "diffusers", "safetensors", "einops", "sklearn", "tensorboard")
+TRAIN_PACKAGES = (
+    "torch",
+    "lightning_fabric",
+    "diffusers",
+    "safetensors",
+    "einops",
+    "sklearn",
+    "tensorboard",
+)
 """What the trainer imports, by import name; the extra `train` installs it."""
 
 
@@ -23,11 +33,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class StageFailed(HistoprepError):  # noqa: N818 (it names what happened)
-    """The command of a stage ended with an exit code that it may not end with here; its own message has been printed."""
+    """The command of a stage ended with an exit code that it may not end with here; its own message
+    has been printed.
+    """
 
     def __init__(self, stage: Stage, code: int) -> None:
-        hint = "its message stands above; the same demo command goes on from there, and with another folder it starts anew"
-        super().__init__(f"the stage {stage.name} left with exit code {code}", seen=stage.command, hint=hint)
+        hint = (
+            "its message stands above; the same demo command goes on from there, and with another"
+            " folder it starts anew"
+        )
+        super().__init__(
+            f"the stage {stage.name} left with exit code {code}", seen=stage.command, hint=hint
+        )
         self.exit_code = code  # type: ignore[assignment]
 
 
@@ -43,7 +60,8 @@ def run_stages(
     tell: Callable[[str], None],
     trainer: Callable[[Sequence[str]], int] | None = None,
 ) -> None:
-    """Run what is not done yet; `histoprep` and `trainer` run one command line and return its exit code.
+    """Run what is not done yet; `histoprep` and `trainer` run one command line and return its exit
+    code.
 
     Raises StageFailed with the exit code of a stage that did not end well.
     """
@@ -62,14 +80,20 @@ def run_stages(
 
 
 def run_trainer(arguments: Sequence[str]) -> int:
-    """Run `trainer` with the Python that runs us and return its exit code; a stop of ours is passed on, and its end awaited.
+    """Run `trainer` with the Python that runs us and return its exit code; a stop of ours is passed
+    on, and its end awaited.
 
-    It has a process group of its own, so that Ctrl-C reaches it once, through us: the second would end it without a saved state. When we are
-    killed, it is told to stop.
+    It has a process group of its own, so that Ctrl-C reaches it once, through us: the second would
+    end it without a saved state. When we are killed, it is told to stop.
     """
     # -P: a folder of the user's that happens to be called trainer is not ours.
     command = [sys.executable, "-P", "-m", "trainer", *arguments]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_leave_with_parent)  # noqa: PLW1509 (one call of libc)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+        preexec_fn=_leave_with_parent,  # noqa: PLW1509 (one call of libc)
+    )
     try:
         code = process.wait()
     except BaseException as error:

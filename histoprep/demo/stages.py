@@ -1,4 +1,6 @@
-"""The stages of the demo as data: each is the command that one would type, what it reads, and what it leaves behind."""
+"""The stages of the demo as data: each is the command that one would type, what it reads, and what
+it leaves behind.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ Program = Literal["histoprep", "trainer"]
 CODEC_RUN, LATENTS, MODEL_RUN, SYNTHETIC = "codec", "latents", "ldm", "synthetic"
 """Names of the trainer's results in the workspace."""
 
-# The training size of the presets. The codec halves a side three times, the network of ldm-tiny once more.
+# The training size of the presets. The codec halves a side three times, the network of ldm-tiny
+# once more.
 _LONGEST_SIDE_PX = 64
 _SIDE_MULTIPLE_PX = 16
 _SAMPLED_PIXELS = 12 * 256 * 256
@@ -27,9 +30,10 @@ _FEWEST_SAMPLED, _MOST_SAMPLED = 3, 12
 class Stage:
     """One step: `histoprep` or `trainer` with `arguments`, and how to see that it is done.
 
-    `inputs` and `outputs` are files: a stage is done while its outputs are there and neither they, nor its inputs, nor its command changed
-    since (see `ledger`). One with `always` runs each time: its command finds out by itself what is left to do. `accepted` are the exit
-    codes after which the demo goes on: planted defects lead to findings.
+    `inputs` and `outputs` are files: a stage is done while its outputs are there and neither they,
+    nor its inputs, nor its command changed since (see `ledger`). One with `always` runs each time:
+    its command finds out by itself what is left to do. `accepted` are the exit codes after which
+    the demo goes on: planted defects lead to findings.
     """
 
     name: str
@@ -51,9 +55,10 @@ class Stage:
 class DemoOptions:
     """What the stages depend on: `data` is the folder of the tiles, `workspace` where results go.
 
-    `map_name` is a label map, or None: then the labels of the masks are the classes. `group_by` is as in `histoprep audit`. `codec` is the folder of
-    a codec, or None: then one is trained. `codec_steps` and `fit_steps` are optimiser steps. `named` says that the workspace is not
-    the one that commands find by themselves.
+    `map_name` is a label map, or None: then the labels of the masks are the classes. `group_by` is
+    as in `histoprep audit`. `codec` is the folder of a codec, or None: then one is trained.
+    `codec_steps` and `fit_steps` are optimiser steps. `named` says that the workspace is not the
+    one that commands find by themselves.
     """
 
     data: Path
@@ -83,7 +88,9 @@ class DemoOptions:
 
     @property
     def label_map_name(self) -> str:
-        """Return the name that the label map gives itself; raises LabelMapError when it cannot be used."""
+        """Return the name that the label map gives itself; raises LabelMapError when it cannot be
+        used.
+        """
         return load_label_map(find_label_map(str(self.map_name), self.data)).name
 
     @property
@@ -93,7 +100,9 @@ class DemoOptions:
 
     @property
     def codec_folder(self) -> str:
-        """Return the codec that tiles are encoded with: the one that was given, or the run that trains one."""
+        """Return the codec that tiles are encoded with: the one that was given, or the run that
+        trains one.
+        """
         return str(self.workspace / CODEC_RUN) if self.codec is None else self.codec
 
     @property
@@ -120,7 +129,14 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
             accepted=frozenset({ExitCode.OK, ExitCode.FINDINGS, ExitCode.INCOMPLETE}),
             always=True,
         ),
-        Stage("repair", "mend masks that were saved as JPEG or resized", "histoprep", ("repair", data, *place), accepted=left_out, always=True),
+        Stage(
+            "repair",
+            "mend masks that were saved as JPEG or resized",
+            "histoprep",
+            ("repair", data, *place),
+            accepted=left_out,
+            always=True,
+        ),
         Stage(
             "manifest",
             "split without leaks, whole slides or patients, and prove it",
@@ -139,20 +155,41 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
             (work / "stats.json",),
             left_out,
         ),
-        Stage("shard", "pack the tiles for training", "histoprep", ("shard", str(options.manifest)), (options.manifest,), (options.index,)),
+        Stage(
+            "shard",
+            "pack the tiles for training",
+            "histoprep",
+            ("shard", str(options.manifest)),
+            (options.manifest,),
+            (options.index,),
+        ),
     ]
     if options.map_name:
         remap = ("remap", data, *mapped, "--on-unmapped", "unknown", *place)
         ended = work / f"masks-{options.label_map_name}" / "_SUCCESS.json"
-        stages.insert(2, Stage("remap", "apply the label map", "histoprep", remap, (tiles, repaired), (ended,), left_out))
+        stages.insert(
+            2,
+            Stage(
+                "remap",
+                "apply the label map",
+                "histoprep",
+                remap,
+                (tiles, repaired),
+                (ended,),
+                left_out,
+            ),
+        )
     return tuple(stages)
 
 
-def trainer_stages(options: DemoOptions, sides_px: Sequence[int], masks_of: str = "test") -> tuple[Stage, ...]:
+def trainer_stages(
+    options: DemoOptions, sides_px: Sequence[int], masks_of: str = "test"
+) -> tuple[Stage, ...]:
     """Return the stages from shards to generated tiles.
 
-    `sides_px`: heights and widths of the tiles; the training size follows them, and none are generated where the network cannot make them.
-    `masks_of`: the split whose masks tiles are made for.
+    `sides_px`: heights and widths of the tiles; the training size follows them, and none are
+    generated where the network cannot make them. `masks_of`: the split whose masks tiles are made
+    for.
     """
     size = training_size(sides_px)
     smaller = (f"data.image_size={size}",) if size < _LONGEST_SIDE_PX else ()
@@ -171,7 +208,15 @@ def _codec_stage(options: DemoOptions, settings: Sequence[str]) -> Stage:
         "codec",
         f"learn to compress tiles, {options.codec_steps} steps",
         "trainer",
-        ("fit", "--preset", "codec-tiny", *options.shown_shards, "--out", str(run), *_settings(options.codec_steps, *settings)),
+        (
+            "fit",
+            "--preset",
+            "codec-tiny",
+            *options.shown_shards,
+            "--out",
+            str(run),
+            *_settings(options.codec_steps, *settings),
+        ),
         (options.index,),
         (run / "finished.json",),
     )
@@ -185,7 +230,10 @@ def _encode_stage(options: DemoOptions, size: int) -> Stage:
         "compress every tile once",
         "trainer",
         ("encode", *options.shown_shards, *codec, "--out", str(latents)),
-        (options.index, *([options.workspace / CODEC_RUN / "finished.json"] if options.trains_codec else [])),
+        (
+            options.index,
+            *([options.workspace / CODEC_RUN / "finished.json"] if options.trains_codec else []),
+        ),
         (latents / "latents.json",),
     )
 
@@ -197,7 +245,15 @@ def _fit_stage(options: DemoOptions, settings: Sequence[str]) -> Stage:
         "fit",
         f"learn what tissue belongs to which mask, {options.fit_steps} steps",
         "trainer",
-        ("fit", "--preset", "ldm-tiny", *source, "--out", str(run), *_settings(options.fit_steps, *settings)),
+        (
+            "fit",
+            "--preset",
+            "ldm-tiny",
+            *source,
+            "--out",
+            str(run),
+            *_settings(options.fit_steps, *settings),
+        ),
         (options.index, latents / "latents.json"),
         (run / "finished.json",),
     )
@@ -218,11 +274,22 @@ def _sample_stage(options: DemoOptions, number: int, masks_of: str) -> Stage:
 
 
 def training_size(sides_px: Sequence[int]) -> int:
-    """Return the side of the squares that are trained on: that of the smallest tile, at most 64, a multiple of 16."""
-    return max(_SIDE_MULTIPLE_PX, min(_LONGEST_SIDE_PX, min(sides_px) // _SIDE_MULTIPLE_PX * _SIDE_MULTIPLE_PX))
+    """Return the side of the squares that are trained on: that of the smallest tile, at most 64, a
+    multiple of 16.
+    """
+    return max(
+        _SIDE_MULTIPLE_PX,
+        min(_LONGEST_SIDE_PX, min(sides_px) // _SIDE_MULTIPLE_PX * _SIDE_MULTIPLE_PX),
+    )
 
 
 def _settings(steps: int, *more: str) -> tuple[str, ...]:
     """Return `--set` options: the steps, and a log and validation often enough for a curve."""
-    values = (f"duration.steps={steps}", f"every.log={max(1, steps // 40)}", f"every.validate={max(1, steps // 4)}", f"every.pictures={steps}", *more)
+    values = (
+        f"duration.steps={steps}",
+        f"every.log={max(1, steps // 40)}",
+        f"every.validate={max(1, steps // 4)}",
+        f"every.pictures={steps}",
+        *more,
+    )
     return tuple(part for value in values for part in ("--set", value))

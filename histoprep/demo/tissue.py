@@ -1,8 +1,8 @@
 """How tissues look in a made-up tile: amounts of haematoxylin and eosin, and light through them.
 
-Pure functions of a random generator. Amounts are in units of optical density along a stain's colour;
-light follows Beer and Lambert, I = I0 exp(-(h H + e E)), with stain colours near those of Ruifrok
-and Johnston 2001 (Anal. Quant. Cytol. Histol. 23), eosin a little redder.
+Pure functions of a random generator. Amounts are in units of optical density along a stain's
+colour; light follows Beer and Lambert, I = I0 exp(-(h H + e E)), with stain colours near those of
+Ruifrok and Johnston 2001 (Anal. Quant. Cytol. Histol. 23), eosin a little redder.
 """
 
 from __future__ import annotations
@@ -32,14 +32,19 @@ class Stain:
     @classmethod
     def of_slide(cls, rng: np.random.Generator) -> Stain:
         """Return a stain a little different from every other slide's."""
-        colours = [(one + rng.normal(0, 0.025, 3)) * rng.uniform(0.88, 1.12) for one in (_HAEMATOXYLIN, _EOSIN)]
+        colours = [
+            (one + rng.normal(0, 0.025, 3)) * rng.uniform(0.88, 1.12)
+            for one in (_HAEMATOXYLIN, _EOSIN)
+        ]
         glass = rng.uniform([240, 238, 240], [247, 244, 248])
         return cls(*(one.astype(np.float32) for one in (*colours, glass)))
 
 
 @dataclass(slots=True)
 class _Canvas:
-    """The amounts [H, W] float32 of both stains while a tissue is painted, and where it will be seen, bool [H, W]."""
+    """The amounts [H, W] float32 of both stains while a tissue is painted, and where it will be
+    seen, bool [H, W].
+    """
 
     rng: np.random.Generator
     seen: np.ndarray
@@ -57,7 +62,12 @@ def paint(rng: np.random.Generator, labels: np.ndarray, stain: Stain) -> np.ndar
     h, e, weight = (np.zeros((size_px, size_px), np.float32) for _ in range(3))
     for label in np.unique(labels):
         region = (labels == label).astype(np.uint8)
-        canvas = _Canvas(rng, cv2.dilate(region, np.ones((19, 19), np.uint8)) > 0, np.zeros_like(h), np.zeros_like(e))
+        canvas = _Canvas(
+            rng,
+            cv2.dilate(region, np.ones((19, 19), np.uint8)) > 0,
+            np.zeros_like(h),
+            np.zeros_like(e),
+        )
         _PAINTERS[int(label)](canvas)
         soft = cv2.GaussianBlur(region.astype(np.float32), (0, 0), 1.3)
         h, e, weight = h + soft * canvas.h, e + soft * canvas.e, weight + soft
@@ -68,7 +78,15 @@ def paint(rng: np.random.Generator, labels: np.ndarray, stain: Stain) -> np.ndar
     return np.clip(np.rint(light), 0, 255).astype(np.uint8)
 
 
-def _streaks(rng: np.random.Generator, size_px: int, long_px: float, short_px: float, *, waviness_px: float, angle: float) -> np.ndarray:
+def _streaks(
+    rng: np.random.Generator,
+    size_px: int,
+    long_px: float,
+    short_px: float,
+    *,
+    waviness_px: float,
+    angle: float,
+) -> np.ndarray:
     """Return noise [size_px, size_px] drawn out along wavy lines."""
     y, x = np.mgrid[0:size_px, 0:size_px].astype(np.float32)
     bend = waviness_px * (noise(rng, size_px, 70) + 0.35 * noise(rng, size_px, 22))
@@ -78,7 +96,13 @@ def _streaks(rng: np.random.Generator, size_px: int, long_px: float, short_px: f
     return cv2.remap(grid, along, across, cv2.INTER_CUBIC, borderMode=cv2.BORDER_WRAP)
 
 
-def _points(rng: np.random.Generator, size_px: int, spacing_px: float, jitter: float = 0.32, keep: float = 1.0) -> np.ndarray:
+def _points(
+    rng: np.random.Generator,
+    size_px: int,
+    spacing_px: float,
+    jitter: float = 0.32,
+    keep: float = 1.0,
+) -> np.ndarray:
     """Return points [N, 2] (x, y) on a shaken hexagonal grid that reaches beyond the tile."""
     rows, columns = (int(size_px / spacing_px / factor) + 4 for factor in (0.87, 1.0))
     row, column = np.mgrid[0:rows, 0:columns]
@@ -97,18 +121,24 @@ def _nuclei(
     angle: float | None = None,
     hollow: float = 0.0,
 ) -> None:
-    """Add nuclei at `points`: ellipses of area pi radius_px^2, axes 1 to `stretch`, with `hollow` of the chromatin missing inside."""
+    """Add nuclei at `points`: ellipses of area pi radius_px^2, axes 1 to `stretch`, with `hollow`
+    of the chromatin missing inside.
+    """
     rng = canvas.rng
     layer = np.zeros(canvas.h.shape, np.uint8)
     column, row = np.clip(points.astype(int), 0, canvas.size_px - 1).T
     for x, y in points[canvas.seen[row, column]]:
         radius = radius_px * rng.uniform(0.78, 1.25)
         longer = np.sqrt(stretch * rng.uniform(0.85, 1.2))
-        turn = np.degrees(angle + rng.normal(0, 0.3) if angle is not None else rng.uniform(0, np.pi))
+        turn = np.degrees(
+            angle + rng.normal(0, 0.3) if angle is not None else rng.uniform(0, np.pi)
+        )
         darkness = int(255 * rng.uniform(0.68, 1.0))
         for part, shade in ((1.0, darkness), (0.62, int(darkness * (1 - hollow)))):
             size = (int(16 * radius * longer * part), int(16 * radius / longer * part))
-            cv2.ellipse(layer, (int(16 * x), int(16 * y)), size, turn, 0, 360, shade, -1, cv2.LINE_AA, 4)
+            cv2.ellipse(
+                layer, (int(16 * x), int(16 * y)), size, turn, 0, 360, shade, -1, cv2.LINE_AA, 4
+            )
     chromatin = 1 + 0.20 * noise(rng, canvas.size_px, 2.6)
     there = cv2.GaussianBlur(layer, (0, 0), 0.7).astype(np.float32) / 255
     canvas.h += amount * there * chromatin
@@ -116,7 +146,9 @@ def _nuclei(
 
 
 def _cells(canvas: _Canvas, points: np.ndarray) -> np.ndarray:
-    """Return the distance [H, W] in pixels of each place to the border of its cell, cells being nearest to `points`."""
+    """Return the distance [H, W] in pixels of each place to the border of its cell, cells being
+    nearest to `points`.
+    """
     size_px, margin = canvas.size_px, 24
     seeds = np.ones((size_px + 2 * margin,) * 2, np.uint8)
     column, row = np.clip(np.rint(points).astype(int) + margin, 0, len(seeds) - 1).T
@@ -161,14 +193,24 @@ def _reactive(canvas: _Canvas) -> None:
     angle = canvas.rng.uniform(0, np.pi)
     _fibres(canvas, angle, 0.27, 8.0, 0.75)
     canvas.h += 0.07
-    _nuclei(canvas, _points(canvas.rng, canvas.size_px, 15, keep=0.7), 3.0, 2.8, 0.80, angle=angle, hollow=0.35)
+    _nuclei(
+        canvas,
+        _points(canvas.rng, canvas.size_px, 15, keep=0.7),
+        3.0,
+        2.8,
+        0.80,
+        angle=angle,
+        hollow=0.35,
+    )
 
 
 def _inflammation(canvas: _Canvas) -> None:
     angle = canvas.rng.uniform(0, np.pi)
     _fibres(canvas, angle, 0.30, 9.0, 1.0)
     canvas.h += 0.06
-    _nuclei(canvas, _points(canvas.rng, canvas.size_px, 9.0, jitter=0.45, keep=0.85), 3.0, 1.15, 1.25)
+    _nuclei(
+        canvas, _points(canvas.rng, canvas.size_px, 9.0, jitter=0.45, keep=0.85), 3.0, 1.15, 1.25
+    )
 
 
 def _epidermis(canvas: _Canvas) -> None:
@@ -183,14 +225,27 @@ def _epidermis(canvas: _Canvas) -> None:
 def _basal_cell(canvas: _Canvas) -> None:
     canvas.e += 0.24 + 0.03 * noise(canvas.rng, canvas.size_px, 12)
     canvas.h += 0.34 + 0.05 * noise(canvas.rng, canvas.size_px, 14)
-    _nuclei(canvas, _points(canvas.rng, canvas.size_px, 8.2, jitter=0.24), 3.4, 1.8, 0.72, angle=canvas.rng.uniform(0, np.pi), hollow=0.18)
+    _nuclei(
+        canvas,
+        _points(canvas.rng, canvas.size_px, 8.2, jitter=0.24),
+        3.4,
+        1.8,
+        0.72,
+        angle=canvas.rng.uniform(0, np.pi),
+        hollow=0.18,
+    )
 
 
 def _squamous_cell(canvas: _Canvas) -> None:
     points = _points(canvas.rng, canvas.size_px, 17.5, jitter=0.28)
     edge = _cells(canvas, points)
     keratin = 1 / (1 + np.exp(-4 * (noise(canvas.rng, canvas.size_px, 45) - 1.0)))
-    canvas.e += 0.44 + 0.42 * keratin + 0.05 * noise(canvas.rng, canvas.size_px, 8) - 0.22 * np.exp(-((edge / 1.0) ** 2))
+    canvas.e += (
+        0.44
+        + 0.42 * keratin
+        + 0.05 * noise(canvas.rng, canvas.size_px, 8)
+        - 0.22 * np.exp(-((edge / 1.0) ** 2))
+    )
     canvas.h += 0.15 * (1 - keratin)
     _nuclei(canvas, points[canvas.rng.random(len(points)) < 0.88], 4.9, 1.5, 0.80, hollow=0.42)
 
@@ -219,8 +274,13 @@ def _fat(canvas: _Canvas) -> None:
 def _fold(canvas: _Canvas) -> None:
     angle = canvas.rng.uniform(0, np.pi)
     _fibres(canvas, angle, 0.75, 12.0, 2.4)
-    canvas.h += 0.42 + 0.16 * _streaks(canvas.rng, canvas.size_px, 160, 16, waviness_px=8.0, angle=angle)
-    canvas.h, canvas.e = cv2.GaussianBlur(canvas.h, (0, 0), 2.0), cv2.GaussianBlur(canvas.e, (0, 0), 2.0)
+    canvas.h += 0.42 + 0.16 * _streaks(
+        canvas.rng, canvas.size_px, 160, 16, waviness_px=8.0, angle=angle
+    )
+    canvas.h, canvas.e = (
+        cv2.GaussianBlur(canvas.h, (0, 0), 2.0),
+        cv2.GaussianBlur(canvas.e, (0, 0), 2.0),
+    )
 
 
 _PAINTERS: dict[int, Callable[[_Canvas], None]] = {

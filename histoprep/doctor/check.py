@@ -16,7 +16,9 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line: `name` of what was looked at, `detail` of what was seen, `fix` is what to do, empty when there is nothing to do."""
+    """One line: `name` of what was looked at, `detail` of what was seen, `fix` is what to do, empty
+    when there is nothing to do.
+    """
 
     name: str
     status: Status

@@ -12,7 +12,9 @@ from histoprep import imageio
 from histoprep.doctor.check import Check, Status
 from histoprep.errors import BrokenFileError
 
-_CORNERS = np.array([[[200, 30, 60], [10, 220, 90]], [[40, 50, 230], [255, 255, 255]]], dtype=np.uint8)
+_CORNERS = np.array(
+    [[[200, 30, 60], [10, 220, 90]], [[40, 50, 230], [255, 255, 255]]], dtype=np.uint8
+)
 # `_CORNERS`, lossless.
 _WEBP = "UklGRjYAAABXRUJQVlA4TCkAAAAvAUAAAB8gECCi/CvyYEMgQPTYUOqUkIB4Ypb/zQzzH39ISYF1iOh/BAA="
 _TIFF = (
@@ -36,7 +38,11 @@ def check_decoders() -> Iterator[Check]:
         if fault:
             yield Check(f"{kind} decoder", Status.FAIL, fault, _FIX)
         else:
-            yield Check(f"{kind} decoder", Status.OK, f"{_decoded_by(package)}; pixels are right, a cut file is refused")
+            yield Check(
+                f"{kind} decoder",
+                Status.OK,
+                f"{_decoded_by(package)}; pixels are right, a cut file is refused",
+            )
 
 
 def _caught(fault_of: Callable[[], str | None]) -> str | None:
@@ -48,7 +54,10 @@ def _caught(fault_of: Callable[[], str | None]) -> str | None:
 
 def _jpeg_fault() -> str | None:
     ramp = np.linspace(0, 255, 64, dtype=np.uint8)
-    picture = np.stack([np.tile(ramp, (64, 1)), np.tile(ramp[:, None], (1, 64)), np.full((64, 64), 128, np.uint8)], axis=-1)
+    picture = np.stack(
+        [np.tile(ramp, (64, 1)), np.tile(ramp[:, None], (1, 64)), np.full((64, 64), 128, np.uint8)],
+        axis=-1,
+    )
     data = imageio.encode_rgb_jpeg(picture, 95, "4:4:4")
     wrong = np.abs(imageio.decode_rgb(data).astype(int) - picture).max()
     if wrong > _JPEG_ERROR:

@@ -16,7 +16,7 @@ from histoprep.labels import find_label_map, load_label_map
 
 OURS = "histoprep-diffusion"
 FOREIGN = ("histoprep", "trainer")
-"""Projects on the package index that have the names of our packages; they put their files in the same folders."""
+"""Projects on the package index named like our packages; they install into the same folders."""
 
 _OLDEST_PYTHON = (3, 11)
 _REINSTALL = "in the folder of the source: pip install --force-reinstall --no-deps ."
@@ -34,49 +34,97 @@ def check_python() -> Iterator[Check]:
     """Yield whether this Python is new enough."""
     found = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] < _OLDEST_PYTHON:
-        yield Check("python", Status.FAIL, f"{found} in {sys.executable}", "make a virtual environment with Python 3.11 or newer")
+        yield Check(
+            "python",
+            Status.FAIL,
+            f"{found} in {sys.executable}",
+            "make a virtual environment with Python 3.11 or newer",
+        )
     else:
         yield Check("python", Status.OK, f"{found} in {sys.executable}")
 
 
 def check_packages() -> Iterator[Check]:
-    """Yield ourselves, the packages we need, and each extra: those that are missing or older than we were tested with."""
+    """Yield ourselves, the packages we need, and each extra: those that are missing or older than
+    we were tested with.
+    """
     try:
         ours = distribution(OURS)
     except PackageNotFoundError:
-        yield Check("histoprep", Status.FAIL, f"{OURS} is not installed; imported from {_home('histoprep')}", _REINSTALL)
+        yield Check(
+            "histoprep",
+            Status.FAIL,
+            f"{OURS} is not installed; imported from {_home('histoprep')}",
+            _REINSTALL,
+        )
         return
     yield Check("histoprep", Status.OK, f"{ours.version} in {_home('histoprep')}")
     needs = _requirements(ours)
-    yield _group("packages", needs.get("", []), Status.FAIL, "", "in the folder of the source: pip install -c constraints.txt .")
+    yield _group(
+        "packages",
+        needs.get("", []),
+        Status.FAIL,
+        "",
+        "in the folder of the source: pip install -c constraints.txt .",
+    )
     for extra, (missing, purpose) in _EXTRAS.items():
         fix = f"in the folder of the source: pip install -c constraints.txt '.[{extra}]'"
         yield _group(f"extra {extra}", needs.get(extra, []), missing, purpose, fix)
 
 
-def _group(name: str, needs: list[tuple[str, str]], if_missing: Status, purpose: str, fix: str) -> Check:
+def _group(
+    name: str, needs: list[tuple[str, str]], if_missing: Status, purpose: str, fix: str
+) -> Check:
     versions = {package: _version(package) for package, _ in needs}
     missing = [package for package, found in versions.items() if found is None]
-    old = [f"{package} {versions[package]} < {least}" for package, least in needs if least and _is_older(versions[package], least)]
+    old = [
+        f"{package} {versions[package]} < {least}"
+        for package, least in needs
+        if least and _is_older(versions[package], least)
+    ]
     if missing:
-        return Check(name, if_missing, f"not installed: {', '.join(missing)}{f' ({purpose})' if purpose else ''}", fix)
+        return Check(
+            name,
+            if_missing,
+            f"not installed: {', '.join(missing)}{f' ({purpose})' if purpose else ''}",
+            fix,
+        )
     if old:
         return Check(name, Status.WARN, f"older than we ask for: {', '.join(old)}", fix)
-    return Check(name, Status.OK, ", ".join(f"{package} {found}" for package, found in versions.items()))
+    return Check(
+        name, Status.OK, ", ".join(f"{package} {found}" for package, found in versions.items())
+    )
 
 
 def check_foreign() -> Iterator[Check]:
     """Yield whether another project's `histoprep` or `trainer` lies in the way of ours."""
     found = [one for one in distributions() if _name_of(one) in FOREIGN]
-    shadowed = [name for name in FOREIGN if _home(name) is None or _home(name).parent != _home("histoprep").parent]  # type: ignore[union-attr]
+    shadowed = [
+        name
+        for name in FOREIGN
+        if _home(name) is None or _home(name).parent != _home("histoprep").parent
+    ]  # type: ignore[union-attr]
     named = {_name_of(one): one.version for one in found}
     if named:
         status = Status.FAIL if shadowed else Status.WARN
-        detail = f"other projects with our names are installed: {', '.join(f'{name} {version}' for name, version in named.items())}"
-        yield Check("foreign packages", status, detail, f"pip uninstall {' '.join(named)}; then {_REINSTALL}")
+        detail = (
+            "other projects with our names are installed:"
+            f" {', '.join(f'{name} {version}' for name, version in named.items())}"
+        )
+        yield Check(
+            "foreign packages",
+            status,
+            detail,
+            f"pip uninstall {' '.join(named)}; then {_REINSTALL}",
+        )
     elif shadowed:
         seen = ", ".join(f"{name} from {_home(name) or 'nowhere'}" for name in shadowed)
-        yield Check("foreign packages", Status.FAIL, f"not ours: {seen}", "leave that folder, or take it off PYTHONPATH")
+        yield Check(
+            "foreign packages",
+            Status.FAIL,
+            f"not ours: {seen}",
+            "leave that folder, or take it off PYTHONPATH",
+        )
     else:
         yield Check("foreign packages", Status.OK, "none with our names")
 
@@ -86,13 +134,21 @@ def check_label_maps() -> Iterator[Check]:
     try:
         found = load_label_map(find_label_map("label_map_5"))
     except HistoprepError as error:
-        yield Check("label maps", Status.FAIL, f"the packed ones cannot be read: {error.what}", _REINSTALL)
+        yield Check(
+            "label maps", Status.FAIL, f"the packed ones cannot be read: {error.what}", _REINSTALL
+        )
     else:
-        yield Check("label maps", Status.OK, f"{found.name}, {len(found.sources)} labels to {found.num_classes} classes")
+        yield Check(
+            "label maps",
+            Status.OK,
+            f"{found.name}, {len(found.sources)} labels to {found.num_classes} classes",
+        )
 
 
 def _requirements(ours: Distribution) -> dict[str, list[tuple[str, str]]]:
-    """Return (package, least version) by extra, "" for those always needed; our own extras are left out."""
+    """Return (package, least version) by extra, "" for those always needed; our own extras are left
+    out.
+    """
     needs: dict[str, list[tuple[str, str]]] = {}
     for line in ours.requires or ():
         found, extra = _REQUIREMENT.match(line), _EXTRA.search(line)

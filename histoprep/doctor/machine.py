@@ -19,7 +19,9 @@ _OTHER_PLACE = "choose another place with --workspace"
 
 
 def check_writing(workspace: Path) -> Iterator[Check]:
-    """Yield whether a file can be written, made durable, renamed and locked where results would go."""
+    """Yield whether a file can be written, made durable, renamed and locked where results would
+    go.
+    """
     place = existing(workspace)
     try:
         with tempfile.TemporaryDirectory(prefix=".hp-doctor-", dir=place) as made:
@@ -34,9 +36,19 @@ def check_writing(workspace: Path) -> Iterator[Check]:
         yield Check("workspace", Status.FAIL, f"{place}: {reason}", _OTHER_PLACE)
         return
     if not right:
-        yield Check("workspace", Status.FAIL, f"{place}: a file that was written reads back differently", _OTHER_PLACE)
+        yield Check(
+            "workspace",
+            Status.FAIL,
+            f"{place}: a file that was written reads back differently",
+            _OTHER_PLACE,
+        )
     elif same:
-        yield Check("workspace", Status.WARN, f"{place}: upper and lower case are one here", "names that differ in case alone would collide")
+        yield Check(
+            "workspace",
+            Status.WARN,
+            f"{place}: upper and lower case are one here",
+            "names that differ in case alone would collide",
+        )
     else:
         yield Check("workspace", Status.OK, f"{place}: written, renamed, locked")
 
@@ -49,7 +61,13 @@ def check_space(workspace: Path) -> Iterator[Check]:
     if free < _SPACE_FAIL_BYTES:
         yield Check("free space", Status.FAIL, detail, f"free some, or {_OTHER_PLACE}")
     elif free < _SPACE_WARN_BYTES:
-        yield Check("free space", Status.WARN, detail, "shards and latents are about as large as the tiles; checkpoints take 1 to 5 GB at full size")
+        yield Check(
+            "free space",
+            Status.WARN,
+            detail,
+            "shards and latents are about as large as the tiles; checkpoints take 1 to 5 GB at full"
+            " size",
+        )
     else:
         yield Check("free space", Status.OK, detail)
 
@@ -60,14 +78,21 @@ def check_memory() -> Iterator[Check]:
     if available is None:
         yield Check("memory", Status.WARN, "this system does not say how much is free", "")
     elif available < _MEMORY_WARN_BYTES:
-        yield Check("memory", Status.WARN, f"{available / 1e9:.1f} GB available", "use fewer --workers, and small presets for training")
+        yield Check(
+            "memory",
+            Status.WARN,
+            f"{available / 1e9:.1f} GB available",
+            "use fewer --workers, and small presets for training",
+        )
     else:
         yield Check("memory", Status.OK, f"{available / 1e9:.1f} GB available")
 
 
 def check_processors() -> Iterator[Check]:
     """Yield how many processors we may use; that many worker processes start by default."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     yield Check("processors", Status.OK, f"{usable} usable of {os.cpu_count() or usable}")
 
 
@@ -80,7 +105,9 @@ def existing(path: Path) -> Path:
 def _available_bytes() -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        available = next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")
+        )
     except (OSError, StopIteration, ValueError):
         return None
     limit = _control_group_limit()

@@ -1,4 +1,6 @@
-"""What training needs: torch, a GPU, a codec. All of it is asked in another process, since the toolkit never imports torch."""
+"""What training needs: torch, a GPU, a codec. All of it is asked in another process, since the
+toolkit never imports torch.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,14 @@ _INSTALL = "in the folder of the source: pip install -c constraints.txt '.[train
 _ASK_TORCH = """
 import json, torch
 cuda = torch.cuda.is_available()
-names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if cuda else []
+count = torch.cuda.device_count() if cuda else 0
+names = [torch.cuda.get_device_name(index) for index in range(count)]
 memory = [torch.cuda.get_device_properties(index).total_memory for index in range(len(names))]
 if cuda:
     assert float(torch.ones(64, 64, device="cuda").sum()) == 4096.0
 assert abs(float(torch.full((64, 64), 0.5).matmul(torch.full((64, 64), 0.5)).sum()) - 64**3 / 4) < 1
-told = {"version": torch.__version__, "built_for": torch.version.cuda, "names": names, "memory": memory}
+told = {"version": torch.__version__, "built_for": torch.version.cuda}
+told |= {"names": names, "memory": memory}
 print(json.dumps({**told, "threads": torch.get_num_threads()}))
 """
 _ASK_DIFFUSERS = """
@@ -47,16 +51,30 @@ class _NoAnswerError(Exception):
 
 
 def check_training(codec: str | None) -> Iterator[Check]:
-    """Yield torch, GPU and codec; `codec` is a folder, a run or a hub id that is loaded, None for none."""
+    """Yield torch, GPU and codec; `codec` is a folder, a run or a hub id that is loaded, None for
+    none.
+    """
     cards = _cards()
     if find_spec("torch") is None:
-        yield Check("torch", Status.WARN, "not installed: no training, no generated tiles", _INSTALL)
-        yield Check("gpu", Status.OK if cards else Status.WARN, cards or "nvidia-smi is not there", "" if cards else "small presets train on a CPU")
+        yield Check(
+            "torch", Status.WARN, "not installed: no training, no generated tiles", _INSTALL
+        )
+        yield Check(
+            "gpu",
+            Status.OK if cards else Status.WARN,
+            cards or "nvidia-smi is not there",
+            "" if cards else "small presets train on a CPU",
+        )
         return
     try:
         told = _ask(_ASK_TORCH)
     except _NoAnswerError as error:
-        yield Check("torch", Status.FAIL, f"it cannot be used: {error}", f"make a new environment; {_INSTALL}")
+        yield Check(
+            "torch",
+            Status.FAIL,
+            f"it cannot be used: {error}",
+            f"make a new environment; {_INSTALL}",
+        )
         return
     yield Check("torch", Status.OK, f"{told['version']}, {told['threads']} threads")
     yield _gpu(told, cards)
@@ -65,15 +83,30 @@ def check_training(codec: str | None) -> Iterator[Check]:
 
 def _gpu(told: Mapping[str, Any], cards: str) -> Check:
     if told["names"]:
-        listed = ", ".join(f"{name} {memory / 2**30:.0f} GiB" for name, memory in zip(told["names"], told["memory"], strict=True))
+        listed = ", ".join(
+            f"{name} {memory / 2**30:.0f} GiB"
+            for name, memory in zip(told["names"], told["memory"], strict=True)
+        )
         return Check("gpu", Status.OK, f"{listed}, CUDA {told['built_for']}")
     if cards and not told["built_for"]:
         fix = "install a torch that is built for CUDA; the one that is installed is for CPUs alone"
-        return Check("gpu", Status.FAIL, f"{cards}: there, but torch {told['version']} cannot use it", fix)
+        return Check(
+            "gpu", Status.FAIL, f"{cards}: there, but torch {told['version']} cannot use it", fix
+        )
     if cards:
         fix = "the driver may be too old for this CUDA, or CUDA_VISIBLE_DEVICES hides the card"
-        return Check("gpu", Status.FAIL, f"{cards}: there, but torch (CUDA {told['built_for']}) does not see it", fix)
-    return Check("gpu", Status.WARN, "none was found: training runs on the CPU", "small presets (codec-tiny, ldm-tiny) train there in minutes")
+        return Check(
+            "gpu",
+            Status.FAIL,
+            f"{cards}: there, but torch (CUDA {told['built_for']}) does not see it",
+            fix,
+        )
+    return Check(
+        "gpu",
+        Status.WARN,
+        "none was found: training runs on the CPU",
+        "small presets (codec-tiny, ldm-tiny) train there in minutes",
+    )
 
 
 def _codec(codec: str | None) -> Iterator[Check]:
@@ -84,7 +117,13 @@ def _codec(codec: str | None) -> Iterator[Check]:
         return
     if codec is None:
         fix = "try yours with --codec FOLDER; trainer fit --preset codec-tiny trains one"
-        yield Check("codec", Status.OK, f"diffusers {told['version']} with AutoencoderKL and AutoencoderTiny; no codec was named", fix)
+        yield Check(
+            "codec",
+            Status.OK,
+            f"diffusers {told['version']} with AutoencoderKL and AutoencoderTiny; no codec was"
+            " named",
+            fix,
+        )
         return
     try:
         found = _ask(_ASK_CODEC, codec)
@@ -92,7 +131,10 @@ def _codec(codec: str | None) -> Iterator[Check]:
         found = {"error": str(error)}
     if "error" in found:
         yield Check(
-            "codec", Status.FAIL, f"{codec}: {found['error']}", "name a folder in the layout of diffusers, a run of the recipe codec, or a hub id"
+            "codec",
+            Status.FAIL,
+            f"{codec}: {found['error']}",
+            "name a folder in the layout of diffusers, a run of the recipe codec, or a hub id",
         )
     else:
         size = f"{found['channels']} channels, 1/{found['factor']} of the side"
@@ -106,7 +148,11 @@ def _cards() -> str:
         return ""
     try:
         asked = subprocess.run(
-            [command, "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True, timeout=_TIME_LIMIT_S, check=False
+            [command, "--query-gpu=name,driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=_TIME_LIMIT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
@@ -116,7 +162,13 @@ def _cards() -> str:
 def _ask(script: str, *arguments: str) -> dict[str, Any]:
     """Return the JSON that a script prints in a Python of its own; raises _NoAnswerError."""
     try:
-        asked = subprocess.run([sys.executable, "-P", "-c", script, *arguments], capture_output=True, text=True, timeout=_TIME_LIMIT_S, check=False)
+        asked = subprocess.run(
+            [sys.executable, "-P", "-c", script, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_TIME_LIMIT_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired as error:
         raise _NoAnswerError(f"no answer within {_TIME_LIMIT_S} s") from error
     lines = asked.stdout.strip().splitlines()

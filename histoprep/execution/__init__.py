@@ -67,7 +67,9 @@ class Engine:
 
     @contextlib.contextmanager
     def executor(self, num_workers: int | None = None) -> Iterator[Executor]:
-        """Yield an executor; its local workers are ended at once when it is left, so everything asked of it must be done by then."""
+        """Yield an executor; its local workers are ended at once when it is left, so everything
+        asked of it must be done by then.
+        """
         if self.scheduler:
             with _dask(self.scheduler) as remote:
                 yield remote
@@ -81,7 +83,9 @@ class Engine:
                 end_workers(pool)
 
     def num_under_way(self, executor: Executor) -> int:
-        """Return how many tasks `executor` should be given at once: those in work and as many again."""
+        """Return how many tasks `executor` should be given at once: those in work and as many
+        again.
+        """
         remote = getattr(executor, "_client", None)
         return 2 * (max(1, sum(remote.nthreads().values())) if remote else self.num_workers)
 
@@ -91,11 +95,19 @@ def _dask(address: str) -> Iterator[Executor]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise UsageError("--engine dask needs dask.distributed", hint="pip install 'histoprep-diffusion[cluster]'") from error
+        raise UsageError(
+            "--engine dask needs dask.distributed",
+            hint="pip install 'histoprep-diffusion[cluster]'",
+        ) from error
     try:
         client = Client(address, timeout="10s", set_as_default=False)
     except (OSError, ValueError) as error:
-        raise UsageError("no dask scheduler answers", path=address, seen=str(error), hint="start one with: dask scheduler") from error
+        raise UsageError(
+            "no dask scheduler answers",
+            path=address,
+            seen=str(error),
+            hint="start one with: dask scheduler",
+        ) from error
     with client:
         # retries: a task whose worker died starts again on another.
         yield client.get_executor(retries=2, pure=False)
@@ -104,9 +116,9 @@ def _dask(address: str) -> Iterator[Executor]:
 def run_tasks(tasks: Iterable[Task[R]], engine: Engine) -> Generator[R, None, None]:
     """Yield the results of `tasks` in their order, with a bounded number of them under way.
 
-    When worker processes die, every task under way is run again, one at a time in a process
-    of its own. An item at which such a process dies twice is left out: once may be bad luck, such as
-    the system's out-of-memory killer, and a pool that breaks ends the work on innocent items too.
+    When worker processes die, every task under way is run again, one at a time in a process of its
+    own. An item at which such a process dies twice is left out: once may be bad luck, such as the
+    system's out-of-memory killer, and a pool that breaks ends the work on innocent items too.
     Raises WorkerError when processes die for no such reason.
     """
     upcoming = iter(tasks)
@@ -155,7 +167,12 @@ def _result(task: Task[R], future: Future[R] | None, executor: Executor, engine:
         wait_for(future, executor)
         return future.result()
     except CancelledError as error:
-        raise WorkerError("the dask scheduler lost the work", path=engine.scheduler, seen=str(error), hint="run the same command again") from error
+        raise WorkerError(
+            "the dask scheduler lost the work",
+            path=engine.scheduler,
+            seen=str(error),
+            hint="run the same command again",
+        ) from error
     except Exception as error:
         # Of dask: this task was under way whenever one of several workers died.
         if type(error).__name__ != "KilledWorker":
@@ -165,7 +182,12 @@ def _result(task: Task[R], future: Future[R] | None, executor: Executor, engine:
 
 def _again(task: Task[R], future: Future[R] | None, engine: Engine) -> R:
     """Return the result of a task of a pool that broke, from before that if it was done."""
-    if future is not None and future.done() and not future.cancelled() and future.exception() is None:
+    if (
+        future is not None
+        and future.done()
+        and not future.cancelled()
+        and future.exception() is None
+    ):
         return future.result()
     return _run_carefully(task, engine)
 
@@ -188,8 +210,15 @@ def _run_carefully(task: Task[R], engine: Engine) -> R:
             if unexplained == _MAX_UNEXPLAINED:
                 raise WorkerError(
                     "worker processes end while they are at no file",
-                    seen=f"{unexplained} times" if index is None else f"item {index} is left out, and they still end there",
-                    hint="look for a message of the system's out-of-memory killer; use fewer --workers",
+                    seen=(
+                        f"{unexplained} times"
+                        if index is None
+                        else f"item {index} is left out, and they still end there"
+                    ),
+                    hint=(
+                        "look for a message of the system's out-of-memory killer; use fewer"
+                        " --workers"
+                    ),
                 ) from error
         if index is None or index in left_out:
             continue

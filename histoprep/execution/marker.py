@@ -1,4 +1,6 @@
-"""What a task is doing, told in a file that outlives its process, and a time limit for every item."""
+"""What a task is doing, told in a file that outlives its process, and a time limit for every
+item.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,8 @@ class Marker:
         """Say that item `index` begins."""
         struct.pack_into(_LAYOUT, self._map, 0, index)
         now = time.monotonic()
-        # Arming costs a thread, so quick items share one deadline; none gets less than three quarters of the limit.
+        # Arming costs a thread, so quick items share one deadline; none gets less than three
+        # quarters of the limit.
         if now - self._armed > min(1.0, self._limit_s / 4):
             _watch(id(self), now + self._limit_s)
             self._armed = now
@@ -73,7 +76,9 @@ def _watch(key: int, deadline: float | None) -> None:
 
 
 def _silence() -> int:
-    """Return a descriptor that swallows the watchdog's traceback; one for the life of the process."""
+    """Return a descriptor that swallows the watchdog's traceback; one for the life of the
+    process.
+    """
     global _silent  # noqa: PLW0603 (opened when first needed)
     if _silent is None:
         _silent = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)

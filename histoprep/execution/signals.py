@@ -38,9 +38,10 @@ def when_interrupted(cleanup: Callable[[], None]) -> None:
 def stop_signals() -> Iterator[None]:
     """Turn SIGINT and SIGTERM into `Interrupted` and `Terminated` while a command runs.
 
-    The first one lets the command clean up; the second ends the process at once, which
-    loses nothing either: everything on disk is whole, and workers leave with their parent. A stop that something swallowed
-    is raised again at the end: a command that was stopped does not end as if it were not.
+    The first one lets the command clean up; the second ends the process at once, which loses
+    nothing either: everything on disk is whole, and workers leave with their parent. A stop that
+    something swallowed is raised again at the end: a command that was stopped does not end as if it
+    were not.
     """
     pending: Interrupted | None = None
 
@@ -51,7 +52,9 @@ def stop_signals() -> Iterator[None]:
             os.write(2, f"stopped at once by {name}; {_KEPT}\n".encode())
             os._exit(128 + number)
         kind = Interrupted if number == signal.SIGINT else Terminated
-        pending = kind(f"stopped by {name}; {_KEPT}", hint="run the same command again to go on from there")
+        pending = kind(
+            f"stopped by {name}; {_KEPT}", hint="run the same command again to go on from there"
+        )
         raise pending
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

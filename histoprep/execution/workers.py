@@ -1,4 +1,6 @@
-"""Local worker processes: started by a fork server, deaf to Ctrl-C, never longer alive than their parent."""
+"""Local worker processes: started by a fork server, deaf to Ctrl-C, never longer alive than their
+parent.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,14 @@ from typing import Any
 from histoprep.execution.signals import when_interrupted
 
 # Once for all workers; Arrow imports pandas on its own as soon as a list becomes an array.
-_PRELOADED = ["pandas", "histoprep.tiles.table", "histoprep.tiles.measurer", "histoprep.remap", "histoprep.audit.pictures", "histoprep.shards.task"]
+_PRELOADED = [
+    "pandas",
+    "histoprep.tiles.table",
+    "histoprep.tiles.measurer",
+    "histoprep.remap",
+    "histoprep.audit.pictures",
+    "histoprep.shards.task",
+]
 # How often a wait for a result looks after the processes itself.
 _PATROL_S = 1.0
 
@@ -32,7 +41,8 @@ def start_pool(num_workers: int) -> ProcessPoolExecutor:
     # First, because starting it unblocks SIGINT.
     resource_tracker.ensure_running()
     with _without_interrupts():
-        # The fork server and all its children inherit the blocked SIGINT: the parent decides when they stop.
+        # The fork server and all its children inherit the blocked SIGINT: the parent decides when
+        # they stop.
         forkserver.ensure_running()
     return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker)
 
@@ -40,8 +50,9 @@ def start_pool(num_workers: int) -> ProcessPoolExecutor:
 def wait_for(future: Future[Any], pool: Executor) -> None:
     """Wait until `future` is done.
 
-    Raises BrokenProcessPool when a process has died and the pool does not notice: before Python 3.12 it may
-    forget a process that was started, or a task that was given to it, at the moment of the death.
+    Raises BrokenProcessPool when a process has died and the pool does not notice: before Python
+    3.12 it may forget a process that was started, or a task that was given to it, at the moment of
+    the death.
     """
     died = False
     while not wait([future], _PATROL_S).done:
@@ -67,7 +78,9 @@ def _processes(pool: Executor) -> list[BaseProcess]:
 
 
 def _end_fork_server() -> None:
-    """Kill the fork server, which may be importing for seconds still and would then start workers that nobody wants."""
+    """Kill the fork server, which may be importing for seconds still and would then start workers
+    that nobody wants.
+    """
     pid = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
     if pid is not None:
         with contextlib.suppress(OSError):
@@ -113,7 +126,9 @@ def _start_worker() -> None:
 
 
 def _leave_with_parent() -> None:
-    """End this process when the one that started the pool is gone, even by SIGKILL: nobody waits for the result."""
+    """End this process when the one that started the pool is gone, even by SIGKILL: nobody waits
+    for the result.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -121,7 +136,9 @@ def _leave_with_parent() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep decoded pictures' memory instead of returning it page by page (1.2x on masks)."""
+    """Let glibc keep decoded pictures' memory instead of returning it page by page (1.2x on
+    masks).
+    """
     import ctypes
 
     trim_threshold, mmap_threshold = -1, -3

@@ -7,7 +7,8 @@ the header shows to be too large. Each format has one strict path:
   in strict mode, which refuses coefficients that do not fill the picture. Chroma subsampling
   that simplejpeg does not know (4:1:0, factors of 3) is left to Pillow, which is less strict;
 - PNG: CRCs, zlib stream, length and filters checked by `png`, then any decoder gives the same;
-- TIFF, WebP: Pillow, with its warnings as errors; what a TIFF says of its pages and values is read by `tiff` before.
+- TIFF, WebP: Pillow, with its warnings as errors; what a TIFF says of its pages and values is read
+  by `tiff` before.
 """
 
 from __future__ import annotations
@@ -58,8 +59,10 @@ _SIMPLEJPEG_SUBSAMPLING = ("grey", "4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1")
 _PILLOW_FORMATS = {"jpeg": "JPEG", "png": "PNG", "tiff": "TIFF", "webp": "WEBP"}
 # Everything Pillow was seen to raise on broken files.
 _PILLOW_ERRORS = (
-    OSError, ValueError, SyntaxError, NotImplementedError, struct.error, KeyError, IndexError, TypeError,
-    OverflowError, EOFError, MemoryError, ZeroDivisionError, AssertionError, RuntimeError, AttributeError,
+    OSError, ValueError, SyntaxError, NotImplementedError, struct.error, KeyError, IndexError,
+    TypeError,
+    OverflowError, EOFError, MemoryError, ZeroDivisionError, AssertionError, RuntimeError,
+    AttributeError,
     Image.DecompressionBombError, Image.DecompressionBombWarning, UserWarning,
 )  # fmt: skip
 
@@ -78,7 +81,9 @@ def read_header(data: bytes) -> Header:
         return jpeg_header(jpeg.read_markers(data))
     if found is not None:
         return _pillow_header(data, found)
-    raise BrokenFileError("HP201 bad-header", f"no JPEG, PNG, TIFF or WebP: starts with {data[:8].hex(' ')}")
+    raise BrokenFileError(
+        "HP201 bad-header", f"no JPEG, PNG, TIFF or WebP: starts with {data[:8].hex(' ')}"
+    )
 
 
 def _pillow_header(data: bytes, kind: str) -> Header:
@@ -89,14 +94,18 @@ def _pillow_header(data: bytes, kind: str) -> Header:
             return _tiff_header(picture, pages) if kind == "tiff" else _webp_header(picture, data)
     except BrokenFileError as error:
         if error.verdict == "HP201 bad-header" and tiff.is_plausible(pages):
-            raise BrokenFileError("HP208 values", f"{pages[0].describe()}, which most readers refuse") from error
+            raise BrokenFileError(
+                "HP208 values", f"{pages[0].describe()}, which most readers refuse"
+            ) from error
         raise
 
 
 def _tiff_header(picture: Image.Image, pages: Sequence[tiff.Page]) -> Header:
     tags = picture.tag_v2  # type: ignore[attr-defined]
     orientation = tags.get(_TIFF_ORIENTATION)
-    bits = {"1": 1, "I": 32, "F": 32}.get(picture.mode, 16 if picture.mode.startswith("I;16") else 8)
+    bits = {"1": 1, "I": 32, "F": 32}.get(
+        picture.mode, 16 if picture.mode.startswith("I;16") else 8
+    )
     page = pages[0] if pages else None
     is_grey = picture.mode in GREY_MODES
     return Header(
@@ -119,7 +128,16 @@ def _webp_header(picture: Image.Image, data: bytes) -> Header:
     orientation, fields = exif_facts(picture.info.get("exif") or b"")
     fields += ("XMP",) if picture.info.get("xmp") else ()
     lossy = "webp" if is_lossy_webp(data) else None
-    return Header("webp", picture.mode, 8, picture.width, picture.height, metadata=fields, orientation=orientation, lossy=lossy)
+    return Header(
+        "webp",
+        picture.mode,
+        8,
+        picture.width,
+        picture.height,
+        metadata=fields,
+        orientation=orientation,
+        lossy=lossy,
+    )
 
 
 @contextlib.contextmanager
@@ -146,26 +164,34 @@ def _pillow_open(data: bytes, kind: str) -> Iterator[Image.Image]:
 def _pillow_pixels(data: bytes, kind: str, mode: str | None = None) -> np.ndarray:
     with _pillow_open(data, kind) as picture:
         picture.load()
-        return np.asarray(picture if mode is None or picture.mode == mode else picture.convert(mode))
+        return np.asarray(
+            picture if mode is None or picture.mode == mode else picture.convert(mode)
+        )
 
 
 def decode_luminance_eighth(data: bytes, header: Header) -> np.ndarray:
     """Return luminance at 1/8 size, uint8 [ceil(height / 8), ceil(width / 8)].
 
-    For JPEG this reads every coefficient but inverts only the means of the blocks, so it is
-    the cheapest complete check. Raises BrokenFileError, HP202 for a JPEG that does not fill its picture.
+    For JPEG this reads every coefficient but inverts only the means of the blocks, so it is the
+    cheapest complete check. Raises BrokenFileError, HP202 for a JPEG that does not fill its
+    picture.
     """
     if _is_plain_jpeg(header):
         return _jpeg_luminance_eighth(data, header)
     grey = cv2.cvtColor(decode_rgb(data, header), cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, (-(-header.width_px // 8), -(-header.height_px // 8)), interpolation=cv2.INTER_AREA)
+    return cv2.resize(
+        grey, (-(-header.width_px // 8), -(-header.height_px // 8)), interpolation=cv2.INTER_AREA
+    )
 
 
-def decode_compared_luminance(data: bytes, header: Header, eighth: np.ndarray | None = None) -> np.ndarray:
-    """Return the luminance by which images are compared, uint8 [height, width]: `eighth`, the 1/8 size, or the full size of small images.
+def decode_compared_luminance(
+    data: bytes, header: Header, eighth: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the luminance by which images are compared, uint8 [height, width]: `eighth`, the 1/8
+    size, or the full size of small images.
 
-    Four pixels of a 16 px tile tell nothing apart, so the full size is taken where a side at 1/8 is under `MIN_COMPARED_PX`. Raises
-    BrokenFileError.
+    Four pixels of a 16 px tile tell nothing apart, so the full size is taken where a side at 1/8 is
+    under `MIN_COMPARED_PX`. Raises BrokenFileError.
     """
     eighth = decode_luminance_eighth(data, header) if eighth is None else eighth
     if min(eighth.shape) >= MIN_COMPARED_PX:
@@ -175,13 +201,19 @@ def decode_compared_luminance(data: bytes, header: Header, eighth: np.ndarray | 
 
 def _is_plain_jpeg(header: Header) -> bool:
     """Return whether simplejpeg gives the colours of this file."""
-    return header.format == "jpeg" and header.mode in ("L", "RGB") and header.jpeg_subsampling in _SIMPLEJPEG_SUBSAMPLING
+    return (
+        header.format == "jpeg"
+        and header.mode in ("L", "RGB")
+        and header.jpeg_subsampling in _SIMPLEJPEG_SUBSAMPLING
+    )
 
 
 def _jpeg_luminance_eighth(data: bytes, header: Header) -> np.ndarray:
     height, width = -(-header.height_px // 8), -(-header.width_px // 8)
     with _strict_jpeg():
-        return simplejpeg.decode_jpeg(data, colorspace="GRAY", min_height=height, min_width=width)[..., 0]
+        return simplejpeg.decode_jpeg(data, colorspace="GRAY", min_height=height, min_width=width)[
+            ..., 0
+        ]
 
 
 @contextlib.contextmanager
@@ -203,7 +235,11 @@ def decode_rgb(data: bytes, header: Header | None = None) -> np.ndarray:
     if _is_plain_jpeg(header):
         with _strict_jpeg():
             return simplejpeg.decode_jpeg(data, colorspace="RGB")
-    if header.format == "jpeg" and header.mode == "CMYK" and header.jpeg_subsampling in _SIMPLEJPEG_SUBSAMPLING:
+    if (
+        header.format == "jpeg"
+        and header.mode == "CMYK"
+        and header.jpeg_subsampling in _SIMPLEJPEG_SUBSAMPLING
+    ):
         # Pillow knows how such files invert their inks, but not when pixels are missing.
         _jpeg_luminance_eighth(data, header)
     if isinstance(header.structure, png.PngFile):
@@ -217,10 +253,12 @@ def decode_rgb(data: bytes, header: Header | None = None) -> np.ndarray:
 
 
 def decode_mask(data: bytes, header: Header, reading: Reading = UNDECIDED) -> np.ndarray:
-    """Return the labels, uint8 or uint16 [height, width], as `encodings.ENCODINGS` says what they are.
+    """Return the labels, uint8 or uint16 [height, width], as `encodings.ENCODINGS` says what they
+    are.
 
-    `reading` is what somebody decided where readers disagree. RGB, RGBA, float and other pictures come back as uint8 or float
-    [height, width, channels] for `describe_colours`. Raises BrokenFileError, HP413, HP415, HP416 for values that are no labels.
+    `reading` is what somebody decided where readers disagree. RGB, RGBA, float and other pictures
+    come back as uint8 or float [height, width, channels] for `describe_colours`. Raises
+    BrokenFileError, HP413, HP415, HP416 for values that are no labels.
     """
     return labels_of(decode_stored(data, header), header, reading)
 
@@ -228,8 +266,9 @@ def decode_mask(data: bytes, header: Header, reading: Reading = UNDECIDED) -> np
 def decode_stored(data: bytes, header: Header) -> np.ndarray:
     """Return the values of a mask as stored, integers [height, width], whatever they stand for.
 
-    Palette masks give their indices, 1-, 2- and 4-bit masks their raw values, min-is-white ones what other readers turn round. Pictures
-    that are no class map come back as in `decode_mask`. Raises BrokenFileError.
+    Palette masks give their indices, 1-, 2- and 4-bit masks their raw values, min-is-white ones
+    what other readers turn round. Pictures that are no class map come back as in `decode_mask`.
+    Raises BrokenFileError.
     """
     if isinstance(header.structure, png.PngFile):
         if png.holds_bytes(header.structure):
@@ -238,7 +277,9 @@ def decode_stored(data: bytes, header: Header) -> np.ndarray:
         data = png.bare(header.structure)
     if _is_plain_jpeg(header):
         with _strict_jpeg():
-            pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if header.mode == "L" else "RGB")
+            pixels = simplejpeg.decode_jpeg(
+                data, colorspace="GRAY" if header.mode == "L" else "RGB"
+            )
         return pixels[..., 0] if header.mode == "L" else pixels
     if header.format == "jpeg":
         return decode_rgb(data, header)
@@ -246,7 +287,9 @@ def decode_stored(data: bytes, header: Header) -> np.ndarray:
 
 
 def _as_stored(pixels: np.ndarray, header: Header) -> np.ndarray:
-    """Return what a file holds of what Pillow made of it: it stretches grey of few bits, turns min-is-white round and drops signs."""
+    """Return what a file holds of what Pillow made of it: it stretches grey of few bits, turns
+    min-is-white round and drops signs.
+    """
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8)
     elif header.mode == "L" and header.bit_depth in (2, 4):
@@ -289,7 +332,13 @@ def encode_mask_png(labels: np.ndarray, text: dict[str, str] | None = None) -> b
 def encode_rgb_jpeg(rgb: np.ndarray, quality: int = 90, subsampling: str = "4:2:0") -> bytes:
     """Return uint8 RGB [height, width, 3] as a JPEG without metadata."""
     sampling = subsampling.replace(":", "")
-    return simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality=quality, colorspace="RGB", colorsubsampling=sampling, fastdct=False)
+    return simplejpeg.encode_jpeg(
+        np.ascontiguousarray(rgb),
+        quality=quality,
+        colorspace="RGB",
+        colorsubsampling=sampling,
+        fastdct=False,
+    )
 
 
 def through_jpeg(grey: np.ndarray, quality: int) -> np.ndarray:

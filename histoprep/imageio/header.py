@@ -9,7 +9,13 @@ from histoprep.imageio import jpeg, png
 from histoprep.imageio.privacy import exif_facts, identifying_text
 
 LABEL_MAP_TEXT = "histoprep-label-map"
-_PNG_MODES = {png.GREY: "L", png.RGB: "RGB", png.PALETTE: "P", png.GREY_ALPHA: "LA", png.RGBA: "RGBA"}
+_PNG_MODES = {
+    png.GREY: "L",
+    png.RGB: "RGB",
+    png.PALETTE: "P",
+    png.GREY_ALPHA: "LA",
+    png.RGBA: "RGBA",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +23,11 @@ class Header:
     """What a file says of itself before any pixel is decoded.
 
     `mode` is Pillow's name; `jpeg_quality` and `jpeg_subsampling` are None for other formats;
-    `metadata` names fields that may identify somebody; `label_map` is our own note in remapped masks;
-    `lossy` is jpeg or webp where pixels were compressed with loss, also inside of a TIFF.
-    `palette` are the colours of the colour table as RGB triples, empty without one; `is_min_is_white`, `is_signed` and
-    `software` are what a TIFF says of its values and of what wrote it. `structure` is the parsed file, for the decoders here.
+    `metadata` names fields that may identify somebody; `label_map` is our own note in remapped
+    masks; `lossy` is jpeg or webp where pixels were compressed with loss, also inside of a TIFF.
+    `palette` are the colours of the colour table as RGB triples, empty without one;
+    `is_min_is_white`, `is_signed` and `software` are what a TIFF says of its values and of what
+    wrote it. `structure` is the parsed file, for the decoders here.
     """
 
     format: str
@@ -60,10 +67,15 @@ def sniff_format(data: bytes) -> str | None:
 
 
 def is_lossy_webp(data: bytes) -> bool:
-    """Return whether the pixels of a WebP file, or the first frame of a moving one, were compressed with loss."""
+    """Return whether the pixels of a WebP file, or the first frame of a moving one, were compressed
+    with loss.
+    """
     position = 12
     while position + 8 <= len(data):
-        kind, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        kind, size = (
+            data[position : position + 4],
+            int.from_bytes(data[position + 4 : position + 8], "little"),
+        )
         if kind in (b"VP8 ", b"VP8L"):
             return kind == b"VP8 "
         # A frame is a header of 16 bytes and chunks of its own; others are padded to an even size.

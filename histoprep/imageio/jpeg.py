@@ -26,14 +26,18 @@ _REMEMBERED_BYTES = 4096
 # What ends a scan: a marker that is neither a stuffed zero nor a restart.
 _AFTER_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _STANDARD_LUMINANCE = np.array(
-    [16, 11, 12, 14, 12, 10, 16, 14, 13, 14, 18, 17, 16, 19, 24, 40, 26, 24, 22, 22, 24, 49, 35, 37, 29, 40, 58, 51, 61, 60, 57, 51,
-     56, 55, 64, 72, 92, 78, 64, 68, 87, 69, 55, 56, 80, 109, 81, 87, 95, 98, 103, 104, 103, 62, 77, 113, 121, 112, 100, 120, 92, 101, 103, 99]
+    [16, 11, 12, 14, 12, 10, 16, 14, 13, 14, 18, 17, 16, 19, 24, 40, 26, 24, 22, 22, 24, 49, 35, 37,
+    29, 40, 58, 51, 61, 60, 57, 51,
+     56, 55, 64, 72, 92, 78, 64, 68, 87, 69, 55, 56, 80, 109, 81, 87, 95, 98, 103, 104, 103, 62, 77,
+     113, 121, 112, 100, 120, 92, 101, 103, 99]
 )  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
 class JpegFile:
-    """What the markers before the first scan of a JPEG say; files with the same markers share one, so it is never changed."""
+    """What the markers before the first scan of a JPEG say; files with the same markers share one,
+    so it is never changed.
+    """
 
     width_px: int = 0
     height_px: int = 0
@@ -52,7 +56,9 @@ class JpegFile:
     @property
     def mode(self) -> str:
         """Return Pillow's name of the mode: L, RGB or CMYK."""
-        return {1: "L", 3: "RGB", 4: "CMYK"}.get(len(self.components), f"{len(self.components)} components")
+        return {1: "L", 3: "RGB", 4: "CMYK"}.get(
+            len(self.components), f"{len(self.components)} components"
+        )
 
     @property
     def subsampling(self) -> str:
@@ -63,12 +69,21 @@ class JpegFile:
         _, chroma_h, chroma_v, _ = self.components[1]
         if not chroma_h or not chroma_v:
             return "odd"
-        names = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (1, 2): "4:4:0", (4, 1): "4:1:1", (4, 2): "4:1:0"}
+        names = {
+            (1, 1): "4:4:4",
+            (2, 1): "4:2:2",
+            (2, 2): "4:2:0",
+            (1, 2): "4:4:0",
+            (4, 1): "4:1:1",
+            (4, 2): "4:1:0",
+        }
         return names.get((luma_h // chroma_h, luma_v // chroma_v), "odd")
 
     @property
     def quality(self) -> int | None:
-        """Return the quality, 1-100, whose standard luminance table is nearest; None without a table."""
+        """Return the quality, 1-100, whose standard luminance table is nearest; None without a
+        table.
+        """
         table = self.tables.get(self.components[0][3]) if self.components else None
         return _nearest_quality(table) if table and len(table) == 64 else None
 
@@ -76,7 +91,8 @@ class JpegFile:
 def read_markers(data: bytes) -> JpegFile:
     """Return what stands before the first scan, and check that there is an end marker.
 
-    Raises BrokenFileError: HP201 when there is no usable header, HP202 when the end marker is missing.
+    Raises BrokenFileError: HP201 when there is no usable header, HP202 when the end marker is
+    missing.
     """
     position, end = 2, len(data)
     while position + 4 <= end:
@@ -88,7 +104,15 @@ def read_markers(data: bytes) -> JpegFile:
             continue
         if kind == _SCAN:
             before = data[:position]
-            return _checked(_remembered_segments(before) if position <= _REMEMBERED_BYTES else _read_segments(before), data, position)
+            return _checked(
+                (
+                    _remembered_segments(before)
+                    if position <= _REMEMBERED_BYTES
+                    else _read_segments(before)
+                ),
+                data,
+                position,
+            )
         length = data[position + 2] << 8 | data[position + 3]
         if length < 2 or position + 2 + length > end:
             break
@@ -97,7 +121,9 @@ def read_markers(data: bytes) -> JpegFile:
 
 
 def _read_segments(before: bytes) -> JpegFile:
-    """Return what the segments before the first scan say; their markers and lengths were found to be sound."""
+    """Return what the segments before the first scan say; their markers and lengths were found to
+    be sound.
+    """
     file, position = JpegFile(scan_start=len(before)), 2
     while position < len(before):
         if before[position + 1] == 0xFF:
@@ -117,18 +143,26 @@ def _checked(file: JpegFile, data: bytes, position: int) -> JpegFile:
     if not file.width_px or not file.height_px:
         raise BrokenFileError("HP201 bad-header", f"declared size {file.width_px}x{file.height_px}")
     if data.rfind(END, position) < 0:
-        raise BrokenFileError("HP202 no-end-marker", f"the file ends at byte {len(data)} in the middle of its pixels")
+        raise BrokenFileError(
+            "HP202 no-end-marker", f"the file ends at byte {len(data)} in the middle of its pixels"
+        )
     if file.progressive or data[position + 4 : position + 5] < bytes([len(file.components)]):
         _check_scans(file, data, position)
     return file
 
 
 def _check_scans(file: JpegFile, data: bytes, position: int) -> None:
-    """Raise BrokenFileError unless the scans bring all 64 coefficients of all components to their last bit.
+    """Raise BrokenFileError unless the scans bring all 64 coefficients of all components to their
+    last bit.
 
-    A decoder shows a picture of several scans, blurred, without a word when the later ones are missing.
+    A decoder shows a picture of several scans, blurred, without a word when the later ones are
+    missing.
     """
-    missing = {(component[0], coefficient): 16 for component in file.components for coefficient in range(64)}
+    missing = {
+        (component[0], coefficient): 16
+        for component in file.components
+        for coefficient in range(64)
+    }
     end = len(data)
     while position + 4 <= end:
         kind = data[position + 1]
@@ -139,7 +173,12 @@ def _check_scans(file: JpegFile, data: bytes, position: int) -> None:
             count = data[position + 4]
             first, last, bits = data[after - 3 : after]
             for component in data[position + 5 : position + 5 + 2 * count : 2]:
-                missing.update({(component, coefficient): bits & 15 for coefficient in range(first, min(last, 63) + 1)})
+                missing.update(
+                    {
+                        (component, coefficient): bits & 15
+                        for coefficient in range(first, min(last, 63) + 1)
+                    }
+                )
         found = _AFTER_SCAN.search(data, after)
         if found is None:
             break
@@ -153,7 +192,9 @@ def _note_segment(file: JpegFile, kind: int, body: bytes) -> None:
         file.bit_depth, file.height_px, file.width_px, count = struct.unpack_from(">BHHB", body)
         parts = [body[6 + 3 * i : 9 + 3 * i] for i in range(count)]
         file.progressive = kind in _PROGRESSIVE
-        file.components = tuple((part[0], part[1] >> 4, part[1] & 15, part[2]) for part in parts if len(part) == 3)
+        file.components = tuple(
+            (part[0], part[1] >> 4, part[1] & 15, part[2]) for part in parts if len(part) == 3
+        )
     elif kind == _TABLES:
         _note_tables(file, body)
     elif kind == _EXIF and body.startswith(b"Exif\0\0"):

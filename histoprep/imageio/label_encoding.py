@@ -1,4 +1,6 @@
-"""Stored values -> labels, by the table of `encodings.py`: decoded, refused until somebody decides (`Reading`), or refused. Pure."""
+"""Stored values -> labels, by the table of `encodings.py`: decoded, refused until somebody decides
+(`Reading`), or refused. Pure.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +10,27 @@ import numpy as np
 
 from histoprep.errors import BrokenFileError
 from histoprep.imageio.header import Header
-from histoprep.mask_reading import MIN_IS_WHITE, PALETTE, DepthReading, MinIsWhiteReading, PaletteReading, Reading
+from histoprep.mask_reading import (
+    MIN_IS_WHITE,
+    PALETTE,
+    DepthReading,
+    MinIsWhiteReading,
+    PaletteReading,
+    Reading,
+)
 
 GREY_MODES = ("1", "L", "I;16", "I;16B", "I")
 _MAX_LABEL = 65_535
 _NUM_SHOWN = 8
-# What tifffile writes into a file; it stores arrays as they are, and declares boolean ones min-is-white.
+# What tifffile writes into a file; it stores arrays as they are, and declares boolean ones
+# min-is-white.
 _STORES_LABELS = "tifffile"
 
 
 class Doubt(NamedTuple):
-    """Values of a mask that readers return in two ways: `shown[i]` is what readers of grey values return for `stored[i]`."""
+    """Values of a mask that readers return in two ways: `shown[i]` is what readers of grey values
+    return for `stored[i]`.
+    """
 
     kind: str
     stored: np.ndarray
@@ -27,7 +39,10 @@ class Doubt(NamedTuple):
     def describe(self) -> str:
         """Return both readings in words."""
         names = ("by index", "by grey value") if self.kind == PALETTE else ("as stored", "inverted")
-        return ", or ".join(f"{_listed(labels)} {name}" for labels, name in zip((self.stored, self.shown), names, strict=True))
+        return ", or ".join(
+            f"{_listed(labels)} {name}"
+            for labels, name in zip((self.stored, self.shown), names, strict=True)
+        )
 
 
 def _listed(labels: np.ndarray) -> str:
@@ -37,7 +52,9 @@ def _listed(labels: np.ndarray) -> str:
 
 
 def find_doubt(stored: np.ndarray, header: Header) -> Doubt | None:
-    """Return the two readings of a mask, stored values [height, width], whose readers disagree; None where all return the same."""
+    """Return the two readings of a mask, stored values [height, width], whose readers disagree;
+    None where all return the same.
+    """
     if header.palette:
         palette = _colours(header.palette)
         is_grey = bool((palette == palette[:, :1]).all())
@@ -52,7 +69,9 @@ def find_doubt(stored: np.ndarray, header: Header) -> Doubt | None:
 
 
 def palette_colours(stored: np.ndarray, header: Header) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the indices that occur and the colour of each as 0xRRGGBB; None for a mask without a palette or with an index beyond it."""
+    """Return the indices that occur and the colour of each as 0xRRGGBB; None for a mask without a
+    palette or with an index beyond it.
+    """
     palette = _colours(header.palette)
     used = _used(stored) if len(palette) else np.zeros(0, np.int64)
     if not len(used) or used[-1] >= len(palette):
@@ -61,13 +80,17 @@ def palette_colours(stored: np.ndarray, header: Header) -> tuple[np.ndarray, np.
 
 
 def labels_of(stored: np.ndarray, header: Header, reading: Reading) -> np.ndarray:
-    """Return the labels, uint8 or uint16 [height, width], of stored values; other pictures than class maps come back as they are.
+    """Return the labels, uint8 or uint16 [height, width], of stored values; other pictures than
+    class maps come back as they are.
 
-    Raises BrokenFileError where readers disagree and nobody decided (HP413) or the file asks to be turned, for an index beyond its palette
-    (HP415) and for negative labels (HP416).
+    Raises BrokenFileError where readers disagree and nobody decided (HP413) or the file asks to be
+    turned, for an index beyond its palette (HP415) and for negative labels (HP416).
     """
     if header.orientation not in (None, 1):
-        raise BrokenFileError("HP413 orientation", f"orientation {header.orientation}: some readers turn the mask, others do not")
+        raise BrokenFileError(
+            "HP413 orientation",
+            f"orientation {header.orientation}: some readers turn the mask, others do not",
+        )
     if header.palette:
         return _palette_labels(stored, header, reading)
     if stored.ndim != 2 or stored.dtype.kind not in "iu" or header.mode not in GREY_MODES:
@@ -85,7 +108,10 @@ def _palette_labels(stored: np.ndarray, header: Header, reading: Reading) -> np.
         if header.bit_depth < 8 or reading.palette is not PaletteReading.INDEX:
             beyond = _used(stored)
             wrapped = ", perhaps of a larger label" if header.bit_depth < 8 else ""
-            detail = f"{_listed(beyond[beyond >= num_colours])} of a palette of {num_colours} colours (0 to {num_colours - 1}){wrapped}"
+            detail = (
+                f"{_listed(beyond[beyond >= num_colours])} of a palette of {num_colours} colours (0"
+                f" to {num_colours - 1}){wrapped}"
+            )
             raise BrokenFileError("HP415 index-beyond-palette", detail)
         return stored if highest < 256 else stored.astype(np.uint16)
     doubt = find_doubt(stored, header)
@@ -97,43 +123,68 @@ def _palette_labels(stored: np.ndarray, header: Header, reading: Reading) -> np.
 
 
 def _inverts(stored: np.ndarray, header: Header, reading: Reading) -> bool:
-    """Return whether values of a min-is-white TIFF are to be turned round; raises BrokenFileError where nobody decided."""
+    """Return whether values of a min-is-white TIFF are to be turned round; raises BrokenFileError
+    where nobody decided.
+    """
     if reading.min_is_white is not None:
         return reading.min_is_white is MinIsWhiteReading.INVERTED
     if stores_labels(header):
         return False
     doubt = find_doubt(stored, header)
-    raise BrokenFileError(f"HP413 {MIN_IS_WHITE}", doubt.describe() if doubt else "stored, or inverted values")
+    raise BrokenFileError(
+        f"HP413 {MIN_IS_WHITE}", doubt.describe() if doubt else "stored, or inverted values"
+    )
 
 
 def stores_labels(header: Header) -> bool:
-    """Return whether what wrote the file is known to store labels as they are, whatever it says of white."""
+    """Return whether what wrote the file is known to store labels as they are, whatever it says of
+    white.
+    """
     return header.software.startswith(_STORES_LABELS)
 
 
 def _unsigned(stored: np.ndarray) -> np.ndarray:
     if stored.size and stored.min() < 0:
         values, pixels = np.unique(stored[stored < 0], return_counts=True)
-        named = ", ".join(f"{value} ({number:,} pixels)" for value, number in list(zip(values.tolist(), pixels.tolist(), strict=True))[:_NUM_SHOWN])
+        named = ", ".join(
+            f"{value} ({number:,} pixels)"
+            for value, number in list(zip(values.tolist(), pixels.tolist(), strict=True))[
+                :_NUM_SHOWN
+            ]
+        )
         bits = stored.dtype.itemsize * 8
-        elsewhere = f"; readers that ignore the sign return {int(values[-1]) + 256} for {values[-1]}" if bits == 8 else ""
+        elsewhere = (
+            f"; readers that ignore the sign return {int(values[-1]) + 256} for {values[-1]}"
+            if bits == 8
+            else ""
+        )
         raise BrokenFileError("HP416 negative-label", f"{named}, signed{elsewhere}")
     return stored.astype(np.uint8) if stored.dtype == np.int8 else _narrowed(stored)
 
 
 def _narrowed(stored: np.ndarray) -> np.ndarray:
-    return stored.astype(np.uint16) if stored.dtype.itemsize > 1 and (not stored.size or stored.max() <= _MAX_LABEL) else stored
+    return (
+        stored.astype(np.uint16)
+        if stored.dtype.itemsize > 1 and (not stored.size or stored.max() <= _MAX_LABEL)
+        else stored
+    )
 
 
 def _scaled(stored: np.ndarray, header: Header, reading: Reading) -> np.ndarray:
-    wanted = {DepthReading.TO_8: 8, DepthReading.TO_16: 16}.get(reading.depth) if reading.depth else None
+    wanted = (
+        {DepthReading.TO_8: 8, DepthReading.TO_16: 16}.get(reading.depth) if reading.depth else None
+    )
     if wanted is None or header.bit_depth >= wanted or header.is_signed:
         return stored
-    return stored.astype(np.uint8 if wanted == 8 else np.uint16) * scale_factor(header.bit_depth, wanted)
+    return stored.astype(np.uint8 if wanted == 8 else np.uint16) * scale_factor(
+        header.bit_depth, wanted
+    )
 
 
 def scale_factor(bits: int, wanted: int) -> int:
-    """Return what a grey value of `bits` is multiplied by to be as bright in `wanted` bits; both 1, 2, 4, 8 or 16."""
+    """Return what a grey value of `bits` is multiplied by to be as bright in `wanted` bits; both 1,
+    2, 4, 8 or 16.
+    """
     return ((1 << wanted) - 1) // ((1 << bits) - 1)
 
 

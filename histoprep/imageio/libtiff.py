@@ -1,7 +1,7 @@
 """What libtiff, which Pillow reads compressed TIFFs with, says is wrong with a file.
 
-By itself it prints that on stderr, between our lines, and Pillow raises an error for a part of it only: a mask in Group 4 with damaged code
-words comes back with other labels and no error.
+By itself it prints that on stderr, between our lines, and Pillow raises an error for a part of it
+only: a mask in Group 4 with damaged code words comes back with other labels and no error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ _local = threading.local()
 
 @contextlib.contextmanager
 def collect_errors() -> Iterator[list[str]]:
-    """Yield a list that receives the errors libtiff reports in this thread, such as `Fax4Decode: Bad code word at line 3`."""
+    """Yield a list that receives the errors libtiff reports in this thread, such as `Fax4Decode:
+    Bad code word at line 3`.
+    """
     errors: list[str] = []
     _local.errors = errors
     try:
@@ -43,8 +45,11 @@ _format.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_
 
 
 def take_over_errors(module: str) -> None:
-    """Have `collect_errors` receive what libtiff reports, and nothing printed; `module` is the path of Pillow's compiled module."""
-    # Found through Pillow's module, so it is the library that Pillow uses; one that hides the function, or none, prints as before.
+    """Have `collect_errors` receive what libtiff reports, and nothing printed; `module` is the path
+    of Pillow's compiled module.
+    """
+    # Found through Pillow's module, so it is the library that Pillow uses; one that hides the
+    # function, or none, prints as before.
     with contextlib.suppress(AttributeError, OSError):
         set_handler = ctypes.CDLL(module).TIFFSetErrorHandler
         set_handler.restype = ctypes.c_void_p

@@ -1,7 +1,8 @@
-"""An image file without what it says of patients, people and devices: segments are taken out, pixels and colour profile stay as they are.
+"""An image file without what it says of patients, people and devices: segments are taken out,
+pixels and colour profile stay as they are.
 
-Nothing is decoded, so no pixel can change. Sources: ITU-T T.81 annex B and JFIF 1.02 (JPEG), the PNG specification, third edition, RFC 9649
-(WebP), TIFF 6.0 and BigTIFF.
+Nothing is decoded, so no pixel can change. Sources: ITU-T T.81 annex B and JFIF 1.02 (JPEG), the
+PNG specification, third edition, RFC 9649 (WebP), TIFF 6.0 and BigTIFF.
 """
 
 from __future__ import annotations
@@ -36,11 +37,14 @@ _SHOWING = (
 )
 _WEBP_CHUNKS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ICCP", b"ANIM", b"ANMF")
 _WEBP_EXIF, _WEBP_XMP = 0x08, 0x04
-# What says how pixels are stored and shown, of TIFF 6.0 and libtiff's list; whatever else is in a directory is not for decoders.
+# What says how pixels are stored and shown, of TIFF 6.0 and libtiff's list; whatever else is in a
+# directory is not for decoders.
 _TIFF_TAGS = frozenset(
     (
-        *range(254, 260), *range(262, 267), 273, 274, *range(277, 285), *range(286, 288), *range(290, 294), 296, 297, 301, *range(317, 329), 330, 332,
-        334, 336, *range(338, 348), *range(512, 522), *range(529, 533), *range(32995, 32999), 34675, *range(34908, 34910), 50674,
+        *range(254, 260), *range(262, 267), 273, 274, *range(277, 285), *range(286, 288),
+        *range(290, 294), 296, 297, 301, *range(317, 329), 330, 332,
+        334, 336, *range(338, 348), *range(512, 522), *range(529, 533), *range(32995, 32999), 34675,
+        *range(34908, 34910), 50674,
     )
 )  # fmt: skip
 _SUB_FOLDERS = 330
@@ -48,7 +52,24 @@ _SUB_FOLDERS = 330
 _TIFF_PIXELS = ((273, 279), (324, 325))
 # JPEG of the old style keeps tables behind offsets without lengths.
 _TIFF_OLD_JPEG = frozenset(range(513, 522))
-_TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_TIFF_SIZES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}
 _TIFF_INTEGERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _MAX_PAGES = 10_000
 
@@ -56,14 +77,22 @@ _MAX_PAGES = 10_000
 def strip_metadata(data: bytes, format_name: str) -> bytes:
     """Return the bytes of an image file without its metadata; never more bytes than before.
 
-    `format_name`: jpeg, png, tiff or webp, as in a header. What decoders need stays: JFIF, Adobe's colour transform, the colour profile, how a
-    TIFF is turned. The mark of synthetic images stays, too. Raises BrokenFileError for a file whose structure cannot be followed.
+    `format_name`: jpeg, png, tiff or webp, as in a header. What decoders need stays: JFIF, Adobe's
+    colour transform, the colour profile, how a TIFF is turned. The mark of synthetic images stays,
+    too. Raises BrokenFileError for a file whose structure cannot be followed.
     """
-    strip = {"jpeg": _without_segments, "png": _without_chunks, "webp": _without_riff_chunks, "tiff": _without_tags}[format_name]
+    strip = {
+        "jpeg": _without_segments,
+        "png": _without_chunks,
+        "webp": _without_riff_chunks,
+        "tiff": _without_tags,
+    }[format_name]
     try:
         return strip(data)
     except (struct.error, IndexError, ValueError) as error:
-        raise BrokenFileError("HP201 corrupt", f"its metadata cannot be taken out: {error}") from error
+        raise BrokenFileError(
+            "HP201 corrupt", f"its metadata cannot be taken out: {error}"
+        ) from error
 
 
 def _without_segments(data: bytes) -> bytes:
@@ -94,7 +123,9 @@ def _segment(marker: int, segment: bytes) -> bytes:
     if marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 14:
         # Its thumbnail is a picture of its own, perhaps of a label.
         return segment[:2] + struct.pack(">H", 16) + body[:12] + b"\0\0"
-    colours = (marker == 0xE2 and body.startswith(b"ICC_PROFILE\0")) or (marker == 0xEE and body.startswith(b"Adobe"))
+    colours = (marker == 0xE2 and body.startswith(b"ICC_PROFILE\0")) or (
+        marker == 0xEE and body.startswith(b"Adobe")
+    )
     return segment if colours or (marker not in _APPLICATION and marker != _COMMENT) else b""
 
 
@@ -109,7 +140,9 @@ def _end_of_scan(data: bytes, start: int) -> int:
 
 
 def _without_chunks(data: bytes) -> bytes:
-    """Return a PNG without text, EXIF, time and chunks that nobody knows, and without what follows its end."""
+    """Return a PNG without text, EXIF, time and chunks that nobody knows, and without what follows
+    its end.
+    """
     kept, at = [data[:_PNG_SIGNATURE_BYTES]], _PNG_SIGNATURE_BYTES
     while True:
         (length,) = struct.unpack_from(">I", data, at)
@@ -117,7 +150,10 @@ def _without_chunks(data: bytes) -> bytes:
         if end > len(data):
             raise ValueError(f"a chunk at byte {at} is longer than the file")
         critical = not name[0] & 0x20
-        mark = name == b"tEXt" and data[at + 8 : end - 4].split(b"\0")[0].decode("latin-1") in SYNTHETIC_MARK
+        mark = (
+            name == b"tEXt"
+            and data[at + 8 : end - 4].split(b"\0")[0].decode("latin-1") in SYNTHETIC_MARK
+        )
         if critical or name in _SHOWING or mark:
             kept.append(data[at:end])
         if name == b"IEND":
@@ -147,7 +183,9 @@ def _without_riff_chunks(data: bytes) -> bytes:
 
 
 def _without_tags(data: bytes) -> bytes:
-    """Return a TIFF with the entries of `_TIFF_TAGS` alone; what is neither theirs nor pixels is zero, or cut off at the end."""
+    """Return a TIFF with the entries of `_TIFF_TAGS` alone; what is neither theirs nor pixels is
+    zero, or cut off at the end.
+    """
     order = {b"II": "<", b"MM": ">"}[data[:2]]
     (magic,) = struct.unpack_from(order + "H", data, 2)
     if magic not in (42, 43):
@@ -179,14 +217,19 @@ class _Tiff:
                 seen.add(folder)
                 waiting += self._strip(folder)
         if self.has_old_jpeg:
-            raise ValueError("JPEG of the old style inside of a TIFF: write the image again, or use --keep-metadata")
+            raise ValueError(
+                "JPEG of the old style inside of a TIFF: write the image again, or use"
+                " --keep-metadata"
+            )
         kept = bytearray(max(end for _, end in self.used))
         for start, end in self.used:
             kept[start:end] = self.data[start:end]
         return bytes(kept)
 
     def _strip(self, folder: int) -> list[int]:
-        """Take entries out of a directory and return where the next ones are; those that stay, and the offset of the next, move up."""
+        """Take entries out of a directory and return where the next ones are; those that stay, and
+        the offset of the next, move up.
+        """
         (number,) = struct.unpack_from(self.count, self.data, folder)
         start = folder + struct.calcsize(self.count)
         end = start + number * self.entry_bytes
@@ -195,7 +238,9 @@ class _Tiff:
         kept = {struct.unpack_from(self.order + "H", self.data, at)[0]: at for at in places}
         kept = {tag: at for tag, at in kept.items() if tag in _TIFF_TAGS}
         self.has_old_jpeg |= not _TIFF_OLD_JPEG.isdisjoint(kept)
-        values = {tag: self._values(kept[tag]) for pair in _TIFF_PIXELS for tag in pair if tag in kept}
+        values = {
+            tag: self._values(kept[tag]) for pair in _TIFF_PIXELS for tag in pair if tag in kept
+        }
         for offsets, lengths in _TIFF_PIXELS:
             for place, length in zip(values.get(offsets, ()), values.get(lengths, ()), strict=True):
                 self._use(place, length)
@@ -205,24 +250,34 @@ class _Tiff:
             if size > self.inline_bytes:
                 self._use(place, size)
         struct.pack_into(self.count, self.data, folder, len(kept))
-        entries = b"".join(self.data[at : at + self.entry_bytes] for at in kept.values()) + struct.pack(self.offset, following)
+        entries = b"".join(
+            self.data[at : at + self.entry_bytes] for at in kept.values()
+        ) + struct.pack(self.offset, following)
         self.data[start : start + len(entries)] = entries
         self._use(folder, start - folder + len(entries))
         return [following, *below]
 
     def _place(self, at: int) -> tuple[int, int]:
         """Return where the values of an entry are, and how many bytes they take."""
-        kind, number = struct.unpack_from(self.order + ("HQ" if self.entry_bytes == 20 else "HI"), self.data, at + 2)
+        kind, number = struct.unpack_from(
+            self.order + ("HQ" if self.entry_bytes == 20 else "HI"), self.data, at + 2
+        )
         size = _TIFF_SIZES.get(kind, 1) * number
         inline = at + self.entry_bytes - self.inline_bytes
-        return (inline, size) if size <= self.inline_bytes else (struct.unpack_from(self.offset, self.data, inline)[0], size)
+        return (
+            (inline, size)
+            if size <= self.inline_bytes
+            else (struct.unpack_from(self.offset, self.data, inline)[0], size)
+        )
 
     def _values(self, at: int) -> tuple[int, ...]:
         """Return the whole numbers of an entry."""
         place, size = self._place(at)
         (kind,) = struct.unpack_from(self.order + "H", self.data, at + 2)
         width = _TIFF_SIZES.get(kind, 1)
-        return struct.unpack_from(f"{self.order}{size // width}{_TIFF_INTEGERS[width]}", self.data, place)
+        return struct.unpack_from(
+            f"{self.order}{size // width}{_TIFF_INTEGERS[width]}", self.data, place
+        )
 
     def _use(self, start: int, length: int) -> None:
         if start + length > len(self.data):

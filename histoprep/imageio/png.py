@@ -26,9 +26,23 @@ except ImportError:
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 _CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
-_BIT_DEPTHS = {GREY: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), GREY_ALPHA: (8, 16), RGBA: (8, 16)}
+_BIT_DEPTHS = {
+    GREY: (1, 2, 4, 8, 16),
+    RGB: (8, 16),
+    PALETTE: (1, 2, 4, 8),
+    GREY_ALPHA: (8, 16),
+    RGBA: (8, 16),
+}
 # x start, y start, x step, y step of the seven passes of an interlaced picture.
-_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 # Filters of rows; a row with SUB holds differences to the pixel on the left.
 NO_FILTER, SUB = 0, 1
 _FILTERS = bytes(range(5))
@@ -75,7 +89,10 @@ def read_chunks(data: bytes, *, header_only: bool = False) -> PngFile:
     """
     end = len(data)
     if end < 33 or data[12:16] != b"IHDR":
-        raise BrokenFileError("HP201 truncated" if end < 33 else "HP201 bad-header", f"{end} bytes without a PNG header")
+        raise BrokenFileError(
+            "HP201 truncated" if end < 33 else "HP201 bad-header",
+            f"{end} bytes without a PNG header",
+        )
     file: PngFile | None = None
     view = memoryview(data)
     position, previous = 8, b""
@@ -87,7 +104,10 @@ def read_chunks(data: bytes, *, header_only: bool = False) -> PngFile:
         body = view[position + 8 : after - 4]
         stored = int.from_bytes(view[after - 4 : after], "big")
         if fast_zlib.crc32(view[position + 4 : after - 4]) != stored:
-            raise BrokenFileError("HP201 bad-checksum", f"chunk {kind.decode('latin-1')!r} at byte {position} fails its CRC")
+            raise BrokenFileError(
+                "HP201 bad-checksum",
+                f"chunk {kind.decode('latin-1')!r} at byte {position} fails its CRC",
+            )
         if file is None:
             file = _header(bytes(body))
             if header_only:
@@ -103,17 +123,29 @@ def read_chunks(data: bytes, *, header_only: bool = False) -> PngFile:
 def _header(body: bytes) -> PngFile:
     if len(body) != 13:
         raise BrokenFileError("HP201 bad-header", f"header of {len(body)} bytes, expected 13")
-    width, height, depth, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", body)
-    valid = depth in _BIT_DEPTHS.get(colour, ()) and not compression and not filtering and interlace in (0, 1)
+    width, height, depth, colour, compression, filtering, interlace = struct.unpack(
+        ">IIBBBBB", body
+    )
+    valid = (
+        depth in _BIT_DEPTHS.get(colour, ())
+        and not compression
+        and not filtering
+        and interlace in (0, 1)
+    )
     if not valid or not 0 < width < 1 << 31 or not 0 < height < 1 << 31:
-        raise BrokenFileError("HP201 bad-header", f"impossible header: {width}x{height}, {depth} bits, colour type {colour}")
+        raise BrokenFileError(
+            "HP201 bad-header",
+            f"impossible header: {width}x{height}, {depth} bits, colour type {colour}",
+        )
     return PngFile(width, height, depth, colour, bool(interlace))
 
 
 def _note_chunk(file: PngFile, kind: bytes, previous: bytes, body: memoryview) -> None:
     if kind == b"IDAT":
         if file.compressed and previous != kind:
-            raise BrokenFileError("HP201 corrupt", f"chunk {previous.decode('latin-1')!r} stands between the pixels")
+            raise BrokenFileError(
+                "HP201 corrupt", f"chunk {previous.decode('latin-1')!r} stands between the pixels"
+            )
         file.compressed.append(body)
     elif kind == b"PLTE":
         file.palette = bytes(body)
@@ -125,14 +157,21 @@ def _note_chunk(file: PngFile, kind: bytes, previous: bytes, body: memoryview) -
         file.text[keyword.decode("latin-1")] = value
     elif not kind[0] & 32:
         # A capital first letter says that the picture cannot be understood without this chunk.
-        raise BrokenFileError("HP201 bad-header", f"unknown critical chunk {kind.decode('latin-1')!r}")
+        raise BrokenFileError(
+            "HP201 bad-header", f"unknown critical chunk {kind.decode('latin-1')!r}"
+        )
 
 
 def _complete(file: PngFile) -> PngFile:
     if not file.compressed:
         raise BrokenFileError("HP201 truncated", "there is no chunk of pixels")
-    if file.colour_type == PALETTE and (not file.palette or len(file.palette) % 3 or len(file.palette) > 768):
-        raise BrokenFileError("HP201 bad-header", f"palette of {len(file.palette)} bytes, expected 3 a colour for 1-256 colours")
+    if file.colour_type == PALETTE and (
+        not file.palette or len(file.palette) % 3 or len(file.palette) > 768
+    ):
+        raise BrokenFileError(
+            "HP201 bad-header",
+            f"palette of {len(file.palette)} bytes, expected 3 a colour for 1-256 colours",
+        )
     return file
 
 
@@ -145,15 +184,20 @@ def inflate(file: PngFile) -> bytes:
     stream = fast_zlib.decompressobj()
     try:
         compressed = file.compressed[0] if len(file.compressed) == 1 else b"".join(file.compressed)
-        # One byte more than expected is enough to notice a stream that is too long, and no bomb fits into it.
+        # One byte more than expected is enough to notice a stream that is too long, and no bomb
+        # fits into it.
         lines = stream.decompress(compressed, expected + 1)
     except (zlib.error, fast_zlib.error) as error:
         raise BrokenFileError("HP201 corrupt", f"compressed pixels are damaged: {error}") from error
     if len(lines) != expected:
         subcode = "HP201 truncated" if len(lines) < expected else "HP201 corrupt"
-        raise BrokenFileError(subcode, f"{len(lines)} bytes of pixels, the header asks for {expected}")
+        raise BrokenFileError(
+            subcode, f"{len(lines)} bytes of pixels, the header asks for {expected}"
+        )
     if not stream.eof:
-        raise BrokenFileError("HP201 truncated", "the compressed pixels lack their end and checksum")
+        raise BrokenFileError(
+            "HP201 truncated", "the compressed pixels lack their end and checksum"
+        )
     if not file.interlaced and lines[:: expected // file.height_px].translate(None, _FILTERS):
         raise BrokenFileError("HP201 corrupt", "a row of pixels names an unknown filter")
     return lines
@@ -165,25 +209,31 @@ def holds_bytes(file: PngFile) -> bool:
 
 
 def rows_of_bytes(file: PngFile, lines: bytes) -> tuple[bytes, np.ndarray]:
-    """Return the filter of each row, a byte each, and the rows' filtered pixels, uint8 [height, width], of a picture that `holds_bytes`."""
+    """Return the filter of each row, a byte each, and the rows' filtered pixels, uint8 [height,
+    width], of a picture that `holds_bytes`.
+    """
     rows = np.frombuffer(lines, np.uint8).reshape(file.height_px, file.width_px + 1)
     return lines[:: file.width_px + 1], rows[:, 1:]
 
 
 def bare(file: PngFile, *, as_grey: bool = False) -> bytes:
-    """Return the picture without anything but header, palette and pixels, so that no decoder can stumble over the rest.
+    """Return the picture without anything but header, palette and pixels, so that no decoder can
+    stumble over the rest.
 
     With `as_grey`, palette indices become grey values.
     """
     colour = GREY if as_grey else file.colour_type
-    header = struct.pack(">IIBBBBB", file.width_px, file.height_px, file.bit_depth, colour, 0, 0, file.interlaced)
+    header = struct.pack(
+        ">IIBBBBB", file.width_px, file.height_px, file.bit_depth, colour, 0, 0, file.interlaced
+    )
     palette = [_chunk(b"PLTE", file.palette)] if colour == PALETTE else []
     pixels = [_chunk(b"IDAT", bytes(one)) for one in file.compressed]
     return b"".join([SIGNATURE, _chunk(b"IHDR", header), *palette, *pixels, _chunk(b"IEND", b"")])
 
 
 def encode_grey(pixels: np.ndarray, text: dict[str, str] | None = None) -> bytes:
-    """Return `pixels`, uint8 [height, width], as a PNG with unfiltered rows and run-length matching.
+    """Return `pixels`, uint8 [height, width], as a PNG with unfiltered rows and run-length
+    matching.
 
     Label maps are runs, so this is several times faster than a general encoder and
     smaller. zlib and zlib-ng give the same bytes for this strategy. `text` becomes tEXt chunks.
@@ -194,9 +244,19 @@ def encode_grey(pixels: np.ndarray, text: dict[str, str] | None = None) -> bytes
     packer = fast_zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
     packed = packer.compress(lines) + packer.flush()
     header = struct.pack(">IIBBBBB", width, height, 8, GREY, 0, 0, 0)
-    notes = [_chunk(b"tEXt", f"{key}\0{value}".encode("latin-1", "replace")) for key, value in (text or {}).items()]
-    return b"".join([SIGNATURE, _chunk(b"IHDR", header), *notes, _chunk(b"IDAT", packed), _chunk(b"IEND", b"")])
+    notes = [
+        _chunk(b"tEXt", f"{key}\0{value}".encode("latin-1", "replace"))
+        for key, value in (text or {}).items()
+    ]
+    return b"".join(
+        [SIGNATURE, _chunk(b"IHDR", header), *notes, _chunk(b"IDAT", packed), _chunk(b"IEND", b"")]
+    )
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", fast_zlib.crc32(body, fast_zlib.crc32(kind)))
+    return (
+        struct.pack(">I", len(body))
+        + kind
+        + body
+        + struct.pack(">I", fast_zlib.crc32(body, fast_zlib.crc32(kind)))
+    )

@@ -76,7 +76,9 @@ def _folder(block: bytes, offset: int, order: str) -> dict[int, int]:
             break
         tag, kind, length = struct.unpack_from(order + "HHI", block, position)
         if length:
-            tags[tag] = struct.unpack_from(order + ("H" if kind == _SHORT else "I"), block, position + 8)[0]
+            tags[tag] = struct.unpack_from(
+                order + ("H" if kind == _SHORT else "I"), block, position + 8
+            )[0]
     return tags
 
 

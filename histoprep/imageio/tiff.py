@@ -1,9 +1,12 @@
-"""The directories of a TIFF file, read without its pixels: which pages there are, and what each says of its values.
+"""The directories of a TIFF file, read without its pixels: which pages there are, and what each
+says of its values.
 
-Decoders name what they do not know in many ways ("cannot identify", "KeyError"), and some read what they do not know. So pages,
-compression and depth are looked at here first, and what no common reader reads alike is refused by its own name.
+Decoders name what they do not know in many ways ("cannot identify", "KeyError"), and some read what
+they do not know. So pages, compression and depth are looked at here first, and what no common
+reader reads alike is refused by its own name.
 
-Sources: TIFF 6.0 (Adobe 1992), TIFF Technical Note 1 (subfile types), BigTIFF; numbers of later compressions from libtiff's tiff.h.
+Sources: TIFF 6.0 (Adobe 1992), TIFF Technical Note 1 (subfile types), BigTIFF; numbers of later
+compressions from libtiff's tiff.h.
 """
 
 from __future__ import annotations
@@ -15,18 +18,36 @@ from dataclasses import dataclass
 from histoprep.errors import BrokenFileError
 
 _SUBFILE, _WIDTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _DESCRIPTION = 254, 256, 258, 259, 262, 270
-_SAMPLES, _SOFTWARE, _COLOUR_MAP, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DEPTH = 277, 305, 320, 338, 339, 32997
+_SAMPLES, _SOFTWARE, _COLOUR_MAP, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DEPTH = (
+    277,
+    305,
+    320,
+    338,
+    339,
+    32997,
+)
 _REDUCED, _TRANSPARENCY = 1, 4
 _MIN_IS_WHITE, _MIN_IS_BLACK = 0, 1
 _ALPHAS = (1, 2)
 _MAX_BANDS = 16
-_PHOTOMETRICS = {0: "min-is-white", 1: "min-is-black", 2: "RGB", 3: "palette", 4: "transparency", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
+_PHOTOMETRICS = {
+    0: "min-is-white",
+    1: "min-is-black",
+    2: "RGB",
+    3: "palette",
+    4: "transparency",
+    5: "CMYK",
+    6: "YCbCr",
+    8: "CIELab",
+}
 _KINDS = {1: "unsigned", 2: "signed", 3: "floating-point", 4: "undefined"}
 _DEPTHS = (1, 2, 4, 8, 16, 32, 64)
 # Compressions of whole files that Pillow does not read; what it reads is left to it.
 _UNREAD = {
-    34887: "LERC", 50002: "JPEG XL", 52546: "JPEG XL", 34712: "JPEG 2000", 33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000",
-    34892: "lossy JPEG of DNG", 34933: "PNG", 34934: "JPEG XR", 22610: "JPEG XR", 34661: "JBIG", 34715: "JBIG2",
+    34887: "LERC", 50002: "JPEG XL", 52546: "JPEG XL", 34712: "JPEG 2000", 33003: "JPEG 2000",
+    33004: "JPEG 2000", 33005: "JPEG 2000",
+    34892: "lossy JPEG of DNG", 34933: "PNG", 34934: "JPEG XR", 22610: "JPEG XR", 34661: "JBIG",
+    34715: "JBIG2",
 }  # fmt: skip
 _SIZES = {1: ("B", 1), 2: ("s", 1), 3: ("H", 2), 4: ("I", 4), 16: ("Q", 8)}
 _MAX_PAGES = 10_000
@@ -36,7 +57,9 @@ _MAX_VALUES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One directory: the numbers of each tag that has whole numbers, and the text of those that have text."""
+    """One directory: the numbers of each tag that has whole numbers, and the text of those that
+    have text.
+    """
 
     numbers: dict[int, tuple[int, ...]]
     texts: dict[int, str]
@@ -82,18 +105,27 @@ class Page:
         # Old writers stored 8 bits in the 16; libtiff knows them by this, too.
         shift = 8 if any(one > 255 for one in entries) else 0
         third = len(entries) // 3
-        return bytes(entries[channel * third + index] >> shift for index in range(third) for channel in range(3))
+        return bytes(
+            entries[channel * third + index] >> shift
+            for index in range(third)
+            for channel in range(3)
+        )
 
     def describe(self) -> str:
         """Return what kind of values this page holds, in words."""
         kind = _KINDS.get(self.number(_SAMPLE_FORMAT, 1), "undefined")
         samples = self.number(_SAMPLES, 1)
         channels = f", {samples} samples a pixel" if samples != 1 else ""
-        return f"{self.bits}-bit {kind} {_PHOTOMETRICS.get(self.number(_PHOTOMETRIC, 1), 'values')}{channels}"
+        return (
+            f"{self.bits}-bit"
+            f" {kind} {_PHOTOMETRICS.get(self.number(_PHOTOMETRIC, 1), 'values')}{channels}"
+        )
 
 
 def read_pages(data: bytes) -> list[Page]:
-    """Return the directories that can be read, in order; damage ends the walk quietly, since decoders say more of it."""
+    """Return the directories that can be read, in order; damage ends the walk quietly, since
+    decoders say more of it.
+    """
     pages: list[Page] = []
     for offset, layout in _offsets(data):
         page = _page(data, offset, layout)
@@ -151,7 +183,9 @@ def _page(data: bytes, offset: int, layout: _Layout) -> Page | None:
         entry = start + index * layout.entry_bytes
         try:
             tag, kind, length = struct.unpack_from(f"{layout.order}HH{layout.offset}", data, entry)
-            values = _values(data, entry + layout.entry_bytes - layout.num_inline, kind, length, layout)
+            values = _values(
+                data, entry + layout.entry_bytes - layout.num_inline, kind, length, layout
+            )
         except struct.error:
             return None
         if isinstance(values, str):
@@ -161,52 +195,99 @@ def _page(data: bytes, offset: int, layout: _Layout) -> Page | None:
     return Page(numbers, texts)
 
 
-def _values(data: bytes, inline: int, kind: int, length: int, layout: _Layout) -> tuple[int, ...] | str:
-    """Return the numbers or the text of an entry; raises struct.error where they lie beyond the file."""
+def _values(
+    data: bytes, inline: int, kind: int, length: int, layout: _Layout
+) -> tuple[int, ...] | str:
+    """Return the numbers or the text of an entry; raises struct.error where they lie beyond the
+    file.
+    """
     if kind not in _SIZES or not 0 < length <= _MAX_VALUES:
         return ()
     code, size = _SIZES[kind]
-    place = inline if length * size <= layout.num_inline else struct.unpack_from(layout.order + layout.offset, data, inline)[0]
+    place = (
+        inline
+        if length * size <= layout.num_inline
+        else struct.unpack_from(layout.order + layout.offset, data, inline)[0]
+    )
     values = struct.unpack_from(f"{layout.order}{length}{code}", data, place)
     return values[0].split(b"\0")[0].decode("latin-1") if code == "s" else values
 
 
 def refuse_unread(pages: Sequence[Page]) -> None:
-    """Raise BrokenFileError for several pages (HP201 multi-page) and for what is whole, but not read alike or at all (HP208)."""
+    """Raise BrokenFileError for several pages (HP201 multi-page) and for what is whole, but not
+    read alike or at all (HP208).
+    """
     if not pages:
         return
     own = [page for page in pages if not page.is_reduced and not page.is_transparency]
     first = pages[0]
     if first.is_reduced and own:
-        raise BrokenFileError("HP201 multi-page", "the first page is a reduced copy of a later one, which readers show instead of it")
+        raise BrokenFileError(
+            "HP201 multi-page",
+            "the first page is a reduced copy of a later one, which readers show instead of it",
+        )
     if any(page.is_transparency and not page.is_reduced for page in pages):
-        detail = "a transparency mask (subfile type 4, as GDAL writes it) says which pixels are valid; most readers ignore it"
+        detail = (
+            "a transparency mask (subfile type 4, as GDAL writes it) says which pixels are valid;"
+            " most readers ignore it"
+        )
         raise BrokenFileError("HP208 internal-mask", detail)
     if len(own) > 1:
-        raise BrokenFileError("HP201 multi-page", f"{len(own)} pages, of which readers show different ones; keep one")
+        raise BrokenFileError(
+            "HP201 multi-page", f"{len(own)} pages, of which readers show different ones; keep one"
+        )
     images = first.texts.get(_DESCRIPTION, "").partition("images=")
     if images[0].startswith("ImageJ=") and images[2].split("\n")[0].strip() not in ("", "1"):
-        raise BrokenFileError("HP201 multi-page", f"an ImageJ stack of {images[2].split()[0]} pages, of which readers show different ones; keep one")
+        raise BrokenFileError(
+            "HP201 multi-page",
+            f"an ImageJ stack of {images[2].split()[0]} pages, of which readers show different"
+            " ones; keep one",
+        )
     if first.number(_DEPTH, 1) > 1:
-        raise BrokenFileError("HP201 multi-page", f"a volume of {first.number(_DEPTH, 1)} layers, of which readers show different ones; keep one")
+        raise BrokenFileError(
+            "HP201 multi-page",
+            f"a volume of {first.number(_DEPTH, 1)} layers, of which readers show different ones;"
+            " keep one",
+        )
     compression = first.number(_COMPRESSION, 1)
     if compression in _UNREAD:
-        raise BrokenFileError("HP208 compression", f"{_UNREAD[compression]} compression (TIFF number {compression})")
+        raise BrokenFileError(
+            "HP208 compression", f"{_UNREAD[compression]} compression (TIFF number {compression})"
+        )
     depths = set(first.numbers.get(_BITS, (1,)))
     # Depths that differ within a pixel are damage more often than a picture.
     if len(depths) == 1 and first.bits not in _DEPTHS and first.bits < max(_DEPTHS):
-        raise BrokenFileError("HP208 bit-depth", f"{first.bits} bits a sample, which readers scale, pack or refuse")
+        raise BrokenFileError(
+            "HP208 bit-depth", f"{first.bits} bits a sample, which readers scale, pack or refuse"
+        )
     if first.number(_PHOTOMETRIC, 1) == 3 and first.bits > 8:
-        raise BrokenFileError("HP208 bit-depth", f"a colour table for {first.bits} bits, which most readers refuse")
+        raise BrokenFileError(
+            "HP208 bit-depth", f"a colour table for {first.bits} bits, which most readers refuse"
+        )
     is_grey = first.number(_PHOTOMETRIC, -1) in (_MIN_IS_WHITE, _MIN_IS_BLACK)
-    if is_grey and 1 < first.number(_SAMPLES, 1) <= _MAX_BANDS and first.number(_EXTRA_SAMPLES, 0) not in _ALPHAS:
-        raise BrokenFileError("HP208 bands", f"{first.number(_SAMPLES, 1)} values a pixel, of which some readers return the first alone")
+    if (
+        is_grey
+        and 1 < first.number(_SAMPLES, 1) <= _MAX_BANDS
+        and first.number(_EXTRA_SAMPLES, 0) not in _ALPHAS
+    ):
+        raise BrokenFileError(
+            "HP208 bands",
+            f"{first.number(_SAMPLES, 1)} values a pixel, of which some readers return the first"
+            " alone",
+        )
 
 
 def is_plausible(pages: Sequence[Page]) -> bool:
-    """Return whether the first page says something that could be decoded by somebody, so that it is not damage that stops us."""
+    """Return whether the first page says something that could be decoded by somebody, so that it is
+    not damage that stops us.
+    """
     if not pages or _WIDTH not in pages[0].numbers:
         return False
     first = pages[0]
     known_kind = first.number(_SAMPLE_FORMAT, 1) in _KINDS
-    return known_kind and first.number(_PHOTOMETRIC, -1) in _PHOTOMETRICS and first.bits in _DEPTHS and 0 < first.number(_SAMPLES, 1) <= 16
+    return (
+        known_kind
+        and first.number(_PHOTOMETRIC, -1) in _PHOTOMETRICS
+        and first.bits in _DEPTHS
+        and 0 < first.number(_SAMPLES, 1) <= 16
+    )

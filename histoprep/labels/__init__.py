@@ -1,4 +1,5 @@
-"""Label maps: which class each value in the masks becomes. Find, load, check, write, compose and compare them.
+"""Label maps: which class each value in the masks becomes. Find, load, check, write, compose and
+compare them.
 
 The map itself is in `model.py`, file formats are in `format.py` and
 `legacy.py`, the strict YAML below them is in `strict_yaml.py`.
@@ -13,7 +14,16 @@ from pathlib import Path
 
 from histoprep.errors import LabelMapError
 from histoprep.findings import Severity
-from histoprep.labels.format import SOURCE_LIST, Draft, MapProblem, name_key, packed_folder, perhaps, read_ours, top_level
+from histoprep.labels.format import (
+    SOURCE_LIST,
+    Draft,
+    MapProblem,
+    name_key,
+    packed_folder,
+    perhaps,
+    read_ours,
+    top_level,
+)
 from histoprep.labels.legacy import is_old, read_old
 from histoprep.labels.model import (
     DEFAULT_MIN_RADIUS_PX,
@@ -81,12 +91,20 @@ def load_label_map(path: str | Path) -> LabelMap:
     errors = [one for one in draft.problems if one.severity is Severity.ERROR]
     if errors:
         hint = f"histoprep map check {path}" if len(errors) > 1 else None
-        raise fault(draft.path, errors[0].line, f"{errors[0]}{f' (and {len(errors) - 1} more)' if hint else ''}", hint=hint)
+        raise fault(
+            draft.path,
+            errors[0].line,
+            f"{errors[0]}{f' (and {len(errors) - 1} more)' if hint else ''}",
+            hint=hint,
+        )
     colours = colours_of(draft.classes, draft.colours)
     return LabelMap(
         draft.name,
         tuple(SourceLabel(one, name) for one, name in draft.sources.items()),
-        tuple(TargetClass(one, name, colours[one], draft.radii.get(one, DEFAULT_MIN_RADIUS_PX)) for one, name in draft.classes.items()),
+        tuple(
+            TargetClass(one, name, colours[one], draft.radii.get(one, DEFAULT_MIN_RADIUS_PX))
+            for one, name in draft.classes.items()
+        ),
         draft.mapping,
     )
 
@@ -105,7 +123,8 @@ def _read_draft(path: Path) -> Draft:
 
 
 def find_label_map(name: str | Path, root: Path | None = None) -> Path:
-    """Return the file meant by `name`: that path, else a file in the current folder, in `root` or packed with histoprep.
+    """Return the file meant by `name`: that path, else a file in the current folder, in `root` or
+    packed with histoprep.
 
     The suffix .yml may be left out. Raises LabelMapError that lists where it looked.
     """
@@ -123,17 +142,29 @@ def find_label_map(name: str | Path, root: Path | None = None) -> Path:
 
 
 def format_label_map(label_map: LabelMap) -> str:
-    """Return the map as a file in our format, its lines ordered by class; `load_label_map` reads back an equal one."""
+    """Return the map as a file in our format, its lines ordered by class; `load_label_map` reads
+    back an equal one.
+    """
     lines = [f"name: {quoted(label_map.name)}", "", "sources:"]
     lines += [f"  {one.id}: {quoted(one.name)}" for one in label_map.sources]
     lines += ["", "classes:"]
     for one in label_map.classes:
-        radius = "" if one.min_radius_px == DEFAULT_MIN_RADIUS_PX else f", min_radius_px: {Decimal(repr(float(one.min_radius_px))):f}"
-        lines.append(f'  {one.id}: {{name: {quoted(one.name, flow=True)}, colour: "{one.colour}"{radius}}}')
+        radius = (
+            ""
+            if one.min_radius_px == DEFAULT_MIN_RADIUS_PX
+            else f", min_radius_px: {Decimal(repr(float(one.min_radius_px))):f}"
+        )
+        lines.append(
+            f'  {one.id}: {{name: {quoted(one.name, flow=True)}, colour: "{one.colour}"{radius}}}'
+        )
     lines += ["", "map:"]
     for one in label_map.classes:
         members = [label for label in label_map.sources if label_map.mapping[label.id] == one.id]
-        lines += ["", *(f"  {quoted(label.name)}: {quoted(one.name)}" for label in members)] if members else []
+        lines += (
+            ["", *(f"  {quoted(label.name)}: {quoted(one.name)}" for label in members)]
+            if members
+            else []
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -159,7 +190,10 @@ def compose(first: LabelMap, second: LabelMap, *, match_names: bool = True) -> L
                 f"class {one} of {first.name} has another name as source label of {second.name}",
                 seen=repr(other),
                 expected=repr(name),
-                hint="was the second map made for other masks? Correct the name, or ignore names (--ignore-names)",
+                hint=(
+                    "was the second map made for other masks? Correct the name, or ignore names"
+                    " (--ignore-names)"
+                ),
             )
     mapping = {one: second.mapping[target] for one, target in first.mapping.items()}
     name = f"{first.name}+{second.name}"[:MAX_NAME_LENGTH].rstrip()
@@ -167,7 +201,8 @@ def compose(first: LabelMap, second: LabelMap, *, match_names: bool = True) -> L
 
 
 def diff(a: LabelMap, b: LabelMap) -> list[MapDifference]:
-    """Return in what two maps differ: source labels and their classes first, then the classes, each by id.
+    """Return in what two maps differ: source labels and their classes first, then the classes, each
+    by id.
 
     Maps without a difference have equal digests; the maps' own names do not count.
     """
@@ -193,9 +228,15 @@ def _class_differences(a: LabelMap, b: LabelMap) -> Iterator[MapDifference]:
         in_a, in_b = classes_a.get(one), classes_b.get(one)
         if in_a is None or in_b is None:
             name = (in_a or in_b or classes_a[one]).name
-            yield MapDifference("class", one, name, in_a.name if in_a else "", in_b.name if in_b else "")
+            yield MapDifference(
+                "class", one, name, in_a.name if in_a else "", in_b.name if in_b else ""
+            )
             continue
-        for what, field in (("class name", "name"), ("colour", "colour"), ("min_radius_px", "min_radius_px")):
+        for what, field in (
+            ("class name", "name"),
+            ("colour", "colour"),
+            ("min_radius_px", "min_radius_px"),
+        ):
             old, new = getattr(in_a, field), getattr(in_b, field)
             if old != new:
                 yield MapDifference(what, one, in_a.name, str(old), str(new))
@@ -207,7 +248,9 @@ def _target(label_map: LabelMap, label_id: int) -> str:
 
 
 def default_map(root: Path) -> Path | None:
-    """Return the label map of the data set: the one file label_map*.yml in its root, None if there is none or several."""
+    """Return the label map of the data set: the one file label_map*.yml in its root, None if there
+    is none or several.
+    """
     found = maps_in(root)
     return found[0] if len(found) == 1 else None
 

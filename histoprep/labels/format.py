@@ -36,7 +36,18 @@ from pathlib import Path
 
 from histoprep.catalogue import RULES
 from histoprep.findings import Severity
-from histoprep.labels.strict_yaml import Block, Text, as_block, as_text, fault, map_name_fault, name_fault, read_block, reference, whole_number
+from histoprep.labels.strict_yaml import (
+    Block,
+    Text,
+    as_block,
+    as_text,
+    fault,
+    map_name_fault,
+    name_fault,
+    read_block,
+    reference,
+    whole_number,
+)
 
 SOURCE_LIST = "source_labels.yml"
 MAX_SOURCE_ID = 65_535
@@ -48,7 +59,9 @@ Node = Text | Block
 
 @dataclass(frozen=True, slots=True)
 class MapProblem:
-    """One thing that is wrong with a label map: HP503 to HP506, in words, and the line (from 1) if one is to blame."""
+    """One thing that is wrong with a label map: HP503 to HP506, in words, and the line (from 1) if
+    one is to blame.
+    """
 
     code: str
     message: str
@@ -66,7 +79,8 @@ class MapProblem:
 
 @dataclass
 class Draft:
-    """The content of a label-map file, sound or not: names by id, colours and radii where given, source id to class id.
+    """The content of a label-map file, sound or not: names by id, colours and radii where given,
+    source id to class id.
 
     `lines` says where a source label or class was declared, `blamed` holds source labels
     whose lack of a class is already among the problems.
@@ -88,41 +102,70 @@ class Draft:
         self.problems.append(MapProblem(code, message, line))
 
     def nearest(self, wanted: int | str, names: Mapping[int, str]) -> str:
-        """Return a suggestion for a name that is none of `names`; empty for ids, and once there are many problems."""
+        """Return a suggestion for a name that is none of `names`; empty for ids, and once there are
+        many problems.
+        """
         # Comparing each of thousands of wrong names with each right one would take hours.
-        return perhaps(wanted, names.values()) if isinstance(wanted, str) and len(self.problems) < MAX_SUGGESTIONS else ""
+        return (
+            perhaps(wanted, names.values())
+            if isinstance(wanted, str) and len(self.problems) < MAX_SUGGESTIONS
+            else ""
+        )
 
     def declare(self, what: str, into: dict[int, str], own_id: int, name: Text, line: int) -> bool:
-        """Note an id and its name in `into` and return whether the id is new; a second use of id or name is an HP504.
+        """Note an id and its name in `into` and return whether the id is new; a second use of id or
+        name is an HP504.
 
         Raises LabelMapError for a name that cannot be one.
         """
         reason = name_fault(name.value, own_id)
         if reason:
-            raise fault(self.path, name.line, f"unusable name of {what} {own_id}: {reason}", seen=repr(name.value[:60]))
+            raise fault(
+                self.path,
+                name.line,
+                f"unusable name of {what} {own_id}: {reason}",
+                seen=repr(name.value[:60]),
+            )
         if own_id in into:
             first = self.lines[what, own_id]
-            self.add("HP504", f"{what} {own_id} is listed twice, as {into[own_id]!r} (line {first}) and {name.value!r} (line {line})", line)
+            self.add(
+                "HP504",
+                f"{what} {own_id} is listed twice, as {into[own_id]!r} (line {first}) and"
+                f" {name.value!r} (line {line})",
+                line,
+            )
             return False
         self.lines[what, own_id] = line
         into[own_id] = name.value
         return True
 
     def check(self) -> Draft:
-        """Add what concerns the whole (names used twice, HP503, HP505, HP506), order by line and return self."""
+        """Add what concerns the whole (names used twice, HP503, HP505, HP506), order by line and
+        return self.
+        """
         self.check_names("source label", self.sources)
         if self.classes != self.sources:
             self.check_names("class", self.classes)
         for one, name in self.sources.items():
             if one not in self.mapping and one not in self.blamed:
-                self.add("HP503", f"source label {one} ({name}) has no class", self.lines.get(("source label", one)))
+                self.add(
+                    "HP503",
+                    f"source label {one} ({name}) has no class",
+                    self.lines.get(("source label", one)),
+                )
         for one, name in self.classes.items():
             if one > MAX_CLASS_ID:
-                self.add("HP505", f"class {one} ({name}) does not fit 8-bit masks: at most {MAX_CLASS_ID}", self.lines.get(("class", one)))
+                self.add(
+                    "HP505",
+                    f"class {one} ({name}) does not fit 8-bit masks: at most {MAX_CLASS_ID}",
+                    self.lines.get(("class", one)),
+                )
         missing = gaps_in(self.classes)
         if missing:
             shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-            self.add("HP506", f"class ids are not 0 to {len(self.classes) - 1}: {shown} missing", None)
+            self.add(
+                "HP506", f"class ids are not 0 to {len(self.classes) - 1}: {shown} missing", None
+            )
         self.problems.sort(key=lambda one: (one.line is None, one.line or 0))
         return self
 
@@ -132,14 +175,23 @@ class Draft:
         for one, name in names.items():
             other = first.setdefault(name_key(name), one)
             if other != one:
-                self.add("HP504", f"{what} {other} and {what} {one} have the same name, {name!r}", self.lines.get((what, one)))
+                self.add(
+                    "HP504",
+                    f"{what} {other} and {what} {one} have the same name, {name!r}",
+                    self.lines.get((what, one)),
+                )
 
 
 def read_ours(tree: Mapping[str, tuple[Text, Node]], path: Path) -> Draft:
     """Return the draft of a file in our format; raises LabelMapError for another structure."""
     refuse_unknown((key for key, _ in tree.values()), ("name", "sources", "classes", "map"), path)
     if "sources" not in tree:
-        raise fault(path, None, "the file declares no source labels", expected="a table `sources:` of pixel value and label")
+        raise fault(
+            path,
+            None,
+            "the file declares no source labels",
+            expected="a table `sources:` of pixel value and label",
+        )
     draft = Draft(path, _map_name(tree, path))
     _read_sources(tree["sources"][1], draft)
     if "classes" not in tree and "map" not in tree:
@@ -148,7 +200,12 @@ def read_ours(tree: Mapping[str, tuple[Text, Node]], path: Path) -> Draft:
         return draft
     for name in ("classes", "map"):
         if name not in tree:
-            raise fault(path, None, f"the table `{name}:` is missing", expected="sources, classes and map; or sources alone")
+            raise fault(
+                path,
+                None,
+                f"the table `{name}:` is missing",
+                expected="sources, classes and map; or sources alone",
+            )
     _read_classes(as_block(tree["classes"][1], path, "classes"), draft)
     _read_mapping(as_block(tree["map"][1], path, "map"), draft)
     return draft
@@ -158,7 +215,12 @@ def read_source_list(path: Path) -> dict[int, str]:
     """Return id and name of the labels in the `sources` table of a file; raises LabelMapError."""
     tree = top_level(read_block(path), path)
     if "sources" not in tree:
-        raise fault(path, None, "not a list of source labels", expected="a table `sources:` of pixel value and label")
+        raise fault(
+            path,
+            None,
+            "not a list of source labels",
+            expected="a table `sources:` of pixel value and label",
+        )
     draft = Draft(path, path.stem)
     _declare_sources(as_block(tree["sources"][1], path, "sources"), draft)
     draft.check_names("source label", draft.sources)
@@ -172,7 +234,13 @@ def top_level(tree: Block, path: Path) -> dict[str, tuple[Text, Node]]:
     found: dict[str, tuple[Text, Node]] = {}
     for key, value in tree.items:
         if key.value in found:
-            raise fault(path, key.line, f"{key.value!r} occurs twice", seen=f"lines {found[key.value][0].line} and {key.line}", hint="keep one")
+            raise fault(
+                path,
+                key.line,
+                f"{key.value!r} occurs twice",
+                seen=f"lines {found[key.value][0].line} and {key.line}",
+                hint="keep one",
+            )
         found[key.value] = (key, value)
     return found
 
@@ -181,11 +249,18 @@ def refuse_unknown(keys: Iterable[Text], allowed: tuple[str, ...], path: Path) -
     """Raise LabelMapError for a key that is not allowed."""
     for key in keys:
         if key.value not in allowed:
-            raise fault(path, key.line, f"unknown entry {key.value[:60]!r}{perhaps(key.value, allowed)}", expected=", ".join(allowed))
+            raise fault(
+                path,
+                key.line,
+                f"unknown entry {key.value[:60]!r}{perhaps(key.value, allowed)}",
+                expected=", ".join(allowed),
+            )
 
 
 def perhaps(name: str, known: Iterable[str]) -> str:
-    """Return `; perhaps you meant 'X'` for the known name nearest to `name`, or nothing when none is near."""
+    """Return `; perhaps you meant 'X'` for the known name nearest to `name`, or nothing when none
+    is near.
+    """
     names = {one.casefold(): one for one in known}
     near = difflib.get_close_matches(name[:200].casefold(), names, n=1)
     return f"; perhaps you meant {names[near[0]]!r}" if near else ""
@@ -197,14 +272,18 @@ def name_key(name: str) -> str:
 
 
 def gaps_in(ids: Iterable[int]) -> tuple[int, ...]:
-    """Return the numbers from 0 to the largest of `ids` (65,535 at most) that are not among them."""
+    """Return the numbers from 0 to the largest of `ids` (65,535 at most) that are not among
+    them.
+    """
     present = set(ids)
     largest = min(max(present, default=-1), MAX_SOURCE_ID)
     return tuple(one for one in range(largest + 1) if one not in present)
 
 
 def packed_folder() -> Path:
-    """Return the folder of the maps that come with histoprep: inside the package, or beside it in the repository."""
+    """Return the folder of the maps that come with histoprep: inside the package, or beside it in
+    the repository.
+    """
     inside = Path(__file__).parents[1] / "label_maps"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "label_maps"
 
@@ -215,7 +294,9 @@ def _map_name(tree: Mapping[str, tuple[Text, Node]], path: Path) -> str:
     text = as_text(tree["name"][1], path, "the name")
     reason = map_name_fault(text.value)
     if reason:
-        raise fault(path, text.line, f"unusable name of a label map: {reason}", seen=repr(text.value[:60]))
+        raise fault(
+            path, text.line, f"unusable name of a label map: {reason}", seen=repr(text.value[:60])
+        )
     return text.value
 
 
@@ -225,20 +306,34 @@ def _read_sources(node: Node, draft: Draft) -> None:
         return
     if not re.fullmatch(r"[^/\\\0]+\.ya?ml", node.value):
         expected = "a table, or the name of a file beside this one, such as source_labels.yml"
-        raise fault(draft.path, node.line, "sources cannot be read", seen=repr(node.value[:60]), expected=expected)
+        raise fault(
+            draft.path,
+            node.line,
+            "sources cannot be read",
+            seen=repr(node.value[:60]),
+            expected=expected,
+        )
     places = [draft.path.parent / node.value, packed_folder() / node.value]
     listed = next((one for one in places if one.is_file()), None)
     if listed is None:
         looked = " and ".join(str(one.parent) for one in places)
         what = f"the list of source labels {node.value} is not there"
-        raise fault(draft.path, node.line, what, seen=f"looked in {looked}", hint="put it beside the map")
+        raise fault(
+            draft.path, node.line, what, seen=f"looked in {looked}", hint="put it beside the map"
+        )
     draft.sources = read_source_list(listed)
 
 
 def _declare_sources(block: Block, draft: Draft) -> None:
     for key, value in block.items:
         one = whole_number(key, draft.path, "the id of a source label", upper=MAX_SOURCE_ID)
-        draft.declare("source label", draft.sources, one, as_text(value, draft.path, "the name of a source label"), key.line)
+        draft.declare(
+            "source label",
+            draft.sources,
+            one,
+            as_text(value, draft.path, "the name of a source label"),
+            key.line,
+        )
 
 
 def _read_classes(block: Block, draft: Draft) -> None:
@@ -248,10 +343,22 @@ def _read_classes(block: Block, draft: Draft) -> None:
             draft.declare("class", draft.classes, one, value, key.line)
             continue
         entry = top_level(value, draft.path)
-        refuse_unknown((inner for inner, _ in entry.values()), ("name", "colour", "color", "min_radius_px"), draft.path)
+        refuse_unknown(
+            (inner for inner, _ in entry.values()),
+            ("name", "colour", "color", "min_radius_px"),
+            draft.path,
+        )
         if "name" not in entry:
-            raise fault(draft.path, key.line, f"class {one} has no name", expected=f'{one}: {{name: Tissue, colour: "#d55e00"}}')
-        texts = {inner: as_text(node, draft.path, f"the {inner} of a class") for inner, (_, node) in entry.items()}
+            raise fault(
+                draft.path,
+                key.line,
+                f"class {one} has no name",
+                expected=f'{one}: {{name: Tissue, colour: "#d55e00"}}',
+            )
+        texts = {
+            inner: as_text(node, draft.path, f"the {inner} of a class")
+            for inner, (_, node) in entry.items()
+        }
         if draft.declare("class", draft.classes, one, texts.pop("name"), key.line):
             _read_details(texts, one, draft)
 
@@ -261,13 +368,26 @@ def _read_details(texts: Mapping[str, Text], one: int, draft: Draft) -> None:
         if inner == "min_radius_px":
             if not re.fullmatch(r"(0|[1-9][0-9]?)(\.[0-9]+)?", text.value):
                 what = f"unusable min_radius_px of class {one}"
-                raise fault(draft.path, text.line, what, seen=repr(text.value[:60]), expected="pixels below 100, such as 1.5")
+                raise fault(
+                    draft.path,
+                    text.line,
+                    what,
+                    seen=repr(text.value[:60]),
+                    expected="pixels below 100, such as 1.5",
+                )
             draft.radii[one] = float(text.value)
         elif re.fullmatch(r"#?[0-9a-fA-F]{6}", text.value):
             draft.colours[one] = "#" + text.value.removeprefix("#").lower()
         else:
             hint = None if text.value else "put the colour in quotes: a bare # begins a comment"
-            raise fault(draft.path, text.line, f"unusable colour of class {one}", seen=repr(text.value[:60]), expected='"#rrggbb"', hint=hint)
+            raise fault(
+                draft.path,
+                text.line,
+                f"unusable colour of class {one}",
+                seen=repr(text.value[:60]),
+                expected='"#rrggbb"',
+                hint=hint,
+            )
 
 
 def _read_mapping(block: Block, draft: Draft) -> None:
@@ -281,14 +401,29 @@ def _read_mapping(block: Block, draft: Draft) -> None:
         source_id = wanted if isinstance(wanted, int) else sources.get(name_key(wanted))
         class_id = target if isinstance(target, int) else classes.get(name_key(target))
         if source_id is None or source_id not in draft.sources:
-            draft.add("HP503", f"the map lists {wanted!r}, which is no source label{draft.nearest(wanted, draft.sources)}", key.line)
+            draft.add(
+                "HP503",
+                f"the map lists {wanted!r}, which is no source"
+                f" label{draft.nearest(wanted, draft.sources)}",
+                key.line,
+            )
         elif source_id in first:
             name = draft.sources[source_id]
-            draft.add("HP504", f"source label {source_id} ({name}) is mapped twice, in line {first[source_id]} and line {key.line}", key.line)
+            draft.add(
+                "HP504",
+                f"source label {source_id} ({name}) is mapped twice, in line {first[source_id]} and"
+                f" line {key.line}",
+                key.line,
+            )
         else:
             first[source_id] = key.line
             if class_id is None or class_id not in draft.classes:
                 draft.blamed.add(source_id)
-                draft.add("HP503", f"source label {wanted!r} goes to {target!r}, which is no class{draft.nearest(target, draft.classes)}", key.line)
+                draft.add(
+                    "HP503",
+                    f"source label {wanted!r} goes to {target!r}, which is no"
+                    f" class{draft.nearest(target, draft.classes)}",
+                    key.line,
+                )
             else:
                 draft.mapping[source_id] = class_id

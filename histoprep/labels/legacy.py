@@ -29,7 +29,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histoprep.errors import LabelMapError
-from histoprep.labels.format import MAX_SOURCE_ID, SOURCE_LIST, Draft, Node, name_key, packed_folder, perhaps, read_source_list
+from histoprep.labels.format import (
+    MAX_SOURCE_ID,
+    SOURCE_LIST,
+    Draft,
+    Node,
+    name_key,
+    packed_folder,
+    perhaps,
+    read_source_list,
+)
 from histoprep.labels.strict_yaml import Block, Text, as_block, as_text, fault, whole_number
 
 _CLASSES = ("classes", "class_to_int")
@@ -48,7 +57,9 @@ def is_old(tree: Mapping[str, tuple[Text, Node]]) -> bool:
 
 
 def read_old(tree: Mapping[str, tuple[Text, Node]], path: Path) -> Draft:
-    """Return the draft of a file in an older format; raises LabelMapError when its meaning is not certain."""
+    """Return the draft of a file in an older format; raises LabelMapError when its meaning is not
+    certain.
+    """
     for key in ("sources", "map"):
         if key in tree:
             what = f"`{key}:` is of our format, class_to_int of an older one"
@@ -57,7 +68,12 @@ def read_old(tree: Mapping[str, tuple[Text, Node]], path: Path) -> Draft:
     draft = Draft(path, path.stem)
     labels = features or classes
     if not labels:
-        raise fault(path, None, "no table class_to_int", expected=f"{': '.join(_FEATURES)}: or {': '.join(_CLASSES)}:")
+        raise fault(
+            path,
+            None,
+            "no table class_to_int",
+            expected=f"{': '.join(_FEATURES)}: or {': '.join(_CLASSES)}:",
+        )
     _refuse_repeats(labels, draft)
     if features and classes and _plain(features) != _plain(classes):
         _name_classes(features, classes, draft)
@@ -74,13 +90,20 @@ def _find(tree: Mapping[str, tuple[Text, Node]], keys: tuple[str, ...]) -> Node 
     return node
 
 
-def _table(tree: Mapping[str, tuple[Text, Node]], keys: tuple[str, ...], path: Path) -> list[_Entry]:
+def _table(
+    tree: Mapping[str, tuple[Text, Node]], keys: tuple[str, ...], path: Path
+) -> list[_Entry]:
     node = _find(tree, keys)
     if node is None:
         return []
     entries = []
     for key, value in as_block(node, path, "class_to_int").items:
-        number = whole_number(as_text(value, path, "a number"), path, f"the number of {key.value[:60]!r}", upper=MAX_SOURCE_ID)
+        number = whole_number(
+            as_text(value, path, "a number"),
+            path,
+            f"the number of {key.value[:60]!r}",
+            upper=MAX_SOURCE_ID,
+        )
         entries.append(_Entry(key, number))
     return entries
 
@@ -94,12 +117,18 @@ def _refuse_repeats(entries: list[_Entry], draft: Draft) -> None:
     for one in list(entries):
         line = first.setdefault(name_key(one.name.value), one.name.line)
         if line != one.name.line:
-            draft.add("HP504", f"{one.name.value!r} is listed twice, in line {line} and line {one.name.line}", one.name.line)
+            draft.add(
+                "HP504",
+                f"{one.name.value!r} is listed twice, in line {line} and line {one.name.line}",
+                one.name.line,
+            )
             entries.remove(one)
 
 
 def _name_classes(labels: list[_Entry], classes: list[_Entry], draft: Draft) -> None:
-    """Take the names of the classes from the second table; raises LabelMapError when it cannot be one of classes."""
+    """Take the names of the classes from the second table; raises LabelMapError when it cannot be
+    one of classes.
+    """
     numbers = {one.number for one in classes}
     strange = next((one for one in labels if one.number not in numbers), None)
     if strange or len({one.number for one in labels}) == len(labels):
@@ -107,7 +136,11 @@ def _name_classes(labels: list[_Entry], classes: list[_Entry], draft: Draft) -> 
             draft.path,
             strange.name.line if strange else classes[0].name.line,
             "ambiguous: the tables under features and classes differ",
-            seen=f"{strange.name.value!r}: {strange.number} is no class" if strange else "other names for the same numbers",
+            seen=(
+                f"{strange.name.value!r}: {strange.number} is no class"
+                if strange
+                else "other names for the same numbers"
+            ),
             hint="keep one of the two tables, or write the map in our format",
         )
     for entry in classes:
@@ -133,13 +166,22 @@ def _place(labels: list[_Entry], draft: Draft) -> None:
         draft.lines["source label", own_id] = entry.name.line
         draft.mapping[own_id] = entry.number
         # Several labels share a class that nobody named.
-        draft.classes.setdefault(entry.number, entry.name.value if distinct else f"class {entry.number}")
+        draft.classes.setdefault(
+            entry.number, entry.name.value if distinct else f"class {entry.number}"
+        )
         draft.lines.setdefault(("class", entry.number), entry.name.line)
 
 
-def _source_list(labels: list[_Entry], distinct: bool, path: Path) -> tuple[dict[int, str] | None, bool]:
-    """Return the list of source labels that the names are of, if any, and whether it is the packed one."""
-    for place, packed in ((path.parent / SOURCE_LIST, False), (packed_folder() / SOURCE_LIST, True)):
+def _source_list(
+    labels: list[_Entry], distinct: bool, path: Path
+) -> tuple[dict[int, str] | None, bool]:
+    """Return the list of source labels that the names are of, if any, and whether it is the packed
+    one.
+    """
+    for place, packed in (
+        (path.parent / SOURCE_LIST, False),
+        (packed_folder() / SOURCE_LIST, True),
+    ):
         if not place.is_file() or (packed and path.parent == place.parent):
             continue
         listed = read_source_list(place)
@@ -150,7 +192,12 @@ def _source_list(labels: list[_Entry], distinct: bool, path: Path) -> tuple[dict
         if len(strangers) < len(labels) and not (packed and distinct):
             name = strangers[0].name
             hint = f"correct the name{perhaps(name.value, listed.values())}"
-            raise fault(path, name.line, f"{name.value!r} is not among the source labels of {place}", hint=hint)
+            raise fault(
+                path,
+                name.line,
+                f"{name.value!r} is not among the source labels of {place}",
+                hint=hint,
+            )
     return None, False
 
 
@@ -161,7 +208,8 @@ def _agree(labels: list[_Entry], ids: Mapping[str, int], path: Path) -> None:
             raise fault(
                 path,
                 entry.name.line,
-                f"ambiguous: the numbers may be pixel values or classes; {entry.name.value!r} has another number in the packed {SOURCE_LIST}",
+                f"ambiguous: the numbers may be pixel values or classes; {entry.name.value!r} has"
+                f" another number in the packed {SOURCE_LIST}",
                 seen=entry.number,
                 expected=own_id,
                 hint=f"put a {SOURCE_LIST} with the pixel values beside the file",
@@ -175,7 +223,8 @@ def _unknown_values(labels: list[_Entry], path: Path) -> LabelMapError:
     return fault(
         path,
         twice.name.line,
-        "ambiguous: several names share a number, so numbers are classes, and nothing says which pixel value each name has",
+        "ambiguous: several names share a number, so numbers are classes, and nothing says which"
+        " pixel value each name has",
         seen=f"{', '.join(map(repr, sharing[:3]))}: {twice.number}",
         hint=f"put a {SOURCE_LIST} with the pixel values beside the file",
     )

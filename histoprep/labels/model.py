@@ -25,7 +25,18 @@ DEFAULT_MIN_RADIUS_PX = 2.0
 
 # At least 24 apart in CIELAB for normal sight and full protanopia, deuteranopia and tritanopia
 # (simulated after Machado, Oliveira and Fernandes 2009, doi 10.1109/TVCG.2009.113); 0 is a grey.
-PALETTE = ("#999999", "#7fffd4", "#000000", "#d55e00", "#ddcc77", "#aa4499", "#648fff", "#ffb000", "#332288", "#661100")
+PALETTE = (
+    "#999999",
+    "#7fffd4",
+    "#000000",
+    "#d55e00",
+    "#ddcc77",
+    "#aa4499",
+    "#648fff",
+    "#ffb000",
+    "#332288",
+    "#661100",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +67,17 @@ class TargetClass:
         """Raise LabelMapError for a value that cannot be."""
         _check_entry("class", self.id, self.name)
         if not re.fullmatch(r"#[0-9a-f]{6}", self.colour):
-            raise LabelMapError(f"unusable colour of class {self.id}", seen=repr(self.colour), expected="#rrggbb in lower case")
+            raise LabelMapError(
+                f"unusable colour of class {self.id}",
+                seen=repr(self.colour),
+                expected="#rrggbb in lower case",
+            )
         if not 0 <= self.min_radius_px < 100:
-            raise LabelMapError(f"unusable min_radius_px of class {self.id}", seen=self.min_radius_px, expected="0 <= pixels < 100")
+            raise LabelMapError(
+                f"unusable min_radius_px of class {self.id}",
+                seen=self.min_radius_px,
+                expected="0 <= pixels < 100",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +97,29 @@ class LabelMap:
         """Put everything in order of id and check it."""
         reason = map_name_fault(self.name)
         if reason:
-            raise LabelMapError(f"unusable name of a label map: {reason}", seen=repr(self.name), hint="give the file a line `name: my_map`")
+            raise LabelMapError(
+                f"unusable name of a label map: {reason}",
+                seen=repr(self.name),
+                hint="give the file a line `name: my_map`",
+            )
         object.__setattr__(self, "sources", tuple(sorted(self.sources, key=lambda one: one.id)))
         object.__setattr__(self, "classes", tuple(sorted(self.classes, key=lambda one: one.id)))
-        object.__setattr__(self, "mapping", {index(one): index(self.mapping[one]) for one in sorted(self.mapping)})
+        object.__setattr__(
+            self, "mapping", {index(one): index(self.mapping[one]) for one in sorted(self.mapping)}
+        )
         _check_unique("source label", self.sources)
         _check_unique("class", self.classes)
         missing = sorted({one.id for one in self.sources} ^ set(self.mapping))
         if missing:
-            raise LabelMapError(f"HP503 map-not-total: source labels and map differ in {missing[0]}", seen=missing[:10])
+            raise LabelMapError(
+                f"HP503 map-not-total: source labels and map differ in {missing[0]}",
+                seen=missing[:10],
+            )
         lost = sorted(set(self.mapping.values()) - {one.id for one in self.classes})
         if lost:
-            raise LabelMapError(f"HP503 map-not-total: class {lost[0]} is a target but not declared", seen=lost[:10])
+            raise LabelMapError(
+                f"HP503 map-not-total: class {lost[0]} is a target but not declared", seen=lost[:10]
+            )
 
     def __hash__(self) -> int:
         """Return a hash of the content; equal maps have equal ones."""
@@ -112,25 +142,35 @@ class LabelMap:
 
     @property
     def digest(self) -> str:
-        """Return the XXH3-128, in hex, of labels, classes and mapping; name, spelling and order of a file do not matter."""
+        """Return the XXH3-128, in hex, of labels, classes and mapping; name, spelling and order of
+        a file do not matter.
+        """
         import xxhash
 
         content = self._content()
         del content["name"]
-        return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
+        return xxhash.xxh3_128_hexdigest(
+            json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+        )
 
     def lookup_table(self) -> np.ndarray:
-        """Return the class id of every 16-bit value: int32 [65536], `UNMAPPED` (-1) where there is none."""
+        """Return the class id of every 16-bit value: int32 [65536], `UNMAPPED` (-1) where there is
+        none.
+        """
         table = np.full(TABLE_SIZE, UNMAPPED, np.int32)
         table[list(self.mapping.keys())] = list(self.mapping.values())
         return table
 
     def apply_to_ids(self, ids: np.ndarray) -> np.ndarray:
-        """Return the class ids of an integer array: int32, same shape, `UNMAPPED` (-1) where there is none."""
+        """Return the class ids of an integer array: int32, same shape, `UNMAPPED` (-1) where there
+        is none.
+        """
         values = np.asarray(ids)
         inside = (values >= 0) & (values < TABLE_SIZE)
         table = self.lookup_table()
-        return np.where(inside, table[np.where(inside, values, 0).astype(np.intp)], np.int32(UNMAPPED))
+        return np.where(
+            inside, table[np.where(inside, values, 0).astype(np.intp)], np.int32(UNMAPPED)
+        )
 
     def source_name(self, label_id: int) -> str:
         """Return the name of a source label, or `label N` for one that is not declared."""
@@ -160,22 +200,30 @@ class LabelMap:
         return {
             "name": self.name,
             "sources": [asdict(one) for one in self.sources],
-            "classes": [{**asdict(one), "min_radius_px": float(one.min_radius_px)} for one in self.classes],
+            "classes": [
+                {**asdict(one), "min_radius_px": float(one.min_radius_px)} for one in self.classes
+            ],
             "mapping": {str(one): target for one, target in self.mapping.items()},
         }
 
 
 def default_colour(class_id: int) -> str:
-    """Return the colour of a class that none was given for: `PALETTE`, then hues a golden angle apart."""
+    """Return the colour of a class that none was given for: `PALETTE`, then hues a golden angle
+    apart.
+    """
     if class_id < len(PALETTE):
         return PALETTE[class_id]
     step = class_id - len(PALETTE)
-    red, green, blue = colorsys.hsv_to_rgb(step * 0.618034 % 1, 0.45 + 0.15 * (step % 3), 0.95 - 0.2 * (step // 3 % 3))
+    red, green, blue = colorsys.hsv_to_rgb(
+        step * 0.618034 % 1, 0.45 + 0.15 * (step % 3), 0.95 - 0.2 * (step // 3 % 3)
+    )
     return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
 
 
 def colours_of(class_ids: Iterable[int], given: Mapping[int, str]) -> dict[int, str]:
-    """Return a colour for each class: the given one, or its default, or where another class was given that, the first default that nobody has."""
+    """Return a colour for each class: the given one, or its default, or where another class was
+    given that, the first default that nobody has.
+    """
     colours = {one: given.get(one, default_colour(one)) for one in class_ids}
     theirs = set(given.values())
     taken = theirs | set(colours.values())
@@ -199,7 +247,11 @@ def identity_map(label_ids: Iterable[int]) -> LabelMap:
 
 def _check_entry(what: str, own_id: int, name: str) -> None:
     if type(own_id) is not int or not 0 <= own_id <= MAX_SOURCE_ID:
-        raise LabelMapError(f"unusable id of a {what}", seen=repr(own_id), expected=f"a whole number, 0 to {MAX_SOURCE_ID}")
+        raise LabelMapError(
+            f"unusable id of a {what}",
+            seen=repr(own_id),
+            expected=f"a whole number, 0 to {MAX_SOURCE_ID}",
+        )
     reason = name_fault(name, own_id)
     if reason:
         raise LabelMapError(f"unusable name of {what} {own_id}: {reason}", seen=repr(name))
@@ -210,16 +262,23 @@ def _check_unique(what: str, entries: Iterable[SourceLabel | TargetClass]) -> No
     names: set[str] = set()
     for one in entries:
         if one.id in ids or name_key(one.name) in names:
-            raise LabelMapError(f"HP504 map-collision: {what} {one.id} ({one.name}) has an id or a name that another one has")
+            raise LabelMapError(
+                f"HP504 map-collision: {what} {one.id} ({one.name}) has an id or a name that"
+                " another one has"
+            )
         ids.add(one.id)
         names.add(name_key(one.name))
 
 
-def core_present(core_pixels: np.ndarray, radius_px: np.ndarray, min_radius_px: np.ndarray | float) -> np.ndarray:
+def core_present(
+    core_pixels: np.ndarray, radius_px: np.ndarray, min_radius_px: np.ndarray | float
+) -> np.ndarray:
     """Return, for each label of a tile, whether it is thick enough to be real: bool, same shape.
 
-    That is: a pixel survives a 5x5 erosion. For a class with another `min_radius_px` than the default of 2,
-    the largest inscribed radius (distance to the nearest pixel of another label) exceeds
-    it instead: above 1 means 3 pixels thick, above 0 any pixel.
+    That is: a pixel survives a 5x5 erosion. For a class with another `min_radius_px` than the
+    default of 2, the largest inscribed radius (distance to the nearest pixel of another label)
+    exceeds it instead: above 1 means 3 pixels thick, above 0 any pixel.
     """
-    return np.where(min_radius_px == DEFAULT_MIN_RADIUS_PX, core_pixels > 0, radius_px > min_radius_px)
+    return np.where(
+        min_radius_px == DEFAULT_MIN_RADIUS_PX, core_pixels > 0, radius_px > min_radius_px
+    )

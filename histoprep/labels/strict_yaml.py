@@ -53,7 +53,15 @@ class Block:
     line: int
 
 
-def fault(path: Path, line: int | None, what: str, *, seen: object = None, expected: object = None, hint: str | None = None) -> LabelMapError:
+def fault(
+    path: Path,
+    line: int | None,
+    what: str,
+    *,
+    seen: object = None,
+    expected: object = None,
+    hint: str | None = None,
+) -> LabelMapError:
     """Return the error about one line of a label-map file."""
     where = str(path) if line is None else f"{path}:{line}"
     return LabelMapError(what, path=where, seen=seen, expected=expected, hint=hint)
@@ -76,23 +84,45 @@ def parse_block(data: bytes, path: Path) -> Block:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise fault(path, line, "not UTF-8 text", seen=f"byte 0x{data[error.start]:02x}", hint="save the file as UTF-8") from error
+        raise fault(
+            path,
+            line,
+            "not UTF-8 text",
+            seen=f"byte 0x{data[error.start]:02x}",
+            hint="save the file as UTF-8",
+        ) from error
     try:
         return _document(yaml.parse(text, Loader=yaml.BaseLoader), path)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise fault(path, line, "a character that no text file should hold", seen=f"code {error.character!r}", hint="delete it") from error
+        raise fault(
+            path,
+            line,
+            "a character that no text file should hold",
+            seen=f"code {error.character!r}",
+            hint="delete it",
+        ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = f"not valid YAML: {error.problem or error.context}"
-        raise fault(path, mark.line + 1 if mark else None, what, hint=_syntax_hint(str(error.problem), text, mark.line if mark else 0)) from error
+        raise fault(
+            path,
+            mark.line + 1 if mark else None,
+            what,
+            hint=_syntax_hint(str(error.problem), text, mark.line if mark else 0),
+        ) from error
 
 
 def _read_bytes(path: Path) -> bytes:
     try:
         # A pipe would block for ever on open: look first, and never wait for a writer.
         if not stat.S_ISREG(path.stat().st_mode):
-            raise fault(path, None, "a label map must be a regular file", seen="a folder" if path.is_dir() else "a special file")
+            raise fault(
+                path,
+                None,
+                "a label map must be a regular file",
+                seen="a folder" if path.is_dir() else "a special file",
+            )
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
@@ -100,7 +130,13 @@ def _read_bytes(path: Path) -> bytes:
         reason = getattr(error, "strerror", None) or str(error)
         raise fault(path, None, f"cannot read the label map: {reason}") from error
     if len(data) > MAX_FILE_BYTES:
-        raise fault(path, None, "too large for a label map", seen=f"more than {MAX_FILE_BYTES:,} bytes", expected=f"at most {MAX_FILE_BYTES:,} bytes")
+        raise fault(
+            path,
+            None,
+            "too large for a label map",
+            seen=f"more than {MAX_FILE_BYTES:,} bytes",
+            expected=f"at most {MAX_FILE_BYTES:,} bytes",
+        )
     return data
 
 
@@ -121,13 +157,30 @@ def _document(events: Iterator[yaml.Event], path: Path) -> Block:
     for event in events:
         if isinstance(event, yaml.DocumentStartEvent):
             if root is not None:
-                raise fault(path, _line(event), "a second document begins here", expected="one document", hint="remove the line ---")
+                raise fault(
+                    path,
+                    _line(event),
+                    "a second document begins here",
+                    expected="one document",
+                    hint="remove the line ---",
+                )
             if event.version or event.tags:
-                raise fault(path, _line(event), "YAML directives are not allowed", hint="remove the lines that begin with %")
+                raise fault(
+                    path,
+                    _line(event),
+                    "YAML directives are not allowed",
+                    hint="remove the lines that begin with %",
+                )
         elif isinstance(event, yaml.NodeEvent):
             node = _node(event, events, path, 0)
             if isinstance(node, Text):
-                raise fault(path, node.line, "not a label map", seen=node.value[:60] or "an empty file", expected="a table of `key: value` lines")
+                raise fault(
+                    path,
+                    node.line,
+                    "not a label map",
+                    seen=node.value[:60] or "an empty file",
+                    expected="a table of `key: value` lines",
+                )
             root = node
     if root is None:
         raise fault(path, None, "the file is empty", expected="sources, classes and map")
@@ -141,9 +194,19 @@ def _node(event: yaml.Event, events: Iterator[yaml.Event], path: Path, depth: in
     if isinstance(event, yaml.ScalarEvent):
         return Text(event.value, _line(event))
     if isinstance(event, yaml.SequenceStartEvent):
-        raise fault(path, _line(event), "a list is not allowed here", expected="a table of `key: value` lines")
+        raise fault(
+            path,
+            _line(event),
+            "a list is not allowed here",
+            expected="a table of `key: value` lines",
+        )
     if depth == MAX_DEPTH:
-        raise fault(path, _line(event), "tables within tables go too deep", expected=f"at most {MAX_DEPTH} levels")
+        raise fault(
+            path,
+            _line(event),
+            "tables within tables go too deep",
+            expected=f"at most {MAX_DEPTH} levels",
+        )
     items: list[tuple[Text, Text | Block]] = []
     for inner in events:
         if isinstance(inner, yaml.MappingEndEvent):
@@ -152,7 +215,9 @@ def _node(event: yaml.Event, events: Iterator[yaml.Event], path: Path, depth: in
         if isinstance(key, Block):
             raise fault(path, key.line, "a table cannot be a key")
         if key.value == "<<":
-            raise fault(path, key.line, "merge keys (<<) are not allowed", hint="write the lines out")
+            raise fault(
+                path, key.line, "merge keys (<<) are not allowed", hint="write the lines out"
+            )
         items.append((key, _node(next(events), events, path, depth + 1)))
     return Block(tuple(items), _line(event))
 
@@ -162,11 +227,25 @@ def _refuse_decoration(event: yaml.Event, path: Path) -> None:
 
     anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
     if isinstance(event, yaml.AliasEvent):
-        raise fault(path, _line(event), "aliases are not allowed", seen=f"*{anchor}", hint="write the value out")
+        raise fault(
+            path,
+            _line(event),
+            "aliases are not allowed",
+            seen=f"*{anchor}",
+            hint="write the value out",
+        )
     if anchor is not None:
-        raise fault(path, _line(event), "anchors are not allowed", seen=f"&{anchor}", hint="remove it")
+        raise fault(
+            path, _line(event), "anchors are not allowed", seen=f"&{anchor}", hint="remove it"
+        )
     if tag is not None:
-        raise fault(path, _line(event), "tags are not allowed", seen=tag, hint="remove it: every value is read as text")
+        raise fault(
+            path,
+            _line(event),
+            "tags are not allowed",
+            seen=tag,
+            hint="remove it: every value is read as text",
+        )
 
 
 def _line(event: yaml.Event) -> int:
@@ -181,9 +260,17 @@ def as_text(node: Text | Block, path: Path, what: str) -> Text:
 
 
 def as_block(node: Text | Block, path: Path, what: str) -> Block:
-    """Return `node` when it is a table with lines; raise LabelMapError, naming it as `what`, otherwise."""
+    """Return `node` when it is a table with lines; raise LabelMapError, naming it as `what`,
+    otherwise.
+    """
     if isinstance(node, Text):
-        raise fault(path, node.line, f"{what} must be a table", seen=node.value[:60] or "nothing", expected="indented `key: value` lines")
+        raise fault(
+            path,
+            node.line,
+            f"{what} must be a table",
+            seen=node.value[:60] or "nothing",
+            expected="indented `key: value` lines",
+        )
     if not node.items:
         raise fault(path, node.line, f"{what} is empty", expected="at least one `key: value` line")
     return node
@@ -192,12 +279,19 @@ def as_block(node: Text | Block, path: Path, what: str) -> Block:
 def whole_number(text: Text, path: Path, what: str, *, upper: int | None = None) -> int:
     """Return the number that `text` spells in plain decimal digits, at most `upper`.
 
-    Raises LabelMapError with the reason for every other spelling, such as 010, 1_000, 0x10, 1e3, +1 or no.
+    Raises LabelMapError with the reason for every other spelling, such as 010, 1_000, 0x10, 1e3, +1
+    or no.
     """
     seen = repr(text.value[:60])
     if not _DECIMAL.fullmatch(text.value):
         reason = number_fault(text.value)
-        raise fault(path, text.line, f"{what} is not a plain number: {reason}", seen=seen, expected="digits only, such as 7 or 12")
+        raise fault(
+            path,
+            text.line,
+            f"{what} is not a plain number: {reason}",
+            seen=seen,
+            expected="digits only, such as 7 or 12",
+        )
     limit = 10**_MAX_DIGITS - 1 if upper is None else upper
     if len(text.value) > _MAX_DIGITS or int(text.value) > limit:
         raise fault(path, text.line, f"{what} is too large", seen=seen, expected=f"at most {limit}")
@@ -216,7 +310,10 @@ def number_fault(value: str) -> str:
         (value[:2].lower() in ("0x", "0o", "0b"), "it is not decimal"),
         ("." in value or "e" in value.lower(), "it is not whole"),
     )
-    return next((reason for applies, reason in reasons if applies), "it has a leading zero, which YAML takes for octal")
+    return next(
+        (reason for applies, reason in reasons if applies),
+        "it has a leading zero, which YAML takes for octal",
+    )
 
 
 def reference(text: Text, path: Path, what: str) -> int | str:
@@ -227,7 +324,12 @@ def reference(text: Text, path: Path, what: str) -> int | str:
     if _DECIMAL.fullmatch(text.value):
         return whole_number(text, path, what)
     if not text.value or text.value != text.value.strip() or _NUMBER_LIKE.fullmatch(text.value):
-        raise fault(path, text.line, f"{what} is neither a name nor a plain number: {number_fault(text.value)}", seen=repr(text.value[:60]))
+        raise fault(
+            path,
+            text.line,
+            f"{what} is neither a name nor a plain number: {number_fault(text.value)}",
+            seen=repr(text.value[:60]),
+        )
     return text.value
 
 
@@ -242,7 +344,9 @@ def name_fault(name: str, own_id: int) -> str | None:
 
 
 def map_name_fault(name: str) -> str | None:
-    """Return why `name` cannot name a label map, or None: it becomes part of a folder's name (masks-<name>)."""
+    """Return why `name` cannot name a label map, or None: it becomes part of a folder's name
+    (masks-<name>).
+    """
     if "/" in name or "\\" in name or name.startswith("."):
         return "it could not be part of a folder's name"
     return _text_fault(name)
@@ -263,7 +367,11 @@ def quoted(value: str, *, flow: bool = False) -> str:
 
     Inside braces (`flow`) a comma is not. The value must be printable.
     """
-    bare = r"[A-Za-z](?:[A-Za-z0-9_ /().-]*[A-Za-z0-9_)])?" if flow else r"[A-Za-z](?:[A-Za-z0-9_ ,/().-]*[A-Za-z0-9_)])?"
+    bare = (
+        r"[A-Za-z](?:[A-Za-z0-9_ /().-]*[A-Za-z0-9_)])?"
+        if flow
+        else r"[A-Za-z](?:[A-Za-z0-9_ ,/().-]*[A-Za-z0-9_)])?"
+    )
     if re.fullmatch(bare, value) and value.lower() not in _YAML_WORDS:
         return value
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')

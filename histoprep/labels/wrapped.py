@@ -1,13 +1,18 @@
-"""Labels that were written as if they were brightness: R's png and tiff store the label k as 256 - k, or 65,536 - k, and 0 as 0.
+"""Labels that were written as if they were brightness: R's png and tiff store the label k as 256 -
+k, or 65,536 - k, and 0 as 0.
 
-`writePNG` and `writeTIFF` take numbers from 0 to 1, multiply them by 255 or 65,535 and keep the lower 8 or 16 bits: k * 255 is -k modulo 256.
+`writePNG` and `writeTIFF` take numbers from 0 to 1, multiply them by 255 or 65,535 and keep the
+lower 8 or 16 bits: k * 255 is -k modulo 256.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-CAUSE = "Values are {modulus:,} - k for labels k ({labels}): R's writePNG and writeTIFF store a matrix of labels so, since they expect 0 to 1."
+CAUSE = (
+    "Values are {modulus:,} - k for labels k ({labels}): R's writePNG and writeTIFF store a matrix"
+    " of labels so, since they expect 0 to 1."
+)
 ADVICE = "Write them again in R with writePNG(labels / 255, ...), or 65535 for 16 bits; 0 stays 0."
 _MODULI = (256, 65_536)
 _MIN_LABELS = 2
@@ -17,10 +22,11 @@ _NUM_SHOWN = 8
 
 
 def wrapped_modulus(values: Collection[int], known: Collection[int] | None = None) -> int | None:
-    """Return 256 or 65,536 when the values other than 0 seem to be that number minus a label, else None.
+    """Return 256 or 65,536 when the values other than 0 seem to be that number minus a label, else
+    None.
 
-    With `known` source labels of a map: it lists none of the values, and all of the labels. Without: all values lie nearer to the top than
-    chance has it.
+    With `known` source labels of a map: it lists none of the values, and all of the labels.
+    Without: all values lie nearer to the top than chance has it.
     """
     stored = {value for value in values if value}
     for modulus in _MODULI:

@@ -5,13 +5,16 @@ comes back unchanged, so all damage lies in blocks that a boundary crosses, and 
 
 - *block phase*: blocks of more than one label are fewer on the grid of the file than on the same
   grid shifted by half a block, because damage ends at block borders. It survives a label map;
-- *roughness*: neighbours that differ within such blocks. A boundary that somebody drew crosses a block
+- *roughness*: neighbours that differ within such blocks. A boundary that somebody drew crosses a
+  block
   once; damage crosses it many times;
 - *ramps*: between two labels, values that stand for neither. Where two labels meet, the step
-  between neighbouring pixels is smaller than the local range (a *soft contact*), and labels without a core lie
+  between neighbouring pixels is smaller than the local range (a *soft contact*), and labels without
+  a core lie
   between a smaller and a larger one wherever they occur.
 
-What re-encoding says of the quality is in `jpeg_history.py`, what all masks of a source say together in `verdict.py`.
+What re-encoding says of the quality is in `jpeg_history.py`, what all masks of a source say
+together in `verdict.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ import numpy as np
 
 from histoprep.lossy.blocks import BLOCK_PX, GridCounts, count_grids, uniform_cells, whole_blocks
 
-# The share of a label's pixels between a smaller and a larger label above which it stands for a ramp.
+# The share of a label's pixels between a smaller and a larger label above which it stands for a
+# ramp.
 RAMP_SHARE = 0.9
 _WINDOW = np.ones((5, 5), np.uint8)
 
@@ -34,8 +38,8 @@ class Signals:
 
     `blocks` counts 8x8 blocks, `rough_pairs` the differing neighbours inside the mixed ones.
     `contacts` are differing neighbours where the 5x5 neighbourhood spans at least three values,
-    `soft_contacts` those whose step is smaller than that span. `ramp_ids` are labels without a core that
-    lie between others nearly everywhere, `ramp_pixels` how many pixels they have.
+    `soft_contacts` those whose step is smaller than that span. `ramp_ids` are labels without a core
+    that lie between others nearly everywhere, `ramp_pixels` how many pixels they have.
     """
 
     blocks: GridCounts
@@ -47,12 +51,16 @@ class Signals:
 
     @property
     def roughness(self) -> float:
-        """Return differing neighbours per mixed 8x8 block: about 8 to 11 for a drawn boundary, several times as many after JPEG."""
+        """Return differing neighbours per mixed 8x8 block: about 8 to 11 for a drawn boundary,
+        several times as many after JPEG.
+        """
         return self.rough_pairs / self.blocks.own if self.blocks.own else 0.0
 
 
 def measure_signals(labels: np.ndarray) -> Signals | None:
-    """Return the signals of a mask, uint8 or uint16 [height, width]; None when it is of one label or smaller than two blocks."""
+    """Return the signals of a mask, uint8 or uint16 [height, width]; None when it is of one label
+    or smaller than two blocks.
+    """
     labels = np.ascontiguousarray(labels)
     if (labels == labels[0, 0]).all():
         return None
@@ -65,37 +73,55 @@ def measure_signals(labels: np.ndarray) -> Signals | None:
 
 @dataclass(frozen=True, slots=True)
 class LabelCounts:
-    """The labels of a mask in order, and pixels and core pixels (survivors of a 5x5 erosion) of each."""
+    """The labels of a mask in order, and pixels and core pixels (survivors of a 5x5 erosion) of
+    each.
+    """
 
     ids: np.ndarray
     pixels: np.ndarray
     core_pixels: np.ndarray
 
 
-def signals_of(labels: np.ndarray, low: np.ndarray, high: np.ndarray, counts: LabelCounts) -> Signals | None:
-    """Return the signals of a mask that is not uniform, given the extremes of each pixel's 5x5 neighbourhood and its counts."""
+def signals_of(
+    labels: np.ndarray, low: np.ndarray, high: np.ndarray, counts: LabelCounts
+) -> Signals | None:
+    """Return the signals of a mask that is not uniform, given the extremes of each pixel's 5x5
+    neighbourhood and its counts.
+    """
     if min(labels.shape) < 2 * BLOCK_PX:
         return None
     blocks = count_grids(*uniform_cells(whole_blocks(labels)))
     across, down = _steps(labels)
     rough = _inside(across, down, labels.shape[1])
     if len(counts.ids) == 2:
-        # Nothing lies between two labels; unless they follow each other, all their contacts are hard.
+        # Nothing lies between two labels; unless they follow each other, all their contacts are
+        # hard.
         contacts = len(across) + len(down) if counts.ids[1] - counts.ids[0] >= 2 else 0
         return Signals(blocks, rough, contacts, 0, (), 0)
     contacts, soft = _contacts(labels, high - low, across, down)
     chosen = _ramps(labels, _between(labels, low, high), counts)
-    return Signals(blocks, rough, contacts, soft, tuple(counts.ids[chosen].tolist()), int(counts.pixels[chosen].sum()))
+    return Signals(
+        blocks,
+        rough,
+        contacts,
+        soft,
+        tuple(counts.ids[chosen].tolist()),
+        int(counts.pixels[chosen].sum()),
+    )
 
 
 def _between(labels: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Return the flat positions of pixels with a smaller and a larger label within 5x5."""
-    inside = cv2.bitwise_and(cv2.compare(labels, low, cv2.CMP_GT), cv2.compare(labels, high, cv2.CMP_LT))
+    inside = cv2.bitwise_and(
+        cv2.compare(labels, low, cv2.CMP_GT), cv2.compare(labels, high, cv2.CMP_LT)
+    )
     return np.flatnonzero(inside.view(bool))
 
 
 def _steps(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the flat positions of pixels that differ from their right neighbour, and from the one below."""
+    """Return the flat positions of pixels that differ from their right neighbour, and from the one
+    below.
+    """
     flat, width = labels.ravel(), labels.shape[1]
     across = np.flatnonzero(flat[1:] != flat[:-1])
     return across[(across + 1) % width != 0], np.flatnonzero(flat[width:] != flat[:-width])
@@ -107,8 +133,12 @@ def _inside(across: np.ndarray, down: np.ndarray, width: int) -> int:
     return int(right + np.count_nonzero((down // width + 1) % BLOCK_PX))
 
 
-def _contacts(labels: np.ndarray, span: np.ndarray, across: np.ndarray, down: np.ndarray) -> tuple[int, int]:
-    """Return how many differing neighbours have a span of two or more around them, and how many of their steps are smaller."""
+def _contacts(
+    labels: np.ndarray, span: np.ndarray, across: np.ndarray, down: np.ndarray
+) -> tuple[int, int]:
+    """Return how many differing neighbours have a span of two or more around them, and how many of
+    their steps are smaller.
+    """
     values, spans = labels.ravel().astype(np.int32), span.ravel()
     contacts = soft = 0
     for at, step in ((across, 1), (down, labels.shape[1])):

@@ -1,4 +1,6 @@
-"""The 8x8 blocks of a mask, and how many hold more than one label, on their own grid and on shifted ones. Pure."""
+"""The 8x8 blocks of a mask, and how many hold more than one label, on their own grid and on shifted
+ones. Pure.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,12 @@ BLOCK_PX = 2 * CELL_PX
 
 @dataclass(frozen=True, slots=True)
 class GridCounts:
-    """Blocks of more than one label: `own` on the grid that begins at the corner, `shifted` on the same grid moved by half a block.
+    """Blocks of more than one label: `own` on the grid that begins at the corner, `shifted` on the
+    same grid moved by half a block.
 
-    Of the three shifted grids the one with the fewest counts, scaled to as many blocks as the own grid has.
-    Steps along the lines of the own grid count on neither, so that what somebody drew along these lines tells nothing.
+    Of the three shifted grids the one with the fewest counts, scaled to as many blocks as the own
+    grid has. Steps along the lines of the own grid count on neither, so that what somebody drew
+    along these lines tells nothing.
     """
 
     own: int
@@ -23,7 +27,9 @@ class GridCounts:
 
     @property
     def phase(self) -> float:
-        """Return the share of the shifted grid's mixed blocks that the own grid saves: 0 for drawn boundaries, at most 1."""
+        """Return the share of the shifted grid's mixed blocks that the own grid saves: 0 for drawn
+        boundaries, at most 1.
+        """
         return 1 - self.own / self.shifted if self.shifted else 0.0
 
 
@@ -34,7 +40,8 @@ def whole_blocks(labels: np.ndarray) -> np.ndarray:
 
 
 def uniform_cells(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return whether each 4x4 cell is of one label, and something that is equal for equal labels, both [height / 4, width / 4].
+    """Return whether each 4x4 cell is of one label, and something that is equal for equal labels,
+    both [height / 4, width / 4].
 
     The mask is uint8 or uint16, contiguous, and of whole blocks.
     """
@@ -42,7 +49,9 @@ def uniform_cells(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows = labels.view(np.uint32 if labels.itemsize == 1 else np.uint64)
     ones, lowest = (0x01010101, 0xFF) if labels.itemsize == 1 else (0x0001000100010001, 0xFFFF)
     first = rows[::CELL_PX]
-    uniform = np.equal(first, np.bitwise_and(first, rows.dtype.type(lowest)) * rows.dtype.type(ones))
+    uniform = np.equal(
+        first, np.bitwise_and(first, rows.dtype.type(lowest)) * rows.dtype.type(ones)
+    )
     for row in range(1, CELL_PX):
         uniform &= first == rows[row::CELL_PX]
     return uniform, first
@@ -51,20 +60,32 @@ def uniform_cells(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def pair_up(uniform: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the same for squares of two by two cells, on the grid that begins at the corner."""
     parts, values = _quarters(uniform, 0, 0), _quarters(value, 0, 0)
-    whole = parts[0] & parts[1] & parts[2] & parts[3] & (values[0] == values[1]) & (values[0] == values[2]) & (values[1] == values[3])
+    whole = (
+        parts[0]
+        & parts[1]
+        & parts[2]
+        & parts[3]
+        & (values[0] == values[1])
+        & (values[0] == values[2])
+        & (values[1] == values[3])
+    )
     return whole, values[0]
 
 
 def count_grids(uniform: np.ndarray, value: np.ndarray) -> GridCounts:
     """Return the counts of squares of two by two cells, given the cells."""
     own = pair_up(uniform, value)[0]
-    shifted = [_free_of_steps(uniform, value, down, right) for down, right in ((0, 1), (1, 0), (1, 1))]
+    shifted = [
+        _free_of_steps(uniform, value, down, right) for down, right in ((0, 1), (1, 0), (1, 1))
+    ]
     fewest = min((1 - np.count_nonzero(one) / one.size) * own.size for one in shifted if one.size)
     return GridCounts(own.size - int(np.count_nonzero(own)), fewest)
 
 
 def _free_of_steps(uniform: np.ndarray, value: np.ndarray, down: int, right: int) -> np.ndarray:
-    """Return whether squares moved by (`down`, `right`) cells hold no step but along the lines of the own grid, which cross them."""
+    """Return whether squares moved by (`down`, `right`) cells hold no step but along the lines of
+    the own grid, which cross them.
+    """
     parts, values = _quarters(uniform, down, right), _quarters(value, down, right)
     free = parts[0] & parts[1] & parts[2] & parts[3]
     if not down:
@@ -75,9 +96,15 @@ def _free_of_steps(uniform: np.ndarray, value: np.ndarray, down: int, right: int
 
 
 def _quarters(cells: np.ndarray, down: int, right: int) -> list[np.ndarray]:
-    """Return the upper left, upper right, lower left and lower right cells of all squares from (`down`, `right`) on."""
+    """Return the upper left, upper right, lower left and lower right cells of all squares from
+    (`down`, `right`) on.
+    """
     rows, columns = (cells.shape[0] - down) // 2, (cells.shape[1] - right) // 2
-    return [cells[down + i : down + 2 * rows : 2, right + j : right + 2 * columns : 2] for i in (0, 1) for j in (0, 1)]
+    return [
+        cells[down + i : down + 2 * rows : 2, right + j : right + 2 * columns : 2]
+        for i in (0, 1)
+        for j in (0, 1)
+    ]
 
 
 def uniform_blocks(labels: np.ndarray) -> np.ndarray:
@@ -92,8 +119,12 @@ def as_blocks(labels: np.ndarray) -> np.ndarray:
     return cut.reshape(rows, BLOCK_PX, columns, BLOCK_PX).swapaxes(1, 2)
 
 
-def mixed_places(labels: np.ndarray, max_blocks: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and columns of blocks of more than one label, in raster order; at most `max_blocks`, evenly spread."""
+def mixed_places(
+    labels: np.ndarray, max_blocks: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and columns of blocks of more than one label, in raster order; at most
+    `max_blocks`, evenly spread.
+    """
     row, column = np.nonzero(~uniform_blocks(labels))
     if max_blocks is not None and len(row) > max_blocks:
         chosen = np.linspace(0, len(row) - 1, max_blocks).astype(np.intp)

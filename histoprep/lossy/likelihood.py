@@ -12,17 +12,25 @@ _STEP_COST = 0.1
 
 
 def cost_of(blocks: np.ndarray, seen: np.ndarray, quality: int) -> np.ndarray:
-    """Return how unlikely each block is, [blocks]: what JPEG makes of it against what was seen, and the length of its boundaries."""
-    return np.asarray(misfit_of(blocks, seen, quality) / unit_of(seen) + _STEP_COST * _steps(blocks))
+    """Return how unlikely each block is, [blocks]: what JPEG makes of it against what was seen, and
+    the length of its boundaries.
+    """
+    return np.asarray(
+        misfit_of(blocks, seen, quality) / unit_of(seen) + _STEP_COST * _steps(blocks)
+    )
 
 
 def misfit_of(blocks: np.ndarray, seen: np.ndarray, quality: int) -> np.ndarray:
-    """Return the squared distance between what JPEG makes of each block and what was seen, [blocks]."""
+    """Return the squared distance between what JPEG makes of each block and what was seen,
+    [blocks].
+    """
     return ((remade(blocks, quality).astype(np.float32) - seen) ** 2).sum(axis=(1, 2))
 
 
 def remade(blocks: np.ndarray, quality: int) -> np.ndarray:
-    """Return what a grey JPEG of `quality` makes of blocks of 8-bit values, uint8 [blocks, 8, 8]: they are independent, so all go as one strip."""
+    """Return what a grey JPEG of `quality` makes of blocks of 8-bit values, uint8 [blocks, 8, 8]:
+    they are independent, so all go as one strip.
+    """
     strip = np.ascontiguousarray(blocks.swapaxes(0, 1).reshape(BLOCK_PX, -1), np.uint8)
     return through_jpeg(strip, quality).reshape(BLOCK_PX, -1, BLOCK_PX).swapaxes(0, 1)
 
@@ -34,5 +42,7 @@ def _steps(blocks: np.ndarray) -> np.ndarray:
 
 
 def unit_of(seen: np.ndarray) -> np.ndarray:
-    """Return the squared distance that one pixel adds which is off by the full range of its block, float32 [blocks]."""
+    """Return the squared distance that one pixel adds which is off by the full range of its block,
+    float32 [blocks].
+    """
     return np.maximum(seen.max(axis=(1, 2)).astype(np.float32) - seen.min(axis=(1, 2)), 1) ** 2

@@ -1,8 +1,9 @@
-"""Labels that a repair must not do without: thin ones, which fill no block and have no core that could be trusted. Pure.
+"""Labels that a repair must not do without: thin ones, which fill no block and have no core that
+could be trusted. Pure.
 
-A repair without them is less likely than the damaged mask itself, or explains hardly more than half of its blocks. Then each label
-that the blocks show which the repair does not explain is tried on some of them; the one that explains most is let in, and the next
-one is looked for.
+A repair without them is less likely than the damaged mask itself, or explains hardly more than half
+of its blocks. Then each label that the blocks show which the repair does not explain is tried on
+some of them; the one that explains most is let in, and the next one is looked for.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import numpy as np
 
 from histoprep.lossy.under_repair import UnderRepair
 
-# Share of the blocks that a repair without missing labels explains. At 0.8 the search let false ones into mended regions.
+# Share of the blocks that a repair without missing labels explains. At 0.8 the search let false
+# ones into mended regions.
 _MIN_FITTING = 0.6
 # Labels let in, labels tried for each, and blocks a label is tried on.
 _MOST_LABELS, _MOST_TRIED, _MOST_BLOCKS = 4, 6, 48
@@ -31,8 +33,16 @@ def let_missing_labels_in(mask: UnderRepair) -> UnderRepair:
         unexplained = mask.shown() & ~mask.fits()
         counts = unexplained.sum(axis=1)
         counts[mask.ids] = 0
-        tried = [label for label in np.argsort(-counts, kind="stable")[:_MOST_TRIED] if counts[label] >= _MIN_BLOCKS]
-        gains = {label: gain for label in tried if (gain := _gain(mask, label, np.flatnonzero(unexplained[label])))}
+        tried = [
+            label
+            for label in np.argsort(-counts, kind="stable")[:_MOST_TRIED]
+            if counts[label] >= _MIN_BLOCKS
+        ]
+        gains = {
+            label: gain
+            for label in tried
+            if (gain := _gain(mask, label, np.flatnonzero(unexplained[label])))
+        }
         if not gains:
             break
         label = max(gains, key=lambda one: gains[one])
@@ -41,20 +51,28 @@ def let_missing_labels_in(mask: UnderRepair) -> UnderRepair:
 
 
 def _gain(mask: UnderRepair, label: int, where: np.ndarray) -> float:
-    """Return how much of the cost of the blocks `where` a label takes away, less for one that may be false; 0 when too little."""
+    """Return how much of the cost of the blocks `where` a label takes away, less for one that may
+    be false; 0 when too little.
+    """
     between = _share_between(mask.damaged, label)
     if between > _MAX_BETWEEN or _radius_px(mask.damaged == label) < _MIN_RADIUS_PX:
         return 0.0
     sample = where[np.linspace(0, len(where) - 1, min(_MOST_BLOCKS, len(where))).astype(int)]
     before = mask.costs()[sample].sum()
     after = mask.with_label(label, sample).costs()[sample].sum()
-    return float((before - after) * len(where) / len(sample) * (1 - between)) if after <= _MAX_COST_LEFT * before else 0.0
+    return (
+        float((before - after) * len(where) / len(sample) * (1 - between))
+        if after <= _MAX_COST_LEFT * before
+        else 0.0
+    )
 
 
 def _share_between(labels: np.ndarray, label: int) -> float:
     """Return the share of a label's pixels that have a smaller and a larger label within 5x5."""
     here = labels == label
-    smaller, larger = (cv2.dilate(one.astype(np.uint8), _AROUND) > 0 for one in (labels < label, labels > label))
+    smaller, larger = (
+        cv2.dilate(one.astype(np.uint8), _AROUND) > 0 for one in (labels < label, labels > label)
+    )
     return float((here & smaller & larger).sum() / here.sum())
 
 

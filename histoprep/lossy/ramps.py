@@ -1,8 +1,10 @@
-"""Repair of one interpolated mask: pixels on a ramp between two labels take the nearer of them. Pure.
+"""Repair of one interpolated mask: pixels on a ramp between two labels take the nearer of them.
+Pure.
 
-Only 5x5 cores are trusted. A pixel between a smaller and a larger label, or beyond a label by little (bicubic overshoot), takes
-the trusted label nearby that is nearest in value, so that the boundary lies in the middle of the ramp. So do the last pixels of
-labels that have no core and hardly a pixel left: tops of ramps that did not reach their end. Everything else stays.
+Only 5x5 cores are trusted. A pixel between a smaller and a larger label, or beyond a label by
+little (bicubic overshoot), takes the trusted label nearby that is nearest in value, so that the
+boundary lies in the middle of the ramp. So do the last pixels of labels that have no core and
+hardly a pixel left: tops of ramps that did not reach their end. Everything else stays.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ def repair_ramps(labels: np.ndarray) -> Repaired:
     ids = np.unique(labels[core])
     if not len(ids):
         raise BrokenFileError("HP404 nothing-trusted", "no 5x5 core holds one label only")
-    allowed = {int(label): cv2.dilate((core & (labels == label)).view(np.uint8), _REACH).view(bool) for label in ids}
+    allowed = {
+        int(label): cv2.dilate((core & (labels == label)).view(np.uint8), _REACH).view(bool)
+        for label in ids
+    }
     doubtful = _doubtful(labels, low, high, allowed)
     mended = _nearest(labels, doubtful, allowed)
     for _ in range(_TURNS):
@@ -52,21 +57,32 @@ def repair_ramps(labels: np.ndarray) -> Repaired:
     return Repaired(mended, int(np.count_nonzero(changed)), float(confidence))
 
 
-def _doubtful(labels: np.ndarray, low: np.ndarray, high: np.ndarray, allowed: dict[int, np.ndarray]) -> np.ndarray:
-    """Return which pixels stand on a ramp: between two labels, or beyond the nearest trusted one by little."""
+def _doubtful(
+    labels: np.ndarray, low: np.ndarray, high: np.ndarray, allowed: dict[int, np.ndarray]
+) -> np.ndarray:
+    """Return which pixels stand on a ramp: between two labels, or beyond the nearest trusted one by
+    little.
+    """
     between = (labels > low) & (labels < high)
     beyond = ~between & (low != high) & ~np.isin(labels, list(allowed))
     if beyond.any():
         # The last ripple lies beside the ramp and does not see its far end within 5x5.
         span = (cv2.dilate(high, _CORE) - cv2.erode(low, _CORE))[beyond].astype(np.float32)
         values = labels[beyond].astype(np.float32)
-        gaps = [np.where(where[beyond], np.abs(values - label), np.inf) for label, where in allowed.items()]
+        gaps = [
+            np.where(where[beyond], np.abs(values - label), np.inf)
+            for label, where in allowed.items()
+        ]
         beyond[beyond] = np.min(gaps, axis=0) <= _OVERSHOOT * span
     return between | beyond
 
 
-def _nearest(labels: np.ndarray, doubtful: np.ndarray, allowed: dict[int, np.ndarray]) -> np.ndarray:
-    """Return the mask with every doubtful pixel replaced by the allowed label nearest in value; as it was where none is."""
+def _nearest(
+    labels: np.ndarray, doubtful: np.ndarray, allowed: dict[int, np.ndarray]
+) -> np.ndarray:
+    """Return the mask with every doubtful pixel replaced by the allowed label nearest in value; as
+    it was where none is.
+    """
     values = labels[doubtful].astype(np.float32)
     least, chosen = np.full(len(values), np.inf, np.float32), labels[doubtful]
     for label, where in allowed.items():
@@ -79,13 +95,19 @@ def _nearest(labels: np.ndarray, doubtful: np.ndarray, allowed: dict[int, np.nda
 
 
 def _remnants(mended: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Return the pixels of labels that are not among the trusted ones and have next to none left."""
+    """Return the pixels of labels that are not among the trusted ones and have next to none
+    left.
+    """
     values, counts = np.unique(mended, return_counts=True)
     return np.isin(mended, np.setdiff1d(values[counts < _MIN_PX], ids))
 
 
-def _stranded(mended: np.ndarray, doubtful: np.ndarray, core: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Return the doubtful pixels whose region holds no core: a rim of a label that is at home elsewhere."""
+def _stranded(
+    mended: np.ndarray, doubtful: np.ndarray, core: np.ndarray, ids: np.ndarray
+) -> np.ndarray:
+    """Return the doubtful pixels whose region holds no core: a rim of a label that is at home
+    elsewhere.
+    """
     stranded = np.zeros(mended.shape, bool)
     for label in ids:
         number, region = cv2.connectedComponents((mended == label).view(np.uint8), connectivity=8)

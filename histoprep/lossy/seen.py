@@ -1,4 +1,6 @@
-"""One mask -> all that is asked of it to judge its source; many masks -> the table that is judged."""
+"""One mask -> all that is asked of it to judge its source; many masks -> the table that is
+judged.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ _NOTHING = Signals(GridCounts(0, 0.0), 0, 0, 0, (), 0)
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One mask: its signals (None when it is of one label), the quality it is a fixed point of, and its lossy container or ""."""
+    """One mask: its signals (None when it is of one label), the quality it is a fixed point of, and
+    its lossy container or "".
+    """
 
     signals: Signals | None
     fixed: FixedPoint | None = None
@@ -32,25 +36,40 @@ class Seen:
 
 
 def find_fixed(labels: np.ndarray, signals: Signals) -> FixedPoint | None:
-    """Return the quality that a mask is a fixed point of, looked for only where blocks stand out; else, what its shapes say without values."""
+    """Return the quality that a mask is a fixed point of, looked for only where blocks stand out;
+    else, what its shapes say without values.
+    """
     if asks_for_quality(signals):
         return find_quality(labels)
-    # Half of the masks are enough to know a source by, at half the cost; which ones, is left to a number that damage does not steer.
+    # Half of the masks are enough to know a source by, at half the cost; which ones, is left to a
+    # number that damage does not steer.
     return None if signals.rough_pairs % _ONE_IN else find_renamed(labels)
 
 
 def asks_for_quality(signals: Signals) -> bool:
-    """Return whether one mask stands out enough to spend 2 ms on its quality; of clean ones, those full of thin structures do."""
+    """Return whether one mask stands out enough to spend 2 ms on its quality; of clean ones, those
+    full of thin structures do.
+    """
     soft = signals.contacts >= MIN_CONTACTS and signals.soft_contacts >= SOFT * signals.contacts
     # Boundaries of labels one step apart become blocky: hardly a step is left inside of the blocks.
     blocky = signals.blocks.phase <= BLOCKY_PHASE
-    # Without contacts that could be soft, labels are two that follow each other, and roughness has to do.
-    return soft or blocky or (signals.roughness >= ROUGHNESS and (signals.blocks.phase >= PHASE or not signals.contacts))
+    # Without contacts that could be soft, labels are two that follow each other, and roughness has
+    # to do.
+    return (
+        soft
+        or blocky
+        or (
+            signals.roughness >= ROUGHNESS
+            and (signals.blocks.phase >= PHASE or not signals.contacts)
+        )
+    )
 
 
 def table_of(seen: Sequence[Seen]) -> MaskSignals:
     """Return the table of some masks."""
-    rows = [(one.signals or _NOTHING, one.fixed or FixedPoint(0, 0, 0), one.container) for one in seen]
+    rows = [
+        (one.signals or _NOTHING, one.fixed or FixedPoint(0, 0, 0), one.container) for one in seen
+    ]
     columns = {
         "mixed": [signals.blocks.own for signals, _, _ in rows],
         "shifted": [signals.blocks.shifted for signals, _, _ in rows],

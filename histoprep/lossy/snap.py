@@ -1,9 +1,11 @@
-"""A first guess at what a mask was before JPEG: each pixel takes the likeliest label by value. Pure.
+"""A first guess at what a mask was before JPEG: each pixel takes the likeliest label by value.
+Pure.
 
-From quality 75 on a block of one label comes out of JPEG as it went in, so such blocks and 5x5 cores are trusted. A pixel
-takes the candidate nearest in value, with the cost smoothed; candidates are the trusted labels of the block and of its
-neighbours. Where that cannot be what JPEG was given, because its re-encoding is too far from what is there, all
-trusted labels of the mask compete without smoothing, which keeps thin structures.
+From quality 75 on a block of one label comes out of JPEG as it went in, so such blocks and 5x5
+cores are trusted. A pixel takes the candidate nearest in value, with the cost smoothed; candidates
+are the trusted labels of the block and of its neighbours. Where that cannot be what JPEG was given,
+because its re-encoding is too far from what is there, all trusted labels of the mask compete
+without smoothing, which keeps thin structures.
 """
 
 from __future__ import annotations
@@ -24,25 +26,46 @@ _WIDE_COST = 1.0
 
 
 def trusted_blocks(labels: np.ndarray, quality: int) -> np.ndarray:
-    """Return which blocks are of one label that they had before JPEG, too: bool [block rows, block columns]."""
+    """Return which blocks are of one label that they had before JPEG, too: bool [block rows, block
+    columns].
+    """
     uniform = uniform_blocks(labels)
-    return uniform if quality >= _CORES_HOLD else uniform & ~_sunk(as_blocks(labels)[..., 0, 0], uniform)
+    return (
+        uniform
+        if quality >= _CORES_HOLD
+        else uniform & ~_sunk(as_blocks(labels)[..., 0, 0], uniform)
+    )
 
 
 def _sunk(value: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-    """Return the blocks of one label that may be false: a sliver of another label moved their mean by one and left nothing else.
+    """Return the blocks of one label that may be false: a sliver of another label moved their mean
+    by one and left nothing else.
 
-    Such a block stands alone with its label, next to a block that is one off; `value` is the label of each block of one label.
+    Such a block stands alone with its label, next to a block that is one off; `value` is the label
+    of each block of one label.
     """
     labels = np.where(uniform, value.astype(np.int16), -9)
     beside = np.pad(labels, 1, constant_values=-9)
-    around = [beside[1 + i : 1 + i + len(labels), 1 + j : 1 + j + labels.shape[1]] for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
+    around = [
+        beside[1 + i : 1 + i + len(labels), 1 + j : 1 + j + labels.shape[1]]
+        for i in (-1, 0, 1)
+        for j in (-1, 0, 1)
+        if i or j
+    ]
     paired = np.unique(labels[uniform & np.any([one == labels for one in around], axis=0)])
-    return uniform & ~np.isin(labels, paired) & np.any([np.abs(one - labels) == 1 for one in around], axis=0)
+    return (
+        uniform
+        & ~np.isin(labels, paired)
+        & np.any([np.abs(one - labels) == 1 for one in around], axis=0)
+    )
 
 
-def trusted_labels(labels: np.ndarray, uniform: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the trusted labels [labels], and for each where it is a candidate: bool [labels, block rows, block columns]."""
+def trusted_labels(
+    labels: np.ndarray, uniform: np.ndarray, quality: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the trusted labels [labels], and for each where it is a candidate: bool [labels, block
+    rows, block columns].
+    """
     blocks = as_blocks(labels)
     value = blocks[..., 0, 0]
     core = cv2.erode(labels, _CORE) == cv2.dilate(labels, _CORE)
@@ -72,8 +95,12 @@ def snap_blocks(seen: np.ndarray, ids: np.ndarray, near: np.ndarray, quality: in
     return best
 
 
-def _snapped(seen: np.ndarray, ids: np.ndarray, allowed: np.ndarray, smoothing: np.ndarray | None) -> np.ndarray:
-    """Return, for each pixel, the allowed label nearest in value after smoothing the distance; [blocks, 8, 8] uint8."""
+def _snapped(
+    seen: np.ndarray, ids: np.ndarray, allowed: np.ndarray, smoothing: np.ndarray | None
+) -> np.ndarray:
+    """Return, for each pixel, the allowed label nearest in value after smoothing the distance;
+    [blocks, 8, 8] uint8.
+    """
     values, least = seen.astype(np.float32), np.full(seen.shape, np.inf, np.float32)
     chosen = np.zeros(seen.shape, np.uint8)
     for label, where in zip(ids, allowed, strict=True):
@@ -87,7 +114,9 @@ def _snapped(seen: np.ndarray, ids: np.ndarray, allowed: np.ndarray, smoothing: 
 
 
 def _smoothing(sigma_px: float) -> np.ndarray:
-    """Return the Gaussian smoothing of eight values as a matrix whose rows add up to one; nothing comes from outside of the block."""
+    """Return the Gaussian smoothing of eight values as a matrix whose rows add up to one; nothing
+    comes from outside of the block.
+    """
     place = np.arange(BLOCK_PX)
     weight = np.exp(-((place[:, None] - place) ** 2) / (2 * sigma_px**2))
     return (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)

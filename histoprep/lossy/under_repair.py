@@ -1,4 +1,6 @@
-"""A mask while it is repaired: what came out of JPEG, the labels found so far, and those that each block may have. Pure."""
+"""A mask while it is repaired: what came out of JPEG, the labels found so far, and those that each
+block may have. Pure.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ from histoprep.lossy.snap import snap_blocks
 class UnderRepair:
     """A mask of whole blocks, uint8, of which some blocks are repaired.
 
-    `damaged` is what came out of JPEG and `labels` what was found so far; `rows` and `columns` say where the repaired blocks are,
-    `ids` [labels] which labels are trusted, and `near` [labels, blocks] which of them each block may have.
+    `damaged` is what came out of JPEG and `labels` what was found so far; `rows` and `columns` say
+    where the repaired blocks are, `ids` [labels] which labels are trusted, and `near` [labels,
+    blocks] which of them each block may have.
     """
 
     damaged: np.ndarray
@@ -43,12 +46,18 @@ class UnderRepair:
         return cost_of(self.found, self.seen, self.quality)
 
     def fits(self) -> np.ndarray:
-        """Return which blocks JPEG turns into what was seen, to within the weight of one pixel: other encoders round differently."""
+        """Return which blocks JPEG turns into what was seen, to within the weight of one pixel:
+        other encoders round differently.
+        """
         return misfit_of(self.found, self.seen, self.quality) <= unit_of(self.seen)
 
     def against_none(self) -> float:
-        """Return the cost of the repair relative to that of the damaged mask taken for the true one; 1 is no gain."""
-        return float(self.costs().sum() / max(cost_of(self.seen, self.seen, self.quality).sum(), 1e-9))
+        """Return the cost of the repair relative to that of the damaged mask taken for the true
+        one; 1 is no gain.
+        """
+        return float(
+            self.costs().sum() / max(cost_of(self.seen, self.seen, self.quality).sum(), 1e-9)
+        )
 
     def shown(self) -> np.ndarray:
         """Return which values each block shows, bool [256, blocks]."""
@@ -58,17 +67,32 @@ class UnderRepair:
 
     def snap(self) -> None:
         """Give every block the first guess."""
-        self._put(np.arange(len(self.rows)), snap_blocks(self.seen, self.ids, self.near, self.quality))
+        self._put(
+            np.arange(len(self.rows)), snap_blocks(self.seen, self.ids, self.near, self.quality)
+        )
 
     def search(self, chosen: np.ndarray) -> None:
-        """Search the chosen blocks, [chosen], and keep what is no worse; of labels one step apart JPEG keeps too little to search by."""
-        found = search_blocks(self.labels, self.seen[chosen], (self.rows[chosen], self.columns[chosen]), self._choices(chosen), self.quality)
+        """Search the chosen blocks, [chosen], and keep what is no worse; of labels one step apart
+        JPEG keeps too little to search by.
+        """
+        found = search_blocks(
+            self.labels,
+            self.seen[chosen],
+            (self.rows[chosen], self.columns[chosen]),
+            self._choices(chosen),
+            self.quality,
+        )
         better = cost_of(found, self.seen[chosen], self.quality) <= self.costs()[chosen]
         self._put(chosen[better], found[better])
 
     def with_label(self, label: int, chosen: np.ndarray) -> UnderRepair:
-        """Return a copy that may have one label more in all blocks that show it, with the chosen blocks, [chosen], looked at anew."""
-        ids, near = np.append(self.ids, np.uint8(label)), np.vstack([self.near, self.shown()[label]])
+        """Return a copy that may have one label more in all blocks that show it, with the chosen
+        blocks, [chosen], looked at anew.
+        """
+        ids, near = (
+            np.append(self.ids, np.uint8(label)),
+            np.vstack([self.near, self.shown()[label]]),
+        )
         wider = replace(self, ids=ids, near=near, labels=self.labels.copy())
         guess = snap_blocks(self.seen[chosen], ids, near[:, chosen], self.quality)
         better = cost_of(guess, self.seen[chosen], self.quality) < self.costs()[chosen]
@@ -80,10 +104,16 @@ class UnderRepair:
         as_blocks(self.labels)[self.rows[chosen], self.columns[chosen]] = blocks
 
     def _choices(self, chosen: np.ndarray) -> np.ndarray:
-        """Return the labels that blocks may have, those nearby and those they were given, int16 [chosen, choices], filled up with -1."""
+        """Return the labels that blocks may have, those nearby and those they were given, int16
+        [chosen, choices], filled up with -1.
+        """
         found = self.found[chosen]
         given = np.stack([(found == label).any(axis=(1, 2)) for label in self.ids])
         allowed = (self.near[:, chosen] | given).T
         most = int(allowed.sum(axis=1).max())
         first = np.argsort(~allowed, axis=1, kind="stable")[:, :most]
-        return np.where(np.take_along_axis(allowed, first, axis=1), self.ids[first].astype(np.int16), np.int16(-1))
+        return np.where(
+            np.take_along_axis(allowed, first, axis=1),
+            self.ids[first].astype(np.int16),
+            np.int16(-1),
+        )

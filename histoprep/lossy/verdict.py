@@ -1,9 +1,11 @@
-"""What the masks of one source say together: clean, stored as JPEG, once JPEG, or interpolated. Pure.
+"""What the masks of one source say together: clean, stored as JPEG, once JPEG, or interpolated.
+Pure.
 
-One mask with little boundary proves nothing, so signals are summed over masks. A source may be a folder that
-mixes good and bad masks; it is therefore looked at in parts that are chosen by one signal (how rough masks are) and judged
-by another (their block phase). Thresholds come from `benchmarks/lossy.py`: no sum over clean masks of any
-family, thin structures and lines along the blocks included, came above 1.6 / sqrt(shifted mixed blocks).
+One mask with little boundary proves nothing, so signals are summed over masks. A source may be a
+folder that mixes good and bad masks; it is therefore looked at in parts that are chosen by one
+signal (how rough masks are) and judged by another (their block phase). Thresholds come from
+`benchmarks/lossy.py`: no sum over clean masks of any family, thin structures and lines along the
+blocks included, came above 1.6 / sqrt(shifted mixed blocks).
 """
 
 from __future__ import annotations
@@ -17,23 +19,28 @@ from histoprep.lossy.jpeg_history import MAX_TELLING_QUALITY
 
 # From this many masks with boundaries on, a verdict is firm.
 FIRM_MASKS = 30
-# Block phase of a lossy source: at least this, and this over the root of the number of mixed blocks more.
+# Block phase of a lossy source: at least this, and this over the root of the number of mixed blocks
+# more.
 PHASE, PHASE_NOISE = 0.04, 1.5
-# Differing neighbours per mixed block: a drawn boundary has 8 to 9, one that went through JPEG at least this.
+# Differing neighbours per mixed block: a drawn boundary has 8 to 9, one that went through JPEG at
+# least this.
 ROUGHNESS = 9.5
 # Masks that look damaged, or full of thin structures: rough, or soft contacts.
 _ROUGH, SOFT = 12.0, 0.5
-# Ramps: nearly every contact is soft, and this share of masks has two or more labels that only lie between others.
+# Ramps: nearly every contact is soft, and this share of masks has two or more labels that only lie
+# between others.
 SOFT_SHARE, RAMP_MASKS, RAMP_LABELS = 0.9, 0.2, 2
 MIN_CONTACTS = 16
 BLOCKY_PHASE = -0.3
 # Fixed points: share of blocks.
 FIXED_SHARE = 0.15
-# A quality is named also where this share of masks agrees on it; of those that a label map went over, at most a third does.
+# A quality is named also where this share of masks agrees on it; of those that a label map went
+# over, at most a third does.
 _AGREED_MASKS = 0.5
 # A block phase that needs no rough blocks beside it.
 _STRONG_PHASE, _STRONG_NOISE = 0.08, 2.0
-# Share of blocks of two labels that are what JPEG leaves of labels one step apart: of drawn ones at most a seventh.
+# Share of blocks of two labels that are what JPEG leaves of labels one step apart: of drawn ones at
+# most a seventh.
 _RENAMED_SHARE, _MIN_RENAMED = 0.24, 96
 # Without a block phase, fixed points alone must be this clear, on this many blocks.
 _CERTAIN_SHARE, _MIN_TRIED = 0.45, 128
@@ -49,7 +56,11 @@ class Kind(StrEnum):
     INTERPOLATED = "interpolated"
 
 
-_CONTAINERS = {"jpeg": Kind.JPEG_CONTAINER, "webp": Kind.WEBP_CONTAINER, Kind.LOSSY_COLOURS.value: Kind.LOSSY_COLOURS}
+_CONTAINERS = {
+    "jpeg": Kind.JPEG_CONTAINER,
+    "webp": Kind.WEBP_CONTAINER,
+    Kind.LOSSY_COLOURS.value: Kind.LOSSY_COLOURS,
+}
 _CONTAINER_WORDS = {
     Kind.JPEG_CONTAINER: "the files are JPEG",
     Kind.WEBP_CONTAINER: "the files are lossy WebP",
@@ -61,10 +72,11 @@ _CONTAINER_WORDS = {
 class MaskSignals:
     """The signals of the masks of one source, one entry a mask in every array.
 
-    `mixed` and `shifted` are `GridCounts.own` and `.shifted` of 8x8 blocks (0 for masks of one label); `rough_pairs`, `contacts`,
-    `soft_contacts` as in `Signals`; `ramp_labels` how many ids it has in `ramp_ids`. `quality`, `fixed` and `tried` are of
-    `FixedPoint`, 0 where it was not looked for; for a JPEG file its own quality.
-    `container` is the lossy format of the file, `lossy-colours` for colour-coded masks with more colours than labels, or "".
+    `mixed` and `shifted` are `GridCounts.own` and `.shifted` of 8x8 blocks (0 for masks of one
+    label); `rough_pairs`, `contacts`, `soft_contacts` as in `Signals`; `ramp_labels` how many ids
+    it has in `ramp_ids`. `quality`, `fixed` and `tried` are of `FixedPoint`, 0 where it was not
+    looked for; for a JPEG file its own quality. `container` is the lossy format of the file,
+    `lossy-colours` for colour-coded masks with more colours than labels, or "".
     """
 
     mixed: np.ndarray
@@ -85,17 +97,22 @@ class MaskSignals:
 
     @property
     def softness(self) -> np.ndarray:
-        """Return the share of soft contacts of each mask; 0 where there are too few contacts to say."""
-        return np.where(self.contacts >= MIN_CONTACTS, self.soft_contacts / np.maximum(self.contacts, 1), 0.0)
+        """Return the share of soft contacts of each mask; 0 where there are too few contacts to
+        say.
+        """
+        return np.where(
+            self.contacts >= MIN_CONTACTS, self.soft_contacts / np.maximum(self.contacts, 1), 0.0
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """One thing that is wrong with a source.
 
-    `masks` are positions of the masks concerned, `boundary_masks` how many of them have boundaries. `quality` is
-    None where values say nothing of it, because they were mapped to others afterwards. A verdict that is not `firm` rests on fewer than 30
-    masks with boundaries. `evidence` says in words what was measured.
+    `masks` are positions of the masks concerned, `boundary_masks` how many of them have boundaries.
+    `quality` is None where values say nothing of it, because they were mapped to others afterwards.
+    A verdict that is not `firm` rests on fewer than 30 masks with boundaries. `evidence` says in
+    words what was measured.
     """
 
     kind: Kind
@@ -107,7 +124,9 @@ class Verdict:
 
 
 def judge(signals: MaskSignals) -> list[Verdict]:
-    """Return what is wrong with the masks of one source; nothing for a clean one. No mask is in two verdicts."""
+    """Return what is wrong with the masks of one source; nothing for a clean one. No mask is in two
+    verdicts.
+    """
     verdicts = [*_containers(signals)]
     plain = np.flatnonzero((signals.container == "") & (signals.shifted > 0))
     lossy = _lossy(signals, plain)
@@ -124,17 +143,38 @@ def _containers(signals: MaskSignals) -> list[Verdict]:
         masks = np.flatnonzero(signals.container == name)
         if len(masks):
             known = signals.quality[masks] > 0
-            quality = _voted(signals.quality[masks][known], np.ones(known.sum())) if name == "jpeg" else None
-            evidence = _CONTAINER_WORDS[kind] + (f", mostly of quality {quality}" if quality else "")
-            found.append(Verdict(kind, masks, int(np.count_nonzero(signals.mixed[masks])), quality, True, evidence))
+            quality = (
+                _voted(signals.quality[masks][known], np.ones(known.sum()))
+                if name == "jpeg"
+                else None
+            )
+            evidence = _CONTAINER_WORDS[kind] + (
+                f", mostly of quality {quality}" if quality else ""
+            )
+            found.append(
+                Verdict(
+                    kind,
+                    masks,
+                    int(np.count_nonzero(signals.mixed[masks])),
+                    quality,
+                    True,
+                    evidence,
+                )
+            )
     return found
 
 
 def _lossy(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
     damaged = (signals.roughness[plain] >= _ROUGH) | (signals.softness[plain] >= SOFT)
-    parts = [part for part in (plain[damaged], plain[~damaged]) if _has_block_phase(signals, part) or _is_fixed(signals, part)]
+    parts = [
+        part
+        for part in (plain[damaged], plain[~damaged])
+        if _has_block_phase(signals, part) or _is_fixed(signals, part)
+    ]
     masks = np.sort(np.concatenate(parts)) if parts else plain[:0]
-    if not parts and (_has_block_phase(signals, plain) or _renamed_share(signals, plain) >= _RENAMED_SHARE):
+    if not parts and (
+        _has_block_phase(signals, plain) or _renamed_share(signals, plain) >= _RENAMED_SHARE
+    ):
         masks = plain
     # Masks without a block of two labels show nothing, whatever their past.
     masks = masks[signals.mixed[masks] > 0]
@@ -143,17 +183,31 @@ def _lossy(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
     quality, share = _agreed_quality(signals, masks)
     agreed = float(np.mean(signals.quality[masks] == quality)) if quality else 0.0
     quality = quality if share >= FIXED_SHARE or agreed > _AGREED_MASKS else None
-    return Verdict(Kind.JPEG_HISTORY, masks, len(masks), quality, len(masks) >= FIRM_MASKS, _evidence(signals, masks, quality, share))
+    return Verdict(
+        Kind.JPEG_HISTORY,
+        masks,
+        len(masks),
+        quality,
+        len(masks) >= FIRM_MASKS,
+        _evidence(signals, masks, quality, share),
+    )
 
 
 def _evidence(signals: MaskSignals, masks: np.ndarray, quality: int | None, share: float) -> str:
     own, shifted = signals.mixed[masks].sum(), signals.shifted[masks].sum()
     phase = 1 - own / shifted if shifted else 0.0
-    words = [f"{phase:.0%} fewer 8x8 blocks hold two labels than on a shifted grid"] if phase >= PHASE else []
+    words = (
+        [f"{phase:.0%} fewer 8x8 blocks hold two labels than on a shifted grid"]
+        if phase >= PHASE
+        else []
+    )
     words += [f"JPEG quality {quality} explains {share:.0%} of such blocks"] if quality else []
     renamed = _renamed_share(signals, masks)
     if not quality and renamed >= _RENAMED_SHARE:
-        words.append(f"{renamed:.0%} of the blocks of two labels are as JPEG leaves labels one step apart, called otherwise afterwards")
+        words.append(
+            f"{renamed:.0%} of the blocks of two labels are as JPEG leaves labels one step apart,"
+            " called otherwise afterwards"
+        )
     return "; ".join(words)
 
 
@@ -168,26 +222,38 @@ def _has_block_phase(signals: MaskSignals, masks: np.ndarray) -> bool:
 
 
 def _is_fixed(signals: MaskSignals, masks: np.ndarray) -> bool:
-    """Return whether masks without a block phase are fixed points all the same, as where labels are one step apart."""
+    """Return whether masks without a block phase are fixed points all the same, as where labels are
+    one step apart.
+    """
     quality, share = _agreed_quality(signals, masks)
-    return quality is not None and share >= _CERTAIN_SHARE and signals.tried[masks][signals.quality[masks] > 0].sum() >= _MIN_TRIED
+    return (
+        quality is not None
+        and share >= _CERTAIN_SHARE
+        and signals.tried[masks][signals.quality[masks] > 0].sum() >= _MIN_TRIED
+    )
 
 
 def _renamed_share(signals: MaskSignals, masks: np.ndarray) -> float:
-    """Return the share of blocks that are fixed points once their labels are renamed; 0 when too few were tried to say."""
+    """Return the share of blocks that are fixed points once their labels are renamed; 0 when too
+    few were tried to say.
+    """
     renamed = masks[signals.quality[masks] == 0]
     tried = signals.tried[renamed].sum()
     return float(signals.fixed[renamed].sum() / tried) if tried >= _MIN_RENAMED else 0.0
 
 
 def _agreed_quality(signals: MaskSignals, masks: np.ndarray) -> tuple[int | None, float]:
-    """Return the quality with most fixed blocks, 97 at most, and the share of blocks tried that it or the next two fix; (None, 0) without any."""
+    """Return the quality with most fixed blocks, 97 at most, and the share of blocks tried that it
+    or the next two fix; (None, 0) without any.
+    """
     quality, fixed, tried = signals.quality[masks], signals.fixed[masks], signals.tried[masks]
     telling = (quality > 0) & (quality <= MAX_TELLING_QUALITY)
     voted = _voted(quality[telling], fixed[telling])
     if voted is None:
         return None, 0.0
-    return voted, float(fixed[telling & (np.abs(quality - voted) <= 2)].sum() / tried[quality > 0].sum())
+    return voted, float(
+        fixed[telling & (np.abs(quality - voted) <= 2)].sum() / tried[quality > 0].sum()
+    )
 
 
 def _interpolated(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
@@ -196,7 +262,10 @@ def _interpolated(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
     if not len(ramps) or len(ramps) < RAMP_MASKS * len(soft):
         return None
     contacts, number = signals.contacts[soft].sum(), int(signals.ramp_labels[soft].max())
-    gradual = f"{signals.soft_contacts[soft].sum() / contacts:.0%} of the steps between labels are gradual"
+    gradual = (
+        f"{signals.soft_contacts[soft].sum() / contacts:.0%} of the steps between labels are"
+        " gradual"
+    )
     evidence = f"{gradual}; up to {number} labels a mask occur between two others only"
     return Verdict(Kind.INTERPOLATED, soft, len(soft), None, len(soft) >= FIRM_MASKS, evidence)
 

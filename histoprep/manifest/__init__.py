@@ -35,14 +35,31 @@ def schema(num_classes: int) -> pa.Schema:
     """Return the columns of a manifest under a label map of `num_classes` classes."""
     return pa.schema(
         [
-            _column("tile_id", pa.string(), "POSIX path of the image below its root, without suffix; unique", nullable=False),
-            _column("image_path", pa.string(), "relative to the root of the header, or absolute", nullable=False),
+            _column(
+                "tile_id",
+                pa.string(),
+                "POSIX path of the image below its root, without suffix; unique",
+                nullable=False,
+            ),
+            _column(
+                "image_path",
+                pa.string(),
+                "relative to the root of the header, or absolute",
+                nullable=False,
+            ),
             _column("mask_path", pa.string(), "as image_path; null when there is none"),
             _column("group", pa.string(), "slide, case or patient; null when unknown"),
             _column("split", pa.string(), "train, val or test", nullable=False),
             _column("pool", pa.string(), "conditional or unconditional", nullable=False),
-            _column("class_pixels", pa.list_(pa.int64(), num_classes), "pixels of each class, by class id; zeros without a mask", nullable=False),
-            _column("classes", pa.list_(pa.uint8()), "core-present class ids, ascending", nullable=False),
+            _column(
+                "class_pixels",
+                pa.list_(pa.int64(), num_classes),
+                "pixels of each class, by class id; zeros without a mask",
+                nullable=False,
+            ),
+            _column(
+                "classes", pa.list_(pa.uint8()), "core-present class ids, ascending", nullable=False
+            ),
             _column("label", pa.string(), "image-level class; null unless given"),
             _column("width_px", pa.int32(), "image width"),
             _column("height_px", pa.int32(), "image height"),
@@ -85,7 +102,9 @@ class Manifest:
 
     @property
     def data_folders(self) -> tuple[Path, ...]:
-        """Return the folders that nothing may be written into: the root and the --unlabelled folders, absolute."""
+        """Return the folders that nothing may be written into: the root and the --unlabelled
+        folders, absolute.
+        """
         return (self.root, *map(Path, self.header.get("unlabelled_roots", ())))
 
     @property
@@ -95,7 +114,9 @@ class Manifest:
 
     @property
     def certificate(self) -> dict[str, Any]:
-        """Return what the split was proven to be when it was made; see `split.certificate.certify`."""
+        """Return what the split was proven to be when it was made; see
+        `split.certificate.certify`.
+        """
         return dict(self.header["certificate"])
 
     @property
@@ -113,7 +134,9 @@ class Manifest:
         """Return how many tiles were left out, by reason."""
         return dict(self.header["excluded"])
 
-    def iter_batches(self, columns: Sequence[str] | None = None, rows: int = tables.ROW_GROUP_ROWS) -> Iterator[pa.Table]:
+    def iter_batches(
+        self, columns: Sequence[str] | None = None, rows: int = tables.ROW_GROUP_ROWS
+    ) -> Iterator[pa.Table]:
         """Yield the rows in order, at most `rows` at a time."""
         return tables.read_batches(self.opened, columns, rows)
 
@@ -125,27 +148,43 @@ class Manifest:
 def open_manifest(path: str | Path) -> Manifest:
     """Return the manifest in a file.
 
-    Raises UsageError when there is none, IntegrityError when it is not a manifest, has another major version or lacks
-    columns; unknown extra columns are fine.
+    Raises UsageError when there is none, IntegrityError when it is not a manifest, has another
+    major version or lacks columns; unknown extra columns are fine.
     """
     place = Path(path)
     try:
         opened, header = tables.open_table(place, kind=KIND, schema_version=SCHEMA_VERSION)
     except FileNotFoundError:
-        raise UsageError("there is no manifest here", path=place, hint="histoprep manifest --map MAP") from None
+        raise UsageError(
+            "there is no manifest here", path=place, hint="histoprep manifest --map MAP"
+        ) from None
     try:
         label_map = LabelMap.from_json(header["label_map"])
-        complete = {name: header[name] for name in ("root", "recipe", "certificate", "tiles_digest", "excluded")}
+        complete = {
+            name: header[name]
+            for name in ("root", "recipe", "certificate", "tiles_digest", "excluded")
+        }
     except (KeyError, UsageError) as error:
-        raise IntegrityError(f"the header of the manifest is incomplete: {error}", path=place, hint="make the manifest again") from error
+        raise IntegrityError(
+            f"the header of the manifest is incomplete: {error}",
+            path=place,
+            hint="make the manifest again",
+        ) from error
     wrong = schema_problems(opened.schema_arrow, label_map.num_classes)
     if wrong:
-        raise IntegrityError("the columns are not those of a manifest", path=place, seen="; ".join(wrong), hint="make the manifest again")
+        raise IntegrityError(
+            "the columns are not those of a manifest",
+            path=place,
+            seen="; ".join(wrong),
+            hint="make the manifest again",
+        )
     return Manifest(place, {**header, **complete}, label_map, opened)
 
 
 def open_named_manifest(path: Path) -> Manifest:
-    """Return the manifest that a user names; raises UsageError for a folder or a file of another kind, and as `open_manifest`."""
+    """Return the manifest that a user names; raises UsageError for a folder or a file of another
+    kind, and as `open_manifest`.
+    """
     hint = "name a manifest.parquet, which histoprep manifest writes"
     if path.is_dir():
         raise UsageError("this is a folder, not a manifest", path=path, hint=hint)
@@ -160,7 +199,9 @@ def open_named_manifest(path: Path) -> Manifest:
 
 
 def read_manifest(path: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return the rows of a manifest as one table, or the named columns; errors as `open_manifest`."""
+    """Return the rows of a manifest as one table, or the named columns; errors as
+    `open_manifest`.
+    """
     return open_manifest(path).read(columns)
 
 
@@ -182,10 +223,12 @@ def null_keys(batch: pa.Table) -> list[str]:
 
 
 def write_dataset_csv(manifest: Manifest, path: str | Path) -> int:
-    """Write the published two-column form and return the number of lines: `image path,class ids separated by blanks`, no header.
+    """Write the published two-column form and return the number of lines: `image path,class ids
+    separated by blanks`, no header.
 
-    Class ids are those with at least one pixel, after mapping. Cells that a spreadsheet would take for a formula (= + - @ in front)
-    and cells with a comma, quote or line break are in double quotes, so that reading gives back the very names.
+    Class ids are those with at least one pixel, after mapping. Cells that a spreadsheet would take
+    for a formula (= + - @ in front) and cells with a comma, quote or line break are in double
+    quotes, so that reading gives back the very names.
     """
     ids = np.array([one.id for one in manifest.label_map.classes])
 
@@ -193,7 +236,10 @@ def write_dataset_csv(manifest: Manifest, path: str | Path) -> int:
         for batch in manifest.iter_batches(["image_path", "class_pixels"]):
             present = class_matrix(batch["class_pixels"]) > 0
             names = batch["image_path"].to_pylist()
-            lines = [f"{_cell(name)},{' '.join(map(str, ids[row].tolist()))}\n" for name, row in zip(names, present, strict=True)]
+            lines = [
+                f"{_cell(name)},{' '.join(map(str, ids[row].tolist()))}\n"
+                for name, row in zip(names, present, strict=True)
+            ]
             stream.write("".join(lines).encode("utf-8", "surrogateescape"))
 
     write_file(Path(path), write)
@@ -201,7 +247,11 @@ def write_dataset_csv(manifest: Manifest, path: str | Path) -> int:
 
 
 def _cell(text: str) -> str:
-    if text.startswith(_FORMULA_STARTS) or any(sign in text for sign in ',"\r\n') or text != text.strip():
+    if (
+        text.startswith(_FORMULA_STARTS)
+        or any(sign in text for sign in ',"\r\n')
+        or text != text.strip()
+    ):
         return '"' + text.replace('"', '""') + '"'
     return text
 
@@ -212,10 +262,25 @@ def class_matrix(column: pa.ChunkedArray) -> np.ndarray:
     array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
     width = array.type.list_size
     # .values ignores the slice's offset; flatten does not.
-    return array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) if width else np.zeros((len(array), 0), dtype=np.int64)
+    return (
+        array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        if width
+        else np.zeros((len(array), 0), dtype=np.int64)
+    )
 
 
-def write_manifest(path: Path, batches: Iterable[pa.Table], label_map: LabelMap, header: dict[str, Any]) -> int:
-    """Publish `batches` as a manifest and return the number of rows; `header` has root, recipe, certificate, tiles_digest, excluded."""
+def write_manifest(
+    path: Path, batches: Iterable[pa.Table], label_map: LabelMap, header: dict[str, Any]
+) -> int:
+    """Publish `batches` as a manifest and return the number of rows; `header` has root, recipe,
+    certificate, tiles_digest, excluded.
+    """
     described = {**header, "label_map": label_map.to_json(), "label_map_digest": label_map.digest}
-    return tables.write_table(path, batches, schema(label_map.num_classes), kind=KIND, schema_version=SCHEMA_VERSION, metadata=described)
+    return tables.write_table(
+        path,
+        batches,
+        schema(label_map.num_classes),
+        kind=KIND,
+        schema_version=SCHEMA_VERSION,
+        metadata=described,
+    )

@@ -1,7 +1,7 @@
 """Tiles table -> manifest: left out with a reason, or classes, pool and split.
 
-Two passes in pieces, so that memory stays bounded: the first keeps a few dozen bytes a tile and splits
-these; the second writes the rows.
+Two passes in pieces, so that memory stays bounded: the first keeps a few dozen bytes a tile and
+splits these; the second writes the rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,16 @@ from histoprep.manifest.given import UsableTiles, file_splits, leak
 from histoprep.manifest.groups import ungrouped_warning
 from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
 from histoprep.remap.evidence import remapped_error
-from histoprep.split import Assignment, Units, assign_by_hash, assign_units, complete_split, exact_fractions, join_units, leaking_units
+from histoprep.split import (
+    Assignment,
+    Units,
+    assign_by_hash,
+    assign_units,
+    complete_split,
+    exact_fractions,
+    join_units,
+    leaking_units,
+)
 from histoprep.split.certificate import certify
 from histoprep.split.given import read_split_file
 from histoprep.split.units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL
@@ -51,10 +60,11 @@ Advance = Callable[[int], object]
 class ManifestOptions:
     """How to make a manifest.
 
-    `fractions`: share of each split; None for 0.9 train and 0.1 test, or, where folders give the split, validation 80/20 from
-    train. `method`: auto (solved; folders train, val, test are kept unless `ignore_folder_split`), hash (old groups stay when data
-    grows) or file (`split_file`). `conditional_threshold`: least share of pixels of classes other than 0, in [0, 1].
-    `force` maps masks that look mapped already (HP508).
+    `fractions`: share of each split; None for 0.9 train and 0.1 test, or, where folders give the
+    split, validation 80/20 from train. `method`: auto (solved; folders train, val, test are kept
+    unless `ignore_folder_split`), hash (old groups stay when data grows) or file (`split_file`).
+    `conditional_threshold`: least share of pixels of classes other than 0, in [0, 1]. `force` maps
+    masks that look mapped already (HP508).
     """
 
     fractions: Mapping[str, Fraction] | None = None
@@ -70,14 +80,22 @@ class ManifestOptions:
         if self.method not in METHODS:
             raise UsageError("no such split method", seen=self.method, expected=", ".join(METHODS))
         if (self.method == "file") != (self.split_file is not None):
-            raise UsageError("--split-method file and --split-file go together", seen=f"method {self.method}, file {self.split_file}")
+            raise UsageError(
+                "--split-method file and --split-file go together",
+                seen=f"method {self.method}, file {self.split_file}",
+            )
         if not 0 <= self.conditional_threshold <= 1:
-            raise UsageError("the conditional threshold is a share of pixels", seen=self.conditional_threshold, expected="0 to 1")
+            raise UsageError(
+                "the conditional threshold is a share of pixels",
+                seen=self.conditional_threshold,
+                expected="0 to 1",
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestSummary:
-    """What `build_manifest` wrote: `excluded` counts by reason (without zeros), `warnings` what the user should know.
+    """What `build_manifest` wrote: `excluded` counts by reason (without zeros), `warnings` what the
+    user should know.
 
     `num_mended` of the masks are those that `repair` made.
     """
@@ -93,7 +111,9 @@ class ManifestSummary:
 
     @property
     def incomplete(self) -> bool:
-        """Return whether tiles are missing because their files could not be used; an orphan mask is no tile."""
+        """Return whether tiles are missing because their files could not be used; an orphan mask is
+        no tile.
+        """
         return any(reason != "orphan-mask" for reason in self.excluded)
 
 
@@ -105,12 +125,15 @@ def build_manifest(
     *,
     advance: Advance = lambda _: None,
 ) -> ManifestSummary:
-    """Write the manifest of a tiles table to `out_path` and what was left out to `<stem>.excluded.parquet` beside it.
+    """Write the manifest of a tiles table to `out_path` and what was left out to
+    `<stem>.excluded.parquet` beside it.
 
-    Masks that `repair` mended take the place of the damaged ones. The result depends on the tiles, the label map and the options, not on the
-    order of rows but for the order of its own. `advance` is called with numbers of rows done, twice the table in all. Raises UsageError for
-    options that cannot be met, masks whose labels nobody decided (HP413, HP414) or that were mapped before (HP508), a given split that
-    leaks or no usable tile; IntegrityError for a damaged table and when mended masks are gone.
+    Masks that `repair` mended take the place of the damaged ones. The result depends on the tiles,
+    the label map and the options, not on the order of rows but for the order of its own. `advance`
+    is called with numbers of rows done, twice the table in all. Raises UsageError for options that
+    cannot be met, masks whose labels nobody decided (HP413, HP414) or that were mapped before
+    (HP508), a given split that leaks or no usable tile; IntegrityError for a damaged table and when
+    mended masks are gone.
     """
     options.validate()
     source, target = Path(tiles_path), Path(out_path)
@@ -132,17 +155,40 @@ def build_manifest(
     if decided := readings.reading.as_json():
         described["mask_reading"] = decided
     if rows.mended is not None:
-        described |= {"mended_masks": plan.num_mended, "mended_digest": file_digest(rows.mended.path)}
+        described |= {
+            "mended_masks": plan.num_mended,
+            "mended_digest": file_digest(rows.mended.path),
+        }
     excluded_path = target.with_name(f"{target.stem}.excluded.parquet")
     gone = _excluded_batches(rows, label_map) if plan.excluded else iter(())
-    tables.write_table(excluded_path, gone, manifest_rows.EXCLUDED_SCHEMA, kind=EXCLUDED_KIND, schema_version=EXCLUDED_VERSION, metadata={})
-    written = write_manifest(target, _rows(rows, label_map, options, plan.splits, advance), label_map, described)
-    return ManifestSummary(target, excluded_path, written, plan.excluded, plan.recipe, plan.certificate, plan.warnings, plan.num_mended)
+    tables.write_table(
+        excluded_path,
+        gone,
+        manifest_rows.EXCLUDED_SCHEMA,
+        kind=EXCLUDED_KIND,
+        schema_version=EXCLUDED_VERSION,
+        metadata={},
+    )
+    written = write_manifest(
+        target, _rows(rows, label_map, options, plan.splits, advance), label_map, described
+    )
+    return ManifestSummary(
+        target,
+        excluded_path,
+        written,
+        plan.excluded,
+        plan.recipe,
+        plan.certificate,
+        plan.warnings,
+        plan.num_mended,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Everything decided in pass 1: the split code of each usable tile (int8 [n]) and what is said of it."""
+    """Everything decided in pass 1: the split code of each usable tile (int8 [n]) and what is said
+    of it.
+    """
 
     splits: np.ndarray
     recipe: dict[str, Any]
@@ -152,7 +198,14 @@ class _Plan:
     num_mended: int
 
 
-def _plan(source: TileRows, label_map: LabelMap, options: ManifestOptions, root: Path, group_by: str | None, advance: Advance) -> _Plan:
+def _plan(
+    source: TileRows,
+    label_map: LabelMap,
+    options: ManifestOptions,
+    root: Path,
+    group_by: str | None,
+    advance: Advance,
+) -> _Plan:
     gathered = gather(
         source,
         label_map,
@@ -163,14 +216,20 @@ def _plan(source: TileRows, label_map: LabelMap, options: ManifestOptions, root:
     )
     if gathered.remapped and not options.force:
         raise remapped_error(label_map, root, gathered.remapped)
-    ungrouped = tuple(ungrouped_warning(UsableTiles(source, label_map), gathered.rows.grouped, group_by)) if group_by else ()
+    ungrouped = (
+        tuple(ungrouped_warning(UsableTiles(source, label_map), gathered.rows.grouped, group_by))
+        if group_by
+        else ()
+    )
     units = join_units(gathered.rows)
     joined = tuple(_joined_warning(units))
     split = _split(source, label_map, options, gathered, units)
     splits, num_joined = split.assignment.splits, units.num_joined
     del units
     shares = {name: float(np.mean(splits == SPLITS.index(name))) for name in SPLITS}
-    wanted = {name: float(value) for name, value in (split.fractions or {}).items()} or {name: share for name, share in shares.items() if share}
+    wanted = {name: float(value) for name, value in (split.fractions or {}).items()} or {
+        name: share for name, share in shares.items() if share
+    }
     certificate = certify(gathered.rows, splits, wanted)
     recipe = {
         "method": split.method,
@@ -187,10 +246,17 @@ def _plan(source: TileRows, label_map: LabelMap, options: ManifestOptions, root:
 
 
 def _scan_options(header: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """Return how the folder was read; raises UsageError for a table that holds a sample, or no labels."""
+    """Return how the folder was read; raises UsageError for a table that holds a sample, or no
+    labels.
+    """
     options = header.get("options", {})
     if options.get("sample") is not None or options.get("tiles", {}).get("headers_only"):
-        raise UsageError("the tiles table was made by a quick or sampling audit", path=path, expected="a table of all tiles", hint="histoprep audit")
+        raise UsageError(
+            "the tiles table was made by a quick or sampling audit",
+            path=path,
+            expected="a table of all tiles",
+            hint="histoprep audit",
+        )
     scanned: Mapping[str, Any] = options.get("scan", {})
     return scanned
 
@@ -203,33 +269,56 @@ class _Split:
     """What was asked for; None for a given split."""
 
 
-def _split(table: TileRows, label_map: LabelMap, options: ManifestOptions, gathered: Gathered, units: Units) -> _Split:
+def _split(
+    table: TileRows, label_map: LabelMap, options: ManifestOptions, gathered: Gathered, units: Units
+) -> _Split:
     rows, source = gathered.rows, UsableTiles(table, label_map)
     fractions = exact_fractions(options.fractions) if options.fractions else DEFAULT_FRACTIONS
     if options.method == "hash":
         return _Split(assign_by_hash(units, fractions), "hash", fractions)
-    by_folder = options.method == "auto" and not options.ignore_folder_split and bool((gathered.given != NO_SPLIT).any())
+    by_folder = (
+        options.method == "auto"
+        and not options.ignore_folder_split
+        and bool((gathered.given != NO_SPLIT).any())
+    )
     if options.method == "auto" and not by_folder:
         return _Split(assign_units(units, rows, fractions), "auto", fractions)
     given, validation = gathered.given, _validation(options)
     if options.split_file is not None:
-        given, validation = file_splits(source, read_split_file(options.split_file, options.seed), rows, gathered.tile_keys), {}
+        given, validation = (
+            file_splits(
+                source, read_split_file(options.split_file, options.seed), rows, gathered.tile_keys
+            ),
+            {},
+        )
     leaks = leaking_units(units, given)
     if len(leaks):
         raise leak(source, np.flatnonzero(units.of_tile == leaks[0]), given, len(leaks))
-    return _Split(complete_split(units, rows, given, validation), "file" if options.split_file else "folder", None)
+    return _Split(
+        complete_split(units, rows, given, validation),
+        "file" if options.split_file else "folder",
+        None,
+    )
 
 
 def _validation(options: ManifestOptions) -> dict[str, Fraction]:
     """Return the shares of train and val in the train folder: those asked for, without test."""
     if not options.fractions:
         return DEFAULT_VALIDATION
-    asked = {name: value for name, value in exact_fractions(options.fractions).items() if name != "test"}
+    asked = {
+        name: value for name, value in exact_fractions(options.fractions).items() if name != "test"
+    }
     total = sum(asked.values())
     return {name: value / total for name, value in asked.items()} if len(asked) > 1 else {}
 
 
-def _rows(source: TileRows, label_map: LabelMap, options: ManifestOptions, splits: np.ndarray, advance: Advance) -> Iterator[pa.Table]:
+def _rows(
+    source: TileRows,
+    label_map: LabelMap,
+    options: ManifestOptions,
+    splits: np.ndarray,
+    advance: Advance,
+) -> Iterator[pa.Table]:
     """Yield the manifest's rows, pass 2."""
     end = 0
     for chunk in source.read_batches(_PASS_2, _PIECE):
@@ -239,7 +328,9 @@ def _rows(source: TileRows, label_map: LabelMap, options: ManifestOptions, split
         advance(chunk.num_rows)
 
 
-def _manifest_table(chunk: pa.Table, derived: Derived, splits: np.ndarray, label_map: LabelMap) -> pa.Table:
+def _manifest_table(
+    chunk: pa.Table, derived: Derived, splits: np.ndarray, label_map: LabelMap
+) -> pa.Table:
     usable = derived.usable
     kept = chunk.select(_COPIED).filter(pa.array(usable))
     core = derived.core[usable]
@@ -247,8 +338,12 @@ def _manifest_table(chunk: pa.Table, derived: Derived, splits: np.ndarray, label
     offsets = np.concatenate([[0], np.cumsum(core.sum(axis=1))]).astype(np.int32)
     columns: dict[str, Any] = {name: kept[name] for name in _COPIED}
     columns["split"] = pa.array(SPLITS).take(pa.array(splits))
-    columns["pool"] = pa.array((UNCONDITIONAL, CONDITIONAL)).take(pa.array(derived.conditional[usable].astype(np.int8)))
-    columns["class_pixels"] = pa.FixedSizeListArray.from_arrays(pa.array(derived.pixels[usable].ravel()), len(ids))
+    columns["pool"] = pa.array((UNCONDITIONAL, CONDITIONAL)).take(
+        pa.array(derived.conditional[usable].astype(np.int8))
+    )
+    columns["class_pixels"] = pa.FixedSizeListArray.from_arrays(
+        pa.array(derived.pixels[usable].ravel()), len(ids)
+    )
     columns["classes"] = pa.ListArray.from_arrays(offsets, pa.array(ids[np.nonzero(core)[1]]))
     wanted = schema(len(ids))
     columns |= {name: pa.nulls(kept.num_rows, wanted.field(name).type) for name in SHARD_COLUMNS}
@@ -263,20 +358,30 @@ def _excluded_batches(source: TileRows, label_map: LabelMap) -> Iterator[pa.Tabl
 def _joined_warning(units: Units) -> Iterator[str]:
     if units.num_joined:
         largest = int(np.bincount(units.of_tile).max())
-        yield f"{units.num_joined} groups share images with other groups and were kept together with them; the largest such unit has {largest} tiles"
+        yield (
+            f"{units.num_joined} groups share images with other groups and were kept together with"
+            f" them; the largest such unit has {largest} tiles"
+        )
 
 
 def _warnings(gathered: Gathered, certificate: Mapping[str, Any]) -> Iterator[str]:
     if gathered.num_stale:
-        yield f"{gathered.num_stale:,} mended masks are left out: the masks that they were made from changed or went; histoprep repair mends again"
+        yield (
+            f"{gathered.num_stale:,} mended masks are left out: the masks that they were made from"
+            " changed or went; histoprep repair mends again"
+        )
     if gathered.pool_overlaps:
-        yield f"{gathered.pool_overlaps} images are in the conditional and in the unconditional pool (HP704)"
+        yield (
+            f"{gathered.pool_overlaps} images are in the conditional and in the unconditional pool"
+            " (HP704)"
+        )
     if certificate["missing"]:
         yield "no tile of " + ", ".join(certificate["missing"][:10]) + " (HP801)"
 
 
 def raw_label_map(tiles_path: str | Path) -> LabelMap:
-    """Return the map of each label in a tiles table to itself, mended masks in place of damaged ones; without masks it has the one class 0.
+    """Return the map of each label in a tiles table to itself, mended masks in place of damaged
+    ones; without masks it has the one class 0.
 
     Raises UsageError when a label is too large for a class.
     """
@@ -290,11 +395,21 @@ def raw_label_map(tiles_path: str | Path) -> LabelMap:
 
 
 def _too_large(source: TileRows, largest: int) -> UsageError:
-    """Return the error for labels that are too large for classes, with the first mask that holds one."""
+    """Return the error for labels that are too large for classes, with the first mask that holds
+    one.
+    """
     masks: list[str] = []
     for chunk in source.read_batches(["mask_path", "label_ids"]):
         rows = zip(chunk["mask_path"].to_pylist(), chunk["label_ids"].to_pylist(), strict=True)
         masks += [path for path, labels in rows if labels and max(labels) > MAX_CLASS_ID]
-    what = f"labels of {len(masks):,} {'mask' if len(masks) == 1 else 'masks'} are too large to be classes (HP505)"
-    hint = "name a label map with --map, which gives them classes; one that does not list them leaves these tiles out"
-    return UsageError(what, path=masks[0], seen=f"label {largest}", expected=f"at most {MAX_CLASS_ID}", hint=hint)
+    what = (
+        f"labels of {len(masks):,} {'mask' if len(masks) == 1 else 'masks'} are too large to be"
+        " classes (HP505)"
+    )
+    hint = (
+        "name a label map with --map, which gives them classes; one that does not list them leaves"
+        " these tiles out"
+    )
+    return UsageError(
+        what, path=masks[0], seen=f"label {largest}", expected=f"at most {MAX_CLASS_ID}", hint=hint
+    )

@@ -1,4 +1,6 @@
-"""Is a manifest still true: columns, files, splits, pools and certificate, each derived again from the rows."""
+"""Is a manifest still true: columns, files, splits, pools and certificate, each derived again from
+the rows.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ import pyarrow.compute as pc
 from histoprep.catalogue import RULES
 from histoprep.errors import IntegrityError
 from histoprep.findings import Finding, finding
-from histoprep.manifest import COLUMNS, Manifest, class_matrix, file_digest, null_keys, open_manifest
+from histoprep.manifest import (
+    COLUMNS,
+    Manifest,
+    class_matrix,
+    file_digest,
+    null_keys,
+    open_manifest,
+)
 from histoprep.manifest.rows import Strata, is_conditional
 from histoprep.names import to_name
 from histoprep.split.certificate import certify
@@ -37,8 +46,24 @@ _NUMBERS = {
     "mask_offset": 0,
     "mask_length": 1,
 }
-_KEY_COLUMNS = ("tile_id", "group", "split", "pool", "class_pixels", "classes", "label", "image_digest")
-_FILE_COLUMNS = ("image_path", "image_bytes", "image_digest", "mask_path", "mask_bytes", "mask_digest")
+_KEY_COLUMNS = (
+    "tile_id",
+    "group",
+    "split",
+    "pool",
+    "class_pixels",
+    "classes",
+    "label",
+    "image_digest",
+)
+_FILE_COLUMNS = (
+    "image_path",
+    "image_bytes",
+    "image_digest",
+    "mask_path",
+    "mask_bytes",
+    "mask_digest",
+)
 _POINTS_TOLERANCE = 1e-6
 _REMAKE = "make it again: histoprep manifest --map MAP"
 _SHOWN = 3
@@ -54,39 +79,73 @@ def validate_manifest(
     files: bool = True,
     advance: Advance = lambda _: None,
 ) -> list[Finding]:
-    """Return everything that is wrong with a manifest, in order of code; an empty list when it is true.
+    """Return everything that is wrong with a manifest, in order of code; an empty list when it is
+    true.
 
-    HP901 for columns, keys and the certificate; HP902 and HP903 for files that changed (size, and with `digests` every byte),
-    were mended since or are gone, below `root` instead of the header's when given; HP701 to HP704 for what crosses splits
-    or pools. Raises UsageError when there is no such file.
+    HP901 for columns, keys and the certificate; HP902 and HP903 for files that changed (size, and
+    with `digests` every byte), were mended since or are gone, below `root` instead of the header's
+    when given; HP701 to HP704 for what crosses splits or pools. Raises UsageError when there is no
+    such file.
     """
     try:
         manifest = open_manifest(path)
     except IntegrityError as error:
-        return [finding(RULES["HP901"], [(str(path), f"{error.what}{f': {error.seen}' if error.seen else ''}")], denominator=1, unit="manifests")]
+        return [
+            finding(
+                RULES["HP901"],
+                [(str(path), f"{error.what}{f': {error.seen}' if error.seen else ''}")],
+                denominator=1,
+                unit="manifests",
+            )
+        ]
     found = [*_check_values(manifest)]
     if not found:
         found += _check_leaks(manifest)
         problems = certificate_problems(manifest)
         if problems:
-            found.append(finding(RULES["HP901"], [(str(path), one) for one in problems], denominator=1, unit="manifests", subcode="certificate"))
+            found.append(
+                finding(
+                    RULES["HP901"],
+                    [(str(path), one) for one in problems],
+                    denominator=1,
+                    unit="manifests",
+                    subcode="certificate",
+                )
+            )
     if files:
-        found += _check_files(manifest, manifest.root if root is None else Path(root), digests, advance)
+        found += _check_files(
+            manifest, manifest.root if root is None else Path(root), digests, advance
+        )
     return sorted(found, key=lambda one: (one.code, one.subcode))
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """Raise IntegrityError unless the rows make sense, give the very certificate in the header, and nothing crosses splits.
+    """Raise IntegrityError unless the rows make sense, give the very certificate in the header, and
+    nothing crosses splits.
 
-    Whatever reads the rows of a manifest that it did not make itself calls this first: shards, latents, training, sampling.
+    Whatever reads the rows of a manifest that it did not make itself calls this first: shards,
+    latents, training, sampling.
     """
     found = next(_check_values(manifest), None)
     if found is not None:
-        wrong = "; ".join(f"{name}: {detail}" if name != str(manifest.path) else detail for name, detail in _first(found))
-        raise IntegrityError("the rows of this manifest make no sense", path=manifest.path, seen=wrong, hint=_REMAKE)
-    problems = [*certificate_problems(manifest), *(f"{name}: tile id occurs twice" for name in _repeated_ids(manifest))]
+        wrong = "; ".join(
+            f"{name}: {detail}" if name != str(manifest.path) else detail
+            for name, detail in _first(found)
+        )
+        raise IntegrityError(
+            "the rows of this manifest make no sense", path=manifest.path, seen=wrong, hint=_REMAKE
+        )
+    problems = [
+        *certificate_problems(manifest),
+        *(f"{name}: tile id occurs twice" for name in _repeated_ids(manifest)),
+    ]
     if problems:
-        raise IntegrityError("the certificate of the split does not hold", path=manifest.path, seen="; ".join(problems[:_SHOWN]), hint=_REMAKE)
+        raise IntegrityError(
+            "the certificate of the split does not hold",
+            path=manifest.path,
+            seen="; ".join(problems[:_SHOWN]),
+            hint=_REMAKE,
+        )
 
 
 def _first(found: Finding) -> list[tuple[str, str]]:
@@ -95,22 +154,39 @@ def _first(found: Finding) -> list[tuple[str, str]]:
 
 def _repeated_ids(manifest: Manifest) -> list[str]:
     """Return the first tile ids that occur twice."""
-    keys = np.concatenate([name_keys(batch["tile_id"].to_pylist(), 0, "tile") for batch in manifest.iter_batches(["tile_id"])])
-    return [name for name, _ in _crossing(manifest, keys, np.arange(len(keys)), None, "tile_id")][:_SHOWN]
+    keys = np.concatenate(
+        [
+            name_keys(batch["tile_id"].to_pylist(), 0, "tile")
+            for batch in manifest.iter_batches(["tile_id"])
+        ]
+    )
+    return [name for name, _ in _crossing(manifest, keys, np.arange(len(keys)), None, "tile_id")][
+        :_SHOWN
+    ]
 
 
 def certificate_problems(manifest: Manifest) -> list[str]:
-    """Return where the header's certificate differs from one computed from the rows, and what crosses splits."""
+    """Return where the header's certificate differs from one computed from the rows, and what
+    crosses splits.
+    """
     rows, splits = split_rows(manifest)
     actual = certify(rows, splits, manifest.recipe["fractions"])
     stated = manifest.certificate
-    problems = [f"{actual[name]} {name.replace('_', ' ')}" for name in ("shared_groups", "shared_duplicates") if actual[name]]
+    problems = [
+        f"{actual[name]} {name.replace('_', ' ')}"
+        for name in ("shared_groups", "shared_duplicates")
+        if actual[name]
+    ]
     for split in sorted({*actual["splits"], *stated.get("splits", {})}):
         seen, said = actual["splits"].get(split, {}), stated.get("splits", {}).get(split, {})
         differing = [key for key in sorted({*seen, *said}) if seen.get(key) != said.get(key)]
-        problems += [f"{split} has {seen.get(key)} {key}, certified {said.get(key)}" for key in differing]
+        problems += [
+            f"{split} has {seen.get(key)} {key}, certified {said.get(key)}" for key in differing
+        ]
     if not _same_worst(actual["worst_class"], stated.get("worst_class")):
-        problems.append(f"worst class is {actual['worst_class']}, certified {stated.get('worst_class')}")
+        problems.append(
+            f"worst class is {actual['worst_class']}, certified {stated.get('worst_class')}"
+        )
     return problems
 
 
@@ -123,8 +199,16 @@ def _same_worst(actual: dict[str, Any] | None, stated: dict[str, Any] | None) ->
 def split_rows(manifest: Manifest) -> tuple[SplitRows, np.ndarray]:
     """Return the rows of a manifest as the split sees them, and their split codes (int8 [n])."""
     size = len(manifest)
-    names, images, splits = np.zeros(size, dtype=np.uint64), np.zeros(size, dtype=np.uint64), np.zeros(size, dtype=np.int8)
-    grouped, strata, kinds = np.zeros(size, dtype=bool), np.zeros(size, dtype=np.int32), Strata(manifest.label_map)
+    names, images, splits = (
+        np.zeros(size, dtype=np.uint64),
+        np.zeros(size, dtype=np.uint64),
+        np.zeros(size, dtype=np.int8),
+    )
+    grouped, strata, kinds = (
+        np.zeros(size, dtype=bool),
+        np.zeros(size, dtype=np.int32),
+        Strata(manifest.label_map),
+    )
     ids = np.array([one.id for one in manifest.label_map.classes])
     end = 0
     for batch in manifest.iter_batches(_KEY_COLUMNS):
@@ -134,7 +218,9 @@ def split_rows(manifest: Manifest) -> tuple[SplitRows, np.ndarray]:
         grouped[here] = group != 0
         images[here] = name_keys(batch["image_digest"].to_pylist(), 0, "image")
         names[here] = np.where(grouped[here], group, images[here])
-        strata[here] = kinds.codes(_codes(batch["pool"], POOLS) == 0, _core(batch["classes"], ids), batch["label"])
+        strata[here] = kinds.codes(
+            _codes(batch["pool"], POOLS) == 0, _core(batch["classes"], ids), batch["label"]
+        )
         splits[here] = _codes(batch["split"], SPLITS)
     copy_rows, copy_keys = repeated(images)
     return SplitRows(names, grouped, copy_rows, copy_keys, strata, *kinds.profiles()), splits
@@ -147,7 +233,9 @@ def _codes(column: pa.ChunkedArray, names: tuple[str, ...]) -> np.ndarray:
 
 def _core(column: pa.ChunkedArray, ids: np.ndarray) -> np.ndarray:
     """Return a `classes` column as bool [rows, classes]."""
-    rows = np.repeat(np.arange(len(column)), pc.fill_null(pc.list_value_length(column), 0).to_numpy())
+    rows = np.repeat(
+        np.arange(len(column)), pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    )
     values = pc.list_flatten(column).to_numpy()
     place = np.minimum(np.searchsorted(ids, values), len(ids) - 1)
     known = ids[place] == values
@@ -157,23 +245,36 @@ def _core(column: pa.ChunkedArray, ids: np.ndarray) -> np.ndarray:
 
 
 def _check_values(manifest: Manifest) -> Iterator[Finding]:
-    """Yield HP901 for no rows, nulls in keys, unknown names and class ids, NUL in names, and numbers that cannot be."""
+    """Yield HP901 for no rows, nulls in keys, unknown names and class ids, NUL in names, and
+    numbers that cannot be.
+    """
     wrong: list[tuple[str, str]] = []
     ids = pa.array([one.id for one in manifest.label_map.classes], pa.uint8())
     for batch in manifest.iter_batches(COLUMNS):
         wrong += [(str(manifest.path), f"null in {name}") for name in null_keys(batch)]
         for name, allowed in (("split", SPLITS), ("pool", POOLS)):
-            strange = pc.and_(pc.is_valid(batch[name]), pc.invert(pc.is_in(batch[name], pa.array(allowed))))
-            wrong += [(row["tile_id"], f"{name} is {row[name]!r}") for row in batch.select(["tile_id", name]).filter(strange).to_pylist()]
+            strange = pc.and_(
+                pc.is_valid(batch[name]), pc.invert(pc.is_in(batch[name], pa.array(allowed)))
+            )
+            wrong += [
+                (row["tile_id"], f"{name} is {row[name]!r}")
+                for row in batch.select(["tile_id", name]).filter(strange).to_pylist()
+            ]
         if not pc.all(pc.is_in(pc.list_flatten(batch["classes"]), ids), min_count=0).as_py():
             wrong.append((str(manifest.path), "a class id that the label map does not have"))
         for name in ("tile_id", "image_path", "mask_path", "shard"):
             # No file has such a name; the system's calls would raise ValueError.
             with_nul = pc.fill_null(pc.match_substring(batch[name], "\0"), False)
-            wrong += [(repr(row["tile_id"]), f"{name} holds a NUL character") for row in batch.filter(with_nul).select(["tile_id"]).to_pylist()]
+            wrong += [
+                (repr(row["tile_id"]), f"{name} holds a NUL character")
+                for row in batch.filter(with_nul).select(["tile_id"]).to_pylist()
+            ]
         for name, least in _NUMBERS.items():
             too_small = pc.fill_null(pc.less(batch[name], least), False)
-            wrong += [(row["tile_id"], f"{name} is {row[name]}") for row in batch.filter(too_small).select(["tile_id", name]).to_pylist()]
+            wrong += [
+                (row["tile_id"], f"{name} is {row[name]}")
+                for row in batch.filter(too_small).select(["tile_id", name]).to_pylist()
+            ]
     if not len(manifest):
         wrong.append((str(manifest.path), "no rows"))
     if wrong:
@@ -193,9 +294,20 @@ def _check_leaks(manifest: Manifest) -> Iterator[Finding]:
         pools.append(_codes(batch["pool"], POOLS))
         conditional = is_conditional(class_matrix(batch["class_pixels"]), foreground, threshold)
         wrong = np.flatnonzero(conditional != (pools[-1] == POOLS.index(CONDITIONAL)))
-        mistaken += [(batch["tile_id"][int(row)].as_py(), f"{batch['pool'][int(row)].as_py()}, against its class pixels") for row in wrong]
-    columns = {name: np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.uint64) for name, pieces in keys.items()}
-    split, pool = (np.concatenate(codes) if codes else np.zeros(0, dtype=np.int8) for codes in (splits, pools))
+        mistaken += [
+            (
+                batch["tile_id"][int(row)].as_py(),
+                f"{batch['pool'][int(row)].as_py()}, against its class pixels",
+            )
+            for row in wrong
+        ]
+    columns = {
+        name: np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.uint64)
+        for name, pieces in keys.items()
+    }
+    split, pool = (
+        np.concatenate(codes) if codes else np.zeros(0, dtype=np.int8) for codes in (splits, pools)
+    )
     for code, column, unit, by, names in (
         ("HP701", "tile_id", "tiles", split, SPLITS),
         ("HP702", "group", "groups", split, SPLITS),
@@ -205,15 +317,27 @@ def _check_leaks(manifest: Manifest) -> Iterator[Finding]:
         items = _crossing(manifest, columns[column], by, names, column)
         items += mistaken if code == "HP704" else []
         if items:
-            yield finding(RULES[code], items, denominator=len(np.unique(columns[column])), unit=unit)
+            yield finding(
+                RULES[code], items, denominator=len(np.unique(columns[column])), unit=unit
+            )
     twice = _crossing(manifest, columns["tile_id"], np.arange(len(split)), None, "tile_id")
     if twice:
         items = [(name, "tile id occurs twice") for name, _ in twice]
-        yield finding(RULES["HP901"], items, denominator=len(split), unit="tiles", subcode="not-unique")
+        yield finding(
+            RULES["HP901"], items, denominator=len(split), unit="tiles", subcode="not-unique"
+        )
 
 
-def _crossing(manifest: Manifest, keys: np.ndarray, codes: np.ndarray, names: tuple[str, ...] | None, column: str) -> list[tuple[str, str]]:
-    """Return (name, where it was seen) of the values of `column` with two codes; images are named by their tiles."""
+def _crossing(
+    manifest: Manifest,
+    keys: np.ndarray,
+    codes: np.ndarray,
+    names: tuple[str, ...] | None,
+    column: str,
+) -> list[tuple[str, str]]:
+    """Return (name, where it was seen) of the values of `column` with two codes; images are named
+    by their tiles.
+    """
     order = np.argsort(keys, kind="stable")
     ordered, seen = keys[order], codes[order]
     apart = (ordered[1:] == ordered[:-1]) & (ordered[1:] != 0) & (seen[1:] != seen[:-1])
@@ -226,7 +350,9 @@ def _crossing(manifest: Manifest, keys: np.ndarray, codes: np.ndarray, names: tu
     for batch in manifest.iter_batches(tuple(dict.fromkeys(("tile_id", column)))):
         for row in np.flatnonzero(np.isin(keys[start : start + batch.num_rows], crossing)).tolist():
             name = batch[column][row].as_py()
-            shown.setdefault(name, batch["tile_id"][row].as_py() if column == "image_digest" else name)
+            shown.setdefault(
+                name, batch["tile_id"][row].as_py() if column == "image_digest" else name
+            )
             found.setdefault(name, set()).add(names[codes[start + row]] if names else "")
         start += batch.num_rows
     return [(shown[name], f"in {' and '.join(sorted(where))}") for name, where in found.items()]
@@ -238,8 +364,12 @@ class _File(NamedTuple):
     digest: str | None
 
 
-def _check_files(manifest: Manifest, root: Path, digests: bool, advance: Advance) -> Iterator[Finding]:
-    """Yield HP902 and HP903; files are looked at by threads, since most of the time goes into waiting."""
+def _check_files(
+    manifest: Manifest, root: Path, digests: bool, advance: Advance
+) -> Iterator[Finding]:
+    """Yield HP902 and HP903; files are looked at by threads, since most of the time goes into
+    waiting.
+    """
     gone: list[tuple[str, str]] = []
     stale: list[tuple[str, str]] = []
     mended = _mended_beside(manifest)
@@ -247,11 +377,21 @@ def _check_files(manifest: Manifest, root: Path, digests: bool, advance: Advance
     with ThreadPoolExecutor(_THREADS) as threads:
         for batch in manifest.iter_batches(_FILE_COLUMNS):
             columns = [batch[name].to_pylist() for name in _FILE_COLUMNS]
-            files = [_File(*one) for part in (columns[:3], columns[3:]) for one in zip(*part, strict=True) if one[0] is not None]
+            files = [
+                _File(*one)
+                for part in (columns[:3], columns[3:])
+                for one in zip(*part, strict=True)
+                if one[0] is not None
+            ]
             total += len(files)
             if mended is not None:
-                stale += [(columns[3][row], "histoprep repair mended it after the manifest was made") for row in mended.damaged_rows(batch)]
-            for verdict in threads.map(lambda one: _look_at(root, one, digests), files, chunksize=256):
+                stale += [
+                    (columns[3][row], "histoprep repair mended it after the manifest was made")
+                    for row in mended.damaged_rows(batch)
+                ]
+            for verdict in threads.map(
+                lambda one: _look_at(root, one, digests), files, chunksize=256
+            ):
                 if verdict is not None:
                     (gone if verdict.gone else stale).append((verdict.path, verdict.detail))
             advance(batch.num_rows)
@@ -261,7 +401,9 @@ def _check_files(manifest: Manifest, root: Path, digests: bool, advance: Advance
 
 
 def _mended_beside(manifest: Manifest) -> MendedMasks | None:
-    """Return the mended masks of the workspace that the manifest lies in, None without; of a repair that did not end nothing is said."""
+    """Return the mended masks of the workspace that the manifest lies in, None without; of a repair
+    that did not end nothing is said.
+    """
     with contextlib.suppress(IntegrityError):
         return open_mended(manifest.path.parent)
     return None
@@ -282,9 +424,13 @@ def _look_at(root: Path, file: _File, digests: bool) -> _Verdict | None:
         if not stat.S_ISREG(status.st_mode):
             return _Verdict(file.path, "not a regular file", gone=True)
         if file.size is not None and status.st_size != file.size:
-            return _Verdict(file.path, f"{status.st_size} bytes, manifest says {file.size}", gone=False)
+            return _Verdict(
+                file.path, f"{status.st_size} bytes, manifest says {file.size}", gone=False
+            )
         if digests and file.digest is not None and file_digest(Path(path)) != file.digest:
-            return _Verdict(file.path, "content differs from the digest of the manifest", gone=False)
+            return _Verdict(
+                file.path, "content differs from the digest of the manifest", gone=False
+            )
     except ValueError as error:
         # NUL in a path.
         return _Verdict(file.path, str(error), gone=True)

@@ -16,8 +16,9 @@ _COMPARED = ("split", "pool", "image_digest", "mask_digest")
 
 @dataclass(frozen=True, slots=True)
 class ManifestDiff:
-    """Tile ids in order: only in the second (`added`), only in the first (`removed`), in another split or pool
-    (`moved_split`, `moved_pool`: tile id, from, to), with other bytes (`changed_images`, `changed_masks`); `label_map`: changes in words.
+    """Tile ids in order: only in the second (`added`), only in the first (`removed`), in another
+    split or pool (`moved_split`, `moved_pool`: tile id, from, to), with other bytes
+    (`changed_images`, `changed_masks`); `label_map`: changes in words.
     """
 
     added: tuple[str, ...]
@@ -31,7 +32,17 @@ class ManifestDiff:
     @property
     def empty(self) -> bool:
         """Return whether nothing differs."""
-        return not any((self.added, self.removed, self.moved_split, self.moved_pool, self.changed_images, self.changed_masks, self.label_map))
+        return not any(
+            (
+                self.added,
+                self.removed,
+                self.moved_split,
+                self.moved_pool,
+                self.changed_images,
+                self.changed_masks,
+                self.label_map,
+            )
+        )
 
 
 def diff_manifests(first: Manifest, second: Manifest) -> ManifestDiff:
@@ -59,7 +70,9 @@ def diff_manifests(first: Manifest, second: Manifest) -> ManifestDiff:
 
 
 def _only_in(table: pa.Table, other: pa.Table) -> tuple[str, ...]:
-    alone = table.select(["tile_id"]).join(other.select(["tile_id"]), keys="tile_id", join_type="left anti")
+    alone = table.select(["tile_id"]).join(
+        other.select(["tile_id"]), keys="tile_id", join_type="left anti"
+    )
     return tuple(sorted(alone["tile_id"].to_pylist()))
 
 
@@ -69,16 +82,30 @@ def _map_changes(old: LabelMap, new: LabelMap) -> Iterator[str]:
     before, after = ({one.id: one for one in label_map.classes} for label_map in (old, new))
     for class_id in sorted({*before, *after}):
         if before.get(class_id) != after.get(class_id):
-            yield f"class {class_id}: {_named(before.get(class_id))} -> {_named(after.get(class_id))}"
+            yield (
+                f"class {class_id}: {_named(before.get(class_id))} -> {_named(after.get(class_id))}"
+            )
     for source in sorted({*old.mapping, *new.mapping}):
         was, now = old.mapping.get(source), new.mapping.get(source)
         if was != now:
-            yield f"label {source}: {'unmapped' if was is None else f'class {was}'} -> {'unmapped' if now is None else f'class {now}'}"
-    names_before, names_after = ({one.id: one.name for one in label_map.sources} for label_map in (old, new))
+            yield (
+                f"label {source}: {'unmapped' if was is None else f'class {was}'} ->"
+                f" {'unmapped' if now is None else f'class {now}'}"
+            )
+    names_before, names_after = (
+        {one.id: one.name for one in label_map.sources} for label_map in (old, new)
+    )
     for source in sorted({*names_before} & {*names_after}):
         if names_before[source] != names_after[source]:
             yield f"label {source}: {names_before[source]} -> {names_after[source]}"
 
 
 def _named(one: object) -> str:
-    return "none" if one is None else f"{getattr(one, 'name', one)} ({getattr(one, 'colour', '')}, from {getattr(one, 'min_radius_px', 0):g} px)"
+    return (
+        "none"
+        if one is None
+        else (
+            f"{getattr(one, 'name', one)} ({getattr(one, 'colour', '')}, from"
+            f" {getattr(one, 'min_radius_px', 0):g} px)"
+        )
+    )

@@ -1,4 +1,6 @@
-"""Tiles table -> a few dozen bytes a usable tile: what the split needs to know, and what was left out."""
+"""Tiles table -> a few dozen bytes a usable tile: what the split needs to know, and what was left
+out.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,27 @@ from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows, name_keys, repeat
 from histoprep.tiles.mended import IS_MENDED, TileRows
 from histoprep.tiles.usable import REASONS
 
-_COLUMNS = (*manifest_rows.COLUMNS, "group", "split", "label", "image_digest", "luminance_digest", "contrast", IS_MENDED)
+_COLUMNS = (
+    *manifest_rows.COLUMNS,
+    "group",
+    "split",
+    "label",
+    "image_digest",
+    "luminance_digest",
+    "contrast",
+    IS_MENDED,
+)
 # Rows turned into Python strings at a time: smaller pieces keep the peak low.
 _PIECE = 8192
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Pass 1: the usable tiles as the split sees them, splits given by folders (int8 [n]), what was left out, how many masks are mended.
+    """Pass 1: the usable tiles as the split sees them, splits given by folders (int8 [n]), what was
+    left out, how many masks are mended.
 
-    `num_stale` mended masks belong to no mask of the table any more; `remapped` is the evidence that the masks were mapped before (HP508).
+    `num_stale` mended masks belong to no mask of the table any more; `remapped` is the evidence
+    that the masks were mapped before (HP508).
     """
 
     rows: SplitRows
@@ -42,16 +55,31 @@ class Gathered:
 
 
 def gather(
-    source: TileRows, label_map: LabelMap, *, seed: int, conditional_threshold: float, by_name: bool, advance: Callable[[int], object]
+    source: TileRows,
+    label_map: LabelMap,
+    *,
+    seed: int,
+    conditional_threshold: float,
+    by_name: bool,
+    advance: Callable[[int], object],
 ) -> Gathered:
-    """Return what the split needs of the usable tiles of a tiles table; raises UsageError when there is none or an id occurs twice.
+    """Return what the split needs of the usable tiles of a tiles table; raises UsageError when
+    there is none or an id occurs twice.
 
     `tile_keys` are empty unless `by_name`; `advance` is called with numbers of rows done.
     """
     size = source.num_rows
     names, images, pixels, tile_keys = (np.zeros(size, dtype=np.uint64) for _ in range(4))
-    grouped, conditional, given = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool), np.full(size, NO_SPLIT, dtype=np.int8)
-    strata, kinds, reasons = np.zeros(size, dtype=np.int32), Strata(label_map), np.zeros(len(REASONS), dtype=np.int64)
+    grouped, conditional, given = (
+        np.zeros(size, dtype=bool),
+        np.zeros(size, dtype=bool),
+        np.full(size, NO_SPLIT, dtype=np.int8),
+    )
+    strata, kinds, reasons = (
+        np.zeros(size, dtype=np.int32),
+        Strata(label_map),
+        np.zeros(len(REASONS), dtype=np.int64),
+    )
     end = num_mended = num_found = 0
     held = HeldLabels()
     for chunk in source.read_batches(_COLUMNS, _PIECE):
@@ -74,8 +102,13 @@ def gather(
         pa.default_memory_pool().release_unused()
     excluded = {reason: int(count) for reason, count in zip(REASONS, reasons, strict=True) if count}
     if not end:
-        raise UsageError("no tile can be used", seen=", ".join(f"{count} {reason}" for reason, count in excluded.items()) or "an empty tiles table")
-    # Only a split file asks for tiles by name; otherwise sort in place and free 80 MB at ten million tiles.
+        raise UsageError(
+            "no tile can be used",
+            seen=", ".join(f"{count} {reason}" for reason, count in excluded.items())
+            or "an empty tiles table",
+        )
+    # Only a split file asks for tiles by name; otherwise sort in place and free 80 MB at ten
+    # million tiles.
     kept_keys = tile_keys[: end if by_name else 0].copy()
     _refuse_twice(source, tile_keys[:end], seed)
     del tile_keys
@@ -84,19 +117,43 @@ def gather(
     overlaps = crossing(same_bytes[1], conditional[same_bytes[0]].astype(np.int8))
     same_pixels = repeated(pixels[:end])
     del pixels
-    copy_rows, copy_keys = (np.concatenate(pair) for pair in zip(same_bytes, same_pixels, strict=True))
-    rows = SplitRows(names[:end], grouped[:end], copy_rows, copy_keys, strata[:end], *kinds.profiles())
+    copy_rows, copy_keys = (
+        np.concatenate(pair) for pair in zip(same_bytes, same_pixels, strict=True)
+    )
+    rows = SplitRows(
+        names[:end], grouped[:end], copy_rows, copy_keys, strata[:end], *kinds.profiles()
+    )
     num_stale = (0 if source.mended is None else len(source.mended)) - num_found
-    return Gathered(rows, given[:end], kept_keys, excluded, overlaps, num_mended, num_stale, held.remapped_by(label_map))
+    return Gathered(
+        rows,
+        given[:end],
+        kept_keys,
+        excluded,
+        overlaps,
+        num_mended,
+        num_stale,
+        held.remapped_by(label_map),
+    )
 
 
 def _keys(kept: pa.Table, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the keys of group, image, pixels and tile of each row; an image without a digest has the key of its tile."""
+    """Return the keys of group, image, pixels and tile of each row; an image without a digest has
+    the key of its tile.
+    """
     tile = name_keys(kept["tile_id"].to_pylist(), seed, "tile")
     image = name_keys(kept["image_digest"].to_pylist(), seed, "image")
-    varied = pc.if_else(pc.fill_null(pc.greater_equal(kept["contrast"], manifest_rows.MIN_CONTRAST), False), kept["luminance_digest"], None)
+    varied = pc.if_else(
+        pc.fill_null(pc.greater_equal(kept["contrast"], manifest_rows.MIN_CONTRAST), False),
+        kept["luminance_digest"],
+        None,
+    )
     pixels = name_keys(varied.to_pylist(), seed, "pixels")
-    return name_keys(kept["group"].to_pylist(), seed, "group"), np.where(image == 0, tile, image), pixels, tile
+    return (
+        name_keys(kept["group"].to_pylist(), seed, "group"),
+        np.where(image == 0, tile, image),
+        pixels,
+        tile,
+    )
 
 
 def _folder_splits(column: pa.ChunkedArray) -> np.ndarray:
@@ -114,4 +171,8 @@ def _refuse_twice(source: TileRows, keys: np.ndarray, seed: int) -> None:
         names = chunk["tile_id"].to_pylist()
         seen = np.flatnonzero(np.isin(name_keys(names, seed, "tile"), twice))
         if len(seen):
-            raise UsageError("a tile id occurs twice in the tiles table", seen=names[int(seen[0])], hint="histoprep audit --no-reuse")
+            raise UsageError(
+                "a tile id occurs twice in the tiles table",
+                seen=names[int(seen[0])],
+                hint="histoprep audit --no-reuse",
+            )

@@ -24,7 +24,9 @@ class UsableTiles:
     label_map: LabelMap
 
     def describe(self, wanted: np.ndarray) -> list[dict[str, Any]]:
-        """Return tile_id, group and image_digest of the usable tiles with these numbers (ascending)."""
+        """Return tile_id, group and image_digest of the usable tiles with these numbers
+        (ascending).
+        """
         found: list[dict[str, Any]] = []
         end = 0
         for chunk in self.rows.read_batches((*manifest_rows.COLUMNS, "group", "image_digest")):
@@ -35,16 +37,26 @@ class UsableTiles:
         return found
 
 
-def file_splits(source: UsableTiles, given: GivenSplit, rows: SplitRows, tile_keys: np.ndarray) -> np.ndarray:
-    """Return the split code (int8 [n]) that a file gives each usable tile, by its own key or its group's.
+def file_splits(
+    source: UsableTiles, given: GivenSplit, rows: SplitRows, tile_keys: np.ndarray
+) -> np.ndarray:
+    """Return the split code (int8 [n]) that a file gives each usable tile, by its own key or its
+    group's.
 
     Raises UsageError, naming some, when the file is silent about tiles.
     """
-    splits = given.lookup(tile_keys if given.kind == "tile" else np.where(rows.grouped, rows.names, np.uint64(0)))
+    splits = given.lookup(
+        tile_keys if given.kind == "tile" else np.where(rows.grouped, rows.names, np.uint64(0))
+    )
     missing = np.flatnonzero(splits == NO_SPLIT)
     if len(missing):
         some = source.describe(missing[:5])
-        names = [row["tile_id"] if given.kind == "tile" else f"{row['tile_id']} (group {row['group'] or 'unknown'})" for row in some]
+        names = [
+            row["tile_id"]
+            if given.kind == "tile"
+            else f"{row['tile_id']} (group {row['group'] or 'unknown'})"
+            for row in some
+        ]
         raise UsageError(
             "the split file says nothing about some tiles",
             seen=f"{len(missing)} tiles, for instance {', '.join(names)}",
@@ -60,15 +72,35 @@ def leak(source: UsableTiles, members: np.ndarray, given: np.ndarray, num_leaks:
     more = f" (and {num_leaks - 1} more)" if num_leaks > 1 else ""
     group = _cut([row["group"] for row in rows], splits)
     if group is not None:
-        cut = sorted({split for row, split in zip(rows, splits, strict=True) if split and row["group"] == group})
-        what, seen = f"the given split cuts a group (HP702): {group}{more}", f"{group} in {' and '.join(cut)}"
+        cut = sorted(
+            {
+                split
+                for row, split in zip(rows, splits, strict=True)
+                if split and row["group"] == group
+            }
+        )
+        what, seen = (
+            f"the given split cuts a group (HP702): {group}{more}",
+            f"{group} in {' and '.join(cut)}",
+        )
     else:
         image = _cut([row["image_digest"] for row in rows], splits)
         # Without equal bytes it is equal pixels, or a chain of groups that share images.
-        alike = [(str(split), row["tile_id"]) for row, split in zip(rows, splits, strict=True) if split and image in (None, row["image_digest"])]
+        alike = [
+            (str(split), row["tile_id"])
+            for row, split in zip(rows, splits, strict=True)
+            if split and image in (None, row["image_digest"])
+        ]
         what = f"the given split puts equal images in two splits (HP703){more}"
-        seen = ", ".join(f"{tile} in {split}" for split, tile in sorted(dict(reversed(alike)).items()))
-    return UsageError(what, seen=seen, expected="one split", hint="remove the copies or move the group; or --ignore-folder-split to split anew")
+        seen = ", ".join(
+            f"{tile} in {split}" for split, tile in sorted(dict(reversed(alike)).items())
+        )
+    return UsageError(
+        what,
+        seen=seen,
+        expected="one split",
+        hint="remove the copies or move the group; or --ignore-folder-split to split anew",
+    )
 
 
 def _cut(names: list[str | None], splits: list[str | None]) -> str | None:

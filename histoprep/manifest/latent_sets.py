@@ -1,7 +1,8 @@
 """What a latent set says it was made from, held against a manifest: HP907.
 
-The trainer writes latent sets (`trainer encode`) and reads the latents; here is only the table of its tiles, `entries.parquet`, which tells
-whether the latents still belong to the tiles of a manifest. One row a tile.
+The trainer writes latent sets (`trainer encode`) and reads the latents; here is only the table of
+its tiles, `entries.parquet`, which tells whether the latents still belong to the tiles of a
+manifest. One row a tile.
 """
 
 from __future__ import annotations
@@ -26,18 +27,37 @@ ENTRIES, SUMMARY = "entries.parquet", "latents.json"
 IDENTITY_COLUMNS = ("tile_id", "split", "image_digest", "mask_digest")
 SCHEMA = pa.schema(
     [
-        pa.field("tile_id", pa.string(), nullable=False, metadata={"meaning": "as in the manifest"}),
-        pa.field("split", pa.string(), nullable=False, metadata={"meaning": "split when the statistics were measured"}),
+        pa.field(
+            "tile_id", pa.string(), nullable=False, metadata={"meaning": "as in the manifest"}
+        ),
+        pa.field(
+            "split",
+            pa.string(),
+            nullable=False,
+            metadata={"meaning": "split when the statistics were measured"},
+        ),
         pa.field("image_digest", pa.string(), metadata={"meaning": "as in the manifest"}),
         pa.field("mask_digest", pa.string(), metadata={"meaning": "as in the manifest"}),
-        pa.field("first_entry", pa.int64(), nullable=False, metadata={"meaning": "number of the tile's first window in the array of latents"}),
-        pa.field("num_windows", pa.int32(), nullable=False, metadata={"meaning": "windows of the tile, one after the other; 0: could not be read"}),
+        pa.field(
+            "first_entry",
+            pa.int64(),
+            nullable=False,
+            metadata={"meaning": "number of the tile's first window in the array of latents"},
+        ),
+        pa.field(
+            "num_windows",
+            pa.int32(),
+            nullable=False,
+            metadata={"meaning": "windows of the tile, one after the other; 0: could not be read"},
+        ),
     ]
 )
 
 
 def read_entries(folder: Path) -> tuple[pa.Table, dict[str, Any]]:
-    """Return the tiles of a latent set and the table's header (label_map_digest, ...); raises IntegrityError, FileNotFoundError."""
+    """Return the tiles of a latent set and the table's header (label_map_digest, ...); raises
+    IntegrityError, FileNotFoundError.
+    """
     opened, header = tables.open_table(folder / ENTRIES, kind=KIND, schema_version=SCHEMA_VERSION)
     return tables.read_table(opened, SCHEMA.names), header
 
@@ -48,11 +68,14 @@ def align(entries: pa.Table, tile_ids: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(pc.fill_null(found, -1).to_numpy()).astype(np.int64)
 
 
-def mismatches(entries: pa.Table, header: dict[str, Any], manifest: Manifest) -> list[tuple[str, str]]:
-    """Return what keeps a latent set from being one of these tiles, as (tile id or "label map", what differs); empty when all is well.
+def mismatches(
+    entries: pa.Table, header: dict[str, Any], manifest: Manifest
+) -> list[tuple[str, str]]:
+    """Return what keeps a latent set from being one of these tiles, as (tile id or "label map",
+    what differs); empty when all is well.
 
-    A tile must have its latents, made from the same files, and train on the side it was measured on: the scaling is that of the training split.
-    The set may have more tiles.
+    A tile must have its latents, made from the same files, and train on the side it was measured
+    on: the scaling is that of the training split. The set may have more tiles.
     """
     problems = []
     if header.get("label_map_digest") != manifest.label_map.digest:
@@ -65,9 +88,23 @@ def mismatches(entries: pa.Table, header: dict[str, Any], manifest: Manifest) ->
     mine, theirs = tiles.take(known), entries.take(places[known])
     for what in ("image", "mask"):
         differ = _differ(mine[f"{what}_digest"], theirs[f"{what}_digest"])
-        problems += [(names[known[row]], f"its {what} is not the one that was encoded") for row in np.flatnonzero(differ)]
-    moved = np.flatnonzero(_differ(pc.equal(mine["split"], "train"), pc.equal(theirs["split"], "train")))
-    problems += [(names[known[row]], f"was in {theirs['split'][row]} when the scaling was measured, now in {mine['split'][row]}") for row in moved]
+        problems += [
+            (names[known[row]], f"its {what} is not the one that was encoded")
+            for row in np.flatnonzero(differ)
+        ]
+    moved = np.flatnonzero(
+        _differ(pc.equal(mine["split"], "train"), pc.equal(theirs["split"], "train"))
+    )
+    problems += [
+        (
+            names[known[row]],
+            (
+                f"was in {theirs['split'][row]} when the scaling was measured, now in"
+                f" {mine['split'][row]}"
+            ),
+        )
+        for row in moved
+    ]
     return problems
 
 
@@ -79,8 +116,14 @@ def _differ(one: pa.ChunkedArray, other: pa.ChunkedArray) -> np.ndarray:
 
 
 def latent_sets(folder: Path) -> list[Path]:
-    """Return the finished latent sets of a workspace: those made beside the manifest, and those that training made for itself, in `latents/`."""
-    return sorted(found.parent for pattern in (f"*/{SUMMARY}", f"latents/*/{SUMMARY}") for found in folder.glob(pattern))
+    """Return the finished latent sets of a workspace: those made beside the manifest, and those
+    that training made for itself, in `latents/`.
+    """
+    return sorted(
+        found.parent
+        for pattern in (f"*/{SUMMARY}", f"latents/*/{SUMMARY}")
+        for found in folder.glob(pattern)
+    )
 
 
 def check_latent_sets(manifest: Manifest, folder: Path) -> Iterator[Finding]:
@@ -91,4 +134,10 @@ def check_latent_sets(manifest: Manifest, folder: Path) -> Iterator[Finding]:
         except (IntegrityError, FileNotFoundError) as error:
             problems = [(ENTRIES, str(error).splitlines()[0])]
         if problems:
-            yield finding(RULES["HP907"], problems, denominator=max(len(manifest), len(problems)), unit="tiles", where=str(place.relative_to(folder)))
+            yield finding(
+                RULES["HP907"],
+                problems,
+                denominator=max(len(manifest), len(problems)),
+                unit="tiles",
+                where=str(place.relative_to(folder)),
+            )

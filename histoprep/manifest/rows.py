@@ -1,4 +1,6 @@
-"""What one row of the tiles table becomes under a label map: excluded with a reason, or classes and a pool. Pure."""
+"""What one row of the tiles table becomes under a label map: excluded with a reason, or classes and
+a pool. Pure.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ COLUMNS = (
 class Derived:
     """n rows under a label map of K classes, in order of class id.
 
-    `reason`: int8 [n], index of `REASONS` or `USABLE`. `pixels`: int64 [n, K]. `core`: bool [n, K], core-present. `conditional`: bool [n].
+    `reason`: int8 [n], index of `REASONS` or `USABLE`. `pixels`: int64 [n, K]. `core`: bool [n, K],
+    core-present. `conditional`: bool [n].
     """
 
     reason: np.ndarray
@@ -61,12 +64,17 @@ class Derived:
 def derive(chunk: pa.Table, label_map: LabelMap, conditional_threshold: float = 0.0) -> Derived:
     """Return classes, pool and exclusion of rows of the tiles table.
 
-    A tile is conditional when pixels of classes other than 0 are at least `conditional_threshold` (0 to 1) of it, and at
-    least one. Raises UsageError when a class id exceeds 255, IntegrityError for lists of unequal length.
+    A tile is conditional when pixels of classes other than 0 are at least `conditional_threshold`
+    (0 to 1) of it, and at least one. Raises UsageError when a class id exceeds 255, IntegrityError
+    for lists of unequal length.
     """
     ids = np.array([one.id for one in label_map.classes], dtype=np.int64)
     if len(ids) and ids[-1] > MAX_CLASS_ID:
-        raise UsageError("a class id does not fit a manifest (HP505)", seen=int(ids[-1]), expected=f"at most {MAX_CLASS_ID}")
+        raise UsageError(
+            "a class id does not fit a manifest (HP505)",
+            seen=int(ids[-1]),
+            expected=f"at most {MAX_CLASS_ID}",
+        )
     rows, labels, pixels, core_pixels, radius_px = _entries(chunk)
     classes = label_map.lookup_table()[labels].astype(np.int64)
     mapped = classes >= 0
@@ -78,11 +86,18 @@ def derive(chunk: pa.Table, label_map: LabelMap, conditional_threshold: float = 
     np.add.at(by_class.reshape(-1), cells, pixels[mapped])
     is_core = np.zeros(shape, dtype=bool)
     is_core.reshape(-1)[cells[core]] = True
-    return Derived(reason_codes(chunk, rows[~mapped]), by_class, is_core, is_conditional(by_class, ids != 0, conditional_threshold))
+    return Derived(
+        reason_codes(chunk, rows[~mapped]),
+        by_class,
+        is_core,
+        is_conditional(by_class, ids != 0, conditional_threshold),
+    )
 
 
 def is_conditional(pixels: np.ndarray, foreground: np.ndarray, threshold: float) -> np.ndarray:
-    """Return which tiles (bool [n]) have a pixel of a class other than 0, and `threshold` (0 to 1) of all; pixels [n, K], foreground bool [K]."""
+    """Return which tiles (bool [n]) have a pixel of a class other than 0, and `threshold` (0 to 1)
+    of all; pixels [n, K], foreground bool [K].
+    """
     present = pixels[:, foreground].sum(axis=1)
     return (present > 0) & (present >= threshold * pixels.sum(axis=1))
 
@@ -92,8 +107,14 @@ def _entries(chunk: pa.Table) -> tuple[np.ndarray, ...]:
     names = ("label_ids", "label_pixels", "label_core_pixels", "label_radius_px")
     lengths = [pc.fill_null(pc.list_value_length(chunk[name]), 0).to_numpy() for name in names]
     if any(not np.array_equal(lengths[0], one) for one in lengths[1:]):
-        raise IntegrityError("the label lists of a tile differ in length", hint="make the tiles table again: histoprep audit --no-reuse")
-    return (np.repeat(np.arange(chunk.num_rows), lengths[0]), *(pc.list_flatten(chunk[name]).to_numpy() for name in names))
+        raise IntegrityError(
+            "the label lists of a tile differ in length",
+            hint="make the tiles table again: histoprep audit --no-reuse",
+        )
+    return (
+        np.repeat(np.arange(chunk.num_rows), lengths[0]),
+        *(pc.list_flatten(chunk[name]).to_numpy() for name in names),
+    )
 
 
 def describe_exclusions(chunk: pa.Table, derived: Derived, label_map: LabelMap) -> pa.Table:
@@ -102,55 +123,96 @@ def describe_exclusions(chunk: pa.Table, derived: Derived, label_map: LabelMap) 
     rows = chunk.take(gone).to_pylist()
     reasons = [REASONS[code] for code in derived.reason[gone].tolist()]
     details = [_detail(reason, row, label_map) for reason, row in zip(reasons, rows, strict=True)]
-    return pa.table({"tile_id": [row["tile_id"] for row in rows], "reason": reasons, "detail": details}, schema=EXCLUDED_SCHEMA)
+    return pa.table(
+        {"tile_id": [row["tile_id"] for row in rows], "reason": reasons, "detail": details},
+        schema=EXCLUDED_SCHEMA,
+    )
 
 
-EXCLUDED_SCHEMA = pa.schema([pa.field("tile_id", pa.string()), pa.field("reason", pa.string()), pa.field("detail", pa.string())])
+EXCLUDED_SCHEMA = pa.schema(
+    [
+        pa.field("tile_id", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+    ]
+)
 
 
 def _detail(reason: str, row: dict[str, object], label_map: LabelMap) -> str:
     if reason in ("image-error", "mask-error"):
         name = reason.removesuffix("-error")
-        return f"{row[f'{name}_path']}: {row[f'{name}_error']}: {row[f'{name}_error_detail'] or ''}".rstrip(": ")
+        parts = (row[f"{name}_path"], row[f"{name}_error"], row[f"{name}_error_detail"] or "")
+        return ": ".join(map(str, parts)).rstrip(": ")
     if reason == "orphan-mask":
         return f"{row['mask_path']} has no image"
     if reason == "not-a-class-map":
         colours = f"{row['mask_colours']} colours" if row["mask_colours"] else "no labels were read"
         return f"{row['mask_path']}: {colours}"
     if reason == "size-mismatch":
-        return f"image {row['width_px']}x{row['height_px']}, mask {row['mask_width_px']}x{row['mask_height_px']}"
+        return (
+            f"image {row['width_px']}x{row['height_px']}, mask"
+            f" {row['mask_width_px']}x{row['mask_height_px']}"
+        )
     ids = row["label_ids"]
-    strange = [str(one) for one in ids if one not in label_map.mapping] if isinstance(ids, list) else []
+    strange = (
+        [str(one) for one in ids if one not in label_map.mapping] if isinstance(ids, list) else []
+    )
     return f"{row['mask_path']}: label {', '.join(strange)} not in {label_map.name}"
 
 
 @dataclass
 class Strata:
-    """Numbers the kinds of tiles met so far: equal pool, core-present classes and image-level label."""
+    """Numbers the kinds of tiles met so far: equal pool, core-present classes and image-level
+    label.
+    """
 
     label_map: LabelMap
     known: dict[bytes, int] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
 
-    def codes(self, conditional: np.ndarray, core: np.ndarray, labels: pa.ChunkedArray) -> np.ndarray:
+    def codes(
+        self, conditional: np.ndarray, core: np.ndarray, labels: pa.ChunkedArray
+    ) -> np.ndarray:
         """Return the stratum (int32 [n]) of each row; `labels` are strings or null."""
         encoded = pc.fill_null(labels, "").combine_chunks().dictionary_encode()
         encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-        numbers = [self.labels.setdefault(one, len(self.labels)) for one in encoded.dictionary.to_pylist()]
+        numbers = [
+            self.labels.setdefault(one, len(self.labels)) for one in encoded.dictionary.to_pylist()
+        ]
         label = np.array([*numbers, 0], dtype=np.int32)[encoded.indices.to_numpy()]
         packed = np.packbits(np.column_stack([conditional, core]), axis=1)
-        signature = np.ascontiguousarray(np.column_stack([packed, label.view(np.uint8).reshape(-1, 4)]))
-        distinct, inverse = np.unique(signature.view(f"V{signature.shape[1]}").ravel(), return_inverse=True)
+        signature = np.ascontiguousarray(
+            np.column_stack([packed, label.view(np.uint8).reshape(-1, 4)])
+        )
+        distinct, inverse = np.unique(
+            signature.view(f"V{signature.shape[1]}").ravel(), return_inverse=True
+        )
         stratum = [self.known.setdefault(one.tobytes(), len(self.known)) for one in distinct]
         return np.array(stratum, dtype=np.int32)[inverse]
 
     def profiles(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Return the 0/1 matrix (int64 [strata, columns]) and its columns: pools, classes, then labels in order of name."""
+        """Return the 0/1 matrix (int64 [strata, columns]) and its columns: pools, classes, then
+        labels in order of name.
+        """
         classes = self.label_map.classes
         raw = np.frombuffer(b"".join(self.known), dtype=np.uint8).reshape(len(self.known), -1)
         bits = np.unpackbits(raw[:, :-4], axis=1, count=1 + len(classes)).astype(np.int64)
         label = np.ascontiguousarray(raw[:, -4:]).view(np.int32).ravel()
-        names = sorted(name for name in self.labels if name) if len(self.labels) <= MAX_LABELS else []
-        by_label = np.stack([label == self.labels[name] for name in names], axis=1).astype(np.int64) if names else bits[:, :0]
-        columns = ("conditional", "unconditional", *(f"class {one.id}" for one in classes), *(f"label {name}" for name in names))
-        return np.concatenate([bits[:, :1], 1 - bits[:, :1], bits[:, 1:], by_label], axis=1), columns
+        names = (
+            sorted(name for name in self.labels if name) if len(self.labels) <= MAX_LABELS else []
+        )
+        by_label = (
+            np.stack([label == self.labels[name] for name in names], axis=1).astype(np.int64)
+            if names
+            else bits[:, :0]
+        )
+        columns = (
+            "conditional",
+            "unconditional",
+            *(f"class {one.id}" for one in classes),
+            *(f"label {name}" for name in names),
+        )
+        return (
+            np.concatenate([bits[:, :1], 1 - bits[:, :1], bits[:, 1:], by_label], axis=1),
+            columns,
+        )

@@ -1,9 +1,10 @@
 """A tree of new masks that survives anything: parts, a ledger of what became of each mask, a seal.
 
-What `remap` and `repair` have in common. Partitions of the masks become ledger parts, each written after its
-files were synced, so that a stopped run goes on where it was. The tree has the relative paths of the
-masks, with the suffix `.png`, and beside them what was asked for (`<kind>.json`), `ledger.parquet` and, last of all,
-`_SUCCESS.json`. Its bytes do not depend on workers, partitions or interruptions. What a mask becomes is the `Maker`'s business.
+What `remap` and `repair` have in common. Partitions of the masks become ledger parts, each written
+after its files were synced, so that a stopped run goes on where it was. The tree has the relative
+paths of the masks, with the suffix `.png`, and beside them what was asked for (`<kind>.json`),
+`ledger.parquet` and, last of all, `_SUCCESS.json`. Its bytes do not depend on workers, partitions
+or interruptions. What a mask becomes is the `Maker`'s business.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class TreePlan(Protocol):
 
     @property
     def rewrites(self) -> bool:
-        """Return whether files that were changed since they were written are written again; else they are an error."""
+        """Return whether files that were changed since they were written are written again; else
+        they are an error.
+        """
 
     @property
     def verifies(self) -> bool:
@@ -97,7 +100,9 @@ class TreePlan(Protocol):
         """Return what the seal says besides counts: digests of everything the masks depend on."""
 
     def refuse_other_request(self) -> None:
-        """Raise UsageError when the folder holds a tree that was made otherwise and may not be replaced."""
+        """Raise UsageError when the folder holds a tree that was made otherwise and may not be
+        replaced.
+        """
 
     def write_notes(self) -> None:
         """Write further files of this kind beside the request."""
@@ -105,7 +110,8 @@ class TreePlan(Protocol):
 
 @dataclass(slots=True)
 class Totals:
-    """Sums over a ledger, and the hashes of the names it promises; `observe` is shown every batch of it.
+    """Sums over a ledger, and the hashes of the names it promises; `observe` is shown every batch
+    of it.
 
     `failures` are masks without a new one, `refusals` those of them that would be refused again.
     """
@@ -123,7 +129,9 @@ class Totals:
     def add(self, ledger: pa.Table) -> None:
         """Count one batch of the ledger."""
         self.observe(ledger)
-        columns = (ledger[name].to_pylist() for name in ("mask_path", "output_path", "reason", "status"))
+        columns = (
+            ledger[name].to_pylist() for name in ("mask_path", "output_path", "reason", "status")
+        )
         for mask, output, reason, status in zip(*columns, strict=True):
             if output is not None:
                 self.names.append(hash_text(output))
@@ -135,11 +143,16 @@ class Totals:
                 self.first_failed.append(FailedMask(mask, reason))
 
 
-def run_tree(plan: TreePlan, observer: Callable[[], Callable[[pa.Table], None]], engine: Engine | None = None, advance: Advance = silent) -> Totals:
+def run_tree(
+    plan: TreePlan,
+    observer: Callable[[], Callable[[pa.Table], None]],
+    engine: Engine | None = None,
+    advance: Advance = silent,
+) -> Totals:
     """Do what was planned and return what came of it; `observer` makes what is shown the ledger.
 
-    Goes on from a stopped run, and does nothing when all is there already. Raises OutputError, LockedError,
-    IntegrityError when written files are gone at the end.
+    Goes on from a stopped run, and does nothing when all is there already. Raises OutputError,
+    LockedError, IntegrityError when written files are gone at the end.
     """
     with locked(plan):
         done = finished(plan, observer())
@@ -150,7 +163,9 @@ def run_tree(plan: TreePlan, observer: Callable[[], Callable[[pa.Table], None]],
             return finish(plan, parts, observer(), advance)
 
 
-def run_tree_part(plan: TreePlan, number: int, count: int, engine: Engine | None = None, advance: Advance = silent) -> int:
+def run_tree_part(
+    plan: TreePlan, number: int, count: int, engine: Engine | None = None, advance: Advance = silent
+) -> int:
     """Make every partition whose index is `number` - 1 modulo `count`, and return how many.
 
     Takes no lock: many of these run at once, on many machines.
@@ -159,7 +174,9 @@ def run_tree_part(plan: TreePlan, number: int, count: int, engine: Engine | None
         return 0
     begin(plan)
     done = 0
-    with contextlib.closing(run_tasks(itertools.islice(plan.tasks(), number - 1, None, count), engine or Engine())) as parts:
+    with contextlib.closing(
+        run_tasks(itertools.islice(plan.tasks(), number - 1, None, count), engine or Engine())
+    ) as parts:
         for _ in parts:
             done += 1
             advance(done, 0)
@@ -177,12 +194,18 @@ def locked(plan: TreePlan) -> Iterator[None]:
 
 
 def finished(plan: TreePlan, observe: Callable[[pa.Table], None]) -> Totals | None:
-    """Return the totals of an earlier run if it was this one, is whole, and nothing is left to try again.
+    """Return the totals of an earlier run if it was this one, is whole, and nothing is left to try
+    again.
 
-    Raises IntegrityError for files that were changed since they were written, unless the plan is to write them again.
+    Raises IntegrityError for files that were changed since they were written, unless the plan is to
+    write them again.
     """
     if stat_file(str(plan.workspace.tiles)) != plan.tiles_stat:
-        raise IntegrityError("the tiles table changed meanwhile", path=plan.workspace.tiles, hint="run the same command again")
+        raise IntegrityError(
+            "the tiles table changed meanwhile",
+            path=plan.workspace.tiles,
+            hint="run the same command again",
+        )
     try:
         return _finished(plan, observe)
     except IntegrityError:
@@ -193,26 +216,43 @@ def finished(plan: TreePlan, observe: Callable[[pa.Table], None]) -> Totals | No
 
 def _finished(plan: TreePlan, observe: Callable[[pa.Table], None]) -> Totals | None:
     seal = read_note(plan.out / SUCCESS, plan.kind)
-    if seal is None or seal != _seal(plan, seal.get("written", -1), plan.num_refused, seal.get("refused", 0)):
+    if seal is None or seal != _seal(
+        plan, seal.get("written", -1), plan.num_refused, seal.get("refused", 0)
+    ):
         return None
     if read_note(plan.out / plan.kind.request, plan.kind) != plan.request:
         return None
     totals = Totals(observe)
     try:
-        for batch in tables.read_batches(open_ledger(plan.out / LEDGER, plan.kind.ledger, plan.kind)):
+        for batch in tables.read_batches(
+            open_ledger(plan.out / LEDGER, plan.kind.ledger, plan.kind)
+        ):
             totals.add(batch)
     except (IntegrityError, FileNotFoundError):
         return None
     notes = (name for name in checksums.read_checksums(plan.out) if "/" not in name)
     damages = checksums.damaged_files(plan.out, names=notes)
-    damages += checksums.check_files(plan.out, ledger_files(plan.out, plan.kind), whole=plan.verifies)
+    damages += checksums.check_files(
+        plan.out, ledger_files(plan.out, plan.kind), whole=plan.verifies
+    )
     if any(one.is_missing for one in damages):
         return None
-    checksums.raise_damage(damages, f"{len(damages):,} files are not those that {plan.kind.name} wrote", REWRITE.format(plan.kind.name))
+    checksums.raise_damage(
+        damages,
+        f"{len(damages):,} files are not those that {plan.kind.name} wrote",
+        REWRITE.format(plan.kind.name),
+    )
     for name in filter(durable.is_temporary, os.listdir(plan.out)):
         (plan.out / name).unlink(missing_ok=True)
     # A killed run, or one of an earlier version, may not have listed them.
-    checksums.list_files(plan.out, [name for name in (SUCCESS, plan.kind.request, *plan.kind.notes) if (plan.out / name).is_file()])
+    checksums.list_files(
+        plan.out,
+        [
+            name
+            for name in (SUCCESS, plan.kind.request, *plan.kind.notes)
+            if (plan.out / name).is_file()
+        ],
+    )
     shutil.rmtree(plan.out / PARTS, ignore_errors=True)
     totals.up_to_date = True
     return totals
@@ -233,7 +273,9 @@ def _seal(plan: TreePlan, written: int, failed: int, refused: int) -> dict[str, 
 
 
 def read_note(path: Path, kind: TreeKind) -> dict[str, Any] | None:
-    """Return what stands in a JSON file of the tree, None when it is not there; raises IntegrityError."""
+    """Return what stands in a JSON file of the tree, None when it is not there; raises
+    IntegrityError.
+    """
     try:
         found = checksums.read_json(path, hint=REWRITE.format(kind.name))
     except (FileNotFoundError, NotADirectoryError):
@@ -242,7 +284,9 @@ def read_note(path: Path, kind: TreeKind) -> dict[str, Any] | None:
 
 
 def ledger_files(out: Path, kind: TreeKind) -> Iterator[checksums.Expected]:
-    """Yield the masks that the ledger in `out` promises; raises IntegrityError, FileNotFoundError."""
+    """Yield the masks that the ledger in `out` promises; raises IntegrityError,
+    FileNotFoundError.
+    """
     opened = open_ledger(out / LEDGER, kind.ledger, kind)
     for batch in tables.read_batches(opened, ["output_path", "output_bytes", "output_digest"]):
         yield from expected_files(batch)
@@ -252,7 +296,11 @@ def begin(plan: TreePlan) -> None:
     """Take the seal off the tree and note what is being made."""
     kind = plan.kind
     try:
-        strangers = plan.out.is_dir() and not (plan.out / kind.request).exists() and [one for one in os.listdir(plan.out) if _is_strange(one, kind)]
+        strangers = (
+            plan.out.is_dir()
+            and not (plan.out / kind.request).exists()
+            and [one for one in os.listdir(plan.out) if _is_strange(one, kind)]
+        )
         if strangers:
             raise UsageError(
                 f"this folder is not empty and {kind.name} did not make it",
@@ -282,7 +330,9 @@ def _is_strange(name: str, kind: TreeKind) -> bool:
     return name not in _ours(kind) and not durable.is_temporary(name)
 
 
-def finish(plan: TreePlan, parts: Iterable[Path], observe: Callable[[pa.Table], None], advance: Advance) -> Totals:
+def finish(
+    plan: TreePlan, parts: Iterable[Path], observe: Callable[[pa.Table], None], advance: Advance
+) -> Totals:
     """Join the parts of the ledger, clean up, count the files, and seal the tree."""
     totals, used, kind = Totals(observe), set[Path](), plan.kind
     joined = plan.out / PARTS / LEDGER
@@ -295,18 +345,38 @@ def finish(plan: TreePlan, parts: Iterable[Path], observe: Callable[[pa.Table], 
                 yield batch
             advance(totals.written + totals.failures, plan.num_masks)
 
-    tables.write_table(joined, batches(), kind.ledger_schema, kind=kind.ledger, schema_version=kind.schema_version, metadata=plan.request)
+    tables.write_table(
+        joined,
+        batches(),
+        kind.ledger_schema,
+        kind=kind.ledger,
+        schema_version=kind.schema_version,
+        metadata=plan.request,
+    )
     written = np.sort(np.array(totals.names, np.uint64))
-    earlier = [one for one in (plan.out / PARTS).glob("*.parquet") if one not in used and one.name != LEDGER]
+    earlier = [
+        one
+        for one in (plan.out / PARTS).glob("*.parquet")
+        if one not in used and one.name != LEDGER
+    ]
     try:
-        totals.num_stale_removed = remove_stale(plan.out, written, [(plan.out / LEDGER, kind.ledger), *((one, kind.part) for one in earlier)], kind)
+        totals.num_stale_removed = remove_stale(
+            plan.out,
+            written,
+            [(plan.out / LEDGER, kind.ledger), *((one, kind.part) for one in earlier)],
+            kind,
+        )
         durable.remove_temporaries(plan.out)
         totals.unexpected = count_files(plan.out, written, _ours(kind))
         # Only now: the earlier ledger was needed to know which files were ours.
         os.replace(joined, plan.out / LEDGER)
         durable.sync_file_system(plan.out)
         checksums.remember_files(plan.out, ledger_files(plan.out, kind))
-        checksums.publish_json(plan.out, SUCCESS, _seal(plan, totals.written, totals.failures - totals.refusals, totals.refusals))
+        checksums.publish_json(
+            plan.out,
+            SUCCESS,
+            _seal(plan, totals.written, totals.failures - totals.refusals, totals.refusals),
+        )
         shutil.rmtree(plan.out / PARTS)
     except OSError as error:
         raise OutputError.from_os_error(error, error.filename or plan.out) from error
@@ -314,25 +384,39 @@ def finish(plan: TreePlan, parts: Iterable[Path], observe: Callable[[pa.Table], 
 
 
 def complete_table(path: Path) -> dict[str, Any]:
-    """Return the header of a tiles table of all tiles; raises UsageError when there is none, or one of a few."""
+    """Return the header of a tiles table of all tiles; raises UsageError when there is none, or one
+    of a few.
+    """
     try:
         _, header = tables.open_table(path, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
     except FileNotFoundError:
         raise UsageError("there is no tiles table yet", path=path, hint="histoprep audit") from None
     if header["options"]["sample"] is not None or header["options"]["tiles"]["headers_only"]:
-        raise UsageError("the tiles table was made by a quick or sampling audit", path=path, expected="a table of all tiles", hint="histoprep audit")
+        raise UsageError(
+            "the tiles table was made by a quick or sampling audit",
+            path=path,
+            expected="a table of all tiles",
+            hint="histoprep audit",
+        )
     return header
 
 
 def usable_out(workspace: Workspace, chosen: Path, unlabelled: list[str]) -> Path:
-    """Return the absolute folder of the new tree; raises UsageError where it would touch the data or other results."""
+    """Return the absolute folder of the new tree; raises UsageError where it would touch the data
+    or other results.
+    """
     out = chosen.absolute()
     real = out.resolve()
     data = (workspace.root, *(Path(one).resolve() for one in unlabelled))
     check_outside(out, data, "new masks")
     for folder in (*data, workspace.folder.resolve()):
         if folder.is_relative_to(real):
-            raise UsageError("new masks need a folder of their own", path=out, seen=f"it holds {folder}", hint="name a new folder with --out")
+            raise UsageError(
+                "new masks need a folder of their own",
+                path=out,
+                seen=f"it holds {folder}",
+                hint="name a new folder with --out",
+            )
     if out.exists() and not out.is_dir():
         raise UsageError("new masks need a folder", path=out, seen="a file of that name")
     return out

@@ -1,4 +1,6 @@
-"""The files of a tree of new masks: what an earlier run left, and whether all that was promised is there."""
+"""The files of a tree of new masks: what an earlier run left, and whether all that was promised is
+there.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,11 @@ def _is_in(hashes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return hashes[at] == wanted if len(hashes) else np.zeros(len(wanted), bool)
 
 
-def remove_stale(out: Path, written: np.ndarray, ledgers: list[tuple[Path, str]], kind: TreeKind) -> int:
-    """Delete files that earlier ledgers (path, kind of table) name and this run did not write, and return how many.
+def remove_stale(
+    out: Path, written: np.ndarray, ledgers: list[tuple[Path, str]], kind: TreeKind
+) -> int:
+    """Delete files that earlier ledgers (path, kind of table) name and this run did not write, and
+    return how many.
 
     `written` are the sorted hashes of the names that this run wrote.
     """
@@ -40,12 +45,17 @@ def remove_stale(out: Path, written: np.ndarray, ledgers: list[tuple[Path, str]]
         with contextlib.suppress(FileNotFoundError, IntegrityError):
             for batch in tables.read_batches(open_ledger(path, name, kind), ["output_path"]):
                 names = batch["output_path"].drop_null().to_pylist()
-                removed += sum(_remove_output(out, one) for one in itertools.compress(names, ~_is_in(written, _hashes(names))))
+                removed += sum(
+                    _remove_output(out, one)
+                    for one in itertools.compress(names, ~_is_in(written, _hashes(names)))
+                )
     return removed
 
 
 def _remove_output(out: Path, name: str) -> bool:
-    """Delete one file of an earlier ledger and the folders it leaves empty; return whether it was there."""
+    """Delete one file of an earlier ledger and the folders it leaves empty; return whether it was
+    there.
+    """
     target = Path(beside(out, name))
     if ".." in target.parts or not target.is_relative_to(out):
         return False
@@ -62,7 +72,8 @@ def _remove_output(out: Path, name: str) -> bool:
 
 
 def count_files(out: Path, written: np.ndarray, ours: frozenset[str]) -> tuple[str, ...]:
-    """Return the first files in the tree that are not of the ledger; raises IntegrityError when one of the ledger is not there.
+    """Return the first files in the tree that are not of the ledger; raises IntegrityError when one
+    of the ledger is not there.
 
     `ours` are the names in the folder itself that are no masks.
     """
@@ -75,15 +86,21 @@ def count_files(out: Path, written: np.ndarray, ours: frozenset[str]) -> tuple[s
         del unexpected[_NUM_SHOWN:]
     if missing:
         raise IntegrityError(
-            f"{missing:,} of {len(written):,} new masks are not in the folder that they were written to",
+            f"{missing:,} of {len(written):,} new masks are not in the folder that they were"
+            " written to",
             path=out,
-            hint="does another program change this folder, or does its file system ignore case? Run the same command again",
+            hint=(
+                "does another program change this folder, or does its file system ignore case? Run"
+                " the same command again"
+            ),
         )
     return tuple(sorted(unexpected))
 
 
 def _walk(out: Path, ours: frozenset[str]) -> Iterator[str]:
-    """Yield the path, as text relative to `out`, of everything in the tree that is no folder and none of our own notes."""
+    """Yield the path, as text relative to `out`, of everything in the tree that is no folder and
+    none of our own notes.
+    """
     waiting = [""]
     while waiting:
         prefix = waiting.pop()

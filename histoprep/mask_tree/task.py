@@ -1,4 +1,6 @@
-"""One partition of a tree of new masks: reads masks, writes new ones, syncs them, then writes their part of the ledger."""
+"""One partition of a tree of new masks: reads masks, writes new ones, syncs them, then writes their
+part of the ledger.
+"""
 
 from __future__ import annotations
 
@@ -31,20 +33,30 @@ def column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
 # What every ledger says, around the columns of its own.
 FIRST_COLUMNS = (
     column("mask_path", pa.string(), "path of the mask relative to the data set"),
-    column("output_path", pa.string(), "path of the new mask relative to this folder; null when failed"),
-    column("source_digest", pa.string(), "XXH3-128 of the mask, hex; null when it could not be read"),
+    column(
+        "output_path", pa.string(), "path of the new mask relative to this folder; null when failed"
+    ),
+    column(
+        "source_digest", pa.string(), "XXH3-128 of the mask, hex; null when it could not be read"
+    ),
     column("output_digest", pa.string(), "XXH3-128 of the new mask, hex; null when failed"),
     column("output_bytes", pa.int64(), "size of the new mask; null when failed"),
 )
 LAST_COLUMNS = (
-    column("status", pa.string(), "written; failed: may be tried again; refused: would come out the same"),
+    column(
+        "status",
+        pa.string(),
+        "written; failed: may be tried again; refused: would come out the same",
+    ),
     column("reason", pa.string(), "why it failed: code, subcode and words; null when written"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class TreeKind:
-    """What one kind of tree has of its own: its name, the columns of its ledger, further files in its folder."""
+    """What one kind of tree has of its own: its name, the columns of its ledger, further files in
+    its folder.
+    """
 
     name: str
     schema_version: str
@@ -68,7 +80,9 @@ class TreeKind:
 
 
 class MaskRow(Protocol):
-    """What tiles.parquet says of one mask; `failure` is the reason why there will be no new one, or None."""
+    """What tiles.parquet says of one mask; `failure` is the reason why there will be no new one, or
+    None.
+    """
 
     @property
     def path(self) -> str:
@@ -96,7 +110,9 @@ class MaskRow(Protocol):
 
 
 class RefusedMaskError(BrokenFileError):
-    """A mask that the maker looked at and cannot or may not make a new one of, however often it is tried."""
+    """A mask that the maker looked at and cannot or may not make a new one of, however often it is
+    tried.
+    """
 
 
 class Made(NamedTuple):
@@ -114,7 +130,9 @@ class Maker(Protocol):
     """How masks become new ones; it travels to the workers."""
 
     def open(self) -> Make:
-        """Return a function from the bytes of a mask, their digest and its row to what is made of it; raises BrokenFileError when called."""
+        """Return a function from the bytes of a mask, their digest and its row to what is made of
+        it; raises BrokenFileError when called.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +163,14 @@ class TreeTask:
             raise OutputError.from_os_error(error, error.filename or self.out) from error
         ledger = tiles.to_table(rows, self.kind.ledger_schema)
         schema_version = self.kind.schema_version
-        tables.write_table(self.part, [ledger], self.kind.ledger_schema, kind=self.kind.part, schema_version=schema_version, metadata={})
+        tables.write_table(
+            self.part,
+            [ledger],
+            self.kind.ledger_schema,
+            kind=self.kind.part,
+            schema_version=schema_version,
+            metadata={},
+        )
         return self.part
 
     def without(self, index: int, reason: str) -> TreeTask:
@@ -153,11 +178,16 @@ class TreeTask:
         return replace(self, left_out=(*self.left_out, (index, reason)))
 
     def is_done(self) -> bool:
-        """Return whether the part is there, its files have their sizes, and nothing failed that could be tried again."""
+        """Return whether the part is there, its files have their sizes, and nothing failed that
+        could be tried again.
+        """
         if not self.part.exists():
             return False
         try:
-            ledger = tables.read_table(open_ledger(self.part, self.kind.part, self.kind), ["output_path", "output_bytes", "output_digest", "status"])
+            ledger = tables.read_table(
+                open_ledger(self.part, self.kind.part, self.kind),
+                ["output_path", "output_bytes", "output_digest", "status"],
+            )
         except IntegrityError:
             return False
         num_refused = sum(one.failure is not None for one in self.rows)
@@ -170,7 +200,13 @@ class TreeTask:
         failures = {index: row.failure for index, row in enumerate(self.rows) if row.failure}
         failures |= {index: f"HP201 worker-died: {reason}" for index, reason in self.left_out}
         chosen = [row for index, row in enumerate(self.rows) if index not in failures]
-        contents = read_ahead([Request(beside(self.root, row.file), FileStat(row.num_bytes, row.mtime_ns)) for row in chosen], self.max_file_bytes)
+        contents = read_ahead(
+            [
+                Request(beside(self.root, row.file), FileStat(row.num_bytes, row.mtime_ns))
+                for row in chosen
+            ],
+            self.max_file_bytes,
+        )
         make, folders = self.maker.open(), set[str]()
         for index, row in enumerate(self.rows):
             marker.at(index)
@@ -183,7 +219,9 @@ class TreeTask:
                 status = REFUSED if isinstance(error, RefusedMaskError) else FAILED
                 yield _failed(row, f"{error.verdict}: {error.detail}", status)
 
-    def _write(self, row: MaskRow, data: bytes | BrokenFileError, make: Make, folders: set[str]) -> dict[str, Any]:
+    def _write(
+        self, row: MaskRow, data: bytes | BrokenFileError, make: Make, folders: set[str]
+    ) -> dict[str, Any]:
         if isinstance(data, BrokenFileError):
             raise data
         key = digest(data)
@@ -199,7 +237,12 @@ class TreeTask:
             durable.publish_in_batch(path, made.encoded)
         except OSError as error:
             raise OutputError.from_os_error(error, path) from error
-        promised = {"output_path": name, "source_digest": key, "output_digest": made.digest, "output_bytes": len(made.encoded)}
+        promised = {
+            "output_path": name,
+            "source_digest": key,
+            "output_digest": made.digest,
+            "output_bytes": len(made.encoded),
+        }
         return {"mask_path": row.path, **promised, "status": WRITTEN, **made.facts}
 
 
@@ -219,7 +262,9 @@ def open_ledger(path: Path, name: str, kind: TreeKind) -> Any:
 
 def expected_files(ledger: pa.Table) -> Iterator[Expected]:
     """Yield the files that a ledger, or a part of one, promises."""
-    columns = (ledger[name].to_pylist() for name in ("output_path", "output_bytes", "output_digest"))
+    columns = (
+        ledger[name].to_pylist() for name in ("output_path", "output_bytes", "output_digest")
+    )
     for name, size, key in zip(*columns, strict=True):
         if name is not None:
             yield Expected(name, Checksum(size, key))

@@ -1,10 +1,11 @@
-"""Masks -> masks of classes: a tree of 8-bit PNG files, a ledger of what became of each mask, a seal.
+"""Masks -> masks of classes: a tree of 8-bit PNG files, a ledger of what became of each mask, a
+seal.
 
-`plan_remap` checks everything that can be checked before a file is written; `run_remap` does the work.
-Partitions of the masks become ledger parts, each written after its files were synced, so a
+`plan_remap` checks everything that can be checked before a file is written; `run_remap` does the
+work. Partitions of the masks become ledger parts, each written after its files were synced, so a
 stopped run goes on where it was. The tree has the relative paths of the masks, with the suffix
-`.png`, and beside them `remap.json` (what was asked for), `label_map.yml`, `ledger.parquet` and, last of
-all, `_SUCCESS.json`. Its bytes do not depend on workers, partitions or interruptions.
+`.png`, and beside them `remap.json` (what was asked for), `label_map.yml`, `ledger.parquet` and,
+last of all, `_SUCCESS.json`. Its bytes do not depend on workers, partitions or interruptions.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from histoprep.version import __version__
 from histoprep.workspace import Workspace
 
 __all__ = [
-    "OnUnmapped", "Recipe", "RemapOptions", "RemapPlan", "RemapResult", "collect_remap", "plan_remap", "run_remap", "run_remap_part",
+    "OnUnmapped", "Recipe", "RemapOptions", "RemapPlan", "RemapResult", "collect_remap",
+    "plan_remap", "run_remap", "run_remap_part",
     "unfinished_remaps",
 ]  # fmt: skip
 
@@ -46,7 +48,11 @@ TIME_LIMIT_S = 60.0
 LEDGER_SCHEMA = pa.schema(
     [
         *FIRST_COLUMNS,
-        column("class_pixels", pa.list_(pa.int64()), "pixels of each class of the label map, in its order; null when failed"),
+        column(
+            "class_pixels",
+            pa.list_(pa.int64()),
+            "pixels of each class of the label map, in its order; null when failed",
+        ),
         *LAST_COLUMNS,
     ]
 )
@@ -60,8 +66,8 @@ class RemapOptions:
     """How to remap.
 
     `out` is the new tree, by default `masks-<map>` in the workspace. `force` remaps masks that look
-    remapped already, and replaces a tree that was made with another map or other options, or changed since. With `verify` every mask
-    that is there is read again.
+    remapped already, and replaces a tree that was made with another map or other options, or
+    changed since. With `verify` every mask that is there is read again.
     """
 
     out: Path | None = None
@@ -76,8 +82,9 @@ class RemapOptions:
 class RemapResult:
     """What a remap came to.
 
-    `class_pixels` is in the order of the map's classes; `failed` holds the first 1,000, the ledger all;
-    `unexpected` names files in the tree that remap did not write; `up_to_date` when nothing had to be done.
+    `class_pixels` is in the order of the map's classes; `failed` holds the first 1,000, the ledger
+    all; `unexpected` names files in the tree that remap did not write; `up_to_date` when nothing
+    had to be done.
     """
 
     out: Path
@@ -98,7 +105,9 @@ class RemapResult:
 
 @dataclass(frozen=True, slots=True)
 class RemapPlan:
-    """Everything decided before the first file is written; `inputs` is the digest of the masks to remap, `warnings` are about decided readings."""
+    """Everything decided before the first file is written; `inputs` is the digest of the masks to
+    remap, `warnings` are about decided readings.
+    """
 
     workspace: Workspace
     label_map: LabelMap
@@ -124,20 +133,31 @@ class RemapPlan:
     def tasks(self) -> Iterator[TreeTask]:
         """Yield the partitions in order of the tiles table."""
         recipe = self.recipe
-        how = (KIND.schema_version, __version__, recipe.note, recipe.class_ids, digest(recipe.table), recipe.reading.describe())
+        how = (
+            KIND.schema_version,
+            __version__,
+            recipe.note,
+            recipe.class_ids,
+            digest(recipe.table),
+            recipe.reading.describe(),
+        )
         rows = mask_rows(self.workspace.tiles, self.mended)
         while chosen := tuple(itertools.islice(rows, self.options.partition_masks)):
             key = digest_text(repr((how, [(one.path, one.digest, one.failure) for one in chosen])))
             part = self.out / PARTS / f"{key}.parquet"
             limits = self.max_file_bytes, part, part.with_suffix(".at"), self.options.time_limit_s
-            yield TreeTask(str(self.workspace.root), str(self.out), KIND, chosen, self.recipe, *limits)
+            yield TreeTask(
+                str(self.workspace.root), str(self.out), KIND, chosen, self.recipe, *limits
+            )
 
     def seal_facts(self) -> dict[str, Any]:
         """Return what the masks depend on."""
         return {"inputs_digest": self.inputs, "label_map_digest": self.label_map.digest}
 
     def refuse_other_request(self) -> None:
-        """Raise UsageError when the folder holds masks of another map or data set, unless forced."""
+        """Raise UsageError when the folder holds masks of another map or data set, unless
+        forced.
+        """
         if not self.options.force:
             _refuse_other_request(self.out, self.request)
 
@@ -146,21 +166,32 @@ class RemapPlan:
         checksums.publish_file(self.out, LABEL_MAP, format_label_map(self.label_map))
 
 
-def plan_remap(workspace: Workspace, label_map: LabelMap, options: RemapOptions | None = None) -> RemapPlan:
+def plan_remap(
+    workspace: Workspace, label_map: LabelMap, options: RemapOptions | None = None
+) -> RemapPlan:
     """Return the plan of a remap; nothing is written.
 
-    Masks that `repair` mended take the place of the damaged ones. Raises UnmappedLabelError for values without a class; UsageError
-    when nobody decided what the labels of some masks are (HP413, HP414), when the masks were remapped before (HP508), when masks are
-    lossy or interpolated and not mended (HP403, HP404), when two would become one file, for an unusable `out`, or when
+    Masks that `repair` mended take the place of the damaged ones. Raises UnmappedLabelError for
+    values without a class; UsageError when nobody decided what the labels of some masks are (HP413,
+    HP414), when the masks were remapped before (HP508), when masks are lossy or interpolated and
+    not mended (HP403, HP404), when two would become one file, for an unusable `out`, or when
     tiles.parquet is missing or partial.
     """
     options = options or RemapOptions()
     tiles_stat = stat_file(str(workspace.tiles))
     header = mask_tree.complete_table(workspace.tiles)
-    out = mask_tree.usable_out(workspace, options.out or workspace.masks(label_map.name), header["options"]["scan"]["unlabelled"])
+    out = mask_tree.usable_out(
+        workspace,
+        options.out or workspace.masks(label_map.name),
+        header["options"]["scan"]["unlabelled"],
+    )
     readings = MaskReadings.of(workspace.tiles)
     recipe = Recipe.of(label_map, options.on_unmapped, readings.reading)
-    request = {"root": str(workspace.root), "label_map": json.loads(label_map.to_json()), "on_unmapped": str(options.on_unmapped)}
+    request = {
+        "root": str(workspace.root),
+        "label_map": json.loads(label_map.to_json()),
+        "on_unmapped": str(options.on_unmapped),
+    }
     if decided := readings.reading.as_json():
         request["reading"] = decided
     if not options.force:
@@ -170,7 +201,11 @@ def plan_remap(workspace: Workspace, label_map: LabelMap, options: RemapOptions 
     if not options.force:
         _refuse_damaged(workspace, mended)
     survey = Survey.of(workspace.tiles, mended)
-    evidence = None if options.force else already_remapped(label_map, survey.tiles, _notes(workspace.tiles))
+    evidence = (
+        None
+        if options.force
+        else already_remapped(label_map, survey.tiles, _notes(workspace.tiles))
+    )
     if evidence:
         raise remapped_error(label_map, workspace.root, evidence)
     if options.on_unmapped is OnUnmapped.ERROR:
@@ -199,14 +234,24 @@ def _refuse_damaged(workspace: Workspace, mended: Mapping[str, MendedMask]) -> N
     if not left:
         return
     number = sum(map(len, left.values()))
-    shown = [f"{many(len(paths), 'mask')} of {source}, such as {paths[0]}" for source, paths in left.items()]
-    more = f"; and {many(len(shown) - _NUM_SHOWN, 'more source')}" if len(shown) > _NUM_SHOWN else ""
+    shown = [
+        f"{many(len(paths), 'mask')} of {source}, such as {paths[0]}"
+        for source, paths in left.items()
+    ]
+    more = (
+        f"; and {many(len(shown) - _NUM_SHOWN, 'more source')}" if len(shown) > _NUM_SHOWN else ""
+    )
     repair = f"histoprep repair {workspace.root}, then the same command"
     raise UsageError(
-        f"{many(number, 'mask')} went through JPEG or interpolation; a label map would hide false labels that can still be told from true ones",
+        f"{many(number, 'mask')} went through JPEG or interpolation; a label map would hide false"
+        " labels that can still be told from true ones",
         path=workspace.root,
         seen="; ".join(shown[:_NUM_SHOWN]) + more,
-        hint="restore those that repair refused, or remap them as they are with --force" if mended else f"{repair}; or --force, as they are",
+        hint=(
+            "restore those that repair refused, or remap them as they are with --force"
+            if mended
+            else f"{repair}; or --force, as they are"
+        ),
     )
 
 
@@ -220,26 +265,51 @@ def _notes(table: Path) -> set[str]:
 
 def _refuse_other_request(out: Path, request: dict[str, Any]) -> None:
     earlier = mask_tree.read_note(out / KIND.request, KIND)
-    for name, what in (("root", "data set"), ("label_map", "label map"), ("on_unmapped", "--on-unmapped"), ("reading", "reading")):
+    for name, what in (
+        ("root", "data set"),
+        ("label_map", "label map"),
+        ("on_unmapped", "--on-unmapped"),
+        ("reading", "reading"),
+    ):
         if earlier is not None and earlier.get(name) != request.get(name):
-            shown = [one[name]["name"] if name == "label_map" else one.get(name, "none decided") for one in (earlier, request)]
+            shown = [
+                one[name]["name"] if name == "label_map" else one.get(name, "none decided")
+                for one in (earlier, request)
+            ]
             seen = f"{what} {shown[0]}" + (", with another content" if shown[0] == shown[1] else "")
             hint = "choose another --out, or replace these masks with --force"
-            raise UsageError(f"this folder holds masks that were made with another {what}", path=out, seen=seen, expected=shown[1], hint=hint)
+            raise UsageError(
+                f"this folder holds masks that were made with another {what}",
+                path=out,
+                seen=seen,
+                expected=shown[1],
+                hint=hint,
+            )
 
 
-def run_remap(plan: RemapPlan, engine: Engine | None = None, advance: Advance = mask_tree.silent) -> RemapResult:
-    """Do what was planned and return what came of it; `advance` is told how many masks are done, and of how many.
+def run_remap(
+    plan: RemapPlan, engine: Engine | None = None, advance: Advance = mask_tree.silent
+) -> RemapResult:
+    """Do what was planned and return what came of it; `advance` is told how many masks are done,
+    and of how many.
 
-    Masks that cannot be used are in the result and the ledger, and everything else is done. Goes on from a stopped run, and
-    does nothing when all is there already. Raises OutputError, LockedError, IntegrityError when written files are gone at the end.
+    Masks that cannot be used are in the result and the ledger, and everything else is done. Goes on
+    from a stopped run, and does nothing when all is there already. Raises OutputError, LockedError,
+    IntegrityError when written files are gone at the end.
     """
     pixels = _PixelSums(plan)
     return pixels.result(mask_tree.run_tree(plan, pixels.observer, engine, advance))
 
 
-def run_remap_part(plan: RemapPlan, number: int, count: int, engine: Engine | None = None, advance: Advance = mask_tree.silent) -> int:
-    """Make every partition whose index is `number` - 1 modulo `count`, and return how many; `collect_remap` ends the work.
+def run_remap_part(
+    plan: RemapPlan,
+    number: int,
+    count: int,
+    engine: Engine | None = None,
+    advance: Advance = mask_tree.silent,
+) -> int:
+    """Make every partition whose index is `number` - 1 modulo `count`, and return how many;
+    `collect_remap` ends the work.
 
     Takes no lock: many of these run at once, on many machines.
     """
@@ -251,17 +321,36 @@ def unfinished_remaps(workspace: Workspace) -> list[Path]:
     return sorted(one.parent for one in workspace.folder.glob(f"masks-*/{PARTS}"))
 
 
-def collect_remap(workspace: Workspace, out: Path, advance: Advance = mask_tree.silent, *, partition_masks: int = PARTITION_MASKS) -> RemapResult:
-    """Join the parts that array jobs made in `out`; raises IncompleteError naming what is missing."""
+def collect_remap(
+    workspace: Workspace,
+    out: Path,
+    advance: Advance = mask_tree.silent,
+    *,
+    partition_masks: int = PARTITION_MASKS,
+) -> RemapResult:
+    """Join the parts that array jobs made in `out`; raises IncompleteError naming what is
+    missing.
+    """
     request = mask_tree.read_note(out / KIND.request, KIND)
     if request is None:
         raise UsageError("no remap was begun here", path=out, hint="histoprep remap --part i/n")
     label_map = LabelMap.from_json(json.dumps(request["label_map"]))
-    plan = plan_remap(workspace, label_map, RemapOptions(out, OnUnmapped(request["on_unmapped"]), True, partition_masks=partition_masks))
+    plan = plan_remap(
+        workspace,
+        label_map,
+        RemapOptions(
+            out, OnUnmapped(request["on_unmapped"]), True, partition_masks=partition_masks
+        ),
+    )
     # Forced only past what the jobs were let past.
     plan = replace(plan, rewrites=False)
     if plan.request != request:
-        raise UsageError("these parts are of another data set", path=out, seen=request["root"], expected=str(workspace.root))
+        raise UsageError(
+            "these parts are of another data set",
+            path=out,
+            seen=request["root"],
+            expected=str(workspace.root),
+        )
     pixels = _PixelSums(plan)
     with mask_tree.locked(plan):
         finished = mask_tree.finished(plan, pixels.observer())
@@ -274,9 +363,14 @@ def collect_remap(workspace: Workspace, out: Path, advance: Advance = mask_tree.
                 f"{len(missing)} partitions are not done",
                 path=out,
                 seen=f"partitions {shown} missing",
-                hint="of n jobs, job i makes partitions i-1, i-1+n, ...: run the missing ones again with --part i/n",
+                hint=(
+                    "of n jobs, job i makes partitions i-1, i-1+n, ...: run the missing ones again"
+                    " with --part i/n"
+                ),
             )
-        return pixels.result(mask_tree.finish(plan, (task.part for task in plan.tasks()), pixels.observer(), advance))
+        return pixels.result(
+            mask_tree.finish(plan, (task.part for task in plan.tasks()), pixels.observer(), advance)
+        )
 
 
 class _PixelSums:
@@ -299,4 +393,6 @@ class _PixelSums:
         """Return what the remap came to."""
         numbers = totals.written, totals.failures, tuple(self._pixels.tolist())
         rest = totals.num_stale_removed, totals.unexpected, totals.up_to_date
-        return RemapResult(self._plan.out, self._plan.label_map, *numbers, tuple(totals.first_failed), *rest)
+        return RemapResult(
+            self._plan.out, self._plan.label_map, *numbers, tuple(totals.first_failed), *rest
+        )

@@ -19,7 +19,9 @@ MIN_TILES = 20
 MIN_VALUES = 3
 
 
-def already_remapped(label_map: LabelMap, tiles_by_label: Mapping[int, int], notes: Iterable[str]) -> str | None:
+def already_remapped(
+    label_map: LabelMap, tiles_by_label: Mapping[int, int], notes: Iterable[str]
+) -> str | None:
     """Return the evidence that the masks hold classes of a map instead of source labels, or None.
 
     `tiles_by_label` is how many tiles hold each value; `notes` are what our own remap writes into
@@ -36,16 +38,24 @@ def already_remapped(label_map: LabelMap, tiles_by_label: Mapping[int, int], not
     if not values or not values <= classes:
         return None
     if not values <= sources:
-        return f"the values {shown} are class ids of {label_map.name}, and not all of them are source ids"
+        return (
+            f"the values {shown} are class ids of {label_map.name}, and not all of them are"
+            " source ids"
+        )
     beyond = sources - classes
     labelled = sum(tiles for value, tiles in tiles_by_label.items() if value)
     if 2 * len(beyond) > len(sources) and len(values - {0}) >= MIN_VALUES and labelled >= MIN_TILES:
-        return f"only the values {shown} occur, which are class ids of {label_map.name}; none of its {len(beyond)} other source ids does"
+        return (
+            f"only the values {shown} occur, which are class ids of {label_map.name}; none of its"
+            f" {len(beyond)} other source ids does"
+        )
     return None
 
 
 class HeldLabels:
-    """How many tiles hold each label, and what the masks say of a label map, from pieces of the tiles table."""
+    """How many tiles hold each label, and what the masks say of a label map, from pieces of the
+    tiles table.
+    """
 
     def __init__(self) -> None:
         self._tiles: Counter[int] = Counter()
@@ -53,17 +63,25 @@ class HeldLabels:
 
     def add(self, chunk: pa.Table) -> None:
         """Count a piece with the columns label_ids and mask_label_map."""
-        labels, numbers = np.unique(pc.list_flatten(chunk["label_ids"]).to_numpy(), return_counts=True)
+        labels, numbers = np.unique(
+            pc.list_flatten(chunk["label_ids"]).to_numpy(), return_counts=True
+        )
         self._tiles.update(dict(zip(labels.tolist(), numbers.tolist(), strict=True)))
         self._notes.update(chunk["mask_label_map"].unique().drop_null().to_pylist())
 
     def remapped_by(self, label_map: LabelMap) -> str | None:
-        """Return the evidence that the masks hold classes of the map already; None too where each label stays what it is."""
-        return None if label_map.is_identity else already_remapped(label_map, self._tiles, self._notes)
+        """Return the evidence that the masks hold classes of the map already; None too where each
+        label stays what it is.
+        """
+        return (
+            None if label_map.is_identity else already_remapped(label_map, self._tiles, self._notes)
+        )
 
 
 def evidence_in(table: Path, label_map: LabelMap) -> str | None:
-    """Return the evidence that the masks of a tiles table, mended ones where there are, hold classes of the map already; or None."""
+    """Return the evidence that the masks of a tiles table, mended ones where there are, hold
+    classes of the map already; or None.
+    """
     held = HeldLabels()
     for chunk in open_rows(table)[0].read_batches(["label_ids", "mask_label_map"]):
         held.add(chunk)
@@ -73,8 +91,12 @@ def evidence_in(table: Path, label_map: LabelMap) -> str | None:
 def remapped_error(label_map: LabelMap, root: Path, evidence: str) -> UsageError:
     """Return the error of a stage that does not map such masks again."""
     return UsageError(
-        "HP508 already-remapped: these masks hold classes, and mapping them again would mix these up",
+        "HP508 already-remapped: these masks hold classes, and mapping them again would mix"
+        " these up",
         path=root,
         seen=evidence,
-        hint=f"take the original masks; if these classes are what {label_map.name} lists as its source labels, use --force",
+        hint=(
+            f"take the original masks; if these classes are what {label_map.name} lists as its"
+            " source labels, use --force"
+        ),
     )

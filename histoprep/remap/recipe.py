@@ -30,9 +30,11 @@ class OnUnmapped(StrEnum):
 
 
 class MaskRow(NamedTuple):
-    """What tiles.parquet says of one mask; `failure` is the reason why it cannot be remapped, or None.
+    """What tiles.parquet says of one mask; `failure` is the reason why it cannot be remapped, or
+    None.
 
-    Of one that `repair` mended, everything but the path is that of the mended file, whose absolute path is `mended`.
+    Of one that `repair` mended, everything but the path is that of the mended file, whose absolute
+    path is `mended`.
     """
 
     path: str
@@ -52,10 +54,11 @@ class MaskRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How labels become classes: `table` is uint8 [65536] as bytes, `no_class` stands in it for values without one.
+    """How labels become classes: `table` is uint8 [65536] as bytes, `no_class` stands in it for
+    values without one.
 
-    `no_class` is None when every value has a class, or every byte is one. `note` goes into each new mask. `reading` is what was
-    decided of masks that readers understand in two ways.
+    `no_class` is None when every value has a class, or every byte is one. `note` goes into each new
+    mask. `reading` is what was decided of masks that readers understand in two ways.
     """
 
     table: bytes
@@ -65,16 +68,34 @@ class Recipe:
     reading: Reading = UNDECIDED
 
     @classmethod
-    def of(cls, label_map: LabelMap, on_unmapped: OnUnmapped, reading: Reading = UNDECIDED) -> Recipe:
-        """Return the recipe; raises UsageError for classes above 255 (HP505) or without a class for unknown values."""
+    def of(
+        cls, label_map: LabelMap, on_unmapped: OnUnmapped, reading: Reading = UNDECIDED
+    ) -> Recipe:
+        """Return the recipe; raises UsageError for classes above 255 (HP505) or without a class for
+        unknown values.
+        """
         ids = tuple(one.id for one in label_map.classes)
         if ids[-1] > _MAX_CLASS_ID:
-            raise UsageError("HP505 map-overflow: new masks have 8 bits", seen=f"class {ids[-1]} of {label_map.name}", expected="class ids 0 to 255")
+            raise UsageError(
+                "HP505 map-overflow: new masks have 8 bits",
+                seen=f"class {ids[-1]} of {label_map.name}",
+                expected="class ids 0 to 255",
+            )
         unknown = unknown_class(label_map).id if on_unmapped is OnUnmapped.UNKNOWN else None
-        no_class = next((one for one in range(_MAX_CLASS_ID, -1, -1) if one not in ids), None) if unknown is None else None
+        no_class = (
+            next((one for one in range(_MAX_CLASS_ID, -1, -1) if one not in ids), None)
+            if unknown is None
+            else None
+        )
         table = label_map.lookup_table()
         table[table == UNMAPPED] = unknown or no_class or 0
-        return cls(table.astype(np.uint8).tobytes(), ids, no_class, f"{label_map.name} {label_map.digest}", reading)
+        return cls(
+            table.astype(np.uint8).tobytes(),
+            ids,
+            no_class,
+            f"{label_map.name} {label_map.digest}",
+            reading,
+        )
 
     def apply(self, labels: np.ndarray) -> np.ndarray:
         """Return the classes, uint8, of labels, uint8 or uint16 [height, width].
@@ -82,7 +103,9 @@ class Recipe:
         Raises BrokenFileError for a picture that is no class map, and for values without a class.
         """
         if labels.ndim != 2 or labels.dtype not in (np.uint8, np.uint16):
-            raise BrokenFileError("HP402 mask-wrong-mode", f"no class map: {labels.dtype} of {labels.ndim} dimensions")
+            raise BrokenFileError(
+                "HP402 mask-wrong-mode", f"no class map: {labels.dtype} of {labels.ndim} dimensions"
+            )
         if labels.dtype == np.uint16 and labels.max() < 1 << 8:
             labels = labels.astype(np.uint8)
         found = bytearray(labels.size)
@@ -93,7 +116,9 @@ class Recipe:
             np.take(np.frombuffer(self.table, np.uint8), labels, out=classes)
         # Bytes are searched ten times as fast as an array is compared.
         if self.no_class is not None and self.no_class in found:
-            raise BrokenFileError("HP501 unmapped-label", "it holds values that are not in the tiles table")
+            raise BrokenFileError(
+                "HP501 unmapped-label", "it holds values that are not in the tiles table"
+            )
         return classes
 
     def count(self, row: MaskRow) -> list[int]:
@@ -109,22 +134,32 @@ class Recipe:
 
 
 def _look_up(labels: np.ndarray, table: bytes, classes: np.ndarray) -> None:
-    """Fill `classes` with `table[labels]`, both uint8 and the first contiguous: two at a time, in half of the time, where OpenCV can."""
+    """Fill `classes` with `table[labels]`, both uint8 and the first contiguous: two at a time, in
+    half of the time, where OpenCV can.
+    """
     import cv2
 
     pairs = _pair_table(table)
     if pairs is None or labels.size % 2:
         cv2.LUT(labels, np.frombuffer(table, np.uint8)[:256], classes)
     else:
-        cv2.LUT(np.ascontiguousarray(labels).reshape(-1).view(np.uint16), pairs, classes.reshape(-1).view(np.uint16))
+        cv2.LUT(
+            np.ascontiguousarray(labels).reshape(-1).view(np.uint16),
+            pairs,
+            classes.reshape(-1).view(np.uint16),
+        )
 
 
 @lru_cache(maxsize=1)
 def _pair_table(table: bytes) -> np.ndarray | None:
-    """Return the classes of two labels, uint16 [65536], by the two as a number; None for an OpenCV before 5, which takes bytes alone."""
+    """Return the classes of two labels, uint16 [65536], by the two as a number; None for an OpenCV
+    before 5, which takes bytes alone.
+    """
     import cv2
 
-    pairs = np.frombuffer(table, np.uint8)[np.arange(1 << 16, dtype=np.uint16).view(np.uint8)].view(np.uint16)
+    pairs = np.frombuffer(table, np.uint8)[np.arange(1 << 16, dtype=np.uint16).view(np.uint8)].view(
+        np.uint16
+    )
     try:
         cv2.LUT(pairs[:1], pairs)
     except cv2.error:
@@ -133,7 +168,8 @@ def _pair_table(table: bytes) -> np.ndarray | None:
 
 
 def unknown_class(label_map: LabelMap) -> TargetClass:
-    """Return the class for values that nobody listed: the one called Unknown, or class 0 if its name says so.
+    """Return the class for values that nobody listed: the one called Unknown, or class 0 if its
+    name says so.
 
     Raises UsageError when there is none.
     """
@@ -165,8 +201,14 @@ class _Remapper:
     def __call__(self, data: bytes, key: str, row: MaskRow) -> Made:
         found = self._known.get(key)
         if found is None:
-            classes = self._recipe.apply(self._imageio.decode_mask(data, self._imageio.read_header(data), self._recipe.reading))
-            encoded = self._imageio.encode_mask_png(classes, {self._imageio.LABEL_MAP_TEXT: self._recipe.note})
+            classes = self._recipe.apply(
+                self._imageio.decode_mask(
+                    data, self._imageio.read_header(data), self._recipe.reading
+                )
+            )
+            encoded = self._imageio.encode_mask_png(
+                classes, {self._imageio.LABEL_MAP_TEXT: self._recipe.note}
+            )
             found = encoded, digest(encoded)
             if len(self._known) >= _NUM_REMEMBERED:
                 self._known.pop(next(iter(self._known)))

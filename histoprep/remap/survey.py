@@ -28,28 +28,48 @@ _COLUMNS = (
 
 
 def mask_rows(table: Path, mended: Mapping[str, MendedMask]) -> Iterator[MaskRow]:
-    """Yield every mask of a tiles table, orphan masks too, in its order; mended ones where there are."""
+    """Yield every mask of a tiles table, orphan masks too, in its order; mended ones where there
+    are.
+    """
     opened, _ = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
     for batch in tables.read_batches(opened, _COLUMNS, rows=8192):
         columns = (batch[one].to_pylist() for one in _COLUMNS)
-        for path, size, time, key, error, detail, mode, colours, equal, ids, pixels in zip(*columns, strict=True):
+        for path, size, time, key, error, detail, mode, colours, equal, ids, pixels in zip(
+            *columns, strict=True
+        ):
             if path is None:
                 continue
             better = mended.get(path)
             if better is not None and better.source_digest == key:
-                yield MaskRow(path, better.num_bytes, better.mtime_ns, better.digest, None, better.ids, better.pixels, better.file)
+                yield MaskRow(
+                    path,
+                    better.num_bytes,
+                    better.mtime_ns,
+                    better.digest,
+                    None,
+                    better.ids,
+                    better.pixels,
+                    better.file,
+                )
                 continue
             failure = f"{error}: {detail}" if error else None
             if failure is None and ids is None:
                 failure = f"HP402 mask-wrong-mode: {_wrong_mode(mode, colours, equal)}"
-            yield MaskRow(path, size or 0, time or 0, key, failure, tuple(ids or ()), tuple(pixels or ()))
+            yield MaskRow(
+                path, size or 0, time or 0, key, failure, tuple(ids or ()), tuple(pixels or ())
+            )
 
 
 def _wrong_mode(mode: str, colours: int | None, channels_equal: bool | None) -> str:
-    """Return why a mask that was decoded has no labels; `colours` counts its values where it has but one channel."""
+    """Return why a mask that was decoded has no labels; `colours` counts its values where it has
+    but one channel.
+    """
     if mode in _NUMBERS:
         values = f" with {many(colours, 'value')}" if colours is not None else ""
-        return f"mode {mode}{values} is no class map; save label ids as 8-bit or 16-bit grey, not as {_NUMBERS[mode]}"
+        return (
+            f"mode {mode}{values} is no class map; save label ids as 8-bit or 16-bit grey, not as"
+            f" {_NUMBERS[mode]}"
+        )
     kind = f"mode {mode}{f' with {colours} colours' if colours is not None else ''} is no class map"
     if channels_equal:
         return f"{kind}; its channels are equal, so save one of them as 8-bit grey"
@@ -92,18 +112,26 @@ class Survey:
         if not unmapped:
             return
         shown = [
-            f"{one} ({many(self.pixels[one], 'pixel')} in {many(self.tiles[one], 'tile')}, such as {self.examples[one]})"
+            f"{one} ({many(self.pixels[one], 'pixel')} in {many(self.tiles[one], 'tile')}, such as"
+            f" {self.examples[one]})"
             for one in unmapped[:_NUM_SHOWN]
         ]
         more = f" and {len(unmapped) - _NUM_SHOWN} more" if len(unmapped) > _NUM_SHOWN else ""
         ids = [one.id for one in label_map.sources]
-        hint = "add them to the label map, or make them unknown with --on-unmapped unknown; histoprep audit looks for the cause"
+        hint = (
+            "add them to the label map, or make them unknown with --on-unmapped unknown; histoprep"
+            " audit looks for the cause"
+        )
         if (modulus := wrapped_modulus(self.tiles, label_map.mapping)) is not None:
             hint = f"{wrapped_cause(self.tiles, modulus)} {ADVICE}"
         raise UnmappedLabelError(
-            f"HP501 unmapped-label: the masks hold {many(len(unmapped), 'value')} that {label_map.name} does not list",
+            f"HP501 unmapped-label: the masks hold {many(len(unmapped), 'value')} that"
+            f" {label_map.name} does not list",
             seen="; ".join(shown) + more,
-            expected=f"{many(len(ids), 'source label')} from {min(ids, default=0)} to {max(ids, default=0)}",
+            expected=(
+                f"{many(len(ids), 'source label')} from {min(ids, default=0)} to"
+                f" {max(ids, default=0)}"
+            ),
             hint=hint,
         )
 

@@ -1,8 +1,10 @@
-"""Lossy and interpolated masks -> a tree of mended ones, with a ledger; the work of `histoprep repair`.
+"""Lossy and interpolated masks -> a tree of mended ones, with a ledger; the work of `histoprep
+repair`.
 
-Which masks these are the tiles table says, source by source (`tiles/lossy_sources.py`). Masks of clean sources are not copied. What cannot
-be mended, or not with enough confidence, is refused and stands in the ledger with the reason. Later stages take
-mended masks instead of the damaged ones (`record.py`, `tiles/mended.py`); `remap` refuses a source whose damaged masks were not mended.
+Which masks these are the tiles table says, source by source (`tiles/lossy_sources.py`). Masks of
+clean sources are not copied. What cannot be mended, or not with enough confidence, is refused and
+stands in the ledger with the reason. Later stages take mended masks instead of the damaged ones
+(`record.py`, `tiles/mended.py`); `remap` refuses a source whose damaged masks were not mended.
 """
 
 from __future__ import annotations
@@ -38,22 +40,43 @@ LEDGER_SCHEMA = pa.schema(
     [
         *FIRST_COLUMNS,
         column("source", pa.string(), "group or folder that the verdict is about"),
-        column("cause", pa.string(), "what became of the mask: jpeg-container, jpeg-history, interpolated, ..."),
+        column(
+            "cause",
+            pa.string(),
+            "what became of the mask: jpeg-container, jpeg-history, interpolated, ...",
+        ),
         column("jpeg_quality", pa.int16(), "quality that it was repaired for; null without"),
-        column("method", pa.string(), "snap-to-candidates or cut-ramps; null when failed or refused"),
-        column("confidence", pa.float32(), "share of boundary blocks that JPEG turns into what was there, or of ramps between two labels"),
+        column(
+            "method", pa.string(), "snap-to-candidates or cut-ramps; null when failed or refused"
+        ),
+        column(
+            "confidence",
+            pa.float32(),
+            "share of boundary blocks that JPEG turns into what was there, or of ramps between two"
+            " labels",
+        ),
         column("changed_pixels", pa.int64(), "pixels that differ from the damaged mask"),
-        column("removed_labels", pa.list_(pa.uint16()), "labels that the damaged mask had and the new one has not"),
+        column(
+            "removed_labels",
+            pa.list_(pa.uint16()),
+            "labels that the damaged mask had and the new one has not",
+        ),
         column("label_ids", pa.list_(pa.uint16()), "labels of the new mask"),
         column("label_pixels", pa.list_(pa.int64()), "pixels of each"),
-        column("measured", MEASURED_TYPE, "what else the tiles table says of a mask, of the new one"),
+        column(
+            "measured", MEASURED_TYPE, "what else the tiles table says of a mask, of the new one"
+        ),
         *LAST_COLUMNS,
     ]
 )
 KIND = TreeKind("repair", "1.1", LEDGER_SCHEMA, (SHEETS,))
 _REFUSED = {
-    Kind.WEBP_CONTAINER: "HP403 webp-container: lossy WebP leaves no trace that damage could be undone by",
-    Kind.LOSSY_COLOURS: "HP403 lossy-colours: a mask in colour; which label each colour stands for is not known",
+    Kind.WEBP_CONTAINER: (
+        "HP403 webp-container: lossy WebP leaves no trace that damage could be undone by"
+    ),
+    Kind.LOSSY_COLOURS: (
+        "HP403 lossy-colours: a mask in colour; which label each colour stands for is not known"
+    ),
 }
 
 
@@ -61,8 +84,9 @@ _REFUSED = {
 class RepairOptions:
     """How to repair.
 
-    `out` is the new tree. `rules` are the findings whose masks are mended. Repairs with less than `min_confidence` are
-    refused. `force` replaces a tree that was made with other options or changed since. With `verify` every mask that is there is read again.
+    `out` is the new tree. `rules` are the findings whose masks are mended. Repairs with less than
+    `min_confidence` are refused. `force` replaces a tree that was made with other options or
+    changed since. With `verify` every mask that is there is read again.
     """
 
     out: Path
@@ -76,7 +100,9 @@ class RepairOptions:
 
 @dataclass(frozen=True, slots=True)
 class RepairPlan:
-    """Everything decided before the first file is written; `inputs` is the digest of the masks to mend."""
+    """Everything decided before the first file is written; `inputs` is the digest of the masks to
+    mend.
+    """
 
     workspace: Workspace
     options: RepairOptions
@@ -120,22 +146,39 @@ class RepairPlan:
         for start in range(0, len(self.masks), self.options.partition_masks):
             chosen = self.masks[start : start + self.options.partition_masks]
             part = self.out / PARTS / f"{digest_text(repr((how, chosen)))}.parquet"
-            limits = self.tile_options.max_file_bytes, part, part.with_suffix(".at"), self.options.time_limit_s
-            yield TreeTask(str(self.workspace.root), str(self.out), KIND, chosen, self.maker, *limits)
+            limits = (
+                self.tile_options.max_file_bytes,
+                part,
+                part.with_suffix(".at"),
+                self.options.time_limit_s,
+            )
+            yield TreeTask(
+                str(self.workspace.root), str(self.out), KIND, chosen, self.maker, *limits
+            )
 
     def seal_facts(self) -> dict[str, Any]:
         """Return what the masks depend on."""
         return {"inputs_digest": self.inputs}
 
     def refuse_other_request(self) -> None:
-        """Raise UsageError when the folder holds masks mended for another data set or with other options, unless forced."""
+        """Raise UsageError when the folder holds masks mended for another data set or with other
+        options, unless forced.
+        """
         earlier = None if self.options.force else mask_tree.read_note(self.out / KIND.request, KIND)
         if earlier is not None and earlier != self.request:
             hint = "choose another --out, or replace these masks with --force"
-            raise UsageError("this folder holds masks that were mended otherwise", path=self.out, seen=earlier, expected=self.request, hint=hint)
+            raise UsageError(
+                "this folder holds masks that were mended otherwise",
+                path=self.out,
+                seen=earlier,
+                expected=self.request,
+                hint=hint,
+            )
 
     def write_notes(self) -> None:
-        """Write nothing, but take back what is said of files that change from here on; contact sheets come when all is done."""
+        """Write nothing, but take back what is said of files that change from here on; contact
+        sheets come when all is done.
+        """
         from histoprep.repair.record import forget_mended
 
         forget_mended(self.workspace)
@@ -144,13 +187,18 @@ class RepairPlan:
 def plan_repair(workspace: Workspace, options: RepairOptions) -> RepairPlan:
     """Return the plan of a repair; nothing is written.
 
-    Raises UsageError for an unknown rule, an unusable `out`, or when tiles.parquet is missing or partial.
+    Raises UsageError for an unknown rule, an unusable `out`, or when tiles.parquet is missing or
+    partial.
     """
     unknown = set(options.rules) - set(RULES)
     if unknown or not options.rules:
-        raise UsageError("no such rule to repair", seen=", ".join(sorted(unknown)), expected=" or ".join(RULES))
+        raise UsageError(
+            "no such rule to repair", seen=", ".join(sorted(unknown)), expected=" or ".join(RULES)
+        )
     if not 0 <= options.min_confidence <= 1:
-        raise UsageError("--min-confidence is a share", seen=options.min_confidence, expected="0 to 1")
+        raise UsageError(
+            "--min-confidence is a share", seen=options.min_confidence, expected="0 to 1"
+        )
     tiles_stat = stat_file(str(workspace.tiles))
     header = mask_tree.complete_table(workspace.tiles)
     out = mask_tree.usable_out(workspace, options.out, header["options"]["scan"]["unlabelled"])
@@ -160,28 +208,55 @@ def plan_repair(workspace: Workspace, options: RepairOptions) -> RepairPlan:
     inputs = RunningDigest()
     for one in (tile_options, *masks):
         inputs.update(repr(one))
-    request = {"root": str(workspace.root), "rules": sorted(options.rules), "min_confidence": options.min_confidence}
-    return RepairPlan(workspace, options, out, sources, masks, request, tile_options, inputs.value(), tiles_stat)
+    request = {
+        "root": str(workspace.root),
+        "rules": sorted(options.rules),
+        "min_confidence": options.min_confidence,
+    }
+    return RepairPlan(
+        workspace, options, out, sources, masks, request, tile_options, inputs.value(), tiles_stat
+    )
 
 
 def _damaged(table: Path, sources: tuple[LossySource, ...]) -> Iterator[DamagedMask]:
     from histoprep.lossy.jpeg_history import FixedPoint
 
     verdicts = {path: one for one in sources for path in one.paths}
-    columns = ["mask_path", "mask_bytes", "mask_mtime_ns", "mask_digest", "mask_jpeg_quality", "mask_fixed_blocks", "mask_tried_blocks"]
+    columns = [
+        "mask_path",
+        "mask_bytes",
+        "mask_mtime_ns",
+        "mask_digest",
+        "mask_jpeg_quality",
+        "mask_fixed_blocks",
+        "mask_tried_blocks",
+    ]
     opened, _ = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
     for batch in tables.read_batches(opened, columns) if verdicts else ():
-        for path, size, time, key, *fixed in zip(*(one.to_pylist() for one in batch.columns), strict=True):
+        for path, size, time, key, *fixed in zip(
+            *(one.to_pylist() for one in batch.columns), strict=True
+        ):
             if path in verdicts:
                 one = verdicts[path]
                 kind = one.verdict.kind
                 own = FixedPoint(*(number or 0 for number in fixed))
                 quality = _quality(own, one.verdict)
-                yield DamagedMask(path, size or 0, time or 0, key, _hopeless(kind, quality), one.source, kind.value, quality)
+                yield DamagedMask(
+                    path,
+                    size or 0,
+                    time or 0,
+                    key,
+                    _hopeless(kind, quality),
+                    one.source,
+                    kind.value,
+                    quality,
+                )
 
 
 def _quality(own: FixedPoint, verdict: Verdict) -> int | None:
-    """Return the JPEG quality that a mask went through: what its file says, what it shows beyond doubt, or else that of its source."""
+    """Return the JPEG quality that a mask went through: what its file says, what it shows beyond
+    doubt, or else that of its source.
+    """
     if verdict.kind is Kind.JPEG_CONTAINER:
         return own.quality or None
     return own.quality if verdict.quality is not None and own.is_certain else verdict.quality
@@ -196,15 +271,23 @@ def _hopeless(kind: Kind, quality: int | None) -> str | None:
     if kind is Kind.INTERPOLATED:
         return None
     if quality is None:
-        return "HP403 unknown-quality: its values were mapped to others after the damage was done; repair the masks from before"
+        return (
+            "HP403 unknown-quality: its values were mapped to others after the damage was done;"
+            " repair the masks from before"
+        )
     if quality < MIN_QUALITY:
-        return f"HP403 below-75: JPEG quality {quality}; below {MIN_QUALITY} whole regions may have moved to another label"
+        return (
+            f"HP403 below-75: JPEG quality {quality}; below {MIN_QUALITY} whole regions may have"
+            " moved to another label"
+        )
     return None
 
 
 @dataclass(frozen=True, slots=True)
 class RepairResult:
-    """What a repair came to; `failed` holds the first 1,000 masks that were not mended, the ledger all."""
+    """What a repair came to; `failed` holds the first 1,000 masks that were not mended, the ledger
+    all.
+    """
 
     out: Path
     num_mended: int
@@ -235,10 +318,14 @@ class _Changes:
         self.pixels += sum(ledger["changed_pixels"].drop_null().to_pylist())
 
 
-def run_repair(plan: RepairPlan, engine: Engine | None = None, advance: Advance = mask_tree.silent) -> RepairResult:
-    """Mend what was planned, record it in the workspace for later stages, and return what came of it.
+def run_repair(
+    plan: RepairPlan, engine: Engine | None = None, advance: Advance = mask_tree.silent
+) -> RepairResult:
+    """Mend what was planned, record it in the workspace for later stages, and return what came of
+    it.
 
-    Goes on from a stopped run, and does nothing when all is there already. Raises OutputError, LockedError, IntegrityError.
+    Goes on from a stopped run, and does nothing when all is there already. Raises OutputError,
+    LockedError, IntegrityError.
     """
     from histoprep.repair.record import record_repair
 
@@ -247,4 +334,6 @@ def run_repair(plan: RepairPlan, engine: Engine | None = None, advance: Advance 
         totals: Totals = mask_tree.run_tree(plan, changes.observer, engine, advance)
         record_repair(plan.workspace, plan.out)
     rest = totals.num_stale_removed, totals.unexpected, totals.up_to_date
-    return RepairResult(plan.out, totals.written, totals.failures, changes.pixels, tuple(totals.first_failed), *rest)
+    return RepairResult(
+        plan.out, totals.written, totals.failures, changes.pixels, tuple(totals.first_failed), *rest
+    )

@@ -27,7 +27,9 @@ MEASURED_TYPE = pa.struct([SCHEMA.field(name) for name in MASK_COLUMNS if name n
 
 
 class DamagedMask(NamedTuple):
-    """One mask of a lossy or interpolated source; `failure` says why it cannot be mended at all, or is None."""
+    """One mask of a lossy or interpolated source; `failure` says why it cannot be mended at all, or
+    is None.
+    """
 
     path: str
     num_bytes: int
@@ -46,7 +48,9 @@ class DamagedMask(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Mender:
-    """Mends one mask after another and measures it with the options of the tiles table; travels to the workers."""
+    """Mends one mask after another and measures it with the options of the tiles table; travels to
+    the workers.
+    """
 
     min_confidence: float
     options: TileOptions
@@ -69,7 +73,9 @@ class Mender:
             "source": mask.source,
             "cause": mask.cause,
             "jpeg_quality": mask.quality,
-            "method": "cut-ramps" if mask.cause == Kind.INTERPOLATED.value else "snap-to-candidates",
+            "method": (
+                "cut-ramps" if mask.cause == Kind.INTERPOLATED.value else "snap-to-candidates"
+            ),
             "confidence": confidence,
             "changed_pixels": int(np.count_nonzero(before != after)),
             "removed_labels": np.setdiff1d(before, measured["label_ids"]),
@@ -80,18 +86,25 @@ class Mender:
         return Made(encoded, measured["mask_digest"], facts)
 
     def mend(self, data: bytes, mask: DamagedMask) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return the labels before and after, [height, width], and the confidence; raises RefusedMaskError."""
+        """Return the labels before and after, [height, width], and the confidence; raises
+        RefusedMaskError.
+        """
         from histoprep.lossy.jpeg_repair import repair_jpeg
         from histoprep.lossy.ramps import repair_ramps
 
         try:
             before = _labels(data, self.options.mask_reading)
-            repaired = repair_ramps(before) if mask.quality is None else repair_jpeg(before, mask.quality)
+            repaired = (
+                repair_ramps(before) if mask.quality is None else repair_jpeg(before, mask.quality)
+            )
         except BrokenFileError as error:
             raise RefusedMaskError(error.verdict, error.detail) from error
         if repaired.confidence < self.min_confidence:
             code = "HP404" if mask.quality is None else "HP403"
-            reason = f"confidence {repaired.confidence:.2f}, less than --min-confidence {self.min_confidence:g}"
+            reason = (
+                f"confidence {repaired.confidence:.2f}, less than --min-confidence"
+                f" {self.min_confidence:g}"
+            )
             raise RefusedMaskError(f"{code} low-confidence", reason)
         return before, repaired.labels, repaired.confidence
 

@@ -20,7 +20,9 @@ MOST_CHANGED = "most-changed.png"
 
 
 def write_sheets(plan: RepairPlan, *, every_mask: bool = False) -> list[Path]:
-    """Write the contact sheet of the masks that changed most, or of every mended mask, beside the mended masks; return their paths."""
+    """Write the contact sheet of the masks that changed most, or of every mended mask, beside the
+    mended masks; return their paths.
+    """
     with mask_tree.locked(plan):
         # What a killed run left.
         durable.remove_temporaries(plan.out / SHEETS)
@@ -29,8 +31,16 @@ def write_sheets(plan: RepairPlan, *, every_mask: bool = False) -> list[Path]:
 
 def _write_sheets(plan: RepairPlan, *, every_mask: bool) -> list[Path]:
     opened = open_ledger(plan.out / LEDGER, KIND.ledger, KIND)
-    changed = [row for batch in tables.read_batches(opened, ["mask_path", "changed_pixels"]) for row in batch.to_pylist()]
-    mended = {row["mask_path"]: row["changed_pixels"] for row in changed if row["changed_pixels"] is not None}
+    changed = [
+        row
+        for batch in tables.read_batches(opened, ["mask_path", "changed_pixels"])
+        for row in batch.to_pylist()
+    ]
+    mended = {
+        row["mask_path"]: row["changed_pixels"]
+        for row in changed
+        if row["changed_pixels"] is not None
+    }
     masks = [one for one in plan.masks if one.path in mended]
     most = sorted(masks, key=lambda one: -mended[one.path])[:ROWS_A_SHEET]
     colours = class_colours(plan.workspace.root)
@@ -43,15 +53,26 @@ def _write_sheets(plan: RepairPlan, *, every_mask: bool) -> list[Path]:
 
 
 def write_preview(plan: RepairPlan) -> list[Path]:
-    """Write a contact sheet of some damaged masks to the workspace, mending them on the way; return its path, or nothing."""
+    """Write a contact sheet of some damaged masks to the workspace, mending them on the way; return
+    its path, or nothing.
+    """
     masks = [one for one in plan.masks if one.failure is None]
     step = max(1, -(-len(masks) // ROWS_A_SHEET))
     chosen = masks[::step]
-    return _write(plan.workspace.folder, PREVIEW, plan, chosen, "What repair would do", class_colours(plan.workspace.root))
+    return _write(
+        plan.workspace.folder,
+        PREVIEW,
+        plan,
+        chosen,
+        "What repair would do",
+        class_colours(plan.workspace.root),
+    )
 
 
 def class_colours(root: Path) -> Mapping[int, str]:
-    """Return the colour of each source label by the data set's label map; nothing where there is not exactly one."""
+    """Return the colour of each source label by the data set's label map; nothing where there is
+    not exactly one.
+    """
     from histoprep.errors import LabelMapError
     from histoprep.labels import default_map, load_label_map
 
@@ -75,12 +96,21 @@ def _pages(masks: list[DamagedMask]) -> Iterator[list[DamagedMask]]:
         yield masks[start : start + ROWS_A_SHEET]
 
 
-def _write(home: Path, name: str, plan: RepairPlan, masks: Iterable[DamagedMask], title: str, colours: Mapping[int, str]) -> list[Path]:
+def _write(
+    home: Path,
+    name: str,
+    plan: RepairPlan,
+    masks: Iterable[DamagedMask],
+    title: str,
+    colours: Mapping[int, str],
+) -> list[Path]:
     rows = list(_rows(plan, masks))
     if not rows:
         return []
     with durable.locked(home):
-        checksums.publish_file(home, name, draw_sheet(rows, f"{title} | {to_text(plan.workspace.root.name)}", colours))
+        checksums.publish_file(
+            home, name, draw_sheet(rows, f"{title} | {to_text(plan.workspace.root.name)}", colours)
+        )
     return [home / name]
 
 
@@ -97,5 +127,8 @@ def _rows(plan: RepairPlan, masks: Iterable[DamagedMask]) -> Iterator[SheetRow]:
         cause = f"JPEG quality {one.quality}" if one.quality else "interpolated"
         shown = ", ".join(map(str, gone[:8].tolist())) + (" and more" if len(gone) > 8 else "")
         labels = f"labels {shown} taken away" if len(gone) else "no label taken away"
-        note = f"{cause} | {changed:,} of {before.size:,} pixels changed ({changed / before.size:.1%}) | {labels} | confidence {confidence:.2f}"
+        note = (
+            f"{cause} | {changed:,} of {before.size:,} pixels changed ({changed / before.size:.1%})"
+            f" | {labels} | confidence {confidence:.2f}"
+        )
         yield SheetRow(one.path, note, before, after)

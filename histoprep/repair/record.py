@@ -1,7 +1,9 @@
-"""Which masks of a data set were mended, and where the new ones are: written by `repair`, read by later stages.
+"""Which masks of a data set were mended, and where the new ones are: written by `repair`, read by
+later stages.
 
-Two files in the workspace. mended.parquet has what the tiles table says of a mask, of the new ones (see `tiles/mended.py`). repair.json, the last
-one written, names the tree of the new masks and the digest of its ledger; mended.parquet counts only while it has the same digest.
+Two files in the workspace. mended.parquet has what the tiles table says of a mask, of the new ones
+(see `tiles/mended.py`). repair.json, the last one written, names the tree of the new masks and the
+digest of its ledger; mended.parquet counts only while it has the same digest.
 """
 
 from __future__ import annotations
@@ -26,11 +28,18 @@ from histoprep.tiles.lossy_sources import lossy_sources
 from histoprep.workspace import Workspace
 
 # What the ledger calls the columns that it has itself.
-_LEDGER_NAMES = {"damaged_path": "mask_path", "damaged_digest": "source_digest", "mask_bytes": "output_bytes", "mask_digest": "output_digest"}
+_LEDGER_NAMES = {
+    "damaged_path": "mask_path",
+    "damaged_digest": "source_digest",
+    "mask_bytes": "output_bytes",
+    "mask_digest": "output_digest",
+}
 
 
 class MendedMask(NamedTuple):
-    """A mended mask: the digest of the damaged one, its own file (absolute, as text), size, time and digest, and what it holds."""
+    """A mended mask: the digest of the damaged one, its own file (absolute, as text), size, time
+    and digest, and what it holds.
+    """
 
     source_digest: str
     file: str
@@ -42,17 +51,30 @@ class MendedMask(NamedTuple):
 
 
 def record_repair(workspace: Workspace, out: Path) -> None:
-    """Write mended.parquet from the ledger in `out`, then the note that makes it count; the same ledger gives the same bytes."""
+    """Write mended.parquet from the ledger in `out`, then the note that makes it count; the same
+    ledger gives the same bytes.
+    """
     ledger_digest = file_digest(out / LEDGER)
     folder = _folder_from(workspace.root, out)
     header = {"root": str(workspace.root), "ledger_digest": ledger_digest, "folder": folder}
     rows = _mended_rows(out, folder)
-    tables.write_table(workspace.mended, rows, mended.SCHEMA, kind=mended.KIND, schema_version=mended.SCHEMA_VERSION, metadata=header)
-    checksums.publish_json(workspace.folder, workspace.repair.name, {"out": str(out), "ledger_digest": ledger_digest})
+    tables.write_table(
+        workspace.mended,
+        rows,
+        mended.SCHEMA,
+        kind=mended.KIND,
+        schema_version=mended.SCHEMA_VERSION,
+        metadata=header,
+    )
+    checksums.publish_json(
+        workspace.folder, workspace.repair.name, {"out": str(out), "ledger_digest": ledger_digest}
+    )
 
 
 def forget_mended(workspace: Workspace) -> None:
-    """Remove mended.parquet before a file that it names may go or change; until the repair has ended, later stages refuse to go on."""
+    """Remove mended.parquet before a file that it names may go or change; until the repair has
+    ended, later stages refuse to go on.
+    """
     try:
         workspace.mended.unlink(missing_ok=True)
         durable.sync_folder(workspace.folder)
@@ -61,27 +83,40 @@ def forget_mended(workspace: Workspace) -> None:
 
 
 def _folder_from(root: Path, out: Path) -> str:
-    """Return the tree's folder as tables name it: from the root where both move together, else absolute."""
+    """Return the tree's folder as tables name it: from the root where both move together, else
+    absolute.
+    """
     real = out.resolve()
     return to_text(os.path.relpath(real, root) if real.is_relative_to(root.parent) else str(out))
 
 
 def _mended_rows(out: Path, folder: str) -> Iterator[pa.Table]:
-    """Yield the rows of mended.parquet, in order of the tiles table; times are left out: no stage compares them, and no two runs have the same."""
+    """Yield the rows of mended.parquet, in order of the tiles table; times are left out: no stage
+    compares them, and no two runs have the same.
+    """
     for batch in tables.read_batches(open_ledger(out / LEDGER, KIND.ledger, KIND)):
         written = batch.filter(batch["output_path"].is_valid())
         measured = written["measured"].combine_chunks()
-        known = {name: written[_LEDGER_NAMES.get(name, name)] for name in (*_LEDGER_NAMES, "label_ids", "label_pixels")}
+        known = {
+            name: written[_LEDGER_NAMES.get(name, name)]
+            for name in (*_LEDGER_NAMES, "label_ids", "label_pixels")
+        }
         known |= {field.name: measured.field(field.name) for field in measured.type}
-        known["mask_path"] = pa.array([f"{folder}/{name}" for name in written["output_path"].to_pylist()], pa.string())
-        columns = [known[field.name] if field.name in known else pa.nulls(written.num_rows, field.type) for field in mended.SCHEMA]
+        known["mask_path"] = pa.array(
+            [f"{folder}/{name}" for name in written["output_path"].to_pylist()], pa.string()
+        )
+        columns = [
+            known[field.name] if field.name in known else pa.nulls(written.num_rows, field.type)
+            for field in mended.SCHEMA
+        ]
         yield pa.table(columns, schema=mended.SCHEMA)
 
 
 def mended_masks(workspace: Workspace, *, whole: bool = False) -> Mapping[str, MendedMask]:
     """Return the mended masks by the path of the damaged ones; empty when nothing was repaired.
 
-    Raises IntegrityError when the recorded tree is gone, incomplete or another one, or a mask was changed; with `whole` all of them are read.
+    Raises IntegrityError when the recorded tree is gone, incomplete or another one, or a mask was
+    changed; with `whole` all of them are read.
     """
     recorded = mended.recorded_repair(workspace.folder)
     if recorded is None:
@@ -93,49 +128,90 @@ def mended_masks(workspace: Workspace, *, whole: bool = False) -> Mapping[str, M
         # Raises, with its path, for one that is damaged.
         open_ledger(out / LEDGER, KIND.ledger, KIND)
     if not whole_tree or file_digest(out / LEDGER) != recorded.ledger_digest:
-        raise IntegrityError("the mended masks that were recorded are not there any more", path=out, hint=hint)
+        raise IntegrityError(
+            "the mended masks that were recorded are not there any more", path=out, hint=hint
+        )
     damages = checksums.check_files(out, ledger_files(out, KIND), whole=whole)
-    checksums.raise_damage(damages, "a mended mask is not there any more, or was changed", REWRITE.format(KIND.name))
-    columns = ["mask_path", "output_path", "source_digest", "output_bytes", "output_digest", "label_ids", "label_pixels"]
+    checksums.raise_damage(
+        damages, "a mended mask is not there any more, or was changed", REWRITE.format(KIND.name)
+    )
+    columns = [
+        "mask_path",
+        "output_path",
+        "source_digest",
+        "output_bytes",
+        "output_digest",
+        "label_ids",
+        "label_pixels",
+    ]
     found: dict[str, MendedMask] = {}
     for batch in tables.read_batches(open_ledger(out / LEDGER, KIND.ledger, KIND), columns):
-        for path, name, source, size, digest, ids, pixels in zip(*(batch[one].to_pylist() for one in columns), strict=True):
+        for path, name, source, size, digest, ids, pixels in zip(
+            *(batch[one].to_pylist() for one in columns), strict=True
+        ):
             if name is not None:
                 stat = stat_file(beside(out, name))
                 if stat is None or stat[0] != size:
-                    raise IntegrityError("a mended mask is not there any more, or was changed", path=out / name, hint=hint)
-                found[path] = MendedMask(source, f"{out}/{name}", *stat, digest, tuple(ids), tuple(pixels))
+                    raise IntegrityError(
+                        "a mended mask is not there any more, or was changed",
+                        path=out / name,
+                        hint=hint,
+                    )
+                found[path] = MendedMask(
+                    source, f"{out}/{name}", *stat, digest, tuple(ids), tuple(pixels)
+                )
     return found
 
 
 def unmended(workspace: Workspace, mended: Mapping[str, MendedMask]) -> dict[str, list[str]]:
-    """Return, for each source that is surely lossy or interpolated, the damaged masks without a mended one; by words about the source."""
+    """Return, for each source that is surely lossy or interpolated, the damaged masks without a
+    mended one; by words about the source.
+    """
     return _left(workspace, mended)[True]
 
 
 def damage_warnings(workspace: Workspace) -> list[str]:
-    """Return what stages that take damaged masks as they are should warn of; nothing when all are mended."""
+    """Return what stages that take damaged masks as they are should warn of; nothing when all are
+    mended.
+    """
     return [
-        f"{_counted(left)} {'went' if firm else 'perhaps went'} through JPEG or interpolation and are not mended: "
-        "their false labels count as true ones; histoprep repair, then the same command"
+        f"{_counted(left)} {'went' if firm else 'perhaps went'} through JPEG or interpolation and"
+        " are not mended: their false labels count as true ones; histoprep repair, then the same"
+        " command"
         for firm, left in _left(workspace, mended_masks(workspace)).items()
         if left
     ]
 
 
-def _left(workspace: Workspace, mended: Mapping[str, MendedMask]) -> dict[bool, dict[str, list[str]]]:
-    """Return the damaged masks without a mended one, by whether the verdict is firm and by words about the source."""
+def _left(
+    workspace: Workspace, mended: Mapping[str, MendedMask]
+) -> dict[bool, dict[str, list[str]]]:
+    """Return the damaged masks without a mended one, by whether the verdict is firm and by words
+    about the source.
+    """
     left: dict[bool, dict[str, list[str]]] = {True: {}, False: {}}
     for one in lossy_sources(workspace.tiles):
-        paths = [path for path, digest in zip(one.paths, one.digests, strict=True) if path not in mended or mended[path].source_digest != digest]
+        paths = [
+            path
+            for path, digest in zip(one.paths, one.digests, strict=True)
+            if path not in mended or mended[path].source_digest != digest
+        ]
         if paths:
             quality = f", JPEG quality {one.verdict.quality}" if one.verdict.quality else ""
-            left[one.verdict.firm].setdefault(f"{one.source} ({one.code} {one.verdict.kind.value}{quality})", []).extend(paths)
+            left[one.verdict.firm].setdefault(
+                f"{one.source} ({one.code} {one.verdict.kind.value}{quality})", []
+            ).extend(paths)
     return left
 
 
 def _counted(left: Mapping[str, list[str]]) -> str:
-    """Return "5 masks of s1 (HP403 ...)", or "731 masks of 6 sources, such as 147 of s1 (HP404 ...),"."""
+    """Return "5 masks of s1 (HP403 ...)", or "731 masks of 6 sources, such as 147 of s1 (HP404
+    ...),".
+    """
     number, (source, first) = sum(map(len, left.values())), next(iter(left.items()))
     masks = f"{number:,} {'mask' if number == 1 else 'masks'}"
-    return f"{masks} of {source}" if len(left) == 1 else f"{masks} of {len(left):,} sources, such as {len(first):,} of {source},"
+    return (
+        f"{masks} of {source}"
+        if len(left) == 1
+        else f"{masks} of {len(left):,} sources, such as {len(first):,} of {source},"
+    )

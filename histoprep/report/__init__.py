@@ -56,7 +56,9 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """One class: its pixels, and the tiles it is present and core-present in. `colour` is "#rrggbb"."""
+    """One class: its pixels, and the tiles it is present and core-present in. `colour` is
+    "#rrggbb".
+    """
 
     id: int
     name: str
@@ -131,10 +133,16 @@ def count_severities(findings: Iterable[Finding]) -> dict[Severity, int]:
 
 
 def verdict_counts(report: Report) -> str:
-    """Return "2 errors, 1 warning (+3 known)": infos do not count, accepted findings stand apart."""
+    """Return "2 errors, 1 warning (+3 known)": infos do not count, accepted findings stand
+    apart.
+    """
     counts = count_severities(report.findings)
-    known = sum(finding.known and finding.severity is not Severity.INFO for finding in report.findings)
-    words = f"{plural(counts[Severity.ERROR], 'error')}, {plural(counts[Severity.WARNING], 'warning')}"
+    known = sum(
+        finding.known and finding.severity is not Severity.INFO for finding in report.findings
+    )
+    words = (
+        f"{plural(counts[Severity.ERROR], 'error')}, {plural(counts[Severity.WARNING], 'warning')}"
+    )
     return f"{words} (+{number(known)} known)" if known else words
 
 
@@ -146,11 +154,20 @@ def last_line(report: Report) -> str:
     says how much was looked at.
     """
     summary = report.summary
-    amounts = {"paired": summary.num_pairs, "orphan": summary.num_orphans, "zero": summary.num_zero_masks, "unreadable": summary.num_unreadable}
+    amounts = {
+        "paired": summary.num_pairs,
+        "orphan": summary.num_orphans,
+        "zero": summary.num_zero_masks,
+        "unreadable": summary.num_unreadable,
+    }
     told = ", ".join(f"{number(amount)} {name}" for name, amount in amounts.items())
     files = f"{plural(summary.num_images, 'image')}, {plural(summary.num_masks, 'mask')}: {told}"
     sampled = f"{percent(summary.looked_at)} sampled" if summary.looked_at < 1 else ""
-    return " | ".join(part for part in (files, sampled, verdict_counts(report), visible(report.report_path)) if part)
+    return " | ".join(
+        part
+        for part in (files, sampled, verdict_counts(report), visible(report.report_path))
+        if part
+    )
 
 
 def examples(finding: Finding, limit: int = MAX_EXAMPLES) -> list[tuple[str, str]]:
@@ -164,8 +181,15 @@ def names_files(finding: Finding) -> bool:
 
 
 def wanted_pictures(findings: Iterable[Finding], limit: int = 60) -> list[str]:
-    """Return the paths worth a picture, each once, at most `limit`: the first few of each finding, worst finding first."""
-    paths = (path for finding in findings if names_files(finding) for path in finding.paths[:PICTURES_PER_FINDING])
+    """Return the paths worth a picture, each once, at most `limit`: the first few of each finding,
+    worst finding first.
+    """
+    paths = (
+        path
+        for finding in findings
+        if names_files(finding)
+        for path in finding.paths[:PICTURES_PER_FINDING]
+    )
     return list(dict.fromkeys(paths))[:limit]
 
 

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from histoprep.findings import Finding, FixSafety, Severity
-from histoprep.report import PICTURES_PER_FINDING, Report, Status, charts, count_severities, examples, last_line, verdict_counts
+from histoprep.report import (
+    PICTURES_PER_FINDING,
+    Report,
+    Status,
+    charts,
+    count_severities,
+    examples,
+    last_line,
+    verdict_counts,
+)
 from histoprep.report.pictures import LegendEntry, Picture
 from histoprep.report.wording import amount, number, percent, plural
 from histoprep.visible import visible
@@ -28,7 +37,11 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 # A mask with grey levels has a class a level.
 _MAX_LEGEND = 16
-_FIX_NOTES = {FixSafety.SAFE: "safe to run", FixSafety.UNSAFE: "may lose data, keep a copy", FixSafety.NONE: ""}
+_FIX_NOTES = {
+    FixSafety.SAFE: "safe to run",
+    FixSafety.UNSAFE: "may lose data, keep a copy",
+    FixSafety.NONE: "",
+}
 _COMMAND = re.compile(r": (histoprep [^:]*[^.:])$")
 _COMMANDS = "map (?:check|diff|compose|show)|audit|remap|stats|manifest|collect|rules|explain"
 _CODE = re.compile(rf"(`[^`]+`|(?<!\w)--[a-z][a-z-]+|\bhistoprep (?:{_COMMANDS})\b)")
@@ -41,12 +54,17 @@ def render(report: Report) -> str:
     return _template().render(
         report=report,
         css=Markup(css),
-        policy=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'",
+        policy=(
+            f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none';"
+            " form-action 'none'"
+        ),
         name=PurePath(report.root).name or report.root,
         verdict=_verdict(report),
         last_line=last_line(report),
         figures=_figures(report),
-        cards=[_card(report, finding, index) for index, finding in enumerate(report.findings, start=1)],
+        cards=[
+            _card(report, finding, index) for index, finding in enumerate(report.findings, start=1)
+        ],
         pixel_rows=_pixel_rows(report),
         tile_rows=_tile_rows(report),
         options=[(str(name), _option(value)) for name, value in report.options.items()],
@@ -57,9 +75,17 @@ def render(report: Report) -> str:
 def _template() -> Template:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"visible": visible, "number": number, "percent": percent}
-    environment.globals |= {name: getattr(charts, name) for name in ("swatch", "bar", "stacked_bar", "log_axis")} | {"plural": plural}
+    environment.globals |= {
+        name: getattr(charts, name) for name in ("swatch", "bar", "stacked_bar", "log_axis")
+    } | {"plural": plural}
     return environment.get_template("report.html.j2")
 
 
@@ -71,29 +97,57 @@ def _verdict(report: Report) -> dict[str, str]:
         Status.FAILED: f"There are new findings of severity {report.fail_on} or above.",
         Status.INCOMPLETE: "Some files could not be looked at, so the verdict is unknown.",
     }[report.status]
-    sampled = f" Only {percent(report.summary.looked_at)} of the tiles were looked at." if report.summary.looked_at < 1 else ""
+    sampled = (
+        f" Only {percent(report.summary.looked_at)} of the tiles were looked at."
+        if report.summary.looked_at < 1
+        else ""
+    )
     return {"status": str(report.status), "counts": told, "sentence": sentence + sampled}
 
 
 def _figures(report: Report) -> list[dict[str, str]]:
     summary = report.summary
-    of_masks = f"{percent(summary.num_zero_masks / summary.num_masks)} of masks" if summary.num_masks else ""
-    seconds = f"{summary.seconds:,.1f} s" if summary.seconds < 600 else f"{summary.seconds / 60:,.0f} min"
+    of_masks = (
+        f"{percent(summary.num_zero_masks / summary.num_masks)} of masks"
+        if summary.num_masks
+        else ""
+    )
+    seconds = (
+        f"{summary.seconds:,.1f} s" if summary.seconds < 600 else f"{summary.seconds / 60:,.0f} min"
+    )
     rows = [
-        ("Tiles", number(summary.num_tiles), f"{number(summary.num_reused)} from an earlier run" if summary.num_reused else "", ""),
+        (
+            "Tiles",
+            number(summary.num_tiles),
+            f"{number(summary.num_reused)} from an earlier run" if summary.num_reused else "",
+            "",
+        ),
         ("Images", number(summary.num_images), "", ""),
         ("Masks", number(summary.num_masks), "", ""),
         ("Paired masks", number(summary.num_pairs), "", ""),
-        ("Orphan masks", number(summary.num_orphans), "no image", "bad" if summary.num_orphans else ""),
+        (
+            "Orphan masks",
+            number(summary.num_orphans),
+            "no image",
+            "bad" if summary.num_orphans else "",
+        ),
         ("Zero masks", number(summary.num_zero_masks), of_masks, ""),
-        ("Unreadable", number(summary.num_unreadable), "files", "bad" if summary.num_unreadable else ""),
+        (
+            "Unreadable",
+            number(summary.num_unreadable),
+            "files",
+            "bad" if summary.num_unreadable else "",
+        ),
         ("Time", seconds, "", ""),
     ]
     return [dict(zip(("name", "value", "note", "tone"), row, strict=True)) for row in rows]
 
 
 def _card(report: Report, finding: Finding, index: int) -> dict[str, Any]:
-    shown = [{"path": path, "detail": detail, "picture": report.pictures.get(path)} for path, detail in examples(finding)]
+    shown = [
+        {"path": path, "detail": detail, "picture": report.pictures.get(path)}
+        for path, detail in examples(finding)
+    ]
     drawn = [one for one in shown if one["picture"]][:PICTURES_PER_FINDING]
     listed = [one for one in shown if one not in drawn]
     legend = _legend([one["picture"] for one in drawn if isinstance(one["picture"], Picture)])
@@ -103,7 +157,9 @@ def _card(report: Report, finding: Finding, index: int) -> dict[str, Any]:
         "finding": finding,
         "amount": amount(finding),
         "cause": _with_code(finding.cause),
-        "advice": _with_code(finding.suggestion[: command.start()] + ":" if command else finding.suggestion),
+        "advice": _with_code(
+            finding.suggestion[: command.start()] + ":" if command else finding.suggestion
+        ),
         "command": command[1] if command else "",
         "fix": _FIX_NOTES[finding.rule.fix_safety],
         "open": finding.severity is not Severity.INFO and not finding.known,
@@ -118,21 +174,35 @@ def _card(report: Report, finding: Finding, index: int) -> dict[str, Any]:
 def _legend(pictures: Sequence[Picture]) -> list[LegendEntry]:
     """Return every class of the pictures once, by the largest share it has in one of them."""
     largest: dict[str, LegendEntry] = {}
-    for entry in sorted((entry for one in pictures for entry in one.legend), key=lambda entry: -entry.share):
+    for entry in sorted(
+        (entry for one in pictures for entry in one.legend), key=lambda entry: -entry.share
+    ):
         largest.setdefault(entry.name, entry)
     return list(largest.values())
 
 
 def _with_code(text: str) -> Markup:
     parts = _CODE.split(visible(text))  # odd entries are the matches
-    pieces = (Markup("<code>{}</code>").format(part.strip("`")) if index % 2 else Markup("{}").format(part) for index, part in enumerate(parts))
+    pieces = (
+        (
+            Markup("<code>{}</code>").format(part.strip("`"))
+            if index % 2
+            else Markup("{}").format(part)
+        )
+        for index, part in enumerate(parts)
+    )
     return Markup("").join(pieces)
 
 
 def _pixel_rows(report: Report) -> list[dict[str, Any]]:
     shares = charts.share_of(row.pixels for row in report.classes)
     return [
-        {"row": row, "share": share, "bar": charts.bar(share, row.colour), "dot": charts.log_dot(share, row.colour)}
+        {
+            "row": row,
+            "share": share,
+            "bar": charts.bar(share, row.colour),
+            "dot": charts.log_dot(share, row.colour),
+        }
         for row, share in zip(report.classes, shares, strict=True)
     ]
 

@@ -34,7 +34,9 @@ def render(report: Report) -> str:
 
 def to_object(report: Report) -> dict[str, Any]:
     """Return the object described above, of plain lists, dicts, strings and numbers."""
-    counts = {f"{severity}s": amount for severity, amount in count_severities(report.findings).items()}
+    counts = {
+        f"{severity}s": amount for severity, amount in count_severities(report.findings).items()
+    }
     return {
         "format": "histoprep-audit",
         "schema_version": SCHEMA_VERSION,
@@ -48,14 +50,21 @@ def to_object(report: Report) -> dict[str, Any]:
         "options": {visible(str(name)): _option(value) for name, value in report.options.items()},
         "summary": asdict(report.summary),
         "counts": counts | {"known": sum(finding.known for finding in report.findings)},
-        "classes": [asdict(row) | {"name": visible(row.name), "colour": visible(row.colour)} for row in report.classes],
+        "classes": [
+            asdict(row) | {"name": visible(row.name), "colour": visible(row.colour)}
+            for row in report.classes
+        ],
         "splits": [asdict(row) | {"name": visible(row.name)} for row in report.splits],
         "findings": [_finding(finding) for finding in report.findings],
     }
 
 
 def _option(value: object) -> Any:
-    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+    if (
+        value is None
+        or isinstance(value, bool | int)
+        or (isinstance(value, float) and math.isfinite(value))
+    ):
         return value
     if isinstance(value, list | tuple | set | frozenset):
         return [_option(one) for one in value]
@@ -80,5 +89,12 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "suggestion": visible(finding.suggestion),
         "fix_safety": str(finding.rule.fix_safety),
         "definition": finding.rule.definition,
-        "examples": [{"path": visible(path), "uri": uri(path) if is_file else None, "detail": visible(detail)} for path, detail in examples(finding)],
+        "examples": [
+            {
+                "path": visible(path),
+                "uri": uri(path) if is_file else None,
+                "detail": visible(detail),
+            }
+            for path, detail in examples(finding)
+        ],
     }

@@ -21,23 +21,48 @@ def render(report: Report) -> str:
     of a case of its own.
     """
     ordered = sorted(report.findings, key=lambda finding: finding.code)
-    found = {code: list(group) for code, group in groupby(ordered, key=lambda finding: finding.code)}
-    suite = ElementTree.Element("testsuite", name="histoprep audit", timestamp=visible(report.created), time=f"{report.summary.seconds:.3f}")
+    found = {
+        code: list(group) for code, group in groupby(ordered, key=lambda finding: finding.code)
+    }
+    suite = ElementTree.Element(
+        "testsuite",
+        name="histoprep audit",
+        timestamp=visible(report.created),
+        time=f"{report.summary.seconds:.3f}",
+    )
     for rule in rules_of(report):
-        case = ElementTree.SubElement(suite, "testcase", classname=f"histoprep.{rule.code[:3]}", name=f"{rule.code} {rule.name}", time="0")
+        case = ElementTree.SubElement(
+            suite,
+            "testcase",
+            classname=f"histoprep.{rule.code[:3]}",
+            name=f"{rule.code} {rule.name}",
+            time="0",
+        )
         _tell(case, report, found.get(rule.code, []))
-    complete = ElementTree.SubElement(suite, "testcase", classname="histoprep", name="every file was looked at", time="0")
+    complete = ElementTree.SubElement(
+        suite, "testcase", classname="histoprep", name="every file was looked at", time="0"
+    )
     if report.status is Status.INCOMPLETE:
-        error = ElementTree.SubElement(complete, "error", type="incomplete", message="some files could not be looked at")
+        error = ElementTree.SubElement(
+            complete, "error", type="incomplete", message="some files could not be looked at"
+        )
         error.text = last_line(report)
     ElementTree.SubElement(suite, "system-out").text = last_line(report)
-    for name, tag in (("tests", "testcase"), ("failures", "testcase/failure"), ("errors", "testcase/error")):
+    for name, tag in (
+        ("tests", "testcase"),
+        ("failures", "testcase/failure"),
+        ("errors", "testcase/error"),
+    ):
         suite.set(name, str(len(suite.findall(tag))))
     totals = {name: suite.attrib[name] for name in ("name", "tests", "failures", "errors", "time")}
     suites = ElementTree.Element("testsuites", totals)
     suites.append(suite)
     ElementTree.indent(suites)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suites, encoding="unicode") + "\n"
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        + ElementTree.tostring(suites, encoding="unicode")
+        + "\n"
+    )
 
 
 def _tell(case: ElementTree.Element, report: Report, findings: Sequence[Finding]) -> None:
@@ -47,6 +72,8 @@ def _tell(case: ElementTree.Element, report: Report, findings: Sequence[Finding]
     failing = [finding for finding in findings if fails(report, finding)]
     if failing:
         message = "; ".join(f"{title(finding)}: {amount(finding)}" for finding in failing)
-        ElementTree.SubElement(case, "failure", type=str(failing[0].severity), message=message).text = body
+        ElementTree.SubElement(
+            case, "failure", type=str(failing[0].severity), message=message
+        ).text = body
     else:
         ElementTree.SubElement(case, "system-out").text = body

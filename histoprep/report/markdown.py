@@ -11,16 +11,28 @@ from histoprep.report.wording import amount, number, percent
 from histoprep.visible import visible
 
 _MARKS = {Severity.ERROR: "❌ error", Severity.WARNING: "⚠️ warning", Severity.INFO: "ℹ️ info"}
-_VERDICTS = {Status.PASSED: "✅ passed", Status.FAILED: "❌ failed", Status.INCOMPLETE: "❔ incomplete"}
+_VERDICTS = {
+    Status.PASSED: "✅ passed",
+    Status.FAILED: "❌ failed",
+    Status.INCOMPLETE: "❔ incomplete",
+}
 # Everything that starts markup, a mention or a link; an entity never does.
 _ENTITIES = {ord(sign): f"&#{ord(sign)};" for sign in "&<>|`*_[]\\~$@:#\"'"}
 
 
 def render(report: Report) -> str:
     """Return the report: verdict, table of findings, then each finding with its examples."""
-    lines = [f"## Audit of {_code(report.root)}: {_VERDICTS[report.status]}", "", _code(last_line(report)), ""]
+    lines = [
+        f"## Audit of {_code(report.root)}: {_VERDICTS[report.status]}",
+        "",
+        _code(last_line(report)),
+        "",
+    ]
     if report.findings:
-        lines += ["| severity | finding | count | of | share | where |", "|---|---|--:|--:|--:|---|"]
+        lines += [
+            "| severity | finding | count | of | share | where |",
+            "|---|---|--:|--:|--:|---|",
+        ]
         lines += [_row(finding) for finding in report.findings]
         lines.append("")
     for finding in report.findings:
@@ -69,7 +81,10 @@ def _classes(report: Report) -> Iterator[str]:
     yield "|--:|---|--:|--:|--:|--:|"
     for row in report.classes:
         share = percent(row.pixels / total if total else 0)
-        yield f"| {row.id} | {_escape(row.name)} | {number(row.pixels)} | {share} | {number(row.tiles)} | {number(row.core_tiles)} |"
+        yield (
+            f"| {row.id} | {_escape(row.name)} | {number(row.pixels)} | {share} |"
+            f" {number(row.tiles)} | {number(row.core_tiles)} |"
+        )
 
 
 def _escape(text: str) -> str:

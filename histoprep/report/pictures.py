@@ -84,7 +84,11 @@ def make_picture(
     few = shrink_labels(labels, longest_px)
     drawn = overlay(small if fits else None, few, palette)
     # Flat colours are smaller and exact as PNG; tissue under colour is neither.
-    encoded = _data_uri("jpeg", imageio.encode_rgb_jpeg(drawn, 85, "4:4:4")) if fits else _data_uri("png", imageio.encode_rgb_png(drawn))
+    encoded = (
+        _data_uri("jpeg", imageio.encode_rgb_jpeg(drawn, 85, "4:4:4"))
+        if fits
+        else _data_uri("png", imageio.encode_rgb_png(drawn))
+    )
     return Picture(plain, encoded, caption, _legend(labels, classes))
 
 
@@ -99,16 +103,21 @@ def checked_colour(colour: str) -> str:
 
 
 def small_size(height: int, width: int, longest_px: int) -> tuple[int, int]:
-    """Return height and width with the longer side at most `longest_px`, the ratio kept, never enlarged."""
+    """Return height and width with the longer side at most `longest_px`, the ratio kept, never
+    enlarged.
+    """
     scale = min(1.0, longest_px / max(height, width, 1))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def shrink_labels(labels: np.ndarray, longest_px: int) -> np.ndarray:
-    """Return [h, w] with values of `labels` alone: each pixel takes the one in the middle of its block."""
+    """Return [h, w] with values of `labels` alone: each pixel takes the one in the middle of its
+    block.
+    """
     height, width = labels.shape
     rows, columns = (
-        ((2 * np.arange(n) + 1) * full) // (2 * n) for n, full in zip(small_size(height, width, longest_px), (height, width), strict=True)
+        ((2 * np.arange(n) + 1) * full) // (2 * n)
+        for n, full in zip(small_size(height, width, longest_px), (height, width), strict=True)
     )
     return labels[np.ix_(rows, columns)]
 
@@ -120,7 +129,9 @@ def overlay(image: np.ndarray | None, labels: np.ndarray, colours: Mapping[int, 
     painted in full, label 0 in its own colour.
     """
     present, index = np.unique(labels, return_inverse=True)
-    table = np.array([_rgb(colours.get(int(label), UNLISTED_COLOUR)) for label in present], dtype=np.float32).reshape(-1, 3)
+    table = np.array(
+        [_rgb(colours.get(int(label), UNLISTED_COLOUR)) for label in present], dtype=np.float32
+    ).reshape(-1, 3)
     paint = table[index.reshape(labels.shape)]
     if image is None:
         return np.rint(paint).astype(np.uint8)
@@ -146,7 +157,11 @@ def _legend(labels: np.ndarray, classes: Sequence[Coloured]) -> tuple[LegendEntr
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
         one = listed.get(int(label))
         source = label if label >= 0 else unlisted(label)
-        name, colour = (one.name, checked_colour(one.colour)) if one else (f"label {source}, not listed", UNLISTED_COLOUR)
+        name, colour = (
+            (one.name, checked_colour(one.colour))
+            if one
+            else (f"label {source}, not listed", UNLISTED_COLOUR)
+        )
         entries.append(LegendEntry(name, colour, float(count) / labels.size))
     return tuple(sorted(entries, key=lambda entry: -entry.share))
 

@@ -19,7 +19,9 @@ from histoprep.visible import visible
 
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 _ROOT = "ROOT"
-_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_SCHEMA = (
+    "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+)
 
 
 def render(report: Report) -> str:
@@ -31,7 +33,11 @@ def to_object(report: Report) -> dict[str, Any]:
     """Return the SARIF log as plain lists, dicts, strings and numbers."""
     rules = rules_of(report)
     positions = {rule.code: index for index, rule in enumerate(rules)}
-    driver = {"name": "histoprep", "version": report.tool_version, "rules": [_rule(rule) for rule in rules]}
+    driver = {
+        "name": "histoprep",
+        "version": report.tool_version,
+        "rules": [_rule(rule) for rule in rules],
+    }
     run = {
         "tool": {"driver": driver},
         "columnKind": "utf16CodeUnits",
@@ -74,22 +80,42 @@ def _result(finding: Finding, rule_index: int) -> dict[str, Any]:
         "ruleId": finding.code,
         "ruleIndex": rule_index,
         "level": _LEVELS[finding.severity],
-        "message": {"text": f"{finding.rule.definition} {amount(finding)}{where}.{first} {visible(finding.suggestion)}"},
-        "locations": [_location(finding, path, detail) for path, detail in shown] or [_whole_root()],
+        "message": {
+            "text": (
+                f"{finding.rule.definition} {amount(finding)}{where}.{first}"
+                f" {visible(finding.suggestion)}"
+            )
+        },
+        "locations": (
+            [_location(finding, path, detail) for path, detail in shown] or [_whole_root()]
+        ),
         "occurrenceCount": max(finding.count, 1),
         "partialFingerprints": {"histoprepFinding/v1": _fingerprint(finding)},
-        "properties": {"subcode": visible(finding.subcode), "count": finding.count, "denominator": finding.denominator, "unit": finding.unit},
+        "properties": {
+            "subcode": visible(finding.subcode),
+            "count": finding.count,
+            "denominator": finding.denominator,
+            "unit": finding.unit,
+        },
     }
     if finding.known:
-        result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": "accepted in the baseline"}]
+        result["suppressions"] = [
+            {"kind": "external", "status": "accepted", "justification": "accepted in the baseline"}
+        ]
     return result
 
 
 def _location(finding: Finding, path: str, detail: str) -> dict[str, Any]:
     if not names_files(finding):
-        return _whole_root() | {"logicalLocations": [{"name": visible(path)}], "message": {"text": visible(detail) or finding.rule.name}}
+        return _whole_root() | {
+            "logicalLocations": [{"name": visible(path)}],
+            "message": {"text": visible(detail) or finding.rule.name},
+        }
     artifact = {"uri": uri(path)} | ({} if path.startswith("/") else {"uriBaseId": _ROOT})
-    return {"physicalLocation": {"artifactLocation": artifact}, "message": {"text": visible(detail) or finding.rule.name}}
+    return {
+        "physicalLocation": {"artifactLocation": artifact},
+        "message": {"text": visible(detail) or finding.rule.name},
+    }
 
 
 def _whole_root() -> dict[str, Any]:

@@ -13,7 +13,11 @@ from histoprep.report import Report, Status, examples, last_line
 from histoprep.report.wording import amount, number, percent
 from histoprep.visible import visible
 
-_FIX_NOTES = {FixSafety.SAFE: " (safe)", FixSafety.UNSAFE: " (may lose data: keep a copy)", FixSafety.NONE: ""}
+_FIX_NOTES = {
+    FixSafety.SAFE: " (safe)",
+    FixSafety.UNSAFE: " (may lose data: keep a copy)",
+    FixSafety.NONE: "",
+}
 
 
 def render(report: Report) -> str:

@@ -23,7 +23,9 @@ def plural(value: int, noun: str) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share in [0, 1] with digits enough to tell it from 0 and from 1: "63.2 %", "0.0031 %"."""
+    """Return a share in [0, 1] with digits enough to tell it from 0 and from 1: "63.2 %", "0.0031
+    %".
+    """
     value = 100 * share
     if value in (0, 100):
         return f"{value:.0f} %"
@@ -40,10 +42,15 @@ def percent(share: float) -> str:
 
 
 def amount(finding: Finding) -> str:
-    """Return "5 of 246,755 masks (0.002 %)"; the plain count when nothing is known to compare with."""
+    """Return "5 of 246,755 masks (0.002 %)"; the plain count when nothing is known to compare
+    with.
+    """
     if not finding.denominator:
         return number(finding.count)
-    return f"{number(finding.count)} of {number(finding.denominator)} {finding.unit} ({percent(finding.share)})"
+    return (
+        f"{number(finding.count)} of"
+        f" {number(finding.denominator)} {finding.unit} ({percent(finding.share)})"
+    )
 
 
 def uri(path: str) -> str:

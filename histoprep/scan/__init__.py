@@ -36,13 +36,28 @@ def scan(root: Path, options: ScanOptions, report: Callable[[Issue], None]) -> I
     walkers = [Walker(str(root), options, report, skip=[str(folder) for folder, _ in apart])]
     for folder, id_prefix in apart:
         path_prefix = id_prefix if folder.is_relative_to(root) else to_text(f"{folder}/")
-        walkers.append(Walker(str(folder), options, report, unlabelled=True, path_prefix=path_prefix, id_prefix=id_prefix))
+        walkers.append(
+            Walker(
+                str(folder),
+                options,
+                report,
+                unlabelled=True,
+                path_prefix=path_prefix,
+                id_prefix=id_prefix,
+            )
+        )
     for walker in walkers:
         for place in walker.places():
             yield from pairing.pairs(place)
     if csv:
         for name in csv.unseen():
-            report(Issue(IssueKind.CSV_MISSING, name, f"named in {csv.path.name}, but there is no such image"))
+            report(
+                Issue(
+                    IssueKind.CSV_MISSING,
+                    name,
+                    f"named in {csv.path.name}, but there is no such image",
+                )
+            )
 
 
 def _unlabelled_folders(root: Path, folders: tuple[Path, ...]) -> list[tuple[Path, str]]:
@@ -53,7 +68,11 @@ def _unlabelled_folders(root: Path, folders: tuple[Path, ...]) -> list[tuple[Pat
         if not folder.is_dir():
             raise UsageError("an --unlabelled root is not a folder", path=folder)
         if root.is_relative_to(folder):
-            raise UsageError("an --unlabelled root contains the data set itself", path=folder, expected=f"a folder inside or beside {root}")
+            raise UsageError(
+                "an --unlabelled root contains the data set itself",
+                path=folder,
+                expected=f"a folder inside or beside {root}",
+            )
         if any(folder.is_relative_to(other) for other, _ in chosen):
             continue
         inside = folder.is_relative_to(root)
@@ -69,7 +88,8 @@ def _unlabelled_folders(root: Path, folders: tuple[Path, ...]) -> list[tuple[Pat
 def detect_layout(root: Path) -> Layout:
     """Return class-folders for `train/<class>/..` and `test/<class>/..` trees, auto otherwise.
 
-    The split folders must hold folders and no pictures of their own, which is what tells classes from a plain split.
+    The split folders must hold folders and no pictures of their own, which is what tells classes
+    from a plain split.
     """
     splits = [name for name in _folders_and_images(root)[0] if name.lower() in SPLIT_FOLDERS]
     if not splits:
@@ -83,7 +103,9 @@ def detect_layout(root: Path) -> Layout:
 
 
 def _folders_and_images(folder: Path) -> tuple[list[str], int]:
-    """Return the names of the folders in a folder and the number of images; nothing where it cannot be listed."""
+    """Return the names of the folders in a folder and the number of images; nothing where it cannot
+    be listed.
+    """
     folders: list[str] = []
     images = 0
     try:

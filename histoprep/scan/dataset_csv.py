@@ -31,7 +31,10 @@ def write_dataset_csv(path: Path, rows: Iterable[tuple[str, Iterable[object]]]) 
     Rows whose name a spreadsheet could take for a formula are quoted.
     """
     stream = io.StringIO()
-    plain, quoted = (csv.writer(stream, lineterminator="\n", quoting=quoting) for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    plain, quoted = (
+        csv.writer(stream, lineterminator="\n", quoting=quoting)
+        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+    )
     for image, labels in rows:
         writer = quoted if image.startswith(_FORMULA_STARTS) else plain
         writer.writerow((to_name(image), " ".join(map(str, labels))))
@@ -53,13 +56,17 @@ class DatasetCsv:
 
     @classmethod
     def find(cls, root: Path, given: Path | None) -> DatasetCsv | None:
-        """Return `given`, or the dataset.csv of `root`, or None; raises UsageError when it cannot be read."""
+        """Return `given`, or the dataset.csv of `root`, or None; raises UsageError when it cannot
+        be read.
+        """
         path = given or root / FILE_NAME
         if given is None and not path.is_file():
             return None
         if path.exists() and not path.is_file():
             # Opening a pipe waits for a writer, and later commands read the table again.
-            raise UsageError("the table is no regular file", path=path, expected="a CSV file in UTF-8")
+            raise UsageError(
+                "the table is no regular file", path=path, expected="a CSV file in UTF-8"
+            )
         try:
             # Names that are not UTF-8 are bytes like any other.
             with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
@@ -69,7 +76,9 @@ class DatasetCsv:
             read = str.strip if text.isascii() else _stored
             lines = [row for cells in rows if any(row := tuple(map(read, cells)))]
         except (OSError, csv.Error) as error:
-            raise UsageError(f"the table cannot be read: {error}", path=path, expected="a CSV file in UTF-8") from error
+            raise UsageError(
+                f"the table cannot be read: {error}", path=path, expected="a CSV file in UTF-8"
+            ) from error
         return cls._of(path, lines)
 
     @classmethod
@@ -77,14 +86,23 @@ class DatasetCsv:
         has_header = _has_header(lines)
         header = tuple(cell.lower() for cell in lines[0]) if has_header else ()
         name_at = next((header.index(name) for name in _NAME_COLUMNS if name in header), 0)
-        labels_at = next((header.index(name) for name in _LABEL_COLUMNS if name in header), None) if has_header else 1
+        labels_at = (
+            next((header.index(name) for name in _LABEL_COLUMNS if name in header), None)
+            if has_header
+            else 1
+        )
         rows: dict[str, Row] = {}
         for number, row in enumerate(lines[has_header:], start=1 + has_header):
             if len(row) <= name_at or not row[name_at]:
                 raise UsageError(f"row {number} has no image name", path=path, seen=",".join(row))
             name = _composed(row[name_at].removeprefix("./"))
             if name in rows:
-                raise UsageError(f"row {number} names an image for the second time", path=path, seen=row[name_at], hint="keep one row for each image")
+                raise UsageError(
+                    f"row {number} names an image for the second time",
+                    path=path,
+                    seen=row[name_at],
+                    hint="keep one row for each image",
+                )
             rows[name] = row
         return cls(path, header, rows, labels_at)
 
@@ -107,9 +125,16 @@ class DatasetCsv:
         return tuple(row[self.labels_at].split())
 
     def column(self, name: str) -> Callable[[str, str | None], str | None]:
-        """Return a function from (tile id, image path) to the cell of column `name`; None for no row or an empty cell."""
+        """Return a function from (tile id, image path) to the cell of column `name`; None for no
+        row or an empty cell.
+        """
         if name.lower() not in self.header:
-            raise UsageError(f"the table has no column {name!r}", path=self.path, seen=", ".join(self.header) or "no header", expected=name)
+            raise UsageError(
+                f"the table has no column {name!r}",
+                path=self.path,
+                seen=", ".join(self.header) or "no header",
+                expected=name,
+            )
         index = self.header.index(name.lower())
 
         def read(_: str, image_path: str | None) -> str | None:
@@ -124,7 +149,9 @@ class DatasetCsv:
 
 
 def _has_header(lines: list[Row]) -> bool:
-    """Return whether the first row names columns: by a known name, or by having no suffix where later rows have one."""
+    """Return whether the first row names columns: by a known name, or by having no suffix where
+    later rows have one.
+    """
     if not lines:
         return False
     known = {cell.lower() for cell in lines[0]} & {*_NAME_COLUMNS, *_LABEL_COLUMNS}

@@ -1,7 +1,9 @@
-"""The names in one folder -> its images and masks by key, which is what an image and its mask share.
+"""The names in one folder -> its images and masks by key, which is what an image and its mask
+share.
 
-There are two ways to the same pairs: name by name for whatever a folder may hold, and as Arrow columns for large folders of plain names, which are
-ASCII and have a key each. Half a million names take a quarter of the time that way.
+There are two ways to the same pairs: name by name for whatever a folder may hold, and as Arrow
+columns for large folders of plain names, which are ASCII and have a key each. Half a million names
+take a quarter of the time that way.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ PLAIN_FROM = 512
 
 @dataclass(slots=True)
 class KeyedNames:
-    """File names by key; of names with one key the first met is in `by_key` and all are in `clashes`."""
+    """File names by key; of names with one key the first met is in `by_key` and all are in
+    `clashes`.
+    """
 
     by_key: dict[str, str] = field(default_factory=dict)
     clashes: dict[str, list[str]] = field(default_factory=dict)
@@ -42,7 +46,9 @@ def _no_names() -> pa.Array:
 
 @dataclass(frozen=True, slots=True)
 class PlainNames:
-    """ASCII file names, their stems (without the mask suffix) and keys, large_string [n]; no key is there twice."""
+    """ASCII file names, their stems (without the mask suffix) and keys, large_string [n]; no key is
+    there twice.
+    """
 
     names: pa.Array = field(default_factory=_no_names)
     stems: pa.Array = field(default_factory=_no_names)
@@ -58,7 +64,9 @@ class PlainNames:
 
     def filter(self, chosen: pa.BooleanArray) -> PlainNames:
         """Return the names where `chosen` is true."""
-        return PlainNames(self.names.filter(chosen), self.stems.filter(chosen), self.keys.filter(chosen))
+        return PlainNames(
+            self.names.filter(chosen), self.stems.filter(chosen), self.keys.filter(chosen)
+        )
 
     def all(self) -> set[str]:
         """Return every name."""
@@ -66,7 +74,9 @@ class PlainNames:
 
 
 class SortedNames(NamedTuple):
-    """Images and masks, both as columns or neither, and what else is in the folder of the images and in one of masks alone."""
+    """Images and masks, both as columns or neither, and what else is in the folder of the images
+    and in one of masks alone.
+    """
 
     images: KeyedNames | PlainNames
     masks: KeyedNames | PlainNames
@@ -74,11 +84,13 @@ class SortedNames(NamedTuple):
     others_of_masks: list[str]
 
 
-def sort_names(image_names: list[str], mask_names: list[str] | None, mask_suffix: str) -> SortedNames:
+def sort_names(
+    image_names: list[str], mask_names: list[str] | None, mask_suffix: str
+) -> SortedNames:
     """Sort names by what they are.
 
-    Without `mask_names`, the images and masks of one folder are in `image_names` and those with the mask suffix are masks; otherwise masks are in
-    a folder of their own and may lack the suffix.
+    Without `mask_names`, the images and masks of one folder are in `image_names` and those with the
+    mask suffix are masks; otherwise masks are in a folder of their own and may lack the suffix.
     """
     if len(image_names) + len(mask_names or ()) >= PLAIN_FROM:
         found = _sort_columns(image_names, mask_names, mask_suffix)
@@ -87,13 +99,17 @@ def sort_names(image_names: list[str], mask_names: list[str] | None, mask_suffix
     return _sort_one_by_one(image_names, mask_names, mask_suffix)
 
 
-def _sort_one_by_one(image_names: list[str], mask_names: list[str] | None, mask_suffix: str) -> SortedNames:
+def _sort_one_by_one(
+    image_names: list[str], mask_names: list[str] | None, mask_suffix: str
+) -> SortedNames:
     images, masks = KeyedNames(), KeyedNames()
     others: list[str] = []
     others_of_masks: list[str] = []
     ending = pairing_key(mask_suffix)
 
-    def sort(names: list[str], unsuffixed: KeyedNames, rest: list[str], *, with_masks: bool) -> None:
+    def sort(
+        names: list[str], unsuffixed: KeyedNames, rest: list[str], *, with_masks: bool
+    ) -> None:
         for name in names:
             stem, _, suffix = name.rpartition(".")
             if suffix.lower() not in IMAGE_SUFFIXES or not stem or name[0] == ".":
@@ -110,7 +126,9 @@ def _sort_one_by_one(image_names: list[str], mask_names: list[str] | None, mask_
     return SortedNames(images, masks, others, others_of_masks)
 
 
-def _sort_columns(image_names: list[str], mask_names: list[str] | None, mask_suffix: str) -> SortedNames | None:
+def _sort_columns(
+    image_names: list[str], mask_names: list[str] | None, mask_suffix: str
+) -> SortedNames | None:
     """Return the names as columns, or None when some are not plain."""
     if not all("".join(names).isascii() for names in (image_names, mask_names or ())):
         return None
@@ -121,7 +139,9 @@ def _sort_columns(image_names: list[str], mask_names: list[str] | None, mask_suf
     if with_masks.has_any_with(f"{ending}."):
         return None
     suffixed = [with_masks.cut_off(f"{ending}.{suffix}") for suffix in IMAGE_SUFFIXES]
-    unsuffixed = [[column.cut_off(f".{suffix}") for suffix in IMAGE_SUFFIXES] for column in (images, masks)]
+    unsuffixed = [
+        [column.cut_off(f".{suffix}") for suffix in IMAGE_SUFFIXES] for column in (images, masks)
+    ]
     image_part, mask_part = _unique(unsuffixed[0]), _unique([*suffixed, *unsuffixed[1]])
     if image_part is None or mask_part is None:
         return None
@@ -132,7 +152,9 @@ class _Column:
     """Names of which those with an ending are taken away, one ending after the other."""
 
     def __init__(self, names: list[str]) -> None:
-        """Take ASCII names; laid out by hand, since pyarrow's conversions import pandas, which takes longer than most listings."""
+        """Take ASCII names; laid out by hand, since pyarrow's conversions import pandas, which
+        takes longer than most listings.
+        """
         ends = np.zeros(len(names) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, names), np.int64, len(names)), out=ends[1:])
         buffers = [None, pa.py_buffer(ends), pa.py_buffer("".join(names).encode("ascii"))]
@@ -158,5 +180,8 @@ def _without(names: pa.Array, ending: str) -> pa.Array:
 
 def _unique(parts: list[PlainNames]) -> PlainNames | None:
     """Return all names, or None when two have one key."""
-    names, stems, keys = (pa.concat_arrays(column) for column in zip(*((one.names, one.stems, one.keys) for one in parts), strict=True))
+    names, stems, keys = (
+        pa.concat_arrays(column)
+        for column in zip(*((one.names, one.stems, one.keys) for one in parts), strict=True)
+    )
     return PlainNames(names, stems, keys) if len(pc.unique(keys)) == len(keys) else None

@@ -28,8 +28,12 @@ _new_pair = partial(tuple.__new__, Pair)
 class Pairing:
     """Pairs the files of a place; what does not pair one to one is reported."""
 
-    def __init__(self, options: ScanOptions, csv: DatasetCsv | None, report: Callable[[Issue], None]) -> None:
-        """Prepare the readers of groups and labels; raises UsageError for options that cannot be."""
+    def __init__(
+        self, options: ScanOptions, csv: DatasetCsv | None, report: Callable[[Issue], None]
+    ) -> None:
+        """Prepare the readers of groups and labels; raises UsageError for options that cannot
+        be.
+        """
         self.suffix = options.mask_suffix
         self.csv = csv
         self.report = report
@@ -52,16 +56,33 @@ class Pairing:
     def _plain_pairs(self, place: Place, images: PlainNames, masks: PlainNames) -> Iterator[Pair]:
         """Yield what `_pairs` would yield for the same names, a column at a time."""
         images = images.sorted()
-        yield from self._rows(place, images.stems, images.names, masks.names.take(pc.index_in(images.keys, masks.keys)))
+        yield from self._rows(
+            place,
+            images.stems,
+            images.names,
+            masks.names.take(pc.index_in(images.keys, masks.keys)),
+        )
         orphans = masks.filter(pc.invert(pc.is_in(masks.keys, images.keys))).sorted()
-        yield from self._rows(place, orphans.stems, pa.nulls(len(orphans), pa.large_string()), orphans.names)
+        yield from self._rows(
+            place, orphans.stems, pa.nulls(len(orphans), pa.large_string()), orphans.names
+        )
 
-    def _rows(self, place: Place, stems: pa.Array, images: pa.Array, masks: pa.Array) -> Iterator[Pair]:
-        columns = ((place.id_prefix, stems), (place.image_prefix, images), (place.mask_prefix, masks))
+    def _rows(
+        self, place: Place, stems: pa.Array, images: pa.Array, masks: pa.Array
+    ) -> Iterator[Pair]:
+        columns = (
+            (place.id_prefix, stems),
+            (place.image_prefix, images),
+            (place.mask_prefix, masks),
+        )
         constants = (None, *self._from_folders(place), place.unlabelled, None)
         for start in range(0, len(stems), _ROWS_AT_ONCE):
-            texts = (_prefixed(prefix, names.slice(start, _ROWS_AT_ONCE).to_pylist()) for prefix, names in columns)
-            # `repeat` has no end, so that `zip` cannot be strict; each block needs iterators of its own.
+            texts = (
+                _prefixed(prefix, names.slice(start, _ROWS_AT_ONCE).to_pylist())
+                for prefix, names in columns
+            )
+            # `repeat` has no end, so that `zip` cannot be strict; each block needs iterators of its
+            # own.
             yield from map(_new_pair, zip(*texts, *map(repeat, constants), strict=False))
 
     def _pairs(self, place: Place, images: KeyedNames, masks: KeyedNames) -> Iterator[Pair]:
@@ -78,7 +99,15 @@ class Pairing:
     def _pair(self, place: Place, stem: str, image: str | None, mask: str | None) -> Pair:
         image_path = None if image is None else place.image_prefix + to_text(image)
         mask_path = None if mask is None else place.mask_prefix + to_text(mask)
-        return Pair(place.id_prefix + to_text(stem), image_path, mask_path, None, *self._from_folders(place), place.unlabelled, None)
+        return Pair(
+            place.id_prefix + to_text(stem),
+            image_path,
+            mask_path,
+            None,
+            *self._from_folders(place),
+            place.unlabelled,
+            None,
+        )
 
     def _orphans(self, place: Place, masks: KeyedNames, key: str) -> Iterator[Pair]:
         """Yield one row for each tile that the masks of `key` name; report several of one key."""
@@ -88,13 +117,21 @@ class Pairing:
         for stem, name in {self._without_suffix(name): name for name in reversed(names)}.items():
             yield self._pair(place, stem, None, name)
 
-    def _collided(self, place: Place, images: KeyedNames, masks: KeyedNames, key: str) -> Iterator[Pair]:
-        """Yield one pair for each distinct stem, the first file of it in order of names, and report all."""
+    def _collided(
+        self, place: Place, images: KeyedNames, masks: KeyedNames, key: str
+    ) -> Iterator[Pair]:
+        """Yield one pair for each distinct stem, the first file of it in order of names, and report
+        all.
+        """
         names = sorted(images.clashes.get(key, [images.by_key[key]]))
         mask = masks.by_key.pop(key, None)
         partners = sorted(masks.clashes.get(key, [mask] if mask else []))
         if len(names) > 1:
-            self._tell(IssueKind.AMBIGUOUS if len(partners) == 1 else IssueKind.DUPLICATE_KEY, place.image_prefix, names)
+            self._tell(
+                IssueKind.AMBIGUOUS if len(partners) == 1 else IssueKind.DUPLICATE_KEY,
+                place.image_prefix,
+                names,
+            )
         if len(partners) > 1:
             self._tell(IssueKind.AMBIGUOUS, place.mask_prefix, partners)
         stems: dict[str, str] = {}
@@ -102,13 +139,22 @@ class Pairing:
             stems.setdefault(name.rpartition(".")[0], name)
         exact = {self._without_suffix(name): name for name in reversed(partners)}
         for stem, name in stems.items():
-            yield self._pair(place, stem, name, exact.get(stem) or (partners[0] if len(stems) == 1 and partners else None))
+            yield self._pair(
+                place,
+                stem,
+                name,
+                exact.get(stem) or (partners[0] if len(stems) == 1 and partners else None),
+            )
 
     def _without_suffix(self, mask: str) -> str:
         """Return the stem of a mask's name without the mask suffix, in whatever case that is."""
         stem = mask.rpartition(".")[0]
         start = len(stem) - len(self.suffix)
-        return stem[:start] if start > 0 and pairing_key(stem[start:]) == pairing_key(self.suffix) else stem
+        return (
+            stem[:start]
+            if start > 0 and pairing_key(stem[start:]) == pairing_key(self.suffix)
+            else stem
+        )
 
     def _tell(self, kind: IssueKind, prefix: str, names: list[str]) -> None:
         shown = ", ".join(to_text(name) for name in names)
@@ -140,14 +186,19 @@ def _prefixed(prefix: str, names: list[str | None]) -> list[str | None]:
 
 
 def _reader(option: str, how: str | None, csv: DatasetCsv | None) -> Reader | None:
-    """Return a function from (tile id, image path) to the group or label, or None when not asked for."""
+    """Return a function from (tile id, image path) to the group or label, or None when not asked
+    for.
+    """
     if how is None:
         return None
     if how == "folder":
         return lambda tile_id, _: tile_id.rpartition("/")[0] or None
     if how.startswith("csv:"):
         if csv is None:
-            raise UsageError(f"{option} {how} needs a table", expected="dataset.csv in the data set, or --csv FILE")
+            raise UsageError(
+                f"{option} {how} needs a table",
+                expected="dataset.csv in the data set, or --csv FILE",
+            )
         return csv.column(how.removeprefix("csv:"))
     try:
         pattern = re.compile(how)

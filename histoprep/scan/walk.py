@@ -1,4 +1,6 @@
-"""Folders -> places: files that can only pair with each other, keyed by what an image and its mask share."""
+"""Folders -> places: files that can only pair with each other, keyed by what an image and its mask
+share.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,15 @@ from histoprep.workspace import SUFFIX as WORKSPACE_SUFFIX
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "tiles", "patches")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "gt")
-SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 _EXPECTED_SUFFIXES = frozenset({"yml", "yaml"})
 # So many folders are listed, at most, to see whether there are pictures in one that is not read.
 _MAX_LOOKS = 64
@@ -26,7 +36,9 @@ _MAX_LOOKS = 64
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Files that can only pair with each other; prefixes are text, and end with a slash or are empty."""
+    """Files that can only pair with each other; prefixes are text, and end with a slash or are
+    empty.
+    """
 
     image_prefix: str
     images: KeyedNames | PlainNames
@@ -72,7 +84,9 @@ class Walker:
         self.id_prefix = id_prefix
 
     def places(self) -> Iterator[Place]:
-        """Yield the places of all folders, depth first and in order of their names; raises UsageError where those asked for are nowhere."""
+        """Yield the places of all folders, depth first and in order of their names; raises
+        UsageError where those asked for are nowhere.
+        """
         # An explicit stack: folders can be nested deeper than Python may recurse.
         stack: list[tuple[str | None, str | None, bool]] = [("", None, False)]
         found, top = False, None
@@ -82,7 +96,10 @@ class Walker:
                 images, masks = self._list(folder), self._list(mirror)
                 below = sorted({*images.folders, *masks.folders}, reverse=True)
                 for name in below:
-                    parts = (f"{folder}{name}/" if name in images.folders else None, f"{mirror}{name}/" if name in masks.folders else None)
+                    parts = (
+                        f"{folder}{name}/" if name in images.folders else None,
+                        f"{mirror}{name}/" if name in masks.folders else None,
+                    )
                     stack.append((*parts, True))
                 yield self._mirrored(folder, images.files, mirror, masks.files)
                 continue
@@ -100,7 +117,9 @@ class Walker:
             self._refuse_absent_folders(top.folders)
 
     def _list(self, folder: str | None) -> Listed:
-        """Return what is in a folder, the folders sorted; what is neither file nor folder is reported."""
+        """Return what is in a folder, the folders sorted; what is neither file nor folder is
+        reported.
+        """
         listed = Listed()
         if folder is None:
             return listed
@@ -108,7 +127,9 @@ class Walker:
             self._scan_folder(folder, listed)
         except OSError as error:
             if not folder:
-                raise UsageError(f"the folder cannot be listed: {error.strerror}", path=self.root) from error
+                raise UsageError(
+                    f"the folder cannot be listed: {error.strerror}", path=self.root
+                ) from error
             self._tell(IssueKind.UNREADABLE, folder, f"folder cannot be listed: {error.strerror}")
         listed.folders.sort()
         for entry in sorted(listed.others, key=lambda one: one.name):
@@ -125,7 +146,11 @@ class Walker:
                     add_file(entry.name)
                 elif not entry.is_dir(follow_symlinks=False):
                     listed.others.append(entry)
-                elif not entry.name.startswith(".") and not entry.name.endswith(WORKSPACE_SUFFIX) and entry.path not in self.skip:
+                elif (
+                    not entry.name.startswith(".")
+                    and not entry.name.endswith(WORKSPACE_SUFFIX)
+                    and entry.path not in self.skip
+                ):
                     listed.folders.append(entry.name)
 
     def _judge_other(self, folder: str, entry: os.DirEntry[str], files: list[str]) -> None:
@@ -139,7 +164,10 @@ class Walker:
         else:
             try:
                 if not stat.S_ISREG(os.stat(target).st_mode):
-                    reason = "link to a folder of the data set, which is read in its own place; not followed"
+                    reason = (
+                        "link to a folder of the data set, which is read in its own place; not"
+                        " followed"
+                    )
             except OSError as error:
                 reason = f"link to nothing: {error.strerror}"
         if reason:
@@ -155,7 +183,11 @@ class Walker:
         for name in folders:
             other = first.setdefault(pairing_key(name), name)
             if other != name:
-                self._tell(IssueKind.DUPLICATE_KEY, f"{folder}{name}", f"differs from folder {to_text(other)!r} by case or Unicode form only")
+                self._tell(
+                    IssueKind.DUPLICATE_KEY,
+                    f"{folder}{name}",
+                    f"differs from folder {to_text(other)!r} by case or Unicode form only",
+                )
 
     def _paired_folders(self, folder: str, folders: list[str]) -> tuple[str, str] | None:
         """Return the mirrored (images, masks) folders among `folders`, or None."""
@@ -171,10 +203,19 @@ class Walker:
     def _refuse_absent_folders(self, seen: list[str]) -> None:
         """Raise UsageError if folders of images and masks were asked for, since there are none."""
         options = self.options
-        if not self.unlabelled and (options.layout is Layout.FOLDERS or options.images or options.masks):
-            wanted = f"{options.images or IMAGE_FOLDERS[0]}/ and {options.masks or MASK_FOLDERS[0]}/"
+        if not self.unlabelled and (
+            options.layout is Layout.FOLDERS or options.images or options.masks
+        ):
+            wanted = (
+                f"{options.images or IMAGE_FOLDERS[0]}/ and {options.masks or MASK_FOLDERS[0]}/"
+            )
             hint = "name them with --images and --masks, which go with --layout folders"
-            raise UsageError(f"no folder holds {wanted} side by side", path=self.root, seen=", ".join(seen) or "no folders", hint=hint)
+            raise UsageError(
+                f"no folder holds {wanted} side by side",
+                path=self.root,
+                seen=", ".join(seen) or "no folders",
+                hint=hint,
+            )
 
     def _leave_out(self, folder: str, listed: Listed, chosen: tuple[str, str]) -> None:
         for path in (f"{folder}{name}/" for name in listed.folders):
@@ -182,19 +223,32 @@ class Walker:
                 self._tell_unread(path)
         for name in sorted(listed.files):
             if is_image(name):
-                self._tell(IssueKind.UNEXPECTED, folder + name, "image beside the images and masks folders; not read")
+                self._tell(
+                    IssueKind.UNEXPECTED,
+                    folder + name,
+                    "image beside the images and masks folders; not read",
+                )
             else:
                 self._note_others(folder, [name])
 
     def _tell_unread(self, folder: str) -> None:
-        """Report a folder beside those of images and masks: with pictures in it, data may be missing, unless the user named what to read."""
+        """Report a folder beside those of images and masks: with pictures in it, data may be
+        missing, unless the user named what to read.
+        """
         pictures = self._pictures_in(folder)
         named = self.options.images or self.options.masks
         kind = IssueKind.UNREAD_FOLDER if pictures and not named else IssueKind.OTHER_FOLDER
-        self._tell(kind, folder, f"folder{' with ' if pictures else ''}{pictures} beside the images and masks folders; not read")
+        self._tell(
+            kind,
+            folder,
+            f"folder{' with ' if pictures else ''}{pictures} beside the images and masks folders;"
+            " not read",
+        )
 
     def _pictures_in(self, folder: str) -> str:
-        """Return how many pictures are in a folder, in words, or that there are some further below; "" where a short look finds none."""
+        """Return how many pictures are in a folder, in words, or that there are some further below;
+        "" where a short look finds none.
+        """
         waiting = deque([folder])
         for _ in range(_MAX_LOOKS):
             if not waiting:
@@ -204,33 +258,65 @@ class Walker:
                 self._scan_folder(here, listed)
             number = sum(map(is_image, listed.files))
             if number:
-                return f"{number:,} picture{'s' * (number > 1)}" if here == folder else "pictures further below"
+                return (
+                    f"{number:,} picture{'s' * (number > 1)}"
+                    if here == folder
+                    else "pictures further below"
+                )
             waiting += [f"{here}{name}/" for name in sorted(listed.folders)]
         return ""
 
     def _note_others(self, folder: str, names: list[str]) -> None:
         expected = {"dataset.csv", self.options.csv.name if self.options.csv else ""}
         for name in sorted(names):
-            if name not in expected and not name.startswith(".") and name.rpartition(".")[2].lower() not in _EXPECTED_SUFFIXES:
-                self._tell(IssueKind.UNEXPECTED, folder + name, "neither image, mask, dataset.csv nor label map")
+            if (
+                name not in expected
+                and not name.startswith(".")
+                and name.rpartition(".")[2].lower() not in _EXPECTED_SUFFIXES
+            ):
+                self._tell(
+                    IssueKind.UNEXPECTED,
+                    folder + name,
+                    "neither image, mask, dataset.csv nor label map",
+                )
 
     def _siblings(self, folder: str, files: list[str]) -> Place:
         images, masks, others, _ = sort_names(files, None, self.options.mask_suffix)
         self._note_others(folder, others)
         if self.unlabelled:
             for name in sorted(masks.all()):
-                self._tell(IssueKind.UNEXPECTED, folder + name, "mask in an --unlabelled folder; not read")
+                self._tell(
+                    IssueKind.UNEXPECTED, folder + name, "mask in an --unlabelled folder; not read"
+                )
             masks = type(masks)()
         text = to_text(folder)
-        return Place(self.path_prefix + text, images, self.path_prefix + text, masks, self.id_prefix + text, self.unlabelled)
+        return Place(
+            self.path_prefix + text,
+            images,
+            self.path_prefix + text,
+            masks,
+            self.id_prefix + text,
+            self.unlabelled,
+        )
 
-    def _mirrored(self, folder: str | None, files: list[str], mirror: str | None, mask_files: list[str]) -> Place:
-        images, masks, others, others_of_masks = sort_names(files, mask_files, self.options.mask_suffix)
+    def _mirrored(
+        self, folder: str | None, files: list[str], mirror: str | None, mask_files: list[str]
+    ) -> Place:
+        images, masks, others, others_of_masks = sort_names(
+            files, mask_files, self.options.mask_suffix
+        )
         self._note_others(folder or "", others)
         self._note_others(mirror or "", others_of_masks)
-        # Where only the masks' side has a folder, its tiles are named after the side that should be there.
+        # Where only the masks' side has a folder, its tiles are named after the side that should be
+        # there.
         text = to_text(mirror or "")
-        return Place(to_text(folder or ""), images, text, masks, to_text(folder) if folder is not None else text)
+        return Place(
+            to_text(folder or ""),
+            images,
+            text,
+            masks,
+            to_text(folder) if folder is not None else text,
+        )
 
 
 def first_named(folders: list[str], wanted: Iterable[str]) -> str | None:

@@ -1,7 +1,7 @@
 """The index of shards: the manifest, row for row, with where the members of each tile lie.
 
-It is a manifest itself, so whatever reads manifests reads it. Beyond those its header has the digest of the manifest it was made from
-and, of each shard, its size, number of tiles and digest.
+It is a manifest itself, so whatever reads manifests reads it. Beyond those its header has the
+digest of the manifest it was made from and, of each shard, its size, number of tiles and digest.
 """
 
 from __future__ import annotations
@@ -20,11 +20,31 @@ from histoprep.shards.layout import INDEX
 from histoprep.shards.places import is_address, open_place
 
 OWN_FIELDS = (
-    pa.field("key", pa.string(), metadata={"meaning": "key of the tile's members in the shard: XXH3-128 of the tile id, hex"}),
+    pa.field(
+        "key",
+        pa.string(),
+        metadata={
+            "meaning": "key of the tile's members in the shard: XXH3-128 of the tile id, hex"
+        },
+    ),
     pa.field("image_crc32", pa.uint32(), metadata={"meaning": "CRC32 of the image"}),
-    pa.field("mask_crc32", pa.uint32(), metadata={"meaning": "CRC32 of the mask in the shard; null without a mask"}),
-    pa.field("image_orientation", pa.uint8(), metadata={"meaning": "EXIF orientation 1-8 of the file; null when absent"}),
-    pa.field("image_stored_digest", pa.string(), metadata={"meaning": "XXH3-128 of the image in the shard, hex; image_digest is that of the file"}),
+    pa.field(
+        "mask_crc32",
+        pa.uint32(),
+        metadata={"meaning": "CRC32 of the mask in the shard; null without a mask"},
+    ),
+    pa.field(
+        "image_orientation",
+        pa.uint8(),
+        metadata={"meaning": "EXIF orientation 1-8 of the file; null when absent"},
+    ),
+    pa.field(
+        "image_stored_digest",
+        pa.string(),
+        metadata={
+            "meaning": "XXH3-128 of the image in the shard, hex; image_digest is that of the file"
+        },
+    ),
 )
 
 
@@ -33,11 +53,19 @@ def index_schema(num_classes: int) -> pa.Schema:
     return pa.schema([*schema(num_classes), *OWN_FIELDS])
 
 
-def write_index(path: Path, manifest: Manifest, rows: Iterable[pa.Table], facts: dict[str, Any]) -> int:
+def write_index(
+    path: Path, manifest: Manifest, rows: Iterable[pa.Table], facts: dict[str, Any]
+) -> int:
     """Publish the rows of an index and return how many; `facts` join the manifest's header."""
-    header = {name: value for name, value in manifest.header.items() if name not in ("kind", "schema_version", "tool_version")}
+    header = {
+        name: value
+        for name, value in manifest.header.items()
+        if name not in ("kind", "schema_version", "tool_version")
+    }
     columns = index_schema(manifest.label_map.num_classes)
-    return tables.write_table(path, rows, columns, kind=KIND, schema_version=SCHEMA_VERSION, metadata=header | facts)
+    return tables.write_table(
+        path, rows, columns, kind=KIND, schema_version=SCHEMA_VERSION, metadata=header | facts
+    )
 
 
 def is_index(manifest: Manifest) -> bool:
@@ -46,15 +74,23 @@ def is_index(manifest: Manifest) -> bool:
 
 
 def open_index(path: str | Path) -> Manifest:
-    """Return the index in a file or in its folder, a path or an address; raises UsageError, IntegrityError when it is none."""
+    """Return the index in a file or in its folder, a path or an address; raises UsageError,
+    IntegrityError when it is none.
+    """
     found = open_any(path)
     if not is_index(found):
-        raise UsageError("this is a manifest of files, not an index of shards", path=path, hint="histoprep shard MANIFEST --out DIR")
+        raise UsageError(
+            "this is a manifest of files, not an index of shards",
+            path=path,
+            hint="histoprep shard MANIFEST --out DIR",
+        )
     return found
 
 
 def open_any(path: str | Path) -> Manifest:
-    """Return the manifest, or the index of shards, in a file or in its folder, a path or an address."""
+    """Return the manifest, or the index of shards, in a file or in its folder, a path or an
+    address.
+    """
     text = str(path)
     if is_address(text):
         return _fetch(text if text.endswith(".parquet") else f"{text.rstrip('/')}/{INDEX}")
@@ -73,7 +109,9 @@ def _fetch(address: str) -> Manifest:
     try:
         data = open_place(folder).read(name)
     except OSError as error:
-        raise UsageError(f"cannot read this manifest: {error.strerror or error}", path=address) from error
+        raise UsageError(
+            f"cannot read this manifest: {error.strerror or error}", path=address
+        ) from error
     with tempfile.TemporaryDirectory(prefix="histoprep-") as parent:
         local = Path(parent, name)
         local.write_bytes(data)
@@ -81,4 +119,6 @@ def _fetch(address: str) -> Manifest:
             # It is open, and stays so when its name is gone.
             return open_manifest(local)
         except IntegrityError as error:
-            raise IntegrityError(error.what, path=address, seen=error.seen, expected=error.expected, hint=error.hint) from error
+            raise IntegrityError(
+                error.what, path=address, seen=error.seen, expected=error.expected, hint=error.hint
+            ) from error

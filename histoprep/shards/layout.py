@@ -1,8 +1,10 @@
-"""What lies where in a shard: names of shards and members, and the 512-byte headers of a POSIX tar file.
+"""What lies where in a shard: names of shards and members, and the 512-byte headers of a POSIX tar
+file.
 
-A member is a header, its bytes, and zeros up to a multiple of 512; a file ends with two zero blocks, filled up to a record of
-10,240 bytes. The image of a tile comes first, its mask follows at once, so one range read gets both.
-Source: IEEE Std 1003.1, pax, ustar interchange format; names as WebDataset reads them (all up to the first dot is the key of a sample).
+A member is a header, its bytes, and zeros up to a multiple of 512; a file ends with two zero
+blocks, filled up to a record of 10,240 bytes. The image of a tile comes first, its mask follows at
+once, so one range read gets both. Source: IEEE Std 1003.1, pax, ustar interchange format; names as
+WebDataset reads them (all up to the first dot is the key of a sample).
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ BLOCK = 512
 RECORD = 20 * BLOCK
 MASK_SUFFIX = "mask.png"
 INDEX, SUCCESS, REQUEST = "index.parquet", "_SUCCESS.json", "shard.json"
-# Everything but name, size and checksum: mode 0644, no owner, the beginning of time, a regular file.
+# Everything but name, size and checksum: mode 0644, no owner, the beginning of time, a regular
+# file.
 _BEFORE_SIZE = b"0000644\0" + b"0000000\0" * 2
 _AFTER_SIZE = b"00000000000\0"
 _AFTER_CHECKSUM = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
@@ -29,12 +32,16 @@ _MAX_SIZE = 8**11 - 1
 
 
 def key_of(tile_id: str) -> str:
-    """Return the key of a tile in shards: XXH3-128 of its id, 32 hex digits; real names hold dots, which would cut a key short."""
+    """Return the key of a tile in shards: XXH3-128 of its id, 32 hex digits; real names hold dots,
+    which would cut a key short.
+    """
     return digest_text(tile_id)
 
 
 def image_suffix(image_path: str) -> str:
-    """Return the suffix of an image in a shard, in lower case, one for each format; `bin` for a name without any."""
+    """Return the suffix of an image in a shard, in lower case, one for each format; `bin` for a
+    name without any.
+    """
     name = image_path.rpartition("/")[2]
     suffix = name.rpartition(".")[2].lower() if "." in name else "bin"
     suffix = suffix if suffix.isascii() and suffix.isalnum() and len(suffix) <= 8 else "bin"
@@ -53,13 +60,25 @@ def shard_files(shards: Iterable[Mapping[str, Any]]) -> Iterator[Expected]:
 
 
 def member_header(name: str, size: int) -> bytes:
-    """Return the header of a member: 512 bytes that depend on name and size alone; raises ValueError for ones that do not fit."""
+    """Return the header of a member: 512 bytes that depend on name and size alone; raises
+    ValueError for ones that do not fit.
+    """
     encoded = name.encode("ascii")
     if len(encoded) > 100 or not 0 <= size <= _MAX_SIZE:
         raise ValueError(f"no member of a tar file: {name}, {size} bytes")
     digits = b"%011o" % size
     checksum = b"%06o\0 " % (_FIXED_SUM + sum(encoded) + sum(digits))
-    return b"".join([encoded.ljust(100, b"\0"), _BEFORE_SIZE, digits, b"\0", _AFTER_SIZE, checksum, _AFTER_CHECKSUM])
+    return b"".join(
+        [
+            encoded.ljust(100, b"\0"),
+            _BEFORE_SIZE,
+            digits,
+            b"\0",
+            _AFTER_SIZE,
+            checksum,
+            _AFTER_CHECKSUM,
+        ]
+    )
 
 
 def padding(size: int) -> bytes:
@@ -85,7 +104,9 @@ class Member(NamedTuple):
 
 
 def parse_header(block: bytes) -> Member | None:
-    """Return the member that a header of ours describes, None for a block of zeros; raises IntegrityError for anything else."""
+    """Return the member that a header of ours describes, None for a block of zeros; raises
+    IntegrityError for anything else.
+    """
     if block == bytes(BLOCK):
         return None
     try:

@@ -1,4 +1,6 @@
-"""Where tiles are read from: a local folder, an object store, or whatever else fsspec knows; any piece of a file is one range read."""
+"""Where tiles are read from: a local folder, an object store, or whatever else fsspec knows; any
+piece of a file is one range read.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from typing import Any, Protocol
 from histoprep.errors import UsageError
 from histoprep.names import to_name
 
-# Schemes that obstore reads; it takes keys and endpoints from the usual variables, such as AWS_ENDPOINT_URL.
+# Schemes that obstore reads; it takes keys and endpoints from the usual variables, such as
+# AWS_ENDPOINT_URL.
 _OBSTORE_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "http", "https")
 _EXTRA = "pip install 'histoprep-diffusion[cloud]'"
 # Shards are few and read all the time; more than these are closed and opened again.
@@ -22,7 +25,9 @@ class Place(Protocol):
     """A folder that files are read from, by name; picklable, and opened anew in every process."""
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
-        """Return `length` bytes from `start`, or all from there; fewer where the file ends. Raises OSError with the system's reason."""
+        """Return `length` bytes from `start`, or all from there; fewer where the file ends. Raises
+        OSError with the system's reason.
+        """
 
     def where(self, name: str) -> str:
         """Return the full path or address of a file, for messages."""
@@ -35,15 +40,23 @@ def is_address(text: str) -> bool:
 
 
 def beside(tiles: str, name: str) -> Path:
-    """Return the path of `name` in the folder of shards, or of a manifest or index; raises UsageError for an address."""
+    """Return the path of `name` in the folder of shards, or of a manifest or index; raises
+    UsageError for an address.
+    """
     if is_address(tiles):
-        raise UsageError(f"{name} cannot be written beside an address", path=tiles, hint="say where it goes with --out")
+        raise UsageError(
+            f"{name} cannot be written beside an address",
+            path=tiles,
+            hint="say where it goes with --out",
+        )
     path = Path(tiles)
     return (path if path.is_dir() else path.parent) / name
 
 
 def open_place(folder: str | Path) -> Place:
-    """Return the place at a path or address; raises UsageError when the library for its scheme is missing."""
+    """Return the place at a path or address; raises UsageError when the library for its scheme is
+    missing.
+    """
     text = str(folder)
     if not is_address(text) or text.startswith("file://"):
         return LocalFolder(text.removeprefix("file://"))
@@ -69,7 +82,9 @@ class LocalFolder:
     """A folder of the file system. Small files are read whole; those read in pieces stay open."""
 
     folder: str
-    _open: OrderedDict[str, _Descriptor] = field(default_factory=OrderedDict, repr=False, compare=False)
+    _open: OrderedDict[str, _Descriptor] = field(
+        default_factory=OrderedDict, repr=False, compare=False
+    )
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
         """Return a piece of a file, or all of it; see `Place.read`."""
@@ -96,7 +111,9 @@ class LocalFolder:
     def _keep_open(self, name: str) -> _Descriptor:
         if len(self._open) >= _MAX_OPEN:
             self._open.popitem(last=False)
-        opened = self._open[name] = _Descriptor(os.open(self.where(name), os.O_RDONLY | os.O_CLOEXEC))
+        opened = self._open[name] = _Descriptor(
+            os.open(self.where(name), os.O_RDONLY | os.O_CLOEXEC)
+        )
         return opened
 
     def __getstate__(self) -> dict[str, Any]:
@@ -123,7 +140,9 @@ class ObjectStore:
             raise
         except Exception as error:
             # Errors of its own, for all that can go wrong with a store.
-            raise OSError(None, f"{type(error).__name__}: {str(error).splitlines()[0]}", self.where(name)) from error
+            raise OSError(
+                None, f"{type(error).__name__}: {str(error).splitlines()[0]}", self.where(name)
+            ) from error
 
     def where(self, name: str) -> str:
         """Return the address of an object."""
@@ -135,9 +154,14 @@ class ObjectStore:
             try:
                 from obstore.store import from_url
             except ImportError as error:
-                raise UsageError("reading from an object store needs obstore", path=self.address, hint=_EXTRA) from error
+                raise UsageError(
+                    "reading from an object store needs obstore", path=self.address, hint=_EXTRA
+                ) from error
             plain = os.environ.get("AWS_ENDPOINT_URL", self.address).startswith("http://")
-            self._store, self._process = from_url(self.address, client_options={"allow_http": plain}), os.getpid()
+            self._store, self._process = (
+                from_url(self.address, client_options={"allow_http": plain}),
+                os.getpid(),
+            )
         return self._store
 
     def __getstate__(self) -> dict[str, Any]:
@@ -159,13 +183,19 @@ class OtherStore:
             try:
                 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
             except ImportError as error:
-                raise UsageError("reading from this address needs fsspec", path=self.address, hint=_EXTRA) from error
+                raise UsageError(
+                    "reading from this address needs fsspec", path=self.address, hint=_EXTRA
+                ) from error
             try:
                 self._system, self._folder = url_to_fs(self.address)
             except (ImportError, ValueError) as error:
-                raise UsageError(f"fsspec cannot read this address: {error}", path=self.address) from error
+                raise UsageError(
+                    f"fsspec cannot read this address: {error}", path=self.address
+                ) from error
         end = None if length is None else start + length
-        return bytes(self._system.cat_file(f"{self._folder.rstrip('/')}/{name}", start=start, end=end))
+        return bytes(
+            self._system.cat_file(f"{self._folder.rstrip('/')}/{name}", start=start, end=end)
+        )
 
     def where(self, name: str) -> str:
         """Return the address of a file."""

@@ -1,8 +1,11 @@
-"""Which tile goes into which shard: known before a byte is read, and the same for any number of workers.
+"""Which tile goes into which shard: known before a byte is read, and the same for any number of
+workers.
 
-Tiles of one split, pool and image format fill shard after shard, in the order of the manifest; within a shard they lie in the order of
-their keys, which is no order at all. Sizes are planned from the sizes of the files. A tile without a mask gets one of zeros, so that all
-samples have the same fields (`datasets` takes those of the first for those of all); the index still says that it has none.
+Tiles of one split, pool and image format fill shard after shard, in the order of the manifest;
+within a shard they lie in the order of their keys, which is no order at all. Sizes are planned from
+the sizes of the files. A tile without a mask gets one of zeros, so that all samples have the same
+fields (`datasets` takes those of the first for those of all); the index still says that it has
+none.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ LAYOUT_VERSION = "1.1"
 # A mask in our encoding may be larger than it was, so it counts twice and a little more.
 _MASK_MARGIN_BYTES = 1024
 _COLUMNS = (
-    "tile_id", "image_path", "image_bytes", "image_digest", "mask_path", "mask_bytes", "mask_digest", "height_px", "width_px", "split", "pool",
+    "tile_id", "image_path", "image_bytes", "image_digest", "mask_path", "mask_bytes",
+    "mask_digest", "height_px", "width_px", "split", "pool",
 )  # fmt: skip
 _PIECE = 8192
 
@@ -41,7 +45,8 @@ _PIECE = 8192
 class ShardOptions:
     """How to write shards: no shard is planned above `max_shard_bytes` unless one tile is.
 
-    Images lose their metadata (EXIF, XMP, comments, text) unless `keep_metadata`; their pixels and colour profiles stay as they are.
+    Images lose their metadata (EXIF, XMP, comments, text) unless `keep_metadata`; their pixels and
+    colour profiles stay as they are.
     """
 
     max_shard_bytes: int = MAX_SHARD_BYTES
@@ -80,13 +85,29 @@ class ShardPlan:
         }
 
     def tasks(self) -> Iterator[ShardTask]:
-        """Yield the shards to write, always the same; raises UsageError for a manifest without sizes."""
-        how = (LAYOUT_VERSION, __version__, self.recipe.note, digest(self.recipe.table), self.options.keep_metadata)
+        """Yield the shards to write, always the same; raises UsageError for a manifest without
+        sizes.
+        """
+        how = (
+            LAYOUT_VERSION,
+            __version__,
+            self.recipe.note,
+            digest(self.recipe.table),
+            self.options.keep_metadata,
+        )
         for name, tiles in _shards(self.manifest, self.root, self.options.max_shard_bytes):
             key = digest_text(repr((how, name, tiles)))
             part = self.out / PARTS / f"{key}.parquet"
             marker, keep = part.with_suffix(".at"), self.options.keep_metadata
-            yield ShardTask(tuple(tiles), self.out / name, self.recipe, part, marker, self.options.time_limit_s, keep)
+            yield ShardTask(
+                tuple(tiles),
+                self.out / name,
+                self.recipe,
+                part,
+                marker,
+                self.options.time_limit_s,
+                keep,
+            )
 
     def image_suffixes(self) -> list[str]:
         """Return the suffixes of the images in the shards, sorted."""
@@ -102,15 +123,26 @@ class _Filling:
     num_bytes: int = RECORD
 
 
-def plan_shards(manifest: Manifest, out: Path, options: ShardOptions, root: Path | None = None) -> ShardPlan:
+def plan_shards(
+    manifest: Manifest, out: Path, options: ShardOptions, root: Path | None = None
+) -> ShardPlan:
     """Return the plan; nothing is written.
 
-    Raises UsageError for a size below 1 MB, a folder inside the data set, an index instead of a manifest, classes above 255 (HP505).
+    Raises UsageError for a size below 1 MB, a folder inside the data set, an index instead of a
+    manifest, classes above 255 (HP505).
     """
     if options.max_shard_bytes < 10**6:
-        raise UsageError("shards of this size make no sense", seen=f"{options.max_shard_bytes:,} bytes", expected="at least 1 MB")
+        raise UsageError(
+            "shards of this size make no sense",
+            seen=f"{options.max_shard_bytes:,} bytes",
+            expected="at least 1 MB",
+        )
     if "shards" in manifest.header:
-        raise UsageError("this is an index of shards already", path=manifest.path, hint="name the manifest that it was made from")
+        raise UsageError(
+            "this is an index of shards already",
+            path=manifest.path,
+            hint="name the manifest that it was made from",
+        )
     data, target = root or manifest.root, out.absolute()
     check_manifest(manifest)
     check_outside(target, (data, *manifest.data_folders), "shards")
@@ -120,7 +152,9 @@ def plan_shards(manifest: Manifest, out: Path, options: ShardOptions, root: Path
     return ShardPlan(manifest, file_digest(manifest.path), data, target, options, recipe)
 
 
-def _shards(manifest: Manifest, root: Path, max_bytes: int) -> Iterator[tuple[str, list[PackedTile]]]:
+def _shards(
+    manifest: Manifest, root: Path, max_bytes: int
+) -> Iterator[tuple[str, list[PackedTile]]]:
     """Yield name and tiles of each shard; one shard of every kind is being filled at a time."""
     filling: dict[Kind, _Filling] = {}
     numbers: Counter[tuple[str, str]] = Counter()
@@ -132,7 +166,9 @@ def _shards(manifest: Manifest, root: Path, max_bytes: int) -> Iterator[tuple[st
         return name, sorted(filling.pop(kind).tiles, key=lambda one: one.key)
 
     for kind, tile in _tiles(manifest, root):
-        size = member_bytes(tile.image_bytes) + member_bytes(2 * tile.mask_bytes + _MASK_MARGIN_BYTES)
+        size = member_bytes(tile.image_bytes) + member_bytes(
+            2 * tile.mask_bytes + _MASK_MARGIN_BYTES
+        )
         if kind in filling and filling[kind].num_bytes + size > max_bytes:
             yield close(kind)
         into = filling.setdefault(kind, _Filling())
@@ -146,11 +182,33 @@ def _tiles(manifest: Manifest, root: Path) -> Iterator[tuple[Kind, PackedTile]]:
     row = 0
     for batch in manifest.iter_batches(_COLUMNS, _PIECE):
         columns = (batch[name].to_pylist() for name in _COLUMNS)
-        for tile_id, image, image_bytes, image_digest, mask, mask_bytes, mask_digest, height, width, split, pool in zip(*columns, strict=True):
+        for (
+            tile_id,
+            image,
+            image_bytes,
+            image_digest,
+            mask,
+            mask_bytes,
+            mask_digest,
+            height,
+            width,
+            split,
+            pool,
+        ) in zip(*columns, strict=True):
             if None in (image_bytes, height, width) or (mask is not None and mask_bytes is None):
-                raise UsageError("the manifest does not say how large its files are", path=manifest.path, seen=f"tile {tile_id}")
+                raise UsageError(
+                    "the manifest does not say how large its files are",
+                    path=manifest.path,
+                    seen=f"tile {tile_id}",
+                )
             suffix = image_suffix(image)
-            paths = os.path.join(root, to_name(image)), None if mask is None else os.path.join(root, to_name(mask))
+            paths = (
+                os.path.join(root, to_name(image)),
+                None if mask is None else os.path.join(root, to_name(mask)),
+            )
             stated = (paths[0], image_bytes, image_digest, paths[1], mask_bytes or 0, mask_digest)
-            yield Kind(split, pool, suffix), PackedTile(row, tile_id, key_of(tile_id), suffix, *stated, (height, width))
+            yield (
+                Kind(split, pool, suffix),
+                PackedTile(row, tile_id, key_of(tile_id), suffix, *stated, (height, width)),
+            )
             row += 1

@@ -1,4 +1,6 @@
-"""A contact sheet of tiles as the trainer would read them: the image with its classes drawn over it, and a legend."""
+"""A contact sheet of tiles as the trainer would read them: the image with its classes drawn over
+it, and a legend.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,12 @@ _CELL_PX = 224
 _NAME_LENGTH = 34
 
 
-def choose_rows(source: TileSource, num_tiles: int, seed: int, split: str | None = None, pool: str | None = None) -> list[int]:
-    """Return the rows of up to `num_tiles` tiles of a split and pool, drawn with `seed`; raises UsageError when there are none."""
+def choose_rows(
+    source: TileSource, num_tiles: int, seed: int, split: str | None = None, pool: str | None = None
+) -> list[int]:
+    """Return the rows of up to `num_tiles` tiles of a split and pool, drawn with `seed`; raises
+    UsageError when there are none.
+    """
     fits = np.ones(len(source), bool)
     for column, wanted in ((source.split, split), (source.pool, pool)):
         if wanted is not None:
@@ -29,7 +35,9 @@ def choose_rows(source: TileSource, num_tiles: int, seed: int, split: str | None
 
 
 def draw_preview(source: TileSource, rows: Sequence[int], title: str) -> bytes:
-    """Return a PNG of tiles, four in a row; the same tiles give the same bytes. Raises TileError for one that cannot be read."""
+    """Return a PNG of tiles, four in a row; the same tiles give the same bytes. Raises TileError
+    for one that cannot be read.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -43,14 +51,26 @@ def draw_preview(source: TileSource, rows: Sequence[int], title: str) -> bytes:
         figure.text(0.02, 1 - 0.3 / height, title, fontsize=11, fontweight="bold")
         for place, row in enumerate(rows):
             across, down = place % _COLUMNS, place // _COLUMNS
-            axes = figure.add_axes((0.02 + 0.245 * across, 1 - (0.5 + 2.75 * (down + 1)) / height + 0.02, 0.225, 2.35 / height))
+            axes = figure.add_axes(
+                (
+                    0.02 + 0.245 * across,
+                    1 - (0.5 + 2.75 * (down + 1)) / height + 0.02,
+                    0.225,
+                    2.35 / height,
+                )
+            )
             axes.imshow(_picture(source, row))
             axes.set_title(_caption(source, row), loc="left", fontsize=6.5, pad=3)
             axes.set_xticks([])
             axes.set_yticks([])
         if classes:
-            patches = [Patch(color=checked_colour(one.colour), label=f"{one.id} {one.name}") for one in classes]
-            figure.legend(handles=patches, loc="lower left", bbox_to_anchor=(0.015, 0), ncols=6, frameon=False)
+            patches = [
+                Patch(color=checked_colour(one.colour), label=f"{one.id} {one.name}")
+                for one in classes
+            ]
+            figure.legend(
+                handles=patches, loc="lower left", bbox_to_anchor=(0.015, 0), ncols=6, frameon=False
+            )
         stream = io.BytesIO()
         figure.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()
@@ -63,7 +83,11 @@ def _picture(source: TileSource, row: int) -> np.ndarray:
     small = imageio.shrink_rgb(tile.image, _CELL_PX)
     if tile.mask is None or tile.mask.shape != tile.image.shape[:2]:
         return small
-    return overlay(small, shrink_labels(tile.mask, _CELL_PX), {one.id: checked_colour(one.colour) for one in source.label_map.classes})
+    return overlay(
+        small,
+        shrink_labels(tile.mask, _CELL_PX),
+        {one.id: checked_colour(one.colour) for one in source.label_map.classes},
+    )
 
 
 def _caption(source: TileSource, row: int) -> str:

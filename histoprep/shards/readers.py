@@ -49,7 +49,10 @@ class FileReader:
     def read(self, row: int) -> EncodedTile:
         """Return the bytes of both files; raises TileError."""
         image = self._file(row, "image")
-        return EncodedTile(image, self._file(row, "mask") if self._rows["mask_path"][row].as_py() is not None else None)
+        return EncodedTile(
+            image,
+            self._file(row, "mask") if self._rows["mask_path"][row].as_py() is not None else None,
+        )
 
     def _file(self, row: int, what: str) -> bytes:
         name, stated = (self._rows[f"{what}_{field}"][row].as_py() for field in ("path", "digest"))
@@ -58,7 +61,9 @@ class FileReader:
         except OSError as error:
             raise self._error(row, error.strerror or str(error), what) from error
         if stated is not None and digest(data) != stated:
-            raise self._error(row, f"HP902 manifest-stale: the {what} changed after the manifest was made", what)
+            raise self._error(
+                row, f"HP902 manifest-stale: the {what} changed after the manifest was made", what
+            )
         return data
 
     def image(self, row: int, data: bytes) -> np.ndarray:
@@ -77,8 +82,15 @@ class FileReader:
 
     def _error(self, row: int, reason: str, what: str) -> TileError:
         name = self._rows[f"{what}_path"][row].as_py()
-        hint = "histoprep manifest check says which files differ; restore them or make the manifest again"
-        return TileError(f"tile {self._rows['tile_id'][row].as_py()} cannot be read: {reason}", path=self._place.where(name), hint=hint)
+        hint = (
+            "histoprep manifest check says which files differ; restore them or make the manifest"
+            " again"
+        )
+        return TileError(
+            f"tile {self._rows['tile_id'][row].as_py()} cannot be read: {reason}",
+            path=self._place.where(name),
+            hint=hint,
+        )
 
 
 class ShardReader:
@@ -92,11 +104,16 @@ class ShardReader:
         shards = shards.combine_chunks() if isinstance(shards, pa.ChunkedArray) else shards
         self._names: list[str] = shards.dictionary.to_pylist()
         self._shard = shards.indices.to_numpy(zero_copy_only=False)
-        image, length, mask, mask_length, *crcs = (columns[name].cast(pa.int64()).fill_null(0).to_numpy() for name in (*SHARD_COLUMNS[1:], *_CRCS))
+        image, length, mask, mask_length, *crcs = (
+            columns[name].cast(pa.int64()).fill_null(0).to_numpy()
+            for name in (*SHARD_COLUMNS[1:], *_CRCS)
+        )
         # A tile without a mask has one of zeros in the shard, for other readers.
         has_mask = manifest.read(["mask_path"])["mask_path"].is_valid().to_numpy()
         # Side by side in memory; the mask counts from the image, 0 for none.
-        self._where = np.stack([image, length, np.where(has_mask, mask - image, 0), mask_length, *crcs], axis=1)
+        self._where = np.stack(
+            [image, length, np.where(has_mask, mask - image, 0), mask_length, *crcs], axis=1
+        )
 
     def read(self, row: int) -> EncodedTile:
         """Return the bytes of both members; raises TileError."""
@@ -107,10 +124,16 @@ class ShardReader:
         except OSError as error:
             raise self._error(row, error.strerror or str(error)) from error
         if len(data) != wanted:
-            raise self._error(row, f"HP904 shard-corrupt: the shard ends {wanted - len(data):,} bytes before the tile does")
+            raise self._error(
+                row,
+                f"HP904 shard-corrupt: the shard ends {wanted - len(data):,} bytes before the tile"
+                " does",
+            )
         image, mask = (data[:length], data[beyond:]) if beyond else (data, None)
         if crc32(image) != image_crc or (mask is not None and crc32(mask) != mask_crc):
-            raise self._error(row, "HP904 shard-corrupt: its bytes are not those that were written (CRC32)")
+            raise self._error(
+                row, "HP904 shard-corrupt: its bytes are not those that were written (CRC32)"
+            )
         return EncodedTile(image, mask)
 
     def image(self, row: int, data: bytes) -> np.ndarray:
@@ -130,7 +153,11 @@ class ShardReader:
     def _error(self, row: int, reason: str) -> TileError:
         name = self._manifest.read(["tile_id"])["tile_id"][row].as_py()
         where = self._place.where(self._names[self._shard[row]])
-        return TileError(f"tile {name} cannot be read: {reason}", path=where, hint="histoprep shard verify DIR; then write the shards again")
+        return TileError(
+            f"tile {name} cannot be read: {reason}",
+            path=where,
+            hint="histoprep shard verify DIR; then write the shards again",
+        )
 
 
 def _decode_image(data: bytes) -> np.ndarray:

@@ -21,7 +21,9 @@ _COLUMNS = ("tile_id", "split", "pool", "group", "label", "classes", "class_pixe
 
 
 class Tile(NamedTuple):
-    """A tile: `image` uint8 RGB [height, width, 3]; `mask` uint8 class ids [height, width], None when the tile has none."""
+    """A tile: `image` uint8 RGB [height, width, 3]; `mask` uint8 class ids [height, width], None
+    when the tile has none.
+    """
 
     image: np.ndarray
     mask: np.ndarray | None
@@ -31,8 +33,9 @@ class Tile(NamedTuple):
 class TileSource:
     """The tiles of a manifest or of an index of shards, by row number.
 
-    Picklable: every process opens its own files when it reads. Rows are in the order of the manifest, and an index of
-    shards has the rows of the manifest it was made from. `root`: another folder or address for relative paths, None for the manifest's.
+    Picklable: every process opens its own files when it reads. Rows are in the order of the
+    manifest, and an index of shards has the rows of the manifest it was made from. `root`: another
+    folder or address for relative paths, None for the manifest's.
     """
 
     path: str
@@ -64,7 +67,9 @@ class TileSource:
 
     @cached_property
     def digest(self) -> str:
-        """Return the digest of the manifest, of an index that of the manifest it was made from: the same tiles have the same one."""
+        """Return the digest of the manifest, of an index that of the manifest it was made from: the
+        same tiles have the same one.
+        """
         stated = self.manifest.header.get("manifest_digest")
         if stated:
             return str(stated)
@@ -79,7 +84,9 @@ class TileSource:
 
     @cached_property
     def table(self) -> pa.Table:
-        """Return what is known of the tiles: tile_id, split, pool, group, label, classes (core-present ids), class_pixels."""
+        """Return what is known of the tiles: tile_id, split, pool, group, label, classes
+        (core-present ids), class_pixels.
+        """
         return self.manifest.read(_COLUMNS)
 
     @cached_property
@@ -128,19 +135,27 @@ class TileSource:
     def _folder(self) -> str:
         if not self.path.endswith(".parquet"):
             return self.path
-        return self.path.rpartition("/")[0] if is_address(self.path) else str(Path(self.path).parent)
+        return (
+            self.path.rpartition("/")[0] if is_address(self.path) else str(Path(self.path).parent)
+        )
 
     def read_bytes(self, row: int) -> EncodedTile:
-        """Return the files of a tile, checked against the manifest's digests or the index's checksums, not decoded.
+        """Return the files of a tile, checked against the manifest's digests or the index's
+        checksums, not decoded.
 
-        A mask from files has the labels of the data set, one from shards has classes. Raises TileError.
+        A mask from files has the labels of the data set, one from shards has classes. Raises
+        TileError.
         """
         return self._reader.read(row)
 
     def read(self, row: int) -> Tile:
-        """Return a tile decoded, its mask in class ids; raises TileError naming the tile and the file."""
+        """Return a tile decoded, its mask in class ids; raises TileError naming the tile and the
+        file.
+        """
         image, mask = self._reader.read(row)
-        return Tile(self._reader.image(row, image), None if mask is None else self._reader.mask(row, mask))
+        return Tile(
+            self._reader.image(row, image), None if mask is None else self._reader.mask(row, mask)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return path and root; everything else is read again."""
@@ -148,10 +163,11 @@ class TileSource:
 
 
 def open_tiles(path: str | Path, *, root: str | Path | None = None) -> TileSource:
-    """Return the tiles of a manifest (read from its files), or of an index of shards or its folder (read by ranges).
+    """Return the tiles of a manifest (read from its files), or of an index of shards or its folder
+    (read by ranges).
 
-    Paths and addresses (s3://, gs://, az://, https:// through obstore, others through fsspec) alike. Raises UsageError when nothing
-    is there, IntegrityError when it cannot be read.
+    Paths and addresses (s3://, gs://, az://, https:// through obstore, others through fsspec)
+    alike. Raises UsageError when nothing is there, IntegrityError when it cannot be read.
     """
     source = TileSource(str(path), None if root is None else str(root))
     _ = source.manifest

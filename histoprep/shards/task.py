@@ -1,4 +1,6 @@
-"""One shard: images as they are, masks as classes, a file that appears when it is whole, then a note of what lies where in it."""
+"""One shard: images as they are, masks as classes, a file that appears when it is whole, then a
+note of what lies where in it.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,24 @@ PART_SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64()),
         pa.field("key", pa.string()),
-        *(pa.field(f"image_{name}", kind) for name, kind in (("offset", pa.int64()), ("length", pa.int64()), ("crc32", pa.uint32()))),
+        *(
+            pa.field(f"image_{name}", kind)
+            for name, kind in (
+                ("offset", pa.int64()),
+                ("length", pa.int64()),
+                ("crc32", pa.uint32()),
+            )
+        ),
         pa.field("image_orientation", pa.uint8()),
         pa.field("image_stored_digest", pa.string()),
-        *(pa.field(f"mask_{name}", kind) for name, kind in (("offset", pa.int64()), ("length", pa.int64()), ("crc32", pa.uint32()))),
+        *(
+            pa.field(f"mask_{name}", kind)
+            for name, kind in (
+                ("offset", pa.int64()),
+                ("length", pa.int64()),
+                ("crc32", pa.uint32()),
+            )
+        ),
     ]
 )
 _NUM_REMEMBERED = 256
@@ -38,7 +54,8 @@ _NO_LIMIT = 1 << 62
 
 
 class PackedTile(NamedTuple):
-    """A tile to pack: its row in the manifest, its key, and where its files are and what they should be; `mask_path` None without one.
+    """A tile to pack: its row in the manifest, its key, and where its files are and what they
+    should be; `mask_path` None without one.
 
     `shape` is height and width.
     """
@@ -65,7 +82,9 @@ class FailedTile(NamedTuple):
 
 
 class ShardDone(NamedTuple):
-    """What became of a shard: where its part is, its first row of the manifest, its tiles; with failures there is no shard."""
+    """What became of a shard: where its part is, its first row of the manifest, its tiles; with
+    failures there is no shard.
+    """
 
     name: str
     part: Path
@@ -81,7 +100,8 @@ class _FailuresError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
-    """One shard. `left_out` are files at which a worker died (twice the place of the tile, plus one for the mask), and why.
+    """One shard. `left_out` are files at which a worker died (twice the place of the tile, plus one
+    for the mask), and why.
 
     With `keep_metadata` images keep every byte.
     """
@@ -97,7 +117,9 @@ class ShardTask:
 
     def run(self) -> ShardDone:
         """Write the shard and its part unless they are there; raises OutputError."""
-        done = ShardDone(self.shard.name, self.part, min(one.row for one in self.tiles), len(self.tiles))
+        done = ShardDone(
+            self.shard.name, self.part, min(one.row for one in self.tiles), len(self.tiles)
+        )
         if self.is_done():
             return done._replace(reused=True)
         failures: list[FailedTile] = []
@@ -105,21 +127,39 @@ class ShardTask:
         state = xxhash.xxh3_128()
         try:
             with contextlib.closing(Marker(self.marker, self.time_limit_s)) as marker:
-                durable.write_file(self.shard, lambda stream: self._write(stream, marker, members, failures, state))
+                durable.write_file(
+                    self.shard, lambda stream: self._write(stream, marker, members, failures, state)
+                )
         except _FailuresError:
             return done._replace(failures=tuple(failures))
         size = self.shard.stat().st_size
-        facts = {"name": self.shard.name, "bytes": size, "tiles": len(self.tiles), "digest": state.hexdigest()}
+        facts = {
+            "name": self.shard.name,
+            "bytes": size,
+            "tiles": len(self.tiles),
+            "digest": state.hexdigest(),
+        }
         rows = pa.Table.from_pylist(members, schema=PART_SCHEMA)
-        tables.write_table(self.part, [rows], PART_SCHEMA, kind=PART_KIND, schema_version=PART_VERSION, metadata={"shard": facts})
+        tables.write_table(
+            self.part,
+            [rows],
+            PART_SCHEMA,
+            kind=PART_KIND,
+            schema_version=PART_VERSION,
+            metadata={"shard": facts},
+        )
         return done
 
     def without(self, index: int, reason: str) -> ShardTask:
-        """Return the task that reports a file as failed instead of reading its tile; `index` as in `left_out`."""
+        """Return the task that reports a file as failed instead of reading its tile; `index` as in
+        `left_out`.
+        """
         return replace(self, left_out=(*self.left_out, (index, reason)))
 
     def is_done(self) -> bool:
-        """Return whether the part says that this very shard was written and it is there in its size."""
+        """Return whether the part says that this very shard was written and it is there in its
+        size.
+        """
         try:
             stated = part_facts(self.part)
         except (FileNotFoundError, IntegrityError):
@@ -127,7 +167,14 @@ class ShardTask:
         found = stat_file(str(self.shard))
         return found is not None and found.num_bytes == stated["bytes"]
 
-    def _write(self, stream: IO[bytes], marker: Marker, members: list[dict[str, Any]], failures: list[FailedTile], state: xxhash.xxh3_128) -> None:
+    def _write(
+        self,
+        stream: IO[bytes],
+        marker: Marker,
+        members: list[dict[str, Any]],
+        failures: list[FailedTile],
+        state: xxhash.xxh3_128,
+    ) -> None:
         waiting: list[bytes] = []
         end = written = 0
 
@@ -142,7 +189,8 @@ class ShardTask:
             written += len(data)
 
         for one in self._packed(marker, failures):
-            # What cannot be finished need not be written; the rest is read for what else is wrong with it.
+            # What cannot be finished need not be written; the rest is read for what else is wrong
+            # with it.
             if failures:
                 continue
             offset = end
@@ -150,7 +198,11 @@ class ShardTask:
             row |= {"image_orientation": one.orientation, "image_stored_digest": digest(one.image)}
             for field, name, data, crc in one.members():
                 offset += len(name)
-                row |= {f"{field}_offset": offset, f"{field}_length": len(data), f"{field}_crc32": crc}
+                row |= {
+                    f"{field}_offset": offset,
+                    f"{field}_length": len(data),
+                    f"{field}_crc32": crc,
+                }
                 waiting += (name, data, padding(len(data)))
                 offset += len(data) + -len(data) % 512
             members.append(row)
@@ -170,31 +222,47 @@ class ShardTask:
             failures.append(FailedTile(tile.tile_id, file, f"HP201 worker-died: {reason}"))
         left_out = {item // 2 for item, _ in self.left_out}
         chosen = [(index, tile) for index, tile in enumerate(self.tiles) if index not in left_out]
-        contents = read_ahead([request for _, tile in chosen for request in _requests(tile)], _NO_LIMIT)
+        contents = read_ahead(
+            [request for _, tile in chosen for request in _requests(tile)], _NO_LIMIT
+        )
         pack = _MaskPacker(self.recipe)
         for index, tile in chosen:
             marker.at(2 * index)
             image = self._stored(_checked(next(contents), tile.image_digest))
             marker.at(2 * index + 1)
-            mask = _checked(next(contents), tile.mask_digest) if tile.mask_path is not None else None
-            packed = mask if isinstance(mask, BrokenFileError) else pack.zeros(*tile.shape) if mask is None else pack(mask)
+            mask = (
+                _checked(next(contents), tile.mask_digest) if tile.mask_path is not None else None
+            )
+            packed = (
+                mask
+                if isinstance(mask, BrokenFileError)
+                else pack.zeros(*tile.shape)
+                if mask is None
+                else pack(mask)
+            )
             for path, wrong in ((tile.image_path, image), (tile.mask_path, packed)):
                 if isinstance(wrong, BrokenFileError):
-                    failures.append(FailedTile(tile.tile_id, str(path), f"{wrong.verdict}: {wrong.detail}"))
+                    failures.append(
+                        FailedTile(tile.tile_id, str(path), f"{wrong.verdict}: {wrong.detail}")
+                    )
             if not failures:
                 assert isinstance(image, tuple)
                 assert not isinstance(packed, BrokenFileError)
                 yield _Packed(tile, *image, packed)
 
     def _stored(self, image: bytes | BrokenFileError) -> tuple[bytes, int | None] | BrokenFileError:
-        """Return an image as it goes into the shard and its EXIF orientation, or why it cannot go there."""
+        """Return an image as it goes into the shard and its EXIF orientation, or why it cannot go
+        there.
+        """
         from histoprep import imageio
 
         if isinstance(image, BrokenFileError):
             return image
         try:
             header = imageio.read_header(image)
-            return image if self.keep_metadata else imageio.strip_metadata(image, header.format), header.orientation
+            return image if self.keep_metadata else imageio.strip_metadata(
+                image, header.format
+            ), header.orientation
         except BrokenFileError as error:
             return error
 
@@ -207,7 +275,12 @@ class _Packed(NamedTuple):
 
     def members(self) -> Iterator[tuple[str, bytes, bytes, int]]:
         """Yield column prefix, header, bytes and CRC32 of each member."""
-        yield "image", member_header(f"{self.tile.key}.{self.tile.suffix}", len(self.image)), self.image, crc32(self.image)
+        yield (
+            "image",
+            member_header(f"{self.tile.key}.{self.tile.suffix}", len(self.image)),
+            self.image,
+            crc32(self.image),
+        )
         data, crc = self.mask
         yield "mask", member_header(f"{self.tile.key}.{MASK_SUFFIX}", len(data)), data, crc
 
@@ -221,11 +294,15 @@ def _requests(tile: PackedTile) -> Iterator[Request]:
 def _checked(data: bytes | BrokenFileError, stated: str | None) -> bytes | BrokenFileError:
     if isinstance(data, BrokenFileError) or stated is None or digest(data) == stated:
         return data
-    return BrokenFileError("HP902 manifest-stale", "its bytes are not those of the manifest's digest")
+    return BrokenFileError(
+        "HP902 manifest-stale", "its bytes are not those of the manifest's digest"
+    )
 
 
 class _MaskPacker:
-    """Turns the bytes of a mask into those of its classes and their CRC32; identical masks are packed once."""
+    """Turns the bytes of a mask into those of its classes and their CRC32; identical masks are
+    packed once.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         # Decoders take longest to import, and only workers need them.
@@ -239,7 +316,11 @@ class _MaskPacker:
         found = self._known.get(data)
         if found is None:
             try:
-                classes = self._recipe.apply(self._imageio.decode_mask(data, self._imageio.read_header(data), self._recipe.reading))
+                classes = self._recipe.apply(
+                    self._imageio.decode_mask(
+                        data, self._imageio.read_header(data), self._recipe.reading
+                    )
+                )
             except BrokenFileError as error:
                 return error
             found = self._keep(data, classes)
@@ -251,7 +332,9 @@ class _MaskPacker:
         return self._known.get(name) or self._keep(name, np.zeros((height, width), np.uint8))
 
     def _keep(self, key: bytes, classes: np.ndarray) -> tuple[bytes, int]:
-        encoded = self._imageio.encode_mask_png(classes, {self._imageio.LABEL_MAP_TEXT: self._recipe.note})
+        encoded = self._imageio.encode_mask_png(
+            classes, {self._imageio.LABEL_MAP_TEXT: self._recipe.note}
+        )
         if len(self._known) >= _NUM_REMEMBERED:
             self._known.pop(next(iter(self._known)))
         self._known[key] = encoded, crc32(encoded)
@@ -260,9 +343,13 @@ class _MaskPacker:
 
 def open_part(path: Path) -> pa.Table:
     """Return what lies where in one shard; raises IntegrityError, FileNotFoundError."""
-    return tables.read_table(tables.open_table(path, kind=PART_KIND, schema_version=PART_VERSION)[0])
+    return tables.read_table(
+        tables.open_table(path, kind=PART_KIND, schema_version=PART_VERSION)[0]
+    )
 
 
 def part_facts(path: Path) -> dict[str, Any]:
-    """Return name, bytes, tiles and digest of the shard that a part describes; raises IntegrityError, FileNotFoundError."""
+    """Return name, bytes, tiles and digest of the shard that a part describes; raises
+    IntegrityError, FileNotFoundError.
+    """
     return dict(tables.open_table(path, kind=PART_KIND, schema_version=PART_VERSION)[1]["shard"])

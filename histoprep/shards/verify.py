@@ -1,4 +1,6 @@
-"""Are the shards still what was written, and do they hold what the manifest says: HP904 and HP905."""
+"""Are the shards still what was written, and do they hold what the manifest says: HP904 and
+HP905.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,23 @@ from histoprep.findings import Finding, finding
 from histoprep.manifest import Manifest, file_digest, open_manifest
 from histoprep.manifest.diff import diff_manifests
 from histoprep.shards.index import open_index
-from histoprep.shards.layout import BLOCK, INDEX, MASK_SUFFIX, image_suffix, key_of, parse_header, trailer
+from histoprep.shards.layout import (
+    BLOCK,
+    INDEX,
+    MASK_SUFFIX,
+    image_suffix,
+    key_of,
+    parse_header,
+    trailer,
+)
 from histoprep.shards.places import LocalFolder, Place, is_address, open_place
 from histoprep.shards.readers import crc32
 
 _THREADS = 4
 _READ_BYTES = 8 << 20
 _COLUMNS = (
-    "tile_id", "key", "image_path", "shard", "image_offset", "image_length", "image_crc32", "mask_offset", "mask_length", "mask_crc32",
+    "tile_id", "key", "image_path", "shard", "image_offset", "image_length", "image_crc32",
+    "mask_offset", "mask_length", "mask_crc32",
 )  # fmt: skip
 
 Advance = Callable[[int, int], object]
@@ -35,7 +46,9 @@ Item = tuple[str, str]
 
 @dataclass(slots=True)
 class _Wrong:
-    """What was found: of bytes (HP904) and of names (HP905), each as path or tile and what was seen."""
+    """What was found: of bytes (HP904) and of names (HP905), each as path or tile and what was
+    seen.
+    """
 
     corrupt: list[Item] = field(default_factory=list)
     foreign: list[Item] = field(default_factory=list)
@@ -56,18 +69,26 @@ def verify_shards(
     contents: bool = True,
     advance: Advance = lambda done, total: None,
 ) -> list[Finding]:
-    """Return everything that is wrong with shards, given by their index or its folder; an empty list when they are true.
+    """Return everything that is wrong with shards, given by their index or its folder; an empty
+    list when they are true.
 
-    HP904 for shards that are gone, of another size or with members that are not there or not what was written; HP905 for members that the
-    index does not know, for tar files in a local folder that it does not name, and with `manifest` for what differs from it. Without
-    `contents` only names and sizes are looked at. Raises UsageError when there is no index.
+    HP904 for shards that are gone, of another size or with members that are not there or not what
+    was written; HP905 for members that the index does not know, for tar files in a local folder
+    that it does not name, and with `manifest` for what differs from it. Without `contents` only
+    names and sizes are looked at. Raises UsageError when there is no index.
     """
     try:
         index = open_index(path)
     except IntegrityError as error:
         reason = f"{error.what}{f': {error.seen}' if error.seen else ''}"
-        return [finding(RULES["HP904"], [(str(path), reason)], denominator=1, unit="shards", subcode="index")]
-    folder = str(path).removesuffix(f"/{INDEX}") if is_address(str(path)) else str(index.path.parent)
+        return [
+            finding(
+                RULES["HP904"], [(str(path), reason)], denominator=1, unit="shards", subcode="index"
+            )
+        ]
+    folder = (
+        str(path).removesuffix(f"/{INDEX}") if is_address(str(path)) else str(index.path.parent)
+    )
     place = open_place(folder)
     wrong = _Wrong()
     shards = index.header["shards"]
@@ -92,9 +113,13 @@ def verify_shards(
 
 
 def _damaged_notes(folder: Path) -> list[Item]:
-    """Return the files beside the shards that are not what was written; their list of checksums is one of them."""
+    """Return the files beside the shards that are not what was written; their list of checksums is
+    one of them.
+    """
     try:
-        return [(one.path, f"{one.seen}, {one.expected} was written") for one in damaged_files(folder)]
+        return [
+            (one.path, f"{one.seen}, {one.expected} was written") for one in damaged_files(folder)
+        ]
     except IntegrityError as error:
         return [(str(error.path), error.what)]
 
@@ -103,11 +128,19 @@ def _look_for_strangers(place: LocalFolder, names: set[str], wrong: _Wrong) -> N
     """Find tar files that the index does not name: other readers take every *.tar of the folder."""
     try:
         # Hidden ones are no part of *.tar.
-        beside = sorted(one for one in os.listdir(place.folder) if one.endswith(".tar") and not one.startswith("."))
+        beside = sorted(
+            one
+            for one in os.listdir(place.folder)
+            if one.endswith(".tar") and not one.startswith(".")
+        )
     except OSError as error:
         wrong.corrupt.append((place.folder, error.strerror or str(error)))
         return
-    wrong.foreign += [(one, "not of this index, though readers of *.tar take it, too: move it away") for one in beside if one not in names]
+    wrong.foreign += [
+        (one, "not of this index, though readers of *.tar take it, too: move it away")
+        for one in beside
+        if one not in names
+    ]
 
 
 def _joined(items: list[Item]) -> list[Item]:
@@ -126,7 +159,9 @@ def _differences(index: Manifest, path: Path) -> list[Item]:
     found = [(tile, "in the manifest, not in the shards") for tile in change.added]
     found += [(tile, "in the shards, not in the manifest") for tile in change.removed]
     for what, moved in (("split", change.moved_split), ("pool", change.moved_pool)):
-        found += [(tile, f"{what} {old} in the shards, {new} in the manifest") for tile, old, new in moved]
+        found += [
+            (tile, f"{what} {old} in the shards, {new} in the manifest") for tile, old, new in moved
+        ]
     for what, changed in (("image", change.changed_images), ("mask", change.changed_masks)):
         found += [(tile, f"another {what} in the manifest") for tile in changed]
     return found + [(str(path), f"label map: {line}") for line in change.label_map]
@@ -175,14 +210,30 @@ class _Check:
             if found is None:
                 wrong.corrupt.append((one.tile_id, f"{name}: {one.name} is missing"))
             elif found.name != one.name:
-                wrong.foreign.append((one.tile_id, f"{name}: holds {found.name} where {one.name} should be"))
+                wrong.foreign.append(
+                    (one.tile_id, f"{name}: holds {found.name} where {one.name} should be")
+                )
             elif len(data) != one.length or found.size != one.length or crc32(data) != one.crc32:
-                wrong.corrupt.append((one.tile_id, f"{name}: the bytes of {one.name} are not those that were written"))
+                wrong.corrupt.append(
+                    (
+                        one.tile_id,
+                        f"{name}: the bytes of {one.name} are not those that were written",
+                    )
+                )
         end = stream.end + -stream.end % BLOCK
         rest = stream.at(end, BLOCK)
         if rest != bytes(BLOCK):
             where = wrong.foreign if _is_header(rest) else wrong.corrupt
-            where.append((name, "holds more than the index says" if _is_header(rest) else "its end is missing or damaged"))
+            where.append(
+                (
+                    name,
+                    (
+                        "holds more than the index says"
+                        if _is_header(rest)
+                        else "its end is missing or damaged"
+                    ),
+                )
+            )
         elif stream.at(end, len(trailer(end))) != trailer(end):
             wrong.corrupt.append((name, "its end is missing or damaged"))
 
@@ -195,10 +246,14 @@ class _Check:
         start, stop = self._starts[self._codes[name] :][:2]
         for row in self._rows.take(pa.array(self._order[start:stop])).to_pylist():
             if row["key"] != key_of(row["tile_id"]):
-                wrong.foreign.append((row["tile_id"], f"{name}: the index gives it the key of another tile"))
+                wrong.foreign.append(
+                    (row["tile_id"], f"{name}: the index gives it the key of another tile")
+                )
             for what, suffix in (("image", image_suffix(row["image_path"])), ("mask", MASK_SUFFIX)):
                 if row[f"{what}_offset"] is not None:
-                    offset, length, crc = (row[f"{what}_{column}"] for column in ("offset", "length", "crc32"))
+                    offset, length, crc = (
+                        row[f"{what}_{column}"] for column in ("offset", "length", "crc32")
+                    )
                     yield _Expected(f"{row['key']}.{suffix}", offset, length, crc, row["tile_id"])
 
 
@@ -210,7 +265,9 @@ def _is_header(block: bytes) -> bool:
 
 
 class _Stream:
-    """A file read from its beginning to its end, in large pieces; `end` is where what was asked for last ends."""
+    """A file read from its beginning to its end, in large pieces; `end` is where what was asked for
+    last ends.
+    """
 
     def __init__(self, place: Place, name: str) -> None:
         self._place, self._name = place, name
@@ -218,7 +275,9 @@ class _Stream:
         self.end = 0
 
     def at(self, start: int, length: int) -> bytes:
-        """Return bytes from a place on that is never far before the last one; fewer at the end of the file."""
+        """Return bytes from a place on that is never far before the last one; fewer at the end of
+        the file.
+        """
         if not (self._start <= start and start + length <= self._start + len(self._data)):
             self._start = start
             self._data = self._place.read(self._name, start, max(length, _READ_BYTES))

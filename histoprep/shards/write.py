@@ -1,4 +1,6 @@
-"""Manifest -> shards and their index. The index comes last: without it there are no shards, and with it all of them are whole."""
+"""Manifest -> shards and their index. The index comes last: without it there are no shards, and
+with it all of them are whole.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ Advance = Callable[[int, int], object]
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """What was written: `num_reused` shards were there from a stopped run; `up_to_date` when all was there already.
+    """What was written: `num_reused` shards were there from a stopped run; `up_to_date` when all
+    was there already.
 
     `image_suffixes` are those of the images in the shards.
     """
@@ -56,14 +59,17 @@ def write_shards(
 ) -> ShardResult:
     """Pack the tiles of a manifest into shards in the folder `out` and return what was written.
 
-    Images keep their pixels and lose their metadata, unless it is to be kept; masks become 8-bit PNG of classes. The same manifest gives the
-    same bytes, for any number of workers and however often it was stopped; the same call goes on where one was stopped. `root` stands in for
-    the manifest's. Raises UsageError when the folder holds something else, IntegrityError for a manifest that does not hold; IncompleteError,
-    and there is no index, when a file is gone, unreadable or not what the manifest says;
-    OutputError, LockedError.
+    Images keep their pixels and lose their metadata, unless it is to be kept; masks become 8-bit
+    PNG of classes. The same manifest gives the same bytes, for any number of workers and however
+    often it was stopped; the same call goes on where one was stopped. `root` stands in for the
+    manifest's. Raises UsageError when the folder holds something else, IntegrityError for a
+    manifest that does not hold; IncompleteError, and there is no index, when a file is gone,
+    unreadable or not what the manifest says; OutputError, LockedError.
     """
     manifest = open_manifest(manifest_path)
-    plan = plan_shards(manifest, Path(out), options or ShardOptions(), None if root is None else Path(root))
+    plan = plan_shards(
+        manifest, Path(out), options or ShardOptions(), None if root is None else Path(root)
+    )
     with durable.locked(plan.out):
         done = _finished(plan)
         if done is None:
@@ -76,7 +82,9 @@ def write_shards(
 
 
 def _finished(plan: ShardPlan) -> ShardResult | None:
-    """Return the result of an earlier run that is whole; raises UsageError where one may not go on from what is there."""
+    """Return the result of an earlier run that is whole; raises UsageError where one may not go on
+    from what is there.
+    """
     earlier = _read_json(plan.out / REQUEST)
     if earlier is None:
         return None
@@ -85,7 +93,13 @@ def _finished(plan: ShardPlan) -> ShardResult | None:
         seen = ", ".join(f"{name} {earlier.get(name)}" for name in differing)
         expected = ", ".join(f"{name} {plan.request[name]}" for name in differing)
         hint = "name another --out, or delete this folder"
-        raise UsageError("this folder holds shards that were made otherwise", path=plan.out, seen=seen, expected=expected, hint=hint)
+        raise UsageError(
+            "this folder holds shards that were made otherwise",
+            path=plan.out,
+            seen=seen,
+            expected=expected,
+            hint=hint,
+        )
     return _whole(plan)
 
 
@@ -102,20 +116,37 @@ def _whole(plan: ShardPlan) -> ShardResult | None:
     if not shards or sizes != [one["bytes"] for one in shards]:
         return None
     damages = checksums.check_files(plan.out, shard_files(shards), whole=False)
-    hint = "delete this file, then the same command writes the shards again; histoprep verify names all that were changed"
+    hint = (
+        "delete this file, then the same command writes the shards again; histoprep verify names"
+        " all that were changed"
+    )
     checksums.raise_damage(damages, "a shard was changed since it was written", hint)
     shutil.rmtree(plan.out / PARTS, ignore_errors=True)
-    return ShardResult(index, sum(one["tiles"] for one in shards), len(shards), sum(one["bytes"] for one in shards), len(shards), up_to_date=True)
+    return ShardResult(
+        index,
+        sum(one["tiles"] for one in shards),
+        len(shards),
+        sum(one["bytes"] for one in shards),
+        len(shards),
+        up_to_date=True,
+    )
 
 
 def _begin(plan: ShardPlan) -> None:
     """Take the index away and note what is being made."""
     try:
         ours = checksums.OWN_FILES | {REQUEST, PARTS}
-        strangers = [one for one in os.listdir(plan.out) if one not in ours and not durable.is_temporary(one)]
+        strangers = [
+            one for one in os.listdir(plan.out) if one not in ours and not durable.is_temporary(one)
+        ]
         if strangers and not (plan.out / REQUEST).exists():
             seen = ", ".join(sorted(map(to_text, strangers))[:_NUM_SHOWN])
-            raise UsageError("this folder is not empty", path=plan.out, seen=seen, hint="name a new or empty folder with --out")
+            raise UsageError(
+                "this folder is not empty",
+                path=plan.out,
+                seen=seen,
+                hint="name a new or empty folder with --out",
+            )
         (plan.out / PARTS).mkdir(exist_ok=True)
         checksums.forget_files(plan.out, lambda name: name in (SUCCESS, INDEX))
         for name in (SUCCESS, INDEX):
@@ -126,7 +157,9 @@ def _begin(plan: ShardPlan) -> None:
     checksums.publish_json(plan.out, REQUEST, plan.request)
 
 
-def _write_all(plan: ShardPlan, engine: Engine, advance: Advance) -> tuple[list[ShardDone], list[FailedTile], int]:
+def _write_all(
+    plan: ShardPlan, engine: Engine, advance: Advance
+) -> tuple[list[ShardDone], list[FailedTile], int]:
     done: list[ShardDone] = []
     failures: list[FailedTile] = []
     tiles = 0
@@ -143,10 +176,14 @@ def _incomplete(plan: ShardPlan, failures: list[FailedTile]) -> IncompleteError:
     shown = "; ".join(f"{one.path}: {one.reason}" for one in failures[:_NUM_SHOWN])
     more = f"; and {len(failures) - _NUM_SHOWN:,} more" if len(failures) > _NUM_SHOWN else ""
     return IncompleteError(
-        f"{len(failures):,} {'file' if len(failures) == 1 else 'files'} cannot be packed, so there is no index",
+        f"{len(failures):,} {'file' if len(failures) == 1 else 'files'} cannot be packed, so there"
+        " is no index",
         path=plan.out,
         seen=shown + more,
-        hint="restore the files, then the same command again; or make the manifest again without them, and another --out",
+        hint=(
+            "restore the files, then the same command again; or make the manifest again without"
+            " them, and another --out"
+        ),
     )
 
 
@@ -158,10 +195,24 @@ def _finish(plan: ShardPlan, done: list[ShardDone], reused: int) -> ShardResult:
         for path in plan.out.glob("*.tar"):
             if path.name not in kept:
                 path.unlink()
-        tiles = write_index(index, plan.manifest, _rows(plan.manifest, done), {"manifest_digest": plan.manifest_digest, "shards": facts})
+        tiles = write_index(
+            index,
+            plan.manifest,
+            _rows(plan.manifest, done),
+            {"manifest_digest": plan.manifest_digest, "shards": facts},
+        )
         size = sum(one["bytes"] for one in facts)
         checksums.remember_files(plan.out, shard_files(facts))
-        checksums.publish_json(plan.out, SUCCESS, {"tiles": tiles, "shards": len(facts), "bytes": size, "index_digest": file_digest(index)})
+        checksums.publish_json(
+            plan.out,
+            SUCCESS,
+            {
+                "tiles": tiles,
+                "shards": len(facts),
+                "bytes": size,
+                "index_digest": file_digest(index),
+            },
+        )
         shutil.rmtree(plan.out / PARTS)
     except OSError as error:
         raise OutputError.from_os_error(error, error.filename or plan.out) from error
@@ -169,7 +220,9 @@ def _finish(plan: ShardPlan, done: list[ShardDone], reused: int) -> ShardResult:
 
 
 def _rows(manifest: Manifest, done: list[ShardDone]) -> Iterator[pa.Table]:
-    """Yield the rows of the index in the manifest's order; only a few parts are in memory at a time."""
+    """Yield the rows of the index in the manifest's order; only a few parts are in memory at a
+    time.
+    """
     columns = index_schema(manifest.label_map.num_classes)
     own = (*SHARD_COLUMNS, *(one.name for one in OWN_FIELDS))
     found = _Members(done)
@@ -177,7 +230,10 @@ def _rows(manifest: Manifest, done: list[ShardDone]) -> Iterator[pa.Table]:
     for batch in manifest.iter_batches(rows=_PIECE):
         members = found.between(start, start + batch.num_rows)
         start += batch.num_rows
-        yield pa.table([members[name] if name in own else batch[name] for name in columns.names], schema=columns)
+        yield pa.table(
+            [members[name] if name in own else batch[name] for name in columns.names],
+            schema=columns,
+        )
 
 
 class _Members:
@@ -188,11 +244,15 @@ class _Members:
         self._waiting: list[pa.Table] = []
 
     def between(self, start: int, end: int) -> pa.Table:
-        """Return the members of rows `start` to `end` - 1, in order; raises IntegrityError when one is missing."""
+        """Return the members of rows `start` to `end` - 1, in order; raises IntegrityError when one
+        is missing.
+        """
         while self._later and self._later[-1].first_row < end:
             one = self._later.pop()
             part = open_part(one.part)
-            self._waiting.append(part.append_column("shard", pa.array([one.name] * part.num_rows, pa.string())))
+            self._waiting.append(
+                part.append_column("shard", pa.array([one.name] * part.num_rows, pa.string()))
+            )
         due = []
         for index, part in enumerate(self._waiting):
             rows = part["row"].to_numpy()
@@ -201,7 +261,11 @@ class _Members:
         self._waiting = [part for part in self._waiting if part.num_rows]
         found = pa.concat_tables(due).sort_by("row").combine_chunks() if due else None
         if found is None or found["row"].to_pylist() != list(range(start, end)):
-            raise IntegrityError("the parts of the shards do not have every tile once", seen=f"rows {start} to {end - 1}", hint="delete the folder")
+            raise IntegrityError(
+                "the parts of the shards do not have every tile once",
+                seen=f"rows {start} to {end - 1}",
+                hint="delete the folder",
+            )
         return found
 
 

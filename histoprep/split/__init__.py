@@ -1,4 +1,5 @@
-"""Which split every tile belongs to: groups and exact copies never cross, pools and classes are shared out evenly.
+"""Which split every tile belongs to: groups and exact copies never cross, pools and classes are
+shared out evenly.
 
 Pure, and independent of the order of rows: `units.py` joins tiles into units, sorted by seeded key;
 `solver.py` solves the group-exact case; `certificate.py` proves the result.
@@ -37,7 +38,8 @@ _EXACT_WEIGHT = 1e6
 
 
 def parse_fractions(text: str) -> dict[str, Fraction]:
-    """Return the split fractions of `0.9/0.1` (train/test), `0.8/0.1/0.1` (train/val/test) or `train=0.9,test=0.1`.
+    """Return the split fractions of `0.9/0.1` (train/test), `0.8/0.1/0.1` (train/val/test) or
+    `train=0.9,test=0.1`.
 
     Raises UsageError for anything else; see `exact_fractions`.
     """
@@ -49,27 +51,38 @@ def parse_fractions(text: str) -> dict[str, Fraction]:
     values = text.split("/")
     names = {2: ("train", "test"), 3: SPLITS}.get(len(values))
     if names is None:
-        raise UsageError("cannot read these split fractions", seen=text, expected="0.9/0.1, 0.8/0.1/0.1 or train=0.9,test=0.1")
+        raise UsageError(
+            "cannot read these split fractions",
+            seen=text,
+            expected="0.9/0.1, 0.8/0.1/0.1 or train=0.9,test=0.1",
+        )
     return exact_fractions(dict(zip(names, values, strict=True)))
 
 
 def exact_fractions(fractions: Mapping[str, float | str | Fraction]) -> dict[str, Fraction]:
     """Return the fractions as decimals say them, in the order of `SPLITS`, without empty splits.
 
-    Raises UsageError for an unknown split, a fraction outside [0, 1] or a sum that is not 1 (to 1e-6, then normalised).
+    Raises UsageError for an unknown split, a fraction outside [0, 1] or a sum that is not 1 (to
+    1e-6, then normalised).
     """
     unknown = set(fractions) - set(SPLITS)
     if unknown:
-        raise UsageError("no such split", seen=", ".join(sorted(unknown)), expected=", ".join(SPLITS))
+        raise UsageError(
+            "no such split", seen=", ".join(sorted(unknown)), expected=", ".join(SPLITS)
+        )
     try:
         exact = {name: Fraction(str(fractions[name])) for name in SPLITS if name in fractions}
     except (ValueError, ZeroDivisionError):
-        raise UsageError("a split fraction is not a number", seen=", ".join(f"{name}={value}" for name, value in fractions.items())) from None
+        raise UsageError(
+            "a split fraction is not a number",
+            seen=", ".join(f"{name}={value}" for name, value in fractions.items()),
+        ) from None
     total = sum(exact.values(), Fraction(0))
     if any(value < 0 for value in exact.values()) or abs(total - 1) > Fraction(1, 10**6):
         raise UsageError(
             "split fractions must lie in [0, 1] and sum to 1",
-            seen=", ".join(f"{name}={float(value):g}" for name, value in exact.items()) + f" (sum {float(total):g})",
+            seen=", ".join(f"{name}={float(value):g}" for name, value in exact.items())
+            + f" (sum {float(total):g})",
             expected="for instance 0.9/0.1",
         )
     return {name: value / total for name, value in exact.items() if value}
@@ -86,9 +99,10 @@ class Assignment:
 def assign_units(units: Units, rows: SplitRows, fractions: Mapping[str, Fraction]) -> Assignment:
     """Return a split of the tiles by `fractions`, stratified by pool and class, every unit whole.
 
-    When every unit is one tile, each pool is shared out by largest remainders, exactly, and each class as nearly as whole
-    tiles allow. Otherwise an integer program (or, above a size limit, a greedy search) minimises the
-    deviations of pools and classes. Raises UsageError when there are fewer units than splits.
+    When every unit is one tile, each pool is shared out by largest remainders, exactly, and each
+    class as nearly as whole tiles allow. Otherwise an integer program (or, above a size limit, a
+    greedy search) minimises the deviations of pools and classes. Raises UsageError when there are
+    fewer units than splits.
     """
     if len(units.keys) < len(fractions):
         raise UsageError(
@@ -101,7 +115,9 @@ def assign_units(units: Units, rows: SplitRows, fractions: Mapping[str, Fraction
     types, profiles = _single_types(units, rows) if single else _unit_types(units, rows)
     amounts = np.bincount(types, minlength=len(profiles)).astype(np.int64)
     shares = list(fractions.values())
-    targets = np.array([[float(share * int(total)) for total in amounts @ profiles] for share in shares])
+    targets = np.array(
+        [[float(share * int(total)) for total in amounts @ profiles] for share in shares]
+    )
     weights = np.full(profiles.shape[1], 1.0)
     weights[1:3] = _POOL_WEIGHT
     weights /= np.maximum(amounts @ profiles, 1)
@@ -110,16 +126,26 @@ def assign_units(units: Units, rows: SplitRows, fractions: Mapping[str, Fraction
         weights[:3] = (0.0, _EXACT_WEIGHT, _EXACT_WEIGHT)
         targets[:, 1:3] = _exact_pools((amounts @ profiles)[1:3].tolist(), shares)
         targets[:, 0] = targets[:, 1:3].sum(axis=1)
-        floors = np.array([[int(int(amount) * share) for share in shares] for amount in amounts], dtype=np.int64)
-    placed, solver = solve(Problem(profiles, amounts, targets, weights, floors, num_exact=3 if single else 0))
+        floors = np.array(
+            [[int(int(amount) * share) for share in shares] for amount in amounts], dtype=np.int64
+        )
+    placed, solver = solve(
+        Problem(profiles, amounts, targets, weights, floors, num_exact=3 if single else 0)
+    )
     if not (placed.sum(axis=0) > 0).all():
-        raise UsageError("a split would be empty", seen=f"{len(units.keys)} groups of tiles", hint="ask for fewer splits or larger fractions")
+        raise UsageError(
+            "a split would be empty",
+            seen=f"{len(units.keys)} groups of tiles",
+            hint="ask for fewer splits or larger fractions",
+        )
     codes = np.array([SPLITS.index(name) for name in fractions], dtype=np.int8)
     return Assignment(codes[_hand_out(types, placed)][units.of_tile], solver)
 
 
 def _exact_pools(totals: Sequence[int], shares: Sequence[Fraction]) -> np.ndarray:
-    """Return the tiles of each pool in each split (int64 [splits, pools]): largest remainders, but no split is left without a tile."""
+    """Return the tiles of each pool in each split (int64 [splits, pools]): largest remainders, but
+    no split is left without a tile.
+    """
     counts = np.stack([largest_remainders(total, shares) for total in totals], axis=1)
     for split in np.flatnonzero(counts.sum(axis=1) == 0):
         donor = int(counts.sum(axis=1).argmax())
@@ -130,24 +156,32 @@ def _exact_pools(totals: Sequence[int], shares: Sequence[Fraction]) -> np.ndarra
 
 
 def largest_remainders(total: int, shares: Iterable[Fraction]) -> np.ndarray:
-    """Return whole numbers (int64) nearest to `total` times each share, with sum `total`; equal remainders go to the first."""
+    """Return whole numbers (int64) nearest to `total` times each share, with sum `total`; equal
+    remainders go to the first.
+    """
     quotas = [share * total for share in shares]
     counts = [int(quota) for quota in quotas]
-    by_remainder = sorted(range(len(quotas)), key=lambda index: (counts[index] - quotas[index], index))
+    by_remainder = sorted(
+        range(len(quotas)), key=lambda index: (counts[index] - quotas[index], index)
+    )
     for index in by_remainder[: total - sum(counts)]:
         counts[index] += 1
     return np.array(counts, dtype=np.int64)
 
 
 def _single_types(units: Units, rows: SplitRows) -> tuple[np.ndarray, np.ndarray]:
-    """Return the type of each unit and the profile of each type, where units are tiles and types strata."""
+    """Return the type of each unit and the profile of each type, where units are tiles and types
+    strata.
+    """
     types = np.empty(len(rows), dtype=np.int32)
     types[units.of_tile] = rows.strata
     return _ordered(types, np.pad(rows.profiles, ((0, 0), (1, 0)), constant_values=1))
 
 
 def _unit_types(units: Units, rows: SplitRows) -> tuple[np.ndarray, np.ndarray]:
-    """Return the type of each unit and the profile of each type: units with equal counts in every column are alike."""
+    """Return the type of each unit and the profile of each type: units with equal counts in every
+    column are alike.
+    """
     size = len(units.keys)
     counts = np.empty((size, rows.profiles.shape[1] + 1), dtype=np.int64)
     counts[:, 0] = np.bincount(units.of_tile, minlength=size)
@@ -158,7 +192,9 @@ def _unit_types(units: Units, rows: SplitRows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ordered(types: np.ndarray, profiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return types renumbered by the least (seeded) unit of each, so that the solver's ties depend on the seed, not on names."""
+    """Return types renumbered by the least (seeded) unit of each, so that the solver's ties depend
+    on the seed, not on names.
+    """
     present, first = np.unique(types, return_index=True)
     order = present[np.argsort(first)]
     rank = np.zeros(len(profiles), dtype=np.int64)
@@ -167,7 +203,9 @@ def _ordered(types: np.ndarray, profiles: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _hand_out(types: np.ndarray, placed: np.ndarray) -> np.ndarray:
-    """Return the column of `placed` (int64 [types, splits]) that each unit gets; units of a type go in order of key."""
+    """Return the column of `placed` (int64 [types, splits]) that each unit gets; units of a type go
+    in order of key.
+    """
     by_type = np.argsort(types, kind="stable")
     result = np.empty(len(types), dtype=np.int64)
     result[by_type] = np.repeat(np.tile(np.arange(placed.shape[1]), len(placed)), placed.ravel())
@@ -175,12 +213,15 @@ def _hand_out(types: np.ndarray, placed: np.ndarray) -> np.ndarray:
 
 
 def assign_by_hash(units: Units, fractions: Mapping[str, Fraction]) -> Assignment:
-    """Return a split that depends, for each unit, on its own key alone: when data is added, old groups stay.
+    """Return a split that depends, for each unit, on its own key alone: when data is added, old
+    groups stay.
 
-    Shares are met on average only. Test comes first on the line, so that cutting train into train and val keeps test.
-    The one exception: a new image that is equal to images of two old groups joins them.
+    Shares are met on average only. Test comes first on the line, so that cutting train into train
+    and val keeps test. The one exception: a new image that is equal to images of two old groups
+    joins them.
     """
-    # splitmix64 finaliser (Steele, Lea and Flood 2014): the least of several keys is no uniform number any more.
+    # splitmix64 finaliser (Steele, Lea and Flood 2014): the least of several keys is no uniform
+    # number any more.
     bits = units.keys.copy()
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
@@ -191,11 +232,13 @@ def assign_by_hash(units: Units, fractions: Mapping[str, Fraction]) -> Assignmen
     return Assignment(codes[np.searchsorted(edges, position, side="right")][units.of_tile], "hash")
 
 
-def complete_split(units: Units, rows: SplitRows, given: np.ndarray, validation: Mapping[str, Fraction]) -> Assignment:
+def complete_split(
+    units: Units, rows: SplitRows, given: np.ndarray, validation: Mapping[str, Fraction]
+) -> Assignment:
     """Return the `given` split (int8 [n]) with validation taken from train when there is none.
 
-    Test tiles stay; tiles without a given split count as train; `validation` has the fractions of train and val. A unit with
-    a tile in test is test as a whole. Check `leaking_units` first.
+    Test tiles stay; tiles without a given split count as train; `validation` has the fractions of
+    train and val. A unit with a tile in test is test as a whole. Check `leaking_units` first.
     """
     size = len(units.keys)
     per_unit = np.full(size, NO_SPLIT, dtype=np.int8)

@@ -1,4 +1,6 @@
-"""The proof of a split: counts, the worst class, and what crosses splits, computed from the rows and nothing else."""
+"""The proof of a split: counts, the worst class, and what crosses splits, computed from the rows
+and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +17,29 @@ _PIECE = 1 << 20
 def certify(rows: SplitRows, splits: np.ndarray, fractions: Mapping[str, float]) -> dict[str, Any]:
     """Return the certificate of `splits` (int8 [n], codes) as JSON values.
 
-    `splits`: for each split its tiles, tiles by pool, groups, and tiles by class and by image-level label. `worst_class`: the
-    class (or label) and split whose share of the class's tiles is farthest from the split's fraction, in percentage
-    points, with the tiles it has and those it should have. `missing`: classes without a tile in a split.
-    `shared_groups`, `shared_duplicates`: groups and images found in two splits (must be 0).
+    `splits`: for each split its tiles, tiles by pool, groups, and tiles by class and by image-level
+    label. `worst_class`: the class (or label) and split whose share of the class's tiles is
+    farthest from the split's fraction, in percentage points, with the tiles it has and those it
+    should have. `missing`: classes without a tile in a split. `shared_groups`, `shared_duplicates`:
+    groups and images found in two splits (must be 0).
     """
-    names = [name for name in SPLITS if name in fractions or bool((splits == SPLITS.index(name)).any())]
+    names = [
+        name for name in SPLITS if name in fractions or bool((splits == SPLITS.index(name)).any())
+    ]
     counts = np.array([_column_counts(rows, splits == SPLITS.index(name)) for name in names])
     return {
-        "splits": {name: _describe(rows, splits == SPLITS.index(name), counts[index]) for index, name in enumerate(names)},
-        "worst_class": _worst(rows.columns, counts, [float(fractions.get(name, 0.0)) for name in names], names),
-        "missing": [f"{rows.columns[index]} in {name}" for index in range(len(POOLS), len(rows.columns)) for name in _empty(counts, index, names)],
+        "splits": {
+            name: _describe(rows, splits == SPLITS.index(name), counts[index])
+            for index, name in enumerate(names)
+        },
+        "worst_class": _worst(
+            rows.columns, counts, [float(fractions.get(name, 0.0)) for name in names], names
+        ),
+        "missing": [
+            f"{rows.columns[index]} in {name}"
+            for index in range(len(POOLS), len(rows.columns))
+            for name in _empty(counts, index, names)
+        ],
         "shared_groups": crossing(rows.names[rows.grouped], splits[rows.grouped]),
         "shared_duplicates": crossing(rows.copy_keys, splits[rows.copy_rows]),
     }
@@ -39,7 +53,11 @@ def crossing(keys: np.ndarray, codes: np.ndarray) -> int:
     for start in range(0, max(len(order) - 1, 0), _PIECE):
         here = order[start : start + _PIECE + 1]
         ordered, seen = keys[here], codes[here]
-        found.append(ordered[1:][(ordered[1:] == ordered[:-1]) & (ordered[1:] != 0) & (seen[1:] != seen[:-1])])
+        found.append(
+            ordered[1:][
+                (ordered[1:] == ordered[:-1]) & (ordered[1:] != 0) & (seen[1:] != seen[:-1])
+            ]
+        )
     return len(np.unique(np.concatenate(found)))
 
 
@@ -54,12 +72,22 @@ def _describe(rows: SplitRows, member: np.ndarray, counts: np.ndarray) -> dict[s
         "tiles": int(member.sum()),
         **{pool: named[pool] for pool in POOLS},
         "groups": len(np.unique(rows.names[rows.grouped & member])),
-        "classes": {name.removeprefix("class "): count for name, count in named.items() if name.startswith("class ")},
-        "labels": {name.removeprefix("label "): count for name, count in named.items() if name.startswith("label ")},
+        "classes": {
+            name.removeprefix("class "): count
+            for name, count in named.items()
+            if name.startswith("class ")
+        },
+        "labels": {
+            name.removeprefix("label "): count
+            for name, count in named.items()
+            if name.startswith("label ")
+        },
     }
 
 
-def _worst(columns: tuple[str, ...], counts: np.ndarray, fractions: list[float], names: list[str]) -> dict[str, Any] | None:
+def _worst(
+    columns: tuple[str, ...], counts: np.ndarray, fractions: list[float], names: list[str]
+) -> dict[str, Any] | None:
     totals = counts.sum(axis=0)
     used = np.flatnonzero((totals > 0) & (np.arange(len(totals)) >= len(POOLS)))
     if not len(used):

@@ -26,25 +26,34 @@ _PIECE = 1 << 20
 
 
 def name_keys(names: Iterable[str | None], seed: int, kind: str) -> np.ndarray:
-    """Return the seeded keys (uint64, never 0) of `names` of a kind: group, image, pixels or tile; 0 for None.
+    """Return the seeded keys (uint64, never 0) of `names` of a kind: group, image, pixels or tile;
+    0 for None.
 
-    XXH3-64; two of 10 million names share a key with probability 3e-6, and then merely stay together.
+    XXH3-64; two of 10 million names share a key with probability 3e-6, and then merely stay
+    together.
     """
     if not 0 <= seed <= MAX_SEED:
         raise UsageError("the seed is out of range", seen=seed, expected=f"0 to {MAX_SEED}")
     salt = seed * 4 + _KINDS.index(kind)
     digest = xxhash.xxh3_64_intdigest
-    return np.array([0 if name is None else digest(name.encode("utf-8", "surrogateescape"), salt) or 1 for name in names], dtype=np.uint64)
+    return np.array(
+        [
+            0 if name is None else digest(name.encode("utf-8", "surrogateescape"), salt) or 1
+            for name in names
+        ],
+        dtype=np.uint64,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class SplitRows:
     """What a split needs to know of n tiles; 64-bit keys, see `name_keys`.
 
-    `names`: uint64 [n], key of the group or, where `grouped` (bool [n]) is false, of the image. `copy_rows` (int64 [m]) and
-    `copy_keys` (uint64 [m]): rows that share an image with another row, and the key they share (see `repeated`).
-    `strata`: int32 [n], rows of `profiles`. `profiles`: int64 [strata, columns], 0 or 1: does a tile of that stratum
-    count in that column. `columns`: the two pools first, then what else is to be shared out evenly (`class 3`, `label adenoma`).
+    `names`: uint64 [n], key of the group or, where `grouped` (bool [n]) is false, of the image.
+    `copy_rows` (int64 [m]) and `copy_keys` (uint64 [m]): rows that share an image with another row,
+    and the key they share (see `repeated`). `strata`: int32 [n], rows of `profiles`. `profiles`:
+    int64 [strata, columns], 0 or 1: does a tile of that stratum count in that column. `columns`:
+    the two pools first, then what else is to be shared out evenly (`class 3`, `label adenoma`).
     """
 
     names: np.ndarray
@@ -63,17 +72,28 @@ class SplitRows:
         """Return the rows of `keep` (bool [n])."""
         still = keep[self.copy_rows]
         renumbered = (np.cumsum(keep) - 1)[self.copy_rows[still]]
-        kept = (self.names[keep], self.grouped[keep], renumbered, self.copy_keys[still], self.strata[keep])
+        kept = (
+            self.names[keep],
+            self.grouped[keep],
+            renumbered,
+            self.copy_keys[still],
+            self.strata[keep],
+        )
         return SplitRows(*kept, self.profiles, self.columns)
 
 
 def repeated(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows (int64 [m]) whose key (uint64 [n], 0 for none) occurs in several rows, and these keys (uint64 [m])."""
+    """Return the rows (int64 [m]) whose key (uint64 [n], 0 for none) occurs in several rows, and
+    these keys (uint64 [m]).
+    """
     ordered = np.sort(keys)
     twice = np.unique(ordered[1:][(ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)])
     del ordered
     # In pieces: with ten million rows every whole temporary costs 80 MB.
-    pieces = [start + np.flatnonzero(_among(keys[start : start + _PIECE], twice)) for start in range(0, len(keys), _PIECE)]
+    pieces = [
+        start + np.flatnonzero(_among(keys[start : start + _PIECE], twice))
+        for start in range(0, len(keys), _PIECE)
+    ]
     rows = np.concatenate([np.zeros(0, dtype=np.int64), *pieces])
     return rows, keys[rows]
 
@@ -89,8 +109,9 @@ def _among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
 class Units:
     """What is split: groups, joined where they share an image, and images without a group.
 
-    `of_tile`: int32 [n], the unit of each tile. `keys`: uint64 [units], ascending: the least key of the unit's groups, or of
-    its images when it has none. `num_joined`: how many groups were joined to another by a shared image.
+    `of_tile`: int32 [n], the unit of each tile. `keys`: uint64 [units], ascending: the least key of
+    the unit's groups, or of its images when it has none. `num_joined`: how many groups were joined
+    to another by a shared image.
     """
 
     of_tile: np.ndarray
@@ -99,7 +120,9 @@ class Units:
 
 
 def join_units(rows: SplitRows) -> Units:
-    """Return the finest partition of the tiles that cuts neither a group nor a set of equal images."""
+    """Return the finest partition of the tiles that cuts neither a group nor a set of equal
+    images.
+    """
     codes, keys = _codes(rows.names)
     has_group = np.zeros(len(keys), dtype=bool)
     has_group[codes[rows.grouped]] = True
@@ -118,11 +141,15 @@ def join_units(rows: SplitRows) -> Units:
     order = np.argsort(names[unit_roots], kind="stable")
     rank = np.zeros(len(keys), dtype=np.int32)
     rank[unit_roots[order]] = np.arange(len(order), dtype=np.int32)
-    return Units(rank[roots[codes]], names[unit_roots[order]], int(has_group.sum()) - int(named.sum()))
+    return Units(
+        rank[roots[codes]], names[unit_roots[order]], int(has_group.sum()) - int(named.sum())
+    )
 
 
 def _codes(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rank of each key among the distinct ones (int32) and these, ascending; leaner than numpy.unique."""
+    """Return the rank of each key among the distinct ones (int32) and these, ascending; leaner than
+    numpy.unique.
+    """
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     new = np.ones(len(keys), dtype=bool)
@@ -143,13 +170,18 @@ def _touching(codes: np.ndarray, keys: np.ndarray) -> np.ndarray:
     same = np.flatnonzero((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0))
     first, second = codes[order[same]], codes[order[same + 1]]
     apart = first != second
-    low, high = np.minimum(first, second)[apart].astype(np.int64), np.maximum(first, second)[apart].astype(np.int64)
+    low, high = (
+        np.minimum(first, second)[apart].astype(np.int64),
+        np.maximum(first, second)[apart].astype(np.int64),
+    )
     packed = np.unique(low << 32 | high)
     return np.stack([packed >> 32, packed & 0xFFFFFFFF], axis=1)
 
 
 def _roots(size: int, pairs: np.ndarray) -> np.ndarray:
-    """Return the least member of each node's connected component (int32 [size]); union-find with path halving."""
+    """Return the least member of each node's connected component (int32 [size]); union-find with
+    path halving.
+    """
     nodes = np.unique(pairs)
     parent = list(range(len(nodes)))
 
@@ -168,7 +200,9 @@ def _roots(size: int, pairs: np.ndarray) -> np.ndarray:
 
 
 def leaking_units(units: Units, given: np.ndarray) -> np.ndarray:
-    """Return the units (int64) whose tiles were given two splits; `given` holds split codes or `NO_SPLIT` (int8 [n])."""
+    """Return the units (int64) whose tiles were given two splits; `given` holds split codes or
+    `NO_SPLIT` (int8 [n]).
+    """
     size = len(units.keys)
     known = given != NO_SPLIT
     low, high = np.full(size, 127, dtype=np.int8), np.full(size, -128, dtype=np.int8)

@@ -1,4 +1,5 @@
-"""What is in a data set: class shares, pairs of classes and class weights, from the tiles table alone.
+"""What is in a data set: class shares, pairs of classes and class weights, from the tiles table
+alone.
 
 `counts.count` makes sums of integers from rows, `summary.summarise` turns these into
 what people read, `compute_stats` streams a workspace through both and
@@ -25,7 +26,13 @@ from histoprep.labels import LabelMap, identity_map
 from histoprep.manifest import KIND as MANIFEST_KIND
 from histoprep.manifest import SCHEMA_VERSION as MANIFEST_VERSION
 from histoprep.stats.counts import COLUMNS, DIMENSIONS, Counts, count
-from histoprep.stats.summary import EFFECTIVE_NUMBER_BETA, WEIGHTS, Summary, class_weights, summarise
+from histoprep.stats.summary import (
+    EFFECTIVE_NUMBER_BETA,
+    WEIGHTS,
+    Summary,
+    class_weights,
+    summarise,
+)
 from histoprep.tiles.mended import IS_MENDED, MendedMasks, TileRows, open_mended
 from histoprep.tiles.usable import COLUMNS as USABLE_COLUMNS
 from histoprep.tiles.usable import REASONS, UNMAPPED, USABLE, reason_codes
@@ -34,7 +41,19 @@ from histoprep.workspace import Workspace
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["COLUMNS", "DIMENSIONS", "Counts", "Stats", "Summary", "class_weights", "compute_stats", "count", "csv_text", "summarise", "write_stats"]
+__all__ = [
+    "COLUMNS",
+    "DIMENSIONS",
+    "Counts",
+    "Stats",
+    "Summary",
+    "class_weights",
+    "compute_stats",
+    "count",
+    "csv_text",
+    "summarise",
+    "write_stats",
+]
 
 KIND = "stats"
 SCHEMA_VERSION = "1.0"
@@ -58,8 +77,14 @@ SCHEMA = pa.schema(
         _column("pixels", pa.int64(), "pixels of it"),
         _column("core_pixels", pa.int64(), "pixels of it that survive a 5x5 erosion"),
         _column("pixel_percent", pa.float64(), "share of all mapped pixels of this key, per cent"),
-        _column("tile_percent", pa.float64(), "share of all tiles of this key that hold it, per cent"),
-        _column("weight_inverse", pa.float64(), "inverse pixel frequency, mean 1; null unless by is all and the class occurs"),
+        _column(
+            "tile_percent", pa.float64(), "share of all tiles of this key that hold it, per cent"
+        ),
+        _column(
+            "weight_inverse",
+            pa.float64(),
+            "inverse pixel frequency, mean 1; null unless by is all and the class occurs",
+        ),
         _column("weight_median", pa.float64(), "median frequency, likewise"),
         _column("weight_effective", pa.float64(), "effective number of tiles, likewise"),
     ]
@@ -70,9 +95,10 @@ SCHEMA = pa.schema(
 class Stats:
     """The summaries of a data set: raw, and mapped when there is a label map.
 
-    `split_source` says where splits and pools come from (manifest or tiles); `left_out` why and how many rows of the tiles table were not
-    counted, of which `raw` counts those with an unmapped label; `num_mended` masks were mended by `repair`; `num_unlisted` tiles are counted,
-    but not in the manifest.
+    `split_source` says where splits and pools come from (manifest or tiles); `left_out` why and how
+    many rows of the tiles table were not counted, of which `raw` counts those with an unmapped
+    label; `num_mended` masks were mended by `repair`; `num_unlisted` tiles are counted, but not in
+    the manifest.
     """
 
     root: Path
@@ -105,15 +131,25 @@ class TableCounts:
 
 
 def count_table(
-    workspace: Workspace, label_map: LabelMap | None, *, by_group: bool, mended: MendedMasks | None = None, usable_only: bool = False
+    workspace: Workspace,
+    label_map: LabelMap | None,
+    *,
+    by_group: bool,
+    mended: MendedMasks | None = None,
+    usable_only: bool = False,
 ) -> TableCounts:
-    """Return the counts of the workspace's tiles table, read in pieces; of `mended` masks in place of damaged ones.
+    """Return the counts of the workspace's tiles table, read in pieces; of `mended` masks in place
+    of damaged ones.
 
-    With `usable_only`, tiles that no manifest takes are counted in `left_out` alone; those with a label that the map does not list are also in
-    `raw` and `mapped.unmapped`. Splits and pools are the manifest's when there is one; else splits are the table's own and pools as in `count`.
-    A tile that the manifest does not list has split "". Groups are counted apart only when asked for. Raises IntegrityError for a damaged table.
+    With `usable_only`, tiles that no manifest takes are counted in `left_out` alone; those with a
+    label that the map does not list are also in `raw` and `mapped.unmapped`. Splits and pools are
+    the manifest's when there is one; else splits are the table's own and pools as in `count`. A
+    tile that the manifest does not list has split "". Groups are counted apart only when asked for.
+    Raises IntegrityError for a damaged table.
     """
-    opened, _ = tables.open_table(workspace.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    opened, _ = tables.open_table(
+        workspace.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION
+    )
     source = TileRows(opened, mended)
     kind_of = _ManifestKinds.read(workspace.manifest) if workspace.manifest.exists() else None
     raw_map = _raw_map(source.read_batches(["label_ids"]), label_map)
@@ -123,7 +159,11 @@ def count_table(
     gone = np.zeros(len(REASONS), dtype=np.int64)
     num_mended = 0
     for chunk in source.read_batches(_READ):
-        reason = reason_codes(chunk, _unmapped_rows(chunk, label_map)) if usable_only else np.full(chunk.num_rows, USABLE)
+        reason = (
+            reason_codes(chunk, _unmapped_rows(chunk, label_map))
+            if usable_only
+            else np.full(chunk.num_rows, USABLE)
+        )
         gone += np.bincount(reason[reason != USABLE], minlength=len(REASONS))
         num_mended += int(chunk[IS_MENDED].to_numpy()[reason == USABLE].sum())
         kept = (reason == USABLE) | (reason == UNMAPPED)
@@ -132,44 +172,69 @@ def count_table(
         if mapped is not None and label_map is not None:
             mapped = mapped + _count_mapped(prepared, reason[kept] == USABLE, label_map)
     split_source = "tiles" if kind_of is None else "manifest"
-    left_out = {reason: number for reason, number in zip(REASONS, gone.tolist(), strict=True) if number}
+    left_out = {
+        reason: number for reason, number in zip(REASONS, gone.tolist(), strict=True) if number
+    }
     return TableCounts(raw_map, raw, mapped, split_source, left_out, num_mended)
 
 
 def _unmapped_rows(chunk: pa.Table, label_map: LabelMap | None) -> np.ndarray:
-    """Return the numbers of the rows with a label that the map does not list; a row may be named twice."""
+    """Return the numbers of the rows with a label that the map does not list; a row may be named
+    twice.
+    """
     if label_map is None:
         return np.zeros(0, dtype=np.int64)
     lengths = pc.fill_null(pc.list_value_length(chunk["label_ids"]), 0).to_numpy()
-    unmapped: np.ndarray = label_map.lookup_table()[pc.list_flatten(chunk["label_ids"]).to_numpy()] < 0
+    unmapped: np.ndarray = (
+        label_map.lookup_table()[pc.list_flatten(chunk["label_ids"]).to_numpy()] < 0
+    )
     return np.repeat(np.arange(chunk.num_rows), lengths)[unmapped]
 
 
 def _count_mapped(chunk: pa.Table, usable: np.ndarray, label_map: LabelMap) -> Counts:
-    """Return the counts of the rows that are `usable` (bool [n]), but the unmapped labels of all."""
+    """Return the counts of the rows that are `usable` (bool [n]), but the unmapped labels of
+    all.
+    """
     counts, others = (count(chunk.filter(pa.array(rows)), label_map) for rows in (usable, ~usable))
     return replace(counts, unmapped=(counts + others).unmapped)
 
 
-def compute_stats(workspace: Workspace, label_map: LabelMap | None = None, by: Sequence[str] = ("split", "pool")) -> Stats:
-    """Return the stats of the workspace's usable tiles, raw and under `label_map`, of mended masks where there are; see `count_table`.
+def compute_stats(
+    workspace: Workspace, label_map: LabelMap | None = None, by: Sequence[str] = ("split", "pool")
+) -> Stats:
+    """Return the stats of the workspace's usable tiles, raw and under `label_map`, of mended masks
+    where there are; see `count_table`.
 
     `by` names the dimensions of the breakdown. Raises UsageError for an unknown dimension,
     IntegrityError for a damaged table.
     """
     unknown = sorted(set(by) - set(DIMENSIONS))
     if unknown:
-        raise UsageError("no such breakdown", seen=", ".join(unknown), expected=", ".join(DIMENSIONS))
-    counts = count_table(workspace, label_map, by_group="group" in by, mended=open_mended(workspace.folder), usable_only=True)
+        raise UsageError(
+            "no such breakdown", seen=", ".join(unknown), expected=", ".join(DIMENSIONS)
+        )
+    counts = count_table(
+        workspace,
+        label_map,
+        by_group="group" in by,
+        mended=open_mended(workspace.folder),
+        usable_only=True,
+    )
     counted = (counts.raw if counts.mapped is None else counts.mapped).tiles
-    num_unlisted = int(counted["tiles"][counted["split"] == ""].sum()) if counts.split_source == "manifest" else 0
+    num_unlisted = (
+        int(counted["tiles"][counted["split"] == ""].sum())
+        if counts.split_source == "manifest"
+        else 0
+    )
     return Stats(
         root=workspace.root,
         by=tuple(by),
         raw_map=counts.raw_map,
         raw=summarise(counts.raw, counts.raw_map, by),
         label_map=label_map,
-        mapped=summarise(counts.mapped, label_map, by) if counts.mapped is not None and label_map is not None else None,
+        mapped=summarise(counts.mapped, label_map, by)
+        if counts.mapped is not None and label_map is not None
+        else None,
         split_source=counts.split_source,
         left_out=counts.left_out,
         num_mended=counts.num_mended,
@@ -184,12 +249,16 @@ def _raw_map(batches: Iterator[pa.Table], label_map: LabelMap | None) -> LabelMa
         present.update(pc.unique(pc.list_flatten(chunk["label_ids"])).to_pylist())
     plain = identity_map(sorted(present))
     names = {one.id: one.name for one in label_map.sources} if label_map else {}
-    return replace(plain, classes=tuple(replace(one, name=names.get(one.id, one.name)) for one in plain.classes))
+    return replace(
+        plain,
+        classes=tuple(replace(one, name=names.get(one.id, one.name)) for one in plain.classes),
+    )
 
 
 @dataclass(frozen=True)
 class _ManifestKinds:
-    """The split and pool of each tile of a manifest, by a 64-bit hash of the tile id: 9 bytes a tile.
+    """The split and pool of each tile of a manifest, by a 64-bit hash of the tile id: 9 bytes a
+    tile.
 
     Two of 10 million ids share a hash with a probability of 3e-6.
     """
@@ -205,7 +274,15 @@ class _ManifestKinds:
         hashes, codes = [np.zeros(0, np.uint64)], [np.zeros(0, np.int8)]
         for chunk in tables.read_batches(opened, ["tile_id", "split", "pool"]):
             columns = (pc.fill_null(chunk[name], "").to_pylist() for name in ("split", "pool"))
-            codes.append(np.array([codes_of.setdefault(kind, len(codes_of)) for kind in zip(*columns, strict=True)], dtype=np.int8))
+            codes.append(
+                np.array(
+                    [
+                        codes_of.setdefault(kind, len(codes_of))
+                        for kind in zip(*columns, strict=True)
+                    ],
+                    dtype=np.int8,
+                )
+            )
             hashes.append(_hash(chunk["tile_id"]))
         together = np.concatenate(hashes)
         order = np.argsort(together)
@@ -218,7 +295,9 @@ class _ManifestKinds:
         if len(self.hashes):
             place = np.minimum(np.searchsorted(self.hashes, wanted), len(self.hashes) - 1)
             codes = np.where(self.hashes[place] == wanted, self.codes[place], 0)
-        split, pool = (pa.array(names).take(pa.array(codes)) for names in zip(*self.kinds, strict=True))
+        split, pool = (
+            pa.array(names).take(pa.array(codes)) for names in zip(*self.kinds, strict=True)
+        )
         return split, pool
 
 
@@ -231,10 +310,14 @@ def _hash(tile_ids: pa.ChunkedArray) -> np.ndarray:
 def _prepared(chunk: pa.Table, kind_of: _ManifestKinds | None, *, keep_group: bool) -> pa.Table:
     # Groups that nobody asked for would only make the counts grow.
     if not keep_group:
-        chunk = chunk.set_column(chunk.schema.get_field_index("group"), "group", pa.nulls(chunk.num_rows, pa.string()))
+        chunk = chunk.set_column(
+            chunk.schema.get_field_index("group"), "group", pa.nulls(chunk.num_rows, pa.string())
+        )
     if kind_of:
         split, pool = kind_of.of(chunk["tile_id"])
-        chunk = chunk.set_column(chunk.schema.get_field_index("split"), "split", split).append_column("pool", pool)
+        chunk = chunk.set_column(
+            chunk.schema.get_field_index("split"), "split", split
+        ).append_column("pool", pool)
     return chunk
 
 
@@ -251,7 +334,9 @@ def long_table(stats: Stats) -> DataFrame:
 
 
 def csv_text(stats: Stats) -> str:
-    """Return the long table as CSV; all text is quoted, so that none is taken for a formula, and absent weights are empty."""
+    """Return the long table as CSV; all text is quoted, so that none is taken for a formula, and
+    absent weights are empty.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(SCHEMA.names)
@@ -261,17 +346,25 @@ def csv_text(stats: Stats) -> str:
 
 
 def shares_by(summary: Summary, dimension: str) -> DataFrame:
-    """Return per cent of pixels, one row a class (id and name), one column a key of `dimension`; `-` stands for unknown."""
+    """Return per cent of pixels, one row a class (id and name), one column a key of `dimension`;
+    `-` stands for unknown.
+    """
     rows = summary.breakdown[summary.breakdown["by"] == dimension]
     table = rows.pivot_table(index="class_id", columns="key", values="pixel_percent", sort=True)
     keys = summary.tiles.loc[summary.tiles["by"] == dimension, "key"]
-    table = table.reindex(index=summary.classes["class_id"], columns=keys).fillna(0.0).rename(columns={"": "-"}).reset_index()
+    table = (
+        table.reindex(index=summary.classes["class_id"], columns=keys)
+        .fillna(0.0)
+        .rename(columns={"": "-"})
+        .reset_index()
+    )
     table.insert(1, "class_name", summary.classes["class_name"])
     return table
 
 
 def as_json(stats: Stats) -> dict[str, Any]:
-    """Return `stats` as plain values for JSON: raw, mapped (or null), where splits came from and what was not counted.
+    """Return `stats` as plain values for JSON: raw, mapped (or null), where splits came from and
+    what was not counted.
 
     Breakdowns with over 1,000 keys are in the Parquet table only and named in `only_in_parquet`.
     """
@@ -302,14 +395,21 @@ def _summary_json(summary: Summary, large: Sequence[str]) -> dict[str, Any]:
         "classes": _records(summary.classes),
         "breakdown": _records(summary.breakdown[~summary.breakdown["by"].isin(large)]),
         "tiles": _records(summary.tiles[~summary.tiles["by"].isin(large)]),
-        "cooccurrence": {"class_ids": summary.cooccurrence.index.tolist(), "tiles": summary.cooccurrence.to_numpy().tolist()},
+        "cooccurrence": {
+            "class_ids": summary.cooccurrence.index.tolist(),
+            "tiles": summary.cooccurrence.to_numpy().tolist(),
+        },
         "unmapped": _records(summary.unmapped),
     }
 
 
 def _records(frame: DataFrame) -> list[dict[str, Any]]:
     rows = frame.drop(columns="colour", errors="ignore").to_dict("records")
-    return [{str(name): None if value != value else value for name, value in row.items()} for row in rows]  # noqa: PLR0124 (NaN)
+    return [{str(name): _plain(value) for name, value in row.items()} for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    return None if value != value else value  # noqa: PLR0124 (NaN)
 
 
 def write_stats(stats: Stats, workspace: Workspace) -> tuple[Path, ...]:
@@ -319,10 +419,27 @@ def write_stats(stats: Stats, workspace: Workspace) -> tuple[Path, ...]:
     """
     from histoprep.stats.plot import plot_shares
 
-    metadata = {"root": str(stats.root), "label_map": json.loads(stats.label_map.to_json()) if stats.label_map else None, "by": list(stats.by)}
+    metadata = {
+        "root": str(stats.root),
+        "label_map": json.loads(stats.label_map.to_json()) if stats.label_map else None,
+        "by": list(stats.by),
+    }
     rows = pa.Table.from_pandas(long_table(stats), schema=SCHEMA, preserve_index=False)
     with durable.locked(workspace.folder):
-        tables.write_table(workspace.stats_table, [rows], SCHEMA, kind=KIND, schema_version=SCHEMA_VERSION, metadata=metadata)
+        tables.write_table(
+            workspace.stats_table,
+            [rows],
+            SCHEMA,
+            kind=KIND,
+            schema_version=SCHEMA_VERSION,
+            metadata=metadata,
+        )
         plot = plot_shares(stats)
-        checksums.publish_files(workspace.folder, {workspace.stats_json.name: checksums.json_bytes(as_json(stats)), workspace.stats_plot.name: plot})
+        checksums.publish_files(
+            workspace.folder,
+            {
+                workspace.stats_json.name: checksums.json_bytes(as_json(stats)),
+                workspace.stats_plot.name: plot,
+            },
+        )
     return workspace.stats_table, workspace.stats_json, workspace.stats_plot

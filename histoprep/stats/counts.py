@@ -80,16 +80,22 @@ class _Entries:
     radius_px: np.ndarray
 
     def where(self, keep: np.ndarray) -> _Entries:
-        return _Entries(*(column[keep] for column in (self.row, self.label, self.pixels, self.core_pixels, self.radius_px)))
+        return _Entries(
+            *(
+                column[keep]
+                for column in (self.row, self.label, self.pixels, self.core_pixels, self.radius_px)
+            )
+        )
 
 
 def count(chunk: pa.Table, label_map: LabelMap) -> Counts:
     """Return the counts of `chunk`, rows of tiles.parquet, with labels mapped to classes.
 
-    A class is present in a tile when any of its source labels is, and core-present when
-    any of these is (see `core_present`). A tile is of the pool that a column `pool` gives it, and without one, or where that is "",
-    conditional when it has a pixel of a class other than 0. Orphan masks and masks without labels are not counted.
-    Raises IntegrityError when the lists of a tile differ in length.
+    A class is present in a tile when any of its source labels is, and core-present when any of
+    these is (see `core_present`). A tile is of the pool that a column `pool` gives it, and without
+    one, or where that is "", conditional when it has a pixel of a class other than 0. Orphan masks
+    and masks without labels are not counted. Raises IntegrityError when the lists of a tile differ
+    in length.
     """
     kept = chunk.filter(_usable(chunk))
     entries = _flatten(kept)
@@ -107,7 +113,9 @@ def count(chunk: pa.Table, label_map: LabelMap) -> Counts:
 
 def _usable(chunk: pa.Table) -> pa.ChunkedArray:
     has_labels = pc.or_(pc.is_null(chunk["mask_path"]), pc.is_valid(chunk["label_ids"]))
-    return pc.and_(pc.and_(pc.is_valid(chunk["image_path"]), pc.is_null(chunk["mask_error"])), has_labels)
+    return pc.and_(
+        pc.and_(pc.is_valid(chunk["image_path"]), pc.is_null(chunk["mask_error"])), has_labels
+    )
 
 
 def _flatten(chunk: pa.Table) -> _Entries:
@@ -128,7 +136,9 @@ def _list_lengths(chunk: pa.Table, name: str) -> np.ndarray:
     return pc.fill_null(pc.list_value_length(chunk[name]), 0).to_numpy()
 
 
-def _per_tile_classes(entries: _Entries, class_ids: np.ndarray, label_map: LabelMap) -> dict[str, np.ndarray]:
+def _per_tile_classes(
+    entries: _Entries, class_ids: np.ndarray, label_map: LabelMap
+) -> dict[str, np.ndarray]:
     """Return one entry for each class of each tile, in order of row, then class."""
     radii = {one.id: one.min_radius_px for one in label_map.classes}
     needed = np.array([radii[one] for one in class_ids.tolist()], dtype=np.float32)
@@ -163,8 +173,13 @@ def _tile_keys(chunk: pa.Table, labelled_rows: np.ndarray) -> DataFrame:
     if "pool" in chunk.column_names:
         given = np.asarray(chunk["pool"].to_pylist(), dtype=object)
         pool = np.where(given == "", pool, given)
-    text = {name: pc.fill_null(chunk[name].cast(pa.string()), "").to_numpy() for name in ("split", "group")}
-    return pd.DataFrame({"split": text["split"], "pool": pool, "group": text["group"]}, dtype=object)
+    text = {
+        name: pc.fill_null(chunk[name].cast(pa.string()), "").to_numpy()
+        for name in ("split", "group")
+    }
+    return pd.DataFrame(
+        {"split": text["split"], "pool": pool, "group": text["group"]}, dtype=object
+    )
 
 
 def _tile_sums(keys: DataFrame) -> DataFrame:
@@ -173,11 +188,16 @@ def _tile_sums(keys: DataFrame) -> DataFrame:
 
 def _class_sums(keys: DataFrame, classes: dict[str, np.ndarray]) -> DataFrame:
     rows = keys.iloc[classes["row"]].reset_index(drop=True)
-    return _grouped(rows.assign(**{name: classes[name] for name in ("class_id", *CLASS_SUMS)}), (*DIMENSIONS, "class_id"))
+    return _grouped(
+        rows.assign(**{name: classes[name] for name in ("class_id", *CLASS_SUMS)}),
+        (*DIMENSIONS, "class_id"),
+    )
 
 
 def _pairs(rows: np.ndarray, class_ids: np.ndarray) -> DataFrame:
-    """Return in how many tiles two classes occur together; entries are in order of row, then class."""
+    """Return in how many tiles two classes occur together; entries are in order of row, then
+    class.
+    """
     import pandas as pd
 
     found: list[np.ndarray] = []
@@ -187,19 +207,32 @@ def _pairs(rows: np.ndarray, class_ids: np.ndarray) -> DataFrame:
         together = np.flatnonzero(rows[:-step] == rows[step:])
         if not len(together):
             break
-        keys, number = np.unique(class_ids[together] << 16 | class_ids[together + step], return_counts=True)
+        keys, number = np.unique(
+            class_ids[together] << 16 | class_ids[together + step], return_counts=True
+        )
         found.append(keys)
         amounts.append(number)
     keys = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
     number = np.concatenate(amounts) if amounts else np.zeros(0, dtype=np.int64)
-    return _grouped(pd.DataFrame({"class_a": keys >> 16, "class_b": keys & 0xFFFF, "tiles": number}), ("class_a", "class_b"))
+    return _grouped(
+        pd.DataFrame({"class_a": keys >> 16, "class_b": keys & 0xFFFF, "tiles": number}),
+        ("class_a", "class_b"),
+    )
 
 
 def _unmapped(chunk: pa.Table, entries: _Entries) -> DataFrame:
     import pandas as pd
 
-    frame = pd.DataFrame({"label_id": entries.label.astype(np.int64), "tiles": np.ones(len(entries.label), dtype=np.int64), "pixels": entries.pixels})
-    frame["example"] = np.asarray(chunk["tile_id"].take(pa.array(entries.row)).to_pylist(), dtype=object)
+    frame = pd.DataFrame(
+        {
+            "label_id": entries.label.astype(np.int64),
+            "tiles": np.ones(len(entries.label), dtype=np.int64),
+            "pixels": entries.pixels,
+        }
+    )
+    frame["example"] = np.asarray(
+        chunk["tile_id"].take(pa.array(entries.row)).to_pylist(), dtype=object
+    )
     return _grouped_unmapped(frame)
 
 
@@ -208,7 +241,9 @@ def _grouped(frame: DataFrame, keys: Sequence[str]) -> DataFrame:
 
 
 def _grouped_unmapped(frame: DataFrame) -> DataFrame:
-    return frame.groupby("label_id", sort=True, as_index=False).agg({"tiles": "sum", "pixels": "sum", "example": "min"})
+    return frame.groupby("label_id", sort=True, as_index=False).agg(
+        {"tiles": "sum", "pixels": "sum", "example": "min"}
+    )
 
 
 def _merge(parts: Sequence[Counts]) -> Counts:

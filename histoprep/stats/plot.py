@@ -32,10 +32,11 @@ _STYLE = {
 
 
 def plot_shares(stats: Stats) -> bytes:
-    """Return a PNG with one bar a label and, when there is a label map, one a class; lengths are per cent of pixels.
+    """Return a PNG with one bar a label and, when there is a label map, one a class; lengths are
+    per cent of pixels.
 
-    Labels stand in the order of their classes and wear their colours. A bar that would dwarf all others is
-    cut, with a mark; the figure at its end is always the true share.
+    Labels stand in the order of their classes and wear their colours. A bar that would dwarf all
+    others is cut, with a mark; the figure at its end is always the true share.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -44,12 +45,20 @@ def plot_shares(stats: Stats) -> bytes:
     mapped = stats.mapped.classes if stats.mapped is not None else None
     heights = [max(len(raw), 1)] if mapped is None else [max(len(mapped), 1), max(len(raw), 1)]
     with plain_text(_STYLE):
-        figure = Figure(figsize=(9.2, 0.75 * len(heights) + 0.55 + _ROW_IN * 1.25 * sum(heights)), dpi=200, layout="constrained")
+        figure = Figure(
+            figsize=(9.2, 0.75 * len(heights) + 0.55 + _ROW_IN * 1.25 * sum(heights)),
+            dpi=200,
+            layout="constrained",
+        )
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         if mapped is not None and stats.label_map is not None:
             _bars(axes[0], mapped, f"Classes of {stats.label_map.name}")
-        _bars(axes[-1], raw, "Source labels" if mapped is None else "Source labels, in the colours of their classes")
+        _bars(
+            axes[-1],
+            raw,
+            "Source labels" if mapped is None else "Source labels, in the colours of their classes",
+        )
         figure.suptitle(_title(stats), x=0.01, ha="left", fontsize=10, fontweight="bold")
         stream = io.BytesIO()
         # No software or date in the file: the same stats give the same bytes.
@@ -59,33 +68,62 @@ def plot_shares(stats: Stats) -> bytes:
 
 def _title(stats: Stats) -> str:
     summary = stats.main
-    text = f"{to_text(stats.root.name)}: share of {summary.num_pixels:,} mask pixels in {summary.num_tiles:,} tiles"
+    text = (
+        f"{to_text(stats.root.name)}: share of {summary.num_pixels:,} mask pixels in"
+        f" {summary.num_tiles:,} tiles"
+    )
     missing = int(summary.unmapped["pixels"].sum())
     return f"{text}; {missing:,} unmapped pixels left out" if missing else text
 
 
 def _raw_rows(stats: Stats) -> DataFrame:
-    """Return the raw classes that occur, in order of their target class, then of their share, with its colour."""
+    """Return the raw classes that occur, in order of their target class, then of their share, with
+    its colour.
+    """
     rows = stats.raw.classes[stats.raw.classes["pixels"] > 0]
     if stats.label_map is None:
         return rows
     target = rows["class_id"].map(dict(stats.label_map.mapping)).fillna(1 << 16).astype(int)
     colours = {one.id: one.colour for one in stats.label_map.classes}
     rows = rows.assign(target=target, colour=[colours.get(one, "#000000") for one in target])
-    rows = rows.assign(class_name=rows["class_name"].where(rows["target"] < 1 << 16, rows["class_name"] + " (unmapped)"))
-    return rows.sort_values(["target", "pixels", "class_id"], ascending=[True, False, True], ignore_index=True)
+    rows = rows.assign(
+        class_name=rows["class_name"].where(
+            rows["target"] < 1 << 16, rows["class_name"] + " (unmapped)"
+        )
+    )
+    return rows.sort_values(
+        ["target", "pixels", "class_id"], ascending=[True, False, True], ignore_index=True
+    )
 
 
 def _bars(axes: Any, rows: DataFrame, title: str) -> None:
     shares = rows["pixel_percent"].to_numpy()
     limit, cut = _limit(shares)
     places = range(len(rows))
-    axes.barh(places, shares.clip(max=limit), color=rows["colour"], edgecolor=_INK, linewidth=0.3, height=0.72)
+    axes.barh(
+        places,
+        shares.clip(max=limit),
+        color=rows["colour"],
+        edgecolor=_INK,
+        linewidth=0.3,
+        height=0.72,
+    )
     for place, share in zip(places, shares, strict=True):
-        axes.annotate(_percent(share), (min(share, limit), place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5)
+        axes.annotate(
+            _percent(share),
+            (min(share, limit), place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7.5,
+        )
         if share > limit:
             _cut_mark(axes, place, _CUT_AT * limit)
-    axes.set_yticks(places, [_name(*pair) for pair in zip(rows["class_id"], rows["class_name"], strict=True)], fontsize=7.5)
+    axes.set_yticks(
+        places,
+        [_name(*pair) for pair in zip(rows["class_id"], rows["class_name"], strict=True)],
+        fontsize=7.5,
+    )
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, limit * 1.13 if limit else 1)
     if cut:

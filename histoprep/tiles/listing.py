@@ -32,7 +32,8 @@ T = TypeVar("T")
 
 
 class LocalState(NamedTuple):
-    """What the file system of this machine says of the files of a pair: `changed_ns`, the later change time, and a number for times and inodes.
+    """What the file system of this machine says of the files of a pair: `changed_ns`, the later
+    change time, and a number for times and inodes.
 
     It is no fact about the data, and stands in no result: a copy of a file has another one.
     """
@@ -43,7 +44,11 @@ class LocalState(NamedTuple):
     @classmethod
     def of(cls, *files: os.stat_result | None) -> LocalState:
         """Return the state of files, None for one that is not there."""
-        facts = tuple(fact for one in files for fact in ((0, 0) if one is None else (one.st_ctime_ns, one.st_ino)))
+        facts = tuple(
+            fact
+            for one in files
+            for fact in ((0, 0) if one is None else (one.st_ctime_ns, one.st_ino))
+        )
         # Python's hash of integers is the same in every process, and takes a tenth of the time.
         return cls(max(facts[::2]), hash(facts) & _MASK)
 
@@ -64,11 +69,18 @@ class Listed(NamedTuple):
     @property
     def key(self) -> int:
         """Return a number for paths, sizes and modification times; see `row_key`."""
-        return row_key(self.pair.image_path, *(self.image or (None, None)), self.pair.mask_path, *(self.mask or (None, None)))
+        return row_key(
+            self.pair.image_path,
+            *(self.image or (None, None)),
+            self.pair.mask_path,
+            *(self.mask or (None, None)),
+        )
 
 
 def row_key(*facts: object) -> int:
-    """Return a number for image path, size and time, mask path, size and time of a row; 0 stands for a row that must not be found."""
+    """Return a number for image path, size and time, mask path, size and time of a row; 0 stands
+    for a row that must not be found.
+    """
     return hash_text("\0".join(map(str, facts))) or 1
 
 
@@ -100,8 +112,16 @@ class Listing:
             self._states.append(one.local.number)
             yield one
         if not self.num_found:
-            wanted = f"x.jpg beside x{options.scan.mask_suffix}.png, or folders images/ and masks/ ({', '.join(IMAGE_SUFFIXES)})"
-            raise UsageError("no image or mask found", path=root, expected=wanted, hint="is the folder mounted, and the right one?")
+            wanted = (
+                f"x.jpg beside x{options.scan.mask_suffix}.png, or folders images/ and masks/"
+                f" ({', '.join(IMAGE_SUFFIXES)})"
+            )
+            raise UsageError(
+                "no image or mask found",
+                path=root,
+                expected=wanted,
+                hint="is the folder mounted, and the right one?",
+            )
 
     def _counted(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
         for pair in pairs:
@@ -111,7 +131,9 @@ class Listing:
     @property
     def digest(self) -> str:
         """Return the digest of the pairs so far and of the issues."""
-        return digest_text("\0".join([self._digest.value(), *itertools.chain.from_iterable(self.issues)]))
+        return digest_text(
+            "\0".join([self._digest.value(), *itertools.chain.from_iterable(self.issues)])
+        )
 
     def note_keys(self, listed: Iterable[Listed]) -> None:
         """Take note of the keys of pairs, all in order, which `states` needs."""
@@ -121,7 +143,9 @@ class Listing:
     def states(self) -> FileStates:
         """Return the local state of each pair, by its key, and of all of them in order."""
         keys = np.append(np.array(self._keys, np.uint64), np.uint64(_ALL_ROWS))
-        return FileStates.of_keys(keys, np.append(np.array(self._states, np.uint64), np.uint64(self._all_states())))
+        return FileStates.of_keys(
+            keys, np.append(np.array(self._states, np.uint64), np.uint64(self._all_states()))
+        )
 
     def is_same_as(self, states: FileStates) -> bool:
         """Return whether states are those of exactly these pairs in this order."""
@@ -159,7 +183,10 @@ def _stat_chunk(root: str, pairs: list[Pair]) -> list[Listed]:
 
 
 def _listed(root: str, pair: Pair) -> Listed:
-    files = [None if path is None else _status(absolute_path(root, path)) for path in (pair.image_path, pair.mask_path)]
+    files = [
+        None if path is None else _status(absolute_path(root, path))
+        for path in (pair.image_path, pair.mask_path)
+    ]
     image, mask = (None if one is None else FileStat(one.st_size, one.st_mtime_ns) for one in files)
     return Listed(pair, image, mask, LocalState.of(*files))
 
@@ -172,7 +199,9 @@ def _status(path: str) -> os.stat_result | None:
 
 
 def _sampled(pairs: Iterable[Pair], num_tiles: int) -> Iterator[Pair]:
-    """Return the `num_tiles` pairs whose ids hash lowest, in order of the listing: the same ones every time."""
+    """Return the `num_tiles` pairs whose ids hash lowest, in order of the listing: the same ones
+    every time.
+    """
     keyed = [(hash_text(pair.tile_id), index, pair) for index, pair in enumerate(pairs)]
     chosen = sorted(keyed, key=lambda one: one[:2])[:num_tiles]
     return (pair for _, _, pair in sorted(chosen, key=lambda one: one[1]))

@@ -1,8 +1,9 @@
 """Tiles table -> which sources hold lossy or interpolated masks.
 
-A source is a group (slide, case) or, without one, a folder; see `verdict.py` for how it is judged. Masks of sources with too few
-to be sure by are judged together, all those of a folder, or of the folder above: a thousand slides of ten masks each prove
-as much as one of ten thousand. The audit, repair and remap ask the same question here.
+A source is a group (slide, case) or, without one, a folder; see `verdict.py` for how it is judged.
+Masks of sources with too few to be sure by are judged together, all those of a folder, or of the
+folder above: a thousand slides of ten masks each prove as much as one of ten thousand. The audit,
+repair and remap ask the same question here.
 """
 
 from __future__ import annotations
@@ -21,11 +22,22 @@ from histoprep.lossy.verdict import FIRM_MASKS, Kind, MaskSignals, Verdict, judg
 from histoprep.tiles import KIND, SCHEMA_VERSION
 
 _COLUMNS = {
-    "mask_mixed_blocks": "mixed", "mask_shifted_blocks": "shifted", "mask_rough_pairs": "rough_pairs", "mask_contacts": "contacts",
-    "mask_soft_contacts": "soft_contacts", "mask_ramp_labels": "ramp_labels", "mask_jpeg_quality": "quality", "mask_fixed_blocks": "fixed",
+    "mask_mixed_blocks": "mixed", "mask_shifted_blocks": "shifted",
+    "mask_rough_pairs": "rough_pairs", "mask_contacts": "contacts",
+    "mask_soft_contacts": "soft_contacts", "mask_ramp_labels": "ramp_labels",
+    "mask_jpeg_quality": "quality", "mask_fixed_blocks": "fixed",
     "mask_tried_blocks": "tried",
 }  # fmt: skip
-_KEYS = ("tile_id", "group", "mask_path", "mask_digest", "mask_lossy", "mask_error", "mask_colours", "mask_channels_equal")
+_KEYS = (
+    "tile_id",
+    "group",
+    "mask_path",
+    "mask_digest",
+    "mask_lossy",
+    "mask_error",
+    "mask_colours",
+    "mask_channels_equal",
+)
 _ROOT = "."
 # A colour-coded mask has one colour a label, and labels with colours of their own are few.
 MAX_COLOURS = 256
@@ -33,9 +45,11 @@ MAX_COLOURS = 256
 
 @dataclass(frozen=True, slots=True)
 class LossySource:
-    """What is wrong with the masks of one source, and their paths and digests, in order of the table.
+    """What is wrong with the masks of one source, and their paths and digests, in order of the
+    table.
 
-    `num_masks` is how many masks of the source were looked at: those with boundaries, or stored with loss.
+    `num_masks` is how many masks of the source were looked at: those with boundaries, or stored
+    with loss.
     """
 
     source: str
@@ -51,9 +65,11 @@ class LossySource:
 
 
 def lossy_sources(table: Path) -> list[LossySource]:
-    """Return the verdicts on all sources of a tiles table, in order of source; only masks that show something are held.
+    """Return the verdicts on all sources of a tiles table, in order of source; only masks that show
+    something are held.
 
-    No mask is in two verdicts. What small sources do not show together, they may show by themselves, in verdicts that are not firm.
+    No mask is in two verdicts. What small sources do not show together, they may show by
+    themselves, in verdicts that are not firm.
     """
     opened, _ = tables.open_table(table, kind=KIND, schema_version=SCHEMA_VERSION)
     if "mask_mixed_blocks" not in opened.schema_arrow.names:
@@ -73,7 +89,9 @@ def lossy_sources(table: Path) -> list[LossySource]:
 
 
 def _large_sources(rows: pa.Table, own: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield sources with masks enough to be sure by, and their rows; masks of smaller ones come under their folder, then under those above."""
+    """Yield sources with masks enough to be sure by, and their rows; masks of smaller ones come
+    under their folder, then under those above.
+    """
     bounded = pc.greater(rows["mask_shifted_blocks"], 0).fill_null(False).to_numpy()
     names, waiting = own.copy(), np.arange(len(own))
     above = np.where(rows["group"].is_valid().to_numpy(), _names(_folders(rows)), _parents(own))
@@ -98,12 +116,19 @@ def _by_name(names: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[str, np.nd
 
 
 def _telling_rows(opened: Any) -> Iterator[pa.Table]:
-    """Yield the masks that were decoded and have boundaries, a lossy container or too many colours."""
+    """Yield the masks that were decoded and have boundaries, a lossy container or too many
+    colours.
+    """
     columns = [*_KEYS, *_COLUMNS]
     yield pa.schema([opened.schema_arrow.field(name) for name in columns]).empty_table()
     for batch in tables.read_batches(opened, columns):
-        colourful = pc.and_kleene(pc.greater(batch["mask_colours"], MAX_COLOURS), pc.invert(batch["mask_channels_equal"]))
-        telling = pc.or_(pc.greater(batch["mask_shifted_blocks"], 0).fill_null(False), batch["mask_lossy"].is_valid())
+        colourful = pc.and_kleene(
+            pc.greater(batch["mask_colours"], MAX_COLOURS), pc.invert(batch["mask_channels_equal"])
+        )
+        telling = pc.or_(
+            pc.greater(batch["mask_shifted_blocks"], 0).fill_null(False),
+            batch["mask_lossy"].is_valid(),
+        )
         telling = pc.or_(telling, colourful.fill_null(False))
         yield batch.filter(pc.and_(telling, batch["mask_error"].is_null()))
 
@@ -115,9 +140,13 @@ def _folders(rows: pa.Table) -> pa.ChunkedArray:
 
 
 def _names(column: pa.ChunkedArray) -> np.ndarray:
-    """Return strings as an array of objects that holds each one once: there are far fewer folders than masks."""
+    """Return strings as an array of objects that holds each one once: there are far fewer folders
+    than masks.
+    """
     encoded = pc.dictionary_encode(column).combine_chunks()
-    return np.asarray(encoded.dictionary.to_numpy(zero_copy_only=False)[encoded.indices.to_numpy()], object)
+    return np.asarray(
+        encoded.dictionary.to_numpy(zero_copy_only=False)[encoded.indices.to_numpy()], object
+    )
 
 
 def _parents(names: np.ndarray) -> np.ndarray:
@@ -129,9 +158,16 @@ def _parents(names: np.ndarray) -> np.ndarray:
 def _judged(source: str, rows: pa.Table) -> list[LossySource]:
     numbers = {name: rows[column].fill_null(0).to_numpy() for column, name in _COLUMNS.items()}
     colourful = pc.greater(rows["mask_colours"], MAX_COLOURS).fill_null(False).to_numpy()
-    container = np.where(colourful, Kind.LOSSY_COLOURS.value, rows["mask_lossy"].fill_null("").to_numpy(zero_copy_only=False))
+    container = np.where(
+        colourful,
+        Kind.LOSSY_COLOURS.value,
+        rows["mask_lossy"].fill_null("").to_numpy(zero_copy_only=False),
+    )
     verdicts = judge(MaskSignals(container=container, **numbers))
-    return [LossySource(source, one, *_named(rows.take(pa.array(one.masks))), rows.num_rows) for one in verdicts]
+    return [
+        LossySource(source, one, *_named(rows.take(pa.array(one.masks))), rows.num_rows)
+        for one in verdicts
+    ]
 
 
 def _named(rows: pa.Table) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -19,7 +19,8 @@ _CORE = np.ones((CORE_SIDE_PX, CORE_SIDE_PX), np.uint8)
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
 # Above this many labels, counting each by itself costs more than counting all at once.
 _MANY_LABELS = 12
-# Up to this radius found at half size, which is off by 2 px at most, it is found again at full size.
+# Up to this radius found at half size, which is off by 2 px at most, it is found again at full
+# size.
 _THIN_PX = 7.0
 # Border positions that a mask needs before their common divisor means anything.
 _MIN_BORDERS = 4
@@ -85,14 +86,24 @@ def measure_mask(labels: np.ndarray, min_area_px: int) -> MaskMeasures:
     if runs.uniform:
         size, one = np.array([labels.size]), np.ones(1, np.int64)
         specks = (size < min_area_px).astype(np.int64)
-        return MaskMeasures(labels[:1, 0].astype(np.int64), size, size, np.array([half], np.float32), one, specks, None)
+        return MaskMeasures(
+            labels[:1, 0].astype(np.int64),
+            size,
+            size,
+            np.array([half], np.float32),
+            one,
+            specks,
+            None,
+        )
     ids, index, pixels = runs.count()
     low, high = cv2.erode(labels, _CORE), cv2.dilate(labels, _CORE)
     core_pixels = _core_counts(labels, ids, np.equal(low, high))
     radius = np.minimum(_radii(labels, ids, runs, index), np.float32(half))
     regions, specks = _regions(runs, index, len(ids), min_area_px)
     lossy = signals_of(labels, low, high, LabelCounts(ids, pixels, core_pixels))
-    return MaskMeasures(ids, pixels, core_pixels, radius, regions, specks, _cell_size(labels, runs), lossy)
+    return MaskMeasures(
+        ids, pixels, core_pixels, radius, regions, specks, _cell_size(labels, runs), lossy
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +138,9 @@ class Runs:
         return len(self.start) == 1 and self.shape[0] * self.shape[1] == int(self.length[0])
 
     def count(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the label ids in order, the position of each run's label among them, and pixels a label."""
+        """Return the label ids in order, the position of each run's label among them, and pixels a
+        label.
+        """
         pixels = np.bincount(self.value, weights=self.length)
         ids = np.flatnonzero(pixels)
         position = np.zeros(len(pixels), np.intp)
@@ -136,7 +149,9 @@ class Runs:
 
 
 def count_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (label ids in order, pixels of each) of a mask; several times faster than numpy.unique on runs."""
+    """Return (label ids in order, pixels of each) of a mask; several times faster than numpy.unique
+    on runs.
+    """
     flat = np.ascontiguousarray(labels).ravel()
     breaks = np.flatnonzero(flat[1:] != flat[:-1])
     if labels.dtype == np.uint8 and len(breaks) > flat.size * _MANY_RUNS:
@@ -157,14 +172,20 @@ def _core_counts(labels: np.ndarray, ids: np.ndarray, core: np.ndarray) -> np.nd
     if len(ids) > _MANY_LABELS:
         return np.bincount(labels[core], minlength=int(ids[-1]) + 1)[ids]
     inside = core.view(np.uint8)
-    counts = [cv2.countNonZero(cv2.bitwise_and(cv2.compare(labels, float(label), cv2.CMP_EQ), inside)) for label in ids]
+    counts = [
+        cv2.countNonZero(cv2.bitwise_and(cv2.compare(labels, float(label), cv2.CMP_EQ), inside))
+        for label in ids
+    ]
     return np.array(counts, np.int64)
 
 
 def _radii(labels: np.ndarray, ids: np.ndarray, runs: Runs, index: np.ndarray) -> np.ndarray:
-    """Return the largest distance of each label to another one, found at half size; thin labels again at full size."""
+    """Return the largest distance of each label to another one, found at half size; thin labels
+    again at full size.
+    """
     interior = _uniform_around(labels, _NEIGHBOURS).view(np.uint8)
-    # A pixel that is not interior stands between its own label and the next, so half a pixel is lost on average at each end.
+    # A pixel that is not interior stands between its own label and the next, so half a pixel is
+    # lost on average at each end.
     radius = 2 * _depths(interior[::2, ::2], labels[::2, ::2], ids) + 1
     thin = radius <= _THIN_PX
     if thin.any():
@@ -176,18 +197,25 @@ def _radii(labels: np.ndarray, ids: np.ndarray, runs: Runs, index: np.ndarray) -
 
 
 def _depths(interior: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Return, for each label, how far its deepest pixel is from a pixel that is not interior; 0 for a label that is not there."""
+    """Return, for each label, how far its deepest pixel is from a pixel that is not interior; 0 for
+    a label that is not there.
+    """
     distance = cv2.distanceTransform(np.ascontiguousarray(interior), cv2.DIST_L2, cv2.DIST_MASK_5)
     runs = Runs.of(np.ascontiguousarray(labels))
     depths = np.zeros(len(ids), np.float32)
-    np.maximum.at(depths, np.searchsorted(ids, runs.value), np.maximum.reduceat(distance.ravel(), runs.start))
+    np.maximum.at(
+        depths, np.searchsorted(ids, runs.value), np.maximum.reduceat(distance.ravel(), runs.start)
+    )
     return depths
 
 
-def _regions(runs: Runs, index: np.ndarray, num_labels: int, min_area_px: int) -> tuple[np.ndarray, np.ndarray]:
+def _regions(
+    runs: Runs, index: np.ndarray, num_labels: int, min_area_px: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return, for each label, its 8-connected regions and how many are smaller than `min_area_px`.
 
-    Runs are the nodes; runs of one label that touch in neighbouring rows, also by a corner, are joined.
+    Runs are the nodes; runs of one label that touch in neighbouring rows, also by a corner, are
+    joined.
     """
     num_runs = len(runs.start)
     first, after = _touching_below(runs)
@@ -201,13 +229,17 @@ def _regions(runs: Runs, index: np.ndarray, num_labels: int, min_area_px: int) -
     area = np.bincount(region, weights=runs.length, minlength=num_regions)
     owner = np.zeros(num_regions, np.int64)
     owner[region] = index
-    return np.bincount(owner, minlength=num_labels), np.bincount(owner[area < min_area_px], minlength=num_labels)
+    return np.bincount(owner, minlength=num_labels), np.bincount(
+        owner[area < min_area_px], minlength=num_labels
+    )
 
 
 def _touching_below(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for each run, the first run of the next row that touches it, and the one after the last; none in the last row.
+    """Return, for each run, the first run of the next row that touches it, and the one after the
+    last; none in the last row.
 
-    The run below the pixel left of a run is also below the last pixel of the run before it, so one search serves both ends.
+    The run below the pixel left of a run is also below the last pixel of the run before it, so one
+    search serves both ends.
     """
     width = runs.shape[1]
     num_runs = len(runs.start)
@@ -222,7 +254,8 @@ def _touching_below(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cell_size(labels: np.ndarray) -> int:
-    """Return the largest k such that the mask is uniform in k x k cells from its corner; 1 for a fine mask.
+    """Return the largest k such that the mask is uniform in k x k cells from its corner; 1 for a
+    fine mask.
 
     Label borders of such a mask lie at multiples of k only, so k is the greatest common
     divisor of all border positions. Fewer than four of them prove nothing and give 1.
@@ -244,7 +277,9 @@ def _cell_size(labels: np.ndarray, runs: Runs) -> int:
 
 
 def describe_colours(pixels: np.ndarray) -> tuple[int, bool]:
-    """Return the number of distinct colours and whether all channels are equal, of [height, width, channels] or float [height, width]."""
+    """Return the number of distinct colours and whether all channels are equal, of [height, width,
+    channels] or float [height, width].
+    """
     if pixels.ndim == 2:
         return len(np.unique(pixels)), True
     colour = pixels[..., : 3 if pixels.shape[2] >= 3 else 1]

@@ -1,4 +1,6 @@
-"""The bytes of one pair -> the measured columns of its row; pure but for a memory of what was seen."""
+"""The bytes of one pair -> the measured columns of its row; pure but for a memory of what was
+seen.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,13 @@ class Measurer:
         """Return the mask columns of a file's bytes, or of the error that stands for them."""
         return self._measured("mask", data, self._masks, self._measure_mask)
 
-    def _measured(self, what: str, data: bytes | BrokenFileError, known: dict[str, Facts], measure: Callable[[bytes, Facts], None]) -> Facts:
+    def _measured(
+        self,
+        what: str,
+        data: bytes | BrokenFileError,
+        known: dict[str, Facts],
+        measure: Callable[[bytes, Facts], None],
+    ) -> Facts:
         if isinstance(data, BrokenFileError):
             return _failure(what, data)
         key = digest(data)
@@ -70,7 +78,10 @@ class Measurer:
         )
         if header.num_pixels > self.options.max_pixels:
             size = f"{header.width_px}x{header.height_px}"
-            raise BrokenFileError("HP205 huge-image", f"{size} pixels, more than --max-pixels {self.options.max_pixels:,}")
+            raise BrokenFileError(
+                "HP205 huge-image",
+                f"{size} pixels, more than --max-pixels {self.options.max_pixels:,}",
+            )
         return header
 
     def _measure_image(self, data: bytes, facts: Facts) -> None:
@@ -116,10 +127,16 @@ class Measurer:
 
 
 def _encoding_facts(stored: np.ndarray, header: imageio.Header) -> Facts:
-    """Return what readers make of a mask where they disagree, and its colours where it has a palette."""
+    """Return what readers make of a mask where they disagree, and its colours where it has a
+    palette.
+    """
     facts: Facts = {}
     if (doubt := imageio.find_doubt(stored, header)) is not None:
-        facts |= {"mask_doubt": doubt.kind, "mask_stored_ids": doubt.stored, "mask_shown_ids": doubt.shown}
+        facts |= {
+            "mask_doubt": doubt.kind,
+            "mask_stored_ids": doubt.stored,
+            "mask_shown_ids": doubt.shown,
+        }
     if header.palette and (colours := imageio.palette_colours(stored, header)) is not None:
         facts["mask_stored_ids"], facts["mask_palette"] = colours
     return facts
@@ -135,7 +152,11 @@ def _lossy_facts(labels: np.ndarray, signals: Signals, header: imageio.Header) -
         "mask_ramp_labels": len(signals.ramp_ids),
     }
     if header.lossy is None and (found := find_fixed(labels, signals)):
-        facts |= {"mask_jpeg_quality": found.quality or None, "mask_fixed_blocks": found.fixed, "mask_tried_blocks": found.blocks}
+        facts |= {
+            "mask_jpeg_quality": found.quality or None,
+            "mask_fixed_blocks": found.fixed,
+            "mask_tried_blocks": found.blocks,
+        }
     return facts
 
 

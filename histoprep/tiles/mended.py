@@ -1,9 +1,11 @@
-"""The rows of the tiles table as later stages see them: what `repair` mended stands in the place of what was damaged.
+"""The rows of the tiles table as later stages see them: what `repair` mended stands in the place of
+what was damaged.
 
-tiles.parquet says what is on disk. The manifest, the statistics and all that is made from them read `TileRows`: the same rows, but the mask
-columns of a mended mask are those of its new file. The audit, which names the files of the data set, takes the new `CONTENT_COLUMNS` alone.
-mended.parquet, written by `repair`, holds these columns with the path and the digest of the damaged mask, so that a mask that changed since is
-never taken for one that was mended.
+tiles.parquet says what is on disk. The manifest, the statistics and all that is made from them read
+`TileRows`: the same rows, but the mask columns of a mended mask are those of its new file. The
+audit, which names the files of the data set, takes the new `CONTENT_COLUMNS` alone. mended.parquet,
+written by `repair`, holds these columns with the path and the digest of the damaged mask, so that a
+mask that changed since is never taken for one that was mended.
 """
 
 from __future__ import annotations
@@ -29,15 +31,35 @@ SCHEMA_VERSION = "1.0"
 IS_MENDED = "is_mended"
 """A column that `TileRows` adds when it is asked for: whether the mask is a mended one."""
 
-# mask_label_map stays that of the damaged mask: repair changes labels, not the map that they went through.
-MASK_COLUMNS = tuple(name for name in tiles.SCHEMA.names if name.startswith(("mask_", "label_")) and name != "mask_label_map")
-_OF_FILE = ("mask_path", "mask_bytes", "mask_mtime_ns", "mask_digest", "mask_error", "mask_error_detail", "mask_format", "mask_metadata")
+# mask_label_map stays that of the damaged mask: repair changes labels, not the map that they went
+# through.
+MASK_COLUMNS = tuple(
+    name
+    for name in tiles.SCHEMA.names
+    if name.startswith(("mask_", "label_")) and name != "mask_label_map"
+)
+_OF_FILE = (
+    "mask_path",
+    "mask_bytes",
+    "mask_mtime_ns",
+    "mask_digest",
+    "mask_error",
+    "mask_error_detail",
+    "mask_format",
+    "mask_metadata",
+)
 CONTENT_COLUMNS = tuple(name for name in MASK_COLUMNS if name not in _OF_FILE)
 """What a mask is and holds, whichever file it is in."""
 SCHEMA = pa.schema(
     [
-        pa.field("damaged_path", pa.string(), metadata={"meaning": "path of the damaged mask relative to the data set"}),
-        pa.field("damaged_digest", pa.string(), metadata={"meaning": "XXH3-128 of the damaged mask, hex"}),
+        pa.field(
+            "damaged_path",
+            pa.string(),
+            metadata={"meaning": "path of the damaged mask relative to the data set"},
+        ),
+        pa.field(
+            "damaged_digest", pa.string(), metadata={"meaning": "XXH3-128 of the damaged mask, hex"}
+        ),
         *(tiles.SCHEMA.field(name) for name in MASK_COLUMNS),
     ]
 )
@@ -52,7 +74,9 @@ class RepairRecord(NamedTuple):
 
 
 def recorded_repair(folder: Path) -> RepairRecord | None:
-    """Return what a workspace says of its last whole repair, None when there was none; raises IntegrityError when it cannot be read."""
+    """Return what a workspace says of its last whole repair, None when there was none; raises
+    IntegrityError when it cannot be read.
+    """
     note = folder / REPAIR_RECORD
     try:
         recorded = checksums.read_json(note, hint=_hint(folder))
@@ -60,29 +84,46 @@ def recorded_repair(folder: Path) -> RepairRecord | None:
     except FileNotFoundError:
         return None
     except (KeyError, TypeError) as error:
-        raise IntegrityError(f"damaged note of a repair: {error}", path=note, hint="delete it and repair again") from error
+        raise IntegrityError(
+            f"damaged note of a repair: {error}", path=note, hint="delete it and repair again"
+        ) from error
 
 
 class MendedMasks:
-    """The table of mended masks, looked up by path and digest of the damaged ones: 16 bytes a mask, and one row group, are in memory."""
+    """The table of mended masks, looked up by path and digest of the damaged ones: 16 bytes a mask,
+    and one row group, are in memory.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the table; raises IntegrityError, FileNotFoundError."""
         self.path = path
         self._file, self.header = tables.open_table(path, kind=KIND, schema_version=SCHEMA_VERSION)
-        keys = [_key(one) for batch in tables.read_batches(self._file, ["damaged_path"]) for one in batch["damaged_path"].to_pylist()]
+        keys = [
+            _key(one)
+            for batch in tables.read_batches(self._file, ["damaged_path"])
+            for one in batch["damaged_path"].to_pylist()
+        ]
         numbers = np.array(keys, np.uint64)
         self._order = np.argsort(numbers, kind="stable")
         self._sorted = numbers[self._order]
-        self._starts = np.cumsum([0] + [self._file.metadata.row_group(index).num_rows for index in range(self._file.num_row_groups)])
+        self._starts = np.cumsum(
+            [0]
+            + [
+                self._file.metadata.row_group(index).num_rows
+                for index in range(self._file.num_row_groups)
+            ]
+        )
         self._group: tuple[int, tuple[str, ...], pa.Table] | None = None
 
     def __len__(self) -> int:
         """Return the number of mended masks."""
         return len(self._sorted)
 
-    def put_into(self, batch: pa.Table, columns: Sequence[str] = MASK_COLUMNS) -> tuple[pa.Table, np.ndarray]:
-        """Return rows of the tiles table with the `columns` of mended masks where there are, and which rows these are (bool [n]).
+    def put_into(
+        self, batch: pa.Table, columns: Sequence[str] = MASK_COLUMNS
+    ) -> tuple[pa.Table, np.ndarray]:
+        """Return rows of the tiles table with the `columns` of mended masks where there are, and
+        which rows these are (bool [n]).
 
         `batch` has mask_path and mask_digest.
         """
@@ -97,47 +138,82 @@ class MendedMasks:
         chosen = np.arange(batch.num_rows)
         chosen[at] = batch.num_rows + np.arange(len(at))
         taken = both.take(pa.array(chosen))
-        return pa.table([taken[name] if name in names else batch[name] for name in batch.column_names], schema=batch.schema), is_mended
+        return pa.table(
+            [taken[name] if name in names else batch[name] for name in batch.column_names],
+            schema=batch.schema,
+        ), is_mended
 
     def damaged_rows(self, batch: pa.Table) -> list[int]:
-        """Return the numbers of the rows whose mask is a damaged one that was mended; `batch` has mask_path and mask_digest."""
+        """Return the numbers of the rows whose mask is a damaged one that was mended; `batch` has
+        mask_path and mask_digest.
+        """
         found: list[int] = self._find(batch)[0].tolist()
         return found
 
     def _find(self, batch: pa.Table) -> tuple[np.ndarray, pa.Table]:
-        """Return the numbers of the rows of `batch` whose mask was mended, ascending, and their rows of this table, in that order."""
-        wanted = np.array([0 if path is None else _key(path) for path in batch["mask_path"].to_pylist()], np.uint64)
+        """Return the numbers of the rows of `batch` whose mask was mended, ascending, and their
+        rows of this table, in that order.
+        """
+        wanted = np.array(
+            [0 if path is None else _key(path) for path in batch["mask_path"].to_pylist()],
+            np.uint64,
+        )
         place = np.minimum(np.searchsorted(self._sorted, wanted), max(len(self) - 1, 0))
         at = np.flatnonzero(self._sorted[place] == wanted) if len(self) else np.zeros(0, np.int64)
         if not len(at):
             return at, SCHEMA.empty_table()
-        rows = self._take(self._order[place[at]], tuple(dict.fromkeys(("damaged_path", "damaged_digest", *_of_masks(batch.column_names)))))
+        rows = self._take(
+            self._order[place[at]],
+            tuple(
+                dict.fromkeys(("damaged_path", "damaged_digest", *_of_masks(batch.column_names)))
+            ),
+        )
         damaged = batch.select(_KEYS).take(pa.array(at))
-        same = pc.and_(pc.equal(rows["damaged_path"], damaged["mask_path"]), pc.equal(rows["damaged_digest"], damaged["mask_digest"]))
+        same = pc.and_(
+            pc.equal(rows["damaged_path"], damaged["mask_path"]),
+            pc.equal(rows["damaged_digest"], damaged["mask_digest"]),
+        )
         valid = pc.fill_null(same, False).combine_chunks()
         return at[valid.to_numpy(zero_copy_only=False)], rows.filter(valid)
 
     def _take(self, numbers: np.ndarray, columns: tuple[str, ...]) -> pa.Table:
-        """Return the rows of these numbers, in the order given; in order of the tiles table, each row group is read once."""
+        """Return the rows of these numbers, in the order given; in order of the tiles table, each
+        row group is read once.
+        """
         pieces = []
         for index in np.unique(np.searchsorted(self._starts, numbers, side="right") - 1).tolist():
             if self._group is None or self._group[:2] != (index, columns):
                 self._group = (index, columns, tables.read_row_group(self._file, index, columns))
             inside = (numbers >= self._starts[index]) & (numbers < self._starts[index + 1])
-            pieces.append((np.flatnonzero(inside), self._group[2].take(pa.array(numbers[inside] - self._starts[index]))))
+            pieces.append(
+                (
+                    np.flatnonzero(inside),
+                    self._group[2].take(pa.array(numbers[inside] - self._starts[index])),
+                )
+            )
         order = np.argsort(np.concatenate([positions for positions, _ in pieces]))
         return pa.concat_tables([table for _, table in pieces]).take(pa.array(order))
 
     def check_files(self, root: str | Path, *, whole: bool = False) -> None:
-        """Raise IntegrityError when a mended mask is not there as it was written; with `whole` all of them are read."""
+        """Raise IntegrityError when a mended mask is not there as it was written; with `whole` all
+        of them are read.
+        """
         # Tables of earlier versions do not name the folder.
         folder = self.header.get("folder")
         home = Path(root) if folder is None else Path(os.path.normpath(Path(root, to_name(folder))))
-        damages = checksums.check_files(home, self._files(folder), whole=whole, keep_states=folder is not None)
-        checksums.raise_damage(damages, "a mended mask is not there any more, or was changed", "histoprep repair with --force writes it again")
+        damages = checksums.check_files(
+            home, self._files(folder), whole=whole, keep_states=folder is not None
+        )
+        checksums.raise_damage(
+            damages,
+            "a mended mask is not there any more, or was changed",
+            "histoprep repair with --force writes it again",
+        )
 
     def _files(self, folder: str | None) -> Iterator[checksums.Expected]:
-        """Yield the mended masks by their paths in their own folder, or, without, in the data set's."""
+        """Yield the mended masks by their paths in their own folder, or, without, in the data
+        set's.
+        """
         start = 0 if folder is None else len(folder) + 1
         columns = ["mask_path", "mask_bytes", "mask_digest"]
         for batch in tables.read_batches(self._file, columns):
@@ -161,7 +237,8 @@ def _hint(folder: Path) -> str:
 def open_mended(folder: Path) -> MendedMasks | None:
     """Return the mended masks of a workspace, None when nothing was repaired.
 
-    Raises IntegrityError when a repair was begun and did not end: damaged masks do not come back unnoticed.
+    Raises IntegrityError when a repair was begun and did not end: damaged masks do not come back
+    unnoticed.
     """
     recorded = recorded_repair(folder)
     if recorded is None:
@@ -171,7 +248,11 @@ def open_mended(folder: Path) -> MendedMasks | None:
     except FileNotFoundError:
         found = None
     if found is None or found.header.get("ledger_digest") != recorded.ledger_digest:
-        raise IntegrityError("the masks were repaired once, and a later repair did not end", path=folder / MENDED_TABLE, hint=_hint(folder))
+        raise IntegrityError(
+            "the masks were repaired once, and a later repair did not end",
+            path=folder / MENDED_TABLE,
+            hint=_hint(folder),
+        )
     return found
 
 
@@ -181,7 +262,12 @@ class TileRows:
     Of a mended mask come `columns`, and from the damaged one all others.
     """
 
-    def __init__(self, opened: pq.ParquetFile, mended: MendedMasks | None = None, columns: Sequence[str] = MASK_COLUMNS) -> None:
+    def __init__(
+        self,
+        opened: pq.ParquetFile,
+        mended: MendedMasks | None = None,
+        columns: Sequence[str] = MASK_COLUMNS,
+    ) -> None:
         """Read nothing yet."""
         self._file = opened
         self.mended = mended
@@ -192,22 +278,36 @@ class TileRows:
         """Return the number of rows, orphan masks too."""
         return int(self._file.metadata.num_rows)
 
-    def read_batches(self, columns: Sequence[str] | None = None, rows: int = tables.ROW_GROUP_ROWS) -> Iterator[pa.Table]:
-        """Yield the rows in order, at most `rows` at a time: all columns of the table, or those named, `IS_MENDED` among them if asked for.
+    def read_batches(
+        self, columns: Sequence[str] | None = None, rows: int = tables.ROW_GROUP_ROWS
+    ) -> Iterator[pa.Table]:
+        """Yield the rows in order, at most `rows` at a time: all columns of the table, or those
+        named, `IS_MENDED` among them if asked for.
 
         Raises IntegrityError when a page fails its checksum.
         """
         wanted = list(self._file.schema_arrow.names if columns is None else columns)
         stored = [name for name in wanted if name != IS_MENDED]
         asked = self.mended if IS_MENDED in wanted or _of_masks(stored) else None
-        for batch in tables.read_batches(self._file, list(dict.fromkeys((*stored, *(() if asked is None else _KEYS)))), rows):
-            seen, is_mended = asked.put_into(batch, self._columns) if asked is not None else (batch, np.zeros(batch.num_rows, bool))
+        for batch in tables.read_batches(
+            self._file, list(dict.fromkeys((*stored, *(() if asked is None else _KEYS)))), rows
+        ):
+            seen, is_mended = (
+                asked.put_into(batch, self._columns)
+                if asked is not None
+                else (batch, np.zeros(batch.num_rows, bool))
+            )
             chosen = seen.select(stored)
-            yield chosen.append_column(IS_MENDED, pa.array(is_mended)) if IS_MENDED in wanted else chosen
+            yield (
+                chosen.append_column(IS_MENDED, pa.array(is_mended))
+                if IS_MENDED in wanted
+                else chosen
+            )
 
 
 def open_rows(table: Path) -> tuple[TileRows, dict[str, Any]]:
-    """Return the rows of a tiles table as later stages see them, and its header; mended masks are those of its folder.
+    """Return the rows of a tiles table as later stages see them, and its header; mended masks are
+    those of its folder.
 
     Raises IntegrityError, FileNotFoundError.
     """

@@ -38,7 +38,11 @@ class TableOptions:
 
     def identity(self) -> dict[str, Any]:
         """Return what the rows depend on, as JSON values."""
-        chosen = {"scan": dataclasses.asdict(self.scan), "tiles": dataclasses.asdict(self.tiles), "sample": self.sample}
+        chosen = {
+            "scan": dataclasses.asdict(self.scan),
+            "tiles": dataclasses.asdict(self.tiles),
+            "sample": self.sample,
+        }
         return dict(json.loads(json.dumps(chosen, default=_as_json)))
 
 
@@ -67,11 +71,13 @@ def stored_options(stored: dict[str, Any]) -> TableOptions:
 
 
 def earlier_options(workspace: Workspace) -> TableOptions:
-    """Return the options of the last audit, so that later commands see the same data set; the defaults when there was none.
+    """Return the options of the last audit, so that later commands see the same data set; the
+    defaults when there was none.
 
-    They are in a file of their own, written before any work starts. Workspaces of before that file have them in the tiles table alone.
-    Raises UsageError when the workspace is of another data set that still exists (one that moved takes its workspace along), and
-    IntegrityError when options were chosen once and cannot be read.
+    They are in a file of their own, written before any work starts. Workspaces of before that file
+    have them in the tiles table alone. Raises UsageError when the workspace is of another data set
+    that still exists (one that moved takes its workspace along), and IntegrityError when options
+    were chosen once and cannot be read.
     """
     stored = _stored(workspace)
     if stored is None:
@@ -82,7 +88,12 @@ def earlier_options(workspace: Workspace) -> TableOptions:
 
 def read_kept_options(path: Path) -> dict[str, Any]:
     """Return what a file of kept options says; raises FileNotFoundError, IntegrityError."""
-    return read_sealed_json(path, kind=_FILE_KIND, version=_FILE_VERSION, hint="histoprep audit ROOT --forget, with what was chosen before")
+    return read_sealed_json(
+        path,
+        kind=_FILE_KIND,
+        version=_FILE_VERSION,
+        hint="histoprep audit ROOT --forget, with what was chosen before",
+    )
 
 
 def refuse_foreign_workspace(workspace: Workspace) -> None:
@@ -95,7 +106,8 @@ def refuse_foreign_workspace(workspace: Workspace) -> None:
 
 @contextlib.contextmanager
 def keeping_options(workspace: Workspace, options: TableOptions) -> Iterator[None]:
-    """Keep the options for later commands, durably, before the work inside begins; those that are refused there (UsageError) are dropped again.
+    """Keep the options for later commands, durably, before the work inside begins; those that are
+    refused there (UsageError) are dropped again.
 
     The caller holds the workspace's lock. Raises OutputError.
     """
@@ -114,11 +126,22 @@ def keeping_options(workspace: Workspace, options: TableOptions) -> Iterator[Non
         raise
 
 
-def chosen_words(workspace: Workspace, scan_options: ScanOptions, beside: ScanOptions | None = None) -> list[str]:
-    """Return, in words, the options that are not as in `beside` (the defaults), such as `group by slide\\d+`."""
+def chosen_words(
+    workspace: Workspace, scan_options: ScanOptions, beside: ScanOptions | None = None
+) -> list[str]:
+    """Return, in words, the options that are not as in `beside` (the defaults), such as `group by
+    slide\\d+`.
+    """
     # Resolved, since a layout that would be found again needs no words.
-    chosen, others = (dataclasses.asdict(resolved(workspace, TableOptions(options)).scan) for options in (scan_options, beside or ScanOptions()))
-    return [f"{name.replace('_', ' ')} {_in_words(value)}" for name, value in chosen.items() if value != others[name]]
+    chosen, others = (
+        dataclasses.asdict(resolved(workspace, TableOptions(options)).scan)
+        for options in (scan_options, beside or ScanOptions())
+    )
+    return [
+        f"{name.replace('_', ' ')} {_in_words(value)}"
+        for name, value in chosen.items()
+        if value != others[name]
+    ]
 
 
 def _in_words(value: object) -> str:
@@ -133,7 +156,9 @@ def _is_kept(workspace: Workspace, content: dict[str, Any]) -> bool:
 
 
 def _read(workspace: Workspace) -> dict[str, Any]:
-    return read_sealed_json(workspace.scan_options, kind=_FILE_KIND, version=_FILE_VERSION, hint=_hint(workspace))
+    return read_sealed_json(
+        workspace.scan_options, kind=_FILE_KIND, version=_FILE_VERSION, hint=_hint(workspace)
+    )
 
 
 def _stored(workspace: Workspace) -> dict[str, Any] | None:
@@ -145,25 +170,52 @@ def _stored(workspace: Workspace) -> dict[str, Any] | None:
     try:
         return tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)[1]
     except IntegrityError as error:
-        what = "the options of the last audit are lost: they are in this table alone, and it cannot be used"
-        raise IntegrityError(what, path=workspace.tiles, seen=error.what, hint=_hint(workspace)) from error
+        what = (
+            "the options of the last audit are lost: they are in this table alone, and it cannot be"
+            " used"
+        )
+        raise IntegrityError(
+            what, path=workspace.tiles, seen=error.what, hint=_hint(workspace)
+        ) from error
 
 
 def _hint(workspace: Workspace) -> str:
-    return f"histoprep audit {workspace.root} --forget, with --group-by and what else was chosen before; they are kept again then"
+    return (
+        f"histoprep audit {workspace.root} --forget, with --group-by and what else was chosen"
+        " before; they are kept again then"
+    )
 
 
 def _refuse_other_data_set(workspace: Workspace, stored: dict[str, Any]) -> None:
     owner = Path(stored["root"])
     if owner.is_dir() and not owner.samefile(workspace.root):
-        what, hint = "this workspace belongs to another data set", f"name another --workspace, or delete {workspace.folder}"
-        raise UsageError(what, path=workspace.folder, seen=f"results of {owner}", expected=f"results of {workspace.root}", hint=hint)
+        what, hint = (
+            "this workspace belongs to another data set",
+            f"name another --workspace, or delete {workspace.folder}",
+        )
+        raise UsageError(
+            what,
+            path=workspace.folder,
+            seen=f"results of {owner}",
+            expected=f"results of {workspace.root}",
+            hint=hint,
+        )
 
 
 def resolved(workspace: Workspace, options: TableOptions) -> TableOptions:
-    """Return the options with the layout decided and paths made absolute, as the table's header keeps them."""
+    """Return the options with the layout decided and paths made absolute, as the table's header
+    keeps them.
+    """
     chosen = options.scan
     open_question = chosen.layout is Layout.AUTO and not (chosen.images or chosen.masks)
     layout = detect_layout(workspace.root) if open_question else chosen.layout
     csv = chosen.csv.resolve() if chosen.csv else None
-    return replace(options, scan=replace(chosen, layout=layout, csv=csv, unlabelled=tuple(one.resolve() for one in chosen.unlabelled)))
+    return replace(
+        options,
+        scan=replace(
+            chosen,
+            layout=layout,
+            csv=csv,
+            unlabelled=tuple(one.resolve() for one in chosen.unlabelled),
+        ),
+    )

@@ -1,8 +1,11 @@
-"""Tiles table -> masks whose labels depend on the reader: by themselves (HP413), or beside the masks of their folder (HP414).
+"""Tiles table -> masks whose labels depend on the reader: by themselves (HP413), or beside the
+masks of their folder (HP414).
 
-A value of 1 in a 1-bit mask may be label 1, or a 255 that a tool stored in the fewest bits (ImageMagick does, file by file): nothing in the
-file says which, but masks of more bits beside it do say that the question is open. The same goes for palettes in which one index has two
-colours, and for palettes beside grey. The audit reports what is found here, and later stages stop at what nobody decided.
+A value of 1 in a 1-bit mask may be label 1, or a 255 that a tool stored in the fewest bits
+(ImageMagick does, file by file): nothing in the file says which, but masks of more bits beside it
+do say that the question is open. The same goes for palettes in which one index has two colours, and
+for palettes beside grey. The audit reports what is found here, and later stages stop at what nobody
+decided.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from histoprep.errors import UsageError
 from histoprep.mask_reading import MIN_IS_WHITE, PALETTE, UNDECIDED, Reading
 
 _COLUMNS = (
-    "mask_path", "mask_error", "mask_error_detail", "mask_mode", "mask_bit_depth", "mask_doubt", "mask_stored_ids", "mask_shown_ids",
+    "mask_path", "mask_error", "mask_error_detail", "mask_mode", "mask_bit_depth", "mask_doubt",
+    "mask_stored_ids", "mask_shown_ids",
     "mask_palette", "label_ids",
 )  # fmt: skip
 _GREY = pa.array(["1", "L", "I;16", "I;16B"])
@@ -41,7 +45,9 @@ class OddMask(NamedTuple):
 
 @dataclass(slots=True)
 class Disagreement:
-    """The masks of one kind that readers read in two ways: how many nobody decided, an example, and both sets of labels."""
+    """The masks of one kind that readers read in two ways: how many nobody decided, an example, and
+    both sets of labels.
+    """
 
     kind: str
     num_masks: int = 0
@@ -56,8 +62,9 @@ class Disagreement:
 class MaskReadings:
     """What the masks of a tiles table leave open.
 
-    `disagreements` are by kind, decided or not; `depth`, `palettes` and `modes` masks that are stored otherwise than those
-    beside them, whose labels depend on how that came about. `labels` are those of the masks that all readers read alike.
+    `disagreements` are by kind, decided or not; `depth`, `palettes` and `modes` masks that are
+    stored otherwise than those beside them, whose labels depend on how that came about. `labels`
+    are those of the masks that all readers read alike.
     """
 
     reading: Reading = UNDECIDED
@@ -69,17 +76,30 @@ class MaskReadings:
 
     @classmethod
     def of(cls, table: Path) -> MaskReadings:
-        """Return what a tiles table says; raises UsageError for a table of an earlier version, IntegrityError, FileNotFoundError."""
-        opened, header = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+        """Return what a tiles table says; raises UsageError for a table of an earlier version,
+        IntegrityError, FileNotFoundError.
+        """
+        opened, header = tables.open_table(
+            table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION
+        )
         if missing := set(_COLUMNS) - set(opened.schema_arrow.names):
-            raise UsageError("the tiles table is of an earlier version", path=table, seen=f"no {', '.join(sorted(missing))}", hint="histoprep audit")
+            raise UsageError(
+                "the tiles table is of an earlier version",
+                path=table,
+                seen=f"no {', '.join(sorted(missing))}",
+                hint="histoprep audit",
+            )
         found = cls(tiles.TileOptions.from_json(header["options"]["tiles"]).mask_reading)
         survey = _Survey()
         for batch in tables.read_batches(opened, _COLUMNS):
             masks = batch.filter(pc.is_valid(batch["mask_path"]))
             survey.add(masks)
             found._note_disagreements(masks)
-            found.labels.update(pc.unique(pc.list_flatten(masks["label_ids"].filter(pc.is_null(masks["mask_doubt"])))).to_pylist())
+            found.labels.update(
+                pc.unique(
+                    pc.list_flatten(masks["label_ids"].filter(pc.is_null(masks["mask_doubt"])))
+                ).to_pylist()
+            )
         odd = survey.odd(found.reading)
         for batch in tables.read_batches(opened, _COLUMNS) if odd.any() else ():
             odd.name(batch.filter(pc.is_valid(batch["mask_path"])), found)
@@ -87,7 +107,9 @@ class MaskReadings:
 
     def _note_disagreements(self, masks: pa.Table) -> None:
         doubtful = masks.filter(pc.is_valid(masks["mask_doubt"]))
-        for row in doubtful.select([name for name in _COLUMNS if name != "mask_palette"]).to_pylist():
+        for row in doubtful.select(
+            [name for name in _COLUMNS if name != "mask_palette"]
+        ).to_pylist():
             seen = self.disagreements.setdefault(row["mask_doubt"], Disagreement(row["mask_doubt"]))
             seen.num_masks += 1
             seen.stored.update(row["mask_stored_ids"])
@@ -99,25 +121,58 @@ class MaskReadings:
 
     @property
     def advice(self) -> str | None:
-        """Return which reading of palettes gives the labels of the other masks, None where both do, or neither."""
+        """Return which reading of palettes gives the labels of the other masks, None where both do,
+        or neither.
+        """
         palettes = self.disagreements.get(PALETTE)
         if palettes is None or not self.labels - {0}:
             return None
         fits = {"grey": palettes.shown <= self.labels, "index": palettes.stored <= self.labels}
-        return next((name for name, does in fits.items() if does), None) if sum(fits.values()) == 1 else None
+        return (
+            next((name for name, does in fits.items() if does), None)
+            if sum(fits.values()) == 1
+            else None
+        )
 
     def open_questions(self) -> Iterator[tuple[str, str, str]]:
-        """Yield what nobody decided: what it is in words, an example with its readings, the options that decide it."""
+        """Yield what nobody decided: what it is in words, an example with its readings, the options
+        that decide it.
+        """
         white = "stored (as tifffile writes), or inverted"
-        options = {PALETTE: f"--palette {self.advice or 'index, or grey'}", MIN_IS_WHITE: f"--min-is-white {white}"}
-        what = {PALETTE: "a palette of greys that are not their indices (HP413)", MIN_IS_WHITE: "0 for white (HP413)"}
+        options = {
+            PALETTE: f"--palette {self.advice or 'index, or grey'}",
+            MIN_IS_WHITE: f"--min-is-white {white}",
+        }
+        what = {
+            PALETTE: "a palette of greys that are not their indices (HP413)",
+            MIN_IS_WHITE: "0 for white (HP413)",
+        }
         for kind, seen in self.disagreements.items():
             if seen.num_undecided:
-                yield f"{_masks(seen.num_undecided)} {what[kind]}", f"{seen.example}: {seen.detail}", options[kind]
+                yield (
+                    f"{_masks(seen.num_undecided)} {what[kind]}",
+                    f"{seen.example}: {seen.detail}",
+                    options[kind],
+                )
         others = (
-            (self.depth, "another bit depth than those beside them (HP414)", "--depth stored, 8 or 16", self.reading.depth),
-            (self.palettes, "other colours for an index than those beside them (HP414)", "--palette index", self.reading.palette),
-            (self.modes, "a palette beside grey masks (HP414)", "--palette index", self.reading.palette),
+            (
+                self.depth,
+                "another bit depth than those beside them (HP414)",
+                "--depth stored, 8 or 16",
+                self.reading.depth,
+            ),
+            (
+                self.palettes,
+                "other colours for an index than those beside them (HP414)",
+                "--palette index",
+                self.reading.palette,
+            ),
+            (
+                self.modes,
+                "a palette beside grey masks (HP414)",
+                "--palette index",
+                self.reading.palette,
+            ),
         )
         for masks, words, option, decided in others:
             if masks and decided is None:
@@ -126,19 +181,32 @@ class MaskReadings:
     def warnings(self) -> Iterator[str]:
         """Yield what stages that go on without a decision should warn of."""
         for words, example, option in self.open_questions():
-            yield f"{words}: readers disagree on their labels; {example}; histoprep audit with {option}"
+            yield (
+                f"{words}: readers disagree on their labels; {example}; histoprep audit with"
+                f" {option}"
+            )
         if self.palettes and self.reading.palette is not None:
             first = self.palettes[0]
-            yield f"{_masks(len(self.palettes))} other colours for an index than those beside them (HP414): {first.path}: {first.detail}"
+            yield (
+                f"{_masks(len(self.palettes))} other colours for an index than those beside them"
+                f" (HP414): {first.path}: {first.detail}"
+            )
 
     def refuse(self, root: Path, *, here: bool) -> None:
-        """Raise UsageError when there are masks whose labels nobody decided; `here` when the command itself has the options."""
+        """Raise UsageError when there are masks whose labels nobody decided; `here` when the
+        command itself has the options.
+        """
         questions = list(self.open_questions())
         if questions:
             options = "; ".join(dict.fromkeys(option for _, _, option in questions))
-            hint = f"look at these masks, then give {options}" if here else f"histoprep audit {root} with {options}; then the same command"
+            hint = (
+                f"look at these masks, then give {options}"
+                if here
+                else f"histoprep audit {root} with {options}; then the same command"
+            )
             raise UsageError(
-                "readers disagree on what the labels of some masks are: " + "; ".join(words for words, _, _ in questions),
+                "readers disagree on what the labels of some masks are: "
+                + "; ".join(words for words, _, _ in questions),
                 path=root,
                 seen="; ".join(example for _, example, _ in questions),
                 hint=f"{hint} (docs/mask-encodings.md)",
@@ -150,7 +218,9 @@ def _masks(number: int) -> str:
 
 
 class _Amount(NamedTuple):
-    """Of masks of one folder and depth: how many, how many with a label other than 0, with label 255, the highest label, one of them."""
+    """Of masks of one folder and depth: how many, how many with a label other than 0, with label
+    255, the highest label, one of them.
+    """
 
     masks: int = 0
     foreground: int = 0
@@ -159,7 +229,11 @@ class _Amount(NamedTuple):
     example: str = ""
 
     def __add__(self, other: _Amount) -> _Amount:  # type: ignore[override]
-        sums = (self.masks + other.masks, self.foreground + other.foreground, self.white + other.white)
+        sums = (
+            self.masks + other.masks,
+            self.foreground + other.foreground,
+            self.white + other.white,
+        )
         return _Amount(*sums, max(self.highest, other.highest), self.example or other.example)
 
 
@@ -168,12 +242,16 @@ class _Survey:
     """How the masks of each folder are stored."""
 
     grey: dict[tuple[str, int], _Amount] = field(default_factory=dict)
-    colours: dict[tuple[str, int], Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+    colours: dict[tuple[str, int], Counter[int]] = field(
+        default_factory=lambda: defaultdict(Counter)
+    )
     examples: dict[tuple[str, int, int], str] = field(default_factory=dict)
 
     def add(self, masks: pa.Table) -> None:
         """Count a piece of the table."""
-        read = masks.filter(pc.and_(pc.is_null(masks["mask_error"]), pc.is_valid(masks["label_ids"])))
+        read = masks.filter(
+            pc.and_(pc.is_null(masks["mask_error"]), pc.is_valid(masks["label_ids"]))
+        )
         if not read.num_rows:
             return
         self._add_grey(read.filter(pc.is_in(read["mask_mode"], _GREY)))
@@ -184,11 +262,26 @@ class _Survey:
     def _add_grey(self, masks: pa.Table) -> None:
         highest, white = _highest(masks)
         facts = {"foreground": (highest > 0).astype(np.int64), "white": white, "highest": highest}
-        table = pa.table({"folder": _folders(masks), "depth": masks["mask_bit_depth"], "path": masks["mask_path"], **facts})
-        sums = [("path", "count"), ("foreground", "sum"), ("white", "sum"), ("highest", "max"), ("path", "min")]
+        table = pa.table(
+            {
+                "folder": _folders(masks),
+                "depth": masks["mask_bit_depth"],
+                "path": masks["mask_path"],
+                **facts,
+            }
+        )
+        sums = [
+            ("path", "count"),
+            ("foreground", "sum"),
+            ("white", "sum"),
+            ("highest", "max"),
+            ("path", "min"),
+        ]
         for row in table.group_by(["folder", "depth"]).aggregate(sums).to_pylist():
             amount = _Amount(*(row[f"{name}_{how}"] for name, how in sums))
-            self.grey[row["folder"], row["depth"]] = self.grey.get((row["folder"], row["depth"]), _Amount()) + amount
+            self.grey[row["folder"], row["depth"]] = (
+                self.grey.get((row["folder"], row["depth"]), _Amount()) + amount
+            )
 
     def _add_palettes(self, masks: pa.Table) -> None:
         for folder, path, indices, colours in _palettes(masks):
@@ -197,13 +290,23 @@ class _Survey:
                 self.examples.setdefault((folder, index, colour), path)
 
     def _add_palettes_of_greys(self, masks: pa.Table) -> None:
-        """Count masks with labels that are read by the grey values of a palette as 8-bit grey, which they once were."""
+        """Count masks with labels that are read by the grey values of a palette as 8-bit grey,
+        which they once were.
+        """
         coloured = {path for _, path, _, _ in _palettes(masks)}
         highest, white = _highest(masks)
-        for row in zip(_folders(masks).to_pylist(), masks["mask_path"].to_pylist(), highest.tolist(), white.tolist(), strict=True):
+        for row in zip(
+            _folders(masks).to_pylist(),
+            masks["mask_path"].to_pylist(),
+            highest.tolist(),
+            white.tolist(),
+            strict=True,
+        ):
             folder, path, label, is_white = row
             if label and path not in coloured:
-                self.grey[folder, _BYTE] = self.grey.get((folder, _BYTE), _Amount()) + _Amount(1, 1, int(is_white), label, path)
+                self.grey[folder, _BYTE] = self.grey.get((folder, _BYTE), _Amount()) + _Amount(
+                    1, 1, int(is_white), label, path
+                )
 
     def odd(self, reading: Reading) -> _Odd:
         """Return which masks are stored otherwise than those beside them."""
@@ -217,24 +320,38 @@ class _Survey:
             if len(counts) > 1:
                 usual = min((-number, colour) for colour, number in counts.items())[1]
                 odd.colours[folder, index] = usual, self.examples[folder, index, usual]
-        odd.grey_folders = {folder: min(amount.example for amount in found.values()) for folder, found in depths.items()}
+        odd.grey_folders = {
+            folder: min(amount.example for amount in found.values())
+            for folder, found in depths.items()
+        }
         odd.has_palettes = bool(self.colours)
         return odd
 
     def _odd_depths(self, depths: Mapping[str, Mapping[int, _Amount]], odd: _Odd) -> None:
-        """Note masks whose values may have been scaled: of fewer bits than others of their folder; below 8 bits, of the whole data set.
+        """Note masks whose values may have been scaled: of fewer bits than others of their folder;
+        below 8 bits, of the whole data set.
 
-        16 bits that are needed for no label beside them raise no question, unless there is white: 255 may be 65,535. In a folder where
-        most masks have fewer bits, the few of more bits are named: they raise the question.
+        16 bits that are needed for no label beside them raise no question, unless there is white:
+        255 may be 65,535. In a folder where most masks have fewer bits, the few of more bits are
+        named: they raise the question.
         """
-        of_bytes = [amount.example for found in depths.values() for depth, amount in found.items() if depth >= _BYTE]
+        of_bytes = [
+            amount.example
+            for found in depths.values()
+            for depth, amount in found.items()
+            if depth >= _BYTE
+        ]
         for folder, found in depths.items():
             widest = max(found)
             for depth, amount in found.items():
                 bits, example = widest, found[widest].example
                 if depth < _BYTE and widest < _BYTE and of_bytes:
                     bits, example = _BYTE, min(of_bytes)
-                if bits == depth or not amount.foreground or (depth == _BYTE and not _may_be_scaled(amount, found[bits])):
+                if (
+                    bits == depth
+                    or not amount.foreground
+                    or (depth == _BYTE and not _may_be_scaled(amount, found[bits]))
+                ):
                     continue
                 if depth >= _BYTE and found[bits].masks < amount.foreground:
                     odd.depths[folder, bits] = depth, amount.example
@@ -243,13 +360,17 @@ class _Survey:
 
 
 def _may_be_scaled(narrow: _Amount, wide: _Amount) -> bool:
-    """Return whether labels of 8-bit masks may be 257 times as high, as those of 16-bit masks of their folder are."""
+    """Return whether labels of 8-bit masks may be 257 times as high, as those of 16-bit masks of
+    their folder are.
+    """
     return wide.highest > _WHITE or (narrow.white > 0 and wide.white == 0)
 
 
 @dataclass(slots=True)
 class _Odd:
-    """The keys of odd masks: folder and depth with the other depth, folder and index with its usual colour; each with an example."""
+    """The keys of odd masks: folder and depth with the other depth, folder and index with its usual
+    colour; each with an example.
+    """
 
     depths: dict[tuple[str, int], tuple[int, str]] = field(default_factory=dict)
     colours: dict[tuple[str, int], tuple[int, str]] = field(default_factory=dict)
@@ -262,36 +383,64 @@ class _Odd:
 
     def name(self, masks: pa.Table, found: MaskReadings) -> None:
         """Add the odd masks of a piece of the table to `found`."""
-        read = masks.filter(pc.and_(pc.is_null(masks["mask_error"]), pc.is_valid(masks["label_ids"])))
+        read = masks.filter(
+            pc.and_(pc.is_null(masks["mask_error"]), pc.is_valid(masks["label_ids"]))
+        )
         if self.depths:
             found.depth += self._depths(read.filter(pc.is_in(read["mask_mode"], _GREY)))
-        for folder, path, indices, colours in _palettes(read.filter(pc.is_valid(read["mask_palette"]))):
-            other = [one for one in zip(indices, colours, strict=True) if self._is_other(folder, *one)]
+        for folder, path, indices, colours in _palettes(
+            read.filter(pc.is_valid(read["mask_palette"]))
+        ):
+            other = [
+                one for one in zip(indices, colours, strict=True) if self._is_other(folder, *one)
+            ]
             if other:
                 index, colour = other[0]
                 usual, example = self.colours[folder, index]
-                found.palettes.append(OddMask(path, f"index {index} is #{colour:06x} here and #{usual:06x} in others, such as {example}"))
+                found.palettes.append(
+                    OddMask(
+                        path,
+                        f"index {index} is #{colour:06x} here and #{usual:06x} in others, such as"
+                        f" {example}",
+                    )
+                )
             elif found.reading.palette is None and folder in self.grey_folders and any(indices):
                 shown = ", ".join(map(str, indices[:_NUM_SHOWN]))
-                words = f"indices {shown} of a palette of colours beside grey masks, such as {self.grey_folders[folder]}"
-                found.modes.append(OddMask(path, f"{words}: labels only if both are numbered alike"))
+                words = (
+                    f"indices {shown} of a palette of colours beside grey masks, such as"
+                    f" {self.grey_folders[folder]}"
+                )
+                found.modes.append(
+                    OddMask(path, f"{words}: labels only if both are numbered alike")
+                )
 
     def _is_other(self, folder: str, index: int, colour: int) -> bool:
         return (folder, index) in self.colours and self.colours[folder, index][0] != colour
 
     def _depths(self, masks: pa.Table) -> Iterator[OddMask]:
-        rows = zip(_folders(masks).to_pylist(), *(masks[name].to_pylist() for name in ("mask_path", "mask_bit_depth", "label_ids")), strict=True)
+        rows = zip(
+            _folders(masks).to_pylist(),
+            *(masks[name].to_pylist() for name in ("mask_path", "mask_bit_depth", "label_ids")),
+            strict=True,
+        )
         for folder, path, depth, labels in rows:
             other = self.depths.get((folder, depth))
             if other is None or not any(labels):
                 continue
             bits, example = other
             if bits > depth:
-                words = f"{_listed(labels)} as stored, or {_listed([label * _factor(depth, bits) for label in labels])} scaled"
-                yield OddMask(path, f"{plural_bits(depth)} beside {bits}, such as {example}: {words}")
+                words = (
+                    f"{_listed(labels)} as stored, or"
+                    f" {_listed([label * _factor(depth, bits) for label in labels])} scaled"
+                )
+                yield OddMask(
+                    path, f"{plural_bits(depth)} beside {bits}, such as {example}: {words}"
+                )
             else:
                 words = f"a label 1 of those is 1 as stored, or {_factor(bits, depth)} scaled"
-                yield OddMask(path, f"{plural_bits(depth)} beside {bits}, such as {example}: {words}")
+                yield OddMask(
+                    path, f"{plural_bits(depth)} beside {bits}, such as {example}: {words}"
+                )
 
 
 def plural_bits(bits: int) -> str:
@@ -305,17 +454,26 @@ def _factor(bits: int, wanted: int) -> int:
 
 def _listed(labels: Iterable[int]) -> str:
     shown = list(labels)
-    return ", ".join(map(str, shown[:_NUM_SHOWN])) + (f" and {len(shown) - _NUM_SHOWN} more" if len(shown) > _NUM_SHOWN else "")
+    return ", ".join(map(str, shown[:_NUM_SHOWN])) + (
+        f" and {len(shown) - _NUM_SHOWN} more" if len(shown) > _NUM_SHOWN else ""
+    )
 
 
 def _palettes(masks: pa.Table) -> Iterator[tuple[str, str, list[int], list[int]]]:
-    """Yield folder, path, indices and colours of masks that are read by the index of a palette of colours."""
+    """Yield folder, path, indices and colours of masks that are read by the index of a palette of
+    colours.
+    """
     columns: list[Any] = [
         _folders(masks).to_pylist(),
-        *(masks[name].to_pylist() for name in ("mask_path", "mask_stored_ids", "mask_palette", "label_ids")),
+        *(
+            masks[name].to_pylist()
+            for name in ("mask_path", "mask_stored_ids", "mask_palette", "label_ids")
+        ),
     ]
     for folder, path, indices, colours, labels in zip(*columns, strict=True):
-        if labels == indices and any(colour != index * 0x010101 for index, colour in zip(indices, colours, strict=True)):
+        if labels == indices and any(
+            colour != index * 0x010101 for index, colour in zip(indices, colours, strict=True)
+        ):
             yield folder, path, indices, colours
 
 
@@ -324,7 +482,9 @@ def _folders(masks: pa.Table) -> pa.ChunkedArray:
 
 
 def _highest(masks: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Return the highest label of each mask, and 1 where it holds 255, int64 [n]; each has one label at least, in order of label."""
+    """Return the highest label of each mask, and 1 where it holds 255, int64 [n]; each has one
+    label at least, in order of label.
+    """
     lists = masks["label_ids"].combine_chunks()
     labels = lists.flatten().to_numpy()
     ends = np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))

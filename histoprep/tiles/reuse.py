@@ -1,10 +1,12 @@
 """Rows of an earlier tiles table that still hold, so that their files need not be read again.
 
-A row holds while paths, sizes, modification times, change times and inodes of its files are the same: what git looks at. A file that
-was replaced by one of the same size and modification time has another inode or change time, which no program sets. Sizes and
-modification times stand in the table. Change times and inodes do not, since a table has the same bytes wherever it is made: they are in
-`.hp-states` beside it, a memory of this machine. Without it, or where a data set was copied, everything is read once more. After a
-decision about masks that readers understand in two ways, only those masks are read again.
+A row holds while paths, sizes, modification times, change times and inodes of its files are the
+same: what git looks at. A file that was replaced by one of the same size and modification time has
+another inode or change time, which no program sets. Sizes and modification times stand in the
+table. Change times and inodes do not, since a table has the same bytes wherever it is made: they
+are in `.hp-states` beside it, a memory of this machine. Without it, or where a data set was copied,
+everything is read once more. After a decision about masks that readers understand in two ways, only
+those masks are read again.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from histoprep.version import __version__
 
 _KEYS = ("image_path", "image_bytes", "image_mtime_ns", "mask_path", "mask_bytes", "mask_mtime_ns")
 _READS = ("image_digest", "image_error", "mask_digest", "mask_error")
-# Decided by the size alone; every other file without a digest could not be read and may be readable now.
+# Decided by the size alone; every other file without a digest could not be read and may be readable
+# now.
 _NOT_WANTED = "HP205 huge-file"
 _ENCODING = ("mask_mode", "mask_bit_depth", "mask_doubt", "mask_error")
 
@@ -42,7 +45,8 @@ class Reused(NamedTuple):
 class EarlierTable:
     """Finds rows of an earlier table by the paths, sizes, times and inodes of their files.
 
-    `num_unread` rows name files that could not be read, or masks that were read otherwise than by `reading`; these are never found.
+    `num_unread` rows name files that could not be read, or masks that were read otherwise than by
+    `reading`; these are never found.
     """
 
     def __init__(self, path: Path, reading: Reading | None = None) -> None:
@@ -51,8 +55,13 @@ class EarlierTable:
         self._file, self.header = tables.open_table(path, kind=KIND, schema_version=SCHEMA_VERSION)
         missing = set(SCHEMA.names) - set(self._file.schema_arrow.names)
         if missing:
-            raise IntegrityError("this table lacks columns", path=path, seen=", ".join(sorted(missing)))
-        self._starts = np.cumsum([0] + [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)])
+            raise IntegrityError(
+                "this table lacks columns", path=path, seen=", ".join(sorted(missing))
+            )
+        self._starts = np.cumsum(
+            [0]
+            + [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
+        )
         self._group: tuple[int, pa.Table] | None = None
         earlier = TileOptions.from_json(self.header["options"]["tiles"]).mask_reading
         self._readings = earlier, earlier if reading is None else reading
@@ -65,22 +74,33 @@ class EarlierTable:
         for batch in tables.read_batches(self._file):
             columns = [batch[name].to_pylist() for name in (*_KEYS, *_READS)]
             other = self._read_otherwise(batch)
-            for (*facts, image_digest, image_error, mask_digest, mask_error), is_other in zip(zip(*columns, strict=True), other, strict=True):
-                unread = is_other or _is_unread(facts[0], image_digest, image_error) or _is_unread(facts[3], mask_digest, mask_error)
+            for (*facts, image_digest, image_error, mask_digest, mask_error), is_other in zip(
+                zip(*columns, strict=True), other, strict=True
+            ):
+                unread = (
+                    is_other
+                    or _is_unread(facts[0], image_digest, image_error)
+                    or _is_unread(facts[3], mask_digest, mask_error)
+                )
                 yield 0 if unread else row_key(*facts)
 
     def _read_otherwise(self, batch: pa.Table) -> list[bool]:
         earlier, now = self._readings
         if earlier == now:
             return [False] * batch.num_rows
-        return [_is_read_otherwise(earlier, now, *facts) for facts in zip(*(batch[name].to_pylist() for name in _ENCODING), strict=True)]
+        return [
+            _is_read_otherwise(earlier, now, *facts)
+            for facts in zip(*(batch[name].to_pylist() for name in _ENCODING), strict=True)
+        ]
 
     def find(self, listed: list[Listed]) -> Reused | None:
         """Return the earlier rows that still hold for some of `listed`, or None."""
         if not len(self._keys):
             return None
         wanted = np.array([one.key for one in listed], np.uint64)
-        unchanged = self.states.find_keys(wanted) == np.array([one.local.number for one in listed], np.uint64)
+        unchanged = self.states.find_keys(wanted) == np.array(
+            [one.local.number for one in listed], np.uint64
+        )
         at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
         found = np.flatnonzero((self._keys[at] == wanted) & (wanted != 0) & unchanged)
         if not len(found):
@@ -94,7 +114,12 @@ class EarlierTable:
             if self._group is None or self._group[0] != group:
                 self._group = (int(group), tables.read_row_group(self._file, int(group), MEASURED))
             inside = (rows >= self._starts[group]) & (rows < self._starts[group + 1])
-            pieces.append((np.flatnonzero(inside), self._group[1].take(pa.array(rows[inside] - self._starts[group]))))
+            pieces.append(
+                (
+                    np.flatnonzero(inside),
+                    self._group[1].take(pa.array(rows[inside] - self._starts[group])),
+                )
+            )
         order = np.concatenate([positions for positions, _ in pieces])
         return pa.concat_tables([table for _, table in pieces]).take(pa.array(np.argsort(order)))
 
@@ -103,29 +128,46 @@ def _is_unread(path: str | None, digest: str | None, error: str | None) -> bool:
     return path is not None and digest is None and error != _NOT_WANTED
 
 
-def _is_read_otherwise(earlier: Reading, now: Reading, mode: str | None, bits: int | None, doubt: str | None, error: str | None) -> bool:
+def _is_read_otherwise(
+    earlier: Reading,
+    now: Reading,
+    mode: str | None,
+    bits: int | None,
+    doubt: str | None,
+    error: str | None,
+) -> bool:
     """Return whether a mask has other labels under another decision."""
     if mode is None:
         return False
     decided = tuple(reading.as_json() for reading in (earlier, now))
-    changed = {name for name in (PALETTE, MIN_IS_WHITE) if decided[0].get(name) != decided[1].get(name)}
+    changed = {
+        name for name in (PALETTE, MIN_IS_WHITE) if decided[0].get(name) != decided[1].get(name)
+    }
     if doubt in changed or (PALETTE in changed and (error or "").startswith("HP415")):
         return True
     depths = tuple(one.get(DEPTH) for one in decided)
-    return depths[0] != depths[1] and (bits or 0) < max(int(one) if one in ("8", "16") else 0 for one in depths)
+    return depths[0] != depths[1] and (bits or 0) < max(
+        int(one) if one in ("8", "16") else 0 for one in depths
+    )
 
 
 def earlier_table(path: Path, options: TableOptions) -> EarlierTable | None:
     """Return the table at `path` if its rows can be used with these options, or None.
 
-    One of another version may have measured something else: everything is read again then. Raises IntegrityError for a damaged
-    table and one of another major version, whose rows are worth nothing either.
+    One of another version may have measured something else: everything is read again then. Raises
+    IntegrityError for a damaged table and one of another major version, whose rows are worth
+    nothing either.
     """
     try:
         found = EarlierTable(path, options.tiles.mask_reading)
     except FileNotFoundError:
         return None
-    same_tool = found.header.get("tool_version") == __version__ and found.header.get("schema_version") == SCHEMA_VERSION
+    same_tool = (
+        found.header.get("tool_version") == __version__
+        and found.header.get("schema_version") == SCHEMA_VERSION
+    )
     stored: dict[str, Any] = found.header.get("options", {})
-    before, wanted = ({**one, "reading": None} for one in (stored.get("tiles", {}), options.identity()["tiles"]))
+    before, wanted = (
+        {**one, "reading": None} for one in (stored.get("tiles", {}), options.identity()["tiles"])
+    )
     return found if same_tool and before == wanted else None

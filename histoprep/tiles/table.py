@@ -29,7 +29,15 @@ from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.scan import IssueKind, ScanOptions
 from histoprep.tiles import KIND, SCHEMA, SCHEMA_VERSION, TileOptions
 from histoprep.tiles.listing import Listing, absolute_path, batched
-from histoprep.tiles.options import TableOptions, chosen_words, earlier_options, keeping_options, refuse_foreign_workspace, resolved, stored_options
+from histoprep.tiles.options import (
+    TableOptions,
+    chosen_words,
+    earlier_options,
+    keeping_options,
+    refuse_foreign_workspace,
+    resolved,
+    stored_options,
+)
 from histoprep.tiles.reuse import EarlierTable, earlier_table
 from histoprep.tiles.task import TileTask, read_part
 from histoprep.version import __version__
@@ -38,7 +46,14 @@ from histoprep.workspace import Workspace, check_outside
 if TYPE_CHECKING:
     from histoprep.console import Meter
 
-__all__ = ["TableOptions", "TableResult", "TileTable", "absolute_path", "read_issues", "unlisted_folders"]
+__all__ = [
+    "TableOptions",
+    "TableResult",
+    "TileTable",
+    "absolute_path",
+    "read_issues",
+    "unlisted_folders",
+]
 
 _PARTS_OPTIONS = "options.json"
 _ISSUES_KIND = "listing-issues"
@@ -57,8 +72,8 @@ def _silent(done: int, total: int) -> None:
 class TableResult:
     """What making the table came to; `up_to_date` when nothing had changed.
 
-    `num_listed` is larger than `num_tiles` when a sample was taken. `warning` says that the earlier table could not be used, so
-    that every file was read again, and why.
+    `num_listed` is larger than `num_tiles` when a sample was taken. `warning` says that the earlier
+    table could not be used, so that every file was read again, and why.
     """
 
     path: Path
@@ -80,7 +95,9 @@ class TileTable:
     """Makes and renews tiles.parquet of one workspace."""
 
     def __init__(self, workspace: Workspace, options: TableOptions | None = None) -> None:
-        """Without options those of the last audit are used again; raises UsageError when the workspace is of another data set."""
+        """Without options those of the last audit are used again; raises UsageError when the
+        workspace is of another data set.
+        """
         self.workspace = workspace
         if options is None:
             options = earlier_options(workspace)
@@ -91,7 +108,8 @@ class TileTable:
 
     @classmethod
     def of_parts(cls, workspace: Workspace) -> TileTable:
-        """Return the table with the options that the array jobs were given, or else with those of the table that is there.
+        """Return the table with the options that the array jobs were given, or else with those of
+        the table that is there.
 
         Raises UsageError when there is neither.
         """
@@ -105,14 +123,15 @@ class TileTable:
     def build(self, engine: Engine, advance: Advance = _silent) -> TableResult:
         """Bring the table up to date; `advance(done, total)` is told of every partition.
 
-        The options are kept for later commands before any file is read. The caller holds the workspace's lock. Raises OutputError, or
-        whatever the scan refuses.
+        The options are kept for later commands before any file is read. The caller holds the
+        workspace's lock. Raises OutputError, or whatever the scan refuses.
         """
         with keeping_options(self.workspace, self.options):
             listing = self._list()
         earlier, warning = self._earlier()
         if earlier is not None and self._is_current(earlier, listing):
-            # A run that was stopped at its very end leaves its parts; those of array jobs are for collect.
+            # A run that was stopped at its very end leaves its parts; those of array jobs are for
+            # collect.
             if not (self.workspace.parts / _PARTS_OPTIONS).exists():
                 self._drop_parts()
             return self._result(listing, listing.num_tiles, up_to_date=True)
@@ -125,7 +144,9 @@ class TileTable:
         self._drop_parts()
         return self._result(again, count.reused, warning=warning)
 
-    def build_part(self, number: int, count: int, engine: Engine, advance: Advance = _silent) -> int:
+    def build_part(
+        self, number: int, count: int, engine: Engine, advance: Advance = _silent
+    ) -> int:
         """Make every partition whose index is `number` - 1 modulo `count`, and return how many."""
         self._note_options()
         chosen = itertools.islice(self._tasks(Listing()), number - 1, None, count)
@@ -158,14 +179,22 @@ class TileTable:
         return self._result(again, 0, warning=warning)
 
     def _earlier(self) -> tuple[EarlierTable | None, str | None]:
-        """Return the table that is there, if its rows may hold, and a warning when it cannot be used at all."""
+        """Return the table that is there, if its rows may hold, and a warning when it cannot be
+        used at all.
+        """
         if not self.options.reuse:
             return None, None
         try:
             return earlier_table(self.workspace.tiles, self.options), None
         except IntegrityError as error:
             words = ", ".join(chosen_words(self.workspace, self.options.scan)) or "the defaults"
-            return None, f"{self.workspace.tiles} could not be used ({error.what}): every file was read again; options: {words}"
+            return (
+                None,
+                (
+                    f"{self.workspace.tiles} could not be used ({error.what}): every file was read"
+                    f" again; options: {words}"
+                ),
+            )
 
     def _list(self) -> Listing:
         listing = Listing()
@@ -174,12 +203,20 @@ class TileTable:
         return listing
 
     def _is_current(self, earlier: EarlierTable, listing: Listing) -> bool:
-        """Return whether a table and its issues are what would be made now; files that could not be read are tried again."""
+        """Return whether a table and its issues are what would be made now; files that could not be
+        read are tried again.
+        """
         wanted = self._header() | {"listing_digest": listing.digest}
-        if earlier.num_unread or not listing.is_same_as(earlier.states) or any(earlier.header.get(key) != value for key, value in wanted.items()):
+        if (
+            earlier.num_unread
+            or not listing.is_same_as(earlier.states)
+            or any(earlier.header.get(key) != value for key, value in wanted.items())
+        ):
             return False
         try:
-            opened, issues = tables.open_table(self.workspace.listing_issues, kind=_ISSUES_KIND, schema_version=_ISSUES_VERSION)
+            opened, issues = tables.open_table(
+                self.workspace.listing_issues, kind=_ISSUES_KIND, schema_version=_ISSUES_VERSION
+            )
             tables.check_pages(opened)
         except (FileNotFoundError, IntegrityError):
             return False
@@ -188,11 +225,18 @@ class TileTable:
     def _header(self) -> dict[str, Any]:
         return {"root": str(self.workspace.root), "options": self.options.identity()}
 
-    def _tasks(self, listing: Listing, earlier: EarlierTable | None = None, count: _Count | None = None) -> Iterator[TileTask]:
-        """Yield the partitions in order; `listing` and `count` are complete when all were yielded."""
+    def _tasks(
+        self, listing: Listing, earlier: EarlierTable | None = None, count: _Count | None = None
+    ) -> Iterator[TileTask]:
+        """Yield the partitions in order; `listing` and `count` are complete when all were
+        yielded.
+        """
         identity = self.options.identity()
-        for listed in batched(listing.walk(self.workspace.root, self.options), self.options.partition_tiles):
-            key = digest_text(f"{SCHEMA_VERSION}\0{__version__}\0{identity}\0[{', '.join(one.facts for one in listed)}]")
+        for listed in batched(
+            listing.walk(self.workspace.root, self.options), self.options.partition_tiles
+        ):
+            facts = ", ".join(one.facts for one in listed)
+            key = digest_text(f"{SCHEMA_VERSION}\0{__version__}\0{identity}\0[{facts}]")
             listing.note_keys(listed)
             reused = earlier.find(listed) if earlier else None
             if count is not None and reused:
@@ -209,7 +253,9 @@ class TileTable:
             )
 
     def _merge(self, parts: Iterable[Path], listing: Listing, advance: Advance, total: int) -> None:
-        """Write the issues and then the table; `listing` is complete only when all parts were seen."""
+        """Write the issues and then the table; `listing` is complete only when all parts were
+        seen.
+        """
 
         def rows() -> Iterator[pa.Table]:
             done = 0
@@ -224,14 +270,29 @@ class TileTable:
             return {"listing_digest": listing.digest}
 
         tables.write_table(
-            self.workspace.tiles, rows(), SCHEMA, kind=KIND, schema_version=SCHEMA_VERSION, metadata=self._header(), late_metadata=digest_of_all
+            self.workspace.tiles,
+            rows(),
+            SCHEMA,
+            kind=KIND,
+            schema_version=SCHEMA_VERSION,
+            metadata=self._header(),
+            late_metadata=digest_of_all,
         )
 
     def _write_issues(self, listing: Listing) -> None:
         columns = zip(*listing.issues, strict=True) if listing.issues else ((), (), ())
-        issues = pa.table([pa.array(map(str, column), pa.string()) for column in columns], schema=_ISSUES_SCHEMA)
+        issues = pa.table(
+            [pa.array(map(str, column), pa.string()) for column in columns], schema=_ISSUES_SCHEMA
+        )
         path, noted = self.workspace.listing_issues, {"listing_digest": listing.digest}
-        tables.write_table(path, [issues], _ISSUES_SCHEMA, kind=_ISSUES_KIND, schema_version=_ISSUES_VERSION, metadata=noted)
+        tables.write_table(
+            path,
+            [issues],
+            _ISSUES_SCHEMA,
+            kind=_ISSUES_KIND,
+            schema_version=_ISSUES_VERSION,
+            metadata=noted,
+        )
 
     def _note_options(self) -> None:
         """Leave the options for `collect`, and refuse to mix parts made with others."""
@@ -259,11 +320,28 @@ class TileTable:
                 f"{len(missing)} of {len(done)} partitions are not done",
                 path=self.workspace.parts,
                 seen=f"partitions {shown} missing",
-                hint="of n jobs, job i makes partitions i-1, i-1+n, ...: run the missing ones again with --part i/n",
+                hint=(
+                    "of n jobs, job i makes partitions i-1, i-1+n, ...: run the missing ones again"
+                    " with --part i/n"
+                ),
             )
 
-    def _result(self, listing: Listing, num_reused: int, *, up_to_date: bool = False, warning: str | None = None) -> TableResult:
-        return TableResult(self.workspace.tiles, listing.num_tiles, num_reused, up_to_date, listing.num_found, warning)
+    def _result(
+        self,
+        listing: Listing,
+        num_reused: int,
+        *,
+        up_to_date: bool = False,
+        warning: str | None = None,
+    ) -> TableResult:
+        return TableResult(
+            self.workspace.tiles,
+            listing.num_tiles,
+            num_reused,
+            up_to_date,
+            listing.num_found,
+            warning,
+        )
 
     def _drop_parts(self) -> None:
         """Delete the parts; the note of array jobs last, because it says that there may be some."""
@@ -273,7 +351,9 @@ class TileTable:
                 for part in self.workspace.parts.glob(pattern):
                     part.unlink(missing_ok=True)
         except OSError as error:
-            raise OutputError.from_os_error(error, error.filename or self.workspace.parts) from error
+            raise OutputError.from_os_error(
+                error, error.filename or self.workspace.parts
+            ) from error
 
 
 def ensure_tiles(
@@ -286,11 +366,13 @@ def ensure_tiles(
     reading: Reading = UNDECIDED,
     verify: bool = False,
 ) -> Path:
-    """Return the path of an up-to-date tiles.parquet; only files that are new or changed are read, or all of them with `verify`.
+    """Return the path of an up-to-date tiles.parquet; only files that are new or changed are read,
+    or all of them with `verify`.
 
-    Without options those of the last audit are used again. `reading` adds to what was decided of masks that readers understand in two
-    ways. `warn` is called when the earlier table could not be used. Raises UsageError for options that make no sense, IntegrityError when
-    those of the last audit are lost, OutputError and LockedError for the workspace.
+    Without options those of the last audit are used again. `reading` adds to what was decided of
+    masks that readers understand in two ways. `warn` is called when the earlier table could not be
+    used. Raises UsageError for options that make no sense, IntegrityError when those of the last
+    audit are lost, OutputError and LockedError for the workspace.
     """
     earlier = earlier_options(workspace)
     decided = earlier.tiles.mask_reading.updated(reading)
@@ -314,25 +396,45 @@ def ensure_tiles(
 
 
 def read_issues(workspace: Workspace) -> pa.Table:
-    """Return what the listing of the tiles table met besides pairs: kind, path, detail; raises IntegrityError, FileNotFoundError."""
-    opened, _ = tables.open_table(workspace.listing_issues, kind=_ISSUES_KIND, schema_version=_ISSUES_VERSION)
+    """Return what the listing of the tiles table met besides pairs: kind, path, detail; raises
+    IntegrityError, FileNotFoundError.
+    """
+    opened, _ = tables.open_table(
+        workspace.listing_issues, kind=_ISSUES_KIND, schema_version=_ISSUES_VERSION
+    )
     return tables.read_table(opened)
 
 
 def unlisted_folders(workspace: Workspace) -> list[tuple[str, str]]:
-    """Return path and reason of each folder that could not be listed, so that none of its tiles is in the table."""
-    return [(one["path"], one["detail"]) for one in read_issues(workspace).to_pylist() if one["kind"] == IssueKind.UNREADABLE]
+    """Return path and reason of each folder that could not be listed, so that none of its tiles is
+    in the table.
+    """
+    return [
+        (one["path"], one["detail"])
+        for one in read_issues(workspace).to_pylist()
+        if one["kind"] == IssueKind.UNREADABLE
+    ]
 
 
 def _read_noted(path: Path) -> dict[str, Any] | None:
-    """Return the options that array jobs left, or None; raises IntegrityError when they cannot be read."""
+    """Return the options that array jobs left, or None; raises IntegrityError when they cannot be
+    read.
+    """
     try:
         return dict(read_json(path, hint=f"delete {path.parent}, and run the jobs again"))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise IntegrityError(f"cannot read the options of the array jobs: {error}", path=path, hint=f"delete {path.parent}") from error
+        raise IntegrityError(
+            f"cannot read the options of the array jobs: {error}",
+            path=path,
+            hint=f"delete {path.parent}",
+        ) from error
 
 
 def _nothing_to_collect(workspace: Workspace) -> UsageError:
-    return UsageError("there are no parts to collect", path=workspace.parts, hint="make them first: histoprep audit --part i/n")
+    return UsageError(
+        "there are no parts to collect",
+        path=workspace.parts,
+        hint="make them first: histoprep audit --part i/n",
+    )

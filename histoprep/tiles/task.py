@@ -45,19 +45,33 @@ class TileTask:
             with contextlib.closing(Marker(self.marker, self.time_limit_s)) as marker:
                 fresh = to_table(list(self._measure(fresh_at, marker)), measured_schema())
             measured = _in_order(fresh, fresh_at, self.reused)
-            listed = to_table([dict(zip(LISTED, _listed_values(one.pair), strict=True)) for one in self.listed], _LISTED_SCHEMA)
-            whole = pa.table({name: (listed if name in LISTED else measured)[name] for name in SCHEMA.names}, schema=SCHEMA)
-            tables.write_table(self.part, [whole], SCHEMA, kind=_KIND, schema_version=SCHEMA_VERSION, metadata={})
+            listed = to_table(
+                [dict(zip(LISTED, _listed_values(one.pair), strict=True)) for one in self.listed],
+                _LISTED_SCHEMA,
+            )
+            whole = pa.table(
+                {name: (listed if name in LISTED else measured)[name] for name in SCHEMA.names},
+                schema=SCHEMA,
+            )
+            tables.write_table(
+                self.part, [whole], SCHEMA, kind=_KIND, schema_version=SCHEMA_VERSION, metadata={}
+            )
         return self.part
 
     def without(self, index: int, reason: str) -> TileTask:
-        """Return the task that reports a file as unreadable instead of decoding it: `index` is twice the pair's, plus one for a mask."""
+        """Return the task that reports a file as unreadable instead of decoding it: `index` is
+        twice the pair's, plus one for a mask.
+        """
         return replace(self, left_out=(*self.left_out, (index, reason)))
 
     def is_done(self) -> bool:
-        """Return whether the part is there, undamaged and of the right length, and no file of it was changed since it was written."""
+        """Return whether the part is there, undamaged and of the right length, and no file of it
+        was changed since it was written.
+        """
         try:
-            if self.part.stat().st_mtime_ns < max((one.local.changed_ns for one in self.listed), default=0):
+            if self.part.stat().st_mtime_ns < max(
+                (one.local.changed_ns for one in self.listed), default=0
+            ):
                 return False
             return sum(batch.num_rows for batch in read_part(self.part)) == len(self.listed)
         except (FileNotFoundError, IntegrityError):
@@ -78,7 +92,9 @@ class TileTask:
                 marker.at(item)
                 row[f"{what}_bytes"], row[f"{what}_mtime_ns"] = seen or (None, None)
                 if seen is None:
-                    data: bytes | BrokenFileError = BrokenFileError("HP201 vanished", "gone between listing and reading")
+                    data: bytes | BrokenFileError = BrokenFileError(
+                        "HP201 vanished", "gone between listing and reading"
+                    )
                 elif item in refused:
                     data = BrokenFileError("HP201 worker-died", refused[item])
                 else:
@@ -87,13 +103,25 @@ class TileTask:
             yield row
 
     def _requests(self, positions: list[int], refused: dict[int, str]) -> list[Request]:
-        files = ((_item(index, what), path, seen) for index in positions for what, path, seen in _files(self.listed[index]))
-        return [Request(absolute_path(self.root, path), seen) for item, path, seen in files if seen is not None and item not in refused]
+        files = (
+            (_item(index, what), path, seen)
+            for index in positions
+            for what, path, seen in _files(self.listed[index])
+        )
+        return [
+            Request(absolute_path(self.root, path), seen)
+            for item, path, seen in files
+            if seen is not None and item not in refused
+        ]
 
 
 def read_part(part: Path) -> Iterator[pa.Table]:
-    """Yield the rows of a part; raises IntegrityError when it is damaged, FileNotFoundError when it is not there."""
-    return tables.read_batches(tables.open_table(part, kind=_KIND, schema_version=SCHEMA_VERSION)[0])
+    """Yield the rows of a part; raises IntegrityError when it is damaged, FileNotFoundError when it
+    is not there.
+    """
+    return tables.read_batches(
+        tables.open_table(part, kind=_KIND, schema_version=SCHEMA_VERSION)[0]
+    )
 
 
 def _item(index: int, what: str) -> int:
@@ -103,17 +131,31 @@ def _item(index: int, what: str) -> int:
 
 def _files(listed: Listed) -> Iterator[tuple[str, str, FileStat | None]]:
     """Yield column prefix, path and stat of the image and of the mask, where there is one."""
-    for what, path, seen in (("image", listed.pair.image_path, listed.image), ("mask", listed.pair.mask_path, listed.mask)):
+    for what, path, seen in (
+        ("image", listed.pair.image_path, listed.image),
+        ("mask", listed.pair.mask_path, listed.mask),
+    ):
         if path is not None:
             yield what, path, seen
 
 
 def _listed_values(pair: Pair) -> tuple[Any, ...]:
-    return (pair.tile_id, pair.group, pair.split, pair.label, pair.unlabelled, pair.declared_labels, pair.image_path, pair.mask_path)
+    return (
+        pair.tile_id,
+        pair.group,
+        pair.split,
+        pair.label,
+        pair.unlabelled,
+        pair.declared_labels,
+        pair.image_path,
+        pair.mask_path,
+    )
 
 
 def _in_order(fresh: pa.Table, fresh_at: list[int], reused: Reused | None) -> pa.Table:
     if reused is None:
         return fresh
     positions = np.concatenate((np.array(fresh_at, np.int64), np.array(reused.at, np.int64)))
-    return pa.concat_tables([fresh, reused.rows.cast(fresh.schema)]).take(pa.array(np.argsort(positions)))
+    return pa.concat_tables([fresh, reused.rows.cast(fresh.schema)]).take(
+        pa.array(np.argsort(positions))
+    )

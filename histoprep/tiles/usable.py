@@ -6,18 +6,36 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-REASONS = ("orphan-mask", "image-error", "mask-error", "not-a-class-map", "size-mismatch", "unmapped-label")
+REASONS = (
+    "orphan-mask",
+    "image-error",
+    "mask-error",
+    "not-a-class-map",
+    "size-mismatch",
+    "unmapped-label",
+)
 """Why a tile is left out, the first that holds; a reason code is an index into this."""
 
 USABLE = -1
 UNMAPPED = REASONS.index("unmapped-label")
 
-COLUMNS = ("image_path", "image_error", "mask_path", "mask_error", "width_px", "height_px", "mask_width_px", "mask_height_px", "label_ids")
+COLUMNS = (
+    "image_path",
+    "image_error",
+    "mask_path",
+    "mask_error",
+    "width_px",
+    "height_px",
+    "mask_width_px",
+    "mask_height_px",
+    "label_ids",
+)
 """Columns of tiles.parquet that `reason_codes` reads."""
 
 
 def reason_codes(chunk: pa.Table, unmapped_rows: np.ndarray) -> np.ndarray:
-    """Return why each of n rows of the tiles table is left out (int8 [n]): an index of `REASONS`, or `USABLE`.
+    """Return why each of n rows of the tiles table is left out (int8 [n]): an index of `REASONS`,
+    or `USABLE`.
 
     `unmapped_rows` are the numbers of the rows with a label that the label map does not list.
     """
@@ -26,7 +44,10 @@ def reason_codes(chunk: pa.Table, unmapped_rows: np.ndarray) -> np.ndarray:
         return pc.fill_null(values, False).to_numpy()
 
     masked = pc.is_valid(chunk["mask_path"])
-    other_size = pc.or_kleene(pc.not_equal(chunk["width_px"], chunk["mask_width_px"]), pc.not_equal(chunk["height_px"], chunk["mask_height_px"]))
+    other_size = pc.or_kleene(
+        pc.not_equal(chunk["width_px"], chunk["mask_width_px"]),
+        pc.not_equal(chunk["height_px"], chunk["mask_height_px"]),
+    )
     unmapped = np.zeros(chunk.num_rows, dtype=bool)
     unmapped[unmapped_rows] = True
     holds = (

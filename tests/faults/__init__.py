@@ -1,1 +1,3 @@
-"""Faults on purpose: kills, full disks, signals, dead workers; every one with a control that must be caught."""
+"""Faults on purpose: kills, full disks, signals, dead workers; every one with a control that must
+be caught.
+"""

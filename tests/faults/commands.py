@@ -1,4 +1,6 @@
-"""Functions that the zygote calls beside the command line: the library as a script would use it, and writers that are wrong."""
+"""Functions that the zygote calls beside the command line: the library as a script would use it,
+and writers that are wrong.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def audit_in_parts(arguments: list[str]) -> int:
 
 
 def cli_in_parts(arguments: list[str]) -> None:
-    """Be the command line, with partitions of 4 tiles; say on stderr how many of them were done before."""
+    """Be the command line, with partitions of 4 tiles; say on stderr how many of them were done
+    before.
+    """
     tile_options.TableOptions = functools.partial(TableOptions, partition_tiles=4)  # type: ignore[assignment,misc]
 
     def noted(tasks: Iterable[TileTask]) -> Iterator[TileTask]:
@@ -46,7 +50,9 @@ def cli_in_parts(arguments: list[str]) -> None:
 
 
 def audit_with_killers(arguments: list[str]) -> int:
-    """Audit ROOT to WORKSPACE; tiles whose id ends with one of the numbers that follow (NUMBER=HOW) end their worker."""
+    """Audit ROOT to WORKSPACE; tiles whose id ends with one of the numbers that follow (NUMBER=HOW)
+    end their worker.
+    """
     root, folder, *killers = arguments
 
     def fragile(where: Workspace, options: TableOptions | None) -> TileTable:
@@ -54,7 +60,9 @@ def audit_with_killers(arguments: list[str]) -> int:
 
     audit.TileTable = fragile  # type: ignore[assignment,misc]
     where = Workspace.of(Path(root), Path(folder))
-    return run_audit(where, AuditOptions(TableOptions(partition_tiles=10, time_limit_s=2.0)), Engine(2)).exit_code
+    return run_audit(
+        where, AuditOptions(TableOptions(partition_tiles=10, time_limit_s=2.0)), Engine(2)
+    ).exit_code
 
 
 def hold(arguments: list[str]) -> Any:
@@ -65,7 +73,9 @@ def hold(arguments: list[str]) -> Any:
 
 
 def write_in_place(arguments: list[str]) -> int:
-    """Do it wrong: write the table where it is read, and take a file that is there for a finished one."""
+    """Do it wrong: write the table where it is read, and take a file that is there for a finished
+    one.
+    """
     folder = Path(arguments[1])
     folder.mkdir(exist_ok=True)
     table = pa.table({"tile_id": [str(number) for number in range(20_000)]})

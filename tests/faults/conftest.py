@@ -18,7 +18,9 @@ def strace() -> None:
     """Skip where processes cannot be traced."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed (apt-get install strace)")
-    if subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["strace", "-o", "/dev/null", "true"], capture_output=True, check=False
+    ).returncode:
         pytest.skip("strace may not trace here (ptrace is not permitted)")
 
 
@@ -46,6 +48,8 @@ def stage(demo: Path, tmp_path: Path) -> Stage:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(zygote: Zygote, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbeds:
+def undisturbed(
+    zygote: Zygote, demo: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Undisturbeds:
     """Return how commands end when nothing goes wrong."""
     return Undisturbeds(zygote, demo, tmp_path_factory.mktemp("undisturbed"))

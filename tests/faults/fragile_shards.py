@@ -1,4 +1,6 @@
-"""Shards with a tile that ends the worker which packs it; in a module that worker processes can import."""
+"""Shards with a tile that ends the worker which packs it; in a module that worker processes can
+import.
+"""
 
 from __future__ import annotations
 

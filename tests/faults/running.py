@@ -1,4 +1,6 @@
-"""Runs of commands: through the zygote, with or without strace at their side, and what they leave."""
+"""Runs of commands: through the zygote, with or without strace at their side, and what they
+leave.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,20 @@ from histoprep.durable import is_temporary
 TESTS = Path(__file__).parents[1]
 CLI = "histoprep.cli:main"
 # Calls that change what is on disk or ask for it.
-CALLS = ("rename", "renameat", "renameat2", "write", "pwrite64", "fsync", "openat", "unlink", "unlinkat", "mkdir", "syncfs", "ftruncate")
+CALLS = (
+    "rename",
+    "renameat",
+    "renameat2",
+    "write",
+    "pwrite64",
+    "fsync",
+    "openat",
+    "unlink",
+    "unlinkat",
+    "mkdir",
+    "syncfs",
+    "ftruncate",
+)
 # What clocks, places and restarts may change in a JSON file.
 _CHANGING = ("created", "seconds", "num_reused", "inputs", "text", "workspace")
 
@@ -61,9 +76,17 @@ class Zygote:
         self.outputs = (folder / "stdout", folder / "stderr")
         self.gate = folder / "gate"
         os.mkfifo(self.gate)
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "COLUMNS": "100"}
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
+            "COLUMNS": "100",
+        }
         self._process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "faults.zygote"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=TESTS
+            [*prefix, sys.executable, "-m", "faults.zygote"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=TESTS,
         )
         self.forkserver_pid = 0
         assert self.read_line() == "ready\n"
@@ -80,8 +103,16 @@ class Zygote:
         return line
 
     @contextlib.contextmanager
-    def start(self, arguments: Iterable[str], call: str = CLI, beside: list[str] | None = None, pid_of: str = "command") -> Iterator[Run]:
-        """Yield a run; `beside` are strace's arguments, which is attached before the run passes the gate."""
+    def start(
+        self,
+        arguments: Iterable[str],
+        call: str = CLI,
+        beside: list[str] | None = None,
+        pid_of: str = "command",
+    ) -> Iterator[Run]:
+        """Yield a run; `beside` are strace's arguments, which is attached before the run passes the
+        gate.
+        """
         for path in self.outputs:
             path.write_bytes(b"")
         request: dict[str, Any] = {
@@ -97,11 +128,20 @@ class Zygote:
         self._process.stdin.flush()
         pid, self.forkserver_pid = json.loads(self.read_line())
         # Opens as soon as the run stands at the gate.
-        with self.gate.open("wb", buffering=0) as gate, _strace(beside, pid if pid_of == "command" else self.forkserver_pid):
+        with (
+            self.gate.open("wb", buffering=0) as gate,
+            _strace(beside, pid if pid_of == "command" else self.forkserver_pid),
+        ):
             gate.write(b".")
             yield Run(pid, self, time.monotonic())
 
-    def run(self, arguments: Iterable[str], call: str = CLI, beside: list[str] | None = None, pid_of: str = "command") -> Outcome:
+    def run(
+        self,
+        arguments: Iterable[str],
+        call: str = CLI,
+        beside: list[str] | None = None,
+        pid_of: str = "command",
+    ) -> Outcome:
         """Return how a run ended."""
         with self.start(arguments, call, beside, pid_of) as run:
             return run.wait()
@@ -112,7 +152,9 @@ def _strace(arguments: list[str] | None, pid: int) -> Iterator[None]:
     if arguments is None:
         yield
         return
-    tracer = subprocess.Popen(["strace", *arguments, "-p", str(pid)], stderr=subprocess.PIPE, text=True)
+    tracer = subprocess.Popen(
+        ["strace", *arguments, "-p", str(pid)], stderr=subprocess.PIPE, text=True
+    )
     assert tracer.stderr
     line = tracer.stderr.readline()
     assert "attached" in line, f"strace did not attach: {line}"
@@ -124,26 +166,51 @@ def _strace(arguments: list[str] | None, pid: int) -> Iterator[None]:
         try:
             tracer.communicate(timeout=20)
         except subprocess.TimeoutExpired:
-            # It waits for a thread that will not stop any more; the system lets its processes go when it ends.
+            # It waits for a thread that will not stop any more; the system lets its processes go
+            # when it ends.
             tracer.kill()
             tracer.communicate()
 
 
 def count_calls(zygote: Zygote, arguments: list[str], log: Path, call: str = CLI) -> dict[str, int]:
     """Return how often the main thread of a command makes each of `CALLS`."""
-    zygote.run(arguments, call, beside=["-e", f"trace={','.join(CALLS)}", "-e", "signal=none", "-o", str(log)])
-    found = Counter(match[1] for match in re.finditer(r"^(\w+)\(", log.read_text("utf-8", "replace"), re.M))
+    zygote.run(
+        arguments,
+        call,
+        beside=["-e", f"trace={','.join(CALLS)}", "-e", "signal=none", "-o", str(log)],
+    )
+    found = Counter(
+        match[1] for match in re.finditer(r"^(\w+)\(", log.read_text("utf-8", "replace"), re.M)
+    )
     return {name: found[name] for name in CALLS if found[name]}
 
 
 def kill_at(call: str, number: int) -> list[str]:
-    """Return strace's arguments that end the process as it enters `call` for the `number`-th time."""
-    return ["-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={number}", "-o", os.devnull]
+    """Return strace's arguments that end the process as it enters `call` for the `number`-th
+    time.
+    """
+    return [
+        "-e",
+        f"trace={call}",
+        "-e",
+        f"inject={call}:signal=SIGKILL:when={number}",
+        "-o",
+        os.devnull,
+    ]
 
 
 def fail_at(call: str, number: int | str, error: str) -> list[str]:
-    """Return strace's arguments that make `call` fail when it is made for the `number`-th time (`3+`: from then on)."""
-    return ["-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={number}", "-o", os.devnull]
+    """Return strace's arguments that make `call` fail when it is made for the `number`-th time
+    (`3+`: from then on).
+    """
+    return [
+        "-e",
+        f"trace={call}",
+        "-e",
+        f"inject={call}:error={error}:when={number}",
+        "-o",
+        os.devnull,
+    ]
 
 
 def every_file(folder: Path) -> dict[str, str]:
@@ -152,12 +219,16 @@ def every_file(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         stat = path.stat()
         content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        found[str(path.relative_to(folder))] = f"{content} {stat.st_size} {stat.st_mode} {stat.st_mtime_ns}"
+        found[str(path.relative_to(folder))] = (
+            f"{content} {stat.st_size} {stat.st_mode} {stat.st_mtime_ns}"
+        )
     return found
 
 
 def results(folder: Path) -> dict[str, object]:
-    """Return path -> content of every file of a workspace, without what clocks, places and restarts may change."""
+    """Return path -> content of every file of a workspace, without what clocks, places and restarts
+    may change.
+    """
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name not in (".lock", ".hp-states"):
@@ -208,7 +279,9 @@ def _read_whole(path: Path) -> None:
 def temporaries(folder: Path) -> list[str]:
     """Return unfinished files of ours, and parts that should be gone."""
     return sorted(
-        str(path.relative_to(folder)) for path in folder.rglob("*") if is_temporary(path.name) or (path.parent.name == "parts" and path.is_file())
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if is_temporary(path.name) or (path.parent.name == "parts" and path.is_file())
     )
 
 
@@ -255,7 +328,11 @@ COMMANDS = {
         Command("audit part 1", ("audit", "--workers", "1", "--part", "1/2")),
         Command("audit part 2", ("audit", "--workers", "1", "--part", "2/2")),
         Command("collect", ("collect",), before=("audit part 1", "audit part 2")),
-        Command("remap", ("remap", "--workers", "1", "--map", "label_map_5", "--on-unmapped", "unknown"), before=("audit",)),
+        Command(
+            "remap",
+            ("remap", "--workers", "1", "--map", "label_map_5", "--on-unmapped", "unknown"),
+            before=("audit",),
+        ),
         Command("stats", ("stats", "--map", "label_map_5"), before=("audit",)),
         Command("manifest", ("manifest",), before=("audit",)),
     )
@@ -264,7 +341,9 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """How a command ends and what it leaves when nothing goes wrong; `saved` is the workspace it finds."""
+    """How a command ends and what it leaves when nothing goes wrong; `saved` is the workspace it
+    finds.
+    """
 
     code: int
     results: dict[str, object]

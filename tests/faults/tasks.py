@@ -24,7 +24,8 @@ LEFT_OUT = "left out"
 def do(item: str) -> str:
     """Return the item, or do what its first word says.
 
-    `once FILE` ends the process unless FILE is there, as a system short of memory would; `A then B` does both.
+    `once FILE` ends the process unless FILE is there, as a system short of memory would; `A then B`
+    does both.
     """
     first, then, second = item.partition(" then ")
     if then:
@@ -108,7 +109,9 @@ class FatalTask:
 
 @dataclass(frozen=True, slots=True)
 class FragileTask(TileTask):
-    """A partition in which some files end the decoder: tile ids by their ends (of masks after `mask:`), and what happens there."""
+    """A partition in which some files end the decoder: tile ids by their ends (of masks after
+    `mask:`), and what happens there.
+    """
 
     killers: Mapping[str, str] | None = None
 
@@ -118,7 +121,10 @@ class FragileTask(TileTask):
         for index in positions:
             for end, how in (self.killers or {}).items():
                 item = 2 * index + end.startswith("mask:")
-                if self.listed[index].pair.tile_id.endswith(end.removeprefix("mask:")) and item not in refused:
+                if (
+                    self.listed[index].pair.tile_id.endswith(end.removeprefix("mask:"))
+                    and item not in refused
+                ):
                     marker.at(item)
                     do(how)
             yield next(rows)
@@ -127,10 +133,15 @@ class FragileTask(TileTask):
 class FragileTable(TileTable):
     """A table some of whose files end their worker."""
 
-    def __init__(self, workspace: Workspace, options: TableOptions | None, killers: Mapping[str, str]) -> None:
+    def __init__(
+        self, workspace: Workspace, options: TableOptions | None, killers: Mapping[str, str]
+    ) -> None:
         super().__init__(workspace, options)
         self.killers = killers
 
     def _tasks(self, *arguments: Any) -> Iterator[TileTask]:
         for task in super()._tasks(*arguments):
-            yield FragileTask(**{one.name: getattr(task, one.name) for one in fields(TileTask)}, killers=self.killers)
+            yield FragileTask(
+                **{one.name: getattr(task, one.name) for one in fields(TileTask)},
+                killers=self.killers,
+            )

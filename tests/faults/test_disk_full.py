@@ -1,4 +1,6 @@
-"""The system refuses to write: exit 4 with path and reason, nothing half-written to be seen, and the work ends when there is room."""
+"""The system refuses to write: exit 4 with path and reason, nothing half-written to be seen, and
+the work ends when there is room.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,25 @@ REASONS = {
     "EDQUOT": "Disk quota exceeded",
 }
 # Calls that only writing makes; from the k-th on they fail, as on a disk that stays full.
-POINTS = [("fsync", 1, "EIO"), ("fsync", 4, "ENOSPC"), ("rename", 1, "EROFS"), ("rename", 2, "EACCES")]
+POINTS = [
+    ("fsync", 1, "EIO"),
+    ("fsync", 4, "ENOSPC"),
+    ("rename", 1, "EROFS"),
+    ("rename", 2, "EACCES"),
+]
 # These are also made for reading and for the terminal, so not each is an error of output.
-MIXED = [("openat", 9, "EROFS"), ("openat", 20, "ENOSPC"), ("write", 2, "ENOSPC"), ("write", 8, "EIO")]
-MORE = [(call, number, error) for call in ("openat", "write", "mkdir") for number in range(1, 60, 6) for error in ("ENOSPC", "EACCES")]
+MIXED = [
+    ("openat", 9, "EROFS"),
+    ("openat", 20, "ENOSPC"),
+    ("write", 2, "ENOSPC"),
+    ("write", 8, "EIO"),
+]
+MORE = [
+    (call, number, error)
+    for call in ("openat", "write", "mkdir")
+    for number in range(1, 60, 6)
+    for error in ("ENOSPC", "EACCES")
+]
 IN_WORKERS = [("fsync", "1+", "ENOSPC"), ("rename", "1+", "EDQUOT"), ("openat", 20, "EIO")]
 MORE_IN_WORKERS = [("openat", number, "EIO") for number in (1, 2, 5, 10, 30, 40, 60, 90, 120)]
 
@@ -73,27 +90,45 @@ def test_a_refusal_to_write_is_exit_4_and_leaves_nothing_half_done(
 
 
 @pytest.mark.usefixtures("strace")
-@pytest.mark.parametrize("point", [*MIXED, *[pytest.param(one, marks=pytest.mark.faults) for one in MORE]], ids=str)
-@pytest.mark.parametrize("name", ["audit", "remap", pytest.param("stats", marks=pytest.mark.faults), "manifest"])
-def test_any_call_may_fail(name: str, point: tuple[str, int, str], zygote: Zygote, undisturbed: Undisturbeds, stage: Stage) -> None:
+@pytest.mark.parametrize(
+    "point", [*MIXED, *[pytest.param(one, marks=pytest.mark.faults) for one in MORE]], ids=str
+)
+@pytest.mark.parametrize(
+    "name", ["audit", "remap", pytest.param("stats", marks=pytest.mark.faults), "manifest"]
+)
+def test_any_call_may_fail(
+    name: str, point: tuple[str, int, str], zygote: Zygote, undisturbed: Undisturbeds, stage: Stage
+) -> None:
     call, number, error = point
     first = undisturbed.set(stage, COMMANDS[name])
     refused = zygote.run(COMMANDS[name].full(stage), beside=fail_at(call, number, error))
-    assert refused.code in (first.code, *ExitCode) and refused.code != ExitCode.INTERNAL, refused.stderr
+    assert refused.code in (first.code, *ExitCode) and refused.code != ExitCode.INTERNAL, (
+        refused.stderr
+    )
     if refused.code == ExitCode.OUTPUT:
         assert REASONS[error] in refused.stderr
     check_after(zygote, stage, COMMANDS[name], first)
 
 
 @pytest.mark.usefixtures("strace")
-@pytest.mark.parametrize("point", [*IN_WORKERS, *[pytest.param(one, marks=pytest.mark.faults) for one in MORE_IN_WORKERS]], ids=str)
+@pytest.mark.parametrize(
+    "point",
+    [*IN_WORKERS, *[pytest.param(one, marks=pytest.mark.faults) for one in MORE_IN_WORKERS]],
+    ids=str,
+)
 @pytest.mark.parametrize("name", ["audit", "remap"])
 def test_workers_that_the_system_refuses(
-    name: str, point: tuple[str, int | str, str], zygote: Zygote, undisturbed: Undisturbeds, stage: Stage
+    name: str,
+    point: tuple[str, int | str, str],
+    zygote: Zygote,
+    undisturbed: Undisturbeds,
+    stage: Stage,
 ) -> None:
     call, number, error = point
     first = undisturbed.set(stage, COMMANDS[name])
-    refused = zygote.run(COMMANDS[name].full(stage), beside=["-f", *fail_at(call, number, error)], pid_of="workers")
+    refused = zygote.run(
+        COMMANDS[name].full(stage), beside=["-f", *fail_at(call, number, error)], pid_of="workers"
+    )
     if call == "openat":
         # A file that cannot be read is a finding; one of Python's own ends the worker.
         assert refused.code in (first.code, ExitCode.INCOMPLETE, ExitCode.OUTPUT), refused.stderr
@@ -106,7 +141,12 @@ def test_workers_that_the_system_refuses(
 def small_disk(folder: Path, size: str) -> Iterator[None]:
     """Mount a file system of `size` at `folder`, or skip."""
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         pytest.skip(f"may not mount here: {done.stderr.strip()}")
     try:
@@ -115,7 +155,9 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_a_disk_that_is_really_full(zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path) -> None:
+def test_a_disk_that_is_really_full(
+    zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path
+) -> None:
     command, num_full = COMMANDS["audit"], 0
     first = undisturbed.of(command)
     for size_kb in (8, 16, 32, 64, 128, 192, 256, 384, 512, 768):

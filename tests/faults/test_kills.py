@@ -1,4 +1,5 @@
-"""A command may be killed at any call it makes: what is published is whole, and the same command ends the work.
+"""A command may be killed at any call it makes: what is published is whole, and the same command
+ends the work.
 
 Points are (call, k): SIGKILL as the process enters that call for the k-th time. The main
 process is killed where files appear; its workers then leave by themselves. CI takes some
@@ -12,7 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from faults.running import CALLS, COMMANDS, Command, Stage, Undisturbeds, Zygote, count_calls, every_file, kill_at, results, temporaries, unreadable
+from faults.running import (
+    CALLS,
+    COMMANDS,
+    Command,
+    Stage,
+    Undisturbeds,
+    Zygote,
+    count_calls,
+    every_file,
+    kill_at,
+    results,
+    temporaries,
+    unreadable,
+)
 
 pytestmark = pytest.mark.usefixtures("strace")
 
@@ -42,18 +56,27 @@ class Survey:
 
 
 def spread(counts: dict[str, int], most: int) -> list[Point]:
-    """Return about `most` points: the decisive calls first, the others evenly spread over the run."""
-    points = [(call, number) for call in DECISIVE for number in range(1, counts.get(call, 0) + 1)][:most]
+    """Return about `most` points: the decisive calls first, the others evenly spread over the
+    run.
+    """
+    points = [(call, number) for call in DECISIVE for number in range(1, counts.get(call, 0) + 1)][
+        :most
+    ]
     others = {call: counts[call] for call in CALLS if call not in DECISIVE and call in counts}
     left = most - len(points)
     total = sum(others.values())
     for call, count in others.items():
         share = count if total <= left else max(1, round(left * count / total))
-        points += [(call, 1 + round(step * (count - 1) / max(share - 1, 1))) for step in range(min(share, count))]
+        points += [
+            (call, 1 + round(step * (count - 1) / max(share - 1, 1)))
+            for step in range(min(share, count))
+        ]
     return list(dict.fromkeys(points))
 
 
-def kill_everywhere(zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, command: Command, log: Path, most: int) -> Survey:
+def kill_everywhere(
+    zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, command: Command, log: Path, most: int
+) -> Survey:
     """Run the command with a kill and once more without, for about so many points."""
     arguments, first = command.full(stage), undisturbed.set(stage, command)
     survey = Survey()
@@ -67,19 +90,30 @@ def kill_everywhere(zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, com
         if again.code != first.code:
             damages.append(f"exit {again.code} instead of {first.code}: {again.stderr[-500:]}")
         found = results(stage.workspace)
-        damages += [f"{name} differs" for name in sorted(first.results.keys() | found.keys()) if first.results.get(name) != found.get(name)]
+        damages += [
+            f"{name} differs"
+            for name in sorted(first.results.keys() | found.keys())
+            if first.results.get(name) != found.get(name)
+        ]
         damages += [f"{name} is left over" for name in temporaries(stage.workspace)]
         survey.damages += [f"{call} {number}: {one}" for one in damages]
     if every_file(stage.data) != stage.data_before:
         survey.damages.append("the data set was changed")
-    print(f"{command.name}: {survey.points} points, {survey.reached} reached, {len(survey.damages)} damages")
+    print(
+        f"{command.name}: {survey.points} points, {survey.reached} reached,"
+        f" {len(survey.damages)} damages"
+    )
     return survey
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["audit", "remap", "stats", "manifest", "collect"])
-def test_a_kill_at_any_point_loses_nothing(name: str, zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path) -> None:
-    survey = kill_everywhere(zygote, undisturbed, stage, COMMANDS[name], tmp_path / "log", NUM_POINTS)
+def test_a_kill_at_any_point_loses_nothing(
+    name: str, zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path
+) -> None:
+    survey = kill_everywhere(
+        zygote, undisturbed, stage, COMMANDS[name], tmp_path / "log", NUM_POINTS
+    )
     assert survey.points >= 40
     # A run may make a few calls less than the one that was counted.
     assert survey.reached >= 0.9 * survey.points
@@ -89,27 +123,39 @@ def test_a_kill_at_any_point_loses_nothing(name: str, zygote: Zygote, undisturbe
 @pytest.mark.faults
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", list(COMMANDS))
-def test_a_kill_at_every_point_loses_nothing(name: str, zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path) -> None:
-    survey = kill_everywhere(zygote, undisturbed, stage, COMMANDS[name], tmp_path / "log", MOST_POINTS)
+def test_a_kill_at_every_point_loses_nothing(
+    name: str, zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path
+) -> None:
+    survey = kill_everywhere(
+        zygote, undisturbed, stage, COMMANDS[name], tmp_path / "log", MOST_POINTS
+    )
     assert survey.reached >= 0.9 * survey.points
     assert not survey.damages, "\n".join(survey.damages)
 
 
-def test_the_harness_sees_a_writer_that_writes_in_place(zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path) -> None:
+def test_the_harness_sees_a_writer_that_writes_in_place(
+    zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path
+) -> None:
     command = Command("in place", (), call="faults.commands:write_in_place")
     survey = kill_everywhere(zygote, undisturbed, stage, command, tmp_path / "log", 12)
     assert any("half a file" in one for one in survey.damages)
     assert any("differs" in one for one in survey.damages)
 
 
-def test_the_harness_sees_what_is_left_over(zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path) -> None:
+def test_the_harness_sees_what_is_left_over(
+    zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path
+) -> None:
     command = Command("no sweep", (), call="faults.commands:forget_to_sweep")
     survey = kill_everywhere(zygote, undisturbed, stage, command, tmp_path / "log", 12)
     assert any("is left over" in one for one in survey.damages)
     assert not any("half a file" in one for one in survey.damages)
 
 
-@pytest.mark.parametrize("point", [*WORKER_POINTS, *[pytest.param(one, marks=pytest.mark.faults) for one in MORE_WORKER_POINTS]], ids=str)
+@pytest.mark.parametrize(
+    "point",
+    [*WORKER_POINTS, *[pytest.param(one, marks=pytest.mark.faults) for one in MORE_WORKER_POINTS]],
+    ids=str,
+)
 @pytest.mark.parametrize("name", ["audit", "remap"])
 def test_workers_that_always_die_end_the_run_and_cost_nothing(
     name: str, point: Point, zygote: Zygote, undisturbed: Undisturbeds, stage: Stage
@@ -117,7 +163,8 @@ def test_workers_that_always_die_end_the_run_and_cost_nothing(
     command = COMMANDS[name]
     first = undisturbed.set(stage, command)
     killed = zygote.run(command.full(stage), beside=["-f", *kill_at(*point)], pid_of="workers")
-    # Not reached: as without. At a file: it is blamed. Elsewhere: the run cannot go on, and says so.
+    # Not reached: as without. At a file: it is blamed. Elsewhere: the run cannot go on, and says
+    # so.
     assert killed.code in (first.code, 3, 4), killed.stderr
     assert killed.code == 4 or point[0] != "rename", "every worker renames its result"
     assert killed.code != 4 or "worker processes end while they are at no file" in killed.stderr

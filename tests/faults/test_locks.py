@@ -1,4 +1,6 @@
-"""One writer for a workspace: the second leaves at once and says who is there; a lock ends with its process."""
+"""One writer for a workspace: the second leaves at once and says who is there; a lock ends with its
+process.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,13 @@ def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Yield a process that holds the lock."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     code = f"from faults.commands import hold; hold([{str(folder)!r}])"
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     assert process.stdout
     assert process.stdout.readline() == "held\n"
     yield process
@@ -46,7 +54,10 @@ def test_the_second_writer_leaves_and_names_the_first(zygote: Zygote, stage: Sta
             started = time.monotonic()
             outcome = zygote.run(arguments(stage, command))
             assert outcome.code == 5, f"{command}: {outcome.stderr}"
-            assert f"process {process.pid} on {os.uname().nodename}" in outcome.stderr and str(stage.workspace) in outcome.stderr
+            assert (
+                f"process {process.pid} on {os.uname().nodename}" in outcome.stderr
+                and str(stage.workspace) in outcome.stderr
+            )
             assert time.monotonic() - started < 20
         assert every_file(stage.workspace) == before
         process.send_signal(signal.SIGKILL)
@@ -58,10 +69,24 @@ def test_the_second_writer_leaves_and_names_the_first(zygote: Zygote, stage: Sta
 
 
 @pytest.mark.parametrize("number", range(2))
-def test_of_two_audits_at_once_none_spoils_the_other(number: int, zygote: Zygote, stage: Stage) -> None:
+def test_of_two_audits_at_once_none_spoils_the_other(
+    number: int, zygote: Zygote, stage: Stage
+) -> None:
     environment = os.environ | {"PYTHONPATH": str(TESTS.parent)}
-    command = [sys.executable, "-c", "import sys; from histoprep.cli import main; main(sys.argv[1:])", *arguments(stage, "audit"), "--workers", "1"]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment) for _ in range(2)]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from histoprep.cli import main; main(sys.argv[1:])",
+        *arguments(stage, "audit"),
+        "--workers",
+        "1",
+    ]
+    both = [
+        subprocess.Popen(
+            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+        )
+        for _ in range(2)
+    ]
     texts = [one.communicate(timeout=120)[1] for one in both]
     codes = sorted(one.returncode for one in both)
     assert codes in ([1, 5], [1, 1]), texts

@@ -1,4 +1,6 @@
-"""Folders and files that may not be read or written, for a user who is subject to permissions (root is not)."""
+"""Folders and files that may not be read or written, for a user who is subject to permissions (root
+is not).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from audit_cases import DataSet
 from faults.running import Stage, Zygote, every_file, results
 from histoprep.errors import ExitCode
 
-# Root without the capabilities that make permissions void: a user like any other where files of root are concerned.
+# Root without the capabilities that make permissions void: a user like any other where files of
+# root are concerned.
 _NO_OVERRIDE = "-dac_override,-dac_read_search"
 _LIKE_A_USER = ("setpriv", "--bounding-set", _NO_OVERRIDE, "--inh-caps", _NO_OVERRIDE)
 
@@ -24,7 +27,10 @@ _LIKE_A_USER = ("setpriv", "--bounding-set", _NO_OVERRIDE, "--inh-caps", _NO_OVE
 def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     """Yield a zygote whose runs and workers are subject to permissions."""
     prefix = _LIKE_A_USER if os.geteuid() == 0 else ()
-    if prefix and (not shutil.which("setpriv") or subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode):
+    if prefix and (
+        not shutil.which("setpriv")
+        or subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode
+    ):
         pytest.skip("root cannot be made subject to permissions here (setpriv)")
     started = Zygote(tmp_path_factory.mktemp("user"), prefix)
     yield started
@@ -60,7 +66,9 @@ def test_permissions_are_felt_control(user: Zygote, tmp_path: Path) -> None:
     secret.write_text("x")
     secret.chmod(0)
     prefix = _LIKE_A_USER if os.geteuid() == 0 else ()
-    assert subprocess.run([*prefix, "cat", secret], check=False, capture_output=True).returncode != 0
+    assert (
+        subprocess.run([*prefix, "cat", secret], check=False, capture_output=True).returncode != 0
+    )
 
 
 def test_a_read_only_data_set_is_audited_elsewhere(user: Zygote, own: Stage) -> None:
@@ -79,7 +87,11 @@ def test_a_workspace_that_cannot_be_made_is_exit_4(user: Zygote, own: Stage) -> 
     finally:
         parent.chmod(0o755)
     assert outcome.code == ExitCode.OUTPUT
-    assert f"{own.data}.histoprep" in outcome.stderr and "Permission denied" in outcome.stderr and "--workspace" in outcome.stderr
+    assert (
+        f"{own.data}.histoprep" in outcome.stderr
+        and "Permission denied" in outcome.stderr
+        and "--workspace" in outcome.stderr
+    )
 
 
 @pytest.mark.parametrize("command", ["audit", "stats", "manifest", "remap"])
@@ -87,7 +99,10 @@ def test_a_read_only_workspace_is_exit_4(command: str, user: Zygote, own: Stage)
     assert user.run(audit(own)).code == ExitCode.FINDINGS
     own.workspace.chmod(0o555)
     before = _but_lock(own.workspace)
-    more = {"remap": ["--map", "label_map_5", "--on-unmapped", "unknown"], "audit": ["--min-area", "99"]}.get(command, [])
+    more = {
+        "remap": ["--map", "label_map_5", "--on-unmapped", "unknown"],
+        "audit": ["--min-area", "99"],
+    }.get(command, [])
     outcome = user.run([command, str(own.data), "--workspace", str(own.workspace), *more])
     assert outcome.code == ExitCode.OUTPUT, outcome.stderr
     assert str(own.workspace) in outcome.stderr and "Permission denied" in outcome.stderr
@@ -102,7 +117,10 @@ def test_unreadable_files_are_findings_until_they_can_be_read(user: Zygote, own:
     assert user.run(audit(own)).code == ExitCode.FINDINGS
     expected = results(own.workspace)
     own.reset()
-    image, mask = sorted(own.data.glob("*.jpg"))[2], sorted((own.data / "more").glob("*_mask.png"))[1]
+    image, mask = (
+        sorted(own.data.glob("*.jpg"))[2],
+        sorted((own.data / "more").glob("*_mask.png"))[1],
+    )
     for path in (image, mask):
         path.chmod(0)
     outcome = user.run(audit(own))
@@ -141,18 +159,35 @@ def clean(tmp_path: Path) -> Iterator[Stage]:
 
 
 @pytest.mark.parametrize("command", ["repair", "remap", "manifest", "stats"])
-def test_no_command_passes_over_an_unreadable_folder(command: str, user: Zygote, clean: Stage) -> None:
+def test_no_command_passes_over_an_unreadable_folder(
+    command: str, user: Zygote, clean: Stage
+) -> None:
     more = {"remap": ["--map", "label_map_5"]}.get(command, [])
-    arguments = [command, str(clean.data), "--workspace", str(clean.workspace), "--workers", "1", *more]
+    arguments = [
+        command,
+        str(clean.data),
+        "--workspace",
+        str(clean.workspace),
+        "--workers",
+        "1",
+        *more,
+    ]
     (clean.data / "slide03").chmod(0)
     outcome = user.run(arguments)
     assert outcome.code == ExitCode.INCOMPLETE, outcome.stderr
     told = " ".join(outcome.stderr.split())
-    assert "warning: slide03/: folder cannot be listed: Permission denied; what is in it is left out" in told and "more folders" not in told
+    assert (
+        "warning: slide03/: folder cannot be listed: Permission denied; what is in it is left out"
+        in told
+        and "more folders" not in told
+    )
     for path in clean.data.glob("slide*"):
         path.chmod(0)
     told = " ".join(user.run(arguments).stderr.split())
-    assert told.count("folder cannot be listed") == 10 and "and 2 more folders; histoprep audit lists all" in told
+    assert (
+        told.count("folder cannot be listed") == 10
+        and "and 2 more folders; histoprep audit lists all" in told
+    )
     for path in clean.data.glob("slide*"):
         path.chmod(0o755)
     outcome = user.run(arguments)

@@ -1,4 +1,6 @@
-"""Repair and faults: mended.parquet never names a file that is not there, and the same command ends the work with the same bytes."""
+"""Repair and faults: mended.parquet never names a file that is not there, and the same command ends
+the work with the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from faults.running import COMMANDS, Command, Stage, Undisturbed, Zygote, count_calls, every_file, kill_at, results, temporaries, unreadable
+from faults.running import (
+    COMMANDS,
+    Command,
+    Stage,
+    Undisturbed,
+    Zygote,
+    count_calls,
+    every_file,
+    kill_at,
+    results,
+    temporaries,
+    unreadable,
+)
 from faults.test_kills import spread
 from histoprep import tables
 from histoprep.errors import IntegrityError
@@ -17,11 +31,15 @@ from histoprep.tiles.mended import open_rows
 NUM_POINTS = 25
 REPAIR = Command("repair", ("repair", "--workers", "1"))
 # Of the masks that were mended some are refused now: their files go.
-STRICTER = Command("repair again", ("repair", "--workers", "1", "--min-confidence", "0.9", "--force"))
+STRICTER = Command(
+    "repair again", ("repair", "--workers", "1", "--min-confidence", "0.9", "--force")
+)
 
 
 def prepared(zygote: Zygote, stage: Stage, command: Command) -> Undisturbed:
-    """Set the stage, run the command undisturbed and set the stage again; paths of the workspace are in its results, so it stays the same."""
+    """Set the stage, run the command undisturbed and set the stage again; paths of the workspace
+    are in its results, so it stays the same.
+    """
     for before in (COMMANDS["audit"], *((REPAIR,) if command is STRICTER else ())):
         assert zygote.run(before.full(stage)).code in (0, 1, 3)
     saved = stage.workspace.with_name("saved")
@@ -46,9 +64,15 @@ def named(workspace: Path) -> list[str]:
 
 
 def untrue(stage: Stage) -> list[str]:
-    """Return what is wrong with a workspace whatever happened: half files, names of files that are not there, damaged masks come back unnoticed."""
+    """Return what is wrong with a workspace whatever happened: half files, names of files that are
+    not there, damaged masks come back unnoticed.
+    """
     wrong = [f"half a file: {one}" for one in unreadable(stage.workspace)]
-    wrong += [f"{name} is not there" for name in named(stage.workspace) if not os.path.exists(os.path.join(stage.data, name))]
+    wrong += [
+        f"{name} is not there"
+        for name in named(stage.workspace)
+        if not os.path.exists(os.path.join(stage.data, name))
+    ]
     try:
         rows, _ = open_rows(stage.workspace / "tiles.parquet")
     except IntegrityError as error:
@@ -62,7 +86,9 @@ def untrue(stage: Stage) -> list[str]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(400, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("command", [REPAIR, STRICTER], ids=lambda one: one.name)
-def test_a_kill_at_any_point_leaves_true_tables_and_loses_nothing(command: Command, most: int, zygote: Zygote, stage: Stage, tmp_path: Path) -> None:
+def test_a_kill_at_any_point_leaves_true_tables_and_loses_nothing(
+    command: Command, most: int, zygote: Zygote, stage: Stage, tmp_path: Path
+) -> None:
     first = prepared(zygote, stage, command)
     arguments = command.full(stage)
     points = spread(count_calls(zygote, arguments, tmp_path / "log"), most)
@@ -74,11 +100,16 @@ def test_a_kill_at_any_point_leaves_true_tables_and_loses_nothing(command: Comma
         seen = untrue(stage)
         again = zygote.run(arguments)
         if "worker processes cannot be started" in again.stderr:
-            # A run that is killed while it asks for a worker takes the zygote's fork server along, on a busy machine a little later.
+            # A run that is killed while it asks for a worker takes the zygote's fork server along,
+            # on a busy machine a little later.
             again = zygote.run(arguments)
         seen += [] if again.code == first.code else [f"exit {again.code}: {again.stderr[-500:]}"]
         found = results(stage.workspace)
-        seen += [f"{name} differs" for name in sorted(first.results.keys() | found.keys()) if first.results.get(name) != found.get(name)]
+        seen += [
+            f"{name} differs"
+            for name in sorted(first.results.keys() | found.keys())
+            if first.results.get(name) != found.get(name)
+        ]
         seen += [f"{name} is left over" for name in temporaries(stage.workspace)]
         damages += [f"{call} {number}: {one}" for one in seen]
     print(f"{command.name}: {len(points)} points, {reached} reached, {len(damages)} damages")

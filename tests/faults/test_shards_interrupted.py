@@ -1,4 +1,6 @@
-"""Shards and faults: half a shard is never to be seen, and --resume ends the work with the same bytes."""
+"""Shards and faults: half a shard is never to be seen, and --resume ends the work with the same
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from faults.running import Command, Stage, Undisturbed, Undisturbeds, Zygote, count_calls, every_file, fail_at, kill_at, results, temporaries
+from faults.running import (
+    Command,
+    Stage,
+    Undisturbed,
+    Undisturbeds,
+    Zygote,
+    count_calls,
+    every_file,
+    fail_at,
+    kill_at,
+    results,
+    temporaries,
+)
 from faults.test_disk_full import REASONS, check_refused, small_disk
 from faults.test_kills import spread
 from histoprep.durable import is_temporary
@@ -17,8 +31,18 @@ from histoprep.errors import ExitCode
 from histoprep.shards import open_tiles, verify_shards
 
 NUM_POINTS = 40
-POINTS = [("fsync", 1, "EIO"), ("fsync", 2, "ENOSPC"), ("rename", 1, "EROFS"), ("rename", 2, "EACCES")]
-IN_WORKERS = [("fsync", "1+", "ENOSPC"), ("rename", "1+", "EDQUOT"), ("write", "4+", "ENOSPC"), ("fsync", 3, "EIO")]
+POINTS = [
+    ("fsync", 1, "EIO"),
+    ("fsync", 2, "ENOSPC"),
+    ("rename", 1, "EROFS"),
+    ("rename", 2, "EACCES"),
+]
+IN_WORKERS = [
+    ("fsync", "1+", "ENOSPC"),
+    ("rename", "1+", "EDQUOT"),
+    ("write", "4+", "ENOSPC"),
+    ("fsync", 3, "EIO"),
+]
 
 
 @dataclass(frozen=True)
@@ -34,7 +58,9 @@ SHARD = ShardCommand("shard", ("--workers", "1", "--resume"), before=("audit", "
 
 
 def untrue(stage: Stage, first: Undisturbed) -> list[str]:
-    """Return the published files that are not what an undisturbed run writes; files of no such run too."""
+    """Return the published files that are not what an undisturbed run writes; files of no such run
+    too.
+    """
     shards = stage.workspace / "shards"
     found = []
     for path in sorted(shards.glob("*")) if shards.exists() else []:
@@ -50,11 +76,16 @@ def check_again(zygote: Zygote, stage: Stage, first: Undisturbed) -> list[str]:
     """Return what is wrong after the same command was run once more."""
     again = zygote.run(SHARD.full(stage))
     if "worker processes cannot be started" in again.stderr:
-        # A run that is killed while it asks for a worker takes the zygote's fork server along, on a busy machine a little later.
+        # A run that is killed while it asks for a worker takes the zygote's fork server along, on a
+        # busy machine a little later.
         again = zygote.run(SHARD.full(stage))
     damages = [] if again.code == 0 else [f"exit {again.code}: {again.stderr[-500:]}"]
     found = results(stage.workspace)
-    damages += [f"{name} differs" for name in sorted(first.results.keys() | found.keys()) if first.results.get(name) != found.get(name)]
+    damages += [
+        f"{name} differs"
+        for name in sorted(first.results.keys() | found.keys())
+        if first.results.get(name) != found.get(name)
+    ]
     return damages + [f"{name} is left over" for name in temporaries(stage.workspace)]
 
 
@@ -65,12 +96,18 @@ def test_a_kill_at_any_point_shows_no_half_shard_and_loses_nothing(
     most: int, zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path
 ) -> None:
     first = undisturbed.set(stage, SHARD)
-    damages, reached, points = [], 0, spread(count_calls(zygote, SHARD.full(stage), tmp_path / "log"), most)
+    damages, reached, points = (
+        [],
+        0,
+        spread(count_calls(zygote, SHARD.full(stage), tmp_path / "log"), most),
+    )
     for call, number in points:
         stage.reset()
         killed = zygote.run(SHARD.full(stage), beside=kill_at(call, number))
         reached += killed.code == -9
-        seen = [f"half a file: {one}" for one in untrue(stage, first)] + check_again(zygote, stage, first)
+        seen = [f"half a file: {one}" for one in untrue(stage, first)] + check_again(
+            zygote, stage, first
+        )
         damages += [f"{call} {number}: {one}" for one in seen]
     print(f"{len(points)} points, {reached} reached, {len(damages)} damages")
     assert reached >= 0.9 * len(points) >= 0.9 * 25
@@ -79,8 +116,14 @@ def test_a_kill_at_any_point_shows_no_half_shard_and_loses_nothing(
 
 
 @pytest.mark.usefixtures("strace")
-@pytest.mark.parametrize("point", [("rename", 1), ("fsync", 1), ("fsync", 3), ("write", 1), ("write", 5), ("openat", 40)], ids=str)
-def test_a_killed_worker_shows_no_half_shard(point: tuple[str, int], zygote: Zygote, undisturbed: Undisturbeds, stage: Stage) -> None:
+@pytest.mark.parametrize(
+    "point",
+    [("rename", 1), ("fsync", 1), ("fsync", 3), ("write", 1), ("write", 5), ("openat", 40)],
+    ids=str,
+)
+def test_a_killed_worker_shows_no_half_shard(
+    point: tuple[str, int], zygote: Zygote, undisturbed: Undisturbeds, stage: Stage
+) -> None:
     first = undisturbed.set(stage, SHARD)
     # The worker that takes its place dies at the same call.
     killed = zygote.run(SHARD.full(stage), beside=["-f", *kill_at(*point)], pid_of="workers")
@@ -91,7 +134,9 @@ def test_a_killed_worker_shows_no_half_shard(point: tuple[str, int], zygote: Zyg
 
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize("point", POINTS, ids=str)
-def test_a_refusal_to_write_is_exit_4(point: tuple[str, int, str], zygote: Zygote, undisturbed: Undisturbeds, stage: Stage) -> None:
+def test_a_refusal_to_write_is_exit_4(
+    point: tuple[str, int, str], zygote: Zygote, undisturbed: Undisturbeds, stage: Stage
+) -> None:
     call, number, error = point
     first = undisturbed.set(stage, SHARD)
     refused = zygote.run(SHARD.full(stage), beside=fail_at(call, f"{number}+", error))
@@ -102,10 +147,14 @@ def test_a_refusal_to_write_is_exit_4(point: tuple[str, int, str], zygote: Zygot
 
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize("point", IN_WORKERS, ids=str)
-def test_workers_that_the_system_refuses(point: tuple[str, int | str, str], zygote: Zygote, undisturbed: Undisturbeds, stage: Stage) -> None:
+def test_workers_that_the_system_refuses(
+    point: tuple[str, int | str, str], zygote: Zygote, undisturbed: Undisturbeds, stage: Stage
+) -> None:
     call, number, error = point
     first = undisturbed.set(stage, SHARD)
-    refused = zygote.run(SHARD.full(stage), beside=["-f", *fail_at(call, number, error)], pid_of="workers")
+    refused = zygote.run(
+        SHARD.full(stage), beside=["-f", *fail_at(call, number, error)], pid_of="workers"
+    )
     assert refused.code == ExitCode.OUTPUT, refused.stderr
     # A worker that cannot even answer is found dead; all others say why.
     assert call == "write" or REASONS[error] in refused.stderr
@@ -113,12 +162,18 @@ def test_workers_that_the_system_refuses(point: tuple[str, int | str, str], zygo
     assert check_again(zygote, stage, first) == []
 
 
-def test_a_disk_that_is_really_full(zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path) -> None:
+def test_a_disk_that_is_really_full(
+    zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path
+) -> None:
     first, num_full = undisturbed.set(stage, SHARD), 0
     for spare_kb in (8, 40, 80, 120, 160, 240, 400):
         disk = tmp_path / f"disk{spare_kb}"
         stage.workspace = disk / "workspace"
-        used_kb = sum(one.stat().st_size // 4096 * 4 + 4 for one in first.saved.rglob("*")) if first.saved else 0
+        used_kb = (
+            sum(one.stat().st_size // 4096 * 4 + 4 for one in first.saved.rglob("*"))
+            if first.saved
+            else 0
+        )
         with small_disk(disk, f"{used_kb + spare_kb}k"):
             stage.reset()
             refused = zygote.run(SHARD.full(stage))
@@ -132,7 +187,9 @@ def test_a_disk_that_is_really_full(zygote: Zygote, undisturbed: Undisturbeds, s
     assert num_full >= 3, "the disks were not small enough to prove anything"
 
 
-def test_half_a_shard_would_be_seen_control(undisturbed: Undisturbeds, stage: Stage, zygote: Zygote) -> None:
+def test_half_a_shard_would_be_seen_control(
+    undisturbed: Undisturbeds, stage: Stage, zygote: Zygote
+) -> None:
     first = undisturbed.set(stage, SHARD)
     zygote.run(SHARD.full(stage))
     assert untrue(stage, first) == []
@@ -141,7 +198,9 @@ def test_half_a_shard_would_be_seen_control(undisturbed: Undisturbeds, stage: St
     assert untrue(stage, first) == [shard.name, "an index that is not true"]
 
 
-def test_a_tile_that_ends_its_worker_is_named(stage: Stage, zygote: Zygote, undisturbed: Undisturbeds) -> None:
+def test_a_tile_that_ends_its_worker_is_named(
+    stage: Stage, zygote: Zygote, undisturbed: Undisturbeds
+) -> None:
     first = undisturbed.set(stage, SHARD)
     zygote.run(SHARD.full(stage))
     names = open_tiles(stage.workspace / "shards").tile_ids

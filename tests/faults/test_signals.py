@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM at any moment: their exit code, finished work kept, no worker left behind, and the same table in the end."""
+"""Ctrl-C and SIGTERM at any moment: their exit code, finished work kept, no worker left behind, and
+the same table in the end.
+"""
 
 from __future__ import annotations
 
@@ -61,14 +63,21 @@ MOMENTS: dict[str, Callable[[Stage, int], bool]] = {
 }
 CASES = [
     *[(moment, signal.SIGINT, False) for moment in MOMENTS],
-    *[(moment, signal.SIGTERM, False) for moment in ("as workers start", "after five parts", "after the table")],
+    *[
+        (moment, signal.SIGTERM, False)
+        for moment in ("as workers start", "after five parts", "after the table")
+    ],
     *[(moment, signal.SIGINT, True) for moment in MOMENTS],
     ("after one part", signal.SIGTERM, True),
 ]
 
 
-def interrupt(stage: Stage, is_time: Callable[[Stage, int], bool], number: signal.Signals, group: bool) -> tuple[int, str, list[int]]:
-    """Run the audit, send it a signal at the moment, and return exit code, stderr and the processes it had started."""
+def interrupt(
+    stage: Stage, is_time: Callable[[Stage, int], bool], number: signal.Signals, group: bool
+) -> tuple[int, str, list[int]]:
+    """Run the audit, send it a signal at the moment, and return exit code, stderr and the processes
+    it had started.
+    """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     code = "import sys; from faults.commands import cli_in_parts; cli_in_parts(sys.argv[1:])"
     process = subprocess.Popen(
@@ -93,19 +102,31 @@ def interrupt(stage: Stage, is_time: Callable[[Stage, int], bool], number: signa
 
 
 @pytest.fixture(scope="module")
-def expected(zygote: Zygote, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def expected(
+    zygote: Zygote, demo: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, object]:
     """Return the results of a run that nobody stopped."""
     stage = Stage(demo, tmp_path_factory.mktemp("undisturbed"))
     assert zygote.run(arguments(stage), CALL).code == 1
     return results(stage.workspace)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda one: f"{one[0]}-{one[1].name}{'-group' * one[2]}")
-def test_a_stop_keeps_what_is_done(case: tuple[str, signal.Signals, bool], zygote: Zygote, stage: Stage, expected: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda one: f"{one[0]}-{one[1].name}{'-group' * one[2]}"
+)
+def test_a_stop_keeps_what_is_done(
+    case: tuple[str, signal.Signals, bool],
+    zygote: Zygote,
+    stage: Stage,
+    expected: dict[str, object],
+) -> None:
     moment, number, group = case
     code, text, started = interrupt(stage, MOMENTS[moment], number, group)
     assert code == CODE[number], text
-    assert f"stopped by {number.name}; finished work was kept" in text and "run the same command again" in text
+    assert (
+        f"stopped by {number.name}; finished work was kept" in text
+        and "run the same command again" in text
+    )
     assert "Traceback" not in text and "KeyboardInterrupt" not in text, text
     assert gone(started), "processes are left behind"
     kept = parts(stage)
@@ -123,7 +144,9 @@ def test_a_stop_keeps_what_is_done(case: tuple[str, signal.Signals, bool], zygot
 
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(40))
-def test_a_stop_at_a_random_time(seed: int, zygote: Zygote, stage: Stage, expected: dict[str, object]) -> None:
+def test_a_stop_at_a_random_time(
+    seed: int, zygote: Zygote, stage: Stage, expected: dict[str, object]
+) -> None:
     choice = random.Random(seed)
     until = time.monotonic() + 60
     delay = choice.random() * 3
@@ -145,7 +168,9 @@ def test_a_stop_at_a_random_time(seed: int, zygote: Zygote, stage: Stage, expect
 
 
 def test_workers_left_behind_are_seen_control(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "import subprocess; subprocess.run(['sleep', '30'])"])
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import subprocess; subprocess.run(['sleep', '30'])"]
+    )
     until = time.monotonic() + 20
     while not (started := descendants(process.pid)):
         assert time.monotonic() < until
@@ -171,7 +196,13 @@ with stop_signals():
     print("begun", flush=True)
     time.sleep(60)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=TESTS.parent)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=TESTS.parent,
+    )
     assert process.stdout
     for line in ("begun\n", "ending\n"):
         assert process.stdout.readline() == line

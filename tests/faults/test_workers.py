@@ -1,4 +1,6 @@
-"""A decoder that ends its process, in a whole audit: its file becomes a finding, every other one is looked at."""
+"""A decoder that ends its process, in a whole audit: its file becomes a finding, every other one is
+looked at.
+"""
 
 from __future__ import annotations
 
@@ -22,30 +24,54 @@ def arguments(stage: Stage, *killers: str) -> list[str]:
 
 
 def rows(stage: Stage) -> dict[str, dict[str, object]]:
-    return {row["tile_id"]: row for row in pq.read_table(stage.workspace / "tiles.parquet").to_pylist()}
+    return {
+        row["tile_id"]: row for row in pq.read_table(stage.workspace / "tiles.parquet").to_pylist()
+    }
 
 
 @pytest.mark.parametrize(
-    "killers", [("3=exit",), ("5=kill",), ("2=crash",), ("0002=spin",), ("1=exit", "mask:4=kill"), ("mask:3=exit",)], ids=" ".join
+    "killers",
+    [
+        ("3=exit",),
+        ("5=kill",),
+        ("2=crash",),
+        ("0002=spin",),
+        ("1=exit", "mask:4=kill"),
+        ("mask:3=exit",),
+    ],
+    ids=" ".join,
 )
-def test_files_that_end_their_worker_become_findings(killers: tuple[str, ...], zygote: Zygote, stage: Stage) -> None:
+def test_files_that_end_their_worker_become_findings(
+    killers: tuple[str, ...], zygote: Zygote, stage: Stage
+) -> None:
     assert zygote.run(arguments(stage), AUDIT).code == 1
     undisturbed, expected = rows(stage), results(stage.workspace)
     stage.reset()
     outcome = zygote.run(arguments(stage, *killers), AUDIT)
     assert outcome.code == 3, outcome.stderr
     found = rows(stage)
-    ends = {killer.partition("=")[0].removeprefix("mask:"): "mask" if killer.startswith("mask:") else "image" for killer in killers}
+    ends = {
+        killer.partition("=")[0].removeprefix("mask:"): "mask"
+        if killer.startswith("mask:")
+        else "image"
+        for killer in killers
+    }
     chosen = {name for name in undisturbed if name.endswith(tuple(ends))}
     assert 1 <= len(chosen) < len(undisturbed)
-    assert {name: row for name, row in found.items() if name not in chosen} == {name: row for name, row in undisturbed.items() if name not in chosen}
+    assert {name: row for name, row in found.items() if name not in chosen} == {
+        name: row for name, row in undisturbed.items() if name not in chosen
+    }
     assert list(found) == list(undisturbed)
-    blamed = {name: next(what for end, what in ends.items() if name.endswith(end)) for name in chosen}
+    blamed = {
+        name: next(what for end, what in ends.items() if name.endswith(end)) for name in chosen
+    }
     for name, guilty in blamed.items():
         for what in ("image", "mask"):
             # The other file of the pair is read as ever.
             dead = what == guilty and found[name][f"{what}_path"] is not None
-            assert found[name][f"{what}_error"] == ("HP201 worker-died" if dead else undisturbed[name][f"{what}_error"])
+            assert found[name][f"{what}_error"] == (
+                "HP201 worker-died" if dead else undisturbed[name][f"{what}_error"]
+            )
             assert dead or found[name][f"{what}_digest"] == undisturbed[name][f"{what}_digest"]
     told = pq.read_table(stage.workspace / "findings.parquet").to_pylist()
     dead = {one["path"] for one in told if one["subcode"] == "worker-died"}
@@ -62,7 +88,9 @@ def workers_of(zygote: Zygote) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_worker_that_the_system_kills_costs_nothing(seed: int, zygote: Zygote, stage: Stage) -> None:
+def test_a_worker_that_the_system_kills_costs_nothing(
+    seed: int, zygote: Zygote, stage: Stage
+) -> None:
     first = zygote.run(arguments(stage), AUDIT)
     expected = results(stage.workspace)
     stage.reset()

@@ -1,8 +1,10 @@
-"""A process that has imported everything and forks a command at a time: thousands of runs without thousands of start-ups.
+"""A process that has imported everything and forks a command at a time: thousands of runs without
+thousands of start-ups.
 
-Commands are real processes with the real command line; they share one fork server for their workers.
-One JSON line on stdin asks for a run; one on stdout gives the ids of it and of the fork server, and, when it has ended, one its wait status.
-What a run had to import is imported here too before the next one, by name alone: nothing runs and no thread starts here.
+Commands are real processes with the real command line; they share one fork server for their
+workers. One JSON line on stdin asks for a run; one on stdout gives the ids of it and of the fork
+server, and, when it has ended, one its wait status. What a run had to import is imported here too
+before the next one, by name alone: nothing runs and no thread starts here.
 """
 
 from __future__ import annotations
@@ -22,11 +24,20 @@ from typing import Any
 
 from histoprep.execution import workers as execution_workers
 
-IMPORTED = ("histoprep.audit", "histoprep.audit.pictures", "histoprep.manifest.build", "histoprep.remap", "matplotlib.figure", "pandas")
+IMPORTED = (
+    "histoprep.audit",
+    "histoprep.audit.pictures",
+    "histoprep.manifest.build",
+    "histoprep.remap",
+    "matplotlib.figure",
+    "pandas",
+)
 
 
 def _command(request: dict[str, Any]) -> None:
-    """Become the process of one run: wait at the gate, then call `module:function` with the arguments."""
+    """Become the process of one run: wait at the gate, then call `module:function` with the
+    arguments.
+    """
     os.setsid()
     for descriptor, path in ((0, os.devnull), (1, request["stdout"]), (2, request["stderr"])):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666), descriptor)
@@ -38,14 +49,17 @@ def _command(request: dict[str, Any]) -> None:
     # Held open for both, opening does not wait; reading does, and is no call that is traced.
     os.read(os.open(request["gate"], os.O_RDWR), 1)
     before = set(sys.modules)
-    atexit.register(lambda: Path(request["learned"]).write_text("\n".join(set(sys.modules) - before), "utf-8"))
+    atexit.register(
+        lambda: Path(request["learned"]).write_text("\n".join(set(sys.modules) - before), "utf-8")
+    )
     module, _, name = request["call"].partition(":")
     code: object = 0
     try:
         code = getattr(importlib.import_module(module), name)(request["args"])
     except SystemExit as stopped:
         code = stopped.code
-    # What the end of a process does, but for taking a few thousand modules apart, which takes longer than the run.
+    # What the end of a process does, but for taking a few thousand modules apart, which takes
+    # longer than the run.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -54,7 +68,9 @@ def _command(request: dict[str, Any]) -> None:
 
 
 def _check_fork_server() -> None:
-    """Have it serve once: a run that is killed while it asks for a worker ends it, which anywhere else would be its own."""
+    """Have it serve once: a run that is killed while it asks for a worker ends it, which anywhere
+    else would be its own.
+    """
     for _ in range(20):
         with contextlib.suppress(OSError, EOFError):
             process = execution_workers._Context().Process(target=int)

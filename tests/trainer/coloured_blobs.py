@@ -1,4 +1,6 @@
-"""Tiles with one blob each, whose colour is the class: a data set that small networks learn in seconds (design page of the classifier, 10.4)."""
+"""Tiles with one blob each, whose colour is the class: a data set that small networks learn in
+seconds (design page of the classifier, 10.4).
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,25 @@ def blob(label: int, rng: np.random.Generator) -> np.ndarray:
     """Return a tile uint8 [64, 64, 3]: stripes, one Gaussian blob of the class's colour, noise."""
     rows, columns = np.mgrid[0:SIDE_PX, 0:SIDE_PX]
     angle, phase, radius = rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi), rng.uniform(6, 8.5)
-    stripes = 0.25 * np.sin(2 * np.pi * 4 * (columns * np.cos(angle) + rows * np.sin(angle)) / SIDE_PX + phase)
+    stripes = 0.25 * np.sin(
+        2 * np.pi * 4 * (columns * np.cos(angle) + rows * np.sin(angle)) / SIDE_PX + phase
+    )
     row, column = rng.uniform(10, SIDE_PX - 10, 2)
-    weight = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * (0.6 * radius) ** 2))[..., None]
-    image = stripes[..., None] * (1 - weight) + weight * (_COLOURS[label] + rng.normal(0, 0.15, 3)) + rng.normal(0, 0.15, (SIDE_PX, SIDE_PX, 3))
+    weight = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * (0.6 * radius) ** 2))[
+        ..., None
+    ]
+    image = (
+        stripes[..., None] * (1 - weight)
+        + weight * (_COLOURS[label] + rng.normal(0, 0.15, 3))
+        + rng.normal(0, 0.15, (SIDE_PX, SIDE_PX, 3))
+    )
     return np.clip((image + 1) * 127.5, 0, 255).astype(np.uint8)
 
 
 def make_blobs(root: Path, num_train: int, num_test: int) -> Path:
-    """Fill root/train/<class> and root/test/<class> and return the manifest, as after `histoprep audit --layout class-folders`."""
+    """Fill root/train/<class> and root/test/<class> and return the manifest, as after `histoprep
+    audit --layout class-folders`.
+    """
     rng = np.random.default_rng(0)
     for split, count in (("train", num_train), ("test", num_test)):
         for index in range(count):
@@ -61,7 +73,11 @@ def bare_manifest(
     """Write a manifest of tiles without files: rows as they are given."""
     count = len(splits)
     chosen = label_map or identity_map({0})
-    pixels = np.zeros((count, chosen.num_classes), dtype=np.int64) if class_pixels is None else class_pixels
+    pixels = (
+        np.zeros((count, chosen.num_classes), dtype=np.int64)
+        if class_pixels is None
+        else class_pixels
+    )
     wanted = schema(chosen.num_classes)
     columns = {name: pa.nulls(count, wanted.field(name).type) for name in wanted.names}
     columns |= {
@@ -70,11 +86,24 @@ def bare_manifest(
         "group": pa.array(groups or [None] * count, pa.string()),
         "split": pa.array(splits),
         "pool": pa.array(["unconditional"] * count),
-        "class_pixels": pa.FixedSizeListArray.from_arrays(pa.array(pixels.ravel()), chosen.num_classes),
+        "class_pixels": pa.FixedSizeListArray.from_arrays(
+            pa.array(pixels.ravel()), chosen.num_classes
+        ),
         "classes": pa.array([[] for _ in range(count)], wanted.field("classes").type),
         "label": pa.array(labels or [None] * count, pa.string()),
         "image_digest": pa.array(digests or [f"{row:032x}" for row in range(count)], pa.string()),
     }
     table = pa.table([columns[name] for name in wanted.names], schema=wanted)
-    write_manifest(path, [table], chosen, {"root": str(path.parent), "recipe": {}, "certificate": {}, "tiles_digest": "0", "excluded": {}})
+    write_manifest(
+        path,
+        [table],
+        chosen,
+        {
+            "root": str(path.parent),
+            "recipe": {},
+            "certificate": {},
+            "tiles_digest": "0",
+            "excluded": {},
+        },
+    )
     return path

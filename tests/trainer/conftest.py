@@ -1,4 +1,6 @@
-"""What the tests of the trainer share: one thread, a small prepared data set, runs of the toy recipe."""
+"""What the tests of the trainer share: one thread, a small prepared data set, runs of the toy
+recipe.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ import torch
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Small networks are many times slower with two threads on a busy machine, and sums then depend on their number."""
+    """Small networks are many times slower with two threads on a busy machine, and sums then depend
+    on their number.
+    """
     torch.set_num_threads(1)
 
 
@@ -24,13 +28,28 @@ def demo_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("trainer-demo") / "demo"
     make_clean_demo(folder, num_tiles=48, tile_px=64, seed=7)
-    assert run(["--quiet", "manifest", str(folder), "--map", "label_map_5.yml", "--group-by", GROUP_PATTERN]) == 0
+    assert (
+        run(
+            [
+                "--quiet",
+                "manifest",
+                str(folder),
+                "--map",
+                "label_map_5.yml",
+                "--group-by",
+                GROUP_PATTERN,
+            ]
+        )
+        == 0
+    )
     return folder.with_name("demo.histoprep") / "manifest.parquet"
 
 
 @pytest.fixture
 def toy_config(demo_manifest: Path, tmp_path: Path) -> Callable[..., Any]:
-    """Return a function that makes a configuration of the toy recipe; keys are dotted with two underscores."""
+    """Return a function that makes a configuration of the toy recipe; keys are dotted with two
+    underscores.
+    """
     import toy_recipe
 
     from trainer.config_layers import build_config, merge

@@ -1,4 +1,6 @@
-"""Real data sets for the tests of the data side: every pixel of an image tells its class and its place, so that any mix-up shows."""
+"""Real data sets for the tests of the data side: every pixel of an image tells its class and its
+place, so that any mix-up shows.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ CLASS_STEP = 40
 
 
 def labels_of(index: int, size: int) -> np.ndarray:
-    """Return the mask of tile `index`, uint8 [size, size]: blocks of classes 0 to 4, one empty mask in five."""
+    """Return the mask of tile `index`, uint8 [size, size]: blocks of classes 0 to 4, one empty mask
+    in five.
+    """
     if index % 5 == 4:
         return np.zeros((size, size), np.uint8)
     blocks = np.random.default_rng(index).integers(0, 5, (size // 8, size // 8))
@@ -21,13 +25,25 @@ def labels_of(index: int, size: int) -> np.ndarray:
 
 
 def picture_of(index: int, size: int) -> np.ndarray:
-    """Return the image of tile `index`: red is class x 40 + tile, green the row, blue the column (in pixels, below 128)."""
+    """Return the image of tile `index`: red is class x 40 + tile, green the row, blue the column
+    (in pixels, below 128).
+    """
     rows, columns = np.mgrid[:size, :size]
-    return np.stack([labels_of(index, size) * CLASS_STEP + index % CLASS_STEP, rows, columns], axis=2).astype(np.uint8)
+    return np.stack(
+        [labels_of(index, size) * CLASS_STEP + index % CLASS_STEP, rows, columns], axis=2
+    ).astype(np.uint8)
 
 
-def write_tiles(folder: Path, num_tiles: int, size: int, *, options: tuple[str, ...] = ("--split", "train=0.7,val=0.1,test=0.2")) -> Path:
-    """Write a data set of these tiles and return its manifest, under the map of each label to itself."""
+def write_tiles(
+    folder: Path,
+    num_tiles: int,
+    size: int,
+    *,
+    options: tuple[str, ...] = ("--split", "train=0.7,val=0.1,test=0.2"),
+) -> Path:
+    """Write a data set of these tiles and return its manifest, under the map of each label to
+    itself.
+    """
     folder.mkdir(parents=True)
     for index in range(num_tiles):
         (folder / f"tile{index:03d}.png").write_bytes(encode_rgb_png(picture_of(index, size)))

@@ -1,4 +1,6 @@
-"""One run of the toy recipe, started as a program: Fabric starts it again for every further process. The argument is the configuration as JSON."""
+"""One run of the toy recipe, started as a program: Fabric starts it again for every further
+process. The argument is the configuration as JSON.
+"""
 
 from __future__ import annotations
 

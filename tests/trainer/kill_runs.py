@@ -1,7 +1,9 @@
-"""Kills runs of the toy recipe at enumerated points and lets them go on; started as a program, since it forks and must not have trained itself.
+"""Kills runs of the toy recipe at enumerated points and lets them go on; started as a program,
+since it forks and must not have trained itself.
 
-A point is the k-th time that the process opens, renames, makes, deletes something in the run folder, or reads a batch. Python reports each to
-an audit hook, so no line of the engine knows of it. Prints JSON: the number of points, and those after which the end was not the same.
+A point is the k-th time that the process opens, renames, makes, deletes something in the run
+folder, or reads a batch. Python reports each to an audit hook, so no line of the engine knows of
+it. Prints JSON: the number of points, and those after which the end was not the same.
 """
 
 from __future__ import annotations
@@ -27,7 +29,18 @@ from trainer.config_layers import build_config
 from trainer.engine.logs import MetricsLog
 from trainer.engine.state import Training
 
-WATCHED = frozenset({"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "toy.batch", "shutil.rmtree"})
+WATCHED = frozenset(
+    {
+        "open",
+        "os.rename",
+        "os.mkdir",
+        "os.remove",
+        "os.rmdir",
+        "os.chmod",
+        "toy.batch",
+        "shutil.rmtree",
+    }
+)
 TIMINGS = ("images_per_s", "data_wait_share")
 
 
@@ -41,7 +54,11 @@ def main() -> None:
     shutil.rmtree(whole, ignore_errors=True)
     _in_child(lambda: _run(options, whole, _counting(options.folder / "count", whole)))
     total = int((options.folder / "count").read_text())
-    points = [int(one) for one in options.points.split(",")] if options.points else range(1, total + 1, options.stride)
+    points = (
+        [int(one) for one in options.points.split(",")]
+        if options.points
+        else range(1, total + 1, options.stride)
+    )
     different, reached = {}, 0
     for point in points:
         shutil.rmtree(killed, ignore_errors=True)
@@ -51,7 +68,9 @@ def main() -> None:
             assert status == 0 and point > 0.9 * total, f"the run failed before point {point}"
             continue
         reached += 1
-        assert _in_child(lambda: _run(options, killed, None)) == 0, f"the run did not go on after point {point}"
+        assert _in_child(lambda: _run(options, killed, None)) == 0, (
+            f"the run did not go on after point {point}"
+        )
         found = compare(whole, killed)
         if found:
             different[point] = found
@@ -63,7 +82,11 @@ def compare(whole: Path, other: Path) -> list[str]:
     folders = [sorted((one / "checkpoints").iterdir()) for one in (whole, other)]
     if [one.name for one in folders[0]] != [one.name for one in folders[1]]:
         return [f"checkpoints {[one.name for one in folders[1]]}"]
-    found = [a.name for a, b in zip(*folders, strict=True) if (a / "SHA256SUMS").read_bytes() != (b / "SHA256SUMS").read_bytes()]
+    found = [
+        a.name
+        for a, b in zip(*folders, strict=True)
+        if (a / "SHA256SUMS").read_bytes() != (b / "SHA256SUMS").read_bytes()
+    ]
     if _metrics(whole) != _metrics(other):
         found.append("metrics.csv")
     if (whole / "finished.json").read_bytes() != (other / "finished.json").read_bytes():
@@ -73,7 +96,10 @@ def compare(whole: Path, other: Path) -> list[str]:
 
 def _metrics(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open(newline="") as stream:
-        return [{key: value for key, value in row.items() if key not in TIMINGS} for row in csv.DictReader(stream)]
+        return [
+            {key: value for key, value in row.items() if key not in TIMINGS}
+            for row in csv.DictReader(stream)
+        ]
 
 
 def _parse() -> Any:

@@ -32,6 +32,8 @@ def save_tiny(folder: Path, seed: int = 0) -> Path:
 
     torch.manual_seed(seed)
     widths = (8, 8, 8, 8)
-    made = AutoencoderTiny(encoder_block_out_channels=widths, decoder_block_out_channels=widths, latent_channels=3)
+    made = AutoencoderTiny(
+        encoder_block_out_channels=widths, decoder_block_out_channels=widths, latent_channels=3
+    )
     save_codec(made, folder)
     return folder

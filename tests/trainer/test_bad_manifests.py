@@ -1,4 +1,6 @@
-"""Manifests whose rows make no sense, or that are damaged: every command that uses one says so, with 6 and the path, and none calls it a bug."""
+"""Manifests whose rows make no sense, or that are damaged: every command that uses one says so,
+with 6 and the path, and none calls it a bug.
+"""
 
 from __future__ import annotations
 
@@ -57,31 +59,69 @@ CHANGES: dict[str, Callable[[pa.Table], pa.Table]] = {
     "width below 1": first("width_px", -5),
     "size below 1": first("image_bytes", 0),
     "a group in two splits": lambda rows: rows.set_column(
-        rows.column_names.index("group"), pa.field("group", pa.string()), pa.array(["one slide"] * len(rows))
+        rows.column_names.index("group"),
+        pa.field("group", pa.string()),
+        pa.array(["one slide"] * len(rows)),
     ),
 }
 
 
-def commands(path: Path, codec: Path, out: Path) -> Iterator[tuple[str, Callable[[list[str]], int], list[str]]]:
+def commands(
+    path: Path, codec: Path, out: Path
+) -> Iterator[tuple[str, Callable[[list[str]], int], list[str]]]:
     """Yield name, program and arguments of everything that reads the rows of a manifest."""
     yield "shard", histoprep, ["shard", str(path), "--workers", "1", "--out", str(out / "shards")]
     yield "preview", histoprep, ["shard", "preview", str(path), "--out", str(out / "preview.png")]
-    yield "fit", trainer, ["fit", "--manifest", str(path), "--preset", "codec-tiny", "--out", str(out / "run")]
-    yield "dry run", trainer, ["fit", "--manifest", str(path), "--preset", "codec-tiny", "--dry-run", "--out", str(out / "run")]
+    yield (
+        "fit",
+        trainer,
+        ["fit", "--manifest", str(path), "--preset", "codec-tiny", "--out", str(out / "run")],
+    )
+    yield (
+        "dry run",
+        trainer,
+        [
+            "fit",
+            "--manifest",
+            str(path),
+            "--preset",
+            "codec-tiny",
+            "--dry-run",
+            "--out",
+            str(out / "run"),
+        ],
+    )
     chosen = ["--codec", str(codec), "--image-size", "32", "--num-workers", "0"]
-    yield "encode", trainer, ["encode", "--manifest", str(path), *chosen, "--out", str(out / "latents")]
+    yield (
+        "encode",
+        trainer,
+        ["encode", "--manifest", str(path), *chosen, "--out", str(out / "latents")],
+    )
 
 
 def rewritten(manifest: Path, change: Callable[[pa.Table], pa.Table], path: Path) -> Path:
     opened = open_manifest(manifest)
-    header = {name: value for name, value in opened.header.items() if name not in ("kind", "schema_version", "tool_version")}
+    header = {
+        name: value
+        for name, value in opened.header.items()
+        if name not in ("kind", "schema_version", "tool_version")
+    }
     rows = change(opened.read())
-    tables.write_table(path, [rows], rows.schema.remove_metadata(), kind="manifest", schema_version="1.0", metadata=header)
+    tables.write_table(
+        path,
+        [rows],
+        rows.schema.remove_metadata(),
+        kind="manifest",
+        schema_version="1.0",
+        metadata=header,
+    )
     return path
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_rows_that_make_no_sense_are_refused(manifest: Path, codec: Path, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_make_no_sense_are_refused(
+    manifest: Path, codec: Path, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = rewritten(manifest, CHANGES[change], tmp_path / "manifest.parquet")
     assert histoprep(["manifest", "check", str(path)]) == ExitCode.FINDINGS
     for name, run, arguments in commands(path, codec, tmp_path):
@@ -97,7 +137,10 @@ def test_rows_that_make_no_sense_are_refused(manifest: Path, codec: Path, tmp_pa
 def test_the_manifest_itself_is_taken(manifest: Path, codec: Path, tmp_path: Path) -> None:
     """The control of the tests here."""
     path = rewritten(manifest, lambda rows: rows, tmp_path / "manifest.parquet")
-    assert histoprep(["manifest", "check", str(path), "--root", str(open_manifest(manifest).root)]) == ExitCode.OK
+    assert (
+        histoprep(["manifest", "check", str(path), "--root", str(open_manifest(manifest).root)])
+        == ExitCode.OK
+    )
     for name, run, arguments in commands(path, codec, tmp_path):
         if name != "fit":
             assert run(arguments) == ExitCode.OK, name
@@ -112,7 +155,9 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_manifest_is_six_everywhere(manifest: Path, codec: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_manifest_is_six_everywhere(
+    manifest: Path, codec: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "manifest.parquet"
     path.write_bytes(DAMAGES[damage](manifest.read_bytes()))
     named: list[tuple[str, Any, list[str]]] = [
@@ -128,16 +173,31 @@ def test_a_damaged_manifest_is_six_everywhere(manifest: Path, codec: Path, tmp_p
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_index_is_six_everywhere(manifest: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_index_is_six_everywhere(
+    manifest: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     shards = tmp_path / "shards"
-    assert histoprep(["shard", str(manifest), "--workers", "1", "--out", str(shards)]) == ExitCode.OK
+    assert (
+        histoprep(["shard", str(manifest), "--workers", "1", "--out", str(shards)]) == ExitCode.OK
+    )
     index = shards / "index.parquet"
     index.write_bytes(DAMAGES[damage](index.read_bytes()))
     named: list[tuple[Any, list[str]]] = [
         (histoprep, ["shard", "verify", str(shards)]),
         (histoprep, ["shard", "info", str(shards)]),
         (histoprep, ["shard", "preview", str(index), "--out", str(tmp_path / "preview.png")]),
-        (trainer, ["fit", "--manifest", str(index), "--preset", "codec-tiny", "--out", str(tmp_path / "run")]),
+        (
+            trainer,
+            [
+                "fit",
+                "--manifest",
+                str(index),
+                "--preset",
+                "codec-tiny",
+                "--out",
+                str(tmp_path / "run"),
+            ],
+        ),
     ]
     for run, arguments in named:
         capsys.readouterr()

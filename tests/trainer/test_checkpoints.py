@@ -1,4 +1,6 @@
-"""Checkpoints: whole or not there, checked, finite, at least two kept, and passed over with a reason when damaged."""
+"""Checkpoints: whole or not there, checked, finite, at least two kept, and passed over with a
+reason when damaged.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,26 @@ import pytest
 import torch
 
 from trainer.engine.checkpoint_files import check_finite
-from trainer.engine.checkpoints import CheckpointFolder, Snapshot, find_checkpoint, list_checkpoints, load_weights
+from trainer.engine.checkpoints import (
+    CheckpointFolder,
+    Snapshot,
+    find_checkpoint,
+    list_checkpoints,
+    load_weights,
+)
 from trainer.errors import CheckpointError, DivergedError, ExitCode, OutputError
 
 
 def _snapshot(step: int, value: float = 1.0) -> Snapshot:
     weights = {"w": torch.full((3, 2), value), "n": torch.tensor(step)}
-    return Snapshot({"weights": weights, "ema": {"w": weights["w"] / 2}, "optimiser": {"0.exp_avg": weights["w"]}}, {"step": step, "best": None})
+    return Snapshot(
+        {
+            "weights": weights,
+            "ema": {"w": weights["w"] / 2},
+            "optimiser": {"0.exp_avg": weights["w"]},
+        },
+        {"step": step, "best": None},
+    )
 
 
 def _names(folder: Path) -> list[str]:
@@ -29,21 +44,38 @@ def _names(folder: Path) -> list[str]:
 def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     odd = torch.tensor([1e-45, -0.0, 3.0000002, 1e38])
-    folder.save(Snapshot({"weights": {"w": odd, "view": odd[1:3], "t": torch.ones(2, 3).T}}, {"step": 7, "best": {"value": 0.1}}))
+    folder.save(
+        Snapshot(
+            {"weights": {"w": odd, "view": odd[1:3], "t": torch.ones(2, 3).T}},
+            {"step": 7, "best": {"value": 0.1}},
+        )
+    )
     read = folder.newest()
     assert read is not None and read.step == 7 and read.state["best"] == {"value": 0.1}
     assert read.tensors["weights"]["w"].numpy().tobytes() == odd.numpy().tobytes()
-    assert torch.equal(read.tensors["weights"]["t"], torch.ones(3, 2)) and read.tensors["weights"]["view"].shape == (2,)
+    assert torch.equal(read.tensors["weights"]["t"], torch.ones(3, 2)) and read.tensors["weights"][
+        "view"
+    ].shape == (2,)
 
 
 def test_sums_are_those_of_sha256sum(tmp_path: Path) -> None:
     path = CheckpointFolder(tmp_path).save(_snapshot(1))
-    done = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sha256sum", "--check", "--strict", "SHA256SUMS"],
+        cwd=path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0 and done.stdout.count(": OK") == 4
-    assert {stat.S_IMODE(one.stat().st_mode) & 0o044 for one in path.iterdir()} == {0o044}, "others may read"
+    assert {stat.S_IMODE(one.stat().st_mode) & 0o044 for one in path.iterdir()} == {0o044}, (
+        "others may read"
+    )
 
 
-@pytest.mark.parametrize("file", ["weights.safetensors", "optimiser.safetensors", "state.json", "SHA256SUMS"])
+@pytest.mark.parametrize(
+    "file", ["weights.safetensors", "optimiser.safetensors", "state.json", "SHA256SUMS"]
+)
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_damage_is_seen_and_the_one_before_is_taken(tmp_path: Path, file: str, damage: str) -> None:
     folder = CheckpointFolder(tmp_path)
@@ -51,7 +83,11 @@ def test_damage_is_seen_and_the_one_before_is_taken(tmp_path: Path, file: str, d
     target = folder.save(_snapshot(2)) / file
     data = bytearray(target.read_bytes())
     data[len(data) // 2] ^= 1
-    {"flip": lambda: target.write_bytes(data), "cut": lambda: target.write_bytes(data[: len(data) // 2]), "gone": target.unlink}[damage]()
+    {
+        "flip": lambda: target.write_bytes(data),
+        "cut": lambda: target.write_bytes(data[: len(data) // 2]),
+        "gone": target.unlink,
+    }[damage]()
     read = folder.newest()
     assert read is not None and read.step == 1
     assert len(folder.skipped) == 1 and folder.skipped[0].startswith("last-00000002")
@@ -89,7 +125,9 @@ def test_what_is_not_finite_is_never_published(tmp_path: Path, value: float, par
 
 def test_huge_but_finite_weights_are_finite() -> None:
     huge = torch.full((64,), torch.finfo(torch.float32).max)
-    check_finite({"w": huge, "n": torch.tensor(3), "d": torch.full((9,), 1e308, dtype=torch.float64)}, "w")
+    check_finite(
+        {"w": huge, "n": torch.tensor(3), "d": torch.full((9,), 1e308, dtype=torch.float64)}, "w"
+    )
 
 
 def test_the_newest_are_kept_and_the_bests_they_need(tmp_path: Path) -> None:
@@ -101,7 +139,10 @@ def test_the_newest_are_kept_and_the_bests_they_need(tmp_path: Path) -> None:
     # Going on from 6 needs the best as of 6.
     assert _names(tmp_path) == ["best-00000006", "last-00000006", "last-00000007"]
     folder.save_best(_snapshot(8))
-    assert [one.name for one in list_checkpoints(tmp_path, "best")] == ["best-00000006", "best-00000008"]
+    assert [one.name for one in list_checkpoints(tmp_path, "best")] == [
+        "best-00000006",
+        "best-00000008",
+    ]
     folder.forget_after(6)
     assert _names(tmp_path) == ["best-00000006", "last-00000006"]
 

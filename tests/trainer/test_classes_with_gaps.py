@@ -1,4 +1,6 @@
-"""Label maps whose class ids have gaps (HP506): masks hold ids, so the network must know the largest."""
+"""Label maps whose class ids have gaps (HP506): masks hold ids, so the network must know the
+largest.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,16 @@ from trainer.recipes.ldm_stage import denoiser_config
 
 
 def test_the_network_takes_every_class_id_of_a_map_with_gaps(tmp_path: Path) -> None:
-    config = load_config(preset="ldm-tiny", manifest=str(tmp_path / "m.parquet"), out=str(tmp_path / "run"), codec="codec")
+    config = load_config(
+        preset="ldm-tiny",
+        manifest=str(tmp_path / "m.parquet"),
+        out=str(tmp_path / "run"),
+        codec="codec",
+    )
     network = ReferenceUNet(denoiser_config(config, identity_map([0, 4, 7, 9]), 4))
     mask = torch.tensor([0, 4, 7, 9], dtype=torch.uint8).repeat_interleave(16).repeat(1, 1, 64, 1)
     with torch.no_grad():
-        made = network(torch.randn(1, 4, 8, 8), torch.zeros(1), mask, torch.zeros(1, dtype=torch.bool))
+        made = network(
+            torch.randn(1, 4, 8, 8), torch.zeros(1), mask, torch.zeros(1, dtype=torch.bool)
+        )
     assert made.shape == (1, 4, 8, 8)

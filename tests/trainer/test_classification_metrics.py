@@ -23,7 +23,16 @@ oracle = pytest.importorskip("sklearn.metrics")
 
 TRUTH = np.array([0, 0, 1, 1, 2, 2])
 PREDICTED = np.array([0, 1, 1, 1, 2, 0])
-SCORES = np.array([[0.8, 0.1, 0.1], [0.4, 0.5, 0.1], [0.2, 0.6, 0.2], [0.1, 0.7, 0.2], [0.1, 0.2, 0.7], [0.5, 0.1, 0.4]])
+SCORES = np.array(
+    [
+        [0.8, 0.1, 0.1],
+        [0.4, 0.5, 0.1],
+        [0.2, 0.6, 0.2],
+        [0.1, 0.7, 0.2],
+        [0.1, 0.2, 0.7],
+        [0.5, 0.1, 0.4],
+    ]
+)
 
 
 def test_published_example():
@@ -42,7 +51,9 @@ def test_published_example():
     assert auc_one_vs_one(TRUTH, SCORES) == pytest.approx(0.958333, abs=1e-6)
 
 
-def random_case(seed: int, classes: int = 4, tiles: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def random_case(
+    seed: int, classes: int = 4, tiles: int = 60
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     truth = rng.choice(classes, tiles, p=[0.5, 0.3, 0.15, 0.05])
     scores = rng.dirichlet(np.ones(classes), tiles).round(2) + 1e-9
@@ -60,11 +71,20 @@ def test_counts_agree_with_scikit_learn(seed):
     ours = count_scores(counts)
     assert ours["accuracy"] == pytest.approx(oracle.accuracy_score(truth, predicted))
     assert ours["kappa"] == pytest.approx(oracle.cohen_kappa_score(truth, predicted))
-    assert ours["quadratic_kappa"] == pytest.approx(oracle.cohen_kappa_score(truth, predicted, weights="quadratic", labels=labels))
+    assert ours["quadratic_kappa"] == pytest.approx(
+        oracle.cohen_kappa_score(truth, predicted, weights="quadratic", labels=labels)
+    )
     for average in ("macro", "weighted"):
-        theirs = oracle.precision_recall_fscore_support(truth, predicted, labels=labels, average=average, zero_division=0)
-        assert [ours[f"{average}_{name}"] for name in ("precision", "recall", "f1")] == pytest.approx(theirs[:3])
-    table, theirs = class_table(counts), oracle.precision_recall_fscore_support(truth, predicted, labels=labels, zero_division=0)
+        theirs = oracle.precision_recall_fscore_support(
+            truth, predicted, labels=labels, average=average, zero_division=0
+        )
+        assert [
+            ours[f"{average}_{name}"] for name in ("precision", "recall", "f1")
+        ] == pytest.approx(theirs[:3])
+    table, theirs = (
+        class_table(counts),
+        oracle.precision_recall_fscore_support(truth, predicted, labels=labels, zero_division=0),
+    )
     for name, column in zip(("precision", "recall", "f1", "support"), theirs, strict=True):
         assert table[name] == pytest.approx(column)
     per_class = oracle.multilabel_confusion_matrix(truth, predicted, labels=labels)
@@ -112,7 +132,9 @@ def test_the_curve_encloses_the_area(seed):
     truth, _, scores = random_case(seed)
     false, true = roc_curve(truth == 0, scores[:, 0])
     assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
-    assert np.trapezoid(true, false) == pytest.approx(auc(scores[truth == 0, 0], scores[truth != 0, 0]))
+    assert np.trapezoid(true, false) == pytest.approx(
+        auc(scores[truth == 0, 0], scores[truth != 0, 0])
+    )
 
 
 def test_calibration_of_probabilities_that_are_right():
@@ -129,14 +151,18 @@ def test_calibration_by_hand():
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [1.0, 0.0]])
     truth = np.array([0, 1, 0, 0])
     # Bins of width 0.1: two at 0.9 half right, one at 0.6 right, one at 1.0 right.
-    assert expected_calibration_error(truth, probabilities, 10) == pytest.approx((2 * 0.4 + 0.4 + 0) / 4)
+    assert expected_calibration_error(truth, probabilities, 10) == pytest.approx(
+        (2 * 0.4 + 0.4 + 0) / 4
+    )
     assert reliability(truth, probabilities, 10)["tiles"].sum() == 4
     assert np.isnan(expected_calibration_error(truth[:0], probabilities[:0]))
 
 
 def test_brier_score_agrees_with_scikit_learn():
     truth, _, scores = random_case(0)
-    assert brier_score(truth, scores) == pytest.approx(oracle.brier_score_loss(truth, scores, labels=np.arange(4), scale_by_half=False))
+    assert brier_score(truth, scores) == pytest.approx(
+        oracle.brier_score_loss(truth, scores, labels=np.arange(4), scale_by_half=False)
+    )
 
 
 def test_draws_take_whole_groups():
@@ -153,7 +179,9 @@ def test_interval_of_an_accuracy_covers_as_often_as_it_says():
     for trial in range(200):
         truth = np.zeros(size, dtype=int)
         predicted = (rng.uniform(size=size) > 0.7).astype(int)
-        found = score_intervals(truth, predicted, 2, np.arange(size), num_draws=200, seed=trial)["accuracy"]
+        found = score_intervals(truth, predicted, 2, np.arange(size), num_draws=200, seed=trial)[
+            "accuracy"
+        ]
         covered += found.low <= 0.7 <= found.high
         assert found.low <= found.value <= found.high
     assert 0.88 <= covered / 200 <= 0.99
@@ -163,7 +191,10 @@ def test_tiles_of_a_group_make_the_interval_wider():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(12), 10)
     predicted = np.repeat(rng.integers(0, 2, 12), 10)
-    by_group, by_tile = (score_intervals(np.zeros(120, dtype=int), predicted, 2, one, seed=0)["accuracy"] for one in (groups, np.arange(120)))
+    by_group, by_tile = (
+        score_intervals(np.zeros(120, dtype=int), predicted, 2, one, seed=0)["accuracy"]
+        for one in (groups, np.arange(120))
+    )
     assert by_group.high - by_group.low > 2 * (by_tile.high - by_tile.low)
 
 

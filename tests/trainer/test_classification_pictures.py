@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.classification.pictures import SheetFacts, draw_confusion, draw_roc, draw_sheet, draw_training
+from trainer.classification.pictures import (
+    SheetFacts,
+    draw_confusion,
+    draw_roc,
+    draw_sheet,
+    draw_training,
+)
 
 NAMES = ("cost $x_{1$", "$a$ & <b>", "病理")
 
@@ -47,5 +53,7 @@ def test_names_are_taken_as_they_are(tmp_path: Path) -> None:
 
 
 def test_a_long_name_is_cut_at_the_end() -> None:
-    same = [draw_confusion(np.eye(1, dtype=np.int64), ["n" * 30 + end], "title") for end in ("a", "b")]
+    same = [
+        draw_confusion(np.eye(1, dtype=np.int64), ["n" * 30 + end], "title") for end in ("a", "b")
+    ]
     assert same[0] == same[1] != draw_confusion(np.eye(1, dtype=np.int64), ["n" * 20], "title")

@@ -1,4 +1,6 @@
-"""The codec adapter: the posterior of diffusers, digests of weights, refusals, no network; and PSNR and SSIM against other formulas."""
+"""The codec adapter: the posterior of diffusers, digests of weights, refusals, no network; and PSNR
+and SSIM against other formulas.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,15 @@ def test_a_kl_codec_gives_the_posterior_of_diffusers(tmp_path: Path, images: tor
     assert posterior.mean.shape == (2, codec.channels, 6, 4) and codec.factor == 8
     assert codec.decode(posterior.mean).shape == images.shape
     # diffusers: z = raw * scaling_factor.
-    assert torch.allclose(posterior.mean * 0.18215, (posterior.mean - codec.shift[:, None, None]) / codec.scale[:, None, None])
+    assert torch.allclose(
+        posterior.mean * 0.18215,
+        (posterior.mean - codec.shift[:, None, None]) / codec.scale[:, None, None],
+    )
 
 
-def test_a_tiny_codec_has_no_posterior_and_is_not_quantised(tmp_path: Path, images: torch.Tensor) -> None:
+def test_a_tiny_codec_has_no_posterior_and_is_not_quantised(
+    tmp_path: Path, images: torch.Tensor
+) -> None:
     codec = load_codec(save_tiny(tmp_path))
     mean, std = codec.encode(images)
     assert std is None and mean.shape == (2, 3, 6, 4)
@@ -53,7 +60,9 @@ def test_shift_and_statistics_of_the_configuration_become_the_scaling(tmp_path: 
     assert codec.shift.tolist() == [0.25] * 4 and codec.scale.tolist() == [2.0] * 4
 
 
-def test_a_codec_is_frozen_and_stays_in_evaluation_mode(tmp_path: Path, images: torch.Tensor) -> None:
+def test_a_codec_is_frozen_and_stays_in_evaluation_mode(
+    tmp_path: Path, images: torch.Tensor
+) -> None:
     codec = load_codec(save_kl(tmp_path))
     assert not codec.train().training and not codec.autoencoder.training
     assert not any(one.requires_grad for one in codec.parameters())
@@ -61,7 +70,9 @@ def test_a_codec_is_frozen_and_stays_in_evaluation_mode(tmp_path: Path, images: 
 
 
 def test_the_digest_is_that_of_the_weights(tmp_path: Path) -> None:
-    one, same, other = (load_codec(save_kl(tmp_path / name, seed)) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    one, same, other = (
+        load_codec(save_kl(tmp_path / name, seed)) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
     assert one.digest == same.digest != other.digest
     assert one.identifier.endswith("/a") and same.identifier.endswith("/b")
     changed = load_codec(tmp_path / "a")
@@ -89,7 +100,9 @@ class Bomb:
 def test_a_pickle_in_the_place_of_weights_is_not_run(tmp_path: Path) -> None:
     save_kl(tmp_path / "codec")
     (tmp_path / "codec" / WEIGHTS).unlink()
-    torch.save({"weights": Bomb(tmp_path / "mark")}, tmp_path / "codec" / "diffusion_pytorch_model.bin")
+    torch.save(
+        {"weights": Bomb(tmp_path / "mark")}, tmp_path / "codec" / "diffusion_pytorch_model.bin"
+    )
     with pytest.raises(IntegrityError, match="cannot load the codec"):
         load_codec(tmp_path / "codec")
     assert not (tmp_path / "mark").exists()
@@ -104,7 +117,10 @@ def _damage(folder: Path, how: str) -> None:
     elif how == "gone":
         (folder / WEIGHTS).unlink()
     elif how == "missing":
-        save_file({name: one for name, one in weights.items() if name != "quant_conv.weight"}, folder / WEIGHTS)
+        save_file(
+            {name: one for name, one in weights.items() if name != "quant_conv.weight"},
+            folder / WEIGHTS,
+        )
     elif how == "nan":
         save_file({name: one * torch.nan for name, one in weights.items()}, folder / WEIGHTS)
     elif how == "config":
@@ -172,8 +188,12 @@ def test_the_trainable_codec_decodes_a_draw_from_its_posterior(images: torch.Ten
     assert all(one.grad is not None for one in module.parameters())
 
 
-@pytest.mark.parametrize(("name", "channels", "least_db"), [("taesd", 4, 18.0), ("taesd3", 16, 23.0)])
-def test_real_tiny_codecs_on_real_tissue(shared_data: Path, name: str, channels: int, least_db: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "channels", "least_db"), [("taesd", 4, 18.0), ("taesd3", 16, 23.0)]
+)
+def test_real_tiny_codecs_on_real_tissue(
+    shared_data: Path, name: str, channels: int, least_db: float
+) -> None:
     from histoprep.imageio import decode_rgb
 
     codec = load_codec(shared_data / "taesd_diffusers" / name)
@@ -190,7 +210,10 @@ def test_real_tiny_codecs_on_real_tissue(shared_data: Path, name: str, channels:
 def test_psnr_is_that_of_eight_bit_pictures() -> None:
     random = np.random.default_rng(0)
     one, other = random.integers(0, 256, (2, 3, 20, 24, 3), dtype=np.uint8)
-    expected = [10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2)) for a, b in zip(one, other, strict=True)]
+    expected = [
+        10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2))
+        for a, b in zip(one, other, strict=True)
+    ]
     found = psnr(*(torch.from_numpy(to_float(each)) for each in (one, other)))
     assert np.allclose(found.numpy(), expected, atol=1e-4)
     assert torch.isinf(psnr(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4))).all()
@@ -241,8 +264,21 @@ def codec_run(demo_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from trainer.engine.fit import fit
 
     out = tmp_path_factory.mktemp("codec") / "run"
-    sets = ["architecture.block_out_channels=[8,8,16,16]", "data.image_size=32", "duration.steps=24", "batch_size=4", "ema.decay=0.8"]
-    sets += ["every.validate=12", "every.checkpoint=12", "every.pictures=24", "every.log=6", "validation.num_tiles=4", "accelerator=cpu"]
+    sets = [
+        "architecture.block_out_channels=[8,8,16,16]",
+        "data.image_size=32",
+        "duration.steps=24",
+        "batch_size=4",
+        "ema.decay=0.8",
+    ]
+    sets += [
+        "every.validate=12",
+        "every.checkpoint=12",
+        "every.pictures=24",
+        "every.log=6",
+        "validation.num_tiles=4",
+        "accelerator=cpu",
+    ]
     fit(load_config(preset="codec-tiny", manifest=demo_manifest, out=out, sets=sets))
     return out
 
@@ -253,7 +289,9 @@ def test_training_a_codec_lowers_the_error_and_leaves_sheets(codec_run: Path) ->
     rows = pd.read_csv(codec_run / "metrics.csv")
     columns = [name for name in rows.columns if name.endswith("pixel")]
     assert columns, list(rows.columns)
-    values = rows[next(name for name in columns if rows[name].notna().sum() > 1)].dropna().to_numpy()
+    values = (
+        rows[next(name for name in columns if rows[name].notna().sum() > 1)].dropna().to_numpy()
+    )
     assert values[-1] < values[0]
     assert list((codec_run / "samples").rglob("*.png"))
 
@@ -265,7 +303,9 @@ def test_a_run_of_another_recipe_is_no_codec(tmp_path: Path, codec_run: Path) ->
 
 
 @pytest.mark.parametrize(("split", "warned"), [("0.9/0.1", True), ("0.8/0.1/0.1", False)])
-def test_a_codec_measured_on_training_tiles_is_warned_of(demo_manifest: Path, tmp_path: Path, split: str, warned: bool) -> None:
+def test_a_codec_measured_on_training_tiles_is_warned_of(
+    demo_manifest: Path, tmp_path: Path, split: str, warned: bool
+) -> None:
     from histoprep.cli import run
     from trainer.config_layers import load_config
     from trainer.recipes.codec import stages
@@ -273,7 +313,22 @@ def test_a_codec_measured_on_training_tiles_is_warned_of(demo_manifest: Path, tm
 
     manifest, said = tmp_path / "manifest.parquet", []
     root = demo_manifest.parent.with_name("demo")
-    assert run(["--quiet", "manifest", str(root), "--map", "label_map_5.yml", "--split", split, "--out", str(manifest)]) == 0
+    assert (
+        run(
+            [
+                "--quiet",
+                "manifest",
+                str(root),
+                "--map",
+                "label_map_5.yml",
+                "--split",
+                split,
+                "--out",
+                str(manifest),
+            ]
+        )
+        == 0
+    )
     [plan] = stages(load_config(preset="codec-tiny", manifest=manifest, out=tmp_path / "run"))
     assert plan.prepare is not None
     plan.prepare(tmp_path / "run", Voice(warn=said.append))

@@ -1,4 +1,6 @@
-"""Configurations: layers, refusals with a suggestion, and a dump that gives the very same configuration back."""
+"""Configurations: layers, refusals with a suggestion, and a dump that gives the very same
+configuration back.
+"""
 
 from __future__ import annotations
 
@@ -36,16 +38,38 @@ def test_the_reference_preset_is_the_published_one() -> None:
     published = {"dim": 256, "dim_mults": (1, 2, 4), "resnet_block_groups": 2, "block_per_layer": 2}
     assert {key: config["model"][key] for key in published} == published
     assert config["ema"] == {"decay": 0.995, "every": 10}
-    assert config["optimiser"] | {"lr": 1e-4, "betas": (0.9, 0.99), "clip_norm": 1.0} == config["optimiser"]
-    assert (config["batch_size"], config["schedule"]["kind"], config["streams"]["cond_drop_prob"]) == (4, "one_cycle", 0.5)
-    assert (config["diffusion"]["loss"], config["diffusion"]["prediction_type"], config["diffusion"]["noise_schedule"]) == ("l1", "epsilon", "cosine")
+    assert (
+        config["optimiser"] | {"lr": 1e-4, "betas": (0.9, 0.99), "clip_norm": 1.0}
+        == config["optimiser"]
+    )
+    assert (
+        config["batch_size"],
+        config["schedule"]["kind"],
+        config["streams"]["cond_drop_prob"],
+    ) == (4, "one_cycle", 0.5)
+    assert (
+        config["diffusion"]["loss"],
+        config["diffusion"]["prediction_type"],
+        config["diffusion"]["noise_schedule"],
+    ) == ("l1", "epsilon", "cosine")
 
 
 def test_later_layers_win(tmp_path: Path) -> None:
     file = tmp_path / "run.yml"
     file.write_text("seed: 1\noptimiser: {lr: 0.5}\nbatch_size: 8\n")
-    config = load_config(preset="ldm-tiny", file=file, sets=["optimiser.lr=1e-3", "every.validate=null"], batch_size=2, **FLAGS)
-    assert (config.seed, config.optimiser.lr, config.batch_size, config.every.validate_) == (1, 1e-3, 2, None)
+    config = load_config(
+        preset="ldm-tiny",
+        file=file,
+        sets=["optimiser.lr=1e-3", "every.validate=null"],
+        batch_size=2,
+        **FLAGS,
+    )
+    assert (config.seed, config.optimiser.lr, config.batch_size, config.every.validate_) == (
+        1,
+        1e-3,
+        2,
+        None,
+    )
     assert config.optimiser.kind == "adamw", "what a layer does not say stays"
 
 
@@ -87,13 +111,16 @@ def test_what_is_not_known_or_wrong_is_refused(entry: str, expected: str) -> Non
 
 def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        load_config(preset="ldm-tiny", sets=["sede=1", "optimiser.lr=-1", "data.flip=true"], **FLAGS)
+        load_config(
+            preset="ldm-tiny", sets=["sede=1", "optimiser.lr=-1", "data.flip=true"], **FLAGS
+        )
     assert all(one in str(caught.value) for one in ("sede", "optimiser.lr", "data.flip"))
 
 
 @pytest.mark.parametrize(
     "text",
-    ["seed: 1\nseed: 2\n", "a: &x 1\nseed: *x\n", "- 1\n", "seed: [1\n", "seed: 1\n<<: {batch_size: 2}\n",
+    ["seed: 1\nseed: 2\n", "a: &x 1\nseed: *x\n", "- 1\n", "seed: [1\n",
+    "seed: 1\n<<: {batch_size: 2}\n",
         "seed: 2026-13-45\n", "seed: !!timestamp x\n", "seed: " + "[" * 3000],
 )  # fmt: skip
 def test_yaml_that_surprises_is_refused(tmp_path: Path, text: str) -> None:
@@ -104,7 +131,13 @@ def test_yaml_that_surprises_is_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"sets": ["novalue"], "preset": "ldm-tiny"}, {"sets": [".a=1"], "preset": "ldm-tiny"}, {"preset": "ldm-tini"}, {}]
+    "arguments",
+    [
+        {"sets": ["novalue"], "preset": "ldm-tiny"},
+        {"sets": [".a=1"], "preset": "ldm-tiny"},
+        {"preset": "ldm-tini"},
+        {},
+    ],
 )
 def test_usage_errors(arguments: dict) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -115,7 +148,14 @@ def test_usage_errors(arguments: dict) -> None:
 
 @pytest.mark.parametrize(
     ("duration", "positions"),
-    [({"steps": 3}, 12), ({"images": 12}, 12), ({"images": 13}, 16), ({"epochs": 1}, 100), ({"epochs": 0.5}, 52), ({"epochs": 1e-9}, 4)],
+    [
+        ({"steps": 3}, 12),
+        ({"images": 12}, 12),
+        ({"images": 13}, 16),
+        ({"epochs": 1}, 100),
+        ({"epochs": 0.5}, 52),
+        ({"epochs": 1e-9}, 4),
+    ],
 )
 def test_durations_round_up_to_whole_steps(duration: dict, positions: int) -> None:
     assert Duration(**duration).num_positions(4, 100) == positions
@@ -128,7 +168,9 @@ def test_a_duration_is_exactly_one(given: dict) -> None:
 
 
 def test_paths_become_absolute_and_addresses_stay() -> None:
-    config = load_config(preset="ldm-tiny", manifest="s3://bucket/index.parquet", codec="hub:owner/vae", latents="l")
+    config = load_config(
+        preset="ldm-tiny", manifest="s3://bucket/index.parquet", codec="hub:owner/vae", latents="l"
+    )
     assert config.manifest == "s3://bucket/index.parquet"
     assert config.model_dump()["codec"] == "hub:owner/vae"
     assert Path(config.model_dump()["latents"]).is_absolute() and Path(config.out).is_absolute()
@@ -143,7 +185,11 @@ def test_configurations_are_frozen() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_keeps_the_protocol(name: str) -> None:
     recipe = recipe_of(name)
-    assert issubclass(recipe.Config, RunConfig) and callable(recipe.stages) and callable(recipe.describe)
+    assert (
+        issubclass(recipe.Config, RunConfig)
+        and callable(recipe.stages)
+        and callable(recipe.describe)
+    )
 
 
 @pytest.mark.parametrize("name", presets())
@@ -155,7 +201,9 @@ def test_every_preset_is_a_configuration(name: str) -> None:
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES))
 def test_a_recipe_stands_for_its_preset_of_full_size(recipe: str) -> None:
-    config = load_config(recipe=recipe, manifest="m.parquet", **({"codec": "c"} if recipe == "ldm" else {}))
+    config = load_config(
+        recipe=recipe, manifest="m.parquet", **({"codec": "c"} if recipe == "ldm" else {})
+    )
     assert (config.recipe, config.preset) == (recipe, DEFAULT_PRESETS[recipe])
 
 

@@ -1,4 +1,6 @@
-"""Random numbers are functions of (seed, position, purpose) and have the distribution they should; views and cuts move pixels only."""
+"""Random numbers are functions of (seed, position, purpose) and have the distribution they should;
+views and cuts move pixels only.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ POSITIONS = np.array([0, 1, 7, 2**31, 2**45])
 def test_normals_depend_on_their_own_position_only() -> None:
     whole = keyed_normals(3, POSITIONS, "noise", (4, 5))
     for index, position in enumerate(POSITIONS):
-        assert np.array_equal(whole[index], keyed_normals(3, np.array([position]), "noise", (4, 5))[0])
+        assert np.array_equal(
+            whole[index], keyed_normals(3, np.array([position]), "noise", (4, 5))[0]
+        )
     assert np.array_equal(whole[::-1], keyed_normals(3, POSITIONS[::-1], "noise", (4, 5)))
 
 
@@ -42,12 +46,21 @@ def test_uniforms_depend_on_their_own_position_and_column_only() -> None:
 @pytest.mark.parametrize("change", ["seed", "position", "purpose"])
 def test_each_part_of_the_key_counts(change: str) -> None:
     base = {"seed": 5, "position": 9, "purpose": "noise"}
-    other = base | {"seed": {"seed": 6}, "position": {"position": 10}, "purpose": {"purpose": "eps"}}[change]
+    other = (
+        base
+        | {"seed": {"seed": 6}, "position": {"position": 10}, "purpose": {"purpose": "eps"}}[change]
+    )
     draws = [keyed_generator(**one).standard_normal(1000) for one in (base, other)]
     assert abs(np.corrcoef(draws)[0, 1]) < 0.15
-    made = [keyed_normals(one["seed"], np.array([one["position"]]), one["purpose"], (1000,))[0] for one in (base, other)]
+    made = [
+        keyed_normals(one["seed"], np.array([one["position"]]), one["purpose"], (1000,))[0]
+        for one in (base, other)
+    ]
     assert abs(np.corrcoef(made)[0, 1]) < 0.15
-    uniform = [keyed_uniforms(one["seed"], np.array([one["position"]]), one["purpose"])[0, 0] for one in (base, other)]
+    uniform = [
+        keyed_uniforms(one["seed"], np.array([one["position"]]), one["purpose"])[0, 0]
+        for one in (base, other)
+    ]
     assert uniform[0] != uniform[1]
 
 
@@ -66,7 +79,9 @@ def test_positions_and_columns_are_uncorrelated() -> None:
     assert drawn.min() >= 0 and drawn.max() < 1
     for one, other in ((drawn[1:, 0], drawn[:-1, 0]), (drawn[:, 0], drawn[:, 1])):
         assert abs(np.corrcoef(one, other)[0, 1]) < 0.03
-    seeds = np.concatenate([keyed_uniforms(seed, np.arange(2), "augment")[:, 0] for seed in range(10_000)])
+    seeds = np.concatenate(
+        [keyed_uniforms(seed, np.arange(2), "augment")[:, 0] for seed in range(10_000)]
+    )
     assert stats.kstest(seeds, "uniform").pvalue > 0.01
 
 
@@ -87,16 +102,23 @@ def test_views_are_the_symmetries_of_the_square() -> None:
     assert len(seen) == NUM_VIEWS
     for one, other in itertools.product(range(NUM_VIEWS), repeat=2):
         assert apply_view(apply_view(square, one), other).tobytes() in seen
-    assert np.array_equal(apply_view(square, 1), np.rot90(square)) and np.array_equal(apply_view(square, 4), np.fliplr(square))
+    assert np.array_equal(apply_view(square, 1), np.rot90(square)) and np.array_equal(
+        apply_view(square, 4), np.fliplr(square)
+    )
 
 
-@pytest.mark.parametrize(("flips", "turns", "count"), [(True, True, 8), (True, False, 4), (False, True, 4), (False, False, 1)])
+@pytest.mark.parametrize(
+    ("flips", "turns", "count"),
+    [(True, True, 8), (True, False, 4), (False, True, 4), (False, False, 1)],
+)
 def test_allowed_views_are_a_group(flips: bool, turns: bool, count: int) -> None:
     square = np.arange(9).reshape(3, 3)
     allowed = allowed_views(flips=flips, turns=turns)
     made = {apply_view(square, view).tobytes() for view in allowed}
     assert len(made) == count
-    assert {apply_view(apply_view(square, one), other).tobytes() for one in allowed for other in allowed} == made
+    assert {
+        apply_view(apply_view(square, one), other).tobytes() for one in allowed for other in allowed
+    } == made
     mirrored = {np.fliplr(square).tobytes(), np.flipud(square).tobytes()}
     assert mirrored <= made if flips else not mirrored & made
     assert (np.rot90(square).tobytes() in made) == turns
@@ -106,13 +128,21 @@ def test_pixels_survive_the_way_there_and_back() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     scaled = to_float(rgb)
     assert scaled.shape == (3, 5, 7) and scaled.dtype == np.float32
-    assert to_float(np.zeros((1, 1, 3), np.uint8)).min() == -1 and to_float(np.full((1, 1, 3), 255, np.uint8)).max() == 1
+    assert (
+        to_float(np.zeros((1, 1, 3), np.uint8)).min() == -1
+        and to_float(np.full((1, 1, 3), 255, np.uint8)).max() == 1
+    )
     assert np.array_equal(to_uint8(scaled), rgb)
     assert np.array_equal(to_uint8(to_float(rgb[None])), rgb[None])
 
 
-@pytest.mark.parametrize(("length", "size", "starts"), [(512, 512, (0,)), (1024, 512, (0, 512)), (1000, 512, (0, 488)), (1025, 512, (0, 512, 513))])
-def test_windows_cover_with_as_few_as_possible(length: int, size: int, starts: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("length", "size", "starts"),
+    [(512, 512, (0,)), (1024, 512, (0, 512)), (1000, 512, (0, 488)), (1025, 512, (0, 512, 513))],
+)
+def test_windows_cover_with_as_few_as_possible(
+    length: int, size: int, starts: tuple[int, ...]
+) -> None:
     assert window_starts(length, size) == starts
     covered = np.zeros((length, 600), bool)
     for top, left in windows(length, 600, size):
@@ -121,23 +151,43 @@ def test_windows_cover_with_as_few_as_possible(length: int, size: int, starts: t
 
 
 def test_corners_stay_inside_and_reach_both_ends() -> None:
-    found = [corner(10, 12, 8, "crop", one) for one in keyed_uniforms(0, np.arange(500), "augment", 2)]
+    found = [
+        corner(10, 12, 8, "crop", one) for one in keyed_uniforms(0, np.arange(500), "augment", 2)
+    ]
     assert set(found) == set(itertools.product(range(3), range(5)))
 
 
-@pytest.mark.parametrize(("fit", "height", "message"), [("refuse", 600, "not of the training"), ("crop", 500, "smaller"), ("tile", 500, "smaller")])
-def test_sizes_that_do_not_fit_are_refused_with_the_tile(fit: str, height: int, message: str) -> None:
+@pytest.mark.parametrize(
+    ("fit", "height", "message"),
+    [("refuse", 600, "not of the training"), ("crop", 500, "smaller"), ("tile", 500, "smaller")],
+)
+def test_sizes_that_do_not_fit_are_refused_with_the_tile(
+    fit: str, height: int, message: str
+) -> None:
     with pytest.raises(UsageError, match=f"tile a/b .*{message}") as caught:
         check_size(height, 600, 512, fit, tile_id="a/b")  # type: ignore[arg-type]
-    assert f"{height} x 600" in str(caught.value) and "512" in str(caught.value) and "data.image_size" in str(caught.value)
+    assert (
+        f"{height} x 600" in str(caught.value)
+        and "512" in str(caught.value)
+        and "data.image_size" in str(caught.value)
+    )
 
 
 def test_numbers_that_training_depends_on_never_change() -> None:
     """Golden values: with others, a run that is resumed would not be the one that was begun."""
-    uniform = [[0.9960380612816958, 0.5909085096261145, 0.9837965064046323], [0.9798465192092092, 0.62480468139714, 0.8286170295824491]]
+    uniform = [
+        [0.9960380612816958, 0.5909085096261145, 0.9837965064046323],
+        [0.9798465192092092, 0.62480468139714, 0.8286170295824491],
+    ]
     np.testing.assert_array_equal(keyed_uniforms(7, np.array([0, 1]), "time", 3), uniform)
-    np.testing.assert_array_equal(keyed_uniforms(7, np.array([10**9]), "time", 2), [[0.10260907446759204, 0.7825366366581997]])
+    np.testing.assert_array_equal(
+        keyed_uniforms(7, np.array([10**9]), "time", 2), [[0.10260907446759204, 0.7825366366581997]]
+    )
     normal = [[1.7572299242019653, -0.09186407178640366, 0.6306626796722412, -1.2995092868804932]]
-    normal += [[-0.08241929858922958, -0.12636151909828186, 0.43002504110336304, 0.013922790065407753]]
-    np.testing.assert_array_equal(keyed_normals(7, np.array([12345]), "noise", (2, 4)), np.array([normal], np.float32))
+    normal += [
+        [-0.08241929858922958, -0.12636151909828186, 0.43002504110336304, 0.013922790065407753]
+    ]
+    np.testing.assert_array_equal(
+        keyed_normals(7, np.array([12345]), "noise", (2, 4)), np.array([normal], np.float32)
+    )
     assert keyed_generator(7, 3, "flip").integers(0, 1000, 5).tolist() == [615, 624, 364, 925, 504]

@@ -1,4 +1,6 @@
-"""Samples are functions of their position: whatever the batch, the workers, the start, and whether they come from files or shards."""
+"""Samples are functions of their position: whatever the batch, the workers, the start, and whether
+they come from files or shards.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(path: Path, **changes: object) -> TileDataset:
     tiles = open_tiles(path)
     streams = class_streams(tiles.table, tiles.label_map, split="train", unconditional=0.3)
-    return TileDataset(tiles, streams, **{"seed": 5, "image_size": SIZE, "noise_shape": (2, 3), **changes})  # type: ignore[arg-type]
+    return TileDataset(
+        tiles, streams, **{"seed": 5, "image_size": SIZE, "noise_shape": (2, 3), **changes}
+    )  # type: ignore[arg-type]
 
 
 def joined(batches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -59,10 +63,16 @@ def test_image_and_mask_move_together_and_are_never_interpolated(manifest: Path)
     names = data.tiles.tile_ids
     seen_views = set()
     batch = data.batch(np.arange(120))
-    for image, mask, row in zip(to_uint8(batch["image"].numpy()), batch["mask"].numpy(), batch["row"].tolist(), strict=True):
+    for image, mask, row in zip(
+        to_uint8(batch["image"].numpy()), batch["mask"].numpy(), batch["row"].tolist(), strict=True
+    ):
         index = int(str(names[row])[-3:])
         assert np.array_equal(image[..., 0] // CLASS_STEP, mask)
-        turned = [view for view in range(8) if np.array_equal(apply_view(picture_of(index, SIZE), view), image)]
+        turned = [
+            view
+            for view in range(8)
+            if np.array_equal(apply_view(picture_of(index, SIZE), view), image)
+        ]
         assert len(turned) == 1
         assert np.array_equal(apply_view(labels_of(index, SIZE), turned[0]), mask)
         seen_views.add(turned[0])
@@ -82,7 +92,9 @@ def test_a_sample_does_not_depend_on_its_batch(manifest: Path) -> None:
         alone = data[position]
         assert alone["position"] == position
         for name, value in alone.items():
-            assert torch.equal(torch.as_tensor(value), batch[name][index].to(torch.as_tensor(value).dtype)), name
+            assert torch.equal(
+                torch.as_tensor(value), batch[name][index].to(torch.as_tensor(value).dtype)
+            ), name
 
 
 def test_another_seed_gives_other_samples(manifest: Path) -> None:
@@ -91,8 +103,12 @@ def test_another_seed_gives_other_samples(manifest: Path) -> None:
         assert not torch.equal(one[name], other[name]), name
 
 
-@pytest.mark.parametrize(("batch_size", "workers", "start"), [(3, 0, 0), (7, 0, 5), (4, 2, 0), (5, 2, 9)])
-def test_batches_do_not_depend_on_workers_size_or_start(manifest: Path, batch_size: int, workers: int, start: int) -> None:
+@pytest.mark.parametrize(
+    ("batch_size", "workers", "start"), [(3, 0, 0), (7, 0, 5), (4, 2, 0), (5, 2, 9)]
+)
+def test_batches_do_not_depend_on_workers_size_or_start(
+    manifest: Path, batch_size: int, workers: int, start: int
+) -> None:
     data = dataset(manifest)
     expected = data.batch(np.arange(start, 30))
     assert_same(joined(list(loader(data, range(start, 30), batch_size, workers))), expected)
@@ -113,7 +129,9 @@ def test_the_last_batch_can_be_dropped(manifest: Path) -> None:
 
 def test_files_and_shards_give_the_same_samples(manifest: Path, tmp_path: Path) -> None:
     write_shards(manifest, tmp_path / "shards", engine=Engine(1))
-    assert_same(dataset(tmp_path / "shards").batch(np.arange(40)), dataset(manifest).batch(np.arange(40)))
+    assert_same(
+        dataset(tmp_path / "shards").batch(np.arange(40)), dataset(manifest).batch(np.arange(40))
+    )
 
 
 def test_a_dataset_crosses_process_borders(manifest: Path) -> None:
@@ -132,14 +150,18 @@ def test_larger_tiles_are_refused_unless_cut(manifest: Path) -> None:
 
 
 @pytest.mark.parametrize(("fit", "corners"), [("crop", 17), ("tile", 2)])
-def test_cuts_are_whole_squares_that_the_position_draws(manifest: Path, fit: str, corners: int) -> None:
+def test_cuts_are_whole_squares_that_the_position_draws(
+    manifest: Path, fit: str, corners: int
+) -> None:
     data = dataset(manifest, image_size=16, fit=fit, flips=False, turns=False)
     batch = data.batch(np.arange(400))
     pictures = to_uint8(batch["image"].numpy())
     tops, lefts = pictures[:, 0, 0, 1], pictures[:, 0, 0, 2]
     assert len(set(tops.tolist())) == len(set(lefts.tolist())) == corners
     rows, columns = np.mgrid[:16, :16]
-    assert np.array_equal(pictures[..., 1], tops[:, None, None] + rows) and np.array_equal(pictures[..., 2], lefts[:, None, None] + columns)
+    assert np.array_equal(pictures[..., 1], tops[:, None, None] + rows) and np.array_equal(
+        pictures[..., 2], lefts[:, None, None] + columns
+    )
     assert np.array_equal(pictures[..., 0] // CLASS_STEP, batch["mask"].numpy())
     assert_same(data.batch(np.arange(400)), batch)
 
@@ -160,7 +182,9 @@ def test_an_unreadable_tile_stops_with_its_name(damaged: Path, workers: int) -> 
     assert caught.value.path and caught.value.path.endswith("tile006.png") and caught.value.hint
 
 
-def test_an_unreadable_tile_is_skipped_for_the_next_of_its_stream_and_counted(damaged: Path) -> None:
+def test_an_unreadable_tile_is_skipped_for_the_next_of_its_stream_and_counted(
+    damaged: Path,
+) -> None:
     tiles = open_tiles(damaged)
     broken = int(np.flatnonzero(tiles.tile_ids == "tile006")[0])
     stream = np.array([row for row in range(NUM_TILES) if row % 2 == broken % 2])
@@ -170,7 +194,9 @@ def test_an_unreadable_tile_is_skipped_for_the_next_of_its_stream_and_counted(da
     at = int(np.flatnonzero(asked == broken)[0])
     assert batch["num_skipped"].tolist() == [int(index == at) for index in range(len(stream))]
     assert batch["row"][at] == stream[(np.flatnonzero(stream == broken)[0] + 1) % len(stream)]
-    assert torch.equal(batch["row"][batch["num_skipped"] == 0], torch.from_numpy(asked[asked != broken]))
+    assert torch.equal(
+        batch["row"][batch["num_skipped"] == 0], torch.from_numpy(asked[asked != broken])
+    )
 
 
 def test_a_stream_without_a_readable_tile_stops(damaged: Path) -> None:

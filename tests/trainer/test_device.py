@@ -1,4 +1,6 @@
-"""`--device`: what is not here is wrong use, said before anything is read or written, and never a bug of ours."""
+"""`--device`: what is not here is wrong use, said before anything is read or written, and never a
+bug of ours.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,14 @@ def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch, no_g
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("cuda", "no CUDA here"), ("cuda:1", "no CUDA here"), ("foo", "no such"), ("", "no such"), ("meta", "not sup")]
+    ("name", "said"),
+    [
+        ("cuda", "no CUDA here"),
+        ("cuda:1", "no CUDA here"),
+        ("foo", "no such"),
+        ("", "no such"),
+        ("meta", "not sup"),
+    ],
 )
 def test_what_is_not_here_is_refused(no_gpu: None, name: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
@@ -38,7 +47,9 @@ def test_what_is_not_here_is_refused(no_gpu: None, name: str, said: str) -> None
 
 
 @pytest.mark.parametrize("command", ["encode", "sample", "test", "predict"])
-def test_every_command_says_so(command: str, no_gpu: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_says_so(
+    command: str, no_gpu: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = {
         "sample": ["--checkpoint", "run", "--masks", "masks", "--out", str(tmp_path / "out")],
         "test": ["run", "--out", str(tmp_path / "out")],
@@ -46,7 +57,14 @@ def test_every_command_says_so(command: str, no_gpu: None, tmp_path: Path, capsy
     }
     if command == "encode":
         manifest = write_tiles(tmp_path / "data", 10, 32)
-        arguments["encode"] = ["--manifest", str(manifest), "--codec", "codec", "--out", str(tmp_path / "out")]
+        arguments["encode"] = [
+            "--manifest",
+            str(manifest),
+            "--codec",
+            "codec",
+            "--out",
+            str(tmp_path / "out"),
+        ]
     for device, said in (("cuda", "--device cpu"), ("foo", "no such device")):
         assert run([command, *arguments[command], "--device", device]) == ExitCode.USAGE
         assert said in capsys.readouterr().err

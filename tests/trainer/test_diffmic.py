@@ -1,4 +1,6 @@
-"""The diffusion classifier from class folders to test results, on tiles that small networks learn in seconds."""
+"""The diffusion classifier from class folders to test results, on tiles that small networks learn
+in seconds.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,14 @@ HEADS = ("diffusion", "guidance_fused", "guidance_global", "guidance_local")
 
 
 def make_config(manifest: Path, out: Path, *sets: str) -> Config:
-    small = ["accelerator=cpu", "guidance.duration={epochs: 6}", "duration={epochs: 14}", "every.validate=20", "every.checkpoint=20", *sets]
+    small = [
+        "accelerator=cpu",
+        "guidance.duration={epochs: 6}",
+        "duration={epochs: 14}",
+        "every.validate=20",
+        "every.checkpoint=20",
+        *sets,
+    ]
     config = load_config(preset="diffmic-tiny", manifest=str(manifest), out=str(out), sets=small)
     assert isinstance(config, Config)
     return config
@@ -81,7 +90,10 @@ def test_both_stages_learn_without_ever_reading_a_test_tile(trained):
     losses = [float(row["loss"]) for row in history(trained, "diffusion") if row["loss"]]
     # The published toy falls to a tenth in twice the steps.
     assert losses[-1] < 0.45 * losses[0]
-    ended = {stage: json.loads((trained / stage / "finished.json").read_text()) for stage in ("guidance", "diffusion")}
+    ended = {
+        stage: json.loads((trained / stage / "finished.json").read_text())
+        for stage in ("guidance", "diffusion")
+    }
     assert ended["guidance"]["best"]["value"] > 0.9
     assert ended["diffusion"]["best"]["value"] > 0.85
     assert ended["diffusion"]["best"]["metric"] == "f1"
@@ -97,8 +109,21 @@ def test_the_test_split_is_measured_beside_the_guidance_alone(tested):
         assert measure["value"] > (0.7 if name == "guidance_local" else 0.85)
         assert measure["low"] <= measure["value"] <= measure["high"]
         assert sum(map(sum, head["confusion"])) == NUM_TEST
-        assert set(head["numbers"]) == {"auc_one_vs_rest", "auc_one_vs_one", "calibration_error", "brier"}
-        wanted = {"balanced_accuracy", "macro_f1", "weighted_f1", "macro_precision", "macro_recall", "kappa", "quadratic_kappa"}
+        assert set(head["numbers"]) == {
+            "auc_one_vs_rest",
+            "auc_one_vs_one",
+            "calibration_error",
+            "brier",
+        }
+        wanted = {
+            "balanced_accuracy",
+            "macro_f1",
+            "weighted_f1",
+            "macro_precision",
+            "macro_recall",
+            "kappa",
+            "quadratic_kappa",
+        }
         assert wanted < set(head["measures"])
     assert found["verdict"].startswith("The diffusion stage")
 
@@ -109,7 +134,9 @@ def test_all_artefacts_exist_and_parse(trained, tested):
     table = pq.read_table(tested / "predictions.parquet")
     assert len(rows) == table.num_rows == NUM_TEST
     assert rows[0].keys() == set(table.column_names)
-    assert sum(float(rows[0][f"probability: {name}"]) for name in NAMES) == pytest.approx(1, abs=1e-4)
+    assert sum(float(rows[0][f"probability: {name}"]) for name in NAMES) == pytest.approx(
+        1, abs=1e-4
+    )
     assert all(float(row["uncertainty"]) >= 0 for row in rows)
     found = json.loads((tested / "metrics.json").read_text())
     right = np.mean([row["truth"] == row["predicted"] for row in rows])
@@ -118,12 +145,19 @@ def test_all_artefacts_exist_and_parse(trained, tested):
         with (tested / f"confusion-{head}.csv").open(newline="") as stream:
             confusion = list(csv.reader(stream))
         assert confusion[0] == ["truth", *NAMES]
-        assert [[int(cell) for cell in row[1:]] for row in confusion[1:]] == found["heads"][head]["confusion"]
+        assert [[int(cell) for cell in row[1:]] for row in confusion[1:]] == found["heads"][head][
+            "confusion"
+        ]
         with (tested / f"classes-{head}.csv").open(newline="") as stream:
             assert sum(int(row["support"]) for row in csv.DictReader(stream)) == NUM_TEST
     sheets = list((tested / "sheets").glob("*.png"))
     assert len(sheets) == 3
-    for path in (*sheets, tested / "roc.png", tested / "training.png", *(tested / f"confusion-{head}.png" for head in HEADS[:2])):
+    for path in (
+        *sheets,
+        tested / "roc.png",
+        tested / "training.png",
+        *(tested / f"confusion-{head}.png" for head in HEADS[:2]),
+    ):
         with Image.open(path) as picture:
             assert np.asarray(picture.convert("L")).std() > 5
             assert "Software" not in picture.info
@@ -132,11 +166,21 @@ def test_all_artefacts_exist_and_parse(trained, tested):
         assert set(told["weights_from"].values()) == {"random"}
         assert told["recipe"] == "diffmic"
         assert list((trained / stage / "logs" / "version_0").glob("events.out.tfevents.*"))
-        assert {"val_accuracy", "val_f1", "val_precision", "val_recall", "val_auc", "val_kappa", "loss"} <= set(history(trained, stage)[-1])
+        assert {
+            "val_accuracy",
+            "val_f1",
+            "val_precision",
+            "val_recall",
+            "val_auc",
+            "val_kappa",
+            "loss",
+        } <= set(history(trained, stage)[-1])
     assert json.loads((trained / "split.json").read_text())["classes"] == list(NAMES)
 
 
-def test_every_test_tile_is_read_once_and_a_second_test_must_be_asked_for(trained, tested, tmp_path):
+def test_every_test_tile_is_read_once_and_a_second_test_must_be_asked_for(
+    trained, tested, tmp_path
+):
     opened: list[str] = []
     watching = True
 
@@ -174,7 +218,9 @@ def test_the_best_checkpoint_gives_the_validation_numbers_again(trained):
 def test_a_run_that_lost_its_end_goes_on_to_the_same_weights(trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    config = build_config(Config, load_weights(run / "diffusion")[1].model_dump(by_alias=True) | {"out": str(run)})
+    config = build_config(
+        Config, load_weights(run / "diffusion")[1].model_dump(by_alias=True) | {"out": str(run)}
+    )
     (run / "diffusion" / "finished.json").unlink()
     lasts = sorted((run / "diffusion" / "checkpoints").glob("last-*"))
     before = load_weights(lasts[-1])[0]
@@ -194,7 +240,9 @@ def test_the_guidance_classifier_is_frozen_with_its_statistics(trained):
         stage.loss(stage.module, batch).loss.mean().backward()
         optimiser.step()
     assert not stage.classifier.training
-    assert all(torch.equal(value, before[name]) for name, value in stage.classifier.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) for name, value in stage.classifier.state_dict().items()
+    )
     assert all(one.grad is None for one in stage.classifier.parameters())
     own = {id(one) for one in stage.module.parameters()}
     assert not own & {id(one) for one in stage.classifier.parameters()}
@@ -205,11 +253,15 @@ def test_a_last_batch_of_one_is_trained_and_validated_on(trained):
     data = labelled_tiles(config)
     assert len(data.rows["val"]) % 29 == 1
     stage = DenoisingStage(config, data, trained)
-    assert stage.loss(stage.module.train(), stage.dataset().batch(np.array([5]))).loss.isfinite().all()
+    assert (
+        stage.loss(stage.module.train(), stage.dataset().batch(np.array([5]))).loss.isfinite().all()
+    )
     with torch.no_grad():
         assert 0 <= stage.validate(stage.module.eval())["accuracy"] <= 1
     first = GuidanceStage(config, data)
-    assert first.loss(first.module.train(), first.dataset().batch(np.array([5]))).loss.isfinite().all()
+    assert (
+        first.loss(first.module.train(), first.dataset().batch(np.array([5]))).loss.isfinite().all()
+    )
 
 
 def test_the_learning_rate_starts_whole_and_ends_at_a_hundredth(trained):
@@ -237,7 +289,9 @@ def test_samples_are_functions_of_the_position(blobs, tmp_path):
 
 def test_timesteps_and_noise_of_points_are_independent_and_uniform(blobs, tmp_path):
     config = make_config(blobs, tmp_path)
-    batch = training_dataset(config, labelled_tiles(config), for_diffusion=True).batch(np.arange(150))
+    batch = training_dataset(config, labelled_tiles(config), for_diffusion=True).batch(
+        np.arange(150)
+    )
     steps = batch["timesteps"].flatten(1).float()
     assert steps.mean().item() == pytest.approx(49.5, abs=2)
     correlation = torch.corrcoef(steps.T) - torch.eye(16)
@@ -248,7 +302,12 @@ def test_timesteps_and_noise_of_points_are_independent_and_uniform(blobs, tmp_pa
 def test_validation_tiles_come_once_in_order_and_unchanged(blobs, tmp_path):
     config = make_config(blobs, tmp_path, "data.flips=true", "data.turns=true")
     data = labelled_tiles(config)
-    rows = torch.cat([batch["row"] for batch in loader(ordered_tiles(config, data, "val"), range(len(data.rows["val"])), 7)])
+    rows = torch.cat(
+        [
+            batch["row"]
+            for batch in loader(ordered_tiles(config, data, "val"), range(len(data.rows["val"])), 7)
+        ]
+    )
     assert rows.tolist() == data.rows["val"].tolist()
     image = SquareTiles(data.tiles, 64).read(int(rows[0])).image
     assert (image == data.tiles.read(int(rows[0])).image).all()
@@ -266,18 +325,38 @@ def test_images_are_predicted_and_broken_ones_named(trained, tmp_path, capsys):
     rng = np.random.default_rng(3)
     folder = tmp_path / "new"
     for index in range(6):
-        write_bytes(folder / f"{index}.png", encode_rgb_png(np.pad(blob(index % 3, rng), ((0, 0), (9, 9), (0, 0)))))
+        write_bytes(
+            folder / f"{index}.png",
+            encode_rgb_png(np.pad(blob(index % 3, rng), ((0, 0), (9, 9), (0, 0)))),
+        )
     out = tmp_path / "out"
-    assert run_command(["predict", str(trained), str(folder), "--out", str(out), "--samples", "2"]) == 0
+    assert (
+        run_command(["predict", str(trained), str(folder), "--out", str(out), "--samples", "2"])
+        == 0
+    )
     table = pq.read_table(out / "predictions.parquet").to_pylist()
     assert sum(row["predicted"] == NAMES[index % 3] for index, row in enumerate(table)) >= 5
     for row in table:
         assert sum(row[f"probability: {name}"] for name in NAMES) == pytest.approx(1)
         assert row["uncertainty"] >= 0
     with (out / "predictions.csv").open(newline="") as stream:
-        assert [row["predicted"] for row in csv.DictReader(stream)] == [row["predicted"] for row in table]
+        assert [row["predicted"] for row in csv.DictReader(stream)] == [
+            row["predicted"] for row in table
+        ]
     (folder / "torn.png").write_bytes((folder / "0.png").read_bytes()[:200])
-    assert run_command(["predict", str(trained), str(folder / "1.png"), str(folder / "torn.png"), "--out", str(out)]) == 3
+    assert (
+        run_command(
+            [
+                "predict",
+                str(trained),
+                str(folder / "1.png"),
+                str(folder / "torn.png"),
+                "--out",
+                str(out),
+            ]
+        )
+        == 3
+    )
     assert "torn.png" in capsys.readouterr().err
     assert pq.read_table(out / "predictions.parquet").num_rows == 1
     assert run_command(["predict", str(trained), str(tmp_path / "nothing")]) == 2
@@ -305,7 +384,22 @@ def test_a_dry_run_tells_sizes_and_tiles(blobs, tmp_path):
         "label denoiser": sum(one.numel() for one in denoiser.parameters()),
     }
     assert sum(one["tiles"] for one in told["streams"]) == 151 + NUM_TEST
-    assert run_command(["--quiet", "fit", "--preset", "diffmic-tiny", "--manifest", str(blobs), "--out", str(tmp_path / "dry"), "--dry-run"]) == 0
+    assert (
+        run_command(
+            [
+                "--quiet",
+                "fit",
+                "--preset",
+                "diffmic-tiny",
+                "--manifest",
+                str(blobs),
+                "--out",
+                str(tmp_path / "dry"),
+                "--dry-run",
+            ]
+        )
+        == 0
+    )
     assert not (tmp_path / "dry").exists()
 
 
@@ -353,12 +447,23 @@ def test_every_file_of_a_tested_run_is_protected_and_used_only_as_it_was_written
     found = verify(run)
     assert (found.damages, found.notes) == ([], [])
     assert found.num_files == len([path for path in walk(run) if path.name != "SHA256SUMS"])
-    image = next((Path(load_run_config(run).manifest).parent.parent / "tiles" / "test").rglob("*.png"))
+    image = next(
+        (Path(load_run_config(run).manifest).parent.parent / "tiles" / "test").rglob("*.png")
+    )
     best = max((run / "diffusion/checkpoints").glob("best-*"))
     commands = [["test", str(run), "--again"], ["predict", str(run), str(image)]]
-    for victim in (run / "config.yml", run / "split.json", best / "weights.safetensors", run / "test/metrics.json"):
+    for victim in (
+        run / "config.yml",
+        run / "split.json",
+        best / "weights.safetensors",
+        run / "test/metrics.json",
+    ):
         whole = victim.read_bytes()
-        victim.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
+        victim.write_bytes(
+            whole[: len(whole) // 2]
+            + bytes([whole[len(whole) // 2] ^ 1])
+            + whole[len(whole) // 2 + 1 :]
+        )
         assert [one.path for one in verify(run).damages] == [str(victim)]
         for command in commands[: 1 if victim.name == "metrics.json" else 2]:
             assert run_command([*command, "--device", "cpu"]) == ExitCode.INTEGRITY

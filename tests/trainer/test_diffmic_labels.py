@@ -24,7 +24,10 @@ from trainer.recipes.diffmic_labels import labelled_tiles, validation_rows, writ
 
 def config_for(manifest, **sets):
     return load_config(
-        preset="diffmic-tiny", manifest=str(manifest), out=str(manifest.parent / "run"), sets=[f"{key}={value}" for key, value in sets.items()]
+        preset="diffmic-tiny",
+        manifest=str(manifest),
+        out=str(manifest.parent / "run"),
+        sets=[f"{key}={value}" for key, value in sets.items()],
     )
 
 
@@ -51,19 +54,31 @@ def test_groups_are_never_cut(seed):
 
 
 def test_a_manifest_with_validation_is_taken_as_it_is(tmp_path):
-    path = bare_manifest(tmp_path / "m.parquet", ["train"] * 6 + ["val"] * 2 + ["test"] * 2, labels=["a", "b"] * 5)
+    path = bare_manifest(
+        tmp_path / "m.parquet", ["train"] * 6 + ["val"] * 2 + ["test"] * 2, labels=["a", "b"] * 5
+    )
     data = labelled_tiles(config_for(path))
     assert not data.derived
     assert data.names == ("a", "b")
-    assert {split: rows.tolist() for split, rows in data.rows.items()} == {"train": [0, 1, 2, 3, 4, 5], "val": [6, 7], "test": [8, 9]}
+    assert {split: rows.tolist() for split, rows in data.rows.items()} == {
+        "train": [0, 1, 2, 3, 4, 5],
+        "val": [6, 7],
+        "test": [8, 9],
+    }
     assert data.labels.tolist() == [0, 1] * 5
 
 
 def test_validation_is_taken_from_train_and_stored(tmp_path):
-    path = bare_manifest(tmp_path / "m.parquet", ["train"] * 100 + ["test"] * 10, labels=["a", "b"] * 55)
+    path = bare_manifest(
+        tmp_path / "m.parquet", ["train"] * 100 + ["test"] * 10, labels=["a", "b"] * 55
+    )
     data = labelled_tiles(config_for(path))
     assert data.derived
-    assert data.counts() == {"train": {"a": 40, "b": 40}, "val": {"a": 10, "b": 10}, "test": {"a": 5, "b": 5}}
+    assert data.counts() == {
+        "train": {"a": 40, "b": 40},
+        "val": {"a": 10, "b": 10},
+        "test": {"a": 5, "b": 5},
+    }
     write_split(tmp_path, data)
     stored = json.loads((tmp_path / "split.json").read_text())
     assert stored["counts"] == data.counts()
@@ -76,7 +91,13 @@ def test_validation_is_taken_from_train_and_stored(tmp_path):
 def test_copies_and_groups_stay_together_in_validation(tmp_path):
     digests = [f"{row // 2}" for row in range(60)]
     groups = [f"g{row // 3}" for row in range(60)]
-    path = bare_manifest(tmp_path / "m.parquet", ["train"] * 60, labels=["a", "b"] * 30, digests=digests, groups=groups)
+    path = bare_manifest(
+        tmp_path / "m.parquet",
+        ["train"] * 60,
+        labels=["a", "b"] * 30,
+        digests=digests,
+        groups=groups,
+    )
     held = set(labelled_tiles(config_for(path)).rows["val"].tolist())
     assert held
     # Pairs and triples join to units of six.
@@ -87,9 +108,17 @@ def test_copies_and_groups_stay_together_in_validation(tmp_path):
 def test_a_group_or_a_copy_in_two_splits_is_refused(tmp_path, column):
     values = [f"{row}" for row in range(20)]
     splits = ["train"] * 10 + ["val"] * 5 + ["test"] * 5
-    labelled_tiles(config_for(bare_manifest(tmp_path / "fine.parquet", splits, labels=["a", "b"] * 10, **{column: values})))
+    labelled_tiles(
+        config_for(
+            bare_manifest(
+                tmp_path / "fine.parquet", splits, labels=["a", "b"] * 10, **{column: values}
+            )
+        )
+    )
     values[19] = values[2]
-    path = bare_manifest(tmp_path / "leak.parquet", splits, labels=["a", "b"] * 10, **{column: values})
+    path = bare_manifest(
+        tmp_path / "leak.parquet", splits, labels=["a", "b"] * 10, **{column: values}
+    )
     with pytest.raises(IntegrityError, match="two splits") as caught:
         labelled_tiles(config_for(path))
     assert "tile-0002" in str(caught.value)
@@ -102,32 +131,62 @@ def test_a_chain_of_groups_and_copies_is_followed(tmp_path):
     groups[1] = groups[0]
     digests = [f"d{row}" for row in range(20)]
     digests[15] = digests[1]
-    path = bare_manifest(tmp_path / "m.parquet", ["train"] * 10 + ["test"] * 10, labels=["a", "b"] * 10, groups=groups, digests=digests)
+    path = bare_manifest(
+        tmp_path / "m.parquet",
+        ["train"] * 10 + ["test"] * 10,
+        labels=["a", "b"] * 10,
+        groups=groups,
+        digests=digests,
+    )
     with pytest.raises(IntegrityError):
         labelled_tiles(config_for(path))
 
 
 def label_map() -> LabelMap:
-    classes = tuple(TargetClass(one, name, "#808080") for one, name in enumerate(("Unknown", "Dermis", "Fat", "Never")))
-    return LabelMap("four", tuple(SourceLabel(one, str(one)) for one in range(4)), classes, {one: one for one in range(4)})
+    classes = tuple(
+        TargetClass(one, name, "#808080")
+        for one, name in enumerate(("Unknown", "Dermis", "Fat", "Never"))
+    )
+    return LabelMap(
+        "four",
+        tuple(SourceLabel(one, str(one)) for one in range(4)),
+        classes,
+        {one: one for one in range(4)},
+    )
 
 
 def test_classes_of_masks_are_dominant_and_never_class_0(tmp_path):
     pixels = np.array([[90, 6, 4, 0], [90, 4, 6, 0], [100, 0, 0, 0], [0, 50, 50, 0]] * 8)
-    path = bare_manifest(tmp_path / "m.parquet", ["train"] * 24 + ["test"] * 8, class_pixels=pixels, label_map=label_map())
+    path = bare_manifest(
+        tmp_path / "m.parquet",
+        ["train"] * 24 + ["test"] * 8,
+        class_pixels=pixels,
+        label_map=label_map(),
+    )
     data = labelled_tiles(config_for(path))
     assert data.names == ("Dermis", "Fat")
     assert data.labels[:4].tolist() == [0, 1, -1, 0]
     assert any("8 of 32 tiles have no class" in one for one in data.warnings)
-    assert not set(np.flatnonzero(data.labels < 0)) & {row for rows in data.rows.values() for row in rows.tolist()}
+    assert not set(np.flatnonzero(data.labels < 0)) & {
+        row for rows in data.rows.values() for row in rows.tolist()
+    }
 
 
 def test_masks_of_real_tiles_give_their_declared_class_and_cases_stay_whole(shared_data, tmp_path):
     root = shared_data / "ebhi_seg"
     with (root / "index.csv").open(newline="") as stream:
-        declared = {row["image"].rpartition(".")[0]: (int(row["class_id"]), row["case_id"]) for row in csv.DictReader(stream)}
+        declared = {
+            row["image"].rpartition(".")[0]: (int(row["class_id"]), row["case_id"])
+            for row in csv.DictReader(stream)
+        }
     workspace = Workspace.of(root, tmp_path / "workspace")
-    options = ScanOptions(layout=Layout.FOLDERS, images="images", masks="labels", csv=root / "index.csv", group_by="csv:case_id")
+    options = ScanOptions(
+        layout=Layout.FOLDERS,
+        images="images",
+        masks="labels",
+        csv=root / "index.csv",
+        group_by="csv:case_id",
+    )
     tiles = ensure_tiles(workspace, options, workers=1)
     build_manifest(tiles, raw_label_map(tiles), ManifestOptions(), workspace.manifest)
     data = labelled_tiles(config_for(workspace.manifest, labels="masks"))
@@ -135,18 +194,28 @@ def test_masks_of_real_tiles_give_their_declared_class_and_cases_stay_whole(shar
     assert data.derived
     ids = [str(one) for one in data.tiles.tile_ids]
     assert len(ids) == 734
-    assert [f"label {declared[one][0]}" for one in ids] == [data.names[label] for label in data.labels]
+    assert [f"label {declared[one][0]}" for one in ids] == [
+        data.names[label] for label in data.labels
+    ]
     cases = {split: {declared[ids[row]][1] for row in rows} for split, rows in data.rows.items()}
     assert cases["train"].isdisjoint(cases["val"])
     assert cases["test"].isdisjoint(cases["train"] | cases["val"])
-    counts = {split: np.bincount(data.labels[rows], minlength=6) for split, rows in data.rows.items()}
+    counts = {
+        split: np.bincount(data.labels[rows], minlength=6) for split, rows in data.rows.items()
+    }
     # Two classes have 13 and 16 cases only.
     assert (np.abs(counts["val"] / (counts["val"] + counts["train"]) - 0.2) < 0.08).all()
 
 
 def test_labels_of_the_manifest_come_before_masks_unless_asked(tmp_path):
     pixels = np.array([[0, 9, 1, 0], [0, 1, 9, 0]] * 10)
-    path = bare_manifest(tmp_path / "m.parquet", ["train"] * 20, labels=["x", "y"] * 10, class_pixels=pixels, label_map=label_map())
+    path = bare_manifest(
+        tmp_path / "m.parquet",
+        ["train"] * 20,
+        labels=["x", "y"] * 10,
+        class_pixels=pixels,
+        label_map=label_map(),
+    )
     assert labelled_tiles(config_for(path)).names == ("x", "y")
     assert labelled_tiles(config_for(path, labels="masks")).names == ("Dermis", "Fat")
 
@@ -155,7 +224,9 @@ def test_classes_that_cannot_be_learnt_are_refused(tmp_path):
     one = bare_manifest(tmp_path / "one.parquet", ["train"] * 9, labels=["a"] * 9)
     with pytest.raises(DataError, match="two classes"):
         labelled_tiles(config_for(one))
-    unseen = bare_manifest(tmp_path / "unseen.parquet", ["train"] * 20 + ["test"], labels=["a", "b"] * 10 + ["c"])
+    unseen = bare_manifest(
+        tmp_path / "unseen.parquet", ["train"] * 20 + ["test"], labels=["a", "b"] * 10 + ["c"]
+    )
     with pytest.raises(DataError, match="without a tile to train on") as caught:
         labelled_tiles(config_for(unseen))
     assert "c" in str(caught.value)
@@ -181,12 +252,19 @@ def test_what_the_refusal_advises_gives_classes(tmp_path):
 
 
 def test_a_class_that_is_missing_in_test_is_told(tmp_path):
-    path = bare_manifest(tmp_path / "m.parquet", ["train"] * 20 + ["test"] * 2, labels=["a", "b"] * 10 + ["a", "a"])
+    path = bare_manifest(
+        tmp_path / "m.parquet", ["train"] * 20 + ["test"] * 2, labels=["a", "b"] * 10 + ["a", "a"]
+    )
     assert "test has no tile of class b" in labelled_tiles(config_for(path)).warnings
 
 
 def test_groups_number_cases_and_lonely_tiles(tmp_path):
-    path = bare_manifest(tmp_path / "m.parquet", ["train"] * 4 + ["val"] * 4, labels=["a", "b"] * 4, groups=["x", "x", None, None] + [None] * 4)
+    path = bare_manifest(
+        tmp_path / "m.parquet",
+        ["train"] * 4 + ["val"] * 4,
+        labels=["a", "b"] * 4,
+        groups=["x", "x", None, None] + [None] * 4,
+    )
     groups = labelled_tiles(config_for(path)).groups(np.arange(4))
     assert groups[0] == groups[1]
     assert len(set(groups.tolist())) == 3

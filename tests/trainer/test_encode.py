@@ -1,4 +1,6 @@
-"""trainer encode: killed and resumed to the same bytes, refused for other options, skips counted, a report that tells the truth."""
+"""trainer encode: killed and resumed to the same bytes, refused for other options, skips counted, a
+report that tells the truth.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,14 @@ from small_codecs import save_kl, save_tiny
 
 import trainer.encode
 from histoprep.cli import run as histoprep
-from histoprep.errors import ExitCode, HistoprepError, IncompleteError, LockedError, OutputError, UsageError
+from histoprep.errors import (
+    ExitCode,
+    HistoprepError,
+    IncompleteError,
+    LockedError,
+    OutputError,
+    UsageError,
+)
 from histoprep.imageio import decode_rgb
 from histoprep.shards import open_tiles
 from histoprep.streams import single_stream
@@ -56,7 +65,11 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (".lock", ".hp-states")}
+    return {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.name not in (".lock", ".hp-states")
+    }
 
 
 class Stop(Exception):
@@ -75,7 +88,9 @@ def stop_after(count: int) -> Callable[[int], None]:
 
 
 @pytest.fixture(scope="module")
-def expected(manifest: Path, codec_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def expected(
+    manifest: Path, codec_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("whole") / "latents"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer.encode, "_CHUNK_BYTES", 6 * 2 * 2 * 2 * 4 * 4 * 4)
@@ -87,7 +102,11 @@ def expected(manifest: Path, codec_folder: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.mark.parametrize("stopped_after", [0, 5, 8, 13, 19])
 def test_a_stopped_run_goes_on_to_the_same_bytes(
-    manifest: Path, codec_folder: Path, tmp_path: Path, expected: dict[str, bytes], stopped_after: int
+    manifest: Path,
+    codec_folder: Path,
+    tmp_path: Path,
+    expected: dict[str, bytes],
+    stopped_after: int,
 ) -> None:
     tiles, codec, out = open_tiles(manifest), load_codec(codec_folder), tmp_path / "latents"
     with pytest.raises(Stop):
@@ -103,21 +122,34 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     assert contents(out) == expected
 
 
-def test_a_second_run_encodes_nothing_and_changes_nothing(manifest: Path, codec_folder: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
+def test_a_second_run_encodes_nothing_and_changes_nothing(
+    manifest: Path, codec_folder: Path, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
     tiles, codec = open_tiles(manifest), load_codec(codec_folder)
     encode_tiles(tiles, codec, tmp_path, OPTIONS)
     assert encode_tiles(tiles, codec, tmp_path, OPTIONS).num_encoded == 0
     assert contents(tmp_path) == expected
 
 
-def test_workers_change_no_byte(manifest: Path, codec_folder: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
-    encode_tiles(open_tiles(manifest), load_codec(codec_folder), tmp_path, EncodeOptions(views=2, batch_size=3, num_workers=1))
+def test_workers_change_no_byte(
+    manifest: Path, codec_folder: Path, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    encode_tiles(
+        open_tiles(manifest),
+        load_codec(codec_folder),
+        tmp_path,
+        EncodeOptions(views=2, batch_size=3, num_workers=1),
+    )
     assert contents(tmp_path) == expected
 
 
 @pytest.mark.parametrize("killed_after", [0, 7])
 def test_a_killed_process_goes_on_to_the_same_bytes(
-    manifest: Path, codec_folder: Path, tmp_path: Path, expected: dict[str, bytes], killed_after: int
+    manifest: Path,
+    codec_folder: Path,
+    tmp_path: Path,
+    expected: dict[str, bytes],
+    killed_after: int,
 ) -> None:
     tiles, codec = open_tiles(manifest), load_codec(codec_folder)
 
@@ -137,7 +169,9 @@ def test_a_killed_process_goes_on_to_the_same_bytes(
     assert contents(tmp_path) == expected
 
 
-def test_a_folder_begun_otherwise_is_refused(manifest: Path, codec_folder: Path, tmp_path: Path) -> None:
+def test_a_folder_begun_otherwise_is_refused(
+    manifest: Path, codec_folder: Path, tmp_path: Path
+) -> None:
     tiles, codec, out = open_tiles(manifest), load_codec(codec_folder), tmp_path / "latents"
     encode_tiles(tiles, codec, out, OPTIONS)
     before = contents(out)
@@ -147,11 +181,20 @@ def test_a_folder_begun_otherwise_is_refused(manifest: Path, codec_folder: Path,
     with pytest.raises(UsageError, match="begun with other"):
         encode_tiles(tiles, load_codec(save_tiny(tmp_path / "tiny")), out, OPTIONS)
     assert contents(out) == before
-    assert encode_tiles(tiles, codec, out, EncodeOptions(views=4, batch_size=3), force=True).latents.num_views == 4
+    assert (
+        encode_tiles(
+            tiles, codec, out, EncodeOptions(views=4, batch_size=3), force=True
+        ).latents.num_views
+        == 4
+    )
 
 
-@pytest.mark.parametrize("theirs", ["latents.npy", "reconstruction.png", "shard-000000.tar", "journal.jsonl"])
-def test_a_folder_of_someone_else_is_left_alone(manifest: Path, codec_folder: Path, tmp_path: Path, theirs: str) -> None:
+@pytest.mark.parametrize(
+    "theirs", ["latents.npy", "reconstruction.png", "shard-000000.tar", "journal.jsonl"]
+)
+def test_a_folder_of_someone_else_is_left_alone(
+    manifest: Path, codec_folder: Path, tmp_path: Path, theirs: str
+) -> None:
     tiles, codec = open_tiles(manifest), load_codec(codec_folder)
     (tmp_path / theirs).write_bytes(b'{"a": "journal of something else"}\n')
     for force in (False, True):
@@ -164,9 +207,16 @@ def test_a_folder_of_someone_else_is_left_alone(manifest: Path, codec_folder: Pa
 
 @pytest.mark.parametrize("force", [False, True])
 def test_wherever_a_run_is_killed_the_next_one_knows_the_folder(
-    manifest: Path, codec_folder: Path, tmp_path: Path, expected: dict[str, bytes], force: bool, monkeypatch: pytest.MonkeyPatch
+    manifest: Path,
+    codec_folder: Path,
+    tmp_path: Path,
+    expected: dict[str, bytes],
+    force: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Killed before the first file is opened, before the second, and so on, each time in what the run before left."""
+    """Killed before the first file is opened, before the second, and so on, each time in what the
+    run before left.
+    """
     tiles, codec, out = open_tiles(manifest), load_codec(codec_folder), tmp_path / "latents"
     if force:
         encode_tiles(tiles, codec, out, EncodeOptions(views=1, batch_size=3))
@@ -188,11 +238,28 @@ def test_wherever_a_run_is_killed_the_next_one_knows_the_folder(
     assert contents(out) == expected
 
 
-def test_after_a_new_split_only_the_scaling_is_measured_again(manifest: Path, codec_folder: Path, tmp_path: Path) -> None:
+def test_after_a_new_split_only_the_scaling_is_measured_again(
+    manifest: Path, codec_folder: Path, tmp_path: Path
+) -> None:
     codec, out = load_codec(codec_folder), tmp_path / "latents"
     first = encode_tiles(open_tiles(manifest), codec, out, OPTIONS).latents
     root = str(manifest.parents[1] / "data")
-    assert histoprep(["--quiet", "manifest", root, "--workspace", str(tmp_path / "again"), "--split", "0.5/0.5", "--seed", "3"]) == 0
+    assert (
+        histoprep(
+            [
+                "--quiet",
+                "manifest",
+                root,
+                "--workspace",
+                str(tmp_path / "again"),
+                "--split",
+                "0.5/0.5",
+                "--seed",
+                "3",
+            ]
+        )
+        == 0
+    )
     other = open_tiles(tmp_path / "again" / "manifest.parquet")
     result = encode_tiles(other, codec, out, OPTIONS)
     assert result.num_encoded == 0 and result.latents.statistics["mean"] != first.statistics["mean"]
@@ -201,7 +268,9 @@ def test_after_a_new_split_only_the_scaling_is_measured_again(manifest: Path, co
 
 def test_the_codecs_own_scaling(manifest: Path, codec_folder: Path, tmp_path: Path) -> None:
     codec = load_codec(codec_folder)
-    latents = encode_tiles(open_tiles(manifest), codec, tmp_path, EncodeOptions(scaling="codec")).latents
+    latents = encode_tiles(
+        open_tiles(manifest), codec, tmp_path, EncodeOptions(scaling="codec")
+    ).latents
     assert latents.scaling.shift == (0.0,) * 4 and np.allclose(latents.scaling.scale, 1 / 0.18215)
     assert latents.statistics["std"] != list(latents.scaling.scale)
 
@@ -223,11 +292,15 @@ def damaged(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_unreadable_tile_stops_or_is_skipped_and_counted(damaged: Path, codec_folder: Path, tmp_path: Path) -> None:
+def test_an_unreadable_tile_stops_or_is_skipped_and_counted(
+    damaged: Path, codec_folder: Path, tmp_path: Path
+) -> None:
     tiles, codec = open_tiles(damaged), load_codec(codec_folder)
     with pytest.raises(HistoprepError, match="tile006"):
         encode_tiles(tiles, codec, tmp_path / "stop", OPTIONS)
-    result = encode_tiles(tiles, codec, tmp_path / "skip", EncodeOptions(batch_size=3, on_unreadable="skip"))
+    result = encode_tiles(
+        tiles, codec, tmp_path / "skip", EncodeOptions(batch_size=3, on_unreadable="skip")
+    )
     assert result.skipped == ("tile006",) and result.latents.summary["skipped"] == ["tile006"]
     broken = int(np.flatnonzero(tiles.tile_ids == "tile006")[0])
     data = LatentDataset(result.latents, tiles, single_stream(np.arange(NUM_TILES)), 0)
@@ -235,17 +308,26 @@ def test_an_unreadable_tile_stops_or_is_skipped_and_counted(damaged: Path, codec
     assert broken not in batch["row"].tolist() and batch["num_skipped"].sum() == 1
     assert batch["row"][batch["num_skipped"] == 1].tolist() == [(broken + 1) % NUM_TILES]
     with pytest.raises(IncompleteError, match="no tile of stream"):
-        LatentDataset(result.latents, tiles, single_stream(np.array([broken])), 0).batch(np.arange(1))
+        LatentDataset(result.latents, tiles, single_stream(np.array([broken])), 0).batch(
+            np.arange(1)
+        )
 
 
 @pytest.mark.parametrize(("fit", "windows", "corner"), [("crop", 1, (8, 8)), ("tile", 4, (0, 0))])
 def test_larger_tiles_are_refused_cropped_or_cut(
-    manifest: Path, codec_folder: Path, tmp_path: Path, fit: str, windows: int, corner: tuple[int, int]
+    manifest: Path,
+    codec_folder: Path,
+    tmp_path: Path,
+    fit: str,
+    windows: int,
+    corner: tuple[int, int],
 ) -> None:
     tiles, codec = open_tiles(manifest), load_codec(codec_folder)
     with pytest.raises(UsageError, match="not of the training size") as refused:
         encode_tiles(tiles, codec, tmp_path, EncodeOptions(image_size=16))
-    assert "set --image-size to the size of the tiles, or --fit to crop or tile" in str(refused.value)
+    assert "set --image-size to the size of the tiles, or --fit to crop or tile" in str(
+        refused.value
+    )
     with pytest.raises(UsageError, match="with a smaller --image-size"):
         encode_tiles(tiles, codec, tmp_path, EncodeOptions(image_size=64, fit=fit))  # type: ignore[arg-type]
     latents = encode_tiles(tiles, codec, tmp_path, EncodeOptions(image_size=16, fit=fit)).latents  # type: ignore[arg-type]
@@ -253,8 +335,14 @@ def test_larger_tiles_are_refused_cropped_or_cut(
     assert count.tolist() == [windows] * NUM_TILES and len(latents.array) == windows * NUM_TILES
     top, left = corner
     square = picture_of(int(str(tiles.tile_ids[3])[-3:]), SIZE)[top : top + 16, left : left + 16]
-    assert np.allclose(latents.raw(int(first[3]))[0], codec.encode(torch.from_numpy(to_float(square))[None]).mean[0], atol=2e-3)
-    drawn = LatentDataset(latents, tiles, single_stream(np.array([3])), 0, sample_posterior=False).batch(np.arange(60))["latents"]
+    assert np.allclose(
+        latents.raw(int(first[3]))[0],
+        codec.encode(torch.from_numpy(to_float(square))[None]).mean[0],
+        atol=2e-3,
+    )
+    drawn = LatentDataset(
+        latents, tiles, single_stream(np.array([3])), 0, sample_posterior=False
+    ).batch(np.arange(60))["latents"]
     assert len(drawn.flatten(1).unique(dim=0)) == windows
 
 
@@ -263,10 +351,17 @@ def test_mixed_sizes_ask_for_a_size(tmp_path: Path, codec_folder: Path) -> None:
 
     (tmp_path / "data").mkdir()
     for index in range(6):
-        (tmp_path / "data" / f"t{index}.png").write_bytes(encode_rgb_png(picture_of(index, 32 + 8 * (index % 2))))
+        (tmp_path / "data" / f"t{index}.png").write_bytes(
+            encode_rgb_png(picture_of(index, 32 + 8 * (index % 2)))
+        )
     assert histoprep(["--quiet", "manifest", str(tmp_path / "data")]) == 0
     with pytest.raises(UsageError, match="not squares of one size") as caught:
-        encode_tiles(open_tiles(tmp_path / "data.histoprep" / "manifest.parquet"), load_codec(codec_folder), tmp_path / "out", OPTIONS)
+        encode_tiles(
+            open_tiles(tmp_path / "data.histoprep" / "manifest.parquet"),
+            load_codec(codec_folder),
+            tmp_path / "out",
+            OPTIONS,
+        )
     assert "--image-size" in str(caught.value)
 
 
@@ -275,7 +370,11 @@ def test_a_second_writer_is_turned_away(manifest: Path, codec_folder: Path, tmp_
         "import sys, time; from pathlib import Path; from histoprep.durable import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)\n"
     )
-    holder = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
     try:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         with pytest.raises(LockedError):
@@ -286,7 +385,11 @@ def test_a_second_writer_is_turned_away(manifest: Path, codec_folder: Path, tmp_
 
 
 def test_a_full_disk_is_an_error_that_can_be_mended(
-    manifest: Path, codec_folder: Path, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    manifest: Path,
+    codec_folder: Path,
+    tmp_path: Path,
+    expected: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import resource
 
@@ -305,14 +408,21 @@ def test_a_full_disk_is_an_error_that_can_be_mended(
     assert contents(tmp_path) == expected
 
 
-def test_the_report_tells_what_the_codec_costs(manifest: Path, codec_folder: Path, tmp_path: Path) -> None:
+def test_the_report_tells_what_the_codec_costs(
+    manifest: Path, codec_folder: Path, tmp_path: Path
+) -> None:
     tiles, codec = open_tiles(manifest), load_codec(codec_folder)
     latents = encode_tiles(tiles, codec, tmp_path, OPTIONS).latents
     numbers = report_codec(latents, tiles, codec, num_tiles=5)
-    assert numbers == json.loads((tmp_path / "reconstruction.json").read_text()) and numbers["num_tiles"] == 5
+    assert (
+        numbers == json.loads((tmp_path / "reconstruction.json").read_text())
+        and numbers["num_tiles"] == 5
+    )
     tile_id, found = next(iter(numbers["tiles"].items()))
     original = picture_of(int(tile_id[-3:]), SIZE)
-    decoded = to_uint8(codec.decode(codec.encode(torch.from_numpy(to_float(original))[None]).mean)[0].numpy())
+    decoded = to_uint8(
+        codec.decode(codec.encode(torch.from_numpy(to_float(original))[None]).mean)[0].numpy()
+    )
     error = np.mean((original.astype(float) - decoded) ** 2)
     assert abs(found["psnr_db"] - 10 * np.log10(255**2 / error)) < 0.05
     sheet = decode_rgb((tmp_path / "reconstruction.png").read_bytes())
@@ -323,8 +433,24 @@ def test_the_report_tells_what_the_codec_costs(manifest: Path, codec_folder: Pat
 
 
 @pytest.mark.parametrize("size", ["-8", "0"])
-def test_a_size_below_one_pixel_is_refused(manifest: Path, codec_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: str) -> None:
-    arguments = ["encode", "--manifest", str(manifest), "--codec", str(codec_folder), "--out", str(tmp_path / "out"), "--fit", "crop"]
+def test_a_size_below_one_pixel_is_refused(
+    manifest: Path,
+    codec_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    size: str,
+) -> None:
+    arguments = [
+        "encode",
+        "--manifest",
+        str(manifest),
+        "--codec",
+        str(codec_folder),
+        "--out",
+        str(tmp_path / "out"),
+        "--fit",
+        "crop",
+    ]
     assert run([*arguments, "--image-size", size]) == ExitCode.USAGE
     assert f"--image-size {size}" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
@@ -332,17 +458,45 @@ def test_a_size_below_one_pixel_is_refused(manifest: Path, codec_folder: Path, t
 def test_squares_below_the_window_of_ssim_are_reported_without_it(
     manifest: Path, codec_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["encode", "--manifest", str(manifest), "--codec", str(codec_folder), "--out", str(tmp_path / "out"), "--fit", "crop"]
-    assert run([*arguments, "--num-workers", "0", "--image-size", "8", "--report", "3"]) == ExitCode.OK
+    arguments = [
+        "encode",
+        "--manifest",
+        str(manifest),
+        "--codec",
+        str(codec_folder),
+        "--out",
+        str(tmp_path / "out"),
+        "--fit",
+        "crop",
+    ]
+    assert (
+        run([*arguments, "--num-workers", "0", "--image-size", "8", "--report", "3"]) == ExitCode.OK
+    )
     printed = capsys.readouterr()
-    assert "PSNR" in printed.out and "SSIM" not in printed.out and "SSIM is left out: squares of 8 px" in printed.err
+    assert (
+        "PSNR" in printed.out
+        and "SSIM" not in printed.out
+        and "SSIM is left out: squares of 8 px" in printed.err
+    )
     numbers = json.loads((tmp_path / "out" / "reconstruction.json").read_text())
     assert numbers["ssim"] is None and numbers["psnr_db"]["mean"] > 0
     assert [one["ssim"] for one in numbers["tiles"].values()] == [None] * 3
 
 
-def test_the_command(manifest: Path, codec_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["encode", "--manifest", str(manifest), "--out", str(tmp_path / "out"), "--num-workers", "0", "--report", "4"]
+def test_the_command(
+    manifest: Path, codec_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = [
+        "encode",
+        "--manifest",
+        str(manifest),
+        "--out",
+        str(tmp_path / "out"),
+        "--num-workers",
+        "0",
+        "--report",
+        "4",
+    ]
     assert run([*common, "--codec", str(codec_folder), "--views", "2"]) == ExitCode.OK
     printed = capsys.readouterr()
     assert "20 squares as 4 x 4 x 4 latents, 2 views" in printed.out and "PSNR" in printed.out
@@ -351,14 +505,43 @@ def test_the_command(manifest: Path, codec_folder: Path, tmp_path: Path, capsys:
     assert "there is no codec here" in capsys.readouterr().err
 
 
-def test_latents_are_never_written_into_the_data_set(manifest: Path, codec_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_latents_are_never_written_into_the_data_set(
+    manifest: Path, codec_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     inside = manifest.parent.with_name("data") / "latents"
-    assert run(["encode", "--manifest", str(manifest), "--codec", str(codec_folder), "--out", str(inside)]) == ExitCode.USAGE
-    assert "latents must not mix with the data set" in capsys.readouterr().err and not inside.exists()
+    assert (
+        run(
+            [
+                "encode",
+                "--manifest",
+                str(manifest),
+                "--codec",
+                str(codec_folder),
+                "--out",
+                str(inside),
+            ]
+        )
+        == ExitCode.USAGE
+    )
+    assert (
+        "latents must not mix with the data set" in capsys.readouterr().err and not inside.exists()
+    )
 
 
-def test_the_command_lists_what_it_skipped(damaged: Path, codec_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["encode", "--manifest", str(damaged), "--codec", str(codec_folder), "--num-workers", "0", "--report", "2"]
+def test_the_command_lists_what_it_skipped(
+    damaged: Path, codec_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "encode",
+        "--manifest",
+        str(damaged),
+        "--codec",
+        str(codec_folder),
+        "--num-workers",
+        "0",
+        "--report",
+        "2",
+    ]
     assert run(arguments) == ExitCode.INTEGRITY
     assert run([*arguments, "--on-unreadable", "skip", "--force"]) == ExitCode.INCOMPLETE
     assert "not encoded: tile006" in capsys.readouterr().err
@@ -366,14 +549,21 @@ def test_the_command_lists_what_it_skipped(damaged: Path, codec_folder: Path, ca
 
 
 @pytest.mark.parametrize(("name", "channels"), [("taesd", 4), ("taesd3", 16)])
-def test_real_tissue_through_real_tiny_codecs(shared_data: Path, tmp_path: Path, name: str, channels: int) -> None:
+def test_real_tissue_through_real_tiny_codecs(
+    shared_data: Path, tmp_path: Path, name: str, channels: int
+) -> None:
     source = shared_data / "diffinfinite" / "inpainting"
     for image in sorted(source.glob("*.jpg"))[:3]:
         for path in (image, image.with_name(f"{image.stem}_mask.png")):
             (tmp_path / "data").mkdir(exist_ok=True)
             shutil.copyfile(path, tmp_path / "data" / path.name)
     assert histoprep(["--quiet", "manifest", str(tmp_path / "data"), "--split", "0.67/0.33"]) == 0
-    tiles, codec = open_tiles(tmp_path / "data.histoprep" / "manifest.parquet"), load_codec(shared_data / "taesd_diffusers" / name)
-    latents = encode_tiles(tiles, codec, tmp_path / "latents", EncodeOptions(image_size=128, fit="crop", batch_size=1)).latents
+    tiles, codec = (
+        open_tiles(tmp_path / "data.histoprep" / "manifest.parquet"),
+        load_codec(shared_data / "taesd_diffusers" / name),
+    )
+    latents = encode_tiles(
+        tiles, codec, tmp_path / "latents", EncodeOptions(image_size=128, fit="crop", batch_size=1)
+    ).latents
     assert latents.shape == (channels, 16, 16) and not latents.has_std
     assert report_codec(latents, tiles, codec, num_tiles=2)["psnr_db"]["min"] > 17

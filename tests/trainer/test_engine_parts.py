@@ -1,4 +1,6 @@
-"""The parts of the engine by their laws: schedules, moving average, positions of ranks, the log window, metrics.csv, sheets."""
+"""The parts of the engine by their laws: schedules, moving average, positions of ranks, the log
+window, metrics.csv, sheets.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,18 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("num_steps", [2, 3, 10, 101, 1000])
 def test_one_cycle_is_torchs_one_cycle(num_steps: int) -> None:
     optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    theirs = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.37, total_steps=num_steps, cycle_momentum=False)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=0.37, total_steps=num_steps, cycle_momentum=False
+    )
     expected = []
     for _ in range(num_steps):
         expected.append(optimiser.param_groups[0]["lr"])
         optimiser.step()
         if len(expected) < num_steps:
             theirs.step()
-    ours = [0.37 * lr_factor(Schedule(kind="one_cycle"), step, num_steps) for step in range(num_steps)]
+    ours = [
+        0.37 * lr_factor(Schedule(kind="one_cycle"), step, num_steps) for step in range(num_steps)
+    ]
     assert ours == pytest.approx(expected, rel=1e-9)
 
 
@@ -48,8 +54,12 @@ def test_cosine_is_torchs_cosine_after_its_warmup() -> None:
         optimiser.step()
         theirs.step()
     schedule = Schedule(kind="cosine", warmup_steps=10, final_ratio=0.01)
-    assert [lr_factor(schedule, step, 50) for step in range(10, 50)] == pytest.approx(expected, rel=1e-9)
-    assert [lr_factor(schedule, step, 50) for step in range(10)] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert [lr_factor(schedule, step, 50) for step in range(10, 50)] == pytest.approx(
+        expected, rel=1e-9
+    )
+    assert [lr_factor(schedule, step, 50) for step in range(10)] == pytest.approx(
+        [(step + 1) / 10 for step in range(10)]
+    )
 
 
 def test_constant_schedules() -> None:
@@ -61,7 +71,9 @@ def test_constant_schedules() -> None:
 @pytest.mark.parametrize("kind", ["constant", "warmup_constant", "cosine", "one_cycle"])
 @pytest.mark.parametrize("num_steps", [1, 2, 7])
 def test_rates_of_short_runs_are_shares(kind: str, num_steps: int) -> None:
-    factors = [lr_factor(Schedule(kind=kind, warmup_steps=3), step, num_steps) for step in range(num_steps)]  # type: ignore[arg-type]
+    factors = [
+        lr_factor(Schedule(kind=kind, warmup_steps=3), step, num_steps) for step in range(num_steps)
+    ]  # type: ignore[arg-type]
     assert all(0 <= one <= 1 for one in factors)
 
 
@@ -81,19 +93,28 @@ def test_the_average_is_the_recursion_written_out() -> None:
             expected = decay * expected + (1 - decay) * module[0].weight.detach().double()
     torch.testing.assert_close(average.module[0].weight.double(), expected, rtol=1e-5, atol=1e-6)
     assert average.module[1].running_mean.tolist() == [30.0, 30.0]
-    assert not average.module.training and not any(one.requires_grad for one in average.module.parameters())
+    assert not average.module.training and not any(
+        one.requires_grad for one in average.module.parameters()
+    )
 
 
 @pytest.mark.parametrize(("num_ranks", "accumulate"), [(1, 1), (1, 3), (2, 1), (2, 3), (3, 2)])
 def test_ranks_share_the_positions_of_every_step(num_ranks: int, accumulate: int) -> None:
     batch_size, micro = 12, 12 // (num_ranks * accumulate)
-    ranks = [RankPositions(5, 9, batch_size=batch_size, micro=micro, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+    ranks = [
+        RankPositions(5, 9, batch_size=batch_size, micro=micro, rank=rank, num_ranks=num_ranks)
+        for rank in range(num_ranks)
+    ]
     assert {len(one) for one in ranks} == {4 * batch_size // num_ranks}
     for step, at in itertools.product(range(4), [0]):
         own = slice(at + step * micro * accumulate, at + (step + 1) * micro * accumulate)
         together = np.concatenate([one[own] for one in ranks])
-        assert sorted(together.tolist()) == list(range((5 + step) * batch_size, (6 + step) * batch_size))
-    assert all(one[0:micro].tolist() == list(range(one[0:1][0], one[0:1][0] + micro)) for one in ranks), "a micro-batch is a run"
+        assert sorted(together.tolist()) == list(
+            range((5 + step) * batch_size, (6 + step) * batch_size)
+        )
+    assert all(
+        one[0:micro].tolist() == list(range(one[0:1][0], one[0:1][0] + micro)) for one in ranks
+    ), "a micro-batch is a run"
 
 
 def test_dropout_is_keyed() -> None:
@@ -103,28 +124,40 @@ def test_dropout_is_keyed() -> None:
 
     base = drawn(1, "stage", 7)
     assert drawn(1, "stage", 7) == base
-    assert all(drawn(*other) != base for other in [(2, "stage", 7), (1, "other", 7), (1, "stage", 8)])
+    assert all(
+        drawn(*other) != base for other in [(2, "stage", 7), (1, "other", 7), (1, "stage", 8)]
+    )
 
 
 def _feed(window: LossWindow, steps: range) -> None:
     for step in steps:
         for half in range(2):
             loss = torch.arange(4.0) + 10 * step + half
-            window.add(StepOutput(loss, {"size": loss * 2}, {"kind": torch.tensor([0, 1, 1, -1])}), 0.5)
+            window.add(
+                StepOutput(loss, {"size": loss * 2}, {"kind": torch.tensor([0, 1, 1, -1])}), 0.5
+            )
         window.end_step(torch.tensor(float(step)))
 
 
 def test_the_window_means_are_those_of_all_samples() -> None:
     window = LossWindow({"kind": ("a", "b", "never")}, CPU)
     _feed(window, range(3))
-    samples = np.array([[np.arange(4.0) + 10 * step + half for half in range(2)] for step in range(3)])
+    samples = np.array(
+        [[np.arange(4.0) + 10 * step + half for half in range(2)] for step in range(3)]
+    )
     read = window.read(lambda one: one, 1)
-    assert read["loss"] == pytest.approx(samples.mean()) and read["size"] == pytest.approx(2 * samples.mean())
+    assert read["loss"] == pytest.approx(samples.mean()) and read["size"] == pytest.approx(
+        2 * samples.mean()
+    )
     assert read["gradient_norm"] == pytest.approx(1.0)
-    assert read["loss_kind_a"] == pytest.approx(samples[..., 0].mean()) and read["loss_kind_b"] == pytest.approx(samples[..., 1:3].mean())
+    assert read["loss_kind_a"] == pytest.approx(samples[..., 0].mean()) and read[
+        "loss_kind_b"
+    ] == pytest.approx(samples[..., 1:3].mean())
     assert "loss_kind_never" not in read
     _feed(window, range(1))
-    assert window.read(lambda one: one, 1)["loss"] == pytest.approx(samples[0].mean()), "a reading begins anew"
+    assert window.read(lambda one: one, 1)["loss"] == pytest.approx(samples[0].mean()), (
+        "a reading begins anew"
+    )
 
 
 def test_a_window_goes_on_from_a_checkpoint_to_the_last_bit() -> None:
@@ -139,7 +172,10 @@ def test_a_window_goes_on_from_a_checkpoint_to_the_last_bit() -> None:
 def test_steps_that_were_skipped_leave_the_means_alone() -> None:
     window = LossWindow({"kind": ("a", "b", "c")}, CPU)
     _feed(window, range(1))
-    window.add(StepOutput(torch.full((4,), torch.nan), groups={"kind": torch.zeros(4, dtype=torch.int64)}), 1.0)
+    window.add(
+        StepOutput(torch.full((4,), torch.nan), groups={"kind": torch.zeros(4, dtype=torch.int64)}),
+        1.0,
+    )
     window.end_step(torch.tensor(torch.nan), used=False)
     read = window.read(lambda one: one, 1)
     assert all(np.isfinite(one) for one in read.values()) and window.num_skipped == 1
@@ -168,18 +204,34 @@ def test_metrics_go_on_without_later_and_half_lines(tmp_path: Path) -> None:
         stream.write("6,0.1")
     again = MetricsLog(tmp_path, 4)
     again.write(5, {"loss": 9.0})
-    assert [(one["step"], float(one["loss"])) for one in _lines(tmp_path)] == [("1", 1 / 3), ("2", 2 / 3), ("3", 1.0), ("4", 4 / 3), ("5", 9.0)]
+    assert [(one["step"], float(one["loss"])) for one in _lines(tmp_path)] == [
+        ("1", 1 / 3),
+        ("2", 2 / 3),
+        ("3", 1.0),
+        ("4", 4 / 3),
+        ("5", 9.0),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["adam", "adamw"])
 def test_optimisers_are_torchs(kind: str) -> None:
-    mine = build_optimiser(Optimiser(kind=kind, betas=(0.8, 0.9), weight_decay=0.1), [torch.zeros(1, requires_grad=True)], fused=False)  # type: ignore[arg-type]
+    mine = build_optimiser(
+        Optimiser(kind=kind, betas=(0.8, 0.9), weight_decay=0.1),
+        [torch.zeros(1, requires_grad=True)],
+        fused=False,
+    )  # type: ignore[arg-type]
     assert type(mine).__name__.lower() == kind
-    assert (mine.param_groups[0]["betas"], mine.param_groups[0]["weight_decay"]) == ((0.8, 0.9), 0.1)
+    assert (mine.param_groups[0]["betas"], mine.param_groups[0]["weight_decay"]) == (
+        (0.8, 0.9),
+        0.1,
+    )
 
 
 def test_groups_keep_their_share_of_the_rate() -> None:
-    groups = [{"params": [torch.zeros(1, requires_grad=True)]}, {"params": [torch.zeros(1, requires_grad=True)], "lr_scale": 0.1}]
+    groups = [
+        {"params": [torch.zeros(1, requires_grad=True)]},
+        {"params": [torch.zeros(1, requires_grad=True)], "lr_scale": 0.1},
+    ]
     optimiser = build_optimiser(Optimiser(), groups, fused=False)
     set_lr(optimiser, 0.5)
     assert [group["lr"] for group in optimiser.param_groups] == [0.5, 0.05]
@@ -194,10 +246,17 @@ def test_moments_come_back_in_the_layout_of_their_parameter() -> None:
     module(torch.ones(1, 4, 5, 5)).sum().backward()
     optimiser.step()
     _, other = build()
-    load_optimiser(other, {name: one.contiguous() for name, one in optimiser_tensors(optimiser).items()})
+    load_optimiser(
+        other, {name: one.contiguous() for name, one in optimiser_tensors(optimiser).items()}
+    )
     moment = next(iter(other.state.values()))["exp_avg"]
     assert moment.is_contiguous(memory_format=torch.channels_last)
-    assert all(torch.equal(a, b) for a, b in zip(optimiser_tensors(optimiser).values(), optimiser_tensors(other).values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            optimiser_tensors(optimiser).values(), optimiser_tensors(other).values(), strict=True
+        )
+    )
 
 
 def test_waiting_for_data_is_told_from_working() -> None:
@@ -227,4 +286,7 @@ def test_sheets(tmp_path: Path) -> None:
     assert made.shape == (1 + 4 + 1, 2 + 4 + 2, 3) and made[5, 6:].min() == 255
     write_sheet(tmp_path / "a" / "sheet.png", made)
     with Image.open(tmp_path / "a" / "sheet.png") as picture:
-        assert np.array_equal(np.asarray(picture), made) and "made by a model" in picture.info["histoprep-synthetic"]
+        assert (
+            np.array_equal(np.asarray(picture), made)
+            and "made by a model" in picture.info["histoprep-synthetic"]
+        )

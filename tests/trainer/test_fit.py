@@ -1,4 +1,6 @@
-"""Whole runs of the engine on a small real recipe: what they leave, what stops them, and how they go on."""
+"""Whole runs of the engine on a small real recipe: what they leave, what stops them, and how they
+go on.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,15 @@ from histoprep.durable import locked
 from trainer.config_layers import build_config
 from trainer.engine.checkpoints import CheckpointFolder, load_weights
 from trainer.engine.fit import fit
-from trainer.errors import CheckpointError, ConfigError, DeviceError, DivergedError, ExitCode, IntegrityError, LockedError
+from trainer.errors import (
+    CheckpointError,
+    ConfigError,
+    DeviceError,
+    DivergedError,
+    ExitCode,
+    IntegrityError,
+    LockedError,
+)
 from trainer.voice import Voice
 
 Make = Callable[..., Any]
@@ -49,25 +59,59 @@ def test_a_run_leaves_what_was_promised(toy_config: Make) -> None:
     result = fit(config)
     run = result.run
     names = {one.name for one in run.iterdir()}
-    assert {"config.yml", "environment.json", "certificate.json", "metrics.csv", "logs", "checkpoints", "samples", "finished.json"} <= names
+    assert {
+        "config.yml",
+        "environment.json",
+        "certificate.json",
+        "metrics.csv",
+        "logs",
+        "checkpoints",
+        "samples",
+        "finished.json",
+    } <= names
     assert build_config(type(config), yaml.safe_load((run / "config.yml").read_text())) == config
     certificate = json.loads((run / "certificate.json").read_text())
-    assert certificate["certificate"]["shared_groups"] == 0 and certificate["manifest"] == config.manifest
+    assert (
+        certificate["certificate"]["shared_groups"] == 0
+        and certificate["manifest"] == config.manifest
+    )
     environment = json.loads((run / "environment.json").read_text())
     assert len(environment) == 1 and environment[0]["packages"]["torch"]
-    assert sorted(one.name for one in (run / "samples").iterdir()) == ["00000006-grey.png", "00000012-grey.png"]
+    assert sorted(one.name for one in (run / "samples").iterdir()) == [
+        "00000006-grey.png",
+        "00000012-grey.png",
+    ]
     assert any("tfevents" in one.name for one in (run / "logs" / "version_0").iterdir())
     told = yaml.safe_load((run / "logs" / "version_0" / "hparams.yaml").read_text())
     assert told["weights_from"] == {"net": "random"} and told["batch_size"] == config.batch_size
     assert result.stages[""]["step"] == 12 and result.stages[""]["best"]["metric"] == "error"
     lines = _lines(run)
     assert [line["step"] for line in lines] == ["3", "4", "6", "8", "9", "12"]
-    columns = {"loss", "lr", "gradient_norm", "images_per_s", "data_wait_share", "loss_parity_even", "loss_parity_odd", "size", "val_error"}
+    columns = {
+        "loss",
+        "lr",
+        "gradient_norm",
+        "images_per_s",
+        "data_wait_share",
+        "loss_parity_even",
+        "loss_parity_odd",
+        "size",
+        "val_error",
+    }
     assert columns <= lines[0].keys()
 
 
 def test_the_loss_falls(toy_config: Make) -> None:
-    run = fit(toy_config(plain=True, duration__steps=150, every__log=10, every__validate=50, ema__decay=0.5, optimiser__lr=2e-2)).run
+    run = fit(
+        toy_config(
+            plain=True,
+            duration__steps=150,
+            every__log=10,
+            every__validate=50,
+            ema__decay=0.5,
+            optimiser__lr=2e-2,
+        )
+    ).run
     losses, errors = _column(run, "loss"), _column(run, "val_error")
     assert sum(losses[-3:]) < 0.5 * sum(losses[:3]) and errors[-1] < 0.5 * errors[0]
 
@@ -77,7 +121,9 @@ def test_the_same_command_twice_does_nothing_new(toy_config: Make) -> None:
     first = fit(config)
     before = {path: path.stat().st_mtime_ns for path in (first.run / "checkpoints").rglob("*")}
     assert fit(config).stages[""]["metrics"] == first.stages[""]["metrics"]
-    assert {path: path.stat().st_mtime_ns for path in (first.run / "checkpoints").rglob("*")} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in (first.run / "checkpoints").rglob("*")
+    } == before
 
 
 def test_a_run_without_an_end_can_be_made_longer(toy_config: Make) -> None:
@@ -85,10 +131,15 @@ def test_a_run_without_an_end_can_be_made_longer(toy_config: Make) -> None:
     fit(toy_config(out="short", **settings))
     grown = fit(toy_config(out="short", duration__steps=20, **settings)).run
     whole = fit(toy_config(out="long", duration__steps=20, **settings)).run
-    assert all(torch.equal(a, b) for a, b in zip(_weights(grown).values(), _weights(whole).values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(_weights(grown).values(), _weights(whole).values(), strict=True)
+    )
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"optimiser__lr": 0.5}, {"duration__steps": 20}, {"batch_size": 8}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"optimiser__lr": 0.5}, {"duration__steps": 20}, {"batch_size": 8}]
+)
 def test_another_configuration_is_another_run(toy_config: Make, change: dict) -> None:
     fit(toy_config())
     with pytest.raises(ConfigError) as caught:
@@ -96,7 +147,9 @@ def test_another_configuration_is_another_run(toy_config: Make, change: dict) ->
     assert next(iter(change)).replace("__", ".") in str(caught.value)
 
 
-def test_a_run_that_ended_before_its_first_checkpoint_gives_its_folder_to_another(toy_config: Make) -> None:
+def test_a_run_that_ended_before_its_first_checkpoint_gives_its_folder_to_another(
+    toy_config: Make,
+) -> None:
     config = toy_config(poison=0, two_stages=True)
     with pytest.raises(DivergedError):
         fit(config)
@@ -125,16 +178,27 @@ def test_what_one_stage_left_keeps_the_folder(toy_config: Make, left: str) -> No
 
 def test_what_changes_no_result_may_change(toy_config: Make) -> None:
     fit(toy_config(duration__steps=12))
-    assert fit(toy_config(keep_checkpoints=3, every__log=1, data__num_workers=1)).stages[""]["step"] == 12
+    assert (
+        fit(toy_config(keep_checkpoints=3, every__log=1, data__num_workers=1)).stages[""]["step"]
+        == 12
+    )
 
 
 def test_accumulation_takes_one_step_of_the_whole_batch(toy_config: Make) -> None:
-    # Without statistics over the batch, micro-steps are a matter of rounding only; a clip for each of them would not be.
-    runs = [fit(toy_config(out=f"a{count}", accumulate=count, plain=True, optimiser__clip_norm=0.1)).run for count in (1, 2, 4)]
+    # Without statistics over the batch, micro-steps are a matter of rounding only; a clip for each
+    # of them would not be.
+    runs = [
+        fit(toy_config(out=f"a{count}", accumulate=count, plain=True, optimiser__clip_norm=0.1)).run
+        for count in (1, 2, 4)
+    ]
     losses = [_column(run, "loss") for run in runs]
     norms = [_column(run, "gradient_norm") for run in runs]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and losses[2] == pytest.approx(losses[0], rel=1e-5)
-    assert norms[2] == pytest.approx(norms[0], rel=1e-4) and max(norms[0]) > 0.1, "the norm is that before clipping"
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and losses[2] == pytest.approx(
+        losses[0], rel=1e-5
+    )
+    assert norms[2] == pytest.approx(norms[0], rel=1e-4) and max(norms[0]) > 0.1, (
+        "the norm is that before clipping"
+    )
 
 
 def test_batches_must_divide(toy_config: Make) -> None:
@@ -148,11 +212,21 @@ def test_a_loss_that_is_not_finite_stops_with_step_rate_and_tile(toy_config: Mak
         fit(config)
     text = str(caught.value)
     # Position 29 is in step 8 of 4 samples each.
-    assert "at step 8" in text and "tile-29" in text and "tile-28" not in text and "learning rate" in text
+    assert (
+        "at step 8" in text
+        and "tile-29" in text
+        and "tile-28" not in text
+        and "learning rate" in text
+    )
     assert caught.value.exit_code == ExitCode.FINDINGS
     snapshot = CheckpointFolder(Path(config.out) / "checkpoints").newest()
     assert snapshot is not None and snapshot.step == 4
-    assert all(bool(one.isfinite().all()) for part in ("weights", "ema") for one in snapshot.tensors[part].values() if one.is_floating_point())
+    assert all(
+        bool(one.isfinite().all())
+        for part in ("weights", "ema")
+        for one in snapshot.tensors[part].values()
+        if one.is_floating_point()
+    )
 
 
 def test_steps_that_are_not_finite_can_be_skipped_and_are_counted(toy_config: Make) -> None:
@@ -173,7 +247,9 @@ def test_half_precision_trains_float32_weights(toy_config: Make, precision: str)
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler on the CPU")
 def test_a_compiled_run_has_the_losses_and_names_of_a_plain_one(toy_config: Make) -> None:
-    runs = [fit(toy_config(out=f"compile-{one}", plain=True, compile=one)).run for one in (False, True)]
+    runs = [
+        fit(toy_config(out=f"compile-{one}", plain=True, compile=one)).run for one in (False, True)
+    ]
     assert _column(runs[1], "loss") == pytest.approx(_column(runs[0], "loss"), rel=1e-5)
     assert _weights(runs[1]).keys() == _weights(runs[0]).keys()
 
@@ -193,7 +269,12 @@ def test_stages_run_in_order_and_a_finished_one_is_not_run_again(toy_config: Mak
     weights = (run / "second" / "checkpoints" / "last-00000012" / "SHA256SUMS").read_bytes()
     (run / "second" / "finished.json").unlink()
     for path in (run / "second" / "checkpoints").glob("*-00000012"):
-        os.rename(path, path.with_name(".hp-aaaaaaaaaaaa.tmp" if path.name.startswith("last") else ".hp-bbbbbbbbbbbb.tmp"))
+        os.rename(
+            path,
+            path.with_name(
+                ".hp-aaaaaaaaaaaa.tmp" if path.name.startswith("last") else ".hp-bbbbbbbbbbbb.tmp"
+            ),
+        )
     fit(config)
     assert (run / "first" / "metrics.csv").stat().st_mtime_ns == stamp
     assert (run / "second" / "checkpoints" / "last-00000012" / "SHA256SUMS").read_bytes() == weights
@@ -207,7 +288,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(toy_config: Make) -> None:
     (run / "checkpoints" / "last-00000012" / "weights.safetensors").write_bytes(b"no")
     told: list[str] = []
     fit(config, voice=Voice(note=told.append, warn=told.append))
-    assert any("passed over: last-00000012" in one for one in told) and any("going on from step 8" in one for one in told)
+    assert any("passed over: last-00000012" in one for one in told) and any(
+        "going on from step 8" in one for one in told
+    )
     assert (run / "checkpoints" / "last-00000012" / "SHA256SUMS").read_bytes() == expected
 
 
@@ -227,7 +310,9 @@ def test_a_checkpoint_of_another_model_is_refused(toy_config: Make) -> None:
 
 def test_a_second_process_is_told_who_holds_the_run(toy_config: Make, tmp_path: Path) -> None:
     config = toy_config()
-    with subprocess.Popen([sys.executable, "-c", _HOLD, config.out], stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, config.out], stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout is not None and holder.stdout.readline().strip() == "held"
         with pytest.raises(LockedError) as caught:
             fit(config)
@@ -247,7 +332,9 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_a_leak_stops_before_anything_is_written(toy_config: Make, demo_manifest: Path, tmp_path: Path) -> None:
+def test_a_leak_stops_before_anything_is_written(
+    toy_config: Make, demo_manifest: Path, tmp_path: Path
+) -> None:
     import pyarrow as pa
 
     from histoprep.manifest import open_manifest, write_manifest
@@ -257,8 +344,15 @@ def test_a_leak_stops_before_anything_is_written(toy_config: Make, demo_manifest
     splits = table["split"].to_pylist()
     # One tile of a training group moves to the test split.
     splits[splits.index("train")] = "test"
-    leaky = table.set_column(table.schema.get_field_index("split"), table.schema.field("split"), pa.chunked_array([splits]))
-    header = {name: manifest.header[name] for name in ("root", "recipe", "certificate", "tiles_digest", "excluded")}
+    leaky = table.set_column(
+        table.schema.get_field_index("split"),
+        table.schema.field("split"),
+        pa.chunked_array([splits]),
+    )
+    header = {
+        name: manifest.header[name]
+        for name in ("root", "recipe", "certificate", "tiles_digest", "excluded")
+    }
     write_manifest(tmp_path / "leaky.parquet", [leaky], manifest.label_map, header)
     config = toy_config(manifest=str(tmp_path / "leaky.parquet"))
     with pytest.raises(IntegrityError, match="certificate") as caught:
@@ -288,14 +382,26 @@ def test_a_device_that_is_not_there(toy_config: Make) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_signal_saves_a_state_that_goes_on_to_the_same_end(toy_config: Make, number: signal.Signals, code: int, workers: int) -> None:
-    settings = {"duration__steps": 60, "every__checkpoint": 1000, "every__validate": 30, "every__log": 7}
+def test_a_signal_saves_a_state_that_goes_on_to_the_same_end(
+    toy_config: Make, number: signal.Signals, code: int, workers: int
+) -> None:
+    settings = {
+        "duration__steps": 60,
+        "every__checkpoint": 1000,
+        "every__validate": 30,
+        "every__log": 7,
+    }
     whole = fit(toy_config(out="whole", **settings)).run
     stopped = toy_config(out="stopped", data__num_workers=workers, **settings)
     script = _SCRIPT.format(folder=str(Path(__file__).parent), root=str(Path(__file__).parents[2]))
     values = json.dumps(stopped.model_dump(mode="json", by_alias=True))
     # Its own process group: a terminal and a scheduler signal all processes of a job.
-    process = subprocess.Popen([sys.executable, "-c", script, values], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, values],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     for _ in range(600):
         if (Path(stopped.out) / "metrics.csv").exists():
             break
@@ -305,10 +411,15 @@ def test_a_signal_saves_a_state_that_goes_on_to_the_same_end(toy_config: Make, n
     assert process.returncode == code, text
     assert "is saved in last-" in text
     fit(toy_config(out="stopped", **settings))
-    ends = [run / "checkpoints" / "last-00000060" / "SHA256SUMS" for run in (whole, Path(stopped.out))]
+    ends = [
+        run / "checkpoints" / "last-00000060" / "SHA256SUMS" for run in (whole, Path(stopped.out))
+    ]
     assert ends[0].read_bytes() == ends[1].read_bytes()
     assert _column(Path(stopped.out), "loss") == _column(whole, "loss")
-    assert sorted(one.name for one in (Path(stopped.out) / "logs").iterdir()) == ["version_0", "version_1"]
+    assert sorted(one.name for one in (Path(stopped.out) / "logs").iterdir()) == [
+        "version_0",
+        "version_1",
+    ]
 
 
 _SCRIPT = """

@@ -1,4 +1,6 @@
-"""The benchmark compares like with like: the lineage's way of computing is the same function, and its operations are those published."""
+"""The benchmark compares like with like: the lineage's way of computing is the same function, and
+its operations are those published.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ torch.set_num_threads(1)
 def test_the_plain_network_is_the_same_function(mask_query):
     torch.manual_seed(0)
     network = ReferenceUNet(ReferenceUNetConfig(5, dim=16, mask_query=mask_query)).eval()
-    x, t, mask = torch.randn(2, 4, 8, 8), torch.tensor([3, 800]), torch.randint(0, 5, (2, 1, 64, 64))
+    x, t, mask = (
+        torch.randn(2, 4, 8, 8),
+        torch.tensor([3, 800]),
+        torch.randint(0, 5, (2, 1, 64, 64)),
+    )
     ours = network(x, t, mask)
     assert torch.allclose(made_plain(network)(x, t, mask), ours, atol=1e-5)
 
@@ -34,7 +40,11 @@ def test_the_published_operations():
 def test_both_steps_learn():
     torch.manual_seed(0)
     cpu = torch.device("cpu")
-    batch = {"latents": torch.randn(2, 4, 8, 8), "mask": torch.zeros(2, 1, 64, 64, dtype=torch.uint8), "noise": torch.randn(2, 4, 8, 8)}
+    batch = {
+        "latents": torch.randn(2, 4, 8, 8),
+        "mask": torch.zeros(2, 1, 64, 64, dtype=torch.uint8),
+        "noise": torch.randn(2, 4, 8, 8),
+    }
     ours = OurStep(ReferenceUNet(ReferenceUNetConfig(5, dim=16)), cpu)
     losses = [float(ours({**batch, "u": torch.tensor([0.2, 0.8])})) for _ in range(12)]
     assert losses[-1] < losses[0]
@@ -47,7 +57,14 @@ def test_both_steps_learn():
         def sample(self) -> torch.Tensor:
             return 50 * batch["latents"]
 
-    plain = LineageStep(made_plain(ReferenceUNet(ReferenceUNetConfig(5, dim=16))), Vae(), torch.linspace(0.99, 0.01, 1000))
+    plain = LineageStep(
+        made_plain(ReferenceUNet(ReferenceUNetConfig(5, dim=16))),
+        Vae(),
+        torch.linspace(0.99, 0.01, 1000),
+    )
     before = [one.detach().clone() for one in plain.network.parameters()]
     assert bool(torch.isfinite(plain(torch.zeros(2, 3, 64, 64), batch["mask"])))
-    assert any(not torch.equal(one, old) for one, old in zip(plain.network.parameters(), before, strict=True))
+    assert any(
+        not torch.equal(one, old)
+        for one, old in zip(plain.network.parameters(), before, strict=True)
+    )

@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from trainer.models.guidance_classifier import GuidanceClassifier, top_mean
-from trainer.models.regions import SALIENCY_RULES, combine_saliency, corners_in_pixels, crop_regions, pick_windows, window_cells
+from trainer.models.regions import (
+    SALIENCY_RULES,
+    combine_saliency,
+    corners_in_pixels,
+    crop_regions,
+    pick_windows,
+    window_cells,
+)
 from trainer.models.resnet import ResNet18Trunk, SmallTrunk
 
 torch.set_num_threads(1)
@@ -44,17 +51,24 @@ def test_crops_are_slices_of_the_image_on_its_grid(guidance):
     for sample, corners in enumerate(seen.corners.tolist()):
         assert len({tuple(corner) for corner in corners}) == 6
         for region, (row, column) in enumerate(corners):
-            assert torch.equal(seen.crops[sample, region], images[sample, :, row : row + 32, column : column + 32])
+            assert torch.equal(
+                seen.crops[sample, region], images[sample, :, row : row + 32, column : column + 32]
+            )
 
 
 @pytest.mark.parametrize("num_classes", [4, 5, 7, 15])
 def test_parameter_count(num_classes):
-    assert parameters(GuidanceClassifier(ResNet18Trunk, num_classes=num_classes)) == 22_484_224 + 1024 * num_classes
+    assert (
+        parameters(GuidanceClassifier(ResNet18Trunk, num_classes=num_classes))
+        == 22_484_224 + 1024 * num_classes
+    )
 
 
 def test_red_crops_repeat_the_red_channel():
     torch.manual_seed(0)
-    classifier = GuidanceClassifier(SmallTrunk, num_classes=3, num_regions=4, crop_px=16, red_crops=True).eval()
+    classifier = GuidanceClassifier(
+        SmallTrunk, num_classes=3, num_regions=4, crop_px=16, red_crops=True
+    ).eval()
     images = torch.randn(2, 3, 64, 64)
     seen = classifier(images)
     assert torch.equal(seen.crops[:, :, 0], seen.crops[:, :, 2])
@@ -93,14 +107,20 @@ def test_windows_of_the_published_rule():
 
 def test_the_rule_decides_what_is_seen():
     logits = torch.tensor([[-3.0, 3.0]])
-    firsts = {rule: pick_windows(combine_saliency(published_example(), logits, rule), (1, 1), 1)[0, 0].tolist() for rule in SALIENCY_RULES}
+    firsts = {
+        rule: pick_windows(combine_saliency(published_example(), logits, rule), (1, 1), 1)[
+            0, 0
+        ].tolist()
+        for rule in SALIENCY_RULES
+    }
     assert firsts == {"sum_minmax": [1, 2], "prob_weighted": [6, 0], "predicted_class": [6, 0]}
     with pytest.raises(ValueError, match="nonsense"):
         combine_saliency(published_example(), logits, "nonsense")
 
 
 def test_the_sum_rule_avoids_a_lesion_that_the_weighted_rules_find():
-    # At the lesion one class is high, the others at their minimum; elsewhere every class is at mid level.
+    # At the lesion one class is high, the others at their minimum; elsewhere every class is at mid
+    # level.
     torch.manual_seed(0)
     hits = dict.fromkeys(SALIENCY_RULES, 0)
     for trial in range(50):
@@ -116,7 +136,9 @@ def test_the_sum_rule_avoids_a_lesion_that_the_weighted_rules_find():
     assert hits["sum_minmax"] < 10
 
 
-def pick_one_by_one(saliency: np.ndarray, window: tuple[int, int], count: int) -> list[tuple[int, int]]:
+def pick_one_by_one(
+    saliency: np.ndarray, window: tuple[int, int], count: int
+) -> list[tuple[int, int]]:
     """The algorithm of the page, in plain loops."""
     remaining, chosen = saliency.copy(), []
     for _ in range(count):
@@ -135,12 +157,23 @@ def pick_one_by_one(saliency: np.ndarray, window: tuple[int, int], count: int) -
 def test_windows_agree_with_plain_loops(window):
     # Sixteenths, so that means are exact and ties are ties.
     maps = torch.randint(0, 17, (20, 8, 6), generator=torch.Generator().manual_seed(1)) / 16
-    for found, one in zip(pick_windows(maps, window, 5).tolist(), maps.double().numpy(), strict=True):
+    for found, one in zip(
+        pick_windows(maps, window, 5).tolist(), maps.double().numpy(), strict=True
+    ):
         assert [tuple(cell) for cell in found] == pick_one_by_one(one, window, 5)
 
 
 @pytest.mark.parametrize(
-    ("crop", "image", "cells"), [(32, 224, 1), (112, 224, 4), (64, 224, 2), (32, 64, 4), (32, 128, 2), (32, 160, 1), (16, 512, 1)]
+    ("crop", "image", "cells"),
+    [
+        (32, 224, 1),
+        (112, 224, 4),
+        (64, 224, 2),
+        (32, 64, 4),
+        (32, 128, 2),
+        (32, 160, 1),
+        (16, 512, 1),
+    ],
 )
 def test_window_sides(crop, image, cells):
     assert window_cells(crop, image, 7) == cells
@@ -159,9 +192,13 @@ def test_too_many_windows_are_refused():
 
 def test_corners_stay_inside_the_image():
     cells = torch.tensor([[[0, 0], [6, 6], [3, 1]]])
-    assert corners_in_pixels(cells, (7, 7), (224, 224), 32).tolist() == [[[0, 0], [192, 192], [96, 32]]]
+    assert corners_in_pixels(cells, (7, 7), (224, 224), 32).tolist() == [
+        [[0, 0], [192, 192], [96, 32]]
+    ]
     assert corners_in_pixels(cells, (7, 7), (100, 100), 32).tolist()[0][1] == [68, 68]
-    crops = crop_regions(torch.randn(1, 3, 100, 100), corners_in_pixels(cells, (7, 7), (100, 100), 32), 32)
+    crops = crop_regions(
+        torch.randn(1, 3, 100, 100), corners_in_pixels(cells, (7, 7), (100, 100), 32), 32
+    )
     assert crops.shape == (1, 3, 3, 32, 32)
 
 

@@ -1,4 +1,6 @@
-"""Published checkpoints: every wrapping they come in gives the same function back; nothing in them is executed; what is wrong is named."""
+"""Published checkpoints: every wrapping they come in gives the same function back; nothing in them
+is executed; what is wrong is named.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 RAW, AVERAGE, STALE = _state(1), _state(2), _state(3)
 BUFFERS = {"betas": torch.rand(1000), "sqrt_alphas_cumprod": torch.rand(1000)}
-OPTIMISER = {"state": {0: {"step": torch.tensor(7.0), "exp_avg": torch.rand(3)}}, "param_groups": [{"lr": 1e-4, "params": [0]}]}
+OPTIMISER = {
+    "state": {0: {"step": torch.tensor(7.0), "exp_avg": torch.rand(3)}},
+    "param_groups": [{"lr": 1e-4, "params": [0]}],
+}
 
 # What the file holds -> (is there an average, how many tensors belong to neither).
 LAYOUTS = {
@@ -48,7 +53,11 @@ LAYOUTS = {
     "state_dict": ({"state_dict": _under("model.", RAW), "epoch": 3}, False, 0),
     "average beside": ({"model": RAW, "ema_model": AVERAGE}, True, 0),
     "average in one dict": ({**_under("model.", RAW), **_under("ema_model.", AVERAGE)}, True, 0),
-    "average alone": ({"ema": {**_under("online_model.", RAW), **_under("ema_model.", AVERAGE)}}, True, 0),
+    "average alone": (
+        {"ema": {**_under("online_model.", RAW), **_under("ema_model.", AVERAGE)}},
+        True,
+        0,
+    ),
     "trainer": (
         {
             "step": 1234,
@@ -94,12 +103,19 @@ def test_every_layout_gives_the_same_function(tmp_path, batch, layout):
     assert torch.equal(_answer(raw, batch), _answer(RAW, batch))
     assert torch.equal(_answer(averaged, batch), _answer(AVERAGE if has_average else RAW, batch))
     model = config.model
-    assert (model.dim, model.dim_mults, model.block_per_layer, model.null_class) == (8, (1, 3), 3, 0)
+    assert (model.dim, model.dim_mults, model.block_per_layer, model.null_class) == (
+        8,
+        (1, 3),
+        3,
+        0,
+    )
     assert found.step == (1234 if layout == "trainer" else 0)
 
 
 def test_safetensors_and_half_precision(tmp_path, batch):
-    safetensors.torch.save_file({name: one.half() for name, one in RAW.items()}, tmp_path / "published.safetensors")
+    safetensors.torch.save_file(
+        {name: one.half() for name, one in RAW.items()}, tmp_path / "published.safetensors"
+    )
     import_checkpoint(tmp_path / "published.safetensors", tmp_path / "run")
     weights, _ = load_weights(tmp_path / "run")
     assert {one.dtype for one in weights.values()} == {torch.float32}
@@ -142,7 +158,10 @@ def _broken(change: str) -> dict[str, Tensor]:
     [
         ("missing", "1 missing: mid_attn.fn.fn.to_q.weight"),
         ("unexpected", "1 unexpected: time_mlp.0.weights"),
-        ("shape", "1 of another shape: final_conv.weight \\(8, 8, 1, 1\\) instead of \\(4, 8, 1, 1\\)"),
+        (
+            "shape",
+            "1 of another shape: final_conv.weight \\(8, 8, 1, 1\\) instead of \\(4, 8, 1, 1\\)",
+        ),
         ("not finite", "1 not finite: final_conv.bias"),
     ],
 )
@@ -155,16 +174,43 @@ def test_what_does_not_fit_is_named(tmp_path, change, words):
 
 # How a file that is no checkpoint is written -> what is said of it.
 FOREIGN = {
-    "letter.txt": (lambda path: path.write_text("t"), "no checkpoint, or is damaged.*bytes that make no sense"),
-    "text.pt": (lambda path: path.write_text("hello world"), "no checkpoint, or is damaged.*bytes that make no sense"),
-    "sentence.pt": (lambda path: path.write_text("not a checkpoint"), "more than tensors, or is damaged.*seen: Unsupported operand 110"),
+    "letter.txt": (
+        lambda path: path.write_text("t"),
+        "no checkpoint, or is damaged.*bytes that make no sense",
+    ),
+    "text.pt": (
+        lambda path: path.write_text("hello world"),
+        "no checkpoint, or is damaged.*bytes that make no sense",
+    ),
+    "sentence.pt": (
+        lambda path: path.write_text("not a checkpoint"),
+        "more than tensors, or is damaged.*seen: Unsupported operand 110",
+    ),
     "empty.pt": (lambda path: path.write_bytes(b""), "seen: it is empty, or ends too early$"),
-    "cut.pt": (lambda path: (torch.save(RAW, path), path.write_bytes(path.read_bytes()[:5000])), "no checkpoint, or is damaged.*seen: ."),
-    "zip.pt": (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(300)), "seen: PytorchStreamReader [^.]*$"),
-    "other.pt": (lambda path: torch.save({"encoder.weight": torch.rand(3)}, path), "no checkpoint of the reference network"),
-    "text.safetensors": (lambda path: path.write_text("not a checkpoint"), "no checkpoint, or is damaged.*header"),
-    "pickle.pt": (lambda path: path.write_bytes(pickle.dumps(Path(), protocol=2)), "more than tensors.*seen: Unsupported global: GLOBAL pathlib"),
-    "newer.pt": (lambda path: path.write_bytes(pickle.dumps(Path(), protocol=4)), "more than tensors"),
+    "cut.pt": (
+        lambda path: (torch.save(RAW, path), path.write_bytes(path.read_bytes()[:5000])),
+        "no checkpoint, or is damaged.*seen: .",
+    ),
+    "zip.pt": (
+        lambda path: path.write_bytes(b"PK\x03\x04" + bytes(300)),
+        "seen: PytorchStreamReader [^.]*$",
+    ),
+    "other.pt": (
+        lambda path: torch.save({"encoder.weight": torch.rand(3)}, path),
+        "no checkpoint of the reference network",
+    ),
+    "text.safetensors": (
+        lambda path: path.write_text("not a checkpoint"),
+        "no checkpoint, or is damaged.*header",
+    ),
+    "pickle.pt": (
+        lambda path: path.write_bytes(pickle.dumps(Path(), protocol=2)),
+        "more than tensors.*seen: Unsupported global: GLOBAL pathlib",
+    ),
+    "newer.pt": (
+        lambda path: path.write_bytes(pickle.dumps(Path(), protocol=4)),
+        "more than tensors",
+    ),
     "folder.pt": (lambda path: path.mkdir(), "cannot read the checkpoint: Is a directory"),
     "absent.pt": (lambda path: None, "cannot read the checkpoint: No such file"),
 }
@@ -184,7 +230,11 @@ def test_files_that_are_no_checkpoints(tmp_path, name):
 def test_a_run_is_not_overwritten_and_classes_must_agree(tmp_path):
     torch.save(RAW, tmp_path / "published.pt")
     with pytest.raises(UsageError, match="6 classes"):
-        import_checkpoint(tmp_path / "published.pt", tmp_path / "run", ImportOptions(label_map=identity_map(range(5))))
+        import_checkpoint(
+            tmp_path / "published.pt",
+            tmp_path / "run",
+            ImportOptions(label_map=identity_map(range(5))),
+        )
     import_checkpoint(tmp_path / "published.pt", tmp_path / "run")
     with pytest.raises(UsageError, match="holds a run"):
         import_checkpoint(tmp_path / "published.pt", tmp_path / "run")
@@ -196,20 +246,34 @@ def test_an_imported_run_can_be_sampled_from(tmp_path, capsys):
     from trainer.recipes.ldm import load_generator
 
     torch.manual_seed(0)
-    autoencoder = AutoencoderKL(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4, down_block_types=("DownEncoderBlock2D",) * 4,
-                                  up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1)  # fmt: skip
+    autoencoder = AutoencoderKL(block_out_channels=(8, 8, 8, 8), norm_num_groups=4,
+        latent_channels=4, down_block_types=("DownEncoderBlock2D",) * 4,
+                                  up_block_types=("UpDecoderBlock2D",) * 4,
+                                  layers_per_block=1)  # fmt: skip
     autoencoder.save_pretrained(tmp_path / "codec")
     torch.save({"model": RAW, "ema_model": AVERAGE}, tmp_path / "published.pt")
-    options = [str(tmp_path / "published.pt"), "--out", str(tmp_path / "run"), "--codec", str(tmp_path / "codec"), "--latent-scale", "50"]
+    options = [
+        str(tmp_path / "published.pt"),
+        "--out",
+        str(tmp_path / "run"),
+        "--codec",
+        str(tmp_path / "codec"),
+        "--latent-scale",
+        "50",
+    ]
     assert run(["import", *options]) == ExitCode.OK
     assert "averaged weights" in capsys.readouterr().out
     generator = load_generator(tmp_path / "run")
     assert generator.scaling.scale == (50.0,) * 4
     assert generator.codec.digest == load_codec(tmp_path / "codec").digest
-    assert all(torch.equal(one, AVERAGE[name]) for name, one in generator.denoiser.state_dict().items())
+    assert all(
+        torch.equal(one, AVERAGE[name]) for name, one in generator.denoiser.state_dict().items()
+    )
     assert run(["import", *options]) == ExitCode.USAGE
     found = verify(tmp_path / "run")
     assert (found.kind, found.damages, found.notes) == ("run", [], [])
-    (tmp_path / "run/model.json").write_text((tmp_path / "run/model.json").read_text().replace("50.0", "90.0"))
+    (tmp_path / "run/model.json").write_text(
+        (tmp_path / "run/model.json").read_text().replace("50.0", "90.0")
+    )
     with pytest.raises(IntegrityError, match="changed since it was written"):
         load_generator(tmp_path / "run")

@@ -13,10 +13,17 @@ from trainer.models.vit import VisionTransformerTrunk
 
 torch.set_num_threads(1)
 
-VARIANTS = [(kernel, time, norm) for kernel in (1, 3) for time in ("table", "sinusoidal") for norm in ("batch", "group")]
+VARIANTS = [
+    (kernel, time, norm)
+    for kernel in (1, 3)
+    for time in ("table", "sinusoidal")
+    for norm in ("batch", "group")
+]
 
 
-def build(kernel=1, time_embedding="table", norm="batch", num_regions=4, num_classes=3) -> LabelDenoiser:
+def build(
+    kernel=1, time_embedding="table", norm="batch", num_regions=4, num_classes=3
+) -> LabelDenoiser:
     torch.manual_seed(0)
     made = LabelDenoiser(
         lambda: SmallTrunk(4),
@@ -55,7 +62,11 @@ def changed_points(before: torch.Tensor, after: torch.Tensor) -> set[tuple[int, 
 def test_a_point_reaches_its_receptive_field_and_no_further(kernel, time_embedding, norm):
     denoiser, given = build(kernel, time_embedding, norm), inputs(num_points=9)
     reach = 0 if kernel == 1 else 3
-    near = {(row, column) for row in range(4 - reach, 5 + reach) for column in range(4 - reach, 5 + reach)}
+    near = {
+        (row, column)
+        for row in range(4 - reach, 5 + reach)
+        for column in range(4 - reach, 5 + reach)
+    }
     with torch.no_grad():
         before = denoiser(**given)
         assert before.shape == (2, 3, 9, 9)
@@ -64,17 +75,39 @@ def test_a_point_reaches_its_receptive_field_and_no_further(kernel, time_embeddi
             other[name][..., 4, 4] = (other[name][..., 4, 4] + 37) % 100
             changed = changed_points(before, denoiser(**other))
             # A changed time reaches one convolution less: the gain comes after it.
-            expected = near if name != "timesteps" or not reach else {(r, c) for r, c in near if max(abs(r - 4), abs(c - 4)) < reach}
+            expected = (
+                near
+                if name != "timesteps" or not reach
+                else {(r, c) for r, c in near if max(abs(r - 4), abs(c - 4)) < reach}
+            )
             assert changed == expected, name
 
 
 def test_parameters_of_the_published_head():
     feature_dim, classes, timesteps = 6144, 4, 1000
     with torch.device("meta"):
-        denoiser = LabelDenoiser(VisionTransformerTrunk, ResNet18Trunk, num_classes=classes, num_regions=6, feature_dim=feature_dim)
-    head = sum(one.numel() for part in (denoiser.layers, denoiser.head) for one in part.parameters())
+        denoiser = LabelDenoiser(
+            VisionTransformerTrunk,
+            ResNet18Trunk,
+            num_classes=classes,
+            num_regions=6,
+            feature_dim=feature_dim,
+        )
+    head = sum(
+        one.numel() for part in (denoiser.layers, denoiser.head) for one in part.parameters()
+    )
     f = feature_dim
-    assert head == 2 * classes * f + 2 * f**2 + f * classes + classes + 3 * f + 3 * (timesteps + 1) * f + 6 * f == 94_076_932
+    assert (
+        head
+        == 2 * classes * f
+        + 2 * f**2
+        + f * classes
+        + classes
+        + 3 * f
+        + 3 * (timesteps + 1) * f
+        + 6 * f
+        == 94_076_932
+    )
     assert denoiser.mixing.numel() == f * 7
     # The published total, but for the position of a class token (384) that is never made.
     assert sum(one.numel() for one in denoiser.parameters()) == 132_502_852 - 384
@@ -101,7 +134,10 @@ def test_features_are_the_weighted_sum_of_image_and_regions():
     with torch.no_grad():
         image = denoiser.image_encoder(given["images"])
         regions = [denoiser.region_encoder(given["crops"][:, region]) for region in range(4)]
-        expected = sum(source * share for source, share in zip([image, *regions], denoiser.mixing_weights().T, strict=True))
+        expected = sum(
+            source * share
+            for source, share in zip([image, *regions], denoiser.mixing_weights().T, strict=True)
+        )
         torch.testing.assert_close(denoiser.encode(given["images"], given["crops"]), expected)
 
 
@@ -117,18 +153,26 @@ def test_six_points_say_what_thirty_six_do(time_embedding, norm):
         features = denoiser.encode(given["images"], given["crops"])
         whole = denoiser.predict(start, guidance, when, features)
         few_shares, weights = point_layout(6, distinct=True)
-        few = denoiser.predict(start[:, :, :1], interpolate_map(first, second, few_shares), when, features)
+        few = denoiser.predict(
+            start[:, :, :1], interpolate_map(first, second, few_shares), when, features
+        )
     steps = [whole.diagonal(offset=k, dim1=-2, dim2=-1) for k in range(6)]
     assert all(torch.allclose(one, one[..., :1].expand_as(one), atol=1e-6) for one in steps)
-    torch.testing.assert_close((few * weights).sum(dim=(-2, -1)), whole.mean(dim=(-2, -1)), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        (few * weights).sum(dim=(-2, -1)), whole.mean(dim=(-2, -1)), atol=1e-6, rtol=0
+    )
 
 
 def test_interacting_points_do_not_allow_the_shortcut():
     # The positive control of the test above.
     denoiser, given = build(kernel=3), inputs()
-    guidance = interpolate_map(given["noisy"][:, :, 0, 0], given["noisy"][:, :, 3, 3], local_shares(6))
+    guidance = interpolate_map(
+        given["noisy"][:, :, 0, 0], given["noisy"][:, :, 3, 3], local_shares(6)
+    )
     with torch.no_grad():
-        whole = denoiser(given["images"], given["crops"], guidance, guidance, torch.full((2, 1, 1), 40))
+        whole = denoiser(
+            given["images"], given["crops"], guidance, guidance, torch.full((2, 1, 1), 40)
+        )
     assert denoiser.points_interact
     assert not torch.allclose(whole[..., 0, 0], whole[..., 3, 3], atol=1e-4)
 

@@ -1,4 +1,6 @@
-"""Noise levels, DDIM, guidance maps, starts and the focal loss, against values worked out by hand or by another implementation."""
+"""Noise levels, DDIM, guidance maps, starts and the focal loss, against values worked out by hand
+or by another implementation.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ from trainer.diffusion.label_diffusion import (
     point_layout,
     start_map,
 )
-from trainer.diffusion.label_schedule import add_noise, alpha_bars, ddim_step, denoise_labels, inference_timesteps
+from trainer.diffusion.label_schedule import (
+    add_noise,
+    alpha_bars,
+    ddim_step,
+    denoise_labels,
+    inference_timesteps,
+)
 
 torch.set_num_threads(1)
 
@@ -50,7 +58,9 @@ def test_a_short_schedule_ends_as_noisy_as_the_long_one():
     assert alpha_bars(100)[49].item() == pytest.approx(alpha_bars(1000)[499].item(), rel=0.1)
 
 
-@pytest.mark.parametrize(("steps", "first", "last"), [(10, 900, 0), (100, 990, 0), (1, 0, 0), (1000, 999, 0)])
+@pytest.mark.parametrize(
+    ("steps", "first", "last"), [(10, 900, 0), (100, 990, 0), (1, 0, 0), (1000, 999, 0)]
+)
 def test_timesteps_lead_and_fall(steps, first, last):
     timesteps = inference_timesteps(1000, steps)
     assert (timesteps[0], timesteps[-1], len(timesteps)) == (first, last, steps)
@@ -73,12 +83,25 @@ def test_noise_is_added_by_the_formula():
 
 
 @pytest.mark.parametrize(
-    ("timestep", "expected", "clean"), [(900, -0.161022, 1.0), (500, 0.260365, None), (100, 0.383517, 0.385537), (0, 0.302015, 0.302015)]
+    ("timestep", "expected", "clean"),
+    [
+        (900, -0.161022, 1.0),
+        (500, 0.260365, None),
+        (100, 0.383517, 0.385537),
+        (0, 0.302015, 0.302015),
+    ],
 )
 def test_one_step_of_ddim(timestep, expected, clean):
     levels = alpha_bars()
     before = levels[timestep - 100] if timestep else torch.tensor(1.0)
-    after, estimate = ddim_step(torch.tensor(0.3), torch.tensor(-0.2), levels[timestep], before, prediction_type="epsilon", clip=True)
+    after, estimate = ddim_step(
+        torch.tensor(0.3),
+        torch.tensor(-0.2),
+        levels[timestep],
+        before,
+        prediction_type="epsilon",
+        clip=True,
+    )
     assert after.item() == pytest.approx(expected, abs=2e-6)
     if clean is not None:
         assert estimate.item() == pytest.approx(clean, abs=2e-6)
@@ -86,17 +109,33 @@ def test_one_step_of_ddim(timestep, expected, clean):
 
 def test_one_step_of_ddim_on_a_vector():
     levels = alpha_bars()
-    after, clean = ddim_step(torch.tensor([0.3, 1.2]), torch.tensor([0.35, 1.1]), levels[500], levels[400], prediction_type="epsilon", clip=True)
+    after, clean = ddim_step(
+        torch.tensor([0.3, 1.2]),
+        torch.tensor([0.35, 1.1]),
+        levels[500],
+        levels[400],
+        prediction_type="epsilon",
+        clip=True,
+    )
     assert after.tolist() == pytest.approx([0.257345, 1.214415], abs=2e-6)
     assert clean.tolist() == pytest.approx([-0.129463, 0.515037], abs=2e-6)
 
 
 def test_steps_agree_with_diffusers():
     diffusers = pytest.importorskip("diffusers")
-    scheduler = diffusers.DDIMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, timestep_spacing="leading", clip_sample=True)
+    scheduler = diffusers.DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=1e-4,
+        beta_end=0.02,
+        timestep_spacing="leading",
+        clip_sample=True,
+    )
     scheduler.set_timesteps(10)
     noise = torch.Generator().manual_seed(3)
-    start, answers = torch.randn(2, 4, 6, 6, generator=noise), torch.randn(10, 2, 4, 6, 6, generator=noise)
+    start, answers = (
+        torch.randn(2, 4, 6, 6, generator=noise),
+        torch.randn(10, 2, 4, 6, 6, generator=noise),
+    )
     theirs, asked = start, iter(answers)
     for timestep, answer in zip(scheduler.timesteps, answers, strict=True):
         theirs = scheduler.step(answer, timestep, theirs).prev_sample
@@ -111,7 +150,11 @@ def test_a_perfect_network_recovers_the_labels(steps, prediction_type):
     clean = label_map(torch.tensor([1, 0]), 2, 3)
 
     def oracle(noisy, timestep):
-        return clean if prediction_type == "sample" else (noisy - levels[timestep].sqrt() * clean) / (1 - levels[timestep]).sqrt()
+        return (
+            clean
+            if prediction_type == "sample"
+            else (noisy - levels[timestep].sqrt() * clean) / (1 - levels[timestep]).sqrt()
+        )
 
     start = 5 * torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(0))
     path = list(denoise_labels(oracle, start, levels, steps, prediction_type=prediction_type))
@@ -121,14 +164,31 @@ def test_a_perfect_network_recovers_the_labels(steps, prediction_type):
 
 def test_clipped_results_lie_between_minus_one_and_one():
     wild = torch.Generator().manual_seed(1)
-    result = list(denoise_labels(lambda noisy, _: 9 * torch.randn(noisy.shape, generator=wild), torch.randn(4, 3, 2, 2), alpha_bars(), 10))[-1]
+    result = list(
+        denoise_labels(
+            lambda noisy, _: 9 * torch.randn(noisy.shape, generator=wild),
+            torch.randn(4, 3, 2, 2),
+            alpha_bars(),
+            10,
+        )
+    )[-1]
     assert result.abs().max() <= 1
-    unclipped = list(denoise_labels(lambda noisy, _: 9 * torch.ones_like(noisy), torch.randn(4, 3, 2, 2), alpha_bars(), 10, clip=False))[-1]
+    unclipped = list(
+        denoise_labels(
+            lambda noisy, _: 9 * torch.ones_like(noisy),
+            torch.randn(4, 3, 2, 2),
+            alpha_bars(),
+            10,
+            clip=False,
+        )
+    )[-1]
     assert unclipped.abs().max() > 1
 
 
 def test_guidance_map_of_three_points():
-    guidance = interpolate_map(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), local_shares(3))
+    guidance = interpolate_map(
+        torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), local_shares(3)
+    )
     assert guidance[0, 0].tolist() == [[1, 0.5, 0], [0.5, 1, 0.5], [0, 0.5, 1]]
     assert guidance[0].mean(dim=(-2, -1)).tolist() == pytest.approx([0.55556, 0.44444], abs=1e-5)
 
@@ -145,14 +205,18 @@ def test_guidance_map_of_six_points():
 
 
 def test_a_single_point_takes_the_average_of_both_answers():
-    guidance = interpolate_map(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 4.0]]), local_shares(1))
+    guidance = interpolate_map(
+        torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 4.0]]), local_shares(1)
+    )
     assert guidance.flatten().tolist() == [0.5, 2.0]
 
 
 @pytest.mark.parametrize("num_points", [1, 2, 5, 6])
 def test_distinct_points_have_the_mean_of_all_points(num_points):
     first, second = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
-    (all_shares, all_weights), (shares, weights) = (point_layout(num_points, distinct=distinct) for distinct in (False, True))
+    (all_shares, all_weights), (shares, weights) = (
+        point_layout(num_points, distinct=distinct) for distinct in (False, True)
+    )
     whole, few = (interpolate_map(first, second, shares) for shares in (all_shares, shares))
     torch.testing.assert_close((few * weights).sum(dim=(-2, -1)), whole.mean(dim=(-2, -1)))
     torch.testing.assert_close((whole * all_weights).sum(dim=(-2, -1)), whole.mean(dim=(-2, -1)))
@@ -161,13 +225,18 @@ def test_distinct_points_have_the_mean_of_all_points(num_points):
 
 
 def test_multiplicities_of_six_points():
-    assert (point_layout(6, distinct=True)[1] * 36).flatten().tolist() == pytest.approx([6, 10, 8, 6, 4, 2])
+    assert (point_layout(6, distinct=True)[1] * 36).flatten().tolist() == pytest.approx(
+        [6, 10, 8, 6, 4, 2]
+    )
 
 
 @pytest.mark.parametrize("kind", STARTS)
 def test_starts_are_drawn_from_the_generator_alone(kind):
     guidance = torch.randn(2, 3, 6, 6)
-    first, again, other = (start_map(kind, guidance, local_shares(6), torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
+    first, again, other = (
+        start_map(kind, guidance, local_shares(6), torch.Generator().manual_seed(seed))
+        for seed in (5, 5, 6)
+    )
     assert first.shape == guidance.shape
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -175,22 +244,38 @@ def test_starts_are_drawn_from_the_generator_alone(kind):
 
 @pytest.mark.parametrize("kind", STARTS)
 def test_only_diagonal_starts_are_equal_along_diagonals(kind):
-    start = start_map(kind, torch.zeros(2, 3, 6, 6), local_shares(6), torch.Generator().manual_seed(0))
+    start = start_map(
+        kind, torch.zeros(2, 3, 6, 6), local_shares(6), torch.Generator().manual_seed(0)
+    )
     equal = torch.equal(start[:, :, 1:, 1:], start[:, :, :-1, :-1]) and torch.equal(start, start.mT)
     assert equal == (kind in DIAGONAL_STARTS)
 
 
 @pytest.mark.parametrize("kind", DIAGONAL_STARTS)
 def test_diagonal_starts_are_the_same_draw_on_distinct_points(kind):
-    whole = start_map(kind, torch.zeros(2, 3, 6, 6), local_shares(6), torch.Generator().manual_seed(4))
-    few = start_map(kind, torch.zeros(2, 3, 1, 6), point_layout(6, distinct=True)[0], torch.Generator().manual_seed(4))
+    whole = start_map(
+        kind, torch.zeros(2, 3, 6, 6), local_shares(6), torch.Generator().manual_seed(4)
+    )
+    few = start_map(
+        kind,
+        torch.zeros(2, 3, 1, 6),
+        point_layout(6, distinct=True)[0],
+        torch.Generator().manual_seed(4),
+    )
     assert torch.equal(few[:, :, 0], whole[:, :, 0])
 
 
 def test_moments_of_the_starts():
-    guidance, draw = torch.full((400, 2, 6, 6), 3.0), lambda kind: start_map(kind, torch.full((400, 2, 6, 6), 3.0), local_shares(6), generator)
+    guidance, draw = (
+        torch.full((400, 2, 6, 6), 3.0),
+        lambda kind: start_map(kind, torch.full((400, 2, 6, 6), 3.0), local_shares(6), generator),
+    )
     generator = torch.Generator().manual_seed(0)
-    for kind, mean in (("gaussian", 0.0), ("gaussian_diagonal", 0.0), ("guided", guidance.mean().item())):
+    for kind, mean in (
+        ("gaussian", 0.0),
+        ("gaussian_diagonal", 0.0),
+        ("guided", guidance.mean().item()),
+    ):
         start = draw(kind)
         assert start.mean().item() == pytest.approx(mean, abs=0.06)
         assert start.std(dim=0).mean().item() == pytest.approx(1, abs=0.05)
@@ -222,5 +307,9 @@ def test_weights_go_from_one_to_eleven():
 
 
 def test_scores_become_probabilities():
-    probabilities = label_probabilities(torch.tensor([[0.5, 0.5, -1.0], [-1.0, -0.2, 0.0], [1.0, 0.25, 0.0]]))
-    torch.testing.assert_close(probabilities, torch.tensor([[0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3], [0.8, 0.2, 0.0]]))
+    probabilities = label_probabilities(
+        torch.tensor([[0.5, 0.5, -1.0], [-1.0, -0.2, 0.0], [1.0, 0.25, 0.0]])
+    )
+    torch.testing.assert_close(
+        probabilities, torch.tensor([[0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3], [0.8, 0.2, 0.0]])
+    )

@@ -1,4 +1,6 @@
-"""Latent sets as samples: the codec's own numbers, views with their masks, the scaling, refusals (HP907)."""
+"""Latent sets as samples: the codec's own numbers, views with their masks, the scaling, refusals
+(HP907).
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("latents")
     manifest = write_tiles(folder / "data", NUM_TILES, SIZE)
     codec = load_codec(save_kl(folder / "codec"))
-    encode_tiles(open_tiles(manifest), codec, folder / "latents", EncodeOptions(views=8, batch_size=4))
+    encode_tiles(
+        open_tiles(manifest), codec, folder / "latents", EncodeOptions(views=8, batch_size=4)
+    )
     return Made(manifest, codec, LatentSet.open(folder / "latents"))
 
 
@@ -64,7 +68,11 @@ def dataset(made: Made, **changes: object) -> LatentDataset:
 
 
 def test_every_view_is_what_the_codec_gives_for_the_turned_tile(made: Made) -> None:
-    assert made.latents.shape == (4, 4, 4) and made.latents.views == VIEW_ORDER and made.latents.has_std
+    assert (
+        made.latents.shape == (4, 4, 4)
+        and made.latents.views == VIEW_ORDER
+        and made.latents.has_std
+    )
     for index in (0, 7, 19):
         entry = made.latents.row_of(f"tile{index:03d}")
         for place, view in enumerate(VIEW_ORDER):
@@ -72,7 +80,9 @@ def test_every_view_is_what_the_codec_gives_for_the_turned_tile(made: Made) -> N
             posterior = made.codec.encode(torch.from_numpy(to_float(turned))[None])
             assert posterior.std is not None
             mean, std = made.latents.raw(entry, view)
-            assert np.allclose(mean, posterior.mean[0], atol=2e-3) and np.allclose(std, posterior.std[0], rtol=2e-3)  # type: ignore[arg-type]
+            assert np.allclose(mean, posterior.mean[0], atol=2e-3) and np.allclose(
+                std, posterior.std[0], rtol=2e-3
+            )  # type: ignore[arg-type]
             stored = made.latents.masks(np.array([entry]), np.array([place]))[0]
             assert np.array_equal(stored, apply_view(labels_of(index, SIZE), view))
 
@@ -84,12 +94,16 @@ def test_views_encoded_are_not_views_of_the_latents(made: Made) -> None:
 
 
 def test_the_scaling_is_measured_over_the_training_split_alone(made: Made) -> None:
-    train = [made.latents.row_of(str(one)) for one in made.tiles.tile_ids[made.tiles.split == "train"]]
+    train = [
+        made.latents.row_of(str(one)) for one in made.tiles.tile_ids[made.tiles.split == "train"]
+    ]
     raw = made.latents.array[train].astype(np.float64)
     mean, std = raw[:, :, 0], raw[:, :, 1]
     expected = mean.mean(axis=(0, 1, 3, 4))
     spread = np.sqrt(((mean - expected[:, None, None]) ** 2 + std**2).mean(axis=(0, 1, 3, 4)))
-    assert np.allclose(made.latents.statistics["mean"], expected) and np.allclose(made.latents.statistics["std"], spread)
+    assert np.allclose(made.latents.statistics["mean"], expected) and np.allclose(
+        made.latents.statistics["std"], spread
+    )
     everything = made.latents.array[:, :, 0].astype(np.float64).mean(axis=(0, 1, 3, 4))
     assert not np.allclose(expected, everything)
     assert made.latents.scaling.shift == tuple(made.latents.statistics["mean"])
@@ -97,7 +111,9 @@ def test_the_scaling_is_measured_over_the_training_split_alone(made: Made) -> No
 
 def test_normalised_training_latents_have_unit_variance(made: Made) -> None:
     tiles = made.tiles
-    data = LatentDataset(made.latents, tiles, single_stream(np.flatnonzero(tiles.split == "train")), 0)
+    data = LatentDataset(
+        made.latents, tiles, single_stream(np.flatnonzero(tiles.split == "train")), 0
+    )
     drawn = data.batch(np.arange(2000))["latents"].double()
     assert torch.allclose(drawn.mean(dim=(0, 2, 3)), torch.zeros(4, dtype=torch.double), atol=0.06)
     assert torch.allclose(drawn.std(dim=(0, 2, 3)), torch.ones(4, dtype=torch.double), atol=0.06)
@@ -112,36 +128,63 @@ def test_the_scaling_goes_there_and_back(made: Made) -> None:
 def test_a_sample_has_latents_and_mask_of_one_view(made: Made) -> None:
     data = dataset(made, sample_posterior=False)
     batch = data.batch(np.arange(60))
-    assert batch["latents"].dtype == torch.float32 and batch["noise"].shape == batch["latents"].shape == (60, 4, 4, 4)
+    assert batch["latents"].dtype == torch.float32 and batch["noise"].shape == batch[
+        "latents"
+    ].shape == (60, 4, 4, 4)
     seen = set()
-    for latents, mask, row in zip(batch["latents"], batch["mask"].numpy(), batch["row"].tolist(), strict=True):
+    for latents, mask, row in zip(
+        batch["latents"], batch["mask"].numpy(), batch["row"].tolist(), strict=True
+    ):
         entry = made.latents.row_of(str(data.tiles.tile_ids[row]))
         known = [torch.from_numpy(made.latents.raw(entry, view)[0]) for view in VIEW_ORDER]
-        places = [index for index, one in enumerate(known) if torch.allclose(made.latents.normalise(one), latents, atol=1e-5)]
-        assert any(np.array_equal(made.latents.masks(np.array([entry]), np.array([place]))[0], mask) for place in places)
+        places = [
+            index
+            for index, one in enumerate(known)
+            if torch.allclose(made.latents.normalise(one), latents, atol=1e-5)
+        ]
+        assert any(
+            np.array_equal(made.latents.masks(np.array([entry]), np.array([place]))[0], mask)
+            for place in places
+        )
         seen |= set(places)
     assert seen == set(range(8))
 
 
 def test_the_posterior_is_drawn_by_position(made: Made) -> None:
-    drawn, means = (dataset(made, sample_posterior=each).batch(np.arange(30)) for each in (True, False))
-    rows = torch.from_numpy(np.array([made.latents.row_of(str(made.tiles.tile_ids[row])) for row in drawn["row"].tolist()]))
-    apart = (drawn["latents"] - means["latents"]) * torch.tensor(made.latents.scaling.scale)[:, None, None]
-    # std differs by view and place; random weights give a std near 1, so that the ratio is a unit normal.
+    drawn, means = (
+        dataset(made, sample_posterior=each).batch(np.arange(30)) for each in (True, False)
+    )
+    rows = torch.from_numpy(
+        np.array(
+            [made.latents.row_of(str(made.tiles.tile_ids[row])) for row in drawn["row"].tolist()]
+        )
+    )
+    apart = (drawn["latents"] - means["latents"]) * torch.tensor(made.latents.scaling.scale)[
+        :, None, None
+    ]
+    # std differs by view and place; random weights give a std near 1, so that the ratio is a unit
+    # normal.
     assert torch.equal(drawn["mask"], means["mask"]) and len(rows) == 30
     std = made.latents.array[:, :, 1].astype(np.float64).mean()
     assert 0.9 < float(apart.std()) / std < 1.1
     assert torch.equal(dataset(made).batch(np.arange(10, 20))["latents"], drawn["latents"][10:20])
 
 
-@pytest.mark.parametrize(("flips", "turns", "views"), [(True, False, {0, 4, 2, 6}), (False, True, {0, 1, 2, 3}), (False, False, {0})])
-def test_only_views_that_are_allowed_are_drawn(made: Made, flips: bool, turns: bool, views: set[int]) -> None:
+@pytest.mark.parametrize(
+    ("flips", "turns", "views"),
+    [(True, False, {0, 4, 2, 6}), (False, True, {0, 1, 2, 3}), (False, False, {0})],
+)
+def test_only_views_that_are_allowed_are_drawn(
+    made: Made, flips: bool, turns: bool, views: set[int]
+) -> None:
     data = dataset(made, flips=flips, turns=turns)
     assert {VIEW_ORDER[index] for index in data._views} == views
 
 
 @pytest.mark.parametrize(("batch_size", "workers", "start"), [(3, 0, 0), (8, 1, 5)])
-def test_batches_do_not_depend_on_workers_size_or_start(made: Made, batch_size: int, workers: int, start: int) -> None:
+def test_batches_do_not_depend_on_workers_size_or_start(
+    made: Made, batch_size: int, workers: int, start: int
+) -> None:
     data = dataset(made)
     expected = data.batch(np.arange(start, 20))
     found = list(loader(data, range(start, 20), batch_size, workers))
@@ -154,31 +197,72 @@ def test_nothing_mapped_crosses_process_borders(made: Made) -> None:
     batch = data.batch(np.arange(4))
     packed = pickle.dumps(made.latents)
     assert len(packed) < 20_000
-    assert torch.equal(pickle.loads(pickle.dumps(data)).batch(np.arange(4))["latents"], batch["latents"])
+    assert torch.equal(
+        pickle.loads(pickle.dumps(data)).batch(np.arange(4))["latents"], batch["latents"]
+    )
 
 
 def test_an_index_of_shards_finds_the_latents_of_its_manifest(made: Made, tmp_path: Path) -> None:
     write_shards(made.manifest, tmp_path / "shards", engine=Engine(1))
     tiles = open_tiles(tmp_path / "shards")
     streams = class_streams(tiles.table, tiles.label_map, split="train", unconditional=0.3)
-    batch, expected = LatentDataset(made.latents, tiles, streams, 5).batch(np.arange(9)), dataset(made).batch(np.arange(9))
-    assert torch.equal(batch["latents"], expected["latents"]) and torch.equal(batch["mask"], expected["mask"])
+    batch, expected = (
+        LatentDataset(made.latents, tiles, streams, 5).batch(np.arange(9)),
+        dataset(made).batch(np.arange(9)),
+    )
+    assert torch.equal(batch["latents"], expected["latents"]) and torch.equal(
+        batch["mask"], expected["mask"]
+    )
 
 
 def test_other_tiles_are_refused(made: Made, tmp_path: Path) -> None:
     other = write_tiles(tmp_path / "more", NUM_TILES + 1, SIZE)
-    with pytest.raises(LatentSetError, match="HP907 latent-mismatch: the latent set was made from other tiles") as caught:
+    with pytest.raises(
+        LatentSetError, match="HP907 latent-mismatch: the latent set was made from other tiles"
+    ) as caught:
         made.latents.match(open_tiles(other))
-    assert f"tile{NUM_TILES:03d} has no latents" in str(caught.value) and caught.value.exit_code == ExitCode.INTEGRITY
+    assert (
+        f"tile{NUM_TILES:03d} has no latents" in str(caught.value)
+        and caught.value.exit_code == ExitCode.INTEGRITY
+    )
 
 
 def test_another_split_label_map_or_codec_is_refused(made: Made, tmp_path: Path) -> None:
     root, out = str(made.manifest.parents[1] / "data"), tmp_path / "workspace"
-    assert run(["--quiet", "manifest", root, "--workspace", str(out), "--split", "0.5/0.5", "--seed", "3"]) == 0
+    assert (
+        run(
+            [
+                "--quiet",
+                "manifest",
+                root,
+                "--workspace",
+                str(out),
+                "--split",
+                "0.5/0.5",
+                "--seed",
+                "3",
+            ]
+        )
+        == 0
+    )
     with pytest.raises(LatentSetError, match="HP907") as caught:
         made.latents.match(open_tiles(out / "manifest.parquet"))
     assert "when the scaling was measured" in str(caught.value)
-    assert run(["--quiet", "manifest", root, "--workspace", str(out), "--map", "label_map_5.yml", "--force"]) == 0
+    assert (
+        run(
+            [
+                "--quiet",
+                "manifest",
+                root,
+                "--workspace",
+                str(out),
+                "--map",
+                "label_map_5.yml",
+                "--force",
+            ]
+        )
+        == 0
+    )
     with pytest.raises(LatentSetError, match="HP907") as caught:
         made.latents.match(open_tiles(out / "manifest.parquet"))
     assert "another label map" in str(caught.value)
@@ -219,7 +303,9 @@ def test_a_whole_set_is_read_to_the_end(made: Made) -> None:
     assert sum(told) == NUM_TILES
 
 
-@pytest.mark.parametrize("name", ["latents.npy", "mask_values.bin", "mask_lengths.bin", "mask_counts.bin"])
+@pytest.mark.parametrize(
+    "name", ["latents.npy", "mask_values.bin", "mask_lengths.bin", "mask_counts.bin"]
+)
 @pytest.mark.parametrize("place", [-1, 300, 0])
 def test_one_changed_byte_is_found_and_its_file_named(copy: Path, name: str, place: int) -> None:
     _change_byte(copy / name, place)
@@ -237,14 +323,22 @@ def test_an_array_of_another_shape_is_found(copy: Path) -> None:
 
 def test_a_set_whose_journal_is_gone_or_damaged_is_refused(copy: Path) -> None:
     lines = (copy / "journal.jsonl").read_bytes().splitlines(keepends=True)
-    for text in (b"".join(lines[:-1]), b"".join(lines).replace(b'"bytes"', b'"butes"'), b"".join(lines).replace(b'"mask_', b'"mass_')):
+    for text in (
+        b"".join(lines[:-1]),
+        b"".join(lines).replace(b'"bytes"', b'"butes"'),
+        b"".join(lines).replace(b'"mask_', b'"mass_'),
+    ):
         (copy / "journal.jsonl").write_bytes(text)
         with pytest.raises(IntegrityError, match="changed since it was written") as caught:
             LatentSet.open(copy).check_digests()
         assert caught.value.path == str(copy / "journal.jsonl")
     # As sets of earlier versions have it.
     (copy / "checksums.json").unlink()
-    for text in (b"".join(lines[:-1]), b"".join(lines).replace(b'"bytes"', b'"butes"'), b"".join(lines).replace(b'"mask_', b'"mass_')):
+    for text in (
+        b"".join(lines[:-1]),
+        b"".join(lines).replace(b'"bytes"', b'"butes"'),
+        b"".join(lines).replace(b'"mask_', b'"mass_'),
+    ):
         (copy / "journal.jsonl").write_bytes(text)
         with pytest.raises(LatentSetError, match="journal"):
             LatentSet.open(copy).check_digests()
@@ -259,7 +353,10 @@ def test_an_edited_scale_is_an_error_and_not_another_scaling(copy: Path) -> None
     (copy / "latents.json").write_text(text.replace(scale, "9" + scale[1:]))
     with pytest.raises(IntegrityError, match="changed since it was written") as caught:
         LatentSet.open(copy)
-    assert caught.value.path == str(copy / "latents.json") and caught.value.exit_code == ExitCode.INTEGRITY
+    assert (
+        caught.value.path == str(copy / "latents.json")
+        and caught.value.exit_code == ExitCode.INTEGRITY
+    )
 
 
 def test_files_that_did_not_change_are_not_read_again(copy: Path) -> None:
@@ -280,8 +377,16 @@ def test_files_that_did_not_change_are_not_read_again(copy: Path) -> None:
     assert caught.value.path == str(copy / "mask_counts.bin")
 
 
-def test_a_training_does_not_begin_with_damaged_latents(made: Made, copy: Path, tmp_path: Path) -> None:
-    config = load_config(preset="ldm-tiny", sets=["data.image_size=32"], manifest=str(made.manifest), latents=str(copy), out=str(tmp_path))
+def test_a_training_does_not_begin_with_damaged_latents(
+    made: Made, copy: Path, tmp_path: Path
+) -> None:
+    config = load_config(
+        preset="ldm-tiny",
+        sets=["data.image_size=32"],
+        manifest=str(made.manifest),
+        latents=str(copy),
+        out=str(tmp_path),
+    )
     prepare_latents(config, tmp_path, SILENT)
     _change_byte(copy / "latents.npy", -1)
     with pytest.raises(LatentSetError, match="bytes differ from their digest"):
@@ -290,11 +395,17 @@ def test_a_training_does_not_begin_with_damaged_latents(made: Made, copy: Path, 
 
 def test_run_lengths_are_lossless() -> None:
     random = np.random.default_rng(0)
-    for mask in (np.zeros((7, 9), np.uint8), random.integers(0, 3, (7, 9), dtype=np.uint8), labels_of(1, 64)):
+    for mask in (
+        np.zeros((7, 9), np.uint8),
+        random.integers(0, 3, (7, 9), dtype=np.uint8),
+        labels_of(1, 64),
+    ):
         values, lengths = encode_runs(mask)
         assert lengths.sum() == mask.size and np.all(values[1:] != values[:-1])
         out = np.full(mask.shape, 99, np.uint8)
         decode_runs(values, lengths, out)
         assert np.array_equal(out, mask)
     with pytest.raises(ValueError, match="reshape"):
-        decode_runs(np.array([1, 2], np.uint8), np.array([3, 4], np.int32), np.empty((4, 4), np.uint8))
+        decode_runs(
+            np.array([1, 2], np.uint8), np.array([3, 4], np.int32), np.empty((4, 4), np.uint8)
+        )

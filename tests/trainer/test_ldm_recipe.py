@@ -1,4 +1,6 @@
-"""The recipe ldm: streams and drop as promised, the loss by hand, a whole run on procedural tiles with a codec, and what it refuses."""
+"""The recipe ldm: streams and drop as promised, the loss by hand, a whole run on procedural tiles
+with a codec, and what it refuses.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,33 @@ from trainer.engine.fit import fit
 from trainer.errors import ConfigError, HistoprepError, UsageError
 from trainer.models.codec import save_codec
 from trainer.recipes.ldm import describe, load_generator, read_facts, stages
-from trainer.recipes.ldm_data import extra_drop, latents_folder, prepare_latents, training_streams, validation_streams
+from trainer.recipes.ldm_data import (
+    extra_drop,
+    latents_folder,
+    prepare_latents,
+    training_streams,
+    validation_streams,
+)
 from trainer.recipes.ldm_stage import LdmStage, objective_of
 from trainer.sampling.generator import SamplingOptions
 from trainer.voice import SILENT, Voice
 
-TINY = ["data.image_size=32", "model.dim=8", "batch_size=4", "duration.steps=6", "validation.num_tiles=8", "sampling.num_inference_steps=2"]
-EVERY = ["every.log=2", "every.validate=3", "every.checkpoint=3", "every.pictures=6", "sampling.num_pictures=2", "encoding.views=1"]
+TINY = [
+    "data.image_size=32",
+    "model.dim=8",
+    "batch_size=4",
+    "duration.steps=6",
+    "validation.num_tiles=8",
+    "sampling.num_inference_steps=2",
+]
+EVERY = [
+    "every.log=2",
+    "every.validate=3",
+    "every.checkpoint=3",
+    "every.pictures=6",
+    "sampling.num_pictures=2",
+    "encoding.views=1",
+]
 
 
 def _save_small_codec(folder: Path, seed: int) -> Path:
@@ -34,8 +56,20 @@ def _save_small_codec(folder: Path, seed: int) -> Path:
     from diffusers import AutoencoderKL
 
     torch.manual_seed(seed)
-    blocks: dict[str, Any] = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-    save_codec(AutoencoderKL(**blocks, block_out_channels=(4, 4, 4, 4), norm_num_groups=2, layers_per_block=1, latent_channels=4), folder)
+    blocks: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
+    save_codec(
+        AutoencoderKL(
+            **blocks,
+            block_out_channels=(4, 4, 4, 4),
+            norm_num_groups=2,
+            layers_per_block=1,
+            latent_channels=4,
+        ),
+        folder,
+    )
     return folder
 
 
@@ -46,11 +80,19 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _config(manifest: Path, codec: Path, out: Path, *sets: str) -> Any:
-    return load_config(preset="ldm-tiny", sets=[*TINY, *EVERY, *sets], manifest=str(manifest), codec=str(codec), out=str(out))
+    return load_config(
+        preset="ldm-tiny",
+        sets=[*TINY, *EVERY, *sets],
+        manifest=str(manifest),
+        codec=str(codec),
+        out=str(out),
+    )
 
 
 @pytest.fixture(scope="module")
-def finished(demo_manifest: Path, codec: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+def finished(
+    demo_manifest: Path, codec: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, Path]:
     """Return configuration and folder of a short whole run."""
     config = _config(demo_manifest, codec, tmp_path_factory.mktemp("ldm") / "run")
     return config, fit(config).run
@@ -60,10 +102,16 @@ def _stage(config: Any) -> LdmStage:
     return LdmStage(config, open_tiles(config.manifest), LatentSet.open(latents_folder(config)))
 
 
-def test_a_run_leaves_losses_by_noise_and_stream_pictures_and_facts(finished: tuple[Any, Path]) -> None:
+def test_a_run_leaves_losses_by_noise_and_stream_pictures_and_facts(
+    finished: tuple[Any, Path],
+) -> None:
     config, run = finished
     header = (run / "metrics.csv").read_text().splitlines()[0]
-    assert all(f"loss_noise_{one}" in header for one in ("0.0-0.2", "0.8-1.0")) and "loss_stream_Carcinoma" in header and "val_loss_null" in header
+    assert (
+        all(f"loss_noise_{one}" in header for one in ("0.0-0.2", "0.8-1.0"))
+        and "loss_stream_Carcinoma" in header
+        and "val_loss_null" in header
+    )
     assert [one.name for one in (run / "samples").iterdir()] == ["00000006-mask-tile-generated.png"]
     facts = read_facts(run)
     assert facts.label_map.num_classes == 5 and facts.channels == 4
@@ -76,7 +124,9 @@ def test_a_trained_run_makes_pictures_of_any_size(finished: tuple[Any, Path]) ->
     masks = np.zeros((1, 32, 64), dtype=np.uint8)
     made = generator.generate(masks, ["a"], SamplingOptions(solver=generator_solver()))
     assert made.shape == (1, 32, 64, 3) and made.dtype == np.uint8
-    assert np.array_equal(made, generator.generate(masks, ["a"], SamplingOptions(solver=generator_solver())))
+    assert np.array_equal(
+        made, generator.generate(masks, ["a"], SamplingOptions(solver=generator_solver()))
+    )
 
 
 def generator_solver() -> Any:
@@ -98,14 +148,23 @@ def test_the_loss_is_that_of_the_objective_written_out(finished: tuple[Any, Path
     batch = stage.dataset().batch(np.arange(8))
     with torch.no_grad():
         output = stage.loss(stage.module.eval(), batch)
-        # v-prediction on the cosine schedule, from its definition: Nichol and Dhariwal's alpha_bar with betas capped at 0.999.
+        # v-prediction on the cosine schedule, from its definition: Nichol and Dhariwal's alpha_bar
+        # with betas capped at 0.999.
         t = (batch["u"].double() * 1000).long()
         steps = torch.arange(1001, dtype=torch.float64)
         curve = torch.cos((steps / 1000 + 0.008) / 1.008 * torch.pi / 2) ** 2
-        alpha_bar = torch.cumprod(1 - (1 - curve[1:] / curve[:-1]).clamp(max=0.999), 0)[t].view(-1, 1, 1, 1).float()
+        alpha_bar = (
+            torch.cumprod(1 - (1 - curve[1:] / curve[:-1]).clamp(max=0.999), 0)[t]
+            .view(-1, 1, 1, 1)
+            .float()
+        )
         noisy = alpha_bar.sqrt() * batch["latents"] + (1 - alpha_bar).sqrt() * batch["noise"]
         target = alpha_bar.sqrt() * batch["noise"] - (1 - alpha_bar).sqrt() * batch["latents"]
-        expected = (stage.module(noisy, t, batch["mask"][:, None], batch["drop"]) - target).square().mean(dim=(1, 2, 3))
+        expected = (
+            (stage.module(noisy, t, batch["mask"][:, None], batch["drop"]) - target)
+            .square()
+            .mean(dim=(1, 2, 3))
+        )
     torch.testing.assert_close(output.loss, expected, rtol=1e-3, atol=1e-4)
     assert output.groups["noise"].tolist() == [int(one * 5) for one in batch["u"].tolist()]
     assert torch.equal(output.groups["stream"], batch["stream"])
@@ -121,25 +180,41 @@ def test_validation_is_on_fixed_noise(finished: tuple[Any, Path]) -> None:
 
 
 def test_who_is_shown_without_a_mask(finished: tuple[Any, Path]) -> None:
-    config = finished[0].model_copy(update={"streams": finished[0].streams.model_copy(update={"cond_drop_prob": 0.3})})
+    config = finished[0].model_copy(
+        update={"streams": finished[0].streams.model_copy(update={"cond_drop_prob": 0.3})}
+    )
     batch = _stage(config).dataset().batch(np.arange(600))
-    # The demo has no unconditional tiles, so that stream is empty and tiles of the classes lose their mask in its place.
+    # The demo has no unconditional tiles, so that stream is empty and tiles of the classes lose
+    # their mask in its place.
     assert float(batch["drop"].float().mean()) == pytest.approx(0.3, abs=0.06)
-    assert torch.equal(batch["drop"][100:200], _stage(config).dataset().batch(np.arange(100, 200))["drop"])
+    assert torch.equal(
+        batch["drop"][100:200], _stage(config).dataset().batch(np.arange(100, 200))["drop"]
+    )
 
 
-@pytest.mark.parametrize(("given", "wanted", "expected"), [(0.5, 0.5, 0.0), (0.0, 0.3, 0.3), (0.2, 0.6, 0.5), (0.7, 0.5, 0.0), (1.0, 0.5, 0.0)])
-def test_the_share_without_condition_is_made_up(given: float, wanted: float, expected: float) -> None:
+@pytest.mark.parametrize(
+    ("given", "wanted", "expected"),
+    [(0.5, 0.5, 0.0), (0.0, 0.3, 0.3), (0.2, 0.6, 0.5), (0.7, 0.5, 0.0), (1.0, 0.5, 0.0)],
+)
+def test_the_share_without_condition_is_made_up(
+    given: float, wanted: float, expected: float
+) -> None:
     rows = np.arange(4)
     parts = [Stream("unconditional", None, rows, given), Stream("a", 1, rows, 1 - given)]
     assert extra_drop(Streams(tuple(parts)), wanted) == pytest.approx(expected)
 
 
-def test_the_unconditional_stream_is_always_dropped(finished: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unconditional_stream_is_always_dropped(
+    finished: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = _stage(finished[0]).dataset()
     dataset.unconditional, dataset.extra = (2,), 0.0
     batch = dataset.batch(np.arange(64))
-    assert torch.equal(batch["drop"], batch["stream"] == 2) and bool(batch["drop"].any()) and not bool(batch["drop"].all())
+    assert (
+        torch.equal(batch["drop"], batch["stream"] == 2)
+        and bool(batch["drop"].any())
+        and not bool(batch["drop"].all())
+    )
 
 
 def test_streams_of_the_splits(finished: tuple[Any, Path]) -> None:
@@ -149,10 +224,14 @@ def test_streams_of_the_splits(finished: tuple[Any, Path]) -> None:
         assert set(tiles.split[one.rows]) <= {"train"}
     streams, warning = validation_streams(tiles)
     # This manifest has train and test alone, and the test split stays out of training.
-    assert warning is not None and all(set(tiles.split[one.rows]) <= {"train"} for one in streams.streams)
+    assert warning is not None and all(
+        set(tiles.split[one.rows]) <= {"train"} for one in streams.streams
+    )
 
 
-def test_tiles_without_masks_train_a_model_without_condition(demo_manifest: Path, codec: Path, tmp_path: Path) -> None:
+def test_tiles_without_masks_train_a_model_without_condition(
+    demo_manifest: Path, codec: Path, tmp_path: Path
+) -> None:
     from histoprep.cli import run
     from histoprep.manifest import open_manifest
 
@@ -161,14 +240,21 @@ def test_tiles_without_masks_train_a_model_without_condition(demo_manifest: Path
     for path in manifest.read(["image_path"])["image_path"].to_pylist()[:8]:
         shutil.copy(Path(manifest.header["root"]) / path, tmp_path / "images" / Path(path).name)
     assert run(["--quiet", "manifest", str(tmp_path / "images")]) == 0
-    config = _config(tmp_path / "images.histoprep" / "manifest.parquet", codec, tmp_path / "run", "every.pictures=null")
+    config = _config(
+        tmp_path / "images.histoprep" / "manifest.parquet",
+        codec,
+        tmp_path / "run",
+        "every.pictures=null",
+    )
     told: list[str] = []
     assert fit(config, voice=Voice(note=told.append, warn=told.append)).stages[""]["step"] == 6
     assert any("unconditional has everything" in one for one in told)
     assert bool(_stage(config).dataset().batch(np.arange(8))["drop"].all())
 
 
-def test_an_encoded_set_is_shared_and_named_by_its_codec(finished: tuple[Any, Path], codec: Path, tmp_path: Path) -> None:
+def test_an_encoded_set_is_shared_and_named_by_its_codec(
+    finished: tuple[Any, Path], codec: Path, tmp_path: Path
+) -> None:
     config = finished[0]
     folder = latents_folder(config)
     assert codec.name in folder.name and folder.parent.parent == Path(config.manifest).parent
@@ -178,27 +264,48 @@ def test_an_encoded_set_is_shared_and_named_by_its_codec(finished: tuple[Any, Pa
     assert (folder / "latents.npy").stat().st_mtime_ns == stamp
 
 
-def test_tiles_of_another_size_are_refused_in_words_of_the_configuration(demo_manifest: Path, codec: Path, tmp_path: Path) -> None:
+def test_tiles_of_another_size_are_refused_in_words_of_the_configuration(
+    demo_manifest: Path, codec: Path, tmp_path: Path
+) -> None:
     config = _config(demo_manifest, codec, tmp_path / "run", "data.fit=refuse", "data.image_size=8")
-    with pytest.raises(UsageError, match=r"set data\.image_size to the size of the tiles, or data\.fit to crop"):
+    with pytest.raises(
+        UsageError, match=r"set data\.image_size to the size of the tiles, or data\.fit to crop"
+    ):
         prepare_latents(config, tmp_path / "run", SILENT)
 
 
 def test_a_latent_set_can_be_named(finished: tuple[Any, Path], tmp_path: Path) -> None:
     config = finished[0]
-    where = {"manifest": config.manifest, "latents": str(latents_folder(config)), "out": str(tmp_path / "run")}
+    where = {
+        "manifest": config.manifest,
+        "latents": str(latents_folder(config)),
+        "out": str(tmp_path / "run"),
+    }
     named = load_config(preset="ldm-tiny", sets=[*TINY, *EVERY], **where)
     run = fit(named).run
     # The codec is found where the set says it is; the same seed and data give the same weights.
     assert load_weights(run)[0].keys() == load_weights(finished[1])[0].keys()
-    assert all(torch.equal(a, b) for a, b in zip(load_weights(run)[0].values(), load_weights(finished[1])[0].values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            load_weights(run)[0].values(), load_weights(finished[1])[0].values(), strict=True
+        )
+    )
 
 
-def test_a_latent_set_of_another_size_is_refused_before_and_in_training(finished: tuple[Any, Path], tmp_path: Path) -> None:
+def test_a_latent_set_of_another_size_is_refused_before_and_in_training(
+    finished: tuple[Any, Path], tmp_path: Path
+) -> None:
     config = finished[0]
-    where = {"manifest": config.manifest, "latents": str(latents_folder(config)), "out": str(tmp_path / "run")}
+    where = {
+        "manifest": config.manifest,
+        "latents": str(latents_folder(config)),
+        "out": str(tmp_path / "run"),
+    }
     larger = load_config(preset="ldm-tiny", sets=[*TINY, *EVERY, "data.image_size=64"], **where)
-    with pytest.raises(ConfigError, match=r"32 px(.|\n)*64 px(.|\n)*--set data\.image_size=32") as planned:
+    with pytest.raises(
+        ConfigError, match=r"32 px(.|\n)*64 px(.|\n)*--set data\.image_size=32"
+    ) as planned:
         describe(larger)
     with pytest.raises(ConfigError) as trained:
         fit(larger)
@@ -214,49 +321,101 @@ def test_neither_latents_nor_a_codec_is_an_error(demo_manifest: Path) -> None:
 
 
 @pytest.mark.parametrize("entry", ["diffusion.min_snr_gamma=5", "diffusion.prediction_type=flow"])
-def test_objectives_that_go_together(demo_manifest: Path, codec: Path, tmp_path: Path, entry: str) -> None:
+def test_objectives_that_go_together(
+    demo_manifest: Path, codec: Path, tmp_path: Path, entry: str
+) -> None:
     assert objective_of(_config(demo_manifest, codec, tmp_path, entry))
 
 
-def test_an_objective_that_does_not_is_refused_before_anything_is_read(demo_manifest: Path, codec: Path, tmp_path: Path) -> None:
-    config = _config(demo_manifest, codec, tmp_path, "diffusion.min_snr_gamma=5", "diffusion.prediction_type=flow")
+def test_an_objective_that_does_not_is_refused_before_anything_is_read(
+    demo_manifest: Path, codec: Path, tmp_path: Path
+) -> None:
+    config = _config(
+        demo_manifest,
+        codec,
+        tmp_path,
+        "diffusion.min_snr_gamma=5",
+        "diffusion.prediction_type=flow",
+    )
     with pytest.raises(ConfigError, match="min_snr_gamma"):
         stages(config)
 
 
-def test_the_plan_of_the_reference_is_the_published_count(demo_manifest: Path, codec: Path, tmp_path: Path) -> None:
-    config = load_config(preset="reference-512", manifest=str(demo_manifest), codec=str(codec), out=str(tmp_path))
+def test_the_plan_of_the_reference_is_the_published_count(
+    demo_manifest: Path, codec: Path, tmp_path: Path
+) -> None:
+    config = load_config(
+        preset="reference-512", manifest=str(demo_manifest), codec=str(codec), out=str(tmp_path)
+    )
     described = describe(config)
     assert described["parameters"] == {"denoiser": 172_101_124}
     tiles = open_tiles(config.manifest)
     assert sum(one["probability"] for one in described["streams"]) == pytest.approx(1)
     by_name = {one["name"]: one["tiles"] for one in described["streams"]}
-    holders = [sum(1 for row, split in zip(tiles.table["classes"].to_pylist(), tiles.split, strict=True) if split == "train" and 3 in row)]
+    holders = [
+        sum(
+            1
+            for row, split in zip(tiles.table["classes"].to_pylist(), tiles.split, strict=True)
+            if split == "train" and 3 in row
+        )
+    ]
     assert by_name["Carcinoma"] == holders[0]
     memory = described["memory_bytes"]
     assert memory["weights"] == 4 * 172_101_124
-    # Published, measured in float32: 956 MB an image, 547 of it the softmax matrix that ours never keeps; bf16 halves the rest.
+    # Published, measured in float32: 956 MB an image, 547 of it the softmax matrix that ours never
+    # keeps; bf16 halves the rest.
     twice = describe(config.model_copy(update={"batch_size": 8}))["memory_bytes"]
     per_image_mb = (twice["activations (8 images)"] - memory["activations (4 images)"]) / 4 / 1e6
     assert per_image_mb == pytest.approx((956 - 547) / 2, rel=0.15)
 
 
-def test_a_dry_run_writes_nothing_and_prints_the_plan(demo_manifest: Path, codec: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_writes_nothing_and_prints_the_plan(
+    demo_manifest: Path, codec: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from trainer.cli import run
 
     out = tmp_path / "run"
-    arguments = ["fit", "--manifest", str(demo_manifest), "--codec", str(codec), "--out", str(out), "--dry-run"]
+    arguments = [
+        "fit",
+        "--manifest",
+        str(demo_manifest),
+        "--codec",
+        str(codec),
+        "--out",
+        str(out),
+        "--dry-run",
+    ]
     assert run(arguments) == 0
     printed = capfd.readouterr().out
-    assert not out.exists() and "172,101,124" in printed and "mask_query: binary" in printed and "Carcinoma" in printed and "memory" in printed
+    assert (
+        not out.exists()
+        and "172,101,124" in printed
+        and "mask_query: binary" in printed
+        and "Carcinoma" in printed
+        and "memory" in printed
+    )
 
 
-def test_the_command_trains_and_goes_on(demo_manifest: Path, codec: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_trains_and_goes_on(
+    demo_manifest: Path, codec: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from trainer.cli import run
 
     out = tmp_path / "run"
     sets = [part for one in (*TINY, *EVERY) for part in ("--set", one)]
-    arguments = ["--quiet", "fit", "--preset", "ldm-tiny", *sets, "--manifest", str(demo_manifest), "--codec", str(codec), "--out", str(out)]
+    arguments = [
+        "--quiet",
+        "fit",
+        "--preset",
+        "ldm-tiny",
+        *sets,
+        "--manifest",
+        str(demo_manifest),
+        "--codec",
+        str(codec),
+        "--out",
+        str(out),
+    ]
     assert run(arguments) == 0
     assert f"{out}" in capfd.readouterr().out and (out / "finished.json").exists()
     assert run(arguments) == 0

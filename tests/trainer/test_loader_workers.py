@@ -34,8 +34,14 @@ def _is_running(pid: int) -> bool:
 def test_workers_end_with_a_killed_training(tmp_path: Path) -> None:
     script = tmp_path / "reads.py"
     script.write_text(_SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True) as training:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "OMP_NUM_THREADS": "1",
+    }
+    with subprocess.Popen(
+        [sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True
+    ) as training:
         assert training.stdout is not None
         workers = [int(word) for word in training.stdout.readline().split()]
         assert len(workers) == 2 and all(map(_is_running, workers))

@@ -1,4 +1,6 @@
-"""Objectives: exact answers recover the clean latents, weights agree across predictions, timesteps follow their law; guidance is linear."""
+"""Objectives: exact answers recover the clean latents, weights agree across predictions, timesteps
+follow their law; guidance is linear.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def test_an_exact_answer_recovers_the_clean_latents(kind, schedule):
     clean, noise = _latents(1), _latents(2) / 3
     t = objective.timesteps_from_uniform(0.9 * _uniforms(64))
     target = objective.training_target(clean, noise, t)
-    assert torch.allclose(objective.clean_from(target, objective.noised(clean, noise, t), t), clean, atol=2e-3)
+    assert torch.allclose(
+        objective.clean_from(target, objective.noised(clean, noise, t), t), clean, atol=2e-3
+    )
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
@@ -52,12 +56,18 @@ def test_the_schedule_is_the_published_one(schedule):
         left *= 1 - beta
         expected.append(left)
     found = NoiseSchedule(schedule).alpha_bars()
-    assert torch.allclose(found.double(), torch.tensor(expected, dtype=torch.float64), rtol=2e-4, atol=0)
+    assert torch.allclose(
+        found.double(), torch.tensor(expected, dtype=torch.float64), rtol=2e-4, atol=0
+    )
     assert bool((found.diff() < 0).all())
 
 
 def test_targets_by_hand():
-    clean, noise, t = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), -1.0), torch.tensor([400])
+    clean, noise, t = (
+        torch.full((1, 1, 1, 1), 2.0),
+        torch.full((1, 1, 1, 1), -1.0),
+        torch.tensor([400]),
+    )
     power = float(NoiseSchedule("linear").alpha_bars()[400])
     signal, sigma = math.sqrt(power), math.sqrt(1 - power)
     v = Objective("v", NoiseSchedule("linear"))
@@ -85,21 +95,32 @@ def test_flow_times_are_logit_normal():
     logits = torch.log(t / (1 - t))
     assert float(logits.mean()) == pytest.approx(0.4, abs=1e-3)
     assert float(logits.std()) == pytest.approx(1.3, rel=1e-3)
-    assert bool(torch.isfinite(objective.timesteps_from_uniform(torch.tensor([0.0, 1 - 2**-24]))).all())
+    assert bool(
+        torch.isfinite(objective.timesteps_from_uniform(torch.tensor([0.0, 1 - 2**-24]))).all()
+    )
 
 
 def test_losses_are_means_over_each_sample():
     output, target, t = _latents(3, 5), _latents(4, 5), torch.zeros(5, dtype=torch.int64)
     for kind, power in (("l1", 1), ("l2", 2)):
         found = Objective(loss=kind).per_sample_loss(output, target, t)
-        expected = [sum(abs(float(a - b)) ** power for a, b in zip(output[i].flatten(), target[i].flatten(), strict=True)) / 64 for i in range(5)]
+        expected = [
+            sum(
+                abs(float(a - b)) ** power
+                for a, b in zip(output[i].flatten(), target[i].flatten(), strict=True)
+            )
+            / 64
+            for i in range(5)
+        ]
         assert found.tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_losses_are_float32_in_low_precision():
     output, target = _latents(3, 2), _latents(4, 2)
     exact = Objective().per_sample_loss(output.bfloat16().float(), target, torch.zeros(2).long())
-    assert torch.equal(Objective().per_sample_loss(output.bfloat16(), target, torch.zeros(2).long()), exact)
+    assert torch.equal(
+        Objective().per_sample_loss(output.bfloat16(), target, torch.zeros(2).long()), exact
+    )
 
 
 @pytest.mark.parametrize("gamma", [1.0, 5.0])
@@ -107,8 +128,13 @@ def test_min_snr_weighs_the_error_of_the_clean_latents_the_same_for_noise_and_ve
     clean, noise, wrong = _latents(5), _latents(6) / 3, 0.1 * _latents(7)
     t = torch.arange(5, 965, 15)
     signal, sigma = Objective().signal_and_sigma(t)
-    expected = wrong.square().flatten(1).mean(1) * (signal / sigma).square().flatten().clamp(max=gamma)
-    for kind, output in (("epsilon", noise - signal / sigma * wrong), ("v", signal * noise - sigma * clean - wrong / sigma)):
+    expected = wrong.square().flatten(1).mean(1) * (signal / sigma).square().flatten().clamp(
+        max=gamma
+    )
+    for kind, output in (
+        ("epsilon", noise - signal / sigma * wrong),
+        ("v", signal * noise - sigma * clean - wrong / sigma),
+    ):
         # Both outputs claim the clean latents clean + wrong.
         objective = Objective(kind, min_snr_gamma=gamma)
         found = objective.per_sample_loss(output, objective.training_target(clean, noise, t), t)
@@ -117,7 +143,13 @@ def test_min_snr_weighs_the_error_of_the_clean_latents_the_same_for_noise_and_ve
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"prediction_type": "x0"}, {"loss": "huber"}, {"min_snr_gamma": 0.0}, {"prediction_type": "flow", "min_snr_gamma": 5.0}]
+    "wrong",
+    [
+        {"prediction_type": "x0"},
+        {"loss": "huber"},
+        {"min_snr_gamma": 0.0},
+        {"prediction_type": "flow", "min_snr_gamma": 5.0},
+    ],
 )
 def test_objectives_that_do_not_exist_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
@@ -130,7 +162,9 @@ def test_schedules_that_do_not_exist_are_refused():
 
 
 class _Counting:
-    """A network that says the mean class id for a mask and -1 for the null, and remembers how many samples it was asked."""
+    """A network that says the mean class id for a mask and -1 for the null, and remembers how many
+    samples it was asked.
+    """
 
     def __init__(self) -> None:
         self.calls: list[int] = []

@@ -1,4 +1,6 @@
-"""The reference network against a slow one written from its description alone, its counts, and what its binary queries can tell apart."""
+"""The reference network against a slow one written from its description alone, its counts, and what
+its binary queries can tell apart.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ torch.set_num_threads(1)
 HEADS, WIDTH = 4, 32
 
 
-# The slow network: plain functions over a state dict in float64, explicit softmax matrices, no module of ours.
+# The slow network: plain functions over a state dict in float64, explicit softmax matrices, no
+# module of ours.
 
 
 def _conv(state: dict[str, Tensor], name: str, x: Tensor, **more: int) -> Tensor:
@@ -59,30 +62,56 @@ def _group_norm(state: dict[str, Tensor], name: str, x: Tensor, groups: int) -> 
         mean = part.mean((1, 2, 3), keepdim=True)
         variance = ((part - mean) ** 2).mean((1, 2, 3), keepdim=True)
         made[:, group * size : (group + 1) * size] = (part - mean) / torch.sqrt(variance + 1e-5)
-    return made * state[f"{name}.weight"].view(1, -1, 1, 1) + state[f"{name}.bias"].view(1, -1, 1, 1)
+    return made * state[f"{name}.weight"].view(1, -1, 1, 1) + state[f"{name}.bias"].view(
+        1, -1, 1, 1
+    )
 
 
 def _silu(x: Tensor) -> Tensor:
     return x / (1 + torch.exp(-x))
 
 
-def _half_block(state: dict[str, Tensor], name: str, x: Tensor, groups: int, scale_shift: tuple[Tensor, Tensor] | None) -> Tensor:
-    x = functional.conv2d(x, _standardised(state[f"{name}.proj.weight"]), state[f"{name}.proj.bias"], padding=1)
+def _half_block(
+    state: dict[str, Tensor],
+    name: str,
+    x: Tensor,
+    groups: int,
+    scale_shift: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    x = functional.conv2d(
+        x, _standardised(state[f"{name}.proj.weight"]), state[f"{name}.proj.bias"], padding=1
+    )
     x = _group_norm(state, f"{name}.norm", x, groups)
     if scale_shift is not None:
         x = x * (scale_shift[0] + 1) + scale_shift[1]
     return _silu(x)
 
 
-def _block(state: dict[str, Tensor], name: str, x: Tensor, t: Tensor, c: Tensor, groups: int) -> Tensor:
+def _block(
+    state: dict[str, Tensor], name: str, x: Tensor, t: Tensor, c: Tensor, groups: int
+) -> Tensor:
     both = _linear(state, f"{name}.mlp.1", _silu(torch.cat((t, c), 1)))
     out = both.shape[1] // 2
     scale_shift = (both[:, :out, None, None], both[:, out:, None, None])
-    y = _half_block(state, f"{name}.block2", _half_block(state, f"{name}.block1", x, groups, scale_shift), groups, None)
+    y = _half_block(
+        state,
+        f"{name}.block2",
+        _half_block(state, f"{name}.block1", x, groups, scale_shift),
+        groups,
+        None,
+    )
     return y + (_conv(state, f"{name}.res_conv", x) if f"{name}.res_conv.weight" in state else x)
 
 
-def _query_input(state: dict[str, Tensor], mask: Tensor, height: int, width: int, dim: int, mode: str, drop: Tensor) -> Tensor:
+def _query_input(
+    state: dict[str, Tensor],
+    mask: Tensor,
+    height: int,
+    width: int,
+    dim: int,
+    mode: str,
+    drop: Tensor,
+) -> Tensor:
     """What the query convolution reads, [batch, dim, height, width], pixel by pixel."""
     table = state["classes_emb.weight"]
     factor = mask.shape[-1] // width
@@ -90,7 +119,9 @@ def _query_input(state: dict[str, Tensor], mask: Tensor, height: int, width: int
     for b in range(len(mask)):
         for i in range(height):
             for j in range(width):
-                square = mask[b, 0, i * factor : (i + 1) * factor, j * factor : (j + 1) * factor].long()
+                square = mask[
+                    b, 0, i * factor : (i + 1) * factor, j * factor : (j + 1) * factor
+                ].long()
                 if drop[b]:
                     continue
                 if mode == "binary":
@@ -101,31 +132,55 @@ def _query_input(state: dict[str, Tensor], mask: Tensor, height: int, width: int
     return made
 
 
-def _attention(state: dict[str, Tensor], name: str, x: Tensor, mask: Tensor, mode: str, drop: Tensor) -> Tensor:
+def _attention(
+    state: dict[str, Tensor], name: str, x: Tensor, mask: Tensor, mode: str, drop: Tensor
+) -> Tensor:
     batch, dim, height, width = x.shape
     mean = x.mean(1, keepdim=True)
-    normed = (x - mean) / torch.sqrt(((x - mean) ** 2).mean(1, keepdim=True) + 1e-5) * state[f"{name}.fn.norm.g"]
+    normed = (
+        (x - mean)
+        / torch.sqrt(((x - mean) ** 2).mean(1, keepdim=True) + 1e-5)
+        * state[f"{name}.fn.norm.g"]
+    )
     kv = _conv(state, f"{name}.fn.fn.to_kv", normed).reshape(batch, 2, HEADS, WIDTH, height * width)
-    q = _conv(state, f"{name}.fn.fn.to_q", _query_input(state, mask, height, width, dim, mode, drop)).reshape(batch, HEADS, WIDTH, height * width)
+    q = _conv(
+        state, f"{name}.fn.fn.to_q", _query_input(state, mask, height, width, dim, mode, drop)
+    ).reshape(batch, HEADS, WIDTH, height * width)
     out = torch.empty_like(q)
     for b in range(batch):
         for head in range(HEADS):
             scores = q[b, head].T @ kv[b, 0, head] / math.sqrt(WIDTH)
             weights = torch.exp(scores - scores.max(1, keepdim=True).values)
             out[b, head] = kv[b, 1, head] @ (weights / weights.sum(1, keepdim=True)).T
-    return x + _conv(state, f"{name}.fn.fn.to_out", out.reshape(batch, HEADS * WIDTH, height, width))
+    return x + _conv(
+        state, f"{name}.fn.fn.to_out", out.reshape(batch, HEADS * WIDTH, height, width)
+    )
 
 
-def slow_network(state: dict[str, Tensor], config: ReferenceUNetConfig, x: Tensor, t: Tensor, mask: Tensor, drop: Tensor) -> Tensor:
+def slow_network(
+    state: dict[str, Tensor],
+    config: ReferenceUNetConfig,
+    x: Tensor,
+    t: Tensor,
+    mask: Tensor,
+    drop: Tensor,
+) -> Tensor:
     """Section 1 of the description, in float64."""
     state = {name: value.double() for name, value in state.items()}
-    dim, groups, mode, blocks = config.dim, config.resnet_block_groups, config.mask_query, config.block_per_layer
+    dim, groups, mode, blocks = (
+        config.dim,
+        config.resnet_block_groups,
+        config.mask_query,
+        config.block_per_layer,
+    )
     table = state["classes_emb.weight"]
     embedded = torch.zeros(len(x), dim, dtype=torch.float64)
     for b in range(len(x)):
         ids = mask[b].flatten().long()
         if not drop[b]:
-            embedded[b] = table[ids].mean(0) if config.class_embedding == "fraction" else table[ids.max()]
+            embedded[b] = (
+                table[ids].mean(0) if config.class_embedding == "fraction" else table[ids.max()]
+            )
     c = _mlp(state, "classes_mlp", 0, embedded)
     time = _mlp(state, "time_mlp", 1, _time_embedding(t, dim))
     x = r = _conv(state, "init_conv", x.double(), padding=3)
@@ -139,18 +194,29 @@ def slow_network(state: dict[str, Tensor], config: ReferenceUNetConfig, x: Tenso
         x = _attention(state, f"downs.{stage}.{blocks}", x, mask, mode, drop)
         skips.append(x)
         last = stage == num_stages - 1
-        x = _conv(state, f"downs.{stage}.{blocks + 1}", x, padding=1) if last else _conv(state, f"downs.{stage}.{blocks + 1}", x, stride=2, padding=1)
+        x = (
+            _conv(state, f"downs.{stage}.{blocks + 1}", x, padding=1)
+            if last
+            else _conv(state, f"downs.{stage}.{blocks + 1}", x, stride=2, padding=1)
+        )
     x = _block(state, "mid_block1", x, time, c, groups)
     x = _attention(state, "mid_attn", x, mask, mode, drop)
     x = _block(state, "mid_block2", x, time, c, groups)
     for stage in range(num_stages):
         for index in range(blocks):
-            x = _block(state, f"ups.{stage}.{index}", torch.cat((x, skips.pop()), 1), time, c, groups)
+            x = _block(
+                state, f"ups.{stage}.{index}", torch.cat((x, skips.pop()), 1), time, c, groups
+            )
         x = _attention(state, f"ups.{stage}.{blocks}", x, mask, mode, drop)
         if stage == num_stages - 1:
             x = _conv(state, f"ups.{stage}.{blocks + 1}", x, padding=1)
         else:
-            x = _conv(state, f"ups.{stage}.{blocks + 1}.1", x.repeat_interleave(2, 2).repeat_interleave(2, 3), padding=1)
+            x = _conv(
+                state,
+                f"ups.{stage}.{blocks + 1}.1",
+                x.repeat_interleave(2, 2).repeat_interleave(2, 3),
+                padding=1,
+            )
     x = _block(state, "final_res_block", torch.cat((x, r), 1), time, c, groups)
     return _conv(state, "final_conv", x)
 
@@ -171,11 +237,15 @@ def _random_network(config: ReferenceUNetConfig, seed: int = 0) -> ReferenceUNet
     return network
 
 
-def _batch(num_classes: int, height: int = 8, width: int = 12) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _batch(
+    num_classes: int, height: int = 8, width: int = 12
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(7)
     x = torch.randn(3, 4, height, width, generator=generator)
     t = torch.tensor([0, 513, 999])
-    mask = torch.randint(0, num_classes, (3, 1, 8 * height, 8 * width), generator=generator, dtype=torch.uint8)
+    mask = torch.randint(
+        0, num_classes, (3, 1, 8 * height, 8 * width), generator=generator, dtype=torch.uint8
+    )
     # Squares of four latents that are labelled in part.
     mask[0, :, :, 20:] = 0
     mask[2, :, 20:] = 3
@@ -195,7 +265,13 @@ def test_it_is_the_described_function(mask_query, class_embedding):
     x, t, mask, drop = _batch(5)
     slow = slow_network(network.state_dict(), config, x, t, mask, drop)
     assert _relative_error(network(x, t, mask, drop), slow) < 1e-5
-    assert _relative_error(network(x, t, mask.long()), slow_network(network.state_dict(), config, x, t, mask, torch.zeros(3, dtype=bool))) < 1e-5
+    assert (
+        _relative_error(
+            network(x, t, mask.long()),
+            slow_network(network.state_dict(), config, x, t, mask, torch.zeros(3, dtype=bool)),
+        )
+        < 1e-5
+    )
 
 
 @torch.no_grad()
@@ -204,15 +280,34 @@ def test_in_float64_it_is_the_described_function_to_the_last_digits(mask_query):
     config = ReferenceUNetConfig(5, dim=16, mask_query=mask_query)
     network = _random_network(config).double()
     x, t, mask, drop = _batch(5)
-    assert _relative_error(network(x.double(), t, mask, drop), slow_network(network.state_dict(), config, x, t, mask, drop)) < 1e-11
+    assert (
+        _relative_error(
+            network(x.double(), t, mask, drop),
+            slow_network(network.state_dict(), config, x, t, mask, drop),
+        )
+        < 1e-11
+    )
 
 
 @torch.no_grad()
 def test_other_depths_widths_and_blocks_are_the_described_function():
-    config = ReferenceUNetConfig(7, dim=24, dim_mults=(1, 3), channels=4, resnet_block_groups=4, block_per_layer=3, mask_query="class")
+    config = ReferenceUNetConfig(
+        7,
+        dim=24,
+        dim_mults=(1, 3),
+        channels=4,
+        resnet_block_groups=4,
+        block_per_layer=3,
+        mask_query="class",
+    )
     network = _random_network(config)
     x, t, mask, drop = _batch(7)
-    assert _relative_error(network(x, t, mask, drop), slow_network(network.state_dict(), config, x, t, mask, drop)) < 1e-5
+    assert (
+        _relative_error(
+            network(x, t, mask, drop), slow_network(network.state_dict(), config, x, t, mask, drop)
+        )
+        < 1e-5
+    )
 
 
 @torch.no_grad()
@@ -229,15 +324,21 @@ def test_the_comparison_sees_small_deviations():
 def test_parameter_counts(num_classes, expected):
     with torch.device("meta"):
         network = ReferenceUNet(ReferenceUNetConfig(num_classes))
-        other = ReferenceUNet(ReferenceUNetConfig(num_classes, mask_query="class", class_embedding="max"))
+        other = ReferenceUNet(
+            ReferenceUNetConfig(num_classes, mask_query="class", class_embedding="max")
+        )
     assert sum(p.numel() for p in network.parameters()) == expected
-    assert {n: p.shape for n, p in network.named_parameters()} == {n: p.shape for n, p in other.named_parameters()}
+    assert {n: p.shape for n, p in network.named_parameters()} == {
+        n: p.shape for n, p in other.named_parameters()
+    }
 
 
 def test_parameter_counts_by_part():
     with torch.device("meta"):
         network = ReferenceUNet(ReferenceUNetConfig(11))
-    assert {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()} == {
+    assert {
+        name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()
+    } == {
         "init_conv": 50_432,
         "time_mlp": 1_312_768,
         "classes_emb": 2_816,
@@ -274,7 +375,9 @@ def test_class_queries_tell_classes_apart_where_the_class_is():
     other[..., :32] = 3
     features = torch.randn(1, 16, 8, 8)
     attention = network.downs[0][2].fn.fn
-    first, second = (attention(features, network.condition(one, (8, 8)).queries[0]) for one in (mask, other))
+    first, second = (
+        attention(features, network.condition(one, (8, 8)).queries[0]) for one in (mask, other)
+    )
     assert torch.allclose(first[..., 4:], second[..., 4:], atol=1e-6)
     assert float((first[..., :4] - second[..., :4]).abs().min(1).values.max()) > 1e-3
 
@@ -296,9 +399,17 @@ def test_the_null_is_the_same_for_every_mask_and_belongs_to_no_class(mask_query)
 @pytest.mark.parametrize("class_embedding", ["fraction", "max"])
 @pytest.mark.parametrize("null_class", [0, 3])
 def test_a_class_can_be_the_null_of_published_weights(mask_query, class_embedding, null_class):
-    network = _random_network(ReferenceUNetConfig(5, dim=16, mask_query=mask_query, class_embedding=class_embedding, null_class=null_class))
+    network = _random_network(
+        ReferenceUNetConfig(
+            5, dim=16, mask_query=mask_query, class_embedding=class_embedding, null_class=null_class
+        )
+    )
     x, t, mask, drop = _batch(5)
-    expected = torch.where(drop[:, None, None, None], network(x, t, torch.full_like(mask, null_class)), network(x, t, mask))
+    expected = torch.where(
+        drop[:, None, None, None],
+        network(x, t, torch.full_like(mask, null_class)),
+        network(x, t, mask),
+    )
     assert torch.allclose(network(x, t, mask, drop), expected, atol=1e-5)
 
 
@@ -314,11 +425,15 @@ def test_low_precision_is_the_same_function():
 
 @pytest.mark.parametrize("mask_query", ["binary", "class"])
 def test_one_graph_and_every_parameter_learns(mask_query):
-    network = _random_network(ReferenceUNetConfig(5, dim=16, dim_mults=(1, 2), block_per_layer=1, mask_query=mask_query)).train()
+    network = _random_network(
+        ReferenceUNetConfig(5, dim=16, dim_mults=(1, 2), block_per_layer=1, mask_query=mask_query)
+    ).train()
     x, t, mask, drop = _batch(5)
     compiled = torch.compile(network, fullgraph=True, backend="eager")
     compiled(x, t, mask, drop).square().mean().backward()
-    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert [
+        name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()
+    ] == []
 
 
 def test_fractions_are_shares_of_pixels():
@@ -326,7 +441,9 @@ def test_fractions_are_shares_of_pixels():
     mask = rng.integers(0, 5, (2, 1, 16, 24))
     found = class_fractions(torch.from_numpy(mask), 5, 8).numpy()
     for b, k, i, j in np.ndindex(2, 5, 2, 3):
-        assert found[b, k, i, j] == pytest.approx((mask[b, 0, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8] == k).mean())
+        assert found[b, k, i, j] == pytest.approx(
+            (mask[b, 0, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8] == k).mean()
+        )
 
 
 @pytest.mark.parametrize(
@@ -346,7 +463,15 @@ def test_what_does_not_fit_is_refused(size, mask, words):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"dim": 5}, {"dim_mults": ()}, {"mask_query": "klass"}, {"class_embedding": "mean"}, {"null_class": 5}, {"resnet_block_groups": 3}]
+    "wrong",
+    [
+        {"dim": 5},
+        {"dim_mults": ()},
+        {"mask_query": "klass"},
+        {"class_embedding": "mean"},
+        {"null_class": 5},
+        {"resnet_block_groups": 3},
+    ],
 )
 def test_networks_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match=r"expected|divide|no class id"):

@@ -1,4 +1,6 @@
-"""Sampling: a data set that audits clean, the same pictures in any company, resumed as if never stopped, kept pixels kept."""
+"""Sampling: a data set that audits clean, the same pictures in any company, resumed as if never
+stopped, kept pixels kept.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ class PixelCodec:
 
 
 class Painter:
-    """The exact denoiser of pictures in which each class has its colour, with a little noise; the null knows nothing but the spread."""
+    """The exact denoiser of pictures in which each class has its colour, with a little noise; the
+    null knows nothing but the spread.
+    """
 
     def __init__(self, spread: float = 0.05) -> None:
         self.objective, self.spread, self.num_asked = Objective("v"), spread, 0
@@ -79,12 +83,18 @@ OPTIONS = SamplingOptions(guidance_scale=1.0, solver=Solver("dpm++", 10), seed=5
 
 
 def _painter(spread: float = 0.05, scaling: LatentScaling = UNSCALED) -> Generator:
-    return Generator(Painter(spread), Objective("v"), PixelCodec(), scaling, num_classes=4, stride=1)
+    return Generator(
+        Painter(spread), Objective("v"), PixelCodec(), scaling, num_classes=4, stride=1
+    )
 
 
 def _network() -> Generator:
     torch.manual_seed(0)
-    network = ReferenceUNet(ReferenceUNetConfig(4, dim=8, dim_mults=(1, 2), channels=3, block_per_layer=1, mask_query="class")).eval()
+    network = ReferenceUNet(
+        ReferenceUNetConfig(
+            4, dim=8, dim_mults=(1, 2), channels=3, block_per_layer=1, mask_query="class"
+        )
+    ).eval()
     return Generator(network, Objective("epsilon"), PixelCodec(), SCALING, num_classes=4, stride=2)
 
 
@@ -102,12 +112,16 @@ def folder(tmp_path: Path) -> Path:
     for index in range(7):
         path = root / f"slide{index // 3}" / f"tile{index}_mask.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(imageio.encode_mask_png(_regions(index, *((64, 64) if index != 4 else (48, 96)))))
+        path.write_bytes(
+            imageio.encode_mask_png(_regions(index, *((64, 64) if index != 4 else (48, 96))))
+        )
     return root
 
 
 def _pictures(root: Path) -> dict[str, bytes]:
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*.png"))}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*.png"))
+    }
 
 
 def test_each_region_gets_the_look_of_its_class(folder):
@@ -126,16 +140,27 @@ def test_latents_are_scaled_back_for_the_codec_and_forth_for_what_is_kept(kept):
     seen = []
 
     class Watching(Painter):
-        def __call__(self, x: Tensor, t: Tensor, mask: Tensor, drop: Tensor | None = None) -> Tensor:
+        def __call__(
+            self, x: Tensor, t: Tensor, mask: Tensor, drop: Tensor | None = None
+        ) -> Tensor:
             seen.append(x)
             return super().__call__(x, t, mask, drop)
 
     generator = Generator(Watching(), Objective("v"), PixelCodec(), HALVED, num_classes=4, stride=1)
-    picture = generator.generate(mask, ["a"], OPTIONS, Kept(real, np.ones((1, 64, 64), dtype=bool)) if kept else None)[0] / 127.5 - 1
+    picture = (
+        generator.generate(
+            mask, ["a"], OPTIONS, Kept(real, np.ones((1, 64, 64), dtype=bool)) if kept else None
+        )[0]
+        / 127.5
+        - 1
+    )
     shift, scale = np.array(HALVED.shift), np.array(HALVED.scale)
     if kept:
         # At the last evaluation hardly any noise is left.
-        assert np.abs(seen[-1][0].permute(1, 2, 0).numpy() - (200 / 127.5 - 1 - shift) / scale).mean() < 0.25
+        assert (
+            np.abs(seen[-1][0].permute(1, 2, 0).numpy() - (200 / 127.5 - 1 - shift) / scale).mean()
+            < 0.25
+        )
     else:
         assert np.abs(picture - (COLOURS.numpy()[mask[0]] * scale + shift)).mean() < 0.05
 
@@ -194,7 +219,9 @@ def test_any_subset_and_any_batch_size_give_the_same_pictures(folder, tmp_path):
 def test_seed_and_name_make_the_picture(folder):
     generator, mask = _network(), _regions(1)[None]
     pictures = [
-        generator.generate(mask, [name], SamplingOptions(guidance_scale=1.5, solver=OPTIONS.solver, seed=seed))
+        generator.generate(
+            mask, [name], SamplingOptions(guidance_scale=1.5, solver=OPTIONS.solver, seed=seed)
+        )
         for name, seed in (("a", 0), ("b", 0), ("a", 1), ("a", 0))
     ]
     assert np.array_equal(pictures[0], pictures[3])
@@ -206,8 +233,14 @@ def test_fresh_noise_of_ancestral_sampling_belongs_to_the_tile():
     generator, masks = _network(), np.stack([_regions(0), _regions(1)])
     ancestral = SamplingOptions(1.0, Solver("ddim", 10, eta=1.0), seed=2)
     together = generator.generate(masks, ["a", "b"], ancestral)
-    assert np.abs(together[1].astype(int) - generator.generate(masks[1:], ["b"], ancestral)[0]).max() <= 1
-    assert not np.array_equal(together, generator.generate(masks, ["a", "b"], SamplingOptions(1.0, Solver("ddim", 10), seed=2)))
+    assert (
+        np.abs(together[1].astype(int) - generator.generate(masks[1:], ["b"], ancestral)[0]).max()
+        <= 1
+    )
+    assert not np.array_equal(
+        together,
+        generator.generate(masks, ["a", "b"], SamplingOptions(1.0, Solver("ddim", 10), seed=2)),
+    )
 
 
 class _Stop(Exception):
@@ -237,7 +270,10 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(folder, tmp_path, afte
 
 def test_a_limit_can_be_lifted_and_set_again(folder, tmp_path):
     masks, out = masks_in_folder(folder, CLASSES), tmp_path / "made"
-    numbers = [sample_dataset(_painter(), masks, out, OPTIONS, batch_size=1, limit=limit).num_made for limit in (2, None, 3)]
+    numbers = [
+        sample_dataset(_painter(), masks, out, OPTIONS, batch_size=1, limit=limit).num_made
+        for limit in (2, None, 3)
+    ]
     assert numbers == [2, 5, 0]
     assert len(open_manifest(tmp_path / "made.histoprep" / "manifest.parquet")) == 7
 
@@ -246,10 +282,20 @@ def test_a_finished_run_asks_the_network_nothing_and_a_changed_mask_is_made_agai
     generator, out = _painter(), tmp_path / "made"
     sample_dataset(generator, masks_in_folder(folder, CLASSES), out, OPTIONS, batch_size=1)
     asked = generator.denoiser.num_asked
-    assert sample_dataset(generator, masks_in_folder(folder, CLASSES), out, OPTIONS, batch_size=1).num_made == 0
+    assert (
+        sample_dataset(
+            generator, masks_in_folder(folder, CLASSES), out, OPTIONS, batch_size=1
+        ).num_made
+        == 0
+    )
     assert generator.denoiser.num_asked == asked
     (folder / "slide0" / "tile0_mask.png").write_bytes(imageio.encode_mask_png(_regions(2)))
-    assert sample_dataset(generator, masks_in_folder(folder, CLASSES), out, OPTIONS, batch_size=1).num_made == 1
+    assert (
+        sample_dataset(
+            generator, masks_in_folder(folder, CLASSES), out, OPTIONS, batch_size=1
+        ).num_made
+        == 1
+    )
     assert np.array_equal(read_labels(out / "masks" / "slide0" / "tile0.png"), _regions(2))
 
 
@@ -262,18 +308,32 @@ def test_another_request_for_the_same_folder_is_refused_unless_forced(folder, tm
         sample_dataset(_painter(), masks, out, other)
     assert _pictures(out) == before
     sample_dataset(_painter(), masks, out, other, force=True)
-    assert all(_pictures(out)[name] != data for name, data in before.items() if name.startswith("images"))
+    assert all(
+        _pictures(out)[name] != data for name, data in before.items() if name.startswith("images")
+    )
     assert json.loads((tmp_path / "made.histoprep" / "sampling.json").read_text())["seed"] == 6
 
 
 def _contents(*folders: Path) -> dict[str, bytes]:
-    return {path.as_posix(): path.read_bytes() for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.as_posix(): path.read_bytes()
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize(
     ("theirs", "reason"),
-    [("made/images/a.png", "not made here"), ("made/label_map.yml", "not made here"), ("made/tile.jpg", "not made here")]
-    + [(f"made.histoprep/{name}", "workspace of another data set") for name in ("manifest.parquet", "tiles.parquet")],
+    [
+        ("made/images/a.png", "not made here"),
+        ("made/label_map.yml", "not made here"),
+        ("made/tile.jpg", "not made here"),
+    ]
+    + [
+        (f"made.histoprep/{name}", "workspace of another data set")
+        for name in ("manifest.parquet", "tiles.parquet")
+    ],
 )
 def test_a_folder_of_someone_else_is_left_alone(folder, tmp_path, theirs, reason):
     (tmp_path / theirs).parent.mkdir(parents=True)
@@ -281,7 +341,13 @@ def test_a_folder_of_someone_else_is_left_alone(folder, tmp_path, theirs, reason
     before = _contents(tmp_path)
     for force in (False, True):
         with pytest.raises(UsageError, match=reason):
-            sample_dataset(_painter(), masks_in_folder(folder, CLASSES), tmp_path / "made", OPTIONS, force=force)
+            sample_dataset(
+                _painter(),
+                masks_in_folder(folder, CLASSES),
+                tmp_path / "made",
+                OPTIONS,
+                force=force,
+            )
     assert _contents(tmp_path) == before
 
 
@@ -297,7 +363,9 @@ def test_an_empty_folder_and_a_link_to_one_are_good_enough(folder, tmp_path):
 
 def _real_set(folder: Path, tmp_path: Path) -> Path:
     """A data set of real pictures with its manifest: what a first run makes will do."""
-    return sample_dataset(_painter(0.4), masks_in_folder(folder, CLASSES, split="test"), tmp_path / "real", OPTIONS).manifest
+    return sample_dataset(
+        _painter(0.4), masks_in_folder(folder, CLASSES, split="test"), tmp_path / "real", OPTIONS
+    ).manifest
 
 
 def test_masks_of_a_manifest_keep_their_split(folder, tmp_path):
@@ -318,7 +386,9 @@ def test_kept_pixels_are_kept_to_the_last_bit_and_the_rest_follows_the_mask(fold
     keep = keep_regions(tmp_path / "keep.png", masks)
     for index in chosen:
         real, mask = masks.read_image(index), masks.read_mask(index)
-        made = _painter().generate(mask[None], [masks.ids[index]], OPTIONS, Kept(real[None], keep.read(index)[None]))[0]
+        made = _painter().generate(
+            mask[None], [masks.ids[index]], OPTIONS, Kept(real[None], keep.read(index)[None])
+        )[0]
         assert np.array_equal(made[:, :30], real[:, :30])
         # Latents that are known in part are made: pixels 30 and 31 follow the mask, too.
         assert np.abs(made[:, 30:32] / 127.5 - 1 - COLOURS.numpy()[mask[:, 30:32]]).mean() < 0.1
@@ -330,7 +400,9 @@ def test_what_cannot_be_kept_is_refused(folder, tmp_path):
     region = tmp_path / "keep.png"
     region.write_bytes(imageio.encode_mask_png(np.ones((64, 64), dtype=np.uint8)))
     with pytest.raises(UsageError, match="real pictures"):
-        sample_dataset(_painter(), masks, tmp_path / "out", OPTIONS, keep=keep_regions(region, masks))
+        sample_dataset(
+            _painter(), masks, tmp_path / "out", OPTIONS, keep=keep_regions(region, masks)
+        )
     with pytest.raises(UsageError, match="7, such as slide0/tile0"):
         keep_regions(tmp_path, masks)
     real = masks_of_tiles(open_tiles(_real_set(folder, tmp_path)))
@@ -343,7 +415,12 @@ def test_source_labels_are_mapped_and_strange_ones_named(tmp_path):
     source = np.full((16, 16), 300, dtype=np.uint16)
     source[:8] = 7
     (tmp_path / "masks" / "a.png").write_bytes(imageio.encode_mask_png(source))
-    to_classes = LabelMap("coarse", (SourceLabel(7, "seven"), SourceLabel(300, "far")), CLASSES.classes, {7: 2, 300: 1})
+    to_classes = LabelMap(
+        "coarse",
+        (SourceLabel(7, "seven"), SourceLabel(300, "far")),
+        CLASSES.classes,
+        {7: 2, 300: 1},
+    )
     mask = masks_in_folder(tmp_path / "masks", CLASSES, source_map=to_classes).read_mask(0)
     assert mask.dtype == np.uint8
     assert (np.unique(mask[:8]), np.unique(mask[8:])) == ([2], [1])
@@ -355,9 +432,16 @@ def test_masks_of_classes_stay_what_they_are_whatever_the_map_of_the_training(tm
     (tmp_path / "masks").mkdir()
     classes = np.repeat(np.arange(4, dtype=np.uint8), 64).reshape(16, 16)
     (tmp_path / "masks" / "a.png").write_bytes(imageio.encode_mask_png(classes))
-    (tmp_path / "masks" / "b.png").write_bytes(imageio.encode_mask_png(np.full((16, 16), 7, dtype=np.uint8)))
+    (tmp_path / "masks" / "b.png").write_bytes(
+        imageio.encode_mask_png(np.full((16, 16), 7, dtype=np.uint8))
+    )
     # Source 3 is class 1 in training, and source 7 class 3.
-    trained = LabelMap("trained", tuple(SourceLabel(one, f"s{one}") for one in (0, 3, 5, 7)), CLASSES.classes, {0: 0, 3: 1, 5: 2, 7: 3})
+    trained = LabelMap(
+        "trained",
+        tuple(SourceLabel(one, f"s{one}") for one in (0, 3, 5, 7)),
+        CLASSES.classes,
+        {0: 0, 3: 1, 5: 2, 7: 3},
+    )
     masks = masks_in_folder(tmp_path / "masks", trained)
     assert np.array_equal(masks.read_mask(0), classes)
     with pytest.raises(UsageError, match="values without a class"):
@@ -374,35 +458,58 @@ def test_what_the_network_cannot_make_is_refused_before_anything_is_written(fold
     with pytest.raises(UsageError, match="multiples of 32 px"):
         sample_dataset(coarse, masks, tmp_path / "out", OPTIONS)
     with pytest.raises(UsageError, match="divisor"):
-        sample_dataset(_painter(), masks, tmp_path / "out", SamplingOptions(1.0, Solver("ddim", 30)))
+        sample_dataset(
+            _painter(), masks, tmp_path / "out", SamplingOptions(1.0, Solver("ddim", 30))
+        )
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf")])
-def test_a_guidance_scale_that_is_no_number_is_refused_before_anything_is_written(folder, tmp_path, scale):
+def test_a_guidance_scale_that_is_no_number_is_refused_before_anything_is_written(
+    folder, tmp_path, scale
+):
     with pytest.raises(UsageError, match="guidance scale is no number"):
-        sample_dataset(_painter(), masks_in_folder(folder, CLASSES), tmp_path / "out", SamplingOptions(scale, OPTIONS.solver))
+        sample_dataset(
+            _painter(),
+            masks_in_folder(folder, CLASSES),
+            tmp_path / "out",
+            SamplingOptions(scale, OPTIONS.solver),
+        )
     with pytest.raises(UsageError, match="eta nan"):
-        sample_dataset(_painter(), masks_in_folder(folder, CLASSES), tmp_path / "out", SamplingOptions(1.0, Solver("ddim", 10, eta=float("nan"))))
+        sample_dataset(
+            _painter(),
+            masks_in_folder(folder, CLASSES),
+            tmp_path / "out",
+            SamplingOptions(1.0, Solver("ddim", 10, eta=float("nan"))),
+        )
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_pictures_that_are_not_finite_are_named_and_not_written(folder, tmp_path, value):
     class Exploding(Painter):
-        def __call__(self, x: Tensor, t: Tensor, mask: Tensor, drop: Tensor | None = None) -> Tensor:
+        def __call__(
+            self, x: Tensor, t: Tensor, mask: Tensor, drop: Tensor | None = None
+        ) -> Tensor:
             made = super().__call__(x, t, mask, drop)
             made[-1] = value
             return made
 
-    generator = Generator(Exploding(), Objective("v"), PixelCodec(), UNSCALED, num_classes=4, stride=1)
+    generator = Generator(
+        Exploding(), Objective("v"), PixelCodec(), UNSCALED, num_classes=4, stride=1
+    )
     masks = masks_in_folder(folder, CLASSES)
     with pytest.raises(DivergedError, match="not finite") as caught:
         sample_dataset(generator, masks, tmp_path / "out", OPTIONS, batch_size=2)
     assert caught.value.seen == masks.ids[1]
     assert _pictures(tmp_path / "out") == {}
     # A preview of a training goes on.
-    assert generator.generate(np.stack([_regions(0)] * 2), ["a", "b"], OPTIONS).shape == (2, 64, 64, 3)
+    assert generator.generate(np.stack([_regions(0)] * 2), ["a", "b"], OPTIONS).shape == (
+        2,
+        64,
+        64,
+        3,
+    )
 
 
 def test_masks_that_are_none_are_named(tmp_path):
@@ -411,7 +518,9 @@ def test_masks_that_are_none_are_named(tmp_path):
     (tmp_path / "masks").mkdir()
     with pytest.raises(UsageError, match="no masks here"):
         masks_in_folder(tmp_path / "masks", CLASSES)
-    (tmp_path / "masks" / "a.png").write_bytes(imageio.encode_rgb_png(np.zeros((8, 8, 3), dtype=np.uint8)))
+    (tmp_path / "masks" / "a.png").write_bytes(
+        imageio.encode_rgb_png(np.zeros((8, 8, 3), dtype=np.uint8))
+    )
     with pytest.raises(DataError, match="no label image"):
         masks_in_folder(tmp_path / "masks", CLASSES).read_mask(0)
     (tmp_path / "masks" / "a_mask.png").write_bytes(b"nothing")
@@ -428,7 +537,11 @@ def test_sheets(folder, tmp_path):
     assert np.array_equal(beside[:64, 68:132], masks.read_image(chosen[0]))
     assert np.array_equal(
         swept[68:132, 4 * 68 :],
-        _network().generate(masks.read_mask(chosen[1])[None], [masks.ids[chosen[1]]], SamplingOptions(3.0, OPTIONS.solver, 5))[0],
+        _network().generate(
+            masks.read_mask(chosen[1])[None],
+            [masks.ids[chosen[1]]],
+            SamplingOptions(3.0, OPTIONS.solver, 5),
+        )[0],
     )
 
 
@@ -439,24 +552,58 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     place = tmp_path_factory.mktemp("imported")
     torch.manual_seed(0)
-    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-    AutoencoderKL(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, latent_channels=4, layers_per_block=1, **kinds).save_pretrained(place / "codec")
-    torch.save(ReferenceUNet(ReferenceUNetConfig(4, dim=8, dim_mults=(1, 2))).state_dict(), place / "published.pt")
-    assert run(["import", str(place / "published.pt"), "--out", str(place / "run"), "--codec", str(place / "codec")]) == ExitCode.OK
+    kinds = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
+    AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        norm_num_groups=4,
+        latent_channels=4,
+        layers_per_block=1,
+        **kinds,
+    ).save_pretrained(place / "codec")
+    torch.save(
+        ReferenceUNet(ReferenceUNetConfig(4, dim=8, dim_mults=(1, 2))).state_dict(),
+        place / "published.pt",
+    )
+    assert (
+        run(
+            [
+                "import",
+                str(place / "published.pt"),
+                "--out",
+                str(place / "run"),
+                "--codec",
+                str(place / "codec"),
+            ]
+        )
+        == ExitCode.OK
+    )
     return place / "run"
 
 
 def test_the_command(imported, folder, tmp_path, capsys):
-    """From a checkpoint to a data set, its own manifest as the next source of masks, a sweep, a comparison, a refusal."""
+    """From a checkpoint to a data set, its own manifest as the next source of masks, a sweep, a
+    comparison, a refusal.
+    """
     common = ["sample", "--checkpoint", str(imported), "--steps", "2", "--device", "cpu"]
     first, second = tmp_path / "first", tmp_path / "second"
-    assert run([*common, "--masks", str(folder), "--out", str(first), "--split", "test", "--seed", "3"]) == ExitCode.OK
+    assert (
+        run(
+            [*common, "--masks", str(folder), "--out", str(first), "--split", "test", "--seed", "3"]
+        )
+        == ExitCode.OK
+    )
     manifest = tmp_path / "first.histoprep" / "manifest.parquet"
     assert str(manifest) in capsys.readouterr().out
     again = [*common, "--masks", str(manifest), "--out", str(second)]
     assert run([*again, "--limit", "2", "--real", "--precision", "bf16"]) == ExitCode.OK
     assert run([*again, "--sweep", "0,1,2"]) == ExitCode.OK
-    assert sorted(path.name for path in (tmp_path / "second.histoprep").glob("*.png")) == ["guidance.png", "real.png"]
+    assert sorted(path.name for path in (tmp_path / "second.histoprep").glob("*.png")) == [
+        "guidance.png",
+        "real.png",
+    ]
     assert len(_pictures(second)) == 4
     for sweep in ("", "0,a", "1,nan"):
         assert run([*again, "--sweep", sweep]) == ExitCode.USAGE
@@ -476,28 +623,77 @@ def test_the_command_writes_nothing_into_the_data_it_reads(imported, folder, tmp
     (tmp_path / "own.histoprep" / "tiles.parquet").write_bytes(b"theirs")
     before = _contents(tmp_path)
     common = ["sample", "--checkpoint", str(imported), "--steps", "2", "--device", "cpu"]
-    # The data set itself, a folder in it, the folder of masks, a folder in it, one around it, the folder of real pictures.
-    for masks, out in ((real, "real"), (real, "real/new"), (folder, "labels"), (folder, "labels/new"), (own / "masks", "own")):
-        assert run([*common, "--masks", str(masks), "--out", str(tmp_path / out), "--force"]) == ExitCode.USAGE
-        assert "must not mix with the data they are made from" in capsys.readouterr().err.replace("\n", " ")
-    assert run([*common, "--masks", str(folder), "--images", str(images), "--out", str(images / "new")]) == ExitCode.USAGE
-    assert run([*common, "--masks", str(real), "--out", str(own), "--sweep", "0,1"]) == ExitCode.USAGE
+    # The data set itself, a folder in it, the folder of masks, a folder in it, one around it, the
+    # folder of real pictures.
+    for masks, out in (
+        (real, "real"),
+        (real, "real/new"),
+        (folder, "labels"),
+        (folder, "labels/new"),
+        (own / "masks", "own"),
+    ):
+        assert (
+            run([*common, "--masks", str(masks), "--out", str(tmp_path / out), "--force"])
+            == ExitCode.USAGE
+        )
+        assert "must not mix with the data they are made from" in capsys.readouterr().err.replace(
+            "\n", " "
+        )
+    assert (
+        run(
+            [*common, "--masks", str(folder), "--images", str(images), "--out", str(images / "new")]
+        )
+        == ExitCode.USAGE
+    )
+    assert (
+        run([*common, "--masks", str(real), "--out", str(own), "--sweep", "0,1"]) == ExitCode.USAGE
+    )
     assert "not made here" in capsys.readouterr().err.replace("\n", " ")
     assert _contents(tmp_path) == before
 
 
-@pytest.mark.parametrize(("preset", "recipe"), [("codec-tiny", "codec"), ("diffmic-tiny", "diffmic")])
-def test_a_run_of_another_recipe_is_told_apart_from_a_damaged_one(folder, tmp_path, capsys, preset, recipe):
+@pytest.mark.parametrize(
+    ("preset", "recipe"), [("codec-tiny", "codec"), ("diffmic-tiny", "diffmic")]
+)
+def test_a_run_of_another_recipe_is_told_apart_from_a_damaged_one(
+    folder, tmp_path, capsys, preset, recipe
+):
     (tmp_path / "run").mkdir()
-    config = load_config(preset=preset, sets=[], manifest="manifest.parquet", out=str(tmp_path / "run"))
+    config = load_config(
+        preset=preset, sets=[], manifest="manifest.parquet", out=str(tmp_path / "run")
+    )
     (tmp_path / "run" / "config.yml").write_text(dump_config(config))
-    arguments = ["sample", "--checkpoint", str(tmp_path / "run"), "--masks", str(folder), "--out", str(tmp_path / "out")]
+    arguments = [
+        "sample",
+        "--checkpoint",
+        str(tmp_path / "run"),
+        "--masks",
+        str(folder),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert run(arguments) == ExitCode.USAGE
     printed = capsys.readouterr().err
     assert "not of the recipe ldm" in printed and f"seen: {recipe}" in printed
 
 
 def test_a_run_imported_without_a_codec_asks_for_one(imported, folder, tmp_path, capsys):
-    assert run(["import", str(imported.with_name("published.pt")), "--out", str(tmp_path / "run")]) == ExitCode.OK
-    assert run(["sample", "--checkpoint", str(tmp_path / "run"), "--masks", str(folder), "--out", str(tmp_path / "out")]) == ExitCode.USAGE
+    assert (
+        run(["import", str(imported.with_name("published.pt")), "--out", str(tmp_path / "run")])
+        == ExitCode.OK
+    )
+    assert (
+        run(
+            [
+                "sample",
+                "--checkpoint",
+                str(tmp_path / "run"),
+                "--masks",
+                str(folder),
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == ExitCode.USAGE
+    )
     assert "imported without --codec" in capsys.readouterr().err

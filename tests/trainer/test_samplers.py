@@ -1,4 +1,6 @@
-"""Solvers against closed forms: a Gaussian, whose exact denoiser is known, goes from noise to std * noise along the exact path."""
+"""Solvers against closed forms: a Gaussian, whose exact denoiser is known, goes from noise to std *
+noise along the exact path.
+"""
 
 from __future__ import annotations
 
@@ -28,20 +30,26 @@ def _levels(objective: Objective, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _exact_denoiser(objective: Objective, mean: Tensor = MEAN, std: Tensor = STD):
-    """The best answer there is for latents that are normal with `mean` and `std`: what a perfect network says."""
+    """The best answer there is for latents that are normal with `mean` and `std`: what a perfect
+    network says.
+    """
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         signal, sigma = _levels(objective, t)
         x = x.double()
         clean = mean + signal * std**2 / (signal**2 * std**2 + sigma**2) * (x - signal * mean)
         noise = (x - signal * clean) / sigma
-        return {"epsilon": noise, "v": signal * noise - sigma * clean, "flow": noise - clean}[objective.prediction_type]
+        return {"epsilon": noise, "v": signal * noise - sigma * clean, "flow": noise - clean}[
+            objective.prediction_type
+        ]
 
     return denoise
 
 
 def _noise(batch: int = 16, seed: int = 0) -> Tensor:
-    return torch.randn(batch, 3, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        batch, 3, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def _error(kind: str, solver: str, num_steps: int) -> float:
@@ -53,7 +61,8 @@ def _error(kind: str, solver: str, num_steps: int) -> float:
         return exact(x, t)
 
     found = sample(denoise, noise, objective, Solver(solver, num_steps))
-    # The path of the probability flow from where the solver started: a Gaussian keeps its quantiles.
+    # The path of the probability flow from where the solver started: a Gaussian keeps its
+    # quantiles.
     signal, sigma = _levels(objective, times[0])
     quantile = (noise - signal * MEAN) / torch.sqrt(signal**2 * STD**2 + sigma**2)
     return float((found - MEAN - STD * quantile).abs().mean())
@@ -75,7 +84,9 @@ def test_the_order_of_convergence(kind, solver):
         assert order > 1.5, errors
 
 
-def _ddim_by_hand(objective: Objective, noise: Tensor, num_steps: int, eta: float, fresh: list[Tensor], first: int) -> Tensor:
+def _ddim_by_hand(
+    objective: Objective, noise: Tensor, num_steps: int, eta: float, fresh: list[Tensor], first: int
+) -> Tensor:
     """Song et al. 2020, equations 12 and 16, on a grid of whole timesteps from `first` down."""
     powers = objective.schedule.alpha_bars().double()
     stride, denoise, x = 1000 // num_steps, _exact_denoiser(objective), noise
@@ -85,7 +96,11 @@ def _ddim_by_hand(objective: Objective, noise: Tensor, num_steps: int, eta: floa
         epsilon = denoise(x, torch.full((len(x),), t))
         clean = (x - math.sqrt(1 - here) * epsilon) / math.sqrt(here)
         spread = eta * math.sqrt((1 - there) / (1 - here)) * math.sqrt(1 - here / there)
-        x = math.sqrt(there) * clean + math.sqrt(1 - there - spread**2) * epsilon + spread * fresh[index]
+        x = (
+            math.sqrt(there) * clean
+            + math.sqrt(1 - there - spread**2) * epsilon
+            + spread * fresh[index]
+        )
     return x
 
 
@@ -93,7 +108,13 @@ def _ddim_by_hand(objective: Objective, noise: Tensor, num_steps: int, eta: floa
 def test_ddim_is_the_published_formula(eta):
     objective = Objective("epsilon", NoiseSchedule("linear"))
     fresh = [_noise(seed=100 + index) for index in range(25)]
-    found = sample(_exact_denoiser(objective), _noise(), objective, Solver("ddim", 25, eta), step_noise=lambda index: fresh[index])
+    found = sample(
+        _exact_denoiser(objective),
+        _noise(),
+        objective,
+        Solver("ddim", 25, eta),
+        step_noise=lambda index: fresh[index],
+    )
     # The linear schedule starts at its last timestep.
     assert torch.allclose(found, _ddim_by_hand(objective, _noise(), 25, eta, fresh, 999), atol=1e-4)
 
@@ -110,13 +131,22 @@ def test_euler_is_the_formula():
 def test_latents_far_from_zero_are_not_clipped(kind, solver):
     objective = Objective(kind)
     far = torch.full((1, 3, 1, 1), 9.0, dtype=torch.float64)
-    found = sample(_exact_denoiser(objective, far, torch.full_like(STD, 0.01)), _noise(), objective, Solver(solver, 25))
+    found = sample(
+        _exact_denoiser(objective, far, torch.full_like(STD, 0.01)),
+        _noise(),
+        objective,
+        Solver(solver, 25),
+    )
     assert torch.allclose(found, far.expand_as(found), atol=0.1)
 
 
-@pytest.mark.parametrize(("solver", "num_steps"), [("ddim", 25), ("ddim", 250), ("ddim", 1000), ("dpm++", 25), ("dpm++", 990)])
+@pytest.mark.parametrize(
+    ("solver", "num_steps"),
+    [("ddim", 25), ("ddim", 250), ("ddim", 1000), ("dpm++", 25), ("dpm++", 990)],
+)
 def test_a_network_that_is_a_little_wrong_gives_latents_that_are_a_little_wrong(solver, num_steps):
-    # At the end of the cosine schedule noise tells nothing: starting there multiplies an error by a thousand.
+    # At the end of the cosine schedule noise tells nothing: starting there multiplies an error by a
+    # thousand.
     objective = Objective("epsilon", NoiseSchedule("cosine"))
     exact = _exact_denoiser(objective)
     found = sample(lambda x, t: exact(x, t) + 0.002, _noise(), objective, Solver(solver, num_steps))
@@ -129,7 +159,12 @@ def test_each_sample_is_its_own(kind, solver):
     objective = Objective(kind)
     noise = _noise().float()
     together = sample(_exact_denoiser(objective), noise, objective, Solver(solver, 10))
-    alone = torch.cat([sample(_exact_denoiser(objective), noise[i : i + 1], objective, Solver(solver, 10)) for i in range(len(noise))])
+    alone = torch.cat(
+        [
+            sample(_exact_denoiser(objective), noise[i : i + 1], objective, Solver(solver, 10))
+            for i in range(len(noise))
+        ]
+    )
     assert torch.allclose(together, alone, atol=1e-6)
 
 
@@ -179,8 +214,12 @@ def test_the_unknown_region_listens_to_the_known_one():
         clean = (signal / (signal**2 + sigma**2 / 2) * both).expand_as(x)
         return signal * (x - signal * clean) / sigma - sigma * clean
 
-    noise = torch.randn(400, 1, 2, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    latents = torch.randn(400, 1, 1, 1, generator=torch.Generator().manual_seed(4), dtype=torch.float64).expand(400, 1, 2, 1)
+    noise = torch.randn(
+        400, 1, 2, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
+    latents = torch.randn(
+        400, 1, 1, 1, generator=torch.Generator().manual_seed(4), dtype=torch.float64
+    ).expand(400, 1, 2, 1)
     where = torch.zeros(400, 1, 2, 1, dtype=torch.bool)
     where[:, :, 0] = True
     found = sample(denoise, noise, objective, Solver("dpm++", 50), known=Known(latents, where))

@@ -1,4 +1,6 @@
-"""A stop is a stop, wherever the signal lands: in a read, in the loading of a codec, in an import."""
+"""A stop is a stop, wherever the signal lands: in a read, in the loading of a codec, in an
+import.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ CHUNK = 2
 
 
 class _Signaller:
-    """Counts the openings of files in this process and sends it SIGTERM at one of them; audit hooks cannot be removed, so there is one."""
+    """Counts the openings of files in this process and sends it SIGTERM at one of them; audit hooks
+    cannot be removed, so there is one.
+    """
 
     def __init__(self) -> None:
         self.at: int | None = None
@@ -69,7 +73,11 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     # Times and inodes are in the states, which are never the same twice.
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (".lock", ".hp-states")}
+    return {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.name not in (".lock", ".hp-states")
+    }
 
 
 def test_encode_takes_no_stop_for_an_unreadable_tile(
@@ -80,11 +88,22 @@ def test_encode_takes_no_stop_for_an_unreadable_tile(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """With --on-unreadable skip, a good tile stood in `skipped` for good, and the command ended with 3."""
+    """With --on-unreadable skip, a good tile stood in `skipped` for good, and the command ended
+    with 3.
+    """
     monkeypatch.setattr(trainer.encode, "_CHUNK_BYTES", CHUNK * 2 * 2 * 4 * 4 * 4)
 
     def encode(out: Path) -> int:
-        chosen = ["--codec", str(codec_folder), "--image-size", "32", "--batch-size", "2", "--on-unreadable", "skip"]
+        chosen = [
+            "--codec",
+            str(codec_folder),
+            "--image-size",
+            "32",
+            "--batch-size",
+            "2",
+            "--on-unreadable",
+            "skip",
+        ]
         return run(["encode", "--manifest", str(manifest), *chosen, "--out", str(out)])
 
     assert encode(tmp_path / "first") == 0, "from here on everything is imported"
@@ -103,14 +122,23 @@ def test_encode_takes_no_stop_for_an_unreadable_tile(
         if "crops are kept" in text:
             said = int(text.split("; ")[1].split(" of ")[0])
             messages.add(said)
-            journal = [line for path in out.glob("*journal*") for line in path.read_text("utf-8").splitlines() if line.startswith("{")]
-            assert said == CHUNK * (len(journal) - 1), "what is said to be kept is in the journal, after its head"
+            journal = [
+                line
+                for path in out.glob("*journal*")
+                for line in path.read_text("utf-8").splitlines()
+                if line.startswith("{")
+            ]
+            assert said == CHUNK * (len(journal) - 1), (
+                "what is said to be kept is in the journal, after its head"
+            )
         assert encode(out) == 0
         assert contents(out) == expected, f"stopped at opening {at} of {total}"
     assert len(messages) > 1
 
 
-def test_fit_ends_as_stopped_wherever_the_signal_lands(toy_config: Callable[..., Any], tmp_path: Path, signaller: _Signaller) -> None:
+def test_fit_ends_as_stopped_wherever_the_signal_lands(
+    toy_config: Callable[..., Any], tmp_path: Path, signaller: _Signaller
+) -> None:
     from trainer.engine.fit import fit
 
     def command(out: str) -> int:
@@ -156,13 +184,35 @@ for at in points:
 """
 
 
-def test_a_stop_inside_an_import_is_no_bug(manifest: Path, codec_folder: Path, tmp_path: Path) -> None:
-    """Diffusers turns whatever fails inside its imports into a RuntimeError, which was reported as a bug, with exit code 70."""
-    arguments = ["encode", "--manifest", str(manifest), "--codec", str(codec_folder), "--image-size", "32", "--out"]
+def test_a_stop_inside_an_import_is_no_bug(
+    manifest: Path, codec_folder: Path, tmp_path: Path
+) -> None:
+    """Diffusers turns whatever fails inside its imports into a RuntimeError, which was reported as
+    a bug, with exit code 70.
+    """
+    arguments = [
+        "encode",
+        "--manifest",
+        str(manifest),
+        "--codec",
+        str(codec_folder),
+        "--image-size",
+        "32",
+        "--out",
+    ]
 
     def codes(points: list[int]) -> list[dict[str, int]]:
-        command = [sys.executable, "-c", _IMPORTS, json.dumps(arguments), json.dumps(points), str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True, cwd=REPOSITORY)
+        command = [
+            sys.executable,
+            "-c",
+            _IMPORTS,
+            json.dumps(arguments),
+            json.dumps(points),
+            str(tmp_path),
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=600, check=True, cwd=REPOSITORY
+        )
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
     whole = codes([0])[0]
@@ -174,11 +224,15 @@ def test_a_stop_inside_an_import_is_no_bug(manifest: Path, codec_folder: Path, t
 def test_a_stop_is_no_exception_that_a_handler_could_catch() -> None:
     assert not issubclass(Interrupted, Exception)
     caught = []
-    for path in sorted([*(REPOSITORY / "histoprep").rglob("*.py"), *(REPOSITORY / "trainer").rglob("*.py")]):
+    for path in sorted(
+        [*(REPOSITORY / "histoprep").rglob("*.py"), *(REPOSITORY / "trainer").rglob("*.py")]
+    ):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.ExceptHandler):
                 names = ast.unparse(node.type) if node.type else "BaseException"
-                if "BaseException" in names and not any(isinstance(inner, ast.Raise) and inner.exc is None for inner in ast.walk(node)):
+                if "BaseException" in names and not any(
+                    isinstance(inner, ast.Raise) and inner.exc is None for inner in ast.walk(node)
+                ):
                     caught.append(f"{path.name}:{node.lineno}")
     assert caught == []
 
@@ -200,5 +254,9 @@ def test_a_stop_says_what_is_kept() -> None:
         with saying(lambda: "3 of 9 crops are kept"):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises(Terminated, match="3 of 9 crops are kept"), stop_signals(), saying(lambda: "3 of 9 crops are kept"):
+    with (
+        pytest.raises(Terminated, match="3 of 9 crops are kept"),
+        stop_signals(),
+        saying(lambda: "3 of 9 crops are kept"),
+    ):
         os.kill(os.getpid(), signal.SIGTERM)

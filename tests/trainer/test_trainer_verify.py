@@ -1,4 +1,6 @@
-"""`trainer verify`: every file of runs, latent sets and synthetic data sets is protected, and the commands that use them notice."""
+"""`trainer verify`: every file of runs, latent sets and synthetic data sets is protected, and the
+commands that use them notice.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,23 @@ from histoprep.verify import walk
 from trainer.cli import run
 from trainer.verify import verify
 
-SETS = ["data.image_size=64", "data.num_workers=0", "model.dim=8", "batch_size=4", "duration.steps=4", "validation.num_tiles=4", "encoding.views=1"]
-EVERY = ["every.log=2", "every.validate=2", "every.checkpoint=2", "every.pictures=4", "sampling.num_pictures=2", "sampling.num_inference_steps=2"]
+SETS = [
+    "data.image_size=64",
+    "data.num_workers=0",
+    "model.dim=8",
+    "batch_size=4",
+    "duration.steps=4",
+    "validation.num_tiles=4",
+    "encoding.views=1",
+]
+EVERY = [
+    "every.log=2",
+    "every.validate=2",
+    "every.checkpoint=2",
+    "every.pictures=4",
+    "sampling.num_pictures=2",
+    "sampling.num_inference_steps=2",
+]
 FAST = ["--num-workers", "0", "--device", "cpu"]
 
 
@@ -28,12 +45,50 @@ class Made:
 
     def __init__(self, home: Path, manifest: Path) -> None:
         self.home, self.codec = home, save_kl(home / "codec")
-        self.encode = ["encode", "--manifest", str(manifest), "--codec", str(self.codec), "--out", str(home / "latents"), "--report", "2", *FAST]
+        self.encode = [
+            "encode",
+            "--manifest",
+            str(manifest),
+            "--codec",
+            str(self.codec),
+            "--out",
+            str(home / "latents"),
+            "--report",
+            "2",
+            *FAST,
+        ]
         chosen = [part for one in [*SETS, *EVERY] for part in ("--set", one)]
-        named = ["--manifest", str(manifest), "--latents", str(home / "latents"), "--out", str(home / "run")]
+        named = [
+            "--manifest",
+            str(manifest),
+            "--latents",
+            str(home / "latents"),
+            "--out",
+            str(home / "run"),
+        ]
         self.fit = ["fit", "--preset", "ldm-tiny", *named, *chosen]
-        drawn = ["--checkpoint", str(home / "run"), "--masks", str(manifest), "--out", str(home / "synthetic"), "--codec", str(self.codec)]
-        self.sample = ["sample", *drawn, "--steps", "2", "--limit", "6", "--batch-size", "2", "--device", "cpu"]
+        drawn = [
+            "--checkpoint",
+            str(home / "run"),
+            "--masks",
+            str(manifest),
+            "--out",
+            str(home / "synthetic"),
+            "--codec",
+            str(self.codec),
+        ]
+        self.sample = [
+            "sample",
+            *drawn,
+            "--steps",
+            "2",
+            "--limit",
+            "6",
+            "--batch-size",
+            "2",
+            "--device",
+            "cpu",
+        ]
         for command in (self.encode, self.fit, [*self.sample, "--real"]):
             assert run(["--quiet", *command]) == ExitCode.OK
 
@@ -74,13 +129,19 @@ def test_untouched_trees_are_fine_and_every_file_of_them_is_read(made: Made, tre
     assert (found.damages, found.notes) == ([], [] if tree != "synthetic" else found.notes)
     assert not any("no checksum" in note for note in found.notes), found.notes
     # Lists of checksums are no files of their own: each is checked with what it lists.
-    assert found.num_files == len([path for path in files_of(made.home, tree) if path.name != "SHA256SUMS"])
+    assert found.num_files == len(
+        [path for path in files_of(made.home, tree) if path.name != "SHA256SUMS"]
+    )
     assert run(["--quiet", "verify", str(made.home / tree)]) == ExitCode.OK
 
 
 @pytest.mark.parametrize("tree", TREES)
 def test_one_flipped_bit_of_any_file_is_found_and_named(made: Made, tree: str) -> None:
-    lists = [one for folder in (made.home / tree, made.home / f"{tree}.histoprep") for one in folder.rglob("checksums.json")]
+    lists = [
+        one
+        for folder in (made.home / tree, made.home / f"{tree}.histoprep")
+        for one in folder.rglob("checksums.json")
+    ]
     files = [*files_of(made.home, tree), *lists]
     assert len(files) > 5 and lists
     for path in files:
@@ -90,7 +151,11 @@ def test_one_flipped_bit_of_any_file_is_found_and_named(made: Made, tree: str) -
             damages = {one.path for one in verify(made.home / tree).damages}
             path.write_bytes(whole)
             # A damaged digest of a file looks like a damaged file.
-            named = damages if path.name != "SHA256SUMS" else {str(Path(one).with_name(path.name)) for one in damages}
+            named = (
+                damages
+                if path.name != "SHA256SUMS"
+                else {str(Path(one).with_name(path.name)) for one in damages}
+            )
             assert str(path) in named, (path, place)
     assert verify(made.home / tree).damages == []
 
@@ -123,12 +188,21 @@ def test_one_flipped_bit_of_any_file_is_found_and_named(made: Made, tree: str) -
         ("synthetic.histoprep/split.csv", "sample"),
     ],
 )
-def test_commands_notice_what_they_use(alone: Made, capsys: pytest.CaptureFixture[str], name: str, command: str) -> None:
+def test_commands_notice_what_they_use(
+    alone: Made, capsys: pytest.CaptureFixture[str], name: str, command: str
+) -> None:
     # Of the best checkpoints, the last is used.
     victim = max(alone.home.glob(name))
     flip(victim)
     anew = [*alone.fit[:-1], alone.fit[-1], "--out", str(alone.home / "other")]
-    assert run({"sample": alone.sample, "fit": alone.fit, "encode": alone.encode, "anew": anew}[command]) == ExitCode.INTEGRITY
+    assert (
+        run(
+            {"sample": alone.sample, "fit": alone.fit, "encode": alone.encode, "anew": anew}[
+                command
+            ]
+        )
+        == ExitCode.INTEGRITY
+    )
     told = capsys.readouterr().err
     assert victim.name in told or (victim.name == "SHA256SUMS" and str(victim.parent) in told)
 
@@ -147,7 +221,14 @@ def test_one_edited_value_is_an_error_and_no_other_result(
     text = victim.read_text()
     assert old in text
     victim.write_text(text.replace(old, new))
-    assert run(alone.sample if command == "sample" else [*alone.fit, "--out", str(alone.home / "other")]) == ExitCode.INTEGRITY
+    assert (
+        run(
+            alone.sample
+            if command == "sample"
+            else [*alone.fit, "--out", str(alone.home / "other")]
+        )
+        == ExitCode.INTEGRITY
+    )
     told = capsys.readouterr().err
     assert str(victim) in told and "expected" in told and "try:" in told
     assert [one.path for one in verify(victim.parent).damages] == [str(victim)]
@@ -172,7 +253,10 @@ def test_a_picture_flipped_behind_our_back_is_found_with_verify(alone: Made) -> 
     flip(next((alone.home / "synthetic/images").rglob("*.png")))
     listed = [Expected(*one) for one in read_digests(workspace).items()]
     # As if the file system said that nothing happened.
-    states = {one.name: state_of((alone.home / "synthetic" / one.name).stat(), one.checksum.digest) for one in listed}
+    states = {
+        one.name: state_of((alone.home / "synthetic" / one.name).stat(), one.checksum.digest)
+        for one in listed
+    }
     FileStates.of(states).write(workspace / PICTURE_STATES)
     assert run(["--quiet", *alone.sample]) == ExitCode.OK
     assert run(["--quiet", *alone.sample, "--verify"]) == ExitCode.INTEGRITY
@@ -197,7 +281,11 @@ def test_a_synthetic_set_that_grows_is_fine(alone: Made) -> None:
 
 
 def test_trees_of_earlier_versions_are_used(alone: Made) -> None:
-    for path in [*alone.home.rglob("checksums.json"), alone.home / "synthetic.histoprep/digests.jsonl", *alone.home.rglob(STATES)]:
+    for path in [
+        *alone.home.rglob("checksums.json"),
+        alone.home / "synthetic.histoprep/digests.jsonl",
+        *alone.home.rglob(STATES),
+    ]:
         path.unlink()
     for command in (alone.sample, alone.fit, [*alone.fit, "--out", str(alone.home / "other")]):
         assert run(["--quiet", *command]) == ExitCode.OK
@@ -207,7 +295,11 @@ def test_trees_of_earlier_versions_are_used(alone: Made) -> None:
 
 
 def test_each_program_names_the_other_for_its_kinds(made: Made, demo_manifest: Path) -> None:
-    kinds = {made.home / "run": "run", made.home / "latents": "latent set", made.home / "synthetic": "synthetic data set"}
+    kinds = {
+        made.home / "run": "run",
+        made.home / "latents": "latent set",
+        made.home / "synthetic": "synthetic data set",
+    }
     kinds |= {next((made.home / "run/checkpoints").iterdir()): "checkpoint"}
     for path, kind in kinds.items():
         assert verify(path).kind == kind

@@ -10,12 +10,23 @@ from torch import nn
 from histoprep.errors import IntegrityError, UsageError
 from trainer.models.efficientnet_lite import EfficientNetLite0Trunk, SamePadConv2d
 from trainer.models.resnet import ResNet18Trunk, SmallTrunk
-from trainer.models.trunks import TRUNKS, build_trunk, load_trunk_weights, normalise_images, packaged_weights
+from trainer.models.trunks import (
+    TRUNKS,
+    build_trunk,
+    load_trunk_weights,
+    normalise_images,
+    packaged_weights,
+)
 from trainer.models.vit import VisionTransformerTrunk
 
 torch.set_num_threads(1)
 
-SIZES = {"small": 19_624, "resnet18": 11_176_512, "efficientnet_lite0": 3_371_008, "vit_s16": 21_664_128}
+SIZES = {
+    "small": 19_624,
+    "resnet18": 11_176_512,
+    "efficientnet_lite0": 3_371_008,
+    "vit_s16": 21_664_128,
+}
 
 
 @pytest.mark.parametrize("name", TRUNKS)
@@ -23,7 +34,12 @@ def test_sizes_and_shapes(name):
     trunk = build_trunk(name).eval()
     assert sum(one.numel() for one in trunk.parameters()) == SIZES[name]
     with torch.no_grad():
-        assert trunk(torch.zeros(1, 3, 64, 64)).shape == (1, trunk.num_features, 64 // trunk.stride, 64 // trunk.stride)
+        assert trunk(torch.zeros(1, 3, 64, 64)).shape == (
+            1,
+            trunk.num_features,
+            64 // trunk.stride,
+            64 // trunk.stride,
+        )
 
 
 def test_an_unknown_trunk_is_refused():
@@ -33,7 +49,13 @@ def test_an_unknown_trunk_is_refused():
 
 def test_resnet_has_the_usual_names():
     names = set(ResNet18Trunk().state_dict())
-    expected = {"conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight", "layer2.0.downsample.0.weight", "layer2.0.downsample.1.bias"}
+    expected = {
+        "conv1.weight",
+        "bn1.running_mean",
+        "layer1.0.conv1.weight",
+        "layer2.0.downsample.0.weight",
+        "layer2.0.downsample.1.bias",
+    }
     expected |= {"layer4.1.bn2.num_batches_tracked"}
     assert expected <= names
     assert len(names) == 120
@@ -45,13 +67,19 @@ def test_resnet_has_the_usual_names():
 def test_weights_of_a_file_are_loaded_whole(tmp_path, suffix, prefix):
     torch.manual_seed(1)
     source, target = SmallTrunk(), SmallTrunk()
-    state = {prefix + name: value for name, value in source.state_dict().items()} | {prefix + "fc.weight": torch.zeros(10, 32)}
+    state = {prefix + name: value for name, value in source.state_dict().items()} | {
+        prefix + "fc.weight": torch.zeros(10, 32)
+    }
     path = tmp_path / f"weights{suffix}"
-    safetensors.torch.save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    safetensors.torch.save_file(state, path) if suffix == ".safetensors" else torch.save(
+        state, path
+    )
     report = load_trunk_weights(target, str(path))
     assert report.source == str(path)
     assert report.unused == ("fc.weight",)
-    assert all(torch.equal(value, source.state_dict()[name]) for name, value in target.state_dict().items())
+    assert all(
+        torch.equal(value, source.state_dict()[name]) for name, value in target.state_dict().items()
+    )
 
 
 def test_no_file_leaves_random_weights_and_says_so():
@@ -68,7 +96,12 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     torch.save(SmallTrunk(16).state_dict(), tmp_path / "wide.pth")
     (tmp_path / "text.pth").write_text("no weights")
     torch.save(nn.Linear(2, 2), tmp_path / "pickled.pth")
-    for name, message in (("gone", "does not fit"), ("wide", "does not fit"), ("text", "cannot be read"), ("pickled", "cannot be read")):
+    for name, message in (
+        ("gone", "does not fit"),
+        ("wide", "does not fit"),
+        ("text", "cannot be read"),
+        ("pickled", "cannot be read"),
+    ):
         with pytest.raises(IntegrityError, match=message):
             load_trunk_weights(SmallTrunk(), str(tmp_path / f"{name}.pth"))
     with pytest.raises(UsageError, match="no weight file"):
@@ -85,11 +118,15 @@ def test_packaged_imagenet_weights_load():
     assert set(report.unused) == {"_fc.weight", "_fc.bias"}
     # Weights that belong here make features that tell images apart and are not saturated.
     with torch.no_grad():
-        features = trunk(normalise_images(torch.linspace(-1, 1, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64)))
+        features = trunk(
+            normalise_images(torch.linspace(-1, 1, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64))
+        )
     assert 0.001 < features.mean() < 3
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride"), [(7, 3, 2), (8, 3, 2), (9, 5, 2), (8, 5, 1), (5, 1, 1), (2, 5, 2)])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride"), [(7, 3, 2), (8, 3, 2), (9, 5, 2), (8, 5, 1), (5, 1, 1), (2, 5, 2)]
+)
 def test_same_padding_puts_the_odd_pixel_below_and_right(size, kernel, stride):
     layer = SamePadConv2d(1, 1, kernel, stride=stride, bias=False)
     nn.init.ones_(layer.weight)
@@ -115,7 +152,9 @@ def test_a_frozen_trunk_never_changes(tmp_path):
     optimiser = torch.optim.SGD([one for one in network.parameters() if one.requires_grad], lr=1.0)
     network(torch.randn(4, 3, 32, 32)).square().sum().backward()
     optimiser.step()
-    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name for name, value in network.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert changed == {"1.weight", "1.bias"}
     plain = SmallTrunk().eval()
     load_trunk_weights(plain, str(tmp_path / "weights.pth"))
@@ -125,4 +164,6 @@ def test_a_frozen_trunk_never_changes(tmp_path):
 
 def test_images_are_normalised_by_channel():
     out = normalise_images(torch.tensor([-1.0, 0.0, 1.0]).view(1, 3, 1, 1))
-    assert out.flatten().tolist() == pytest.approx([-0.485 / 0.229, (0.5 - 0.456) / 0.224, (1 - 0.406) / 0.225], abs=1e-5)
+    assert out.flatten().tolist() == pytest.approx(
+        [-0.485 / 0.229, (0.5 - 0.456) / 0.224, (1 - 0.406) / 0.225], abs=1e-5
+    )

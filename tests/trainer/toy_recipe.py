@@ -1,4 +1,6 @@
-"""A small real recipe for tests of the engine: a network with dropout and running statistics learns a noisy linear map, keyed by position."""
+"""A small real recipe for tests of the engine: a network with dropout and running statistics learns
+a noisy linear map, keyed by position.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,11 @@ class ToyData:
         noise = keyed_uniforms(self.seed, positions, "noise", 1).astype(np.float32)
         targets = inputs @ np.linspace(-1, 1, WIDTH, dtype=np.float32)[:, None] + 0.1 * noise
         targets[positions == self.poison] = np.nan
-        return {"position": torch.from_numpy(positions), "inputs": torch.from_numpy(inputs), "targets": torch.from_numpy(targets)}
+        return {
+            "position": torch.from_numpy(positions),
+            "inputs": torch.from_numpy(inputs),
+            "targets": torch.from_numpy(targets),
+        }
 
 
 @dataclass
@@ -56,7 +62,11 @@ class ToyStage:
     breakdown: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"parity": PARITY})
 
     def __post_init__(self) -> None:
-        hidden = [nn.Linear(WIDTH, 8), nn.GELU()] if self.config.plain else [nn.Linear(WIDTH, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Dropout(0.2)]
+        hidden = (
+            [nn.Linear(WIDTH, 8), nn.GELU()]
+            if self.config.plain
+            else [nn.Linear(WIDTH, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Dropout(0.2)]
+        )
         self.module = nn.Sequential(*hidden, nn.Linear(8, 1))
         self.num_positions = self.config.duration.num_positions(self.config.batch_size, 40)
 
@@ -68,7 +78,9 @@ class ToyStage:
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> StepOutput:
         losses = (module(batch["inputs"]) - batch["targets"] - self.start).square().mean(dim=1)
-        return StepOutput(losses, {"size": batch["inputs"].abs().mean()}, {"parity": batch["position"] % 2})
+        return StepOutput(
+            losses, {"size": batch["inputs"].abs().mean()}, {"parity": batch["position"] % 2}
+        )
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         batch = ToyData(99).batch(np.arange(32))
@@ -98,7 +110,9 @@ def stages(config: Config) -> list[StagePlan]:
 
 
 def describe(config: Config) -> dict[str, Any]:
-    return {"parameters": {"module": sum(one.numel() for one in ToyStage(config).module.parameters())}}
+    return {
+        "parameters": {"module": sum(one.numel() for one in ToyStage(config).module.parameters())}
+    }
 
 
 def register() -> None:

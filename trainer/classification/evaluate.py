@@ -1,4 +1,6 @@
-"""`trainer test`: the test split once through the best classifier of a run, and everything that is written of it."""
+"""`trainer test`: the test split once through the best classifier of a run, and everything that is
+written of it.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,20 @@ from histoprep.durable import write_bytes, write_json
 from histoprep.workspace import check_outside
 from trainer.classification.evaluation import Evaluation, evaluate
 from trainer.classification.network import RunClassifier, open_classifier
-from trainer.classification.pictures import SheetFacts, draw_confusion, draw_roc, draw_sheet, draw_training
-from trainer.classification.table import Predictions, gather_predictions, prediction_table, write_csv, write_predictions
+from trainer.classification.pictures import (
+    SheetFacts,
+    draw_confusion,
+    draw_roc,
+    draw_sheet,
+    draw_training,
+)
+from trainer.classification.table import (
+    Predictions,
+    gather_predictions,
+    prediction_table,
+    write_csv,
+    write_predictions,
+)
 from trainer.data.transforms import to_uint8
 from trainer.errors import ConfigError, DataError, IntegrityError
 from trainer.recipes.diffmic_data import ordered_tiles
@@ -35,7 +49,9 @@ _DRAWN = ("diffusion", "guidance_fused")
 
 @dataclass(frozen=True, slots=True)
 class TestOptions:
-    """How to test: `num_sheets` images get a sheet; the other values replace those of the run; `again` tests once more."""
+    """How to test: `num_sheets` images get a sheet; the other values replace those of the run;
+    `again` tests once more.
+    """
 
     num_sheets: int = 12
     num_inference_steps: int | None = None
@@ -44,28 +60,39 @@ class TestOptions:
     again: bool = False
 
 
-def evaluate_run(run: Path, out: Path | None = None, options: TestOptions | None = None, *, voice: Voice = SILENT) -> Evaluation:
-    """Test the classifier of a run and write everything to `out` (default: RUN/test); every tile of the split is read once.
+def evaluate_run(
+    run: Path, out: Path | None = None, options: TestOptions | None = None, *, voice: Voice = SILENT
+) -> Evaluation:
+    """Test the classifier of a run and write everything to `out` (default: RUN/test); every tile of
+    the split is read once.
 
-    Raises ConfigError when the run was tested before and `again` is not asked for, DataError when there is no test tile with a class, IntegrityError
-    when the manifest is not the one of the run.
+    Raises ConfigError when the run was tested before and `again` is not asked for, DataError when
+    there is no test tile with a class, IntegrityError when the manifest is not the one of the run.
     """
     options = options or TestOptions()
     folder = out or run / FOLDER
     times = _times_tested(folder)
     if times and not options.again:
         raise ConfigError(
-            "this run was tested already; choosing among runs by their test numbers makes these too good",
+            "this run was tested already; choosing among runs by their test numbers makes these too"
+            " good",
             path=folder / METRICS,
             hint="read the numbers there, or repeat with --again",
         )
-    model = open_classifier(run, device=options.device, num_inference_steps=options.num_inference_steps, num_samples=options.num_samples)
+    model = open_classifier(
+        run,
+        device=options.device,
+        num_inference_steps=options.num_inference_steps,
+        num_samples=options.num_samples,
+    )
     data = labelled_tiles(model.config)
     check_outside(folder, data.tiles.manifest.data_folders, "the results of a test")
     _check_data(model, data, run)
     predictions, sheets = _classify(model, data, options.num_sheets, voice)
     rows = data.rows["test"]
-    result = evaluate(predictions, data.labels[rows], data.groups(rows), data.names, seed=model.config.seed)
+    result = evaluate(
+        predictions, data.labels[rows], data.groups(rows), data.names, seed=model.config.seed
+    )
     checksums.forget_files(folder, lambda _: True)
     _write_numbers(folder, result, model, times + 1)
     _write_tables(folder, result, predictions, data)
@@ -78,11 +105,17 @@ def evaluate_run(run: Path, out: Path | None = None, options: TestOptions | None
 
 def _times_tested(folder: Path) -> int:
     try:
-        return int(checksums.read_json(folder / METRICS, hint="restore it from a copy, or name another --out")["times_tested"])
+        return int(
+            checksums.read_json(
+                folder / METRICS, hint="restore it from a copy, or name another --out"
+            )["times_tested"]
+        )
     except FileNotFoundError:
         return 0
     except (OSError, KeyError, TypeError) as error:
-        raise IntegrityError(f"the numbers of an earlier test cannot be read: {error}", path=folder / METRICS) from error
+        raise IntegrityError(
+            f"the numbers of an earlier test cannot be read: {error}", path=folder / METRICS
+        ) from error
 
 
 def _check_data(model: RunClassifier, data: LabelledTiles, run: Path) -> None:
@@ -91,22 +124,41 @@ def _check_data(model: RunClassifier, data: LabelledTiles, run: Path) -> None:
             "the manifest is not the one of this run",
             path=data.tiles.path,
             seen=f"digest {data.tiles.digest}, classes {', '.join(data.names)}",
-            expected=f"digest {model.manifest_digest}, classes {', '.join(model.names)} as in {run}",
+            expected=(
+                f"digest {model.manifest_digest}, classes {', '.join(model.names)} as in {run}"
+            ),
             hint="test with the manifest that the run was trained with",
         )
     if not len(data.rows["test"]):
-        raise DataError("there is no tile with a class in the test split", path=data.tiles.path, hint="make a manifest with --split 0.8/0.1/0.1")
+        raise DataError(
+            "there is no tile with a class in the test split",
+            path=data.tiles.path,
+            hint="make a manifest with --split 0.8/0.1/0.1",
+        )
 
 
-def _classify(model: RunClassifier, data: LabelledTiles, num_sheets: int, voice: Voice) -> tuple[Predictions, list[tuple[str, bytes]]]:
-    """Return the predictions of the test tiles in order, and the sheets of tiles spread evenly over them."""
+def _classify(
+    model: RunClassifier, data: LabelledTiles, num_sheets: int, voice: Voice
+) -> tuple[Predictions, list[tuple[str, bytes]]]:
+    """Return the predictions of the test tiles in order, and the sheets of tiles spread evenly over
+    them.
+    """
     tiles = ordered_tiles(model.config, data, "test")
-    wanted = set(np.linspace(0, len(tiles.rows) - 1, min(num_sheets, len(tiles.rows))).round().astype(int).tolist())
+    wanted = set(
+        np.linspace(0, len(tiles.rows) - 1, min(num_sheets, len(tiles.rows)))
+        .round()
+        .astype(int)
+        .tolist()
+    )
     found, sheets, done = [], [], 0
     with voice.progress("test", len(tiles.rows), "tiles") as meter:
         for number, batch in enumerate(evaluation_batches(tiles, model.config)):
             one = model.classify(batch["image"], number)
-            sheets += [_sheet(model, data, one, batch, index) for index in range(len(batch["row"])) if done + index in wanted]
+            sheets += [
+                _sheet(model, data, one, batch, index)
+                for index in range(len(batch["row"]))
+                if done + index in wanted
+            ]
             found.append(_without_pixels(one))
             done += len(batch["row"])
             meter.advance(len(batch["row"]))
@@ -116,16 +168,27 @@ def _classify(model: RunClassifier, data: LabelledTiles, num_sheets: int, voice:
 def _without_pixels(one: Classified) -> Classified:
     """Return a classification without crops, maps and path, which would fill the memory."""
     nothing = torch.empty(0)
-    return Classified(one.guidance._replace(crops=nothing, saliency=nothing), one.samples, (), nothing)
+    return Classified(
+        one.guidance._replace(crops=nothing, saliency=nothing), one.samples, (), nothing
+    )
 
 
-def _sheet(model: RunClassifier, data: LabelledTiles, one: Classified, batch: dict[str, Tensor], index: int) -> tuple[str, bytes]:
+def _sheet(
+    model: RunClassifier, data: LabelledTiles, one: Classified, batch: dict[str, Tensor], index: int
+) -> tuple[str, bytes]:
     """Return the name and PNG of the sheet of image `index` of a batch."""
     row, predicted = int(batch["row"][index]), int(one.scores[index].argmax())
     tile_id, truth = str(data.tiles.tile_ids[row]), data.names[int(batch["label"][index])]
-    first, second = (vector[index] for vector in guidance_vectors(one.guidance, model.diffusion.guidance))
+    first, second = (
+        vector[index] for vector in guidance_vectors(one.guidance, model.diffusion.guidance)
+    )
     steps = torch.linspace(0, 1, model.diffusion.num_points, device=first.device)
-    alone = Predictions(*(part[..., index : index + 1, :].double().cpu().numpy() for part in (one.samples, *_logits(one))))
+    alone = Predictions(
+        *(
+            part[..., index : index + 1, :].double().cpu().numpy()
+            for part in (one.samples, *_logits(one))
+        )
+    )
     facts = SheetFacts(
         title=f"{tile_id}: {truth}, predicted {data.names[predicted]}",
         image=to_uint8(batch["image"][index].numpy()),
@@ -133,7 +196,11 @@ def _sheet(model: RunClassifier, data: LabelledTiles, one: Classified, batch: di
         corners=one.guidance.corners[index].cpu().numpy(),
         weights=one.guidance.attention[index].float().cpu().numpy(),
         crop_px=model.config.guidance.crop_px,
-        guidance_map=torch.outer(first, 1 - steps).add(torch.outer(second, steps)).float().cpu().numpy(),
+        guidance_map=torch.outer(first, 1 - steps)
+        .add(torch.outer(second, steps))
+        .float()
+        .cpu()
+        .numpy(),
         path=one.path_means()[:, index].float().cpu().numpy(),
         guidance=alone.heads()["guidance_fused"][0],
         probabilities=alone.probabilities[0],
@@ -146,11 +213,16 @@ def _logits(one: Classified) -> Iterator[Tensor]:
 
 
 def _write_numbers(folder: Path, result: Evaluation, model: RunClassifier, times: int) -> None:
-    used = {"num_inference_steps": model.diffusion.num_inference_steps, "num_samples": model.diffusion.num_samples}
+    used = {
+        "num_inference_steps": model.diffusion.num_inference_steps,
+        "num_samples": model.diffusion.num_samples,
+    }
     write_json(folder / METRICS, {**result.to_json(), **used, "times_tested": times})
 
 
-def _write_tables(folder: Path, result: Evaluation, predictions: Predictions, data: LabelledTiles) -> None:
+def _write_tables(
+    folder: Path, result: Evaluation, predictions: Predictions, data: LabelledTiles
+) -> None:
     rows = data.rows["test"]
     first = {
         "tile_id": pa.array(data.tiles.tile_ids[rows].tolist(), pa.string()),
@@ -160,7 +232,10 @@ def _write_tables(folder: Path, result: Evaluation, predictions: Predictions, da
     write_predictions(folder, prediction_table(predictions, data.names, first))
     for name, head in result.heads.items():
         header = ("class", *head.by_class)
-        lines = [[cls, *(_cell(values[index]) for values in head.by_class.values())] for index, cls in enumerate(result.names)]
+        lines = [
+            [cls, *(_cell(values[index]) for values in head.by_class.values())]
+            for index, cls in enumerate(result.names)
+        ]
         write_csv(folder / f"classes-{name}.csv", header, lines)
         write_csv(
             folder / f"confusion-{name}.csv",
@@ -169,12 +244,21 @@ def _write_tables(folder: Path, result: Evaluation, predictions: Predictions, da
         )
 
 
-def _write_pictures(folder: Path, result: Evaluation, predictions: Predictions, data: LabelledTiles, run: Path) -> None:
+def _write_pictures(
+    folder: Path, result: Evaluation, predictions: Predictions, data: LabelledTiles, run: Path
+) -> None:
     for name in _DRAWN:
-        write_bytes(folder / f"confusion-{name}.png", draw_confusion(result.heads[name].counts, result.names, name.replace("_", " ")))
+        write_bytes(
+            folder / f"confusion-{name}.png",
+            draw_confusion(result.heads[name].counts, result.names, name.replace("_", " ")),
+        )
     chosen = {name: predictions.heads()[name] for name in _DRAWN}
     write_bytes(folder / "roc.png", draw_roc(data.labels[data.rows["test"]], chosen, result.names))
-    histories = {stage: run / stage / "metrics.csv" for stage in (GUIDANCE, DIFFUSION) if (run / stage / "metrics.csv").is_file()}
+    histories = {
+        stage: run / stage / "metrics.csv"
+        for stage in (GUIDANCE, DIFFUSION)
+        if (run / stage / "metrics.csv").is_file()
+    }
     write_bytes(folder / "training.png", draw_training(histories))
 
 

@@ -1,4 +1,6 @@
-"""The numbers of a test: the diffusion beside the guidance classifier alone, on the same tiles, with intervals."""
+"""The numbers of a test: the diffusion beside the guidance classifier alone, on the same tiles,
+with intervals.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ import numpy as np
 
 from trainer.classification.table import Predictions
 from trainer.metrics.calibration import brier_score, expected_calibration_error
-from trainer.metrics.classification import auc_one_vs_one, auc_one_vs_rest, class_table, confusion_matrix, mean_defined
+from trainer.metrics.classification import (
+    auc_one_vs_one,
+    auc_one_vs_rest,
+    class_table,
+    confusion_matrix,
+    mean_defined,
+)
 from trainer.metrics.intervals import LEVEL, Interval, difference_intervals, score_intervals
 
 COMPARED = "macro_f1"
@@ -19,7 +27,9 @@ COMPARED = "macro_f1"
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """How one way to classify did: intervals of the counted measures, further single numbers, one row a class, counts [C, C]."""
+    """How one way to classify did: intervals of the counted measures, further single numbers, one
+    row a class, counts [C, C].
+    """
 
     intervals: Mapping[str, Interval]
     numbers: Mapping[str, float]
@@ -29,7 +39,9 @@ class Head:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """All heads of a test, and `difference`: the diffusion minus the fused guidance classifier on the same draws of tiles."""
+    """All heads of a test, and `difference`: the diffusion minus the fused guidance classifier on
+    the same draws of tiles.
+    """
 
     names: tuple[str, ...]
     tiles: int
@@ -39,9 +51,14 @@ class Evaluation:
 
     @property
     def verdict(self) -> str:
-        """Return in one sentence whether the diffusion stage helps, by the interval of the difference in macro F1."""
+        """Return in one sentence whether the diffusion stage helps, by the interval of the
+        difference in macro F1.
+        """
         found = self.difference[COMPARED]
-        shown = f"macro F1 {found.value:+.3f} ({LEVEL:.0%} interval {found.low:+.3f} to {found.high:+.3f}) against the guidance classifier alone"
+        shown = (
+            f"macro F1 {found.value:+.3f} ({LEVEL:.0%} interval {found.low:+.3f} to"
+            f" {found.high:+.3f}) against the guidance classifier alone"
+        )
         if found.low > 0:
             return f"The diffusion stage helps: {shown}."
         if found.high < 0:
@@ -59,17 +76,29 @@ class Evaluation:
                 name: {
                     "measures": {key: _interval(value) for key, value in head.intervals.items()},
                     "numbers": {key: _number(value) for key, value in head.numbers.items()},
-                    "by_class": {cls: {key: _number(values[index]) for key, values in head.by_class.items()} for index, cls in enumerate(self.names)},
+                    "by_class": {
+                        cls: {key: _number(values[index]) for key, values in head.by_class.items()}
+                        for index, cls in enumerate(self.names)
+                    },
                     "confusion": head.counts.tolist(),
                 }
                 for name, head in self.heads.items()
             },
-            "diffusion_minus_guidance": {key: _interval(value) for key, value in self.difference.items()},
+            "diffusion_minus_guidance": {
+                key: _interval(value) for key, value in self.difference.items()
+            },
             "verdict": self.verdict,
         }
 
 
-def evaluate(predictions: Predictions, truth: np.ndarray, groups: np.ndarray, names: tuple[str, ...], *, seed: int = 0) -> Evaluation:
+def evaluate(
+    predictions: Predictions,
+    truth: np.ndarray,
+    groups: np.ndarray,
+    names: tuple[str, ...],
+    *,
+    seed: int = 0,
+) -> Evaluation:
     """Return the evaluation of predictions for labels int [n] and groups int [n]."""
     scores = predictions.heads()
     probabilities = scores | {"diffusion": predictions.probabilities}
@@ -79,7 +108,9 @@ def evaluate(predictions: Predictions, truth: np.ndarray, groups: np.ndarray, na
     return Evaluation(names, len(truth), len(np.unique(groups)), heads, difference)
 
 
-def _head(scores: np.ndarray, probabilities: np.ndarray, truth: np.ndarray, groups: np.ndarray, seed: int) -> Head:
+def _head(
+    scores: np.ndarray, probabilities: np.ndarray, truth: np.ndarray, groups: np.ndarray, seed: int
+) -> Head:
     num_classes = scores.shape[1]
     predicted = scores.argmax(axis=1)
     counts = confusion_matrix(truth, predicted, num_classes)
@@ -90,8 +121,12 @@ def _head(scores: np.ndarray, probabilities: np.ndarray, truth: np.ndarray, grou
         "calibration_error": expected_calibration_error(truth, probabilities),
         "brier": brier_score(truth, probabilities),
     }
-    by_class = {name: values.tolist() for name, values in class_table(counts).items()} | {"auc": areas.tolist()}
-    return Head(score_intervals(truth, predicted, num_classes, groups, seed=seed), numbers, by_class, counts)
+    by_class = {name: values.tolist() for name, values in class_table(counts).items()} | {
+        "auc": areas.tolist()
+    }
+    return Head(
+        score_intervals(truth, predicted, num_classes, groups, seed=seed), numbers, by_class, counts
+    )
 
 
 def _interval(one: Interval) -> dict[str, float | None]:

@@ -18,7 +18,13 @@ from trainer.models.label_denoiser import LabelDenoiser
 from trainer.recipes.diffmic_config import Config, Diffusion
 from trainer.recipes.diffmic_denoising import NAME as DIFFUSION
 from trainer.recipes.diffmic_guidance import NAME as GUIDANCE
-from trainer.recipes.diffmic_inference import Classified, build_classifier, build_denoiser, classify, start_generator
+from trainer.recipes.diffmic_inference import (
+    Classified,
+    build_classifier,
+    build_denoiser,
+    classify,
+    start_generator,
+)
 from trainer.recipes.diffmic_labels import SPLIT_FILE
 
 
@@ -39,21 +45,38 @@ class RunClassifier:
         return next(self.denoiser.parameters()).device
 
     def classify(self, images: Tensor, number: int) -> Classified:
-        """Return the classification of batch `number`, images [B, 3, H, W] in [-1, 1]; the number alone decides the starts."""
+        """Return the classification of batch `number`, images [B, 3, H, W] in [-1, 1]; the number
+        alone decides the starts.
+        """
         generator = start_generator(self.config.seed, number)
-        return classify(self.guidance, self.denoiser, images.to(self.device), self.diffusion, generator)
+        return classify(
+            self.guidance, self.denoiser, images.to(self.device), self.diffusion, generator
+        )
 
 
-def open_classifier(run: Path, *, device: str = "auto", num_inference_steps: int | None = None, num_samples: int | None = None) -> RunClassifier:
-    """Return the classifier of a run: the best of both stages by validation F1, averaged weights where there are any.
+def open_classifier(
+    run: Path,
+    *,
+    device: str = "auto",
+    num_inference_steps: int | None = None,
+    num_samples: int | None = None,
+) -> RunClassifier:
+    """Return the classifier of a run: the best of both stages by validation F1, averaged weights
+    where there are any.
 
-    `num_inference_steps` and `num_samples` replace those of the run. Raises UsageError for a device that is not here, ConfigError for a run of
-    another recipe, CheckpointError for one that has no checkpoint of both stages.
+    `num_inference_steps` and `num_samples` replace those of the run. Raises UsageError for a device
+    that is not here, ConfigError for a run of another recipe, CheckpointError for one that has no
+    checkpoint of both stages.
     """
     place = choose_device(device)
     config = load_run_config(run)
     if not isinstance(config, Config):
-        raise ConfigError("this run trained no classifier", path=run, seen=f"recipe {config.recipe}", expected="recipe diffmic")
+        raise ConfigError(
+            "this run trained no classifier",
+            path=run,
+            seen=f"recipe {config.recipe}",
+            expected="recipe diffmic",
+        )
     split = _read_split(run)
     names = tuple(split["classes"])
     guidance, denoiser = build_classifier(config, len(names)), build_denoiser(config, len(names))
@@ -61,8 +84,13 @@ def open_classifier(run: Path, *, device: str = "auto", num_inference_steps: int
         module.load_state_dict(load_weights(run / stage)[0])
         module.to(place).eval().requires_grad_(False)
     given = {"num_inference_steps": num_inference_steps, "num_samples": num_samples}
-    diffusion = Diffusion.model_validate(config.diffusion.model_dump() | {name: value for name, value in given.items() if value is not None})
-    return RunClassifier(config, names, str(split["manifest_digest"]), guidance, denoiser, diffusion)
+    diffusion = Diffusion.model_validate(
+        config.diffusion.model_dump()
+        | {name: value for name, value in given.items() if value is not None}
+    )
+    return RunClassifier(
+        config, names, str(split["manifest_digest"]), guidance, denoiser, diffusion
+    )
 
 
 def _read_split(run: Path) -> dict[str, Any]:
@@ -70,6 +98,8 @@ def _read_split(run: Path) -> dict[str, Any]:
         found: dict[str, Any] = checksums.read_json(run / SPLIT_FILE, hint=RESTORE_RUN)
     except OSError as error:
         raise CheckpointError(
-            f"the classes of the run cannot be read: {error}", path=run / SPLIT_FILE, hint="trainer fit writes them first"
+            f"the classes of the run cannot be read: {error}",
+            path=run / SPLIT_FILE,
+            hint="trainer fit writes them first",
         ) from error
     return found

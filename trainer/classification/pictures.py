@@ -1,4 +1,6 @@
-"""Pictures of a test: confusion matrix, ROC curves, training curves and a sheet of what the classifier saw in one image."""
+"""Pictures of a test: confusion matrix, ROC curves, training curves and a sheet of what the
+classifier saw in one image.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,9 @@ _NAME_LENGTH = 28
 class SheetFacts:
     """What the classifier saw in one image of C classes.
 
-    `image` uint8 [H, W, 3]; `saliency` [h, w] of the predicted class; `corners` [K, 2] (row, column) and `weights` [K] of regions of `crop_px`;
-    `guidance_map` [C, N]: guidance by |i - j|; `path` [steps, C]: mean label after each step; `guidance` and `probabilities` [C].
+    `image` uint8 [H, W, 3]; `saliency` [h, w] of the predicted class; `corners` [K, 2] (row,
+    column) and `weights` [K] of regions of `crop_px`; `guidance_map` [C, N]: guidance by |i - j|;
+    `path` [steps, C]: mean label after each step; `guidance` and `probabilities` [C].
     """
 
     title: str
@@ -53,21 +56,39 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], title: str) -> byte
         axes.set_yticks(range(len(names)), labels)
         axes.set(xlabel="predicted", ylabel="truth", title=_text(title))
         for (row, column), count in np.ndenumerate(counts):
-            axes.text(column, row, f"{count:,}", ha="center", va="center", color="white" if shares[row, column] > 0.5 else "black")
+            axes.text(
+                column,
+                row,
+                f"{count:,}",
+                ha="center",
+                va="center",
+                color="white" if shares[row, column] > 0.5 else "black",
+            )
         return png()
 
 
 def draw_roc(truth: np.ndarray, scores: Mapping[str, np.ndarray], names: Sequence[str]) -> bytes:
-    """Return a PNG with one panel for each head (name -> scores [n, C]) and one curve a class, against all others."""
+    """Return a PNG with one panel for each head (name -> scores [n, C]) and one curve a class,
+    against all others.
+    """
     with _figure((4.2 * len(scores), 4.0)) as (figure, png):
-        for axes, (head, values) in zip(np.atleast_1d(figure.subplots(1, len(scores))), scores.items(), strict=True):
+        for axes, (head, values) in zip(
+            np.atleast_1d(figure.subplots(1, len(scores))), scores.items(), strict=True
+        ):
             areas = auc_one_vs_rest(truth, values)
             for index, name in enumerate(names):
                 if not np.isnan(areas[index]):
                     false, true = roc_curve(truth == index, values[:, index])
-                    axes.plot(false, true, label=f"{_text(name)}: {areas[index]:.3f}", linewidth=1.2)
+                    axes.plot(
+                        false, true, label=f"{_text(name)}: {areas[index]:.3f}", linewidth=1.2
+                    )
             axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.6)
-            axes.set(xlabel="false positive rate", ylabel="true positive rate", title=head.replace("_", " "), aspect="equal")
+            axes.set(
+                xlabel="false positive rate",
+                ylabel="true positive rate",
+                title=head.replace("_", " "),
+                aspect="equal",
+            )
             if axes.lines[:-1]:
                 axes.legend(loc="lower right", fontsize=7)
         return png()
@@ -76,7 +97,11 @@ def draw_roc(truth: np.ndarray, scores: Mapping[str, np.ndarray], names: Sequenc
 def draw_training(histories: Mapping[str, Path]) -> bytes:
     """Return a PNG of loss and validation F1 over the steps of each stage, from its metrics.csv."""
     with _figure((4.5 * max(len(histories), 1), 3.2)) as (figure, png):
-        for axes, (stage, path) in zip(np.atleast_1d(figure.subplots(1, max(len(histories), 1))), histories.items(), strict=False):
+        for axes, (stage, path) in zip(
+            np.atleast_1d(figure.subplots(1, max(len(histories), 1))),
+            histories.items(),
+            strict=False,
+        ):
             with path.open(encoding="utf-8", newline="") as stream:
                 rows = list(csv.DictReader(stream))
             axes.plot(*_column(rows, "loss"), color="tab:blue")
@@ -88,21 +113,31 @@ def draw_training(histories: Mapping[str, Path]) -> bytes:
 
 
 def draw_sheet(facts: SheetFacts, names: Sequence[str]) -> bytes:
-    """Return a PNG of one image: regions with their weights, saliency, guidance map, the way of the labels, and both answers."""
+    """Return a PNG of one image: regions with their weights, saliency, guidance map, the way of the
+    labels, and both answers.
+    """
     labels = [_text(name) for name in names]
     with _figure((15.0, 3.4)) as (figure, png):
         panels = figure.subplots(1, 5)
         _draw_regions(panels[0], facts)
         height, width = facts.image.shape[:2]
         panels[1].imshow(facts.image)
-        panels[1].imshow(facts.saliency, cmap="inferno", alpha=0.55, extent=(0, width, height, 0), interpolation="bilinear")
+        panels[1].imshow(
+            facts.saliency,
+            cmap="inferno",
+            alpha=0.55,
+            extent=(0, width, height, 0),
+            interpolation="bilinear",
+        )
         panels[1].set_title("saliency of the predicted class")
         shown = panels[2].imshow(facts.guidance_map, cmap="viridis", aspect="auto")
         panels[2].set_yticks(range(len(names)), labels)
         panels[2].set(xlabel="|i - j|: global to local", title="guidance map")
         figure.colorbar(shown, ax=panels[2], fraction=0.05)
         for index, label in enumerate(labels):
-            panels[3].plot(range(1, len(facts.path) + 1), facts.path[:, index], label=label, linewidth=1.2)
+            panels[3].plot(
+                range(1, len(facts.path) + 1), facts.path[:, index], label=label, linewidth=1.2
+            )
         panels[3].set(xlabel="denoising step", ylabel="mean label", title="denoising")
         panels[3].legend(fontsize=6)
         _draw_answers(panels[4], facts, labels)
@@ -117,8 +152,25 @@ def _draw_regions(axes: Any, facts: SheetFacts) -> None:
 
     axes.imshow(facts.image)
     for (row, column), weight in zip(facts.corners.tolist(), facts.weights.tolist(), strict=True):
-        axes.add_patch(Rectangle((column, row), facts.crop_px, facts.crop_px, fill=False, edgecolor="cyan", linewidth=0.6 + 2 * weight))
-        axes.text(column + 1, row + 1, f"{weight:.2f}", color="black", fontsize=5.5, va="top", backgroundcolor="cyan")
+        axes.add_patch(
+            Rectangle(
+                (column, row),
+                facts.crop_px,
+                facts.crop_px,
+                fill=False,
+                edgecolor="cyan",
+                linewidth=0.6 + 2 * weight,
+            )
+        )
+        axes.text(
+            column + 1,
+            row + 1,
+            f"{weight:.2f}",
+            color="black",
+            fontsize=5.5,
+            va="top",
+            backgroundcolor="cyan",
+        )
     axes.set_title("regions and their weights")
 
 
@@ -144,7 +196,9 @@ def _text(name: str, length: int = _NAME_LENGTH) -> str:
 
 @contextmanager
 def _figure(size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
-    """Yield an empty figure of `size` inches and what makes a PNG of it: the same figure gives the same bytes."""
+    """Yield an empty figure of `size` inches and what makes a PNG of it: the same figure gives the
+    same bytes.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -28,7 +28,9 @@ _MAX_PIXELS = 100_000_000
 
 @dataclass(frozen=True, eq=False)
 class PredictionRun:
-    """What was predicted: the table, the files it was written to, and the images that could not be used with the reason."""
+    """What was predicted: the table, the files it was written to, and the images that could not be
+    used with the reason.
+    """
 
     table: pa.Table
     paths: tuple[Path, Path]
@@ -45,15 +47,20 @@ def predict_images(
     num_samples: int | None = None,
     voice: Voice = SILENT,
 ) -> PredictionRun:
-    """Classify image files, and all images in folders, and write predictions.csv and predictions.parquet to `out` (default: RUN/predictions).
+    """Classify image files, and all images in folders, and write predictions.csv and
+    predictions.parquet to `out` (default: RUN/predictions).
 
-    An image is cut to its central square and scaled to the size the run was trained at. Raises UsageError when a path is neither file nor folder or
-    there is no image, or for an `out` inside such a folder, DataError when none can be read; for a run without classifier see `open_classifier`.
+    An image is cut to its central square and scaled to the size the run was trained at. Raises
+    UsageError when a path is neither file nor folder or there is no image, or for an `out` inside
+    such a folder, DataError when none can be read; for a run without classifier see
+    `open_classifier`.
     """
     files = list(find_images(images))
     folder = out or run / FOLDER
     check_outside(folder, [path for path in images if path.is_dir()], "predictions")
-    model = open_classifier(run, device=device, num_inference_steps=num_inference_steps, num_samples=num_samples)
+    model = open_classifier(
+        run, device=device, num_inference_steps=num_inference_steps, num_samples=num_samples
+    )
     used: list[Path] = []
     broken: list[tuple[Path, str]] = []
     found = []
@@ -62,7 +69,9 @@ def predict_images(
             pixels = []
             for path in files[start : start + _BATCH]:
                 try:
-                    pixels.append(to_float(square_image(read_image(path), model.config.data.image_size)))
+                    pixels.append(
+                        to_float(square_image(read_image(path), model.config.data.image_size))
+                    )
                     used.append(path)
                 except BrokenFileError as error:
                     broken.append((path, error.detail))
@@ -70,8 +79,16 @@ def predict_images(
                 found.append(model.classify(torch.from_numpy(np.stack(pixels)), start // _BATCH))
             meter.advance(len(files[start : start + _BATCH]))
     if not found:
-        raise DataError("none of the images can be read", seen=f"{broken[0][0]}: {broken[0][1]}", expected="JPEG, PNG, TIFF or WebP")
-    table = prediction_table(gather_predictions(found), model.names, {"image": pa.array([_display(path) for path in used], pa.string())})
+        raise DataError(
+            "none of the images can be read",
+            seen=f"{broken[0][0]}: {broken[0][1]}",
+            expected="JPEG, PNG, TIFF or WebP",
+        )
+    table = prediction_table(
+        gather_predictions(found),
+        model.names,
+        {"image": pa.array([_display(path) for path in used], pa.string())},
+    )
     checksums.forget_files(folder, lambda _: True)
     paths = write_predictions(folder, table)
     checksums.list_files(folder, [path.name for path in paths])
@@ -79,31 +96,54 @@ def predict_images(
 
 
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield files as given and the images directly in folders, by name; raises UsageError for anything else and for a folder without images."""
+    """Yield files as given and the images directly in folders, by name; raises UsageError for
+    anything else and for a folder without images.
+    """
     for path in paths:
         if path.is_file():
             yield path
             continue
         if not path.is_dir():
             raise UsageError("there is no such image or folder", path=path)
-        inside = sorted(one for one in path.iterdir() if one.is_file() and one.suffix.lower() in SUFFIXES)
+        inside = sorted(
+            one for one in path.iterdir() if one.is_file() and one.suffix.lower() in SUFFIXES
+        )
         if not inside:
-            raise UsageError("there is no image in this folder", path=path, expected=", ".join(SUFFIXES), hint="name the folder that holds them")
+            raise UsageError(
+                "there is no image in this folder",
+                path=path,
+                expected=", ".join(SUFFIXES),
+                hint="name the folder that holds them",
+            )
         yield from inside
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Return an image file as uint8 RGB [H, W, 3]; raises BrokenFileError, also for one with too many pixels."""
+    """Return an image file as uint8 RGB [H, W, 3]; raises BrokenFileError, also for one with too
+    many pixels.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise BrokenFileError("HP201 unreadable", error.strerror or str(error)) from error
     header = imageio.read_header(data)
     if header.width_px * header.height_px > _MAX_PIXELS:
-        raise BrokenFileError("HP203 too-large", f"{header.width_px} x {header.height_px} px; at most {_MAX_PIXELS:,} pixels")
+        raise BrokenFileError(
+            "HP203 too-large",
+            f"{header.width_px} x {header.height_px} px; at most {_MAX_PIXELS:,} pixels",
+        )
     return imageio.decode_rgb(data, header)
 
 
 def _display(path: Path) -> str:
     # A name that is not UTF-8 cannot be an Arrow string; its bytes stay readable.
-    return str(path).encode("utf-8", "backslashreplace" if any(0xDC80 <= ord(sign) <= 0xDCFF for sign in str(path)) else "strict").decode("utf-8")
+    return (
+        str(path)
+        .encode(
+            "utf-8",
+            "backslashreplace"
+            if any(0xDC80 <= ord(sign) <= 0xDCFF for sign in str(path))
+            else "strict",
+        )
+        .decode("utf-8")
+    )

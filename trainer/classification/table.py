@@ -24,7 +24,9 @@ _SIGNIFICANT = 6
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """n images of C classes: `samples` [S, n, C] of the diffusion, logits [n, C] of the guidance classifier alone."""
+    """n images of C classes: `samples` [S, n, C] of the diffusion, logits [n, C] of the guidance
+    classifier alone.
+    """
 
     samples: np.ndarray
     fused: np.ndarray
@@ -43,16 +45,28 @@ class Predictions:
 
     @property
     def uncertainty(self) -> np.ndarray:
-        """Return the standard deviation over samples of the predicted class's score, [n]; NaN with a single sample."""
+        """Return the standard deviation over samples of the predicted class's score, [n]; NaN with
+        a single sample.
+        """
         if len(self.samples) < 2:
             return np.full(self.samples.shape[1], np.nan)
         spread = self.samples.std(axis=0, ddof=1)
-        return np.asarray(np.take_along_axis(spread, self.scores.argmax(axis=1)[:, None], axis=1)[:, 0])
+        return np.asarray(
+            np.take_along_axis(spread, self.scores.argmax(axis=1)[:, None], axis=1)[:, 0]
+        )
 
     def heads(self) -> dict[str, np.ndarray]:
-        """Return scores [n, C] by name: the diffusion, and the guidance classifier fused, global and local as probabilities."""
-        alone = {"guidance_fused": self.fused, "guidance_global": self.global_logits, "guidance_local": self.local_logits}
-        return {"diffusion": self.scores} | {name: torch.from_numpy(one).softmax(dim=1).numpy() for name, one in alone.items()}
+        """Return scores [n, C] by name: the diffusion, and the guidance classifier fused, global
+        and local as probabilities.
+        """
+        alone = {
+            "guidance_fused": self.fused,
+            "guidance_global": self.global_logits,
+            "guidance_local": self.local_logits,
+        }
+        return {"diffusion": self.scores} | {
+            name: torch.from_numpy(one).softmax(dim=1).numpy() for name, one in alone.items()
+        }
 
 
 def gather_predictions(found: Sequence[Classified]) -> Predictions:
@@ -70,27 +84,43 @@ def gather_predictions(found: Sequence[Classified]) -> Predictions:
     )
 
 
-def prediction_table(predictions: Predictions, names: Sequence[str], first: dict[str, pa.Array]) -> pa.Table:
-    """Return one row an image: the columns of `first`, predicted class, uncertainty, then numbers of each class.
+def prediction_table(
+    predictions: Predictions, names: Sequence[str], first: dict[str, pa.Array]
+) -> pa.Table:
+    """Return one row an image: the columns of `first`, predicted class, uncertainty, then numbers
+    of each class.
 
-    These are the probability, the score (mean denoised label) and the probability that the fused guidance classifier gives.
+    These are the probability, the score (mean denoised label) and the probability that the fused
+    guidance classifier gives.
     """
     heads = predictions.heads()
     columns: dict[str, pa.Array] = dict(first)
     columns["predicted"] = pa.array([names[one] for one in predictions.scores.argmax(axis=1)])
     columns["uncertainty"] = pa.array(predictions.uncertainty, from_pandas=True)
-    columns["predicted_by_guidance"] = pa.array([names[one] for one in predictions.fused.argmax(axis=1)])
-    for prefix, values in (("probability", predictions.probabilities), ("score", predictions.scores), ("guidance", heads["guidance_fused"])):
-        columns |= {f"{prefix}: {name}": pa.array(values[:, index]) for index, name in enumerate(names)}
+    columns["predicted_by_guidance"] = pa.array(
+        [names[one] for one in predictions.fused.argmax(axis=1)]
+    )
+    for prefix, values in (
+        ("probability", predictions.probabilities),
+        ("score", predictions.scores),
+        ("guidance", heads["guidance_fused"]),
+    ):
+        columns |= {
+            f"{prefix}: {name}": pa.array(values[:, index]) for index, name in enumerate(names)
+        }
     return pa.table(columns)
 
 
 def write_predictions(folder: Path, table: pa.Table) -> tuple[Path, Path]:
-    """Write predictions.csv and predictions.parquet and return their paths; texts in the CSV are quoted, since a name may look like a formula."""
+    """Write predictions.csv and predictions.parquet and return their paths; texts in the CSV are
+    quoted, since a name may look like a formula.
+    """
     paths = folder / "predictions.csv", folder / "predictions.parquet"
     rows = [[_rounded(value) for value in row.values()] for row in table.to_pylist()]
     write_csv(paths[0], table.column_names, rows)
-    tables.write_table(paths[1], [table], table.schema, kind=KIND, schema_version=SCHEMA_VERSION, metadata={})
+    tables.write_table(
+        paths[1], [table], table.schema, kind=KIND, schema_version=SCHEMA_VERSION, metadata={}
+    )
     return paths
 
 

@@ -9,33 +9,61 @@ from histoprep.errors import HistoprepError
 from trainer.errors import DeviceError
 from trainer.signals import stop_signals
 
-# Command -> (module, attribute, short help); modules are imported when their command is called, torch only inside it.
+# Command -> (module, attribute, short help); modules are imported when their command is called,
+# torch only inside it.
 COMMANDS = {
     "encode": ("encode", "encode", "Encode the tiles of a manifest once: a latent set."),
     "fit": ("fit", "fit", "Train a model; rerun the same command to resume."),
     "sample": ("sample", "sample", "Generate images for masks: a data set with a manifest."),
-    "test": ("test", "test", "Measure a classifier on the test split: metrics with intervals, tables, plots."),
+    "test": (
+        "test",
+        "test",
+        "Measure a classifier on the test split: metrics with intervals, tables, plots.",
+    ),
     "predict": ("predict", "predict", "Classify images: a table of scores."),
-    "verify": ("verify", "verify", "Read what the trainer wrote again and compare it with its checksums."),
-    "import": ("import_checkpoint", "import_checkpoint", "Convert a published checkpoint into a run folder."),
+    "verify": (
+        "verify",
+        "verify",
+        "Read what the trainer wrote again and compare it with its checksums.",
+    ),
+    "import": (
+        "import_checkpoint",
+        "import_checkpoint",
+        "Convert a published checkpoint into a run folder.",
+    ),
 }
 
-_LIBRARIES = ("torch", "lightning_fabric", "diffusers", "safetensors", "einops", "sklearn", "tensorboard")
+_LIBRARIES = (
+    "torch",
+    "lightning_fabric",
+    "diffusers",
+    "safetensors",
+    "einops",
+    "sklearn",
+    "tensorboard",
+)
 
 
 def is_first_process() -> bool:
-    """Return whether this is the process that speaks: with several devices the others run the same command beside it."""
+    """Return whether this is the process that speaks: with several devices the others run the same
+    command beside it.
+    """
     return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0
 
 
 def _translate(error: Exception) -> HistoprepError | None:
     """Return the error of ours that a library's stands for, or None for a bug."""
     if type(error).__name__ == "OutOfMemoryError":
-        hint = "use a smaller batch_size, raise accumulate, or set precision=bf16; `trainer fit --dry-run` estimates the memory"
+        hint = (
+            "use a smaller batch_size, raise accumulate, or set precision=bf16; `trainer fit"
+            " --dry-run` estimates the memory"
+        )
         return DeviceError(f"the device has no memory left: {error}", hint=hint)
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing and missing.partition(".")[0] in _LIBRARIES:
-        return DeviceError(f"{missing} is not installed", hint="pip install '.[train]' in the folder of the source")
+        return DeviceError(
+            f"{missing} is not installed", hint="pip install '.[train]' in the folder of the source"
+        )
     return None
 
 
@@ -43,8 +71,10 @@ _HELP = """Train diffusion models on a data set that histoprep prepared, and sam
 
 Examples:
     trainer fit --manifest tiles.histoprep/manifest.parquet --preset ldm-tiny --out runs/ldm-tiny
-    trainer sample --checkpoint runs/ldm-tiny --masks tiles.histoprep/manifest.parquet --out synthetic
+    trainer sample --checkpoint runs/ldm-tiny --masks tiles.histoprep/manifest.parquet --out made
     trainer fit --help
 """
-_LINE = CommandLine("trainer", _HELP, __name__, COMMANDS, stop_signals, _translate, is_first_process)
+_LINE = CommandLine(
+    "trainer", _HELP, __name__, COMMANDS, stop_signals, _translate, is_first_process
+)
 run, main = _LINE.run, _LINE.main

@@ -40,35 +40,85 @@ class UnreadableName(StrEnum):
 
 
 def encode(
-    manifest: Annotated[str, typer.Option("--manifest", help="A manifest, or the index of shards.", show_default=False)],
-    codec: Annotated[str, typer.Option("--codec", help="Folder of a codec, a run of the recipe codec, or hub:OWNER/NAME.", show_default=False)],
+    manifest: Annotated[
+        str,
+        typer.Option("--manifest", help="A manifest, or the index of shards.", show_default=False),
+    ],
+    codec: Annotated[
+        str,
+        typer.Option(
+            "--codec",
+            help="Folder of a codec, a run of the recipe codec, or hub:OWNER/NAME.",
+            show_default=False,
+        ),
+    ],
     *,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the latent set.", show_default="latents beside the manifest")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder of the latent set.", show_default="latents beside the manifest"
+        ),
+    ] = None,
     views: Annotated[
-        int, typer.Option(help="Symmetries of each tile to encode: 1, 2 (mirror), 4 (flips) or 8 (with quarter turns).", metavar="1|2|4|8")
+        int,
+        typer.Option(
+            help=(
+                "Symmetries of each tile to encode: 1, 2 (mirror), 4 (flips) or 8 (with quarter"
+                " turns)."
+            ),
+            metavar="1|2|4|8",
+        ),
     ] = 1,
-    image_size: Annotated[int | None, typer.Option(help="Side of the crops in pixels.", show_default="the side of the tiles")] = None,
-    fit: Annotated[FitName, typer.Option(help="Tiles of other sizes: refuse them, crop the centre, or encode all windows.")] = FitName.REFUSE,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Side of the crops in pixels.", show_default="the side of the tiles"),
+    ] = None,
+    fit: Annotated[
+        FitName,
+        typer.Option(
+            help="Tiles of other sizes: refuse them, crop the centre, or encode all windows."
+        ),
+    ] = FitName.REFUSE,
     scaling: Annotated[
-        ScalingName, typer.Option(help="Scaling of latents: measured over the training split, or the one of the codec.")
+        ScalingName,
+        typer.Option(
+            help="Scaling of latents: measured over the training split, or the one of the codec."
+        ),
     ] = ScalingName.MEASURED,
     batch_size: Annotated[int, typer.Option(help="Crops encoded at once.")] = 8,
     num_workers: Annotated[int, typer.Option(help="Processes that read tiles.")] = 2,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", show_default="a GPU if there is one")] = "auto",
-    on_unreadable: Annotated[UnreadableName, typer.Option(help="Tiles that cannot be read: stop, or skip and list them.")] = UnreadableName.STOP,
-    report: Annotated[int, typer.Option(help="Tiles in the reconstruction report; 0 for none.")] = 64,
-    verify: Annotated[bool, typer.Option("--verify", help="Verify all inputs first: manifest or shards, and the run of the codec.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Start over, even with other options.")] = False,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda or cuda:N.", show_default="a GPU if there is one")
+    ] = "auto",
+    on_unreadable: Annotated[
+        UnreadableName, typer.Option(help="Tiles that cannot be read: stop, or skip and list them.")
+    ] = UnreadableName.STOP,
+    report: Annotated[
+        int, typer.Option(help="Tiles in the reconstruction report; 0 for none.")
+    ] = 64,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Verify all inputs first: manifest or shards, and the run of the codec.",
+        ),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Start over, even with other options.")
+    ] = False,
 ) -> None:
     """Encode the tiles of a manifest once, so that training reads latents instead of images.
 
-    Writes latents (mean and standard deviation, float16) of every tile and view, their masks, the scaling measured over the
-    training split, and a report of the reconstruction error of the codec: PSNR, SSIM and a sheet of images. Interrupted runs resume.
+    Writes latents (mean and standard deviation, float16) of every tile and view, their masks, the
+    scaling measured over the training split, and a report of the reconstruction error of the codec:
+    PSNR, SSIM and a sheet of images. Interrupted runs resume.
 
-    Exit codes: 0 done; 2 wrong usage; 3 some tiles were skipped (listed in the output); 6 a damaged file.
+    Exit codes: 0 done; 2 wrong usage; 3 some tiles were skipped (listed in the output); 6 a damaged
+    file.
 
     Examples:
-        trainer encode --manifest tiles.histoprep/manifest.parquet --codec runs/codec-512 --out latents
+        trainer encode --manifest tiles.histoprep/manifest.parquet --codec runs/codec-512 --out
+        latents
         trainer encode --manifest shards --codec runs/codec-512 --views 8 --fit crop
     """
     from histoprep.manifest.check import check_manifest
@@ -89,11 +139,22 @@ def encode(
     where = str(choose_device(device))
     loaded = load_codec(codec)
     options = EncodeOptions(
-        image_size, views, fit.value, scaling.value, batch_size=batch_size, num_workers=num_workers, on_unreadable=on_unreadable.value, device=where
+        image_size,
+        views,
+        fit.value,
+        scaling.value,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        on_unreadable=on_unreadable.value,
+        device=where,
     )
     with console.progress("encoding", None) as meter:
         result = encode_tiles(tiles, loaded, place, options, force=force, advance=meter.advance)
-    numbers = report_codec(result.latents, tiles, loaded, num_tiles=report, device=where) if report > 0 else None
+    numbers = (
+        report_codec(result.latents, tiles, loaded, num_tiles=report, device=where)
+        if report > 0
+        else None
+    )
     _print(result, numbers)
     raise typer.Exit(ExitCode.INCOMPLETE if result.skipped else ExitCode.OK)
 
@@ -103,25 +164,47 @@ def _print(result: EncodeResult, numbers: dict[str, Any] | None) -> None:
     for tile_id in result.skipped[:_NUM_SHOWN]:
         console.warn(f"not encoded: {tile_id} cannot be read")
     if len(result.skipped) > _NUM_SHOWN:
-        console.warn(f"and {len(result.skipped) - _NUM_SHOWN:,} more; all are under skipped in {latents.folder / 'latents.json'}")
+        console.warn(
+            f"and {len(result.skipped) - _NUM_SHOWN:,} more; all are under skipped in"
+            f" {latents.folder / 'latents.json'}"
+        )
     if not result.num_encoded:
         console.note("all tiles were encoded before")
     statistics, scaling = latents.statistics, latents.scaling
     rows = [
         (str(channel), *(f"{value:.4f}" for value in values))
-        for channel, values in enumerate(zip(statistics["mean"], statistics["std"], scaling.shift, scaling.scale, strict=True))
+        for channel, values in enumerate(
+            zip(statistics["mean"], statistics["std"], scaling.shift, scaling.scale, strict=True)
+        )
     ]
-    console.table(("channel", "mean", "std", "shift", "scale"), rows, title=f"Raw latents over {statistics['num_entries']:,} training squares")
+    console.table(
+        ("channel", "mean", "std", "shift", "scale"),
+        rows,
+        title=f"Raw latents over {statistics['num_entries']:,} training squares",
+    )
     if numbers:
         lines = [
-            (name, *(f"{numbers[key][one]:.{digits}f}" for one in ("mean", "median", "min"))) for name, key, digits in _QUALITIES if numbers[key]
+            (name, *(f"{numbers[key][one]:.{digits}f}" for one in ("mean", "median", "min")))
+            for name, key, digits in _QUALITIES
+            if numbers[key]
         ]
-        console.table(("reconstruction", "mean", "median", "worst"), lines, title=f"What the codec costs, on {numbers['num_tiles']} tiles")
+        console.table(
+            ("reconstruction", "mean", "median", "worst"),
+            lines,
+            title=f"What the codec costs, on {numbers['num_tiles']} tiles",
+        )
         if not numbers["ssim"]:
-            console.note(f"SSIM is left out: squares of {latents.image_size} px are smaller than its window")
-        console.note(f"originals, reconstructions, differences x 4: {latents.folder / 'reconstruction.png'}")
+            console.note(
+                f"SSIM is left out: squares of {latents.image_size} px are smaller than its window"
+            )
+        console.note(
+            f"originals, reconstructions, differences x 4: {latents.folder / 'reconstruction.png'}"
+        )
     shape = " x ".join(str(one) for one in latents.shape)
-    console.out(f"{result.num_entries:,} squares as {shape} latents, {latents.num_views} views | {latents.folder}")
+    console.out(
+        f"{result.num_entries:,} squares as {shape} latents, {latents.num_views} views |"
+        f" {latents.folder}"
+    )
 
 
 _QUALITIES = (("PSNR, dB", "psnr_db", 2), ("SSIM", "ssim", 4))

@@ -1,4 +1,6 @@
-"""`trainer fit`: train a model on a manifest or shards; the same command again goes on where it stopped."""
+"""`trainer fit`: train a model on a manifest or shards; the same command again goes on where it
+stopped.
+"""
 
 from __future__ import annotations
 
@@ -21,34 +23,79 @@ def _presets() -> list[str]:
 
 
 def fit(
-    manifest: Annotated[str | None, typer.Option(help="Manifest, or index of shards: a path or an address.", show_default=False)] = None,
+    manifest: Annotated[
+        str | None,
+        typer.Option(
+            help="Manifest, or index of shards: a path or an address.", show_default=False
+        ),
+    ] = None,
     *,
     recipe: Annotated[
         str | None,
-        typer.Option(help="What to train.", metavar="ldm|codec|diffmic", autocompletion=lambda: ["ldm", "codec", "diffmic"], show_default="ldm"),
+        typer.Option(
+            help="What to train.",
+            metavar="ldm|codec|diffmic",
+            autocompletion=lambda: ["ldm", "codec", "diffmic"],
+            show_default="ldm",
+        ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="A packed configuration.", autocompletion=_presets, show_default="the full-size one of the recipe")
+        str | None,
+        typer.Option(
+            help="A packed configuration.",
+            autocompletion=_presets,
+            show_default="the full-size one of the recipe",
+        ),
     ] = None,
     config_file: Annotated[
-        Path | None, typer.Option("--config", help="YAML file whose values replace those of the preset.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--config",
+            help="YAML file whose values replace those of the preset.",
+            show_default=False,
+        ),
     ] = None,
     sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Value that replaces those of both, such as optimiser.lr=2e-4; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Value that replaces those of both, such as optimiser.lr=2e-4; repeatable.",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/PRESET")] = None,
-    latents: Annotated[Path | None, typer.Option(help="Latent set of `trainer encode`.", show_default="encoded first")] = None,
-    codec: Annotated[str | None, typer.Option(help="Folder of the codec, or hub:OWNER/NAME.", show_default=False)] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Verify all inputs first: latent set, manifest or shards, and the run so far.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print configuration, parameters, streams and memory; train nothing.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder.", show_default="runs/PRESET")
+    ] = None,
+    latents: Annotated[
+        Path | None,
+        typer.Option(help="Latent set of `trainer encode`.", show_default="encoded first"),
+    ] = None,
+    codec: Annotated[
+        str | None, typer.Option(help="Folder of the codec, or hub:OWNER/NAME.", show_default=False)
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Verify all inputs first: latent set, manifest or shards, and the run so far.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print configuration, parameters, streams and memory; train nothing."
+        ),
+    ] = False,
 ) -> None:
-    """Train a model; rerun the same command to resume, with the same result as without the interruption.
+    """Train a model; rerun the same command to resume, with the same result as without the
+    interruption.
 
-    Training starts after re-checking that no slide or duplicate image is shared between splits. Results: RUN/metrics.csv, RUN/logs
-    (TensorBoard), RUN/checkpoints, RUN/samples.
+    Training starts after re-checking that no slide or duplicate image is shared between splits.
+    Results: RUN/metrics.csv, RUN/logs (TensorBoard), RUN/checkpoints, RUN/samples.
 
     Examples:
-        trainer fit --manifest tiles.histoprep/manifest.parquet --preset ldm-tiny --out runs/ldm-tiny
+        trainer fit --manifest tiles.histoprep/manifest.parquet --preset ldm-tiny --out
+        runs/ldm-tiny
         trainer fit --manifest shards --preset reference-512-class --set optimiser.lr=1e-4 --dry-run
         trainer fit --recipe codec --manifest shards --out runs/codec
     """
@@ -83,8 +130,16 @@ def _train(config: RunConfig) -> None:
         return
     for name, ended in result.stages.items():
         metrics = ", ".join(f"{key} {value:.4g}" for key, value in ended["metrics"].items())
-        best = f"; best {ended['best']['metric']} {ended['best']['value']:.4g} at step {ended['best']['step']:,}" if ended["best"] else ""
-        console.out(f"{name or config.recipe}: {ended['step']:,} steps{f'; {metrics}' if metrics else ''}{best}")
+        best = (
+            f"; best {ended['best']['metric']} {ended['best']['value']:.4g} at step"
+            f" {ended['best']['step']:,}"
+            if ended["best"]
+            else ""
+        )
+        console.out(
+            f"{name or config.recipe}:"
+            f" {ended['step']:,} steps{f'; {metrics}' if metrics else ''}{best}"
+        )
     console.out(str(result.run))
 
 
@@ -112,5 +167,11 @@ def _print_streams(streams: Sequence[Mapping[str, Any]]) -> None:
 def _print_facts(name: str, value: Any) -> None:
     facts = value if isinstance(value, Mapping) else {"": value}
     for key, one in facts.items():
-        shown = f"{one / 2**20:,.0f} MiB" if name.endswith("_bytes") else f"{one:,}" if isinstance(one, int) else str(one)
+        shown = (
+            f"{one / 2**20:,.0f} MiB"
+            if name.endswith("_bytes")
+            else f"{one:,}"
+            if isinstance(one, int)
+            else str(one)
+        )
         console.out(f"{name.removesuffix('_bytes')}{f' {key}' if key else ''}: {shown}")

@@ -46,30 +46,65 @@ class ScheduleName(StrEnum):
 
 
 def import_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of the reference network: .pt, .pth, .ckpt or .safetensors.", show_default=False)],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="Checkpoint of the reference network: .pt, .pth, .ckpt or .safetensors.",
+            show_default=False,
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Run folder to write.", show_default=False)],
     *,
     codec: Annotated[
-        str | None, typer.Option(help="Codec that the network was trained with, needed for sampling: a folder or hub:OWNER/NAME.")
+        str | None,
+        typer.Option(
+            help=(
+                "Codec that the network was trained with, needed for sampling: a folder or"
+                " hub:OWNER/NAME."
+            )
+        ),
     ] = None,
-    map_name: Annotated[str | None, typer.Option("--map", help="Label map of its classes.", show_default="classes named by number")] = None,
-    groups: Annotated[int, typer.Option(help="Number of groups of its group normalisation.", min=1)] = 2,
-    mask_query: Annotated[QueryName, typer.Option(help="Query of its attention: the binary mask or the class mask.")] = QueryName.BINARY,
+    map_name: Annotated[
+        str | None,
+        typer.Option(
+            "--map", help="Label map of its classes.", show_default="classes named by number"
+        ),
+    ] = None,
+    groups: Annotated[
+        int, typer.Option(help="Number of groups of its group normalisation.", min=1)
+    ] = 2,
+    mask_query: Annotated[
+        QueryName, typer.Option(help="Query of its attention: the binary mask or the class mask.")
+    ] = QueryName.BINARY,
     class_embedding: Annotated[
-        EmbeddingName, typer.Option(help="Class embedding: the fraction of pixels, or the largest class id.")
+        EmbeddingName,
+        typer.Option(help="Class embedding: the fraction of pixels, or the largest class id."),
     ] = EmbeddingName.FRACTION,
-    null_class: Annotated[int, typer.Option(help="Class that was its unconditional input; -1 for none.", min=-1)] = 0,
-    prediction: Annotated[PredictionName, typer.Option(help="What it was trained to predict.")] = PredictionName.EPSILON,
-    schedule: Annotated[ScheduleName, typer.Option(help="Its noise schedule.")] = ScheduleName.COSINE,
-    latent_shift: Annotated[float | None, typer.Option(help="Latents were (raw - shift) / scale.", show_default="the codec's")] = None,
-    latent_scale: Annotated[float | None, typer.Option(help="See --latent-shift; 50 where raw latents were divided by 50.")] = None,
+    null_class: Annotated[
+        int, typer.Option(help="Class that was its unconditional input; -1 for none.", min=-1)
+    ] = 0,
+    prediction: Annotated[
+        PredictionName, typer.Option(help="What it was trained to predict.")
+    ] = PredictionName.EPSILON,
+    schedule: Annotated[
+        ScheduleName, typer.Option(help="Its noise schedule.")
+    ] = ScheduleName.COSINE,
+    latent_shift: Annotated[
+        float | None,
+        typer.Option(help="Latents were (raw - shift) / scale.", show_default="the codec's"),
+    ] = None,
+    latent_scale: Annotated[
+        float | None,
+        typer.Option(help="See --latent-shift; 50 where raw latents were divided by 50."),
+    ] = None,
 ) -> None:
     """Convert a published checkpoint of the reference network into a run folder with safetensors.
 
-    Sizes, classes and depth follow from the tensors; the options cover what does not, and default to the published training.
-    Nothing in the file is executed.
+    Sizes, classes and depth follow from the tensors; the options cover what does not, and default
+    to the published training. Nothing in the file is executed.
 
-    Exit codes: 0 converted; 2 wrong usage; 6 not such a checkpoint (missing and unexpected tensors are listed).
+    Exit codes: 0 converted; 2 wrong usage; 6 not such a checkpoint (missing and unexpected tensors
+    are listed).
 
     Examples:
         trainer import model.pt --codec runs/codec-512 --out runs/imported
@@ -100,7 +135,10 @@ def import_checkpoint(
         ("what", "value"),
         [
             ("classes", str(one.num_classes)),
-            ("dim, dim_mults, blocks", f"{one.dim}, {'-'.join(map(str, one.dim_mults))}, {one.block_per_layer}"),
+            (
+                "dim, dim_mults, blocks",
+                f"{one.dim}, {'-'.join(map(str, one.dim_mults))}, {one.block_per_layer}",
+            ),
             ("parameters", f"{sum(tensor.numel() for tensor in found.weights.values()):,}"),
             ("found under", ", ".join(repr(prefix) for prefix in found.prefixes)),
             ("averaged weights", "yes" if found.ema else "no"),
@@ -109,7 +147,9 @@ def import_checkpoint(
         title="Reference network",
     )
     if loaded is None:
-        console.warn("without --codec there is nothing to decode with: `trainer sample` will refuse this run")
+        console.warn(
+            "without --codec there is nothing to decode with: `trainer sample` will refuse this run"
+        )
     console.out(str(out))
 
 
@@ -122,4 +162,6 @@ def _scaling(codec: Codec | None, shift: float | None, scale: float | None) -> L
         raise UsageError("--latent-shift and --latent-scale need --codec")
     if scale is not None and scale <= 0:
         raise UsageError("--latent-scale is no scale", seen=scale, expected="a number above 0")
-    return LatentScaling("codec", (shift or 0.0,) * codec.channels, (scale or 1.0,) * codec.channels)
+    return LatentScaling(
+        "codec", (shift or 0.0,) * codec.channels, (scale or 1.0,) * codec.channels
+    )

@@ -55,48 +55,135 @@ def _made(text: str, *names: str, **more: Any) -> Any:
 
 
 def sample(
-    checkpoint: Annotated[Path, _input("A run folder of trainer fit or import, or one of its checkpoints.", "--checkpoint", show_default=False)],
-    masks: Annotated[str, _input("A folder of label images, a manifest, or the index of shards.", "--masks", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", help="Data set to write; its manifest goes to OUT.histoprep.", show_default=False)],
+    checkpoint: Annotated[
+        Path,
+        _input(
+            "A run folder of trainer fit or import, or one of its checkpoints.",
+            "--checkpoint",
+            show_default=False,
+        ),
+    ],
+    masks: Annotated[
+        str,
+        _input(
+            "A folder of label images, a manifest, or the index of shards.",
+            "--masks",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="Data set to write; its manifest goes to OUT.histoprep.",
+            show_default=False,
+        ),
+    ],
     *,
-    split: Annotated[SplitName | None, _input("Use masks of this split only; for a folder, the split of its images.", show_default="all")] = None,
-    map_name: Annotated[str | None, _input("Label map of a folder's masks.", "--map", show_default="masks hold class ids")] = None,
-    images: Annotated[Path | None, _input("Folder of real images with the names of the masks.", show_default=False)] = None,
-    codec: Annotated[str | None, _input("The codec of the run, if it has moved.", show_default=False)] = None,
-    raw_weights: Annotated[bool, _input("Use the weights as trained, not their average.", "--raw-weights")] = False,
-    guidance_scale: Annotated[float, _made("Classifier-free guidance: 0 is unconditional, 1 conditional, more exaggerates the condition.")] = 2.0,
+    split: Annotated[
+        SplitName | None,
+        _input(
+            "Use masks of this split only; for a folder, the split of its images.",
+            show_default="all",
+        ),
+    ] = None,
+    map_name: Annotated[
+        str | None,
+        _input("Label map of a folder's masks.", "--map", show_default="masks hold class ids"),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        _input("Folder of real images with the names of the masks.", show_default=False),
+    ] = None,
+    codec: Annotated[
+        str | None, _input("The codec of the run, if it has moved.", show_default=False)
+    ] = None,
+    raw_weights: Annotated[
+        bool, _input("Use the weights as trained, not their average.", "--raw-weights")
+    ] = False,
+    guidance_scale: Annotated[
+        float,
+        _made(
+            "Classifier-free guidance: 0 is unconditional, 1 conditional, more exaggerates the"
+            " condition."
+        ),
+    ] = 2.0,
     solver: Annotated[
-        SolverName, _made("Solver of the sampling: dpm++ (second order) or ddim; flow models also have euler and heun.")
+        SolverName,
+        _made(
+            "Solver of the sampling: dpm++ (second order) or ddim; flow models also have euler and"
+            " heun."
+        ),
     ] = SolverName.DPM,
     steps: Annotated[int, _made("Number of solver steps.", min=1)] = 25,
     eta: Annotated[float, _made("Noise that ddim adds at each step: 0 none, 1 ancestral.")] = 0.0,
-    seed: Annotated[int, _made("An image depends on the seed, its tile id and its mask.", min=0)] = 0,
+    seed: Annotated[
+        int, _made("An image depends on the seed, its tile id and its mask.", min=0)
+    ] = 0,
     keep: Annotated[
-        Path | None, _made("Label image, or folder of them: pixels other than 0 are kept from the real image.", show_default=False)
+        Path | None,
+        _made(
+            "Label image, or folder of them: pixels other than 0 are kept from the real image.",
+            show_default=False,
+        ),
     ] = None,
     batch_size: Annotated[int, _made("Images sampled at once.", min=1)] = 8,
-    precision: Annotated[PrecisionName, _made("fp32, or bf16 or fp16 for speed.")] = PrecisionName.FP32,
-    compile_: Annotated[bool, _made("Compile the network first: minutes once, then faster on a GPU.", "--compile")] = False,
-    device: Annotated[str, _made("cpu, cuda or cuda:N.", show_default="a GPU if there is one")] = "auto",
-    limit: Annotated[int | None, typer.Option(help="Generate only this many images; the others can follow later.", min=1)] = None,
-    sweep: Annotated[
-        str | None, typer.Option(help="Only draw a sheet of the first masks at these guidance scales, such as 0,1,2,4.", metavar="SCALES")
+    precision: Annotated[
+        PrecisionName, _made("fp32, or bf16 or fp16 for speed.")
+    ] = PrecisionName.FP32,
+    compile_: Annotated[
+        bool, _made("Compile the network first: minutes once, then faster on a GPU.", "--compile")
+    ] = False,
+    device: Annotated[
+        str, _made("cpu, cuda or cuda:N.", show_default="a GPU if there is one")
+    ] = "auto",
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Generate only this many images; the others can follow later.", min=1),
     ] = None,
-    real: Annotated[bool, typer.Option("--real", help="Also draw a sheet of generated images beside the real ones.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace images in OUT that were made with other options, or changed since.")] = False,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            help="Only draw a sheet of the first masks at these guidance scales, such as 0,1,2,4.",
+            metavar="SCALES",
+        ),
+    ] = None,
+    real: Annotated[
+        bool,
+        typer.Option("--real", help="Also draw a sheet of generated images beside the real ones."),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Replace images in OUT that were made with other options, or changed since.",
+        ),
+    ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Verify all inputs first: run, manifest or shards of the masks, and images that exist already.")
+        bool,
+        typer.Option(
+            "--verify",
+            help=(
+                "Verify all inputs first: run, manifest or shards of the masks, and images that"
+                " exist already."
+            ),
+        ),
     ] = False,
 ) -> None:
-    """Generate one image for each mask: a data set with images, masks, label map and manifest, every file marked as synthetic.
+    """Generate one image for each mask: a data set with images, masks, label map and manifest,
+    every file marked as synthetic.
 
-    Interrupted runs resume. For a given seed, a tile's image does not depend on the other tiles sampled. Sheets go to OUT.histoprep.
+    Interrupted runs resume. For a given seed, a tile's image does not depend on the other tiles
+    sampled. Sheets go to OUT.histoprep.
 
-    Exit codes: 0 done; 1 the model produced NaN or infinite values; 2 wrong usage; 3 a mask cannot be read; 6 a damaged checkpoint.
+    Exit codes: 0 done; 1 the model produced NaN or infinite values; 2 wrong usage; 3 a mask cannot
+    be read; 6 a damaged checkpoint.
 
     Examples:
-        trainer sample --checkpoint runs/ldm-tiny --masks tiles.histoprep/manifest.parquet --out synthetic
-        trainer sample --checkpoint runs/ldm-tiny --masks my_masks --map label_map_5 --out synthetic --steps 50
+        trainer sample --checkpoint runs/ldm-tiny --masks tiles.histoprep/manifest.parquet --out
+        synthetic
+        trainer sample --checkpoint runs/ldm-tiny --masks my_masks --map label_map_5 --out synthetic
+        --steps 50
         trainer sample --checkpoint runs/ldm-tiny --masks shards --out synthetic --sweep 0,1,2,4
     """
     from trainer.device import choose_device
@@ -116,16 +203,24 @@ def sample(
     scales = () if sweep is None else _scales(sweep)
     listed = _mask_list(masks, read_facts(checkpoint).label_map, split, map_name, images, out)
     if real and listed.read_image is None:
-        raise UsageError("--real needs the real pictures", hint="give a manifest as --masks, or their folder with --images")
+        raise UsageError(
+            "--real needs the real pictures",
+            hint="give a manifest as --masks, or their folder with --images",
+        )
     options = SamplingOptions(guidance_scale, Solver(solver.value, steps, eta), seed)
-    generator = load_generator(checkpoint, ema=not raw_weights, codec=codec, device=place, precision=precision.value)
+    generator = load_generator(
+        checkpoint, ema=not raw_weights, codec=codec, device=place, precision=precision.value
+    )
     check_masks(generator, listed, options, keep=keep is not None)
     generator = _made_fast(generator, compiled=compile_)
     if scales:
         SyntheticDataset(out.resolve(), {}).refuse_strangers()
         _draw_sweep(generator, listed, out, scales, options)
         return
-    origin = {"checkpoint": _weights_digest(checkpoint, ema=not raw_weights), "codec": generator.codec.digest}
+    origin = {
+        "checkpoint": _weights_digest(checkpoint, ema=not raw_weights),
+        "codec": generator.codec.digest,
+    }
     regions = keep_regions(keep, listed) if keep else None
     with console.progress("sampling", min(len(listed), limit or len(listed)), "pictures") as meter:
         result = sample_dataset(
@@ -149,7 +244,9 @@ def sample(
 
 
 def _check_run(checkpoint: Path) -> None:
-    """Raise ConfigError for a run that has no pictures to give: of another recipe, or imported without its codec."""
+    """Raise ConfigError for a run that has no pictures to give: of another recipe, or imported
+    without its codec.
+    """
     from trainer.engine.checkpoints import load_run_config
     from trainer.errors import ConfigError
     from trainer.import_checkpoint import NO_MANIFEST
@@ -157,14 +254,25 @@ def _check_run(checkpoint: Path) -> None:
 
     config = load_run_config(checkpoint)
     if not isinstance(config, Config):
-        raise ConfigError("this run is not of the recipe ldm", path=checkpoint, seen=config.recipe, expected="ldm")
+        raise ConfigError(
+            "this run is not of the recipe ldm", path=checkpoint, seen=config.recipe, expected="ldm"
+        )
     if config.manifest == NO_MANIFEST and config.codec is None:
         raise ConfigError(
-            "this run was imported without --codec", path=checkpoint, hint="import the checkpoint again with --codec, into another folder"
+            "this run was imported without --codec",
+            path=checkpoint,
+            hint="import the checkpoint again with --codec, into another folder",
         )
 
 
-def _mask_list(masks: str, classes: LabelMap, split: SplitName | None, map_name: str | None, images: Path | None, out: Path) -> MaskList:
+def _mask_list(
+    masks: str,
+    classes: LabelMap,
+    split: SplitName | None,
+    map_name: str | None,
+    images: Path | None,
+    out: Path,
+) -> MaskList:
     from histoprep.labels import find_label_map, load_label_map
     from histoprep.manifest.check import check_manifest
     from histoprep.shards import open_tiles
@@ -176,24 +284,42 @@ def _mask_list(masks: str, classes: LabelMap, split: SplitName | None, map_name:
         for source in filter(None, (folder, images)):
             _check_apart(out, source)
         source_map = load_label_map(find_label_map(map_name)) if map_name else None
-        return masks_in_folder(folder, classes, source_map=source_map, images=images, split=split.value if split else None)
+        return masks_in_folder(
+            folder,
+            classes,
+            source_map=source_map,
+            images=images,
+            split=split.value if split else None,
+        )
     if map_name or images:
-        raise UsageError("--map and --images belong to a folder of masks; a manifest has its own", path=masks)
+        raise UsageError(
+            "--map and --images belong to a folder of masks; a manifest has its own", path=masks
+        )
     tiles = open_tiles(masks)
     check_manifest(tiles.manifest)
     for folder in tiles.manifest.data_folders:
         _check_apart(out, folder)
-    if [(one.id, one.name) for one in tiles.label_map.classes] != [(one.id, one.name) for one in classes.classes]:
-        console.warn(f"the classes of {tiles.label_map.name} are not those the network was trained with ({classes.name}); ids are taken as they are")
+    if [(one.id, one.name) for one in tiles.label_map.classes] != [
+        (one.id, one.name) for one in classes.classes
+    ]:
+        console.warn(
+            f"the classes of {tiles.label_map.name} are not those the network was trained with"
+            f" ({classes.name}); ids are taken as they are"
+        )
     return masks_of_tiles(tiles, split.value if split else None)
 
 
 def _check_apart(out: Path, source: Path) -> None:
-    """Raise UsageError when one of the two folders lies in the other: pictures would be taken for data, or data be replaced."""
+    """Raise UsageError when one of the two folders lies in the other: pictures would be taken for
+    data, or data be replaced.
+    """
     made, read = out.resolve(), source.resolve()
     if made.is_relative_to(read) or read.is_relative_to(made):
         raise UsageError(
-            "pictures must not mix with the data they are made from", path=out.absolute(), seen=f"data in {source}", hint="name another --out"
+            "pictures must not mix with the data they are made from",
+            path=out.absolute(),
+            seen=f"data in {source}",
+            hint="name another --out",
         )
 
 
@@ -207,7 +333,13 @@ def _scales(text: str) -> tuple[float, ...]:
     return scales
 
 
-def _draw_sweep(generator: Generator, masks: MaskList, out: Path, scales: tuple[float, ...], options: SamplingOptions) -> None:
+def _draw_sweep(
+    generator: Generator,
+    masks: MaskList,
+    out: Path,
+    scales: tuple[float, ...],
+    options: SamplingOptions,
+) -> None:
     from trainer.sampling.sheets import guidance_sheet
 
     with console.progress("sampling", None, "sheets"):
@@ -220,13 +352,17 @@ def _write(out: Path, name: str, picture: Any) -> None:
 
     folder = out.resolve().with_name(f"{out.resolve().name}.histoprep")
     with durable.locked(folder):
-        checksums.publish_file(folder, name, imageio.encode_rgb_png(picture, imageio.SYNTHETIC_MARK))
+        checksums.publish_file(
+            folder, name, imageio.encode_rgb_png(picture, imageio.SYNTHETIC_MARK)
+        )
     console.out(str(folder / name))
 
 
 def _first_alike(masks: MaskList) -> list[int]:
     """Return the first masks of the size of the very first: a sheet has one size."""
-    return [index for index in range(len(masks)) if (masks.sizes[index] == masks.sizes[0]).all()][:_NUM_ROWS]
+    return [index for index in range(len(masks)) if (masks.sizes[index] == masks.sizes[0]).all()][
+        :_NUM_ROWS
+    ]
 
 
 def _weights_digest(checkpoint: Path, *, ema: bool) -> str:

@@ -13,25 +13,57 @@ from histoprep import console
 if TYPE_CHECKING:
     from trainer.classification.evaluation import Evaluation
 
-_SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "macro_precision", "macro_recall", "kappa", "quadratic_kappa")
+_SHOWN = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "weighted_f1",
+    "macro_precision",
+    "macro_recall",
+    "kappa",
+    "quadratic_kappa",
+)
 _NUMBERS = ("auc_one_vs_rest", "auc_one_vs_one", "calibration_error", "brier")
 
 
 def test(
-    run: Annotated[Path, typer.Argument(help="Run folder of `trainer fit` with a diffmic preset.", show_default=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Run folder of `trainer fit` with a diffmic preset.", show_default=False
+        ),
+    ],
     *,
-    out: Annotated[Path | None, typer.Option(help="Folder of the results.", show_default="RUN/test")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="as in the run")] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Denoisings of each image.", show_default="as in the run")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results.", show_default="RUN/test")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Denoising steps.", show_default="as in the run")
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Denoisings of each image.", show_default="as in the run"),
+    ] = None,
     sheets: Annotated[int, typer.Option(min=0, help="Number of images to draw a sheet of.")] = 12,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    verify: Annotated[bool, typer.Option("--verify", help="Verify all inputs first: the run, and its manifest or shards.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Test a run that was tested before; the number of tests is recorded.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Verify all inputs first: the run, and its manifest or shards."
+        ),
+    ] = False,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again", help="Test a run that was tested before; the number of tests is recorded."
+        ),
+    ] = False,
 ) -> None:
-    """Classify every test tile once and compare the diffusion with the guidance classifier alone, on the same tiles.
+    """Classify every test tile once and compare the diffusion with the guidance classifier alone,
+    on the same tiles.
 
-    Writes metrics.json, predictions.csv and .parquet, and for each head classes-*.csv, confusion-*.csv and .png; roc.png, training.png,
-    sheets/.
+    Writes metrics.json, predictions.csv and .parquet, and for each head classes-*.csv,
+    confusion-*.csv and .png; roc.png, training.png, sheets/.
 
     Examples:
         trainer test runs/diffmic
@@ -46,22 +78,41 @@ def test(
 
         require_whole(run, load_run_config(run).manifest)
     options = TestOptions(sheets, steps, samples, device, again)
-    result = evaluate_run(run, out, options, voice=Voice(console.note, console.warn, console.progress))
+    result = evaluate_run(
+        run, out, options, voice=Voice(console.note, console.warn, console.progress)
+    )
     _print(result)
     console.out(str(out or run / FOLDER))
 
 
 def _print(result: Evaluation) -> None:
     heads = list(result.heads)
-    rows = [(name.replace("_", " "), *(str(result.heads[head].intervals[name]) for head in heads)) for name in _SHOWN]
-    rows += [(name.replace("_", " "), *(f"{result.heads[head].numbers[name]:.3f}" for head in heads)) for name in _NUMBERS]
-    title = f"{result.tiles:,} test tiles of {result.groups:,} groups; 95 % intervals drawn by group"
+    rows = [
+        (name.replace("_", " "), *(str(result.heads[head].intervals[name]) for head in heads))
+        for name in _SHOWN
+    ]
+    rows += [
+        (name.replace("_", " "), *(f"{result.heads[head].numbers[name]:.3f}" for head in heads))
+        for name in _NUMBERS
+    ]
+    title = (
+        f"{result.tiles:,} test tiles of {result.groups:,} groups; 95 % intervals drawn by group"
+    )
     console.table(("measure", *(head.replace("_", " ") for head in heads)), rows, title=title)
     table = result.heads["diffusion"].by_class
-    by_class = [(name, *(_cell(table[key][index]) for key in table)) for index, name in enumerate(result.names)]
+    by_class = [
+        (name, *(_cell(table[key][index]) for key in table))
+        for index, name in enumerate(result.names)
+    ]
     console.table(("class", *table), by_class, title="Diffusion, by class")
     console.out(result.verdict)
 
 
 def _cell(value: float) -> str:
-    return "undefined" if math.isnan(value) else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+    return (
+        "undefined"
+        if math.isnan(value)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:.3f}"
+    )

@@ -12,13 +12,21 @@ from histoprep.command_line import print_verified
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(help="Run, checkpoint, latent set or synthetic data set, or a file in one of these.", show_default=False)],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="Run, checkpoint, latent set or synthetic data set, or a file in one of these.",
+            show_default=False,
+        ),
+    ],
 ) -> None:
-    """Read everything in a file or folder that the trainer wrote, and compare it with the checksums of when it was written.
+    """Read everything in a file or folder that the trainer wrote, and compare it with the checksums
+    of when it was written.
 
     The kind of file or folder is recognised by its content.
 
-    Exit codes: 0 nothing was changed; 2 not written by the trainer (the kinds are listed); 6 damaged or edited files (each is listed).
+    Exit codes: 0 nothing was changed; 2 not written by the trainer (the kinds are listed); 6
+    damaged or edited files (each is listed).
 
     Examples:
         trainer verify runs/ldm-tiny

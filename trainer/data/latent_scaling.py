@@ -16,7 +16,9 @@ Latents = TypeVar("Latents", Tensor, np.ndarray)
 
 @dataclass(frozen=True)
 class LatentScaling:
-    """z = (raw - shift) / scale, by channel. `method`: measured over the training split (unit variance), or the codec's own numbers."""
+    """z = (raw - shift) / scale, by channel. `method`: measured over the training split (unit
+    variance), or the codec's own numbers.
+    """
 
     method: Method
     shift: tuple[float, ...]
@@ -41,7 +43,9 @@ class LatentScaling:
 
 
 def _like(values: Sequence[float], latents: Latents) -> Latents:
-    """Return one number a channel in the kind, precision and place of `latents`, to be broadcast over height and width."""
+    """Return one number a channel in the kind, precision and place of `latents`, to be broadcast
+    over height and width.
+    """
     if isinstance(latents, np.ndarray):
         return np.asarray(values, dtype=np.float32).reshape(-1, 1, 1)
     return torch.tensor(values, dtype=latents.dtype, device=latents.device).reshape(-1, 1, 1)

@@ -1,4 +1,6 @@
-"""A latent set in the making: chunks are appended, synced and entered in a journal, so that a killed run goes on with the same bytes."""
+"""A latent set in the making: chunks are appended, synced and entered in a journal, so that a
+killed run goes on with the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ _NUM_SHOWN = 3
 
 @dataclass(frozen=True)
 class LatentLayout:
-    """What the array will look like: `num_entries` of [views, parts, channels, height, width], written `chunk` entries at a time."""
+    """What the array will look like: `num_entries` of [views, parts, channels, height, width],
+    written `chunk` entries at a time.
+    """
 
     num_entries: int
     views: tuple[int, ...]
@@ -43,23 +47,34 @@ class LatentLayout:
     def header(self) -> bytes:
         """Return the first bytes of latents.npy."""
         stream = io.BytesIO()
-        described = {"descr": "<f2", "fortran_order": False, "shape": (self.num_entries, *self.entry_shape)}
+        described = {
+            "descr": "<f2",
+            "fortran_order": False,
+            "shape": (self.num_entries, *self.entry_shape),
+        }
         np.lib.format.write_array_header_1_0(stream, described)
         return stream.getvalue()
 
     def chunks(self) -> list[range]:
         """Return the entries of each chunk."""
-        return [range(start, min(start + self.chunk, self.num_entries)) for start in range(0, self.num_entries, self.chunk)]
+        return [
+            range(start, min(start + self.chunk, self.num_entries))
+            for start in range(0, self.num_entries, self.chunk)
+        ]
 
 
 class LatentWriter:
-    """Appends chunks to the files of a folder; the caller holds its lock and has called `refuse_strangers`.
+    """Appends chunks to the files of a folder; the caller holds its lock and has called
+    `refuse_strangers`.
 
-    `request` (JSON) says what is being made; a folder begun with another request is refused, or begun `anew`. `done` is the number of
-    finished chunks, which are not written again; `skipped` the rows that could not be read so far.
+    `request` (JSON) says what is being made; a folder begun with another request is refused, or
+    begun `anew`. `done` is the number of finished chunks, which are not written again; `skipped`
+    the rows that could not be read so far.
     """
 
-    def __init__(self, folder: Path, layout: LatentLayout, request: dict[str, Any], *, anew: bool = False) -> None:
+    def __init__(
+        self, folder: Path, layout: LatentLayout, request: dict[str, Any], *, anew: bool = False
+    ) -> None:
         self.folder, self.layout, self.request = folder, layout, request
         if anew:
             (folder / checksums.CHECKSUMS).unlink(missing_ok=True)
@@ -74,9 +89,11 @@ class LatentWriter:
         return self.done == len(self.layout.chunks())
 
     def append(self, latents: np.ndarray, masks: np.ndarray, skipped: Sequence[int]) -> None:
-        """Write the next chunk, durably: float16 [entries, *entry_shape], uint8 [entries, views, height, width], rows not readable.
+        """Write the next chunk, durably: float16 [entries, *entry_shape], uint8 [entries, views,
+        height, width], rows not readable.
 
-        Raises OutputError with the system's reason; the same command goes on from the last whole chunk then.
+        Raises OutputError with the system's reason; the same command goes on from the last whole
+        chunk then.
         """
         runs = [encode_runs(mask) for entry in masks for mask in entry]
         data = {
@@ -87,28 +104,51 @@ class LatentWriter:
         }
         for name, piece in data.items():
             self._append(name, piece)
-        line = {"bytes": {name: len(piece) for name, piece in data.items()}, "digests": {name: digest(piece) for name, piece in data.items()}}
+        line = {
+            "bytes": {name: len(piece) for name, piece in data.items()},
+            "digests": {name: digest(piece) for name, piece in data.items()},
+        }
         self._lines.append({**line, "skipped": sorted(skipped)})
         self._append(JOURNAL, format_line(self._lines[-1]))
         self.done += 1
         self.skipped += skipped
 
     def read_chunks(self) -> Iterator[tuple[range, np.ndarray]]:
-        """Yield the entries and latents of each chunk, as stored; raises LatentSetError when its bytes are not those that were written."""
+        """Yield the entries and latents of each chunk, as stored; raises LatentSetError when its
+        bytes are not those that were written.
+        """
         starts = {name: len(self.layout.header()) if name == LATENTS else 0 for name in DATA}
-        for entries, pieces in zip(self.layout.chunks(), read_chunks(self.folder, self._lines, starts), strict=True):
-            yield entries, np.frombuffer(pieces[LATENTS], "<f2").reshape(len(entries), *self.layout.entry_shape)
+        for entries, pieces in zip(
+            self.layout.chunks(), read_chunks(self.folder, self._lines, starts), strict=True
+        ):
+            yield (
+                entries,
+                np.frombuffer(pieces[LATENTS], "<f2").reshape(
+                    len(entries), *self.layout.entry_shape
+                ),
+            )
 
     def finish(self, entries: pa.Table, header: dict[str, Any], summary: dict[str, Any]) -> None:
         """Publish entries.parquet and then latents.json, which makes the set a whole one."""
         self.retract()
         checksums.forget_files(self.folder, lambda name: name in (ENTRIES, JOURNAL, SUMMARY))
-        tables.write_table(self.folder / ENTRIES, [entries], SCHEMA, kind=KIND, schema_version=SCHEMA_VERSION, metadata=header)
+        tables.write_table(
+            self.folder / ENTRIES,
+            [entries],
+            SCHEMA,
+            kind=KIND,
+            schema_version=SCHEMA_VERSION,
+            metadata=header,
+        )
         files = {name: (self.folder / name).stat().st_size for name in (*DATA, ENTRIES)}
         checksums.list_files(self.folder, (ENTRIES, JOURNAL))
         # Just read, or written, whole.
         checksums.remember_files(self.folder, data_files(self.folder, files))
-        checksums.publish_json(self.folder, SUMMARY, {"kind": KIND, "schema_version": SCHEMA_VERSION, "files": files, **summary})
+        checksums.publish_json(
+            self.folder,
+            SUMMARY,
+            {"kind": KIND, "schema_version": SCHEMA_VERSION, "files": files, **summary},
+        )
 
     def retract(self) -> None:
         """Take back that the set is whole."""
@@ -117,11 +157,17 @@ class LatentWriter:
             sync_folder(self.folder)
 
     def _read_journal(self) -> list[dict[str, Any]]:
-        """Return the lines of chunks whose bytes are all there; the first line of the journal is the request."""
+        """Return the lines of chunks whose bytes are all there; the first line of the journal is
+        the request.
+        """
         lines = read_journal(self.folder)
         if not lines:
             return []
-        differ = sorted(name for name in {*self.request, *lines[0]} if self.request.get(name) != lines[0].get(name))
+        differ = sorted(
+            name
+            for name in {*self.request, *lines[0]}
+            if self.request.get(name) != lines[0].get(name)
+        )
         if differ:
             raise UsageError(
                 "the latent set in this folder was begun with other tiles, codec or options",
@@ -130,16 +176,24 @@ class LatentWriter:
                 expected="; ".join(f"{name} {self.request.get(name)!r}" for name in differ),
                 hint="choose another --out, or start over with --force",
             )
-        whole, sizes = [], {name: len(self.layout.header()) if name == LATENTS else 0 for name in DATA}
+        whole, sizes = (
+            [],
+            {name: len(self.layout.header()) if name == LATENTS else 0 for name in DATA},
+        )
         for line in lines[1:]:
             sizes = {name: size + line["bytes"][name] for name, size in sizes.items()}
-            if any(not (self.folder / name).exists() or (self.folder / name).stat().st_size < size for name, size in sizes.items()):
+            if any(
+                not (self.folder / name).exists() or (self.folder / name).stat().st_size < size
+                for name, size in sizes.items()
+            ):
                 break
             whole.append(line)
         return whole
 
     def _cut_back(self) -> None:
-        """Drop what a killed run left beyond its last whole chunk, and begin the files when there is none."""
+        """Drop what a killed run left beyond its last whole chunk, and begin the files when there
+        is none.
+        """
         if self.complete and self.layout.num_entries:
             return
         self.retract()
@@ -176,13 +230,22 @@ class LatentWriter:
 
 
 def refuse_strangers(folder: Path) -> None:
-    """Raise UsageError, with nothing written, when files are in the folder but no journal of a latent set: they are somebody's."""
+    """Raise UsageError, with nothing written, when files are in the folder but no journal of a
+    latent set: they are somebody's.
+    """
     try:
         names = sorted(os.listdir(folder)) if folder.exists() else []
         request = read_journal(folder)[:1]
     except OSError as error:
         raise OutputError.from_os_error(error, folder) from error
-    strangers = [name for name in names if name not in checksums.OWN_FILES and not is_temporary(name)]
+    strangers = [
+        name for name in names if name not in checksums.OWN_FILES and not is_temporary(name)
+    ]
     if strangers and not (request and _REQUEST_KEYS.issubset(request[0])):
         seen, hint = ", ".join(strangers[:_NUM_SHOWN]), "name a new or empty folder with --out"
-        raise UsageError("this folder is not empty, and what it holds is no latent set", path=folder, seen=seen, hint=hint)
+        raise UsageError(
+            "this folder is not empty, and what it holds is no latent set",
+            path=folder,
+            seen=seen,
+            hint=hint,
+        )

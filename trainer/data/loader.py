@@ -1,4 +1,6 @@
-"""Positions -> batches, in order, read by this process or by worker processes. The position is all the state there is."""
+"""Positions -> batches, in order, read by this process or by worker processes. The position is all
+the state there is.
+"""
 
 from __future__ import annotations
 
@@ -37,16 +39,34 @@ def loader(
     pin_memory: bool = False,
     drop_last: bool = False,
 ) -> Iterator[Batch]:
-    """Yield the batches of `positions` (a range or array: those of this rank) in order; the last may be shorter.
+    """Yield the batches of `positions` (a range or array: those of this rank) in order; the last
+    may be shorter.
 
-    Start anywhere by giving later positions. Worker processes read ahead and change nothing in the samples. Raises what reading
-    raised, from whichever process; OutputError when a worker process dies.
+    Start anywhere by giving later positions. Worker processes read ahead and change nothing in the
+    samples. Raises what reading raised, from whichever process; OutputError when a worker process
+    dies.
     """
     _keep_memory()
     groups = _Groups(dataset, positions, batch_size, drop_last)
-    spare = {} if num_workers == 0 else {"multiprocessing_context": _context(), "prefetch_factor": 2, "worker_init_fn": _start_worker}
+    spare = (
+        {}
+        if num_workers == 0
+        else {
+            "multiprocessing_context": _context(),
+            "prefetch_factor": 2,
+            "worker_init_fn": _start_worker,
+        }
+    )
     # A generator of its own: by default the loader would draw a number from torch's global state.
-    batches = DataLoader(groups, batch_size=None, shuffle=False, num_workers=num_workers, pin_memory=pin_memory, generator=torch.Generator(), **spare)
+    batches = DataLoader(
+        groups,
+        batch_size=None,
+        shuffle=False,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
+        **spare,
+    )
     try:
         for batch in batches:
             if isinstance(batch, _Failure):
@@ -57,7 +77,10 @@ def loader(
             raise
         raise OutputError(
             f"a process that reads tiles died: {str(error).splitlines()[0]}",
-            hint="it may lack memory, or shared memory (/dev/shm in a container): try fewer data.num_workers, or 0",
+            hint=(
+                "it may lack memory, or shared memory (/dev/shm in a container): try fewer"
+                " data.num_workers, or 0"
+            ),
         ) from error
 
 
@@ -71,7 +94,13 @@ class _Failure:
 class _Groups(Dataset[Any]):
     """Number of a batch -> the batch."""
 
-    def __init__(self, dataset: PositionDataset, positions: Sequence[int] | np.ndarray, batch_size: int, drop_last: bool) -> None:
+    def __init__(
+        self,
+        dataset: PositionDataset,
+        positions: Sequence[int] | np.ndarray,
+        batch_size: int,
+        drop_last: bool,
+    ) -> None:
         self.dataset, self.positions, self.batch_size = dataset, positions, batch_size
         whole, rest = divmod(len(positions), batch_size)
         self.count = whole + (rest > 0 and not drop_last)
@@ -90,7 +119,8 @@ class _Groups(Dataset[Any]):
 
 
 def _context() -> Any:
-    # Not fork: a process with threads (torch, pyarrow, loggers) may hold a lock at that moment, and the child waits for it for ever.
+    # Not fork: a process with threads (torch, pyarrow, loggers) may hold a lock at that moment, and
+    # the child waits for it for ever.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["trainer.data.loader"])
     return context
@@ -98,7 +128,9 @@ def _context() -> Any:
 
 @functools.cache
 def _keep_memory() -> None:
-    """Let the allocator keep what a batch gave back: the pages of the next one would otherwise be fetched from the system and zeroed anew."""
+    """Let the allocator keep what a batch gave back: the pages of the next one would otherwise be
+    fetched from the system and zeroed anew.
+    """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(_MMAP_THRESHOLD, 32 << 20)
@@ -107,7 +139,8 @@ def _keep_memory() -> None:
 
 def _start_worker(_: int) -> None:
     _keep_memory()
-    # Ctrl-C reaches every process of the terminal, and a scheduler's SIGTERM every process of the job; the main one saves and ends the workers.
+    # Ctrl-C reaches every process of the terminal, and a scheduler's SIGTERM every process of the
+    # job; the main one saves and ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     threading.Thread(target=_heed_parent_alone, daemon=True).start()
@@ -123,7 +156,9 @@ def _heed_parent_alone() -> None:
 
 
 def _leave_with_parent() -> None:
-    """End this process when the one that trains is gone, even by SIGKILL; torch looks at the parent, which here is the fork server."""
+    """End this process when the one that trains is gone, even by SIGKILL; torch looks at the
+    parent, which here is the fork server.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

@@ -1,7 +1,9 @@
-"""Random numbers as pure functions of (seed, position, purpose): no state, no history, the same in every process.
+"""Random numbers as pure functions of (seed, position, purpose): no state, no history, the same in
+every process.
 
-A training position n gets its augmentation, noise and timestep from here, so that a resumed run, another number of workers or
-another batch size sees the same numbers. `purpose` names what a number is for; two purposes are independent.
+A training position n gets its augmentation, noise and timestep from here, so that a resumed run,
+another number of workers or another batch size sees the same numbers. `purpose` names what a number
+is for; two purposes are independent.
 """
 
 from __future__ import annotations
@@ -21,30 +23,41 @@ _LEVELS = 1 << 16
 def keyed_generator(seed: int, position: int, purpose: str) -> np.random.Generator:
     """Return a NumPy generator of its own for (seed, position, purpose).
 
-    Philox, a counter-based generator: seed and purpose are its key, the position the upper half of its counter, so that streams
-    of different positions are 2^128 draws apart. Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+    Philox, a counter-based generator: seed and purpose are its key, the position the upper half of
+    its counter, so that streams of different positions are 2^128 draws apart. Source: Salmon et al.
+    2011, "Parallel random numbers: as easy as 1, 2, 3".
     """
-    return np.random.Generator(np.random.Philox(key=_key(seed, purpose), counter=_counter(position)))
+    return np.random.Generator(
+        np.random.Philox(key=_key(seed, purpose), counter=_counter(position))
+    )
 
 
 def keyed_uniforms(seed: int, positions: np.ndarray, purpose: str, count: int = 1) -> np.ndarray:
-    """Return uniform numbers in [0, 1) as float64 [positions, count], each a function of (seed, position, purpose, its column).
+    """Return uniform numbers in [0, 1) as float64 [positions, count], each a function of (seed,
+    position, purpose, its column).
 
-    The mixing function of SplitMix64 applied twice to a Weyl sequence. Source: Steele, Lea and Flood 2014, section 4.
+    The mixing function of SplitMix64 applied twice to a Weyl sequence. Source: Steele, Lea and
+    Flood 2014, section 4.
     """
-    start = _mix(np.asarray(positions).astype(np.uint64) * _GAMMA + np.uint64(_key(seed, purpose)[1]))
+    start = _mix(
+        np.asarray(positions).astype(np.uint64) * _GAMMA + np.uint64(_key(seed, purpose)[1])
+    )
     columns = np.arange(1, count + 1, dtype=np.uint64) * _GAMMA
     words = _mix(_mix(start ^ np.uint64(seed & _WORD))[:, None] + columns)
     return np.asarray((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
-def keyed_normals(seed: int, positions: np.ndarray, purpose: str, shape: tuple[int, ...], *, num_terms: int = 2) -> np.ndarray:
-    """Return standard normal numbers as float32 [positions, *shape], a function of (seed, position, purpose).
+def keyed_normals(
+    seed: int, positions: np.ndarray, purpose: str, shape: tuple[int, ...], *, num_terms: int = 2
+) -> np.ndarray:
+    """Return standard normal numbers as float32 [positions, *shape], a function of (seed, position,
+    purpose).
 
-    Each number is a sum of `num_terms` quantiles of the normal distribution at 16 random bits, over the root of `num_terms`:
-    whole numbers and additions only, hence the same on every machine, and five times as fast as NumPy's. With two terms moments and tails
-    agree with the normal distribution to beyond 5 standard deviations (the largest value is 6.0); one term ends at 4.2 and will do
-    where the numbers are scaled down anyway, as in a draw from a codec's posterior.
+    Each number is a sum of `num_terms` quantiles of the normal distribution at 16 random bits, over
+    the root of `num_terms`: whole numbers and additions only, hence the same on every machine, and
+    five times as fast as NumPy's. With two terms moments and tails agree with the normal
+    distribution to beyond 5 standard deviations (the largest value is 6.0); one term ends at 4.2
+    and will do where the numbers are scaled down anyway, as in a draw from a codec's posterior.
     """
     quantiles = _quantiles()
     size = math.prod(shape)
@@ -86,8 +99,12 @@ def _mix(words: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _quantiles() -> np.ndarray:
-    """Return the quantiles of the standard normal at the middles of 2^16 equal parts, scaled to unit variance: float32 [65536]."""
+    """Return the quantiles of the standard normal at the middles of 2^16 equal parts, scaled to
+    unit variance: float32 [65536].
+    """
     normal = NormalDist()
-    upper = np.array([normal.inv_cdf((index + 0.5) / _LEVELS) for index in range(_LEVELS // 2, _LEVELS)])
+    upper = np.array(
+        [normal.inv_cdf((index + 0.5) / _LEVELS) for index in range(_LEVELS // 2, _LEVELS)]
+    )
     table = np.concatenate([-upper[::-1], upper])
     return np.asarray((table / table.std()).astype(np.float32))

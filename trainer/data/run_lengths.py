@@ -1,4 +1,6 @@
-"""Masks as run lengths: a fraction of their size, and back to pixels faster than any decoder of pictures."""
+"""Masks as run lengths: a fraction of their size, and back to pixels faster than any decoder of
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +8,18 @@ import numpy as np
 
 
 def encode_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the class ids (uint8 [runs]) and lengths in pixels (int32 [runs]) of the runs of a mask, in the order of its pixels."""
+    """Return the class ids (uint8 [runs]) and lengths in pixels (int32 [runs]) of the runs of a
+    mask, in the order of its pixels.
+    """
     flat = np.ascontiguousarray(mask).ravel()
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     return flat[starts], np.diff(starts, append=flat.size).astype(np.int32)
 
 
 def decode_runs(values: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
-    """Fill `out` (uint8 [height, width]) with the mask of these runs; raises ValueError when they are not of its size."""
+    """Fill `out` (uint8 [height, width]) with the mask of these runs; raises ValueError when they
+    are not of its size.
+    """
     if len(values) == 1 and lengths[0] == out.size:
         out[...] = values[0]
         return

@@ -1,4 +1,6 @@
-"""Tiles as training samples: position -> stream -> tile -> cut, turned and scaled, with all randomness keyed by the position."""
+"""Tiles as training samples: position -> stream -> tile -> cut, turned and scaled, with all
+randomness keyed by the position.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,16 @@ from torch import Tensor
 
 from histoprep.errors import HistoprepError, IncompleteError, UsageError
 from trainer.data.randomness import keyed_normals, keyed_uniforms
-from trainer.data.transforms import FITS, Fit, allowed_views, apply_view, check_size, corner, pick, to_float
+from trainer.data.transforms import (
+    FITS,
+    Fit,
+    allowed_views,
+    apply_view,
+    check_size,
+    corner,
+    pick,
+    to_float,
+)
 
 if TYPE_CHECKING:
     from histoprep.shards import TileSource
@@ -24,11 +35,13 @@ _BELOW_1 = np.nextafter(np.float32(1), np.float32(0))
 
 
 class Sample(TypedDict, total=False):
-    """One sample; a batch is the same with tensors and a first axis more (whole numbers become int64).
+    """One sample; a batch is the same with tensors and a first axis more (whole numbers become
+    int64).
 
-    `stream` is the number of the stream the tile came from, `num_skipped` how many unreadable tiles stood before it.
-    `label` is -1 for a tile without one. `u`, in [0, 1), is for the timestep or whatever else a recipe draws; `noise` is there when its
-    shape was given. Latent sets give `latents` (normalised) instead of `image`.
+    `stream` is the number of the stream the tile came from, `num_skipped` how many unreadable tiles
+    stood before it. `label` is -1 for a tile without one. `u`, in [0, 1), is for the timestep or
+    whatever else a recipe draws; `noise` is there when its shape was given. Latent sets give
+    `latents` (normalised) instead of `image`.
     """
 
     position: int
@@ -45,12 +58,14 @@ class Sample(TypedDict, total=False):
 
 @dataclass
 class TileDataset:
-    """Position -> sample over a manifest or a shard index; picklable, files are opened where samples are read.
+    """Position -> sample over a manifest or a shard index; picklable, files are opened where
+    samples are read.
 
-    `placement` says which tile a position takes. `fit`: tiles of another size are refused, cropped to a square that the position
-    draws, or cut into disjoint windows of which the position draws one. `flips` and `turns` allow mirror images and quarter turns, image
-    and mask alike. An unreadable tile stops with its name, or (`skip`) the next readable tile of its stream takes its place and
-    `num_skipped` counts. `noise_shape` adds standard normal noise of that shape.
+    `placement` says which tile a position takes. `fit`: tiles of another size are refused, cropped
+    to a square that the position draws, or cut into disjoint windows of which the position draws
+    one. `flips` and `turns` allow mirror images and quarter turns, image and mask alike. An
+    unreadable tile stops with its name, or (`skip`) the next readable tile of its stream takes its
+    place and `num_skipped` counts. `noise_shape` adds standard normal noise of that shape.
     """
 
     tiles: TileSource
@@ -66,19 +81,28 @@ class TileDataset:
 
     def __post_init__(self) -> None:
         if self.fit not in FITS:
-            raise UsageError("no such way to bring tiles to the training size", seen=self.fit, expected=", ".join(FITS))
+            raise UsageError(
+                "no such way to bring tiles to the training size",
+                seen=self.fit,
+                expected=", ".join(FITS),
+            )
         self.labels = label_ids(self.tiles)
         self.views = allowed_views(flips=self.flips, turns=self.turns)
 
     def __getitem__(self, position: int) -> Sample:
-        """Return the sample of a training position, 0, 1, 2, ...; see `TileDataset` for what may be raised."""
+        """Return the sample of a training position, 0, 1, 2, ...; see `TileDataset` for what may be
+        raised.
+        """
         return unbatch(self.batch(np.array([position])))
 
     def batch(self, positions: np.ndarray) -> dict[str, Tensor]:
         """Return the samples of `positions` as one batch of tensors."""
         streams, rows = self.placement.place(positions, self.seed)
         draws = keyed_uniforms(self.seed, positions, "augment", 3)
-        read = [self._read(int(stream), int(row), draw) for stream, row, draw in zip(streams, rows, draws, strict=True)]
+        read = [
+            self._read(int(stream), int(row), draw)
+            for stream, row, draw in zip(streams, rows, draws, strict=True)
+        ]
         used = np.array([one[0] for one in read])
         made: dict[str, Any] = {
             "position": positions,
@@ -91,10 +115,14 @@ class TileDataset:
         }
         return to_tensors(made) | draw_noise(self.seed, positions, self.noise_shape)
 
-    def _read(self, stream: int, row: int, draws: np.ndarray) -> tuple[int, int, np.ndarray, np.ndarray]:
+    def _read(
+        self, stream: int, row: int, draws: np.ndarray
+    ) -> tuple[int, int, np.ndarray, np.ndarray]:
         if self.on_unreadable == "stop":
             return row, 0, *self._prepare(self.tiles.read(row), row, draws)
-        row, num_skipped, tile = read_next(self.placement.streams[stream].rows, row, self.tiles.read)
+        row, num_skipped, tile = read_next(
+            self.placement.streams[stream].rows, row, self.tiles.read
+        )
         return row, num_skipped, *self._prepare(tile, row, draws)
 
     def _prepare(self, tile: Any, row: int, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -104,14 +132,19 @@ class TileDataset:
         mask = np.zeros((height_px, width_px), dtype=np.uint8) if tile.mask is None else tile.mask
         top, left = corner(height_px, width_px, size, self.fit, draws[1:])
         view = self.views[int(pick(draws[0], len(self.views)))]
-        image, mask = (apply_view(one[top : top + size, left : left + size], view) for one in (tile.image, mask))
+        image, mask = (
+            apply_view(one[top : top + size, left : left + size], view)
+            for one in (tile.image, mask)
+        )
         return to_float(image), np.ascontiguousarray(mask)
 
 
 def read_next(rows: np.ndarray, row: int, read: Callable[[int], _Read]) -> tuple[int, int, _Read]:
-    """Return (row, number skipped, what `read` gives) of the first readable tile of a stream from `row` on, in the order of `rows`.
+    """Return (row, number skipped, what `read` gives) of the first readable tile of a stream from
+    `row` on, in the order of `rows`.
 
-    A function of the files alone: each process and each run skips to the same tile. Raises IncompleteError when none can be read.
+    A function of the files alone: each process and each run skips to the same tile. Raises
+    IncompleteError when none can be read.
     """
     start = int(np.searchsorted(rows, row))
     first: HistoprepError | None = None
@@ -122,11 +155,15 @@ def read_next(rows: np.ndarray, row: int, read: Callable[[int], _Read]) -> tuple
         except HistoprepError as error:
             first = first or error
     seen = f"{len(rows):,} tiles; the first: {first.what if first else ''}"
-    raise IncompleteError("no tile of this stream can be read", seen=seen, hint="histoprep audit") from first
+    raise IncompleteError(
+        "no tile of this stream can be read", seen=seen, hint="histoprep audit"
+    ) from first
 
 
 def label_names(tiles: TileSource) -> tuple[str, ...]:
-    """Return the image-level classes of the tiles in the order of their numbers: sorted, over all splits."""
+    """Return the image-level classes of the tiles in the order of their numbers: sorted, over all
+    splits.
+    """
     return tuple(sorted({str(one) for one in tiles.label if one is not None}))
 
 
@@ -136,10 +173,14 @@ def label_ids(tiles: TileSource) -> np.ndarray:
     return np.array([numbers.get(one, -1) for one in tiles.label], dtype=np.int64)
 
 
-def draw_noise(seed: int, positions: np.ndarray, shape: tuple[int, ...] | None) -> dict[str, Tensor]:
+def draw_noise(
+    seed: int, positions: np.ndarray, shape: tuple[int, ...] | None
+) -> dict[str, Tensor]:
     """Return the batch entries `u` and, when a shape is given, `noise`."""
     # Rounded to float32, the largest of them would become 1.
-    uniforms = np.minimum(keyed_uniforms(seed, positions, "timestep")[:, 0].astype(np.float32), _BELOW_1)
+    uniforms = np.minimum(
+        keyed_uniforms(seed, positions, "timestep")[:, 0].astype(np.float32), _BELOW_1
+    )
     drawn = {"u": torch.from_numpy(uniforms)}
     if shape is not None:
         drawn["noise"] = torch.from_numpy(keyed_normals(seed, positions, "noise", shape))
@@ -148,10 +189,15 @@ def draw_noise(seed: int, positions: np.ndarray, shape: tuple[int, ...] | None) 
 
 def to_tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """Return the arrays of a batch as tensors; whole numbers other than masks become int64."""
-    return {name: torch.from_numpy(one if one.dtype in (np.uint8, np.float32) else one.astype(np.int64)) for name, one in arrays.items()}
+    return {
+        name: torch.from_numpy(one if one.dtype in (np.uint8, np.float32) else one.astype(np.int64))
+        for name, one in arrays.items()
+    }
 
 
 def unbatch(batch: dict[str, Tensor]) -> Sample:
     """Return the only sample of a batch of one, its numbers as Python's."""
-    made: dict[str, Any] = {name: one[0] if one.ndim > 1 else one[0].item() for name, one in batch.items()}
+    made: dict[str, Any] = {
+        name: one[0] if one.ndim > 1 else one[0].item() for name, one in batch.items()
+    }
     return made  # type: ignore[return-value]

@@ -1,6 +1,8 @@
-"""What happens to a tile between disk and network: cut to size, turned, scaled. Masks are only ever moved, never interpolated.
+"""What happens to a tile between disk and network: cut to size, turned, scaled. Masks are only ever
+moved, never interpolated.
 
-Drawing (which window, which view) is apart from applying it, so that image and mask, or latents and mask, get the same.
+Drawing (which window, which view) is apart from applying it, so that image and mask, or latents and
+mask, get the same.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from histoprep.errors import UsageError
 Fit = Literal["refuse", "crop", "tile"]
 FITS: tuple[Fit, ...] = ("refuse", "crop", "tile")
 
-# A view is one of the 8 symmetries of the square: `view % 4` quarter turns anticlockwise, after a left-right flip if `view >= 4`.
+# A view is one of the 8 symmetries of the square: `view % 4` quarter turns anticlockwise, after a
+# left-right flip if `view >= 4`.
 NUM_VIEWS = 8
 IDENTITY = 0
 _FLIPS = (0, 4, 6, 2)
@@ -24,7 +27,8 @@ _TURNS = (0, 1, 2, 3)
 def allowed_views(*, flips: bool, turns: bool) -> tuple[int, ...]:
     """Return the views that augmentation may use: all 8 with both, identity alone with neither.
 
-    Flips alone are left-right, up-down and both (which is a half turn); turns alone are the four quarter turns.
+    Flips alone are left-right, up-down and both (which is a half turn); turns alone are the four
+    quarter turns.
     """
     if flips and turns:
         return tuple(range(NUM_VIEWS))
@@ -43,7 +47,8 @@ def pick(uniforms: np.ndarray, count: int | np.ndarray) -> np.ndarray:
 
 
 def window_starts(length_px: int, size_px: int) -> tuple[int, ...]:
-    """Return where the fewest windows of `size_px` start that cover `length_px`: side by side, the last one at the end.
+    """Return where the fewest windows of `size_px` start that cover `length_px`: side by side, the
+    last one at the end.
 
     Windows do not overlap when the length is a multiple of the size.
     """
@@ -53,13 +58,24 @@ def window_starts(length_px: int, size_px: int) -> tuple[int, ...]:
 
 def windows(height_px: int, width_px: int, size_px: int) -> list[tuple[int, int]]:
     """Return the (top, left) corners of the windows of the option `tile`, row by row."""
-    return [(top, left) for top in window_starts(height_px, size_px) for left in window_starts(width_px, size_px)]
+    return [
+        (top, left)
+        for top in window_starts(height_px, size_px)
+        for left in window_starts(width_px, size_px)
+    ]
 
 
 def check_size(
-    height_px: int, width_px: int, size_px: int, fit: Fit, *, tile_id: str, options: tuple[str, str] = ("data.image_size", "data.fit")
+    height_px: int,
+    width_px: int,
+    size_px: int,
+    fit: Fit,
+    *,
+    tile_id: str,
+    options: tuple[str, str] = ("data.image_size", "data.fit"),
 ) -> None:
-    """Raise UsageError when a tile is not of the training size, or smaller than it where larger ones are cut.
+    """Raise UsageError when a tile is not of the training size, or smaller than it where larger
+    ones are cut.
 
     `options` are the names that the user gives size and fit by.
     """
@@ -81,19 +97,26 @@ def check_size(
         )
 
 
-def corner(height_px: int, width_px: int, size_px: int, fit: Fit, uniforms: np.ndarray) -> tuple[int, int]:
+def corner(
+    height_px: int, width_px: int, size_px: int, fit: Fit, uniforms: np.ndarray
+) -> tuple[int, int]:
     """Return the (top, left) corner of the square that is used, from two uniform numbers in [0, 1).
 
-    `crop` takes any square inside the tile, `tile` one of its windows; a tile of the training size gives (0, 0).
+    `crop` takes any square inside the tile, `tile` one of its windows; a tile of the training size
+    gives (0, 0).
     """
     if fit == "tile":
         places = windows(height_px, width_px, size_px)
         return places[int(pick(uniforms[0], len(places)))]
-    return int(pick(uniforms[0], height_px - size_px + 1)), int(pick(uniforms[1], width_px - size_px + 1))
+    return int(pick(uniforms[0], height_px - size_px + 1)), int(
+        pick(uniforms[1], width_px - size_px + 1)
+    )
 
 
 def to_float(rgb: np.ndarray) -> np.ndarray:
-    """Return uint8 RGB [..., height, width, 3] as contiguous float32 [..., 3, height, width] in [-1, 1]: x / 127.5 - 1."""
+    """Return uint8 RGB [..., height, width, 3] as contiguous float32 [..., 3, height, width] in
+    [-1, 1]: x / 127.5 - 1.
+    """
     scaled = np.ascontiguousarray(np.moveaxis(rgb, -1, -3)).astype(np.float32)
     scaled *= np.float32(1 / 127.5)
     scaled -= np.float32(1)
@@ -101,6 +124,8 @@ def to_float(rgb: np.ndarray) -> np.ndarray:
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Return float [..., 3, height, width] in [-1, 1] as uint8 RGB [..., height, width, 3], rounded; the inverse of `to_float`."""
+    """Return float [..., 3, height, width] in [-1, 1] as uint8 RGB [..., height, width, 3],
+    rounded; the inverse of `to_float`.
+    """
     scaled = np.rint((np.clip(image, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
     return np.ascontiguousarray(np.moveaxis(scaled, -3, -1))

@@ -1,1 +1,3 @@
-"""Diffusion on tensors: schedules, training objectives, guidance, samplers. Pure functions; no files, no devices, no hidden randomness."""
+"""Diffusion on tensors: schedules, training objectives, guidance, samplers. Pure functions; no
+files, no devices, no hidden randomness.
+"""

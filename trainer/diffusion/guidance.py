@@ -1,6 +1,7 @@
 """Classifier-free guidance: one batched call for the conditional and the unconditional prediction.
 
-Source: Ho and Salimans 2022, arXiv 2207.12598, in the convention of diffusers: scale 1 is the conditional model, 0 the unconditional one.
+Source: Ho and Salimans 2022, arXiv 2207.12598, in the convention of diffusers: scale 1 is the
+conditional model, 0 the unconditional one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
 class MaskDenoiser(Protocol):
-    """A network that knows masks: (noisy [B, C, h, w], time [B], mask [B, 1, H, W], drop [B] bool) -> prediction [B, C, h, w]."""
+    """A network that knows masks: (noisy [B, C, h, w], time [B], mask [B, 1, H, W], drop [B] bool)
+    -> prediction [B, C, h, w].
+    """
 
     def __call__(self, x: Tensor, t: Tensor, mask: Tensor, drop: Tensor | None = None, /) -> Tensor:
         """Return the prediction; samples where `drop` is true are told nothing of their mask."""
@@ -23,7 +26,8 @@ class MaskDenoiser(Protocol):
 
 
 def guided(model: MaskDenoiser, mask: Tensor, guidance_scale: float) -> Denoise:
-    """Return the function (noisy, time) -> null + guidance_scale * (conditional - null) for the given masks.
+    """Return the function (noisy, time) -> null + guidance_scale * (conditional - null) for the
+    given masks.
 
     Scales 1 and 0 need one of the two predictions only and cost half as much.
     """

@@ -1,6 +1,8 @@
-"""Diffusion of labels: maps of N x N noise points with one class vector each, their guidance, start and loss.
+"""Diffusion of labels: maps of N x N noise points with one class vector each, their guidance, start
+and loss.
 
-Source: DiffMIC-v2, IEEE TMI 44(5):2244, and what its code does where the two differ; the choice is always a named one.
+Source: DiffMIC-v2, IEEE TMI 44(5):2244, and what its code does where the two differ; the choice is
+always a named one.
 """
 
 from __future__ import annotations
@@ -14,13 +16,17 @@ DIAGONAL_STARTS = ("gaussian_diagonal", "uniform_map")
 
 
 def label_map(labels: Tensor, num_classes: int, num_points: int) -> Tensor:
-    """Return the clean map float32 [B, C, N, N] of labels int64 [B]: one-hot, the same at every point."""
+    """Return the clean map float32 [B, C, N, N] of labels int64 [B]: one-hot, the same at every
+    point.
+    """
     one_hot = torch.nn.functional.one_hot(labels, num_classes).to(torch.float32)
     return one_hot[:, :, None, None].expand(-1, -1, num_points, num_points)
 
 
 def local_shares(num_points: int) -> Tensor:
-    """Return d_ij = |i - j| / (N - 1), float32 [N, N]: the share of the local answer at each point; 1/2 for a single point."""
+    """Return d_ij = |i - j| / (N - 1), float32 [N, N]: the share of the local answer at each point;
+    1/2 for a single point.
+    """
     if num_points == 1:
         return torch.full((1, 1), 0.5)
     steps = torch.arange(num_points, dtype=torch.float32)
@@ -36,20 +42,26 @@ def interpolate_map(first: Tensor, second: Tensor, shares: Tensor) -> Tensor:
 def point_layout(num_points: int, *, distinct: bool) -> tuple[Tensor, Tensor]:
     """Return (shares [h, w], weights [h, w] that sum to 1) of the points a map is evaluated at.
 
-    All N x N with equal weights, or with `distinct` the N values of |i - j| as [1, N], weighted by how often each occurs: N, then 2 (N - k).
-    The weighted mean over the latter is the mean over all points wherever network, guidance and start depend on |i - j| only.
+    All N x N with equal weights, or with `distinct` the N values of |i - j| as [1, N], weighted by
+    how often each occurs: N, then 2 (N - k). The weighted mean over the latter is the mean over all
+    points wherever network, guidance and start depend on |i - j| only.
     """
     if not distinct or num_points == 1:
         return local_shares(num_points), torch.full((num_points, num_points), 1.0 / num_points**2)
-    counts = torch.tensor([num_points, *(2 * (num_points - step) for step in range(1, num_points))], dtype=torch.float32)
+    counts = torch.tensor(
+        [num_points, *(2 * (num_points - step) for step in range(1, num_points))],
+        dtype=torch.float32,
+    )
     return local_shares(num_points)[:1], counts[None] / num_points**2
 
 
 def start_map(kind: str, guidance: Tensor, shares: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the map [B, C, h, w] that denoising starts from; drawn on the CPU, so that every device starts alike.
+    """Return the map [B, C, h, w] that denoising starts from; drawn on the CPU, so that every
+    device starts alike.
 
-    `gaussian`: N(0, 1) at every point. `gaussian_diagonal`: N(0, 1), one draw for each |i - j|. `guided`: N(guidance, 1).
-    `uniform_map`: two uniform vectors interpolated as the guidance is (the published code).
+    `gaussian`: N(0, 1) at every point. `gaussian_diagonal`: N(0, 1), one draw for each |i - j|.
+    `guided`: N(guidance, 1). `uniform_map`: two uniform vectors interpolated as the guidance is
+    (the published code).
     """
     batch, classes, height, width = guidance.shape
     if kind == "uniform_map":
@@ -57,7 +69,9 @@ def start_map(kind: str, guidance: Tensor, shares: Tensor, generator: torch.Gene
         return interpolate_map(first, second, shares).to(guidance)
     if kind == "gaussian_diagonal":
         distinct, place = torch.unique(shares, return_inverse=True)
-        return torch.randn(batch, classes, len(distinct), generator=generator)[:, :, place].to(guidance)
+        return torch.randn(batch, classes, len(distinct), generator=generator)[:, :, place].to(
+            guidance
+        )
     noise = torch.randn(batch, classes, height, width, generator=generator).to(guidance)
     if kind == "gaussian":
         return noise
@@ -66,22 +80,34 @@ def start_map(kind: str, guidance: Tensor, shares: Tensor, generator: torch.Gene
     raise ValueError(f"no such start: {kind}; there are {', '.join(STARTS)}")
 
 
-def focal_weights(fused_logits: Tensor, labels: Tensor, *, alpha: float = 10.0, gamma: float = 1.0) -> Tensor:
-    """Return w = 1 + alpha * (1 - p)^gamma, [B] in [1, 1 + alpha]; p is the frozen classifier's probability of the true class, without gradient."""
+def focal_weights(
+    fused_logits: Tensor, labels: Tensor, *, alpha: float = 10.0, gamma: float = 1.0
+) -> Tensor:
+    """Return w = 1 + alpha * (1 - p)^gamma, [B] in [1, 1 + alpha]; p is the frozen classifier's
+    probability of the true class, without gradient.
+    """
     probability = fused_logits.detach().float().softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
     return 1 + alpha * (1 - probability).clamp_min(0) ** gamma
 
 
 def label_loss(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Return the loss of each image, [B]: w * mean over classes and points of (predicted - target)^2; not divided by the sum of weights."""
+    """Return the loss of each image, [B]: w * mean over classes and points of (predicted -
+    target)^2; not divided by the sum of weights.
+    """
     return weights * (predicted - target).square().flatten(1).mean(dim=1)
 
 
 def label_probabilities(scores: Tensor) -> Tensor:
-    """Return class probabilities [..., C] of scores, the mean denoised labels: held to [0, 1] and divided by their sum; uniform if none is positive.
+    """Return class probabilities [..., C] of scores, the mean denoised labels: held to [0, 1] and
+    divided by their sum; uniform if none is positive.
 
-    The clean map is one-hot, so its mean over points and samples estimates the probability of each class.
+    The clean map is one-hot, so its mean over points and samples estimates the probability of each
+    class.
     """
     held = scores.clamp(0, 1)
     total = held.sum(dim=-1, keepdim=True)
-    return torch.where(total > 0, held / total.clamp_min(torch.finfo(scores.dtype).tiny), torch.full_like(held, 1 / scores.shape[-1]))
+    return torch.where(
+        total > 0,
+        held / total.clamp_min(torch.finfo(scores.dtype).tiny),
+        torch.full_like(held, 1 / scores.shape[-1]),
+    )

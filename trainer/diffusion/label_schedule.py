@@ -12,35 +12,51 @@ _BETA_START, _BETA_END = 1e-4, 0.02
 
 
 def alpha_bars(num_train_timesteps: int = _REFERENCE_TIMESTEPS) -> Tensor:
-    """Return the cumulative signal power float32 [T] of linear betas 1e-4 to 0.02; fewer steps have betas larger by 1000 / T, to end as noisy.
+    """Return the cumulative signal power float32 [T] of linear betas 1e-4 to 0.02; fewer steps have
+    betas larger by 1000 / T, to end as noisy.
 
     Source: Ho et al. 2020, arXiv 2006.11239, section 4.
     """
     scale = _REFERENCE_TIMESTEPS / num_train_timesteps
-    betas = torch.linspace(_BETA_START * scale, _BETA_END * scale, num_train_timesteps, dtype=torch.float32)
+    betas = torch.linspace(
+        _BETA_START * scale, _BETA_END * scale, num_train_timesteps, dtype=torch.float32
+    )
     return torch.cumprod(1.0 - betas, dim=0)
 
 
 def add_noise(clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
-    """Return sqrt(alpha_bar) * clean + sqrt(1 - alpha_bar) * noise; `alpha_bar` broadcasts, so every point may have its own level."""
+    """Return sqrt(alpha_bar) * clean + sqrt(1 - alpha_bar) * noise; `alpha_bar` broadcasts, so
+    every point may have its own level.
+    """
     return alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
 
 
 def inference_timesteps(num_train_timesteps: int, num_inference_steps: int) -> list[int]:
-    """Return the timesteps of a sampler of S steps, falling: k * (T // S) for k = S - 1 .. 0 ("leading" spacing)."""
+    """Return the timesteps of a sampler of S steps, falling: k * (T // S) for k = S - 1 .. 0
+    ("leading" spacing).
+    """
     if not 1 <= num_inference_steps <= num_train_timesteps:
-        raise ValueError(f"{num_inference_steps} inference steps of {num_train_timesteps} timesteps")
+        raise ValueError(
+            f"{num_inference_steps} inference steps of {num_train_timesteps} timesteps"
+        )
     stride = num_train_timesteps // num_inference_steps
     return [number * stride for number in reversed(range(num_inference_steps))]
 
 
 def ddim_step(
-    noisy: Tensor, predicted: Tensor, alpha_bar: Tensor, alpha_bar_before: Tensor, *, prediction_type: str, clip: bool
+    noisy: Tensor,
+    predicted: Tensor,
+    alpha_bar: Tensor,
+    alpha_bar_before: Tensor,
+    *,
+    prediction_type: str,
+    clip: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return (labels one step cleaner, estimate of the clean labels), without fresh noise (eta 0).
 
-    With `clip` the estimate is held to [-1, 1]; predicted noise is used as it is, not derived anew from the clipped estimate.
-    `prediction_type` is epsilon or sample. Source: Song et al. 2020, arXiv 2010.02502, equation 12.
+    With `clip` the estimate is held to [-1, 1]; predicted noise is used as it is, not derived anew
+    from the clipped estimate. `prediction_type` is epsilon or sample. Source: Song et al. 2020,
+    arXiv 2010.02502, equation 12.
     """
     signal, spread = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     clean = predicted if prediction_type == "sample" else (noisy - spread * predicted) / signal
@@ -58,7 +74,8 @@ def denoise_labels(
     prediction_type: str = "epsilon",
     clip: bool = True,
 ) -> Iterator[Tensor]:
-    """Yield the labels after each step, the last one clean: `predict(noisy, timestep)` is the network, `levels` the `alpha_bars`.
+    """Yield the labels after each step, the last one clean: `predict(noisy, timestep)` is the
+    network, `levels` the `alpha_bars`.
 
     The first of T - T // S timesteps is taken from `start` as it is.
     """
@@ -68,5 +85,12 @@ def denoise_labels(
     noisy = start
     for timestep in timesteps:
         before = levels[timestep - stride] if timestep >= stride else torch.ones_like(levels[0])
-        noisy, _ = ddim_step(noisy, predict(noisy, timestep), levels[timestep], before, prediction_type=prediction_type, clip=clip)
+        noisy, _ = ddim_step(
+            noisy,
+            predict(noisy, timestep),
+            levels[timestep],
+            before,
+            prediction_type=prediction_type,
+            clip=clip,
+        )
         yield noisy

@@ -1,6 +1,8 @@
-"""What a denoiser is trained to say: noise, velocity or flow; how its error is measured and weighted.
+"""What a denoiser is trained to say: noise, velocity or flow; how its error is measured and
+weighted.
 
-All three are one picture: noisy = signal * clean + sigma * noise, with (signal, sigma) a function of the timestep.
+All three are one picture: noisy = signal * clean + sigma * noise, with (signal, sigma) a function
+of the timestep.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ _SMALLEST_SHARE = 2.0**-25
 class Objective:
     """An objective and its loss; every method is a pure function of its arguments.
 
-    Timesteps are int64 0 .. num_train_timesteps - 1 for epsilon and v. For flow they are times in [0, 1], 0 clean and 1 all noise, and
-    `schedule` gives their number only. `min_snr_gamma` is null for a plain mean. Flow times are drawn logit-normal with `flow_mean`, `flow_std`.
+    Timesteps are int64 0 .. num_train_timesteps - 1 for epsilon and v. For flow they are times in
+    [0, 1], 0 clean and 1 all noise, and `schedule` gives their number only. `min_snr_gamma` is null
+    for a plain mean. Flow times are drawn logit-normal with `flow_mean`, `flow_std`.
     """
 
     prediction_type: PredictionType = "epsilon"
@@ -37,17 +40,25 @@ class Objective:
     def __post_init__(self) -> None:
         """Raise ValueError for an objective that does not exist."""
         if self.prediction_type not in ("epsilon", "v", "flow"):
-            raise ValueError(f"prediction_type is {self.prediction_type!r}; epsilon, v or flow expected")
+            raise ValueError(
+                f"prediction_type is {self.prediction_type!r}; epsilon, v or flow expected"
+            )
         if self.loss not in ("l1", "l2"):
             raise ValueError(f"loss is {self.loss!r}; l1 or l2 expected")
-        if self.min_snr_gamma is not None and (self.min_snr_gamma <= 0 or self.prediction_type == "flow"):
-            raise ValueError(f"min_snr_gamma is {self.min_snr_gamma}; a number above 0 expected, with epsilon or v only")
+        if self.min_snr_gamma is not None and (
+            self.min_snr_gamma <= 0 or self.prediction_type == "flow"
+        ):
+            raise ValueError(
+                f"min_snr_gamma is {self.min_snr_gamma}; a number above 0 expected, with epsilon or"
+                " v only"
+            )
 
     def timesteps_from_uniform(self, u: Tensor) -> Tensor:
         """Return timesteps [batch] for numbers `u` [batch] that are uniform in [0, 1).
 
-        epsilon and v: int64, each timestep equally likely. flow: float32, sigmoid(mean + std * quantile of the normal distribution at u);
-        source: Esser et al. 2024, arXiv 2403.03206, equation 19.
+        epsilon and v: int64, each timestep equally likely. flow: float32, sigmoid(mean + std *
+        quantile of the normal distribution at u); source: Esser et al. 2024, arXiv 2403.03206,
+        equation 19.
         """
         if self.prediction_type != "flow":
             last = self.schedule.num_train_timesteps - 1
@@ -56,11 +67,15 @@ class Objective:
         return torch.sigmoid(self.flow_mean + self.flow_std * quantiles).float()
 
     def model_time(self, t: Tensor) -> Tensor:
-        """Return what the network is told of timesteps `t`: they themselves, or flow times on the same scale, 0 to num_train_timesteps."""
+        """Return what the network is told of timesteps `t`: they themselves, or flow times on the
+        same scale, 0 to num_train_timesteps.
+        """
         return t * self.schedule.num_train_timesteps if self.prediction_type == "flow" else t
 
     def signal_and_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return how much signal and noise there is at timesteps `t` [batch], as float32 [batch, 1, 1, 1] each."""
+        """Return how much signal and noise there is at timesteps `t` [batch], as float32 [batch, 1,
+        1, 1] each.
+        """
         if self.prediction_type == "flow":
             time = t.float().view(-1, 1, 1, 1)
             return 1 - time, time
@@ -68,15 +83,17 @@ class Objective:
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
     def noised(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Return latents [batch, channels, height, width] at timesteps `t` [batch]: signal * clean + sigma * noise."""
+        """Return latents [batch, channels, height, width] at timesteps `t` [batch]: signal * clean
+        + sigma * noise.
+        """
         signal, sigma = self.signal_and_sigma(t)
         return signal * clean + sigma * noise
 
     def training_target(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return what the network should say, [batch, channels, height, width].
 
-        epsilon: noise (Ho et al. 2020). v: signal * noise - sigma * clean (Salimans and Ho 2022, arXiv 2202.00512, section 4).
-        flow: noise - clean (Liu et al. 2022, arXiv 2209.03003).
+        epsilon: noise (Ho et al. 2020). v: signal * noise - sigma * clean (Salimans and Ho 2022,
+        arXiv 2202.00512, section 4). flow: noise - clean (Liu et al. 2022, arXiv 2209.03003).
         """
         if self.prediction_type == "epsilon":
             return noise
@@ -86,26 +103,37 @@ class Objective:
         return signal * noise - sigma * clean
 
     def clean_from(self, output: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-        """Return the clean latents that a network's output for `noisy` amounts to; nothing is clipped."""
+        """Return the clean latents that a network's output for `noisy` amounts to; nothing is
+        clipped.
+        """
         signal, sigma = self.signal_and_sigma(t)
         if self.prediction_type == "epsilon":
             return (noisy - sigma * output) / signal
-        return noisy - sigma * output if self.prediction_type == "flow" else signal * noisy - sigma * output
+        return (
+            noisy - sigma * output
+            if self.prediction_type == "flow"
+            else signal * noisy - sigma * output
+        )
 
     def loss_weight(self, t: Tensor) -> Tensor:
         """Return the weight of each sample's loss, float32 [batch]: ones, or min-SNR.
 
-        epsilon: min(snr, gamma) / snr; v: min(snr, gamma) / (snr + 1), with snr = (signal / sigma)^2. Both weigh the error of the clean
-        latents by min(snr, gamma). Source: Hang et al. 2023, arXiv 2303.09556, section 3.4.
+        epsilon: min(snr, gamma) / snr; v: min(snr, gamma) / (snr + 1), with snr = (signal /
+        sigma)^2. Both weigh the error of the clean latents by min(snr, gamma). Source: Hang et al.
+        2023, arXiv 2303.09556, section 3.4.
         """
         if self.min_snr_gamma is None:
             return torch.ones(t.shape, dtype=torch.float32, device=t.device)
         signal, sigma = self.signal_and_sigma(t)
         snr = (signal / sigma).square().flatten()
-        return snr.clamp(max=self.min_snr_gamma) / (snr if self.prediction_type == "epsilon" else snr + 1)
+        return snr.clamp(max=self.min_snr_gamma) / (
+            snr if self.prediction_type == "epsilon" else snr + 1
+        )
 
     def per_sample_loss(self, output: Tensor, target: Tensor, t: Tensor) -> Tensor:
-        """Return the weighted mean error of each sample, float32 [batch], computed in float32 whatever the network's precision."""
+        """Return the weighted mean error of each sample, float32 [batch], computed in float32
+        whatever the network's precision.
+        """
         error = output.float() - target.float()
         each = error.abs() if self.loss == "l1" else error.square()
         return each.flatten(1).mean(1) * self.loss_weight(t)

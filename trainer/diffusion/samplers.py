@@ -1,4 +1,5 @@
-"""From noise to latents: solvers over diffusers' schedulers, one loop for all of them, with a region that may be known.
+"""From noise to latents: solvers over diffusers' schedulers, one loop for all of them, with a
+region that may be known.
 
 Nothing is clipped: latents are not pixels.
 """
@@ -18,7 +19,8 @@ from trainer.diffusion.objectives import Objective
 SolverKind = Literal["ddim", "dpm++", "euler", "heun"]
 
 SOLVERS = {"epsilon": ("dpm++", "ddim"), "v": ("dpm++", "ddim"), "flow": ("dpm++", "euler", "heun")}
-# log(signal / sigma) below which a predicted noise says nothing about the clean latents: Lu et al. 2022, arXiv 2211.01095, and
+# log(signal / sigma) below which a predicted noise says nothing about the clean latents: Lu et al.
+# 2022, arXiv 2211.01095, and
 # the value that diffusers names for the cosine schedule.
 _LEAST_LOG_RATIO = -5.1
 _PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction", "flow": "flow_prediction"}
@@ -28,9 +30,10 @@ _PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction", "flow": "flow_pr
 class Solver:
     """How the way from noise to latents is cut into steps.
 
-    dpm++: second-order multistep DPM-Solver++. ddim: eta 0 is deterministic, eta 1 ancestral; its number of steps divides the number of
-    training timesteps, and very many steps leave out the first few, at which noise tells nothing. euler, heun: for flow; heun asks the
-    network 2 n - 1 times.
+    dpm++: second-order multistep DPM-Solver++. ddim: eta 0 is deterministic, eta 1 ancestral; its
+    number of steps divides the number of training timesteps, and very many steps leave out the
+    first few, at which noise tells nothing. euler, heun: for flow; heun asks the network 2 n - 1
+    times.
     """
 
     kind: SolverKind = "dpm++"
@@ -39,15 +42,28 @@ class Solver:
 
     def problem(self, objective: Objective) -> str | None:
         """Return what keeps the solver from working with an objective, or None."""
-        known, num_train = SOLVERS[objective.prediction_type], objective.schedule.num_train_timesteps
+        known, num_train = (
+            SOLVERS[objective.prediction_type],
+            objective.schedule.num_train_timesteps,
+        )
         if self.kind not in known:
-            return f"solver {self.kind!r} does not solve {objective.prediction_type}; {' or '.join(known)} expected"
+            return (
+                f"solver {self.kind!r} does not solve {objective.prediction_type};"
+                f" {' or '.join(known)} expected"
+            )
         # Two steps at one timestep would divide by zero.
-        most = _first_timestep(objective) if self.kind == "dpm++" and objective.prediction_type != "flow" else num_train
+        most = (
+            _first_timestep(objective)
+            if self.kind == "dpm++" and objective.prediction_type != "flow"
+            else num_train
+        )
         if not 1 <= self.num_inference_steps <= most:
             return f"{self.num_inference_steps} steps of {self.kind}; 1 to {most} expected"
         if self.kind == "ddim" and num_train % self.num_inference_steps:
-            return f"{self.num_inference_steps} steps of ddim; a divisor of {num_train} expected, such as 25, 50 or 250"
+            return (
+                f"{self.num_inference_steps} steps of ddim; a divisor of {num_train} expected, such"
+                " as 25, 50 or 250"
+            )
         if self.eta and (self.kind != "ddim" or not 0 <= self.eta <= 1):
             return f"eta {self.eta} with {self.kind}; 0 to 1 with ddim expected, 0 otherwise"
         return None
@@ -55,7 +71,9 @@ class Solver:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known beforehand: `latents` [batch, channels, height, width] where `where` [batch, 1, height, width] (bool) is true."""
+    """What is known beforehand: `latents` [batch, channels, height, width] where `where` [batch, 1,
+    height, width] (bool) is true.
+    """
 
     latents: Tensor
     where: Tensor
@@ -63,7 +81,9 @@ class Known:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """One call of the network: the scheduler's own name of the time, what the network is told, and the level of `x` there."""
+    """One call of the network: the scheduler's own name of the time, what the network is told, and
+    the level of `x` there.
+    """
 
     timestep: Any
     time: float
@@ -83,10 +103,12 @@ def sample(
 ) -> Tensor:
     """Return latents [batch, channels, height, width] for `noise` of that shape and unit variance.
 
-    `denoise(x, t)` is the network, guidance included. `step_noise(i)` gives the fresh noise of evaluation i, which ddim with an eta
-    above 0 needs. The region of `known` is put to the level of the next evaluation after every step, with the noise that the sample
-    started from, so that the network always sees both regions at the level it is told, and the result holds the known latents exactly.
-    Source of the replacement: Lugmayr et al. 2022, arXiv 2201.09865, equation 8. Raises ValueError for a solver that does not fit.
+    `denoise(x, t)` is the network, guidance included. `step_noise(i)` gives the fresh noise of
+    evaluation i, which ddim with an eta above 0 needs. The region of `known` is put to the level of
+    the next evaluation after every step, with the noise that the sample started from, so that the
+    network always sees both regions at the level it is told, and the result holds the known latents
+    exactly. Source of the replacement: Lugmayr et al. 2022, arXiv 2201.09865, equation 8. Raises
+    ValueError for a solver that does not fit.
     """
     if problem := solver.problem(objective):
         raise ValueError(problem)
@@ -96,18 +118,31 @@ def sample(
     levels = [(one.signal, one.sigma) for one in evaluations] + [(1.0, 0.0)]
     x = _with_known(noise, known, noise, *levels[0])
     for index, one in enumerate(evaluations):
-        t = torch.full((len(x),), one.time, device=x.device, dtype=torch.float32 if objective.prediction_type == "flow" else torch.int64)
+        t = torch.full(
+            (len(x),),
+            one.time,
+            device=x.device,
+            dtype=torch.float32 if objective.prediction_type == "flow" else torch.int64,
+        )
         output = denoise(x, t).to(x.dtype)
-        more = {"eta": solver.eta, "variance_noise": step_noise(index)} if solver.eta and step_noise else {}
+        more = (
+            {"eta": solver.eta, "variance_noise": step_noise(index)}
+            if solver.eta and step_noise
+            else {}
+        )
         x = scheduler.step(output, one.timestep, x, return_dict=False, **more)[0]
         x = _with_known(x, known, noise, *levels[index + 1])
     return x
 
 
-def _with_known(x: Tensor, known: Known | None, noise: Tensor, signal: float, sigma: float) -> Tensor:
+def _with_known(
+    x: Tensor, known: Known | None, noise: Tensor, signal: float, sigma: float
+) -> Tensor:
     if known is None:
         return x
-    return torch.where(known.where, signal * known.latents + sigma * noise if sigma else known.latents, x)
+    return torch.where(
+        known.where, signal * known.latents + sigma * noise if sigma else known.latents, x
+    )
 
 
 def _plan(objective: Objective, solver: Solver) -> tuple[Any, list[_Evaluation]]:
@@ -131,7 +166,9 @@ def _ddim(objective: Objective, num_steps: int) -> tuple[Any, list[_Evaluation]]
         steps_offset=max(0, offset),
     )
     scheduler.set_timesteps(num_steps)
-    return scheduler, _at_timesteps(objective, scheduler.timesteps[scheduler.timesteps < first + stride])
+    return scheduler, _at_timesteps(
+        objective, scheduler.timesteps[scheduler.timesteps < first + stride]
+    )
 
 
 def _multistep(objective: Objective, num_steps: int) -> tuple[Any, list[_Evaluation]]:
@@ -143,36 +180,51 @@ def _multistep(objective: Objective, num_steps: int) -> tuple[Any, list[_Evaluat
         **objective.schedule.scheduler_arguments,
         prediction_type=_PREDICTION_TYPES[objective.prediction_type],
         use_flow_sigmas=flow,
-        lambda_min_clipped=_LEAST_LOG_RATIO if objective.prediction_type == "epsilon" else -float("inf"),
+        lambda_min_clipped=(
+            _LEAST_LOG_RATIO if objective.prediction_type == "epsilon" else -float("inf")
+        ),
     )
     scheduler.set_timesteps(num_steps)
     scheduler.set_begin_index(0)
     if not flow:
         return scheduler, _at_timesteps(objective, scheduler.timesteps)
     # The scheduler's timesteps are cut to whole numbers; its sigmas are exact.
-    return scheduler, [_at_flow_time(objective, sigma, step) for sigma, step in zip(scheduler.sigmas[:-1].tolist(), scheduler.timesteps, strict=True)]
+    return scheduler, [
+        _at_flow_time(objective, sigma, step)
+        for sigma, step in zip(scheduler.sigmas[:-1].tolist(), scheduler.timesteps, strict=True)
+    ]
 
 
 def _euler(objective: Objective, num_steps: int) -> tuple[Any, list[_Evaluation]]:
-    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+        FlowMatchEulerDiscreteScheduler,
+    )
 
-    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=objective.schedule.num_train_timesteps)
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        num_train_timesteps=objective.schedule.num_train_timesteps
+    )
     scheduler.set_timesteps(sigmas=[1 - step / num_steps for step in range(num_steps)])
     scheduler.set_begin_index(0)
     return scheduler, _at_flow_times(objective, scheduler.timesteps)
 
 
 def _heun(objective: Objective, num_steps: int) -> tuple[Any, list[_Evaluation]]:
-    from diffusers.schedulers.scheduling_flow_match_heun_discrete import FlowMatchHeunDiscreteScheduler
+    from diffusers.schedulers.scheduling_flow_match_heun_discrete import (
+        FlowMatchHeunDiscreteScheduler,
+    )
 
-    scheduler = FlowMatchHeunDiscreteScheduler(num_train_timesteps=objective.schedule.num_train_timesteps)
+    scheduler = FlowMatchHeunDiscreteScheduler(
+        num_train_timesteps=objective.schedule.num_train_timesteps
+    )
     scheduler.set_timesteps(num_steps)
     scheduler.set_begin_index(0)
     return scheduler, _at_flow_times(objective, scheduler.timesteps)
 
 
 def _first_timestep(objective: Objective) -> int:
-    """Return the timestep to start from: the last one, or for epsilon the last at which the noise tells something about the latents."""
+    """Return the timestep to start from: the last one, or for epsilon the last at which the noise
+    tells something about the latents.
+    """
     alpha_bars = objective.schedule.alpha_bars()
     told = 0.5 * torch.log(alpha_bars / (1 - alpha_bars)) >= _LEAST_LOG_RATIO
     return int(told.sum()) - 1 if objective.prediction_type == "epsilon" else len(alpha_bars) - 1
@@ -180,11 +232,17 @@ def _first_timestep(objective: Objective) -> int:
 
 def _at_timesteps(objective: Objective, timesteps: Tensor) -> list[_Evaluation]:
     signals, sigmas = (level.flatten().tolist() for level in objective.signal_and_sigma(timesteps))
-    return [_Evaluation(step, step, signal, sigma) for step, signal, sigma in zip(timesteps.tolist(), signals, sigmas, strict=True)]
+    return [
+        _Evaluation(step, step, signal, sigma)
+        for step, signal, sigma in zip(timesteps.tolist(), signals, sigmas, strict=True)
+    ]
 
 
 def _at_flow_times(objective: Objective, timesteps: Tensor) -> list[_Evaluation]:
-    return [_at_flow_time(objective, float(step) / objective.schedule.num_train_timesteps, step) for step in timesteps]
+    return [
+        _at_flow_time(objective, float(step) / objective.schedule.num_train_timesteps, step)
+        for step in timesteps
+    ]
 
 
 def _at_flow_time(objective: Objective, time: float, timestep: Any) -> _Evaluation:

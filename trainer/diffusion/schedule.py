@@ -1,4 +1,6 @@
-"""Noise schedules: how much signal is left at a timestep. The tables come from diffusers' schedulers."""
+"""Noise schedules: how much signal is left at a timestep. The tables come from diffusers'
+schedulers.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,11 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """A variance-preserving schedule: x_t = sqrt(alpha_bar) * clean + sqrt(1 - alpha_bar) * noise at whole timesteps 0 .. num_train_timesteps - 1.
+    """A variance-preserving schedule: x_t = sqrt(alpha_bar) * clean + sqrt(1 - alpha_bar) * noise
+    at whole timesteps 0 .. num_train_timesteps - 1.
 
-    cosine: Nichol and Dhariwal 2021, arXiv 2102.09672. linear, betas 1e-4 to 0.02: Ho et al. 2020, arXiv 2006.11239.
+    cosine: Nichol and Dhariwal 2021, arXiv 2102.09672. linear, betas 1e-4 to 0.02: Ho et al. 2020,
+    arXiv 2006.11239.
     """
 
     kind: ScheduleKind = "cosine"
@@ -32,7 +36,8 @@ class NoiseSchedule:
         """Raise ValueError for a schedule that does not exist."""
         if self.kind not in _ARGUMENTS or self.num_train_timesteps < 1:
             raise ValueError(
-                f"schedule {self.kind!r} with {self.num_train_timesteps} timesteps; one of {', '.join(_ARGUMENTS)} with 1 or more expected"
+                f"schedule {self.kind!r} with {self.num_train_timesteps} timesteps; one of"
+                f" {', '.join(_ARGUMENTS)} with 1 or more expected"
             )
 
     @property
@@ -41,7 +46,9 @@ class NoiseSchedule:
         return {"num_train_timesteps": self.num_train_timesteps, **_ARGUMENTS[self.kind]}
 
     def alpha_bars(self, device: torch.device | str = "cpu") -> Tensor:
-        """Return the cumulative signal power at every timestep: float32 [num_train_timesteps], falling, in (0, 1)."""
+        """Return the cumulative signal power at every timestep: float32 [num_train_timesteps],
+        falling, in (0, 1).
+        """
         return _alpha_bars(self, torch.device(device))
 
 

@@ -1,1 +1,3 @@
-"""The engine: trains the stages of any recipe, keeps a run folder, and resumes exactly where it was stopped."""
+"""The engine: trains the stages of any recipe, keeps a run folder, and resumes exactly where it was
+stopped.
+"""

@@ -1,6 +1,8 @@
-"""One checkpoint as a folder that is whole or not there: tensors as safetensors, numbers as JSON, a SHA-256 for every file.
+"""One checkpoint as a folder that is whole or not there: tensors as safetensors, numbers as JSON, a
+SHA-256 for every file.
 
-The rules are R2, R8 and R9: written under a temporary name, synced, renamed, the folder synced. No pickle anywhere.
+The rules are R2, R8 and R9: written under a temporary name, synced, renamed, the folder synced. No
+pickle anywhere.
 """
 
 from __future__ import annotations
@@ -31,18 +33,29 @@ _PIECE_BYTES = 1 << 22
 _FILE_MODE = 0o644
 
 
-def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-    """Publish `folder` with one safetensors file for each entry of `tensors` and `state` as state.json, durably.
+def write_checkpoint(
+    folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> None:
+    """Publish `folder` with one safetensors file for each entry of `tensors` and `state` as
+    state.json, durably.
 
-    Nothing appears at `folder` before everything is on the device. An older folder of that name is replaced. Raises OutputError
-    with the system's reason and DivergedError when a weight is not finite; the old folder is left then.
+    Nothing appears at `folder` before everything is on the device. An older folder of that name is
+    replaced. Raises OutputError with the system's reason and DivergedError when a weight is not
+    finite; the old folder is left then.
     """
     temporary = temporary_beside(folder)
     try:
         temporary.mkdir(parents=True)
-        sums = {f"{name}.safetensors": _write_tensors(temporary / f"{name}.safetensors", values) for name, values in tensors.items()}
-        sums[STATE] = _write_text(temporary / STATE, json.dumps(state, indent=2, sort_keys=True, allow_nan=False) + "\n")
-        _write_text(temporary / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+        sums = {
+            f"{name}.safetensors": _write_tensors(temporary / f"{name}.safetensors", values)
+            for name, values in tensors.items()
+        }
+        sums[STATE] = _write_text(
+            temporary / STATE, json.dumps(state, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        )
+        _write_text(
+            temporary / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+        )
         sync_folder(temporary)
         if folder.exists():
             shutil.rmtree(folder)
@@ -51,7 +64,8 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], 
     except OSError as error:
         raise OutputError.from_os_error(error, folder) from error
     except safetensors.SafetensorError as error:
-        # The library keeps of the system's error only a text such as `No space left on device (os error 28)`.
+        # The library keeps of the system's error only a text such as `No space left on device (os
+        # error 28)`.
         number = re.search(r"(?:os error|code:) (\d+)", str(error))
         cause = OSError(int(number[1]), str(error)) if number else OSError(str(error))
         raise OutputError.from_os_error(cause, folder, "cannot write the checkpoint") from error
@@ -65,34 +79,58 @@ def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
     floating = {name: one for name, one in tensors.items() if one.is_floating_point()}
     if not floating:
         return
-    # A sum is finite only when every summand is; it may overflow, so the names are looked for one by one.
-    if bool(torch.stack([one.detach().double().sum().isfinite().cpu() for one in floating.values()]).all()):
+    # A sum is finite only when every summand is; it may overflow, so the names are looked for one
+    # by one.
+    if bool(
+        torch.stack(
+            [one.detach().double().sum().isfinite().cpu() for one in floating.values()]
+        ).all()
+    ):
         return
     bad = [name for name, one in floating.items() if not bool(one.isfinite().all())]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        raise DivergedError(f"{what} are no longer finite; no checkpoint was written", seen=", ".join(bad[:3]) + more, hint="lower optimiser.lr")
+        raise DivergedError(
+            f"{what} are no longer finite; no checkpoint was written",
+            seen=", ".join(bad[:3]) + more,
+            hint="lower optimiser.lr",
+        )
 
 
 def verify_checkpoint(folder: Path) -> dict[str, Any]:
-    """Return the state of a checkpoint after comparing every file with its SHA-256; raises CheckpointError that says what is wrong."""
+    """Return the state of a checkpoint after comparing every file with its SHA-256; raises
+    CheckpointError that says what is wrong.
+    """
     sums = _read_sums(folder)
     damages = _damages(folder, sums)
     if damages:
-        first, more = damages[0], f"; also {', '.join(Path(one.path).name for one in damages[1:])}" if len(damages) > 1 else ""
+        first, more = (
+            damages[0],
+            f"; also {', '.join(Path(one.path).name for one in damages[1:])}"
+            if len(damages) > 1
+            else "",
+        )
         hint = "restore it from a copy, or name another checkpoint of the run"
         what = "the checkpoint is damaged: a file differs from its SHA-256"
-        raise CheckpointError(what, path=first.path, seen=first.seen + more, expected=first.expected, hint=hint)
+        raise CheckpointError(
+            what, path=first.path, seen=first.seen + more, expected=first.expected, hint=hint
+        )
     if STATE not in sums:
-        raise CheckpointError("the checkpoint is incomplete", path=folder, seen=f"no {STATE} in {SUMS}")
+        raise CheckpointError(
+            "the checkpoint is incomplete", path=folder, seen=f"no {STATE} in {SUMS}"
+        )
     try:
         return dict(json.loads((folder / STATE).read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint cannot be read: {error}", path=folder / STATE) from error
+        raise CheckpointError(
+            f"the checkpoint cannot be read: {error}", path=folder / STATE
+        ) from error
 
 
 def checkpoint_damages(folder: Path) -> tuple[int, list[Damage]]:
-    """Return how many files a checkpoint has, and those that differ from its SHA-256 or are not there."""
+    """Return how many files a checkpoint has, and those that differ from its SHA-256 or are not
+    there.
+    """
     try:
         sums = _read_sums(folder)
         return len(sums), _damages(folder, sums)
@@ -105,10 +143,14 @@ def _read_sums(folder: Path) -> dict[str, str]:
         # Not splitlines: it takes a damaged line feed for another line break.
         lines = (folder / SUMS).read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint cannot be read: {error}", path=folder / SUMS) from error
+        raise CheckpointError(
+            f"the checkpoint cannot be read: {error}", path=folder / SUMS
+        ) from error
     found = [_SUM_LINE.fullmatch(line) for line in lines[:-1]]
     if lines[-1] or not all(found):
-        raise CheckpointError("the checkpoint cannot be read: its list of SHA-256 is damaged", path=folder / SUMS)
+        raise CheckpointError(
+            "the checkpoint cannot be read: its list of SHA-256 is damaged", path=folder / SUMS
+        )
     return {one[2]: one[1] for one in found if one}
 
 
@@ -119,12 +161,21 @@ def _damages(folder: Path, sums: Mapping[str, str]) -> list[Damage]:
         try:
             seen = _sha256(path)
         except OSError as error:
-            damages.append(Damage(str(path), error.strerror or str(error), f"SHA-256 {expected}", is_missing=isinstance(error, FileNotFoundError)))
+            damages.append(
+                Damage(
+                    str(path),
+                    error.strerror or str(error),
+                    f"SHA-256 {expected}",
+                    is_missing=isinstance(error, FileNotFoundError),
+                )
+            )
             continue
         if seen != expected:
             damages.append(Damage(str(path), f"SHA-256 {seen}", f"SHA-256 {expected}"))
     strange = sorted(path for path in folder.glob("*.safetensors") if path.name not in sums)
-    return damages + [Damage(str(path), "a file without SHA-256", f"a line in {SUMS}") for path in strange]
+    return damages + [
+        Damage(str(path), "a file without SHA-256", f"a line in {SUMS}") for path in strange
+    ]
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
@@ -138,7 +189,10 @@ def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     # Copies: safetensors refuses tensors that share memory, and wants them contiguous.
-    safetensors.torch.save_file({name: one.detach().to("cpu", copy=True).contiguous() for name, one in tensors.items()}, path)
+    safetensors.torch.save_file(
+        {name: one.detach().to("cpu", copy=True).contiguous() for name, one in tensors.items()},
+        path,
+    )
     path.chmod(_FILE_MODE)
     _sync_file(path)
     return _sha256(path)

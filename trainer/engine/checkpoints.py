@@ -1,4 +1,6 @@
-"""The checkpoints of a stage: which are kept, which one a run goes on from, and the weights that other commands load."""
+"""The checkpoints of a stage: which are kept, which one a run goes on from, and the weights that
+other commands load.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,29 @@ from histoprep import checksums
 from histoprep.durable import is_temporary, sync_folder, temporary_beside
 from trainer.config import RunConfig
 from trainer.config_layers import build_config, parse_yaml
-from trainer.engine.checkpoint_files import check_finite, read_tensors, verify_checkpoint, write_checkpoint
+from trainer.engine.checkpoint_files import (
+    check_finite,
+    read_tensors,
+    verify_checkpoint,
+    write_checkpoint,
+)
 from trainer.errors import CheckpointError, ConfigError
 from trainer.stage import recipe_of
 
 SCHEMA_VERSION = "1.0"
 CONFIG = "config.yml"
-RESTORE_RUN = "restore it from a copy; options of a run are changed by trainer fit with another --out, not in its files"
+RESTORE_RUN = (
+    "restore it from a copy; options of a run are changed by trainer fit with another --out, not in"
+    " its files"
+)
 _NAME = re.compile(r"(last|best)-(\d{8,})")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything a stage is at one step: `tensors` by file (weights, ema, optimiser, window), `state` the numbers (step, best, ...)."""
+    """Everything a stage is at one step: `tensors` by file (weights, ema, optimiser, window),
+    `state` the numbers (step, best, ...).
+    """
 
     tensors: Mapping[str, Mapping[str, Tensor]]
     state: dict[str, Any]
@@ -41,24 +53,39 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """The folder `checkpoints` of a stage; `keep` is how many of the newest are kept, at least two."""
+    """The folder `checkpoints` of a stage; `keep` is how many of the newest are kept, at least
+    two.
+    """
 
     folder: Path
     keep: int = 2
     skipped: list[str] = field(default_factory=list)
 
     def save(self, snapshot: Snapshot) -> Path:
-        """Publish a snapshot as last-<step> and delete what is no longer needed; see `write_checkpoint` for errors."""
+        """Publish a snapshot as last-<step> and delete what is no longer needed; see
+        `write_checkpoint` for errors.
+        """
         path = self._write("last", snapshot, snapshot.tensors)
         self.prune()
         return path
 
     def save_best(self, snapshot: Snapshot) -> Path:
-        """Publish the weights (and EMA) of a snapshot as best-<step>; older ones go when no kept checkpoint refers to them."""
-        return self._write("best", snapshot, {name: snapshot.tensors[name] for name in ("weights", "ema") if name in snapshot.tensors})
+        """Publish the weights (and EMA) of a snapshot as best-<step>; older ones go when no kept
+        checkpoint refers to them.
+        """
+        return self._write(
+            "best",
+            snapshot,
+            {
+                name: snapshot.tensors[name]
+                for name in ("weights", "ema")
+                if name in snapshot.tensors
+            },
+        )
 
     def newest(self) -> Snapshot | None:
-        """Return the newest usable checkpoint, or None when there is none at all; `skipped` says what was passed over and why.
+        """Return the newest usable checkpoint, or None when there is none at all; `skipped` says
+        what was passed over and why.
 
         Raises CheckpointError when there are checkpoints, but not one that can be used.
         """
@@ -69,14 +96,23 @@ class CheckpointFolder:
                 names = sorted(one.stem for one in path.glob("*.safetensors"))
                 return Snapshot({name: read_tensors(path, name) for name in names}, state, path)
             except CheckpointError as error:
-                self.skipped.append(f"{path.name}: {error.what}{f' ({error.seen})' if error.seen else ''}")
+                self.skipped.append(
+                    f"{path.name}: {error.what}{f' ({error.seen})' if error.seen else ''}"
+                )
         if found:
             hint = "restore one from a copy, or delete the folder checkpoints to start anew"
-            raise CheckpointError("none of the checkpoints can be used", path=self.folder, seen="; ".join(self.skipped), hint=hint)
+            raise CheckpointError(
+                "none of the checkpoints can be used",
+                path=self.folder,
+                seen="; ".join(self.skipped),
+                hint=hint,
+            )
         return None
 
     def forget_after(self, step: int) -> None:
-        """Delete checkpoints of later steps than `step`: the run goes on from there and makes them again."""
+        """Delete checkpoints of later steps than `step`: the run goes on from there and makes them
+        again.
+        """
         for path in (*self._list("last"), *self._list("best")):
             if _step_of(path) > step:
                 _delete(path)
@@ -95,15 +131,22 @@ class CheckpointFolder:
         sync_folder(self.folder)
 
     def sweep(self) -> None:
-        """Delete what a killed run left half written or half deleted; hold the lock of the run folder."""
+        """Delete what a killed run left half written or half deleted; hold the lock of the run
+        folder.
+        """
         if self.folder.is_dir():
             for path in self.folder.iterdir():
                 if is_temporary(path.name):
                     shutil.rmtree(path)
 
-    def _write(self, kind: str, snapshot: Snapshot, tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
+    def _write(
+        self, kind: str, snapshot: Snapshot, tensors: Mapping[str, Mapping[str, Tensor]]
+    ) -> Path:
         for name in ("weights", "ema"):
-            check_finite(tensors.get(name, {}), f"the {'weights' if name == 'weights' else 'averaged weights'}")
+            check_finite(
+                tensors.get(name, {}),
+                f"the {'weights' if name == 'weights' else 'averaged weights'}",
+            )
         path = self.folder / f"{kind}-{snapshot.step:08d}"
         write_checkpoint(path, tensors, {"schema_version": SCHEMA_VERSION, **snapshot.state})
         return path
@@ -121,7 +164,8 @@ def list_checkpoints(folder: Path, kind: str) -> list[Path]:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint folder that `path` means: itself, or the best of a run or stage, or else its newest.
+    """Return the checkpoint folder that `path` means: itself, or the best of a run or stage, or
+    else its newest.
 
     Raises CheckpointError when there is none.
     """
@@ -132,14 +176,20 @@ def find_checkpoint(path: Path) -> Path:
             found = list_checkpoints(folder, kind)
             if found:
                 return found[-1]
-    raise CheckpointError("there is no checkpoint here", path=path, expected="a run folder of `trainer fit`, or a folder in its checkpoints")
+    raise CheckpointError(
+        "there is no checkpoint here",
+        path=path,
+        expected="a run folder of `trainer fit`, or a folder in its checkpoints",
+    )
 
 
 def load_weights(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Tensor], RunConfig]:
-    """Return the weights of a run, stage or checkpoint, on the CPU, and the configuration of the run.
+    """Return the weights of a run, stage or checkpoint, on the CPU, and the configuration of the
+    run.
 
-    A run or stage gives its best checkpoint, or its newest where no best was chosen. `ema` asks for the averaged weights; without
-    any the raw ones are given. Raises CheckpointError for what is missing, damaged or of another version.
+    A run or stage gives its best checkpoint, or its newest where no best was chosen. `ema` asks for
+    the averaged weights; without any the raw ones are given. Raises CheckpointError for what is
+    missing, damaged or of another version.
     """
     folder = find_checkpoint(Path(path).absolute())
     _checked_state(folder)
@@ -148,17 +198,27 @@ def load_weights(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Tenso
 
 
 def load_run_config(path: str | Path) -> RunConfig:
-    """Return the configuration of the run that a folder belongs to: config.yml in it or the nearest folder above."""
+    """Return the configuration of the run that a folder belongs to: config.yml in it or the nearest
+    folder above.
+    """
     place = Path(path).absolute()
     home = next((one for one in (place, *place.parents) if (one / CONFIG).is_file()), None)
     if home is None:
-        raise CheckpointError(f"there is no {CONFIG} here or above", path=place, expected="the run folder of `trainer fit`")
+        raise CheckpointError(
+            f"there is no {CONFIG} here or above",
+            path=place,
+            expected="the run folder of `trainer fit`",
+        )
     values = read_config(home / CONFIG)
-    return build_config(recipe_of(str(values.get("recipe"))).Config, values, where=str(home / CONFIG))
+    return build_config(
+        recipe_of(str(values.get("recipe"))).Config, values, where=str(home / CONFIG)
+    )
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the mapping in the config.yml of a run; raises IntegrityError when it was changed since the run wrote it, ConfigError."""
+    """Return the mapping in the config.yml of a run; raises IntegrityError when it was changed
+    since the run wrote it, ConfigError.
+    """
     try:
         data = checksums.read_file(path, hint=RESTORE_RUN)
         return parse_yaml(data.decode("utf-8"), str(path))
@@ -170,7 +230,12 @@ def _checked_state(folder: Path) -> dict[str, Any]:
     state = verify_checkpoint(folder)
     version = str(state.get("schema_version"))
     if version.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
-        raise CheckpointError("the checkpoint is of another version of trainer", path=folder, seen=version, expected=SCHEMA_VERSION)
+        raise CheckpointError(
+            "the checkpoint is of another version of trainer",
+            path=folder,
+            seen=version,
+            expected=SCHEMA_VERSION,
+        )
     return state
 
 

@@ -1,4 +1,6 @@
-"""Devices, precision and processes through Lightning Fabric, and which positions each process takes."""
+"""Devices, precision and processes through Lightning Fabric, and which positions each process
+takes.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _MIXED = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 class _MixedPrecision(MixedPrecision):
-    """Autocast alone: inputs keep float32, since a timestep or noise level does not survive eight bits of mantissa."""
+    """Autocast alone: inputs keep float32, since a timestep or noise level does not survive eight
+    bits of mantissa.
+    """
 
     def convert_input(self, data: Any) -> Any:
         """Return `data` as it is."""
@@ -29,34 +33,71 @@ class _MixedPrecision(MixedPrecision):
 def launch_fabric(config: RunConfig) -> Fabric:
     """Return a launched Fabric: one process a device, this one among them.
 
-    Under torchrun or SLURM the processes are there; otherwise Fabric starts the command again for every further device. Raises DeviceError
-    when there is no such device and ConfigError when the batch cannot be divided.
+    Under torchrun or SLURM the processes are there; otherwise Fabric starts the command again for
+    every further device. Raises DeviceError when there is no such device and ConfigError when the
+    batch cannot be divided.
     """
-    accelerator = config.accelerator if config.accelerator != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    accelerator = (
+        config.accelerator
+        if config.accelerator != "auto"
+        else "cuda"
+        if torch.cuda.is_available()
+        else "cpu"
+    )
     if accelerator == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("accelerator is cuda, but torch finds no GPU", seen=f"torch {torch.__version__}", hint="accelerator=cpu, or a CUDA build")
-    devices = config.devices if config.devices != "auto" else max(1, torch.cuda.device_count()) if accelerator == "cuda" else 1
+        raise DeviceError(
+            "accelerator is cuda, but torch finds no GPU",
+            seen=f"torch {torch.__version__}",
+            hint="accelerator=cpu, or a CUDA build",
+        )
+    devices = (
+        config.devices
+        if config.devices != "auto"
+        else max(1, torch.cuda.device_count())
+        if accelerator == "cuda"
+        else 1
+    )
     if accelerator == "cuda" and devices > torch.cuda.device_count():
-        raise DeviceError("there are fewer GPUs than devices", seen=torch.cuda.device_count(), expected=devices)
+        raise DeviceError(
+            "there are fewer GPUs than devices", seen=torch.cuda.device_count(), expected=devices
+        )
     num_ranks = devices * config.num_nodes
     if config.batch_size % (num_ranks * config.accumulate):
         expected = f"a multiple of devices ({num_ranks}) x accumulate ({config.accumulate})"
-        raise ConfigError("batch_size cannot be divided among devices and micro-steps", seen=config.batch_size, expected=expected)
-    plugin = _MixedPrecision(_MIXED[config.precision], device=accelerator) if config.precision in _MIXED else Precision()  # type: ignore[arg-type]
+        raise ConfigError(
+            "batch_size cannot be divided among devices and micro-steps",
+            seen=config.batch_size,
+            expected=expected,
+        )
+    plugin = (
+        _MixedPrecision(_MIXED[config.precision], device=accelerator)
+        if config.precision in _MIXED
+        else Precision()
+    )  # type: ignore[arg-type]
     strategy = "ddp" if num_ranks > 1 else "auto"
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=config.num_nodes, strategy=strategy, plugins=[plugin])
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=config.num_nodes,
+        strategy=strategy,
+        plugins=[plugin],
+    )
     fabric.launch()
     return fabric
 
 
 class RankPositions:
-    """The positions that one rank takes from step `start` to step `end`, in order; sliced like an array, never stored.
+    """The positions that one rank takes from step `start` to step `end`, in order; sliced like an
+    array, never stored.
 
-    Step s has the positions s*batch_size to (s+1)*batch_size - 1; they are dealt out in runs of `micro` to micro-step 0 of every rank, then to
-    micro-step 1, and so on. So the samples of a step do not depend on the number of ranks.
+    Step s has the positions s*batch_size to (s+1)*batch_size - 1; they are dealt out in runs of
+    `micro` to micro-step 0 of every rank, then to micro-step 1, and so on. So the samples of a step
+    do not depend on the number of ranks.
     """
 
-    def __init__(self, start: int, end: int, *, batch_size: int, micro: int, rank: int, num_ranks: int) -> None:
+    def __init__(
+        self, start: int, end: int, *, batch_size: int, micro: int, rank: int, num_ranks: int
+    ) -> None:
         self._first, self._batch_size, self._micro = start * batch_size, batch_size, micro
         self._rank, self._num_ranks = rank, num_ranks
         self._length = (end - start) * batch_size // num_ranks
@@ -72,16 +113,23 @@ class RankPositions:
 
 
 def seed_step(seed: int, stage: str, position: int) -> None:
-    """Seed torch for dropout and the like, keyed by the first position of a micro-batch: no generator state has to be saved."""
+    """Seed torch for dropout and the like, keyed by the first position of a micro-batch: no
+    generator state has to be saved.
+    """
     torch.manual_seed(xxhash.xxh3_64_intdigest(f"{seed}/{stage}/{position}".encode()) >> 1)
 
 
-def move_batch(fabric: Fabric, batch: dict[str, Tensor], *, channels_last: bool) -> dict[str, Tensor]:
+def move_batch(
+    fabric: Fabric, batch: dict[str, Tensor], *, channels_last: bool
+) -> dict[str, Tensor]:
     """Return a batch on the device, pictures in channels_last layout where asked."""
     moved: dict[str, Tensor] = fabric.to_device(batch)
     if not channels_last:
         return moved
-    return {name: one.contiguous(memory_format=torch.channels_last) if one.ndim == 4 else one for name, one in moved.items()}
+    return {
+        name: one.contiguous(memory_format=torch.channels_last) if one.ndim == 4 else one
+        for name, one in moved.items()
+    }
 
 
 def sum_over_ranks(fabric: Fabric, tensor: Tensor) -> Tensor:
@@ -95,7 +143,9 @@ def gather_ranks(fabric: Fabric, tensor: Tensor) -> Tensor:
 
 
 def evaluating(fabric: Fabric, module: torch.nn.Module) -> AbstractContextManager[None]:
-    """Return a context in which `module` is in eval mode, without gradients and in the precision of the run."""
+    """Return a context in which `module` is in eval mode, without gradients and in the precision of
+    the run.
+    """
     return _Evaluating(fabric, module)
 
 

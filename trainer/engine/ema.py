@@ -11,8 +11,9 @@ from torch import nn
 class MovingAverage:
     """A copy of a module whose weights follow it; `module` is in eval mode and needs no gradients.
 
-    Every `every` steps, w_ema <- d w_ema + (1 - d) w with d = min(decay, (1 + n) / (10 + n)) at the n-th update (n = 1, 2, ...): a
-    short run is not dominated by the initial weights. Buffers (running statistics) and whole numbers are copied.
+    Every `every` steps, w_ema <- d w_ema + (1 - d) w with d = min(decay, (1 + n) / (10 + n)) at the
+    n-th update (n = 1, 2, ...): a short run is not dominated by the initial weights. Buffers
+    (running statistics) and whole numbers are copied.
     """
 
     def __init__(self, module: nn.Module, decay: float, every: int) -> None:
@@ -29,9 +30,15 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Follow the module after `step` optimiser steps (1, 2, ...); a pure function of the step and the weights."""
+        """Follow the module after `step` optimiser steps (1, 2, ...); a pure function of the step
+        and the weights.
+        """
         if step % self.every:
             return
-        torch._foreach_lerp_(self._followers, [one.data for one in self._leaders], 1.0 - self.decay_at(step // self.every))
+        torch._foreach_lerp_(
+            self._followers,
+            [one.data for one in self._leaders],
+            1.0 - self.decay_at(step // self.every),
+        )
         for mine, theirs in self._buffers:
             mine.copy_(theirs)

@@ -1,6 +1,7 @@
 """Training a run: its stages in order, each in one loop, resumed exactly from the last checkpoint.
 
-The same command on the same folder goes on where it stopped. A killed run ends with the same tensors as one that was not.
+The same command on the same folder goes on where it stopped. A killed run ends with the same
+tensors as one that was not.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from histoprep.workspace import check_outside
 from trainer.config import RunConfig
 from trainer.data.loader import loader
 from trainer.engine.checkpoints import CheckpointFolder
-from trainer.engine.devices import RankPositions, evaluating, launch_fabric, move_batch, seed_step, sum_over_ranks
+from trainer.engine.devices import (
+    RankPositions,
+    evaluating,
+    launch_fabric,
+    move_batch,
+    seed_step,
+    sum_over_ranks,
+)
 from trainer.engine.logs import StageLog
 from trainer.engine.run_folder import begin_stage, finished_stage, prepare_run, write_finished
 from trainer.engine.speed import Stopwatch
@@ -47,8 +55,9 @@ class FitResult:
 def fit(config: RunConfig, *, voice: Voice = SILENT) -> FitResult:
     """Train every stage of a run that is not finished, and return where it lies and how it ended.
 
-    Raises ConfigError, IntegrityError (a leak between splits, other data than before), LockedError, DataError, DivergedError, CheckpointError,
-    OutputError, and Interrupted after SIGINT or SIGTERM, when a checkpoint was saved.
+    Raises ConfigError, IntegrityError (a leak between splits, other data than before), LockedError,
+    DataError, DivergedError, CheckpointError, OutputError, and Interrupted after SIGINT or SIGTERM,
+    when a checkpoint was saved.
     """
     certificate = check_data(config)
     fabric = launch_fabric(config)
@@ -62,11 +71,19 @@ def fit(config: RunConfig, *, voice: Voice = SILENT) -> FitResult:
             prepare_run(config, certificate)
 
         _in_first_process(fabric, prepare)
-        return FitResult(run, {plan.name: _fit_stage(fabric, config, plan, run, voice) for plan in recipe_of(config.recipe).stages(config)})
+        return FitResult(
+            run,
+            {
+                plan.name: _fit_stage(fabric, config, plan, run, voice)
+                for plan in recipe_of(config.recipe).stages(config)
+            },
+        )
 
 
 def _in_first_process(fabric: Fabric, work: Callable[[], None]) -> None:
-    """Have one process do `work` while the others wait; an error of ours is raised in all of them."""
+    """Have one process do `work` while the others wait; an error of ours is raised in all of
+    them.
+    """
     error: Explained | None = None
     if fabric.is_global_zero:
         try:
@@ -88,10 +105,17 @@ def check_data(config: RunConfig) -> dict[str, Any]:
     tiles = open_tiles(config.manifest)
     check_outside(Path(config.out), tiles.manifest.data_folders, "a run")
     check_manifest(tiles.manifest)
-    return {"manifest": config.manifest, "digest": tiles.digest, "label_map": tiles.label_map.digest, "certificate": tiles.certificate}
+    return {
+        "manifest": config.manifest,
+        "digest": tiles.digest,
+        "label_map": tiles.label_map.digest,
+        "certificate": tiles.certificate,
+    }
 
 
-def _fit_stage(fabric: Fabric, config: RunConfig, plan: StagePlan, run: Path, voice: Voice) -> dict[str, Any]:
+def _fit_stage(
+    fabric: Fabric, config: RunConfig, plan: StagePlan, run: Path, voice: Voice
+) -> dict[str, Any]:
     """Train one stage, or return how it ended before."""
     folder = run / plan.name if plan.name else run
     ended = finished_stage(folder, config)
@@ -120,7 +144,10 @@ def _fit_stage(fabric: Fabric, config: RunConfig, plan: StagePlan, run: Path, vo
 
 def _hparams(training: Training) -> dict[str, Any]:
     """Return what a log is to be read with: the configuration, and where weights came from."""
-    return {"weights_from": dict(training.stage.weights_from), **training.config.model_dump(mode="json", by_alias=True)}
+    return {
+        "weights_from": dict(training.stage.weights_from),
+        **training.config.model_dump(mode="json", by_alias=True),
+    }
 
 
 def _resume(training: Training, checkpoints: CheckpointFolder, voice: Voice) -> None:
@@ -140,18 +167,26 @@ def _resume(training: Training, checkpoints: CheckpointFolder, voice: Voice) -> 
     fabric.barrier()
 
 
-def _train(training: Training, checkpoints: CheckpointFolder, log: StageLog | None, voice: Voice) -> dict[str, float]:
+def _train(
+    training: Training, checkpoints: CheckpointFolder, log: StageLog | None, voice: Voice
+) -> dict[str, float]:
     """Make the steps that are left and return the metrics of the last one. The loop."""
     config, stage = training.config, training.stage
     watch = Stopwatch()
     events = _Events(training, checkpoints, log, voice, watch)
     label = f"{config.recipe}{f' {stage.name}' if stage.name else ''}"
     request = StopRequest()
-    with request.listening(), _stopping(request, training), voice.progress(label, events.images_left, "images") as meter:
+    with (
+        request.listening(),
+        _stopping(request, training),
+        voice.progress(label, events.images_left, "images") as meter,
+    ):
         batches = watch.waiting(_batches(training))
         while training.step < training.num_steps:
             for micro_step in range(config.accumulate):
-                batch = move_batch(training.fabric, next(batches), channels_last=config.channels_last)
+                batch = move_batch(
+                    training.fabric, next(batches), channels_last=config.channels_last
+                )
                 seed_step(config.seed, stage.name, _first_position(training, micro_step))
                 output = stage.loss(training.model, batch)
                 training.backward(output, is_last=micro_step == config.accumulate - 1)
@@ -160,25 +195,35 @@ def _train(training: Training, checkpoints: CheckpointFolder, log: StageLog | No
             meter.advance(config.batch_size)
             events.after_step()
             if events.should_stop(request):
-                raise stopped_by(request.number or 15, f"step {training.step:,} of {training.num_steps:,} is saved in {events.save().name}")
+                raise stopped_by(
+                    request.number or 15,
+                    f"step {training.step:,} of {training.num_steps:,} is saved in"
+                    f" {events.save().name}",
+                )
     return events.metrics or _metrics_of_the_end(training)
 
 
 def _metrics_of_the_end(training: Training) -> dict[str, float]:
-    """Return the metrics again when a run was stopped after its last checkpoint and has no steps left."""
+    """Return the metrics again when a run was stopped after its last checkpoint and has no steps
+    left.
+    """
     return training.evaluate() if training.fabric.is_global_zero else {}
 
 
 @contextlib.contextmanager
 def _stopping(request: StopRequest, training: Training) -> Iterator[None]:
-    """Tell a failure that a signal brought about (it reaches the processes that read, too) as what it is."""
+    """Tell a failure that a signal brought about (it reaches the processes that read, too) as what
+    it is.
+    """
     try:
         yield
     except (RuntimeError, OutputError) as error:
         if request.number is None:
             raise
         # Raised in the middle of anything: the step under way may be half made, so it is not saved.
-        raise stopped_by(request.number, f"step {training.step:,} was under way; the last checkpoint is whole") from error
+        raise stopped_by(
+            request.number, f"step {training.step:,} was under way; the last checkpoint is whole"
+        ) from error
 
 
 def _batches(training: Training) -> Iterator[dict[str, torch.Tensor]]:
@@ -194,18 +239,32 @@ def _batches(training: Training) -> Iterator[dict[str, torch.Tensor]]:
     )
     workers = config.data.num_workers
     pin_memory = fabric.device.type == "cuda"
-    return loader(training.stage.dataset(), positions, training.micro, workers, pin_memory=pin_memory)  # type: ignore[arg-type]
+    return loader(
+        training.stage.dataset(), positions, training.micro, workers, pin_memory=pin_memory
+    )  # type: ignore[arg-type]
 
 
 def _first_position(training: Training, micro_step: int) -> int:
     fabric = training.fabric
-    return training.step * training.config.batch_size + (micro_step * fabric.world_size + fabric.global_rank) * training.micro
+    return (
+        training.step * training.config.batch_size
+        + (micro_step * fabric.world_size + fabric.global_rank) * training.micro
+    )
 
 
 class _Events:
-    """What happens between steps: the log, validation, pictures and checkpoints, each at its time and at the end."""
+    """What happens between steps: the log, validation, pictures and checkpoints, each at its time
+    and at the end.
+    """
 
-    def __init__(self, training: Training, checkpoints: CheckpointFolder, log: StageLog | None, voice: Voice, watch: Stopwatch) -> None:
+    def __init__(
+        self,
+        training: Training,
+        checkpoints: CheckpointFolder,
+        log: StageLog | None,
+        voice: Voice,
+        watch: Stopwatch,
+    ) -> None:
         self._training, self._checkpoints, self._log = training, checkpoints, log
         self._voice, self._watch = voice, watch
         self._every = training.config.every
@@ -234,7 +293,9 @@ class _Events:
             self.save()
 
     def should_stop(self, request: StopRequest) -> bool:
-        """Return whether a signal asked to stop; with several ranks they agree on it where the log is read anyway."""
+        """Return whether a signal asked to stop; with several ranks they agree on it where the log
+        is read anyway.
+        """
         fabric = self._training.fabric
         if fabric.world_size == 1:
             return request.number is not None
@@ -244,7 +305,9 @@ class _Events:
         return bool(sum_over_ranks(fabric, asked) > 0)
 
     def save(self) -> Path:
-        """Save a checkpoint and return its folder; raises DivergedError instead when anything is not finite."""
+        """Save a checkpoint and return its folder; raises DivergedError instead when anything is
+        not finite.
+        """
         training, go_on = self._training, self._watch.pause()
         training.check_finite()
         if self._log:
@@ -270,10 +333,18 @@ class _Events:
         if training.config.optimiser.on_nonfinite == "skip":
             means["skipped_steps"] = training.window.num_skipped
         self._tell(
-            f"step {training.step:,}: loss {means['loss']:.4g}, gradient norm {means['gradient_norm']:.3g}, lr {lr:.3g}, "
-            f"{speed['images_per_s']:,.0f} images/s, {speed['data_wait_share']:.0%} waiting for data"
+            f"step {training.step:,}: loss {means['loss']:.4g}, gradient norm"
+            f" {means['gradient_norm']:.3g}, lr {lr:.3g}, {speed['images_per_s']:,.0f} images/s,"
+            f" {speed['data_wait_share']:.0%} waiting for data"
         )
-        return {"images": images, "loss": means.pop("loss"), "lr": lr, "gradient_norm": means.pop("gradient_norm"), **speed, **means}
+        return {
+            "images": images,
+            "loss": means.pop("loss"),
+            "lr": lr,
+            "gradient_norm": means.pop("gradient_norm"),
+            **speed,
+            **means,
+        }
 
     def _tell(self, line: str) -> None:
         """Tell a line of the log, at most one a minute; all of them are in metrics.csv."""
@@ -288,7 +359,10 @@ class _Events:
         training.check_finite()
         if training.fabric.is_global_zero:
             metrics = training.evaluate()
-            self._voice.note(f"step {training.step:,}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+            self._voice.note(
+                f"step {training.step:,}: "
+                + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            )
             if training.is_better(metrics):
                 self._checkpoints.save_best(training.snapshot())
         training.fabric.barrier()

@@ -1,4 +1,6 @@
-"""The log of a stage: metrics.csv, one line a step that was looked at, and the same numbers and pictures for TensorBoard."""
+"""The log of a stage: metrics.csv, one line a step that was looked at, and the same numbers and
+pictures for TensorBoard.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ _FIRST = ("step", "images")
 class MetricsLog:
     """Appends lines to metrics.csv; a column that comes later is empty before.
 
-    `step` is where the run goes on from: lines of later steps, and a line that a killed run left half written, are dropped.
-    Numbers are written so that reading gives back the very same float.
+    `step` is where the run goes on from: lines of later steps, and a line that a killed run left
+    half written, are dropped. Numbers are written so that reading gives back the very same float.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -45,7 +47,9 @@ class MetricsLog:
             stream.write(_csv_text(self._columns, [row], header=False))
 
     def sync(self) -> None:
-        """Make the lines so far survive a power cut: called before a checkpoint that relies on them."""
+        """Make the lines so far survive a power cut: called before a checkpoint that relies on
+        them.
+        """
         if not self.path.exists():
             return
         with self.path.open("rb") as stream:
@@ -56,13 +60,19 @@ class MetricsLog:
 
 
 def _read_rows(path: Path, step: int) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the columns and the whole lines up to `step` of a metrics.csv, nothing when there is none."""
+    """Return the columns and the whole lines up to `step` of a metrics.csv, nothing when there is
+    none.
+    """
     if not path.exists():
         return [], []
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     lines = csv.DictReader(io.StringIO(whole, newline=""))
-    rows = [{name: value for name, value in row.items() if value} for row in lines if row.get("step", "").isdecimal() and int(row["step"]) <= step]
+    rows = [
+        {name: value for name, value in row.items() if value}
+        for row in lines
+        if row.get("step", "").isdecimal() and int(row["step"]) <= step
+    ]
     return list(lines.fieldnames or []), rows
 
 
@@ -86,10 +96,11 @@ def _next_version(logs: Path) -> Path:
 
 
 class StageLog:
-    """metrics.csv, TensorBoard events and hparams.yaml in logs/version_X, and sheets in samples/ of one stage.
+    """metrics.csv, TensorBoard events and hparams.yaml in logs/version_X, and sheets in samples/ of
+    one stage.
 
-    Every start of a run is a version of its own: what a killed one logged after its last checkpoint stays there to be seen, while metrics.csv
-    tells of the run as it counts.
+    Every start of a run is a version of its own: what a killed one logged after its last checkpoint
+    stays there to be seen, while metrics.csv tells of the run as it counts.
     """
 
     def __init__(self, folder: Path, step: int, hparams: Mapping[str, Any]) -> None:
@@ -100,7 +111,10 @@ class StageLog:
         self._metrics = MetricsLog(folder, step)
         version = _next_version(folder / "logs")
         self._board: Any = SummaryWriter(str(version))
-        write_text(version / "hparams.yaml", yaml.safe_dump(dict(hparams), sort_keys=False, allow_unicode=True))
+        write_text(
+            version / "hparams.yaml",
+            yaml.safe_dump(dict(hparams), sort_keys=False, allow_unicode=True),
+        )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log the numbers of a step."""
@@ -110,7 +124,9 @@ class StageLog:
                 self._board.add_scalar(name, value, step)
 
     def draw(self, step: int, sheets: Mapping[str, np.ndarray]) -> None:
-        """Log sheets (uint8 [height, width, 3]) as samples/<step>-<name>.png and for TensorBoard."""
+        """Log sheets (uint8 [height, width, 3]) as samples/<step>-<name>.png and for
+        TensorBoard.
+        """
         for name, picture in sheets.items():
             write_sheet(self._folder / "samples" / f"{step:08d}-{name}.png", picture)
             self._board.add_image(name, picture, step, dataformats="HWC")

@@ -16,14 +16,20 @@ DIFFERENCE_GAIN = 4
 
 
 def sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Return pictures (uint8 [height, width, 3], all of one size) set in rows with a white gap: uint8 [height, width, 3]."""
+    """Return pictures (uint8 [height, width, 3], all of one size) set in rows with a white gap:
+    uint8 [height, width, 3].
+    """
     height, width = rows[0][0].shape[:2]
     columns = max(len(row) for row in rows)
     step_y, step_x = height + _GAP_PX, width + _GAP_PX
-    whole = np.full((len(rows) * step_y - _GAP_PX, columns * step_x - _GAP_PX, 3), _GROUND, dtype=np.uint8)
+    whole = np.full(
+        (len(rows) * step_y - _GAP_PX, columns * step_x - _GAP_PX, 3), _GROUND, dtype=np.uint8
+    )
     for line, row in enumerate(rows):
         for column, picture in enumerate(row):
-            whole[line * step_y : line * step_y + height, column * step_x : column * step_x + width] = picture
+            whole[
+                line * step_y : line * step_y + height, column * step_x : column * step_x + width
+            ] = picture
     return whole
 
 
@@ -34,7 +40,9 @@ def difference(original: np.ndarray, decoded: np.ndarray) -> np.ndarray:
 
 
 def colour_mask(mask: np.ndarray, colours: Mapping[int, Sequence[int]]) -> np.ndarray:
-    """Return class ids (uint8 [height, width]) in their colours: uint8 [height, width, 3]; ids without a colour are black."""
+    """Return class ids (uint8 [height, width]) in their colours: uint8 [height, width, 3]; ids
+    without a colour are black.
+    """
     table = np.zeros((256, 3), dtype=np.uint8)
     for class_id, colour in colours.items():
         table[class_id] = colour

@@ -1,4 +1,6 @@
-"""The folder of a run: its configuration, environment and certificate; one process at a time, the same run every time."""
+"""The folder of a run: its configuration, environment and certificate; one process at a time, the
+same run every time.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +30,28 @@ _ENVIRONMENT = "environment.json"
 _CERTIFICATE = "certificate.json"
 _PACKAGES = ("torch", "lightning-fabric", "diffusers", "safetensors", "numpy", "pyarrow")
 # Changing these changes no result, or only its rounding (devices, accumulate, compile).
-_MAY_CHANGE = ("out", "preset", "data.num_workers", "accumulate", "accelerator", "devices", "num_nodes", "compile", "every", "keep_checkpoints")
+_MAY_CHANGE = (
+    "out",
+    "preset",
+    "data.num_workers",
+    "accumulate",
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "compile",
+    "every",
+    "keep_checkpoints",
+)
 _SCHEDULES_WITHOUT_END = ("constant", "warmup_constant")
 
 
 def prepare_run(config: RunConfig, certificate: Mapping[str, Any]) -> Path:
-    """Return the run folder, holding config.yml, environment.json and certificate.json; hold its lock.
+    """Return the run folder, holding config.yml, environment.json and certificate.json; hold its
+    lock.
 
-    A run that ended before its first checkpoint leaves nothing to go on from, so its folder may be taken for another. Raises
-    ConfigError when the folder belongs to a run with another configuration, and IntegrityError when the data changed since
-    that run began.
+    A run that ended before its first checkpoint leaves nothing to go on from, so its folder may be
+    taken for another. Raises ConfigError when the folder belongs to a run with another
+    configuration, and IntegrityError when the data changed since that run began.
     """
     run = Path(config.out)
     if _has_trained(run):
@@ -46,7 +60,11 @@ def prepare_run(config: RunConfig, certificate: Mapping[str, Any]) -> Path:
             _refuse_other_data(run / _CERTIFICATE, certificate)
     environment = [*_read_json(run / _ENVIRONMENT, []), describe_environment(sys.argv)]
     files = {_CERTIFICATE: certificate, _ENVIRONMENT: environment}
-    checksums.publish_files(run, {CONFIG: dump_config(config).encode()} | {name: checksums.json_bytes(value) for name, value in files.items()})
+    checksums.publish_files(
+        run,
+        {CONFIG: dump_config(config).encode()}
+        | {name: checksums.json_bytes(value) for name, value in files.items()},
+    )
     return run
 
 
@@ -68,60 +86,107 @@ def describe_environment(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def finished_stage(folder: Path, config: RunConfig) -> dict[str, Any] | None:
-    """Return what the end of a stage left in finished.json, or None when it has not ended for this duration."""
+    """Return what the end of a stage left in finished.json, or None when it has not ended for this
+    duration.
+    """
     ended: dict[str, Any] | None = _read_json(folder / FINISHED, None)
-    return ended if ended is not None and ended["duration"] == config.duration.model_dump(mode="json") else None
+    return (
+        ended
+        if ended is not None and ended["duration"] == config.duration.model_dump(mode="json")
+        else None
+    )
 
 
 def write_finished(folder: Path, config: RunConfig, result: Mapping[str, Any]) -> None:
-    """List the checksums of what training wrote, then mark the stage as finished; the last thing that is written."""
+    """List the checksums of what training wrote, then mark the stage as finished; the last thing
+    that is written.
+    """
     checksums.list_files(folder, sorted(_logged(folder)))
-    checksums.publish_json(folder, FINISHED, {"duration": config.duration.model_dump(mode="json"), **result})
+    checksums.publish_json(
+        folder, FINISHED, {"duration": config.duration.model_dump(mode="json"), **result}
+    )
 
 
 def begin_stage(folder: Path) -> None:
-    """Take off the checksums of a stage what training goes on writing: metrics, logs, sheets, and the mark of its end."""
+    """Take off the checksums of a stage what training goes on writing: metrics, logs, sheets, and
+    the mark of its end.
+    """
     logged = _logged(folder) | {FINISHED}
     checksums.forget_files(folder, logged.__contains__)
 
 
 def _logged(folder: Path) -> set[str]:
     """Return the files of logs, by path from the folder of their stage."""
-    found = (path for pattern in _LOGS for path in folder.glob(pattern) if path.is_file() and not is_temporary(path.name))
+    found = (
+        path
+        for pattern in _LOGS
+        for path in folder.glob(pattern)
+        if path.is_file() and not is_temporary(path.name)
+    )
     return {path.relative_to(folder).as_posix() for path in found}
 
 
 def _has_trained(run: Path) -> bool:
-    """Return whether there is anything of a checkpoint, usable or not, or a finished stage in a run folder or its stages."""
+    """Return whether there is anything of a checkpoint, usable or not, or a finished stage in a run
+    folder or its stages.
+    """
     names = ("checkpoints/*", FINISHED)
     return any(True for stage in ("", "*/") for name in names for _ in run.glob(f"{stage}{name}"))
 
 
 def _refuse_other_config(path: Path, config: RunConfig) -> None:
     if not path.exists():
-        raise ConfigError(f"this folder has checkpoints but no {CONFIG}", path=path.parent, hint="choose another --out")
+        raise ConfigError(
+            f"this folder has checkpoints but no {CONFIG}",
+            path=path.parent,
+            hint="choose another --out",
+        )
     old, new = flatten(read_config(path)), flatten(config.model_dump(mode="json", by_alias=True))
     free = [*_MAY_CHANGE, *(["duration"] if config.schedule.kind in _SCHEDULES_WITHOUT_END else [])]
-    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{one}.") for one in free)]
+    changed = [
+        key
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{one}.") for one in free)
+    ]
     if changed:
         seen = "; ".join(f"{key} = {new.get(key)}, was {old.get(key)}" for key in changed[:8])
-        hint = "choose another --out for another run, or give the options of this one to go on with it"
-        raise ConfigError("this run folder belongs to a run with another configuration", path=path, seen=seen, hint=hint)
+        hint = (
+            "choose another --out for another run, or give the options of this one to go on with it"
+        )
+        raise ConfigError(
+            "this run folder belongs to a run with another configuration",
+            path=path,
+            seen=seen,
+            hint=hint,
+        )
 
 
 def _refuse_other_data(path: Path, certificate: Mapping[str, Any]) -> None:
     before = _read_json(path, {})
     if before != json.loads(json.dumps(certificate)):
-        keys = [key for key in sorted({*before, *certificate}) if before.get(key) != certificate.get(key)]
+        keys = [
+            key
+            for key in sorted({*before, *certificate})
+            if before.get(key) != certificate.get(key)
+        ]
         hint = "choose another --out: a run on other data is another run"
-        raise IntegrityError("the data changed since this run began", path=path, seen=f"another {', '.join(keys)}", hint=hint)
+        raise IntegrityError(
+            "the data changed since this run began",
+            path=path,
+            seen=f"another {', '.join(keys)}",
+            hint=hint,
+        )
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested mappings as one with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= (
+            flatten(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{key}": value}
+        )
     return flat
 
 
@@ -131,7 +196,9 @@ def _read_json(path: Path, default: Any) -> Any:
     except FileNotFoundError:
         return default
     except OSError as error:
-        raise CheckpointError(f"a file of the run folder cannot be read: {error}", path=path) from error
+        raise CheckpointError(
+            f"a file of the run folder cannot be read: {error}", path=path
+        ) from error
 
 
 def _version_of(package: str) -> str | None:

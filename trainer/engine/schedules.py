@@ -1,4 +1,6 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to restart wrongly on resume."""
+"""The learning rate as a pure function of the step: nothing to save, nothing to restart wrongly on
+resume.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ _RISE, _START_RATIO, _END_RATIO = 0.3, 1 / 25.0, 1e-4
 
 
 def lr_factor(schedule: Schedule, step: int, num_steps: int) -> float:
-    """Return the share of the peak learning rate that step `step` (0, 1, ..., num_steps - 1) of a run takes."""
+    """Return the share of the peak learning rate that step `step` (0, 1, ..., num_steps - 1) of a
+    run takes.
+    """
     return _KINDS[schedule.kind](schedule, step, num_steps)
 
 
@@ -25,7 +29,9 @@ def _warmup_constant(schedule: Schedule, step: int, num_steps: int) -> float:
 
 
 def _cosine(schedule: Schedule, step: int, num_steps: int) -> float:
-    """Return a linear warm-up, then half a cosine to `final_ratio`, which the step after the last would take."""
+    """Return a linear warm-up, then half a cosine to `final_ratio`, which the step after the last
+    would take.
+    """
     if step < schedule.warmup_steps:
         return (step + 1) / schedule.warmup_steps
     progress = (step - schedule.warmup_steps) / max(1, num_steps - schedule.warmup_steps)
@@ -33,9 +39,11 @@ def _cosine(schedule: Schedule, step: int, num_steps: int) -> float:
 
 
 def _one_cycle(schedule: Schedule, step: int, num_steps: int) -> float:
-    """Return half a cosine up from 1/25 over the first 30 % of steps, then half a cosine down to 1/25 of 1e-4.
+    """Return half a cosine up from 1/25 over the first 30 % of steps, then half a cosine down to
+    1/25 of 1e-4.
 
-    Source: Smith and Topin 2017, arXiv 1708.07120, in the form of torch's OneCycleLR with `cycle_momentum` off.
+    Source: Smith and Topin 2017, arXiv 1708.07120, in the form of torch's OneCycleLR with
+    `cycle_momentum` off.
     """
     top, last = _RISE * num_steps - 1, num_steps - 1
     if step <= top:

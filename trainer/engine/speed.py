@@ -33,7 +33,9 @@ class Stopwatch:
         self._images += images
 
     def pause(self) -> Callable[[], None]:
-        """Stop the clock until the returned function is called: validation and checkpoints are no training."""
+        """Stop the clock until the returned function is called: validation and checkpoints are no
+        training.
+        """
         stopped = self._clock()
 
         def go_on() -> None:
@@ -45,6 +47,9 @@ class Stopwatch:
         """Return `images_per_s` and `data_wait_share` since the last reading, and begin anew."""
         now = self._clock()
         elapsed_s = max(now - self._since, 1e-9)
-        reading = {"images_per_s": self._images / elapsed_s, "data_wait_share": min(1.0, self._waited_s / elapsed_s)}
+        reading = {
+            "images_per_s": self._images / elapsed_s,
+            "data_wait_share": min(1.0, self._waited_s / elapsed_s),
+        }
         self._waited_s, self._images, self._since = 0.0, 0, now
         return reading

@@ -1,4 +1,6 @@
-"""The losses since the last line of the log, kept on the device: read once every few steps, never in one."""
+"""The losses since the last line of the log, kept on the device: read once every few steps, never
+in one.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ Reduce = Callable[[Tensor], Tensor]
 class LossWindow:
     """Collects what the steps give: losses, gradient norms, logged values, and losses by group.
 
-    `breakdown` names the groups (see `Stage.breakdown`). All sums are float64 on `device`. `state` and `load` make it part of a checkpoint, so
-    that a resumed run logs the same numbers.
+    `breakdown` names the groups (see `Stage.breakdown`). All sums are float64 on `device`. `state`
+    and `load` make it part of a checkpoint, so that a resumed run logs the same numbers.
     """
 
     def __init__(self, breakdown: Mapping[str, Sequence[str]], device: torch.device) -> None:
@@ -54,7 +56,9 @@ class LossWindow:
         self._step, self._step_samples = {}, []
 
     def samples_of(self, index: int) -> Tensor:
-        """Return the losses by sample (by micro-batch, where the loss is a scalar) of unchecked step `index`."""
+        """Return the losses by sample (by micro-batch, where the loss is a scalar) of unchecked
+        step `index`.
+        """
         return torch.cat(self._samples[index])
 
     def losses(self) -> Tensor:
@@ -72,7 +76,9 @@ class LossWindow:
         self._samples = []
 
     def read(self, total: Reduce, num_ranks: int) -> dict[str, float]:
-        """Return the means over the window and begin anew; `total` adds a tensor up over all ranks."""
+        """Return the means over the window and begin anew; `total` adds a tensor up over all
+        ranks.
+        """
         count = max(1, len(self._losses))
         names = sorted(self._sums)
         own = self.losses().sum(dim=0) / count
@@ -87,14 +93,20 @@ class LossWindow:
 
     def state(self) -> dict[str, Tensor]:
         """Return the window as tensors, for a checkpoint."""
-        return {"losses": self.losses(), "skipped": torch.tensor(self.num_skipped), **{f"sum.{name}": one for name, one in self._sums.items()}}
+        return {
+            "losses": self.losses(),
+            "skipped": torch.tensor(self.num_skipped),
+            **{f"sum.{name}": one for name, one in self._sums.items()},
+        }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` returned."""
         self._clear()
         moved = {name: one.to(self._device) for name, one in state.items()}
         self._losses, self._norms = list(moved["losses"][:, 0]), list(moved["losses"][:, 1])
-        self._sums = {name.removeprefix("sum."): one for name, one in moved.items() if name.startswith("sum.")}
+        self._sums = {
+            name.removeprefix("sum."): one for name, one in moved.items() if name.startswith("sum.")
+        }
         self.num_skipped = int(state["skipped"])
 
     def _clear(self) -> None:
@@ -104,12 +116,16 @@ class LossWindow:
         self._step[name] = self._step[name] + value if name in self._step else value
 
     def _add_group(self, name: str, index: Tensor, loss: Tensor) -> None:
-        """Add losses to the sums and counts of their groups: float64 [2, groups]; -1 is no group."""
+        """Add losses to the sums and counts of their groups: float64 [2, groups]; -1 is no
+        group.
+        """
         size = len(self._breakdown[name])
         # One group more takes those without one.
         place = torch.where(index < 0, size, index)
         sums = torch.zeros(2, size + 1, dtype=torch.float64, device=loss.device)
-        sums.index_add_(1, place, torch.stack([loss.double(), torch.ones_like(loss, dtype=torch.float64)]))
+        sums.index_add_(
+            1, place, torch.stack([loss.double(), torch.ones_like(loss, dtype=torch.float64)])
+        )
         self._add_sum(f"group.{name}", sums[:, :size])
 
     def _describe(self, name: str, summed: Tensor, count: int) -> dict[str, float]:
@@ -118,4 +134,8 @@ class LossWindow:
             return {what: float(summed[0]) / count}
         sums, counts = summed.reshape(2, -1)
         labels = self._breakdown[what]
-        return {f"loss_{what}_{label}": float(sums[at] / counts[at]) for at, label in enumerate(labels) if counts[at] > 0}
+        return {
+            f"loss_{what}_{label}": float(sums[at] / counts[at])
+            for at, label in enumerate(labels)
+            if counts[at] > 0
+        }

@@ -7,18 +7,30 @@ import numpy as np
 NUM_BINS = 15
 
 
-def expected_calibration_error(truth: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS) -> float:
-    """Return the mean distance between confidence and accuracy, in [0, 1], over bins of equal width weighted by their tiles; NaN without a tile.
+def expected_calibration_error(
+    truth: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS
+) -> float:
+    """Return the mean distance between confidence and accuracy, in [0, 1], over bins of equal width
+    weighted by their tiles; NaN without a tile.
 
-    `truth` int [n], `probabilities` [n, C]; the confidence is the largest of a row. Source: Guo et al. 2017, arXiv 1706.04599, equation 3.
+    `truth` int [n], `probabilities` [n, C]; the confidence is the largest of a row. Source: Guo et
+    al. 2017, arXiv 1706.04599, equation 3.
     """
     bins = reliability(truth, probabilities, num_bins)
     total = bins["tiles"].sum()
-    return float(np.sum(bins["tiles"] * np.abs(bins["accuracy"] - bins["confidence"])) / total) if total else float("nan")
+    return (
+        float(np.sum(bins["tiles"] * np.abs(bins["accuracy"] - bins["confidence"])) / total)
+        if total
+        else float("nan")
+    )
 
 
-def reliability(truth: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS) -> dict[str, np.ndarray]:
-    """Return tiles, mean confidence and accuracy of each bin (low, high], [num_bins]; 0 where a bin is empty."""
+def reliability(
+    truth: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS
+) -> dict[str, np.ndarray]:
+    """Return tiles, mean confidence and accuracy of each bin (low, high], [num_bins]; 0 where a bin
+    is empty.
+    """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     place = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
     tiles = np.bincount(place, minlength=num_bins)
@@ -31,7 +43,11 @@ def reliability(truth: np.ndarray, probabilities: np.ndarray, num_bins: int = NU
 
 
 def brier_score(truth: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the mean squared distance to the one-hot truth, in [0, 2] (Brier 1950); NaN without a tile."""
+    """Return the mean squared distance to the one-hot truth, in [0, 2] (Brier 1950); NaN without a
+    tile.
+    """
     if not len(truth):
         return float("nan")
-    return float(np.square(probabilities - np.eye(probabilities.shape[1])[truth]).sum(axis=1).mean())
+    return float(
+        np.square(probabilities - np.eye(probabilities.shape[1])[truth]).sum(axis=1).mean()
+    )

@@ -1,7 +1,9 @@
-"""Measures of a classifier over a fixed set of classes; what is undefined is NaN, never an exception and never a zero in disguise.
+"""Measures of a classifier over a fixed set of classes; what is undefined is NaN, never an
+exception and never a zero in disguise.
 
-Counts are a confusion matrix int64 [C, C], rows the truth. Classes without a tile keep their place: their recall is undefined and counts as 0
-in the macro means, as `sklearn.metrics` has it with `labels` given and `zero_division=0`.
+Counts are a confusion matrix int64 [C, C], rows the truth. Classes without a tile keep their place:
+their recall is undefined and counts as 0 in the macro means, as `sklearn.metrics` has it with
+`labels` given and `zero_division=0`.
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ import numpy as np
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
     """Return the counts int64 [C, C] (row truth, column prediction) of labels int [n]."""
-    return np.bincount(truth * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return np.bincount(truth * num_classes + predicted, minlength=num_classes**2).reshape(
+        num_classes, num_classes
+    )
 
 
 def class_table(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Return precision, recall, f1, specificity and support of each class, [..., C] of counts [..., C, C]; 0 where nothing can be divided by."""
+    """Return precision, recall, f1, specificity and support of each class, [..., C] of counts [...,
+    C, C]; 0 where nothing can be divided by.
+    """
     hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(float)
     support, called = counts.sum(axis=-1), counts.sum(axis=-2)
     total = counts.sum(axis=(-2, -1))[..., None]
@@ -31,9 +37,11 @@ def class_table(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def count_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Return accuracy, balanced accuracy, macro and weighted precision, recall and F1 and both kappas, each [...] of counts [..., C, C].
+    """Return accuracy, balanced accuracy, macro and weighted precision, recall and F1 and both
+    kappas, each [...] of counts [..., C, C].
 
-    Balanced accuracy is the mean recall of the classes that occur; macro means are over all C classes.
+    Balanced accuracy is the mean recall of the classes that occur; macro means are over all C
+    classes.
     """
     table = class_table(counts)
     support = table["support"]
@@ -46,7 +54,10 @@ def count_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
     for name in ("precision", "recall", "f1"):
         scores[f"macro_{name}"] = table[name].mean(axis=-1)
         scores[f"weighted_{name}"] = (table[name] * shares).sum(axis=-1)
-    return scores | {"kappa": cohen_kappa(counts), "quadratic_kappa": cohen_kappa(counts, quadratic=True)}
+    return scores | {
+        "kappa": cohen_kappa(counts),
+        "quadratic_kappa": cohen_kappa(counts, quadratic=True),
+    }
 
 
 def cohen_kappa(counts: np.ndarray, *, quadratic: bool = False) -> np.ndarray:
@@ -55,40 +66,58 @@ def cohen_kappa(counts: np.ndarray, *, quadratic: bool = False) -> np.ndarray:
     Quadratic weights suit ordered grades only. Source: Cohen 1960 and 1968.
     """
     steps = np.arange(counts.shape[-1])
-    distance = (steps[:, None] - steps[None, :]) ** 2 if quadratic else steps[:, None] != steps[None, :]
+    distance = (
+        (steps[:, None] - steps[None, :]) ** 2 if quadratic else steps[:, None] != steps[None, :]
+    )
     rows, columns = counts.sum(axis=-1).astype(float), counts.sum(axis=-2).astype(float)
-    expected = (rows[..., :, None] * columns[..., None, :] * distance).sum(axis=(-2, -1)) / np.maximum(rows.sum(axis=-1), 1)
+    expected = (rows[..., :, None] * columns[..., None, :] * distance).sum(
+        axis=(-2, -1)
+    ) / np.maximum(rows.sum(axis=-1), 1)
     observed = (counts * distance).sum(axis=(-2, -1))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(expected > 0, 1 - observed / expected, np.nan)
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Return the probability that a score of `positive` exceeds one of `negative`, ties counting half; NaN if either is empty.
+    """Return the probability that a score of `positive` exceeds one of `negative`, ties counting
+    half; NaN if either is empty.
 
     Source: Mann and Whitney 1947.
     """
     if not len(positive) or not len(negative):
         return float("nan")
     ordered = np.sort(negative)
-    below, upto = np.searchsorted(ordered, positive, side="left"), np.searchsorted(ordered, positive, side="right")
+    below, upto = (
+        np.searchsorted(ordered, positive, side="left"),
+        np.searchsorted(ordered, positive, side="right"),
+    )
     return float((below + upto).sum() / 2 / (len(positive) * len(negative)))
 
 
 def auc_one_vs_rest(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return the AUC [C] of each class against all others, of scores [n, C]; NaN for a class that is absent or alone."""
-    return np.array([auc(scores[truth == one, one], scores[truth != one, one]) for one in range(scores.shape[1])])
+    """Return the AUC [C] of each class against all others, of scores [n, C]; NaN for a class that
+    is absent or alone.
+    """
+    return np.array(
+        [
+            auc(scores[truth == one, one], scores[truth != one, one])
+            for one in range(scores.shape[1])
+        ]
+    )
 
 
 def auc_one_vs_one(truth: np.ndarray, scores: np.ndarray) -> float:
-    """Return the mean AUC over pairs of occurring classes, both ways; NaN with fewer than two. `scores` [n, C] should sum to 1 in a row.
+    """Return the mean AUC over pairs of occurring classes, both ways; NaN with fewer than two.
+    `scores` [n, C] should sum to 1 in a row.
 
     Source: Hand and Till 2001, equation 7.
     """
     pairs = []
     for one, other in combinations(np.unique(truth).tolist(), 2):
         first, second = scores[truth == one], scores[truth == other]
-        pairs.append((auc(first[:, one], second[:, one]) + auc(second[:, other], first[:, other])) / 2)
+        pairs.append(
+            (auc(first[:, one], second[:, one]) + auc(second[:, other], first[:, other])) / 2
+        )
     return float(np.mean(pairs)) if pairs else float("nan")
 
 
@@ -99,13 +128,19 @@ def mean_defined(values: np.ndarray) -> float:
 
 
 def roc_curve(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (false, true) positive rates of falling thresholds, from (0, 0) to (1, 1); `truth` bool [n], `scores` [n]."""
+    """Return (false, true) positive rates of falling thresholds, from (0, 0) to (1, 1); `truth`
+    bool [n], `scores` [n].
+    """
     order = np.argsort(-scores, kind="stable")
     last_of_ties = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     hits = np.cumsum(truth[order])[last_of_ties]
     false = 1 + last_of_ties - hits
-    return np.append(0.0, _ratio(false, np.array((~truth).sum()))), np.append(0.0, _ratio(hits, np.array(truth.sum())))
+    return np.append(0.0, _ratio(false, np.array((~truth).sum()))), np.append(
+        0.0, _ratio(hits, np.array(truth.sum()))
+    )
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=np.asarray(below) > 0)
+    return np.divide(
+        above, below, out=np.zeros(np.broadcast(above, below).shape), where=np.asarray(below) > 0
+    )

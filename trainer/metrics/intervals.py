@@ -28,9 +28,11 @@ class Interval:
 
 
 def draw_counts(groups: np.ndarray, num_draws: int, seed: int) -> np.ndarray:
-    """Return how often each tile is in each draw, int64 [num_draws, n]: whole groups drawn with replacement, as many as there are.
+    """Return how often each tile is in each draw, int64 [num_draws, n]: whole groups drawn with
+    replacement, as many as there are.
 
-    `groups` int [n]: tiles of one case are not independent, so a case comes whole. Source: Efron and Tibshirani 1993, chapter 8.
+    `groups` int [n]: tiles of one case are not independent, so a case comes whole. Source: Efron
+    and Tibshirani 1993, chapter 8.
     """
     names, place = np.unique(groups, return_inverse=True)
     rng = np.random.default_rng(seed)
@@ -39,20 +41,42 @@ def draw_counts(groups: np.ndarray, num_draws: int, seed: int) -> np.ndarray:
 
 
 def score_intervals(
-    truth: np.ndarray, predicted: np.ndarray, num_classes: int, groups: np.ndarray, *, num_draws: int = NUM_DRAWS, seed: int = 0
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    num_classes: int,
+    groups: np.ndarray,
+    *,
+    num_draws: int = NUM_DRAWS,
+    seed: int = 0,
 ) -> dict[str, Interval]:
-    """Return every measure of `count_scores` with its interval, for labels int [n] of `num_classes` classes and groups int [n]."""
+    """Return every measure of `count_scores` with its interval, for labels int [n] of `num_classes`
+    classes and groups int [n].
+    """
     draws = draw_counts(groups, num_draws, seed)
     return _intervals(*_scores(_cells(truth, predicted, num_classes), draws))
 
 
 def difference_intervals(
-    truth: np.ndarray, first: np.ndarray, second: np.ndarray, num_classes: int, groups: np.ndarray, *, num_draws: int = NUM_DRAWS, seed: int = 0
+    truth: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    num_classes: int,
+    groups: np.ndarray,
+    *,
+    num_draws: int = NUM_DRAWS,
+    seed: int = 0,
 ) -> dict[str, Interval]:
-    """Return `first` minus `second` in every measure, paired: both are scored on the same draws of the same tiles."""
+    """Return `first` minus `second` in every measure, paired: both are scored on the same draws of
+    the same tiles.
+    """
     draws = draw_counts(groups, num_draws, seed)
-    (whole, drawn), (other_whole, other_drawn) = (_scores(_cells(truth, one, num_classes), draws) for one in (first, second))
-    return _intervals({name: whole[name] - other_whole[name] for name in whole}, {name: drawn[name] - other_drawn[name] for name in drawn})
+    (whole, drawn), (other_whole, other_drawn) = (
+        _scores(_cells(truth, one, num_classes), draws) for one in (first, second)
+    )
+    return _intervals(
+        {name: whole[name] - other_whole[name] for name in whole},
+        {name: drawn[name] - other_drawn[name] for name in drawn},
+    )
 
 
 def _cells(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
@@ -62,13 +86,19 @@ def _cells(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.nda
     return cells
 
 
-def _scores(cells: np.ndarray, draws: np.ndarray) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
+def _scores(
+    cells: np.ndarray, draws: np.ndarray
+) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
     """Return the measures of all tiles, and of each draw."""
     num_classes = math.isqrt(cells.shape[1])
-    return count_scores(cells.sum(axis=0).reshape(num_classes, num_classes)), count_scores((draws @ cells).reshape(-1, num_classes, num_classes))
+    return count_scores(cells.sum(axis=0).reshape(num_classes, num_classes)), count_scores(
+        (draws @ cells).reshape(-1, num_classes, num_classes)
+    )
 
 
-def _intervals(values: Mapping[str, np.ndarray], drawn: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+def _intervals(
+    values: Mapping[str, np.ndarray], drawn: Mapping[str, np.ndarray]
+) -> dict[str, Interval]:
     tail = (1 - LEVEL) / 2
     result = {}
     for name, value in values.items():

@@ -1,1 +1,3 @@
-"""Networks, in plain torch: denoisers, codecs, classifiers. None of them knows files, configurations or the engine."""
+"""Networks, in plain torch: denoisers, codecs, classifiers. None of them knows files,
+configurations or the engine.
+"""

@@ -1,7 +1,9 @@
-"""Published checkpoints of the reference network: which tensors are the network, which its average, and what network they are of.
+"""Published checkpoints of the reference network: which tensors are the network, which its average,
+and what network they are of.
 
-Checkpoints of that lineage are state dicts of the network, of what wraps it (`model.`, `module.`, `_orig_mod.`), or a trainer's dict with
-the optimiser and an average of the weights (`ema_model.`) beside them. Names inside the network are ours.
+Checkpoints of that lineage are state dicts of the network, of what wraps it (`model.`, `module.`,
+`_orig_mod.`), or a trainer's dict with the optimiser and an average of the weights (`ema_model.`)
+beside them. Names inside the network are ours.
 """
 
 from __future__ import annotations
@@ -23,14 +25,18 @@ _NUM_NAMED = 5
 
 
 class CheckpointMismatchError(ValueError):
-    """The tensors are not those of a reference network; the text says which are missing, unexpected or of another shape."""
+    """The tensors are not those of a reference network; the text says which are missing, unexpected
+    or of another shape.
+    """
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """What a checkpoint holds, float32: `weights`, their average `ema` (None without one), and where each was found.
+    """What a checkpoint holds, float32: `weights`, their average `ema` (None without one), and
+    where each was found.
 
-    `left_alone` counts tensors that belong to neither (schedule buffers, optimiser, codec). `step` is the trainer's count, 0 when unknown.
+    `left_alone` counts tensors that belong to neither (schedule buffers, optimiser, codec). `step`
+    is the trainer's count, 0 when unknown.
     """
 
     weights: dict[str, Tensor]
@@ -42,19 +48,25 @@ class PublishedWeights:
 
 
 def published_weights(loaded: Any, **choices: Any) -> PublishedWeights:
-    """Return the network in what `torch.load` gave; `choices` are the fields of `ReferenceUNetConfig` that shapes do not tell.
+    """Return the network in what `torch.load` gave; `choices` are the fields of
+    `ReferenceUNetConfig` that shapes do not tell.
 
-    Those are resnet_block_groups, mask_query, class_embedding, dropout and null_class. Raises CheckpointMismatchError when there is no
-    reference network in it, or one with missing, unexpected or misshapen tensors.
+    Those are resnet_block_groups, mask_query, class_embedding, dropout and null_class. Raises
+    CheckpointMismatchError when there is no reference network in it, or one with missing,
+    unexpected or misshapen tensors.
     """
     flat = dict(_tensors(loaded, ""))
-    prefixes = sorted(name.removesuffix(_FIRST) for name in flat if f".{name}".endswith(f".{_FIRST}"))
+    prefixes = sorted(
+        name.removesuffix(_FIRST) for name in flat if f".{name}".endswith(f".{_FIRST}")
+    )
     if not prefixes:
         shown = ", ".join(list(flat)[:_NUM_NAMED]) or "no tensors at all"
         raise CheckpointMismatchError(f"no {_FIRST} in the file; it holds {shown}")
     averaged = [one for one in prefixes if _is_averaged(one)]
     # The average's own copy of the raw weights comes last: the trainer's may be newer.
-    raw = sorted((one for one in prefixes if one not in averaged), key=lambda one: ("ema" in one, len(one)))
+    raw = sorted(
+        (one for one in prefixes if one not in averaged), key=lambda one: ("ema" in one, len(one))
+    )
     chosen = [*raw[:1], *averaged[:1]]
     parts = {one: _below(flat, one, prefixes) for one in chosen}
     config = infer_config(parts[chosen[0]], **choices)
@@ -67,35 +79,53 @@ def published_weights(loaded: Any, **choices: Any) -> PublishedWeights:
 
 
 def infer_config(state: Mapping[str, Tensor], **choices: Any) -> ReferenceUNetConfig:
-    """Return the configuration that the shapes of a state dict tell, with `choices` for the rest; raises CheckpointMismatchError."""
+    """Return the configuration that the shapes of a state dict tell, with `choices` for the rest;
+    raises CheckpointMismatchError.
+    """
     try:
         dim, channels = state[_FIRST].shape[:2]
         num_stages = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("downs."))
-        num_layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("downs.0."))
-        widths = [state[f"downs.{stage}.{num_layers - 1}.weight"].shape[0] for stage in range(num_stages)]
+        num_layers = 1 + max(
+            int(name.split(".")[2]) for name in state if name.startswith("downs.0.")
+        )
+        widths = [
+            state[f"downs.{stage}.{num_layers - 1}.weight"].shape[0] for stage in range(num_stages)
+        ]
         num_classes = state["classes_emb.weight"].shape[0]
         if any(width % dim for width in widths):
-            raise CheckpointMismatchError(f"stages of {widths} channels; multiples of {dim} expected")
+            raise CheckpointMismatchError(
+                f"stages of {widths} channels; multiples of {dim} expected"
+            )
         mults = tuple(width // dim for width in widths)
         # A stage is its blocks, attention and a change of size.
-        return ReferenceUNetConfig(num_classes, dim, mults, channels, block_per_layer=num_layers - 2, **choices)
+        return ReferenceUNetConfig(
+            num_classes, dim, mults, channels, block_per_layer=num_layers - 2, **choices
+        )
     except CheckpointMismatchError:
         raise
     except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointMismatchError(f"these are not the tensors of a reference network: {error}") from error
+        raise CheckpointMismatchError(
+            f"these are not the tensors of a reference network: {error}"
+        ) from error
 
 
 def _below(flat: Mapping[str, Tensor], prefix: str, prefixes: list[str]) -> dict[str, Tensor]:
     """Return the tensors under `prefix` that are not under a longer one of `prefixes`."""
     others = tuple(one for one in prefixes if one != prefix and one.startswith(prefix))
-    return {name.removeprefix(prefix): one for name, one in flat.items() if name.startswith(prefix) and not (others and name.startswith(others))}
+    return {
+        name.removeprefix(prefix): one
+        for name, one in flat.items()
+        if name.startswith(prefix) and not (others and name.startswith(others))
+    }
 
 
 def _tensors(value: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
     """Yield all tensors of nested dicts under dotted names, without what wrappers put in front."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _tensors(inner, f"{prefix}{name}." if isinstance(inner, Mapping) else f"{prefix}{name}")
+            yield from _tensors(
+                inner, f"{prefix}{name}." if isinstance(inner, Mapping) else f"{prefix}{name}"
+            )
     elif isinstance(value, Tensor):
         yield _WRAPPERS.sub("", prefix), value
 
@@ -105,9 +135,13 @@ def _is_averaged(prefix: str) -> bool:
     return any("ema" in part.lower().split("_") for part in parts) and "online_model" not in parts
 
 
-def _checked(state: Mapping[str, Tensor], config: ReferenceUNetConfig, prefix: str) -> dict[str, Tensor]:
+def _checked(
+    state: Mapping[str, Tensor], config: ReferenceUNetConfig, prefix: str
+) -> dict[str, Tensor]:
     with torch.device("meta"):
-        expected = {name: tuple(one.shape) for name, one in ReferenceUNet(config).state_dict().items()}
+        expected = {
+            name: tuple(one.shape) for name, one in ReferenceUNet(config).state_dict().items()
+        }
     problems = [
         ("missing", sorted(set(expected) - set(state))),
         ("unexpected", sorted(set(state) - set(expected))),
@@ -119,10 +153,24 @@ def _checked(state: Mapping[str, Tensor], config: ReferenceUNetConfig, prefix: s
                 if name in state and tuple(state[name].shape) != shape
             ],
         ),
-        ("not finite", sorted(name for name in expected if name in state and not bool(torch.isfinite(state[name]).all()))),
+        (
+            "not finite",
+            sorted(
+                name
+                for name in expected
+                if name in state and not bool(torch.isfinite(state[name]).all())
+            ),
+        ),
     ]
-    told = [f"{len(names)} {what}: {', '.join(names[:_NUM_NAMED])}{', ...' if len(names) > _NUM_NAMED else ''}" for what, names in problems if names]
+    told = [
+        f"{len(names)} {what}:"
+        f" {', '.join(names[:_NUM_NAMED])}{', ...' if len(names) > _NUM_NAMED else ''}"
+        for what, names in problems
+        if names
+    ]
     if told:
         where = f" under {prefix!r}" if prefix else ""
-        raise CheckpointMismatchError(f"the tensors{where} are not those of {config}: {'; '.join(told)}")
+        raise CheckpointMismatchError(
+            f"the tensors{where} are not those of {config}: {'; '.join(told)}"
+        )
     return {name: state[name].detach().float().contiguous() for name in expected}

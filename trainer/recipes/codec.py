@@ -1,7 +1,8 @@
 """The recipe codec: a KL autoencoder of our own, so that nothing has to be downloaded.
 
-diffusers' AutoencoderKL, eight pixels a side to one latent. The loss is L1 of pixels, L1 of their differences to neighbours (which keeps edges
-of nuclei sharp without another network as a judge) and a tiny KL term that keeps latents from growing without bound.
+diffusers' AutoencoderKL, eight pixels a side to one latent. The loss is L1 of pixels, L1 of their
+differences to neighbours (which keeps edges of nuclei sharp without another network as a judge) and
+a tiny KL term that keeps latents from growing without bound.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ _BYTES = 4
 
 
 class Architecture(Section):
-    """The autoencoder: channels of its stages (each but the last halves the sides), residual blocks a stage, channels of the latents.
+    """The autoencoder: channels of its stages (each but the last halves the sides), residual blocks
+    a stage, channels of the latents.
 
-    Without attention in the middle a square of a large image gives the same latents as the whole image, away from borders.
+    Without attention in the middle a square of a large image gives the same latents as the whole
+    image, away from borders.
     """
 
     block_out_channels: tuple[Positive, ...] = (128, 256, 512, 512)
@@ -81,9 +84,15 @@ class Config(RunConfig):
     def _fits(self) -> Self:
         one = self.architecture
         if self.data.image_size % one.factor:
-            raise ValueError(f"data.image_size {self.data.image_size} is no multiple of {one.factor}, the factor of the architecture")
+            raise ValueError(
+                f"data.image_size {self.data.image_size} is no multiple of {one.factor}, the factor"
+                " of the architecture"
+            )
         if any(width % one.norm_num_groups for width in one.block_out_channels):
-            raise ValueError(f"architecture.block_out_channels are no multiples of norm_num_groups {one.norm_num_groups}")
+            raise ValueError(
+                "architecture.block_out_channels are no multiples of norm_num_groups"
+                f" {one.norm_num_groups}"
+            )
         return self
 
 
@@ -119,22 +128,35 @@ def build_module(config: Config) -> TrainableCodec:
     """Return the untrained network of a run."""
     one = config.architecture
     stages_ = len(one.block_out_channels)
-    return TrainableCodec(down_block_types=("DownEncoderBlock2D",) * stages_, up_block_types=("UpDecoderBlock2D",) * stages_, **one.model_dump())
+    return TrainableCodec(
+        down_block_types=("DownEncoderBlock2D",) * stages_,
+        up_block_types=("UpDecoderBlock2D",) * stages_,
+        **one.model_dump(),
+    )
 
 
 def trained_autoencoder(folder: Path) -> nn.Module:
-    """Return the autoencoder of a run or checkpoint of this recipe, with its averaged weights; `load_codec` calls this for a run folder.
+    """Return the autoencoder of a run or checkpoint of this recipe, with its averaged weights;
+    `load_codec` calls this for a run folder.
 
-    Raises CheckpointError when there is none or it does not fit, UsageError for a run of another recipe.
+    Raises CheckpointError when there is none or it does not fit, UsageError for a run of another
+    recipe.
     """
     weights, config = load_weights(folder)
     if not isinstance(config, Config):
-        raise UsageError("this run has not trained a codec", path=folder, seen=f"recipe {config.recipe}", expected="recipe codec")
+        raise UsageError(
+            "this run has not trained a codec",
+            path=folder,
+            seen=f"recipe {config.recipe}",
+            expected="recipe codec",
+        )
     module = build_module(config)
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"the weights do not fit the configuration of the run: {error}", path=folder) from error
+        raise CheckpointError(
+            f"the weights do not fit the configuration of the run: {error}", path=folder
+        ) from error
     return module.autoencoder
 
 
@@ -151,16 +173,22 @@ class CodecStage:
         self.module: nn.Module = build_module(config)
         train = _rows(tiles, TRAIN)
         if not len(train):
-            raise ConfigError("the manifest has no tile of the training split", path=config.manifest)
+            raise ConfigError(
+                "the manifest has no tile of the training split", path=config.manifest
+            )
         self.num_positions = config.duration.num_positions(config.batch_size, len(train))
         self._training = self._dataset(tiles, train, config.seed)
         # Tiles of the test split are left alone, even where there is no validation split.
         held_out = _rows(tiles, VALIDATION)
-        self._validation = self._dataset(tiles, held_out if len(held_out) else train, _VALIDATION_SEED, augmented=False)
+        self._validation = self._dataset(
+            tiles, held_out if len(held_out) else train, _VALIDATION_SEED, augmented=False
+        )
         self._num_validated = min(config.validation.num_tiles, len(held_out) or len(train))
         self._device = torch.device("cpu")
 
-    def _dataset(self, tiles: TileSource, rows: np.ndarray, seed: int, *, augmented: bool = True) -> TileDataset:
+    def _dataset(
+        self, tiles: TileSource, rows: np.ndarray, seed: int, *, augmented: bool = True
+    ) -> TileDataset:
         data, one = self.config.data, self.config.architecture
         side = data.image_size // one.factor
         return TileDataset(
@@ -186,24 +214,31 @@ class CodecStage:
     def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> StepOutput:
         """Return the loss of each sample.
 
-        pixel * mean |d| + gradient * (mean |d_x| + mean |d_y|) + kl * KL(posterior || N(0, 1)), where d is the reconstruction of a draw
-        from the posterior minus the image, d_x and d_y are its differences to the next pixel, and KL is a mean over latents.
+        pixel * mean |d| + gradient * (mean |d_x| + mean |d_y|) + kl * KL(posterior || N(0, 1)),
+        where d is the reconstruction of a draw from the posterior minus the image, d_x and d_y are
+        its differences to the next pixel, and KL is a mean over latents.
         """
         reconstruction, mean, std = module(batch["image"], batch["noise"])
         weights = self.config.loss
         apart = reconstruction.float() - batch["image"]
         pixel = apart.abs().flatten(1).mean(1)
-        gradient = apart.diff(dim=-1).abs().flatten(1).mean(1) + apart.diff(dim=-2).abs().flatten(1).mean(1)
+        gradient = apart.diff(dim=-1).abs().flatten(1).mean(1) + apart.diff(dim=-2).abs().flatten(
+            1
+        ).mean(1)
         variance = std.float().square()
         kl = 0.5 * (mean.float().square() + variance - 1 - variance.log()).flatten(1).mean(1)
         loss = weights.pixel * pixel + weights.gradient * gradient + weights.kl * kl
         return StepOutput(loss, {"pixel": pixel, "gradient": gradient, "kl": kl})
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Return `psnr_db`, `ssim` and `pixel` (mean absolute error) of reconstructions of posterior means, and `latent_std`."""
+        """Return `psnr_db`, `ssim` and `pixel` (mean absolute error) of reconstructions of
+        posterior means, and `latent_std`.
+        """
         found: dict[str, list[Tensor]] = {"psnr_db": [], "ssim": [], "pixel": [], "latent_std": []}
         for start in range(0, self._num_validated, self.config.validation.batch_size):
-            positions = np.arange(start, min(start + self.config.validation.batch_size, self._num_validated))
+            positions = np.arange(
+                start, min(start + self.config.validation.batch_size, self._num_validated)
+            )
             image, decoded, mean = self._reconstruct(module, positions)
             found["psnr_db"].append(psnr(image, decoded))
             found["ssim"].append(ssim(image, decoded))
@@ -212,11 +247,17 @@ class CodecStage:
         return {name: float(torch.cat(values).mean()) for name, values in found.items()}
 
     def pictures(self, module: nn.Module) -> dict[str, np.ndarray]:
-        """Return a sheet: each row an original, its reconstruction and four times their difference."""
+        """Return a sheet: each row an original, its reconstruction and four times their
+        difference.
+        """
         count = min(self.config.validation.num_pictures, self._num_validated)
         image, decoded, _ = self._reconstruct(module, np.arange(count))
         pairs = zip(*(to_uint8(one.float().cpu().numpy()) for one in (image, decoded)), strict=True)
-        return {"original-reconstruction-difference": sheet([[one, other, difference(one, other)] for one, other in pairs])}
+        return {
+            "original-reconstruction-difference": sheet(
+                [[one, other, difference(one, other)] for one, other in pairs]
+            )
+        }
 
     def to(self, device: torch.device) -> None:
         """Remember where validation takes place; nothing is frozen."""
@@ -227,8 +268,12 @@ class CodecStage:
         rows = self._training.placement.place(np.asarray(positions), self.config.seed)[1]
         return [str(one) for one in self._training.tiles.tile_ids[rows]]
 
-    def _reconstruct(self, module: nn.Module, positions: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images, reconstructions of the posterior means, cut to [-1, 1], and those means."""
+    def _reconstruct(
+        self, module: nn.Module, positions: np.ndarray
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images, reconstructions of the posterior means, cut to [-1, 1], and those
+        means.
+        """
         batch = self._validation.batch(positions)
         image = batch["image"].to(self._device)
         decoded, mean, _ = module(image, torch.zeros_like(batch["noise"]).to(self._device))

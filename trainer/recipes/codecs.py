@@ -1,4 +1,6 @@
-"""A codec by its name: from a folder that diffusers saved, from a run of the recipe codec, or from the hub."""
+"""A codec by its name: from a folder that diffusers saved, from a run of the recipe codec, or from
+the hub.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +22,24 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w.-]+)*")
 
 
 def load_codec(id_or_folder: str | Path) -> Codec:
-    """Return the codec in a folder (config.json and weights as diffusers saves them, or a run of the recipe codec), or `hub:OWNER/NAME`.
+    """Return the codec in a folder (config.json and weights as diffusers saves them, or a run of
+    the recipe codec), or `hub:OWNER/NAME`.
 
-    Nothing is downloaded unless the name starts with `hub:`; a subfolder follows the name (`hub:OWNER/NAME/vae`). Weights are
-    safetensors, or a state dict that torch reads with weights_only. Raises UsageError when there is no codec, IntegrityError when
-    weights are missing or do not fit.
+    Nothing is downloaded unless the name starts with `hub:`; a subfolder follows the name
+    (`hub:OWNER/NAME/vae`). Weights are safetensors, or a state dict that torch reads with
+    weights_only. Raises UsageError when there is no codec, IntegrityError when weights are missing
+    or do not fit.
     """
     name = str(id_or_folder)
     if name.startswith(HUB_PREFIX):
         return Codec(_from_hub(name.removeprefix(HUB_PREFIX)), name)
-    if any((home / RUN_CONFIG).is_file() for home in (Path(name), *Path(name).absolute().parents[:2])) and not (Path(name) / CONFIG_NAME).exists():
+    if (
+        any(
+            (home / RUN_CONFIG).is_file()
+            for home in (Path(name), *Path(name).absolute().parents[:2])
+        )
+        and not (Path(name) / CONFIG_NAME).exists()
+    ):
         # A run or a checkpoint of it.
         return Codec(trained_autoencoder(Path(name)), str(Path(name).resolve()))
     folder = _codec_folder(Path(name))
@@ -54,7 +64,12 @@ def _kind_of(config: dict[str, Any], where: str) -> Any:
     constants.HF_HUB_DISABLE_TELEMETRY = True
     kind = config.get("_class_name")
     if kind not in (KL, TINY):
-        raise UsageError("this is no codec that we know", path=where, seen=kind or "no _class_name in config.json", expected=f"{KL} or {TINY}")
+        raise UsageError(
+            "this is no codec that we know",
+            path=where,
+            seen=kind or "no _class_name in config.json",
+            expected=f"{KL} or {TINY}",
+        )
     return getattr(diffusers, kind)
 
 
@@ -62,15 +77,25 @@ def _from_folder(folder: Path) -> nn.Module:
     try:
         config = json.loads((folder / CONFIG_NAME).read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise IntegrityError(f"cannot read the codec's configuration: {error}", path=folder / CONFIG_NAME) from error
+        raise IntegrityError(
+            f"cannot read the codec's configuration: {error}", path=folder / CONFIG_NAME
+        ) from error
     if not isinstance(config, dict):
-        raise IntegrityError("the codec's configuration is no mapping", path=folder / CONFIG_NAME, seen=type(config).__name__)
+        raise IntegrityError(
+            "the codec's configuration is no mapping",
+            path=folder / CONFIG_NAME,
+            seen=type(config).__name__,
+        )
     return _checked(_kind_of(config, str(folder)), str(folder), local_files_only=True)
 
 
 def _from_hub(name: str) -> nn.Module:
     if not _HUB_ID.fullmatch(name):
-        raise UsageError("this is no name of a model on the hub", seen=name, expected="OWNER/NAME or OWNER/NAME/SUBFOLDER")
+        raise UsageError(
+            "this is no name of a model on the hub",
+            seen=name,
+            expected="OWNER/NAME or OWNER/NAME/SUBFOLDER",
+        )
     owner, model, *rest = name.split("/")
     options = {"subfolder": "/".join(rest)} if rest else {}
     from diffusers import AutoencoderKL
@@ -78,27 +103,54 @@ def _from_hub(name: str) -> nn.Module:
     try:
         config = AutoencoderKL.load_config(f"{owner}/{model}", **options)
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot get the codec from the hub: {error}", seen=f"{HUB_PREFIX}{name}") from error
+        raise UsageError(
+            f"cannot get the codec from the hub: {error}", seen=f"{HUB_PREFIX}{name}"
+        ) from error
     return _checked(_kind_of(dict(config), f"{HUB_PREFIX}{name}"), f"{owner}/{model}", **options)
 
 
 def _checked(kind: Any, place: str, **options: Any) -> nn.Module:
-    """Return the autoencoder with all of its weights: diffusers fills what is missing with random numbers and only warns."""
+    """Return the autoencoder with all of its weights: diffusers fills what is missing with random
+    numbers and only warns.
+    """
     from diffusers.utils import logging
 
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        made, info = kind.from_pretrained(place, output_loading_info=True, low_cpu_mem_usage=False, **options)
+        made, info = kind.from_pretrained(
+            place, output_loading_info=True, low_cpu_mem_usage=False, **options
+        )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise IntegrityError(f"cannot load the codec: {error}", path=place, hint="copy its folder again") from error
+        raise IntegrityError(
+            f"cannot load the codec: {error}", path=place, hint="copy its folder again"
+        ) from error
     finally:
         logging.set_verbosity(level)
-    wrong = {name: list(info[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys") if info.get(name)}
+    wrong = {
+        name: list(info[name])
+        for name in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        if info.get(name)
+    }
     if wrong:
-        seen = "; ".join(f"{len(keys)} {name.replace('_', ' ')}, such as {keys[0]}" for name, keys in wrong.items())
-        raise IntegrityError("the weights do not fit the codec's configuration", path=place, seen=seen, hint="copy its folder again")
-    broken = [name for name, tensor in made.state_dict().items() if not torch.isfinite(tensor).all()]
+        seen = "; ".join(
+            f"{len(keys)} {name.replace('_', ' ')}, such as {keys[0]}"
+            for name, keys in wrong.items()
+        )
+        raise IntegrityError(
+            "the weights do not fit the codec's configuration",
+            path=place,
+            seen=seen,
+            hint="copy its folder again",
+        )
+    broken = [
+        name for name, tensor in made.state_dict().items() if not torch.isfinite(tensor).all()
+    ]
     if broken:
-        raise IntegrityError("the codec has weights that are not finite", path=place, seen=", ".join(broken[:3]), hint="copy its folder again")
+        raise IntegrityError(
+            "the codec has weights that are not finite",
+            path=place,
+            seen=", ".join(broken[:3]),
+            hint="copy its folder again",
+        )
     return made

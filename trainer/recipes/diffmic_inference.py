@@ -1,4 +1,6 @@
-"""Classifying images: the guidance classifier once, the encoders once, then the label map denoised from several starts."""
+"""Classifying images: the guidance classifier once, the encoders once, then the label map denoised
+from several starts.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.diffusion.label_diffusion import DIAGONAL_STARTS, interpolate_map, point_layout, start_map
+from trainer.diffusion.label_diffusion import (
+    DIAGONAL_STARTS,
+    interpolate_map,
+    point_layout,
+    start_map,
+)
 from trainer.diffusion.label_schedule import alpha_bars, denoise_labels
 from trainer.models.guidance_classifier import Guidance, GuidanceClassifier
 from trainer.models.label_denoiser import LabelDenoiser
@@ -17,7 +24,9 @@ from trainer.recipes.diffmic_config import Config, Diffusion
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """What is said of B images: `samples` [S, B, C] are the mean denoised labels of each denoising, in [-1, 1] when clipped."""
+    """What is said of B images: `samples` [S, B, C] are the mean denoised labels of each denoising,
+    in [-1, 1] when clipped.
+    """
 
     guidance: Guidance
     samples: Tensor
@@ -67,8 +76,12 @@ def build_denoiser(config: Config, num_classes: int) -> LabelDenoiser:
     )
 
 
-def load_pretrained(config: Config, classifier: GuidanceClassifier | None, denoiser: LabelDenoiser | None) -> dict[str, str]:
-    """Fill the trunks from the files of the configuration; return where the weights of each came from ("random" without a file)."""
+def load_pretrained(
+    config: Config, classifier: GuidanceClassifier | None, denoiser: LabelDenoiser | None
+) -> dict[str, str]:
+    """Fill the trunks from the files of the configuration; return where the weights of each came
+    from ("random" without a file).
+    """
     places: dict[str, tuple[torch.nn.Module, str | None]] = {}
     if classifier is not None:
         places |= {
@@ -78,17 +91,23 @@ def load_pretrained(config: Config, classifier: GuidanceClassifier | None, denoi
     if denoiser is not None:
         places["denoiser.image"] = (denoiser.image_encoder.trunk, config.denoiser.image_weights)
         places["denoiser.region"] = (denoiser.region_encoder.trunk, config.denoiser.region_weights)
-    return {name: str(load_trunk_weights(trunk, source)) for name, (trunk, source) in places.items()}
+    return {
+        name: str(load_trunk_weights(trunk, source)) for name, (trunk, source) in places.items()
+    }
 
 
 def guidance_vectors(guidance: Guidance, kind: str) -> tuple[Tensor, Tensor]:
-    """Return the global and local vectors [B, C] that the guidance map interpolates: logits as they are, or their softmax."""
+    """Return the global and local vectors [B, C] that the guidance map interpolates: logits as they
+    are, or their softmax.
+    """
     vectors = (guidance.global_logits, guidance.local_logits)
     return vectors if kind == "logits" else (vectors[0].softmax(dim=1), vectors[1].softmax(dim=1))
 
 
 def uses_distinct_points(denoiser: LabelDenoiser, diffusion: Diffusion) -> bool:
-    """Return whether N points say exactly what N x N do: points do not interact and start equal wherever |i - j| is."""
+    """Return whether N points say exactly what N x N do: points do not interact and start equal
+    wherever |i - j| is.
+    """
     return not denoiser.points_interact and diffusion.start in DIAGONAL_STARTS
 
 
@@ -102,26 +121,39 @@ def classify(
     *,
     shortcut: bool = True,
 ) -> Classified:
-    """Return the classification of images [B, 3, H, W] in [-1, 1]; both networks in evaluation mode on the device of the images.
+    """Return the classification of images [B, 3, H, W] in [-1, 1]; both networks in evaluation mode
+    on the device of the images.
 
-    `generator` (of the CPU) gives the starts. `shortcut` evaluates only distinct points where that is exact.
+    `generator` (of the CPU) gives the starts. `shortcut` evaluates only distinct points where that
+    is exact.
     """
     normalised = normalise_images(images)
     guidance = classifier(normalised)
     features = denoiser.encode(normalised, guidance.crops)
-    shares, weights = point_layout(diffusion.num_points, distinct=shortcut and uses_distinct_points(denoiser, diffusion))
+    shares, weights = point_layout(
+        diffusion.num_points, distinct=shortcut and uses_distinct_points(denoiser, diffusion)
+    )
     shown = interpolate_map(*guidance_vectors(guidance, diffusion.guidance), shares)
     levels, weights = alpha_bars(diffusion.num_train_timesteps), weights.to(shown)
 
     def predict(noisy: Tensor, timestep: int) -> Tensor:
-        return denoiser.predict(noisy, shown, torch.full((len(noisy), 1, 1), timestep, device=noisy.device), features)
+        return denoiser.predict(
+            noisy, shown, torch.full((len(noisy), 1, 1), timestep, device=noisy.device), features
+        )
 
     samples: list[Tensor] = []
     first_path: tuple[Tensor, ...] = ()
     for number in range(diffusion.num_samples):
         start = start_map(diffusion.start, shown, shares, generator)
         path = tuple(
-            denoise_labels(predict, start, levels, diffusion.num_inference_steps, prediction_type=diffusion.prediction_type, clip=diffusion.clip)
+            denoise_labels(
+                predict,
+                start,
+                levels,
+                diffusion.num_inference_steps,
+                prediction_type=diffusion.prediction_type,
+                clip=diffusion.clip,
+            )
         )
         first_path = path if number == 0 else first_path
         samples.append((path[-1] * weights).sum(dim=(-2, -1)))

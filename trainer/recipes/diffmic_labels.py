@@ -22,7 +22,8 @@ _MAX_UNITS_LOOKED_AT = 200_000
 
 @dataclass(frozen=True, eq=False)
 class LabelledTiles:
-    """Tiles of C classes: `labels` int64 [tiles], -1 for none; `rows` of train, val and test, ascending, labelled ones only.
+    """Tiles of C classes: `labels` int64 [tiles], -1 for none; `rows` of train, val and test,
+    ascending, labelled ones only.
 
     `derived` says that train was cut in two because the manifest has no validation split.
     """
@@ -37,21 +38,32 @@ class LabelledTiles:
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of tiles by split and class."""
         return {
-            split: dict(zip(self.names, np.bincount(self.labels[rows], minlength=len(self.names)).tolist(), strict=True))
+            split: dict(
+                zip(
+                    self.names,
+                    np.bincount(self.labels[rows], minlength=len(self.names)).tolist(),
+                    strict=True,
+                )
+            )
             for split, rows in self.rows.items()
         }
 
     def groups(self, rows: np.ndarray) -> np.ndarray:
-        """Return a number for each row, equal for tiles of one group and of its own for a tile without one: int64 [rows]."""
-        keys = [f"group {name}" if name is not None else f"tile {row}" for row, name in zip(rows.tolist(), self.tiles.group[rows], strict=True)]
+        """Return a number for each row, equal for tiles of one group and of its own for a tile
+        without one: int64 [rows].
+        """
+        keys = [
+            f"group {name}" if name is not None else f"tile {row}"
+            for row, name in zip(rows.tolist(), self.tiles.group[rows], strict=True)
+        ]
         return np.unique(keys, return_inverse=True)[1]
 
 
 def labelled_tiles(config: Config) -> LabelledTiles:
     """Return the tiles of a configuration with their classes and splits.
 
-    Raises DataError when there are fewer than two classes, none to train on, or test has a class that train lacks; IntegrityError when a group or a
-    copy of an image is in two splits.
+    Raises DataError when there are fewer than two classes, none to train on, or test has a class
+    that train lacks; IntegrityError when a group or a copy of an image is in two splits.
     """
     tiles = open_tiles(config.manifest)
     names, labels, warnings = _classes(tiles, config.labels)
@@ -60,26 +72,45 @@ def labelled_tiles(config: Config) -> LabelledTiles:
             "a classifier needs tiles of at least two classes",
             path=config.manifest,
             seen=", ".join(names) or "no labels and no masks with classes",
-            hint="histoprep audit ROOT --label-by folder, then histoprep manifest ROOT; or masks of several classes (--set labels=masks)",
+            hint=(
+                "histoprep audit ROOT --label-by folder, then histoprep manifest ROOT; or masks of"
+                " several classes (--set labels=masks)"
+            ),
         )
     usable = labels >= 0
     if not usable.all():
-        warnings.append(f"{np.sum(~usable):,} of {len(labels):,} tiles have no class and are left out")
+        warnings.append(
+            f"{np.sum(~usable):,} of {len(labels):,} tiles have no class and are left out"
+        )
     units = _units(tiles)
     _refuse_leaks(tiles, units)
-    rows = {split: np.flatnonzero((tiles.split == split) & usable) for split in ("train", "val", "test")}
+    rows = {
+        split: np.flatnonzero((tiles.split == split) & usable) for split in ("train", "val", "test")
+    }
     derived = not len(rows["val"])
     if derived:
-        held = validation_rows(labels[rows["train"]], units[rows["train"]], len(names), config.validation_share, config.seed)
+        held = validation_rows(
+            labels[rows["train"]],
+            units[rows["train"]],
+            len(names),
+            config.validation_share,
+            config.seed,
+        )
         rows["train"], rows["val"] = rows["train"][~held], rows["train"][held]
-    found = LabelledTiles(tiles, names, labels, rows, derived, tuple(warnings + _absent(names, labels, rows)))
+    found = LabelledTiles(
+        tiles, names, labels, rows, derived, tuple(warnings + _absent(names, labels, rows))
+    )
     _refuse_unlearnable(found, config.manifest)
     return found
 
 
 def write_split(folder: Path, data: LabelledTiles) -> None:
     """Store the training and validation tiles and the class counts of a run in split.json."""
-    chosen = {split: data.tiles.tile_ids[rows].tolist() for split, rows in data.rows.items() if split != "test"}
+    chosen = {
+        split: data.tiles.tile_ids[rows].tolist()
+        for split, rows in data.rows.items()
+        if split != "test"
+    }
     checksums.publish_json(
         folder,
         SPLIT_FILE,
@@ -93,26 +124,41 @@ def write_split(folder: Path, data: LabelledTiles) -> None:
     )
 
 
-def validation_rows(labels: np.ndarray, units: np.ndarray, num_classes: int, share: float, seed: int) -> np.ndarray:
-    """Return which of n tiles to hold out, bool [n]: whole units, and of each class as near to `share` as they allow.
+def validation_rows(
+    labels: np.ndarray, units: np.ndarray, num_classes: int, share: float, seed: int
+) -> np.ndarray:
+    """Return which of n tiles to hold out, bool [n]: whole units, and of each class as near to
+    `share` as they allow.
 
-    Units are taken roughly from the largest to the smallest, in several seeded orders of which the best is kept; a unit is held out when that brings
-    the class counts nearer to their targets. Of single tiles each class then comes within half a tile; a class of one or two stays in training.
+    Units are taken roughly from the largest to the smallest, in several seeded orders of which the
+    best is kept; a unit is held out when that brings the class counts nearer to their targets. Of
+    single tiles each class then comes within half a tile; a class of one or two stays in training.
     """
     distinct, place = np.unique(units, return_inverse=True)
     table = np.zeros((len(distinct), num_classes))
     np.add.at(table, (place, labels), 1)
     sizes = table.sum(axis=1)
     tries = 1 if (sizes == 1).all() else min(_MAX_TRIES, 1 + _MAX_UNITS_LOOKED_AT // len(distinct))
-    chances = keyed_uniforms(seed, np.arange(len(distinct)), "validation", 2 * tries).reshape(-1, tries, 2)
+    chances = keyed_uniforms(seed, np.arange(len(distinct)), "validation", 2 * tries).reshape(
+        -1, tries, 2
+    )
     found = [
-        _hold_out(table, share, np.lexsort((chances[:, number, 0], -sizes * (0.5 + chances[:, number, 1] * (sizes > 1))))) for number in range(tries)
+        _hold_out(
+            table,
+            share,
+            np.lexsort(
+                (chances[:, number, 0], -sizes * (0.5 + chances[:, number, 1] * (sizes > 1)))
+            ),
+        )
+        for number in range(tries)
     ]
     return min(found, key=lambda one: one[0])[1][place]
 
 
 def _hold_out(table: np.ndarray, share: float, order: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return (squared distance to the targets, units held out bool [units]) of class counts [units, C] gone through in `order`."""
+    """Return (squared distance to the targets, units held out bool [units]) of class counts [units,
+    C] gone through in `order`.
+    """
     wanted = share * table.sum(axis=0)
     held, missing = np.zeros(len(table), dtype=bool), wanted.copy()
     for unit in order.tolist():
@@ -123,22 +169,34 @@ def _hold_out(table: np.ndarray, share: float, order: np.ndarray) -> tuple[float
 
 
 def _classes(tiles: TileSource, source: str) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
-    """Return class names, the class of each tile (int64, -1 for none) and warnings; `source` is auto, manifest or masks."""
+    """Return class names, the class of each tile (int64, -1 for none) and warnings; `source` is
+    auto, manifest or masks.
+    """
     given = label_ids(tiles)
     if source == "manifest" or (source == "auto" and (given >= 0).any()):
         return label_names(tiles), given, []
     kinds = [(column, one) for column, one in enumerate(tiles.label_map.classes) if one.id != 0]
     pixels = tiles.class_pixels[:, [column for column, _ in kinds]]
-    dominant = np.where(pixels.any(axis=1), pixels.argmax(axis=1), -1) if kinds else np.full(len(tiles), -1)
+    dominant = (
+        np.where(pixels.any(axis=1), pixels.argmax(axis=1), -1)
+        if kinds
+        else np.full(len(tiles), -1)
+    )
     used = np.unique(dominant[dominant >= 0])
     renumbered = np.full(len(kinds) + 1, -1)
     renumbered[used] = np.arange(len(used))
     names = tuple(tiles.label_map.class_name(kinds[one][1].id) for one in used.tolist())
-    return names, renumbered[dominant].astype(np.int64), ["classes are those with the most pixels in the mask, class 0 left aside"]
+    return (
+        names,
+        renumbered[dominant].astype(np.int64),
+        ["classes are those with the most pixels in the mask, class 0 left aside"],
+    )
 
 
 def _units(tiles: TileSource) -> np.ndarray:
-    """Return a number for each tile, equal for all that must stay together: those of a group, and copies of an image; int64 [tiles]."""
+    """Return a number for each tile, equal for all that must stay together: those of a group, and
+    copies of an image; int64 [tiles].
+    """
     digests = tiles.manifest.read(["image_digest"])["image_digest"].to_pylist()
     parent = list(range(len(tiles)))
 
@@ -167,22 +225,38 @@ def _refuse_leaks(tiles: TileSource, units: np.ndarray) -> None:
         raise IntegrityError(
             "a group, or copies of one image, are in two splits: the test would measure memory",
             path=tiles.path,
-            seen=f"{tiles.tile_ids[row]} in {tiles.split[row]}, {tiles.tile_ids[other]} in {tiles.split[other]}; {len(leaking):,} such tiles",
+            seen=(
+                f"{tiles.tile_ids[row]} in {tiles.split[row]}, {tiles.tile_ids[other]} in"
+                f" {tiles.split[other]}; {len(leaking):,} such tiles"
+            ),
             hint="make the split anew with histoprep manifest; it keeps groups and copies together",
         )
 
 
 def _absent(names: tuple[str, ...], labels: np.ndarray, rows: dict[str, np.ndarray]) -> list[str]:
     return [
-        f"{split} has no tile of class {name}" for split in ("val", "test") for index, name in enumerate(names) if index not in labels[rows[split]]
+        f"{split} has no tile of class {name}"
+        for split in ("val", "test")
+        for index, name in enumerate(names)
+        if index not in labels[rows[split]]
     ]
 
 
 def _refuse_unlearnable(data: LabelledTiles, path: str) -> None:
     for split in ("train", "val"):
         if not len(data.rows[split]):
-            raise DataError(f"there is no tile with a class in {split}", path=path, seen=str(data.counts()), hint="look at histoprep manifest show")
+            raise DataError(
+                f"there is no tile with a class in {split}",
+                path=path,
+                seen=str(data.counts()),
+                hint="look at histoprep manifest show",
+            )
     learnt = set(data.labels[data.rows["train"]].tolist())
     unseen = [name for index, name in enumerate(data.names) if index not in learnt]
     if unseen:
-        raise DataError("classes without a tile to train on", path=path, seen=", ".join(unseen[:_SHOWN]), hint="leave them out or add tiles")
+        raise DataError(
+            "classes without a tile to train on",
+            path=path,
+            seen=", ".join(unseen[:_SHOWN]),
+            hint="leave them out or add tiles",
+        )

@@ -11,7 +11,9 @@ from trainer.config import Positive, RunConfig, Section, Share
 
 
 class Model(Section):
-    """The reference network; see `models.reference_unet.ReferenceUNetConfig`. The number of classes is the label map's."""
+    """The reference network; see `models.reference_unet.ReferenceUNetConfig`. The number of classes
+    is the label map's.
+    """
 
     dim: Annotated[int, Field(ge=4)] = 256
     dim_mults: tuple[Positive, ...] = (1, 2, 4)
@@ -24,7 +26,9 @@ class Model(Section):
 
 
 class Diffusion(Section):
-    """What the network is trained to say, and how noise grows; see `diffusion.objectives.Objective`."""
+    """What the network is trained to say, and how noise grows; see
+    `diffusion.objectives.Objective`.
+    """
 
     prediction_type: Literal["epsilon", "v", "flow"] = "epsilon"
     noise_schedule: Literal["cosine", "linear"] = "cosine"
@@ -36,10 +40,12 @@ class Diffusion(Section):
 
 
 class StreamShares(Section):
-    """How often a training position is shown without its condition, and how the rest is shared among the classes.
+    """How often a training position is shown without its condition, and how the rest is shared
+    among the classes.
 
-    `cond_drop_prob` is the share of the unconditional stream. Where that has no tiles (or too small a share), tiles of the classes are shown
-    without their mask instead, so that guidance always has something to push away from.
+    `cond_drop_prob` is the share of the unconditional stream. Where that has no tiles (or too small
+    a share), tiles of the classes are shown without their mask instead, so that guidance always has
+    something to push away from.
     """
 
     cond_drop_prob: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -72,7 +78,9 @@ class Validation(Section):
 
 
 class Config(RunConfig):
-    """A run of the recipe ldm. `latents` is a latent set, or null: then the tiles are encoded first with `codec`, a folder or hub:OWNER/NAME."""
+    """A run of the recipe ldm. `latents` is a latent set, or null: then the tiles are encoded first
+    with `codec`, a folder or hub:OWNER/NAME.
+    """
 
     latents: str | None = None
     codec: str | None = None

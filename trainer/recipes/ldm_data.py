@@ -1,4 +1,6 @@
-"""What the recipe ldm works on: tiles, class streams, latents, and the facts of a trained model that sampling needs."""
+"""What the recipe ldm works on: tiles, class streams, latents, and the facts of a trained model
+that sampling needs.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ TRAIN, VALIDATION = "train", "val"
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a trained denoiser belongs to, beside its configuration: written into the run folder, read by `trainer sample`."""
+    """What a trained denoiser belongs to, beside its configuration: written into the run folder,
+    read by `trainer sample`.
+    """
 
     label_map: LabelMap
     channels: int
@@ -43,7 +47,13 @@ class ModelFacts:
     @classmethod
     def of(cls, latents: LatentSet, label_map: LabelMap) -> ModelFacts:
         """Return the facts of a model trained on a latent set."""
-        return cls(label_map, latents.shape[0], latents.scaling, latents.codec.identifier, latents.codec.digest)
+        return cls(
+            label_map,
+            latents.shape[0],
+            latents.scaling,
+            latents.codec.identifier,
+            latents.codec.digest,
+        )
 
     @classmethod
     def read(cls, run: Path) -> ModelFacts:
@@ -52,29 +62,53 @@ class ModelFacts:
             value = checksums.read_json(run / FACTS, hint=RESTORE_RUN)
             codec = value["codec"]
             scaling = LatentScaling.from_json(value["scaling"])
-            return cls(LabelMap.from_json(value["label_map"]), value["channels"], scaling, codec["identifier"], codec["digest"])
+            return cls(
+                LabelMap.from_json(value["label_map"]),
+                value["channels"],
+                scaling,
+                codec["identifier"],
+                codec["digest"],
+            )
         except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"cannot read what the model was trained on: {error}", path=run / FACTS) from error
+            raise CheckpointError(
+                f"cannot read what the model was trained on: {error}", path=run / FACTS
+            ) from error
 
     def write(self, run: Path) -> None:
         """Publish the facts in a run folder."""
         codec = {"identifier": self.codec_identifier, "digest": self.codec_digest}
-        facts = {"label_map": self.label_map.to_json(), "channels": self.channels, "scaling": self.scaling.to_json(), "codec": codec}
+        facts = {
+            "label_map": self.label_map.to_json(),
+            "channels": self.channels,
+            "scaling": self.scaling.to_json(),
+            "codec": codec,
+        }
         checksums.publish_json(run, FACTS, facts)
 
 
 def training_streams(config: Config, tiles: TileSource) -> Streams:
     """Return the class streams of the training split."""
     shares = config.streams
-    return class_streams(tiles.table, tiles.label_map, split=TRAIN, unconditional=shares.cond_drop_prob, weights=shares.class_weights)
+    return class_streams(
+        tiles.table,
+        tiles.label_map,
+        split=TRAIN,
+        unconditional=shares.cond_drop_prob,
+        weights=shares.class_weights,
+    )
 
 
 def validation_streams(tiles: TileSource) -> tuple[Streams, str | None]:
-    """Return the streams that validation draws from, and a warning when they are not those of a validation split.
+    """Return the streams that validation draws from, and a warning when they are not those of a
+    validation split.
 
     Every class comes alike; where no tile has a class, every tile does.
     """
-    split, warning = (VALIDATION, None) if (tiles.split == VALIDATION).any() else (TRAIN, NO_VALIDATION.format("val_loss"))
+    split, warning = (
+        (VALIDATION, None)
+        if (tiles.split == VALIDATION).any()
+        else (TRAIN, NO_VALIDATION.format("val_loss"))
+    )
     try:
         return class_streams(tiles.table, tiles.label_map, split=split, unconditional=0.0), warning
     except UsageError:
@@ -82,15 +116,19 @@ def validation_streams(tiles: TileSource) -> tuple[Streams, str | None]:
 
 
 def extra_drop(streams: Streams, cond_drop_prob: float) -> float:
-    """Return how often a tile of a class loses its mask, so that a share of `cond_drop_prob` of all positions is without condition."""
+    """Return how often a tile of a class loses its mask, so that a share of `cond_drop_prob` of all
+    positions is without condition.
+    """
     given = sum(one.probability for one in streams.streams if one.class_id is None)
     return max(0.0, (cond_drop_prob - given) / (1.0 - given)) if given < 1.0 else 0.0
 
 
 def latents_folder(config: Config) -> Path:
-    """Return where the latents of a run lie: the set that was named, or one beside the manifest that its settings name.
+    """Return where the latents of a run lie: the set that was named, or one beside the manifest
+    that its settings name.
 
-    Runs with the same codec, size and views share it. A manifest at an address has no folder here, so the run takes its place.
+    Runs with the same codec, size and views share it. A manifest at an address has no folder here,
+    so the run takes its place.
     """
     if config.latents is not None:
         return Path(config.latents)
@@ -99,11 +137,16 @@ def latents_folder(config: Config) -> Path:
         raise ConfigError("neither latents nor a codec to make them with are named", hint=hint)
     home = Path(config.out) if "://" in config.manifest else _folder_of(Path(config.manifest))
     codec = "-".join(part for part in config.codec.removeprefix("hub:").split("/")[-2:] if part)
-    return home / "latents" / f"{codec}-{config.data.image_size}px-{config.data.fit}-{config.encoding.views}views-{config.encoding.scaling}"
+    crops = f"{config.data.image_size}px-{config.data.fit}"
+    return (
+        home / "latents" / f"{codec}-{crops}-{config.encoding.views}views-{config.encoding.scaling}"
+    )
 
 
 def open_latents(config: Config) -> LatentSet:
-    """Return the latent set of a run; raises LatentSetError, and ConfigError when it holds squares of another size than the run is to train on."""
+    """Return the latent set of a run; raises LatentSetError, and ConfigError when it holds squares
+    of another size than the run is to train on.
+    """
     latents = LatentSet.open(latents_folder(config))
     if latents.image_size != config.data.image_size:
         raise ConfigError(
@@ -111,13 +154,18 @@ def open_latents(config: Config) -> LatentSet:
             path=latents.folder,
             seen=f"squares of {latents.image_size} px",
             expected=f"data.image_size, {config.data.image_size} px",
-            hint=f"give --set data.image_size={latents.image_size}, or a set of trainer encode --image-size {config.data.image_size}",
+            hint=(
+                f"give --set data.image_size={latents.image_size}, or a set of trainer encode"
+                f" --image-size {config.data.image_size}"
+            ),
         )
     return latents
 
 
 def prepare_latents(config: Config, run: Path, voice: Voice) -> None:
-    """Tell what the streams warn of, encode the tiles unless that is done, and write the facts of the model to come into the run folder."""
+    """Tell what the streams warn of, encode the tiles unless that is done, and write the facts of
+    the model to come into the run folder.
+    """
     tiles = open_tiles(config.manifest)
     for warning in (*training_streams(config, tiles).warnings, validation_streams(tiles)[1]):
         if warning:
@@ -152,16 +200,23 @@ def _encode(config: Config, tiles: TileSource, folder: Path, voice: Voice) -> No
     with voice.progress("encode", None, "windows") as meter:
         result = encode_tiles(tiles, codec, folder, options, advance=meter.advance)
     if result.num_encoded:
-        voice.note(f"encoded {result.num_encoded:,} windows of {len(tiles):,} tiles with {codec.identifier}: {folder}")
+        voice.note(
+            f"encoded {result.num_encoded:,} windows of {len(tiles):,} tiles with"
+            f" {codec.identifier}: {folder}"
+        )
     if result.skipped:
-        voice.warn(f"{len(result.skipped):,} tiles could not be read and are left out, such as {result.skipped[0]}")
+        voice.warn(
+            f"{len(result.skipped):,} tiles could not be read and are left out, such as"
+            f" {result.skipped[0]}"
+        )
 
 
 @dataclass
 class DroppingDataset:
     """A latent dataset whose batches say who loses the condition: `drop`, bool [batch].
 
-    Always for the unconditional stream (`unconditional`, its numbers), and for others with the probability `extra`, drawn by position.
+    Always for the unconditional stream (`unconditional`, its numbers), and for others with the
+    probability `extra`, drawn by position.
     """
 
     inner: LatentDataset
@@ -179,14 +234,21 @@ class DroppingDataset:
 def training_dataset(config: Config, tiles: TileSource, latents: LatentSet) -> DroppingDataset:
     """Return the training samples of a run."""
     streams = training_streams(config, tiles)
-    inner = LatentDataset(latents, tiles, streams, config.seed, flips=config.data.flips, turns=config.data.turns)
-    unconditional = tuple(index for index, one in enumerate(streams.streams) if one.class_id is None)
+    inner = LatentDataset(
+        latents, tiles, streams, config.seed, flips=config.data.flips, turns=config.data.turns
+    )
+    unconditional = tuple(
+        index for index, one in enumerate(streams.streams) if one.class_id is None
+    )
     return DroppingDataset(inner, unconditional, extra_drop(streams, config.streams.cond_drop_prob))
 
 
 def describe_streams(config: Config, tiles: TileSource) -> list[Mapping[str, Any]]:
     """Return name, probability and number of tiles of each class stream."""
-    return [{"name": one.name, "probability": one.probability, "tiles": len(one.rows)} for one in training_streams(config, tiles).streams]
+    return [
+        {"name": one.name, "probability": one.probability, "tiles": len(one.rows)}
+        for one in training_streams(config, tiles).streams
+    ]
 
 
 def _folder_of(manifest: Path) -> Path:

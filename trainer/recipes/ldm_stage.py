@@ -29,7 +29,9 @@ from trainer.sampling.generator import Generator, SamplingOptions
 from trainer.stage import StepOutput
 
 _NUM_BINS = 5
-NOISE_BINS = tuple(f"{index / _NUM_BINS:.1f}-{(index + 1) / _NUM_BINS:.1f}" for index in range(_NUM_BINS))
+NOISE_BINS = tuple(
+    f"{index / _NUM_BINS:.1f}-{(index + 1) / _NUM_BINS:.1f}" for index in range(_NUM_BINS)
+)
 # Validation has its own seed: another training seed is compared on the same noise.
 _VALIDATION_SEED = 0
 
@@ -39,7 +41,9 @@ def denoiser_config(config: Config, label_map: LabelMap, channels: int) -> Refer
     # Class ids may have gaps (HP506), and masks hold the ids.
     num_classes = max(one.id for one in label_map.classes) + 1
     try:
-        return ReferenceUNetConfig(num_classes=num_classes, channels=channels, **config.model.model_dump())
+        return ReferenceUNetConfig(
+            num_classes=num_classes, channels=channels, **config.model.model_dump()
+        )
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
 
@@ -49,13 +53,17 @@ def objective_of(config: Config) -> Objective:
     one = config.diffusion
     try:
         schedule = NoiseSchedule(one.noise_schedule, one.num_train_timesteps)
-        return Objective(one.prediction_type, schedule, one.loss, one.min_snr_gamma, one.flow_mean, one.flow_std)
+        return Objective(
+            one.prediction_type, schedule, one.loss, one.min_snr_gamma, one.flow_mean, one.flow_std
+        )
     except ValueError as error:
         raise ConfigError(f"diffusion: {error}") from error
 
 
 class LdmStage:
-    """One stage: a denoiser learns the latents of tiles given their masks. See `trainer.stage.Stage`."""
+    """One stage: a denoiser learns the latents of tiles given their masks. See
+    `trainer.stage.Stage`.
+    """
 
     name = ""
     best: tuple[str, Literal["min", "max"]] | None = ("loss", "min")
@@ -63,14 +71,23 @@ class LdmStage:
     def __init__(self, config: Config, tiles: TileSource, latents: LatentSet) -> None:
         self.config, self._tiles, self._latents = config, tiles, latents
         self.objective = objective_of(config)
-        self.module: nn.Module = ReferenceUNet(denoiser_config(config, tiles.label_map, latents.shape[0]))
+        self.module: nn.Module = ReferenceUNet(
+            denoiser_config(config, tiles.label_map, latents.shape[0])
+        )
         self._dataset = training_dataset(config, tiles, latents)
         self._placement = self._dataset.inner.placement
         self.weights_from: Mapping[str, str] = {"denoiser": "random"}
-        self.breakdown: Mapping[str, Sequence[str]] = {"noise": NOISE_BINS, "stream": tuple(one.name for one in self._placement.streams)}
-        self.num_positions = config.duration.num_positions(config.batch_size, int((tiles.split == "train").sum()))
+        self.breakdown: Mapping[str, Sequence[str]] = {
+            "noise": NOISE_BINS,
+            "stream": tuple(one.name for one in self._placement.streams),
+        }
+        self.num_positions = config.duration.num_positions(
+            config.batch_size, int((tiles.split == "train").sum())
+        )
         streams, _ = validation_streams(tiles)
-        self._validation = LatentDataset(latents, tiles, streams, _VALIDATION_SEED, flips=False, turns=False)
+        self._validation = LatentDataset(
+            latents, tiles, streams, _VALIDATION_SEED, flips=False, turns=False
+        )
         self._device = torch.device("cpu")
         self._codec: Codec | None = _codec_of(config, latents)
 
@@ -83,19 +100,30 @@ class LdmStage:
         return module.parameters()
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> StepOutput:
-        """Return the loss of each sample, by noise level and by stream; equation: see `Objective`."""
+        """Return the loss of each sample, by noise level and by stream; equation: see
+        `Objective`.
+        """
         losses = self._losses(module, batch, batch["drop"])
         bins = (batch["u"] * _NUM_BINS).long().clamp(0, _NUM_BINS - 1)
-        skipped = {"skipped_tiles": batch["num_skipped"].float()} if self.config.data.on_unreadable == "skip" else {}
+        skipped = (
+            {"skipped_tiles": batch["num_skipped"].float()}
+            if self.config.data.on_unreadable == "skip"
+            else {}
+        )
         return StepOutput(losses, skipped, {"noise": bins, "stream": batch["stream"]})
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Return `loss`: the mean over the validation split, noise levels spread evenly, with masks; `loss_null`: the same without masks."""
+        """Return `loss`: the mean over the validation split, noise levels spread evenly, with
+        masks; `loss_null`: the same without masks.
+        """
         settings = self.config.validation
         told, null = [], []
         for start in range(0, settings.num_tiles, settings.batch_size):
             positions = np.arange(start, min(start + settings.batch_size, settings.num_tiles))
-            batch = {name: one.to(self._device) for name, one in self._validation.batch(positions).items()}
+            batch = {
+                name: one.to(self._device)
+                for name, one in self._validation.batch(positions).items()
+            }
             batch["u"] = torch.from_numpy(_spread(positions, settings.num_tiles)).to(self._device)
             everything = torch.ones(len(positions), dtype=torch.bool, device=self._device)
             told.append(self._losses(module, batch, ~everything))
@@ -103,17 +131,24 @@ class LdmStage:
         return {"loss": float(torch.cat(told).mean()), "loss_null": float(torch.cat(null).mean())}
 
     def pictures(self, module: nn.Module) -> dict[str, np.ndarray]:
-        """Return a sheet: each row the mask, the tile as the codec gives it back, and a generated one."""
+        """Return a sheet: each row the mask, the tile as the codec gives it back, and a generated
+        one.
+        """
         if self._codec is None:
             return {}
         batch = self._validation.batch(np.arange(self.config.sampling.num_pictures))
         masks = batch["mask"].numpy()
-        names = self._names(self._validation.placement.place(batch["position"].numpy(), _VALIDATION_SEED)[1])
+        names = self._names(
+            self._validation.placement.place(batch["position"].numpy(), _VALIDATION_SEED)[1]
+        )
         generated = self.generator(module).generate(masks, names, self._sampling_options())
         raw = self._latents.denormalise(batch["latents"].to(self._device))
         real = to_uint8(self._codec.decode(raw).float().cpu().numpy())
         colours = {one.id: _rgb(one.colour) for one in self._tiles.label_map.classes}
-        rows = [[colour_mask(mask, colours), tile, made] for mask, tile, made in zip(masks, real, generated, strict=True)]
+        rows = [
+            [colour_mask(mask, colours), tile, made]
+            for mask, tile, made in zip(masks, real, generated, strict=True)
+        ]
         return {"mask-tile-generated": sheet(rows)}
 
     def generator(self, module: nn.Module) -> Generator:
@@ -121,7 +156,16 @@ class LdmStage:
         assert self._codec is not None
         config: Any = self.module.config
         scaling, device = self._latents.scaling, self._device
-        return Generator(module, self.objective, self._codec, scaling, config.num_classes, config.stride, device, self.config.precision)
+        return Generator(
+            module,
+            self.objective,
+            self._codec,
+            scaling,
+            config.num_classes,
+            config.stride,
+            device,
+            self.config.precision,
+        )
 
     def to(self, device: torch.device) -> None:
         """Move the codec."""
@@ -138,18 +182,26 @@ class LdmStage:
         t = self.objective.timesteps_from_uniform(batch["u"])
         noisy = self.objective.noised(clean, noise, t)
         output = module(noisy, self.objective.model_time(t), batch["mask"][:, None], drop)
-        return self.objective.per_sample_loss(output, self.objective.training_target(clean, noise, t), t)
+        return self.objective.per_sample_loss(
+            output, self.objective.training_target(clean, noise, t), t
+        )
 
     def _names(self, rows: np.ndarray) -> list[str]:
         return [str(one) for one in self._tiles.tile_ids[rows]]
 
     def _sampling_options(self) -> SamplingOptions:
         one = self.config.sampling
-        return SamplingOptions(one.guidance_scale, Solver(one.solver, one.num_inference_steps, one.eta), self.config.seed)
+        return SamplingOptions(
+            one.guidance_scale,
+            Solver(one.solver, one.num_inference_steps, one.eta),
+            self.config.seed,
+        )
 
 
 def _codec_of(config: Config, latents: LatentSet) -> Codec | None:
-    """Return the codec that decodes for sheets, or None when it is not here: training needs latents only."""
+    """Return the codec that decodes for sheets, or None when it is not here: training needs latents
+    only.
+    """
     try:
         codec = load_codec(config.codec or latents.codec.identifier)
     except HistoprepError:
@@ -161,7 +213,9 @@ def _codec_of(config: Config, latents: LatentSet) -> Codec | None:
 
 
 def _spread(positions: np.ndarray, total: int) -> np.ndarray:
-    """Return numbers in (0, 1), float32, that are evenly spread over all positions 0 .. total - 1 and in no order."""
+    """Return numbers in (0, 1), float32, that are evenly spread over all positions 0 .. total - 1
+    and in no order.
+    """
     # Multiples of the golden ratio: any run of positions is evenly spread, too.
     return np.asarray(((positions + 0.5) * 0.6180339887498949 % 1.0).astype(np.float32))
 

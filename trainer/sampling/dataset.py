@@ -1,6 +1,8 @@
-"""What is written: a data set of pictures and masks with its label map and manifest, whole at any moment, marked as synthetic.
+"""What is written: a data set of pictures and masks with its label map and manifest, whole at any
+moment, marked as synthetic.
 
-`OUT/images/ID.png`, `OUT/masks/ID.png`, `OUT/label_map.yml`; beside it, where histoprep looks for it, `OUT.histoprep/manifest.parquet`.
+`OUT/images/ID.png`, `OUT/masks/ID.png`, `OUT/label_map.yml`; beside it, where histoprep looks for
+it, `OUT.histoprep/manifest.parquet`.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ _OF_DATA_SETS = ("manifest.parquet", "tiles.parquet")
 
 @dataclass(frozen=True)
 class SyntheticDataset:
-    """A folder of synthetic tiles. `request` is everything its pictures depend on; another request for the same folder is refused."""
+    """A folder of synthetic tiles. `request` is everything its pictures depend on; another request
+    for the same folder is refused.
+    """
 
     root: Path
     request: Mapping[str, Any]
@@ -48,10 +52,12 @@ class SyntheticDataset:
         return self.root.with_name(self.root.name + ".histoprep")
 
     def start(self, *, force: bool = False, verify: bool = False) -> None:
-        """Record the request, or raise UsageError when the folder was made by another one and `force` does not allow replacing it.
+        """Record the request, or raise UsageError when the folder was made by another one and
+        `force` does not allow replacing it.
 
-        A folder that holds anything else is refused whatever `force` says. Raises IntegrityError for files that were changed since they were
-        made, unless `force` lets them be made again; with `verify` every file that is there is read.
+        A folder that holds anything else is refused whatever `force` says. Raises IntegrityError
+        for files that were changed since they were made, unless `force` lets them be made again;
+        with `verify` every file that is there is read.
         """
         place = self.workspace / REQUEST
         if force:
@@ -61,7 +67,9 @@ class SyntheticDataset:
         wanted = json.loads(json.dumps(dict(self.request)))
         if known is not None and known != wanted and not force:
             differing = ", ".join(
-                f"{key}: {known.get(key)} there, {wanted.get(key)} now" for key in sorted({*known, *wanted}) if known.get(key) != wanted.get(key)
+                f"{key}: {known.get(key)} there, {wanted.get(key)} now"
+                for key in sorted({*known, *wanted})
+                if known.get(key) != wanted.get(key)
             )
             raise UsageError(
                 "this folder holds pictures of another request",
@@ -84,7 +92,9 @@ class SyntheticDataset:
         checksums.forget_files(self.workspace, lambda name: name == JOURNAL)
 
     def _check_pictures(self, *, force: bool, verify: bool) -> None:
-        """Raise IntegrityError for pictures and masks that were changed since, or delete them with `force`; those that are gone are made again."""
+        """Raise IntegrityError for pictures and masks that were changed since, or delete them with
+        `force`; those that are gone are made again.
+        """
         try:
             expected = read_digests(self.workspace)
         except IntegrityError:
@@ -95,14 +105,22 @@ class SyntheticDataset:
                 for path in (self.root / name).rglob("*.png"):
                     path.unlink()
             return
-        damages = [one for one in check_pictures(self.root, self.workspace, expected, whole=verify) if not one.is_missing]
+        damages = [
+            one
+            for one in check_pictures(self.root, self.workspace, expected, whole=verify)
+            if not one.is_missing
+        ]
         if not force:
-            checksums.raise_damage(damages, "a picture or mask was changed since it was made", MAKE_AGAIN)
+            checksums.raise_damage(
+                damages, "a picture or mask was changed since it was made", MAKE_AGAIN
+            )
         for one in damages:
             Path(to_name(one.path)).unlink()
 
     def refuse_strangers(self) -> None:
-        """Raise UsageError, with nothing written, when files that were not made here are in the data set's folder or its workspace."""
+        """Raise UsageError, with nothing written, when files that were not made here are in the
+        data set's folder or its workspace.
+        """
         if (self.workspace / REQUEST).is_file():
             return
         hint = "name a new or empty folder with --out"
@@ -111,20 +129,39 @@ class SyntheticDataset:
         except OSError as error:
             raise OutputError.from_os_error(error, self.root) from error
         if found:
-            raise UsageError("this folder is not empty, and its files were not made here", path=self.root, seen=", ".join(found[:3]), hint=hint)
+            raise UsageError(
+                "this folder is not empty, and its files were not made here",
+                path=self.root,
+                seen=", ".join(found[:3]),
+                hint=hint,
+            )
         theirs = [name for name in _OF_DATA_SETS if (self.workspace / name).exists()]
         if theirs:
-            raise UsageError("this is the workspace of another data set", path=self.workspace, seen=", ".join(theirs), hint=hint)
+            raise UsageError(
+                "this is the workspace of another data set",
+                path=self.workspace,
+                seen=", ".join(theirs),
+                hint=hint,
+            )
 
     def has(self, tile_id: str, mask: np.ndarray) -> bool:
-        """Return whether the picture of a tile is there and was made for this mask; both files appear whole or not at all."""
+        """Return whether the picture of a tile is there and was made for this mask; both files
+        appear whole or not at all.
+        """
         image_path, mask_path = self._paths(tile_id)
-        return image_path.is_file() and mask_path.is_file() and np.array_equal(read_labels(mask_path), mask)
+        return (
+            image_path.is_file()
+            and mask_path.is_file()
+            and np.array_equal(read_labels(mask_path), mask)
+        )
 
     def write(self, tile_ids: Sequence[str], pictures: np.ndarray, masks: np.ndarray) -> None:
-        """Publish a batch of pairs, durably: uint8 [batch, height, width, 3] and [batch, height, width]. Raises OutputError."""
+        """Publish a batch of pairs, durably: uint8 [batch, height, width, 3] and [batch, height,
+        width]. Raises OutputError.
+        """
         paths = [self._paths(tile_id) for tile_id in tile_ids]
-        # Compression lets go of the interpreter's lock, and takes as long as a GPU for the pictures.
+        # Compression lets go of the interpreter's lock, and takes as long as a GPU for the
+        # pictures.
         with ThreadPoolExecutor(_THREADS) as threads:
             encoded = list(threads.map(self._encode, pictures, masks))
         try:
@@ -135,13 +172,24 @@ class SyntheticDataset:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     publish_in_batch(path, data)
             sync_file_system(self.root)
-            names = [to_text(path.relative_to(self.root).as_posix()) for pair in paths for path in pair]
-            append_digests(self.workspace, dict(zip(names, (Checksum.of(data) for pair in encoded for data in pair), strict=True)))
+            names = [
+                to_text(path.relative_to(self.root).as_posix()) for pair in paths for path in pair
+            ]
+            append_digests(
+                self.workspace,
+                dict(
+                    zip(
+                        names, (Checksum.of(data) for pair in encoded for data in pair), strict=True
+                    )
+                ),
+            )
         except OSError as error:
             raise OutputError.from_os_error(error, error.filename or self.root) from error
 
     def finish(self, splits: Mapping[str, str], label_map: LabelMap) -> Path:
-        """Write label map and manifest, each tile in the split of its mask, and return the manifest's path."""
+        """Write label map and manifest, each tile in the split of its mask, and return the
+        manifest's path.
+        """
         from histoprep.manifest.build import ManifestOptions, build_manifest
         from histoprep.tiles.table import ensure_tiles
         from histoprep.workspace import Workspace
@@ -157,9 +205,15 @@ class SyntheticDataset:
         return build_manifest(tiles, own, options, workspace.manifest).path
 
     def _record_splits(self, splits: Mapping[str, str]) -> None:
-        """Write the split of every picture, with those of earlier runs: other masks may have been asked for then."""
+        """Write the split of every picture, with those of earlier runs: other masks may have been
+        asked for then.
+        """
         place = self.workspace / _SPLITS
-        rows = dict(csv.reader(checksums.read_file(place, hint=MAKE_AGAIN).decode().splitlines()[1:])) if place.is_file() else {}
+        rows = (
+            dict(csv.reader(checksums.read_file(place, hint=MAKE_AGAIN).decode().splitlines()[1:]))
+            if place.is_file()
+            else {}
+        )
         rows |= {f"images/{tile_id}": split for tile_id, split in splits.items()}
         stream = io.StringIO()
         csv.writer(stream, lineterminator="\n").writerows([("tile_id", "split"), *rows.items()])
@@ -170,10 +224,23 @@ class SyntheticDataset:
         known = read_digests(self.workspace)
         # Of an earlier version, or of a run that was killed before it could note them.
         found = (path for name in ("images", "masks") for path in (self.root / name).rglob("*.png"))
-        names = [name for path in found if (name := to_text(path.relative_to(self.root).as_posix())) not in known]
+        names = [
+            name
+            for path in found
+            if (name := to_text(path.relative_to(self.root).as_posix())) not in known
+        ]
         try:
-            fresh = {name: Checksum(Path(self.root, to_name(name)).stat().st_size, file_digest(Path(self.root, to_name(name)))) for name in names}
-            append_digests(self.workspace, {**fresh, **{name: one for name, one in more.items() if known.get(name) != one}})
+            fresh = {
+                name: Checksum(
+                    Path(self.root, to_name(name)).stat().st_size,
+                    file_digest(Path(self.root, to_name(name))),
+                )
+                for name in names
+            }
+            append_digests(
+                self.workspace,
+                {**fresh, **{name: one for name, one in more.items() if known.get(name) != one}},
+            )
             check_pictures(self.root, self.workspace, read_digests(self.workspace), whole=False)
             checksums.list_files(self.workspace, [JOURNAL])
         except OSError as error:
@@ -182,9 +249,15 @@ class SyntheticDataset:
     def _paths(self, tile_id: str) -> tuple[Path, Path]:
         parts = PurePosixPath(tile_id).parts
         if not parts or ".." in parts or tile_id.startswith("/"):
-            raise UsageError("a tile id cannot become a file name", seen=repr(tile_id), expected="a relative path")
+            raise UsageError(
+                "a tile id cannot become a file name",
+                seen=repr(tile_id),
+                expected="a relative path",
+            )
         image, mask = (self.root.joinpath(name, *parts) for name in ("images", "masks"))
         return image.with_name(image.name + ".png"), mask.with_name(mask.name + ".png")
 
     def _encode(self, picture: np.ndarray, mask: np.ndarray) -> tuple[bytes, bytes]:
-        return imageio.encode_rgb_png(picture, imageio.SYNTHETIC_MARK), imageio.encode_mask_png(mask, imageio.SYNTHETIC_MARK)
+        return imageio.encode_rgb_png(picture, imageio.SYNTHETIC_MARK), imageio.encode_mask_png(
+            mask, imageio.SYNTHETIC_MARK
+        )

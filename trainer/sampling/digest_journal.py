@@ -1,6 +1,8 @@
-"""The journal of a synthetic data set: size and digest of every file in it, a line a batch, so that each is known as the one that was made.
+"""The journal of a synthetic data set: size and digest of every file in it, a line a batch, so that
+each is known as the one that was made.
 
-`OUT.histoprep/digests.jsonl`. A later line replaces an earlier one. Each line has a digest of its own; only the last may be half written.
+`OUT.histoprep/digests.jsonl`. A later line replaces an earlier one. Each line has a digest of its
+own; only the last may be half written.
 """
 
 from __future__ import annotations
@@ -20,11 +22,16 @@ _HINT = "restore it from a copy, or make the pictures again: the same command wi
 
 
 def append_digests(workspace: Path, files: Mapping[str, Checksum]) -> None:
-    """Add a line with the checksums of `files`, by path relative to the data set, durably; raises OSError."""
+    """Add a line with the checksums of `files`, by path relative to the data set, durably; raises
+    OSError.
+    """
     if not files:
         return
     content = {name: list(one) for name, one in files.items()}
-    line = json.dumps({"files": content, "line": _line_digest(content)}, sort_keys=True).encode() + b"\n"
+    line = (
+        json.dumps({"files": content, "line": _line_digest(content)}, sort_keys=True).encode()
+        + b"\n"
+    )
     with (workspace / JOURNAL).open("a+b") as stream:
         stream.seek(0)
         stream.truncate(_whole_bytes(stream.read()))
@@ -43,7 +50,9 @@ def _line_digest(content: Mapping[str, list[object]]) -> str:
 
 
 def read_digests(workspace: Path) -> dict[str, Checksum]:
-    """Return size and digest of every file by path relative to the data set, none without a journal; raises IntegrityError for a damaged one."""
+    """Return size and digest of every file by path relative to the data set, none without a
+    journal; raises IntegrityError for a damaged one.
+    """
     path = workspace / JOURNAL
     try:
         data = checksums.read_file(path, hint=_HINT)
@@ -58,11 +67,19 @@ def read_digests(workspace: Path) -> dict[str, Checksum]:
                 raise ValueError("it differs from its digest")
             found |= {name: Checksum(int(size), str(key)) for name, (size, key) in content.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise IntegrityError(f"line {number} of the journal is damaged: {error}", path=path, hint=_HINT) from error
+            raise IntegrityError(
+                f"line {number} of the journal is damaged: {error}", path=path, hint=_HINT
+            ) from error
     return found
 
 
-def check_pictures(root: Path, workspace: Path, files: Mapping[str, Checksum], *, whole: bool) -> list[Damage]:
-    """Return the files of a data set that are gone or were changed since they were made; see `checksums.check_files`."""
+def check_pictures(
+    root: Path, workspace: Path, files: Mapping[str, Checksum], *, whole: bool
+) -> list[Damage]:
+    """Return the files of a data set that are gone or were changed since they were made; see
+    `checksums.check_files`.
+    """
     expected = (Expected(name, one) for name, one in files.items())
-    return checksums.check_files(root, expected, whole=whole, states_path=workspace / checksums.PICTURE_STATES)
+    return checksums.check_files(
+        root, expected, whole=whole, states_path=workspace / checksums.PICTURE_STATES
+    )

@@ -1,4 +1,6 @@
-"""A trained denoiser with everything that turns a mask into a picture: objective, codec, scaling of latents, device, precision."""
+"""A trained denoiser with everything that turns a mask into a picture: objective, codec, scaling of
+latents, device, precision.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How pictures are made: the same options, seed and tile id give the same picture, whatever else is made with it."""
+    """How pictures are made: the same options, seed and tile id give the same picture, whatever
+    else is made with it.
+    """
 
     guidance_scale: float = 2.0
     solver: Solver = field(default_factory=Solver)
@@ -34,7 +38,9 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of real pictures: `images` uint8 [batch, height, width, 3] where `where` (bool [batch, height, width]) is true."""
+    """What is kept of real pictures: `images` uint8 [batch, height, width, 3] where `where` (bool
+    [batch, height, width]) is true.
+    """
 
     images: np.ndarray
     where: np.ndarray
@@ -42,9 +48,11 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class Generator:
-    """Masks to pictures. `denoiser` takes (latents, time, mask, drop), in evaluation mode on `device`, `codec` likewise.
+    """Masks to pictures. `denoiser` takes (latents, time, mask, drop), in evaluation mode on
+    `device`, `codec` likewise.
 
-    `multiple_px`: height and width must be multiples of it, the codec's factor times the denoiser's total stride.
+    `multiple_px`: height and width must be multiples of it, the codec's factor times the denoiser's
+    total stride.
     """
 
     denoiser: Any
@@ -63,12 +71,20 @@ class Generator:
 
     @torch.no_grad()
     def generate(
-        self, masks: np.ndarray, tile_ids: Sequence[str], options: SamplingOptions, kept: Kept | None = None, *, finite_only: bool = False
+        self,
+        masks: np.ndarray,
+        tile_ids: Sequence[str],
+        options: SamplingOptions,
+        kept: Kept | None = None,
+        *,
+        finite_only: bool = False,
     ) -> np.ndarray:
-        """Return pictures, uint8 [batch, height, width, 3], for masks of class ids, uint8 [batch, height, width].
+        """Return pictures, uint8 [batch, height, width, 3], for masks of class ids, uint8 [batch,
+        height, width].
 
-        Kept pixels come back as they were, to the last bit; around them the network continues what it sees of them. Numbers that are not
-        finite are black, which a look at a training may show; with `finite_only` they raise DivergedError.
+        Kept pixels come back as they were, to the last bit; around them the network continues what
+        it sees of them. Numbers that are not finite are black, which a look at a training may show;
+        with `finite_only` they raise DivergedError.
         """
         height, width = masks.shape[1:]
         shape = (self.codec.channels, height // self.codec.factor, width // self.codec.factor)
@@ -82,7 +98,9 @@ class Generator:
                 noise,
                 self.objective,
                 options.solver,
-                step_noise=lambda step: self._noise(options.seed, tile_ids, shape, f"sample step {step}"),
+                step_noise=lambda step: self._noise(
+                    options.seed, tile_ids, shape, f"sample step {step}"
+                ),
                 known=known,
             )
         # In half precision the decoders of some codecs overflow.
@@ -97,17 +115,33 @@ class Generator:
         """Return the latents of the pictures, known where every pixel below a latent is kept."""
         images = torch.from_numpy(to_float(kept.images)).to(self.device)
         factor = self.codec.factor
-        squares = torch.from_numpy(np.ascontiguousarray(kept.where)).unflatten(2, (-1, factor)).unflatten(1, (-1, factor))
+        squares = (
+            torch.from_numpy(np.ascontiguousarray(kept.where))
+            .unflatten(2, (-1, factor))
+            .unflatten(1, (-1, factor))
+        )
         where = squares.all(4).all(2)[:, None].to(self.device)
         return Known(self.scaling.normalise(self.codec.encode(images).mean.float()), where)
 
-    def _noise(self, seed: int, tile_ids: Sequence[str], shape: tuple[int, ...], purpose: str) -> Tensor:
+    def _noise(
+        self, seed: int, tile_ids: Sequence[str], shape: tuple[int, ...], purpose: str
+    ) -> Tensor:
         # A name stands for the position that training noise is keyed by.
-        keys = np.array([xxhash.xxh3_64_intdigest(one.encode("utf-8", "surrogateescape")) >> 1 for one in tile_ids], dtype=np.int64)
+        keys = np.array(
+            [
+                xxhash.xxh3_64_intdigest(one.encode("utf-8", "surrogateescape")) >> 1
+                for one in tile_ids
+            ],
+            dtype=np.int64,
+        )
         return torch.from_numpy(keyed_normals(seed, keys, purpose, shape)).to(self.device)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, _AUTOCAST[self.precision]) if self.precision in _AUTOCAST else nullcontext()
+        return (
+            torch.autocast(self.device.type, _AUTOCAST[self.precision])
+            if self.precision in _AUTOCAST
+            else nullcontext()
+        )
 
 
 def _check_finite(latents: Tensor, decoded: Tensor, tile_ids: Sequence[str]) -> None:
@@ -115,4 +149,8 @@ def _check_finite(latents: Tensor, decoded: Tensor, tile_ids: Sequence[str]) -> 
     bad = [tile_id for tile_id, good in zip(tile_ids, finite.tolist(), strict=True) if not good]
     if bad:
         hint = "use a --guidance-scale nearer to 1 or --precision fp32"
-        raise DivergedError("the network gives numbers that are not finite, which make no picture", seen=", ".join(bad[:3]), hint=hint)
+        raise DivergedError(
+            "the network gives numbers that are not finite, which make no picture",
+            seen=", ".join(bad[:3]),
+            hint=hint,
+        )

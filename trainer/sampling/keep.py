@@ -1,4 +1,6 @@
-"""Inpainting regions: which pixels of a real picture stay, from one label image for all masks or one for each."""
+"""Inpainting regions: which pixels of a real picture stay, from one label image for all masks or
+one for each.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +19,36 @@ _ENDINGS = (".png", "_mask.png", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class KeepRegions:
-    """`read(i)` says which pixels of picture i stay, bool [height, width]; `digest` stands for all regions in the record of a request."""
+    """`read(i)` says which pixels of picture i stay, bool [height, width]; `digest` stands for all
+    regions in the record of a request.
+    """
 
     read: Callable[[int], np.ndarray]
     digest: str
 
 
 def keep_regions(path: Path, masks: MaskList) -> KeepRegions:
-    """Return the regions in a label image, the same for every mask, or in a folder with one under the name of each mask.
+    """Return the regions in a label image, the same for every mask, or in a folder with one under
+    the name of each mask.
 
     Pixels other than 0 stay. Raises UsageError when a mask has none, before anything is made.
     """
     if path.is_file():
         region = read_labels(path) != 0
-        return KeepRegions(lambda _: region, xxhash.xxh3_128_hexdigest(np.packbits(region).tobytes()))
-    found = [next((one for ending in _ENDINGS if (one := path / f"{tile_id}{ending}").is_file()), None) for tile_id in masks.ids]
+        return KeepRegions(
+            lambda _: region, xxhash.xxh3_128_hexdigest(np.packbits(region).tobytes())
+        )
+    found = [
+        next((one for ending in _ENDINGS if (one := path / f"{tile_id}{ending}").is_file()), None)
+        for tile_id in masks.ids
+    ]
     missing = [tile_id for tile_id, one in zip(masks.ids, found, strict=True) if one is None]
     if missing:
         raise UsageError(
-            "there is no region to keep for some masks", path=path, seen=f"{len(missing):,}, such as {missing[0]}", hint="name one file for all"
+            "there is no region to keep for some masks",
+            path=path,
+            seen=f"{len(missing):,}, such as {missing[0]}",
+            hint="name one file for all",
         )
     state = xxhash.xxh3_128()
     for place in found:

@@ -1,4 +1,6 @@
-"""Where masks come from: the tiles of a manifest or of shards, or a folder of label images; listed and measured before anything is made."""
+"""Where masks come from: the tiles of a manifest or of shards, or a folder of label images; listed
+and measured before anything is made.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,12 @@ _MASK_ENDING = "_mask"
 
 @dataclass(frozen=True, eq=False)
 class MaskList:
-    """Masks by number, in a fixed order. `ids` are unique names, `sizes` int64 [n, 2] height and width in pixels.
+    """Masks by number, in a fixed order. `ids` are unique names, `sizes` int64 [n, 2] height and
+    width in pixels.
 
-    `splits` say where what is made of a mask belongs: a picture made from a mask of the test split is no training data. `read_mask(i)` gives
-    class ids of `label_map`, uint8 [height, width]; `read_image(i)` the real picture, uint8 RGB, or is None when there are none.
+    `splits` say where what is made of a mask belongs: a picture made from a mask of the test split
+    is no training data. `read_mask(i)` gives class ids of `label_map`, uint8 [height, width];
+    `read_image(i)` the real picture, uint8 RGB, or is None when there are none.
     """
 
     ids: tuple[str, ...]
@@ -41,8 +45,12 @@ class MaskList:
         return len(self.ids)
 
     def check_sizes(self, multiple_px: int) -> None:
-        """Raise UsageError, naming a mask, unless all heights and widths are multiples of `multiple_px`."""
-        wrong = np.flatnonzero((self.sizes % multiple_px).any(axis=1) | (self.sizes < multiple_px).any(axis=1))
+        """Raise UsageError, naming a mask, unless all heights and widths are multiples of
+        `multiple_px`.
+        """
+        wrong = np.flatnonzero(
+            (self.sizes % multiple_px).any(axis=1) | (self.sizes < multiple_px).any(axis=1)
+        )
         if len(wrong):
             height, width = self.sizes[wrong[0]].tolist()
             raise UsageError(
@@ -54,52 +62,81 @@ class MaskList:
 
 
 def masks_of_tiles(tiles: TileSource, split: str | None = None) -> MaskList:
-    """Return the masks with labelled pixels of a split, or of all; raises DataError when there are none."""
+    """Return the masks with labelled pixels of a split, or of all; raises DataError when there are
+    none.
+    """
     chosen = tiles.pool == "conditional"
     if split:
         chosen = chosen & (tiles.split == split)
     rows = np.flatnonzero(chosen)
     if not len(rows):
-        counts = zip(*np.unique(tiles.split[tiles.pool == "conditional"], return_counts=True), strict=True)
+        counts = zip(
+            *np.unique(tiles.split[tiles.pool == "conditional"], return_counts=True), strict=True
+        )
         seen = ", ".join(f"{count} in {name}" for name, count in counts) or "none at all"
         raise DataError(
-            "there are no tiles with labelled pixels to take masks from", path=tiles.path, seen=seen, expected=f"some in {split or 'a split'}"
+            "there are no tiles with labelled pixels to take masks from",
+            path=tiles.path,
+            seen=seen,
+            expected=f"some in {split or 'a split'}",
         )
     table = tiles.manifest.read(["height_px", "width_px"])
-    sizes = np.stack([table[name].to_numpy() for name in table.column_names], axis=1)[rows].astype(np.int64)
+    sizes = np.stack([table[name].to_numpy() for name in table.column_names], axis=1)[rows].astype(
+        np.int64
+    )
 
     def read_mask(index: int) -> np.ndarray:
         mask = tiles.read(int(rows[index])).mask
         if mask is None:
-            raise DataError("a tile with labelled pixels has no mask", path=str(tiles.tile_ids[rows[index]]), hint="histoprep audit")
+            raise DataError(
+                "a tile with labelled pixels has no mask",
+                path=str(tiles.tile_ids[rows[index]]),
+                hint="histoprep audit",
+            )
         return mask
 
     def read_image(index: int) -> np.ndarray:
         return tiles.read(int(rows[index])).image
 
-    ids, splits = (tuple(str(one) for one in column[rows]) for column in (tiles.tile_ids, tiles.split))
+    ids, splits = (
+        tuple(str(one) for one in column[rows]) for column in (tiles.tile_ids, tiles.split)
+    )
     return MaskList(ids, splits, sizes, tiles.label_map, read_mask, read_image)
 
 
 def masks_in_folder(
-    folder: Path, classes: LabelMap, *, source_map: LabelMap | None = None, images: Path | None = None, split: str | None = None
+    folder: Path,
+    classes: LabelMap,
+    *,
+    source_map: LabelMap | None = None,
+    images: Path | None = None,
+    split: str | None = None,
 ) -> MaskList:
     """Return the masks below a folder: 8- or 16-bit PNG or TIFF, in order of name.
 
-    Their values are class ids of `classes`, or the source labels of `source_map`, which is applied then. `images` is a folder with the real
-    pictures under the same names. Everything made of them is said to belong to `split`, train by default. Raises UsageError when there are
-    no masks, two of one name, or some of fewer bits than others (HP414), DataError, naming the file, when one cannot be read.
+    Their values are class ids of `classes`, or the source labels of `source_map`, which is applied
+    then. `images` is a folder with the real pictures under the same names. Everything made of them
+    is said to belong to `split`, train by default. Raises UsageError when there are no masks, two
+    of one name, or some of fewer bits than others (HP414), DataError, naming the file, when one
+    cannot be read.
     """
     paths = sorted(_files(folder, _MASK_SUFFIXES), key=lambda path: path.as_posix())
     ids = tuple(_name_of(path, folder) for path in paths)
     twice = [one for one, count in Counter(ids).items() if count > 1]
     if not ids or twice:
         what = "two masks have one name" if twice else "there are no masks here"
-        raise UsageError(what, path=folder, seen=", ".join(sorted(twice)[:3]) or None, expected=f"files {', '.join(_MASK_SUFFIXES)}")
+        raise UsageError(
+            what,
+            path=folder,
+            seen=", ".join(sorted(twice)[:3]) or None,
+            expected=f"files {', '.join(_MASK_SUFFIXES)}",
+        )
     headers = [_header_of(path) for path in paths]
     _refuse_mixed_depths(paths, [8 if one.palette else one.bit_depth for one in headers])
     sizes = np.array([(one.height_px, one.width_px) for one in headers], dtype=np.int64)
-    pictures = {_name_of(path, images): path for path in _files(images, _IMAGE_SUFFIXES)} if images else {}
+    pictures = (
+        {_name_of(path, images): path for path in _files(images, _IMAGE_SUFFIXES)} if images else {}
+    )
     # The map of the training would turn class ids into other classes.
     lookup = (source_map or classes_as_sources(classes)).lookup_table()
 
@@ -108,23 +145,48 @@ def masks_in_folder(
 
     def read_image(index: int) -> np.ndarray:
         if ids[index] not in pictures:
-            raise DataError("a mask has no picture of the same name", path=paths[index], seen=f"{len(pictures):,} pictures in {images}")
+            raise DataError(
+                "a mask has no picture of the same name",
+                path=paths[index],
+                seen=f"{len(pictures):,} pictures in {images}",
+            )
         return _decoded(pictures[ids[index]], imageio.decode_rgb)
 
-    return MaskList(ids, (split or "train",) * len(ids), sizes, source_map or classes, read_mask, read_image if images else None)
+    return MaskList(
+        ids,
+        (split or "train",) * len(ids),
+        sizes,
+        source_map or classes,
+        read_mask,
+        read_image if images else None,
+    )
 
 
 def classes_as_sources(label_map: LabelMap) -> LabelMap:
-    """Return the map of the classes of `label_map` to themselves: masks that are written hold class ids."""
+    """Return the map of the classes of `label_map` to themselves: masks that are written hold class
+    ids.
+    """
     classes = label_map.classes
-    return LabelMap("synthetic", tuple(SourceLabel(one.id, one.name) for one in classes), classes, {one.id: one.id for one in classes})
+    return LabelMap(
+        "synthetic",
+        tuple(SourceLabel(one.id, one.name) for one in classes),
+        classes,
+        {one.id: one.id for one in classes},
+    )
 
 
 def read_labels(path: Path) -> np.ndarray:
-    """Return the values of a label image as stored, integers [height, width]; raises DataError that names the file."""
+    """Return the values of a label image as stored, integers [height, width]; raises DataError that
+    names the file.
+    """
     labels = _decoded(path, lambda data: imageio.decode_mask(data, imageio.read_header(data)))
     if labels.ndim != 2 or labels.dtype.kind != "u":
-        raise DataError("this is no label image", path=path, seen=f"{labels.dtype} {labels.shape}", expected="one 8- or 16-bit channel")
+        raise DataError(
+            "this is no label image",
+            path=path,
+            seen=f"{labels.dtype} {labels.shape}",
+            expected="one 8- or 16-bit channel",
+        )
     return labels
 
 
@@ -132,7 +194,12 @@ def _mapped(labels: np.ndarray, lookup: np.ndarray, path: Path) -> np.ndarray:
     classes = lookup[labels]
     if int(classes.min()) < 0 or int(classes.max()) > 255:
         strange = np.unique(labels[(classes < 0) | (classes > 255)])
-        raise LabelMapError("a mask holds values without a class", path=path, seen=", ".join(map(str, strange[:8])), hint="give their map with --map")
+        raise LabelMapError(
+            "a mask holds values without a class",
+            path=path,
+            seen=", ".join(map(str, strange[:8])),
+            hint="give their map with --map",
+        )
     return np.asarray(classes.astype(np.uint8))
 
 
@@ -153,12 +220,15 @@ def _header_of(path: Path) -> imageio.Header:
 
 
 def _refuse_mixed_depths(paths: Sequence[Path], bits: Sequence[int]) -> None:
-    """Raise UsageError for grey masks of fewer than 8 bits among others: a 1 may be a 255 that a tool stored in the fewest bits (HP414)."""
+    """Raise UsageError for grey masks of fewer than 8 bits among others: a 1 may be a 255 that a
+    tool stored in the fewest bits (HP414).
+    """
     few = [path for path, depth in zip(paths, bits, strict=True) if depth < 8]
     if few and len(few) < len(paths):
         hint = "write all masks with 8 bits; histoprep remap does, and asks which label is meant"
         raise UsageError(
-            f"{len(few):,} of {len(paths):,} masks have fewer bits than the others, so that their labels are not known",
+            f"{len(few):,} of {len(paths):,} masks have fewer bits than the others, so that their"
+            " labels are not known",
             path=few[0],
             seen=f"{min(bits)} bits",
             expected="the same bits in all",
@@ -170,7 +240,11 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     if not folder.is_dir():
         raise UsageError("this is no folder", path=folder)
     for parent, _, names in os.walk(folder, onerror=_stop):
-        yield from (path for name in names if name.lower().endswith(suffixes) and (path := Path(parent, name)).is_file())
+        yield from (
+            path
+            for name in names
+            if name.lower().endswith(suffixes) and (path := Path(parent, name)).is_file()
+        )
 
 
 def _stop(error: OSError) -> None:

@@ -1,4 +1,6 @@
-"""Sheets to look at: pictures beside their masks and the real ones, and one mask under several guidance scales."""
+"""Sheets to look at: pictures beside their masks and the real ones, and one mask under several
+guidance scales.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,39 @@ from trainer.sampling.generator import Generator, SamplingOptions
 from trainer.sampling.masks import MaskList
 
 
-def guidance_sheet(generator: Generator, masks: MaskList, chosen: Sequence[int], scales: Sequence[float], options: SamplingOptions) -> np.ndarray:
-    """Return one row a mask: the mask, then its picture under each guidance scale, from the same noise; uint8 [height, width, 3]."""
+def guidance_sheet(
+    generator: Generator,
+    masks: MaskList,
+    chosen: Sequence[int],
+    scales: Sequence[float],
+    options: SamplingOptions,
+) -> np.ndarray:
+    """Return one row a mask: the mask, then its picture under each guidance scale, from the same
+    noise; uint8 [height, width, 3].
+    """
     return sheet(
-        [[*_shown(masks, index), *(_made(generator, masks, index, replace(options, guidance_scale=one)) for one in scales)] for index in chosen]
+        [
+            [
+                *_shown(masks, index),
+                *(
+                    _made(generator, masks, index, replace(options, guidance_scale=one))
+                    for one in scales
+                ),
+            ]
+            for index in chosen
+        ]
     )
 
 
-def comparison_sheet(generator: Generator, masks: MaskList, chosen: Sequence[int], options: SamplingOptions) -> np.ndarray:
-    """Return one row a mask: the mask, the real picture where there is one, and the generated one; uint8 [height, width, 3]."""
-    return sheet([[*_shown(masks, index), _made(generator, masks, index, options)] for index in chosen])
+def comparison_sheet(
+    generator: Generator, masks: MaskList, chosen: Sequence[int], options: SamplingOptions
+) -> np.ndarray:
+    """Return one row a mask: the mask, the real picture where there is one, and the generated one;
+    uint8 [height, width, 3].
+    """
+    return sheet(
+        [[*_shown(masks, index), _made(generator, masks, index, options)] for index in chosen]
+    )
 
 
 def class_colours(label_map: LabelMap) -> dict[int, tuple[int, ...]]:
@@ -35,6 +60,10 @@ def _shown(masks: MaskList, index: int) -> list[np.ndarray]:
     return shown + ([masks.read_image(index)] if masks.read_image else [])
 
 
-def _made(generator: Generator, masks: MaskList, index: int, options: SamplingOptions) -> np.ndarray:
-    made: np.ndarray = generator.generate(masks.read_mask(index)[None], [masks.ids[index]], options, finite_only=True)[0]
+def _made(
+    generator: Generator, masks: MaskList, index: int, options: SamplingOptions
+) -> np.ndarray:
+    made: np.ndarray = generator.generate(
+        masks.read_mask(index)[None], [masks.ids[index]], options, finite_only=True
+    )[0]
     return made
