@@ -99,11 +99,13 @@ def _group(
 def check_foreign() -> Iterator[Check]:
     """Yield whether another project's `histoprep` or `trainer` lies in the way of ours."""
     found = [one for one in distributions() if _name_of(one) in FOREIGN]
+    ours = _home("histoprep")
+    homes = {name: _home(name) for name in FOREIGN}
     shadowed = [
         name
-        for name in FOREIGN
-        if _home(name) is None or _home(name).parent != _home("histoprep").parent
-    ]  # type: ignore[union-attr]
+        for name, home in homes.items()
+        if home is None or ours is None or home.parent != ours.parent
+    ]
     named = {_name_of(one): one.version for one in found}
     if named:
         status = Status.FAIL if shadowed else Status.WARN

@@ -117,8 +117,7 @@ def encode(
     file.
 
     Examples:
-        trainer encode --manifest tiles.histoprep/manifest.parquet --codec runs/codec-512 --out
-        latents
+        trainer encode --manifest manifest.parquet --codec runs/codec-512 --out latents
         trainer encode --manifest shards --codec runs/codec-512 --views 8 --fit crop
     """
     from histoprep.manifest.check import check_manifest

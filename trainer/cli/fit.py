@@ -94,8 +94,7 @@ def fit(
     Results: RUN/metrics.csv, RUN/logs (TensorBoard), RUN/checkpoints, RUN/samples.
 
     Examples:
-        trainer fit --manifest tiles.histoprep/manifest.parquet --preset ldm-tiny --out
-        runs/ldm-tiny
+        trainer fit --manifest manifest.parquet --preset ldm-tiny --out runs/ldm-tiny
         trainer fit --manifest shards --preset reference-512-class --set optimiser.lr=1e-4 --dry-run
         trainer fit --recipe codec --manifest shards --out runs/codec
     """

@@ -180,10 +180,8 @@ def sample(
     be read; 6 a damaged checkpoint.
 
     Examples:
-        trainer sample --checkpoint runs/ldm-tiny --masks tiles.histoprep/manifest.parquet --out
-        synthetic
-        trainer sample --checkpoint runs/ldm-tiny --masks my_masks --map label_map_5 --out synthetic
-        --steps 50
+        trainer sample --checkpoint runs/ldm-tiny --masks manifest.parquet --out synthetic
+        trainer sample --checkpoint runs/ldm --masks my_masks --map label_map_5 --out synthetic --steps 50
         trainer sample --checkpoint runs/ldm-tiny --masks shards --out synthetic --sweep 0,1,2,4
     """
     from trainer.device import choose_device

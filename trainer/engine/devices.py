@@ -70,10 +70,10 @@ def launch_fabric(config: RunConfig) -> Fabric:
             expected=expected,
         )
     plugin = (
-        _MixedPrecision(_MIXED[config.precision], device=accelerator)
+        _MixedPrecision(_MIXED[config.precision], device=accelerator)  # type: ignore[arg-type]
         if config.precision in _MIXED
         else Precision()
-    )  # type: ignore[arg-type]
+    )
     strategy = "ddp" if num_ranks > 1 else "auto"
     fabric = Fabric(
         accelerator=accelerator,

@@ -240,8 +240,12 @@ def _batches(training: Training) -> Iterator[dict[str, torch.Tensor]]:
     workers = config.data.num_workers
     pin_memory = fabric.device.type == "cuda"
     return loader(
-        training.stage.dataset(), positions, training.micro, workers, pin_memory=pin_memory
-    )  # type: ignore[arg-type]
+        training.stage.dataset(),
+        positions,  # type: ignore[arg-type]
+        training.micro,
+        workers,
+        pin_memory=pin_memory,
+    )
 
 
 def _first_position(training: Training, micro_step: int) -> int:
