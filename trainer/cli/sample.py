@@ -181,7 +181,7 @@ def sample(
 
     Examples:
         trainer sample --checkpoint runs/ldm-tiny --masks manifest.parquet --out synthetic
-        trainer sample --checkpoint runs/ldm --masks my_masks --map label_map_5 --out synthetic --steps 50
+        trainer sample --checkpoint runs/ldm --masks my_masks --map label_map_5 --out out --steps 50
         trainer sample --checkpoint runs/ldm-tiny --masks shards --out synthetic --sweep 0,1,2,4
     """
     from trainer.device import choose_device
