@@ -140,7 +140,7 @@ def cut(base: np.ndarray, tile_px: int, index: int) -> tuple[np.ndarray, np.ndar
     span = len(base) - tile_px
     # Successive crops lie far apart: steps of the golden section, without a common divisor with the
     # span.
-    step = next(one for one in range(round(0.382 * span), span) if gcd(one, span) == 1)
+    step = next(number for number in range(round(0.382 * span), span) if gcd(number, span) == 1)
     row = place * step % span
     column = (place * step * step + place // span) % span
     crop = base[row : row + tile_px, column : column + tile_px]

@@ -124,7 +124,7 @@ def remember_features() -> None:
         return tiles[row]
 
     def look_once(self: FrozenTrunk, images: torch.Tensor) -> torch.Tensor:
-        keys = [xxhash.xxh3_64_intdigest(one.numpy().tobytes()) for one in images]
+        keys = [xxhash.xxh3_64_intdigest(image.numpy().tobytes()) for image in images]
         new = {key: index for index, key in enumerate(keys) if key not in kept}
         if new:
             kept.update(zip(new, look(self, images[list(new.values())]), strict=True))
@@ -145,7 +145,7 @@ def probe(data: LabelledTiles, side_px: int) -> np.ndarray:
         with torch.no_grad():
             batches = loader(tiles, range(len(rows)), 16)
             features[split] = torch.cat(
-                [trunk(normalise_images(one["image"])).mean(dim=(-2, -1)) for one in batches]
+                [trunk(normalise_images(batch["image"])).mean(dim=(-2, -1)) for batch in batches]
             ).numpy()
     truth = {split: data.labels[rows] for split, rows in data.rows.items()}
     fitted = []
@@ -155,7 +155,7 @@ def probe(data: LabelledTiles, side_px: int) -> np.ndarray:
         )
         counts = confusion_matrix(truth["val"], model.predict(features["val"]), len(data.names))
         fitted.append((float(count_scores(counts)["macro_f1"]), model))
-    return np.asarray(max(fitted, key=lambda one: one[0])[1].predict(features["test"]))
+    return np.asarray(max(fitted, key=lambda item: item[0])[1].predict(features["test"]))
 
 
 def fit_and_test(
@@ -176,7 +176,7 @@ def fit_and_test(
     ).to_pydict()
     return (
         *(
-            np.array([names.index(one) for one in table[key]])
+            np.array([names.index(item) for item in table[key]])
             for key in ("predicted", "predicted_by_guidance")
         ),
         time.process_time() - before,
@@ -233,7 +233,7 @@ def report(data: LabelledTiles, seeds: int, manifest: Path, work: Path) -> list[
                     score_intervals(truth, first, size, groups),
                 )
             )
-        several = [np.tile(one, count) for one in (truth, groups)]
+        several = [np.tile(group, count) for group in (truth, groups)]
         difference = difference_intervals(
             several[0], np.concatenate(ours), np.concatenate(alone), size, several[1]
         )
@@ -241,7 +241,7 @@ def report(data: LabelledTiles, seeds: int, manifest: Path, work: Path) -> list[
             f"{kind} prediction, {count} seed{'s' if count > 1 else ''}:"
             f" {verdict(difference['macro_f1'])} CPU in this call: {seconds:.0f} s."
         )
-    return [*lines, "", *(f"- {one}" for one in notes)]
+    return [*lines, "", *(f"- {note}" for note in notes)]
 
 
 def main() -> int:

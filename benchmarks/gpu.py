@@ -91,10 +91,10 @@ class CachedTiles:
 
     def write(self) -> CachedTiles:
         """Fill the files and return the dataset."""
-        one, rng = self.scale, np.random.default_rng(0)
+        item, rng = self.scale, np.random.default_rng(0)
         for name, shape, kind in self._files():
             made = np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", kind, shape)
-            for index in range(one.num_tiles):
+            for index in range(item.num_tiles):
                 made[index] = (
                     rng.standard_normal(shape[1:])
                     if kind == np.float16
@@ -129,11 +129,11 @@ class CachedTiles:
         }
 
     def _files(self) -> list[tuple[str, tuple[int, ...], type]]:
-        one = self.scale
+        item = self.scale
         return [
-            ("latents", (one.num_tiles, 4, one.side, one.side), np.float16),
-            ("mask", (one.num_tiles, 1, one.image_px, one.image_px), np.uint8),
-            ("image", (one.num_tiles, 3, one.image_px, one.image_px), np.uint8),
+            ("latents", (item.num_tiles, 4, item.side, item.side), np.float16),
+            ("mask", (item.num_tiles, 1, item.image_px, item.image_px), np.uint8),
+            ("image", (item.num_tiles, 3, item.image_px, item.image_px), np.uint8),
         ]
 
 
@@ -251,7 +251,7 @@ class Bench:
             asked = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - asked
-            step({name: one.to(self.device, non_blocking=True) for name, one in batch.items()})
+            step({name: value.to(self.device, non_blocking=True) for name, value in batch.items()})
         self._synchronise()
         seconds = time.perf_counter() - started
         row.images_per_s = self.scale.num_steps * row.batch / seconds

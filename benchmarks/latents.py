@@ -102,23 +102,25 @@ def rows(corpus: Path, num_samples: int = 2_000, rounds: int = ROUNDS) -> list[R
                 name="latents and diffusion noise to a batch", dataset=noisy, gate=GATE
             ),
         )
-        speeds: dict[str, list[float]] = {one.name: [] for one in cases}
-        for one in cases:
-            _read(one.dataset, num_samples)()
+        speeds: dict[str, list[float]] = {case.name: [] for case in cases}
+        for case in cases:
+            _read(case.dataset, num_samples)()
         for _ in range(rounds):
-            for one in cases:
-                speeds[one.name].append(num_samples / cpu_seconds(_read(one.dataset, num_samples)))
+            for case in cases:
+                speeds[case.name].append(
+                    num_samples / cpu_seconds(_read(case.dataset, num_samples))
+                )
         return [
             Row(
-                one.name,
+                case.name,
                 f"{num_samples:,} samples",
-                statistics.median(speeds[one.name]),
-                *_range(speeds[one.name]),
+                statistics.median(speeds[case.name]),
+                *_range(speeds[case.name]),
                 _UNIT,
-                one.gate,
-                2 * one.gate,
+                case.gate,
+                2 * case.gate,
             )
-            for one in cases
+            for case in cases
         ]
 
 
@@ -145,7 +147,7 @@ def main() -> int:
     make_corpus(chosen.corpus, max(chosen.samples, 2_000))
     found = rows(chosen.corpus, chosen.samples)
     print(f"{machine()}; numpy {np.__version__}, torch {torch.__version__}\n\n{markdown(found)}")
-    return int(any(one.verdict == "MISSED" for one in found))
+    return int(any(item.verdict == "MISSED" for item in found))
 
 
 if __name__ == "__main__":

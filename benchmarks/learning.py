@@ -63,7 +63,9 @@ class Classes:
         """Return the class whose mean is nearest to features, in units of their spread."""
         return min(
             self.means,
-            key=lambda one: float((((features - self.means[one]) / self.spread)[used] ** 2).sum()),
+            key=lambda item: float(
+                (((features - self.means[item]) / self.spread)[used] ** 2).sum()
+            ),
         )
 
 
@@ -92,9 +94,9 @@ def describe_classes(tiles: Tiles) -> Classes:
     found: dict[int, list[np.ndarray]] = {}
     for index, class_id, region in regions(tiles):
         found.setdefault(class_id, []).append(features_of(tiles.images[index], region))
-    every = np.concatenate([np.stack(one) for one in found.values()])
+    every = np.concatenate([np.stack(value) for value in found.values()])
     return Classes(
-        {class_id: np.stack(one).mean(axis=0) for class_id, one in sorted(found.items())},
+        {class_id: np.stack(value).mean(axis=0) for class_id, value in sorted(found.items())},
         every.std(axis=0),
     )
 
@@ -112,7 +114,7 @@ def share_found(tiles: Tiles, classes: Classes) -> dict[str, float]:
                 classes.nearest(seen) == class_id,
             )
             hits.setdefault(class_id, []).append(found)
-    colour, texture = np.mean([np.mean(one, axis=0) for one in hits.values()], axis=0).tolist()
+    colour, texture = np.mean([np.mean(value, axis=0) for value in hits.values()], axis=0).tolist()
     return {"colour": colour, "colour and texture": texture}
 
 
@@ -137,7 +139,9 @@ def generate(generator: Generator, masks: np.ndarray, guidance_scale: float) -> 
     options = SamplingOptions(guidance_scale, Solver("dpm++", 20))
     names = [f"tile {index}" for index in range(len(masks))]
     pieces = [slice(start, start + 16) for start in range(0, len(masks), 16)]
-    return np.concatenate([generator.generate(masks[one], names[one], options) for one in pieces])
+    return np.concatenate(
+        [generator.generate(masks[piece], names[piece], options) for piece in pieces]
+    )
 
 
 def measure_wrong_masks(
@@ -151,19 +155,19 @@ def measure_wrong_masks(
     others = sorted(classes.means)
     for index, class_id, region in regions(tiles):
         # One region a tile, and one with something outside.
-        if class_id in others and region.mean() < 0.8 and all(index != one[0] for one in places):
+        if class_id in others and region.mean() < 0.8 and all(index != path[0] for path in places):
             new = others[(others.index(class_id) + 1 + index % (len(others) - 1)) % len(others)]
             changed[index][region] = new
             places.append((index, class_id, new, region))
-    before, after = (generate(generator, one, guidance_scale) for one in (tiles.masks, changed))
+    before, after = (generate(generator, item, guidance_scale) for item in (tiles.masks, changed))
     ratios, turned = [], []
     for index, old, new, region in places:
         difference = np.abs(before[index].astype(float) - after[index]).mean(axis=2)
         ratios.append(difference[region].mean() / max(difference[~region].mean(), 1e-6))
         seen = features_of(after[index], region)
         distance = [
-            float((((seen - classes.means[one]) / classes.spread)[:3] ** 2).sum())
-            for one in (old, new)
+            float((((seen - classes.means[cls]) / classes.spread)[:3] ** 2).sum())
+            for cls in (old, new)
         ]
         turned.append(distance[1] < distance[0])
     return {
@@ -186,8 +190,8 @@ def measure(run: Path, config: Any, *, count: int, guidance_scale: float) -> dic
     pictures = generate(generator, held_out.masks, guidance_scale)
     blind = generate(generator, held_out.masks, 0.0)
     colours = {
-        one.id: tuple(bytes.fromhex(one.colour[1:]))
-        for one in open_tiles(config.manifest).label_map.classes
+        cls.id: tuple(bytes.fromhex(cls.colour[1:]))
+        for cls in open_tiles(config.manifest).label_map.classes
     }
     rows = zip(held_out.masks[:8], held_out.images, pictures, blind, strict=False)
     write_sheet(

@@ -94,7 +94,7 @@ def clean_rows(found: list[Source]) -> Iterator[str]:
         rough = signals.rough_pairs.sum() / max(signals.mixed.sum(), 1)
         soft = signals.soft_contacts.sum() / max(signals.contacts.sum(), 1)
         ramps = np.count_nonzero(signals.ramp_labels >= 2) / len(source.masks)
-        said = ", ".join(one.kind for one in verdicts) or "clean"
+        said = ", ".join(verdict.kind for verdict in verdicts) or "clean"
         yield (
             f"| {source.name} | {np.count_nonzero(signals.mixed)} | {phase:+.3f} | {rough:.1f} |"
             f" {soft:.2f} | {ramps:.2f} | {said} |"
@@ -109,7 +109,7 @@ def other_rows() -> Iterator[str]:
         alarms, phases = 0, []
         for seed, size in _OTHER_DRAWS:
             masks = [draw(np.random.default_rng([seed, index]), size) for index in range(36)]
-            for seen in (masks, [many_to_one(one) for one in masks]):
+            for seen in (masks, [many_to_one(mask) for mask in masks]):
                 signals, verdicts = verdicts_of(seen)
                 alarms += bool(verdicts)
                 phases.append(
@@ -134,24 +134,28 @@ def harm_rows(found: list[Source], damages: list[Harm]) -> Iterator[str]:
     for harm in damages:
         rows = [_Outcome.of(source, harm) for source in found]
         large = [
-            one
-            for one in rows
-            if one.boundary_masks >= FIRM_MASKS and (one.harmed or harm.kind == "clean")
+            row
+            for row in rows
+            if row.boundary_masks >= FIRM_MASKS and (row.harmed or harm.kind == "clean")
         ]
-        seen = [one for one in large if one.kinds]
-        named = [one for one in seen if harm.kind in one.kinds]
-        with_quality = [one for one in seen if one.quality_error is not None]
-        near = sum(abs(one.quality_error or 0) <= 5 for one in with_quality)
+        seen = [source for source in large if source.kinds]
+        named = [observation for observation in seen if harm.kind in observation.kinds]
+        with_quality = [
+            observation for observation in seen if observation.quality_error is not None
+        ]
+        near = sum(abs(item.quality_error or 0) <= 5 for item in with_quality)
         listed, boundaries = (
-            sum(one.listed for one in large),
-            sum(one.boundary_masks for one in large),
+            sum(source.listed for source in large),
+            sum(source.boundary_masks for source in large),
         )
         missed = "; ".join(
-            one.name for one in large if not one.kinds and harm.kind not in ("any", "clean")
+            source.name
+            for source in large
+            if not source.kinds and harm.kind not in ("any", "clean")
         )
-        unharmed = sum(not one.harmed for one in rows)
+        unharmed = sum(not row.harmed for row in rows)
         missed += f" ({unharmed} unchanged)" if unharmed else ""
-        changed = [100 * one.changed for one in large]
+        changed = [100 * source.changed for source in large]
         span = f"{min(changed):.2f} to {max(changed):.2f}" if any(changed) else "-"
         quality = f"{near} of {len(with_quality)}" if harm.quality else "-"
         told = (
@@ -178,12 +182,12 @@ class _Outcome:
         damaged = [harm.damage(mask) for mask in source.masks]
         twins = [harm.without_damage(mask) for mask in source.masks]
         signals, verdicts = verdicts_of(damaged)
-        qualities = [one.quality for one in verdicts if one.quality is not None]
+        qualities = [verdict.quality for verdict in verdicts if verdict.quality is not None]
         error = qualities[0] - harm.quality if qualities and harm.quality else None
-        changed = [float(np.mean(one != twin)) for one, twin in zip(damaged, twins, strict=True)]
+        changed = [float(np.mean(item != twin)) for item, twin in zip(damaged, twins, strict=True)]
         kinds, listed = (
-            tuple(str(one.kind) for one in verdicts),
-            sum(len(one.masks) for one in verdicts),
+            tuple(str(verdict.kind) for verdict in verdicts),
+            sum(len(verdict.masks) for verdict in verdicts),
         )
         boundary_masks = int(np.count_nonzero(signals.mixed))
         return cls(
@@ -239,7 +243,7 @@ def repair_rows(found: list[Source], damages: list[Harm]) -> Iterator[str]:
             continue
         for source in found:
             tried = [_repair(mask, harm) for mask in source.masks if mask.min() != mask.max()]
-            figures = np.array([one for one in tried if one is not None])
+            figures = np.array([item for item in tried if item is not None])
             refused = f"{len(tried) - len(figures)} of {len(tried)}"
             if not len(figures):
                 yield f"| {harm.name} | {source.name} | {refused} |" + " - |" * (len(heads) - 3)
@@ -284,7 +288,7 @@ def _repair(mask: Mask, harm: Harm) -> tuple[float, ...] | None:
         np.count_nonzero(left),
         np.count_nonzero(left[: len(plain), : plain.shape[1]] & plain),
     )
-    wrong = [100 * one / mask.size for one in counts]
+    wrong = [100 * count / mask.size for count in counts]
     return (
         *wrong,
         len(set(np.unique(damaged).tolist()) - true),
@@ -311,8 +315,8 @@ def main() -> int:
     chosen = parser.parse_args()
     found = sources(8 if chosen.quick else 36, chosen.data)
     damages = harms((75, 90)) if chosen.quick else harms()
-    few = [Source(one.name, one.masks[:12]) for one in found]
-    mends = [one for one in damages if one.quality in (None, 75, 90, 95)]
+    few = [Source(item.name, item.masks[:12]) for item in found]
+    mends = [damage for damage in damages if damage.quality in (None, 75, 90, 95)]
     tables = {
         "clean": partial(clean_rows, found),
         "others": other_rows,
@@ -320,18 +324,18 @@ def main() -> int:
         "colour": partial(colour_rows, few),
         "repair-jpeg": partial(
             repair_rows,
-            [one for one in few if one.name in REGIONS],
-            [one for one in mends if one.quality],
+            [mask for mask in few if mask.name in REGIONS],
+            [mend for mend in mends if mend.quality],
         ),
         "repair-ramps": partial(
             repair_rows,
-            [one for one in few if one.name in REGIONS],
-            [one for one in mends if not one.quality],
+            [mask for mask in few if mask.name in REGIONS],
+            [mend for mend in mends if not mend.quality],
         ),
         "repair-thin": partial(
             repair_rows,
-            [one for one in few if one.name not in REGIONS],
-            [one for one in mends if one.quality],
+            [mask for mask in few if mask.name not in REGIONS],
+            [mend for mend in mends if mend.quality],
         ),
     }
     lines = [

@@ -245,23 +245,29 @@ class Harm:
 def harms(qualities: tuple[int, ...] = (60, 65, 70, 75, 80, 85, 90, 95, 97, 100)) -> list[Harm]:
     """Return every damage that the calibration looks at."""
     found = [
-        Harm(f"JPEG {one}", partial(jpeg, quality=one), "jpeg-history", one, mendable=True)
-        for one in qualities
+        Harm(
+            f"JPEG {quality}",
+            partial(jpeg, quality=quality),
+            "jpeg-history",
+            quality,
+            mendable=True,
+        )
+        for quality in qualities
     ]
     found += [
         Harm(
-            f"JPEG {one}, then many to one",
-            after(partial(jpeg, quality=one), many_to_one),
+            f"JPEG {item}, then many to one",
+            after(partial(jpeg, quality=item), many_to_one),
             "jpeg-history",
             without_damage=many_to_one,
         )
-        for one in (75, 80, 85, 90, 95)
+        for item in (75, 80, 85, 90, 95)
     ]
     found += [
-        Harm(f"colour JPEG {one} 4:2:0, nearest colour", partial(colour_jpeg, quality=one), "any")
-        for one in (75, 90, 95)
+        Harm(f"colour JPEG {item} 4:2:0, nearest colour", partial(colour_jpeg, quality=item), "any")
+        for item in (75, 90, 95)
     ]
-    found += [Harm(f"WebP {one}", partial(webp, quality=one), "any") for one in (75, 90)]
+    found += [Harm(f"WebP {item}", partial(webp, quality=item), "any") for item in (75, 90)]
     kinds = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
     found += [
         Harm(
@@ -289,16 +295,16 @@ def real_masks(data: Path) -> dict[str, list[Mask]]:
     found = {}
     for name, pattern in folders.items():
         masks = [np.asarray(Image.open(path)) for path in sorted(data.glob(pattern))]
-        found[name] = [one.astype(np.uint8) for one in masks if one.min() != one.max()]
+        found[name] = [mask.astype(np.uint8) for mask in masks if mask.min() != mask.max()]
     large = [
         np.asarray(Image.open(path)).astype(np.uint8)
         for path in sorted(data.glob("diffinfinite/large_masks/*.png"))
     ]
     crops = [
-        one[y : y + 512, x : x + 512]
-        for one in large
+        number[y : y + 512, x : x + 512]
+        for number in large
         for y in range(0, 2048, 512)
         for x in range(0, 2048, 512)
     ]
-    found["generated, tiny structures"] = [one for one in crops if one.min() != one.max()]
+    found["generated, tiny structures"] = [crop for crop in crops if crop.min() != crop.max()]
     return found

@@ -55,8 +55,8 @@ def predictions(rng: np.random.Generator, size: int, stride: int = 8) -> Mask:
         for _ in range(3)
     ]
     large = [
-        cv2.resize(one, None, fx=stride, fy=stride, interpolation=cv2.INTER_LINEAR)[:size, :size]
-        for one in scores
+        cv2.resize(score, None, fx=stride, fy=stride, interpolation=cv2.INTER_LINEAR)[:size, :size]
+        for score in scores
     ]
     return np.argmax(large, axis=0).astype(np.uint8)
 

@@ -37,7 +37,9 @@ def pieces(rows: int) -> Iterator[pa.Table]:
         count = min(PIECE, rows - start)
         number = np.arange(start, start + count)
         # Scattered, so that the table is not in order of anything.
-        names = [f"slide_{(one * 7919) % 1_000_003:07d}/tile_{one:09d}" for one in number.tolist()]
+        names = [
+            f"slide_{(count * 7919) % 1_000_003:07d}/tile_{count:09d}" for count in number.tolist()
+        ]
         copied = np.where(
             draw.random(count) < SHARE_OF_COPIES, draw.integers(0, 1000, count), number + 10_000
         )
@@ -49,17 +51,17 @@ def pieces(rows: int) -> Iterator[pa.Table]:
         ids = np.where(first, 0, draw.integers(1, 54, total)).astype(np.uint16)
         given = {
             "tile_id": pa.array(names),
-            "group": pa.array([f"case {one // TILES_A_GROUP}" for one in number.tolist()]),
+            "group": pa.array([f"case {count // TILES_A_GROUP}" for count in number.tolist()]),
             "unlabelled": pa.array(np.zeros(count, dtype=bool)),
-            "image_path": pa.array([f"{one}.jpg" for one in names]),
-            "mask_path": pa.array([f"{one}_mask.png" for one in names]),
+            "image_path": pa.array([f"{name}.jpg" for name in names]),
+            "mask_path": pa.array([f"{name}_mask.png" for name in names]),
             "image_digest": pa.array(
-                [f"{one * 0x9E3779B97F4A7C15 % 2**64:016x}{one:016x}" for one in copied.tolist()]
+                [f"{copy * 0x9E3779B97F4A7C15 % 2**64:016x}{copy:016x}" for copy in copied.tolist()]
             ),
             "luminance_digest": pa.array(
-                [f"{one:016x}{one * 0x9E3779B97F4A7C15 % 2**64:016x}" for one in copied.tolist()]
+                [f"{copy:016x}{copy * 0x9E3779B97F4A7C15 % 2**64:016x}" for copy in copied.tolist()]
             ),
-            "mask_digest": pa.array([f"{one:032x}" for one in number.tolist()]),
+            "mask_digest": pa.array([f"{count:032x}" for count in number.tolist()]),
             "contrast": pa.array(np.full(count, 30, dtype=np.float32)),
             **{
                 name: pa.array(np.full(count, 512, dtype=np.int32))
@@ -107,10 +109,15 @@ def build(folder: Path, rows: int) -> None:
     from histoprep.labels import LabelMap, SourceLabel, TargetClass
     from histoprep.manifest.build import ManifestOptions, build_manifest
 
-    sources = tuple(SourceLabel(one, f"label {one}") for one in range(54))
-    classes = tuple(TargetClass(one, f"class {one}", f"#{one * 40:02x}0000") for one in range(5))
+    sources = tuple(SourceLabel(number, f"label {number}") for number in range(54))
+    classes = tuple(
+        TargetClass(number, f"class {number}", f"#{number * 40:02x}0000") for number in range(5)
+    )
     label_map = LabelMap(
-        "bench", sources, classes, {one: 0 if one == 0 else 1 + one % 4 for one in range(54)}
+        "bench",
+        sources,
+        classes,
+        {number: 0 if number == 0 else 1 + number % 4 for number in range(54)},
     )
     options = ManifestOptions({"train": Fraction(9, 10), "test": Fraction(1, 10)}, method="hash")
     summary = build_manifest(

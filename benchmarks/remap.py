@@ -63,7 +63,7 @@ class _Bench:
         self._new = (scratch / f"new-{number}" for number in itertools.count())
         root = scratch / "masks"
         root.mkdir()
-        names = sorted(one.name for one in corpus.glob("*_mask.png"))[:num_masks]
+        names = sorted(path.name for path in corpus.glob("*_mask.png"))[:num_masks]
         for name in names:
             os.link(corpus / name, root / name)
         self.workspace = Workspace.of(root)

@@ -41,7 +41,7 @@ class Formats:
 
     def __init__(self, corpus: Path, num_samples: int, scratch: Path) -> None:
         self.scratch, self.size = scratch, num_samples
-        names = sorted(one.name for one in corpus.glob("*_mask.png"))[:num_samples]
+        names = sorted(path.name for path in corpus.glob("*_mask.png"))[:num_samples]
         images = [name.replace("_mask.png", ".jpg") for name in names]
         self.manifest = self._manifest(corpus, images + names, scratch / "tiles")
         self.few = self._manifest(corpus, images[:FEW_TILES] + names[:FEW_TILES], scratch / "few")
@@ -173,7 +173,7 @@ class Formats:
                 sink.write({"__key__": key, "jpg": image, "mask.png": mask, "latents": latents})
         paths = sorted(self.scratch.glob("web-*.tar"))
         _sync(paths)
-        return [str(one) for one in paths]
+        return [str(path) for path in paths]
 
     def read_webdataset(self) -> Callable[[], None]:
         """Write tar files of `webdataset` and return a reading of them, in order."""

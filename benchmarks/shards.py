@@ -94,7 +94,7 @@ def _reading(bench: Formats) -> list[Row]:
         **{name: makers[name]() for name in _installed(*makers)},
     }
     seconds = _in_turn({name: partial(cpu_seconds, read) for name, read in reads.items()})
-    rates = {name: [bench.size / one for one in found] for name, found in seconds.items()}
+    rates = {name: [bench.size / item for item in found] for name, found in seconds.items()}
     for name, found in rates.items():
         print(
             f"  {name}{' (in order)' * (name == _WEBDATASET)}:"
@@ -163,7 +163,7 @@ def _writing_cpu(bench: Formats) -> list[Row]:
         print(
             f"  write {name}, 1 process: {statistics.median(found):.3f} s of CPU", file=sys.stderr
         )
-    rates = [bare_mb / one for one in seconds.pop("bare")]
+    rates = [bare_mb / item for item in seconds.pop("bare")]
     what = (
         "write shards (masks decoded, remapped and encoded, all checked and synced) and latents, 1"
         " process (CPU)"
@@ -184,13 +184,13 @@ def _against_best(
     name: str, seconds: dict[str, list[float]], gate: float, stretch: float, how: str = ""
 ) -> Row:
     """Return the row of how many times quicker "ours" is than the best of the others."""
-    best = min(seconds.keys() - {"ours"}, key=lambda one: statistics.median(seconds[one]))
+    best = min(seconds.keys() - {"ours"}, key=lambda item: statistics.median(seconds[item]))
     ratios = [other / ours for ours, other in zip(seconds["ours"], seconds[best], strict=True)]
     return Row(name, f"{best}, the best other{how}", *_three(ratios), "x", gate, stretch)
 
 
 def _megabytes(shards: Path) -> float:
-    return sum(one.stat().st_size for one in shards.glob("*.tar")) / 1e6
+    return sum(path.stat().st_size for path in shards.glob("*.tar")) / 1e6
 
 
 def _memory(bench: Formats) -> Row:

@@ -275,14 +275,14 @@ def growth_row(make: Callable[[Path, int], object], sizes: tuple[int, ...]) -> R
             shutil.rmtree(folder)
     start, *grown = times
     slope = float(
-        np.polyfit([math.log(size) for size in sizes], [math.log(one - start) for one in grown], 1)[
-            0
-        ]
+        np.polyfit(
+            [math.log(size) for size in sizes], [math.log(item - start) for item in grown], 1
+        )[0]
     )
     print(
         "  seconds: "
         + ", ".join(
-            f"{size:,} tiles {one - start:.2f}" for size, one in zip(sizes, grown, strict=True)
+            f"{size:,} tiles {item - start:.2f}" for size, item in zip(sizes, grown, strict=True)
         ),
         file=sys.stderr,
     )

@@ -114,7 +114,7 @@ def read_checksums(folder: Path) -> dict[str, Checksum]:
 def _list_digest(files: Mapping[str, Any]) -> str:
     return digest_text(
         json.dumps(
-            [_VERSION, {name: list(one) for name, one in files.items()}],
+            [_VERSION, {name: list(checksum) for name, checksum in files.items()}],
             sort_keys=True,
             ensure_ascii=True,
         )
@@ -122,7 +122,7 @@ def _list_digest(files: Mapping[str, Any]) -> str:
 
 
 def _write_checksums(folder: Path, files: Mapping[str, Checksum]) -> None:
-    listed = {name: list(one) for name, one in files.items()}
+    listed = {name: list(checksum) for name, checksum in files.items()}
     write_json(
         folder / CHECKSUMS, {"version": _VERSION, "files": listed, "digest": _list_digest(listed)}
     )
@@ -140,7 +140,7 @@ def publish_files(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, data in files.items():
         write_bytes(folder / name, data)
     listed = read_checksums(folder)
-    if any(listed.get(name) != one for name, one in made.items()):
+    if any(listed.get(name) != checksum for name, checksum in made.items()):
         _write_checksums(folder, listed | made)
 
 
@@ -171,7 +171,7 @@ def list_files(folder: Path, names: Iterable[str]) -> None:
     found = {
         name: Checksum((folder / name).stat().st_size, file_digest(folder / name)) for name in names
     }
-    if any(listed.get(name) != one for name, one in found.items()):
+    if any(listed.get(name) != checksum for name, checksum in found.items()):
         _write_checksums(folder, listed | found)
 
 
@@ -182,7 +182,7 @@ def list_all_files(folder: Path) -> None:
         for path in folder.rglob("*")
         if path.is_file() and not is_temporary(path.name)
     )
-    list_files(folder, sorted(one.as_posix() for one in found if one.name not in OWN_FILES))
+    list_files(folder, sorted(path.as_posix() for path in found if path.name not in OWN_FILES))
 
 
 def forget_files(
@@ -193,9 +193,9 @@ def forget_files(
     """
     listed = read_checksums(folder)
     kept = {
-        name: one
-        for name, one in listed.items()
-        if not which(name) or (unless or {}).get(name) == one
+        name: checksum
+        for name, checksum in listed.items()
+        if not which(name) or (unless or {}).get(name) == checksum
     }
     if kept != listed:
         _write_checksums(folder, kept)
@@ -231,8 +231,8 @@ def damaged_files(folder: Path, *, names: Iterable[str] | None = None) -> list[D
     """
     chosen = None if names is None else set(names)
     wanted = [
-        Expected(name, one)
-        for name, one in read_checksums(folder).items()
+        Expected(name, checksum)
+        for name, checksum in read_checksums(folder).items()
         if chosen is None or name in chosen
     ]
     return check_files(folder, wanted, whole=True, keep_states=False)
@@ -243,7 +243,7 @@ def raise_damage(damages: list[Damage], what: str, hint: str) -> None:
     if damages:
         more = f"; and {len(damages) - _NUM_SHOWN:,} more" if len(damages) > _NUM_SHOWN else ""
         rest = (
-            f"; also {'; '.join(one.path for one in damages[1:_NUM_SHOWN])}"
+            f"; also {'; '.join(damage.path for damage in damages[1:_NUM_SHOWN])}"
             if len(damages) > 1
             else ""
         )
@@ -266,8 +266,8 @@ def _changed(path: Path, seen: str, expected: str, hint: str) -> IntegrityError:
     )
 
 
-def _words(one: Checksum) -> str:
-    return f"{one.num_bytes:,} bytes, digest {one.digest}"
+def _words(checksum: Checksum) -> str:
+    return f"{checksum.num_bytes:,} bytes, digest {checksum.digest}"
 
 
 def state_of(status: os.stat_result, file_digest_hex: str) -> int:
@@ -362,20 +362,22 @@ def check_files(
     with ThreadPoolExecutor(_THREADS) as threads:
         for chunk in _chunks(files):
             known = (
-                states.find(one.name for one in chunk).tolist() if not whole else [0] * len(chunk)
+                states.find(entry.name for entry in chunk).tolist()
+                if not whole
+                else [0] * len(chunk)
             )
-            tasks = [(folder, one, state) for one, state in zip(chunk, known, strict=True)]
+            tasks = [(folder, entry, state) for entry, state in zip(chunk, known, strict=True)]
             pieces = [
                 tasks[start : start + _FILES_A_TASK]
                 for start in range(0, len(tasks), _FILES_A_TASK)
             ]
             looked_at = itertools.chain.from_iterable(threads.map(_look_at_each, pieces))
-            for one, (damage, state, was_read) in zip(chunk, looked_at, strict=True):
+            for entry, (damage, state, was_read) in zip(chunk, looked_at, strict=True):
                 num_read += was_read
                 if damage is not None:
                     damages.append(damage)
                 else:
-                    names.append(hash_text(one.name))
+                    names.append(hash_text(entry.name))
                     values.append(state)
             advance(len(chunk))
     if keep_states and (num_read or damages):
@@ -389,12 +391,12 @@ def remember_files(folder: Path, files: Iterable[Expected]) -> None:
     """
     names: list[int] = []
     values: list[int] = []
-    for one in files:
+    for file in files:
         with contextlib.suppress(OSError):
             values.append(
-                state_of(os.stat(os.path.join(folder, to_name(one.name))), one.checksum.digest)
+                state_of(os.stat(os.path.join(folder, to_name(file.name))), file.checksum.digest)
             )
-            names.append(hash_text(one.name))
+            names.append(hash_text(file.name))
     FileStates.of_keys(np.array(names, np.uint64), np.array(values, np.uint64)).write(
         folder / STATES
     )
@@ -402,8 +404,8 @@ def remember_files(folder: Path, files: Iterable[Expected]) -> None:
 
 def _chunks(files: Iterable[Expected]) -> Iterable[list[Expected]]:
     chunk: list[Expected] = []
-    for one in files:
-        chunk.append(one)
+    for file in files:
+        chunk.append(file)
         if len(chunk) == _FILES_AT_ONCE:
             yield chunk
             chunk = []
@@ -413,7 +415,7 @@ def _chunks(files: Iterable[Expected]) -> Iterable[list[Expected]]:
 
 def _look_at_each(tasks: list[tuple[Path, Expected, int]]) -> list[tuple[Damage | None, int, bool]]:
     # Handing over single files takes longer than looking at them.
-    return [_look_at(one) for one in tasks]
+    return [_look_at(task) for task in tasks]
 
 
 def _look_at(task: tuple[Path, Expected, int]) -> tuple[Damage | None, int, bool]:

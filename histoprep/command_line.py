@@ -238,9 +238,13 @@ def print_verified(found: Verified) -> ExitCode:
     """Print what was verified and return the exit code."""
     for note in found.notes:
         console.note(note)
-    for one in found.damages[:_NUM_SHOWN]:
+    for damage in found.damages[:_NUM_SHOWN]:
         console.error(
-            str(IntegrityError("damaged", path=one.path, seen=one.seen, expected=one.expected))
+            str(
+                IntegrityError(
+                    "damaged", path=damage.path, seen=damage.seen, expected=damage.expected
+                )
+            )
         )
     if len(found.damages) > _NUM_SHOWN:
         console.error(f"and {len(found.damages) - _NUM_SHOWN:,} more")

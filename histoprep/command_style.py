@@ -61,7 +61,7 @@ def split_examples(text: str) -> tuple[list[str], list[str]]:
     """Return the paragraphs of a help text and the commands of the block `Examples:` at its end."""
     prose, _, block = text.partition(f"{EXAMPLES}\n")
     paragraphs = [" ".join(paragraph.split()) for paragraph in prose.split("\n\n")]
-    return [one for one in paragraphs if one], [
+    return [paragraph for paragraph in paragraphs if paragraph], [
         line.strip() for line in block.splitlines() if line.strip()
     ]
 

@@ -148,18 +148,33 @@ class Selection:
 
     def apply(self, found: Iterable[Finding]) -> list[Finding]:
         """Return the wanted findings with the user's severities, worst first, then by code."""
-        kept = [replace(one, severity=self._severity(one)) for one in found if self.keeps(one.rule)]
-        return sorted(kept, key=lambda one: (-one.severity.rank, one.code, one.subcode, one.where))
+        kept = [
+            replace(problem, severity=self._severity(problem))
+            for problem in found
+            if self.keeps(problem.rule)
+        ]
+        return sorted(
+            kept,
+            key=lambda problem: (
+                -problem.severity.rank,
+                problem.code,
+                problem.subcode,
+                problem.where,
+            ),
+        )
 
-    def _severity(self, one: Finding) -> Severity:
+    def _severity(self, problem: Finding) -> Severity:
         # The most specific key wins: a rule's own code or name, then the longest prefix.
-        keys = [key for key in self.severity if _names(key, one.rule)]
+        keys = [key for key in self.severity if _names(key, problem.rule)]
         best = max(
             keys,
-            key=lambda key: (key.upper() == one.code or key.lower() == one.rule.name, len(key)),
+            key=lambda key: (
+                key.upper() == problem.code or key.lower() == problem.rule.name,
+                len(key),
+            ),
             default=None,
         )
-        return one.severity if best is None else self.severity[best]
+        return problem.severity if best is None else self.severity[best]
 
 
 def rule_called(key: str, rules: Iterable[Rule]) -> Rule:
@@ -175,7 +190,7 @@ def rule_called(key: str, rules: Iterable[Rule]) -> Rule:
 
 def unknown_rule(key: str, rules: Sequence[Rule]) -> UsageError:
     """Return the error for a key that names no rule."""
-    names = [one for rule in rules for one in (rule.name, rule.code)]
+    names = [name for rule in rules for name in (rule.name, rule.code)]
     wanted = key.upper() if key.upper().startswith("HP") else key.lower()
     near = difflib.get_close_matches(wanted[:100], names, n=1)
     meant = f"; perhaps you meant {near[0]!r}" if near else ""

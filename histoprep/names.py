@@ -30,10 +30,10 @@ def to_name(text: str) -> str:
     if text.isascii() or not _STORED_BYTE.search(text):
         return text
     parts = (
-        bytes([ord(one) - _PRIVATE])
-        if _STORED_BYTE.match(one)
-        else one.encode("utf-8", "surrogateescape")
-        for one in text
+        bytes([ord(character) - _PRIVATE])
+        if _STORED_BYTE.match(character)
+        else character.encode("utf-8", "surrogateescape")
+        for character in text
     )
     return os.fsdecode(b"".join(parts))
 

@@ -79,8 +79,8 @@ def _halves(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _feistel(
     values: np.ndarray, right_bits: np.ndarray, left_bits: np.ndarray, keys: np.ndarray
 ) -> np.ndarray:
-    one = np.uint64(1)
-    right_mask, left_mask = (one << right_bits) - one, (one << left_bits) - one
+    unit = np.uint64(1)
+    right_mask, left_mask = (unit << right_bits) - unit, (unit << left_bits) - unit
     right, left = values & right_mask, values >> right_bits
     with np.errstate(over="ignore"):
         for turn in range(0, _ROUNDS, 2):

@@ -114,12 +114,12 @@ def read_ahead(requests: Sequence[Request], max_bytes: int) -> Iterator[bytes | 
     several times as long. As soon as storage is seen to be slow, threads read.
     """
     waited_s = 0.0
-    for number, one in enumerate(requests):
+    for number, request in enumerate(requests):
         if waited_s > _PATIENCE_S:
             yield from _read_in_threads(requests[number:], max_bytes)
             return
         waits, begun = _num_waits(), time.perf_counter()
-        data = read_file(one, max_bytes)
+        data = read_file(request, max_bytes)
         # A busy processor makes reading last, too, but is no reason for threads.
         if _num_waits() > waits:
             waited_s += time.perf_counter() - begun
@@ -161,16 +161,16 @@ def _chunks(requests: Sequence[Request], max_bytes: int) -> Iterator[tuple[list[
     """
     chunk: list[Request] = []
     total = 0
-    for one in requests:
-        size = one.expected.num_bytes if one.expected.num_bytes <= max_bytes else 0
+    for request in requests:
+        size = request.expected.num_bytes if request.expected.num_bytes <= max_bytes else 0
         if chunk and (len(chunk) == _FILES_PER_TASK or total + size > BUDGET_BYTES // THREADS):
             yield chunk, total
             chunk, total = [], 0
-        chunk.append(one)
+        chunk.append(request)
         total += size
     if chunk:
         yield chunk, total
 
 
 def _read_chunk(chunk: Sequence[Request], max_bytes: int) -> list[bytes | BrokenFileError]:
-    return [read_file(one, max_bytes) for one in chunk]
+    return [read_file(path, max_bytes) for path in chunk]

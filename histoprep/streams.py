@@ -82,13 +82,13 @@ class Streams:
             )
         object.__setattr__(self, "_units", units)
         object.__setattr__(self, "_block", block)
-        object.__setattr__(self, "_rows", np.concatenate([one.rows for one in self.streams]))
+        object.__setattr__(self, "_rows", np.concatenate([stream.rows for stream in self.streams]))
 
     @property
     def cutoffs(self) -> np.ndarray:
         """Return the running sums of the probabilities, float64 [streams]; the last is 1."""
-        sums = np.cumsum([one.probability for one in self.streams])
-        drawn = np.flatnonzero([one.probability > 0 for one in self.streams])
+        sums = np.cumsum([stream.probability for stream in self.streams])
+        drawn = np.flatnonzero([stream.probability > 0 for stream in self.streams])
         sums[drawn[-1] :] = 1.0
         return np.minimum(sums, 1.0)
 
@@ -115,8 +115,8 @@ class Streams:
             for start in range(0, len(asked), _PIECE)
         ]
         empty = np.zeros(0, np.int64)
-        return np.concatenate([empty, *(one for one, _ in pieces)]), np.concatenate(
-            [empty, *(one for _, one in pieces)]
+        return np.concatenate([empty, *(piece for piece, _ in pieces)]), np.concatenate(
+            [empty, *(piece for _, piece in pieces)]
         )
 
     def _remembered(self, block: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +132,7 @@ class Streams:
 
     def _place(self, positions: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         stream, draw = self._draws(positions, seed)
-        sizes = np.array([len(one.rows) for one in self.streams], np.int64)
+        sizes = np.array([len(stream.rows) for stream in self.streams], np.int64)
         starts = np.cumsum(sizes) - sizes
         here = sizes[stream]
         passes, number = np.divmod(draw, here)
@@ -196,19 +196,19 @@ class Streams:
 
 
 def _check(streams: tuple[Stream, ...]) -> None:
-    for one in streams:
-        if not 0 <= one.probability <= 1:
+    for stream in streams:
+        if not 0 <= stream.probability <= 1:
             raise UsageError(
-                f"unusable probability of stream {one.name}",
-                seen=one.probability,
+                f"unusable probability of stream {stream.name}",
+                seen=stream.probability,
                 expected="0 to 1",
             )
-        if one.probability and not len(one.rows):
+        if stream.probability and not len(stream.rows):
             raise UsageError(
-                f"stream {one.name} has no tiles and cannot be drawn from",
-                seen=f"probability {one.probability:g}",
+                f"stream {stream.name} has no tiles and cannot be drawn from",
+                seen=f"probability {stream.probability:g}",
             )
-    total = math.fsum(one.probability for one in streams)
+    total = math.fsum(stream.probability for stream in streams)
     if abs(total - 1) > 1e-9:
         raise UsageError(
             "the probabilities of the streams do not sum to 1",
@@ -251,7 +251,7 @@ def class_streams(
             seen=unconditional,
             expected="0 to 1",
         )
-    class_ids = [one.id for one in label_map.classes if one.id != 0]
+    class_ids = [cls.id for cls in label_map.classes if cls.id != 0]
     given = _weights(weights or {}, class_ids)
     in_split = pc.equal(table["split"], split)
     rows: dict[int | None, np.ndarray] = {
@@ -260,15 +260,17 @@ def class_streams(
     conditional = _rows(pc.and_(in_split, pc.not_equal(table["pool"], UNCONDITIONAL)))
     rows |= _rows_of_classes(table["classes"], conditional, class_ids)
     asked = {None: float(unconditional)} | {
-        one: (1 - unconditional) * given[one] for one in class_ids
+        class_id: (1 - unconditional) * given[class_id] for class_id in class_ids
     }
-    warnings = _lonely(conditional, [rows[one] for one in class_ids], split)
-    shares, empty = _redistribute(asked, {one: len(rows[one]) for one in rows}, split)
-    names = {None: UNCONDITIONAL} | {one: label_map.class_name(one) for one in class_ids}
+    warnings = _lonely(conditional, [rows[class_id] for class_id in class_ids], split)
+    shares, empty = _redistribute(asked, {row: len(rows[row]) for row in rows}, split)
+    names = {None: UNCONDITIONAL} | {
+        class_id: label_map.class_name(class_id) for class_id in class_ids
+    }
     warnings += [
-        f"stream {names[one]} has no tile in {split}; its share of {asked[one]:.4g} goes to the"
-        " others, in proportion"
-        for one in empty
+        f"stream {names[number]} has no tile in {split}; its share of {asked[number]:.4g} goes to"
+        " the others, in proportion"
+        for number in empty
     ]
     if not class_ids and unconditional < 1:
         warnings.append(
@@ -276,7 +278,7 @@ def class_streams(
             f" {unconditional:.4g}"
         )
     return Streams(
-        tuple(Stream(names[one], one, rows[one], shares[one]) for one in rows), tuple(warnings)
+        tuple(Stream(names[row], row, rows[row], shares[row]) for row in rows), tuple(warnings)
     )
 
 
@@ -289,21 +291,25 @@ def _weights(weights: Mapping[int, float], class_ids: list[int]) -> dict[int, fl
             seen=unknown,
             expected=f"some of {class_ids}",
         )
-    wrong = [one for one, weight in weights.items() if not (math.isfinite(weight) and weight >= 0)]
+    wrong = [
+        class_id
+        for class_id, weight in weights.items()
+        if not (math.isfinite(weight) and weight >= 0)
+    ]
     if wrong:
         raise UsageError(
             f"unusable weight of class {wrong[0]}",
             seen=weights[wrong[0]],
             expected="a number of at least 0",
         )
-    full = {one: float(weights.get(one, 1.0)) for one in class_ids}
+    full = {class_id: float(weights.get(class_id, 1.0)) for class_id in class_ids}
     total = sum(full.values())
     if class_ids and not total:
         raise UsageError(
             "every class has the weight 0",
             hint="give one of them a weight, or the unconditional stream the probability 1",
         )
-    return {one: weight / total for one, weight in full.items()}
+    return {class_id: weight / total for class_id, weight in full.items()}
 
 
 def _rows(chosen: pa.ChunkedArray) -> np.ndarray:
@@ -317,7 +323,7 @@ def _rows_of_classes(
     listed = classes.take(pa.array(candidates))
     owner = np.repeat(candidates, pc.fill_null(pc.list_value_length(listed), 0).to_numpy())
     values = pc.list_flatten(listed).to_numpy()
-    return {one: np.unique(owner[values == one]) for one in class_ids}
+    return {class_id: np.unique(owner[values == class_id]) for class_id in class_ids}
 
 
 def _lonely(conditional: np.ndarray, of_classes: list[np.ndarray], split: str) -> list[str]:
@@ -338,12 +344,12 @@ def _redistribute(
     asked: Mapping[int | None, float], sizes: Mapping[int | None, int], split: str
 ) -> tuple[dict[int | None, float], list[int | None]]:
     """Return the probabilities after empty streams gave theirs away, and those empty streams."""
-    empty = [one for one, share in asked.items() if share and not sizes[one]]
-    left = math.fsum(share for one, share in asked.items() if one not in empty)
+    empty = [class_id for class_id, share in asked.items() if share and not sizes[class_id]]
+    left = math.fsum(share for class_id, share in asked.items() if class_id not in empty)
     if not left:
         seen = ", ".join(
-            f"{'unconditional' if one is None else f'class {one}'}: {size} tiles"
-            for one, size in sizes.items()
+            f"{'unconditional' if class_id is None else f'class {class_id}'}: {size} tiles"
+            for class_id, size in sizes.items()
         )
         raise UsageError(
             f"no stream of {split} has both tiles and a share",
@@ -352,4 +358,6 @@ def _redistribute(
         )
     if not empty and len(asked) > 1:
         return dict(asked), []
-    return {one: 0.0 if one in empty else share / left for one, share in asked.items()}, empty
+    return {
+        class_id: 0.0 if class_id in empty else share / left for class_id, share in asked.items()
+    }, empty

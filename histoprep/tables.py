@@ -193,7 +193,7 @@ def _has_seal(path: Path) -> bool:
     with path.open("rb") as stream:
         start, _ = _footer(stream)
         stream.seek(max(0, start - 2 * _SEAL_BYTES))
-        return any(one in stream.read(2 * _SEAL_BYTES) for one in (_SEAL, _BODY_SEAL))
+        return any(seal in stream.read(2 * _SEAL_BYTES) for seal in (_SEAL, _BODY_SEAL))
 
 
 def open_table(

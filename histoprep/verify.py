@@ -60,7 +60,7 @@ def verify(path: Path) -> Verified:
     """
     found = find_kind(path)
     if found is None:
-        raise unknown_kind(path, (*KINDS, *(f"{one} (trainer verify)" for one in TRAINER_KINDS)))
+        raise unknown_kind(path, (*KINDS, *(f"{kind} (trainer verify)" for kind in TRAINER_KINDS)))
     return found(path)
 
 
@@ -198,14 +198,14 @@ def verify_table_file(path: Path) -> Verified:
 def _check_manifest(path: Path, found: Verified) -> None:
     from histoprep.manifest.check import validate_manifest
 
-    for one in validate_manifest(path, files=False):
+    for problem in validate_manifest(path, files=False):
         found.damages += [
             Damage(
                 str(path),
-                f"{one.code} {one.rule.name}: {name}: {detail}",
+                f"{problem.code} {problem.rule.name}: {name}: {detail}",
                 "a manifest that is true",
             )
-            for name, detail in zip(one.paths, one.details, strict=True)
+            for name, detail in zip(problem.paths, problem.details, strict=True)
         ]
     found.notes.append(
         "whether the files of the data set are those of the manifest: histoprep manifest check"
@@ -270,7 +270,7 @@ def verify_tree(path: Path) -> Verified:
         expected = list(ledger_files(path, kind))
         found.damages += checksums.check_files(path, expected, whole=True)
         found.num_files += len(expected)
-        names.update(one.name for one in expected)
+        names.update(file.name for file in expected)
     except (IntegrityError, FileNotFoundError) as error:
         found.damages.append(damage_of(error, path / LEDGER))
     note_others(found, path, names)
@@ -294,16 +294,18 @@ def verify_shard_folder(path: Path) -> Verified:
         expected = list(shard_files(tables.read_header(path / INDEX)["shards"]))
         found.damages += checksums.check_files(path, expected, whole=True)
         found.num_files += len(expected)
-        names.update(one.name for one in expected)
+        names.update(file.name for file in expected)
     except (IntegrityError, FileNotFoundError, KeyError) as error:
         found.damages.append(damage_of(error, path / INDEX))
     if not found.damages:
-        for one in verify_shards(path):
+        for problem in verify_shards(path):
             found.damages += [
                 Damage(
-                    str(path / name), f"{one.code} {one.rule.name}: {detail}", "what the index says"
+                    str(path / name),
+                    f"{problem.code} {problem.rule.name}: {detail}",
+                    "what the index says",
                 )
-                for name, detail in zip(one.paths, one.details, strict=True)
+                for name, detail in zip(problem.paths, problem.details, strict=True)
             ]
     note_others(found, path, names)
     return found
@@ -315,9 +317,9 @@ def verify_workspace(path: Path) -> Verified:
     """
     found = _verify_listed(path, path, "workspace")
     # Results may be deleted as they are no longer wanted.
-    gone = [one for one in found.damages if one.is_missing]
-    found.damages = [one for one in found.damages if not one.is_missing]
-    found.notes += [f"{one.path} is not there any more" for one in gone]
+    gone = [damage for damage in found.damages if damage.is_missing]
+    found.damages = [damage for damage in found.damages if not damage.is_missing]
+    found.notes += [f"{file.path} is not there any more" for file in gone]
     names = listed_names(path)
     for table in sorted(path.glob("*.parquet")):
         found.add(verify_table_file(table))
@@ -325,9 +327,9 @@ def verify_workspace(path: Path) -> Verified:
     if (path / "scan-options.json").is_file():
         found.add(verify_sealed_file(path / "scan-options.json"))
         names.add("scan-options.json")
-    for folder in sorted(one for one in path.iterdir() if one.is_dir()):
+    for folder in sorted(file for file in path.iterdir() if file.is_dir()):
         covered = _verify_inside(found, folder)
-        names.update(one.relative_to(path).as_posix() for one in walk(folder) if covered)
+        names.update(file.relative_to(path).as_posix() for file in walk(folder) if covered)
     note_others(found, path, names)
     return found
 
@@ -335,7 +337,7 @@ def verify_workspace(path: Path) -> Verified:
 def _verify_inside(found: Verified, folder: Path) -> bool:
     """Verify a folder in a workspace and return whether it was of a known kind."""
     if trainer_kind(folder) or (
-        folder.name == "latents" and any(trainer_kind(one) for one in folder.iterdir())
+        folder.name == "latents" and any(trainer_kind(path) for path in folder.iterdir())
     ):
         found.notes.append(f"{folder} is the trainer's: trainer verify {folder}")
         return True
@@ -366,8 +368,8 @@ def note_others(found: Verified, folder: Path, names: set[str]) -> None:
     """Note the files in a folder that nothing was known of."""
     others = sorted(
         to_text(name)
-        for one in walk(folder)
-        if (name := one.relative_to(folder).as_posix()) not in names and to_text(name) not in names
+        for path in walk(folder)
+        if (name := path.relative_to(folder).as_posix()) not in names and to_text(name) not in names
     )
     if others:
         shown = ", ".join(others[:_NUM_SHOWN]) + (", ..." if len(others) > _NUM_SHOWN else "")
@@ -392,7 +394,7 @@ def damage_of(error: Exception, path: Path) -> Damage:
 
 def require_verified(*found: Verified) -> None:
     """Raise IntegrityError that names the first damaged files, unless all is as it was written."""
-    damages = [one for each in found for one in each.damages]
+    damages = [damage for each in found for damage in each.damages]
     hint = (
         "restore it from a copy, or run the command that made it again; histoprep verify and"
         " trainer verify name all damaged files"

@@ -139,20 +139,20 @@ def by_code(found: Iterable[Finding]) -> Found:
     once.
     """
     sorted_out: Found = {}
-    for one in found:
-        assert one.count == len(one.paths) == len(one.details) > 0
-        assert not one.denominator or one.count <= one.denominator, one.code
-        assert list(one.paths) == sorted(one.paths)
-        key = f"{one.code} {one.subcode}".strip() + (f" in {one.where}" if one.where else "")
+    for item in found:
+        assert item.count == len(item.paths) == len(item.details) > 0
+        assert not item.denominator or item.count <= item.denominator, item.code
+        assert list(item.paths) == sorted(item.paths)
+        key = f"{item.code} {item.subcode}".strip() + (f" in {item.where}" if item.where else "")
         assert key not in sorted_out
-        sorted_out[key] = dict(zip(one.paths, one.details, strict=True))
-        assert len(sorted_out[key]) == one.count, f"{key} names a path twice"
+        sorted_out[key] = dict(zip(item.paths, item.details, strict=True))
+        assert len(sorted_out[key]) == item.count, f"{key} names a path twice"
     return sorted_out
 
 
 def faults(found: Iterable[Finding]) -> Found:
     """Return what `by_code` does, infos left out."""
-    return by_code(one for one in found if one.severity is not Severity.INFO)
+    return by_code(finding for finding in found if finding.severity is not Severity.INFO)
 
 
 def findings_of_rows(

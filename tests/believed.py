@@ -16,6 +16,6 @@ def believe(root: Path, folder: Path | None = None) -> None:
     """
     workspace = Workspace.of(root, folder)
     listing = Listing()
-    for one in listing.walk(workspace.root, earlier_options(workspace)):
-        listing.note_keys([one])
+    for path in listing.walk(workspace.root, earlier_options(workspace)):
+        listing.note_keys([path])
     listing.states.write(workspace.folder / STATES)

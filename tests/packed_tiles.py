@@ -15,12 +15,12 @@ from histoprep.workspace import Workspace
 LABEL_MAP = LabelMap(
     "three",
     tuple(
-        SourceLabel(one, name)
-        for one, name in ((0, "nothing"), (7, "skin"), (9, "scar"), (200, "fat"))
+        SourceLabel(item, name)
+        for item, name in ((0, "nothing"), (7, "skin"), (9, "scar"), (200, "fat"))
     ),
     tuple(
-        TargetClass(one, name, f"#{one:02x}8080")
-        for one, name in ((0, "Unknown"), (1, "Dermis"), (2, "Fat"))
+        TargetClass(item, name, f"#{item:02x}8080")
+        for item, name in ((0, "Unknown"), (1, "Dermis"), (2, "Fat"))
     ),
     {0: 0, 7: 1, 9: 1, 200: 2},
 )

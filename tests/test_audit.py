@@ -75,7 +75,7 @@ def test_results_are_written_beside_the_data_set_which_is_left_alone(data: DataS
     assert not list(workspace.parts.glob("*"))
     table = pd.read_parquet(workspace.findings)
     assert table.groupby("code").size().to_dict() == {
-        one.code: one.count for one in result.report.findings
+        problem.code: problem.count for problem in result.report.findings
     }
     summary = json.loads(workspace.summary.read_text())
     assert summary["last_line"] == result.text.splitlines()[-1]
@@ -250,7 +250,7 @@ UNSEEN = ("permission", "folder", "input-output", "cannot-open", "vanished", "wo
         (["HP101"], Severity.ERROR, Status.FAILED),
         (["HP101"], None, Status.PASSED),
         (["HP201 truncated"], Severity.ERROR, Status.FAILED),
-        *((["HP101", f"HP201 {one}"], None, Status.INCOMPLETE) for one in UNSEEN),
+        *((["HP101", f"HP201 {item}"], None, Status.INCOMPLETE) for item in UNSEEN),
     ],
 )
 def test_verdicts(found: list[str], fail_on: Severity | None, status: Status) -> None:
@@ -258,10 +258,12 @@ def test_verdicts(found: list[str], fail_on: Severity | None, status: Status) ->
         code, _, subcode = entry.partition(" ")
         return finding(RULES[code], [("a", "")], denominator=1, unit="files", subcode=subcode)
 
-    findings = [make(one) for one in found]
+    findings = [make(item) for item in found]
     assert status_of(findings, fail_on) is status
     # What was accepted does not count.
-    assert status_of([replace(one, known=True) for one in findings], fail_on) is Status.PASSED
+    assert (
+        status_of([replace(problem, known=True) for problem in findings], fail_on) is Status.PASSED
+    )
 
 
 def as_anybody() -> list[str]:
@@ -337,8 +339,8 @@ def test_pools_are_those_of_the_manifest(tmp_path: Path) -> None:
         workspace.manifest,
     )
     stated = {
-        name: (one["conditional"], one["unconditional"])
-        for name, one in made.certificate["splits"].items()
+        name: (value["conditional"], value["unconditional"])
+        for name, value in made.certificate["splits"].items()
     }
     assert sum(unconditional for _, unconditional in stated.values()) == 6
     report = run(data, want_report=True).report

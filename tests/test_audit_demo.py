@@ -27,18 +27,22 @@ def report(plan: DemoPlan) -> Report:
 
 def test_every_planted_defect_is_found_in_its_files(plan: DemoPlan, report: Report) -> None:
     found: dict[str, list[str]] = {}
-    for one in report.findings:
-        found.setdefault(one.code, []).extend(one.paths)
+    for finding in report.findings:
+        found.setdefault(finding.code, []).extend(finding.paths)
     copies = {path for path in found["HP601"] if path not in plan.paths("HP601")}
     assert len(copies) == len(plan.paths("HP601"))
-    for code in {one.code for one in plan.planted} - {"HP601"}:
+    for code in {finding.code for finding in plan.planted} - {"HP601"}:
         assert sorted(found[code]) == plan.paths(code), code
 
 
 def test_nothing_else_is_found(plan: DemoPlan, report: Report) -> None:
-    planted = {one.code for one in plan.planted}
+    planted = {finding.code for finding in plan.planted}
     lossy = plan.paths("HP403")
-    told = {one.code: list(one.paths) for one in report.findings if one.code not in planted}
+    told = {
+        finding.code: list(finding.paths)
+        for finding in report.findings
+        if finding.code not in planted
+    }
     for code in ARTEFACTS:
         assert set(told.pop(code)) == set(lossy)
     # The map's 55 labels do not all occur; one class is rare in so small a set.
@@ -69,7 +73,7 @@ def test_the_clean_set_has_neither_errors_nor_warnings(
 ) -> None:
     report = histoprep.audit(make_clean_demo(tmp_path / "clean").folder, **options)
     assert faults(report.findings) == {}
-    assert {one.code for one in report.findings if one.severity is Severity.INFO} <= {
+    assert {finding.code for finding in report.findings if finding.severity is Severity.INFO} <= {
         "HP406",
         "HP502",
         "HP802",

@@ -25,8 +25,8 @@ def audit(root: Path, folder: Path, **scan: Any) -> Report:
 
 def grades(report: Report) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {"error": set(), "warning": set(), "info": set()}
-    for one in report.findings:
-        found[str(one.severity)].add(one.code)
+    for finding in report.findings:
+        found[str(finding.severity)].add(finding.code)
     return found
 
 
@@ -95,7 +95,7 @@ def test_masks_as_published(shared_data: Path, tmp_path: Path) -> None:
     assert found["HP804"].keys() == {f"label {value}" for value in range(1, 255)}
     assert len(found["HP409 see-hp404"]) > 700
     # Every mask with a boundary is accused, folder by folder: antialiasing leaves no doubt.
-    assert sum(one.count for one in report.findings if one.code == "HP404") == len(
+    assert sum(finding.count for finding in report.findings if finding.code == "HP404") == len(
         found["HP409 see-hp404"]
     )
     assert "HP802" not in found
@@ -152,7 +152,7 @@ def test_a_table_meant_for_another_folder_says_so(shared_data: Path, tmp_path: P
         csv=root / "index.csv",
         group_by="csv:case_id",
     )
-    [finding] = [one for one in report.findings if one.code == "HP107"]
+    [finding] = [finding for finding in report.findings if finding.code == "HP107"]
     assert finding.count == 734
     assert "another folder" in finding.cause
 
@@ -181,9 +181,9 @@ def test_files_that_are_broken_in_every_way(shared_data: Path, tmp_path: Path) -
     assert report.summary.num_images == names
     broken = [
         path
-        for one in report.findings
-        if one.code in ("HP201", "HP202", "HP205", "HP206")
-        for path in one.paths
+        for finding in report.findings
+        if finding.code in ("HP201", "HP202", "HP205", "HP206")
+        for path in finding.paths
     ]
     assert len(broken) == len(set(broken)) == report.summary.num_unreadable
     assert len(broken) > 100

@@ -36,8 +36,8 @@ def test_what_was_accepted_is_known_and_the_rest_new(tmp_path: Path) -> None:
         make("HP104", "a"),
     ]
     found = [
-        (one.code, one.subcode, one.paths, one.known)
-        for one in apply_baseline(after, read_baseline(path))
+        (item.code, item.subcode, item.paths, item.known)
+        for item in apply_baseline(after, read_baseline(path))
     ]
     assert found == [
         ("HP101", "", ("c",), False),
@@ -54,13 +54,13 @@ def test_parts_make_up_the_whole(accepted: dict[str, bool]) -> None:
     parts = apply_baseline(
         [whole], frozenset(("HP406", "", path) for path, known in accepted.items() if known)
     )
-    assert sum(one.count for one in parts) == whole.count
-    assert sorted(path for one in parts for path in one.paths) == sorted(accepted)
-    for one in parts:
-        assert {accepted[path] for path in one.paths} == {one.known}
-        assert one.denominator == 99
+    assert sum(part.count for part in parts) == whole.count
+    assert sorted(path for file in parts for path in file.paths) == sorted(accepted)
+    for part in parts:
+        assert {accepted[path] for path in part.paths} == {part.known}
+        assert part.denominator == 99
         assert all(
-            detail == f"about {path}" for path, detail in zip(one.paths, one.details, strict=True)
+            detail == f"about {path}" for path, detail in zip(part.paths, part.details, strict=True)
         )
 
 

@@ -225,8 +225,8 @@ def test_the_published_folder_is_split_into_the_published_counts(tmp_path: Path)
     assert run(["manifest", str(root)]) == ExitCode.OK
     rows = pq.read_table(space / "manifest.parquet", columns=["split", "pool"])
     split = {
-        (one["split"], one["pool"]): one["pool_count"]
-        for one in rows.group_by(["split", "pool"]).aggregate([("pool", "count")]).to_pylist()
+        (item["split"], item["pool"]): item["pool_count"]
+        for item in rows.group_by(["split", "pool"]).aggregate([("pool", "count")]).to_pylist()
     }
     assert split == {
         ("train", "conditional"): 81_653,

@@ -94,11 +94,11 @@ def test_rare_classes(tmp_path: Path) -> None:
 
 def test_rare_labels_are_no_fault_while_no_map_joins_them(tmp_path: Path) -> None:
     rows = tiles(3, {1: 80})
-    [plain] = [one for one in findings_of_rows(tmp_path, rows) if one.code == "HP802"]
+    [plain] = [finding for finding in findings_of_rows(tmp_path, rows) if finding.code == "HP802"]
     [mapped] = [
-        one
-        for one in findings_of_rows(tmp_path, rows, label_map=write_map(tmp_path))
-        if one.code == "HP802"
+        item
+        for item in findings_of_rows(tmp_path, rows, label_map=write_map(tmp_path))
+        if item.code == "HP802"
     ]
     assert (plain.severity, mapped.severity) == (Severity.INFO, Severity.WARNING)
     assert (plain.paths, plain.unit) == (("label 1",), "labels")

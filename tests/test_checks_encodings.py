@@ -39,7 +39,7 @@ def audited(folder: Path, masks: dict[str, bytes], **decided: str) -> tuple[Find
 
 
 def about_encodings(found: Iterable[Finding]) -> Found:
-    return by_code(one for one in found if one.code in TRIGGERS)
+    return by_code(finding for finding in found if finding.code in TRIGGERS)
 
 
 def test_a_clean_set_is_silent(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_an_optimised_mask_among_grey_ones_is_named_with_both_readings_and_the_r
     assert about_encodings(found) == {
         "HP413 palette": {"c_mask.png": "0, 1, 2 by index, 2, 3, 4 by grey value"}
     }
-    [finding] = [one for one in found if one.code == "HP413"]
+    [finding] = [finding for finding in found if finding.code == "HP413"]
     assert (
         finding.severity is Severity.ERROR
         and "lossless optimiser" in finding.cause
@@ -79,12 +79,14 @@ def test_a_palette_for_viewing_is_told_apart(tmp_path: Path) -> None:
         tmp_path,
         {"a": grey(0, 1, 2), "b": png_bytes(blobs((0, 1, 2)), 2, greys([0, 85, 170, 255]))},
     )
-    [finding] = [one for one in found if one.code == "HP413"]
+    [finding] = [finding for finding in found if finding.code == "HP413"]
     assert "for viewing" in finding.cause and "--palette index" in finding.suggestion
     alone = audited(
         tmp_path / "alone", {"b": png_bytes(blobs((0, 1, 2)), 2, greys([0, 85, 170, 255]))}
     )
-    assert "index or grey" in next(one.suggestion for one in alone if one.code == "HP413")
+    assert "index or grey" in next(
+        finding.suggestion for finding in alone if finding.code == "HP413"
+    )
 
 
 def test_min_is_white_is_an_error_that_tifffile_decides(tmp_path: Path) -> None:
@@ -99,7 +101,7 @@ def test_min_is_white_is_an_error_that_tifffile_decides(tmp_path: Path) -> None:
         "HP413 min-is-white-of-tifffile": {"own_mask.tif": both},
     }
     # What nobody decided is no unreadable file.
-    assert not [one for one in found if one.code == "HP201"]
+    assert not [finding for finding in found if finding.code == "HP201"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_a_decision_makes_a_warning_of_it(tmp_path: Path, option: str, value: st
         grey_palette_png(blobs((0, 3))) if option == "palette" else tiff_bytes(blobs((0, 1)), 8, 0)
     )
     found = audited(tmp_path, {"a": mask}, **{option: value})
-    [finding] = [one for one in found if one.code in TRIGGERS]
+    [finding] = [finding for finding in found if finding.code in TRIGGERS]
     assert (
         finding.subcode == f"{option}-decided"
         and finding.severity is Severity.WARNING

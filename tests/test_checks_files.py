@@ -59,7 +59,7 @@ def test_unreadable_files(found: Found) -> None:
     assert found["HP201 truncated"].keys() == {"cut2_mask.png"}
     assert found["HP201 bad-checksum"].keys() == {"flipped_mask.png"}
     assert {key for key in found if key.startswith("HP201")} == {
-        f"HP201 {one}" for one in ("zero-bytes", "bad-header", "truncated", "bad-checksum")
+        f"HP201 {item}" for item in ("zero-bytes", "bad-header", "truncated", "bad-checksum")
     }
 
 
@@ -114,7 +114,9 @@ def test_whole_files_that_readers_refuse_are_named_for_what_they_are(tmp_path: P
         "white32_mask.tif": "32-bit unsigned min-is-white, which most readers refuse"
     }
     assert not [key for key in found if key.startswith("HP201")]
-    assert all("interrupted" not in one.cause for one in report.findings if one.code == "HP208")
+    assert all(
+        "interrupted" not in finding.cause for finding in report.findings if finding.code == "HP208"
+    )
 
 
 def test_metadata_names_fields_and_never_values(found: Found) -> None:

@@ -154,7 +154,11 @@ def test_compression_that_does_not_differ(tmp_path: Path) -> None:
 
 def test_compression_that_gives_the_class_away(tmp_path: Path) -> None:
     rows = [*_jpegs("a", 90, 20, "benign"), *_jpegs("b", 60, 20, "malignant")]
-    [finding] = [one for one in findings_of_rows(tmp_path, rows) if one.subcode == "predicts-class"]
+    [finding] = [
+        finding
+        for finding in findings_of_rows(tmp_path, rows)
+        if finding.subcode == "predicts-class"
+    ]
     assert finding.paths == ("benign", "malignant")
     assert "100%" in finding.details[0]
     mixed = [
@@ -163,7 +167,11 @@ def test_compression_that_gives_the_class_away(tmp_path: Path) -> None:
         *_jpegs("c", 90, 20, "malignant"),
         *_jpegs("d", 60, 20, "malignant"),
     ]
-    assert not [one for one in findings_of_rows(tmp_path, mixed) if one.subcode == "predicts-class"]
+    assert not [
+        finding
+        for finding in findings_of_rows(tmp_path, mixed)
+        if finding.subcode == "predicts-class"
+    ]
 
 
 @given(st.lists(st.lists(st.integers(0, 50), min_size=3, max_size=3), min_size=2, max_size=5))

@@ -26,7 +26,7 @@ def test_values_that_the_map_does_not_list(tmp_path: Path) -> None:
         "odd_mask.png": "value 200: 3,072 px",
         "odder_mask.png": "value 7: 4,608 px, value 200: 4,608 px",
     }
-    [finding] = [one for one in report.findings if one.code == "HP501"]
+    [finding] = [finding for finding in report.findings if finding.code == "HP501"]
     assert "(7, 200) to two" in finding.suggestion
     assert (finding.count, finding.denominator) == (2, 4)
 
@@ -98,10 +98,10 @@ def test_what_is_no_label_map_is_refused_before_any_work(tmp_path: Path) -> None
 # Fifty source labels become classes 0 to 4.
 MANY = (
     "sources:\n"
-    + "".join(f"  {one}: label{one}\n" for one in range(50))
+    + "".join(f"  {number}: label{number}\n" for number in range(50))
     + "classes:\n  0: Unknown\n  1: A\n  2: B\n  3: C\n  4: D\nmap:\n"
 )
-MANY += "".join(f"  {one}: {one % 5}\n" for one in range(50))
+MANY += "".join(f"  {number}: {number % 5}\n" for number in range(50))
 
 
 def test_masks_that_were_remapped_before(tmp_path: Path) -> None:

@@ -77,8 +77,10 @@ def test_folders_of_pictures_that_are_not_read_are_a_warning_and_no_files(tmp_pa
         data.mask(f"masks_raw/{name}.png")
     for name in ("notes.txt", "docs/paper.pdf"):
         data.write(name, b"words")
-    told = {one.subcode: one for one in data.audit().findings if one.code == "HP106"}
-    assert {subcode: (one.severity, one.paths) for subcode, one in told.items()} == {
+    told = {
+        finding.subcode: finding for finding in data.audit().findings if finding.code == "HP106"
+    }
+    assert {subcode: (finding.severity, finding.paths) for subcode, finding in told.items()} == {
         "unread-folder": (Severity.WARNING, ("masks_raw/",)),
         "other-folder": (Severity.INFO, ("docs/",)),
         "": (Severity.INFO, ("notes.txt",)),
@@ -93,7 +95,7 @@ def test_folders_of_pictures_that_are_not_read_are_a_warning_and_no_files(tmp_pa
     # Two images, two masks and the note; a folder is no file.
     assert (told[""].count, told[""].denominator, told["unread-folder"].denominator) == (1, 5, 0)
     named = data.audit(scan={"images": "images", "masks": "masks"}).findings
-    assert {one.severity for one in named if one.code == "HP106"} == {Severity.INFO}
+    assert {finding.severity for finding in named if finding.code == "HP106"} == {Severity.INFO}
 
 
 def test_dataset_csv(found: Found) -> None:
@@ -215,19 +217,19 @@ def test_declared_names_cannot_be_checked_without_a_map(tmp_path: Path) -> None:
 def test_a_table_whose_names_all_miss_is_for_another_folder(tmp_path: Path) -> None:
     rows = [tile_row("a", {1: 100}), tile_row("b", {1: 100})]
     [finding] = [
-        one
-        for one in findings_of_rows(
+        issue
+        for issue in findings_of_rows(
             tmp_path, rows, issues=[("csv-missing", f"x/{n}.jpg", "gone") for n in "ab"]
         )
-        if one.code == "HP107"
+        if issue.code == "HP107"
     ]
     assert "another folder" in finding.cause
     [finding] = [
-        one
-        for one in findings_of_rows(
+        issue
+        for issue in findings_of_rows(
             tmp_path / "2", rows, issues=[("csv-missing", "x/a.jpg", "gone")]
         )
-        if one.code == "HP107"
+        if issue.code == "HP107"
     ]
     assert "another folder" not in finding.cause
 
@@ -250,7 +252,9 @@ def test_counts_against_an_expectation(tmp_path: Path) -> None:
     assert "HP108" not in by_code(findings_of_rows(tmp_path, rows, expected=true_counts))
     wrong = {**true_counts, "pairs": 3, "labels": {1: 2, 5: 1}}
     [finding] = [
-        one for one in findings_of_rows(tmp_path, rows, expected=wrong) if one.code == "HP108"
+        finding
+        for finding in findings_of_rows(tmp_path, rows, expected=wrong)
+        if finding.code == "HP108"
     ]
     assert dict(zip(finding.paths, finding.details, strict=True)) == {
         "pairs": "seen 2, expected 3",

@@ -41,7 +41,7 @@ def fill(
 
 
 def lossy(found: list[Finding] | tuple[Finding, ...]) -> Found:
-    return by_code(one for one in found if one.code in LOSSY)
+    return by_code(finding for finding in found if finding.code in LOSSY)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_each_source_gets_its_verdict_and_clean_ones_none(findings: tuple[Findin
 
 
 def test_findings_say_why_and_what_to_do(findings: tuple[Finding, ...]) -> None:
-    told = {one.where: one for one in findings if one.code in LOSSY}
+    told = {finding.where: finding for finding in findings if finding.code in LOSSY}
     assert told["jpeg90"].severity is Severity.ERROR
     assert "JPEG of quality 90" in told["jpeg90"].cause
     assert "fewer 8x8 blocks" in told["jpeg90"].cause
@@ -132,18 +132,18 @@ def test_findings_say_why_and_what_to_do(findings: tuple[Finding, ...]) -> None:
 def test_shares_are_of_masks_where_the_file_tells_and_else_of_masks_with_boundaries(
     findings: tuple[Finding, ...], tmp_path: Path
 ) -> None:
-    units = {one.where: one.unit for one in findings if one.code in LOSSY}
+    units = {finding.where: finding.unit for finding in findings if finding.code in LOSSY}
     assert {units[where] for where in ("files", "webp", "colours")} == {"masks"}
     assert {units[where] for where in ("jpeg90", "resized", "mixed")} == {"masks with boundaries"}
     flat = DataSet(tmp_path / "flat")
     flat.image("a.jpg")
     flat.write("a_mask.jpg", picture_bytes(np.full((96, 96), 3, np.uint8), "JPEG"))
-    [found] = [one for one in flat.audit().findings if one.code == "HP403"]
+    [found] = [finding for finding in flat.audit().findings if finding.code == "HP403"]
     assert (found.count, found.denominator, found.unit) == (1, 1, "masks")
 
 
 def test_specks_and_hairlines_point_to_the_cause(findings: tuple[Finding, ...]) -> None:
-    told = by_code(one for one in findings if one.code in ("HP408", "HP409"))
+    told = by_code(finding for finding in findings if finding.code in ("HP408", "HP409"))
     assert set(told) == {
         "HP408 see-hp403",
         "HP409 see-hp403",
@@ -160,7 +160,7 @@ def test_specks_and_hairlines_point_to_the_cause(findings: tuple[Finding, ...]) 
         "coarse",
     }
     assert {path.split("/")[0] for path in told["HP409 see-hp404"]} == {"resized"}
-    see = next(one for one in findings if one.subcode == "see-hp403")
+    see = next(finding for finding in findings if finding.subcode == "see-hp403")
     assert "HP403" in see.cause
 
 
@@ -226,7 +226,7 @@ def test_small_groups_prove_together_what_none_of_them_can(tmp_path: Path) -> No
             )
     findings = histoprep.audit(data.root, workers=1, group_by=r"/(p\d+)").findings
     assert set(lossy(findings)) == {"HP403 jpeg-history in jpeg"}
-    (told,) = [one for one in findings if one.code == "HP403"]
+    (told,) = [finding for finding in findings if finding.code == "HP403"]
     assert (told.severity, told.count, told.denominator) == (Severity.ERROR, NUM_MASKS, NUM_MASKS)
     # `remap` goes by the same.
     assert [len(paths) for paths in unmended(Workspace.of(data.root), {}).values()] == [NUM_MASKS]
@@ -244,9 +244,9 @@ def test_a_small_damaged_group_among_clean_ones_is_a_warning(tmp_path: Path) -> 
         data.image(f"p{group}_{index:02}.png", np.full((8, 8, 3), 200, np.uint8))
         data.mask(f"p{group}_{index:02}_mask.png", made.jpeg(labels, 85) if group == 4 else labels)
     (told,) = [
-        one
-        for one in histoprep.audit(data.root, workers=1, group_by=r"(p\d)_").findings
-        if one.code == "HP403"
+        finding
+        for finding in histoprep.audit(data.root, workers=1, group_by=r"(p\d)_").findings
+        if finding.code == "HP403"
     ]
     assert (told.severity, told.count) == (Severity.WARNING, 6)
     assert {path[:2] for paths in lossy([told]).values() for path in paths} == {"p4"}

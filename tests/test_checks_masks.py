@@ -103,7 +103,7 @@ def test_modes(found: Found) -> None:
 
 
 def test_raw_values_that_readers_stretch_are_a_warning(findings: tuple[Finding, ...]) -> None:
-    grades = {one.subcode: one.severity for one in findings if one.code == "HP402"}
+    grades = {finding.subcode: finding.severity for finding in findings if finding.code == "HP402"}
     assert grades.pop("low-bit-depth") is Severity.WARNING
     assert set(grades.values()) == {Severity.ERROR}
 
@@ -231,9 +231,9 @@ def _wrapped(
     rows = [tile_row(name, dict.fromkeys(values, 60)) for name, values in masks.items()]
     found = findings_of_rows(folder, rows, label_map=label_map)
     return [
-        one
-        for one in found
-        if (one.code, one.subcode) == ("HP410", "wrapped") or one.code == "HP501"
+        finding
+        for finding in found
+        if (finding.code, finding.subcode) == ("HP410", "wrapped") or finding.code == "HP501"
     ]
 
 
@@ -263,8 +263,10 @@ def test_wrapped_labels_with_a_map(tmp_path: Path) -> None:
     # are.
     path = write_map(tmp_path)
     found = _wrapped(tmp_path / "known", {"a": (0, 253), "b": (255, 254)}, path)
-    assert [one.code for one in found] == ["HP410", "HP501"] and all(
-        "R's writePNG" in one.cause for one in found
+    assert [finding.code for finding in found] == ["HP410", "HP501"] and all(
+        "R's writePNG" in item.cause for item in found
     )
-    assert [one.code for one in _wrapped(tmp_path / "others", {"a": (255, 200)}, path)] == ["HP501"]
+    assert [finding.code for finding in _wrapped(tmp_path / "others", {"a": (255, 200)}, path)] == [
+        "HP501"
+    ]
     assert _wrapped(tmp_path / "listed", {"a": (1, 2)}, path) == []

@@ -64,7 +64,7 @@ def test_an_edit_is_named_with_both_digests_and_advice(tmp_path: Path) -> None:
         and "digest" in str(caught.value.expected)
     )
     assert caught.value.hint == "encode again with --force"
-    assert [one.path for one in damaged_files(tmp_path)] == [str(tmp_path / "a.json")]
+    assert [item.path for item in damaged_files(tmp_path)] == [str(tmp_path / "a.json")]
 
 
 def test_a_file_that_is_not_listed_is_used(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_changed_file_with_its_old_size_and_time_is_found_quickly(tmp_path: Pa
     assert check_files(tmp_path / "tree", files, whole=False) == []
     flip(tmp_path / "tree/007.png")
     for whole in (False, True):
-        assert [one.path for one in check_files(tmp_path / "tree", files, whole=whole)] == [
+        assert [item.path for item in check_files(tmp_path / "tree", files, whole=whole)] == [
             str(tmp_path / "tree/007.png")
         ]
 
@@ -147,7 +147,9 @@ def test_a_file_replaced_by_another_inode_with_all_times_is_read(tmp_path: Path)
     shutil.copy2(victim, tmp_path / "copy")
     flip(tmp_path / "copy")
     os.replace(tmp_path / "copy", victim)
-    assert [one.path for one in check_files(tmp_path / "tree", files, whole=False)] == [str(victim)]
+    assert [item.path for item in check_files(tmp_path / "tree", files, whole=False)] == [
+        str(victim)
+    ]
 
 
 def test_unchanged_files_are_read_once_and_copies_once_more(
@@ -181,7 +183,7 @@ def test_gone_cut_and_odd_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "tree/002.png").unlink()
     (tmp_path / "tree/002.png").mkdir()
     found = check_files(tmp_path / "tree", files, whole=False)
-    assert [(Path(one.path).name, one.is_missing) for one in found] == [
+    assert [(Path(item.path).name, item.is_missing) for item in found] == [
         ("000.png", True),
         ("001.png", False),
         ("002.png", False),

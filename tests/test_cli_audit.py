@@ -349,7 +349,7 @@ def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(rule.code in told and rule.name in told for rule in RULES.values())
     assert run(["rules", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [one["code"] for one in listed] == list(RULES)
+    assert [entry["code"] for entry in listed] == list(RULES)
     assert set(listed[0]) == {
         "code",
         "name",

@@ -194,8 +194,8 @@ def test_without_a_label_map_labels_are_classes(dataset: Path) -> None:
     result = _run(dataset)
     assert result.exit_code == ExitCode.OK and "no label map" in result.stderr
     assert [
-        one.id
-        for one in open_manifest(
+        cls.id
+        for cls in open_manifest(
             dataset.with_name("data.histoprep") / "manifest.parquet"
         ).label_map.classes
     ] == [0, 1, 2]
@@ -386,8 +386,8 @@ def test_real_cases_stay_whole(shared_data: Path, tmp_path: Path) -> None:
 
 
 SKIN_LIKE = "sources: {{{}}}\nclasses: {{0: none, 1: a, 2: b, 3: c, 4: d}}\nmap: {{{}}}\n".format(
-    ", ".join(f"{one}: label {one}" for one in range(20)),
-    ", ".join(f"{one}: {one % 5}" for one in range(20)),
+    ", ".join(f"{number}: label {number}" for number in range(20)),
+    ", ".join(f"{number}: {number % 5}" for number in range(20)),
 )
 
 

@@ -47,7 +47,7 @@ def run(*arguments: str | Path) -> int:
 
 
 def masks(folder: Path) -> dict[str, bytes]:
-    return {one.name: one.read_bytes() for one in sorted(folder.rglob("*_mask.png"))}
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*_mask.png"))}
 
 
 def test_a_plain_call_remaps_the_current_folder(
@@ -57,7 +57,7 @@ def test_a_plain_call_remaps_the_current_folder(
     out = root.with_name("set.histoprep") / "masks-label_map_2"
     printed = capsys.readouterr().out.splitlines()
     tissue = sum(
-        int(np.isin(np.array(Image.open(one)), [1, 2]).sum()) for one in root.glob("*_mask.png")
+        int(np.isin(np.array(Image.open(path)), [1, 2]).sum()) for path in root.glob("*_mask.png")
     )
     total = 12 * 32 * 32
     assert printed[0] == "Classes of label_map_2"
@@ -71,7 +71,7 @@ def test_a_plain_call_remaps_the_current_folder(
         np.testing.assert_array_equal(
             np.array(Image.open(out / name)), np.isin(np.array(Image.open(root / name)), [1, 2])
         )
-    assert sorted(one.name for one in root.iterdir() if one.suffix not in (".jpg", ".png")) == [
+    assert sorted(path.name for path in root.iterdir() if path.suffix not in (".jpg", ".png")) == [
         "label_map_2.yml"
     ]
 
@@ -241,7 +241,7 @@ def test_a_failing_sync_promises_nothing(root: Path) -> None:
     assert os.strerror(errno.EIO) in failed.stderr
     out = root.with_name("set.histoprep") / "masks-label_map_2"
     assert [
-        one for one in out.rglob("*") if one.suffix == ".parquet" or one.name == "_SUCCESS.json"
+        path for path in out.rglob("*") if path.suffix == ".parquet" or path.name == "_SUCCESS.json"
     ] == []
     again = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert again.stdout.splitlines()[-1].startswith("12 masks, 0 failed")

@@ -89,7 +89,15 @@ def test_wrong_use_is_refused(
 ) -> None:
     root = make_set(tmp_path / "set", None)
     assert (
-        run(["repair", str(root), "--workers", "1", *(one.format(root=root) for one in arguments)])
+        run(
+            [
+                "repair",
+                str(root),
+                "--workers",
+                "1",
+                *(argument.format(root=root) for argument in arguments),
+            ]
+        )
         == ExitCode.USAGE
     )
     assert told in capsys.readouterr().err

@@ -43,7 +43,7 @@ def test_a_plain_call_writes_beside_the_manifest(
 ) -> None:
     assert run(manifest, "--workers", "1") == ExitCode.OK
     out = manifest.parent / "shards"
-    size = sum(one.stat().st_size for one in out.glob("*.tar")) / 1e6
+    size = sum(path.stat().st_size for path in out.glob("*.tar")) / 1e6
     count = len(list(out.glob("*.tar")))
     assert (
         capsys.readouterr().out

@@ -88,7 +88,7 @@ def test_json_is_all_of_stdout_and_equals_the_file(root):
     printed = json.loads(result.stdout)
     assert printed == json.loads((root.parent / "tiles.histoprep" / "stats.json").read_text())
     assert printed["label_map"] == "label_map_10"
-    assert [one["pixels"] for one in printed["mapped"]["classes"]] == [
+    assert [cls["pixels"] for cls in printed["mapped"]["classes"]] == [
         4096,
         1024,
         0,
@@ -195,9 +195,9 @@ def test_stats_and_manifest_count_the_same_tiles(root):
     listed = manifest.read(["split", "pool", "class_pixels"]).to_pylist()
     for by in ("split", "pool"):
         assert {
-            one["key"]: one["tiles"] for one in found["mapped"]["tiles"] if one["by"] == by
+            item["key"]: item["tiles"] for item in found["mapped"]["tiles"] if item["by"] == by
         } == Counter(row[by] for row in listed)
-    assert [one["pixels"] for one in found["mapped"]["classes"]] == np.sum(
+    assert [cls["pixels"] for cls in found["mapped"]["classes"]] == np.sum(
         [row["class_pixels"] for row in listed], axis=0
     ).tolist()
     for told in (before.stderr, after.stderr):

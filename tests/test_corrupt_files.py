@@ -78,16 +78,21 @@ def outcomes(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
 
 def test_every_file_gets_a_verdict(outcomes: list[Outcome]) -> None:
     assert len(outcomes) == 2 * NUM_FILES
-    for one in outcomes:
+    for outcome in outcomes:
         codes = (
             ("HP201 ", "HP202 ", "HP205 ", "HP413 ")
-            if one.what == "mask"
+            if outcome.what == "mask"
             else ("HP201 ", "HP202 ", "HP205 ")
         )
-        assert one.ours is None or (one.ours.startswith(codes) and one.detail), one
+        assert outcome.ours is None or (outcome.ours.startswith(codes) and outcome.detail), outcome
     table = Counter(
-        (one.kind, one.what, one.pillow.partition("|")[0], "fine" if one.ours is None else one.ours)
-        for one in outcomes
+        (
+            outcome.kind,
+            outcome.what,
+            outcome.pillow.partition("|")[0],
+            "fine" if outcome.ours is None else outcome.ours,
+        )
+        for outcome in outcomes
     )
     print("\nkind   as     Pillow  ours")
     for (kind, what, theirs, ours), count in sorted(table.items()):
@@ -95,17 +100,19 @@ def test_every_file_gets_a_verdict(outcomes: list[Outcome]) -> None:
 
 
 def test_what_pillow_refuses_is_never_fine(outcomes: list[Outcome]) -> None:
-    assert [one for one in outcomes if one.pillow.startswith("err") and one.ours is None] == []
+    assert [
+        outcome for outcome in outcomes if outcome.pillow.startswith("err") and outcome.ours is None
+    ] == []
 
 
 def test_images_and_masks_are_judged_alike(outcomes: list[Outcome]) -> None:
     verdicts: dict[str, set[str | None]] = {}
-    for one in outcomes:
+    for outcome in outcomes:
         # What readers disagree on can be read.
-        verdicts.setdefault(one.file, set()).add(
-            None if (one.ours or "").startswith("HP413") else one.ours
+        verdicts.setdefault(outcome.file, set()).add(
+            None if (outcome.ours or "").startswith("HP413") else outcome.ours
         )
-    assert {one.file for one in outcomes if one.ours == "HP413 min-is-white"} == {
+    assert {outcome.file for outcome in outcomes if outcome.ours == "HP413 min-is-white"} == {
         f"gofuzz/tiff/corpus/bw-{compression}.tiff"
         for compression in ("deflate", "packbits", "uncompressed")
     }
@@ -114,9 +121,9 @@ def test_images_and_masks_are_judged_alike(outcomes: list[Outcome]) -> None:
 
 def test_what_pillow_takes_is_refused_for_a_reason_only(outcomes: list[Outcome]) -> None:
     reasons = Counter(
-        (one.kind, one.ours)
-        for one in outcomes
-        if one.pillow.startswith("ok") and one.ours and one.what == "image"
+        (outcome.kind, outcome.ours)
+        for outcome in outcomes
+        if outcome.pillow.startswith("ok") and outcome.ours and outcome.what == "image"
     )
     foreign = {("bmp", "HP201 bad-header"): 10, ("gif", "HP201 bad-header"): 60}
     # Files that Pillow takes although bytes are missing or damaged: no end chunk, a wrong checksum,

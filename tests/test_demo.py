@@ -72,11 +72,11 @@ def test_numbers_and_names(faulty):
     import re
 
     assert all(re.match(GROUP_PATTERN, path.name) for path in images)
-    assert all((faulty.folder / one.path).exists() for one in faulty.planted)
+    assert all((faulty.folder / defect.path).exists() for defect in faulty.planted)
 
 
 def test_every_promised_defect_is_there_as_often_as_promised(faulty):
-    number = Counter(one.code for one in faulty.planted)
+    number = Counter(finding.code for finding in faulty.planted)
     assert number == {
         "HP101": 5, "HP102": 6, "HP106": 1, "HP202": 1, "HP203": 1, "HP401": 1, "HP403": 36,
         "HP406": 24, "HP412": 1, "HP501": 1, "HP601": 1,
@@ -115,7 +115,7 @@ def test_nothing_is_wrong_that_the_plan_does_not_say(faulty, clean):
     """
     known = set(load_label_map(find_label_map("label_map_5")).mapping)
     for plan in (faulty, clean):
-        named = {one.path for one in plan.planted if one.code != "HP406"}
+        named = {finding.path for finding in plan.planted if finding.code != "HP406"}
         images = Counter()
         for path in set(plan.folder.iterdir()):
             if path.name in named:
@@ -138,9 +138,9 @@ def test_masks_that_went_through_jpeg_carry_its_false_labels_and_stay_in_range(f
     for mask in lossy:
         ids = np.unique(mask)
         thin = [
-            one
-            for one in ids
-            if not ndimage.binary_erosion(mask == one, np.ones((5, 5)), border_value=1).any()
+            identifier
+            for identifier in ids
+            if not ndimage.binary_erosion(mask == identifier, np.ones((5, 5)), border_value=1).any()
         ]
         assert len(thin) >= 3 and ids.max() <= 54
         # Uniform 8x8 blocks decode exactly at quality 90, so all damage is on boundary blocks.
@@ -177,11 +177,11 @@ def test_the_clean_set_has_every_class_in_every_slide_and_often(clean, name, lea
     )
     for file, mask in labelled(clean).items():
         slide = file.split("_")[0]
-        for one in np.unique(table[mask]):
-            slides[int(one)].add(slide)
-            number[int(one)] += 1
+        for item in np.unique(table[mask]):
+            slides[int(item)].add(slide)
+            number[int(item)] += 1
         pixels[slide] += np.bincount(table[mask].ravel(), minlength=label_map.num_classes)
-    assert slides == {one.id: set(clean.slides) for one in label_map.classes}
+    assert slides == {cls.id: set(clean.slides) for cls in label_map.classes}
     assert min(number.values()) >= least
     # Any slide as the test set shifts no class by 5 points against the others.
     whole = sum(pixels.values())
@@ -201,12 +201,12 @@ def test_tiles_look_like_stained_tissue(clean):
 
 def test_a_complete_demo_is_kept_and_an_incomplete_or_other_one_made_again(tmp_path):
     plan = make_demo(tmp_path / "d", num_tiles=48, tile_px=64)
-    one = plan.folder / "slide02_0001.jpg"
-    stamp = one.stat().st_mtime_ns
+    item = plan.folder / "slide02_0001.jpg"
+    stamp = item.stat().st_mtime_ns
     assert make_demo(tmp_path / "d", num_tiles=48, tile_px=64) == plan
-    assert one.stat().st_mtime_ns == stamp
+    assert item.stat().st_mtime_ns == stamp
     expected = digests(plan.folder)
-    one.unlink()
+    item.unlink()
     make_demo(tmp_path / "d", num_tiles=48, tile_px=64)
     assert digests(plan.folder) == expected
     make_clean_demo(tmp_path / "d", num_tiles=48, tile_px=64)
@@ -268,24 +268,29 @@ def audited(plan: DemoPlan, workspace: Path) -> dict[str, list[Finding]]:
         map_path=find_label_map("label_map_5"),
     )
     found = defaultdict(list)
-    for one in audit(plan.folder, workspace=workspace, workers=1, options=options).findings:
-        found[one.code].append(one)
+    for finding in audit(plan.folder, workspace=workspace, workers=1, options=options).findings:
+        found[finding.code].append(finding)
     return found
 
 
 def test_an_audit_of_the_clean_set_has_nothing_to_say(clean, tmp_path):
     found = audited(clean, tmp_path / "w")
     assert {
-        one.code for each in found.values() for one in each if one.severity is not Severity.INFO
+        finding.code
+        for each in found.values()
+        for finding in each
+        if finding.severity is not Severity.INFO
     } == set()
     assert sorted(found["HP406"][0].paths) == clean.paths("HP406")
 
 
 def test_an_audit_finds_every_planted_defect_and_only_these(faulty, tmp_path):
     found = audited(faulty, tmp_path / "w")
-    for code in {one.code for one in faulty.planted} - {"HP601", "HP403"}:
-        assert sorted(path for one in found[code] for path in one.paths) == faulty.paths(code), code
+    for code in {finding.code for finding in faulty.planted} - {"HP601", "HP403"}:
+        assert sorted(path for file in found[code] for path in file.paths) == faulty.paths(code), (
+            code
+        )
     assert {"slide06_0000.jpg", "slide06_8000.jpg"} & set(found["HP601"][0].paths)
-    assert set(found) <= {one.code for one in faulty.planted} | CONSEQUENCES
+    assert set(found) <= {finding.code for finding in faulty.planted} | CONSEQUENCES
     lossy = set(faulty.paths("HP403"))
-    assert all(set(one.paths) <= lossy for code in ("HP408", "HP409") for one in found[code])
+    assert all(set(path.paths) <= lossy for code in ("HP408", "HP409") for path in found[code])

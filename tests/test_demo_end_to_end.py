@@ -76,14 +76,14 @@ def fresh_environment(folder: Path, wheel: Path, without: tuple[str, ...] = ()) 
     linked = folder / "linked"
     linked.mkdir()
     for place in dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib")):
-        for one in Path(place).iterdir():
-            name = one.name.split("-")[0]
+        for path in Path(place).iterdir():
+            name = path.name.split("-")[0]
             if (
-                not OURS.match(one.name)
+                not OURS.match(path.name)
                 and name not in without
-                and not (linked / one.name).exists()
+                and not (linked / path.name).exists()
             ):
-                (linked / one.name).symlink_to(one)
+                (linked / path.name).symlink_to(path)
     [packages] = folder.glob("lib/python*/site-packages")
     (packages / "linked.pth").write_text(f"{linked}\n")
     python = folder / "bin" / "python"
@@ -213,7 +213,7 @@ def test_the_page_shows_every_stage_and_asks_for_nothing(
         "model",
         "generated",
     ]
-    assert len(page.loads) > 20 and all(one.startswith("data:image/") for one in page.loads)
+    assert len(page.loads) > 20 and all(load.startswith("data:image/") for load in page.loads)
     assert "default-src 'none'" in unescape(text) and not page.tags & {
         "script",
         "iframe",

@@ -32,7 +32,7 @@ def test_stages_read_only_what_earlier_ones_left_and_are_what_the_command_line_k
     from trainer.cli import COMMANDS as TRAINER_COMMANDS
 
     stages = (*toolkit_stages(OPTIONS), *trainer_stages(OPTIONS, [256]))
-    assert [one.name for one in stages] == [
+    assert [stage.name for stage in stages] == [
         "audit",
         "repair",
         "remap",
@@ -57,9 +57,9 @@ def test_stages_read_only_what_earlier_ones_left_and_are_what_the_command_line_k
 
 def test_a_codec_of_the_users_is_taken_and_none_trained():
     stages = trainer_stages(replace(OPTIONS, codec="my codec"), [224])
-    assert [one.name for one in stages] == ["encode", "fit", "sample"]
-    assert all(shlex.split(one.command)[1:] == list(one.arguments) for one in stages)
-    assert [one.arguments[one.arguments.index("--codec") + 1] for one in stages[:2]] == [
+    assert [stage.name for stage in stages] == ["encode", "fit", "sample"]
+    assert all(shlex.split(stage.command)[1:] == list(stage.arguments) for stage in stages)
+    assert [stage.arguments[stage.arguments.index("--codec") + 1] for stage in stages[:2]] == [
         "my codec"
     ] * 2
 
@@ -69,7 +69,7 @@ def test_the_training_size_fits_into_every_tile_and_the_network(sides):
     size = training_size(sides)
     assert size % 16 == 0 and 16 <= size <= min(64, *sides)
     assert size + 16 > min(64, *sides), "and is the largest such"
-    stages = {one.name: one for one in trainer_stages(OPTIONS, sides)}
+    stages = {side.name: side for side in trainer_stages(OPTIONS, sides)}
     assert ("sample" in stages) == all(side % 16 == 0 for side in sides)
     assert "--split train " in trainer_stages(OPTIONS, [64], "train")[-1].command
     assert f"--image-size {size} --fit tile" in stages["encode"].command
@@ -152,7 +152,7 @@ def test_curves_end_where_the_numbers_say(tmp_path):
             "absent": ("absent", "third"),
         },
     )
-    assert [(one.name, one.points) for one in curves] == [
+    assert [(curve.name, curve.points) for curve in curves] == [
         ("loss", ((10, 1.0), (20, 0.5), (40, 0.25))),
         ("held out", ((20, 0.8),)),
     ]

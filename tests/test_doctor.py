@@ -43,7 +43,7 @@ def run_doctor(
 
 
 def checks_of(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]]:
-    return {one["name"]: one for one in json.loads(done.stdout)["checks"]}
+    return {item["name"]: item for item in json.loads(done.stdout)["checks"]}
 
 
 def add_distribution(folder: Path, name: str) -> None:
@@ -70,7 +70,7 @@ def test_a_planted_card_a_missing_codec_and_a_foreign_package_are_failures_with_
     )
     found = checks_of(done)
     assert done.returncode == 1, done.stderr
-    assert {name for name, one in found.items() if one["status"] == "fail"} >= {
+    assert {name for name, value in found.items() if value["status"] == "fail"} >= {
         "foreign packages",
         "gpu",
         "codec",
@@ -80,9 +80,9 @@ def test_a_planted_card_a_missing_codec_and_a_foreign_package_are_failures_with_
         "trainer 9.9" in found["foreign packages"]["detail"]
         and "pip uninstall trainer" in found["foreign packages"]["fix"]
     )
-    assert all(one["fix"] for one in found.values() if one["status"] != "ok")
+    assert all(value["fix"] for value in found.values() if value["status"] != "ok")
     assert json.loads(done.stdout)["failed"] == sum(
-        one["status"] == "fail" for one in found.values()
+        value["status"] == "fail" for value in found.values()
     )
 
 
@@ -151,13 +151,13 @@ def test_the_free_space_is_that_of_the_place(tmp_path: Path) -> None:
 
 def test_decoders_of_this_machine_are_right() -> None:
     found = list(check_decoders())
-    assert {one.name for one in found} == {
+    assert {item.name for item in found} == {
         "jpeg decoder",
         "png decoder",
         "tiff decoder",
         "webp decoder",
     }
-    assert all(one.status is Status.OK for one in found), found
+    assert all(item.status is Status.OK for item in found), found
 
 
 @pytest.mark.parametrize("fault", ["other pixels", "takes what is cut"])
@@ -174,13 +174,13 @@ def test_a_decoder_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch, fault
             return np.zeros((2, 2, 3), np.uint8)
 
     monkeypatch.setattr(imageio, "decode_rgb", shifted if fault == "other pixels" else lenient)
-    assert [one.status for one in check_decoders()] == [Status.FAIL] * 4
+    assert [check_decoder.status for check_decoder in check_decoders()] == [Status.FAIL] * 4
 
 
 def test_another_project_with_our_name_is_a_warning_while_ours_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert [one.status for one in check_foreign()] == [Status.OK]
+    assert [item.status for item in check_foreign()] == [Status.OK]
     add_distribution(tmp_path, "HistoPrep")
     monkeypatch.syspath_prepend(str(tmp_path))
     [check] = check_foreign()
@@ -204,11 +204,13 @@ def test_missing_and_old_packages_are_told_apart(
         "Metadata-Version: 2.1",
         "Name: histoprep-diffusion",
         "Version: 7.7",
-        *(f"Requires-Dist: {one}" for one in needs),
+        *(f"Requires-Dist: {need}" for need in needs),
     ]
     (info / "METADATA").write_text("\n".join(lines) + "\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    found: dict[str, Check] = {one.name: one for one in check_packages()}
+    found: dict[str, Check] = {
+        check_package.name: check_package for check_package in check_packages()
+    }
     assert (
         found["packages"].status is Status.FAIL
         and "no-such-package" in found["packages"].detail

@@ -92,7 +92,7 @@ def run_block(word: str, folder: Path, changes: dict[str, list[str]]) -> None:
     """Run the lines of the block of commands that names `word`; `changes` are options that make a
     command small, by its name.
     """
-    [block] = [one for one in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) if word in one]
+    [block] = [item for item in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) if word in item]
     for line in block.splitlines():
         program, name, *arguments = shlex.split(line)
         done = run_cli([name, *arguments, *changes.get(name, [])], folder, program)
@@ -176,7 +176,7 @@ def test_the_label_map_example_loads(tmp_path: Path) -> None:
     path.write_text(example)
     label_map = load_label_map(path)
     raw = yaml.safe_load(example)
-    assert {one.id: one.name for one in label_map.sources} == raw["sources"]
+    assert {source.id: source.name for source in label_map.sources} == raw["sources"]
     assert dict(label_map.mapping) == {0: 0, 1: 1, 2: 2, 3: 2}
 
 

@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(one.name for one in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir())
 
 
 def run(
@@ -117,7 +117,7 @@ def test_readers_see_the_old_file_or_the_new_one(tmp_path: Path) -> None:
         durable.write_bytes(path, bytes([digit]) * 100_000)
     done.set()
     reader.join()
-    assert all(len(one) == 2 and one[1] for one in seen)
+    assert all(len(observation) == 2 and observation[1] for observation in seen)
 
 
 def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -163,9 +163,9 @@ def worker_pids() -> list[int]:
 
 def children(pid: int) -> list[int]:
     return [
-        int(one)
+        int(path)
         for task in Path(f"/proc/{pid}/task").iterdir()
-        for one in (task / "children").read_text().split()
+        for path in (task / "children").read_text().split()
     ]
 
 
@@ -313,7 +313,7 @@ def test_workers_leave_when_their_parent_is_killed(tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
     )
     assert process.stdout
-    pids = [int(one) for one in process.stdout.readline().split()]
+    pids = [int(item) for item in process.stdout.readline().split()]
     assert len(pids) == 2 and all(map(alive, pids))
     process.kill()
     assert gone(pids)

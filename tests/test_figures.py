@@ -65,7 +65,7 @@ def test_every_figure_of_the_toolkit_takes_any_name(
         ("manifest", data.root, "--map", label_map),
         ("shard", "preview", workspace / "manifest.parquet", "--out", tmp_path / "preview.png"),
     ):
-        assert cli.run([str(one) for one in command]) in (ExitCode.OK, ExitCode.FINDINGS), command
+        assert cli.run([str(item) for item in command]) in (ExitCode.OK, ExitCode.FINDINGS), command
     for picture in (Workspace.of(data.root).stats_plot, tmp_path / "preview.png"):
         with Image.open(picture) as opened:
             assert opened.size[0] > 900

@@ -28,12 +28,12 @@ EVERYTHING = [make(code) for code in RULES]
 
 def codes(selection: Selection) -> set[str]:
     selection.validate(list(RULES.values()))
-    return {one.code for one in selection.apply(EVERYTHING)}
+    return {item.code for item in selection.apply(EVERYTHING)}
 
 
 def test_items_are_sorted_with_their_details() -> None:
-    one = finding(RULES["HP101"], [("b", "2"), ("a", "1")], denominator=4, unit="masks")
-    assert (one.paths, one.details, one.count, one.share) == (("a", "b"), ("1", "2"), 2, 0.5)
+    item = finding(RULES["HP101"], [("b", "2"), ("a", "1")], denominator=4, unit="masks")
+    assert (item.paths, item.details, item.count, item.share) == (("a", "b"), ("1", "2"), 2, 0.5)
     assert finding(RULES["HP101"], [], denominator=0, unit="masks").share == 0
 
 
@@ -70,7 +70,7 @@ def test_severity_of_the_most_specific_key() -> None:
         "blank-image": Severity.ERROR,
         "HP304": Severity.ERROR,
     }
-    graded = {one.code: one.severity for one in Selection(severity=grades).apply(EVERYTHING)}
+    graded = {item.code: item.severity for item in Selection(severity=grades).apply(EVERYTHING)}
     assert (graded["HP101"], graded["HP301"], graded["HP303"], graded["HP304"]) == (
         Severity.INFO,
         Severity.WARNING,
@@ -79,7 +79,7 @@ def test_severity_of_the_most_specific_key() -> None:
     )
     # A code is more specific than a longer pattern.
     both = Selection(severity={"HP601": Severity.ERROR, "exact-duplicate-f*": Severity.INFO})
-    assert {one.code: one.severity for one in both.apply(EVERYTHING)}["HP601"] is Severity.ERROR
+    assert {item.code: item.severity for item in both.apply(EVERYTHING)}["HP601"] is Severity.ERROR
 
 
 def test_a_severity_of_its_own_stays_unless_regraded() -> None:
@@ -91,7 +91,7 @@ def test_a_severity_of_its_own_stays_unless_regraded() -> None:
 
 
 def test_worst_first() -> None:
-    ranks = [(-one.severity.rank, one.code) for one in Selection().apply(EVERYTHING)]
+    ranks = [(-item.severity.rank, item.code) for item in Selection().apply(EVERYTHING)]
     assert ranks == sorted(ranks)
 
 
@@ -134,16 +134,16 @@ PIECES = st.tuples(
 def test_merging_pieces_loses_and_mixes_nothing(made: list[tuple[str, str, list[str]]]) -> None:
     pieces = [make(code, *paths, subcode=subcode) for code, subcode, paths in made]
     merged = checks.merged(pieces)
-    assert len({(one.code, one.subcode) for one in merged}) == len(merged)
-    for one in merged:
+    assert len({(item.code, item.subcode) for item in merged}) == len(merged)
+    for item in merged:
         expected = sorted(
             path
             for code, subcode, paths in made
-            if (code, subcode) == (one.code, one.subcode)
+            if (code, subcode) == (item.code, item.subcode)
             for path in paths
         )
-        assert list(one.paths) == expected
-        assert one.count == len(expected)
+        assert list(item.paths) == expected
+        assert item.count == len(expected)
         assert all(
-            detail == f"about {path}" for path, detail in zip(one.paths, one.details, strict=True)
+            detail == f"about {path}" for path, detail in zip(item.paths, item.details, strict=True)
         )

@@ -74,7 +74,9 @@ DAMAGED = [
 ]
 
 
-@pytest.mark.parametrize(("make", "damage"), DAMAGED, ids=lambda one: getattr(one, "__name__", one))
+@pytest.mark.parametrize(
+    ("make", "damage"), DAMAGED, ids=lambda item: getattr(item, "__name__", item)
+)
 def test_damaged_jpeg_is_refused(make: str, damage: object) -> None:
     noisy = RNG.integers(0, 256, (256, 256, 3)).astype(np.uint8)
     whole = {
@@ -243,7 +245,7 @@ def filtered(pixels: np.ndarray, filters: list[int]) -> bytes:
                 wide[row - 1, column],
                 wide[row - 1, column - 1],
             )
-            near = sorted((left, up, corner), key=lambda one: abs(left + up - corner - one))[0]
+            near = sorted((left, up, corner), key=lambda item: abs(left + up - corner - item))[0]
             guess = (0, left, up, (left + up) // 2, near)[filters[row - 1]]
             lines.append((wide[row, column] - guess) % 256)
     return bytes(lines)
@@ -292,7 +294,9 @@ def packed_png(labels: np.ndarray, bits: int, interlace: int) -> bytes:
 @pytest.mark.parametrize(("num_more", "kinds"), [(1, "the image"), (2, "the mask")])
 def test_a_tiff_of_several_pages_is_refused(num_more: int, kinds: str) -> None:
     pixels = RGB if kinds == "the image" else LABELS
-    pages = [Image.fromarray(np.roll(pixels, 5 * (one + 1), axis=0)) for one in range(num_more)]
+    pages = [
+        Image.fromarray(np.roll(pixels, 5 * (number + 1), axis=0)) for number in range(num_more)
+    ]
     with pytest.raises(BrokenFileError) as refused:
         imageio.read_header(saved(pixels, "TIFF", save_all=True, append_images=pages))
     assert (

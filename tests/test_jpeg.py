@@ -42,7 +42,7 @@ def test_quality_is_named_exactly_for_three_encoders() -> None:
 def test_a_table_of_16_bit_entries_is_read() -> None:
     data = saved(quality=40)
     at = data.index(b"\xff\xdb")
-    wide = b"".join(struct.pack(">H", one) for one in data[at + 5 : at + 69])
+    wide = b"".join(struct.pack(">H", item) for item in data[at + 5 : at + 69])
     segment = b"\xff\xdb" + struct.pack(">H", 131) + b"\x10" + wide
     end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     assert jpeg.read_markers(data[:at] + segment + data[end:]).quality == 40
@@ -50,8 +50,8 @@ def test_a_table_of_16_bit_entries_is_read() -> None:
 
 def test_own_tables_give_the_nearest_quality() -> None:
     table = [
-        max(1, one + (index % 3) - 1)
-        for index, one in enumerate(Image.open(io.BytesIO(saved(quality=80))).quantization[0])
+        max(1, item + (index % 3) - 1)
+        for index, item in enumerate(Image.open(io.BytesIO(saved(quality=80))).quantization[0])
     ]
     assert abs((jpeg.read_markers(saved(qtables=[table, table])).quality or 0) - 80) <= 2
 

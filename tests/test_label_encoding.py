@@ -93,7 +93,7 @@ def _files() -> dict[str, MaskFile]:
             )
             add(
                 f"tiff palette {bits} {name}",
-                tiff_bytes(truth, bits, 3, colour_map=[one * 257 for one in levels] * 3),
+                tiff_bytes(truth, bits, 3, colour_map=[level * 257 for level in levels] * 3),
                 bits,
             )
         colours = bytes((40 * i + channel) % 256 for i in range(count) for channel in (1, 90, 200))
@@ -147,7 +147,7 @@ def _files() -> dict[str, MaskFile]:
         )
         add(f"tiff orientation {orientation}", turned, 8)
     for bands in (2, 3):
-        data = np.dstack([blobs((0, one + 1)) for one in range(bands)]).astype(np.uint8)
+        data = np.dstack([blobs((0, number + 1)) for number in range(bands)]).astype(np.uint8)
         add(
             f"tiff of {bands} bands",
             by_tifffile(data, photometric="minisblack", planarconfig="contig"),
@@ -198,7 +198,9 @@ def test_what_readers_disagree_on_is_named_and_what_is_not_named_all_read_alike(
         alike = (
             bool(readings)
             and first is not None
-            and all(one is not None and np.array_equal(one, first) for one in readings.values())
+            and all(
+                value is not None and np.array_equal(value, first) for value in readings.values()
+            )
         )
         (agreeing if alike else disagreeing).append(name)
         if not alike:
@@ -245,8 +247,8 @@ def test_the_reader_of_a_decision_gets_that_reading() -> None:
         white = tiff_bytes(blobs((0, 1)), bits, 0)
         header, top = imageio.read_header(white), (1 << bits) - 1
         stored, inverted = (
-            imageio.decode_mask(white, header, Reading(min_is_white=one))
-            for one in MinIsWhiteReading
+            imageio.decode_mask(white, header, Reading(min_is_white=item))
+            for item in MinIsWhiteReading
         )
         np.testing.assert_array_equal(stored, blobs((0, 1)))
         np.testing.assert_array_equal(inverted, top - blobs((0, 1)))

@@ -68,7 +68,7 @@ def _refusal(path: Path) -> LabelMapError:
 
 
 def _codes(path: Path) -> list[tuple[str, int | None]]:
-    return [(one.code, one.line) for one in check_label_map(path)]
+    return [(finding.code, finding.line) for finding in check_label_map(path)]
 
 
 # --- our format
@@ -96,7 +96,7 @@ def test_a_map_reads_as_written(tmp_path: Path) -> None:
 def test_sources_alone_map_each_label_to_itself(tmp_path: Path) -> None:
     read = load_label_map(_file(tmp_path, "sources:\n  4: tumour\n  9: stroma\n"))
     assert read.mapping == {4: 4, 9: 9}
-    assert [one.name for one in read.classes] == ["tumour", "stroma"]
+    assert [cls.name for cls in read.classes] == ["tumour", "stroma"]
 
 
 def test_a_source_list_beside_the_map_comes_before_the_packed_one(tmp_path: Path) -> None:
@@ -195,8 +195,8 @@ def test_class_255_fits_and_256_does_not(tmp_path: Path) -> None:
 
 
 def test_thousands_of_wrong_names_are_reported_in_seconds(tmp_path: Path) -> None:
-    names = "".join(f"  {one}: label number {one}\n" for one in range(3_000))
-    wrong = "".join(f"  lable number {one}: A\n" for one in range(3_000))
+    names = "".join(f"  {number}: label number {number}\n" for number in range(3_000))
+    wrong = "".join(f"  lable number {number}: A\n" for number in range(3_000))
     started = time.monotonic()
     problems = check_label_map(_file(tmp_path, f"sources:\n{names}classes:\n  0: A\nmap:\n{wrong}"))
     assert len(problems) == 6_000
@@ -377,8 +377,8 @@ def test_distinct_numbers_without_a_list_are_pixel_values(tmp_path: Path, form: 
     )
     assert read.mapping == {0: 0, 1: 1, 2: 2}
     assert (
-        [one.name for one in read.sources]
-        == [one.name for one in read.classes]
+        [source.name for source in read.sources]
+        == [cls.name for cls in read.classes]
         == ["Unknown", "Carcinoma", "Necrosis"]
     )
     assert read.name == "class_to_int"
@@ -389,7 +389,7 @@ def test_a_list_beside_gives_the_pixel_values_by_name(tmp_path: Path, form: str)
     _file(tmp_path, "sources:\n  7: a\n  3: b\n  5: c\n", "source_labels.yml")
     read = load_label_map(_file(tmp_path, _old(form, a=1, b=0, c=1)))
     assert read.mapping == {7: 1, 3: 0, 5: 1}
-    assert [one.name for one in read.classes] == ["class 0", "class 1"]
+    assert [cls.name for cls in read.classes] == ["class 0", "class 1"]
     assert _codes(_file(tmp_path, _old(form, a=1, b=0))) == [("HP503", None)]
     assert "perhaps you meant 'scar'" in str(_refusal_with_list(tmp_path, _old(form, a=1, scarr=1)))
 
@@ -409,7 +409,9 @@ def test_a_list_of_other_labels_does_not_concern_the_file(tmp_path: Path) -> Non
 
 def test_the_packed_list_knows_the_skin_labels(tmp_path: Path) -> None:
     five = load_label_map(packed_folder() / "label_map_5.yml")
-    lines = "".join(f"      {one.name}: {five.mapping[one.id]}\n" for one in reversed(five.sources))
+    lines = "".join(
+        f"      {source.name}: {five.mapping[source.id]}\n" for source in reversed(five.sources)
+    )
     read = load_label_map(_file(tmp_path, OLD["features"] + lines))
     assert (read.mapping, read.sources) == (five.mapping, five.sources)
     some = load_label_map(_file(tmp_path, _old("features", tissue_unknown=0, background=1)))
@@ -426,7 +428,7 @@ def test_both_tables_together_are_labels_and_classes(tmp_path: Path) -> None:
     read = load_label_map(
         _file(tmp_path, _old("features", a=1, b=0, c=1) + _old("classes", Nothing=0, Tissue=1))
     )
-    assert [one.name for one in read.classes] == ["Nothing", "Tissue"]
+    assert [cls.name for cls in read.classes] == ["Nothing", "Tissue"]
     assert read.mapping == {7: 1, 3: 0, 5: 1}
     (tmp_path / "source_labels.yml").unlink()
     same = _old("features", X=0, Y=1) + _old("classes", X=0, Y=1)
@@ -496,7 +498,7 @@ def test_packed_maps_are_the_facts(shared_data: Path, name: str) -> None:
         pytest.skip(f"no facts at {facts}")
     names, mapping = _columns(facts)[name]
     read = load_label_map(packed_folder() / f"{name}.yml")
-    assert {one.id: one.name for one in read.sources} == names
+    assert {source.id: source.name for source in read.sources} == names
     assert read.mapping == mapping
 
 
@@ -506,11 +508,11 @@ def test_packed_maps_are_total_over_55_labels(name: str) -> None:
     read = load_label_map(path)
     assert check_label_map(path) == []
     assert read.name == name
-    assert [one.id for one in read.sources] == list(read.mapping) == list(range(55))
-    assert len({one.name for one in read.sources}) == 55
-    assert [one.name for one in read.classes] == CLASSES[name]
+    assert [source.id for source in read.sources] == list(read.mapping) == list(range(55))
+    assert len({source.name for source in read.sources}) == 55
+    assert [cls.name for cls in read.classes] == CLASSES[name]
     sizes = Counter(read.mapping.values())
-    assert [sizes[one.id] for one in read.classes] == SIZES[name]
+    assert [sizes[cls.id] for cls in read.classes] == SIZES[name]
 
 
 # Machado, Oliveira and Fernandes 2009, table 1: full protanopia, deuteranopia, tritanopia; linear
@@ -560,7 +562,7 @@ def _least_distance(colours: list[str]) -> float:
 
 def test_packed_colours_stay_apart_for_every_sight() -> None:
     for name in CLASSES:
-        colours = [one.colour for one in load_label_map(packed_folder() / f"{name}.yml").classes]
+        colours = [cls.colour for cls in load_label_map(packed_folder() / f"{name}.yml").classes]
         assert _least_distance(colours) > 24
         assert len({colours[0][1:3], colours[0][3:5], colours[0][5:7]}) == 1  # unknown is a grey
     assert _least_distance(list(PALETTE)) > 24
@@ -595,12 +597,12 @@ def label_maps(draw: st.DrawFn) -> LabelMap:
     )
     return LabelMap(
         draw(st.sampled_from(["map", "5", "label_map_5", "a b", "no", "caf\u00e9"])),
-        tuple(SourceLabel(one, name) for one, name in labels.items()),
+        tuple(SourceLabel(value, name) for value, name in labels.items()),
         tuple(
-            TargetClass(one, name, draw(COLOURS), draw(st.floats(0, 99)))
-            for one, name in classes.items()
+            TargetClass(cls, name, draw(COLOURS), draw(st.floats(0, 99)))
+            for cls, name in classes.items()
         ),
-        {one: draw(st.sampled_from(sorted(classes))) for one in labels},
+        {cls: draw(st.sampled_from(sorted(classes))) for cls in labels},
     )
 
 
@@ -611,10 +613,10 @@ def test_every_map_survives_yaml_json_and_pickle(label_map: LabelMap) -> None:
         again = load_label_map(path)
         assert again == label_map
         assert format_label_map(again) == format_label_map(label_map)
-        assert {one.code for one in check_label_map(path)} <= {"HP506"}
+        assert {finding.code for finding in check_label_map(path)} <= {"HP506"}
         # Other readers of YAML see the same names.
         assert yaml.safe_load(path.read_text())["sources"] == {
-            one.id: one.name for one in label_map.sources
+            source.id: source.name for source in label_map.sources
         }
     assert LabelMap.from_json(label_map.to_json()) == label_map
     assert "\n" not in label_map.to_json()
@@ -639,9 +641,9 @@ def test_names_that_yaml_would_change_are_written_in_quotes(tmp_path: Path) -> N
         "caf\u00e9 -",
         "\U0001f52c",
     ]
-    sources = tuple(SourceLabel(one, name) for one, name in enumerate(names))
-    classes = tuple(TargetClass(one, name, "#000000") for one, name in enumerate(names))
-    written = LabelMap("m", sources, classes, {one: one for one in range(len(names))})
+    sources = tuple(SourceLabel(item, name) for item, name in enumerate(names))
+    classes = tuple(TargetClass(item, name, "#000000") for item, name in enumerate(names))
+    written = LabelMap("m", sources, classes, {number: number for number in range(len(names))})
     path = _file(tmp_path, format_label_map(written))
     assert load_label_map(path) == written
     assert yaml.safe_load(path.read_text())["map"] == {name: name for name in names}
@@ -651,7 +653,7 @@ def test_names_that_yaml_would_change_are_written_in_quotes(tmp_path: Path) -> N
 def test_the_table_agrees_with_the_mapping_for_every_16_bit_value(label_map: LabelMap) -> None:
     table = label_map.lookup_table()
     assert (table.shape, table.dtype) == ((65_536,), np.int32)
-    assert {int(one): int(table[one]) for one in np.flatnonzero(table >= 0)} == label_map.mapping
+    assert {int(item): int(table[item]) for item in np.flatnonzero(table >= 0)} == label_map.mapping
     assert set(np.unique(table[table < 0])) <= {-1}
 
 
@@ -659,7 +661,7 @@ def test_the_table_agrees_with_the_mapping_for_every_16_bit_value(label_map: Lab
 def test_applying_to_any_integers_never_wraps(label_map: LabelMap, values: list[int]) -> None:
     ids = np.array([*values, *label_map.mapping], np.int64)
     assert label_map.apply_to_ids(ids).tolist() == [
-        label_map.mapping.get(int(one), -1) for one in ids
+        label_map.mapping.get(int(identifier), -1) for identifier in ids
     ]
     assert label_map.apply_to_ids(ids.reshape(1, -1)).shape == (1, len(ids))
 
@@ -683,9 +685,9 @@ def test_composing_is_one_table_after_the_other(first: LabelMap, data: st.DataOb
     drawn = data.draw(label_maps())
     second = LabelMap(
         "second",
-        tuple(SourceLabel(one, first.class_name(one)) for one in targets),
+        tuple(SourceLabel(target, first.class_name(target)) for target in targets),
         drawn.classes,
-        {one: data.draw(st.sampled_from([each.id for each in drawn.classes])) for one in targets},
+        {cls: data.draw(st.sampled_from([each.id for each in drawn.classes])) for cls in targets},
     )
     both = compose(first, second)
     values = np.array(sorted(first.mapping))
@@ -697,7 +699,7 @@ def test_composing_is_one_table_after_the_other(first: LabelMap, data: st.DataOb
 
 @given(label_maps())
 def test_composing_with_the_identity_changes_nothing_but_names(label_map: LabelMap) -> None:
-    after = identity_map(one.id for one in label_map.classes)
+    after = identity_map(cls.id for cls in label_map.classes)
     before = identity_map(label_map.mapping)
     assert compose(label_map, after, match_names=False).mapping == label_map.mapping
     assert compose(before, label_map, match_names=False).mapping == label_map.mapping
@@ -707,7 +709,9 @@ def test_composing_with_the_identity_changes_nothing_but_names(label_map: LabelM
 def test_no_difference_means_equal_digests_and_the_reverse(a: LabelMap, b: LabelMap) -> None:
     assert diff(a, a) == []
     assert (diff(a, b) == []) == (a.digest == b.digest)
-    assert [(one.what, one.id) for one in diff(a, b)] == [(one.what, one.id) for one in diff(b, a)]
+    assert [(item.what, item.id) for item in diff(a, b)] == [
+        (item.what, item.id) for item in diff(b, a)
+    ]
 
 
 def test_composing_maps_for_other_masks_is_refused() -> None:
@@ -734,7 +738,7 @@ def test_diff_tells_what_differs(tmp_path: Path) -> None:
     b = load_label_map(
         _file(tmp_path, changed.replace("map:", "  2: New\nmap:").replace("999999", "aaaaaa"))
     )
-    assert [(one.what, one.id, one.name, one.a, one.b) for one in diff(a, b)] == [
+    assert [(item.what, item.id, item.name, item.a, item.b) for item in diff(a, b)] == [
         ("label name", 1, "dermis", "dermis", "skin"),
         ("target", 2, "dermis, scar", "1 Tissue", "0 None known"),
         ("class name", 0, "Unknown", "Unknown", "None known"),
@@ -766,19 +770,19 @@ def test_the_digest_is_of_the_content_and_stays_the_same_between_versions(tmp_pa
 
 def test_an_impossible_map_cannot_be_made() -> None:
     labels = (SourceLabel(0, "a"), SourceLabel(1, "b"))
-    one, two = TargetClass(0, "A", "#000000"), TargetClass(1, "B", "#000000")
+    item, two = TargetClass(0, "A", "#000000"), TargetClass(1, "B", "#000000")
     for sources, classes, mapping in (
-        (labels, (one,), {0: 0}),
-        (labels, (one,), {0: 0, 1: 0, 2: 0}),
-        (labels, (one,), {0: 0, 1: 1}),
-        ((*labels, SourceLabel(1, "c")), (one,), {0: 0, 1: 0}),
-        ((*labels, SourceLabel(2, "a")), (one,), {0: 0, 1: 0, 2: 0}),
-        (labels, (one, two, TargetClass(2, "A", "#000000")), {0: 0, 1: 0}),
+        (labels, (item,), {0: 0}),
+        (labels, (item,), {0: 0, 1: 0, 2: 0}),
+        (labels, (item,), {0: 0, 1: 1}),
+        ((*labels, SourceLabel(1, "c")), (item,), {0: 0, 1: 0}),
+        ((*labels, SourceLabel(2, "a")), (item,), {0: 0, 1: 0, 2: 0}),
+        (labels, (item, two, TargetClass(2, "A", "#000000")), {0: 0, 1: 0}),
     ):
         with pytest.raises(LabelMapError, match="HP50"):
             LabelMap("m", sources, classes, mapping)
-    assert LabelMap("m", labels[::-1], (two, one), {1: 1, 0: 0}) == LabelMap(
-        "m", labels, (one, two), {0: 0, 1: 1}
+    assert LabelMap("m", labels[::-1], (two, item), {1: 1, 0: 0}) == LabelMap(
+        "m", labels, (item, two), {0: 0, 1: 1}
     )
 
 
@@ -819,14 +823,14 @@ def test_foreign_json_is_refused(text: str) -> None:
 def test_identity_takes_any_16_bit_ids() -> None:
     read = identity_map(np.array([65_535, 0, 300, 300], np.uint16))
     assert read.mapping == {0: 0, 300: 300, 65_535: 65_535}
-    assert [one.name for one in read.classes] == ["label 0", "label 300", "label 65535"]
+    assert [cls.name for cls in read.classes] == ["label 0", "label 300", "label 65535"]
     assert LabelMap.from_json(read.to_json()) == read
     assert identity_map([]).num_classes == 0
 
 
 def test_default_colours_are_valid_and_differ_at_first() -> None:
-    assert len({default_colour(one) for one in range(60)}) == 60
-    assert all(TargetClass(one, "A", default_colour(one)) for one in range(2000))
+    assert len({default_colour(number) for number in range(60)}) == 60
+    assert all(TargetClass(number, "A", default_colour(number)) for number in range(2000))
 
 
 def test_a_class_without_a_colour_gets_none_that_another_class_was_given(tmp_path: Path) -> None:
@@ -836,24 +840,31 @@ def test_a_class_without_a_colour_gets_none_that_another_class_was_given(tmp_pat
         5: default_colour(4),
         7: default_colour(10),
     }
-    described = {one: f', colour: "{colour}"' for one, colour in given.items()}
-    lines = [f"  {one}: {{name: c{one}{described.get(one, '')}}}" for one in reversed(range(11))]
+    described = {value: f', colour: "{colour}"' for value, colour in given.items()}
+    lines = [
+        f"  {item}: {{name: c{item}{described.get(item, '')}}}" for item in reversed(range(11))
+    ]
     text = "\n".join(["sources: {0: s}", "classes:", *lines, "map: {s: c0}"])
-    colours = {one.id: one.colour for one in load_label_map(_file(tmp_path, text)).classes}
+    colours = {cls.id: cls.colour for cls in load_label_map(_file(tmp_path, text)).classes}
     assert len(set(colours.values())) == 11
     # 3, 4 and 10 give way in order; 2, 5 and 7 are what nobody has any more. All others keep
     # theirs.
     moved = {3: default_colour(2), 4: default_colour(5), 10: default_colour(7)}
-    assert colours == {one: default_colour(one) for one in range(11)} | given | moved
+    assert colours == {number: default_colour(number) for number in range(11)} | given | moved
 
 
 def test_a_map_without_colours_has_the_defaults(tmp_path: Path) -> None:
     ids = [0, 1, 3, 9, 12, 255]
     text = "\n".join(
-        ["sources: {0: s}", "classes:", *(f"  {one}: c{one}" for one in ids), "map: {s: c0}"]
+        [
+            "sources: {0: s}",
+            "classes:",
+            *(f"  {identifier}: c{identifier}" for identifier in ids),
+            "map: {s: c0}",
+        ]
     )
-    assert {one.id: one.colour for one in load_label_map(_file(tmp_path, text)).classes} == {
-        one: default_colour(one) for one in ids
+    assert {cls.id: cls.colour for cls in load_label_map(_file(tmp_path, text)).classes} == {
+        identifier: default_colour(identifier) for identifier in ids
     }
 
 

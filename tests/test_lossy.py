@@ -146,14 +146,14 @@ def test_a_strip_of_blocks_goes_through_jpeg_as_in_the_whole_mask(quality: int) 
 @pytest.mark.parametrize("quality", [60, 75, 80, 85, 90, 95])
 def test_the_quality_of_one_mask_is_named(quality: int) -> None:
     found = [find_quality(made.jpeg(made.regions(seed, 256), quality)) for seed in range(6)]
-    near = [one for one in found if one is not None and abs(one.quality - quality) <= 1]
+    near = [item for item in found if item is not None and abs(item.quality - quality) <= 1]
     assert len(near) >= 5
-    assert min(one.share for one in near) > 0.1
+    assert min(item.share for item in near) > 0.1
 
 
 def test_a_clean_mask_is_no_fixed_point() -> None:
     found = [find_quality(made.regions(seed), tuple(range(50, 96))) for seed in range(6)]
-    assert all(one is not None and one.share < 0.2 for one in found)
+    assert all(item is not None and item.share < 0.2 for item in found)
 
 
 def test_quality_is_not_looked_for_where_nothing_can_be_found() -> None:
@@ -196,7 +196,9 @@ def test_the_quality_of_clipped_masks_is_named(values: tuple[int, ...], quality:
     table = np.array(values, np.uint8)
     drawn = [table[made.regions(seed) % len(values)] for seed in range(NUM_MASKS)]
     assert verdicts(drawn) == []
-    (found,) = verdicts(made.jpeg(one, quality) for one in drawn if one.min() != one.max())
+    (found,) = verdicts(
+        made.jpeg(drawing, quality) for drawing in drawn if drawing.min() != drawing.max()
+    )
     assert (found.kind, found.quality) == (Kind.JPEG_HISTORY, quality)
 
 
@@ -206,23 +208,23 @@ def test_neither_interpolation_nor_a_label_map_is_taken_for_clipping(
     white = [(255 * (made.regions(seed) % 2)).astype(np.uint8) for seed in range(8)]
     smooth = [
         cv2.resize(
-            cv2.resize(one, (64, 64), interpolation=cv2.INTER_NEAREST),
+            cv2.resize(mask, (64, 64), interpolation=cv2.INTER_NEAREST),
             (128, 128),
             interpolation=cv2.INTER_LINEAR,
         )
-        for one in white
+        for mask in white
     ]
     mapped = [
-        np.random.default_rng(3).integers(0, 5, 256).astype(np.uint8)[made.jpeg(one, 85)]
-        for one in white
+        np.random.default_rng(3).integers(0, 5, 256).astype(np.uint8)[made.jpeg(mask, 85)]
+        for mask in white
     ]
-    found = [fixed for one in white + smooth + mapped if (fixed := find_quality(one))]
+    found = [fixed for item in white + smooth + mapped if (fixed := find_quality(item))]
     assert len(found) >= 16
     # Above 97 a quality tells nothing, and without a block that it explains.
-    assert all(one.quality > MAX_TELLING_QUALITY or not one.fixed for one in found)
-    assert all(one.quality > MAX_TELLING_QUALITY for one in map(find_quality, smooth) if one)
+    assert all(item.quality > MAX_TELLING_QUALITY or not item.fixed for item in found)
+    assert all(item.quality > MAX_TELLING_QUALITY for item in map(find_quality, smooth) if item)
     monkeypatch.setattr(jpeg_history, "_BLOCKS_MADE_AGAIN", 0.0)
-    assert any(one.quality <= MAX_TELLING_QUALITY for one in map(find_quality, smooth) if one)
+    assert any(item.quality <= MAX_TELLING_QUALITY for item in map(find_quality, smooth) if item)
 
 
 def test_another_encoder_is_found_too() -> None:
@@ -262,12 +264,12 @@ def test_interpolated_masks_are_known_by_their_ramps() -> None:
 def test_smoothed_masks_are_told_from_clean_ones_beside_them() -> None:
     two = [(255 * (made.regions(seed) > 20)).astype(np.uint8) for seed in range(2 * NUM_MASKS)]
     masks = [
-        one if index % 2 else cv2.GaussianBlur(one, (0, 0), 0.8) for index, one in enumerate(two)
+        item if index % 2 else cv2.GaussianBlur(item, (0, 0), 0.8) for index, item in enumerate(two)
     ]
     (found,) = verdicts(masks)
     assert found.kind is Kind.INTERPOLATED
     assert found.masks.tolist() == [
-        index for index, one in enumerate(two) if index % 2 == 0 and one.min() != one.max()
+        index for index, item in enumerate(two) if index % 2 == 0 and item.min() != item.max()
     ]
 
 
@@ -280,12 +282,12 @@ def test_few_masks_give_a_weaker_verdict() -> None:
 
 def test_containers_need_no_other_evidence() -> None:
     masks = [made.regions(0), np.zeros((64, 64), np.uint8)]
-    seen = [Seen(measure_signals(one), find_quality(one), "jpeg") for one in masks] + [
+    seen = [Seen(measure_signals(mask), find_quality(mask), "jpeg") for mask in masks] + [
         Seen(None, None, "webp"),
         Seen.of(made.regions(1)),
     ]
     found = judge(table_of(seen))
-    assert [(one.kind, one.masks.tolist(), one.firm) for one in found] == [
+    assert [(item.kind, item.masks.tolist(), item.firm) for item in found] == [
         (Kind.JPEG_CONTAINER, [0, 1], True),
         (Kind.WEBP_CONTAINER, [2], True),
     ]

@@ -89,5 +89,5 @@ def test_the_page_has_the_tables_and_what_they_took(
 @pytest.mark.parametrize("name", TEMPTING)
 def test_clean_masks_that_look_damaged_stay_silent(name: str) -> None:
     masks = [TEMPTING[name](np.random.default_rng([33, seed]), 128) for seed in range(NUM_MASKS)]
-    for seen in (masks, [many_to_one(one) for one in masks]):
-        assert judge(table_of([Seen.of(one) for one in seen])) == []
+    for seen in (masks, [many_to_one(mask) for mask in masks]):
+        assert judge(table_of([Seen.of(observation) for observation in seen])) == []

@@ -47,7 +47,7 @@ def test_thin_labels_are_found(
     draw: object, quality: int, most: float, refused: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     masks = drawn(draw, 6)
-    found = [one for truth in masks if (one := outcome(truth, quality))]
+    found = [item for truth in masks if (item := outcome(truth, quality))]
     assert len(found) >= 4
     assert sum(lost for _, lost in found) == 0
     assert np.mean([wrong for wrong, _ in found]) < most
@@ -92,6 +92,8 @@ def test_labels_of_the_mask_count_in_every_block_that_shows_them(
     wrong = [outcome(truth, 95) for truth in masks]
     monkeypatch.setattr(UnderRepair, "shown", lambda mask: np.zeros((256, len(mask.rows)), bool))
     without = [outcome(truth, 95) for truth in masks]
-    both = [(one[0], other[0]) for one, other in zip(wrong, without, strict=True) if one and other]
+    both = [
+        (item[0], other[0]) for item, other in zip(wrong, without, strict=True) if item and other
+    ]
     assert len(both) >= 2
-    assert np.mean([one for one, _ in both]) < 0.9 * np.mean([other for _, other in both])
+    assert np.mean([side for side, _ in both]) < 0.9 * np.mean([other for _, other in both])

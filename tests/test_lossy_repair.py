@@ -118,12 +118,12 @@ def test_crops_are_refused_whose_repair_would_lose_a_label(monkeypatch: pytest.M
         )
     ]
     damaged = [made.jpeg(np.ascontiguousarray(crop), 90) for crop in crops]
-    for one in damaged:
+    for item in damaged:
         with pytest.raises(BrokenFileError, match="too thin"):
-            repair_jpeg(one, 90)
+            repair_jpeg(item, 90)
     monkeypatch.setattr("histoprep.lossy.jpeg_repair._MAX_AGAINST_NONE", np.inf)
-    for truth, one in zip(crops, damaged, strict=True):
-        assert set(np.unique(repair_jpeg(one, 90).labels)) < set(np.unique(truth))
+    for truth, item in zip(crops, damaged, strict=True):
+        assert set(np.unique(repair_jpeg(item, 90).labels)) < set(np.unique(truth))
 
 
 def test_a_clean_mask_stays_almost_as_it_is() -> None:
@@ -201,8 +201,8 @@ def test_published_masks_come_out_as_their_cleaned_twins(shared_data) -> None:
     different = []
     for path in paths:
         raw, cleaned = (
-            np.asarray(Image.open(one))
-            for one in (path, shared_data / "ebhi_seg" / "labels" / path.parent.name / path.name)
+            np.asarray(Image.open(item))
+            for item in (path, shared_data / "ebhi_seg" / "labels" / path.parent.name / path.name)
         )
         different.append(np.mean((repair_ramps(raw).labels > 127) != (cleaned > 0)))
     assert len(different) > 20

@@ -69,15 +69,15 @@ def test_search_mends_what_nearest_values_leave(
         np.array([0, 2, 5], np.uint8)[np.digitize(made.regions(seed), [18, 34])]
         for seed in range(2)
     ]
-    damaged = [made.jpeg(one, quality) for one in truths]
+    damaged = [made.jpeg(truth, quality) for truth in truths]
     searched = [
-        np.mean(repair_jpeg(one, quality).labels != truth)
-        for one, truth in zip(damaged, truths, strict=True)
+        np.mean(repair_jpeg(item, quality).labels != truth)
+        for item, truth in zip(damaged, truths, strict=True)
     ]
     monkeypatch.setattr("histoprep.lossy.jpeg_repair.MAX_BLOCKS", -1)
     snapped = [
-        np.mean(repair_jpeg(one, quality).labels != truth)
-        for one, truth in zip(damaged, truths, strict=True)
+        np.mean(repair_jpeg(item, quality).labels != truth)
+        for item, truth in zip(damaged, truths, strict=True)
     ]
     assert np.mean(searched) < 0.9 * np.mean(snapped)
 
@@ -100,8 +100,8 @@ def test_the_same_blocks_give_the_same_labels_among_their_choices() -> None:
 @pytest.mark.parametrize("quality", [75, 80, 85, 88, 90, 95])
 def test_masks_of_two_labels_that_follow_each_other_are_found_and_dated(quality: int) -> None:
     clean = [(made.regions(seed, 256) > 20).astype(np.uint8) for seed in range(36)]
-    assert judge(table_of([Seen.of(one) for one in clean])) == []
-    (found,) = judge(table_of([Seen.of(made.jpeg(one, quality)) for one in clean]))
+    assert judge(table_of([Seen.of(mask) for mask in clean])) == []
+    (found,) = judge(table_of([Seen.of(made.jpeg(mask, quality)) for mask in clean]))
     assert found.kind is Kind.JPEG_HISTORY
     assert found.quality is not None
     assert abs(found.quality - quality) <= 5

@@ -75,11 +75,11 @@ def test_names_of_labels_do_not_matter() -> None:
 
 def test_drawn_shapes_are_no_fixed_points() -> None:
     found = [
-        find_renamed(one)
+        find_renamed(number)
         for seed in range(8)
-        for one in (made.regions(seed, 256), made.nuclei(seed))
+        for number in (made.regions(seed, 256), made.nuclei(seed))
     ]
-    shares = [one.share for one in found if one is not None]
+    shares = [item.share for item in found if item is not None]
     assert len(shares) > 8
     assert max(shares) < 0.24
 
@@ -107,8 +107,8 @@ def test_labels_one_step_apart_are_found_after_a_label_map(
     family: Callable[[np.random.Generator, int], np.ndarray], quality: int
 ) -> None:
     drawn = of_family(family, 71)
-    assert verdicts(many_to_one(one) for one in drawn) == []
-    (found,) = verdicts(many_to_one(made.jpeg(one, quality)) for one in drawn)
+    assert verdicts(many_to_one(drawing) for drawing in drawn) == []
+    (found,) = verdicts(many_to_one(made.jpeg(drawing, quality)) for drawing in drawn)
     assert (found.kind, found.quality, found.firm) == (Kind.JPEG_HISTORY, None, True)
     assert found.evidence
 
@@ -117,7 +117,7 @@ def test_straight_boundaries_prove_nothing() -> None:
     # Both were taken for JPEG once: quality 90 leaves four in five of these blocks as they are.
     assert verdicts(rectangles(seed) for seed in range(NUM_MASKS)) == []
     assert verdicts(of_family(stripes, 501)) == []
-    assert verdicts((one == 3).astype(np.uint8) for one in of_family(stripes, 501)) == []
+    assert verdicts((stripe == 3).astype(np.uint8) for stripe in of_family(stripes, 501)) == []
 
 
 @pytest.mark.parametrize("quality", [75, 85])
@@ -136,8 +136,8 @@ def test_the_tiles_table_has_what_is_judged() -> None:
         for seed in range(6)
     ]
     told = 0
-    for one in masks:
-        row, seen = Measurer(TileOptions()).mask(imageio.encode_mask_png(one)), Seen.of(one).fixed
+    for mask in masks:
+        row, seen = Measurer(TileOptions()).mask(imageio.encode_mask_png(mask)), Seen.of(mask).fixed
         fixed = seen or FixedPoint(0, 0, 0)
         assert (
             row["mask_jpeg_quality"] or 0,

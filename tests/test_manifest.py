@@ -36,7 +36,7 @@ from histoprep.stats.counts import count
 
 LABELS = LabelMap(
     "three",
-    tuple(SourceLabel(one, f"source {one}") for one in (0, 1, 2, 7)),
+    tuple(SourceLabel(item, f"source {item}") for item in (0, 1, 2, 7)),
     (
         TargetClass(0, "nothing", "#000000"),
         TargetClass(1, "tissue", "#111111"),
@@ -52,7 +52,8 @@ def many_rows(number: int = 120, num_groups: int = 0) -> list[dict[str, Any]]:
     for index in range(number):
         group = f"case {draw.integers(num_groups)}" if num_groups else None
         some = {
-            int(one): int(draw.integers(1, 60)) for one in draw.choice([1, 2, 7], 2, replace=False)
+            int(item): int(draw.integers(1, 60))
+            for item in draw.choice([1, 2, 7], 2, replace=False)
         }
         rows.append(tile_row(f"t{index:04d}", (None, {}, some, some)[index % 4], group=group))
     return rows
@@ -128,10 +129,10 @@ class TestRows:
         counts = count(tables.read_table(tiles), LABELS)
         by_class = counts.classes.groupby("class_id")[["core_tiles", "pixels"]].sum()
         pixels = np.array(table["class_pixels"].to_pylist()).sum(axis=0)
-        for index, one in enumerate(LABELS.classes):
-            assert by_class.loc[one.id, "pixels"] == pixels[index]
-            assert by_class.loc[one.id, "core_tiles"] == sum(
-                one.id in classes for classes in table["classes"].to_pylist()
+        for index, cls in enumerate(LABELS.classes):
+            assert by_class.loc[cls.id, "pixels"] == pixels[index]
+            assert by_class.loc[cls.id, "core_tiles"] == sum(
+                cls.id in classes for classes in table["classes"].to_pylist()
             )
         conditional = counts.tiles[counts.tiles["pool"] == "conditional"]["tiles"].sum()
         assert conditional == sum(pool == "conditional" for pool in table["pool"].to_pylist())
@@ -183,10 +184,10 @@ class TestExclusion:
         assert len(manifest) + sum(summary.excluded.values()) == len(rows)
         assert manifest.excluded == summary.excluded == {reason: 1 for _, reason, _ in gone}
         table = pq.read_table(summary.excluded_path).to_pylist()
-        assert [(one["tile_id"], one["reason"]) for one in table] == [
+        assert [(item["tile_id"], item["reason"]) for item in table] == [
             (row["tile_id"], reason) for row, reason, _ in gone
         ]
-        assert all(part in one["detail"] for one, (_, _, part) in zip(table, gone, strict=True))
+        assert all(part in item["detail"] for item, (_, _, part) in zip(table, gone, strict=True))
         assert summary.incomplete
         assert not {row["tile_id"] for row, _, _ in gone} & set(
             manifest.read()["tile_id"].to_pylist()
@@ -506,7 +507,9 @@ class TestReaders:
         with pytest.raises(IntegrityError, match=message):
             open_manifest(manifest.path).read()
         if damage != "bytes":
-            assert [one.code for one in validate_manifest(manifest.path, files=False)] == ["HP901"]
+            assert [finding.code for finding in validate_manifest(manifest.path, files=False)] == [
+                "HP901"
+            ]
 
     def test_no_file_is_a_usage_error(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="no manifest"):
@@ -599,10 +602,12 @@ class TestCheck:
         (root / "t0006.jpg").write_bytes(same_size)
         (root / "t0007.jpg").unlink()
         os.mkfifo(root / "t0007.jpg")
-        found = {one.code: one for one in validate_manifest(manifest.path)}
+        found = {finding.code: finding for finding in validate_manifest(manifest.path)}
         assert found["HP903"].paths == ("t0003.jpg", "t0007.jpg")
         assert found["HP902"].paths == ("t0005_mask.png",)
-        found = {one.code: one for one in validate_manifest(manifest.path, digests=True)}
+        found = {
+            finding.code: finding for finding in validate_manifest(manifest.path, digests=True)
+        }
         assert found["HP902"].paths == ("t0005_mask.png", "t0006.jpg")
         assert found["HP902"].denominator == 60 + 45
         root.rename(tmp_path / "moved")
@@ -622,8 +627,8 @@ class TestCheck:
 
         def codes(change: dict[int, dict[str, Any]], *add: dict[str, Any]) -> dict[str, Any]:
             return {
-                f"{one.code}{one.subcode}": one
-                for one in validate_manifest(rewrite(manifest, change, add), files=False)
+                f"{finding.code}{finding.subcode}": finding
+                for finding in validate_manifest(rewrite(manifest, change, add), files=False)
             }
 
         found = codes({train: {"split": "test"}})
@@ -680,10 +685,11 @@ class TestCheck:
             tile_row("labelled", {1: 100}, image_digest="same"),
         ]
         manifest, summary = build(tmp_path, rows)
-        assert any("HP704" in one for one in summary.warnings)
-        assert [(one.code, one.paths) for one in validate_manifest(manifest.path, files=False)] == [
-            ("HP704", ("copy",))
-        ]
+        assert any("HP704" in warning for warning in summary.warnings)
+        assert [
+            (finding.code, finding.paths)
+            for finding in validate_manifest(manifest.path, files=False)
+        ] == [("HP704", ("copy",))]
 
 
 class TestDiff:
@@ -704,8 +710,8 @@ class TestDiff:
         assert change.changed_images == ("t0002",) and change.changed_masks == ("t0003", "t0009")
         assert change.moved_pool == (("t0009", "unconditional", "conditional"),)
         splits = [
-            dict(zip(*one.read(["tile_id", "split"]).to_pydict().values(), strict=True))
-            for one in (before, after)
+            dict(zip(*value.read(["tile_id", "split"]).to_pydict().values(), strict=True))
+            for value in (before, after)
         ]
         both = sorted({*splits[0]} & {*splits[1]})
         assert change.moved_split == tuple(

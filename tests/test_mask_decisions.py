@@ -150,7 +150,7 @@ def _classes(truth: Truth) -> dict[int, int]:
     """The class of each true label that a map can list: its labels backwards, so that nothing is
     right by accident.
     """
-    labels = sorted({int(label) for one in truth for label in np.unique(one)} - {-1})
+    labels = sorted({int(label) for item in truth for label in np.unique(item)} - {-1})
     return {label: number for number, label in enumerate([labels[0], *labels[:0:-1]])}
 
 
@@ -283,7 +283,9 @@ def test_a_decision_reads_only_the_masks_that_it_is_about(tmp_path: Path) -> Non
     def labels(**decided: str) -> tuple[dict[str, list[int] | None], int]:
         options = TableOptions(
             tiles=TileOptions().with_reading(
-                Reading.from_json({name.replace("_", "-"): one for name, one in decided.items()})
+                Reading.from_json(
+                    {name.replace("_", "-"): value for name, value in decided.items()}
+                )
             )
         )
         made = TileTable(workspace, options).build(Engine(1))

@@ -180,8 +180,8 @@ def test_an_enlarged_mask_has_cells_of_that_size(
 @pytest.mark.parametrize("borders", [1, 2, 3])
 def test_few_borders_prove_no_cells(borders: int) -> None:
     mask = np.zeros((96, 96), np.uint8)
-    for one in range(borders):
-        mask[:, 16 * (one + 1) :] += 1
+    for number in range(borders):
+        mask[:, 16 * (number + 1) :] += 1
     assert cell_size(mask) == 1
     assert cell_size(mask.T) == 1
     mask[16 * borders :, :16] = 200
@@ -223,11 +223,11 @@ def test_hash_survives_brightness_and_tells_pictures_apart() -> None:
         cv2.GaussianBlur(rng.integers(0, 200, (64, 64)).astype(np.uint8), (0, 0), 6)
         for _ in range(20)
     ]
-    hashes = [gradient_hash(one) for one in pictures]
-    assert all(0 <= one < 1 << 64 for one in hashes)
+    hashes = [gradient_hash(image) for image in pictures]
+    assert all(0 <= hash_ < 1 << 64 for hash_ in hashes)
     assert all(
-        (gradient_hash(one + 20) ^ seen).bit_count() == 0
-        for one, seen in zip(pictures, hashes, strict=True)
+        (gradient_hash(item + 20) ^ seen).bit_count() == 0
+        for item, seen in zip(pictures, hashes, strict=True)
     )
     assert min((a ^ b).bit_count() for i, a in enumerate(hashes) for b in hashes[:i]) > 8
 

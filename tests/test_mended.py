@@ -44,7 +44,7 @@ SIDE_PX = 128
 TRUTH = {f"slide/{index:02}": made.regions(index) for index in range(NUM_DAMAGED)} | {
     f"clean/{index:02}": made.regions(NUM_DAMAGED + index) for index in range(NUM_CLEAN)
 }
-TRUE_LABELS = sorted({int(one) for labels in TRUTH.values() for one in np.unique(labels)})
+TRUE_LABELS = sorted({int(value) for labels in TRUTH.values() for value in np.unique(labels)})
 
 
 def fill(root: Path) -> None:
@@ -122,7 +122,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def found_by_audit(workspace: Workspace) -> set[str]:
     report = run_audit(workspace, AuditOptions(), Engine(1)).report
     assert report is not None
-    return {one.code for one in report.findings}
+    return {finding.code for finding in report.findings}
 
 
 def manifest_of(
@@ -297,7 +297,9 @@ class TestRows:
             NUM_DAMAGED - 1,
             NUM_DAMAGED - 1,
         )
-        assert any(one.startswith("1 mended masks are left out") for one in summary.warnings)
+        assert any(
+            warning.startswith("1 mended masks are left out") for warning in summary.warnings
+        )
 
     def test_the_label_map_of_a_mask_stays(self, tmp_path: Path) -> None:
         row = tile_row("a", {1: 100}, mask_label_map="five 0123")
@@ -372,7 +374,7 @@ class TestManifest:
     def test_it_names_and_counts_what_was_mended(self, own: Workspace) -> None:
         manifest, summary = manifest_of(own)
         rows = manifest.read().to_pylist()
-        ids = [one.id for one in manifest.label_map.classes]
+        ids = [cls.id for cls in manifest.label_map.classes]
         assert set(ids) <= set(TRUE_LABELS)
         for row in rows:
             path = own.root / row["mask_path"]
@@ -384,7 +386,9 @@ class TestManifest:
                 path.stat().st_size,
                 digest(path.read_bytes()),
             )
-            assert row["class_pixels"] == [np.count_nonzero(labels == one) for one in ids]
+            assert row["class_pixels"] == [
+                np.count_nonzero(labels == identifier) for identifier in ids
+            ]
             assert set(row["classes"]) <= set(np.unique(TRUTH[row["tile_id"]]).tolist())
         assert (summary.num_mended, manifest.header["mended_masks"]) == (NUM_DAMAGED, NUM_DAMAGED)
         assert validate_manifest(manifest.path, digests=True) == []
@@ -392,7 +396,7 @@ class TestManifest:
     def test_without_repair_it_holds_false_labels(self, scanned: Path, tmp_path: Path) -> None:
         workspace = Workspace.of(copied(scanned, tmp_path / "a") / "set")
         manifest, summary = manifest_of(workspace)
-        assert not {one.id for one in manifest.label_map.classes} <= set(TRUE_LABELS)
+        assert not {cls.id for cls in manifest.label_map.classes} <= set(TRUE_LABELS)
         assert summary.num_mended == 0
         assert "mended_masks" not in manifest.header
 
@@ -415,12 +419,14 @@ class TestManifest:
     def test_tiles_whose_false_labels_had_no_class_come_back(
         self, own: Workspace, tmp_path: Path
     ) -> None:
-        sources = tuple(SourceLabel(one, f"label {one}") for one in TRUE_LABELS)
+        sources = tuple(
+            SourceLabel(true_label, f"label {true_label}") for true_label in TRUE_LABELS
+        )
         label_map = LabelMap(
             "true",
             sources,
             (TargetClass(0, "none", "#000000"), TargetClass(1, "any", "#ffffff")),
-            {one: int(one > 0) for one in TRUE_LABELS},
+            {true_label: int(true_label > 0) for true_label in TRUE_LABELS},
         )
         assert len(manifest_of(own, label_map)[0]) == len(TRUTH)
         # Whoever looks for the name of a tile counts the same tiles.
@@ -473,10 +479,10 @@ class TestManifest:
             Workspace.of(data.root), AuditOptions(), Engine(1), want_report=True
         ).report
         assert report is not None
-        [spurious] = [one for one in report.findings if one.code == "HP804"]
+        [spurious] = [finding for finding in report.findings if finding.code == "HP804"]
         assert "see HP403" in spurious.cause and spurious.suggestion == "histoprep repair"
-        sources = ", ".join(f"{one}: label {one}" for one in range(256))
-        mapping = ", ".join(f"{one}: {int(one > 0)}" for one in range(256))
+        sources = ", ".join(f"{number}: label {number}" for number in range(256))
+        mapping = ", ".join(f"{number}: {int(number > 0)}" for number in range(256))
         (tmp_path / "all.yml").write_text(
             f"sources: {{{sources}}}\nclasses: {{0: none, 1: any}}\nmap: {{{mapping}}}\n"
         )
@@ -499,7 +505,7 @@ class TestManifest:
         def lossy(workspace: Workspace) -> Finding:
             report = run_audit(workspace, AuditOptions(), Engine(1), want_report=True).report
             assert report is not None
-            [found] = [one for one in report.findings if one.code == "HP403"]
+            [found] = [finding for finding in report.findings if finding.code == "HP403"]
             return found
 
         damaged = lossy(Workspace.of(copied(scanned, tmp_path / "a") / "set"))
@@ -536,7 +542,9 @@ class TestManifest:
         def found() -> Found:
             report = run_audit(workspace, AuditOptions(), Engine(1), want_report=True).report
             assert report is not None
-            return by_code(one for one in report.findings if one.code not in ("HP403", "HP404"))
+            return by_code(
+                finding for finding in report.findings if finding.code not in ("HP403", "HP404")
+            )
 
         before = set(found())
         repair(workspace)
@@ -546,7 +554,7 @@ class TestManifest:
         for mask in (workspace.folder / "mended").glob("*_mask.png"):
             clean.write(mask.name, mask.read_bytes())
         expected = by_code(
-            one for one in clean.audit().findings if one.code not in ("HP403", "HP404")
+            finding for finding in clean.audit().findings if finding.code not in ("HP403", "HP404")
         )
 
         assert before - set(after) >= (
@@ -619,7 +627,7 @@ class TestShards:
     def test_of_the_demo_too(self, tmp_path: Path) -> None:
         workspace = Workspace.of(make_demo(tmp_path / "demo", num_tiles=80, tile_px=64).folder)
         ensure_tiles(workspace, workers=1)
-        recipes = [one for one in RECIPES if max(one.labels) <= DERMIS]
+        recipes = [recipe for recipe in RECIPES if max(recipe.labels) <= DERMIS]
 
         def false_labels() -> int:
             manifest = build_manifest(

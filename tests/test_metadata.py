@@ -142,7 +142,7 @@ def test_nothing_that_names_anybody_stays_and_no_pixel_goes(kind: str) -> None:
     assert np.array_equal(
         imageio.decode_rgb(stripped, header), imageio.decode_rgb(data, imageio.read_header(data))
     )
-    before, after = (Image.open(io.BytesIO(one)) for one in (data, stripped))
+    before, after = (Image.open(io.BytesIO(item)) for item in (data, stripped))
     assert after.info.get("icc_profile") == before.info.get("icc_profile")
     assert (after.mode, after.size) == (before.mode, before.size)
     assert strip_metadata(stripped, format_name) == stripped

@@ -15,8 +15,8 @@ from histoprep.names import pairing_key, to_name, to_text
 # Bytes that meet the range in which we hide others: U+EF80 to U+EFFF and their neighbours.
 NEAR = st.sampled_from(
     [
-        chr(one).encode()
-        for one in (0xEF7F, 0xEF80, 0xEFAA, 0xEFFF, 0xF000, 0xDBFF - 0x800, 0x10FFFF)
+        chr(item).encode()
+        for item in (0xEF7F, 0xEF80, 0xEFAA, 0xEFFF, 0xF000, 0xDBFF - 0x800, 0x10FFFF)
     ]
 )
 PIECES = st.one_of(
@@ -37,8 +37,8 @@ def test_there_and_back(raw: bytes) -> None:
 
 
 @given(BYTES, BYTES)
-def test_different_names_have_different_texts(one: bytes, other: bytes) -> None:
-    assert (one == other) == (to_text(os.fsdecode(one)) == to_text(os.fsdecode(other)))
+def test_different_names_have_different_texts(item: bytes, other: bytes) -> None:
+    assert (item == other) == (to_text(os.fsdecode(item)) == to_text(os.fsdecode(other)))
 
 
 @given(st.lists(BYTES, max_size=4))

@@ -67,7 +67,7 @@ def filtered(pixels: np.ndarray, filters: list[int]) -> bytes:
                 wide[row - 1, column],
                 wide[row - 1, column - 1],
             )
-            near = sorted((left, up, corner), key=lambda one: abs(left + up - corner - one))[0]
+            near = sorted((left, up, corner), key=lambda item: abs(left + up - corner - item))[0]
             guess = (0, left, up, (left + up) // 2, near)[filters[row - 1]]
             lines.append((wide[row, column] - guess) % 256)
     return bytes(lines)
@@ -188,7 +188,7 @@ def test_a_picture_without_pixels_is_refused_with_its_chunks() -> None:
         png.read_chunks(no_pixels(saved(PIXELS)))
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda item: item.__name__)
 def test_damage_is_noticed(damage: object) -> None:
     whole = saved(PIXELS)
     check(whole)

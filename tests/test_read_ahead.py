@@ -45,11 +45,11 @@ def thread_names(
     """
     names: list[str] = []
 
-    def noted(one: Request, max_bytes: int) -> bytes | BrokenFileError:
+    def noted(item: Request, max_bytes: int) -> bytes | BrokenFileError:
         if len(names) == slow:
             pause()
         names.append(threading.current_thread().name)
-        return read_file(one, max_bytes)
+        return read_file(item, max_bytes)
 
     monkeypatch.setattr(module, "read_file", noted)
     return names
@@ -104,9 +104,9 @@ def test_bytes_come_in_order(
 def test_latency_is_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = make(tmp_path, [100] * 512)
 
-    def slow(one: Request, max_bytes: int) -> bytes | BrokenFileError:
+    def slow(item: Request, max_bytes: int) -> bytes | BrokenFileError:
         time.sleep(0.004)
-        return read_file(one, max_bytes)
+        return read_file(item, max_bytes)
 
     monkeypatch.setattr(module, "read_file", slow)
     start = time.monotonic()
@@ -120,8 +120,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     lock = threading.Lock()
     original = read_file
 
-    def counted(one: Request, max_bytes: int) -> bytes | BrokenFileError:
-        data = original(one, max_bytes)
+    def counted(item: Request, max_bytes: int) -> bytes | BrokenFileError:
+        data = original(item, max_bytes)
         with lock:
             counts["now"] += len(data) if isinstance(data, bytes) else 0
             counts["most"] = max(counts["most"], counts["now"])
@@ -155,11 +155,11 @@ def test_a_caller_who_stops_is_not_kept_waiting(
     requests = make(tmp_path, [10] * 2000)
     read: list[str] = []
 
-    def slow(one: Request, max_bytes: int) -> bytes | BrokenFileError:
-        if one not in requests[:8]:
+    def slow(item: Request, max_bytes: int) -> bytes | BrokenFileError:
+        if item not in requests[:8]:
             time.sleep(0.05)
-        read.append(one.path)
-        return read_file(one, max_bytes)
+        read.append(item.path)
+        return read_file(item, max_bytes)
 
     monkeypatch.setattr(module, "read_file", slow)
     contents = read_ahead(requests, LIMIT)
@@ -169,10 +169,10 @@ def test_a_caller_who_stops_is_not_kept_waiting(
     assert len(read) <= 8 * (1 + 16 + 1)
 
 
-def verdict(one: bytes | BrokenFileError) -> str:
-    assert isinstance(one, BrokenFileError)
-    assert one.detail
-    return one.verdict
+def verdict(item: bytes | BrokenFileError) -> str:
+    assert isinstance(item, BrokenFileError)
+    assert item.detail
+    return item.verdict
 
 
 @pytest.mark.parametrize("patience_s", [-1.0, 1e9])
@@ -189,7 +189,7 @@ def test_files_that_cannot_be_read_do_not_stop_the_others(
     Path(requests[3].path).write_bytes(b"longer than before")
     os.utime(requests[4].path, ns=(1, 1))
     contents = list(read_ahead(requests, LIMIT))
-    assert [verdict(one) for one in contents[:5]] == [
+    assert [verdict(content) for content in contents[:5]] == [
         "HP201 vanished",
         "HP201 not-a-file",
         "HP201 not-a-file",
@@ -224,7 +224,7 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with path.open("wb") as stream:
         stream.truncate(1 << 40)
     assert verdict(read_file(request(path), LIMIT)) == "HP205 huge-file"
-    assert [verdict(one) for one in read_ahead([request(path)] * 20, LIMIT)] == [
+    assert [verdict(item) for item in read_ahead([request(path)] * 20, LIMIT)] == [
         "HP205 huge-file"
     ] * 20
 
@@ -232,24 +232,24 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
 def test_a_file_that_grows_while_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = make(tmp_path, [1000])[0]
+    item = make(tmp_path, [1000])[0]
     original = os.read
 
     def grow(descriptor: int, size: int) -> bytes:
         data = original(descriptor, size)
-        with Path(one.path).open("ab") as stream:
+        with Path(item.path).open("ab") as stream:
             stream.write(b"more")
         return data
 
     monkeypatch.setattr(os, "read", grow)
-    assert verdict(read_file(one, LIMIT)) == "HP206 changed"
+    assert verdict(read_file(item, LIMIT)) == "HP206 changed"
 
 
 def test_short_reads_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = make(tmp_path, [1000])[0]
+    item = make(tmp_path, [1000])[0]
     original = os.read
     monkeypatch.setattr(os, "read", lambda descriptor, size: original(descriptor, min(size, 37)))
-    assert read_file(one, LIMIT) == bytes(1000)
+    assert read_file(item, LIMIT) == bytes(1000)
 
 
 def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
@@ -257,8 +257,8 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
         pytest.skip("needs root to become nobody")
     for folder in (tmp_path, *list(tmp_path.parents)[:3]):
         folder.chmod(0o755)
-    one = make(tmp_path, [10])[0]
-    Path(one.path).chmod(0o600)
+    item = make(tmp_path, [10])[0]
+    Path(item.path).chmod(0o600)
     code = """
 import os, sys
 from histoprep.read_ahead import FileStat, Request, read_file
@@ -266,7 +266,7 @@ os.setgid(65534); os.setuid(65534)
 print(read_file(Request(sys.argv[1], FileStat(10, 0)), 100).verdict)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, one.path],
+        [sys.executable, "-c", code, item.path],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[1],

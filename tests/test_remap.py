@@ -77,8 +77,8 @@ def label_map(
     mapping = MAPPING if mapping is None else mapping
     return LabelMap(
         name,
-        tuple(SourceLabel(one, f"tissue {one}") for one in mapping),
-        tuple(TargetClass(one, text, "#808080") for one, text in classes),
+        tuple(SourceLabel(source, f"tissue {source}") for source in mapping),
+        tuple(TargetClass(cls, text, "#808080") for cls, text in classes),
         mapping,
     )
 
@@ -111,7 +111,7 @@ def random_labels(seed: int, values: tuple[int, ...] = (0, 1, 2, 5, 9, 11)) -> n
 
 def expected(labels: np.ndarray, mapping: dict[int, int] = MAPPING) -> np.ndarray:
     """Return the classes, one pixel at a time."""
-    return np.array([[mapping[int(one)] for one in row] for row in labels], np.uint8)
+    return np.array([[mapping[int(item)] for item in row] for row in labels], np.uint8)
 
 
 def save_pair(root: Path, name: str, labels: np.ndarray) -> Path:
@@ -154,9 +154,9 @@ def tree(folder: Path) -> dict[str, bytes]:
     by path.
     """
     return {
-        one.relative_to(folder).as_posix(): one.read_bytes()
-        for one in sorted(folder.rglob("*"))
-        if one.is_file() and one.name not in (".lock", STATES)
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (".lock", STATES)
     }
 
 
@@ -180,10 +180,13 @@ def maps_and_labels(draw: st.DrawFn) -> tuple[LabelMap, np.ndarray]:
         st.lists(st.integers(0, 65535 if deep else 255), min_size=1, max_size=12, unique=True)
     )
     class_ids = draw(st.lists(st.integers(0, 255), min_size=1, max_size=6, unique=True))
-    mapping = {one: draw(st.sampled_from(class_ids)) for one in ids}
+    mapping = {identifier: draw(st.sampled_from(class_ids)) for identifier in ids}
     shape = draw(st.integers(1, 20)), draw(st.integers(1, 20))
     rng = np.random.default_rng(draw(st.integers(0, 1 << 30)))
-    made = label_map(mapping=mapping, classes=tuple((one, f"class {one}") for one in class_ids))
+    made = label_map(
+        mapping=mapping,
+        classes=tuple((identifier, f"class {identifier}") for identifier in class_ids),
+    )
     return made, rng.choice(ids, shape).astype(np.uint16 if deep else np.uint8)
 
 
@@ -244,8 +247,10 @@ def test_a_value_without_a_class_never_becomes_one(dtype: type) -> None:
 
 
 def test_all_256_classes_can_be_used() -> None:
-    mapping = {one: 255 - one for one in range(256)}
-    made = label_map(mapping=mapping, classes=tuple((one, f"class {one}") for one in range(256)))
+    mapping = {number: 255 - number for number in range(256)}
+    made = label_map(
+        mapping=mapping, classes=tuple((number, f"class {number}") for number in range(256))
+    )
     labels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     np.testing.assert_array_equal(Recipe.of(made, OnUnmapped.ERROR).apply(labels), 255 - labels)
 
@@ -408,7 +413,7 @@ def test_odd_names_and_orphans_keep_their_paths(tmp_path: Path) -> None:
         os.rename(root / f"b c{part}", raw + os.fsencode(part))
     result = remapped(scanned(root))
     found = sorted(
-        os.fsencode(one.relative_to(result.out)) for one in result.out.rglob("*_mask.png")
+        os.fsencode(path.relative_to(result.out)) for path in result.out.rglob("*_mask.png")
     )
     wanted = [os.fsencode(f"{name}_mask.png") for name in names if name != "b c"]
     assert found == sorted([*wanted, b"orphan_mask.png", b"raw\xff_mask.png"])
@@ -486,8 +491,8 @@ def test_our_own_output_is_not_remapped_again(tmp_path: Path) -> None:
     first = remapped(scanned(root))
     again = tmp_path / "again"
     shutil.copytree(root, again)
-    for one in first.out.rglob("*_mask.png"):
-        shutil.copy(one, again / one.relative_to(first.out))
+    for path in first.out.rglob("*_mask.png"):
+        shutil.copy(path, again / path.relative_to(first.out))
     workspace = scanned(again)
     with pytest.raises(UsageError, match="HP508 already-remapped") as caught:
         remapped(workspace, made=label_map("other", {0: 0, 1: 1, 2: 2, 7: 7}))
@@ -496,7 +501,7 @@ def test_our_own_output_is_not_remapped_again(tmp_path: Path) -> None:
     forced = remapped(
         workspace, RemapOptions(force=True), label_map("other", {0: 0, 1: 1, 2: 2, 7: 1})
     )
-    before, after = (read_mask(one.out / "slide 1/tile.1_mask.png") for one in (first, forced))
+    before, after = (read_mask(item.out / "slide 1/tile.1_mask.png") for item in (first, forced))
     assert (before == 7).any()
     np.testing.assert_array_equal(after, np.where(before == 7, 1, before))
 
@@ -513,7 +518,9 @@ def _foreign_classes(root: Path, num_masks: int) -> None:
 
 
 BROAD = label_map(
-    "broad", {one: one % 4 for one in range(20)}, ((0, "Unknown"), (1, "a"), (2, "b"), (3, "c"))
+    "broad",
+    {number: number % 4 for number in range(20)},
+    ((0, "Unknown"), (1, "a"), (2, "b"), (3, "c")),
 )
 
 
@@ -672,7 +679,7 @@ def test_ledger_and_seal_tell_the_truth(tmp_path: Path) -> None:
         )
         classes = expected(labels[row["mask_path"]])
         np.testing.assert_array_equal(read_mask(result.out / row["output_path"]), classes)
-        counted = [int((classes == one).sum()) for one, _ in CLASSES]
+        counted = [int((classes == cls).sum()) for cls, _ in CLASSES]
         assert row["class_pixels"] == counted
         totals += counted
     assert result.class_pixels == tuple(totals)
@@ -680,7 +687,7 @@ def test_ledger_and_seal_tell_the_truth(tmp_path: Path) -> None:
     assert (seal["written"], seal["failed"]) == (11, 1)
     assert seal["ledger_digest"] == xxhash.xxh3_128_hexdigest(result.ledger.read_bytes())
     assert load_label_map(result.out / "label_map.yml") == label_map()
-    notes = [one for one in tree(result.out) if not one.endswith("_mask.png")]
+    notes = [item for item in tree(result.out) if not item.endswith("_mask.png")]
     assert sorted(notes) == [
         "_SUCCESS.json",
         "checksums.json",
@@ -695,13 +702,13 @@ def test_the_data_set_is_only_read(tmp_path: Path) -> None:
     make_set(root, 5)
     workspace = scanned(root)
     before = {
-        one: (one.lstat().st_mtime_ns, one.read_bytes() if one.is_file() else b"")
-        for one in root.rglob("*")
+        path: (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in root.rglob("*")
     }
     remapped(workspace)
     assert {
-        one: (one.lstat().st_mtime_ns, one.read_bytes() if one.is_file() else b"")
-        for one in root.rglob("*")
+        path: (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in root.rglob("*")
     } == before
 
 
@@ -760,10 +767,10 @@ def test_nothing_is_done_twice(tmp_path: Path) -> None:
     make_set(tmp_path / "set", 7)
     workspace = scanned(tmp_path / "set")
     first = remapped(workspace)
-    before = {one: one.stat().st_mtime_ns for one in first.out.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in first.out.rglob("*")}
     again = remapped(workspace)
     assert again == replace(first, up_to_date=True)
-    assert {one: one.stat().st_mtime_ns for one in first.out.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in first.out.rglob("*")} == before
 
 
 @pytest.mark.parametrize("damage", ["output", "ledger", "cut ledger", "seal", "request"])
@@ -849,11 +856,11 @@ def test_parts_whose_files_are_gone_are_made_again(tmp_path: Path) -> None:
     whole = tree(remapped(workspace, replace(options, out=tmp_path / "whole")).out)
     plan = plan_remap(workspace, label_map(), options)
     assert run_remap_part(plan, 1, 1, InProcess()) == 4
-    written = {one: one.stat().st_mtime_ns for one in plan.out.rglob("*_mask.png")}
+    written = {path: path.stat().st_mtime_ns for path in plan.out.rglob("*_mask.png")}
     min(written).unlink()
     remapped(workspace, options)
     assert tree(plan.out) == whole
-    kept = [one for one, moment in written.items() if one.stat().st_mtime_ns == moment]
+    kept = [value for value, moment in written.items() if value.stat().st_mtime_ns == moment]
     # One partition of three was made again, the other three were not touched.
     assert len(kept) == 9
 
@@ -907,9 +914,11 @@ def test_masks_that_left_the_data_set_leave_the_tree(tmp_path: Path) -> None:
         ("notes.txt",),
     )
     left = {
-        one for one in labels if one not in ("slide 0/tile.0_mask.png", "slide 1/tile.1_mask.png")
+        label
+        for label in labels
+        if label not in ("slide 0/tile.0_mask.png", "slide 1/tile.1_mask.png")
     }
-    assert {one for one in tree(result.out) if one.endswith("_mask.png")} == left
+    assert {item for item in tree(result.out) if item.endswith("_mask.png")} == left
     assert not (result.out / "alone").exists()
 
 
@@ -926,7 +935,7 @@ def test_a_mask_that_changes_after_the_audit_is_listed_and_taken_up_later(tmp_pa
     os.utime(path, ns=(moment.st_atime_ns, moment.st_mtime_ns))
     (root / "slide 2/tile.5_mask.png").unlink()
     result = remapped(workspace)
-    reasons = {one.path: one.reason for one in result.failed}
+    reasons = {item.path: item.reason for item in result.failed}
     assert reasons["slide 1/tile.4_mask.png"].startswith("HP206 changed")
     assert reasons["slide 2/tile.5_mask.png"].startswith("HP201 vanished")
     assert (result.num_written, result.num_failed) == (4, 2)
@@ -955,7 +964,7 @@ def test_a_mask_that_ended_its_worker_is_listed(tmp_path: Path) -> None:
     mask_tree.begin(plan)
     task.without(2, "the decoder ended it").run()
     result = run_remap(replace(plan, num_refused=1), _Reuse())
-    assert [one.reason for one in result.failed] == ["HP201 worker-died: the decoder ended it"]
+    assert [item.reason for item in result.failed] == ["HP201 worker-died: the decoder ended it"]
 
 
 class _Reuse(Engine):

@@ -59,10 +59,10 @@ def fill(data: DataSet, folder: str) -> None:
             )
         else:
             damaged = {
-                "clean": lambda one: one,
-                "jpeg60": lambda one: made.jpeg(one, 60),
-                "jpeg90": lambda one: made.jpeg(one, 90),
-                "mapped": lambda one: made.many_to_one(made.jpeg(one, 90)),
+                "clean": lambda item: item,
+                "jpeg60": lambda item: made.jpeg(item, 60),
+                "jpeg90": lambda item: made.jpeg(item, 90),
+                "mapped": lambda item: made.many_to_one(made.jpeg(item, 90)),
                 "resized": made.bilinear,
             }[folder](truth)
             data.mask(f"{name}.png", damaged)
@@ -138,7 +138,7 @@ def test_damaged_masks_are_mended_and_the_ledger_tells_all(
             row["label_ids"]
         )
         assert row["confidence"] >= MIN_CONFIDENCE
-    assert all(np.mean(one) < 0.02 for one in wrong.values())
+    assert all(np.mean(value) < 0.02 for value in wrong.values())
     assert np.mean(wrong["jpeg90"]) < 0.004
     causes = {
         str(path).split("/")[0]: (row["cause"], row["method"])
@@ -183,7 +183,7 @@ def test_confidence_can_be_asked_for(tmp_path: Path) -> None:
     limit = float(values[NUM_MASKS // 2 - 1] + values[NUM_MASKS // 2]) / 2 + 1e-4
     strict = repaired(workspace, tmp_path / "b", min_confidence=limit)
     rows = read_ledger(strict.out)
-    assert strict.num_mended == sum(one >= limit for one in values)
+    assert strict.num_mended == sum(value >= limit for value in values)
     refused = [row for row in rows if row["status"] == "refused"]
     assert len(refused) == strict.num_left > 0
     assert all("low-confidence" in row["reason"] for row in refused)
@@ -236,7 +236,7 @@ def test_a_mask_that_changed_is_not_mended(tmp_path: Path) -> None:
     path = workspace.root / "jpeg90" / "03_mask.png"
     path.write_bytes(path.read_bytes() + b"\0")
     result = run_repair(plan, Engine(1))
-    assert [one.path for one in result.failed] == ["jpeg90/03_mask.png"]
+    assert [item.path for item in result.failed] == ["jpeg90/03_mask.png"]
     assert "HP206" in result.failed[0].reason
 
 
@@ -297,12 +297,12 @@ def test_a_mask_is_mended_by_its_own_quality_where_it_shows_one(tmp_path: Path) 
     (source,) = lossy_sources(workspace.tiles)
     assert source.verdict.quality == 90
     result = repaired(workspace, tmp_path / "mended")
-    assert [one.path for one in result.failed] == [
+    assert [item.path for item in result.failed] == [
         f"{index:02}_mask.png" for index, quality in enumerate(qualities) if quality == 60
     ]
-    assert all("JPEG quality 60" in one.reason for one in result.failed)
+    assert all("JPEG quality 60" in item.reason for item in result.failed)
     assert [row["jpeg_quality"] for row in read_ledger(result.out)] == [
-        None if one == 60 else one for one in qualities
+        None if quality == 60 else quality for quality in qualities
     ]
 
 
@@ -364,14 +364,14 @@ def test_sheets_show_the_masks_that_changed_most(tmp_path: Path) -> None:
     assert preview.parent == workspace.folder
     assert not plan.out.exists()
     run_repair(plan, Engine(1))
-    (one,) = write_sheets(plan)
+    (item,) = write_sheets(plan)
     pages = write_sheets(plan, every_mask=True)
     assert [path.name for path in pages] == [
         "most-changed.png",
         *(f"page-{number:04d}.png" for number in range(1, 7)),
     ]
     assert pages[0].read_bytes() == write_sheets(plan)[0].read_bytes()
-    with Image.open(one) as picture:
+    with Image.open(item) as picture:
         assert picture.width > 1000
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
         assert picture.text.keys() <= {"Software"}

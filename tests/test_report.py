@@ -39,9 +39,9 @@ def test_the_last_line_reads_as_promised(report: Report) -> None:
 
 
 def test_the_last_line_counts_in_words() -> None:
-    one = finding(RULES["HP101"], [("a", "")], denominator=1, unit="masks")
+    item = finding(RULES["HP101"], [("a", "")], denominator=1, unit="masks")
     known = [
-        replace(one, known=True),
+        replace(item, known=True),
         replace(finding(RULES["HP412"], [], denominator=1, unit="masks"), known=True),
     ]
     known_info = replace(finding(RULES["HP406"], [], denominator=1, unit="masks"), known=True)
@@ -52,7 +52,7 @@ def test_the_last_line_counts_in_words() -> None:
         "",
         Status.FAILED,
         Summary(num_masks=1, num_pairs=1),
-        findings=[one, *known, known_info],
+        findings=[item, *known, known_info],
     )
     assert (
         last_line(report)
@@ -139,8 +139,8 @@ def test_text_hides_no_finding_and_ends_with_the_last_line(report: Report) -> No
     assert "warning HP303 blank-image: 1 of 9 images (11.1 %) [known]" in lines
     for name in HOSTILE:
         assert any(line.startswith(f"    - {visible(name)}: seen ") for line in lines)
-    for one in report.findings:
-        assert sum(f" {one.code} " in line for line in lines) == 1
+    for problem in report.findings:
+        assert sum(f" {problem.code} " in line for line in lines) == 1
 
 
 def test_text_names_ten_examples_and_counts_the_rest(report: Report) -> None:
@@ -165,7 +165,9 @@ def test_json_carries_the_numbers_and_exact_names(report: Report) -> None:
     assert told["status"] == "failed"
     assert told["summary"]["num_zero_masks"] == 156_024
     assert told["counts"] == {"errors": 5, "warnings": 1, "infos": 1, "known": 1}
-    assert [one["code"] for one in told["findings"]] == [one.code for one in report.findings]
+    assert [problem["code"] for problem in told["findings"]] == [
+        problem.code for problem in report.findings
+    ]
     first = told["findings"][0]
     assert first["count"] == len(first["examples"]) == 8
     assert (told["findings"][4]["count"], len(told["findings"][4]["examples"])) == (
@@ -250,7 +252,7 @@ def test_sarif_locations_lead_back_to_the_files(report: Report) -> None:
     uris = [
         location["physicalLocation"]["artifactLocation"]["uri"] for location in result["locations"]
     ]
-    assert [unquote_to_bytes(one) for one in uris] == [os.fsencode(path) for path in found.paths]
+    assert [unquote_to_bytes(item) for item in uris] == [os.fsencode(path) for path in found.paths]
 
 
 def test_sarif_follows_a_finding_while_its_files_change(report: Report) -> None:
@@ -269,7 +271,7 @@ def test_sarif_follows_a_finding_while_its_files_change(report: Report) -> None:
         replace(before, known=True),
         report.findings[0],
     )
-    assert len({fingerprint(one) for one in (before, *changed)}) == 5
+    assert len({fingerprint(item) for item in (before, *changed)}) == 5
 
 
 def failed_cases(root: ElementTree.Element) -> set[str]:
@@ -329,10 +331,10 @@ def test_junit_shows_hostile_names_and_an_incomplete_audit(report: Report) -> No
 
 def test_github_writes_one_command_a_new_finding(report: Report) -> None:
     lines = render(report, "github").split("\n")
-    new = [one for one in report.findings if not one.known]
+    new = [problem for problem in report.findings if not problem.known]
     assert lines[-1] == last_line(report)
     assert len(lines) == len(new) + 1
-    for line, one in zip(lines, new, strict=False):
+    for line, item in zip(lines, new, strict=False):
         match = re.fullmatch(r"::(error|warning|notice) ((?:\w+=[^,:]*,?)+)::([^\r\n]*)", line)
         assert match, line
         properties = dict(part.split("=", 1) for part in match[2].split(","))
@@ -344,9 +346,9 @@ def test_github_writes_one_command_a_new_finding(report: Report) -> None:
             .replace("%0A", "\n")
             .replace("%25", "%")
         )
-        assert decoded.startswith(f"{one.code} {one.rule.name}")
+        assert decoded.startswith(f"{item.code} {item.rule.name}")
         assert not re.search(r"%(?!25|0A|0D)", match[3])
-        assert ("file" in properties) == (one.rule.scope == "tile" and one.count > 0)
+        assert ("file" in properties) == (item.rule.scope == "tile" and item.count > 0)
 
 
 def test_github_names_the_exact_file(report: Report) -> None:

@@ -93,7 +93,7 @@ def test_outlines_are_where_a_neighbour_differs() -> None:
     around = np.pad(labels, 1, mode="edge")
     shifted = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
     assert np.array_equal(
-        pictures.outline(labels), np.any([one != labels for one in shifted], axis=0)
+        pictures.outline(labels), np.any([value != labels for value in shifted], axis=0)
     )
 
 

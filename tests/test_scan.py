@@ -51,11 +51,11 @@ def files(root: Path, **options: object) -> list[tuple[str, str | None, str | No
     """(tile id, image, mask) of a folder in which nothing is odd."""
     pairs, issues = listed(root, **options)
     assert issues == []
-    return [(one.tile_id, one.image_path, one.mask_path) for one in pairs]
+    return [(pair.tile_id, pair.image_path, pair.mask_path) for pair in pairs]
 
 
 def told(issues: list[Issue]) -> list[tuple[str, str]]:
-    return [(one.kind.value, one.path) for one in issues]
+    return [(issue.kind.value, issue.path) for issue in issues]
 
 
 # --- layouts -------------------------------------------------------------------------------
@@ -156,12 +156,12 @@ def test_folders_below_splits_and_siblings_mixed(tmp_path: Path) -> None:
     )
     pairs, issues = listed(tmp_path)
     assert issues == []
-    assert [(one.tile_id, one.split) for one in pairs] == [
+    assert [(pair.tile_id, pair.split) for pair in pairs] == [
         ("Test/b", "test"),
         ("other/c", None),
         ("train/images/a", "train"),
     ]
-    assert [one.mask_path for one in pairs] == ["Test/b_mask.png", None, "train/masks/a.png"]
+    assert [pair.mask_path for pair in pairs] == ["Test/b_mask.png", None, "train/masks/a.png"]
 
 
 def test_what_lies_beside_paired_folders_is_told(tmp_path: Path) -> None:
@@ -192,13 +192,13 @@ def test_class_folders_with_and_without_split(tmp_path: Path) -> None:
     assert detect_layout(tmp_path / "split") is Layout.CLASS_FOLDERS
     pairs, issues = listed(tmp_path / "split", layout=Layout.CLASS_FOLDERS)
     assert issues == []
-    assert {(one.split, one.label) for one in pairs} == {
+    assert {(pair.split, pair.label) for pair in pairs} == {
         (split, label) for split in ("train", "val", "test") for label in ("tumour", "stroma")
     }
     make(tmp_path / "plain", "tumour/a.png", "stroma/b.png", "loose.png")
     assert detect_layout(tmp_path / "plain") is Layout.AUTO
     pairs, _ = listed(tmp_path / "plain", layout=Layout.CLASS_FOLDERS)
-    assert [(one.tile_id, one.split, one.label) for one in pairs] == [
+    assert [(pair.tile_id, pair.split, pair.label) for pair in pairs] == [
         ("loose", None, None),
         ("stroma/b", None, "stroma"),
         ("tumour/a", None, "tumour"),
@@ -222,7 +222,7 @@ def test_layout_detection(tmp_path: Path, paths: list[str], layout: Layout) -> N
 def test_only_siblings_when_asked(tmp_path: Path) -> None:
     make(tmp_path, "images/a.jpg", "masks/a.png")
     pairs, _ = listed(tmp_path, layout=Layout.SIBLING)
-    assert [one.image_path for one in pairs] == ["images/a.jpg", "masks/a.png"]
+    assert [pair.image_path for pair in pairs] == ["images/a.jpg", "masks/a.png"]
 
 
 # --- names ---------------------------------------------------------------------------------
@@ -285,9 +285,9 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
         os.close(os.open(folder + b"/" + name, os.O_CREAT))
     pairs, issues = listed(tmp_path)
     assert issues == [] and len(pairs) == 2
-    for one in pairs:
-        one.tile_id.encode()
-        assert os.path.isfile(os.path.join(tmp_path, to_name(one.image_path or "")))
+    for pair in pairs:
+        pair.tile_id.encode()
+        assert os.path.isfile(os.path.join(tmp_path, to_name(pair.image_path or "")))
     assert (
         pairs[0].mask_path
         and os.fsencode(to_name(pairs[0].mask_path)) == b"\xff\xfe/a\xe4_mask.png"
@@ -296,20 +296,22 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
 
 def test_an_unlabelled_folder_that_is_not_utf_8(tmp_path: Path) -> None:
     inside, outside = (
-        Path(os.fsdecode(os.fsencode(tmp_path) + one)) for one in (b"/data/\xff", b"/\xfe")
+        Path(os.fsdecode(os.fsencode(tmp_path) + item)) for item in (b"/data/\xff", b"/\xfe")
     )
     for folder in (inside, outside):
         folder.mkdir(parents=True)
         make(folder, "a.jpg", "junk.txt")
     pairs, issues = listed(tmp_path / "data", unlabelled=(inside, outside))
-    assert all(text.encode() for one in pairs for text in (one.tile_id, one.image_path or ""))
-    assert [to_name(one.tile_id) for one in pairs] == [f"{inside.name}/a", f"{outside.name}/a"]
+    assert all(text.encode() for pair in pairs for text in (pair.tile_id, pair.image_path or ""))
+    assert [to_name(pair.tile_id) for pair in pairs] == [f"{inside.name}/a", f"{outside.name}/a"]
     assert all(
-        os.path.isfile(os.path.join(tmp_path / "data", to_name(one.image_path or "")))
-        for one in pairs
+        os.path.isfile(os.path.join(tmp_path / "data", to_name(pair.image_path or "")))
+        for pair in pairs
     )
     assert (
-        all(os.path.isfile(os.path.join(tmp_path / "data", to_name(one.path))) for one in issues)
+        all(
+            os.path.isfile(os.path.join(tmp_path / "data", to_name(issue.path))) for issue in issues
+        )
         and len(issues) == 2
     )
 
@@ -320,24 +322,24 @@ def test_an_unlabelled_folder_that_is_not_utf_8(tmp_path: Path) -> None:
 def test_two_images_of_one_key(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg", "a.png")
     pairs, issues = listed(tmp_path)
-    assert [(one.tile_id, one.image_path) for one in pairs] == [("a", "a.jpg")]
+    assert [(pair.tile_id, pair.image_path) for pair in pairs] == [("a", "a.jpg")]
     assert told(issues) == [("duplicate-key", "a.jpg"), ("duplicate-key", "a.png")]
 
 
 def test_two_images_share_a_mask(tmp_path: Path) -> None:
     make(tmp_path, "A.jpg", "a.jpg", "a_mask.png")
     pairs, issues = listed(tmp_path)
-    assert [(one.tile_id, one.mask_path) for one in pairs] == [("A", None), ("a", "a_mask.png")]
+    assert [(pair.tile_id, pair.mask_path) for pair in pairs] == [("A", None), ("a", "a_mask.png")]
     assert told(issues) == [("ambiguous", "A.jpg"), ("ambiguous", "a.jpg")]
 
 
 def test_two_masks_of_one_image(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg", "a_mask.png", "a_mask.tif")
     pairs, issues = listed(tmp_path)
-    assert [(one.tile_id, one.mask_path) for one in pairs] == [("a", "a_mask.png")]
+    assert [(pair.tile_id, pair.mask_path) for pair in pairs] == [("a", "a_mask.png")]
     assert told(issues) == [("ambiguous", "a_mask.png"), ("ambiguous", "a_mask.tif")]
     pairs, _ = listed(make(tmp_path / "case", "a.jpg", "A_mask.png", "A_mask.tif"))
-    assert [(one.tile_id, one.mask_path) for one in pairs] == [("a", "A_mask.png")]
+    assert [(pair.tile_id, pair.mask_path) for pair in pairs] == [("a", "A_mask.png")]
     make(tmp_path / "other", "images/b.jpg", "masks/b.png", "masks/b_mask.png")
     pairs, issues = listed(tmp_path / "other")
     assert len(pairs) == 1 and told(issues) == [
@@ -349,7 +351,7 @@ def test_two_masks_of_one_image(tmp_path: Path) -> None:
 def test_orphan_masks_of_one_key(tmp_path: Path) -> None:
     make(tmp_path, "images/z.jpg", "masks/a.png", "masks/a_mask.png", "masks/A.tif")
     pairs, issues = listed(tmp_path)
-    ids = [one.tile_id for one in pairs]
+    ids = [pair.tile_id for pair in pairs]
     assert len(set(ids)) == len(ids) and "images/a" in ids and "images/A" in ids
     assert told(issues) == [
         ("duplicate-key", f"masks/{name}") for name in ("A.tif", "a.png", "a_mask.png")
@@ -380,7 +382,7 @@ def test_links_pipes_and_loops(tmp_path: Path) -> None:
     }.items():
         (root / name).symlink_to(target)
     pairs, issues = listed(root)
-    assert [one.image_path for one in pairs] == ["a.jpg", "inside.jpg", "sub/b.jpg"]
+    assert [pair.image_path for pair in pairs] == ["a.jpg", "inside.jpg", "sub/b.jpg"]
     assert told(issues) == [
         ("unexpected", name)
         for name in (
@@ -394,14 +396,14 @@ def test_links_pipes_and_loops(tmp_path: Path) -> None:
             "up",
         )
     ]
-    assert all(one.detail for one in issues)
+    assert all(issue.detail for issue in issues)
 
 
 def test_a_root_that_is_a_link_is_followed(tmp_path: Path) -> None:
     make(tmp_path / "real", "a.jpg", "a_mask.png")
     (tmp_path / "real" / "b.jpg").symlink_to(tmp_path / "real" / "a.jpg")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert [one[0] for one in files(tmp_path / "link")] == ["a", "b"]
+    assert [item[0] for item in files(tmp_path / "link")] == ["a", "b"]
 
 
 def test_hidden_files_and_workspaces_are_passed_over(tmp_path: Path) -> None:
@@ -442,14 +444,14 @@ def test_folders_that_are_not_read_are_named_with_what_is_in_them(tmp_path: Path
     }
     # What is read as --unlabelled is not missing.
     pairs, issues = listed(tmp_path, unlabelled=(tmp_path / "more" / "new",))
-    assert {one.path: (one.kind.value, one.detail) for one in issues} == seen | {
+    assert {issue.path: (issue.kind.value, issue.detail) for issue in issues} == seen | {
         "more/": ("other-folder", f"folder {where}")
     }
-    assert {one.image_path for one in pairs} == {"images/a.jpg", "more/new/f.jpg"}
+    assert {pair.image_path for pair in pairs} == {"images/a.jpg", "more/new/f.jpg"}
     # Who names the folders to read knows of the others.
     issues = listed(tmp_path, images="images")[1]
-    assert {one.kind.value for one in issues} == {"other-folder"}
-    assert [one.detail for one in issues if one.path == "spare/"] == [
+    assert {issue.kind.value for issue in issues} == {"other-folder"}
+    assert [issue.detail for issue in issues if issue.path == "spare/"] == [
         f"folder with 2 pictures {where}"
     ]
 
@@ -473,8 +475,8 @@ def test_a_large_tree_that_is_not_read_is_not_walked(
 
     monkeypatch.setattr(Walker, "_scan_folder", counted)
     assert told(listed(tmp_path)[1]) == [("other-folder", "raw/"), ("unread-folder", "spare/")]
-    assert len([one for one in looks if one.startswith("raw/")]) == 64
-    assert [one for one in looks if one.startswith("spare/")] == ["spare/", "spare/0/"]
+    assert len([look for look in looks if look.startswith("raw/")]) == 64
+    assert [look for look in looks if look.startswith("spare/")] == ["spare/", "spare/0/"]
 
 
 def test_deep_nesting(tmp_path: Path) -> None:
@@ -490,8 +492,8 @@ def test_deep_nesting(tmp_path: Path) -> None:
     finally:
         os.chdir(here)
     pairs, issues = listed(tmp_path)
-    assert [len(one.tile_id) for one in pairs] == [len("d/a"), len("d/" * 1501 + "a")]
-    assert [one.kind for one in issues] == [IssueKind.UNREADABLE]
+    assert [len(pair.tile_id) for pair in pairs] == [len("d/a"), len("d/" * 1501 + "a")]
+    assert [issue.kind for issue in issues] == [IssueKind.UNREADABLE]
     assert "name too long" in issues[0].detail
     subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)
 
@@ -559,8 +561,8 @@ def test_unlabelled_roots_inside_and_outside(tmp_path: Path) -> None:
         tmp_path / "extra",
     )
     pairs, issues = listed(root, unlabelled=roots)
-    assert len({one.tile_id for one in pairs}) == len(pairs)
-    found = {one.tile_id: (one.image_path, one.unlabelled) for one in pairs}
+    assert len({pair.tile_id for pair in pairs}) == len(pairs)
+    found = {pair.tile_id: (pair.image_path, pair.unlabelled) for pair in pairs}
     assert found["a"] == ("a.jpg", False) and found["extra/own"] == ("extra/own.jpg", False)
     assert found["more/deep/b"] == ("more/deep/b.jpg", True)
     outside = {
@@ -582,7 +584,7 @@ def test_unlabelled_roots_have_no_class(tmp_path: Path) -> None:
     root = make(tmp_path / "data", "train/x/a.jpg")
     make(tmp_path / "more", "b.jpg")
     pairs, _ = listed(root, layout=Layout.CLASS_FOLDERS, unlabelled=(tmp_path / "more",))
-    assert [(one.label, one.unlabelled) for one in pairs] == [("x", False), (None, True)]
+    assert [(pair.label, pair.unlabelled) for pair in pairs] == [("x", False), (None, True)]
 
 
 def test_unlabelled_roots_that_cannot_be(tmp_path: Path) -> None:
@@ -612,9 +614,11 @@ def test_groups(tmp_path: Path, how: str, groups: list[str | None]) -> None:
     make(tmp_path, "in/s1_0.jpg", "in/s2_0.jpg", "in/deep/plain.jpg", "in/orphan_mask.png")
     (tmp_path / "dataset.csv").write_text("image,case\ns1_0.jpg,one\nin/s2_0.jpg,\nplain,three\n")
     pairs, issues = listed(tmp_path, group_by=how)
-    images = [one for one in pairs if one.image_path]
-    assert [one.group for one in images] == groups
-    assert told(issues) == [("unparsed", one.image_path) for one in images if one.group is None]
+    images = [pair for pair in pairs if pair.image_path]
+    assert [image.group for image in images] == groups
+    assert told(issues) == [
+        ("unparsed", image.image_path) for image in images if image.group is None
+    ]
 
 
 def test_labels_by_pattern(tmp_path: Path) -> None:
@@ -639,7 +643,7 @@ def test_declared_labels_and_images_that_are_missing(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg", "b.jpg", "c.jpg")
     (tmp_path / "dataset.csv").write_text("a.jpg,0 4\nb.jpg,\ngone.jpg,1\n")
     pairs, issues = listed(tmp_path)
-    assert [one.declared_labels for one in pairs] == [("0", "4"), (), None]
+    assert [pair.declared_labels for pair in pairs] == [("0", "4"), (), None]
     assert told(issues) == [("csv-missing", "gone.jpg")]
 
 
@@ -712,20 +716,20 @@ NAMES = st.lists(
 def test_order_of_creation_does_not_matter_and_no_file_is_lost(
     tmp_path_factory: pytest.TempPathFactory, names: list[tuple[str, str, str, str]], seed: int
 ) -> None:
-    paths = ["".join(one) for one in names]
+    paths = ["".join(name) for name in names]
     shuffled = random.Random(seed).sample(paths, len(paths))
     first, second = (make(tmp_path_factory.mktemp("made"), *some) for some in (paths, shuffled))
     pairs, issues = listed(first)
     assert (pairs, issues) == listed(second)
-    ids = [one.tile_id for one in pairs]
+    ids = [pair.tile_id for pair in pairs]
     assert len(set(ids)) == len(ids)
-    used = [path for one in pairs for path in (one.image_path, one.mask_path) if path]
+    used = [path for pair in pairs for path in (pair.image_path, pair.mask_path) if path]
     assert len(set(used)) == len(used)
     # Every file is in a pair, or something was said about it or about the folder it is in.
-    mentioned = {one.path for one in issues}
+    mentioned = {issue.path for issue in issues}
     for path in paths:
         assert path in used or any(
-            path == one or path.startswith(one.rstrip("/") + "/") for one in mentioned
+            path == item or path.startswith(item.rstrip("/") + "/") for item in mentioned
         ), path
 
 

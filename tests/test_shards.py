@@ -55,9 +55,9 @@ def own(tmp_path: Path) -> tuple[Path, Path]:
 
 def files(folder: Path) -> dict[str, bytes]:
     return {
-        one.name: one.read_bytes()
-        for one in sorted(folder.iterdir())
-        if one.is_file() and one.name not in (".lock", ".hp-states")
+        path.name: path.read_bytes()
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name not in (".lock", ".hp-states")
     }
 
 
@@ -66,18 +66,18 @@ def members(folder: Path) -> dict[str, bytes]:
     found = {}
     for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path, "r:") as archive:
-            for one in archive:
+            for item in archive:
                 assert (
-                    one.isreg()
-                    and one.mode == 0o644
-                    and one.mtime == one.uid == one.gid == 0
-                    and not one.uname
-                    and not one.pax_headers
+                    item.isreg()
+                    and item.mode == 0o644
+                    and item.mtime == item.uid == item.gid == 0
+                    and not item.uname
+                    and not item.pax_headers
                 )
-                stream = archive.extractfile(one)
+                stream = archive.extractfile(item)
                 assert stream
-                assert one.name not in found
-                found[one.name] = stream.read()
+                assert item.name not in found
+                found[item.name] = stream.read()
     return found
 
 
@@ -106,7 +106,7 @@ def test_images_keep_their_bytes_and_masks_become_classes(manifest: Path, shards
 
 
 def test_names_are_of_split_pool_and_key(shards: Path) -> None:
-    assert {one.name.rsplit("-", 1)[0] for one in shards.glob("*.tar")} == {
+    assert {path.name.rsplit("-", 1)[0] for path in shards.glob("*.tar")} == {
         "train-conditional",
         "train-unconditional",
         "test-conditional",
@@ -116,7 +116,9 @@ def test_names_are_of_split_pool_and_key(shards: Path) -> None:
         key, suffix = name.split(".", 1)
         assert len(key) == 32 and set(key) <= set("0123456789abcdef")
         assert suffix in ("jpg", "png", "mask.png")
-    assert [image_suffix(one) for one in ("a.b/c", "x.tiff-.JPEG", "a.TIFF", "b.webp", "c.ä")] == [
+    assert [
+        image_suffix(item) for item in ("a.b/c", "x.tiff-.JPEG", "a.TIFF", "b.webp", "c.ä")
+    ] == [
         "bin",
         "jpg",
         "tif",
@@ -133,9 +135,9 @@ def test_the_index_says_where_every_member_lies(manifest: Path, shards: Path) ->
         for name in before.column_names
         if name in ("shard",) or name.endswith(("_offset", "_length"))
     ]
-    assert index.select([one for one in before.column_names if one not in shard_columns]).equals(
-        before.drop_columns(shard_columns)
-    )
+    assert index.select(
+        [column_name for column_name in before.column_names if column_name not in shard_columns]
+    ).equals(before.drop_columns(shard_columns))
     names = set()
     for row in pq.read_table(shards / "index.parquet").to_pylist():
         data = (shards / row["shard"]).read_bytes()
@@ -159,19 +161,19 @@ def test_files_and_shards_are_the_same_tiles(manifest: Path, shards: Path) -> No
     rows = list(range(24))
     random.Random(1).shuffle(rows)
     for row in rows:
-        one, other = from_files.read(row), from_shards.read(row)
-        np.testing.assert_array_equal(one.image, other.image)
-        assert one.image.dtype == np.uint8 and one.image.shape == (48, 48, 3)
+        item, other = from_files.read(row), from_shards.read(row)
+        np.testing.assert_array_equal(item.image, other.image)
+        assert item.image.dtype == np.uint8 and item.image.shape == (48, 48, 3)
         assert (
-            (one.mask is None)
+            (item.mask is None)
             == (other.mask is None)
             == (from_files.manifest.read()["mask_path"][row].as_py() is None)
         )
-        if one.mask is not None and other.mask is not None:
-            assert one.mask.dtype == other.mask.dtype == np.uint8
-            np.testing.assert_array_equal(one.mask, other.mask)
+        if item.mask is not None and other.mask is not None:
+            assert item.mask.dtype == other.mask.dtype == np.uint8
+            np.testing.assert_array_equal(item.mask, other.mask)
             assert (
-                np.bincount(one.mask.ravel(), minlength=3).tolist()
+                np.bincount(item.mask.ravel(), minlength=3).tolist()
                 == from_files.class_pixels[row].tolist()
             )
         assert from_files.read_bytes(row).image == from_shards.read_bytes(row).image
@@ -202,15 +204,15 @@ def test_tar_lists_and_unpacks_them(shards: Path, tmp_path: Path) -> None:
             ["tar", "--list", "--file", path], check=True, capture_output=True, text=True
         )
         assert not listed.stderr
-    assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == members(shards)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == members(shards)
 
 
 def test_webdataset_reads_them(manifest: Path, shards: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
-    urls = [str(one) for one in sorted(shards.glob("*.tar"))]
-    found = {one["__key__"]: one for one in webdataset.WebDataset(urls, shardshuffle=False)}
+    urls = [str(path) for path in sorted(shards.glob("*.tar"))]
+    found = {item["__key__"]: item for item in webdataset.WebDataset(urls, shardshuffle=False)}
     source, packed = open_tiles(manifest), open_tiles(shards)
-    assert found.keys() == {key_of(one) for one in source.tile_ids}
+    assert found.keys() == {key_of(identifier) for identifier in source.tile_ids}
     for row, name in enumerate(source.tile_ids):
         sample = found[key_of(name)]
         assert source.read_bytes(row).image in (sample.get("jpg"), sample.get("png"))
@@ -227,9 +229,9 @@ def test_datasets_reads_them(
     # It takes the fields of all samples from the first ones, so each image format is read apart.
     for suffix in ("jpg", "png"):
         rows = {
-            one["key"]: row
-            for row, one in enumerate(index)
-            if one["image_path"].endswith(suffix) and one["split"] == "train"
+            item["key"]: row
+            for row, item in enumerate(index)
+            if item["image_path"].endswith(suffix) and item["split"] == "train"
         }
         for pool in ("conditional", "unconditional"):
             names = sorted(
@@ -237,23 +239,24 @@ def test_datasets_reads_them(
             )
             if not names:
                 continue
-            given = {"train": [str(shards / one) for one in names]}
-            for one in datasets.load_dataset(
+            given = {"train": [str(shards / name) for name in names]}
+            for item in datasets.load_dataset(
                 "webdataset",
                 data_files=given,
                 split="train",
                 cache_dir=str(tmp_path / suffix / pool),
             ):
-                tile = source.read(rows[one["__key__"]])
-                seen.add(one["__key__"])
+                tile = source.read(rows[item["__key__"]])
+                seen.add(item["__key__"])
                 np.testing.assert_array_equal(
-                    np.array(one["mask.png"]),
+                    np.array(item["mask.png"]),
                     np.zeros((48, 48)) if tile.mask is None else tile.mask,
                 )
                 assert (
-                    np.abs(np.array(one[suffix].convert("RGB")).astype(int) - tile.image).max() <= 3
+                    np.abs(np.array(item[suffix].convert("RGB")).astype(int) - tile.image).max()
+                    <= 3
                 )
-    assert seen == {one["key"] for one in index if one["split"] == "train"}
+    assert seen == {item["key"] for item in index if item["split"] == "train"}
 
 
 def test_the_same_bytes_for_any_number_of_workers_and_wherever_it_lies(
@@ -284,12 +287,12 @@ def test_shards_are_filled_up_to_their_size(manifest: Path, tmp_path: Path) -> N
         workspace.manifest,
     )
     result = write_shards(workspace.manifest, big / "shards", ShardOptions(10**6), ONE)
-    sizes = [one.stat().st_size for one in sorted((big / "shards").glob("*.tar"))]
-    assert [one.name for one in sorted((big / "shards").glob("*.tar"))] == [
+    sizes = [path.stat().st_size for path in sorted((big / "shards").glob("*.tar"))]
+    assert [path.name for path in sorted((big / "shards").glob("*.tar"))] == [
         f"train-unconditional-{number:06d}.tar" for number in range(3)
     ]
     # No further tile would have fitted.
-    largest = max(len(one) for one in members(big / "shards").values())
+    largest = max(len(value) for value in members(big / "shards").values())
     assert max(sizes) <= 10**6 < max(sizes) + largest + 11_000
     assert result.num_shards == 3 and result.num_bytes == sum(sizes)
     assert len(members(big / "shards")) == 2 * 12
@@ -313,7 +316,7 @@ def test_readers_see_uniform_samples_in_a_shard(shards: Path) -> None:
             fields: dict[str, set[str]] = {}
             for name in archive.getnames():
                 fields.setdefault(name.partition(".")[0], set()).add(name.partition(".")[2])
-        assert len({frozenset(one) for one in fields.values()}) == 1
+        assert len({frozenset(value) for value in fields.values()}) == 1
 
 
 def test_a_shard_is_on_its_way_to_the_disk_while_it_is_packed(
@@ -326,23 +329,23 @@ def test_a_shard_is_on_its_way_to_the_disk_while_it_is_packed(
         lambda number, *piece: pieces.setdefault(os.fstat(number).st_ino, []).append(piece),
     )
     monkeypatch.setattr(task, "_WRITE_BYTES", 4000)
-    for one in plan_shards(open_manifest(manifest), tmp_path / "out", ShardOptions()).tasks():
-        one.run()
-        found = pieces[one.shard.stat().st_ino]
+    for item in plan_shards(open_manifest(manifest), tmp_path / "out", ShardOptions()).tasks():
+        item.run()
+        found = pieces[item.shard.stat().st_ino]
         starts = np.cumsum([0, *(length for _, length in found)]).tolist()
         assert [start for start, _ in found] == starts[:-1] and starts[
             -1
-        ] == one.shard.stat().st_size
-        assert one.shard.read_bytes() == (shards / one.shard.name).read_bytes()
+        ] == item.shard.stat().st_size
+        assert item.shard.read_bytes() == (shards / item.shard.name).read_bytes()
     assert max(map(len, pieces.values())) > 2
 
 
 def test_a_finished_folder_is_not_written_again(own: tuple[Path, Path]) -> None:
     path, folder = own
-    before = {one.name: one.stat().st_mtime_ns for one in folder.iterdir()}
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert write_shards(path, folder, engine=ONE).up_to_date
     assert {
-        one.name: one.stat().st_mtime_ns for one in folder.iterdir() if one.name != ".lock"
+        path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"
     } == {name: time for name, time in before.items() if name != ".lock"}
 
 
@@ -464,7 +467,7 @@ def test_every_flipped_bit_of_a_member_is_found(own: tuple[Path, Path]) -> None:
         after[where] ^= 1 << rng.randrange(8)
         path.write_bytes(after)
         found = verify_shards(folder)
-        assert [one.code for one in found] in (["HP904"], ["HP905"]), where
+        assert [finding.code for finding in found] in (["HP904"], ["HP905"]), where
         assert found[0].paths == (row["tile_id"],) and row["shard"] in found[0].details[0]
         if where >= row[f"{what}_offset"] and (what == "image" or row["mask_path"]):
             with pytest.raises(TileError, match="HP904") as caught:
@@ -477,7 +480,7 @@ def test_every_flipped_bit_of_a_member_is_found(own: tuple[Path, Path]) -> None:
 def test_cut_missing_and_foreign_shards_are_found(own: tuple[Path, Path]) -> None:
     path, folder = own
     rows = pq.read_table(folder / "index.parquet").to_pylist()
-    row = next(one for one in rows if one["shard"] == "train-conditional-000000.tar")
+    row = next(row for row in rows if row["shard"] == "train-conditional-000000.tar")
     shard = folder / row["shard"]
     whole = shard.read_bytes()
 
@@ -486,11 +489,11 @@ def test_cut_missing_and_foreign_shards_are_found(own: tuple[Path, Path]) -> Non
     with pytest.raises(TileError, match="ends"):
         open_tiles(folder).read(rows.index(row))
     quick = verify_shards(folder, path, contents=False)
-    assert [(one.code, one.paths) for one in quick] == [("HP904", (row["shard"],))]
+    assert [(finding.code, finding.paths) for finding in quick] == [("HP904", (row["shard"],))]
 
     shard.unlink()
     found = verify_shards(folder)
-    assert [(one.code, one.paths) for one in found] == [("HP904", (row["shard"],))]
+    assert [(finding.code, finding.paths) for finding in found] == [("HP904", (row["shard"],))]
     with pytest.raises(TileError, match="No such file"):
         open_tiles(folder).read(rows.index(row))
 
@@ -498,7 +501,7 @@ def test_cut_missing_and_foreign_shards_are_found(own: tuple[Path, Path]) -> Non
     start = row["image_offset"] - 512
     swapped[start : start + 512] = member_header(f"{key_of('another')}.jpg", row["image_length"])
     shard.write_bytes(swapped)
-    assert [(one.code, one.paths) for one in verify_shards(folder)] == [
+    assert [(finding.code, finding.paths) for finding in verify_shards(folder)] == [
         ("HP905", (row["tile_id"],))
     ]
 
@@ -510,7 +513,7 @@ def test_cut_missing_and_foreign_shards_are_found(own: tuple[Path, Path]) -> Non
         + bytes(10240)
     )
     shard.write_bytes(longer)
-    codes = {one.code: one for one in verify_shards(folder)}
+    codes = {finding.code: finding for finding in verify_shards(folder)}
     assert (
         codes["HP905"].paths == (row["shard"],)
         and "more than the index says" in codes["HP905"].details[0]
@@ -531,7 +534,7 @@ def test_a_shard_beside_those_of_the_index_is_found(own: tuple[Path, Path]) -> N
         verify_shards(f"file://{folder}"),
         verify_shards(folder, path, contents=False),
     ):
-        assert [(one.code, one.paths) for one in found] == [
+        assert [(finding.code, finding.paths) for finding in found] == [
             ("HP905", (stranger, "test-conditional-000009.tar"))
         ]
         assert "not of this index" in found[0].details[0]
@@ -549,7 +552,7 @@ def test_another_manifest_is_a_mismatch(own: tuple[Path, Path], tmp_path: Path) 
     Image.new("RGB", (48, 48), (1, 2, 200)).save(tmp_path / "data/fresh.jpg")
     build_manifest(ensure_tiles(workspace, workers=1), LABEL_MAP, ManifestOptions(), path)
     found = verify_shards(folder, path)
-    assert [one.code for one in found] == ["HP905"]
+    assert [finding.code for finding in found] == ["HP905"]
     seen = dict(zip(found[0].paths, found[0].details, strict=True))
     assert seen["plain_0"] == "in the shards, not in the manifest"
     assert seen["fresh"] == "in the manifest, not in the shards"
@@ -560,7 +563,9 @@ def test_a_damaged_index_is_a_finding(own: tuple[Path, Path]) -> None:
     data = bytearray((folder / "index.parquet").read_bytes())
     data[-40] ^= 4
     (folder / "index.parquet").write_bytes(data)
-    assert [(one.code, one.subcode) for one in verify_shards(folder)] == [("HP904", "index")]
+    assert [(finding.code, finding.subcode) for finding in verify_shards(folder)] == [
+        ("HP904", "index")
+    ]
     with pytest.raises(IntegrityError):
         open_tiles(folder)
 
@@ -611,7 +616,7 @@ def test_a_large_set_is_indexed_in_order(tmp_path: Path) -> None:
     for start in range(0, 5000, 700):
         part = found.between(start, min(start + 700, 5000))
         assert part["row"].to_pylist() == list(range(start, min(start + 700, 5000)))
-        assert [int(one[0]) for one in part["shard"].to_pylist()] == kinds[
+        assert [int(item[0]) for item in part["shard"].to_pylist()] == kinds[
             start : start + 700
         ].tolist()
     with pytest.raises(IntegrityError):

@@ -94,11 +94,11 @@ def bucket(server: str, packed: tuple[Path, Path], monkeypatch: pytest.MonkeyPat
 
 def same_tiles(first: object, second: object, rows: int = 12) -> None:
     for row in range(rows):
-        one, other = (source.read(row) for source in (first, second))  # type: ignore[attr-defined]
-        np.testing.assert_array_equal(one.image, other.image)
-        assert (one.mask is None) == (other.mask is None)
-        if one.mask is not None:
-            np.testing.assert_array_equal(one.mask, other.mask)
+        item, other = (source.read(row) for source in (first, second))  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(item.image, other.image)
+        assert (item.mask is None) == (other.mask is None)
+        if item.mask is not None:
+            np.testing.assert_array_equal(item.mask, other.mask)
 
 
 def test_shards_in_a_bucket_are_read_by_ranges(bucket: str, packed: tuple[Path, Path]) -> None:
@@ -145,9 +145,9 @@ def test_shards_in_a_bucket_are_verified(bucket: str, packed: tuple[Path, Path])
     data[700] ^= 1
     obstore.put(store, shard.name, bytes(data))
     found = verify_shards(f"{bucket}/shards")
-    assert [one.code for one in found] == ["HP904"] and shard.name in found[0].details[0]
+    assert [finding.code for finding in found] == ["HP904"] and shard.name in found[0].details[0]
     obstore.delete(store, shard.name)
-    assert [(one.code, one.paths) for one in verify_shards(f"{bucket}/shards")] == [
+    assert [(finding.code, finding.paths) for finding in verify_shards(f"{bucket}/shards")] == [
         ("HP904", (shard.name,))
     ]
     source = open_tiles(f"{bucket}/shards")

@@ -54,11 +54,11 @@ def make_rows(
     tiles: list[Tile], num_classes: int, seed: int = 0, pixels: list[str | None] | None = None
 ) -> SplitRows:
     """Return rows of (group, image, conditional, classes)."""
-    groups = name_keys([one[0] for one in tiles], seed, "group")
-    images = name_keys([one[1] for one in tiles], seed, "image")
+    groups = name_keys([tile[0] for tile in tiles], seed, "group")
+    images = name_keys([tile[1] for tile in tiles], seed, "image")
     same_pixels = name_keys(pixels or [None] * len(tiles), seed, "pixels")
     member = np.array(
-        [[one[2], not one[2], *(index in one[3] for index in range(num_classes))] for one in tiles],
+        [[cls[2], not cls[2], *(index in cls[3] for index in range(num_classes))] for cls in tiles],
         dtype=np.int64,
     )
     profiles, strata = np.unique(member, axis=0, return_inverse=True)
@@ -78,7 +78,7 @@ def random_tiles(count: int, num_groups: int, seed: int, copies: float = 0.05) -
     for index in range(count):
         conditional = bool(draw.random() < 0.4)
         classes = (
-            {int(one) for one in np.flatnonzero(draw.random(4) < (0.6, 0.3, 0.1, 0.03))}
+            {int(item) for item in np.flatnonzero(draw.random(4) < (0.6, 0.3, 0.1, 0.03))}
             if conditional
             else set()
         )
@@ -176,12 +176,12 @@ class TestPublishedCounts:
     @given(seed=st.integers(0, 10**6), count=st.integers(30, 200))
     def test_single_tiles_meet_the_pools_exactly(self, seed: int, count: int) -> None:
         tiles = [
-            (None, f"i{index}", one[2], one[3])
-            for index, one in enumerate(random_tiles(count, 0, seed, copies=0))
+            (None, f"i{index}", copy[2], copy[3])
+            for index, copy in enumerate(random_tiles(count, 0, seed, copies=0))
         ]
         rows = make_rows(tiles, 4)
         split = assign_units(join_units(rows), rows, EIGHT_ONE_ONE).splits
-        pool = np.array([one[2] for one in tiles])
+        pool = np.array([tile[2] for tile in tiles])
         for wanted in (True, False):
             counts = np.bincount(split[pool == wanted], minlength=3)
             assert (
@@ -199,7 +199,7 @@ class TestPublishedCounts:
         assert len(rows.profiles) * 3 > MAX_INTEGERS
         assignment = assign_units(join_units(rows), rows, EIGHT_ONE_ONE)
         assert "greedy" in assignment.solver
-        pool = np.array([one[2] for one in tiles])
+        pool = np.array([tile[2] for tile in tiles])
         for wanted in (True, False):
             counts = np.bincount(assignment.splits[pool == wanted], minlength=3)
             assert (
@@ -220,15 +220,15 @@ def _closure(tiles: list[Tile]) -> list[set[int]]:
     merged = True
     while merged:
         merged = False
-        for one, other in itertools.combinations(range(len(sets)), 2):
+        for item, other in itertools.combinations(range(len(sets)), 2):
             linked = any(
                 tiles[a][1] == tiles[b][1]
                 or (tiles[a][0] is not None and tiles[a][0] == tiles[b][0])
-                for a in sets[one]
+                for a in sets[item]
                 for b in sets[other]
             )
             if linked:
-                sets[one] |= sets.pop(other)
+                sets[item] |= sets.pop(other)
                 merged = True
                 break
     return sets
@@ -306,7 +306,7 @@ class TestAssignment:
         assert set(split.tolist()) == {TRAIN, VAL, TEST}
         certificate = certify(rows, split, {"train": 0.8, "val": 0.1, "test": 0.1})
         assert certificate["shared_groups"] == certificate["shared_duplicates"] == 0
-        assert sum(one["tiles"] for one in certificate["splits"].values()) == count
+        assert sum(value["tiles"] for value in certificate["splits"].values()) == count
 
     def test_another_seed_gives_another_split(self) -> None:
         tiles = random_tiles(400, 0, 1, copies=0)
@@ -325,7 +325,7 @@ class TestAssignment:
         )
         assert certificate["worst_class"]["points"] < 1.5
         assert (
-            abs(certificate["splits"]["test"]["conditional"] - 0.1 * sum(one[2] for one in tiles))
+            abs(certificate["splits"]["test"]["conditional"] - 0.1 * sum(tile[2] for tile in tiles))
             < 10
         )
         # Positive control: a split that does not look at classes is worse.
@@ -450,7 +450,11 @@ def _problem(draw: np.random.Generator, num_types: int, columns: int, splits: in
 def _brute_force(problem: Problem) -> float:
     splits = len(problem.targets)
     per_type = [
-        [one for one in itertools.product(range(amount + 1), repeat=splits) if sum(one) == amount]
+        [
+            split
+            for split in itertools.product(range(amount + 1), repeat=splits)
+            if sum(split) == amount
+        ]
         for amount in problem.amounts.tolist()
     ]
     return min(problem.cost(np.array(choice)) for choice in itertools.product(*per_type))

@@ -48,7 +48,7 @@ from histoprep.workspace import Workspace
 # thick.
 MAP = LabelMap(
     "three",
-    tuple(SourceLabel(one, f"tissue {one}") for one in range(6)),
+    tuple(SourceLabel(number, f"tissue {number}") for number in range(6)),
     (
         TargetClass(0, "unknown", "#888888"),
         TargetClass(1, "one", "#aa0000"),
@@ -74,16 +74,16 @@ def tile_row(
         return row
     ids, pixels = np.unique(mask, return_counts=True)
     cores = [
-        int(ndimage.binary_erosion(mask == one, np.ones((5, 5)), border_value=1).sum())
-        for one in ids
+        int(ndimage.binary_erosion(mask == identifier, np.ones((5, 5)), border_value=1).sum())
+        for identifier in ids
     ]
     radii = [
         (
-            float(ndimage.distance_transform_edt(mask == one).max())
+            float(ndimage.distance_transform_edt(mask == identifier).max())
             if len(ids) > 1
             else min(mask.shape) / 2
         )
-        for one in ids
+        for identifier in ids
     ]
     lists = {
         "label_ids": ids.tolist(),
@@ -150,8 +150,8 @@ def oracle(rows: list[dict[str, object]]) -> tuple[Counter, Counter, Counter, Co
         key = (row["split"] or "", pool, row["group"] or "")
         num_tiles[key] += 1
         whole = sum(figures[0] for each in present.values() for figures in each)
-        for one, each in present.items():
-            needed = next(target.min_radius_px for target in MAP.classes if target.id == one)
+        for value, each in present.items():
+            needed = next(target.min_radius_px for target in MAP.classes if target.id == value)
             core = any(radius > needed if needed != 2.0 else cores > 0 for _, cores, radius in each)
             pixels, cores = (sum(figures[place] for figures in each) for place in (0, 1))
             amounts = {
@@ -162,7 +162,7 @@ def oracle(rows: list[dict[str, object]]) -> tuple[Counter, Counter, Counter, Co
                 "tile_pixels": whole,
             }
             for name, amount in amounts.items():
-                classes[*key, one, name] += amount
+                classes[*key, value, name] += amount
         pairs.update(combinations(sorted(present), 2))
     return num_tiles, classes, pairs, unmapped
 
@@ -267,7 +267,7 @@ def test_a_tile_whose_lists_differ_in_length_is_refused():
 
 
 def test_the_pool_is_decided_after_mapping():
-    zero, unknown, unlisted, real = (np.full((24, 24), one, np.uint8) for one in (0, 5, 6, 1))
+    zero, unknown, unlisted, real = (np.full((24, 24), item, np.uint8) for item in (0, 5, 6, 1))
     rows = [
         tile_row(str(index), mask)
         for index, mask in enumerate((zero, unknown, unlisted, None, real))
@@ -312,9 +312,9 @@ def test_a_breakdown_adds_up_to_the_whole(by):
     assert parts.equals(whole[["tiles", "core_tiles", "pixels"]])
     shares = summary.breakdown.groupby("key")["pixel_percent"].sum()
     assert shares.to_numpy() == pytest.approx(100)
-    one = summary.breakdown.iloc[0]
+    item = summary.breakdown.iloc[0]
     sizes = summary.tiles[summary.tiles["by"] == by].set_index("key")["tiles"]
-    assert one["tile_percent"] == pytest.approx(100 * one["tiles"] / sizes[one["key"]])
+    assert item["tile_percent"] == pytest.approx(100 * item["tiles"] / sizes[item["key"]])
     assert set(summary.breakdown["by"]) == {by}
     assert summary.tiles["tiles"].tolist()[0] == summary.tiles["tiles"][1:].sum() == 80
 
@@ -324,7 +324,7 @@ def test_shares_by_group_are_a_table_of_classes_and_groups():
     table = shares_by(summary, "group")
     assert list(table.columns) == ["class_id", "class_name", "-", "a", "b"]
     assert table[["-", "a", "b"]].sum().to_numpy() == pytest.approx(100)
-    assert table["class_name"].tolist() == [one.name for one in MAP.classes]
+    assert table["class_name"].tolist() == [cls.name for cls in MAP.classes]
 
 
 def test_weights_are_their_formulas():
@@ -451,7 +451,7 @@ def test_stats_of_a_workspace_are_raw_and_mapped(workspace):
     raw = summarise(count(tiles_table(rows), identity_map(range(7))), identity_map(range(7)))
     assert stats.raw.classes["pixels"].tolist() == raw.classes["pixels"].tolist()
     assert stats.raw.classes["class_name"].tolist() == [
-        *(f"tissue {one}" for one in range(6)),
+        *(f"tissue {number}" for number in range(6)),
         "label 6",
     ]
     assert (
@@ -550,7 +550,7 @@ def test_many_row_groups_give_the_same_as_one_table(workspace):
     stats = compute_stats(workspace, MAP)
     once = summarise(count(tiles_table(few), MAP), MAP)
     assert stats.main.num_tiles == 70_000
-    assert stats.main.classes["pixels"].tolist() == [1_400 * one for one in once.classes["pixels"]]
+    assert stats.main.classes["pixels"].tolist() == [1_400 * cls for cls in once.classes["pixels"]]
     assert stats.main.classes["pixel_percent"].to_numpy() == pytest.approx(
         once.classes["pixel_percent"].to_numpy()
     )

@@ -19,7 +19,7 @@ from histoprep.streams import MAX_POSITION, Stream, Streams, class_streams, sing
 FIVE = LabelMap(
     "five",
     (SourceLabel(0, "none"),),
-    tuple(TargetClass(one, f"class {one}", "#000000") for one in range(5)),
+    tuple(TargetClass(number, f"class {number}", "#000000") for number in range(5)),
     {0: 0},
 )
 
@@ -33,7 +33,7 @@ def table(*tiles: tuple[str, str, list[int]]) -> pa.Table:
 
 def many(sizes: dict[int, int], unconditional: int, split: str = "train") -> pa.Table:
     return table(
-        *[(split, "conditional", [one]) for one, size in sizes.items() for _ in range(size)],
+        *[(split, "conditional", [value]) for value, size in sizes.items() for _ in range(size)],
         *[(split, "unconditional", [])] * unconditional,
     )
 
@@ -65,7 +65,9 @@ def test_a_stream_holds_the_tiles_in_which_its_class_is_core_present() -> None:
         ("train", "conditional", [3]),
         ("train", "conditional", [4]),
     )
-    found = {one.name: (one.class_id, one.rows.tolist()) for one in made(rows=rows).streams}
+    found = {
+        stream.name: (stream.class_id, stream.rows.tolist()) for stream in made(rows=rows).streams
+    }
     assert found == {
         "unconditional": (None, [3, 4]),
         "class 1": (1, [2]),
@@ -88,7 +90,7 @@ def test_tiles_that_no_stream_draws_are_told() -> None:
 def test_an_empty_stream_gives_its_share_to_the_others_in_proportion() -> None:
     found = made(rows=many({1: 5, 2: 5, 4: 5}, 5))
     # Of 0.875 that is left, 0.5 and three times 0.125.
-    assert [one.probability for one in found.streams] == pytest.approx(
+    assert [stream.probability for stream in found.streams] == pytest.approx(
         [4 / 7, 1 / 7, 1 / 7, 0, 1 / 7]
     )
     assert len(found.warnings) == 1
@@ -96,7 +98,7 @@ def test_an_empty_stream_gives_its_share_to_the_others_in_proportion() -> None:
     stream, _ = found.place(np.arange(5000), 1)
     assert not (stream == 3).any()
     alone = made(rows=many({2: 5}, 0))
-    assert [one.probability for one in alone.streams] == [0, 0, 1, 0, 0]
+    assert [stream.probability for stream in alone.streams] == [0, 0, 1, 0, 0]
     assert len(alone.warnings) == 4
     assert (alone.place(np.arange(600), 1)[0] == 2).all()
 
@@ -104,7 +106,9 @@ def test_an_empty_stream_gives_its_share_to_the_others_in_proportion() -> None:
 def test_without_any_class_the_unconditional_stream_has_everything() -> None:
     none = LabelMap("none", (SourceLabel(0, "none"),), FIVE.classes[:1], {0: 0})
     found = class_streams(many({}, 5), none, split="train", unconditional=0.15)
-    assert [(one.name, one.probability) for one in found.streams] == [("unconditional", 1.0)]
+    assert [(stream.name, stream.probability) for stream in found.streams] == [
+        ("unconditional", 1.0)
+    ]
     assert found.warnings == (
         "there is no class but 0, so stream unconditional has everything instead of 0.15",
     )
@@ -119,7 +123,9 @@ def test_an_empty_stream_that_is_not_asked_for_is_no_warning() -> None:
 
 def test_weights_of_the_user_share_what_the_classes_get() -> None:
     found = made(0.2, {1: 3.0, 4: 0.0})
-    assert [one.probability for one in found.streams] == pytest.approx([0.2, 0.48, 0.16, 0.16, 0])
+    assert [stream.probability for stream in found.streams] == pytest.approx(
+        [0.2, 0.48, 0.16, 0.16, 0]
+    )
     stream, _ = found.place(np.arange(100_000), 3)
     assert np.bincount(stream, minlength=5) / 1e5 == pytest.approx(
         [0.2, 0.48, 0.16, 0.16, 0], abs=1e-4
@@ -173,7 +179,7 @@ def chi_square_is_likely(counts: np.ndarray, expected: np.ndarray, freedom: int)
 def test_streams_come_as_often_as_they_should(name: str, seed: int) -> None:
     streams = SHARES[name]
     stream, _ = streams.place(np.arange(10_000, 210_000), seed)
-    shares = np.array([one.probability for one in streams.streams])
+    shares = np.array([stream.probability for stream in streams.streams])
     expected = shares * len(stream)
     assert chi_square_is_likely(np.bincount(stream, minlength=5), expected, 4)
     # What comes next does not depend on what came.
@@ -186,13 +192,13 @@ def test_every_place_in_a_block_is_as_likely_to_be_of_a_stream() -> None:
     for seed in range(200):
         stream, _ = made().place(np.arange(256), seed)
         np.add.at(counts, (np.arange(256) // 4, stream), 1)
-    shares = np.array([one.probability for one in made().streams])
+    shares = np.array([stream.probability for stream in made().streams])
     assert chi_square_is_likely(counts, np.broadcast_to(shares * 800, counts.shape), 63 * 4)
 
 
 def test_frequencies_never_drift() -> None:
     streams = SHARES["odd"]
-    shares = np.array([one.probability for one in streams.streams])
+    shares = np.array([stream.probability for stream in streams.streams])
     stream, _ = streams.place(np.arange(300_000), 5)
     seen = np.cumsum(stream[:, None] == np.arange(5), axis=0)[255::256]
     assert np.abs(seen - np.arange(256, 300_001, 256)[:, None] * shares).max() < 1.01
@@ -202,13 +208,13 @@ def test_frequencies_never_drift() -> None:
 def test_every_tile_of_a_stream_comes_once_before_any_comes_again(name: str) -> None:
     streams = SHARES[name]
     stream, row = streams.place(np.arange(40_000), 11)
-    for index, one in enumerate(streams.streams):
+    for index, item in enumerate(streams.streams):
         drawn = row[stream == index]
-        size = len(one.rows)
+        size = len(item.rows)
         whole = drawn[: len(drawn) // size * size].reshape(-1, size)
-        assert len(whole) or one.probability < 0.001
+        assert len(whole) or item.probability < 0.001
         np.testing.assert_array_equal(
-            np.sort(whole, axis=1), np.broadcast_to(one.rows, whole.shape)
+            np.sort(whole, axis=1), np.broadcast_to(item.rows, whole.shape)
         )
         rest = drawn[len(whole) * size :]
         assert len(np.unique(rest)) == len(rest)
@@ -217,15 +223,15 @@ def test_every_tile_of_a_stream_comes_once_before_any_comes_again(name: str) -> 
 def test_passes_go_on_far_from_the_start() -> None:
     streams = made()
     stream, row = streams.place(np.arange(10**13, 10**13 + 8000), 11)
-    for index, one in enumerate(streams.streams):
-        drawn, size = row[stream == index], len(one.rows)
+    for index, item in enumerate(streams.streams):
+        drawn, size = row[stream == index], len(item.rows)
         starts = [
             start for start in range(size) if len(np.unique(drawn[start : start + size])) == size
         ]
         assert any(
             (
                 np.sort(drawn[start:][: (len(drawn) - start) // size * size].reshape(-1, size))
-                == one.rows
+                == item.rows
             ).all()
             for start in starts
         )
@@ -255,7 +261,7 @@ def test_a_position_says_the_same_alone_in_any_company_and_in_another_process(
     streams = SHARES["odd"]
     together = np.stack(streams.place(np.array(positions), seed))
     alone = np.concatenate(
-        [np.stack(streams.place(np.array([one]), seed)) for one in positions], axis=1
+        [np.stack(streams.place(np.array([position]), seed)) for position in positions], axis=1
     )
     np.testing.assert_array_equal(together, alone)
     np.testing.assert_array_equal(

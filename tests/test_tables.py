@@ -36,8 +36,8 @@ SCHEMA = pa.schema(
 def rows(count: int, seed: int = 0) -> pa.Table:
     rng = np.random.default_rng(seed)
     ids = [
-        None if one == 6 else rng.integers(0, 54, one).astype(np.uint16)
-        for one in rng.integers(0, 7, count)
+        None if item == 6 else rng.integers(0, 54, item).astype(np.uint16)
+        for item in rng.integers(0, 7, count)
     ]
     columns = [
         pa.array([f"slide{index // 50}/tile_{index:06}" for index in range(count)]),
@@ -115,9 +115,9 @@ def test_bytes_do_not_depend_on_batches(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_bytes_depend_on_rows_and_metadata(tmp_path: Path) -> None:
-    one = write(tmp_path / "a", [rows(50)]).read_bytes()
-    assert one != write(tmp_path / "b", [rows(50, seed=1)]).read_bytes()
-    assert one != write(tmp_path / "c", [rows(50)], version="1.3").read_bytes()
+    path = write(tmp_path / "a", [rows(50)]).read_bytes()
+    assert path != write(tmp_path / "b", [rows(50, seed=1)]).read_bytes()
+    assert path != write(tmp_path / "c", [rows(50)], version="1.3").read_bytes()
 
 
 def test_batches_are_read_in_order_and_bounded(
@@ -170,7 +170,7 @@ def test_a_failure_among_the_batches_leaves_the_old_table(tmp_path: Path) -> Non
 
     with pytest.raises(RuntimeError):
         tables.write_table(path, batches(), SCHEMA, kind="tiles", schema_version="1.0", metadata={})
-    assert path.read_bytes() == before and [one.name for one in tmp_path.iterdir()] == ["t"]
+    assert path.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["t"]
 
 
 @pytest.fixture

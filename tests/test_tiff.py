@@ -145,13 +145,15 @@ def test_what_gdal_writes_is_named() -> None:
 
 def test_old_colour_tables_of_8_bits_count_as_such() -> None:
     old, new = (
-        tiff_bytes(LABELS.astype(int), 8, 3, colour_map=[one * scale for one in range(256)] * 3)
+        tiff_bytes(
+            LABELS.astype(int), 8, 3, colour_map=[number * scale for number in range(256)] * 3
+        )
         for scale in (1, 257)
     )
     assert (
         imageio.read_header(old).palette
         == imageio.read_header(new).palette
-        == bytes(level for one in range(256) for level in (one,) * 3)
+        == bytes(level for number in range(256) for level in (number,) * 3)
     )
 
 

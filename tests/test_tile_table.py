@@ -69,11 +69,14 @@ def build(
     return TileTable(where, options or TableOptions()).build(engine)
 
 
-def same(one: Workspace, other: Workspace) -> bool:
+def same(workspace: Workspace, other: Workspace) -> bool:
     """Return whether tables and issues are equal, byte by byte."""
     return all(
         a.read_bytes() == b.read_bytes()
-        for a, b in ((one.tiles, other.tiles), (one.listing_issues, other.listing_issues))
+        for a, b in (
+            (workspace.tiles, other.tiles),
+            (workspace.listing_issues, other.listing_issues),
+        )
     )
 
 
@@ -206,7 +209,7 @@ class Stop:
         self.inodes: set[int] = set()
 
     def __call__(self, done: int, total: int) -> None:
-        self.inodes = {one.stat().st_ino for one in self.parts.glob("*.parquet")}
+        self.inodes = {path.stat().st_ino for path in self.parts.glob("*.parquet")}
         if done >= self.at:
             raise Interrupted("stopped")
 
@@ -218,7 +221,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     where, options = Workspace.of(demo, tmp_path), TableOptions(partition_tiles=6)
     with pytest.raises(Interrupted):
         TileTable(where, options).build(ONE, Stop(at, where.parts))
-    kept = {one.stat().st_ino for one in where.parts.glob("*.parquet")}
+    kept = {path.stat().st_ino for path in where.parts.glob("*.parquet")}
     assert len(kept) >= -(-at // 6) and not where.tiles.exists()
     watch = Stop(10**9, where.parts)
     TileTable(where, options).build(Engine(2), watch)
@@ -281,7 +284,7 @@ def rename(path: Path) -> None:
 @pytest.mark.parametrize(
     "change, fewer_tiles, fewer_reused",
     [(grow, 0, 1), (move_away, 0, 1), (add_another, -1, 0), (rename, -1, 1)],
-    ids=lambda one: getattr(one, "__name__", ""),
+    ids=lambda item: getattr(item, "__name__", ""),
 )
 def test_only_changed_files_are_read_again(
     change: Callable[[Path], None], fewer_tiles: int, fewer_reused: int, own: Workspace
@@ -289,9 +292,9 @@ def test_only_changed_files_are_read_again(
     first = build(own)
     # A tile with a mask, so that without its image an orphan stays.
     path = next(
-        one
-        for one in sorted(own.root.rglob("*.jpg"))
-        if one.with_name(f"{one.stem}_mask.png").exists()
+        path
+        for path in sorted(own.root.rglob("*.jpg"))
+        if path.with_name(f"{path.stem}_mask.png").exists()
     )
     change(path)
     made = build(own)

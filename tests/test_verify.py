@@ -132,12 +132,12 @@ def test_one_flipped_bit_of_any_file_is_found_and_named(copy: Path, tree: str) -
     files = [*walk(copy / tree), *(copy / tree).rglob("checksums.json")]
     assert len(files) > 5
     # Of a hundred masks of one kind, some.
-    masks = [one for one in files if one.name.endswith("_mask.png")]
+    masks = [file for file in files if file.name.endswith("_mask.png")]
     for path in sorted({*files} - {*masks[3:-3]}):
         for place in (0.0, 0.5, 1.0):
             whole = path.read_bytes()
             flip(path, place)
-            damages = {one.path for one in verify(copy / tree).damages}
+            damages = {damage.path for damage in verify(copy / tree).damages}
             assert str(path) in damages, (path, place)
             path.write_bytes(whole)
     assert verify(copy / tree).damages == []
@@ -147,7 +147,9 @@ def test_files_that_are_gone_are_found(copy: Path) -> None:
     tree = copy / "set.histoprep/masks-label_map_5"
     victim = next(tree.rglob("*_mask.png"))
     victim.unlink()
-    assert [(one.path, one.is_missing) for one in verify(tree).damages] == [(str(victim), True)]
+    assert [(damage.path, damage.is_missing) for damage in verify(tree).damages] == [
+        (str(victim), True)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,9 @@ def tile_row(tile_id: str, pixels: dict[int, int] | None = None, **given: Any) -
             "mask_width_px": SIDE_PX,
             "mask_height_px": SIDE_PX,
             "label_ids": ids,
-            "label_pixels": [counts[one] for one in ids],
-            "label_core_pixels": [max(0, counts[one] - 24) for one in ids],
-            "label_radius_px": [(counts[one] ** 0.5) / 2 for one in ids],
+            "label_pixels": [counts[identifier] for identifier in ids],
+            "label_core_pixels": [max(0, counts[identifier] - 24) for identifier in ids],
+            "label_radius_px": [(counts[identifier] ** 0.5) / 2 for identifier in ids],
             "label_regions": [1] * len(ids),
             "label_specks": [0] * len(ids),
         }

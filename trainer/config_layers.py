@@ -106,7 +106,7 @@ def build_config(
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        problems = [_problem(kind, one) for one in error.errors(include_url=False)]
+        problems = [_problem(kind, problem) for problem in error.errors(include_url=False)]
         raise ConfigError(
             "the configuration does not work:", details=problems, path=where
         ) from None
@@ -236,17 +236,22 @@ def _keys_at(kind: type[BaseModel], place: Sequence[Any]) -> list[str]:
     """Return the keys that a configuration of `kind` knows in the section at `place`."""
     for part in place:
         field = next(
-            (one for name, one in kind.model_fields.items() if part in (name, one.alias)), None
+            (
+                model_field
+                for name, model_field in kind.model_fields.items()
+                if part in (name, model_field.alias)
+            ),
+            None,
         )
         inner = [
-            one
-            for one in _types_in(field.annotation if field else None)
-            if issubclass(one, BaseModel)
+            model
+            for model in _types_in(field.annotation if field else None)
+            if issubclass(model, BaseModel)
         ]
         if not inner:
             continue
         kind = inner[0]
-    return [one.alias or name for name, one in kind.model_fields.items()]
+    return [field.alias or name for name, field in kind.model_fields.items()]
 
 
 def _types_in(annotation: Any) -> list[type]:

@@ -119,7 +119,7 @@ def encode_tiles(
         layout = _layout(place, codec, options)
         writer = LatentWriter(out, layout, _request(tiles, codec, place, options), anew=force)
         before = writer.done
-        advance(sum(len(one) for one in layout.chunks()[:before]))
+        advance(sum(len(chunk) for chunk in layout.chunks()[:before]))
         with saying(
             lambda: (
                 f"{sum(map(len, layout.chunks()[: writer.done])):,} of {layout.num_entries:,} crops"
@@ -131,7 +131,7 @@ def encode_tiles(
             )
             _finish(writer, tiles, codec, place, options)
     skipped = tuple(str(tiles.tile_ids[row]) for row in sorted(set(writer.skipped)))
-    made = sum(len(one) for one in layout.chunks()[before:])
+    made = sum(len(chunk) for chunk in layout.chunks()[before:])
     return EncodeResult(LatentSet.open(out), layout.num_entries, made, skipped)
 
 
@@ -171,10 +171,10 @@ class _Placed:
             )
             middle = [((height - size) // 2, (width - size) // 2)]
             corners.append(windows(height, width, size) if options.fit == "tile" else middle)
-        count = np.array([len(one) for one in corners], dtype=np.int64)
-        flat = np.array([corner for one in corners for corner in one], dtype=np.int64).reshape(
-            -1, 2
-        )
+        count = np.array([len(corner) for corner in corners], dtype=np.int64)
+        flat = np.array(
+            [corner for window in corners for corner in window], dtype=np.int64
+        ).reshape(-1, 2)
         return cls(
             size, np.cumsum(count) - count, count, np.repeat(np.arange(len(count)), count), flat
         )
@@ -352,7 +352,7 @@ def _finish(
         "pixel_transform": PIXEL_TRANSFORM,
         "scaling": scaling.to_json(),
         "statistics": statistics,
-        "skipped": [str(one) for one in tiles.tile_ids[lost]],
+        "skipped": [str(tile_id) for tile_id in tiles.tile_ids[lost]],
     }
     writer.finish(pa.table(columns), {"label_map_digest": tiles.label_map.digest}, summary)
 

@@ -50,27 +50,29 @@ def report_codec(
     every pixel is seen.
     """
     made = sorted(
-        _reconstruct(latents, tiles, codec, num_tiles, device), key=lambda one: one.psnr_db
+        _reconstruct(latents, tiles, codec, num_tiles, device), key=lambda tile: tile.psnr_db
     )
     shown = [
         made[int(index)]
         for index in np.unique(np.linspace(0, len(made) - 1, min(_NUM_SHOWN, len(made))).round())
     ]
-    pairs = [(_middle(one.original), _middle(one.decoded)) for one in shown]
+    pairs = [(_middle(row.original), _middle(row.decoded)) for row in shown]
     drawn = sheet(
         [[original, decoded, difference(original, decoded)] for original, decoded in pairs]
     )
     checksums.publish_file(
         latents.folder, PICTURE, imageio.encode_rgb_png(drawn, imageio.SYNTHETIC_MARK)
     )
-    similar = [one.ssim for one in made if one.ssim is not None]
+    similar = [result.ssim for result in made if result.ssim is not None]
     numbers = {
         "num_tiles": len(made),
         "codec": latents.codec._asdict(),
-        "psnr_db": _summary([one.psnr_db for one in made]),
+        "psnr_db": _summary([result.psnr_db for result in made]),
         "ssim": _summary(similar) if similar else None,
-        "shown": [one.tile_id for one in shown],
-        "tiles": {one.tile_id: {"psnr_db": one.psnr_db, "ssim": one.ssim} for one in made},
+        "shown": [row.tile_id for row in shown],
+        "tiles": {
+            result.tile_id: {"psnr_db": result.psnr_db, "ssim": result.ssim} for result in made
+        },
     }
     checksums.publish_json(latents.folder, TABLE, numbers)
     return numbers
@@ -93,7 +95,7 @@ def _reconstruct(
         decoded = to_uint8(
             codec.decode(torch.from_numpy(mean)[None].to(device))[0].float().cpu().numpy()
         )
-        pair = [torch.from_numpy(to_float(one))[None] for one in (original, decoded)]
+        pair = [torch.from_numpy(to_float(image))[None] for image in (original, decoded)]
         similarity = float(ssim(*pair)) if latents.image_size >= SSIM_WINDOW_PX else None
         made.append(
             Reconstruction(

@@ -108,7 +108,7 @@ def check_masks(
         )
     if problem := options.solver.problem(generator.objective):
         raise UsageError("the solver does not fit the network", seen=problem)
-    largest = max(one.id for one in masks.label_map.classes)
+    largest = max(cls.id for cls in masks.label_map.classes)
     if largest >= generator.num_classes:
         raise UsageError(
             "the masks have classes that the network does not know",
@@ -159,7 +159,7 @@ def _kept(masks: MaskList, batch: list[int], keep: KeepRegions | None) -> Kept |
     for index, region in zip(batch, regions, strict=True):
         if region.shape != tuple(masks.sizes[index]):
             seen, expected = (
-                " x ".join(map(str, one)) for one in (region.shape, masks.sizes[index])
+                " x ".join(map(str, size)) for size in (region.shape, masks.sizes[index])
             )
             raise UsageError(
                 "the region to keep has another size than the mask",

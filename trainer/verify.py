@@ -54,7 +54,7 @@ def verify(path: Path) -> Verified:
         return _verify_checkpoint(path.parent)
     if found is None:
         raise toolkit.unknown_kind(
-            path, (*KINDS, *(f"{one} (histoprep verify)" for one in _TOOLKIT_KINDS))
+            path, (*KINDS, *(f"{kind} (histoprep verify)" for kind in _TOOLKIT_KINDS))
         )
     return found(path)
 
@@ -101,9 +101,9 @@ def _refuse_toolkit_kind(path: Path) -> None:
 def _verify_many(path: Path) -> Verified:
     """Verify the checkpoints or latent sets in a folder."""
     found = Verified(path, f"folder of {path.name}")
-    for one in sorted(path.iterdir()):
-        if one.is_dir() and toolkit.trainer_kind(one):
-            found.add(verify(one))
+    for file in sorted(path.iterdir()):
+        if file.is_dir() and toolkit.trainer_kind(file):
+            found.add(verify(file))
     return found
 
 
@@ -119,21 +119,21 @@ def _verify_run(path: Path) -> Verified:
     names = toolkit.listed_names(path)
     stages = [
         path,
-        *sorted(one for one in path.iterdir() if one.is_dir() and one.name != "checkpoints"),
+        *sorted(file for file in path.iterdir() if file.is_dir() and file.name != "checkpoints"),
     ]
     for stage in stages:
         if stage != path and (stage / CHECKSUMS).is_file():
             inside = toolkit.verify_listed_folder(stage)
             inside.notes = []
             found.add(inside)
-            names.update(f"{stage.name}/{one}" for one in toolkit.listed_names(stage))
+            names.update(f"{stage.name}/{name}" for name in toolkit.listed_names(stage))
         for checkpoint in (
-            one
+            checkpoint
             for kind in ("last", "best")
-            for one in list_checkpoints(stage / "checkpoints", kind)
+            for checkpoint in list_checkpoints(stage / "checkpoints", kind)
         ):
             found.add(_verify_checkpoint(checkpoint))
-            names.update(one.relative_to(path).as_posix() for one in toolkit.walk(checkpoint))
+            names.update(file.relative_to(path).as_posix() for file in toolkit.walk(checkpoint))
     if not (path / CHECKSUMS).is_file():
         found.notes.append(
             f"{path} has no checksums: an earlier version wrote it; the same trainer fit lists them"
@@ -153,7 +153,7 @@ def _verify_latents(path: Path) -> Verified:
         found.num_files += len(DATA)
     except (IntegrityError, OSError) as error:
         place = Path(error.path) if isinstance(error, IntegrityError) and error.path else path
-        if all(one.path != str(place) for one in found.damages):
+        if all(damage.path != str(place) for damage in found.damages):
             found.damages.append(toolkit.damage_of(error, place))
     toolkit.note_others(found, path, {*toolkit.listed_names(path), *DATA, JOURNAL})
     return found
@@ -173,6 +173,6 @@ def _verify_synthetic(path: Path) -> Verified:
         toolkit.note_others(found, root, set(expected))
     except IntegrityError as error:
         damage = toolkit.damage_of(error, workspace / REQUEST)
-        if all(one.path != damage.path for one in found.damages):
+        if all(other.path != damage.path for other in found.damages):
             found.damages.append(damage)
     return found

@@ -221,8 +221,8 @@ def _inputs_digest(workspace: Workspace, options: AuditOptions, prepared: _Prepa
         sources.map_problems,
     )
     made_since = [
-        (str(one.relative_to(workspace.folder)), one.stat().st_size, one.stat().st_mtime_ns)
-        for one in _later_files(workspace)
+        (str(path.relative_to(workspace.folder)), path.stat().st_size, path.stat().st_mtime_ns)
+        for path in _later_files(workspace)
     ]
     graded = dataclasses.asdict(options.selection)
     seen = [
@@ -247,7 +247,7 @@ def _later_files(workspace: Workspace) -> list[Path]:
         place / name for place in latent_sets(workspace.folder) for name in (SUMMARY, ENTRIES)
     )
     return [
-        one for one in (workspace.repair, workspace.manifest, *shards, *latents) if one.is_file()
+        path for path in (workspace.repair, workspace.manifest, *shards, *latents) if path.is_file()
     ]
 
 
@@ -312,22 +312,22 @@ def _write_findings(workspace: Workspace, found: list[Finding]) -> None:
         pa.table(
             [
                 *(
-                    [value] * one.count
+                    [value] * finding.count
                     for value in (
-                        one.code,
-                        one.rule.name,
-                        one.subcode,
-                        str(one.severity),
-                        one.where,
+                        finding.code,
+                        finding.rule.name,
+                        finding.subcode,
+                        str(finding.severity),
+                        finding.where,
                     )
                 ),
-                list(one.paths),
-                list(one.details),
-                [one.known] * one.count,
+                list(finding.paths),
+                list(finding.details),
+                [finding.known] * finding.count,
             ],
             schema=FINDINGS_SCHEMA,
         )
-        for one in found
+        for finding in found
     )
     tables.write_table(
         workspace.findings,

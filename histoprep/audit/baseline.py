@@ -21,8 +21,8 @@ Accepted = frozenset[tuple[str, str, str]]
 def write_baseline(path: Path, found: Iterable[Finding]) -> int:
     """Accept everything in `found` and return how many entries were written."""
     groups: dict[str, list[str]] = {}
-    for one in found:
-        groups.setdefault(f"{one.code} {one.subcode}".strip(), []).extend(one.paths)
+    for entry in found:
+        groups.setdefault(f"{entry.code} {entry.subcode}".strip(), []).extend(entry.paths)
     accepted = {key: sorted(set(paths)) for key, paths in groups.items()}
     write_json(path, {"format": _FORMAT, "version": _VERSION, "accepted": accepted})
     return sum(len(paths) for paths in accepted.values())
@@ -44,7 +44,7 @@ def read_baseline(path: Path) -> Accepted:
             raise ValueError(f"{content['format']} version {content['version']}")
         entries = [(key.partition(" "), paths) for key, paths in content["accepted"].items()]
         return frozenset(
-            (code, subcode, one) for (code, _, subcode), paths in entries for one in paths
+            (code, subcode, path) for (code, _, subcode), paths in entries for path in paths
         )
     except OSError as error:
         raise UsageError(
@@ -66,11 +66,14 @@ def apply_baseline(found: Iterable[Finding], accepted: Accepted) -> list[Finding
     if not accepted:
         return list(found)
     result = []
-    for one in found:
-        is_known = [(one.code, one.subcode, path) in accepted for path in one.paths]
+    for problem in found:
+        is_known = [(problem.code, problem.subcode, path) in accepted for path in problem.paths]
         result += [
             part
-            for part in (_part(one, is_known, known=False), _part(one, is_known, known=True))
+            for part in (
+                _part(problem, is_known, known=False),
+                _part(problem, is_known, known=True),
+            )
             if part.count
         ]
     return result

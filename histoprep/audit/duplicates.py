@@ -210,7 +210,7 @@ def _compare(
     try:
         first, second = (_Picture.read(root, path) for path in (image_a, image_b))
         alike = correlation(
-            *(imageio.decode_compared_luminance(one.data, one.header) for one in (first, second))
+            *(imageio.decode_compared_luminance(side.data, side.header) for side in (first, second))
         )
         if alike < MIN_CORRELATION:
             return

@@ -212,7 +212,7 @@ def run_rules(workspace: Workspace, evidence: Evidence) -> list[Finding]:
     # `gather` saw that the mended masks are there.
     mended = open_mended(workspace.folder) if evidence.mended else None
     found = checks.merged(_run(TileRows(opened, mended, CONTENT_COLUMNS), evidence))
-    return sorted(found, key=lambda one: (one.code, one.subcode, one.where))
+    return sorted(found, key=lambda finding: (finding.code, finding.subcode, finding.where))
 
 
 def _run(rows: TileRows, evidence: Evidence) -> Iterator[Finding]:

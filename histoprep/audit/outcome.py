@@ -48,10 +48,13 @@ def status_of(found: list[Finding], fail_on: Severity | None) -> Status:
     """Return incomplete when files could not be looked at, failed when a new finding is at or above
     `fail_on`.
     """
-    if any(one.code == "HP201" and one.subcode in NOT_LOOKED_AT and not one.known for one in found):
+    if any(
+        finding.code == "HP201" and finding.subcode in NOT_LOOKED_AT and not finding.known
+        for finding in found
+    ):
         return Status.INCOMPLETE
     failing = fail_on is not None and any(
-        one.severity.rank >= fail_on.rank and not one.known for one in found
+        finding.severity.rank >= fail_on.rank and not finding.known for finding in found
     )
     return Status.FAILED if failing else Status.PASSED
 
@@ -107,11 +110,11 @@ def _shown_options(
 def _class_rows(evidence: Evidence) -> list[ClassRow]:
     label_map = evidence.label_map or evidence.raw_map
     sums = evidence.counts.classes.groupby("class_id")[["pixels", "tiles", "core_tiles"]].sum()
-    sums = sums.reindex([one.id for one in label_map.classes], fill_value=0)
+    sums = sums.reindex([cls.id for cls in label_map.classes], fill_value=0)
     columns = (label_map.classes, sums.pixels, sums.tiles, sums.core_tiles)
     return [
-        ClassRow(one.id, one.name, one.colour, int(pixels), int(tiles), int(core))
-        for one, pixels, tiles, core in zip(*columns, strict=True)
+        ClassRow(cls.id, cls.name, cls.colour, int(pixels), int(tiles), int(core))
+        for cls, pixels, tiles, core in zip(*columns, strict=True)
     ]
 
 

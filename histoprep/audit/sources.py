@@ -37,7 +37,7 @@ class Sources:
         """
         problems = tuple(check_label_map(map_path)) if map_path else ()
         usable = map_path is not None and all(
-            one.severity is not Severity.ERROR for one in problems
+            finding.severity is not Severity.ERROR for finding in problems
         )
         label_map = load_label_map(map_path) if usable and map_path else None
         return cls(map_path, label_map, problems, expected or {}, **thresholds)

@@ -274,8 +274,8 @@ def _filled(template: str, rows: pd.DataFrame) -> Iterable[str]:
 def merged(found: Iterable[Finding]) -> list[Finding]:
     """Return the findings with those of one rule, subcode and place made one, in order of path."""
     groups: dict[tuple[str, str, str], list[Finding]] = {}
-    for one in found:
-        groups.setdefault((one.code, one.subcode, one.where), []).append(one)
+    for problem in found:
+        groups.setdefault((problem.code, problem.subcode, problem.where), []).append(problem)
     return [_joined(parts) for parts in groups.values()]
 
 

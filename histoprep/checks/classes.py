@@ -123,7 +123,11 @@ def spurious(evidence: Evidence) -> Iterator[Finding]:
         unit = "labels" if evidence.label_map is None else "classes"
         codes = " and ".join(
             sorted(
-                {one.code for one in evidence.lossy if not evidence.mended.issuperset(one.paths)}
+                {
+                    source.code
+                    for source in evidence.lossy
+                    if not evidence.mended.issuperset(source.paths)
+                }
             )
         )
         cause = (

@@ -47,12 +47,12 @@ def disagreeing(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     is right.
     """
     tiles = chunk.tiles[chunk.tiles.mask_doubt.notna()]
-    for kind, (one, other) in _READINGS.items():
+    for kind, (shown, other) in _READINGS.items():
         masks = tiles[true(tiles.mask_doubt == kind)]
         if not len(masks):
             continue
         words = [
-            f"{_listed(a)} {one}, {_listed(b)} {other}"
+            f"{_listed(a)} {shown}, {_listed(b)} {other}"
             for a, b in zip(masks.mask_stored_ids, masks.mask_shown_ids, strict=True)
         ]
         masks = masks.assign(words=words)

@@ -73,8 +73,8 @@ def misnamed(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
         kind = chunk.tiles[f"{side}_format"]
         lowered = chunk.tiles[f"{side}_path"].str.lower()
         fits = np.zeros(len(kind), dtype=bool)
-        for one, suffixes in _SUFFIXES.items():
-            fits |= true(kind == one) & true(lowered.str.endswith(suffixes))
+        for fmt, suffixes in _SUFFIXES.items():
+            fits |= true(kind == fmt) & true(lowered.str.endswith(suffixes))
         tiles = chunk.tiles.assign(kind=kind.str.upper())
         chosen = kind.notna() & ~fits
         detail = "its first bytes are those of a {kind}"

@@ -25,7 +25,7 @@ def unmapped(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
         return
     # Pieces of one table must give one finding, so the values are those of the whole data set.
     everywhere = sorted(
-        {int(one) for one in evidence.label_counts.classes.class_id} - set(known)
+        {int(cls) for cls in evidence.label_counts.classes.class_id} - set(known)
     ) or sorted(set(unknown.label_id))
     values = ", ".join(str(value) for value in everywhere[:MAX_LISTED]) + (
         ", ..." if len(everywhere) > MAX_LISTED else ""
@@ -38,7 +38,7 @@ def unmapped(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
         chunk.tiles.mask_path.iloc[unknown.row.unique()].tolist(), _amounts(unknown), strict=True
     )
     cause = ""
-    present = [int(one) for one in evidence.label_counts.classes.class_id.unique()]
+    present = [int(cls) for cls in evidence.label_counts.classes.class_id.unique()]
     if (modulus := wrapped_modulus(present, known)) is not None:
         cause, suggestion = wrapped_cause(present, modulus), ADVICE
     yield finding(
@@ -78,14 +78,18 @@ def unused(evidence: Evidence) -> Iterator[Finding]:
     present = set(evidence.label_counts.classes.class_id)
     if label_map is None or not present:
         return
-    absent = [(f"label {one.id}", one.name) for one in label_map.sources if one.id not in present]
+    absent = [
+        (f"label {source.id}", source.name)
+        for source in label_map.sources
+        if source.id not in present
+    ]
     if absent:
         yield finding(RULES["HP502"], absent, denominator=len(label_map.sources), unit="labels")
     reached = {label_map.mapping[label] for label in present if label in label_map.mapping}
     vanished = [
-        (f"class {one.id}", one.name)
-        for one in label_map.classes
-        if one.id not in reached and one.id != 0
+        (f"class {cls.id}", cls.name)
+        for cls in label_map.classes
+        if cls.id not in reached and cls.id != 0
     ]
     if vanished:
         yield finding(RULES["HP507"], vanished, denominator=label_map.num_classes, unit="classes")

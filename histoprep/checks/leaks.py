@@ -96,14 +96,14 @@ def content_of(images: pd.DataFrame, duplicates: pd.DataFrame) -> pd.Series:
             first, second = sorted((_root(digests[a], parent), _root(digests[b], parent)))
             if first != second:
                 parent[second] = first
-    roots = {one: _root(one, parent) for one in parent}
-    return images.image_digest.map(lambda one: roots.get(one, one), na_action="ignore")
+    roots = {digest: _root(digest, parent) for digest in parent}
+    return images.image_digest.map(lambda digest: roots.get(digest, digest), na_action="ignore")
 
 
-def _root(one: str, parent: dict[str, str]) -> str:
-    while one in parent:
-        one = parent[one]
-    return one
+def _root(digest: str, parent: dict[str, str]) -> str:
+    while digest in parent:
+        digest = parent[digest]
+    return digest
 
 
 @table_rule("HP704")

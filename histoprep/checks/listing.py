@@ -99,7 +99,7 @@ def unread_folders(evidence: Evidence) -> Iterator[Finding]:
         warned = kind == IssueKind.UNREAD_FOLDER
         texts = {"cause": _UNREAD_CAUSE, "suggestion": _UNREAD_SUGGESTION} if warned else {}
         # How many folders there are in all says nothing.
-        for one in flag(
+        for issue in flag(
             "HP106",
             issues,
             issues.path.notna(),
@@ -110,7 +110,7 @@ def unread_folders(evidence: Evidence) -> Iterator[Finding]:
             subcode=kind.value,
             **texts,
         ):
-            yield replace(one, severity=Severity.WARNING) if warned else one
+            yield replace(issue, severity=Severity.WARNING) if warned else issue
 
 
 @table_rule("HP107")
@@ -169,7 +169,7 @@ def declared_otherwise(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
 
 def _listed(labels: tuple[str, ...] | np.ndarray) -> str:
     more = f" and {len(labels) - MAX_LISTED} more" if len(labels) > MAX_LISTED else ""
-    return " ".join(str(one) for one in labels[:MAX_LISTED]) + more
+    return " ".join(str(label) for label in labels[:MAX_LISTED]) + more
 
 
 class _Declared:
@@ -181,7 +181,7 @@ class _Declared:
         self._mapping = label_map.mapping if label_map else {}
         self._tables = (
             [
-                {one.name.casefold(): one.id for one in side}
+                {label.name.casefold(): label.id for label in side}
                 for side in (label_map.sources, label_map.classes)
             ]
             if label_map
@@ -193,18 +193,19 @@ class _Declared:
         self, declared: tuple[str, ...], present: tuple[int, ...], core: tuple[int, ...]
     ) -> bool:
         names_known = bool(self._mapping)
-        if not names_known and not all(one.isdecimal() for one in declared):
+        if not names_known and not all(label.isdecimal() for label in declared):
             return False
         readings = [(frozenset(present), frozenset(core))]
         if names_known:
             there, certain = (
-                frozenset(self._mapping.get(one, one) for one in labels)
+                frozenset(self._mapping.get(label, label) for label in labels)
                 for labels in (present, core)
             )
             readings.append((there, certain))
         for names, (there, certain) in zip(self._tables, readings, strict=True):
             wanted = frozenset(
-                int(one) if one.isdecimal() else names.get(one.casefold(), one) for one in declared
+                int(label) if label.isdecimal() else names.get(label.casefold(), label)
+                for label in declared
             ) - {0}
             if certain - {0} <= wanted <= there:
                 return False

@@ -30,41 +30,43 @@ def lossy(evidence: Evidence) -> Iterator[Finding]:
     """Yield one finding a source; a warning where too few of its masks have boundaries to be sure,
     and an info where all are mended.
     """
-    for one in evidence.lossy:
-        items = [(path, _detail(one)) for path in one.paths]
-        mended = len(evidence.mended.intersection(one.paths))
+    for source in evidence.lossy:
+        items = [(path, _detail(source)) for path in source.paths]
+        mended = len(evidence.mended.intersection(source.paths))
         found = finding(
-            RULES[one.code], items, denominator=one.num_masks, unit=_unit(one),
-            subcode=one.verdict.kind.value, where=one.source,
-            cause=f"{_cause(one)}{_of_mended(mended, len(items))}",
-            suggestion=_MENDED if mended == len(items) else _suggestion(one),
+            RULES[source.code], items, denominator=source.num_masks, unit=_unit(source),
+            subcode=source.verdict.kind.value, where=source.source,
+            cause=f"{_cause(source)}{_of_mended(mended, len(items))}",
+            suggestion=_MENDED if mended == len(items) else _suggestion(source),
         )  # fmt: skip
-        severity = found.severity if one.verdict.firm else Severity.WARNING
+        severity = found.severity if source.verdict.firm else Severity.WARNING
         yield replace(found, severity=Severity.INFO if mended == len(items) else severity)
 
 
-def _unit(one: LossySource) -> str:
+def _unit(source: LossySource) -> str:
     """Return what was looked at: a file that was stored with loss tells so even where its mask is
     of one label.
     """
-    return "masks" if one.verdict.kind in _KINDS_OF_FILES else "masks with boundaries"
+    return "masks" if source.verdict.kind in _KINDS_OF_FILES else "masks with boundaries"
 
 
 def _of_mended(number: int, whole: int) -> str:
     return f" {number:,} of {whole:,} have a mended mask beside the data set." if number else ""
 
 
-def _detail(one: LossySource) -> str:
-    quality = f"JPEG quality {one.verdict.quality}" if one.verdict.quality else "quality unknown"
+def _detail(source: LossySource) -> str:
+    quality = (
+        f"JPEG quality {source.verdict.quality}" if source.verdict.quality else "quality unknown"
+    )
     return (
         quality
-        if one.verdict.kind in (Kind.JPEG_HISTORY, Kind.JPEG_CONTAINER)
-        else one.verdict.kind.value
+        if source.verdict.kind in (Kind.JPEG_HISTORY, Kind.JPEG_CONTAINER)
+        else source.verdict.kind.value
     )
 
 
-def _cause(one: LossySource) -> str:
-    verdict = one.verdict
+def _cause(source: LossySource) -> str:
+    verdict = source.verdict
     quality = (
         f" of quality {verdict.quality}" if verdict.quality else ", then mapped to other values"
     )
@@ -86,8 +88,8 @@ def _cause(one: LossySource) -> str:
     return f"{what} ({verdict.evidence}). Labels along their boundaries are partly false."
 
 
-def _suggestion(one: LossySource) -> str:
-    verdict = one.verdict
+def _suggestion(source: LossySource) -> str:
+    verdict = source.verdict
     if verdict.kind in _SUGGESTIONS:
         return _SUGGESTIONS[verdict.kind]
     if verdict.kind is Kind.JPEG_HISTORY and verdict.quality is None:
@@ -97,4 +99,4 @@ def _suggestion(one: LossySource) -> str:
             f"Restore these masks: below quality {MIN_QUALITY} whole regions may have moved to"
             " another label."
         )
-    return RULES[one.code].suggestion
+    return RULES[source.code].suggestion

@@ -19,12 +19,12 @@ def manifest(evidence: Evidence) -> Iterator[Finding]:
         from histoprep.manifest.check import validate_manifest
 
         own = str(evidence.manifest)
-        for one in validate_manifest(evidence.manifest, evidence.root):
+        for problem in validate_manifest(evidence.manifest, evidence.root):
             # The manifest's own path comes from the system, all others from tables.
             yield replace(
-                one,
+                problem,
                 where="the manifest",
-                paths=tuple(to_text(path) if path == own else path for path in one.paths),
+                paths=tuple(to_text(path) if path == own else path for path in problem.paths),
             )
 
 

@@ -69,10 +69,10 @@ def wrong_mode(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
             yield from _colours(evidence, own, mode)
     shallow = tiles[true(tiles.mask_mode.isin(["1", "L"]) & (tiles.mask_bit_depth < 8))]
     tight = shallow.assign(bits=[plural(int(bits), "bit") for bits in shallow.mask_bit_depth])
-    for one in _modes(
+    for problem in _modes(
         evidence, tight, "{bits} a pixel: some readers stretch the values to 0-255", "low-bit-depth"
     ):
-        yield replace(one, severity=Severity.WARNING)
+        yield replace(problem, severity=Severity.WARNING)
 
 
 def _colours(evidence: Evidence, masks: pd.DataFrame, mode: str) -> Iterator[Finding]:
@@ -162,7 +162,7 @@ def thin_or_small(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     small = labels.specks > 0
     number = labels[small].groupby("row").specks.sum()
     specks = chunk.tiles.iloc[number.index].assign(
-        number=[plural(one, "region") for one in number],
+        number=[plural(count, "region") for count in number],
         speckled=chunk.labels_named(small).to_numpy(),
     )
     detail = f"{{number}} under {evidence.options.min_area_px} pixels, of {{speckled}}"
@@ -178,7 +178,7 @@ def _by_cause(code: str, masks: pd.DataFrame, detail: str, evidence: Evidence) -
     """
     amount = evidence.amounts.masks
     mended = masks.mask_path.isin(list(evidence.mended))
-    damaged = masks.mask_path.isin([path for one in evidence.lossy for path in one.paths])
+    damaged = masks.mask_path.isin([path for file in evidence.lossy for path in file.paths])
     yield from flag(
         code, masks, ~damaged & ~mended, "mask_path", detail, denominator=amount, unit="masks"
     )
@@ -195,7 +195,7 @@ def _by_cause(code: str, masks: pd.DataFrame, detail: str, evidence: Evidence) -
     )
     for rule in ("HP403", "HP404"):
         known = masks.mask_path.isin(
-            [path for one in evidence.lossy if one.code == rule for path in one.paths]
+            [path for source in evidence.lossy if source.code == rule for path in source.paths]
         )
         cause = (
             f"These masks are lossy or interpolated, see {rule}: values grew along their boundaries"

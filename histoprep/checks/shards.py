@@ -31,6 +31,6 @@ def shards(evidence: Evidence) -> Iterator[Finding]:
         compared = evidence.manifest
     except IntegrityError:  # HP901 says so.
         compared = None
-    for one in verify_shards(folder, compared, contents=False):
+    for problem in verify_shards(folder, compared, contents=False):
         # The folder's own path comes from the system, all others from tables.
-        yield replace(one, where="shards", paths=tuple(to_text(path) for path in one.paths))
+        yield replace(problem, where="shards", paths=tuple(to_text(path) for path in problem.paths))

@@ -60,7 +60,7 @@ def doctor(
             "failed": failed,
             "warned": warned,
         }
-        console.raw(json.dumps({**head, "checks": [asdict(one) for one in made]}, indent=2))
+        console.raw(json.dumps({**head, "checks": [asdict(result) for result in made]}, indent=2))
     else:
         console.out(f"{len(made)} checks: {failed} failed, {warned} to know about")
     if failed:

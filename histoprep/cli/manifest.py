@@ -198,8 +198,8 @@ def _print_split(
         if name in certificate["splits"]
     }
     rows = [
-        (name, one["tiles"], one["conditional"], one["unconditional"], one["groups"])
-        for name, one in splits.items()
+        (name, split["tiles"], split["conditional"], split["unconditional"], split["groups"])
+        for name, split in splits.items()
     ]
     console.table(
         ("split", "tiles", "conditional", "unconditional", "groups"),
@@ -207,8 +207,8 @@ def _print_split(
         title=f"Split by {recipe['method']} ({recipe['solver']})",
     )
     classes = [
-        (str(one.id), one.name, *(split["classes"][str(one.id)] for split in splits.values()))
-        for one in label_map.classes
+        (str(cls.id), cls.name, *(split["classes"][str(cls.id)] for split in splits.values()))
+        for cls in label_map.classes
     ]
     console.table(
         ("class", "name", *splits), classes, title="Tiles that hold a class (core-present)"
@@ -233,7 +233,7 @@ def _certificate_line(certificate: Mapping[str, Any], label_map: LabelMap) -> st
     worst = certificate["worst_class"]
     if worst is None:
         return f"certificate: {shared}"
-    names = {f"class {one.id}": f"class {one.id} {one.name}" for one in label_map.classes}
+    names = {f"class {cls.id}": f"class {cls.id} {cls.name}" for cls in label_map.classes}
     where = (
         f"{names.get(worst['column'], worst['column'])} in {worst['split']}:"
         f" {worst['tiles']:,} tiles, {worst['wanted']:,g} asked for"
@@ -280,8 +280,8 @@ def check(
     open_named_manifest(file)
     with console.progress("checking", None) as meter:
         found = validate_manifest(file, root, digests=digests, advance=meter.advance)
-    for one in found:
-        print_finding(one)
+    for problem in found:
+        print_finding(problem)
     if found:
         raise typer.Exit(ExitCode.FINDINGS)
     console.out(f"{file}: fine, {'every byte' if digests else 'sizes'} of the files compared")

@@ -66,9 +66,11 @@ def check(
 
     path = find_label_map(file)
     problems = check_label_map(path)
-    for one in problems:
-        console.out(f"{path}{f':{one.line}' if one.line else ''}: {one.severity}: {one}")
-    if any(one.severity is Severity.ERROR for one in problems):
+    for finding in problems:
+        console.out(
+            f"{path}{f':{finding.line}' if finding.line else ''}: {finding.severity}: {finding}"
+        )
+    if any(finding.severity is Severity.ERROR for finding in problems):
         raise typer.Exit(ExitCode.FINDINGS)
     console.out(_summary(_load(file)))
     if problems and fail_on is FailOn.WARNING:
@@ -93,15 +95,18 @@ def show(
     console.out(_summary(label_map))
     sizes = Counter(label_map.mapping.values())
     classes = [
-        (str(one.id), one.name, one.colour, f"{one.min_radius_px:g}", sizes[one.id])
-        for one in label_map.classes
+        (str(cls.id), cls.name, cls.colour, f"{cls.min_radius_px:g}", sizes[cls.id])
+        for cls in label_map.classes
     ]
     console.table(("class", "name", "colour", "min radius px", "labels"), classes)
-    targets = {one.id: f"{one.id} {one.name}" for one in label_map.classes}
+    targets = {cls.id: f"{cls.id} {cls.name}" for cls in label_map.classes}
     console.out("")
     console.table(
         ("label", "name", "class"),
-        [(str(one.id), one.name, targets[label_map.mapping[one.id]]) for one in label_map.sources],
+        [
+            (str(source.id), source.name, targets[label_map.mapping[source.id]])
+            for source in label_map.sources
+        ],
     )
 
 
@@ -124,7 +129,10 @@ def diff(a: MapFile, b: MapFile) -> None:
     console.note(f"A is {first.name}, B is {second.name}")
     console.table(
         ("what", "id", "name", "A", "B"),
-        [(one.what, str(one.id), one.name, one.a, one.b) for one in differences],
+        [
+            (difference.what, str(difference.id), difference.name, difference.a, difference.b)
+            for difference in differences
+        ],
     )
     raise typer.Exit(ExitCode.FINDINGS)
 

@@ -144,7 +144,7 @@ def _print(result: RemapResult) -> None:
     total = sum(result.class_pixels) or 1
     classes = zip(result.label_map.classes, result.class_pixels, strict=True)
     rows = [
-        (str(one.id), one.name, pixels, f"{100 * pixels / total:.2f}") for one, pixels in classes
+        (str(cls.id), cls.name, pixels, f"{100 * pixels / total:.2f}") for cls, pixels in classes
     ]
     console.table(
         ("class", "name", "pixels", "pixel %"), rows, title=f"Classes of {result.label_map.name}"

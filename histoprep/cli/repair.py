@@ -95,7 +95,7 @@ def repair(
     where = Workspace.of(root, workspace)
     chosen = engine_of(engine, scheduler, workers)
     seen = read_tiles(where, workers=workers, verify=verify and not force)
-    rules = tuple(one.upper() for one in separated(rule)) or RULES
+    rules = tuple(code.upper() for code in separated(rule)) or RULES
     plan = plan_repair(
         where, RepairOptions(out or where.folder / "mended", rules, min_confidence, force, verify)
     )
@@ -122,17 +122,17 @@ def repair(
 
 
 def _print_plan(plan: RepairPlan) -> None:
-    hopeless = Counter(one.source for one in plan.masks if one.failure)
+    hopeless = Counter(mask.source for mask in plan.masks if mask.failure)
     rows = [
         (
-            one.source,
-            one.code,
-            one.verdict.kind.value,
-            str(one.verdict.quality or ""),
-            f"{len(one.paths):,}",
-            f"{hopeless[one.source]:,}",
+            finding.source,
+            finding.code,
+            finding.verdict.kind.value,
+            str(finding.verdict.quality or ""),
+            f"{len(finding.paths):,}",
+            f"{hopeless[finding.source]:,}",
         )
-        for one in plan.sources
+        for finding in plan.sources
     ]
     if rows:
         console.table(

@@ -158,11 +158,13 @@ def _verify(shards: str, manifest: str | None) -> None:
     open_index(shards)
     with progress_of("verifying") as advance:
         found = verify_shards(shards, manifest, advance=advance)
-    for one in found:
-        print_finding(one)
+    for problem in found:
+        print_finding(problem)
     if found:
         raise typer.Exit(
-            ExitCode.INTEGRITY if any(one.code == "HP904" for one in found) else ExitCode.FINDINGS
+            ExitCode.INTEGRITY
+            if any(finding.code == "HP904" for finding in found)
+            else ExitCode.FINDINGS
         )
 
 
@@ -177,7 +179,7 @@ def info(shards: Shards) -> None:
 
     index = open_index(shards)
     header = index.header
-    total = sum(one["bytes"] for one in header["shards"])
+    total = sum(shard["bytes"] for shard in header["shards"])
     console.out(f"{len(index):,} tiles in {len(header['shards']):,} shards, {total / 1e6:,.1f} MB")
     console.out(
         f"of {index.root}, label map {index.label_map.name} with"
@@ -189,10 +191,10 @@ def info(shards: Shards) -> None:
 def _amounts(shards: Sequence[dict[str, Any]]) -> list[tuple[str, str, int, int, str]]:
     """Return shards, tiles and megabytes by split and pool."""
     sums: dict[tuple[str, str], list[int]] = {}
-    for one in shards:
-        split, pool, _ = one["name"].split("-")
+    for shard in shards:
+        split, pool, _ = shard["name"].split("-")
         into = sums.setdefault((split, pool), [0, 0, 0])
-        for place, amount in enumerate((1, one["tiles"], one["bytes"])):
+        for place, amount in enumerate((1, shard["tiles"], shard["bytes"])):
             into[place] += amount
     return [
         (split, pool, files, tiles, f"{size / 1e6:,.1f}")

@@ -108,10 +108,10 @@ def _print_tables(found: Stats) -> None:
     mended = f"; {found.num_mended:,} masks mended by repair" if found.num_mended else ""
     console.out(f"{summary.num_tiles:,} tiles: {pools}; {summary.num_pixels:,} mask pixels{mended}")
     records = summary.classes.to_dict("records")
-    names = [(str(one["class_id"]), one["class_name"]) for one in records]
+    names = [(str(record["class_id"]), record["class_name"]) for record in records]
     shares = [
-        (one["pixels"], _percent(one["pixel_percent"]), one["tiles"], one["core_tiles"])
-        for one in records
+        (record["pixels"], _percent(record["pixel_percent"]), record["tiles"], record["core_tiles"])
+        for record in records
     ]
     title = "Classes" if found.label_map is None else f"Classes of {found.label_map.name}"
     console.table(
@@ -120,8 +120,8 @@ def _print_tables(found: Stats) -> None:
         title=title,
     )
     weights = [
-        tuple(_weight(one[f"weight_{kind}"]) for kind in ("inverse", "median", "effective"))
-        for one in records
+        tuple(_weight(record[f"weight_{kind}"]) for kind in ("inverse", "median", "effective"))
+        for record in records
     ]
     console.table(
         ("class", "name", "  inverse", "   median", "effective"),
@@ -156,7 +156,7 @@ def _print_pairs(summary: Summary) -> None:
     if len(square) > _MAX_CLASSES:
         console.note("pairs of classes are in stats.json")
         return
-    rows = [(str(one), *map(int, square.loc[one])) for one in square.index]
+    rows = [(str(label), *map(int, square.loc[label])) for label in square.index]
     console.table(("class", *map(str, square.columns)), rows, title="Tiles that hold both classes")
 
 
@@ -174,13 +174,13 @@ def _print_warnings(found: Stats) -> None:
             " run histoprep manifest again"
         )
     unmapped = sorted(
-        found.main.unmapped.to_dict("records"), key=lambda one: (-one["pixels"], one["label_id"])
+        found.main.unmapped.to_dict("records"), key=lambda row: (-row["pixels"], row["label_id"])
     )
-    for one in unmapped[:_MAX_UNMAPPED]:
-        amount = f"{plural(one['pixels'], 'pixel')} in {plural(one['tiles'], 'tile')}"
+    for row in unmapped[:_MAX_UNMAPPED]:
+        amount = f"{plural(row['pixels'], 'pixel')} in {plural(row['tiles'], 'tile')}"
         console.warn(
-            f"label {one['label_id']} is not in the label map: {amount}, the first of them"
-            f" {one['example']}"
+            f"label {row['label_id']} is not in the label map: {amount}, the first of them"
+            f" {row['example']}"
         )
     if len(unmapped) > _MAX_UNMAPPED:
         console.warn(

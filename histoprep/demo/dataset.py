@@ -70,7 +70,7 @@ class DemoPlan:
 
     def paths(self, code: str) -> list[str]:
         """Return the files with the defect `code`, sorted."""
-        return [one.path for one in self.planted if one.code == code]
+        return [finding.path for finding in self.planted if finding.code == code]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def make_demo(
         checksums.publish_json(
             marker.parent,
             marker.name,
-            {**options, "files": sizes, "planted": [asdict(one) for one in plan.planted]},
+            {**options, "files": sizes, "planted": [asdict(defect) for defect in plan.planted]},
         )
         temporary.rename(folder)
         durable.sync_folder(folder.parent)
@@ -221,7 +221,7 @@ def _describe(
         tile_px,
         seed,
         slides,
-        tuple(sorted(planted, key=lambda one: (one.code, one.path))),
+        tuple(sorted(planted, key=lambda finding: (finding.code, finding.path))),
     )
 
 

@@ -67,7 +67,7 @@ def finding_pictures(
     by_path = {
         path: (row["image_path"], row["mask_path"]) for row in rows for path in row.values() if path
     }
-    wanted = [one["examples"][0]["path"] for one in findings if one["examples"]]
+    wanted = [finding["examples"][0]["path"] for finding in findings if finding["examples"]]
     chosen = tuple((path, *by_path[path]) for path in dict.fromkeys(wanted) if path in by_path)[
         :_NUM_FINDINGS
     ]

@@ -40,7 +40,7 @@ class Recipe:
     @property
     def labels(self) -> frozenset[int]:
         """Return every label that the tile may hold."""
-        return frozenset([label for label, _ in self.layers] + [one.label for one in self.blobs])
+        return frozenset([label for label, _ in self.layers] + [blob.label for blob in self.blobs])
 
 
 # Between them, every class of the 5- and of the 10-class map; each of the five in over half of the

@@ -119,7 +119,9 @@ def _template() -> Template:
 
 
 def _steps(stages: Sequence[Stage], notes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"stage": one, "seconds": notes.get(one.name, {}).get("seconds")} for one in stages]
+    return [
+        {"stage": stage, "seconds": notes.get(stage.name, {}).get("seconds")} for stage in stages
+    ]
 
 
 def _figures(
@@ -130,7 +132,7 @@ def _figures(
     quality = (
         (_read_json(work / LATENTS / "reconstruction.json") or {}).get("psnr_db", {}).get("mean")
     )
-    parts = " + ".join(f"{number(one['tiles'])} {name}" for name, one in splits.items())
+    parts = " + ".join(f"{number(split['tiles'])} {name}" for name, split in splits.items())
     rows = [
         ("Tiles", number(len(manifest)), parts),
         ("Left out", number(sum(manifest.excluded.values())), "with the reason"),
@@ -156,11 +158,11 @@ def _findings(
     # A tile that several findings name is drawn once.
     return [
         {
-            **one,
-            "example": next(iter(one["examples"]), None),
-            "picture": drawn.pop(_first_path(one), None),
+            **row,
+            "example": next(iter(row["examples"]), None),
+            "picture": drawn.pop(_first_path(row), None),
         }
-        for one in listed
+        for row in listed
     ]
 
 
@@ -176,7 +178,7 @@ def _classes(stats: Mapping[str, Any] | None) -> list[dict[str, Any]]:
 def _split(manifest: Manifest) -> dict[str, Any]:
     """Return the certificate with a bar of tiles by class for each split."""
     certificate = manifest.certificate
-    rows = [ClassRow(one.id, one.name, one.colour, 0, 0, 0) for one in manifest.label_map.classes]
+    rows = [ClassRow(cls.id, cls.name, cls.colour, 0, 0, 0) for cls in manifest.label_map.classes]
     table = manifest.read(["split", "class_pixels"])
     pixels: dict[str, list[int]] = {}
     for split, of_tile in zip(
@@ -221,7 +223,7 @@ def _model(work: Path) -> dict[str, Any] | None:
 def _chart(curves: Sequence[Curve], what: str) -> dict[str, Any]:
     return {
         "chart": draw_curves(curves, what),
-        "curves": [(one, one.points[0][1], one.points[-1][1]) for one in curves],
+        "curves": [(curve, curve.points[0][1], curve.points[-1][1]) for curve in curves],
     }
 
 

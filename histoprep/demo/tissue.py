@@ -33,11 +33,11 @@ class Stain:
     def of_slide(cls, rng: np.random.Generator) -> Stain:
         """Return a stain a little different from every other slide's."""
         colours = [
-            (one + rng.normal(0, 0.025, 3)) * rng.uniform(0.88, 1.12)
-            for one in (_HAEMATOXYLIN, _EOSIN)
+            (stain + rng.normal(0, 0.025, 3)) * rng.uniform(0.88, 1.12)
+            for stain in (_HAEMATOXYLIN, _EOSIN)
         ]
         glass = rng.uniform([240, 238, 240], [247, 244, 248])
-        return cls(*(one.astype(np.float32) for one in (*colours, glass)))
+        return cls(*(colour.astype(np.float32) for colour in (*colours, glass)))
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ def paint(rng: np.random.Generator, labels: np.ndarray, stain: Stain) -> np.ndar
         soft = cv2.GaussianBlur(region.astype(np.float32), (0, 0), 1.3)
         h, e, weight = h + soft * canvas.h, e + soft * canvas.e, weight + soft
     thickness = 1 + 0.06 * noise(rng, size_px, size_px / 2)
-    h, e = (cv2.GaussianBlur(one / weight, (0, 0), 0.6) * thickness for one in (h, e))
+    h, e = (cv2.GaussianBlur(density / weight, (0, 0), 0.6) * thickness for density in (h, e))
     light = stain.glass * np.exp(-(h[..., None] * stain.haematoxylin + e[..., None] * stain.eosin))
     light += 1.6 * rng.standard_normal(light.shape, dtype=np.float32)
     return np.clip(np.rint(light), 0, 255).astype(np.uint8)

@@ -98,7 +98,7 @@ def _group(
 
 def check_foreign() -> Iterator[Check]:
     """Yield whether another project's `histoprep` or `trainer` lies in the way of ours."""
-    found = [one for one in distributions() if _name_of(one) in FOREIGN]
+    found = [package for package in distributions() if _name_of(package) in FOREIGN]
     ours = _home("histoprep")
     homes = {name: _home(name) for name in FOREIGN}
     shadowed = [
@@ -106,7 +106,7 @@ def check_foreign() -> Iterator[Check]:
         for name, home in homes.items()
         if home is None or ours is None or home.parent != ours.parent
     ]
-    named = {_name_of(one): one.version for one in found}
+    named = {_name_of(package): package.version for package in found}
     if named:
         status = Status.FAIL if shadowed else Status.WARN
         detail = (
@@ -175,9 +175,9 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release[0].strip(".").split(".")) if release else ()
 
 
-def _name_of(one: Distribution) -> str:
+def _name_of(package: Distribution) -> str:
     # A broken installation may have no name.
-    return _plain(str(one.metadata["Name"] or ""))
+    return _plain(str(package.metadata["Name"] or ""))
 
 
 def _plain(name: str) -> str:

@@ -99,7 +99,7 @@ def check_processors() -> Iterator[Check]:
 def existing(path: Path) -> Path:
     """Return the folder, or the nearest one above it that exists."""
     absolute = path.absolute()
-    return next((one for one in (absolute, *absolute.parents) if one.is_dir()), Path("/"))
+    return next((path for path in (absolute, *absolute.parents) if path.is_dir()), Path("/"))
 
 
 def _available_bytes() -> int | None:

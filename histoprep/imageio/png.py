@@ -227,7 +227,7 @@ def bare(file: PngFile, *, as_grey: bool = False) -> bytes:
         ">IIBBBBB", file.width_px, file.height_px, file.bit_depth, colour, 0, 0, file.interlaced
     )
     palette = [_chunk(b"PLTE", file.palette)] if colour == PALETTE else []
-    pixels = [_chunk(b"IDAT", bytes(one)) for one in file.compressed]
+    pixels = [_chunk(b"IDAT", bytes(block)) for block in file.compressed]
     return b"".join([SIGNATURE, _chunk(b"IHDR", header), *palette, *pixels, _chunk(b"IEND", b"")])
 
 

@@ -103,7 +103,7 @@ class Page:
         """Return the colours of the colour table as 8-bit RGB triples; empty without one."""
         entries = self.numbers.get(_COLOUR_MAP, ())
         # Old writers stored 8 bits in the 16; libtiff knows them by this, too.
-        shift = 8 if any(one > 255 for one in entries) else 0
+        shift = 8 if any(entry > 255 for entry in entries) else 0
         third = len(entries) // 3
         return bytes(
             entries[channel * third + index] >> shift

@@ -88,7 +88,7 @@ def load_label_map(path: str | Path) -> LabelMap:
     are told apart by `check_label_map`. A gap (HP506) is no obstacle: see `LabelMap.gaps`.
     """
     draft = _read_draft(Path(path))
-    errors = [one for one in draft.problems if one.severity is Severity.ERROR]
+    errors = [finding for finding in draft.problems if finding.severity is Severity.ERROR]
     if errors:
         hint = f"histoprep map check {path}" if len(errors) > 1 else None
         raise fault(
@@ -100,10 +100,12 @@ def load_label_map(path: str | Path) -> LabelMap:
     colours = colours_of(draft.classes, draft.colours)
     return LabelMap(
         draft.name,
-        tuple(SourceLabel(one, name) for one, name in draft.sources.items()),
+        tuple(SourceLabel(label_id, name) for label_id, name in draft.sources.items()),
         tuple(
-            TargetClass(one, name, colours[one], draft.radii.get(one, DEFAULT_MIN_RADIUS_PX))
-            for one, name in draft.classes.items()
+            TargetClass(
+                class_id, name, colours[class_id], draft.radii.get(class_id, DEFAULT_MIN_RADIUS_PX)
+            )
+            for class_id, name in draft.classes.items()
         ),
         draft.mapping,
     )
@@ -133,7 +135,7 @@ def find_label_map(name: str | Path, root: Path | None = None) -> Path:
     for candidate in (folder / spelling for folder in folders for spelling in spellings):
         if candidate.is_file():
             return candidate
-    packed = sorted(one.name for one in packed_folder().glob("*.yml") if one.name != SOURCE_LIST)
+    packed = sorted(path.name for path in packed_folder().glob("*.yml") if path.name != SOURCE_LIST)
     raise LabelMapError(
         f"no label map {str(name)!r}{perhaps(str(name), packed)}",
         seen="looked in " + ", ".join(str(folder.absolute()) for folder in folders),
@@ -146,22 +148,22 @@ def format_label_map(label_map: LabelMap) -> str:
     back an equal one.
     """
     lines = [f"name: {quoted(label_map.name)}", "", "sources:"]
-    lines += [f"  {one.id}: {quoted(one.name)}" for one in label_map.sources]
+    lines += [f"  {source.id}: {quoted(source.name)}" for source in label_map.sources]
     lines += ["", "classes:"]
-    for one in label_map.classes:
+    for cls in label_map.classes:
         radius = (
             ""
-            if one.min_radius_px == DEFAULT_MIN_RADIUS_PX
-            else f", min_radius_px: {Decimal(repr(float(one.min_radius_px))):f}"
+            if cls.min_radius_px == DEFAULT_MIN_RADIUS_PX
+            else f", min_radius_px: {Decimal(repr(float(cls.min_radius_px))):f}"
         )
         lines.append(
-            f'  {one.id}: {{name: {quoted(one.name, flow=True)}, colour: "{one.colour}"{radius}}}'
+            f'  {cls.id}: {{name: {quoted(cls.name, flow=True)}, colour: "{cls.colour}"{radius}}}'
         )
     lines += ["", "map:"]
-    for one in label_map.classes:
-        members = [label for label in label_map.sources if label_map.mapping[label.id] == one.id]
+    for cls in label_map.classes:
+        members = [label for label in label_map.sources if label_map.mapping[label.id] == cls.id]
         lines += (
-            ["", *(f"  {quoted(label.name)}: {quoted(one.name)}" for label in members)]
+            ["", *(f"  {quoted(label.name)}: {quoted(cls.name)}" for label in members)]
             if members
             else []
         )
@@ -176,18 +178,23 @@ def compose(first: LabelMap, second: LabelMap, *, match_names: bool = True) -> L
     other masks. The name of the result is `<first>+<second>`.
     """
     targets = sorted(set(first.mapping.values()))
-    absent = [f"{one} ({first.class_name(one)})" for one in targets if one not in second.mapping]
+    absent = [
+        f"{target} ({first.class_name(target)})"
+        for target in targets
+        if target not in second.mapping
+    ]
     if absent:
         raise LabelMapError(
             f"{second.name} does not list all classes of {first.name} as source labels",
             seen=f"without {', '.join(absent[:10])}",
             hint="join with a map whose sources are these classes",
         )
-    for one in targets if match_names else ():
-        name, other = first.class_name(one), second.source_name(one)
+    for class_id in targets if match_names else ():
+        name, other = first.class_name(class_id), second.source_name(class_id)
         if name_key(name) != name_key(other):
             raise LabelMapError(
-                f"class {one} of {first.name} has another name as source label of {second.name}",
+                f"class {class_id} of {first.name} has another name as source label of"
+                f" {second.name}",
                 seen=repr(other),
                 expected=repr(name),
                 hint=(
@@ -195,7 +202,7 @@ def compose(first: LabelMap, second: LabelMap, *, match_names: bool = True) -> L
                     " (--ignore-names)"
                 ),
             )
-    mapping = {one: second.mapping[target] for one, target in first.mapping.items()}
+    mapping = {label_id: second.mapping[target] for label_id, target in first.mapping.items()}
     name = f"{first.name}+{second.name}"[:MAX_NAME_LENGTH].rstrip()
     return LabelMap(name, first.sources, second.classes, mapping)
 
@@ -210,26 +217,28 @@ def diff(a: LabelMap, b: LabelMap) -> list[MapDifference]:
 
 
 def _label_differences(a: LabelMap, b: LabelMap) -> Iterator[MapDifference]:
-    names_a, names_b = ({one.id: one.name for one in each.sources} for each in (a, b))
-    for one in sorted(names_a | names_b):
-        name = names_a.get(one, names_b.get(one, ""))
-        if one not in names_a or one not in names_b:
-            yield MapDifference("label", one, name, _target(a, one), _target(b, one))
+    names_a, names_b = ({source.id: source.name for source in each.sources} for each in (a, b))
+    for label_id in sorted(names_a | names_b):
+        name = names_a.get(label_id, names_b.get(label_id, ""))
+        if label_id not in names_a or label_id not in names_b:
+            yield MapDifference("label", label_id, name, _target(a, label_id), _target(b, label_id))
             continue
-        if names_a[one] != names_b[one]:
-            yield MapDifference("label name", one, name, names_a[one], names_b[one])
-        if a.mapping[one] != b.mapping[one]:
-            yield MapDifference("target", one, name, _target(a, one), _target(b, one))
+        if names_a[label_id] != names_b[label_id]:
+            yield MapDifference("label name", label_id, name, names_a[label_id], names_b[label_id])
+        if a.mapping[label_id] != b.mapping[label_id]:
+            yield MapDifference(
+                "target", label_id, name, _target(a, label_id), _target(b, label_id)
+            )
 
 
 def _class_differences(a: LabelMap, b: LabelMap) -> Iterator[MapDifference]:
-    classes_a, classes_b = ({one.id: one for one in each.classes} for each in (a, b))
-    for one in sorted(classes_a.keys() | classes_b.keys()):
-        in_a, in_b = classes_a.get(one), classes_b.get(one)
+    classes_a, classes_b = ({cls.id: cls for cls in each.classes} for each in (a, b))
+    for class_id in sorted(classes_a.keys() | classes_b.keys()):
+        in_a, in_b = classes_a.get(class_id), classes_b.get(class_id)
         if in_a is None or in_b is None:
-            name = (in_a or in_b or classes_a[one]).name
+            name = (in_a or in_b or classes_a[class_id]).name
             yield MapDifference(
-                "class", one, name, in_a.name if in_a else "", in_b.name if in_b else ""
+                "class", class_id, name, in_a.name if in_a else "", in_b.name if in_b else ""
             )
             continue
         for what, field in (
@@ -239,7 +248,7 @@ def _class_differences(a: LabelMap, b: LabelMap) -> Iterator[MapDifference]:
         ):
             old, new = getattr(in_a, field), getattr(in_b, field)
             if old != new:
-                yield MapDifference(what, one, in_a.name, str(old), str(new))
+                yield MapDifference(what, class_id, in_a.name, str(old), str(new))
 
 
 def _target(label_map: LabelMap, label_id: int) -> str:

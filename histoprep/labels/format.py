@@ -146,19 +146,19 @@ class Draft:
         self.check_names("source label", self.sources)
         if self.classes != self.sources:
             self.check_names("class", self.classes)
-        for one, name in self.sources.items():
-            if one not in self.mapping and one not in self.blamed:
+        for label_id, name in self.sources.items():
+            if label_id not in self.mapping and label_id not in self.blamed:
                 self.add(
                     "HP503",
-                    f"source label {one} ({name}) has no class",
-                    self.lines.get(("source label", one)),
+                    f"source label {label_id} ({name}) has no class",
+                    self.lines.get(("source label", label_id)),
                 )
-        for one, name in self.classes.items():
-            if one > MAX_CLASS_ID:
+        for class_id, name in self.classes.items():
+            if class_id > MAX_CLASS_ID:
                 self.add(
                     "HP505",
-                    f"class {one} ({name}) does not fit 8-bit masks: at most {MAX_CLASS_ID}",
-                    self.lines.get(("class", one)),
+                    f"class {class_id} ({name}) does not fit 8-bit masks: at most {MAX_CLASS_ID}",
+                    self.lines.get(("class", class_id)),
                 )
         missing = gaps_in(self.classes)
         if missing:
@@ -166,19 +166,19 @@ class Draft:
             self.add(
                 "HP506", f"class ids are not 0 to {len(self.classes) - 1}: {shown} missing", None
             )
-        self.problems.sort(key=lambda one: (one.line is None, one.line or 0))
+        self.problems.sort(key=lambda problem: (problem.line is None, problem.line or 0))
         return self
 
     def check_names(self, what: str, names: Mapping[int, str]) -> None:
         """Add an HP504 for every name that a second id has."""
         first: dict[str, int] = {}
-        for one, name in names.items():
-            other = first.setdefault(name_key(name), one)
-            if other != one:
+        for number, name in names.items():
+            other = first.setdefault(name_key(name), number)
+            if other != number:
                 self.add(
                     "HP504",
-                    f"{what} {other} and {what} {one} have the same name, {name!r}",
-                    self.lines.get((what, one)),
+                    f"{what} {other} and {what} {number} have the same name, {name!r}",
+                    self.lines.get((what, number)),
                 )
 
 
@@ -196,7 +196,7 @@ def read_ours(tree: Mapping[str, tuple[Text, Node]], path: Path) -> Draft:
     _read_sources(tree["sources"][1], draft)
     if "classes" not in tree and "map" not in tree:
         draft.classes = dict(draft.sources)
-        draft.mapping = {one: one for one in draft.sources}
+        draft.mapping = {source: source for source in draft.sources}
         return draft
     for name in ("classes", "map"):
         if name not in tree:
@@ -261,7 +261,7 @@ def perhaps(name: str, known: Iterable[str]) -> str:
     """Return `; perhaps you meant 'X'` for the known name nearest to `name`, or nothing when none
     is near.
     """
-    names = {one.casefold(): one for one in known}
+    names = {name.casefold(): name for name in known}
     near = difflib.get_close_matches(name[:200].casefold(), names, n=1)
     return f"; perhaps you meant {names[near[0]]!r}" if near else ""
 
@@ -277,7 +277,7 @@ def gaps_in(ids: Iterable[int]) -> tuple[int, ...]:
     """
     present = set(ids)
     largest = min(max(present, default=-1), MAX_SOURCE_ID)
-    return tuple(one for one in range(largest + 1) if one not in present)
+    return tuple(number for number in range(largest + 1) if number not in present)
 
 
 def packed_folder() -> Path:
@@ -314,9 +314,9 @@ def _read_sources(node: Node, draft: Draft) -> None:
             expected=expected,
         )
     places = [draft.path.parent / node.value, packed_folder() / node.value]
-    listed = next((one for one in places if one.is_file()), None)
+    listed = next((path for path in places if path.is_file()), None)
     if listed is None:
-        looked = " and ".join(str(one.parent) for one in places)
+        looked = " and ".join(str(path.parent) for path in places)
         what = f"the list of source labels {node.value} is not there"
         raise fault(
             draft.path, node.line, what, seen=f"looked in {looked}", hint="put it beside the map"
@@ -326,11 +326,11 @@ def _read_sources(node: Node, draft: Draft) -> None:
 
 def _declare_sources(block: Block, draft: Draft) -> None:
     for key, value in block.items:
-        one = whole_number(key, draft.path, "the id of a source label", upper=MAX_SOURCE_ID)
+        label_id = whole_number(key, draft.path, "the id of a source label", upper=MAX_SOURCE_ID)
         draft.declare(
             "source label",
             draft.sources,
-            one,
+            label_id,
             as_text(value, draft.path, "the name of a source label"),
             key.line,
         )
@@ -338,9 +338,9 @@ def _declare_sources(block: Block, draft: Draft) -> None:
 
 def _read_classes(block: Block, draft: Draft) -> None:
     for key, value in block.items:
-        one = whole_number(key, draft.path, "the id of a class")
+        class_id = whole_number(key, draft.path, "the id of a class")
         if isinstance(value, Text):
-            draft.declare("class", draft.classes, one, value, key.line)
+            draft.declare("class", draft.classes, class_id, value, key.line)
             continue
         entry = top_level(value, draft.path)
         refuse_unknown(
@@ -352,22 +352,22 @@ def _read_classes(block: Block, draft: Draft) -> None:
             raise fault(
                 draft.path,
                 key.line,
-                f"class {one} has no name",
-                expected=f'{one}: {{name: Tissue, colour: "#d55e00"}}',
+                f"class {class_id} has no name",
+                expected=f'{class_id}: {{name: Tissue, colour: "#d55e00"}}',
             )
         texts = {
             inner: as_text(node, draft.path, f"the {inner} of a class")
             for inner, (_, node) in entry.items()
         }
-        if draft.declare("class", draft.classes, one, texts.pop("name"), key.line):
-            _read_details(texts, one, draft)
+        if draft.declare("class", draft.classes, class_id, texts.pop("name"), key.line):
+            _read_details(texts, class_id, draft)
 
 
-def _read_details(texts: Mapping[str, Text], one: int, draft: Draft) -> None:
+def _read_details(texts: Mapping[str, Text], class_id: int, draft: Draft) -> None:
     for inner, text in texts.items():
         if inner == "min_radius_px":
             if not re.fullmatch(r"(0|[1-9][0-9]?)(\.[0-9]+)?", text.value):
-                what = f"unusable min_radius_px of class {one}"
+                what = f"unusable min_radius_px of class {class_id}"
                 raise fault(
                     draft.path,
                     text.line,
@@ -375,15 +375,15 @@ def _read_details(texts: Mapping[str, Text], one: int, draft: Draft) -> None:
                     seen=repr(text.value[:60]),
                     expected="pixels below 100, such as 1.5",
                 )
-            draft.radii[one] = float(text.value)
+            draft.radii[class_id] = float(text.value)
         elif re.fullmatch(r"#?[0-9a-fA-F]{6}", text.value):
-            draft.colours[one] = "#" + text.value.removeprefix("#").lower()
+            draft.colours[class_id] = "#" + text.value.removeprefix("#").lower()
         else:
             hint = None if text.value else "put the colour in quotes: a bare # begins a comment"
             raise fault(
                 draft.path,
                 text.line,
-                f"unusable colour of class {one}",
+                f"unusable colour of class {class_id}",
                 seen=repr(text.value[:60]),
                 expected='"#rrggbb"',
                 hint=hint,
@@ -392,8 +392,8 @@ def _read_details(texts: Mapping[str, Text], one: int, draft: Draft) -> None:
 
 def _read_mapping(block: Block, draft: Draft) -> None:
     # Of two ids with one name, which is a problem already, the first is meant.
-    sources = {name_key(name): one for one, name in reversed(draft.sources.items())}
-    classes = {name_key(name): one for one, name in reversed(draft.classes.items())}
+    sources = {name_key(name): label_id for label_id, name in reversed(draft.sources.items())}
+    classes = {name_key(name): class_id for class_id, name in reversed(draft.classes.items())}
     first: dict[int, int] = {}
     for key, value in block.items:
         wanted = reference(key, draft.path, "a source label")

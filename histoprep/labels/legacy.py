@@ -109,29 +109,29 @@ def _table(
 
 
 def _plain(entries: list[_Entry]) -> dict[str, int]:
-    return {name_key(one.name.value): one.number for one in entries}
+    return {name_key(entry.name.value): entry.number for entry in entries}
 
 
 def _refuse_repeats(entries: list[_Entry], draft: Draft) -> None:
     first: dict[str, int] = {}
-    for one in list(entries):
-        line = first.setdefault(name_key(one.name.value), one.name.line)
-        if line != one.name.line:
+    for entry in list(entries):
+        line = first.setdefault(name_key(entry.name.value), entry.name.line)
+        if line != entry.name.line:
             draft.add(
                 "HP504",
-                f"{one.name.value!r} is listed twice, in line {line} and line {one.name.line}",
-                one.name.line,
+                f"{entry.name.value!r} is listed twice, in line {line} and line {entry.name.line}",
+                entry.name.line,
             )
-            entries.remove(one)
+            entries.remove(entry)
 
 
 def _name_classes(labels: list[_Entry], classes: list[_Entry], draft: Draft) -> None:
     """Take the names of the classes from the second table; raises LabelMapError when it cannot be
     one of classes.
     """
-    numbers = {one.number for one in classes}
-    strange = next((one for one in labels if one.number not in numbers), None)
-    if strange or len({one.number for one in labels}) == len(labels):
+    numbers = {cls.number for cls in classes}
+    strange = next((label for label in labels if label.number not in numbers), None)
+    if strange or len({label.number for label in labels}) == len(labels):
         raise fault(
             draft.path,
             strange.name.line if strange else classes[0].name.line,
@@ -149,11 +149,11 @@ def _name_classes(labels: list[_Entry], classes: list[_Entry], draft: Draft) -> 
 
 def _place(labels: list[_Entry], draft: Draft) -> None:
     """Fill sources, mapping and missing class names by the rules of the module."""
-    distinct = len({one.number for one in labels}) == len(labels)
+    distinct = len({label.number for label in labels}) == len(labels)
     listed, packed = _source_list(labels, distinct, draft.path)
     if listed is None and not distinct:
         raise _unknown_values(labels, draft.path)
-    ids = {name_key(name): one for one, name in (listed or {}).items()}
+    ids = {name_key(name): number for number, name in (listed or {}).items()}
     if listed is not None and packed and distinct:
         _agree(labels, ids, draft.path)
         listed = None
@@ -186,7 +186,7 @@ def _source_list(
             continue
         listed = read_source_list(place)
         known = {name_key(name) for name in listed.values()}
-        strangers = [one for one in labels if name_key(one.name.value) not in known]
+        strangers = [label for label in labels if name_key(label.name.value) not in known]
         if not strangers:
             return listed, packed
         if len(strangers) < len(labels) and not (packed and distinct):
@@ -217,9 +217,9 @@ def _agree(labels: list[_Entry], ids: Mapping[str, int], path: Path) -> None:
 
 
 def _unknown_values(labels: list[_Entry], path: Path) -> LabelMapError:
-    uses = Counter(one.number for one in labels)
-    twice = next(one for one in labels if uses[one.number] > 1)
-    sharing = [one.name.value for one in labels if one.number == twice.number]
+    uses = Counter(label.number for label in labels)
+    twice = next(label for label in labels if uses[label.number] > 1)
+    sharing = [label.name.value for label in labels if label.number == twice.number]
     return fault(
         path,
         twice.name.line,

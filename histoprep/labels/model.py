@@ -102,20 +102,24 @@ class LabelMap:
                 seen=repr(self.name),
                 hint="give the file a line `name: my_map`",
             )
-        object.__setattr__(self, "sources", tuple(sorted(self.sources, key=lambda one: one.id)))
-        object.__setattr__(self, "classes", tuple(sorted(self.classes, key=lambda one: one.id)))
         object.__setattr__(
-            self, "mapping", {index(one): index(self.mapping[one]) for one in sorted(self.mapping)}
+            self, "sources", tuple(sorted(self.sources, key=lambda source: source.id))
+        )
+        object.__setattr__(self, "classes", tuple(sorted(self.classes, key=lambda cls: cls.id)))
+        object.__setattr__(
+            self,
+            "mapping",
+            {index(source): index(self.mapping[source]) for source in sorted(self.mapping)},
         )
         _check_unique("source label", self.sources)
         _check_unique("class", self.classes)
-        missing = sorted({one.id for one in self.sources} ^ set(self.mapping))
+        missing = sorted({source.id for source in self.sources} ^ set(self.mapping))
         if missing:
             raise LabelMapError(
                 f"HP503 map-not-total: source labels and map differ in {missing[0]}",
                 seen=missing[:10],
             )
-        lost = sorted(set(self.mapping.values()) - {one.id for one in self.classes})
+        lost = sorted(set(self.mapping.values()) - {cls.id for cls in self.classes})
         if lost:
             raise LabelMapError(
                 f"HP503 map-not-total: class {lost[0]} is a target but not declared", seen=lost[:10]
@@ -138,7 +142,7 @@ class LabelMap:
     @property
     def gaps(self) -> tuple[int, ...]:
         """Return the ids between 0 and the largest class id that no class has (HP506)."""
-        return gaps_in(one.id for one in self.classes)
+        return gaps_in(cls.id for cls in self.classes)
 
     @property
     def digest(self) -> str:
@@ -174,11 +178,13 @@ class LabelMap:
 
     def source_name(self, label_id: int) -> str:
         """Return the name of a source label, or `label N` for one that is not declared."""
-        return next((one.name for one in self.sources if one.id == label_id), f"label {label_id}")
+        return next(
+            (source.name for source in self.sources if source.id == label_id), f"label {label_id}"
+        )
 
     def class_name(self, class_id: int) -> str:
         """Return the name of a class, or `class N` for one that is not declared."""
-        return next((one.name for one in self.classes if one.id == class_id), f"class {class_id}")
+        return next((cls.name for cls in self.classes if cls.id == class_id), f"class {class_id}")
 
     def to_json(self) -> str:
         """Return the map as one line of JSON; `from_json` reads it back."""
@@ -189,9 +195,9 @@ class LabelMap:
         """Return the map that `to_json` wrote; raises LabelMapError for anything else."""
         try:
             content = json.loads(text)
-            sources = tuple(SourceLabel(**one) for one in content["sources"])
-            classes = tuple(TargetClass(**one) for one in content["classes"])
-            mapping = {int(one): target for one, target in content["mapping"].items()}
+            sources = tuple(SourceLabel(**source) for source in content["sources"])
+            classes = tuple(TargetClass(**cls) for cls in content["classes"])
+            mapping = {int(label_id): target for label_id, target in content["mapping"].items()}
             return cls(content["name"], sources, classes, mapping)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise LabelMapError(f"not a label map in JSON: {error}", seen=str(text)[:60]) from error
@@ -199,11 +205,11 @@ class LabelMap:
     def _content(self) -> dict[str, object]:
         return {
             "name": self.name,
-            "sources": [asdict(one) for one in self.sources],
+            "sources": [asdict(source) for source in self.sources],
             "classes": [
-                {**asdict(one), "min_radius_px": float(one.min_radius_px)} for one in self.classes
+                {**asdict(cls), "min_radius_px": float(cls.min_radius_px)} for cls in self.classes
             ],
-            "mapping": {str(one): target for one, target in self.mapping.items()},
+            "mapping": {str(label_id): target for label_id, target in self.mapping.items()},
         }
 
 
@@ -224,25 +230,27 @@ def colours_of(class_ids: Iterable[int], given: Mapping[int, str]) -> dict[int, 
     """Return a colour for each class: the given one, or its default, or where another class was
     given that, the first default that nobody has.
     """
-    colours = {one: given.get(one, default_colour(one)) for one in class_ids}
+    colours = {class_id: given.get(class_id, default_colour(class_id)) for class_id in class_ids}
     theirs = set(given.values())
     taken = theirs | set(colours.values())
     # The first is the grey of what is unknown.
-    spare = (one for one in map(default_colour, range(1, TABLE_SIZE)) if one not in taken)
-    for one in sorted(colours.keys() - given.keys()):
-        if colours[one] in theirs:
-            colours[one] = next(spare, colours[one])
-            taken.add(colours[one])
+    spare = (colour for colour in map(default_colour, range(1, TABLE_SIZE)) if colour not in taken)
+    for class_id in sorted(colours.keys() - given.keys()):
+        if colours[class_id] in theirs:
+            colours[class_id] = next(spare, colours[class_id])
+            taken.add(colours[class_id])
     return colours
 
 
 def identity_map(label_ids: Iterable[int]) -> LabelMap:
     """Return the map of each id to itself, named `label N`: raw labels as classes."""
-    ids = sorted({int(one) for one in label_ids})
-    names = {one: f"label {one}" for one in ids}
-    sources = tuple(SourceLabel(one, names[one]) for one in ids)
-    classes = tuple(TargetClass(one, names[one], default_colour(one)) for one in ids)
-    return LabelMap("identity", sources, classes, {one: one for one in ids})
+    ids = sorted({int(label_id) for label_id in label_ids})
+    names = {label_id: f"label {label_id}" for label_id in ids}
+    sources = tuple(SourceLabel(label_id, names[label_id]) for label_id in ids)
+    classes = tuple(
+        TargetClass(label_id, names[label_id], default_colour(label_id)) for label_id in ids
+    )
+    return LabelMap("identity", sources, classes, {label_id: label_id for label_id in ids})
 
 
 def _check_entry(what: str, own_id: int, name: str) -> None:
@@ -260,14 +268,14 @@ def _check_entry(what: str, own_id: int, name: str) -> None:
 def _check_unique(what: str, entries: Iterable[SourceLabel | TargetClass]) -> None:
     ids: set[int] = set()
     names: set[str] = set()
-    for one in entries:
-        if one.id in ids or name_key(one.name) in names:
+    for entry in entries:
+        if entry.id in ids or name_key(entry.name) in names:
             raise LabelMapError(
-                f"HP504 map-collision: {what} {one.id} ({one.name}) has an id or a name that"
+                f"HP504 map-collision: {what} {entry.id} ({entry.name}) has an id or a name that"
                 " another one has"
             )
-        ids.add(one.id)
-        names.add(name_key(one.name))
+        ids.add(entry.id)
+        names.add(name_key(entry.name))
 
 
 def core_present(

@@ -145,7 +145,7 @@ def _syntax_hint(problem: str, text: str, line: int) -> str | None:
     if "\\t" in problem:
         return "indent with blanks, not with tabs"
     # The parser notices a value cut short by '#' only on the line after it.
-    if any(re.search(r":\s+#", one) for one in lines[max(line - 1, 0) : line + 1]):
+    if any(re.search(r":\s+#", text) for text in lines[max(line - 1, 0) : line + 1]):
         return "put colours in quotes: a bare # begins a comment"
     return None
 

@@ -78,7 +78,9 @@ def count_grids(uniform: np.ndarray, value: np.ndarray) -> GridCounts:
     shifted = [
         _free_of_steps(uniform, value, down, right) for down, right in ((0, 1), (1, 0), (1, 1))
     ]
-    fewest = min((1 - np.count_nonzero(one) / one.size) * own.size for one in shifted if one.size)
+    fewest = min(
+        (1 - np.count_nonzero(blocks) / blocks.size) * own.size for blocks in shifted if blocks.size
+    )
     return GridCounts(own.size - int(np.count_nonzero(own)), fewest)
 
 

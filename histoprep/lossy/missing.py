@@ -45,7 +45,7 @@ def let_missing_labels_in(mask: UnderRepair) -> UnderRepair:
         }
         if not gains:
             break
-        label = max(gains, key=lambda one: gains[one])
+        label = max(gains, key=lambda candidate: gains[candidate])
         mask = mask.with_label(label, np.flatnonzero(unexplained[label]))
     return mask
 
@@ -71,7 +71,7 @@ def _share_between(labels: np.ndarray, label: int) -> float:
     """Return the share of a label's pixels that have a smaller and a larger label within 5x5."""
     here = labels == label
     smaller, larger = (
-        cv2.dilate(one.astype(np.uint8), _AROUND) > 0 for one in (labels < label, labels > label)
+        cv2.dilate(side.astype(np.uint8), _AROUND) > 0 for side in (labels < label, labels > label)
     )
     return float((here & smaller & larger).sum() / here.sum())
 

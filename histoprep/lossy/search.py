@@ -198,7 +198,7 @@ def _costs(
     choices], the cheapest 0.
     """
     choices, around = state.choices[chosen], state.labels[at[:, None] + offsets]
-    alike = np.stack([(around == one[:, None]) @ weights for one in choices.T], axis=1)
+    alike = np.stack([(around == choice[:, None]) @ weights for choice in choices.T], axis=1)
     change = (choices - state.labels[at][:, None]).astype(np.float32)
     excess = state.excess[chosen][:, None] + change[..., None] * _WAVES[pixel]
     beyond = np.maximum(np.abs(excess) - state.half_steps, 0)

@@ -68,7 +68,12 @@ def asks_for_quality(signals: Signals) -> bool:
 def table_of(seen: Sequence[Seen]) -> MaskSignals:
     """Return the table of some masks."""
     rows = [
-        (one.signals or _NOTHING, one.fixed or FixedPoint(0, 0, 0), one.container) for one in seen
+        (
+            observation.signals or _NOTHING,
+            observation.fixed or FixedPoint(0, 0, 0),
+            observation.container,
+        )
+        for observation in seen
     ]
     columns = {
         "mixed": [signals.blocks.own for signals, _, _ in rows],

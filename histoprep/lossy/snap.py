@@ -52,11 +52,13 @@ def _sunk(value: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         for j in (-1, 0, 1)
         if i or j
     ]
-    paired = np.unique(labels[uniform & np.any([one == labels for one in around], axis=0)])
+    paired = np.unique(
+        labels[uniform & np.any([neighbour == labels for neighbour in around], axis=0)]
+    )
     return (
         uniform
         & ~np.isin(labels, paired)
-        & np.any([np.abs(one - labels) == 1 for one in around], axis=0)
+        & np.any([np.abs(neighbour - labels) == 1 for neighbour in around], axis=0)
     )
 
 
@@ -78,7 +80,7 @@ def trusted_labels(
         near[index] = cv2.dilate(here.astype(np.uint8), _AROUND)
     without = ~near.any(axis=0)
     while without.any() and near.any():
-        grown = np.stack([cv2.dilate(one, _AROUND) for one in near])
+        grown = np.stack([cv2.dilate(area, _AROUND) for area in near])
         near[:, without] = grown[:, without]
         without = ~near.any(axis=0)
     return ids, near.astype(bool)

@@ -230,7 +230,7 @@ def write_dataset_csv(manifest: Manifest, path: str | Path) -> int:
     for a formula (= + - @ in front) and cells with a comma, quote or line break are in double
     quotes, so that reading gives back the very names.
     """
-    ids = np.array([one.id for one in manifest.label_map.classes])
+    ids = np.array([cls.id for cls in manifest.label_map.classes])
 
     def write(stream: IO[bytes]) -> None:
         for batch in manifest.iter_batches(["image_path", "class_pixels"]):

@@ -334,7 +334,7 @@ def _manifest_table(
     usable = derived.usable
     kept = chunk.select(_COPIED).filter(pa.array(usable))
     core = derived.core[usable]
-    ids = np.array([one.id for one in label_map.classes], dtype=np.uint8)
+    ids = np.array([cls.id for cls in label_map.classes], dtype=np.uint8)
     offsets = np.concatenate([[0], np.cumsum(core.sum(axis=1))]).astype(np.int32)
     columns: dict[str, Any] = {name: kept[name] for name in _COPIED}
     columns["split"] = pa.array(SPLITS).take(pa.array(splits))

@@ -106,7 +106,7 @@ def validate_manifest(
             found.append(
                 finding(
                     RULES["HP901"],
-                    [(str(path), one) for one in problems],
+                    [(str(path), problem) for problem in problems],
                     denominator=1,
                     unit="manifests",
                     subcode="certificate",
@@ -116,7 +116,7 @@ def validate_manifest(
         found += _check_files(
             manifest, manifest.root if root is None else Path(root), digests, advance
         )
-    return sorted(found, key=lambda one: (one.code, one.subcode))
+    return sorted(found, key=lambda problem: (problem.code, problem.subcode))
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -209,7 +209,7 @@ def split_rows(manifest: Manifest) -> tuple[SplitRows, np.ndarray]:
         np.zeros(size, dtype=np.int32),
         Strata(manifest.label_map),
     )
-    ids = np.array([one.id for one in manifest.label_map.classes])
+    ids = np.array([cls.id for cls in manifest.label_map.classes])
     end = 0
     for batch in manifest.iter_batches(_KEY_COLUMNS):
         start, end = end, end + batch.num_rows
@@ -249,7 +249,7 @@ def _check_values(manifest: Manifest) -> Iterator[Finding]:
     numbers that cannot be.
     """
     wrong: list[tuple[str, str]] = []
-    ids = pa.array([one.id for one in manifest.label_map.classes], pa.uint8())
+    ids = pa.array([cls.id for cls in manifest.label_map.classes], pa.uint8())
     for batch in manifest.iter_batches(COLUMNS):
         wrong += [(str(manifest.path), f"null in {name}") for name in null_keys(batch)]
         for name, allowed in (("split", SPLITS), ("pool", POOLS)):
@@ -285,7 +285,7 @@ def _check_leaks(manifest: Manifest) -> Iterator[Finding]:
     """Yield HP701 to HP704, and HP901 for a tile id that occurs twice in one split."""
     keys: dict[str, list[np.ndarray]] = {"tile_id": [], "group": [], "image_digest": []}
     splits, pools, mistaken = [], [], []
-    foreground = np.array([one.id != 0 for one in manifest.label_map.classes], dtype=bool)
+    foreground = np.array([cls.id != 0 for cls in manifest.label_map.classes], dtype=bool)
     threshold = float(manifest.recipe.get("conditional_threshold", 0.0))
     for batch in manifest.iter_batches(_KEY_COLUMNS):
         for name, pieces in keys.items():
@@ -378,10 +378,10 @@ def _check_files(
         for batch in manifest.iter_batches(_FILE_COLUMNS):
             columns = [batch[name].to_pylist() for name in _FILE_COLUMNS]
             files = [
-                _File(*one)
+                _File(*row)
                 for part in (columns[:3], columns[3:])
-                for one in zip(*part, strict=True)
-                if one[0] is not None
+                for row in zip(*part, strict=True)
+                if row[0] is not None
             ]
             total += len(files)
             if mended is not None:
@@ -390,7 +390,7 @@ def _check_files(
                     for row in mended.damaged_rows(batch)
                 ]
             for verdict in threads.map(
-                lambda one: _look_at(root, one, digests), files, chunksize=256
+                lambda file: _look_at(root, file, digests), files, chunksize=256
             ):
                 if verdict is not None:
                     (gone if verdict.gone else stale).append((verdict.path, verdict.detail))

@@ -47,7 +47,7 @@ class ManifestDiff:
 
 def diff_manifests(first: Manifest, second: Manifest) -> ManifestDiff:
     """Return what differs from `first` to `second`, tiles matched by id."""
-    old, new = (one.read(("tile_id", *_COMPARED)) for one in (first, second))
+    old, new = (side.read(("tile_id", *_COMPARED)) for side in (first, second))
     both = old.join(new, keys="tile_id", join_type="inner", right_suffix="_new").sort_by("tile_id")
 
     def changed(name: str) -> pa.Table:
@@ -79,7 +79,7 @@ def _only_in(table: pa.Table, other: pa.Table) -> tuple[str, ...]:
 def _map_changes(old: LabelMap, new: LabelMap) -> Iterator[str]:
     if old.digest == new.digest:
         return
-    before, after = ({one.id: one for one in label_map.classes} for label_map in (old, new))
+    before, after = ({cls.id: cls for cls in label_map.classes} for label_map in (old, new))
     for class_id in sorted({*before, *after}):
         if before.get(class_id) != after.get(class_id):
             yield (
@@ -93,19 +93,19 @@ def _map_changes(old: LabelMap, new: LabelMap) -> Iterator[str]:
                 f" {'unmapped' if now is None else f'class {now}'}"
             )
     names_before, names_after = (
-        {one.id: one.name for one in label_map.sources} for label_map in (old, new)
+        {source.id: source.name for source in label_map.sources} for label_map in (old, new)
     )
     for source in sorted({*names_before} & {*names_after}):
         if names_before[source] != names_after[source]:
             yield f"label {source}: {names_before[source]} -> {names_after[source]}"
 
 
-def _named(one: object) -> str:
+def _named(value: object) -> str:
     return (
         "none"
-        if one is None
+        if value is None
         else (
-            f"{getattr(one, 'name', one)} ({getattr(one, 'colour', '')}, from"
-            f" {getattr(one, 'min_radius_px', 0):g} px)"
+            f"{getattr(value, 'name', value)} ({getattr(value, 'colour', '')}, from"
+            f" {getattr(value, 'min_radius_px', 0):g} px)"
         )
     )

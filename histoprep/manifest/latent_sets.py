@@ -108,10 +108,10 @@ def mismatches(
     return problems
 
 
-def _differ(one: pa.ChunkedArray, other: pa.ChunkedArray) -> np.ndarray:
+def _differ(column: pa.ChunkedArray, other: pa.ChunkedArray) -> np.ndarray:
     """Return where two columns differ; null equals null."""
-    same = pc.fill_null(pc.equal(one, other), False)
-    both_null = pc.and_(pc.is_null(one), pc.is_null(other))
+    same = pc.fill_null(pc.equal(column, other), False)
+    both_null = pc.and_(pc.is_null(column), pc.is_null(other))
     return ~np.asarray(pc.or_(same, both_null).to_numpy(zero_copy_only=False), dtype=bool)
 
 

@@ -68,7 +68,7 @@ def derive(chunk: pa.Table, label_map: LabelMap, conditional_threshold: float = 
     (0 to 1) of it, and at least one. Raises UsageError when a class id exceeds 255, IntegrityError
     for lists of unequal length.
     """
-    ids = np.array([one.id for one in label_map.classes], dtype=np.int64)
+    ids = np.array([cls.id for cls in label_map.classes], dtype=np.int64)
     if len(ids) and ids[-1] > MAX_CLASS_ID:
         raise UsageError(
             "a class id does not fit a manifest (HP505)",
@@ -79,7 +79,7 @@ def derive(chunk: pa.Table, label_map: LabelMap, conditional_threshold: float = 
     classes = label_map.lookup_table()[labels].astype(np.int64)
     mapped = classes >= 0
     place = np.searchsorted(ids, classes[mapped])
-    needed = np.array([one.min_radius_px for one in label_map.classes], dtype=np.float32)[place]
+    needed = np.array([cls.min_radius_px for cls in label_map.classes], dtype=np.float32)[place]
     core = core_present(core_pixels[mapped], radius_px[mapped], needed)
     cells, shape = rows[mapped] * len(ids) + place, (chunk.num_rows, len(ids))
     by_class = np.zeros(shape, dtype=np.int64)
@@ -106,7 +106,7 @@ def _entries(chunk: pa.Table) -> tuple[np.ndarray, ...]:
     """Return row, label id, pixels, core pixels and radius of every label of every tile, flat."""
     names = ("label_ids", "label_pixels", "label_core_pixels", "label_radius_px")
     lengths = [pc.fill_null(pc.list_value_length(chunk[name]), 0).to_numpy() for name in names]
-    if any(not np.array_equal(lengths[0], one) for one in lengths[1:]):
+    if any(not np.array_equal(lengths[0], length) for length in lengths[1:]):
         raise IntegrityError(
             "the label lists of a tile differ in length",
             hint="make the tiles table again: histoprep audit --no-reuse",
@@ -155,7 +155,9 @@ def _detail(reason: str, row: dict[str, object], label_map: LabelMap) -> str:
         )
     ids = row["label_ids"]
     strange = (
-        [str(one) for one in ids if one not in label_map.mapping] if isinstance(ids, list) else []
+        [str(label_id) for label_id in ids if label_id not in label_map.mapping]
+        if isinstance(ids, list)
+        else []
     )
     return f"{row['mask_path']}: label {', '.join(strange)} not in {label_map.name}"
 
@@ -177,7 +179,8 @@ class Strata:
         encoded = pc.fill_null(labels, "").combine_chunks().dictionary_encode()
         encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
         numbers = [
-            self.labels.setdefault(one, len(self.labels)) for one in encoded.dictionary.to_pylist()
+            self.labels.setdefault(label, len(self.labels))
+            for label in encoded.dictionary.to_pylist()
         ]
         label = np.array([*numbers, 0], dtype=np.int32)[encoded.indices.to_numpy()]
         packed = np.packbits(np.column_stack([conditional, core]), axis=1)
@@ -187,7 +190,7 @@ class Strata:
         distinct, inverse = np.unique(
             signature.view(f"V{signature.shape[1]}").ravel(), return_inverse=True
         )
-        stratum = [self.known.setdefault(one.tobytes(), len(self.known)) for one in distinct]
+        stratum = [self.known.setdefault(row.tobytes(), len(self.known)) for row in distinct]
         return np.array(stratum, dtype=np.int32)[inverse]
 
     def profiles(self) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -209,7 +212,7 @@ class Strata:
         columns = (
             "conditional",
             "unconditional",
-            *(f"class {one.id}" for one in classes),
+            *(f"class {cls.id}" for cls in classes),
             *(f"label {name}" for name in names),
         )
         return (

@@ -235,7 +235,7 @@ def _finished(plan: TreePlan, observe: Callable[[pa.Table], None]) -> Totals | N
     damages += checksums.check_files(
         plan.out, ledger_files(plan.out, plan.kind), whole=plan.verifies
     )
-    if any(one.is_missing for one in damages):
+    if any(damage.is_missing for damage in damages):
         return None
     checksums.raise_damage(
         damages,
@@ -299,7 +299,7 @@ def begin(plan: TreePlan) -> None:
         strangers = (
             plan.out.is_dir()
             and not (plan.out / kind.request).exists()
-            and [one for one in os.listdir(plan.out) if _is_strange(one, kind)]
+            and [path for path in os.listdir(plan.out) if _is_strange(path, kind)]
         )
         if strangers:
             raise UsageError(
@@ -355,15 +355,15 @@ def finish(
     )
     written = np.sort(np.array(totals.names, np.uint64))
     earlier = [
-        one
-        for one in (plan.out / PARTS).glob("*.parquet")
-        if one not in used and one.name != LEDGER
+        path
+        for path in (plan.out / PARTS).glob("*.parquet")
+        if path not in used and path.name != LEDGER
     ]
     try:
         totals.num_stale_removed = remove_stale(
             plan.out,
             written,
-            [(plan.out / LEDGER, kind.ledger), *((one, kind.part) for one in earlier)],
+            [(plan.out / LEDGER, kind.ledger), *((path, kind.part) for path in earlier)],
             kind,
         )
         durable.remove_temporaries(plan.out)
@@ -407,7 +407,7 @@ def usable_out(workspace: Workspace, chosen: Path, unlabelled: list[str]) -> Pat
     """
     out = chosen.absolute()
     real = out.resolve()
-    data = (workspace.root, *(Path(one).resolve() for one in unlabelled))
+    data = (workspace.root, *(Path(folder).resolve() for folder in unlabelled))
     check_outside(out, data, "new masks")
     for folder in (*data, workspace.folder.resolve()):
         if folder.is_relative_to(real):

@@ -46,8 +46,8 @@ def remove_stale(
             for batch in tables.read_batches(open_ledger(path, name, kind), ["output_path"]):
                 names = batch["output_path"].drop_null().to_pylist()
                 removed += sum(
-                    _remove_output(out, one)
-                    for one in itertools.compress(names, ~_is_in(written, _hashes(names)))
+                    _remove_output(out, name)
+                    for name in itertools.compress(names, ~_is_in(written, _hashes(names)))
                 )
     return removed
 
@@ -105,10 +105,10 @@ def _walk(out: Path, ours: frozenset[str]) -> Iterator[str]:
     while waiting:
         prefix = waiting.pop()
         with os.scandir(out / prefix) as entries:
-            for one in entries:
-                if not prefix and one.name in ours:
+            for entry in entries:
+                if not prefix and entry.name in ours:
                     continue
-                if one.is_dir(follow_symlinks=False):
-                    waiting.append(f"{prefix}{one.name}/")
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(f"{prefix}{entry.name}/")
                 else:
-                    yield to_text(f"{prefix}{one.name}")
+                    yield to_text(f"{prefix}{entry.name}")

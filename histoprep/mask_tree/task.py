@@ -190,7 +190,7 @@ class TreeTask:
             )
         except IntegrityError:
             return False
-        num_refused = sum(one.failure is not None for one in self.rows)
+        num_refused = sum(row.failure is not None for row in self.rows)
         # Read again: nobody looked at these files while the run was stopped.
         return ledger["status"].to_pylist().count(FAILED) == num_refused and not check_files(
             Path(self.out), expected_files(ledger), whole=True, keep_states=False

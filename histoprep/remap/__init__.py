@@ -143,7 +143,9 @@ class RemapPlan:
         )
         rows = mask_rows(self.workspace.tiles, self.mended)
         while chosen := tuple(itertools.islice(rows, self.options.partition_masks)):
-            key = digest_text(repr((how, [(one.path, one.digest, one.failure) for one in chosen])))
+            key = digest_text(
+                repr((how, [(choice.path, choice.digest, choice.failure) for choice in chosen]))
+            )
             part = self.out / PARTS / f"{key}.parquet"
             limits = self.max_file_bytes, part, part.with_suffix(".at"), self.options.time_limit_s
             yield TreeTask(
@@ -273,8 +275,8 @@ def _refuse_other_request(out: Path, request: dict[str, Any]) -> None:
     ):
         if earlier is not None and earlier.get(name) != request.get(name):
             shown = [
-                one[name]["name"] if name == "label_map" else one.get(name, "none decided")
-                for one in (earlier, request)
+                options[name]["name"] if name == "label_map" else options.get(name, "none decided")
+                for options in (earlier, request)
             ]
             seen = f"{what} {shown[0]}" + (", with another content" if shown[0] == shown[1] else "")
             hint = "choose another --out, or replace these masks with --force"
@@ -318,7 +320,7 @@ def run_remap_part(
 
 def unfinished_remaps(workspace: Workspace) -> list[Path]:
     """Return the folders of the workspace that hold parts of a remap which nobody collected yet."""
-    return sorted(one.parent for one in workspace.folder.glob(f"masks-*/{PARTS}"))
+    return sorted(path.parent for path in workspace.folder.glob(f"masks-*/{PARTS}"))
 
 
 def collect_remap(

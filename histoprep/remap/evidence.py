@@ -33,7 +33,7 @@ def already_remapped(
     if written:
         return f"the masks say that they were remapped by {', '.join(written[:3])}"
     values = {value for value, tiles in tiles_by_label.items() if tiles}
-    classes, sources = {one.id for one in label_map.classes}, set(label_map.mapping)
+    classes, sources = {cls.id for cls in label_map.classes}, set(label_map.mapping)
     shown = ", ".join(str(value) for value in sorted(values)[:10])
     if not values or not values <= classes:
         return None

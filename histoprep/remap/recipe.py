@@ -74,7 +74,7 @@ class Recipe:
         """Return the recipe; raises UsageError for classes above 255 (HP505) or without a class for
         unknown values.
         """
-        ids = tuple(one.id for one in label_map.classes)
+        ids = tuple(cls.id for cls in label_map.classes)
         if ids[-1] > _MAX_CLASS_ID:
             raise UsageError(
                 "HP505 map-overflow: new masks have 8 bits",
@@ -83,7 +83,7 @@ class Recipe:
             )
         unknown = unknown_class(label_map).id if on_unmapped is OnUnmapped.UNKNOWN else None
         no_class = (
-            next((one for one in range(_MAX_CLASS_ID, -1, -1) if one not in ids), None)
+            next((number for number in range(_MAX_CLASS_ID, -1, -1) if number not in ids), None)
             if unknown is None
             else None
         )
@@ -126,7 +126,7 @@ class Recipe:
         pixels: Counter[int] = Counter()
         for label, number in zip(row.ids, row.pixels, strict=True):
             pixels[self.table[label]] += number
-        return [pixels[one] for one in self.class_ids]
+        return [pixels[class_id] for class_id in self.class_ids]
 
     def open(self) -> _Remapper:
         """Return the function that remaps one file after another."""
@@ -173,15 +173,15 @@ def unknown_class(label_map: LabelMap) -> TargetClass:
 
     Raises UsageError when there is none.
     """
-    for one in label_map.classes:
-        if one.name.casefold() == "unknown":
-            return one
+    for cls in label_map.classes:
+        if cls.name.casefold() == "unknown":
+            return cls
     first = label_map.classes[0]
     if first.id == 0 and any(word in first.name.casefold() for word in _UNKNOWN_WORDS):
         return first
     raise UsageError(
         f"--on-unmapped unknown needs a class for unknown values, and {label_map.name} has none",
-        seen=", ".join(f"{one.id} {one.name}" for one in label_map.classes[:_NUM_SHOWN]),
+        seen=", ".join(f"{cls.id} {cls.name}" for cls in label_map.classes[:_NUM_SHOWN]),
         expected="a class called Unknown, or a class 0 named like it",
         hint="add such a class to the label map, or list the values",
     )

@@ -33,7 +33,7 @@ def mask_rows(table: Path, mended: Mapping[str, MendedMask]) -> Iterator[MaskRow
     """
     opened, _ = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
     for batch in tables.read_batches(opened, _COLUMNS, rows=8192):
-        columns = (batch[one].to_pylist() for one in _COLUMNS)
+        columns = (batch[column].to_pylist() for column in _COLUMNS)
         for path, size, time, key, error, detail, mode, colours, equal, ids, pixels in zip(
             *columns, strict=True
         ):
@@ -112,12 +112,12 @@ class Survey:
         if not unmapped:
             return
         shown = [
-            f"{one} ({many(self.pixels[one], 'pixel')} in {many(self.tiles[one], 'tile')}, such as"
-            f" {self.examples[one]})"
-            for one in unmapped[:_NUM_SHOWN]
+            f"{value} ({many(self.pixels[value], 'pixel')} in"
+            f" {many(self.tiles[value], 'tile')}, such as {self.examples[value]})"
+            for value in unmapped[:_NUM_SHOWN]
         ]
         more = f" and {len(unmapped) - _NUM_SHOWN} more" if len(unmapped) > _NUM_SHOWN else ""
-        ids = [one.id for one in label_map.sources]
+        ids = [source.id for source in label_map.sources]
         hint = (
             "add them to the label map, or make them unknown with --on-unmapped unknown; histoprep"
             " audit looks for the cause"

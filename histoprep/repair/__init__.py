@@ -133,7 +133,7 @@ class RepairPlan:
     @property
     def num_refused(self) -> int:
         """Return how many of them cannot be mended, whatever is in them."""
-        return sum(one.failure is not None for one in self.masks)
+        return sum(mask.failure is not None for mask in self.masks)
 
     @property
     def maker(self) -> Mender:
@@ -202,12 +202,14 @@ def plan_repair(workspace: Workspace, options: RepairOptions) -> RepairPlan:
     tiles_stat = stat_file(str(workspace.tiles))
     header = mask_tree.complete_table(workspace.tiles)
     out = mask_tree.usable_out(workspace, options.out, header["options"]["scan"]["unlabelled"])
-    sources = tuple(one for one in lossy_sources(workspace.tiles) if one.code in options.rules)
+    sources = tuple(
+        finding for finding in lossy_sources(workspace.tiles) if finding.code in options.rules
+    )
     masks = tuple(_damaged(workspace.tiles, sources))
     tile_options = TileOptions.from_json(header["options"]["tiles"])
     inputs = RunningDigest()
-    for one in (tile_options, *masks):
-        inputs.update(repr(one))
+    for mask in (tile_options, *masks):
+        inputs.update(repr(mask))
     request = {
         "root": str(workspace.root),
         "rules": sorted(options.rules),
@@ -221,7 +223,7 @@ def plan_repair(workspace: Workspace, options: RepairOptions) -> RepairPlan:
 def _damaged(table: Path, sources: tuple[LossySource, ...]) -> Iterator[DamagedMask]:
     from histoprep.lossy.jpeg_history import FixedPoint
 
-    verdicts = {path: one for one in sources for path in one.paths}
+    verdicts = {path: file for file in sources for path in file.paths}
     columns = [
         "mask_path",
         "mask_bytes",
@@ -234,20 +236,20 @@ def _damaged(table: Path, sources: tuple[LossySource, ...]) -> Iterator[DamagedM
     opened, _ = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
     for batch in tables.read_batches(opened, columns) if verdicts else ():
         for path, size, time, key, *fixed in zip(
-            *(one.to_pylist() for one in batch.columns), strict=True
+            *(values.to_pylist() for values in batch.columns), strict=True
         ):
             if path in verdicts:
-                one = verdicts[path]
-                kind = one.verdict.kind
+                verdict = verdicts[path]
+                kind = verdict.verdict.kind
                 own = FixedPoint(*(number or 0 for number in fixed))
-                quality = _quality(own, one.verdict)
+                quality = _quality(own, verdict.verdict)
                 yield DamagedMask(
                     path,
                     size or 0,
                     time or 0,
                     key,
                     _hopeless(kind, quality),
-                    one.source,
+                    verdict.source,
                     kind.value,
                     quality,
                 )

@@ -41,8 +41,8 @@ def _write_sheets(plan: RepairPlan, *, every_mask: bool) -> list[Path]:
         for row in changed
         if row["changed_pixels"] is not None
     }
-    masks = [one for one in plan.masks if one.path in mended]
-    most = sorted(masks, key=lambda one: -mended[one.path])[:ROWS_A_SHEET]
+    masks = [mask for mask in plan.masks if mask.path in mended]
+    most = sorted(masks, key=lambda mask: -mended[mask.path])[:ROWS_A_SHEET]
     colours = class_colours(plan.workspace.root)
     made = []
     for number, chosen in enumerate([most, *(_pages(masks) if every_mask else ())]):
@@ -56,7 +56,7 @@ def write_preview(plan: RepairPlan) -> list[Path]:
     """Write a contact sheet of some damaged masks to the workspace, mending them on the way; return
     its path, or nothing.
     """
-    masks = [one for one in plan.masks if one.failure is None]
+    masks = [mask for mask in plan.masks if mask.failure is None]
     step = max(1, -(-len(masks) // ROWS_A_SHEET))
     chosen = masks[::step]
     return _write(
@@ -83,7 +83,7 @@ def class_colours(root: Path) -> Mapping[int, str]:
         label_map = load_label_map(path)
     except LabelMapError:
         return {}
-    colours = {one.id: one.colour for one in label_map.classes}
+    colours = {cls.id: cls.colour for cls in label_map.classes}
     # Two labels of one class would look alike.
     first: dict[int, int] = {}
     for label, class_id in sorted(label_map.mapping.items()):
@@ -115,20 +115,20 @@ def _write(
 
 
 def _rows(plan: RepairPlan, masks: Iterable[DamagedMask]) -> Iterator[SheetRow]:
-    for one in masks:
+    for mask in masks:
         try:
-            data = Path(beside(plan.workspace.root, one.path)).read_bytes()
-            before, after, confidence = plan.maker.mend(data, one)
+            data = Path(beside(plan.workspace.root, mask.path)).read_bytes()
+            before, after, confidence = plan.maker.mend(data, mask)
         except (BrokenFileError, OSError):
             # The ledger says why.
             continue
         changed = np.count_nonzero(before != after)
         gone = np.setdiff1d(before, after)
-        cause = f"JPEG quality {one.quality}" if one.quality else "interpolated"
+        cause = f"JPEG quality {mask.quality}" if mask.quality else "interpolated"
         shown = ", ".join(map(str, gone[:8].tolist())) + (" and more" if len(gone) > 8 else "")
         labels = f"labels {shown} taken away" if len(gone) else "no label taken away"
         note = (
             f"{cause} | {changed:,} of {before.size:,} pixels changed ({changed / before.size:.1%})"
             f" | {labels} | confidence {confidence:.2f}"
         )
-        yield SheetRow(one.path, note, before, after)
+        yield SheetRow(mask.path, note, before, after)

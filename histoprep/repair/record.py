@@ -147,7 +147,7 @@ def mended_masks(workspace: Workspace, *, whole: bool = False) -> Mapping[str, M
     found: dict[str, MendedMask] = {}
     for batch in tables.read_batches(open_ledger(out / LEDGER, KIND.ledger, KIND), columns):
         for path, name, source, size, digest, ids, pixels in zip(
-            *(batch[one].to_pylist() for one in columns), strict=True
+            *(batch[column].to_pylist() for column in columns), strict=True
         ):
             if name is not None:
                 stat = stat_file(beside(out, name))
@@ -190,16 +190,16 @@ def _left(
     about the source.
     """
     left: dict[bool, dict[str, list[str]]] = {True: {}, False: {}}
-    for one in lossy_sources(workspace.tiles):
+    for source in lossy_sources(workspace.tiles):
         paths = [
             path
-            for path, digest in zip(one.paths, one.digests, strict=True)
+            for path, digest in zip(source.paths, source.digests, strict=True)
             if path not in mended or mended[path].source_digest != digest
         ]
         if paths:
-            quality = f", JPEG quality {one.verdict.quality}" if one.verdict.quality else ""
-            left[one.verdict.firm].setdefault(
-                f"{one.source} ({one.code} {one.verdict.kind.value}{quality})", []
+            quality = f", JPEG quality {source.verdict.quality}" if source.verdict.quality else ""
+            left[source.verdict.firm].setdefault(
+                f"{source.source} ({source.code} {source.verdict.kind.value}{quality})", []
             ).extend(paths)
     return left
 

@@ -131,7 +131,7 @@ def busiest_window(changed: np.ndarray, side_px: int = _WINDOW_PX) -> tuple[slic
 def _palette(row: SheetRow, colours: Mapping[int, str]) -> dict[int, str]:
     """Return a colour for each label of a row: magenta for those that are gone afterwards."""
     kept = np.unique(row.after).tolist()
-    free = [one for one in _COLOURS if one not in {colours.get(label) for label in kept}]
+    free = [colour for colour in _COLOURS if colour not in {colours.get(label) for label in kept}]
     palette = dict.fromkeys(np.unique(row.before).tolist(), _FALSE)
     for label in kept:
         palette[label] = (

@@ -148,9 +148,9 @@ def _card(report: Report, finding: Finding, index: int) -> dict[str, Any]:
         {"path": path, "detail": detail, "picture": report.pictures.get(path)}
         for path, detail in examples(finding)
     ]
-    drawn = [one for one in shown if one["picture"]][:PICTURES_PER_FINDING]
-    listed = [one for one in shown if one not in drawn]
-    legend = _legend([one["picture"] for one in drawn if isinstance(one["picture"], Picture)])
+    drawn = [row for row in shown if row["picture"]][:PICTURES_PER_FINDING]
+    listed = [row for row in shown if row not in drawn]
+    legend = _legend([row["picture"] for row in drawn if isinstance(row["picture"], Picture)])
     command = _COMMAND.search(finding.suggestion)
     return {
         "anchor": f"finding-{index}",
@@ -175,7 +175,7 @@ def _legend(pictures: Sequence[Picture]) -> list[LegendEntry]:
     """Return every class of the pictures once, by the largest share it has in one of them."""
     largest: dict[str, LegendEntry] = {}
     for entry in sorted(
-        (entry for one in pictures for entry in one.legend), key=lambda entry: -entry.share
+        (entry for image in pictures for entry in image.legend), key=lambda entry: -entry.share
     ):
         largest.setdefault(entry.name, entry)
     return list(largest.values())
@@ -226,5 +226,5 @@ def _option(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple | set | frozenset):
-        return ", ".join(str(one) for one in value)
+        return ", ".join(str(entry) for entry in value)
     return str(value)

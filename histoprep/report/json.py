@@ -67,7 +67,7 @@ def _option(value: object) -> Any:
     ):
         return value
     if isinstance(value, list | tuple | set | frozenset):
-        return [_option(one) for one in value]
+        return [_option(entry) for entry in value]
     return visible(str(value))
 
 

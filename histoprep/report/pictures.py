@@ -79,7 +79,7 @@ def make_picture(
     plain = None if small is None else _data_uri("jpeg", imageio.encode_rgb_jpeg(small, 82))
     if labels is None:
         return Picture(plain, None, caption)
-    palette = {one.id: checked_colour(one.colour) for one in classes}
+    palette = {cls.id: checked_colour(cls.colour) for cls in classes}
     fits = image is not None and image.shape[:2] == labels.shape
     few = shrink_labels(labels, longest_px)
     drawn = overlay(small if fits else None, few, palette)
@@ -152,14 +152,14 @@ def outline(labels: np.ndarray) -> np.ndarray:
 
 
 def _legend(labels: np.ndarray, classes: Sequence[Coloured]) -> tuple[LegendEntry, ...]:
-    listed = {one.id: one for one in classes}
+    listed = {cls.id: cls for cls in classes}
     entries = []
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
-        one = listed.get(int(label))
+        cls = listed.get(int(label))
         source = label if label >= 0 else unlisted(label)
         name, colour = (
-            (one.name, checked_colour(one.colour))
-            if one
+            (cls.name, checked_colour(cls.colour))
+            if cls
             else (f"label {source}, not listed", UNLISTED_COLOUR)
         )
         entries.append(LegendEntry(name, colour, float(count) / labels.size))

@@ -182,6 +182,6 @@ def _unique(parts: list[PlainNames]) -> PlainNames | None:
     """Return all names, or None when two have one key."""
     names, stems, keys = (
         pa.concat_arrays(column)
-        for column in zip(*((one.names, one.stems, one.keys) for one in parts), strict=True)
+        for column in zip(*((part.names, part.stems, part.keys) for part in parts), strict=True)
     )
     return PlainNames(names, stems, keys) if len(pc.unique(keys)) == len(keys) else None

@@ -132,7 +132,7 @@ class Walker:
                 ) from error
             self._tell(IssueKind.UNREADABLE, folder, f"folder cannot be listed: {error.strerror}")
         listed.folders.sort()
-        for entry in sorted(listed.others, key=lambda one: one.name):
+        for entry in sorted(listed.others, key=lambda file: file.name):
             self._judge_other(folder, entry, listed.files)
         if len(listed.folders) > 1:
             self._report_like_folders(folder, listed.folders)

@@ -55,8 +55,8 @@ def shard_name(split: str, pool: str, number: int) -> str:
 
 def shard_files(shards: Iterable[Mapping[str, Any]]) -> Iterator[Expected]:
     """Yield the shards that the header of an index describes, as files that should be there."""
-    for one in shards:
-        yield Expected(one["name"], Checksum(one["bytes"], one["digest"]))
+    for shard in shards:
+        yield Expected(shard["name"], Checksum(shard["bytes"], shard["digest"]))
 
 
 def member_header(name: str, size: int) -> bytes:

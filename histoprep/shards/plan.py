@@ -163,7 +163,7 @@ def _shards(
         group = kind.split, kind.pool
         name = shard_name(*group, numbers[group])
         numbers[group] += 1
-        return name, sorted(filling.pop(kind).tiles, key=lambda one: one.key)
+        return name, sorted(filling.pop(kind).tiles, key=lambda tile: tile.key)
 
     for kind, tile in _tiles(manifest, root):
         size = member_bytes(tile.image_bytes) + member_bytes(

@@ -31,7 +31,7 @@ def choose_rows(
             fits &= column == wanted
     rows = np.flatnonzero(fits)
     _, drawn = single_stream(rows).place(np.arange(min(num_tiles, len(rows))), seed)
-    return [int(one) for one in drawn]
+    return [int(row) for row in drawn]
 
 
 def draw_preview(source: TileSource, rows: Sequence[int], title: str) -> bytes:
@@ -42,7 +42,7 @@ def draw_preview(source: TileSource, rows: Sequence[int], title: str) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    classes = [one for one in source.label_map.classes if one.id != 0]
+    classes = [cls for cls in source.label_map.classes if cls.id != 0]
     lines = -(-len(rows) // _COLUMNS)
     height = 0.6 + 2.75 * lines + 0.17 * -(-len(classes) // 6)
     with plain_text({"font.family": "DejaVu Sans", "font.size": 7.5, "text.color": "#22262c"}):
@@ -65,8 +65,8 @@ def draw_preview(source: TileSource, rows: Sequence[int], title: str) -> bytes:
             axes.set_yticks([])
         if classes:
             patches = [
-                Patch(color=checked_colour(one.colour), label=f"{one.id} {one.name}")
-                for one in classes
+                Patch(color=checked_colour(cls.colour), label=f"{cls.id} {cls.name}")
+                for cls in classes
             ]
             figure.legend(
                 handles=patches, loc="lower left", bbox_to_anchor=(0.015, 0), ncols=6, frameon=False
@@ -86,7 +86,7 @@ def _picture(source: TileSource, row: int) -> np.ndarray:
     return overlay(
         small,
         shrink_labels(tile.mask, _CELL_PX),
-        {one.id: checked_colour(one.colour) for one in source.label_map.classes},
+        {cls.id: checked_colour(cls.colour) for cls in source.label_map.classes},
     )
 
 

@@ -118,7 +118,7 @@ class ShardTask:
     def run(self) -> ShardDone:
         """Write the shard and its part unless they are there; raises OutputError."""
         done = ShardDone(
-            self.shard.name, self.part, min(one.row for one in self.tiles), len(self.tiles)
+            self.shard.name, self.part, min(tile.row for tile in self.tiles), len(self.tiles)
         )
         if self.is_done():
             return done._replace(reused=True)
@@ -188,15 +188,18 @@ class ShardTask:
             durable.begin_writing_back(stream.fileno(), written, len(data))
             written += len(data)
 
-        for one in self._packed(marker, failures):
+        for failure in self._packed(marker, failures):
             # What cannot be finished need not be written; the rest is read for what else is wrong
             # with it.
             if failures:
                 continue
             offset = end
-            row: dict[str, Any] = {"row": one.tile.row, "key": one.tile.key}
-            row |= {"image_orientation": one.orientation, "image_stored_digest": digest(one.image)}
-            for field, name, data, crc in one.members():
+            row: dict[str, Any] = {"row": failure.tile.row, "key": failure.tile.key}
+            row |= {
+                "image_orientation": failure.orientation,
+                "image_stored_digest": digest(failure.image),
+            }
+            for field, name, data, crc in failure.members():
                 offset += len(name)
                 row |= {
                     f"{field}_offset": offset,

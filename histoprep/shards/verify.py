@@ -95,14 +95,14 @@ def verify_shards(
     done = 0
     with ThreadPoolExecutor(_THREADS) as threads:
         check = _Check(place, index if contents else None)
-        for one, found in zip(shards, threads.map(check, shards), strict=True):
+        for shard, found in zip(shards, threads.map(check, shards), strict=True):
             wrong.corrupt += found.corrupt
             wrong.foreign += found.foreign
-            done += one["tiles"]
+            done += shard["tiles"]
             advance(done, len(index))
     if isinstance(place, LocalFolder):
         wrong.corrupt += _damaged_notes(index.path.parent)
-        _look_for_strangers(place, {one["name"] for one in shards}, wrong)
+        _look_for_strangers(place, {shard["name"] for shard in shards}, wrong)
     foreign = wrong.foreign + (_differences(index, Path(manifest)) if manifest is not None else [])
     looked_at = len(index) + len(shards) + len(foreign)
     return [
@@ -118,7 +118,8 @@ def _damaged_notes(folder: Path) -> list[Item]:
     """
     try:
         return [
-            (one.path, f"{one.seen}, {one.expected} was written") for one in damaged_files(folder)
+            (damage.path, f"{damage.seen}, {damage.expected} was written")
+            for damage in damaged_files(folder)
         ]
     except IntegrityError as error:
         return [(str(error.path), error.what)]
@@ -129,17 +130,17 @@ def _look_for_strangers(place: LocalFolder, names: set[str], wrong: _Wrong) -> N
     try:
         # Hidden ones are no part of *.tar.
         beside = sorted(
-            one
-            for one in os.listdir(place.folder)
-            if one.endswith(".tar") and not one.startswith(".")
+            path
+            for path in os.listdir(place.folder)
+            if path.endswith(".tar") and not path.startswith(".")
         )
     except OSError as error:
         wrong.corrupt.append((place.folder, error.strerror or str(error)))
         return
     wrong.foreign += [
-        (one, "not of this index, though readers of *.tar take it, too: move it away")
-        for one in beside
-        if one not in names
+        (name, "not of this index, though readers of *.tar take it, too: move it away")
+        for name in beside
+        if name not in names
     ]
 
 
@@ -199,25 +200,29 @@ class _Check:
 
     def _check_members(self, name: str, wrong: _Wrong) -> None:
         stream = _Stream(self._place, name)
-        for one in self._expected(name, wrong):
-            header = stream.at(one.offset - BLOCK, BLOCK)
-            data = stream.at(one.offset, one.length)
+        for problem in self._expected(name, wrong):
+            header = stream.at(problem.offset - BLOCK, BLOCK)
+            data = stream.at(problem.offset, problem.length)
             try:
                 found = parse_header(header) if len(header) == BLOCK else None
             except IntegrityError:
-                wrong.corrupt.append((one.tile_id, f"{name}: damaged header of {one.name}"))
+                wrong.corrupt.append((problem.tile_id, f"{name}: damaged header of {problem.name}"))
                 continue
             if found is None:
-                wrong.corrupt.append((one.tile_id, f"{name}: {one.name} is missing"))
-            elif found.name != one.name:
+                wrong.corrupt.append((problem.tile_id, f"{name}: {problem.name} is missing"))
+            elif found.name != problem.name:
                 wrong.foreign.append(
-                    (one.tile_id, f"{name}: holds {found.name} where {one.name} should be")
+                    (problem.tile_id, f"{name}: holds {found.name} where {problem.name} should be")
                 )
-            elif len(data) != one.length or found.size != one.length or crc32(data) != one.crc32:
+            elif (
+                len(data) != problem.length
+                or found.size != problem.length
+                or crc32(data) != problem.crc32
+            ):
                 wrong.corrupt.append(
                     (
-                        one.tile_id,
-                        f"{name}: the bytes of {one.name} are not those that were written",
+                        problem.tile_id,
+                        f"{name}: the bytes of {problem.name} are not those that were written",
                     )
                 )
         end = stream.end + -stream.end % BLOCK

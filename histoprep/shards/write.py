@@ -112,8 +112,8 @@ def _whole(plan: ShardPlan) -> ShardResult | None:
         shards = open_manifest(index).header["shards"] if is_index(open_manifest(index)) else []
     except IntegrityError:
         return None
-    sizes = [(stat_file(str(plan.out / one["name"])) or (None,))[0] for one in shards]
-    if not shards or sizes != [one["bytes"] for one in shards]:
+    sizes = [(stat_file(str(plan.out / shard["name"])) or (None,))[0] for shard in shards]
+    if not shards or sizes != [shard["bytes"] for shard in shards]:
         return None
     damages = checksums.check_files(plan.out, shard_files(shards), whole=False)
     hint = (
@@ -124,9 +124,9 @@ def _whole(plan: ShardPlan) -> ShardResult | None:
     shutil.rmtree(plan.out / PARTS, ignore_errors=True)
     return ShardResult(
         index,
-        sum(one["tiles"] for one in shards),
+        sum(shard["tiles"] for shard in shards),
         len(shards),
-        sum(one["bytes"] for one in shards),
+        sum(shard["bytes"] for shard in shards),
         len(shards),
         up_to_date=True,
     )
@@ -137,7 +137,9 @@ def _begin(plan: ShardPlan) -> None:
     try:
         ours = checksums.OWN_FILES | {REQUEST, PARTS}
         strangers = [
-            one for one in os.listdir(plan.out) if one not in ours and not durable.is_temporary(one)
+            path
+            for path in os.listdir(plan.out)
+            if path not in ours and not durable.is_temporary(path)
         ]
         if strangers and not (plan.out / REQUEST).exists():
             seen = ", ".join(sorted(map(to_text, strangers))[:_NUM_SHOWN])
@@ -164,16 +166,16 @@ def _write_all(
     failures: list[FailedTile] = []
     tiles = 0
     with contextlib.closing(run_tasks(plan.tasks(), engine)) as shards:
-        for one in shards:
-            done.append(one)
-            failures += one.failures
-            tiles += one.num_tiles
+        for shard in shards:
+            done.append(shard)
+            failures += shard.failures
+            tiles += shard.num_tiles
             advance(tiles, len(plan.manifest))
-    return done, failures, sum(one.reused for one in done)
+    return done, failures, sum(result.reused for result in done)
 
 
 def _incomplete(plan: ShardPlan, failures: list[FailedTile]) -> IncompleteError:
-    shown = "; ".join(f"{one.path}: {one.reason}" for one in failures[:_NUM_SHOWN])
+    shown = "; ".join(f"{failure.path}: {failure.reason}" for failure in failures[:_NUM_SHOWN])
     more = f"; and {len(failures) - _NUM_SHOWN:,} more" if len(failures) > _NUM_SHOWN else ""
     return IncompleteError(
         f"{len(failures):,} {'file' if len(failures) == 1 else 'files'} cannot be packed, so there"
@@ -188,10 +190,10 @@ def _incomplete(plan: ShardPlan, failures: list[FailedTile]) -> IncompleteError:
 
 
 def _finish(plan: ShardPlan, done: list[ShardDone], reused: int) -> ShardResult:
-    facts = [part_facts(one.part) for one in done]
+    facts = [part_facts(result.part) for result in done]
     index = plan.out / INDEX
     try:
-        kept = {one["name"] for one in facts}
+        kept = {fact["name"] for fact in facts}
         for path in plan.out.glob("*.tar"):
             if path.name not in kept:
                 path.unlink()
@@ -201,7 +203,7 @@ def _finish(plan: ShardPlan, done: list[ShardDone], reused: int) -> ShardResult:
             _rows(plan.manifest, done),
             {"manifest_digest": plan.manifest_digest, "shards": facts},
         )
-        size = sum(one["bytes"] for one in facts)
+        size = sum(fact["bytes"] for fact in facts)
         checksums.remember_files(plan.out, shard_files(facts))
         checksums.publish_json(
             plan.out,
@@ -224,7 +226,7 @@ def _rows(manifest: Manifest, done: list[ShardDone]) -> Iterator[pa.Table]:
     time.
     """
     columns = index_schema(manifest.label_map.num_classes)
-    own = (*SHARD_COLUMNS, *(one.name for one in OWN_FIELDS))
+    own = (*SHARD_COLUMNS, *(field.name for field in OWN_FIELDS))
     found = _Members(done)
     start = 0
     for batch in manifest.iter_batches(rows=_PIECE):
@@ -240,7 +242,7 @@ class _Members:
     """Where the tiles of ever later rows lie; parts are read when their first row is due."""
 
     def __init__(self, done: list[ShardDone]) -> None:
-        self._later = sorted(done, key=lambda one: one.first_row, reverse=True)
+        self._later = sorted(done, key=lambda shard: shard.first_row, reverse=True)
         self._waiting: list[pa.Table] = []
 
     def between(self, start: int, end: int) -> pa.Table:
@@ -248,10 +250,10 @@ class _Members:
         is missing.
         """
         while self._later and self._later[-1].first_row < end:
-            one = self._later.pop()
-            part = open_part(one.part)
+            shard = self._later.pop()
+            part = open_part(shard.part)
             self._waiting.append(
-                part.append_column("shard", pa.array([one.name] * part.num_rows, pa.string()))
+                part.append_column("shard", pa.array([shard.name] * part.num_rows, pa.string()))
             )
         due = []
         for index, part in enumerate(self._waiting):

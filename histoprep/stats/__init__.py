@@ -248,10 +248,10 @@ def _raw_map(batches: Iterator[pa.Table], label_map: LabelMap | None) -> LabelMa
     for chunk in batches:
         present.update(pc.unique(pc.list_flatten(chunk["label_ids"])).to_pylist())
     plain = identity_map(sorted(present))
-    names = {one.id: one.name for one in label_map.sources} if label_map else {}
+    names = {source.id: source.name for source in label_map.sources} if label_map else {}
     return replace(
         plain,
-        classes=tuple(replace(one, name=names.get(one.id, one.name)) for one in plain.classes),
+        classes=tuple(replace(cls, name=names.get(cls.id, cls.name)) for cls in plain.classes),
     )
 
 

@@ -140,8 +140,8 @@ def _per_tile_classes(
     entries: _Entries, class_ids: np.ndarray, label_map: LabelMap
 ) -> dict[str, np.ndarray]:
     """Return one entry for each class of each tile, in order of row, then class."""
-    radii = {one.id: one.min_radius_px for one in label_map.classes}
-    needed = np.array([radii[one] for one in class_ids.tolist()], dtype=np.float32)
+    radii = {cls.id: cls.min_radius_px for cls in label_map.classes}
+    needed = np.array([radii[class_id] for class_id in class_ids.tolist()], dtype=np.float32)
     core = core_present(entries.core_pixels, entries.radius_px, needed)
     # Class ids are below 2^16: row and class fit one sortable integer.
     keys, entry = np.unique(entries.row.astype(np.int64) << 16 | class_ids, return_inverse=True)

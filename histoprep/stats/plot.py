@@ -84,8 +84,10 @@ def _raw_rows(stats: Stats) -> DataFrame:
     if stats.label_map is None:
         return rows
     target = rows["class_id"].map(dict(stats.label_map.mapping)).fillna(1 << 16).astype(int)
-    colours = {one.id: one.colour for one in stats.label_map.classes}
-    rows = rows.assign(target=target, colour=[colours.get(one, "#000000") for one in target])
+    colours = {cls.id: cls.colour for cls in stats.label_map.classes}
+    rows = rows.assign(
+        target=target, colour=[colours.get(class_id, "#000000") for class_id in target]
+    )
     rows = rows.assign(
         class_name=rows["class_name"].where(
             rows["target"] < 1 << 16, rows["class_name"] + " (unmapped)"

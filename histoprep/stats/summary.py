@@ -70,7 +70,7 @@ def summarise(counts: Counts, label_map: LabelMap, by: Sequence[str] = DIMENSION
 def _class_table(counts: Counts, label_map: LabelMap) -> DataFrame:
     import pandas as pd
 
-    rows = [(one.id, one.name, one.colour) for one in label_map.classes]
+    rows = [(cls.id, cls.name, cls.colour) for cls in label_map.classes]
     frame = pd.DataFrame(rows, columns=["class_id", "class_name", "colour"], dtype=object).astype(
         {"class_id": np.int64}
     )

@@ -46,8 +46,8 @@ class LocalState(NamedTuple):
         """Return the state of files, None for one that is not there."""
         facts = tuple(
             fact
-            for one in files
-            for fact in ((0, 0) if one is None else (one.st_ctime_ns, one.st_ino))
+            for file in files
+            for fact in ((0, 0) if file is None else (file.st_ctime_ns, file.st_ino))
         )
         # Python's hash of integers is the same in every process, and takes a tenth of the time.
         return cls(max(facts[::2]), hash(facts) & _MASK)
@@ -106,11 +106,11 @@ class Listing:
         pairs = self._counted(scan(root, options.scan, self.issues.append))
         if options.sample is not None:
             pairs = _sampled(pairs, options.sample)
-        for one in _with_stats(str(root), pairs):
+        for pair in _with_stats(str(root), pairs):
             self.num_tiles += 1
-            self._digest.update(one.facts)
-            self._states.append(one.local.number)
-            yield one
+            self._digest.update(pair.facts)
+            self._states.append(pair.local.number)
+            yield pair
         if not self.num_found:
             wanted = (
                 f"x.jpg beside x{options.scan.mask_suffix}.png, or folders images/ and masks/"
@@ -137,7 +137,7 @@ class Listing:
 
     def note_keys(self, listed: Iterable[Listed]) -> None:
         """Take note of the keys of pairs, all in order, which `states` needs."""
-        self._keys.extend(one.key for one in listed)
+        self._keys.extend(tile.key for tile in listed)
 
     @property
     def states(self) -> FileStates:
@@ -187,7 +187,9 @@ def _listed(root: str, pair: Pair) -> Listed:
         None if path is None else _status(absolute_path(root, path))
         for path in (pair.image_path, pair.mask_path)
     ]
-    image, mask = (None if one is None else FileStat(one.st_size, one.st_mtime_ns) for one in files)
+    image, mask = (
+        None if file is None else FileStat(file.st_size, file.st_mtime_ns) for file in files
+    )
     return Listed(pair, image, mask, LocalState.of(*files))
 
 
@@ -203,5 +205,5 @@ def _sampled(pairs: Iterable[Pair], num_tiles: int) -> Iterator[Pair]:
     every time.
     """
     keyed = [(hash_text(pair.tile_id), index, pair) for index, pair in enumerate(pairs)]
-    chosen = sorted(keyed, key=lambda one: one[:2])[:num_tiles]
-    return (pair for _, _, pair in sorted(chosen, key=lambda one: one[1]))
+    chosen = sorted(keyed, key=lambda entry: entry[:2])[:num_tiles]
+    return (pair for _, _, pair in sorted(chosen, key=lambda entry: entry[1]))

@@ -81,11 +81,11 @@ def lossy_sources(table: Path) -> list[LossySource]:
         verdicts = _judged(source, rows.take(pa.array(members)))
         found += verdicts
         unsaid[members[own[members] == source]] = False
-        for one in verdicts:
-            unsaid[members[one.verdict.masks]] = False
+        for verdict in verdicts:
+            unsaid[members[verdict.verdict.masks]] = False
     for source, members in _by_name(own, np.flatnonzero(unsaid)):
         found += _judged(source, rows.take(pa.array(members)))
-    return sorted(found, key=lambda one: one.source)
+    return sorted(found, key=lambda source: source.source)
 
 
 def _large_sources(rows: pa.Table, own: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -165,8 +165,8 @@ def _judged(source: str, rows: pa.Table) -> list[LossySource]:
     )
     verdicts = judge(MaskSignals(container=container, **numbers))
     return [
-        LossySource(source, one, *_named(rows.take(pa.array(one.masks))), rows.num_rows)
-        for one in verdicts
+        LossySource(source, verdict, *_named(rows.take(pa.array(verdict.masks))), rows.num_rows)
+        for verdict in verdicts
     ]
 
 

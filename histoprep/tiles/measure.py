@@ -84,14 +84,14 @@ def measure_mask(labels: np.ndarray, min_area_px: int) -> MaskMeasures:
     runs = Runs.of(labels)
     half = min(labels.shape) / 2
     if runs.uniform:
-        size, one = np.array([labels.size]), np.ones(1, np.int64)
+        size, ones = np.array([labels.size]), np.ones(1, np.int64)
         specks = (size < min_area_px).astype(np.int64)
         return MaskMeasures(
             labels[:1, 0].astype(np.int64),
             size,
             size,
             np.array([half], np.float32),
-            one,
+            ones,
             specks,
             None,
         )

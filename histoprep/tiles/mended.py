@@ -99,9 +99,9 @@ class MendedMasks:
         self.path = path
         self._file, self.header = tables.open_table(path, kind=KIND, schema_version=SCHEMA_VERSION)
         keys = [
-            _key(one)
+            _key(path)
             for batch in tables.read_batches(self._file, ["damaged_path"])
-            for one in batch["damaged_path"].to_pylist()
+            for path in batch["damaged_path"].to_pylist()
         ]
         numbers = np.array(keys, np.uint64)
         self._order = np.argsort(numbers, kind="stable")
@@ -217,7 +217,9 @@ class MendedMasks:
         start = 0 if folder is None else len(folder) + 1
         columns = ["mask_path", "mask_bytes", "mask_digest"]
         for batch in tables.read_batches(self._file, columns):
-            for path, size, key in zip(*(batch[one].to_pylist() for one in columns), strict=True):
+            for path, size, key in zip(
+                *(batch[column].to_pylist() for column in columns), strict=True
+            ):
                 yield checksums.Expected(path[start:], checksums.Checksum(size, key))
 
 

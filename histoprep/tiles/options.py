@@ -63,7 +63,7 @@ def stored_options(stored: dict[str, Any]) -> TableOptions:
             masks=scan_options["masks"],
             group_by=scan_options["group_by"],
             label_by=scan_options["label_by"],
-            unlabelled=tuple(Path(one) for one in scan_options["unlabelled"]),
+            unlabelled=tuple(Path(folder) for folder in scan_options["unlabelled"]),
             csv=Path(scan_options["csv"]) if scan_options["csv"] else None,
         ),
         tiles=TileOptions.from_json(stored["tiles"]),
@@ -216,6 +216,6 @@ def resolved(workspace: Workspace, options: TableOptions) -> TableOptions:
             chosen,
             layout=layout,
             csv=csv,
-            unlabelled=tuple(one.resolve() for one in chosen.unlabelled),
+            unlabelled=tuple(folder.resolve() for folder in chosen.unlabelled),
         ),
     )

@@ -392,7 +392,7 @@ class _Odd:
             read.filter(pc.is_valid(read["mask_palette"]))
         ):
             other = [
-                one for one in zip(indices, colours, strict=True) if self._is_other(folder, *one)
+                pair for pair in zip(indices, colours, strict=True) if self._is_other(folder, *pair)
             ]
             if other:
                 index, colour = other[0]

@@ -97,9 +97,9 @@ class EarlierTable:
         """Return the earlier rows that still hold for some of `listed`, or None."""
         if not len(self._keys):
             return None
-        wanted = np.array([one.key for one in listed], np.uint64)
+        wanted = np.array([tile.key for tile in listed], np.uint64)
         unchanged = self.states.find_keys(wanted) == np.array(
-            [one.local.number for one in listed], np.uint64
+            [tile.local.number for tile in listed], np.uint64
         )
         at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
         found = np.flatnonzero((self._keys[at] == wanted) & (wanted != 0) & unchanged)
@@ -145,9 +145,9 @@ def _is_read_otherwise(
     }
     if doubt in changed or (PALETTE in changed and (error or "").startswith("HP415")):
         return True
-    depths = tuple(one.get(DEPTH) for one in decided)
+    depths = tuple(decision.get(DEPTH) for decision in decided)
     return depths[0] != depths[1] and (bits or 0) < max(
-        int(one) if one in ("8", "16") else 0 for one in depths
+        int(depth) if depth in ("8", "16") else 0 for depth in depths
     )
 
 
@@ -168,6 +168,6 @@ def earlier_table(path: Path, options: TableOptions) -> EarlierTable | None:
     )
     stored: dict[str, Any] = found.header.get("options", {})
     before, wanted = (
-        {**one, "reading": None} for one in (stored.get("tiles", {}), options.identity()["tiles"])
+        {**tile, "reading": None} for tile in (stored.get("tiles", {}), options.identity()["tiles"])
     )
     return found if same_tool and before == wanted else None

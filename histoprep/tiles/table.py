@@ -235,7 +235,7 @@ class TileTable:
         for listed in batched(
             listing.walk(self.workspace.root, self.options), self.options.partition_tiles
         ):
-            facts = ", ".join(one.facts for one in listed)
+            facts = ", ".join(tile.facts for tile in listed)
             key = digest_text(f"{SCHEMA_VERSION}\0{__version__}\0{identity}\0[{facts}]")
             listing.note_keys(listed)
             reused = earlier.find(listed) if earlier else None
@@ -410,9 +410,9 @@ def unlisted_folders(workspace: Workspace) -> list[tuple[str, str]]:
     in the table.
     """
     return [
-        (one["path"], one["detail"])
-        for one in read_issues(workspace).to_pylist()
-        if one["kind"] == IssueKind.UNREADABLE
+        (issue["path"], issue["detail"])
+        for issue in read_issues(workspace).to_pylist()
+        if issue["kind"] == IssueKind.UNREADABLE
     ]
 
 

@@ -46,7 +46,7 @@ class TileTask:
                 fresh = to_table(list(self._measure(fresh_at, marker)), measured_schema())
             measured = _in_order(fresh, fresh_at, self.reused)
             listed = to_table(
-                [dict(zip(LISTED, _listed_values(one.pair), strict=True)) for one in self.listed],
+                [dict(zip(LISTED, _listed_values(tile.pair), strict=True)) for tile in self.listed],
                 _LISTED_SCHEMA,
             )
             whole = pa.table(
@@ -70,7 +70,7 @@ class TileTask:
         """
         try:
             if self.part.stat().st_mtime_ns < max(
-                (one.local.changed_ns for one in self.listed), default=0
+                (tile.local.changed_ns for tile in self.listed), default=0
             ):
                 return False
             return sum(batch.num_rows for batch in read_part(self.part)) == len(self.listed)

@@ -56,7 +56,7 @@ def audit_with_killers(arguments: list[str]) -> int:
     root, folder, *killers = arguments
 
     def fragile(where: Workspace, options: TableOptions | None) -> TileTable:
-        return FragileTable(where, options, dict(one.split("=") for one in killers))
+        return FragileTable(where, options, dict(killer.split("=") for killer in killers))
 
     audit.TileTable = fragile  # type: ignore[assignment,misc]
     where = Workspace.of(Path(root), Path(folder))

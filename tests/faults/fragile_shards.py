@@ -22,10 +22,10 @@ class FragileShardTask(ShardTask):
     victim: str = ""
 
     def _packed(self, *arguments: Any) -> Iterator[Any]:
-        for one in ShardTask._packed(self, *arguments):
-            if one.tile.tile_id == self.victim:
+        for argument in ShardTask._packed(self, *arguments):
+            if argument.tile.tile_id == self.victim:
                 os._exit(3)
-            yield one
+            yield argument
 
 
 def shard_with_killer(arguments: list[str]) -> None:

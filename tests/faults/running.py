@@ -249,8 +249,8 @@ def _content(path: Path) -> object:
 
 def _lasting(value: object) -> object:
     if isinstance(value, dict):
-        return {key: _lasting(one) for key, one in value.items() if key not in _CHANGING}
-    return [_lasting(one) for one in value] if isinstance(value, list) else value
+        return {key: _lasting(entry) for key, entry in value.items() if key not in _CHANGING}
+    return [_lasting(entry) for entry in value] if isinstance(value, list) else value
 
 
 def unreadable(folder: Path) -> list[str]:
@@ -320,8 +320,8 @@ class Command:
 
 
 COMMANDS = {
-    one.name: one
-    for one in (
+    command.name: command
+    for command in (
         Command("audit", ("audit", "--workers", "1")),
         Command("audit in parts", (), call="faults.commands:audit_in_parts"),
         Command("audit again", ("audit", "--workers", "1", "--min-area", "32"), before=("audit",)),

@@ -142,6 +142,6 @@ class FragileTable(TileTable):
     def _tasks(self, *arguments: Any) -> Iterator[TileTask]:
         for task in super()._tasks(*arguments):
             yield FragileTask(
-                **{one.name: getattr(task, one.name) for one in fields(TileTask)},
+                **{item.name: getattr(task, item.name) for item in fields(TileTask)},
                 killers=self.killers,
             )

@@ -91,7 +91,7 @@ def test_a_refusal_to_write_is_exit_4_and_leaves_nothing_half_done(
 
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize(
-    "point", [*MIXED, *[pytest.param(one, marks=pytest.mark.faults) for one in MORE]], ids=str
+    "point", [*MIXED, *[pytest.param(item, marks=pytest.mark.faults) for item in MORE]], ids=str
 )
 @pytest.mark.parametrize(
     "name", ["audit", "remap", pytest.param("stats", marks=pytest.mark.faults), "manifest"]
@@ -113,7 +113,13 @@ def test_any_call_may_fail(
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize(
     "point",
-    [*IN_WORKERS, *[pytest.param(one, marks=pytest.mark.faults) for one in MORE_IN_WORKERS]],
+    [
+        *IN_WORKERS,
+        *[
+            pytest.param(more_in_worker, marks=pytest.mark.faults)
+            for more_in_worker in MORE_IN_WORKERS
+        ],
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("name", ["audit", "remap"])

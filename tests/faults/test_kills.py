@@ -85,7 +85,7 @@ def kill_everywhere(
         killed = zygote.run(arguments, command.call, beside=kill_at(call, number))
         survey.points += 1
         survey.reached += killed.code == -9
-        damages = [f"half a file: {one}" for one in unreadable(stage.workspace)]
+        damages = [f"half a file: {item}" for item in unreadable(stage.workspace)]
         again = zygote.run(arguments, command.call)
         if again.code != first.code:
             damages.append(f"exit {again.code} instead of {first.code}: {again.stderr[-500:]}")
@@ -96,7 +96,7 @@ def kill_everywhere(
             if first.results.get(name) != found.get(name)
         ]
         damages += [f"{name} is left over" for name in temporaries(stage.workspace)]
-        survey.damages += [f"{call} {number}: {one}" for one in damages]
+        survey.damages += [f"{call} {number}: {damage}" for damage in damages]
     if every_file(stage.data) != stage.data_before:
         survey.damages.append("the data set was changed")
     print(
@@ -138,8 +138,8 @@ def test_the_harness_sees_a_writer_that_writes_in_place(
 ) -> None:
     command = Command("in place", (), call="faults.commands:write_in_place")
     survey = kill_everywhere(zygote, undisturbed, stage, command, tmp_path / "log", 12)
-    assert any("half a file" in one for one in survey.damages)
-    assert any("differs" in one for one in survey.damages)
+    assert any("half a file" in damage for damage in survey.damages)
+    assert any("differs" in damage for damage in survey.damages)
 
 
 def test_the_harness_sees_what_is_left_over(
@@ -147,13 +147,19 @@ def test_the_harness_sees_what_is_left_over(
 ) -> None:
     command = Command("no sweep", (), call="faults.commands:forget_to_sweep")
     survey = kill_everywhere(zygote, undisturbed, stage, command, tmp_path / "log", 12)
-    assert any("is left over" in one for one in survey.damages)
-    assert not any("half a file" in one for one in survey.damages)
+    assert any("is left over" in damage for damage in survey.damages)
+    assert not any("half a file" in damage for damage in survey.damages)
 
 
 @pytest.mark.parametrize(
     "point",
-    [*WORKER_POINTS, *[pytest.param(one, marks=pytest.mark.faults) for one in MORE_WORKER_POINTS]],
+    [
+        *WORKER_POINTS,
+        *[
+            pytest.param(more_worker_point, marks=pytest.mark.faults)
+            for more_worker_point in MORE_WORKER_POINTS
+        ],
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("name", ["audit", "remap"])

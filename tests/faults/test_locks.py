@@ -87,8 +87,8 @@ def test_of_two_audits_at_once_none_spoils_the_other(
         )
         for _ in range(2)
     ]
-    texts = [one.communicate(timeout=120)[1] for one in both]
-    codes = sorted(one.returncode for one in both)
+    texts = [side.communicate(timeout=120)[1] for side in both]
+    codes = sorted(side.returncode for side in both)
     assert codes in ([1, 5], [1, 1]), texts
     table = (stage.workspace / "tiles.parquet").read_bytes()
     stage.reset()

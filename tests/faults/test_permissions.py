@@ -58,7 +58,7 @@ def audit(stage: Stage, *more: str) -> list[str]:
 
 def told(stage: Stage, subcode: str) -> set[str]:
     rows = pq.read_table(stage.workspace / "findings.parquet").to_pylist()
-    return {one["path"] for one in rows if one["code"] == "HP201" and one["subcode"] == subcode}
+    return {row["path"] for row in rows if row["code"] == "HP201" and row["subcode"] == subcode}
 
 
 def test_permissions_are_felt_control(user: Zygote, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_read_only_workspace_is_exit_4(command: str, user: Zygote, own: Stage)
 
 
 def _but_lock(folder: Path) -> dict[str, str]:
-    return {name: one for name, one in every_file(folder).items() if name != ".lock"}
+    return {name: value for name, value in every_file(folder).items() if name != ".lock"}
 
 
 def test_unreadable_files_are_findings_until_they_can_be_read(user: Zygote, own: Stage) -> None:

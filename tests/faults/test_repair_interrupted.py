@@ -67,7 +67,7 @@ def untrue(stage: Stage) -> list[str]:
     """Return what is wrong with a workspace whatever happened: half files, names of files that are
     not there, damaged masks come back unnoticed.
     """
-    wrong = [f"half a file: {one}" for one in unreadable(stage.workspace)]
+    wrong = [f"half a file: {item}" for item in unreadable(stage.workspace)]
     wrong += [
         f"{name} is not there"
         for name in named(stage.workspace)
@@ -85,7 +85,7 @@ def untrue(stage: Stage) -> list[str]:
 @pytest.mark.usefixtures("strace")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(400, marks=pytest.mark.faults)])
-@pytest.mark.parametrize("command", [REPAIR, STRICTER], ids=lambda one: one.name)
+@pytest.mark.parametrize("command", [REPAIR, STRICTER], ids=lambda item: item.name)
 def test_a_kill_at_any_point_leaves_true_tables_and_loses_nothing(
     command: Command, most: int, zygote: Zygote, stage: Stage, tmp_path: Path
 ) -> None:
@@ -111,7 +111,7 @@ def test_a_kill_at_any_point_leaves_true_tables_and_loses_nothing(
             if first.results.get(name) != found.get(name)
         ]
         seen += [f"{name} is left over" for name in temporaries(stage.workspace)]
-        damages += [f"{call} {number}: {one}" for one in seen]
+        damages += [f"{call} {number}: {observation}" for observation in seen]
     print(f"{command.name}: {len(points)} points, {reached} reached, {len(damages)} damages")
     assert reached >= 0.9 * len(points) >= 0.9 * 20
     assert not damages, "\n".join(damages)

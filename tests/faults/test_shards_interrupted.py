@@ -105,10 +105,10 @@ def test_a_kill_at_any_point_shows_no_half_shard_and_loses_nothing(
         stage.reset()
         killed = zygote.run(SHARD.full(stage), beside=kill_at(call, number))
         reached += killed.code == -9
-        seen = [f"half a file: {one}" for one in untrue(stage, first)] + check_again(
+        seen = [f"half a file: {item}" for item in untrue(stage, first)] + check_again(
             zygote, stage, first
         )
-        damages += [f"{call} {number}: {one}" for one in seen]
+        damages += [f"{call} {number}: {observation}" for observation in seen]
     print(f"{len(points)} points, {reached} reached, {len(damages)} damages")
     assert reached >= 0.9 * len(points) >= 0.9 * 25
     assert not damages, "\n".join(damages)
@@ -170,7 +170,7 @@ def test_a_disk_that_is_really_full(
         disk = tmp_path / f"disk{spare_kb}"
         stage.workspace = disk / "workspace"
         used_kb = (
-            sum(one.stat().st_size // 4096 * 4 + 4 for one in first.saved.rglob("*"))
+            sum(path.stat().st_size // 4096 * 4 + 4 for path in first.saved.rglob("*"))
             if first.saved
             else 0
         )

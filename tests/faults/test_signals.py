@@ -37,12 +37,12 @@ def descendants(pid: int) -> list[int]:
         below = children(pid)
     except OSError:
         return []
-    return [*below, *(one for child in below for one in descendants(child))]
+    return [*below, *(item for child in below for item in descendants(child))]
 
 
 def _is_importing(pid: int) -> bool:
     """Return whether the fork server of a process has started a moment ago."""
-    found = any(b"forkserver" in command_line(one) for one in descendants(pid))
+    found = any(b"forkserver" in command_line(item) for item in descendants(pid))
     time.sleep(0.15 * found)
     return found
 
@@ -112,7 +112,7 @@ def expected(
 
 
 @pytest.mark.parametrize(
-    "case", CASES, ids=lambda one: f"{one[0]}-{one[1].name}{'-group' * one[2]}"
+    "case", CASES, ids=lambda item: f"{item[0]}-{item[1].name}{'-group' * item[2]}"
 )
 def test_a_stop_keeps_what_is_done(
     case: tuple[str, signal.Signals, bool],

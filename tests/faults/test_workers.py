@@ -74,7 +74,7 @@ def test_files_that_end_their_worker_become_findings(
             )
             assert dead or found[name][f"{what}_digest"] == undisturbed[name][f"{what}_digest"]
     told = pq.read_table(stage.workspace / "findings.parquet").to_pylist()
-    dead = {one["path"] for one in told if one["subcode"] == "worker-died"}
+    dead = {record["path"] for record in told if record["subcode"] == "worker-died"}
     assert dead == {found[name][f"{what}_path"] for name, what in blamed.items()} - {None}
     # Files that could not be read are read by the next audit.
     assert zygote.run(arguments(stage), AUDIT).code == 1
@@ -84,7 +84,7 @@ def test_files_that_end_their_worker_become_findings(
 
 def workers_of(zygote: Zygote) -> list[int]:
     path = Path(f"/proc/{zygote.forkserver_pid}/task/{zygote.forkserver_pid}/children")
-    return [int(one) for one in path.read_text().split()]
+    return [int(file) for file in path.read_text().split()]
 
 
 @pytest.mark.parametrize("seed", range(4))

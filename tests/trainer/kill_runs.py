@@ -55,7 +55,7 @@ def main() -> None:
     _in_child(lambda: _run(options, whole, _counting(options.folder / "count", whole)))
     total = int((options.folder / "count").read_text())
     points = (
-        [int(one) for one in options.points.split(",")]
+        [int(item) for item in options.points.split(",")]
         if options.points
         else range(1, total + 1, options.stride)
     )
@@ -79,9 +79,9 @@ def main() -> None:
 
 def compare(whole: Path, other: Path) -> list[str]:
     """Return what differs between two runs: bytes of checkpoints, lines of metrics.csv."""
-    folders = [sorted((one / "checkpoints").iterdir()) for one in (whole, other)]
-    if [one.name for one in folders[0]] != [one.name for one in folders[1]]:
-        return [f"checkpoints {[one.name for one in folders[1]]}"]
+    folders = [sorted((path / "checkpoints").iterdir()) for path in (whole, other)]
+    if [folder.name for folder in folders[0]] != [folder.name for folder in folders[1]]:
+        return [f"checkpoints {[folder.name for folder in folders[1]]}"]
     found = [
         a.name
         for a, b in zip(*folders, strict=True)

@@ -38,7 +38,7 @@ def _snapshot(step: int, value: float = 1.0) -> Snapshot:
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted(one.name for one in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_sums_are_those_of_sha256sum(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0 and done.stdout.count(": OK") == 4
-    assert {stat.S_IMODE(one.stat().st_mode) & 0o044 for one in path.iterdir()} == {0o044}, (
+    assert {stat.S_IMODE(file.stat().st_mode) & 0o044 for file in path.iterdir()} == {0o044}, (
         "others may read"
     )
 
@@ -139,7 +139,7 @@ def test_the_newest_are_kept_and_the_bests_they_need(tmp_path: Path) -> None:
     # Going on from 6 needs the best as of 6.
     assert _names(tmp_path) == ["best-00000006", "last-00000006", "last-00000007"]
     folder.save_best(_snapshot(8))
-    assert [one.name for one in list_checkpoints(tmp_path, "best")] == [
+    assert [item.name for item in list_checkpoints(tmp_path, "best")] == [
         "best-00000006",
         "best-00000008",
     ]

@@ -96,9 +96,9 @@ def test_areas_agree_with_scikit_learn_and_tell_rest_from_one(seed):
     truth, _, scores = random_case(seed, tiles=200)
     rest = oracle.roc_auc_score(truth, scores, multi_class="ovr", average=None)
     assert auc_one_vs_rest(truth, scores) == pytest.approx(rest)
-    one = oracle.roc_auc_score(truth, scores, multi_class="ovo", average="macro")
-    assert auc_one_vs_one(truth, scores) == pytest.approx(one)
-    assert abs(one - rest.mean()) > 1e-4
+    item = oracle.roc_auc_score(truth, scores, multi_class="ovo", average="macro")
+    assert auc_one_vs_one(truth, scores) == pytest.approx(item)
+    assert abs(item - rest.mean()) > 1e-4
 
 
 def test_a_class_that_never_occurs_is_undefined_not_wrong():
@@ -192,8 +192,8 @@ def test_tiles_of_a_group_make_the_interval_wider():
     groups = np.repeat(np.arange(12), 10)
     predicted = np.repeat(rng.integers(0, 2, 12), 10)
     by_group, by_tile = (
-        score_intervals(np.zeros(120, dtype=int), predicted, 2, one, seed=0)["accuracy"]
-        for one in (groups, np.arange(120))
+        score_intervals(np.zeros(120, dtype=int), predicted, 2, item, seed=0)["accuracy"]
+        for item in (groups, np.arange(120))
     )
     assert by_group.high - by_group.low > 2 * (by_tile.high - by_tile.low)
 

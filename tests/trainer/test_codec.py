@@ -65,19 +65,19 @@ def test_a_codec_is_frozen_and_stays_in_evaluation_mode(
 ) -> None:
     codec = load_codec(save_kl(tmp_path))
     assert not codec.train().training and not codec.autoencoder.training
-    assert not any(one.requires_grad for one in codec.parameters())
+    assert not any(parameter.requires_grad for parameter in codec.parameters())
     assert not codec.encode(images).mean.requires_grad
 
 
 def test_the_digest_is_that_of_the_weights(tmp_path: Path) -> None:
-    one, same, other = (
+    item, same, other = (
         load_codec(save_kl(tmp_path / name, seed)) for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
-    assert one.digest == same.digest != other.digest
-    assert one.identifier.endswith("/a") and same.identifier.endswith("/b")
+    assert item.digest == same.digest != other.digest
+    assert item.identifier.endswith("/a") and same.identifier.endswith("/b")
     changed = load_codec(tmp_path / "a")
     next(changed.autoencoder.parameters()).data[0, 0, 0, 0] += 1e-3
-    assert weights_digest(changed.autoencoder) != one.digest
+    assert weights_digest(changed.autoencoder) != item.digest
 
 
 def test_old_state_dicts_are_read_without_pickle(tmp_path: Path) -> None:
@@ -118,11 +118,11 @@ def _damage(folder: Path, how: str) -> None:
         (folder / WEIGHTS).unlink()
     elif how == "missing":
         save_file(
-            {name: one for name, one in weights.items() if name != "quant_conv.weight"},
+            {name: value for name, value in weights.items() if name != "quant_conv.weight"},
             folder / WEIGHTS,
         )
     elif how == "nan":
-        save_file({name: one * torch.nan for name, one in weights.items()}, folder / WEIGHTS)
+        save_file({name: value * torch.nan for name, value in weights.items()}, folder / WEIGHTS)
     elif how == "config":
         (folder / "config.json").write_text("{")
     elif how == "list":
@@ -185,7 +185,7 @@ def test_the_trainable_codec_decodes_a_draw_from_its_posterior(images: torch.Ten
     reconstruction, mean, std = module(images, noise)
     assert torch.equal(reconstruction, module.autoencoder.decode(mean + std * noise).sample)
     reconstruction.sum().backward()
-    assert all(one.grad is not None for one in module.parameters())
+    assert all(parameter.grad is not None for parameter in module.parameters())
 
 
 @pytest.mark.parametrize(
@@ -209,24 +209,24 @@ def test_real_tiny_codecs_on_real_tissue(
 
 def test_psnr_is_that_of_eight_bit_pictures() -> None:
     random = np.random.default_rng(0)
-    one, other = random.integers(0, 256, (2, 3, 20, 24, 3), dtype=np.uint8)
+    item, other = random.integers(0, 256, (2, 3, 20, 24, 3), dtype=np.uint8)
     expected = [
         10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2))
-        for a, b in zip(one, other, strict=True)
+        for a, b in zip(item, other, strict=True)
     ]
-    found = psnr(*(torch.from_numpy(to_float(each)) for each in (one, other)))
+    found = psnr(*(torch.from_numpy(to_float(each)) for each in (item, other)))
     assert np.allclose(found.numpy(), expected, atol=1e-4)
     assert torch.isinf(psnr(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4))).all()
 
 
-def _ssim_by_scipy(one: np.ndarray, other: np.ndarray) -> float:
+def _ssim_by_scipy(item: np.ndarray, other: np.ndarray) -> float:
     """Return SSIM of planes in [0, 255] with scipy's Gaussian filter, inside the image."""
 
     def blur(plane: np.ndarray) -> np.ndarray:
         return gaussian_filter(plane, 1.5, truncate=5 / 1.5)[5:-5, 5:-5]
 
     values = []
-    for x, y in zip(one, other, strict=True):
+    for x, y in zip(item, other, strict=True):
         mx, my = blur(x), blur(y)
         vx, vy, cov = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
         c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -236,12 +236,12 @@ def _ssim_by_scipy(one: np.ndarray, other: np.ndarray) -> float:
 
 def test_ssim_agrees_with_another_filter() -> None:
     random = np.random.default_rng(1)
-    one = gaussian_filter(random.random((2, 3, 30, 40)), (0, 0, 2, 2)) * 255
-    other = np.clip(one + random.normal(0, 5, one.shape), 0, 255)
-    expected = [_ssim_by_scipy(a, b) for a, b in zip(one, other, strict=True)]
-    found = ssim(*(torch.from_numpy(each / 127.5 - 1) for each in (one, other)))
+    item = gaussian_filter(random.random((2, 3, 30, 40)), (0, 0, 2, 2)) * 255
+    other = np.clip(item + random.normal(0, 5, item.shape), 0, 255)
+    expected = [_ssim_by_scipy(a, b) for a, b in zip(item, other, strict=True)]
+    found = ssim(*(torch.from_numpy(each / 127.5 - 1) for each in (item, other)))
     assert np.allclose(found.numpy(), expected, atol=1e-5)
-    assert torch.allclose(ssim(torch.from_numpy(one), torch.from_numpy(one)), torch.ones(2))
+    assert torch.allclose(ssim(torch.from_numpy(item), torch.from_numpy(item)), torch.ones(2))
     with pytest.raises(ValueError, match="at least 11 px"):
         ssim(torch.zeros(1, 3, 10, 20), torch.zeros(1, 3, 10, 20))
 
@@ -332,4 +332,4 @@ def test_a_codec_measured_on_training_tiles_is_warned_of(
     [plan] = stages(load_config(preset="codec-tiny", manifest=manifest, out=tmp_path / "run"))
     assert plan.prepare is not None
     plan.prepare(tmp_path / "run", Voice(warn=said.append))
-    assert ["psnr_db is measured on training tiles" in one for one in said] == [True] * warned
+    assert ["psnr_db is measured on training tiles" in item for item in said] == [True] * warned

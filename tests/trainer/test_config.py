@@ -29,7 +29,7 @@ def test_a_dumped_configuration_is_the_same_configuration(name: str) -> None:
 def test_the_reference_presets_differ_in_one_word() -> None:
     flat = [load_config(preset=name, out="x", **FLAGS).model_dump() for name in MINE[:2]]
     assert {key for key in flat[0] if flat[0][key] != flat[1][key]} == {"preset", "model"}
-    assert [one["model"].pop("mask_query") for one in flat] == ["binary", "class"]
+    assert [item["model"].pop("mask_query") for item in flat] == ["binary", "class"]
     assert flat[0]["model"] == flat[1]["model"]
 
 
@@ -114,7 +114,7 @@ def test_all_problems_are_told_at_once() -> None:
         load_config(
             preset="ldm-tiny", sets=["sede=1", "optimiser.lr=-1", "data.flip=true"], **FLAGS
         )
-    assert all(one in str(caught.value) for one in ("sede", "optimiser.lr", "data.flip"))
+    assert all(item in str(caught.value) for item in ("sede", "optimiser.lr", "data.flip"))
 
 
 @pytest.mark.parametrize(

@@ -50,16 +50,16 @@ def test_each_part_of_the_key_counts(change: str) -> None:
         base
         | {"seed": {"seed": 6}, "position": {"position": 10}, "purpose": {"purpose": "eps"}}[change]
     )
-    draws = [keyed_generator(**one).standard_normal(1000) for one in (base, other)]
+    draws = [keyed_generator(**side).standard_normal(1000) for side in (base, other)]
     assert abs(np.corrcoef(draws)[0, 1]) < 0.15
     made = [
-        keyed_normals(one["seed"], np.array([one["position"]]), one["purpose"], (1000,))[0]
-        for one in (base, other)
+        keyed_normals(side["seed"], np.array([side["position"]]), side["purpose"], (1000,))[0]
+        for side in (base, other)
     ]
     assert abs(np.corrcoef(made)[0, 1]) < 0.15
     uniform = [
-        keyed_uniforms(one["seed"], np.array([one["position"]]), one["purpose"])[0, 0]
-        for one in (base, other)
+        keyed_uniforms(side["seed"], np.array([side["position"]]), side["purpose"])[0, 0]
+        for side in (base, other)
     ]
     assert uniform[0] != uniform[1]
 
@@ -77,8 +77,8 @@ def test_positions_and_columns_are_uncorrelated() -> None:
     drawn = keyed_uniforms(1, np.arange(20_000), "augment", 2)
     assert stats.kstest(drawn[:, 0], "uniform").pvalue > 0.01
     assert drawn.min() >= 0 and drawn.max() < 1
-    for one, other in ((drawn[1:, 0], drawn[:-1, 0]), (drawn[:, 0], drawn[:, 1])):
-        assert abs(np.corrcoef(one, other)[0, 1]) < 0.03
+    for drawing, other in ((drawn[1:, 0], drawn[:-1, 0]), (drawn[:, 0], drawn[:, 1])):
+        assert abs(np.corrcoef(drawing, other)[0, 1]) < 0.03
     seeds = np.concatenate(
         [keyed_uniforms(seed, np.arange(2), "augment")[:, 0] for seed in range(10_000)]
     )
@@ -100,8 +100,8 @@ def test_views_are_the_symmetries_of_the_square() -> None:
     square = np.arange(9).reshape(3, 3)
     seen = {apply_view(square, view).tobytes(): view for view in range(NUM_VIEWS)}
     assert len(seen) == NUM_VIEWS
-    for one, other in itertools.product(range(NUM_VIEWS), repeat=2):
-        assert apply_view(apply_view(square, one), other).tobytes() in seen
+    for item, other in itertools.product(range(NUM_VIEWS), repeat=2):
+        assert apply_view(apply_view(square, item), other).tobytes() in seen
     assert np.array_equal(apply_view(square, 1), np.rot90(square)) and np.array_equal(
         apply_view(square, 4), np.fliplr(square)
     )
@@ -117,7 +117,9 @@ def test_allowed_views_are_a_group(flips: bool, turns: bool, count: int) -> None
     made = {apply_view(square, view).tobytes() for view in allowed}
     assert len(made) == count
     assert {
-        apply_view(apply_view(square, one), other).tobytes() for one in allowed for other in allowed
+        apply_view(apply_view(square, item), other).tobytes()
+        for item in allowed
+        for other in allowed
     } == made
     mirrored = {np.fliplr(square).tobytes(), np.flipud(square).tobytes()}
     assert mirrored <= made if flips else not mirrored & made
@@ -152,7 +154,7 @@ def test_windows_cover_with_as_few_as_possible(
 
 def test_corners_stay_inside_and_reach_both_ends() -> None:
     found = [
-        corner(10, 12, 8, "crop", one) for one in keyed_uniforms(0, np.arange(500), "augment", 2)
+        corner(10, 12, 8, "crop", item) for item in keyed_uniforms(0, np.arange(500), "augment", 2)
     ]
     assert set(found) == set(itertools.product(range(3), range(5)))
 

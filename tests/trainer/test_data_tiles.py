@@ -40,12 +40,12 @@ def dataset(path: Path, **changes: object) -> TileDataset:
 
 
 def joined(batches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    return {name: torch.cat([one[name] for one in batches]) for name in batches[0]}
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, value in one.items():
+def assert_same(item: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert item.keys() == other.keys()
+    for name, value in item.items():
         assert value.dtype == other[name].dtype and torch.equal(value, other[name]), name
 
 
@@ -98,9 +98,9 @@ def test_a_sample_does_not_depend_on_its_batch(manifest: Path) -> None:
 
 
 def test_another_seed_gives_other_samples(manifest: Path) -> None:
-    one, other = (dataset(manifest, seed=seed).batch(np.arange(16)) for seed in (1, 2))
+    item, other = (dataset(manifest, seed=seed).batch(np.arange(16)) for seed in (1, 2))
     for name in ("row", "u", "noise", "image"):
-        assert not torch.equal(one[name], other[name]), name
+        assert not torch.equal(item[name], other[name]), name
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ def test_loading_leaves_the_state_of_torch_alone(manifest: Path) -> None:
 
 def test_the_last_batch_can_be_dropped(manifest: Path) -> None:
     data = dataset(manifest)
-    assert [len(one["row"]) for one in loader(data, range(7), 3)] == [3, 3, 1]
-    assert [len(one["row"]) for one in loader(data, range(7), 3, drop_last=True)] == [3, 3]
+    assert [len(item["row"]) for item in loader(data, range(7), 3)] == [3, 3, 1]
+    assert [len(item["row"]) for item in loader(data, range(7), 3, drop_last=True)] == [3, 3]
 
 
 def test_files_and_shards_give_the_same_samples(manifest: Path, tmp_path: Path) -> None:

@@ -48,14 +48,14 @@ def _lines(run: str) -> list[dict[str, float]]:
 
 def test_two_processes_are_one_at_the_same_global_batch(toy_config: Make) -> None:
     settings = {"plain": True, "accelerator": "cpu", "batch_size": 8, "accumulate": 2}
-    one, two = (
+    item, two = (
         toy_config(out="one", devices=1, **settings),
         toy_config(out="two", devices=2, **settings),
     )
-    fit(one)
+    fit(item)
     done = _run(two)
     assert done.returncode == 0, done.stderr[-3000:]
-    first, second = _lines(one.out), _lines(two.out)
+    first, second = _lines(item.out), _lines(two.out)
     assert len(first) == len(second) == 6
     for a, b in zip(first, second, strict=True):
         assert a.keys() == b.keys()
@@ -63,7 +63,7 @@ def test_two_processes_are_one_at_the_same_global_batch(toy_config: Make) -> Non
             assert b[name] == pytest.approx(a[name], rel=1e-4), name
     weights = [
         CheckpointFolder(Path(run.out) / "checkpoints").newest().tensors["ema"]
-        for run in (one, two)
+        for run in (item, two)
     ]  # type: ignore[union-attr]
     for name, value in weights[0].items():
         assert weights[1][name].numpy() == pytest.approx(value.numpy(), abs=1e-5), name

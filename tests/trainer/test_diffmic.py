@@ -243,9 +243,9 @@ def test_the_guidance_classifier_is_frozen_with_its_statistics(trained):
     assert all(
         torch.equal(value, before[name]) for name, value in stage.classifier.state_dict().items()
     )
-    assert all(one.grad is None for one in stage.classifier.parameters())
-    own = {id(one) for one in stage.module.parameters()}
-    assert not own & {id(one) for one in stage.classifier.parameters()}
+    assert all(parameter.grad is None for parameter in stage.classifier.parameters())
+    own = {id(parameter) for parameter in stage.module.parameters()}
+    assert not own & {id(parameter) for parameter in stage.classifier.parameters()}
 
 
 def test_a_last_batch_of_one_is_trained_and_validated_on(trained):
@@ -380,10 +380,10 @@ def test_a_dry_run_tells_sizes_and_tiles(blobs, tmp_path):
     told = recipe_of("diffmic").describe(config)
     classifier, denoiser = build_classifier(config, 3), build_denoiser(config, 3)
     assert told["parameters"] == {
-        "guidance classifier": sum(one.numel() for one in classifier.parameters()),
-        "label denoiser": sum(one.numel() for one in denoiser.parameters()),
+        "guidance classifier": sum(parameter.numel() for parameter in classifier.parameters()),
+        "label denoiser": sum(parameter.numel() for parameter in denoiser.parameters()),
     }
-    assert sum(one["tiles"] for one in told["streams"]) == 151 + NUM_TEST
+    assert sum(record["tiles"] for record in told["streams"]) == 151 + NUM_TEST
     assert (
         run_command(
             [
@@ -403,15 +403,15 @@ def test_a_dry_run_tells_sizes_and_tiles(blobs, tmp_path):
     assert not (tmp_path / "dry").exists()
 
 
-@pytest.mark.parametrize("name", [one for one in presets() if one.startswith("diffmic")])
+@pytest.mark.parametrize("name", [preset for preset in presets() if preset.startswith("diffmic")])
 def test_presets_load_and_build(name):
     config = load_config(preset=name, manifest="m", out="o")
     assert isinstance(config, Config)
     with torch.device("meta"):
         classifier, denoiser = build_classifier(config, 4), build_denoiser(config, 4)
     if "faithful" in name:
-        assert sum(one.numel() for one in classifier.parameters()) == 22_488_320
-        assert sum(one.numel() for one in denoiser.parameters()) == 132_502_852 - 384
+        assert sum(parameter.numel() for parameter in classifier.parameters()) == 22_488_320
+        assert sum(parameter.numel() for parameter in denoiser.parameters()) == 132_502_852 - 384
 
 
 def test_three_presets_are_packed():
@@ -464,7 +464,7 @@ def test_every_file_of_a_tested_run_is_protected_and_used_only_as_it_was_written
             + bytes([whole[len(whole) // 2] ^ 1])
             + whole[len(whole) // 2 + 1 :]
         )
-        assert [one.path for one in verify(run).damages] == [str(victim)]
+        assert [damage.path for damage in verify(run).damages] == [str(victim)]
         for command in commands[: 1 if victim.name == "metrics.json" else 2]:
             assert run_command([*command, "--device", "cpu"]) == ExitCode.INTEGRITY
             assert str(victim) in capsys.readouterr().err

@@ -86,7 +86,7 @@ def test_encoding_once_gives_the_bits_of_encoding_at_every_step(start):
         first = start_map(start, shown, local_shares(5), start_generator(0, 0))
         path = list(denoise_labels(uncached, first, alpha_bars(100), 10))
     assert len(calls) == 2 + 2 * 10
-    assert all(torch.equal(one, other) for one, other in zip(found.path, path, strict=True))
+    assert all(torch.equal(item, other) for item, other in zip(found.path, path, strict=True))
     torch.testing.assert_close(found.scores, path[-1].mean(dim=(-2, -1)))
     torch.testing.assert_close(found.path_means()[-1], found.samples[0])
 

@@ -144,14 +144,14 @@ def test_a_chain_of_groups_and_copies_is_followed(tmp_path):
 
 def label_map() -> LabelMap:
     classes = tuple(
-        TargetClass(one, name, "#808080")
-        for one, name in enumerate(("Unknown", "Dermis", "Fat", "Never"))
+        TargetClass(item, name, "#808080")
+        for item, name in enumerate(("Unknown", "Dermis", "Fat", "Never"))
     )
     return LabelMap(
         "four",
-        tuple(SourceLabel(one, str(one)) for one in range(4)),
+        tuple(SourceLabel(number, str(number)) for number in range(4)),
         classes,
-        {one: one for one in range(4)},
+        {number: number for number in range(4)},
     )
 
 
@@ -166,7 +166,7 @@ def test_classes_of_masks_are_dominant_and_never_class_0(tmp_path):
     data = labelled_tiles(config_for(path))
     assert data.names == ("Dermis", "Fat")
     assert data.labels[:4].tolist() == [0, 1, -1, 0]
-    assert any("8 of 32 tiles have no class" in one for one in data.warnings)
+    assert any("8 of 32 tiles have no class" in warning for warning in data.warnings)
     assert not set(np.flatnonzero(data.labels < 0)) & {
         row for rows in data.rows.values() for row in rows.tolist()
     }
@@ -190,11 +190,11 @@ def test_masks_of_real_tiles_give_their_declared_class_and_cases_stay_whole(shar
     tiles = ensure_tiles(workspace, options, workers=1)
     build_manifest(tiles, raw_label_map(tiles), ManifestOptions(), workspace.manifest)
     data = labelled_tiles(config_for(workspace.manifest, labels="masks"))
-    assert data.names == tuple(f"label {one}" for one in range(1, 7))
+    assert data.names == tuple(f"label {number}" for number in range(1, 7))
     assert data.derived
-    ids = [str(one) for one in data.tiles.tile_ids]
+    ids = [str(identifier) for identifier in data.tiles.tile_ids]
     assert len(ids) == 734
-    assert [f"label {declared[one][0]}" for one in ids] == [
+    assert [f"label {declared[identifier][0]}" for identifier in ids] == [
         data.names[label] for label in data.labels
     ]
     cases = {split: {declared[ids[row]][1] for row in rows} for split, rows in data.rows.items()}
@@ -221,9 +221,9 @@ def test_labels_of_the_manifest_come_before_masks_unless_asked(tmp_path):
 
 
 def test_classes_that_cannot_be_learnt_are_refused(tmp_path):
-    one = bare_manifest(tmp_path / "one.parquet", ["train"] * 9, labels=["a"] * 9)
+    item = bare_manifest(tmp_path / "one.parquet", ["train"] * 9, labels=["a"] * 9)
     with pytest.raises(DataError, match="two classes"):
-        labelled_tiles(config_for(one))
+        labelled_tiles(config_for(item))
     unseen = bare_manifest(
         tmp_path / "unseen.parquet", ["train"] * 20 + ["test"], labels=["a", "b"] * 10 + ["c"]
     )

@@ -201,7 +201,7 @@ def test_a_folder_of_someone_else_is_left_alone(
         with pytest.raises(UsageError, match="not empty") as caught:
             encode_tiles(tiles, codec, tmp_path, OPTIONS, force=force)
         assert theirs in str(caught.value)
-    assert [one.name for one in tmp_path.iterdir()] == [theirs]
+    assert [path.name for path in tmp_path.iterdir()] == [theirs]
     assert (tmp_path / theirs).read_bytes() == b'{"a": "journal of something else"}\n'
 
 
@@ -427,7 +427,7 @@ def test_the_report_tells_what_the_codec_costs(
     assert abs(found["psnr_db"] - 10 * np.log10(255**2 / error)) < 0.05
     sheet = decode_rgb((tmp_path / "reconstruction.png").read_bytes())
     assert sheet.shape == (5 * SIZE + 4 * 4, 3 * SIZE + 2 * 4, 3)
-    worst = min(numbers["tiles"], key=lambda one: numbers["tiles"][one]["psnr_db"])
+    worst = min(numbers["tiles"], key=lambda item: numbers["tiles"][item]["psnr_db"])
     assert np.array_equal(sheet[:SIZE, :SIZE], picture_of(int(worst[-3:]), SIZE))
     assert b"synthetic" in (tmp_path / "reconstruction.png").read_bytes()
 
@@ -480,7 +480,7 @@ def test_squares_below_the_window_of_ssim_are_reported_without_it(
     )
     numbers = json.loads((tmp_path / "out" / "reconstruction.json").read_text())
     assert numbers["ssim"] is None and numbers["psnr_db"]["mean"] > 0
-    assert [one["ssim"] for one in numbers["tiles"].values()] == [None] * 3
+    assert [value["ssim"] for value in numbers["tiles"].values()] == [None] * 3
 
 
 def test_the_command(

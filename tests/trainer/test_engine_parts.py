@@ -74,7 +74,7 @@ def test_rates_of_short_runs_are_shares(kind: str, num_steps: int) -> None:
     factors = [
         lr_factor(Schedule(kind=kind, warmup_steps=3), step, num_steps) for step in range(num_steps)
     ]  # type: ignore[arg-type]
-    assert all(0 <= one <= 1 for one in factors)
+    assert all(0 <= factor <= 1 for factor in factors)
 
 
 def test_the_average_is_the_recursion_written_out() -> None:
@@ -94,7 +94,7 @@ def test_the_average_is_the_recursion_written_out() -> None:
     torch.testing.assert_close(average.module[0].weight.double(), expected, rtol=1e-5, atol=1e-6)
     assert average.module[1].running_mean.tolist() == [30.0, 30.0]
     assert not average.module.training and not any(
-        one.requires_grad for one in average.module.parameters()
+        parameter.requires_grad for parameter in average.module.parameters()
     )
 
 
@@ -105,15 +105,15 @@ def test_ranks_share_the_positions_of_every_step(num_ranks: int, accumulate: int
         RankPositions(5, 9, batch_size=batch_size, micro=micro, rank=rank, num_ranks=num_ranks)
         for rank in range(num_ranks)
     ]
-    assert {len(one) for one in ranks} == {4 * batch_size // num_ranks}
+    assert {len(rank) for rank in ranks} == {4 * batch_size // num_ranks}
     for step, at in itertools.product(range(4), [0]):
         own = slice(at + step * micro * accumulate, at + (step + 1) * micro * accumulate)
-        together = np.concatenate([one[own] for one in ranks])
+        together = np.concatenate([rank[own] for rank in ranks])
         assert sorted(together.tolist()) == list(
             range((5 + step) * batch_size, (6 + step) * batch_size)
         )
     assert all(
-        one[0:micro].tolist() == list(range(one[0:1][0], one[0:1][0] + micro)) for one in ranks
+        rank[0:micro].tolist() == list(range(rank[0:1][0], rank[0:1][0] + micro)) for rank in ranks
     ), "a micro-batch is a run"
 
 
@@ -145,7 +145,7 @@ def test_the_window_means_are_those_of_all_samples() -> None:
     samples = np.array(
         [[np.arange(4.0) + 10 * step + half for half in range(2)] for step in range(3)]
     )
-    read = window.read(lambda one: one, 1)
+    read = window.read(lambda item: item, 1)
     assert read["loss"] == pytest.approx(samples.mean()) and read["size"] == pytest.approx(
         2 * samples.mean()
     )
@@ -155,7 +155,7 @@ def test_the_window_means_are_those_of_all_samples() -> None:
     ] == pytest.approx(samples[..., 1:3].mean())
     assert "loss_kind_never" not in read
     _feed(window, range(1))
-    assert window.read(lambda one: one, 1)["loss"] == pytest.approx(samples[0].mean()), (
+    assert window.read(lambda item: item, 1)["loss"] == pytest.approx(samples[0].mean()), (
         "a reading begins anew"
     )
 
@@ -166,7 +166,7 @@ def test_a_window_goes_on_from_a_checkpoint_to_the_last_bit() -> None:
     _feed(first, range(2))
     second.load(first.state())
     _feed(second, range(2, 5))
-    assert second.read(lambda one: one, 1) == whole.read(lambda one: one, 1)
+    assert second.read(lambda item: item, 1) == whole.read(lambda item: item, 1)
 
 
 def test_steps_that_were_skipped_leave_the_means_alone() -> None:
@@ -177,8 +177,8 @@ def test_steps_that_were_skipped_leave_the_means_alone() -> None:
         1.0,
     )
     window.end_step(torch.tensor(torch.nan), used=False)
-    read = window.read(lambda one: one, 1)
-    assert all(np.isfinite(one) for one in read.values()) and window.num_skipped == 1
+    read = window.read(lambda item: item, 1)
+    assert all(np.isfinite(value) for value in read.values()) and window.num_skipped == 1
 
 
 def _lines(folder: Path) -> list[dict[str, str]]:
@@ -204,7 +204,7 @@ def test_metrics_go_on_without_later_and_half_lines(tmp_path: Path) -> None:
         stream.write("6,0.1")
     again = MetricsLog(tmp_path, 4)
     again.write(5, {"loss": 9.0})
-    assert [(one["step"], float(one["loss"])) for one in _lines(tmp_path)] == [
+    assert [(item["step"], float(item["loss"])) for item in _lines(tmp_path)] == [
         ("1", 1 / 3),
         ("2", 2 / 3),
         ("3", 1.0),
@@ -247,7 +247,7 @@ def test_moments_come_back_in_the_layout_of_their_parameter() -> None:
     optimiser.step()
     _, other = build()
     load_optimiser(
-        other, {name: one.contiguous() for name, one in optimiser_tensors(optimiser).items()}
+        other, {name: value.contiguous() for name, value in optimiser_tensors(optimiser).items()}
     )
     moment = next(iter(other.state.values()))["exp_avg"]
     assert moment.is_contiguous(memory_format=torch.channels_last)

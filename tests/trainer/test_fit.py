@@ -58,7 +58,7 @@ def test_a_run_leaves_what_was_promised(toy_config: Make) -> None:
     config = toy_config(every__pictures=6)
     result = fit(config)
     run = result.run
-    names = {one.name for one in run.iterdir()}
+    names = {path.name for path in run.iterdir()}
     assert {
         "config.yml",
         "environment.json",
@@ -77,11 +77,11 @@ def test_a_run_leaves_what_was_promised(toy_config: Make) -> None:
     )
     environment = json.loads((run / "environment.json").read_text())
     assert len(environment) == 1 and environment[0]["packages"]["torch"]
-    assert sorted(one.name for one in (run / "samples").iterdir()) == [
+    assert sorted(path.name for path in (run / "samples").iterdir()) == [
         "00000006-grey.png",
         "00000012-grey.png",
     ]
-    assert any("tfevents" in one.name for one in (run / "logs" / "version_0").iterdir())
+    assert any("tfevents" in path.name for path in (run / "logs" / "version_0").iterdir())
     told = yaml.safe_load((run / "logs" / "version_0" / "hparams.yaml").read_text())
     assert told["weights_from"] == {"net": "random"} and told["batch_size"] == config.batch_size
     assert result.stages[""]["step"] == 12 and result.stages[""]["best"]["metric"] == "error"
@@ -222,17 +222,17 @@ def test_a_loss_that_is_not_finite_stops_with_step_rate_and_tile(toy_config: Mak
     snapshot = CheckpointFolder(Path(config.out) / "checkpoints").newest()
     assert snapshot is not None and snapshot.step == 4
     assert all(
-        bool(one.isfinite().all())
+        bool(value.isfinite().all())
         for part in ("weights", "ema")
-        for one in snapshot.tensors[part].values()
-        if one.is_floating_point()
+        for value in snapshot.tensors[part].values()
+        if value.is_floating_point()
     )
 
 
 def test_steps_that_are_not_finite_can_be_skipped_and_are_counted(toy_config: Make) -> None:
     config = toy_config(poison=29, plain=True, optimiser__on_nonfinite="skip")
     run = fit(config).run
-    assert all(bool(one.isfinite().all()) for one in _weights(run).values())
+    assert all(bool(value.isfinite().all()) for value in _weights(run).values())
     assert _column(run, "skipped_steps")[-1] == 1
 
 
@@ -240,7 +240,7 @@ def test_steps_that_are_not_finite_can_be_skipped_and_are_counted(toy_config: Ma
 def test_half_precision_trains_float32_weights(toy_config: Make, precision: str) -> None:
     full = fit(toy_config(out="full", plain=True)).run
     half = fit(toy_config(out="half", plain=True, precision=precision)).run
-    assert {one.dtype for one in _weights(half).values()} == {torch.float32}
+    assert {value.dtype for value in _weights(half).values()} == {torch.float32}
     losses = _column(full, "loss"), _column(half, "loss")
     assert losses[1] == pytest.approx(losses[0], rel=0.1) and losses[1] != losses[0]
 
@@ -248,7 +248,8 @@ def test_half_precision_trains_float32_weights(toy_config: Make, precision: str)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler on the CPU")
 def test_a_compiled_run_has_the_losses_and_names_of_a_plain_one(toy_config: Make) -> None:
     runs = [
-        fit(toy_config(out=f"compile-{one}", plain=True, compile=one)).run for one in (False, True)
+        fit(toy_config(out=f"compile-{item}", plain=True, compile=item)).run
+        for item in (False, True)
     ]
     assert _column(runs[1], "loss") == pytest.approx(_column(runs[0], "loss"), rel=1e-5)
     assert _weights(runs[1]).keys() == _weights(runs[0]).keys()
@@ -288,8 +289,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(toy_config: Make) -> None:
     (run / "checkpoints" / "last-00000012" / "weights.safetensors").write_bytes(b"no")
     told: list[str] = []
     fit(config, voice=Voice(note=told.append, warn=told.append))
-    assert any("passed over: last-00000012" in one for one in told) and any(
-        "going on from step 8" in one for one in told
+    assert any("passed over: last-00000012" in record for record in told) and any(
+        "going on from step 8" in record for record in told
     )
     assert (run / "checkpoints" / "last-00000012" / "SHA256SUMS").read_bytes() == expected
 
@@ -416,7 +417,7 @@ def test_a_signal_saves_a_state_that_goes_on_to_the_same_end(
     ]
     assert ends[0].read_bytes() == ends[1].read_bytes()
     assert _column(Path(stopped.out), "loss") == _column(whole, "loss")
-    assert sorted(one.name for one in (Path(stopped.out) / "logs").iterdir()) == [
+    assert sorted(path.name for path in (Path(stopped.out) / "logs").iterdir()) == [
         "version_0",
         "version_1",
     ]

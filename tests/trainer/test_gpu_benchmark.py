@@ -62,9 +62,9 @@ def test_both_steps_learn():
         Vae(),
         torch.linspace(0.99, 0.01, 1000),
     )
-    before = [one.detach().clone() for one in plain.network.parameters()]
+    before = [parameter.detach().clone() for parameter in plain.network.parameters()]
     assert bool(torch.isfinite(plain(torch.zeros(2, 3, 64, 64), batch["mask"])))
     assert any(
-        not torch.equal(one, old)
-        for one, old in zip(plain.network.parameters(), before, strict=True)
+        not torch.equal(parameter, old)
+        for parameter, old in zip(plain.network.parameters(), before, strict=True)
     )

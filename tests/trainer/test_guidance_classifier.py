@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 
 
 def parameters(module: nn.Module) -> int:
-    return sum(one.numel() for one in module.parameters())
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +80,8 @@ def test_both_branches_learn_but_not_through_the_positions():
     torch.manual_seed(0)
     classifier = GuidanceClassifier(SmallTrunk, num_classes=3, num_regions=4, crop_px=16)
     classifier(torch.randn(2, 3, 64, 64)).local_logits.sum().backward()
-    assert all(one.grad is None for one in classifier.global_trunk.parameters())
-    assert all(one.grad is not None for one in classifier.local_trunk.parameters())
+    assert all(parameter.grad is None for parameter in classifier.global_trunk.parameters())
+    assert all(parameter.grad is not None for parameter in classifier.local_trunk.parameters())
 
 
 def test_a_share_of_the_cells():
@@ -157,10 +157,10 @@ def pick_one_by_one(
 def test_windows_agree_with_plain_loops(window):
     # Sixteenths, so that means are exact and ties are ties.
     maps = torch.randint(0, 17, (20, 8, 6), generator=torch.Generator().manual_seed(1)) / 16
-    for found, one in zip(
+    for found, item in zip(
         pick_windows(maps, window, 5).tolist(), maps.double().numpy(), strict=True
     ):
-        assert [tuple(cell) for cell in found] == pick_one_by_one(one, window, 5)
+        assert [tuple(cell) for cell in found] == pick_one_by_one(item, window, 5)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def _state(seed: int) -> dict[str, Tensor]:
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}{name}": one for name, one in state.items()}
+    return {f"{prefix}{name}": value for name, value in state.items()}
 
 
 RAW, AVERAGE, STALE = _state(1), _state(2), _state(3)
@@ -114,11 +114,11 @@ def test_every_layout_gives_the_same_function(tmp_path, batch, layout):
 
 def test_safetensors_and_half_precision(tmp_path, batch):
     safetensors.torch.save_file(
-        {name: one.half() for name, one in RAW.items()}, tmp_path / "published.safetensors"
+        {name: value.half() for name, value in RAW.items()}, tmp_path / "published.safetensors"
     )
     import_checkpoint(tmp_path / "published.safetensors", tmp_path / "run")
     weights, _ = load_weights(tmp_path / "run")
-    assert {one.dtype for one in weights.values()} == {torch.float32}
+    assert {value.dtype for value in weights.values()} == {torch.float32}
     assert torch.allclose(_answer(weights, batch), _answer(RAW, batch), atol=2e-2)
 
 
@@ -267,7 +267,7 @@ def test_an_imported_run_can_be_sampled_from(tmp_path, capsys):
     assert generator.scaling.scale == (50.0,) * 4
     assert generator.codec.digest == load_codec(tmp_path / "codec").digest
     assert all(
-        torch.equal(one, AVERAGE[name]) for name, one in generator.denoiser.state_dict().items()
+        torch.equal(value, AVERAGE[name]) for name, value in generator.denoiser.state_dict().items()
     )
     assert run(["import", *options]) == ExitCode.USAGE
     found = verify(tmp_path / "run")

@@ -94,7 +94,9 @@ def test_parameters_of_the_published_head():
             feature_dim=feature_dim,
         )
     head = sum(
-        one.numel() for part in (denoiser.layers, denoiser.head) for one in part.parameters()
+        parameter.numel()
+        for part in (denoiser.layers, denoiser.head)
+        for parameter in part.parameters()
     )
     f = feature_dim
     assert (
@@ -110,7 +112,7 @@ def test_parameters_of_the_published_head():
     )
     assert denoiser.mixing.numel() == f * 7
     # The published total, but for the position of a class token (384) that is never made.
-    assert sum(one.numel() for one in denoiser.parameters()) == 132_502_852 - 384
+    assert sum(parameter.numel() for parameter in denoiser.parameters()) == 132_502_852 - 384
 
 
 @pytest.mark.parametrize("num_regions", [1, 4, 6])
@@ -157,7 +159,7 @@ def test_six_points_say_what_thirty_six_do(time_embedding, norm):
             start[:, :, :1], interpolate_map(first, second, few_shares), when, features
         )
     steps = [whole.diagonal(offset=k, dim1=-2, dim2=-1) for k in range(6)]
-    assert all(torch.allclose(one, one[..., :1].expand_as(one), atol=1e-6) for one in steps)
+    assert all(torch.allclose(step, step[..., :1].expand_as(step), atol=1e-6) for step in steps)
     torch.testing.assert_close(
         (few * weights).sum(dim=(-2, -1)), whole.mean(dim=(-2, -1)), atol=1e-6, rtol=0
     )
@@ -206,7 +208,7 @@ def test_point_norm_looks_at_no_neighbour():
 def test_training_reaches_every_parameter():
     denoiser = build().train()
     denoiser(**inputs()).square().sum().backward()
-    assert [name for name, one in denoiser.named_parameters() if one.grad is None] == []
+    assert [name for name, parameter in denoiser.named_parameters() if parameter.grad is None] == []
 
 
 def test_unknown_options_are_refused():

@@ -95,7 +95,8 @@ def test_views_encoded_are_not_views_of_the_latents(made: Made) -> None:
 
 def test_the_scaling_is_measured_over_the_training_split_alone(made: Made) -> None:
     train = [
-        made.latents.row_of(str(one)) for one in made.tiles.tile_ids[made.tiles.split == "train"]
+        made.latents.row_of(str(identifier))
+        for identifier in made.tiles.tile_ids[made.tiles.split == "train"]
     ]
     raw = made.latents.array[train].astype(np.float64)
     mean, std = raw[:, :, 0], raw[:, :, 1]
@@ -139,8 +140,8 @@ def test_a_sample_has_latents_and_mask_of_one_view(made: Made) -> None:
         known = [torch.from_numpy(made.latents.raw(entry, view)[0]) for view in VIEW_ORDER]
         places = [
             index
-            for index, one in enumerate(known)
-            if torch.allclose(made.latents.normalise(one), latents, atol=1e-5)
+            for index, name in enumerate(known)
+            if torch.allclose(made.latents.normalise(name), latents, atol=1e-5)
         ]
         assert any(
             np.array_equal(made.latents.masks(np.array([entry]), np.array([place]))[0], mask)
@@ -189,7 +190,7 @@ def test_batches_do_not_depend_on_workers_size_or_start(
     expected = data.batch(np.arange(start, 20))
     found = list(loader(data, range(start, 20), batch_size, workers))
     for name, value in expected.items():
-        assert torch.equal(torch.cat([one[name] for one in found]), value), name
+        assert torch.equal(torch.cat([item[name] for item in found]), value), name
 
 
 def test_nothing_mapped_crosses_process_borders(made: Made) -> None:

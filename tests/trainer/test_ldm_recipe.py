@@ -108,11 +108,13 @@ def test_a_run_leaves_losses_by_noise_and_stream_pictures_and_facts(
     config, run = finished
     header = (run / "metrics.csv").read_text().splitlines()[0]
     assert (
-        all(f"loss_noise_{one}" in header for one in ("0.0-0.2", "0.8-1.0"))
+        all(f"loss_noise_{item}" in header for item in ("0.0-0.2", "0.8-1.0"))
         and "loss_stream_Carcinoma" in header
         and "val_loss_null" in header
     )
-    assert [one.name for one in (run / "samples").iterdir()] == ["00000006-mask-tile-generated.png"]
+    assert [path.name for path in (run / "samples").iterdir()] == [
+        "00000006-mask-tile-generated.png"
+    ]
     facts = read_facts(run)
     assert facts.label_map.num_classes == 5 and facts.channels == 4
     assert facts.codec_digest == LatentSet.open(latents_folder(config)).codec.digest
@@ -166,7 +168,7 @@ def test_the_loss_is_that_of_the_objective_written_out(finished: tuple[Any, Path
             .mean(dim=(1, 2, 3))
         )
     torch.testing.assert_close(output.loss, expected, rtol=1e-3, atol=1e-4)
-    assert output.groups["noise"].tolist() == [int(one * 5) for one in batch["u"].tolist()]
+    assert output.groups["noise"].tolist() == [int(item * 5) for item in batch["u"].tolist()]
     assert torch.equal(output.groups["stream"], batch["stream"])
 
 
@@ -220,12 +222,12 @@ def test_the_unconditional_stream_is_always_dropped(
 def test_streams_of_the_splits(finished: tuple[Any, Path]) -> None:
     config = finished[0]
     tiles = open_tiles(config.manifest)
-    for one in training_streams(config, tiles).streams:
-        assert set(tiles.split[one.rows]) <= {"train"}
+    for stream in training_streams(config, tiles).streams:
+        assert set(tiles.split[stream.rows]) <= {"train"}
     streams, warning = validation_streams(tiles)
     # This manifest has train and test alone, and the test split stays out of training.
     assert warning is not None and all(
-        set(tiles.split[one.rows]) <= {"train"} for one in streams.streams
+        set(tiles.split[stream.rows]) <= {"train"} for stream in streams.streams
     )
 
 
@@ -248,7 +250,7 @@ def test_tiles_without_masks_train_a_model_without_condition(
     )
     told: list[str] = []
     assert fit(config, voice=Voice(note=told.append, warn=told.append)).stages[""]["step"] == 6
-    assert any("unconditional has everything" in one for one in told)
+    assert any("unconditional has everything" in record for record in told)
     assert bool(_stage(config).dataset().batch(np.arange(8))["drop"].all())
 
 
@@ -350,8 +352,8 @@ def test_the_plan_of_the_reference_is_the_published_count(
     described = describe(config)
     assert described["parameters"] == {"denoiser": 172_101_124}
     tiles = open_tiles(config.manifest)
-    assert sum(one["probability"] for one in described["streams"]) == pytest.approx(1)
-    by_name = {one["name"]: one["tiles"] for one in described["streams"]}
+    assert sum(item["probability"] for item in described["streams"]) == pytest.approx(1)
+    by_name = {item["name"]: item["tiles"] for item in described["streams"]}
     holders = [
         sum(
             1
@@ -402,7 +404,7 @@ def test_the_command_trains_and_goes_on(
     from trainer.cli import run
 
     out = tmp_path / "run"
-    sets = [part for one in (*TINY, *EVERY) for part in ("--set", one)]
+    sets = [part for item in (*TINY, *EVERY) for part in ("--set", item)]
     arguments = [
         "--quiet",
         "fit",

@@ -49,8 +49,8 @@ def _time_embedding(t: Tensor, dim: int) -> Tensor:
 
 def _standardised(weight: Tensor) -> Tensor:
     made = torch.empty_like(weight)
-    for index, one in enumerate(weight):
-        made[index] = (one - one.mean()) / torch.sqrt(((one - one.mean()) ** 2).mean() + 1e-5)
+    for index, item in enumerate(weight):
+        made[index] = (item - item.mean()) / torch.sqrt(((item - item.mean()) ** 2).mean() + 1e-5)
     return made
 
 
@@ -376,7 +376,7 @@ def test_class_queries_tell_classes_apart_where_the_class_is():
     features = torch.randn(1, 16, 8, 8)
     attention = network.downs[0][2].fn.fn
     first, second = (
-        attention(features, network.condition(one, (8, 8)).queries[0]) for one in (mask, other)
+        attention(features, network.condition(item, (8, 8)).queries[0]) for item in (mask, other)
     )
     assert torch.allclose(first[..., 4:], second[..., 4:], atol=1e-6)
     assert float((first[..., :4] - second[..., :4]).abs().min(1).values.max()) > 1e-3

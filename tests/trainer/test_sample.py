@@ -39,9 +39,9 @@ torch.set_num_threads(1)
 COLOURS = torch.tensor([[0.0, 0.0, 0.0], [0.9, -0.5, -0.5], [-0.5, 0.8, -0.4], [-0.6, -0.5, 0.9]])
 CLASSES = LabelMap(
     "four",
-    tuple(SourceLabel(one, f"source {one}") for one in range(4)),
-    tuple(TargetClass(one, f"class {one}", default_colour(one)) for one in range(4)),
-    {one: one for one in range(4)},
+    tuple(SourceLabel(number, f"source {number}") for number in range(4)),
+    tuple(TargetClass(number, f"class {number}", default_colour(number)) for number in range(4)),
+    {number: number for number in range(4)},
 )
 
 
@@ -187,7 +187,7 @@ def test_the_data_set_audits_clean_and_has_a_true_manifest(folder, tmp_path):
     result = sample_dataset(_painter(0.3), masks, out, OPTIONS, batch_size=3, limit=4)
     assert (result.num_made, result.num_there) == (4, 0)
     report = audit(out)
-    assert [one.code for one in report.findings if str(one.severity) == "error"] == []
+    assert [finding.code for finding in report.findings if str(finding.severity) == "error"] == []
     manifest = open_manifest(result.manifest)
     assert len(manifest) == 4
     assert set(manifest.read(["split"])["split"].to_pylist()) == {"val"}
@@ -195,7 +195,7 @@ def test_the_data_set_audits_clean_and_has_a_true_manifest(folder, tmp_path):
     for row, tile_id in enumerate(tiles.tile_ids):
         index = masks.ids.index(str(tile_id).removeprefix("images/"))
         assert np.array_equal(tiles.read(row).mask, masks.read_mask(index))
-    assert [one.name for one in tiles.label_map.classes] == [one.name for one in CLASSES.classes]
+    assert [cls.name for cls in tiles.label_map.classes] == [cls.name for cls in CLASSES.classes]
 
 
 def test_every_file_says_that_it_is_synthetic_and_nothing_else(folder, tmp_path):
@@ -438,7 +438,7 @@ def test_masks_of_classes_stay_what_they_are_whatever_the_map_of_the_training(tm
     # Source 3 is class 1 in training, and source 7 class 3.
     trained = LabelMap(
         "trained",
-        tuple(SourceLabel(one, f"s{one}") for one in (0, 3, 5, 7)),
+        tuple(SourceLabel(item, f"s{item}") for item in (0, 3, 5, 7)),
         CLASSES.classes,
         {0: 0, 3: 1, 5: 2, 7: 3},
     )

@@ -218,7 +218,7 @@ def test_a_stop_inside_an_import_is_no_bug(
     whole = codes([0])[0]
     assert whole["code"] == 0
     points = np.unique(np.linspace(1, whole["count"] * 0.9, 4).astype(int)).tolist()
-    assert [one["code"] for one in codes(points)] == [143] * len(points)
+    assert [point["code"] for point in codes(points)] == [143] * len(points)
 
 
 def test_a_stop_is_no_exception_that_a_handler_could_catch() -> None:

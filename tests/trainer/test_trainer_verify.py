@@ -57,7 +57,7 @@ class Made:
             "2",
             *FAST,
         ]
-        chosen = [part for one in [*SETS, *EVERY] for part in ("--set", one)]
+        chosen = [part for item in [*SETS, *EVERY] for part in ("--set", item)]
         named = [
             "--manifest",
             str(manifest),
@@ -138,9 +138,9 @@ def test_untouched_trees_are_fine_and_every_file_of_them_is_read(made: Made, tre
 @pytest.mark.parametrize("tree", TREES)
 def test_one_flipped_bit_of_any_file_is_found_and_named(made: Made, tree: str) -> None:
     lists = [
-        one
+        path
         for folder in (made.home / tree, made.home / f"{tree}.histoprep")
-        for one in folder.rglob("checksums.json")
+        for path in folder.rglob("checksums.json")
     ]
     files = [*files_of(made.home, tree), *lists]
     assert len(files) > 5 and lists
@@ -148,13 +148,13 @@ def test_one_flipped_bit_of_any_file_is_found_and_named(made: Made, tree: str) -
         for place in (0.0, 0.5, 1.0):
             whole = path.read_bytes()
             flip(path, place)
-            damages = {one.path for one in verify(made.home / tree).damages}
+            damages = {damage.path for damage in verify(made.home / tree).damages}
             path.write_bytes(whole)
             # A damaged digest of a file looks like a damaged file.
             named = (
                 damages
                 if path.name != "SHA256SUMS"
-                else {str(Path(one).with_name(path.name)) for one in damages}
+                else {str(Path(damage).with_name(path.name)) for damage in damages}
             )
             assert str(path) in named, (path, place)
     assert verify(made.home / tree).damages == []
@@ -231,7 +231,7 @@ def test_one_edited_value_is_an_error_and_no_other_result(
     )
     told = capsys.readouterr().err
     assert str(victim) in told and "expected" in told and "try:" in told
-    assert [one.path for one in verify(victim.parent).damages] == [str(victim)]
+    assert [damage.path for damage in verify(victim.parent).damages] == [str(victim)]
 
 
 def test_force_makes_changed_pictures_again(alone: Made) -> None:
@@ -251,11 +251,11 @@ def test_a_picture_flipped_behind_our_back_is_found_with_verify(alone: Made) -> 
 
     workspace = alone.home / "synthetic.histoprep"
     flip(next((alone.home / "synthetic/images").rglob("*.png")))
-    listed = [Expected(*one) for one in read_digests(workspace).items()]
+    listed = [Expected(*value) for value in read_digests(workspace).items()]
     # As if the file system said that nothing happened.
     states = {
-        one.name: state_of((alone.home / "synthetic" / one.name).stat(), one.checksum.digest)
-        for one in listed
+        entry.name: state_of((alone.home / "synthetic" / entry.name).stat(), entry.checksum.digest)
+        for entry in listed
     }
     FileStates.of(states).write(workspace / PICTURE_STATES)
     assert run(["--quiet", *alone.sample]) == ExitCode.OK

@@ -32,7 +32,7 @@ SIZES = {
 @pytest.mark.parametrize("name", TRUNKS)
 def test_sizes_and_shapes(name):
     trunk = build_trunk(name).eval()
-    assert sum(one.numel() for one in trunk.parameters()) == SIZES[name]
+    assert sum(parameter.numel() for parameter in trunk.parameters()) == SIZES[name]
     with torch.no_grad():
         assert trunk(torch.zeros(1, 3, 64, 64)).shape == (
             1,
@@ -149,7 +149,9 @@ def test_a_frozen_trunk_never_changes(tmp_path):
     load_trunk_weights(frozen, str(tmp_path / "weights.pth"))
     network = nn.Sequential(frozen, nn.Conv2d(32, 2, 1)).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    optimiser = torch.optim.SGD([one for one in network.parameters() if one.requires_grad], lr=1.0)
+    optimiser = torch.optim.SGD(
+        [parameter for parameter in network.parameters() if parameter.requires_grad], lr=1.0
+    )
     network(torch.randn(4, 3, 32, 32)).square().sum().backward()
     optimiser.step()
     changed = {

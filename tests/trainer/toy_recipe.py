@@ -93,7 +93,7 @@ class ToyStage:
         pass
 
     def name_samples(self, positions: Sequence[int]) -> list[str]:
-        return [f"tile-{one}" for one in positions]
+        return [f"tile-{position}" for position in positions]
 
 
 def stages(config: Config) -> list[StagePlan]:
@@ -111,7 +111,9 @@ def stages(config: Config) -> list[StagePlan]:
 
 def describe(config: Config) -> dict[str, Any]:
     return {
-        "parameters": {"module": sum(one.numel() for one in ToyStage(config).module.parameters())}
+        "parameters": {
+            "module": sum(parameter.numel() for parameter in ToyStage(config).module.parameters())
+        }
     }
 
 

@@ -153,63 +153,67 @@ def _classify(
     found, sheets, done = [], [], 0
     with voice.progress("test", len(tiles.rows), "tiles") as meter:
         for number, batch in enumerate(evaluation_batches(tiles, model.config)):
-            one = model.classify(batch["image"], number)
+            tile = model.classify(batch["image"], number)
             sheets += [
-                _sheet(model, data, one, batch, index)
+                _sheet(model, data, tile, batch, index)
                 for index in range(len(batch["row"]))
                 if done + index in wanted
             ]
-            found.append(_without_pixels(one))
+            found.append(_without_pixels(tile))
             done += len(batch["row"])
             meter.advance(len(batch["row"]))
     return gather_predictions(found), sheets
 
 
-def _without_pixels(one: Classified) -> Classified:
+def _without_pixels(tile: Classified) -> Classified:
     """Return a classification without crops, maps and path, which would fill the memory."""
     nothing = torch.empty(0)
     return Classified(
-        one.guidance._replace(crops=nothing, saliency=nothing), one.samples, (), nothing
+        tile.guidance._replace(crops=nothing, saliency=nothing), tile.samples, (), nothing
     )
 
 
 def _sheet(
-    model: RunClassifier, data: LabelledTiles, one: Classified, batch: dict[str, Tensor], index: int
+    model: RunClassifier,
+    data: LabelledTiles,
+    tile: Classified,
+    batch: dict[str, Tensor],
+    index: int,
 ) -> tuple[str, bytes]:
     """Return the name and PNG of the sheet of image `index` of a batch."""
-    row, predicted = int(batch["row"][index]), int(one.scores[index].argmax())
+    row, predicted = int(batch["row"][index]), int(tile.scores[index].argmax())
     tile_id, truth = str(data.tiles.tile_ids[row]), data.names[int(batch["label"][index])]
     first, second = (
-        vector[index] for vector in guidance_vectors(one.guidance, model.diffusion.guidance)
+        vector[index] for vector in guidance_vectors(tile.guidance, model.diffusion.guidance)
     )
     steps = torch.linspace(0, 1, model.diffusion.num_points, device=first.device)
     alone = Predictions(
         *(
             part[..., index : index + 1, :].double().cpu().numpy()
-            for part in (one.samples, *_logits(one))
+            for part in (tile.samples, *_logits(tile))
         )
     )
     facts = SheetFacts(
         title=f"{tile_id}: {truth}, predicted {data.names[predicted]}",
         image=to_uint8(batch["image"][index].numpy()),
-        saliency=one.guidance.saliency[index, predicted].float().cpu().numpy(),
-        corners=one.guidance.corners[index].cpu().numpy(),
-        weights=one.guidance.attention[index].float().cpu().numpy(),
+        saliency=tile.guidance.saliency[index, predicted].float().cpu().numpy(),
+        corners=tile.guidance.corners[index].cpu().numpy(),
+        weights=tile.guidance.attention[index].float().cpu().numpy(),
         crop_px=model.config.guidance.crop_px,
         guidance_map=torch.outer(first, 1 - steps)
         .add(torch.outer(second, steps))
         .float()
         .cpu()
         .numpy(),
-        path=one.path_means()[:, index].float().cpu().numpy(),
+        path=tile.path_means()[:, index].float().cpu().numpy(),
         guidance=alone.heads()["guidance_fused"][0],
         probabilities=alone.probabilities[0],
     )
     return f"{row:08d}", draw_sheet(facts, data.names)
 
 
-def _logits(one: Classified) -> Iterator[Tensor]:
-    return iter((one.guidance.fused, one.guidance.global_logits, one.guidance.local_logits))
+def _logits(tile: Classified) -> Iterator[Tensor]:
+    return iter((tile.guidance.fused, tile.guidance.global_logits, tile.guidance.local_logits))
 
 
 def _write_numbers(folder: Path, result: Evaluation, model: RunClassifier, times: int) -> None:
@@ -227,7 +231,7 @@ def _write_tables(
     first = {
         "tile_id": pa.array(data.tiles.tile_ids[rows].tolist(), pa.string()),
         "group": pa.array(data.tiles.group[rows].tolist(), pa.string()),
-        "truth": pa.array([data.names[one] for one in data.labels[rows]]),
+        "truth": pa.array([data.names[label] for label in data.labels[rows]]),
     }
     write_predictions(folder, prediction_table(predictions, data.names, first))
     for name, head in result.heads.items():

@@ -129,8 +129,12 @@ def _head(
     )
 
 
-def _interval(one: Interval) -> dict[str, float | None]:
-    return {"value": _number(one.value), "low": _number(one.low), "high": _number(one.high)}
+def _interval(interval: Interval) -> dict[str, float | None]:
+    return {
+        "value": _number(interval.value),
+        "low": _number(interval.low),
+        "high": _number(interval.high),
+    }
 
 
 def _number(value: float) -> float | None:

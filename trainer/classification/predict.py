@@ -106,7 +106,7 @@ def find_images(paths: Iterable[Path]) -> Iterator[Path]:
         if not path.is_dir():
             raise UsageError("there is no such image or folder", path=path)
         inside = sorted(
-            one for one in path.iterdir() if one.is_file() and one.suffix.lower() in SUFFIXES
+            file for file in path.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES
         )
         if not inside:
             raise UsageError(

@@ -65,7 +65,7 @@ class Predictions:
             "guidance_local": self.local_logits,
         }
         return {"diffusion": self.scores} | {
-            name: torch.from_numpy(one).softmax(dim=1).numpy() for name, one in alone.items()
+            name: torch.from_numpy(logits).softmax(dim=1).numpy() for name, logits in alone.items()
         }
 
 
@@ -73,14 +73,14 @@ def gather_predictions(found: Sequence[Classified]) -> Predictions:
     """Return the classifications of several batches as one."""
 
     def joined(parts: Sequence[torch.Tensor], dim: int) -> np.ndarray:
-        return np.asarray(torch.cat([one.double().cpu() for one in parts], dim=dim).numpy())
+        return np.asarray(torch.cat([part.double().cpu() for part in parts], dim=dim).numpy())
 
-    guidance = [one.guidance for one in found]
+    guidance = [tile.guidance for tile in found]
     return Predictions(
-        joined([one.samples for one in found], 1),
-        joined([one.fused for one in guidance], 0),
-        joined([one.global_logits for one in guidance], 0),
-        joined([one.local_logits for one in guidance], 0),
+        joined([tile.samples for tile in found], 1),
+        joined([logits.fused for logits in guidance], 0),
+        joined([logits.global_logits for logits in guidance], 0),
+        joined([logits.local_logits for logits in guidance], 0),
     )
 
 
@@ -95,10 +95,10 @@ def prediction_table(
     """
     heads = predictions.heads()
     columns: dict[str, pa.Array] = dict(first)
-    columns["predicted"] = pa.array([names[one] for one in predictions.scores.argmax(axis=1)])
+    columns["predicted"] = pa.array([names[column] for column in predictions.scores.argmax(axis=1)])
     columns["uncertainty"] = pa.array(predictions.uncertainty, from_pandas=True)
     columns["predicted_by_guidance"] = pa.array(
-        [names[one] for one in predictions.fused.argmax(axis=1)]
+        [names[column] for column in predictions.fused.argmax(axis=1)]
     )
     for prefix, values in (
         ("probability", predictions.probabilities),

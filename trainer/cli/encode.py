@@ -183,7 +183,13 @@ def _print(result: EncodeResult, numbers: dict[str, Any] | None) -> None:
     )
     if numbers:
         lines = [
-            (name, *(f"{numbers[key][one]:.{digits}f}" for one in ("mean", "median", "min")))
+            (
+                name,
+                *(
+                    f"{numbers[key][statistic]:.{digits}f}"
+                    for statistic in ("mean", "median", "min")
+                ),
+            )
             for name, key, digits in _QUALITIES
             if numbers[key]
         ]
@@ -199,7 +205,7 @@ def _print(result: EncodeResult, numbers: dict[str, Any] | None) -> None:
         console.note(
             f"originals, reconstructions, differences x 4: {latents.folder / 'reconstruction.png'}"
         )
-    shape = " x ".join(str(one) for one in latents.shape)
+    shape = " x ".join(str(length) for length in latents.shape)
     console.out(
         f"{result.num_entries:,} squares as {shape} latents, {latents.num_views} views |"
         f" {latents.folder}"

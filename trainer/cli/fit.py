@@ -159,18 +159,18 @@ def _print_plan(config: RunConfig) -> None:
 
 
 def _print_streams(streams: Sequence[Mapping[str, Any]]) -> None:
-    rows = [(one["name"], f"{one['probability']:.4f}", one["tiles"]) for one in streams]
+    rows = [(stream["name"], f"{stream['probability']:.4f}", stream["tiles"]) for stream in streams]
     console.table(("stream", "probability", "tiles"), rows, title="Class streams")
 
 
 def _print_facts(name: str, value: Any) -> None:
     facts = value if isinstance(value, Mapping) else {"": value}
-    for key, one in facts.items():
+    for key, entry in facts.items():
         shown = (
-            f"{one / 2**20:,.0f} MiB"
+            f"{entry / 2**20:,.0f} MiB"
             if name.endswith("_bytes")
-            else f"{one:,}"
-            if isinstance(one, int)
-            else str(one)
+            else f"{entry:,}"
+            if isinstance(entry, int)
+            else str(entry)
         )
         console.out(f"{name.removesuffix('_bytes')}{f' {key}' if key else ''}: {shown}")

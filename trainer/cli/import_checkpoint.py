@@ -130,14 +130,14 @@ def import_checkpoint(
         _scaling(loaded, latent_shift, latent_scale),
     )
     found = convert(checkpoint, out, options)
-    one = found.config
+    config = found.config
     console.table(
         ("what", "value"),
         [
-            ("classes", str(one.num_classes)),
+            ("classes", str(config.num_classes)),
             (
                 "dim, dim_mults, blocks",
-                f"{one.dim}, {'-'.join(map(str, one.dim_mults))}, {one.block_per_layer}",
+                f"{config.dim}, {'-'.join(map(str, config.dim_mults))}, {config.block_per_layer}",
             ),
             ("parameters", f"{sum(tensor.numel() for tensor in found.weights.values()):,}"),
             ("found under", ", ".join(repr(prefix) for prefix in found.prefixes)),

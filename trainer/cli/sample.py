@@ -297,8 +297,8 @@ def _mask_list(
     check_manifest(tiles.manifest)
     for folder in tiles.manifest.data_folders:
         _check_apart(out, folder)
-    if [(one.id, one.name) for one in tiles.label_map.classes] != [
-        (one.id, one.name) for one in classes.classes
+    if [(cls.id, cls.name) for cls in tiles.label_map.classes] != [
+        (cls.id, cls.name) for cls in classes.classes
     ]:
         console.warn(
             f"the classes of {tiles.label_map.name} are not those the network was trained with"
@@ -323,7 +323,7 @@ def _check_apart(out: Path, source: Path) -> None:
 
 def _scales(text: str) -> tuple[float, ...]:
     try:
-        scales = tuple(float(one) for one in text.split(","))
+        scales = tuple(float(number) for number in text.split(","))
     except ValueError:
         scales = (math.nan,)
     if not all(map(math.isfinite, scales)):

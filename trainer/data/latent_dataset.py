@@ -52,7 +52,8 @@ class LatentDataset:
         )
         mean, std = self.latents.scaling.shift, self.latents.scaling.scale
         self._shift, self._scale = (
-            torch.tensor(one, dtype=torch.float32).reshape(-1, 1, 1) for one in (mean, std)
+            torch.tensor(statistic, dtype=torch.float32).reshape(-1, 1, 1)
+            for statistic in (mean, std)
         )
 
     def __getitem__(self, position: int) -> Sample:

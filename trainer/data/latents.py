@@ -282,12 +282,12 @@ class LatentSet:
         expected = list(data_files(self.folder, self.summary["files"]))
         known = (
             checksums.FileStates.read(self.folder / checksums.STATES)
-            .find(one.name for one in expected)
+            .find(file.name for file in expected)
             .tolist()
         )
         now = [
-            checksums.state_of((self.folder / one.name).stat(), one.checksum.digest)
-            for one in expected
+            checksums.state_of((self.folder / file.name).stat(), file.checksum.digest)
+            for file in expected
         ]
         if whole or known != now:
             self.check_digests(advance)

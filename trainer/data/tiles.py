@@ -103,14 +103,14 @@ class TileDataset:
             self._read(int(stream), int(row), draw)
             for stream, row, draw in zip(streams, rows, draws, strict=True)
         ]
-        used = np.array([one[0] for one in read])
+        used = np.array([tile[0] for tile in read])
         made: dict[str, Any] = {
             "position": positions,
             "row": used,
             "stream": streams,
-            "num_skipped": np.array([one[1] for one in read]),
-            "image": np.stack([one[2] for one in read]),
-            "mask": np.stack([one[3] for one in read]),
+            "num_skipped": np.array([tile[1] for tile in read]),
+            "image": np.stack([tile[2] for tile in read]),
+            "mask": np.stack([tile[3] for tile in read]),
             "label": self.labels[used],
         }
         return to_tensors(made) | draw_noise(self.seed, positions, self.noise_shape)
@@ -133,8 +133,8 @@ class TileDataset:
         top, left = corner(height_px, width_px, size, self.fit, draws[1:])
         view = self.views[int(pick(draws[0], len(self.views)))]
         image, mask = (
-            apply_view(one[top : top + size, left : left + size], view)
-            for one in (tile.image, mask)
+            apply_view(array[top : top + size, left : left + size], view)
+            for array in (tile.image, mask)
         )
         return to_float(image), np.ascontiguousarray(mask)
 
@@ -164,13 +164,13 @@ def label_names(tiles: TileSource) -> tuple[str, ...]:
     """Return the image-level classes of the tiles in the order of their numbers: sorted, over all
     splits.
     """
-    return tuple(sorted({str(one) for one in tiles.label if one is not None}))
+    return tuple(sorted({str(label) for label in tiles.label if label is not None}))
 
 
 def label_ids(tiles: TileSource) -> np.ndarray:
     """Return the number of each tile's image-level class, int64 [tiles], -1 for none."""
     numbers: dict[str | None, int] = {name: index for index, name in enumerate(label_names(tiles))}
-    return np.array([numbers.get(one, -1) for one in tiles.label], dtype=np.int64)
+    return np.array([numbers.get(label, -1) for label in tiles.label], dtype=np.int64)
 
 
 def draw_noise(
@@ -190,14 +190,16 @@ def draw_noise(
 def to_tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """Return the arrays of a batch as tensors; whole numbers other than masks become int64."""
     return {
-        name: torch.from_numpy(one if one.dtype in (np.uint8, np.float32) else one.astype(np.int64))
-        for name, one in arrays.items()
+        name: torch.from_numpy(
+            array if array.dtype in (np.uint8, np.float32) else array.astype(np.int64)
+        )
+        for name, array in arrays.items()
     }
 
 
 def unbatch(batch: dict[str, Tensor]) -> Sample:
     """Return the only sample of a batch of one, its numbers as Python's."""
     made: dict[str, Any] = {
-        name: one[0] if one.ndim > 1 else one[0].item() for name, one in batch.items()
+        name: tensor[0] if tensor.ndim > 1 else tensor[0].item() for name, tensor in batch.items()
     }
     return made  # type: ignore[return-value]

@@ -115,12 +115,12 @@ def sample(
     if solver.eta and step_noise is None:
         raise ValueError("ddim with eta above 0 needs step_noise")
     scheduler, evaluations = _plan(objective, solver)
-    levels = [(one.signal, one.sigma) for one in evaluations] + [(1.0, 0.0)]
+    levels = [(evaluation.signal, evaluation.sigma) for evaluation in evaluations] + [(1.0, 0.0)]
     x = _with_known(noise, known, noise, *levels[0])
-    for index, one in enumerate(evaluations):
+    for index, evaluation in enumerate(evaluations):
         t = torch.full(
             (len(x),),
-            one.time,
+            evaluation.time,
             device=x.device,
             dtype=torch.float32 if objective.prediction_type == "flow" else torch.int64,
         )
@@ -130,7 +130,7 @@ def sample(
             if solver.eta and step_noise
             else {}
         )
-        x = scheduler.step(output, one.timestep, x, return_dict=False, **more)[0]
+        x = scheduler.step(output, evaluation.timestep, x, return_dict=False, **more)[0]
         x = _with_known(x, known, noise, *levels[index + 1])
     return x
 

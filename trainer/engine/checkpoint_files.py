@@ -76,18 +76,18 @@ def write_checkpoint(
 
 def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
     """Raise DivergedError unless all floating tensors are finite; one host sync."""
-    floating = {name: one for name, one in tensors.items() if one.is_floating_point()}
+    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
     if not floating:
         return
     # A sum is finite only when every summand is; it may overflow, so the names are looked for one
     # by one.
     if bool(
         torch.stack(
-            [one.detach().double().sum().isfinite().cpu() for one in floating.values()]
+            [tensor.detach().double().sum().isfinite().cpu() for tensor in floating.values()]
         ).all()
     ):
         return
-    bad = [name for name, one in floating.items() if not bool(one.isfinite().all())]
+    bad = [name for name, tensor in floating.items() if not bool(tensor.isfinite().all())]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise DivergedError(
@@ -106,7 +106,7 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
     if damages:
         first, more = (
             damages[0],
-            f"; also {', '.join(Path(one.path).name for one in damages[1:])}"
+            f"; also {', '.join(Path(damage.path).name for damage in damages[1:])}"
             if len(damages) > 1
             else "",
         )
@@ -151,7 +151,7 @@ def _read_sums(folder: Path) -> dict[str, str]:
         raise CheckpointError(
             "the checkpoint cannot be read: its list of SHA-256 is damaged", path=folder / SUMS
         )
-    return {one[2]: one[1] for one in found if one}
+    return {row[2]: row[1] for row in found if row}
 
 
 def _damages(folder: Path, sums: Mapping[str, str]) -> list[Damage]:
@@ -190,7 +190,10 @@ def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     # Copies: safetensors refuses tensors that share memory, and wants them contiguous.
     safetensors.torch.save_file(
-        {name: one.detach().to("cpu", copy=True).contiguous() for name, one in tensors.items()},
+        {
+            name: tensor.detach().to("cpu", copy=True).contiguous()
+            for name, tensor in tensors.items()
+        },
         path,
     )
     path.chmod(_FILE_MODE)

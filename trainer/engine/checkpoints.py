@@ -93,7 +93,7 @@ class CheckpointFolder:
         for path in reversed(found):
             try:
                 state = _checked_state(path)
-                names = sorted(one.stem for one in path.glob("*.safetensors"))
+                names = sorted(file.stem for file in path.glob("*.safetensors"))
                 return Snapshot({name: read_tensors(path, name) for name in names}, state, path)
             except CheckpointError as error:
                 self.skipped.append(
@@ -202,7 +202,7 @@ def load_run_config(path: str | Path) -> RunConfig:
     folder above.
     """
     place = Path(path).absolute()
-    home = next((one for one in (place, *place.parents) if (one / CONFIG).is_file()), None)
+    home = next((path for path in (place, *place.parents) if (path / CONFIG).is_file()), None)
     if home is None:
         raise CheckpointError(
             f"there is no {CONFIG} here or above",

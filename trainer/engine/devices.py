@@ -127,8 +127,8 @@ def move_batch(
     if not channels_last:
         return moved
     return {
-        name: one.contiguous(memory_format=torch.channels_last) if one.ndim == 4 else one
-        for name, one in moved.items()
+        name: tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+        for name, tensor in moved.items()
     }
 
 
@@ -156,10 +156,10 @@ class _Evaluating:
 
     def __enter__(self) -> None:
         self._module.eval()
-        for one in self._contexts:
-            one.__enter__()
+        for context in self._contexts:
+            context.__enter__()
 
     def __exit__(self, *error: object) -> None:
-        for one in reversed(self._contexts):
-            one.__exit__(*error)
+        for context in reversed(self._contexts):
+            context.__exit__(*error)
         self._module.train(self._training)

@@ -37,7 +37,7 @@ class MovingAverage:
             return
         torch._foreach_lerp_(
             self._followers,
-            [one.data for one in self._leaders],
+            [leader.data for leader in self._leaders],
             1.0 - self.decay_at(step // self.every),
         )
         for mine, theirs in self._buffers:

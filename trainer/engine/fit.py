@@ -330,7 +330,9 @@ class _Events:
     def _read_window(self) -> dict[str, float]:
         training, fabric = self._training, self._training.fabric
         training.check_finite()
-        means = training.window.read(lambda one: sum_over_ranks(fabric, one), fabric.world_size)
+        means = training.window.read(
+            lambda tensor: sum_over_ranks(fabric, tensor), fabric.world_size
+        )
         speed = self._watch.read()
         lr = float(training.raw_optimiser.param_groups[0]["lr"])
         images = training.step * training.config.batch_size

@@ -91,8 +91,10 @@ def _cell(value: float) -> str:
 
 def _next_version(logs: Path) -> Path:
     """Return logs/version_X for the first X that is free."""
-    taken = (one.name.removeprefix("version_") for one in logs.glob("version_*"))
-    return logs / f"version_{max((int(one) for one in taken if one.isdecimal()), default=-1) + 1}"
+    taken = (path.name.removeprefix("version_") for path in logs.glob("version_*"))
+    return (
+        logs / f"version_{max((int(item) for item in taken if item.isdecimal()), default=-1) + 1}"
+    )
 
 
 class StageLog:

@@ -50,7 +50,7 @@ def load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tenso
     """Put moments from `optimiser_tensors` back, in the memory layout of their parameters; raises
     CheckpointError when they do not fit.
     """
-    parameters = [one for group in optimiser.param_groups for one in group["params"]]
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, _, name = key.partition(".")

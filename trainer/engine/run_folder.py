@@ -146,7 +146,8 @@ def _refuse_other_config(path: Path, config: RunConfig) -> None:
     changed = [
         key
         for key in sorted({*old, *new})
-        if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{one}.") for one in free)
+        if old.get(key) != new.get(key)
+        and not any(f"{key}.".startswith(f"{name}.") for name in free)
     ]
     if changed:
         seen = "; ".join(f"{key} = {new.get(key)}, was {old.get(key)}" for key in changed[:8])

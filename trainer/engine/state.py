@@ -174,8 +174,8 @@ class Training:
                 .reshape(-1)
             )
             positions = [
-                one
-                for one, loss in zip(positions, ordered.tolist(), strict=True)
+                position
+                for position, loss in zip(positions, ordered.tolist(), strict=True)
                 if not math.isfinite(loss)
             ] or positions
         lr = self.config.optimiser.lr * lr_factor(self.config.schedule, step, self.num_steps)

@@ -83,9 +83,9 @@ class LossWindow:
         names = sorted(self._sums)
         own = self.losses().sum(dim=0) / count
         sums = [self._sums[name] for name in names]
-        flat = total(torch.cat([own, *(one.reshape(-1) for one in sums)])).cpu()
+        flat = total(torch.cat([own, *(total.reshape(-1) for total in sums)])).cpu()
         means = {"loss": float(flat[0]) / num_ranks, "gradient_norm": float(flat[1]) / num_ranks}
-        rest = iter(torch.split(flat[2:], [one.numel() for one in sums]))
+        rest = iter(torch.split(flat[2:], [total.numel() for total in sums]))
         for name in names:
             means |= self._describe(name, next(rest), count * num_ranks)
         self._clear()
@@ -96,16 +96,18 @@ class LossWindow:
         return {
             "losses": self.losses(),
             "skipped": torch.tensor(self.num_skipped),
-            **{f"sum.{name}": one for name, one in self._sums.items()},
+            **{f"sum.{name}": total for name, total in self._sums.items()},
         }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` returned."""
         self._clear()
-        moved = {name: one.to(self._device) for name, one in state.items()}
+        moved = {name: tensor.to(self._device) for name, tensor in state.items()}
         self._losses, self._norms = list(moved["losses"][:, 0]), list(moved["losses"][:, 1])
         self._sums = {
-            name.removeprefix("sum."): one for name, one in moved.items() if name.startswith("sum.")
+            name.removeprefix("sum."): tensor
+            for name, tensor in moved.items()
+            if name.startswith("sum.")
         }
         self.num_skipped = int(state["skipped"])
 

@@ -100,8 +100,8 @@ def auc_one_vs_rest(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """
     return np.array(
         [
-            auc(scores[truth == one, one], scores[truth != one, one])
-            for one in range(scores.shape[1])
+            auc(scores[truth == number, number], scores[truth != number, number])
+            for number in range(scores.shape[1])
         ]
     )
 
@@ -113,10 +113,10 @@ def auc_one_vs_one(truth: np.ndarray, scores: np.ndarray) -> float:
     Source: Hand and Till 2001, equation 7.
     """
     pairs = []
-    for one, other in combinations(np.unique(truth).tolist(), 2):
-        first, second = scores[truth == one], scores[truth == other]
+    for cls, other in combinations(np.unique(truth).tolist(), 2):
+        first, second = scores[truth == cls], scores[truth == other]
         pairs.append(
-            (auc(first[:, one], second[:, one]) + auc(second[:, other], first[:, other])) / 2
+            (auc(first[:, cls], second[:, cls]) + auc(second[:, other], first[:, other])) / 2
         )
     return float(np.mean(pairs)) if pairs else float("nan")
 

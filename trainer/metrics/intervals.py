@@ -71,7 +71,7 @@ def difference_intervals(
     """
     draws = draw_counts(groups, num_draws, seed)
     (whole, drawn), (other_whole, other_drawn) = (
-        _scores(_cells(truth, one, num_classes), draws) for one in (first, second)
+        _scores(_cells(truth, cls, num_classes), draws) for cls in (first, second)
     )
     return _intervals(
         {name: whole[name] - other_whole[name] for name in whole},

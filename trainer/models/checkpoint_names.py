@@ -62,15 +62,16 @@ def published_weights(loaded: Any, **choices: Any) -> PublishedWeights:
     if not prefixes:
         shown = ", ".join(list(flat)[:_NUM_NAMED]) or "no tensors at all"
         raise CheckpointMismatchError(f"no {_FIRST} in the file; it holds {shown}")
-    averaged = [one for one in prefixes if _is_averaged(one)]
+    averaged = [prefix for prefix in prefixes if _is_averaged(prefix)]
     # The average's own copy of the raw weights comes last: the trainer's may be newer.
     raw = sorted(
-        (one for one in prefixes if one not in averaged), key=lambda one: ("ema" in one, len(one))
+        (prefix for prefix in prefixes if prefix not in averaged),
+        key=lambda prefix: ("ema" in prefix, len(prefix)),
     )
     chosen = [*raw[:1], *averaged[:1]]
-    parts = {one: _below(flat, one, prefixes) for one in chosen}
+    parts = {choice: _below(flat, choice, prefixes) for choice in chosen}
     config = infer_config(parts[chosen[0]], **choices)
-    checked = {one: _checked(part, config, one) for one, part in parts.items()}
+    checked = {prefix: _checked(part, config, prefix) for prefix, part in parts.items()}
     ema = checked[averaged[0]] if averaged else None
     weights = checked[raw[0]] if raw else checked[averaged[0]]
     num_used = sum(len(part) for part in parts.values())
@@ -111,10 +112,10 @@ def infer_config(state: Mapping[str, Tensor], **choices: Any) -> ReferenceUNetCo
 
 def _below(flat: Mapping[str, Tensor], prefix: str, prefixes: list[str]) -> dict[str, Tensor]:
     """Return the tensors under `prefix` that are not under a longer one of `prefixes`."""
-    others = tuple(one for one in prefixes if one != prefix and one.startswith(prefix))
+    others = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
     return {
-        name.removeprefix(prefix): one
-        for name, one in flat.items()
+        name.removeprefix(prefix): tensor
+        for name, tensor in flat.items()
         if name.startswith(prefix) and not (others and name.startswith(others))
     }
 
@@ -140,7 +141,7 @@ def _checked(
 ) -> dict[str, Tensor]:
     with torch.device("meta"):
         expected = {
-            name: tuple(one.shape) for name, one in ReferenceUNet(config).state_dict().items()
+            name: tuple(tensor.shape) for name, tensor in ReferenceUNet(config).state_dict().items()
         }
     problems = [
         ("missing", sorted(set(expected) - set(state))),

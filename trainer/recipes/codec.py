@@ -82,16 +82,16 @@ class Config(RunConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        one = self.architecture
-        if self.data.image_size % one.factor:
+        architecture = self.architecture
+        if self.data.image_size % architecture.factor:
             raise ValueError(
-                f"data.image_size {self.data.image_size} is no multiple of {one.factor}, the factor"
-                " of the architecture"
+                f"data.image_size {self.data.image_size} is no multiple of {architecture.factor},"
+                " the factor of the architecture"
             )
-        if any(width % one.norm_num_groups for width in one.block_out_channels):
+        if any(width % architecture.norm_num_groups for width in architecture.block_out_channels):
             raise ValueError(
                 "architecture.block_out_channels are no multiples of norm_num_groups"
-                f" {one.norm_num_groups}"
+                f" {architecture.norm_num_groups}"
             )
         return self
 
@@ -111,7 +111,7 @@ def describe(config: Config) -> dict[str, Any]:
     """Return parameters, tiles, steps and memory of a run to come."""
     tiles = open_tiles(config.manifest)
     with torch.device("meta"):
-        num_parameters = sum(one.numel() for one in build_module(config).parameters())
+        num_parameters = sum(parameter.numel() for parameter in build_module(config).parameters())
     rows = _rows(tiles, TRAIN)
     num_positions = config.duration.num_positions(config.batch_size, len(rows))
     copies = 4 + (config.ema is not None)
@@ -126,12 +126,12 @@ def describe(config: Config) -> dict[str, Any]:
 
 def build_module(config: Config) -> TrainableCodec:
     """Return the untrained network of a run."""
-    one = config.architecture
-    stages_ = len(one.block_out_channels)
+    architecture = config.architecture
+    stages_ = len(architecture.block_out_channels)
     return TrainableCodec(
         down_block_types=("DownEncoderBlock2D",) * stages_,
         up_block_types=("UpDecoderBlock2D",) * stages_,
-        **one.model_dump(),
+        **architecture.model_dump(),
     )
 
 
@@ -189,8 +189,8 @@ class CodecStage:
     def _dataset(
         self, tiles: TileSource, rows: np.ndarray, seed: int, *, augmented: bool = True
     ) -> TileDataset:
-        data, one = self.config.data, self.config.architecture
-        side = data.image_size // one.factor
+        data, architecture = self.config.data, self.config.architecture
+        side = data.image_size // architecture.factor
         return TileDataset(
             tiles,
             single_stream(rows),
@@ -200,7 +200,7 @@ class CodecStage:
             flips=data.flips and augmented,
             turns=data.turns and augmented,
             on_unreadable=data.on_unreadable,
-            noise_shape=(one.latent_channels, side, side),
+            noise_shape=(architecture.latent_channels, side, side),
         )
 
     def dataset(self) -> Any:
@@ -252,10 +252,12 @@ class CodecStage:
         """
         count = min(self.config.validation.num_pictures, self._num_validated)
         image, decoded, _ = self._reconstruct(module, np.arange(count))
-        pairs = zip(*(to_uint8(one.float().cpu().numpy()) for one in (image, decoded)), strict=True)
+        pairs = zip(
+            *(to_uint8(pixels.float().cpu().numpy()) for pixels in (image, decoded)), strict=True
+        )
         return {
             "original-reconstruction-difference": sheet(
-                [[one, other, difference(one, other)] for one, other in pairs]
+                [[pair, other, difference(pair, other)] for pair, other in pairs]
             )
         }
 
@@ -266,7 +268,7 @@ class CodecStage:
     def name_samples(self, positions: Sequence[int]) -> list[str]:
         """Return the tile ids at training positions."""
         rows = self._training.placement.place(np.asarray(positions), self.config.seed)[1]
-        return [str(one) for one in self._training.tiles.tile_ids[rows]]
+        return [str(tile_id) for tile_id in self._training.tiles.tile_ids[rows]]
 
     def _reconstruct(
         self, module: nn.Module, positions: np.ndarray

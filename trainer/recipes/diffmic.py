@@ -87,4 +87,4 @@ def _prepare(data: LabelledTiles, run: Path, voice: Voice) -> None:
 
 
 def _count(module: nn.Module) -> int:
-    return sum(one.numel() for one in module.parameters())
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -76,7 +76,7 @@ class LabelDataset:
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         """Return the sample of a training position."""
-        return {name: one[0] for name, one in self.batch(np.array([position])).items()}
+        return {name: array[0] for name, array in self.batch(np.array([position])).items()}
 
     def batch(self, positions: np.ndarray) -> dict[str, Tensor]:
         """Return the samples of `positions`: `timesteps` int64 [B, N, N] are drawn for every point

@@ -69,7 +69,7 @@ class DenoisingStage:
         """Return the parameters of the denoiser, its encoders among them unless these are
         frozen.
         """
-        return [one for one in module.parameters() if one.requires_grad]
+        return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> StepOutput:
         """Return the weighted error of each image's map; every point has its own timestep and

@@ -59,7 +59,9 @@ class GuidanceStage:
         """Return the parameters with this stage's share of the learning rate."""
         return [
             {
-                "params": [one for one in module.parameters() if one.requires_grad],
+                "params": [
+                    parameter for parameter in module.parameters() if parameter.requires_grad
+                ],
                 "lr_scale": self.config.guidance.lr / self.config.optimiser.lr,
             }
         ]
@@ -106,8 +108,8 @@ class GuidanceStage:
         truth, logits = torch.cat(labels).numpy(), torch.cat(parts, dim=1).softmax(dim=2).numpy()
         scores = validation_scores(truth, logits[0])
         return scores | {
-            f"f1_{name}": validation_scores(truth, one)["f1"]
-            for name, one in zip(("global", "local"), logits[1:], strict=True)
+            f"f1_{name}": validation_scores(truth, head_logits)["f1"]
+            for name, head_logits in zip(("global", "local"), logits[1:], strict=True)
         }
 
     def pictures(self, module: nn.Module) -> Mapping[str, np.ndarray]:
@@ -125,7 +127,7 @@ class GuidanceStage:
 def name_samples(data: LabelledTiles, dataset: LabelDataset, positions: Sequence[int]) -> list[str]:
     """Return the tile ids at training positions."""
     rows = dataset.images.placement.place(np.asarray(positions), dataset.images.seed)[1]
-    return [str(one) for one in data.tiles.tile_ids[rows]]
+    return [str(tile_id) for tile_id in data.tiles.tile_ids[rows]]
 
 
 def evaluation_batches(tiles: OrderedTiles, config: Config) -> Iterable[dict[str, Tensor]]:

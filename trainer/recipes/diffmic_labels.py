@@ -152,7 +152,7 @@ def validation_rows(
         )
         for number in range(tries)
     ]
-    return min(found, key=lambda one: one[0])[1][place]
+    return min(found, key=lambda pair: pair[0])[1][place]
 
 
 def _hold_out(table: np.ndarray, share: float, order: np.ndarray) -> tuple[float, np.ndarray]:
@@ -175,7 +175,7 @@ def _classes(tiles: TileSource, source: str) -> tuple[tuple[str, ...], np.ndarra
     given = label_ids(tiles)
     if source == "manifest" or (source == "auto" and (given >= 0).any()):
         return label_names(tiles), given, []
-    kinds = [(column, one) for column, one in enumerate(tiles.label_map.classes) if one.id != 0]
+    kinds = [(column, cls) for column, cls in enumerate(tiles.label_map.classes) if cls.id != 0]
     pixels = tiles.class_pixels[:, [column for column, _ in kinds]]
     dominant = (
         np.where(pixels.any(axis=1), pixels.argmax(axis=1), -1)
@@ -185,7 +185,7 @@ def _classes(tiles: TileSource, source: str) -> tuple[tuple[str, ...], np.ndarra
     used = np.unique(dominant[dominant >= 0])
     renumbered = np.full(len(kinds) + 1, -1)
     renumbered[used] = np.arange(len(used))
-    names = tuple(tiles.label_map.class_name(kinds[one][1].id) for one in used.tolist())
+    names = tuple(tiles.label_map.class_name(kinds[column][1].id) for column in used.tolist())
     return (
         names,
         renumbered[dominant].astype(np.int64),

@@ -52,7 +52,7 @@ def describe(config: Config) -> dict[str, Any]:
     network = denoiser_config(config, tiles.label_map, _channels(config))
     with torch.device("meta"):
         denoiser = ReferenceUNet(network)
-    num_parameters = sum(one.numel() for one in denoiser.parameters())
+    num_parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     num_positions = config.duration.num_positions(
         config.batch_size, int((tiles.split == "train").sum())
     )
@@ -88,7 +88,7 @@ def load_generator(
     facts = read_facts(path)
     loaded = load_codec(codec or facts.codec_identifier)
     if loaded.digest != facts.codec_digest:
-        seen, expected = (f"digest {one[:16]}" for one in (loaded.digest, facts.codec_digest))
+        seen, expected = (f"digest {digest[:16]}" for digest in (loaded.digest, facts.codec_digest))
         raise CheckpointError(
             "HP907 latent-mismatch: the model was trained with another codec",
             path=loaded.identifier,
@@ -138,7 +138,7 @@ def _estimate_memory(
     """Return bytes by what they hold, for one device."""
     ranks = (config.devices if isinstance(config.devices, int) else 1) * config.num_nodes
     micro = max(1, config.batch_size // (config.accumulate * ranks))
-    one, two = (_kept_bytes(denoiser, batch, config.data.image_size) for batch in (1, 2))
+    small, two = (_kept_bytes(denoiser, batch, config.data.image_size) for batch in (1, 2))
     share = 1 if config.precision == "fp32" else 2
     weights = num_parameters * _FLOAT32_BYTES
     parts = {
@@ -148,7 +148,7 @@ def _estimate_memory(
         "ema": weights if config.ema else 0,
     }
     # Standardised weights are kept once, features for every image.
-    parts[f"activations ({micro} images)"] = (2 * one - two + (two - one) * micro) // share
+    parts[f"activations ({micro} images)"] = (2 * small - two + (two - small) * micro) // share
     return {**parts, "in all": sum(parts.values())}
 
 
@@ -161,7 +161,7 @@ def _kept_bytes(denoiser: ReferenceUNet, batch: int, image_size: int) -> int:
     """
     side = image_size // _FACTOR
     matrices = {(side >> stage) ** 2 for stage in range(len(denoiser.config.dim_mults))}
-    own = {one.untyped_storage()._cdata for one in denoiser.parameters()}
+    own = {parameter.untyped_storage()._cdata for parameter in denoiser.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -175,8 +175,11 @@ def _kept_bytes(denoiser: ReferenceUNet, batch: int, image_size: int) -> int:
             kept.setdefault(tensor.untyped_storage()._cdata, tensor.untyped_storage())
         return tensor
 
-    with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one):
+    with (
+        torch.device("meta"),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
         mask = torch.zeros(batch, 1, image_size, image_size, dtype=torch.uint8)
         x = torch.zeros(batch, denoiser.config.channels, side, side)
         denoiser.train()(x, torch.zeros(batch), mask, torch.zeros(batch, dtype=torch.bool))
-    return sum(one.nbytes() for key, one in kept.items() if key not in own)
+    return sum(tensor.nbytes() for key, tensor in kept.items() if key not in own)

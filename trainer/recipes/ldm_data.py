@@ -119,7 +119,7 @@ def extra_drop(streams: Streams, cond_drop_prob: float) -> float:
     """Return how often a tile of a class loses its mask, so that a share of `cond_drop_prob` of all
     positions is without condition.
     """
-    given = sum(one.probability for one in streams.streams if one.class_id is None)
+    given = sum(stream.probability for stream in streams.streams if stream.class_id is None)
     return max(0.0, (cond_drop_prob - given) / (1.0 - given)) if given < 1.0 else 0.0
 
 
@@ -238,7 +238,7 @@ def training_dataset(config: Config, tiles: TileSource, latents: LatentSet) -> D
         latents, tiles, streams, config.seed, flips=config.data.flips, turns=config.data.turns
     )
     unconditional = tuple(
-        index for index, one in enumerate(streams.streams) if one.class_id is None
+        index for index, stream in enumerate(streams.streams) if stream.class_id is None
     )
     return DroppingDataset(inner, unconditional, extra_drop(streams, config.streams.cond_drop_prob))
 
@@ -246,8 +246,8 @@ def training_dataset(config: Config, tiles: TileSource, latents: LatentSet) -> D
 def describe_streams(config: Config, tiles: TileSource) -> list[Mapping[str, Any]]:
     """Return name, probability and number of tiles of each class stream."""
     return [
-        {"name": one.name, "probability": one.probability, "tiles": len(one.rows)}
-        for one in training_streams(config, tiles).streams
+        {"name": stream.name, "probability": stream.probability, "tiles": len(stream.rows)}
+        for stream in training_streams(config, tiles).streams
     ]
 
 

@@ -39,7 +39,7 @@ _VALIDATION_SEED = 0
 def denoiser_config(config: Config, label_map: LabelMap, channels: int) -> ReferenceUNetConfig:
     """Return the network of a run; raises ConfigError when its numbers do not go together."""
     # Class ids may have gaps (HP506), and masks hold the ids.
-    num_classes = max(one.id for one in label_map.classes) + 1
+    num_classes = max(cls.id for cls in label_map.classes) + 1
     try:
         return ReferenceUNetConfig(
             num_classes=num_classes, channels=channels, **config.model.model_dump()
@@ -50,11 +50,16 @@ def denoiser_config(config: Config, label_map: LabelMap, channels: int) -> Refer
 
 def objective_of(config: Config) -> Objective:
     """Return the objective of a run; raises ConfigError when its settings do not go together."""
-    one = config.diffusion
+    diffusion = config.diffusion
     try:
-        schedule = NoiseSchedule(one.noise_schedule, one.num_train_timesteps)
+        schedule = NoiseSchedule(diffusion.noise_schedule, diffusion.num_train_timesteps)
         return Objective(
-            one.prediction_type, schedule, one.loss, one.min_snr_gamma, one.flow_mean, one.flow_std
+            diffusion.prediction_type,
+            schedule,
+            diffusion.loss,
+            diffusion.min_snr_gamma,
+            diffusion.flow_mean,
+            diffusion.flow_std,
         )
     except ValueError as error:
         raise ConfigError(f"diffusion: {error}") from error
@@ -79,7 +84,7 @@ class LdmStage:
         self.weights_from: Mapping[str, str] = {"denoiser": "random"}
         self.breakdown: Mapping[str, Sequence[str]] = {
             "noise": NOISE_BINS,
-            "stream": tuple(one.name for one in self._placement.streams),
+            "stream": tuple(stream.name for stream in self._placement.streams),
         }
         self.num_positions = config.duration.num_positions(
             config.batch_size, int((tiles.split == "train").sum())
@@ -121,8 +126,8 @@ class LdmStage:
         for start in range(0, settings.num_tiles, settings.batch_size):
             positions = np.arange(start, min(start + settings.batch_size, settings.num_tiles))
             batch = {
-                name: one.to(self._device)
-                for name, one in self._validation.batch(positions).items()
+                name: tensor.to(self._device)
+                for name, tensor in self._validation.batch(positions).items()
             }
             batch["u"] = torch.from_numpy(_spread(positions, settings.num_tiles)).to(self._device)
             everything = torch.ones(len(positions), dtype=torch.bool, device=self._device)
@@ -144,7 +149,7 @@ class LdmStage:
         generated = self.generator(module).generate(masks, names, self._sampling_options())
         raw = self._latents.denormalise(batch["latents"].to(self._device))
         real = to_uint8(self._codec.decode(raw).float().cpu().numpy())
-        colours = {one.id: _rgb(one.colour) for one in self._tiles.label_map.classes}
+        colours = {cls.id: _rgb(cls.colour) for cls in self._tiles.label_map.classes}
         rows = [
             [colour_mask(mask, colours), tile, made]
             for mask, tile, made in zip(masks, real, generated, strict=True)
@@ -187,13 +192,13 @@ class LdmStage:
         )
 
     def _names(self, rows: np.ndarray) -> list[str]:
-        return [str(one) for one in self._tiles.tile_ids[rows]]
+        return [str(tile_id) for tile_id in self._tiles.tile_ids[rows]]
 
     def _sampling_options(self) -> SamplingOptions:
-        one = self.config.sampling
+        sampling = self.config.sampling
         return SamplingOptions(
-            one.guidance_scale,
-            Solver(one.solver, one.num_inference_steps, one.eta),
+            sampling.guidance_scale,
+            Solver(sampling.solver, sampling.num_inference_steps, sampling.eta),
             self.config.seed,
         )
 

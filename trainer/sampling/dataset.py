@@ -106,16 +106,16 @@ class SyntheticDataset:
                     path.unlink()
             return
         damages = [
-            one
-            for one in check_pictures(self.root, self.workspace, expected, whole=verify)
-            if not one.is_missing
+            damage
+            for damage in check_pictures(self.root, self.workspace, expected, whole=verify)
+            if not damage.is_missing
         ]
         if not force:
             checksums.raise_damage(
                 damages, "a picture or mask was changed since it was made", MAKE_AGAIN
             )
-        for one in damages:
-            Path(to_name(one.path)).unlink()
+        for damage in damages:
+            Path(to_name(damage.path)).unlink()
 
     def refuse_strangers(self) -> None:
         """Raise UsageError, with nothing written, when files that were not made here are in the
@@ -239,7 +239,10 @@ class SyntheticDataset:
             }
             append_digests(
                 self.workspace,
-                {**fresh, **{name: one for name, one in more.items() if known.get(name) != one}},
+                {
+                    **fresh,
+                    **{name: digest for name, digest in more.items() if known.get(name) != digest},
+                },
             )
             check_pictures(self.root, self.workspace, read_digests(self.workspace), whole=False)
             checksums.list_files(self.workspace, [JOURNAL])

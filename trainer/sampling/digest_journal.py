@@ -27,7 +27,7 @@ def append_digests(workspace: Path, files: Mapping[str, Checksum]) -> None:
     """
     if not files:
         return
-    content = {name: list(one) for name, one in files.items()}
+    content = {name: list(checksum) for name, checksum in files.items()}
     line = (
         json.dumps({"files": content, "line": _line_digest(content)}, sort_keys=True).encode()
         + b"\n"
@@ -79,7 +79,7 @@ def check_pictures(
     """Return the files of a data set that are gone or were changed since they were made; see
     `checksums.check_files`.
     """
-    expected = (Expected(name, one) for name, one in files.items())
+    expected = (Expected(name, checksum) for name, checksum in files.items())
     return checksums.check_files(
         root, expected, whole=whole, states_path=workspace / checksums.PICTURE_STATES
     )

@@ -129,8 +129,8 @@ class Generator:
         # A name stands for the position that training noise is keyed by.
         keys = np.array(
             [
-                xxhash.xxh3_64_intdigest(one.encode("utf-8", "surrogateescape")) >> 1
-                for one in tile_ids
+                xxhash.xxh3_64_intdigest(tile_id.encode("utf-8", "surrogateescape")) >> 1
+                for tile_id in tile_ids
             ],
             dtype=np.int64,
         )

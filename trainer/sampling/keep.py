@@ -39,10 +39,12 @@ def keep_regions(path: Path, masks: MaskList) -> KeepRegions:
             lambda _: region, xxhash.xxh3_128_hexdigest(np.packbits(region).tobytes())
         )
     found = [
-        next((one for ending in _ENDINGS if (one := path / f"{tile_id}{ending}").is_file()), None)
+        next(
+            (path_ for ending in _ENDINGS if (path_ := path / f"{tile_id}{ending}").is_file()), None
+        )
         for tile_id in masks.ids
     ]
-    missing = [tile_id for tile_id, one in zip(masks.ids, found, strict=True) if one is None]
+    missing = [tile_id for tile_id, path in zip(masks.ids, found, strict=True) if path is None]
     if missing:
         raise UsageError(
             "there is no region to keep for some masks",

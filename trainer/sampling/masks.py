@@ -99,7 +99,7 @@ def masks_of_tiles(tiles: TileSource, split: str | None = None) -> MaskList:
         return tiles.read(int(rows[index])).image
 
     ids, splits = (
-        tuple(str(one) for one in column[rows]) for column in (tiles.tile_ids, tiles.split)
+        tuple(str(name) for name in column[rows]) for column in (tiles.tile_ids, tiles.split)
     )
     return MaskList(ids, splits, sizes, tiles.label_map, read_mask, read_image)
 
@@ -122,7 +122,7 @@ def masks_in_folder(
     """
     paths = sorted(_files(folder, _MASK_SUFFIXES), key=lambda path: path.as_posix())
     ids = tuple(_name_of(path, folder) for path in paths)
-    twice = [one for one, count in Counter(ids).items() if count > 1]
+    twice = [tile_id for tile_id, count in Counter(ids).items() if count > 1]
     if not ids or twice:
         what = "two masks have one name" if twice else "there are no masks here"
         raise UsageError(
@@ -132,8 +132,8 @@ def masks_in_folder(
             expected=f"files {', '.join(_MASK_SUFFIXES)}",
         )
     headers = [_header_of(path) for path in paths]
-    _refuse_mixed_depths(paths, [8 if one.palette else one.bit_depth for one in headers])
-    sizes = np.array([(one.height_px, one.width_px) for one in headers], dtype=np.int64)
+    _refuse_mixed_depths(paths, [8 if header.palette else header.bit_depth for header in headers])
+    sizes = np.array([(header.height_px, header.width_px) for header in headers], dtype=np.int64)
     pictures = (
         {_name_of(path, images): path for path in _files(images, _IMAGE_SUFFIXES)} if images else {}
     )
@@ -169,9 +169,9 @@ def classes_as_sources(label_map: LabelMap) -> LabelMap:
     classes = label_map.classes
     return LabelMap(
         "synthetic",
-        tuple(SourceLabel(one.id, one.name) for one in classes),
+        tuple(SourceLabel(cls.id, cls.name) for cls in classes),
         classes,
-        {one.id: one.id for one in classes},
+        {cls.id: cls.id for cls in classes},
     )
 
 

@@ -30,8 +30,8 @@ def guidance_sheet(
             [
                 *_shown(masks, index),
                 *(
-                    _made(generator, masks, index, replace(options, guidance_scale=one))
-                    for one in scales
+                    _made(generator, masks, index, replace(options, guidance_scale=scale))
+                    for scale in scales
                 ),
             ]
             for index in chosen
@@ -52,7 +52,7 @@ def comparison_sheet(
 
 def class_colours(label_map: LabelMap) -> dict[int, tuple[int, ...]]:
     """Return the colour of each class id as (red, green, blue), 0 to 255."""
-    return {one.id: tuple(bytes.fromhex(one.colour.removeprefix("#"))) for one in label_map.classes}
+    return {cls.id: tuple(bytes.fromhex(cls.colour.removeprefix("#"))) for cls in label_map.classes}
 
 
 def _shown(masks: MaskList, index: int) -> list[np.ndarray]:
