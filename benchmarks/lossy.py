@@ -239,7 +239,7 @@ def repair_rows(found: list[Source], damages: list[Harm]) -> Iterator[str]:
     yield f"| {' | '.join(heads)} |"
     yield "|---" * len(heads) + "|"
     for harm in damages:
-        if not harm.mendable or (harm.quality or 100) < MIN_QUALITY:
+        if not harm.repairable or (harm.quality or 100) < MIN_QUALITY:
             continue
         for source in found:
             tried = [_repair(mask, harm) for mask in source.masks if mask.min() != mask.max()]
@@ -316,7 +316,7 @@ def main() -> int:
     found = sources(8 if chosen.quick else 36, chosen.data)
     damages = harms((75, 90)) if chosen.quick else harms()
     few = [Source(item.name, item.masks[:12]) for item in found]
-    mends = [damage for damage in damages if damage.quality in (None, 75, 90, 95)]
+    repairs = [damage for damage in damages if damage.quality in (None, 75, 90, 95)]
     tables = {
         "clean": partial(clean_rows, found),
         "others": other_rows,
@@ -325,17 +325,17 @@ def main() -> int:
         "repair-jpeg": partial(
             repair_rows,
             [mask for mask in few if mask.name in REGIONS],
-            [mend for mend in mends if mend.quality],
+            [repair for repair in repairs if repair.quality],
         ),
         "repair-ramps": partial(
             repair_rows,
             [mask for mask in few if mask.name in REGIONS],
-            [mend for mend in mends if not mend.quality],
+            [repair for repair in repairs if not repair.quality],
         ),
         "repair-thin": partial(
             repair_rows,
             [mask for mask in few if mask.name not in REGIONS],
-            [mend for mend in mends if mend.quality],
+            [repair for repair in repairs if repair.quality],
         ),
     }
     lines = [

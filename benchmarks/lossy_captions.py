@@ -22,9 +22,9 @@ by 4 and two in five of checkerboards, which are clean. So after a label map the
     "colour": """Masks in colour.""",
     "repair-jpeg": (
         """Repair of regions, 12 masks a source, as the command does it: what it refuses is counted, and all other
-columns are of the masks that were mended; damage and repair in percent of all pixels. Hidden are wrong pixels left in 8x8 blocks
+columns are of the masks that were repaired; damage and repair in percent of all pixels. Hidden are wrong pixels left in 8x8 blocks
 that came out of JPEG as one label, which repair never touches: the truth and that one label have the same JPEG image (checked), so that data
-cannot tell them apart. "At most" is the factor that would be left if all else were mended.
+cannot tell them apart. "At most" is the factor that would be left if all else were repaired.
 
 Two guesses at hidden pixels were tried at quality 75 and left out. Searching blocks of one label beside a boundary, too, takes a ninth of
 what is left of "generated, labels 0-4" (0.28 to 0.25, 6 masks), and a boundary that goes on smoothly (sigma 3 px) wherever JPEG makes the same

@@ -236,8 +236,8 @@ class Harm:
     kind: str
     quality: int | None = None
     # Whether the values are those of the original labels, so that wrong pixels can be counted and
-    # mended.
-    mendable: bool = False
+    # repaired.
+    repairable: bool = False
     # What an undamaged mask would be now.
     without_damage: Damage = np.copy
 
@@ -250,7 +250,7 @@ def harms(qualities: tuple[int, ...] = (60, 65, 70, 75, 80, 85, 90, 95, 97, 100)
             partial(jpeg, quality=quality),
             "jpeg-history",
             quality,
-            mendable=True,
+            repairable=True,
         )
         for quality in qualities
     ]
@@ -274,7 +274,7 @@ def harms(qualities: tuple[int, ...] = (60, 65, 70, 75, 80, 85, 90, 95, 97, 100)
             f"{name} x{1 / factor:g}",
             partial(resized, factor=factor, how=how),
             "interpolated",
-            mendable=True,
+            repairable=True,
         )
         for name, how in kinds.items()
         for factor in (0.5, 0.7, 0.25)

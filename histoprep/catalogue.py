@@ -182,14 +182,14 @@ _ALL = (
         "HP403", "lossy-mask", _ERROR, _SOURCE,
         "Masks are stored with loss, or were once saved as JPEG: 8x8 blocks show it, for a slide or folder as a whole.",
         "The export or a viewer saved label masks as pictures; every boundary then carries labels that nobody drew, also after a remap.",
-        "Restore the masks from a lossless source, or mend them: histoprep repair",
+        "Restore the masks from a lossless source, or repair them: histoprep repair",
         _UNSAFE,
     ),
     Rule(
         "HP404", "interpolated-mask", _ERROR, _SOURCE,
         "Nearly all boundaries of a slide or folder are ramps: between two labels lie values that stand for neither.",
         "Masks were resized or smoothed as pictures, or compressed with loss but without a block grid, as WebP does.",
-        "Resize label masks with the nearest pixel only; restore them, or mend them: histoprep repair",
+        "Resize label masks with the nearest pixel only; restore them, or repair them: histoprep repair",
         _UNSAFE,
     ),
     Rule(

@@ -10,7 +10,7 @@ from histoprep.errors import UsageError
 from histoprep.names import is_image
 
 SUFFIX = ".histoprep"
-MENDED_TABLE, REPAIR_RECORD = "mended.parquet", "repair.json"
+REPAIRED_TABLE, REPAIR_RECORD = "repaired.parquet", "repair.json"
 
 
 def check_outside(
@@ -81,9 +81,9 @@ class Workspace:
         return self.folder / "scan-options.json"
 
     @property
-    def mended(self) -> Path:
-        """Return the path of the table of mended masks."""
-        return self.folder / MENDED_TABLE
+    def repaired(self) -> Path:
+        """Return the path of the table of repaired masks."""
+        return self.folder / REPAIRED_TABLE
 
     @property
     def repair(self) -> Path:

@@ -16,7 +16,7 @@ from PIL import Image
 import histoprep
 from histoprep.audit import AuditOptions
 from histoprep.findings import Finding, Severity
-from histoprep.repair.record import damage_warnings, unmended
+from histoprep.repair.record import damage_warnings, unrepaired
 from histoprep.scan import ScanOptions
 from histoprep.tiles import TileOptions
 from histoprep.tiles.lossy_sources import lossy_sources
@@ -229,10 +229,10 @@ def test_small_groups_prove_together_what_none_of_them_can(tmp_path: Path) -> No
     (told,) = [finding for finding in findings if finding.code == "HP403"]
     assert (told.severity, told.count, told.denominator) == (Severity.ERROR, NUM_MASKS, NUM_MASKS)
     # `remap` goes by the same.
-    assert [len(paths) for paths in unmended(Workspace.of(data.root), {}).values()] == [NUM_MASKS]
+    assert [len(paths) for paths in unrepaired(Workspace.of(data.root), {}).values()] == [NUM_MASKS]
     assert damage_warnings(Workspace.of(data.root)) == [
         f"{NUM_MASKS} masks of jpeg (HP403 jpeg-history, JPEG quality 85) went through JPEG or"
-        " interpolation and are not mended: their false labels count as true ones; histoprep"
+        " interpolation and are not repaired: their false labels count as true ones; histoprep"
         " repair, then the same command"
     ]
 

@@ -29,17 +29,17 @@ def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     root = make_set(tmp_path / "set", 90)
     assert run(["repair", str(root), "--dry-run", "--workers", "1"]) == ExitCode.OK
     printed = capsys.readouterr()
-    assert "31 masks would be mended, 0 cannot be | nothing was written" in printed.out
+    assert "31 masks would be repaired, 0 cannot be | nothing was written" in printed.out
     assert "jpeg-history" in printed.out
-    assert not (tmp_path / "set.histoprep" / "mended").exists()
+    assert not (tmp_path / "set.histoprep" / "repaired").exists()
     assert run(["repair", str(root), "--dry-run", "--diff", "--workers", "1"]) == ExitCode.OK
     assert (tmp_path / "set.histoprep" / "repair-preview.png").exists()
     assert "preview" in capsys.readouterr().err
 
     assert run(["repair", str(root), "--workers", "1"]) == ExitCode.OK
     printed = capsys.readouterr()
-    out = tmp_path / "set.histoprep" / "mended"
-    assert "31 masks mended, 0 not" in printed.out
+    out = tmp_path / "set.histoprep" / "repaired"
+    assert "31 masks repaired, 0 not" in printed.out
     assert f"before and after: {out / 'contact-sheets' / 'most-changed.png'}" in printed.err
     assert run(["repair", str(root), "--workers", "1"]) == ExitCode.OK
     assert "nothing had changed" in capsys.readouterr().err
@@ -52,7 +52,7 @@ def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     )
 
 
-def test_what_cannot_be_mended_is_listed(
+def test_what_cannot_be_repaired_is_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = make_set(tmp_path / "set", 60)
@@ -61,9 +61,9 @@ def test_what_cannot_be_mended_is_listed(
         == ExitCode.INCOMPLETE
     )
     printed = capsys.readouterr()
-    assert "not mended: slide/00_mask.png: HP403 below-75: JPEG quality 60" in printed.err
+    assert "not repaired: slide/00_mask.png: HP403 below-75: JPEG quality 60" in printed.err
     assert "and 21 more; all are in" in printed.err
-    assert "0 masks mended, 31 not" in printed.out
+    assert "0 masks repaired, 31 not" in printed.out
     assert run(["repair", str(root), "--dry-run", "--workers", "1"]) == ExitCode.INCOMPLETE
 
 
@@ -72,7 +72,7 @@ def test_a_clean_set_needs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (
         run(["repair", str(root), "--out", str(tmp_path / "out"), "--workers", "1"]) == ExitCode.OK
     )
-    assert "0 masks to mend" in capsys.readouterr().out
+    assert "0 masks to repair" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
@@ -111,6 +111,6 @@ def test_rules_are_case_blind_and_may_be_listed(
         run(["repair", str(root), "--rule", "hp403,HP404", "--dry-run", "--workers", "1"])
         == ExitCode.OK
     )
-    assert "31 masks would be mended" in capsys.readouterr().out
+    assert "31 masks would be repaired" in capsys.readouterr().out
     assert run(["repair", str(root), "--rule", "HP404", "--workers", "1"]) == ExitCode.OK
-    assert "0 masks to mend" in capsys.readouterr().out
+    assert "0 masks to repair" in capsys.readouterr().out

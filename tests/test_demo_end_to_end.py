@@ -206,7 +206,7 @@ def test_the_page_shows_every_stage_and_asks_for_nothing(
     assert page.ids == [
         "steps",
         "found",
-        "mended",
+        "repaired",
         "classes",
         "split",
         "codec",
@@ -267,7 +267,7 @@ def test_without_torch_the_demo_ends_after_the_toolkit_and_says_how_to_go_on(
     assert _Page((work / "demo.html").read_text()).ids == [
         "steps",
         "found",
-        "mended",
+        "repaired",
         "classes",
         "split",
     ]

@@ -1,5 +1,5 @@
-"""The calibration of lossy masks: what counts as damaged, what nobody can mend, the page; and clean
-masks that tempt to a verdict.
+"""The calibration of lossy masks: what counts as damaged, what nobody can repair, the page; and
+clean masks that tempt to a verdict.
 """
 
 from __future__ import annotations

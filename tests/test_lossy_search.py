@@ -61,7 +61,7 @@ def test_kept_coefficients_are_those_of_the_original_rounded(
 
 
 @pytest.mark.parametrize("quality", QUALITIES)
-def test_search_mends_what_nearest_values_leave(
+def test_search_repairs_what_nearest_values_leave(
     quality: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Labels that are two and three apart, next to each other.

@@ -1,4 +1,4 @@
-"""`repair`: a tree of mended masks with a ledger; what is refused; resuming; and what remap makes
+"""`repair`: a tree of repaired masks with a ledger; what is refused; resuming; and what remap makes
 of it all.
 """
 
@@ -83,7 +83,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return scanned(tmp_path_factory.mktemp("repair") / "set", *FOLDERS)
 
 
-def repaired(workspace: Workspace, out: Path, **options: object) -> RepairResult:
+def repair_masks(workspace: Workspace, out: Path, **options: object) -> RepairResult:
     return run_repair(plan_repair(workspace, RepairOptions(out, **options)), Engine(1))  # type: ignore[arg-type]
 
 
@@ -102,11 +102,11 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_damaged_masks_are_mended_and_the_ledger_tells_all(
+def test_damaged_masks_are_repaired_and_the_ledger_tells_all(
     everything: Workspace, tmp_path: Path
 ) -> None:
     before = tree(everything.root)
-    result = repaired(everything, tmp_path / "out")
+    result = repair_masks(everything, tmp_path / "out")
     rows = {row["mask_path"]: row for row in read_ledger(result.out)}
     assert tree(everything.root) == before
     assert {path.split("/")[0] for path in rows} == {
@@ -117,7 +117,7 @@ def test_damaged_masks_are_mended_and_the_ledger_tells_all(
         "resized",
         "webp",
     }
-    assert (result.num_mended, result.num_left) == (2 * NUM_MASKS + 3, 2 * NUM_MASKS + 3)
+    assert (result.num_repaired, result.num_left) == (2 * NUM_MASKS + 3, 2 * NUM_MASKS + 3)
     wrong: dict[str, list[float]] = {}
     for path, row in rows.items():
         folder, name = str(path).split("/")
@@ -166,9 +166,9 @@ def test_damaged_masks_are_mended_and_the_ledger_tells_all(
     assert reasons["webp"].startswith("HP403 webp-container")
 
 
-def test_rules_choose_what_is_mended(everything: Workspace, tmp_path: Path) -> None:
-    result = repaired(everything, tmp_path / "out", rules=("HP404",))
-    assert (result.num_mended, result.num_left) == (NUM_MASKS, 0)
+def test_rules_choose_what_is_repaired(everything: Workspace, tmp_path: Path) -> None:
+    result = repair_masks(everything, tmp_path / "out", rules=("HP404",))
+    assert (result.num_repaired, result.num_left) == (NUM_MASKS, 0)
     with pytest.raises(UsageError, match="no such rule"):
         plan_repair(everything, RepairOptions(tmp_path / "out", rules=("HP405",)))
     with pytest.raises(UsageError, match="share"):
@@ -177,32 +177,34 @@ def test_rules_choose_what_is_mended(everything: Workspace, tmp_path: Path) -> N
 
 def test_confidence_can_be_asked_for(tmp_path: Path) -> None:
     workspace = scanned(tmp_path / "set", "jpeg90")
-    everything = repaired(workspace, tmp_path / "a", min_confidence=0.0)
+    everything = repair_masks(workspace, tmp_path / "a", min_confidence=0.0)
     values = sorted(row["confidence"] for row in read_ledger(everything.out))
-    assert everything.num_mended == NUM_MASKS
+    assert everything.num_repaired == NUM_MASKS
     limit = float(values[NUM_MASKS // 2 - 1] + values[NUM_MASKS // 2]) / 2 + 1e-4
-    strict = repaired(workspace, tmp_path / "b", min_confidence=limit)
+    strict = repair_masks(workspace, tmp_path / "b", min_confidence=limit)
     rows = read_ledger(strict.out)
-    assert strict.num_mended == sum(value >= limit for value in values)
+    assert strict.num_repaired == sum(value >= limit for value in values)
     refused = [row for row in rows if row["status"] == "refused"]
     assert len(refused) == strict.num_left > 0
     assert all("low-confidence" in row["reason"] for row in refused)
     # What was refused would be refused again: the tree is done.
-    assert repaired(workspace, tmp_path / "b", min_confidence=limit).up_to_date
+    assert repair_masks(workspace, tmp_path / "b", min_confidence=limit).up_to_date
 
 
 def test_a_second_run_does_nothing_and_other_options_need_force(
     everything: Workspace, tmp_path: Path
 ) -> None:
-    first = repaired(everything, tmp_path / "out")
+    first = repair_masks(everything, tmp_path / "out")
     made_first = tree(first.out)
-    again = repaired(everything, tmp_path / "out")
+    again = repair_masks(everything, tmp_path / "out")
     assert again.up_to_date
     assert replace(again, up_to_date=False) == first
     assert tree(first.out) == made_first
-    with pytest.raises(UsageError, match="mended otherwise"):
-        repaired(everything, tmp_path / "out", min_confidence=0.5)
-    other = repaired(everything, tmp_path / "out", min_confidence=0.5, rules=("HP404",), force=True)
+    with pytest.raises(UsageError, match="repaired otherwise"):
+        repair_masks(everything, tmp_path / "out", min_confidence=0.5)
+    other = repair_masks(
+        everything, tmp_path / "out", min_confidence=0.5, rules=("HP404",), force=True
+    )
     assert not any(name.startswith("jpeg90") for name in tree(other.out))
     assert other.num_stale_removed == NUM_MASKS + 3
 
@@ -210,8 +212,8 @@ def test_a_second_run_does_nothing_and_other_options_need_force(
 def test_bytes_do_not_depend_on_partitions_or_an_interruption(
     everything: Workspace, tmp_path: Path
 ) -> None:
-    whole = tree(repaired(everything, tmp_path / "whole").out)
-    assert tree(repaired(everything, tmp_path / "parts", partition_masks=7).out) == whole
+    whole = tree(repair_masks(everything, tmp_path / "whole").out)
+    assert tree(repair_masks(everything, tmp_path / "parts", partition_masks=7).out) == whole
     plan = plan_repair(everything, RepairOptions(tmp_path / "stopped", partition_masks=10))
 
     def stop(done: int, total: int) -> None:
@@ -230,7 +232,7 @@ def test_bytes_do_not_depend_on_partitions_or_an_interruption(
     assert sum(path.stat().st_ino == inode for path, inode in written.items()) >= len(written) - 10
 
 
-def test_a_mask_that_changed_is_not_mended(tmp_path: Path) -> None:
+def test_a_mask_that_changed_is_not_repaired(tmp_path: Path) -> None:
     workspace = scanned(tmp_path / "set", "jpeg90")
     plan = plan_repair(workspace, RepairOptions(tmp_path / "out"))
     path = workspace.root / "jpeg90" / "03_mask.png"
@@ -242,10 +244,10 @@ def test_a_mask_that_changed_is_not_mended(tmp_path: Path) -> None:
 
 def test_the_new_tree_must_not_touch_the_data(everything: Workspace) -> None:
     with pytest.raises(UsageError, match="must not mix"):
-        plan_repair(everything, RepairOptions(everything.root / "mended"))
+        plan_repair(everything, RepairOptions(everything.root / "repaired"))
 
 
-def test_nothing_is_mended_in_a_clean_set(tmp_path: Path) -> None:
+def test_nothing_is_repaired_in_a_clean_set(tmp_path: Path) -> None:
     assert (
         plan_repair(scanned(tmp_path / "set", "clean"), RepairOptions(tmp_path / "out")).masks == ()
     )
@@ -257,7 +259,7 @@ def class_map() -> LabelMap:
     return LabelMap("five", sources, classes, {value: value % 5 for value in range(256)})
 
 
-def test_remap_refuses_damaged_masks_until_they_are_mended(tmp_path: Path) -> None:
+def test_remap_refuses_damaged_masks_until_they_are_repaired(tmp_path: Path) -> None:
     workspace = scanned(tmp_path / "set", "clean", "jpeg90")
     with pytest.raises(UsageError, match="31 masks went through JPEG") as refused:
         plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new"))
@@ -268,14 +270,14 @@ def test_remap_refuses_damaged_masks_until_they_are_mended(tmp_path: Path) -> No
     )
     assert forced.num_written == 2 * NUM_MASKS
 
-    mended = repaired(workspace, tmp_path / "mended")
+    repaired = repair_masks(workspace, tmp_path / "repaired")
     result = run_remap(
         plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new")), Engine(1)
     )
     assert result.num_written == 2 * NUM_MASKS
     total = np.zeros(5, np.int64)
     for index in range(NUM_MASKS):
-        for folder, source in (("clean", workspace.root), ("jpeg90", mended.out)):
+        for folder, source in (("clean", workspace.root), ("jpeg90", repaired.out)):
             labels = np.asarray(Image.open(source / folder / f"{index:02}_mask.png"))
             classes = np.asarray(Image.open(result.out / folder / f"{index:02}_mask.png"))
             assert (classes == labels % 5).all()
@@ -286,7 +288,7 @@ def test_remap_refuses_damaged_masks_until_they_are_mended(tmp_path: Path) -> No
     ).up_to_date
 
 
-def test_a_mask_is_mended_by_its_own_quality_where_it_shows_one(tmp_path: Path) -> None:
+def test_a_mask_is_repaired_by_its_own_quality_where_it_shows_one(tmp_path: Path) -> None:
     data = DataSet(tmp_path / "set")
     data.image("only.jpg")
     qualities = [90] * NUM_MASKS + [60] * 4 + [80] * 4
@@ -296,7 +298,7 @@ def test_a_mask_is_mended_by_its_own_quality_where_it_shows_one(tmp_path: Path) 
     ensure_tiles(workspace, workers=1)
     (source,) = lossy_sources(workspace.tiles)
     assert source.verdict.quality == 90
-    result = repaired(workspace, tmp_path / "mended")
+    result = repair_masks(workspace, tmp_path / "repaired")
     assert [item.path for item in result.failed] == [
         f"{index:02}_mask.png" for index, quality in enumerate(qualities) if quality == 60
     ]
@@ -308,7 +310,7 @@ def test_a_mask_is_mended_by_its_own_quality_where_it_shows_one(tmp_path: Path) 
 
 def test_remap_refuses_what_repair_had_to_refuse(tmp_path: Path) -> None:
     workspace = scanned(tmp_path / "set", "clean", "jpeg60", "jpeg90")
-    repaired(workspace, tmp_path / "mended")
+    repair_masks(workspace, tmp_path / "repaired")
     with pytest.raises(UsageError, match="31 masks went through JPEG") as refused:
         plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new"))
     assert "jpeg60" in str(refused.value)
@@ -319,9 +321,9 @@ def test_remap_refuses_what_repair_had_to_refuse(tmp_path: Path) -> None:
     )
 
 
-def test_remap_takes_no_mended_mask_of_another_damaged_one(tmp_path: Path) -> None:
+def test_remap_takes_no_repaired_mask_of_another_damaged_one(tmp_path: Path) -> None:
     workspace = scanned(tmp_path / "set", "jpeg90")
-    repaired(workspace, tmp_path / "mended")
+    repair_masks(workspace, tmp_path / "repaired")
     path = workspace.root / "jpeg90" / "05_mask.png"
     DataSet(workspace.root).mask("jpeg90/05_mask.png", made.jpeg(made.regions(50), 90))
     ensure_tiles(workspace, workers=1)
@@ -334,14 +336,14 @@ def test_remap_takes_no_mended_mask_of_another_damaged_one(tmp_path: Path) -> No
         ).tasks()
         for row in task.rows
     }
-    assert rows["jpeg90/05_mask.png"].mended is None
+    assert rows["jpeg90/05_mask.png"].repaired is None
     assert rows["jpeg90/05_mask.png"].digest == digest(path.read_bytes())
-    assert rows["jpeg90/06_mask.png"].mended == f"{tmp_path / 'mended'}/jpeg90/06_mask.png"
+    assert rows["jpeg90/06_mask.png"].repaired == f"{tmp_path / 'repaired'}/jpeg90/06_mask.png"
 
 
-def test_mended_masks_that_are_gone_stop_remap(tmp_path: Path) -> None:
+def test_repaired_masks_that_are_gone_stop_remap(tmp_path: Path) -> None:
     workspace = scanned(tmp_path / "set", "jpeg90")
-    out = repaired(workspace, tmp_path / "mended").out
+    out = repair_masks(workspace, tmp_path / "repaired").out
     (out / "jpeg90" / "07_mask.png").unlink()
     with pytest.raises(IntegrityError, match="not there any more, or was changed"):
         plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new"))

@@ -87,7 +87,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 TREES = (
     "set.histoprep",
     "set.histoprep/masks-label_map_5",
-    "set.histoprep/mended",
+    "set.histoprep/repaired",
     "set.histoprep/shards",
 )
 
@@ -164,12 +164,18 @@ def test_files_that_are_gone_are_found(copy: Path) -> None:
         ("set.histoprep/repair.json", ["remap", "set", *MAP, "--on-unmapped", "unknown"]),
         ("set.histoprep/repair.json", ["manifest", "set", *MAP]),
         ("set.histoprep/repair.json", ["stats", "set", *MAP]),
-        ("set.histoprep/mended.parquet", ["manifest", "set", *MAP]),
-        ("set.histoprep/mended/ledger.parquet", ["remap", "set", *MAP, "--on-unmapped", "unknown"]),
-        ("set.histoprep/mended/**/*_mask.png", ["remap", "set", *MAP, "--on-unmapped", "unknown"]),
-        ("set.histoprep/mended/**/*_mask.png", ["manifest", "set", *MAP]),
-        ("set.histoprep/mended/**/*_mask.png", ["repair", "set", "--min-confidence", "0"]),
-        ("set.histoprep/mended/repair.json", ["repair", "set", "--min-confidence", "0"]),
+        ("set.histoprep/repaired.parquet", ["manifest", "set", *MAP]),
+        (
+            "set.histoprep/repaired/ledger.parquet",
+            ["remap", "set", *MAP, "--on-unmapped", "unknown"],
+        ),
+        (
+            "set.histoprep/repaired/**/*_mask.png",
+            ["remap", "set", *MAP, "--on-unmapped", "unknown"],
+        ),
+        ("set.histoprep/repaired/**/*_mask.png", ["manifest", "set", *MAP]),
+        ("set.histoprep/repaired/**/*_mask.png", ["repair", "set", "--min-confidence", "0"]),
+        ("set.histoprep/repaired/repair.json", ["repair", "set", "--min-confidence", "0"]),
         (
             "set.histoprep/masks-label_map_5/**/*_mask.png",
             ["remap", "set", *MAP, "--on-unmapped", "unknown"],
@@ -219,10 +225,10 @@ def test_a_file_system_that_hides_a_change_is_seen_through_with_verify(
     alone: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     root = alone / "set"
-    victim = next((alone / "set.histoprep/mended").rglob("*_mask.png"))
+    victim = next((alone / "set.histoprep/repaired").rglob("*_mask.png"))
     flip(victim)
-    ledger = ledger_files(alone / "set.histoprep/mended", repair.KIND)
-    checksums.remember_files(alone / "set.histoprep/mended", ledger)
+    ledger = ledger_files(alone / "set.histoprep/repaired", repair.KIND)
+    checksums.remember_files(alone / "set.histoprep/repaired", ledger)
     image = next(root.rglob("*.jpg"))
     flip(image, 1.0)
     believe(root)
@@ -242,7 +248,7 @@ def test_a_file_system_that_hides_a_change_is_seen_through_with_verify(
 
 
 def test_force_writes_changed_masks_again(alone: Path) -> None:
-    root, tree = str(alone / "set"), alone / "set.histoprep/mended"
+    root, tree = str(alone / "set"), alone / "set.histoprep/repaired"
     flip(next(tree.rglob("*_mask.png")))
     assert (
         run(["--quiet", "repair", root, "--min-confidence", "0", "--workers", "1"])
@@ -260,7 +266,7 @@ def test_what_each_path_is_recognised_as(made: Path) -> None:
         work: "workspace",
         made / "set": "workspace",
         work / "masks-label_map_5": "tree of masks by histoprep remap",
-        work / "mended": "tree of masks by histoprep repair",
+        work / "repaired": "tree of masks by histoprep repair",
         work / "shards": "folder of shards",
         work / "tiles.parquet": "tiles table",
         work / "manifest.parquet": "manifest table",

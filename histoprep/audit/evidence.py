@@ -26,8 +26,14 @@ from histoprep.names import to_text
 from histoprep.stats import count_table
 from histoprep.tiles import KIND, SCHEMA, SCHEMA_VERSION, TileOptions
 from histoprep.tiles.lossy_sources import lossy_sources
-from histoprep.tiles.mended import CONTENT_COLUMNS, IS_MENDED, MendedMasks, TileRows, open_mended
 from histoprep.tiles.readings import MaskReadings
+from histoprep.tiles.repaired import (
+    CONTENT_COLUMNS,
+    IS_REPAIRED,
+    RepairedMasks,
+    TileRows,
+    open_repaired,
+)
 from histoprep.tiles.table import read_issues
 from histoprep.workspace import Workspace
 
@@ -58,15 +64,15 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
     opened, header = tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)
     # First, since it needs columns of all tiles that nothing else does.
     duplicates, num_uncompared = _duplicates(workspace, opened, header, engine)
-    mended = _mended_masks(workspace)
-    overview = _overview(TileRows(opened, mended, CONTENT_COLUMNS))
+    repaired = _repaired_masks(workspace)
+    overview = _overview(TileRows(opened, repaired, CONTENT_COLUMNS))
     manifest = _readable_manifest(workspace)
     counted = workspace if manifest else _WithoutManifest(workspace.root, workspace.folder)
     label_map, map_path = sources.label_map, to_text(str(sources.map_path or ""))
     if sources.map_path is None and manifest and not manifest.label_map.is_identity:
         # What is split by classes is judged by the same classes.
         label_map, map_path = manifest.label_map, to_text(str(manifest.path))
-    counts = count_table(counted, label_map, by_group=True, mended=mended)
+    counts = count_table(counted, label_map, by_group=True, repaired=repaired)
     return Evidence(
         root=workspace.root,
         overview=overview,
@@ -84,7 +90,7 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
         manifest=workspace.manifest if workspace.manifest.exists() else None,
         options=CheckOptions(sources.min_area_px, sources.tile_size_px, sources.headers_only),
         lossy=tuple(lossy_sources(workspace.tiles)),
-        mended=frozenset(overview.mask_path[overview[IS_MENDED]]),
+        repaired=frozenset(overview.mask_path[overview[IS_REPAIRED]]),
         readings=MaskReadings.of(workspace.tiles),
     )
 
@@ -98,31 +104,31 @@ def _readable_manifest(workspace: Workspace) -> Manifest | None:
         return None
 
 
-def _mended_masks(workspace: Workspace) -> MendedMasks | None:
-    """Return the mended masks; None where those are gone or a repair did not end, which the stages
-    that need them say.
+def _repaired_masks(workspace: Workspace) -> RepairedMasks | None:
+    """Return the repaired masks; None where those are gone or a repair did not end, which the
+    stages that need them say.
     """
     try:
-        mended = open_mended(workspace.folder)
-        if mended is not None:
-            mended.check_files(workspace.root)
+        repaired = open_repaired(workspace.folder)
+        if repaired is not None:
+            repaired.check_files(workspace.root)
     except IntegrityError:
         return None
-    return mended
+    return repaired
 
 
 def _overview(rows: TileRows) -> pd.DataFrame:
-    """Return the overview: `OVERVIEW_COLUMNS`, source, is_mended, and what `label_ids` says of each
-    mask (see `Evidence`).
+    """Return the overview: `OVERVIEW_COLUMNS`, source, is_repaired, and what `label_ids` says of
+    each mask (see `Evidence`).
     """
     pieces = [
         _overview_piece(batch)
-        for batch in rows.read_batches([*OVERVIEW_COLUMNS, "label_ids", IS_MENDED])
+        for batch in rows.read_batches([*OVERVIEW_COLUMNS, "label_ids", IS_REPAIRED])
     ]
     columns = pa.schema(
         [
             *(SCHEMA.field(name) for name in (*OVERVIEW_COLUMNS, "label_ids")),
-            pa.field(IS_MENDED, pa.bool_()),
+            pa.field(IS_REPAIRED, pa.bool_()),
         ]
     )
     overview = (
@@ -209,9 +215,9 @@ def run_rules(workspace: Workspace, evidence: Evidence) -> list[Finding]:
     """Return the findings of every rule, those of one rule and place joined, in order of code."""
     checks.load_rules()
     opened, _ = tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)
-    # `gather` saw that the mended masks are there.
-    mended = open_mended(workspace.folder) if evidence.mended else None
-    found = checks.merged(_run(TileRows(opened, mended, CONTENT_COLUMNS), evidence))
+    # `gather` saw that the repaired masks are there.
+    repaired = open_repaired(workspace.folder) if evidence.repaired else None
+    found = checks.merged(_run(TileRows(opened, repaired, CONTENT_COLUMNS), evidence))
     return sorted(found, key=lambda finding: (finding.code, finding.subcode, finding.where))
 
 

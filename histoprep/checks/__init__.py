@@ -81,15 +81,15 @@ class Amounts:
 class Evidence:
     """Everything rules may look at.
 
-    What a mended mask holds stands in the place of what the damaged one held; paths and digests are
-    those of the data set. `overview` has one row a tile with `OVERVIEW_COLUMNS`, `source`, which is
-    the group or else the folder, `is_mended`, and of each mask whether it holds label 0 alone
-    (`zero`) or a label other than 0 (`foreground`). `issues` are kind, path, detail of the scan.
-    `duplicates` are compared pairs of images (see `duplicates.py`), `num_uncompared` how many more
-    candidates there were than the limit. `counts` are of the label map's classes, or of the raw
-    labels without a map; `label_counts` always of the raw labels, which `raw_map` maps to
+    What a repaired mask holds stands in the place of what the damaged one held; paths and digests
+    are those of the data set. `overview` has one row a tile with `OVERVIEW_COLUMNS`, `source`,
+    which is the group or else the folder, `is_repaired`, and of each mask whether it holds label 0
+    alone (`zero`) or a label other than 0 (`foreground`). `issues` are kind, path, detail of the
+    scan. `duplicates` are compared pairs of images (see `duplicates.py`), `num_uncompared` how many
+    more candidates there were than the limit. `counts` are of the label map's classes, or of the
+    raw labels without a map; `label_counts` always of the raw labels, which `raw_map` maps to
     themselves. `map_problems` are those of the map's file. `lossy` are the sources whose masks went
-    through lossy compression or interpolation, `mended` the paths of masks that `repair` made new
+    through lossy compression or interpolation, `repaired` the paths of masks that `repair` made new
     ones of. `readings` are the masks whose labels depend on the reader.
     """
 
@@ -108,7 +108,7 @@ class Evidence:
     manifest: Path | None = None
     options: CheckOptions = field(default_factory=CheckOptions)
     lossy: tuple[LossySource, ...] = ()
-    mended: frozenset[str] = frozenset()
+    repaired: frozenset[str] = frozenset()
     num_uncompared: int = 0
     readings: MaskReadings = field(default_factory=MaskReadings)
 

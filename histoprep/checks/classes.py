@@ -126,7 +126,7 @@ def spurious(evidence: Evidence) -> Iterator[Finding]:
                 {
                     source.code
                     for source in evidence.lossy
-                    if not evidence.mended.issuperset(source.paths)
+                    if not evidence.repaired.issuperset(source.paths)
                 }
             )
         )

@@ -14,9 +14,9 @@ from histoprep.lossy.jpeg_repair import MIN_QUALITY
 from histoprep.lossy.verdict import FIRM_MASKS, Kind
 from histoprep.tiles.lossy_sources import LossySource
 
-_MENDED = "Nothing: remap, manifest, stats, shards and training take the mended masks."
+_REPAIRED = "Nothing: remap, manifest, stats, shards and training take the repaired masks."
 _NO_REPAIR = (
-    "Restore these masks from a lossless source; what is left in them is not enough to mend them."
+    "Restore these masks from a lossless source; what is left in them is not enough to repair them."
 )
 _KINDS_OF_FILES = (Kind.JPEG_CONTAINER, Kind.WEBP_CONTAINER, Kind.LOSSY_COLOURS)
 _SUGGESTIONS = {
@@ -28,19 +28,19 @@ _SUGGESTIONS = {
 @table_rule("HP403", "HP404")
 def lossy(evidence: Evidence) -> Iterator[Finding]:
     """Yield one finding a source; a warning where too few of its masks have boundaries to be sure,
-    and an info where all are mended.
+    and an info where all are repaired.
     """
     for source in evidence.lossy:
         items = [(path, _detail(source)) for path in source.paths]
-        mended = len(evidence.mended.intersection(source.paths))
+        repaired = len(evidence.repaired.intersection(source.paths))
         found = finding(
             RULES[source.code], items, denominator=source.num_masks, unit=_unit(source),
             subcode=source.verdict.kind.value, where=source.source,
-            cause=f"{_cause(source)}{_of_mended(mended, len(items))}",
-            suggestion=_MENDED if mended == len(items) else _suggestion(source),
+            cause=f"{_cause(source)}{_of_repaired(repaired, len(items))}",
+            suggestion=_REPAIRED if repaired == len(items) else _suggestion(source),
         )  # fmt: skip
         severity = found.severity if source.verdict.firm else Severity.WARNING
-        yield replace(found, severity=Severity.INFO if mended == len(items) else severity)
+        yield replace(found, severity=Severity.INFO if repaired == len(items) else severity)
 
 
 def _unit(source: LossySource) -> str:
@@ -50,8 +50,8 @@ def _unit(source: LossySource) -> str:
     return "masks" if source.verdict.kind in _KINDS_OF_FILES else "masks with boundaries"
 
 
-def _of_mended(number: int, whole: int) -> str:
-    return f" {number:,} of {whole:,} have a mended mask beside the data set." if number else ""
+def _of_repaired(number: int, whole: int) -> str:
+    return f" {number:,} of {whole:,} have a repaired mask beside the data set." if number else ""
 
 
 def _detail(source: LossySource) -> str:
@@ -93,7 +93,7 @@ def _suggestion(source: LossySource) -> str:
     if verdict.kind in _SUGGESTIONS:
         return _SUGGESTIONS[verdict.kind]
     if verdict.kind is Kind.JPEG_HISTORY and verdict.quality is None:
-        return "Restore the masks from before the label map, and mend those: histoprep repair"
+        return "Restore the masks from before the label map, and repair those: histoprep repair"
     if verdict.quality is not None and verdict.quality < MIN_QUALITY:
         return (
             f"Restore these masks: below quality {MIN_QUALITY} whole regions may have moved to"

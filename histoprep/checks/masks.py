@@ -29,8 +29,8 @@ _COLOUR_SUBCODES = {
 _GREY_CAUSE = (
     "A class map was saved with equal colour channels, often by a viewer or an image editor."
 )
-_MENDED_CAUSE = (
-    "The mended masks of these hold them too: somebody drew them, or repair could not tell them"
+_REPAIRED_CAUSE = (
+    "The repaired masks of these hold them too: somebody drew them, or repair could not tell them"
     " from what was drawn."
 )
 
@@ -173,25 +173,25 @@ def thin_or_small(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
 
 
 def _by_cause(code: str, masks: pd.DataFrame, detail: str, evidence: Evidence) -> Iterator[Finding]:
-    """Yield masks of sources that are known to be lossy or interpolated (HP403, HP404), and mended
-    ones, apart from others.
+    """Yield masks of sources that are known to be lossy or interpolated (HP403, HP404), and
+    repaired ones, apart from others.
     """
     amount = evidence.amounts.masks
-    mended = masks.mask_path.isin(list(evidence.mended))
+    repaired = masks.mask_path.isin(list(evidence.repaired))
     damaged = masks.mask_path.isin([path for file in evidence.lossy for path in file.paths])
     yield from flag(
-        code, masks, ~damaged & ~mended, "mask_path", detail, denominator=amount, unit="masks"
+        code, masks, ~damaged & ~repaired, "mask_path", detail, denominator=amount, unit="masks"
     )
     yield from flag(
         code,
         masks,
-        mended,
+        repaired,
         "mask_path",
         detail,
         denominator=amount,
         unit="masks",
-        subcode="mended",
-        cause=_MENDED_CAUSE,
+        subcode="repaired",
+        cause=_REPAIRED_CAUSE,
     )
     for rule in ("HP403", "HP404"):
         known = masks.mask_path.isin(
@@ -202,7 +202,7 @@ def _by_cause(code: str, masks: pd.DataFrame, detail: str, evidence: Evidence) -
             " that nobody drew."
         )
         yield from flag(
-            code, masks, known & ~mended, "mask_path", detail, denominator=amount, unit="masks",
+            code, masks, known & ~repaired, "mask_path", detail, denominator=amount, unit="masks",
             subcode=f"see-{rule.lower()}",
             cause=cause, suggestion="histoprep repair",
         )  # fmt: skip

@@ -180,7 +180,7 @@ def build(
 
 def _print_summary(summary: ManifestSummary, label_map: LabelMap) -> None:
     _print_split(summary.recipe, summary.certificate, label_map)
-    _print_mended(summary.num_mended)
+    _print_repaired(summary.num_repaired)
     _print_excluded(summary.excluded)
     if summary.excluded:
         console.note(f"left out, tile by tile: {summary.excluded_path}")
@@ -241,9 +241,9 @@ def _certificate_line(certificate: Mapping[str, Any], label_map: LabelMap) -> st
     return f"certificate: {shared}, worst class deviation {worst['points']:.2f} points ({where})"
 
 
-def _print_mended(number: int) -> None:
+def _print_repaired(number: int) -> None:
     if number:
-        console.out(f"{number:,} masks are those that histoprep repair mended")
+        console.out(f"{number:,} masks are those that histoprep repair repaired")
 
 
 def _print_excluded(excluded: Mapping[str, int]) -> None:
@@ -341,7 +341,7 @@ def show(file: ManifestFile) -> None:
         f" {manifest.label_map.num_classes} classes"
     )
     _print_split(manifest.recipe, manifest.certificate, manifest.label_map)
-    _print_mended(manifest.header.get("mended_masks", 0))
+    _print_repaired(manifest.header.get("repaired_masks", 0))
     _print_excluded(manifest.excluded)
     recipe = [
         (name, "-" if value is None else str(value)) for name, value in manifest.recipe.items()

@@ -32,8 +32,8 @@ def read_tiles(
     `repair` wrote and that was changed since.
     """
     from histoprep.mask_reading import UNDECIDED
-    from histoprep.tiles.mended import open_mended
     from histoprep.tiles.options import chosen_words, earlier_options
+    from histoprep.tiles.repaired import open_repaired
     from histoprep.tiles.table import ensure_tiles, unlisted_folders
 
     earlier = earlier_options(workspace)
@@ -50,8 +50,8 @@ def read_tiles(
             reading=reading or UNDECIDED,
             verify=verify,
         )
-    if verify and (mended := open_mended(workspace.folder)) is not None:
-        mended.check_files(workspace.root, whole=True)
+    if verify and (repaired := open_repaired(workspace.folder)) is not None:
+        repaired.check_files(workspace.root, whole=True)
     unlisted = unlisted_folders(workspace)
     for folder, reason in unlisted[:_NUM_SHOWN]:
         console.warn(f"{folder}: {reason}; what is in it is left out")

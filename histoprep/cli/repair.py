@@ -34,7 +34,7 @@ def repair(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="Folder of the repaired masks.", show_default="WORKSPACE/mended"
+            "--out", help="Folder of the repaired masks.", show_default="WORKSPACE/repaired"
         ),
     ] = None,
     rule: Annotated[
@@ -97,21 +97,21 @@ def repair(
     seen = read_tiles(where, workers=workers, verify=verify and not force)
     rules = tuple(code.upper() for code in separated(rule)) or RULES
     plan = plan_repair(
-        where, RepairOptions(out or where.folder / "mended", rules, min_confidence, force, verify)
+        where, RepairOptions(out or where.folder / "repaired", rules, min_confidence, force, verify)
     )
     _print_plan(plan)
     if dry_run:
         for path in write_preview(plan) if diff else ():
             console.note(f"preview: {path}")
         console.out(
-            f"{plan.num_masks - plan.num_refused:,} masks would be mended,"
+            f"{plan.num_masks - plan.num_refused:,} masks would be repaired,"
             f" {plan.num_refused:,} cannot be | nothing was written"
         )
         raise typer.Exit(ExitCode.INCOMPLETE if plan.num_refused else seen)
     if not plan.masks:
-        console.out("0 masks to mend: no source is lossy or interpolated")
+        console.out("0 masks to repair: no source is lossy or interpolated")
         raise typer.Exit(seen)
-    with progress_of("mending", "masks") as advance:
+    with progress_of("repairing", "masks") as advance:
         result = run_repair(plan, chosen, advance)
     for path in write_sheets(plan, every_mask=diff)[:1]:
         console.note(f"before and after: {path}")
@@ -136,7 +136,7 @@ def _print_plan(plan: RepairPlan) -> None:
     ]
     if rows:
         console.table(
-            ("source", "rule", "cause", "quality", "masks", "cannot be mended"),
+            ("source", "rule", "cause", "quality", "masks", "cannot be repaired"),
             rows,
             title="Lossy and interpolated masks",
         )
@@ -144,7 +144,7 @@ def _print_plan(plan: RepairPlan) -> None:
 
 def _print(result: RepairResult) -> None:
     for failed in result.failed[:_NUM_SHOWN]:
-        console.warn(f"not mended: {failed.path}: {failed.reason}")
+        console.warn(f"not repaired: {failed.path}: {failed.reason}")
     if result.num_left > _NUM_SHOWN:
         console.warn(f"and {result.num_left - _NUM_SHOWN:,} more; all are in {result.ledger}")
     for name in result.unexpected:
@@ -154,6 +154,6 @@ def _print(result: RepairResult) -> None:
     if result.up_to_date:
         console.note("nothing had changed")
     console.out(
-        f"{result.num_mended:,} masks mended, {result.num_left:,} not;"
+        f"{result.num_repaired:,} masks repaired, {result.num_left:,} not;"
         f" {result.changed_pixels:,} pixels changed | {result.out}"
     )

@@ -105,8 +105,10 @@ def _print_tables(found: Stats) -> None:
     summary = found.main
     conditional = summary.num_tiles - summary.num_unconditional
     pools = f"{conditional:,} conditional, {summary.num_unconditional:,} unconditional"
-    mended = f"; {found.num_mended:,} masks mended by repair" if found.num_mended else ""
-    console.out(f"{summary.num_tiles:,} tiles: {pools}; {summary.num_pixels:,} mask pixels{mended}")
+    repaired = f"; {found.num_repaired:,} masks repaired by repair" if found.num_repaired else ""
+    console.out(
+        f"{summary.num_tiles:,} tiles: {pools}; {summary.num_pixels:,} mask pixels{repaired}"
+    )
     records = summary.classes.to_dict("records")
     names = [(str(record["class_id"]), record["class_name"]) for record in records]
     shares = [

@@ -86,7 +86,7 @@ def render_page(options: DemoOptions, stages: Sequence[Stage], notes: Mapping[st
         figures=_figures(summary, manifest, work, len(generated)),
         findings=_findings(summary, options, manifest),
         last_line=summary.get("last_line", ""),
-        mended=gallery.sheet_uri(work / "mended" / "contact-sheets" / "most-changed.png"),
+        repaired=gallery.sheet_uri(work / "repaired" / "contact-sheets" / "most-changed.png"),
         classes=_classes(_read_json(work / "stats.json")),
         split=_split(manifest),
         codec=_codec(work),

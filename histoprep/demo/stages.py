@@ -117,7 +117,11 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
     place = ("--workspace", str(work)) if options.named else ()
     mapped = ("--map", options.map_name) if options.map_name else ()
     grouped = ("--group-by", options.group_by) if options.group_by else ()
-    tiles, repaired, mended = work / "tiles.parquet", work / "repair.json", work / "mended.parquet"
+    tiles, repair_record, repaired = (
+        work / "tiles.parquet",
+        work / "repair.json",
+        work / "repaired.parquet",
+    )
     left_out = frozenset({ExitCode.OK, ExitCode.INCOMPLETE})
     stages = [
         Stage(
@@ -131,7 +135,7 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
         ),
         Stage(
             "repair",
-            "mend masks that were saved as JPEG or resized",
+            "repair masks that were saved as JPEG or resized",
             "histoprep",
             ("repair", data, *place),
             accepted=left_out,
@@ -142,7 +146,7 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
             "split without leaks, whole slides or patients, and prove it",
             "histoprep",
             ("manifest", data, *mapped, "--split", "0.8/0.1/0.1", *place),
-            (tiles, mended),
+            (tiles, repaired),
             (options.manifest,),
             left_out,
         ),
@@ -151,7 +155,7 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
             "count the classes",
             "histoprep",
             ("stats", data, *mapped, *place),
-            (tiles, mended, options.manifest),
+            (tiles, repaired, options.manifest),
             (work / "stats.json",),
             left_out,
         ),
@@ -174,7 +178,7 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
                 "apply the label map",
                 "histoprep",
                 remap,
-                (tiles, repaired),
+                (tiles, repair_record),
                 (ended,),
                 left_out,
             ),

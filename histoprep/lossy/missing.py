@@ -14,7 +14,7 @@ import numpy as np
 from histoprep.lossy.under_repair import UnderRepair
 
 # Share of the blocks that a repair without missing labels explains. At 0.8 the search let false
-# ones into mended regions.
+# ones into repaired regions.
 _MIN_FITTING = 0.6
 # Labels let in, labels tried for each, and blocks a label is tried on.
 _MOST_LABELS, _MOST_TRIED, _MOST_BLOCKS = 4, 6, 48

@@ -40,21 +40,21 @@ def repair_ramps(labels: np.ndarray) -> Repaired:
         for label in ids
     }
     doubtful = _doubtful(labels, low, high, allowed)
-    mended = _nearest(labels, doubtful, allowed)
+    repaired = _nearest(labels, doubtful, allowed)
     for _ in range(_TURNS):
-        stranded = _stranded(mended, doubtful, core, ids)
+        stranded = _stranded(repaired, doubtful, core, ids)
         if not stranded.any():
             break
         for label in ids:
-            allowed[int(label)] &= ~(stranded & (mended == label))
-        mended = _nearest(labels, doubtful, allowed)
-    mended = _nearest(mended, _remnants(mended, ids), allowed)
-    changed = mended != labels
+            allowed[int(label)] &= ~(stranded & (repaired == label))
+        repaired = _nearest(labels, doubtful, allowed)
+    repaired = _nearest(repaired, _remnants(repaired, ids), allowed)
+    changed = repaired != labels
     between = doubtful & (labels > low) & (labels < high)
     # A ramp has two ends.
     choices = np.sum([where[between] for where in allowed.values()], axis=0)
     confidence = np.count_nonzero(choices >= 2) / between.sum() if between.any() else 1.0
-    return Repaired(mended, int(np.count_nonzero(changed)), float(confidence))
+    return Repaired(repaired, int(np.count_nonzero(changed)), float(confidence))
 
 
 def _doubtful(
@@ -89,28 +89,28 @@ def _nearest(
         distance = np.where(where[doubtful], np.abs(values - label), np.inf)
         closer = distance < least
         least[closer], chosen[closer] = distance[closer], label
-    mended = labels.copy()
-    mended[doubtful] = chosen
-    return mended
+    repaired = labels.copy()
+    repaired[doubtful] = chosen
+    return repaired
 
 
-def _remnants(mended: np.ndarray, ids: np.ndarray) -> np.ndarray:
+def _remnants(repaired: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Return the pixels of labels that are not among the trusted ones and have next to none
     left.
     """
-    values, counts = np.unique(mended, return_counts=True)
-    return np.isin(mended, np.setdiff1d(values[counts < _MIN_PX], ids))
+    values, counts = np.unique(repaired, return_counts=True)
+    return np.isin(repaired, np.setdiff1d(values[counts < _MIN_PX], ids))
 
 
 def _stranded(
-    mended: np.ndarray, doubtful: np.ndarray, core: np.ndarray, ids: np.ndarray
+    repaired: np.ndarray, doubtful: np.ndarray, core: np.ndarray, ids: np.ndarray
 ) -> np.ndarray:
     """Return the doubtful pixels whose region holds no core: a rim of a label that is at home
     elsewhere.
     """
-    stranded = np.zeros(mended.shape, bool)
+    stranded = np.zeros(repaired.shape, bool)
     for label in ids:
-        number, region = cv2.connectedComponents((mended == label).view(np.uint8), connectivity=8)
+        number, region = cv2.connectedComponents((repaired == label).view(np.uint8), connectivity=8)
         if number > 2:
             at_home = np.zeros(number, bool)
             at_home[region[core]] = True

@@ -39,8 +39,8 @@ from histoprep.split import (
 from histoprep.split.certificate import certify
 from histoprep.split.given import read_split_file
 from histoprep.split.units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL
-from histoprep.tiles.mended import TileRows, open_rows
 from histoprep.tiles.readings import MaskReadings
+from histoprep.tiles.repaired import TileRows, open_rows
 
 EXCLUDED_KIND = "excluded"
 EXCLUDED_VERSION = "1.0"
@@ -97,7 +97,7 @@ class ManifestSummary:
     """What `build_manifest` wrote: `excluded` counts by reason (without zeros), `warnings` what the
     user should know.
 
-    `num_mended` of the masks are those that `repair` made.
+    `num_repaired` of the masks are those that `repair` made.
     """
 
     path: Path
@@ -107,7 +107,7 @@ class ManifestSummary:
     recipe: dict[str, Any]
     certificate: dict[str, Any]
     warnings: tuple[str, ...]
-    num_mended: int = 0
+    num_repaired: int = 0
 
     @property
     def incomplete(self) -> bool:
@@ -128,19 +128,19 @@ def build_manifest(
     """Write the manifest of a tiles table to `out_path` and what was left out to
     `<stem>.excluded.parquet` beside it.
 
-    Masks that `repair` mended take the place of the damaged ones. The result depends on the tiles,
-    the label map and the options, not on the order of rows but for the order of its own. `advance`
-    is called with numbers of rows done, twice the table in all. Raises UsageError for options that
-    cannot be met, masks whose labels nobody decided (HP413, HP414) or that were mapped before
-    (HP508), a given split that leaks or no usable tile; IntegrityError for a damaged table and when
-    mended masks are gone.
+    Masks that `repair` wrote take the place of the damaged ones. The result depends on the
+    tiles, the label map and the options, not on the order of rows but for the order of its own.
+    `advance` is called with numbers of rows done, twice the table in all. Raises UsageError for
+    options that cannot be met, masks whose labels nobody decided (HP413, HP414) or that were mapped
+    before (HP508), a given split that leaks or no usable tile; IntegrityError for a damaged table
+    and when repaired masks are gone.
     """
     options.validate()
     source, target = Path(tiles_path), Path(out_path)
     rows, header = open_rows(source)
     scanned = _scan_options(header, source)
-    if rows.mended is not None:
-        rows.mended.check_files(header["root"])
+    if rows.repaired is not None:
+        rows.repaired.check_files(header["root"])
     readings = MaskReadings.of(source)
     readings.refuse(Path(header["root"]), here=False)
     plan = _plan(rows, label_map, options, Path(header["root"]), scanned.get("group_by"), advance)
@@ -154,10 +154,10 @@ def build_manifest(
     }
     if decided := readings.reading.as_json():
         described["mask_reading"] = decided
-    if rows.mended is not None:
+    if rows.repaired is not None:
         described |= {
-            "mended_masks": plan.num_mended,
-            "mended_digest": file_digest(rows.mended.path),
+            "repaired_masks": plan.num_repaired,
+            "repaired_digest": file_digest(rows.repaired.path),
         }
     excluded_path = target.with_name(f"{target.stem}.excluded.parquet")
     gone = _excluded_batches(rows, label_map) if plan.excluded else iter(())
@@ -180,7 +180,7 @@ def build_manifest(
         plan.recipe,
         plan.certificate,
         plan.warnings,
-        plan.num_mended,
+        plan.num_repaired,
     )
 
 
@@ -195,7 +195,7 @@ class _Plan:
     certificate: dict[str, Any]
     excluded: dict[str, int]
     warnings: tuple[str, ...]
-    num_mended: int
+    num_repaired: int
 
 
 def _plan(
@@ -242,7 +242,7 @@ def _plan(
         "grouping": group_by,
     }
     warnings = (*ungrouped, *joined, *_warnings(gathered, certificate))
-    return _Plan(splits, recipe, certificate, gathered.excluded, warnings, gathered.num_mended)
+    return _Plan(splits, recipe, certificate, gathered.excluded, warnings, gathered.num_repaired)
 
 
 def _scan_options(header: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
@@ -367,8 +367,8 @@ def _joined_warning(units: Units) -> Iterator[str]:
 def _warnings(gathered: Gathered, certificate: Mapping[str, Any]) -> Iterator[str]:
     if gathered.num_stale:
         yield (
-            f"{gathered.num_stale:,} mended masks are left out: the masks that they were made from"
-            " changed or went; histoprep repair mends again"
+            f"{gathered.num_stale:,} repaired masks are left out: their damaged masks changed or are"
+            " gone; run histoprep repair again"
         )
     if gathered.pool_overlaps:
         yield (
@@ -380,7 +380,7 @@ def _warnings(gathered: Gathered, certificate: Mapping[str, Any]) -> Iterator[st
 
 
 def raw_label_map(tiles_path: str | Path) -> LabelMap:
-    """Return the map of each label in a tiles table to itself, mended masks in place of damaged
+    """Return the map of each label in a tiles table to itself, repaired masks in place of damaged
     ones; without masks it has the one class 0.
 
     Raises UsageError when a label is too large for a class.

@@ -32,7 +32,7 @@ from histoprep.manifest.rows import Strata, is_conditional
 from histoprep.names import to_name
 from histoprep.split.certificate import certify
 from histoprep.split.units import CONDITIONAL, POOLS, SPLITS, SplitRows, name_keys, repeated
-from histoprep.tiles.mended import MendedMasks, open_mended
+from histoprep.tiles.repaired import RepairedMasks, open_repaired
 
 _THREADS = 16
 # The least that these columns may hold, where they hold something.
@@ -83,9 +83,9 @@ def validate_manifest(
     true.
 
     HP901 for columns, keys and the certificate; HP902 and HP903 for files that changed (size, and
-    with `digests` every byte), were mended since or are gone, below `root` instead of the header's
-    when given; HP701 to HP704 for what crosses splits or pools. Raises UsageError when there is no
-    such file.
+    with `digests` every byte), were repaired since or are gone, below `root` instead of the
+    header's when given; HP701 to HP704 for what crosses splits or pools. Raises UsageError when
+    there is no such file.
     """
     try:
         manifest = open_manifest(path)
@@ -372,7 +372,7 @@ def _check_files(
     """
     gone: list[tuple[str, str]] = []
     stale: list[tuple[str, str]] = []
-    mended = _mended_beside(manifest)
+    repaired = _repaired_beside(manifest)
     total = 0
     with ThreadPoolExecutor(_THREADS) as threads:
         for batch in manifest.iter_batches(_FILE_COLUMNS):
@@ -384,10 +384,10 @@ def _check_files(
                 if row[0] is not None
             ]
             total += len(files)
-            if mended is not None:
+            if repaired is not None:
                 stale += [
-                    (columns[3][row], "histoprep repair mended it after the manifest was made")
-                    for row in mended.damaged_rows(batch)
+                    (columns[3][row], "histoprep repair repaired it after the manifest was made")
+                    for row in repaired.damaged_rows(batch)
                 ]
             for verdict in threads.map(
                 lambda file: _look_at(root, file, digests), files, chunksize=256
@@ -400,12 +400,12 @@ def _check_files(
             yield finding(RULES[code], items, denominator=total, unit="files")
 
 
-def _mended_beside(manifest: Manifest) -> MendedMasks | None:
-    """Return the mended masks of the workspace that the manifest lies in, None without; of a repair
-    that did not end nothing is said.
+def _repaired_beside(manifest: Manifest) -> RepairedMasks | None:
+    """Return the repaired masks of the workspace that the manifest lies in, None without; of a
+    repair that did not end nothing is said.
     """
     with contextlib.suppress(IntegrityError):
-        return open_mended(manifest.path.parent)
+        return open_repaired(manifest.path.parent)
     return None
 
 

@@ -18,7 +18,7 @@ from histoprep.manifest.rows import Strata, derive
 from histoprep.remap.evidence import HeldLabels
 from histoprep.split.certificate import crossing
 from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows, name_keys, repeated
-from histoprep.tiles.mended import IS_MENDED, TileRows
+from histoprep.tiles.repaired import IS_REPAIRED, TileRows
 from histoprep.tiles.usable import REASONS
 
 _COLUMNS = (
@@ -29,7 +29,7 @@ _COLUMNS = (
     "image_digest",
     "luminance_digest",
     "contrast",
-    IS_MENDED,
+    IS_REPAIRED,
 )
 # Rows turned into Python strings at a time: smaller pieces keep the peak low.
 _PIECE = 8192
@@ -38,9 +38,9 @@ _PIECE = 8192
 @dataclass(frozen=True, slots=True)
 class Gathered:
     """Pass 1: the usable tiles as the split sees them, splits given by folders (int8 [n]), what was
-    left out, how many masks are mended.
+    left out, how many masks are repaired.
 
-    `num_stale` mended masks belong to no mask of the table any more; `remapped` is the evidence
+    `num_stale` repaired masks belong to no mask of the table any more; `remapped` is the evidence
     that the masks were mapped before (HP508).
     """
 
@@ -49,7 +49,7 @@ class Gathered:
     tile_keys: np.ndarray
     excluded: dict[str, int]
     pool_overlaps: int
-    num_mended: int = 0
+    num_repaired: int = 0
     num_stale: int = 0
     remapped: str | None = None
 
@@ -80,15 +80,15 @@ def gather(
         Strata(label_map),
         np.zeros(len(REASONS), dtype=np.int64),
     )
-    end = num_mended = num_found = 0
+    end = num_repaired = num_found = 0
     held = HeldLabels()
     for chunk in source.read_batches(_COLUMNS, _PIECE):
         held.add(chunk)
         derived = derive(chunk, label_map, conditional_threshold)
         reasons += np.bincount(derived.reason[~derived.usable], minlength=len(REASONS))
         kept = chunk.filter(pa.array(derived.usable))
-        num_found += pc.sum(chunk[IS_MENDED]).as_py() or 0
-        num_mended += pc.sum(kept[IS_MENDED]).as_py() or 0
+        num_found += pc.sum(chunk[IS_REPAIRED]).as_py() or 0
+        num_repaired += pc.sum(kept[IS_REPAIRED]).as_py() or 0
         start, end = end, end + kept.num_rows
         here = slice(start, end)
         group, images[here], pixels[here], tile_keys[here] = _keys(kept, seed)
@@ -123,14 +123,14 @@ def gather(
     rows = SplitRows(
         names[:end], grouped[:end], copy_rows, copy_keys, strata[:end], *kinds.profiles()
     )
-    num_stale = (0 if source.mended is None else len(source.mended)) - num_found
+    num_stale = (0 if source.repaired is None else len(source.repaired)) - num_found
     return Gathered(
         rows,
         given[:end],
         kept_keys,
         excluded,
         overlaps,
-        num_mended,
+        num_repaired,
         num_stale,
         held.remapped_by(label_map),
     )

@@ -13,7 +13,7 @@ from histoprep.labels import LabelMap
 from histoprep.manifest import rows as manifest_rows
 from histoprep.split.given import GivenSplit
 from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows
-from histoprep.tiles.mended import TileRows
+from histoprep.tiles.repaired import TileRows
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from histoprep.read_ahead import FileStat, stat_file
 from histoprep.remap.evidence import already_remapped, remapped_error
 from histoprep.remap.recipe import OnUnmapped, Recipe
 from histoprep.remap.survey import Survey, many, mask_rows
-from histoprep.repair.record import MendedMask, mended_masks, unmended
+from histoprep.repair.record import RepairedMask, repaired_masks, unrepaired
 from histoprep.tiles.readings import MaskReadings
 from histoprep.version import __version__
 from histoprep.workspace import Workspace
@@ -120,7 +120,7 @@ class RemapPlan:
     num_refused: int
     inputs: str
     tiles_stat: FileStat | None
-    mended: Mapping[str, MendedMask]
+    repaired: Mapping[str, RepairedMask]
     kind: TreeKind = KIND
     rewrites: bool = False
     warnings: tuple[str, ...] = ()
@@ -141,7 +141,7 @@ class RemapPlan:
             digest(recipe.table),
             recipe.reading.describe(),
         )
-        rows = mask_rows(self.workspace.tiles, self.mended)
+        rows = mask_rows(self.workspace.tiles, self.repaired)
         while chosen := tuple(itertools.islice(rows, self.options.partition_masks)):
             key = digest_text(
                 repr((how, [(choice.path, choice.digest, choice.failure) for choice in chosen]))
@@ -173,10 +173,10 @@ def plan_remap(
 ) -> RemapPlan:
     """Return the plan of a remap; nothing is written.
 
-    Masks that `repair` mended take the place of the damaged ones. Raises UnmappedLabelError for
+    Masks that `repair` repaired take the place of the damaged ones. Raises UnmappedLabelError for
     values without a class; UsageError when nobody decided what the labels of some masks are (HP413,
     HP414), when the masks were remapped before (HP508), when masks are lossy or interpolated and
-    not mended (HP403, HP404), when two would become one file, for an unusable `out`, or when
+    not repaired (HP403, HP404), when two would become one file, for an unusable `out`, or when
     tiles.parquet is missing or partial.
     """
     options = options or RemapOptions()
@@ -199,10 +199,10 @@ def plan_remap(
     if not options.force:
         _refuse_other_request(out, request)
     readings.refuse(workspace.root, here=True)
-    mended = mended_masks(workspace, whole=options.verify)
+    repaired = repaired_masks(workspace, whole=options.verify)
     if not options.force:
-        _refuse_damaged(workspace, mended)
-    survey = Survey.of(workspace.tiles, mended)
+        _refuse_damaged(workspace, repaired)
+    survey = Survey.of(workspace.tiles, repaired)
     evidence = (
         None
         if options.force
@@ -225,14 +225,14 @@ def plan_remap(
         *numbers,
         survey.digest.value(),
         tiles_stat,
-        mended,
+        repaired,
         rewrites=options.force,
         warnings=warnings,
     )
 
 
-def _refuse_damaged(workspace: Workspace, mended: Mapping[str, MendedMask]) -> None:
-    left = unmended(workspace, mended)
+def _refuse_damaged(workspace: Workspace, repaired: Mapping[str, RepairedMask]) -> None:
+    left = unrepaired(workspace, repaired)
     if not left:
         return
     number = sum(map(len, left.values()))
@@ -251,7 +251,7 @@ def _refuse_damaged(workspace: Workspace, mended: Mapping[str, MendedMask]) -> N
         seen="; ".join(shown[:_NUM_SHOWN]) + more,
         hint=(
             "restore those that repair refused, or remap them as they are with --force"
-            if mended
+            if repaired
             else f"{repair}; or --force, as they are"
         ),
     )

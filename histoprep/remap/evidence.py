@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
-from histoprep.tiles.mended import open_rows
+from histoprep.tiles.repaired import open_rows
 
 # Values that could be source ids as well as class ids convict only in numbers.
 MIN_TILES = 20
@@ -79,7 +79,7 @@ class HeldLabels:
 
 
 def evidence_in(table: Path, label_map: LabelMap) -> str | None:
-    """Return the evidence that the masks of a tiles table, mended ones where there are, hold
+    """Return the evidence that the masks of a tiles table, repaired ones where there are, hold
     classes of the map already; or None.
     """
     held = HeldLabels()

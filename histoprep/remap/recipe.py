@@ -33,8 +33,8 @@ class MaskRow(NamedTuple):
     """What tiles.parquet says of one mask; `failure` is the reason why it cannot be remapped, or
     None.
 
-    Of one that `repair` mended, everything but the path is that of the mended file, whose absolute
-    path is `mended`.
+    Of a repaired mask, everything but the path is that of the repaired file, whose
+    absolute path is `repaired`.
     """
 
     path: str
@@ -44,12 +44,12 @@ class MaskRow(NamedTuple):
     failure: str | None
     ids: tuple[int, ...]
     pixels: tuple[int, ...]
-    mended: str | None = None
+    repaired: str | None = None
 
     @property
     def file(self) -> str:
-        """Return the file to read: the mask, or its mended twin."""
-        return self.mended or self.path
+        """Return the file to read: the mask, or its repaired twin."""
+        return self.repaired or self.path
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from histoprep.labels import LabelMap
 from histoprep.labels.wrapped import ADVICE, wrapped_cause, wrapped_modulus
 from histoprep.mask_tree.task import output_name
 from histoprep.remap.recipe import MaskRow
-from histoprep.repair.record import MendedMask
+from histoprep.repair.record import RepairedMask
 
 _NUM_SHOWN = 10
 _NUMBERS = {"F": "floats", "I": "32-bit integers"}
@@ -27,8 +27,8 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def mask_rows(table: Path, mended: Mapping[str, MendedMask]) -> Iterator[MaskRow]:
-    """Yield every mask of a tiles table, orphan masks too, in its order; mended ones where there
+def mask_rows(table: Path, repaired: Mapping[str, RepairedMask]) -> Iterator[MaskRow]:
+    """Yield every mask of a tiles table, orphan masks too, in its order; repaired ones where there
     are.
     """
     opened, _ = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
@@ -39,7 +39,7 @@ def mask_rows(table: Path, mended: Mapping[str, MendedMask]) -> Iterator[MaskRow
         ):
             if path is None:
                 continue
-            better = mended.get(path)
+            better = repaired.get(path)
             if better is not None and better.source_digest == key:
                 yield MaskRow(
                     path,
@@ -93,10 +93,10 @@ class Survey:
     digest: RunningDigest = field(default_factory=RunningDigest)
 
     @classmethod
-    def of(cls, table: Path, mended: Mapping[str, MendedMask]) -> Survey:
+    def of(cls, table: Path, repaired: Mapping[str, RepairedMask]) -> Survey:
         """Return the survey of a tiles table."""
         survey = cls()
-        for row in mask_rows(table, mended):
+        for row in mask_rows(table, repaired):
             survey.digest.update(f"{row.path}\0{row.digest}\0{row.failure}")
             survey.names.append(hash_text(output_name(row.path)))
             survey.num_refused += row.failure is not None

@@ -1,10 +1,10 @@
-"""Lossy and interpolated masks -> a tree of mended ones, with a ledger; the work of `histoprep
+"""Lossy and interpolated masks -> a tree of repaired ones, with a ledger; the work of `histoprep
 repair`.
 
 Which masks these are the tiles table says, source by source (`tiles/lossy_sources.py`). Masks of
-clean sources are not copied. What cannot be mended, or not with enough confidence, is refused and
-stands in the ledger with the reason. Later stages take mended masks instead of the damaged ones
-(`record.py`, `tiles/mended.py`); `remap` refuses a source whose damaged masks were not mended.
+clean sources are not copied. What cannot be repaired, or not with enough confidence, is refused and
+stands in the ledger with the reason. Later stages take repaired masks instead of the damaged ones
+(`record.py`, `tiles/repaired.py`); `remap` refuses a source whose damaged masks were not repaired.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from histoprep.lossy.verdict import Kind, Verdict
 from histoprep.mask_tree import Advance, FailedMask, Totals
 from histoprep.mask_tree.task import FIRST_COLUMNS, LAST_COLUMNS, PARTS, TreeKind, TreeTask, column
 from histoprep.read_ahead import FileStat, stat_file
-from histoprep.repair.mender import MEASURED_TYPE, DamagedMask, Mender
+from histoprep.repair.repairer import MEASURED_TYPE, DamagedMask, Repairer
 from histoprep.tiles import TileOptions
 from histoprep.tiles.lossy_sources import LossySource, lossy_sources
 from histoprep.version import __version__
@@ -84,7 +84,7 @@ _REFUSED = {
 class RepairOptions:
     """How to repair.
 
-    `out` is the new tree. `rules` are the findings whose masks are mended. Repairs with less than
+    `out` is the new tree. `rules` are the findings whose masks are repaired. Repairs with less than
     `min_confidence` are refused. `force` replaces a tree that was made with other options or
     changed since. With `verify` every mask that is there is read again.
     """
@@ -101,7 +101,7 @@ class RepairOptions:
 @dataclass(frozen=True, slots=True)
 class RepairPlan:
     """Everything decided before the first file is written; `inputs` is the digest of the masks to
-    mend.
+    repair.
     """
 
     workspace: Workspace
@@ -132,13 +132,13 @@ class RepairPlan:
 
     @property
     def num_refused(self) -> int:
-        """Return how many of them cannot be mended, whatever is in them."""
+        """Return how many of them cannot be repaired, whatever is in them."""
         return sum(mask.failure is not None for mask in self.masks)
 
     @property
-    def maker(self) -> Mender:
-        """Return what mends them."""
-        return Mender(self.options.min_confidence, self.tile_options)
+    def maker(self) -> Repairer:
+        """Return what repairs them."""
+        return Repairer(self.options.min_confidence, self.tile_options)
 
     def tasks(self) -> Iterator[TreeTask]:
         """Yield the partitions in order of the tiles table."""
@@ -161,14 +161,14 @@ class RepairPlan:
         return {"inputs_digest": self.inputs}
 
     def refuse_other_request(self) -> None:
-        """Raise UsageError when the folder holds masks mended for another data set or with other
+        """Raise UsageError when the folder holds masks repaired for another data set or with other
         options, unless forced.
         """
         earlier = None if self.options.force else mask_tree.read_note(self.out / KIND.request, KIND)
         if earlier is not None and earlier != self.request:
             hint = "choose another --out, or replace these masks with --force"
             raise UsageError(
-                "this folder holds masks that were mended otherwise",
+                "this folder holds masks that were repaired otherwise",
                 path=self.out,
                 seen=earlier,
                 expected=self.request,
@@ -179,9 +179,9 @@ class RepairPlan:
         """Write nothing, but take back what is said of files that change from here on; contact
         sheets come when all is done.
         """
-        from histoprep.repair.record import forget_mended
+        from histoprep.repair.record import forget_repaired
 
-        forget_mended(self.workspace)
+        forget_repaired(self.workspace)
 
 
 def plan_repair(workspace: Workspace, options: RepairOptions) -> RepairPlan:
@@ -265,7 +265,7 @@ def _quality(own: FixedPoint, verdict: Verdict) -> int | None:
 
 
 def _hopeless(kind: Kind, quality: int | None) -> str | None:
-    """Return why a mask cannot be mended, or None."""
+    """Return why a mask cannot be repaired, or None."""
     from histoprep.lossy.jpeg_repair import MIN_QUALITY
 
     if kind in _REFUSED:
@@ -287,12 +287,12 @@ def _hopeless(kind: Kind, quality: int | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class RepairResult:
-    """What a repair came to; `failed` holds the first 1,000 masks that were not mended, the ledger
-    all.
+    """What a repair came to; `failed` holds the first 1,000 masks that were not repaired, the
+    ledger all.
     """
 
     out: Path
-    num_mended: int
+    num_repaired: int
     num_left: int
     changed_pixels: int
     failed: tuple[FailedMask, ...]
@@ -323,7 +323,7 @@ class _Changes:
 def run_repair(
     plan: RepairPlan, engine: Engine | None = None, advance: Advance = mask_tree.silent
 ) -> RepairResult:
-    """Mend what was planned, record it in the workspace for later stages, and return what came of
+    """Repair what was planned, record it in the workspace for later stages, and return what came of
     it.
 
     Goes on from a stopped run, and does nothing when all is there already. Raises OutputError,

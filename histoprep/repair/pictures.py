@@ -20,8 +20,8 @@ MOST_CHANGED = "most-changed.png"
 
 
 def write_sheets(plan: RepairPlan, *, every_mask: bool = False) -> list[Path]:
-    """Write the contact sheet of the masks that changed most, or of every mended mask, beside the
-    mended masks; return their paths.
+    """Write the contact sheet of the masks that changed most, or of every repaired mask, beside the
+    repaired masks; return their paths.
     """
     with mask_tree.locked(plan):
         # What a killed run left.
@@ -36,25 +36,25 @@ def _write_sheets(plan: RepairPlan, *, every_mask: bool) -> list[Path]:
         for batch in tables.read_batches(opened, ["mask_path", "changed_pixels"])
         for row in batch.to_pylist()
     ]
-    mended = {
+    repaired = {
         row["mask_path"]: row["changed_pixels"]
         for row in changed
         if row["changed_pixels"] is not None
     }
-    masks = [mask for mask in plan.masks if mask.path in mended]
-    most = sorted(masks, key=lambda mask: -mended[mask.path])[:ROWS_A_SHEET]
+    masks = [mask for mask in plan.masks if mask.path in repaired]
+    most = sorted(masks, key=lambda mask: -repaired[mask.path])[:ROWS_A_SHEET]
     colours = class_colours(plan.workspace.root)
     made = []
     for number, chosen in enumerate([most, *(_pages(masks) if every_mask else ())]):
         name = f"page-{number:04d}.png" if number else MOST_CHANGED
-        title = f"Mended masks, page {number}" if number else "Mended masks that changed most"
+        title = f"Repaired masks, page {number}" if number else "Repaired masks that changed most"
         made += _write(plan.out, f"{SHEETS}/{name}", plan, chosen, title, colours)
     return made
 
 
 def write_preview(plan: RepairPlan) -> list[Path]:
-    """Write a contact sheet of some damaged masks to the workspace, mending them on the way; return
-    its path, or nothing.
+    """Write a contact sheet of some damaged masks to the workspace, repairing them on the way;
+    return its path, or nothing.
     """
     masks = [mask for mask in plan.masks if mask.failure is None]
     step = max(1, -(-len(masks) // ROWS_A_SHEET))
@@ -118,7 +118,7 @@ def _rows(plan: RepairPlan, masks: Iterable[DamagedMask]) -> Iterator[SheetRow]:
     for mask in masks:
         try:
             data = Path(beside(plan.workspace.root, mask.path)).read_bytes()
-            before, after, confidence = plan.maker.mend(data, mask)
+            before, after, confidence = plan.maker.repair(data, mask)
         except (BrokenFileError, OSError):
             # The ledger says why.
             continue

@@ -1,9 +1,9 @@
-"""Which masks of a data set were mended, and where the new ones are: written by `repair`, read by
+"""Which masks of a data set were repaired, and where the new ones are: written by `repair`, read by
 later stages.
 
-Two files in the workspace. mended.parquet has what the tiles table says of a mask, of the new ones
-(see `tiles/mended.py`). repair.json, the last one written, names the tree of the new masks and the
-digest of its ledger; mended.parquet counts only while it has the same digest.
+Two files in the workspace. repaired.parquet has what the tiles table says of a mask, of the new
+ones (see `tiles/repaired.py`). repair.json, the last one written, names the tree of the new masks
+and the digest of its ledger; repaired.parquet counts only while it has the same digest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from histoprep.mask_tree.task import beside, open_ledger
 from histoprep.names import to_text
 from histoprep.read_ahead import stat_file
 from histoprep.repair import KIND
-from histoprep.tiles import mended
+from histoprep.tiles import repaired
 from histoprep.tiles.lossy_sources import lossy_sources
 from histoprep.workspace import Workspace
 
@@ -36,8 +36,8 @@ _LEDGER_NAMES = {
 }
 
 
-class MendedMask(NamedTuple):
-    """A mended mask: the digest of the damaged one, its own file (absolute, as text), size, time
+class RepairedMask(NamedTuple):
+    """A repaired mask: the digest of the damaged one, its own file (absolute, as text), size, time
     and digest, and what it holds.
     """
 
@@ -51,19 +51,19 @@ class MendedMask(NamedTuple):
 
 
 def record_repair(workspace: Workspace, out: Path) -> None:
-    """Write mended.parquet from the ledger in `out`, then the note that makes it count; the same
+    """Write repaired.parquet from the ledger in `out`, then the note that makes it count; the same
     ledger gives the same bytes.
     """
     ledger_digest = file_digest(out / LEDGER)
     folder = _folder_from(workspace.root, out)
     header = {"root": str(workspace.root), "ledger_digest": ledger_digest, "folder": folder}
-    rows = _mended_rows(out, folder)
+    rows = _repaired_rows(out, folder)
     tables.write_table(
-        workspace.mended,
+        workspace.repaired,
         rows,
-        mended.SCHEMA,
-        kind=mended.KIND,
-        schema_version=mended.SCHEMA_VERSION,
+        repaired.SCHEMA,
+        kind=repaired.KIND,
+        schema_version=repaired.SCHEMA_VERSION,
         metadata=header,
     )
     checksums.publish_json(
@@ -71,15 +71,15 @@ def record_repair(workspace: Workspace, out: Path) -> None:
     )
 
 
-def forget_mended(workspace: Workspace) -> None:
-    """Remove mended.parquet before a file that it names may go or change; until the repair has
+def forget_repaired(workspace: Workspace) -> None:
+    """Remove repaired.parquet before a file that it names may go or change; until the repair has
     ended, later stages refuse to go on.
     """
     try:
-        workspace.mended.unlink(missing_ok=True)
+        workspace.repaired.unlink(missing_ok=True)
         durable.sync_folder(workspace.folder)
     except OSError as error:
-        raise OutputError.from_os_error(error, workspace.mended) from error
+        raise OutputError.from_os_error(error, workspace.repaired) from error
 
 
 def _folder_from(root: Path, out: Path) -> str:
@@ -90,8 +90,8 @@ def _folder_from(root: Path, out: Path) -> str:
     return to_text(os.path.relpath(real, root) if real.is_relative_to(root.parent) else str(out))
 
 
-def _mended_rows(out: Path, folder: str) -> Iterator[pa.Table]:
-    """Yield the rows of mended.parquet, in order of the tiles table; times are left out: no stage
+def _repaired_rows(out: Path, folder: str) -> Iterator[pa.Table]:
+    """Yield the rows of repaired.parquet, in order of the tiles table; times are left out: no stage
     compares them, and no two runs have the same.
     """
     for batch in tables.read_batches(open_ledger(out / LEDGER, KIND.ledger, KIND)):
@@ -107,18 +107,18 @@ def _mended_rows(out: Path, folder: str) -> Iterator[pa.Table]:
         )
         columns = [
             known[field.name] if field.name in known else pa.nulls(written.num_rows, field.type)
-            for field in mended.SCHEMA
+            for field in repaired.SCHEMA
         ]
-        yield pa.table(columns, schema=mended.SCHEMA)
+        yield pa.table(columns, schema=repaired.SCHEMA)
 
 
-def mended_masks(workspace: Workspace, *, whole: bool = False) -> Mapping[str, MendedMask]:
-    """Return the mended masks by the path of the damaged ones; empty when nothing was repaired.
+def repaired_masks(workspace: Workspace, *, whole: bool = False) -> Mapping[str, RepairedMask]:
+    """Return the repaired masks by the path of the damaged ones; empty when nothing was repaired.
 
     Raises IntegrityError when the recorded tree is gone, incomplete or another one, or a mask was
     changed; with `whole` all of them are read.
     """
-    recorded = mended.recorded_repair(workspace.folder)
+    recorded = repaired.recorded_repair(workspace.folder)
     if recorded is None:
         return {}
     out = recorded.out
@@ -129,11 +129,11 @@ def mended_masks(workspace: Workspace, *, whole: bool = False) -> Mapping[str, M
         open_ledger(out / LEDGER, KIND.ledger, KIND)
     if not whole_tree or file_digest(out / LEDGER) != recorded.ledger_digest:
         raise IntegrityError(
-            "the mended masks that were recorded are not there any more", path=out, hint=hint
+            "the repaired masks that were recorded are not there any more", path=out, hint=hint
         )
     damages = checksums.check_files(out, ledger_files(out, KIND), whole=whole)
     checksums.raise_damage(
-        damages, "a mended mask is not there any more, or was changed", REWRITE.format(KIND.name)
+        damages, "a repaired mask is not there any more, or was changed", REWRITE.format(KIND.name)
     )
     columns = [
         "mask_path",
@@ -144,7 +144,7 @@ def mended_masks(workspace: Workspace, *, whole: bool = False) -> Mapping[str, M
         "label_ids",
         "label_pixels",
     ]
-    found: dict[str, MendedMask] = {}
+    found: dict[str, RepairedMask] = {}
     for batch in tables.read_batches(open_ledger(out / LEDGER, KIND.ledger, KIND), columns):
         for path, name, source, size, digest, ids, pixels in zip(
             *(batch[column].to_pylist() for column in columns), strict=True
@@ -153,40 +153,40 @@ def mended_masks(workspace: Workspace, *, whole: bool = False) -> Mapping[str, M
                 stat = stat_file(beside(out, name))
                 if stat is None or stat[0] != size:
                     raise IntegrityError(
-                        "a mended mask is not there any more, or was changed",
+                        "a repaired mask is not there any more, or was changed",
                         path=out / name,
                         hint=hint,
                     )
-                found[path] = MendedMask(
+                found[path] = RepairedMask(
                     source, f"{out}/{name}", *stat, digest, tuple(ids), tuple(pixels)
                 )
     return found
 
 
-def unmended(workspace: Workspace, mended: Mapping[str, MendedMask]) -> dict[str, list[str]]:
+def unrepaired(workspace: Workspace, repaired: Mapping[str, RepairedMask]) -> dict[str, list[str]]:
     """Return, for each source that is surely lossy or interpolated, the damaged masks without a
-    mended one; by words about the source.
+    repaired one; by words about the source.
     """
-    return _left(workspace, mended)[True]
+    return _left(workspace, repaired)[True]
 
 
 def damage_warnings(workspace: Workspace) -> list[str]:
     """Return what stages that take damaged masks as they are should warn of; nothing when all are
-    mended.
+    repaired.
     """
     return [
         f"{_counted(left)} {'went' if firm else 'perhaps went'} through JPEG or interpolation and"
-        " are not mended: their false labels count as true ones; histoprep repair, then the same"
+        " are not repaired: their false labels count as true ones; histoprep repair, then the same"
         " command"
-        for firm, left in _left(workspace, mended_masks(workspace)).items()
+        for firm, left in _left(workspace, repaired_masks(workspace)).items()
         if left
     ]
 
 
 def _left(
-    workspace: Workspace, mended: Mapping[str, MendedMask]
+    workspace: Workspace, repaired: Mapping[str, RepairedMask]
 ) -> dict[bool, dict[str, list[str]]]:
-    """Return the damaged masks without a mended one, by whether the verdict is firm and by words
+    """Return the damaged masks without a repaired one, by whether the verdict is firm and by words
     about the source.
     """
     left: dict[bool, dict[str, list[str]]] = {True: {}, False: {}}
@@ -194,7 +194,7 @@ def _left(
         paths = [
             path
             for path, digest in zip(source.paths, source.digests, strict=True)
-            if path not in mended or mended[path].source_digest != digest
+            if path not in repaired or repaired[path].source_digest != digest
         ]
         if paths:
             quality = f", JPEG quality {source.verdict.quality}" if source.verdict.quality else ""

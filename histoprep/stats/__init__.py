@@ -33,7 +33,7 @@ from histoprep.stats.summary import (
     class_weights,
     summarise,
 )
-from histoprep.tiles.mended import IS_MENDED, MendedMasks, TileRows, open_mended
+from histoprep.tiles.repaired import IS_REPAIRED, RepairedMasks, TileRows, open_repaired
 from histoprep.tiles.usable import COLUMNS as USABLE_COLUMNS
 from histoprep.tiles.usable import REASONS, UNMAPPED, USABLE, reason_codes
 from histoprep.workspace import Workspace
@@ -58,7 +58,7 @@ __all__ = [
 KIND = "stats"
 SCHEMA_VERSION = "1.0"
 _MAX_JSON_KEYS = 1_000
-_READ = tuple(dict.fromkeys((*COLUMNS, *USABLE_COLUMNS, IS_MENDED)))
+_READ = tuple(dict.fromkeys((*COLUMNS, *USABLE_COLUMNS, IS_REPAIRED)))
 
 
 def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
@@ -97,8 +97,8 @@ class Stats:
 
     `split_source` says where splits and pools come from (manifest or tiles); `left_out` why and how
     many rows of the tiles table were not counted, of which `raw` counts those with an unmapped
-    label; `num_mended` masks were mended by `repair`; `num_unlisted` tiles are counted, but not in
-    the manifest.
+    label; `num_repaired` masks were repaired by `repair`; `num_unlisted` tiles are counted, but not
+    in the manifest.
     """
 
     root: Path
@@ -109,7 +109,7 @@ class Stats:
     mapped: Summary | None
     split_source: str
     left_out: Mapping[str, int]
-    num_mended: int = 0
+    num_repaired: int = 0
     num_unlisted: int = 0
 
     @property
@@ -127,7 +127,7 @@ class TableCounts:
     mapped: Counts | None
     split_source: str
     left_out: Mapping[str, int]
-    num_mended: int = 0
+    num_repaired: int = 0
 
 
 def count_table(
@@ -135,11 +135,11 @@ def count_table(
     label_map: LabelMap | None,
     *,
     by_group: bool,
-    mended: MendedMasks | None = None,
+    repaired: RepairedMasks | None = None,
     usable_only: bool = False,
 ) -> TableCounts:
-    """Return the counts of the workspace's tiles table, read in pieces; of `mended` masks in place
-    of damaged ones.
+    """Return the counts of the workspace's tiles table, read in pieces; of `repaired` masks in
+    place of damaged ones.
 
     With `usable_only`, tiles that no manifest takes are counted in `left_out` alone; those with a
     label that the map does not list are also in `raw` and `mapped.unmapped`. Splits and pools are
@@ -150,14 +150,14 @@ def count_table(
     opened, _ = tables.open_table(
         workspace.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION
     )
-    source = TileRows(opened, mended)
+    source = TileRows(opened, repaired)
     kind_of = _ManifestKinds.read(workspace.manifest) if workspace.manifest.exists() else None
     raw_map = _raw_map(source.read_batches(["label_ids"]), label_map)
     empty = pa.schema([tiles.SCHEMA.field(name) for name in COLUMNS]).empty_table()
     raw = count(empty, raw_map)
     mapped = count(empty, label_map) if label_map is not None else None
     gone = np.zeros(len(REASONS), dtype=np.int64)
-    num_mended = 0
+    num_repaired = 0
     for chunk in source.read_batches(_READ):
         reason = (
             reason_codes(chunk, _unmapped_rows(chunk, label_map))
@@ -165,7 +165,7 @@ def count_table(
             else np.full(chunk.num_rows, USABLE)
         )
         gone += np.bincount(reason[reason != USABLE], minlength=len(REASONS))
-        num_mended += int(chunk[IS_MENDED].to_numpy()[reason == USABLE].sum())
+        num_repaired += int(chunk[IS_REPAIRED].to_numpy()[reason == USABLE].sum())
         kept = (reason == USABLE) | (reason == UNMAPPED)
         prepared = _prepared(chunk.filter(pa.array(kept)), kind_of, keep_group=by_group)
         raw = raw + count(prepared, raw_map)
@@ -175,7 +175,7 @@ def count_table(
     left_out = {
         reason: number for reason, number in zip(REASONS, gone.tolist(), strict=True) if number
     }
-    return TableCounts(raw_map, raw, mapped, split_source, left_out, num_mended)
+    return TableCounts(raw_map, raw, mapped, split_source, left_out, num_repaired)
 
 
 def _unmapped_rows(chunk: pa.Table, label_map: LabelMap | None) -> np.ndarray:
@@ -202,8 +202,8 @@ def _count_mapped(chunk: pa.Table, usable: np.ndarray, label_map: LabelMap) -> C
 def compute_stats(
     workspace: Workspace, label_map: LabelMap | None = None, by: Sequence[str] = ("split", "pool")
 ) -> Stats:
-    """Return the stats of the workspace's usable tiles, raw and under `label_map`, of mended masks
-    where there are; see `count_table`.
+    """Return the stats of the workspace's usable tiles, raw and under `label_map`, of repaired
+    masks where there are; see `count_table`.
 
     `by` names the dimensions of the breakdown. Raises UsageError for an unknown dimension,
     IntegrityError for a damaged table.
@@ -217,7 +217,7 @@ def compute_stats(
         workspace,
         label_map,
         by_group="group" in by,
-        mended=open_mended(workspace.folder),
+        repaired=open_repaired(workspace.folder),
         usable_only=True,
     )
     counted = (counts.raw if counts.mapped is None else counts.mapped).tiles
@@ -237,7 +237,7 @@ def compute_stats(
         else None,
         split_source=counts.split_source,
         left_out=counts.left_out,
-        num_mended=counts.num_mended,
+        num_repaired=counts.num_repaired,
         num_unlisted=num_unlisted,
     )
 
@@ -379,7 +379,7 @@ def as_json(stats: Stats) -> dict[str, Any]:
         "split_source": stats.split_source,
         "left_out": dict(stats.left_out),
         "not_in_manifest": stats.num_unlisted,
-        "mended_masks": stats.num_mended,
+        "repaired_masks": stats.num_repaired,
         "effective_number_beta": EFFECTIVE_NUMBER_BETA,
         "only_in_parquet": large,
         "raw": _summary_json(stats.raw, large),

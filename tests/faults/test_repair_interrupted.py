@@ -1,5 +1,5 @@
-"""Repair and faults: mended.parquet never names a file that is not there, and the same command ends
-the work with the same bytes.
+"""Repair and faults: repaired.parquet never names a file that is not there, and the same command
+ends the work with the same bytes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from faults.running import (
 from faults.test_kills import spread
 from histoprep import tables
 from histoprep.errors import IntegrityError
-from histoprep.tiles import mended
-from histoprep.tiles.mended import open_rows
+from histoprep.tiles import repaired
+from histoprep.tiles.repaired import open_rows
 
 NUM_POINTS = 25
 REPAIR = Command("repair", ("repair", "--workers", "1"))
-# Of the masks that were mended some are refused now: their files go.
+# Of the masks that were repaired some are refused now: their files go.
 STRICTER = Command(
     "repair again", ("repair", "--workers", "1", "--min-confidence", "0.9", "--force")
 )
@@ -54,11 +54,11 @@ def prepared(zygote: Zygote, stage: Stage, command: Command) -> Undisturbed:
 
 
 def named(workspace: Path) -> list[str]:
-    """Return the files that mended.parquet names, none where it is not there."""
-    path = workspace / "mended.parquet"
+    """Return the files that repaired.parquet names, none where it is not there."""
+    path = workspace / "repaired.parquet"
     if not path.exists():
         return []
-    opened, _ = tables.open_table(path, kind=mended.KIND, schema_version=mended.SCHEMA_VERSION)
+    opened, _ = tables.open_table(path, kind=repaired.KIND, schema_version=repaired.SCHEMA_VERSION)
     names: list[str] = tables.read_table(opened, ["mask_path"])["mask_path"].to_pylist()
     return names
 
@@ -77,7 +77,7 @@ def untrue(stage: Stage) -> list[str]:
         rows, _ = open_rows(stage.workspace / "tiles.parquet")
     except IntegrityError as error:
         return wrong if "did not end" in error.what else [*wrong, error.what]
-    if (stage.workspace / "repair.json").exists() and not rows.mended:
+    if (stage.workspace / "repair.json").exists() and not rows.repaired:
         wrong.append("a repair is recorded, and damaged masks are used")
     return wrong
 

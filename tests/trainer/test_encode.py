@@ -384,7 +384,7 @@ def test_a_second_writer_is_turned_away(manifest: Path, codec_folder: Path, tmp_
         holder.wait()
 
 
-def test_a_full_disk_is_an_error_that_can_be_mended(
+def test_a_full_disk_is_an_error_that_can_be_repaired(
     manifest: Path,
     codec_folder: Path,
     tmp_path: Path,

@@ -156,9 +156,11 @@ def test_a_run_that_ended_before_its_first_checkpoint_gives_its_folder_to_anothe
     run = Path(config.out)
     certificate = json.loads((run / "certificate.json").read_text())
     (run / "certificate.json").write_text(json.dumps({**certificate, "digest": "of other data"}))
-    mended = toy_config(seed=1, two_stages=True)
-    fit(mended)
-    assert build_config(type(mended), yaml.safe_load((run / "config.yml").read_text())) == mended
+    repaired = toy_config(seed=1, two_stages=True)
+    fit(repaired)
+    assert (
+        build_config(type(repaired), yaml.safe_load((run / "config.yml").read_text())) == repaired
+    )
     assert json.loads((run / "certificate.json").read_text()) == certificate
 
 

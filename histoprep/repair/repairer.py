@@ -1,4 +1,4 @@
-"""One damaged mask -> a mended file and what is measured on it, in a worker."""
+"""One damaged mask -> a repaired file and what is measured on it, in a worker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from histoprep.lossy.verdict import Kind
 from histoprep.mask_reading import Reading
 from histoprep.mask_tree.task import Made, RefusedMaskError
 from histoprep.tiles import SCHEMA, TileOptions
-from histoprep.tiles.mended import MASK_COLUMNS
+from histoprep.tiles.repaired import MASK_COLUMNS
 
 if TYPE_CHECKING:
     from histoprep.tiles.measurer import Measurer
@@ -27,8 +27,8 @@ MEASURED_TYPE = pa.struct([SCHEMA.field(name) for name in MASK_COLUMNS if name n
 
 
 class DamagedMask(NamedTuple):
-    """One mask of a lossy or interpolated source; `failure` says why it cannot be mended at all, or
-    is None.
+    """One mask of a lossy or interpolated source; `failure` says why it cannot be repaired at all,
+    or is None.
     """
 
     path: str
@@ -47,26 +47,26 @@ class DamagedMask(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Mender:
-    """Mends one mask after another and measures it with the options of the tiles table; travels to
-    the workers.
+class Repairer:
+    """Repairs one mask after another and measures it with the options of the tiles table; travels
+    to the workers.
     """
 
     min_confidence: float
     options: TileOptions
 
     def open(self) -> Callable[[bytes, str, DamagedMask], Made]:
-        """Return the function that turns the bytes of a damaged mask into a mended file."""
+        """Return the function that turns the bytes of a damaged mask into a repaired file."""
         # Decoders take longest to import, and only workers need them.
         from histoprep.tiles.measurer import Measurer
 
         return functools.partial(self._make, Measurer(self.options))
 
     def _make(self, measurer: Measurer, data: bytes, key: str, mask: DamagedMask) -> Made:
-        """Return the mended file; raises RefusedMaskError."""
+        """Return the repaired file; raises RefusedMaskError."""
         from histoprep import imageio
 
-        before, after, confidence = self.mend(data, mask)
+        before, after, confidence = self.repair(data, mask)
         encoded = imageio.encode_mask_png(after)
         measured = measurer.mask(encoded)
         facts = {
@@ -85,7 +85,7 @@ class Mender:
         }
         return Made(encoded, measured["mask_digest"], facts)
 
-    def mend(self, data: bytes, mask: DamagedMask) -> tuple[np.ndarray, np.ndarray, float]:
+    def repair(self, data: bytes, mask: DamagedMask) -> tuple[np.ndarray, np.ndarray, float]:
         """Return the labels before and after, [height, width], and the confidence; raises
         RefusedMaskError.
         """

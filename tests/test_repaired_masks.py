@@ -1,5 +1,5 @@
-"""What repair mended reaches every later stage: manifest, statistics, shards; and never a mask that
-it was not made from.
+"""What repair wrote reaches every later stage: manifest, statistics, shards; and never a mask
+that it was not made from.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from histoprep.manifest.check import validate_manifest
 from histoprep.repair import RepairOptions, plan_repair, run_repair
 from histoprep.shards import open_tiles, verify_shards, write_shards
 from histoprep.stats import compute_stats, count_table
-from histoprep.tiles import mended
-from histoprep.tiles.mended import IS_MENDED, MASK_COLUMNS, open_mended, open_rows
+from histoprep.tiles import repaired
+from histoprep.tiles.repaired import IS_REPAIRED, MASK_COLUMNS, open_repaired, open_rows
 from histoprep.tiles.table import ensure_tiles
 from histoprep.workspace import Workspace
 
@@ -67,7 +67,7 @@ def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def repaired(scanned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repaired_folder(scanned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return such a folder after repair; not to be changed."""
     folder = copied(scanned, tmp_path_factory.mktemp("repaired") / "all")
     repair(Workspace.of(folder / "set"))
@@ -100,22 +100,22 @@ def copied(folder: Path, to: Path) -> Path:
 
 
 @pytest.fixture
-def own(repaired: Path, tmp_path: Path) -> Workspace:
+def own(repaired_folder: Path, tmp_path: Path) -> Workspace:
     """Return a repaired data set that a test may change; its tree is recorded where it was made
     first, as far as remap is asked.
     """
-    return Workspace.of(copied(repaired, tmp_path / "own") / "set")
+    return Workspace.of(copied(repaired_folder, tmp_path / "own") / "set")
 
 
 def repair(
     workspace: Workspace, out: Path | None = None, engine: Engine | None = None, **options: Any
 ) -> Path:
-    plan = plan_repair(workspace, RepairOptions(out or workspace.folder / "mended", **options))
+    plan = plan_repair(workspace, RepairOptions(out or workspace.folder / "repaired", **options))
     return run_repair(plan, engine or Engine(1)).out
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    opened, _ = tables.open_table(path, kind=mended.KIND, schema_version=mended.SCHEMA_VERSION)
+    opened, _ = tables.open_table(path, kind=repaired.KIND, schema_version=repaired.SCHEMA_VERSION)
     return tables.read_table(opened).to_pylist()
 
 
@@ -139,16 +139,16 @@ def manifest_of(
 
 class TestTable:
     def test_it_says_what_an_audit_of_the_new_files_would_say(
-        self, repaired: Path, tmp_path: Path
+        self, repaired_folder: Path, tmp_path: Path
     ) -> None:
-        workspace = Workspace.of(repaired / "set")
+        workspace = Workspace.of(repaired_folder / "set")
         again = DataSet(tmp_path / "again")
         for stem in TRUTH:
             if stem.startswith("slide"):
                 again.image(f"{stem}.jpg", tissue(0, SIDE_PX))
                 again.write(
                     f"{stem}_mask.png",
-                    (workspace.folder / "mended" / f"{stem}_mask.png").read_bytes(),
+                    (workspace.folder / "repaired" / f"{stem}_mask.png").read_bytes(),
                 )
         looked_at = Workspace.of(again.root)
         ensure_tiles(looked_at, workers=1)
@@ -156,10 +156,10 @@ class TestTable:
             looked_at.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION
         )
         expected = {row["mask_path"]: row for row in tables.read_table(opened).to_pylist()}
-        found = read(workspace.mended)
+        found = read(workspace.repaired)
         assert len(found) == NUM_DAMAGED
         for row in found:
-            assert row["mask_path"] == f"../set.histoprep/mended/{row['damaged_path']}"
+            assert row["mask_path"] == f"../set.histoprep/repaired/{row['damaged_path']}"
             assert row["damaged_digest"] == digest(
                 (workspace.root / row["damaged_path"]).read_bytes()
             )
@@ -172,34 +172,34 @@ class TestTable:
             )
 
     def test_the_same_bytes_for_any_partitions_and_workers_and_after_a_stop(
-        self, repaired: Path, scanned: Path, tmp_path: Path
+        self, repaired_folder: Path, scanned: Path, tmp_path: Path
     ) -> None:
         first = Workspace.of(copied(scanned, tmp_path / "a") / "set")
         repair(first, partition_masks=7, engine=Engine(2))
-        plan = plan_repair(first, RepairOptions(first.folder / "mended", partition_masks=7))
-        made_first = first.mended.read_bytes()
+        plan = plan_repair(first, RepairOptions(first.folder / "repaired", partition_masks=7))
+        made_first = first.repaired.read_bytes()
         assert run_repair(plan, Engine(1)).up_to_date
-        assert first.mended.read_bytes() == made_first
-        shutil.rmtree(first.folder / "mended")
+        assert first.repaired.read_bytes() == made_first
+        shutil.rmtree(first.folder / "repaired")
 
         def stop(done: int, total: int) -> None:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
             run_repair(plan, Engine(1), stop)
-        assert not first.mended.exists()
+        assert not first.repaired.exists()
         repair(first)
-        assert first.mended.read_bytes() == made_first
-        columns = [row | {"damaged_path": ""} for row in read(first.mended)]
+        assert first.repaired.read_bytes() == made_first
+        columns = [row | {"damaged_path": ""} for row in read(first.repaired)]
         assert columns == [
             row | {"damaged_path": ""}
-            for row in read(repaired / "set.histoprep" / "mended.parquet")
+            for row in read(repaired_folder / "set.histoprep" / "repaired.parquet")
         ]
 
     def test_a_tree_elsewhere_is_named_in_full(self, scanned: Path, tmp_path: Path) -> None:
         workspace = Workspace.of(copied(scanned, tmp_path / "a") / "set")
         out = repair(workspace, tmp_path / "elsewhere")
-        assert {row["mask_path"] for row in read(workspace.mended)} == {
+        assert {row["mask_path"] for row in read(workspace.repaired)} == {
             f"{out}/{stem}_mask.png" for stem in TRUTH if stem.startswith("slide")
         }
         manifest, _ = manifest_of(workspace)
@@ -207,21 +207,21 @@ class TestTable:
 
     def test_it_follows_a_repair_with_other_options(self, own: Workspace) -> None:
         opened, _ = tables.open_table(
-            own.folder / "mended" / "ledger.parquet", kind="repair-ledger", schema_version="1.0"
+            own.folder / "repaired" / "ledger.parquet", kind="repair-ledger", schema_version="1.0"
         )
         confidences = sorted(tables.read_table(opened)["confidence"].to_pylist())
         repair(own, min_confidence=confidences[10], force=True)
-        rows = read(own.mended)
+        rows = read(own.repaired)
         assert 0 < len(rows) < NUM_DAMAGED
         assert all((own.root / row["mask_path"]).exists() for row in rows)
-        assert manifest_of(own)[1].num_mended == len(rows)
+        assert manifest_of(own)[1].num_repaired == len(rows)
 
 
 class TestRows:
     @pytest.mark.parametrize(
         ("piece", "group"), [(1, 3), (4, 65_536), (65_536, 5), (65_536, 65_536)]
     )
-    def test_masks_are_the_mended_ones_however_the_tables_are_cut(
+    def test_masks_are_the_repaired_ones_however_the_tables_are_cut(
         self, own: Workspace, piece: int, group: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # Both tables shuffled: nothing may hang on their order.
@@ -229,7 +229,7 @@ class TestRows:
         monkeypatch.setattr(tables, "ROW_GROUP_ROWS", group)
         for path, kind, schema, version in (
             (own.tiles, tiles.KIND, tiles.SCHEMA, tiles.SCHEMA_VERSION),
-            (own.mended, mended.KIND, mended.SCHEMA, mended.SCHEMA_VERSION),
+            (own.repaired, repaired.KIND, repaired.SCHEMA, repaired.SCHEMA_VERSION),
         ):
             opened, header = tables.open_table(path, kind=kind, schema_version=version)
             rows = tables.read_table(opened)
@@ -246,7 +246,7 @@ class TestRows:
             own.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION
         )
         plain = tables.read_table(opened).to_pylist()
-        better = {row["damaged_path"]: row for row in read(own.mended)}
+        better = {row["damaged_path"]: row for row in read(own.repaired)}
         expected = [
             row
             | {
@@ -264,12 +264,12 @@ class TestRows:
         for columns in (
             ["label_ids"],
             ["tile_id"],
-            [IS_MENDED, "tile_id"],
-            ["mask_width_px", "tile_id", "mask_path", IS_MENDED],
+            [IS_REPAIRED, "tile_id"],
+            ["mask_width_px", "tile_id", "mask_path", IS_REPAIRED],
         ):
             pieces = [batch.select(columns) for batch in seen.read_batches(columns, piece)]
             wanted = [
-                {**row, IS_MENDED: before["mask_path"] in better}
+                {**row, IS_REPAIRED: before["mask_path"] in better}
                 for row, before in zip(expected, plain, strict=True)
             ]
             assert [row for batch in pieces for row in batch.to_pylist()] == [
@@ -291,14 +291,14 @@ class TestRows:
             "slide/03_mask.png",
             digest(path.read_bytes()),
         )
-        assert rows["slide/04"]["mask_path"] == "../set.histoprep/mended/slide/04_mask.png"
+        assert rows["slide/04"]["mask_path"] == "../set.histoprep/repaired/slide/04_mask.png"
         manifest, summary = manifest_of(own)
-        assert (summary.num_mended, manifest.header["mended_masks"]) == (
+        assert (summary.num_repaired, manifest.header["repaired_masks"]) == (
             NUM_DAMAGED - 1,
             NUM_DAMAGED - 1,
         )
         assert any(
-            warning.startswith("1 mended masks are left out") for warning in summary.warnings
+            warning.startswith("1 repaired masks are left out") for warning in summary.warnings
         )
 
     def test_the_label_map_of_a_mask_stays(self, tmp_path: Path) -> None:
@@ -309,13 +309,13 @@ class TestRows:
             "damaged_digest": row["mask_digest"],
         }
         rows = tiles.to_table(
-            [columns | {"mask_path": "new.png", "mask_digest": "0" * 32}], mended.SCHEMA
+            [columns | {"mask_path": "new.png", "mask_digest": "0" * 32}], repaired.SCHEMA
         )
         tables.write_table(
-            tmp_path / "mended.parquet",
+            tmp_path / "repaired.parquet",
             [rows],
-            mended.SCHEMA,
-            kind=mended.KIND,
+            repaired.SCHEMA,
+            kind=repaired.KIND,
             schema_version="1.0",
             metadata={"ledger_digest": "1", "root": ""},
         )
@@ -325,8 +325,8 @@ class TestRows:
         assert (seen["mask_path"], seen["mask_label_map"]) == ("new.png", "five 0123")
 
     def test_a_repair_that_did_not_end_is_no_return_to_damaged_masks(self, own: Workspace) -> None:
-        kept = own.mended.read_bytes()
-        own.mended.unlink()
+        kept = own.repaired.read_bytes()
+        own.repaired.unlink()
         for ask in (
             lambda: manifest_of(own),
             lambda: compute_stats(own),
@@ -335,7 +335,7 @@ class TestRows:
             with pytest.raises(IntegrityError, match="a later repair did not end") as refused:
                 ask()
             assert "run histoprep repair again, or delete" in str(refused.value.hint)
-        own.mended.write_bytes(kept)
+        own.repaired.write_bytes(kept)
         record = json.loads(own.repair.read_text())
         own.repair.write_text(json.dumps(record | {"ledger_digest": "0" * 32}))
         with pytest.raises(IntegrityError, match="changed since it was written"):
@@ -347,14 +347,14 @@ class TestRows:
         # The audit goes on: it judges the files of the data set.
         assert "HP403" in found_by_audit(own)
         own.repair.unlink()
-        assert open_mended(own.folder) is None
-        assert "mended_masks" not in manifest_of(own)[0].header
+        assert open_repaired(own.folder) is None
+        assert "repaired_masks" not in manifest_of(own)[0].header
 
     @pytest.mark.parametrize("damage", ["gone", "longer", "flipped"])
-    def test_no_manifest_names_a_mended_mask_that_is_not_there(
+    def test_no_manifest_names_a_repaired_mask_that_is_not_there(
         self, own: Workspace, damage: str
     ) -> None:
-        path = own.folder / "mended" / "slide" / "07_mask.png"
+        path = own.folder / "repaired" / "slide" / "07_mask.png"
         if damage == "gone":
             path.unlink()
         elif damage == "flipped":
@@ -363,7 +363,7 @@ class TestRows:
         else:
             path.write_bytes(path.read_bytes() + b"\0")
         with pytest.raises(
-            IntegrityError, match="a mended mask is not there any more, or was changed"
+            IntegrityError, match="a repaired mask is not there any more, or was changed"
         ) as refused:
             manifest_of(own)
         assert "slide/07_mask.png" in str(refused.value.path)
@@ -371,7 +371,7 @@ class TestRows:
 
 
 class TestManifest:
-    def test_it_names_and_counts_what_was_mended(self, own: Workspace) -> None:
+    def test_it_names_and_counts_what_was_repaired(self, own: Workspace) -> None:
         manifest, summary = manifest_of(own)
         rows = manifest.read().to_pylist()
         ids = [cls.id for cls in manifest.label_map.classes]
@@ -380,7 +380,7 @@ class TestManifest:
             path = own.root / row["mask_path"]
             labels = np.asarray(Image.open(path))
             assert row["tile_id"].startswith("clean") or path.resolve().is_relative_to(
-                own.folder / "mended"
+                own.folder / "repaired"
             )
             assert (row["mask_bytes"], row["mask_digest"]) == (
                 path.stat().st_size,
@@ -390,15 +390,18 @@ class TestManifest:
                 np.count_nonzero(labels == identifier) for identifier in ids
             ]
             assert set(row["classes"]) <= set(np.unique(TRUTH[row["tile_id"]]).tolist())
-        assert (summary.num_mended, manifest.header["mended_masks"]) == (NUM_DAMAGED, NUM_DAMAGED)
+        assert (summary.num_repaired, manifest.header["repaired_masks"]) == (
+            NUM_DAMAGED,
+            NUM_DAMAGED,
+        )
         assert validate_manifest(manifest.path, digests=True) == []
 
     def test_without_repair_it_holds_false_labels(self, scanned: Path, tmp_path: Path) -> None:
         workspace = Workspace.of(copied(scanned, tmp_path / "a") / "set")
         manifest, summary = manifest_of(workspace)
         assert not {cls.id for cls in manifest.label_map.classes} <= set(TRUE_LABELS)
-        assert summary.num_mended == 0
-        assert "mended_masks" not in manifest.header
+        assert summary.num_repaired == 0
+        assert "repaired_masks" not in manifest.header
 
     def test_a_manifest_from_before_the_repair_is_stale(
         self, scanned: Path, tmp_path: Path
@@ -408,7 +411,7 @@ class TestManifest:
         repair(workspace)
         (found,) = validate_manifest(workspace.manifest)
         assert (found.code, found.count) == ("HP902", NUM_DAMAGED)
-        assert found.details[0] == "histoprep repair mended it after the manifest was made"
+        assert found.details[0] == "histoprep repair repaired it after the manifest was made"
         codes = found_by_audit(workspace)
         assert {"HP403", "HP902"} <= codes
         manifest_of(workspace)
@@ -445,15 +448,15 @@ class TestManifest:
         self, own: Workspace, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert cli.run(["manifest", str(own.root), "--workers", "1"]) == ExitCode.OK
-        assert "31 masks are those that histoprep repair mended" in capsys.readouterr().out
+        assert "31 masks are those that histoprep repair repaired" in capsys.readouterr().out
         assert cli.run(["manifest", "show", str(own.manifest)]) == ExitCode.OK
-        assert "31 masks are those that histoprep repair mended" in capsys.readouterr().out
+        assert "31 masks are those that histoprep repair repaired" in capsys.readouterr().out
         assert cli.run(["stats", str(own.root), "--workers", "1"]) == ExitCode.OK
-        assert "31 masks mended by repair" in capsys.readouterr().out
+        assert "31 masks repaired by repair" in capsys.readouterr().out
         assert cli.run(["repair", str(own.root), "--workers", "1", "--force"]) == ExitCode.OK
         assert "was made before: run histoprep manifest again" in capsys.readouterr().err
 
-    def test_the_command_line_warns_of_damaged_masks_until_they_are_mended(
+    def test_the_command_line_warns_of_damaged_masks_until_they_are_repaired(
         self, scanned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         workspace = Workspace.of(copied(scanned, tmp_path / "a") / "set")
@@ -467,7 +470,7 @@ class TestManifest:
         repair(workspace)
         for command in ("manifest", "stats"):
             assert cli.run([command, str(workspace.root), "--workers", "1"]) == ExitCode.OK
-            assert "not mended" not in capsys.readouterr().err
+            assert "not repaired" not in capsys.readouterr().err
 
     def test_a_few_masks_are_no_proof_but_are_warned_of(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -499,7 +502,7 @@ class TestManifest:
                 " JPEG" in warning
             )
 
-    def test_the_audit_says_what_is_mended(
+    def test_the_audit_says_what_is_repaired(
         self, own: Workspace, scanned: Path, tmp_path: Path
     ) -> None:
         def lossy(workspace: Workspace) -> Finding:
@@ -509,17 +512,17 @@ class TestManifest:
             return found
 
         damaged = lossy(Workspace.of(copied(scanned, tmp_path / "a") / "set"))
-        assert (damaged.severity, "mended mask" in damaged.cause) == (Severity.ERROR, False)
+        assert (damaged.severity, "repaired mask" in damaged.cause) == (Severity.ERROR, False)
         repair(own, force=True)
-        mended = lossy(own)
-        assert (mended.severity, mended.count) == (Severity.INFO, NUM_DAMAGED)
+        repaired = lossy(own)
+        assert (repaired.severity, repaired.count) == (Severity.INFO, NUM_DAMAGED)
         assert (
-            f"{NUM_DAMAGED} of {NUM_DAMAGED} have a mended mask" in mended.cause
-            and "take the mended masks" in mended.suggestion
+            f"{NUM_DAMAGED} of {NUM_DAMAGED} have a repaired mask" in repaired.cause
+            and "take the repaired masks" in repaired.suggestion
         )
 
     @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-    def test_the_audit_finds_in_mended_masks_what_they_still_have(
+    def test_the_audit_finds_in_repaired_masks_what_they_still_have(
         self, kind: str, tmp_path: Path
     ) -> None:
         data, clean = DataSet(tmp_path / "set"), DataSet(tmp_path / "clean")
@@ -551,7 +554,7 @@ class TestManifest:
         after = found()
         for image in data.root.glob("??.jpg"):
             clean.write(image.name, image.read_bytes())
-        for mask in (workspace.folder / "mended").glob("*_mask.png"):
+        for mask in (workspace.folder / "repaired").glob("*_mask.png"):
             clean.write(mask.name, mask.read_bytes())
         expected = by_code(
             finding for finding in clean.audit().findings if finding.code not in ("HP403", "HP404")
@@ -562,10 +565,10 @@ class TestManifest:
             if kind == "PNG"
             else {"HP402 grey-in-rgb"}
         )
-        assert len(after["HP408 mended"]) >= NUM_DAMAGED // 2
+        assert len(after["HP408 repaired"]) >= NUM_DAMAGED // 2
         assert not any(key.startswith(("HP402", "HP203")) or "see-" in key for key in after)
         as_files = {
-            key.removesuffix(" mended"): {
+            key.removesuffix(" repaired"): {
                 path.replace(f"_mask.{suffix}", "_mask.png"): detail
                 for path, detail in items.items()
             }
@@ -573,23 +576,25 @@ class TestManifest:
         }
         assert as_files == expected
 
-    def test_the_audit_judges_the_damaged_masks_where_a_mended_one_is_gone(
+    def test_the_audit_judges_the_damaged_masks_where_a_repaired_one_is_gone(
         self, own: Workspace
     ) -> None:
         assert "HP804" not in found_by_audit(own)
-        (own.folder / "mended" / "slide" / "07_mask.png").unlink()
+        (own.folder / "repaired" / "slide" / "07_mask.png").unlink()
         note = own.repair.stat()
         os.utime(own.repair, ns=(note.st_atime_ns, note.st_mtime_ns + 1))
         assert "HP804" in found_by_audit(own)
 
 
 class TestStats:
-    def test_they_count_the_mended_masks_in_place_of_the_damaged(self, own: Workspace) -> None:
+    def test_they_count_the_repaired_masks_in_place_of_the_damaged(self, own: Workspace) -> None:
         pixels: dict[bool, Counter[int]] = {False: Counter(), True: Counter()}
         for stem in TRUTH:
-            for is_mended, counter in pixels.items():
+            for is_repaired, counter in pixels.items():
                 folder = (
-                    own.folder / "mended" if is_mended and stem.startswith("slide") else own.root
+                    own.folder / "repaired"
+                    if is_repaired and stem.startswith("slide")
+                    else own.root
                 )
                 ids, numbers = np.unique(
                     np.asarray(Image.open(folder / f"{stem}_mask.png")), return_counts=True
@@ -599,7 +604,7 @@ class TestStats:
         assert dict(
             zip(stats.raw.classes["class_id"], stats.raw.classes["pixels"], strict=True)
         ) == dict(pixels[True])
-        assert stats.num_mended == NUM_DAMAGED
+        assert stats.num_repaired == NUM_DAMAGED
         by_files = (
             count_table(own, None, by_group=False).raw.classes.groupby("class_id")["pixels"].sum()
         )
@@ -608,7 +613,7 @@ class TestStats:
 
 
 class TestShards:
-    def test_they_hold_the_mended_masks(self, own: Workspace, tmp_path: Path) -> None:
+    def test_they_hold_the_repaired_masks(self, own: Workspace, tmp_path: Path) -> None:
         manifest, _ = manifest_of(own)
         assert (
             verify_shards(write_shards(manifest.path, tmp_path / "shards").index, manifest.path)
@@ -633,7 +638,7 @@ class TestShards:
             manifest = build_manifest(
                 workspace.tiles, identity_map(range(256)), ManifestOptions(), workspace.manifest
             )
-            shards = tmp_path / f"shards-{manifest.num_mended}"
+            shards = tmp_path / f"shards-{manifest.num_repaired}"
             source = open_tiles(write_shards(manifest.path, shards).index)
             number = 0
             for row, name in enumerate(source.tile_ids):

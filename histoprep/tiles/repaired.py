@@ -1,11 +1,11 @@
-"""The rows of the tiles table as later stages see them: what `repair` mended stands in the place of
-what was damaged.
+"""The rows of the tiles table as later stages see them: what `repair` wrote stands in the place
+of what was damaged.
 
 tiles.parquet says what is on disk. The manifest, the statistics and all that is made from them read
-`TileRows`: the same rows, but the mask columns of a mended mask are those of its new file. The
-audit, which names the files of the data set, takes the new `CONTENT_COLUMNS` alone. mended.parquet,
-written by `repair`, holds these columns with the path and the digest of the damaged mask, so that a
-mask that changed since is never taken for one that was mended.
+`TileRows`: the same rows, but the mask columns of a repaired mask are those of its new file. The
+audit, which names the files of the data set, takes the new `CONTENT_COLUMNS` alone.
+repaired.parquet, written by `repair`, holds these columns with the path and the digest of the
+damaged mask, so that a mask that changed since is never taken for one that was repaired.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from histoprep import checksums, tables, tiles
 from histoprep.digests import hash_text
 from histoprep.errors import IntegrityError
 from histoprep.names import to_name
-from histoprep.workspace import MENDED_TABLE, REPAIR_RECORD
+from histoprep.workspace import REPAIR_RECORD, REPAIRED_TABLE
 
-KIND = "mended"
+KIND = "repaired"
 SCHEMA_VERSION = "1.0"
-IS_MENDED = "is_mended"
-"""A column that `TileRows` adds when it is asked for: whether the mask is a mended one."""
+IS_REPAIRED = "is_repaired"
+"""A column that `TileRows` adds when it is asked for: whether the mask is a repaired one."""
 
 # mask_label_map stays that of the damaged mask: repair changes labels, not the map that they went
 # through.
@@ -67,7 +67,7 @@ _KEYS = ("mask_path", "mask_digest")
 
 
 class RepairRecord(NamedTuple):
-    """Where the mended masks of a data set are, and the digest of their ledger."""
+    """Where the repaired masks of a data set are, and the digest of their ledger."""
 
     out: Path
     ledger_digest: str
@@ -89,9 +89,9 @@ def recorded_repair(folder: Path) -> RepairRecord | None:
         ) from error
 
 
-class MendedMasks:
-    """The table of mended masks, looked up by path and digest of the damaged ones: 16 bytes a mask,
-    and one row group, are in memory.
+class RepairedMasks:
+    """The table of repaired masks, looked up by path and digest of the damaged ones: 16 bytes a
+    mask, and one row group, are in memory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -116,22 +116,22 @@ class MendedMasks:
         self._group: tuple[int, tuple[str, ...], pa.Table] | None = None
 
     def __len__(self) -> int:
-        """Return the number of mended masks."""
+        """Return the number of repaired masks."""
         return len(self._sorted)
 
     def put_into(
         self, batch: pa.Table, columns: Sequence[str] = MASK_COLUMNS
     ) -> tuple[pa.Table, np.ndarray]:
-        """Return rows of the tiles table with the `columns` of mended masks where there are, and
+        """Return rows of the tiles table with the `columns` of repaired masks where there are, and
         which rows these are (bool [n]).
 
         `batch` has mask_path and mask_digest.
         """
-        is_mended = np.zeros(batch.num_rows, bool)
+        is_repaired = np.zeros(batch.num_rows, bool)
         at, rows = self._find(batch)
         if not len(at):
-            return batch, is_mended
-        is_mended[at] = True
+            return batch, is_repaired
+        is_repaired[at] = True
         names = [name for name in batch.column_names if name in columns]
         own = batch.select(names)
         both = pa.concat_tables([own, rows.select(names).cast(own.schema)])
@@ -141,17 +141,17 @@ class MendedMasks:
         return pa.table(
             [taken[name] if name in names else batch[name] for name in batch.column_names],
             schema=batch.schema,
-        ), is_mended
+        ), is_repaired
 
     def damaged_rows(self, batch: pa.Table) -> list[int]:
-        """Return the numbers of the rows whose mask is a damaged one that was mended; `batch` has
+        """Return the numbers of the rows whose mask is a damaged one that was repaired; `batch` has
         mask_path and mask_digest.
         """
         found: list[int] = self._find(batch)[0].tolist()
         return found
 
     def _find(self, batch: pa.Table) -> tuple[np.ndarray, pa.Table]:
-        """Return the numbers of the rows of `batch` whose mask was mended, ascending, and their
+        """Return the numbers of the rows of `batch` whose mask was repaired, ascending, and their
         rows of this table, in that order.
         """
         wanted = np.array(
@@ -195,8 +195,8 @@ class MendedMasks:
         return pa.concat_tables([table for _, table in pieces]).take(pa.array(order))
 
     def check_files(self, root: str | Path, *, whole: bool = False) -> None:
-        """Raise IntegrityError when a mended mask is not there as it was written; with `whole` all
-        of them are read.
+        """Raise IntegrityError when a repaired mask is not there as it was written; with `whole`
+        all of them are read.
         """
         # Tables of earlier versions do not name the folder.
         folder = self.header.get("folder")
@@ -206,12 +206,12 @@ class MendedMasks:
         )
         checksums.raise_damage(
             damages,
-            "a mended mask is not there any more, or was changed",
+            "a repaired mask is not there any more, or was changed",
             "histoprep repair with --force writes it again",
         )
 
     def _files(self, folder: str | None) -> Iterator[checksums.Expected]:
-        """Yield the mended masks by their paths in their own folder, or, without, in the data
+        """Yield the repaired masks by their paths in their own folder, or, without, in the data
         set's.
         """
         start = 0 if folder is None else len(folder) + 1
@@ -236,8 +236,8 @@ def _hint(folder: Path) -> str:
     return f"run histoprep repair again, or delete {folder / REPAIR_RECORD} to do without"
 
 
-def open_mended(folder: Path) -> MendedMasks | None:
-    """Return the mended masks of a workspace, None when nothing was repaired.
+def open_repaired(folder: Path) -> RepairedMasks | None:
+    """Return the repaired masks of a workspace, None when nothing was repaired.
 
     Raises IntegrityError when a repair was begun and did not end: damaged masks do not come back
     unnoticed.
@@ -246,33 +246,33 @@ def open_mended(folder: Path) -> MendedMasks | None:
     if recorded is None:
         return None
     try:
-        found = MendedMasks(folder / MENDED_TABLE)
+        found = RepairedMasks(folder / REPAIRED_TABLE)
     except FileNotFoundError:
         found = None
     if found is None or found.header.get("ledger_digest") != recorded.ledger_digest:
         raise IntegrityError(
             "the masks were repaired once, and a later repair did not end",
-            path=folder / MENDED_TABLE,
+            path=folder / REPAIRED_TABLE,
             hint=_hint(folder),
         )
     return found
 
 
 class TileRows:
-    """The rows of a tiles table as later stages see them; `mended` None gives the table as it is.
+    """The rows of a tiles table as later stages see them; `repaired` None gives the table as it is.
 
-    Of a mended mask come `columns`, and from the damaged one all others.
+    Of a repaired mask come `columns`, and from the damaged one all others.
     """
 
     def __init__(
         self,
         opened: pq.ParquetFile,
-        mended: MendedMasks | None = None,
+        repaired: RepairedMasks | None = None,
         columns: Sequence[str] = MASK_COLUMNS,
     ) -> None:
         """Read nothing yet."""
         self._file = opened
-        self.mended = mended
+        self.repaired = repaired
         self._columns = columns
 
     @property
@@ -284,34 +284,34 @@ class TileRows:
         self, columns: Sequence[str] | None = None, rows: int = tables.ROW_GROUP_ROWS
     ) -> Iterator[pa.Table]:
         """Yield the rows in order, at most `rows` at a time: all columns of the table, or those
-        named, `IS_MENDED` among them if asked for.
+        named, `IS_REPAIRED` among them if asked for.
 
         Raises IntegrityError when a page fails its checksum.
         """
         wanted = list(self._file.schema_arrow.names if columns is None else columns)
-        stored = [name for name in wanted if name != IS_MENDED]
-        asked = self.mended if IS_MENDED in wanted or _of_masks(stored) else None
+        stored = [name for name in wanted if name != IS_REPAIRED]
+        asked = self.repaired if IS_REPAIRED in wanted or _of_masks(stored) else None
         for batch in tables.read_batches(
             self._file, list(dict.fromkeys((*stored, *(() if asked is None else _KEYS)))), rows
         ):
-            seen, is_mended = (
+            seen, is_repaired = (
                 asked.put_into(batch, self._columns)
                 if asked is not None
                 else (batch, np.zeros(batch.num_rows, bool))
             )
             chosen = seen.select(stored)
             yield (
-                chosen.append_column(IS_MENDED, pa.array(is_mended))
-                if IS_MENDED in wanted
+                chosen.append_column(IS_REPAIRED, pa.array(is_repaired))
+                if IS_REPAIRED in wanted
                 else chosen
             )
 
 
 def open_rows(table: Path) -> tuple[TileRows, dict[str, Any]]:
-    """Return the rows of a tiles table as later stages see them, and its header; mended masks are
+    """Return the rows of a tiles table as later stages see them, and its header; repaired masks are
     those of its folder.
 
     Raises IntegrityError, FileNotFoundError.
     """
     opened, header = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
-    return TileRows(opened, open_mended(table.parent)), header
+    return TileRows(opened, open_repaired(table.parent)), header
