@@ -4,7 +4,7 @@
 
 Pairs of 512 x 512: H&E-like JPEG tiles (quality 75, 4:2:0, all different) and 8-bit grey PNG masks
 as Pillow writes them, 63 % of them all zero and so byte-identical, the others with 1 to 4 of 54
-labels. Tiles are crops of a pool of painted pictures, turned and mirrored, so that making them
+labels. Tiles are crops of a pool of painted images, turned and mirrored, so that making them
 takes a minute or two. What was made is noted in DIR.json.
 """
 
@@ -32,7 +32,7 @@ from histoprep.demo.tissue import Stain, paint
 
 ZERO_SHARE = 0.63
 NUM_LABELS = 54
-# A base picture is half as wide again as a tile.
+# A base image is half as wide again as a tile.
 _POOL = 64
 _BASE_SIZE = 3 / 2
 _BATCH = 250
@@ -117,9 +117,9 @@ def _write_batch(job: tuple[Path, Path, int, int, list[bool]]) -> tuple[int, int
     image_bytes = labelled_bytes = zero_bytes = 0
     for index, zero in enumerate(zeros, start):
         base = np.load(bases / f"{index % _POOL}.npy", mmap_mode="r")
-        picture, labels = cut(base, tile_px, index)
+        pixels, labels = cut(base, tile_px, index)
         name = f"slide{index // _TILES_A_SLIDE:04d}_{index:06d}"
-        image = jpeg_bytes(picture)
+        image = jpeg_bytes(pixels)
         mask = png_bytes(np.zeros_like(labels) if zero else labels)
         (folder / f"{name}.jpg").write_bytes(image)
         (folder / f"{name}_mask.png").write_bytes(mask)
@@ -130,7 +130,7 @@ def _write_batch(job: tuple[Path, Path, int, int, list[bool]]) -> tuple[int, int
 
 
 def cut(base: np.ndarray, tile_px: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return tile `index`, cut from its base picture: RGB [H, W, 3] uint8 and labels [H, W] uint8,
+    """Return tile `index`, cut from its base image: RGB [H, W, 3] uint8 and labels [H, W] uint8,
     1 to 4 of 1-54.
 
     Places and turns are enumerated, not drawn: no crop occurs twice before all 64 x 8 x (tile_px /
@@ -154,12 +154,12 @@ def _write_base(job: tuple[Path, int, int, int]) -> None:
     folder, seed, tile_px, number = job
     np.save(
         folder / f"{number}.npy",
-        base_picture(np.random.default_rng([seed, 2, number]), tile_px, number),
+        base_image(np.random.default_rng([seed, 2, number]), tile_px, number),
     )
 
 
-def base_picture(rng: np.random.Generator, tile_px: int, number: int) -> np.ndarray:
-    """Return a picture of the pool with its regions: RGB and region number from 0, uint8 [H, W,
+def base_image(rng: np.random.Generator, tile_px: int, number: int) -> np.ndarray:
+    """Return an image of the pool with its regions: RGB and region number from 0, uint8 [H, W,
     4].
     """
     part_px = round(tile_px * _BASE_SIZE / 3)
@@ -168,9 +168,9 @@ def base_picture(rng: np.random.Generator, tile_px: int, number: int) -> np.ndar
     ]
     labels = np.block([parts[:3], parts[3:6], parts[6:]])
     grain = _GRAIN * rng.standard_normal((*labels.shape, 1), dtype=np.float32)
-    picture = np.clip(paint(rng, labels, Stain.of_slide(rng)) + grain, 0, 255).astype(np.uint8)
+    image = np.clip(paint(rng, labels, Stain.of_slide(rng)) + grain, 0, 255).astype(np.uint8)
     regions = np.unique(labels, return_inverse=True)[1].reshape(*labels.shape, 1)
-    return np.concatenate([picture, regions.astype(np.uint8)], axis=-1)
+    return np.concatenate([image, regions.astype(np.uint8)], axis=-1)
 
 
 def _turned(array: np.ndarray, turn: int) -> np.ndarray:
@@ -178,10 +178,10 @@ def _turned(array: np.ndarray, turn: int) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(array[:, ::-1] if turn >= 4 else array, turn % 4))
 
 
-def jpeg_bytes(picture: np.ndarray) -> bytes:
-    """Return the picture as published tiles are: JPEG, quality 75, 4:2:0."""
+def jpeg_bytes(image: np.ndarray) -> bytes:
+    """Return the image as published tiles are: JPEG, quality 75, 4:2:0."""
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "JPEG", quality=75, subsampling="4:2:0")
+    Image.fromarray(image).save(stream, "JPEG", quality=75, subsampling="4:2:0")
     return stream.getvalue()
 
 

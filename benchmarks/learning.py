@@ -1,11 +1,11 @@
-"""Does the small diffusion model learn? Trains `ldm-tiny` and measures its pictures: `python -m
+"""Does the small diffusion model learn? Trains `ldm-tiny` and measures its images: `python -m
 benchmarks.learning --manifest M --codec C`.
 
 - validation loss on fixed noise, first and last;
-- regions: the mean colour (and texture) of every region of a generated picture is given to the
+- regions: the mean colour (and texture) of every region of a generated image is given to the
   nearest class of real regions; the share that
-  finds its own class, against chance, real regions and pictures made without their mask;
-- a wrong mask: one region gets another class, the noise stays; how much more the picture changes
+  finds its own class, against chance, real regions and images made without their mask;
+- a wrong mask: one region gets another class, the noise stays; how much more the image changes
   inside the region than outside, and how
   often its colour is then nearer to the new class than to the old.
 """
@@ -31,7 +31,7 @@ from trainer.data.latents import LatentSet
 from trainer.data.transforms import to_uint8
 from trainer.diffusion.samplers import Solver
 from trainer.engine.fit import fit
-from trainer.engine.pictures import colour_mask, sheet, write_sheet
+from trainer.engine.images import colour_mask, sheet, write_sheet
 from trainer.recipes.ldm import load_generator
 from trainer.recipes.ldm_data import latents_folder, training_streams, validation_streams
 from trainer.sampling.generator import Generator, SamplingOptions
@@ -135,7 +135,7 @@ def read_windows(config: Any, generator: Generator, split: str, count: int) -> T
 
 
 def generate(generator: Generator, masks: np.ndarray, guidance_scale: float) -> np.ndarray:
-    """Return pictures for masks; picture i always starts from the same noise."""
+    """Return images for masks; image i always starts from the same noise."""
     options = SamplingOptions(guidance_scale, Solver("dpm++", 20))
     names = [f"tile {index}" for index in range(len(masks))]
     pieces = [slice(start, start + 16) for start in range(0, len(masks), 16)]
@@ -147,7 +147,7 @@ def generate(generator: Generator, masks: np.ndarray, guidance_scale: float) -> 
 def measure_wrong_masks(
     generator: Generator, tiles: Tiles, classes: Classes, guidance_scale: float
 ) -> dict[str, float]:
-    """Return how a picture answers when one region gets another class: change inside over outside,
+    """Return how an image answers when one region gets another class: change inside over outside,
     and how often it turns to the new class.
     """
     changed = tiles.masks.copy()
@@ -187,13 +187,13 @@ def measure(run: Path, config: Any, *, count: int, guidance_scale: float) -> dic
         for split, size in (("train", 4 * count), ("val", count))
     )
     classes = describe_classes(train)
-    pictures = generate(generator, held_out.masks, guidance_scale)
+    images = generate(generator, held_out.masks, guidance_scale)
     blind = generate(generator, held_out.masks, 0.0)
     colours = {
         cls.id: tuple(bytes.fromhex(cls.colour[1:]))
         for cls in open_tiles(config.manifest).label_map.classes
     }
-    rows = zip(held_out.masks[:8], held_out.images, pictures, blind, strict=False)
+    rows = zip(held_out.masks[:8], held_out.images, images, blind, strict=False)
     write_sheet(
         run / "learning.png",
         sheet([[colour_mask(mask, colours), *others] for mask, *others in rows]),
@@ -208,7 +208,7 @@ def measure(run: Path, config: Any, *, count: int, guidance_scale: float) -> dic
         "regions that find their class": {
             "chance": 1 / len(classes.means),
             "real": share_found(held_out, classes),
-            "generated": share_found(Tiles(pictures, held_out.masks), classes),
+            "generated": share_found(Tiles(images, held_out.masks), classes),
             "generated without the mask": share_found(Tiles(blind, held_out.masks), classes),
         },
         "a wrong mask": measure_wrong_masks(generator, held_out, classes, guidance_scale),
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/learning")
     parser.add_argument("--preset", default="ldm-tiny")
     parser.add_argument("--set", action="append", default=[], help="as in trainer fit")
-    parser.add_argument("--pictures", type=int, default=48)
+    parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--guidance-scale", type=float, default=2.0)
     options = parser.parse_args()
     config = load_config(
@@ -241,7 +241,7 @@ def main() -> None:
         "training_s": round(time.perf_counter() - started, 1),
         "threads": torch.get_num_threads(),
     }
-    figures |= measure(run, config, count=options.pictures, guidance_scale=options.guidance_scale)
+    figures |= measure(run, config, count=options.images, guidance_scale=options.guidance_scale)
     print(json.dumps(figures, indent=2))
     (run / "learning.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

@@ -174,7 +174,7 @@ def jpeg(mask: Mask, quality: int) -> Mask:
 
 
 def colour_jpeg_kept(mask: Mask, quality: int) -> np.ndarray:
-    """Return the same as `colour_jpeg`, left as the picture it is: uint8 [height, width, 3]."""
+    """Return the same as `colour_jpeg`, left as the image it is: uint8 [height, width, 3]."""
     return _through_pillow(_COLOURS[mask].astype(np.uint8), "JPEG", quality=quality, subsampling=2)
 
 

@@ -80,7 +80,7 @@ _ALL = (
     ),
     Rule(
         "HP202", "truncated-jpeg", _ERROR, _TILE,
-        "A JPEG opens, but its end marker is missing or its coefficients do not fill the picture.",
+        "A JPEG opens, but its end marker is missing or its coefficients do not fill the image.",
         "An interrupted copy or download; many viewers show such a file with a grey or repeated lower part.",
         "Restore these files from the source; they are left out of the manifest.",
         _NONE,
@@ -174,21 +174,21 @@ _ALL = (
     Rule(
         "HP402", "mask-wrong-mode", _ERROR, _TILE,
         "The mask is RGB, RGBA, float, or carries a colour table so that some readers return colours.",
-        "A picture of the mask was saved instead of the labels, or a tool added a palette.",
+        "An image of the mask was saved instead of the labels, or a tool added a palette.",
         "Export the label ids as 8-bit grayscale PNG; palette masks become that with histoprep remap.",
         _NONE,
     ),
     Rule(
         "HP403", "lossy-mask", _ERROR, _SOURCE,
         "Masks are stored with loss, or were once saved as JPEG: 8x8 blocks show it, for a slide or folder as a whole.",
-        "The export or a viewer saved label masks as pictures; every boundary then carries labels that nobody drew, also after a remap.",
+        "The export or a viewer saved label masks as images; every boundary then carries labels that nobody drew, also after a remap.",
         "Restore the masks from a lossless source, or repair them: histoprep repair",
         _UNSAFE,
     ),
     Rule(
         "HP404", "interpolated-mask", _ERROR, _SOURCE,
         "Nearly all boundaries of a slide or folder are ramps: between two labels lie values that stand for neither.",
-        "Masks were resized or smoothed as pictures, or compressed with loss but without a block grid, as WebP does.",
+        "Masks were resized or smoothed as images, or compressed with loss but without a block grid, as WebP does.",
         "Resize label masks with the nearest pixel only; restore them, or repair them: histoprep repair",
         _UNSAFE,
     ),
@@ -244,7 +244,7 @@ _ALL = (
     Rule(
         "HP413", "readers-disagree", _ERROR, _TILE,
         "A palette of greys that are not their indices, a TIFF whose value 0 is white, or an orientation tag: readers return different labels for the same file.",
-        "A lossless optimiser made a palette of grey levels, or a tool wrote the mask as a picture, white on black.",
+        "A lossless optimiser made a palette of grey levels, or a tool wrote the mask as an image, white on black.",
         "Look at some of these masks and decide: histoprep audit with --palette index or grey, or --min-is-white stored or inverted.",
         _UNSAFE,
     ),

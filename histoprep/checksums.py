@@ -33,8 +33,8 @@ from histoprep.errors import IntegrityError
 from histoprep.names import to_name, to_text
 
 CHECKSUMS, STATES = "checksums.json", ".hp-states"
-PICTURE_STATES = ".hp-states-pictures"
-OWN_FILES = frozenset({CHECKSUMS, STATES, PICTURE_STATES, ".lock"})
+IMAGE_STATES = ".hp-states-images"
+OWN_FILES = frozenset({CHECKSUMS, STATES, IMAGE_STATES, ".lock"})
 """Names in a folder of ours that are about it and no part of its content."""
 RESTORE = "restore it from a copy, or run the command that made it again"
 _VERSION = 1

@@ -48,8 +48,8 @@ def stripes(*labels: int, side_px: int = SIDE_PX, dtype: type = np.uint8) -> np.
     return np.ascontiguousarray(np.broadcast_to(column.astype(dtype), (side_px, side_px)))
 
 
-def picture_bytes(pixels: np.ndarray | Image.Image, kind: str, **options: Any) -> bytes:
-    """Return a picture as Pillow writes it."""
+def image_bytes(pixels: np.ndarray | Image.Image, kind: str, **options: Any) -> bytes:
+    """Return an image as Pillow writes it."""
     stream = io.BytesIO()
     (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(
         stream, kind, **options

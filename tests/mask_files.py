@@ -38,7 +38,7 @@ def blobs(labels: Sequence[int], seed: int = 0, side_px: int = SIDE_PX) -> np.nd
 
 
 def packed(values: np.ndarray, bits: int, order: str = ">") -> bytes:
-    """Return the rows of a picture in `bits` a value, each row filled up to whole bytes; negative
+    """Return the rows of an image in `bits` a value, each row filled up to whole bytes; negative
     values as two's complement.
     """
     raw = values.astype(np.int64) & ((1 << bits) - 1)
@@ -133,10 +133,10 @@ def grey_palette_png(truth: np.ndarray) -> bytes:
     return png_bytes(index.reshape(truth.shape), 8, greys(values.tolist()))
 
 
-def saved(picture: np.ndarray | Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """Return a picture as Pillow writes it."""
+def saved(image: np.ndarray | Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """Return an image as Pillow writes it."""
     stream = io.BytesIO()
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(
         stream, kind, **options
     )
     return stream.getvalue()

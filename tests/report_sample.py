@@ -10,7 +10,7 @@ import numpy as np
 from histoprep.catalogue import RULES
 from histoprep.findings import finding
 from histoprep.report import ClassRow, Report, SplitRow, Status, Summary
-from histoprep.report.pictures import make_picture
+from histoprep.report.thumbnails import make_thumbnail
 
 HOSTILE = (
     "<script>alert(1)</script>.png",
@@ -87,9 +87,9 @@ def make_report() -> Report:
     image = rng.integers(0, 255, (64, 48, 3), dtype=np.uint8)
     labels = rng.integers(0, 3, (64, 48))
     drawn = {
-        HOSTILE[0]: make_picture(image, labels, classes, caption=HOSTILE[1]),
-        HOSTILE[1]: make_picture(None, labels, classes),
-        HOSTILE[2]: make_picture(image, None, classes),
+        HOSTILE[0]: make_thumbnail(image, labels, classes, caption=HOSTILE[1]),
+        HOSTILE[1]: make_thumbnail(None, labels, classes),
+        HOSTILE[2]: make_thumbnail(image, None, classes),
     }
     return Report(
         root="/data/<tiles> & 100%\u202e",
@@ -112,5 +112,5 @@ def make_report() -> Report:
             SplitRow(HOSTILE[0], 90, 40, 50, None, {0: 10, 1: 30}),
             SplitRow("val", 9, 4, 5, 3, {}),
         ],
-        pictures=drawn,
+        images=drawn,
     )

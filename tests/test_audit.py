@@ -292,7 +292,7 @@ def test_what_must_not_be_read_makes_the_verdict_unknown(tmp_path: Path) -> None
     assert "Incomplete" in done.stdout
 
 
-def test_pictures_name_labels_that_the_map_does_not_list_by_their_own_values(
+def test_images_name_labels_that_the_map_does_not_list_by_their_own_values(
     tmp_path: Path,
 ) -> None:
     data = DataSet(tmp_path / "data")
@@ -309,7 +309,7 @@ def test_pictures_name_labels_that_the_map_does_not_list_by_their_own_values(
     }
     assert "HP501" in by_code(report.findings)
     assert {
-        (entry.name, entry.share) for entry in report.pictures["lost_mask.png"].legend
+        (entry.name, entry.share) for entry in report.thumbnails["lost_mask.png"].legend
     } == quarters
     html = render(report, "html")
     assert "label 9, not listed" in html and "label -" not in html

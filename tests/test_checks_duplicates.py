@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from audit_cases import DataSet, Found, by_code, findings_of_rows, picture_bytes, stripes, tissue
+from audit_cases import DataSet, Found, by_code, findings_of_rows, image_bytes, stripes, tissue
 from tile_rows import tile_row
 
 from histoprep import imageio
@@ -30,12 +30,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data.image("b_decoded.png", imageio.decode_rgb((data.root / "b.jpg").read_bytes()))
     data.write(
         "b_decoded2.png",
-        picture_bytes(
+        image_bytes(
             imageio.decode_rgb((data.root / "b.jpg").read_bytes()), "PNG", compress_level=2
         ),
     )
-    data.write("c.png", picture_bytes(tissue(52, 256), "PNG", compress_level=1))
-    data.write("c_smaller.png", picture_bytes(tissue(52, 256), "PNG", compress_level=9))
+    data.write("c.png", image_bytes(tissue(52, 256), "PNG", compress_level=1))
+    data.write("c_smaller.png", image_bytes(tissue(52, 256), "PNG", compress_level=9))
     # Nearly the same: saved again with loss, a little brighter.
     data.write("d.jpg", imageio.encode_rgb_jpeg(tissue(53, 256), 92))
     data.write(
@@ -46,12 +46,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "d_worse.jpg",
         imageio.encode_rgb_jpeg(imageio.decode_rgb((data.root / "d.jpg").read_bytes()), 45),
     )
-    data.write("e.png", picture_bytes(tissue(54, 256), "PNG"))
+    data.write("e.png", image_bytes(tissue(54, 256), "PNG"))
     data.write(
         "e_brighter.png",
-        picture_bytes(np.clip(tissue(54, 256).astype(int) + 6, 0, 255).astype(np.uint8), "PNG"),
+        image_bytes(np.clip(tissue(54, 256).astype(int) + 6, 0, 255).astype(np.uint8), "PNG"),
     )
-    # One hash and another picture: the same slopes from left to right, other heights.
+    # One hash and another image: the same slopes from left to right, other heights.
     for index in range(2):
         slopes = np.repeat(np.repeat([[30, 0] * 4 + [30]], 8, axis=0), 29, axis=1)[:, :256]
         heights = np.random.default_rng(70 + index).uniform(20, 200, (8, 1))
@@ -162,10 +162,8 @@ def test_small_tiles_of_noise_are_no_copies(tmp_path: Path) -> None:
         data.image(f"t{index:04}.png", draw.integers(0, 255, (16, 16, 3), dtype=np.uint8))
     base = tissue(7, 16)
     data.image("a.png", base)
-    data.write(
-        "b.png", picture_bytes(np.clip(base.astype(int) + 3, 0, 255).astype(np.uint8), "PNG")
-    )
-    data.write("c.png", picture_bytes(base, "PNG", compress_level=1))
+    data.write("b.png", image_bytes(np.clip(base.astype(int) + 3, 0, 255).astype(np.uint8), "PNG"))
+    data.write("c.png", image_bytes(base, "PNG", compress_level=1))
     found = by_code(data.audit().findings)
     assert {code: set(paths) for code, paths in found.items() if code.startswith("HP60")} == {
         "HP602": {"c.png"},
@@ -181,6 +179,6 @@ def test_a_search_that_was_cut_off_says_so(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("histoprep.audit.duplicates.MAX_COMPARISONS", 2)
     data = DataSet(tmp_path / "data")
     for level in (0, 1, 3, 6, 9):
-        data.write(f"t{level}.png", picture_bytes(tissue(7, 64), "PNG", compress_level=level))
+        data.write(f"t{level}.png", image_bytes(tissue(7, 64), "PNG", compress_level=level))
     found = by_code(data.audit().findings)
     assert found["HP603 search-cut-off"] == {".": "2 more pairs of like images were not compared"}

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from audit_cases import DataSet, Found, by_code, findings_of_rows, picture_bytes, stripes, tissue
+from audit_cases import DataSet, Found, by_code, findings_of_rows, image_bytes, stripes, tissue
 from mask_files import tiff_bytes
 from PIL import Image, PngImagePlugin
 from tile_rows import tile_row
@@ -17,24 +17,24 @@ TRIGGERS = ("HP201", "HP202", "HP203", "HP205", "HP206", "HP207", "HP208")
 
 
 def _jpeg(seed: int) -> bytes:
-    return picture_bytes(tissue(seed), "JPEG", quality=90)
+    return image_bytes(tissue(seed), "JPEG", quality=90)
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     data = DataSet(tmp_path_factory.mktemp("files") / "data")
     data.pairs(3)
-    good_mask = picture_bytes(stripes(0, 1, 2), "PNG")
+    good_mask = image_bytes(stripes(0, 1, 2), "PNG")
     # Images.
     data.write("cut.jpg", _jpeg(100)[:-400])
     data.write("empty.jpg", b"")
-    data.write("prose.jpg", b"Not a picture at all.")
-    data.write("really.jpg", picture_bytes(tissue(101), "PNG"))
+    data.write("prose.jpg", b"Not an image at all.")
+    data.write("really.jpg", image_bytes(tissue(101), "PNG"))
     data.write("upper.JPEG", _jpeg(102))
     data.image("huge.png", tissue(103, 200))
     exif = Image.Exif()
     exif[0x013B], exif[0x0132] = "Dr. A. Example", "2024:01:02 03:04:05"
-    data.write("named.jpg", picture_bytes(tissue(104), "JPEG", quality=90, exif=exif))
+    data.write("named.jpg", image_bytes(tissue(104), "JPEG", quality=90, exif=exif))
     # Masks, each beside a good image.
     text = PngImagePlugin.PngInfo()
     text.add_text("Patient", "A. Example")
@@ -44,7 +44,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
         "cut2": good_mask[:-30],
         "flipped": bytes(flipped),
         "png_in_tif": good_mask,
-        "told": picture_bytes(stripes(0, 1, 2), "PNG", pnginfo=text),
+        "told": image_bytes(stripes(0, 1, 2), "PNG", pnginfo=text),
     }
     for stem, content in masks.items():
         data.image(f"{stem}.jpg")
@@ -75,7 +75,7 @@ def test_names_that_lie(found: Found) -> None:
     }
 
 
-def test_pictures_beyond_the_limit(found: Found) -> None:
+def test_images_beyond_the_limit(found: Found) -> None:
     assert found["HP205 huge-image"].keys() == {"huge.png"}
     assert "200x200" in found["HP205 huge-image"]["huge.png"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from audit_cases import DataSet, Found, by_code, findings_of_rows, picture_bytes, tissue
+from audit_cases import DataSet, Found, by_code, findings_of_rows, image_bytes, tissue
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -25,14 +25,14 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     data.pairs(35)
     data.image("wide.jpg", np.tile(tissue(201), (2, 2, 1))[:128, :128])
     data.write(
-        "grey.jpg", picture_bytes(Image.fromarray(tissue(202)).convert("L"), "JPEG", quality=90)
+        "grey.jpg", image_bytes(Image.fromarray(tissue(202)).convert("L"), "JPEG", quality=90)
     )
     data.write(
-        "cmyk.jpg", picture_bytes(Image.fromarray(tissue(203)).convert("CMYK"), "JPEG", quality=90)
+        "cmyk.jpg", image_bytes(Image.fromarray(tissue(203)).convert("CMYK"), "JPEG", quality=90)
     )
-    data.write("alpha.png", picture_bytes(Image.fromarray(tissue(204)).convert("RGBA"), "PNG"))
-    data.write("palette.png", picture_bytes(Image.fromarray(tissue(205)).quantize(64), "PNG"))
-    data.write("deep.png", picture_bytes(tissue(206)[..., 0].astype(np.uint16) * 256, "PNG"))
+    data.write("alpha.png", image_bytes(Image.fromarray(tissue(204)).convert("RGBA"), "PNG"))
+    data.write("palette.png", image_bytes(Image.fromarray(tissue(205)).quantize(64), "PNG"))
+    data.write("deep.png", image_bytes(tissue(206)[..., 0].astype(np.uint16) * 256, "PNG"))
     glass = np.full((96, 96, 3), 243, np.uint8)
     glass[:12, :20] = tissue(207)[:12, :20]
     data.image("glass.png", glass)
@@ -40,9 +40,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     data.image("soft.jpg", cv2.GaussianBlur(tissue(208), (0, 0), 14))
     exif = Image.Exif()
     exif[0x0112] = 6
-    data.write("turned.jpg", picture_bytes(tissue(209), "JPEG", quality=90, exif=exif))
+    data.write("turned.jpg", image_bytes(tissue(209), "JPEG", quality=90, exif=exif))
     exif[0x0112] = 1
-    data.write("upright.jpg", picture_bytes(tissue(210), "JPEG", quality=90, exif=exif))
+    data.write("upright.jpg", image_bytes(tissue(210), "JPEG", quality=90, exif=exif))
     return by_code(data.audit().findings)
 
 

@@ -33,7 +33,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     data.mask("test/case12_z_mask.png")
     data.pair("train/case13_a", pixels=tissue(62))
     data.pair("test/case13_b", pixels=tissue(63))
-    # One name in two folders for two pictures.
+    # One name in two folders for two images.
     data.pair("train/case14/0001", pixels=tissue(64))
     data.pair("test/case15/0001", pixels=tissue(65))
     data.pair("train/case16_zero", stripes(0), tissue(66))
@@ -55,14 +55,14 @@ def test_one_group_in_two_splits(found: Found) -> None:
     assert found["HP702"] == {"case10": "1 in test, 1 in train", "case13": "1 in test, 1 in train"}
 
 
-def test_one_picture_in_two_splits(found: Found) -> None:
+def test_one_image_in_two_splits(found: Found) -> None:
     assert found["HP703"] == {
         "train/case10_x.jpg": "1 in test, 1 in train; also test/case10_x.jpg",
         "train/case11_y.jpg": "1 in test, 1 in train; also test/case12_z.png",
     }
 
 
-def test_one_picture_in_two_pools(found: Found) -> None:
+def test_one_image_in_two_pools(found: Found) -> None:
     # The copy of a zero mask's tile stays within the unconditional pool.
     [(path, detail)] = found["HP704"].items()
     assert path.endswith("loose/copy.jpg")

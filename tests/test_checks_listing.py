@@ -69,7 +69,7 @@ def test_names_that_say_nothing(found: Found) -> None:
     assert "leaves the data set" in found["HP106"]["elsewhere.png"]
 
 
-def test_folders_of_pictures_that_are_not_read_are_a_warning_and_no_files(tmp_path: Path) -> None:
+def test_folders_of_images_that_are_not_read_are_a_warning_and_no_files(tmp_path: Path) -> None:
     data = DataSet(tmp_path / "data")
     for name in ("a", "b"):
         data.image(f"images/{name}.jpg")
@@ -86,7 +86,7 @@ def test_folders_of_pictures_that_are_not_read_are_a_warning_and_no_files(tmp_pa
         "": (Severity.INFO, ("notes.txt",)),
     }
     assert told["unread-folder"].details == (
-        "folder with 2 pictures beside the images and masks folders; not read",
+        "folder with 2 images beside the images and masks folders; not read",
     )
     assert all(
         option in told["unread-folder"].suggestion

@@ -10,7 +10,7 @@ from pathlib import Path
 import lossy_masks as made
 import numpy as np
 import pytest
-from audit_cases import DataSet, Found, by_code, picture_bytes
+from audit_cases import DataSet, Found, by_code, image_bytes
 from PIL import Image
 
 import histoprep
@@ -64,26 +64,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     )
     for index in range(3):
         data.image(f"files/{index}.jpg")
-        data.write(
-            f"files/{index}_mask.jpg", picture_bytes(made.regions(index), "JPEG", quality=80)
-        )
+        data.write(f"files/{index}_mask.jpg", image_bytes(made.regions(index), "JPEG", quality=80))
         data.image(f"webp/{index}.jpg")
         rgb = np.repeat(made.regions(index)[..., None], 3, axis=2)
-        data.write(f"webp/{index}_mask.webp", picture_bytes(rgb, "WEBP", quality=80))
+        data.write(f"webp/{index}_mask.webp", image_bytes(rgb, "WEBP", quality=80))
         data.image(f"lossless/{index}.jpg")
-        data.write(f"lossless/{index}_mask.webp", picture_bytes(rgb, "WEBP", lossless=True))
+        data.write(f"lossless/{index}_mask.webp", image_bytes(rgb, "WEBP", lossless=True))
         data.image(f"colours/{index}.jpg")
         coloured = Image.fromarray(
             np.random.default_rng(1)
             .integers(0, 256, (256, 3))
             .astype(np.uint8)[made.regions(index)]
         )
-        with_loss = Image.open(made.stream(picture_bytes(coloured, "JPEG", quality=90)))
-        data.write(f"colours/{index}_mask.png", picture_bytes(with_loss, "PNG"))
+        with_loss = Image.open(made.stream(image_bytes(coloured, "JPEG", quality=90)))
+        data.write(f"colours/{index}_mask.png", image_bytes(with_loss, "PNG"))
         data.image(f"painted/{index}.jpg")
-        data.write(f"painted/{index}_mask.png", picture_bytes(coloured, "PNG"))
+        data.write(f"painted/{index}_mask.png", image_bytes(coloured, "PNG"))
     data.image("broken/0.jpg")
-    data.write("broken/0_mask.jpg", picture_bytes(made.regions(0), "JPEG")[:900])
+    data.write("broken/0_mask.jpg", image_bytes(made.regions(0), "JPEG")[:900])
     return data
 
 
@@ -137,7 +135,7 @@ def test_shares_are_of_masks_where_the_file_tells_and_else_of_masks_with_boundar
     assert {units[where] for where in ("jpeg90", "resized", "mixed")} == {"masks with boundaries"}
     flat = DataSet(tmp_path / "flat")
     flat.image("a.jpg")
-    flat.write("a_mask.jpg", picture_bytes(np.full((96, 96), 3, np.uint8), "JPEG"))
+    flat.write("a_mask.jpg", image_bytes(np.full((96, 96), 3, np.uint8), "JPEG"))
     [found] = [finding for finding in flat.audit().findings if finding.code == "HP403"]
     assert (found.count, found.denominator, found.unit) == (1, 1, "masks")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audit_cases import DataSet, Found, by_code, findings_of_rows, picture_bytes, stripes, write_map
+from audit_cases import DataSet, Found, by_code, findings_of_rows, image_bytes, stripes, write_map
 from PIL import Image
 from tile_rows import tile_row
 
@@ -44,20 +44,20 @@ def _make(root: Path) -> DataSet:
         ("one_bit", "1"),
     ):
         data.image(f"{stem}.jpg")
-        picture = Image.fromarray(labels)
+        image = Image.fromarray(labels)
         if stem == "rgb":
-            picture = Image.fromarray(np.dstack([labels * 80, labels * 20, 255 - labels]))
+            image = Image.fromarray(np.dstack([labels * 80, labels * 20, 255 - labels]))
         elif mode == "P":
-            picture.putpalette(list(range(48)))
+            image.putpalette(list(range(48)))
         elif mode == "1":
-            picture = Image.fromarray(labels > 0)
+            image = Image.fromarray(labels > 0)
         else:
-            picture = picture.convert(mode)
-        data.write(f"{stem}_mask.png", picture_bytes(picture, "PNG"))
+            image = image.convert(mode)
+        data.write(f"{stem}_mask.png", image_bytes(image, "PNG"))
     data.image("float.jpg")
-    data.write("float_mask.tif", picture_bytes(labels.astype(np.float32), "TIFF"))
+    data.write("float_mask.tif", image_bytes(labels.astype(np.float32), "TIFF"))
     data.image("wide32.jpg")
-    data.write("wide32_mask.tif", picture_bytes(labels.astype(np.int32), "TIFF"))
+    data.write("wide32_mask.tif", image_bytes(labels.astype(np.int32), "TIFF"))
     data.pair("coarse8", _enlarged(1, 8))
     data.pair("coarse4", _enlarged(2, 4))
     data.pair("straight", stripes(1, 2))

@@ -46,7 +46,7 @@ def test_the_last_line_and_the_exit_code(data: DataSet, capsys: pytest.CaptureFi
     assert "data.histoprep" in told.err
 
 
-def test_a_report_may_lie_in_the_data_set_but_not_under_the_name_of_a_picture(
+def test_a_report_may_lie_in_the_data_set_but_not_under_the_name_of_a_image(
     data: DataSet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for option in ("--output", "--write-baseline"):

@@ -223,7 +223,7 @@ def test_labels_that_are_too_large_for_classes_are_named_with_their_mask(dataset
 
 
 def test_files_that_cannot_be_used_are_counted_and_give_3(dataset: Path) -> None:
-    (dataset / "case0_2_mask.png").write_bytes(b"no picture")
+    (dataset / "case0_2_mask.png").write_bytes(b"no image")
     (dataset / "case0_3.jpg").write_bytes((dataset / "case0_3.jpg").read_bytes()[:300])
     (dataset / "case1_5.jpg").unlink()
     result = _run(dataset, "--map", "m.yml")
@@ -324,9 +324,9 @@ def test_check_show_and_diff(dataset: Path, tmp_path: Path) -> None:
     assert differing.exit_code == ExitCode.FINDINGS
     assert differing.stdout.splitlines()[0] == f"in another split: {len(moved)}"
     # Same size, other bytes: only a digest can tell.
-    picture = bytearray((dataset / "case3_12.jpg").read_bytes())
-    picture[-20] ^= 1
-    (dataset / "case3_12.jpg").write_bytes(picture)
+    image = bytearray((dataset / "case3_12.jpg").read_bytes())
+    image[-20] ^= 1
+    (dataset / "case3_12.jpg").write_bytes(image)
     (dataset / "case4_17_mask.png").unlink()
     result = _run("check", "a.parquet")
     assert (

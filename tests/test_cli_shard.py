@@ -253,7 +253,7 @@ def test_another_root_stands_in_for_the_manifests(manifest: Path, tmp_path: Path
 def test_a_stopped_run_says_so_and_goes_on_later(tmp_path: Path) -> None:
     manifest = make_tiles(tmp_path / "data", 12)
     rng = np.random.default_rng(0)
-    # Pictures of noise, so that there are several shards of the least size.
+    # Images of noise, so that there are several shards of the least size.
     for index in range(60):
         Image.fromarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(
             tmp_path / f"data/n{index}.png", compress_level=0

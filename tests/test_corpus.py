@@ -42,10 +42,10 @@ def test_shares_labels_and_formats_are_as_described(made):
         set(np.concatenate(labelled))
     ) > 45
     for path in images[:20]:
-        with Image.open(path) as picture:
-            assert picture.size == (64, 64) and picture.mode == "RGB"
-            assert picture.layer[0][1:3] == (2, 2) and picture.layer[1][1:3] == (1, 1), "4:2:0"
-            assert picture.quantization[0][0] == 8, "the first luminance step of quality 75"
+        with Image.open(path) as image:
+            assert image.size == (64, 64) and image.mode == "RGB"
+            assert image.layer[0][1:3] == (2, 2) and image.layer[1][1:3] == (1, 1), "4:2:0"
+            assert image.quantization[0][0] == 8, "the first luminance step of quality 75"
 
 
 def test_images_all_differ_and_zero_masks_are_one_file(made):
@@ -72,13 +72,13 @@ def test_bytes_do_not_depend_on_workers_and_a_finished_corpus_is_kept(made, tmp_
 def test_no_crop_occurs_twice(tile_px):
     size_px = 3 * round(tile_px / 2)
     row, column = np.mgrid[0:size_px, 0:size_px].astype(np.uint16)
-    # The place of a pixel, written into the picture.
+    # The place of a pixel, written into the image.
     base = np.stack([row & 255, row >> 8, column & 255, column >> 8], axis=-1).astype(np.uint8)
     seen = set()
     for turn_and_place in range(500):
-        picture, _ = cut(base, tile_px, 64 * turn_and_place)
-        corner = tuple(picture[0, 0]), tuple(picture[0, 1]), tuple(picture[1, 0])
-        assert picture.shape == (tile_px, tile_px, 3) and corner not in seen
+        image, _ = cut(base, tile_px, 64 * turn_and_place)
+        corner = tuple(image[0, 0]), tuple(image[0, 1]), tuple(image[1, 0])
+        assert image.shape == (tile_px, tile_px, 3) and corner not in seen
         seen.add(corner)
 
 

@@ -127,7 +127,7 @@ def test_what_pillow_takes_is_refused_for_a_reason_only(outcomes: list[Outcome])
     )
     foreign = {("bmp", "HP201 bad-header"): 10, ("gif", "HP201 bad-header"): 60}
     # Files that Pillow takes although bytes are missing or damaged: no end chunk, a wrong checksum,
-    # scans that do not fill the picture, a directory that is cut.
+    # scans that do not fill the image, a directory that is cut.
     damaged = {
         ("png", "HP201 truncated"): 6,
         ("png", "HP201 bad-checksum"): 1,

@@ -39,8 +39,8 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def mask_of(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture)
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def labelled(plan: DemoPlan) -> dict[str, np.ndarray]:
@@ -96,12 +96,12 @@ def test_each_defect_is_what_it_says(faulty):
         assert not (folder / path.replace(".jpg", "_mask.png")).exists()
     for path in faulty.paths("HP406"):
         assert not mask_of(folder / path).any()
-    with Image.open(only["HP202"]) as picture, pytest.raises(OSError, match="truncated"):
-        picture.load()
+    with Image.open(only["HP202"]) as image, pytest.raises(OSError, match="truncated"):
+        image.load()
     assert only["HP203"].read_bytes().startswith(b"\x89PNG")
     assert mask_of(only["HP401"]).shape == (240, 256)
-    with Image.open(only["HP412"]) as picture:
-        assert picture.mode == "I;16" and 0 < np.asarray(picture).max() < 256
+    with Image.open(only["HP412"]) as image:
+        assert image.mode == "I;16" and 0 < np.asarray(image).max() < 256
     assert (mask_of(only["HP501"]) == UNMAPPED_VALUE).sum() > 500
     twins = [
         path for path in folder.glob("*.jpg") if path.read_bytes() == only["HP601"].read_bytes()
@@ -120,14 +120,14 @@ def test_nothing_is_wrong_that_the_plan_does_not_say(faulty, clean):
         for path in set(plan.folder.iterdir()):
             if path.name in named:
                 continue
-            with Image.open(path) as picture:
-                picture.load()
-                assert picture.size == (256, 256)
-                assert picture.mode == ("L" if path.suffix == ".png" else "RGB")
-                assert not picture.getexif() and not {"comment", "icc_profile"} & set(picture.info)
-                assert picture.format == ("PNG" if path.suffix == ".png" else "JPEG")
+            with Image.open(path) as image:
+                image.load()
+                assert image.size == (256, 256)
+                assert image.mode == ("L" if path.suffix == ".png" else "RGB")
+                assert not image.getexif() and not {"comment", "icc_profile"} & set(image.info)
+                assert image.format == ("PNG" if path.suffix == ".png" else "JPEG")
                 if path.suffix == ".png":
-                    assert set(np.unique(picture)) <= known
+                    assert set(np.unique(image)) <= known
             images[hashlib.sha256(path.read_bytes()).hexdigest()] += path.suffix == ".jpg"
         assert max(images.values()) == 1
 

@@ -251,7 +251,7 @@ def test_the_commands_work_as_they_are_printed(
     shown = [line[2:] for line in first.stdout.splitlines() if line.startswith("$ ")]
     done = run(place[0], ["sh", "-c", shown[-1]], place[1])
     assert done.returncode == 0, done.stderr
-    assert "0 pictures" in done.stdout
+    assert "0 images" in done.stdout
 
 
 def test_without_torch_the_demo_ends_after_the_toolkit_and_says_how_to_go_on(

@@ -67,14 +67,14 @@ def test_files_of_equal_bytes_are_compared_for_their_masks_alone() -> None:
     ) == {(1, 2)}
 
 
-def test_equal_grey_pictures_are_compared_by_a_copy_with_a_mask() -> None:
+def test_equal_grey_images_are_compared_by_a_copy_with_a_mask() -> None:
     first = {"image_digest": "x", "luminance_digest": "grey"}
     other = {"luminance_digest": "grey"}
     assert pairs_of([first, masked("m", **first), masked("n", **other)]) == {(1, 2)}
     assert pairs_of([first, other | {"width_px": 65}]) == set()
 
 
-def test_pictures_without_structure_are_left_out() -> None:
+def test_images_without_structure_are_left_out() -> None:
     flat = {"luminance_digest": "grey", "contrast": 1.0, "image_hash": 7}
     assert pairs_of([flat, flat]) == set()
 
@@ -120,13 +120,13 @@ def test_too_many_hashes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_correlation() -> None:
     rng = np.random.default_rng(2)
-    picture = rng.integers(0, 256, (20, 30), dtype=np.uint8)
-    assert correlation(picture, picture) == pytest.approx(1)
-    assert correlation(picture, 255 - picture) == pytest.approx(-1)
-    assert correlation(picture, (picture // 2 + 30).astype(np.uint8)) > 0.99
+    image = rng.integers(0, 256, (20, 30), dtype=np.uint8)
+    assert correlation(image, image) == pytest.approx(1)
+    assert correlation(image, 255 - image) == pytest.approx(-1)
+    assert correlation(image, (image // 2 + 30).astype(np.uint8)) > 0.99
     other = rng.integers(0, 256, (20, 30), dtype=np.uint8)
-    assert correlation(picture, other) == pytest.approx(
-        float(np.corrcoef(picture.ravel(), other.ravel())[0, 1])
+    assert correlation(image, other) == pytest.approx(
+        float(np.corrcoef(image.ravel(), other.ravel())[0, 1])
     )
-    assert correlation(picture, picture[:10]) == 0
-    assert correlation(np.full_like(picture, 9), picture) == 0
+    assert correlation(image, image[:10]) == 0
+    assert correlation(np.full_like(image, 9), image) == 0

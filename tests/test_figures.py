@@ -66,8 +66,8 @@ def test_every_figure_of_the_toolkit_takes_any_name(
         ("shard", "preview", workspace / "manifest.parquet", "--out", tmp_path / "preview.png"),
     ):
         assert cli.run([str(item) for item in command]) in (ExitCode.OK, ExitCode.FINDINGS), command
-    for picture in (Workspace.of(data.root).stats_plot, tmp_path / "preview.png"):
-        with Image.open(picture) as opened:
+    for image in (Workspace.of(data.root).stats_plot, tmp_path / "preview.png"):
+        with Image.open(image) as opened:
             assert opened.size[0] > 900
     assert "Glyph" not in capsys.readouterr().err
 
@@ -76,5 +76,5 @@ def test_a_contact_sheet_takes_any_name() -> None:
     before = np.zeros((64, 64), np.uint8)
     with Image.open(
         io.BytesIO(draw_sheet([SheetRow(f"{ODD}.png", ODD, before, before + 1)], ODD, {}))
-    ) as picture:
-        assert picture.size[0] > 900
+    ) as image:
+        assert image.size[0] > 900

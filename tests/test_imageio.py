@@ -26,8 +26,8 @@ LABELS = cv2.resize(
 
 def saved(pixels: np.ndarray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
     stream = io.BytesIO()
-    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    picture.save(stream, kind, **options)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -65,7 +65,7 @@ def jpeg_zeros_inside(data: bytes) -> bytes:
 
 
 DAMAGES = [jpeg_cut, jpeg_half_with_end, jpeg_zeros_inside]
-# In CMYK zeros are valid code and may fill the picture exactly; the mode is an error of its own,
+# In CMYK zeros are valid code and may fill the image exactly; the mode is an error of its own,
 # HP302.
 DAMAGED = [
     (make, damage)
@@ -152,19 +152,19 @@ class TestMasks:
         self, shape: tuple[int, int], num_labels: int, seed: int, palette: bool
     ) -> None:
         labels = np.random.default_rng(seed).integers(0, num_labels, shape).astype(np.uint8)
-        picture = Image.fromarray(labels)
+        image = Image.fromarray(labels)
         if palette:
-            picture.putpalette(
+            image.putpalette(
                 np.random.default_rng(seed).integers(0, 256, 768).astype(np.uint8).tobytes()
             )
-        np.testing.assert_array_equal(mask_of(saved(picture)), labels)
+        np.testing.assert_array_equal(mask_of(saved(image)), labels)
 
     @pytest.mark.parametrize("bits", [1, 2, 4, 8])
     def test_palette_masks_give_indices(self, bits: int) -> None:
         labels = LABELS & ((1 << bits) - 1)
-        picture = Image.fromarray(labels)
-        picture.putpalette(RNG.integers(0, 256, 3 * (1 << bits)).astype(np.uint8).tobytes())
-        data = saved(picture, bits=bits, transparency=b"\0\x80")
+        image = Image.fromarray(labels)
+        image.putpalette(RNG.integers(0, 256, 3 * (1 << bits)).astype(np.uint8).tobytes())
+        data = saved(image, bits=bits, transparency=b"\0\x80")
         header = imageio.read_header(data)
         assert (header.mode, header.bit_depth) == ("P", bits)
         np.testing.assert_array_equal(imageio.decode_mask(data, header), labels)
@@ -330,9 +330,9 @@ def test_tiff_masks(options: dict[str, str]) -> None:
     np.testing.assert_array_equal(
         mask_of(saved(LABELS.astype(np.int32), "TIFF", **options)), LABELS
     )
-    picture = Image.fromarray(LABELS)
-    picture.putpalette(bytes(range(256)) * 3)
-    np.testing.assert_array_equal(mask_of(saved(picture, "TIFF", **options)), LABELS)
+    image = Image.fromarray(LABELS)
+    image.putpalette(bytes(range(256)) * 3)
+    np.testing.assert_array_equal(mask_of(saved(image, "TIFF", **options)), LABELS)
 
 
 @pytest.mark.parametrize("bits", [2, 4])
@@ -488,7 +488,7 @@ def oddly_sampled(factor: tuple[int, int]) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("picture", "kind", "mode"),
+    ("image", "kind", "mode"),
     [
         (Image.fromarray(RGB), "PNG", "RGB"),
         (Image.fromarray(RGB).convert("RGBA"), "PNG", "RGBA"),
@@ -502,10 +502,8 @@ def oddly_sampled(factor: tuple[int, int]) -> bytes:
         (Image.fromarray(RGB), "WEBP", "RGB"),
     ],
 )
-def test_every_mode_of_other_formats_becomes_rgb(
-    picture: Image.Image, kind: str, mode: str
-) -> None:
-    data = saved(picture, kind, **({"lossless": True} if kind == "WEBP" else {}))
+def test_every_mode_of_other_formats_becomes_rgb(image: Image.Image, kind: str, mode: str) -> None:
+    data = saved(image, kind, **({"lossless": True} if kind == "WEBP" else {}))
     header = imageio.read_header(data)
     assert (header.format, header.mode, header.width_px, header.height_px) == (
         kind.lower(),
@@ -516,7 +514,7 @@ def test_every_mode_of_other_formats_becomes_rgb(
     decoded = imageio.decode_rgb(data, header)
     assert decoded.dtype == np.uint8 and decoded.shape == RGB.shape
     if mode not in ("LAB",):
-        expected = picture.convert("L").convert("RGB") if mode == "F" else picture.convert("RGB")
+        expected = image.convert("L").convert("RGB") if mode == "F" else image.convert("RGB")
         assert np.abs(decoded.astype(int) - np.asarray(expected)).max() <= 1
     look(data)
 
@@ -528,9 +526,9 @@ def test_16_bits_keep_their_high_byte() -> None:
 
 
 def test_a_palette_image_with_transparency_is_fine() -> None:
-    picture = Image.fromarray(RGB).quantize(16)
-    data = saved(picture, transparency=b"\0\x40\x80")
-    np.testing.assert_array_equal(imageio.decode_rgb(data), picture.convert("RGB"))
+    image = Image.fromarray(RGB).quantize(16)
+    data = saved(image, transparency=b"\0\x40\x80")
+    np.testing.assert_array_equal(imageio.decode_rgb(data), image.convert("RGB"))
 
 
 # --- headers -------------------------------------------------------------------------------

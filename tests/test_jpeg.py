@@ -92,8 +92,8 @@ def test_every_scan_of_a_progressive_file_is_asked_for(mode: str) -> None:
     assert len(starts) > 4 and jpeg.read_markers(whole).progressive
     for start in starts[1:]:
         shortened = whole[:start] + jpeg.END
-        with Image.open(io.BytesIO(shortened)) as picture:
-            picture.load()
+        with Image.open(io.BytesIO(shortened)) as image:
+            image.load()
         with pytest.raises(BrokenFileError, match="last scan") as caught:
             jpeg.read_markers(shortened)
         assert caught.value.verdict == "HP202 missing-data"
@@ -101,8 +101,8 @@ def test_every_scan_of_a_progressive_file_is_asked_for(mode: str) -> None:
 
 def test_a_baseline_file_of_three_scans_needs_all_of_them() -> None:
     whole = in_three_scans(simplejpeg.encode_jpeg(RGB, colorsubsampling="444"))
-    with Image.open(io.BytesIO(whole)) as picture:
-        picture.load()
+    with Image.open(io.BytesIO(whole)) as image:
+        image.load()
     jpeg.read_markers(whole)
     for start in scan_starts(whole)[1:]:
         with pytest.raises(BrokenFileError, match="last scan"):
@@ -110,8 +110,8 @@ def test_a_baseline_file_of_three_scans_needs_all_of_them() -> None:
 
 
 def in_three_scans(one_scan: bytes) -> bytes:
-    """A file with one scan a component: three grey pictures share the frame header of a colour
-    picture.
+    """A file with one scan a component: three grey images share the frame header of a colour
+    image.
     """
     greys = [
         simplejpeg.encode_jpeg(np.ascontiguousarray(RGB[..., [channel]]), colorspace="GRAY")

@@ -61,9 +61,9 @@ def _narrowed_where_lossless(truth: np.ndarray, _: int) -> bytes:
 
 
 def _short_palette(truth: np.ndarray, _: int) -> bytes:
-    picture = Image.fromarray(truth.astype(np.uint8), "P")
-    picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
-    return saved(picture)
+    image = Image.fromarray(truth.astype(np.uint8), "P")
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
+    return saved(image)
 
 
 def _optimised(truth: np.ndarray, _: int) -> bytes:

@@ -193,7 +193,7 @@ def test_a_uniform_mask_has_no_cells() -> None:
     assert measure_mask(np.full((64, 64), 3, np.uint8), 64).cell_px is None
 
 
-def test_a_luminance_picture_may_have_one_pixel() -> None:
+def test_a_luminance_image_may_have_one_pixel() -> None:
     assert measure_luminance(np.array([[230]], np.uint8)).background_share == 1
     assert measure_luminance(np.array([[200]], np.uint8)).background_share == 0
 
@@ -217,17 +217,17 @@ def test_luminance_figures_are_those_of_numpy() -> None:
     assert seen.background_share == (grey > 220).mean()
 
 
-def test_hash_survives_brightness_and_tells_pictures_apart() -> None:
+def test_hash_survives_brightness_and_tells_images_apart() -> None:
     rng = np.random.default_rng(3)
-    pictures = [
+    images = [
         cv2.GaussianBlur(rng.integers(0, 200, (64, 64)).astype(np.uint8), (0, 0), 6)
         for _ in range(20)
     ]
-    hashes = [gradient_hash(image) for image in pictures]
+    hashes = [gradient_hash(image) for image in images]
     assert all(0 <= hash_ < 1 << 64 for hash_ in hashes)
     assert all(
         (gradient_hash(item + 20) ^ seen).bit_count() == 0
-        for item, seen in zip(pictures, hashes, strict=True)
+        for item, seen in zip(images, hashes, strict=True)
     )
     assert min((a ^ b).bit_count() for i, a in enumerate(hashes) for b in hashes[:i]) > 8
 

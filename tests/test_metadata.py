@@ -40,7 +40,7 @@ def saved(format_name: str, **options: object) -> bytes:
 
 
 def jpeg_with_more() -> bytes:
-    """Return a JPEG with a thumbnail in JFIF, a second EXIF block, IPTC, a second picture behind
+    """Return a JPEG with a thumbnail in JFIF, a second EXIF block, IPTC, a second image behind
     its end.
     """
     data = saved("JPEG", quality=90, comment=SECRET, icc_profile=PROFILE)
@@ -87,7 +87,7 @@ def tiff_with_more() -> bytes:
     data = bytearray(saved("TIFF", tiffinfo=facts))
     (first,) = struct.unpack_from("<I", data, 4)
     (number,) = struct.unpack_from("<H", data, first)
-    # The directory again, behind the picture, with one below it that has a secret of its own.
+    # The directory again, behind the image, with one below it that has a secret of its own.
     text, below = len(data), len(data) + 32
     data += SECRET.encode().ljust(32, b"\0") + struct.pack("<HHHIII", 1, 270, 2, 32, text, 0)
     struct.pack_into("<I", data, 4, len(data))

@@ -183,7 +183,7 @@ DAMAGES = {
 }
 
 
-def test_a_picture_without_pixels_is_refused_with_its_chunks() -> None:
+def test_a_image_without_pixels_is_refused_with_its_chunks() -> None:
     with pytest.raises(BrokenFileError, match="no chunk of pixels"):
         png.read_chunks(no_pixels(saved(PIXELS)))
 
@@ -271,16 +271,16 @@ def test_scanline_bytes_are_what_decoders_read(
         file = png.read_chunks(make_png(b"", width, height, depth, colour, interlace, extra))
         whole = make_png(bytes(file.scanline_bytes), width, height, depth, colour, interlace, extra)
         check(whole)
-        with Image.open(io.BytesIO(whole)) as picture:
-            picture.load()
+        with Image.open(io.BytesIO(whole)) as image:
+            image.load()
         short = make_png(
             bytes(file.scanline_bytes - 1), width, height, depth, colour, interlace, extra
         )
         with (
-            Image.open(io.BytesIO(short)) as picture,
+            Image.open(io.BytesIO(short)) as image,
             pytest.raises(OSError, match=r"broken|truncated"),
         ):
-            picture.load()
+            image.load()
 
 
 def test_header_only_reads_no_further() -> None:
@@ -327,15 +327,15 @@ def test_bare_keeps_pixels_and_palette_and_nothing_else(interlace: int) -> None:
     )
     bare = png.bare(file)
     assert b"Jane" not in bare and b"tRNS" not in bare
-    with Image.open(io.BytesIO(bare)) as picture:
-        assert picture.mode == "P" and picture.getpalette() == list(palette) + [0] * (
-            len(picture.getpalette() or ()) - 150
+    with Image.open(io.BytesIO(bare)) as image:
+        assert image.mode == "P" and image.getpalette() == list(palette) + [0] * (
+            len(image.getpalette() or ()) - 150
         )
         np.testing.assert_array_equal(
-            picture, PIXELS[:8, :8] % 50 if not interlace else np.zeros((8, 8), np.uint8)
+            image, PIXELS[:8, :8] % 50 if not interlace else np.zeros((8, 8), np.uint8)
         )
-    with Image.open(io.BytesIO(png.bare(file, as_grey=True))) as picture:
-        assert picture.mode == "L"
+    with Image.open(io.BytesIO(png.bare(file, as_grey=True))) as image:
+        assert image.mode == "L"
 
 
 @settings(max_examples=60)
@@ -352,9 +352,9 @@ def test_written_masks_read_back_everywhere(
     np.testing.assert_array_equal(
         cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), pixels
     )
-    with Image.open(io.BytesIO(data)) as picture:
-        np.testing.assert_array_equal(picture, pixels)
-        assert picture.info["histoprep-label-map"] == "five"
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(image, pixels)
+        assert image.info["histoprep-label-map"] == "five"
 
 
 def test_written_masks_do_not_depend_on_the_zlib_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:

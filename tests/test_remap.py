@@ -161,9 +161,9 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        assert picture.mode == "L"
-        return np.array(picture)
+    with Image.open(path) as image:
+        assert image.mode == "L"
+        return np.array(image)
 
 
 def ledger_rows(result: RemapResult) -> list[dict[str, Any]]:
@@ -295,11 +295,11 @@ def _save_bits(path: Path, labels: np.ndarray, bits: int) -> None:
 
 
 def _save_palette(path: Path, labels: np.ndarray) -> None:
-    picture = Image.fromarray(labels, "P")
-    picture.putpalette(
+    image = Image.fromarray(labels, "P")
+    image.putpalette(
         [value for index in range(256) for value in (index * 7 % 256, 255 - index, index * 3 % 256)]
     )
-    picture.save(path)
+    image.save(path)
 
 
 LOW = random_labels(1, (0, 1, 2))
@@ -380,7 +380,7 @@ REFUSED: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_other_pictures_fail_with_the_cause_and_all_else_is_done(tmp_path: Path, kind: str) -> None:
+def test_other_images_fail_with_the_cause_and_all_else_is_done(tmp_path: Path, kind: str) -> None:
     suffix, reason, save = REFUSED[kind]
     root = tmp_path / "set"
     save_pair(root, "x", FLAT).unlink()
@@ -428,8 +428,8 @@ def test_only_our_note_is_in_the_new_masks(tmp_path: Path) -> None:
     path = save_pair(tmp_path / "set", "x", LOW)
     Image.fromarray(LOW).save(path, pnginfo=private, dpi=(72, 72))
     result = remapped(scanned(tmp_path / "set"))
-    with Image.open(result.out / "x_mask.png") as picture:
-        assert picture.info == {"histoprep-label-map": f"four {label_map().digest}"}
+    with Image.open(result.out / "x_mask.png") as image:
+        assert image.info == {"histoprep-label-map": f"four {label_map().digest}"}
 
 
 # What is refused before anything is written

@@ -11,7 +11,7 @@ from pathlib import Path
 import lossy_masks as made
 import numpy as np
 import pytest
-from audit_cases import DataSet, picture_bytes
+from audit_cases import DataSet, image_bytes
 from PIL import Image
 
 from histoprep import mask_tree, tables
@@ -28,7 +28,7 @@ from histoprep.repair import (
     plan_repair,
     run_repair,
 )
-from histoprep.repair.pictures import write_preview, write_sheets
+from histoprep.repair.contact_sheets import write_preview, write_sheets
 from histoprep.repair.sheet import SheetRow, busiest_window, draw_sheet
 from histoprep.tiles.lossy_sources import lossy_sources
 from histoprep.tiles.table import ensure_tiles
@@ -46,7 +46,7 @@ def fill(data: DataSet, folder: str) -> None:
         if folder == "files":
             data.write(
                 f"{name}.jpg",
-                picture_bytes(
+                image_bytes(
                     truth if index else np.repeat(truth[..., None], 3, axis=2),
                     "JPEG",
                     quality=85 + index,
@@ -55,7 +55,7 @@ def fill(data: DataSet, folder: str) -> None:
         elif folder == "webp":
             data.write(
                 f"{name}.webp",
-                picture_bytes(np.repeat(truth[..., None], 3, axis=2), "WEBP", quality=80),
+                image_bytes(np.repeat(truth[..., None], 3, axis=2), "WEBP", quality=80),
             )
         else:
             damaged = {
@@ -373,10 +373,10 @@ def test_sheets_show_the_masks_that_changed_most(tmp_path: Path) -> None:
         *(f"page-{number:04d}.png" for number in range(1, 7)),
     ]
     assert pages[0].read_bytes() == write_sheets(plan)[0].read_bytes()
-    with Image.open(item) as picture:
-        assert picture.width > 1000
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
-        assert picture.text.keys() <= {"Software"}
+    with Image.open(item) as image:
+        assert image.width > 1000
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 24)}
+        assert image.text.keys() <= {"Software"}
     # The damage and the change are there to see.
     assert {(255, 0, 200), (214, 0, 47)} <= colours
     # They are no strangers in the tree.
@@ -389,12 +389,12 @@ def test_a_sheet_keeps_the_colours_of_a_label_map() -> None:
     truth[:, 45:] = 7
     damaged = truth.copy()
     damaged[:, 44] = 3
-    picture = Image.open(
+    image = Image.open(
         made.stream(
             draw_sheet([SheetRow("a", "b", damaged, truth)], "t", {0: "#0a0b0c", 7: "#c80a14"})
         )
     ).convert("RGB")
-    colours = {colour for _, colour in picture.getcolors(1 << 24)}
+    colours = {colour for _, colour in image.getcolors(1 << 24)}
     assert {(10, 11, 12), (200, 10, 20), (255, 0, 200)} <= colours
 
 

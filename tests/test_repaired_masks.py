@@ -15,7 +15,7 @@ import lossy_masks as made
 import numpy as np
 import pyarrow as pa
 import pytest
-from audit_cases import DataSet, Found, by_code, picture_bytes, tissue
+from audit_cases import DataSet, Found, by_code, image_bytes, tissue
 from PIL import Image
 from tile_rows import tile_row, write_tiles
 
@@ -411,7 +411,7 @@ class TestManifest:
         repair(workspace)
         (found,) = validate_manifest(workspace.manifest)
         assert (found.code, found.count) == ("HP902", NUM_DAMAGED)
-        assert found.details[0] == "histoprep repair repaired it after the manifest was made"
+        assert found.details[0] == "repaired after the manifest was made"
         codes = found_by_audit(workspace)
         assert {"HP403", "HP902"} <= codes
         manifest_of(workspace)
@@ -448,9 +448,9 @@ class TestManifest:
         self, own: Workspace, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert cli.run(["manifest", str(own.root), "--workers", "1"]) == ExitCode.OK
-        assert "31 masks are those that histoprep repair repaired" in capsys.readouterr().out
+        assert "31 masks are repaired copies" in capsys.readouterr().out
         assert cli.run(["manifest", "show", str(own.manifest)]) == ExitCode.OK
-        assert "31 masks are those that histoprep repair repaired" in capsys.readouterr().out
+        assert "31 masks are repaired copies" in capsys.readouterr().out
         assert cli.run(["stats", str(own.root), "--workers", "1"]) == ExitCode.OK
         assert "31 masks repaired by repair" in capsys.readouterr().out
         assert cli.run(["repair", str(own.root), "--workers", "1", "--force"]) == ExitCode.OK
@@ -534,12 +534,12 @@ class TestManifest:
                 labels[60:64, 60:64] = max(set(np.unique(labels).tolist()) - {int(labels[62, 62])})
             data.image(f"{index:02}.jpg", tissue(index, SIDE_PX))
             lossy = Image.fromarray(made.jpeg(labels, 90))
-            picture = (
-                picture_bytes(lossy, "PNG")
+            contents = (
+                image_bytes(lossy, "PNG")
                 if kind == "PNG"
-                else picture_bytes(lossy.convert("RGB"), "JPEG", quality=90)
+                else image_bytes(lossy.convert("RGB"), "JPEG", quality=90)
             )
-            data.write(f"{index:02}_mask.{suffix}", picture)
+            data.write(f"{index:02}_mask.{suffix}", contents)
         workspace = Workspace.of(data.root)
 
         def found() -> Found:

@@ -119,7 +119,7 @@ def test_every_format_gives_the_same_bytes_again(report: Report, name: str) -> N
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_tells_an_audit_without_findings(report: Report, name: str) -> None:
     assert "246,750 paired" in render(
-        replace(report, findings=(), classes=(), splits=(), pictures={}, status=Status.PASSED), name
+        replace(report, findings=(), classes=(), splits=(), images={}, status=Status.PASSED), name
     )
 
 

@@ -183,7 +183,7 @@ def test_nothing_is_wider_than_the_page(tmp_path: Path, width: int) -> None:
     assert (int(seen[1]), int(seen[2])) == (width, width)
 
 
-def picture(page: Path, folder: Path, *options: str) -> np.ndarray:
+def image(page: Path, folder: Path, *options: str) -> np.ndarray:
     """Return the screenshot of a page, RGB."""
     target = folder / "shot.png"
     browse(page, folder, "--window-size=1280,1600", f"--screenshot={target}", *options)
@@ -194,8 +194,8 @@ def picture(page: Path, folder: Path, *options: str) -> np.ndarray:
 def test_light_and_dark_are_drawn(tmp_path: Path) -> None:
     page = write_page(tmp_path, render(make_report(), "html"))
     light, dark = (
-        picture(page, tmp_path),
-        picture(page, tmp_path, "--blink-settings=preferredColorScheme=0"),
+        image(page, tmp_path),
+        image(page, tmp_path, "--blink-settings=preferredColorScheme=0"),
     )
     assert light.shape == dark.shape == (1600, 1280, 3)
     assert tuple(light[2, 2]) == (0xF8, 0xF7, 0xF4)
@@ -207,7 +207,7 @@ def test_light_and_dark_are_drawn(tmp_path: Path) -> None:
     [(Status.PASSED, "#e7f3ec"), (Status.FAILED, "#fbeceb"), (Status.INCOMPLETE, "#fbf1df")],
 )
 def test_the_verdict_is_seen_at_once(tmp_path: Path, status: Status, wash: str) -> None:
-    top = picture(
+    top = image(
         write_page(tmp_path, render(replace(make_report(), status=status), "html")), tmp_path
     )[:400]
     colour = [int(wash[place : place + 2], 16) for place in (1, 3, 5)]

@@ -13,7 +13,7 @@ import pytest
 from report_sample import HOSTILE, make_report
 
 from histoprep.report import Report, last_line, render
-from histoprep.report.pictures import LegendEntry
+from histoprep.report.thumbnails import LegendEntry
 from histoprep.visible import visible
 
 
@@ -148,7 +148,7 @@ def test_html_opens_what_needs_a_decision(report: Report) -> None:
     assert ["open" in card for card in cards] == [True] * 5 + [False, False, True]
 
 
-def test_html_draws_pictures_with_words_for_them(report: Report) -> None:
+def test_html_draws_thumbnails_with_words_for_them(report: Report) -> None:
     page = Page(render(report, "html"))
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == 4  # image and overlay, mask alone, image alone
@@ -182,11 +182,11 @@ def test_html_text_can_be_read_in_light_and_dark() -> None:
 
 
 def test_a_legend_names_the_largest_classes(report: Report) -> None:
-    path, picture = next(iter(report.pictures.items()))
+    path, thumbnail = next(iter(report.thumbnails.items()))
     many = tuple(
         LegendEntry(f"kind {number:02}", "#112233", (number + 1) / 820) for number in range(40)
     )
-    page = Page(render(replace(report, pictures={path: replace(picture, legend=many)}), "html"))
+    page = Page(render(replace(report, thumbnails={path: replace(thumbnail, legend=many)}), "html"))
     named = [word for word in page.text if word.startswith("kind ")]
     assert named == [f"kind {number:02}" for number in range(39, 23, -1)]
     assert "and 24 more" in page.text

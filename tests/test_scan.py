@@ -439,8 +439,8 @@ def test_folders_that_are_not_read_are_named_with_what_is_in_them(tmp_path: Path
     where = "beside the images and masks folders; not read"
     seen = {
         "docs/": ("other-folder", f"folder {where}"),
-        "raw/": ("unread-folder", f"folder with pictures further below {where}"),
-        "spare/": ("unread-folder", f"folder with 2 pictures {where}"),
+        "raw/": ("unread-folder", f"folder with images further below {where}"),
+        "spare/": ("unread-folder", f"folder with 2 images {where}"),
     }
     # What is read as --unlabelled is not missing.
     pairs, issues = listed(tmp_path, unlabelled=(tmp_path / "more" / "new",))
@@ -452,7 +452,7 @@ def test_folders_that_are_not_read_are_named_with_what_is_in_them(tmp_path: Path
     issues = listed(tmp_path, images="images")[1]
     assert {issue.kind.value for issue in issues} == {"other-folder"}
     assert [issue.detail for issue in issues if issue.path == "spare/"] == [
-        f"folder with 2 pictures {where}"
+        f"folder with 2 images {where}"
     ]
 
 

@@ -641,7 +641,7 @@ def test_csv_quotes_what_could_be_a_formula(workspace):
     assert "nan" not in csv_text(stats).lower()
 
 
-def test_the_plot_is_a_picture_of_every_label(workspace: Workspace, tmp_path: Path):
+def test_the_plot_is_a_image_of_every_label(workspace: Workspace, tmp_path: Path):
     from PIL import Image
 
     publish(workspace, published_rows())
@@ -649,10 +649,10 @@ def test_the_plot_is_a_picture_of_every_label(workspace: Workspace, tmp_path: Pa
     for name in (None, "label_map_5"):
         label_map = load_label_map(find_label_map(name)) if name else None
         write_stats(compute_stats(workspace, label_map), workspace)
-        with Image.open(workspace.stats_plot) as picture:
-            picture.load()
-            assert not picture.text  # type: ignore[attr-defined]
-            sizes[name] = picture.size
-            ink = np.asarray(picture.convert("L")) < 200
+        with Image.open(workspace.stats_plot) as image:
+            image.load()
+            assert not image.text  # type: ignore[attr-defined]
+            sizes[name] = image.size
+            ink = np.asarray(image.convert("L")) < 200
         assert 0.01 < ink.mean() < 0.6
     assert sizes["label_map_5"][1] > sizes[None][1] > 1500, "55 labels need their own lines"

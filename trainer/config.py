@@ -106,7 +106,7 @@ class Every(Section):
     log: Positive = 50
     validate_: Annotated[Positive | None, Field(alias="validate")] = 1000
     checkpoint: Positive = 1000
-    pictures: Positive | None = 5000
+    images: Positive | None = 5000
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True

@@ -12,7 +12,7 @@ import torch
 
 from histoprep import checksums, imageio
 from trainer.data.transforms import to_float, to_uint8, windows
-from trainer.engine.pictures import difference, sheet
+from trainer.engine.images import difference, sheet
 from trainer.metrics.reconstruction import SSIM_WINDOW_PX, psnr, ssim
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from trainer.data.latents import LatentSet
     from trainer.models.codec import Codec
 
-TABLE, PICTURE = "reconstruction.json", "reconstruction.png"
+TABLE, IMAGE = "reconstruction.json", "reconstruction.png"
 _NUM_SHOWN = 6
 _SHOWN_PX = 256
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One tile through the codec: pictures uint8 [size, size, 3], PSNR in dB, SSIM (None below its
+    """One tile through the codec: images uint8 [size, size, 3], PSNR in dB, SSIM (None below its
     window of 11 px).
     """
 
@@ -61,7 +61,7 @@ def report_codec(
         [[original, decoded, difference(original, decoded)] for original, decoded in pairs]
     )
     checksums.publish_file(
-        latents.folder, PICTURE, imageio.encode_rgb_png(drawn, imageio.SYNTHETIC_MARK)
+        latents.folder, IMAGE, imageio.encode_rgb_png(drawn, imageio.SYNTHETIC_MARK)
     )
     similar = [result.ssim for result in made if result.ssim is not None]
     numbers = {
@@ -105,9 +105,9 @@ def _reconstruct(
     return made
 
 
-def _middle(picture: np.ndarray) -> np.ndarray:
-    top, left = (max(0, (side - _SHOWN_PX) // 2) for side in picture.shape[:2])
-    return picture[top : top + _SHOWN_PX, left : left + _SHOWN_PX]
+def _middle(image: np.ndarray) -> np.ndarray:
+    top, left = (max(0, (side - _SHOWN_PX) // 2) for side in image.shape[:2])
+    return image[top : top + _SHOWN_PX, left : left + _SHOWN_PX]
 
 
 def _first_window(image: np.ndarray, size: int, fit: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Masks to a data set of pictures: in batches, resumable, the same pictures whatever else is made
+"""Masks to a data set of images: in batches, resumable, the same images whatever else is made
 with them.
 """
 
@@ -25,7 +25,7 @@ Advance = Callable[[int], object]
 
 @dataclass(frozen=True)
 class SampleResult:
-    """What `sample_dataset` did: `num_made` pictures now, `num_there` were made before. `manifest`
+    """What `sample_dataset` did: `num_made` images now, `num_there` were made before. `manifest`
     is the path of the manifest.
     """
 
@@ -48,13 +48,13 @@ def sample_dataset(
     verify: bool = False,
     advance: Advance = lambda _: None,
 ) -> SampleResult:
-    """Make one picture for each mask (the first `limit` of them) and write pictures, masks, label
+    """Make one image for each mask (the first `limit` of them) and write images, masks, label
     map and manifest to `out`.
 
     A stopped run goes on with the batches that are not complete; batches are cut the same way each
-    time, so the pictures are those of an undisturbed run. `keep` says which pixels of the real
-    pictures stay; `origin` says what the network is and is recorded. Raises UsageError for masks
-    that the network cannot take and a folder of another request, DivergedError for pictures that
+    time, so the images are those of an undisturbed run. `keep` says which pixels of the real
+    images stay; `origin` says what the network is and is recorded. Raises UsageError for masks
+    that the network cannot take and a folder of another request, DivergedError for images that
     are not finite, IntegrityError for files that were changed since they were made (`force` makes
     them again; `verify` reads all), OutputError, LockedError.
     """
@@ -83,10 +83,10 @@ def sample_dataset(
             if not all(
                 dataset.has(tile_id, mask) for tile_id, mask in zip(tile_ids, read, strict=True)
             ):
-                pictures = generator.generate(
+                images = generator.generate(
                     read, tile_ids, options, _kept(masks, batch, keep), finite_only=True
                 )
-                dataset.write(tile_ids, pictures, read)
+                dataset.write(tile_ids, images, read)
                 num_made += len(batch)
             num_done += len(batch)
             advance(len(batch))
@@ -98,7 +98,7 @@ def check_masks(
     generator: Generator, masks: MaskList, options: SamplingOptions, *, keep: bool
 ) -> None:
     """Raise UsageError, before anything is made, for a guidance scale that is no number, and a
-    solver, classes, sizes or pictures that do not fit.
+    solver, classes, sizes or images that do not fit.
     """
     if not math.isfinite(options.guidance_scale):
         raise UsageError(
@@ -119,7 +119,7 @@ def check_masks(
     masks.check_sizes(generator.multiple_px)
     if keep and masks.read_image is None:
         raise UsageError(
-            "keeping a region needs the real pictures",
+            "keeping a region needs the real images",
             hint="give a manifest as --masks, or their folder with --images",
         )
 

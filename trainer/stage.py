@@ -107,7 +107,7 @@ class Stage(Protocol):
         """
         ...
 
-    def pictures(self, module: nn.Module) -> Mapping[str, np.ndarray]:
+    def images(self, module: nn.Module) -> Mapping[str, np.ndarray]:
         """Return sheets to look at: name -> uint8 [height, width, 3]. `module` as in `validate`."""
         ...
 

@@ -15,7 +15,7 @@ from trainer.data.latents import DATA, LatentSet
 from trainer.engine.checkpoint_files import SUMS, checkpoint_damages
 from trainer.engine.checkpoints import list_checkpoints
 from trainer.sampling.dataset import REQUEST
-from trainer.sampling.digest_journal import check_pictures, read_digests
+from trainer.sampling.digest_journal import check_images, read_digests
 
 KINDS = (
     "run (of fit or import)",
@@ -168,7 +168,7 @@ def _verify_synthetic(path: Path) -> Verified:
     found.path, found.kind = root, "synthetic data set"
     try:
         expected = read_digests(workspace)
-        found.damages += check_pictures(root, workspace, expected, whole=True)
+        found.damages += check_images(root, workspace, expected, whole=True)
         found.num_files += len(expected)
         toolkit.note_others(found, root, set(expected))
     except IntegrityError as error:

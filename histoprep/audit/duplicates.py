@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 # Hashes of near duplicates differ in at most this many of their 64 bits.
 MAX_BITS_APART = 3
-# Above this correlation two pictures show the same tissue.
+# Above this correlation two images show the same tissue.
 MIN_CORRELATION = 0.95
-# Pictures without structure all look alike.
+# Images without structure all look alike.
 MIN_CONTRAST = 4.0
 MAX_COMPARISONS = 20_000
 _MANY_TILES = 1_000_000
@@ -208,7 +208,7 @@ def _compare(
     from histoprep import imageio
 
     try:
-        first, second = (_Picture.read(root, path) for path in (image_a, image_b))
+        first, second = (_ComparedImage.read(root, path) for path in (image_a, image_b))
         alike = correlation(
             *(imageio.decode_compared_luminance(side.data, side.header) for side in (first, second))
         )
@@ -219,8 +219,8 @@ def _compare(
         if equal and mask_a and mask_b:
             masks = bool(
                 np.array_equal(
-                    _Picture.read(root, mask_a).labels(reading),
-                    _Picture.read(root, mask_b).labels(reading),
+                    _ComparedImage.read(root, mask_a).labels(reading),
+                    _ComparedImage.read(root, mask_b).labels(reading),
                 )
             )
     except (OSError, BrokenFileError):
@@ -235,14 +235,14 @@ def _compare(
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
+class _ComparedImage:
     """The bytes of a file and what its header says."""
 
     data: bytes
     header: Header
 
     @classmethod
-    def read(cls, root: str, path: str) -> _Picture:
+    def read(cls, root: str, path: str) -> _ComparedImage:
         from histoprep import imageio
 
         data = Path(absolute_path(root, path)).read_bytes()
@@ -260,7 +260,7 @@ class _Picture:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Return Pearson's correlation of two pictures, uint8 [height, width]; 0 when sizes differ or
+    """Return Pearson's correlation of two images, uint8 [height, width]; 0 when sizes differ or
     one is constant.
     """
     if a.shape != b.shape:

@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from histoprep.audit.pictures import make_pictures
+from histoprep.audit.thumbnails import make_thumbnails
 from histoprep.catalogue import RULES
 from histoprep.errors import ExitCode
 from histoprep.findings import Finding, Severity
@@ -36,7 +36,7 @@ def build_report(run: Run, evidence: Evidence, found: list[Finding]) -> Report:
         options=_shown_options(options, run.table, evidence),
         classes=_class_rows(evidence),
         splits=_split_rows(evidence),
-        pictures=make_pictures(run.workspace, evidence, found, run.engine),
+        thumbnails=make_thumbnails(run.workspace, evidence, found, run.engine),
         rules=tuple(rule for rule in RULES.values() if options.selection.keeps(rule)),
         fail_on=options.fail_on or Severity.ERROR,
         report_path=run.workspace.report.name,

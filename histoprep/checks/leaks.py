@@ -52,7 +52,7 @@ def _named_once(crossing: pd.DataFrame, keys: list[str]) -> list[tuple[str, str]
 def tile_twice(evidence: Evidence) -> Iterator[Finding]:
     """Yield tiles whose name below the split folder occurs in two splits with the same bytes."""
     images = _split_images(evidence)
-    # Names such as 0001 repeat in every folder; only the same picture is the same tile.
+    # Names such as 0001 repeat in every folder; only the same image is the same tile.
     images = images.assign(name=images.tile_id.str.replace(r"^[^/]*/", "", regex=True))
     items = _named_once(_crossing(images, ["name", "image_digest"]), ["name", "image_digest"])
     if items:

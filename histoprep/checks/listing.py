@@ -25,7 +25,7 @@ _OTHER_FOLDER = (
     " there are images."
 )
 _UNREAD_CAUSE = (
-    "There are pictures beside the folders of images and masks that were read: another version of"
+    "There are images beside the folders of images and masks that were read: another version of"
     " the masks, perhaps, or more images."
 )
 _UNREAD_SUGGESTION = (
@@ -91,7 +91,7 @@ def odd_names(evidence: Evidence) -> Iterator[Finding]:
 
 @table_rule("HP106")
 def unread_folders(evidence: Evidence) -> Iterator[Finding]:
-    """Yield folders that were not read; a warning where they hold pictures and nobody said which
+    """Yield folders that were not read; a warning where they hold images and nobody said which
     folders to read.
     """
     for kind in (IssueKind.UNREAD_FOLDER, IssueKind.OTHER_FOLDER):

@@ -17,7 +17,7 @@ from histoprep.labels.wrapped import wrapped_cause, wrapped_modulus
 
 COARSE_CELL_PX = 8
 HAIRLINE_RADIUS_PX = 2.0
-# Values white is stored as: alone beside 0 they are a picture of two labels.
+# Values white is stored as: alone beside 0 they are an image of two labels.
 WHITES = (255, 65_535)
 # How unlikely a common divisor must be before it means anything: n values share the divisor d by
 # chance once in d^n.
@@ -54,7 +54,7 @@ def size_mismatch(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
 
 @row_rule("HP402")
 def wrong_mode(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
-    """Yield masks that are pictures, carry a colour table, or whose values readers stretch."""
+    """Yield masks that are images, carry a colour table, or whose values readers stretch."""
     tiles = chunk.tiles[chunk.tiles.mask_error.isna()]
     for mode in tiles.mask_mode.dropna().unique():
         own = tiles[tiles.mask_mode == mode]

@@ -243,7 +243,7 @@ def _certificate_line(certificate: Mapping[str, Any], label_map: LabelMap) -> st
 
 def _print_repaired(number: int) -> None:
     if number:
-        console.out(f"{number:,} masks are those that histoprep repair repaired")
+        console.out(f"{number:,} masks are repaired copies")
 
 
 def _print_excluded(excluded: Mapping[str, int]) -> None:

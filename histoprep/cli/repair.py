@@ -89,7 +89,7 @@ def repair(
     """
     from histoprep.cli.reading import read_tiles
     from histoprep.repair import RULES, RepairOptions, plan_repair, run_repair
-    from histoprep.repair.pictures import write_preview, write_sheets
+    from histoprep.repair.contact_sheets import write_preview, write_sheets
     from histoprep.workspace import Workspace
 
     where = Workspace.of(root, workspace)

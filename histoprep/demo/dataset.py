@@ -252,8 +252,8 @@ def _write_files(
 def _tile_files(tile: _Tile, stain: Stain, plan: DemoPlan) -> dict[str, bytes]:
     rng = np.random.default_rng([plan.seed, 0, tile.index])
     labels = lay_out(rng, plan.tile_px, tile.recipe)
-    picture = paint(rng, labels, stain)
-    image = imageio.encode_rgb_jpeg(picture, quality=90, subsampling="4:2:0")
+    pixels = paint(rng, labels, stain)
+    image = imageio.encode_rgb_jpeg(pixels, quality=90, subsampling="4:2:0")
     image_name, mask_name = tile.name + ".jpg", tile.name + "_mask.png"
     match tile.fault:
         case "HP102":
@@ -261,7 +261,7 @@ def _tile_files(tile: _Tile, stain: Stain, plan: DemoPlan) -> dict[str, bytes]:
         case "HP202":
             image = image[: len(image) * 6 // 10]
         case "HP203":
-            image = imageio.encode_rgb_png(picture)
+            image = imageio.encode_rgb_png(pixels)
         case "HP401":
             labels = labels[:-16]
         case "HP403":

@@ -1,4 +1,4 @@
-"""The pictures of the demo's page, as data URIs: tiles that findings name, generated tiles beside
+"""The thumbnails of the demo's page, as data URIs: tiles that findings name, generated tiles beside
 real ones, sheets that stages drew.
 """
 
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from histoprep import imageio, tables
-from histoprep.audit.pictures import PictureTask
+from histoprep.audit.thumbnails import ThumbnailTask
 from histoprep.errors import BrokenFileError, HistoprepError
 from histoprep.execution import Engine, run_tasks
 from histoprep.labels import LabelMap
-from histoprep.report.pictures import Picture, make_picture
+from histoprep.report.thumbnails import Thumbnail, make_thumbnail
 from histoprep.shards import TileSource
 from histoprep.tiles import KIND, SCHEMA_VERSION
 
@@ -37,7 +37,7 @@ class Generated:
 
 
 def read_rgb(path: Path) -> np.ndarray | None:
-    """Return a picture file as uint8 RGB, None when it is not there or broken."""
+    """Return a thumbnail file as uint8 RGB, None when it is not there or broken."""
     try:
         return imageio.decode_rgb(path.read_bytes())
     except (OSError, BrokenFileError):
@@ -48,17 +48,17 @@ def sheet_uri(path: Path) -> str | None:
     """Return a sheet that a stage drew, shrunk to the width of a page; None when it is not
     there.
     """
-    picture = read_rgb(path)
-    if picture is None:
+    thumbnail = read_rgb(path)
+    if thumbnail is None:
         return None
-    return _jpeg(imageio.shrink_rgb(picture, _SHEET_PX))
+    return _jpeg(imageio.shrink_rgb(thumbnail, _SHEET_PX))
 
 
-def finding_pictures(
+def finding_thumbnails(
     findings: Sequence[Mapping[str, Any]], root: Path, tiles: Path, label_map: LabelMap
-) -> dict[str, Picture]:
-    """Return a picture of the first example of each of the first findings, by its path; drawn in a
-    worker process.
+) -> dict[str, Thumbnail]:
+    """Return a thumbnail of the first example of each of the first findings, by its path; drawn in
+    a worker process.
 
     `tiles` is the path of tiles.parquet. Findings whose example is no file of a tile have none.
     """
@@ -73,8 +73,8 @@ def finding_pictures(
     ]
     if not chosen:
         return {}
-    task = PictureTask(
-        str(root.resolve()), chosen, label_map, False, tiles.parent / "parts" / "demo-pictures.at"
+    task = ThumbnailTask(
+        str(root.resolve()), chosen, label_map, False, tiles.parent / "parts" / "demo-thumbnails.at"
     )
     return next(run_tasks([task], Engine(1)))
 
@@ -92,17 +92,17 @@ def generated_tiles(source: TileSource, folder: Path, most: int) -> list[Generat
             tile = source.read(row)
         except HistoprepError:
             continue
-        mask = make_picture(
+        mask = make_thumbnail(
             None, tile.mask, source.label_map.classes, longest_px=_TILE_PX
         ).overlay_data_uri
         found.append(Generated(tile_id, mask or "", _tile(made), _tile(tile.image)))
     return found
 
 
-def _tile(picture: np.ndarray) -> str:
-    return _jpeg(imageio.shrink_rgb(picture, _TILE_PX))
+def _tile(thumbnail: np.ndarray) -> str:
+    return _jpeg(imageio.shrink_rgb(thumbnail, _TILE_PX))
 
 
-def _jpeg(picture: np.ndarray) -> str:
-    encoded = b64encode(imageio.encode_rgb_jpeg(picture, 88, "4:4:4")).decode("ascii")
+def _jpeg(thumbnail: np.ndarray) -> str:
+    encoded = b64encode(imageio.encode_rgb_jpeg(thumbnail, 88, "4:4:4")).decode("ascii")
     return f"data:image/jpeg;base64,{encoded}"

@@ -1,9 +1,9 @@
-"""The demo's page: what each stage found or made, in pictures, as one HTML file that asks for
+"""The demo's page: what each stage found or made, in thumbnails, as one HTML file that asks for
 nothing from outside.
 
 It reads only what the stages wrote; a part whose stage did not run is left out. Safe in the manner
 of `report.html`: every name is escaped, and the Content-Security-Policy allows one style sheet, by
-its digest, and data pictures.
+its digest, and data thumbnails.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _findings(
     summary: Mapping[str, Any], options: DemoOptions, manifest: Manifest
 ) -> list[dict[str, Any]]:
     listed = summary.get("findings", [])
-    drawn = gallery.finding_pictures(
+    drawn = gallery.finding_thumbnails(
         listed, options.data, options.workspace / "tiles.parquet", manifest.label_map
     )
     # A tile that several findings name is drawn once.
@@ -160,7 +160,7 @@ def _findings(
         {
             **row,
             "example": next(iter(row["examples"]), None),
-            "picture": drawn.pop(_first_path(row), None),
+            "thumbnail": drawn.pop(_first_path(row), None),
         }
         for row in listed
     ]

@@ -293,7 +293,7 @@ def _settings(steps: int, *more: str) -> tuple[str, ...]:
         f"duration.steps={steps}",
         f"every.log={max(1, steps // 40)}",
         f"every.validate={max(1, steps // 4)}",
-        f"every.pictures={steps}",
+        f"every.images={steps}",
         *more,
     )
     return tuple(part for value in values for part in ("--set", value))

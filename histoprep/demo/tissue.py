@@ -57,7 +57,7 @@ class _Canvas:
 
 
 def paint(rng: np.random.Generator, labels: np.ndarray, stain: Stain) -> np.ndarray:
-    """Return an RGB picture [H, W, 3] uint8 of the tissues that `labels` [H, W] names."""
+    """Return an RGB image [H, W, 3] uint8 of the tissues that `labels` [H, W] names."""
     size_px = len(labels)
     h, e, weight = (np.zeros((size_px, size_px), np.float32) for _ in range(3))
     for label in np.unique(labels):

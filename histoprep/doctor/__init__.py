@@ -1,7 +1,7 @@
 """Is this machine fit for the work? Each check gives one line: what was looked at, how it stands,
 and what to do about it.
 
-`installation` looks at packages, `decoders` at what reads pictures, `machine` at disk, memory and
+`installation` looks at packages, `decoders` at what reads images, `machine` at disk, memory and
 processors, `training` at torch, the GPU and the codec, in a process of their own: the toolkit
 itself never imports torch.
 """

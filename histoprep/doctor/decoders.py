@@ -26,7 +26,7 @@ _JPEG_ERROR = 12  # of 255: two conversions and quality 95 on a smooth ramp
 
 
 def check_decoders() -> Iterator[Check]:
-    """Yield one line a format: a picture that we know is decoded, and the same file cut short."""
+    """Yield one line a format: an image that we know is decoded, and the same file cut short."""
     kinds: dict[str, tuple[str, Callable[[], str | None]]] = {
         "jpeg": ("simplejpeg", _jpeg_fault),
         "png": ("kornia-rs", _png_fault),
@@ -54,12 +54,12 @@ def _caught(fault_of: Callable[[], str | None]) -> str | None:
 
 def _jpeg_fault() -> str | None:
     ramp = np.linspace(0, 255, 64, dtype=np.uint8)
-    picture = np.stack(
+    image = np.stack(
         [np.tile(ramp, (64, 1)), np.tile(ramp[:, None], (1, 64)), np.full((64, 64), 128, np.uint8)],
         axis=-1,
     )
-    data = imageio.encode_rgb_jpeg(picture, 95, "4:4:4")
-    wrong = np.abs(imageio.decode_rgb(data).astype(int) - picture).max()
+    data = imageio.encode_rgb_jpeg(image, 95, "4:4:4")
+    wrong = np.abs(imageio.decode_rgb(data).astype(int) - image).max()
     if wrong > _JPEG_ERROR:
         return f"a JPEG of quality 95 came back {wrong} of 255 off"
     return _accepts(data[: len(data) // 2])
@@ -76,7 +76,7 @@ def _png_fault() -> str | None:
 
 def _lossless_fault(data: bytes) -> str | None:
     if not np.array_equal(imageio.decode_rgb(data), _CORNERS):
-        return "a lossless picture came back with other pixels"
+        return "a lossless image came back with other pixels"
     return _accepts(data[: len(data) // 2])
 
 

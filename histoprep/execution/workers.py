@@ -27,7 +27,7 @@ _PRELOADED = [
     "histoprep.tiles.table",
     "histoprep.tiles.measurer",
     "histoprep.remap",
-    "histoprep.audit.pictures",
+    "histoprep.audit.thumbnails",
     "histoprep.shards.task",
 ]
 # How often a wait for a result looks after the processes itself.
@@ -136,7 +136,7 @@ def _leave_with_parent() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep decoded pictures' memory instead of returning it page by page (1.2x on
+    """Let glibc keep decoded images' memory instead of returning it page by page (1.2x on
     masks).
     """
     import ctypes

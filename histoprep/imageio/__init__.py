@@ -4,7 +4,7 @@ Headers come first: format by magic bytes, size, mode, metadata. Nothing is deco
 the header shows to be too large. Each format has one strict path:
 
 - JPEG: markers, end marker and completeness of the scans checked by `jpeg`, decoded by simplejpeg
-  in strict mode, which refuses coefficients that do not fill the picture. Chroma subsampling
+  in strict mode, which refuses coefficients that do not fill the image. Chroma subsampling
   that simplejpeg does not know (4:1:0, factors of 3) is left to Pillow, which is less strict;
 - PNG: CRCs, zlib stream, length and filters checked by `png`, then any decoder gives the same;
 - TIFF, WebP: Pillow, with its warnings as errors; what a TIFF says of its pages and values is read
@@ -90,8 +90,8 @@ def _pillow_header(data: bytes, kind: str) -> Header:
     pages = tiff.read_pages(data) if kind == "tiff" else []
     tiff.refuse_unread(pages)
     try:
-        with _pillow_open(data, kind) as picture:
-            return _tiff_header(picture, pages) if kind == "tiff" else _webp_header(picture, data)
+        with _pillow_open(data, kind) as image:
+            return _tiff_header(image, pages) if kind == "tiff" else _webp_header(image, data)
     except BrokenFileError as error:
         if error.verdict == "HP201 bad-header" and tiff.is_plausible(pages):
             raise BrokenFileError(
@@ -100,40 +100,38 @@ def _pillow_header(data: bytes, kind: str) -> Header:
         raise
 
 
-def _tiff_header(picture: Image.Image, pages: Sequence[tiff.Page]) -> Header:
-    tags = picture.tag_v2  # type: ignore[attr-defined]
+def _tiff_header(image: Image.Image, pages: Sequence[tiff.Page]) -> Header:
+    tags = image.tag_v2  # type: ignore[attr-defined]
     orientation = tags.get(_TIFF_ORIENTATION)
-    bits = {"1": 1, "I": 32, "F": 32}.get(
-        picture.mode, 16 if picture.mode.startswith("I;16") else 8
-    )
+    bits = {"1": 1, "I": 32, "F": 32}.get(image.mode, 16 if image.mode.startswith("I;16") else 8)
     page = pages[0] if pages else None
-    is_grey = picture.mode in GREY_MODES
+    is_grey = image.mode in GREY_MODES
     return Header(
         "tiff",
-        picture.mode,
-        page.bits if page and (is_grey or picture.mode == "P") else bits,
-        picture.width,
-        picture.height,
+        image.mode,
+        page.bits if page and (is_grey or image.mode == "P") else bits,
+        image.width,
+        image.height,
         metadata=tiff_fields(tags),
         orientation=orientation if orientation in range(1, 9) else None,
         lossy="jpeg" if tags.get(_TIFF_COMPRESSION) in _TIFF_JPEG else None,
-        palette=page.palette if page and picture.mode == "P" else b"",
+        palette=page.palette if page and image.mode == "P" else b"",
         is_min_is_white=bool(page and is_grey and page.is_min_is_white),
         is_signed=bool(page and is_grey and page.is_signed),
         software=page.software if page else "",
     )
 
 
-def _webp_header(picture: Image.Image, data: bytes) -> Header:
-    orientation, fields = exif_facts(picture.info.get("exif") or b"")
-    fields += ("XMP",) if picture.info.get("xmp") else ()
+def _webp_header(image: Image.Image, data: bytes) -> Header:
+    orientation, fields = exif_facts(image.info.get("exif") or b"")
+    fields += ("XMP",) if image.info.get("xmp") else ()
     lossy = "webp" if is_lossy_webp(data) else None
     return Header(
         "webp",
-        picture.mode,
+        image.mode,
         8,
-        picture.width,
-        picture.height,
+        image.width,
+        image.height,
         metadata=fields,
         orientation=orientation,
         lossy=lossy,
@@ -142,14 +140,14 @@ def _webp_header(picture: Image.Image, data: bytes) -> Header:
 
 @contextlib.contextmanager
 def _pillow_open(data: bytes, kind: str) -> Iterator[Image.Image]:
-    """Yield the open picture with every warning an error and every error a BrokenFileError."""
+    """Yield the open image with every warning an error and every error a BrokenFileError."""
     with libtiff.collect_errors() as reported:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 warnings.filterwarnings("ignore", "Metadata Warning|Possibly corrupt EXIF")
-                with Image.open(io.BytesIO(data), formats=[_PILLOW_FORMATS[kind]]) as picture:
-                    yield picture
+                with Image.open(io.BytesIO(data), formats=[_PILLOW_FORMATS[kind]]) as image:
+                    yield image
         except UnidentifiedImageError as error:
             raise BrokenFileError("HP201 bad-header", f"no readable {kind} header") from error
         except _PILLOW_ERRORS as error:
@@ -162,11 +160,9 @@ def _pillow_open(data: bytes, kind: str) -> Iterator[Image.Image]:
 
 
 def _pillow_pixels(data: bytes, kind: str, mode: str | None = None) -> np.ndarray:
-    with _pillow_open(data, kind) as picture:
-        picture.load()
-        return np.asarray(
-            picture if mode is None or picture.mode == mode else picture.convert(mode)
-        )
+    with _pillow_open(data, kind) as image:
+        image.load()
+        return np.asarray(image if mode is None or image.mode == mode else image.convert(mode))
 
 
 def decode_luminance_eighth(data: bytes, header: Header) -> np.ndarray:
@@ -174,7 +170,7 @@ def decode_luminance_eighth(data: bytes, header: Header) -> np.ndarray:
 
     For JPEG this reads every coefficient but inverts only the means of the blocks, so it is the
     cheapest complete check. Raises BrokenFileError, HP202 for a JPEG that does not fill its
-    picture.
+    image.
     """
     if _is_plain_jpeg(header):
         return _jpeg_luminance_eighth(data, header)
@@ -256,7 +252,7 @@ def decode_mask(data: bytes, header: Header, reading: Reading = UNDECIDED) -> np
     """Return the labels, uint8 or uint16 [height, width], as `encodings.ENCODINGS` says what they
     are.
 
-    `reading` is what somebody decided where readers disagree. RGB, RGBA, float and other pictures
+    `reading` is what somebody decided where readers disagree. RGB, RGBA, float and other images
     come back as uint8 or float [height, width, channels] for `describe_colours`. Raises
     BrokenFileError, HP413, HP415, HP416 for values that are no labels.
     """
@@ -267,7 +263,7 @@ def decode_stored(data: bytes, header: Header) -> np.ndarray:
     """Return the values of a mask as stored, integers [height, width], whatever they stand for.
 
     Palette masks give their indices, 1-, 2- and 4-bit masks their raw values, min-is-white ones
-    what other readers turn round. Pictures that are no class map come back as in `decode_mask`.
+    what other readers turn round. Images that are no class map come back as in `decode_mask`.
     Raises BrokenFileError.
     """
     if isinstance(header.structure, png.PngFile):
@@ -342,7 +338,7 @@ def encode_rgb_jpeg(rgb: np.ndarray, quality: int = 90, subsampling: str = "4:2:
 
 
 def through_jpeg(grey: np.ndarray, quality: int) -> np.ndarray:
-    """Return what a grey JPEG of `quality` makes of a picture, uint8 [height, width]."""
+    """Return what a grey JPEG of `quality` makes of an image, uint8 [height, width]."""
     _, encoded = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE))
 

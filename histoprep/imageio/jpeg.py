@@ -155,7 +155,7 @@ def _check_scans(file: JpegFile, data: bytes, position: int) -> None:
     """Raise BrokenFileError unless the scans bring all 64 coefficients of all components to their
     last bit.
 
-    A decoder shows a picture of several scans, blurred, without a word when the later ones are
+    A decoder shows an image of several scans, blurred, without a word when the later ones are
     missing.
     """
     missing = {

@@ -80,7 +80,7 @@ def palette_colours(stored: np.ndarray, header: Header) -> tuple[np.ndarray, np.
 
 
 def labels_of(stored: np.ndarray, header: Header, reading: Reading) -> np.ndarray:
-    """Return the labels, uint8 or uint16 [height, width], of stored values; other pictures than
+    """Return the labels, uint8 or uint16 [height, width], of stored values; other images than
     class maps come back as they are.
 
     Raises BrokenFileError where readers disagree and nobody decided (HP413) or the file asks to be

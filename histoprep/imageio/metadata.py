@@ -121,7 +121,7 @@ def _segment(marker: int, segment: bytes) -> bytes:
     """Return what is kept of a segment."""
     body = segment[4:]
     if marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 14:
-        # Its thumbnail is a picture of its own, perhaps of a label.
+        # Its thumbnail is an image of its own, perhaps of a label.
         return segment[:2] + struct.pack(">H", 16) + body[:12] + b"\0\0"
     colours = (marker == 0xE2 and body.startswith(b"ICC_PROFILE\0")) or (
         marker == 0xEE and body.startswith(b"Adobe")

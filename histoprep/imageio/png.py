@@ -33,7 +33,7 @@ _BIT_DEPTHS = {
     GREY_ALPHA: (8, 16),
     RGBA: (8, 16),
 }
-# x start, y start, x step, y step of the seven passes of an interlaced picture.
+# x start, y start, x step, y step of the seven passes of an interlaced image.
 _ADAM7 = (
     (0, 0, 8, 8),
     (4, 0, 8, 8),
@@ -70,7 +70,7 @@ class PngFile:
 
     @property
     def scanline_bytes(self) -> int:
-        """Return how many bytes the inflated picture must have, filter bytes included."""
+        """Return how many bytes the inflated image must have, filter bytes included."""
         if not self.interlaced:
             return self.height_px * (1 + (self.width_px * self.bits_per_pixel + 7) // 8)
         total = 0
@@ -156,7 +156,7 @@ def _note_chunk(file: PngFile, kind: bytes, previous: bytes, body: memoryview) -
         value = rest.decode("latin-1") if kind == b"tEXt" else ""
         file.text[keyword.decode("latin-1")] = value
     elif not kind[0] & 32:
-        # A capital first letter says that the picture cannot be understood without this chunk.
+        # A capital first letter says that the image cannot be understood without this chunk.
         raise BrokenFileError(
             "HP201 bad-header", f"unknown critical chunk {kind.decode('latin-1')!r}"
         )
@@ -210,14 +210,14 @@ def holds_bytes(file: PngFile) -> bool:
 
 def rows_of_bytes(file: PngFile, lines: bytes) -> tuple[bytes, np.ndarray]:
     """Return the filter of each row, a byte each, and the rows' filtered pixels, uint8 [height,
-    width], of a picture that `holds_bytes`.
+    width], of an image that `holds_bytes`.
     """
     rows = np.frombuffer(lines, np.uint8).reshape(file.height_px, file.width_px + 1)
     return lines[:: file.width_px + 1], rows[:, 1:]
 
 
 def bare(file: PngFile, *, as_grey: bool = False) -> bytes:
-    """Return the picture without anything but header, palette and pixels, so that no decoder can
+    """Return the image without anything but header, palette and pixels, so that no decoder can
     stumble over the rest.
 
     With `as_grey`, palette indices become grey values.

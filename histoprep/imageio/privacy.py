@@ -38,7 +38,7 @@ _IDENTIFYING_TAGS = {
     42037: "LensSerialNumber",
 }
 SYNTHETIC_MARK = {"histoprep-synthetic": "made by a model; not a photograph of tissue"}
-"""Text of every picture that shows what a model made."""
+"""Text of every image that shows what a model made."""
 # Keywords that tell how a PNG was made, not of whom.
 _HARMLESS_TEXT = {"software", "histoprep-label-map", *SYNTHETIC_MARK, "gamma", "srgb"}
 _SHORT = 3

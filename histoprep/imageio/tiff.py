@@ -255,7 +255,7 @@ def refuse_unread(pages: Sequence[Page]) -> None:
             "HP208 compression", f"{_UNREAD[compression]} compression (TIFF number {compression})"
         )
     depths = set(first.numbers.get(_BITS, (1,)))
-    # Depths that differ within a pixel are damage more often than a picture.
+    # Depths that differ within a pixel are damage more often than an image.
     if len(depths) == 1 and first.bits not in _DEPTHS and first.bits < max(_DEPTHS):
         raise BrokenFileError(
             "HP208 bit-depth", f"{first.bits} bits a sample, which readers scale, pack or refuse"

@@ -4,7 +4,7 @@ A block that came out of a JPEG of quality q is mostly a fixed point of that qua
 coefficients, the same pixels, unless clipping or rounding disturbed it. Other blocks are not, but
 for one in ten above quality 97. The encoder itself is asked: a model of it in floating point agrees
 on few blocks, because boundaries between two labels put many coefficients on a tie. Blocks are
-independent, so some of a mask's make a small picture of their own.
+independent, so some of a mask's make a small image of their own.
 
 Clipping ends that where labels lie near 0 or 255: masks of 0 and 255 have no fixed points. But
 there the labels that a boundary lies between are plain, so that the JPEG of each quality can be

@@ -367,8 +367,8 @@ def _joined_warning(units: Units) -> Iterator[str]:
 def _warnings(gathered: Gathered, certificate: Mapping[str, Any]) -> Iterator[str]:
     if gathered.num_stale:
         yield (
-            f"{gathered.num_stale:,} repaired masks are left out: their damaged masks changed or are"
-            " gone; run histoprep repair again"
+            f"{gathered.num_stale:,} repaired masks are left out: their damaged masks changed or"
+            " are gone; run histoprep repair again"
         )
     if gathered.pool_overlaps:
         yield (

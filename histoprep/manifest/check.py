@@ -386,7 +386,7 @@ def _check_files(
             total += len(files)
             if repaired is not None:
                 stale += [
-                    (columns[3][row], "histoprep repair repaired it after the manifest was made")
+                    (columns[3][row], "repaired after the manifest was made")
                     for row in repaired.damaged_rows(batch)
                 ]
             for verdict in threads.map(

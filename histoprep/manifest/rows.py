@@ -17,7 +17,7 @@ from histoprep.tiles.usable import REASONS, USABLE, reason_codes
 MAX_CLASS_ID = 255
 # The labels stratify only while they are classes; beyond this they are rather names.
 MAX_LABELS = 256
-# Equal eighth-size pictures of blank tiles do not show that the tiles are equal.
+# Equal eighth-size images of blank tiles do not show that the tiles are equal.
 MIN_CONTRAST = 1.0
 
 COLUMNS = (

@@ -100,7 +100,7 @@ class Recipe:
     def apply(self, labels: np.ndarray) -> np.ndarray:
         """Return the classes, uint8, of labels, uint8 or uint16 [height, width].
 
-        Raises BrokenFileError for a picture that is no class map, and for values without a class.
+        Raises BrokenFileError for an image that is no class map, and for values without a class.
         """
         if labels.ndim != 2 or labels.dtype not in (np.uint8, np.uint16):
             raise BrokenFileError(

@@ -110,12 +110,12 @@ class Repairer:
 
 
 def _labels(data: bytes, reading: Reading) -> np.ndarray:
-    """Return the labels of a mask file; a grey picture saved in colour has three equal channels."""
+    """Return the labels of a mask file; a grey image saved in colour has three equal channels."""
     from histoprep import imageio
 
     labels = imageio.decode_mask(data, imageio.read_header(data), reading)
     if labels.ndim == 3 and (labels == labels[..., :1]).all():
         labels = labels[..., 0]
     if labels.ndim != 2 or labels.dtype.kind != "u":
-        raise BrokenFileError("HP402 mask-wrong-mode", "a picture, no class map")
+        raise BrokenFileError("HP402 mask-wrong-mode", "an image, no class map")
     return np.ascontiguousarray(labels)

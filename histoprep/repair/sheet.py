@@ -85,15 +85,15 @@ def _draw_row(
     figure.text(0.02, top - 0.13 / height, row.path, fontweight="bold", va="center")
     figure.text(0.02, top - 0.3 / height, row.note, va="center", fontsize=7.5)
     difference = np.where(changed[..., None], _rgb(_CHANGED), _rgb(_SAME)).astype(np.uint8)
-    pictures = (
+    images = (
         _paint(row.before, palette),
         _paint(row.before[window], palette),
         _paint(row.after[window], palette),
         difference[window],
     )
-    for place, (picture, name) in enumerate(zip(pictures, _TITLES, strict=True)):
+    for place, (image, name) in enumerate(zip(images, _TITLES, strict=True)):
         axes = figure.add_axes((0.02 + 0.245 * place, top - 2.85 / height, 0.225, 2.22 / height))
-        axes.imshow(picture, interpolation="nearest")
+        axes.imshow(image, interpolation="nearest")
         axes.set_title(name, loc="left", fontsize=7.5, pad=3)
         axes.set_xticks([])
         axes.set_yticks([])

@@ -15,13 +15,13 @@ from typing import Protocol, cast
 
 from histoprep.errors import UsageError
 from histoprep.findings import Finding, Rule, Scope, Severity
-from histoprep.report.pictures import Picture
+from histoprep.report.thumbnails import Thumbnail
 from histoprep.report.wording import number, percent, plural
 from histoprep.visible import visible
 
 FORMATS = ("text", "json", "sarif", "junit", "github", "markdown", "html")
 MAX_EXAMPLES = 10
-PICTURES_PER_FINDING = 3
+THUMBNAILS_PER_FINDING = 3
 
 
 class Status(StrEnum):
@@ -86,7 +86,7 @@ class Report:
 
     `findings` are already selected, graded and sorted; `known` ones were
     accepted in a baseline. `created` is ISO 8601. `rules` are those that were
-    looked at, which is the whole catalogue when empty. `pictures` belong to
+    looked at, which is the whole catalogue when empty. `thumbnails` belong to
     paths of the findings. `report_path` names the HTML file in the last line;
     "" when none was written.
     """
@@ -101,7 +101,7 @@ class Report:
     options: Mapping[str, object] = field(default_factory=dict)
     classes: Sequence[ClassRow] = ()
     splits: Sequence[SplitRow] = ()
-    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    thumbnails: Mapping[str, Thumbnail] = field(default_factory=dict)
     rules: Sequence[Rule] = ()
     fail_on: Severity = Severity.ERROR
     report_path: str = "report.html"
@@ -180,15 +180,15 @@ def names_files(finding: Finding) -> bool:
     return finding.rule.scope is Scope.TILE
 
 
-def wanted_pictures(findings: Iterable[Finding], limit: int = 60) -> list[str]:
-    """Return the paths worth a picture, each once, at most `limit`: the first few of each finding,
-    worst finding first.
+def wanted_thumbnails(findings: Iterable[Finding], limit: int = 60) -> list[str]:
+    """Return the paths worth a thumbnail, each once, at most `limit`: the first few of each
+    finding, worst finding first.
     """
     paths = (
         path
         for finding in findings
         if names_files(finding)
-        for path in finding.paths[:PICTURES_PER_FINDING]
+        for path in finding.paths[:THUMBNAILS_PER_FINDING]
     )
     return list(dict.fromkeys(paths))[:limit]
 

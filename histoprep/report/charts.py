@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from markupsafe import Markup
 
 from histoprep.report import ClassRow
-from histoprep.report.pictures import checked_colour
+from histoprep.report.thumbnails import checked_colour
 from histoprep.report.wording import percent
 
 _LOG_DECADES = 6  # the logarithmic scale runs from 0.0001 % to 100 %

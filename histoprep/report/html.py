@@ -1,7 +1,7 @@
-"""The audit as one HTML file that asks for nothing: no script, no font, no picture from outside.
+"""The audit as one HTML file that asks for nothing: no script, no font, no thumbnail from outside.
 
 Every name goes through `visible` and then through the template's escaping. The
-Content-Security-Policy allows one style sheet, by its digest, and data pictures.
+Content-Security-Policy allows one style sheet, by its digest, and data thumbnails.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from histoprep.findings import Finding, FixSafety, Severity
 from histoprep.report import (
-    PICTURES_PER_FINDING,
+    THUMBNAILS_PER_FINDING,
     Report,
     Status,
     charts,
@@ -27,7 +27,7 @@ from histoprep.report import (
     last_line,
     verdict_counts,
 )
-from histoprep.report.pictures import LegendEntry, Picture
+from histoprep.report.thumbnails import LegendEntry, Thumbnail
 from histoprep.report.wording import amount, number, percent, plural
 from histoprep.visible import visible
 
@@ -145,12 +145,12 @@ def _figures(report: Report) -> list[dict[str, str]]:
 
 def _card(report: Report, finding: Finding, index: int) -> dict[str, Any]:
     shown = [
-        {"path": path, "detail": detail, "picture": report.pictures.get(path)}
+        {"path": path, "detail": detail, "thumbnail": report.thumbnails.get(path)}
         for path, detail in examples(finding)
     ]
-    drawn = [row for row in shown if row["picture"]][:PICTURES_PER_FINDING]
+    drawn = [row for row in shown if row["thumbnail"]][:THUMBNAILS_PER_FINDING]
     listed = [row for row in shown if row not in drawn]
-    legend = _legend([row["picture"] for row in drawn if isinstance(row["picture"], Picture)])
+    legend = _legend([row["thumbnail"] for row in drawn if isinstance(row["thumbnail"], Thumbnail)])
     command = _COMMAND.search(finding.suggestion)
     return {
         "anchor": f"finding-{index}",
@@ -171,11 +171,11 @@ def _card(report: Report, finding: Finding, index: int) -> dict[str, Any]:
     }
 
 
-def _legend(pictures: Sequence[Picture]) -> list[LegendEntry]:
-    """Return every class of the pictures once, by the largest share it has in one of them."""
+def _legend(thumbnails: Sequence[Thumbnail]) -> list[LegendEntry]:
+    """Return every class of the thumbnails once, by the largest share it has in one of them."""
     largest: dict[str, LegendEntry] = {}
     for entry in sorted(
-        (entry for image in pictures for entry in image.legend), key=lambda entry: -entry.share
+        (entry for image in thumbnails for entry in image.legend), key=lambda entry: -entry.share
     ):
         largest.setdefault(entry.name, entry)
     return list(largest.values())

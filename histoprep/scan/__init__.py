@@ -88,7 +88,7 @@ def _unlabelled_folders(root: Path, folders: tuple[Path, ...]) -> list[tuple[Pat
 def detect_layout(root: Path) -> Layout:
     """Return class-folders for `train/<class>/..` and `test/<class>/..` trees, auto otherwise.
 
-    The split folders must hold folders and no pictures of their own, which is what tells classes
+    The split folders must hold folders and no images of their own, which is what tells classes
     from a plain split.
     """
     splits = [name for name in _folders_and_images(root)[0] if name.lower() in SPLIT_FOLDERS]

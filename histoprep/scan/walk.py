@@ -30,7 +30,7 @@ SPLIT_FOLDERS = {
     "testing": "test",
 }
 _EXPECTED_SUFFIXES = frozenset({"yml", "yaml"})
-# So many folders are listed, at most, to see whether there are pictures in one that is not read.
+# So many folders are listed, at most, to see whether there are images in one that is not read.
 _MAX_LOOKS = 64
 
 
@@ -232,21 +232,21 @@ class Walker:
                 self._note_others(folder, [name])
 
     def _tell_unread(self, folder: str) -> None:
-        """Report a folder beside those of images and masks: with pictures in it, data may be
+        """Report a folder beside those of images and masks: with images in it, data may be
         missing, unless the user named what to read.
         """
-        pictures = self._pictures_in(folder)
+        images = self._images_in(folder)
         named = self.options.images or self.options.masks
-        kind = IssueKind.UNREAD_FOLDER if pictures and not named else IssueKind.OTHER_FOLDER
+        kind = IssueKind.UNREAD_FOLDER if images and not named else IssueKind.OTHER_FOLDER
         self._tell(
             kind,
             folder,
-            f"folder{' with ' if pictures else ''}{pictures} beside the images and masks folders;"
+            f"folder{' with ' if images else ''}{images} beside the images and masks folders;"
             " not read",
         )
 
-    def _pictures_in(self, folder: str) -> str:
-        """Return how many pictures are in a folder, in words, or that there are some further below;
+    def _images_in(self, folder: str) -> str:
+        """Return how many images are in a folder, in words, or that there are some further below;
         "" where a short look finds none.
         """
         waiting = deque([folder])
@@ -259,9 +259,9 @@ class Walker:
             number = sum(map(is_image, listed.files))
             if number:
                 return (
-                    f"{number:,} picture{'s' * (number > 1)}"
+                    f"{number:,} image{'s' * (number > 1)}"
                     if here == folder
-                    else "pictures further below"
+                    else "images further below"
                 )
             waiting += [f"{here}{name}/" for name in sorted(listed.folders)]
         return ""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from histoprep.figures import plain_text
-from histoprep.report.pictures import checked_colour, overlay, shrink_labels
+from histoprep.report.thumbnails import checked_colour, overlay, shrink_labels
 from histoprep.shards.source import TileSource
 from histoprep.streams import single_stream
 
@@ -59,7 +59,7 @@ def draw_preview(source: TileSource, rows: Sequence[int], title: str) -> bytes:
                     2.35 / height,
                 )
             )
-            axes.imshow(_picture(source, row))
+            axes.imshow(_image(source, row))
             axes.set_title(_caption(source, row), loc="left", fontsize=6.5, pad=3)
             axes.set_xticks([])
             axes.set_yticks([])
@@ -76,7 +76,7 @@ def draw_preview(source: TileSource, rows: Sequence[int], title: str) -> bytes:
     return stream.getvalue()
 
 
-def _picture(source: TileSource, row: int) -> np.ndarray:
+def _image(source: TileSource, row: int) -> np.ndarray:
     from histoprep import imageio
 
     tile = source.read(row)

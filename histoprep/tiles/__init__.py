@@ -74,7 +74,7 @@ SCHEMA = pa.schema(
         ),
         _column("luminance", pa.float32(), "mean luminance, 0-255"),
         _column("contrast", pa.float32(), "standard deviation of luminance at 1/8 size, 0-255"),
-        _column("background_share", pa.float32(), "share of the 1/8 picture that is glass, 0-1"),
+        _column("background_share", pa.float32(), "share of the 1/8 image that is glass, 0-1"),
         _column(
             "image_hash",
             pa.uint64(),

@@ -30,7 +30,7 @@ _MANY_RUNS = 1 / 16
 
 @dataclass(frozen=True, slots=True)
 class Luminance:
-    """Figures of the 1/8 luminance picture; units as in tiles.parquet."""
+    """Figures of the 1/8 luminance image; units as in tiles.parquet."""
 
     focus: float
     mean: float
@@ -39,18 +39,18 @@ class Luminance:
 
 
 def measure_luminance(grey: np.ndarray) -> Luminance:
-    """Return the figures of a luminance picture, uint8 [height, width]."""
+    """Return the figures of a luminance image, uint8 [height, width]."""
     mean, deviation = cv2.meanStdDev(grey)
     _, edges = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
-    # Not with cv2.compare, which takes a picture of one pixel for a number.
+    # Not with cv2.compare, which takes an image of one pixel for a number.
     glass = int(np.count_nonzero(grey > GLASS_LUMINANCE)) / grey.size
     return Luminance(float(edges[0, 0]) ** 2, float(mean[0, 0]), float(deviation[0, 0]), glass)
 
 
 def gradient_hash(grey: np.ndarray) -> int:
-    """Return 64 bits: whether each cell of an 8 x 9 picture is darker than its right neighbour.
+    """Return 64 bits: whether each cell of an 8 x 9 image is darker than its right neighbour.
 
-    Pictures that differ by compression or brightness differ in few bits. Source: the
+    Images that differ by compression or brightness differ in few bits. Source: the
     difference hash, N. Krawetz, "Kind of like that", 2013.
     """
     small = cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA)

@@ -26,7 +26,7 @@ from histoprep.execution import workers as execution_workers
 
 IMPORTED = (
     "histoprep.audit",
-    "histoprep.audit.pictures",
+    "histoprep.audit.thumbnails",
     "histoprep.manifest.build",
     "histoprep.remap",
     "matplotlib.figure",

@@ -67,7 +67,7 @@ def toy_config(demo_manifest: Path, tmp_path: Path) -> Callable[..., Any]:
             "optimiser": {"lr": 1e-2},
             "schedule": {"kind": "one_cycle"},
             "ema": {"decay": 0.9, "every": 2},
-            "every": {"log": 3, "validate": 4, "checkpoint": 4, "pictures": None},
+            "every": {"log": 3, "validate": 4, "checkpoint": 4, "images": None},
         }
         for key, value in changes.items():
             *parents, name = key.split("__")

@@ -24,7 +24,7 @@ def labels_of(index: int, size: int) -> np.ndarray:
     return np.kron(blocks, np.ones((8, 8))).astype(np.uint8)
 
 
-def picture_of(index: int, size: int) -> np.ndarray:
+def image_of(index: int, size: int) -> np.ndarray:
     """Return the image of tile `index`: red is class x 40 + tile, green the row, blue the column
     (in pixels, below 128).
     """
@@ -46,7 +46,7 @@ def write_tiles(
     """
     folder.mkdir(parents=True)
     for index in range(num_tiles):
-        (folder / f"tile{index:03d}.png").write_bytes(encode_rgb_png(picture_of(index, size)))
+        (folder / f"tile{index:03d}.png").write_bytes(encode_rgb_png(image_of(index, size)))
         (folder / f"tile{index:03d}_mask.png").write_bytes(encode_mask_png(labels_of(index, size)))
     assert run(["--quiet", "manifest", str(folder), *options]) == 0
     return folder.with_name(f"{folder.name}.histoprep") / "manifest.parquet"

@@ -125,7 +125,7 @@ def _run(options: Any, out: Path, hook: Callable[[str, tuple[Any, ...]], None] |
         "optimiser": {"lr": 1e-2},
         "schedule": {"kind": "one_cycle"},
         "ema": {"decay": 0.9, "every": 2},
-        "every": {"log": 4, "validate": 5, "checkpoint": 3, "pictures": None},
+        "every": {"log": 4, "validate": 5, "checkpoint": 3, "images": None},
     }
     if hook:
         sys.addaudithook(hook)

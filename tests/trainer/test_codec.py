@@ -207,7 +207,7 @@ def test_real_tiny_codecs_on_real_tissue(
     assert float(psnr(image, wrong)) < quality - 3
 
 
-def test_psnr_is_that_of_eight_bit_pictures() -> None:
+def test_psnr_is_that_of_eight_bit_images() -> None:
     random = np.random.default_rng(0)
     item, other = random.integers(0, 256, (2, 3, 20, 24, 3), dtype=np.uint8)
     expected = [
@@ -274,7 +274,7 @@ def codec_run(demo_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     sets += [
         "every.validate=12",
         "every.checkpoint=12",
-        "every.pictures=24",
+        "every.images=24",
         "every.log=6",
         "validation.num_tiles=4",
         "accelerator=cpu",

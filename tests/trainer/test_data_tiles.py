@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from coordinate_tiles import CLASS_STEP, labels_of, picture_of, write_tiles
+from coordinate_tiles import CLASS_STEP, image_of, labels_of, write_tiles
 
 from histoprep.cli import run
 from histoprep.errors import HistoprepError, UsageError
@@ -71,7 +71,7 @@ def test_image_and_mask_move_together_and_are_never_interpolated(manifest: Path)
         turned = [
             view
             for view in range(8)
-            if np.array_equal(apply_view(picture_of(index, SIZE), view), image)
+            if np.array_equal(apply_view(image_of(index, SIZE), view), image)
         ]
         assert len(turned) == 1
         assert np.array_equal(apply_view(labels_of(index, SIZE), turned[0]), mask)
@@ -82,7 +82,7 @@ def test_image_and_mask_move_together_and_are_never_interpolated(manifest: Path)
 def test_nothing_is_turned_unless_allowed(manifest: Path) -> None:
     batch = dataset(manifest, flips=False, turns=False).batch(np.arange(20))
     for image, row in zip(to_uint8(batch["image"].numpy()), batch["row"].tolist(), strict=True):
-        assert np.array_equal(image[..., 1:], picture_of(0, SIZE)[..., 1:]), row
+        assert np.array_equal(image[..., 1:], image_of(0, SIZE)[..., 1:]), row
 
 
 def test_a_sample_does_not_depend_on_its_batch(manifest: Path) -> None:
@@ -155,14 +155,14 @@ def test_cuts_are_whole_squares_that_the_position_draws(
 ) -> None:
     data = dataset(manifest, image_size=16, fit=fit, flips=False, turns=False)
     batch = data.batch(np.arange(400))
-    pictures = to_uint8(batch["image"].numpy())
-    tops, lefts = pictures[:, 0, 0, 1], pictures[:, 0, 0, 2]
+    images = to_uint8(batch["image"].numpy())
+    tops, lefts = images[:, 0, 0, 1], images[:, 0, 0, 2]
     assert len(set(tops.tolist())) == len(set(lefts.tolist())) == corners
     rows, columns = np.mgrid[:16, :16]
-    assert np.array_equal(pictures[..., 1], tops[:, None, None] + rows) and np.array_equal(
-        pictures[..., 2], lefts[:, None, None] + columns
+    assert np.array_equal(images[..., 1], tops[:, None, None] + rows) and np.array_equal(
+        images[..., 2], lefts[:, None, None] + columns
     )
-    assert np.array_equal(pictures[..., 0] // CLASS_STEP, batch["mask"].numpy())
+    assert np.array_equal(images[..., 0] // CLASS_STEP, batch["mask"].numpy())
     assert_same(data.batch(np.arange(400)), batch)
 
 
@@ -212,7 +212,7 @@ def test_labels_are_numbered_by_name(tmp_path: Path) -> None:
         for number, split in enumerate(["train", "train", "test"]):
             place = folder / split / name / f"{name}{number}.png"
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(encode_rgb_png(picture_of(3 * index + number, SIZE)))
+            place.write_bytes(encode_rgb_png(image_of(3 * index + number, SIZE)))
     assert run(["--quiet", "manifest", str(folder)]) == 0
     tiles = open_tiles(tmp_path / "data.histoprep" / "manifest.parquet")
     assert label_names(tiles) == ("fat", "gland", "wall")

@@ -158,9 +158,9 @@ def test_all_artefacts_exist_and_parse(trained, tested):
         tested / "training.png",
         *(tested / f"confusion-{head}.png" for head in HEADS[:2]),
     ):
-        with Image.open(path) as picture:
-            assert np.asarray(picture.convert("L")).std() > 5
-            assert "Software" not in picture.info
+        with Image.open(path) as image:
+            assert np.asarray(image.convert("L")).std() > 5
+            assert "Software" not in image.info
     for stage in ("guidance", "diffusion"):
         told = yaml.safe_load((trained / stage / "logs" / "version_0" / "hparams.yaml").read_text())
         assert set(told["weights_from"].values()) == {"random"}

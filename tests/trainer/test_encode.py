@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from coordinate_tiles import picture_of, write_tiles
+from coordinate_tiles import image_of, write_tiles
 from small_codecs import save_kl, save_tiny
 
 import trainer.encode
@@ -334,7 +334,7 @@ def test_larger_tiles_are_refused_cropped_or_cut(
     first, count = latents.match(tiles)
     assert count.tolist() == [windows] * NUM_TILES and len(latents.array) == windows * NUM_TILES
     top, left = corner
-    square = picture_of(int(str(tiles.tile_ids[3])[-3:]), SIZE)[top : top + 16, left : left + 16]
+    square = image_of(int(str(tiles.tile_ids[3])[-3:]), SIZE)[top : top + 16, left : left + 16]
     assert np.allclose(
         latents.raw(int(first[3]))[0],
         codec.encode(torch.from_numpy(to_float(square))[None]).mean[0],
@@ -352,7 +352,7 @@ def test_mixed_sizes_ask_for_a_size(tmp_path: Path, codec_folder: Path) -> None:
     (tmp_path / "data").mkdir()
     for index in range(6):
         (tmp_path / "data" / f"t{index}.png").write_bytes(
-            encode_rgb_png(picture_of(index, 32 + 8 * (index % 2)))
+            encode_rgb_png(image_of(index, 32 + 8 * (index % 2)))
         )
     assert histoprep(["--quiet", "manifest", str(tmp_path / "data")]) == 0
     with pytest.raises(UsageError, match="not squares of one size") as caught:
@@ -419,7 +419,7 @@ def test_the_report_tells_what_the_codec_costs(
         and numbers["num_tiles"] == 5
     )
     tile_id, found = next(iter(numbers["tiles"].items()))
-    original = picture_of(int(tile_id[-3:]), SIZE)
+    original = image_of(int(tile_id[-3:]), SIZE)
     decoded = to_uint8(
         codec.decode(codec.encode(torch.from_numpy(to_float(original))[None]).mean)[0].numpy()
     )
@@ -428,7 +428,7 @@ def test_the_report_tells_what_the_codec_costs(
     sheet = decode_rgb((tmp_path / "reconstruction.png").read_bytes())
     assert sheet.shape == (5 * SIZE + 4 * 4, 3 * SIZE + 2 * 4, 3)
     worst = min(numbers["tiles"], key=lambda item: numbers["tiles"][item]["psnr_db"])
-    assert np.array_equal(sheet[:SIZE, :SIZE], picture_of(int(worst[-3:]), SIZE))
+    assert np.array_equal(sheet[:SIZE, :SIZE], image_of(int(worst[-3:]), SIZE))
     assert b"synthetic" in (tmp_path / "reconstruction.png").read_bytes()
 
 

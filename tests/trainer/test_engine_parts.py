@@ -16,9 +16,9 @@ from torch import nn
 from trainer.config import Optimiser, Schedule
 from trainer.engine.devices import RankPositions, seed_step
 from trainer.engine.ema import MovingAverage
+from trainer.engine.images import colour_mask, sheet, write_sheet
 from trainer.engine.logs import MetricsLog
 from trainer.engine.optimisers import build_optimiser, load_optimiser, optimiser_tensors, set_lr
-from trainer.engine.pictures import colour_mask, sheet, write_sheet
 from trainer.engine.schedules import lr_factor
 from trainer.engine.speed import Stopwatch
 from trainer.engine.window import LossWindow
@@ -285,8 +285,8 @@ def test_sheets(tmp_path: Path) -> None:
     made = sheet([[red, red], [red]])
     assert made.shape == (1 + 4 + 1, 2 + 4 + 2, 3) and made[5, 6:].min() == 255
     write_sheet(tmp_path / "a" / "sheet.png", made)
-    with Image.open(tmp_path / "a" / "sheet.png") as picture:
+    with Image.open(tmp_path / "a" / "sheet.png") as image:
         assert (
-            np.array_equal(np.asarray(picture), made)
-            and "made by a model" in picture.info["histoprep-synthetic"]
+            np.array_equal(np.asarray(image), made)
+            and "made by a model" in image.info["histoprep-synthetic"]
         )

@@ -55,7 +55,7 @@ def _weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_leaves_what_was_promised(toy_config: Make) -> None:
-    config = toy_config(every__pictures=6)
+    config = toy_config(every__images=6)
     result = fit(config)
     run = result.run
     names = {path.name for path in run.iterdir()}

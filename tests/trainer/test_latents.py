@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from coordinate_tiles import labels_of, picture_of, write_tiles
+from coordinate_tiles import image_of, labels_of, write_tiles
 from small_codecs import save_kl, save_tiny
 
 from histoprep.cli import run
@@ -76,7 +76,7 @@ def test_every_view_is_what_the_codec_gives_for_the_turned_tile(made: Made) -> N
     for index in (0, 7, 19):
         entry = made.latents.row_of(f"tile{index:03d}")
         for place, view in enumerate(VIEW_ORDER):
-            turned = np.ascontiguousarray(apply_view(picture_of(index, SIZE), view))
+            turned = np.ascontiguousarray(apply_view(image_of(index, SIZE), view))
             posterior = made.codec.encode(torch.from_numpy(to_float(turned))[None])
             assert posterior.std is not None
             mean, std = made.latents.raw(entry, view)

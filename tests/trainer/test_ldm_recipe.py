@@ -45,8 +45,8 @@ EVERY = [
     "every.log=2",
     "every.validate=3",
     "every.checkpoint=3",
-    "every.pictures=6",
-    "sampling.num_pictures=2",
+    "every.images=6",
+    "sampling.num_images=2",
     "encoding.views=1",
 ]
 
@@ -102,7 +102,7 @@ def _stage(config: Any) -> LdmStage:
     return LdmStage(config, open_tiles(config.manifest), LatentSet.open(latents_folder(config)))
 
 
-def test_a_run_leaves_losses_by_noise_and_stream_pictures_and_facts(
+def test_a_run_leaves_losses_by_noise_and_stream_images_and_facts(
     finished: tuple[Any, Path],
 ) -> None:
     config, run = finished
@@ -121,7 +121,7 @@ def test_a_run_leaves_losses_by_noise_and_stream_pictures_and_facts(
     assert json.loads((run / "finished.json").read_text())["best"]["metric"] == "loss"
 
 
-def test_a_trained_run_makes_pictures_of_any_size(finished: tuple[Any, Path]) -> None:
+def test_a_trained_run_makes_images_of_any_size(finished: tuple[Any, Path]) -> None:
     generator = load_generator(finished[1])
     masks = np.zeros((1, 32, 64), dtype=np.uint8)
     made = generator.generate(masks, ["a"], SamplingOptions(solver=generator_solver()))
@@ -246,7 +246,7 @@ def test_tiles_without_masks_train_a_model_without_condition(
         tmp_path / "images.histoprep" / "manifest.parquet",
         codec,
         tmp_path / "run",
-        "every.pictures=null",
+        "every.images=null",
     )
     told: list[str] = []
     assert fit(config, voice=Voice(note=told.append, warn=told.append)).stages[""]["step"] == 6

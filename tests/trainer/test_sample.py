@@ -1,4 +1,4 @@
-"""Sampling: a data set that audits clean, the same pictures in any company, resumed as if never
+"""Sampling: a data set that audits clean, the same images in any company, resumed as if never
 stopped, kept pixels kept.
 """
 
@@ -58,7 +58,7 @@ class PixelCodec:
 
 
 class Painter:
-    """The exact denoiser of pictures in which each class has its colour, with a little noise; the
+    """The exact denoiser of images in which each class has its colour, with a little noise; the
     null knows nothing but the spread.
     """
 
@@ -118,7 +118,7 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def _pictures(root: Path) -> dict[str, bytes]:
+def _images(root: Path) -> dict[str, bytes]:
     return {
         path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*.png"))
     }
@@ -128,9 +128,9 @@ def test_each_region_gets_the_look_of_its_class(folder):
     masks = masks_in_folder(folder, CLASSES)
     for index in range(len(masks)):
         mask = masks.read_mask(index)
-        picture = _painter().generate(mask[None], [masks.ids[index]], OPTIONS)[0] / 127.5 - 1
-        assert np.abs(picture - COLOURS.numpy()[mask]).mean() < 0.1
-        assert np.abs(picture - COLOURS.numpy()[(mask + 1) % 4]).mean() > 0.3
+        image = _painter().generate(mask[None], [masks.ids[index]], OPTIONS)[0] / 127.5 - 1
+        assert np.abs(image - COLOURS.numpy()[mask]).mean() < 0.1
+        assert np.abs(image - COLOURS.numpy()[(mask + 1) % 4]).mean() > 0.3
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -147,7 +147,7 @@ def test_latents_are_scaled_back_for_the_codec_and_forth_for_what_is_kept(kept):
             return super().__call__(x, t, mask, drop)
 
     generator = Generator(Watching(), Objective("v"), PixelCodec(), HALVED, num_classes=4, stride=1)
-    picture = (
+    image = (
         generator.generate(
             mask, ["a"], OPTIONS, Kept(real, np.ones((1, 64, 64), dtype=bool)) if kept else None
         )[0]
@@ -162,7 +162,7 @@ def test_latents_are_scaled_back_for_the_codec_and_forth_for_what_is_kept(kept):
             < 0.25
         )
     else:
-        assert np.abs(picture - (COLOURS.numpy()[mask[0]] * scale + shift)).mean() < 0.05
+        assert np.abs(image - (COLOURS.numpy()[mask[0]] * scale + shift)).mean() < 0.05
 
 
 def test_masks_whose_labels_depend_on_the_reader_are_refused(folder):
@@ -201,12 +201,12 @@ def test_the_data_set_audits_clean_and_has_a_true_manifest(folder, tmp_path):
 def test_every_file_says_that_it_is_synthetic_and_nothing_else(folder, tmp_path):
     out = tmp_path / "made"
     sample_dataset(_painter(), masks_in_folder(folder, CLASSES), out, OPTIONS)
-    for data in _pictures(out).values():
+    for data in _images(out).values():
         header = imageio.read_header(data)
         assert list(header.structure.text) == ["histoprep-synthetic"]
 
 
-def test_any_subset_and_any_batch_size_give_the_same_pictures(folder, tmp_path):
+def test_any_subset_and_any_batch_size_give_the_same_images(folder, tmp_path):
     masks, generator = masks_in_folder(folder, CLASSES), _network()
     whole = tmp_path / "whole"
     sample_dataset(generator, masks, whole, OPTIONS, batch_size=4)
@@ -216,17 +216,17 @@ def test_any_subset_and_any_batch_size_give_the_same_pictures(folder, tmp_path):
         assert np.abs(alone.astype(int) - there).max() <= 1
 
 
-def test_seed_and_name_make_the_picture(folder):
+def test_seed_and_name_make_the_image(folder):
     generator, mask = _network(), _regions(1)[None]
-    pictures = [
+    images = [
         generator.generate(
             mask, [name], SamplingOptions(guidance_scale=1.5, solver=OPTIONS.solver, seed=seed)
         )
         for name, seed in (("a", 0), ("b", 0), ("a", 1), ("a", 0))
     ]
-    assert np.array_equal(pictures[0], pictures[3])
-    assert not np.array_equal(pictures[0], pictures[1])
-    assert not np.array_equal(pictures[0], pictures[2])
+    assert np.array_equal(images[0], images[3])
+    assert not np.array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], images[2])
 
 
 def test_fresh_noise_of_ancestral_sampling_belongs_to_the_tile():
@@ -265,7 +265,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(folder, tmp_path, afte
     next((stopped / "images").rglob("*.png")).unlink()
     result = sample_dataset(_network(), masks, stopped, OPTIONS, batch_size=2)
     assert result.num_there == 2 * (after - 1)
-    assert _pictures(stopped) == _pictures(whole)
+    assert _images(stopped) == _images(whole)
 
 
 def test_a_limit_can_be_lifted_and_set_again(folder, tmp_path):
@@ -303,13 +303,13 @@ def test_another_request_for_the_same_folder_is_refused_unless_forced(folder, tm
     masks, out = masks_in_folder(folder, CLASSES), tmp_path / "made"
     sample_dataset(_painter(), masks, out, OPTIONS)
     other = SamplingOptions(1.0, OPTIONS.solver, seed=6)
-    before = _pictures(out)
+    before = _images(out)
     with pytest.raises(UsageError, match="seed: 5 there, 6 now"):
         sample_dataset(_painter(), masks, out, other)
-    assert _pictures(out) == before
+    assert _images(out) == before
     sample_dataset(_painter(), masks, out, other, force=True)
     assert all(
-        _pictures(out)[name] != data for name, data in before.items() if name.startswith("images")
+        _images(out)[name] != data for name, data in before.items() if name.startswith("images")
     )
     assert json.loads((tmp_path / "made.histoprep" / "sampling.json").read_text())["seed"] == 6
 
@@ -362,7 +362,7 @@ def test_an_empty_folder_and_a_link_to_one_are_good_enough(folder, tmp_path):
 
 
 def _real_set(folder: Path, tmp_path: Path) -> Path:
-    """A data set of real pictures with its manifest: what a first run makes will do."""
+    """A data set of real images with its manifest: what a first run makes will do."""
     return sample_dataset(
         _painter(0.4), masks_in_folder(folder, CLASSES, split="test"), tmp_path / "real", OPTIONS
     ).manifest
@@ -399,7 +399,7 @@ def test_what_cannot_be_kept_is_refused(folder, tmp_path):
     masks = masks_in_folder(folder, CLASSES)
     region = tmp_path / "keep.png"
     region.write_bytes(imageio.encode_mask_png(np.ones((64, 64), dtype=np.uint8)))
-    with pytest.raises(UsageError, match="real pictures"):
+    with pytest.raises(UsageError, match="real images"):
         sample_dataset(
             _painter(), masks, tmp_path / "out", OPTIONS, keep=keep_regions(region, masks)
         )
@@ -486,7 +486,7 @@ def test_a_guidance_scale_that_is_no_number_is_refused_before_anything_is_writte
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_pictures_that_are_not_finite_are_named_and_not_written(folder, tmp_path, value):
+def test_images_that_are_not_finite_are_named_and_not_written(folder, tmp_path, value):
     class Exploding(Painter):
         def __call__(
             self, x: Tensor, t: Tensor, mask: Tensor, drop: Tensor | None = None
@@ -502,7 +502,7 @@ def test_pictures_that_are_not_finite_are_named_and_not_written(folder, tmp_path
     with pytest.raises(DivergedError, match="not finite") as caught:
         sample_dataset(generator, masks, tmp_path / "out", OPTIONS, batch_size=2)
     assert caught.value.seen == masks.ids[1]
-    assert _pictures(tmp_path / "out") == {}
+    assert _images(tmp_path / "out") == {}
     # A preview of a training goes on.
     assert generator.generate(np.stack([_regions(0)] * 2), ["a", "b"], OPTIONS).shape == (
         2,
@@ -604,7 +604,7 @@ def test_the_command(imported, folder, tmp_path, capsys):
         "guidance.png",
         "real.png",
     ]
-    assert len(_pictures(second)) == 4
+    assert len(_images(second)) == 4
     for sweep in ("", "0,a", "1,nan"):
         assert run([*again, "--sweep", sweep]) == ExitCode.USAGE
         assert "no list of numbers" in capsys.readouterr().err
@@ -624,7 +624,7 @@ def test_the_command_writes_nothing_into_the_data_it_reads(imported, folder, tmp
     before = _contents(tmp_path)
     common = ["sample", "--checkpoint", str(imported), "--steps", "2", "--device", "cpu"]
     # The data set itself, a folder in it, the folder of masks, a folder in it, one around it, the
-    # folder of real pictures.
+    # folder of real images.
     for masks, out in (
         (real, "real"),
         (real, "real/new"),

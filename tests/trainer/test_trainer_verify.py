@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from small_codecs import save_kl
 
-from histoprep.checksums import PICTURE_STATES, STATES
+from histoprep.checksums import IMAGE_STATES, STATES
 from histoprep.cli import run as histoprep
 from histoprep.errors import ExitCode, UsageError
 from histoprep.verify import verify as toolkit_verify
@@ -33,8 +33,8 @@ EVERY = [
     "every.log=2",
     "every.validate=2",
     "every.checkpoint=2",
-    "every.pictures=4",
-    "sampling.num_pictures=2",
+    "every.images=4",
+    "sampling.num_images=2",
     "sampling.num_inference_steps=2",
 ]
 FAST = ["--num-workers", "0", "--device", "cpu"]
@@ -234,18 +234,18 @@ def test_one_edited_value_is_an_error_and_no_other_result(
     assert [damage.path for damage in verify(victim.parent).damages] == [str(victim)]
 
 
-def test_force_makes_changed_pictures_again(alone: Made) -> None:
-    pictures = sorted((alone.home / "synthetic").rglob("*.png"))
-    before = {path: path.read_bytes() for path in pictures}
-    flip(pictures[1])
-    flip(pictures[-1])
+def test_force_makes_changed_images_again(alone: Made) -> None:
+    images = sorted((alone.home / "synthetic").rglob("*.png"))
+    before = {path: path.read_bytes() for path in images}
+    flip(images[1])
+    flip(images[-1])
     assert run(["--quiet", *alone.sample]) == ExitCode.INTEGRITY
     assert run(["--quiet", *alone.sample, "--force"]) == ExitCode.OK
-    assert {path: path.read_bytes() for path in pictures} == before
+    assert {path: path.read_bytes() for path in images} == before
     assert verify(alone.home / "synthetic").damages == []
 
 
-def test_a_picture_flipped_behind_our_back_is_found_with_verify(alone: Made) -> None:
+def test_a_image_flipped_behind_our_back_is_found_with_verify(alone: Made) -> None:
     from histoprep.checksums import Expected, FileStates, state_of
     from trainer.sampling.digest_journal import read_digests
 
@@ -257,13 +257,13 @@ def test_a_picture_flipped_behind_our_back_is_found_with_verify(alone: Made) -> 
         entry.name: state_of((alone.home / "synthetic" / entry.name).stat(), entry.checksum.digest)
         for entry in listed
     }
-    FileStates.of(states).write(workspace / PICTURE_STATES)
+    FileStates.of(states).write(workspace / IMAGE_STATES)
     assert run(["--quiet", *alone.sample]) == ExitCode.OK
     assert run(["--quiet", *alone.sample, "--verify"]) == ExitCode.INTEGRITY
 
 
 def test_resumed_trees_are_fine(alone: Made) -> None:
-    # A picture that is gone, a run that goes on, and a set whose report is drawn again.
+    # An image that is gone, a run that goes on, and a set whose report is drawn again.
     next((alone.home / "synthetic/images").rglob("*.png")).unlink()
     (alone.home / "run/finished.json").unlink()
     for command in (alone.sample, alone.fit, alone.encode):

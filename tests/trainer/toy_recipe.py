@@ -86,7 +86,7 @@ class ToyStage:
         batch = ToyData(99).batch(np.arange(32))
         return {"error": float((module(batch["inputs"]) - batch["targets"]).square().mean())}
 
-    def pictures(self, module: nn.Module) -> dict[str, np.ndarray]:
+    def images(self, module: nn.Module) -> dict[str, np.ndarray]:
         return {"grey": np.full((4, 6, 3), 128, dtype=np.uint8)}
 
     def to(self, device: torch.device) -> None:

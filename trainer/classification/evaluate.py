@@ -17,14 +17,14 @@ from histoprep import checksums
 from histoprep.durable import write_bytes, write_json
 from histoprep.workspace import check_outside
 from trainer.classification.evaluation import Evaluation, evaluate
-from trainer.classification.network import RunClassifier, open_classifier
-from trainer.classification.pictures import (
+from trainer.classification.images import (
     SheetFacts,
     draw_confusion,
     draw_roc,
     draw_sheet,
     draw_training,
 )
+from trainer.classification.network import RunClassifier, open_classifier
 from trainer.classification.table import (
     Predictions,
     gather_predictions,
@@ -96,7 +96,7 @@ def evaluate_run(
     checksums.forget_files(folder, lambda _: True)
     _write_numbers(folder, result, model, times + 1)
     _write_tables(folder, result, predictions, data)
-    _write_pictures(folder, result, predictions, data, run)
+    _write_images(folder, result, predictions, data, run)
     for name, png in sheets:
         write_bytes(folder / "sheets" / f"{name}.png", png)
     checksums.list_all_files(folder)
@@ -248,7 +248,7 @@ def _write_tables(
         )
 
 
-def _write_pictures(
+def _write_images(
     folder: Path, result: Evaluation, predictions: Predictions, data: LabelledTiles, run: Path
 ) -> None:
     for name in _DRAWN:

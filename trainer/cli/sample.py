@@ -202,7 +202,7 @@ def sample(
     listed = _mask_list(masks, read_facts(checkpoint).label_map, split, map_name, images, out)
     if real and listed.read_image is None:
         raise UsageError(
-            "--real needs the real pictures",
+            "--real needs the real images",
             hint="give a manifest as --masks, or their folder with --images",
         )
     options = SamplingOptions(guidance_scale, Solver(solver.value, steps, eta), seed)
@@ -220,7 +220,7 @@ def sample(
         "codec": generator.codec.digest,
     }
     regions = keep_regions(keep, listed) if keep else None
-    with console.progress("sampling", min(len(listed), limit or len(listed)), "pictures") as meter:
+    with console.progress("sampling", min(len(listed), limit or len(listed)), "images") as meter:
         result = sample_dataset(
             generator,
             listed,
@@ -237,12 +237,12 @@ def sample(
     if real:
         _write(out, "real.png", comparison_sheet(generator, listed, _first_alike(listed), options))
     if result.num_there:
-        console.note(f"{result.num_there:,} pictures were there")
-    console.out(f"{result.num_made:,} pictures | {out} | {result.manifest}")
+        console.note(f"{result.num_there:,} images were there")
+    console.out(f"{result.num_made:,} images | {out} | {result.manifest}")
 
 
 def _check_run(checkpoint: Path) -> None:
-    """Raise ConfigError for a run that has no pictures to give: of another recipe, or imported
+    """Raise ConfigError for a run that has no images to give: of another recipe, or imported
     without its codec.
     """
     from trainer.engine.checkpoints import load_run_config
@@ -308,13 +308,13 @@ def _mask_list(
 
 
 def _check_apart(out: Path, source: Path) -> None:
-    """Raise UsageError when one of the two folders lies in the other: pictures would be taken for
+    """Raise UsageError when one of the two folders lies in the other: images would be taken for
     data, or data be replaced.
     """
     made, read = out.resolve(), source.resolve()
     if made.is_relative_to(read) or read.is_relative_to(made):
         raise UsageError(
-            "pictures must not mix with the data they are made from",
+            "images must not mix with the data they are made from",
             path=out.absolute(),
             seen=f"data in {source}",
             hint="name another --out",
@@ -341,18 +341,16 @@ def _draw_sweep(
     from trainer.sampling.sheets import guidance_sheet
 
     with console.progress("sampling", None, "sheets"):
-        picture = guidance_sheet(generator, masks, _first_alike(masks), scales, options)
-    _write(out, "guidance.png", picture)
+        image = guidance_sheet(generator, masks, _first_alike(masks), scales, options)
+    _write(out, "guidance.png", image)
 
 
-def _write(out: Path, name: str, picture: Any) -> None:
+def _write(out: Path, name: str, image: Any) -> None:
     from histoprep import checksums, durable, imageio
 
     folder = out.resolve().with_name(f"{out.resolve().name}.histoprep")
     with durable.locked(folder):
-        checksums.publish_file(
-            folder, name, imageio.encode_rgb_png(picture, imageio.SYNTHETIC_MARK)
-        )
+        checksums.publish_file(folder, name, imageio.encode_rgb_png(image, imageio.SYNTHETIC_MARK))
     console.out(str(folder / name))
 
 

@@ -1,5 +1,5 @@
 """Masks as run lengths: a fraction of their size, and back to pixels faster than any decoder of
-pictures.
+images.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a denoiser is trained to say: noise, velocity or flow; how its error is measured and
 weighted.
 
-All three are one picture: noisy = signal * clean + sigma * noise, with (signal, sigma) a function
+All three are one image: noisy = signal * clean + sigma * noise, with (signal, sigma) a function
 of the timestep.
 """
 

@@ -257,7 +257,7 @@ def _first_position(training: Training, micro_step: int) -> int:
 
 
 class _Events:
-    """What happens between steps: the log, validation, pictures and checkpoints, each at its time
+    """What happens between steps: the log, validation, images and checkpoints, each at its time
     and at the end.
     """
 
@@ -291,7 +291,7 @@ class _Events:
             line |= {f"val_{name}": value for name, value in self.metrics.items()}
         if line and self._log:
             self._log.write(training.step, line)
-        if self._is_due(self._every.pictures) and self._every.pictures and self._log:
+        if self._is_due(self._every.images) and self._every.images and self._log:
             self._draw()
         if self._is_due(self._every.checkpoint):
             self.save()
@@ -379,5 +379,5 @@ class _Events:
         training, go_on = self._training, self._watch.pause()
         assert self._log is not None
         with evaluating(training.fabric, training.evaluated):
-            self._log.draw(training.step, training.stage.pictures(training.evaluated))
+            self._log.draw(training.step, training.stage.images(training.evaluated))
         go_on()

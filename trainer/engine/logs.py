@@ -1,5 +1,5 @@
 """The log of a stage: metrics.csv, one line a step that was looked at, and the same numbers and
-pictures for TensorBoard.
+images for TensorBoard.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from histoprep.durable import write_text
-from trainer.engine.pictures import write_sheet
+from trainer.engine.images import write_sheet
 
 _FIRST = ("step", "images")
 
@@ -129,9 +129,9 @@ class StageLog:
         """Log sheets (uint8 [height, width, 3]) as samples/<step>-<name>.png and for
         TensorBoard.
         """
-        for name, picture in sheets.items():
-            write_sheet(self._folder / "samples" / f"{step:08d}-{name}.png", picture)
-            self._board.add_image(name, picture, step, dataformats="HWC")
+        for name, image in sheets.items():
+            write_sheet(self._folder / "samples" / f"{step:08d}-{name}.png", image)
+            self._board.add_image(name, image, step, dataformats="HWC")
 
     def sync(self) -> None:
         """Bring everything logged so far to the device."""

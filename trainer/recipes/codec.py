@@ -23,7 +23,7 @@ from trainer.config import Positive, RunConfig, Section
 from trainer.data.tiles import TileDataset
 from trainer.data.transforms import to_uint8
 from trainer.engine.checkpoints import load_weights
-from trainer.engine.pictures import difference, sheet
+from trainer.engine.images import difference, sheet
 from trainer.errors import CheckpointError, ConfigError
 from trainer.metrics.reconstruction import psnr, ssim
 from trainer.models.codec import TrainableCodec
@@ -69,7 +69,7 @@ class Validation(Section):
 
     num_tiles: Positive = 64
     batch_size: Positive = 8
-    num_pictures: Positive = 4
+    num_images: Positive = 4
 
 
 class Config(RunConfig):
@@ -246,11 +246,11 @@ class CodecStage:
             found["latent_std"].append(mean.float().flatten(1).std(1))
         return {name: float(torch.cat(values).mean()) for name, values in found.items()}
 
-    def pictures(self, module: nn.Module) -> dict[str, np.ndarray]:
+    def images(self, module: nn.Module) -> dict[str, np.ndarray]:
         """Return a sheet: each row an original, its reconstruction and four times their
         difference.
         """
-        count = min(self.config.validation.num_pictures, self._num_validated)
+        count = min(self.config.validation.num_images, self._num_validated)
         image, decoded, _ = self._reconstruct(module, np.arange(count))
         pairs = zip(
             *(to_uint8(pixels.float().cpu().numpy()) for pixels in (image, decoded)), strict=True

@@ -120,7 +120,7 @@ class DenoisingStage:
         alone = validation_scores(truth, torch.cat(fused).numpy())
         return validation_scores(truth, torch.cat(scores).numpy()) | {"f1_guidance": alone["f1"]}
 
-    def pictures(self, module: nn.Module) -> Mapping[str, np.ndarray]:
+    def images(self, module: nn.Module) -> Mapping[str, np.ndarray]:
         """Return nothing: `trainer test` draws the sheets."""
         return {}
 

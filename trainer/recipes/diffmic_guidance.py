@@ -112,7 +112,7 @@ class GuidanceStage:
             for name, head_logits in zip(("global", "local"), logits[1:], strict=True)
         }
 
-    def pictures(self, module: nn.Module) -> Mapping[str, np.ndarray]:
+    def images(self, module: nn.Module) -> Mapping[str, np.ndarray]:
         """Return nothing: `trainer test` draws the sheets."""
         return {}
 

@@ -74,7 +74,7 @@ def load_generator(
     device: str = "cpu",
     precision: str = "fp32",
 ) -> Generator:
-    """Return what turns masks into pictures, from a run folder or one of its checkpoints.
+    """Return what turns masks into images, from a run folder or one of its checkpoints.
 
     `codec`: where the codec is now, if not where it was. Raises CheckpointError, ConfigError for a
     run of another recipe, and what `load_codec` raises; a codec with other weights than in training

@@ -67,7 +67,7 @@ class Sampling(Section):
     solver: Literal["dpm++", "ddim", "euler", "heun"] = "dpm++"
     num_inference_steps: Positive = 25
     eta: Share = 0.0
-    num_pictures: Positive = 6
+    num_images: Positive = 6
 
 
 class Validation(Section):

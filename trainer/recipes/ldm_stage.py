@@ -18,7 +18,7 @@ from trainer.data.transforms import to_uint8
 from trainer.diffusion.objectives import Objective
 from trainer.diffusion.samplers import Solver
 from trainer.diffusion.schedule import NoiseSchedule
-from trainer.engine.pictures import colour_mask, sheet
+from trainer.engine.images import colour_mask, sheet
 from trainer.errors import ConfigError
 from trainer.models.codec import Codec
 from trainer.models.reference_unet import ReferenceUNet, ReferenceUNetConfig
@@ -135,13 +135,13 @@ class LdmStage:
             null.append(self._losses(module, batch, everything))
         return {"loss": float(torch.cat(told).mean()), "loss_null": float(torch.cat(null).mean())}
 
-    def pictures(self, module: nn.Module) -> dict[str, np.ndarray]:
+    def images(self, module: nn.Module) -> dict[str, np.ndarray]:
         """Return a sheet: each row the mask, the tile as the codec gives it back, and a generated
         one.
         """
         if self._codec is None:
             return {}
-        batch = self._validation.batch(np.arange(self.config.sampling.num_pictures))
+        batch = self._validation.batch(np.arange(self.config.sampling.num_images))
         masks = batch["mask"].numpy()
         names = self._names(
             self._validation.placement.place(batch["position"].numpy(), _VALIDATION_SEED)[1]
@@ -157,7 +157,7 @@ class LdmStage:
         return {"mask-tile-generated": sheet(rows)}
 
     def generator(self, module: nn.Module) -> Generator:
-        """Return what turns masks into pictures with `module` as the denoiser; needs the codec."""
+        """Return what turns masks into images with `module` as the denoiser; needs the codec."""
         assert self._codec is not None
         config: Any = self.module.config
         scaling, device = self._latents.scaling, self._device

@@ -1,4 +1,4 @@
-"""What is written: a data set of pictures and masks with its label map and manifest, whole at any
+"""What is written: a data set of images and masks with its label map and manifest, whole at any
 moment, marked as synthetic.
 
 `OUT/images/ID.png`, `OUT/masks/ID.png`, `OUT/label_map.yml`; beside it, where histoprep looks for
@@ -26,7 +26,7 @@ from histoprep.durable import publish_in_batch, sync_file_system, write_text
 from histoprep.errors import IntegrityError, OutputError, UsageError
 from histoprep.labels import LabelMap, format_label_map
 from histoprep.names import to_name, to_text
-from trainer.sampling.digest_journal import JOURNAL, append_digests, check_pictures, read_digests
+from trainer.sampling.digest_journal import JOURNAL, append_digests, check_images, read_digests
 from trainer.sampling.masks import classes_as_sources, read_labels
 
 REQUEST, LABEL_MAP = "sampling.json", "label_map.yml"
@@ -39,7 +39,7 @@ _OF_DATA_SETS = ("manifest.parquet", "tiles.parquet")
 
 @dataclass(frozen=True)
 class SyntheticDataset:
-    """A folder of synthetic tiles. `request` is everything its pictures depend on; another request
+    """A folder of synthetic tiles. `request` is everything its images depend on; another request
     for the same folder is refused.
     """
 
@@ -72,7 +72,7 @@ class SyntheticDataset:
                 if known.get(key) != wanted.get(key)
             )
             raise UsageError(
-                "this folder holds pictures of another request",
+                "this folder holds images of another request",
                 path=self.root,
                 seen=differing,
                 hint="choose another --out, or --force to replace them",
@@ -88,11 +88,11 @@ class SyntheticDataset:
         except OSError as error:
             raise OutputError.from_os_error(error, self.root) from error
         checksums.publish_json(self.workspace, REQUEST, wanted)
-        self._check_pictures(force=force, verify=verify)
+        self._check_images(force=force, verify=verify)
         checksums.forget_files(self.workspace, lambda name: name == JOURNAL)
 
-    def _check_pictures(self, *, force: bool, verify: bool) -> None:
-        """Raise IntegrityError for pictures and masks that were changed since, or delete them with
+    def _check_images(self, *, force: bool, verify: bool) -> None:
+        """Raise IntegrityError for images and masks that were changed since, or delete them with
         `force`; those that are gone are made again.
         """
         try:
@@ -107,12 +107,12 @@ class SyntheticDataset:
             return
         damages = [
             damage
-            for damage in check_pictures(self.root, self.workspace, expected, whole=verify)
+            for damage in check_images(self.root, self.workspace, expected, whole=verify)
             if not damage.is_missing
         ]
         if not force:
             checksums.raise_damage(
-                damages, "a picture or mask was changed since it was made", MAKE_AGAIN
+                damages, "an image or mask was changed since it was made", MAKE_AGAIN
             )
         for damage in damages:
             Path(to_name(damage.path)).unlink()
@@ -145,7 +145,7 @@ class SyntheticDataset:
             )
 
     def has(self, tile_id: str, mask: np.ndarray) -> bool:
-        """Return whether the picture of a tile is there and was made for this mask; both files
+        """Return whether the image of a tile is there and was made for this mask; both files
         appear whole or not at all.
         """
         image_path, mask_path = self._paths(tile_id)
@@ -155,18 +155,18 @@ class SyntheticDataset:
             and np.array_equal(read_labels(mask_path), mask)
         )
 
-    def write(self, tile_ids: Sequence[str], pictures: np.ndarray, masks: np.ndarray) -> None:
+    def write(self, tile_ids: Sequence[str], images: np.ndarray, masks: np.ndarray) -> None:
         """Publish a batch of pairs, durably: uint8 [batch, height, width, 3] and [batch, height,
         width]. Raises OutputError.
         """
         paths = [self._paths(tile_id) for tile_id in tile_ids]
         # Compression lets go of the interpreter's lock, and takes as long as a GPU for the
-        # pictures.
+        # images.
         with ThreadPoolExecutor(_THREADS) as threads:
-            encoded = list(threads.map(self._encode, pictures, masks))
+            encoded = list(threads.map(self._encode, images, masks))
         try:
             for (image_path, mask_path), (image, mask) in zip(paths, encoded, strict=True):
-                # A picture of another mask must not stand beside the new one.
+                # An image of another mask must not stand beside the new one.
                 image_path.unlink(missing_ok=True)
                 for path, data in ((mask_path, mask), (image_path, image)):
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +205,7 @@ class SyntheticDataset:
         return build_manifest(tiles, own, options, workspace.manifest).path
 
     def _record_splits(self, splits: Mapping[str, str]) -> None:
-        """Write the split of every picture, with those of earlier runs: other masks may have been
+        """Write the split of every image, with those of earlier runs: other masks may have been
         asked for then.
         """
         place = self.workspace / _SPLITS
@@ -244,7 +244,7 @@ class SyntheticDataset:
                     **{name: digest for name, digest in more.items() if known.get(name) != digest},
                 },
             )
-            check_pictures(self.root, self.workspace, read_digests(self.workspace), whole=False)
+            check_images(self.root, self.workspace, read_digests(self.workspace), whole=False)
             checksums.list_files(self.workspace, [JOURNAL])
         except OSError as error:
             raise OutputError.from_os_error(error, error.filename or self.workspace) from error
@@ -260,7 +260,7 @@ class SyntheticDataset:
         image, mask = (self.root.joinpath(name, *parts) for name in ("images", "masks"))
         return image.with_name(image.name + ".png"), mask.with_name(mask.name + ".png")
 
-    def _encode(self, picture: np.ndarray, mask: np.ndarray) -> tuple[bytes, bytes]:
-        return imageio.encode_rgb_png(picture, imageio.SYNTHETIC_MARK), imageio.encode_mask_png(
+    def _encode(self, image: np.ndarray, mask: np.ndarray) -> tuple[bytes, bytes]:
+        return imageio.encode_rgb_png(image, imageio.SYNTHETIC_MARK), imageio.encode_mask_png(
             mask, imageio.SYNTHETIC_MARK
         )

@@ -18,7 +18,7 @@ from histoprep.digests import digest_text
 from histoprep.errors import IntegrityError
 
 JOURNAL = "digests.jsonl"
-_HINT = "restore it from a copy, or make the pictures again: the same command with --force"
+_HINT = "restore it from a copy, or make the images again: the same command with --force"
 
 
 def append_digests(workspace: Path, files: Mapping[str, Checksum]) -> None:
@@ -73,7 +73,7 @@ def read_digests(workspace: Path) -> dict[str, Checksum]:
     return found
 
 
-def check_pictures(
+def check_images(
     root: Path, workspace: Path, files: Mapping[str, Checksum], *, whole: bool
 ) -> list[Damage]:
     """Return the files of a data set that are gone or were changed since they were made; see
@@ -81,5 +81,5 @@ def check_pictures(
     """
     expected = (Expected(name, checksum) for name, checksum in files.items())
     return checksums.check_files(
-        root, expected, whole=whole, states_path=workspace / checksums.PICTURE_STATES
+        root, expected, whole=whole, states_path=workspace / checksums.IMAGE_STATES
     )

@@ -1,4 +1,4 @@
-"""A trained denoiser with everything that turns a mask into a picture: objective, codec, scaling of
+"""A trained denoiser with everything that turns a mask into an image: objective, codec, scaling of
 latents, device, precision.
 """
 
@@ -27,7 +27,7 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How pictures are made: the same options, seed and tile id give the same picture, whatever
+    """How images are made: the same options, seed and tile id give the same image, whatever
     else is made with it.
     """
 
@@ -38,7 +38,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of real pictures: `images` uint8 [batch, height, width, 3] where `where` (bool
+    """What is kept of real images: `images` uint8 [batch, height, width, 3] where `where` (bool
     [batch, height, width]) is true.
     """
 
@@ -48,7 +48,7 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class Generator:
-    """Masks to pictures. `denoiser` takes (latents, time, mask, drop), in evaluation mode on
+    """Masks to images. `denoiser` takes (latents, time, mask, drop), in evaluation mode on
     `device`, `codec` likewise.
 
     `multiple_px`: height and width must be multiples of it, the codec's factor times the denoiser's
@@ -79,7 +79,7 @@ class Generator:
         *,
         finite_only: bool = False,
     ) -> np.ndarray:
-        """Return pictures, uint8 [batch, height, width, 3], for masks of class ids, uint8 [batch,
+        """Return images, uint8 [batch, height, width, 3], for masks of class ids, uint8 [batch,
         height, width].
 
         Kept pixels come back as they were, to the last bit; around them the network continues what
@@ -108,11 +108,11 @@ class Generator:
             decoded = self.codec.decode(self.scaling.denormalise(latents))
         if finite_only:
             _check_finite(latents, decoded, tile_ids)
-        pictures = to_uint8(decoded.float().cpu().numpy())
-        return pictures if kept is None else np.where(kept.where[..., None], kept.images, pictures)
+        images = to_uint8(decoded.float().cpu().numpy())
+        return images if kept is None else np.where(kept.where[..., None], kept.images, images)
 
     def _known(self, kept: Kept) -> Known:
-        """Return the latents of the pictures, known where every pixel below a latent is kept."""
+        """Return the latents of the images, known where every pixel below a latent is kept."""
         images = torch.from_numpy(to_float(kept.images)).to(self.device)
         factor = self.codec.factor
         squares = (
@@ -150,7 +150,7 @@ def _check_finite(latents: Tensor, decoded: Tensor, tile_ids: Sequence[str]) -> 
     if bad:
         hint = "use a --guidance-scale nearer to 1 or --precision fp32"
         raise DivergedError(
-            "the network gives numbers that are not finite, which make no picture",
+            "the network gives numbers that are not finite, which make no image",
             seen=", ".join(bad[:3]),
             hint=hint,
         )

@@ -1,4 +1,4 @@
-"""Inpainting regions: which pixels of a real picture stay, from one label image for all masks or
+"""Inpainting regions: which pixels of a real image stay, from one label image for all masks or
 one for each.
 """
 
@@ -19,7 +19,7 @@ _ENDINGS = (".png", "_mask.png", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class KeepRegions:
-    """`read(i)` says which pixels of picture i stay, bool [height, width]; `digest` stands for all
+    """`read(i)` says which pixels of image i stay, bool [height, width]; `digest` stands for all
     regions in the record of a request.
     """
 

@@ -28,9 +28,9 @@ class MaskList:
     """Masks by number, in a fixed order. `ids` are unique names, `sizes` int64 [n, 2] height and
     width in pixels.
 
-    `splits` say where what is made of a mask belongs: a picture made from a mask of the test split
+    `splits` say where what is made of a mask belongs: an image made from a mask of the test split
     is no training data. `read_mask(i)` gives class ids of `label_map`, uint8 [height, width];
-    `read_image(i)` the real picture, uint8 RGB, or is None when there are none.
+    `read_image(i)` the real image, uint8 RGB, or is None when there are none.
     """
 
     ids: tuple[str, ...]
@@ -115,7 +115,7 @@ def masks_in_folder(
     """Return the masks below a folder: 8- or 16-bit PNG or TIFF, in order of name.
 
     Their values are class ids of `classes`, or the source labels of `source_map`, which is applied
-    then. `images` is a folder with the real pictures under the same names. Everything made of them
+    then. `images` is a folder with the real images under the same names. Everything made of them
     is said to belong to `split`, train by default. Raises UsageError when there are no masks, two
     of one name, or some of fewer bits than others (HP414), DataError, naming the file, when one
     cannot be read.
@@ -134,7 +134,7 @@ def masks_in_folder(
     headers = [_header_of(path) for path in paths]
     _refuse_mixed_depths(paths, [8 if header.palette else header.bit_depth for header in headers])
     sizes = np.array([(header.height_px, header.width_px) for header in headers], dtype=np.int64)
-    pictures = (
+    image_paths = (
         {_name_of(path, images): path for path in _files(images, _IMAGE_SUFFIXES)} if images else {}
     )
     # The map of the training would turn class ids into other classes.
@@ -144,13 +144,13 @@ def masks_in_folder(
         return _mapped(read_labels(paths[index]), lookup, paths[index])
 
     def read_image(index: int) -> np.ndarray:
-        if ids[index] not in pictures:
+        if ids[index] not in image_paths:
             raise DataError(
-                "a mask has no picture of the same name",
+                "a mask has no image of the same name",
                 path=paths[index],
-                seen=f"{len(pictures):,} pictures in {images}",
+                seen=f"{len(image_paths):,} images in {images}",
             )
-        return _decoded(pictures[ids[index]], imageio.decode_rgb)
+        return _decoded(image_paths[ids[index]], imageio.decode_rgb)
 
     return MaskList(
         ids,

@@ -1,4 +1,4 @@
-"""Sheets to look at: pictures beside their masks and the real ones, and one mask under several
+"""Sheets to look at: images beside their masks and the real ones, and one mask under several
 guidance scales.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from histoprep.labels import LabelMap
-from trainer.engine.pictures import colour_mask, sheet
+from trainer.engine.images import colour_mask, sheet
 from trainer.sampling.generator import Generator, SamplingOptions
 from trainer.sampling.masks import MaskList
 
@@ -22,7 +22,7 @@ def guidance_sheet(
     scales: Sequence[float],
     options: SamplingOptions,
 ) -> np.ndarray:
-    """Return one row a mask: the mask, then its picture under each guidance scale, from the same
+    """Return one row a mask: the mask, then its image under each guidance scale, from the same
     noise; uint8 [height, width, 3].
     """
     return sheet(
@@ -42,7 +42,7 @@ def guidance_sheet(
 def comparison_sheet(
     generator: Generator, masks: MaskList, chosen: Sequence[int], options: SamplingOptions
 ) -> np.ndarray:
-    """Return one row a mask: the mask, the real picture where there is one, and the generated one;
+    """Return one row a mask: the mask, the real image where there is one, and the generated one;
     uint8 [height, width, 3].
     """
     return sheet(

@@ -16,14 +16,14 @@ from PIL import Image
 from report_sample import make_report
 
 from histoprep.report import (
-    PICTURES_PER_FINDING,
+    THUMBNAILS_PER_FINDING,
     ClassRow,
     Report,
     charts,
-    pictures,
-    wanted_pictures,
+    thumbnails,
+    wanted_thumbnails,
 )
-from histoprep.report.pictures import make_picture
+from histoprep.report.thumbnails import make_thumbnail
 
 
 @pytest.fixture(name="report")
@@ -65,9 +65,9 @@ def test_a_class_with_one_pixel_still_shows() -> None:
 
 
 def test_a_colour_that_is_none_becomes_grey() -> None:
-    assert pictures.checked_colour("#ABCDEF") == "#abcdef"
+    assert thumbnails.checked_colour("#ABCDEF") == "#abcdef"
     for bad in ("red", "#fff", "#12345g", '#123456"/><script>', "#123456\n", ""):
-        assert pictures.checked_colour(bad) == pictures.FALLBACK_COLOUR
+        assert thumbnails.checked_colour(bad) == thumbnails.FALLBACK_COLOUR
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 50), st.integers(0, 2**32 - 1))
@@ -75,8 +75,8 @@ def test_shrunk_labels_are_labels_of_the_mask(
     height: int, width: int, longest: int, seed: int
 ) -> None:
     labels = np.random.default_rng(seed).integers(0, 2**16, (height, width)).astype(np.uint16)
-    small = pictures.shrink_labels(labels, longest)
-    assert small.shape == pictures.small_size(height, width, longest)
+    small = thumbnails.shrink_labels(labels, longest)
+    assert small.shape == thumbnails.small_size(height, width, longest)
     assert max(small.shape) <= max(longest, 1)
     assert np.isin(small, labels).all()
     if longest >= max(height, width):
@@ -85,7 +85,7 @@ def test_shrunk_labels_are_labels_of_the_mask(
 
 def test_a_shrunk_mask_takes_the_middle_of_each_block() -> None:
     labels = np.arange(81).reshape(9, 9)
-    assert np.array_equal(pictures.shrink_labels(labels, 3), labels[1::3, 1::3])
+    assert np.array_equal(thumbnails.shrink_labels(labels, 3), labels[1::3, 1::3])
 
 
 def test_outlines_are_where_a_neighbour_differs() -> None:
@@ -93,7 +93,7 @@ def test_outlines_are_where_a_neighbour_differs() -> None:
     around = np.pad(labels, 1, mode="edge")
     shifted = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
     assert np.array_equal(
-        pictures.outline(labels), np.any([value != labels for value in shifted], axis=0)
+        thumbnails.outline(labels), np.any([value != labels for value in shifted], axis=0)
     )
 
 
@@ -102,64 +102,66 @@ def test_an_overlay_tints_classes_outlines_them_and_leaves_unknown_alone() -> No
     labels = np.zeros((20, 30), dtype=np.int64)
     labels[5:15, 5:15] = 1
     labels[5:15, 18:28] = 9
-    drawn = pictures.overlay(image, labels, {0: "#00ff00", 1: "#ff0000"})
+    drawn = thumbnails.overlay(image, labels, {0: "#00ff00", 1: "#ff0000"})
     assert (drawn[labels == 0] == 200).all()
     assert (drawn[5, 5:15] == (255, 0, 0)).all()
     assert (drawn[5, 18:28] == (255, 0, 255)).all(), "a label that no class has must be seen"
     inner = drawn[10, 10].astype(int)
     assert inner[0] > 200 > inner[1] == inner[2] > 0
-    alone = pictures.overlay(None, labels, {0: "#00ff00", 1: "#ff0000"})
+    alone = thumbnails.overlay(None, labels, {0: "#00ff00", 1: "#ff0000"})
     assert (alone[0, 0] == (0, 255, 0)).all()
     assert (alone[10, 10] == (255, 0, 0)).all()
 
 
 def decoded(data_uri: str) -> Image.Image:
-    """Return the picture in a data URI."""
+    """Return the thumbnail in a data URI."""
     head, body = data_uri.split(",", 1)
-    picture = Image.open(io.BytesIO(base64.b64decode(body, validate=True)))
-    assert head == f"data:image/{picture.format.lower()};base64"  # type: ignore[union-attr]
-    return picture
+    thumbnail = Image.open(io.BytesIO(base64.b64decode(body, validate=True)))
+    assert head == f"data:image/{thumbnail.format.lower()};base64"  # type: ignore[union-attr]
+    return thumbnail
 
 
-def test_a_picture_is_small_and_says_what_is_in_it(report: Report) -> None:
+def test_a_thumbnail_is_small_and_says_what_is_in_it(report: Report) -> None:
     image = np.random.default_rng(1).integers(0, 255, (600, 300, 3), dtype=np.uint8)
     labels = np.ones((600, 300), dtype=np.uint16)
     labels[:150] = 77
-    picture = make_picture(image, labels, report.classes, "caption")
+    thumbnail = make_thumbnail(image, labels, report.classes, "caption")
     assert (
-        decoded(picture.image_data_uri or "").size
-        == decoded(picture.overlay_data_uri or "").size
+        decoded(thumbnail.image_data_uri or "").size
+        == decoded(thumbnail.overlay_data_uri or "").size
         == (120, 240)
     )
-    assert [(entry.name, entry.share) for entry in picture.legend] == [
+    assert [(entry.name, entry.share) for entry in thumbnail.legend] == [
         ("tumour <b>bold</b>", 0.75),
         ("label 77, not listed", 0.25),
     ]
 
 
 def test_a_mask_of_another_size_is_drawn_alone(report: Report) -> None:
-    picture = make_picture(
+    thumbnail = make_thumbnail(
         np.zeros((64, 64, 3), dtype=np.uint8), np.ones((32, 48), dtype=np.uint8), report.classes
     )
-    drawn = decoded(picture.overlay_data_uri or "")
+    drawn = decoded(thumbnail.overlay_data_uri or "")
     assert drawn.size == (48, 32)
     assert drawn.getcolors() == [(48 * 32, (0xC8, 0x38, 0x5A))]
 
 
-def test_pictures_are_asked_for_worst_findings_first_and_files_only(report: Report) -> None:
-    wanted = wanted_pictures(report.findings)
-    assert wanted[:PICTURES_PER_FINDING] == list(report.findings[0].paths[:PICTURES_PER_FINDING])
+def test_thumbnails_are_asked_for_worst_findings_first_and_files_only(report: Report) -> None:
+    wanted = wanted_thumbnails(report.findings)
+    assert wanted[:THUMBNAILS_PER_FINDING] == list(
+        report.findings[0].paths[:THUMBNAILS_PER_FINDING]
+    )
     assert "case <i>7</i>" not in wanted
     assert len(wanted) == len(set(wanted))
-    assert wanted_pictures(report.findings, limit=2) == wanted[:2]
+    assert wanted_thumbnails(report.findings, limit=2) == wanted[:2]
 
 
-def test_a_real_tile_makes_a_small_picture(shared_data: Path, report: Report) -> None:
+def test_a_real_tile_makes_a_small_thumbnail(shared_data: Path, report: Report) -> None:
     path = next((shared_data / "diffinfinite" / "inpainting").glob("*_mask.png"))
     with (
         Image.open(path) as mask,
         Image.open(path.with_name(path.name.replace("_mask.png", ".jpg"))) as image,
     ):
-        picture = make_picture(np.array(image.convert("RGB")), np.array(mask), report.classes)
-    assert 1_000 < len(picture.image_data_uri or "") < 60_000
-    assert sum(entry.share for entry in picture.legend) == pytest.approx(1)
+        thumbnail = make_thumbnail(np.array(image.convert("RGB")), np.array(mask), report.classes)
+    assert 1_000 < len(thumbnail.image_data_uri or "") < 60_000
+    assert sum(entry.share for entry in thumbnail.legend) == pytest.approx(1)

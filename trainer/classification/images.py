@@ -1,4 +1,4 @@
-"""Pictures of a test: confusion matrix, ROC curves, training curves and a sheet of what the
+"""Images of a test: confusion matrix, ROC curves, training curves and a sheet of what the
 classifier saw in one image.
 """
 

@@ -1,4 +1,4 @@
-"""Small pictures of tiles for the report: the image, and its mask drawn over it.
+"""Small thumbnails of tiles for the report: the image, and its mask drawn over it.
 
 Pure functions on arrays; files are read elsewhere, and only `imageio` encodes.
 """
@@ -38,7 +38,7 @@ class Coloured(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LegendEntry:
-    """One class in a picture and the share of the mask it has, in [0, 1]."""
+    """One class in a thumbnail and the share of the mask it has, in [0, 1]."""
 
     name: str
     colour: str
@@ -46,8 +46,8 @@ class LegendEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """Two pictures of one tile as data URIs, None where there is nothing to show.
+class Thumbnail:
+    """Two thumbnails of one tile as data URIs, None where there is nothing to show.
 
     `overlay_data_uri` is the mask over the image, or the mask alone when there is
     no image of its size. `legend` lists the classes in it, largest first.
@@ -59,14 +59,14 @@ class Picture:
     legend: tuple[LegendEntry, ...] = ()
 
 
-def make_picture(
+def make_thumbnail(
     image: np.ndarray | None,
     labels: np.ndarray | None,
     classes: Sequence[Coloured],
     caption: str = "",
     longest_px: int = THUMBNAIL_PX,
-) -> Picture:
-    """Return the picture of a tile.
+) -> Thumbnail:
+    """Return the thumbnail of a tile.
 
     `image` is uint8 [height, width, 3], `labels` integer [height, width] with ids of
     `classes`; ids that no class has, and labels that the label map does not list
@@ -78,7 +78,7 @@ def make_picture(
     small = None if image is None else imageio.shrink_rgb(image, longest_px)
     plain = None if small is None else _data_uri("jpeg", imageio.encode_rgb_jpeg(small, 82))
     if labels is None:
-        return Picture(plain, None, caption)
+        return Thumbnail(plain, None, caption)
     palette = {cls.id: checked_colour(cls.colour) for cls in classes}
     fits = image is not None and image.shape[:2] == labels.shape
     few = shrink_labels(labels, longest_px)
@@ -89,7 +89,7 @@ def make_picture(
         if fits
         else _data_uri("png", imageio.encode_rgb_png(drawn))
     )
-    return Picture(plain, encoded, caption, _legend(labels, classes))
+    return Thumbnail(plain, encoded, caption, _legend(labels, classes))
 
 
 def unlisted(labels: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Pictures of the tiles that findings name, decoded in a worker process like everything else."""
+"""Thumbnails of the tiles that findings name, decoded in a worker process like everything else."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from histoprep.execution import Engine, Marker, run_tasks
 from histoprep.findings import Finding
 from histoprep.labels import UNMAPPED, LabelMap
 from histoprep.mask_reading import UNDECIDED, Reading
-from histoprep.report import wanted_pictures
-from histoprep.report.pictures import Picture, make_picture, unlisted
+from histoprep.report import wanted_thumbnails
+from histoprep.report.thumbnails import Thumbnail, make_thumbnail, unlisted
 from histoprep.tiles.listing import absolute_path
 from histoprep.workspace import Workspace
 
@@ -26,7 +26,7 @@ _MAX_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class PictureTask:
+class ThumbnailTask:
     """Draws some tiles: (path the finding names, image path, mask path)."""
 
     root: str
@@ -37,8 +37,8 @@ class PictureTask:
     left_out: tuple[int, ...] = ()
     reading: Reading = UNDECIDED
 
-    def run(self) -> dict[str, Picture]:
-        """Return the pictures that could be drawn, by path."""
+    def run(self) -> dict[str, Thumbnail]:
+        """Return the thumbnails that could be drawn, by path."""
         marker = Marker(self.marker, _TIME_LIMIT_S)
         drawn = {}
         for index, (path, image_path, mask_path) in enumerate(self.tiles):
@@ -46,12 +46,12 @@ class PictureTask:
             if index not in self.left_out:
                 image, labels = self._image(image_path), self._labels(mask_path)
                 if image is not None or labels is not None:
-                    drawn[path] = make_picture(image, labels, self.label_map.classes)
+                    drawn[path] = make_thumbnail(image, labels, self.label_map.classes)
         marker.close()
         return drawn
 
-    def without(self, index: int, reason: str) -> PictureTask:
-        """Return the task that leaves one picture out."""
+    def without(self, index: int, reason: str) -> ThumbnailTask:
+        """Return the task that leaves one thumbnail out."""
         return replace(self, left_out=(*self.left_out, index))
 
     def _read(self, path: str | None) -> tuple[bytes, imageio.Header] | None:
@@ -86,11 +86,11 @@ class PictureTask:
         return np.where(classes == UNMAPPED, unlisted(values), classes)
 
 
-def make_pictures(
+def make_thumbnails(
     workspace: Workspace, evidence: Evidence, found: Iterable[Finding], engine: Engine
-) -> dict[str, Picture]:
-    """Return pictures for the paths that the report shows, as far as they can be decoded."""
-    wanted = set(wanted_pictures(found))
+) -> dict[str, Thumbnail]:
+    """Return thumbnails for the paths that the report shows, as far as they can be decoded."""
+    wanted = set(wanted_thumbnails(found))
     overview = evidence.overview
     chosen = overview[overview.image_path.isin(wanted) | overview.mask_path.isin(wanted)]
     tiles: list[tuple[str, str | None, str | None]] = []
@@ -102,12 +102,12 @@ def make_pictures(
     if not tiles:
         return {}
     label_map = evidence.label_map or evidence.raw_map
-    task = PictureTask(
+    task = ThumbnailTask(
         str(workspace.root),
         tuple(tiles),
         label_map,
         evidence.label_map is None,
-        workspace.parts / "pictures.at",
+        workspace.parts / "thumbnails.at",
         reading=evidence.readings.reading,
     )
     return next(run_tasks([task], Engine(1, engine.scheduler)))

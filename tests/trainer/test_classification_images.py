@@ -1,4 +1,4 @@
-"""Pictures of a test, whatever the classes are called."""
+"""Images of a test, whatever the classes are called."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.classification.pictures import (
+from trainer.classification.images import (
     SheetFacts,
     draw_confusion,
     draw_roc,
@@ -47,8 +47,8 @@ def test_names_are_taken_as_they_are(tmp_path: Path) -> None:
         draw_sheet(facts(NAMES[0]), NAMES),
         draw_training({"fit": metrics}),
     ]
-    for picture in drawn:
-        pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("L"))
+    for image in drawn:
+        pixels = np.asarray(Image.open(io.BytesIO(image)).convert("L"))
         assert pixels.std() > 5
 
 

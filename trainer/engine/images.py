@@ -1,4 +1,4 @@
-"""Sheets of pictures: tiles set side by side, and their PNG files."""
+"""Sheets of images: tiles set side by side, and their PNG files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIFFERENCE_GAIN = 4
 
 
 def sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Return pictures (uint8 [height, width, 3], all of one size) set in rows with a white gap:
+    """Return images (uint8 [height, width, 3], all of one size) set in rows with a white gap:
     uint8 [height, width, 3].
     """
     height, width = rows[0][0].shape[:2]
@@ -26,15 +26,15 @@ def sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
         (len(rows) * step_y - _GAP_PX, columns * step_x - _GAP_PX, 3), _GROUND, dtype=np.uint8
     )
     for line, row in enumerate(rows):
-        for column, picture in enumerate(row):
+        for column, image in enumerate(row):
             whole[
                 line * step_y : line * step_y + height, column * step_x : column * step_x + width
-            ] = picture
+            ] = image
     return whole
 
 
 def difference(original: np.ndarray, decoded: np.ndarray) -> np.ndarray:
-    """Return four times the absolute difference of two pictures, uint8, cut off at white."""
+    """Return four times the absolute difference of two images, uint8, cut off at white."""
     apart = np.abs(original.astype(np.int16) - decoded.astype(np.int16))
     return np.minimum(apart * DIFFERENCE_GAIN, 255).astype(np.uint8)
 
@@ -49,6 +49,6 @@ def colour_mask(mask: np.ndarray, colours: Mapping[int, Sequence[int]]) -> np.nd
     return table[mask]
 
 
-def write_sheet(path: Path, picture: np.ndarray) -> None:
-    """Publish a picture as PNG, marked as synthetic."""
-    write_bytes(path, imageio.encode_rgb_png(picture, imageio.SYNTHETIC_MARK))
+def write_sheet(path: Path, image: np.ndarray) -> None:
+    """Publish an image as PNG, marked as synthetic."""
+    write_bytes(path, imageio.encode_rgb_png(image, imageio.SYNTHETIC_MARK))
