@@ -248,9 +248,9 @@ class Bench:
             if index == self.scale.num_warm:
                 self._synchronise()
                 waited, started = 0.0, time.perf_counter()
-            asked = time.perf_counter()
+            requested_at = time.perf_counter()
             batch = next(batches)
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - requested_at
             step({name: value.to(self.device, non_blocking=True) for name, value in batch.items()})
         self._synchronise()
         seconds = time.perf_counter() - started

@@ -35,10 +35,10 @@ class PlainAttention(nn.Module):
         keys, values = (
             part.reshape(batch, NUM_HEADS, HEAD_WIDTH, -1) for part in self.to_kv(x).chunk(2, dim=1)
         )
-        asked = self.to_q(query.to(x.dtype).repeat(1, dim // query.shape[1], 1, 1)).reshape(
+        queries = self.to_q(query.to(x.dtype).repeat(1, dim // query.shape[1], 1, 1)).reshape(
             batch, NUM_HEADS, HEAD_WIDTH, -1
         )
-        weights = torch.einsum("bhdi,bhdj->bhij", asked / math.sqrt(HEAD_WIDTH), keys).softmax(
+        weights = torch.einsum("bhdi,bhdj->bhij", queries / math.sqrt(HEAD_WIDTH), keys).softmax(
             dim=-1
         )
         found = torch.einsum("bhij,bhdj->bhid", weights, values)

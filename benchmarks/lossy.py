@@ -158,11 +158,11 @@ def harm_rows(found: list[Source], damages: list[Harm]) -> Iterator[str]:
         changed = [100 * source.changed for source in large]
         span = f"{min(changed):.2f} to {max(changed):.2f}" if any(changed) else "-"
         quality = f"{near} of {len(with_quality)}" if harm.quality else "-"
-        told = (
+        columns = (
             f"{len(seen)} of {len(large)} | {len(named)} | {quality} |"
             f" {listed / max(boundaries, 1):.0%} | {missed.strip() or '-'} |"
         )
-        yield f"| {harm.name} | {span} | {told}"
+        yield f"| {harm.name} | {span} | {columns}"
 
 
 @dataclass(frozen=True)

@@ -153,13 +153,13 @@ class _PlainMeter:
     unit: str
     done: int = 0
     started: float = field(default_factory=time.monotonic)
-    told: float = field(default_factory=time.monotonic)
+    last_shown: float = field(default_factory=time.monotonic)
 
     def advance(self, amount: int = 1) -> None:
         self.done += amount
         now = time.monotonic()
-        if now - self.told >= _PLAIN_PERIOD_S:
-            self.told = now
+        if now - self.last_shown >= _PLAIN_PERIOD_S:
+            self.last_shown = now
             note(self.line(now))
 
     def line(self, now: float) -> str:

@@ -99,20 +99,20 @@ class Streams:
         Positions are integers in [0, 2^46), in any order. Of each stream every tile comes once
         before any comes again. Raises UsageError for a position out of range.
         """
-        asked = np.atleast_1d(np.asarray(positions, np.int64))
-        if len(asked) and (asked.min() < 0 or asked.max() >= MAX_POSITION):
+        requested = np.atleast_1d(np.asarray(positions, np.int64))
+        if len(requested) and (requested.min() < 0 or requested.max() >= MAX_POSITION):
             raise UsageError(
                 "no such training position",
-                seen=f"{asked.min()} to {asked.max()}",
+                seen=f"{requested.min()} to {requested.max()}",
                 expected=f"0 to {MAX_POSITION - 1}",
             )
-        blocks = asked // self._block
-        if len(asked) and blocks.min() == blocks.max():
+        blocks = requested // self._block
+        if len(requested) and blocks.min() == blocks.max():
             stream, row = self._remembered(int(blocks[0]), seed)
-            return stream[asked % self._block], row[asked % self._block]
+            return stream[requested % self._block], row[requested % self._block]
         pieces = [
-            self._place(asked[start : start + _PIECE], seed)
-            for start in range(0, len(asked), _PIECE)
+            self._place(requested[start : start + _PIECE], seed)
+            for start in range(0, len(requested), _PIECE)
         ]
         empty = np.zeros(0, np.int64)
         return np.concatenate([empty, *(piece for piece, _ in pieces)]), np.concatenate(
@@ -259,17 +259,17 @@ def class_streams(
     }
     conditional = _rows(pc.and_(in_split, pc.not_equal(table["pool"], UNCONDITIONAL)))
     rows |= _rows_of_classes(table["classes"], conditional, class_ids)
-    asked = {None: float(unconditional)} | {
+    requested = {None: float(unconditional)} | {
         class_id: (1 - unconditional) * given[class_id] for class_id in class_ids
     }
     warnings = _lonely(conditional, [rows[class_id] for class_id in class_ids], split)
-    shares, empty = _redistribute(asked, {row: len(rows[row]) for row in rows}, split)
+    shares, empty = _redistribute(requested, {row: len(rows[row]) for row in rows}, split)
     names = {None: UNCONDITIONAL} | {
         class_id: label_map.class_name(class_id) for class_id in class_ids
     }
     warnings += [
-        f"stream {names[number]} has no tile in {split}; its share of {asked[number]:.4g} goes to"
-        " the others, in proportion"
+        f"stream {names[number]} has no tile in {split}; its share of {requested[number]:.4g} goes"
+        " to the others, in proportion"
         for number in empty
     ]
     if not class_ids and unconditional < 1:
@@ -341,11 +341,11 @@ def _lonely(conditional: np.ndarray, of_classes: list[np.ndarray], split: str) -
 
 
 def _redistribute(
-    asked: Mapping[int | None, float], sizes: Mapping[int | None, int], split: str
+    requested: Mapping[int | None, float], sizes: Mapping[int | None, int], split: str
 ) -> tuple[dict[int | None, float], list[int | None]]:
     """Return the probabilities after empty streams gave theirs away, and those empty streams."""
-    empty = [class_id for class_id, share in asked.items() if share and not sizes[class_id]]
-    left = math.fsum(share for class_id, share in asked.items() if class_id not in empty)
+    empty = [class_id for class_id, share in requested.items() if share and not sizes[class_id]]
+    left = math.fsum(share for class_id, share in requested.items() if class_id not in empty)
     if not left:
         seen = ", ".join(
             f"{'unconditional' if class_id is None else f'class {class_id}'}: {size} tiles"
@@ -356,8 +356,9 @@ def _redistribute(
             seen=seen,
             hint="another split, unconditional share or weights",
         )
-    if not empty and len(asked) > 1:
-        return dict(asked), []
+    if not empty and len(requested) > 1:
+        return dict(requested), []
     return {
-        class_id: 0.0 if class_id in empty else share / left for class_id, share in asked.items()
+        class_id: 0.0 if class_id in empty else share / left
+        for class_id, share in requested.items()
     }, empty

@@ -112,5 +112,5 @@ def make_report() -> Report:
             SplitRow(HOSTILE[0], 90, 40, 50, None, {0: 10, 1: 30}),
             SplitRow("val", 9, 4, 5, 3, {}),
         ],
-        images=drawn,
+        thumbnails=drawn,
     )

@@ -38,15 +38,15 @@ def test_every_planted_defect_is_found_in_its_files(plan: DemoPlan, report: Repo
 def test_nothing_else_is_found(plan: DemoPlan, report: Report) -> None:
     planted = {finding.code for finding in plan.planted}
     lossy = plan.paths("HP403")
-    told = {
+    others = {
         finding.code: list(finding.paths)
         for finding in report.findings
         if finding.code not in planted
     }
     for code in ARTEFACTS:
-        assert set(told.pop(code)) == set(lossy)
+        assert set(others.pop(code)) == set(lossy)
     # The map's 55 labels do not all occur; one class is rare in so small a set.
-    assert told.keys() == {"HP502", "HP802"}
+    assert others.keys() == {"HP502", "HP802"}
 
 
 def test_rims_of_a_lossy_source_are_spurious_labels(plan: DemoPlan) -> None:

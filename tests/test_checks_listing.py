@@ -77,23 +77,29 @@ def test_folders_of_images_that_are_not_read_are_a_warning_and_no_files(tmp_path
         data.mask(f"masks_raw/{name}.png")
     for name in ("notes.txt", "docs/paper.pdf"):
         data.write(name, b"words")
-    told = {
+    by_subcode = {
         finding.subcode: finding for finding in data.audit().findings if finding.code == "HP106"
     }
-    assert {subcode: (finding.severity, finding.paths) for subcode, finding in told.items()} == {
+    assert {
+        subcode: (finding.severity, finding.paths) for subcode, finding in by_subcode.items()
+    } == {
         "unread-folder": (Severity.WARNING, ("masks_raw/",)),
         "other-folder": (Severity.INFO, ("docs/",)),
         "": (Severity.INFO, ("notes.txt",)),
     }
-    assert told["unread-folder"].details == (
+    assert by_subcode["unread-folder"].details == (
         "folder with 2 images beside the images and masks folders; not read",
     )
     assert all(
-        option in told["unread-folder"].suggestion
+        option in by_subcode["unread-folder"].suggestion
         for option in ("--images", "--masks", "--unlabelled")
     )
     # Two images, two masks and the note; a folder is no file.
-    assert (told[""].count, told[""].denominator, told["unread-folder"].denominator) == (1, 5, 0)
+    assert (
+        by_subcode[""].count,
+        by_subcode[""].denominator,
+        by_subcode["unread-folder"].denominator,
+    ) == (1, 5, 0)
     named = data.audit(scan={"images": "images", "masks": "masks"}).findings
     assert {finding.severity for finding in named if finding.code == "HP106"} == {Severity.INFO}
 

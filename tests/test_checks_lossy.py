@@ -113,18 +113,20 @@ def test_each_source_gets_its_verdict_and_clean_ones_none(findings: tuple[Findin
 
 
 def test_findings_say_why_and_what_to_do(findings: tuple[Finding, ...]) -> None:
-    told = {finding.where: finding for finding in findings if finding.code in LOSSY}
-    assert told["jpeg90"].severity is Severity.ERROR
-    assert "JPEG of quality 90" in told["jpeg90"].cause
-    assert "fewer 8x8 blocks" in told["jpeg90"].cause
-    assert told["jpeg90"].suggestion.endswith("histoprep repair")
-    assert "histoprep repair" not in told["jpeg60"].suggestion
-    assert "below quality 75" in told["jpeg60"].suggestion
-    assert "from before the label map" in told["mapped"].suggestion
-    assert told["few"].severity is Severity.WARNING
-    assert told["few"].cause.startswith("Perhaps: the masks were once saved as JPEG of quality 90")
-    assert "Only 5 masks" in told["few"].cause
-    assert "gradual" in told["resized"].cause
+    found_by = {finding.where: finding for finding in findings if finding.code in LOSSY}
+    assert found_by["jpeg90"].severity is Severity.ERROR
+    assert "JPEG of quality 90" in found_by["jpeg90"].cause
+    assert "fewer 8x8 blocks" in found_by["jpeg90"].cause
+    assert found_by["jpeg90"].suggestion.endswith("histoprep repair")
+    assert "histoprep repair" not in found_by["jpeg60"].suggestion
+    assert "below quality 75" in found_by["jpeg60"].suggestion
+    assert "from before the label map" in found_by["mapped"].suggestion
+    assert found_by["few"].severity is Severity.WARNING
+    assert found_by["few"].cause.startswith(
+        "Perhaps: the masks were once saved as JPEG of quality 90"
+    )
+    assert "Only 5 masks" in found_by["few"].cause
+    assert "gradual" in found_by["resized"].cause
 
 
 def test_shares_are_of_masks_where_the_file_tells_and_else_of_masks_with_boundaries(
@@ -141,8 +143,8 @@ def test_shares_are_of_masks_where_the_file_tells_and_else_of_masks_with_boundar
 
 
 def test_specks_and_hairlines_point_to_the_cause(findings: tuple[Finding, ...]) -> None:
-    told = by_code(finding for finding in findings if finding.code in ("HP408", "HP409"))
-    assert set(told) == {
+    found_by = by_code(finding for finding in findings if finding.code in ("HP408", "HP409"))
+    assert set(found_by) == {
         "HP408 see-hp403",
         "HP409 see-hp403",
         "HP408 see-hp404",
@@ -151,13 +153,13 @@ def test_specks_and_hairlines_point_to_the_cause(findings: tuple[Finding, ...]) 
         "HP409",
     }
     # Borders of one pixel are hairlines that somebody drew.
-    assert {path.split("/")[0] for path in (*told["HP408"], *told["HP409"])} <= {
+    assert {path.split("/")[0] for path in (*found_by["HP408"], *found_by["HP409"])} <= {
         "nuclei",
         "boxes",
         "clean",
         "coarse",
     }
-    assert {path.split("/")[0] for path in told["HP409 see-hp404"]} == {"resized"}
+    assert {path.split("/")[0] for path in found_by["HP409 see-hp404"]} == {"resized"}
     see = next(finding for finding in findings if finding.subcode == "see-hp403")
     assert "HP403" in see.cause
 
@@ -224,8 +226,12 @@ def test_small_groups_prove_together_what_none_of_them_can(tmp_path: Path) -> No
             )
     findings = histoprep.audit(data.root, workers=1, group_by=r"/(p\d+)").findings
     assert set(lossy(findings)) == {"HP403 jpeg-history in jpeg"}
-    (told,) = [finding for finding in findings if finding.code == "HP403"]
-    assert (told.severity, told.count, told.denominator) == (Severity.ERROR, NUM_MASKS, NUM_MASKS)
+    (found_by,) = [finding for finding in findings if finding.code == "HP403"]
+    assert (found_by.severity, found_by.count, found_by.denominator) == (
+        Severity.ERROR,
+        NUM_MASKS,
+        NUM_MASKS,
+    )
     # `remap` goes by the same.
     assert [len(paths) for paths in unrepaired(Workspace.of(data.root), {}).values()] == [NUM_MASKS]
     assert damage_warnings(Workspace.of(data.root)) == [
@@ -241,10 +247,10 @@ def test_a_small_damaged_group_among_clean_ones_is_a_warning(tmp_path: Path) -> 
         group, labels = index // 6, made.regions(index)
         data.image(f"p{group}_{index:02}.png", np.full((8, 8, 3), 200, np.uint8))
         data.mask(f"p{group}_{index:02}_mask.png", made.jpeg(labels, 85) if group == 4 else labels)
-    (told,) = [
+    (found_by,) = [
         finding
         for finding in histoprep.audit(data.root, workers=1, group_by=r"(p\d)_").findings
         if finding.code == "HP403"
     ]
-    assert (told.severity, told.count) == (Severity.WARNING, 6)
-    assert {path[:2] for paths in lossy([told]).values() for path in paths} == {"p4"}
+    assert (found_by.severity, found_by.count) == (Severity.WARNING, 6)
+    assert {path[:2] for paths in lossy([found_by]).values() for path in paths} == {"p4"}

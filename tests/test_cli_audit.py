@@ -36,14 +36,14 @@ def audit(data: DataSet, *options: str) -> int:
 
 def test_the_last_line_and_the_exit_code(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
     assert audit(data) == 1
-    told = capsys.readouterr()
+    output = capsys.readouterr()
     assert (
-        told.out.splitlines()[-1]
+        output.out.splitlines()[-1]
         == "4 images, 5 masks: 4 paired, 1 orphan, 1 zero, 0 unreadable | 1 error, 0 warnings |"
         " report.html"
     )
-    assert "error   HP101 orphan-mask: 1 of 5 masks (20.0 %)" in told.out
-    assert "data.histoprep" in told.err
+    assert "error   HP101 orphan-mask: 1 of 5 masks (20.0 %)" in output.out
+    assert "data.histoprep" in output.err
 
 
 def test_a_report_may_lie_in_the_data_set_but_not_under_the_name_of_a_image(
@@ -51,8 +51,8 @@ def test_a_report_may_lie_in_the_data_set_but_not_under_the_name_of_a_image(
 ) -> None:
     for option in ("--output", "--write-baseline"):
         assert audit(data, option, str(data.root / "x.PNG")) == 2
-        told = capsys.readouterr().err
-        assert "must not mix with the data set" in told and option in told
+        output = capsys.readouterr().err
+        assert "must not mix with the data set" in output and option in output
         assert not (data.root / "x.PNG").exists()
     assert audit(data, "--format", "sarif", "--output", str(data.root / "audit.sarif")) == 1
     assert json.loads((data.root / "audit.sarif").read_text())["runs"]
@@ -99,9 +99,9 @@ def test_options_that_make_no_sense_are_refused_before_any_work(
 ) -> None:
     monkeypatch.chdir(data.root.parent)
     assert audit(data, *options.split()) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err
     assert not (data.root.parent / "data.histoprep" / "tiles.parquet").exists()
 
 
@@ -185,11 +185,11 @@ def test_a_later_audit_reads_the_data_set_as_the_first_was_told_to(
         "--mask-suffix",
         "_mask",
     )
-    first, told = scanned(data), capsys.readouterr()
-    assert "as before" not in told.err
+    first, output = scanned(data), capsys.readouterr()
+    assert "as before" not in output.err
     assert audit(data) == 1
     again = capsys.readouterr()
-    assert again.out == told.out, "nothing changed"
+    assert again.out == output.out, "nothing changed"
     assert scanned(data) == first
     assert (
         f"as before: group by [a-z]+, label by ^., unlabelled {more.root} (--forget drops it)"
@@ -256,12 +256,12 @@ def test_a_data_set_without_images_and_masks_is_no_success(
         ["remap", "--map", "label_map_5"],
     ):
         assert run([*command[:1], str(made.root), *command[1:], "--workers", "1"]) == 2, command
-        told = capsys.readouterr()
+        output = capsys.readouterr()
         assert (
-            told.out == ""
-            and "no image or mask found" in told.err
-            and str(made.root) in told.err
-            and "jpg, png, tif" in told.err
+            output.out == ""
+            and "no image or mask found" in output.err
+            and str(made.root) in output.err
+            and "jpg, png, tif" in output.err
         )
     assert not list((tmp_path / "data.histoprep").rglob("*.parquet"))
     made.mask("lost_mask.png")
@@ -297,11 +297,11 @@ def test_the_workspace_of_another_data_set_is_left_alone(
     ):
         capsys.readouterr()
         assert run([*command[:1], str(other.root), *command[1:], *used]) == 2, command
-        told = capsys.readouterr().err
+        output = capsys.readouterr().err
         assert (
-            "this workspace belongs to another data set" in told
-            and str(data.root) in told
-            and str(other.root) in told
+            "this workspace belongs to another data set" in output
+            and str(data.root) in output
+            and str(other.root) in output
         )
     assert where.tiles.read_bytes() == before
     with pytest.raises(UsageError, match="belongs to another data set"):
@@ -338,15 +338,15 @@ def test_several_maps_are_not_chosen_between_without_a_word(
     assert "choose with --map (label_map_a.yml, label_map_b.yml)" in capsys.readouterr().err
     (data.root / "label_map_b.yml").unlink()
     audit(data)
-    told = capsys.readouterr()
-    assert "choose" not in told.err
-    assert "HP507" in told.out
+    output = capsys.readouterr()
+    assert "choose" not in output.err
+    assert "HP507" in output.out
 
 
 def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["rules"]) == 0
-    told = capsys.readouterr().out
-    assert all(rule.code in told and rule.name in told for rule in RULES.values())
+    output = capsys.readouterr().out
+    assert all(rule.code in output and rule.name in output for rule in RULES.values())
     assert run(["rules", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [entry["code"] for entry in listed] == list(RULES)
@@ -365,10 +365,10 @@ def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("key", ["HP401", "hp401", "size-mismatch", "Size-Mismatch"])
 def test_a_rule_is_explained(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["explain", key]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     rule = RULES["HP401"]
     assert all(
-        text in told
+        text in output
         for text in (rule.code, rule.name, rule.definition, rule.cause, rule.suggestion)
     )
 

@@ -182,10 +182,10 @@ def test_a_grouping_that_is_refused_at_first_is_forgotten(dataset: Path) -> None
 def test_tiles_without_a_group_are_counted(dataset: Path) -> None:
     result = _run(dataset, "--map", "m.yml", "--group-by", "case[1-9]")
     assert result.exit_code == ExitCode.OK
-    told = " ".join(result.stderr.split())
+    output = " ".join(result.stderr.split())
     assert (
         "--group-by case[1-9] finds no group for 4 of 40 tiles, such as case0_0 (HP105): they are"
-        " split one by one" in told
+        " split one by one" in output
     )
     assert "HP105" not in _run(dataset, "--map", "m.yml", "--group-by", "case").stderr
 

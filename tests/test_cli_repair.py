@@ -85,7 +85,7 @@ def test_a_clean_set_needs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
     ],
 )
 def test_wrong_use_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     root = make_set(tmp_path / "set", None)
     assert (
@@ -100,7 +100,7 @@ def test_wrong_use_is_refused(
         )
         == ExitCode.USAGE
     )
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_rules_are_case_blind_and_may_be_listed(

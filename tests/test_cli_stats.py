@@ -143,18 +143,20 @@ def test_of_many_unmapped_labels_the_largest_ten_are_told(root):
     mask.flat[:78] = np.repeat(np.arange(100, 112), np.arange(1, 13))
     save_pair(root, "many", mask)
     save_pair(root, "most", mask)
-    told = [
+    warnings = [
         line
         for line in run(root, "--map", "label_map_5").stderr.splitlines()
         if "the label map" in line
     ]
     assert (
-        told[0]
+        warnings[0]
         == "warning: label 111 is not in the label map: 24 pixels in 2 tiles, the first of them"
         " many"
     )
-    assert [int(line.split()[2]) for line in told[:-1]] == list(range(111, 101, -1))
-    assert told[-1] == "warning: and 2 labels more that the label map does not list, in stats.json"
+    assert [int(line.split()[2]) for line in warnings[:-1]] == list(range(111, 101, -1))
+    assert (
+        warnings[-1] == "warning: and 2 labels more that the label map does not list, in stats.json"
+    )
     mask.flat[:78] = 0
     mask.flat[0] = 77
     for name in ("many", "most"):
@@ -200,10 +202,10 @@ def test_stats_and_manifest_count_the_same_tiles(root):
     assert [cls["pixels"] for cls in found["mapped"]["classes"]] == np.sum(
         [row["class_pixels"] for row in listed], axis=0
     ).tolist()
-    for told in (before.stderr, after.stderr):
+    for output in (before.stderr, after.stderr):
         assert (
-            "no manifest takes them: 1 image-error, 1 unmapped-label;" in told
-            and "not in the manifest" not in told
+            "no manifest takes them: 1 image-error, 1 unmapped-label;" in output
+            and "not in the manifest" not in output
         )
     save_pair(root, "ffffff", None)
     assert (

@@ -111,11 +111,11 @@ def test_a_cluster_makes_the_same_table_although_a_worker_is_killed(
     local = Workspace.of(demo, tmp_path / "local")
     TileTable(local).build(Engine(1))
     with cluster(tmp_path, "--no-nanny") as found:
-        where, told = Workspace.of(demo, tmp_path / "remote"), []
+        where, calls = Workspace.of(demo, tmp_path / "remote"), []
 
         def kill_one(done: int, total: int) -> None:
-            told.append((done, total))
-            if len(told) == 5:
+            calls.append((done, total))
+            if len(calls) == 5:
                 found.workers[0].kill()
 
         TileTable(where, TableOptions(partition_tiles=2)).build(Engine(1, found.address), kill_one)
@@ -123,7 +123,7 @@ def test_a_cluster_makes_the_same_table_although_a_worker_is_killed(
         assert found.workers[1].poll() is None
     assert where.tiles.read_bytes() == local.tiles.read_bytes()
     assert where.listing_issues.read_bytes() == local.listing_issues.read_bytes()
-    assert len(told) == -(-told[-1][1] // 2)
+    assert len(calls) == -(-calls[-1][1] // 2)
 
 
 def test_a_file_that_kills_every_worker_is_left_out_and_nothing_else(tmp_path: Path) -> None:

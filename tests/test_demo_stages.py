@@ -123,17 +123,17 @@ def test_a_stage_that_always_runs_is_never_done(step, tmp_path):
 
 
 def test_a_stage_that_fails_ends_the_demo_with_its_exit_code_and_is_not_noted(step, tmp_path):
-    told, ledger = [], Ledger(tmp_path / "notes.json")
+    lines, ledger = [], Ledger(tmp_path / "notes.json")
     later = replace(step, name="later")
     with pytest.raises(StageFailed) as caught:
-        run_stages([step, later], ledger, lambda _: 4, told.append)
+        run_stages([step, later], ledger, lambda _: 4, lines.append)
     assert caught.value.exit_code == 4 and "step" in str(caught.value)
-    assert not ledger.is_done(step) and told == [
+    assert not ledger.is_done(step) and lines == [
         "",
         f"{step.name}: {step.purpose}",
         f"$ {step.command}",
     ]
-    run_stages([replace(step, accepted=frozenset({3}))], ledger, lambda _: 3, told.append)
+    run_stages([replace(step, accepted=frozenset({3}))], ledger, lambda _: 3, lines.append)
 
 
 def test_the_trainer_runs_in_a_process_of_its_own_and_gives_its_exit_code(capfd):

@@ -94,9 +94,9 @@ def test_groups_outlive_a_damaged_tiles_table(
     DAMAGES[damage](space.tiles)
     capsys.readouterr()
     assert manifest(dataset) == ExitCode.OK
-    told = capsys.readouterr().err
-    assert f"as in the last audit: group by {GROUP_BY}" in told
-    assert ("could not be used" in told) == (damage != "deleted")
+    output = capsys.readouterr().err
+    assert f"as in the last audit: group by {GROUP_BY}" in output
+    assert ("could not be used" in output) == (damage != "deleted")
     assert slides_in_both(dataset) == 0
     assert pq.read_table(space.tiles).equals(tables_before)
 
@@ -207,8 +207,8 @@ def test_a_manifest_does_not_lose_its_groups_unless_told(
     run(["audit", str(dataset), "--forget", "--workers", "1"])
     capsys.readouterr()
     assert manifest(dataset) == ExitCode.USAGE
-    told = capsys.readouterr().err
-    assert "--no-groups" in told and GROUP_BY in told
+    output = capsys.readouterr().err
+    assert "--no-groups" in output and GROUP_BY in output
     assert space.manifest.read_bytes() == before
     damaged = bytearray(before)
     damaged[-20] ^= 1

@@ -135,7 +135,7 @@ def test_the_tiles_table_has_what_is_judged() -> None:
         np.minimum(made.jpeg((made.regions(seed, 256) > 20).astype(np.uint8), 90), 1) * np.uint8(7)
         for seed in range(6)
     ]
-    told = 0
+    count = 0
     for mask in masks:
         row, seen = Measurer(TileOptions()).mask(imageio.encode_mask_png(mask)), Seen.of(mask).fixed
         fixed = seen or FixedPoint(0, 0, 0)
@@ -148,5 +148,5 @@ def test_the_tiles_table_has_what_is_judged() -> None:
             fixed.fixed,
             fixed.blocks,
         )
-        told += fixed.blocks > 0
-    assert told
+        count += fixed.blocks > 0
+    assert count

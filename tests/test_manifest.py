@@ -737,9 +737,9 @@ class TestDiff:
             build(tmp_path, rows, name="one")[0],
             build(tmp_path, rows, other, name="two")[0],
         )
-        told = diff_manifests(first, second).label_map
-        assert [line.split(":")[0] for line in told] == ["class 4", "label 1", "label 7"]
-        assert "tumour" in told[0] and "cancer" in told[0] and told[2].endswith("unmapped")
+        change = diff_manifests(first, second).label_map
+        assert [line.split(":")[0] for line in change] == ["class 4", "label 1", "label 7"]
+        assert "tumour" in change[0] and "cancer" in change[0] and change[2].endswith("unmapped")
 
 
 def test_written_and_read_manifests_are_equal(tmp_path: Path) -> None:

@@ -379,7 +379,7 @@ def test_sheets_show_the_masks_that_changed_most(tmp_path: Path) -> None:
         assert image.text.keys() <= {"Software"}
     # The damage and the change are there to see.
     assert {(255, 0, 200), (214, 0, 47)} <= colours
-    # They are no strangers in the tree.
+    # They are not foreign to the tree.
     assert run_repair(plan, Engine(1)).unexpected == ()
     assert json.loads((plan.out / "repair.json").read_text())["rules"] == ["HP403", "HP404"]
 

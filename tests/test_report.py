@@ -119,7 +119,8 @@ def test_every_format_gives_the_same_bytes_again(report: Report, name: str) -> N
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_tells_an_audit_without_findings(report: Report, name: str) -> None:
     assert "246,750 paired" in render(
-        replace(report, findings=(), classes=(), splits=(), images={}, status=Status.PASSED), name
+        replace(report, findings=(), classes=(), splits=(), thumbnails={}, status=Status.PASSED),
+        name,
     )
 
 
@@ -159,18 +160,18 @@ def test_text_says_when_the_verdict_is_not_the_whole_truth(report: Report) -> No
 
 
 def test_json_carries_the_numbers_and_exact_names(report: Report) -> None:
-    told = json.loads(render(report, "json"))
-    assert told["format"] == "histoprep-audit"
-    assert told["schema_version"] == "1.0"
-    assert told["status"] == "failed"
-    assert told["summary"]["num_zero_masks"] == 156_024
-    assert told["counts"] == {"errors": 5, "warnings": 1, "infos": 1, "known": 1}
-    assert [problem["code"] for problem in told["findings"]] == [
+    content = json.loads(render(report, "json"))
+    assert content["format"] == "histoprep-audit"
+    assert content["schema_version"] == "1.0"
+    assert content["status"] == "failed"
+    assert content["summary"]["num_zero_masks"] == 156_024
+    assert content["counts"] == {"errors": 5, "warnings": 1, "infos": 1, "known": 1}
+    assert [problem["code"] for problem in content["findings"]] == [
         problem.code for problem in report.findings
     ]
-    first = told["findings"][0]
+    first = content["findings"][0]
     assert first["count"] == len(first["examples"]) == 8
-    assert (told["findings"][4]["count"], len(told["findings"][4]["examples"])) == (
+    assert (content["findings"][4]["count"], len(content["findings"][4]["examples"])) == (
         1_244,
         MAX_EXAMPLES,
     )
@@ -180,7 +181,7 @@ def test_json_carries_the_numbers_and_exact_names(report: Report) -> None:
     ]
     assert example["path"] == r"no-utf8-\xff.png"
     assert unquote_to_bytes(example["uri"]) == b"no-utf8-\xff.png"
-    assert told["findings"][3]["examples"][0]["uri"] is None, "a group is no file"
+    assert content["findings"][3]["examples"][0]["uri"] is None, "a group is no file"
 
 
 def test_json_is_accepted_by_strict_parsers(report: Report) -> None:
@@ -322,8 +323,8 @@ def test_junit_shows_hostile_names_and_an_incomplete_audit(report: Report) -> No
     root = ElementTree.fromstring(
         render(replace(report, status=Status.INCOMPLETE), "junit").encode()
     )
-    told = "".join(failure.text or "" for failure in root.iter("failure"))
-    assert all(visible(name) in told for name in HOSTILE)
+    text = "".join(failure.text or "" for failure in root.iter("failure"))
+    assert all(visible(name) in text for name in HOSTILE)
     assert [
         case.attrib["name"] for case in root.iter("testcase") if case.find("error") is not None
     ] == ["every file was looked at"]

@@ -441,12 +441,12 @@ def test_no_index_is_a_usage_error(tmp_path: Path, manifest: Path) -> None:
 
 
 def test_true_shards_have_no_finding(manifest: Path, shards: Path) -> None:
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     assert (
-        verify_shards(shards, manifest, advance=lambda done, total: told.append((done, total)))
+        verify_shards(shards, manifest, advance=lambda done, total: progress.append((done, total)))
         == []
     )
-    assert told[-1] == (24, 24)
+    assert progress[-1] == (24, 24)
 
 
 def test_every_flipped_bit_of_a_member_is_found(own: tuple[Path, Path]) -> None:

@@ -116,21 +116,21 @@ def test_shards_in_a_bucket_are_read_by_ranges(bucket: str, packed: tuple[Path, 
 def test_one_tile_is_one_range_request(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import obstore.store
 
-    asked: list[tuple[str, int, int]] = []
+    requests: list[tuple[str, int, int]] = []
     real = obstore.store.S3Store.get_range
 
     def counted(self: object, path: str, *, start: int, length: int) -> object:
-        asked.append((path, start, length))
+        requests.append((path, start, length))
         return real(self, path, start=start, length=length)  # type: ignore[arg-type]
 
     monkeypatch.setattr(obstore.store.S3Store, "get_range", counted)
     source = open_tiles(f"{bucket}/shards")
-    assert asked == []
+    assert requests == []
     sizes = [
         sum(len(part) for part in source.read_bytes(row) if part is not None) for row in range(12)
     ]
-    assert len(asked) == 12
-    assert all(length <= size + 1024 for (_, _, length), size in zip(asked, sizes, strict=True))
+    assert len(requests) == 12
+    assert all(length <= size + 1024 for (_, _, length), size in zip(requests, sizes, strict=True))
 
 
 def test_shards_in_a_bucket_are_verified(bucket: str, packed: tuple[Path, Path]) -> None:

@@ -289,13 +289,13 @@ def test_what_each_path_is_recognised_as(made: Path) -> None:
     ],
 )
 def test_other_things_are_wrong_use(
-    tmp_path: Path, make: Callable[[Path], object], told: str
+    tmp_path: Path, make: Callable[[Path], object], message: str
 ) -> None:
     make(tmp_path / "thing")
     with pytest.raises(UsageError) as caught:
         verify(tmp_path / "thing")
-    assert told in str(caught.value)
-    assert "workspace" in str(caught.value) or told == "trainer verify"
+    assert message in str(caught.value)
+    assert "workspace" in str(caught.value) or message == "trainer verify"
 
 
 def test_files_of_somebody_else_are_noted_and_no_damage(copy: Path) -> None:

@@ -47,7 +47,7 @@ class EncodeOptions:
     1, 2, 4 or 8 of the symmetries.
 
     `fit`: refuse tiles of another size, crop their middle, or encode all of their windows.
-    `scaling`: measured over the training split, or the codec's own. `batch_size` squares are
+    `scaling`: measured over the training split, or the codec's own. `batch_size` crops are
     encoded at once. `asked_by`: the names that the user gives size and fit by, for errors.
     """
 
@@ -65,7 +65,7 @@ class EncodeOptions:
         """Raise UsageError for values that make no sense."""
         if self.image_size is not None and self.image_size < 1:
             raise UsageError(
-                "squares need a side",
+                "--image-size must be at least 1 px",
                 seen=f"{self.asked_by[0]} {self.image_size}",
                 expected="at least 1 px",
             )
@@ -137,7 +137,7 @@ def encode_tiles(
 
 @dataclass(frozen=True)
 class _Placed:
-    """Where the squares of all tiles are: entry e is a window of tile `rows[e]` whose corner is
+    """Where the crops of all tiles are: entry e is a window of tile `rows[e]` whose corner is
     `corners[e]` (top, left).
     """
 
@@ -149,7 +149,7 @@ class _Placed:
 
     @classmethod
     def of(cls, tiles: TileSource, options: EncodeOptions) -> _Placed:
-        """Return the squares of all tiles; raises UsageError for tiles that do not fit."""
+        """Return the crops of all tiles; raises UsageError for tiles that do not fit."""
         table = tiles.manifest.read(["height_px", "width_px"])
         sizes = np.stack([table[name].to_numpy() for name in table.column_names], axis=1)
         if np.isnan(sizes.astype(np.float64)).any():
@@ -189,7 +189,7 @@ def _common_size(sizes: np.ndarray) -> int:
         for (height, width), count in zip(distinct[:3].tolist(), counts[:3].tolist(), strict=True)
     )
     raise UsageError(
-        "the tiles are not squares of one size",
+        "the tiles are not square and of one size",
         seen=f"{shown} px",
         hint="give --image-size, with --fit crop or tile",
     )
@@ -226,7 +226,7 @@ def _request(
 
 @dataclass
 class _EntryTiles:
-    """Entry -> its square, uncut errors aside: uint8 image and mask, and whether the tile could be
+    """Entry -> its crop, uncut errors aside: uint8 image and mask, and whether the tile could be
     read.
     """
 
@@ -263,7 +263,7 @@ class _EntryTiles:
 
 def _write_chunks(
     writer: LatentWriter,
-    squares: _EntryTiles,
+    crops: _EntryTiles,
     codec: Codec,
     options: EncodeOptions,
     advance: Advance,
@@ -273,7 +273,7 @@ def _write_chunks(
         return
     # Chunks but the last are whole batches, so one loader serves all of them.
     batches = loader(
-        squares,
+        crops,
         range(chunks[0].start, writer.layout.num_entries),
         options.batch_size,
         options.num_workers,
@@ -288,12 +288,12 @@ def _write_chunks(
             bad = chunk[
                 int(np.flatnonzero(~np.isfinite(latents).reshape(len(chunk), -1).all(axis=1))[0])
             ]
-            name = squares.tiles.tile_ids[squares.place.rows[bad]]
+            name = crops.tiles.tile_ids[crops.place.rows[bad]]
             raise DataError(
                 f"the codec gives numbers that float16 cannot hold for tile {name}",
                 hint="look at the tile; another codec may do",
             )
-        rows = squares.place.rows[np.asarray(chunk)]
+        rows = crops.place.rows[np.asarray(chunk)]
         writer.append(latents, masks, sorted({int(row) for row in rows[~readable]}))
 
 

@@ -42,7 +42,7 @@ def report_codec(
     latents: LatentSet, tiles: TileSource, codec: Codec, *, num_tiles: int = 64, device: str = "cpu"
 ) -> dict[str, Any]:
     """Write reconstruction.json and reconstruction.png into the latent set and return the numbers;
-    `ssim` is None for squares below 11 px.
+    `ssim` is None for crops below 11 px.
 
     Tiles are taken at even steps through those with latents and decoded from the stored means,
     float16 and all. The sheet has an original, its reconstruction and four times their difference

@@ -136,8 +136,8 @@ def _reason(error: Exception) -> str:
     ):
         return "bytes that make no sense as one"
     # Around its reason torch advises, in bold, to run what the file holds.
-    told = str(error).rpartition("WeightsUnpickler error:")[2].strip()
-    return _BOLD.sub("", told).partition("\n")[0].partition(". ")[0].rstrip(". ")
+    reason = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+    return _BOLD.sub("", reason).partition("\n")[0].partition(". ")[0].rstrip(". ")
 
 
 def _write_run(

@@ -25,9 +25,9 @@ memory = [torch.cuda.get_device_properties(index).total_memory for index in rang
 if cuda:
     assert float(torch.ones(64, 64, device="cuda").sum()) == 4096.0
 assert abs(float(torch.full((64, 64), 0.5).matmul(torch.full((64, 64), 0.5)).sum()) - 64**3 / 4) < 1
-told = {"version": torch.__version__, "built_for": torch.version.cuda}
-told |= {"names": names, "memory": memory}
-print(json.dumps({**told, "threads": torch.get_num_threads()}))
+facts = {"version": torch.__version__, "built_for": torch.version.cuda}
+facts |= {"names": names, "memory": memory}
+print(json.dumps({**facts, "threads": torch.get_num_threads()}))
 """
 _ASK_DIFFUSERS = """
 import json
@@ -67,7 +67,7 @@ def check_training(codec: str | None) -> Iterator[Check]:
         )
         return
     try:
-        told = _ask(_ASK_TORCH)
+        facts = _ask(_ASK_TORCH)
     except _NoAnswerError as error:
         yield Check(
             "torch",
@@ -76,29 +76,29 @@ def check_training(codec: str | None) -> Iterator[Check]:
             f"make a new environment; {_INSTALL}",
         )
         return
-    yield Check("torch", Status.OK, f"{told['version']}, {told['threads']} threads")
-    yield _gpu(told, cards)
+    yield Check("torch", Status.OK, f"{facts['version']}, {facts['threads']} threads")
+    yield _gpu(facts, cards)
     yield from _codec(codec)
 
 
-def _gpu(told: Mapping[str, Any], cards: str) -> Check:
-    if told["names"]:
+def _gpu(facts: Mapping[str, Any], cards: str) -> Check:
+    if facts["names"]:
         listed = ", ".join(
             f"{name} {memory / 2**30:.0f} GiB"
-            for name, memory in zip(told["names"], told["memory"], strict=True)
+            for name, memory in zip(facts["names"], facts["memory"], strict=True)
         )
-        return Check("gpu", Status.OK, f"{listed}, CUDA {told['built_for']}")
-    if cards and not told["built_for"]:
+        return Check("gpu", Status.OK, f"{listed}, CUDA {facts['built_for']}")
+    if cards and not facts["built_for"]:
         fix = "install a torch that is built for CUDA; the one that is installed is for CPUs alone"
         return Check(
-            "gpu", Status.FAIL, f"{cards}: there, but torch {told['version']} cannot use it", fix
+            "gpu", Status.FAIL, f"{cards}: there, but torch {facts['version']} cannot use it", fix
         )
     if cards:
         fix = "the driver may be too old for this CUDA, or CUDA_VISIBLE_DEVICES hides the card"
         return Check(
             "gpu",
             Status.FAIL,
-            f"{cards}: there, but torch (CUDA {told['built_for']}) does not see it",
+            f"{cards}: there, but torch (CUDA {facts['built_for']}) does not see it",
             fix,
         )
     return Check(
@@ -111,7 +111,7 @@ def _gpu(told: Mapping[str, Any], cards: str) -> Check:
 
 def _codec(codec: str | None) -> Iterator[Check]:
     try:
-        told = _ask(_ASK_DIFFUSERS)
+        facts = _ask(_ASK_DIFFUSERS)
     except _NoAnswerError as error:
         yield Check("codec", Status.FAIL, f"diffusers cannot be used: {error}", _INSTALL)
         return
@@ -120,7 +120,7 @@ def _codec(codec: str | None) -> Iterator[Check]:
         yield Check(
             "codec",
             Status.OK,
-            f"diffusers {told['version']} with AutoencoderKL and AutoencoderTiny; no codec was"
+            f"diffusers {facts['version']} with AutoencoderKL and AutoencoderTiny; no codec was"
             " named",
             fix,
         )
@@ -147,7 +147,7 @@ def _cards() -> str:
     if command is None:
         return ""
     try:
-        asked = subprocess.run(
+        process = subprocess.run(
             [command, "--query-gpu=name,driver_version", "--format=csv,noheader"],
             capture_output=True,
             text=True,
@@ -156,13 +156,13 @@ def _cards() -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return "; ".join(asked.stdout.split("\n")).strip("; ") if asked.returncode == 0 else ""
+    return "; ".join(process.stdout.split("\n")).strip("; ") if process.returncode == 0 else ""
 
 
 def _ask(script: str, *arguments: str) -> dict[str, Any]:
     """Return the JSON that a script prints in a Python of its own; raises _NoAnswerError."""
     try:
-        asked = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-P", "-c", script, *arguments],
             capture_output=True,
             text=True,
@@ -171,9 +171,9 @@ def _ask(script: str, *arguments: str) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired as error:
         raise _NoAnswerError(f"no answer within {_TIME_LIMIT_S} s") from error
-    lines = asked.stdout.strip().splitlines()
-    if asked.returncode or not lines:
-        said = asked.stderr.strip().splitlines() or [f"it ended with {asked.returncode}"]
+    lines = process.stdout.strip().splitlines()
+    if process.returncode or not lines:
+        said = process.stderr.strip().splitlines() or [f"it ended with {process.returncode}"]
         raise _NoAnswerError(said[-1])
     answer: dict[str, Any] = json.loads(lines[-1])
     return answer

@@ -186,11 +186,11 @@ def _source_list(
             continue
         listed = read_source_list(place)
         known = {name_key(name) for name in listed.values()}
-        strangers = [label for label in labels if name_key(label.name.value) not in known]
-        if not strangers:
+        foreign = [label for label in labels if name_key(label.name.value) not in known]
+        if not foreign:
             return listed, packed
-        if len(strangers) < len(labels) and not (packed and distinct):
-            name = strangers[0].name
+        if len(foreign) < len(labels) and not (packed and distinct):
+            name = foreign[0].name
             hint = f"correct the name{perhaps(name.value, listed.values())}"
             raise fault(
                 path,

@@ -305,11 +305,11 @@ def _validation(options: ManifestOptions) -> dict[str, Fraction]:
     """Return the shares of train and val in the train folder: those asked for, without test."""
     if not options.fractions:
         return DEFAULT_VALIDATION
-    asked = {
+    fractions = {
         name: value for name, value in exact_fractions(options.fractions).items() if name != "test"
     }
-    total = sum(asked.values())
-    return {name: value / total for name, value in asked.items()} if len(asked) > 1 else {}
+    total = sum(fractions.values())
+    return {name: value / total for name, value in fractions.items()} if len(fractions) > 1 else {}
 
 
 def _rows(

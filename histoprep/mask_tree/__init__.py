@@ -296,16 +296,16 @@ def begin(plan: TreePlan) -> None:
     """Take the seal off the tree and note what is being made."""
     kind = plan.kind
     try:
-        strangers = (
+        foreign = (
             plan.out.is_dir()
             and not (plan.out / kind.request).exists()
             and [path for path in os.listdir(plan.out) if _is_strange(path, kind)]
         )
-        if strangers:
+        if foreign:
             raise UsageError(
                 f"this folder is not empty and {kind.name} did not make it",
                 path=plan.out,
-                seen=", ".join(sorted(map(to_text, strangers))[:NUM_SHOWN]),
+                seen=", ".join(sorted(map(to_text, foreign))[:NUM_SHOWN]),
                 hint="name a new or empty folder with --out",
             )
         if plan.rewrites:

@@ -160,8 +160,8 @@ def last_line(report: Report) -> str:
         "zero": summary.num_zero_masks,
         "unreadable": summary.num_unreadable,
     }
-    told = ", ".join(f"{number(amount)} {name}" for name, amount in amounts.items())
-    files = f"{plural(summary.num_images, 'image')}, {plural(summary.num_masks, 'mask')}: {told}"
+    totals = ", ".join(f"{number(amount)} {name}" for name, amount in amounts.items())
+    files = f"{plural(summary.num_images, 'image')}, {plural(summary.num_masks, 'mask')}: {totals}"
     sampled = f"{percent(summary.looked_at)} sampled" if summary.looked_at < 1 else ""
     return " | ".join(
         part

@@ -91,7 +91,7 @@ def _template() -> Template:
 
 def _verdict(report: Report) -> dict[str, str]:
     counts = count_severities(report.findings)
-    told = f"{verdict_counts(report)}, {plural(counts[Severity.INFO], 'info')}"
+    summary = f"{verdict_counts(report)}, {plural(counts[Severity.INFO], 'info')}"
     sentence = {
         Status.PASSED: f"No new finding of severity {report.fail_on} or above.",
         Status.FAILED: f"There are new findings of severity {report.fail_on} or above.",
@@ -102,7 +102,7 @@ def _verdict(report: Report) -> dict[str, str]:
         if report.summary.looked_at < 1
         else ""
     )
-    return {"status": str(report.status), "counts": told, "sentence": sentence + sampled}
+    return {"status": str(report.status), "counts": summary, "sentence": sentence + sampled}
 
 
 def _figures(report: Report) -> list[dict[str, str]]:

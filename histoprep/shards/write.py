@@ -136,13 +136,13 @@ def _begin(plan: ShardPlan) -> None:
     """Take the index away and note what is being made."""
     try:
         ours = checksums.OWN_FILES | {REQUEST, PARTS}
-        strangers = [
+        foreign = [
             path
             for path in os.listdir(plan.out)
             if path not in ours and not durable.is_temporary(path)
         ]
-        if strangers and not (plan.out / REQUEST).exists():
-            seen = ", ".join(sorted(map(to_text, strangers))[:_NUM_SHOWN])
+        if foreign and not (plan.out / REQUEST).exists():
+            seen = ", ".join(sorted(map(to_text, foreign))[:_NUM_SHOWN])
             raise UsageError(
                 "this folder is not empty",
                 path=plan.out,

@@ -290,13 +290,15 @@ class TileRows:
         """
         wanted = list(self._file.schema_arrow.names if columns is None else columns)
         stored = [name for name in wanted if name != IS_REPAIRED]
-        asked = self.repaired if IS_REPAIRED in wanted or _of_masks(stored) else None
+        repaired_masks = self.repaired if IS_REPAIRED in wanted or _of_masks(stored) else None
         for batch in tables.read_batches(
-            self._file, list(dict.fromkeys((*stored, *(() if asked is None else _KEYS)))), rows
+            self._file,
+            list(dict.fromkeys((*stored, *(() if repaired_masks is None else _KEYS)))),
+            rows,
         ):
             seen, is_repaired = (
-                asked.put_into(batch, self._columns)
-                if asked is not None
+                repaired_masks.put_into(batch, self._columns)
+                if repaired_masks is not None
                 else (batch, np.zeros(batch.num_rows, bool))
             )
             chosen = seen.select(stored)

@@ -378,12 +378,12 @@ def ensure_tiles(
     decided = earlier.tiles.mask_reading.updated(reading)
     options = TableOptions(scan=scan_options, tiles=TileOptions()) if scan_options else earlier
     options = replace(options, tiles=options.tiles.with_reading(decided))
-    told = [0]
+    reported = [0]
 
     def advance(done: int, _: int) -> None:
         if meter:
-            meter.advance(done - told[0])
-        told[0] = done
+            meter.advance(done - reported[0])
+        reported[0] = done
 
     with locked(workspace.folder):
         table = TileTable(workspace, options)

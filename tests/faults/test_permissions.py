@@ -56,7 +56,7 @@ def audit(stage: Stage, *more: str) -> list[str]:
     return ["audit", str(stage.data), "--workspace", str(stage.workspace), "--workers", "1", *more]
 
 
-def told(stage: Stage, subcode: str) -> set[str]:
+def paths(stage: Stage, subcode: str) -> set[str]:
     rows = pq.read_table(stage.workspace / "findings.parquet").to_pylist()
     return {row["path"] for row in rows if row["code"] == "HP201" and row["subcode"] == subcode}
 
@@ -125,7 +125,7 @@ def test_unreadable_files_are_findings_until_they_can_be_read(user: Zygote, own:
         path.chmod(0)
     outcome = user.run(audit(own))
     assert outcome.code == ExitCode.INCOMPLETE, outcome.stderr
-    assert told(own, "permission") == {str(path.relative_to(own.data)) for path in (image, mask)}
+    assert paths(own, "permission") == {str(path.relative_to(own.data)) for path in (image, mask)}
     for path in (image, mask):
         path.chmod(0o644)
     # Neither size nor time of the files has changed.
@@ -140,7 +140,7 @@ def test_an_unreadable_folder_is_a_finding_until_it_can_be_read(user: Zygote, ow
     (own.data / "more").chmod(0)
     outcome = user.run(audit(own))
     assert outcome.code == ExitCode.INCOMPLETE, outcome.stderr
-    assert told(own, "folder") == {"more/"}
+    assert paths(own, "folder") == {"more/"}
     (own.data / "more").chmod(0o755)
     assert user.run(audit(own)).code == ExitCode.FINDINGS
     assert results(own.workspace) == expected
@@ -175,18 +175,18 @@ def test_no_command_passes_over_an_unreadable_folder(
     (clean.data / "slide03").chmod(0)
     outcome = user.run(arguments)
     assert outcome.code == ExitCode.INCOMPLETE, outcome.stderr
-    told = " ".join(outcome.stderr.split())
+    output = " ".join(outcome.stderr.split())
     assert (
         "warning: slide03/: folder cannot be listed: Permission denied; what is in it is left out"
-        in told
-        and "more folders" not in told
+        in output
+        and "more folders" not in output
     )
     for path in clean.data.glob("slide*"):
         path.chmod(0)
-    told = " ".join(user.run(arguments).stderr.split())
+    output = " ".join(user.run(arguments).stderr.split())
     assert (
-        told.count("folder cannot be listed") == 10
-        and "and 2 more folders; histoprep audit lists all" in told
+        output.count("folder cannot be listed") == 10
+        and "and 2 more folders; histoprep audit lists all" in output
     )
     for path in clean.data.glob("slide*"):
         path.chmod(0o755)
@@ -206,7 +206,7 @@ def test_an_unreadable_split_folder_is_a_finding(user: Zygote, own: Stage) -> No
     (own.data / "train").chmod(0)
     outcome = user.run(audit(own))
     assert outcome.code == ExitCode.INCOMPLETE, outcome.stderr
-    assert told(own, "folder") == {"train/"}
+    assert paths(own, "folder") == {"train/"}
 
 
 def test_an_unreadable_root_is_said_plainly(user: Zygote, own: Stage) -> None:

@@ -73,8 +73,8 @@ def test_files_that_end_their_worker_become_findings(
                 "HP201 worker-died" if dead else undisturbed[name][f"{what}_error"]
             )
             assert dead or found[name][f"{what}_digest"] == undisturbed[name][f"{what}_digest"]
-    told = pq.read_table(stage.workspace / "findings.parquet").to_pylist()
-    dead = {record["path"] for record in told if record["subcode"] == "worker-died"}
+    findings = pq.read_table(stage.workspace / "findings.parquet").to_pylist()
+    dead = {record["path"] for record in findings if record["subcode"] == "worker-died"}
     assert dead == {found[name][f"{what}_path"] for name, what in blamed.items()} - {None}
     # Files that could not be read are read by the next audit.
     assert zygote.run(arguments(stage), AUDIT).code == 1

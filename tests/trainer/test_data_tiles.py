@@ -190,12 +190,12 @@ def test_an_unreadable_tile_is_skipped_for_the_next_of_its_stream_and_counted(
     stream = np.array([row for row in range(NUM_TILES) if row % 2 == broken % 2])
     data = TileDataset(tiles, single_stream(stream), 0, SIZE, on_unreadable="skip")
     batch = data.batch(np.arange(len(stream)))
-    asked = data.placement.place(np.arange(len(stream)), 0)[1]
-    at = int(np.flatnonzero(asked == broken)[0])
+    class_ids = data.placement.place(np.arange(len(stream)), 0)[1]
+    at = int(np.flatnonzero(class_ids == broken)[0])
     assert batch["num_skipped"].tolist() == [int(index == at) for index in range(len(stream))]
     assert batch["row"][at] == stream[(np.flatnonzero(stream == broken)[0] + 1) % len(stream)]
     assert torch.equal(
-        batch["row"][batch["num_skipped"] == 0], torch.from_numpy(asked[asked != broken])
+        batch["row"][batch["num_skipped"] == 0], torch.from_numpy(class_ids[class_ids != broken])
     )
 
 

@@ -162,9 +162,11 @@ def test_all_artefacts_exist_and_parse(trained, tested):
             assert np.asarray(image.convert("L")).std() > 5
             assert "Software" not in image.info
     for stage in ("guidance", "diffusion"):
-        told = yaml.safe_load((trained / stage / "logs" / "version_0" / "hparams.yaml").read_text())
-        assert set(told["weights_from"].values()) == {"random"}
-        assert told["recipe"] == "diffmic"
+        facts = yaml.safe_load(
+            (trained / stage / "logs" / "version_0" / "hparams.yaml").read_text()
+        )
+        assert set(facts["weights_from"].values()) == {"random"}
+        assert facts["recipe"] == "diffmic"
         assert list((trained / stage / "logs" / "version_0").glob("events.out.tfevents.*"))
         assert {
             "val_accuracy",
@@ -377,13 +379,13 @@ def test_what_is_no_classifier_is_refused(trained, blobs, tmp_path):
 
 def test_a_dry_run_tells_sizes_and_tiles(blobs, tmp_path):
     config = make_config(blobs, tmp_path)
-    told = recipe_of("diffmic").describe(config)
+    facts = recipe_of("diffmic").describe(config)
     classifier, denoiser = build_classifier(config, 3), build_denoiser(config, 3)
-    assert told["parameters"] == {
+    assert facts["parameters"] == {
         "guidance classifier": sum(parameter.numel() for parameter in classifier.parameters()),
         "label denoiser": sum(parameter.numel() for parameter in denoiser.parameters()),
     }
-    assert sum(record["tiles"] for record in told["streams"]) == 151 + NUM_TEST
+    assert sum(record["tiles"] for record in facts["streams"]) == 151 + NUM_TEST
     assert (
         run_command(
             [

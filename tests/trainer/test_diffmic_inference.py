@@ -166,8 +166,8 @@ def test_logits_guide_only_where_asked():
 
 def test_weights_are_random_and_say_so():
     config = make_config()
-    told = load_pretrained(config, *networks(config))
-    assert told == dict.fromkeys(
+    message = load_pretrained(config, *networks(config))
+    assert message == dict.fromkeys(
         ("guidance.global", "guidance.local", "denoiser.image", "denoiser.region"), "random"
     )
 

@@ -355,7 +355,7 @@ def test_mixed_sizes_ask_for_a_size(tmp_path: Path, codec_folder: Path) -> None:
             encode_rgb_png(image_of(index, 32 + 8 * (index % 2)))
         )
     assert histoprep(["--quiet", "manifest", str(tmp_path / "data")]) == 0
-    with pytest.raises(UsageError, match="not squares of one size") as caught:
+    with pytest.raises(UsageError, match="not square and of one size") as caught:
         encode_tiles(
             open_tiles(tmp_path / "data.histoprep" / "manifest.parquet"),
             load_codec(codec_folder),
@@ -476,7 +476,7 @@ def test_squares_below_the_window_of_ssim_are_reported_without_it(
     assert (
         "PSNR" in printed.out
         and "SSIM" not in printed.out
-        and "SSIM is left out: squares of 8 px" in printed.err
+        and "SSIM is left out: crops of 8 px" in printed.err
     )
     numbers = json.loads((tmp_path / "out" / "reconstruction.json").read_text())
     assert numbers["ssim"] is None and numbers["psnr_db"]["mean"] > 0
@@ -499,7 +499,7 @@ def test_the_command(
     ]
     assert run([*common, "--codec", str(codec_folder), "--views", "2"]) == ExitCode.OK
     printed = capsys.readouterr()
-    assert "20 squares as 4 x 4 x 4 latents, 2 views" in printed.out and "PSNR" in printed.out
+    assert "20 crops as 4 x 4 x 4 latents, 2 views" in printed.out and "PSNR" in printed.out
     assert run([*common, "--codec", str(codec_folder), "--views", "3", "--force"]) == ExitCode.USAGE
     assert run([*common, "--codec", str(tmp_path / "nothing")]) == ExitCode.USAGE
     assert "there is no codec here" in capsys.readouterr().err

@@ -82,8 +82,8 @@ def test_a_run_leaves_what_was_promised(toy_config: Make) -> None:
         "00000012-grey.png",
     ]
     assert any("tfevents" in path.name for path in (run / "logs" / "version_0").iterdir())
-    told = yaml.safe_load((run / "logs" / "version_0" / "hparams.yaml").read_text())
-    assert told["weights_from"] == {"net": "random"} and told["batch_size"] == config.batch_size
+    facts = yaml.safe_load((run / "logs" / "version_0" / "hparams.yaml").read_text())
+    assert facts["weights_from"] == {"net": "random"} and facts["batch_size"] == config.batch_size
     assert result.stages[""]["step"] == 12 and result.stages[""]["best"]["metric"] == "error"
     lines = _lines(run)
     assert [line["step"] for line in lines] == ["3", "4", "6", "8", "9", "12"]
@@ -289,10 +289,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(toy_config: Make) -> None:
     expected = (run / "checkpoints" / "last-00000012" / "SHA256SUMS").read_bytes()
     (run / "finished.json").unlink()
     (run / "checkpoints" / "last-00000012" / "weights.safetensors").write_bytes(b"no")
-    told: list[str] = []
-    fit(config, voice=Voice(note=told.append, warn=told.append))
-    assert any("passed over: last-00000012" in record for record in told) and any(
-        "going on from step 8" in record for record in told
+    messages: list[str] = []
+    fit(config, voice=Voice(note=messages.append, warn=messages.append))
+    assert any("passed over: last-00000012" in record for record in messages) and any(
+        "going on from step 8" in record for record in messages
     )
     assert (run / "checkpoints" / "last-00000012" / "SHA256SUMS").read_bytes() == expected
 

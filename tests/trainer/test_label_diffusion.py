@@ -136,10 +136,12 @@ def test_steps_agree_with_diffusers():
         torch.randn(2, 4, 6, 6, generator=noise),
         torch.randn(10, 2, 4, 6, 6, generator=noise),
     )
-    theirs, asked = start, iter(answers)
+    theirs, replies = start, iter(answers)
     for timestep, answer in zip(scheduler.timesteps, answers, strict=True):
         theirs = scheduler.step(answer, timestep, theirs).prev_sample
-    ours = list(denoise_labels(lambda _noisy, _timestep: next(asked), start, alpha_bars(), 10))[-1]
+    ours = list(denoise_labels(lambda _noisy, _timestep: next(replies), start, alpha_bars(), 10))[
+        -1
+    ]
     torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-5)
 
 

@@ -299,9 +299,9 @@ def _change_byte(path: Path, place: int) -> None:
 
 
 def test_a_whole_set_is_read_to_the_end(made: Made) -> None:
-    told: list[int] = []
-    made.latents.check_digests(told.append)
-    assert sum(told) == NUM_TILES
+    progress: list[int] = []
+    made.latents.check_digests(progress.append)
+    assert sum(progress) == NUM_TILES
 
 
 @pytest.mark.parametrize(

@@ -248,9 +248,11 @@ def test_tiles_without_masks_train_a_model_without_condition(
         tmp_path / "run",
         "every.images=null",
     )
-    told: list[str] = []
-    assert fit(config, voice=Voice(note=told.append, warn=told.append)).stages[""]["step"] == 6
-    assert any("unconditional has everything" in record for record in told)
+    messages: list[str] = []
+    assert (
+        fit(config, voice=Voice(note=messages.append, warn=messages.append)).stages[""]["step"] == 6
+    )
+    assert any("unconditional has everything" in record for record in messages)
     assert bool(_stage(config).dataset().batch(np.arange(8))["drop"].all())
 
 

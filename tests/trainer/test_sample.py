@@ -252,11 +252,11 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(folder, tmp_path, afte
     masks = masks_in_folder(folder, CLASSES)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     sample_dataset(_network(), masks, whole, OPTIONS, batch_size=2)
-    told = []
+    progress = []
 
     def stop(_: int) -> None:
-        told.append(1)
-        if len(told) == after:
+        progress.append(1)
+        if len(progress) == after:
             raise _Stop
 
     with pytest.raises(_Stop):
@@ -281,14 +281,14 @@ def test_a_limit_can_be_lifted_and_set_again(folder, tmp_path):
 def test_a_finished_run_asks_the_network_nothing_and_a_changed_mask_is_made_again(folder, tmp_path):
     generator, out = _painter(), tmp_path / "made"
     sample_dataset(generator, masks_in_folder(folder, CLASSES), out, OPTIONS, batch_size=1)
-    asked = generator.denoiser.num_asked
+    num_before = generator.denoiser.num_asked
     assert (
         sample_dataset(
             generator, masks_in_folder(folder, CLASSES), out, OPTIONS, batch_size=1
         ).num_made
         == 0
     )
-    assert generator.denoiser.num_asked == asked
+    assert generator.denoiser.num_asked == num_before
     (folder / "slide0" / "tile0_mask.png").write_bytes(imageio.encode_mask_png(_regions(2)))
     assert (
         sample_dataset(

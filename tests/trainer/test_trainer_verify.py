@@ -203,8 +203,8 @@ def test_commands_notice_what_they_use(
         )
         == ExitCode.INTEGRITY
     )
-    told = capsys.readouterr().err
-    assert victim.name in told or (victim.name == "SHA256SUMS" and str(victim.parent) in told)
+    output = capsys.readouterr().err
+    assert victim.name in output or (victim.name == "SHA256SUMS" and str(victim.parent) in output)
 
 
 @pytest.mark.parametrize(
@@ -229,8 +229,8 @@ def test_one_edited_value_is_an_error_and_no_other_result(
         )
         == ExitCode.INTEGRITY
     )
-    told = capsys.readouterr().err
-    assert str(victim) in told and "expected" in told and "try:" in told
+    output = capsys.readouterr().err
+    assert str(victim) in output and "expected" in output and "try:" in output
     assert [damage.path for damage in verify(victim.parent).damages] == [str(victim)]
 
 

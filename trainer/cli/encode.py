@@ -179,7 +179,7 @@ def _print(result: EncodeResult, numbers: dict[str, Any] | None) -> None:
     console.table(
         ("channel", "mean", "std", "shift", "scale"),
         rows,
-        title=f"Raw latents over {statistics['num_entries']:,} training squares",
+        title=f"Raw latents over {statistics['num_entries']:,} training crops",
     )
     if numbers:
         lines = [
@@ -200,14 +200,14 @@ def _print(result: EncodeResult, numbers: dict[str, Any] | None) -> None:
         )
         if not numbers["ssim"]:
             console.note(
-                f"SSIM is left out: squares of {latents.image_size} px are smaller than its window"
+                f"SSIM is left out: crops of {latents.image_size} px are smaller than its window"
             )
         console.note(
             f"originals, reconstructions, differences x 4: {latents.folder / 'reconstruction.png'}"
         )
     shape = " x ".join(str(length) for length in latents.shape)
     console.out(
-        f"{result.num_entries:,} squares as {shape} latents, {latents.num_views} views |"
+        f"{result.num_entries:,} crops as {shape} latents, {latents.num_views} views |"
         f" {latents.folder}"
     )
 

@@ -238,11 +238,9 @@ def refuse_strangers(folder: Path) -> None:
         request = read_journal(folder)[:1]
     except OSError as error:
         raise OutputError.from_os_error(error, folder) from error
-    strangers = [
-        name for name in names if name not in checksums.OWN_FILES and not is_temporary(name)
-    ]
-    if strangers and not (request and _REQUEST_KEYS.issubset(request[0])):
-        seen, hint = ", ".join(strangers[:_NUM_SHOWN]), "name a new or empty folder with --out"
+    foreign = [name for name in names if name not in checksums.OWN_FILES and not is_temporary(name)]
+    if foreign and not (request and _REQUEST_KEYS.issubset(request[0])):
+        seen, hint = ", ".join(foreign[:_NUM_SHOWN]), "name a new or empty folder with --out"
         raise UsageError(
             "this folder is not empty, and what it holds is no latent set",
             path=folder,

@@ -126,7 +126,7 @@ class LatentSet:
 
     @property
     def image_size(self) -> int:
-        """Return the side of the encoded squares, in pixels."""
+        """Return the side of the encoded crops, in pixels."""
         return int(self.summary["image_size"])
 
     @property
@@ -299,7 +299,7 @@ class LatentSet:
 
         They are held against the digests in the journal of `trainer encode`. At 2 GB a second and
         more the time is that of reading: minutes for hundreds of GB. Do it once, where a training
-        starts, in its first process. `advance` is told of the squares.
+        starts, in its first process. `advance` is told of the crops.
         """
         _, *lines = read_journal(self.folder) or [{}]
         try:

@@ -42,7 +42,9 @@ def guided(model: MaskDenoiser, mask: Tensor, guidance_scale: float) -> Denoise:
     twice, drop = torch.cat((mask, mask)), torch.cat((everything, ~everything))
 
     def both(x: Tensor, t: Tensor) -> Tensor:
-        null, told = model(torch.cat((x, x)), torch.cat((t, t)), twice, drop).float().chunk(2)
-        return null + guidance_scale * (told - null)
+        null, conditional = (
+            model(torch.cat((x, x)), torch.cat((t, t)), twice, drop).float().chunk(2)
+        )
+        return null + guidance_scale * (conditional - null)
 
     return {1.0: conditional, 0.0: unconditional}.get(float(guidance_scale), both)

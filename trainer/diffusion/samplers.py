@@ -226,8 +226,12 @@ def _first_timestep(objective: Objective) -> int:
     tells something about the latents.
     """
     alpha_bars = objective.schedule.alpha_bars()
-    told = 0.5 * torch.log(alpha_bars / (1 - alpha_bars)) >= _LEAST_LOG_RATIO
-    return int(told.sum()) - 1 if objective.prediction_type == "epsilon" else len(alpha_bars) - 1
+    usable_steps = 0.5 * torch.log(alpha_bars / (1 - alpha_bars)) >= _LEAST_LOG_RATIO
+    return (
+        int(usable_steps.sum()) - 1
+        if objective.prediction_type == "epsilon"
+        else len(alpha_bars) - 1
+    )
 
 
 def _at_timesteps(objective: Objective, timesteps: Tensor) -> list[_Evaluation]:

@@ -305,8 +305,8 @@ class _Events:
             return request.number is not None
         if not self._is_due(self._every.log):
             return False
-        asked = torch.tensor(float(request.number is not None), device=fabric.device)
-        return bool(sum_over_ranks(fabric, asked) > 0)
+        stop = torch.tensor(float(request.number is not None), device=fabric.device)
+        return bool(sum_over_ranks(fabric, stop) > 0)
 
     def save(self) -> Path:
         """Save a checkpoint and return its folder; raises DivergedError instead when anything is

@@ -21,9 +21,9 @@ class Stopwatch:
     def waiting(self, items: Iterator[_Item]) -> Iterator[_Item]:
         """Yield `items`, counting the time until each arrives as waiting."""
         while True:
-            asked = self._clock()
+            started = self._clock()
             item = next(items, None)
-            self._waited_s += self._clock() - asked
+            self._waited_s += self._clock() - started
             if item is None:
                 return
             yield item

@@ -163,15 +163,15 @@ def _checked(
             ),
         ),
     ]
-    told = [
+    differences = [
         f"{len(names)} {what}:"
         f" {', '.join(names[:_NUM_NAMED])}{', ...' if len(names) > _NUM_NAMED else ''}"
         for what, names in problems
         if names
     ]
-    if told:
+    if differences:
         where = f" under {prefix!r}" if prefix else ""
         raise CheckpointMismatchError(
-            f"the tensors{where} are not those of {config}: {'; '.join(told)}"
+            f"the tensors{where} are not those of {config}: {'; '.join(differences)}"
         )
     return {name: state[name].detach().float().contiguous() for name in expected}

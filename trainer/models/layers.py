@@ -165,18 +165,18 @@ class MaskAttention(nn.Module):
         if query.dtype == torch.bool:
             # A binary mask asks two questions only: one of all labelled pixels, the zero query of
             # all others.
-            asked = (
+            queries = (
                 torch.cat((torch.zeros_like(filters), filters))
                 .view(1, 2, NUM_HEADS, HEAD_WIDTH)
                 .transpose(1, 2)
             )
             found = functional.scaled_dot_product_attention(
-                asked.to(keys.dtype).expand(len(x), -1, -1, -1), keys, values
+                queries.to(keys.dtype).expand(len(x), -1, -1, -1), keys, values
             )
             answers = self.to_out(found.transpose(2, 3).reshape(len(x), HIDDEN_WIDTH, 1, 2))
             return torch.where(query, answers[..., 1:], answers[..., :1])
-        asked = _heads(functional.conv2d(query.to(x.dtype), filters.to(x.dtype)))
-        found = functional.scaled_dot_product_attention(asked.to(keys.dtype), keys, values)
+        queries = _heads(functional.conv2d(query.to(x.dtype), filters.to(x.dtype)))
+        found = functional.scaled_dot_product_attention(queries.to(keys.dtype), keys, values)
         return self.to_out(found.transpose(2, 3).reshape(len(x), HIDDEN_WIDTH, height, width))
 
 

@@ -144,7 +144,7 @@ def latents_folder(config: Config) -> Path:
 
 
 def open_latents(config: Config) -> LatentSet:
-    """Return the latent set of a run; raises LatentSetError, and ConfigError when it holds squares
+    """Return the latent set of a run; raises LatentSetError, and ConfigError when it holds crops
     of another size than the run is to train on.
     """
     latents = LatentSet.open(latents_folder(config))
@@ -152,7 +152,7 @@ def open_latents(config: Config) -> LatentSet:
         raise ConfigError(
             "the latent set was encoded at another size than the run trains on",
             path=latents.folder,
-            seen=f"squares of {latents.image_size} px",
+            seen=f"crops of {latents.image_size} px",
             expected=f"data.image_size, {config.data.image_size} px",
             hint=(
                 f"give --set data.image_size={latents.image_size}, or a set of trainer encode"
@@ -175,7 +175,7 @@ def prepare_latents(config: Config, run: Path, voice: Voice) -> None:
     latents = open_latents(config)
     latents.match(tiles)
     if config.latents is not None:
-        with voice.progress("check latents", None, "squares") as meter:
+        with voice.progress("check latents", None, "crops") as meter:
             latents.check_files(advance=meter.advance)
     ModelFacts.of(latents, tiles.label_map).write(run)
 

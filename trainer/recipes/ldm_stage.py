@@ -122,7 +122,7 @@ class LdmStage:
         masks; `loss_null`: the same without masks.
         """
         settings = self.config.validation
-        told, null = [], []
+        conditional, null = [], []
         for start in range(0, settings.num_tiles, settings.batch_size):
             positions = np.arange(start, min(start + settings.batch_size, settings.num_tiles))
             batch = {
@@ -131,9 +131,12 @@ class LdmStage:
             }
             batch["u"] = torch.from_numpy(_spread(positions, settings.num_tiles)).to(self._device)
             everything = torch.ones(len(positions), dtype=torch.bool, device=self._device)
-            told.append(self._losses(module, batch, ~everything))
+            conditional.append(self._losses(module, batch, ~everything))
             null.append(self._losses(module, batch, everything))
-        return {"loss": float(torch.cat(told).mean()), "loss_null": float(torch.cat(null).mean())}
+        return {
+            "loss": float(torch.cat(conditional).mean()),
+            "loss_null": float(torch.cat(null).mean()),
+        }
 
     def images(self, module: nn.Module) -> dict[str, np.ndarray]:
         """Return a sheet: each row the mask, the tile as the codec gives it back, and a generated
