@@ -455,7 +455,7 @@ def test_a_size_below_one_pixel_is_refused(
     assert f"--image-size {size}" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_squares_below_the_window_of_ssim_are_reported_without_it(
+def test_crops_below_the_window_of_ssim_are_reported_without_it(
     manifest: Path, codec_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [
