@@ -29,10 +29,10 @@ from benchmarks.measuring import ROUNDS, Row, cpu_seconds, machine, markdown
 from benchmarks.remap import InProcess
 from histoprep.labels import find_label_map, load_label_map
 from histoprep.manifest.build import ManifestOptions, build_manifest
+from histoprep.schemas.workspace import Workspace
 from histoprep.shards import TileSource, open_tiles
 from histoprep.streams import class_streams
 from histoprep.tiles.table import TileTable
-from histoprep.workspace import Workspace
 from trainer.data.latent_dataset import LatentDataset
 from trainer.data.latents import LatentSet
 from trainer.data.loader import loader

@@ -30,7 +30,7 @@ def pieces(rows: int) -> Iterator[pa.Table]:
     """Yield a tiles table like the reference one: 37 % conditional, 1 to 4 of 54 labels, slides of
     500 tiles, some copies.
     """
-    from histoprep.tiles import SCHEMA
+    from histoprep.schemas.tiles import SCHEMA
 
     draw = np.random.default_rng(0)
     for start in range(0, rows, PIECE):
@@ -89,7 +89,8 @@ def pieces(rows: int) -> Iterator[pa.Table]:
 
 def generate(folder: Path, rows: int) -> None:
     """Write the synthetic tiles table."""
-    from histoprep import tables, tiles
+    from histoprep import tables
+    from histoprep.schemas import tiles
 
     metadata = {"root": str(folder / "data"), "options": {}}
     tables.write_table(
@@ -128,7 +129,7 @@ def build(folder: Path, rows: int) -> None:
 
 def read(folder: Path, rows: int) -> None:
     """Read every column of every row."""
-    from histoprep.manifest import open_manifest
+    from histoprep.schemas.manifest import open_manifest
 
     seen = sum(
         batch.num_rows for batch in open_manifest(folder / "manifest.parquet").iter_batches()
@@ -138,8 +139,8 @@ def read(folder: Path, rows: int) -> None:
 
 def certify(folder: Path, rows: int) -> None:
     """Compute the certificate again, as the trainer does."""
-    from histoprep.manifest import open_manifest
     from histoprep.manifest.check import check_certificate
+    from histoprep.schemas.manifest import open_manifest
 
     manifest = open_manifest(folder / "manifest.parquet")
     assert len(manifest) == rows

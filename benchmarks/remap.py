@@ -32,8 +32,8 @@ from benchmarks.measuring import Row, cpu_seconds, machine, markdown, speed_up, 
 from histoprep.execution import Engine
 from histoprep.labels import find_label_map, load_label_map
 from histoprep.remap import RemapOptions, plan_remap, run_remap
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.table import TileTable
-from histoprep.workspace import Workspace
 
 # The naive loop takes a part of the masks, or it would take all of the time.
 _NAIVE_SHARE = 1 / 8

@@ -22,9 +22,9 @@ from histoprep.digests import digest
 from histoprep.execution import Engine
 from histoprep.labels import find_label_map, load_label_map
 from histoprep.manifest.build import ManifestOptions, build_manifest
+from histoprep.schemas.workspace import Workspace
 from histoprep.shards import ShardOptions, open_tiles, write_shards
 from histoprep.tiles.table import TileTable
-from histoprep.workspace import Workspace
 
 LATENT_SHAPE = (8, 64, 64)
 SHARD_BYTES = 64 * 10**6

@@ -21,11 +21,11 @@ from histoprep import imageio, read_ahead
 from histoprep.digests import digest
 from histoprep.execution import Engine
 from histoprep.scan import Pair, ScanOptions, scan
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
 from histoprep.tiles.measure import count_labels
 from histoprep.tiles.measurer import Measurer
 from histoprep.tiles.table import TileTable
-from histoprep.workspace import Workspace
 
 # Too few for their own time to count.
 _FEW_TILES = 8

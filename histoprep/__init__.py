@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from histoprep.errors import HistoprepError
     from histoprep.findings import Finding, Selection, Severity
     from histoprep.labels import LabelMap, find_label_map, load_label_map
-    from histoprep.manifest import open_manifest
     from histoprep.report import Report
     from histoprep.scan import ScanOptions
+    from histoprep.schemas.manifest import open_manifest
+    from histoprep.schemas.workspace import Workspace
     from histoprep.stats import compute_stats
     from histoprep.tiles.options import TableOptions
     from histoprep.tiles.table import ensure_tiles
-    from histoprep.workspace import Workspace
 
 __all__ = [
     "AuditOptions",
@@ -69,12 +69,12 @@ _HOMES = {
     "Selection": "findings",
     "Severity": "findings",
     "TableOptions": "tiles.options",
-    "Workspace": "workspace",
+    "Workspace": "schemas.workspace",
     "compute_stats": "stats",
     "ensure_tiles": "tiles.table",
     "find_label_map": "labels",
     "load_label_map": "labels",
-    "open_manifest": "manifest",
+    "open_manifest": "schemas.manifest",
 }
 
 

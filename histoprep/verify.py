@@ -19,6 +19,7 @@ from histoprep.durable import is_temporary
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.mask_tree.task import PARTS
 from histoprep.names import to_text
+from histoprep.schemas.ledgers import REMAP, REPAIR
 
 KINDS = (
     "workspace",
@@ -255,10 +256,10 @@ def listed_names(folder: Path) -> set[str]:
 
 def verify_tree(path: Path) -> Verified:
     """Verify a tree of masks: its notes, its ledger, and every mask against it."""
-    from histoprep import remap, repair
-    from histoprep.mask_tree import LEDGER, SUCCESS, ledger_files
+    from histoprep.mask_tree import SUCCESS
+    from histoprep.schemas.ledgers import LEDGER, ledger_files
 
-    kind = {"remap": remap.KIND, "repair": repair.KIND}[tree_kind(path) or "remap"]
+    kind = {"remap": REMAP, "repair": REPAIR}[tree_kind(path) or "remap"]
     found = _verify_listed(path, path, f"tree of masks by histoprep {kind.name}")
     if not (path / SUCCESS).is_file():
         found.notes.append(f"{path} is not finished: histoprep {kind.name} goes on with it")

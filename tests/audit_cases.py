@@ -21,9 +21,9 @@ from histoprep.checks import CheckOptions
 from histoprep.execution import Engine
 from histoprep.findings import Finding, Severity
 from histoprep.report import Report
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
 from histoprep.tiles.table import TableOptions
-from histoprep.workspace import Workspace
 
 SIDE_PX = 96
 Found = dict[str, dict[str, str]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from histoprep.checksums import STATES
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.listing import Listing
 from histoprep.tiles.options import earlier_options
-from histoprep.workspace import Workspace
 
 
 def believe(root: Path, folder: Path | None = None) -> None:

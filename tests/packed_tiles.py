@@ -9,8 +9,8 @@ from audit_cases import DataSet, stripes, tissue
 
 from histoprep.labels import LabelMap, SourceLabel, TargetClass
 from histoprep.manifest.build import ManifestOptions, build_manifest
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.table import ensure_tiles
-from histoprep.workspace import Workspace
 
 LABEL_MAP = LabelMap(
     "three",

@@ -28,10 +28,10 @@ from histoprep.manifest.build import ManifestOptions, build_manifest
 from histoprep.names import to_name
 from histoprep.report import Status, render
 from histoprep.scan import ScanOptions
+from histoprep.schemas.workspace import Workspace
 from histoprep.stats import compute_stats
 from histoprep.tiles import TileOptions
 from histoprep.tiles.options import TableOptions, earlier_options
-from histoprep.workspace import Workspace
 
 
 @pytest.fixture

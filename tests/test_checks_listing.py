@@ -11,7 +11,7 @@ from tile_rows import tile_row
 
 from histoprep.catalogue import RULES
 from histoprep.findings import Severity
-from histoprep.workspace import Workspace
+from histoprep.schemas.workspace import Workspace
 
 TRIGGERS = ("HP101", "HP102", "HP103", "HP104", "HP105", "HP106", "HP107", "HP108")
 

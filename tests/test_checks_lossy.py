@@ -18,10 +18,10 @@ from histoprep.audit import AuditOptions
 from histoprep.findings import Finding, Severity
 from histoprep.repair.record import damage_warnings, unrepaired
 from histoprep.scan import ScanOptions
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
 from histoprep.tiles.lossy_sources import lossy_sources
 from histoprep.tiles.table import TableOptions
-from histoprep.workspace import Workspace
 
 TRIGGERS = ("HP403", "HP404")
 NUM_MASKS = 31

@@ -12,10 +12,11 @@ from histoprep import tables
 from histoprep.audit import AuditOptions, run_audit
 from histoprep.execution import Engine
 from histoprep.labels import load_label_map
-from histoprep.manifest import latent_sets, open_manifest
+from histoprep.manifest import latent_sets
 from histoprep.manifest.build import ManifestOptions, build_manifest
+from histoprep.schemas.manifest import open_manifest
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.table import ensure_tiles
-from histoprep.workspace import Workspace
 
 TRIGGERS = ("HP901", "HP902", "HP903", "HP907")
 

@@ -14,8 +14,8 @@ from packed_tiles import LABEL_MAP, make_tiles
 from histoprep.audit import AuditOptions, run_audit
 from histoprep.execution import Engine
 from histoprep.manifest.build import ManifestOptions, build_manifest
+from histoprep.schemas.workspace import Workspace
 from histoprep.shards import write_shards
-from histoprep.workspace import Workspace
 
 TRIGGERS = ("HP904", "HP905")
 

@@ -17,8 +17,8 @@ from histoprep.catalogue import RULES
 from histoprep.cli import run
 from histoprep.errors import UsageError
 from histoprep.report import FORMATS
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.options import TableOptions, earlier_options
-from histoprep.workspace import Workspace
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from typer.testing import CliRunner, Result
 from histoprep.cli import run
 from histoprep.cli.manifest import app
 from histoprep.errors import ExitCode, HistoprepError, LockedError, UsageError
-from histoprep.manifest import open_manifest
 from histoprep.mask_reading import DepthReading, Reading
+from histoprep.schemas.manifest import open_manifest
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.table import ensure_tiles
-from histoprep.workspace import Workspace
 
 SIDE_PX = 32
 MAP = """\

@@ -18,7 +18,7 @@ from histoprep import tables
 from histoprep.cli import run as command_line
 from histoprep.cli.stats import stats
 from histoprep.errors import ExitCode, HistoprepError, UsageError
-from histoprep.manifest import open_manifest
+from histoprep.schemas.manifest import open_manifest
 
 app = typer.Typer()
 app.command()(stats)

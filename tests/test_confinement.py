@@ -13,7 +13,7 @@ from PIL import Image
 from histoprep.cli import run as histoprep
 from histoprep.durable import locked
 from histoprep.errors import ExitCode, OutputError
-from histoprep.workspace import Workspace
+from histoprep.schemas.workspace import Workspace
 
 
 def tile(folder: Path, name: str, seed: int) -> None:

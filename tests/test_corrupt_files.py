@@ -16,7 +16,8 @@ import pytest
 from histoprep.read_ahead import Request, read_file, stat_file
 from histoprep.scan import scan
 from histoprep.scan.listing import Issue, ScanOptions
-from histoprep.tiles import TileOptions, measured_schema, to_table
+from histoprep.schemas.tiles import measured_schema, to_table
+from histoprep.tiles import TileOptions
 from histoprep.tiles.measurer import Measurer
 
 NUM_FILES = 1097

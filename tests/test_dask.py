@@ -21,8 +21,8 @@ from histoprep.cli import main
 from histoprep.demo import make_demo
 from histoprep.errors import UsageError
 from histoprep.execution import Engine, WorkerError, run_tasks
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.table import TableOptions, TileTable
-from histoprep.workspace import Workspace
 
 pytest.importorskip("distributed")
 TESTS = Path(__file__).parent

@@ -16,7 +16,7 @@ from histoprep import cli
 from histoprep.errors import ExitCode
 from histoprep.figures import plain_text
 from histoprep.repair.sheet import SheetRow, draw_sheet
-from histoprep.workspace import Workspace
+from histoprep.schemas.workspace import Workspace
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 

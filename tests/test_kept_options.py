@@ -20,10 +20,10 @@ from PIL import Image
 
 from histoprep.cli import run
 from histoprep.errors import ExitCode, IntegrityError, UsageError
-from histoprep.manifest import open_manifest
 from histoprep.scan import ScanOptions
+from histoprep.schemas.manifest import open_manifest
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.options import TableOptions, earlier_options, keeping_options
-from histoprep.workspace import Workspace
 
 GROUP_BY = r"slide\d+"
 

@@ -20,17 +20,17 @@ from tile_rows import tile_row, write_tiles
 from histoprep import tables
 from histoprep.errors import HistoprepError, IntegrityError, UsageError
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, identity_map
-from histoprep.manifest import (
+from histoprep.manifest.build import ManifestOptions, ManifestSummary, build_manifest
+from histoprep.manifest.check import certificate_problems, check_manifest, validate_manifest
+from histoprep.manifest.dataset_csv import write_dataset_csv
+from histoprep.manifest.diff import diff_manifests
+from histoprep.schemas.manifest import (
     Manifest,
     open_manifest,
     read_manifest,
     schema,
-    write_dataset_csv,
     write_manifest,
 )
-from histoprep.manifest.build import ManifestOptions, ManifestSummary, build_manifest
-from histoprep.manifest.check import certificate_problems, check_manifest, validate_manifest
-from histoprep.manifest.diff import diff_manifests
 from histoprep.split import parse_fractions
 from histoprep.stats.counts import count
 

@@ -22,10 +22,10 @@ from histoprep.cli import main
 from histoprep.errors import ExitCode
 from histoprep.execution import Engine
 from histoprep.mask_reading import Reading
+from histoprep.schemas.workspace import Workspace
 from histoprep.shards import open_tiles
 from histoprep.tiles import TileOptions
 from histoprep.tiles.table import TableOptions, TileTable
-from histoprep.workspace import Workspace
 
 Truth = list[np.ndarray]
 Encode = Callable[[np.ndarray, int], bytes]

@@ -33,7 +33,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from histoprep import checksums, durable, mask_tree, tables, tiles
+from histoprep import checksums, durable, mask_tree, tables
 from histoprep.checksums import STATES
 from histoprep.errors import (
     BrokenFileError,
@@ -48,7 +48,6 @@ from histoprep.errors import (
 from histoprep.execution import Engine
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, load_label_map
 from histoprep.remap import (
-    KIND,
     OnUnmapped,
     Recipe,
     RemapOptions,
@@ -61,8 +60,10 @@ from histoprep.remap import (
     unfinished_remaps,
 )
 from histoprep.scan import ScanOptions
+from histoprep.schemas import tiles
+from histoprep.schemas.ledgers import REMAP as KIND
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.table import TableOptions, TileTable
-from histoprep.workspace import Workspace
 
 SHAPE = (40, 56)
 CLASSES = ((0, "Unknown"), (1, "one"), (2, "two"), (7, "seven"))
@@ -1136,7 +1137,7 @@ sys.path.insert(0, {tests!r})
 from test_remap import label_map
 from histoprep.execution import Engine
 from histoprep.remap import RemapOptions, plan_remap, run_remap
-from histoprep.workspace import Workspace
+from histoprep.schemas.workspace import Workspace
 options = RemapOptions(out=Path({out!r}), partition_masks=5)
 plan = plan_remap(Workspace(Path({root!r}), Path({folder!r})), label_map(), options)
 print("planned", flush=True)

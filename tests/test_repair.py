@@ -20,19 +20,14 @@ from histoprep.errors import IntegrityError, UsageError
 from histoprep.execution import Engine
 from histoprep.labels import LabelMap, SourceLabel, TargetClass
 from histoprep.remap import RemapOptions, plan_remap, run_remap
-from histoprep.repair import (
-    KIND,
-    MIN_CONFIDENCE,
-    RepairOptions,
-    RepairResult,
-    plan_repair,
-    run_repair,
-)
+from histoprep.repair import MIN_CONFIDENCE, RepairOptions, RepairResult, plan_repair, run_repair
 from histoprep.repair.contact_sheets import write_preview, write_sheets
 from histoprep.repair.sheet import SheetRow, busiest_window, draw_sheet
+from histoprep.schemas.ledgers import LEDGER
+from histoprep.schemas.ledgers import REPAIR as KIND
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.lossy_sources import lossy_sources
 from histoprep.tiles.table import ensure_tiles
-from histoprep.workspace import Workspace
 
 NUM_MASKS = 31
 FOLDERS = ("clean", "files", "jpeg60", "jpeg90", "mapped", "resized", "webp")
@@ -89,7 +84,7 @@ def repair_masks(workspace: Workspace, out: Path, **options: object) -> RepairRe
 
 def read_ledger(out: Path) -> list[dict[str, object]]:
     opened, _ = tables.open_table(
-        out / mask_tree.LEDGER, kind=KIND.ledger, schema_version=KIND.schema_version
+        out / LEDGER, kind=KIND.ledger, schema_version=KIND.schema_version
     )
     return [row for batch in tables.read_batches(opened) for row in batch.to_pylist()]
 

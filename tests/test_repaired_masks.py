@@ -19,7 +19,7 @@ from audit_cases import DataSet, Found, by_code, image_bytes, tissue
 from PIL import Image
 from tile_rows import tile_row, write_tiles
 
-from histoprep import cli, tables, tiles
+from histoprep import cli, tables
 from histoprep.audit import AuditOptions, run_audit
 from histoprep.demo import make_demo
 from histoprep.demo.layout import DERMIS, RECIPES
@@ -28,16 +28,16 @@ from histoprep.errors import ExitCode, IntegrityError, UsageError
 from histoprep.execution import Engine
 from histoprep.findings import Finding, Severity
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, identity_map
-from histoprep.manifest import Manifest, open_manifest
 from histoprep.manifest.build import ManifestOptions, ManifestSummary, build_manifest, raw_label_map
 from histoprep.manifest.check import validate_manifest
 from histoprep.repair import RepairOptions, plan_repair, run_repair
+from histoprep.schemas import repaired, tiles
+from histoprep.schemas.manifest import Manifest, open_manifest
+from histoprep.schemas.repaired import IS_REPAIRED, MASK_COLUMNS, open_repaired, open_rows
+from histoprep.schemas.workspace import Workspace
 from histoprep.shards import open_tiles, verify_shards, write_shards
 from histoprep.stats import compute_stats, count_table
-from histoprep.tiles import repaired
-from histoprep.tiles.repaired import IS_REPAIRED, MASK_COLUMNS, open_repaired, open_rows
 from histoprep.tiles.table import ensure_tiles
-from histoprep.workspace import Workspace
 
 NUM_DAMAGED, NUM_CLEAN = 31, 4
 SIDE_PX = 128

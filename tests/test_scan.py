@@ -21,8 +21,8 @@ from histoprep.scan import detect_layout, keys, scan
 from histoprep.scan.layout import Layout
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
 from histoprep.scan.walk import Listed, Walker
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.options import TableOptions, resolved
-from histoprep.workspace import Workspace
 
 
 @pytest.fixture(params=["name by name", "in columns"], autouse=True)

@@ -25,7 +25,7 @@ from histoprep.cli import run
 from histoprep.digests import digest
 from histoprep.errors import ExitCode, IncompleteError, IntegrityError, LockedError, UsageError
 from histoprep.execution import Engine
-from histoprep.manifest import open_manifest, read_manifest
+from histoprep.schemas.manifest import open_manifest, read_manifest
 from histoprep.shards import ShardOptions, TileError, open_tiles, task, verify_shards, write_shards
 from histoprep.shards.layout import image_suffix, key_of, member_header, parse_header
 from histoprep.shards.plan import plan_shards
@@ -276,8 +276,8 @@ def test_shards_are_filled_up_to_their_size(manifest: Path, tmp_path: Path) -> N
             big / f"data/t{index}.png"
         )
     from histoprep.manifest.build import ManifestOptions, build_manifest
+    from histoprep.schemas.workspace import Workspace
     from histoprep.tiles.table import ensure_tiles
-    from histoprep.workspace import Workspace
 
     workspace = Workspace.of(big / "data")
     build_manifest(
@@ -542,8 +542,8 @@ def test_a_shard_beside_those_of_the_index_is_found(own: tuple[Path, Path]) -> N
 
 def test_another_manifest_is_a_mismatch(own: tuple[Path, Path], tmp_path: Path) -> None:
     from histoprep.manifest.build import ManifestOptions, build_manifest
+    from histoprep.schemas.workspace import Workspace
     from histoprep.tiles.table import ensure_tiles
-    from histoprep.workspace import Workspace
 
     path, folder = own
     workspace = Workspace.of(tmp_path / "data")
@@ -586,7 +586,8 @@ def test_headers_are_those_of_tarfile() -> None:
 
 def test_a_large_set_is_indexed_in_order(tmp_path: Path) -> None:
     """Rows of several batches, kinds and shards come back in the manifest's order."""
-    from histoprep.shards.task import PART_KIND, PART_SCHEMA, PART_VERSION, ShardDone
+    from histoprep.schemas.shards import PART_KIND, PART_SCHEMA, PART_VERSION
+    from histoprep.shards.task import ShardDone
     from histoprep.shards.write import _Members
     from histoprep.tables import write_table
 
@@ -661,8 +662,8 @@ def test_images_lose_their_metadata_unless_it_is_to_be_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
+    from histoprep.schemas.workspace import Workspace
     from histoprep.tiles.table import ensure_tiles
-    from histoprep.workspace import Workspace
 
     (tmp_path / "data").mkdir()
     exif = Image.Exif()

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from histoprep import tables, tiles
+from histoprep import tables
 from histoprep.errors import IntegrityError, LockedError, UsageError
 from histoprep.labels import (
     LabelMap,
@@ -29,9 +29,11 @@ from histoprep.labels import (
     identity_map,
     load_label_map,
 )
+from histoprep.schemas import tiles
+from histoprep.schemas.stats import SCHEMA
+from histoprep.schemas.workspace import Workspace
 from histoprep.stats import (
     COLUMNS,
-    SCHEMA,
     as_json,
     class_weights,
     compute_stats,
@@ -42,7 +44,6 @@ from histoprep.stats import (
     summarise,
     write_stats,
 )
-from histoprep.workspace import Workspace
 
 # Labels 0-6; 5 becomes unknown, 6 is not in the map; class 2 is thin by nature, class 3 must be
 # thick.

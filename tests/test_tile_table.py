@@ -24,12 +24,12 @@ from histoprep.demo import make_demo
 from histoprep.errors import IncompleteError, Interrupted, UsageError
 from histoprep.execution import Engine
 from histoprep.scan import ScanOptions
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
 from histoprep.tiles.listing import Listing
 from histoprep.tiles.reuse import EarlierTable
 from histoprep.tiles.table import TableOptions, TableResult, TileTable
 from histoprep.tiles.task import TileTask
-from histoprep.workspace import Workspace
 
 TESTS = Path(__file__).parent
 ONE = Engine(1)
@@ -105,7 +105,7 @@ from pathlib import Path
 from histoprep.execution import Engine
 from histoprep.tiles.listing import Listing
 from histoprep.tiles.table import TableOptions, TileTable
-from histoprep.workspace import Workspace
+from histoprep.schemas.workspace import Workspace
 root, folder, number, count = sys.argv[1:]
 table = TileTable(Workspace.of(Path(root), Path(folder)), TableOptions(partition_tiles=5))
 print(table.build_part(int(number), int(count), Engine(1)))

@@ -15,7 +15,8 @@ from PIL import Image
 from histoprep import imageio
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError
-from histoprep.tiles import LISTED, MEASURED, SCHEMA, TileOptions, measured_schema, to_table
+from histoprep.schemas.tiles import LISTED, MEASURED, SCHEMA, measured_schema, to_table
+from histoprep.tiles import TileOptions
 from histoprep.tiles.measurer import Measurer
 
 RGB = cv2.GaussianBlur(

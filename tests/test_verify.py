@@ -16,12 +16,12 @@ from believed import believe
 from lossy_masks import jpeg
 from PIL import Image
 
-from histoprep import checksums, repair
+from histoprep import checksums
 from histoprep.cli import run
 from histoprep.demo import GROUP_PATTERN, make_clean_demo
 from histoprep.digests import file_digest
 from histoprep.errors import ExitCode, UsageError
-from histoprep.mask_tree import ledger_files
+from histoprep.schemas.ledgers import REPAIR, ledger_files
 from histoprep.verify import verify, walk
 
 MAP = ("--map", "label_map_5.yml")
@@ -227,7 +227,7 @@ def test_a_file_system_that_hides_a_change_is_seen_through_with_verify(
     root = alone / "set"
     victim = next((alone / "set.histoprep/repaired").rglob("*_mask.png"))
     flip(victim)
-    ledger = ledger_files(alone / "set.histoprep/repaired", repair.KIND)
+    ledger = ledger_files(alone / "set.histoprep/repaired", REPAIR)
     checksums.remember_files(alone / "set.histoprep/repaired", ledger)
     image = next(root.rglob("*.jpg"))
     flip(image, 1.0)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from histoprep import tables, tiles
+from histoprep import tables
 from histoprep.digests import digest_text
+from histoprep.schemas import tiles
 
 SIDE_PX = 16
 

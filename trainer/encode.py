@@ -15,7 +15,7 @@ from torch import Tensor
 from histoprep.digests import digest_text
 from histoprep.durable import locked
 from histoprep.errors import HistoprepError, UsageError
-from histoprep.manifest.latent_sets import IDENTITY_COLUMNS
+from histoprep.schemas.latents import IDENTITY_COLUMNS
 from trainer.data.latent_scaling import LatentScaling, Method
 from trainer.data.latent_writer import LatentLayout, LatentWriter, refuse_strangers
 from trainer.data.latents import LatentSet

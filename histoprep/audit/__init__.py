@@ -25,11 +25,12 @@ from histoprep.durable import locked
 from histoprep.errors import ExitCode, IntegrityError, UsageError
 from histoprep.execution import Engine
 from histoprep.findings import Finding, Selection, Severity
-from histoprep.tiles import KIND, SCHEMA_VERSION, TileOptions
+from histoprep.schemas.tiles import open_tiles_table
+from histoprep.schemas.workspace import Workspace
+from histoprep.tiles import TileOptions
 from histoprep.tiles.options import TableOptions, earlier_options
 from histoprep.tiles.table import TableResult, TileTable
 from histoprep.version import __version__
-from histoprep.workspace import Workspace
 
 if TYPE_CHECKING:
     from histoprep.audit.baseline import Accepted
@@ -213,7 +214,7 @@ def _expected(path: Path, table: TableOptions) -> Mapping[str, Any]:
 
 def _inputs_digest(workspace: Workspace, options: AuditOptions, prepared: _Prepared) -> str:
     """Return a digest of everything the result depends on besides the clock."""
-    _, header = tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)
+    _, header = open_tiles_table(workspace.tiles)
     sources = prepared.sources
     label_map = (
         str(options.map_path),
@@ -240,7 +241,8 @@ def _later_files(workspace: Workspace) -> list[Path]:
     """Return the files of later stages that rules look at: the note of a repair, the manifest, and
     shards and latent sets beside it.
     """
-    from histoprep.manifest.latent_sets import ENTRIES, SUMMARY, latent_sets
+    from histoprep.manifest.latent_sets import latent_sets
+    from histoprep.schemas.latents import ENTRIES, SUMMARY
 
     shards = sorted((workspace.folder / "shards").glob("*"))
     latents = (

@@ -23,22 +23,22 @@ from histoprep.execution import Engine
 from histoprep.findings import Finding
 from histoprep.mask_reading import Reading
 from histoprep.names import to_text
-from histoprep.stats import count_table
-from histoprep.tiles import KIND, SCHEMA, SCHEMA_VERSION, TileOptions
-from histoprep.tiles.lossy_sources import lossy_sources
-from histoprep.tiles.readings import MaskReadings
-from histoprep.tiles.repaired import (
+from histoprep.schemas.repaired import (
     CONTENT_COLUMNS,
     IS_REPAIRED,
     RepairedMasks,
     TileRows,
     open_repaired,
 )
-from histoprep.tiles.table import read_issues
-from histoprep.workspace import Workspace
+from histoprep.schemas.tiles import SCHEMA, open_tiles_table, read_issues
+from histoprep.schemas.workspace import Workspace
+from histoprep.stats import count_table
+from histoprep.tiles import TileOptions
+from histoprep.tiles.lossy_sources import lossy_sources
+from histoprep.tiles.readings import MaskReadings
 
 if TYPE_CHECKING:
-    from histoprep.manifest import Manifest
+    from histoprep.schemas.manifest import Manifest
 
 _DUPLICATES_KIND = "duplicates"
 _DUPLICATES_VERSION = "2.0"
@@ -61,7 +61,7 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
 
     Candidate copies are decoded again in worker processes and kept in duplicates.parquet.
     """
-    opened, header = tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)
+    opened, header = open_tiles_table(workspace.tiles)
     # First, since it needs columns of all tiles that nothing else does.
     duplicates, num_uncompared = _duplicates(workspace, opened, header, engine)
     repaired = _repaired_masks(workspace)
@@ -96,7 +96,7 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
 
 
 def _readable_manifest(workspace: Workspace) -> Manifest | None:
-    from histoprep.manifest import open_manifest
+    from histoprep.schemas.manifest import open_manifest
 
     try:
         return open_manifest(workspace.manifest) if workspace.manifest.exists() else None
@@ -214,7 +214,7 @@ def _earlier_duplicates(
 def run_rules(workspace: Workspace, evidence: Evidence) -> list[Finding]:
     """Return the findings of every rule, those of one rule and place joined, in order of code."""
     checks.load_rules()
-    opened, _ = tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)
+    opened, _ = open_tiles_table(workspace.tiles)
     # `gather` saw that the repaired masks are there.
     repaired = open_repaired(workspace.folder) if evidence.repaired else None
     found = checks.merged(_run(TileRows(opened, repaired, CONTENT_COLUMNS), evidence))

@@ -17,8 +17,8 @@ from histoprep.labels import UNMAPPED, LabelMap
 from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.report import wanted_thumbnails
 from histoprep.report.thumbnails import Thumbnail, make_thumbnail, unlisted
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.listing import absolute_path
-from histoprep.workspace import Workspace
 
 _TIME_LIMIT_S = 60.0
 # Larger files would only slow the report down.

@@ -32,8 +32,8 @@ def manifest(evidence: Evidence) -> Iterator[Finding]:
 def latent_sets(evidence: Evidence) -> Iterator[Finding]:
     """Yield which latent sets beside the manifest were made from other tiles."""
     if evidence.manifest is not None:
-        from histoprep.manifest import open_manifest
         from histoprep.manifest.latent_sets import check_latent_sets
+        from histoprep.schemas.manifest import open_manifest
 
         with contextlib.suppress(IntegrityError):  # HP901 says so.
             yield from check_latent_sets(open_manifest(evidence.manifest), evidence.manifest.parent)

@@ -23,7 +23,7 @@ def shards(evidence: Evidence) -> Iterator[Finding]:
     folder = evidence.manifest.parent / "shards"
     if not (folder / "index.parquet").exists():
         return
-    from histoprep.manifest import open_manifest
+    from histoprep.schemas.manifest import open_manifest
     from histoprep.shards import verify_shards
 
     try:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from histoprep.findings import Severity
     from histoprep.mask_reading import Reading
     from histoprep.scan import ScanOptions
-    from histoprep.workspace import Workspace
+    from histoprep.schemas.workspace import Workspace
 
 
 # How each format for programs spells a bracket, since `##[` in a log is a command to a CI runner.
@@ -168,10 +168,10 @@ def audit(
     from histoprep.audit import AuditOptions, run_audit
     from histoprep.findings import Selection
     from histoprep.labels import default_map, find_label_map
+    from histoprep.schemas.workspace import Workspace, check_outside
     from histoprep.tiles import TileOptions
     from histoprep.tiles.options import TableOptions
     from histoprep.tiles.table import TileTable
-    from histoprep.workspace import Workspace, check_outside
 
     where = Workspace.of(root, workspace)
     named: dict[str, Any] = {

@@ -19,8 +19,8 @@ def collect(root: Root = Path(), workspace: WorkspaceFolder = None) -> None:
     """
     from histoprep.durable import locked
     from histoprep.remap import collect_remap, unfinished_remaps
+    from histoprep.schemas.workspace import Workspace
     from histoprep.tiles.table import TileTable
-    from histoprep.workspace import Workspace
 
     where = Workspace.of(root, workspace)
     with locked(where.folder):

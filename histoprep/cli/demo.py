@@ -126,7 +126,7 @@ def _options_of_made(
 ) -> DemoOptions:
     from histoprep.demo import GROUP_PATTERN, make_demo
     from histoprep.demo.stages import DemoOptions
-    from histoprep.workspace import SUFFIX
+    from histoprep.schemas.workspace import SUFFIX
 
     with console.progress("demo data", tiles) as meter:
         plan = make_demo(folder, num_tiles=tiles, tile_px=tile_px, seed=seed, meter=meter)
@@ -149,7 +149,7 @@ def _options_of_own(
     steps: tuple[int, int],
 ) -> DemoOptions:
     from histoprep.demo.stages import DemoOptions
-    from histoprep.workspace import Workspace
+    from histoprep.schemas.workspace import Workspace
 
     Workspace.of(data, folder)
     return DemoOptions(
@@ -163,7 +163,7 @@ def _audit_options(csv: Path | None, masks: str | None) -> tuple[str, ...]:
 
 def _trainer_stages(options: DemoOptions) -> tuple[Any, ...]:
     from histoprep.demo.stages import trainer_stages
-    from histoprep.manifest import open_manifest
+    from histoprep.schemas.manifest import open_manifest
 
     manifest = open_manifest(options.manifest)
     table = manifest.read(["height_px", "width_px"])

@@ -40,7 +40,7 @@ def doctor(
         histoprep doctor tiles --json
     """
     from histoprep.doctor import Status, examine
-    from histoprep.workspace import SUFFIX
+    from histoprep.schemas.workspace import SUFFIX
 
     absolute = root.absolute()
     place = workspace or absolute.with_name(absolute.name + SUFFIX)

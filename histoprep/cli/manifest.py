@@ -125,13 +125,14 @@ def build(
     from histoprep.cli.reading import read_tiles
     from histoprep.durable import locked
     from histoprep.labels import default_map, find_label_map, load_label_map
-    from histoprep.manifest import open_manifest, write_dataset_csv
     from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
+    from histoprep.manifest.dataset_csv import write_dataset_csv
     from histoprep.manifest.groups import check_groups_stay, regrouped
     from histoprep.repair.record import damage_warnings
+    from histoprep.schemas.manifest import open_manifest
+    from histoprep.schemas.workspace import Workspace, check_outside
     from histoprep.split import parse_fractions
     from histoprep.tiles.options import earlier_options
-    from histoprep.workspace import Workspace, check_outside
 
     method = Method.FILE if split_file and split_method is Method.AUTO else split_method
     fractions = parse_fractions(split) if split else None
@@ -273,8 +274,8 @@ def check(
         histoprep manifest check tiles.histoprep/manifest.parquet
         histoprep manifest check manifest.parquet --root tiles --digests
     """
-    from histoprep.manifest import open_named_manifest
     from histoprep.manifest.check import validate_manifest
+    from histoprep.schemas.manifest import open_named_manifest
 
     # Damage of the file itself is an error, what its rows say a finding.
     open_named_manifest(file)
@@ -296,8 +297,8 @@ def diff(first: ManifestFile, second: ManifestFile) -> None:
     Examples:
         histoprep manifest diff old/manifest.parquet new/manifest.parquet
     """
-    from histoprep.manifest import open_named_manifest
     from histoprep.manifest.diff import diff_manifests
+    from histoprep.schemas.manifest import open_named_manifest
 
     change = diff_manifests(open_named_manifest(first), open_named_manifest(second))
     _print_some("added", change.added)
@@ -333,7 +334,7 @@ def show(file: ManifestFile) -> None:
     Examples:
         histoprep manifest show tiles.histoprep/manifest.parquet
     """
-    from histoprep.manifest import open_named_manifest
+    from histoprep.schemas.manifest import open_named_manifest
 
     manifest = open_named_manifest(file)
     console.out(

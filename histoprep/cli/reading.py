@@ -12,7 +12,7 @@ from histoprep.errors import ExitCode
 if TYPE_CHECKING:
     from histoprep.mask_reading import Reading
     from histoprep.scan import ScanOptions
-    from histoprep.workspace import Workspace
+    from histoprep.schemas.workspace import Workspace
 
 _NUM_SHOWN = 10
 
@@ -32,8 +32,8 @@ def read_tiles(
     `repair` wrote and that was changed since.
     """
     from histoprep.mask_reading import UNDECIDED
+    from histoprep.schemas.repaired import open_repaired
     from histoprep.tiles.options import chosen_words, earlier_options
-    from histoprep.tiles.repaired import open_repaired
     from histoprep.tiles.table import ensure_tiles, unlisted_folders
 
     earlier = earlier_options(workspace)

@@ -30,7 +30,7 @@ from histoprep.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from histoprep.labels import LabelMap
     from histoprep.remap import RemapResult
-    from histoprep.workspace import Workspace
+    from histoprep.schemas.workspace import Workspace
 
 _NUM_SHOWN = 10
 
@@ -88,7 +88,7 @@ def remap(
     from histoprep.mask_reading import Reading
     from histoprep.remap import OnUnmapped, RemapOptions, plan_remap, run_remap, run_remap_part
     from histoprep.repair.record import damage_warnings
-    from histoprep.workspace import Workspace
+    from histoprep.schemas.workspace import Workspace
 
     if on_unmapped not in list(OnUnmapped):
         raise UsageError(

@@ -90,7 +90,7 @@ def repair(
     from histoprep.cli.reading import read_tiles
     from histoprep.repair import RULES, RepairOptions, plan_repair, run_repair
     from histoprep.repair.contact_sheets import write_preview, write_sheets
-    from histoprep.workspace import Workspace
+    from histoprep.schemas.workspace import Workspace
 
     where = Workspace.of(root, workspace)
     chosen = engine_of(engine, scheduler, workers)

@@ -229,10 +229,10 @@ def preview(
     """
     from histoprep.durable import write_bytes
     from histoprep.manifest.check import check_manifest
+    from histoprep.schemas.workspace import check_outside
     from histoprep.shards import open_tiles
     from histoprep.shards.places import beside
     from histoprep.shards.preview import choose_rows, draw_preview
-    from histoprep.workspace import check_outside
 
     source = open_tiles(shards)
     check_manifest(source.manifest)

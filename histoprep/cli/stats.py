@@ -71,9 +71,9 @@ def stats(
     from histoprep.labels import default_map, find_label_map, load_label_map
     from histoprep.remap.evidence import evidence_in
     from histoprep.repair.record import damage_warnings
+    from histoprep.schemas.workspace import Workspace
     from histoprep.stats import as_json, compute_stats, csv_text, write_stats
     from histoprep.tiles.readings import MaskReadings
-    from histoprep.workspace import Workspace
 
     workspace = Workspace.of(root, workspace_folder)
     path = find_label_map(map_name, workspace.root) if map_name else default_map(workspace.root)

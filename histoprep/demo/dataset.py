@@ -20,7 +20,7 @@ from histoprep import checksums, durable, imageio
 from histoprep.demo.layout import DERMIS, RECIPES, Recipe, lay_out
 from histoprep.demo.tissue import Stain, paint
 from histoprep.errors import IntegrityError, OutputError, UsageError
-from histoprep.workspace import SUFFIX
+from histoprep.schemas.workspace import SUFFIX
 
 if TYPE_CHECKING:
     from histoprep.console import Meter

@@ -18,8 +18,8 @@ from histoprep.errors import BrokenFileError, HistoprepError
 from histoprep.execution import Engine, run_tasks
 from histoprep.labels import LabelMap
 from histoprep.report.thumbnails import Thumbnail, make_thumbnail
+from histoprep.schemas.tiles import open_tiles_table
 from histoprep.shards import TileSource
-from histoprep.tiles import KIND, SCHEMA_VERSION
 
 _NUM_FINDINGS = 9
 _SHEET_PX = 1400
@@ -62,7 +62,7 @@ def finding_thumbnails(
 
     `tiles` is the path of tiles.parquet. Findings whose example is no file of a tile have none.
     """
-    opened, _ = tables.open_table(tiles, kind=KIND, schema_version=SCHEMA_VERSION)
+    opened, _ = open_tiles_table(tiles)
     rows = tables.read_table(opened, ["image_path", "mask_path"]).to_pylist()
     by_path = {
         path: (row["image_path"], row["mask_path"]) for row in rows for path in row.values() if path

@@ -12,8 +12,8 @@ from typing import Any
 
 from histoprep.checksums import publish_json, read_json
 from histoprep.demo.stages import Stage
+from histoprep.digests import file_digest
 from histoprep.errors import IntegrityError, OutputError
-from histoprep.manifest import file_digest
 
 NAME = "demo-stages.json"
 

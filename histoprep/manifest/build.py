@@ -17,15 +17,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep import tables
+from histoprep.digests import file_digest
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap, identity_map
-from histoprep.manifest import SHARD_COLUMNS, file_digest, schema, write_manifest
 from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.gather import Gathered, gather
 from histoprep.manifest.given import UsableTiles, file_splits, leak
 from histoprep.manifest.groups import ungrouped_warning
 from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
 from histoprep.remap.evidence import remapped_error
+from histoprep.schemas.manifest import (
+    EXCLUDED_KIND,
+    EXCLUDED_SCHEMA,
+    SHARD_COLUMNS,
+    schema,
+    write_manifest,
+)
+from histoprep.schemas.repaired import TileRows, open_rows
 from histoprep.split import (
     Assignment,
     Units,
@@ -40,9 +48,7 @@ from histoprep.split.certificate import certify
 from histoprep.split.given import read_split_file
 from histoprep.split.units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL
 from histoprep.tiles.readings import MaskReadings
-from histoprep.tiles.repaired import TileRows, open_rows
 
-EXCLUDED_KIND = "excluded"
 EXCLUDED_VERSION = "1.0"
 METHODS = ("auto", "hash", "file")
 DEFAULT_FRACTIONS = {"train": Fraction(9, 10), "test": Fraction(1, 10)}
@@ -164,7 +170,7 @@ def build_manifest(
     tables.write_table(
         excluded_path,
         gone,
-        manifest_rows.EXCLUDED_SCHEMA,
+        EXCLUDED_SCHEMA,
         kind=EXCLUDED_KIND,
         schema_version=EXCLUDED_VERSION,
         metadata={},

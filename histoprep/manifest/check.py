@@ -18,21 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep.catalogue import RULES
+from histoprep.digests import file_digest
 from histoprep.errors import IntegrityError
 from histoprep.findings import Finding, finding
-from histoprep.manifest import (
-    COLUMNS,
-    Manifest,
-    class_matrix,
-    file_digest,
-    null_keys,
-    open_manifest,
-)
 from histoprep.manifest.rows import Strata, is_conditional
 from histoprep.names import to_name
+from histoprep.schemas.manifest import COLUMNS, Manifest, class_matrix, null_keys, open_manifest
+from histoprep.schemas.repaired import RepairedMasks, open_repaired
 from histoprep.split.certificate import certify
 from histoprep.split.units import CONDITIONAL, POOLS, SPLITS, SplitRows, name_keys, repeated
-from histoprep.tiles.repaired import RepairedMasks, open_repaired
 
 _THREADS = 16
 # The least that these columns may hold, where they hold something.

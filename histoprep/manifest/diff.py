@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep.labels import LabelMap
-from histoprep.manifest import Manifest
+from histoprep.schemas.manifest import Manifest
 
 _COMPARED = ("split", "pool", "image_digest", "mask_digest")
 

@@ -16,9 +16,9 @@ from histoprep.labels import LabelMap
 from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.rows import Strata, derive
 from histoprep.remap.evidence import HeldLabels
+from histoprep.schemas.repaired import IS_REPAIRED, TileRows
 from histoprep.split.certificate import crossing
 from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows, name_keys, repeated
-from histoprep.tiles.repaired import IS_REPAIRED, TileRows
 from histoprep.tiles.usable import REASONS
 
 _COLUMNS = (

@@ -11,9 +11,9 @@ import pyarrow as pa
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
 from histoprep.manifest import rows as manifest_rows
+from histoprep.schemas.repaired import TileRows
 from histoprep.split.given import GivenSplit
 from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows
-from histoprep.tiles.repaired import TileRows
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from histoprep.errors import IntegrityError, UsageError
-from histoprep.manifest import open_manifest
 from histoprep.manifest.given import UsableTiles
 from histoprep.scan import ScanOptions
+from histoprep.schemas.manifest import open_manifest
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.table import TileTable
-from histoprep.workspace import Workspace
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.labels import LabelMap, core_present
+from histoprep.schemas.manifest import EXCLUDED_SCHEMA
 from histoprep.tiles.usable import REASONS, USABLE, reason_codes
 
 MAX_CLASS_ID = 255
@@ -127,15 +128,6 @@ def describe_exclusions(chunk: pa.Table, derived: Derived, label_map: LabelMap) 
         {"tile_id": [row["tile_id"] for row in rows], "reason": reasons, "detail": details},
         schema=EXCLUDED_SCHEMA,
     )
-
-
-EXCLUDED_SCHEMA = pa.schema(
-    [
-        pa.field("tile_id", pa.string()),
-        pa.field("reason", pa.string()),
-        pa.field("detail", pa.string()),
-    ]
-)
 
 
 def _detail(reason: str, row: dict[str, object], label_map: LabelMap) -> str:

@@ -22,18 +22,20 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 
-from histoprep import checksums, durable, tables, tiles
+from histoprep import checksums, durable, tables
 from histoprep.digests import file_digest, hash_text
 from histoprep.errors import IntegrityError, OutputError, UsageError
 from histoprep.execution import Engine, run_tasks
 from histoprep.mask_tree.files import count_files, remove_stale
-from histoprep.mask_tree.task import PARTS, REFUSED, TreeKind, TreeTask, expected_files, open_ledger
+from histoprep.mask_tree.task import PARTS, REFUSED, TreeTask
 from histoprep.names import to_text
 from histoprep.read_ahead import FileStat, stat_file
+from histoprep.schemas.ledgers import LEDGER, TreeKind, ledger_files, open_ledger
+from histoprep.schemas.tiles import open_tiles_table
+from histoprep.schemas.workspace import Workspace, check_outside
 from histoprep.version import __version__
-from histoprep.workspace import Workspace, check_outside
 
-LEDGER, SUCCESS = "ledger.parquet", "_SUCCESS.json"
+SUCCESS = "_SUCCESS.json"
 NUM_SHOWN = 10
 REWRITE = "histoprep {} with --force writes them again"
 _NUM_FAILED_KEPT = 1000
@@ -283,15 +285,6 @@ def read_note(path: Path, kind: TreeKind) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else {}
 
 
-def ledger_files(out: Path, kind: TreeKind) -> Iterator[checksums.Expected]:
-    """Yield the masks that the ledger in `out` promises; raises IntegrityError,
-    FileNotFoundError.
-    """
-    opened = open_ledger(out / LEDGER, kind.ledger, kind)
-    for batch in tables.read_batches(opened, ["output_path", "output_bytes", "output_digest"]):
-        yield from expected_files(batch)
-
-
 def begin(plan: TreePlan) -> None:
     """Take the seal off the tree and note what is being made."""
     kind = plan.kind
@@ -388,7 +381,7 @@ def complete_table(path: Path) -> dict[str, Any]:
     of a few.
     """
     try:
-        _, header = tables.open_table(path, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+        _, header = open_tiles_table(path)
     except FileNotFoundError:
         raise UsageError("there is no tiles table yet", path=path, hint="histoprep audit") from None
     if header["options"]["sample"] is not None or header["options"]["tiles"]["headers_only"]:

@@ -15,8 +15,9 @@ import numpy as np
 from histoprep import tables
 from histoprep.digests import hash_text
 from histoprep.errors import IntegrityError
-from histoprep.mask_tree.task import TreeKind, beside, open_ledger
+from histoprep.mask_tree.task import beside
 from histoprep.names import to_text
+from histoprep.schemas.ledgers import TreeKind, open_ledger
 
 _NUM_SHOWN = 10
 _NAMES_AT_ONCE = 8192

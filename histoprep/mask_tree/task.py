@@ -11,72 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import pyarrow as pa
-
-from histoprep import durable, tables, tiles
-from histoprep.checksums import Checksum, Expected, check_files
+from histoprep import durable, tables
+from histoprep.checksums import check_files
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError, IntegrityError, OutputError
 from histoprep.execution.marker import Marker
 from histoprep.names import to_name
 from histoprep.read_ahead import FileStat, Request, read_ahead
+from histoprep.schemas import tiles
+from histoprep.schemas.ledgers import TreeKind, expected_files, open_ledger
 
 PARTS = ".hp-parts"
 WRITTEN, FAILED, REFUSED = "written", "failed", "refused"
-
-
-def column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
-    """Return a field that says what it means."""
-    return pa.field(name, kind, metadata={"meaning": meaning})
-
-
-# What every ledger says, around the columns of its own.
-FIRST_COLUMNS = (
-    column("mask_path", pa.string(), "path of the mask relative to the data set"),
-    column(
-        "output_path", pa.string(), "path of the new mask relative to this folder; null when failed"
-    ),
-    column(
-        "source_digest", pa.string(), "XXH3-128 of the mask, hex; null when it could not be read"
-    ),
-    column("output_digest", pa.string(), "XXH3-128 of the new mask, hex; null when failed"),
-    column("output_bytes", pa.int64(), "size of the new mask; null when failed"),
-)
-LAST_COLUMNS = (
-    column(
-        "status",
-        pa.string(),
-        "written; failed: may be tried again; refused: would come out the same",
-    ),
-    column("reason", pa.string(), "why it failed: code, subcode and words; null when written"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class TreeKind:
-    """What one kind of tree has of its own: its name, the columns of its ledger, further files in
-    its folder.
-    """
-
-    name: str
-    schema_version: str
-    ledger_schema: pa.Schema
-    notes: tuple[str, ...] = ()
-
-    @property
-    def request(self) -> str:
-        """Return the name of the file that says what was asked for."""
-        return f"{self.name}.json"
-
-    @property
-    def ledger(self) -> str:
-        """Return the kind of the ledger's table."""
-        return f"{self.name}-ledger"
-
-    @property
-    def part(self) -> str:
-        """Return the kind of the table of a part of the ledger."""
-        return f"{self.name}-ledger-part"
 
 
 class MaskRow(Protocol):
@@ -253,21 +199,6 @@ def _failed(row: MaskRow, reason: str | None, status: str = FAILED) -> dict[str,
 def beside(folder: str | Path, path: str) -> str:
     """Return the file system path of a path in a table of ours."""
     return os.path.join(folder, to_name(path))
-
-
-def open_ledger(path: Path, name: str, kind: TreeKind) -> Any:
-    """Return the open ledger, or part of one; raises IntegrityError, FileNotFoundError."""
-    return tables.open_table(path, kind=name, schema_version=kind.schema_version)[0]
-
-
-def expected_files(ledger: pa.Table) -> Iterator[Expected]:
-    """Yield the files that a ledger, or a part of one, promises."""
-    columns = (
-        ledger[name].to_pylist() for name in ("output_path", "output_bytes", "output_digest")
-    )
-    for name, size, key in zip(*columns, strict=True):
-        if name is not None:
-            yield Expected(name, Checksum(size, key))
 
 
 def output_name(mask_path: str) -> str:

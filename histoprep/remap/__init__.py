@@ -20,21 +20,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from histoprep import checksums, mask_tree, tables, tiles
+from histoprep import checksums, mask_tree, tables
 from histoprep.digests import digest, digest_text
 from histoprep.errors import IncompleteError, UsageError
 from histoprep.execution import Engine
 from histoprep.labels import LabelMap, format_label_map
-from histoprep.mask_tree import LEDGER, Advance, FailedMask, Totals
-from histoprep.mask_tree.task import FIRST_COLUMNS, LAST_COLUMNS, PARTS, TreeKind, TreeTask, column
+from histoprep.mask_tree import Advance, FailedMask, Totals
+from histoprep.mask_tree.task import PARTS, TreeTask
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.remap.evidence import already_remapped, remapped_error
 from histoprep.remap.recipe import OnUnmapped, Recipe
 from histoprep.remap.survey import Survey, many, mask_rows
 from histoprep.repair.record import RepairedMask, repaired_masks, unrepaired
+from histoprep.schemas.ledgers import LABEL_MAP, LEDGER, REMAP, TreeKind
+from histoprep.schemas.tiles import open_tiles_table
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.readings import MaskReadings
 from histoprep.version import __version__
-from histoprep.workspace import Workspace
 
 __all__ = [
     "OnUnmapped", "Recipe", "RemapOptions", "RemapPlan", "RemapResult", "collect_remap",
@@ -42,21 +44,8 @@ __all__ = [
     "unfinished_remaps",
 ]  # fmt: skip
 
-LABEL_MAP = "label_map.yml"
 PARTITION_MASKS = 1000
 TIME_LIMIT_S = 60.0
-LEDGER_SCHEMA = pa.schema(
-    [
-        *FIRST_COLUMNS,
-        column(
-            "class_pixels",
-            pa.list_(pa.int64()),
-            "pixels of each class of the label map, in its order; null when failed",
-        ),
-        *LAST_COLUMNS,
-    ]
-)
-KIND = TreeKind("remap", "1.0", LEDGER_SCHEMA, (LABEL_MAP,))
 
 _NUM_SHOWN = 10
 
@@ -121,7 +110,7 @@ class RemapPlan:
     inputs: str
     tiles_stat: FileStat | None
     repaired: Mapping[str, RepairedMask]
-    kind: TreeKind = KIND
+    kind: TreeKind = REMAP
     rewrites: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -134,7 +123,7 @@ class RemapPlan:
         """Yield the partitions in order of the tiles table."""
         recipe = self.recipe
         how = (
-            KIND.schema_version,
+            REMAP.schema_version,
             __version__,
             recipe.note,
             recipe.class_ids,
@@ -149,7 +138,7 @@ class RemapPlan:
             part = self.out / PARTS / f"{key}.parquet"
             limits = self.max_file_bytes, part, part.with_suffix(".at"), self.options.time_limit_s
             yield TreeTask(
-                str(self.workspace.root), str(self.out), KIND, chosen, self.recipe, *limits
+                str(self.workspace.root), str(self.out), REMAP, chosen, self.recipe, *limits
             )
 
     def seal_facts(self) -> dict[str, Any]:
@@ -258,7 +247,7 @@ def _refuse_damaged(workspace: Workspace, repaired: Mapping[str, RepairedMask]) 
 
 
 def _notes(table: Path) -> set[str]:
-    opened, _ = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    opened, _ = open_tiles_table(table)
     notes: set[str] = set()
     for batch in tables.read_batches(opened, ["mask_label_map"]):
         notes.update(batch["mask_label_map"].unique().drop_null().to_pylist())
@@ -266,7 +255,7 @@ def _notes(table: Path) -> set[str]:
 
 
 def _refuse_other_request(out: Path, request: dict[str, Any]) -> None:
-    earlier = mask_tree.read_note(out / KIND.request, KIND)
+    earlier = mask_tree.read_note(out / REMAP.request, REMAP)
     for name, what in (
         ("root", "data set"),
         ("label_map", "label map"),
@@ -333,7 +322,7 @@ def collect_remap(
     """Join the parts that array jobs made in `out`; raises IncompleteError naming what is
     missing.
     """
-    request = mask_tree.read_note(out / KIND.request, KIND)
+    request = mask_tree.read_note(out / REMAP.request, REMAP)
     if request is None:
         raise UsageError("no remap was begun here", path=out, hint="histoprep remap --part i/n")
     label_map = LabelMap.from_json(json.dumps(request["label_map"]))

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
-from histoprep.tiles.repaired import open_rows
+from histoprep.schemas.repaired import open_rows
 
 # Values that could be source ids as well as class ids convict only in numbers.
 MIN_TILES = 20

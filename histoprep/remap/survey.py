@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histoprep import tables, tiles
+from histoprep import tables
 from histoprep.digests import RunningDigest, hash_text
 from histoprep.errors import UnmappedLabelError, UsageError
 from histoprep.labels import LabelMap
@@ -18,6 +18,7 @@ from histoprep.labels.wrapped import ADVICE, wrapped_cause, wrapped_modulus
 from histoprep.mask_tree.task import output_name
 from histoprep.remap.recipe import MaskRow
 from histoprep.repair.record import RepairedMask
+from histoprep.schemas.tiles import open_tiles_table
 
 _NUM_SHOWN = 10
 _NUMBERS = {"F": "floats", "I": "32-bit integers"}
@@ -31,7 +32,7 @@ def mask_rows(table: Path, repaired: Mapping[str, RepairedMask]) -> Iterator[Mas
     """Yield every mask of a tiles table, orphan masks too, in its order; repaired ones where there
     are.
     """
-    opened, _ = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    opened, _ = open_tiles_table(table)
     for batch in tables.read_batches(opened, _COLUMNS, rows=8192):
         columns = (batch[column].to_pylist() for column in _COLUMNS)
         for path, size, time, key, error, detail, mode, colours, equal, ids, pixels in zip(

@@ -16,60 +16,27 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from histoprep import mask_tree, tables, tiles
+from histoprep import mask_tree, tables
 from histoprep.digests import RunningDigest, digest_text
 from histoprep.errors import UsageError
 from histoprep.execution import Engine
 from histoprep.lossy.verdict import Kind, Verdict
 from histoprep.mask_tree import Advance, FailedMask, Totals
-from histoprep.mask_tree.task import FIRST_COLUMNS, LAST_COLUMNS, PARTS, TreeKind, TreeTask, column
+from histoprep.mask_tree.task import PARTS, TreeTask
 from histoprep.read_ahead import FileStat, stat_file
-from histoprep.repair.repairer import MEASURED_TYPE, DamagedMask, Repairer
+from histoprep.repair.repairer import DamagedMask, Repairer
+from histoprep.schemas.ledgers import LEDGER, REPAIR, TreeKind
+from histoprep.schemas.tiles import open_tiles_table
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
 from histoprep.tiles.lossy_sources import LossySource, lossy_sources
 from histoprep.version import __version__
-from histoprep.workspace import Workspace
 
 if TYPE_CHECKING:
     from histoprep.lossy.jpeg_history import FixedPoint
 
 RULES = ("HP403", "HP404")
 MIN_CONFIDENCE = 0.2
-SHEETS = "contact-sheets"
-LEDGER_SCHEMA = pa.schema(
-    [
-        *FIRST_COLUMNS,
-        column("source", pa.string(), "group or folder that the verdict is about"),
-        column(
-            "cause",
-            pa.string(),
-            "what became of the mask: jpeg-container, jpeg-history, interpolated, ...",
-        ),
-        column("jpeg_quality", pa.int16(), "quality that it was repaired for; null without"),
-        column(
-            "method", pa.string(), "snap-to-candidates or cut-ramps; null when failed or refused"
-        ),
-        column(
-            "confidence",
-            pa.float32(),
-            "share of boundary blocks that JPEG turns into what was there, or of ramps between two"
-            " labels",
-        ),
-        column("changed_pixels", pa.int64(), "pixels that differ from the damaged mask"),
-        column(
-            "removed_labels",
-            pa.list_(pa.uint16()),
-            "labels that the damaged mask had and the new one has not",
-        ),
-        column("label_ids", pa.list_(pa.uint16()), "labels of the new mask"),
-        column("label_pixels", pa.list_(pa.int64()), "pixels of each"),
-        column(
-            "measured", MEASURED_TYPE, "what else the tiles table says of a mask, of the new one"
-        ),
-        *LAST_COLUMNS,
-    ]
-)
-KIND = TreeKind("repair", "1.1", LEDGER_SCHEMA, (SHEETS,))
 _REFUSED = {
     Kind.WEBP_CONTAINER: (
         "HP403 webp-container: lossy WebP leaves no trace that damage could be undone by"
@@ -113,7 +80,7 @@ class RepairPlan:
     tile_options: TileOptions
     inputs: str
     tiles_stat: FileStat | None
-    kind: TreeKind = KIND
+    kind: TreeKind = REPAIR
 
     @property
     def rewrites(self) -> bool:
@@ -142,7 +109,7 @@ class RepairPlan:
 
     def tasks(self) -> Iterator[TreeTask]:
         """Yield the partitions in order of the tiles table."""
-        how = (KIND.schema_version, __version__, self.maker)
+        how = (REPAIR.schema_version, __version__, self.maker)
         for start in range(0, len(self.masks), self.options.partition_masks):
             chosen = self.masks[start : start + self.options.partition_masks]
             part = self.out / PARTS / f"{digest_text(repr((how, chosen)))}.parquet"
@@ -153,7 +120,7 @@ class RepairPlan:
                 self.options.time_limit_s,
             )
             yield TreeTask(
-                str(self.workspace.root), str(self.out), KIND, chosen, self.maker, *limits
+                str(self.workspace.root), str(self.out), REPAIR, chosen, self.maker, *limits
             )
 
     def seal_facts(self) -> dict[str, Any]:
@@ -164,7 +131,9 @@ class RepairPlan:
         """Raise UsageError when the folder holds masks repaired for another data set or with other
         options, unless forced.
         """
-        earlier = None if self.options.force else mask_tree.read_note(self.out / KIND.request, KIND)
+        earlier = (
+            None if self.options.force else mask_tree.read_note(self.out / REPAIR.request, REPAIR)
+        )
         if earlier is not None and earlier != self.request:
             hint = "choose another --out, or replace these masks with --force"
             raise UsageError(
@@ -233,7 +202,7 @@ def _damaged(table: Path, sources: tuple[LossySource, ...]) -> Iterator[DamagedM
         "mask_fixed_blocks",
         "mask_tried_blocks",
     ]
-    opened, _ = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
+    opened, _ = open_tiles_table(table)
     for batch in tables.read_batches(opened, columns) if verdicts else ():
         for path, size, time, key, *fixed in zip(
             *(values.to_pylist() for values in batch.columns), strict=True
@@ -303,7 +272,7 @@ class RepairResult:
     @property
     def ledger(self) -> Path:
         """Return the path of the ledger."""
-        return self.out / mask_tree.LEDGER
+        return self.out / LEDGER
 
 
 @dataclass(slots=True)

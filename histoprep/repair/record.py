@@ -18,14 +18,15 @@ import pyarrow as pa
 from histoprep import checksums, durable, tables
 from histoprep.digests import file_digest
 from histoprep.errors import IntegrityError, OutputError
-from histoprep.mask_tree import LEDGER, REWRITE, SUCCESS, ledger_files
-from histoprep.mask_tree.task import beside, open_ledger
+from histoprep.mask_tree import REWRITE, SUCCESS
+from histoprep.mask_tree.task import beside
 from histoprep.names import to_text
 from histoprep.read_ahead import stat_file
-from histoprep.repair import KIND
-from histoprep.tiles import repaired
+from histoprep.schemas import repaired
+from histoprep.schemas.ledgers import LEDGER, ledger_files, open_ledger
+from histoprep.schemas.ledgers import REPAIR as KIND
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.lossy_sources import lossy_sources
-from histoprep.workspace import Workspace
 
 # What the ledger calls the columns that it has itself.
 _LEDGER_NAMES = {

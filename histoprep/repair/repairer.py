@@ -8,22 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from histoprep.errors import BrokenFileError
 from histoprep.lossy.verdict import Kind
 from histoprep.mask_reading import Reading
 from histoprep.mask_tree.task import Made, RefusedMaskError
-from histoprep.tiles import SCHEMA, TileOptions
-from histoprep.tiles.repaired import MASK_COLUMNS
+from histoprep.schemas.ledgers import MEASURED_TYPE
+from histoprep.tiles import TileOptions
 
 if TYPE_CHECKING:
     from histoprep.tiles.measurer import Measurer
-
-# The ledger says these of every new mask, or its path does.
-_STATED = ("mask_path", "mask_bytes", "mask_mtime_ns", "mask_digest", "label_ids", "label_pixels")
-MEASURED_TYPE = pa.struct([SCHEMA.field(name) for name in MASK_COLUMNS if name not in _STATED])
-"""What else the tiles table says of a mask: the ledger's column `measured`."""
 
 
 class DamagedMask(NamedTuple):

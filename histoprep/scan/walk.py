@@ -16,7 +16,7 @@ from histoprep.names import is_image, pairing_key, to_text
 from histoprep.scan.keys import KeyedNames, PlainNames, sort_names
 from histoprep.scan.layout import Layout
 from histoprep.scan.listing import Issue, IssueKind, ScanOptions
-from histoprep.workspace import SUFFIX as WORKSPACE_SUFFIX
+from histoprep.schemas.workspace import SUFFIX as WORKSPACE_SUFFIX
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "tiles", "patches")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "gt")

@@ -15,42 +15,10 @@ import pyarrow as pa
 
 from histoprep import tables
 from histoprep.errors import IntegrityError, UsageError
-from histoprep.manifest import KIND, SCHEMA_VERSION, Manifest, open_manifest, schema
+from histoprep.schemas.manifest import KIND, SCHEMA_VERSION, Manifest, open_manifest
+from histoprep.schemas.shards import index_schema, is_index
 from histoprep.shards.layout import INDEX
 from histoprep.shards.places import is_address, open_place
-
-OWN_FIELDS = (
-    pa.field(
-        "key",
-        pa.string(),
-        metadata={
-            "meaning": "key of the tile's members in the shard: XXH3-128 of the tile id, hex"
-        },
-    ),
-    pa.field("image_crc32", pa.uint32(), metadata={"meaning": "CRC32 of the image"}),
-    pa.field(
-        "mask_crc32",
-        pa.uint32(),
-        metadata={"meaning": "CRC32 of the mask in the shard; null without a mask"},
-    ),
-    pa.field(
-        "image_orientation",
-        pa.uint8(),
-        metadata={"meaning": "EXIF orientation 1-8 of the file; null when absent"},
-    ),
-    pa.field(
-        "image_stored_digest",
-        pa.string(),
-        metadata={
-            "meaning": "XXH3-128 of the image in the shard, hex; image_digest is that of the file"
-        },
-    ),
-)
-
-
-def index_schema(num_classes: int) -> pa.Schema:
-    """Return the columns of an index."""
-    return pa.schema([*schema(num_classes), *OWN_FIELDS])
 
 
 def write_index(
@@ -66,11 +34,6 @@ def write_index(
     return tables.write_table(
         path, rows, columns, kind=KIND, schema_version=SCHEMA_VERSION, metadata=header | facts
     )
-
-
-def is_index(manifest: Manifest) -> bool:
-    """Return whether a manifest is an index of shards."""
-    return "shards" in manifest.header
 
 
 def open_index(path: str | Path) -> Manifest:

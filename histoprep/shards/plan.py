@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from histoprep.digests import digest, digest_text
+from histoprep.digests import digest, digest_text, file_digest
 from histoprep.errors import UsageError
-from histoprep.manifest import Manifest, file_digest
 from histoprep.manifest.check import check_manifest
 from histoprep.names import to_name
 from histoprep.remap import OnUnmapped, Recipe
+from histoprep.schemas.manifest import Manifest
+from histoprep.schemas.workspace import check_outside
 from histoprep.shards.layout import RECORD, image_suffix, key_of, member_bytes, shard_name
 from histoprep.shards.task import PackedTile, ShardTask
 from histoprep.version import __version__
-from histoprep.workspace import check_outside
 
 MAX_SHARD_BYTES = 512 * 10**6
 PARTS = ".hp-parts"

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError, IntegrityError
-from histoprep.manifest import SHARD_COLUMNS, Manifest
 from histoprep.mask_reading import UNDECIDED, Reading
+from histoprep.schemas.manifest import SHARD_COLUMNS, Manifest
 from histoprep.shards.places import Place
 
 crc32: Any = zlib.crc32

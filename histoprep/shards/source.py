@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from histoprep.digests import digest
+from histoprep.digests import digest, file_digest
 from histoprep.labels import LabelMap
-from histoprep.manifest import Manifest, class_matrix, file_digest
-from histoprep.shards.index import is_index, open_any
+from histoprep.schemas.manifest import Manifest, class_matrix
+from histoprep.schemas.shards import is_index
+from histoprep.shards.index import open_any
 from histoprep.shards.places import is_address, open_place
 from histoprep.shards.readers import EncodedTile, FileReader, ShardReader
 

@@ -20,34 +20,10 @@ from histoprep.errors import BrokenFileError, IntegrityError
 from histoprep.execution.marker import Marker
 from histoprep.read_ahead import ANY_TIME, FileStat, Request, read_ahead, stat_file
 from histoprep.remap import Recipe
+from histoprep.schemas.shards import PART_KIND, PART_SCHEMA, PART_VERSION, part_facts
 from histoprep.shards.layout import MASK_SUFFIX, member_header, padding, trailer
 from histoprep.shards.readers import crc32
 
-PART_KIND, PART_VERSION = "shard-part", "2.0"
-PART_SCHEMA = pa.schema(
-    [
-        pa.field("row", pa.int64()),
-        pa.field("key", pa.string()),
-        *(
-            pa.field(f"image_{name}", kind)
-            for name, kind in (
-                ("offset", pa.int64()),
-                ("length", pa.int64()),
-                ("crc32", pa.uint32()),
-            )
-        ),
-        pa.field("image_orientation", pa.uint8()),
-        pa.field("image_stored_digest", pa.string()),
-        *(
-            pa.field(f"mask_{name}", kind)
-            for name, kind in (
-                ("offset", pa.int64()),
-                ("length", pa.int64()),
-                ("crc32", pa.uint32()),
-            )
-        ),
-    ]
-)
 _NUM_REMEMBERED = 256
 _WRITE_BYTES = 1 << 20
 _NO_LIMIT = 1 << 62
@@ -342,17 +318,3 @@ class _MaskPacker:
             self._known.pop(next(iter(self._known)))
         self._known[key] = encoded, crc32(encoded)
         return self._known[key]
-
-
-def open_part(path: Path) -> pa.Table:
-    """Return what lies where in one shard; raises IntegrityError, FileNotFoundError."""
-    return tables.read_table(
-        tables.open_table(path, kind=PART_KIND, schema_version=PART_VERSION)[0]
-    )
-
-
-def part_facts(path: Path) -> dict[str, Any]:
-    """Return name, bytes, tiles and digest of the shard that a part describes; raises
-    IntegrityError, FileNotFoundError.
-    """
-    return dict(tables.open_table(path, kind=PART_KIND, schema_version=PART_VERSION)[1]["shard"])

@@ -16,10 +16,11 @@ import pyarrow as pa
 
 from histoprep.catalogue import RULES
 from histoprep.checksums import damaged_files
+from histoprep.digests import file_digest
 from histoprep.errors import IntegrityError
 from histoprep.findings import Finding, finding
-from histoprep.manifest import Manifest, file_digest, open_manifest
 from histoprep.manifest.diff import diff_manifests
+from histoprep.schemas.manifest import Manifest, open_manifest
 from histoprep.shards.index import open_index
 from histoprep.shards.layout import (
     BLOCK,

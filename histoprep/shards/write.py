@@ -15,15 +15,17 @@ from typing import Any
 import pyarrow as pa
 
 from histoprep import checksums, durable
+from histoprep.digests import file_digest
 from histoprep.errors import IncompleteError, IntegrityError, OutputError, UsageError
 from histoprep.execution import Engine, run_tasks
-from histoprep.manifest import SHARD_COLUMNS, Manifest, file_digest, open_manifest
 from histoprep.names import to_text
 from histoprep.read_ahead import stat_file
-from histoprep.shards.index import OWN_FIELDS, index_schema, is_index, write_index
+from histoprep.schemas.manifest import SHARD_COLUMNS, Manifest, open_manifest
+from histoprep.schemas.shards import OWN_FIELDS, index_schema, is_index, open_part, part_facts
+from histoprep.shards.index import write_index
 from histoprep.shards.layout import INDEX, REQUEST, SUCCESS, shard_files
 from histoprep.shards.plan import PARTS, ShardOptions, ShardPlan, plan_shards
-from histoprep.shards.task import FailedTile, ShardDone, open_part, part_facts
+from histoprep.shards.task import FailedTile, ShardDone
 
 _NUM_SHOWN = 10
 _PIECE = 8192

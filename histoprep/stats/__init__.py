@@ -20,11 +20,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from histoprep import checksums, durable, tables, tiles
+from histoprep import checksums, durable, tables
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap, identity_map
-from histoprep.manifest import KIND as MANIFEST_KIND
-from histoprep.manifest import SCHEMA_VERSION as MANIFEST_VERSION
+from histoprep.schemas import tiles
+from histoprep.schemas.manifest import KIND as MANIFEST_KIND
+from histoprep.schemas.manifest import SCHEMA_VERSION as MANIFEST_VERSION
+from histoprep.schemas.repaired import IS_REPAIRED, RepairedMasks, TileRows, open_repaired
+from histoprep.schemas.stats import KIND, SCHEMA, SCHEMA_VERSION
+from histoprep.schemas.tiles import open_tiles_table
+from histoprep.schemas.workspace import Workspace
 from histoprep.stats.counts import COLUMNS, DIMENSIONS, Counts, count
 from histoprep.stats.summary import (
     EFFECTIVE_NUMBER_BETA,
@@ -33,10 +38,8 @@ from histoprep.stats.summary import (
     class_weights,
     summarise,
 )
-from histoprep.tiles.repaired import IS_REPAIRED, RepairedMasks, TileRows, open_repaired
 from histoprep.tiles.usable import COLUMNS as USABLE_COLUMNS
 from histoprep.tiles.usable import REASONS, UNMAPPED, USABLE, reason_codes
-from histoprep.workspace import Workspace
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -55,40 +58,8 @@ __all__ = [
     "write_stats",
 ]
 
-KIND = "stats"
-SCHEMA_VERSION = "1.0"
 _MAX_JSON_KEYS = 1_000
 _READ = tuple(dict.fromkeys((*COLUMNS, *USABLE_COLUMNS, IS_REPAIRED)))
-
-
-def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
-    return pa.field(name, kind, metadata={"meaning": meaning})
-
-
-SCHEMA = pa.schema(
-    [
-        _column("labels", pa.string(), "raw: source labels; mapped: classes of the label map"),
-        _column("by", pa.string(), "all, split, pool or group"),
-        _column("key", pa.string(), "the split, pool or group; empty for all and for unknown"),
-        _column("class_id", pa.int32(), "class id, or source label"),
-        _column("class_name", pa.string(), "its name"),
-        _column("tiles", pa.int64(), "tiles with at least one pixel of it"),
-        _column("core_tiles", pa.int64(), "tiles where it is thick enough to be real"),
-        _column("pixels", pa.int64(), "pixels of it"),
-        _column("core_pixels", pa.int64(), "pixels of it that survive a 5x5 erosion"),
-        _column("pixel_percent", pa.float64(), "share of all mapped pixels of this key, per cent"),
-        _column(
-            "tile_percent", pa.float64(), "share of all tiles of this key that hold it, per cent"
-        ),
-        _column(
-            "weight_inverse",
-            pa.float64(),
-            "inverse pixel frequency, mean 1; null unless by is all and the class occurs",
-        ),
-        _column("weight_median", pa.float64(), "median frequency, likewise"),
-        _column("weight_effective", pa.float64(), "effective number of tiles, likewise"),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -147,9 +118,7 @@ def count_table(
     tile that the manifest does not list has split "". Groups are counted apart only when asked for.
     Raises IntegrityError for a damaged table.
     """
-    opened, _ = tables.open_table(
-        workspace.tiles, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION
-    )
+    opened, _ = open_tiles_table(workspace.tiles)
     source = TileRows(opened, repaired)
     kind_of = _ManifestKinds.read(workspace.manifest) if workspace.manifest.exists() else None
     raw_map = _raw_map(source.read_batches(["label_ids"]), label_map)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from histoprep import tables
 from histoprep.lossy.verdict import FIRM_MASKS, Kind, MaskSignals, Verdict, judge
-from histoprep.tiles import KIND, SCHEMA_VERSION
+from histoprep.schemas.tiles import open_tiles_table
 
 _COLUMNS = {
     "mask_mixed_blocks": "mixed", "mask_shifted_blocks": "shifted",
@@ -71,7 +71,7 @@ def lossy_sources(table: Path) -> list[LossySource]:
     No mask is in two verdicts. What small sources do not show together, they may show by
     themselves, in verdicts that are not firm.
     """
-    opened, _ = tables.open_table(table, kind=KIND, schema_version=SCHEMA_VERSION)
+    opened, _ = open_tiles_table(table)
     if "mask_mixed_blocks" not in opened.schema_arrow.names:
         return []
     rows = pa.concat_tables(list(_telling_rows(opened)))

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from histoprep import tables
 from histoprep.durable import write_bytes
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.scan import ScanOptions, detect_layout
 from histoprep.scan.layout import Layout
+from histoprep.schemas.tiles import open_tiles_table
+from histoprep.schemas.workspace import Workspace
 from histoprep.sealed_json import read_sealed_json, write_sealed_json
-from histoprep.tiles import KIND, SCHEMA_VERSION, TileOptions
-from histoprep.workspace import Workspace
+from histoprep.tiles import TileOptions
 
 PARTITION_TILES = 1000
 TIME_LIMIT_S = 60.0
@@ -168,7 +168,7 @@ def _stored(workspace: Workspace) -> dict[str, Any] | None:
     if not workspace.tiles.exists():
         return None
     try:
-        return tables.open_table(workspace.tiles, kind=KIND, schema_version=SCHEMA_VERSION)[1]
+        return open_tiles_table(workspace.tiles)[1]
     except IntegrityError as error:
         what = (
             "the options of the last audit are lost: they are in this table alone, and it cannot be"

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from histoprep import tables, tiles
 from histoprep.errors import UsageError
 from histoprep.mask_reading import MIN_IS_WHITE, PALETTE, UNDECIDED, Reading
+from histoprep.schemas.tiles import open_tiles_table
 
 _COLUMNS = (
     "mask_path", "mask_error", "mask_error_detail", "mask_mode", "mask_bit_depth", "mask_doubt",
@@ -79,9 +80,7 @@ class MaskReadings:
         """Return what a tiles table says; raises UsageError for a table of an earlier version,
         IntegrityError, FileNotFoundError.
         """
-        opened, header = tables.open_table(
-            table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION
-        )
+        opened, header = open_tiles_table(table)
         if missing := set(_COLUMNS) - set(opened.schema_arrow.names):
             raise UsageError(
                 "the tiles table is of an earlier version",

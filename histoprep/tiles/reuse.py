@@ -22,7 +22,8 @@ from histoprep import tables
 from histoprep.checksums import STATES, FileStates
 from histoprep.errors import IntegrityError
 from histoprep.mask_reading import DEPTH, MIN_IS_WHITE, PALETTE, Reading
-from histoprep.tiles import KIND, MEASURED, SCHEMA, SCHEMA_VERSION, TileOptions
+from histoprep.schemas.tiles import MEASURED, SCHEMA, SCHEMA_VERSION, open_tiles_table
+from histoprep.tiles import TileOptions
 from histoprep.tiles.listing import Listed, row_key
 from histoprep.tiles.options import TableOptions
 from histoprep.version import __version__
@@ -52,7 +53,7 @@ class EarlierTable:
     def __init__(self, path: Path, reading: Reading | None = None) -> None:
         """Read the table once, all of it: raises IntegrityError when any page of it is damaged."""
         self.states = FileStates.read(path.parent / STATES)
-        self._file, self.header = tables.open_table(path, kind=KIND, schema_version=SCHEMA_VERSION)
+        self._file, self.header = open_tiles_table(path)
         missing = set(SCHEMA.names) - set(self._file.schema_arrow.names)
         if missing:
             raise IntegrityError(

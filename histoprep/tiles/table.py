@@ -27,7 +27,17 @@ from histoprep.errors import IncompleteError, IntegrityError, OutputError, Usage
 from histoprep.execution import Engine, run_tasks
 from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.scan import IssueKind, ScanOptions
-from histoprep.tiles import KIND, SCHEMA, SCHEMA_VERSION, TileOptions
+from histoprep.schemas.tiles import (
+    ISSUES_KIND,
+    ISSUES_SCHEMA,
+    ISSUES_VERSION,
+    KIND,
+    SCHEMA,
+    SCHEMA_VERSION,
+    read_issues,
+)
+from histoprep.schemas.workspace import Workspace, check_outside
+from histoprep.tiles import TileOptions
 from histoprep.tiles.listing import Listing, absolute_path, batched
 from histoprep.tiles.options import (
     TableOptions,
@@ -41,7 +51,6 @@ from histoprep.tiles.options import (
 from histoprep.tiles.reuse import EarlierTable, earlier_table
 from histoprep.tiles.task import TileTask, read_part
 from histoprep.version import __version__
-from histoprep.workspace import Workspace, check_outside
 
 if TYPE_CHECKING:
     from histoprep.console import Meter
@@ -51,14 +60,10 @@ __all__ = [
     "TableResult",
     "TileTable",
     "absolute_path",
-    "read_issues",
     "unlisted_folders",
 ]
 
 _PARTS_OPTIONS = "options.json"
-_ISSUES_KIND = "listing-issues"
-_ISSUES_VERSION = "1.0"
-_ISSUES_SCHEMA = pa.schema([("kind", pa.string()), ("path", pa.string()), ("detail", pa.string())])
 _NUM_SHOWN = 10
 
 Advance = Callable[[int, int], None]
@@ -215,7 +220,7 @@ class TileTable:
             return False
         try:
             opened, issues = tables.open_table(
-                self.workspace.listing_issues, kind=_ISSUES_KIND, schema_version=_ISSUES_VERSION
+                self.workspace.listing_issues, kind=ISSUES_KIND, schema_version=ISSUES_VERSION
             )
             tables.check_pages(opened)
         except (FileNotFoundError, IntegrityError):
@@ -282,15 +287,15 @@ class TileTable:
     def _write_issues(self, listing: Listing) -> None:
         columns = zip(*listing.issues, strict=True) if listing.issues else ((), (), ())
         issues = pa.table(
-            [pa.array(map(str, column), pa.string()) for column in columns], schema=_ISSUES_SCHEMA
+            [pa.array(map(str, column), pa.string()) for column in columns], schema=ISSUES_SCHEMA
         )
         path, noted = self.workspace.listing_issues, {"listing_digest": listing.digest}
         tables.write_table(
             path,
             [issues],
-            _ISSUES_SCHEMA,
-            kind=_ISSUES_KIND,
-            schema_version=_ISSUES_VERSION,
+            ISSUES_SCHEMA,
+            kind=ISSUES_KIND,
+            schema_version=ISSUES_VERSION,
             metadata=noted,
         )
 
@@ -393,16 +398,6 @@ def ensure_tiles(
     if made.warning:
         warn(made.warning)
     return made.path
-
-
-def read_issues(workspace: Workspace) -> pa.Table:
-    """Return what the listing of the tiles table met besides pairs: kind, path, detail; raises
-    IntegrityError, FileNotFoundError.
-    """
-    opened, _ = tables.open_table(
-        workspace.listing_issues, kind=_ISSUES_KIND, schema_version=_ISSUES_VERSION
-    )
-    return tables.read_table(opened)
 
 
 def unlisted_folders(workspace: Workspace) -> list[tuple[str, str]]:

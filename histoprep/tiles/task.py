@@ -16,7 +16,8 @@ from histoprep.errors import BrokenFileError, IntegrityError
 from histoprep.execution.marker import Marker
 from histoprep.read_ahead import FileStat, Request, read_ahead
 from histoprep.scan import Pair
-from histoprep.tiles import LISTED, SCHEMA, SCHEMA_VERSION, TileOptions, measured_schema, to_table
+from histoprep.schemas.tiles import LISTED, SCHEMA, SCHEMA_VERSION, measured_schema, to_table
+from histoprep.tiles import TileOptions
 from histoprep.tiles.listing import Listed, absolute_path
 from histoprep.tiles.reuse import Reused
 

@@ -17,12 +17,12 @@ from faults.tasks import FragileTable
 from histoprep import audit, cli, durable
 from histoprep.audit import AuditOptions, run_audit
 from histoprep.execution import Engine, run_tasks
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import options as tile_options
 from histoprep.tiles import table as tile_table
 from histoprep.tiles.options import TableOptions
 from histoprep.tiles.table import TileTable
 from histoprep.tiles.task import TileTask
-from histoprep.workspace import Workspace
 
 
 def audit_in_parts(arguments: list[str]) -> int:

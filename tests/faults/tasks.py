@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from histoprep.execution import Marker
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.table import TableOptions, TileTable
 from histoprep.tiles.task import TileTask
-from histoprep.workspace import Workspace
 
 LEFT_OUT = "left out"
 

@@ -25,8 +25,8 @@ from faults.running import (
 from faults.test_kills import spread
 from histoprep import tables
 from histoprep.errors import IntegrityError
-from histoprep.tiles import repaired
-from histoprep.tiles.repaired import open_rows
+from histoprep.schemas import repaired
+from histoprep.schemas.repaired import open_rows
 
 NUM_POINTS = 25
 REPAIR = Command("repair", ("repair", "--workers", "1"))

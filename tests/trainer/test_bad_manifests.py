@@ -16,7 +16,7 @@ from small_codecs import save_kl
 from histoprep import tables
 from histoprep.cli import run as histoprep
 from histoprep.errors import ExitCode
-from histoprep.manifest import open_manifest
+from histoprep.schemas.manifest import open_manifest
 from trainer.cli import run as trainer
 
 

@@ -15,8 +15,8 @@ from histoprep.imageio import encode_rgb_png
 from histoprep.labels import LabelMap, SourceLabel, TargetClass
 from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
 from histoprep.scan import Layout, ScanOptions
+from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.table import ensure_tiles
-from histoprep.workspace import Workspace
 from trainer.config_layers import load_config
 from trainer.errors import DataError, IntegrityError
 from trainer.recipes.diffmic_labels import labelled_tiles, validation_rows, write_split

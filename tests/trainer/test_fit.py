@@ -340,7 +340,7 @@ def test_a_leak_stops_before_anything_is_written(
 ) -> None:
     import pyarrow as pa
 
-    from histoprep.manifest import open_manifest, write_manifest
+    from histoprep.schemas.manifest import open_manifest, write_manifest
 
     manifest = open_manifest(demo_manifest)
     table = manifest.read()

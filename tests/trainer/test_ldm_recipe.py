@@ -235,7 +235,7 @@ def test_tiles_without_masks_train_a_model_without_condition(
     demo_manifest: Path, codec: Path, tmp_path: Path
 ) -> None:
     from histoprep.cli import run
-    from histoprep.manifest import open_manifest
+    from histoprep.schemas.manifest import open_manifest
 
     manifest = open_manifest(demo_manifest)
     (tmp_path / "images").mkdir()

@@ -18,7 +18,7 @@ from histoprep.audit import audit
 from histoprep.errors import ExitCode, UsageError
 from histoprep.labels import LabelMap, SourceLabel, TargetClass
 from histoprep.labels.model import default_colour
-from histoprep.manifest import open_manifest
+from histoprep.schemas.manifest import open_manifest
 from histoprep.shards import open_tiles
 from trainer.cli import run
 from trainer.config_layers import dump_config, load_config

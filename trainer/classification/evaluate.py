@@ -15,7 +15,7 @@ from torch import Tensor
 
 from histoprep import checksums
 from histoprep.durable import write_bytes, write_json
-from histoprep.workspace import check_outside
+from histoprep.schemas.workspace import check_outside
 from trainer.classification.evaluation import Evaluation, evaluate
 from trainer.classification.images import (
     SheetFacts,

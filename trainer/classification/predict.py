@@ -12,7 +12,7 @@ import torch
 
 from histoprep import checksums, imageio
 from histoprep.errors import BrokenFileError
-from histoprep.workspace import check_outside
+from histoprep.schemas.workspace import check_outside
 from trainer.classification.network import open_classifier
 from trainer.classification.table import gather_predictions, prediction_table, write_predictions
 from trainer.data.transforms import to_float

@@ -121,9 +121,9 @@ def encode(
         trainer encode --manifest shards --codec runs/codec-512 --views 8 --fit crop
     """
     from histoprep.manifest.check import check_manifest
+    from histoprep.schemas.workspace import check_outside
     from histoprep.shards import open_tiles
     from histoprep.shards.places import beside
-    from histoprep.workspace import check_outside
     from trainer.device import choose_device
     from trainer.encode import EncodeOptions, encode_tiles
     from trainer.encode_report import report_codec

@@ -362,7 +362,7 @@ def _first_alike(masks: MaskList) -> list[int]:
 
 
 def _weights_digest(checkpoint: Path, *, ema: bool) -> str:
-    from histoprep.manifest import file_digest
+    from histoprep.digests import file_digest
     from trainer.engine.checkpoints import find_checkpoint
 
     folder = find_checkpoint(checkpoint.absolute())

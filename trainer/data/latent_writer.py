@@ -17,7 +17,7 @@ import pyarrow as pa
 from histoprep import checksums, tables
 from histoprep.durable import is_temporary, sync_folder, write_bytes
 from histoprep.errors import OutputError, UsageError
-from histoprep.manifest.latent_sets import ENTRIES, KIND, SCHEMA, SCHEMA_VERSION, SUMMARY
+from histoprep.schemas.latents import ENTRIES, KIND, SCHEMA, SCHEMA_VERSION, SUMMARY
 from trainer.data.latent_journal import JOURNAL, digest, format_line, read_chunks, read_journal
 from trainer.data.latents import DATA, LATENTS, MASK_COUNTS, MASK_LENGTHS, MASK_VALUES, data_files
 from trainer.data.run_lengths import encode_runs

@@ -21,14 +21,7 @@ import torch
 from torch import Tensor
 
 from histoprep import checksums
-from histoprep.manifest.latent_sets import (
-    KIND,
-    SCHEMA_VERSION,
-    SUMMARY,
-    align,
-    mismatches,
-    read_entries,
-)
+from histoprep.schemas.latents import KIND, SCHEMA_VERSION, SUMMARY, align, mismatches, read_entries
 from trainer.data.latent_journal import JOURNAL, read_chunks, read_journal
 from trainer.data.latent_scaling import Latents, LatentScaling
 from trainer.data.run_lengths import decode_runs

@@ -19,8 +19,8 @@ from lightning_fabric import Fabric
 
 from histoprep.durable import locked
 from histoprep.manifest.check import check_manifest
+from histoprep.schemas.workspace import check_outside
 from histoprep.shards import open_tiles
-from histoprep.workspace import check_outside
 from trainer.config import RunConfig
 from trainer.data.loader import loader
 from trainer.engine.checkpoints import CheckpointFolder

@@ -191,8 +191,8 @@ class SyntheticDataset:
         manifest's path.
         """
         from histoprep.manifest.build import ManifestOptions, build_manifest
+        from histoprep.schemas.workspace import Workspace
         from histoprep.tiles.table import ensure_tiles
-        from histoprep.workspace import Workspace
 
         own = classes_as_sources(label_map)
         text = format_label_map(own)

@@ -20,11 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from histoprep import checksums, tables, tiles
+from histoprep import checksums, tables
 from histoprep.digests import hash_text
 from histoprep.errors import IntegrityError
 from histoprep.names import to_name
-from histoprep.workspace import REPAIR_RECORD, REPAIRED_TABLE
+from histoprep.schemas import tiles
+from histoprep.schemas.workspace import REPAIR_RECORD, REPAIRED_TABLE
 
 KIND = "repaired"
 SCHEMA_VERSION = "1.0"

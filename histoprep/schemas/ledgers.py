@@ -1,0 +1,163 @@
+"""The ledgers of trees of new masks: what became of each mask, one row a mask; and the two kinds of
+tree, remap and repair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from histoprep import tables
+from histoprep.checksums import Checksum, Expected
+from histoprep.schemas.columns import column
+from histoprep.schemas.repaired import MASK_COLUMNS
+from histoprep.schemas.tiles import SCHEMA
+
+LEDGER = "ledger.parquet"
+
+
+# What every ledger says, around the columns of its own.
+FIRST_COLUMNS = (
+    column("mask_path", pa.string(), "path of the mask relative to the data set"),
+    column(
+        "output_path", pa.string(), "path of the new mask relative to this folder; null when failed"
+    ),
+    column(
+        "source_digest", pa.string(), "XXH3-128 of the mask, hex; null when it could not be read"
+    ),
+    column("output_digest", pa.string(), "XXH3-128 of the new mask, hex; null when failed"),
+    column("output_bytes", pa.int64(), "size of the new mask; null when failed"),
+)
+
+
+LAST_COLUMNS = (
+    column(
+        "status",
+        pa.string(),
+        "written; failed: may be tried again; refused: would come out the same",
+    ),
+    column("reason", pa.string(), "why it failed: code, subcode and words; null when written"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeKind:
+    """What one kind of tree has of its own: its name, the columns of its ledger, further files in
+    its folder.
+    """
+
+    name: str
+    schema_version: str
+    ledger_schema: pa.Schema
+    notes: tuple[str, ...] = ()
+
+    @property
+    def request(self) -> str:
+        """Return the name of the file that says what was asked for."""
+        return f"{self.name}.json"
+
+    @property
+    def ledger(self) -> str:
+        """Return the kind of the ledger's table."""
+        return f"{self.name}-ledger"
+
+    @property
+    def part(self) -> str:
+        """Return the kind of the table of a part of the ledger."""
+        return f"{self.name}-ledger-part"
+
+
+def open_ledger(path: Path, name: str, kind: TreeKind) -> Any:
+    """Return the open ledger, or part of one; raises IntegrityError, FileNotFoundError."""
+    return tables.open_table(path, kind=name, schema_version=kind.schema_version)[0]
+
+
+def expected_files(ledger: pa.Table) -> Iterator[Expected]:
+    """Yield the files that a ledger, or a part of one, promises."""
+    columns = (
+        ledger[name].to_pylist() for name in ("output_path", "output_bytes", "output_digest")
+    )
+    for name, size, key in zip(*columns, strict=True):
+        if name is not None:
+            yield Expected(name, Checksum(size, key))
+
+
+def ledger_files(out: Path, kind: TreeKind) -> Iterator[Expected]:
+    """Yield the masks that the ledger in `out` promises; raises IntegrityError,
+    FileNotFoundError.
+    """
+    opened = open_ledger(out / LEDGER, kind.ledger, kind)
+    for batch in tables.read_batches(opened, ["output_path", "output_bytes", "output_digest"]):
+        yield from expected_files(batch)
+
+
+# The ledger says these of every new mask, or its path does.
+_STATED = ("mask_path", "mask_bytes", "mask_mtime_ns", "mask_digest", "label_ids", "label_pixels")
+
+
+MEASURED_TYPE = pa.struct([SCHEMA.field(name) for name in MASK_COLUMNS if name not in _STATED])
+"""What else the tiles table says of a mask: the ledger's column `measured`."""
+
+
+LABEL_MAP = "label_map.yml"
+
+
+REMAP_LEDGER = pa.schema(
+    [
+        *FIRST_COLUMNS,
+        column(
+            "class_pixels",
+            pa.list_(pa.int64()),
+            "pixels of each class of the label map, in its order; null when failed",
+        ),
+        *LAST_COLUMNS,
+    ]
+)
+
+
+REMAP = TreeKind("remap", "1.0", REMAP_LEDGER, (LABEL_MAP,))
+
+
+SHEETS = "contact-sheets"
+
+
+REPAIR_LEDGER = pa.schema(
+    [
+        *FIRST_COLUMNS,
+        column("source", pa.string(), "group or folder that the verdict is about"),
+        column(
+            "cause",
+            pa.string(),
+            "what became of the mask: jpeg-container, jpeg-history, interpolated, ...",
+        ),
+        column("jpeg_quality", pa.int16(), "quality that it was repaired for; null without"),
+        column(
+            "method", pa.string(), "snap-to-candidates or cut-ramps; null when failed or refused"
+        ),
+        column(
+            "confidence",
+            pa.float32(),
+            "share of boundary blocks that JPEG turns into what was there, or of ramps between two"
+            " labels",
+        ),
+        column("changed_pixels", pa.int64(), "pixels that differ from the damaged mask"),
+        column(
+            "removed_labels",
+            pa.list_(pa.uint16()),
+            "labels that the damaged mask had and the new one has not",
+        ),
+        column("label_ids", pa.list_(pa.uint16()), "labels of the new mask"),
+        column("label_pixels", pa.list_(pa.int64()), "pixels of each"),
+        column(
+            "measured", MEASURED_TYPE, "what else the tiles table says of a mask, of the new one"
+        ),
+        *LAST_COLUMNS,
+    ]
+)
+
+
+REPAIR = TreeKind("repair", "1.1", REPAIR_LEDGER, (SHEETS,))

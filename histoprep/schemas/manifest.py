@@ -1,0 +1,257 @@
+"""The manifest: one row a usable tile, the contract between the toolkit and the trainer.
+
+The schema has its one home here, with the readers. `build.py` makes a manifest from the tiles
+table, `check.py` holds one against the files and against itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from histoprep import tables
+from histoprep.errors import IntegrityError, UsageError
+from histoprep.labels import LabelMap
+from histoprep.mask_reading import Reading
+from histoprep.schemas.columns import column
+
+KIND = "manifest"
+SCHEMA_VERSION = "1.0"
+
+
+def schema(num_classes: int) -> pa.Schema:
+    """Return the columns of a manifest under a label map of `num_classes` classes."""
+    return pa.schema(
+        [
+            column(
+                "tile_id",
+                pa.string(),
+                "POSIX path of the image below its root, without suffix; unique",
+                nullable=False,
+            ),
+            column(
+                "image_path",
+                pa.string(),
+                "relative to the root of the header, or absolute",
+                nullable=False,
+            ),
+            column("mask_path", pa.string(), "as image_path; null when there is none"),
+            column("group", pa.string(), "slide, case or patient; null when unknown"),
+            column("split", pa.string(), "train, val or test", nullable=False),
+            column("pool", pa.string(), "conditional or unconditional", nullable=False),
+            column(
+                "class_pixels",
+                pa.list_(pa.int64(), num_classes),
+                "pixels of each class, by class id; zeros without a mask",
+                nullable=False,
+            ),
+            column(
+                "classes", pa.list_(pa.uint8()), "core-present class ids, ascending", nullable=False
+            ),
+            column("label", pa.string(), "image-level class; null unless given"),
+            column("width_px", pa.int32(), "image width"),
+            column("height_px", pa.int32(), "image height"),
+            column("image_bytes", pa.int64(), "file size"),
+            column("image_digest", pa.string(), "XXH3-128 of the file, hex"),
+            column("mask_bytes", pa.int64(), "file size; null without a mask"),
+            column("mask_digest", pa.string(), "XXH3-128 of the file, hex; null without a mask"),
+            # Where the members lie once the tiles were packed; null until then.
+            column("shard", pa.string(), "name of the tar file, beside the index"),
+            column("image_offset", pa.int64(), "first byte of the image in the shard"),
+            column("image_length", pa.int64(), "bytes of the image in the shard"),
+            column("mask_offset", pa.int64(), "first byte of the mask in the shard"),
+            column("mask_length", pa.int64(), "bytes of the mask in the shard"),
+        ]
+    )
+
+
+EXCLUDED_KIND = "excluded"
+
+EXCLUDED_SCHEMA = pa.schema(
+    [
+        pa.field("tile_id", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+    ]
+)
+
+
+COLUMNS = tuple(schema(1).names)
+SHARD_COLUMNS = ("shard", "image_offset", "image_length", "mask_offset", "mask_length")
+_KEYS = tuple(field.name for field in schema(1) if not field.nullable)
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """An open manifest: its header at once, its rows when asked for."""
+
+    path: Path
+    header: dict[str, Any]
+    label_map: LabelMap
+    opened: pq.ParquetFile
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return int(self.opened.metadata.num_rows)
+
+    @property
+    def root(self) -> Path:
+        """Return the absolute folder that relative paths start from."""
+        return Path(self.header["root"])
+
+    @property
+    def data_folders(self) -> tuple[Path, ...]:
+        """Return the folders that nothing may be written into: the root and the --unlabelled
+        folders, absolute.
+        """
+        return (self.root, *map(Path, self.header.get("unlabelled_roots", ())))
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Return how the split was made: fractions, seed, grouping, method, solver."""
+        return dict(self.header["recipe"])
+
+    @property
+    def certificate(self) -> dict[str, Any]:
+        """Return what the split was proven to be when it was made; see
+        `split.certificate.certify`.
+        """
+        return dict(self.header["certificate"])
+
+    @property
+    def tiles_digest(self) -> str:
+        """Return the XXH3-128 (hex) of the tiles table that the manifest was made from."""
+        return str(self.header["tiles_digest"])
+
+    @property
+    def mask_reading(self) -> Reading:
+        """Return what was decided of masks that readers understand in two ways."""
+        return Reading.from_json(self.header.get("mask_reading", {}))
+
+    @property
+    def excluded(self) -> dict[str, int]:
+        """Return how many tiles were left out, by reason."""
+        return dict(self.header["excluded"])
+
+    def iter_batches(
+        self, columns: Sequence[str] | None = None, rows: int = tables.ROW_GROUP_ROWS
+    ) -> Iterator[pa.Table]:
+        """Yield the rows in order, at most `rows` at a time."""
+        return tables.read_batches(self.opened, columns, rows)
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return all rows, or the named columns of them."""
+        return tables.read_table(self.opened, columns)
+
+
+def open_manifest(path: str | Path) -> Manifest:
+    """Return the manifest in a file.
+
+    Raises UsageError when there is none, IntegrityError when it is not a manifest, has another
+    major version or lacks columns; unknown extra columns are fine.
+    """
+    place = Path(path)
+    try:
+        opened, header = tables.open_table(place, kind=KIND, schema_version=SCHEMA_VERSION)
+    except FileNotFoundError:
+        raise UsageError(
+            "there is no manifest here", path=place, hint="histoprep manifest --map MAP"
+        ) from None
+    try:
+        label_map = LabelMap.from_json(header["label_map"])
+        complete = {
+            name: header[name]
+            for name in ("root", "recipe", "certificate", "tiles_digest", "excluded")
+        }
+    except (KeyError, UsageError) as error:
+        raise IntegrityError(
+            f"the header of the manifest is incomplete: {error}",
+            path=place,
+            hint="make the manifest again",
+        ) from error
+    wrong = schema_problems(opened.schema_arrow, label_map.num_classes)
+    if wrong:
+        raise IntegrityError(
+            "the columns are not those of a manifest",
+            path=place,
+            seen="; ".join(wrong),
+            hint="make the manifest again",
+        )
+    return Manifest(place, {**header, **complete}, label_map, opened)
+
+
+def open_named_manifest(path: Path) -> Manifest:
+    """Return the manifest that a user names; raises UsageError for a folder or a file of another
+    kind, and as `open_manifest`.
+    """
+    hint = "name a manifest.parquet, which histoprep manifest writes"
+    if path.is_dir():
+        raise UsageError("this is a folder, not a manifest", path=path, hint=hint)
+    try:
+        is_other = not tables.looks_like_parquet(path)
+    except OSError:
+        # `open_manifest` says what it is.
+        is_other = False
+    if is_other:
+        raise UsageError("this is no Parquet file, and so no manifest", path=path, hint=hint)
+    return open_manifest(path)
+
+
+def read_manifest(path: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the rows of a manifest as one table, or the named columns; errors as
+    `open_manifest`.
+    """
+    return open_manifest(path).read(columns)
+
+
+def schema_problems(found: pa.Schema, num_classes: int) -> list[str]:
+    """Return what keeps `found` from being a manifest's schema: missing columns and wrong types."""
+    problems = []
+    for field in schema(num_classes):
+        index = found.get_field_index(field.name)
+        if index < 0:
+            problems.append(f"no column {field.name}")
+        elif found.field(index).type != field.type:
+            problems.append(f"{field.name} is {found.field(index).type}, not {field.type}")
+    return problems
+
+
+def null_keys(batch: pa.Table) -> list[str]:
+    """Return the columns of `batch` that hold a null although they may not."""
+    return [name for name in _KEYS if name in batch.column_names and batch[name].null_count]
+
+
+def class_matrix(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a `class_pixels` column as int64 [rows, classes]."""
+    array = column.combine_chunks()
+    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    width = array.type.list_size
+    # .values ignores the slice's offset; flatten does not.
+    return (
+        array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        if width
+        else np.zeros((len(array), 0), dtype=np.int64)
+    )
+
+
+def write_manifest(
+    path: Path, batches: Iterable[pa.Table], label_map: LabelMap, header: dict[str, Any]
+) -> int:
+    """Publish `batches` as a manifest and return the number of rows; `header` has root, recipe,
+    certificate, tiles_digest, excluded.
+    """
+    described = {**header, "label_map": label_map.to_json(), "label_map_digest": label_map.digest}
+    return tables.write_table(
+        path,
+        batches,
+        schema(label_map.num_classes),
+        kind=KIND,
+        schema_version=SCHEMA_VERSION,
+        metadata=described,
+    )
