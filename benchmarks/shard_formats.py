@@ -23,7 +23,9 @@ from histoprep.execution import Engine
 from histoprep.labels import find_label_map, load_label_map
 from histoprep.manifest.build import ManifestOptions, build_manifest
 from histoprep.schemas.workspace import Workspace
-from histoprep.shards import ShardOptions, open_tiles, write_shards
+from histoprep.shards import open_tiles
+from histoprep.shards.plan import ShardOptions
+from histoprep.shards.write import write_shards
 from histoprep.tiles.table import TileTable
 
 LATENT_SHAPE = (8, 64, 64)

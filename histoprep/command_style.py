@@ -17,7 +17,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from histoprep import __version__, console
+from histoprep import console
+from histoprep.version import __version__
 
 EXAMPLES = "Examples:"
 GLOBAL_OPTIONS = "Options of every command"

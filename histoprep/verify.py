@@ -216,11 +216,11 @@ def _check_manifest(path: Path, found: Verified) -> None:
 
 def verify_sealed_file(path: Path) -> Verified:
     """Verify the file with the options of the last audit."""
-    from histoprep.tiles.options import read_kept_options
+    from histoprep.schemas.scan_options import read_scan_options
 
     found = Verified(path, "options of the last audit", 1)
     try:
-        read_kept_options(path)
+        read_scan_options(path)
     except IntegrityError as error:
         found.damages.append(damage_of(error, path))
     return found

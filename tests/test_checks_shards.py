@@ -15,7 +15,7 @@ from histoprep.audit import AuditOptions, run_audit
 from histoprep.execution import Engine
 from histoprep.manifest.build import ManifestOptions, build_manifest
 from histoprep.schemas.workspace import Workspace
-from histoprep.shards import write_shards
+from histoprep.shards.write import write_shards
 
 TRIGGERS = ("HP904", "HP905")
 

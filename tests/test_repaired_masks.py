@@ -35,7 +35,9 @@ from histoprep.schemas import repaired, tiles
 from histoprep.schemas.manifest import Manifest, open_manifest
 from histoprep.schemas.repaired import IS_REPAIRED, MASK_COLUMNS, open_repaired, open_rows
 from histoprep.schemas.workspace import Workspace
-from histoprep.shards import open_tiles, verify_shards, write_shards
+from histoprep.shards import open_tiles
+from histoprep.shards.verify import verify_shards
+from histoprep.shards.write import write_shards
 from histoprep.stats import compute_stats, count_table
 from histoprep.tiles.table import ensure_tiles
 

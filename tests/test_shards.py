@@ -26,9 +26,11 @@ from histoprep.digests import digest
 from histoprep.errors import ExitCode, IncompleteError, IntegrityError, LockedError, UsageError
 from histoprep.execution import Engine
 from histoprep.schemas.manifest import open_manifest, read_manifest
-from histoprep.shards import ShardOptions, TileError, open_tiles, task, verify_shards, write_shards
+from histoprep.shards import TileError, open_tiles, task
 from histoprep.shards.layout import image_suffix, key_of, member_header, parse_header
-from histoprep.shards.plan import plan_shards
+from histoprep.shards.plan import ShardOptions, plan_shards
+from histoprep.shards.verify import verify_shards
+from histoprep.shards.write import write_shards
 
 ONE = Engine(1)
 

@@ -18,7 +18,9 @@ from packed_tiles import make_tiles
 
 from histoprep.errors import UsageError
 from histoprep.execution import Engine
-from histoprep.shards import TileError, open_tiles, verify_shards, write_shards
+from histoprep.shards import TileError, open_tiles
+from histoprep.shards.verify import verify_shards
+from histoprep.shards.write import write_shards
 
 BUCKET = "tiles"
 

@@ -24,7 +24,7 @@ def shards(evidence: Evidence) -> Iterator[Finding]:
     if not (folder / "index.parquet").exists():
         return
     from histoprep.schemas.manifest import open_manifest
-    from histoprep.shards import verify_shards
+    from histoprep.shards.verify import verify_shards
 
     try:
         open_manifest(evidence.manifest)

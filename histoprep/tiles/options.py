@@ -14,15 +14,13 @@ from histoprep.durable import write_bytes
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.scan import ScanOptions, detect_layout
 from histoprep.scan.layout import Layout
+from histoprep.schemas.scan_options import read_scan_options, write_scan_options
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
-from histoprep.sealed_json import read_sealed_json, write_sealed_json
 from histoprep.tiles import TileOptions
 
 PARTITION_TILES = 1000
 TIME_LIMIT_S = 60.0
-_FILE_KIND = "scan options"
-_FILE_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +84,6 @@ def earlier_options(workspace: Workspace) -> TableOptions:
     return stored_options(stored["options"])
 
 
-def read_kept_options(path: Path) -> dict[str, Any]:
-    """Return what a file of kept options says; raises FileNotFoundError, IntegrityError."""
-    return read_sealed_json(
-        path,
-        kind=_FILE_KIND,
-        version=_FILE_VERSION,
-        hint="histoprep audit ROOT --forget, with what was chosen before",
-    )
-
-
 def refuse_foreign_workspace(workspace: Workspace) -> None:
     """Raise UsageError when the workspace holds results of another data set that still exists."""
     with contextlib.suppress(IntegrityError):
@@ -115,7 +103,7 @@ def keeping_options(workspace: Workspace, options: TableOptions) -> Iterator[Non
     before = path.read_bytes() if path.exists() else None
     content = {"root": str(workspace.root), "options": options.identity()}
     if not _is_kept(workspace, content):
-        write_sealed_json(path, content, kind=_FILE_KIND, version=_FILE_VERSION)
+        write_scan_options(path, content)
     try:
         yield
     except UsageError:
@@ -156,9 +144,7 @@ def _is_kept(workspace: Workspace, content: dict[str, Any]) -> bool:
 
 
 def _read(workspace: Workspace) -> dict[str, Any]:
-    return read_sealed_json(
-        workspace.scan_options, kind=_FILE_KIND, version=_FILE_VERSION, hint=_hint(workspace)
-    )
+    return read_scan_options(workspace.scan_options, hint=_hint(workspace))
 
 
 def _stored(workspace: Workspace) -> dict[str, Any] | None:

@@ -28,7 +28,8 @@ from faults.test_disk_full import REASONS, check_refused, small_disk
 from faults.test_kills import spread
 from histoprep.durable import is_temporary
 from histoprep.errors import ExitCode
-from histoprep.shards import open_tiles, verify_shards
+from histoprep.shards import open_tiles
+from histoprep.shards.verify import verify_shards
 
 NUM_POINTS = 40
 POINTS = [

@@ -16,7 +16,8 @@ from histoprep.cli import run
 from histoprep.errors import HistoprepError, UsageError
 from histoprep.execution import Engine
 from histoprep.imageio import encode_rgb_png
-from histoprep.shards import open_tiles, write_shards
+from histoprep.shards import open_tiles
+from histoprep.shards.write import write_shards
 from histoprep.streams import class_streams, single_stream
 from trainer.data.loader import loader
 from trainer.data.tiles import TileDataset, label_ids, label_names

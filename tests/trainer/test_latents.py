@@ -18,7 +18,8 @@ from small_codecs import save_kl, save_tiny
 
 from histoprep.cli import run
 from histoprep.execution import Engine
-from histoprep.shards import TileSource, open_tiles, write_shards
+from histoprep.shards import TileSource, open_tiles
+from histoprep.shards.write import write_shards
 from histoprep.streams import class_streams, single_stream
 from trainer.config_layers import load_config
 from trainer.data.latent_dataset import LatentDataset
