@@ -17,7 +17,7 @@ from histoprep import checksums, tables
 from histoprep.checksums import CHECKSUMS, OWN_FILES, Damage
 from histoprep.durable import is_temporary
 from histoprep.errors import IntegrityError, UsageError
-from histoprep.mask_tree.task import PARTS
+from histoprep.job_folder import PARTS
 from histoprep.names import to_text
 from histoprep.schemas.ledgers import REMAP, REPAIR
 
@@ -256,7 +256,7 @@ def listed_names(folder: Path) -> set[str]:
 
 def verify_tree(path: Path) -> Verified:
     """Verify a tree of masks: its notes, its ledger, and every mask against it."""
-    from histoprep.mask_tree import SUCCESS
+    from histoprep.job_folder import SUCCESS
     from histoprep.schemas.ledgers import LEDGER, ledger_files
 
     kind = {"remap": REMAP, "repair": REPAIR}[tree_kind(path) or "remap"]
@@ -282,7 +282,8 @@ def verify_shard_folder(path: Path) -> Verified:
     """Verify a folder of shards: its notes, its index, every shard as a file and every member of
     it.
     """
-    from histoprep.shards.layout import INDEX, SUCCESS, shard_files
+    from histoprep.job_folder import SUCCESS
+    from histoprep.shards.layout import INDEX, shard_files
     from histoprep.shards.verify import verify_shards
 
     found = _verify_listed(path, path, "folder of shards")

@@ -62,6 +62,7 @@ from histoprep.remap import (
 from histoprep.scan import ScanOptions
 from histoprep.schemas import tiles
 from histoprep.schemas.ledgers import REMAP as KIND
+from histoprep.schemas.ledgers import ledger_files
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.table import TableOptions, TileTable
 
@@ -829,7 +830,7 @@ def test_a_mask_flipped_behind_our_back_is_found_by_verify(tmp_path: Path) -> No
     data = victim.read_bytes()
     victim.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     # As if the storage had lied: nothing that it says of the file tells.
-    checksums.remember_files(out, mask_tree.ledger_files(out, KIND))
+    checksums.remember_files(out, ledger_files(out, KIND))
     assert remapped(workspace).up_to_date
     with pytest.raises(IntegrityError) as caught:
         remapped(workspace, RemapOptions(verify=True))

@@ -14,10 +14,11 @@ import pytest
 from audit_cases import DataSet, image_bytes
 from PIL import Image
 
-from histoprep import mask_tree, tables
+from histoprep import tables
 from histoprep.digests import digest
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.execution import Engine
+from histoprep.job_folder import SUCCESS
 from histoprep.labels import LabelMap, SourceLabel, TargetClass
 from histoprep.remap import RemapOptions, plan_remap, run_remap
 from histoprep.repair import MIN_CONFIDENCE, RepairOptions, RepairResult, plan_repair, run_repair
@@ -195,7 +196,7 @@ def test_a_second_run_does_nothing_and_other_options_need_force(
     assert again.up_to_date
     assert replace(again, up_to_date=False) == first
     assert tree(first.out) == made_first
-    with pytest.raises(UsageError, match="repaired otherwise"):
+    with pytest.raises(UsageError, match="made with another --min-confidence"):
         repair_masks(everything, tmp_path / "out", min_confidence=0.5)
     other = repair_masks(
         everything, tmp_path / "out", min_confidence=0.5, rules=("HP404",), force=True
@@ -218,7 +219,7 @@ def test_bytes_do_not_depend_on_partitions_or_an_interruption(
 
     with pytest.raises(KeyboardInterrupt):
         run_repair(plan, Engine(1), stop)
-    assert not (plan.out / mask_tree.SUCCESS).exists()
+    assert not (plan.out / SUCCESS).exists()
     written = {path: path.stat().st_ino for path in plan.out.rglob("*_mask.png")}
     assert written
     run_repair(plan, Engine(1))
@@ -342,7 +343,7 @@ def test_repaired_masks_that_are_gone_stop_remap(tmp_path: Path) -> None:
     (out / "jpeg90" / "07_mask.png").unlink()
     with pytest.raises(IntegrityError, match="not there any more, or was changed"):
         plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new"))
-    (out / mask_tree.SUCCESS).unlink()
+    (out / SUCCESS).unlink()
     with pytest.raises(IntegrityError, match="not there any more"):
         plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new"))
     note = workspace.folder / "repair.json"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,20 +23,18 @@ import pyarrow as pa
 
 from histoprep import checksums, durable, tables
 from histoprep.digests import file_digest, hash_text
-from histoprep.errors import IntegrityError, OutputError, UsageError
+from histoprep.errors import IntegrityError, UsageError
 from histoprep.execution import Engine, run_tasks
+from histoprep.job_folder import JobFolder, output_errors, own_names
 from histoprep.mask_tree.files import count_files, remove_stale
-from histoprep.mask_tree.task import PARTS, REFUSED, TreeTask
-from histoprep.names import to_text
+from histoprep.mask_tree.task import REFUSED, TreeTask
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.schemas.ledgers import LEDGER, TreeKind, ledger_files, open_ledger
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace, check_outside
 from histoprep.version import __version__
 
-SUCCESS = "_SUCCESS.json"
 NUM_SHOWN = 10
-REWRITE = "histoprep {} with --force writes them again"
 _NUM_FAILED_KEPT = 1000
 
 Advance = Callable[[int, int], object]
@@ -68,6 +65,10 @@ class TreePlan(Protocol):
     @property
     def out(self) -> Path:
         """Return the absolute folder of the new tree."""
+
+    @property
+    def job(self) -> JobFolder:
+        """Return that folder as one that a job fills."""
 
     @property
     def request(self) -> dict[str, Any]:
@@ -217,12 +218,12 @@ def finished(plan: TreePlan, observe: Callable[[pa.Table], None]) -> Totals | No
 
 
 def _finished(plan: TreePlan, observe: Callable[[pa.Table], None]) -> Totals | None:
-    seal = read_note(plan.out / SUCCESS, plan.kind)
+    seal = plan.job.read_seal()
     if seal is None or seal != _seal(
         plan, seal.get("written", -1), plan.num_refused, seal.get("refused", 0)
     ):
         return None
-    if read_note(plan.out / plan.kind.request, plan.kind) != plan.request:
+    if plan.job.read_request() != plan.request:
         return None
     totals = Totals(observe)
     try:
@@ -242,20 +243,18 @@ def _finished(plan: TreePlan, observe: Callable[[pa.Table], None]) -> Totals | N
     checksums.raise_damage(
         damages,
         f"{len(damages):,} files are not those that {plan.kind.name} wrote",
-        REWRITE.format(plan.kind.name),
+        plan.job.remake,
     )
-    for name in filter(durable.is_temporary, os.listdir(plan.out)):
-        (plan.out / name).unlink(missing_ok=True)
     # A killed run, or one of an earlier version, may not have listed them.
     checksums.list_files(
         plan.out,
         [
             name
-            for name in (SUCCESS, plan.kind.request, *plan.kind.notes)
+            for name in (plan.job.seal_name, plan.job.request_name, *plan.kind.notes)
             if (plan.out / name).is_file()
         ],
     )
-    shutil.rmtree(plan.out / PARTS, ignore_errors=True)
+    plan.job.tidy()
     totals.up_to_date = True
     return totals
 
@@ -274,53 +273,21 @@ def _seal(plan: TreePlan, written: int, failed: int, refused: int) -> dict[str, 
     )
 
 
-def read_note(path: Path, kind: TreeKind) -> dict[str, Any] | None:
-    """Return what stands in a JSON file of the tree, None when it is not there; raises
-    IntegrityError.
-    """
-    try:
-        found = checksums.read_json(path, hint=REWRITE.format(kind.name))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return found if isinstance(found, dict) else {}
-
-
 def begin(plan: TreePlan) -> None:
     """Take the seal off the tree and note what is being made."""
-    kind = plan.kind
-    try:
-        foreign = (
-            plan.out.is_dir()
-            and not (plan.out / kind.request).exists()
-            and [path for path in os.listdir(plan.out) if _is_strange(path, kind)]
-        )
-        if foreign:
-            raise UsageError(
-                f"this folder is not empty and {kind.name} did not make it",
-                path=plan.out,
-                seen=", ".join(sorted(map(to_text, foreign))[:NUM_SHOWN]),
-                hint="name a new or empty folder with --out",
-            )
-        if plan.rewrites:
-            # Perhaps damaged, and everything that it lists is written again.
+    job = plan.job
+    job.refuse_foreign_files()
+    if plan.rewrites:
+        # Perhaps damaged, and everything that it lists is written again.
+        with output_errors(plan.out):
             (plan.out / checksums.CHECKSUMS).unlink(missing_ok=True)
-        plan.refuse_other_request()
-        (plan.out / PARTS).mkdir(parents=True, exist_ok=True)
-        checksums.forget_files(plan.out, lambda name: name in (SUCCESS, LEDGER))
-        (plan.out / SUCCESS).unlink(missing_ok=True)
-        durable.sync_folder(plan.out)
-    except OSError as error:
-        raise OutputError.from_os_error(error, error.filename or plan.out) from error
-    checksums.publish_json(plan.out, kind.request, plan.request)
+    plan.refuse_other_request()
+    job.begin(plan.request, unsealed=(LEDGER,))
     plan.write_notes()
 
 
-def _ours(kind: TreeKind) -> frozenset[str]:
-    return checksums.OWN_FILES | {LEDGER, SUCCESS, PARTS, kind.request, *kind.notes}
-
-
-def _is_strange(name: str, kind: TreeKind) -> bool:
-    return name not in _ours(kind) and not durable.is_temporary(name)
+def _names_of_notes(plan: TreePlan) -> frozenset[str]:
+    return own_names(plan.job, (LEDGER, *plan.kind.notes))
 
 
 def finish(
@@ -328,7 +295,7 @@ def finish(
 ) -> Totals:
     """Join the parts of the ledger, clean up, count the files, and seal the tree."""
     totals, used, kind = Totals(observe), set[Path](), plan.kind
-    joined = plan.out / PARTS / LEDGER
+    joined = plan.job.parts / LEDGER
 
     def batches() -> Iterator[pa.Table]:
         for part in parts:
@@ -349,10 +316,10 @@ def finish(
     written = np.sort(np.array(totals.names, np.uint64))
     earlier = [
         path
-        for path in (plan.out / PARTS).glob("*.parquet")
+        for path in plan.job.parts.glob("*.parquet")
         if path not in used and path.name != LEDGER
     ]
-    try:
+    with output_errors(plan.out):
         totals.num_stale_removed = remove_stale(
             plan.out,
             written,
@@ -360,19 +327,12 @@ def finish(
             kind,
         )
         durable.remove_temporaries(plan.out)
-        totals.unexpected = count_files(plan.out, written, _ours(kind))
+        totals.unexpected = count_files(plan.out, written, _names_of_notes(plan))
         # Only now: the earlier ledger was needed to know which files were ours.
         os.replace(joined, plan.out / LEDGER)
         durable.sync_file_system(plan.out)
         checksums.remember_files(plan.out, ledger_files(plan.out, kind))
-        checksums.publish_json(
-            plan.out,
-            SUCCESS,
-            _seal(plan, totals.written, totals.failures - totals.refusals, totals.refusals),
-        )
-        shutil.rmtree(plan.out / PARTS)
-    except OSError as error:
-        raise OutputError.from_os_error(error, error.filename or plan.out) from error
+    plan.job.seal(_seal(plan, totals.written, totals.failures - totals.refusals, totals.refusals))
     return totals
 
 

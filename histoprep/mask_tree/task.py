@@ -21,7 +21,6 @@ from histoprep.read_ahead import FileStat, Request, read_ahead
 from histoprep.schemas import tiles
 from histoprep.schemas.ledgers import TreeKind, expected_files, open_ledger
 
-PARTS = ".hp-parts"
 WRITTEN, FAILED, REFUSED = "written", "failed", "refused"
 
 

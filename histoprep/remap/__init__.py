@@ -24,9 +24,10 @@ from histoprep import checksums, mask_tree, tables
 from histoprep.digests import digest, digest_text
 from histoprep.errors import IncompleteError, UsageError
 from histoprep.execution import Engine
+from histoprep.job_folder import PARTS, JobFolder
 from histoprep.labels import LabelMap, format_label_map
 from histoprep.mask_tree import Advance, FailedMask, Totals
-from histoprep.mask_tree.task import PARTS, TreeTask
+from histoprep.mask_tree.task import TreeTask
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.remap.evidence import already_remapped, remapped_error
 from histoprep.remap.recipe import OnUnmapped, Recipe
@@ -115,6 +116,11 @@ class RemapPlan:
     warnings: tuple[str, ...] = ()
 
     @property
+    def job(self) -> JobFolder:
+        """Return the folder of the new tree as one that a job fills."""
+        return self.kind.job(self.out)
+
+    @property
     def verifies(self) -> bool:
         """Return whether all masks that are there are read again."""
         return self.options.verify
@@ -150,7 +156,7 @@ class RemapPlan:
         forced.
         """
         if not self.options.force:
-            _refuse_other_request(self.out, self.request)
+            _refuse_other_request(self.job, self.request)
 
     def write_notes(self) -> None:
         """Write the label map beside the masks."""
@@ -186,7 +192,7 @@ def plan_remap(
     if decided := readings.reading.as_json():
         request["reading"] = decided
     if not options.force:
-        _refuse_other_request(out, request)
+        _refuse_other_request(REMAP.job(out), request)
     readings.refuse(workspace.root, here=True)
     repaired = repaired_masks(workspace, whole=options.verify)
     if not options.force:
@@ -254,28 +260,10 @@ def _notes(table: Path) -> set[str]:
     return notes
 
 
-def _refuse_other_request(out: Path, request: dict[str, Any]) -> None:
-    earlier = mask_tree.read_note(out / REMAP.request, REMAP)
-    for name, what in (
-        ("root", "data set"),
-        ("label_map", "label map"),
-        ("on_unmapped", "--on-unmapped"),
-        ("reading", "reading"),
-    ):
-        if earlier is not None and earlier.get(name) != request.get(name):
-            shown = [
-                options[name]["name"] if name == "label_map" else options.get(name, "none decided")
-                for options in (earlier, request)
-            ]
-            seen = f"{what} {shown[0]}" + (", with another content" if shown[0] == shown[1] else "")
-            hint = "choose another --out, or replace these masks with --force"
-            raise UsageError(
-                f"this folder holds masks that were made with another {what}",
-                path=out,
-                seen=seen,
-                expected=shown[1],
-                hint=hint,
-            )
+def _refuse_other_request(job: JobFolder, request: dict[str, Any]) -> None:
+    words = {"root": "data set", "on_unmapped": "--on-unmapped"}
+    hint = "choose another --out, or replace these masks with --force"
+    job.refuse_other_request(job.read_request(), request, words=words, hint=hint)
 
 
 def run_remap(
@@ -322,7 +310,7 @@ def collect_remap(
     """Join the parts that array jobs made in `out`; raises IncompleteError naming what is
     missing.
     """
-    request = mask_tree.read_note(out / REMAP.request, REMAP)
+    request = REMAP.job(out).read_request()
     if request is None:
         raise UsageError("no remap was begun here", path=out, hint="histoprep remap --part i/n")
     label_map = LabelMap.from_json(json.dumps(request["label_map"]))

@@ -20,9 +20,10 @@ from histoprep import mask_tree, tables
 from histoprep.digests import RunningDigest, digest_text
 from histoprep.errors import UsageError
 from histoprep.execution import Engine
+from histoprep.job_folder import PARTS, JobFolder
 from histoprep.lossy.verdict import Kind, Verdict
 from histoprep.mask_tree import Advance, FailedMask, Totals
-from histoprep.mask_tree.task import PARTS, TreeTask
+from histoprep.mask_tree.task import TreeTask
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.repair.repairer import DamagedMask, Repairer
 from histoprep.schemas.ledgers import LEDGER, REPAIR, TreeKind
@@ -88,6 +89,11 @@ class RepairPlan:
         return self.options.force
 
     @property
+    def job(self) -> JobFolder:
+        """Return the folder of the new tree as one that a job fills."""
+        return self.kind.job(self.out)
+
+    @property
     def verifies(self) -> bool:
         """Return whether all masks that are there are read again."""
         return self.options.verify
@@ -131,18 +137,11 @@ class RepairPlan:
         """Raise UsageError when the folder holds masks repaired for another data set or with other
         options, unless forced.
         """
-        earlier = (
-            None if self.options.force else mask_tree.read_note(self.out / REPAIR.request, REPAIR)
-        )
-        if earlier is not None and earlier != self.request:
+        if not self.options.force:
+            words = {"root": "data set", "rules": "--rules", "min_confidence": "--min-confidence"}
             hint = "choose another --out, or replace these masks with --force"
-            raise UsageError(
-                "this folder holds masks that were repaired otherwise",
-                path=self.out,
-                seen=earlier,
-                expected=self.request,
-                hint=hint,
-            )
+            earlier = self.job.read_request()
+            self.job.refuse_other_request(earlier, self.request, words=words, hint=hint)
 
     def write_notes(self) -> None:
         """Write nothing, but take back what is said of files that change from here on; contact

@@ -18,7 +18,7 @@ import pyarrow as pa
 from histoprep import checksums, durable, tables
 from histoprep.digests import file_digest
 from histoprep.errors import IntegrityError, OutputError
-from histoprep.mask_tree import REWRITE, SUCCESS
+from histoprep.job_folder import SUCCESS
 from histoprep.mask_tree.task import beside
 from histoprep.names import to_text
 from histoprep.read_ahead import stat_file
@@ -134,7 +134,7 @@ def repaired_masks(workspace: Workspace, *, whole: bool = False) -> Mapping[str,
         )
     damages = checksums.check_files(out, ledger_files(out, KIND), whole=whole)
     checksums.raise_damage(
-        damages, "a repaired mask is not there any more, or was changed", REWRITE.format(KIND.name)
+        damages, "a repaired mask is not there any more, or was changed", KIND.job(out).remake
     )
     columns = [
         "mask_path",

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from histoprep import tables
 from histoprep.checksums import Checksum, Expected
+from histoprep.job_folder import JobFolder
 from histoprep.schemas.columns import column
 from histoprep.schemas.repaired import MASK_COLUMNS
 from histoprep.schemas.tiles import SCHEMA
@@ -59,6 +60,11 @@ class TreeKind:
     def request(self) -> str:
         """Return the name of the file that says what was asked for."""
         return f"{self.name}.json"
+
+    def job(self, out: Path) -> JobFolder:
+        """Return the folder of such a tree as one that a job fills."""
+        remake = f"histoprep {self.name} with --force writes them again"
+        return JobFolder(out, self.request, f"histoprep {self.name}", "masks", remake)
 
     @property
     def ledger(self) -> str:

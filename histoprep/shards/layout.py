@@ -19,7 +19,7 @@ from histoprep.errors import IntegrityError
 BLOCK = 512
 RECORD = 20 * BLOCK
 MASK_SUFFIX = "mask.png"
-INDEX, SUCCESS, REQUEST = "index.parquet", "_SUCCESS.json", "shard.json"
+INDEX, REQUEST = "index.parquet", "shard.json"
 # Everything but name, size and checksum: mode 0644, no owner, the beginning of time, a regular
 # file.
 _BEFORE_SIZE = b"0000644\0" + b"0000000\0" * 2

@@ -19,17 +19,17 @@ from typing import Any, NamedTuple
 
 from histoprep.digests import digest, digest_text, file_digest
 from histoprep.errors import UsageError
+from histoprep.job_folder import JobFolder
 from histoprep.manifest.check import check_manifest
 from histoprep.names import to_name
 from histoprep.remap import OnUnmapped, Recipe
 from histoprep.schemas.manifest import Manifest
 from histoprep.schemas.workspace import check_outside
-from histoprep.shards.layout import RECORD, image_suffix, key_of, member_bytes, shard_name
+from histoprep.shards.layout import RECORD, REQUEST, image_suffix, key_of, member_bytes, shard_name
 from histoprep.shards.task import PackedTile, ShardTask
 from histoprep.version import __version__
 
 MAX_SHARD_BYTES = 512 * 10**6
-PARTS = ".hp-parts"
 TIME_LIMIT_S = 60.0
 LAYOUT_VERSION = "1.1"
 # A mask in our encoding may be larger than it was, so it counts twice and a little more.
@@ -74,6 +74,12 @@ class ShardPlan:
     recipe: Recipe
 
     @property
+    def job(self) -> JobFolder:
+        """Return the folder of the shards as one that a job fills."""
+        remake = "delete the folder, or name another --out"
+        return JobFolder(self.out, REQUEST, "histoprep shard", "shards", remake)
+
+    @property
     def request(self) -> dict[str, Any]:
         """Return what the shards depend on, as JSON values."""
         return {
@@ -97,7 +103,7 @@ class ShardPlan:
         )
         for name, tiles in _shards(self.manifest, self.root, self.options.max_shard_bytes):
             key = digest_text(repr((how, name, tiles)))
-            part = self.out / PARTS / f"{key}.parquet"
+            part = self.job.parts / f"{key}.parquet"
             marker, keep = part.with_suffix(".at"), self.options.keep_metadata
             yield ShardTask(
                 tuple(tiles),

@@ -5,29 +5,33 @@ with it all of them are whole.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from histoprep import checksums, durable
 from histoprep.digests import file_digest
-from histoprep.errors import IncompleteError, IntegrityError, OutputError, UsageError
+from histoprep.errors import IncompleteError, IntegrityError
 from histoprep.execution import Engine, run_tasks
-from histoprep.names import to_text
+from histoprep.job_folder import SUCCESS, output_errors
 from histoprep.read_ahead import stat_file
 from histoprep.schemas.manifest import SHARD_COLUMNS, Manifest, open_manifest
 from histoprep.schemas.shards import OWN_FIELDS, index_schema, is_index, open_part, part_facts
 from histoprep.shards.index import write_index
-from histoprep.shards.layout import INDEX, REQUEST, SUCCESS, shard_files
-from histoprep.shards.plan import PARTS, ShardOptions, ShardPlan, plan_shards
+from histoprep.shards.layout import INDEX, shard_files
+from histoprep.shards.plan import ShardOptions, ShardPlan, plan_shards
 from histoprep.shards.task import FailedTile, ShardDone
 
 _NUM_SHOWN = 10
+_REQUEST_WORDS = {
+    "manifest_digest": "manifest",
+    "label_map_digest": "label map",
+    "max_shard_bytes": "--max-shard-size",
+    "keep_metadata": "--keep-metadata",
+    "layout_version": "version of the layout",
+}
 _PIECE = 8192
 
 Advance = Callable[[int, int], object]
@@ -75,7 +79,8 @@ def write_shards(
     with durable.locked(plan.out):
         done = _finished(plan)
         if done is None:
-            _begin(plan)
+            plan.job.refuse_foreign_files()
+            plan.job.begin(plan.request, removed=(INDEX,))
             parts, failures, reused = _write_all(plan, engine or Engine(), advance)
             if failures:
                 raise _incomplete(plan, failures)
@@ -87,22 +92,10 @@ def _finished(plan: ShardPlan) -> ShardResult | None:
     """Return the result of an earlier run that is whole; raises UsageError where one may not go on
     from what is there.
     """
-    earlier = _read_json(plan.out / REQUEST)
-    if earlier is None:
-        return None
-    if earlier != plan.request:
-        differing = [name for name in plan.request if earlier.get(name) != plan.request[name]]
-        seen = ", ".join(f"{name} {earlier.get(name)}" for name in differing)
-        expected = ", ".join(f"{name} {plan.request[name]}" for name in differing)
-        hint = "name another --out, or delete this folder"
-        raise UsageError(
-            "this folder holds shards that were made otherwise",
-            path=plan.out,
-            seen=seen,
-            expected=expected,
-            hint=hint,
-        )
-    return _whole(plan)
+    earlier = plan.job.read_request()
+    hint = "name another --out, or delete this folder"
+    plan.job.refuse_other_request(earlier, plan.request, words=_REQUEST_WORDS, hint=hint)
+    return None if earlier is None else _whole(plan)
 
 
 def _whole(plan: ShardPlan) -> ShardResult | None:
@@ -123,7 +116,7 @@ def _whole(plan: ShardPlan) -> ShardResult | None:
         " all that were changed"
     )
     checksums.raise_damage(damages, "a shard was changed since it was written", hint)
-    shutil.rmtree(plan.out / PARTS, ignore_errors=True)
+    plan.job.tidy()
     return ShardResult(
         index,
         sum(shard["tiles"] for shard in shards),
@@ -132,33 +125,6 @@ def _whole(plan: ShardPlan) -> ShardResult | None:
         len(shards),
         up_to_date=True,
     )
-
-
-def _begin(plan: ShardPlan) -> None:
-    """Take the index away and note what is being made."""
-    try:
-        ours = checksums.OWN_FILES | {REQUEST, PARTS}
-        foreign = [
-            path
-            for path in os.listdir(plan.out)
-            if path not in ours and not durable.is_temporary(path)
-        ]
-        if foreign and not (plan.out / REQUEST).exists():
-            seen = ", ".join(sorted(map(to_text, foreign))[:_NUM_SHOWN])
-            raise UsageError(
-                "this folder is not empty",
-                path=plan.out,
-                seen=seen,
-                hint="name a new or empty folder with --out",
-            )
-        (plan.out / PARTS).mkdir(exist_ok=True)
-        checksums.forget_files(plan.out, lambda name: name in (SUCCESS, INDEX))
-        for name in (SUCCESS, INDEX):
-            (plan.out / name).unlink(missing_ok=True)
-        durable.sync_folder(plan.out)
-    except OSError as error:
-        raise OutputError.from_os_error(error, error.filename or plan.out) from error
-    checksums.publish_json(plan.out, REQUEST, plan.request)
 
 
 def _write_all(
@@ -194,7 +160,7 @@ def _incomplete(plan: ShardPlan, failures: list[FailedTile]) -> IncompleteError:
 def _finish(plan: ShardPlan, done: list[ShardDone], reused: int) -> ShardResult:
     facts = [part_facts(result.part) for result in done]
     index = plan.out / INDEX
-    try:
+    with output_errors(plan.out):
         kept = {fact["name"] for fact in facts}
         for path in plan.out.glob("*.tar"):
             if path.name not in kept:
@@ -207,19 +173,8 @@ def _finish(plan: ShardPlan, done: list[ShardDone], reused: int) -> ShardResult:
         )
         size = sum(fact["bytes"] for fact in facts)
         checksums.remember_files(plan.out, shard_files(facts))
-        checksums.publish_json(
-            plan.out,
-            SUCCESS,
-            {
-                "tiles": tiles,
-                "shards": len(facts),
-                "bytes": size,
-                "index_digest": file_digest(index),
-            },
-        )
-        shutil.rmtree(plan.out / PARTS)
-    except OSError as error:
-        raise OutputError.from_os_error(error, error.filename or plan.out) from error
+    seal = {"tiles": tiles, "shards": len(facts), "bytes": size, "index_digest": file_digest(index)}
+    plan.job.seal(seal)
     return ShardResult(index, tiles, len(facts), size, reused)
 
 
@@ -271,11 +226,3 @@ class _Members:
                 hint="delete the folder",
             )
         return found
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        found = checksums.read_json(path, hint="delete the folder, or name another --out")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return found if isinstance(found, dict) else {}
