@@ -22,7 +22,7 @@ from histoprep.errors import UsageError
 from histoprep.labels import LabelMap, identity_map
 from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.gather import Gathered, gather
-from histoprep.manifest.given import UsableTiles, file_splits, leak
+from histoprep.manifest.given import IncludedTiles, file_splits, leak
 from histoprep.manifest.groups import ungrouped_warning
 from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
 from histoprep.remap.evidence import remapped_error
@@ -138,7 +138,7 @@ def build_manifest(
     tiles, the label map and the options, not on the order of rows but for the order of its own.
     `advance` is called with numbers of rows done, twice the table in all. Raises UsageError for
     options that cannot be met, masks whose labels nobody decided (HP413, HP414) or that were mapped
-    before (HP508), a given split that leaks or no usable tile; IntegrityError for a damaged table
+    before (HP508), a given split that leaks or no included tile; IntegrityError for a damaged table
     and when repaired masks are gone.
     """
     options.validate()
@@ -192,8 +192,8 @@ def build_manifest(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Everything decided in pass 1: the split code of each usable tile (int8 [n]) and what is said
-    of it.
+    """Everything decided in pass 1: the split code of each included tile (int8 [n]) and what is
+    said of it.
     """
 
     splits: np.ndarray
@@ -223,7 +223,7 @@ def _plan(
     if gathered.remapped and not options.force:
         raise remapped_error(label_map, root, gathered.remapped)
     ungrouped = (
-        tuple(ungrouped_warning(UsableTiles(source, label_map), gathered.rows.grouped, group_by))
+        tuple(ungrouped_warning(IncludedTiles(source, label_map), gathered.rows.grouped, group_by))
         if group_by
         else ()
     )
@@ -278,7 +278,7 @@ class _Split:
 def _split(
     table: TileRows, label_map: LabelMap, options: ManifestOptions, gathered: Gathered, units: Units
 ) -> _Split:
-    rows, source = gathered.rows, UsableTiles(table, label_map)
+    rows, source = gathered.rows, IncludedTiles(table, label_map)
     fractions = exact_fractions(options.fractions) if options.fractions else DEFAULT_FRACTIONS
     if options.method == "hash":
         return _Split(assign_by_hash(units, fractions), "hash", fractions)
@@ -329,7 +329,7 @@ def _rows(
     end = 0
     for chunk in source.read_batches(_PASS_2, _PIECE):
         derived = derive(chunk, label_map, options.conditional_threshold)
-        start, end = end, end + int(derived.usable.sum())
+        start, end = end, end + int(derived.included.sum())
         yield _manifest_table(chunk, derived, splits[start:end], label_map)
         advance(chunk.num_rows)
 
@@ -337,18 +337,18 @@ def _rows(
 def _manifest_table(
     chunk: pa.Table, derived: Derived, splits: np.ndarray, label_map: LabelMap
 ) -> pa.Table:
-    usable = derived.usable
-    kept = chunk.select(_COPIED).filter(pa.array(usable))
-    core = derived.core[usable]
+    included = derived.included
+    kept = chunk.select(_COPIED).filter(pa.array(included))
+    core = derived.core[included]
     ids = np.array([cls.id for cls in label_map.classes], dtype=np.uint8)
     offsets = np.concatenate([[0], np.cumsum(core.sum(axis=1))]).astype(np.int32)
     columns: dict[str, Any] = {name: kept[name] for name in _COPIED}
     columns["split"] = pa.array(SPLITS).take(pa.array(splits))
     columns["pool"] = pa.array((UNCONDITIONAL, CONDITIONAL)).take(
-        pa.array(derived.conditional[usable].astype(np.int8))
+        pa.array(derived.conditional[included].astype(np.int8))
     )
     columns["class_pixels"] = pa.FixedSizeListArray.from_arrays(
-        pa.array(derived.pixels[usable].ravel()), len(ids)
+        pa.array(derived.pixels[included].ravel()), len(ids)
     )
     columns["classes"] = pa.ListArray.from_arrays(offsets, pa.array(ids[np.nonzero(core)[1]]))
     wanted = schema(len(ids))

@@ -1,5 +1,5 @@
-"""Tiles table -> a few dozen bytes a usable tile: what the split needs to know, and what was left
-out.
+"""Tiles table -> a few dozen bytes an included tile: what the split needs to know, and what was
+left out.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
 from histoprep.manifest import rows as manifest_rows
+from histoprep.manifest.inclusion import REASONS
 from histoprep.manifest.rows import Strata, derive
 from histoprep.remap.evidence import HeldLabels
 from histoprep.schemas.repaired import IS_REPAIRED, TileRows
 from histoprep.split.certificate import crossing
 from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows, name_keys, repeated
-from histoprep.tiles.usable import REASONS
 
 _COLUMNS = (
     *manifest_rows.COLUMNS,
@@ -37,8 +37,8 @@ _PIECE = 8192
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Pass 1: the usable tiles as the split sees them, splits given by folders (int8 [n]), what was
-    left out, how many masks are repaired.
+    """Pass 1: the included tiles as the split sees them, splits given by folders (int8 [n]), what
+    was left out, how many masks are repaired.
 
     `num_stale` repaired masks belong to no mask of the table any more; `remapped` is the evidence
     that the masks were mapped before (HP508).
@@ -63,7 +63,7 @@ def gather(
     by_name: bool,
     advance: Callable[[int], object],
 ) -> Gathered:
-    """Return what the split needs of the usable tiles of a tiles table; raises UsageError when
+    """Return what the split needs of the included tiles of a tiles table; raises UsageError when
     there is none or an id occurs twice.
 
     `tile_keys` are empty unless `by_name`; `advance` is called with numbers of rows done.
@@ -85,8 +85,8 @@ def gather(
     for chunk in source.read_batches(_COLUMNS, _PIECE):
         held.add(chunk)
         derived = derive(chunk, label_map, conditional_threshold)
-        reasons += np.bincount(derived.reason[~derived.usable], minlength=len(REASONS))
-        kept = chunk.filter(pa.array(derived.usable))
+        reasons += np.bincount(derived.reason[~derived.included], minlength=len(REASONS))
+        kept = chunk.filter(pa.array(derived.included))
         num_found += pc.sum(chunk[IS_REPAIRED]).as_py() or 0
         num_repaired += pc.sum(kept[IS_REPAIRED]).as_py() or 0
         start, end = end, end + kept.num_rows
@@ -94,8 +94,8 @@ def gather(
         group, images[here], pixels[here], tile_keys[here] = _keys(kept, seed)
         grouped[here] = group != 0
         names[here] = np.where(grouped[here], group, images[here])
-        conditional[here] = derived.conditional[derived.usable]
-        strata[here] = kinds.codes(conditional[here], derived.core[derived.usable], kept["label"])
+        conditional[here] = derived.conditional[derived.included]
+        strata[here] = kinds.codes(conditional[here], derived.core[derived.included], kept["label"])
         given[here] = _folder_splits(kept["split"])
         advance(chunk.num_rows)
         # Worth 60 MB: Arrow keeps the memory of row groups that are gone.

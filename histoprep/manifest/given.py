@@ -17,30 +17,30 @@ from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows
 
 
 @dataclass(frozen=True, slots=True)
-class UsableTiles:
-    """The usable tiles of a tiles table, to find names when something must be named."""
+class IncludedTiles:
+    """The included tiles of a tiles table, to find names when something must be named."""
 
     rows: TileRows
     label_map: LabelMap
 
     def describe(self, wanted: np.ndarray) -> list[dict[str, Any]]:
-        """Return tile_id, group and image_digest of the usable tiles with these numbers
+        """Return tile_id, group and image_digest of the included tiles with these numbers
         (ascending).
         """
         found: list[dict[str, Any]] = []
         end = 0
         for chunk in self.rows.read_batches((*manifest_rows.COLUMNS, "group", "image_digest")):
-            usable = manifest_rows.derive(chunk, self.label_map).usable
-            kept = chunk.select(["tile_id", "group", "image_digest"]).filter(pa.array(usable))
+            included = manifest_rows.derive(chunk, self.label_map).included
+            kept = chunk.select(["tile_id", "group", "image_digest"]).filter(pa.array(included))
             start, end = end, end + kept.num_rows
             found += kept.take(wanted[(wanted >= start) & (wanted < end)] - start).to_pylist()
         return found
 
 
 def file_splits(
-    source: UsableTiles, given: GivenSplit, rows: SplitRows, tile_keys: np.ndarray
+    source: IncludedTiles, given: GivenSplit, rows: SplitRows, tile_keys: np.ndarray
 ) -> np.ndarray:
-    """Return the split code (int8 [n]) that a file gives each usable tile, by its own key or its
+    """Return the split code (int8 [n]) that a file gives each included tile, by its own key or its
     group's.
 
     Raises UsageError, naming some, when the file is silent about tiles.
@@ -65,7 +65,9 @@ def file_splits(
     return splits
 
 
-def leak(source: UsableTiles, members: np.ndarray, given: np.ndarray, num_leaks: int) -> UsageError:
+def leak(
+    source: IncludedTiles, members: np.ndarray, given: np.ndarray, num_leaks: int
+) -> UsageError:
     """Return the error that names the group, or else the equal images, that a given split cuts."""
     rows = source.describe(members)
     splits = [SPLITS[code] if code != NO_SPLIT else None for code in given[members].tolist()]

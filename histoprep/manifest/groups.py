@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from histoprep.errors import IntegrityError, UsageError
-from histoprep.manifest.given import UsableTiles
+from histoprep.manifest.given import IncludedTiles
 from histoprep.scan import ScanOptions
 from histoprep.schemas.manifest import open_manifest
 from histoprep.schemas.workspace import Workspace
@@ -73,7 +73,7 @@ def check_groups_stay(workspace: Workspace, group_by: str | None, target: Path) 
         )
 
 
-def ungrouped_warning(source: UsableTiles, grouped: np.ndarray, group_by: str) -> Iterator[str]:
+def ungrouped_warning(source: IncludedTiles, grouped: np.ndarray, group_by: str) -> Iterator[str]:
     """Yield a warning when some tiles have no group (bool [n] says which have); raises UsageError
     when none has one.
     """

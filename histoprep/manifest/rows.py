@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.labels import LabelMap, core_present
+from histoprep.manifest.inclusion import INCLUDED, REASONS, reason_codes
 from histoprep.schemas.manifest import EXCLUDED_SCHEMA
-from histoprep.tiles.usable import REASONS, USABLE, reason_codes
 
 MAX_CLASS_ID = 255
 # The labels stratify only while they are classes; beyond this they are rather names.
@@ -47,8 +47,8 @@ COLUMNS = (
 class Derived:
     """n rows under a label map of K classes, in order of class id.
 
-    `reason`: int8 [n], index of `REASONS` or `USABLE`. `pixels`: int64 [n, K]. `core`: bool [n, K],
-    core-present. `conditional`: bool [n].
+    `reason`: int8 [n], index of `REASONS` or `INCLUDED`. `pixels`: int64 [n, K]. `core`: bool [n,
+    K], core-present. `conditional`: bool [n].
     """
 
     reason: np.ndarray
@@ -57,9 +57,9 @@ class Derived:
     conditional: np.ndarray
 
     @property
-    def usable(self) -> np.ndarray:
+    def included(self) -> np.ndarray:
         """Return which rows (bool [n]) go into the manifest."""
-        return self.reason == USABLE
+        return self.reason == INCLUDED
 
 
 def derive(chunk: pa.Table, label_map: LabelMap, conditional_threshold: float = 0.0) -> Derived:
@@ -120,7 +120,7 @@ def _entries(chunk: pa.Table) -> tuple[np.ndarray, ...]:
 
 def describe_exclusions(chunk: pa.Table, derived: Derived, label_map: LabelMap) -> pa.Table:
     """Return tile_id, reason and detail of the rows that `derived` leaves out."""
-    gone = np.flatnonzero(~derived.usable)
+    gone = np.flatnonzero(~derived.included)
     rows = chunk.take(gone).to_pylist()
     reasons = [REASONS[code] for code in derived.reason[gone].tolist()]
     details = [_detail(reason, row, label_map) for reason, row in zip(reasons, rows, strict=True)]

@@ -23,6 +23,8 @@ import pyarrow.compute as pc
 from histoprep import checksums, durable, tables
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap, identity_map
+from histoprep.manifest.inclusion import COLUMNS as INCLUSION_COLUMNS
+from histoprep.manifest.inclusion import INCLUDED, REASONS, UNMAPPED, reason_codes
 from histoprep.schemas import tiles
 from histoprep.schemas.manifest import KIND as MANIFEST_KIND
 from histoprep.schemas.manifest import SCHEMA_VERSION as MANIFEST_VERSION
@@ -38,8 +40,6 @@ from histoprep.stats.summary import (
     class_weights,
     summarise,
 )
-from histoprep.tiles.usable import COLUMNS as USABLE_COLUMNS
-from histoprep.tiles.usable import REASONS, UNMAPPED, USABLE, reason_codes
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 _MAX_JSON_KEYS = 1_000
-_READ = tuple(dict.fromkeys((*COLUMNS, *USABLE_COLUMNS, IS_REPAIRED)))
+_READ = tuple(dict.fromkeys((*COLUMNS, *INCLUSION_COLUMNS, IS_REPAIRED)))
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,12 @@ def count_table(
     *,
     by_group: bool,
     repaired: RepairedMasks | None = None,
-    usable_only: bool = False,
+    included_only: bool = False,
 ) -> TableCounts:
     """Return the counts of the workspace's tiles table, read in pieces; of `repaired` masks in
     place of damaged ones.
 
-    With `usable_only`, tiles that no manifest takes are counted in `left_out` alone; those with a
+    With `included_only`, tiles that no manifest takes are counted in `left_out` alone; those with a
     label that the map does not list are also in `raw` and `mapped.unmapped`. Splits and pools are
     the manifest's when there is one; else splits are the table's own and pools as in `count`. A
     tile that the manifest does not list has split "". Groups are counted apart only when asked for.
@@ -130,16 +130,16 @@ def count_table(
     for chunk in source.read_batches(_READ):
         reason = (
             reason_codes(chunk, _unmapped_rows(chunk, label_map))
-            if usable_only
-            else np.full(chunk.num_rows, USABLE)
+            if included_only
+            else np.full(chunk.num_rows, INCLUDED)
         )
-        gone += np.bincount(reason[reason != USABLE], minlength=len(REASONS))
-        num_repaired += int(chunk[IS_REPAIRED].to_numpy()[reason == USABLE].sum())
-        kept = (reason == USABLE) | (reason == UNMAPPED)
+        gone += np.bincount(reason[reason != INCLUDED], minlength=len(REASONS))
+        num_repaired += int(chunk[IS_REPAIRED].to_numpy()[reason == INCLUDED].sum())
+        kept = (reason == INCLUDED) | (reason == UNMAPPED)
         prepared = _prepared(chunk.filter(pa.array(kept)), kind_of, keep_group=by_group)
         raw = raw + count(prepared, raw_map)
         if mapped is not None and label_map is not None:
-            mapped = mapped + _count_mapped(prepared, reason[kept] == USABLE, label_map)
+            mapped = mapped + _count_mapped(prepared, reason[kept] == INCLUDED, label_map)
     split_source = "tiles" if kind_of is None else "manifest"
     left_out = {
         reason: number for reason, number in zip(REASONS, gone.tolist(), strict=True) if number
@@ -160,18 +160,20 @@ def _unmapped_rows(chunk: pa.Table, label_map: LabelMap | None) -> np.ndarray:
     return np.repeat(np.arange(chunk.num_rows), lengths)[unmapped]
 
 
-def _count_mapped(chunk: pa.Table, usable: np.ndarray, label_map: LabelMap) -> Counts:
-    """Return the counts of the rows that are `usable` (bool [n]), but the unmapped labels of
+def _count_mapped(chunk: pa.Table, included: np.ndarray, label_map: LabelMap) -> Counts:
+    """Return the counts of the rows that are `included` (bool [n]), but the unmapped labels of
     all.
     """
-    counts, others = (count(chunk.filter(pa.array(rows)), label_map) for rows in (usable, ~usable))
+    counts, others = (
+        count(chunk.filter(pa.array(rows)), label_map) for rows in (included, ~included)
+    )
     return replace(counts, unmapped=(counts + others).unmapped)
 
 
 def compute_stats(
     workspace: Workspace, label_map: LabelMap | None = None, by: Sequence[str] = ("split", "pool")
 ) -> Stats:
-    """Return the stats of the workspace's usable tiles, raw and under `label_map`, of repaired
+    """Return the stats of the workspace's included tiles, raw and under `label_map`, of repaired
     masks where there are; see `count_table`.
 
     `by` names the dimensions of the breakdown. Raises UsageError for an unknown dimension,
@@ -187,7 +189,7 @@ def compute_stats(
         label_map,
         by_group="group" in by,
         repaired=open_repaired(workspace.folder),
-        usable_only=True,
+        included_only=True,
     )
     counted = (counts.raw if counts.mapped is None else counts.mapped).tiles
     num_unlisted = (

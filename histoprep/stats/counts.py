@@ -97,7 +97,7 @@ def count(chunk: pa.Table, label_map: LabelMap) -> Counts:
     and masks without labels are not counted. Raises IntegrityError when the lists of a tile differ
     in length.
     """
-    kept = chunk.filter(_usable(chunk))
+    kept = chunk.filter(_is_included(chunk))
     entries = _flatten(kept)
     lookup = label_map.lookup_table()[entries.label]
     mapped = entries.where(lookup >= 0)
@@ -111,7 +111,7 @@ def count(chunk: pa.Table, label_map: LabelMap) -> Counts:
     )
 
 
-def _usable(chunk: pa.Table) -> pa.ChunkedArray:
+def _is_included(chunk: pa.Table) -> pa.ChunkedArray:
     has_labels = pc.or_(pc.is_null(chunk["mask_path"]), pc.is_valid(chunk["label_ids"]))
     return pc.and_(
         pc.and_(pc.is_valid(chunk["image_path"]), pc.is_null(chunk["mask_error"])), has_labels

@@ -16,7 +16,7 @@ REASONS = (
 )
 """Why a tile is left out, the first that holds; a reason code is an index into this."""
 
-USABLE = -1
+INCLUDED = -1
 UNMAPPED = REASONS.index("unmapped-label")
 
 COLUMNS = (
@@ -35,7 +35,7 @@ COLUMNS = (
 
 def reason_codes(chunk: pa.Table, unmapped_rows: np.ndarray) -> np.ndarray:
     """Return why each of n rows of the tiles table is left out (int8 [n]): an index of `REASONS`,
-    or `USABLE`.
+    or `INCLUDED`.
 
     `unmapped_rows` are the numbers of the rows with a label that the label map does not list.
     """
@@ -58,7 +58,7 @@ def reason_codes(chunk: pa.Table, unmapped_rows: np.ndarray) -> np.ndarray:
         mask_of(pc.and_kleene(masked, other_size)),
         unmapped,
     )
-    reason = np.full(chunk.num_rows, USABLE, dtype=np.int8)
+    reason = np.full(chunk.num_rows, INCLUDED, dtype=np.int8)
     for code in reversed(range(len(REASONS))):
         reason[holds[code]] = code
     return reason
