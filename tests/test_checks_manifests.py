@@ -12,8 +12,8 @@ from histoprep import tables
 from histoprep.audit import AuditOptions, run_audit
 from histoprep.execution import Engine
 from histoprep.labels import load_label_map
-from histoprep.manifest import latent_sets
 from histoprep.manifest.build import ManifestOptions, build_manifest
+from histoprep.schemas import latents
 from histoprep.schemas.manifest import open_manifest
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.table import ensure_tiles
@@ -84,7 +84,7 @@ def test_the_folders_split_does_not_count_beside_a_manifest(tmp_path: Path) -> N
 
 def _write_entries(data: DataSet, **changes: pa.Array) -> None:
     manifest = open_manifest(Workspace.of(data.root).manifest)
-    rows = manifest.read(latent_sets.IDENTITY_COLUMNS)
+    rows = manifest.read(latents.IDENTITY_COLUMNS)
     columns = {name: rows[name] for name in rows.column_names}
     columns |= {
         "first_entry": pa.array(range(len(rows)), pa.int64()),
@@ -93,16 +93,16 @@ def _write_entries(data: DataSet, **changes: pa.Array) -> None:
     }
     folder = manifest.path.parent / "latents"
     header = {"label_map_digest": manifest.label_map.digest}
-    table = pa.table(columns).select(latent_sets.SCHEMA.names)
+    table = pa.table(columns).select(latents.SCHEMA.names)
     tables.write_table(
-        folder / latent_sets.ENTRIES,
+        folder / latents.ENTRIES,
         [table],
-        latent_sets.SCHEMA,
+        latents.SCHEMA,
         kind="latents",
         schema_version="1.0",
         metadata=header,
     )
-    (folder / latent_sets.SUMMARY).write_text("{}")
+    (folder / latents.SUMMARY).write_text("{}")
 
 
 def test_a_latent_set_of_these_tiles(data: DataSet) -> None:
