@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types contracts docs bench test-faults test-slow test-examples clean
+.PHONY: demo test check lint types contracts docs site bench test-faults test-slow test-examples clean
 
 demo: $(READY)  ## the whole way, from tiles with planted defects to generated ones; shown in demo.histoprep/demo.html
 	$(BIN)/histoprep demo demo
@@ -27,6 +27,9 @@ contracts: $(READY)
 docs: $(READY)  ## write the generated parts of the documentation again
 	$(BIN)/python tests/documentation.py --write
 
+site: $(READY)  ## build the documentation as a web site in site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: $(READY)  ## measure speed and memory; prints the table of README.md
 	$(BIN)/python -m benchmarks
 
@@ -45,4 +48,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo demo.histoprep
+	rm -rf $(VENV) demo demo.histoprep site

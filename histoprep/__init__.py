@@ -2,8 +2,7 @@
 
     import histoprep
 
-    report = histoprep.audit("folder", label_map="label_map_5")     # everything `histoprep audit`
-    does but printing
+    report = histoprep.audit("folder", label_map="label_map_5")
     for finding in report.findings:
         print(finding.severity, finding.code, finding.count, finding.paths[:3])
 

@@ -8,15 +8,29 @@ import re
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+
 from histoprep.catalogue import RULES
 from histoprep.cli import COMMANDS
 from histoprep.errors import ExitCode
 from histoprep.imageio.encodings import as_markdown
+from histoprep.manifest import schema
 from trainer.cli import COMMANDS as TRAINER_COMMANDS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-ENCODINGS = ROOT / "docs" / "mask-encodings.md"
+# In the order in which their commands run.
+PAGES = (
+    README,
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in (
+            *("index", "install", "tutorial", "commands", "findings", "label-maps", "lossy-masks"),
+            *("mask-encodings", "training", "manifest", "shards", "scale", "verify", "speed"),
+            *("comparison", "method", "api"),
+        )
+    ),
+)
 SPEED = ROOT / "benchmarks" / "results.md"
 _BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n)(.*?)(<!-- end generated -->)", re.DOTALL)
 _EXIT_MEANINGS = {
@@ -66,18 +80,34 @@ def speed_table() -> str:
     return SPEED.read_text("utf-8") if SPEED.exists() else "Not measured yet.\n"
 
 
+def manifest_columns_table() -> str:
+    """Return the columns of a manifest, with type and meaning."""
+    rows = [
+        f"| `{field.name}` | {_type_name(field.type)} | {field.metadata[b'meaning'].decode()} |"
+        for field in schema(num_classes=1)
+    ]
+    return "\n".join(["| column | type | meaning |", "|---|---|---|", *rows]) + "\n"
+
+
+def _type_name(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        return f"list of {kind.value_type}"
+    return str(kind)
+
+
 PARTS = {
     "findings": findings_table,
     "commands": commands_table,
     "exit codes": exit_codes_table,
+    "encodings": as_markdown,
     "speed": speed_table,
+    "manifest columns": manifest_columns_table,
 }
 
 
 def renewed(text: str) -> str:
-    """Return `text` with every generated block made anew."""
-    parts = {**PARTS, "encodings": as_markdown}
-    return _BLOCK.sub(lambda match: f"{match[1]}\n{parts[match[2]]()}\n{match[4]}", text)
+    """Return `text` with every generated block written again."""
+    return _BLOCK.sub(lambda match: f"{match[1]}\n{PARTS[match[2]]()}\n{match[4]}", text)
 
 
 def commands_in(text: str) -> list[str]:
@@ -94,5 +124,5 @@ def commands_in(text: str) -> list[str]:
 if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
         sys.exit("usage: python tests/documentation.py --write")
-    for page in (README, ENCODINGS):
+    for page in PAGES:
         page.write_text(renewed(page.read_text("utf-8")), "utf-8")

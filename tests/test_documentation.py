@@ -1,4 +1,4 @@
-"""README.md is true: its tables are what the code says, and its commands run."""
+"""README.md and docs/ are true: their tables are what the code says, and their commands run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from documentation import PARTS, README, ROOT, commands_in, renewed
+from documentation import PAGES, PARTS, README, ROOT, commands_in, renewed
 from PIL import Image
 
 from histoprep.demo import make_demo
 from histoprep.labels import load_label_map
 
-TEXT = README.read_text("utf-8")
+TEXTS = {page: page.read_text("utf-8") for page in PAGES}
+TEXT = "\n".join(TEXTS.values())
 # Exit codes that the planted defects of the demo lead to.
 EXPECTED_CODES = {
     "verify": {0},
@@ -60,12 +61,30 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_generated_parts_are_up_to_date() -> None:
     assert set(re.findall(r"<!-- generated: (.+?) -->", TEXT)) == set(PARTS)
-    assert renewed(TEXT) == TEXT, "run: make docs"
+    for page, text in TEXTS.items():
+        assert renewed(text) == text, f"{page.name}: run make docs"
+
+
+def test_the_readme_is_short() -> None:
+    assert len(TEXTS[README].splitlines()) < 150
+
+
+def test_every_page_is_in_the_navigation_and_here() -> None:
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8").partition("nav:")[2]
+    assert set(re.findall(r"[\w-]+\.md", navigation)) == pages
+    assert {page.name for page in PAGES} - {"README.md"} == pages
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page, text in TEXTS.items():
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_every_command_runs_as_printed(data: Path) -> None:
-    commands = commands_in(TEXT)
-    assert len(commands) >= 14
+    commands = list(dict.fromkeys(commands_in(TEXT)))
+    assert len(commands) >= 18
     for command in commands:
         words = shlex.split(command)
         if words[0] == "trainer":
@@ -157,9 +176,9 @@ def test_the_commands_of_the_published_configuration_run(
 
 
 def test_the_python_example_runs(data: Path) -> None:
-    code = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    [code] = set(re.findall(r"```python\n(import histoprep\n.*?)```", TEXT, re.DOTALL))
     done = subprocess.run(
-        [sys.executable, "-c", code[0]],
+        [sys.executable, "-c", code],
         cwd=data.parent,
         capture_output=True,
         text=True,
