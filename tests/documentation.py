@@ -14,7 +14,7 @@ from histoprep.catalogue import RULES
 from histoprep.cli import COMMANDS
 from histoprep.errors import ExitCode
 from histoprep.imageio.encodings import as_markdown
-from histoprep.manifest import schema
+from histoprep.schemas.manifest import schema
 from trainer.cli import COMMANDS as TRAINER_COMMANDS
 
 ROOT = Path(__file__).parents[1]

@@ -215,3 +215,11 @@ def test_every_command_has_help() -> None:
             done = run_cli([name, "--help"], Path(), program)
             assert done.returncode == 0, done.stderr
             assert "Usage" in done.stdout
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    import histoprep
+
+    page = TEXTS[ROOT / "docs" / "api.md"]
+    public = set(histoprep.__all__) - {"__version__", "audit"}
+    assert {f"::: histoprep.{name}" for name in public} <= set(page.splitlines())
