@@ -33,8 +33,8 @@ site: $(READY)  ## build the documentation as a web site in site/; warnings are 
 bench: $(READY)  ## measure speed and memory; prints the table of README.md
 	$(BIN)/python -m benchmarks
 
-test-faults: $(READY)  ## the long run of fault injection
-	$(BIN)/python -m pytest -m faults tests/faults
+test-faults: $(READY)  ## the long run of fault injection; PART=2/5 is a part of it; goes on where it stopped
+	$(BIN)/python -m pytest -n 2 -m faults --part $(or $(PART),1/1) --progress .faults-progress tests
 
 test-slow: $(READY)  ## tests that take minutes, such as data sets of published size
 	$(BIN)/python -m pytest -m slow

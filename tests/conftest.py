@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from long_runs import pytest_addoption, pytest_configure
+
+__all__ = ["pytest_addoption", "pytest_configure"]
 
 # The same examples in every run, so that a commit that passed here passes elsewhere; `make
 # test-examples` looks for new ones.

@@ -77,7 +77,7 @@ def test_a_clean_set_needs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--rule", "HP405"], "no such rule to repair"),
         (["--min-confidence", "2"], "is a share"),

@@ -278,7 +278,7 @@ def test_what_each_path_is_recognised_as(made: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda path: None, "there is no such file"),
         (lambda path: path.mkdir(), "none of our commands wrote this"),
