@@ -6,7 +6,6 @@ other code the list begins again.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -55,7 +54,7 @@ class LongRun:
         """Read the options; the list is begun again when the code is another."""
         self.number, self.count = part_of(config.option.part)
         self.path = Path(config.option.progress) if config.option.progress else None
-        self.notes = self.path is not None and "PYTEST_XDIST_WORKER" not in os.environ
+        self.notes = self.path is not None and not hasattr(config, "workerinput")
         self.passed: set[str] = set()
         if self.path is not None:
             code = code_digest()
