@@ -126,7 +126,6 @@ def trainer_kind(path: Path) -> str | None:
 
 def tree_kind(path: Path) -> str | None:
     """Return remap or repair for a tree of masks, finished or begun, None for anything else."""
-    # A workspace has a repair.json, too, but no ledger.
     is_tree = (path / "ledger.parquet").is_file() or (path / PARTS).is_dir()
     return next((name for name in _TREES if is_tree and (path / f"{name}.json").is_file()), None)
 

@@ -233,7 +233,9 @@ def test_small_groups_prove_together_what_none_of_them_can(tmp_path: Path) -> No
         NUM_MASKS,
     )
     # `remap` goes by the same.
-    assert [len(paths) for paths in unrepaired(Workspace.of(data.root), {}).values()] == [NUM_MASKS]
+    assert [len(paths) for paths in unrepaired(Workspace.of(data.root), None).values()] == [
+        NUM_MASKS
+    ]
     assert damage_warnings(Workspace.of(data.root)) == [
         f"{NUM_MASKS} masks of jpeg (HP403 jpeg-history, JPEG quality 85) went through JPEG or"
         " interpolation and are not repaired: their false labels count as true ones; histoprep"

@@ -44,7 +44,7 @@ def test_stages_read_only_what_earlier_ones_left_and_are_what_the_command_line_k
         "fit",
         "sample",
     ]
-    made: set[Path] = {OPTIONS.workspace / name for name in ("repair.json", "repaired.parquet")}
+    made: set[Path] = {OPTIONS.workspace / name for name in ("repaired.json", "repaired.parquet")}
     for stage in stages:
         assert (
             stage.arguments[0]

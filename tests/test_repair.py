@@ -334,7 +334,9 @@ def test_remap_takes_no_repaired_mask_of_another_damaged_one(tmp_path: Path) -> 
     }
     assert rows["jpeg90/05_mask.png"].repaired is None
     assert rows["jpeg90/05_mask.png"].digest == digest(path.read_bytes())
-    assert rows["jpeg90/06_mask.png"].repaired == f"{tmp_path / 'repaired'}/jpeg90/06_mask.png"
+    assert (
+        workspace.root / str(rows["jpeg90/06_mask.png"].repaired)
+    ).resolve() == tmp_path / "repaired" / "jpeg90" / "06_mask.png"
 
 
 def test_repaired_masks_that_are_gone_stop_remap(tmp_path: Path) -> None:
@@ -346,13 +348,28 @@ def test_repaired_masks_that_are_gone_stop_remap(tmp_path: Path) -> None:
     (out / SUCCESS).unlink()
     with pytest.raises(IntegrityError, match="not there any more"):
         plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new"))
-    note = workspace.folder / "repair.json"
+    note = workspace.folder / "repaired.json"
     note.write_text("{")
     with pytest.raises(IntegrityError, match="changed since it was written"):
         plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new"))
     note.unlink()
     with pytest.raises(UsageError, match="went through JPEG"):
         plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new"))
+
+
+def test_a_repair_of_an_earlier_version_is_an_error_until_it_is_made_again(tmp_path: Path) -> None:
+    """Its note had the name of another file, and its table another form."""
+    workspace = scanned(tmp_path / "set", "jpeg90")
+    earlier = {name: workspace.folder / name for name in ("repair.json", "mended.parquet")}
+    earlier["repair.json"].write_text(json.dumps({"out": "x", "ledger_digest": "0" * 32}))
+    earlier["mended.parquet"].write_bytes(b"PAR1")
+    with pytest.raises(IntegrityError, match="by an earlier version") as caught:
+        plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new"))
+    assert caught.value.path == str(earlier["repair.json"])
+    assert "histoprep repair" in str(caught.value.hint)
+    repair_masks(workspace, tmp_path / "repaired")
+    assert not any(path.exists() for path in earlier.values())
+    plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new"))
 
 
 def test_sheets_show_the_masks_that_changed_most(tmp_path: Path) -> None:

@@ -321,7 +321,7 @@ class TestRows:
             schema_version="1.0",
             metadata={"ledger_digest": "1", "root": ""},
         )
-        (tmp_path / "repair.json").write_text(json.dumps({"out": "x", "ledger_digest": "1"}))
+        (tmp_path / "repaired.json").write_text(json.dumps({"ledger_digest": "1"}))
         (batch,) = open_rows(table)[0].read_batches()
         (seen,) = batch.to_pylist()
         assert (seen["mask_path"], seen["mask_label_map"]) == ("new.png", "five 0123")
@@ -338,8 +338,8 @@ class TestRows:
                 ask()
             assert "run histoprep repair again, or delete" in str(refused.value.hint)
         own.repaired.write_bytes(kept)
-        record = json.loads(own.repair.read_text())
-        own.repair.write_text(json.dumps(record | {"ledger_digest": "0" * 32}))
+        record = json.loads(own.repaired_note.read_text())
+        own.repaired_note.write_text(json.dumps(record | {"ledger_digest": "0" * 32}))
         with pytest.raises(IntegrityError, match="changed since it was written"):
             manifest_of(own)
         # The tables of a repair of an earlier version are not listed.
@@ -348,7 +348,7 @@ class TestRows:
             manifest_of(own)
         # The audit goes on: it judges the files of the data set.
         assert "HP403" in found_by_audit(own)
-        own.repair.unlink()
+        own.repaired_note.unlink()
         assert open_repaired(own.folder) is None
         assert "repaired_masks" not in manifest_of(own)[0].header
 
@@ -443,7 +443,7 @@ class TestManifest:
         with pytest.raises(UsageError, match="says nothing about some tiles") as refused:
             manifest_of(own, label_map, method="file", split_file=silent)
         assert "1 tiles, for instance slide/30" in str(refused.value)
-        own.repair.unlink()
+        own.repaired_note.unlink()
         assert len(manifest_of(own, label_map)[0]) < len(TRUTH)
 
     def test_the_command_line_says_how_many(
@@ -583,8 +583,8 @@ class TestManifest:
     ) -> None:
         assert "HP804" not in found_by_audit(own)
         (own.folder / "repaired" / "slide" / "07_mask.png").unlink()
-        note = own.repair.stat()
-        os.utime(own.repair, ns=(note.st_atime_ns, note.st_mtime_ns + 1))
+        note = own.repaired_note.stat()
+        os.utime(own.repaired_note, ns=(note.st_atime_ns, note.st_mtime_ns + 1))
         assert "HP804" in found_by_audit(own)
 
 

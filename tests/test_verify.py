@@ -161,12 +161,12 @@ def test_files_that_are_gone_are_found(copy: Path) -> None:
             ["shard", "set.histoprep/manifest.parquet", "--out", "other"],
         ),
         ("set.histoprep/manifest.parquet", ["stats", "set", *MAP]),
-        ("set.histoprep/repair.json", ["remap", "set", *MAP, "--on-unmapped", "unknown"]),
-        ("set.histoprep/repair.json", ["manifest", "set", *MAP]),
-        ("set.histoprep/repair.json", ["stats", "set", *MAP]),
+        ("set.histoprep/repaired.json", ["remap", "set", *MAP, "--on-unmapped", "unknown"]),
+        ("set.histoprep/repaired.json", ["manifest", "set", *MAP]),
+        ("set.histoprep/repaired.json", ["stats", "set", *MAP]),
         ("set.histoprep/repaired.parquet", ["manifest", "set", *MAP]),
         (
-            "set.histoprep/repaired/ledger.parquet",
+            "set.histoprep/repaired.parquet",
             ["remap", "set", *MAP, "--on-unmapped", "unknown"],
         ),
         (

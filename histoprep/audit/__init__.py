@@ -249,7 +249,9 @@ def _later_files(workspace: Workspace) -> list[Path]:
         place / name for place in latent_sets(workspace.folder) for name in (SUMMARY, ENTRIES)
     )
     return [
-        path for path in (workspace.repair, workspace.manifest, *shards, *latents) if path.is_file()
+        path
+        for path in (workspace.repaired_note, workspace.manifest, *shards, *latents)
+        if path.is_file()
     ]
 
 

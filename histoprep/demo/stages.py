@@ -119,7 +119,7 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
     grouped = ("--group-by", options.group_by) if options.group_by else ()
     tiles, repair_record, repaired = (
         work / "tiles.parquet",
-        work / "repair.json",
+        work / "repaired.json",
         work / "repaired.parquet",
     )
     left_out = frozenset({ExitCode.OK, ExitCode.INCOMPLETE})

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ from histoprep.read_ahead import FileStat, stat_file
 from histoprep.remap.evidence import already_remapped, remapped_error
 from histoprep.remap.recipe import OnUnmapped, Recipe
 from histoprep.remap.survey import Survey, many, mask_rows
-from histoprep.repair.record import RepairedMask, repaired_masks, unrepaired
+from histoprep.repair.record import unrepaired
 from histoprep.schemas.ledgers import LABEL_MAP, LEDGER, REMAP, TreeKind
+from histoprep.schemas.repaired import RepairedMasks, open_repaired
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.readings import MaskReadings
@@ -110,7 +111,7 @@ class RemapPlan:
     num_refused: int
     inputs: str
     tiles_stat: FileStat | None
-    repaired: Mapping[str, RepairedMask]
+    repaired: RepairedMasks | None
     kind: TreeKind = REMAP
     rewrites: bool = False
     warnings: tuple[str, ...] = ()
@@ -194,7 +195,9 @@ def plan_remap(
     if not options.force:
         _refuse_other_request(REMAP.job(out), request)
     readings.refuse(workspace.root, here=True)
-    repaired = repaired_masks(workspace, whole=options.verify)
+    repaired = open_repaired(workspace.folder)
+    if repaired is not None:
+        repaired.check_files(workspace.root, whole=options.verify)
     if not options.force:
         _refuse_damaged(workspace, repaired)
     survey = Survey.of(workspace.tiles, repaired)
@@ -226,7 +229,7 @@ def plan_remap(
     )
 
 
-def _refuse_damaged(workspace: Workspace, repaired: Mapping[str, RepairedMask]) -> None:
+def _refuse_damaged(workspace: Workspace, repaired: RepairedMasks | None) -> None:
     left = unrepaired(workspace, repaired)
     if not left:
         return

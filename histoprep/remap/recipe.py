@@ -34,7 +34,7 @@ class MaskRow(NamedTuple):
     None.
 
     Of a repaired mask, everything but the path is that of the repaired file, whose
-    absolute path is `repaired`.
+    path (as the table of repaired masks has it) is `repaired`.
     """
 
     path: str

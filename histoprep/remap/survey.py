@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from histoprep.errors import UnmappedLabelError, UsageError
 from histoprep.labels import LabelMap
 from histoprep.labels.wrapped import ADVICE, wrapped_cause, wrapped_modulus
 from histoprep.mask_tree.task import output_name
+from histoprep.read_ahead import ANY_TIME
 from histoprep.remap.recipe import MaskRow
-from histoprep.repair.record import RepairedMask
+from histoprep.schemas.repaired import RepairedMasks
 from histoprep.schemas.tiles import open_tiles_table
 
 _NUM_SHOWN = 10
@@ -28,36 +29,37 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def mask_rows(table: Path, repaired: Mapping[str, RepairedMask]) -> Iterator[MaskRow]:
+def mask_rows(table: Path, repaired: RepairedMasks | None) -> Iterator[MaskRow]:
     """Yield every mask of a tiles table, orphan masks too, in its order; repaired ones where there
     are.
     """
     opened, _ = open_tiles_table(table)
     for batch in tables.read_batches(opened, _COLUMNS, rows=8192):
-        columns = (batch[column].to_pylist() for column in _COLUMNS)
-        for path, size, time, key, error, detail, mode, colours, equal, ids, pixels in zip(
-            *columns, strict=True
+        current, is_repaired = (
+            (batch, np.zeros(batch.num_rows, bool))
+            if repaired is None
+            else repaired.put_into(batch)
+        )
+        columns = (current[column].to_pylist() for column in _COLUMNS)
+        paths = batch["mask_path"].to_pylist()
+        for path, is_new, file, size, time, key, error, detail, *kind, ids, pixels in zip(
+            paths, is_repaired.tolist(), *columns, strict=True
         ):
             if path is None:
                 continue
-            better = repaired.get(path)
-            if better is not None and better.source_digest == key:
-                yield MaskRow(
-                    path,
-                    better.num_bytes,
-                    better.mtime_ns,
-                    better.digest,
-                    None,
-                    better.ids,
-                    better.pixels,
-                    better.file,
-                )
-                continue
             failure = f"{error}: {detail}" if error else None
             if failure is None and ids is None:
-                failure = f"HP402 mask-wrong-mode: {_wrong_mode(mode, colours, equal)}"
+                failure = f"HP402 mask-wrong-mode: {_wrong_mode(*kind)}"
             yield MaskRow(
-                path, size or 0, time or 0, key, failure, tuple(ids or ()), tuple(pixels or ())
+                path,
+                size or 0,
+                # No table says when a new mask was written.
+                ANY_TIME if is_new else time or 0,
+                key,
+                failure,
+                tuple(ids or ()),
+                tuple(pixels or ()),
+                file if is_new else None,
             )
 
 
@@ -94,7 +96,7 @@ class Survey:
     digest: RunningDigest = field(default_factory=RunningDigest)
 
     @classmethod
-    def of(cls, table: Path, repaired: Mapping[str, RepairedMask]) -> Survey:
+    def of(cls, table: Path, repaired: RepairedMasks | None) -> Survey:
         """Return the survey of a tiles table."""
         survey = cls()
         for row in mask_rows(table, repaired):
@@ -141,7 +143,7 @@ class Survey:
         hashes = np.sort(np.array(self.names, np.uint64))
         doubled = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
         first: dict[str, str] = {}
-        for row in mask_rows(table, {}) if doubled else ():
+        for row in mask_rows(table, None) if doubled else ():
             name = output_name(row.path)
             if hash_text(name) in doubled and first.setdefault(name, row.path) != row.path:
                 raise UsageError(

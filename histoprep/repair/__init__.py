@@ -27,6 +27,7 @@ from histoprep.mask_tree.task import TreeTask
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.repair.repairer import DamagedMask, Repairer
 from histoprep.schemas.ledgers import LEDGER, REPAIR, TreeKind
+from histoprep.schemas.repaired import forget_repaired
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
@@ -147,9 +148,7 @@ class RepairPlan:
         """Write nothing, but take back what is said of files that change from here on; contact
         sheets come when all is done.
         """
-        from histoprep.repair.record import forget_repaired
-
-        forget_repaired(self.workspace)
+        forget_repaired(self.workspace.folder)
 
 
 def plan_repair(workspace: Workspace, options: RepairOptions) -> RepairPlan:

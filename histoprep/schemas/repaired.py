@@ -11,9 +11,9 @@ damaged mask, so that a mask that changed since is never taken for one that was 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +22,12 @@ import pyarrow.parquet as pq
 
 from histoprep import checksums, tables
 from histoprep.digests import hash_text
+from histoprep.durable import sync_folder
 from histoprep.errors import IntegrityError
+from histoprep.job_folder import output_errors
 from histoprep.names import to_name
 from histoprep.schemas import tiles
-from histoprep.schemas.workspace import REPAIR_RECORD, REPAIRED_TABLE
+from histoprep.schemas.workspace import REPAIRED_NOTE, REPAIRED_TABLE
 
 KIND = "repaired"
 SCHEMA_VERSION = "1.0"
@@ -64,30 +66,74 @@ SCHEMA = pa.schema(
         *(tiles.SCHEMA.field(name) for name in MASK_COLUMNS),
     ]
 )
+EARLIER_NOTE, EARLIER_TABLE = "repair.json", "mended.parquet"
+"""What earlier versions called the note and the table."""
 _KEYS = ("mask_path", "mask_digest")
 
 
-class RepairRecord(NamedTuple):
-    """Where the repaired masks of a data set are, and the digest of their ledger."""
+def repaired_digest(folder: Path) -> str | None:
+    """Return the digest of the ledger of a workspace's last finished repair, None without one.
 
-    out: Path
-    ledger_digest: str
-
-
-def recorded_repair(folder: Path) -> RepairRecord | None:
-    """Return what a workspace says of its last whole repair, None when there was none; raises
-    IntegrityError when it cannot be read.
+    Raises:
+        IntegrityError: The note of the repair was changed, or is of an earlier version.
     """
-    note = folder / REPAIR_RECORD
+    note = folder / REPAIRED_NOTE
     try:
-        recorded = checksums.read_json(note, hint=_hint(folder))
-        return RepairRecord(Path(recorded["out"]), str(recorded["ledger_digest"]))
+        return str(checksums.read_json(note, hint=_hint(note))["ledger_digest"])
     except FileNotFoundError:
+        _refuse_earlier_version(folder)
         return None
     except (KeyError, TypeError) as error:
         raise IntegrityError(
-            f"damaged note of a repair: {error}", path=note, hint="delete it and repair again"
+            f"damaged note of a repair: {error}", path=note, hint=_hint(note)
         ) from error
+
+
+def _refuse_earlier_version(folder: Path) -> None:
+    if (folder / EARLIER_NOTE).exists():
+        raise IntegrityError(
+            "the masks were repaired by an earlier version, in a form that is no longer read",
+            path=folder / EARLIER_NOTE,
+            expected=f"{REPAIRED_NOTE} and {REPAIRED_TABLE}",
+            hint="histoprep repair ROOT repairs them again",
+        )
+
+
+def write_repaired(folder: Path, rows: Iterable[pa.Table], header: Mapping[str, Any]) -> None:
+    """Publish the table of repaired masks, then the note that makes it count.
+
+    Args:
+        folder: The workspace; hold its lock.
+        rows: Rows of `SCHEMA`, in order of the tiles table.
+        header: `root` (of the data set), `folder` (of the masks, relative to the root or absolute)
+            and `ledger_digest`; the same values give the same bytes.
+
+    Raises:
+        OutputError: The workspace cannot be written.
+    """
+    table = folder / REPAIRED_TABLE
+    tables.write_table(
+        table, rows, SCHEMA, kind=KIND, schema_version=SCHEMA_VERSION, metadata=header
+    )
+    noted = {name: header[name] for name in ("folder", "ledger_digest")}
+    checksums.publish_json(folder, REPAIRED_NOTE, noted)
+    checksums.forget_files(folder, EARLIER_NOTE.__eq__)
+    with output_errors(folder):
+        for name in (EARLIER_NOTE, EARLIER_TABLE):
+            (folder / name).unlink(missing_ok=True)
+
+
+def forget_repaired(folder: Path) -> None:
+    """Remove the table of repaired masks before a file that it names may change.
+
+    Until the repair has ended, later stages refuse to go on: the note is still there.
+
+    Raises:
+        OutputError: The workspace cannot be written.
+    """
+    with output_errors(folder):
+        (folder / REPAIRED_TABLE).unlink(missing_ok=True)
+        sync_folder(folder)
 
 
 class RepairedMasks:
@@ -143,6 +189,12 @@ class RepairedMasks:
             [taken[name] if name in names else batch[name] for name in batch.column_names],
             schema=batch.schema,
         ), is_repaired
+
+    def without(self, masks: pa.Table) -> np.ndarray:
+        """Return which masks have no repaired one (bool [n]); `masks` as in `damaged_rows`."""
+        is_left = np.ones(masks.num_rows, bool)
+        is_left[self.damaged_rows(masks)] = False
+        return is_left
 
     def damaged_rows(self, batch: pa.Table) -> list[int]:
         """Return the numbers of the rows whose mask is a damaged one that was repaired; `batch` has
@@ -233,8 +285,8 @@ def _of_masks(names: Sequence[str]) -> list[str]:
     return [name for name in names if name in MASK_COLUMNS]
 
 
-def _hint(folder: Path) -> str:
-    return f"run histoprep repair again, or delete {folder / REPAIR_RECORD} to do without"
+def _hint(note: Path) -> str:
+    return f"run histoprep repair again, or delete {note} to do without"
 
 
 def open_repaired(folder: Path) -> RepairedMasks | None:
@@ -243,18 +295,18 @@ def open_repaired(folder: Path) -> RepairedMasks | None:
     Raises IntegrityError when a repair was begun and did not end: damaged masks do not come back
     unnoticed.
     """
-    recorded = recorded_repair(folder)
-    if recorded is None:
+    ledger_digest = repaired_digest(folder)
+    if ledger_digest is None:
         return None
     try:
         found = RepairedMasks(folder / REPAIRED_TABLE)
     except FileNotFoundError:
         found = None
-    if found is None or found.header.get("ledger_digest") != recorded.ledger_digest:
+    if found is None or found.header.get("ledger_digest") != ledger_digest:
         raise IntegrityError(
             "the masks were repaired once, and a later repair did not end",
             path=folder / REPAIRED_TABLE,
-            hint=_hint(folder),
+            hint=_hint(folder / REPAIRED_NOTE),
         )
     return found
 

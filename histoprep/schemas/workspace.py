@@ -10,7 +10,7 @@ from histoprep.errors import UsageError
 from histoprep.names import is_image
 
 SUFFIX = ".histoprep"
-REPAIRED_TABLE, REPAIR_RECORD = "repaired.parquet", "repair.json"
+REPAIRED_TABLE, REPAIRED_NOTE = "repaired.parquet", "repaired.json"
 
 
 def check_outside(
@@ -86,9 +86,9 @@ class Workspace:
         return self.folder / REPAIRED_TABLE
 
     @property
-    def repair(self) -> Path:
-        """Return the path of the note that says where the last repair's masks are."""
-        return self.folder / REPAIR_RECORD
+    def repaired_note(self) -> Path:
+        """Return the path of the note that makes the table of repaired masks count."""
+        return self.folder / REPAIRED_NOTE
 
     @property
     def listing_issues(self) -> Path:

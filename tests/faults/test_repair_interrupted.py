@@ -77,7 +77,7 @@ def untrue(stage: Stage) -> list[str]:
         rows, _ = open_rows(stage.workspace / "tiles.parquet")
     except IntegrityError as error:
         return wrong if "did not end" in error.what else [*wrong, error.what]
-    if (stage.workspace / "repair.json").exists() and not rows.repaired:
+    if (stage.workspace / "repaired.json").exists() and not rows.repaired:
         wrong.append("a repair is recorded, and damaged masks are used")
     return wrong
 
