@@ -46,15 +46,13 @@ from histoprep.errors import (
     UsageError,
 )
 from histoprep.execution import Engine
-from histoprep.labels import LabelMap, SourceLabel, TargetClass, load_label_map
+from histoprep.labels import LabelMap, SourceLabel, TargetClass, load_label_map, lookup
+from histoprep.labels.lookup import LabelLookup, OnUnmapped
 from histoprep.remap import (
-    OnUnmapped,
-    Recipe,
     RemapOptions,
     RemapResult,
     collect_remap,
     plan_remap,
-    recipe,
     run_remap,
     run_remap_part,
     unfinished_remaps,
@@ -196,7 +194,7 @@ def maps_and_labels(draw: st.DrawFn) -> tuple[LabelMap, np.ndarray]:
 @given(maps_and_labels())
 def test_classes_are_those_of_the_map(case: tuple[LabelMap, np.ndarray]) -> None:
     made, labels = case
-    classes = Recipe.of(made, OnUnmapped.ERROR).apply(labels)
+    classes = LabelLookup.of(made, OnUnmapped.ERROR).apply(labels)
     assert classes.dtype == np.uint8
     np.testing.assert_array_equal(classes, np.vectorize(dict(made.mapping).get)(labels))
 
@@ -212,10 +210,10 @@ def old_opencv(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return look_up(source, *rest)
 
     monkeypatch.setattr(cv2, "LUT", of_version_4)
-    recipe._pair_table.cache_clear()
+    lookup._pair_table.cache_clear()
     yield
-    assert recipe._pair_table.cache_info().currsize
-    recipe._pair_table.cache_clear()
+    assert lookup._pair_table.cache_info().currsize
+    lookup._pair_table.cache_clear()
 
 
 @pytest.mark.parametrize("shape", [(6, 8), (5, 8), (5, 7), (1, 1)])
@@ -227,14 +225,14 @@ def test_any_size_and_opencv_gives_the_same_classes(
         request.getfixturevalue(opencv)
     labels = np.random.default_rng(0).choice([0, 1, 2, 5, 9, 11], shape).astype(np.uint8)
     np.testing.assert_array_equal(
-        Recipe.of(label_map(), OnUnmapped.ERROR).apply(labels), expected(labels)
+        LabelLookup.of(label_map(), OnUnmapped.ERROR).apply(labels), expected(labels)
     )
 
 
 def test_strided_labels_give_the_same_classes() -> None:
     labels = random_labels(1)
     np.testing.assert_array_equal(
-        Recipe.of(label_map(), OnUnmapped.ERROR).apply(labels[::2, 1::3]),
+        LabelLookup.of(label_map(), OnUnmapped.ERROR).apply(labels[::2, 1::3]),
         expected(labels[::2, 1::3]),
     )
 
@@ -244,8 +242,8 @@ def test_a_value_without_a_class_never_becomes_one(dtype: type) -> None:
     labels = np.full((9, 9), 1, dtype)
     labels[4, 4] = 77
     with pytest.raises(BrokenFileError, match="not in the tiles table"):
-        Recipe.of(label_map(), OnUnmapped.ERROR).apply(labels)
-    assert Recipe.of(label_map(), OnUnmapped.UNKNOWN).apply(labels)[4, 4] == 0
+        LabelLookup.of(label_map(), OnUnmapped.ERROR).apply(labels)
+    assert LabelLookup.of(label_map(), OnUnmapped.UNKNOWN).apply(labels)[4, 4] == 0
 
 
 def test_all_256_classes_can_be_used() -> None:
@@ -254,12 +252,14 @@ def test_all_256_classes_can_be_used() -> None:
         mapping=mapping, classes=tuple((number, f"class {number}") for number in range(256))
     )
     labels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    np.testing.assert_array_equal(Recipe.of(made, OnUnmapped.ERROR).apply(labels), 255 - labels)
+    np.testing.assert_array_equal(
+        LabelLookup.of(made, OnUnmapped.ERROR).apply(labels), 255 - labels
+    )
 
 
 def test_class_ids_beyond_eight_bits_are_refused() -> None:
     with pytest.raises(UsageError, match="HP505"):
-        Recipe.of(
+        LabelLookup.of(
             label_map(mapping={0: 0, 1: 256}, classes=((0, "a"), (256, "b"))), OnUnmapped.ERROR
         )
 

@@ -85,8 +85,9 @@ def remap(
         histoprep remap tiles --map label_map_5 --palette grey
     """
     from histoprep.cli.reading import read_tiles
+    from histoprep.labels.lookup import OnUnmapped
     from histoprep.mask_reading import Reading
-    from histoprep.remap import OnUnmapped, RemapOptions, plan_remap, run_remap, run_remap_part
+    from histoprep.remap import RemapOptions, plan_remap, run_remap, run_remap_part
     from histoprep.repair.record import damage_warnings
     from histoprep.schemas.workspace import Workspace
 

@@ -26,11 +26,12 @@ from histoprep.errors import IncompleteError, UsageError
 from histoprep.execution import Engine
 from histoprep.job_folder import PARTS, JobFolder
 from histoprep.labels import LabelMap, format_label_map
+from histoprep.labels.lookup import LabelLookup, OnUnmapped
 from histoprep.mask_tree import Advance, FailedMask, Totals
 from histoprep.mask_tree.task import TreeTask
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.remap.evidence import already_remapped, remapped_error
-from histoprep.remap.recipe import OnUnmapped, Recipe
+from histoprep.remap.remapper import Remapper
 from histoprep.remap.survey import Survey, many, mask_rows
 from histoprep.repair.record import unrepaired
 from histoprep.schemas.ledgers import LABEL_MAP, LEDGER, REMAP, TreeKind
@@ -41,9 +42,8 @@ from histoprep.tiles.readings import MaskReadings
 from histoprep.version import __version__
 
 __all__ = [
-    "OnUnmapped", "Recipe", "RemapOptions", "RemapPlan", "RemapResult", "collect_remap",
-    "plan_remap", "run_remap", "run_remap_part",
-    "unfinished_remaps",
+    "RemapOptions", "RemapPlan", "RemapResult", "collect_remap", "plan_remap", "run_remap",
+    "run_remap_part", "unfinished_remaps",
 ]  # fmt: skip
 
 PARTITION_MASKS = 1000
@@ -104,7 +104,7 @@ class RemapPlan:
     label_map: LabelMap
     options: RemapOptions
     out: Path
-    recipe: Recipe
+    lookup: LabelLookup
     request: dict[str, Any]
     max_file_bytes: int
     num_masks: int
@@ -128,14 +128,14 @@ class RemapPlan:
 
     def tasks(self) -> Iterator[TreeTask]:
         """Yield the partitions in order of the tiles table."""
-        recipe = self.recipe
+        lookup = self.lookup
         how = (
             REMAP.schema_version,
             __version__,
-            recipe.note,
-            recipe.class_ids,
-            digest(recipe.table),
-            recipe.reading.describe(),
+            lookup.note,
+            lookup.class_ids,
+            digest(lookup.table),
+            lookup.reading.describe(),
         )
         rows = mask_rows(self.workspace.tiles, self.repaired)
         while chosen := tuple(itertools.islice(rows, self.options.partition_masks)):
@@ -145,7 +145,7 @@ class RemapPlan:
             part = self.out / PARTS / f"{key}.parquet"
             limits = self.max_file_bytes, part, part.with_suffix(".at"), self.options.time_limit_s
             yield TreeTask(
-                str(self.workspace.root), str(self.out), REMAP, chosen, self.recipe, *limits
+                str(self.workspace.root), str(self.out), REMAP, chosen, Remapper(lookup), *limits
             )
 
     def seal_facts(self) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def plan_remap(
         header["options"]["scan"]["unlabelled"],
     )
     readings = MaskReadings.of(workspace.tiles)
-    recipe = Recipe.of(label_map, options.on_unmapped, readings.reading)
+    lookup = LabelLookup.of(label_map, options.on_unmapped, readings.reading)
     request = {
         "root": str(workspace.root),
         "label_map": json.loads(label_map.to_json()),
@@ -218,7 +218,7 @@ def plan_remap(
         label_map,
         options,
         out,
-        recipe,
+        lookup,
         request,
         *numbers,
         survey.digest.value(),

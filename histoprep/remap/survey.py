@@ -17,7 +17,7 @@ from histoprep.labels import LabelMap
 from histoprep.labels.wrapped import ADVICE, wrapped_cause, wrapped_modulus
 from histoprep.mask_tree.task import output_name
 from histoprep.read_ahead import ANY_TIME
-from histoprep.remap.recipe import MaskRow
+from histoprep.remap.remapper import MaskRow
 from histoprep.schemas.repaired import RepairedMasks
 from histoprep.schemas.tiles import open_tiles_table
 

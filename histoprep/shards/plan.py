@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 from histoprep.digests import digest, digest_text, file_digest
 from histoprep.errors import UsageError
 from histoprep.job_folder import JobFolder
+from histoprep.labels.lookup import LabelLookup, OnUnmapped
 from histoprep.manifest.check import check_manifest
 from histoprep.names import to_name
-from histoprep.remap import OnUnmapped, Recipe
 from histoprep.schemas.manifest import Manifest
 from histoprep.schemas.workspace import check_outside
 from histoprep.shards.layout import RECORD, REQUEST, image_suffix, key_of, member_bytes, shard_name
@@ -71,7 +71,7 @@ class ShardPlan:
     root: Path
     out: Path
     options: ShardOptions
-    recipe: Recipe
+    lookup: LabelLookup
 
     @property
     def job(self) -> JobFolder:
@@ -97,8 +97,8 @@ class ShardPlan:
         how = (
             LAYOUT_VERSION,
             __version__,
-            self.recipe.note,
-            digest(self.recipe.table),
+            self.lookup.note,
+            digest(self.lookup.table),
             self.options.keep_metadata,
         )
         for name, tiles in _shards(self.manifest, self.root, self.options.max_shard_bytes):
@@ -108,7 +108,7 @@ class ShardPlan:
             yield ShardTask(
                 tuple(tiles),
                 self.out / name,
-                self.recipe,
+                self.lookup,
                 part,
                 marker,
                 self.options.time_limit_s,
@@ -154,8 +154,8 @@ def plan_shards(
     check_outside(target, (data, *manifest.data_folders), "shards")
     if target.exists() and not target.is_dir():
         raise UsageError("shards need a folder", path=target, seen="a file of that name")
-    recipe = Recipe.of(manifest.label_map, OnUnmapped.ERROR, manifest.mask_reading)
-    return ShardPlan(manifest, file_digest(manifest.path), data, target, options, recipe)
+    lookup = LabelLookup.of(manifest.label_map, OnUnmapped.ERROR, manifest.mask_reading)
+    return ShardPlan(manifest, file_digest(manifest.path), data, target, options, lookup)
 
 
 def _shards(

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError, IntegrityError
+from histoprep.labels.lookup import LabelLookup, OnUnmapped
 from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.schemas.manifest import SHARD_COLUMNS, Manifest
 from histoprep.shards.places import Place
@@ -39,12 +40,10 @@ class FileReader:
 
     def __init__(self, manifest: Manifest, place: Place) -> None:
         """Read the names of the files; raises UsageError for a label map with classes above 255."""
-        from histoprep.remap import OnUnmapped, Recipe
-
         names = ("tile_id", "image_path", "image_digest", "mask_path", "mask_digest")
         self._rows = manifest.read(names).combine_chunks()
         self._place = place
-        self._recipe = Recipe.of(manifest.label_map, OnUnmapped.ERROR, manifest.mask_reading)
+        self._lookup = LabelLookup.of(manifest.label_map, OnUnmapped.ERROR, manifest.mask_reading)
 
     def read(self, row: int) -> EncodedTile:
         """Return the bytes of both files; raises TileError."""
@@ -76,7 +75,7 @@ class FileReader:
     def mask(self, row: int, data: bytes) -> np.ndarray:
         """Return the classes of the mask, uint8 [height, width]; raises TileError."""
         try:
-            return self._recipe.apply(_decode_mask(data, self._recipe.reading))
+            return self._lookup.apply(_decode_mask(data, self._lookup.reading))
         except BrokenFileError as error:
             raise self._error(row, f"{error.verdict}: {error.detail}", "mask") from error
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import xxhash
 
@@ -18,13 +17,12 @@ from histoprep import durable, tables
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError, IntegrityError
 from histoprep.execution.marker import Marker
+from histoprep.labels.lookup import LabelLookup, MaskRemapper
 from histoprep.read_ahead import ANY_TIME, FileStat, Request, read_ahead, stat_file
-from histoprep.remap import Recipe
 from histoprep.schemas.shards import PART_KIND, PART_SCHEMA, PART_VERSION, part_facts
 from histoprep.shards.layout import MASK_SUFFIX, member_header, padding, trailer
 from histoprep.shards.readers import crc32
 
-_NUM_REMEMBERED = 256
 _WRITE_BYTES = 1 << 20
 _NO_LIMIT = 1 << 62
 
@@ -84,7 +82,7 @@ class ShardTask:
 
     tiles: tuple[PackedTile, ...]
     shard: Path
-    recipe: Recipe
+    lookup: LabelLookup
     part: Path
     marker: Path
     time_limit_s: float
@@ -204,7 +202,7 @@ class ShardTask:
         contents = read_ahead(
             [request for _, tile in chosen for request in _requests(tile)], _NO_LIMIT
         )
-        pack = _MaskPacker(self.recipe)
+        remap = MaskRemapper(self.lookup)
         for index, tile in chosen:
             marker.at(2 * index)
             image = self._stored(_checked(next(contents), tile.image_digest))
@@ -212,13 +210,7 @@ class ShardTask:
             mask = (
                 _checked(next(contents), tile.mask_digest) if tile.mask_path is not None else None
             )
-            packed = (
-                mask
-                if isinstance(mask, BrokenFileError)
-                else pack.zeros(*tile.shape)
-                if mask is None
-                else pack(mask)
-            )
+            packed = remap.zeros(*tile.shape) if mask is None else _remapped(remap, mask)
             for path, wrong in ((tile.image_path, image), (tile.mask_path, packed)):
                 if isinstance(wrong, BrokenFileError):
                     failures.append(
@@ -250,7 +242,7 @@ class _Packed(NamedTuple):
     tile: PackedTile
     image: bytes
     orientation: int | None
-    mask: tuple[bytes, int]
+    mask: bytes
 
     def members(self) -> Iterator[tuple[str, bytes, bytes, int]]:
         """Yield column prefix, header, bytes and CRC32 of each member."""
@@ -260,8 +252,8 @@ class _Packed(NamedTuple):
             self.image,
             crc32(self.image),
         )
-        data, crc = self.mask
-        yield "mask", member_header(f"{self.tile.key}.{MASK_SUFFIX}", len(data)), data, crc
+        header = member_header(f"{self.tile.key}.{MASK_SUFFIX}", len(self.mask))
+        yield "mask", header, self.mask, crc32(self.mask)
 
 
 def _requests(tile: PackedTile) -> Iterator[Request]:
@@ -278,43 +270,11 @@ def _checked(data: bytes | BrokenFileError, stated: str | None) -> bytes | Broke
     )
 
 
-class _MaskPacker:
-    """Turns the bytes of a mask into those of its classes and their CRC32; identical masks are
-    packed once.
-    """
-
-    def __init__(self, recipe: Recipe) -> None:
-        # Decoders take longest to import, and only workers need them.
-        from histoprep import imageio
-
-        self._imageio = imageio
-        self._recipe = recipe
-        self._known: dict[bytes, tuple[bytes, int]] = {}
-
-    def __call__(self, data: bytes) -> tuple[bytes, int] | BrokenFileError:
-        found = self._known.get(data)
-        if found is None:
-            try:
-                classes = self._recipe.apply(
-                    self._imageio.decode_mask(
-                        data, self._imageio.read_header(data), self._recipe.reading
-                    )
-                )
-            except BrokenFileError as error:
-                return error
-            found = self._keep(data, classes)
-        return found
-
-    def zeros(self, height: int, width: int) -> tuple[bytes, int]:
-        """Return the mask of a tile that has none."""
-        name = b"%d x %d" % (height, width)
-        return self._known.get(name) or self._keep(name, np.zeros((height, width), np.uint8))
-
-    def _keep(self, key: bytes, classes: np.ndarray) -> tuple[bytes, int]:
-        encoded = self._imageio.encode_mask_png(
-            classes, {self._imageio.LABEL_MAP_TEXT: self._recipe.note}
-        )
-        if len(self._known) >= _NUM_REMEMBERED:
-            self._known.pop(next(iter(self._known)))
-        self._known[key] = encoded, crc32(encoded)
-        return self._known[key]
+def _remapped(remap: MaskRemapper, mask: bytes | BrokenFileError) -> bytes | BrokenFileError:
+    """Return the file of a mask's classes, or why there is none."""
+    if isinstance(mask, BrokenFileError):
+        return mask
+    try:
+        return remap(mask, mask)
+    except BrokenFileError as error:
+        return error

@@ -1,20 +1,18 @@
-"""How labels become classes: one mask at a time, pure."""
+"""How labels become classes, one mask at a time."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
-from histoprep.digests import digest
 from histoprep.errors import BrokenFileError, UsageError
-from histoprep.labels import UNMAPPED, LabelMap, TargetClass
+from histoprep.labels.model import UNMAPPED, LabelMap, TargetClass
 from histoprep.mask_reading import UNDECIDED, Reading
-from histoprep.mask_tree.task import Made
 
 _MAX_CLASS_ID = 255
 _NUM_SHOWN = 10
@@ -29,31 +27,8 @@ class OnUnmapped(StrEnum):
     UNKNOWN = "unknown"
 
 
-class MaskRow(NamedTuple):
-    """What tiles.parquet says of one mask; `failure` is the reason why it cannot be remapped, or
-    None.
-
-    Of a repaired mask, everything but the path is that of the repaired file, whose
-    path (as the table of repaired masks has it) is `repaired`.
-    """
-
-    path: str
-    num_bytes: int
-    mtime_ns: int
-    digest: str | None
-    failure: str | None
-    ids: tuple[int, ...]
-    pixels: tuple[int, ...]
-    repaired: str | None = None
-
-    @property
-    def file(self) -> str:
-        """Return the file to read: the mask, or its repaired twin."""
-        return self.repaired or self.path
-
-
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class LabelLookup:
     """How labels become classes: `table` is uint8 [65536] as bytes, `no_class` stands in it for
     values without one.
 
@@ -70,9 +45,9 @@ class Recipe:
     @classmethod
     def of(
         cls, label_map: LabelMap, on_unmapped: OnUnmapped, reading: Reading = UNDECIDED
-    ) -> Recipe:
-        """Return the recipe; raises UsageError for classes above 255 (HP505) or without a class for
-        unknown values.
+    ) -> LabelLookup:
+        """Return the look-up; raises UsageError for classes above 255 (HP505) or without a class
+        for unknown values.
         """
         ids = tuple(cls.id for cls in label_map.classes)
         if ids[-1] > _MAX_CLASS_ID:
@@ -121,16 +96,12 @@ class Recipe:
             )
         return classes
 
-    def count(self, row: MaskRow) -> list[int]:
-        """Return the pixels of each class that this mask will have."""
+    def count(self, label_ids: Iterable[int], label_pixels: Iterable[int]) -> list[int]:
+        """Return the pixels of each class, in order of class id, from those of each label."""
         pixels: Counter[int] = Counter()
-        for label, number in zip(row.ids, row.pixels, strict=True):
+        for label, number in zip(label_ids, label_pixels, strict=True):
             pixels[self.table[label]] += number
         return [pixels[class_id] for class_id in self.class_ids]
-
-    def open(self) -> _Remapper:
-        """Return the function that remaps one file after another."""
-        return _Remapper(self)
 
 
 def _look_up(labels: np.ndarray, table: bytes, classes: np.ndarray) -> None:
@@ -187,30 +158,39 @@ def unknown_class(label_map: LabelMap) -> TargetClass:
     )
 
 
-class _Remapper:
-    """Turns bytes into a new mask and its digest; identical bytes are remapped once."""
+class MaskRemapper:
+    """Turns the bytes of masks into PNG files of their classes; equal masks are remapped once."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        # Decoders take longest to import, and only workers need them.
+    def __init__(self, lookup: LabelLookup) -> None:
+        """Load the decoders, which take longest to import: make one where masks are read."""
         from histoprep import imageio
 
         self._imageio = imageio
-        self._recipe = recipe
-        self._known: dict[str, tuple[bytes, str]] = {}
+        self._lookup = lookup
+        self._known: dict[Hashable, bytes] = {}
 
-    def __call__(self, data: bytes, key: str, row: MaskRow) -> Made:
-        found = self._known.get(key)
-        if found is None:
-            classes = self._recipe.apply(
-                self._imageio.decode_mask(
-                    data, self._imageio.read_header(data), self._recipe.reading
-                )
-            )
-            encoded = self._imageio.encode_mask_png(
-                classes, {self._imageio.LABEL_MAP_TEXT: self._recipe.note}
-            )
-            found = encoded, digest(encoded)
-            if len(self._known) >= _NUM_REMEMBERED:
-                self._known.pop(next(iter(self._known)))
-            self._known[key] = found
-        return Made(*found, {"class_pixels": self._recipe.count(row)})
+    def __call__(self, data: bytes, key: Hashable) -> bytes:
+        """Return the new file; masks of one `key` have the same bytes.
+
+        Raises:
+            BrokenFileError: The mask cannot be read, is no class map, or holds values without a
+                class.
+        """
+        encoded = self._known.get(key)
+        if encoded is None:
+            header = self._imageio.read_header(data)
+            labels = self._imageio.decode_mask(data, header, self._lookup.reading)
+            encoded = self._encode(key, self._lookup.apply(labels))
+        return encoded
+
+    def zeros(self, height: int, width: int) -> bytes:
+        """Return the file of class 0 everywhere, for a tile without a mask; sizes in pixels."""
+        key = (height, width)
+        return self._known.get(key) or self._encode(key, np.zeros(key, np.uint8))
+
+    def _encode(self, key: Hashable, classes: np.ndarray) -> bytes:
+        note = {self._imageio.LABEL_MAP_TEXT: self._lookup.note}
+        if len(self._known) >= _NUM_REMEMBERED:
+            self._known.pop(next(iter(self._known)))
+        self._known[key] = self._imageio.encode_mask_png(classes, note)
+        return self._known[key]

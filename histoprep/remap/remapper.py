@@ -1,0 +1,54 @@
+"""One mask -> the file of its classes and what the ledger says of it, in a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from histoprep.digests import digest
+from histoprep.labels.lookup import LabelLookup, MaskRemapper
+from histoprep.mask_tree.task import Made
+
+
+class MaskRow(NamedTuple):
+    """What tiles.parquet says of one mask; `failure` is the reason why it cannot be remapped, or
+    None.
+
+    Of a repaired mask, everything but the path is that of the repaired file, whose
+    path (as the table of repaired masks has it) is `repaired`.
+    """
+
+    path: str
+    num_bytes: int
+    mtime_ns: int
+    digest: str | None
+    failure: str | None
+    ids: tuple[int, ...]
+    pixels: tuple[int, ...]
+    repaired: str | None = None
+
+    @property
+    def file(self) -> str:
+        """Return the file to read: the mask, or its repaired twin."""
+        return self.repaired or self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Remapper:
+    """Remaps one mask after another; travels to the workers."""
+
+    lookup: LabelLookup
+
+    def open(self) -> Callable[[bytes, str, MaskRow], Made]:
+        """Return the function from the bytes of a mask, their digest and its row to what is made
+        of it.
+        """
+        remap = MaskRemapper(self.lookup)
+
+        def make(data: bytes, key: str, row: MaskRow) -> Made:
+            encoded = remap(data, key)
+            class_pixels = self.lookup.count(row.ids, row.pixels)
+            return Made(encoded, digest(encoded), {"class_pixels": class_pixels})
+
+        return make
