@@ -32,7 +32,8 @@ from trainer.data.randomness import keyed_normals, keyed_uniforms
 from trainer.diffusion.objectives import Objective
 from trainer.diffusion.samplers import Solver
 from trainer.models.codec import Codec
-from trainer.models.reference_unet import ReferenceUNet, ReferenceUNetConfig
+from trainer.models.denoisers.reference_unet import Config as ReferenceUNetConfig
+from trainer.models.denoisers.reference_unet import ReferenceUNet
 from trainer.sampling.generator import Generator, SamplingOptions
 
 NUM_CLASSES = 5
@@ -195,7 +196,7 @@ class Bench:
     def _network(self, query: str = "binary") -> ReferenceUNet:
         torch.manual_seed(0)
         return ReferenceUNet(
-            ReferenceUNetConfig(NUM_CLASSES, dim=self.scale.dim, mask_query=query)
+            ReferenceUNetConfig(dim=self.scale.dim, mask_query=query), NUM_CLASSES
         ).to(self.device)  # type: ignore[arg-type]
 
     def _train(self, row: Row, compiled: bool, query: str) -> None:
@@ -299,7 +300,7 @@ class Bench:
             codec,
             scaling,
             NUM_CLASSES,
-            network.config.stride,
+            network.stride,
             self.device,
             "bf16",
         )

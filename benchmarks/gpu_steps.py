@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.diffusion.objectives import Objective
 from trainer.engine.ema import MovingAverage
-from trainer.models.layers import HEAD_WIDTH, NUM_HEADS, MaskAttention
+from trainer.models.denoisers.reference_layers import HEAD_WIDTH, NUM_HEADS, MaskAttention
 
 
 class PlainAttention(nn.Module):

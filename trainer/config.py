@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+from trainer.section import Natural, Positive, Section, Share
 
-
-class Section(BaseModel):
-    """A part of a configuration: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+RENAMED = {
+    ("every", "pictures"): "images",
+    ("sampling", "num_pictures"): "num_images",
+    ("validation", "num_pictures"): "num_images",
+}
+"""Keys of older configurations, by section: what they are called now."""
 
 
 class Duration(Section):

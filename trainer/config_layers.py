@@ -5,6 +5,7 @@ errors with a suggestion.
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
-from trainer.config import RunConfig
+from trainer.config import RENAMED, RunConfig
 from trainer.errors import ConfigError
+from trainer.section import NAME, KindByName
 from trainer.stage import DEFAULT_PRESETS, recipe_of
 
 # A layer that says one of these says it whole: "epochs" over a preset's "steps" is a change, no
@@ -59,8 +62,8 @@ def load_config(
     if preset is not None:
         merged = merge(merged, {**_read_preset(str(preset)), "preset": str(preset)})
     merged = merge(merged, given)
-    for entry in sets:
-        merged = merge(merged, _parse_set(entry))
+    # All of --set make one layer: their order must not matter where one names another kind.
+    merged = merge(merged, functools.reduce(merge, map(_parse_set, sets), {}))
     merged = merge(merged, {name: value for name, value in flags.items() if value is not None})
     if "recipe" not in merged:
         raise ConfigError(
@@ -104,12 +107,22 @@ def build_config(
 ) -> _Config:
     """Return `values` as a configuration of `kind`; raises ConfigError that lists every problem."""
     try:
-        return kind.model_validate(dict(values))
+        return kind.model_validate(with_current_keys(values))
     except ValidationError as error:
-        problems = [_problem(kind, problem) for problem in error.errors(include_url=False)]
+        problems = [_problem(kind, values, problem) for problem in error.errors(include_url=False)]
         raise ConfigError(
             "the configuration does not work:", details=problems, path=where
         ) from None
+
+
+def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values of a configuration with the keys that older ones call otherwise renamed."""
+    current = dict(values)
+    for (section, old), new in RENAMED.items():
+        inner = current.get(section)
+        if isinstance(inner, Mapping) and old in inner:
+            current[section] = {new if key == old else key: inner[key] for key in inner}
+    return current
 
 
 def dump_config(config: BaseModel) -> str:
@@ -120,16 +133,26 @@ def dump_config(config: BaseModel) -> str:
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `under` with the keys of `over` in it, section by section."""
+    """Return `under` with the keys of `over` in it, section by section.
+
+    A section of another kind (another `name`) replaces the one below it: the options of one
+    denoiser mean nothing to another.
+    """
     merged = dict(under)
     for key, value in over.items():
+        below = merged.get(key)
         both = (
             isinstance(value, Mapping)
-            and isinstance(merged.get(key), Mapping)
+            and isinstance(below, Mapping)
             and key not in _WHOLE
+            and not _differ_in_kind(below, value)
         )
         merged[key] = merge(merged[key], value) if both else value
     return merged
+
+
+def _differ_in_kind(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
+    return NAME in below and NAME in above and below[NAME] != above[NAME]
 
 
 # Beside its own: a date such as 2026-13-45, a tag on what is no such value, lists in lists without
@@ -186,7 +209,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         raise ConfigError(f"the configuration is no YAML we accept: {error}", path=where) from error
     if not isinstance(values, dict | None):
         raise ConfigError("the configuration is no mapping", path=where, seen=type(values).__name__)
-    return values or {}
+    return with_current_keys(values or {})
 
 
 def _read_preset(name: str) -> dict[str, Any]:
@@ -214,17 +237,17 @@ def _parse_set(entry: str) -> dict[str, Any]:
         raise ConfigError(f"--set {key}: the value is no YAML: {error}", seen=text) from error
     for name in reversed(names):
         value = {name: value}
-    return value
+    return with_current_keys(value)
 
 
-def _problem(kind: type[BaseModel], error: Mapping[str, Any]) -> str:
+def _problem(kind: type[BaseModel], values: Mapping[str, Any], error: Mapping[str, Any]) -> str:
     """Return one line on one problem of a configuration."""
     place = error["loc"]
     name = ".".join(str(part) for part in place) or "configuration"
     if error["type"] != "extra_forbidden":
         value = "" if error["type"] in ("missing", "value_error") else f", seen {error['input']!r}"
         return f"{name}: {error['msg'].removeprefix('Value error, ')}{value}"
-    known = _keys_at(kind, place[:-1])
+    known = _keys_at(kind, values, place[:-1])
     near = difflib.get_close_matches(str(place[-1]), known, 1, 0.5)
     return (
         f"{name}: unknown key;"
@@ -232,9 +255,12 @@ def _problem(kind: type[BaseModel], error: Mapping[str, Any]) -> str:
     )
 
 
-def _keys_at(kind: type[BaseModel], place: Sequence[Any]) -> list[str]:
-    """Return the keys that a configuration of `kind` knows in the section at `place`."""
+def _keys_at(kind: type[BaseModel], values: Any, place: Sequence[Any]) -> list[str]:
+    """Return the keys that a configuration of `kind` knows in the section at `place`; `values` say
+    of which kinds its sections are.
+    """
     for part in place:
+        values = values.get(part) if isinstance(values, Mapping) else None
         field = next(
             (
                 model_field
@@ -243,15 +269,18 @@ def _keys_at(kind: type[BaseModel], place: Sequence[Any]) -> list[str]:
             ),
             None,
         )
-        inner = [
-            model
-            for model in _types_in(field.annotation if field else None)
-            if issubclass(model, BaseModel)
-        ]
-        if not inner:
-            continue
-        kind = inner[0]
+        if field is not None:
+            kind = _section_in(field, values) or kind
     return [field.alias or name for name, field in kind.model_fields.items()]
+
+
+def _section_in(field: FieldInfo, values: Any) -> type[BaseModel] | None:
+    """Return the class of the section in a field, None for a field without one."""
+    for mark in field.metadata:
+        if isinstance(mark, KindByName) and isinstance(values, Mapping):
+            return mark.kind_of(values)
+    inner = (kind for kind in _types_in(field.annotation) if issubclass(kind, BaseModel))
+    return next(inner, None)
 
 
 def _types_in(annotation: Any) -> list[type]:

@@ -24,13 +24,12 @@ from trainer.config_layers import dump_config
 from trainer.data.latent_scaling import LatentScaling
 from trainer.engine.checkpoints import CONFIG, CheckpointFolder, Snapshot
 from trainer.errors import CheckpointError
-from trainer.models.checkpoint_names import (
+from trainer.models.codec import Codec
+from trainer.models.denoisers.reference_checkpoints import (
     CheckpointMismatchError,
     PublishedWeights,
     published_weights,
 )
-from trainer.models.codec import Codec
-from trainer.models.reference_unet import ReferenceUNetConfig
 from trainer.recipes.ldm_config import Config
 from trainer.recipes.ldm_data import ModelFacts
 
@@ -43,9 +42,13 @@ _BOLD = re.compile(r"\x1b\[\d*m")
 class ImportOptions:
     """What a checkpoint does not say of itself; the defaults are those of the published training.
 
-    `network`: fields of `ReferenceUNetConfig` that shapes do not tell. `diffusion`: fields of the
-    recipe's section. `label_map`: None names the classes by number. `codec` and `scaling` are what
-    latents were made with; without a codec the model can be trained on, not sampled from.
+    Attributes:
+        network: Fields of the section `model` that shapes do not tell.
+        diffusion: Fields of the section `diffusion`.
+        label_map: The classes; None names them by number.
+        codec: What latents were made with; without it the model can be trained on, not sampled
+            from.
+        scaling: How latents were scaled; None is the codec's own scaling.
     """
 
     network: Mapping[str, Any] = field(default_factory=lambda: {"null_class": 0})
@@ -71,17 +74,17 @@ def import_checkpoint(
         raise CheckpointError(
             "this is no checkpoint of the reference network", path=path, seen=str(error)
         ) from error
-    label_map = options.label_map or identity_map(range(found.config.num_classes))
-    if label_map.num_classes != found.config.num_classes:
+    label_map = options.label_map or identity_map(range(found.network.num_classes))
+    if label_map.num_classes != found.network.num_classes:
         seen = f"{label_map.num_classes} classes in {label_map.name}"
         raise UsageError(
             "the label map is not that of the checkpoint",
             path=path,
             seen=seen,
-            expected=f"{found.config.num_classes} classes",
+            expected=f"{found.network.num_classes} classes",
         )
-    if options.codec is not None and options.codec.channels != found.config.channels:
-        seen, expected = f"{options.codec.channels} channels", f"{found.config.channels} channels"
+    if options.codec is not None and options.codec.channels != found.network.channels:
+        seen, expected = f"{options.codec.channels} channels", f"{found.network.channels} channels"
         raise UsageError(
             "the codec is not that of the checkpoint",
             path=options.codec.identifier,
@@ -154,35 +157,23 @@ def _write_run(
             )
             facts = ModelFacts(
                 label_map,
-                found.config.channels,
+                found.network.channels,
                 options.scaling or own,
                 options.codec.identifier,
                 options.codec.digest,
             )
             facts.write(out)
-        checksums.publish_file(out, CONFIG, dump_config(_config_of(found.config, out, options)))
+        checksums.publish_file(out, CONFIG, dump_config(_config_of(found, out, options)))
 
 
-def _config_of(network: ReferenceUNetConfig, out: Path, options: ImportOptions) -> Config:
-    names = (
-        "dim",
-        "dim_mults",
-        "resnet_block_groups",
-        "block_per_layer",
-        "mask_query",
-        "class_embedding",
-        "dropout",
-        "null_class",
-    )
-    model = {name: getattr(network, name) for name in names}
-    codec = options.codec.identifier if options.codec else None
+def _config_of(found: PublishedWeights, out: Path, options: ImportOptions) -> Config:
     return Config.model_validate(
         {
             "recipe": "ldm",
             "manifest": NO_MANIFEST,
             "out": str(out),
-            "codec": codec,
-            "model": model,
+            "codec": options.codec.identifier if options.codec else None,
+            "model": found.network.config,
             "diffusion": dict(options.diffusion),
         }
     )

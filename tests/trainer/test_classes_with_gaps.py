@@ -10,8 +10,7 @@ import torch
 
 from histoprep.labels import identity_map
 from trainer.config_layers import load_config
-from trainer.models.reference_unet import ReferenceUNet
-from trainer.recipes.ldm_stage import denoiser_config
+from trainer.recipes.ldm_denoiser import build_denoiser
 
 
 def test_the_network_takes_every_class_id_of_a_map_with_gaps(tmp_path: Path) -> None:
@@ -21,7 +20,7 @@ def test_the_network_takes_every_class_id_of_a_map_with_gaps(tmp_path: Path) -> 
         out=str(tmp_path / "run"),
         codec="codec",
     )
-    network = ReferenceUNet(denoiser_config(config, identity_map([0, 4, 7, 9]), 4))
+    network = build_denoiser(config, identity_map([0, 4, 7, 9]), 4)
     mask = torch.tensor([0, 4, 7, 9], dtype=torch.uint8).repeat_interleave(16).repeat(1, 1, 64, 1)
     with torch.no_grad():
         made = network(

@@ -80,6 +80,20 @@ def test_a_preset_can_be_named_in_the_file(tmp_path: Path) -> None:
     assert (config.preset, config.seed, config.recipe) == ("ldm-tiny", 5, "ldm")
 
 
+def test_keys_of_older_configurations_mean_what_they_are_called_now(tmp_path: Path) -> None:
+    file = tmp_path / "run.yml"
+    file.write_text("every: {pictures: 7}\nsampling: {num_pictures: 3}\n")
+    config = load_config(preset="ldm-tiny", file=file, **FLAGS)
+    assert config.every.images == 7 and config.model_dump()["sampling"]["num_images"] == 3
+    config = load_config(preset="ldm-tiny", file=file, sets=["every.pictures=null"], **FLAGS)
+    assert config.every.images is None
+    old = yaml.safe_load(dump_config(load_config(preset="codec-tiny", manifest="m")))
+    old["validation"]["num_pictures"] = old["validation"].pop("num_images") + 1
+    assert (
+        build_config(recipe_of("codec").Config, old).model_dump()["validation"]["num_images"] == 5
+    )
+
+
 def test_another_kind_of_duration_replaces_that_of_the_preset() -> None:
     config = load_config(preset="ldm-tiny", sets=["duration.epochs=2"], **FLAGS)
     assert config.duration == Duration(epochs=2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.gpu_steps import LineageStep, OurStep, made_plain, training_flops
-from trainer.models.reference_unet import ReferenceUNet, ReferenceUNetConfig
+from trainer.models.denoisers.reference_unet import Config, ReferenceUNet
 
 torch.set_num_threads(1)
 
@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 @pytest.mark.parametrize("mask_query", ["binary", "class"])
 def test_the_plain_network_is_the_same_function(mask_query):
     torch.manual_seed(0)
-    network = ReferenceUNet(ReferenceUNetConfig(5, dim=16, mask_query=mask_query)).eval()
+    network = ReferenceUNet(Config(dim=16, mask_query=mask_query), 5).eval()
     x, t, mask = (
         torch.randn(2, 4, 8, 8),
         torch.tensor([3, 800]),
@@ -29,9 +29,9 @@ def test_the_plain_network_is_the_same_function(mask_query):
 
 def test_the_published_operations():
     with torch.device("meta"):
-        network = ReferenceUNet(ReferenceUNetConfig(5))
+        network = ReferenceUNet(Config(), 5)
         plain = training_flops(made_plain(network), 512, torch.device("meta"))
-        ours = training_flops(ReferenceUNet(ReferenceUNetConfig(5)), 512, torch.device("meta"))
+        ours = training_flops(ReferenceUNet(Config(), 5), 512, torch.device("meta"))
     # 595 GFLOP an image at 64 x 64 latents, forward and backward.
     assert plain / 1e9 == pytest.approx(595, rel=0.01)
     assert ours < 0.97 * plain
@@ -45,7 +45,7 @@ def test_both_steps_learn():
         "mask": torch.zeros(2, 1, 64, 64, dtype=torch.uint8),
         "noise": torch.randn(2, 4, 8, 8),
     }
-    ours = OurStep(ReferenceUNet(ReferenceUNetConfig(5, dim=16)), cpu)
+    ours = OurStep(ReferenceUNet(Config(dim=16), 5), cpu)
     losses = [float(ours({**batch, "u": torch.tensor([0.2, 0.8])})) for _ in range(12)]
     assert losses[-1] < losses[0]
 
@@ -58,7 +58,7 @@ def test_both_steps_learn():
             return 50 * batch["latents"]
 
     plain = LineageStep(
-        made_plain(ReferenceUNet(ReferenceUNetConfig(5, dim=16))),
+        made_plain(ReferenceUNet(Config(dim=16), 5)),
         Vae(),
         torch.linspace(0.99, 0.01, 1000),
     )

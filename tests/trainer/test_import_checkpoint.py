@@ -18,18 +18,19 @@ from trainer.cli import run
 from trainer.engine.checkpoints import load_weights
 from trainer.errors import CheckpointError
 from trainer.import_checkpoint import ImportOptions, import_checkpoint
-from trainer.models.reference_unet import ReferenceUNet, ReferenceUNetConfig
+from trainer.models.denoisers.reference_unet import Config, ReferenceUNet
 from trainer.recipes.codecs import load_codec
 from trainer.verify import verify
 
 torch.set_num_threads(1)
 
-CONFIG = ReferenceUNetConfig(6, dim=8, dim_mults=(1, 3), block_per_layer=3, null_class=0)
+CONFIG = Config(dim=8, dim_mults=(1, 3), block_per_layer=3, null_class=0)
+NUM_CLASSES = 6
 
 
 def _state(seed: int) -> dict[str, Tensor]:
     torch.manual_seed(seed)
-    return ReferenceUNet(CONFIG).state_dict()
+    return ReferenceUNet(CONFIG, NUM_CLASSES).state_dict()
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -86,7 +87,7 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _answer(state: dict[str, Tensor], batch: tuple[Tensor, ...]) -> Tensor:
-    network = ReferenceUNet(CONFIG).eval()
+    network = ReferenceUNet(CONFIG, NUM_CLASSES).eval()
     network.load_state_dict(state)
     with torch.no_grad():
         return network(*batch)
@@ -97,7 +98,7 @@ def test_every_layout_gives_the_same_function(tmp_path, batch, layout):
     content, has_average, left_alone = LAYOUTS[layout]
     torch.save(content, tmp_path / "published.pt")
     found = import_checkpoint(tmp_path / "published.pt", tmp_path / "run")
-    assert found.left_alone == left_alone
+    assert found.num_ignored == left_alone
     raw, config = load_weights(tmp_path / "run", ema=False)
     averaged, _ = load_weights(tmp_path / "run")
     assert torch.equal(_answer(raw, batch), _answer(RAW, batch))

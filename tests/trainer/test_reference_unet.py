@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.models.reference_unet import ReferenceUNet, ReferenceUNetConfig, class_fractions
+from trainer.models.denoisers.masks import class_fractions
+from trainer.models.denoisers.reference_unet import Config, ReferenceUNet
 
 torch.set_num_threads(1)
 
@@ -159,7 +160,7 @@ def _attention(
 
 def slow_network(
     state: dict[str, Tensor],
-    config: ReferenceUNetConfig,
+    config: Config,
     x: Tensor,
     t: Tensor,
     mask: Tensor,
@@ -221,10 +222,10 @@ def slow_network(
     return _conv(state, "final_conv", x)
 
 
-def _random_network(config: ReferenceUNetConfig, seed: int = 0) -> ReferenceUNet:
+def _random_network(config: Config, num_classes: int = 5, seed: int = 0) -> ReferenceUNet:
     """A network whose every parameter is random, gains and biases too, as after training."""
     torch.manual_seed(seed)
-    network = ReferenceUNet(config).eval()
+    network = ReferenceUNet(config, num_classes).eval()
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if name.endswith((".g", "norm.weight")):
@@ -260,7 +261,7 @@ def _relative_error(ours: Tensor, slow: Tensor) -> float:
 @pytest.mark.parametrize("mask_query", ["binary", "class"])
 @pytest.mark.parametrize("class_embedding", ["fraction", "max"])
 def test_it_is_the_described_function(mask_query, class_embedding):
-    config = ReferenceUNetConfig(5, dim=16, mask_query=mask_query, class_embedding=class_embedding)
+    config = Config(dim=16, mask_query=mask_query, class_embedding=class_embedding)
     network = _random_network(config)
     x, t, mask, drop = _batch(5)
     slow = slow_network(network.state_dict(), config, x, t, mask, drop)
@@ -277,7 +278,7 @@ def test_it_is_the_described_function(mask_query, class_embedding):
 @torch.no_grad()
 @pytest.mark.parametrize("mask_query", ["binary", "class"])
 def test_in_float64_it_is_the_described_function_to_the_last_digits(mask_query):
-    config = ReferenceUNetConfig(5, dim=16, mask_query=mask_query)
+    config = Config(dim=16, mask_query=mask_query)
     network = _random_network(config).double()
     x, t, mask, drop = _batch(5)
     assert (
@@ -291,16 +292,14 @@ def test_in_float64_it_is_the_described_function_to_the_last_digits(mask_query):
 
 @torch.no_grad()
 def test_other_depths_widths_and_blocks_are_the_described_function():
-    config = ReferenceUNetConfig(
-        7,
+    config = Config(
         dim=24,
         dim_mults=(1, 3),
-        channels=4,
         resnet_block_groups=4,
         block_per_layer=3,
         mask_query="class",
     )
-    network = _random_network(config)
+    network = _random_network(config, 7)
     x, t, mask, drop = _batch(7)
     assert (
         _relative_error(
@@ -312,7 +311,7 @@ def test_other_depths_widths_and_blocks_are_the_described_function():
 
 @torch.no_grad()
 def test_the_comparison_sees_small_deviations():
-    config = ReferenceUNetConfig(5, dim=16)
+    config = Config(dim=16)
     network = _random_network(config)
     x, t, mask, drop = _batch(5)
     slow = slow_network(network.state_dict(), config, x, t, mask, drop)
@@ -323,10 +322,8 @@ def test_the_comparison_sees_small_deviations():
 @pytest.mark.parametrize(("num_classes", "expected"), [(5, 172_101_124), (10, 172_102_404)])
 def test_parameter_counts(num_classes, expected):
     with torch.device("meta"):
-        network = ReferenceUNet(ReferenceUNetConfig(num_classes))
-        other = ReferenceUNet(
-            ReferenceUNetConfig(num_classes, mask_query="class", class_embedding="max")
-        )
+        network = ReferenceUNet(Config(), num_classes)
+        other = ReferenceUNet(Config(mask_query="class", class_embedding="max"), num_classes)
     assert sum(p.numel() for p in network.parameters()) == expected
     assert {n: p.shape for n, p in network.named_parameters()} == {
         n: p.shape for n, p in other.named_parameters()
@@ -335,7 +332,7 @@ def test_parameter_counts(num_classes, expected):
 
 def test_parameter_counts_by_part():
     with torch.device("meta"):
-        network = ReferenceUNet(ReferenceUNetConfig(11))
+        network = ReferenceUNet(Config(), 11)
     assert {
         name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()
     } == {
@@ -355,7 +352,7 @@ def test_parameter_counts_by_part():
 
 @torch.no_grad()
 def test_binary_queries_take_two_values_and_know_no_class():
-    network = _random_network(ReferenceUNetConfig(5, dim=16))
+    network = _random_network(Config(dim=16))
     attention = network.mid_attn.fn.fn
     _, _, mask, _ = _batch(5)
     features = torch.randn(3, 64, 2, 3)
@@ -369,7 +366,7 @@ def test_binary_queries_take_two_values_and_know_no_class():
 
 @torch.no_grad()
 def test_class_queries_tell_classes_apart_where_the_class_is():
-    network = _random_network(ReferenceUNetConfig(5, dim=16, mask_query="class"))
+    network = _random_network(Config(dim=16, mask_query="class"))
     mask = torch.full((1, 1, 64, 64), 2)
     other = mask.clone()
     other[..., :32] = 3
@@ -385,7 +382,7 @@ def test_class_queries_tell_classes_apart_where_the_class_is():
 @torch.no_grad()
 @pytest.mark.parametrize("mask_query", ["binary", "class"])
 def test_the_null_is_the_same_for_every_mask_and_belongs_to_no_class(mask_query):
-    network = _random_network(ReferenceUNetConfig(5, dim=16, mask_query=mask_query))
+    network = _random_network(Config(dim=16, mask_query=mask_query))
     x, t, mask, _ = _batch(5)
     drop = torch.ones(3, dtype=torch.bool)
     null = network(x, t, mask, drop)
@@ -400,8 +397,8 @@ def test_the_null_is_the_same_for_every_mask_and_belongs_to_no_class(mask_query)
 @pytest.mark.parametrize("null_class", [0, 3])
 def test_a_class_can_be_the_null_of_published_weights(mask_query, class_embedding, null_class):
     network = _random_network(
-        ReferenceUNetConfig(
-            5, dim=16, mask_query=mask_query, class_embedding=class_embedding, null_class=null_class
+        Config(
+            dim=16, mask_query=mask_query, class_embedding=class_embedding, null_class=null_class
         )
     )
     x, t, mask, drop = _batch(5)
@@ -415,7 +412,7 @@ def test_a_class_can_be_the_null_of_published_weights(mask_query, class_embeddin
 
 @torch.no_grad()
 def test_low_precision_is_the_same_function():
-    network = _random_network(ReferenceUNetConfig(5, dim=16, mask_query="class"))
+    network = _random_network(Config(dim=16, mask_query="class"))
     x, t, mask, drop = _batch(5)
     exact = network(x, t, mask, drop).double()
     with torch.autocast("cpu", torch.bfloat16):
@@ -426,7 +423,7 @@ def test_low_precision_is_the_same_function():
 @pytest.mark.parametrize("mask_query", ["binary", "class"])
 def test_one_graph_and_every_parameter_learns(mask_query):
     network = _random_network(
-        ReferenceUNetConfig(5, dim=16, dim_mults=(1, 2), block_per_layer=1, mask_query=mask_query)
+        Config(dim=16, dim_mults=(1, 2), block_per_layer=1, mask_query=mask_query)
     ).train()
     x, t, mask, drop = _batch(5)
     compiled = torch.compile(network, fullgraph=True, backend="eager")
@@ -457,22 +454,26 @@ def test_fractions_are_shares_of_pixels():
     ],
 )
 def test_what_does_not_fit_is_refused(size, mask, words):
-    network = ReferenceUNet(ReferenceUNetConfig(5, dim=16))
+    network = ReferenceUNet(Config(dim=16), 5)
     with pytest.raises(ValueError, match=words):
         network(torch.zeros(1, 4, *size), torch.zeros(1), mask.long())
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "words"),
     [
-        {"dim": 5},
-        {"dim_mults": ()},
-        {"mask_query": "klass"},
-        {"class_embedding": "mean"},
-        {"null_class": 5},
-        {"resnet_block_groups": 3},
+        ({"dim": 5}, "multiple of 2"),
+        ({"dim": 2}, "greater than or equal to 4"),
+        ({"dim_mults": ()}, "at least 1 item"),
+        ({"dim_mults": (1, 0)}, "greater than or equal to 1"),
+        ({"mask_query": "klass"}, "'binary' or 'class'"),
+        ({"class_embedding": "mean"}, "'fraction' or 'max'"),
+        ({"null_class": 5}, "no class id: 0 to 4 expected"),
+        ({"resnet_block_groups": 3}, "must divide dim"),
+        ({"block_per_layer": 0}, "greater than or equal to 1"),
+        ({"width": 64}, "not permitted"),
     ],
 )
-def test_networks_that_cannot_be_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"expected|divide|no class id"):
-        ReferenceUNetConfig(5, **{"dim": 16, **wrong})
+def test_networks_that_cannot_be_are_refused(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        Config(**{"dim": 16, **wrong}).build(num_classes=5, channels=4)

@@ -27,7 +27,8 @@ from trainer.diffusion.objectives import Objective
 from trainer.diffusion.samplers import Solver
 from trainer.errors import DataError, DivergedError
 from trainer.models.codec import Posterior
-from trainer.models.reference_unet import ReferenceUNet, ReferenceUNetConfig, class_fractions
+from trainer.models.denoisers.masks import class_fractions
+from trainer.models.denoisers.reference_unet import Config, ReferenceUNet
 from trainer.sample import sample_dataset
 from trainer.sampling.generator import Generator, Kept, SamplingOptions
 from trainer.sampling.keep import keep_regions
@@ -91,9 +92,7 @@ def _painter(spread: float = 0.05, scaling: LatentScaling = UNSCALED) -> Generat
 def _network() -> Generator:
     torch.manual_seed(0)
     network = ReferenceUNet(
-        ReferenceUNetConfig(
-            4, dim=8, dim_mults=(1, 2), channels=3, block_per_layer=1, mask_query="class"
-        )
+        Config(dim=8, dim_mults=(1, 2), block_per_layer=1, mask_query="class"), 4, channels=3
     ).eval()
     return Generator(network, Objective("epsilon"), PixelCodec(), SCALING, num_classes=4, stride=2)
 
@@ -564,7 +563,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         **kinds,
     ).save_pretrained(place / "codec")
     torch.save(
-        ReferenceUNet(ReferenceUNetConfig(4, dim=8, dim_mults=(1, 2))).state_dict(),
+        ReferenceUNet(Config(dim=8, dim_mults=(1, 2)), 4).state_dict(),
         place / "published.pt",
     )
     assert (

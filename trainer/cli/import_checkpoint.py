@@ -130,11 +130,11 @@ def import_checkpoint(
         _scaling(loaded, latent_shift, latent_scale),
     )
     found = convert(checkpoint, out, options)
-    config = found.config
+    config = found.network.config
     console.table(
         ("what", "value"),
         [
-            ("classes", str(config.num_classes)),
+            ("classes", str(found.network.num_classes)),
             (
                 "dim, dim_mults, blocks",
                 f"{config.dim}, {'-'.join(map(str, config.dim_mults))}, {config.block_per_layer}",
@@ -142,7 +142,7 @@ def import_checkpoint(
             ("parameters", f"{sum(tensor.numel() for tensor in found.weights.values()):,}"),
             ("found under", ", ".join(repr(prefix) for prefix in found.prefixes)),
             ("averaged weights", "yes" if found.ema else "no"),
-            ("other tensors, left alone", f"{found.left_alone:,}"),
+            ("other tensors, left alone", f"{found.num_ignored:,}"),
         ],
         title="Reference network",
     )

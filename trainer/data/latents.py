@@ -123,6 +123,11 @@ class LatentSet:
         return int(self.summary["image_size"])
 
     @property
+    def factor(self) -> int:
+        """Return how many pixels a side became one latent."""
+        return self.image_size // self.shape[1]
+
+    @property
     def views(self) -> tuple[int, ...]:
         """Return the views that were encoded; see `transforms.apply_view`."""
         return tuple(self.summary["views"])

@@ -20,7 +20,7 @@ from histoprep import checksums
 from histoprep.durable import is_temporary
 from trainer import __version__
 from trainer.config import RunConfig
-from trainer.config_layers import dump_config
+from trainer.config_layers import build_config, dump_config
 from trainer.engine.checkpoints import CONFIG, RESTORE_RUN, read_config
 from trainer.errors import CheckpointError, ConfigError, IntegrityError
 
@@ -141,7 +141,8 @@ def _refuse_other_config(path: Path, config: RunConfig) -> None:
             path=path.parent,
             hint="choose another --out",
         )
-    old, new = flatten(read_config(path)), flatten(config.model_dump(mode="json", by_alias=True))
+    old = flatten(_completed(read_config(path), type(config)))
+    new = flatten(config.model_dump(mode="json", by_alias=True))
     free = [*_MAY_CHANGE, *(["duration"] if config.schedule.kind in _SCHEDULES_WITHOUT_END else [])]
     changed = [
         key
@@ -160,6 +161,14 @@ def _refuse_other_config(path: Path, config: RunConfig) -> None:
             seen=seen,
             hint=hint,
         )
+
+
+def _completed(values: dict[str, Any], kind: type[RunConfig]) -> dict[str, Any]:
+    """Return the configuration of a run with the defaults of keys that it is too old to have."""
+    try:
+        return build_config(kind, values).model_dump(mode="json", by_alias=True)
+    except ConfigError:
+        return values
 
 
 def _refuse_other_data(path: Path, certificate: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from histoprep.errors import UsageError
 from histoprep.shards import TileSource, open_tiles
 from histoprep.streams import single_stream
-from trainer.config import Positive, RunConfig, Section
+from trainer.config import RunConfig
 from trainer.data.tiles import TileDataset
 from trainer.data.transforms import to_uint8
 from trainer.engine.checkpoints import load_weights
@@ -27,6 +27,7 @@ from trainer.engine.images import difference, sheet
 from trainer.errors import CheckpointError, ConfigError
 from trainer.metrics.reconstruction import psnr, ssim
 from trainer.models.codec import TrainableCodec
+from trainer.section import Positive, Section
 from trainer.stage import NO_VALIDATION, StagePlan, StepOutput
 from trainer.voice import Voice
 

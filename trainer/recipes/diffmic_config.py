@@ -8,7 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.config import Data, Duration, Positive, RunConfig, Section, Share
+from trainer.config import Data, Duration, RunConfig
+from trainer.section import Positive, Section, Share
 
 TrunkName = Literal["small", "resnet18", "efficientnet_lite0", "vit_s16"]
 

@@ -10,8 +10,7 @@ import torch
 from histoprep.shards import open_tiles
 from trainer.engine.checkpoints import find_checkpoint, load_weights
 from trainer.errors import CheckpointError, ConfigError
-from trainer.models.layers import NUM_HEADS
-from trainer.models.reference_unet import ReferenceUNet
+from trainer.models.denoisers.footprint import count_parameters
 from trainer.recipes.codecs import load_codec
 from trainer.recipes.ldm_config import Config
 from trainer.recipes.ldm_data import (
@@ -21,14 +20,12 @@ from trainer.recipes.ldm_data import (
     open_latents,
     prepare_latents,
 )
-from trainer.recipes.ldm_stage import LdmStage, denoiser_config, objective_of
+from trainer.recipes.ldm_denoiser import build_denoiser, check_image_size, estimate_memory
+from trainer.recipes.ldm_stage import LdmStage, objective_of
 from trainer.sampling.generator import Generator
 from trainer.stage import StagePlan
 
 __all__ = ["Config", "describe", "load_generator", "stages"]
-
-_FLOAT32_BYTES = 4
-_FACTOR = 8
 
 
 def stages(config: Config) -> list[StagePlan]:
@@ -49,20 +46,20 @@ def describe(config: Config) -> dict[str, Any]:
     come; reads the manifest only.
     """
     tiles = open_tiles(config.manifest)
-    network = denoiser_config(config, tiles.label_map, _channels(config))
+    channels, factor = _latents_to_come(config)
     with torch.device("meta"):
-        denoiser = ReferenceUNet(network)
-    num_parameters = sum(parameter.numel() for parameter in denoiser.parameters())
+        denoiser = build_denoiser(config, tiles.label_map, channels)
+    check_image_size(config, denoiser, factor)
     num_positions = config.duration.num_positions(
         config.batch_size, int((tiles.split == "train").sum())
     )
     return {
-        "parameters": {"denoiser": num_parameters},
+        "parameters": {"denoiser": count_parameters(denoiser)},
         "streams": describe_streams(config, tiles),
         "steps": num_positions // config.batch_size,
         "images": num_positions,
         "latents": str(latents_folder(config)),
-        "memory_bytes": _estimate_memory(config, denoiser, num_parameters),
+        "memory_bytes": estimate_memory(config, denoiser, factor),
     }
 
 
@@ -95,8 +92,7 @@ def load_generator(
             seen=seen,
             expected=expected,
         )
-    network = denoiser_config(config, facts.label_map, facts.channels)
-    denoiser = ReferenceUNet(network)
+    denoiser = build_denoiser(config, facts.label_map, facts.channels)
     try:
         denoiser.load_state_dict(weights)
     except RuntimeError as error:
@@ -110,8 +106,8 @@ def load_generator(
         objective_of(config),
         loaded,
         facts.scaling,
-        network.num_classes,
-        network.stride,
+        denoiser.num_classes,
+        denoiser.stride,
         place,
         precision,
     )
@@ -124,62 +120,11 @@ def read_facts(path: str | Path) -> ModelFacts:
     return ModelFacts.read(find_checkpoint(Path(path).absolute()).parents[1])
 
 
-def _channels(config: Config) -> int:
-    """Return the latent channels of a run to come."""
+def _latents_to_come(config: Config) -> tuple[int, int]:
+    """Return the channels of the latents of a run, and the pixels a side that become one latent."""
     folder = latents_folder(config)
     if config.latents is not None or (folder / "latents.json").is_file():
-        return open_latents(config).shape[0]
-    return load_codec(config.codec or "").channels
-
-
-def _estimate_memory(
-    config: Config, denoiser: ReferenceUNet, num_parameters: int
-) -> dict[str, int]:
-    """Return bytes by what they hold, for one device."""
-    ranks = (config.devices if isinstance(config.devices, int) else 1) * config.num_nodes
-    micro = max(1, config.batch_size // (config.accumulate * ranks))
-    small, two = (_kept_bytes(denoiser, batch, config.data.image_size) for batch in (1, 2))
-    share = 1 if config.precision == "fp32" else 2
-    weights = num_parameters * _FLOAT32_BYTES
-    parts = {
-        "weights": weights,
-        "gradients": weights,
-        "optimiser": 2 * weights,
-        "ema": weights if config.ema else 0,
-    }
-    # Standardised weights are kept once, features for every image.
-    parts[f"activations ({micro} images)"] = (2 * small - two + (two - small) * micro) // share
-    return {**parts, "in all": sum(parts.values())}
-
-
-def _kept_bytes(denoiser: ReferenceUNet, batch: int, image_size: int) -> int:
-    """Return what autograd keeps of one forward pass in float32, counted by running the network
-    without data.
-
-    Softmax matrices are left out: without data attention is written out, with data none of its
-    kernels keeps one.
-    """
-    side = image_size // _FACTOR
-    matrices = {(side >> stage) ** 2 for stage in range(len(denoiser.config.dim_mults))}
-    own = {parameter.untyped_storage()._cdata for parameter in denoiser.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if not (
-            tensor.ndim == 4
-            and tensor.shape[1] == NUM_HEADS
-            and tensor.shape[2] == tensor.shape[3]
-            and tensor.shape[3] in matrices
-        ):
-            # Held on to, so that no address is used twice.
-            kept.setdefault(tensor.untyped_storage()._cdata, tensor.untyped_storage())
-        return tensor
-
-    with (
-        torch.device("meta"),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-    ):
-        mask = torch.zeros(batch, 1, image_size, image_size, dtype=torch.uint8)
-        x = torch.zeros(batch, denoiser.config.channels, side, side)
-        denoiser.train()(x, torch.zeros(batch), mask, torch.zeros(batch, dtype=torch.bool))
-    return sum(tensor.nbytes() for key, tensor in kept.items() if key not in own)
+        latents = open_latents(config)
+        return latents.shape[0], latents.factor
+    codec = load_codec(config.codec or "")
+    return codec.channels, codec.factor

@@ -5,24 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializeAsAny, field_validator
 
-from trainer.config import Positive, RunConfig, Section, Share
+from trainer.config import RunConfig
+from trainer.models.denoisers.interface import DenoiserConfig
+from trainer.models.denoisers.registry import DEFAULT_DENOISER, find_denoiser
+from trainer.section import KindByName, Positive, Section, Share
 
-
-class Model(Section):
-    """The reference network; see `models.reference_unet.ReferenceUNetConfig`. The number of classes
-    is the label map's.
-    """
-
-    dim: Annotated[int, Field(ge=4)] = 256
-    dim_mults: tuple[Positive, ...] = (1, 2, 4)
-    resnet_block_groups: Positive = 2
-    block_per_layer: Positive = 2
-    mask_query: Literal["binary", "class"] = "binary"
-    class_embedding: Literal["fraction", "max"] = "fraction"
-    dropout: Share = 0.05
-    null_class: Annotated[int, Field(ge=0)] | None = None
+_DENOISERS = KindByName(find_denoiser, DEFAULT_DENOISER)
 
 
 class Diffusion(Section):
@@ -78,13 +68,20 @@ class Validation(Section):
 
 
 class Config(RunConfig):
-    """A run of the recipe ldm. `latents` is a latent set, or null: then the tiles are encoded first
-    with `codec`, a folder or hub:OWNER/NAME.
+    """A run of the recipe ldm.
+
+    Attributes:
+        latents: A latent set, or null: then the tiles are encoded first with `codec`.
+        codec: A folder or hub:OWNER/NAME.
+        model: The denoiser that `name` says, with its options; the number of classes is the label
+            map's.
     """
 
     latents: str | None = None
     codec: str | None = None
-    model: Model = Model()
+    model: Annotated[SerializeAsAny[DenoiserConfig], _DENOISERS] = Field(
+        default_factory=_DENOISERS.make_default
+    )
     diffusion: Diffusion = Diffusion()
     streams: StreamShares = StreamShares()
     encoding: Encoding = Encoding()

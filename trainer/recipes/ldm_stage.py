@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from histoprep.errors import HistoprepError
-from histoprep.labels import LabelMap
 from histoprep.shards import TileSource
 from trainer.data.latent_dataset import LatentDataset
 from trainer.data.latents import LatentSet
@@ -21,10 +20,11 @@ from trainer.diffusion.schedule import NoiseSchedule
 from trainer.engine.images import colour_mask, sheet
 from trainer.errors import ConfigError
 from trainer.models.codec import Codec
-from trainer.models.reference_unet import ReferenceUNet, ReferenceUNetConfig
+from trainer.models.denoisers.interface import Denoiser
 from trainer.recipes.codecs import load_codec
 from trainer.recipes.ldm_config import Config
 from trainer.recipes.ldm_data import training_dataset, validation_streams
+from trainer.recipes.ldm_denoiser import build_denoiser, check_image_size
 from trainer.sampling.generator import Generator, SamplingOptions
 from trainer.stage import StepOutput
 
@@ -34,18 +34,6 @@ NOISE_BINS = tuple(
 )
 # Validation has its own seed: another training seed is compared on the same noise.
 _VALIDATION_SEED = 0
-
-
-def denoiser_config(config: Config, label_map: LabelMap, channels: int) -> ReferenceUNetConfig:
-    """Return the network of a run; raises ConfigError when its numbers do not go together."""
-    # Class ids may have gaps (HP506), and masks hold the ids.
-    num_classes = max(cls.id for cls in label_map.classes) + 1
-    try:
-        return ReferenceUNetConfig(
-            num_classes=num_classes, channels=channels, **config.model.model_dump()
-        )
-    except ValueError as error:
-        raise ConfigError(f"model: {error}") from error
 
 
 def objective_of(config: Config) -> Objective:
@@ -76,9 +64,9 @@ class LdmStage:
     def __init__(self, config: Config, tiles: TileSource, latents: LatentSet) -> None:
         self.config, self._tiles, self._latents = config, tiles, latents
         self.objective = objective_of(config)
-        self.module: nn.Module = ReferenceUNet(
-            denoiser_config(config, tiles.label_map, latents.shape[0])
-        )
+        self._denoiser: Denoiser = build_denoiser(config, tiles.label_map, latents.shape[0])
+        check_image_size(config, self._denoiser, latents.factor)
+        self.module: nn.Module = self._denoiser
         self._dataset = training_dataset(config, tiles, latents)
         self._placement = self._dataset.inner.placement
         self.weights_from: Mapping[str, str] = {"denoiser": "random"}
@@ -162,15 +150,14 @@ class LdmStage:
     def generator(self, module: nn.Module) -> Generator:
         """Return what turns masks into images with `module` as the denoiser; needs the codec."""
         assert self._codec is not None
-        config: Any = self.module.config
         scaling, device = self._latents.scaling, self._device
         return Generator(
             module,
             self.objective,
             self._codec,
             scaling,
-            config.num_classes,
-            config.stride,
+            self._denoiser.num_classes,
+            self._denoiser.stride,
             device,
             self.config.precision,
         )

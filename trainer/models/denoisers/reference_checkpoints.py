@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from trainer.models.reference_unet import ReferenceUNet, ReferenceUNetConfig
+from trainer.models.denoisers.reference_unet import Config, ReferenceUNet
 
 _FIRST = "init_conv.weight"
 # What DistributedDataParallel and torch.compile put in front of names, at any depth.
@@ -31,29 +32,59 @@ class CheckpointMismatchError(ValueError):
 
 
 @dataclass(frozen=True)
-class PublishedWeights:
-    """What a checkpoint holds, float32: `weights`, their average `ema` (None without one), and
-    where each was found.
+class NetworkSize:
+    """Which reference network some weights belong to."""
 
-    `left_alone` counts tensors that belong to neither (schedule buffers, optimiser, codec). `step`
-    is the trainer's count, 0 when unknown.
+    config: Config
+    num_classes: int
+    channels: int
+
+    def build(self) -> ReferenceUNet:
+        """Return that network with random weights."""
+        return self.config.build(self.num_classes, self.channels)
+
+    def __str__(self) -> str:
+        """Return it in one line."""
+        config = self.config
+        return (
+            f"a reference network of {self.num_classes} classes and {self.channels} latent"
+            f" channels with dim {config.dim}, dim_mults {config.dim_mults}, block_per_layer"
+            f" {config.block_per_layer}"
+        )
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """What a checkpoint holds.
+
+    Attributes:
+        weights: The tensors of the network, float32.
+        ema: Their average, None without one.
+        network: The network that they belong to.
+        prefixes: The names that weights and average stood under in the file.
+        num_ignored: Tensors that belong to neither (schedule buffers, optimiser, codec).
+        step: The trainer's count of steps, 0 when unknown.
     """
 
     weights: dict[str, Tensor]
     ema: dict[str, Tensor] | None
+    network: NetworkSize
     prefixes: tuple[str, ...]
-    left_alone: int
+    num_ignored: int
     step: int = 0
-    config: ReferenceUNetConfig = field(default_factory=lambda: ReferenceUNetConfig(1))
 
 
 def published_weights(loaded: Any, **choices: Any) -> PublishedWeights:
-    """Return the network in what `torch.load` gave; `choices` are the fields of
-    `ReferenceUNetConfig` that shapes do not tell.
+    """Return the network in what `torch.load` returned.
 
-    Those are resnet_block_groups, mask_query, class_embedding, dropout and null_class. Raises
-    CheckpointMismatchError when there is no reference network in it, or one with missing,
-    unexpected or misshapen tensors.
+    Args:
+        loaded: Nested mappings of tensors and other values.
+        **choices: Fields of `Config` that shapes do not tell: resnet_block_groups, mask_query,
+            class_embedding, dropout, null_class.
+
+    Raises:
+        CheckpointMismatchError: When there is no reference network in it, or one with missing,
+            unexpected or misshapen tensors.
     """
     flat = dict(_tensors(loaded, ""))
     prefixes = sorted(
@@ -70,18 +101,21 @@ def published_weights(loaded: Any, **choices: Any) -> PublishedWeights:
     )
     chosen = [*raw[:1], *averaged[:1]]
     parts = {choice: _below(flat, choice, prefixes) for choice in chosen}
-    config = infer_config(parts[chosen[0]], **choices)
-    checked = {prefix: _checked(part, config, prefix) for prefix, part in parts.items()}
+    network = infer_network(parts[chosen[0]], **choices)
+    checked = {prefix: _checked(part, network, prefix) for prefix, part in parts.items()}
     ema = checked[averaged[0]] if averaged else None
     weights = checked[raw[0]] if raw else checked[averaged[0]]
     num_used = sum(len(part) for part in parts.values())
     step = loaded.get("step", 0) if isinstance(loaded, Mapping) else 0
-    return PublishedWeights(weights, ema, tuple(chosen), len(flat) - num_used, int(step), config)
+    return PublishedWeights(weights, ema, network, tuple(chosen), len(flat) - num_used, int(step))
 
 
-def infer_config(state: Mapping[str, Tensor], **choices: Any) -> ReferenceUNetConfig:
-    """Return the configuration that the shapes of a state dict tell, with `choices` for the rest;
-    raises CheckpointMismatchError.
+def infer_network(state: Mapping[str, Tensor], **choices: Any) -> NetworkSize:
+    """Return the network that the shapes of a state dict tell, with `choices` for the rest.
+
+    Raises:
+        CheckpointMismatchError: For tensors of no reference network, and for choices that do not
+            fit it.
     """
     try:
         dim, channels = state[_FIRST].shape[:2]
@@ -99,11 +133,18 @@ def infer_config(state: Mapping[str, Tensor], **choices: Any) -> ReferenceUNetCo
             )
         mults = tuple(width // dim for width in widths)
         # A stage is its blocks, attention and a change of size.
-        return ReferenceUNetConfig(
-            num_classes, dim, mults, channels, block_per_layer=num_layers - 2, **choices
-        )
+        config = Config(dim=dim, dim_mults=mults, block_per_layer=num_layers - 2, **choices)
+        network = NetworkSize(config, num_classes, channels)
+        with torch.device("meta"):
+            network.build()
+        return network
     except CheckpointMismatchError:
         raise
+    except ValidationError as error:
+        problems = "; ".join(problem["msg"] for problem in error.errors(include_url=False))
+        raise CheckpointMismatchError(
+            f"these are not the tensors of a reference network: {problems}"
+        ) from error
     except (KeyError, ValueError, IndexError) as error:
         raise CheckpointMismatchError(
             f"these are not the tensors of a reference network: {error}"
@@ -136,12 +177,10 @@ def _is_averaged(prefix: str) -> bool:
     return any("ema" in part.lower().split("_") for part in parts) and "online_model" not in parts
 
 
-def _checked(
-    state: Mapping[str, Tensor], config: ReferenceUNetConfig, prefix: str
-) -> dict[str, Tensor]:
+def _checked(state: Mapping[str, Tensor], network: NetworkSize, prefix: str) -> dict[str, Tensor]:
     with torch.device("meta"):
         expected = {
-            name: tuple(tensor.shape) for name, tensor in ReferenceUNet(config).state_dict().items()
+            name: tuple(tensor.shape) for name, tensor in network.build().state_dict().items()
         }
     problems = [
         ("missing", sorted(set(expected) - set(state))),
@@ -172,6 +211,6 @@ def _checked(
     if differences:
         where = f" under {prefix!r}" if prefix else ""
         raise CheckpointMismatchError(
-            f"the tensors{where} are not those of {config}: {'; '.join(differences)}"
+            f"the tensors{where} are not those of {network}: {'; '.join(differences)}"
         )
     return {name: state[name].detach().float().contiguous() for name in expected}

@@ -2,88 +2,72 @@
 queries.
 
 Source: Aversa et al. 2023, DiffInfinite, arXiv 2306.13384, with the two options of
-`ReferenceUNetConfig` that their binary queries call for.
+`Config` that their binary queries call for.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from trainer.models.layers import ResidualBlock, TimeEmbedding, at_least_float32, attention_layer
+from trainer.models.denoisers.interface import Denoiser, DenoiserConfig
+from trainer.models.denoisers.masks import check_masks, class_fractions
+from trainer.models.denoisers.reference_layers import (
+    ResidualBlock,
+    TimeEmbedding,
+    at_least_float32,
+    attention_layer,
+)
+from trainer.section import Natural, Positive, Share
 
-MaskQuery = Literal["binary", "class"]
-ClassEmbedding = Literal["fraction", "max"]
 
-
-@dataclass(frozen=True)
-class ReferenceUNetConfig:
+class Config(DenoiserConfig):
     """What defines the network; the defaults are those of the published weights.
 
-    `mask_query`: binary asks with "is this pixel labelled" (the published weights; which class it
-    is makes no difference then), class with the class-table row of each pixel's class.
-    `class_embedding`: fraction mixes the class table by pixel shares, max takes the row of the
-    largest class id. `null_class`: what the guidance null is; None is an all-zero embedding and an
-    all-zero query, which no class owns, a class id stands for a mask full of that class (published
-    weights were trained with 0).
+    Attributes:
+        dim: Width of the first stage, even, a multiple of `resnet_block_groups`.
+        dim_mults: Width of each stage as a multiple of `dim`; every stage but the first halves
+            height and width.
+        resnet_block_groups: Groups of the group normalisations.
+        block_per_layer: Residual blocks in each stage.
+        mask_query: What attention queries are made of. binary is "is this pixel labelled" (the
+            published weights; which class it is makes no difference then), class is the class-table
+            row of each pixel's class.
+        class_embedding: fraction mixes the class table by pixel shares, max takes the row of the
+            largest class id.
+        dropout: Share of the features that training drops in each block.
+        null_class: What the guidance null is. None is an all-zero embedding and an all-zero query,
+            which no class owns; a class id stands for a mask full of that class (published weights
+            were trained with 0).
     """
 
-    num_classes: int
-    dim: int = 256
-    dim_mults: tuple[int, ...] = (1, 2, 4)
-    channels: int = 4
-    resnet_block_groups: int = 2
-    block_per_layer: int = 2
-    mask_query: MaskQuery = "binary"
-    class_embedding: ClassEmbedding = "fraction"
-    dropout: float = 0.05
-    null_class: int | None = None
+    name: Literal["reference-unet"] = "reference-unet"
+    dim: Annotated[int, Field(ge=4, multiple_of=2)] = 256
+    dim_mults: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4)
+    resnet_block_groups: Positive = 2
+    block_per_layer: Positive = 2
+    mask_query: Literal["binary", "class"] = "binary"
+    class_embedding: Literal["fraction", "max"] = "fraction"
+    dropout: Share = 0.05
+    null_class: Natural | None = None
 
-    def __post_init__(self) -> None:
-        """Raise ValueError for a network that cannot be built."""
-        object.__setattr__(self, "dim_mults", tuple(self.dim_mults))
-        problems = [
-            (self.num_classes < 1, f"num_classes is {self.num_classes}, at least 1 expected"),
-            (
-                self.dim < 4 or self.dim % 2 == 1,
-                f"dim is {self.dim}, an even number from 4 expected",
-            ),
-            (
-                not self.dim_mults or min(self.dim_mults) < 1,
-                f"dim_mults are {self.dim_mults}, whole numbers from 1 expected",
-            ),
-            (
-                self.resnet_block_groups < 1 or self.dim % max(self.resnet_block_groups, 1),
-                "resnet_block_groups must divide dim",
-            ),
-            (
-                self.block_per_layer < 1,
-                f"block_per_layer is {self.block_per_layer}, at least 1 expected",
-            ),
-            (
-                self.mask_query not in ("binary", "class"),
-                f"mask_query is {self.mask_query!r}, binary or class expected",
-            ),
-            (
-                self.class_embedding not in ("fraction", "max"),
-                f"class_embedding is {self.class_embedding!r}, fraction or max expected",
-            ),
-            (
-                self.null_class is not None and not 0 <= self.null_class < self.num_classes,
-                f"null_class is {self.null_class}, no class id",
-            ),
-        ]
-        if wrong := [text for is_wrong, text in problems if is_wrong]:
-            raise ValueError("; ".join(wrong))
+    @model_validator(mode="after")
+    def _groups_divide_the_width(self) -> Self:
+        if self.dim % self.resnet_block_groups:
+            raise ValueError(
+                f"resnet_block_groups must divide dim, seen {self.resnet_block_groups} and"
+                f" {self.dim}"
+            )
+        return self
 
-    @property
-    def stride(self) -> int:
-        """Return what height and width of the latents must be multiples of."""
-        return 1 << (len(self.dim_mults) - 1)
+    def build(self, num_classes: int, channels: int) -> ReferenceUNet:
+        """Return the network; see `DenoiserConfig.build`."""
+        return ReferenceUNet(self, num_classes, channels)
 
 
 @dataclass(frozen=True)
@@ -99,20 +83,30 @@ class Condition:
     queries: list[Tensor] = field(default_factory=list)
 
 
-class ReferenceUNet(nn.Module):
+class ReferenceUNet(Denoiser):
     """The reference denoiser: 172,101,124 parameters at 5 classes with the default
     configuration.
+
+    Raises:
+        ValueError: For a null class that is no class id.
     """
 
-    def __init__(self, config: ReferenceUNetConfig) -> None:
+    def __init__(self, config: Config, num_classes: int, channels: int = 4) -> None:
         super().__init__()
-        self.config = config
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}, at least 1 expected")
+        if config.null_class is not None and config.null_class >= num_classes:
+            raise ValueError(
+                f"null_class is {config.null_class}, no class id: 0 to {num_classes - 1} expected"
+            )
+        self.config, self.num_classes, self.channels = config, num_classes, channels
+        self.stride = 1 << (len(config.dim_mults) - 1)
         dim = config.dim
         widths = [dim, *(dim * mult for mult in config.dim_mults)]
         stages = list(pairwise(widths))
-        self.init_conv = nn.Conv2d(config.channels, dim, 7, padding=3)
+        self.init_conv = nn.Conv2d(channels, dim, 7, padding=3)
         self.time_mlp = TimeEmbedding(dim)
-        self.classes_emb = nn.Embedding(config.num_classes, dim)
+        self.classes_emb = nn.Embedding(num_classes, dim)
         self.classes_mlp = nn.Sequential(
             nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, 4 * dim)
         )
@@ -128,7 +122,7 @@ class ReferenceUNet(nn.Module):
             for number, stage in enumerate(reversed(stages))
         )
         self.final_res_block = self._block(2 * dim, dim)
-        self.final_conv = nn.Conv2d(dim, config.channels, 1)
+        self.final_conv = nn.Conv2d(dim, channels, 1)
 
     def _block(self, dim_in: int, dim_out: int) -> ResidualBlock:
         config = self.config
@@ -166,7 +160,7 @@ class ReferenceUNet(nn.Module):
 
         `t` [batch] are timesteps 0..999, whole or fractional. `mask` [batch, 1, H, W] are class
         ids, uint8 or int64, with H and W the same whole multiple of h and w (8 with the usual
-        codec; h and w multiples of `config.stride`). `drop` [batch], bool, picks the samples that
+        codec; h and w multiples of `stride`). `drop` [batch], bool, picks the samples that
         get the guidance null instead of their mask. Raises ValueError for shapes or class ids that
         do not fit; ids are looked at on the CPU only, where that costs nothing.
         """
@@ -178,9 +172,9 @@ class ReferenceUNet(nn.Module):
         """Return what the network knows of masks [batch, 1, H, W] when its latents are `size` = (h,
         w); errors as `forward`.
         """
-        factor = self._checked_factor(mask, size)
+        factor = check_masks(mask, size, num_classes=self.num_classes, stride=self.stride)
         table = at_least_float32(self.classes_emb.weight)
-        fractions = class_fractions(mask, self.config.num_classes, factor).to(table.dtype)
+        fractions = class_fractions(mask, self.num_classes, factor).to(table.dtype)
         labelled = mask.unflatten(3, (-1, factor)).unflatten(2, (-1, factor)).amax((3, 5)) > 0
         kept = (
             torch.ones(len(mask), dtype=torch.bool, device=mask.device) if drop is None else ~drop
@@ -240,39 +234,3 @@ class ReferenceUNet(nn.Module):
                 squares.any(5).any(3) if query.dtype == torch.bool else squares.mean((3, 5))
             )
         return queries
-
-    def _checked_factor(self, mask: Tensor, size: tuple[int, int]) -> int:
-        factor = mask.shape[-2] // size[0]
-        if (
-            mask.ndim != 4
-            or mask.shape[1] != 1
-            or factor < 1
-            or tuple(mask.shape[-2:]) != (factor * size[0], factor * size[1])
-        ):
-            raise ValueError(
-                f"the mask is {tuple(mask.shape)}; [batch, 1, n * {size[0]}, n * {size[1]}]"
-                f" expected for latents of {size}"
-            )
-        if size[0] % self.config.stride or size[1] % self.config.stride:
-            raise ValueError(
-                f"latents of {size}: height and width must be multiples of {self.config.stride}"
-            )
-        if mask.device.type == "cpu" and not torch.compiler.is_compiling():
-            least, most = int(mask.min()), int(mask.max())
-            if least < 0 or most >= self.config.num_classes:
-                raise ValueError(
-                    f"the mask holds class ids {least} to {most}; 0 to"
-                    f" {self.config.num_classes - 1} expected"
-                )
-        return factor
-
-
-def class_fractions(mask: Tensor, num_classes: int, factor: int) -> Tensor:
-    """Return the share of each class in every `factor` x `factor` square of masks [batch, 1, H, W]:
-    float32 [batch, num_classes, H/f, W/f].
-
-    Class ids are never averaged themselves: between class 1 and class 3 lies no class 2.
-    """
-    ids = torch.arange(num_classes, device=mask.device, dtype=mask.dtype)[:, None, None]
-    squares = (mask == ids).unflatten(3, (-1, factor)).unflatten(2, (-1, factor))
-    return squares.sum((3, 5), dtype=torch.float32) / (factor * factor)

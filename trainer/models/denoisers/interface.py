@@ -1,0 +1,65 @@
+"""What a denoiser is for everything around it: training, memory estimate, sampling, import."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from trainer.section import Section
+
+
+class Denoiser(nn.Module, ABC):
+    """A network on noisy latents that knows a mask of classes.
+
+    Attributes:
+        num_classes: Class ids 0 .. num_classes - 1 may occur in masks.
+        channels: Channels of the latents, in and out.
+        stride: Height and width of the latents must be multiples of it; any such size works.
+    """
+
+    num_classes: int
+    channels: int
+    stride: int
+
+    @abstractmethod
+    def forward(self, x: Tensor, t: Tensor, mask: Tensor, drop: Tensor | None = None) -> Tensor:
+        """Return the prediction for noisy latents; what it means is the objective's matter.
+
+        Args:
+            x: Noisy latents, float [batch, channels, h, w].
+            t: Timesteps [batch], whole or fractional, from 0 up to num_train_timesteps - 1.
+            mask: Class ids at the resolution of the image, uint8 or int64 [batch, 1, H, W], with H
+                and W the same whole multiple of h and w. A network that wants them at the
+                resolution of the latents averages them with `masks.class_fractions`.
+            drop: Samples that get the guidance null (no condition at all) instead of their mask,
+                bool [batch]; None for no sample. The null must not be what some mask means.
+
+        Returns:
+            Prediction, float [batch, channels, h, w].
+
+        Raises:
+            ValueError: For shapes that do not fit, and, on the CPU, for unknown class ids.
+        """
+
+
+class DenoiserConfig(Section, ABC):
+    """The options of a denoiser: what `model` holds in the configuration of a run.
+
+    A denoiser's own `Config` declares `name: Literal["its-name"] = "its-name"` and its options with
+    their defaults; pydantic validators refuse options that do not go together.
+    """
+
+    name: str
+
+    @abstractmethod
+    def build(self, num_classes: int, channels: int) -> Denoiser:
+        """Return the network with random weights.
+
+        Args:
+            num_classes: Number of class ids in the masks.
+            channels: Channels of the latents.
+
+        Raises:
+            ValueError: When the options do not fit these numbers.
+        """

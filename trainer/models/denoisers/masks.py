@@ -1,0 +1,62 @@
+"""Masks of class ids, checked against latents and reduced to their resolution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_masks(mask: Tensor, size: tuple[int, int], *, num_classes: int, stride: int) -> int:
+    """Return how many pixels a side of a mask belong to one latent.
+
+    Args:
+        mask: Class ids, uint8 or int64 [batch, 1, H, W].
+        size: Height and width of the latents.
+        num_classes: Class ids 0 .. num_classes - 1 may occur; they are looked at on the CPU only,
+            where that costs nothing.
+        stride: What height and width of the latents must be multiples of.
+
+    Raises:
+        ValueError: When H and W are not one whole multiple of the size of the latents, that size is
+            no multiple of `stride`, or a class id is out of range.
+    """
+    height, width = size
+    factor = mask.shape[-2] // height
+    if (
+        mask.ndim != 4
+        or mask.shape[1] != 1
+        or factor < 1
+        or tuple(mask.shape[-2:]) != (factor * height, factor * width)
+    ):
+        raise ValueError(
+            f"the mask is {tuple(mask.shape)}; [batch, 1, n * {height}, n * {width}] expected for"
+            f" latents of {size}"
+        )
+    if height % stride or width % stride:
+        raise ValueError(f"latents of {size}: height and width must be multiples of {stride}")
+    if mask.device.type == "cpu" and not torch.compiler.is_compiling():
+        least, most = int(mask.min()), int(mask.max())
+        if least < 0 or most >= num_classes:
+            raise ValueError(
+                f"the mask holds class ids {least} to {most}; 0 to {num_classes - 1} expected"
+            )
+    return factor
+
+
+def class_fractions(mask: Tensor, num_classes: int, factor: int) -> Tensor:
+    """Return the share of each class in every `factor` x `factor` window of masks.
+
+    Class ids are never averaged themselves: between class 1 and class 3 lies no class 2.
+
+    Args:
+        mask: Class ids [batch, 1, H, W], H and W multiples of `factor`.
+        num_classes: Number of class ids.
+        factor: Pixels a side of a window; with that of the codec, windows are latents.
+
+    Returns:
+        Shares in [0, 1] that sum to 1 over the classes, float32
+        [batch, num_classes, H / factor, W / factor].
+    """
+    ids = torch.arange(num_classes, device=mask.device, dtype=mask.dtype)[:, None, None]
+    windows = (mask == ids).unflatten(3, (-1, factor)).unflatten(2, (-1, factor))
+    return windows.sum((3, 5), dtype=torch.float32) / (factor * factor)
