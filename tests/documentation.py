@@ -27,7 +27,7 @@ PAGES = (
         for name in (
             *("index", "install", "tutorial", "commands", "findings", "label-maps", "lossy-masks"),
             *("mask-encodings", "training", "manifest", "shards", "scale", "verify", "speed"),
-            *("comparison", "method", "api"),
+            *("comparison", "method", "adding-a-denoiser", "api"),
         )
     ),
 )
