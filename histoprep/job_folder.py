@@ -43,6 +43,7 @@ class JobFolder:
         content: What it holds, in the plural, such as `masks`.
         remake: What to do about a damaged request or seal.
         seal_name: Name of the file that makes the folder complete.
+        results: The folder of the results, where it is not that of request and seal.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class JobFolder:
     content: str
     remake: str
     seal_name: str = SUCCESS
+    results: Path | None = None
 
     @property
     def parts(self) -> Path:
@@ -85,21 +87,18 @@ class JobFolder:
             return None
         return content if isinstance(content, dict) else {}
 
-    def refuse_foreign_files(
-        self, *, begun: bool | None = None, folder: Path | None = None
-    ) -> None:
+    def refuse_foreign_files(self, *, begun: bool | None = None) -> None:
         """Refuse a folder with files that the job did not write; nothing is written.
 
         Args:
             begun: Whether a job has been begun here, where the existence of the request does not
                 tell.
-            folder: The folder to look into, where it is not that of the request.
 
         Raises:
             UsageError: There are such files.
             OutputError: The folder cannot be listed.
         """
-        place = folder or self.path
+        place = self.results or self.path
         with output_errors(place):
             names = os.listdir(place) if place.exists() else []
         foreign = [name for name in names if not _is_about_the_folder(name)]
@@ -144,7 +143,7 @@ class JobFolder:
         expected = [f"{name} {value}" for name, value in zip(named, now, strict=True)]
         raise UsageError(
             f"this folder holds {self.content} that were made with another {', '.join(named)}",
-            path=self.path,
+            path=self.results or self.path,
             seen="; ".join(seen),
             expected="; ".join(expected),
             hint=hint,

@@ -17,7 +17,7 @@ from histoprep.durable import locked
 from histoprep.errors import HistoprepError, UsageError
 from histoprep.schemas.latents import IDENTITY_COLUMNS
 from trainer.data.latent_scaling import LatentScaling, Method
-from trainer.data.latent_writer import LatentLayout, LatentWriter, refuse_strangers
+from trainer.data.latent_writer import LatentLayout, LatentWriter, refuse_foreign_files
 from trainer.data.latents import LatentSet
 from trainer.data.loader import loader
 from trainer.data.tiles import OnUnreadable
@@ -114,7 +114,7 @@ def encode_tiles(
     options.validate()
     place = _Placed.of(tiles, options)
     codec = codec.to(options.device)
-    refuse_strangers(out)
+    refuse_foreign_files(out)
     with locked(out):
         layout = _layout(place, codec, options)
         writer = LatentWriter(out, layout, _request(tiles, codec, place, options), anew=force)

@@ -71,7 +71,7 @@ def sample_dataset(
     chosen = range(min(len(masks), limit or len(masks)))
     num_made = num_done = 0
     # The lock is a file in the workspace, which may be somebody's.
-    dataset.refuse_strangers()
+    dataset.refuse_foreign_files()
     with (
         locked(dataset.workspace),
         saying(lambda: f"{num_done:,} of {len(chosen):,} images are kept"),

@@ -325,9 +325,9 @@ def _contents(*folders: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("theirs", "reason"),
     [
-        ("made/images/a.png", "not made here"),
-        ("made/label_map.yml", "not made here"),
-        ("made/tile.jpg", "not made here"),
+        ("made/images/a.png", "did not make it"),
+        ("made/label_map.yml", "did not make it"),
+        ("made/tile.jpg", "did not make it"),
     ]
     + [
         (f"made.histoprep/{name}", "workspace of another data set")
@@ -647,7 +647,7 @@ def test_the_command_writes_nothing_into_the_data_it_reads(imported, folder, tmp
     assert (
         run([*common, "--masks", str(real), "--out", str(own), "--sweep", "0,1"]) == ExitCode.USAGE
     )
-    assert "not made here" in capsys.readouterr().err.replace("\n", " ")
+    assert "did not make it" in capsys.readouterr().err.replace("\n", " ")
     assert _contents(tmp_path) == before
 
 

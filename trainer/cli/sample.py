@@ -212,7 +212,7 @@ def sample(
     check_masks(generator, listed, options, keep=keep is not None)
     generator = _made_fast(generator, compiled=compile_)
     if scales:
-        SyntheticDataset(out.resolve(), {}).refuse_strangers()
+        SyntheticDataset(out.resolve(), {}).refuse_foreign_files()
         _draw_sweep(generator, listed, out, scales, options)
         return
     origin = {

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from histoprep import checksums, tables
-from histoprep.durable import is_temporary, sync_folder, write_bytes
-from histoprep.errors import OutputError, UsageError
+from histoprep.durable import write_bytes
+from histoprep.errors import OutputError
+from histoprep.job_folder import JobFolder, output_errors
 from histoprep.schemas.latents import ENTRIES, KIND, SCHEMA, SCHEMA_VERSION, SUMMARY
 from trainer.data.latent_journal import JOURNAL, digest, format_line, read_chunks, read_journal
 from trainer.data.latents import DATA, LATENTS, MASK_COUNTS, MASK_LENGTHS, MASK_VALUES, data_files
@@ -24,7 +25,6 @@ from trainer.data.run_lengths import encode_runs
 
 # What the request of every latent set names, by which a journal is known as one of ours.
 _REQUEST_KEYS = {"tiles", "codec"}
-_NUM_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class LatentLayout:
 
 class LatentWriter:
     """Appends chunks to the files of a folder; the caller holds its lock and has called
-    `refuse_strangers`.
+    `refuse_foreign_files`.
 
     `request` (JSON) says what is being made; a folder begun with another request is refused, or
     begun `anew`. `done` is the number of finished chunks, which are not written again; `skipped`
@@ -76,6 +76,7 @@ class LatentWriter:
         self, folder: Path, layout: LatentLayout, request: dict[str, Any], *, anew: bool = False
     ) -> None:
         self.folder, self.layout, self.request = folder, layout, request
+        self.job = latent_job(folder)
         if anew:
             (folder / checksums.CHECKSUMS).unlink(missing_ok=True)
         self._lines = [] if anew else self._read_journal()
@@ -130,8 +131,7 @@ class LatentWriter:
 
     def finish(self, entries: pa.Table, header: dict[str, Any], summary: dict[str, Any]) -> None:
         """Publish entries.parquet and then latents.json, which makes the set a whole one."""
-        self.retract()
-        checksums.forget_files(self.folder, lambda name: name in (ENTRIES, JOURNAL, SUMMARY))
+        self.job.unseal(unsealed=(ENTRIES, JOURNAL))
         tables.write_table(
             self.folder / ENTRIES,
             [entries],
@@ -144,17 +144,7 @@ class LatentWriter:
         checksums.list_files(self.folder, (ENTRIES, JOURNAL))
         # Just read, or written, whole.
         checksums.remember_files(self.folder, data_files(self.folder, files))
-        checksums.publish_json(
-            self.folder,
-            SUMMARY,
-            {"kind": KIND, "schema_version": SCHEMA_VERSION, "files": files, **summary},
-        )
-
-    def retract(self) -> None:
-        """Take back that the set is whole."""
-        if (self.folder / SUMMARY).exists():
-            (self.folder / SUMMARY).unlink()
-            sync_folder(self.folder)
+        self.job.seal({"kind": KIND, "schema_version": SCHEMA_VERSION, "files": files, **summary})
 
     def _read_journal(self) -> list[dict[str, Any]]:
         """Return the lines of chunks whose bytes are all there; the first line of the journal is
@@ -163,19 +153,9 @@ class LatentWriter:
         lines = read_journal(self.folder)
         if not lines:
             return []
-        differ = sorted(
-            name
-            for name in {*self.request, *lines[0]}
-            if self.request.get(name) != lines[0].get(name)
+        self.job.refuse_other_request(
+            lines[0], self.request, hint="choose another --out, or start over with --force"
         )
-        if differ:
-            raise UsageError(
-                "the latent set in this folder was begun with other tiles, codec or options",
-                path=self.folder,
-                seen="; ".join(f"{name} {lines[0].get(name)!r}" for name in differ),
-                expected="; ".join(f"{name} {self.request.get(name)!r}" for name in differ),
-                hint="choose another --out, or start over with --force",
-            )
         whole, sizes = (
             [],
             {name: len(self.layout.header()) if name == LATENTS else 0 for name in DATA},
@@ -196,8 +176,7 @@ class LatentWriter:
         """
         if self.complete and self.layout.num_entries:
             return
-        self.retract()
-        checksums.forget_files(self.folder, lambda _: True)
+        self.job.unseal(unsealed=checksums.read_checksums(self.folder))
         # The journal first: with it, whatever a kill leaves here is known as a latent set.
         write_bytes(self.folder / JOURNAL, b"".join(map(format_line, [self.request, *self._lines])))
         try:
@@ -229,21 +208,17 @@ class LatentWriter:
             raise OutputError.from_os_error(error, path) from error
 
 
-def refuse_strangers(folder: Path) -> None:
+def refuse_foreign_files(folder: Path) -> None:
     """Raise UsageError, with nothing written, when files are in the folder but no journal of a
     latent set: they are somebody's.
     """
-    try:
-        names = sorted(os.listdir(folder)) if folder.exists() else []
+    with output_errors(folder):
         request = read_journal(folder)[:1]
-    except OSError as error:
-        raise OutputError.from_os_error(error, folder) from error
-    foreign = [name for name in names if name not in checksums.OWN_FILES and not is_temporary(name)]
-    if foreign and not (request and _REQUEST_KEYS.issubset(request[0])):
-        seen, hint = ", ".join(foreign[:_NUM_SHOWN]), "name a new or empty folder with --out"
-        raise UsageError(
-            "this folder is not empty, and what it holds is no latent set",
-            path=folder,
-            seen=seen,
-            hint=hint,
-        )
+    begun = bool(request) and _REQUEST_KEYS.issubset(request[0])
+    latent_job(folder).refuse_foreign_files(begun=begun)
+
+
+def latent_job(folder: Path) -> JobFolder:
+    """Return a folder as one that `trainer encode` fills: the journal begins with the request."""
+    remake = "copy the folder again, or encode again with --force"
+    return JobFolder(folder, JOURNAL, "trainer encode", "latents", remake, seal_name=SUMMARY)

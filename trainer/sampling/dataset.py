@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from histoprep.checksums import Checksum
 from histoprep.digests import file_digest
 from histoprep.durable import publish_in_batch, sync_file_system, write_text
 from histoprep.errors import IntegrityError, OutputError, UsageError
+from histoprep.job_folder import JobFolder, output_errors
 from histoprep.labels import LabelMap, format_label_map
 from histoprep.names import to_name, to_text
 from trainer.sampling.digest_journal import JOURNAL, append_digests, check_images, read_digests
@@ -51,6 +51,13 @@ class SyntheticDataset:
         """Return the folder beside the data set that holds what is made from it."""
         return self.root.with_name(self.root.name + ".histoprep")
 
+    @property
+    def job(self) -> JobFolder:
+        """Return the data set as a folder that `trainer sample` fills, request in the workspace."""
+        return JobFolder(
+            self.workspace, REQUEST, "trainer sample", "images", MAKE_AGAIN, results=self.root
+        )
+
     def start(self, *, force: bool = False, verify: bool = False) -> None:
         """Record the request, or raise UsageError when the folder was made by another one and
         `force` does not allow replacing it.
@@ -59,34 +66,22 @@ class SyntheticDataset:
         for files that were changed since they were made, unless `force` lets them be made again;
         with `verify` every file that is there is read.
         """
-        place = self.workspace / REQUEST
         if force:
             # Perhaps damaged; what it lists is written again.
             (self.workspace / checksums.CHECKSUMS).unlink(missing_ok=True)
-        known = checksums.read_json(place, hint=MAKE_AGAIN) if place.is_file() else None
+        known = self.job.read_request()
         wanted = json.loads(json.dumps(dict(self.request)))
-        if known is not None and known != wanted and not force:
-            differing = ", ".join(
-                f"{key}: {known.get(key)} there, {wanted.get(key)} now"
-                for key in sorted({*known, *wanted})
-                if known.get(key) != wanted.get(key)
-            )
-            raise UsageError(
-                "this folder holds images of another request",
-                path=self.root,
-                seen=differing,
-                hint="choose another --out, or --force to replace them",
-            )
-        self.refuse_strangers()
+        if not force:
+            hint = "choose another --out, or --force to replace them"
+            self.job.refuse_other_request(known, wanted, hint=hint)
+        self.refuse_foreign_files()
         if known is not None and known != wanted:
             for name in ("images", "masks"):
                 for path in (self.root / name).rglob("*.png"):
                     path.unlink()
             (self.workspace / JOURNAL).unlink(missing_ok=True)
-        try:
+        with output_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError.from_os_error(error, self.root) from error
         checksums.publish_json(self.workspace, REQUEST, wanted)
         self._check_images(force=force, verify=verify)
         checksums.forget_files(self.workspace, lambda name: name == JOURNAL)
@@ -117,31 +112,20 @@ class SyntheticDataset:
         for damage in damages:
             Path(to_name(damage.path)).unlink()
 
-    def refuse_strangers(self) -> None:
+    def refuse_foreign_files(self) -> None:
         """Raise UsageError, with nothing written, when files that were not made here are in the
         data set's folder or its workspace.
         """
-        if (self.workspace / REQUEST).is_file():
+        self.job.refuse_foreign_files()
+        if self.job.is_begun:
             return
-        hint = "name a new or empty folder with --out"
-        try:
-            found = sorted(os.listdir(self.root)) if self.root.exists() else []
-        except OSError as error:
-            raise OutputError.from_os_error(error, self.root) from error
-        if found:
-            raise UsageError(
-                "this folder is not empty, and its files were not made here",
-                path=self.root,
-                seen=", ".join(found[:3]),
-                hint=hint,
-            )
         theirs = [name for name in _OF_DATA_SETS if (self.workspace / name).exists()]
         if theirs:
             raise UsageError(
                 "this is the workspace of another data set",
                 path=self.workspace,
                 seen=", ".join(theirs),
-                hint=hint,
+                hint="name a new or empty folder with --out",
             )
 
     def has(self, tile_id: str, mask: np.ndarray) -> bool:
