@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -93,8 +94,9 @@ def test_an_empty_stream_gives_its_share_to_the_others_in_proportion() -> None:
     assert [stream.probability for stream in found.streams] == pytest.approx(
         [4 / 7, 1 / 7, 1 / 7, 0, 1 / 7]
     )
-    assert len(found.warnings) == 1
-    assert "class 3 has no tile in train" in found.warnings[0]
+    assert found.warnings == (
+        "stream class 3 has no tile in train; its share of 0.125 goes to the others, in proportion",
+    )
     stream, _ = found.place(np.arange(5000), 1)
     assert not (stream == 3).any()
     alone = made(rows=many({2: 5}, 0))
@@ -132,34 +134,139 @@ def test_weights_of_the_user_share_what_the_classes_get() -> None:
     )
 
 
+def lines(*texts: str) -> str:
+    return "\n  ".join(texts)
+
+
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("draw", "message"),
     [
-        ((1.5, None), "probability of the unconditional"),
-        ((0.5, {0: 1.0}), "class 0, which has no stream"),
-        ((0.5, {1: -1.0}), "weight of class 1"),
-        ((0.5, {1: float("nan")}), "weight of class 1"),
-        ((0.5, dict.fromkeys(range(1, 5), 0.0)), "every class has the weight 0"),
-        ((0.5, {2: 1e-6}), "too unlikely"),
+        (
+            lambda: made(1.5),
+            lines(
+                "unusable probability of the unconditional stream", "seen: 1.5", "expected: 0 to 1"
+            ),
+        ),
+        (
+            lambda: made(0.5, {0: 1.0, 9: 1.0}),
+            lines(
+                "a weight for class 0, which has no stream",
+                "seen: [0, 9]",
+                "expected: some of [1, 2, 3, 4]",
+            ),
+        ),
+        (
+            lambda: made(0.5, {1: -1.0}),
+            lines("unusable weight of class 1", "seen: -1.0", "expected: a number of at least 0"),
+        ),
+        (
+            lambda: made(0.5, {1: float("nan")}),
+            lines("unusable weight of class 1", "seen: nan", "expected: a number of at least 0"),
+        ),
+        (
+            lambda: made(0.5, dict.fromkeys(range(1, 5), 0.0)),
+            lines(
+                "every class has the weight 0",
+                "try: give one of them a weight, or the unconditional stream the probability 1",
+            ),
+        ),
+        (
+            lambda: made(0.5, {2: 1e-6}),
+            lines(
+                "a stream is too unlikely",
+                "seen: probability 1.66707e-07",
+                "expected: 0, or at least 1/65536",
+            ),
+        ),
+        (
+            lambda: made(rows=many({1: 3}, 3, split="test")),
+            lines(
+                "no stream of train has both tiles and a share",
+                "seen: unconditional: 0 tiles, class 1: 0 tiles, class 2: 0 tiles,"
+                " class 3: 0 tiles, class 4: 0 tiles",
+                "try: another split, unconditional share or weights",
+            ),
+        ),
+        (
+            lambda: single_stream(np.zeros(0, np.int64)),
+            lines(
+                "there are no tiles to train on", "try: look at the split column of the manifest"
+            ),
+        ),
+        (
+            lambda: Streams((Stream("half", None, np.arange(3), 0.5),)),
+            lines("the probabilities of the streams do not sum to 1", "seen: 1 streams, sum 0.5"),
+        ),
+        (
+            lambda: Streams((Stream("more", None, np.arange(3), 1.5),)),
+            lines("unusable probability of stream more", "seen: 1.5", "expected: 0 to 1"),
+        ),
+        (
+            lambda: Streams((Stream("none", None, np.arange(0), 1.0),)),
+            lines("stream none has no tiles and cannot be drawn from", "seen: probability 1"),
+        ),
+        (
+            lambda: made().place(np.array([3, -1]), 0),
+            lines("no such training position", "seen: -1 to 3", "expected: 0 to 70368744177663"),
+        ),
+        (
+            lambda: made().place(np.array([0, MAX_POSITION]), 0),
+            lines(
+                "no such training position",
+                "seen: 0 to 70368744177664",
+                "expected: 0 to 70368744177663",
+            ),
+        ),
     ],
 )
-def test_what_makes_no_sense_is_a_usage_error(
-    arguments: tuple[float, dict[int, float] | None], said: str
-) -> None:
-    with pytest.raises(UsageError, match=said):
-        made(*arguments)
+def test_what_makes_no_sense_is_a_usage_error(draw: Callable[[], object], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        draw()
+    assert str(caught.value) == message
 
 
-def test_nothing_to_draw_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="no stream of train"):
-        made(rows=many({1: 3}, 3, split="test"))
-    with pytest.raises(UsageError, match="no tiles"):
-        single_stream(np.zeros(0, np.int64))
-    with pytest.raises(UsageError, match="sum"):
-        Streams((Stream("half", None, np.arange(3), 0.5),))
-    for position in (-1, MAX_POSITION):
-        with pytest.raises(UsageError, match="no such training position"):
-            made().place(np.array([position]), 0)
+@pytest.mark.parametrize(
+    ("probability", "block"),
+    [(0.25, 256), (1 / 256, 256), (1 / 257, 512), (1 / 5000, 8192), (2**-16, 2**16)],
+)
+def test_a_block_has_a_place_of_every_stream(probability: float, block: int) -> None:
+    rare = Stream("rare", 1, np.arange(5), probability)
+    streams = Streams((Stream("others", None, np.arange(9), 1 - probability), rare))
+    assert streams._block == block
+    stream, _ = streams.place(np.arange(4 * block), 0)
+    assert np.count_nonzero(stream) == round(4 * block * streams._units[1] / 2**32)
+
+
+def test_nulls_belong_to_no_stream() -> None:
+    rows = table(
+        ("train", "conditional", [1]), ("train", "unconditional", []), ("train", "conditional", [1])
+    )
+    rows = rows.set_column(0, "split", pa.array(["train", "train", None]))
+    nothing = pa.table({"split": ["train"], "pool": ["conditional"], "classes": [None]})
+    found = made(rows=pa.concat_tables([rows, nothing.cast(rows.schema)]))
+    assert [stream.rows.tolist() for stream in found.streams] == [[1], [0], [], [], []]
+
+
+def test_the_only_stream_is_called_all_and_has_every_row_in_order() -> None:
+    [stream] = single_stream(np.array([5, 3, 9])).streams
+    assert (stream.name, stream.rows.tolist(), stream.rows.dtype) == ("all", [3, 5, 9], np.int64)
+
+
+def test_a_pickled_stream_carries_no_drawn_block() -> None:
+    streams = made()
+    before = len(pickle.dumps(streams))
+    streams.place(np.arange(10), 0)
+    assert len(pickle.dumps(streams)) == before
+
+
+def test_a_block_is_drawn_once_for_positions_that_follow_each_other() -> None:
+    streams = made()
+    streams.place(np.array([5]), 0)
+    [(key, drawn)] = streams._last.items()
+    streams.place(np.array([6]), 0)
+    assert streams._last[key] is drawn
+    streams.place(np.array([5]), 1)
+    assert list(streams._last) == [(0, 1)]
 
 
 SHARES = {
