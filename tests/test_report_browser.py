@@ -45,12 +45,12 @@ class Listener(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         super().__init__(("127.0.0.1", 0), _Ask)
 
     def hosts(self) -> set[str]:
         """Return the hosts that were asked for."""
-        found = (re.match(r"\w+ (?:\w+://)?([^/:\s]+)", line) for line in self.asked)
+        found = (re.match(r"\w+ (?:\w+://)?([^/:\s]+)", line) for line in self.requests)
         return {match[1] for match in found if match}
 
 
@@ -58,7 +58,7 @@ class _Ask(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         line = self.rfile.readline().decode("latin-1").strip()
         assert isinstance(self.server, Listener)
-        self.server.asked.append(line)
+        self.server.requests.append(line)
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def files(root: Path, **options: object) -> list[tuple[str, str | None, str | No
     return [(pair.tile_id, pair.image_path, pair.mask_path) for pair in pairs]
 
 
-def told(issues: list[Issue]) -> list[tuple[str, str]]:
+def kinds_of(issues: list[Issue]) -> list[tuple[str, str]]:
     return [(issue.kind.value, issue.path) for issue in issues]
 
 
@@ -177,7 +177,7 @@ def test_what_lies_beside_paired_folders_is_told(tmp_path: Path) -> None:
     )
     pairs, issues = listed(tmp_path)
     assert len(pairs) == 1
-    assert sorted(told(issues)) == [
+    assert sorted(kinds_of(issues)) == [
         ("unexpected", "notes.txt"),
         ("unexpected", "overview.png"),
         ("unread-folder", "thumbs/"),
@@ -323,26 +323,26 @@ def test_two_images_of_one_key(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg", "a.png")
     pairs, issues = listed(tmp_path)
     assert [(pair.tile_id, pair.image_path) for pair in pairs] == [("a", "a.jpg")]
-    assert told(issues) == [("duplicate-key", "a.jpg"), ("duplicate-key", "a.png")]
+    assert kinds_of(issues) == [("duplicate-key", "a.jpg"), ("duplicate-key", "a.png")]
 
 
 def test_two_images_share_a_mask(tmp_path: Path) -> None:
     make(tmp_path, "A.jpg", "a.jpg", "a_mask.png")
     pairs, issues = listed(tmp_path)
     assert [(pair.tile_id, pair.mask_path) for pair in pairs] == [("A", None), ("a", "a_mask.png")]
-    assert told(issues) == [("ambiguous", "A.jpg"), ("ambiguous", "a.jpg")]
+    assert kinds_of(issues) == [("ambiguous", "A.jpg"), ("ambiguous", "a.jpg")]
 
 
 def test_two_masks_of_one_image(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg", "a_mask.png", "a_mask.tif")
     pairs, issues = listed(tmp_path)
     assert [(pair.tile_id, pair.mask_path) for pair in pairs] == [("a", "a_mask.png")]
-    assert told(issues) == [("ambiguous", "a_mask.png"), ("ambiguous", "a_mask.tif")]
+    assert kinds_of(issues) == [("ambiguous", "a_mask.png"), ("ambiguous", "a_mask.tif")]
     pairs, _ = listed(make(tmp_path / "case", "a.jpg", "A_mask.png", "A_mask.tif"))
     assert [(pair.tile_id, pair.mask_path) for pair in pairs] == [("a", "A_mask.png")]
     make(tmp_path / "other", "images/b.jpg", "masks/b.png", "masks/b_mask.png")
     pairs, issues = listed(tmp_path / "other")
-    assert len(pairs) == 1 and told(issues) == [
+    assert len(pairs) == 1 and kinds_of(issues) == [
         ("ambiguous", "masks/b.png"),
         ("ambiguous", "masks/b_mask.png"),
     ]
@@ -353,14 +353,14 @@ def test_orphan_masks_of_one_key(tmp_path: Path) -> None:
     pairs, issues = listed(tmp_path)
     ids = [pair.tile_id for pair in pairs]
     assert len(set(ids)) == len(ids) and "images/a" in ids and "images/A" in ids
-    assert told(issues) == [
+    assert kinds_of(issues) == [
         ("duplicate-key", f"masks/{name}") for name in ("A.tif", "a.png", "a_mask.png")
     ]
 
 
 def test_folders_that_differ_by_case_only(tmp_path: Path) -> None:
     _, issues = listed(make(tmp_path, "Slide/a.jpg", "slide/a.jpg"))
-    assert told(issues) == [("duplicate-key", "slide")]
+    assert kinds_of(issues) == [("duplicate-key", "slide")]
 
 
 # --- things that are not files --------------------------------------------------------------
@@ -383,7 +383,7 @@ def test_links_pipes_and_loops(tmp_path: Path) -> None:
         (root / name).symlink_to(target)
     pairs, issues = listed(root)
     assert [pair.image_path for pair in pairs] == ["a.jpg", "inside.jpg", "sub/b.jpg"]
-    assert told(issues) == [
+    assert kinds_of(issues) == [
         ("unexpected", name)
         for name in (
             "folder",
@@ -420,7 +420,8 @@ def test_hidden_files_and_workspaces_are_passed_over(tmp_path: Path) -> None:
     )
     assert files(tmp_path) == [("a", "a.jpg", None)]
     _, issues = listed(make(tmp_path, "Thumbs.db", "no-suffix", "b.bmp"))
-    assert told(issues) == [("unexpected", name) for name in ("Thumbs.db", "b.bmp", "no-suffix")]
+    names = ("Thumbs.db", "b.bmp", "no-suffix")
+    assert kinds_of(issues) == [("unexpected", name) for name in names]
 
 
 def test_folders_that_are_not_read_are_named_with_what_is_in_them(tmp_path: Path) -> None:
@@ -474,7 +475,7 @@ def test_a_large_tree_that_is_not_read_is_not_walked(
         scan_folder(self, folder, into)
 
     monkeypatch.setattr(Walker, "_scan_folder", counted)
-    assert told(listed(tmp_path)[1]) == [("other-folder", "raw/"), ("unread-folder", "spare/")]
+    assert kinds_of(listed(tmp_path)[1]) == [("other-folder", "raw/"), ("unread-folder", "spare/")]
     assert len([look for look in looks if look.startswith("raw/")]) == 64
     assert [look for look in looks if look.startswith("spare/")] == ["spare/", "spare/0/"]
 
@@ -574,7 +575,7 @@ def test_unlabelled_roots_inside_and_outside(tmp_path: Path) -> None:
         f"{tmp_path}/extra/sub/d.jpg",
         f"{tmp_path}/again/extra/e.jpg",
     }
-    assert told(issues) == [
+    assert kinds_of(issues) == [
         ("unexpected", f"{tmp_path}/extra/note.txt"),
         ("unexpected", f"{tmp_path}/extra/c_mask.png"),
     ]
@@ -616,7 +617,7 @@ def test_groups(tmp_path: Path, how: str, groups: list[str | None]) -> None:
     pairs, issues = listed(tmp_path, group_by=how)
     images = [pair for pair in pairs if pair.image_path]
     assert [image.group for image in images] == groups
-    assert told(issues) == [
+    assert kinds_of(issues) == [
         ("unparsed", image.image_path) for image in images if image.group is None
     ]
 
@@ -644,7 +645,7 @@ def test_declared_labels_and_images_that_are_missing(tmp_path: Path) -> None:
     (tmp_path / "dataset.csv").write_text("a.jpg,0 4\nb.jpg,\ngone.jpg,1\n")
     pairs, issues = listed(tmp_path)
     assert [pair.declared_labels for pair in pairs] == [("0", "4"), (), None]
-    assert told(issues) == [("csv-missing", "gone.jpg")]
+    assert kinds_of(issues) == [("csv-missing", "gone.jpg")]
 
 
 def test_a_table_of_another_name_is_expected(tmp_path: Path) -> None:
