@@ -206,9 +206,9 @@ class JobFolder:
         shutil.rmtree(self.parts, ignore_errors=True)
 
 
-def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def differing_keys(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """Return the keys, sorted, whose values differ between two requests."""
-    return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
+    return sorted(key for key in {*first, *second} if first.get(key) != second.get(key))
 
 
 @contextlib.contextmanager

@@ -22,8 +22,6 @@ NAMES = {
     "told": "what it is: message, output, facts",
     "asked": "requested",
     "strangers": "foreign files",
-    "squares": "crops",
-    "Voice": "Reporter",
 }
 # The pattern -> what to write.
 WORDS = {
