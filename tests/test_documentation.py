@@ -190,7 +190,7 @@ def test_the_python_example_runs(data: Path) -> None:
 
 
 def test_the_label_map_example_loads(tmp_path: Path) -> None:
-    [example] = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    [example] = re.findall(r"```yaml\n(name: my_map.*?)```", TEXT, re.DOTALL)
     path = tmp_path / "my_map.yml"
     path.write_text(example)
     label_map = load_label_map(path)

@@ -25,10 +25,12 @@ NAMES = {
 }
 # The pattern -> what to write.
 WORDS = {
-    r"\w*(?<!recom)(?<!com)(?<!a)mend(ed|s|ing|er)?\b(?!\.parquet)": "repair",
+    r"\w*(?<!recom)(?<!com)(?<!a)mend(ed|s|ing|er)?\b": "repair",
     r"\w*[Pp]ictures?\b": "image",
     r"\bstrangers?\b": "foreign files",
 }
+# Names of earlier settings and files, for which an error names the new ones.
+EARLIER = re.compile(r"[\"'](mended\.parquet|pictures|num_pictures)[\"']")
 SOURCES = [
     path
     for folder in (*PACKAGES, "tests", "benchmarks")
@@ -69,7 +71,7 @@ def test_private_words_are_not_read(pattern: str) -> None:
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in TEXTS
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
-        if re.search(pattern, line)
+        if re.search(pattern, EARLIER.sub("", line))
     ]
     assert not found, f"write {WORDS[pattern]}"
 

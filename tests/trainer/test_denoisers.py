@@ -79,10 +79,10 @@ def test_every_denoiser_keeps_the_interface(name: str) -> None:
 def test_activations_grow_with_the_batch_and_hold_no_softmax_matrix() -> None:
     with torch.device("meta"):
         network = ReferenceConfig(dim=16, mask_query="class").build(5, 4)
-    one, two, four = (count_activation_bytes(network, size, 256, 8) for size in (1, 2, 4))
-    assert four - two == 2 * (two - one) > 0
+    single, two, four = (count_activation_bytes(network, size, 256, 8) for size in (1, 2, 4))
+    assert four - two == 2 * (two - single) > 0
     # 1024 positions and 4 heads: a single softmax matrix of the first stage has 16 MB.
-    assert two - one < 4 * 1024 * 1024 * 4 * 2
+    assert two - single < 4 * 1024 * 1024 * 4 * 2
 
 
 def test_a_configuration_without_a_name_means_the_reference_network() -> None:
