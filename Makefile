@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types contracts docs site bench test-faults test-slow test-examples clean
+.PHONY: demo test check lint types contracts docs site bench test-faults test-slow test-examples mutants clean
 
 demo: $(READY)  ## the whole way, from tiles with planted defects to generated ones; shown in demo.histoprep/demo.html
 	$(BIN)/histoprep demo demo
@@ -35,6 +35,10 @@ bench: $(READY)  ## measure speed and memory; prints the table of README.md
 
 test-faults: $(READY)  ## the long run of fault injection; PART=2/5 is a part of it; goes on where it stopped
 	$(BIN)/python -m pytest -n 2 -m faults --part $(or $(PART),1/1) --progress .faults-progress tests
+
+mutants: $(READY)  ## change the code of labels, split, streams and lossy; list the changes no test notices
+	$(BIN)/mutmut run $(MUTANTS)
+	$(BIN)/mutmut results
 
 test-slow: $(READY)  ## tests that take minutes, such as data sets of published size
 	$(BIN)/python -m pytest -m slow

@@ -17,7 +17,14 @@ settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile(
     "search", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.load_profile("same")
+# Mutation testing runs the tests of a class again and again in one process.
+settings.register_profile(
+    "mutants",
+    settings.get_profile("same"),
+    max_examples=20,
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
+)
+settings.load_profile("mutants" if "MUTANT_UNDER_TEST" in os.environ else "same")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
