@@ -31,6 +31,7 @@ from histoprep.digests import digest, digest_text, file_digest, hash_text, raw_d
 from histoprep.durable import is_temporary, publish_in_batch, write_bytes, write_json
 from histoprep.errors import IntegrityError
 from histoprep.names import to_name, to_text
+from histoprep.phrases import first_of
 
 CHECKSUMS, STATES = "checksums.json", ".hp-states"
 IMAGE_STATES = ".hp-states-images"
@@ -241,16 +242,12 @@ def damaged_files(folder: Path, *, names: Iterable[str] | None = None) -> list[D
 def raise_damage(damages: list[Damage], what: str, hint: str) -> None:
     """Raise IntegrityError that names the first damaged files, unless there are none."""
     if damages:
-        more = f"; and {len(damages) - _NUM_SHOWN:,} more" if len(damages) > _NUM_SHOWN else ""
-        rest = (
-            f"; also {'; '.join(damage.path for damage in damages[1:_NUM_SHOWN])}"
-            if len(damages) > 1
-            else ""
-        )
+        others = [damage.path for damage in damages[1:]]
+        rest = first_of(others, separator="; ", limit=_NUM_SHOWN - 1)
         raise IntegrityError(
             what,
             path=damages[0].path,
-            seen=damages[0].seen + rest + more,
+            seen=damages[0].seen + (f"; also {rest}" if rest else ""),
             expected=damages[0].expected,
             hint=hint,
         )

@@ -27,6 +27,7 @@ from histoprep.errors import (
     OutputError,
     UsageError,
 )
+from histoprep.phrases import plural
 from histoprep.version import __version__
 
 if TYPE_CHECKING:
@@ -249,10 +250,7 @@ def print_verified(found: Verified) -> ExitCode:
     if len(found.damages) > _NUM_SHOWN:
         console.error(f"and {len(found.damages) - _NUM_SHOWN:,} more")
     state = f"{len(found.damages):,} damaged" if found.damages else "OK"
-    console.out(
-        f"{found.path}: {found.kind},"
-        f" {found.num_files:,} {'file' if found.num_files == 1 else 'files'} read: {state}"
-    )
+    console.out(f"{found.path}: {found.kind}, {plural(found.num_files, 'file')} read: {state}")
     return ExitCode.INTEGRITY if found.damages else ExitCode.OK
 
 

@@ -24,11 +24,11 @@ from typing import Any
 from histoprep import checksums, durable
 from histoprep.errors import OutputError, UsageError
 from histoprep.names import to_text
+from histoprep.phrases import first_of
 
 SUCCESS = "_SUCCESS.json"
 PARTS = ".hp-parts"
 OTHER_OUT = "choose another --out"
-_NUM_SHOWN = 10
 _NOTHING: Mapping[str, str] = {}
 
 
@@ -106,7 +106,7 @@ class JobFolder:
             raise UsageError(
                 f"this folder is not empty and {self.written_by} did not make it",
                 path=place,
-                seen=", ".join(sorted(map(to_text, foreign))[:_NUM_SHOWN]),
+                seen=first_of(sorted(map(to_text, foreign))),
                 hint="name a new or empty folder with --out",
             )
 

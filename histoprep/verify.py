@@ -19,6 +19,7 @@ from histoprep.durable import is_temporary
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.job_folder import PARTS
 from histoprep.names import to_text
+from histoprep.phrases import first_of
 from histoprep.schemas.ledgers import REMAP, REPAIR
 
 KINDS = (
@@ -373,7 +374,7 @@ def note_others(found: Verified, folder: Path, names: set[str]) -> None:
         if (name := path.relative_to(folder).as_posix()) not in names and to_text(name) not in names
     )
     if others:
-        shown = ", ".join(others[:_NUM_SHOWN]) + (", ..." if len(others) > _NUM_SHOWN else "")
+        shown = first_of(others, limit=_NUM_SHOWN)
         found.notes.append(
             f"{len(others):,} files of {folder} have no checksum (yours, or of an earlier version):"
             f" {shown}"

@@ -13,9 +13,9 @@ import numpy as np
 from histoprep.errors import BrokenFileError, UsageError
 from histoprep.labels.model import UNMAPPED, LabelMap, TargetClass
 from histoprep.mask_reading import UNDECIDED, Reading
+from histoprep.phrases import first_of
 
 _MAX_CLASS_ID = 255
-_NUM_SHOWN = 10
 _NUM_REMEMBERED = 256
 _UNKNOWN_WORDS = ("unknown", "unlabel", "undefined", "void", "ignore")
 
@@ -152,7 +152,7 @@ def unknown_class(label_map: LabelMap) -> TargetClass:
         return first
     raise UsageError(
         f"--on-unmapped unknown needs a class for unknown values, and {label_map.name} has none",
-        seen=", ".join(f"{cls.id} {cls.name}" for cls in label_map.classes[:_NUM_SHOWN]),
+        seen=first_of([f"{cls.id} {cls.name}" for cls in label_map.classes]),
         expected="a class called Unknown, or a class 0 named like it",
         hint="add such a class to the label map, or list the values",
     )

@@ -25,6 +25,7 @@ from histoprep.manifest.gather import Gathered, gather
 from histoprep.manifest.given import IncludedTiles, file_splits, leak
 from histoprep.manifest.groups import ungrouped_warning
 from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
+from histoprep.phrases import plural
 from histoprep.remap.evidence import remapped_error
 from histoprep.schemas.manifest import (
     EXCLUDED_KIND,
@@ -408,10 +409,7 @@ def _too_large(source: TileRows, largest: int) -> UsageError:
     for chunk in source.read_batches(["mask_path", "label_ids"]):
         rows = zip(chunk["mask_path"].to_pylist(), chunk["label_ids"].to_pylist(), strict=True)
         masks += [path for path, labels in rows if labels and max(labels) > MAX_CLASS_ID]
-    what = (
-        f"labels of {len(masks):,} {'mask' if len(masks) == 1 else 'masks'} are too large to be"
-        " classes (HP505)"
-    )
+    what = f"labels of {plural(len(masks), 'mask')} are too large to be classes (HP505)"
     hint = (
         "name a label map with --map, which gives them classes; one that does not list them leaves"
         " these tiles out"

@@ -29,10 +29,11 @@ from histoprep.labels import LabelMap, format_label_map
 from histoprep.labels.lookup import LabelLookup, OnUnmapped
 from histoprep.mask_tree import Advance, FailedMask, Totals
 from histoprep.mask_tree.task import TreeTask
+from histoprep.phrases import first_of, plural
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.remap.evidence import already_remapped, remapped_error
 from histoprep.remap.remapper import Remapper
-from histoprep.remap.survey import Survey, many, mask_rows
+from histoprep.remap.survey import Survey, mask_rows
 from histoprep.repair.record import unrepaired
 from histoprep.schemas.ledgers import LABEL_MAP, LEDGER, REMAP, TreeKind
 from histoprep.schemas.repaired import RepairedMasks, open_repaired
@@ -48,8 +49,6 @@ __all__ = [
 
 PARTITION_MASKS = 1000
 TIME_LIMIT_S = 60.0
-
-_NUM_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,18 +234,15 @@ def _refuse_damaged(workspace: Workspace, repaired: RepairedMasks | None) -> Non
         return
     number = sum(map(len, left.values()))
     shown = [
-        f"{many(len(paths), 'mask')} of {source}, such as {paths[0]}"
+        f"{plural(len(paths), 'mask')} of {source}, such as {paths[0]}"
         for source, paths in left.items()
     ]
-    more = (
-        f"; and {many(len(shown) - _NUM_SHOWN, 'more source')}" if len(shown) > _NUM_SHOWN else ""
-    )
     repair = f"histoprep repair {workspace.root}, then the same command"
     raise UsageError(
-        f"{many(number, 'mask')} went through JPEG or interpolation; a label map would hide false"
+        f"{plural(number, 'mask')} went through JPEG or interpolation; a label map would hide false"
         " labels that can still be told from true ones",
         path=workspace.root,
-        seen="; ".join(shown[:_NUM_SHOWN]) + more,
+        seen=first_of(shown, separator="; "),
         hint=(
             "restore those that repair refused, or remap them as they are with --force"
             if repaired
@@ -340,11 +336,10 @@ def collect_remap(
             return pixels.result(finished)
         missing = [index for index, task in enumerate(plan.tasks()) if not task.is_done()]
         if missing:
-            shown = ", ".join(map(str, missing[:_NUM_SHOWN]))
             raise IncompleteError(
                 f"{len(missing)} partitions are not done",
                 path=out,
-                seen=f"partitions {shown} missing",
+                seen=f"partitions {first_of(missing)} missing",
                 hint=(
                     "of n jobs, job i makes partitions i-1, i-1+n, ...: run the missing ones again"
                     " with --part i/n"

@@ -16,12 +16,12 @@ from histoprep.errors import UnmappedLabelError, UsageError
 from histoprep.labels import LabelMap
 from histoprep.labels.wrapped import ADVICE, wrapped_cause, wrapped_modulus
 from histoprep.mask_tree.task import output_name
+from histoprep.phrases import first_of, plural
 from histoprep.read_ahead import ANY_TIME
 from histoprep.remap.remapper import MaskRow
 from histoprep.schemas.repaired import RepairedMasks
 from histoprep.schemas.tiles import open_tiles_table
 
-_NUM_SHOWN = 10
 _NUMBERS = {"F": "floats", "I": "32-bit integers"}
 _COLUMNS = (
     "mask_path", "mask_bytes", "mask_mtime_ns", "mask_digest", "mask_error", "mask_error_detail",
@@ -68,7 +68,7 @@ def _wrong_mode(mode: str, colours: int | None, channels_equal: bool | None) -> 
     but one channel.
     """
     if mode in _NUMBERS:
-        values = f" with {many(colours, 'value')}" if colours is not None else ""
+        values = f" with {plural(colours, 'value')}" if colours is not None else ""
         return (
             f"mode {mode}{values} is no class map; save label ids as 8-bit or 16-bit grey, not as"
             f" {_NUMBERS[mode]}"
@@ -77,11 +77,6 @@ def _wrong_mode(mode: str, colours: int | None, channels_equal: bool | None) -> 
     if channels_equal:
         return f"{kind}; its channels are equal, so save one of them as 8-bit grey"
     return f"{kind}; save label ids as 8-bit grey, not colours"
-
-
-def many(number: int, what: str) -> str:
-    """Return a count with its noun, in the plural where needed."""
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 @dataclass(slots=True)
@@ -115,11 +110,10 @@ class Survey:
         if not unmapped:
             return
         shown = [
-            f"{value} ({many(self.pixels[value], 'pixel')} in"
-            f" {many(self.tiles[value], 'tile')}, such as {self.examples[value]})"
-            for value in unmapped[:_NUM_SHOWN]
+            f"{value} ({plural(self.pixels[value], 'pixel')} in"
+            f" {plural(self.tiles[value], 'tile')}, such as {self.examples[value]})"
+            for value in unmapped
         ]
-        more = f" and {len(unmapped) - _NUM_SHOWN} more" if len(unmapped) > _NUM_SHOWN else ""
         ids = [source.id for source in label_map.sources]
         hint = (
             "add them to the label map, or make them unknown with --on-unmapped unknown; histoprep"
@@ -128,11 +122,11 @@ class Survey:
         if (modulus := wrapped_modulus(self.tiles, label_map.mapping)) is not None:
             hint = f"{wrapped_cause(self.tiles, modulus)} {ADVICE}"
         raise UnmappedLabelError(
-            f"HP501 unmapped-label: the masks hold {many(len(unmapped), 'value')} that"
+            f"HP501 unmapped-label: the masks hold {plural(len(unmapped), 'value')} that"
             f" {label_map.name} does not list",
-            seen="; ".join(shown) + more,
+            seen=first_of(shown, separator="; "),
             expected=(
-                f"{many(len(ids), 'source label')} from {min(ids, default=0)} to"
+                f"{plural(len(ids), 'source label')} from {min(ids, default=0)} to"
                 f" {max(ids, default=0)}"
             ),
             hint=hint,

@@ -16,6 +16,7 @@ import pyarrow as pa
 from histoprep import tables
 from histoprep.digests import file_digest
 from histoprep.names import to_text
+from histoprep.phrases import plural
 from histoprep.schemas.ledgers import LEDGER, open_ledger
 from histoprep.schemas.ledgers import REPAIR as KIND
 from histoprep.schemas.repaired import SCHEMA, RepairedMasks, open_repaired, write_repaired
@@ -117,7 +118,7 @@ def _counted(left: Mapping[str, list[str]]) -> str:
     ...),".
     """
     number, (source, first) = sum(map(len, left.values())), next(iter(left.items()))
-    masks = f"{number:,} {'mask' if number == 1 else 'masks'}"
+    masks = plural(number, "mask")
     return (
         f"{masks} of {source}"
         if len(left) == 1

@@ -16,6 +16,7 @@ from histoprep.digests import file_digest
 from histoprep.errors import IncompleteError, IntegrityError
 from histoprep.execution import Engine, run_tasks
 from histoprep.job_folder import SUCCESS, output_errors
+from histoprep.phrases import first_of, plural
 from histoprep.read_ahead import stat_file
 from histoprep.schemas.manifest import SHARD_COLUMNS, Manifest, open_manifest
 from histoprep.schemas.shards import OWN_FIELDS, index_schema, is_index, open_part, part_facts
@@ -24,7 +25,6 @@ from histoprep.shards.layout import INDEX, shard_files
 from histoprep.shards.plan import ShardOptions, ShardPlan, plan_shards
 from histoprep.shards.task import FailedTile, ShardDone
 
-_NUM_SHOWN = 10
 _REQUEST_WORDS = {
     "manifest_digest": "manifest",
     "label_map_digest": "label map",
@@ -143,13 +143,11 @@ def _write_all(
 
 
 def _incomplete(plan: ShardPlan, failures: list[FailedTile]) -> IncompleteError:
-    shown = "; ".join(f"{failure.path}: {failure.reason}" for failure in failures[:_NUM_SHOWN])
-    more = f"; and {len(failures) - _NUM_SHOWN:,} more" if len(failures) > _NUM_SHOWN else ""
+    named = [f"{failure.path}: {failure.reason}" for failure in failures]
     return IncompleteError(
-        f"{len(failures):,} {'file' if len(failures) == 1 else 'files'} cannot be packed, so there"
-        " is no index",
+        f"{plural(len(failures), 'file')} cannot be packed, so there is no index",
         path=plan.out,
-        seen=shown + more,
+        seen=first_of(named, separator="; "),
         hint=(
             "restore the files, then the same command again; or make the manifest again without"
             " them, and another --out"

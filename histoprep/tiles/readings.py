@@ -11,7 +11,7 @@ decided.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from histoprep import tables, tiles
 from histoprep.errors import UsageError
 from histoprep.mask_reading import MIN_IS_WHITE, PALETTE, UNDECIDED, Reading
+from histoprep.phrases import first_of, plural
 from histoprep.schemas.tiles import open_tiles_table
 
 _COLUMNS = (
@@ -428,34 +429,23 @@ class _Odd:
                 continue
             bits, example = other
             if bits > depth:
+                scaled = [label * _factor(depth, bits) for label in labels]
                 words = (
-                    f"{_listed(labels)} as stored, or"
-                    f" {_listed([label * _factor(depth, bits) for label in labels])} scaled"
+                    f"{first_of(labels, limit=_NUM_SHOWN)} as stored, or"
+                    f" {first_of(scaled, limit=_NUM_SHOWN)} scaled"
                 )
                 yield OddMask(
-                    path, f"{plural_bits(depth)} beside {bits}, such as {example}: {words}"
+                    path, f"{plural(depth, 'bit')} beside {bits}, such as {example}: {words}"
                 )
             else:
                 words = f"a label 1 of those is 1 as stored, or {_factor(bits, depth)} scaled"
                 yield OddMask(
-                    path, f"{plural_bits(depth)} beside {bits}, such as {example}: {words}"
+                    path, f"{plural(depth, 'bit')} beside {bits}, such as {example}: {words}"
                 )
-
-
-def plural_bits(bits: int) -> str:
-    """Return "1 bit" or "8 bits"."""
-    return f"{bits} bit{'' if bits == 1 else 's'}"
 
 
 def _factor(bits: int, wanted: int) -> int:
     return ((1 << wanted) - 1) // ((1 << bits) - 1)
-
-
-def _listed(labels: Iterable[int]) -> str:
-    shown = list(labels)
-    return ", ".join(map(str, shown[:_NUM_SHOWN])) + (
-        f" and {len(shown) - _NUM_SHOWN} more" if len(shown) > _NUM_SHOWN else ""
-    )
 
 
 def _palettes(masks: pa.Table) -> Iterator[tuple[str, str, list[int], list[int]]]:

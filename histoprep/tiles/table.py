@@ -26,6 +26,7 @@ from histoprep.durable import locked, remove_temporaries
 from histoprep.errors import IncompleteError, IntegrityError, OutputError, UsageError
 from histoprep.execution import Engine, run_tasks
 from histoprep.mask_reading import UNDECIDED, Reading
+from histoprep.phrases import first_of
 from histoprep.scan import IssueKind, ScanOptions
 from histoprep.schemas.tiles import (
     ISSUES_KIND,
@@ -64,7 +65,6 @@ __all__ = [
 ]
 
 _PARTS_OPTIONS = "options.json"
-_NUM_SHOWN = 10
 
 Advance = Callable[[int, int], None]
 
@@ -320,11 +320,10 @@ class TileTable:
         done = [task.is_done() for task in self._tasks(Listing())]
         missing = [index for index, is_done in enumerate(done) if not is_done]
         if missing:
-            shown = ", ".join(map(str, missing[:_NUM_SHOWN]))
             raise IncompleteError(
                 f"{len(missing)} of {len(done)} partitions are not done",
                 path=self.workspace.parts,
-                seen=f"partitions {shown} missing",
+                seen=f"partitions {first_of(missing)} missing",
                 hint=(
                     "of n jobs, job i makes partitions i-1, i-1+n, ...: run the missing ones again"
                     " with --part i/n"
