@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
@@ -291,6 +292,41 @@ def read_row_group(
             seen=f"row group {index}",
             hint="restore it or make it again",
         ) from error
+
+
+class RowTaker:
+    """Takes rows of a table by number; one row group is in memory at a time."""
+
+    def __init__(self, opened: pq.ParquetFile) -> None:
+        """Read nothing yet."""
+        self._file = opened
+        sizes = [opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups)]
+        self._starts = np.cumsum([0, *sizes])
+        self._group: tuple[int, tuple[str, ...], pa.Table] | None = None
+
+    def take(self, rows: np.ndarray, columns: Sequence[str]) -> pa.Table:
+        """Return rows in the order given; each row group is read once where they ascend.
+
+        Args:
+            rows: Numbers of rows, int64 [n], at least one.
+            columns: Names of the columns.
+
+        Raises:
+            IntegrityError: A page fails its checksum.
+        """
+        pieces, positions = [], []
+        for index in np.unique(np.searchsorted(self._starts, rows, side="right") - 1).tolist():
+            start, end = self._starts[index : index + 2]
+            inside = np.flatnonzero((rows >= start) & (rows < end))
+            positions.append(inside)
+            pieces.append(self._read(index, tuple(columns)).take(pa.array(rows[inside] - start)))
+        order = np.argsort(np.concatenate(positions))
+        return pa.concat_tables(pieces).take(pa.array(order))
+
+    def _read(self, index: int, columns: tuple[str, ...]) -> pa.Table:
+        if self._group is None or self._group[:2] != (index, columns):
+            self._group = (index, columns, read_row_group(self._file, index, columns))
+        return self._group[2]
 
 
 def read_table(opened: pq.ParquetFile, columns: Sequence[str] | None = None) -> pa.Table:

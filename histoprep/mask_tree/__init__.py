@@ -26,6 +26,7 @@ from histoprep.digests import file_digest, hash_text
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.execution import Engine, run_tasks
 from histoprep.job_folder import JobFolder, output_errors, own_names
+from histoprep.key_index import KeyIndex
 from histoprep.mask_tree.files import count_files, remove_stale
 from histoprep.mask_tree.task import REFUSED, TreeTask
 from histoprep.read_ahead import FileStat, stat_file
@@ -313,7 +314,7 @@ def finish(
         schema_version=kind.schema_version,
         metadata=plan.request,
     )
-    written = np.sort(np.array(totals.names, np.uint64))
+    written = KeyIndex(np.array(totals.names, np.uint64))
     earlier = [
         path
         for path in plan.job.parts.glob("*.parquet")

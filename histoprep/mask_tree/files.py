@@ -10,11 +10,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from histoprep import tables
-from histoprep.digests import hash_text
 from histoprep.errors import IntegrityError
+from histoprep.key_index import KeyIndex, hash_names
 from histoprep.mask_tree.task import beside
 from histoprep.names import to_text
 from histoprep.schemas.ledgers import TreeKind, open_ledger
@@ -23,22 +21,13 @@ _NUM_SHOWN = 10
 _NAMES_AT_ONCE = 8192
 
 
-def _hashes(names: list[str]) -> np.ndarray:
-    return np.array([hash_text(name) for name in names], np.uint64)
-
-
-def _is_in(hashes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    at = np.minimum(np.searchsorted(hashes, wanted), max(len(hashes) - 1, 0))
-    return hashes[at] == wanted if len(hashes) else np.zeros(len(wanted), bool)
-
-
 def remove_stale(
-    out: Path, written: np.ndarray, ledgers: list[tuple[Path, str]], kind: TreeKind
+    out: Path, written: KeyIndex, ledgers: list[tuple[Path, str]], kind: TreeKind
 ) -> int:
     """Delete files that earlier ledgers (path, kind of table) name and this run did not write, and
     return how many.
 
-    `written` are the sorted hashes of the names that this run wrote.
+    `written` has the hashes of the names that this run wrote.
     """
     removed = 0
     for path, name in ledgers:
@@ -48,7 +37,7 @@ def remove_stale(
                 names = batch["output_path"].drop_null().to_pylist()
                 removed += sum(
                     _remove_output(out, name)
-                    for name in itertools.compress(names, ~_is_in(written, _hashes(names)))
+                    for name in itertools.compress(names, written.find(hash_names(names)) < 0)
                 )
     return removed
 
@@ -72,7 +61,7 @@ def _remove_output(out: Path, name: str) -> bool:
     return True
 
 
-def count_files(out: Path, written: np.ndarray, ours: frozenset[str]) -> tuple[str, ...]:
+def count_files(out: Path, written: KeyIndex, ours: frozenset[str]) -> tuple[str, ...]:
     """Return the first files in the tree that are not of the ledger; raises IntegrityError when one
     of the ledger is not there.
 
@@ -81,7 +70,7 @@ def count_files(out: Path, written: np.ndarray, ours: frozenset[str]) -> tuple[s
     missing, unexpected = len(written), list[str]()
     names = _walk(out, ours)
     while chunk := list(itertools.islice(names, _NAMES_AT_ONCE)):
-        promised = _is_in(written, _hashes(chunk))
+        promised = written.find(hash_names(chunk)) >= 0
         missing -= int(promised.sum())
         unexpected += itertools.compress(chunk, ~promised)
         del unexpected[_NUM_SHOWN:]

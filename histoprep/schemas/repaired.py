@@ -25,6 +25,7 @@ from histoprep.digests import hash_text
 from histoprep.durable import sync_folder
 from histoprep.errors import IntegrityError
 from histoprep.job_folder import output_errors
+from histoprep.key_index import KeyIndex
 from histoprep.names import to_name
 from histoprep.schemas import tiles
 from histoprep.schemas.workspace import REPAIRED_NOTE, REPAIRED_TABLE
@@ -150,21 +151,12 @@ class RepairedMasks:
             for batch in tables.read_batches(self._file, ["damaged_path"])
             for path in batch["damaged_path"].to_pylist()
         ]
-        numbers = np.array(keys, np.uint64)
-        self._order = np.argsort(numbers, kind="stable")
-        self._sorted = numbers[self._order]
-        self._starts = np.cumsum(
-            [0]
-            + [
-                self._file.metadata.row_group(index).num_rows
-                for index in range(self._file.num_row_groups)
-            ]
-        )
-        self._group: tuple[int, tuple[str, ...], pa.Table] | None = None
+        self._index = KeyIndex(np.array(keys, np.uint64))
+        self._rows = tables.RowTaker(self._file)
 
     def __len__(self) -> int:
         """Return the number of repaired masks."""
-        return len(self._sorted)
+        return len(self._index)
 
     def put_into(
         self, batch: pa.Table, columns: Sequence[str] = MASK_COLUMNS
@@ -211,12 +203,12 @@ class RepairedMasks:
             [0 if path is None else _key(path) for path in batch["mask_path"].to_pylist()],
             np.uint64,
         )
-        place = np.minimum(np.searchsorted(self._sorted, wanted), max(len(self) - 1, 0))
-        at = np.flatnonzero(self._sorted[place] == wanted) if len(self) else np.zeros(0, np.int64)
+        position = self._index.find(wanted)
+        at = np.flatnonzero(position >= 0)
         if not len(at):
             return at, SCHEMA.empty_table()
-        rows = self._take(
-            self._order[place[at]],
+        rows = self._rows.take(
+            position[at],
             tuple(
                 dict.fromkeys(("damaged_path", "damaged_digest", *_of_masks(batch.column_names)))
             ),
@@ -228,24 +220,6 @@ class RepairedMasks:
         )
         valid = pc.fill_null(same, False).combine_chunks()
         return at[valid.to_numpy(zero_copy_only=False)], rows.filter(valid)
-
-    def _take(self, numbers: np.ndarray, columns: tuple[str, ...]) -> pa.Table:
-        """Return the rows of these numbers, in the order given; in order of the tiles table, each
-        row group is read once.
-        """
-        pieces = []
-        for index in np.unique(np.searchsorted(self._starts, numbers, side="right") - 1).tolist():
-            if self._group is None or self._group[:2] != (index, columns):
-                self._group = (index, columns, tables.read_row_group(self._file, index, columns))
-            inside = (numbers >= self._starts[index]) & (numbers < self._starts[index + 1])
-            pieces.append(
-                (
-                    np.flatnonzero(inside),
-                    self._group[2].take(pa.array(numbers[inside] - self._starts[index])),
-                )
-            )
-        order = np.argsort(np.concatenate([positions for positions, _ in pieces]))
-        return pa.concat_tables([table for _, table in pieces]).take(pa.array(order))
 
     def check_files(self, root: str | Path, *, whole: bool = False) -> None:
         """Raise IntegrityError when a repaired mask is not there as it was written; with `whole`

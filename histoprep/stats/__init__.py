@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from histoprep import checksums, durable, tables
 from histoprep.errors import UsageError
+from histoprep.key_index import KeyIndex
 from histoprep.labels import LabelMap, identity_map
 from histoprep.manifest.inclusion import COLUMNS as INCLUSION_COLUMNS
 from histoprep.manifest.inclusion import INCLUDED, REASONS, UNMAPPED, reason_codes
@@ -228,13 +229,13 @@ def _raw_map(batches: Iterator[pa.Table], label_map: LabelMap | None) -> LabelMa
 
 @dataclass(frozen=True)
 class _ManifestKinds:
-    """The split and pool of each tile of a manifest, by a 64-bit hash of the tile id: 9 bytes a
+    """The split and pool of each tile of a manifest, by a 64-bit hash of the tile id: 17 bytes a
     tile.
 
     Two of 10 million ids share a hash with a probability of 3e-6.
     """
 
-    hashes: np.ndarray
+    index: KeyIndex
     codes: np.ndarray
     kinds: tuple[tuple[str, str], ...]
 
@@ -255,17 +256,13 @@ class _ManifestKinds:
                 )
             )
             hashes.append(_hash(chunk["tile_id"]))
-        together = np.concatenate(hashes)
-        order = np.argsort(together)
-        return cls(together[order], np.concatenate(codes)[order], tuple(codes_of))
+        return cls(KeyIndex(np.concatenate(hashes)), np.concatenate(codes), tuple(codes_of))
 
     def of(self, tile_ids: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
         """Return split and pool of each tile, both "" for one that the manifest does not list."""
-        wanted = _hash(tile_ids)
-        codes = np.zeros(len(wanted), np.int8)
-        if len(self.hashes):
-            place = np.minimum(np.searchsorted(self.hashes, wanted), len(self.hashes) - 1)
-            codes = np.where(self.hashes[place] == wanted, self.codes[place], 0)
+        position = self.index.find(_hash(tile_ids))
+        # The last one is for tiles that are not listed.
+        codes = np.append(self.codes, np.int8(0))[position]
         split, pool = (
             pa.array(names).take(pa.array(codes)) for names in zip(*self.kinds, strict=True)
         )

@@ -21,6 +21,7 @@ import pyarrow as pa
 from histoprep import tables
 from histoprep.checksums import STATES, FileStates
 from histoprep.errors import IntegrityError
+from histoprep.key_index import KeyIndex
 from histoprep.mask_reading import DEPTH, MIN_IS_WHITE, PALETTE, Reading
 from histoprep.schemas.tiles import MEASURED, SCHEMA, SCHEMA_VERSION, open_tiles_table
 from histoprep.tiles import TileOptions
@@ -59,17 +60,12 @@ class EarlierTable:
             raise IntegrityError(
                 "this table lacks columns", path=path, seen=", ".join(sorted(missing))
             )
-        self._starts = np.cumsum(
-            [0]
-            + [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
-        )
-        self._group: tuple[int, pa.Table] | None = None
+        self._rows = tables.RowTaker(self._file)
         earlier = TileOptions.from_json(self.header["options"]["tiles"]).mask_reading
         self._readings = earlier, earlier if reading is None else reading
         keys = np.fromiter(self._read_keys(), np.uint64)
         self.num_unread = int((keys == 0).sum())
-        self._order = np.argsort(keys, kind="stable")
-        self._keys = keys[self._order]
+        self._index = KeyIndex(keys)
 
     def _read_keys(self) -> Iterator[int]:
         for batch in tables.read_batches(self._file):
@@ -96,33 +92,15 @@ class EarlierTable:
 
     def find(self, listed: list[Listed]) -> Reused | None:
         """Return the earlier rows that still hold for some of `listed`, or None."""
-        if not len(self._keys):
-            return None
         wanted = np.array([tile.key for tile in listed], np.uint64)
         unchanged = self.states.find_keys(wanted) == np.array(
             [tile.local.number for tile in listed], np.uint64
         )
-        at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
-        found = np.flatnonzero((self._keys[at] == wanted) & (wanted != 0) & unchanged)
+        position = self._index.find(wanted)
+        found = np.flatnonzero((position >= 0) & (wanted != 0) & unchanged)
         if not len(found):
             return None
-        return Reused(self._take(self._order[at[found]]), tuple(found.tolist()))
-
-    def _take(self, rows: np.ndarray) -> pa.Table:
-        """Return the rows of these numbers, in the order given."""
-        pieces = []
-        for group in np.unique(np.searchsorted(self._starts, rows, side="right") - 1):
-            if self._group is None or self._group[0] != group:
-                self._group = (int(group), tables.read_row_group(self._file, int(group), MEASURED))
-            inside = (rows >= self._starts[group]) & (rows < self._starts[group + 1])
-            pieces.append(
-                (
-                    np.flatnonzero(inside),
-                    self._group[1].take(pa.array(rows[inside] - self._starts[group])),
-                )
-            )
-        order = np.concatenate([positions for positions, _ in pieces])
-        return pa.concat_tables([table for _, table in pieces]).take(pa.array(np.argsort(order)))
+        return Reused(self._rows.take(position[found], MEASURED), tuple(found.tolist()))
 
 
 def _is_unread(path: str | None, digest: str | None, error: str | None) -> bool:
