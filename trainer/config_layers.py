@@ -168,8 +168,9 @@ class _StrictLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Compose a node; refuse an alias."""
         if self.check_event(yaml.AliasEvent):
+            peek: Any = self.peek_event  # untyped in types-PyYAML
             raise yaml.constructor.ConstructorError(
-                None, None, "aliases are not allowed", self.peek_event().start_mark
+                None, None, "aliases are not allowed", peek().start_mark
             )
         return super().compose_node(parent, index)
 

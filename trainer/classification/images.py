@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,7 +195,7 @@ def _text(name: str, length: int = _NAME_LENGTH) -> str:
 
 
 @contextmanager
-def _figure(size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
+def _figure(size: tuple[float, float]) -> Iterator[tuple[Any, Callable[[], bytes]]]:
     """Yield an empty figure of `size` inches and what makes a PNG of it: the same figure gives the
     same bytes.
     """

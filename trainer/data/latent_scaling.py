@@ -35,11 +35,13 @@ class LatentScaling:
 
     def normalise(self, raw: Latents) -> Latents:
         """Return latents for the denoiser, [..., channels, height, width], float32."""
-        return (raw - _like(self.shift, raw)) / _like(self.scale, raw)
+        result: Latents = (raw - _like(self.shift, raw)) / _like(self.scale, raw)
+        return result
 
     def denormalise(self, latents: Latents) -> Latents:
         """Return raw latents for the codec, the inverse of `normalise`."""
-        return latents * _like(self.scale, latents) + _like(self.shift, latents)
+        result: Latents = latents * _like(self.scale, latents) + _like(self.shift, latents)
+        return result
 
 
 def _like(values: Sequence[float], latents: Latents) -> Latents:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from histoprep import checksums
+from histoprep.digests import file_digest
 from histoprep.schemas.latents import KIND, SCHEMA_VERSION, SUMMARY, align, mismatches, read_entries
 from trainer.data.latent_journal import JOURNAL, read_chunks, read_journal
 from trainer.data.latent_scaling import Latents, LatentScaling
@@ -357,7 +358,7 @@ def data_files(folder: Path, sizes: Mapping[str, int]) -> Iterator[checksums.Exp
     """Yield the large files of a set; the digest of the journal, which has digests of all of their
     pieces, stands for theirs.
     """
-    journal = checksums.file_digest(folder / JOURNAL) if (folder / JOURNAL).is_file() else ""
+    journal = file_digest(folder / JOURNAL) if (folder / JOURNAL).is_file() else ""
     for name in DATA:
         yield checksums.Expected(name, checksums.Checksum(sizes[name], journal))
 

@@ -43,7 +43,8 @@ def apply_view(array: np.ndarray, view: int, *, axes: tuple[int, int] = (0, 1)) 
 
 def pick(uniforms: np.ndarray, count: int | np.ndarray) -> np.ndarray:
     """Return whole numbers in [0, count) from uniform numbers in [0, 1)."""
-    return np.minimum((uniforms * count).astype(np.int64), np.asarray(count) - 1)
+    result: np.ndarray = np.minimum((uniforms * count).astype(np.int64), np.asarray(count) - 1)
+    return result
 
 
 def window_starts(length_px: int, size_px: int) -> tuple[int, ...]:

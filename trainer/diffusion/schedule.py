@@ -57,4 +57,5 @@ def _alpha_bars(schedule: NoiseSchedule, device: torch.device) -> Tensor:
     # One copy a device: a copy at every step would make the host wait for it.
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    return DDIMScheduler(**schedule.scheduler_arguments).alphas_cumprod.to(device)
+    result: Tensor = DDIMScheduler(**schedule.scheduler_arguments).alphas_cumprod.to(device)
+    return result

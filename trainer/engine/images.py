@@ -36,7 +36,8 @@ def sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
 def difference(original: np.ndarray, decoded: np.ndarray) -> np.ndarray:
     """Return four times the absolute difference of two images, uint8, cut off at white."""
     apart = np.abs(original.astype(np.int16) - decoded.astype(np.int16))
-    return np.minimum(apart * DIFFERENCE_GAIN, 255).astype(np.uint8)
+    result: np.ndarray = np.minimum(apart * DIFFERENCE_GAIN, 255).astype(np.uint8)
+    return result
 
 
 def colour_mask(mask: np.ndarray, colours: Mapping[int, Sequence[int]]) -> np.ndarray:
@@ -46,7 +47,8 @@ def colour_mask(mask: np.ndarray, colours: Mapping[int, Sequence[int]]) -> np.nd
     table = np.zeros((256, 3), dtype=np.uint8)
     for class_id, colour in colours.items():
         table[class_id] = colour
-    return table[mask]
+    result: np.ndarray = table[mask]
+    return result
 
 
 def write_sheet(path: Path, image: np.ndarray) -> None:

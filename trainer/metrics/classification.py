@@ -141,6 +141,7 @@ def roc_curve(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(
+    result: np.ndarray = np.divide(
         above, below, out=np.zeros(np.broadcast(above, below).shape), where=np.asarray(below) > 0
     )
+    return result

@@ -45,7 +45,7 @@ class Codec(nn.Module):
 
     def __init__(self, autoencoder: nn.Module, identifier: str) -> None:
         super().__init__()
-        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.autoencoder: Any = autoencoder.eval().requires_grad_(False)
         self.identifier = identifier
         config: Any = autoencoder.config
         self.is_tiny = type(autoencoder).__name__ == TINY
@@ -75,13 +75,14 @@ class Codec(nn.Module):
             )
         if self.is_tiny:
             # encode, not forward: forward rounds latents to 8 bits.
-            return Posterior(self.autoencoder.encode(images).latents, None)  # type: ignore[operator]
+            return Posterior(self.autoencoder.encode(images).latents, None)
         return posterior_of(self.autoencoder, images)
 
     @torch.no_grad()
     def decode(self, raw: Tensor) -> Tensor:
         """Return images [batch, 3, height * factor, width * factor] in [-1, 1] of raw latents."""
-        return self.autoencoder.decode(raw).sample.clamp(-1, 1)  # type: ignore[operator]
+        result: Tensor = self.autoencoder.decode(raw).sample.clamp(-1, 1)
+        return result
 
 
 def posterior_of(autoencoder: nn.Module, images: Tensor) -> Posterior:
@@ -111,7 +112,8 @@ class TrainableCodec(nn.Module):
         super().__init__()
         from diffusers import AutoencoderKL
 
-        self.autoencoder: Any = AutoencoderKL(**architecture)
+        make: Any = AutoencoderKL  # untyped in diffusers
+        self.autoencoder: Any = make(**architecture)
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return reconstructions of mean + std * noise, and the posterior's mean and std.

@@ -74,7 +74,8 @@ class InvertedResidual(nn.Module):
         hidden = nnf.relu6(self._bn0(self._expand_conv(features))) if self.widens else features
         hidden = nnf.relu6(self._bn1(self._depthwise_conv(hidden)))
         hidden = self._bn2(self._project_conv(hidden))
-        return hidden + features if self.adds else hidden
+        result: Tensor = hidden + features if self.adds else hidden
+        return result
 
 
 class EfficientNetLite0Trunk(nn.Module):

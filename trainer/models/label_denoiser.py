@@ -35,7 +35,8 @@ class TableGain(nn.Module):
 
     def forward(self, timesteps: Tensor) -> Tensor:
         """Return gains [B, channels, h, w] of timesteps int64 [B, h, w]."""
-        return self.rows(timesteps).movedim(-1, 1)
+        result: Tensor = self.rows(timesteps).movedim(-1, 1)
+        return result
 
 
 class SmoothGain(nn.Module):
@@ -57,7 +58,10 @@ class SmoothGain(nn.Module):
             -math.log10(self.num_train_timesteps), 0, _FREQUENCIES, device=timesteps.device
         )
         angles = timesteps[..., None].to(frequencies.dtype) * frequencies
-        return 1 + self.perceptron(torch.cat([angles.sin(), angles.cos()], dim=-1)).movedim(-1, 1)
+        result: Tensor = 1 + self.perceptron(
+            torch.cat([angles.sin(), angles.cos()], dim=-1)
+        ).movedim(-1, 1)
+        return result
 
 
 class RowNorm(nn.BatchNorm1d):
@@ -141,7 +145,8 @@ class FeatureEncoder(nn.Module):
         """Return features [B, F] of normalised images [B, 3, H, W]."""
         # The mean before the linear layer: the same numbers as after a 1x1 convolution, at a
         # fraction of the work.
-        return self.norm(self.project(self.trunk(images).mean(dim=(-2, -1))))
+        result: Tensor = self.norm(self.project(self.trunk(images).mean(dim=(-2, -1))))
+        return result
 
 
 class LabelDenoiser(nn.Module):
@@ -208,7 +213,8 @@ class LabelDenoiser(nn.Module):
         """
         first, second, third = self.layers
         hidden = first(torch.cat([guidance, noisy], dim=1), timesteps) * features[:, :, None, None]
-        return self.head(third(second(hidden, timesteps), timesteps))
+        result: Tensor = self.head(third(second(hidden, timesteps), timesteps))
+        return result
 
     def forward(
         self, images: Tensor, crops: Tensor, noisy: Tensor, guidance: Tensor, timesteps: Tensor

@@ -64,7 +64,8 @@ class ResNet18Trunk(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return features [B, 512, H / 32, W / 32] of normalised images [B, 3, H, W]."""
         features = self.maxpool(torch.relu(self.bn1(self.conv1(images))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(features))))
+        result: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(features))))
+        return result
 
 
 class SmallTrunk(nn.Module):
@@ -91,7 +92,8 @@ class SmallTrunk(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features [B, 4 * width, H / 8, W / 8] of normalised images [B, 3, H, W]."""
-        return self.blocks(self.stem(images))
+        result: Tensor = self.blocks(self.stem(images))
+        return result
 
 
 def initialise_convolutions(module: nn.Module) -> None:

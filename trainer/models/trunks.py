@@ -70,7 +70,8 @@ class FrozenTrunk(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Return the features of normalised images [B, 3, H, W]."""
-        return self.trunk(images)
+        result: Tensor = self.trunk(images)
+        return result
 
 
 def normalise_images(images: Tensor) -> Tensor:

@@ -30,7 +30,8 @@ class Attention(nn.Module):
             .permute(2, 0, 3, 1, 4)
         )
         mixed = nnf.scaled_dot_product_attention(query, key, value)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, count, width))
+        result: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, count, width))
+        return result
 
 
 class TransformerBlock(nn.Module):
@@ -48,7 +49,8 @@ class TransformerBlock(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Return tokens [B, N, width] of tokens [B, N, width]."""
         tokens = tokens + self.attn(self.norm1(tokens))
-        return tokens + self.mlp(self.norm2(tokens))
+        result: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return result
 
 
 class VisionTransformerTrunk(nn.Module):
@@ -76,4 +78,5 @@ class VisionTransformerTrunk(nn.Module):
                 place, size=patches.shape[-2:], mode="bicubic", align_corners=False
             )
         tokens = self.blocks((patches + place).flatten(2).transpose(1, 2))
-        return tokens.transpose(1, 2).reshape(patches.shape)
+        result: Tensor = tokens.transpose(1, 2).reshape(patches.shape)
+        return result

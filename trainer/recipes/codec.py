@@ -158,7 +158,8 @@ def trained_autoencoder(folder: Path) -> nn.Module:
         raise CheckpointError(
             f"the weights do not fit the configuration of the run: {error}", path=folder
         ) from error
-    return module.autoencoder
+    autoencoder: nn.Module = module.autoencoder
+    return autoencoder
 
 
 class CodecStage:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def _checked(kind: Any, place: str, **options: Any) -> nn.Module:
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        made, info = kind.from_pretrained(
+        loaded = kind.from_pretrained(
             place, output_loading_info=True, low_cpu_mem_usage=False, **options
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -127,6 +128,8 @@ def _checked(kind: Any, place: str, **options: Any) -> nn.Module:
         ) from error
     finally:
         logging.set_verbosity(level)
+    autoencoder: nn.Module = loaded[0]
+    info: Mapping[str, Any] = loaded[1]
     wrong = {
         name: list(info[name])
         for name in ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -144,7 +147,9 @@ def _checked(kind: Any, place: str, **options: Any) -> nn.Module:
             hint="copy its folder again",
         )
     broken = [
-        name for name, tensor in made.state_dict().items() if not torch.isfinite(tensor).all()
+        name
+        for name, tensor in autoencoder.state_dict().items()
+        if not torch.isfinite(tensor).all()
     ]
     if broken:
         raise IntegrityError(
@@ -153,4 +158,4 @@ def _checked(kind: Any, place: str, **options: Any) -> nn.Module:
             seen=", ".join(broken[:3]),
             hint="copy its folder again",
         )
-    return made
+    return autoencoder

@@ -88,9 +88,10 @@ class LabelDataset:
             drawn = keyed_uniforms(
                 self.images.seed, positions, "label timesteps", self.num_points**2
             )
+            timesteps = (drawn * self.num_train_timesteps).astype(np.int64)
             batch["timesteps"] = torch.from_numpy(
-                (drawn * self.num_train_timesteps).astype(np.int64)
-            ).unflatten(1, (self.num_points, -1))
+                timesteps.reshape(-1, self.num_points, self.num_points)
+            )
         return batch
 
 

@@ -21,6 +21,7 @@ from trainer.diffusion.guidance import guided
 from trainer.diffusion.objectives import Objective
 from trainer.diffusion.samplers import Known, Solver, sample
 from trainer.errors import DivergedError
+from trainer.models.denoisers.masks import split_windows
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -115,12 +116,8 @@ class Generator:
         """Return the latents of the images, known where every pixel below a latent is kept."""
         images = torch.from_numpy(to_float(kept.images)).to(self.device)
         factor = self.codec.factor
-        squares = (
-            torch.from_numpy(np.ascontiguousarray(kept.where))
-            .unflatten(2, (-1, factor))
-            .unflatten(1, (-1, factor))
-        )
-        where = squares.all(4).all(2)[:, None].to(self.device)
+        kept_pixels = torch.from_numpy(np.ascontiguousarray(kept.where))[:, None]
+        where = split_windows(kept_pixels, factor).all(5).all(3).to(self.device)
         return Known(self.scaling.normalise(self.codec.encode(images).mean.float()), where)
 
     def _noise(

@@ -14,6 +14,7 @@ import numpy as np
 
 from histoprep import imageio
 from histoprep.errors import BrokenFileError, LabelMapError, UsageError
+from histoprep.imageio.header import Header
 from histoprep.labels import LabelMap, SourceLabel
 from histoprep.shards import TileSource
 from trainer.errors import DataError
@@ -211,7 +212,7 @@ def _decoded(path: Path, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
         raise DataError(f"cannot read the file: {error}", path=path, hint=hint) from error
 
 
-def _header_of(path: Path) -> imageio.Header:
+def _header_of(path: Path) -> Header:
     try:
         # Without the file's content, which the structure holds.
         return replace(imageio.read_header(path.read_bytes()), structure=None)

@@ -68,7 +68,8 @@ class _FusedAttention(TorchFunctionMode):
     ) -> Any:
         """Call `func`, or stand in for attention."""
         if func is functional.scaled_dot_product_attention:
-            return _KeptByAttention.apply(*args[:3])
+            stand_in: Any = _KeptByAttention
+            return stand_in.apply(*args[:3])
         return func(*args, **(kwargs or {}))
 
 

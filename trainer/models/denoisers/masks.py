@@ -58,5 +58,12 @@ def class_fractions(mask: Tensor, num_classes: int, factor: int) -> Tensor:
         [batch, num_classes, H / factor, W / factor].
     """
     ids = torch.arange(num_classes, device=mask.device, dtype=mask.dtype)[:, None, None]
-    windows = (mask == ids).unflatten(3, (-1, factor)).unflatten(2, (-1, factor))
+    windows = split_windows(mask == ids, factor)
     return windows.sum((3, 5), dtype=torch.float32) / (factor * factor)
+
+
+def split_windows(maps: Tensor, factor: int) -> Tensor:
+    """Return maps [batch, channels, H, W] as windows of `factor` x `factor`, without a copy:
+    [batch, channels, H / factor, factor, W / factor, factor].
+    """
+    return torch.unflatten(torch.unflatten(maps, 3, (-1, factor)), 2, (-1, factor))

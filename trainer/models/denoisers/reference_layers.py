@@ -41,9 +41,10 @@ class TimeEmbedding(nn.Sequential):
             * (-math.log(10_000.0) / (half - 1))
         )
         angles = t.double()[:, None] * frequencies
-        return super().forward(
-            torch.cat((angles.sin(), angles.cos()), dim=1).to(next(self.parameters()).dtype)
-        )
+        x = torch.cat((angles.sin(), angles.cos()), dim=1).to(next(self.parameters()).dtype)
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 class WeightStandardisedConv2d(nn.Conv2d):
@@ -115,7 +116,8 @@ class Block(nn.Module):
         x = self.norm(x).to(x.dtype)
         if scale is not None and shift is not None:
             x = x * (scale + 1) + shift
-        return self.dropout(functional.silu(x))
+        result: Tensor = self.dropout(functional.silu(x))
+        return result
 
 
 class ResidualBlock(nn.Module):
@@ -135,7 +137,8 @@ class ResidualBlock(nn.Module):
         `embedding` [batch, embedding_width].
         """
         scale, shift = self.mlp(embedding)[:, :, None, None].chunk(2, dim=1)
-        return self.block2(self.block1(x, scale, shift)) + self.res_conv(x)
+        result: Tensor = self.block2(self.block1(x, scale, shift)) + self.res_conv(x)
+        return result
 
 
 class MaskAttention(nn.Module):
@@ -161,7 +164,7 @@ class MaskAttention(nn.Module):
         """
         height, width = x.shape[-2:]
         keys, values = (_heads(part) for part in self.to_kv(x).chunk(2, dim=1))
-        filters = self.to_q.weight.unflatten(1, (-1, query.shape[1])).sum(1)
+        filters = torch.unflatten(self.to_q.weight, 1, (-1, query.shape[1])).sum(1)
         if query.dtype == torch.bool:
             # A binary mask asks two questions only: one of all labelled pixels, the zero query of
             # all others.
@@ -177,7 +180,10 @@ class MaskAttention(nn.Module):
             return torch.where(query, answers[..., 1:], answers[..., :1])
         queries = _heads(functional.conv2d(query.to(x.dtype), filters.to(x.dtype)))
         found = functional.scaled_dot_product_attention(queries.to(keys.dtype), keys, values)
-        return self.to_out(found.transpose(2, 3).reshape(len(x), HIDDEN_WIDTH, height, width))
+        result: Tensor = self.to_out(
+            found.transpose(2, 3).reshape(len(x), HIDDEN_WIDTH, height, width)
+        )
+        return result
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -187,7 +193,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def _heads(x: Tensor) -> Tensor:
     """Return [batch, hidden, height, width] as [batch, heads, height * width, head width]."""
-    return x.flatten(2).unflatten(1, (NUM_HEADS, HEAD_WIDTH)).transpose(2, 3)
+    return torch.unflatten(x.flatten(2), 1, (NUM_HEADS, HEAD_WIDTH)).transpose(2, 3)
 
 
 class Normed(nn.Module):
@@ -200,7 +206,8 @@ class Normed(nn.Module):
 
     def forward(self, x: Tensor, query: Tensor) -> Tensor:
         """Return layer(norm(x), query)."""
-        return self.fn(self.norm(x), query)
+        result: Tensor = self.fn(self.norm(x), query)
+        return result
 
 
 class Residual(nn.Module):
@@ -212,7 +219,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, query: Tensor) -> Tensor:
         """Return x + layer(x, query)."""
-        return x + self.fn(x, query)
+        result: Tensor = x + self.fn(x, query)
+        return result
 
 
 def attention_layer(dim: int) -> nn.Module:

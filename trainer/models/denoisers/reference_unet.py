@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from trainer.models.denoisers.interface import Denoiser, DenoiserConfig
-from trainer.models.denoisers.masks import check_masks, class_fractions
+from trainer.models.denoisers.masks import check_masks, class_fractions, split_windows
 from trainer.models.denoisers.reference_layers import (
     ResidualBlock,
     TimeEmbedding,
@@ -175,7 +175,7 @@ class ReferenceUNet(Denoiser):
         factor = check_masks(mask, size, num_classes=self.num_classes, stride=self.stride)
         table = at_least_float32(self.classes_emb.weight)
         fractions = class_fractions(mask, self.num_classes, factor).to(table.dtype)
-        labelled = mask.unflatten(3, (-1, factor)).unflatten(2, (-1, factor)).amax((3, 5)) > 0
+        labelled = split_windows(mask, factor).amax((3, 5)) > 0
         kept = (
             torch.ones(len(mask), dtype=torch.bool, device=mask.device) if drop is None else ~drop
         )
@@ -221,7 +221,8 @@ class ReferenceUNet(Denoiser):
                 x = block(torch.cat((x, skips.pop()), dim=1), embedding)
             x = grow(attention(x, query))
         x = self.final_res_block(torch.cat((x, first), dim=1), embedding)
-        return self.final_conv(x)
+        result: Tensor = self.final_conv(x)
+        return result
 
     def _pooled(self, query: Tensor) -> list[Tensor]:
         """Return the query input at the size of every stage: a pixel is labelled when any below it
@@ -229,8 +230,8 @@ class ReferenceUNet(Denoiser):
         """
         queries = [query]
         for _ in self.config.dim_mults[1:]:
-            squares = queries[-1].unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+            windows = split_windows(queries[-1], 2)
             queries.append(
-                squares.any(5).any(3) if query.dtype == torch.bool else squares.mean((3, 5))
+                windows.any(5).any(3) if query.dtype == torch.bool else windows.mean((3, 5))
             )
         return queries
