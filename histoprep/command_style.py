@@ -4,14 +4,14 @@ the line, completion, suggestions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from enum import Enum
 from functools import cache
 from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -22,6 +22,7 @@ from histoprep.version import __version__
 
 EXAMPLES = "Examples:"
 GLOBAL_OPTIONS = "Options of every command"
+_F = TypeVar("_F", bound=Callable[..., Any])
 _LEAST_LIKENESS = 0.7
 _WORDS = {
     "str": "TEXT",
@@ -195,9 +196,10 @@ class Commands(typer.Typer):
             rich_markup_mode=None,
         )
 
-    def command(self, name: str | None = None, **more: Any) -> Any:
+    def command(self, name: str | None = None, **more: Any) -> Callable[[_F], _F]:
         """Return the decorator of a command."""
-        return super().command(name, **{"cls": Command, **more})
+        decorator: Callable[[_F], _F] = super().command(name, **{"cls": Command, **more})
+        return decorator
 
 
 def as_command(name: str, target: Any) -> Any:

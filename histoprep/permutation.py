@@ -86,4 +86,5 @@ def _feistel(
         for turn in range(0, _ROUNDS, 2):
             right ^= mix(left + keys * np.uint64(2 * turn + 1)) & right_mask
             left ^= mix(right + keys * np.uint64(2 * turn + 3)) & left_mask
-    return (left << right_bits) | right
+    result: np.ndarray = (left << right_bits) | right
+    return result

@@ -90,7 +90,8 @@ class Streams:
         sums = np.cumsum([stream.probability for stream in self.streams])
         drawn = np.flatnonzero([stream.probability > 0 for stream in self.streams])
         sums[drawn[-1] :] = 1.0
-        return np.minimum(sums, 1.0)
+        result: np.ndarray = np.minimum(sums, 1.0)
+        return result
 
     def place(self, positions: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the index of the stream and the row of the tile at each position: int64 [n] and

@@ -145,7 +145,7 @@ def rebatch(batches: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema) -> 
         yield pa.concat_tables(waiting).combine_chunks()
 
 
-class _OpenTable(pq.ParquetFile):
+class _OpenTable(pq.ParquetFile):  # type: ignore[misc]  # Arrow has no types.
     """An open table that knows its path, which errors about its pages name."""
 
     path: Path

@@ -81,7 +81,8 @@ def noise(rng: np.random.Generator, size_px: int, cell_px: float) -> np.ndarray:
     """
     cells = max(round(size_px / cell_px), 1) + 1
     field = rng.standard_normal((cells, cells), dtype=np.float32)
-    return cv2.resize(field, (size_px, size_px), interpolation=cv2.INTER_CUBIC)
+    result: np.ndarray = cv2.resize(field, (size_px, size_px), interpolation=cv2.INTER_CUBIC)
+    return result
 
 
 def lay_out(rng: np.random.Generator, size_px: int, recipe: Recipe) -> np.ndarray:
@@ -111,7 +112,8 @@ def _layers(rng: np.random.Generator, size_px: int, recipe: Recipe) -> np.ndarra
     )
     cuts = np.quantile(depth, np.cumsum(shares / shares.sum())[:-1])
     ids = np.array([label for label, _ in recipe.layers], dtype=np.uint8)
-    return ids[np.searchsorted(cuts, depth.ravel()).reshape(depth.shape)]
+    result: np.ndarray = ids[np.searchsorted(cuts, depth.ravel()).reshape(depth.shape)]
+    return result
 
 
 def smoothed(labels: np.ndarray, radius_px: int) -> np.ndarray:
@@ -150,7 +152,8 @@ def _nearest(labels: np.ndarray, trusted: np.ndarray) -> np.ndarray:
     )
     values = np.zeros(seed.max() + 1, dtype=labels.dtype)
     values[seed[trusted]] = labels[trusted]
-    return values[seed]
+    result: np.ndarray = values[seed]
+    return result
 
 
 def _small(labels: np.ndarray, area_px: int) -> np.ndarray:

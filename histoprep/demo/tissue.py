@@ -75,7 +75,8 @@ def paint(rng: np.random.Generator, labels: np.ndarray, stain: Stain) -> np.ndar
     h, e = (cv2.GaussianBlur(density / weight, (0, 0), 0.6) * thickness for density in (h, e))
     light = stain.glass * np.exp(-(h[..., None] * stain.haematoxylin + e[..., None] * stain.eosin))
     light += 1.6 * rng.standard_normal(light.shape, dtype=np.float32)
-    return np.clip(np.rint(light), 0, 255).astype(np.uint8)
+    result: np.ndarray = np.clip(np.rint(light), 0, 255).astype(np.uint8)
+    return result
 
 
 def _streaks(
@@ -93,7 +94,8 @@ def _streaks(
     along = (x * math.cos(angle) + y * math.sin(angle)) / long_px
     across = (y * math.cos(angle) - x * math.sin(angle) + bend) / short_px
     grid = rng.standard_normal((128, 128), dtype=np.float32)
-    return cv2.remap(grid, along, across, cv2.INTER_CUBIC, borderMode=cv2.BORDER_WRAP)
+    result: np.ndarray = cv2.remap(grid, along, across, cv2.INTER_CUBIC, borderMode=cv2.BORDER_WRAP)
+    return result
 
 
 def _points(
@@ -158,7 +160,8 @@ def _cells(canvas: _Canvas, points: np.ndarray) -> np.ndarray:
     border[:, 1:][cell[:, 1:] != cell[:, :-1]] = 0
     border[1:, :][cell[1:, :] != cell[:-1, :]] = 0
     inside = slice(margin, margin + size_px)
-    return cv2.distanceTransform(border, cv2.DIST_L2, 5)[inside, inside]
+    result: np.ndarray = cv2.distanceTransform(border, cv2.DIST_L2, 5)[inside, inside]
+    return result
 
 
 def _fibres(canvas: _Canvas, angle: float, density: float, coarse_px: float, clefts: float) -> None:

@@ -187,7 +187,8 @@ def certificate_problems(manifest: Manifest) -> list[str]:
 def _same_worst(actual: dict[str, Any] | None, stated: dict[str, Any] | None) -> bool:
     if actual is None or stated is None:
         return actual is stated
-    return abs(actual["points"] - stated.get("points", -1.0)) <= _POINTS_TOLERANCE
+    result: bool = abs(actual["points"] - stated.get("points", -1.0)) <= _POINTS_TOLERANCE
+    return result
 
 
 def split_rows(manifest: Manifest) -> tuple[SplitRows, np.ndarray]:
@@ -222,7 +223,10 @@ def split_rows(manifest: Manifest) -> tuple[SplitRows, np.ndarray]:
 
 def _codes(column: pa.ChunkedArray, names: tuple[str, ...]) -> np.ndarray:
     """Return the index of each text in `names`, -1 for another (int8)."""
-    return pc.fill_null(pc.index_in(column, pa.array(names)), -1).to_numpy().astype(np.int8)
+    result: np.ndarray = (
+        pc.fill_null(pc.index_in(column, pa.array(names)), -1).to_numpy().astype(np.int8)
+    )
+    return result
 
 
 def _core(column: pa.ChunkedArray, ids: np.ndarray) -> np.ndarray:

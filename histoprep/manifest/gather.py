@@ -158,7 +158,8 @@ def _keys(kept: pa.Table, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def _folder_splits(column: pa.ChunkedArray) -> np.ndarray:
     codes = pc.index_in(column, pa.array(SPLITS))
-    return pc.fill_null(codes, NO_SPLIT).to_numpy().astype(np.int8)
+    result: np.ndarray = pc.fill_null(codes, NO_SPLIT).to_numpy().astype(np.int8)
+    return result
 
 
 def _refuse_twice(source: TileRows, keys: np.ndarray, seed: int) -> None:

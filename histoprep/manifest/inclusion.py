@@ -41,7 +41,8 @@ def reason_codes(chunk: pa.Table, unmapped_rows: np.ndarray) -> np.ndarray:
     """
 
     def mask_of(values: pa.ChunkedArray) -> np.ndarray:
-        return pc.fill_null(values, False).to_numpy()
+        result: np.ndarray = pc.fill_null(values, False).to_numpy()
+        return result
 
     masked = pc.is_valid(chunk["mask_path"])
     other_size = pc.or_kleene(

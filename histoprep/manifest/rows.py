@@ -59,7 +59,8 @@ class Derived:
     @property
     def included(self) -> np.ndarray:
         """Return which rows (bool [n]) go into the manifest."""
-        return self.reason == INCLUDED
+        result: np.ndarray = self.reason == INCLUDED
+        return result
 
 
 def derive(chunk: pa.Table, label_map: LabelMap, conditional_threshold: float = 0.0) -> Derived:
@@ -100,7 +101,8 @@ def is_conditional(pixels: np.ndarray, foreground: np.ndarray, threshold: float)
     of all; pixels [n, K], foreground bool [K].
     """
     present = pixels[:, foreground].sum(axis=1)
-    return (present > 0) & (present >= threshold * pixels.sum(axis=1))
+    result: np.ndarray = (present > 0) & (present >= threshold * pixels.sum(axis=1))
+    return result
 
 
 def _entries(chunk: pa.Table) -> tuple[np.ndarray, ...]:

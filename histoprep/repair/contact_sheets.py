@@ -11,7 +11,8 @@ from histoprep import checksums, durable, mask_tree, tables
 from histoprep.errors import BrokenFileError
 from histoprep.mask_tree.task import beside
 from histoprep.names import to_text
-from histoprep.repair import DamagedMask, RepairPlan
+from histoprep.repair import RepairPlan
+from histoprep.repair.repairer import DamagedMask
 from histoprep.repair.sheet import ROWS_A_SHEET, SheetRow, draw_sheet
 from histoprep.schemas.ledgers import LEDGER, SHEETS, open_ledger
 from histoprep.schemas.ledgers import REPAIR as KIND

@@ -125,7 +125,10 @@ class TileSource:
         column = self.table[name].combine_chunks().dictionary_encode()
         column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         values = np.array([*column.dictionary.to_pylist(), None], dtype=object)
-        return values[column.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False)]
+        result: np.ndarray = values[
+            column.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False)
+        ]
+        return result
 
     @cached_property
     def _reader(self) -> FileReader | ShardReader:

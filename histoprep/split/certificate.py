@@ -63,7 +63,8 @@ def crossing(keys: np.ndarray, codes: np.ndarray) -> int:
 
 def _column_counts(rows: SplitRows, member: np.ndarray) -> np.ndarray:
     by_stratum = np.bincount(rows.strata[member], minlength=len(rows.profiles))
-    return by_stratum @ rows.profiles
+    result: np.ndarray = by_stratum @ rows.profiles
+    return result
 
 
 def _describe(rows: SplitRows, member: np.ndarray, counts: np.ndarray) -> dict[str, Any]:

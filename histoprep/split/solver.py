@@ -47,7 +47,10 @@ class Problem:
     @cached_property
     def spreadable(self) -> np.ndarray:
         """Return which columns (bool [D]) have enough units for every split."""
-        return ((self.profiles > 0) * self.amounts[:, None]).sum(axis=0) >= len(self.targets)
+        result: np.ndarray = ((self.profiles > 0) * self.amounts[:, None]).sum(axis=0) >= len(
+            self.targets
+        )
+        return result
 
     def cost(self, placed: np.ndarray) -> float:
         """Return the cost of `placed` (int64 [T, S]): weighted deviations and penalties of missing
@@ -59,7 +62,10 @@ class Problem:
 def _cost_of_sums(problem: Problem, sums: np.ndarray) -> np.ndarray:
     """Return the cost of `sums` (float64 [..., S, D])."""
     deviation = (problem.weights * np.abs(sums - problem.targets)).sum(axis=(-1, -2))
-    return deviation + MISSING_PENALTY * ((sums <= 0) & problem.spreadable).sum(axis=(-1, -2))
+    result: np.ndarray = deviation + MISSING_PENALTY * ((sums <= 0) & problem.spreadable).sum(
+        axis=(-1, -2)
+    )
+    return result
 
 
 def solve(problem: Problem) -> tuple[np.ndarray, str]:
@@ -157,12 +163,18 @@ def _move_costs(
     before = _pair_cost(problem, sums[pair][None], pair)
     units = problem.profiles[kinds]
     after = np.stack([sums[source] - units, sums[target] + units], axis=1)
-    return float(_cost_of_sums(problem, sums)) - before + _pair_cost(problem, after, pair)
+    result: np.ndarray = (
+        float(_cost_of_sums(problem, sums)) - before + _pair_cost(problem, after, pair)
+    )
+    return result
 
 
 def _pair_cost(problem: Problem, sums: np.ndarray, pair: list[int]) -> np.ndarray:
     deviation = (problem.weights * np.abs(sums - problem.targets[pair])).sum(axis=(-1, -2))
-    return deviation + MISSING_PENALTY * ((sums <= 0) & problem.spreadable).sum(axis=(-1, -2))
+    result: np.ndarray = deviation + MISSING_PENALTY * ((sums <= 0) & problem.spreadable).sum(
+        axis=(-1, -2)
+    )
+    return result
 
 
 def _best_move(

@@ -102,7 +102,10 @@ def _among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
     """Return which of `values` occur in `ordered`, which is ascending."""
     if not len(ordered):
         return np.zeros(len(values), dtype=bool)
-    return ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values
+    result: np.ndarray = (
+        ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values
+    )
+    return result
 
 
 @dataclass(frozen=True, slots=True)

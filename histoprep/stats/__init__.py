@@ -158,7 +158,8 @@ def _unmapped_rows(chunk: pa.Table, label_map: LabelMap | None) -> np.ndarray:
     unmapped: np.ndarray = (
         label_map.lookup_table()[pc.list_flatten(chunk["label_ids"]).to_numpy()] < 0
     )
-    return np.repeat(np.arange(chunk.num_rows), lengths)[unmapped]
+    result: np.ndarray = np.repeat(np.arange(chunk.num_rows), lengths)[unmapped]
+    return result
 
 
 def _count_mapped(chunk: pa.Table, included: np.ndarray, label_map: LabelMap) -> Counts:
@@ -298,7 +299,8 @@ def long_table(stats: Stats) -> DataFrame:
         if summary is not None:
             pieces.append(summary.classes.assign(labels=labels, by="all", key=""))
             pieces.append(summary.breakdown.assign(labels=labels, **dict.fromkeys(WEIGHTS, np.nan)))
-    return pd.concat(pieces, ignore_index=True)[SCHEMA.names]
+    result: DataFrame = pd.concat(pieces, ignore_index=True)[SCHEMA.names]
+    return result
 
 
 def csv_text(stats: Stats) -> str:

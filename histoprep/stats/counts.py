@@ -133,7 +133,8 @@ def _flatten(chunk: pa.Table) -> _Entries:
 
 
 def _list_lengths(chunk: pa.Table, name: str) -> np.ndarray:
-    return pc.fill_null(pc.list_value_length(chunk[name]), 0).to_numpy()
+    result: np.ndarray = pc.fill_null(pc.list_value_length(chunk[name]), 0).to_numpy()
+    return result
 
 
 def _per_tile_classes(
@@ -250,7 +251,8 @@ def _merge(parts: Sequence[Counts]) -> Counts:
     import pandas as pd
 
     def stacked(name: str) -> DataFrame:
-        return pd.concat([getattr(part, name) for part in parts], ignore_index=True)
+        result: DataFrame = pd.concat([getattr(part, name) for part in parts], ignore_index=True)
+        return result
 
     return Counts(
         tiles=_grouped(stacked("tiles"), DIMENSIONS),

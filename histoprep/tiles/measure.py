@@ -165,12 +165,14 @@ def count_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _uniform_around(labels: np.ndarray, window: np.ndarray) -> np.ndarray:
     """Return bool [height, width]: whether the window around a pixel holds one label only."""
-    return np.equal(cv2.erode(labels, window), cv2.dilate(labels, window))
+    result: np.ndarray = np.equal(cv2.erode(labels, window), cv2.dilate(labels, window))
+    return result
 
 
 def _core_counts(labels: np.ndarray, ids: np.ndarray, core: np.ndarray) -> np.ndarray:
     if len(ids) > _MANY_LABELS:
-        return np.bincount(labels[core], minlength=int(ids[-1]) + 1)[ids]
+        result: np.ndarray = np.bincount(labels[core], minlength=int(ids[-1]) + 1)[ids]
+        return result
     inside = core.view(np.uint8)
     counts = [
         cv2.countNonZero(cv2.bitwise_and(cv2.compare(labels, float(label), cv2.CMP_EQ), inside))

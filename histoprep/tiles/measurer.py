@@ -12,6 +12,7 @@ import numpy as np
 from histoprep import imageio
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError
+from histoprep.imageio.header import Header
 from histoprep.lossy import Signals
 from histoprep.lossy.seen import find_fixed
 from histoprep.tiles import TileOptions
@@ -63,7 +64,7 @@ class Measurer:
             known[key] = facts
         return facts
 
-    def _header(self, data: bytes, what: str, facts: Facts) -> imageio.Header:
+    def _header(self, data: bytes, what: str, facts: Facts) -> Header:
         header = imageio.read_header(data)
         prefix = "" if what == "image" else "mask_"
         facts.update(
@@ -126,7 +127,7 @@ class Measurer:
             facts.update(_lossy_facts(labels, seen.lossy, header))
 
 
-def _encoding_facts(stored: np.ndarray, header: imageio.Header) -> Facts:
+def _encoding_facts(stored: np.ndarray, header: Header) -> Facts:
     """Return what readers make of a mask where they disagree, and its colours where it has a
     palette.
     """
@@ -142,7 +143,7 @@ def _encoding_facts(stored: np.ndarray, header: imageio.Header) -> Facts:
     return facts
 
 
-def _lossy_facts(labels: np.ndarray, signals: Signals, header: imageio.Header) -> Facts:
+def _lossy_facts(labels: np.ndarray, signals: Signals, header: Header) -> Facts:
     facts: Facts = {
         "mask_mixed_blocks": signals.blocks.own,
         "mask_shifted_blocks": signals.blocks.shifted,

@@ -74,7 +74,8 @@ class TileTask:
                 (tile.local.changed_ns for tile in self.listed), default=0
             ):
                 return False
-            return sum(batch.num_rows for batch in read_part(self.part)) == len(self.listed)
+            result: bool = sum(batch.num_rows for batch in read_part(self.part)) == len(self.listed)
+            return result
         except (FileNotFoundError, IntegrityError):
             return False
 
