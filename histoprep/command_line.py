@@ -110,7 +110,7 @@ class CommandLine:
             return self._report(
                 Interrupted(
                     "stopped; finished work was kept",
-                    hint="run the same command again to go on from there",
+                    hint="rerun the same command to resume",
                 ),
                 state["debug"],
             )
@@ -122,7 +122,7 @@ class CommandLine:
             return ExitCode.OK
         except OSError as error:
             refused = OutputError.from_os_error(
-                error, error.filename or "an unnamed file", "the system refuses to read or write"
+                error, error.filename or "an unnamed file", "the system refused to read or write"
             )
             return self._report(refused, state["debug"], arguments)
         except Exception as error:  # noqa: BLE001 (the last resort: a bug, and it says so)

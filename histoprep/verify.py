@@ -69,7 +69,7 @@ def verify(path: Path) -> Verified:
 def unknown_kind(path: Path, kinds: Iterable[str]) -> UsageError:
     """Return the error for a path of no known kind."""
     what = (
-        "none of our commands wrote this, or with an earlier version"
+        "not written by histoprep or trainer, or by an earlier version"
         if path.exists()
         else "there is no such file or folder"
     )
@@ -204,7 +204,7 @@ def _check_manifest(path: Path, found: Verified) -> None:
             Damage(
                 str(path),
                 f"{problem.code} {problem.rule.name}: {name}: {detail}",
-                "a manifest that is true",
+                "a valid manifest",
             )
             for name, detail in zip(problem.paths, problem.details, strict=True)
         ]
@@ -321,7 +321,7 @@ def verify_workspace(path: Path) -> Verified:
     # Results may be deleted as they are no longer wanted.
     gone = [damage for damage in found.damages if damage.is_missing]
     found.damages = [damage for damage in found.damages if not damage.is_missing]
-    found.notes += [f"{file.path} is not there any more" for file in gone]
+    found.notes += [f"{file.path} is missing" for file in gone]
     names = listed_names(path)
     for table in sorted(path.glob("*.parquet")):
         found.add(verify_table_file(table))

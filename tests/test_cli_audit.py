@@ -192,7 +192,7 @@ def test_a_later_audit_reads_the_data_set_as_the_first_was_told_to(
     assert again.out == output.out, "nothing changed"
     assert scanned(data) == first
     assert (
-        f"as before: group by [a-z]+, label by ^., unlabelled {more.root} (--forget drops it)"
+        f"as before: group by [a-z]+, label by ^., unlabelled {more.root} (--forget resets it)"
         in again.err
     )
     audit(data, "--group-by", r"\d")

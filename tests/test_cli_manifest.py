@@ -127,7 +127,7 @@ def test_an_audit_in_between_does_not_cost_the_grouping(dataset: Path) -> None:
 def test_a_split_without_groups_does_not_claim_to_have_checked_them(dataset: Path) -> None:
     text = _ok(dataset, "--map", "m.yml")
     wanted = (
-        "certificate: no groups known (--group-by): tiles are split one by one, shared duplicates"
+        "certificate: no groups known (--group-by): tiles are split individually, shared duplicates"
         " 0, worst"
     )
     assert wanted in text and "shared groups" not in text

@@ -122,7 +122,7 @@ def test_unmapped_values_stop_it_before_anything_is_written(
     ("arguments", "said"),
     [
         (("--on-unmapped", "ignore"), "no such value for --on-unmapped"),
-        (("--part", "4/3"), "--part is no part"),
+        (("--part", "4/3"), "--part is not a part of an array job"),
         (("--engine", "dask"), "belong together"),
         (("--out", "inside"), "must not mix with the data set"),
         (("--map", "label_map_3"), "no label map"),
@@ -202,7 +202,7 @@ def test_a_stopped_run_says_so_and_goes_on_later(
     stopped.send_signal(number)
     _, text = stopped.communicate()
     assert stopped.returncode == code, text
-    assert "run the same command again" in text
+    assert "rerun the same command" in text
     assert not (out / "_SUCCESS.json").exists()
     again = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert again.returncode == ExitCode.OK, again.stderr

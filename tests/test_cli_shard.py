@@ -58,7 +58,7 @@ def test_the_same_command_again_says_that_all_is_there(
     assert run(manifest, "--out", "mine", "--workers", "1", "--verify") == ExitCode.OK
     for options in ([], ["--resume"], ["--verify"]):
         assert run(manifest, "--out", "mine", *options) == ExitCode.OK
-        assert "all there: nothing had changed" in capsys.readouterr().err
+        assert "up to date: nothing changed" in capsys.readouterr().err
     assert run("verify", "mine", "--manifest", manifest) == ExitCode.OK
     assert "every byte was read" in capsys.readouterr().out
 

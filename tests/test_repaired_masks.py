@@ -365,7 +365,7 @@ class TestRows:
         else:
             path.write_bytes(path.read_bytes() + b"\0")
         with pytest.raises(
-            IntegrityError, match="a repaired mask is not there any more, or was changed"
+            IntegrityError, match="a repaired mask is missing, or was changed"
         ) as refused:
             manifest_of(own)
         assert "slide/07_mask.png" in str(refused.value.path)
@@ -454,7 +454,7 @@ class TestManifest:
         assert cli.run(["manifest", "show", str(own.manifest)]) == ExitCode.OK
         assert "31 masks are repaired copies" in capsys.readouterr().out
         assert cli.run(["stats", str(own.root), "--workers", "1"]) == ExitCode.OK
-        assert "31 masks repaired by repair" in capsys.readouterr().out
+        assert "31 repaired masks" in capsys.readouterr().out
         assert cli.run(["repair", str(own.root), "--workers", "1", "--force"]) == ExitCode.OK
         assert "was made before: run histoprep manifest again" in capsys.readouterr().err
 

@@ -281,8 +281,8 @@ def test_what_each_path_is_recognised_as(made: Path) -> None:
     ("make", "message"),
     [
         (lambda path: None, "there is no such file"),
-        (lambda path: path.mkdir(), "none of our commands wrote this"),
-        (lambda path: path.write_text("mine"), "none of our commands wrote this"),
+        (lambda path: path.mkdir(), "not written by histoprep"),
+        (lambda path: path.write_text("mine"), "not written by histoprep"),
         (lambda path: (path.mkdir(), (path / "SHA256SUMS").touch()), "trainer verify"),
         (lambda path: (path.mkdir(), (path / "latents.json").touch()), "trainer verify"),
         (lambda path: (path.mkdir(), (path / "config.yml").touch()), "trainer verify"),

@@ -67,7 +67,7 @@ def stopped_by(number: int, state: str) -> Interrupted:
     kind = Interrupted if number == signal.SIGINT else Terminated
     return kind(
         f"stopped by {signal.Signals(number).name}; {state}",
-        hint="run the same command again to go on from there",
+        hint="rerun the same command to resume",
     )
 
 

@@ -269,7 +269,7 @@ def _scan_options(workspace: Workspace, given: Mapping[str, Any], *, forget: boo
         return fresh
     chosen = replace(earlier_options(workspace).scan, **given)
     if kept := chosen_words(workspace, chosen, fresh):
-        console.note(f"as before: {', '.join(kept)} (--forget drops it)")
+        console.note(f"as before: {', '.join(kept)} (--forget resets it)")
     return chosen
 
 
@@ -286,7 +286,7 @@ def _mask_reading(
     earlier = UNDECIDED if forget else earlier_options(workspace).tiles.mask_reading
     decided = earlier.updated(fresh)
     if decided != fresh:
-        console.note(f"as before: {decided.describe()} (--forget drops it)")
+        console.note(f"as before: {decided.describe()} (--forget resets it)")
     return decided
 
 
@@ -330,7 +330,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
         width.isdecimal() and (height or width).isdecimal() and int(width) and int(height or width)
     ):
         raise UsageError(
-            "--tile-size is no size", seen=text, expected="WIDTHxHEIGHT, such as 512x512"
+            "--tile-size is not a size", seen=text, expected="WIDTHxHEIGHT, such as 512x512"
         )
     return int(width), int(height or width)
 

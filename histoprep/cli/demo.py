@@ -132,7 +132,7 @@ def _options_of_made(
         plan = make_demo(folder, num_tiles=tiles, tile_px=tile_px, seed=seed, meter=meter)
     console.out(
         f"{plan.num_tiles} tiles of {len(plan.slides)} slides and {len(plan.planted)} planted"
-        f" oddities in {folder}"
+        f" defects in {folder}"
     )
     return DemoOptions(
         folder, folder.with_name(folder.name + SUFFIX), _DEMO_MAP, GROUP_PATTERN, codec, *steps

@@ -228,7 +228,7 @@ def _certificate_line(certificate: Mapping[str, Any], label_map: LabelMap) -> st
     groups = (
         f"shared groups {certificate['shared_groups']}"
         if grouped
-        else "no groups known (--group-by): tiles are split one by one"
+        else "no groups known (--group-by): tiles are split individually"
     )
     shared = f"{groups}, shared duplicates {certificate['shared_duplicates']}"
     worst = certificate["worst_class"]
@@ -237,7 +237,7 @@ def _certificate_line(certificate: Mapping[str, Any], label_map: LabelMap) -> st
     names = {f"class {cls.id}": f"class {cls.id} {cls.name}" for cls in label_map.classes}
     where = (
         f"{names.get(worst['column'], worst['column'])} in {worst['split']}:"
-        f" {worst['tiles']:,} tiles, {worst['wanted']:,g} asked for"
+        f" {worst['tiles']:,} tiles, {worst['wanted']:,g} requested"
     )
     return f"certificate: {shared}, worst class deviation {worst['points']:.2f} points ({where})"
 

@@ -50,7 +50,7 @@ class FailOn(StrEnum):
 def check(
     file: MapFile,
     fail_on: Annotated[
-        FailOn, typer.Option(help="Exit with 1 when a problem is at least this bad.")
+        FailOn, typer.Option(help="Least severity that leads to exit status 1.")
     ] = FailOn.ERROR,
 ) -> None:
     """List everything that is wrong with a label map: HP503 to HP506, with lines.
@@ -80,7 +80,7 @@ def check(
 @app.command()
 def show(
     file: MapFile,
-    output: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TEXT,
+    output: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.TEXT,
 ) -> None:
     """Print a label map: its classes, and the class of each source label.
 
@@ -166,7 +166,7 @@ def compose(
         return
     if out.exists() and not force:
         raise UsageError(
-            "the file is there already",
+            "the file exists already",
             path=out,
             hint="choose another --out, or replace it with --force",
         )

@@ -63,7 +63,7 @@ EngineName = Annotated[
     str,
     typer.Option(
         "--engine",
-        help="Where the work is done: local, or dask with --scheduler.",
+        help="Execution engine: local processes, or dask with --scheduler.",
         **choices("local", "dask"),
     ),
 ]
@@ -167,7 +167,9 @@ def parse_part(text: str) -> tuple[int, int]:
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise UsageError(
-            "--part is no part", seen=text, expected="i/n with 1 <= i <= n, such as 3/10"
+            "--part is not a part of an array job",
+            seen=text,
+            expected="i/n with 1 <= i <= n, such as 3/10",
         )
     return int(number), int(count)
 

@@ -105,7 +105,7 @@ def remap(
         seen = read_tiles(where, workers=workers, reading=reading, verify=verify)
     elif reading.as_json():
         raise UsageError(
-            "jobs of an array read no masks anew",
+            "parts of an array job do not read masks again",
             seen=reading.describe(),
             hint=f"histoprep audit {where.root} {reading.describe()}",
         )

@@ -117,7 +117,10 @@ def repair(
         console.note(f"before and after: {path}")
     _print(result)
     if where.manifest.exists() and not result.up_to_date:
-        console.note(f"{where.manifest} was made before: run histoprep manifest again, then shard")
+        console.note(
+            f"{where.manifest} is older than the repaired masks: run histoprep manifest"
+            " again, then shard"
+        )
     raise typer.Exit(ExitCode.INCOMPLETE if result.num_left else seen)
 
 

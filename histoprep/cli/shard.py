@@ -111,7 +111,7 @@ def write(
             advance=advance,
         )
     if result.up_to_date:
-        console.note("all there: nothing had changed")
+        console.note("up to date: nothing changed")
     elif result.num_reused:
         console.note(
             f"{result.num_reused:,} of {result.num_shards:,} shards were there from a stopped run"

@@ -46,7 +46,9 @@ def stats(
     map_name: MapName = None,
     by: Annotated[
         list[By] | None,
-        typer.Option(help="Break shares down by this; repeatable.", show_default="split and pool"),
+        typer.Option(
+            help="Report shares by this column; repeatable.", show_default="split and pool"
+        ),
     ] = None,
     output: Annotated[
         Format, typer.Option("--format", help="Format of the result.")
@@ -105,7 +107,7 @@ def _print_tables(found: Stats) -> None:
     summary = found.main
     conditional = summary.num_tiles - summary.num_unconditional
     pools = f"{conditional:,} conditional, {summary.num_unconditional:,} unconditional"
-    repaired = f"; {found.num_repaired:,} masks repaired by repair" if found.num_repaired else ""
+    repaired = f"; {found.num_repaired:,} repaired masks" if found.num_repaired else ""
     console.out(
         f"{summary.num_tiles:,} tiles: {pools}; {summary.num_pixels:,} mask pixels{repaired}"
     )

@@ -39,11 +39,11 @@ class StageFailed(HistoprepError):  # noqa: N818 (it names what happened)
 
     def __init__(self, stage: Stage, code: int) -> None:
         hint = (
-            "its message stands above; the same demo command goes on from there, and with another"
-            " folder it starts anew"
+            "see its message above; rerun the same command to resume, or name another folder to"
+            " start again"
         )
         super().__init__(
-            f"the stage {stage.name} left with exit code {code}", seen=stage.command, hint=hint
+            f"the stage {stage.name} ended with exit code {code}", seen=stage.command, hint=hint
         )
         self.exit_code = code  # type: ignore[assignment]
 

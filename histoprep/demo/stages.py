@@ -126,7 +126,7 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
     stages = [
         Stage(
             "audit",
-            "look at every file and say what is wrong, why, and what to do",
+            "check every file; find causes and advice",
             "histoprep",
             ("audit", data, *mapped, *grouped, *options.audit_options, *place),
             outputs=(tiles,),
@@ -143,7 +143,7 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
         ),
         Stage(
             "manifest",
-            "split without leaks, whole slides or patients, and prove it",
+            "split without leaks, by slide or patient",
             "histoprep",
             ("manifest", data, *mapped, "--split", "0.8/0.1/0.1", *place),
             (tiles, repaired),
@@ -210,7 +210,7 @@ def _codec_stage(options: DemoOptions, settings: Sequence[str]) -> Stage:
     run = options.workspace / CODEC_RUN
     return Stage(
         "codec",
-        f"learn to compress tiles, {options.codec_steps} steps",
+        f"train the codec, {options.codec_steps} steps",
         "trainer",
         (
             "fit",
@@ -231,7 +231,7 @@ def _encode_stage(options: DemoOptions, size: int) -> Stage:
     codec = ("--codec", options.codec_folder, "--image-size", str(size), "--fit", "tile")
     return Stage(
         "encode",
-        "compress every tile once",
+        "encode every tile",
         "trainer",
         ("encode", *options.shown_shards, *codec, "--out", str(latents)),
         (
@@ -247,7 +247,7 @@ def _fit_stage(options: DemoOptions, settings: Sequence[str]) -> Stage:
     source = (*options.shown_shards, "--latents", str(latents), "--codec", options.codec_folder)
     return Stage(
         "fit",
-        f"learn what tissue belongs to which mask, {options.fit_steps} steps",
+        f"train the diffusion model, {options.fit_steps} steps",
         "trainer",
         (
             "fit",
@@ -266,10 +266,10 @@ def _fit_stage(options: DemoOptions, settings: Sequence[str]) -> Stage:
 def _sample_stage(options: DemoOptions, number: int, masks_of: str) -> Stage:
     run, out = options.workspace / MODEL_RUN, options.workspace / SYNTHETIC
     masks = ("--masks", str(options.shards), "--split", masks_of, "--limit", str(number))
-    seen = "that training has not seen" if masks_of != "train" else "of the training tiles"
+    seen = "not seen in training" if masks_of != "train" else "of the training tiles"
     return Stage(
         "sample",
-        f"make tiles for masks {seen}",
+        f"generate tiles for masks {seen}",
         "trainer",
         ("sample", "--checkpoint", str(run), *masks, "--out", str(out)),
         (options.index, run / "finished.json"),

@@ -52,9 +52,7 @@ def stop_signals() -> Iterator[None]:
             os.write(2, f"stopped at once by {name}; {_KEPT}\n".encode())
             os._exit(128 + number)
         kind = Interrupted if number == signal.SIGINT else Terminated
-        pending = kind(
-            f"stopped by {name}; {_KEPT}", hint="run the same command again to go on from there"
-        )
+        pending = kind(f"stopped by {name}; {_KEPT}", hint="rerun the same command to resume")
         raise pending
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

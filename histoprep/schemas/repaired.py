@@ -233,7 +233,7 @@ class RepairedMasks:
         )
         checksums.raise_damage(
             damages,
-            "a repaired mask is not there any more, or was changed",
+            "a repaired mask is missing, or was changed",
             "histoprep repair with --force writes it again",
         )
 

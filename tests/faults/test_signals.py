@@ -125,7 +125,7 @@ def test_a_stop_keeps_what_is_done(
     assert code == CODE[number], text
     assert (
         f"stopped by {number.name}; finished work was kept" in text
-        and "run the same command again" in text
+        and "rerun the same command" in text
     )
     assert "Traceback" not in text and "KeyboardInterrupt" not in text, text
     assert gone(started), "processes are left behind"
