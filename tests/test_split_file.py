@@ -1,0 +1,212 @@
+"""Split files: what they say of a name, and the whole text of every refusal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from histoprep.errors import UsageError
+from histoprep.split import SPLITS, assign_units, exact_fractions, parse_fractions
+from histoprep.split.given import GivenSplit, read_split_file
+from histoprep.split.units import NO_SPLIT, SplitRows, Units, join_units, leaking_units, name_keys
+
+SEED = 3
+CSV = "a CSV file in UTF-8 with a header"
+
+
+def lines(*texts: str) -> str:
+    return "\n  ".join(texts)
+
+
+def message(call: Callable[[], object]) -> str:
+    with pytest.raises(UsageError) as caught:
+        call()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("column", "kind"), [("tile_id", "tile"), ("group", "group")])
+def test_every_name_has_the_split_of_its_row(column: str, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    rows = {"a": "test", "007": "train", "NA": "val", "": "test", "b": "val", "z": "train"}
+    path.write_text(
+        f"split,{column}\n" + "".join(f"{code},{name}\n" for name, code in rows.items())
+    )
+    found = read_split_file(path, SEED)
+    assert found.kind == kind and found.codes.dtype == np.int8
+    assert (np.diff(found.keys.astype(np.float64)) > 0).all()
+    asked = [*rows, "7", "other", "zz"]
+    codes = found.lookup(name_keys(asked, SEED, kind))
+    assert codes.dtype == np.int8
+    assert codes.tolist() == [SPLITS.index(code) for code in rows.values()] + [NO_SPLIT] * 3
+    assert (found.lookup(name_keys(["a"], SEED + 1, kind)) == NO_SPLIT).all()
+
+
+def test_a_row_may_be_repeated_but_not_contradicted(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text("tile_id,split\na,val\nb,test\na,val\n")
+    assert read_split_file(path, SEED).lookup(name_keys(["a", "b"], SEED, "tile")).tolist() == [
+        1,
+        2,
+    ]
+    for column, kind in (("tile_id", "tile"), ("group", "group")):
+        path.write_text(f"{column},split\na,val\nb,test\na,train\n")
+        assert message(lambda: read_split_file(path, SEED)) == lines(
+            f"the split file puts one {kind} in two splits",
+            f"at: {path}",
+            "seen: a in train and val",
+        )
+
+
+def test_an_empty_file_says_nothing_of_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text("tile_id,split\n")
+    codes = read_split_file(path, SEED).lookup(name_keys(["a", "b"], SEED, "tile"))
+    assert codes.tolist() == [NO_SPLIT] * 2 and codes.dtype == np.int8
+    empty = GivenSplit("tile", np.zeros(0, np.uint64), np.zeros(0, np.int8))
+    assert empty.lookup(np.zeros(0, np.uint64)).shape == (0,)
+
+
+def test_odd_columns_and_splits_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    for text, seen in (
+        ("name,split\na,val\n", "name, split"),
+        ("group,part\na,val\n", "group, part"),
+    ):
+        path.write_text(text)
+        assert message(lambda: read_split_file(path, SEED)) == lines(
+            "the split file lacks a column",
+            f"at: {path}",
+            f"seen: {seen}",
+            "expected: tile_id,split or group,split",
+        )
+    path.write_text("group,split\n" + "".join(f"g{n},part{n}\n" for n in range(7)) + "h,val\n")
+    assert message(lambda: read_split_file(path, SEED)) == lines(
+        "the split file names an unknown split",
+        f"at: {path}",
+        "seen: part0, part1, part2, part3, part4",
+        "expected: train, val, test",
+    )
+    path.write_text("group,split,split\na,val,val\n")
+    assert message(lambda: read_split_file(path, SEED)) == lines(
+        "the split file has two columns of one name", f"at: {path}", "seen: group, split, split"
+    )
+
+
+def test_what_is_no_csv_is_refused(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert message(lambda: read_split_file(pipe, SEED)) == lines(
+        "the split file is no regular file", f"at: {pipe}", f"expected: {CSV}"
+    )
+    absent = tmp_path / "absent.csv"
+    wide = tmp_path / "utf16.csv"
+    wide.write_bytes("tile_id,split\na,train\n".encode("utf-16"))
+    for path in (absent, wide):
+        text = message(lambda path=path: read_split_file(path, SEED)).split("\n")
+        assert text[0].startswith("the split file cannot be read: ")
+        assert text[-2:] == [f"  at: {path}", f"  expected: {CSV}"]
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (
+            lambda: parse_fractions("train=0.5,train=0.5"),
+            lines("a split is given twice", "seen: train=0.5,train=0.5"),
+        ),
+        (
+            lambda: parse_fractions("0.2/0.2/0.2/0.4"),
+            lines(
+                "cannot read these split fractions",
+                "seen: 0.2/0.2/0.2/0.4",
+                "expected: 0.9/0.1, 0.8/0.1/0.1 or train=0.9,test=0.1",
+            ),
+        ),
+        (
+            lambda: exact_fractions({"train": 0.5, "dev": 0.25, "a": 0.25}),
+            lines("no such split", "seen: a, dev", "expected: train, val, test"),
+        ),
+        (
+            lambda: exact_fractions({"train": "x", "test": 0.1}),
+            lines("a split fraction is not a number", "seen: train=x, test=0.1"),
+        ),
+        (
+            lambda: exact_fractions({"train": 0.5, "test": 0.25}),
+            lines(
+                "split fractions must lie in [0, 1] and sum to 1",
+                "seen: train=0.5, test=0.25 (sum 0.75)",
+                "expected: for instance 0.9/0.1",
+            ),
+        ),
+        (
+            lambda: exact_fractions({"train": 1.5, "test": -0.5}),
+            lines(
+                "split fractions must lie in [0, 1] and sum to 1",
+                "seen: train=1.5, test=-0.5 (sum 1)",
+                "expected: for instance 0.9/0.1",
+            ),
+        ),
+    ],
+)
+def test_fractions_that_make_no_sense_are_refused(call: Callable[[], object], text: str) -> None:
+    assert message(call) == text
+
+
+def rows_of(groups: list[str]) -> SplitRows:
+    """Return one conditional tile for each group, all of one stratum."""
+    count = len(groups)
+    return SplitRows(
+        name_keys(groups, SEED, "group"),
+        np.ones(count, bool),
+        np.zeros(0, np.int64),
+        np.zeros(0, np.uint64),
+        np.zeros(count, np.int32),
+        np.array([[1.0, 1.0, 0.0]]),
+        ("tiles", "conditional", "unconditional"),
+    )
+
+
+def units_of(rows: SplitRows) -> Units:
+    return join_units(rows)
+
+
+def test_too_few_groups_are_refused() -> None:
+    rows = rows_of(["a", "a", "b", "b"])
+    assert message(
+        lambda: assign_units(units_of(rows), rows, parse_fractions("0.8/0.1/0.1"))
+    ) == lines(
+        "too few groups for the splits",
+        "seen: 2 groups of tiles (identical images join groups)",
+        "expected: at least 3: one for each of train, val, test",
+        "try: ask for fewer splits, or remove identical images that join groups",
+    )
+
+
+def test_units_leak_where_known_splits_of_their_tiles_differ() -> None:
+    rows = rows_of(["a", "a", "b", "b", "c", "c"])
+    units = units_of(rows)
+    known = np.array([0, 2, 1, NO_SPLIT, NO_SPLIT, NO_SPLIT], np.int8)
+    assert leaking_units(units, known).tolist() == [units.of_tile[0]]
+    assert leaking_units(units, np.full(6, NO_SPLIT, np.int8)).tolist() == []
+
+
+def test_rows_of_a_choice_keep_their_copies() -> None:
+    rows = SplitRows(
+        name_keys(["a", "b", "c", "d"], SEED, "group"),
+        np.array([True, False, True, True]),
+        np.array([0, 2, 3]),
+        np.array([7, 7, 9], np.uint64),
+        np.array([1, 2, 3, 4], np.int32),
+        np.eye(5),
+        ("x",),
+    )
+    kept = rows.where(np.array([False, True, True, True]))
+    assert kept.names.tolist() == rows.names[1:].tolist()
+    assert kept.grouped.tolist() == [False, True, True]
+    assert kept.copy_rows.tolist() == [1, 2] and kept.copy_keys.tolist() == [7, 9]
+    assert kept.strata.tolist() == [2, 3, 4]
+    assert kept.profiles is rows.profiles and kept.columns == ("x",)
