@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from histoprep.errors import UsageError
-from histoprep.split import SPLITS, assign_units, exact_fractions, parse_fractions
+from histoprep.split import (
+    SPLITS,
+    assign_units,
+    complete_split,
+    exact_fractions,
+    parse_fractions,
+)
 from histoprep.split.given import GivenSplit, read_split_file
 from histoprep.split.units import NO_SPLIT, SplitRows, Units, join_units, leaking_units, name_keys
 
@@ -38,8 +45,7 @@ def test_every_name_has_the_split_of_its_row(column: str, kind: str, tmp_path: P
     found = read_split_file(path, SEED)
     assert found.kind == kind and found.codes.dtype == np.int8
     assert (np.diff(found.keys.astype(np.float64)) > 0).all()
-    asked = [*rows, "7", "other", "zz"]
-    codes = found.lookup(name_keys(asked, SEED, kind))
+    codes = found.lookup(name_keys([*rows, "7", "other", "zz"], SEED, kind))
     assert codes.dtype == np.int8
     assert codes.tolist() == [SPLITS.index(code) for code in rows.values()] + [NO_SPLIT] * 3
     assert (found.lookup(name_keys(["a"], SEED + 1, kind)) == NO_SPLIT).all()
@@ -48,10 +54,8 @@ def test_every_name_has_the_split_of_its_row(column: str, kind: str, tmp_path: P
 def test_a_row_may_be_repeated_but_not_contradicted(tmp_path: Path) -> None:
     path = tmp_path / "split.csv"
     path.write_text("tile_id,split\na,val\nb,test\na,val\n")
-    assert read_split_file(path, SEED).lookup(name_keys(["a", "b"], SEED, "tile")).tolist() == [
-        1,
-        2,
-    ]
+    found = read_split_file(path, SEED)
+    assert found.lookup(name_keys(["a", "b"], SEED, "tile")).tolist() == [1, 2]
     for column, kind in (("tile_id", "tile"), ("group", "group")):
         path.write_text(f"{column},split\na,val\nb,test\na,train\n")
         assert message(lambda: read_split_file(path, SEED)) == lines(
@@ -184,6 +188,17 @@ def test_too_few_groups_are_refused() -> None:
         "expected: at least 3: one for each of train, val, test",
         "try: ask for fewer splits, or remove identical images that join groups",
     )
+
+
+def test_a_split_without_train_is_refused() -> None:
+    rows = rows_of(["a", "b"])
+    known = np.array([2, 2], np.int8)
+    validation = {"train": Fraction(9, 10), "val": Fraction(1, 10)}
+    assert message(lambda: complete_split(units_of(rows), rows, known, validation)) == lines(
+        "the given split has no train part", "expected: a folder called train"
+    )
+    whole = complete_split(units_of(rows), rows, known, {"train": Fraction(1)})
+    assert whole.splits.tolist() == [2, 2] and whole.solver == "given"
 
 
 def test_units_leak_where_known_splits_of_their_tiles_differ() -> None:
