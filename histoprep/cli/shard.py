@@ -231,8 +231,8 @@ def preview(
     from histoprep.manifest.check import check_manifest
     from histoprep.schemas.workspace import check_outside
     from histoprep.shards import open_tiles
-    from histoprep.shards.places import beside
     from histoprep.shards.preview import choose_rows, draw_preview
+    from histoprep.shards.storage import beside
 
     source = open_tiles(shards)
     check_manifest(source.manifest)

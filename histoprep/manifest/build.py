@@ -21,7 +21,7 @@ from histoprep.digests import file_digest
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap, identity_map
 from histoprep.manifest import rows as manifest_rows
-from histoprep.manifest.gather import Gathered, gather
+from histoprep.manifest.gather import SplitInputs, gather
 from histoprep.manifest.given import IncludedTiles, file_splits, leak
 from histoprep.manifest.groups import ungrouped_warning
 from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
@@ -213,7 +213,7 @@ def _plan(
     group_by: str | None,
     advance: Advance,
 ) -> _Plan:
-    gathered = gather(
+    inputs = gather(
         source,
         label_map,
         seed=options.seed,
@@ -221,23 +221,23 @@ def _plan(
         by_name=options.method == "file",
         advance=advance,
     )
-    if gathered.remapped and not options.force:
-        raise remapped_error(label_map, root, gathered.remapped)
+    if inputs.remapped and not options.force:
+        raise remapped_error(label_map, root, inputs.remapped)
     ungrouped = (
-        tuple(ungrouped_warning(IncludedTiles(source, label_map), gathered.rows.grouped, group_by))
+        tuple(ungrouped_warning(IncludedTiles(source, label_map), inputs.rows.grouped, group_by))
         if group_by
         else ()
     )
-    units = join_units(gathered.rows)
+    units = join_units(inputs.rows)
     joined = tuple(_joined_warning(units))
-    split = _split(source, label_map, options, gathered, units)
+    split = _split(source, label_map, options, inputs, units)
     splits, num_joined = split.assignment.splits, units.num_joined
     del units
     shares = {name: float(np.mean(splits == SPLITS.index(name))) for name in SPLITS}
     wanted = {name: float(value) for name, value in (split.fractions or {}).items()} or {
         name: share for name, share in shares.items() if share
     }
-    certificate = certify(gathered.rows, splits, wanted)
+    certificate = certify(inputs.rows, splits, wanted)
     recipe = {
         "method": split.method,
         "solver": split.assignment.solver,
@@ -248,8 +248,8 @@ def _plan(
         "groups_joined_by_copies": num_joined,
         "grouping": group_by,
     }
-    warnings = (*ungrouped, *joined, *_warnings(gathered, certificate))
-    return _Plan(splits, recipe, certificate, gathered.excluded, warnings, gathered.num_repaired)
+    warnings = (*ungrouped, *joined, *_warnings(inputs, certificate))
+    return _Plan(splits, recipe, certificate, inputs.excluded, warnings, inputs.num_repaired)
 
 
 def _scan_options(header: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
@@ -277,24 +277,28 @@ class _Split:
 
 
 def _split(
-    table: TileRows, label_map: LabelMap, options: ManifestOptions, gathered: Gathered, units: Units
+    table: TileRows,
+    label_map: LabelMap,
+    options: ManifestOptions,
+    inputs: SplitInputs,
+    units: Units,
 ) -> _Split:
-    rows, source = gathered.rows, IncludedTiles(table, label_map)
+    rows, source = inputs.rows, IncludedTiles(table, label_map)
     fractions = exact_fractions(options.fractions) if options.fractions else DEFAULT_FRACTIONS
     if options.method == "hash":
         return _Split(assign_by_hash(units, fractions), "hash", fractions)
     by_folder = (
         options.method == "auto"
         and not options.ignore_folder_split
-        and bool((gathered.given != NO_SPLIT).any())
+        and bool((inputs.given != NO_SPLIT).any())
     )
     if options.method == "auto" and not by_folder:
         return _Split(assign_units(units, rows, fractions), "auto", fractions)
-    given, validation = gathered.given, _validation(options)
+    given, validation = inputs.given, _validation(options)
     if options.split_file is not None:
         given, validation = (
             file_splits(
-                source, read_split_file(options.split_file, options.seed), rows, gathered.tile_keys
+                source, read_split_file(options.split_file, options.seed), rows, inputs.tile_keys
             ),
             {},
         )
@@ -371,15 +375,15 @@ def _joined_warning(units: Units) -> Iterator[str]:
         )
 
 
-def _warnings(gathered: Gathered, certificate: Mapping[str, Any]) -> Iterator[str]:
-    if gathered.num_stale:
+def _warnings(inputs: SplitInputs, certificate: Mapping[str, Any]) -> Iterator[str]:
+    if inputs.num_stale:
         yield (
-            f"{gathered.num_stale:,} repaired masks are left out: their damaged masks changed or"
+            f"{inputs.num_stale:,} repaired masks are left out: their damaged masks changed or"
             " are gone; run histoprep repair again"
         )
-    if gathered.pool_overlaps:
+    if inputs.pool_overlaps:
         yield (
-            f"{gathered.pool_overlaps} images are in the conditional and in the unconditional pool"
+            f"{inputs.pool_overlaps} images are in the conditional and in the unconditional pool"
             " (HP704)"
         )
     if certificate["missing"]:

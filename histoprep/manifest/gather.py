@@ -36,7 +36,7 @@ _PIECE = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
+class SplitInputs:
     """Pass 1: the included tiles as the split sees them, splits given by folders (int8 [n]), what
     was left out, how many masks are repaired.
 
@@ -62,7 +62,7 @@ def gather(
     conditional_threshold: float,
     by_name: bool,
     advance: Callable[[int], object],
-) -> Gathered:
+) -> SplitInputs:
     """Return what the split needs of the included tiles of a tiles table; raises UsageError when
     there is none or an id occurs twice.
 
@@ -124,7 +124,7 @@ def gather(
         names[:end], grouped[:end], copy_rows, copy_keys, strata[:end], *kinds.profiles()
     )
     num_stale = (0 if source.repaired is None else len(source.repaired)) - num_found
-    return Gathered(
+    return SplitInputs(
         rows,
         given[:end],
         kept_keys,

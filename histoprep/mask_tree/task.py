@@ -60,7 +60,7 @@ class RefusedMaskError(BrokenFileError):
     """
 
 
-class Made(NamedTuple):
+class EncodedMask(NamedTuple):
     """A new mask as a file, its digest, and the columns of the ledger that say how it was made."""
 
     encoded: bytes
@@ -68,7 +68,7 @@ class Made(NamedTuple):
     facts: dict[str, Any]
 
 
-Make = Callable[[bytes, str, Any], Made]
+Make = Callable[[bytes, str, Any], EncodedMask]
 
 
 class Maker(Protocol):

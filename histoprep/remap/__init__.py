@@ -32,8 +32,8 @@ from histoprep.mask_tree.task import TreeTask
 from histoprep.phrases import first_of, plural
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.remap.evidence import already_remapped, remapped_error
+from histoprep.remap.inventory import MaskInventory, mask_rows
 from histoprep.remap.remapper import Remapper
-from histoprep.remap.survey import Survey, mask_rows
 from histoprep.repair.record import unrepaired
 from histoprep.schemas.ledgers import LABEL_MAP, LEDGER, REMAP, TreeKind
 from histoprep.schemas.repaired import RepairedMasks, open_repaired
@@ -199,19 +199,18 @@ def plan_remap(
         repaired.check_files(workspace.root, whole=options.verify)
     if not options.force:
         _refuse_damaged(workspace, repaired)
-    survey = Survey.of(workspace.tiles, repaired)
+    inventory = MaskInventory.of(workspace.tiles, repaired)
     evidence = (
         None
         if options.force
-        else already_remapped(label_map, survey.tiles, _notes(workspace.tiles))
+        else already_remapped(label_map, inventory.tiles, _notes(workspace.tiles))
     )
     if evidence:
         raise remapped_error(label_map, workspace.root, evidence)
     if options.on_unmapped is OnUnmapped.ERROR:
-        survey.refuse_unmapped(label_map)
-    survey.refuse_collisions(workspace.tiles)
+        inventory.refuse_unmapped(label_map)
+    inventory.refuse_collisions(workspace.tiles)
     warnings = tuple(readings.warnings())
-    numbers = header["options"]["tiles"]["max_file_bytes"], len(survey.names), survey.num_refused
     return RemapPlan(
         workspace,
         label_map,
@@ -219,8 +218,10 @@ def plan_remap(
         out,
         lookup,
         request,
-        *numbers,
-        survey.digest.value(),
+        header["options"]["tiles"]["max_file_bytes"],
+        len(inventory.names),
+        inventory.num_refused,
+        inventory.digest.value(),
         tiles_stat,
         repaired,
         rewrites=options.force,

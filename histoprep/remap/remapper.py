@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from histoprep.digests import digest
 from histoprep.labels.lookup import LabelLookup, MaskRemapper
-from histoprep.mask_tree.task import Made
+from histoprep.mask_tree.task import EncodedMask
 
 
 class MaskRow(NamedTuple):
@@ -40,15 +40,15 @@ class Remapper:
 
     lookup: LabelLookup
 
-    def open(self) -> Callable[[bytes, str, MaskRow], Made]:
+    def open(self) -> Callable[[bytes, str, MaskRow], EncodedMask]:
         """Return the function from the bytes of a mask, their digest and its row to what is made
         of it.
         """
         remap = MaskRemapper(self.lookup)
 
-        def make(data: bytes, key: str, row: MaskRow) -> Made:
+        def make(data: bytes, key: str, row: MaskRow) -> EncodedMask:
             encoded = remap(data, key)
             class_pixels = self.lookup.count(row.ids, row.pixels)
-            return Made(encoded, digest(encoded), {"class_pixels": class_pixels})
+            return EncodedMask(encoded, digest(encoded), {"class_pixels": class_pixels})
 
         return make

@@ -12,7 +12,7 @@ import numpy as np
 from histoprep.errors import BrokenFileError
 from histoprep.lossy.verdict import Kind
 from histoprep.mask_reading import Reading
-from histoprep.mask_tree.task import Made, RefusedMaskError
+from histoprep.mask_tree.task import EncodedMask, RefusedMaskError
 from histoprep.schemas.ledgers import MEASURED_TYPE
 from histoprep.tiles import TileOptions
 
@@ -49,14 +49,14 @@ class Repairer:
     min_confidence: float
     options: TileOptions
 
-    def open(self) -> Callable[[bytes, str, DamagedMask], Made]:
+    def open(self) -> Callable[[bytes, str, DamagedMask], EncodedMask]:
         """Return the function that turns the bytes of a damaged mask into a repaired file."""
         # Decoders take longest to import, and only workers need them.
         from histoprep.tiles.measurer import Measurer
 
         return functools.partial(self._make, Measurer(self.options))
 
-    def _make(self, measurer: Measurer, data: bytes, key: str, mask: DamagedMask) -> Made:
+    def _make(self, measurer: Measurer, data: bytes, key: str, mask: DamagedMask) -> EncodedMask:
         """Return the repaired file; raises RefusedMaskError."""
         from histoprep import imageio
 
@@ -77,7 +77,7 @@ class Repairer:
             "label_pixels": measured["label_pixels"],
             "measured": {field.name: measured.get(field.name) for field in MEASURED_TYPE},
         }
-        return Made(encoded, measured["mask_digest"], facts)
+        return EncodedMask(encoded, measured["mask_digest"], facts)
 
     def repair(self, data: bytes, mask: DamagedMask) -> tuple[np.ndarray, np.ndarray, float]:
         """Return the labels before and after, [height, width], and the confidence; raises

@@ -3,7 +3,7 @@ files or from shards.
 
 `plan.py` says which tile goes where, `task.py` writes one shard, `write.py` all of them and the
 index; `source.py` and `readers.py` read, and `verify.py` reads everything again. `layout.py` has
-the names and the tar headers, `index.py` the index, `places.py` folders and object stores.
+the names and the tar headers, `index.py` the index, `storage.py` folders and object stores.
 """
 
 from histoprep.shards.readers import EncodedTile, TileError

@@ -18,7 +18,7 @@ from histoprep.errors import IntegrityError, UsageError
 from histoprep.schemas.manifest import KIND, SCHEMA_VERSION, Manifest, open_manifest
 from histoprep.schemas.shards import index_schema, is_index
 from histoprep.shards.layout import INDEX
-from histoprep.shards.places import is_address, open_place
+from histoprep.shards.storage import is_address, open_storage
 
 
 def write_index(
@@ -70,7 +70,7 @@ def _fetch(address: str) -> Manifest:
     """Return the manifest at an address."""
     folder, _, name = address.rpartition("/")
     try:
-        data = open_place(folder).read(name)
+        data = open_storage(folder).read(name)
     except OSError as error:
         raise UsageError(
             f"cannot read this manifest: {error.strerror or error}", path=address

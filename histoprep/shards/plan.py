@@ -54,7 +54,7 @@ class ShardOptions:
     time_limit_s: float = TIME_LIMIT_S
 
 
-class Kind(NamedTuple):
+class ShardGroup(NamedTuple):
     """What all tiles of a shard have in common."""
 
     split: str
@@ -162,10 +162,10 @@ def _shards(
     manifest: Manifest, root: Path, max_bytes: int
 ) -> Iterator[tuple[str, list[PackedTile]]]:
     """Yield name and tiles of each shard; one shard of every kind is being filled at a time."""
-    filling: dict[Kind, _Filling] = {}
+    filling: dict[ShardGroup, _Filling] = {}
     numbers: Counter[tuple[str, str]] = Counter()
 
-    def close(kind: Kind) -> tuple[str, list[PackedTile]]:
+    def close(kind: ShardGroup) -> tuple[str, list[PackedTile]]:
         group = kind.split, kind.pool
         name = shard_name(*group, numbers[group])
         numbers[group] += 1
@@ -184,7 +184,7 @@ def _shards(
         yield close(kind)
 
 
-def _tiles(manifest: Manifest, root: Path) -> Iterator[tuple[Kind, PackedTile]]:
+def _tiles(manifest: Manifest, root: Path) -> Iterator[tuple[ShardGroup, PackedTile]]:
     row = 0
     for batch in manifest.iter_batches(_COLUMNS, _PIECE):
         columns = (batch[name].to_pylist() for name in _COLUMNS)
@@ -214,7 +214,7 @@ def _tiles(manifest: Manifest, root: Path) -> Iterator[tuple[Kind, PackedTile]]:
             )
             stated = (paths[0], image_bytes, image_digest, paths[1], mask_bytes or 0, mask_digest)
             yield (
-                Kind(split, pool, suffix),
+                ShardGroup(split, pool, suffix),
                 PackedTile(row, tile_id, key_of(tile_id), suffix, *stated, (height, width)),
             )
             row += 1

@@ -14,7 +14,7 @@ from histoprep.errors import BrokenFileError, IntegrityError
 from histoprep.labels.lookup import LabelLookup, OnUnmapped
 from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.schemas.manifest import SHARD_COLUMNS, Manifest
-from histoprep.shards.places import Place
+from histoprep.shards.storage import Storage
 
 crc32: Any = zlib.crc32
 # The same numbers, several times faster.
@@ -38,11 +38,11 @@ class TileError(IntegrityError):
 class FileReader:
     """Reads tiles from the files of the data set; their masks have its labels."""
 
-    def __init__(self, manifest: Manifest, place: Place) -> None:
+    def __init__(self, manifest: Manifest, storage: Storage) -> None:
         """Read the names of the files; raises UsageError for a label map with classes above 255."""
         names = ("tile_id", "image_path", "image_digest", "mask_path", "mask_digest")
         self._rows = manifest.read(names).combine_chunks()
-        self._place = place
+        self._storage = storage
         self._lookup = LabelLookup.of(manifest.label_map, OnUnmapped.ERROR, manifest.mask_reading)
 
     def read(self, row: int) -> EncodedTile:
@@ -56,7 +56,7 @@ class FileReader:
     def _file(self, row: int, what: str) -> bytes:
         name, stated = (self._rows[f"{what}_{field}"][row].as_py() for field in ("path", "digest"))
         try:
-            data = self._place.read(name)
+            data = self._storage.read(name)
         except OSError as error:
             raise self._error(row, error.strerror or str(error), what) from error
         if stated is not None and digest(data) != stated:
@@ -87,7 +87,7 @@ class FileReader:
         )
         return TileError(
             f"tile {self._rows['tile_id'][row].as_py()} cannot be read: {reason}",
-            path=self._place.where(name),
+            path=self._storage.where(name),
             hint=hint,
         )
 
@@ -95,10 +95,10 @@ class FileReader:
 class ShardReader:
     """Reads tiles from shards, one range read a tile; their masks have classes."""
 
-    def __init__(self, manifest: Manifest, place: Place) -> None:
+    def __init__(self, manifest: Manifest, storage: Storage) -> None:
         """Read where every tile lies: 56 bytes a tile stay in memory."""
         columns = manifest.read((*SHARD_COLUMNS, *_CRCS))
-        self._manifest, self._place = manifest, place
+        self._manifest, self._storage = manifest, storage
         shards = columns["shard"].combine_chunks().dictionary_encode()
         shards = shards.combine_chunks() if isinstance(shards, pa.ChunkedArray) else shards
         self._names: list[str] = shards.dictionary.to_pylist()
@@ -119,7 +119,7 @@ class ShardReader:
         offset, length, beyond, mask_length, image_crc, mask_crc = self._where[row].tolist()
         wanted = beyond + mask_length if beyond else length
         try:
-            data = self._place.read(self._names[self._shard[row]], offset, wanted)
+            data = self._storage.read(self._names[self._shard[row]], offset, wanted)
         except OSError as error:
             raise self._error(row, error.strerror or str(error)) from error
         if len(data) != wanted:
@@ -151,7 +151,7 @@ class ShardReader:
 
     def _error(self, row: int, reason: str) -> TileError:
         name = self._manifest.read(["tile_id"])["tile_id"][row].as_py()
-        where = self._place.where(self._names[self._shard[row]])
+        where = self._storage.where(self._names[self._shard[row]])
         return TileError(
             f"tile {name} cannot be read: {reason}",
             path=where,

@@ -15,8 +15,8 @@ from histoprep.labels import LabelMap
 from histoprep.schemas.manifest import Manifest, class_matrix
 from histoprep.schemas.shards import is_index
 from histoprep.shards.index import open_any
-from histoprep.shards.places import is_address, open_place
 from histoprep.shards.readers import EncodedTile, FileReader, ShardReader
+from histoprep.shards.storage import is_address, open_storage
 
 _COLUMNS = ("tile_id", "split", "pool", "group", "label", "classes", "class_pixels")
 
@@ -75,7 +75,7 @@ class TileSource:
         if stated:
             return str(stated)
         if is_address(self.path):
-            return digest(open_place(self._folder()).read(self.path.rpartition("/")[2]))
+            return digest(open_storage(self._folder()).read(self.path.rpartition("/")[2]))
         return file_digest(self.manifest.path)
 
     @property
@@ -133,8 +133,8 @@ class TileSource:
     @cached_property
     def _reader(self) -> FileReader | ShardReader:
         if self.is_sharded:
-            return ShardReader(self.manifest, open_place(self.root or self._folder()))
-        return FileReader(self.manifest, open_place(self.root or self.manifest.header["root"]))
+            return ShardReader(self.manifest, open_storage(self.root or self._folder()))
+        return FileReader(self.manifest, open_storage(self.root or self.manifest.header["root"]))
 
     def _folder(self) -> str:
         if not self.path.endswith(".parquet"):

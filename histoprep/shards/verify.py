@@ -31,8 +31,8 @@ from histoprep.shards.layout import (
     parse_header,
     trailer,
 )
-from histoprep.shards.places import LocalFolder, Place, is_address, open_place
 from histoprep.shards.readers import crc32
+from histoprep.shards.storage import LocalFolder, Storage, is_address, open_storage
 
 _THREADS = 4
 _READ_BYTES = 8 << 20
@@ -90,20 +90,20 @@ def verify_shards(
     folder = (
         str(path).removesuffix(f"/{INDEX}") if is_address(str(path)) else str(index.path.parent)
     )
-    place = open_place(folder)
+    storage = open_storage(folder)
     wrong = _Wrong()
     shards = index.header["shards"]
     done = 0
     with ThreadPoolExecutor(_THREADS) as threads:
-        check = _Check(place, index if contents else None)
+        check = _Check(storage, index if contents else None)
         for shard, found in zip(shards, threads.map(check, shards), strict=True):
             wrong.corrupt += found.corrupt
             wrong.foreign += found.foreign
             done += shard["tiles"]
             advance(done, len(index))
-    if isinstance(place, LocalFolder):
+    if isinstance(storage, LocalFolder):
         wrong.corrupt += _damaged_notes(index.path.parent)
-        _look_for_strangers(place, {shard["name"] for shard in shards}, wrong)
+        _look_for_foreign_files(storage, {shard["name"] for shard in shards}, wrong)
     foreign = wrong.foreign + (_differences(index, Path(manifest)) if manifest is not None else [])
     looked_at = len(index) + len(shards) + len(foreign)
     return [
@@ -126,17 +126,17 @@ def _damaged_notes(folder: Path) -> list[Item]:
         return [(str(error.path), error.what)]
 
 
-def _look_for_strangers(place: LocalFolder, names: set[str], wrong: _Wrong) -> None:
+def _look_for_foreign_files(storage: LocalFolder, names: set[str], wrong: _Wrong) -> None:
     """Find tar files that the index does not name: other readers take every *.tar of the folder."""
     try:
         # Hidden ones are no part of *.tar.
         beside = sorted(
             path
-            for path in os.listdir(place.folder)
+            for path in os.listdir(storage.folder)
             if path.endswith(".tar") and not path.startswith(".")
         )
     except OSError as error:
-        wrong.corrupt.append((place.folder, error.strerror or str(error)))
+        wrong.corrupt.append((storage.folder, error.strerror or str(error)))
         return
     wrong.foreign += [
         (name, "not of this index, though readers of *.tar take it, too: move it away")
@@ -172,8 +172,8 @@ def _differences(index: Manifest, path: Path) -> list[Item]:
 class _Check:
     """Checks one shard after another; `index` None looks at sizes alone."""
 
-    def __init__(self, place: Place, index: Manifest | None) -> None:
-        self._place = place
+    def __init__(self, storage: Storage, index: Manifest | None) -> None:
+        self._storage = storage
         self._rows = None if index is None else index.read(_COLUMNS).combine_chunks()
         if self._rows is not None:
             shards = self._rows["shard"].combine_chunks().dictionary_encode()
@@ -189,8 +189,8 @@ class _Check:
         wrong = _Wrong()
         name = shard["name"]
         try:
-            if isinstance(self._place, LocalFolder):
-                size = os.stat(self._place.where(name)).st_size
+            if isinstance(self._storage, LocalFolder):
+                size = os.stat(self._storage.where(name)).st_size
                 if size != shard["bytes"]:
                     wrong.corrupt.append((name, f"{size:,} bytes, {shard['bytes']:,} were written"))
             if self._rows is not None:
@@ -200,7 +200,7 @@ class _Check:
         return wrong
 
     def _check_members(self, name: str, wrong: _Wrong) -> None:
-        stream = _Stream(self._place, name)
+        stream = _Stream(self._storage, name)
         for problem in self._expected(name, wrong):
             header = stream.at(problem.offset - BLOCK, BLOCK)
             data = stream.at(problem.offset, problem.length)
@@ -275,8 +275,8 @@ class _Stream:
     last ends.
     """
 
-    def __init__(self, place: Place, name: str) -> None:
-        self._place, self._name = place, name
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._storage, self._name = storage, name
         self._start, self._data = 0, b""
         self.end = 0
 
@@ -286,6 +286,6 @@ class _Stream:
         """
         if not (self._start <= start and start + length <= self._start + len(self._data)):
             self._start = start
-            self._data = self._place.read(self._name, start, max(length, _READ_BYTES))
+            self._data = self._storage.read(self._name, start, max(length, _READ_BYTES))
         self.end = start + length
         return self._data[start - self._start :][:length]

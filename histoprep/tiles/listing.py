@@ -53,7 +53,7 @@ class LocalState(NamedTuple):
         return cls(max(facts[::2]), hash(facts) & _MASK)
 
 
-class Listed(NamedTuple):
+class ListedTile(NamedTuple):
     """A pair and what the file system says of its files; None for a file that is not there."""
 
     pair: Pair
@@ -98,7 +98,7 @@ class Listing:
     _keys: array[int] = field(default_factory=lambda: array("Q"))
     _states: array[int] = field(default_factory=lambda: array("Q"))
 
-    def walk(self, root: Path, options: TableOptions) -> Iterator[Listed]:
+    def walk(self, root: Path, options: TableOptions) -> Iterator[ListedTile]:
         """Yield every pair with its files' sizes and times; sixteen threads ask the file system.
 
         Raises UsageError, at the end, when there is neither an image nor a mask.
@@ -135,7 +135,7 @@ class Listing:
             "\0".join([self._digest.value(), *itertools.chain.from_iterable(self.issues)])
         )
 
-    def note_keys(self, listed: Iterable[Listed]) -> None:
+    def note_keys(self, listed: Iterable[ListedTile]) -> None:
         """Take note of the keys of pairs, all in order, which `states` needs."""
         self._keys.extend(tile.key for tile in listed)
 
@@ -167,8 +167,8 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def _with_stats(root: str, pairs: Iterable[Pair]) -> Iterator[Listed]:
-    waiting: deque[Future[list[Listed]]] = deque()
+def _with_stats(root: str, pairs: Iterable[Pair]) -> Iterator[ListedTile]:
+    waiting: deque[Future[list[ListedTile]]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         for chunk in batched(pairs, _PAIRS_A_STAT_TASK):
             waiting.append(pool.submit(_stat_chunk, root, chunk))
@@ -178,11 +178,11 @@ def _with_stats(root: str, pairs: Iterable[Pair]) -> Iterator[Listed]:
             yield from waiting.popleft().result()
 
 
-def _stat_chunk(root: str, pairs: list[Pair]) -> list[Listed]:
+def _stat_chunk(root: str, pairs: list[Pair]) -> list[ListedTile]:
     return [_listed(root, pair) for pair in pairs]
 
 
-def _listed(root: str, pair: Pair) -> Listed:
+def _listed(root: str, pair: Pair) -> ListedTile:
     files = [
         None if path is None else _status(absolute_path(root, path))
         for path in (pair.image_path, pair.mask_path)
@@ -190,7 +190,7 @@ def _listed(root: str, pair: Pair) -> Listed:
     image, mask = (
         None if file is None else FileStat(file.st_size, file.st_mtime_ns) for file in files
     )
-    return Listed(pair, image, mask, LocalState.of(*files))
+    return ListedTile(pair, image, mask, LocalState.of(*files))
 
 
 def _status(path: str) -> os.stat_result | None:

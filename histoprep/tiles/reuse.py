@@ -25,7 +25,7 @@ from histoprep.key_index import KeyIndex
 from histoprep.mask_reading import DEPTH, MIN_IS_WHITE, PALETTE, Reading
 from histoprep.schemas.tiles import MEASURED, SCHEMA, SCHEMA_VERSION, open_tiles_table
 from histoprep.tiles import TileOptions
-from histoprep.tiles.listing import Listed, row_key
+from histoprep.tiles.listing import ListedTile, row_key
 from histoprep.tiles.options import TableOptions
 from histoprep.version import __version__
 
@@ -90,7 +90,7 @@ class EarlierTable:
             for facts in zip(*(batch[name].to_pylist() for name in _ENCODING), strict=True)
         ]
 
-    def find(self, listed: list[Listed]) -> Reused | None:
+    def find(self, listed: list[ListedTile]) -> Reused | None:
         """Return the earlier rows that still hold for some of `listed`, or None."""
         wanted = np.array([tile.key for tile in listed], np.uint64)
         unchanged = self.states.find_keys(wanted) == np.array(

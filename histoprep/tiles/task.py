@@ -18,7 +18,7 @@ from histoprep.read_ahead import FileStat, Request, read_ahead
 from histoprep.scan import Pair
 from histoprep.schemas.tiles import LISTED, SCHEMA, SCHEMA_VERSION, measured_schema, to_table
 from histoprep.tiles import TileOptions
-from histoprep.tiles.listing import Listed, absolute_path
+from histoprep.tiles.listing import ListedTile, absolute_path
 from histoprep.tiles.reuse import Reused
 
 _KIND = "tiles-part"
@@ -30,7 +30,7 @@ class TileTask:
     """One partition: measures the pairs that are not reused and writes one part file."""
 
     root: str
-    listed: tuple[Listed, ...]
+    listed: tuple[ListedTile, ...]
     options: TileOptions
     part: Path
     marker: Path
@@ -131,7 +131,7 @@ def _item(index: int, what: str) -> int:
     return 2 * index + (what == "mask")
 
 
-def _files(listed: Listed) -> Iterator[tuple[str, str, FileStat | None]]:
+def _files(listed: ListedTile) -> Iterator[tuple[str, str, FileStat | None]]:
     """Yield column prefix, path and stat of the image and of the mask, where there is one."""
     for what, path, seen in (
         ("image", listed.pair.image_path, listed.image),

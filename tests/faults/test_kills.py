@@ -47,7 +47,7 @@ Point = tuple[str, int]
 
 
 @dataclass
-class Survey:
+class MaskInventory:
     """What killing one command at many points came to."""
 
     points: int = 0
@@ -76,10 +76,10 @@ def spread(counts: dict[str, int], most: int) -> list[Point]:
 
 def kill_everywhere(
     zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, command: Command, log: Path, most: int
-) -> Survey:
+) -> MaskInventory:
     """Run the command with a kill and once more without, for about so many points."""
     arguments, first = command.full(stage), undisturbed.set(stage, command)
-    survey = Survey()
+    survey = MaskInventory()
     for call, number in spread(count_calls(zygote, arguments, log, command.call), most):
         stage.reset()
         killed = zygote.run(arguments, command.call, beside=kill_at(call, number))

@@ -123,7 +123,7 @@ def encode(
     from histoprep.manifest.check import check_manifest
     from histoprep.schemas.workspace import check_outside
     from histoprep.shards import open_tiles
-    from histoprep.shards.places import beside
+    from histoprep.shards.storage import beside
     from trainer.device import choose_device
     from trainer.encode import EncodeOptions, encode_tiles
     from trainer.encode_report import report_codec

@@ -80,7 +80,7 @@ def _wrong_mode(mode: str, colours: int | None, channels_equal: bool | None) -> 
 
 
 @dataclass(slots=True)
-class Survey:
+class MaskInventory:
     """One look at all masks: what they hold and what they will be called."""
 
     tiles: Counter[int] = field(default_factory=Counter)
@@ -91,18 +91,18 @@ class Survey:
     digest: RunningDigest = field(default_factory=RunningDigest)
 
     @classmethod
-    def of(cls, table: Path, repaired: RepairedMasks | None) -> Survey:
-        """Return the survey of a tiles table."""
-        survey = cls()
+    def of(cls, table: Path, repaired: RepairedMasks | None) -> MaskInventory:
+        """Return the inventory of a tiles table."""
+        inventory = cls()
         for row in mask_rows(table, repaired):
-            survey.digest.update(f"{row.path}\0{row.digest}\0{row.failure}")
-            survey.names.append(hash_text(output_name(row.path)))
-            survey.num_refused += row.failure is not None
+            inventory.digest.update(f"{row.path}\0{row.digest}\0{row.failure}")
+            inventory.names.append(hash_text(output_name(row.path)))
+            inventory.num_refused += row.failure is not None
             for label, number in zip(row.ids, row.pixels, strict=True):
-                survey.tiles[label] += 1
-                survey.pixels[label] += number
-                survey.examples.setdefault(label, row.path)
-        return survey
+                inventory.tiles[label] += 1
+                inventory.pixels[label] += number
+                inventory.examples.setdefault(label, row.path)
+        return inventory
 
     def refuse_unmapped(self, label_map: LabelMap) -> None:
         """Raise UnmappedLabelError (HP501) when there are values that the map does not list."""

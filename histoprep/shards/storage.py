@@ -21,7 +21,7 @@ _EXTRA = "pip install 'histoprep-diffusion[cloud]'"
 _MAX_OPEN = 256
 
 
-class Place(Protocol):
+class Storage(Protocol):
     """A folder that files are read from, by name; picklable, and opened anew in every process."""
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
@@ -53,8 +53,8 @@ def beside(tiles: str, name: str) -> Path:
     return (path if path.is_dir() else path.parent) / name
 
 
-def open_place(folder: str | Path) -> Place:
-    """Return the place at a path or address; raises UsageError when the library for its scheme is
+def open_storage(folder: str | Path) -> Storage:
+    """Return the storage at a path or address; raises UsageError when the library for its scheme is
     missing.
     """
     text = str(folder)
@@ -87,7 +87,7 @@ class LocalFolder:
     )
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
-        """Return a piece of a file, or all of it; see `Place.read`."""
+        """Return a piece of a file, or all of it; see `Storage.read`."""
         if length is None:
             with open(self.where(name), "rb", buffering=0) as stream:  # noqa: PTH123 (twice as fast as Path.open)
                 stream.seek(start)
@@ -130,7 +130,7 @@ class ObjectStore:
     _process: int = field(default=0, repr=False, compare=False)
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
-        """Return a piece of an object, or all of it; see `Place.read`."""
+        """Return a piece of an object, or all of it; see `Storage.read`."""
         store = self._opened()
         try:
             if length is None:
@@ -178,7 +178,7 @@ class OtherStore:
     _folder: str = field(default="", repr=False, compare=False)
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
-        """Return a piece of a file, or all of it; see `Place.read`."""
+        """Return a piece of a file, or all of it; see `Storage.read`."""
         if self._system is None:
             try:
                 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
