@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+import shape_checks
 from hypothesis import HealthCheck, settings
 from long_runs import pytest_addoption, pytest_configure
 
 __all__ = ["pytest_addoption", "pytest_configure"]
+
+shape_checks.install()
 
 # The same examples in every run, so that a commit that passed here passes elsewhere; `make
 # test-examples` looks for new ones.

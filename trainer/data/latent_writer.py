@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Float16, UInt8
 
 from histoprep import checksums, tables
 from histoprep.durable import write_bytes
@@ -89,7 +90,12 @@ class LatentWriter:
         """Return whether all chunks are written."""
         return self.done == len(self.layout.chunks())
 
-    def append(self, latents: np.ndarray, masks: np.ndarray, skipped: Sequence[int]) -> None:
+    def append(
+        self,
+        latents: Float16[np.ndarray, "entries views parts channels latent_height latent_width"],
+        masks: UInt8[np.ndarray, "entries views height width"],
+        skipped: Sequence[int],
+    ) -> None:
         """Write the next chunk, durably: float16 [entries, *entry_shape], uint8 [entries, views,
         height, width], rows not readable.
 

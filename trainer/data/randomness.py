@@ -14,6 +14,7 @@ from statistics import NormalDist
 
 import numpy as np
 import xxhash
+from jaxtyping import Float32, Float64, Integer
 
 _WORD = (1 << 64) - 1
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -32,7 +33,9 @@ def keyed_generator(seed: int, position: int, purpose: str) -> np.random.Generat
     )
 
 
-def keyed_uniforms(seed: int, positions: np.ndarray, purpose: str, count: int = 1) -> np.ndarray:
+def keyed_uniforms(
+    seed: int, positions: Integer[np.ndarray, " positions"], purpose: str, count: int = 1
+) -> Float64[np.ndarray, "positions {count}"]:
     """Return uniform numbers in [0, 1) as float64 [positions, count], each a function of (seed,
     position, purpose, its column).
 
@@ -48,8 +51,13 @@ def keyed_uniforms(seed: int, positions: np.ndarray, purpose: str, count: int = 
 
 
 def keyed_normals(
-    seed: int, positions: np.ndarray, purpose: str, shape: tuple[int, ...], *, num_terms: int = 2
-) -> np.ndarray:
+    seed: int,
+    positions: Integer[np.ndarray, " positions"],
+    purpose: str,
+    shape: tuple[int, ...],
+    *,
+    num_terms: int = 2,
+) -> Float32[np.ndarray, " positions *shape"]:
     """Return standard normal numbers as float32 [positions, *shape], a function of (seed, position,
     purpose).
 

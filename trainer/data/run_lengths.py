@@ -5,9 +5,12 @@ images.
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Int32, Integer, UInt8
 
 
-def encode_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def encode_runs(
+    mask: UInt8[np.ndarray, "height width"],
+) -> tuple[UInt8[np.ndarray, " runs"], Int32[np.ndarray, " runs"]]:
     """Return the class ids (uint8 [runs]) and lengths in pixels (int32 [runs]) of the runs of a
     mask, in the order of its pixels.
     """
@@ -16,7 +19,11 @@ def encode_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return flat[starts], np.diff(starts, append=flat.size).astype(np.int32)
 
 
-def decode_runs(values: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
+def decode_runs(
+    values: UInt8[np.ndarray, " runs"],
+    lengths: Integer[np.ndarray, " runs"],
+    out: UInt8[np.ndarray, "height width"],
+) -> None:
     """Fill `out` (uint8 [height, width]) with the mask of these runs; raises ValueError when they
     are not of its size.
     """

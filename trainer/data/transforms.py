@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float, Float32, UInt8
 
 from histoprep.errors import UsageError
 
@@ -114,7 +115,9 @@ def corner(
     )
 
 
-def to_float(rgb: np.ndarray) -> np.ndarray:
+def to_float(
+    rgb: UInt8[np.ndarray, " *batch height width 3"],
+) -> Float32[np.ndarray, " *batch 3 height width"]:
     """Return uint8 RGB [..., height, width, 3] as contiguous float32 [..., 3, height, width] in
     [-1, 1]: x / 127.5 - 1.
     """
@@ -124,7 +127,9 @@ def to_float(rgb: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def to_uint8(image: np.ndarray) -> np.ndarray:
+def to_uint8(
+    image: Float[np.ndarray, " *batch 3 height width"],
+) -> UInt8[np.ndarray, " *batch height width 3"]:
     """Return float [..., 3, height, width] in [-1, 1] as uint8 RGB [..., height, width, 3],
     rounded; the inverse of `to_float`.
     """

@@ -7,14 +7,16 @@ conditional model, 0 the unconditional one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Integer
 from torch import Tensor
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
+@runtime_checkable
 class MaskDenoiser(Protocol):
     """A network that knows masks: (noisy [B, C, h, w], time [B], mask [B, 1, H, W], drop [B] bool)
     -> prediction [B, C, h, w].
@@ -25,7 +27,9 @@ class MaskDenoiser(Protocol):
         ...
 
 
-def guided(model: MaskDenoiser, mask: Tensor, guidance_scale: float) -> Denoise:
+def guided(
+    model: MaskDenoiser, mask: Integer[Tensor, "batch 1 height_px width_px"], guidance_scale: float
+) -> Denoise:
     """Return the function (noisy, time) -> null + guidance_scale * (conditional - null) for the
     given masks.
 

@@ -8,6 +8,7 @@ always a named one.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Float32, Integer
 from torch import Tensor
 
 STARTS = ("gaussian", "gaussian_diagonal", "guided", "uniform_map")
@@ -15,7 +16,9 @@ DIAGONAL_STARTS = ("gaussian_diagonal", "uniform_map")
 """Starts that are equal wherever |i - j| is."""
 
 
-def label_map(labels: Tensor, num_classes: int, num_points: int) -> Tensor:
+def label_map(
+    labels: Integer[Tensor, " batch"], num_classes: int, num_points: int
+) -> Float32[Tensor, "batch {num_classes} {num_points} {num_points}"]:
     """Return the clean map float32 [B, C, N, N] of labels int64 [B]: one-hot, the same at every
     point.
     """
@@ -23,7 +26,7 @@ def label_map(labels: Tensor, num_classes: int, num_points: int) -> Tensor:
     return one_hot[:, :, None, None].expand(-1, -1, num_points, num_points)
 
 
-def local_shares(num_points: int) -> Tensor:
+def local_shares(num_points: int) -> Float32[Tensor, "{num_points} {num_points}"]:
     """Return d_ij = |i - j| / (N - 1), float32 [N, N]: the share of the local answer at each point;
     1/2 for a single point.
     """
@@ -33,13 +36,19 @@ def local_shares(num_points: int) -> Tensor:
     return (steps[:, None] - steps[None, :]).abs() / (num_points - 1)
 
 
-def interpolate_map(first: Tensor, second: Tensor, shares: Tensor) -> Tensor:
+def interpolate_map(
+    first: Float[Tensor, "batch classes"],
+    second: Float[Tensor, "batch classes"],
+    shares: Float[Tensor, "height width"],
+) -> Float[Tensor, "batch classes height width"]:
     """Return (1 - d) * first + d * second, [B, C, h, w] of vectors [B, C] and shares [h, w]."""
     shares = shares.to(first)
     return (1 - shares) * first[:, :, None, None] + shares * second[:, :, None, None]
 
 
-def point_layout(num_points: int, *, distinct: bool) -> tuple[Tensor, Tensor]:
+def point_layout(
+    num_points: int, *, distinct: bool
+) -> tuple[Float[Tensor, "height width"], Float[Tensor, "height width"]]:
     """Return (shares [h, w], weights [h, w] that sum to 1) of the points a map is evaluated at.
 
     All N x N with equal weights, or with `distinct` the N values of |i - j| as [1, N], weighted by
@@ -55,7 +64,12 @@ def point_layout(num_points: int, *, distinct: bool) -> tuple[Tensor, Tensor]:
     return local_shares(num_points)[:1], counts[None] / num_points**2
 
 
-def start_map(kind: str, guidance: Tensor, shares: Tensor, generator: torch.Generator) -> Tensor:
+def start_map(
+    kind: str,
+    guidance: Float[Tensor, "batch classes height width"],
+    shares: Float[Tensor, "height width"],
+    generator: torch.Generator,
+) -> Float[Tensor, "batch classes height width"]:
     """Return the map [B, C, h, w] that denoising starts from; drawn on the CPU, so that every
     device starts alike.
 
@@ -81,8 +95,12 @@ def start_map(kind: str, guidance: Tensor, shares: Tensor, generator: torch.Gene
 
 
 def focal_weights(
-    fused_logits: Tensor, labels: Tensor, *, alpha: float = 10.0, gamma: float = 1.0
-) -> Tensor:
+    fused_logits: Float[Tensor, "batch classes"],
+    labels: Integer[Tensor, " batch"],
+    *,
+    alpha: float = 10.0,
+    gamma: float = 1.0,
+) -> Float[Tensor, " batch"]:
     """Return w = 1 + alpha * (1 - p)^gamma, [B] in [1, 1 + alpha]; p is the frozen classifier's
     probability of the true class, without gradient.
     """
@@ -90,14 +108,18 @@ def focal_weights(
     return 1 + alpha * (1 - probability).clamp_min(0) ** gamma
 
 
-def label_loss(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+def label_loss(
+    predicted: Float[Tensor, "batch classes height width"],
+    target: Float[Tensor, "batch classes height width"],
+    weights: Float[Tensor, " batch"],
+) -> Float[Tensor, " batch"]:
     """Return the loss of each image, [B]: w * mean over classes and points of (predicted -
     target)^2; not divided by the sum of weights.
     """
     return weights * (predicted - target).square().flatten(1).mean(dim=1)
 
 
-def label_probabilities(scores: Tensor) -> Tensor:
+def label_probabilities(scores: Float[Tensor, "... classes"]) -> Float[Tensor, "... classes"]:
     """Return class probabilities [..., C] of scores, the mean denoised labels: held to [0, 1] and
     divided by their sum; uniform if none is positive.
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 _REFERENCE_TIMESTEPS = 1000
 _BETA_START, _BETA_END = 1e-4, 0.02
 
 
-def alpha_bars(num_train_timesteps: int = _REFERENCE_TIMESTEPS) -> Tensor:
+def alpha_bars(
+    num_train_timesteps: int = _REFERENCE_TIMESTEPS,
+) -> Float32[Tensor, " {num_train_timesteps}"]:
     """Return the cumulative signal power float32 [T] of linear betas 1e-4 to 0.02; fewer steps have
     betas larger by 1000 / T, to end as noisy.
 
@@ -24,7 +27,9 @@ def alpha_bars(num_train_timesteps: int = _REFERENCE_TIMESTEPS) -> Tensor:
     return torch.cumprod(1.0 - betas, dim=0)
 
 
-def add_noise(clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+def add_noise(
+    clean: Float[Tensor, " *shape"], noise: Float[Tensor, " *shape"], alpha_bar: Tensor
+) -> Float[Tensor, " *shape"]:
     """Return sqrt(alpha_bar) * clean + sqrt(1 - alpha_bar) * noise; `alpha_bar` broadcasts, so
     every point may have its own level.
     """
@@ -44,14 +49,14 @@ def inference_timesteps(num_train_timesteps: int, num_inference_steps: int) -> l
 
 
 def ddim_step(
-    noisy: Tensor,
-    predicted: Tensor,
+    noisy: Float[Tensor, " *shape"],
+    predicted: Float[Tensor, " *shape"],
     alpha_bar: Tensor,
     alpha_bar_before: Tensor,
     *,
     prediction_type: str,
     clip: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, " *shape"], Float[Tensor, " *shape"]]:
     """Return (labels one step cleaner, estimate of the clean labels), without fresh noise (eta 0).
 
     With `clip` the estimate is held to [-1, 1]; predicted noise is used as it is, not derived anew
@@ -68,7 +73,7 @@ def ddim_step(
 def denoise_labels(
     predict: Callable[[Tensor, int], Tensor],
     start: Tensor,
-    levels: Tensor,
+    levels: Float[Tensor, " timesteps"],
     num_inference_steps: int,
     *,
     prediction_type: str = "epsilon",

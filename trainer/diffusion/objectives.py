@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Float32, Num
 from torch import Tensor
 
 from trainer.diffusion.schedule import NoiseSchedule
@@ -53,7 +54,7 @@ class Objective:
                 " v only"
             )
 
-    def timesteps_from_uniform(self, u: Tensor) -> Tensor:
+    def timesteps_from_uniform(self, u: Float[Tensor, " batch"]) -> Num[Tensor, " batch"]:
         """Return timesteps [batch] for numbers `u` [batch] that are uniform in [0, 1).
 
         epsilon and v: int64, each timestep equally likely. flow: float32, sigmoid(mean + std *
@@ -66,13 +67,15 @@ class Objective:
         quantiles = torch.special.ndtri(u.double().clamp(_SMALLEST_SHARE, 1 - _SMALLEST_SHARE))
         return torch.sigmoid(self.flow_mean + self.flow_std * quantiles).float()
 
-    def model_time(self, t: Tensor) -> Tensor:
+    def model_time(self, t: Num[Tensor, " batch"]) -> Num[Tensor, " batch"]:
         """Return what the network is told of timesteps `t`: they themselves, or flow times on the
         same scale, 0 to num_train_timesteps.
         """
         return t * self.schedule.num_train_timesteps if self.prediction_type == "flow" else t
 
-    def signal_and_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def signal_and_sigma(
+        self, t: Num[Tensor, " batch"]
+    ) -> tuple[Float32[Tensor, "batch 1 1 1"], Float32[Tensor, "batch 1 1 1"]]:
         """Return how much signal and noise there is at timesteps `t` [batch], as float32 [batch, 1,
         1, 1] each.
         """
@@ -82,14 +85,24 @@ class Objective:
         alpha_bar = self.schedule.alpha_bars(t.device)[t].view(-1, 1, 1, 1)
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
-    def noised(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def noised(
+        self,
+        clean: Float[Tensor, "batch channels height width"],
+        noise: Float[Tensor, "batch channels height width"],
+        t: Num[Tensor, " batch"],
+    ) -> Float[Tensor, "batch channels height width"]:
         """Return latents [batch, channels, height, width] at timesteps `t` [batch]: signal * clean
         + sigma * noise.
         """
         signal, sigma = self.signal_and_sigma(t)
         return signal * clean + sigma * noise
 
-    def training_target(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def training_target(
+        self,
+        clean: Float[Tensor, "batch channels height width"],
+        noise: Float[Tensor, "batch channels height width"],
+        t: Num[Tensor, " batch"],
+    ) -> Float[Tensor, "batch channels height width"]:
         """Return what the network should say, [batch, channels, height, width].
 
         epsilon: noise (Ho et al. 2020). v: signal * noise - sigma * clean (Salimans and Ho 2022,
@@ -102,7 +115,12 @@ class Objective:
         signal, sigma = self.signal_and_sigma(t)
         return signal * noise - sigma * clean
 
-    def clean_from(self, output: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+    def clean_from(
+        self,
+        output: Float[Tensor, "batch channels height width"],
+        noisy: Float[Tensor, "batch channels height width"],
+        t: Num[Tensor, " batch"],
+    ) -> Float[Tensor, "batch channels height width"]:
         """Return the clean latents that a network's output for `noisy` amounts to; nothing is
         clipped.
         """
@@ -115,7 +133,7 @@ class Objective:
             else signal * noisy - sigma * output
         )
 
-    def loss_weight(self, t: Tensor) -> Tensor:
+    def loss_weight(self, t: Num[Tensor, " batch"]) -> Float32[Tensor, " batch"]:
         """Return the weight of each sample's loss, float32 [batch]: ones, or min-SNR.
 
         epsilon: min(snr, gamma) / snr; v: min(snr, gamma) / (snr + 1), with snr = (signal /
@@ -130,7 +148,12 @@ class Objective:
             snr if self.prediction_type == "epsilon" else snr + 1
         )
 
-    def per_sample_loss(self, output: Tensor, target: Tensor, t: Tensor) -> Tensor:
+    def per_sample_loss(
+        self,
+        output: Float[Tensor, "batch channels height width"],
+        target: Float[Tensor, "batch channels height width"],
+        t: Num[Tensor, " batch"],
+    ) -> Float32[Tensor, " batch"]:
         """Return the weighted mean error of each sample, float32 [batch], computed in float32
         whatever the network's precision.
         """

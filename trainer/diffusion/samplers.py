@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trainer.diffusion.guidance import Denoise
@@ -75,8 +76,8 @@ class Known:
     height, width] (bool) is true.
     """
 
-    latents: Tensor
-    where: Tensor
+    latents: Float[Tensor, "batch channels height width"]
+    where: Bool[Tensor, "batch 1 height width"]
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,13 @@ class _Evaluation:
 @torch.no_grad()
 def sample(
     denoise: Denoise,
-    noise: Tensor,
+    noise: Float[Tensor, "batch channels height width"],
     objective: Objective,
     solver: Solver,
     *,
     step_noise: Callable[[int], Tensor] | None = None,
     known: Known | None = None,
-) -> Tensor:
+) -> Float[Tensor, "batch channels height width"]:
     """Return latents [batch, channels, height, width] for `noise` of that shape and unit variance.
 
     `denoise(x, t)` is the network, guidance included. `step_noise(i)` gives the fresh noise of

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 ScheduleKind = Literal["cosine", "linear"]
@@ -45,7 +46,7 @@ class NoiseSchedule:
         """Return the keyword arguments that make a scheduler of diffusers follow this schedule."""
         return {"num_train_timesteps": self.num_train_timesteps, **_ARGUMENTS[self.kind]}
 
-    def alpha_bars(self, device: torch.device | str = "cpu") -> Tensor:
+    def alpha_bars(self, device: torch.device | str = "cpu") -> Float32[Tensor, " timesteps"]:
         """Return the cumulative signal power at every timestep: float32 [num_train_timesteps],
         falling, in (0, 1).
         """

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float, Integer
 
 NUM_BINS = 15
 
 
 def expected_calibration_error(
-    truth: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS
+    truth: Integer[np.ndarray, " tiles"],
+    probabilities: Float[np.ndarray, "tiles classes"],
+    num_bins: int = NUM_BINS,
 ) -> float:
     """Return the mean distance between confidence and accuracy, in [0, 1], over bins of equal width
     weighted by their tiles; NaN without a tile.
@@ -26,7 +29,9 @@ def expected_calibration_error(
 
 
 def reliability(
-    truth: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS
+    truth: Integer[np.ndarray, " tiles"],
+    probabilities: Float[np.ndarray, "tiles classes"],
+    num_bins: int = NUM_BINS,
 ) -> dict[str, np.ndarray]:
     """Return tiles, mean confidence and accuracy of each bin (low, high], [num_bins]; 0 where a bin
     is empty.
@@ -42,7 +47,9 @@ def reliability(
     }
 
 
-def brier_score(truth: np.ndarray, probabilities: np.ndarray) -> float:
+def brier_score(
+    truth: Integer[np.ndarray, " tiles"], probabilities: Float[np.ndarray, "tiles classes"]
+) -> float:
     """Return the mean squared distance to the one-hot truth, in [0, 2] (Brier 1950); NaN without a
     tile.
     """

@@ -11,16 +11,19 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
+from jaxtyping import Bool, Float, Integer, Real
 
 
-def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+def confusion_matrix(
+    truth: Integer[np.ndarray, " tiles"], predicted: Integer[np.ndarray, " tiles"], num_classes: int
+) -> Integer[np.ndarray, "{num_classes} {num_classes}"]:
     """Return the counts int64 [C, C] (row truth, column prediction) of labels int [n]."""
     return np.bincount(truth * num_classes + predicted, minlength=num_classes**2).reshape(
         num_classes, num_classes
     )
 
 
-def class_table(counts: np.ndarray) -> dict[str, np.ndarray]:
+def class_table(counts: Integer[np.ndarray, " *draws classes classes"]) -> dict[str, np.ndarray]:
     """Return precision, recall, f1, specificity and support of each class, [..., C] of counts [...,
     C, C]; 0 where nothing can be divided by.
     """
@@ -36,7 +39,7 @@ def class_table(counts: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def count_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
+def count_scores(counts: Integer[np.ndarray, " *draws classes classes"]) -> dict[str, np.ndarray]:
     """Return accuracy, balanced accuracy, macro and weighted precision, recall and F1 and both
     kappas, each [...] of counts [..., C, C].
 
@@ -60,7 +63,9 @@ def count_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def cohen_kappa(counts: np.ndarray, *, quadratic: bool = False) -> np.ndarray:
+def cohen_kappa(
+    counts: Integer[np.ndarray, " *draws classes classes"], *, quadratic: bool = False
+) -> np.ndarray:
     """Return Cohen's kappa [...] of counts [..., C, C], NaN where chance alone would agree always.
 
     Quadratic weights suit ordered grades only. Source: Cohen 1960 and 1968.
@@ -78,7 +83,9 @@ def cohen_kappa(counts: np.ndarray, *, quadratic: bool = False) -> np.ndarray:
         return np.where(expected > 0, 1 - observed / expected, np.nan)
 
 
-def auc(positive: np.ndarray, negative: np.ndarray) -> float:
+def auc(
+    positive: Real[np.ndarray, " positives"], negative: Real[np.ndarray, " negatives"]
+) -> float:
     """Return the probability that a score of `positive` exceeds one of `negative`, ties counting
     half; NaN if either is empty.
 
@@ -94,7 +101,9 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
     return float((below + upto).sum() / 2 / (len(positive) * len(negative)))
 
 
-def auc_one_vs_rest(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def auc_one_vs_rest(
+    truth: Integer[np.ndarray, " tiles"], scores: Real[np.ndarray, "tiles classes"]
+) -> Float[np.ndarray, " classes"]:
     """Return the AUC [C] of each class against all others, of scores [n, C]; NaN for a class that
     is absent or alone.
     """
@@ -106,7 +115,9 @@ def auc_one_vs_rest(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     )
 
 
-def auc_one_vs_one(truth: np.ndarray, scores: np.ndarray) -> float:
+def auc_one_vs_one(
+    truth: Integer[np.ndarray, " tiles"], scores: Real[np.ndarray, "tiles classes"]
+) -> float:
     """Return the mean AUC over pairs of occurring classes, both ways; NaN with fewer than two.
     `scores` [n, C] should sum to 1 in a row.
 
@@ -121,13 +132,15 @@ def auc_one_vs_one(truth: np.ndarray, scores: np.ndarray) -> float:
     return float(np.mean(pairs)) if pairs else float("nan")
 
 
-def mean_defined(values: np.ndarray) -> float:
+def mean_defined(values: Float[np.ndarray, " values"]) -> float:
     """Return the mean of the values that are not NaN; NaN if none is."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else float("nan")
 
 
-def roc_curve(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def roc_curve(
+    truth: Bool[np.ndarray, " tiles"], scores: Real[np.ndarray, " tiles"]
+) -> tuple[Float[np.ndarray, " thresholds"], Float[np.ndarray, " thresholds"]]:
     """Return (false, true) positive rates of falling thresholds, from (0, 0) to (1, 1); `truth`
     bool [n], `scores` [n].
     """

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Integer
 
 from trainer.metrics.classification import count_scores
 
@@ -27,7 +28,9 @@ class Interval:
         return f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
 
 
-def draw_counts(groups: np.ndarray, num_draws: int, seed: int) -> np.ndarray:
+def draw_counts(
+    groups: Integer[np.ndarray, " tiles"], num_draws: int, seed: int
+) -> Integer[np.ndarray, "{num_draws} tiles"]:
     """Return how often each tile is in each draw, int64 [num_draws, n]: whole groups drawn with
     replacement, as many as there are.
 
@@ -41,10 +44,10 @@ def draw_counts(groups: np.ndarray, num_draws: int, seed: int) -> np.ndarray:
 
 
 def score_intervals(
-    truth: np.ndarray,
-    predicted: np.ndarray,
+    truth: Integer[np.ndarray, " tiles"],
+    predicted: Integer[np.ndarray, " tiles"],
     num_classes: int,
-    groups: np.ndarray,
+    groups: Integer[np.ndarray, " tiles"],
     *,
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
@@ -57,11 +60,11 @@ def score_intervals(
 
 
 def difference_intervals(
-    truth: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
+    truth: Integer[np.ndarray, " tiles"],
+    first: Integer[np.ndarray, " tiles"],
+    second: Integer[np.ndarray, " tiles"],
     num_classes: int,
-    groups: np.ndarray,
+    groups: Integer[np.ndarray, " tiles"],
     *,
     num_draws: int = NUM_DRAWS,
     seed: int = 0,

@@ -6,6 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 SSIM_WINDOW_PX, _SIGMA_PX = 11, 1.5
@@ -13,7 +14,10 @@ _K1, _K2 = 0.01, 0.03
 _RANGE = 2.0
 
 
-def psnr(originals: Tensor, reconstructions: Tensor) -> Tensor:
+def psnr(
+    originals: Float[Tensor, "batch channels height width"],
+    reconstructions: Float[Tensor, "batch channels height width"],
+) -> Float32[Tensor, " batch"]:
     """Return the peak signal-to-noise ratio of images [batch, channels, height, width] in [-1, 1],
     in dB: [batch].
 
@@ -23,7 +27,10 @@ def psnr(originals: Tensor, reconstructions: Tensor) -> Tensor:
     return (10 * (math.log10(_RANGE**2) - torch.log10(error))).float()
 
 
-def ssim(originals: Tensor, reconstructions: Tensor) -> Tensor:
+def ssim(
+    originals: Float[Tensor, "batch channels height width"],
+    reconstructions: Float[Tensor, "batch channels height width"],
+) -> Float32[Tensor, " batch"]:
     """Return the structural similarity of images [batch, channels, height, width] in [-1, 1]:
     [batch], 1 for equal images.
 

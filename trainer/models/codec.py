@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from histoprep.errors import UsageError
@@ -60,7 +61,7 @@ class Codec(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def encode(self, images: Tensor) -> Posterior:
+    def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Posterior:
         """Return the raw latents of images [batch, 3, height, width] in [-1, 1]; height and width
         are multiples of `factor`.
 
@@ -79,13 +80,17 @@ class Codec(nn.Module):
         return posterior_of(self.autoencoder, images)
 
     @torch.no_grad()
-    def decode(self, raw: Tensor) -> Tensor:
+    def decode(
+        self, raw: Float[Tensor, "batch channels latent_height latent_width"]
+    ) -> Float[Tensor, "batch 3 height width"]:
         """Return images [batch, 3, height * factor, width * factor] in [-1, 1] of raw latents."""
         result: Tensor = self.autoencoder.decode(raw).sample.clamp(-1, 1)
         return result
 
 
-def posterior_of(autoencoder: nn.Module, images: Tensor) -> Posterior:
+def posterior_of(
+    autoencoder: nn.Module, images: Float[Tensor, "batch 3 height width"]
+) -> Posterior:
     """Return mean and standard deviation of a KL autoencoder's posterior, with gradients;
     log-variance is held to [-30, 20].
     """
@@ -115,7 +120,11 @@ class TrainableCodec(nn.Module):
         make: Any = AutoencoderKL  # untyped in diffusers
         self.autoencoder: Any = make(**architecture)
 
-    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        noise: Float[Tensor, "batch channels latent_height latent_width"],
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return reconstructions of mean + std * noise, and the posterior's mean and std.
 
         Images [batch, 3, height, width] in [-1, 1] in and out (not cut off); the others [batch,

@@ -9,6 +9,7 @@ the Lite variant keeps stem and head at their base width.
 from __future__ import annotations
 
 import torch.nn.functional as nnf
+from jaxtyping import Float
 from torch import Tensor, nn
 
 # expansion, kernel, stride of the first block, output channels, number of blocks
@@ -30,7 +31,9 @@ class SamePadConv2d(nn.Conv2d):
     below, as in the source of the weights.
     """
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch out_channels out_height out_width"]:
         """Return [B, out_channels, ceil(H / stride), ceil(W / stride)]."""
         right, bottom = (
             self._padding(size, axis)
@@ -69,7 +72,9 @@ class InvertedResidual(nn.Module):
         self._project_conv = SamePadConv2d(wide, out_channels, 1, bias=False)
         self._bn2 = _norm(out_channels)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(
+        self, features: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch out_channels out_height out_width"]:
         """Return features [B, out_channels, ceil(h / stride), ceil(w / stride)]."""
         hidden = nnf.relu6(self._bn0(self._expand_conv(features))) if self.widens else features
         hidden = nnf.relu6(self._bn1(self._depthwise_conv(hidden)))
@@ -102,7 +107,9 @@ class EfficientNetLite0Trunk(nn.Module):
         self._conv_head = SamePadConv2d(channels, _HEAD_CHANNELS, 1, bias=False)
         self._bn1 = _norm(_HEAD_CHANNELS)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch 1280 out_height out_width"]:
         """Return features [B, 1280, H / 32, W / 32] of normalised images [B, 3, H, W]."""
         features = nnf.relu6(self._bn0(self._conv_stem(images)))
         for block in self._blocks:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from trainer.models.regions import (
@@ -77,7 +78,7 @@ class GuidanceClassifier(nn.Module):
         self.attention_score = nn.Linear(attention_width, 1, bias=False)
         self.local_head = nn.Linear(width, num_classes, bias=False)
 
-    def forward(self, images: Tensor) -> Guidance:
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Guidance:
         """Return the guidance of normalised images [B, 3, H, W]."""
         saliency = self.saliency_head(self.global_trunk(images))
         global_logits = top_mean(saliency, self.top_share)
@@ -121,7 +122,9 @@ class GuidanceClassifier(nn.Module):
         return self.local_head(torch.einsum("bk,bkf->bf", attention, features)), attention
 
 
-def top_mean(saliency: Tensor, share: float) -> Tensor:
+def top_mean(
+    saliency: Float[Tensor, "batch classes height width"], share: float
+) -> Float[Tensor, "batch classes"]:
     """Return logits [B, C]: the mean of the largest `share` of the cells of maps [B, C, h, w], at
     least one cell.
     """

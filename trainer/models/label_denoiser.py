@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as nnf
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 TIME_EMBEDDINGS = ("table", "sinusoidal")
@@ -33,7 +34,9 @@ class TableGain(nn.Module):
         self.rows = nn.Embedding(num_train_timesteps + 1, channels)
         nn.init.uniform_(self.rows.weight)
 
-    def forward(self, timesteps: Tensor) -> Tensor:
+    def forward(
+        self, timesteps: Integer[Tensor, "batch height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
         """Return gains [B, channels, h, w] of timesteps int64 [B, h, w]."""
         result: Tensor = self.rows(timesteps).movedim(-1, 1)
         return result
@@ -51,7 +54,9 @@ class SmoothGain(nn.Module):
             nn.Linear(2 * _FREQUENCIES, _TIME_WIDTH), nn.SiLU(), nn.Linear(_TIME_WIDTH, channels)
         )
 
-    def forward(self, timesteps: Tensor) -> Tensor:
+    def forward(
+        self, timesteps: Integer[Tensor, "batch height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
         """Return gains [B, channels, h, w] of timesteps int64 [B, h, w]."""
         # Wavelengths from 2 pi T down to 2 pi, whatever T is.
         frequencies = torch.logspace(
@@ -69,7 +74,7 @@ class RowNorm(nn.BatchNorm1d):
     one row has no spread.
     """
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def forward(self, rows: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
         """Return rows [B, F]."""
         if self.training and len(rows) == 1:
             return nnf.batch_norm(
@@ -90,7 +95,9 @@ class PointNorm(nn.GroupNorm):
     independent.
     """
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def forward(
+        self, maps: Float[Tensor, "batch features height width"]
+    ) -> Float[Tensor, "batch features height width"]:
         """Return maps [B, F, h, w]."""
         points = maps.movedim(1, -1)
         return super().forward(points.flatten(0, -2)).reshape(points.shape).movedim(-1, 1)
@@ -101,7 +108,9 @@ class PointConv(nn.Conv2d):
     times as fast on a CPU.
     """
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def forward(
+        self, maps: Float[Tensor, "batch in_channels height width"]
+    ) -> Float[Tensor, "batch out_channels height width"]:
         """Return maps [B, out_channels, h, w]."""
         if self.kernel_size != (1, 1):
             return super().forward(maps)
@@ -123,7 +132,11 @@ class ConditionalConv(nn.Module):
             else PointNorm(math.gcd(_NUM_GROUPS, channels), channels)
         )
 
-    def forward(self, maps: Tensor, timesteps: Tensor) -> Tensor:
+    def forward(
+        self,
+        maps: Float[Tensor, "batch in_channels height width"],
+        timesteps: Integer[Tensor, " batch #height #width"],
+    ) -> Float[Tensor, "batch out_channels height width"]:
         """Return maps [B, channels, h, w]; `timesteps` int64 [B, h, w] or [B, 1, 1]."""
         return nnf.softplus(self.norm(self.gain(timesteps) * self.conv(maps)))
 
@@ -141,7 +154,9 @@ class FeatureEncoder(nn.Module):
             else nn.GroupNorm(math.gcd(_NUM_GROUPS, feature_dim), feature_dim)
         )
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch features"]:
         """Return features [B, F] of normalised images [B, 3, H, W]."""
         # The mean before the linear layer: the same numbers as after a 1x1 convolution, at a
         # fraction of the work.
@@ -193,11 +208,15 @@ class LabelDenoiser(nn.Module):
         )
         self.head = PointConv(feature_dim, num_classes, 1)
 
-    def mixing_weights(self) -> Tensor:
+    def mixing_weights(self) -> Float[Tensor, "features sources"]:
         """Return the share [F, K + 1] of the image (first) and of each region in each channel."""
         return self.mixing.softmax(dim=-1)
 
-    def encode(self, images: Tensor, crops: Tensor) -> Tensor:
+    def encode(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        crops: Float[Tensor, "batch regions 3 crop_px crop_px"],
+    ) -> Float[Tensor, "batch features"]:
         """Return features [B, F] of normalised images [B, 3, H, W] and crops [B, K, 3, h, w]; they
         depend on neither noise nor timestep.
         """
@@ -206,8 +225,12 @@ class LabelDenoiser(nn.Module):
         return torch.einsum("bsf,fs->bf", sources, self.mixing_weights())
 
     def predict(
-        self, noisy: Tensor, guidance: Tensor, timesteps: Tensor, features: Tensor
-    ) -> Tensor:
+        self,
+        noisy: Float[Tensor, "batch classes height width"],
+        guidance: Float[Tensor, "batch classes height width"],
+        timesteps: Integer[Tensor, " batch #height #width"],
+        features: Float[Tensor, "batch features"],
+    ) -> Float[Tensor, "batch classes height width"]:
         """Return the prediction [B, C, h, w] for noisy maps and guidance [B, C, h, w], timesteps
         int64 [B, h, w] or [B, 1, 1], features [B, F].
         """
@@ -217,7 +240,12 @@ class LabelDenoiser(nn.Module):
         return result
 
     def forward(
-        self, images: Tensor, crops: Tensor, noisy: Tensor, guidance: Tensor, timesteps: Tensor
-    ) -> Tensor:
+        self,
+        images: Float[Tensor, "batch 3 image_height image_width"],
+        crops: Float[Tensor, "batch regions 3 crop_px crop_px"],
+        noisy: Float[Tensor, "batch classes height width"],
+        guidance: Float[Tensor, "batch classes height width"],
+        timesteps: Integer[Tensor, " batch #height #width"],
+    ) -> Float[Tensor, "batch classes height width"]:
         """Return `predict` with the features of `encode`."""
         return self.predict(noisy, guidance, timesteps, self.encode(images, crops))

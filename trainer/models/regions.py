@@ -6,12 +6,17 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as nnf
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 SALIENCY_RULES = ("sum_minmax", "prob_weighted", "predicted_class")
 
 
-def combine_saliency(maps: Tensor, logits: Tensor, rule: str) -> Tensor:
+def combine_saliency(
+    maps: Float[Tensor, "batch classes height width"],
+    logits: Float[Tensor, "batch classes"],
+    rule: str,
+) -> Float[Tensor, "batch height width"]:
     """Return one map [B, h, w] in which regions are looked for, of saliency maps [B, C, h, w] and
     class logits [B, C].
 
@@ -41,7 +46,9 @@ def window_cells(crop_px: int, image_px: int, map_cells: int) -> int:
     return max(round(crop_px * map_cells / image_px), 1)
 
 
-def pick_windows(saliency: Tensor, window: tuple[int, int], count: int) -> Tensor:
+def pick_windows(
+    saliency: Float[Tensor, "batch height width"], window: tuple[int, int], count: int
+) -> Integer[Tensor, "batch count 2"]:
     """Return the upper-left cells int64 [B, count, 2] (row, column) of the windows with the largest
     mean, one after the other.
 
@@ -77,8 +84,11 @@ def pick_windows(saliency: Tensor, window: tuple[int, int], count: int) -> Tenso
 
 
 def corners_in_pixels(
-    cells: Tensor, map_size: tuple[int, int], image_size: tuple[int, int], crop_px: int
-) -> Tensor:
+    cells: Integer[Tensor, "batch regions 2"],
+    map_size: tuple[int, int],
+    image_size: tuple[int, int],
+    crop_px: int,
+) -> Integer[Tensor, "batch regions 2"]:
     """Return upper-left pixels int64 [B, K, 2] of cells [B, K, 2], moved inwards where a crop would
     leave the image.
     """
@@ -89,7 +99,11 @@ def corners_in_pixels(
     return torch.minimum((cells * scale).round().long(), last)
 
 
-def crop_regions(images: Tensor, corners: Tensor, crop_px: int) -> Tensor:
+def crop_regions(
+    images: Float[Tensor, "batch channels height width"],
+    corners: Integer[Tensor, "batch regions 2"],
+    crop_px: int,
+) -> Float[Tensor, "batch regions channels {crop_px} {crop_px}"]:
     """Return the crops [B, K, 3, crop_px, crop_px] of images [B, 3, H, W] at upper-left pixels
     int64 [B, K, 2].
     """

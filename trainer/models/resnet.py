@@ -8,6 +8,7 @@ W], to features [B, num_features, H / stride, W / stride], and says `num_feature
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 _WIDTHS = (64, 128, 256, 512)
@@ -29,7 +30,9 @@ class ResidualBlock(nn.Module):
                 nn.BatchNorm2d(out_channels),
             )
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(
+        self, features: Float[Tensor, "batch in_channels height width"]
+    ) -> Float[Tensor, "batch out_channels out_height out_width"]:
         """Return features [B, out_channels, h / stride, w / stride] of [B, in_channels, h, w]."""
         shortcut = features if self.downsample is None else self.downsample(features)
         hidden = torch.relu(self.bn1(self.conv1(features)))
@@ -61,7 +64,9 @@ class ResNet18Trunk(nn.Module):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         initialise_convolutions(self)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch 512 out_height out_width"]:
         """Return features [B, 512, H / 32, W / 32] of normalised images [B, 3, H, W]."""
         features = self.maxpool(torch.relu(self.bn1(self.conv1(images))))
         result: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(features))))
@@ -90,7 +95,9 @@ class SmallTrunk(nn.Module):
         )
         initialise_convolutions(self)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch features out_height out_width"]:
         """Return features [B, 4 * width, H / 8, W / 8] of normalised images [B, 3, H, W]."""
         result: Tensor = self.blocks(self.stem(images))
         return result

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import safetensors.torch
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from histoprep.errors import IntegrityError, UsageError
@@ -68,13 +69,17 @@ class FrozenTrunk(nn.Module):
         return self
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch features out_height out_width"]:
         """Return the features of normalised images [B, 3, H, W]."""
         result: Tensor = self.trunk(images)
         return result
 
 
-def normalise_images(images: Tensor) -> Tensor:
+def normalise_images(
+    images: Float[Tensor, "batch 3 height width"],
+) -> Float[Tensor, "batch 3 height width"]:
     """Return images of [-1, 1] with the ImageNet mean and deviation taken out, float [B, 3, H,
     W].
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as nnf
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -21,7 +22,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Float[Tensor, "batch tokens width"]
+    ) -> Float[Tensor, "batch tokens width"]:
         """Return tokens [B, N, width] of tokens [B, N, width]."""
         batch, count, width = tokens.shape
         query, key, value = (
@@ -46,7 +49,9 @@ class TransformerBlock(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Float[Tensor, "batch tokens width"]
+    ) -> Float[Tensor, "batch tokens width"]:
         """Return tokens [B, N, width] of tokens [B, N, width]."""
         tokens = tokens + self.attn(self.norm1(tokens))
         result: Tensor = tokens + self.mlp(self.norm2(tokens))
@@ -69,7 +74,9 @@ class VisionTransformerTrunk(nn.Module):
         self.blocks = nn.Sequential(*(TransformerBlock(width, num_heads) for _ in range(depth)))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch features out_height out_width"]:
         """Return features [B, width, H / patch, W / patch] of normalised images [B, 3, H, W]."""
         patches = self.patch_embed(images)
         place: Tensor = self.pos_embed

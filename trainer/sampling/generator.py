@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from trainer.data.latent_scaling import LatentScaling
@@ -43,8 +44,8 @@ class Kept:
     [batch, height, width]) is true.
     """
 
-    images: np.ndarray
-    where: np.ndarray
+    images: UInt8[np.ndarray, "batch height width 3"]
+    where: Bool[np.ndarray, "batch height width"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,13 +74,13 @@ class Generator:
     @torch.no_grad()
     def generate(
         self,
-        masks: np.ndarray,
+        masks: UInt8[np.ndarray, "batch height width"],
         tile_ids: Sequence[str],
         options: SamplingOptions,
         kept: Kept | None = None,
         *,
         finite_only: bool = False,
-    ) -> np.ndarray:
+    ) -> UInt8[np.ndarray, "batch height width 3"]:
         """Return images, uint8 [batch, height, width, 3], for masks of class ids, uint8 [batch,
         height, width].
 

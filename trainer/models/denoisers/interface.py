@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from jaxtyping import Bool, Float, Integer, Num
 from torch import Tensor, nn
 
 from trainer.section import Section
@@ -23,7 +24,13 @@ class Denoiser(nn.Module, ABC):
     stride: int
 
     @abstractmethod
-    def forward(self, x: Tensor, t: Tensor, mask: Tensor, drop: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        t: Num[Tensor, " batch"],
+        mask: Integer[Tensor, "batch 1 height_px width_px"],
+        drop: Bool[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch channels height width"]:
         """Return the prediction for noisy latents; what it means is the objective's matter.
 
         Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float32, Integer, Shaped
 from torch import Tensor
 
 
@@ -43,7 +44,9 @@ def check_masks(mask: Tensor, size: tuple[int, int], *, num_classes: int, stride
     return factor
 
 
-def class_fractions(mask: Tensor, num_classes: int, factor: int) -> Tensor:
+def class_fractions(
+    mask: Integer[Tensor, "batch 1 height width"], num_classes: int, factor: int
+) -> Float32[Tensor, "batch {num_classes} out_height out_width"]:
     """Return the share of each class in every `factor` x `factor` window of masks.
 
     Class ids are never averaged themselves: between class 1 and class 3 lies no class 2.
@@ -62,7 +65,9 @@ def class_fractions(mask: Tensor, num_classes: int, factor: int) -> Tensor:
     return windows.sum((3, 5), dtype=torch.float32) / (factor * factor)
 
 
-def split_windows(maps: Tensor, factor: int) -> Tensor:
+def split_windows(
+    maps: Shaped[Tensor, "batch channels height width"], factor: int
+) -> Shaped[Tensor, "batch channels rows {factor} columns {factor}"]:
     """Return maps [batch, channels, H, W] as windows of `factor` x `factor`, without a copy:
     [batch, channels, H / factor, factor, W / factor, factor].
     """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float, Num, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,7 +33,7 @@ class TimeEmbedding(nn.Sequential):
         )
         self.width = width
 
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, t: Num[Tensor, " batch"]) -> Float[Tensor, "batch features"]:
         """Return [batch, 4 width] for timesteps [batch], whole or fractional."""
         half = self.width // 2
         # In float64: an angle near 1000 has four digits after the point in float32.
@@ -57,7 +58,9 @@ class WeightStandardisedConv2d(nn.Conv2d):
     Source: Qiao et al. 2019, arXiv 1903.10520.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(
+        self, input: Float[Tensor, "batch in_channels height width"]
+    ) -> Float[Tensor, "batch out_channels height width"]:
         """Return the convolution of [batch, in, height, width] as [batch, out, height, width]."""
         weight = at_least_float32(self.weight)
         variance, mean = torch.var_mean(weight, dim=(1, 2, 3), keepdim=True, correction=0)
@@ -81,7 +84,9 @@ class ChannelLayerNorm(nn.Module):
         super().__init__()
         self.g = nn.Parameter(torch.ones(1, dim, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "batch dim height width"]
+    ) -> Float[Tensor, "batch dim height width"]:
         """Return [batch, dim, height, width] with mean 0 and variance 1 over dim, times the gain,
         in the precision of `x`.
         """
@@ -106,8 +111,11 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
-    ) -> Tensor:
+        self,
+        x: Float[Tensor, "batch dim_in height width"],
+        scale: Float[Tensor, "batch dim_out 1 1"] | None = None,
+        shift: Float[Tensor, "batch dim_out 1 1"] | None = None,
+    ) -> Float[Tensor, "batch dim_out height width"]:
         """Return [batch, dim_out, height, width]; `scale` and `shift` are [batch, dim_out, 1,
         1].
         """
@@ -132,7 +140,11 @@ class ResidualBlock(nn.Module):
         self.block2 = Block(dim_out, dim_out, groups=groups, dropout=dropout)
         self.res_conv = nn.Identity() if dim_in == dim_out else nn.Conv2d(dim_in, dim_out, 1)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Float[Tensor, "batch dim_in height width"],
+        embedding: Float[Tensor, "batch embedding_width"],
+    ) -> Float[Tensor, "batch dim_out height width"]:
         """Return [batch, dim_out, height, width] for `x` [batch, dim_in, height, width] and
         `embedding` [batch, embedding_width].
         """
@@ -155,7 +167,11 @@ class MaskAttention(nn.Module):
         self.to_q = nn.Conv2d(dim, HIDDEN_WIDTH, 1, bias=False)
         self.to_out = nn.Conv2d(HIDDEN_WIDTH, dim, 1)
 
-    def forward(self, x: Tensor, query: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Float[Tensor, "batch dim height width"],
+        query: Shaped[Tensor, "batch query_channels height width"],
+    ) -> Float[Tensor, "batch dim height width"]:
         """Return [batch, dim, height, width] for features of that shape and `query` [batch,
         channels, height, width].
 
@@ -204,7 +220,11 @@ class Normed(nn.Module):
         self.fn = layer
         self.norm = ChannelLayerNorm(dim)
 
-    def forward(self, x: Tensor, query: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Float[Tensor, "batch dim height width"],
+        query: Shaped[Tensor, "batch query_channels height width"],
+    ) -> Float[Tensor, "batch dim height width"]:
         """Return layer(norm(x), query)."""
         result: Tensor = self.fn(self.norm(x), query)
         return result
@@ -217,7 +237,11 @@ class Residual(nn.Module):
         super().__init__()
         self.fn = layer
 
-    def forward(self, x: Tensor, query: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Float[Tensor, "batch dim height width"],
+        query: Shaped[Tensor, "batch query_channels height width"],
+    ) -> Float[Tensor, "batch dim height width"]:
         """Return x + layer(x, query)."""
         result: Tensor = x + self.fn(x, query)
         return result

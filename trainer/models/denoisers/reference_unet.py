@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 import torch
+from jaxtyping import Bool, Float, Integer, Num
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -155,7 +156,13 @@ class ReferenceUNet(Denoiser):
         )
         return nn.ModuleList([*blocks, attention_layer(dim_out), grow])
 
-    def forward(self, x: Tensor, t: Tensor, mask: Tensor, drop: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        t: Num[Tensor, " batch"],
+        mask: Integer[Tensor, "batch 1 height_px width_px"],
+        drop: Bool[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch channels height width"]:
         """Return the prediction [batch, channels, h, w] for noisy latents `x` of that shape.
 
         `t` [batch] are timesteps 0..999, whole or fractional. `mask` [batch, 1, H, W] are class
@@ -167,7 +174,10 @@ class ReferenceUNet(Denoiser):
         return self.denoise(x, t, self.condition(mask, (x.shape[-2], x.shape[-1]), drop))
 
     def condition(
-        self, mask: Tensor, size: tuple[int, int], drop: Tensor | None = None
+        self,
+        mask: Integer[Tensor, "batch 1 height_px width_px"],
+        size: tuple[int, int],
+        drop: Bool[Tensor, " batch"] | None = None,
     ) -> Condition:
         """Return what the network knows of masks [batch, 1, H, W] when its latents are `size` = (h,
         w); errors as `forward`.
@@ -196,7 +206,12 @@ class ReferenceUNet(Denoiser):
             self.classes_mlp(embedding.to(self.classes_emb.weight.dtype)), self._pooled(query)
         )
 
-    def denoise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def denoise(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        t: Num[Tensor, " batch"],
+        condition: Condition,
+    ) -> Float[Tensor, "batch channels height width"]:
         """Return the prediction [batch, channels, h, w] for noisy latents under a condition made by
         `condition`.
         """
