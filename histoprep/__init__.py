@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any
 from histoprep.version import __version__
 
 if TYPE_CHECKING:
-    from histoprep.audit import AuditOptions
+    from histoprep.auditing import AuditOptions, audit
+    from histoprep.choices import Severity
     from histoprep.errors import HistoprepError
-    from histoprep.findings import Finding, Selection, Severity
+    from histoprep.findings import Finding, Selection
     from histoprep.labels import LabelMap, find_label_map, load_label_map
     from histoprep.report import Report
     from histoprep.scan import ScanOptions
@@ -59,16 +60,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AuditOptions": "audit",
+    "AuditOptions": "auditing",
     "Finding": "findings",
     "HistoprepError": "errors",
     "LabelMap": "labels",
     "Report": "report",
     "ScanOptions": "scan",
     "Selection": "findings",
-    "Severity": "findings",
+    "Severity": "choices",
     "TableOptions": "tiles.options",
     "Workspace": "schemas.workspace",
+    "audit": "auditing",
     "compute_stats": "stats",
     "ensure_tiles": "tiles.table",
     "find_label_map": "labels",
@@ -79,9 +81,6 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Return a public name, imported now."""
-    if name == "audit":
-        # The module has the name of its function, and can be called like it.
-        return import_module("histoprep.audit")
     if name in _HOMES:
         return getattr(import_module(f"histoprep.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'histoprep' has no attribute {name!r}")

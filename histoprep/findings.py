@@ -1,6 +1,6 @@
 """The record of what is wrong with a data set, and how users re-grade it.
 
-The catalogue of rules is in `catalogue.py`; rules themselves in `checks/`.
+Rules stand in the files of their families in `checks/`; `catalogue.py` lists them all.
 """
 
 from __future__ import annotations
@@ -11,20 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from histoprep.choices import Severity
 from histoprep.errors import UsageError
-
-
-class Severity(StrEnum):
-    """How bad a finding is; `rank` orders them."""
-
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-    @property
-    def rank(self) -> int:
-        """Return 0 for info, 1 for warning, 2 for error."""
-        return ("info", "warning", "error").index(self.value)
+from histoprep.rule_ids import RuleId
 
 
 class Scope(StrEnum):
@@ -45,7 +34,7 @@ class FixSafety(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One entry of the catalogue.
+    """One rule of the audit: what it is called, how bad it is and what it means.
 
     `definition`, `cause` and `suggestion` are what `histoprep explain` prints; a
     finding may carry a more precise cause and suggestion of its own.
@@ -120,6 +109,67 @@ def finding(
         cause=cause or rule.cause,
         suggestion=suggestion or rule.suggestion,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a stage below the checks found wrong with a file of ours: a finding that knows its rule
+    by code and name only.
+
+    `items` are pairs of (path, detail); the other fields are those of a `Finding`.
+    """
+
+    rule: RuleId
+    items: tuple[tuple[str, str], ...]
+    denominator: int
+    unit: str
+    subcode: str = ""
+    where: str = ""
+
+    @property
+    def code(self) -> str:
+        """Return the rule's code, such as HP901."""
+        return self.rule.code
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Return what is concerned, one entry an item."""
+        return tuple(path for path, _ in self.items)
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """Return what was seen, one entry an item."""
+        return tuple(detail for _, detail in self.items)
+
+    @property
+    def count(self) -> int:
+        """Return the number of items."""
+        return len(self.items)
+
+    def finding(self, rules: Iterable[Rule]) -> Finding:
+        """Return the finding with severity and words of the rule of this code among `rules`."""
+        [known] = [rule for rule in rules if rule.code == self.code]
+        return finding(
+            known,
+            self.items,
+            denominator=self.denominator,
+            unit=self.unit,
+            subcode=self.subcode,
+            where=self.where,
+        )
+
+
+def problem(
+    rule: RuleId,
+    items: Iterable[tuple[str, str]],
+    *,
+    denominator: int,
+    unit: str,
+    subcode: str = "",
+    where: str = "",
+) -> Problem:
+    """Return a problem about `items`, pairs of (path, detail), sorted by path."""
+    return Problem(rule, tuple(sorted(items)), denominator, unit, subcode, where)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,33 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from histoprep.choices import DepthReading, MinIsWhiteReading, PaletteReading
 from histoprep.errors import UsageError
 
 PALETTE, MIN_IS_WHITE, DEPTH = "palette", "min-is-white", "depth"
-
-
-class PaletteReading(StrEnum):
-    """What the label of a mask with a colour table of greys is."""
-
-    INDEX = "index"
-    GREY = "grey"
-
-
-class MinIsWhiteReading(StrEnum):
-    """What the label of a TIFF whose value 0 is white is."""
-
-    STORED = "stored"
-    INVERTED = "inverted"
-
-
-class DepthReading(StrEnum):
-    """What the label of a grey mask with fewer bits than others is: the stored value, or that value
-    scaled to 8 or 16 bits.
-    """
-
-    STORED = "stored"
-    TO_8 = "8"
-    TO_16 = "16"
 
 
 @dataclass(frozen=True, slots=True)

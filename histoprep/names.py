@@ -12,8 +12,6 @@ import os
 import re
 import unicodedata
 
-# The most frequent first: large folders are searched for one after the other.
-IMAGE_SUFFIXES = ("jpg", "png", "tif", "tiff", "jpeg", "webp", "jpe", "jfif")
 _PRIVATE = 0xEF00
 _SURROGATE = 0xDC00
 _UNSTORABLE = re.compile("[\udc80-\udcff\uef80-\uefff]")
@@ -53,8 +51,3 @@ def pairing_key(stem: str) -> str:
         if key.isascii()
         else unicodedata.normalize("NFC", unicodedata.normalize("NFC", key).casefold())
     )
-
-
-def is_image(name: str) -> bool:
-    """Return whether a file name has the suffix of an image."""
-    return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES

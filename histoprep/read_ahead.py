@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+from histoprep import rule_ids
 from histoprep.errors import BrokenFileError
 
 THREADS = 16
@@ -62,10 +63,12 @@ def read_file(request: Request, max_bytes: int) -> bytes | BrokenFileError:
     try:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
-            return BrokenFileError("HP201 not-a-file", "not a regular file")
+            return BrokenFileError(
+                rule_ids.UNREADABLE_FILE.verdict("not-a-file"), "not a regular file"
+            )
         if before.st_size > max_bytes:
             return BrokenFileError(
-                "HP205 huge-file",
+                rule_ids.HUGE_IMAGE.verdict("huge-file"),
                 f"{before.st_size:,} bytes, more than --max-file-bytes {max_bytes:,}",
             )
         data = _read_all(descriptor, before.st_size)
@@ -81,7 +84,8 @@ def read_file(request: Request, max_bytes: int) -> bytes | BrokenFileError:
         or len(data) != size
     ):
         return BrokenFileError(
-            "HP206 changed", f"listed with {size:,} bytes, {len(data):,} when read"
+            rule_ids.CHANGED_WHILE_READING.verdict("changed"),
+            f"listed with {size:,} bytes, {len(data):,} when read",
         )
     return data
 
@@ -104,7 +108,7 @@ def _refused(error: OSError) -> BrokenFileError:
         errno.EIO: "input-output",
     }
     subcode = names.get(error.errno or 0, "cannot-open")
-    return BrokenFileError(f"HP201 {subcode}", error.strerror or str(error))
+    return BrokenFileError(rule_ids.UNREADABLE_FILE.verdict(subcode), error.strerror or str(error))
 
 
 def read_ahead(requests: Sequence[Request], max_bytes: int) -> Iterator[bytes | BrokenFileError]:

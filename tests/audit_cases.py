@@ -15,11 +15,13 @@ from PIL import Image
 from tile_rows import write_tiles
 
 from histoprep import audit, imageio, tables
-from histoprep.audit.evidence import gather, run_rules
-from histoprep.audit.sources import Sources
+from histoprep.auditing import AuditOptions
+from histoprep.auditing.evidence import gather, run_rules
+from histoprep.auditing.sources import Sources
 from histoprep.checks import CheckOptions
+from histoprep.choices import Severity
 from histoprep.execution import Engine
-from histoprep.findings import Finding, Severity
+from histoprep.findings import Finding
 from histoprep.report import Report
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
@@ -130,7 +132,7 @@ class DataSet:
             self.root,
             workers=1,
             label_map=label_map,
-            options=audit.AuditOptions(table=table, **options),
+            options=AuditOptions(table=table, **options),
         )
 
 

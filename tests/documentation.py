@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from histoprep.catalogue import RULES
+from histoprep.catalogue import all_rules
 from histoprep.cli import COMMANDS
 from histoprep.errors import ExitCode
 from histoprep.imageio.encodings import as_markdown
 from histoprep.schemas.manifest import schema
 from trainer.cli import COMMANDS as TRAINER_COMMANDS
+
+RULES = all_rules()
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -27,7 +29,14 @@ PAGES = (
         for name in (
             *("index", "install", "tutorial", "commands", "findings", "label-maps", "lossy-masks"),
             *("mask-encodings", "training", "manifest", "shards", "scale", "verify", "speed"),
-            *("comparison", "method", "adding-a-denoiser", "api"),
+            *(
+                "comparison",
+                "method",
+                "adding-a-rule",
+                "adding-a-format",
+                "adding-a-denoiser",
+                "api",
+            ),
         )
     ),
 )

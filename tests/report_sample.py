@@ -7,10 +7,12 @@ from functools import cache
 
 import numpy as np
 
-from histoprep.catalogue import RULES
+from histoprep.catalogue import all_rules
 from histoprep.findings import finding
 from histoprep.report import ClassRow, Report, SplitRow, Status, Summary
 from histoprep.report.thumbnails import make_thumbnail
+
+RULES = all_rules()
 
 HOSTILE = (
     "<script>alert(1)</script>.png",
@@ -95,6 +97,7 @@ def make_report() -> Report:
         root="/data/<tiles> & 100%\u202e",
         workspace="/data/<tiles>.histoprep",
         tool_version="1.2.3",
+        rules=tuple(RULES.values()),
         created="2026-02-11T09:14:03+01:00",
         status=Status.FAILED,
         summary=Summary(402_779, 246_755, 246_750, 5, 156_024, 0, 402_784, 17, 12.5),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
 import subprocess
 import sys
+import typing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +19,13 @@ from audit_cases import SIDE_PX, SKIN_MAP, DataSet, by_code, stripes, write_map
 from believed import believe
 
 import histoprep
-from histoprep.audit import AuditOptions, AuditResult, run_audit
-from histoprep.audit.outcome import status_of
-from histoprep.catalogue import RULES
+from histoprep.auditing import AuditOptions, AuditResult, run_audit
+from histoprep.auditing.outcome import status_of
+from histoprep.catalogue import all_rules
+from histoprep.choices import Severity
 from histoprep.errors import ExitCode, UsageError
 from histoprep.execution import Engine
-from histoprep.findings import Finding, Selection, Severity, finding
+from histoprep.findings import Finding, Selection, finding
 from histoprep.labels import default_map, identity_map, load_label_map
 from histoprep.manifest.build import ManifestOptions, build_manifest
 from histoprep.names import to_name
@@ -32,6 +35,8 @@ from histoprep.schemas.workspace import Workspace
 from histoprep.stats import compute_stats
 from histoprep.tiles import TileOptions
 from histoprep.tiles.options import TableOptions, earlier_options
+
+RULES = all_rules()
 
 
 @pytest.fixture
@@ -380,6 +385,21 @@ def test_splits_are_judged_by_the_classes_they_were_made_for(tmp_path: Path) -> 
     assert "HP801" in by_code(run(data, named, want_report=True).report.findings)
 
 
+def test_the_function_shows_its_own_signature() -> None:
+    assert inspect.isfunction(histoprep.audit)
+    signature = inspect.signature(histoprep.audit)
+    assert list(signature.parameters) == [
+        "root", "label_map", "group_by", "workspace", "workers", "options",
+    ]  # fmt: skip
+    hints = typing.get_type_hints(histoprep.audit)
+    assert hints["return"] is histoprep.Report and hints["options"] == AuditOptions | None
+    assert "Folder of the data set" in (inspect.getdoc(histoprep.audit) or "")
+    # Whatever is imported afterwards.
+    from histoprep import auditing
+
+    assert histoprep.audit is auditing.audit
+
+
 def test_names_and_groups_that_are_no_utf8_survive_every_table(tmp_path: Path) -> None:
     data = DataSet(tmp_path / os.fsdecode(b"d\xe9"))
     data.pairs(2)
@@ -416,7 +436,7 @@ def test_the_package_can_be_used_like_the_command(data: DataSet) -> None:
         "import sys, histoprep; assert not {'pandas', 'pyarrow', 'numpy'} & set(sys.modules)\n"
         "report = histoprep.audit(sys.argv[1], workers=1, group_by='[a-z]+')\n"
         "print(report.status, [one.code for one in report.findings])\n"
-        "from histoprep.audit import run_audit\n"
+        "from histoprep.auditing import run_audit\n"
         "assert histoprep.audit(sys.argv[1], group_by='[a-z]+').status == report.status\n"
         "for name in histoprep.__all__: getattr(histoprep, name)\n"
     )

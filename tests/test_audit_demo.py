@@ -8,8 +8,8 @@ import pytest
 from audit_cases import by_code, faults
 
 import histoprep
+from histoprep.choices import Severity
 from histoprep.demo import GROUP_PATTERN, DemoPlan, make_clean_demo, make_demo
-from histoprep.findings import Severity
 from histoprep.report import Report
 
 ARTEFACTS = ("HP408", "HP409")

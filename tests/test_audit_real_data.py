@@ -9,7 +9,7 @@ from audit_cases import by_code
 
 import histoprep
 from histoprep import AuditOptions, Report, ScanOptions, TableOptions
-from histoprep.findings import Severity
+from histoprep.choices import Severity
 
 # GT2000000-1-400-001, GTxc2012481-...: the number is the case.
 CASE = r"/[A-Za-z]+(\d+)-[^/]*$"

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histoprep.audit.baseline import apply_baseline, read_baseline, write_baseline
-from histoprep.catalogue import RULES
+from histoprep.auditing.baseline import apply_baseline, read_baseline, write_baseline
+from histoprep.catalogue import all_rules
 from histoprep.errors import UsageError
 from histoprep.findings import Finding, finding
+
+RULES = all_rules()
 
 
 def make(code: str, *paths: str, subcode: str = "") -> Finding:

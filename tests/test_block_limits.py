@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from histoprep.choices import Layout
 from histoprep.cli import run
 from histoprep.errors import ExitCode
 from histoprep.scan import Pair, ScanOptions, pairing, scan
-from histoprep.scan.layout import Layout
 
 BLOCK = 1 << 16
 

@@ -9,7 +9,7 @@ import pytest
 from audit_cases import by_code, findings_of_rows, write_map
 from tile_rows import tile_row
 
-from histoprep.findings import Severity
+from histoprep.choices import Severity
 
 TRIGGERS = ("HP801", "HP802", "HP804", "HP805", "HP806")
 

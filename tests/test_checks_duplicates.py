@@ -11,7 +11,7 @@ from audit_cases import DataSet, Found, by_code, findings_of_rows, image_bytes, 
 from tile_rows import tile_row
 
 from histoprep import imageio
-from histoprep.audit.duplicates import MAX_BITS_APART
+from histoprep.auditing.duplicates import MAX_BITS_APART
 
 TRIGGERS = ("HP601", "HP602", "HP603", "HP604")
 
@@ -176,7 +176,7 @@ def test_small_tiles_of_noise_are_no_copies(tmp_path: Path) -> None:
 
 
 def test_a_search_that_was_cut_off_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("histoprep.audit.duplicates.MAX_COMPARISONS", 2)
+    monkeypatch.setattr("histoprep.auditing.duplicates.MAX_COMPARISONS", 2)
     data = DataSet(tmp_path / "data")
     for level in (0, 1, 3, 6, 9):
         data.write(f"t{level}.png", image_bytes(tissue(7, 64), "PNG", compress_level=level))

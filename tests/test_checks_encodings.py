@@ -10,7 +10,8 @@ import pytest
 from audit_cases import DataSet, Found, by_code
 from mask_files import blobs, by_tifffile, grey_palette_png, greys, png_bytes, saved, tiff_bytes
 
-from histoprep.findings import Finding, Severity
+from histoprep.choices import Severity
+from histoprep.findings import Finding
 from histoprep.mask_reading import Reading
 from histoprep.tiles import TileOptions
 

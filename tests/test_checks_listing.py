@@ -9,9 +9,11 @@ import pytest
 from audit_cases import DataSet, Found, by_code, findings_of_rows, stripes, write_map
 from tile_rows import tile_row
 
-from histoprep.catalogue import RULES
-from histoprep.findings import Severity
+from histoprep.catalogue import all_rules
+from histoprep.choices import Severity
 from histoprep.schemas.workspace import Workspace
+
+RULES = all_rules()
 
 TRIGGERS = ("HP101", "HP102", "HP103", "HP104", "HP105", "HP106", "HP107", "HP108")
 

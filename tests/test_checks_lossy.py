@@ -14,8 +14,9 @@ from audit_cases import DataSet, Found, by_code, image_bytes
 from PIL import Image
 
 import histoprep
-from histoprep.audit import AuditOptions
-from histoprep.findings import Finding, Severity
+from histoprep.auditing import AuditOptions
+from histoprep.choices import Severity
+from histoprep.findings import Finding
 from histoprep.repair.record import damage_warnings, unrepaired
 from histoprep.scan import ScanOptions
 from histoprep.schemas.workspace import Workspace

@@ -9,7 +9,7 @@ import pytest
 from audit_cases import DataSet, Found, by_code, stripes, tissue, write_map
 
 from histoprep import tables
-from histoprep.audit import AuditOptions, run_audit
+from histoprep.auditing import AuditOptions, run_audit
 from histoprep.execution import Engine
 from histoprep.labels import load_label_map
 from histoprep.manifest.build import ManifestOptions, build_manifest

@@ -11,7 +11,8 @@ from audit_cases import DataSet, Found, by_code, findings_of_rows, image_bytes, 
 from PIL import Image
 from tile_rows import tile_row
 
-from histoprep.findings import Finding, Severity
+from histoprep.choices import Severity
+from histoprep.findings import Finding
 from histoprep.tiles import TileOptions
 
 TRIGGERS = ("HP401", "HP402", "HP405", "HP406", "HP407", "HP408", "HP409", "HP410", "HP412")

@@ -11,7 +11,7 @@ import pytest
 from audit_cases import DataSet, Found, by_code
 from packed_tiles import LABEL_MAP, make_tiles
 
-from histoprep.audit import AuditOptions, run_audit
+from histoprep.auditing import AuditOptions, run_audit
 from histoprep.execution import Engine
 from histoprep.manifest.build import ManifestOptions, build_manifest
 from histoprep.schemas.workspace import Workspace

@@ -13,12 +13,14 @@ import pytest
 from audit_cases import DataSet, stripes, write_map
 
 import histoprep
-from histoprep.catalogue import RULES
+from histoprep.catalogue import all_rules
 from histoprep.cli import run
 from histoprep.errors import UsageError
-from histoprep.report import FORMATS
+from histoprep.report import ReportFormat
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.options import TableOptions, earlier_options
+
+RULES = all_rules()
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ def test_options_that_make_no_sense_are_refused_before_any_work(
 
 def test_every_format(data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = {}
-    for name in FORMATS:
+    for name in ReportFormat:
         assert audit(data, "--format", name) == 1
         texts[name] = capsys.readouterr().out
         path = tmp_path / "out" / f"audit.{name}"

@@ -13,10 +13,11 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from histoprep.choices import DepthReading
 from histoprep.cli import run
 from histoprep.cli.manifest import app
 from histoprep.errors import ExitCode, HistoprepError, LockedError, UsageError
-from histoprep.mask_reading import DepthReading, Reading
+from histoprep.mask_reading import Reading
 from histoprep.schemas.manifest import open_manifest
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.table import ensure_tiles

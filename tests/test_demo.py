@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from histoprep.audit import AuditOptions, audit
+from histoprep.auditing import AuditOptions, audit
+from histoprep.choices import Severity
 from histoprep.demo import GROUP_PATTERN, UNMAPPED_VALUE, DemoPlan, make_clean_demo, make_demo
 from histoprep.demo.layout import smoothed
 from histoprep.errors import OutputError, UsageError
-from histoprep.findings import Finding, Severity
+from histoprep.findings import Finding
 from histoprep.labels import find_label_map, load_label_map
 from histoprep.scan import ScanOptions
 from histoprep.tiles.table import TableOptions

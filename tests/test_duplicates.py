@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histoprep.audit import duplicates
-from histoprep.audit.duplicates import MAX_BITS_APART, correlation, find_candidates
+from histoprep.auditing import duplicates
+from histoprep.auditing.duplicates import MAX_BITS_APART, correlation, find_candidates
 
 
 def table(rows: list[dict[str, Any]]) -> pd.DataFrame:

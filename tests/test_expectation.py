@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from histoprep.audit.expectation import read_expectation
+from histoprep.auditing.expectation import read_expectation
 from histoprep.errors import LabelMapError, UsageError
 
 

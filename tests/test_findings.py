@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histoprep import checks
-from histoprep.catalogue import RULES
+from histoprep.catalogue import all_rules
+from histoprep.choices import Severity
 from histoprep.errors import UsageError
-from histoprep.findings import Finding, Selection, Severity, finding, rule_called
+from histoprep.findings import Finding, Selection, finding, rule_called
+
+RULES = all_rules()
 
 
 def make(code: str, *paths: str, subcode: str = "", where: str = "") -> Finding:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from histoprep import imageio
 from histoprep.errors import BrokenFileError
+from histoprep.imageio.decoders import png as png_decoder
 
 RNG = np.random.default_rng(0)
 RGB = cv2.GaussianBlur(RNG.integers(0, 256, (75, 91, 3)).astype(np.uint8), (0, 0), 2)
@@ -44,8 +45,8 @@ def look(data: bytes) -> None:
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a test with the optional fast decoder and without."""
     if request.param == "without":
-        monkeypatch.setattr(imageio, "fast_png", None)
-    elif imageio.fast_png is None:
+        monkeypatch.setattr(png_decoder, "fast_png", None)
+    elif png_decoder.fast_png is None:
         pytest.skip("kornia-rs is not installed")
 
 

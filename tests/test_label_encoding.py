@@ -25,16 +25,13 @@ from mask_files import (
 from PIL import Image
 
 from histoprep import imageio
-from histoprep.catalogue import RULES
+from histoprep.catalogue import all_rules
+from histoprep.choices import DepthReading, MinIsWhiteReading, PaletteReading
 from histoprep.errors import BrokenFileError, UsageError
 from histoprep.imageio.encodings import ENCODINGS, Outcome, as_markdown
-from histoprep.mask_reading import (
-    UNDECIDED,
-    DepthReading,
-    MinIsWhiteReading,
-    PaletteReading,
-    Reading,
-)
+from histoprep.mask_reading import UNDECIDED, Reading
+
+RULES = all_rules()
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "mask-encodings.md"
 # Findings that say that readers may return something else.

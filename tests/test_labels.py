@@ -182,7 +182,7 @@ def test_a_gap_is_a_warning(tmp_path: Path) -> None:
         tmp_path, GOOD.replace("  1: {name: T", "  3: {name: T").replace("  2: 1", "  2: 3")
     )
     [problem] = check_label_map(path)
-    assert (problem.code, problem.severity) == ("HP506", "warning")
+    assert (problem.code, problem.forbids_use) == ("HP506", False)
     assert load_label_map(path).gaps == (1, 2)
 
 

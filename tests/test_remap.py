@@ -35,6 +35,7 @@ from PIL import Image
 
 from histoprep import checksums, durable, mask_tree, tables
 from histoprep.checksums import STATES
+from histoprep.choices import OnUnmapped
 from histoprep.errors import (
     BrokenFileError,
     ExitCode,
@@ -47,7 +48,7 @@ from histoprep.errors import (
 )
 from histoprep.execution import Engine
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, load_label_map, lookup
-from histoprep.labels.lookup import LabelLookup, OnUnmapped
+from histoprep.labels.lookup import LabelLookup
 from histoprep.remap import (
     RemapOptions,
     RemapResult,

@@ -20,13 +20,14 @@ from PIL import Image
 from tile_rows import tile_row, write_tiles
 
 from histoprep import cli, tables
-from histoprep.audit import AuditOptions, run_audit
+from histoprep.auditing import AuditOptions, run_audit
+from histoprep.choices import Severity
 from histoprep.demo import make_demo
 from histoprep.demo.layout import DERMIS, RECIPES
 from histoprep.digests import digest
 from histoprep.errors import ExitCode, IntegrityError, UsageError
 from histoprep.execution import Engine
-from histoprep.findings import Finding, Severity
+from histoprep.findings import Finding
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, identity_map
 from histoprep.manifest.build import ManifestOptions, ManifestSummary, build_manifest, raw_label_map
 from histoprep.manifest.check import validate_manifest

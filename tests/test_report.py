@@ -15,12 +15,15 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from report_sample import HOSTILE, make_report
 
-from histoprep.catalogue import RULES
+from histoprep.catalogue import all_rules
+from histoprep.choices import Severity
 from histoprep.errors import UsageError
-from histoprep.findings import Finding, Severity, finding
-from histoprep.report import FORMATS, MAX_EXAMPLES, Report, Status, Summary, last_line, render
+from histoprep.findings import Finding, finding
+from histoprep.report import MAX_EXAMPLES, Report, ReportFormat, Status, Summary, last_line, render
 from histoprep.report.wording import percent, uri
 from histoprep.visible import visible
+
+RULES = all_rules()
 
 
 @pytest.fixture(name="report")
@@ -103,7 +106,7 @@ def test_a_share_never_reads_as_nothing_or_all_unless_it_is(share: float) -> Non
         assert float(text[:-2]) / 100 == pytest.approx(share, rel=0.06)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", ReportFormat)
 def test_no_format_lets_a_name_through_raw(report: Report, name: str) -> None:
     text = render(report, name)
     text.encode("utf-8")
@@ -111,12 +114,12 @@ def test_no_format_lets_a_name_through_raw(report: Report, name: str) -> None:
     assert "\n::error file=x" not in text
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", ReportFormat)
 def test_every_format_gives_the_same_bytes_again(report: Report, name: str) -> None:
     assert render(report, name) == render(make_report.__wrapped__(), name)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", ReportFormat)
 def test_every_format_tells_an_audit_without_findings(report: Report, name: str) -> None:
     assert "246,750 paired" in render(
         replace(report, findings=(), classes=(), splits=(), thumbnails={}, status=Status.PASSED),

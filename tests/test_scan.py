@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from histoprep.choices import Layout
 from histoprep.errors import UsageError
 from histoprep.names import to_name, to_text
 from histoprep.scan import detect_layout, keys, scan
-from histoprep.scan.layout import Layout
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
 from histoprep.scan.walk import Listed, Walker
 from histoprep.schemas.workspace import Workspace

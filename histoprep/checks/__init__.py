@@ -1,15 +1,15 @@
-"""The rules of the audit, by family; each is a pure function from tables to findings.
+"""The rules of the audit, one file for each family: what a rule means stands beside the function
+that finds it, a pure function from tables to findings.
 
 Two kinds: a *row rule* looks at one piece of tiles.parquet at a time, so memory does not grow
 with the data set; a *table rule* needs all tiles and sees a few columns of them. Both
-get the same `Evidence`.
+get the same `Evidence`. `catalogue.py` collects the rules of all files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from histoprep.catalogue import RULES
-from histoprep.findings import Finding, finding
+from histoprep.findings import Finding, Rule, finding
 from histoprep.labels import LabelMap, MapProblem
 from histoprep.tiles.lossy_sources import LossySource
 from histoprep.tiles.readings import MaskReadings
@@ -28,20 +27,6 @@ from histoprep.tiles.readings import MaskReadings
 if TYPE_CHECKING:
     from histoprep.stats.counts import Counts
 
-FAMILIES = (
-    "listing",
-    "files",
-    "images",
-    "masks",
-    "encodings",
-    "lossy",
-    "label_maps",
-    "duplicates",
-    "leaks",
-    "classes",
-    "manifests",
-    "shards",
-)
 MAX_LISTED = 8
 # Columns of the tiles table that table rules see; a few short ones, so that millions of tiles fit.
 OVERVIEW_COLUMNS = (
@@ -171,40 +156,6 @@ def _label_words(text: str, size: int) -> str:
     )
 
 
-RowRule = Callable[[Chunk, Evidence], Iterator[Finding]]
-TableRule = Callable[[Evidence], Iterator[Finding]]
-ROW_RULES: dict[str, list[RowRule]] = {}
-TABLE_RULES: dict[str, list[TableRule]] = {}
-
-
-def row_rule(*codes: str) -> Callable[[RowRule], RowRule]:
-    """Register a rule that looks at one chunk at a time and yields findings of `codes`."""
-
-    def register(check: RowRule) -> RowRule:
-        for code in codes:
-            ROW_RULES.setdefault(code, []).append(check)
-        return check
-
-    return register
-
-
-def table_rule(*codes: str) -> Callable[[TableRule], TableRule]:
-    """Register a rule that looks at the whole data set and yields findings of `codes`."""
-
-    def register(check: TableRule) -> TableRule:
-        for code in codes:
-            TABLE_RULES.setdefault(code, []).append(check)
-        return check
-
-    return register
-
-
-def load_rules() -> None:
-    """Import every family, so that its rules are registered."""
-    for family in FAMILIES:
-        import_module(f"{__name__}.{family}")
-
-
 def nullable(kind: pa.DataType) -> Any:
     """Return pandas' type for an Arrow type that keeps whole numbers whole and text text where
     values are missing.
@@ -227,7 +178,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def flag(
-    code: str,
+    rule: Rule,
     frame: pd.DataFrame,
     chosen: Any,
     path: str,
@@ -240,7 +191,7 @@ def flag(
     cause: str = "",
     suggestion: str = "",
 ) -> Iterator[Finding]:
-    """Yield one finding about the chosen rows of `frame`, or nothing when there are none.
+    """Yield one finding of `rule` about the chosen rows of `frame`, or nothing when there are none.
 
     `path` is the column that names the file and `detail` a format string over the row's columns.
     """
@@ -248,7 +199,7 @@ def flag(
     if len(rows):
         items = zip(rows[path].tolist(), _filled(detail, rows), strict=True)
         yield finding(
-            RULES[code],
+            rule,
             items,
             denominator=denominator,
             unit=unit,

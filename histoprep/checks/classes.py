@@ -10,9 +10,70 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from histoprep.catalogue import RULES
-from histoprep.checks import Evidence, plural, table_rule
-from histoprep.findings import Finding, Severity, finding
+from histoprep.checks import Evidence, plural
+from histoprep.checks.registry import table_rule
+from histoprep.choices import Severity
+from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
+
+MISSING_CLASS_IN_SPLIT = Rule(
+    "HP801",
+    "missing-class-in-split",
+    Severity.ERROR,
+    Scope.DATASET,
+    definition="A class other than 0 has no core-present tile in a split.",
+    cause="The class is rare and the split did not look at it.",
+    suggestion="Split again: histoprep manifest balances classes over splits.",
+    fix_safety=FixSafety.SAFE,
+)
+RARE_CLASS = Rule(
+    "HP802",
+    "rare-class",
+    Severity.WARNING,
+    Scope.DATASET,
+    definition=(
+        "A class other than 0 is core-present in fewer than 50 tiles or 3 groups; an info "
+        "where no label map says what the classes are."
+    ),
+    cause="The class is rare in the slides, or annotated rarely.",
+    suggestion="Add data, or merge the class with another in the label map.",
+)
+SPURIOUS_CLASS = Rule(
+    "HP804",
+    "spurious-class",
+    Severity.ERROR,
+    Scope.DATASET,
+    definition=(
+        "A class is present in more than 3 times as many tiles as it is core-present in, and "
+        "in at least 5."
+    ),
+    cause=(
+        "Thin false rims: masks were saved with loss or resized with interpolation. A class "
+        "that is thin by nature needs min_radius_px in the label map."
+    ),
+    suggestion=(
+        "Restore the masks that HP409 names from a lossless source, and resize masks with "
+        "nearest neighbour only."
+    ),
+)
+CLASS_FROM_ONE_GROUP = Rule(
+    "HP805",
+    "class-from-one-group",
+    Severity.WARNING,
+    Scope.DATASET,
+    definition="Over 80 % of a class other than 0 comes from one group.",
+    cause="Only one slide or case shows it.",
+    suggestion="Add groups; a model cannot tell this class from the look of that slide.",
+)
+SPLIT_SHIFT = Rule(
+    "HP806",
+    "split-shift",
+    Severity.WARNING,
+    Scope.DATASET,
+    definition="The share of a class differs between splits by more than 5 points.",
+    cause="The split did not look at classes.",
+    suggestion="Split again: histoprep manifest balances classes over splits.",
+    fix_safety=FixSafety.SAFE,
+)
 
 MIN_TILES = 50
 MIN_GROUPS = 3
@@ -57,7 +118,7 @@ def _splits(evidence: Evidence) -> list[str]:
     return sorted(classes[(classes.split != "") & (classes.class_id != 0)].split.unique())
 
 
-@table_rule("HP801")
+@table_rule(MISSING_CLASS_IN_SPLIT)
 def missing_in_split(evidence: Evidence) -> Iterator[Finding]:
     """Yield classes that are core-present somewhere, but not in every split."""
     splits, totals = _splits(evidence), _real_classes(evidence)
@@ -78,10 +139,12 @@ def missing_in_split(evidence: Evidence) -> Iterator[Finding]:
         for row, column in np.argwhere(core.to_numpy() == 0)
     ]
     if items:
-        yield finding(RULES["HP801"], items, denominator=core.size, unit="classes in splits")
+        yield finding(
+            MISSING_CLASS_IN_SPLIT, items, denominator=core.size, unit="classes in splits"
+        )
 
 
-@table_rule("HP802")
+@table_rule(RARE_CLASS)
 def rare(evidence: Evidence) -> Iterator[Finding]:
     """Yield classes with few core-present tiles or, where groups are known, few groups.
 
@@ -101,13 +164,11 @@ def rare(evidence: Evidence) -> Iterator[Finding]:
         )
     if items:
         unit = "labels" if evidence.label_map is None else "classes"
-        found = finding(
-            RULES["HP802"], items, denominator=len(_sums(evidence, "class_id")), unit=unit
-        )
+        found = finding(RARE_CLASS, items, denominator=len(_sums(evidence, "class_id")), unit=unit)
         yield replace(found, severity=Severity.INFO) if evidence.label_map is None else found
 
 
-@table_rule("HP804")
+@table_rule(SPURIOUS_CLASS)
 def spurious(evidence: Evidence) -> Iterator[Finding]:
     """Yield classes that are present in far more tiles than they are core-present in."""
     totals = _sums(evidence, "class_id")
@@ -137,7 +198,7 @@ def spurious(evidence: Evidence) -> Iterator[Finding]:
         )
         suggestion = "histoprep repair" if codes else ""
         yield finding(
-            RULES["HP804"],
+            SPURIOUS_CLASS,
             items,
             denominator=len(totals),
             unit=unit,
@@ -146,7 +207,7 @@ def spurious(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-@table_rule("HP805")
+@table_rule(CLASS_FROM_ONE_GROUP)
 def one_group(evidence: Evidence) -> Iterator[Finding]:
     """Yield classes of which one group holds nearly all pixels."""
     groups = evidence.counts.tiles.group
@@ -167,10 +228,12 @@ def one_group(evidence: Evidence) -> Iterator[Finding]:
         )
     ]
     if items:
-        yield finding(RULES["HP805"], items, denominator=pixels.class_id.nunique(), unit="classes")
+        yield finding(
+            CLASS_FROM_ONE_GROUP, items, denominator=pixels.class_id.nunique(), unit="classes"
+        )
 
 
-@table_rule("HP806")
+@table_rule(SPLIT_SHIFT)
 def shifted(evidence: Evidence) -> Iterator[Finding]:
     """Yield classes whose share of the pixels differs between two splits, in percentage points."""
     tiles = evidence.counts.tiles.groupby("split").tiles.sum()
@@ -192,4 +255,4 @@ def shifted(evidence: Evidence) -> Iterator[Finding]:
         for class_id, row in zip(far.index, far.to_numpy(), strict=True)
     ]
     if items:
-        yield finding(RULES["HP806"], items, denominator=len(shares), unit="classes")
+        yield finding(SPLIT_SHIFT, items, denominator=len(shares), unit="classes")

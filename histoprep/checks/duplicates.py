@@ -6,9 +6,49 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from histoprep.catalogue import RULES
-from histoprep.checks import Evidence, flag, table_rule, true
-from histoprep.findings import Finding, finding
+from histoprep.checks import Evidence, flag, true
+from histoprep.checks.registry import table_rule
+from histoprep.choices import Severity
+from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
+
+EXACT_DUPLICATE_FILE = Rule(
+    "HP601",
+    "exact-duplicate-file",
+    Severity.WARNING,
+    Scope.TILE,
+    definition="Images with the same bytes.",
+    cause="A tile was copied or exported twice.",
+    suggestion="Keep one of each; the split keeps copies together.",
+    fix_safety=FixSafety.UNSAFE,
+)
+EXACT_DUPLICATE_PIXELS = Rule(
+    "HP602",
+    "exact-duplicate-pixels",
+    Severity.WARNING,
+    Scope.TILE,
+    definition="Images with the same decoded pixels in files that differ.",
+    cause="A tile was saved again without loss, or only its metadata changed.",
+    suggestion="Keep one of each; the split keeps copies together.",
+    fix_safety=FixSafety.UNSAFE,
+)
+NEAR_DUPLICATE = Rule(
+    "HP603",
+    "near-duplicate",
+    Severity.INFO,
+    Scope.TILE,
+    definition="Images whose perceptual hashes nearly agree, confirmed by correlation.",
+    cause="Overlapping or re-compressed tiles.",
+    suggestion="Give --group-by so that tiles of one slide stay in one split.",
+)
+CONFLICTING_DUPLICATE = Rule(
+    "HP604",
+    "conflicting-duplicate",
+    Severity.ERROR,
+    Scope.TILE,
+    definition="The same image with different masks.",
+    cause="Two annotators, two versions of the annotation, or a mask saved under the wrong name.",
+    suggestion="Decide which mask is right and remove the other.",
+)
 
 
 def copies(images: pd.DataFrame) -> pd.DataFrame:
@@ -19,13 +59,13 @@ def copies(images: pd.DataFrame) -> pd.DataFrame:
     return again.assign(original=first)[first != again.image_path]
 
 
-@table_rule("HP601")
+@table_rule(EXACT_DUPLICATE_FILE)
 def same_bytes(evidence: Evidence) -> Iterator[Finding]:
     """Yield images that repeat the bytes of another; the first of each set is not counted."""
     found = copies(evidence.images)
     amount = evidence.amounts.images
     yield from flag(
-        "HP601",
+        EXACT_DUPLICATE_FILE,
         found,
         found.original.notna(),
         "image_path",
@@ -35,7 +75,7 @@ def same_bytes(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-@table_rule("HP602", "HP603")
+@table_rule(EXACT_DUPLICATE_PIXELS, NEAR_DUPLICATE)
 def same_pixels(evidence: Evidence) -> Iterator[Finding]:
     """Yield images whose file differs from another's but that show the same or nearly the same,
     each once.
@@ -55,7 +95,7 @@ def same_pixels(evidence: Evidence) -> Iterator[Finding]:
     near = near.drop_duplicates("image_b")
     amount = evidence.amounts.images
     yield from flag(
-        "HP602",
+        EXACT_DUPLICATE_PIXELS,
         same,
         same.image_b.notna(),
         "image_b",
@@ -64,7 +104,7 @@ def same_pixels(evidence: Evidence) -> Iterator[Finding]:
         unit="images",
     )
     yield from flag(
-        "HP603",
+        NEAR_DUPLICATE,
         near,
         near.image_b.notna(),
         "image_b",
@@ -84,7 +124,7 @@ def _search_cut_off(evidence: Evidence) -> Iterator[Finding]:
         )
         suggestion = "Audit parts of the data set by themselves, such as one slide or folder each."
         amount = evidence.amounts.images
-        rule = RULES["HP603"]
+        rule = NEAR_DUPLICATE
         yield finding(
             rule,
             [(".", detail)],
@@ -96,7 +136,7 @@ def _search_cut_off(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-@table_rule("HP604")
+@table_rule(CONFLICTING_DUPLICATE)
 def conflicting(evidence: Evidence) -> Iterator[Finding]:
     """Yield the masks of equal images that were decoded and differ."""
     pairs = evidence.duplicates
@@ -111,7 +151,7 @@ def conflicting(evidence: Evidence) -> Iterator[Finding]:
     )
     detail = "differs from {mask_a}, yet {image_b} shows the same as {image_a}"
     yield from flag(
-        "HP604",
+        CONFLICTING_DUPLICATE,
         pairs,
         pairs.mask_b.notna(),
         "mask_b",

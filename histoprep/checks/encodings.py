@@ -8,10 +8,78 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from histoprep.catalogue import RULES
-from histoprep.checks import Chunk, Evidence, flag, row_rule, table_rule, true
-from histoprep.findings import Finding, Severity, finding
+from histoprep import rule_ids
+from histoprep.checks import Chunk, Evidence, flag, true
+from histoprep.checks.registry import row_rule, table_rule
+from histoprep.choices import Severity
+from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.mask_reading import MIN_IS_WHITE, PALETTE
+
+READERS_DISAGREE = Rule(
+    *rule_ids.READERS_DISAGREE,
+    Severity.ERROR,
+    Scope.TILE,
+    definition=(
+        "A palette of greys that are not their indices, a TIFF whose value 0 is white, or an "
+        "orientation tag: readers return different labels for the same file."
+    ),
+    cause=(
+        "A lossless optimiser made a palette of grey levels, or a tool wrote the mask as an "
+        "image, white on black."
+    ),
+    suggestion=(
+        "Look at some of these masks and decide: histoprep audit with --palette index or "
+        "grey, or --min-is-white stored or inverted."
+    ),
+    fix_safety=FixSafety.UNSAFE,
+)
+MIXED_ENCODINGS = Rule(
+    "HP414",
+    "mixed-encodings",
+    Severity.ERROR,
+    Scope.SOURCE,
+    definition=(
+        "Masks have other bits a pixel, another palette, or a palette at all, than those "
+        "beside them, so that one value may stand for two labels."
+    ),
+    cause=(
+        "A tool stores each file in the fewest bits, as ImageMagick does (a tile of 0 and 255 "
+        "becomes 1 bit), or masks of two exports lie together."
+    ),
+    suggestion=(
+        "Look at some of these masks and decide: histoprep audit with --depth stored, 8 or "
+        "16, or --palette index."
+    ),
+    fix_safety=FixSafety.UNSAFE,
+)
+INDEX_BEYOND_PALETTE = Rule(
+    *rule_ids.INDEX_BEYOND_PALETTE,
+    Severity.ERROR,
+    Scope.TILE,
+    definition=(
+        "A pixel has an index for which the palette has no colour; readers return the index, "
+        "black, or nothing."
+    ),
+    cause=(
+        "A palette too short for the labels was attached when the mask was saved; in 1, 2 or "
+        "4 bits labels are then wrapped: 255 becomes 15."
+    ),
+    suggestion="Export these masks again as 8-bit grey; they are left out of the manifest.",
+)
+NEGATIVE_LABEL = Rule(
+    *rule_ids.NEGATIVE_LABEL,
+    Severity.ERROR,
+    Scope.TILE,
+    definition=(
+        "The mask is of a signed type and holds labels below 0, which some readers return as "
+        "255 or as another large label."
+    ),
+    cause="The export uses -1 for pixels without a label.",
+    suggestion=(
+        "Write these pixels as a label of their own, such as 255, and save the mask as 8-bit "
+        "grey; it is left out of the manifest."
+    ),
+)
 
 _NUM_SHOWN = 8
 _READINGS = {PALETTE: ("by index", "by grey value"), MIN_IS_WHITE: ("as stored", "inverted")}
@@ -41,7 +109,7 @@ _INDEX_CAUSE = (
 )
 
 
-@row_rule("HP413")
+@row_rule(READERS_DISAGREE)
 def disagreeing(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks that readers read in two ways, with both; a warning where somebody decided which
     is right.
@@ -103,7 +171,7 @@ def _flagged(
 ) -> Iterator[Finding]:
     every, amount = np.ones(len(masks), dtype=bool), evidence.amounts.masks
     yield from flag(
-        "HP413",
+        READERS_DISAGREE,
         masks,
         every,
         "mask_path",
@@ -121,23 +189,25 @@ def _listed(labels: np.ndarray) -> str:
     return ", ".join(map(str, labels[:_NUM_SHOWN])) + more
 
 
-@row_rule("HP413")
+@row_rule(READERS_DISAGREE)
 def turned(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks with an orientation tag: what lies where depends on the reader."""
-    masks = chunk.tiles[true(chunk.tiles.mask_error == "HP413 orientation")]
+    masks = chunk.tiles[
+        true(chunk.tiles.mask_error == rule_ids.READERS_DISAGREE.verdict("orientation"))
+    ]
     yield from _flagged(
         masks, "{mask_error_detail}", "orientation", evidence, _TURNED_CAUSE, _TURNED_ADVICE
     )
 
 
-@row_rule("HP415", "HP416")
+@row_rule(INDEX_BEYOND_PALETTE, NEGATIVE_LABEL)
 def no_labels(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks with values that are no labels: beyond the palette, or negative."""
     verdicts = chunk.tiles.mask_error
-    for code in ("HP415", "HP416"):
-        chosen = true(verdicts.str.startswith(code))
+    for rule in (INDEX_BEYOND_PALETTE, NEGATIVE_LABEL):
+        chosen = true(verdicts.str.startswith(rule.code))
         yield from flag(
-            code,
+            rule,
             chunk.tiles,
             chosen,
             "mask_path",
@@ -147,7 +217,7 @@ def no_labels(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-@table_rule("HP414")
+@table_rule(MIXED_ENCODINGS)
 def mixed(evidence: Evidence) -> Iterator[Finding]:
     """Yield masks that are stored otherwise than those beside them, where that leaves their labels
     open.
@@ -160,7 +230,7 @@ def mixed(evidence: Evidence) -> Iterator[Finding]:
     ):
         if masks:
             yield finding(
-                RULES["HP414"],
+                MIXED_ENCODINGS,
                 [(mask.path, mask.detail) for mask in masks],
                 denominator=amount,
                 unit="masks",

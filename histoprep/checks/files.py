@@ -6,38 +6,116 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from histoprep.checks import Chunk, Evidence, flag, row_rule, table_rule, true
-from histoprep.findings import Finding
+from histoprep import rule_ids
+from histoprep.checks import Chunk, Evidence, flag, true
+from histoprep.checks.registry import row_rule, table_rule
+from histoprep.choices import Severity
+from histoprep.findings import Finding, FixSafety, Rule, Scope
+from histoprep.image_formats import image_formats
 from histoprep.scan import IssueKind
 
-_SUFFIXES = {
-    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "png": (".png",),
-    "tiff": (".tif", ".tiff"),
-    "webp": (".webp",),
-}
+UNREADABLE_FILE = Rule(
+    *rule_ids.UNREADABLE_FILE,
+    Severity.ERROR,
+    Scope.TILE,
+    definition="The file or folder cannot be opened or decoded; subcodes say how.",
+    cause="An interrupted copy, a full disk during export, a damaged device or missing permission.",
+    suggestion="Restore these files from the source; they are left out of the manifest.",
+)
+TRUNCATED_JPEG = Rule(
+    *rule_ids.TRUNCATED_JPEG,
+    Severity.ERROR,
+    Scope.TILE,
+    definition=(
+        "A JPEG opens, but its end marker is missing or its coefficients do not fill the image."
+    ),
+    cause=(
+        "An interrupted copy or download; many viewers show such a file with a grey or "
+        "repeated lower part."
+    ),
+    suggestion="Restore these files from the source; they are left out of the manifest.",
+)
+EXTENSION_MISMATCH = Rule(
+    "HP203",
+    "extension-mismatch",
+    Severity.WARNING,
+    Scope.TILE,
+    definition="The first bytes of the file say another format than its extension.",
+    cause="The file was renamed instead of converted.",
+    suggestion="Rename the file; for a mask check first that it was never saved with loss.",
+    fix_safety=FixSafety.SAFE,
+)
+HUGE_IMAGE = Rule(
+    *rule_ids.HUGE_IMAGE,
+    Severity.ERROR,
+    Scope.TILE,
+    definition="The header declares more pixels than --max-pixels; the file was not decoded.",
+    cause="A whole slide lies among the tiles, or the file is a decompression bomb.",
+    suggestion="Cut it into tiles, or raise --max-pixels if it is meant to be that large.",
+)
+CHANGED_WHILE_READING = Rule(
+    *rule_ids.CHANGED_WHILE_READING,
+    Severity.ERROR,
+    Scope.TILE,
+    definition="Size or time of the file changed between listing and reading.",
+    cause="An export or copy is still running.",
+    suggestion="Wait until it is done and audit again.",
+    fix_safety=FixSafety.SAFE,
+)
+PRIVACY_METADATA = Rule(
+    "HP207",
+    "privacy-metadata",
+    Severity.WARNING,
+    Scope.TILE,
+    definition="EXIF, text chunks or TIFF tags that may identify a patient, a person or a device.",
+    cause="The scanner or the export wrote them.",
+    suggestion=(
+        "Strip them before the data set leaves the house; masks written by histoprep never "
+        "carry them."
+    ),
+    fix_safety=FixSafety.SAFE,
+)
+UNSUPPORTED_ENCODING = Rule(
+    *rule_ids.UNSUPPORTED_ENCODING,
+    Severity.ERROR,
+    Scope.TILE,
+    definition=(
+        "The file is whole, but it is compressed or packed in a way that common readers "
+        "refuse or read differently; subcodes say how."
+    ),
+    cause=(
+        "GDAL, libvips or a microscope wrote it: LERC, JPEG 2000, JPEG XL, bit depths such as "
+        "12, a transparency mask, min-is-white integers of 32 bits."
+    ),
+    suggestion=(
+        "Write it again as 8-bit or 16-bit TIFF with deflate or LZW, or as PNG; it is left "
+        "out of the manifest."
+    ),
+)
+
 _SIDES = ("image", "mask")
-_CODES = ("HP201", "HP202", "HP205", "HP206", "HP208")
+_BROKEN = (UNREADABLE_FILE, TRUNCATED_JPEG, HUGE_IMAGE, CHANGED_WHILE_READING, UNSUPPORTED_ENCODING)
 
 
 def _num_files(evidence: Evidence) -> int:
     return evidence.amounts.images + evidence.amounts.masks
 
 
-@row_rule(*_CODES)
+@row_rule(*_BROKEN)
 def broken(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield every file that could not be used, by code and subcode."""
+    rules = {rule.code: rule for rule in _BROKEN}
     for side in _SIDES:
         verdicts = chunk.tiles[f"{side}_error"]
         for verdict in verdicts.dropna().unique():
             code, subcode = verdict.split(" ", 1)
-            if code not in _CODES:
+            if code not in rules:
                 # Files that can be read, and whose labels are in question.
                 continue
             detail = f"{{{side}_error_detail}}"
             chosen = verdicts == verdict
             yield from flag(
-                code,
+                rules[code],
                 chunk.tiles,
                 chosen,
                 f"{side}_path",
@@ -48,14 +126,14 @@ def broken(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
             )
 
 
-@table_rule("HP201")
+@table_rule(UNREADABLE_FILE)
 def unreadable_folders(evidence: Evidence) -> Iterator[Finding]:
     """Yield folders that could not be listed; what is in them is unknown, and so is how many there
     are.
     """
     chosen = evidence.issues.kind == IssueKind.UNREADABLE
     yield from flag(
-        "HP201",
+        UNREADABLE_FILE,
         evidence.issues,
         chosen,
         "path",
@@ -66,20 +144,21 @@ def unreadable_folders(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-@row_rule("HP203")
+@row_rule(EXTENSION_MISMATCH)
 def misnamed(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield files whose first bytes contradict their extension."""
     for side in _SIDES:
         kind = chunk.tiles[f"{side}_format"]
         lowered = chunk.tiles[f"{side}_path"].str.lower()
         fits = np.zeros(len(kind), dtype=bool)
-        for fmt, suffixes in _SUFFIXES.items():
-            fits |= true(kind == fmt) & true(lowered.str.endswith(suffixes))
+        for image_format in image_formats():
+            endings = tuple(f".{suffix}" for suffix in image_format.suffixes)
+            fits |= true(kind == image_format.name) & true(lowered.str.endswith(endings))
         tiles = chunk.tiles.assign(kind=kind.str.upper())
         chosen = kind.notna() & ~fits
         detail = "its first bytes are those of a {kind}"
         yield from flag(
-            "HP203",
+            EXTENSION_MISMATCH,
             tiles,
             chosen,
             f"{side}_path",
@@ -89,7 +168,7 @@ def misnamed(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-@row_rule("HP207")
+@row_rule(PRIVACY_METADATA)
 def telling_metadata(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield files with metadata that may identify somebody; values are never shown."""
     for side in _SIDES:
@@ -97,7 +176,7 @@ def telling_metadata(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
         tiles = chunk.tiles.loc[fields.notna(), [f"{side}_path"]]
         tiles = tiles.assign(fields=[", ".join(dict.fromkeys(names)) for names in fields.dropna()])
         yield from flag(
-            "HP207",
+            PRIVACY_METADATA,
             tiles,
             tiles.fields.notna(),
             f"{side}_path",

@@ -7,9 +7,77 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from histoprep.catalogue import RULES
-from histoprep.checks import Chunk, Evidence, flag, row_rule, table_rule, true
-from histoprep.findings import Finding, finding
+from histoprep.checks import Chunk, Evidence, flag, true
+from histoprep.checks.registry import row_rule, table_rule
+from histoprep.choices import Severity
+from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
+from histoprep.image_formats import Compression, image_formats, titles
+
+WRONG_SIZE = Rule(
+    "HP301",
+    "wrong-size",
+    Severity.ERROR,
+    Scope.TILE,
+    definition=(
+        "The image is not of the declared size (--tile-size), or else of that of at least "
+        "half of the images."
+    ),
+    cause="Tiles from the edge of a slide were not padded, or two exports were mixed.",
+    suggestion="Crop or pad them, or train with an option that crops; see --tile-size.",
+)
+WRONG_MODE = Rule(
+    "HP302",
+    "wrong-mode",
+    Severity.ERROR,
+    Scope.TILE,
+    definition="The image is not 8-bit RGB.",
+    cause="It was saved as grayscale, CMYK, with transparency, with 16 bits or with a palette.",
+    suggestion="Convert it to 8-bit RGB at the source.",
+)
+BLANK_IMAGE = Rule(
+    "HP303",
+    "blank-image",
+    Severity.WARNING,
+    Scope.TILE,
+    definition="The tile is nearly constant, or more than 0.95 of it is glass.",
+    cause="Tiles were cut without a tissue mask.",
+    suggestion="Leave such tiles out of training; they teach a model to draw glass.",
+)
+BLURRY_IMAGE = Rule(
+    "HP304",
+    "blurry-image",
+    Severity.INFO,
+    Scope.TILE,
+    definition="The focus score lies far below those of the other tiles of its source.",
+    cause="The scanner missed the focus there, or the tissue folds.",
+    suggestion="Look at the examples; leave them out if they are out of focus.",
+)
+COMPRESSION_DRIFT = Rule(
+    "HP308",
+    "compression-drift",
+    Severity.WARNING,
+    Scope.SOURCE,
+    definition=(
+        "JPEG quality or subsampling differs between sources, or predicts the image-level class."
+    ),
+    cause=(
+        "Sources were exported with different settings; a model can learn the settings "
+        "instead of the tissue."
+    ),
+    suggestion="Export all sources from the slides with the same settings.",
+)
+EXIF_ORIENTATION = Rule(
+    "HP309",
+    "exif-orientation",
+    Severity.WARNING,
+    Scope.TILE,
+    definition=(
+        "The orientation tag is 2 to 8, so that some readers turn the image away from its mask."
+    ),
+    cause="The image went through a photo application.",
+    suggestion="Write the pixels in the stored order and drop the tag.",
+    fix_safety=FixSafety.SAFE,
+)
 
 # Standard deviation of 8-bit luminance at 1/8 size below which a tile shows nothing.
 BLANK_CONTRAST = 2.0
@@ -26,7 +94,6 @@ DOMINANT_SHARE = 0.5
 DRIFT_QUALITY_STEPS = 3
 CLASS_ASSOCIATION = 0.5
 CLASS_MIN_TILES = 30
-LOSSLESS = "PNG or TIFF"
 _MODE_SUBCODES = {
     "L": "grayscale", "1": "grayscale", "LA": "alpha", "RGBA": "alpha", "PA": "alpha",
     "CMYK": "cmyk", "P": "palette",
@@ -35,7 +102,7 @@ _MODE_SUBCODES = {
 }  # fmt: skip
 
 
-@table_rule("HP301")
+@table_rule(WRONG_SIZE)
 def wrong_size(evidence: Evidence) -> Iterator[Finding]:
     """Yield images that are not of the declared size or, without one, of the size that at least
     half of them have.
@@ -57,13 +124,13 @@ def wrong_size(evidence: Evidence) -> Iterator[Finding]:
     chosen = (images.width_px != width) | (images.height_px != height)
     detail = f"{{width_px}}x{{height_px}}, {expected} {width}x{height}"
     yield from flag(
-        "HP301", images, chosen, "image_path", detail, denominator=len(images), unit="images"
+        WRONG_SIZE, images, chosen, "image_path", detail, denominator=len(images), unit="images"
     )
 
 
 def _no_common_size(images: pd.DataFrame, num_sizes: int) -> Iterator[Finding]:
     yield from flag(
-        "HP301", images, images.width_px.notna(), "image_path", "{width_px}x{height_px}",
+        WRONG_SIZE, images, images.width_px.notna(), "image_path", "{width_px}x{height_px}",
         denominator=len(images), unit="images",
         subcode="no-common-size",
         cause=f"There are {num_sizes:,} sizes, and none is that of half of the images.",
@@ -71,7 +138,7 @@ def _no_common_size(images: pd.DataFrame, num_sizes: int) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-@row_rule("HP302")
+@row_rule(WRONG_MODE)
 def wrong_mode(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield images that are not 8-bit RGB, by the kind of mode."""
     tiles = chunk.tiles
@@ -83,7 +150,7 @@ def wrong_mode(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
             "{image_mode}, {image_bit_depth} bits a channel",
         )
         yield from flag(
-            "HP302",
+            WRONG_MODE,
             tiles,
             modes == mode,
             "image_path",
@@ -94,14 +161,14 @@ def wrong_mode(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-@row_rule("HP303")
+@row_rule(BLANK_IMAGE)
 def blank(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield tiles that show nothing."""
     tiles = chunk.tiles
     chosen = (tiles.contrast < BLANK_CONTRAST) | (tiles.background_share > MAX_BACKGROUND_SHARE)
     detail = "{background_share:.0%} glass, contrast {contrast:.1f} of 255"
     yield from flag(
-        "HP303",
+        BLANK_IMAGE,
         tiles,
         chosen,
         "image_path",
@@ -111,7 +178,7 @@ def blank(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-@table_rule("HP304")
+@table_rule(BLURRY_IMAGE)
 def blurry(evidence: Evidence) -> Iterator[Finding]:
     """Yield tiles whose log focus is far below the median of their source, in robust standard
     deviations.
@@ -139,11 +206,11 @@ def blurry(evidence: Evidence) -> Iterator[Finding]:
     shown = images.assign(usual=np.exp(median))
     detail = "focus {focus:.0f}, median of its source {usual:.0f}"
     yield from flag(
-        "HP304", shown, chosen, "image_path", detail, denominator=len(images), unit="images"
+        BLURRY_IMAGE, shown, chosen, "image_path", detail, denominator=len(images), unit="images"
     )
 
 
-@table_rule("HP308")
+@table_rule(COMPRESSION_DRIFT)
 def compression_drift(evidence: Evidence) -> Iterator[Finding]:
     """Yield sources whose JPEG settings differ from most, and settings that give the class away."""
     images = evidence.images[evidence.images.image_format.notna()]
@@ -153,12 +220,20 @@ def compression_drift(evidence: Evidence) -> Iterator[Finding]:
         + ", "
         + images.jpeg_subsampling.fillna("no chroma")
     )
-    other = images.image_format.map(
-        {"png": LOSSLESS, "tiff": LOSSLESS, "webp": "WebP", "jpeg": "JPEG"}
-    ).astype("string")
+    other = images.image_format.map(_format_words()).astype("string")
     settings = quality.fillna(other)
     yield from _drifted_sources(images, settings)
     yield from _telling_settings(images, settings)
+
+
+def _format_words() -> dict[str, str]:
+    """Return what each format is called beside JPEG settings: lossless ones alike."""
+    formats = image_formats()
+    lossless = [
+        image_format for image_format in formats if image_format.compression is Compression.LOSSLESS
+    ]
+    words = {image_format.name: image_format.title for image_format in formats}
+    return words | dict.fromkeys((image_format.name for image_format in lossless), titles(lossless))
 
 
 def _drifted_sources(images: pd.DataFrame, settings: pd.Series) -> Iterator[Finding]:
@@ -195,7 +270,7 @@ def _drifted_sources(images: pd.DataFrame, settings: pd.Series) -> Iterator[Find
     alike = true(by_source.settings == common.settings) | true(near & same_chroma)
     detail = f"{{settings}}; most sources {common.settings}"
     yield from flag(
-        "HP308",
+        COMPRESSION_DRIFT,
         by_source,
         ~alike,
         "source",
@@ -222,7 +297,7 @@ def _telling_settings(images: pd.DataFrame, settings: pd.Series) -> Iterator[Fin
             " were exported separately."
         )
         yield finding(
-            RULES["HP308"],
+            COMPRESSION_DRIFT,
             items,
             denominator=len(table),
             unit="classes",
@@ -251,14 +326,14 @@ def cramers_v(table: np.ndarray) -> float:
     return float(np.sqrt(max(0.0, phi_squared - by_chance) / smaller)) if smaller > 0 else 0.0
 
 
-@row_rule("HP309")
+@row_rule(EXIF_ORIENTATION)
 def turned(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield images that some readers turn by their EXIF orientation."""
     tiles = chunk.tiles
     # Readers ignore what the standard does not define.
     chosen = tiles.exif_orientation.between(2, 8)
     yield from flag(
-        "HP309",
+        EXIF_ORIENTATION,
         tiles,
         chosen,
         "image_path",

@@ -7,14 +7,91 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from histoprep.catalogue import RULES
-from histoprep.checks import MAX_LISTED, Chunk, Evidence, row_rule, table_rule
-from histoprep.findings import Finding, finding
+from histoprep import rule_ids
+from histoprep.checks import MAX_LISTED, Chunk, Evidence
+from histoprep.checks.registry import row_rule, table_rule
+from histoprep.choices import Severity
+from histoprep.findings import Finding, Rule, Scope, finding
 from histoprep.labels.wrapped import ADVICE, wrapped_cause, wrapped_modulus
 from histoprep.names import to_text
 
+UNMAPPED_LABEL = Rule(
+    *rule_ids.UNMAPPED_LABEL,
+    Severity.ERROR,
+    Scope.DATASET,
+    definition="A mask holds a value that the label map does not list.",
+    cause="The map belongs to another version of the annotation, or the value is an artefact.",
+    suggestion="Add the value to the map, or remap with --on-unmapped unknown.",
+)
+UNUSED_LABEL = Rule(
+    "HP502",
+    "unused-label",
+    Severity.INFO,
+    Scope.DATASET,
+    definition="A label of the map that no mask holds.",
+    cause="The label is rare, or part of the data set is missing.",
+    suggestion="Nothing.",
+)
+MAP_NOT_TOTAL = Rule(
+    *rule_ids.MAP_NOT_TOTAL,
+    Severity.ERROR,
+    Scope.DATASET,
+    definition="A declared source label has no target class.",
+    cause="A label was added to the list but not to the map.",
+    suggestion="Give it a class in the map; histoprep map check FILE names it.",
+)
+MAP_COLLISION = Rule(
+    *rule_ids.MAP_COLLISION,
+    Severity.ERROR,
+    Scope.DATASET,
+    definition="A source label is listed twice, or two names share one id.",
+    cause="The file was edited by hand.",
+    suggestion="Keep one entry; histoprep map check FILE names the line.",
+)
+MAP_OVERFLOW = Rule(
+    *rule_ids.MAP_OVERFLOW,
+    Severity.ERROR,
+    Scope.DATASET,
+    definition="A target class id does not fit into the 8 bits of the output.",
+    cause="The id is above 255 or negative.",
+    suggestion="Number the classes from 0.",
+)
+MAP_GAP = Rule(
+    *rule_ids.MAP_GAP,
+    Severity.WARNING,
+    Scope.DATASET,
+    definition="The target class ids are not 0 to K-1.",
+    cause="A class was removed.",
+    suggestion="Number the classes without a gap; a model would otherwise learn empty classes.",
+)
+CLASS_VANISHES = Rule(
+    "HP507",
+    "class-vanishes",
+    Severity.WARNING,
+    Scope.DATASET,
+    definition="A target class other than 0 that no label in the data reaches.",
+    cause="The labels of that class are missing from this data set.",
+    suggestion="Use a map without the class, or add data.",
+)
+ALREADY_REMAPPED = Rule(
+    *rule_ids.ALREADY_REMAPPED,
+    Severity.ERROR,
+    Scope.DATASET,
+    definition=(
+        "The masks fit the target ids of the map and not its source ids: remapping would "
+        "apply it twice."
+    ),
+    cause="This folder holds masks that were remapped before.",
+    suggestion=(
+        "Point histoprep at the original masks; if these classes are what the map lists as "
+        "its labels, ignore this."
+    ),
+)
 
-@row_rule("HP501")
+_OF_THE_FILE = (MAP_NOT_TOTAL, MAP_COLLISION, MAP_OVERFLOW, MAP_GAP)
+
+
+@row_rule(UNMAPPED_LABEL)
 def unmapped(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield the masks that hold a value the map does not list."""
     if evidence.label_map is None:
@@ -42,7 +119,7 @@ def unmapped(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     if (modulus := wrapped_modulus(present, known)) is not None:
         cause, suggestion = wrapped_cause(present, modulus), ADVICE
     yield finding(
-        RULES["HP501"],
+        UNMAPPED_LABEL,
         items,
         denominator=evidence.amounts.masks,
         unit="masks",
@@ -69,7 +146,7 @@ def _shortened(texts: list[str]) -> str:
     return ", ".join(texts[:MAX_LISTED]) + more
 
 
-@table_rule("HP502", "HP507")
+@table_rule(UNUSED_LABEL, CLASS_VANISHES)
 def unused(evidence: Evidence) -> Iterator[Finding]:
     """Yield labels that no mask holds, and classes but 0 that no present label reaches; nothing
     when no mask was read.
@@ -84,7 +161,7 @@ def unused(evidence: Evidence) -> Iterator[Finding]:
         if source.id not in present
     ]
     if absent:
-        yield finding(RULES["HP502"], absent, denominator=len(label_map.sources), unit="labels")
+        yield finding(UNUSED_LABEL, absent, denominator=len(label_map.sources), unit="labels")
     reached = {label_map.mapping[label] for label in present if label in label_map.mapping}
     vanished = [
         (f"class {cls.id}", cls.name)
@@ -92,26 +169,27 @@ def unused(evidence: Evidence) -> Iterator[Finding]:
         if cls.id not in reached and cls.id != 0
     ]
     if vanished:
-        yield finding(RULES["HP507"], vanished, denominator=label_map.num_classes, unit="classes")
+        yield finding(CLASS_VANISHES, vanished, denominator=label_map.num_classes, unit="classes")
 
 
-@table_rule("HP503", "HP504", "HP505", "HP506")
+@table_rule(*_OF_THE_FILE)
 def faulty_map(evidence: Evidence) -> Iterator[Finding]:
     """Yield what is wrong with the label map's file."""
-    for code in sorted({problem.code for problem in evidence.map_problems}):
+    for rule in _OF_THE_FILE:
         items = [
             (_place(evidence.map_path, problem.line), problem.message)
             for problem in evidence.map_problems
-            if problem.code == code
+            if problem.code == rule.code
         ]
-        yield finding(RULES[code], items, denominator=0, unit="problems")
+        if items:
+            yield finding(rule, items, denominator=0, unit="problems")
 
 
 def _place(path: str, line: int | None) -> str:
     return f"{path}:{line}" if line else path
 
 
-@table_rule("HP508")
+@table_rule(ALREADY_REMAPPED)
 def remapped_before(evidence: Evidence) -> Iterator[Finding]:
     """Yield the evidence that these masks are the result of a remap already."""
     from histoprep.remap.evidence import already_remapped
@@ -125,5 +203,8 @@ def remapped_before(evidence: Evidence) -> Iterator[Finding]:
     )
     if reason:
         yield finding(
-            RULES["HP508"], [(to_text(str(evidence.root)), reason)], denominator=0, unit="data sets"
+            ALREADY_REMAPPED,
+            [(to_text(str(evidence.root)), reason)],
+            denominator=0,
+            unit="data sets",
         )

@@ -10,9 +10,50 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from histoprep.catalogue import RULES
-from histoprep.checks import Evidence, flag, table_rule, true
-from histoprep.findings import Finding, finding
+from histoprep import rule_ids
+from histoprep.checks import Evidence, flag, true
+from histoprep.checks.registry import table_rule
+from histoprep.choices import Severity
+from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
+
+TILE_IN_BOTH_SPLITS = Rule(
+    *rule_ids.TILE_IN_BOTH_SPLITS,
+    Severity.ERROR,
+    Scope.TILE,
+    definition="One tile stands in two splits.",
+    cause="Folders were copied, or a split was made by hand.",
+    suggestion="Split again: histoprep manifest --map MAP",
+    fix_safety=FixSafety.SAFE,
+)
+GROUP_IN_BOTH_SPLITS = Rule(
+    *rule_ids.GROUP_IN_BOTH_SPLITS,
+    Severity.ERROR,
+    Scope.SOURCE,
+    definition=(
+        "One slide, case or patient stands in two splits, so that test results are too good."
+    ),
+    cause="The split was made by tile instead of by group.",
+    suggestion="Split again by group: histoprep manifest --group-by PATTERN --map MAP",
+    fix_safety=FixSafety.SAFE,
+)
+DUPLICATE_ACROSS_SPLITS = Rule(
+    *rule_ids.DUPLICATE_ACROSS_SPLITS,
+    Severity.ERROR,
+    Scope.TILE,
+    definition="The same image stands in two splits.",
+    cause="Copies were not removed before splitting.",
+    suggestion="Split again: histoprep manifest keeps copies together.",
+    fix_safety=FixSafety.SAFE,
+)
+POOL_OVERLAP = Rule(
+    *rule_ids.POOL_OVERLAP,
+    Severity.ERROR,
+    Scope.TILE,
+    definition="A tile stands in the conditional and in the unconditional pool.",
+    cause="An --unlabelled folder holds copies of labelled tiles.",
+    suggestion="Remove the copies from the unlabelled folder.",
+    fix_safety=FixSafety.SAFE,
+)
 
 
 def _split_images(evidence: Evidence) -> pd.DataFrame:
@@ -48,7 +89,7 @@ def _named_once(crossing: pd.DataFrame, keys: list[str]) -> list[tuple[str, str]
     ]
 
 
-@table_rule("HP701")
+@table_rule(TILE_IN_BOTH_SPLITS)
 def tile_twice(evidence: Evidence) -> Iterator[Finding]:
     """Yield tiles whose name below the split folder occurs in two splits with the same bytes."""
     images = _split_images(evidence)
@@ -56,21 +97,26 @@ def tile_twice(evidence: Evidence) -> Iterator[Finding]:
     images = images.assign(name=images.tile_id.str.replace(r"^[^/]*/", "", regex=True))
     items = _named_once(_crossing(images, ["name", "image_digest"]), ["name", "image_digest"])
     if items:
-        yield finding(RULES["HP701"], items, denominator=evidence.amounts.images, unit="images")
+        yield finding(
+            TILE_IN_BOTH_SPLITS, items, denominator=evidence.amounts.images, unit="images"
+        )
 
 
-@table_rule("HP702")
+@table_rule(GROUP_IN_BOTH_SPLITS)
 def group_twice(evidence: Evidence) -> Iterator[Finding]:
     """Yield groups with tiles in two splits."""
     crossing = _crossing(_split_images(evidence), ["group"])
     if len(crossing):
         items = [(str(group), text) for group, text in _splits_of(crossing, ["group"]).items()]
         yield finding(
-            RULES["HP702"], items, denominator=int(evidence.images.group.nunique()), unit="groups"
+            GROUP_IN_BOTH_SPLITS,
+            items,
+            denominator=int(evidence.images.group.nunique()),
+            unit="groups",
         )
 
 
-@table_rule("HP703")
+@table_rule(DUPLICATE_ACROSS_SPLITS)
 def copy_across(evidence: Evidence) -> Iterator[Finding]:
     """Yield images that stand in two splits, by bytes or by pixels."""
     images = _split_images(evidence)
@@ -79,7 +125,9 @@ def copy_across(evidence: Evidence) -> Iterator[Finding]:
         ["content"],
     )
     if items:
-        yield finding(RULES["HP703"], items, denominator=evidence.amounts.images, unit="images")
+        yield finding(
+            DUPLICATE_ACROSS_SPLITS, items, denominator=evidence.amounts.images, unit="images"
+        )
 
 
 def content_of(images: pd.DataFrame, duplicates: pd.DataFrame) -> pd.Series:
@@ -106,7 +154,7 @@ def _root(digest: str, parent: dict[str, str]) -> str:
     return digest
 
 
-@table_rule("HP704")
+@table_rule(POOL_OVERLAP)
 def both_pools(evidence: Evidence) -> Iterator[Finding]:
     """Yield images of an --unlabelled folder that are copies of tiles whose mask holds a label
     other than 0.
@@ -120,7 +168,7 @@ def both_pools(evidence: Evidence) -> Iterator[Finding]:
     loose = images[true(images.unlabelled)]
     loose = loose.assign(partner=loose.content.map(labelled))
     yield from flag(
-        "HP704",
+        POOL_OVERLAP,
         loose,
         loose.partner.notna(),
         "image_path",

@@ -8,17 +8,113 @@ from functools import cache
 
 import numpy as np
 
-from histoprep.catalogue import RULES
-from histoprep.checks import MAX_LISTED, Chunk, Evidence, flag, row_rule, table_rule, true
-from histoprep.findings import Finding, Severity, finding
+from histoprep.checks import MAX_LISTED, Chunk, Evidence, flag, true
+from histoprep.checks.registry import row_rule, table_rule
+from histoprep.choices import Severity
+from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.labels import LabelMap
 from histoprep.scan import IssueKind
 
-_CODES = {
-    IssueKind.DUPLICATE_KEY: "HP103",
-    IssueKind.AMBIGUOUS: "HP104",
-    IssueKind.UNPARSED: "HP105",
-    IssueKind.UNEXPECTED: "HP106",
+ORPHAN_MASK = Rule(
+    "HP101",
+    "orphan-mask",
+    Severity.ERROR,
+    Scope.TILE,
+    definition="A mask has no image of the same key.",
+    cause="The image was moved, renamed, filtered out or never exported.",
+    suggestion=(
+        "Export the missing images again, or delete these masks; they are left out of the manifest."
+    ),
+)
+MISSING_MASK = Rule(
+    "HP102",
+    "missing-mask",
+    Severity.INFO,
+    Scope.TILE,
+    definition="An image has no mask, so it belongs to the unconditional pool.",
+    cause="The tile was never annotated, or its mask is named differently.",
+    suggestion=(
+        "Nothing, if these tiles are meant to be unlabelled. Otherwise look at --mask-suffix "
+        "and --layout."
+    ),
+)
+DUPLICATE_KEY = Rule(
+    "HP103",
+    "duplicate-key",
+    Severity.ERROR,
+    Scope.TILE,
+    definition="Two files give one key; case, extension and Unicode form count as equal.",
+    cause=(
+        "The same tile was exported twice in two formats, or the folder was copied between "
+        "systems that spell names differently."
+    ),
+    suggestion=(
+        "Keep one file of each. Until then every spelling is a tile of its own; where only "
+        "extensions differ, the first file in byte order is used."
+    ),
+    fix_safety=FixSafety.UNSAFE,
+)
+AMBIGUOUS_PAIR = Rule(
+    "HP104",
+    "ambiguous-pair",
+    Severity.ERROR,
+    Scope.TILE,
+    definition="One image matches several masks, or several images match one mask.",
+    cause="Old and new masks lie side by side, or a tile was exported in two formats.",
+    suggestion=(
+        "Keep one mask for each image. Until then the one spelled exactly like the image is "
+        "used, or, without rival images, the first in byte order."
+    ),
+    fix_safety=FixSafety.UNSAFE,
+)
+UNPARSED_NAME = Rule(
+    "HP105",
+    "unparsed-name",
+    Severity.WARNING,
+    Scope.TILE,
+    definition="The --group-by pattern does not match, so the tile has no group.",
+    cause="The name follows another convention than the rest, or the table has no row for it.",
+    suggestion=(
+        "Widen the pattern; with csv:COLUMN, add the missing rows or correct the names in them."
+    ),
+)
+UNEXPECTED_FILE = Rule(
+    "HP106",
+    "unexpected-file",
+    Severity.INFO,
+    Scope.TILE,
+    definition=(
+        "A file or folder that is neither image, mask, dataset.csv nor label map; links that "
+        "leave the data set and special files are named too."
+    ),
+    cause="Notes, thumbnails, archives, links or leftovers of another tool.",
+    suggestion="Nothing; these files are not read.",
+)
+CSV_MISMATCH = Rule(
+    "HP107",
+    "csv-mismatch",
+    Severity.ERROR,
+    Scope.TILE,
+    definition="dataset.csv names a file that is not there, or its labels differ from the mask.",
+    cause="The table was written before files were moved or masks were edited.",
+    suggestion="Write it again: histoprep manifest --map MAP --dataset-csv dataset.csv",
+    fix_safety=FixSafety.SAFE,
+)
+COUNT_MISMATCH = Rule(
+    "HP108",
+    "count-mismatch",
+    Severity.ERROR,
+    Scope.DATASET,
+    definition="A count differs from the declared expectation file.",
+    cause="A copy or download is incomplete, or files were added.",
+    suggestion="Copy the data set again, or correct the expectation file.",
+)
+
+_RULES_OF_ISSUES = {
+    IssueKind.DUPLICATE_KEY: DUPLICATE_KEY,
+    IssueKind.AMBIGUOUS: AMBIGUOUS_PAIR,
+    IssueKind.UNPARSED: UNPARSED_NAME,
+    IssueKind.UNEXPECTED: UNEXPECTED_FILE,
 }
 _OTHER_FOLDER = (
     "The names in the table are perhaps meant from another folder than ROOT: as many are missing as"
@@ -36,14 +132,14 @@ _UNREAD_SUGGESTION = (
 _NO_IMAGES = "No image was found at all: look at --layout, --images and --mask-suffix."
 
 
-@row_rule("HP101", "HP102")
+@row_rule(ORPHAN_MASK, MISSING_MASK)
 def unpaired(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield orphan masks and images without a mask; images below an --unlabelled root need none."""
     tiles, amounts = chunk.tiles, evidence.amounts
     suggestion = "" if amounts.images else _NO_IMAGES
     orphan = tiles.image_path.isna()
     yield from flag(
-        "HP101",
+        ORPHAN_MASK,
         tiles,
         orphan,
         "mask_path",
@@ -56,7 +152,7 @@ def unpaired(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     if amounts.masks:
         missing = tiles.mask_path.isna() & ~tiles.unlabelled
         yield from flag(
-            "HP102",
+            MISSING_MASK,
             tiles,
             missing,
             "image_path",
@@ -66,20 +162,20 @@ def unpaired(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-@table_rule("HP103", "HP104", "HP105", "HP106")
+@table_rule(DUPLICATE_KEY, AMBIGUOUS_PAIR, UNPARSED_NAME, UNEXPECTED_FILE)
 def odd_names(evidence: Evidence) -> Iterator[Finding]:
     """Yield what the walk met besides clean pairs."""
     files = evidence.amounts.images + evidence.amounts.masks
-    for kind, code in _CODES.items():
+    for kind, rule in _RULES_OF_ISSUES.items():
         issues = evidence.issues[evidence.issues.kind == kind].drop_duplicates(["path", "detail"])
         denominator = (
             evidence.amounts.images
-            if code == "HP105"
-            else files + (len(issues) if code == "HP106" else 0)
+            if rule == UNPARSED_NAME
+            else files + (len(issues) if rule == UNEXPECTED_FILE else 0)
         )
-        unit = "images" if code == "HP105" else "files"
+        unit = "images" if rule == UNPARSED_NAME else "files"
         yield from flag(
-            code,
+            rule,
             issues,
             issues.path.notna(),
             "path",
@@ -89,7 +185,7 @@ def odd_names(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-@table_rule("HP106")
+@table_rule(UNEXPECTED_FILE)
 def unread_folders(evidence: Evidence) -> Iterator[Finding]:
     """Yield folders that were not read; a warning where they hold images and nobody said which
     folders to read.
@@ -100,7 +196,7 @@ def unread_folders(evidence: Evidence) -> Iterator[Finding]:
         texts = {"cause": _UNREAD_CAUSE, "suggestion": _UNREAD_SUGGESTION} if warned else {}
         # How many folders there are in all says nothing.
         for issue in flag(
-            "HP106",
+            UNEXPECTED_FILE,
             issues,
             issues.path.notna(),
             "path",
@@ -113,14 +209,14 @@ def unread_folders(evidence: Evidence) -> Iterator[Finding]:
             yield replace(issue, severity=Severity.WARNING) if warned else issue
 
 
-@table_rule("HP107")
+@table_rule(CSV_MISMATCH)
 def named_but_missing(evidence: Evidence) -> Iterator[Finding]:
     """Yield images that dataset.csv names and nobody has."""
     chosen = evidence.issues.kind == IssueKind.CSV_MISSING
     named = evidence.amounts.images + int(chosen.sum())
     cause = _OTHER_FOLDER if chosen.sum() >= max(1, evidence.amounts.images) else ""
     yield from flag(
-        "HP107",
+        CSV_MISMATCH,
         evidence.issues,
         chosen,
         "path",
@@ -132,7 +228,7 @@ def named_but_missing(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-@row_rule("HP107")
+@row_rule(CSV_MISMATCH)
 def declared_otherwise(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield tiles whose declared labels are not those of the mask, raw or mapped.
 
@@ -159,7 +255,7 @@ def declared_otherwise(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
             )
     if items:
         yield finding(
-            RULES["HP107"],
+            CSV_MISMATCH,
             items,
             denominator=evidence.amounts.pairs,
             unit="tiles",
@@ -212,7 +308,7 @@ class _Declared:
         return True
 
 
-@table_rule("HP108")
+@table_rule(COUNT_MISMATCH)
 def counts_differ(evidence: Evidence) -> Iterator[Finding]:
     """Yield counts that differ from the expectation file; `labels` there maps a label id to its
     tiles.
@@ -231,4 +327,4 @@ def counts_differ(evidence: Evidence) -> Iterator[Finding]:
         if seen != wanted
     ]
     if items:
-        yield finding(RULES["HP108"], items, denominator=len(rows), unit="counts")
+        yield finding(COUNT_MISMATCH, items, denominator=len(rows), unit="counts")

@@ -7,25 +7,67 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from histoprep.catalogue import RULES
-from histoprep.checks import Evidence, plural, table_rule
-from histoprep.findings import Finding, Severity, finding
+from histoprep import rule_ids
+from histoprep.checks import Evidence, plural
+from histoprep.checks.registry import table_rule
+from histoprep.choices import Severity
+from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.lossy.jpeg_repair import MIN_QUALITY
 from histoprep.lossy.verdict import FIRM_MASKS, Kind
 from histoprep.tiles.lossy_sources import LossySource
+
+LOSSY_MASK = Rule(
+    *rule_ids.LOSSY_MASK,
+    Severity.ERROR,
+    Scope.SOURCE,
+    definition=(
+        "Masks are stored with loss, or were once saved as JPEG: 8x8 blocks show it, for a "
+        "slide or folder as a whole."
+    ),
+    cause=(
+        "The export or a viewer saved label masks as images; every boundary then carries "
+        "labels that nobody drew, also after a remap."
+    ),
+    suggestion="Restore the masks from a lossless source, or repair them: histoprep repair",
+    fix_safety=FixSafety.UNSAFE,
+)
+INTERPOLATED_MASK = Rule(
+    *rule_ids.INTERPOLATED_MASK,
+    Severity.ERROR,
+    Scope.SOURCE,
+    definition=(
+        "Nearly all boundaries of a slide or folder are ramps: between two labels lie values "
+        "that stand for neither."
+    ),
+    cause=(
+        "Masks were resized or smoothed as images, or compressed with loss but without a "
+        "block grid, as WebP does."
+    ),
+    suggestion=(
+        "Resize label masks with the nearest pixel only; restore them, or repair them: "
+        "histoprep repair"
+    ),
+    fix_safety=FixSafety.UNSAFE,
+)
 
 _REPAIRED = "Nothing: remap, manifest, stats, shards and training take the repaired masks."
 _NO_REPAIR = (
     "Restore these masks from a lossless source; what is left in them is not enough to repair them."
 )
-_KINDS_OF_FILES = (Kind.JPEG_CONTAINER, Kind.WEBP_CONTAINER, Kind.LOSSY_COLOURS)
+_KINDS_OF_FILES = (
+    Kind.JPEG_CONTAINER,
+    Kind.WEBP_CONTAINER,
+    Kind.OTHER_CONTAINER,
+    Kind.LOSSY_COLOURS,
+)
 _SUGGESTIONS = {
     Kind.LOSSY_COLOURS: "Restore these masks from a lossless source, as 8-bit label ids.",
     Kind.WEBP_CONTAINER: _NO_REPAIR,
+    Kind.OTHER_CONTAINER: _NO_REPAIR,
 }
 
 
-@table_rule("HP403", "HP404")
+@table_rule(LOSSY_MASK, INTERPOLATED_MASK)
 def lossy(evidence: Evidence) -> Iterator[Finding]:
     """Yield one finding a source; a warning where too few of its masks have boundaries to be sure,
     and an info where all are repaired.
@@ -34,13 +76,17 @@ def lossy(evidence: Evidence) -> Iterator[Finding]:
         items = [(path, _detail(source)) for path in source.paths]
         repaired = len(evidence.repaired.intersection(source.paths))
         found = finding(
-            RULES[source.code], items, denominator=source.num_masks, unit=_unit(source),
+            _rule_of(source), items, denominator=source.num_masks, unit=_unit(source),
             subcode=source.verdict.kind.value, where=source.source,
             cause=f"{_cause(source)}{_of_repaired(repaired, len(items))}",
             suggestion=_REPAIRED if repaired == len(items) else _suggestion(source),
         )  # fmt: skip
         severity = found.severity if source.verdict.firm else Severity.WARNING
         yield replace(found, severity=Severity.INFO if repaired == len(items) else severity)
+
+
+def _rule_of(source: LossySource) -> Rule:
+    return INTERPOLATED_MASK if source.code == INTERPOLATED_MASK.code else LOSSY_MASK
 
 
 def _unit(source: LossySource) -> str:
@@ -73,6 +119,7 @@ def _cause(source: LossySource) -> str:
     what = {
         Kind.JPEG_CONTAINER: "The masks are JPEG files",
         Kind.WEBP_CONTAINER: "The masks are WebP files with loss",
+        Kind.OTHER_CONTAINER: "The masks are files of a format with loss",
         Kind.LOSSY_COLOURS: "Colour-coded masks were saved with loss or resized with interpolation",
         Kind.JPEG_HISTORY: f"The masks were once saved as JPEG{quality}",
         Kind.INTERPOLATED: (
@@ -99,4 +146,4 @@ def _suggestion(source: LossySource) -> str:
             f"Restore these masks: below quality {MIN_QUALITY} whole regions may have moved to"
             " another label."
         )
-    return RULES[source.code].suggestion
+    return _rule_of(source).suggestion

@@ -9,11 +9,116 @@ from math import gcd
 import numpy as np
 import pandas as pd
 
-from histoprep.catalogue import RULES
-from histoprep.checks import Chunk, Evidence, flag, plural, row_rule, table_rule, true
-from histoprep.findings import Finding, Severity, finding
+from histoprep import rule_ids
+from histoprep.checks import Chunk, Evidence, flag, plural, true
+from histoprep.checks.lossy import INTERPOLATED_MASK, LOSSY_MASK
+from histoprep.checks.registry import row_rule, table_rule
+from histoprep.choices import Severity
+from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.labels.wrapped import ADVICE as WRAPPED_ADVICE
 from histoprep.labels.wrapped import wrapped_cause, wrapped_modulus
+
+SIZE_MISMATCH = Rule(
+    "HP401",
+    "size-mismatch",
+    Severity.ERROR,
+    Scope.TILE,
+    definition="The mask is not of the size of its image.",
+    cause="One of the two was resized or cropped, or they belong to different tiles.",
+    suggestion="Export both at the same size; never resize a mask with interpolation.",
+)
+MASK_WRONG_MODE = Rule(
+    *rule_ids.MASK_WRONG_MODE,
+    Severity.ERROR,
+    Scope.TILE,
+    definition=(
+        "The mask is RGB, RGBA, float, or carries a colour table so that some readers return "
+        "colours."
+    ),
+    cause="An image of the mask was saved instead of the labels, or a tool added a palette.",
+    suggestion=(
+        "Export the label ids as 8-bit grayscale PNG; palette masks become that with "
+        "histoprep remap."
+    ),
+)
+MASK_COARSE_RESOLUTION = Rule(
+    "HP405",
+    "mask-coarse-resolution",
+    Severity.INFO,
+    Scope.TILE,
+    definition="The mask is uniform in k x k cells, k >= 8.",
+    cause="It was drawn at a lower magnification and enlarged.",
+    suggestion="Nothing, if that precision is enough; boundaries are off by up to k pixels.",
+)
+ZERO_MASK = Rule(
+    "HP406",
+    "zero-mask",
+    Severity.INFO,
+    Scope.TILE,
+    definition="Every pixel is label 0, so the tile belongs to the unconditional pool.",
+    cause="Nothing was annotated there.",
+    suggestion="Nothing, if label 0 means unknown.",
+)
+FULL_MASK = Rule(
+    "HP407",
+    "full-mask",
+    Severity.INFO,
+    Scope.TILE,
+    definition="One label other than 0 covers the whole tile.",
+    cause="The tile lies inside a large annotation.",
+    suggestion="Nothing.",
+)
+SPECK_LABELS = Rule(
+    "HP408",
+    "speck-labels",
+    Severity.WARNING,
+    Scope.TILE,
+    definition="Connected regions smaller than --min-area pixels.",
+    cause=(
+        "Stray clicks in the annotation tool, or values that grew from lossy compression or "
+        "interpolation."
+    ),
+    suggestion="Look at the examples; remove specks before training.",
+)
+HAIRLINE_LABELS = Rule(
+    "HP409",
+    "hairline-labels",
+    Severity.WARNING,
+    Scope.TILE,
+    definition="A label is present, but its largest inscribed radius is 2 pixels or less.",
+    cause=(
+        "A rim between two other labels from interpolation or lossy compression, or a line "
+        "drawn by hand."
+    ),
+    suggestion=(
+        "Look at the examples; class lists use core presence, which such labels do not have."
+    ),
+)
+SCALED_LABELS = Rule(
+    "HP410",
+    "scaled-labels",
+    Severity.ERROR,
+    Scope.DATASET,
+    definition=(
+        "All values share a divisor that chance does not explain, such as 0 and 255, or 0, "
+        "20, 40 and 60, or are 256 minus a label."
+    ),
+    cause="The mask was scaled for viewing, or written in R as if its labels were brightness.",
+    suggestion="Divide by the factor named, at the source.",
+)
+SIXTEEN_BIT_MASK = Rule(
+    "HP412",
+    "sixteen-bit-mask",
+    Severity.WARNING,
+    Scope.TILE,
+    definition="The mask has 16 bits although all values are below 256.",
+    cause=(
+        "The export used a wider type than needed; readers that keep the upper 8 bits see "
+        "nothing but 0."
+    ),
+    suggestion="histoprep remap writes 8-bit masks.",
+    fix_safety=FixSafety.SAFE,
+)
 
 COARSE_CELL_PX = 8
 HAIRLINE_RADIUS_PX = 2.0
@@ -35,14 +140,14 @@ _REPAIRED_CAUSE = (
 )
 
 
-@row_rule("HP401")
+@row_rule(SIZE_MISMATCH)
 def size_mismatch(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks that are not of the size of their image."""
     tiles = chunk.tiles
     chosen = (tiles.mask_width_px != tiles.width_px) | (tiles.mask_height_px != tiles.height_px)
     detail = "mask {mask_width_px}x{mask_height_px}, image {width_px}x{height_px}"
     yield from flag(
-        "HP401",
+        SIZE_MISMATCH,
         tiles,
         chosen,
         "mask_path",
@@ -52,7 +157,7 @@ def size_mismatch(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-@row_rule("HP402")
+@row_rule(MASK_WRONG_MODE)
 def wrong_mode(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks that are images, carry a colour table, or whose values readers stretch."""
     tiles = chunk.tiles[chunk.tiles.mask_error.isna()]
@@ -98,7 +203,7 @@ def _modes(
 ) -> Iterator[Finding]:
     every = np.ones(len(masks), dtype=bool)
     yield from flag(
-        "HP402",
+        MASK_WRONG_MODE,
         masks,
         every,
         "mask_path",
@@ -110,13 +215,13 @@ def _modes(
     )
 
 
-@row_rule("HP405")
+@row_rule(MASK_COARSE_RESOLUTION)
 def coarse(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks drawn at a lower resolution."""
     chosen = chunk.tiles.mask_cell_px >= COARSE_CELL_PX
     detail = "cells of {mask_cell_px}x{mask_cell_px} pixels"
     yield from flag(
-        "HP405",
+        MASK_COARSE_RESOLUTION,
         chunk.tiles,
         chosen,
         "mask_path",
@@ -126,7 +231,7 @@ def coarse(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-@row_rule("HP406", "HP407")
+@row_rule(ZERO_MASK, FULL_MASK)
 def uniform(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks of one label; an orphan of label 0 alone makes no unlabelled tile and is left
     out.
@@ -136,7 +241,7 @@ def uniform(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     tiles = chunk.tiles.iloc[alone.row].assign(only=alone.label_id.to_numpy())
     zero = (tiles.only == 0) & tiles.image_path.notna()
     yield from flag(
-        "HP406",
+        ZERO_MASK,
         tiles,
         zero,
         "mask_path",
@@ -145,7 +250,7 @@ def uniform(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
         unit="pairs",
     )
     yield from flag(
-        "HP407",
+        FULL_MASK,
         tiles,
         tiles.only > 0,
         "mask_path",
@@ -155,7 +260,7 @@ def uniform(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-@row_rule("HP408", "HP409")
+@row_rule(SPECK_LABELS, HAIRLINE_LABELS)
 def thin_or_small(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks with specks or hairlines."""
     labels = chunk.labels
@@ -166,13 +271,15 @@ def thin_or_small(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
         speckled=chunk.labels_named(small).to_numpy(),
     )
     detail = f"{{number}} under {evidence.options.min_area_px} pixels, of {{speckled}}"
-    yield from _by_cause("HP408", specks, detail, evidence)
+    yield from _by_cause(SPECK_LABELS, specks, detail, evidence)
     thin = chunk.labels_named(labels.radius_px <= HAIRLINE_RADIUS_PX)
     hairlines = chunk.tiles.iloc[thin.index].assign(thin=thin.to_numpy())
-    yield from _by_cause("HP409", hairlines, "{thin}", evidence)
+    yield from _by_cause(HAIRLINE_LABELS, hairlines, "{thin}", evidence)
 
 
-def _by_cause(code: str, masks: pd.DataFrame, detail: str, evidence: Evidence) -> Iterator[Finding]:
+def _by_cause(
+    rule: Rule, masks: pd.DataFrame, detail: str, evidence: Evidence
+) -> Iterator[Finding]:
     """Yield masks of sources that are known to be lossy or interpolated (HP403, HP404), and
     repaired ones, apart from others.
     """
@@ -180,10 +287,10 @@ def _by_cause(code: str, masks: pd.DataFrame, detail: str, evidence: Evidence) -
     repaired = masks.mask_path.isin(list(evidence.repaired))
     damaged = masks.mask_path.isin([path for file in evidence.lossy for path in file.paths])
     yield from flag(
-        code, masks, ~damaged & ~repaired, "mask_path", detail, denominator=amount, unit="masks"
+        rule, masks, ~damaged & ~repaired, "mask_path", detail, denominator=amount, unit="masks"
     )
     yield from flag(
-        code,
+        rule,
         masks,
         repaired,
         "mask_path",
@@ -193,22 +300,27 @@ def _by_cause(code: str, masks: pd.DataFrame, detail: str, evidence: Evidence) -
         subcode="repaired",
         cause=_REPAIRED_CAUSE,
     )
-    for rule in ("HP403", "HP404"):
+    for reason in (LOSSY_MASK, INTERPOLATED_MASK):
         known = masks.mask_path.isin(
-            [path for source in evidence.lossy if source.code == rule for path in source.paths]
+            [
+                path
+                for source in evidence.lossy
+                if source.code == reason.code
+                for path in source.paths
+            ]
         )
         cause = (
-            f"These masks are lossy or interpolated, see {rule}: values grew along their boundaries"
-            " that nobody drew."
+            f"These masks are lossy or interpolated, see {reason.code}: values grew along their"
+            " boundaries that nobody drew."
         )
         yield from flag(
-            code, masks, known & ~repaired, "mask_path", detail, denominator=amount, unit="masks",
-            subcode=f"see-{rule.lower()}",
+            rule, masks, known & ~repaired, "mask_path", detail, denominator=amount, unit="masks",
+            subcode=f"see-{reason.code.lower()}",
             cause=cause, suggestion="histoprep repair",
         )  # fmt: skip
 
 
-@table_rule("HP410")
+@table_rule(SCALED_LABELS)
 def scaled(evidence: Evidence) -> Iterator[Finding]:
     """Yield the factor by which all values of the data set seem to be scaled.
 
@@ -229,7 +341,7 @@ def scaled(evidence: Evidence) -> Iterator[Finding]:
         ]
         cause = wrapped_cause(values, modulus)
         yield finding(
-            RULES["HP410"],
+            SCALED_LABELS,
             items,
             denominator=len(values),
             unit="values",
@@ -257,10 +369,10 @@ def scaled(evidence: Evidence) -> Iterator[Finding]:
             for value in values
         ]
         cause = f"The masks were multiplied by {factor} for viewing."
-        yield finding(RULES["HP410"], items, denominator=len(values), unit="values", cause=cause)
+        yield finding(SCALED_LABELS, items, denominator=len(values), unit="values", cause=cause)
 
 
-@row_rule("HP412")
+@row_rule(SIXTEEN_BIT_MASK)
 def needlessly_wide(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks of 16 or more bits whose values fit into 8 bits."""
     highest = chunk.labels.groupby("row").label_id.max()
@@ -268,7 +380,7 @@ def needlessly_wide(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     chosen = (tiles.mask_bit_depth >= 16) & (tiles.highest < 256)
     detail = "{mask_bit_depth} bits, highest value {highest}"
     yield from flag(
-        "HP412",
+        SIXTEEN_BIT_MASK,
         tiles,
         chosen,
         "mask_path",

@@ -4,17 +4,50 @@ of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from histoprep.checks import Evidence, table_rule
+from histoprep import rule_ids
+from histoprep.checks import Evidence
+from histoprep.checks.registry import table_rule
+from histoprep.choices import Severity
 from histoprep.errors import IntegrityError
-from histoprep.findings import Finding
+from histoprep.findings import Finding, FixSafety, Problem, Rule, Scope
 from histoprep.names import to_text
 
+SHARD_CORRUPT = Rule(
+    *rule_ids.SHARD_CORRUPT,
+    Severity.ERROR,
+    Scope.TILE,
+    definition="A shard or a member of it is gone, or its bytes are not those that were written.",
+    cause="The shard was cut short by a copy, changed, or damaged on its disk.",
+    suggestion="Copy the shard again, or delete the folder and write it anew with histoprep shard.",
+    fix_safety=FixSafety.SAFE,
+)
+SHARD_MANIFEST_MISMATCH = Rule(
+    *rule_ids.SHARD_MANIFEST_MISMATCH,
+    Severity.ERROR,
+    Scope.TILE,
+    definition=(
+        "The shards do not hold the tiles of the manifest: other keys, files, splits, pools "
+        "or another label map."
+    ),
+    cause="The manifest was made again after the shards were written.",
+    suggestion="Write shards of this manifest into another folder: histoprep shard --out DIR",
+    fix_safety=FixSafety.SAFE,
+)
 
-@table_rule("HP904", "HP905")
-def shards(evidence: Evidence) -> Iterator[Finding]:
+
+_OF_SHARDS = (SHARD_CORRUPT, SHARD_MANIFEST_MISMATCH)
+
+
+def shard_findings(problems: Iterable[Problem]) -> list[Finding]:
+    """Return the findings of what `verify_shards` found."""
+    return [problem.finding(_OF_SHARDS) for problem in problems]
+
+
+@table_rule(*_OF_SHARDS)
+def faulty_shards(evidence: Evidence) -> Iterator[Finding]:
     """Yield which shards are gone or of another size, and what they hold that the manifest does
     not, or the reverse.
     """
@@ -31,6 +64,6 @@ def shards(evidence: Evidence) -> Iterator[Finding]:
         compared = evidence.manifest
     except IntegrityError:  # HP901 says so.
         compared = None
-    for problem in verify_shards(folder, compared, contents=False):
+    for found in shard_findings(verify_shards(folder, compared, contents=False)):
         # The folder's own path comes from the system, all others from tables.
-        yield replace(problem, where="shards", paths=tuple(to_text(path) for path in problem.paths))
+        yield replace(found, where="shards", paths=tuple(to_text(path) for path in found.paths))

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histoprep import console
+from histoprep.choices import EngineName, FailOn, Layout, ReportFormat, Severity
 from histoprep.cli.options import (
     DaskScheduler,
     DepthOption,
-    EngineName,
-    FormatName,
-    Layout,
+    EngineOption,
+    FormatOption,
     MapName,
     MinIsWhiteOption,
     PaletteOption,
@@ -23,9 +23,7 @@ from histoprep.cli.options import (
     Root,
     Workers,
     WorkspaceFolder,
-    choices,
     engine_of,
-    format_of,
     parse_part,
     progress_of,
     separated,
@@ -33,7 +31,7 @@ from histoprep.cli.options import (
 from histoprep.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from histoprep.findings import Severity
+    from histoprep.choices import Severity
     from histoprep.mask_reading import Reading
     from histoprep.scan import ScanOptions
     from histoprep.schemas.workspace import Workspace
@@ -133,22 +131,18 @@ def audit(
         Path | None, _graded("Accept all present findings in this file and exit with status 0.")
     ] = None,
     fail_on: Annotated[
-        str,
-        _graded(
-            "Least severity that leads to exit status 1.",
-            **choices("error", "warning", "info", "never"),
-        ),
-    ] = "error",
+        FailOn, _graded("Least severity that leads to exit status 1.")
+    ] = FailOn.ERROR,
     exit_zero: Annotated[
         bool, _graded("Exit with status 0 even if there are findings.", "--exit-zero")
     ] = False,
-    format_: FormatName = "text",
+    format_: FormatOption = ReportFormat.TEXT,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write the result to this file instead of stdout."),
     ] = None,
     workers: Workers = None,
-    engine: EngineName = "local",
+    engine: EngineOption = EngineName.LOCAL,
     scheduler: DaskScheduler = None,
     part: Part = None,
 ) -> None:
@@ -165,7 +159,7 @@ def audit(
         histoprep audit tiles --group-by "^(case\\d+)_" --format html --output report.html
         histoprep audit tiles --quick --select HP1,HP2
     """
-    from histoprep.audit import AuditOptions, run_audit
+    from histoprep.auditing import AuditOptions, run_audit
     from histoprep.findings import Selection
     from histoprep.labels import default_map, find_label_map
     from histoprep.schemas.workspace import Workspace, check_outside
@@ -212,9 +206,9 @@ def audit(
         expectation=expect,
         baseline=baseline,
         tile_size_px=_size(tile_size),
-        fail_on=_severity(fail_on),
+        fail_on=fail_on.severity,
     )
-    chosen, format_ = engine_of(engine, scheduler, workers), format_of(format_)
+    chosen = engine_of(engine, scheduler, workers)
     if part:
         number, count = parse_part(part)
         with progress_of("partitions", "partitions") as advance:
@@ -231,14 +225,14 @@ def audit(
             options,
             chosen,
             advance,
-            want_report=format_ != "text" or write_baseline is not None,
+            want_report=format_ is not ReportFormat.TEXT or write_baseline is not None,
         )
     for warning in result.warnings:
         console.warn(warning)
     _print(
         (
             result.text
-            if result.report is None or format_ == "text"
+            if result.report is None or format_ is ReportFormat.TEXT
             else _rendered(result.report, format_)
         ),
         format_,
@@ -246,7 +240,7 @@ def audit(
     )
     console.note(f"results: {where.folder}")
     if write_baseline and result.report:
-        from histoprep.audit.baseline import write_baseline as write
+        from histoprep.auditing.baseline import write_baseline as write
 
         console.note(
             f"accepted {write(write_baseline, result.report.findings):,} entries in"
@@ -335,27 +329,15 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(width), int(height or width)
 
 
-def _severity(text: str) -> Severity | None:
-    from histoprep.findings import Severity
-
-    if text == "never":
-        return None
-    try:
-        return Severity(text)
-    except ValueError:
-        raise UsageError(
-            "no such severity", seen=text, expected="error, warning or info (--fail-on also: never)"
-        ) from None
-
-
 def _severities(entries: tuple[str, ...]) -> dict[str, Severity]:
     graded = {}
     for entry in entries:
         key, _, value = entry.partition("=")
-        grade = _severity(value) if value and value != "never" else None
-        if grade is None or not key:
+        if value not in list(Severity) or not key:
             raise UsageError(
-                "--severity needs CODE=SEVERITY", seen=entry, expected="such as HP303=error"
+                "--severity needs CODE=SEVERITY",
+                seen=entry,
+                expected=f"such as HP303=error; severities are {', '.join(Severity)}",
             )
-        graded[key] = grade
+        graded[key] = Severity(value)
     return graded

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from histoprep import console
+from histoprep.choices import SplitMethod
 from histoprep.cli.findings import print_finding
 from histoprep.cli.options import MapName, Root, Verify, Workers, WorkspaceFolder
 from histoprep.command_style import Commands
@@ -36,14 +36,6 @@ app = Commands("manifest", _HELP, default="build")
 ManifestFile = Annotated[Path, typer.Argument(help="A manifest.", show_default=False)]
 
 
-class Method(StrEnum):
-    """How tiles are split."""
-
-    AUTO = "auto"
-    HASH = "hash"
-    FILE = "file"
-
-
 @app.command()
 def build(
     root: Root = Path(),
@@ -62,14 +54,14 @@ def build(
         int, typer.Option(min=0, help="Another seed gives another split of the same shares.")
     ] = 0,
     split_method: Annotated[
-        Method,
+        SplitMethod,
         typer.Option(
             help=(
                 "auto: even shares; hash: new tiles never move old groups; file: as in"
                 " --split-file."
             )
         ),
-    ] = Method.AUTO,
+    ] = SplitMethod.AUTO,
     split_file: Annotated[
         Path | None,
         typer.Option(help="CSV with columns tile_id or group, and split.", show_default=False),
@@ -134,7 +126,7 @@ def build(
     from histoprep.split import parse_fractions
     from histoprep.tiles.options import earlier_options
 
-    method = Method.FILE if split_file and split_method is Method.AUTO else split_method
+    method = SplitMethod.FILE if split_file and split_method is SplitMethod.AUTO else split_method
     fractions = parse_fractions(split) if split else None
     options = ManifestOptions(
         fractions, seed, method.value, split_file, conditional_threshold, ignore_folder_split, force
@@ -274,6 +266,7 @@ def check(
         histoprep manifest check tiles.histoprep/manifest.parquet
         histoprep manifest check manifest.parquet --root tiles --digests
     """
+    from histoprep.checks.manifests import manifest_findings
     from histoprep.manifest.check import validate_manifest
     from histoprep.schemas.manifest import open_named_manifest
 
@@ -281,8 +274,8 @@ def check(
     open_named_manifest(file)
     with console.progress("checking", None) as meter:
         found = validate_manifest(file, root, digests=digests, advance=meter.advance)
-    for problem in found:
-        print_finding(problem)
+    for finding in manifest_findings(found):
+        print_finding(finding)
     if found:
         raise typer.Exit(ExitCode.FINDINGS)
     console.out(f"{file}: fine, {'every byte' if digests else 'sizes'} of the files compared")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from histoprep import console
+from histoprep.choices import MapFailOn, MapFormat
 from histoprep.command_style import Commands
 from histoprep.errors import ExitCode, UsageError
 
@@ -32,26 +32,12 @@ MapFile = Annotated[
 ]
 
 
-class Format(StrEnum):
-    """How `show` prints a map."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-class FailOn(StrEnum):
-    """From which severity on `check` fails."""
-
-    ERROR = "error"
-    WARNING = "warning"
-
-
 @app.command()
 def check(
     file: MapFile,
     fail_on: Annotated[
-        FailOn, typer.Option(help="Least severity that leads to exit status 1.")
-    ] = FailOn.ERROR,
+        MapFailOn, typer.Option(help="Least severity that leads to exit status 1.")
+    ] = MapFailOn.ERROR,
 ) -> None:
     """List everything that is wrong with a label map: HP503 to HP506, with lines.
 
@@ -61,26 +47,25 @@ def check(
         histoprep map check my_map.yml
         histoprep map check my_map.yml --fail-on warning
     """
-    from histoprep.findings import Severity
     from histoprep.labels import check_label_map, find_label_map
 
     path = find_label_map(file)
     problems = check_label_map(path)
-    for finding in problems:
-        console.out(
-            f"{path}{f':{finding.line}' if finding.line else ''}: {finding.severity}: {finding}"
-        )
-    if any(finding.severity is Severity.ERROR for finding in problems):
+    for problem in problems:
+        severity = MapFailOn.ERROR if problem.forbids_use else MapFailOn.WARNING
+        line = f":{problem.line}" if problem.line else ""
+        console.out(f"{path}{line}: {severity}: {problem}")
+    if any(problem.forbids_use for problem in problems):
         raise typer.Exit(ExitCode.FINDINGS)
     console.out(_summary(_load(file)))
-    if problems and fail_on is FailOn.WARNING:
+    if problems and fail_on is MapFailOn.WARNING:
         raise typer.Exit(ExitCode.FINDINGS)
 
 
 @app.command()
 def show(
     file: MapFile,
-    output: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.TEXT,
+    output: Annotated[MapFormat, typer.Option("--format", help="Output format.")] = MapFormat.TEXT,
 ) -> None:
     """Print a label map: its classes, and the class of each source label.
 
@@ -89,7 +74,7 @@ def show(
         histoprep map show my_map.yml --format json
     """
     label_map = _load(file)
-    if output is Format.JSON:
+    if output is MapFormat.JSON:
         console.raw(label_map.to_json())
         return
     console.out(_summary(label_map))

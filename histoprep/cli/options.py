@@ -5,25 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from histoprep import console
+from histoprep.choices import (
+    DepthReading,
+    EngineName,
+    MinIsWhiteReading,
+    PaletteReading,
+    ReportFormat,
+)
 from histoprep.errors import UsageError
-from histoprep.scan.layout import Layout
 
 if TYPE_CHECKING:
     from histoprep.execution import Engine
-
-__all__ = ["Layout"]
-
-
-def choices(*names: str) -> dict[str, Any]:
-    """Return the settings of an option that takes one of these words: they are shown, and
-    completed.
-    """
-    return {"metavar": "|".join(names), "autocompletion": lambda: list(names)}
 
 
 def _packed_maps() -> list[str]:
@@ -59,13 +56,9 @@ Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Worker processes.", show_default="one per core"),
 ]
-EngineName = Annotated[
-    str,
-    typer.Option(
-        "--engine",
-        help="Execution engine: local processes, or dask with --scheduler.",
-        **choices("local", "dask"),
-    ),
+EngineOption = Annotated[
+    EngineName,
+    typer.Option("--engine", help="Execution engine: local processes, or dask with --scheduler."),
 ]
 DaskScheduler = Annotated[
     str | None,
@@ -93,52 +86,33 @@ Part = Annotated[
     ),
 ]
 PaletteOption = Annotated[
-    str | None,
+    PaletteReading | None,
     typer.Option(
         "--palette",
         rich_help_panel="What is read",
         help="Label of a mask with a palette of greys.",
         show_default="refuse or as before",
-        **choices("index", "grey"),
     ),
 ]
 MinIsWhiteOption = Annotated[
-    str | None,
+    MinIsWhiteReading | None,
     typer.Option(
         "--min-is-white",
         rich_help_panel="What is read",
         help="Label of a TIFF whose 0 is white.",
         show_default="refuse or as before",
-        **choices("stored", "inverted"),
     ),
 ]
 DepthOption = Annotated[
-    str | None,
+    DepthReading | None,
     typer.Option(
         "--depth",
         rich_help_panel="What is read",
-        help="Label of a grey mask with fewer bits than others; scaled is to 8 or 16 bits.",
+        help="Label of a grey mask with fewer bits than others: stored, or scaled to 8 or 16 bits.",
         show_default="refuse or as before",
-        **choices("stored", "scaled"),
     ),
 ]
-FormatName = Annotated[
-    str,
-    typer.Option(
-        "--format",
-        help="Format of the result.",
-        **choices("text", "json", "sarif", "junit", "github", "markdown", "html"),
-    ),
-]
-
-
-def format_of(name: str) -> str:
-    """Return the name of a report format; raises UsageError when there is no such format."""
-    from histoprep.report import FORMATS
-
-    if name not in FORMATS:
-        raise UsageError("no such --format", seen=name, expected=", ".join(FORMATS))
-    return name
+FormatOption = Annotated[ReportFormat, typer.Option("--format", help="Format of the result.")]
 
 
 def separated(entries: list[str] | None) -> tuple[str, ...]:
@@ -148,13 +122,11 @@ def separated(entries: list[str] | None) -> tuple[str, ...]:
     )
 
 
-def engine_of(name: str, scheduler: str | None, workers: int | None) -> Engine:
+def engine_of(name: EngineName, scheduler: str | None, workers: int | None) -> Engine:
     """Return the engine that the options ask for; raises UsageError for a contradiction."""
     from histoprep.execution import Engine
 
-    if name not in ("local", "dask"):
-        raise UsageError("no such engine", seen=name, expected="local or dask")
-    if (name == "dask") != (scheduler is not None):
+    if (name is EngineName.DASK) != (scheduler is not None):
         raise UsageError(
             "--engine dask and --scheduler ADDRESS belong together",
             seen=f"--engine {name}, --scheduler {scheduler}",

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from histoprep import console
+from histoprep.choices import EngineName, OnUnmapped
 from histoprep.cli.options import (
     DaskScheduler,
     DepthOption,
-    EngineName,
+    EngineOption,
     MapName,
     MinIsWhiteOption,
     PaletteOption,
@@ -20,7 +21,6 @@ from histoprep.cli.options import (
     Verify,
     Workers,
     WorkspaceFolder,
-    choices,
     engine_of,
     parse_part,
     progress_of,
@@ -44,12 +44,11 @@ def remap(
         typer.Option("--out", help="Folder of the new masks.", show_default="WORKSPACE/masks-MAP"),
     ] = None,
     on_unmapped: Annotated[
-        str,
+        OnUnmapped,
         typer.Option(
-            help="Labels that the map does not list: refuse, or assign its unknown class.",
-            **choices("error", "unknown"),
+            help="Labels that the map does not list: refuse, or assign its unknown class."
         ),
-    ] = "error",
+    ] = OnUnmapped.ERROR,
     palette: PaletteOption = None,
     min_is_white: MinIsWhiteOption = None,
     depth: DepthOption = None,
@@ -66,7 +65,7 @@ def remap(
     verify: Verify = False,
     workspace: WorkspaceFolder = None,
     workers: Workers = None,
-    engine: EngineName = "local",
+    engine: EngineOption = EngineName.LOCAL,
     scheduler: DaskScheduler = None,
     part: Part = None,
 ) -> None:
@@ -85,16 +84,11 @@ def remap(
         histoprep remap tiles --map label_map_5 --palette grey
     """
     from histoprep.cli.reading import read_tiles
-    from histoprep.labels.lookup import OnUnmapped
     from histoprep.mask_reading import Reading
     from histoprep.remap import RemapOptions, plan_remap, run_remap, run_remap_part
     from histoprep.repair.record import damage_warnings
     from histoprep.schemas.workspace import Workspace
 
-    if on_unmapped not in list(OnUnmapped):
-        raise UsageError(
-            "no such value for --on-unmapped", seen=on_unmapped, expected="error or unknown"
-        )
     where = Workspace.of(root, workspace)
     chosen = engine_of(engine, scheduler, workers)
     numbers = parse_part(part) if part else None
@@ -111,7 +105,7 @@ def remap(
         )
     else:
         seen = ExitCode.OK
-    plan = plan_remap(where, label_map, RemapOptions(out, OnUnmapped(on_unmapped), force, verify))
+    plan = plan_remap(where, label_map, RemapOptions(out, on_unmapped, force, verify))
     if numbers is not None:
         with progress_of("partitions", "partitions") as advance:
             done = run_remap_part(plan, *numbers, chosen, advance)

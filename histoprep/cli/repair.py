@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from histoprep import console
+from histoprep.choices import EngineName
 from histoprep.cli.options import (
     DaskScheduler,
-    EngineName,
+    EngineOption,
     Root,
     Verify,
     Workers,
@@ -71,7 +72,7 @@ def repair(
     verify: Verify = False,
     workspace: WorkspaceFolder = None,
     workers: Workers = None,
-    engine: EngineName = "local",
+    engine: EngineOption = EngineName.LOCAL,
     scheduler: DaskScheduler = None,
 ) -> None:
     """Repair masks that were saved as JPEG or resized with interpolation (HP403, HP404), into a

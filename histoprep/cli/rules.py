@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from histoprep import console
-from histoprep.catalogue import RULES
 from histoprep.findings import rule_called
+
+if TYPE_CHECKING:
+    from histoprep.findings import Rule
+
+
+def codes_and_names() -> list[str]:
+    """Return what a rule can be called by."""
+    listed = _all_rules()
+    return [*listed, *(rule.name for rule in listed.values())]
+
+
+def _all_rules() -> dict[str, Rule]:
+    from histoprep.catalogue import all_rules
+
+    return all_rules()
 
 
 def rules(
@@ -24,10 +38,11 @@ def rules(
         histoprep rules
         histoprep rules --json
     """
+    listed = _all_rules().values()
     if as_json:
-        console.raw(json.dumps([asdict(rule) for rule in RULES.values()], indent=2))
+        console.raw(json.dumps([asdict(rule) for rule in listed], indent=2))
         return
-    rows = [(rule.code, rule.name, str(rule.severity), rule.definition) for rule in RULES.values()]
+    rows = [(rule.code, rule.name, str(rule.severity), rule.definition) for rule in listed]
     console.table(("code", "name", "severity", "meaning"), rows, severity_column=2)
 
 
@@ -36,7 +51,7 @@ def explain(
         str,
         typer.Argument(
             help="Code or name of a rule, such as HP401 or size-mismatch.",
-            autocompletion=lambda: [*RULES, *(rule.name for rule in RULES.values())],
+            autocompletion=codes_and_names,
         ),
     ],
 ) -> None:
@@ -46,7 +61,7 @@ def explain(
         histoprep explain HP401
         histoprep explain size-mismatch
     """
-    rule = rule_called(code, RULES.values())
+    rule = rule_called(code, _all_rules().values())
     console.block(
         f"{rule.code} {rule.name} ({rule.severity}, speaks of each"
         f" {rule.scope})\n\n{rule.definition}"

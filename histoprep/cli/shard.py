@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histoprep import console
+from histoprep import console, rule_ids
+from histoprep.choices import EngineName
 from histoprep.cli.findings import print_finding
-from histoprep.cli.options import DaskScheduler, EngineName, Workers, engine_of, progress_of
+from histoprep.cli.options import DaskScheduler, EngineOption, Workers, engine_of, progress_of
 from histoprep.command_style import Commands
 from histoprep.errors import ExitCode, UsageError
 
@@ -78,7 +79,7 @@ def write(
         Path | None, typer.Option(help="Folder of the data set.", show_default="as in the manifest")
     ] = None,
     workers: Workers = None,
-    engine: EngineName = "local",
+    engine: EngineOption = EngineName.LOCAL,
     scheduler: DaskScheduler = None,
 ) -> None:
     """Pack the tiles of a manifest: images without their metadata, masks as 8-bit PNG of classes,
@@ -151,6 +152,7 @@ def verify(
 
 
 def _verify(shards: str, manifest: str | None) -> None:
+    from histoprep.checks.shards import shard_findings
     from histoprep.shards.index import open_index
     from histoprep.shards.verify import verify_shards
 
@@ -158,12 +160,12 @@ def _verify(shards: str, manifest: str | None) -> None:
     open_index(shards)
     with progress_of("verifying") as advance:
         found = verify_shards(shards, manifest, advance=advance)
-    for problem in found:
-        print_finding(problem)
+    for finding in shard_findings(found):
+        print_finding(finding)
     if found:
         raise typer.Exit(
             ExitCode.INTEGRITY
-            if any(finding.code == "HP904" for finding in found)
+            if any(problem.rule == rule_ids.SHARD_CORRUPT for problem in found)
             else ExitCode.FINDINGS
         )
 

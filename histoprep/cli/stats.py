@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histoprep import console
+from histoprep import console, rule_ids
+from histoprep.choices import Dimension, StatsFormat
 from histoprep.cli.options import MapName, Root, Verify, Workers, WorkspaceFolder
 
 if TYPE_CHECKING:
@@ -23,36 +23,20 @@ _MAX_CLASSES = 12
 _MAX_UNMAPPED = 10
 
 
-class By(StrEnum):
-    """What shares are broken down by."""
-
-    SPLIT = "split"
-    POOL = "pool"
-    GROUP = "group"
-
-
-class Format(StrEnum):
-    """How the result is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-
-
 def stats(
     root: Root = Path(),
     *,
     workspace_folder: WorkspaceFolder = None,
     map_name: MapName = None,
     by: Annotated[
-        list[By] | None,
+        list[Dimension] | None,
         typer.Option(
             help="Report shares by this column; repeatable.", show_default="split and pool"
         ),
     ] = None,
     output: Annotated[
-        Format, typer.Option("--format", help="Format of the result.")
-    ] = Format.TABLE,
+        StatsFormat, typer.Option("--format", help="Format of the result.")
+    ] = StatsFormat.TABLE,
     verify: Verify = False,
     workers: Workers = None,
 ) -> None:
@@ -81,18 +65,19 @@ def stats(
     path = find_label_map(map_name, workspace.root) if map_name else default_map(workspace.root)
     label_map = load_label_map(path) if path else None
     seen = read_tiles(workspace, workers=workers, verify=verify)
-    found = compute_stats(workspace, label_map, by=tuple(by or (By.SPLIT, By.POOL)))
+    found = compute_stats(workspace, label_map, by=tuple(by or (Dimension.SPLIT, Dimension.POOL)))
     paths = write_stats(found, workspace)
-    if output is Format.JSON:
+    if output is StatsFormat.JSON:
         console.raw(json.dumps(as_json(found), indent=2, ensure_ascii=False))
-    elif output is Format.CSV:
+    elif output is StatsFormat.CSV:
         console.raw(csv_text(found).rstrip("\n"))
     else:
         _print_tables(found)
     _print_warnings(found)
     if label_map is not None and (remapped := evidence_in(workspace.tiles, label_map)):
         console.warn(
-            f"HP508 already-remapped: {remapped}; these shares are of masks that were mapped twice"
+            f"{rule_ids.ALREADY_REMAPPED}: {remapped}; these shares are of masks that were mapped"
+            " twice"
         )
     for warning in MaskReadings.of(workspace.tiles).warnings():
         console.warn(warning)
@@ -146,7 +131,7 @@ def _print_breakdown(found: Stats, dimension: str) -> None:
         (str(row[0]), str(row[1]), *map(_percent, row[2 : 2 + _MAX_KEYS]))
         for row in table.itertuples(index=False, name=None)
     ]
-    source = f" (splits of the {found.split_source})" if dimension == By.SPLIT else ""
+    source = f" (splits of the {found.split_source})" if dimension == Dimension.SPLIT else ""
     more = f"; {len(keys) - _MAX_KEYS:,} more in stats.parquet" if len(keys) > _MAX_KEYS else ""
     console.table(
         ("class", "name", *(f"{key:>7}" for key in keys[:_MAX_KEYS])),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from histoprep import imageio, tables
-from histoprep.audit.thumbnails import ThumbnailTask
+from histoprep.auditing.thumbnails import ThumbnailTask
 from histoprep.errors import BrokenFileError, HistoprepError
 from histoprep.execution import Engine, run_tasks
 from histoprep.labels import LabelMap

@@ -27,7 +27,7 @@ _PRELOADED = [
     "histoprep.tiles.table",
     "histoprep.tiles.measurer",
     "histoprep.remap",
-    "histoprep.audit.thumbnails",
+    "histoprep.auditing.thumbnails",
     "histoprep.shards.task",
 ]
 # How often a wait for a result looks after the processes itself.

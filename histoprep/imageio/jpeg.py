@@ -14,9 +14,9 @@ from functools import cache, lru_cache
 
 import numpy as np
 
+from histoprep import rule_ids
 from histoprep.errors import BrokenFileError
 
-SIGNATURE = b"\xff\xd8\xff"
 END = b"\xff\xd9"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
@@ -97,7 +97,9 @@ def read_markers(data: bytes) -> JpegFile:
     position, end = 2, len(data)
     while position + 4 <= end:
         if data[position] != 0xFF:
-            raise BrokenFileError("HP201 bad-header", f"no marker at byte {position}")
+            raise BrokenFileError(
+                rule_ids.UNREADABLE_FILE.verdict("bad-header"), f"no marker at byte {position}"
+            )
         kind = data[position + 1]
         if kind == 0xFF:
             position += 1
@@ -117,7 +119,10 @@ def read_markers(data: bytes) -> JpegFile:
         if length < 2 or position + 2 + length > end:
             break
         position += 2 + length
-    raise BrokenFileError("HP201 truncated", f"the file ends at byte {end} before its first scan")
+    raise BrokenFileError(
+        rule_ids.UNREADABLE_FILE.verdict("truncated"),
+        f"the file ends at byte {end} before its first scan",
+    )
 
 
 def _read_segments(before: bytes) -> JpegFile:
@@ -141,10 +146,14 @@ _remembered_segments = lru_cache(maxsize=64)(_read_segments)
 
 def _checked(file: JpegFile, data: bytes, position: int) -> JpegFile:
     if not file.width_px or not file.height_px:
-        raise BrokenFileError("HP201 bad-header", f"declared size {file.width_px}x{file.height_px}")
+        raise BrokenFileError(
+            rule_ids.UNREADABLE_FILE.verdict("bad-header"),
+            f"declared size {file.width_px}x{file.height_px}",
+        )
     if data.rfind(END, position) < 0:
         raise BrokenFileError(
-            "HP202 no-end-marker", f"the file ends at byte {len(data)} in the middle of its pixels"
+            rule_ids.TRUNCATED_JPEG.verdict("no-end-marker"),
+            f"the file ends at byte {len(data)} in the middle of its pixels",
         )
     if file.progressive or data[position + 4 : position + 5] < bytes([len(file.components)]):
         _check_scans(file, data, position)
@@ -184,7 +193,9 @@ def _check_scans(file: JpegFile, data: bytes, position: int) -> None:
             break
         position = found.start()
     if any(missing.values()):
-        raise BrokenFileError("HP202 missing-data", "the file ends before its last scan")
+        raise BrokenFileError(
+            rule_ids.TRUNCATED_JPEG.verdict("missing-data"), "the file ends before its last scan"
+        )
 
 
 def _note_segment(file: JpegFile, kind: int, body: bytes) -> None:

@@ -8,16 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from histoprep import rule_ids
+from histoprep.choices import DepthReading, MinIsWhiteReading, PaletteReading
 from histoprep.errors import BrokenFileError
 from histoprep.imageio.header import Header
-from histoprep.mask_reading import (
-    MIN_IS_WHITE,
-    PALETTE,
-    DepthReading,
-    MinIsWhiteReading,
-    PaletteReading,
-    Reading,
-)
+from histoprep.mask_reading import MIN_IS_WHITE, PALETTE, Reading
 
 GREY_MODES = ("1", "L", "I;16", "I;16B", "I")
 _MAX_LABEL = 65_535
@@ -88,7 +83,7 @@ def labels_of(stored: np.ndarray, header: Header, reading: Reading) -> np.ndarra
     """
     if header.orientation not in (None, 1):
         raise BrokenFileError(
-            "HP413 orientation",
+            rule_ids.READERS_DISAGREE.verdict("orientation"),
             f"orientation {header.orientation}: some readers turn the mask, others do not",
         )
     if header.palette:
@@ -112,14 +107,14 @@ def _palette_labels(stored: np.ndarray, header: Header, reading: Reading) -> np.
                 f"{_listed(beyond[beyond >= num_colours])} of a palette of {num_colours} colours (0"
                 f" to {num_colours - 1}){wrapped}"
             )
-            raise BrokenFileError("HP415 index-beyond-palette", detail)
+            raise BrokenFileError(str(rule_ids.INDEX_BEYOND_PALETTE), detail)
         return stored if highest < 256 else stored.astype(np.uint16)
     doubt = find_doubt(stored, header)
     if doubt is None or reading.palette is PaletteReading.INDEX:
         return stored
     if reading.palette is PaletteReading.GREY:
         return np.ascontiguousarray(_colours(header.palette)[:, 0])[stored]
-    raise BrokenFileError(f"HP413 {PALETTE}", doubt.describe())
+    raise BrokenFileError(rule_ids.READERS_DISAGREE.verdict(PALETTE), doubt.describe())
 
 
 def _inverts(stored: np.ndarray, header: Header, reading: Reading) -> bool:
@@ -132,7 +127,8 @@ def _inverts(stored: np.ndarray, header: Header, reading: Reading) -> bool:
         return False
     doubt = find_doubt(stored, header)
     raise BrokenFileError(
-        f"HP413 {MIN_IS_WHITE}", doubt.describe() if doubt else "stored, or inverted values"
+        rule_ids.READERS_DISAGREE.verdict(MIN_IS_WHITE),
+        doubt.describe() if doubt else "stored, or inverted values",
     )
 
 
@@ -158,7 +154,7 @@ def _unsigned(stored: np.ndarray) -> np.ndarray:
             if bits == 8
             else ""
         )
-        raise BrokenFileError("HP416 negative-label", f"{named}, signed{elsewhere}")
+        raise BrokenFileError(str(rule_ids.NEGATIVE_LABEL), f"{named}, signed{elsewhere}")
     return stored.astype(np.uint8) if stored.dtype == np.int8 else _narrowed(stored)
 
 

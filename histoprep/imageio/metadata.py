@@ -8,7 +8,10 @@ PNG specification, third edition, RFC 9649 (WebP), TIFF 6.0 and BigTIFF.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from functools import wraps
 
+from histoprep import rule_ids
 from histoprep.errors import BrokenFileError
 from histoprep.imageio.privacy import SYNTHETIC_MARK
 
@@ -74,28 +77,27 @@ _TIFF_INTEGERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _MAX_PAGES = 10_000
 
 
-def strip_metadata(data: bytes, format_name: str) -> bytes:
-    """Return the bytes of an image file without its metadata; never more bytes than before.
-
-    `format_name`: jpeg, png, tiff or webp, as in a header. What decoders need stays: JFIF, Adobe's
-    colour transform, the colour profile, how a TIFF is turned. The mark of synthetic images stays,
-    too. Raises BrokenFileError for a file whose structure cannot be followed.
-    """
-    strip = {
-        "jpeg": _without_segments,
-        "png": _without_chunks,
-        "webp": _without_riff_chunks,
-        "tiff": _without_tags,
-    }[format_name]
-    try:
-        return strip(data)
-    except (struct.error, IndexError, ValueError) as error:
-        raise BrokenFileError(
-            "HP201 corrupt", f"its metadata cannot be taken out: {error}"
-        ) from error
+Strip = Callable[[bytes], bytes]
 
 
-def _without_segments(data: bytes) -> bytes:
+def _following(strip: Strip) -> Strip:
+    """Return `strip` with its errors as BrokenFileError: the structure cannot be followed."""
+
+    @wraps(strip)
+    def strip_or_refuse(data: bytes) -> bytes:
+        try:
+            return strip(data)
+        except (struct.error, IndexError, ValueError) as error:
+            raise BrokenFileError(
+                rule_ids.UNREADABLE_FILE.verdict("corrupt"),
+                f"its metadata cannot be taken out: {error}",
+            ) from error
+
+    return strip_or_refuse
+
+
+@_following
+def without_segments(data: bytes) -> bytes:
     """Return a JPEG without application segments and comments, and without what follows its end."""
     if not data.startswith(_JPEG_START):
         raise ValueError("it does not begin as a JPEG does")
@@ -139,7 +141,8 @@ def _end_of_scan(data: bytes, start: int) -> int:
         at += 1 if data[at + 1] == 0xFF else 2
 
 
-def _without_chunks(data: bytes) -> bytes:
+@_following
+def without_chunks(data: bytes) -> bytes:
     """Return a PNG without text, EXIF, time and chunks that nobody knows, and without what follows
     its end.
     """
@@ -161,7 +164,8 @@ def _without_chunks(data: bytes) -> bytes:
         at = end
 
 
-def _without_riff_chunks(data: bytes) -> bytes:
+@_following
+def without_riff_chunks(data: bytes) -> bytes:
     """Return a WebP without EXIF, XMP and chunks that nobody knows."""
     end = 8 + int(struct.unpack_from("<I", data, 4)[0])
     if end > len(data):
@@ -182,7 +186,8 @@ def _without_riff_chunks(data: bytes) -> bytes:
     return data[:4] + struct.pack("<I", 4 + len(body)) + data[8:12] + body
 
 
-def _without_tags(data: bytes) -> bytes:
+@_following
+def without_tags(data: bytes) -> bytes:
     """Return a TIFF with the entries of `_TIFF_TAGS` alone; what is neither theirs nor pixels is
     zero, or cut off at the end.
     """

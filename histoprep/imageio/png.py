@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from histoprep import rule_ids
 from histoprep.errors import BrokenFileError
+from histoprep.image_formats import PNG
 
 fast_zlib: Any
 try:
@@ -23,7 +25,7 @@ try:
 except ImportError:
     fast_zlib = zlib
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SIGNATURE = PNG.signatures[0][0][1]
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 _CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
 _BIT_DEPTHS = {
@@ -90,7 +92,7 @@ def read_chunks(data: bytes, *, header_only: bool = False) -> PngFile:
     end = len(data)
     if end < 33 or data[12:16] != b"IHDR":
         raise BrokenFileError(
-            "HP201 truncated" if end < 33 else "HP201 bad-header",
+            rule_ids.UNREADABLE_FILE.verdict("truncated" if end < 33 else "bad-header"),
             f"{end} bytes without a PNG header",
         )
     file: PngFile | None = None
@@ -105,7 +107,7 @@ def read_chunks(data: bytes, *, header_only: bool = False) -> PngFile:
         stored = int.from_bytes(view[after - 4 : after], "big")
         if fast_zlib.crc32(view[position + 4 : after - 4]) != stored:
             raise BrokenFileError(
-                "HP201 bad-checksum",
+                rule_ids.UNREADABLE_FILE.verdict("bad-checksum"),
                 f"chunk {kind.decode('latin-1')!r} at byte {position} fails its CRC",
             )
         if file is None:
@@ -117,12 +119,18 @@ def read_chunks(data: bytes, *, header_only: bool = False) -> PngFile:
         else:
             _note_chunk(file, kind, previous, body)
         position, previous = after, kind
-    raise BrokenFileError("HP201 truncated", f"the file ends at byte {end} without its end chunk")
+    raise BrokenFileError(
+        rule_ids.UNREADABLE_FILE.verdict("truncated"),
+        f"the file ends at byte {end} without its end chunk",
+    )
 
 
 def _header(body: bytes) -> PngFile:
     if len(body) != 13:
-        raise BrokenFileError("HP201 bad-header", f"header of {len(body)} bytes, expected 13")
+        raise BrokenFileError(
+            rule_ids.UNREADABLE_FILE.verdict("bad-header"),
+            f"header of {len(body)} bytes, expected 13",
+        )
     width, height, depth, colour, compression, filtering, interlace = struct.unpack(
         ">IIBBBBB", body
     )
@@ -134,7 +142,7 @@ def _header(body: bytes) -> PngFile:
     )
     if not valid or not 0 < width < 1 << 31 or not 0 < height < 1 << 31:
         raise BrokenFileError(
-            "HP201 bad-header",
+            rule_ids.UNREADABLE_FILE.verdict("bad-header"),
             f"impossible header: {width}x{height}, {depth} bits, colour type {colour}",
         )
     return PngFile(width, height, depth, colour, bool(interlace))
@@ -144,7 +152,8 @@ def _note_chunk(file: PngFile, kind: bytes, previous: bytes, body: memoryview) -
     if kind == b"IDAT":
         if file.compressed and previous != kind:
             raise BrokenFileError(
-                "HP201 corrupt", f"chunk {previous.decode('latin-1')!r} stands between the pixels"
+                rule_ids.UNREADABLE_FILE.verdict("corrupt"),
+                f"chunk {previous.decode('latin-1')!r} stands between the pixels",
             )
         file.compressed.append(body)
     elif kind == b"PLTE":
@@ -158,18 +167,21 @@ def _note_chunk(file: PngFile, kind: bytes, previous: bytes, body: memoryview) -
     elif not kind[0] & 32:
         # A capital first letter says that the image cannot be understood without this chunk.
         raise BrokenFileError(
-            "HP201 bad-header", f"unknown critical chunk {kind.decode('latin-1')!r}"
+            rule_ids.UNREADABLE_FILE.verdict("bad-header"),
+            f"unknown critical chunk {kind.decode('latin-1')!r}",
         )
 
 
 def _complete(file: PngFile) -> PngFile:
     if not file.compressed:
-        raise BrokenFileError("HP201 truncated", "there is no chunk of pixels")
+        raise BrokenFileError(
+            rule_ids.UNREADABLE_FILE.verdict("truncated"), "there is no chunk of pixels"
+        )
     if file.colour_type == PALETTE and (
         not file.palette or len(file.palette) % 3 or len(file.palette) > 768
     ):
         raise BrokenFileError(
-            "HP201 bad-header",
+            rule_ids.UNREADABLE_FILE.verdict("bad-header"),
             f"palette of {len(file.palette)} bytes, expected 3 a colour for 1-256 colours",
         )
     return file
@@ -188,18 +200,24 @@ def inflate(file: PngFile) -> bytes:
         # fits into it.
         lines = stream.decompress(compressed, expected + 1)
     except (zlib.error, fast_zlib.error) as error:
-        raise BrokenFileError("HP201 corrupt", f"compressed pixels are damaged: {error}") from error
-    if len(lines) != expected:
-        subcode = "HP201 truncated" if len(lines) < expected else "HP201 corrupt"
         raise BrokenFileError(
-            subcode, f"{len(lines)} bytes of pixels, the header asks for {expected}"
+            rule_ids.UNREADABLE_FILE.verdict("corrupt"), f"compressed pixels are damaged: {error}"
+        ) from error
+    if len(lines) != expected:
+        subcode = "truncated" if len(lines) < expected else "corrupt"
+        raise BrokenFileError(
+            rule_ids.UNREADABLE_FILE.verdict(subcode),
+            f"{len(lines)} bytes of pixels, the header asks for {expected}",
         )
     if not stream.eof:
         raise BrokenFileError(
-            "HP201 truncated", "the compressed pixels lack their end and checksum"
+            rule_ids.UNREADABLE_FILE.verdict("truncated"),
+            "the compressed pixels lack their end and checksum",
         )
     if not file.interlaced and lines[:: expected // file.height_px].translate(None, _FILTERS):
-        raise BrokenFileError("HP201 corrupt", "a row of pixels names an unknown filter")
+        raise BrokenFileError(
+            rule_ids.UNREADABLE_FILE.verdict("corrupt"), "a row of pixels names an unknown filter"
+        )
     return lines
 
 

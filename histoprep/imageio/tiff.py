@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from histoprep import rule_ids
 from histoprep.errors import BrokenFileError
 
 _SUBFILE, _WIDTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _DESCRIPTION = 254, 256, 258, 259, 262, 270
@@ -223,7 +224,7 @@ def refuse_unread(pages: Sequence[Page]) -> None:
     first = pages[0]
     if first.is_reduced and own:
         raise BrokenFileError(
-            "HP201 multi-page",
+            rule_ids.UNREADABLE_FILE.verdict("multi-page"),
             "the first page is a reduced copy of a later one, which readers show instead of it",
         )
     if any(page.is_transparency and not page.is_reduced for page in pages):
@@ -231,38 +232,42 @@ def refuse_unread(pages: Sequence[Page]) -> None:
             "a transparency mask (subfile type 4, as GDAL writes it) says which pixels are valid;"
             " most readers ignore it"
         )
-        raise BrokenFileError("HP208 internal-mask", detail)
+        raise BrokenFileError(rule_ids.UNSUPPORTED_ENCODING.verdict("internal-mask"), detail)
     if len(own) > 1:
         raise BrokenFileError(
-            "HP201 multi-page", f"{len(own)} pages, of which readers show different ones; keep one"
+            rule_ids.UNREADABLE_FILE.verdict("multi-page"),
+            f"{len(own)} pages, of which readers show different ones; keep one",
         )
     images = first.texts.get(_DESCRIPTION, "").partition("images=")
     if images[0].startswith("ImageJ=") and images[2].split("\n")[0].strip() not in ("", "1"):
         raise BrokenFileError(
-            "HP201 multi-page",
+            rule_ids.UNREADABLE_FILE.verdict("multi-page"),
             f"an ImageJ stack of {images[2].split()[0]} pages, of which readers show different"
             " ones; keep one",
         )
     if first.number(_DEPTH, 1) > 1:
         raise BrokenFileError(
-            "HP201 multi-page",
+            rule_ids.UNREADABLE_FILE.verdict("multi-page"),
             f"a volume of {first.number(_DEPTH, 1)} layers, of which readers show different ones;"
             " keep one",
         )
     compression = first.number(_COMPRESSION, 1)
     if compression in _UNREAD:
         raise BrokenFileError(
-            "HP208 compression", f"{_UNREAD[compression]} compression (TIFF number {compression})"
+            rule_ids.UNSUPPORTED_ENCODING.verdict("compression"),
+            f"{_UNREAD[compression]} compression (TIFF number {compression})",
         )
     depths = set(first.numbers.get(_BITS, (1,)))
     # Depths that differ within a pixel are damage more often than an image.
     if len(depths) == 1 and first.bits not in _DEPTHS and first.bits < max(_DEPTHS):
         raise BrokenFileError(
-            "HP208 bit-depth", f"{first.bits} bits a sample, which readers scale, pack or refuse"
+            rule_ids.UNSUPPORTED_ENCODING.verdict("bit-depth"),
+            f"{first.bits} bits a sample, which readers scale, pack or refuse",
         )
     if first.number(_PHOTOMETRIC, 1) == 3 and first.bits > 8:
         raise BrokenFileError(
-            "HP208 bit-depth", f"a colour table for {first.bits} bits, which most readers refuse"
+            rule_ids.UNSUPPORTED_ENCODING.verdict("bit-depth"),
+            f"a colour table for {first.bits} bits, which most readers refuse",
         )
     is_grey = first.number(_PHOTOMETRIC, -1) in (_MIN_IS_WHITE, _MIN_IS_BLACK)
     if (
@@ -271,7 +276,7 @@ def refuse_unread(pages: Sequence[Page]) -> None:
         and first.number(_EXTRA_SAMPLES, 0) not in _ALPHAS
     ):
         raise BrokenFileError(
-            "HP208 bands",
+            rule_ids.UNSUPPORTED_ENCODING.verdict("bands"),
             f"{first.number(_SAMPLES, 1)} values a pixel, of which some readers return the first"
             " alone",
         )

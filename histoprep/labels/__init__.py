@@ -13,7 +13,6 @@ from decimal import Decimal
 from pathlib import Path
 
 from histoprep.errors import LabelMapError
-from histoprep.findings import Severity
 from histoprep.labels.format import (
     SOURCE_LIST,
     Draft,
@@ -88,7 +87,7 @@ def load_label_map(path: str | Path) -> LabelMap:
     are told apart by `check_label_map`. A gap (HP506) is no obstacle: see `LabelMap.gaps`.
     """
     draft = _read_draft(Path(path))
-    errors = [finding for finding in draft.problems if finding.severity is Severity.ERROR]
+    errors = [problem for problem in draft.problems if problem.forbids_use]
     if errors:
         hint = f"histoprep map check {path}" if len(errors) > 1 else None
         raise fault(

@@ -34,8 +34,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from histoprep.catalogue import RULES
-from histoprep.findings import Severity
+from histoprep import rule_ids
 from histoprep.labels.strict_yaml import (
     Block,
     Text,
@@ -48,6 +47,7 @@ from histoprep.labels.strict_yaml import (
     reference,
     whole_number,
 )
+from histoprep.rule_ids import RuleId
 
 SOURCE_LIST = "source_labels.yml"
 MAX_SOURCE_ID = 65_535
@@ -63,18 +63,25 @@ class MapProblem:
     one is to blame.
     """
 
-    code: str
+    rule: RuleId
     message: str
     line: int | None = None
 
     @property
-    def severity(self) -> Severity:
-        """Return how bad the catalogue finds it; a map with errors is not used."""
-        return RULES[self.code].severity
+    def code(self) -> str:
+        """Return the rule's code."""
+        return self.rule.code
+
+    @property
+    def forbids_use(self) -> bool:
+        """Return whether a map with this problem cannot be used; gaps in the class ids do no
+        harm.
+        """
+        return self.rule != rule_ids.MAP_GAP
 
     def __str__(self) -> str:
         """Return code, name and message, as errors show them."""
-        return f"{self.code} {RULES[self.code].name}: {self.message}"
+        return f"{self.rule}: {self.message}"
 
 
 @dataclass
@@ -97,9 +104,9 @@ class Draft:
     lines: dict[tuple[str, int], int] = field(default_factory=dict)
     blamed: set[int] = field(default_factory=set)
 
-    def add(self, code: str, message: str, line: int | None) -> None:
+    def add(self, rule: RuleId, message: str, line: int | None) -> None:
         """Record a problem."""
-        self.problems.append(MapProblem(code, message, line))
+        self.problems.append(MapProblem(rule, message, line))
 
     def nearest(self, wanted: int | str, names: Mapping[int, str]) -> str:
         """Return a suggestion for a name that is none of `names`; empty for ids, and once there are
@@ -129,7 +136,7 @@ class Draft:
         if own_id in into:
             first = self.lines[what, own_id]
             self.add(
-                "HP504",
+                rule_ids.MAP_COLLISION,
                 f"{what} {own_id} is listed twice, as {into[own_id]!r} (line {first}) and"
                 f" {name.value!r} (line {line})",
                 line,
@@ -149,14 +156,14 @@ class Draft:
         for label_id, name in self.sources.items():
             if label_id not in self.mapping and label_id not in self.blamed:
                 self.add(
-                    "HP503",
+                    rule_ids.MAP_NOT_TOTAL,
                     f"source label {label_id} ({name}) has no class",
                     self.lines.get(("source label", label_id)),
                 )
         for class_id, name in self.classes.items():
             if class_id > MAX_CLASS_ID:
                 self.add(
-                    "HP505",
+                    rule_ids.MAP_OVERFLOW,
                     f"class {class_id} ({name}) does not fit 8-bit masks: at most {MAX_CLASS_ID}",
                     self.lines.get(("class", class_id)),
                 )
@@ -164,7 +171,9 @@ class Draft:
         if missing:
             shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
             self.add(
-                "HP506", f"class ids are not 0 to {len(self.classes) - 1}: {shown} missing", None
+                rule_ids.MAP_GAP,
+                f"class ids are not 0 to {len(self.classes) - 1}: {shown} missing",
+                None,
             )
         self.problems.sort(key=lambda problem: (problem.line is None, problem.line or 0))
         return self
@@ -176,7 +185,7 @@ class Draft:
             other = first.setdefault(name_key(name), number)
             if other != number:
                 self.add(
-                    "HP504",
+                    rule_ids.MAP_COLLISION,
                     f"{what} {other} and {what} {number} have the same name, {name!r}",
                     self.lines.get((what, number)),
                 )
@@ -402,7 +411,7 @@ def _read_mapping(block: Block, draft: Draft) -> None:
         class_id = target if isinstance(target, int) else classes.get(name_key(target))
         if source_id is None or source_id not in draft.sources:
             draft.add(
-                "HP503",
+                rule_ids.MAP_NOT_TOTAL,
                 f"the map lists {wanted!r}, which is no source"
                 f" label{draft.nearest(wanted, draft.sources)}",
                 key.line,
@@ -410,7 +419,7 @@ def _read_mapping(block: Block, draft: Draft) -> None:
         elif source_id in first:
             name = draft.sources[source_id]
             draft.add(
-                "HP504",
+                rule_ids.MAP_COLLISION,
                 f"source label {source_id} ({name}) is mapped twice, in line {first[source_id]} and"
                 f" line {key.line}",
                 key.line,
@@ -420,7 +429,7 @@ def _read_mapping(block: Block, draft: Draft) -> None:
             if class_id is None or class_id not in draft.classes:
                 draft.blamed.add(source_id)
                 draft.add(
-                    "HP503",
+                    rule_ids.MAP_NOT_TOTAL,
                     f"source label {wanted!r} goes to {target!r}, which is no"
                     f" class{draft.nearest(target, draft.classes)}",
                     key.line,

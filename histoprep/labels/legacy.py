@@ -28,6 +28,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from histoprep import rule_ids
 from histoprep.errors import LabelMapError
 from histoprep.labels.format import (
     MAX_SOURCE_ID,
@@ -118,7 +119,7 @@ def _refuse_repeats(entries: list[_Entry], draft: Draft) -> None:
         line = first.setdefault(name_key(entry.name.value), entry.name.line)
         if line != entry.name.line:
             draft.add(
-                "HP504",
+                rule_ids.MAP_COLLISION,
                 f"{entry.name.value!r} is listed twice, in line {line} and line {entry.name.line}",
                 entry.name.line,
             )

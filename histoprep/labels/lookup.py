@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 
 import numpy as np
 
+from histoprep import rule_ids
+from histoprep.choices import OnUnmapped
 from histoprep.errors import BrokenFileError, UsageError
 from histoprep.labels.model import UNMAPPED, LabelMap, TargetClass
 from histoprep.mask_reading import UNDECIDED, Reading
@@ -18,13 +19,6 @@ from histoprep.phrases import first_of
 _MAX_CLASS_ID = 255
 _NUM_REMEMBERED = 256
 _UNKNOWN_WORDS = ("unknown", "unlabel", "undefined", "void", "ignore")
-
-
-class OnUnmapped(StrEnum):
-    """What becomes of values that the label map does not list."""
-
-    ERROR = "error"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +46,7 @@ class LabelLookup:
         ids = tuple(cls.id for cls in label_map.classes)
         if ids[-1] > _MAX_CLASS_ID:
             raise UsageError(
-                "HP505 map-overflow: new masks have 8 bits",
+                f"{rule_ids.MAP_OVERFLOW}: new masks have 8 bits",
                 seen=f"class {ids[-1]} of {label_map.name}",
                 expected="class ids 0 to 255",
             )
@@ -79,7 +73,8 @@ class LabelLookup:
         """
         if labels.ndim != 2 or labels.dtype not in (np.uint8, np.uint16):
             raise BrokenFileError(
-                "HP402 mask-wrong-mode", f"no class map: {labels.dtype} of {labels.ndim} dimensions"
+                str(rule_ids.MASK_WRONG_MODE),
+                f"no class map: {labels.dtype} of {labels.ndim} dimensions",
             )
         if labels.dtype == np.uint16 and labels.max() < 1 << 8:
             labels = labels.astype(np.uint8)
@@ -92,7 +87,7 @@ class LabelLookup:
         # Bytes are searched ten times as fast as an array is compared.
         if self.no_class is not None and self.no_class in found:
             raise BrokenFileError(
-                "HP501 unmapped-label", "it holds values that are not in the tiles table"
+                str(rule_ids.UNMAPPED_LABEL), "it holds values that are not in the tiles table"
             )
         return classes
 

@@ -15,6 +15,7 @@ from operator import index
 
 import numpy as np
 
+from histoprep import rule_ids
 from histoprep.errors import LabelMapError
 from histoprep.labels.format import MAX_SOURCE_ID, gaps_in, name_key
 from histoprep.labels.strict_yaml import map_name_fault, name_fault
@@ -116,13 +117,14 @@ class LabelMap:
         missing = sorted({source.id for source in self.sources} ^ set(self.mapping))
         if missing:
             raise LabelMapError(
-                f"HP503 map-not-total: source labels and map differ in {missing[0]}",
+                f"{rule_ids.MAP_NOT_TOTAL}: source labels and map differ in {missing[0]}",
                 seen=missing[:10],
             )
         lost = sorted(set(self.mapping.values()) - {cls.id for cls in self.classes})
         if lost:
             raise LabelMapError(
-                f"HP503 map-not-total: class {lost[0]} is a target but not declared", seen=lost[:10]
+                f"{rule_ids.MAP_NOT_TOTAL}: class {lost[0]} is a target but not declared",
+                seen=lost[:10],
             )
 
     def __hash__(self) -> int:
@@ -271,8 +273,8 @@ def _check_unique(what: str, entries: Iterable[SourceLabel | TargetClass]) -> No
     for entry in entries:
         if entry.id in ids or name_key(entry.name) in names:
             raise LabelMapError(
-                f"HP504 map-collision: {what} {entry.id} ({entry.name}) has an id or a name that"
-                " another one has"
+                f"{rule_ids.MAP_COLLISION}: {what} {entry.id} ({entry.name}) has an id or a name"
+                " that another one has"
             )
         ids.add(entry.id)
         names.add(name_key(entry.name))

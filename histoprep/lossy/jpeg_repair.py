@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from histoprep import rule_ids
 from histoprep.errors import BrokenFileError
 from histoprep.lossy.blocks import BLOCK_PX
 from histoprep.lossy.missing import let_missing_labels_in
@@ -51,12 +52,15 @@ def repair_jpeg(labels: np.ndarray, quality: int) -> Repaired:
     """
     if quality < MIN_QUALITY:
         raise BrokenFileError(
-            "HP403 below-75",
+            rule_ids.LOSSY_MASK.verdict("below-75"),
             f"JPEG quality {quality}: below {MIN_QUALITY} whole regions may have moved to another"
             " label",
         )
     if labels.max() > 255:
-        raise BrokenFileError("HP403 no-jpeg", "values above 255 did not come out of an 8-bit JPEG")
+        raise BrokenFileError(
+            rule_ids.LOSSY_MASK.verdict("no-jpeg"),
+            "values above 255 did not come out of an 8-bit JPEG",
+        )
     height, width = labels.shape
     damaged = np.pad(labels, ((0, -height % BLOCK_PX), (0, -width % BLOCK_PX)), mode="edge").astype(
         np.uint8
@@ -68,7 +72,8 @@ def repair_jpeg(labels: np.ndarray, quality: int) -> Repaired:
     ids, near = trusted_labels(damaged, trusted, quality)
     if not len(ids):
         raise BrokenFileError(
-            "HP403 nothing-trusted", "no block and no 5x5 core holds one label only"
+            rule_ids.LOSSY_MASK.verdict("nothing-trusted"),
+            "no block and no 5x5 core holds one label only",
         )
     mask = UnderRepair(damaged, quality, rows, columns, ids, near[:, rows, columns], damaged.copy())
     mask.snap()
@@ -79,7 +84,7 @@ def repair_jpeg(labels: np.ndarray, quality: int) -> Repaired:
                 f"a repair would be {against:.1f} times less likely than the mask as it is, whose"
                 " structures are too thin"
             )
-            raise BrokenFileError("HP403 too-thin", reason)
+            raise BrokenFileError(rule_ids.LOSSY_MASK.verdict("too-thin"), reason)
     result = mask.labels[:height, :width].astype(labels.dtype)
     return Repaired(result, int(np.count_nonzero(result != labels)), float(mask.fits().mean()))
 

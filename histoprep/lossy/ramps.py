@@ -12,6 +12,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from histoprep import rule_ids
 from histoprep.errors import BrokenFileError
 from histoprep.lossy.jpeg_repair import Repaired
 
@@ -34,7 +35,10 @@ def repair_ramps(labels: np.ndarray) -> Repaired:
     core = low == high
     ids = np.unique(labels[core])
     if not len(ids):
-        raise BrokenFileError("HP404 nothing-trusted", "no 5x5 core holds one label only")
+        raise BrokenFileError(
+            rule_ids.INTERPOLATED_MASK.verdict("nothing-trusted"),
+            "no 5x5 core holds one label only",
+        )
     allowed = {
         int(label): cv2.dilate((core & (labels == label)).view(np.uint8), _REACH).view(bool)
         for label in ids

@@ -51,6 +51,7 @@ class Kind(StrEnum):
 
     JPEG_CONTAINER = "jpeg-container"
     WEBP_CONTAINER = "webp-container"
+    OTHER_CONTAINER = "lossy-container"
     LOSSY_COLOURS = "lossy-colours"
     JPEG_HISTORY = "jpeg-history"
     INTERPOLATED = "interpolated"
@@ -139,7 +140,9 @@ def judge(signals: MaskSignals) -> list[Verdict]:
 
 def _containers(signals: MaskSignals) -> list[Verdict]:
     found = []
-    for name, kind in _CONTAINERS.items():
+    others = sorted({str(name) for name in signals.container} - {"", *_CONTAINERS})
+    kinds = _CONTAINERS | dict.fromkeys(others, Kind.OTHER_CONTAINER)
+    for name, kind in kinds.items():
         masks = np.flatnonzero(signals.container == name)
         if len(masks):
             known = signals.quality[masks] > 0
@@ -148,9 +151,8 @@ def _containers(signals: MaskSignals) -> list[Verdict]:
                 if name == "jpeg"
                 else None
             )
-            evidence = _CONTAINER_WORDS[kind] + (
-                f", mostly of quality {quality}" if quality else ""
-            )
+            words = _CONTAINER_WORDS.get(kind, f"the files are lossy {name}")
+            evidence = words + (f", mostly of quality {quality}" if quality else "")
             found.append(
                 Verdict(
                     kind,

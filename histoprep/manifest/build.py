@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep import tables
+from histoprep.choices import SplitMethod
 from histoprep.digests import file_digest
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap, identity_map
@@ -51,7 +52,6 @@ from histoprep.split.units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL
 from histoprep.tiles.readings import MaskReadings
 
 EXCLUDED_VERSION = "1.0"
-METHODS = ("auto", "hash", "file")
 DEFAULT_FRACTIONS = {"train": Fraction(9, 10), "test": Fraction(1, 10)}
 DEFAULT_VALIDATION = {"train": Fraction(8, 10), "val": Fraction(2, 10)}
 
@@ -76,7 +76,7 @@ class ManifestOptions:
 
     fractions: Mapping[str, Fraction] | None = None
     seed: int = 0
-    method: str = "auto"
+    method: str = SplitMethod.AUTO.value
     split_file: Path | None = None
     conditional_threshold: float = 0.0
     ignore_folder_split: bool = False
@@ -84,9 +84,11 @@ class ManifestOptions:
 
     def validate(self) -> None:
         """Raise UsageError for options that do not go together."""
-        if self.method not in METHODS:
-            raise UsageError("no such split method", seen=self.method, expected=", ".join(METHODS))
-        if (self.method == "file") != (self.split_file is not None):
+        if self.method not in list(SplitMethod):
+            raise UsageError(
+                "no such split method", seen=self.method, expected=", ".join(SplitMethod)
+            )
+        if (self.method == SplitMethod.FILE) != (self.split_file is not None):
             raise UsageError(
                 "--split-method file and --split-file go together",
                 seen=f"method {self.method}, file {self.split_file}",
@@ -218,7 +220,7 @@ def _plan(
         label_map,
         seed=options.seed,
         conditional_threshold=options.conditional_threshold,
-        by_name=options.method == "file",
+        by_name=options.method == SplitMethod.FILE,
         advance=advance,
     )
     if inputs.remapped and not options.force:
@@ -285,14 +287,14 @@ def _split(
 ) -> _Split:
     rows, source = inputs.rows, IncludedTiles(table, label_map)
     fractions = exact_fractions(options.fractions) if options.fractions else DEFAULT_FRACTIONS
-    if options.method == "hash":
+    if options.method == SplitMethod.HASH:
         return _Split(assign_by_hash(units, fractions), "hash", fractions)
     by_folder = (
-        options.method == "auto"
+        options.method == SplitMethod.AUTO
         and not options.ignore_folder_split
         and bool((inputs.given != NO_SPLIT).any())
     )
-    if options.method == "auto" and not by_folder:
+    if options.method == SplitMethod.AUTO and not by_folder:
         return _Split(assign_units(units, rows, fractions), "auto", fractions)
     given, validation = inputs.given, _validation(options)
     if options.split_file is not None:

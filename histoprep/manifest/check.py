@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from histoprep.catalogue import RULES
+from histoprep import rule_ids
 from histoprep.digests import file_digest
 from histoprep.errors import IntegrityError
-from histoprep.findings import Finding, finding
+from histoprep.findings import Problem, problem
 from histoprep.manifest.rows import Strata, is_conditional
 from histoprep.names import to_name
 from histoprep.schemas.manifest import COLUMNS, Manifest, class_matrix, null_keys, open_manifest
@@ -72,7 +72,7 @@ def validate_manifest(
     digests: bool = False,
     files: bool = True,
     advance: Advance = lambda _: None,
-) -> list[Finding]:
+) -> list[Problem]:
     """Return everything that is wrong with a manifest, in order of code; an empty list when it is
     true.
 
@@ -85,8 +85,8 @@ def validate_manifest(
         manifest = open_manifest(path)
     except IntegrityError as error:
         return [
-            finding(
-                RULES["HP901"],
+            problem(
+                rule_ids.MANIFEST_SCHEMA,
                 [(str(path), f"{error.what}{f': {error.seen}' if error.seen else ''}")],
                 denominator=1,
                 unit="manifests",
@@ -98,9 +98,9 @@ def validate_manifest(
         problems = certificate_problems(manifest)
         if problems:
             found.append(
-                finding(
-                    RULES["HP901"],
-                    [(str(path), problem) for problem in problems],
+                problem(
+                    rule_ids.MANIFEST_SCHEMA,
+                    [(str(path), reason) for reason in problems],
                     denominator=1,
                     unit="manifests",
                     subcode="certificate",
@@ -142,7 +142,7 @@ def check_manifest(manifest: Manifest) -> None:
         )
 
 
-def _first(found: Finding) -> list[tuple[str, str]]:
+def _first(found: Problem) -> list[tuple[str, str]]:
     return list(zip(found.paths, found.details, strict=True))[:_SHOWN]
 
 
@@ -242,7 +242,7 @@ def _core(column: pa.ChunkedArray, ids: np.ndarray) -> np.ndarray:
     return core
 
 
-def _check_values(manifest: Manifest) -> Iterator[Finding]:
+def _check_values(manifest: Manifest) -> Iterator[Problem]:
     """Yield HP901 for no rows, nulls in keys, unknown names and class ids, NUL in names, and
     numbers that cannot be.
     """
@@ -276,10 +276,12 @@ def _check_values(manifest: Manifest) -> Iterator[Finding]:
     if not len(manifest):
         wrong.append((str(manifest.path), "no rows"))
     if wrong:
-        yield finding(RULES["HP901"], sorted(set(wrong)), denominator=len(manifest), unit="tiles")
+        yield problem(
+            rule_ids.MANIFEST_SCHEMA, sorted(set(wrong)), denominator=len(manifest), unit="tiles"
+        )
 
 
-def _check_leaks(manifest: Manifest) -> Iterator[Finding]:
+def _check_leaks(manifest: Manifest) -> Iterator[Problem]:
     """Yield HP701 to HP704, and HP901 for a tile id that occurs twice in one split."""
     keys: dict[str, list[np.ndarray]] = {"tile_id": [], "group": [], "image_digest": []}
     splits, pools, mistaken = [], [], []
@@ -306,23 +308,25 @@ def _check_leaks(manifest: Manifest) -> Iterator[Finding]:
     split, pool = (
         np.concatenate(codes) if codes else np.zeros(0, dtype=np.int8) for codes in (splits, pools)
     )
-    for code, column, unit, by, names in (
-        ("HP701", "tile_id", "tiles", split, SPLITS),
-        ("HP702", "group", "groups", split, SPLITS),
-        ("HP703", "image_digest", "images", split, SPLITS),
-        ("HP704", "image_digest", "images", pool, POOLS),
+    for rule, column, unit, by, names in (
+        (rule_ids.TILE_IN_BOTH_SPLITS, "tile_id", "tiles", split, SPLITS),
+        (rule_ids.GROUP_IN_BOTH_SPLITS, "group", "groups", split, SPLITS),
+        (rule_ids.DUPLICATE_ACROSS_SPLITS, "image_digest", "images", split, SPLITS),
+        (rule_ids.POOL_OVERLAP, "image_digest", "images", pool, POOLS),
     ):
         items = _crossing(manifest, columns[column], by, names, column)
-        items += mistaken if code == "HP704" else []
+        items += mistaken if rule == rule_ids.POOL_OVERLAP else []
         if items:
-            yield finding(
-                RULES[code], items, denominator=len(np.unique(columns[column])), unit=unit
-            )
+            yield problem(rule, items, denominator=len(np.unique(columns[column])), unit=unit)
     twice = _crossing(manifest, columns["tile_id"], np.arange(len(split)), None, "tile_id")
     if twice:
         items = [(name, "tile id occurs twice") for name, _ in twice]
-        yield finding(
-            RULES["HP901"], items, denominator=len(split), unit="tiles", subcode="not-unique"
+        yield problem(
+            rule_ids.MANIFEST_SCHEMA,
+            items,
+            denominator=len(split),
+            unit="tiles",
+            subcode="not-unique",
         )
 
 
@@ -364,7 +368,7 @@ class _File(NamedTuple):
 
 def _check_files(
     manifest: Manifest, root: Path, digests: bool, advance: Advance
-) -> Iterator[Finding]:
+) -> Iterator[Problem]:
     """Yield HP902 and HP903; files are looked at by threads, since most of the time goes into
     waiting.
     """
@@ -393,9 +397,9 @@ def _check_files(
                 if verdict is not None:
                     (gone if verdict.gone else stale).append((verdict.path, verdict.detail))
             advance(batch.num_rows)
-    for code, items in (("HP902", stale), ("HP903", gone)):
+    for rule, items in ((rule_ids.MANIFEST_STALE, stale), (rule_ids.DANGLING_PATH, gone)):
         if items:
-            yield finding(RULES[code], items, denominator=total, unit="files")
+            yield problem(rule, items, denominator=total, unit="files")
 
 
 def _repaired_beside(manifest: Manifest) -> RepairedMasks | None:

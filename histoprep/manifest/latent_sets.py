@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from histoprep.catalogue import RULES
+from histoprep import rule_ids
 from histoprep.errors import IntegrityError
-from histoprep.findings import Finding, finding
+from histoprep.findings import Problem, problem
 from histoprep.schemas.latents import ENTRIES, SUMMARY, mismatches, read_entries
 from histoprep.schemas.manifest import Manifest
 
@@ -28,7 +28,7 @@ def latent_sets(folder: Path) -> list[Path]:
     )
 
 
-def check_latent_sets(manifest: Manifest, folder: Path) -> Iterator[Finding]:
+def check_latent_sets(manifest: Manifest, folder: Path) -> Iterator[Problem]:
     """Yield HP907 for each finished latent set in a folder that does not belong to the manifest."""
     for place in latent_sets(folder):
         try:
@@ -36,8 +36,8 @@ def check_latent_sets(manifest: Manifest, folder: Path) -> Iterator[Finding]:
         except (IntegrityError, FileNotFoundError) as error:
             problems = [(ENTRIES, str(error).splitlines()[0])]
         if problems:
-            yield finding(
-                RULES["HP907"],
+            yield problem(
+                rule_ids.LATENT_MISMATCH,
                 problems,
                 denominator=max(len(manifest), len(problems)),
                 unit="tiles",

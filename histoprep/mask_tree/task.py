@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from histoprep import durable, tables
+from histoprep import durable, rule_ids, tables
 from histoprep.checksums import check_files
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError, IntegrityError, OutputError
@@ -143,7 +143,10 @@ class TreeTask:
 
     def _make(self, marker: Marker) -> Iterator[dict[str, Any]]:
         failures = {index: row.failure for index, row in enumerate(self.rows) if row.failure}
-        failures |= {index: f"HP201 worker-died: {reason}" for index, reason in self.left_out}
+        failures |= {
+            index: f"{rule_ids.UNREADABLE_FILE.verdict('worker-died')}: {reason}"
+            for index, reason in self.left_out
+        }
         chosen = [row for index, row in enumerate(self.rows) if index not in failures]
         contents = read_ahead(
             [
@@ -171,7 +174,10 @@ class TreeTask:
             raise data
         key = digest(data)
         if key != row.digest:
-            raise BrokenFileError("HP206 changed", "its bytes are not those that were audited")
+            raise BrokenFileError(
+                rule_ids.CHANGED_WHILE_READING.verdict("changed"),
+                "its bytes are not those that were audited",
+            )
         made = make(data, key, row)
         name = output_name(row.path)
         path = Path(beside(self.out, name))

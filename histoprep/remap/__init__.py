@@ -21,12 +21,13 @@ import numpy as np
 import pyarrow as pa
 
 from histoprep import checksums, mask_tree, tables
+from histoprep.choices import OnUnmapped
 from histoprep.digests import digest, digest_text
 from histoprep.errors import IncompleteError, UsageError
 from histoprep.execution import Engine
 from histoprep.job_folder import PARTS, JobFolder
 from histoprep.labels import LabelMap, format_label_map
-from histoprep.labels.lookup import LabelLookup, OnUnmapped
+from histoprep.labels.lookup import LabelLookup
 from histoprep.mask_tree import Advance, FailedMask, Totals
 from histoprep.mask_tree.task import TreeTask
 from histoprep.phrases import first_of, plural

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from histoprep import rule_ids
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
 from histoprep.schemas.repaired import open_rows
@@ -91,7 +92,7 @@ def evidence_in(table: Path, label_map: LabelMap) -> str | None:
 def remapped_error(label_map: LabelMap, root: Path, evidence: str) -> UsageError:
     """Return the error of a stage that does not map such masks again."""
     return UsageError(
-        "HP508 already-remapped: these masks hold classes, and mapping them again would mix"
+        f"{rule_ids.ALREADY_REMAPPED}: these masks hold classes, and mapping them again would mix"
         " these up",
         path=root,
         seen=evidence,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histoprep import tables
+from histoprep import rule_ids, tables
 from histoprep.digests import RunningDigest, hash_text
 from histoprep.errors import UnmappedLabelError, UsageError
 from histoprep.labels import LabelMap
@@ -49,7 +49,7 @@ def mask_rows(table: Path, repaired: RepairedMasks | None) -> Iterator[MaskRow]:
                 continue
             failure = f"{error}: {detail}" if error else None
             if failure is None and ids is None:
-                failure = f"HP402 mask-wrong-mode: {_wrong_mode(*kind)}"
+                failure = f"{rule_ids.MASK_WRONG_MODE}: {_wrong_mode(*kind)}"
             yield MaskRow(
                 path,
                 size or 0,
@@ -122,7 +122,7 @@ class MaskInventory:
         if (modulus := wrapped_modulus(self.tiles, label_map.mapping)) is not None:
             hint = f"{wrapped_cause(self.tiles, modulus)} {ADVICE}"
         raise UnmappedLabelError(
-            f"HP501 unmapped-label: the masks hold {plural(len(unmapped), 'value')} that"
+            f"{rule_ids.UNMAPPED_LABEL}: the masks hold {plural(len(unmapped), 'value')} that"
             f" {label_map.name} does not list",
             seen=first_of(shown, separator="; "),
             expected=(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from histoprep import mask_tree, tables
+from histoprep import mask_tree, rule_ids, tables
 from histoprep.digests import RunningDigest, digest_text
 from histoprep.errors import UsageError
 from histoprep.execution import Engine
@@ -37,14 +37,20 @@ from histoprep.version import __version__
 if TYPE_CHECKING:
     from histoprep.lossy.jpeg_history import FixedPoint
 
-RULES = ("HP403", "HP404")
+RULES = (rule_ids.LOSSY_MASK.code, rule_ids.INTERPOLATED_MASK.code)
 MIN_CONFIDENCE = 0.2
 _REFUSED = {
     Kind.WEBP_CONTAINER: (
-        "HP403 webp-container: lossy WebP leaves no trace that damage could be undone by"
+        f"{rule_ids.LOSSY_MASK.verdict('webp-container')}: lossy WebP leaves no trace that damage"
+        " could be undone by"
+    ),
+    Kind.OTHER_CONTAINER: (
+        f"{rule_ids.LOSSY_MASK.verdict('lossy-container')}: only damage of JPEG and"
+        " of interpolation can be undone"
     ),
     Kind.LOSSY_COLOURS: (
-        "HP403 lossy-colours: a mask in colour; which label each colour stands for is not known"
+        f"{rule_ids.LOSSY_MASK.verdict('lossy-colours')}: a mask in colour; which label each"
+        " colour stands for is not known"
     ),
 }
 
@@ -241,13 +247,13 @@ def _hopeless(kind: Kind, quality: int | None) -> str | None:
         return None
     if quality is None:
         return (
-            "HP403 unknown-quality: its values were mapped to others after the damage was done;"
-            " repair the masks from before"
+            f"{rule_ids.LOSSY_MASK.verdict('unknown-quality')}: its values were mapped to others"
+            " after the damage was done; repair the masks from before"
         )
     if quality < MIN_QUALITY:
         return (
-            f"HP403 below-75: JPEG quality {quality}; below {MIN_QUALITY} whole regions may have"
-            " moved to another label"
+            f"{rule_ids.LOSSY_MASK.verdict('below-75')}: JPEG quality {quality}; below"
+            f" {MIN_QUALITY} whole regions may have moved to another label"
         )
     return None
 

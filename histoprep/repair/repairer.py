@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from histoprep import rule_ids
 from histoprep.errors import BrokenFileError
 from histoprep.lossy.verdict import Kind
 from histoprep.mask_reading import Reading
@@ -94,12 +95,12 @@ class Repairer:
         except BrokenFileError as error:
             raise RefusedMaskError(error.verdict, error.detail) from error
         if repaired.confidence < self.min_confidence:
-            code = "HP404" if mask.quality is None else "HP403"
+            rule = rule_ids.INTERPOLATED_MASK if mask.quality is None else rule_ids.LOSSY_MASK
             reason = (
                 f"confidence {repaired.confidence:.2f}, less than --min-confidence"
                 f" {self.min_confidence:g}"
             )
-            raise RefusedMaskError(f"{code} low-confidence", reason)
+            raise RefusedMaskError(rule.verdict("low-confidence"), reason)
         return before, repaired.labels, repaired.confidence
 
 
@@ -111,5 +112,5 @@ def _labels(data: bytes, reading: Reading) -> np.ndarray:
     if labels.ndim == 3 and (labels == labels[..., :1]).all():
         labels = labels[..., 0]
     if labels.ndim != 2 or labels.dtype.kind != "u":
-        raise BrokenFileError("HP402 mask-wrong-mode", "an image, no class map")
+        raise BrokenFileError(str(rule_ids.MASK_WRONG_MODE), "an image, no class map")
     return np.ascontiguousarray(labels)

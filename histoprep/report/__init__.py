@@ -13,13 +13,13 @@ from enum import StrEnum
 from importlib import import_module
 from typing import Protocol, cast
 
+from histoprep.choices import ReportFormat, Severity
 from histoprep.errors import UsageError
-from histoprep.findings import Finding, Rule, Scope, Severity
+from histoprep.findings import Finding, Rule, Scope
 from histoprep.report.thumbnails import Thumbnail
 from histoprep.report.wording import number, percent, plural
 from histoprep.visible import visible
 
-FORMATS = ("text", "json", "sarif", "junit", "github", "markdown", "html")
 MAX_EXAMPLES = 10
 THUMBNAILS_PER_FINDING = 3
 
@@ -86,7 +86,7 @@ class Report:
 
     `findings` are already selected, graded and sorted; `known` ones were
     accepted in a baseline. `created` is ISO 8601. `rules` are those that were
-    looked at, which is the whole catalogue when empty. `thumbnails` belong to
+    applied, in any order. `thumbnails` belong to
     paths of the findings. `report_path` names the HTML file in the last line;
     "" when none was written.
     """
@@ -115,12 +115,13 @@ class Format(Protocol):
 
 
 def render(report: Report, name: str) -> str:
-    """Return the report in the format of that name, one of `FORMATS`.
+    """Return the report in the format of that name, one of `ReportFormat`.
 
-    Raises UsageError for any other name.
+    Raises:
+        UsageError: There is no such format.
     """
-    if name not in FORMATS:
-        raise UsageError("unknown report format", seen=name, expected=", ".join(FORMATS))
+    if name not in list(ReportFormat):
+        raise UsageError("unknown report format", seen=name, expected=", ".join(ReportFormat))
     return cast(Format, import_module(f"{__name__}.{name}")).render(report)
 
 
@@ -195,9 +196,7 @@ def wanted_thumbnails(findings: Iterable[Finding], limit: int = 60) -> list[str]
 
 def rules_of(report: Report) -> list[Rule]:
     """Return the rules that were looked at, those of the findings included, in order of code."""
-    from histoprep.catalogue import RULES
-
-    rules = {rule.code: rule for rule in report.rules or RULES.values()}
+    rules = {rule.code: rule for rule in report.rules}
     rules |= {finding.code: finding.rule for finding in report.findings}
     return [rules[code] for code in sorted(rules)]
 

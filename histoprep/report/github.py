@@ -6,7 +6,8 @@ properties also `:` and `,`. Accepted findings make no annotation.
 
 from __future__ import annotations
 
-from histoprep.findings import Finding, Severity
+from histoprep.choices import Severity
+from histoprep.findings import Finding
 from histoprep.report import Report, examples, last_line, names_files
 from histoprep.report.text import render_finding, title
 from histoprep.report.wording import amount

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from histoprep.findings import Finding, FixSafety, Severity
+from histoprep.choices import Severity
+from histoprep.findings import Finding, FixSafety
 from histoprep.report import (
     THUMBNAILS_PER_FINDING,
     Report,

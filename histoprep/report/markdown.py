@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from histoprep.findings import Finding, Severity
+from histoprep.choices import Severity
+from histoprep.findings import Finding
 from histoprep.report import Report, Status, examples, last_line
 from histoprep.report.text import title
 from histoprep.report.wording import amount, number, percent

@@ -12,7 +12,8 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from histoprep.findings import Finding, Rule, Severity
+from histoprep.choices import Severity
+from histoprep.findings import Finding, Rule
 from histoprep.report import Report, Status, examples, last_line, names_files, rules_of
 from histoprep.report.wording import amount, uri
 from histoprep.visible import visible

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from histoprep.findings import Finding, FixSafety, Severity
+from histoprep.choices import Severity
+from histoprep.findings import Finding, FixSafety
 from histoprep.report import Report, Status, examples, last_line
 from histoprep.report.wording import amount, number, percent
 from histoprep.visible import visible

@@ -13,10 +13,11 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from histoprep.choices import Layout
 from histoprep.errors import UsageError
-from histoprep.names import is_image, to_text
+from histoprep.image_formats import is_image
+from histoprep.names import to_text
 from histoprep.scan.dataset_csv import DatasetCsv
-from histoprep.scan.layout import Layout
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
 from histoprep.scan.pairing import Pairing
 from histoprep.scan.walk import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_FOLDERS, Walker, first_named

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from histoprep.names import IMAGE_SUFFIXES, pairing_key
+from histoprep.image_formats import image_suffixes, mask_suffixes
+from histoprep.names import pairing_key
 
 # In smaller folders columns cost more than they save.
 PLAIN_FROM = 512
@@ -106,20 +107,25 @@ def _sort_one_by_one(
     others: list[str] = []
     others_of_masks: list[str] = []
     ending = pairing_key(mask_suffix)
+    # Every format can hold masks.
+    of_images, of_masks = frozenset(image_suffixes()), frozenset(mask_suffixes())
 
     def sort(
         names: list[str], unsuffixed: KeyedNames, rest: list[str], *, with_masks: bool
     ) -> None:
         for name in names:
             stem, _, suffix = name.rpartition(".")
-            if suffix.lower() not in IMAGE_SUFFIXES or not stem or name[0] == ".":
+            suffix = suffix.lower()
+            if suffix not in of_masks or not stem or name[0] == ".":
                 rest.append(name)
                 continue
             key = pairing_key(stem)
             if with_masks and key.endswith(ending) and len(key) > len(ending):
                 masks.add(key.removesuffix(ending), name)
-            else:
+            elif unsuffixed is masks or suffix in of_images:
                 unsuffixed.add(key, name)
+            else:
+                rest.append(name)
 
     sort(image_names, images, others, with_masks=mask_names is None)
     sort(mask_names or [], masks, others_of_masks, with_masks=True)
@@ -138,9 +144,10 @@ def _sort_columns(
     # A name that is only the suffix is no mask.
     if with_masks.has_any_with(f"{ending}."):
         return None
-    suffixed = [with_masks.cut_off(f"{ending}.{suffix}") for suffix in IMAGE_SUFFIXES]
+    suffixed = [with_masks.cut_off(f"{ending}.{suffix}") for suffix in mask_suffixes()]
     unsuffixed = [
-        [column.cut_off(f".{suffix}") for suffix in IMAGE_SUFFIXES] for column in (images, masks)
+        [column.cut_off(f".{suffix}") for suffix in suffixes]
+        for column, suffixes in ((images, image_suffixes()), (masks, mask_suffixes()))
     ]
     image_part, mask_part = _unique(unsuffixed[0]), _unique([*suffixed, *unsuffixed[1]])
     if image_part is None or mask_part is None:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from histoprep.scan.layout import Layout
+from histoprep.choices import Layout
 
 
 class IssueKind(StrEnum):

@@ -10,11 +10,11 @@ from itertools import repeat
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from histoprep.choices import Layout
 from histoprep.errors import UsageError
 from histoprep.names import pairing_key, to_text
 from histoprep.scan.dataset_csv import DatasetCsv
 from histoprep.scan.keys import KeyedNames, PlainNames
-from histoprep.scan.layout import Layout
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
 from histoprep.scan.walk import SPLIT_FOLDERS, Place
 

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from histoprep.choices import Layout
 from histoprep.errors import UsageError
-from histoprep.names import is_image, pairing_key, to_text
+from histoprep.image_formats import is_image
+from histoprep.names import pairing_key, to_text
 from histoprep.scan.keys import KeyedNames, PlainNames, sort_names
-from histoprep.scan.layout import Layout
 from histoprep.scan.listing import Issue, IssueKind, ScanOptions
 from histoprep.schemas.workspace import SUFFIX as WORKSPACE_SUFFIX
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histoprep.errors import UsageError
-from histoprep.names import is_image
+from histoprep.image_formats import is_image
 
 SUFFIX = ".histoprep"
 REPAIRED_TABLE, REPAIRED_NOTE = "repaired.parquet", "repaired.json"

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from histoprep.checksums import Checksum, Expected
 from histoprep.digests import digest_text
 from histoprep.errors import IntegrityError
+from histoprep.image_formats import shard_suffix
 
 BLOCK = 512
 RECORD = 20 * BLOCK
@@ -27,7 +28,6 @@ _AFTER_SIZE = b"00000000000\0"
 _AFTER_CHECKSUM = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
 # The checksum counts its own field as blanks.
 _FIXED_SUM = sum(_BEFORE_SIZE) + sum(_AFTER_SIZE) + sum(_AFTER_CHECKSUM) + 8 * ord(" ")
-_SUFFIXES = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif"}
 _MAX_SIZE = 8**11 - 1
 
 
@@ -45,7 +45,7 @@ def image_suffix(image_path: str) -> str:
     name = image_path.rpartition("/")[2]
     suffix = name.rpartition(".")[2].lower() if "." in name else "bin"
     suffix = suffix if suffix.isascii() and suffix.isalnum() and len(suffix) <= 8 else "bin"
-    return _SUFFIXES.get(suffix, suffix)
+    return shard_suffix(suffix)
 
 
 def shard_name(split: str, pool: str, number: int) -> str:

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from histoprep.choices import OnUnmapped
 from histoprep.digests import digest, digest_text, file_digest
 from histoprep.errors import UsageError
 from histoprep.job_folder import JobFolder
-from histoprep.labels.lookup import LabelLookup, OnUnmapped
+from histoprep.labels.lookup import LabelLookup
 from histoprep.manifest.check import check_manifest
 from histoprep.names import to_name
 from histoprep.schemas.manifest import Manifest

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from histoprep import rule_ids
+from histoprep.choices import OnUnmapped
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError, IntegrityError
-from histoprep.labels.lookup import LabelLookup, OnUnmapped
+from histoprep.labels.lookup import LabelLookup
 from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.schemas.manifest import SHARD_COLUMNS, Manifest
 from histoprep.shards.storage import Storage
@@ -61,7 +63,9 @@ class FileReader:
             raise self._error(row, error.strerror or str(error), what) from error
         if stated is not None and digest(data) != stated:
             raise self._error(
-                row, f"HP902 manifest-stale: the {what} changed after the manifest was made", what
+                row,
+                f"{rule_ids.MANIFEST_STALE}: the {what} changed after the manifest was made",
+                what,
             )
         return data
 
@@ -125,13 +129,13 @@ class ShardReader:
         if len(data) != wanted:
             raise self._error(
                 row,
-                f"HP904 shard-corrupt: the shard ends {wanted - len(data):,} bytes before the tile"
-                " does",
+                f"{rule_ids.SHARD_CORRUPT}: the shard ends {wanted - len(data):,} bytes before the"
+                " tile does",
             )
         image, mask = (data[:length], data[beyond:]) if beyond else (data, None)
         if crc32(image) != image_crc or (mask is not None and crc32(mask) != mask_crc):
             raise self._error(
-                row, "HP904 shard-corrupt: its bytes are not those that were written (CRC32)"
+                row, f"{rule_ids.SHARD_CORRUPT}: its bytes are not those that were written (CRC32)"
             )
         return EncodedTile(image, mask)
 

@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 import xxhash
 
-from histoprep import durable, tables
+from histoprep import durable, rule_ids, tables
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError, IntegrityError
 from histoprep.execution.marker import Marker
@@ -196,7 +196,13 @@ class ShardTask:
         for item, reason in self.left_out:
             tile = self.tiles[item // 2]
             file = tile.mask_path if item % 2 and tile.mask_path is not None else tile.image_path
-            failures.append(FailedTile(tile.tile_id, file, f"HP201 worker-died: {reason}"))
+            failures.append(
+                FailedTile(
+                    tile.tile_id,
+                    file,
+                    f"{rule_ids.UNREADABLE_FILE.verdict('worker-died')}: {reason}",
+                )
+            )
         left_out = {item // 2 for item, _ in self.left_out}
         chosen = [(index, tile) for index, tile in enumerate(self.tiles) if index not in left_out]
         contents = read_ahead(
@@ -266,7 +272,7 @@ def _checked(data: bytes | BrokenFileError, stated: str | None) -> bytes | Broke
     if isinstance(data, BrokenFileError) or stated is None or digest(data) == stated:
         return data
     return BrokenFileError(
-        "HP902 manifest-stale", "its bytes are not those of the manifest's digest"
+        str(rule_ids.MANIFEST_STALE), "its bytes are not those of the manifest's digest"
     )
 
 

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from histoprep.catalogue import RULES
+from histoprep import rule_ids
 from histoprep.checksums import damaged_files
 from histoprep.digests import file_digest
 from histoprep.errors import IntegrityError
-from histoprep.findings import Finding, finding
+from histoprep.findings import Problem, problem
 from histoprep.manifest.diff import diff_manifests
 from histoprep.schemas.manifest import Manifest, open_manifest
 from histoprep.shards.index import open_index
@@ -69,7 +69,7 @@ def verify_shards(
     *,
     contents: bool = True,
     advance: Advance = lambda done, total: None,
-) -> list[Finding]:
+) -> list[Problem]:
     """Return everything that is wrong with shards, given by their index or its folder; an empty
     list when they are true.
 
@@ -83,8 +83,12 @@ def verify_shards(
     except IntegrityError as error:
         reason = f"{error.what}{f': {error.seen}' if error.seen else ''}"
         return [
-            finding(
-                RULES["HP904"], [(str(path), reason)], denominator=1, unit="shards", subcode="index"
+            problem(
+                rule_ids.SHARD_CORRUPT,
+                [(str(path), reason)],
+                denominator=1,
+                unit="shards",
+                subcode="index",
             )
         ]
     folder = (
@@ -107,8 +111,11 @@ def verify_shards(
     foreign = wrong.foreign + (_differences(index, Path(manifest)) if manifest is not None else [])
     looked_at = len(index) + len(shards) + len(foreign)
     return [
-        finding(RULES[code], _joined(items), denominator=looked_at, unit="tiles and shards")
-        for code, items in (("HP904", wrong.corrupt), ("HP905", foreign))
+        problem(rule, _joined(items), denominator=looked_at, unit="tiles and shards")
+        for rule, items in (
+            (rule_ids.SHARD_CORRUPT, wrong.corrupt),
+            (rule_ids.SHARD_MANIFEST_MISMATCH, foreign),
+        )
         if items
     ]
 
@@ -201,29 +208,29 @@ class _Check:
 
     def _check_members(self, name: str, wrong: _Wrong) -> None:
         stream = _Stream(self._storage, name)
-        for problem in self._expected(name, wrong):
-            header = stream.at(problem.offset - BLOCK, BLOCK)
-            data = stream.at(problem.offset, problem.length)
+        for member in self._expected(name, wrong):
+            header = stream.at(member.offset - BLOCK, BLOCK)
+            data = stream.at(member.offset, member.length)
             try:
                 found = parse_header(header) if len(header) == BLOCK else None
             except IntegrityError:
-                wrong.corrupt.append((problem.tile_id, f"{name}: damaged header of {problem.name}"))
+                wrong.corrupt.append((member.tile_id, f"{name}: damaged header of {member.name}"))
                 continue
             if found is None:
-                wrong.corrupt.append((problem.tile_id, f"{name}: {problem.name} is missing"))
-            elif found.name != problem.name:
+                wrong.corrupt.append((member.tile_id, f"{name}: {member.name} is missing"))
+            elif found.name != member.name:
                 wrong.foreign.append(
-                    (problem.tile_id, f"{name}: holds {found.name} where {problem.name} should be")
+                    (member.tile_id, f"{name}: holds {found.name} where {member.name} should be")
                 )
             elif (
-                len(data) != problem.length
-                or found.size != problem.length
-                or crc32(data) != problem.crc32
+                len(data) != member.length
+                or found.size != member.length
+                or crc32(data) != member.crc32
             ):
                 wrong.corrupt.append(
                     (
-                        problem.tile_id,
-                        f"{name}: the bytes of {problem.name} are not those that were written",
+                        member.tile_id,
+                        f"{name}: the bytes of {member.name} are not those that were written",
                     )
                 )
         end = stream.end + -stream.end % BLOCK

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from histoprep.choices import Dimension
 from histoprep.errors import IntegrityError
 from histoprep.labels import LabelMap, core_present
 
@@ -33,7 +34,7 @@ COLUMNS = (
 )
 """Columns of tiles.parquet that `count` reads."""
 
-DIMENSIONS = ("split", "pool", "group")
+DIMENSIONS = tuple(dimension.value for dimension in Dimension)
 CONDITIONAL, UNCONDITIONAL = "conditional", "unconditional"
 
 CLASS_SUMS = ("tiles", "core_tiles", "pixels", "core_pixels", "tile_pixels")

@@ -18,7 +18,8 @@ import xxhash
 from histoprep.checksums import FileStates
 from histoprep.digests import RunningDigest, digest_text, hash_text
 from histoprep.errors import UsageError
-from histoprep.names import IMAGE_SUFFIXES, to_name
+from histoprep.image_formats import image_suffixes
+from histoprep.names import to_name
 from histoprep.read_ahead import THREADS, FileStat
 from histoprep.scan import Issue, Pair, scan
 from histoprep.tiles.options import TableOptions
@@ -114,7 +115,7 @@ class Listing:
         if not self.num_found:
             wanted = (
                 f"x.jpg beside x{options.scan.mask_suffix}.png, or folders images/ and masks/"
-                f" ({', '.join(IMAGE_SUFFIXES)})"
+                f" ({', '.join(image_suffixes())})"
             )
             raise UsageError(
                 "no image or mask found",

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from histoprep import tables
+from histoprep import rule_ids, tables
 from histoprep.lossy.verdict import FIRM_MASKS, Kind, MaskSignals, Verdict, judge
 from histoprep.schemas.tiles import open_tiles_table
 
@@ -61,7 +61,8 @@ class LossySource:
     @property
     def code(self) -> str:
         """Return the code of the finding."""
-        return "HP404" if self.verdict.kind is Kind.INTERPOLATED else "HP403"
+        is_interpolated = self.verdict.kind is Kind.INTERPOLATED
+        return (rule_ids.INTERPOLATED_MASK if is_interpolated else rule_ids.LOSSY_MASK).code
 
 
 def lossy_sources(table: Path) -> list[LossySource]:

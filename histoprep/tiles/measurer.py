@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from histoprep import imageio
+from histoprep import imageio, rule_ids
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError
 from histoprep.imageio.header import Header
@@ -80,7 +80,7 @@ class Measurer:
         if header.num_pixels > self.options.max_pixels:
             size = f"{header.width_px}x{header.height_px}"
             raise BrokenFileError(
-                "HP205 huge-image",
+                str(rule_ids.HUGE_IMAGE),
                 f"{size} pixels, more than --max-pixels {self.options.max_pixels:,}",
             )
         return header

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from histoprep.choices import Layout
 from histoprep.durable import write_bytes
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.scan import ScanOptions, detect_layout
-from histoprep.scan.layout import Layout
 from histoprep.schemas.scan_options import read_scan_options, write_scan_options
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from histoprep import tables, tiles
+from histoprep import rule_ids, tables, tiles
 from histoprep.errors import UsageError
 from histoprep.mask_reading import MIN_IS_WHITE, PALETTE, UNDECIDED, Reading
 from histoprep.phrases import first_of, plural
@@ -35,7 +35,7 @@ _GREY = pa.array(["1", "L", "I;16", "I;16B"])
 _BYTE = 8
 _WHITE = 255
 _NUM_SHOWN = 8
-ASKED = ("HP413 palette", "HP413 min-is-white")
+ASKED = tuple(rule_ids.READERS_DISAGREE.verdict(kind) for kind in (PALETTE, MIN_IS_WHITE))
 
 
 class OddMask(NamedTuple):

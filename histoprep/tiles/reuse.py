@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from histoprep import tables
+from histoprep import rule_ids, tables
 from histoprep.checksums import STATES, FileStates
 from histoprep.errors import IntegrityError
 from histoprep.key_index import KeyIndex
@@ -33,7 +33,7 @@ _KEYS = ("image_path", "image_bytes", "image_mtime_ns", "mask_path", "mask_bytes
 _READS = ("image_digest", "image_error", "mask_digest", "mask_error")
 # Decided by the size alone; every other file without a digest could not be read and may be readable
 # now.
-_NOT_WANTED = "HP205 huge-file"
+_NOT_WANTED = rule_ids.HUGE_IMAGE.verdict("huge-file")
 _ENCODING = ("mask_mode", "mask_bit_depth", "mask_doubt", "mask_error")
 
 
@@ -122,7 +122,9 @@ def _is_read_otherwise(
     changed = {
         name for name in (PALETTE, MIN_IS_WHITE) if decided[0].get(name) != decided[1].get(name)
     }
-    if doubt in changed or (PALETTE in changed and (error or "").startswith("HP415")):
+    if doubt in changed or (
+        PALETTE in changed and (error or "").startswith(rule_ids.INDEX_BEYOND_PALETTE.code)
+    ):
         return True
     depths = tuple(decision.get(DEPTH) for decision in decided)
     return depths[0] != depths[1] and (bits or 0) < max(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from histoprep import tables
+from histoprep import rule_ids, tables
 from histoprep.errors import BrokenFileError, IntegrityError
 from histoprep.execution.marker import Marker
 from histoprep.read_ahead import FileStat, Request, read_ahead
@@ -95,10 +95,13 @@ class TileTask:
                 row[f"{what}_bytes"], row[f"{what}_mtime_ns"] = seen or (None, None)
                 if seen is None:
                     data: bytes | BrokenFileError = BrokenFileError(
-                        "HP201 vanished", "gone between listing and reading"
+                        rule_ids.UNREADABLE_FILE.verdict("vanished"),
+                        "gone between listing and reading",
                     )
                 elif item in refused:
-                    data = BrokenFileError("HP201 worker-died", refused[item])
+                    data = BrokenFileError(
+                        rule_ids.UNREADABLE_FILE.verdict("worker-died"), refused[item]
+                    )
                 else:
                     data = next(contents)
                 row.update(measurer.image(data) if what == "image" else measurer.mask(data))

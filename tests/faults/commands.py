@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from faults.tasks import FragileTable
-from histoprep import audit, cli, durable
-from histoprep.audit import AuditOptions, run_audit
+from histoprep import auditing, cli, durable
+from histoprep.auditing import AuditOptions, run_audit
 from histoprep.execution import Engine, run_tasks
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import options as tile_options
@@ -58,7 +58,7 @@ def audit_with_killers(arguments: list[str]) -> int:
     def fragile(where: Workspace, options: TableOptions | None) -> TileTable:
         return FragileTable(where, options, dict(killer.split("=") for killer in killers))
 
-    audit.TileTable = fragile  # type: ignore[assignment,misc]
+    auditing.TileTable = fragile  # type: ignore[assignment,misc]
     where = Workspace.of(Path(root), Path(folder))
     return run_audit(
         where, AuditOptions(TableOptions(partition_tiles=10, time_limit_s=2.0)), Engine(2)

@@ -25,8 +25,8 @@ from typing import Any
 from histoprep.execution import workers as execution_workers
 
 IMPORTED = (
-    "histoprep.audit",
-    "histoprep.audit.thumbnails",
+    "histoprep.auditing",
+    "histoprep.auditing.thumbnails",
     "histoprep.manifest.build",
     "histoprep.remap",
     "matplotlib.figure",

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from histoprep import imageio
-from histoprep.audit import audit
+from histoprep.auditing import audit
 from histoprep.errors import ExitCode, UsageError
 from histoprep.labels import LabelMap, SourceLabel, TargetClass
 from histoprep.labels.model import default_colour

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from histoprep import checksums, imageio
+from histoprep import checksums, image_formats, imageio, rule_ids
 from histoprep.errors import BrokenFileError
 from histoprep.schemas.workspace import check_outside
 from trainer.classification.network import open_classifier
@@ -21,7 +21,6 @@ from trainer.recipes.diffmic_data import square_image
 from trainer.voice import SILENT, Voice
 
 FOLDER = "predictions"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 _BATCH = 16
 _MAX_PIXELS = 100_000_000
 
@@ -82,7 +81,7 @@ def predict_images(
         raise DataError(
             "none of the images can be read",
             seen=f"{broken[0][0]}: {broken[0][1]}",
-            expected="JPEG, PNG, TIFF or WebP",
+            expected=image_formats.titles(),
         )
     table = prediction_table(
         gather_predictions(found),
@@ -105,14 +104,17 @@ def find_images(paths: Iterable[Path]) -> Iterator[Path]:
             continue
         if not path.is_dir():
             raise UsageError("there is no such image or folder", path=path)
+        endings = tuple(f".{suffix}" for suffix in image_formats.image_suffixes())
         inside = sorted(
-            file for file in path.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES
+            file
+            for file in path.iterdir()
+            if file.is_file() and file.name.lower().endswith(endings)
         )
         if not inside:
             raise UsageError(
                 "there is no image in this folder",
                 path=path,
-                expected=", ".join(SUFFIXES),
+                expected=", ".join(endings),
                 hint="name the folder that holds them",
             )
         yield from inside
@@ -125,11 +127,13 @@ def read_image(path: Path) -> np.ndarray:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BrokenFileError("HP201 unreadable", error.strerror or str(error)) from error
+        raise BrokenFileError(
+            rule_ids.UNREADABLE_FILE.verdict("unreadable"), error.strerror or str(error)
+        ) from error
     header = imageio.read_header(data)
     if header.width_px * header.height_px > _MAX_PIXELS:
         raise BrokenFileError(
-            "HP203 too-large",
+            rule_ids.HUGE_IMAGE.verdict("too-large"),
             f"{header.width_px} x {header.height_px} px; at most {_MAX_PIXELS:,} pixels",
         )
     return imageio.decode_rgb(data, header)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from histoprep import checksums
+from histoprep import checksums, rule_ids
 from histoprep.digests import file_digest
 from histoprep.schemas.latents import KIND, SCHEMA_VERSION, SUMMARY, align, mismatches, read_entries
 from trainer.data.latent_journal import JOURNAL, read_chunks, read_journal
@@ -40,7 +40,7 @@ LATENTS, MASK_VALUES, MASK_LENGTHS, MASK_COUNTS = (
 )
 DATA = (LATENTS, MASK_VALUES, MASK_LENGTHS, MASK_COUNTS)
 ENCODE_AGAIN = "copy the folder again, or encode again with --force"
-_RULE = "HP907 latent-mismatch"
+_RULE = str(rule_ids.LATENT_MISMATCH)
 _COUNT_BYTES = 4
 
 

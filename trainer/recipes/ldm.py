@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from histoprep import rule_ids
 from histoprep.shards import open_tiles
 from trainer.engine.checkpoints import find_checkpoint, load_weights
 from trainer.errors import CheckpointError, ConfigError
@@ -87,7 +88,7 @@ def load_generator(
     if loaded.digest != facts.codec_digest:
         seen, expected = (f"digest {digest[:16]}" for digest in (loaded.digest, facts.codec_digest))
         raise CheckpointError(
-            "HP907 latent-mismatch: the model was trained with another codec",
+            f"{rule_ids.LATENT_MISMATCH}: the model was trained with another codec",
             path=loaded.identifier,
             seen=seen,
             expected=expected,

@@ -12,9 +12,8 @@ import numpy as np
 import xxhash
 
 from histoprep.errors import UsageError
+from histoprep.image_formats import lossless_suffixes
 from trainer.sampling.masks import MaskList, read_labels
-
-_ENDINGS = (".png", "_mask.png", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,9 @@ def keep_regions(path: Path, masks: MaskList) -> KeepRegions:
         return KeepRegions(
             lambda _: region, xxhash.xxh3_128_hexdigest(np.packbits(region).tobytes())
         )
+    endings = [f"{end}.{suffix}" for suffix in lossless_suffixes() for end in ("", "_mask")]
     found = [
-        next(
-            (path_ for ending in _ENDINGS if (path_ := path / f"{tile_id}{ending}").is_file()), None
-        )
+        next((file for ending in endings if (file := path / f"{tile_id}{ending}").is_file()), None)
         for tile_id in masks.ids
     ]
     missing = [tile_id for tile_id, path in zip(masks.ids, found, strict=True) if path is None]

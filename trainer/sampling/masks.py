@@ -14,13 +14,12 @@ import numpy as np
 
 from histoprep import imageio
 from histoprep.errors import BrokenFileError, LabelMapError, UsageError
+from histoprep.image_formats import image_suffixes, lossless_suffixes
 from histoprep.imageio.header import Header
 from histoprep.labels import LabelMap, SourceLabel
 from histoprep.shards import TileSource
 from trainer.errors import DataError
 
-_MASK_SUFFIXES = (".png", ".tif", ".tiff")
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 _MASK_ENDING = "_mask"
 
 
@@ -121,7 +120,7 @@ def masks_in_folder(
     of one name, or some of fewer bits than others (HP414), DataError, naming the file, when one
     cannot be read.
     """
-    paths = sorted(_files(folder, _MASK_SUFFIXES), key=lambda path: path.as_posix())
+    paths = sorted(_files(folder, lossless_suffixes()), key=lambda path: path.as_posix())
     ids = tuple(_name_of(path, folder) for path in paths)
     twice = [tile_id for tile_id, count in Counter(ids).items() if count > 1]
     if not ids or twice:
@@ -130,13 +129,15 @@ def masks_in_folder(
             what,
             path=folder,
             seen=", ".join(sorted(twice)[:3]) or None,
-            expected=f"files {', '.join(_MASK_SUFFIXES)}",
+            expected=f"files {', '.join(f'.{suffix}' for suffix in lossless_suffixes())}",
         )
     headers = [_header_of(path) for path in paths]
     _refuse_mixed_depths(paths, [8 if header.palette else header.bit_depth for header in headers])
     sizes = np.array([(header.height_px, header.width_px) for header in headers], dtype=np.int64)
     image_paths = (
-        {_name_of(path, images): path for path in _files(images, _IMAGE_SUFFIXES)} if images else {}
+        {_name_of(path, images): path for path in _files(images, image_suffixes())}
+        if images
+        else {}
     )
     # The map of the training would turn class ids into other classes.
     lookup = (source_map or classes_as_sources(classes)).lookup_table()
@@ -240,11 +241,12 @@ def _refuse_mixed_depths(paths: Sequence[Path], bits: Sequence[int]) -> None:
 def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     if not folder.is_dir():
         raise UsageError("this is no folder", path=folder)
+    endings = tuple(f".{suffix}" for suffix in suffixes)
     for parent, _, names in os.walk(folder, onerror=_stop):
         yield from (
             path
             for name in names
-            if name.lower().endswith(suffixes) and (path := Path(parent, name)).is_file()
+            if name.lower().endswith(endings) and (path := Path(parent, name)).is_file()
         )
 
 

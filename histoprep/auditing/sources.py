@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from histoprep.findings import Severity
 from histoprep.labels import LabelMap, MapProblem, check_label_map, load_label_map
 
 
@@ -36,8 +35,6 @@ class Sources:
         read as one at all.
         """
         problems = tuple(check_label_map(map_path)) if map_path else ()
-        usable = map_path is not None and all(
-            finding.severity is not Severity.ERROR for finding in problems
-        )
+        usable = map_path is not None and all(not problem.forbids_use for problem in problems)
         label_map = load_label_map(map_path) if usable and map_path else None
         return cls(map_path, label_map, problems, expected or {}, **thresholds)

@@ -1,30 +1,29 @@
 """The audit: tiles table -> evidence -> findings -> report, in the workspace beside the data set.
 
-`histoprep.audit("folder")` works: this module can be called, which is the same as calling its
-function `audit`.
+In Python, `histoprep.audit` is the function `audit` of this module.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from histoprep import checksums, tables
-from histoprep.catalogue import RULES
+from histoprep.catalogue import all_rules, outside_rules
+from histoprep.choices import Severity
 from histoprep.digests import digest_text
 from histoprep.durable import locked
 from histoprep.errors import ExitCode, IntegrityError, UsageError
 from histoprep.execution import Engine
-from histoprep.findings import Finding, Selection, Severity
+from histoprep.findings import Finding, Selection
+from histoprep.report import Report
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
@@ -33,9 +32,8 @@ from histoprep.tiles.table import TableResult, TileTable
 from histoprep.version import __version__
 
 if TYPE_CHECKING:
-    from histoprep.audit.baseline import Accepted
-    from histoprep.audit.sources import Sources
-    from histoprep.report import Report
+    from histoprep.auditing.baseline import Accepted
+    from histoprep.auditing.sources import Sources
 
 FINDINGS_SCHEMA = pa.schema(
     [
@@ -99,11 +97,26 @@ def audit(
 ) -> Report:
     """Audit the data set at `root`, write everything to its workspace and return the report.
 
-    `label_map` and `group_by` are what the command line calls --map and --group-by and go before
-    those of `options`. Without a table among `options`, the data set is read as the last audit read
-    it. Without any label map the one in the data set is used. Nothing is printed and nothing is
-    written inside the data set. Raises UsageError for options that make no sense, OutputError and
-    LockedError for the workspace.
+    Nothing is printed, and nothing is written inside the data set.
+
+    Args:
+        root: Folder of the data set.
+        label_map: Label map, a path or the name of one, as for `--map`; goes before that of
+            `options`. Without any, the one in the data set is used.
+        group_by: Slide, case or patient of a tile, as for `--group-by`; goes before that of
+            `options`.
+        workspace: Folder of the results; by default `ROOT.histoprep`, beside the data set.
+        workers: Worker processes; by default one per core.
+        options: Everything else. Without a table among them, the data set is read as the last
+            audit read it.
+
+    Returns:
+        The report, with the findings worst first.
+
+    Raises:
+        UsageError: An option or a file that it names makes no sense.
+        OutputError: The workspace cannot be written.
+        LockedError: Another process writes to the workspace.
     """
     from histoprep.labels import default_map, find_label_map
 
@@ -173,10 +186,10 @@ def _prepare(options: AuditOptions, table: TableOptions) -> _Prepared:
     """Return what the files among the options say; raises UsageError for options that make no
     sense.
     """
-    from histoprep.audit.baseline import read_baseline
-    from histoprep.audit.sources import Sources
+    from histoprep.auditing.baseline import read_baseline
+    from histoprep.auditing.sources import Sources
 
-    options.selection.validate(list(RULES.values()))
+    options.selection.validate(list(all_rules().values()))
     expected = _expected(options.expectation, table) if options.expectation else {}
     sources = Sources.of(
         options.map_path,
@@ -192,7 +205,7 @@ def _expected(path: Path, table: TableOptions) -> Mapping[str, Any]:
     """Return the counts there should be; raises UsageError for those that these options cannot
     give.
     """
-    from histoprep.audit.expectation import read_expectation
+    from histoprep.auditing.expectation import read_expectation
 
     expected = read_expectation(path)
     if expected and table.sample is not None:
@@ -234,6 +247,7 @@ def _inputs_digest(workspace: Workspace, options: AuditOptions, prepared: _Prepa
         sorted(prepared.accepted),
         made_since,
     ]
+    seen += outside_rules()
     return digest_text(repr([__version__, *seen, graded, options.tile_size_px, options.fail_on]))
 
 
@@ -290,9 +304,9 @@ class Run:
 
 
 def _audit(run: Run, prepared: _Prepared, inputs: str) -> AuditResult:
-    from histoprep.audit.baseline import apply_baseline
-    from histoprep.audit.evidence import gather, run_rules
-    from histoprep.audit.outcome import build_report, exit_code_of
+    from histoprep.auditing.baseline import apply_baseline
+    from histoprep.auditing.evidence import gather, run_rules
+    from histoprep.auditing.outcome import build_report, exit_code_of
     from histoprep.report import render
 
     workspace, options = run.workspace, run.options
@@ -341,12 +355,3 @@ def _write_findings(workspace: Workspace, found: list[Finding]) -> None:
         schema_version="1.0",
         metadata={"root": str(workspace.root)},
     )
-
-
-class _CallableModule(ModuleType):
-    """This module under its name in the package, which is also the name of its function."""
-
-    __call__ = staticmethod(audit)
-
-
-sys.modules[__name__].__class__ = _CallableModule

@@ -12,11 +12,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from histoprep import checks, tables
-from histoprep.audit.duplicates import COLUMNS as DUPLICATE_COLUMNS
-from histoprep.audit.duplicates import SCHEMA as DUPLICATE_SCHEMA
-from histoprep.audit.duplicates import compare, find_candidates
-from histoprep.audit.sources import Sources
+from histoprep import catalogue, checks, tables
+from histoprep.auditing.duplicates import COLUMNS as DUPLICATE_COLUMNS
+from histoprep.auditing.duplicates import SCHEMA as DUPLICATE_SCHEMA
+from histoprep.auditing.duplicates import compare, find_candidates
+from histoprep.auditing.sources import Sources
 from histoprep.checks import OVERVIEW_COLUMNS, Amounts, CheckOptions, Chunk, Evidence
 from histoprep.errors import IntegrityError
 from histoprep.execution import Engine
@@ -213,7 +213,6 @@ def _earlier_duplicates(
 
 def run_rules(workspace: Workspace, evidence: Evidence) -> list[Finding]:
     """Return the findings of every rule, those of one rule and place joined, in order of code."""
-    checks.load_rules()
     opened, _ = open_tiles_table(workspace.tiles)
     # `gather` saw that the repaired masks are there.
     repaired = open_repaired(workspace.folder) if evidence.repaired else None
@@ -224,12 +223,7 @@ def run_rules(workspace: Workspace, evidence: Evidence) -> list[Finding]:
 def _run(rows: TileRows, evidence: Evidence) -> Iterator[Finding]:
     for batch in rows.read_batches():
         chunk = Chunk.of(batch)
-        for row_rule in _each(checks.ROW_RULES):
-            yield from row_rule(chunk, evidence)
-    for table_rule in _each(checks.TABLE_RULES):
-        yield from table_rule(evidence)
-
-
-def _each(registered: Mapping[str, list[Any]]) -> list[Any]:
-    """Return every rule once, although it may stand under several codes."""
-    return list(dict.fromkeys(rule for rules in registered.values() for rule in rules))
+        for find_in in catalogue.row_checks():
+            yield from find_in(chunk, evidence)
+    for find in catalogue.table_checks():
+        yield from find(evidence)

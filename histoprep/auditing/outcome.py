@@ -6,15 +6,17 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from histoprep.audit.thumbnails import make_thumbnails
-from histoprep.catalogue import RULES
+from histoprep import rule_ids
+from histoprep.auditing.thumbnails import make_thumbnails
+from histoprep.catalogue import all_rules
+from histoprep.choices import Severity
 from histoprep.errors import ExitCode
-from histoprep.findings import Finding, Severity
+from histoprep.findings import Finding
 from histoprep.report import ClassRow, Report, SplitRow, Status, Summary
 from histoprep.version import __version__
 
 if TYPE_CHECKING:
-    from histoprep.audit import AuditOptions, Run
+    from histoprep.auditing import AuditOptions, Run
     from histoprep.checks import Evidence
     from histoprep.tiles.options import TableOptions
     from histoprep.tiles.table import TableResult
@@ -37,7 +39,7 @@ def build_report(run: Run, evidence: Evidence, found: list[Finding]) -> Report:
         classes=_class_rows(evidence),
         splits=_split_rows(evidence),
         thumbnails=make_thumbnails(run.workspace, evidence, found, run.engine),
-        rules=tuple(rule for rule in RULES.values() if options.selection.keeps(rule)),
+        rules=tuple(rule for rule in all_rules().values() if options.selection.keeps(rule)),
         fail_on=options.fail_on or Severity.ERROR,
         report_path=run.workspace.report.name,
         summary=_summary(evidence, run.made, time.monotonic() - run.started_s),
@@ -49,7 +51,9 @@ def status_of(found: list[Finding], fail_on: Severity | None) -> Status:
     `fail_on`.
     """
     if any(
-        finding.code == "HP201" and finding.subcode in NOT_LOOKED_AT and not finding.known
+        finding.code == rule_ids.UNREADABLE_FILE.code
+        and finding.subcode in NOT_LOOKED_AT
+        and not finding.known
         for finding in found
     ):
         return Status.INCOMPLETE

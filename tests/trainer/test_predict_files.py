@@ -1,0 +1,46 @@
+"""Which files of a folder `trainer predict` takes: those that the audit takes for images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from histoprep import image_formats
+from histoprep.errors import BrokenFileError
+from histoprep.imageio import encode_rgb_png
+from trainer.classification.predict import find_images, read_image
+from trainer.errors import UsageError
+
+
+def test_every_suffix_of_an_image_is_found(tmp_path: Path) -> None:
+    suffixes = image_formats.image_suffixes()
+    assert {"jfif", "jpe", "webp"} <= set(suffixes)
+    for suffix in suffixes:
+        (tmp_path / f"tile.{suffix}").touch()
+        (tmp_path / f"TILE.{suffix.upper()}").touch()
+    (tmp_path / "notes.txt").touch()
+    assert {path.name for path in find_images([tmp_path])} == {
+        *(f"tile.{suffix}" for suffix in suffixes),
+        *(f"TILE.{suffix.upper()}" for suffix in suffixes),
+    }
+
+
+def test_a_folder_without_images_names_what_is_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"expected: .*\.jfif"):
+        list(find_images([tmp_path]))
+
+
+def test_a_huge_image_has_the_code_of_huge_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+
+    from trainer.classification import predict
+
+    monkeypatch.setattr(predict, "_MAX_PIXELS", 3)
+    file = tmp_path / "a.png"
+    file.write_bytes(encode_rgb_png(np.zeros((2, 2, 3), np.uint8)))
+    with pytest.raises(BrokenFileError) as refused:
+        read_image(file)
+    assert refused.value.verdict == "HP205 too-large"
