@@ -121,8 +121,8 @@ def test_unmapped_values_stop_it_before_anything_is_written(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--on-unmapped", "ignore"), "no such value for --on-unmapped"),
-        (("--part", "4/3"), "--part is not a part of an array job"),
+        (("--on-unmapped", "ignore"), "Invalid value for '--on-unmapped'"),
+        (("--part", "4/3"), "--part is no part"),
         (("--engine", "dask"), "belong together"),
         (("--out", "inside"), "must not mix with the data set"),
         (("--map", "label_map_3"), "no label map"),
