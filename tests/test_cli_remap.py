@@ -122,7 +122,7 @@ def test_unmapped_values_stop_it_before_anything_is_written(
     ("arguments", "said"),
     [
         (("--on-unmapped", "ignore"), "Invalid value for '--on-unmapped'"),
-        (("--part", "4/3"), "--part is no part"),
+        (("--part", "4/3"), "--part is not a part of an array job"),
         (("--engine", "dask"), "belong together"),
         (("--out", "inside"), "must not mix with the data set"),
         (("--map", "label_map_3"), "no label map"),
