@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from histoprep.phrases import NUM_SHOWN
 from histoprep.visible import harmless, visible
 
 _PLAIN_PERIOD_S = 60.0
@@ -74,6 +75,20 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Print a warning of one line to stderr."""
     _err.print(Text(f"warning: {_line(text)}", style="yellow"))
+
+
+def warn_each(lines: Sequence[str], *, total: int, rest: str) -> None:
+    """Warn of the first things of a kind, and then of how many more there are.
+
+    Args:
+        lines: A line each; those that are known, at least the first ones.
+        total: How many there are.
+        rest: Where the others are, such as `all are in ledger.parquet`.
+    """
+    for line in lines[:NUM_SHOWN]:
+        warn(line)
+    if total > NUM_SHOWN:
+        warn(f"and {total - NUM_SHOWN:,} more; {rest}")
 
 
 def error(text: str) -> None:

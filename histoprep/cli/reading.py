@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from histoprep.scan import ScanOptions
     from histoprep.schemas.workspace import Workspace
 
-_NUM_SHOWN = 10
-
 
 def read_tiles(
     workspace: Workspace,
@@ -53,8 +51,6 @@ def read_tiles(
     if verify and (repaired := open_repaired(workspace.folder)) is not None:
         repaired.check_files(workspace.root, whole=True)
     unlisted = unlisted_folders(workspace)
-    for folder, reason in unlisted[:_NUM_SHOWN]:
-        console.warn(f"{folder}: {reason}; what is in it is left out")
-    if len(unlisted) > _NUM_SHOWN:
-        console.warn(f"and {len(unlisted) - _NUM_SHOWN:,} more folders; histoprep audit lists all")
+    left_out = [f"{folder}: {reason}; what is in it is left out" for folder, reason in unlisted]
+    console.warn_each(left_out, total=len(left_out), rest="histoprep audit lists all folders")
     return ExitCode.INCOMPLETE if unlisted else ExitCode.OK

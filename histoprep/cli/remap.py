@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from histoprep.remap import RemapResult
     from histoprep.schemas.workspace import Workspace
 
-_NUM_SHOWN = 10
-
 
 def remap(
     root: Root = Path(),
@@ -144,10 +142,8 @@ def _print(result: RemapResult) -> None:
     console.table(
         ("class", "name", "pixels", "pixel %"), rows, title=f"Classes of {result.label_map.name}"
     )
-    for failed in result.failed[:_NUM_SHOWN]:
-        console.warn(f"not remapped: {failed.path}: {failed.reason}")
-    if result.num_failed > _NUM_SHOWN:
-        console.warn(f"and {result.num_failed - _NUM_SHOWN:,} more; all are in {result.ledger}")
+    failed = [f"not remapped: {mask.path}: {mask.reason}" for mask in result.failed]
+    console.warn_each(failed, total=result.num_failed, rest=f"all are in {result.ledger}")
     for name in result.unexpected:
         console.warn(f"not written by remap, left alone: {result.out / name}")
     if result.num_stale_removed:

@@ -26,8 +26,6 @@ from histoprep.errors import ExitCode
 if TYPE_CHECKING:
     from histoprep.repair import RepairPlan, RepairResult
 
-_NUM_SHOWN = 10
-
 
 def repair(
     root: Root = Path(),
@@ -147,10 +145,8 @@ def _print_plan(plan: RepairPlan) -> None:
 
 
 def _print(result: RepairResult) -> None:
-    for failed in result.failed[:_NUM_SHOWN]:
-        console.warn(f"not repaired: {failed.path}: {failed.reason}")
-    if result.num_left > _NUM_SHOWN:
-        console.warn(f"and {result.num_left - _NUM_SHOWN:,} more; all are in {result.ledger}")
+    failed = [f"not repaired: {mask.path}: {mask.reason}" for mask in result.failed]
+    console.warn_each(failed, total=result.num_left, rest=f"all are in {result.ledger}")
     for name in result.unexpected:
         console.warn(f"not written by repair, left alone: {result.out / name}")
     if result.num_stale_removed:

@@ -14,8 +14,6 @@ from histoprep.errors import ExitCode
 if TYPE_CHECKING:
     from trainer.encode import EncodeResult
 
-_NUM_SHOWN = 10
-
 
 class FitName(StrEnum):
     """What becomes of tiles that are not of the training size."""
@@ -160,13 +158,9 @@ def encode(
 
 def _print(result: EncodeResult, numbers: dict[str, Any] | None) -> None:
     latents = result.latents
-    for tile_id in result.skipped[:_NUM_SHOWN]:
-        console.warn(f"not encoded: {tile_id} cannot be read")
-    if len(result.skipped) > _NUM_SHOWN:
-        console.warn(
-            f"and {len(result.skipped) - _NUM_SHOWN:,} more; all are under skipped in"
-            f" {latents.folder / 'latents.json'}"
-        )
+    skipped = [f"not encoded: {tile_id} cannot be read" for tile_id in result.skipped]
+    rest = f"all are under skipped in {latents.folder / 'latents.json'}"
+    console.warn_each(skipped, total=len(skipped), rest=rest)
     if not result.num_encoded:
         console.note("all tiles were encoded before")
     statistics, scaling = latents.statistics, latents.scaling

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from histoprep import checksums, rule_ids
 from histoprep.digests import file_digest
+from histoprep.phrases import first_of
 from histoprep.schemas.latents import KIND, SCHEMA_VERSION, SUMMARY, align, mismatches, read_entries
 from trainer.data.latent_journal import JOURNAL, read_chunks, read_journal
 from trainer.data.latent_scaling import Latents, LatentScaling
@@ -364,7 +365,5 @@ def data_files(folder: Path, sizes: Mapping[str, int]) -> Iterator[checksums.Exp
 
 
 def _first_of(problems: Sequence[tuple[str, str]]) -> str:
-    shown = "; ".join(
-        f"{name} {what}" if name != "label map" else what for name, what in problems[:3]
-    )
-    return shown + (f"; and {len(problems) - 3:,} more" if len(problems) > 3 else "")
+    named = [f"{name} {what}" if name != "label map" else what for name, what in problems]
+    return first_of(named, separator="; ", limit=3)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from histoprep.checksums import Damage
 from histoprep.durable import sync_folder, temporary_beside
+from histoprep.phrases import first_of
 from trainer.errors import CheckpointError, DivergedError, OutputError
 
 SUMS = "SHA256SUMS"
@@ -89,10 +90,9 @@ def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
         return
     bad = [name for name, tensor in floating.items() if not bool(tensor.isfinite().all())]
     if bad:
-        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise DivergedError(
             f"{what} are no longer finite; no checkpoint was written",
-            seen=", ".join(bad[:3]) + more,
+            seen=first_of(bad, limit=3),
             hint="lower optimiser.lr",
         )
 
