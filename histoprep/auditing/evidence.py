@@ -145,7 +145,10 @@ def _overview_piece(batch: pa.Table) -> pd.DataFrame:
     firsts = np.zeros(len(sizes), np.int64)
     firsts[sizes == 1] = lists.filter(pa.array(sizes == 1)).flatten().to_numpy()
     piece = batch.drop_columns(["label_ids"]).to_pandas(types_mapper=checks.nullable)
-    return piece.assign(zero=(sizes == 1) & (firsts == 0), foreground=(sizes > 1) | (firsts > 0))
+    result: pd.DataFrame = piece.assign(
+        zero=(sizes == 1) & (firsts == 0), foreground=(sizes > 1) | (firsts > 0)
+    )
+    return result
 
 
 def _amounts(overview: pd.DataFrame) -> Amounts:

@@ -169,12 +169,8 @@ def nullable(kind: pa.DataType) -> Any:
 
 def true(condition: Any) -> np.ndarray:
     """Return a condition as bool [rows]; unknown counts as false."""
-    return pd.array(condition, dtype="boolean").to_numpy(dtype=bool, na_value=False)
-
-
-def plural(number: int, noun: str) -> str:
-    """Return "1 region" or "2,000 regions"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    result: np.ndarray = pd.array(condition, dtype="boolean").to_numpy(dtype=bool, na_value=False)
+    return result
 
 
 def flag(

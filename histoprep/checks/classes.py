@@ -10,10 +10,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from histoprep.checks import Evidence, plural
+from histoprep.checks import Evidence
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
+from histoprep.phrases import plural
 
 MISSING_CLASS_IN_SPLIT = Rule(
     "HP801",

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from histoprep import rule_ids
-from histoprep.checks import Evidence, plural
+from histoprep.checks import Evidence
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.lossy.jpeg_repair import MIN_QUALITY
 from histoprep.lossy.verdict import FIRM_MASKS, Kind
+from histoprep.phrases import plural
 from histoprep.tiles.lossy_sources import LossySource
 
 LOSSY_MASK = Rule(

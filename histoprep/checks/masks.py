@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 
 from histoprep import rule_ids
-from histoprep.checks import Chunk, Evidence, flag, plural, true
+from histoprep.checks import Chunk, Evidence, flag, true
 from histoprep.checks.lossy import INTERPOLATED_MASK, LOSSY_MASK
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.labels.wrapped import ADVICE as WRAPPED_ADVICE
 from histoprep.labels.wrapped import wrapped_cause, wrapped_modulus
+from histoprep.phrases import plural
 
 SIZE_MISMATCH = Rule(
     "HP401",

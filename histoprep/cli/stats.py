@@ -150,7 +150,7 @@ def _print_pairs(summary: Summary) -> None:
 
 
 def _print_warnings(found: Stats) -> None:
-    from histoprep.report.wording import plural
+    from histoprep.phrases import plural
 
     if found.left_out:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in found.left_out.items())

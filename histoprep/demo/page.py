@@ -24,8 +24,9 @@ from histoprep.demo import gallery
 from histoprep.demo.curves import Curve, draw_curves, read_curves
 from histoprep.demo.stages import CODEC_RUN, LATENTS, MODEL_RUN, SYNTHETIC, DemoOptions, Stage
 from histoprep.errors import OutputError
+from histoprep.phrases import plural
 from histoprep.report import ClassRow, charts
-from histoprep.report.wording import number, percent, plural
+from histoprep.report.wording import number, percent
 from histoprep.schemas.manifest import Manifest, open_manifest
 from histoprep.shards import open_tiles
 from histoprep.visible import visible

@@ -79,7 +79,8 @@ def decode_compared_luminance(
     eighth = decode_luminance_eighth(data, header) if eighth is None else eighth
     if min(eighth.shape) >= MIN_COMPARED_PX:
         return eighth
-    return cv2.cvtColor(decode_rgb(data, header), cv2.COLOR_RGB2GRAY)
+    result: np.ndarray = cv2.cvtColor(decode_rgb(data, header), cv2.COLOR_RGB2GRAY)
+    return result
 
 
 def decode_rgb(data: bytes, header: Header | None = None) -> np.ndarray:

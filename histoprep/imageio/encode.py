@@ -25,13 +25,14 @@ def encode_mask_png(labels: np.ndarray, text: dict[str, str] | None = None) -> b
 def encode_rgb_jpeg(rgb: np.ndarray, quality: int = 90, subsampling: str = "4:2:0") -> bytes:
     """Return uint8 RGB [height, width, 3] as a JPEG without metadata."""
     sampling = subsampling.replace(":", "")
-    return simplejpeg.encode_jpeg(
+    result: bytes = simplejpeg.encode_jpeg(
         np.ascontiguousarray(rgb),
         quality=quality,
         colorspace="RGB",
         colorsubsampling=sampling,
         fastdct=False,
     )
+    return result
 
 
 def through_jpeg(grey: np.ndarray, quality: int) -> np.ndarray:
@@ -57,4 +58,5 @@ def shrink_rgb(rgb: np.ndarray, longest_px: int) -> np.ndarray:
     if factor == 1.0:
         return rgb
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    result: np.ndarray = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    return result

@@ -235,7 +235,8 @@ def _note_tables(file: JpegFile, body: bytes) -> None:
 def _standard_tables() -> np.ndarray:
     quality = np.arange(1, 101)[:, None]
     scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    return np.clip((_STANDARD_LUMINANCE * scale + 50) // 100, 1, 255)
+    result: np.ndarray = np.clip((_STANDARD_LUMINANCE * scale + 50) // 100, 1, 255)
+    return result
 
 
 @lru_cache(maxsize=256)

@@ -113,7 +113,8 @@ def _palette_labels(stored: np.ndarray, header: Header, reading: Reading) -> np.
     if doubt is None or reading.palette is PaletteReading.INDEX:
         return stored
     if reading.palette is PaletteReading.GREY:
-        return np.ascontiguousarray(_colours(header.palette)[:, 0])[stored]
+        result: np.ndarray = np.ascontiguousarray(_colours(header.palette)[:, 0])[stored]
+        return result
     raise BrokenFileError(rule_ids.READERS_DISAGREE.verdict(PALETTE), doubt.describe())
 
 

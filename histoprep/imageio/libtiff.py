@@ -29,14 +29,17 @@ def collect_errors() -> Iterator[list[str]]:
         _local.errors = None
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
-def _take_error(module: bytes | None, template: bytes, values: Any) -> None:
+def _note_error(module: bytes | None, template: bytes, values: Any) -> None:
     errors = getattr(_local, "errors", None)
     if errors is None:
         return
     text = ctypes.create_string_buffer(_MAX_LENGTH)
     _format(text, _MAX_LENGTH, template, values)
     errors.append(f"{(module or b'libtiff').decode('latin-1')}: {text.value.decode('latin-1')}")
+
+
+_Handler = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
+_take_error = _Handler(_note_error)
 
 
 # A va_list is passed as a pointer where we run: x86-64 and arm64.

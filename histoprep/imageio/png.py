@@ -218,7 +218,8 @@ def inflate(file: PngFile) -> bytes:
         raise BrokenFileError(
             rule_ids.UNREADABLE_FILE.verdict("corrupt"), "a row of pixels names an unknown filter"
         )
-    return lines
+    result: bytes = lines
+    return result
 
 
 def holds_bytes(file: PngFile) -> bool:

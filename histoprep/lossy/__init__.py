@@ -151,4 +151,5 @@ def _contacts(
 def _ramps(labels: np.ndarray, between: np.ndarray, counts: LabelCounts) -> np.ndarray:
     """Return bool [labels]: which have no core and lie between others nearly everywhere."""
     inside = np.bincount(labels.ravel()[between], minlength=int(counts.ids[-1]) + 1)[counts.ids]
-    return (counts.core_pixels == 0) & (inside >= RAMP_SHARE * counts.pixels)
+    result: np.ndarray = (counts.core_pixels == 0) & (inside >= RAMP_SHARE * counts.pixels)
+    return result

@@ -94,7 +94,8 @@ def _free_of_steps(uniform: np.ndarray, value: np.ndarray, down: int, right: int
         free &= (values[0] == values[2]) & (values[1] == values[3])
     if not right:
         free &= (values[0] == values[1]) & (values[2] == values[3])
-    return free
+    result: np.ndarray = free
+    return result
 
 
 def _quarters(cells: np.ndarray, down: int, right: int) -> list[np.ndarray]:
@@ -136,4 +137,5 @@ def mixed_places(
 
 def mixed_blocks(labels: np.ndarray, max_blocks: int | None = None) -> np.ndarray:
     """Return the blocks at `mixed_places`, [blocks, 8, 8]."""
-    return as_blocks(labels)[mixed_places(labels, max_blocks)]
+    result: np.ndarray = as_blocks(labels)[mixed_places(labels, max_blocks)]
+    return result

@@ -193,7 +193,8 @@ def _renamed(blocks: np.ndarray) -> np.ndarray:
     high = pixels == pixels.max(axis=1, keepdims=True)
     two = (high | (pixels == pixels.min(axis=1, keepdims=True))).all(axis=1)
     uneven = (blocks != blocks[:, :, :1]).any(axis=(1, 2))
-    return high[two & uneven].view(np.uint8).reshape(-1, BLOCK_PX, BLOCK_PX)
+    result: np.ndarray = high[two & uneven].view(np.uint8).reshape(-1, BLOCK_PX, BLOCK_PX)
+    return result
 
 
 def is_fixed(blocks: np.ndarray, quality: int) -> np.ndarray:

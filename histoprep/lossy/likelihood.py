@@ -24,7 +24,8 @@ def misfit_of(blocks: np.ndarray, seen: np.ndarray, quality: int) -> np.ndarray:
     """Return the squared distance between what JPEG makes of each block and what was seen,
     [blocks].
     """
-    return ((remade(blocks, quality).astype(np.float32) - seen) ** 2).sum(axis=(1, 2))
+    result: np.ndarray = ((remade(blocks, quality).astype(np.float32) - seen) ** 2).sum(axis=(1, 2))
+    return result
 
 
 def remade(blocks: np.ndarray, quality: int) -> np.ndarray:
@@ -38,11 +39,15 @@ def remade(blocks: np.ndarray, quality: int) -> np.ndarray:
 def _steps(blocks: np.ndarray) -> np.ndarray:
     """Return the differing neighbours inside each block, [blocks]."""
     across = np.count_nonzero(blocks[:, :, 1:] != blocks[:, :, :-1], axis=(1, 2))
-    return across + np.count_nonzero(blocks[:, 1:] != blocks[:, :-1], axis=(1, 2))
+    result: np.ndarray = across + np.count_nonzero(blocks[:, 1:] != blocks[:, :-1], axis=(1, 2))
+    return result
 
 
 def unit_of(seen: np.ndarray) -> np.ndarray:
     """Return the squared distance that one pixel adds which is off by the full range of its block,
     float32 [blocks].
     """
-    return np.maximum(seen.max(axis=(1, 2)).astype(np.float32) - seen.min(axis=(1, 2)), 1) ** 2
+    result: np.ndarray = (
+        np.maximum(seen.max(axis=(1, 2)).astype(np.float32) - seen.min(axis=(1, 2)), 1) ** 2
+    )
+    return result

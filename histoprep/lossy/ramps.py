@@ -78,7 +78,8 @@ def _doubtful(
             for label, where in allowed.items()
         ]
         beyond[beyond] = np.min(gaps, axis=0) <= _OVERSHOOT * span
-    return between | beyond
+    result: np.ndarray = between | beyond
+    return result
 
 
 def _nearest(
@@ -119,4 +120,5 @@ def _stranded(
             at_home = np.zeros(number, bool)
             at_home[region[core]] = True
             stranded |= ~at_home[region]
-    return stranded & doubtful
+    result: np.ndarray = stranded & doubtful
+    return result

@@ -53,7 +53,10 @@ def _cosines() -> np.ndarray:
     place = np.arange(BLOCK_PX)
     wave = np.cos((2 * place[None] + 1) * place[:, None] * np.pi / 16) / 2
     wave[0] = np.sqrt(1 / 8)
-    return np.einsum("ui,vj->ijuv", wave, wave).reshape(_PIXELS, _PIXELS).astype(np.float32)
+    result: np.ndarray = (
+        np.einsum("ui,vj->ijuv", wave, wave).reshape(_PIXELS, _PIXELS).astype(np.float32)
+    )
+    return result
 
 
 _WAVES = _cosines()
@@ -63,9 +66,10 @@ def quantisation_steps(quality: int) -> np.ndarray:
     """Return the steps that libjpeg rounds luminance coefficients to at `quality` from 50 to 100,
     float32 [64].
     """
-    return (
+    result: np.ndarray = (
         np.clip((_LUMINANCE * (200 - 2 * quality) + 50) // 100, 1, 255).astype(np.float32).ravel()
     )
+    return result
 
 
 def kept_coefficients(seen: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -88,7 +92,8 @@ def kept_coefficients(seen: np.ndarray, steps: np.ndarray) -> np.ndarray:
             (values == 0) & (decoded < 0) | (values == 255) & (decoded > 255), decoded, guess
         )
     coefficients[:, 0] += 128 * BLOCK_PX
-    return coefficients
+    result: np.ndarray = coefficients
+    return result
 
 
 @dataclass(slots=True)

@@ -20,7 +20,8 @@ def is_upright(blocks: np.ndarray) -> np.ndarray:
 
 def is_curved(blocks: np.ndarray) -> np.ndarray:
     """Return bool [blocks]: which blocks have neither rows nor columns that are all alike."""
-    return ~is_upright(blocks) & ~is_upright(blocks.swapaxes(1, 2))
+    result: np.ndarray = ~is_upright(blocks) & ~is_upright(blocks.swapaxes(1, 2))
+    return result
 
 
 def is_broken(

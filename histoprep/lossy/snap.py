@@ -55,11 +55,12 @@ def _sunk(value: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     paired = np.unique(
         labels[uniform & np.any([neighbour == labels for neighbour in around], axis=0)]
     )
-    return (
+    result: np.ndarray = (
         uniform
         & ~np.isin(labels, paired)
         & np.any([np.abs(neighbour - labels) == 1 for neighbour in around], axis=0)
     )
+    return result
 
 
 def trusted_labels(
@@ -121,4 +122,5 @@ def _smoothing(sigma_px: float) -> np.ndarray:
     """
     place = np.arange(BLOCK_PX)
     weight = np.exp(-((place[:, None] - place) ** 2) / (2 * sigma_px**2))
-    return (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
+    result: np.ndarray = (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
+    return result

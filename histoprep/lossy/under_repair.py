@@ -34,12 +34,14 @@ class UnderRepair:
     @property
     def seen(self) -> np.ndarray:
         """Return the repaired blocks as they came out of JPEG, uint8 [blocks, 8, 8]."""
-        return as_blocks(self.damaged)[self.rows, self.columns]
+        result: np.ndarray = as_blocks(self.damaged)[self.rows, self.columns]
+        return result
 
     @property
     def found(self) -> np.ndarray:
         """Return the same blocks as they are now."""
-        return as_blocks(self.labels)[self.rows, self.columns]
+        result: np.ndarray = as_blocks(self.labels)[self.rows, self.columns]
+        return result
 
     def costs(self) -> np.ndarray:
         """Return how unlikely each block is as it is now, [blocks]."""

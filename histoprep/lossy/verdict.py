@@ -94,7 +94,8 @@ class MaskSignals:
     @property
     def roughness(self) -> np.ndarray:
         """Return differing neighbours per mixed block of each mask; 0 without mixed blocks."""
-        return self.rough_pairs / np.maximum(self.mixed, 1)
+        result: np.ndarray = self.rough_pairs / np.maximum(self.mixed, 1)
+        return result
 
     @property
     def softness(self) -> np.ndarray:

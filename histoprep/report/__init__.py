@@ -16,8 +16,9 @@ from typing import Protocol, cast
 from histoprep.choices import ReportFormat, Severity
 from histoprep.errors import UsageError
 from histoprep.findings import Finding, Rule, Scope
+from histoprep.phrases import plural
 from histoprep.report.thumbnails import Thumbnail
-from histoprep.report.wording import number, percent, plural
+from histoprep.report.wording import number, percent
 from histoprep.visible import visible
 
 MAX_EXAMPLES = 10

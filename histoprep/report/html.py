@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety
+from histoprep.phrases import plural
 from histoprep.report import (
     THUMBNAILS_PER_FINDING,
     Report,
@@ -29,7 +30,7 @@ from histoprep.report import (
     verdict_counts,
 )
 from histoprep.report.thumbnails import LegendEntry, Thumbnail
-from histoprep.report.wording import amount, number, percent, plural
+from histoprep.report.wording import amount, number, percent
 from histoprep.visible import visible
 
 if TYPE_CHECKING:

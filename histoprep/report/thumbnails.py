@@ -137,7 +137,8 @@ def overlay(image: np.ndarray | None, labels: np.ndarray, colours: Mapping[int, 
         return np.rint(paint).astype(np.uint8)
     known = labels != 0
     weight = np.where(known & outline(labels), 1.0, np.where(known, _TINT, 0.0))[..., None]
-    return np.rint(image * (1 - weight) + paint * weight).astype(np.uint8)
+    result: np.ndarray = np.rint(image * (1 - weight) + paint * weight).astype(np.uint8)
+    return result
 
 
 def outline(labels: np.ndarray) -> np.ndarray:

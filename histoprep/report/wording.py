@@ -17,11 +17,6 @@ def number(value: int) -> str:
     return f"{value:,}"
 
 
-def plural(value: int, noun: str) -> str:
-    """Return "1 mask" or "2 masks"."""
-    return f"{number(value)} {noun}{'' if value == 1 else 's'}"
-
-
 def percent(share: float) -> str:
     """Return a share in [0, 1] with digits enough to tell it from 0 and from 1: "63.2 %", "0.0031
     %".

@@ -60,7 +60,8 @@ class Decoder:
         """Return luminance at 1/8 size, uint8 [ceil(height / 8), ceil(width / 8)]."""
         grey = cv2.cvtColor(self.decode_rgb(data, header), cv2.COLOR_RGB2GRAY)
         size = (-(-header.width_px // 8), -(-header.height_px // 8))
-        return cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+        result: np.ndarray = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+        return result
 
     def strip_metadata(self, data: bytes) -> bytes:
         """Return the bytes of the file without metadata; here for a format that has none."""

@@ -37,7 +37,8 @@ class JpegDecoder(Decoder):
         """Return the image as uint8 RGB [height, width, 3]."""
         if _is_plain(header):
             with _strict():
-                return simplejpeg.decode_jpeg(data, colorspace="RGB")
+                result: np.ndarray = simplejpeg.decode_jpeg(data, colorspace="RGB")
+                return result
         if header.mode == "CMYK" and header.jpeg_subsampling in _SIMPLEJPEG_SUBSAMPLING:
             # Pillow knows how such files invert their inks, but not when pixels are missing.
             _luminance_eighth(data, header)
@@ -51,7 +52,8 @@ class JpegDecoder(Decoder):
             pixels = simplejpeg.decode_jpeg(
                 data, colorspace="GRAY" if header.mode == "L" else "RGB"
             )
-        return pixels[..., 0] if header.mode == "L" else pixels
+        result: np.ndarray = pixels[..., 0] if header.mode == "L" else pixels
+        return result
 
     def decode_luminance_eighth(self, data: bytes, header: Header) -> np.ndarray:
         """Return luminance at 1/8 size; every coefficient is read, but only means of blocks are
@@ -81,9 +83,10 @@ def _is_plain(header: Header) -> bool:
 def _luminance_eighth(data: bytes, header: Header) -> np.ndarray:
     height, width = -(-header.height_px // 8), -(-header.width_px // 8)
     with _strict():
-        return simplejpeg.decode_jpeg(data, colorspace="GRAY", min_height=height, min_width=width)[
-            ..., 0
-        ]
+        result: np.ndarray = simplejpeg.decode_jpeg(
+            data, colorspace="GRAY", min_height=height, min_width=width
+        )[..., 0]
+        return result
 
 
 @contextlib.contextmanager

@@ -105,7 +105,10 @@ def _bytes_of(file: png.PngFile) -> np.ndarray:
         return rows
     grey = png.bare(file, as_grey=True)
     if fast_png is not None:
-        return fast_png.decode_image_png_u8(grey, (file.height_px, file.width_px), "mono")[..., 0]
+        result: np.ndarray = fast_png.decode_image_png_u8(
+            grey, (file.height_px, file.width_px), "mono"
+        )[..., 0]
+        return result
     if filters.count(png.SUB) == len(filters):
         # What cv2 writes, and reads at half of this speed.
         return np.cumsum(rows, axis=1, dtype=np.uint8)
