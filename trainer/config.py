@@ -31,19 +31,19 @@ class Duration(Section):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        given = [name for name, value in self if value is not None]
-        if len(given) != 1:
+        stated = [name for name, value in self if value is not None]
+        if len(stated) != 1:
             raise ValueError(
-                f"give exactly one of steps, images, epochs; given: {', '.join(given) or 'none'}"
+                f"give exactly one of steps, images, epochs; given: {', '.join(stated) or 'none'}"
             )
         return self
 
     def num_positions(self, batch_size: int, num_tiles: int) -> int:
         """Return the number of training positions, rounded up to whole steps of `batch_size`."""
-        wanted = (
+        positions = (
             self.images or (self.steps or 0) * batch_size or round((self.epochs or 0.0) * num_tiles)
         )
-        return max(1, -(-wanted // batch_size)) * batch_size
+        return max(1, -(-positions // batch_size)) * batch_size
 
 
 class Data(Section):

@@ -20,7 +20,7 @@ from trainer.errors import ConfigError
 from trainer.section import NAME, KindByName
 from trainer.stage import DEFAULT_PRESETS, recipe_of
 
-# A layer that says one of these says it whole: "epochs" over a preset's "steps" is a change, no
+# A layer replaces these as a whole: "epochs" over a preset's "steps" is a change, not a
 # contradiction.
 _WHOLE = frozenset({"duration"})
 _PATHS = ("manifest", "out")
@@ -48,20 +48,20 @@ def load_config(
     dotted keys), then `flags`.
 
     `recipe` without a preset or a file stands for its preset of full size; otherwise it must be
-    theirs. A flag that is None says nothing. Paths become absolute; without `out` the run goes to
+    theirs. A flag that is None is ignored. Paths become absolute; without `out` the run goes to
     runs/<preset or recipe>. Raises ConfigError, which lists every unknown key with the nearest
     known one and every wrong value.
     """
     merged: dict[str, Any] = {}
-    given = read_yaml(Path(file)) if file is not None else {}
+    options = read_yaml(Path(file)) if file is not None else {}
     preset = (
         preset
-        or given.get("preset")
+        or options.get("preset")
         or (None if recipe is None or file is not None else default_preset(recipe))
     )
     if preset is not None:
         merged = merge(merged, {**_read_preset(str(preset)), "preset": str(preset)})
-    merged = merge(merged, given)
+    merged = merge(merged, options)
     # All of --set make one layer: their order must not matter where one names another kind.
     merged = merge(merged, functools.reduce(merge, map(_parse_set, sets), {}))
     merged = merge(merged, {name: value for name, value in flags.items() if value is not None})

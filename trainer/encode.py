@@ -104,7 +104,7 @@ def encode_tiles(
     force: bool = False,
     advance: Advance = lambda _: None,
 ) -> EncodeResult:
-    """Write the latent set of all tiles into `out`, or go on with one that was begun there; a
+    """Write the latent set of all tiles into `out`, or resume one that was begun there; a
     second run ends with the same bytes.
 
     When only the split or the scaling changed, statistics are measured again and the latents kept.
@@ -131,8 +131,8 @@ def encode_tiles(
             )
             _finish(writer, tiles, codec, place, options)
     skipped = tuple(str(tiles.tile_ids[row]) for row in sorted(set(writer.skipped)))
-    made = sum(len(chunk) for chunk in layout.chunks()[before:])
-    return EncodeResult(LatentSet.open(out), layout.num_entries, made, skipped)
+    num_encoded = sum(len(chunk) for chunk in layout.chunks()[before:])
+    return EncodeResult(LatentSet.open(out), layout.num_entries, num_encoded, skipped)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class _Placed:
         sizes = np.stack([table[name].to_numpy() for name in table.column_names], axis=1)
         if np.isnan(sizes.astype(np.float64)).any():
             raise DataError(
-                "the manifest does not say how large the tiles are",
+                "the manifest lacks the sizes of the tiles",
                 path=tiles.path,
                 hint="make it again: histoprep manifest --map MAP",
             )
@@ -184,13 +184,13 @@ def _common_size(sizes: np.ndarray) -> int:
     distinct, counts = np.unique(sizes, axis=0, return_counts=True)
     if len(distinct) == 1 and distinct[0, 0] == distinct[0, 1]:
         return int(distinct[0, 0])
-    shown = ", ".join(
+    sizes_text = ", ".join(
         f"{count:,} of {height} x {width}"
         for (height, width), count in zip(distinct[:3].tolist(), counts[:3].tolist(), strict=True)
     )
     raise UsageError(
         "the tiles are not square and of one size",
-        seen=f"{shown} px",
+        seen=f"{sizes_text} px",
         hint="give --image-size, with --fit crop or tile",
     )
 
@@ -279,11 +279,11 @@ def _write_chunks(
         options.num_workers,
     )
     for chunk in chunks:
-        made = [
+        encoded = [
             _encode_batch(next(batches), codec, writer.layout, options, advance)
             for _ in range(-(-len(chunk) // options.batch_size))
         ]
-        latents, masks, readable = (np.concatenate(parts) for parts in zip(*made, strict=True))
+        latents, masks, readable = (np.concatenate(parts) for parts in zip(*encoded, strict=True))
         if not np.isfinite(latents).all():
             bad = chunk[
                 int(np.flatnonzero(~np.isfinite(latents).reshape(len(chunk), -1).all(axis=1))[0])
@@ -291,7 +291,7 @@ def _write_chunks(
             name = crops.tiles.tile_ids[crops.place.rows[bad]]
             raise DataError(
                 f"the codec gives numbers that float16 cannot hold for tile {name}",
-                hint="look at the tile; another codec may do",
+                hint="check the tile, or use another codec",
             )
         rows = crops.place.rows[np.asarray(chunk)]
         writer.append(latents, masks, sorted({int(row) for row in rows[~readable]}))
@@ -365,18 +365,18 @@ def _measure(writer: LatentWriter, is_train: np.ndarray) -> dict[str, Any]:
     variances. Also checks all bytes.
     """
     total = np.zeros(writer.layout.shape[0])
-    square, count = np.zeros_like(total), 0
+    sum_of_squares, count = np.zeros_like(total), 0
     for mean, variance in _train_moments(writer, is_train):
         total += mean.sum(axis=(0, 1, 3, 4))
-        square += (mean**2 + variance).sum(axis=(0, 1, 3, 4))
+        sum_of_squares += (mean**2 + variance).sum(axis=(0, 1, 3, 4))
         count += mean[:, :, 0].size
     if not count:
         raise UsageError(
             "there is no tile of the training split to measure the scaling of latents on",
-            hint="look at the split of the manifest",
+            hint="check the split of the manifest: histoprep manifest show",
         )
     mean = total / count
-    std = np.sqrt(np.maximum(square / count - mean**2, _LEAST_STD**2))
+    std = np.sqrt(np.maximum(sum_of_squares / count - mean**2, _LEAST_STD**2))
     return {
         "split": TRAIN,
         "num_entries": int(is_train.sum()),

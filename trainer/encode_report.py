@@ -49,29 +49,31 @@ def report_codec(
     in each row, from the worst PSNR of the sample to the best; of larger tiles the middle, so that
     every pixel is seen.
     """
-    made = sorted(
+    results = sorted(
         _reconstruct(latents, tiles, codec, num_tiles, device), key=lambda tile: tile.psnr_db
     )
-    shown = [
-        made[int(index)]
-        for index in np.unique(np.linspace(0, len(made) - 1, min(_NUM_SHOWN, len(made))).round())
+    examples = [
+        results[int(index)]
+        for index in np.unique(
+            np.linspace(0, len(results) - 1, min(_NUM_SHOWN, len(results))).round()
+        )
     ]
-    pairs = [(_middle(row.original), _middle(row.decoded)) for row in shown]
+    pairs = [(_middle(row.original), _middle(row.decoded)) for row in examples]
     drawn = sheet(
         [[original, decoded, difference(original, decoded)] for original, decoded in pairs]
     )
     checksums.publish_file(
         latents.folder, IMAGE, imageio.encode_rgb_png(drawn, imageio.SYNTHETIC_MARK)
     )
-    similar = [result.ssim for result in made if result.ssim is not None]
+    similar = [result.ssim for result in results if result.ssim is not None]
     numbers = {
-        "num_tiles": len(made),
+        "num_tiles": len(results),
         "codec": latents.codec._asdict(),
-        "psnr_db": _summary([result.psnr_db for result in made]),
+        "psnr_db": _summary([result.psnr_db for result in results]),
         "ssim": _summary(similar) if similar else None,
-        "shown": [row.tile_id for row in shown],
+        "shown": [row.tile_id for row in examples],
         "tiles": {
-            result.tile_id: {"psnr_db": result.psnr_db, "ssim": result.ssim} for result in made
+            result.tile_id: {"psnr_db": result.psnr_db, "ssim": result.ssim} for result in results
         },
     }
     checksums.publish_json(latents.folder, TABLE, numbers)
@@ -87,7 +89,7 @@ def _reconstruct(
         np.unique(np.linspace(0, len(usable) - 1, min(num_tiles, len(usable))).round().astype(int))
     ]
     codec = codec.to(device)
-    made = []
+    results = []
     for row in chosen.tolist():
         image = tiles.read(row).image
         original = _first_window(image, latents.image_size, str(latents.summary["fit"]))
@@ -97,12 +99,12 @@ def _reconstruct(
         )
         pair = [torch.from_numpy(to_float(image))[None] for image in (original, decoded)]
         similarity = float(ssim(*pair)) if latents.image_size >= SSIM_WINDOW_PX else None
-        made.append(
+        results.append(
             Reconstruction(
                 str(tiles.tile_ids[row]), original, decoded, float(psnr(*pair)), similarity
             )
         )
-    return made
+    return results
 
 
 def _middle(image: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ class ConfigError(UsageError):
 
 
 class DataError(IncompleteError):
-    """A tile that training needs cannot be read, or the data cannot feed the model that was asked
+    """A tile that training needs cannot be read, or the data cannot feed the model that was chosen
     for.
     """
 

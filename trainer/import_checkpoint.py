@@ -69,30 +69,33 @@ def import_checkpoint(
     """
     options = options or ImportOptions()
     try:
-        found = published_weights(read_tensor_file(path), **options.network)
+        published = published_weights(read_tensor_file(path), **options.network)
     except CheckpointMismatchError as error:
         raise CheckpointError(
             "this is no checkpoint of the reference network", path=path, seen=str(error)
         ) from error
-    label_map = options.label_map or identity_map(range(found.network.num_classes))
-    if label_map.num_classes != found.network.num_classes:
+    label_map = options.label_map or identity_map(range(published.network.num_classes))
+    if label_map.num_classes != published.network.num_classes:
         seen = f"{label_map.num_classes} classes in {label_map.name}"
         raise UsageError(
             "the label map is not that of the checkpoint",
             path=path,
             seen=seen,
-            expected=f"{found.network.num_classes} classes",
+            expected=f"{published.network.num_classes} classes",
         )
-    if options.codec is not None and options.codec.channels != found.network.channels:
-        seen, expected = f"{options.codec.channels} channels", f"{found.network.channels} channels"
+    if options.codec is not None and options.codec.channels != published.network.channels:
+        seen, expected = (
+            f"{options.codec.channels} channels",
+            f"{published.network.channels} channels",
+        )
         raise UsageError(
             "the codec is not that of the checkpoint",
             path=options.codec.identifier,
             seen=seen,
             expected=expected,
         )
-    _write_run(out.absolute(), found, label_map, options)
-    return found
+    _write_run(out.absolute(), published, label_map, options)
+    return published
 
 
 def read_tensor_file(path: Path) -> Any:
@@ -144,36 +147,36 @@ def _reason(error: Exception) -> str:
 
 
 def _write_run(
-    out: Path, found: PublishedWeights, label_map: LabelMap, options: ImportOptions
+    out: Path, published: PublishedWeights, label_map: LabelMap, options: ImportOptions
 ) -> None:
     with locked(out):
         if (out / CONFIG).exists() or (out / "checkpoints").exists():
             raise UsageError("this folder holds a run", path=out, hint="choose another --out")
-        tensors = {"weights": found.weights} | ({"ema": found.ema} if found.ema else {})
-        CheckpointFolder(out / "checkpoints").save_best(Snapshot(tensors, {"step": found.step}))
+        tensors = {"weights": published.weights} | ({"ema": published.ema} if published.ema else {})
+        CheckpointFolder(out / "checkpoints").save_best(Snapshot(tensors, {"step": published.step}))
         if options.codec is not None:
             own = LatentScaling(
                 "codec", tuple(options.codec.shift.tolist()), tuple(options.codec.scale.tolist())
             )
             facts = ModelFacts(
                 label_map,
-                found.network.channels,
+                published.network.channels,
                 options.scaling or own,
                 options.codec.identifier,
                 options.codec.digest,
             )
             facts.write(out)
-        checksums.publish_file(out, CONFIG, dump_config(_config_of(found, out, options)))
+        checksums.publish_file(out, CONFIG, dump_config(_config_of(published, out, options)))
 
 
-def _config_of(found: PublishedWeights, out: Path, options: ImportOptions) -> Config:
+def _config_of(published: PublishedWeights, out: Path, options: ImportOptions) -> Config:
     return Config.model_validate(
         {
             "recipe": "ldm",
             "manifest": NO_MANIFEST,
             "out": str(out),
             "codec": options.codec.identifier if options.codec else None,
-            "model": found.network.config,
+            "model": published.network.config,
             "diffusion": dict(options.diffusion),
         }
     )

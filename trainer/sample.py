@@ -1,5 +1,5 @@
-"""Masks to a data set of images: in batches, resumable, the same images whatever else is made
-with them.
+"""Masks to a data set of images: in batches, resumable; an image does not depend on the others
+sampled.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def sample_dataset(
     """Make one image for each mask (the first `limit` of them) and write images, masks, label
     map and manifest to `out`.
 
-    A stopped run goes on with the batches that are not complete; batches are cut the same way each
-    time, so the images are those of an undisturbed run. `keep` says which pixels of the real
+    An interrupted run resumes with the batches that are not complete; batches are cut the same way
+    each time, so the images are those of an uninterrupted run. `keep` says which pixels of the real
     images stay; `origin` says what the network is and is recorded. Raises UsageError for masks
     that the network cannot take and a folder of another request, DivergedError for images that
     are not finite, IntegrityError for files that were changed since they were made (`force` makes
@@ -141,7 +141,7 @@ def _checked_mask(generator: Generator, masks: MaskList, index: int) -> np.ndarr
     mask = masks.read_mask(index)
     if int(mask.max()) >= generator.num_classes or mask.shape != tuple(masks.sizes[index]):
         raise UsageError(
-            "a mask is not what its list says",
+            "the mask changed while sampling",
             path=masks.ids[index],
             seen=f"class ids up to {int(mask.max())}, {mask.shape[0]} x {mask.shape[1]} px",
             expected=(

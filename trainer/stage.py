@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from trainer.config import RunConfig
-    from trainer.voice import Voice
+    from trainer.reporter import Reporter
 
 # Name -> module; imported when used, since most of them import torch.
 RECIPES = {
@@ -34,8 +34,7 @@ RECIPES = {
 DEFAULT_PRESETS = {"ldm": "reference-512", "codec": "codec-512", "diffmic": "diffmic-224"}
 DEFAULT_RECIPE = "ldm"
 NO_VALIDATION = (
-    "there is no validation split (histoprep manifest --help says how to make one): {} is measured"
-    " on training tiles"
+    "there is no validation split (see histoprep manifest --help): {} is measured on training tiles"
 )
 
 
@@ -133,7 +132,7 @@ class StagePlan:
 
     name: str
     build: Callable[[Path], Stage]
-    prepare: Callable[[Path, Voice], None] | None = None
+    prepare: Callable[[Path, Reporter], None] | None = None
 
 
 class Recipe(Protocol):

@@ -49,14 +49,14 @@ def verify(path: Path) -> Verified:
             return toolkit.verify_listed_folder(path)
         if path.name in ("checkpoints", "latents"):
             return _verify_many(path)
-    found = toolkit.find_kind(path) if path.is_file() else None
-    if found is None and (path.parent / SUMS).is_file():
+    verify_file = toolkit.find_kind(path) if path.is_file() else None
+    if verify_file is None and (path.parent / SUMS).is_file():
         return _verify_checkpoint(path.parent)
-    if found is None:
+    if verify_file is None:
         raise toolkit.unknown_kind(
             path, (*KINDS, *(f"{kind} (histoprep verify)" for kind in _TOOLKIT_KINDS))
         )
-    return found(path)
+    return verify_file(path)
 
 
 def require_whole(*places: str | Path | None) -> None:
@@ -66,18 +66,18 @@ def require_whole(*places: str | Path | None) -> None:
     Places that are not there yet, addresses and folders of other kinds (the user's own masks, a
     codec of diffusers) are passed over.
     """
-    found = []
+    verified = []
     for place in places:
         path = Path(place or "")
         if place and path.exists():
             try:
-                found.append(verify(path))
+                verified.append(verify(path))
             except UsageError:
                 kind = (
                     toolkit.find_kind(path) if path.is_file() or toolkit.is_shards(path) else None
                 )
-                found += [kind(path)] if kind else []
-    toolkit.require_verified(*found)
+                verified += [kind(path)] if kind else []
+    toolkit.require_verified(*verified)
 
 
 def _refuse_toolkit_kind(path: Path) -> None:
@@ -100,11 +100,11 @@ def _refuse_toolkit_kind(path: Path) -> None:
 
 def _verify_many(path: Path) -> Verified:
     """Verify the checkpoints or latent sets in a folder."""
-    found = Verified(path, f"folder of {path.name}")
+    verified = Verified(path, f"folder of {path.name}")
     for file in sorted(path.iterdir()):
         if file.is_dir() and toolkit.trainer_kind(file):
-            found.add(verify(file))
-    return found
+            verified.add(verify(file))
+    return verified
 
 
 def _verify_checkpoint(path: Path) -> Verified:
@@ -114,8 +114,8 @@ def _verify_checkpoint(path: Path) -> Verified:
 
 def _verify_run(path: Path) -> Verified:
     """Verify what steers a run, its logs and results, and every checkpoint of its stages."""
-    found = toolkit.verify_listed_folder(path)
-    found.kind, found.notes = "run", []
+    verified = toolkit.verify_listed_folder(path)
+    verified.kind, verified.notes = "run", []
     names = toolkit.listed_names(path)
     stages = [
         path,
@@ -125,38 +125,38 @@ def _verify_run(path: Path) -> Verified:
         if stage != path and (stage / CHECKSUMS).is_file():
             inside = toolkit.verify_listed_folder(stage)
             inside.notes = []
-            found.add(inside)
+            verified.add(inside)
             names.update(f"{stage.name}/{name}" for name in toolkit.listed_names(stage))
         for checkpoint in (
             checkpoint
             for kind in ("last", "best")
             for checkpoint in list_checkpoints(stage / "checkpoints", kind)
         ):
-            found.add(_verify_checkpoint(checkpoint))
+            verified.add(_verify_checkpoint(checkpoint))
             names.update(file.relative_to(path).as_posix() for file in toolkit.walk(checkpoint))
     if not (path / CHECKSUMS).is_file():
-        found.notes.append(
+        verified.notes.append(
             f"{path} has no checksums: an earlier version wrote it; the same trainer fit lists them"
         )
-    toolkit.note_others(found, path, names)
-    return found
+    toolkit.note_others(verified, path, names)
+    return verified
 
 
 def _verify_latents(path: Path) -> Verified:
-    found = toolkit.verify_listed_folder(path)
-    found.kind, found.notes = "latent set", []
+    verified = toolkit.verify_listed_folder(path)
+    verified.kind, verified.notes = "latent set", []
     if not (path / "latents.json").is_file():
-        found.notes.append(f"{path} is not finished: trainer encode goes on with it")
-        return found
+        verified.notes.append(f"{path} is not finished: trainer encode resumes it")
+        return verified
     try:
         LatentSet.open(path).check_files(whole=True)
-        found.num_files += len(DATA)
+        verified.num_files += len(DATA)
     except (IntegrityError, OSError) as error:
         place = Path(error.path) if isinstance(error, IntegrityError) and error.path else path
-        if all(damage.path != str(place) for damage in found.damages):
-            found.damages.append(toolkit.damage_of(error, place))
-    toolkit.note_others(found, path, {*toolkit.listed_names(path), *DATA, JOURNAL})
-    return found
+        if all(damage.path != str(place) for damage in verified.damages):
+            verified.damages.append(toolkit.damage_of(error, place))
+    toolkit.note_others(verified, path, {*toolkit.listed_names(path), *DATA, JOURNAL})
+    return verified
 
 
 def _verify_synthetic(path: Path) -> Verified:
@@ -164,15 +164,15 @@ def _verify_synthetic(path: Path) -> Verified:
         path if path.name.endswith(".histoprep") else path.with_name(path.name + ".histoprep")
     )
     root = workspace.with_name(workspace.name.removesuffix(".histoprep"))
-    found = toolkit.verify_workspace(workspace)
-    found.path, found.kind = root, "synthetic data set"
+    verified = toolkit.verify_workspace(workspace)
+    verified.path, verified.kind = root, "synthetic data set"
     try:
         expected = read_digests(workspace)
-        found.damages += check_images(root, workspace, expected, whole=True)
-        found.num_files += len(expected)
-        toolkit.note_others(found, root, set(expected))
+        verified.damages += check_images(root, workspace, expected, whole=True)
+        verified.num_files += len(expected)
+        toolkit.note_others(verified, root, set(expected))
     except IntegrityError as error:
         damage = toolkit.damage_of(error, workspace / REQUEST)
-        if all(other.path != damage.path for other in found.damages):
-            found.damages.append(damage)
-    return found
+        if all(other.path != damage.path for other in verified.damages):
+            verified.damages.append(damage)
+    return verified

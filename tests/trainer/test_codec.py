@@ -309,7 +309,7 @@ def test_a_codec_measured_on_training_tiles_is_warned_of(
     from histoprep.cli import run
     from trainer.config_layers import load_config
     from trainer.recipes.codec import stages
-    from trainer.voice import Voice
+    from trainer.reporter import Reporter
 
     manifest, said = tmp_path / "manifest.parquet", []
     root = demo_manifest.parent.with_name("demo")
@@ -331,5 +331,5 @@ def test_a_codec_measured_on_training_tiles_is_warned_of(
     )
     [plan] = stages(load_config(preset="codec-tiny", manifest=manifest, out=tmp_path / "run"))
     assert plan.prepare is not None
-    plan.prepare(tmp_path / "run", Voice(warn=said.append))
+    plan.prepare(tmp_path / "run", Reporter(warn=said.append))
     assert ["psnr_db is measured on training tiles" in item for item in said] == [True] * warned

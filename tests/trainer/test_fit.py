@@ -34,7 +34,7 @@ from trainer.errors import (
     IntegrityError,
     LockedError,
 )
-from trainer.voice import Voice
+from trainer.reporter import Reporter
 
 Make = Callable[..., Any]
 
@@ -290,9 +290,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(toy_config: Make) -> None:
     (run / "finished.json").unlink()
     (run / "checkpoints" / "last-00000012" / "weights.safetensors").write_bytes(b"no")
     messages: list[str] = []
-    fit(config, voice=Voice(note=messages.append, warn=messages.append))
-    assert any("passed over: last-00000012" in record for record in messages) and any(
-        "going on from step 8" in record for record in messages
+    fit(config, reporter=Reporter(note=messages.append, warn=messages.append))
+    assert any("checkpoint skipped: last-00000012" in record for record in messages) and any(
+        "resuming from step 8" in record for record in messages
     )
     assert (run / "checkpoints" / "last-00000012" / "SHA256SUMS").read_bytes() == expected
 

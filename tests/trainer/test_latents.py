@@ -32,7 +32,7 @@ from trainer.errors import ExitCode, IntegrityError, LatentSetError
 from trainer.models.codec import Codec
 from trainer.recipes.codecs import load_codec
 from trainer.recipes.ldm_data import prepare_latents
-from trainer.voice import SILENT
+from trainer.reporter import NULL_REPORTER
 
 SIZE = 32
 NUM_TILES = 20
@@ -389,10 +389,10 @@ def test_a_training_does_not_begin_with_damaged_latents(
         latents=str(copy),
         out=str(tmp_path),
     )
-    prepare_latents(config, tmp_path, SILENT)
+    prepare_latents(config, tmp_path, NULL_REPORTER)
     _change_byte(copy / "latents.npy", -1)
     with pytest.raises(LatentSetError, match="bytes differ from their digest"):
-        prepare_latents(config, tmp_path, SILENT)
+        prepare_latents(config, tmp_path, NULL_REPORTER)
 
 
 def test_run_lengths_are_lossless() -> None:

@@ -30,8 +30,8 @@ from trainer.recipes.ldm_data import (
     validation_streams,
 )
 from trainer.recipes.ldm_stage import LdmStage, objective_of
+from trainer.reporter import NULL_REPORTER, Reporter
 from trainer.sampling.generator import SamplingOptions
-from trainer.voice import SILENT, Voice
 
 TINY = [
     "data.image_size=32",
@@ -249,9 +249,8 @@ def test_tiles_without_masks_train_a_model_without_condition(
         "every.images=null",
     )
     messages: list[str] = []
-    assert (
-        fit(config, voice=Voice(note=messages.append, warn=messages.append)).stages[""]["step"] == 6
-    )
+    reporter = Reporter(note=messages.append, warn=messages.append)
+    assert fit(config, reporter=reporter).stages[""]["step"] == 6
     assert any("unconditional has everything" in record for record in messages)
     assert bool(_stage(config).dataset().batch(np.arange(8))["drop"].all())
 
@@ -264,7 +263,7 @@ def test_an_encoded_set_is_shared_and_named_by_its_codec(
     assert codec.name in folder.name and folder.parent.parent == Path(config.manifest).parent
     stamp = (folder / "latents.npy").stat().st_mtime_ns
     (tmp_path / "other").mkdir()
-    prepare_latents(config.model_copy(update={"seed": 3}), tmp_path / "other", SILENT)
+    prepare_latents(config.model_copy(update={"seed": 3}), tmp_path / "other", NULL_REPORTER)
     assert (folder / "latents.npy").stat().st_mtime_ns == stamp
 
 
@@ -275,7 +274,7 @@ def test_tiles_of_another_size_are_refused_in_words_of_the_configuration(
     with pytest.raises(
         UsageError, match=r"set data\.image_size to the size of the tiles, or data\.fit to crop"
     ):
-        prepare_latents(config, tmp_path / "run", SILENT)
+        prepare_latents(config, tmp_path / "run", NULL_REPORTER)
 
 
 def test_a_latent_set_can_be_named(finished: tuple[Any, Path], tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""A trained classifier at work: measured on the test split, asked about images, drawn."""
+"""A trained classifier at work: measured on the test split, applied to images, drawn."""

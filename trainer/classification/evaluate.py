@@ -40,7 +40,7 @@ from trainer.recipes.diffmic_guidance import NAME as GUIDANCE
 from trainer.recipes.diffmic_guidance import evaluation_batches
 from trainer.recipes.diffmic_inference import Classified, guidance_vectors
 from trainer.recipes.diffmic_labels import LabelledTiles, labelled_tiles
-from trainer.voice import SILENT, Voice
+from trainer.reporter import NULL_REPORTER, Reporter
 
 METRICS = "metrics.json"
 FOLDER = "test"
@@ -61,7 +61,11 @@ class TestOptions:
 
 
 def evaluate_run(
-    run: Path, out: Path | None = None, options: TestOptions | None = None, *, voice: Voice = SILENT
+    run: Path,
+    out: Path | None = None,
+    options: TestOptions | None = None,
+    *,
+    reporter: Reporter = NULL_REPORTER,
 ) -> Evaluation:
     """Test the classifier of a run and write everything to `out` (default: RUN/test); every tile of
     the split is read once.
@@ -88,7 +92,7 @@ def evaluate_run(
     data = labelled_tiles(model.config)
     check_outside(folder, data.tiles.manifest.data_folders, "the results of a test")
     _check_data(model, data, run)
-    predictions, sheets = _classify(model, data, options.num_sheets, voice)
+    predictions, sheets = _classify(model, data, options.num_sheets, reporter)
     rows = data.rows["test"]
     result = evaluate(
         predictions, data.labels[rows], data.groups(rows), data.names, seed=model.config.seed
@@ -138,31 +142,31 @@ def _check_data(model: RunClassifier, data: LabelledTiles, run: Path) -> None:
 
 
 def _classify(
-    model: RunClassifier, data: LabelledTiles, num_sheets: int, voice: Voice
+    model: RunClassifier, data: LabelledTiles, num_sheets: int, reporter: Reporter
 ) -> tuple[Predictions, list[tuple[str, bytes]]]:
     """Return the predictions of the test tiles in order, and the sheets of tiles spread evenly over
     them.
     """
     tiles = ordered_tiles(model.config, data, "test")
-    wanted = set(
+    chosen = set(
         np.linspace(0, len(tiles.rows) - 1, min(num_sheets, len(tiles.rows)))
         .round()
         .astype(int)
         .tolist()
     )
-    found, sheets, done = [], [], 0
-    with voice.progress("test", len(tiles.rows), "tiles") as meter:
+    classified, sheets, done = [], [], 0
+    with reporter.progress("test", len(tiles.rows), "tiles") as meter:
         for number, batch in enumerate(evaluation_batches(tiles, model.config)):
             tile = model.classify(batch["image"], number)
             sheets += [
                 _sheet(model, data, tile, batch, index)
                 for index in range(len(batch["row"]))
-                if done + index in wanted
+                if done + index in chosen
             ]
-            found.append(_without_pixels(tile))
+            classified.append(_without_pixels(tile))
             done += len(batch["row"])
             meter.advance(len(batch["row"]))
-    return gather_predictions(found), sheets
+    return gather_predictions(classified), sheets
 
 
 def _without_pixels(tile: Classified) -> Classified:

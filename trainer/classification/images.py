@@ -130,10 +130,10 @@ def draw_sheet(facts: SheetFacts, names: Sequence[str]) -> bytes:
             interpolation="bilinear",
         )
         panels[1].set_title("saliency of the predicted class")
-        shown = panels[2].imshow(facts.guidance_map, cmap="viridis", aspect="auto")
+        drawn = panels[2].imshow(facts.guidance_map, cmap="viridis", aspect="auto")
         panels[2].set_yticks(range(len(names)), labels)
         panels[2].set(xlabel="|i - j|: global to local", title="guidance map")
-        figure.colorbar(shown, ax=panels[2], fraction=0.05)
+        figure.colorbar(drawn, ax=panels[2], fraction=0.05)
         for index, label in enumerate(labels):
             panels[3].plot(
                 range(1, len(facts.path) + 1), facts.path[:, index], label=label, linewidth=1.2

@@ -83,10 +83,10 @@ def open_classifier(
     for stage, module in ((GUIDANCE, guidance), (DIFFUSION, denoiser)):
         module.load_state_dict(load_weights(run / stage)[0])
         module.to(place).eval().requires_grad_(False)
-    given = {"num_inference_steps": num_inference_steps, "num_samples": num_samples}
+    options = {"num_inference_steps": num_inference_steps, "num_samples": num_samples}
     diffusion = Diffusion.model_validate(
         config.diffusion.model_dump()
-        | {name: value for name, value in given.items() if value is not None}
+        | {name: value for name, value in options.items() if value is not None}
     )
     return RunClassifier(
         config, names, str(split["manifest_digest"]), guidance, denoiser, diffusion
@@ -95,11 +95,11 @@ def open_classifier(
 
 def _read_split(run: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = checksums.read_json(run / SPLIT_FILE, hint=RESTORE_RUN)
+        certificate: dict[str, Any] = checksums.read_json(run / SPLIT_FILE, hint=RESTORE_RUN)
     except OSError as error:
         raise CheckpointError(
             f"the classes of the run cannot be read: {error}",
             path=run / SPLIT_FILE,
             hint="trainer fit writes them first",
         ) from error
-    return found
+    return certificate

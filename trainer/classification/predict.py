@@ -18,7 +18,7 @@ from trainer.classification.table import gather_predictions, prediction_table, w
 from trainer.data.transforms import to_float
 from trainer.errors import DataError, UsageError
 from trainer.recipes.diffmic_data import square_image
-from trainer.voice import SILENT, Voice
+from trainer.reporter import NULL_REPORTER, Reporter
 
 FOLDER = "predictions"
 _BATCH = 16
@@ -44,7 +44,7 @@ def predict_images(
     device: str = "auto",
     num_inference_steps: int | None = None,
     num_samples: int | None = None,
-    voice: Voice = SILENT,
+    reporter: Reporter = NULL_REPORTER,
 ) -> PredictionRun:
     """Classify image files, and all images in folders, and write predictions.csv and
     predictions.parquet to `out` (default: RUN/predictions).
@@ -62,8 +62,8 @@ def predict_images(
     )
     used: list[Path] = []
     broken: list[tuple[Path, str]] = []
-    found = []
-    with voice.progress("predict", len(files), "images") as meter:
+    classified = []
+    with reporter.progress("predict", len(files), "images") as meter:
         for start in range(0, len(files), _BATCH):
             pixels = []
             for path in files[start : start + _BATCH]:
@@ -75,16 +75,18 @@ def predict_images(
                 except BrokenFileError as error:
                     broken.append((path, error.detail))
             if pixels:
-                found.append(model.classify(torch.from_numpy(np.stack(pixels)), start // _BATCH))
+                classified.append(
+                    model.classify(torch.from_numpy(np.stack(pixels)), start // _BATCH)
+                )
             meter.advance(len(files[start : start + _BATCH]))
-    if not found:
+    if not classified:
         raise DataError(
             "none of the images can be read",
             seen=f"{broken[0][0]}: {broken[0][1]}",
             expected=image_formats.titles(),
         )
     table = prediction_table(
-        gather_predictions(found),
+        gather_predictions(classified),
         model.names,
         {"image": pa.array([_display(path) for path in used], pa.string())},
     )

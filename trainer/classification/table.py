@@ -1,4 +1,4 @@
-"""What a classifier says of each image as a table: CSV to look at, Parquet to work with."""
+"""The predictions for each image as a table: CSV to read, Parquet to work with."""
 
 from __future__ import annotations
 
@@ -69,15 +69,15 @@ class Predictions:
         }
 
 
-def gather_predictions(found: Sequence[Classified]) -> Predictions:
+def gather_predictions(classified: Sequence[Classified]) -> Predictions:
     """Return the classifications of several batches as one."""
 
     def joined(parts: Sequence[torch.Tensor], dim: int) -> np.ndarray:
         return np.asarray(torch.cat([part.double().cpu() for part in parts], dim=dim).numpy())
 
-    guidance = [tile.guidance for tile in found]
+    guidance = [tile.guidance for tile in classified]
     return Predictions(
-        joined([tile.samples for tile in found], 1),
+        joined([tile.samples for tile in classified], 1),
         joined([logits.fused for logits in guidance], 0),
         joined([logits.global_logits for logits in guidance], 0),
         joined([logits.local_logits for logits in guidance], 0),

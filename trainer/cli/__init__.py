@@ -45,7 +45,7 @@ _LIBRARIES = (
 
 
 def is_first_process() -> bool:
-    """Return whether this is the process that speaks: with several devices the others run the same
+    """Return whether this is the process that prints: with several devices the others run the same
     command beside it.
     """
     return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0

@@ -1,6 +1,4 @@
-"""`trainer fit`: train a model on a manifest or shards; the same command again goes on where it
-stopped.
-"""
+"""`trainer fit`: train a model on a manifest or shards; rerun the same command to resume."""
 
 from __future__ import annotations
 
@@ -122,9 +120,9 @@ def fit(
 def _train(config: RunConfig) -> None:
     from trainer.cli import is_first_process
     from trainer.engine.fit import fit as fit_run
-    from trainer.voice import Voice
+    from trainer.reporter import Reporter
 
-    result = fit_run(config, voice=Voice(console.note, console.warn, console.progress))
+    result = fit_run(config, reporter=Reporter(console.note, console.warn, console.progress))
     if not is_first_process():
         return
     for name, ended in result.stages.items():
@@ -166,11 +164,11 @@ def _print_streams(streams: Sequence[Mapping[str, Any]]) -> None:
 def _print_facts(name: str, value: Any) -> None:
     facts = value if isinstance(value, Mapping) else {"": value}
     for key, entry in facts.items():
-        shown = (
+        text = (
             f"{entry / 2**20:,.0f} MiB"
             if name.endswith("_bytes")
             else f"{entry:,}"
             if isinstance(entry, int)
             else str(entry)
         )
-        console.out(f"{name.removesuffix('_bytes')}{f' {key}' if key else ''}: {shown}")
+        console.out(f"{name.removesuffix('_bytes')}{f' {key}' if key else ''}: {text}")

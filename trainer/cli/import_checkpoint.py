@@ -129,20 +129,20 @@ def import_checkpoint(
         loaded,
         _scaling(loaded, latent_shift, latent_scale),
     )
-    found = convert(checkpoint, out, options)
-    config = found.network.config
+    imported = convert(checkpoint, out, options)
+    config = imported.network.config
     console.table(
         ("what", "value"),
         [
-            ("classes", str(found.network.num_classes)),
+            ("classes", str(imported.network.num_classes)),
             (
                 "dim, dim_mults, blocks",
                 f"{config.dim}, {'-'.join(map(str, config.dim_mults))}, {config.block_per_layer}",
             ),
-            ("parameters", f"{sum(tensor.numel() for tensor in found.weights.values()):,}"),
-            ("found under", ", ".join(repr(prefix) for prefix in found.prefixes)),
-            ("averaged weights", "yes" if found.ema else "no"),
-            ("other tensors, left alone", f"{found.num_ignored:,}"),
+            ("parameters", f"{sum(tensor.numel() for tensor in imported.weights.values()):,}"),
+            ("found under", ", ".join(repr(prefix) for prefix in imported.prefixes)),
+            ("averaged weights", "yes" if imported.ema else "no"),
+            ("other tensors, left alone", f"{imported.num_ignored:,}"),
         ],
         title="Reference network",
     )

@@ -48,26 +48,32 @@ def predict(
         trainer predict runs/diffmic a.png b.png --out predictions
     """
     from trainer.classification.predict import predict_images
-    from trainer.voice import Voice
+    from trainer.reporter import Reporter
 
     if verify:
         from trainer.verify import require_whole
 
         require_whole(run)
-    voice = Voice(console.note, console.warn, console.progress)
+    reporter = Reporter(console.note, console.warn, console.progress)
     result = predict_images(
-        run, images, out, device=device, num_inference_steps=steps, num_samples=samples, voice=voice
+        run,
+        images,
+        out,
+        device=device,
+        num_inference_steps=steps,
+        num_samples=samples,
+        reporter=reporter,
     )
     for path, reason in result.broken:
         console.warn(f"cannot be read: {path}: {reason}")
-    shown = result.table.slice(0, _SHOWN).select(["image", "predicted", "uncertainty"]).to_pylist()
+    rows = result.table.slice(0, _SHOWN).select(["image", "predicted", "uncertainty"]).to_pylist()
     rows = [
         (
             row["image"],
             row["predicted"],
             "" if row["uncertainty"] is None else f"{row['uncertainty']:.3f}",
         )
-        for row in shown
+        for row in rows
     ]
     console.table(
         ("image", "predicted", "uncertainty"),

@@ -311,8 +311,8 @@ def _check_apart(out: Path, source: Path) -> None:
     """Raise UsageError when one of the two folders lies in the other: images would be taken for
     data, or data be replaced.
     """
-    made, read = out.resolve(), source.resolve()
-    if made.is_relative_to(read) or read.is_relative_to(made):
+    target, data = out.resolve(), source.resolve()
+    if target.is_relative_to(data) or data.is_relative_to(target):
         raise UsageError(
             "images must not mix with the data they are made from",
             path=out.absolute(),

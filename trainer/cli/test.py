@@ -70,7 +70,7 @@ def test(
         trainer test runs/diffmic --samples 8 --device cuda
     """
     from trainer.classification.evaluate import FOLDER, TestOptions, evaluate_run
-    from trainer.voice import Voice
+    from trainer.reporter import Reporter
 
     if verify:
         from trainer.engine.checkpoints import load_run_config
@@ -79,7 +79,7 @@ def test(
         require_whole(run, load_run_config(run).manifest)
     options = TestOptions(sheets, steps, samples, device, again)
     result = evaluate_run(
-        run, out, options, voice=Voice(console.note, console.warn, console.progress)
+        run, out, options, reporter=Reporter(console.note, console.warn, console.progress)
     )
     _print(result)
     console.out(str(out or run / FOLDER))

@@ -74,12 +74,12 @@ class LatentDataset:
             "num_skipped": num_skipped,
             "label": self.labels[rows],
         }
-        made = to_tensors(numbers) | draw_noise(
+        batch = to_tensors(numbers) | draw_noise(
             self.seed, positions, self.latents.shape if self.noise else None
         )
-        made["latents"] = self._draw(entries, views, positions)
-        made["mask"] = self.latents.masks(entries, views)
-        return made
+        batch["latents"] = self._draw(entries, views, positions)
+        batch["mask"] = self.latents.masks(entries, views)
+        return batch
 
     def _draw(self, entries: np.ndarray, views: np.ndarray, positions: np.ndarray) -> Tensor:
         parts = self.latents.gather(entries, views)

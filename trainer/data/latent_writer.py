@@ -191,12 +191,12 @@ class LatentWriter:
                 if not self._lines:
                     path.unlink(missing_ok=True)
                 with path.open("r+b" if path.exists() else "x+b") as stream:
-                    kept = sum(line["bytes"][name] for line in self._lines)
+                    length = sum(line["bytes"][name] for line in self._lines)
                     if name == LATENTS:
                         header = self.layout.header()
                         stream.write(header)
-                        kept += len(header)
-                    stream.truncate(kept)
+                        length += len(header)
+                    stream.truncate(length)
                     stream.flush()
                     os.fsync(stream.fileno())
         except OSError as error:

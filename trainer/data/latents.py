@@ -75,7 +75,7 @@ class LatentSet:
             begun = (place / LATENTS).exists()
             what = "this latent set is unfinished" if begun else "there is no latent set here"
             hint = (
-                "run trainer encode again; it goes on where it stopped"
+                "rerun trainer encode; it resumes where it stopped"
                 if begun
                 else "trainer encode --manifest MANIFEST --codec CODEC"
             )
@@ -223,13 +223,13 @@ class LatentSet:
     def masks(self, entries: np.ndarray, view_indices: np.ndarray) -> Tensor:
         """Return the masks of a batch in class ids: uint8 [batch, image_size, image_size]."""
         values, lengths, starts = self._masks
-        made = np.empty((len(entries), self.image_size, self.image_size), dtype=np.uint8)
+        masks = np.empty((len(entries), self.image_size, self.image_size), dtype=np.uint8)
         for out, number in zip(
-            made, (entries * self.num_views + view_indices).tolist(), strict=True
+            masks, (entries * self.num_views + view_indices).tolist(), strict=True
         ):
             runs = slice(starts[number], starts[number + 1])
             decode_runs(values[runs], lengths[runs], out)
-        return torch.from_numpy(made)
+        return torch.from_numpy(masks)
 
     def check_codec(self, codec: CodecIdentity | Any) -> None:
         """Raise LatentSetError (HP907) unless `codec` (anything with `identifier` and `digest`) has
@@ -299,7 +299,7 @@ class LatentSet:
 
         They are held against the digests in the journal of `trainer encode`. At 2 GB a second and
         more the time is that of reading: minutes for hundreds of GB. Do it once, where a training
-        starts, in its first process. `advance` is told of the crops.
+        starts, in its first process. `advance` counts the crops.
         """
         _, *lines = read_journal(self.folder) or [{}]
         try:

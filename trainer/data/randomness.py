@@ -70,13 +70,13 @@ def keyed_normals(
     quantiles = _quantiles()
     size = math.prod(shape)
     words = -(-size // 4)
-    made = np.empty((len(positions), size), dtype=np.float32)
+    values = np.empty((len(positions), size), dtype=np.float32)
     source = np.random.Philox(key=_key(seed, purpose))
     state = source.state
     state["buffer_pos"], state["has_uint32"] = 4, 0
     term = np.empty(size, dtype=np.float32)
     for index, position in enumerate(np.asarray(positions).tolist()):
-        row = made[index]
+        row = values[index]
         state["state"]["counter"] = _counter(position)
         source.state = state
         bits = source.random_raw(words * num_terms).view(np.uint16).reshape(num_terms, -1)[:, :size]
@@ -84,8 +84,8 @@ def keyed_normals(
         for more in bits[1:]:
             np.add(row, np.take(quantiles, more, out=term, mode="clip"), out=row)
     if num_terms > 1:
-        made *= np.float32(1 / math.sqrt(num_terms))
-    return made.reshape(len(positions), *shape)
+        values *= np.float32(1 / math.sqrt(num_terms))
+    return values.reshape(len(positions), *shape)
 
 
 def _key(seed: int, purpose: str) -> np.ndarray:

@@ -62,7 +62,7 @@ class TileDataset:
     samples are read.
 
     `placement` says which tile a position takes. `fit`: tiles of another size are refused, cropped
-    to a square that the position draws, or cut into disjoint windows of which the position draws
+    to a crop that the position draws, or cut into disjoint windows of which the position draws
     one. `flips` and `turns` allow mirror images and quarter turns, image and mask alike. An
     unreadable tile stops with its name, or (`skip`) the next readable tile of its stream takes its
     place and `num_skipped` counts. `noise_shape` adds standard normal noise of that shape.
@@ -104,7 +104,7 @@ class TileDataset:
             for stream, row, draw in zip(streams, rows, draws, strict=True)
         ]
         used = np.array([tile[0] for tile in read])
-        made: dict[str, Any] = {
+        arrays: dict[str, Any] = {
             "position": positions,
             "row": used,
             "stream": streams,
@@ -113,7 +113,7 @@ class TileDataset:
             "mask": np.stack([tile[3] for tile in read]),
             "label": self.labels[used],
         }
-        return to_tensors(made) | draw_noise(self.seed, positions, self.noise_shape)
+        return to_tensors(arrays) | draw_noise(self.seed, positions, self.noise_shape)
 
     def _read(
         self, stream: int, row: int, draws: np.ndarray
@@ -199,7 +199,7 @@ def to_tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
 
 def unbatch(batch: dict[str, Tensor]) -> Sample:
     """Return the only sample of a batch of one, its numbers as Python's."""
-    made: dict[str, Any] = {
+    arrays: dict[str, Any] = {
         name: tensor[0] if tensor.ndim > 1 else tensor[0].item() for name, tensor in batch.items()
     }
-    return made  # type: ignore[return-value]
+    return arrays  # type: ignore[return-value]

@@ -102,9 +102,9 @@ def check_size(
 def corner(
     height_px: int, width_px: int, size_px: int, fit: Fit, uniforms: np.ndarray
 ) -> tuple[int, int]:
-    """Return the (top, left) corner of the square that is used, from two uniform numbers in [0, 1).
+    """Return the (top, left) corner of the crop that is used, from two uniform numbers in [0, 1).
 
-    `crop` takes any square inside the tile, `tile` one of its windows; a tile of the training size
+    `crop` takes any crop inside the tile, `tile` one of its windows; a tile of the training size
     gives (0, 0).
     """
     if fit == "tile":

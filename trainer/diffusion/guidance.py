@@ -23,7 +23,7 @@ class MaskDenoiser(Protocol):
     """
 
     def __call__(self, x: Tensor, t: Tensor, mask: Tensor, drop: Tensor | None = None, /) -> Tensor:
-        """Return the prediction; samples where `drop` is true are told nothing of their mask."""
+        """Return the prediction; samples where `drop` is true are unconditional."""
         ...
 
 

@@ -126,10 +126,10 @@ def label_probabilities(scores: Float[Tensor, "... classes"]) -> Float[Tensor, "
     The clean map is one-hot, so its mean over points and samples estimates the probability of each
     class.
     """
-    held = scores.clamp(0, 1)
-    total = held.sum(dim=-1, keepdim=True)
+    clamped = scores.clamp(0, 1)
+    total = clamped.sum(dim=-1, keepdim=True)
     return torch.where(
         total > 0,
-        held / total.clamp_min(torch.finfo(scores.dtype).tiny),
-        torch.full_like(held, 1 / scores.shape[-1]),
+        clamped / total.clamp_min(torch.finfo(scores.dtype).tiny),
+        torch.full_like(clamped, 1 / scores.shape[-1]),
     )

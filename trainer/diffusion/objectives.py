@@ -1,4 +1,4 @@
-"""What a denoiser is trained to say: noise, velocity or flow; how its error is measured and
+"""What a denoiser is trained to predict: noise, velocity or flow; how its error is measured and
 weighted.
 
 All three are one image: noisy = signal * clean + sigma * noise, with (signal, sigma) a function
@@ -68,8 +68,8 @@ class Objective:
         return torch.sigmoid(self.flow_mean + self.flow_std * quantiles).float()
 
     def model_time(self, t: Num[Tensor, " batch"]) -> Num[Tensor, " batch"]:
-        """Return what the network is told of timesteps `t`: they themselves, or flow times on the
-        same scale, 0 to num_train_timesteps.
+        """Return the time input of the network at timesteps `t`: they themselves, or flow times on
+        the same scale, 0 to num_train_timesteps.
         """
         return t * self.schedule.num_train_timesteps if self.prediction_type == "flow" else t
 
@@ -103,7 +103,7 @@ class Objective:
         noise: Float[Tensor, "batch channels height width"],
         t: Num[Tensor, " batch"],
     ) -> Float[Tensor, "batch channels height width"]:
-        """Return what the network should say, [batch, channels, height, width].
+        """Return what the network should predict, [batch, channels, height, width].
 
         epsilon: noise (Ho et al. 2020). v: signal * noise - sigma * clean (Salimans and Ho 2022,
         arXiv 2202.00512, section 4). flow: noise - clean (Liu et al. 2022, arXiv 2209.03003).

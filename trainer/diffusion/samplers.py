@@ -29,12 +29,12 @@ _PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction", "flow": "flow_pr
 
 @dataclass(frozen=True)
 class Solver:
-    """How the way from noise to latents is cut into steps.
+    """The solver of sampling and its number of steps.
 
     dpm++: second-order multistep DPM-Solver++. ddim: eta 0 is deterministic, eta 1 ancestral; its
     number of steps divides the number of training timesteps, and very many steps leave out the
-    first few, at which noise tells nothing. euler, heun: for flow; heun asks the network 2 n - 1
-    times.
+    first few, at which the noise carries no information. euler, heun: for flow; heun calls the
+    network 2 n - 1 times.
     """
 
     kind: SolverKind = "dpm++"
@@ -82,7 +82,7 @@ class Known:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """One call of the network: the scheduler's own name of the time, what the network is told, and
+    """One call of the network: the scheduler's own timestep, the time input of the network, and
     the level of `x` there.
     """
 
@@ -107,9 +107,9 @@ def sample(
     `denoise(x, t)` is the network, guidance included. `step_noise(i)` gives the fresh noise of
     evaluation i, which ddim with an eta above 0 needs. The region of `known` is put to the level of
     the next evaluation after every step, with the noise that the sample started from, so that the
-    network always sees both regions at the level it is told, and the result holds the known latents
-    exactly. Source of the replacement: Lugmayr et al. 2022, arXiv 2201.09865, equation 8. Raises
-    ValueError for a solver that does not fit.
+    network always sees both regions at the level of its time input, and the result holds the known
+    latents exactly. Source of the replacement: Lugmayr et al. 2022, arXiv 2201.09865, equation 8.
+    Raises ValueError for a solver that does not fit.
     """
     if problem := solver.problem(objective):
         raise ValueError(problem)

@@ -1,4 +1,4 @@
-"""The checkpoints of a stage: which are kept, which one a run goes on from, and the weights that
+"""The checkpoints of a stage: which are kept, which one a run resumes from, and the weights that
 other commands load.
 """
 
@@ -84,8 +84,8 @@ class CheckpointFolder:
         )
 
     def newest(self) -> Snapshot | None:
-        """Return the newest usable checkpoint, or None when there is none at all; `skipped` says
-        what was passed over and why.
+        """Return the newest valid checkpoint, or None when there is none at all; `skipped` lists
+        those that were skipped, and why.
 
         Raises CheckpointError when there are checkpoints, but not one that can be used.
         """
@@ -121,9 +121,9 @@ class CheckpointFolder:
         """Delete checkpoints that are no longer needed; a killed run may have left that undone."""
         if not self._list("last"):
             return
-        kept = self._list("last")[-max(2, self.keep) :]
+        newest = self._list("last")[-max(2, self.keep) :]
         # A resumed run may need the best of the oldest checkpoint that it can go on from.
-        oldest = _step_of(kept[0])
+        oldest = _step_of(newest[0])
         bests = self._list("best")
         before = [path for path in bests if _step_of(path) <= oldest]
         for path in (*self._list("last")[: -max(2, self.keep)], *before[:-1]):

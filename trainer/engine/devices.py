@@ -122,7 +122,7 @@ def seed_step(seed: int, stage: str, position: int) -> None:
 def move_batch(
     fabric: Fabric, batch: dict[str, Tensor], *, channels_last: bool
 ) -> dict[str, Tensor]:
-    """Return a batch on the device, images in channels_last layout where asked."""
+    """Return a batch on the device, images in channels_last layout if requested."""
     moved: dict[str, Tensor] = fabric.to_device(batch)
     if not channels_last:
         return moved

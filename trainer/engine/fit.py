@@ -1,6 +1,6 @@
 """Training a run: its stages in order, each in one loop, resumed exactly from the last checkpoint.
 
-The same command on the same folder goes on where it stopped. A killed run ends with the same
+The same command on the same folder resumes where it stopped. A killed run ends with the same
 tensors as one that was not.
 """
 
@@ -37,9 +37,9 @@ from trainer.engine.run_folder import begin_stage, finished_stage, prepare_run, 
 from trainer.engine.speed import Stopwatch
 from trainer.engine.state import Training
 from trainer.errors import Explained, HistoprepError, Interrupted, OutputError
+from trainer.reporter import NULL_REPORTER, Reporter
 from trainer.signals import StopRequest, saying, stopped_by
 from trainer.stage import StagePlan, recipe_of
-from trainer.voice import SILENT, Voice
 
 _TELL_EVERY_S = 60.0
 
@@ -52,7 +52,7 @@ class FitResult:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def fit(config: RunConfig, *, voice: Voice = SILENT) -> FitResult:
+def fit(config: RunConfig, *, reporter: Reporter = NULL_REPORTER) -> FitResult:
     """Train every stage of a run that is not finished, and return where it lies and how it ended.
 
     Raises ConfigError, IntegrityError (a leak between splits, other data than before), LockedError,
@@ -61,20 +61,20 @@ def fit(config: RunConfig, *, voice: Voice = SILENT) -> FitResult:
     """
     certificate = check_data(config)
     fabric = launch_fabric(config)
-    voice = voice if fabric.is_global_zero else SILENT
+    reporter = reporter if fabric.is_global_zero else NULL_REPORTER
     run = Path(config.out)
-    with contextlib.ExitStack() as held:
-        held.enter_context(saying(lambda: "no training step was lost"))
+    with contextlib.ExitStack() as resources:
+        resources.enter_context(saying(lambda: "no training step was lost"))
 
         def prepare() -> None:
-            held.enter_context(locked(run))
+            resources.enter_context(locked(run))
             prepare_run(config, certificate)
 
         _in_first_process(fabric, prepare)
         return FitResult(
             run,
             {
-                plan.name: _fit_stage(fabric, config, plan, run, voice)
+                plan.name: _fit_stage(fabric, config, plan, run, reporter)
                 for plan in recipe_of(config.recipe).stages(config)
             },
         )
@@ -114,24 +114,24 @@ def check_data(config: RunConfig) -> dict[str, Any]:
 
 
 def _fit_stage(
-    fabric: Fabric, config: RunConfig, plan: StagePlan, run: Path, voice: Voice
+    fabric: Fabric, config: RunConfig, plan: StagePlan, run: Path, reporter: Reporter
 ) -> dict[str, Any]:
     """Train one stage, or return how it ended before."""
     folder = run / plan.name if plan.name else run
     ended = finished_stage(folder, config)
     if ended is not None:
-        voice.note(f"{plan.name or 'training'} is finished: {ended['step']:,} steps")
+        reporter.note(f"{plan.name or 'training'} is finished: {ended['step']:,} steps")
         return ended
     if plan.prepare:
-        _in_first_process(fabric, functools.partial(plan.prepare, run, voice))
+        _in_first_process(fabric, functools.partial(plan.prepare, run, reporter))
     _in_first_process(fabric, functools.partial(begin_stage, folder))
     torch.manual_seed(config.seed)
     training = Training(fabric, config, plan.build(run))
     checkpoints = CheckpointFolder(folder / "checkpoints", config.keep_checkpoints)
-    _resume(training, checkpoints, voice)
+    _resume(training, checkpoints, reporter)
     log = StageLog(folder, training.step, _hparams(training)) if fabric.is_global_zero else None
     try:
-        metrics = _train(training, checkpoints, log, voice)
+        metrics = _train(training, checkpoints, log, reporter)
     finally:
         if log:
             log.close()
@@ -150,16 +150,16 @@ def _hparams(training: Training) -> dict[str, Any]:
     }
 
 
-def _resume(training: Training, checkpoints: CheckpointFolder, voice: Voice) -> None:
-    """Go on from the newest usable checkpoint, if there is one, and say what was passed over."""
+def _resume(training: Training, checkpoints: CheckpointFolder, reporter: Reporter) -> None:
+    """Resume from the newest valid checkpoint, if any, and warn about skipped ones."""
     fabric = training.fabric
     _in_first_process(fabric, checkpoints.sweep)
     snapshot = checkpoints.newest()
     for line in checkpoints.skipped:
-        voice.warn(f"checkpoint passed over: {line}")
+        reporter.warn(f"checkpoint skipped: {line}")
     if snapshot is not None:
         training.restore(snapshot)
-        voice.note(f"going on from step {training.step:,} of {training.num_steps:,}")
+        reporter.note(f"resuming from step {training.step:,} of {training.num_steps:,}")
     fabric.barrier()
     if fabric.is_global_zero:
         checkpoints.forget_after(training.step)
@@ -168,18 +168,18 @@ def _resume(training: Training, checkpoints: CheckpointFolder, voice: Voice) -> 
 
 
 def _train(
-    training: Training, checkpoints: CheckpointFolder, log: StageLog | None, voice: Voice
+    training: Training, checkpoints: CheckpointFolder, log: StageLog | None, reporter: Reporter
 ) -> dict[str, float]:
     """Make the steps that are left and return the metrics of the last one. The loop."""
     config, stage = training.config, training.stage
     watch = Stopwatch()
-    events = _Events(training, checkpoints, log, voice, watch)
+    events = _Events(training, checkpoints, log, reporter, watch)
     label = f"{config.recipe}{f' {stage.name}' if stage.name else ''}"
     request = StopRequest()
     with (
         request.listening(),
         _stopping(request, training),
-        voice.progress(label, events.images_left, "images") as meter,
+        reporter.progress(label, events.images_left, "images") as meter,
     ):
         batches = watch.waiting(_batches(training))
         while training.step < training.num_steps:
@@ -266,11 +266,11 @@ class _Events:
         training: Training,
         checkpoints: CheckpointFolder,
         log: StageLog | None,
-        voice: Voice,
+        reporter: Reporter,
         watch: Stopwatch,
     ) -> None:
         self._training, self._checkpoints, self._log = training, checkpoints, log
-        self._voice, self._watch = voice, watch
+        self._reporter, self._watch = reporter, watch
         self._every = training.config.every
         self._told = 0.0
         self.metrics: dict[str, float] = {}
@@ -297,8 +297,8 @@ class _Events:
             self.save()
 
     def should_stop(self, request: StopRequest) -> bool:
-        """Return whether a signal asked to stop; with several ranks they agree on it where the log
-        is read anyway.
+        """Return whether a signal requested a stop; with several ranks they agree on it where the
+        log is read anyway.
         """
         fabric = self._training.fabric
         if fabric.world_size == 1:
@@ -356,7 +356,7 @@ class _Events:
         """Tell a line of the log, at most one a minute; all of them are in metrics.csv."""
         if time.monotonic() - self._told >= _TELL_EVERY_S:
             self._told = time.monotonic()
-            self._voice.note(line)
+            self._reporter.note(line)
 
     def _validate(self) -> dict[str, float]:
         """Return the metrics of this step; the best weights so far are saved, if these are."""
@@ -365,7 +365,7 @@ class _Events:
         training.check_finite()
         if training.fabric.is_global_zero:
             metrics = training.evaluate()
-            self._voice.note(
+            self._reporter.note(
                 f"step {training.step:,}: "
                 + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             )

@@ -24,7 +24,7 @@ _FIRST = ("step", "images")
 class MetricsLog:
     """Appends lines to metrics.csv; a column that comes later is empty before.
 
-    `step` is where the run goes on from: lines of later steps, and a line that a killed run left
+    `step` is where the run resumes: lines of later steps, and a line that a killed run left
     half written, are dropped. Numbers are written so that reading gives back the very same float.
     """
 
@@ -91,9 +91,9 @@ def _cell(value: float) -> str:
 
 def _next_version(logs: Path) -> Path:
     """Return logs/version_X for the first X that is free."""
-    taken = (path.name.removeprefix("version_") for path in logs.glob("version_*"))
+    numbers = (path.name.removeprefix("version_") for path in logs.glob("version_*"))
     return (
-        logs / f"version_{max((int(item) for item in taken if item.isdecimal()), default=-1) + 1}"
+        logs / f"version_{max((int(item) for item in numbers if item.isdecimal()), default=-1) + 1}"
     )
 
 

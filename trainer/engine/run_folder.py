@@ -49,7 +49,7 @@ def prepare_run(config: RunConfig, certificate: Mapping[str, Any]) -> Path:
     """Return the run folder, holding config.yml, environment.json and certificate.json; hold its
     lock.
 
-    A run that ended before its first checkpoint leaves nothing to go on from, so its folder may be
+    A run that ended before its first checkpoint leaves nothing to resume from, so its folder may be
     taken for another. Raises ConfigError when the folder belongs to a run with another
     configuration, and IntegrityError when the data changed since that run began.
     """
@@ -153,7 +153,7 @@ def _refuse_other_config(path: Path, config: RunConfig) -> None:
     if changed:
         seen = "; ".join(f"{key} = {new.get(key)}, was {old.get(key)}" for key in changed[:8])
         hint = (
-            "choose another --out for another run, or give the options of this one to go on with it"
+            "choose another --out for another run, or repeat the options of this run to resume it"
         )
         raise ConfigError(
             "this run folder belongs to a run with another configuration",

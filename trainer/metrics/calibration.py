@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say."""
+"""Calibration: how close predicted probabilities are to observed frequencies."""
 
 from __future__ import annotations
 

@@ -94,10 +94,10 @@ def posterior_of(
     """Return mean and standard deviation of a KL autoencoder's posterior, with gradients;
     log-variance is held to [-30, 20].
     """
-    made: Any = autoencoder
-    moments = made.encoder(images)
-    if made.quant_conv is not None:
-        moments = made.quant_conv(moments)
+    network: Any = autoencoder
+    moments = network.encoder(images)
+    if network.quant_conv is not None:
+        moments = network.quant_conv(moments)
     mean, log_variance = moments.chunk(2, dim=1)
     return Posterior(mean, torch.exp(0.5 * log_variance.clamp(*_LOG_VARIANCE_LIMITS)))
 

@@ -26,8 +26,8 @@ from trainer.models.regions import (
 
 
 class Guidance(NamedTuple):
-    """What the classifier says of B images: logits [B, C] (never probabilities), regions and where
-    it looked.
+    """What the classifier returns for B images: logits [B, C] (never probabilities), regions and
+    where it looked.
     """
 
     fused: Tensor

@@ -25,7 +25,7 @@ _NUM_GROUPS = 8
 
 
 class TableGain(nn.Module):
-    """A row of gains for each timestep, drawn uniformly from [0, 1); row T is never asked for (as
+    """A row of gains for each timestep, drawn uniformly from [0, 1); row T is never used (as
     published).
     """
 

@@ -63,7 +63,7 @@ def pick_windows(
             f"{count} windows of {window} cells do not exist in a map of {(rows, columns)}"
         )
     remaining = saliency.clone()
-    taken = torch.zeros(
+    covered = torch.zeros(
         batch, (rows - window[0] + 1) * across, dtype=torch.bool, device=saliency.device
     )
     row_of, column_of = (
@@ -73,8 +73,8 @@ def pick_windows(
     corners = []
     for _ in range(count):
         means = nnf.avg_pool2d(remaining[:, None], window, stride=1).flatten(1)
-        chosen = means.masked_fill(taken, -torch.inf).argmax(dim=1, keepdim=True)
-        taken.scatter_(1, chosen, True)
+        chosen = means.masked_fill(covered, -torch.inf).argmax(dim=1, keepdim=True)
+        covered.scatter_(1, chosen, True)
         row, column = chosen // across, chosen % across
         inside_rows = (row_of >= row) & (row_of < row + window[0])
         inside_columns = (column_of >= column) & (column_of < column + window[1])

@@ -179,8 +179,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def packaged_weights() -> Path:
     """Return the weight file of the installed package; raises UsageError without it."""
-    found = importlib.util.find_spec(_PACKAGE)
-    folders = (found.submodule_search_locations or ()) if found else ()
+    package = importlib.util.find_spec(_PACKAGE)
+    folders = (package.submodule_search_locations or ()) if package else ()
     paths = sorted(path for folder in folders for path in Path(folder, "models").glob("*.pth"))
     if not paths:
         raise UsageError(

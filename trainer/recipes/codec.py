@@ -27,12 +27,12 @@ from trainer.engine.images import difference, sheet
 from trainer.errors import CheckpointError, ConfigError
 from trainer.metrics.reconstruction import psnr, ssim
 from trainer.models.codec import TrainableCodec
+from trainer.reporter import Reporter
 from trainer.section import Positive, Section
 from trainer.stage import NO_VALIDATION, StagePlan, StepOutput
-from trainer.voice import Voice
 
 TRAIN, VALIDATION = "train", "val"
-# Validation has its own seed: another training seed is compared on the same squares.
+# Validation has its own seed: another training seed is compared on the same crops.
 _VALIDATION_SEED = 0
 _BYTES = 4
 
@@ -41,7 +41,7 @@ class Architecture(Section):
     """The autoencoder: channels of its stages (each but the last halves the sides), residual blocks
     a stage, channels of the latents.
 
-    Without attention in the middle a square of a large image gives the same latents as the whole
+    Without attention in the middle a crop of a large image gives the same latents as the whole
     image, away from borders.
     """
 
@@ -66,7 +66,7 @@ class LossWeights(Section):
 
 
 class Validation(Section):
-    """How many squares are reconstructed for the metrics, at once, and for the sheet."""
+    """How many crops are reconstructed for the metrics, at once, and for the sheet."""
 
     num_tiles: Positive = 64
     batch_size: Positive = 8
@@ -101,9 +101,9 @@ def stages(config: Config) -> list[StagePlan]:
     """Return the one stage of the recipe."""
     tiles = open_tiles(config.manifest)
 
-    def warn(_: Path, voice: Voice) -> None:
+    def warn(_: Path, reporter: Reporter) -> None:
         if not len(_rows(tiles, VALIDATION)):
-            voice.warn(NO_VALIDATION.format("psnr_db"))
+            reporter.warn(NO_VALIDATION.format("psnr_db"))
 
     return [StagePlan("", lambda _: CodecStage(config, tiles), prepare=warn)]
 
@@ -206,7 +206,7 @@ class CodecStage:
         )
 
     def dataset(self) -> Any:
-        """Return the samples by position: squares of the training split, every tile once a pass."""
+        """Return the samples by position: crops of the training split, every tile once a pass."""
         return self._training
 
     def parameters_for(self, module: nn.Module) -> Iterable[Any]:
@@ -236,17 +236,17 @@ class CodecStage:
         """Return `psnr_db`, `ssim` and `pixel` (mean absolute error) of reconstructions of
         posterior means, and `latent_std`.
         """
-        found: dict[str, list[Tensor]] = {"psnr_db": [], "ssim": [], "pixel": [], "latent_std": []}
+        values: dict[str, list[Tensor]] = {"psnr_db": [], "ssim": [], "pixel": [], "latent_std": []}
         for start in range(0, self._num_validated, self.config.validation.batch_size):
             positions = np.arange(
                 start, min(start + self.config.validation.batch_size, self._num_validated)
             )
             image, decoded, mean = self._reconstruct(module, positions)
-            found["psnr_db"].append(psnr(image, decoded))
-            found["ssim"].append(ssim(image, decoded))
-            found["pixel"].append((image - decoded).abs().flatten(1).mean(1))
-            found["latent_std"].append(mean.float().flatten(1).std(1))
-        return {name: float(torch.cat(values).mean()) for name, values in found.items()}
+            values["psnr_db"].append(psnr(image, decoded))
+            values["ssim"].append(ssim(image, decoded))
+            values["pixel"].append((image - decoded).abs().flatten(1).mean(1))
+            values["latent_std"].append(mean.float().flatten(1).std(1))
+        return {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
 
     def images(self, module: nn.Module) -> dict[str, np.ndarray]:
         """Return a sheet: each row an original, its reconstruction and four times their

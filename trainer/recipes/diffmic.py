@@ -22,8 +22,8 @@ from trainer.recipes.diffmic_guidance import NAME as GUIDANCE
 from trainer.recipes.diffmic_guidance import GuidanceStage
 from trainer.recipes.diffmic_inference import build_classifier, build_denoiser
 from trainer.recipes.diffmic_labels import LabelledTiles, labelled_tiles, write_split
+from trainer.reporter import Reporter
 from trainer.stage import StagePlan
-from trainer.voice import Voice
 
 __all__ = ["Config", "describe", "stages"]
 
@@ -80,10 +80,10 @@ def describe(config: Config) -> dict[str, Any]:
     }
 
 
-def _prepare(data: LabelledTiles, run: Path, voice: Voice) -> None:
+def _prepare(data: LabelledTiles, run: Path, reporter: Reporter) -> None:
     write_split(run, data)
     for warning in data.warnings:
-        voice.warn(warning)
+        reporter.warn(warning)
 
 
 def _count(module: nn.Module) -> int:

@@ -52,12 +52,12 @@ def square_image(image: np.ndarray, size_px: int) -> np.ndarray:
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = image[top : top + side, left : left + side]
+    crop = image[top : top + side, left : left + side]
     if side == size_px:
-        return np.ascontiguousarray(square)
+        return np.ascontiguousarray(crop)
     return np.asarray(
         cv2.resize(
-            square,
+            crop,
             (size_px, size_px),
             interpolation=cv2.INTER_AREA if side > size_px else cv2.INTER_LINEAR,
         )

@@ -75,20 +75,20 @@ class DenoisingStage:
         """Return the weighted error of each image's map; every point has its own timestep and
         noise.
         """
-        wanted, labels, noise = self.config.diffusion, batch["label"], batch["noise"]
+        settings, labels, noise = self.config.diffusion, batch["label"], batch["noise"]
         images = normalise_images(batch["image"])
         with torch.no_grad():
             guidance = self.classifier(images)
-        shown = interpolate_map(
-            *guidance_vectors(guidance, wanted.guidance), local_shares(wanted.num_points)
+        guidance_map = interpolate_map(
+            *guidance_vectors(guidance, settings.guidance), local_shares(settings.num_points)
         )
-        clean = label_map(labels, len(self.data.names), wanted.num_points)
+        clean = label_map(labels, len(self.data.names), settings.num_points)
         noisy = add_noise(clean, noise, self._levels[batch["timesteps"]][:, None])
-        predicted = module(images, guidance.crops, noisy, shown, batch["timesteps"])
+        predicted = module(images, guidance.crops, noisy, guidance_map, batch["timesteps"])
         weights = focal_weights(
-            guidance.fused, labels, alpha=wanted.focal_alpha, gamma=wanted.focal_gamma
+            guidance.fused, labels, alpha=settings.focal_alpha, gamma=settings.focal_gamma
         )
-        target = noise if wanted.prediction_type == "epsilon" else clean
+        target = noise if settings.prediction_type == "epsilon" else clean
         loss = label_loss(predicted.float(), target, weights)
         return StepOutput(
             loss,
@@ -106,7 +106,7 @@ class DenoisingStage:
             evaluation_batches(ordered_tiles(self.config, self.data, "val"), self.config)
         ):
             generator = start_generator(self.config.seed, number)
-            found = classify(
+            classified = classify(
                 self.classifier,
                 cast(LabelDenoiser, module),
                 batch["image"].to(device),
@@ -114,8 +114,8 @@ class DenoisingStage:
                 generator,
             )
             labels.append(batch["label"])
-            scores.append(found.scores.float().cpu())
-            fused.append(found.guidance.fused.float().cpu())
+            scores.append(classified.scores.float().cpu())
+            fused.append(classified.guidance.fused.float().cpu())
         truth = torch.cat(labels).numpy()
         alone = validation_scores(truth, torch.cat(fused).numpy())
         return validation_scores(truth, torch.cat(scores).numpy()) | {"f1_guidance": alone["f1"]}

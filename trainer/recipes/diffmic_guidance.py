@@ -69,7 +69,7 @@ class GuidanceStage:
     def loss(self, module: nn.Module, batch: dict[str, Tensor]) -> StepOutput:
         """Return the sum of the chosen cross-entropies of each image."""
         guidance: Guidance = module(normalise_images(batch["image"]))
-        labels, wanted = batch["label"], self.config.guidance
+        labels, settings = batch["label"], self.config.guidance
         parts = {
             "global": guidance.global_logits,
             "local": guidance.local_logits,
@@ -81,10 +81,10 @@ class GuidanceStage:
                 parts[name].float(),
                 labels,
                 weight=weights,
-                label_smoothing=wanted.label_smoothing,
+                label_smoothing=settings.label_smoothing,
                 reduction="none",
             )
-            for name in wanted.loss_terms
+            for name in settings.loss_terms
         }
         hits = (guidance.fused.argmax(dim=1) == labels).float()
         values = {f"loss_{name}": value.detach() for name, value in losses.items()} | {

@@ -47,32 +47,32 @@ class Classified:
 
 def build_classifier(config: Config, num_classes: int) -> GuidanceClassifier:
     """Return the guidance classifier of a configuration with random weights."""
-    wanted = config.guidance
+    settings = config.guidance
     return GuidanceClassifier(
-        lambda: build_trunk(wanted.trunk, frozen=wanted.freeze),
+        lambda: build_trunk(settings.trunk, frozen=settings.freeze),
         num_classes=num_classes,
-        num_regions=wanted.num_regions,
-        crop_px=wanted.crop_px,
-        attention_width=wanted.attention_width,
-        top_share=wanted.top_share,
-        roi_saliency=wanted.roi_saliency,
-        red_crops=wanted.red_crops,
+        num_regions=settings.num_regions,
+        crop_px=settings.crop_px,
+        attention_width=settings.attention_width,
+        top_share=settings.top_share,
+        roi_saliency=settings.roi_saliency,
+        red_crops=settings.red_crops,
     )
 
 
 def build_denoiser(config: Config, num_classes: int) -> LabelDenoiser:
     """Return the label denoiser of a configuration with random weights."""
-    wanted = config.denoiser
+    settings = config.denoiser
     return LabelDenoiser(
-        lambda: build_trunk(wanted.image_trunk, frozen=wanted.freeze),
-        lambda: build_trunk(wanted.region_trunk, frozen=wanted.freeze),
+        lambda: build_trunk(settings.image_trunk, frozen=settings.freeze),
+        lambda: build_trunk(settings.region_trunk, frozen=settings.freeze),
         num_classes=num_classes,
         num_regions=config.guidance.num_regions,
-        feature_dim=wanted.feature_dim,
+        feature_dim=settings.feature_dim,
         num_train_timesteps=config.diffusion.num_train_timesteps,
-        kernel=wanted.kernel,
-        time_embedding=wanted.time_embedding,
-        norm=wanted.norm,
+        kernel=settings.kernel,
+        time_embedding=settings.time_embedding,
+        norm=settings.norm,
     )
 
 
@@ -105,8 +105,8 @@ def guidance_vectors(guidance: Guidance, kind: str) -> tuple[Tensor, Tensor]:
 
 
 def uses_distinct_points(denoiser: LabelDenoiser, diffusion: Diffusion) -> bool:
-    """Return whether N points say exactly what N x N do: points do not interact and start equal
-    wherever |i - j| is.
+    """Return whether N points give exactly the result of N x N: points do not interact and start
+    equal wherever |i - j| is.
     """
     return not denoiser.points_interact and diffusion.start in DIAGONAL_STARTS
 
@@ -133,18 +133,21 @@ def classify(
     shares, weights = point_layout(
         diffusion.num_points, distinct=shortcut and uses_distinct_points(denoiser, diffusion)
     )
-    shown = interpolate_map(*guidance_vectors(guidance, diffusion.guidance), shares)
-    levels, weights = alpha_bars(diffusion.num_train_timesteps), weights.to(shown)
+    guidance_map = interpolate_map(*guidance_vectors(guidance, diffusion.guidance), shares)
+    levels, weights = alpha_bars(diffusion.num_train_timesteps), weights.to(guidance_map)
 
     def predict(noisy: Tensor, timestep: int) -> Tensor:
         return denoiser.predict(
-            noisy, shown, torch.full((len(noisy), 1, 1), timestep, device=noisy.device), features
+            noisy,
+            guidance_map,
+            torch.full((len(noisy), 1, 1), timestep, device=noisy.device),
+            features,
         )
 
     samples: list[Tensor] = []
     first_path: tuple[Tensor, ...] = ()
     for number in range(diffusion.num_samples):
-        start = start_map(diffusion.start, shown, shares, generator)
+        start = start_map(diffusion.start, guidance_map, shares, generator)
         path = tuple(
             denoise_labels(
                 predict,

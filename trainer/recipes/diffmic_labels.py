@@ -25,7 +25,7 @@ class LabelledTiles:
     """Tiles of C classes: `labels` int64 [tiles], -1 for none; `rows` of train, val and test,
     ascending, labelled ones only.
 
-    `derived` says that train was cut in two because the manifest has no validation split.
+    `derived`: train was cut in two because the manifest has no validation split.
     """
 
     tiles: TileSource
@@ -89,19 +89,19 @@ def labelled_tiles(config: Config) -> LabelledTiles:
     }
     derived = not len(rows["val"])
     if derived:
-        held = validation_rows(
+        chosen = validation_rows(
             labels[rows["train"]],
             units[rows["train"]],
             len(names),
             config.validation_share,
             config.seed,
         )
-        rows["train"], rows["val"] = rows["train"][~held], rows["train"][held]
-    found = LabelledTiles(
+        rows["train"], rows["val"] = rows["train"][~chosen], rows["train"][chosen]
+    labelled = LabelledTiles(
         tiles, names, labels, rows, derived, tuple(warnings + _absent(names, labels, rows))
     )
-    _refuse_unlearnable(found, config.manifest)
-    return found
+    _refuse_unlearnable(labelled, config.manifest)
+    return labelled
 
 
 def write_split(folder: Path, data: LabelledTiles) -> None:
@@ -142,7 +142,7 @@ def validation_rows(
     chances = keyed_uniforms(seed, np.arange(len(distinct)), "validation", 2 * tries).reshape(
         -1, tries, 2
     )
-    found = [
+    candidates = [
         _hold_out(
             table,
             share,
@@ -152,29 +152,29 @@ def validation_rows(
         )
         for number in range(tries)
     ]
-    return min(found, key=lambda pair: pair[0])[1][place]
+    return min(candidates, key=lambda pair: pair[0])[1][place]
 
 
 def _hold_out(table: np.ndarray, share: float, order: np.ndarray) -> tuple[float, np.ndarray]:
     """Return (squared distance to the targets, units held out bool [units]) of class counts [units,
     C] gone through in `order`.
     """
-    wanted = share * table.sum(axis=0)
-    held, missing = np.zeros(len(table), dtype=bool), wanted.copy()
+    target = share * table.sum(axis=0)
+    chosen, missing = np.zeros(len(table), dtype=bool), target.copy()
     for unit in order.tolist():
         left = missing - table[unit]
         if left @ left < missing @ missing:
-            held[unit], missing = True, left
-    return float(missing @ missing), held
+            chosen[unit], missing = True, left
+    return float(missing @ missing), chosen
 
 
 def _classes(tiles: TileSource, source: str) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
     """Return class names, the class of each tile (int64, -1 for none) and warnings; `source` is
     auto, manifest or masks.
     """
-    given = label_ids(tiles)
-    if source == "manifest" or (source == "auto" and (given >= 0).any()):
-        return label_names(tiles), given, []
+    ids = label_ids(tiles)
+    if source == "manifest" or (source == "auto" and (ids >= 0).any()):
+        return label_names(tiles), ids, []
     kinds = [(column, cls) for column, cls in enumerate(tiles.label_map.classes) if cls.id != 0]
     pixels = tiles.class_pixels[:, [column for column, _ in kinds]]
     dominant = (
@@ -249,7 +249,7 @@ def _refuse_unlearnable(data: LabelledTiles, path: str) -> None:
                 f"there is no tile with a class in {split}",
                 path=path,
                 seen=str(data.counts()),
-                hint="look at histoprep manifest show",
+                hint="see histoprep manifest show",
             )
     learnt = set(data.labels[data.rows["train"]].tolist())
     unseen = [name for index, name in enumerate(data.names) if index not in learnt]

@@ -39,7 +39,7 @@ def stages(config: Config) -> list[StagePlan]:
     def build(_: Path) -> LdmStage:
         return LdmStage(config, open_tiles(config.manifest), open_latents(config))
 
-    return [StagePlan("", build, lambda run, voice: prepare_latents(config, run, voice))]
+    return [StagePlan("", build, lambda run, reporter: prepare_latents(config, run, reporter))]
 
 
 def describe(config: Config) -> dict[str, Any]:

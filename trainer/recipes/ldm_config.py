@@ -16,7 +16,7 @@ _DENOISERS = KindByName(find_denoiser, DEFAULT_DENOISER)
 
 
 class Diffusion(Section):
-    """What the network is trained to say, and how noise grows; see
+    """What the network is trained to predict, and the noise schedule; see
     `diffusion.objectives.Objective`.
     """
 
@@ -91,7 +91,7 @@ class Config(RunConfig):
     @field_validator("latents", "codec")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
-        # A run goes on from whatever folder the command is given in.
+        # A run can be resumed from any working directory.
         if value is None or value.startswith("hub:") or "://" in value:
             return value
         return str(Path(value).expanduser().absolute())

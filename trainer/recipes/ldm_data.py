@@ -25,8 +25,8 @@ from trainer.data.randomness import keyed_uniforms
 from trainer.engine.checkpoints import RESTORE_RUN
 from trainer.errors import CheckpointError, ConfigError
 from trainer.recipes.ldm_config import Config
+from trainer.reporter import Reporter
 from trainer.stage import NO_VALIDATION
-from trainer.voice import Voice
 
 FACTS = "model.json"
 TRAIN, VALIDATION = "train", "val"
@@ -119,8 +119,8 @@ def extra_drop(streams: Streams, cond_drop_prob: float) -> float:
     """Return how often a tile of a class loses its mask, so that a share of `cond_drop_prob` of all
     positions is without condition.
     """
-    given = sum(stream.probability for stream in streams.streams if stream.class_id is None)
-    return max(0.0, (cond_drop_prob - given) / (1.0 - given)) if given < 1.0 else 0.0
+    share = sum(stream.probability for stream in streams.streams if stream.class_id is None)
+    return max(0.0, (cond_drop_prob - share) / (1.0 - share)) if share < 1.0 else 0.0
 
 
 def latents_folder(config: Config) -> Path:
@@ -162,25 +162,25 @@ def open_latents(config: Config) -> LatentSet:
     return latents
 
 
-def prepare_latents(config: Config, run: Path, voice: Voice) -> None:
+def prepare_latents(config: Config, run: Path, reporter: Reporter) -> None:
     """Tell what the streams warn of, encode the tiles unless that is done, and write the facts of
     the model to come into the run folder.
     """
     tiles = open_tiles(config.manifest)
     for warning in (*training_streams(config, tiles).warnings, validation_streams(tiles)[1]):
         if warning:
-            voice.warn(warning)
+            reporter.warn(warning)
     if config.latents is None:
-        _encode(config, tiles, latents_folder(config), voice)
+        _encode(config, tiles, latents_folder(config), reporter)
     latents = open_latents(config)
     latents.match(tiles)
     if config.latents is not None:
-        with voice.progress("check latents", None, "crops") as meter:
+        with reporter.progress("check latents", None, "crops") as meter:
             latents.check_files(advance=meter.advance)
     ModelFacts.of(latents, tiles.label_map).write(run)
 
 
-def _encode(config: Config, tiles: TileSource, folder: Path, voice: Voice) -> None:
+def _encode(config: Config, tiles: TileSource, folder: Path, reporter: Reporter) -> None:
     from trainer.encode import EncodeOptions, encode_tiles
     from trainer.recipes.codecs import load_codec
 
@@ -197,15 +197,15 @@ def _encode(config: Config, tiles: TileSource, folder: Path, voice: Voice) -> No
         device="cuda" if config.accelerator != "cpu" and torch.cuda.is_available() else "cpu",
         asked_by=("data.image_size", "data.fit"),
     )
-    with voice.progress("encode", None, "windows") as meter:
+    with reporter.progress("encode", None, "windows") as meter:
         result = encode_tiles(tiles, codec, folder, options, advance=meter.advance)
     if result.num_encoded:
-        voice.note(
+        reporter.note(
             f"encoded {result.num_encoded:,} windows of {len(tiles):,} tiles with"
             f" {codec.identifier}: {folder}"
         )
     if result.skipped:
-        voice.warn(
+        reporter.warn(
             f"{len(result.skipped):,} tiles could not be read and are left out, such as"
             f" {result.skipped[0]}"
         )
@@ -225,10 +225,12 @@ class DroppingDataset:
 
     def batch(self, positions: np.ndarray) -> dict[str, Tensor]:
         """Return the samples of `positions` with `drop`."""
-        made = self.inner.batch(positions)
+        batch = self.inner.batch(positions)
         drawn = keyed_uniforms(self.inner.seed, positions, "drop")[:, 0] < self.extra
-        made["drop"] = torch.from_numpy(drawn | np.isin(made["stream"].numpy(), self.unconditional))
-        return made
+        batch["drop"] = torch.from_numpy(
+            drawn | np.isin(batch["stream"].numpy(), self.unconditional)
+        )
+        return batch
 
 
 def training_dataset(config: Config, tiles: TileSource, latents: LatentSet) -> DroppingDataset:

@@ -142,8 +142,8 @@ class LdmStage:
         real = to_uint8(self._codec.decode(raw).float().cpu().numpy())
         colours = {cls.id: _rgb(cls.colour) for cls in self._tiles.label_map.classes}
         rows = [
-            [colour_mask(mask, colours), tile, made]
-            for mask, tile, made in zip(masks, real, generated, strict=True)
+            [colour_mask(mask, colours), tile, image]
+            for mask, tile, image in zip(masks, real, generated, strict=True)
         ]
         return {"mask-tile-generated": sheet(rows)}
 

@@ -29,8 +29,8 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How images are made: the same options, seed and tile id give the same image, whatever
-    else is made with it.
+    """How images are sampled: the same options, seed and tile id give the same image,
+    independently of the others sampled.
     """
 
     guidance_scale: float = 2.0
@@ -148,7 +148,7 @@ def _check_finite(latents: Tensor, decoded: Tensor, tile_ids: Sequence[str]) -> 
     if bad:
         hint = "use a --guidance-scale nearer to 1 or --precision fp32"
         raise DivergedError(
-            "the network gives numbers that are not finite, which make no image",
+            "the model produced NaN or infinite values",
             seen=", ".join(bad[:3]),
             hint=hint,
         )

@@ -209,7 +209,7 @@ def _decoded(path: Path, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
     try:
         return decode(path.read_bytes())
     except (OSError, BrokenFileError) as error:
-        hint = "histoprep audit says more" if isinstance(error, BrokenFileError) else None
+        hint = "histoprep audit reports more" if isinstance(error, BrokenFileError) else None
         raise DataError(f"cannot read the file: {error}", path=path, hint=hint) from error
 
 
@@ -227,7 +227,7 @@ def _refuse_mixed_depths(paths: Sequence[Path], bits: Sequence[int]) -> None:
     """
     few = [path for path, depth in zip(paths, bits, strict=True) if depth < 8]
     if few and len(few) < len(paths):
-        hint = "write all masks with 8 bits; histoprep remap does, and asks which label is meant"
+        hint = "write all masks with 8 bits; histoprep remap does, and refuses ambiguous labels"
         raise UsageError(
             f"{len(few):,} of {len(paths):,} masks have fewer bits than the others, so that their"
             " labels are not known",

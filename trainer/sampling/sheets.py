@@ -56,14 +56,14 @@ def class_colours(label_map: LabelMap) -> dict[int, tuple[int, ...]]:
 
 
 def _shown(masks: MaskList, index: int) -> list[np.ndarray]:
-    shown = [colour_mask(masks.read_mask(index), class_colours(masks.label_map))]
-    return shown + ([masks.read_image(index)] if masks.read_image else [])
+    images = [colour_mask(masks.read_mask(index), class_colours(masks.label_map))]
+    return images + ([masks.read_image(index)] if masks.read_image else [])
 
 
 def _made(
     generator: Generator, masks: MaskList, index: int, options: SamplingOptions
 ) -> np.ndarray:
-    made: np.ndarray = generator.generate(
+    images: np.ndarray = generator.generate(
         masks.read_mask(index)[None], [masks.ids[index]], options, finite_only=True
     )[0]
-    return made
+    return images

@@ -32,11 +32,11 @@ def count_activation_bytes(denoiser: Denoiser, batch_size: int, image_px: int, f
         factor: Pixels a side that become one latent.
     """
     own = {parameter.untyped_storage()._cdata for parameter in denoiser.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
+    saved: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         # Held on to, so that no address is used twice.
-        kept.setdefault(tensor.untyped_storage()._cdata, tensor.untyped_storage())
+        saved.setdefault(tensor.untyped_storage()._cdata, tensor.untyped_storage())
         return tensor
 
     side = image_px // factor
@@ -51,7 +51,7 @@ def count_activation_bytes(denoiser: Denoiser, batch_size: int, image_px: int, f
             torch.zeros(batch_size, 1, image_px, image_px, dtype=torch.uint8),
             torch.zeros(batch_size, dtype=torch.bool),
         )
-    return sum(storage.nbytes() for key, storage in kept.items() if key not in own)
+    return sum(storage.nbytes() for key, storage in saved.items() if key not in own)
 
 
 class _FusedAttention(TorchFunctionMode):

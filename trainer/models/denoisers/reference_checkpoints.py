@@ -91,8 +91,8 @@ def published_weights(loaded: Any, **choices: Any) -> PublishedWeights:
         name.removesuffix(_FIRST) for name in flat if f".{name}".endswith(f".{_FIRST}")
     )
     if not prefixes:
-        shown = ", ".join(list(flat)[:_NUM_NAMED]) or "no tensors at all"
-        raise CheckpointMismatchError(f"no {_FIRST} in the file; it holds {shown}")
+        names = ", ".join(list(flat)[:_NUM_NAMED]) or "no tensors at all"
+        raise CheckpointMismatchError(f"no {_FIRST} in the file; it holds {names}")
     averaged = [prefix for prefix in prefixes if _is_averaged(prefix)]
     # The average's own copy of the raw weights comes last: the trainer's may be newer.
     raw = sorted(

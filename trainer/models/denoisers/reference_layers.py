@@ -182,22 +182,22 @@ class MaskAttention(nn.Module):
         keys, values = (_heads(part) for part in self.to_kv(x).chunk(2, dim=1))
         filters = torch.unflatten(self.to_q.weight, 1, (-1, query.shape[1])).sum(1)
         if query.dtype == torch.bool:
-            # A binary mask asks two questions only: one of all labelled pixels, the zero query of
+            # A binary mask has two queries only: one for all labelled pixels, the zero query for
             # all others.
             queries = (
                 torch.cat((torch.zeros_like(filters), filters))
                 .view(1, 2, NUM_HEADS, HEAD_WIDTH)
                 .transpose(1, 2)
             )
-            found = functional.scaled_dot_product_attention(
+            attended = functional.scaled_dot_product_attention(
                 queries.to(keys.dtype).expand(len(x), -1, -1, -1), keys, values
             )
-            answers = self.to_out(found.transpose(2, 3).reshape(len(x), HIDDEN_WIDTH, 1, 2))
+            answers = self.to_out(attended.transpose(2, 3).reshape(len(x), HIDDEN_WIDTH, 1, 2))
             return torch.where(query, answers[..., 1:], answers[..., :1])
         queries = _heads(functional.conv2d(query.to(x.dtype), filters.to(x.dtype)))
-        found = functional.scaled_dot_product_attention(queries.to(keys.dtype), keys, values)
+        attended = functional.scaled_dot_product_attention(queries.to(keys.dtype), keys, values)
         result: Tensor = self.to_out(
-            found.transpose(2, 3).reshape(len(x), HIDDEN_WIDTH, height, width)
+            attended.transpose(2, 3).reshape(len(x), HIDDEN_WIDTH, height, width)
         )
         return result
 

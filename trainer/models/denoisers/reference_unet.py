@@ -186,18 +186,22 @@ class ReferenceUNet(Denoiser):
         table = at_least_float32(self.classes_emb.weight)
         fractions = class_fractions(mask, self.num_classes, factor).to(table.dtype)
         labelled = split_windows(mask, factor).amax((3, 5)) > 0
-        kept = (
+        conditional = (
             torch.ones(len(mask), dtype=torch.bool, device=mask.device) if drop is None else ~drop
         )
-        column = kept[:, None, None, None]
+        column = conditional[:, None, None, None]
         null = torch.zeros_like(fractions[:1])
         if self.config.null_class is not None:
             null[:, self.config.null_class] = 1
         if self.config.class_embedding == "fraction":
             embedding = torch.where(column, fractions, null).mean((2, 3)) @ table
         else:
-            largest = torch.where(kept, mask.flatten(1).amax(1).long(), self.config.null_class or 0)
-            embedding = table[largest] * (kept[:, None] | (self.config.null_class is not None))
+            largest = torch.where(
+                conditional, mask.flatten(1).amax(1).long(), self.config.null_class or 0
+            )
+            embedding = table[largest] * (
+                conditional[:, None] | (self.config.null_class is not None)
+            )
         if self.config.mask_query == "binary":
             query = torch.where(column, labelled, bool(self.config.null_class))
         else:
