@@ -44,13 +44,22 @@ def load_config(
     sets: Iterable[str] = (),
     **flags: Any,
 ) -> RunConfig:
-    """Return the configuration that the layers give: preset, then `file`, then `sets` (key=value,
-    dotted keys), then `flags`.
+    """Return the configuration of some layers: preset, then file, then --set, then flags.
 
-    `recipe` without a preset or a file stands for its preset of full size; otherwise it must be
-    theirs. A flag that is None is ignored. Paths become absolute; without `out` the run goes to
-    runs/<preset or recipe>. Raises ConfigError, which lists every unknown key with the nearest
-    known one and every wrong value.
+    Paths become absolute; without `out` the run goes to runs/<preset or recipe>.
+
+    Args:
+        recipe: Without a preset or a file it stands for its preset of full size; otherwise it must
+            be
+            theirs.
+        preset: Name of a packed configuration.
+        file: A YAML file.
+        sets: Entries key=value with dotted keys.
+        **flags: Values by key; None is ignored.
+
+    Raises:
+        ConfigError: Its text lists every unknown key with the nearest known one, and every wrong
+            value.
     """
     merged: dict[str, Any] = {}
     options = read_yaml(Path(file)) if file is not None else {}
@@ -90,8 +99,10 @@ def load_config(
 
 
 def default_preset(recipe: str) -> str:
-    """Return the preset of full size of a recipe; raises ConfigError when there is no such
-    recipe.
+    """Return the preset of full size of a recipe.
+
+    Raises:
+        ConfigError: When there is no such recipe.
     """
     recipe_of(recipe)
     return DEFAULT_PRESETS[recipe]
@@ -105,7 +116,11 @@ def absolute(path: str) -> str:
 def build_config(
     kind: type[_Config], values: Mapping[str, Any], *, where: str | None = None
 ) -> _Config:
-    """Return `values` as a configuration of `kind`; raises ConfigError that lists every problem."""
+    """Return `values` as a configuration of `kind`.
+
+    Raises:
+        ConfigError: Its text lists every problem.
+    """
     try:
         return kind.model_validate(with_current_keys(values))
     except ValidationError as error:
@@ -190,7 +205,11 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file; raises ConfigError with the place of the mistake."""
+    """Return the mapping in a YAML file.
+
+    Raises:
+        ConfigError: With the place of the mistake.
+    """
     if path.exists() and not path.is_file():
         raise ConfigError("the configuration is no regular file", path=path)
     try:
@@ -201,8 +220,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
-    """Return the mapping in a YAML text of a place called `where`; raises ConfigError with the
-    place of the mistake.
+    """Return the mapping in a YAML text of a place called `where`.
+
+    Raises:
+        ConfigError: With the place of the mistake.
     """
     try:
         values = yaml.load(text, Loader=_StrictLoader)

@@ -10,8 +10,10 @@ _EXPECTED = "auto, cpu, cuda or cuda:N"
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` is a GPU if there is one. Raises UsageError for one
-    that is not here.
+    """Return the device of that name; `auto` is a GPU if there is one.
+
+    Raises:
+        UsageError: For one that is not here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

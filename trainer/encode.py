@@ -104,12 +104,30 @@ def encode_tiles(
     force: bool = False,
     advance: Advance = lambda _: None,
 ) -> EncodeResult:
-    """Write the latent set of all tiles into `out`, or resume one that was begun there; a
-    second run ends with the same bytes.
+    """Write the latent set of all tiles into `out`, or resume one that was begun there.
 
-    When only the split or the scaling changed, statistics are measured again and the latents kept.
-    Raises UsageError for options or tiles that do not fit and, also with `force`, for a folder of
-    other files; LockedError, OutputError, and what reading a tile raises.
+    A second run ends with the same bytes. When only the split or the scaling changed, statistics
+    are
+    measured again and the latents kept.
+
+    Args:
+        tiles: The tiles of a manifest or of shards.
+        codec: The autoencoder.
+        out: Folder of the latent set.
+        options: How to encode.
+        force: Replace a latent set of other options, or one with damaged files.
+        advance: Called with the number of crops done.
+
+    Returns:
+        The latent set, and what this run did.
+
+    Raises:
+        UsageError: For options or tiles that do not fit and, also with `force`, for a folder of
+            other
+            files.
+        LockedError: When another process writes to `out`.
+        OutputError: When `out` cannot be written.
+        HistoprepError: What reading a tile raises.
     """
     options.validate()
     place = _Placed.of(tiles, options)
@@ -149,7 +167,11 @@ class _Placed:
 
     @classmethod
     def of(cls, tiles: TileSource, options: EncodeOptions) -> _Placed:
-        """Return the crops of all tiles; raises UsageError for tiles that do not fit."""
+        """Return the crops of all tiles.
+
+        Raises:
+            UsageError: For tiles that do not fit.
+        """
         table = tiles.manifest.read(["height_px", "width_px"])
         sizes = np.stack([table[name].to_numpy() for name in table.column_names], axis=1)
         if np.isnan(sizes.astype(np.float64)).any():

@@ -61,11 +61,20 @@ class ImportOptions:
 def import_checkpoint(
     path: Path, out: Path, options: ImportOptions | None = None
 ) -> PublishedWeights:
-    """Write the run folder `out` for the checkpoint in `path` and return what was found in it.
+    """Write a run folder for a published checkpoint and return what was found in it.
 
     The file is read as tensors only (`weights_only`, or safetensors): nothing in it is executed.
-    Raises CheckpointError, which names missing, unexpected and misshapen tensors, when it is no
-    reference network, UsageError when `out` holds a run, OutputError.
+
+    Args:
+        path: The checkpoint.
+        out: The run folder.
+        options: What the checkpoint does not hold; None for the published training.
+
+    Raises:
+        CheckpointError: When it is no reference network; the text names missing, unexpected and
+            misshapen tensors.
+        UsageError: When `out` holds a run, or label map or codec do not fit the checkpoint.
+        OutputError: When `out` cannot be written.
     """
     options = options or ImportOptions()
     try:
@@ -99,8 +108,10 @@ def import_checkpoint(
 
 
 def read_tensor_file(path: Path) -> Any:
-    """Return what a checkpoint file holds, on the CPU: nested dicts of tensors and numbers; raises
-    CheckpointError.
+    """Return what a checkpoint file holds, on the CPU: nested dicts of tensors and numbers.
+
+    Raises:
+        CheckpointError: When it cannot be read, or holds anything else.
     """
     try:
         with path.open("rb") as stream:

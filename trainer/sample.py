@@ -48,15 +48,31 @@ def sample_dataset(
     verify: bool = False,
     advance: Advance = lambda _: None,
 ) -> SampleResult:
-    """Make one image for each mask (the first `limit` of them) and write images, masks, label
-    map and manifest to `out`.
+    """Sample one image for each mask and write images, masks, label map and manifest.
 
     An interrupted run resumes with the batches that are not complete; batches are cut the same way
-    each time, so the images are those of an uninterrupted run. `keep` says which pixels of the real
-    images stay; `origin` says what the network is and is recorded. Raises UsageError for masks
-    that the network cannot take and a folder of another request, DivergedError for images that
-    are not finite, IntegrityError for files that were changed since they were made (`force` makes
-    them again; `verify` reads all), OutputError, LockedError.
+    each
+    time, so the images are those of an uninterrupted run.
+
+    Args:
+        generator: The model.
+        masks: The masks, with ids, splits and, where there are any, the real images.
+        out: The data set.
+        options: Guidance, solver and seed.
+        batch_size: Images sampled at once.
+        keep: Which pixels of the real images stay.
+        origin: What the model is; recorded in the request.
+        limit: Sample only this many images; the others can follow later.
+        force: Replace images that were made with other options, or changed since.
+        verify: Read all images that exist already and compare them with their digests.
+        advance: Called with the number of images done.
+
+    Raises:
+        UsageError: For masks that the model cannot take, and a folder of another request.
+        DivergedError: For images that are not finite.
+        IntegrityError: For files that were changed since they were made.
+        OutputError: When `out` cannot be written.
+        LockedError: When another process writes to it.
     """
     check_masks(generator, masks, options, keep=keep is not None)
     dataset = SyntheticDataset(

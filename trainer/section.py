@@ -47,7 +47,11 @@ class KindByName(Generic[_Section]):
     default: str
 
     def kind_of(self, values: Mapping[str, Any]) -> type[_Section]:
-        """Return the class of the section with these values; raises LookupError."""
+        """Return the class of the section with these values.
+
+        Raises:
+            LookupError: When there is no kind of that name.
+        """
         return self.find(str(values.get(NAME, self.default)))
 
     def make_default(self) -> _Section:

@@ -141,8 +141,10 @@ class Recipe(Protocol):
     Config: type[RunConfig]
 
     def stages(self, config: Any) -> Sequence[StagePlan]:
-        """Return the stages in order, unbuilt; raises ConfigError when the configuration cannot
-        work with the data.
+        """Return the stages in order, unbuilt.
+
+        Raises:
+            ConfigError: When the configuration cannot work with the data.
         """
         ...
 
@@ -154,7 +156,11 @@ class Recipe(Protocol):
 
 
 def recipe_of(name: str) -> Recipe:
-    """Return the recipe of that name; raises ConfigError when there is none."""
+    """Return the recipe of that name.
+
+    Raises:
+        ConfigError: When there is none.
+    """
     if name not in RECIPES:
         raise ConfigError("there is no such recipe", seen=name, expected=", ".join(RECIPES))
     return cast(Recipe, import_module(RECIPES[name]))

@@ -32,8 +32,9 @@ def verify(path: Path) -> Verified:
     """Return what became of a file or folder of the trainer since it was written; every byte is
     read.
 
-    Raises UsageError for a path that is not there, that the trainer did not write, or that is the
-    toolkit's to verify.
+    Raises:
+        UsageError: For a path that is not there, that the trainer did not write, or that is the
+            toolkit's to verify.
     """
     kind = toolkit.trainer_kind(path) if path.is_dir() else None
     if kind is not None:

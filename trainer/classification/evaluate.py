@@ -70,8 +70,10 @@ def evaluate_run(
     """Test the classifier of a run and write everything to `out` (default: RUN/test); every tile of
     the split is read once.
 
-    Raises ConfigError when the run was tested before and `again` is not asked for, DataError when
-    there is no test tile with a class, IntegrityError when the manifest is not the one of the run.
+    Raises:
+        ConfigError: When the run was tested before and `again` is not asked for.
+        DataError: When there is no test tile with a class.
+        IntegrityError: When the manifest is not the one of the run.
     """
     options = options or TestOptions()
     folder = out or run / FOLDER

@@ -64,9 +64,12 @@ def open_classifier(
     """Return the classifier of a run: the best of both stages by validation F1, averaged weights
     where there are any.
 
-    `num_inference_steps` and `num_samples` replace those of the run. Raises UsageError for a device
-    that is not here, ConfigError for a run of another recipe, CheckpointError for one that has no
-    checkpoint of both stages.
+    `num_inference_steps` and `num_samples` replace those of the run.
+
+    Raises:
+        UsageError: For a device that is not here.
+        ConfigError: For a run of another recipe.
+        CheckpointError: For one that has no checkpoint of both stages.
     """
     place = choose_device(device)
     config = load_run_config(run)

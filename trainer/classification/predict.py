@@ -46,13 +46,24 @@ def predict_images(
     num_samples: int | None = None,
     reporter: Reporter = NULL_REPORTER,
 ) -> PredictionRun:
-    """Classify image files, and all images in folders, and write predictions.csv and
-    predictions.parquet to `out` (default: RUN/predictions).
+    """Classify images and write predictions.csv and predictions.parquet.
 
-    An image is cut to its central square and scaled to the size the run was trained at. Raises
-    UsageError when a path is neither file nor folder or there is no image, or for an `out` inside
-    such a folder, DataError when none can be read; for a run without classifier see
-    `open_classifier`.
+    An image is cut to its central square and scaled to the size the run was trained at.
+
+    Args:
+        run: The run folder; see `open_classifier` for one without a classifier.
+        images: Image files, and folders whose images are taken.
+        out: Where the tables go; None for RUN/predictions.
+        device: Name of the device, or auto.
+        num_inference_steps: Denoising steps; None for those of the run.
+        num_samples: Samples for each image; None for those of the run.
+        reporter: Where progress goes.
+
+    Raises:
+        UsageError: When a path is neither file nor folder or there is no image, or for an `out`
+            inside
+            such a folder.
+        DataError: When no image can be read.
     """
     files = list(find_images(images))
     folder = out or run / FOLDER
@@ -97,8 +108,10 @@ def predict_images(
 
 
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield files as given and the images directly in folders, by name; raises UsageError for
-    anything else and for a folder without images.
+    """Yield files as given and the images directly in folders, by name.
+
+    Raises:
+        UsageError: For anything else and for a folder without images.
     """
     for path in paths:
         if path.is_file():
@@ -123,8 +136,10 @@ def find_images(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Return an image file as uint8 RGB [H, W, 3]; raises BrokenFileError, also for one with too
-    many pixels.
+    """Return an image file as uint8 RGB [H, W, 3].
+
+    Raises:
+        BrokenFileError: Also for one with too many pixels.
     """
     try:
         data = path.read_bytes()

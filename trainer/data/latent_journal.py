@@ -29,8 +29,10 @@ def format_line(value: dict[str, Any]) -> bytes:
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of the journal, the request first; empty when there is none. Raises
-    OSError for one that cannot be read.
+    """Return the whole lines of the journal, the request first; empty when there is none.
+
+    Raises:
+        OSError: For one that cannot be read.
     """
     try:
         text = checksums.read_file(
@@ -45,8 +47,10 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
 def read_chunks(
     folder: Path, lines: Sequence[Mapping[str, Any]], starts: Mapping[str, int]
 ) -> Iterator[dict[str, bytes]]:
-    """Yield the bytes of each chunk by file, which begin at `starts`; raises LatentSetError when
-    they are not those that were written.
+    """Yield the bytes of each chunk by file, which begin at `starts`.
+
+    Raises:
+        LatentSetError: When they are not those that were written.
     """
     offsets = dict(starts)
     for line in lines:

@@ -99,8 +99,9 @@ class LatentWriter:
         """Write the next chunk, durably: float16 [entries, *entry_shape], uint8 [entries, views,
         height, width], rows not readable.
 
-        Raises OutputError with the system's reason; the same command goes on from the last whole
-        chunk then.
+        Raises:
+            OutputError: With the system's reason; the same command goes on from the last whole
+                chunk then.
         """
         runs = [encode_runs(mask) for entry in masks for mask in entry]
         data = {
@@ -121,8 +122,10 @@ class LatentWriter:
         self.skipped += skipped
 
     def read_chunks(self) -> Iterator[tuple[range, np.ndarray]]:
-        """Yield the entries and latents of each chunk, as stored; raises LatentSetError when its
-        bytes are not those that were written.
+        """Yield the entries and latents of each chunk, as stored.
+
+        Raises:
+            LatentSetError: When its bytes are not those that were written.
         """
         starts = {name: len(self.layout.header()) if name == LATENTS else 0 for name in DATA}
         for entries, pieces in zip(

@@ -63,8 +63,10 @@ class LatentSet:
 
     @classmethod
     def open(cls, folder: str | Path) -> LatentSet:
-        """Return the latent set in a folder; raises LatentSetError when it is unfinished, damaged
-        or of another version.
+        """Return the latent set in a folder.
+
+        Raises:
+            LatentSetError: When it is unfinished, damaged or of another version.
         """
         place = Path(folder)
         try:
@@ -198,7 +200,11 @@ class LatentSet:
         )
 
     def row_of(self, tile_id: str) -> int:
-        """Return the first entry of a tile; raises LatentSetError when it is not in the set."""
+        """Return the first entry of a tile.
+
+        Raises:
+            LatentSetError: When it is not in the set.
+        """
         if tile_id not in self._rows:
             raise LatentSetError(
                 f"{_RULE}: tile {tile_id} has no latents",
@@ -251,8 +257,9 @@ class LatentSet:
         """Return the first entry and the number of windows of each row of `tiles`: int64 [tiles],
         int64 [tiles].
 
-        Raises LatentSetError (HP907) unless all of these tiles were encoded from the same files,
-        under the same label map and training split.
+        Raises:
+            LatentSetError: (HP907) unless all of these tiles were encoded from the same files,
+                under the same label map and training split.
         """
         entries, header = self.entries
         problems = mismatches(entries, header, tiles.manifest)
@@ -321,8 +328,10 @@ class LatentSet:
             advance(len(pieces[MASK_COUNTS]) // (_COUNT_BYTES * self.num_views))
 
     def _first_byte(self) -> int:
-        """Return where the numbers begin in latents.npy; raises LatentSetError when its header is
-        not that of these latents.
+        """Return where the numbers begin in latents.npy.
+
+        Raises:
+            LatentSetError: When its header is not that of these latents.
         """
         shape = (self.summary["num_entries"], self.num_views, 1 + self.has_std, *self.shape)
         try:

@@ -39,12 +39,22 @@ def loader(
     pin_memory: bool = False,
     drop_last: bool = False,
 ) -> Iterator[Batch]:
-    """Yield the batches of `positions` (a range or array: those of this rank) in order; the last
-    may be shorter.
+    """Yield the batches of `positions` in order; the last may be shorter.
 
-    Start anywhere by giving later positions. Worker processes read ahead and change nothing in the
-    samples. Raises what reading raised, from whichever process; OutputError when a worker process
-    dies.
+    Worker processes read ahead and change nothing in the samples.
+
+    Args:
+        dataset: Returns the batch of some positions; picklable.
+        positions: The positions of this rank, a range or array; start anywhere by giving later
+            ones.
+        batch_size: Samples in a batch.
+        num_workers: Processes that read ahead; 0 reads in this process.
+        pin_memory: Whether batches lie in memory that a GPU copies from.
+        drop_last: Whether a last batch that is shorter is left out.
+
+    Raises:
+        OutputError: When a worker process dies. What reading raised is raised here, from whichever
+            process.
     """
     _keep_memory()
     groups = _Groups(dataset, positions, batch_size, drop_last)

@@ -27,6 +27,11 @@ def keyed_generator(seed: int, position: int, purpose: str) -> np.random.Generat
     Philox, a counter-based generator: seed and purpose are its key, the position the upper half of
     its counter, so that streams of different positions are 2^128 draws apart. Source: Salmon et al.
     2011, "Parallel random numbers: as easy as 1, 2, 3".
+
+    Args:
+        seed: Seed of the run, any integer.
+        position: Training position, from 0.
+        purpose: What the numbers are for; two purposes are independent.
     """
     return np.random.Generator(
         np.random.Philox(key=_key(seed, purpose), counter=_counter(position))
@@ -36,11 +41,19 @@ def keyed_generator(seed: int, position: int, purpose: str) -> np.random.Generat
 def keyed_uniforms(
     seed: int, positions: Integer[np.ndarray, " positions"], purpose: str, count: int = 1
 ) -> Float64[np.ndarray, "positions {count}"]:
-    """Return uniform numbers in [0, 1) as float64 [positions, count], each a function of (seed,
-    position, purpose, its column).
+    """Return uniform numbers in [0, 1), each a function of (seed, position, purpose, its column).
 
     The mixing function of SplitMix64 applied twice to a Weyl sequence. Source: Steele, Lea and
     Flood 2014, section 4.
+
+    Args:
+        seed: Seed of the run, any integer.
+        positions: Training positions, from 0.
+        purpose: What the numbers are for; two purposes are independent.
+        count: Numbers for each position.
+
+    Returns:
+        float64 [positions, count].
     """
     start = _mix(
         np.asarray(positions).astype(np.uint64) * _GAMMA + np.uint64(_key(seed, purpose)[1])
@@ -58,14 +71,23 @@ def keyed_normals(
     *,
     num_terms: int = 2,
 ) -> Float32[np.ndarray, " positions *shape"]:
-    """Return standard normal numbers as float32 [positions, *shape], a function of (seed, position,
-    purpose).
+    """Return standard normal numbers, a function of (seed, position, purpose).
 
     Each number is a sum of `num_terms` quantiles of the normal distribution at 16 random bits, over
     the root of `num_terms`: whole numbers and additions only, hence the same on every machine, and
     five times as fast as NumPy's. With two terms moments and tails agree with the normal
     distribution to beyond 5 standard deviations (the largest value is 6.0); one term ends at 4.2
     and will do where the numbers are scaled down anyway, as in a draw from a codec's posterior.
+
+    Args:
+        seed: Seed of the run, any integer.
+        positions: Training positions, from 0.
+        purpose: What the numbers are for; two purposes are independent.
+        shape: Shape of the numbers of a position.
+        num_terms: Terms of the sum.
+
+    Returns:
+        float32 [positions, *shape].
     """
     quantiles = _quantiles()
     size = math.prod(shape)

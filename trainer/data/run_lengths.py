@@ -24,8 +24,10 @@ def decode_runs(
     lengths: Integer[np.ndarray, " runs"],
     out: UInt8[np.ndarray, "height width"],
 ) -> None:
-    """Fill `out` (uint8 [height, width]) with the mask of these runs; raises ValueError when they
-    are not of its size.
+    """Fill `out` (uint8 [height, width]) with the mask of these runs.
+
+    Raises:
+        ValueError: When they are not of its size.
     """
     if len(values) == 1 and lengths[0] == out.size:
         out[...] = values[0]

@@ -143,8 +143,10 @@ def read_next(rows: np.ndarray, row: int, read: Callable[[int], _Read]) -> tuple
     """Return (row, number skipped, what `read` gives) of the first readable tile of a stream from
     `row` on, in the order of `rows`.
 
-    A function of the files alone: each process and each run skips to the same tile. Raises
-    IncompleteError when none can be read.
+    A function of the files alone: each process and each run skips to the same tile.
+
+    Raises:
+        IncompleteError: When none can be read.
     """
     start = int(np.searchsorted(rows, row))
     first: HistoprepError | None = None

@@ -37,7 +37,13 @@ def allowed_views(*, flips: bool, turns: bool) -> tuple[int, ...]:
 
 
 def apply_view(array: np.ndarray, view: int, *, axes: tuple[int, int] = (0, 1)) -> np.ndarray:
-    """Return `array` under a view, as a view of its memory; `axes` are height and width."""
+    """Return an array under a view, as a view of its memory.
+
+    Args:
+        array: Image, mask or latents, single or in a batch.
+        view: One of the 8 symmetries of the square.
+        axes: The axes of height and width.
+    """
     turned = np.flip(array, axes[1]) if view >= _TURNS[-1] + 1 else array
     return np.rot90(turned, view % 4, axes=axes)
 
@@ -76,10 +82,19 @@ def check_size(
     tile_id: str,
     options: tuple[str, str] = ("data.image_size", "data.fit"),
 ) -> None:
-    """Raise UsageError when a tile is not of the training size, or smaller than it where larger
-    ones are cut.
+    """Check that a tile can be cut to the training size.
 
-    `options` are the names that the user gives size and fit by.
+    Args:
+        height_px: Height of the tile.
+        width_px: Width of the tile.
+        size_px: The training size.
+        fit: What becomes of tiles of another size.
+        tile_id: The tile, for the message.
+        options: The names that the user gives size and fit by.
+
+    Raises:
+        UsageError: When the tile is not of the training size, or smaller than it where larger ones
+            are cut.
     """
     if height_px == width_px == size_px:
         return

@@ -30,10 +30,13 @@ class MaskDenoiser(Protocol):
 def guided(
     model: MaskDenoiser, mask: Integer[Tensor, "batch 1 height_px width_px"], guidance_scale: float
 ) -> Denoise:
-    """Return the function (noisy, time) -> null + guidance_scale * (conditional - null) for the
-    given masks.
+    """Return the function (noisy, time) -> null + guidance_scale * (conditional - null).
 
-    Scales 1 and 0 need one of the two predictions only and cost half as much.
+    Args:
+        model: The denoiser.
+        mask: The masks, class ids [batch, 1, H, W].
+        guidance_scale: 0 is unconditional, 1 conditional, more exaggerates the condition. 1 and 0
+            need one of the two predictions only and cost half as much.
     """
     everything = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
 

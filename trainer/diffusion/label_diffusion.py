@@ -70,12 +70,19 @@ def start_map(
     shares: Float[Tensor, "height width"],
     generator: torch.Generator,
 ) -> Float[Tensor, "batch classes height width"]:
-    """Return the map [B, C, h, w] that denoising starts from; drawn on the CPU, so that every
-    device starts alike.
+    """Return the map that denoising starts from; drawn on the CPU, so that every device starts
+    alike.
 
-    `gaussian`: N(0, 1) at every point. `gaussian_diagonal`: N(0, 1), one draw for each |i - j|.
-    `guided`: N(guidance, 1). `uniform_map`: two uniform vectors interpolated as the guidance is
-    (the published code).
+    Args:
+        kind: `gaussian`: N(0, 1) at every point. `gaussian_diagonal`: N(0, 1), one draw for each |i
+            - j|. `guided`: N(guidance, 1). `uniform_map`: two uniform vectors interpolated as the
+            guidance is (the published code).
+        guidance: Guidance map [batch, classes, h, w].
+        shares: Share of the local answer at each point [h, w].
+        generator: Source of the draws.
+
+    Raises:
+        ValueError: For another kind.
     """
     batch, classes, height, width = guidance.shape
     if kind == "uniform_map":
@@ -101,8 +108,13 @@ def focal_weights(
     alpha: float = 10.0,
     gamma: float = 1.0,
 ) -> Float[Tensor, " batch"]:
-    """Return w = 1 + alpha * (1 - p)^gamma, [B] in [1, 1 + alpha]; p is the frozen classifier's
-    probability of the true class, without gradient.
+    """Return w = 1 + alpha * (1 - p)^gamma, [batch], in [1, 1 + alpha], without gradient.
+
+    Args:
+        fused_logits: Logits of the frozen classifier [batch, classes].
+        labels: True classes; p is the classifier's probability of them.
+        alpha: The largest weight, less 1.
+        gamma: How fast the weight falls with p.
     """
     probability = fused_logits.detach().float().softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
     return 1 + alpha * (1 - probability).clamp_min(0) ** gamma

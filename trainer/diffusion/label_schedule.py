@@ -57,11 +57,19 @@ def ddim_step(
     prediction_type: str,
     clip: bool,
 ) -> tuple[Float[Tensor, " *shape"], Float[Tensor, " *shape"]]:
-    """Return (labels one step cleaner, estimate of the clean labels), without fresh noise (eta 0).
+    """Return labels one step cleaner, without fresh noise (eta 0), and the estimate of the clean
+    labels.
 
-    With `clip` the estimate is held to [-1, 1]; predicted noise is used as it is, not derived anew
-    from the clipped estimate. `prediction_type` is epsilon or sample. Source: Song et al. 2020,
-    arXiv 2010.02502, equation 12.
+    Source: Song et al. 2020, arXiv 2010.02502, equation 12.
+
+    Args:
+        noisy: Labels at the current level, of any shape.
+        predicted: Output of the network for them.
+        alpha_bar: Signal power now; broadcasts.
+        alpha_bar_before: Signal power after the step; broadcasts.
+        prediction_type: epsilon or sample: what the network predicts.
+        clip: Hold the estimate to [-1, 1]; predicted noise is used as it is, not derived anew from
+            the clipped estimate.
     """
     signal, spread = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     clean = predicted if prediction_type == "sample" else (noisy - spread * predicted) / signal
@@ -79,10 +87,15 @@ def denoise_labels(
     prediction_type: str = "epsilon",
     clip: bool = True,
 ) -> Iterator[Tensor]:
-    """Yield the labels after each step, the last one clean: `predict(noisy, timestep)` is the
-    network, `levels` the `alpha_bars`.
+    """Yield the labels after each step, the last ones clean.
 
-    The first of T - T // S timesteps is taken from `start` as it is.
+    Args:
+        predict: The network: (noisy labels, timestep) -> prediction.
+        start: Labels to start from; the first of T - T // S timesteps is taken from them as it is.
+        levels: The `alpha_bars` [T].
+        num_inference_steps: Number of steps S.
+        prediction_type: epsilon or sample.
+        clip: See `ddim_step`.
     """
     levels = levels.to(start.device)
     timesteps = inference_timesteps(len(levels), num_inference_steps)

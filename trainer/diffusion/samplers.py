@@ -102,14 +102,25 @@ def sample(
     step_noise: Callable[[int], Tensor] | None = None,
     known: Known | None = None,
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return latents [batch, channels, height, width] for `noise` of that shape and unit variance.
+    """Return latents for noise.
 
-    `denoise(x, t)` is the network, guidance included. `step_noise(i)` gives the fresh noise of
-    evaluation i, which ddim with an eta above 0 needs. The region of `known` is put to the level of
-    the next evaluation after every step, with the noise that the sample started from, so that the
-    network always sees both regions at the level of its time input, and the result holds the known
-    latents exactly. Source of the replacement: Lugmayr et al. 2022, arXiv 2201.09865, equation 8.
-    Raises ValueError for a solver that does not fit.
+    The region of `known` is put to the level of the next evaluation after every step, with the
+    noise
+    that the sample started from, so that the network always sees both regions at the level of its
+    time
+    input, and the result holds the known latents exactly. Source of the replacement: Lugmayr et al.
+    2022, arXiv 2201.09865, equation 8.
+
+    Args:
+        denoise: The network, guidance included: (x, t) -> prediction.
+        noise: Unit variance, [batch, channels, height, width].
+        objective: What the network predicts.
+        solver: The solver and its number of steps.
+        step_noise: Returns the fresh noise of an evaluation, which ddim with an eta above 0 needs.
+        known: The region that is known beforehand.
+
+    Raises:
+        ValueError: For a solver that does not fit.
     """
     if problem := solver.problem(objective):
         raise ValueError(problem)

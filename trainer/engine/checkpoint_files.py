@@ -37,12 +37,19 @@ _FILE_MODE = 0o644
 def write_checkpoint(
     folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> None:
-    """Publish `folder` with one safetensors file for each entry of `tensors` and `state` as
-    state.json, durably.
+    """Publish a checkpoint, durably.
 
     Nothing appears at `folder` before everything is on the device. An older folder of that name is
-    replaced. Raises OutputError with the system's reason and DivergedError when a weight is not
-    finite; the old folder is left then.
+    replaced.
+
+    Args:
+        folder: The checkpoint.
+        tensors: Each entry becomes a safetensors file of that name.
+        state: Becomes state.json.
+
+    Raises:
+        OutputError: With the system's reason.
+        DivergedError: When a weight is not finite; the old folder is left then.
     """
     temporary = temporary_beside(folder)
     try:
@@ -98,8 +105,10 @@ def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
 
 
 def verify_checkpoint(folder: Path) -> dict[str, Any]:
-    """Return the state of a checkpoint after comparing every file with its SHA-256; raises
-    CheckpointError that says what is wrong.
+    """Return the state of a checkpoint after comparing every file with its SHA-256.
+
+    Raises:
+        CheckpointError: Its text says what is wrong.
     """
     sums = _read_sums(folder)
     damages = _damages(folder, sums)
@@ -179,7 +188,11 @@ def _damages(folder: Path, sums: Mapping[str, str]) -> list[Damage]:
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """Return the tensors `name` of a checkpoint, on the CPU; raises CheckpointError."""
+    """Return the tensors `name` of a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: When they cannot be read.
+    """
     path = folder / f"{name}.safetensors"
     try:
         return safetensors.torch.load_file(path)

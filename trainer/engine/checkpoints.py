@@ -87,7 +87,8 @@ class CheckpointFolder:
         """Return the newest valid checkpoint, or None when there is none at all; `skipped` lists
         those that were skipped, and why.
 
-        Raises CheckpointError when there are checkpoints, but not one that can be used.
+        Raises:
+            CheckpointError: When there are checkpoints, but not one that can be used.
         """
         found = self._list("last")
         for path in reversed(found):
@@ -167,7 +168,8 @@ def find_checkpoint(path: Path) -> Path:
     """Return the checkpoint folder that `path` means: itself, or the best of a run or stage, or
     else its newest.
 
-    Raises CheckpointError when there is none.
+    Raises:
+        CheckpointError: When there is none.
     """
     if _NAME.fullmatch(path.name) and path.is_dir():
         return path
@@ -188,8 +190,10 @@ def load_weights(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Tenso
     run.
 
     A run or stage gives its best checkpoint, or its newest where no best was chosen. `ema` asks for
-    the averaged weights; without any the raw ones are given. Raises CheckpointError for what is
-    missing, damaged or of another version.
+    the averaged weights; without any the raw ones are given.
+
+    Raises:
+        CheckpointError: For what is missing, damaged or of another version.
     """
     folder = find_checkpoint(Path(path).absolute())
     _checked_state(folder)
@@ -216,8 +220,11 @@ def load_run_config(path: str | Path) -> RunConfig:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the mapping in the config.yml of a run; raises IntegrityError when it was changed
-    since the run wrote it, ConfigError.
+    """Return the mapping in the config.yml of a run.
+
+    Raises:
+        IntegrityError: When it was changed since the run wrote it.
+        ConfigError: When it cannot be read.
     """
     try:
         data = checksums.read_file(path, hint=RESTORE_RUN)

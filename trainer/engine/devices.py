@@ -34,8 +34,11 @@ def launch_fabric(config: RunConfig) -> Fabric:
     """Return a launched Fabric: one process a device, this one among them.
 
     Under torchrun or SLURM the processes are there; otherwise Fabric starts the command again for
-    every further device. Raises DeviceError when there is no such device and ConfigError when the
-    batch cannot be divided.
+    every further device.
+
+    Raises:
+        DeviceError: When there is no such device.
+        ConfigError: When the batch cannot be divided.
     """
     accelerator = (
         config.accelerator

@@ -55,9 +55,19 @@ class FitResult:
 def fit(config: RunConfig, *, reporter: Reporter = NULL_REPORTER) -> FitResult:
     """Train every stage of a run that is not finished, and return where it lies and how it ended.
 
-    Raises ConfigError, IntegrityError (a leak between splits, other data than before), LockedError,
-    DataError, DivergedError, CheckpointError, OutputError, and Interrupted after SIGINT or SIGTERM,
-    when a checkpoint was saved.
+    Args:
+        config: The run; its recipe plans the stages.
+        reporter: Where notes, warnings and progress go.
+
+    Raises:
+        ConfigError: When the configuration cannot work, or the folder belongs to another run.
+        IntegrityError: For a leak between splits, or other data than the run began with.
+        LockedError: When another process trains in the folder.
+        DataError: When a tile cannot be read, or the data cannot feed the model.
+        DivergedError: When loss, gradient or weights are not finite.
+        CheckpointError: When checkpoints are damaged.
+        OutputError: When the folder cannot be written.
+        Interrupted: After SIGINT or SIGTERM, when a checkpoint was saved.
     """
     certificate = check_data(config)
     fabric = launch_fabric(config)
@@ -100,7 +110,9 @@ def _in_first_process(fabric: Fabric, work: Callable[[], None]) -> None:
 def check_data(config: RunConfig) -> dict[str, Any]:
     """Return the certificate of the data after proving it again from the rows.
 
-    Raises IntegrityError for a leak, UsageError for a run folder inside the data set.
+    Raises:
+        IntegrityError: For a leak.
+        UsageError: For a run folder inside the data set.
     """
     tiles = open_tiles(config.manifest)
     check_outside(Path(config.out), tiles.manifest.data_folders, "a run")
@@ -309,8 +321,10 @@ class _Events:
         return bool(sum_over_ranks(fabric, stop) > 0)
 
     def save(self) -> Path:
-        """Save a checkpoint and return its folder; raises DivergedError instead when anything is
-        not finite.
+        """Save a checkpoint and return its folder.
+
+        Raises:
+            DivergedError: When anything is not finite; nothing is saved then.
         """
         training, go_on = self._training, self._watch.pause()
         training.check_finite()

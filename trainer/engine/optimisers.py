@@ -47,8 +47,10 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put moments from `optimiser_tensors` back, in the memory layout of their parameters; raises
-    CheckpointError when they do not fit.
+    """Put moments from `optimiser_tensors` back, in the memory layout of their parameters.
+
+    Raises:
+        CheckpointError: When they do not fit.
     """
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}

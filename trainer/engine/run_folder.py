@@ -50,8 +50,11 @@ def prepare_run(config: RunConfig, certificate: Mapping[str, Any]) -> Path:
     lock.
 
     A run that ended before its first checkpoint leaves nothing to resume from, so its folder may be
-    taken for another. Raises ConfigError when the folder belongs to a run with another
-    configuration, and IntegrityError when the data changed since that run began.
+    taken for another.
+
+    Raises:
+        ConfigError: When the folder belongs to a run with another configuration.
+        IntegrityError: When the data changed since that run began.
     """
     run = Path(config.out)
     if _has_trained(run):

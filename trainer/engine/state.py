@@ -144,7 +144,11 @@ class Training:
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Become what a snapshot holds; raises CheckpointError when it is of another model."""
+        """Become what a snapshot holds.
+
+        Raises:
+            CheckpointError: When it is of another model.
+        """
         try:
             self.stage.module.load_state_dict(snapshot.tensors["weights"])
             if self.average:

@@ -13,11 +13,15 @@ def expected_calibration_error(
     probabilities: Float[np.ndarray, "tiles classes"],
     num_bins: int = NUM_BINS,
 ) -> float:
-    """Return the mean distance between confidence and accuracy, in [0, 1], over bins of equal width
-    weighted by their tiles; NaN without a tile.
+    """Return the mean distance between confidence and accuracy, in [0, 1]; NaN without a tile.
 
-    `truth` int [n], `probabilities` [n, C]; the confidence is the largest of a row. Source: Guo et
-    al. 2017, arXiv 1706.04599, equation 3.
+    The mean is over bins of equal width, weighted by their tiles. Source: Guo et al. 2017, arXiv
+    1706.04599, equation 3.
+
+    Args:
+        truth: True classes.
+        probabilities: Class probabilities; the confidence is the largest of a row.
+        num_bins: Number of bins.
     """
     bins = reliability(truth, probabilities, num_bins)
     total = bins["tiles"].sum()

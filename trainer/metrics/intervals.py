@@ -31,11 +31,18 @@ class Interval:
 def draw_counts(
     groups: Integer[np.ndarray, " tiles"], num_draws: int, seed: int
 ) -> Integer[np.ndarray, "{num_draws} tiles"]:
-    """Return how often each tile is in each draw, int64 [num_draws, n]: whole groups drawn with
-    replacement, as many as there are.
+    """Return how often each tile is in each draw: whole groups drawn with replacement, as many as
+    there are.
 
-    `groups` int [n]: tiles of one case are not independent, so a case comes whole. Source: Efron
-    and Tibshirani 1993, chapter 8.
+    Source: Efron and Tibshirani 1993, chapter 8.
+
+    Args:
+        groups: Group of each tile: tiles of a case are not independent, so a case comes whole.
+        num_draws: Number of draws.
+        seed: Seed of the draws.
+
+    Returns:
+        int64 [num_draws, tiles].
     """
     names, place = np.unique(groups, return_inverse=True)
     rng = np.random.default_rng(seed)
@@ -52,8 +59,15 @@ def score_intervals(
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Return every measure of `count_scores` with its interval, for labels int [n] of `num_classes`
-    classes and groups int [n].
+    """Return every measure of `count_scores` with its bootstrap interval.
+
+    Args:
+        truth: True classes, int [tiles].
+        predicted: Predicted classes, int [tiles].
+        num_classes: Number of classes.
+        groups: Group of each tile, int [tiles]; whole groups are drawn.
+        num_draws: Number of draws.
+        seed: Seed of the draws.
     """
     draws = draw_counts(groups, num_draws, seed)
     return _intervals(*_scores(_cells(truth, predicted, num_classes), draws))
@@ -69,8 +83,17 @@ def difference_intervals(
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Return `first` minus `second` in every measure, paired: both are scored on the same draws of
-    the same tiles.
+    """Return `first` minus `second` in every measure, with intervals, paired: both are scored on
+    the same draws of the same tiles.
+
+    Args:
+        truth: True classes, int [tiles].
+        first: Predicted classes of one classifier, int [tiles].
+        second: Predicted classes of the other, int [tiles].
+        num_classes: Number of classes.
+        groups: Group of each tile, int [tiles]; whole groups are drawn.
+        num_draws: Number of draws.
+        seed: Seed of the draws.
     """
     draws = draw_counts(groups, num_draws, seed)
     (whole, drawn), (other_whole, other_drawn) = (

@@ -65,7 +65,8 @@ class Codec(nn.Module):
         """Return the raw latents of images [batch, 3, height, width] in [-1, 1]; height and width
         are multiples of `factor`.
 
-        Raises UsageError for other sizes: the encoder would cut the rest off without a word.
+        Raises:
+            UsageError: For other sizes: the encoder would cut the rest off without a word.
         """
         if any(side % self.factor for side in images.shape[-2:]):
             seen = " x ".join(str(side) for side in images.shape[-2:])

@@ -54,7 +54,9 @@ def pick_windows(
 
     The cells of a chosen window count as 0 afterwards. Of equal windows the first in reading order
     is taken, and none twice, so that `count` distinct windows come back even of a constant map.
-    Raises ValueError where there are fewer.
+
+    Raises:
+        ValueError: Where there are fewer.
     """
     batch, rows, columns = saliency.shape
     across = columns - window[1] + 1

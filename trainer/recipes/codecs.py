@@ -28,8 +28,11 @@ def load_codec(id_or_folder: str | Path) -> Codec:
 
     Nothing is downloaded unless the name starts with `hub:`; a subfolder follows the name
     (`hub:OWNER/NAME/vae`). Weights are safetensors, or a state dict that torch reads with
-    weights_only. Raises UsageError when there is no codec, IntegrityError when weights are missing
-    or do not fit.
+    weights_only.
+
+    Raises:
+        UsageError: When there is no codec.
+        IntegrityError: When weights are missing or do not fit.
     """
     name = str(id_or_folder)
     if name.startswith(HUB_PREFIX):

@@ -31,8 +31,11 @@ _FLOAT_BYTES = 4
 
 
 def stages(config: Config) -> Sequence[StagePlan]:
-    """Return both stages; raises DataError or IntegrityError when the manifest cannot feed a
-    classifier.
+    """Return both stages.
+
+    Raises:
+        DataError: When the manifest cannot feed a classifier.
+        IntegrityError: When a group or a copy of an image is in two splits.
     """
     data = labelled_tiles(config)
     return [

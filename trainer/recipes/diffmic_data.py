@@ -41,7 +41,11 @@ class SquareTiles:
         return self.source.label
 
     def read(self, row: int) -> Tile:
-        """Return a tile without its mask; raises TileError."""
+        """Return a tile without its mask.
+
+        Raises:
+            TileError: When it cannot be read.
+        """
         return Tile(square_image(self.source.read(row).image, self.image_size), None)
 
 

@@ -62,8 +62,10 @@ class LabelledTiles:
 def labelled_tiles(config: Config) -> LabelledTiles:
     """Return the tiles of a configuration with their classes and splits.
 
-    Raises DataError when there are fewer than two classes, none to train on, or test has a class
-    that train lacks; IntegrityError when a group or a copy of an image is in two splits.
+    Raises:
+        DataError: When there are fewer than two classes, none to train on, or test has a class that
+            train lacks.
+        IntegrityError: When a group or a copy of an image is in two splits.
     """
     tiles = open_tiles(config.manifest)
     names, labels, warnings = _classes(tiles, config.labels)

@@ -72,11 +72,22 @@ def load_generator(
     device: str = "cpu",
     precision: str = "fp32",
 ) -> Generator:
-    """Return what turns masks into images, from a run folder or one of its checkpoints.
+    """Return what turns masks into images.
 
-    `codec`: where the codec is now, if not where it was. Raises CheckpointError, ConfigError for a
-    run of another recipe, and what `load_codec` raises; a codec with other weights than in training
-    is refused (HP907).
+    Args:
+        path: A run folder, or one of its checkpoints.
+        ema: Whether to use the averaged weights, where there are any.
+        codec: Where the codec is now, if not where it was.
+        device: Name of the device, such as cuda:1.
+        precision: fp32, bf16 or fp16.
+
+    Raises:
+        ConfigError: For a run of another recipe.
+        CheckpointError: When there is no valid checkpoint, or for a codec with other weights than
+            in
+            training (HP907).
+        UsageError: When there is no codec.
+        IntegrityError: When the codec is damaged.
     """
     weights, config = load_weights(path, ema=ema)
     if not isinstance(config, Config):

@@ -57,7 +57,11 @@ class ModelFacts:
 
     @classmethod
     def read(cls, run: Path) -> ModelFacts:
-        """Return the facts in a run folder; raises CheckpointError."""
+        """Return the facts in a run folder.
+
+        Raises:
+            CheckpointError: When they cannot be read.
+        """
         try:
             value = checksums.read_json(run / FACTS, hint=RESTORE_RUN)
             codec = value["codec"]
@@ -144,8 +148,11 @@ def latents_folder(config: Config) -> Path:
 
 
 def open_latents(config: Config) -> LatentSet:
-    """Return the latent set of a run; raises LatentSetError, and ConfigError when it holds crops
-    of another size than the run is to train on.
+    """Return the latent set of a run.
+
+    Raises:
+        LatentSetError: When it is missing or damaged.
+        ConfigError: When it holds crops of another size than the run is to train on.
     """
     latents = LatentSet.open(latents_folder(config))
     if latents.image_size != config.data.image_size:
@@ -163,8 +170,13 @@ def open_latents(config: Config) -> LatentSet:
 
 
 def prepare_latents(config: Config, run: Path, reporter: Reporter) -> None:
-    """Tell what the streams warn of, encode the tiles unless that is done, and write the facts of
-    the model to come into the run folder.
+    """Report warnings of the streams, encode the tiles unless that is done, and write the facts of
+    the model to come.
+
+    Args:
+        config: The run.
+        run: Its folder.
+        reporter: Where warnings and progress go.
     """
     tiles = open_tiles(config.manifest)
     for warning in (*training_streams(config, tiles).warnings, validation_streams(tiles)[1]):

@@ -37,7 +37,11 @@ _VALIDATION_SEED = 0
 
 
 def objective_of(config: Config) -> Objective:
-    """Return the objective of a run; raises ConfigError when its settings do not go together."""
+    """Return the objective of a run.
+
+    Raises:
+        ConfigError: When its settings do not go together.
+    """
     diffusion = config.diffusion
     try:
         schedule = NoiseSchedule(diffusion.noise_schedule, diffusion.num_train_timesteps)

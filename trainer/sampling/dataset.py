@@ -62,9 +62,11 @@ class SyntheticDataset:
         """Record the request, or raise UsageError when the folder was made by another one and
         `force` does not allow replacing it.
 
-        A folder that holds anything else is refused whatever `force` says. Raises IntegrityError
-        for files that were changed since they were made, unless `force` lets them be made again;
-        with `verify` every file that is there is read.
+        A folder that holds anything else is refused whatever `force` says.
+
+        Raises:
+            IntegrityError: For files that were changed since they were made, unless `force` lets
+                them be made again; with `verify` every file that is there is read.
         """
         if force:
             # Perhaps damaged; what it lists is written again.
@@ -140,8 +142,15 @@ class SyntheticDataset:
         )
 
     def write(self, tile_ids: Sequence[str], images: np.ndarray, masks: np.ndarray) -> None:
-        """Publish a batch of pairs, durably: uint8 [batch, height, width, 3] and [batch, height,
-        width]. Raises OutputError.
+        """Publish a batch of pairs, durably.
+
+        Args:
+            tile_ids: Their tile ids.
+            images: uint8 [batch, height, width, 3].
+            masks: Class ids, uint8 [batch, height, width].
+
+        Raises:
+            OutputError: When they cannot be written.
         """
         paths = [self._paths(tile_id) for tile_id in tile_ids]
         # Compression lets go of the interpreter's lock, and takes as long as a GPU for the

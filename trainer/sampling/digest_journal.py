@@ -22,8 +22,10 @@ _HINT = "restore it from a copy, or make the images again: the same command with
 
 
 def append_digests(workspace: Path, files: Mapping[str, Checksum]) -> None:
-    """Add a line with the checksums of `files`, by path relative to the data set, durably; raises
-    OSError.
+    """Add a line with the checksums of `files`, by path relative to the data set, durably.
+
+    Raises:
+        OSError: When it cannot be written.
     """
     if not files:
         return
@@ -51,7 +53,10 @@ def _line_digest(content: Mapping[str, list[object]]) -> str:
 
 def read_digests(workspace: Path) -> dict[str, Checksum]:
     """Return size and digest of every file by path relative to the data set, none without a
-    journal; raises IntegrityError for a damaged one.
+    journal.
+
+    Raises:
+        IntegrityError: For a damaged one.
     """
     path = workspace / JOURNAL
     try:

@@ -81,12 +81,22 @@ class Generator:
         *,
         finite_only: bool = False,
     ) -> UInt8[np.ndarray, "batch height width 3"]:
-        """Return images, uint8 [batch, height, width, 3], for masks of class ids, uint8 [batch,
-        height, width].
+        """Return images for masks.
 
-        Kept pixels come back as they were, to the last bit; around them the network continues what
-        it sees of them. Numbers that are not finite are black, which a look at a training may show;
-        with `finite_only` they raise DivergedError.
+        Args:
+            masks: Class ids, uint8 [batch, height, width].
+            tile_ids: Their tile ids, which with the seed determine the noise.
+            options: Guidance, solver and seed.
+            kept: Pixels that come back exactly; the model continues what it sees of them.
+            finite_only: Whether numbers that are not finite raise; otherwise they are black, which
+                will do
+                for a preview of a training.
+
+        Returns:
+            Images, uint8 [batch, height, width, 3].
+
+        Raises:
+            DivergedError: When the model produced NaN or infinite values and `finite_only` is set.
         """
         height, width = masks.shape[1:]
         shape = (self.codec.channels, height // self.codec.factor, width // self.codec.factor)

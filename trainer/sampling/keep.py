@@ -30,7 +30,10 @@ def keep_regions(path: Path, masks: MaskList) -> KeepRegions:
     """Return the regions in a label image, the same for every mask, or in a folder with one under
     the name of each mask.
 
-    Pixels other than 0 stay. Raises UsageError when a mask has none, before anything is made.
+    Pixels other than 0 stay.
+
+    Raises:
+        UsageError: When a mask has none, before anything is made.
     """
     if path.is_file():
         region = read_labels(path) != 0

@@ -62,8 +62,10 @@ class MaskList:
 
 
 def masks_of_tiles(tiles: TileSource, split: str | None = None) -> MaskList:
-    """Return the masks with labelled pixels of a split, or of all; raises DataError when there are
-    none.
+    """Return the masks with labelled pixels of a split, or of all.
+
+    Raises:
+        DataError: When there are none.
     """
     chosen = tiles.pool == "conditional"
     if split:
@@ -115,10 +117,13 @@ def masks_in_folder(
     """Return the masks below a folder: 8- or 16-bit PNG or TIFF, in order of name.
 
     Their values are class ids of `classes`, or the source labels of `source_map`, which is applied
-    then. `images` is a folder with the real images under the same names. Everything made of them
-    is said to belong to `split`, train by default. Raises UsageError when there are no masks, two
-    of one name, or some of fewer bits than others (HP414), DataError, naming the file, when one
-    cannot be read.
+    then. `images` is a folder with the real images under the same names. Everything made of them is
+    said to belong to `split`, train by default.
+
+    Raises:
+        UsageError: When there are no masks, two of one name, or some of fewer bits than others
+            (HP414).
+        DataError: Naming the file, when one cannot be read.
     """
     paths = sorted(_files(folder, lossless_suffixes()), key=lambda path: path.as_posix())
     ids = tuple(_name_of(path, folder) for path in paths)
@@ -178,8 +183,10 @@ def classes_as_sources(label_map: LabelMap) -> LabelMap:
 
 
 def read_labels(path: Path) -> np.ndarray:
-    """Return the values of a label image as stored, integers [height, width]; raises DataError that
-    names the file.
+    """Return the values of a label image as stored, integers [height, width].
+
+    Raises:
+        DataError: Its text names the file.
     """
     labels = _decoded(path, lambda data: imageio.decode_mask(data, imageio.read_header(data)))
     if labels.ndim != 2 or labels.dtype.kind != "u":

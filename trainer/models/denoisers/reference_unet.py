@@ -163,13 +163,18 @@ class ReferenceUNet(Denoiser):
         mask: Integer[Tensor, "batch 1 height_px width_px"],
         drop: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
-        """Return the prediction [batch, channels, h, w] for noisy latents `x` of that shape.
+        """Return the prediction for noisy latents; see `Denoiser.forward`.
 
-        `t` [batch] are timesteps 0..999, whole or fractional. `mask` [batch, 1, H, W] are class
-        ids, uint8 or int64, with H and W the same whole multiple of h and w (8 with the usual
-        codec; h and w multiples of `stride`). `drop` [batch], bool, picks the samples that
-        get the guidance null instead of their mask. Raises ValueError for shapes or class ids that
-        do not fit; ids are looked at on the CPU only, where that costs nothing.
+        Args:
+            x: Noisy latents [batch, channels, h, w]; h and w are multiples of `stride`.
+            t: Timesteps 0..999, whole or fractional.
+            mask: Class ids, uint8 or int64 [batch, 1, H, W], with H and W the same whole multiple
+                of h and w (8 with the usual codec).
+            drop: The samples that get the guidance null instead of their mask.
+
+        Raises:
+            ValueError: For shapes or class ids that do not fit; ids are checked on the CPU only,
+                where that costs nothing.
         """
         return self.denoise(x, t, self.condition(mask, (x.shape[-2], x.shape[-1]), drop))
 
@@ -179,8 +184,15 @@ class ReferenceUNet(Denoiser):
         size: tuple[int, int],
         drop: Bool[Tensor, " batch"] | None = None,
     ) -> Condition:
-        """Return what the network knows of masks [batch, 1, H, W] when its latents are `size` = (h,
-        w); errors as `forward`.
+        """Return what the network knows of masks; it depends on neither latents nor timestep.
+
+        Args:
+            mask: Class ids [batch, 1, H, W].
+            size: Height and width of the latents.
+            drop: The samples that get the guidance null instead of their mask.
+
+        Raises:
+            ValueError: As `forward`.
         """
         factor = check_masks(mask, size, num_classes=self.num_classes, stride=self.stride)
         table = at_least_float32(self.classes_emb.weight)
