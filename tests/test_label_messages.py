@@ -14,6 +14,7 @@ from pathlib import Path
 import test_labels as cases
 
 from histoprep.labels import check_label_map, compose, find_label_map, load_label_map
+from histoprep.labels.format import packed_folder
 from histoprep.labels.model import LabelMap, LabelMapError, SourceLabel, TargetClass, identity_map
 
 GOLDEN = Path(__file__).parent / "golden" / "label_map_messages.json"
@@ -88,7 +89,10 @@ def messages(folder: Path) -> dict[str, list[str]]:
         ]
     found |= {f"call: {name}": [error_of(call)] for name, call in CALLS.items()}
     return {
-        name: [text.replace(str(folder), "FOLDER") for text in texts]
+        name: [
+            text.replace(str(folder), "FOLDER").replace(str(packed_folder()), "PACKED")
+            for text in texts
+        ]
         for name, texts in found.items()
     }
 
