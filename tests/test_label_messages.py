@@ -84,7 +84,7 @@ def messages(folder: Path) -> dict[str, list[str]]:
     for name, text in TEXTS.items():
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         found[name] = [
-            *(f"{problem.line}: {problem.severity}: {problem}" for problem in problems_of(path)),
+            *(f"{problem.line}: {problem.forbids_use}: {problem}" for problem in problems_of(path)),
             error_of(lambda: load_label_map(path)),
         ]
     found |= {f"call: {name}": [error_of(call)] for name, call in CALLS.items()}
