@@ -90,7 +90,9 @@ def messages(folder: Path) -> dict[str, list[str]]:
     found |= {f"call: {name}": [error_of(call)] for name, call in CALLS.items()}
     return {
         name: [
-            text.replace(str(folder), "FOLDER").replace(str(packed_folder()), "PACKED")
+            text.replace(str(folder), "FOLDER")
+            .replace(str(packed_folder()), "PACKED")
+            .replace(str(Path.cwd()), "HERE")
             for text in texts
         ]
         for name, texts in found.items()
