@@ -82,7 +82,9 @@ def read_checksums(folder: Path) -> dict[str, Checksum]:
     try:
         record = json.loads(path.read_text("utf-8", "surrogateescape"))
         version, files, stated = record["version"], record["files"], record["digest"]
-        found = {name: Checksum(int(size), str(seen)) for name, (size, seen) in files.items()}
+        files_listed = {
+            name: Checksum(int(size), str(seen)) for name, (size, seen) in files.items()
+        }
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
@@ -109,7 +111,7 @@ def read_checksums(folder: Path) -> dict[str, Checksum]:
             expected=made,
             hint=hint,
         )
-    return found
+    return files_listed
 
 
 def _list_digest(files: Mapping[str, Any]) -> str:
@@ -136,13 +138,13 @@ def publish_files(folder: Path, files: Mapping[str, bytes]) -> None:
     A process that is killed in between leaves files that are not listed, never ones that seem
     damaged.
     """
-    made = {name: Checksum.of(data) for name, data in files.items()}
-    forget_files(folder, lambda name: name in made, unless=made)
+    written = {name: Checksum.of(data) for name, data in files.items()}
+    forget_files(folder, lambda name: name in written, unless=written)
     for name, data in files.items():
         write_bytes(folder / name, data)
     listed = read_checksums(folder)
-    if any(listed.get(name) != checksum for name, checksum in made.items()):
-        _write_checksums(folder, listed | made)
+    if any(listed.get(name) != checksum for name, checksum in written.items()):
+        _write_checksums(folder, listed | written)
 
 
 def publish_file(folder: Path, name: str, data: bytes | str) -> None:
@@ -169,21 +171,21 @@ def list_files(folder: Path, names: Iterable[str]) -> None:
     OSError.
     """
     listed = read_checksums(folder)
-    found = {
+    checksums = {
         name: Checksum((folder / name).stat().st_size, file_digest(folder / name)) for name in names
     }
-    if any(listed.get(name) != checksum for name, checksum in found.items()):
-        _write_checksums(folder, listed | found)
+    if any(listed.get(name) != checksum for name, checksum in checksums.items()):
+        _write_checksums(folder, listed | checksums)
 
 
 def list_all_files(folder: Path) -> None:
     """List every file in a folder and below it; see `list_files`."""
-    found = (
+    paths = (
         path.relative_to(folder)
         for path in folder.rglob("*")
         if path.is_file() and not is_temporary(path.name)
     )
-    list_files(folder, sorted(path.as_posix() for path in found if path.name not in OWN_FILES))
+    list_files(folder, sorted(path.as_posix() for path in paths if path.name not in OWN_FILES))
 
 
 def forget_files(
@@ -193,13 +195,13 @@ def forget_files(
     with the same checksum.
     """
     listed = read_checksums(folder)
-    kept = {
+    remaining = {
         name: checksum
         for name, checksum in listed.items()
         if not which(name) or (unless or {}).get(name) == checksum
     }
-    if kept != listed:
-        _write_checksums(folder, kept)
+    if remaining != listed:
+        _write_checksums(folder, remaining)
 
 
 def read_file(path: Path, *, folder: Path | None = None, hint: str = RESTORE) -> bytes:

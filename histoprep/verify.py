@@ -60,10 +60,10 @@ def verify(path: Path) -> Verified:
     Raises UsageError for a path that is not there, that none of our commands wrote, or that is the
     trainer's to verify.
     """
-    found = find_kind(path)
-    if found is None:
+    verify_kind = find_kind(path)
+    if verify_kind is None:
         raise unknown_kind(path, (*KINDS, *(f"{kind} (trainer verify)" for kind in TRAINER_KINDS)))
-    return found(path)
+    return verify_kind(path)
 
 
 def unknown_kind(path: Path, kinds: Iterable[str]) -> UsageError:
@@ -182,25 +182,25 @@ def _home_of(path: Path) -> Path | None:
 
 def verify_table_file(path: Path) -> Verified:
     """Verify one table, and of a manifest also that its certificate holds."""
-    found = Verified(path, "table", 1)
+    verified = Verified(path, "table", 1)
     try:
         header = tables.read_header(path)
     except IntegrityError as error:
-        found.damages.append(damage_of(error, path))
-        return found
+        verified.damages.append(damage_of(error, path))
+        return verified
     if not header:
         raise unknown_kind(path, KINDS)
-    found.kind = f"{header['kind']} table"
+    verified.kind = f"{header['kind']} table"
     if header["kind"] == "manifest":
-        _check_manifest(path, found)
-    return found
+        _check_manifest(path, verified)
+    return verified
 
 
-def _check_manifest(path: Path, found: Verified) -> None:
+def _check_manifest(path: Path, verified: Verified) -> None:
     from histoprep.manifest.check import validate_manifest
 
     for problem in validate_manifest(path, files=False):
-        found.damages += [
+        verified.damages += [
             Damage(
                 str(path),
                 f"{problem.code} {problem.rule.name}: {name}: {detail}",
@@ -208,7 +208,7 @@ def _check_manifest(path: Path, found: Verified) -> None:
             )
             for name, detail in zip(problem.paths, problem.details, strict=True)
         ]
-    found.notes.append(
+    verified.notes.append(
         "whether the files of the data set are those of the manifest: histoprep manifest check"
         f" --digests {path}"
     )
@@ -218,32 +218,32 @@ def verify_sealed_file(path: Path) -> Verified:
     """Verify the file with the options of the last audit."""
     from histoprep.schemas.scan_options import read_scan_options
 
-    found = Verified(path, "options of the last audit", 1)
+    verified = Verified(path, "options of the last audit", 1)
     try:
         read_scan_options(path)
     except IntegrityError as error:
-        found.damages.append(damage_of(error, path))
-    return found
+        verified.damages.append(damage_of(error, path))
+    return verified
 
 
 def verify_listed_folder(path: Path) -> Verified:
     """Verify what the checksums of a folder list."""
-    found = _verify_listed(path, path, "folder with checksums")
-    note_others(found, path, listed_names(path))
-    return found
+    verified = _verify_listed(path, path, "folder with checksums")
+    note_others(verified, path, listed_names(path))
+    return verified
 
 
 def _verify_listed(
     path: Path, home: Path, kind: str, names: Iterable[str] | None = None
 ) -> Verified:
-    found = Verified(path, kind)
+    verified = Verified(path, kind)
     try:
         chosen = list(checksums.read_checksums(home) if names is None else names)
-        found.damages = checksums.damaged_files(home, names=chosen)
-        found.num_files = len(chosen)
+        verified.damages = checksums.damaged_files(home, names=chosen)
+        verified.num_files = len(chosen)
     except IntegrityError as error:
-        found.damages.append(damage_of(error, home / CHECKSUMS))
-    return found
+        verified.damages.append(damage_of(error, home / CHECKSUMS))
+    return verified
 
 
 def listed_names(folder: Path) -> set[str]:
@@ -260,22 +260,22 @@ def verify_tree(path: Path) -> Verified:
     from histoprep.schemas.ledgers import LEDGER, ledger_files
 
     kind = {"remap": REMAP, "repair": REPAIR}[tree_kind(path) or "remap"]
-    found = _verify_listed(path, path, f"tree of masks by histoprep {kind.name}")
+    verified = _verify_listed(path, path, f"tree of masks by histoprep {kind.name}")
     if not (path / SUCCESS).is_file():
-        found.notes.append(f"{path} is not finished: histoprep {kind.name} goes on with it")
-        return found
+        verified.notes.append(f"{path} is not finished: histoprep {kind.name} goes on with it")
+        return verified
     names = listed_names(path) | {LEDGER}
-    found.num_files += 1
+    verified.num_files += 1
     try:
         tables.read_header(path / LEDGER)
         expected = list(ledger_files(path, kind))
-        found.damages += checksums.check_files(path, expected, whole=True)
-        found.num_files += len(expected)
+        verified.damages += checksums.check_files(path, expected, whole=True)
+        verified.num_files += len(expected)
         names.update(file.name for file in expected)
     except (IntegrityError, FileNotFoundError) as error:
-        found.damages.append(damage_of(error, path / LEDGER))
-    note_others(found, path, names)
-    return found
+        verified.damages.append(damage_of(error, path / LEDGER))
+    note_others(verified, path, names)
+    return verified
 
 
 def verify_shard_folder(path: Path) -> Verified:
@@ -286,22 +286,22 @@ def verify_shard_folder(path: Path) -> Verified:
     from histoprep.shards.layout import INDEX, shard_files
     from histoprep.shards.verify import verify_shards
 
-    found = _verify_listed(path, path, "folder of shards")
+    verified = _verify_listed(path, path, "folder of shards")
     if not (path / SUCCESS).is_file():
-        found.notes.append(f"{path} is not finished: histoprep shard --resume goes on with it")
-        return found
-    found.num_files += 1
+        verified.notes.append(f"{path} is not finished: histoprep shard --resume goes on with it")
+        return verified
+    verified.num_files += 1
     names = listed_names(path) | {INDEX}
     try:
         expected = list(shard_files(tables.read_header(path / INDEX)["shards"]))
-        found.damages += checksums.check_files(path, expected, whole=True)
-        found.num_files += len(expected)
+        verified.damages += checksums.check_files(path, expected, whole=True)
+        verified.num_files += len(expected)
         names.update(file.name for file in expected)
     except (IntegrityError, FileNotFoundError, KeyError) as error:
-        found.damages.append(damage_of(error, path / INDEX))
-    if not found.damages:
+        verified.damages.append(damage_of(error, path / INDEX))
+    if not verified.damages:
         for problem in verify_shards(path):
-            found.damages += [
+            verified.damages += [
                 Damage(
                     str(path / name),
                     f"{problem.code} {problem.rule.name}: {detail}",
@@ -309,44 +309,44 @@ def verify_shard_folder(path: Path) -> Verified:
                 )
                 for name, detail in zip(problem.paths, problem.details, strict=True)
             ]
-    note_others(found, path, names)
-    return found
+    note_others(verified, path, names)
+    return verified
 
 
 def verify_workspace(path: Path) -> Verified:
     """Verify what is known of a data set: tables, options, reports, and the trees, shards and
     smaller workspaces inside.
     """
-    found = _verify_listed(path, path, "workspace")
+    verified = _verify_listed(path, path, "workspace")
     # Results may be deleted as they are no longer wanted.
-    gone = [damage for damage in found.damages if damage.is_missing]
-    found.damages = [damage for damage in found.damages if not damage.is_missing]
-    found.notes += [f"{file.path} is missing" for file in gone]
+    gone = [damage for damage in verified.damages if damage.is_missing]
+    verified.damages = [damage for damage in verified.damages if not damage.is_missing]
+    verified.notes += [f"{file.path} is missing" for file in gone]
     names = listed_names(path)
     for table in sorted(path.glob("*.parquet")):
-        found.add(verify_table_file(table))
+        verified.add(verify_table_file(table))
         names.add(table.name)
     if (path / "scan-options.json").is_file():
-        found.add(verify_sealed_file(path / "scan-options.json"))
+        verified.add(verify_sealed_file(path / "scan-options.json"))
         names.add("scan-options.json")
     for folder in sorted(file for file in path.iterdir() if file.is_dir()):
-        covered = _verify_inside(found, folder)
+        covered = _verify_inside(verified, folder)
         names.update(file.relative_to(path).as_posix() for file in walk(folder) if covered)
-    note_others(found, path, names)
-    return found
+    note_others(verified, path, names)
+    return verified
 
 
-def _verify_inside(found: Verified, folder: Path) -> bool:
+def _verify_inside(verified: Verified, folder: Path) -> bool:
     """Verify a folder in a workspace and return whether it was of a known kind."""
     if trainer_kind(folder) or (
         folder.name == "latents" and any(trainer_kind(path) for path in folder.iterdir())
     ):
-        found.notes.append(f"{folder} is the trainer's: trainer verify {folder}")
+        verified.notes.append(f"{folder} is the trainer's: trainer verify {folder}")
         return True
     if folder.name == "parts":
-        found.add(_verify_listed(folder, folder, "parts"))
+        verified.add(_verify_listed(folder, folder, "parts"))
         for part in sorted(folder.glob("*.parquet")):
-            found.add(verify_table_file(part))
+            verified.add(verify_table_file(part))
         return True
     kind = (
         verify_workspace
@@ -354,7 +354,7 @@ def _verify_inside(found: Verified, folder: Path) -> bool:
         else find_kind(folder)
     )
     if kind is not None:
-        found.add(kind(folder))
+        verified.add(kind(folder))
     return kind is not None
 
 
@@ -366,7 +366,7 @@ def walk(folder: Path) -> Iterator[Path]:
         )
 
 
-def note_others(found: Verified, folder: Path, names: set[str]) -> None:
+def note_others(verified: Verified, folder: Path, names: set[str]) -> None:
     """Note the files in a folder that nothing was known of."""
     others = sorted(
         to_text(name)
@@ -374,10 +374,10 @@ def note_others(found: Verified, folder: Path, names: set[str]) -> None:
         if (name := path.relative_to(folder).as_posix()) not in names and to_text(name) not in names
     )
     if others:
-        shown = first_of(others, limit=_NUM_SHOWN)
-        found.notes.append(
+        others_listed = first_of(others, limit=_NUM_SHOWN)
+        verified.notes.append(
             f"{len(others):,} files of {folder} have no checksum (yours, or of an earlier version):"
-            f" {shown}"
+            f" {others_listed}"
         )
 
 

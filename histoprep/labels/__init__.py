@@ -259,8 +259,8 @@ def default_map(root: Path) -> Path | None:
     """Return the label map of the data set: the one file label_map*.yml in its root, None if there
     is none or several.
     """
-    found = maps_in(root)
-    return found[0] if len(found) == 1 else None
+    paths = maps_in(root)
+    return paths[0] if len(paths) == 1 else None
 
 
 def maps_in(root: Path) -> list[Path]:

@@ -240,18 +240,18 @@ def read_source_list(path: Path) -> dict[int, str]:
 
 def top_level(tree: Block, path: Path) -> dict[str, tuple[Text, Node]]:
     """Return the entries of a table by key; raises LabelMapError when a key occurs twice."""
-    found: dict[str, tuple[Text, Node]] = {}
+    entries: dict[str, tuple[Text, Node]] = {}
     for key, value in tree.items:
-        if key.value in found:
+        if key.value in entries:
             raise fault(
                 path,
                 key.line,
                 f"{key.value!r} occurs twice",
-                seen=f"lines {found[key.value][0].line} and {key.line}",
+                seen=f"lines {entries[key.value][0].line} and {key.line}",
                 hint="keep one",
             )
-        found[key.value] = (key, value)
-    return found
+        entries[key.value] = (key, value)
+    return entries
 
 
 def refuse_unknown(keys: Iterable[Text], allowed: tuple[str, ...], path: Path) -> None:

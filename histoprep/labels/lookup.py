@@ -78,14 +78,14 @@ class LabelLookup:
             )
         if labels.dtype == np.uint16 and labels.max() < 1 << 8:
             labels = labels.astype(np.uint8)
-        found = bytearray(labels.size)
-        classes = np.frombuffer(found, np.uint8).reshape(labels.shape)
+        buffer = bytearray(labels.size)
+        classes = np.frombuffer(buffer, np.uint8).reshape(labels.shape)
         if labels.dtype == np.uint8:
             _look_up(labels, self.table, classes)
         else:
             np.take(np.frombuffer(self.table, np.uint8), labels, out=classes)
         # Bytes are searched ten times as fast as an array is compared.
-        if self.no_class is not None and self.no_class in found:
+        if self.no_class is not None and self.no_class in buffer:
             raise BrokenFileError(
                 str(rule_ids.UNMAPPED_LABEL), "it holds values that are not in the tiles table"
             )

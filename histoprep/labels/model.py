@@ -228,16 +228,16 @@ def default_colour(class_id: int) -> str:
     return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
 
 
-def colours_of(class_ids: Iterable[int], given: Mapping[int, str]) -> dict[int, str]:
+def colours_of(class_ids: Iterable[int], chosen: Mapping[int, str]) -> dict[int, str]:
     """Return a colour for each class: the given one, or its default, or where another class was
     given that, the first default that nobody has.
     """
-    colours = {class_id: given.get(class_id, default_colour(class_id)) for class_id in class_ids}
-    theirs = set(given.values())
+    colours = {class_id: chosen.get(class_id, default_colour(class_id)) for class_id in class_ids}
+    theirs = set(chosen.values())
     taken = theirs | set(colours.values())
     # The first is the grey of what is unknown.
     spare = (colour for colour in map(default_colour, range(1, TABLE_SIZE)) if colour not in taken)
-    for class_id in sorted(colours.keys() - given.keys()):
+    for class_id in sorted(colours.keys() - chosen.keys()):
         if colours[class_id] in theirs:
             colours[class_id] = next(spare, colours[class_id])
             taken.add(colours[class_id])

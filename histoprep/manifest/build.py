@@ -345,11 +345,11 @@ def _manifest_table(
     chunk: pa.Table, derived: Derived, splits: np.ndarray, label_map: LabelMap
 ) -> pa.Table:
     included = derived.included
-    kept = chunk.select(_COPIED).filter(pa.array(included))
+    rows = chunk.select(_COPIED).filter(pa.array(included))
     core = derived.core[included]
     ids = np.array([cls.id for cls in label_map.classes], dtype=np.uint8)
     offsets = np.concatenate([[0], np.cumsum(core.sum(axis=1))]).astype(np.int32)
-    columns: dict[str, Any] = {name: kept[name] for name in _COPIED}
+    columns: dict[str, Any] = {name: rows[name] for name in _COPIED}
     columns["split"] = pa.array(SPLITS).take(pa.array(splits))
     columns["pool"] = pa.array((UNCONDITIONAL, CONDITIONAL)).take(
         pa.array(derived.conditional[included].astype(np.int8))
@@ -359,7 +359,7 @@ def _manifest_table(
     )
     columns["classes"] = pa.ListArray.from_arrays(offsets, pa.array(ids[np.nonzero(core)[1]]))
     wanted = schema(len(ids))
-    columns |= {name: pa.nulls(kept.num_rows, wanted.field(name).type) for name in SHARD_COLUMNS}
+    columns |= {name: pa.nulls(rows.num_rows, wanted.field(name).type) for name in SHARD_COLUMNS}
     return pa.table([columns[name] for name in wanted.names], schema=wanted)
 
 
@@ -399,12 +399,12 @@ def raw_label_map(tiles_path: str | Path) -> LabelMap:
     Raises UsageError when a label is too large for a class.
     """
     source, _ = open_rows(Path(tiles_path))
-    found: set[int] = set()
+    labels: set[int] = set()
     for chunk in source.read_batches(["label_ids"]):
-        found.update(pc.unique(pc.list_flatten(chunk["label_ids"])).to_pylist())
-    if found and max(found) > MAX_CLASS_ID:
-        raise _too_large(source, max(found))
-    return identity_map(found or {0})
+        labels.update(pc.unique(pc.list_flatten(chunk["label_ids"])).to_pylist())
+    if labels and max(labels) > MAX_CLASS_ID:
+        raise _too_large(source, max(labels))
+    return identity_map(labels or {0})
 
 
 def _too_large(source: TileRows, largest: int) -> UsageError:

@@ -92,12 +92,12 @@ def validate_manifest(
                 unit="manifests",
             )
         ]
-    found = [*_check_values(manifest)]
-    if not found:
-        found += _check_leaks(manifest)
+    findings = [*_check_values(manifest)]
+    if not findings:
+        findings += _check_leaks(manifest)
         problems = certificate_problems(manifest)
         if problems:
-            found.append(
+            findings.append(
                 problem(
                     rule_ids.MANIFEST_SCHEMA,
                     [(str(path), reason) for reason in problems],
@@ -107,10 +107,10 @@ def validate_manifest(
                 )
             )
     if files:
-        found += _check_files(
+        findings += _check_files(
             manifest, manifest.root if root is None else Path(root), digests, advance
         )
-    return sorted(found, key=lambda problem: (problem.code, problem.subcode))
+    return sorted(findings, key=lambda problem: (problem.code, problem.subcode))
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -120,11 +120,11 @@ def check_manifest(manifest: Manifest) -> None:
     Whatever reads the rows of a manifest that it did not make itself calls this first: shards,
     latents, training, sampling.
     """
-    found = next(_check_values(manifest), None)
-    if found is not None:
+    problem = next(_check_values(manifest), None)
+    if problem is not None:
         wrong = "; ".join(
             f"{name}: {detail}" if name != str(manifest.path) else detail
-            for name, detail in _first(found)
+            for name, detail in _first(problem)
         )
         raise IntegrityError(
             "the rows of this manifest make no sense", path=manifest.path, seen=wrong, hint=_REMAKE
@@ -142,8 +142,8 @@ def check_manifest(manifest: Manifest) -> None:
         )
 
 
-def _first(found: Problem) -> list[tuple[str, str]]:
-    return list(zip(found.paths, found.details, strict=True))[:_SHOWN]
+def _first(problem: Problem) -> list[tuple[str, str]]:
+    return list(zip(problem.paths, problem.details, strict=True))[:_SHOWN]
 
 
 def _repeated_ids(manifest: Manifest) -> list[str]:
@@ -346,7 +346,7 @@ def _crossing(
     crossing = np.unique(ordered[1:][apart])
     if not len(crossing):
         return []
-    found: dict[str, set[str]] = {}
+    splits: dict[str, set[str]] = {}
     shown: dict[str, str] = {}
     start = 0
     for batch in manifest.iter_batches(tuple(dict.fromkeys(("tile_id", column)))):
@@ -355,9 +355,9 @@ def _crossing(
             shown.setdefault(
                 name, batch["tile_id"][row].as_py() if column == "image_digest" else name
             )
-            found.setdefault(name, set()).add(names[codes[start + row]] if names else "")
+            splits.setdefault(name, set()).add(names[codes[start + row]] if names else "")
         start += batch.num_rows
-    return [(shown[name], f"in {' and '.join(sorted(where))}") for name, where in found.items()]
+    return [(shown[name], f"in {' and '.join(sorted(where))}") for name, where in splits.items()]
 
 
 class _File(NamedTuple):

@@ -81,22 +81,24 @@ def gather(
         np.zeros(len(REASONS), dtype=np.int64),
     )
     end = num_repaired = num_found = 0
-    held = HeldLabels()
+    labels_held = HeldLabels()
     for chunk in source.read_batches(_COLUMNS, _PIECE):
-        held.add(chunk)
+        labels_held.add(chunk)
         derived = derive(chunk, label_map, conditional_threshold)
         reasons += np.bincount(derived.reason[~derived.included], minlength=len(REASONS))
-        kept = chunk.filter(pa.array(derived.included))
+        included = chunk.filter(pa.array(derived.included))
         num_found += pc.sum(chunk[IS_REPAIRED]).as_py() or 0
-        num_repaired += pc.sum(kept[IS_REPAIRED]).as_py() or 0
-        start, end = end, end + kept.num_rows
+        num_repaired += pc.sum(included[IS_REPAIRED]).as_py() or 0
+        start, end = end, end + included.num_rows
         here = slice(start, end)
-        group, images[here], pixels[here], tile_keys[here] = _keys(kept, seed)
+        group, images[here], pixels[here], tile_keys[here] = _keys(included, seed)
         grouped[here] = group != 0
         names[here] = np.where(grouped[here], group, images[here])
         conditional[here] = derived.conditional[derived.included]
-        strata[here] = kinds.codes(conditional[here], derived.core[derived.included], kept["label"])
-        given[here] = _folder_splits(kept["split"])
+        strata[here] = kinds.codes(
+            conditional[here], derived.core[derived.included], included["label"]
+        )
+        given[here] = _folder_splits(included["split"])
         advance(chunk.num_rows)
         # Worth 60 MB: Arrow keeps the memory of row groups that are gone.
         pa.default_memory_pool().release_unused()
@@ -132,24 +134,24 @@ def gather(
         overlaps,
         num_repaired,
         num_stale,
-        held.remapped_by(label_map),
+        labels_held.remapped_by(label_map),
     )
 
 
-def _keys(kept: pa.Table, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _keys(rows: pa.Table, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the keys of group, image, pixels and tile of each row; an image without a digest has
     the key of its tile.
     """
-    tile = name_keys(kept["tile_id"].to_pylist(), seed, "tile")
-    image = name_keys(kept["image_digest"].to_pylist(), seed, "image")
+    tile = name_keys(rows["tile_id"].to_pylist(), seed, "tile")
+    image = name_keys(rows["image_digest"].to_pylist(), seed, "image")
     varied = pc.if_else(
-        pc.fill_null(pc.greater_equal(kept["contrast"], manifest_rows.MIN_CONTRAST), False),
-        kept["luminance_digest"],
+        pc.fill_null(pc.greater_equal(rows["contrast"], manifest_rows.MIN_CONTRAST), False),
+        rows["luminance_digest"],
         None,
     )
     pixels = name_keys(varied.to_pylist(), seed, "pixels")
     return (
-        name_keys(kept["group"].to_pylist(), seed, "group"),
+        name_keys(rows["group"].to_pylist(), seed, "group"),
         np.where(image == 0, tile, image),
         pixels,
         tile,

@@ -27,14 +27,16 @@ class IncludedTiles:
         """Return tile_id, group and image_digest of the included tiles with these numbers
         (ascending).
         """
-        found: list[dict[str, Any]] = []
+        descriptions: list[dict[str, Any]] = []
         end = 0
         for chunk in self.rows.read_batches((*manifest_rows.COLUMNS, "group", "image_digest")):
             included = manifest_rows.derive(chunk, self.label_map).included
-            kept = chunk.select(["tile_id", "group", "image_digest"]).filter(pa.array(included))
-            start, end = end, end + kept.num_rows
-            found += kept.take(wanted[(wanted >= start) & (wanted < end)] - start).to_pylist()
-        return found
+            rows = chunk.select(["tile_id", "group", "image_digest"]).filter(pa.array(included))
+            start, end = end, end + rows.num_rows
+            descriptions += rows.take(
+                wanted[(wanted >= start) & (wanted < end)] - start
+            ).to_pylist()
+        return descriptions
 
 
 def file_splits(

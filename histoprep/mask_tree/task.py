@@ -178,23 +178,23 @@ class TreeTask:
                 rule_ids.CHANGED_WHILE_READING.verdict("changed"),
                 "its bytes are not those that were audited",
             )
-        made = make(data, key, row)
+        mask = make(data, key, row)
         name = output_name(row.path)
         path = Path(beside(self.out, name))
         try:
             if (folder := str(path.parent)) not in folders:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 folders.add(folder)
-            durable.publish_in_batch(path, made.encoded)
+            durable.publish_in_batch(path, mask.encoded)
         except OSError as error:
             raise OutputError.from_os_error(error, path) from error
         promised = {
             "output_path": name,
             "source_digest": key,
-            "output_digest": made.digest,
-            "output_bytes": len(made.encoded),
+            "output_digest": mask.digest,
+            "output_bytes": len(mask.encoded),
         }
-        return {"mask_path": row.path, **promised, "status": WRITTEN, **made.facts}
+        return {"mask_path": row.path, **promised, "status": WRITTEN, **mask.facts}
 
 
 def _failed(row: MaskRow, reason: str | None, status: str = FAILED) -> dict[str, Any]:

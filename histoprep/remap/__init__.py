@@ -235,7 +235,7 @@ def _refuse_damaged(workspace: Workspace, repaired: RepairedMasks | None) -> Non
     if not left:
         return
     number = sum(map(len, left.values()))
-    shown = [
+    sources = [
         f"{plural(len(paths), 'mask')} of {source}, such as {paths[0]}"
         for source, paths in left.items()
     ]
@@ -244,7 +244,7 @@ def _refuse_damaged(workspace: Workspace, repaired: RepairedMasks | None) -> Non
         f"{plural(number, 'mask')} went through JPEG or interpolation; a label map would hide false"
         " labels that can still be told from true ones",
         path=workspace.root,
-        seen=first_of(shown, separator="; "),
+        seen=first_of(sources, separator="; "),
         hint=(
             "restore those that repair refused, or remap them as they are with --force"
             if repaired

@@ -35,20 +35,20 @@ def already_remapped(
         return f"the masks say that they were remapped by {', '.join(written[:3])}"
     values = {value for value, tiles in tiles_by_label.items() if tiles}
     classes, sources = {cls.id for cls in label_map.classes}, set(label_map.mapping)
-    shown = ", ".join(str(value) for value in sorted(values)[:10])
+    values_listed = ", ".join(str(value) for value in sorted(values)[:10])
     if not values or not values <= classes:
         return None
     if not values <= sources:
         return (
-            f"the values {shown} are class ids of {label_map.name}, and not all of them are"
+            f"the values {values_listed} are class ids of {label_map.name}, and not all of them are"
             " source ids"
         )
     beyond = sources - classes
     labelled = sum(tiles for value, tiles in tiles_by_label.items() if value)
     if 2 * len(beyond) > len(sources) and len(values - {0}) >= MIN_VALUES and labelled >= MIN_TILES:
         return (
-            f"only the values {shown} occur, which are class ids of {label_map.name}; none of its"
-            f" {len(beyond)} other source ids does"
+            f"only the values {values_listed} occur, which are class ids of {label_map.name}; none"
+            f" of its {len(beyond)} other source ids does"
         )
     return None
 
@@ -83,10 +83,10 @@ def evidence_in(table: Path, label_map: LabelMap) -> str | None:
     """Return the evidence that the masks of a tiles table, repaired ones where there are, hold
     classes of the map already; or None.
     """
-    held = HeldLabels()
+    labels_held = HeldLabels()
     for chunk in open_rows(table)[0].read_batches(["label_ids", "mask_label_map"]):
-        held.add(chunk)
-    return held.remapped_by(label_map)
+        labels_held.add(chunk)
+    return labels_held.remapped_by(label_map)
 
 
 def remapped_error(label_map: LabelMap, root: Path, evidence: str) -> UsageError:

@@ -109,7 +109,7 @@ class MaskInventory:
         unmapped = sorted(set(self.tiles) - set(label_map.mapping))
         if not unmapped:
             return
-        shown = [
+        descriptions = [
             f"{value} ({plural(self.pixels[value], 'pixel')} in"
             f" {plural(self.tiles[value], 'tile')}, such as {self.examples[value]})"
             for value in unmapped
@@ -124,7 +124,7 @@ class MaskInventory:
         raise UnmappedLabelError(
             f"{rule_ids.UNMAPPED_LABEL}: the masks hold {plural(len(unmapped), 'value')} that"
             f" {label_map.name} does not list",
-            seen=first_of(shown, separator="; "),
+            seen=first_of(descriptions, separator="; "),
             expected=(
                 f"{plural(len(ids), 'source label')} from {min(ids, default=0)} to"
                 f" {max(ids, default=0)}"

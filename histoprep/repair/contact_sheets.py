@@ -46,12 +46,12 @@ def _write_sheets(plan: RepairPlan, *, every_mask: bool) -> list[Path]:
     masks = [mask for mask in plan.masks if mask.path in repaired]
     most = sorted(masks, key=lambda mask: -repaired[mask.path])[:ROWS_A_SHEET]
     colours = class_colours(plan.workspace.root)
-    made = []
+    paths = []
     for number, chosen in enumerate([most, *(_pages(masks) if every_mask else ())]):
         name = f"page-{number:04d}.png" if number else MOST_CHANGED
         title = f"Repaired masks, page {number}" if number else "Repaired masks that changed most"
-        made += _write(plan.out, f"{SHEETS}/{name}", plan, chosen, title, colours)
-    return made
+        paths += _write(plan.out, f"{SHEETS}/{name}", plan, chosen, title, colours)
+    return paths
 
 
 def write_preview(plan: RepairPlan) -> list[Path]:
@@ -127,8 +127,10 @@ def _rows(plan: RepairPlan, masks: Iterable[DamagedMask]) -> Iterator[SheetRow]:
         changed = np.count_nonzero(before != after)
         gone = np.setdiff1d(before, after)
         cause = f"JPEG quality {mask.quality}" if mask.quality else "interpolated"
-        shown = ", ".join(map(str, gone[:8].tolist())) + (" and more" if len(gone) > 8 else "")
-        labels = f"labels {shown} taken away" if len(gone) else "no label taken away"
+        labels_lost = ", ".join(map(str, gone[:8].tolist())) + (
+            " and more" if len(gone) > 8 else ""
+        )
+        labels = f"labels {labels_lost} taken away" if len(gone) else "no label taken away"
         note = (
             f"{cause} | {changed:,} of {before.size:,} pixels changed ({changed / before.size:.1%})"
             f" | {labels} | confidence {confidence:.2f}"

@@ -130,13 +130,13 @@ def busiest_window(changed: np.ndarray, side_px: int = _WINDOW_PX) -> tuple[slic
 
 def _palette(row: SheetRow, colours: Mapping[int, str]) -> dict[int, str]:
     """Return a colour for each label of a row: magenta for those that are gone afterwards."""
-    kept = np.unique(row.after).tolist()
-    free = [colour for colour in _COLOURS if colour not in {colours.get(label) for label in kept}]
+    labels = np.unique(row.after).tolist()
+    free = [colour for colour in _COLOURS if colour not in {colours.get(label) for label in labels}]
     palette = dict.fromkeys(np.unique(row.before).tolist(), _FALSE)
-    for label in kept:
+    for label in labels:
         palette[label] = (
             colours.get(label)
-            or free[sum(other not in colours for other in kept if other < label) % len(free)]
+            or free[sum(other not in colours for other in labels if other < label) % len(free)]
         )
     return palette
 

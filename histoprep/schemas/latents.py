@@ -70,8 +70,8 @@ def read_entries(folder: Path) -> tuple[pa.Table, dict[str, Any]]:
 
 def align(entries: pa.Table, tile_ids: pa.ChunkedArray) -> np.ndarray:
     """Return the row of each tile among the entries, int64 [tiles], -1 for none."""
-    found = pc.index_in(tile_ids, value_set=entries["tile_id"].combine_chunks())
-    return np.asarray(pc.fill_null(found, -1).to_numpy()).astype(np.int64)
+    position = pc.index_in(tile_ids, value_set=entries["tile_id"].combine_chunks())
+    return np.asarray(pc.fill_null(position, -1).to_numpy()).astype(np.int64)
 
 
 def mismatches(

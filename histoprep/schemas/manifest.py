@@ -210,15 +210,15 @@ def read_manifest(path: str | Path, columns: Sequence[str] | None = None) -> pa.
     return open_manifest(path).read(columns)
 
 
-def schema_problems(found: pa.Schema, num_classes: int) -> list[str]:
+def schema_problems(columns: pa.Schema, num_classes: int) -> list[str]:
     """Return what keeps `found` from being a manifest's schema: missing columns and wrong types."""
     problems = []
     for field in schema(num_classes):
-        index = found.get_field_index(field.name)
+        index = columns.get_field_index(field.name)
         if index < 0:
             problems.append(f"no column {field.name}")
-        elif found.field(index).type != field.type:
-            problems.append(f"{field.name} is {found.field(index).type}, not {field.type}")
+        elif columns.field(index).type != field.type:
+            problems.append(f"{field.name} is {columns.field(index).type}, not {field.type}")
     return problems
 
 

@@ -192,8 +192,8 @@ class RepairedMasks:
         """Return the numbers of the rows whose mask is a damaged one that was repaired; `batch` has
         mask_path and mask_digest.
         """
-        found: list[int] = self._find(batch)[0].tolist()
-        return found
+        rows: list[int] = self._find(batch)[0].tolist()
+        return rows
 
     def _find(self, batch: pa.Table) -> tuple[np.ndarray, pa.Table]:
         """Return the numbers of the rows of `batch` whose mask was repaired, ascending, and their
@@ -273,16 +273,16 @@ def open_repaired(folder: Path) -> RepairedMasks | None:
     if ledger_digest is None:
         return None
     try:
-        found = RepairedMasks(folder / REPAIRED_TABLE)
+        masks = RepairedMasks(folder / REPAIRED_TABLE)
     except FileNotFoundError:
-        found = None
-    if found is None or found.header.get("ledger_digest") != ledger_digest:
+        masks = None
+    if masks is None or masks.header.get("ledger_digest") != ledger_digest:
         raise IntegrityError(
             "the masks were repaired once, and a later repair did not end",
             path=folder / REPAIRED_TABLE,
             hint=_hint(folder / REPAIRED_NOTE),
         )
-    return found
+    return masks
 
 
 class TileRows:
@@ -323,12 +323,12 @@ class TileRows:
             list(dict.fromkeys((*stored, *(() if repaired_masks is None else _KEYS)))),
             rows,
         ):
-            seen, is_repaired = (
+            current, is_repaired = (
                 repaired_masks.put_into(batch, self._columns)
                 if repaired_masks is not None
                 else (batch, np.zeros(batch.num_rows, bool))
             )
-            chosen = seen.select(stored)
+            chosen = current.select(stored)
             yield (
                 chosen.append_column(IS_REPAIRED, pa.array(is_repaired))
                 if IS_REPAIRED in wanted

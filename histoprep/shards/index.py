@@ -40,14 +40,14 @@ def open_index(path: str | Path) -> Manifest:
     """Return the index in a file or in its folder, a path or an address; raises UsageError,
     IntegrityError when it is none.
     """
-    found = open_any(path)
-    if not is_index(found):
+    manifest = open_any(path)
+    if not is_index(manifest):
         raise UsageError(
             "this is a manifest of files, not an index of shards",
             path=path,
             hint="histoprep shard MANIFEST --out DIR",
         )
-    return found
+    return manifest
 
 
 def open_any(path: str | Path) -> Manifest:

@@ -111,10 +111,10 @@ def parse_header(block: bytes) -> Member | None:
         return None
     try:
         name, digits = block[:100].rstrip(b"\0").decode("ascii"), block[124:135]
-        found = Member(name, int(digits, 8))
-        same = member_header(*found) == block
+        member = Member(name, int(digits, 8))
+        same = member_header(*member) == block
     except ValueError:
         same = False
     if not same:
         raise IntegrityError("no header of a member that we wrote")
-    return found
+    return member

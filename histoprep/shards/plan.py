@@ -118,10 +118,10 @@ class ShardPlan:
 
     def image_suffixes(self) -> list[str]:
         """Return the suffixes of the images in the shards, sorted."""
-        found: set[str] = set()
+        suffixes: set[str] = set()
         for batch in self.manifest.iter_batches(["image_path"]):
-            found.update(map(image_suffix, batch["image_path"].to_pylist()))
-        return sorted(found)
+            suffixes.update(map(image_suffix, batch["image_path"].to_pylist()))
+        return sorted(suffixes)
 
 
 @dataclass(slots=True)

@@ -92,5 +92,5 @@ def _image(source: TileSource, row: int) -> np.ndarray:
 
 def _caption(source: TileSource, row: int) -> str:
     name = str(source.tile_ids[row])
-    shown = name if len(name) <= _NAME_LENGTH else f"…{name[1 - _NAME_LENGTH :]}"
-    return f"{shown}\n{source.split[row]}, {source.pool[row]}"
+    caption = name if len(name) <= _NAME_LENGTH else f"…{name[1 - _NAME_LENGTH :]}"
+    return f"{caption}\n{source.split[row]}, {source.pool[row]}"

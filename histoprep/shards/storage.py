@@ -35,8 +35,8 @@ class Storage(Protocol):
 
 def is_address(text: str) -> bool:
     """Return whether this is an address such as s3://bucket/folder and not a path."""
-    scheme, found, _ = text.partition("://")
-    return bool(found) and scheme.replace("+", "").isalnum() and len(scheme) > 1
+    scheme, separator, _ = text.partition("://")
+    return bool(separator) and scheme.replace("+", "").isalnum() and len(scheme) > 1
 
 
 def beside(tiles: str, name: str) -> Path:

@@ -138,8 +138,8 @@ class ShardTask:
             stated = part_facts(self.part)
         except (FileNotFoundError, IntegrityError):
             return False
-        found = stat_file(str(self.shard))
-        return found is not None and found.num_bytes == stated["bytes"]
+        file = stat_file(str(self.shard))
+        return file is not None and file.num_bytes == stated["bytes"]
 
     def _write(
         self,

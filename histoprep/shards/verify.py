@@ -100,9 +100,9 @@ def verify_shards(
     done = 0
     with ThreadPoolExecutor(_THREADS) as threads:
         check = _Check(storage, index if contents else None)
-        for shard, found in zip(shards, threads.map(check, shards), strict=True):
-            wrong.corrupt += found.corrupt
-            wrong.foreign += found.foreign
+        for shard, problems in zip(shards, threads.map(check, shards), strict=True):
+            wrong.corrupt += problems.corrupt
+            wrong.foreign += problems.foreign
             done += shard["tiles"]
             advance(done, len(index))
     if isinstance(storage, LocalFolder):
@@ -165,15 +165,15 @@ def _differences(index: Manifest, path: Path) -> list[Item]:
     if index.header["manifest_digest"] == file_digest(path):
         return []
     change = diff_manifests(index, open_manifest(path))
-    found = [(tile, "in the manifest, not in the shards") for tile in change.added]
-    found += [(tile, "in the shards, not in the manifest") for tile in change.removed]
+    differences = [(tile, "in the manifest, not in the shards") for tile in change.added]
+    differences += [(tile, "in the shards, not in the manifest") for tile in change.removed]
     for what, moved in (("split", change.moved_split), ("pool", change.moved_pool)):
-        found += [
+        differences += [
             (tile, f"{what} {old} in the shards, {new} in the manifest") for tile, old, new in moved
         ]
     for what, changed in (("image", change.changed_images), ("mask", change.changed_masks)):
-        found += [(tile, f"another {what} in the manifest") for tile in changed]
-    return found + [(str(path), f"label map: {line}") for line in change.label_map]
+        differences += [(tile, f"another {what} in the manifest") for tile in changed]
+    return differences + [(str(path), f"label map: {line}") for line in change.label_map]
 
 
 class _Check:

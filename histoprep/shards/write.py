@@ -159,9 +159,9 @@ def _finish(plan: ShardPlan, done: list[ShardDone], reused: int) -> ShardResult:
     facts = [part_facts(result.part) for result in done]
     index = plan.out / INDEX
     with output_errors(plan.out):
-        kept = {fact["name"] for fact in facts}
+        names = {fact["name"] for fact in facts}
         for path in plan.out.glob("*.tar"):
-            if path.name not in kept:
+            if path.name not in names:
                 path.unlink()
         tiles = write_index(
             index,
@@ -216,11 +216,11 @@ class _Members:
             due.append(part.filter(pa.array(rows < end)))
             self._waiting[index] = part.filter(pa.array(rows >= end))
         self._waiting = [part for part in self._waiting if part.num_rows]
-        found = pa.concat_tables(due).sort_by("row").combine_chunks() if due else None
-        if found is None or found["row"].to_pylist() != list(range(start, end)):
+        members = pa.concat_tables(due).sort_by("row").combine_chunks() if due else None
+        if members is None or members["row"].to_pylist() != list(range(start, end)):
             raise IntegrityError(
                 "the parts of the shards do not have every tile once",
                 seen=f"rows {start} to {end - 1}",
                 hint="delete the folder",
             )
-        return found
+        return members

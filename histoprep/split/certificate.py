@@ -48,17 +48,17 @@ def certify(rows: SplitRows, splits: np.ndarray, fractions: Mapping[str, float])
 def crossing(keys: np.ndarray, codes: np.ndarray) -> int:
     """Return how many distinct keys (0 counts as none) occur with two different codes."""
     order = np.argsort(keys, kind="stable")
-    found = [np.zeros(0, dtype=keys.dtype)]
+    crossings = [np.zeros(0, dtype=keys.dtype)]
     # In overlapping pieces, since with ten million rows every whole temporary costs 80 MB.
     for start in range(0, max(len(order) - 1, 0), _PIECE):
         here = order[start : start + _PIECE + 1]
         ordered, seen = keys[here], codes[here]
-        found.append(
+        crossings.append(
             ordered[1:][
                 (ordered[1:] == ordered[:-1]) & (ordered[1:] != 0) & (seen[1:] != seen[:-1])
             ]
         )
-    return len(np.unique(np.concatenate(found)))
+    return len(np.unique(np.concatenate(crossings)))
 
 
 def _column_counts(rows: SplitRows, member: np.ndarray) -> np.ndarray:

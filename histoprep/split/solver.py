@@ -77,12 +77,15 @@ def solve(problem: Problem) -> tuple[np.ndarray, str]:
     if problem.floors.sum() == problem.amounts.sum():
         solver = "proportional"
     elif placed.size <= MAX_INTEGERS:
-        found, optimal = integer_program(problem)
+        solution, optimal = integer_program(problem)
         cost = problem.cost(placed)
-        if found is not None:
-            found = found if optimal else improve(problem, found)
-            if problem.cost(found) <= cost + _TINY:
-                placed, solver = found, f"integer program, {'optimal' if optimal else 'best found'}"
+        if solution is not None:
+            solution = solution if optimal else improve(problem, solution)
+            if problem.cost(solution) <= cost + _TINY:
+                placed, solver = (
+                    solution,
+                    f"integer program, {'optimal' if optimal else 'best found'}",
+                )
     sums = placed.T @ problem.profiles
     if not np.array_equal(sums[:, : problem.num_exact], problem.targets[:, : problem.num_exact]):
         raise UsageError(
@@ -262,7 +265,7 @@ def integer_program(
     cells = sparse.identity(splits * columns)
     empty = sparse.csr_matrix((splits * columns, splits * columns))
     able = np.tile(problem.spreadable, splits)
-    held = np.tile(exact, splits)
+    fixed = np.tile(exact, splits)
     none = sparse.csr_matrix((types, splits * columns))
     constraints = [
         optimize.LinearConstraint(
@@ -275,9 +278,9 @@ def integer_program(
         optimize.LinearConstraint(_beside(units, empty, cells)[able], 1.0, np.inf),
     ]
     if exact.any():
-        wanted = problem.targets.ravel()[held]
+        wanted = problem.targets.ravel()[fixed]
         constraints.append(
-            optimize.LinearConstraint(_beside(sums, empty, empty)[held], wanted, wanted)
+            optimize.LinearConstraint(_beside(sums, empty, empty)[fixed], wanted, wanted)
         )
     missing = np.where(able, MISSING_PENALTY, 0.0)
     free = np.zeros(splits * columns)

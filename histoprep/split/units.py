@@ -72,14 +72,14 @@ class SplitRows:
         """Return the rows of `keep` (bool [n])."""
         still = keep[self.copy_rows]
         renumbered = (np.cumsum(keep) - 1)[self.copy_rows[still]]
-        kept = (
+        chosen = (
             self.names[keep],
             self.grouped[keep],
             renumbered,
             self.copy_keys[still],
             self.strata[keep],
         )
-        return SplitRows(*kept, self.profiles, self.columns)
+        return SplitRows(*chosen, self.profiles, self.columns)
 
 
 def repeated(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -136,11 +136,11 @@ def count_table(
         )
         gone += np.bincount(reason[reason != INCLUDED], minlength=len(REASONS))
         num_repaired += int(chunk[IS_REPAIRED].to_numpy()[reason == INCLUDED].sum())
-        kept = (reason == INCLUDED) | (reason == UNMAPPED)
-        prepared = _prepared(chunk.filter(pa.array(kept)), kind_of, keep_group=by_group)
+        counted = (reason == INCLUDED) | (reason == UNMAPPED)
+        prepared = _prepared(chunk.filter(pa.array(counted)), kind_of, keep_group=by_group)
         raw = raw + count(prepared, raw_map)
         if mapped is not None and label_map is not None:
-            mapped = mapped + _count_mapped(prepared, reason[kept] == INCLUDED, label_map)
+            mapped = mapped + _count_mapped(prepared, reason[counted] == INCLUDED, label_map)
     split_source = "tiles" if kind_of is None else "manifest"
     left_out = {
         reason: number for reason, number in zip(REASONS, gone.tolist(), strict=True) if number

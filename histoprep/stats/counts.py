@@ -98,17 +98,17 @@ def count(chunk: pa.Table, label_map: LabelMap) -> Counts:
     and masks without labels are not counted. Raises IntegrityError when the lists of a tile differ
     in length.
     """
-    kept = chunk.filter(_is_included(chunk))
-    entries = _flatten(kept)
+    included = chunk.filter(_is_included(chunk))
+    entries = _flatten(included)
     lookup = label_map.lookup_table()[entries.label]
     mapped = entries.where(lookup >= 0)
     classes = _per_tile_classes(mapped, lookup[lookup >= 0], label_map)
-    keys = _tile_keys(kept, classes["row"][classes["class_id"] != 0])
+    keys = _tile_keys(included, classes["row"][classes["class_id"] != 0])
     return Counts(
         tiles=_tile_sums(keys),
         classes=_class_sums(keys, classes),
         cooccurrence=_pairs(classes["row"], classes["class_id"]),
-        unmapped=_unmapped(kept, entries.where(lookup < 0)),
+        unmapped=_unmapped(included, entries.where(lookup < 0)),
     )
 
 
@@ -173,8 +173,8 @@ def _tile_keys(chunk: pa.Table, labelled_rows: np.ndarray) -> DataFrame:
     pool = np.full(chunk.num_rows, UNCONDITIONAL, dtype=object)
     pool[labelled_rows] = CONDITIONAL
     if "pool" in chunk.column_names:
-        given = np.asarray(chunk["pool"].to_pylist(), dtype=object)
-        pool = np.where(given == "", pool, given)
+        pools = np.asarray(chunk["pool"].to_pylist(), dtype=object)
+        pool = np.where(pools == "", pool, pools)
     text = {
         name: pc.fill_null(chunk[name].cast(pa.string()), "").to_numpy()
         for name in ("split", "group")
@@ -202,7 +202,7 @@ def _pairs(rows: np.ndarray, class_ids: np.ndarray) -> DataFrame:
     """
     import pandas as pd
 
-    found: list[np.ndarray] = []
+    pairs: list[np.ndarray] = []
     amounts: list[np.ndarray] = []
     # Entry i pairs with entry i + step as long as both are in one tile.
     for step in range(1, len(rows)):
@@ -212,9 +212,9 @@ def _pairs(rows: np.ndarray, class_ids: np.ndarray) -> DataFrame:
         keys, number = np.unique(
             class_ids[together] << 16 | class_ids[together + step], return_counts=True
         )
-        found.append(keys)
+        pairs.append(keys)
         amounts.append(number)
-    keys = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+    keys = np.concatenate(pairs) if pairs else np.zeros(0, dtype=np.int64)
     number = np.concatenate(amounts) if amounts else np.zeros(0, dtype=np.int64)
     return _grouped(
         pd.DataFrame({"class_a": keys >> 16, "class_b": keys & 0xFFFF, "tiles": number}),

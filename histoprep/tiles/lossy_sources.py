@@ -77,16 +77,16 @@ def lossy_sources(table: Path) -> list[LossySource]:
         return []
     rows = pa.concat_tables(list(_telling_rows(opened)))
     own = _names(pc.coalesce(rows["group"], _folders(rows)))
-    found, unsaid = [], np.ones(len(own), bool)
+    sources, unsaid = [], np.ones(len(own), bool)
     for source, members in _large_sources(rows, own):
         verdicts = _judged(source, rows.take(pa.array(members)))
-        found += verdicts
+        sources += verdicts
         unsaid[members[own[members] == source]] = False
         for verdict in verdicts:
             unsaid[members[verdict.verdict.masks]] = False
     for source, members in _by_name(own, np.flatnonzero(unsaid)):
-        found += _judged(source, rows.take(pa.array(members)))
-    return sorted(found, key=lambda source: source.source)
+        sources += _judged(source, rows.take(pa.array(members)))
+    return sorted(sources, key=lambda source: source.source)
 
 
 def _large_sources(rows: pa.Table, own: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

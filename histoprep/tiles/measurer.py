@@ -93,11 +93,11 @@ class Measurer:
         if self.options.headers_only:
             return
         grey = imageio.decode_luminance_eighth(data, header)
-        seen = measure_luminance(grey)
-        facts["focus"] = seen.focus
-        facts["luminance"] = seen.mean
-        facts["contrast"] = seen.contrast
-        facts["background_share"] = seen.background_share
+        measured = measure_luminance(grey)
+        facts["focus"] = measured.focus
+        facts["luminance"] = measured.mean
+        facts["contrast"] = measured.contrast
+        facts["background_share"] = measured.background_share
         compared = imageio.decode_compared_luminance(data, header, grey)
         facts["image_hash"] = gradient_hash(compared)
         facts["luminance_digest"] = digest(compared.tobytes())
@@ -115,16 +115,16 @@ class Measurer:
         if labels.ndim != 2 or labels.dtype.kind != "u":
             facts["mask_colours"], facts["mask_channels_equal"] = describe_colours(labels)
             return
-        seen = measure_mask(labels, self.options.min_area_px)
-        facts["mask_cell_px"] = seen.cell_px
-        facts["label_ids"] = seen.ids
-        facts["label_pixels"] = seen.pixels
-        facts["label_core_pixels"] = seen.core_pixels
-        facts["label_radius_px"] = seen.radius_px
-        facts["label_regions"] = seen.regions
-        facts["label_specks"] = seen.specks
-        if seen.lossy:
-            facts.update(_lossy_facts(labels, seen.lossy, header))
+        measured = measure_mask(labels, self.options.min_area_px)
+        facts["mask_cell_px"] = measured.cell_px
+        facts["label_ids"] = measured.ids
+        facts["label_pixels"] = measured.pixels
+        facts["label_core_pixels"] = measured.core_pixels
+        facts["label_radius_px"] = measured.radius_px
+        facts["label_regions"] = measured.regions
+        facts["label_specks"] = measured.specks
+        if measured.lossy:
+            facts.update(_lossy_facts(labels, measured.lossy, header))
 
 
 def _encoding_facts(stored: np.ndarray, header: Header) -> Facts:
@@ -152,11 +152,11 @@ def _lossy_facts(labels: np.ndarray, signals: Signals, header: Header) -> Facts:
         "mask_soft_contacts": signals.soft_contacts,
         "mask_ramp_labels": len(signals.ramp_ids),
     }
-    if header.lossy is None and (found := find_fixed(labels, signals)):
+    if header.lossy is None and (fixed_point := find_fixed(labels, signals)):
         facts |= {
-            "mask_jpeg_quality": found.quality or None,
-            "mask_fixed_blocks": found.fixed,
-            "mask_tried_blocks": found.blocks,
+            "mask_jpeg_quality": fixed_point.quality or None,
+            "mask_fixed_blocks": fixed_point.fixed,
+            "mask_tried_blocks": fixed_point.blocks,
         }
     return facts
 

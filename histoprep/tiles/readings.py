@@ -89,35 +89,40 @@ class MaskReadings:
                 seen=f"no {', '.join(sorted(missing))}",
                 hint="histoprep audit",
             )
-        found = cls(tiles.TileOptions.from_json(header["options"]["tiles"]).mask_reading)
+        readings = cls(tiles.TileOptions.from_json(header["options"]["tiles"]).mask_reading)
         survey = _Survey()
         for batch in tables.read_batches(opened, _COLUMNS):
             masks = batch.filter(pc.is_valid(batch["mask_path"]))
             survey.add(masks)
-            found._note_disagreements(masks)
-            found.labels.update(
+            readings._note_disagreements(masks)
+            readings.labels.update(
                 pc.unique(
                     pc.list_flatten(masks["label_ids"].filter(pc.is_null(masks["mask_doubt"])))
                 ).to_pylist()
             )
-        odd = survey.odd(found.reading)
+        odd = survey.odd(readings.reading)
         for batch in tables.read_batches(opened, _COLUMNS) if odd.any() else ():
-            odd.name(batch.filter(pc.is_valid(batch["mask_path"])), found)
-        return found
+            odd.name(batch.filter(pc.is_valid(batch["mask_path"])), readings)
+        return readings
 
     def _note_disagreements(self, masks: pa.Table) -> None:
         doubtful = masks.filter(pc.is_valid(masks["mask_doubt"]))
         for row in doubtful.select(
             [name for name in _COLUMNS if name != "mask_palette"]
         ).to_pylist():
-            seen = self.disagreements.setdefault(row["mask_doubt"], Disagreement(row["mask_doubt"]))
-            seen.num_masks += 1
-            seen.stored.update(row["mask_stored_ids"])
-            seen.shown.update(row["mask_shown_ids"])
+            disagreement = self.disagreements.setdefault(
+                row["mask_doubt"], Disagreement(row["mask_doubt"])
+            )
+            disagreement.num_masks += 1
+            disagreement.stored.update(row["mask_stored_ids"])
+            disagreement.shown.update(row["mask_shown_ids"])
             if row["mask_error"] in ASKED:
-                seen.num_undecided += 1
-                if not seen.example:
-                    seen.example, seen.detail = row["mask_path"], row["mask_error_detail"]
+                disagreement.num_undecided += 1
+                if not disagreement.example:
+                    disagreement.example, disagreement.detail = (
+                        row["mask_path"],
+                        row["mask_error_detail"],
+                    )
 
     @property
     def advice(self) -> str | None:
@@ -147,11 +152,11 @@ class MaskReadings:
             PALETTE: "a palette of greys that are not their indices (HP413)",
             MIN_IS_WHITE: "0 for white (HP413)",
         }
-        for kind, seen in self.disagreements.items():
-            if seen.num_undecided:
+        for kind, disagreement in self.disagreements.items():
+            if disagreement.num_undecided:
                 yield (
-                    f"{_masks(seen.num_undecided)} {what[kind]}",
-                    f"{seen.example}: {seen.detail}",
+                    f"{_masks(disagreement.num_undecided)} {what[kind]}",
+                    f"{disagreement.example}: {disagreement.detail}",
                     options[kind],
                 )
         others = (
@@ -381,13 +386,13 @@ class _Odd:
         """Return whether there is any mask to name."""
         return bool(self.depths or self.has_palettes)
 
-    def name(self, masks: pa.Table, found: MaskReadings) -> None:
+    def name(self, masks: pa.Table, readings: MaskReadings) -> None:
         """Add the odd masks of a piece of the table to `found`."""
         read = masks.filter(
             pc.and_(pc.is_null(masks["mask_error"]), pc.is_valid(masks["label_ids"]))
         )
         if self.depths:
-            found.depth += self._depths(read.filter(pc.is_in(read["mask_mode"], _GREY)))
+            readings.depth += self._depths(read.filter(pc.is_in(read["mask_mode"], _GREY)))
         for folder, path, indices, colours in _palettes(
             read.filter(pc.is_valid(read["mask_palette"]))
         ):
@@ -397,20 +402,20 @@ class _Odd:
             if other:
                 index, colour = other[0]
                 usual, example = self.colours[folder, index]
-                found.palettes.append(
+                readings.palettes.append(
                     OddMask(
                         path,
                         f"index {index} is #{colour:06x} here and #{usual:06x} in others, such as"
                         f" {example}",
                     )
                 )
-            elif found.reading.palette is None and folder in self.grey_folders and any(indices):
-                shown = ", ".join(map(str, indices[:_NUM_SHOWN]))
+            elif readings.reading.palette is None and folder in self.grey_folders and any(indices):
+                indices_listed = ", ".join(map(str, indices[:_NUM_SHOWN]))
                 words = (
-                    f"indices {shown} of a palette of colours beside grey masks, such as"
+                    f"indices {indices_listed} of a palette of colours beside grey masks, such as"
                     f" {self.grey_folders[folder]}"
                 )
-                found.modes.append(
+                readings.modes.append(
                     OddMask(path, f"{words}: labels only if both are numbered alike")
                 )
 

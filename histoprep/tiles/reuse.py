@@ -97,10 +97,10 @@ class EarlierTable:
             [tile.local.number for tile in listed], np.uint64
         )
         position = self._index.find(wanted)
-        found = np.flatnonzero((position >= 0) & (wanted != 0) & unchanged)
-        if not len(found):
+        positions = np.flatnonzero((position >= 0) & (wanted != 0) & unchanged)
+        if not len(positions):
             return None
-        return Reused(self._rows.take(position[found], MEASURED), tuple(found.tolist()))
+        return Reused(self._rows.take(position[positions], MEASURED), tuple(positions.tolist()))
 
 
 def _is_unread(path: str | None, digest: str | None, error: str | None) -> bool:
@@ -140,15 +140,15 @@ def earlier_table(path: Path, options: TableOptions) -> EarlierTable | None:
     nothing either.
     """
     try:
-        found = EarlierTable(path, options.tiles.mask_reading)
+        earlier = EarlierTable(path, options.tiles.mask_reading)
     except FileNotFoundError:
         return None
     same_tool = (
-        found.header.get("tool_version") == __version__
-        and found.header.get("schema_version") == SCHEMA_VERSION
+        earlier.header.get("tool_version") == __version__
+        and earlier.header.get("schema_version") == SCHEMA_VERSION
     )
-    stored: dict[str, Any] = found.header.get("options", {})
+    stored: dict[str, Any] = earlier.header.get("options", {})
     before, wanted = (
         {**tile, "reading": None} for tile in (stored.get("tiles", {}), options.identity()["tiles"])
     )
-    return found if same_tool and before == wanted else None
+    return earlier if same_tool and before == wanted else None

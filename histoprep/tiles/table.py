@@ -393,10 +393,10 @@ def ensure_tiles(
         table = TileTable(workspace, options)
         if verify:
             table.options = replace(table.options, reuse=False)
-        made = table.build(Engine(workers or 0), advance)
-    if made.warning:
-        warn(made.warning)
-    return made.path
+        result = table.build(Engine(workers or 0), advance)
+    if result.warning:
+        warn(result.warning)
+    return result.path
 
 
 def unlisted_folders(workspace: Workspace) -> list[tuple[str, str]]:

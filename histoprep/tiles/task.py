@@ -88,12 +88,12 @@ class TileTask:
         contents = read_ahead(self._requests(positions, refused), self.options.max_file_bytes)
         for index in positions:
             row: dict[str, Any] = {}
-            for what, _, seen in _files(self.listed[index]):
+            for what, _, stat in _files(self.listed[index]):
                 # Each file by itself: the mask is not to be blamed for what its image does.
                 item = _item(index, what)
                 marker.at(item)
-                row[f"{what}_bytes"], row[f"{what}_mtime_ns"] = seen or (None, None)
-                if seen is None:
+                row[f"{what}_bytes"], row[f"{what}_mtime_ns"] = stat or (None, None)
+                if stat is None:
                     data: bytes | BrokenFileError = BrokenFileError(
                         rule_ids.UNREADABLE_FILE.verdict("vanished"),
                         "gone between listing and reading",
@@ -109,14 +109,14 @@ class TileTask:
 
     def _requests(self, positions: list[int], refused: dict[int, str]) -> list[Request]:
         files = (
-            (_item(index, what), path, seen)
+            (_item(index, what), path, stat)
             for index in positions
-            for what, path, seen in _files(self.listed[index])
+            for what, path, stat in _files(self.listed[index])
         )
         return [
-            Request(absolute_path(self.root, path), seen)
-            for item, path, seen in files
-            if seen is not None and item not in refused
+            Request(absolute_path(self.root, path), stat)
+            for item, path, stat in files
+            if stat is not None and item not in refused
         ]
 
 
@@ -136,12 +136,12 @@ def _item(index: int, what: str) -> int:
 
 def _files(listed: ListedTile) -> Iterator[tuple[str, str, FileStat | None]]:
     """Yield column prefix, path and stat of the image and of the mask, where there is one."""
-    for what, path, seen in (
+    for what, path, stat in (
         ("image", listed.pair.image_path, listed.image),
         ("mask", listed.pair.mask_path, listed.mask),
     ):
         if path is not None:
-            yield what, path, seen
+            yield what, path, stat
 
 
 def _listed_values(pair: Pair) -> tuple[Any, ...]:
