@@ -125,9 +125,7 @@ def build_config(
         return kind.model_validate(with_current_keys(values))
     except ValidationError as error:
         problems = [_problem(kind, values, problem) for problem in error.errors(include_url=False)]
-        raise ConfigError(
-            "the configuration does not work:", details=problems, path=where
-        ) from None
+        raise ConfigError("the configuration is not valid:", details=problems, path=where) from None
 
 
 def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,7 +209,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: With the place of the mistake.
     """
     if path.exists() and not path.is_file():
-        raise ConfigError("the configuration is no regular file", path=path)
+        raise ConfigError("the configuration is not a regular file", path=path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -228,9 +226,13 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     try:
         values = yaml.load(text, Loader=_StrictLoader)
     except _YAML_ERRORS as error:
-        raise ConfigError(f"the configuration is no YAML we accept: {error}", path=where) from error
+        raise ConfigError(
+            f"the configuration is not YAML that is accepted here: {error}", path=where
+        ) from error
     if not isinstance(values, dict | None):
-        raise ConfigError("the configuration is no mapping", path=where, seen=type(values).__name__)
+        raise ConfigError(
+            "the configuration is not a mapping", path=where, seen=type(values).__name__
+        )
     return with_current_keys(values or {})
 
 
@@ -256,7 +258,7 @@ def _parse_set(entry: str) -> dict[str, Any]:
     try:
         value: Any = yaml.load(text, Loader=_StrictLoader)
     except _YAML_ERRORS as error:
-        raise ConfigError(f"--set {key}: the value is no YAML: {error}", seen=text) from error
+        raise ConfigError(f"--set {key}: the value is not YAML: {error}", seen=text) from error
     for name in reversed(names):
         value = {name: value}
     return with_current_keys(value)

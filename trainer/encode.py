@@ -77,7 +77,7 @@ class EncodeOptions:
             )
         if self.batch_size < 1 or self.num_workers < 0:
             raise UsageError(
-                "unusable batch size or number of workers",
+                "invalid batch size or number of workers",
                 seen=f"{self.batch_size}, {self.num_workers}",
                 expected="at least 1 and 0",
             )

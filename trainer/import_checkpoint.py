@@ -81,7 +81,7 @@ def import_checkpoint(
         published = published_weights(read_tensor_file(path), **options.network)
     except CheckpointMismatchError as error:
         raise CheckpointError(
-            "this is no checkpoint of the reference network", path=path, seen=str(error)
+            "this is not a checkpoint of the reference network", path=path, seen=str(error)
         ) from error
     label_map = options.label_map or identity_map(range(published.network.num_classes))
     if label_map.num_classes != published.network.num_classes:
@@ -140,7 +140,7 @@ def read_tensor_file(path: Path) -> Any:
     except Exception as error:
         # Given anything else than a checkpoint, torch raises whatever its reader stumbles over.
         raise CheckpointError(
-            "the file is no checkpoint, or is damaged", path=path, seen=_reason(error)
+            "the file is not a checkpoint, or is damaged", path=path, seen=_reason(error)
         ) from error
 
 

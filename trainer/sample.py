@@ -118,7 +118,7 @@ def check_masks(
     """
     if not math.isfinite(options.guidance_scale):
         raise UsageError(
-            "the guidance scale is no number",
+            "the guidance scale is not a finite number",
             seen=options.guidance_scale,
             expected="a finite one, such as 2",
         )

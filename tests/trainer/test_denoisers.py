@@ -233,7 +233,7 @@ def test_a_package_that_does_not_keep_the_interface_is_named(
     config = installed / "small-cnn.yml"
     for changed, words in (
         ("import nothing_there\n", "cannot be loaded from small_cnn"),
-        ("Config = 3\n", "small_cnn.Config is no DenoiserConfig"),
+        ("Config = 3\n", "small_cnn.Config is not a DenoiserConfig"),
         (text.replace("small-cnn", "other-cnn"), "calls itself other-cnn"),
     ):
         module.write_text(changed)

@@ -194,7 +194,7 @@ def test_every_test_tile_is_read_once_and_a_second_test_must_be_asked_for(
     evaluate_run(trained, tmp_path, Options(num_sheets=0))
     watching = False
     assert len(opened) == len(set(opened)) == NUM_TEST
-    with pytest.raises(ConfigError, match="tested already"):
+    with pytest.raises(ConfigError, match="tested before"):
         evaluate_run(trained)
     assert run_command(["--quiet", "test", str(trained)]) == 2
     before = json.loads((tmp_path / "metrics.json").read_text())

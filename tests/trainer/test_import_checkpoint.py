@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_named(tmp_path, change, words):
     assert not (tmp_path / "run").exists()
 
 
-# How a file that is no checkpoint is written -> what is said of it.
+# How a file that is not a checkpoint is written -> what is said of it.
 FOREIGN = {
     "letter.txt": (
         lambda path: path.write_text("t"),

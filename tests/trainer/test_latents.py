@@ -319,7 +319,7 @@ def test_one_changed_byte_is_found_and_its_file_named(copy: Path, name: str, pla
 def test_an_array_of_another_shape_is_found(copy: Path) -> None:
     # In the header: (20, 8, ... becomes (21, 8, ..., more than the file holds.
     _change_byte(copy / "latents.npy", (copy / "latents.npy").read_bytes().index(b"(20") + 2)
-    with pytest.raises(LatentSetError, match="its array is another one"):
+    with pytest.raises(LatentSetError, match="the header of its array changed"):
         LatentSet.open(copy).check_digests()
 
 

@@ -467,7 +467,7 @@ def test_what_the_network_cannot_make_is_refused_before_anything_is_written(fold
 def test_a_guidance_scale_that_is_no_number_is_refused_before_anything_is_written(
     folder, tmp_path, scale
 ):
-    with pytest.raises(UsageError, match="guidance scale is no number"):
+    with pytest.raises(UsageError, match="guidance scale is not a finite number"):
         sample_dataset(
             _painter(),
             masks_in_folder(folder, CLASSES),
@@ -520,7 +520,7 @@ def test_masks_that_are_none_are_named(tmp_path):
     (tmp_path / "masks" / "a.png").write_bytes(
         imageio.encode_rgb_png(np.zeros((8, 8, 3), dtype=np.uint8))
     )
-    with pytest.raises(DataError, match="no label image"):
+    with pytest.raises(DataError, match="not a label image"):
         masks_in_folder(tmp_path / "masks", CLASSES).read_mask(0)
     (tmp_path / "masks" / "a_mask.png").write_bytes(b"nothing")
     with pytest.raises(UsageError, match="one name"):
@@ -606,7 +606,7 @@ def test_the_command(imported, folder, tmp_path, capsys):
     assert len(_images(second)) == 4
     for sweep in ("", "0,a", "1,nan"):
         assert run([*again, "--sweep", sweep]) == ExitCode.USAGE
-        assert "no list of numbers" in capsys.readouterr().err
+        assert "not a list of numbers" in capsys.readouterr().err
     assert run([*again, "--split", "train"]) == ExitCode.INCOMPLETE
     assert run([*again, "--solver", "heun"]) == ExitCode.USAGE
     assert run([*again, "--limit", "2", "--seed", "1", "--precision", "bf16"]) == ExitCode.USAGE

@@ -83,7 +83,7 @@ def evaluate_run(
             "this run was tested already; choosing among runs by their test numbers makes these too"
             " good",
             path=folder / METRICS,
-            hint="read the numbers there, or repeat with --again",
+            hint="read the results there, or test again with --again",
         )
     model = open_classifier(
         run,
@@ -120,7 +120,7 @@ def _times_tested(folder: Path) -> int:
         return 0
     except (OSError, KeyError, TypeError) as error:
         raise IntegrityError(
-            f"the numbers of an earlier test cannot be read: {error}", path=folder / METRICS
+            f"the results of an earlier test cannot be read: {error}", path=folder / METRICS
         ) from error
 
 

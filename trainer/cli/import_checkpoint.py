@@ -142,7 +142,7 @@ def import_checkpoint(
             ("parameters", f"{sum(tensor.numel() for tensor in imported.weights.values()):,}"),
             ("found under", ", ".join(repr(prefix) for prefix in imported.prefixes)),
             ("averaged weights", "yes" if imported.ema else "no"),
-            ("other tensors, left alone", f"{imported.num_ignored:,}"),
+            ("other tensors, ignored", f"{imported.num_ignored:,}"),
         ],
         title="Reference network",
     )
@@ -161,7 +161,7 @@ def _scaling(codec: Codec | None, shift: float | None, scale: float | None) -> L
     if codec is None:
         raise UsageError("--latent-shift and --latent-scale need --codec")
     if scale is not None and scale <= 0:
-        raise UsageError("--latent-scale is no scale", seen=scale, expected="a number above 0")
+        raise UsageError("--latent-scale must be positive", seen=scale, expected="a number above 0")
     return LatentScaling(
         "codec", (shift or 0.0,) * codec.channels, (scale or 1.0,) * codec.channels
     )

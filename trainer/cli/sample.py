@@ -237,7 +237,7 @@ def sample(
     if real:
         _write(out, "real.png", comparison_sheet(generator, listed, _first_alike(listed), options))
     if result.num_there:
-        console.note(f"{result.num_there:,} images were there")
+        console.note(f"{result.num_there:,} images existed already")
     console.out(f"{result.num_made:,} images | {out} | {result.manifest}")
 
 
@@ -302,7 +302,7 @@ def _mask_list(
     ]:
         console.warn(
             f"the classes of {tiles.label_map.name} are not those the network was trained with"
-            f" ({classes.name}); ids are taken as they are"
+            f" ({classes.name}); class ids are used unchanged"
         )
     return masks_of_tiles(tiles, split.value if split else None)
 
@@ -327,7 +327,7 @@ def _scales(text: str) -> tuple[float, ...]:
     except ValueError:
         scales = (math.nan,)
     if not all(map(math.isfinite, scales)):
-        raise UsageError("--sweep is no list of numbers", seen=text, expected="such as 0,1,2,4")
+        raise UsageError("--sweep is not a list of numbers", seen=text, expected="such as 0,1,2,4")
     return scales
 
 

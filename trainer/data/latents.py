@@ -352,7 +352,7 @@ class LatentSet:
         if seen != f"<f2 {shape}":
             hint = ENCODE_AGAIN
             raise LatentSetError(
-                "the latent set is damaged: its array is another one",
+                "the latent set is damaged: the header of its array changed",
                 path=self.folder / LATENTS,
                 seen=seen,
                 hint=hint,

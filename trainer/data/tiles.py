@@ -82,7 +82,7 @@ class TileDataset:
     def __post_init__(self) -> None:
         if self.fit not in FITS:
             raise UsageError(
-                "no such way to bring tiles to the training size",
+                "no such value of fit",
                 seen=self.fit,
                 expected=", ".join(FITS),
             )

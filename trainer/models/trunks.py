@@ -174,7 +174,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         isinstance(value, Tensor) for value in inner.values()
     ):
         raise IntegrityError(
-            "the weight file is no table of tensors",
+            "the weight file is not a table of tensors",
             path=path,
             seen=type(loaded).__name__,
             expected="name -> tensor",

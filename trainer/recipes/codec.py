@@ -86,8 +86,8 @@ class Config(RunConfig):
         architecture = self.architecture
         if self.data.image_size % architecture.factor:
             raise ValueError(
-                f"data.image_size {self.data.image_size} is no multiple of {architecture.factor},"
-                " the factor of the architecture"
+                f"data.image_size {self.data.image_size} is not a multiple of"
+                f" {architecture.factor}, the factor of the architecture"
             )
         if any(width % architecture.norm_num_groups for width in architecture.block_out_channels):
             raise ValueError(

@@ -69,7 +69,7 @@ def _kind_of(config: dict[str, Any], where: str) -> Any:
     kind = config.get("_class_name")
     if kind not in (KL, TINY):
         raise UsageError(
-            "this is no codec that we know",
+            "this kind of codec is not supported",
             path=where,
             seen=kind or "no _class_name in config.json",
             expected=f"{KL} or {TINY}",
@@ -86,7 +86,7 @@ def _from_folder(folder: Path) -> nn.Module:
         ) from error
     if not isinstance(config, dict):
         raise IntegrityError(
-            "the codec's configuration is no mapping",
+            "the codec's configuration is not a mapping",
             path=folder / CONFIG_NAME,
             seen=type(config).__name__,
         )
@@ -96,7 +96,7 @@ def _from_folder(folder: Path) -> nn.Module:
 def _from_hub(name: str) -> nn.Module:
     if not _HUB_ID.fullmatch(name):
         raise UsageError(
-            "this is no name of a model on the hub",
+            "this is not the name of a model on the hub",
             seen=name,
             expected="OWNER/NAME or OWNER/NAME/SUBFOLDER",
         )

@@ -118,7 +118,7 @@ class Config(RunConfig):
         )
         if None in without:
             raise ValueError(
-                "freeze needs weights: random features that are never trained see nothing"
+                "freeze needs weights: random features that are never trained are of no use"
             )
         if not self.guidance.loss_terms:
             raise ValueError("guidance.loss_terms is empty")

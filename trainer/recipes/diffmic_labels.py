@@ -225,13 +225,13 @@ def _refuse_leaks(tiles: TileSource, units: np.ndarray) -> None:
         row = int(leaking[0])
         other = int(np.flatnonzero((units == units[row]) & (splits != splits[row]))[0])
         raise IntegrityError(
-            "a group, or copies of one image, are in two splits: the test would measure memory",
+            "a group, or copies of an image, are in two splits: tests would measure memorisation",
             path=tiles.path,
             seen=(
                 f"{tiles.tile_ids[row]} in {tiles.split[row]}, {tiles.tile_ids[other]} in"
                 f" {tiles.split[other]}; {len(leaking):,} such tiles"
             ),
-            hint="make the split anew with histoprep manifest; it keeps groups and copies together",
+            hint="make a new split with histoprep manifest, which keeps groups and copies together",
         )
 
 

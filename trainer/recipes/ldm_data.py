@@ -138,7 +138,7 @@ def latents_folder(config: Config) -> Path:
         return Path(config.latents)
     if config.codec is None:
         hint = "give --codec FOLDER (or hub:OWNER/NAME), or --latents of `trainer encode`"
-        raise ConfigError("neither latents nor a codec to make them with are named", hint=hint)
+        raise ConfigError("neither latents nor a codec are given", hint=hint)
     home = Path(config.out) if "://" in config.manifest else _folder_of(Path(config.manifest))
     codec = "-".join(part for part in config.codec.removeprefix("hub:").split("/")[-2:] if part)
     crops = f"{config.data.image_size}px-{config.data.fit}"

@@ -54,7 +54,7 @@ class MaskList:
         if len(wrong):
             height, width = self.sizes[wrong[0]].tolist()
             raise UsageError(
-                f"{len(wrong):,} of {len(self):,} masks have a size that the network cannot make",
+                f"{len(wrong):,} of {len(self):,} masks have a size that the model cannot generate",
                 path=self.ids[wrong[0]],
                 seen=f"{height} x {width} px",
                 expected=f"multiples of {multiple_px} px",
@@ -191,7 +191,7 @@ def read_labels(path: Path) -> np.ndarray:
     labels = _decoded(path, lambda data: imageio.decode_mask(data, imageio.read_header(data)))
     if labels.ndim != 2 or labels.dtype.kind != "u":
         raise DataError(
-            "this is no label image",
+            "this is not a label image",
             path=path,
             seen=f"{labels.dtype} {labels.shape}",
             expected="one 8- or 16-bit channel",
@@ -247,7 +247,7 @@ def _refuse_mixed_depths(paths: Sequence[Path], bits: Sequence[int]) -> None:
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     if not folder.is_dir():
-        raise UsageError("this is no folder", path=folder)
+        raise UsageError("this is not a folder", path=folder)
     endings = tuple(f".{suffix}" for suffix in suffixes)
     for parent, _, names in os.walk(folder, onerror=_stop):
         yield from (

@@ -55,7 +55,7 @@ def _config_in(module: str, name: str) -> type[DenoiserConfig]:
     except (ImportError, AttributeError) as error:
         raise LookupError(f"the denoiser cannot be loaded from {module}: {error}") from error
     if not (isinstance(config, type) and issubclass(config, DenoiserConfig)):
-        raise LookupError(f"{module}.Config is no DenoiserConfig")
+        raise LookupError(f"{module}.Config is not a DenoiserConfig")
     stated = config.model_fields["name"].default
     if stated != name:
         raise LookupError(f"{module}.Config calls itself {stated}; its name must be {name}")
