@@ -19,13 +19,17 @@ from histoprep.execution import workers
 from histoprep.shards.write import write_shards
 
 REPOSITORY = Path(__file__).parents[1]
-STAGES = ("audit", "checks", "repair", "remap", "lossy", "mask_tree", "execution", "scan", "tiles")
+STAGES = (
+    *("auditing", "checks", "repair", "remap", "lossy"),
+    *("mask_tree", "execution", "scan", "tiles"),
+)
 # Files that import modules by name, and which ones: those of their own package, but for the first.
 BY_NAME = {
     "histoprep/__init__.py": "the public names",
     "histoprep/checks/__init__.py": "the families of rules",
     "histoprep/command_line.py": "the commands of a program",
     "histoprep/command_style.py": "a class of click",
+    "histoprep/imageio/decoders/__init__.py": "the decoders of formats",
     "histoprep/report/__init__.py": "the formats of reports",
     "trainer/models/denoisers/registry.py": "the denoisers",
     "trainer/stage.py": "the recipes",

@@ -169,7 +169,7 @@ def test_a_hub_name_is_asked_for_and_may_not_be_there(monkeypatch: pytest.Monkey
     with pytest.raises(UsageError, match="cannot get the codec from the hub") as caught:
         load_codec("hub:nobody/autoencoder")
     assert "hub:nobody/autoencoder" in str(caught.value)
-    with pytest.raises(UsageError, match="no name of a model"):
+    with pytest.raises(UsageError, match="not the name of a model"):
         load_codec("hub:autoencoder")
 
 

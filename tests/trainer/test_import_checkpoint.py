@@ -177,11 +177,11 @@ def test_what_does_not_fit_is_named(tmp_path, change, words):
 FOREIGN = {
     "letter.txt": (
         lambda path: path.write_text("t"),
-        "no checkpoint, or is damaged.*bytes that make no sense",
+        "not a checkpoint, or is damaged.*bytes that make no sense",
     ),
     "text.pt": (
         lambda path: path.write_text("hello world"),
-        "no checkpoint, or is damaged.*bytes that make no sense",
+        "not a checkpoint, or is damaged.*bytes that make no sense",
     ),
     "sentence.pt": (
         lambda path: path.write_text("not a checkpoint"),
@@ -190,7 +190,7 @@ FOREIGN = {
     "empty.pt": (lambda path: path.write_bytes(b""), "seen: it is empty, or ends too early$"),
     "cut.pt": (
         lambda path: (torch.save(RAW, path), path.write_bytes(path.read_bytes()[:5000])),
-        "no checkpoint, or is damaged.*seen: .",
+        "not a checkpoint, or is damaged.*seen: .",
     ),
     "zip.pt": (
         lambda path: path.write_bytes(b"PK\x03\x04" + bytes(300)),
@@ -198,11 +198,11 @@ FOREIGN = {
     ),
     "other.pt": (
         lambda path: torch.save({"encoder.weight": torch.rand(3)}, path),
-        "no checkpoint of the reference network",
+        "not a checkpoint of the reference network",
     ),
     "text.safetensors": (
         lambda path: path.write_text("not a checkpoint"),
-        "no checkpoint, or is damaged.*header",
+        "not a checkpoint, or is damaged.*header",
     ),
     "pickle.pt": (
         lambda path: path.write_bytes(pickle.dumps(Path(), protocol=2)),

@@ -512,7 +512,7 @@ def test_images_that_are_not_finite_are_named_and_not_written(folder, tmp_path, 
 
 
 def test_masks_that_are_none_are_named(tmp_path):
-    with pytest.raises(UsageError, match="no folder"):
+    with pytest.raises(UsageError, match="not a folder"):
         masks_in_folder(tmp_path / "nowhere", CLASSES)
     (tmp_path / "masks").mkdir()
     with pytest.raises(UsageError, match="no masks here"):

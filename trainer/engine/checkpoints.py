@@ -179,7 +179,7 @@ def find_checkpoint(path: Path) -> Path:
             if found:
                 return found[-1]
     raise CheckpointError(
-        "there is not a checkpoint here",
+        "there is no checkpoint here",
         path=path,
         expected="a run folder of `trainer fit`, or a folder in its checkpoints",
     )
