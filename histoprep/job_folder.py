@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from histoprep import checksums, durable
-from histoprep.errors import OutputError, UsageError
+from histoprep.errors import IntegrityError, OutputError, UsageError
 from histoprep.names import to_text
 from histoprep.phrases import first_of
 
@@ -85,7 +85,11 @@ class JobFolder:
             content = checksums.read_json(self.path / name, hint=self.remake)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return content if isinstance(content, dict) else {}
+        if not isinstance(content, dict):
+            raise IntegrityError(
+                "damaged file: not a JSON object", path=self.path / name, hint=self.remake
+            )
+        return content
 
     def refuse_foreign_files(self, *, begun: bool | None = None) -> None:
         """Refuse a folder with files that the job did not write; nothing is written.

@@ -61,6 +61,13 @@ def test_a_changed_note_is_an_error_with_a_hint(tmp_path: Path, name: str) -> No
     assert (caught.value.path, caught.value.hint) == (str(note), "write them again")
 
 
+def test_a_request_that_is_no_object_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "remap.json").write_text("[1, 2]")
+    with pytest.raises(IntegrityError, match="not a JSON object") as caught:
+        job(tmp_path).read_request()
+    assert caught.value.hint == "write them again"
+
+
 @pytest.mark.parametrize(
     "name", ["thesis.txt", "index.parquet", "a/b", ".hidden", "_SUCCESS.json", "\udcff.png"]
 )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from histoprep import tables
-from histoprep.checksums import CHECKSUMS, STATES, publish_json, read_json
+from histoprep.checksums import CHECKSUMS, STATES, publish_json
 from histoprep.digests import digest_text
 from histoprep.durable import locked, remove_temporaries
 from histoprep.errors import IncompleteError, IntegrityError, OutputError, UsageError
 from histoprep.execution import Engine, run_tasks
+from histoprep.job_folder import JobFolder
 from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.phrases import first_of
 from histoprep.scan import IssueKind, ScanOptions
@@ -118,7 +118,7 @@ class TileTable:
 
         Raises UsageError when there is neither.
         """
-        noted = _read_noted(workspace.parts / _PARTS_OPTIONS)
+        noted = _parts_job(workspace).read_request()
         if noted is not None:
             return cls(workspace, stored_options(noted))
         if not workspace.tiles.exists():
@@ -137,7 +137,7 @@ class TileTable:
         if earlier is not None and self._is_current(earlier, listing):
             # A run that was stopped at its very end leaves its parts; those of array jobs are for
             # collect.
-            if not (self.workspace.parts / _PARTS_OPTIONS).exists():
+            if not _parts_job(self.workspace).is_begun:
                 self._drop_parts()
             return self._result(listing, listing.num_tiles, up_to_date=True)
         # The listing is walked again while work goes on, so that memory does not grow with it.
@@ -173,7 +173,7 @@ class TileTable:
             if self._is_current(earlier, listing):
                 self._drop_parts()
                 return self._result(listing, 0, up_to_date=True)
-        if not (self.workspace.parts / _PARTS_OPTIONS).exists():
+        if not _parts_job(self.workspace).is_begun:
             raise _nothing_to_collect(self.workspace)
         self._refuse_missing()
         again = Listing()
@@ -301,20 +301,12 @@ class TileTable:
 
     def _note_options(self) -> None:
         """Leave the options for `collect`, and refuse to mix parts made with others."""
-        path = self.workspace.parts / _PARTS_OPTIONS
+        job = _parts_job(self.workspace)
         mine = self.options.identity() | {"partition_tiles": self.options.partition_tiles}
-        noted = _read_noted(path)
+        noted = job.read_request()
+        job.refuse_other_request(noted, mine, hint=f"use the same options, or delete {job.path}")
         if noted is None:
-            publish_json(path.parent, path.name, mine)
-        elif noted != mine:
-            differing = sorted(key for key in mine if noted.get(key) != mine[key])
-            raise UsageError(
-                "parts with other options are here",
-                path=path,
-                seen=", ".join(f"{key} {json.dumps(mine[key])}" for key in differing),
-                expected=", ".join(f"{key} {json.dumps(noted.get(key))}" for key in differing),
-                hint=f"use the same options, or delete {path.parent}",
-            )
+            publish_json(job.path, job.request_name, mine)
 
     def _refuse_missing(self) -> None:
         done = [task.is_done() for task in self._tasks(Listing())]
@@ -410,20 +402,12 @@ def unlisted_folders(workspace: Workspace) -> list[tuple[str, str]]:
     ]
 
 
-def _read_noted(path: Path) -> dict[str, Any] | None:
-    """Return the options that array jobs left, or None; raises IntegrityError when they cannot be
-    read.
+def _parts_job(workspace: Workspace) -> JobFolder:
+    """Return the folder of parts as one that the jobs of an array fill; its request are their
+    options.
     """
-    try:
-        return dict(read_json(path, hint=f"delete {path.parent}, and run the jobs again"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise IntegrityError(
-            f"cannot read the options of the array jobs: {error}",
-            path=path,
-            hint=f"delete {path.parent}",
-        ) from error
+    remake = f"delete {workspace.parts}, and run the jobs again"
+    return JobFolder(workspace.parts, _PARTS_OPTIONS, "histoprep audit --part i/n", "parts", remake)
 
 
 def _nothing_to_collect(workspace: Workspace) -> UsageError:

@@ -18,6 +18,7 @@ import torch
 
 from histoprep import checksums
 from histoprep.durable import is_temporary
+from histoprep.job_folder import differing_keys
 from trainer import __version__
 from trainer.config import RunConfig
 from trainer.config_layers import build_config, dump_config
@@ -149,9 +150,8 @@ def _refuse_other_config(path: Path, config: RunConfig) -> None:
     free = [*_MAY_CHANGE, *(["duration"] if config.schedule.kind in _SCHEDULES_WITHOUT_END else [])]
     changed = [
         key
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-        and not any(f"{key}.".startswith(f"{name}.") for name in free)
+        for key in differing_keys(old, new)
+        if not any(f"{key}.".startswith(f"{name}.") for name in free)
     ]
     if changed:
         seen = "; ".join(f"{key} = {new.get(key)}, was {old.get(key)}" for key in changed[:8])
@@ -177,11 +177,7 @@ def _completed(values: dict[str, Any], kind: type[RunConfig]) -> dict[str, Any]:
 def _refuse_other_data(path: Path, certificate: Mapping[str, Any]) -> None:
     before = _read_json(path, {})
     if before != json.loads(json.dumps(certificate)):
-        keys = [
-            key
-            for key in sorted({*before, *certificate})
-            if before.get(key) != certificate.get(key)
-        ]
+        keys = differing_keys(before, certificate)
         hint = "choose another --out: a run on other data is another run"
         raise IntegrityError(
             "the data changed since this run began",
