@@ -83,8 +83,13 @@ class MapDifference:
 def load_label_map(path: str | Path) -> LabelMap:
     """Return the label map in a file, in our format or an older one.
 
-    Raises LabelMapError for the first problem; problems with a code (HP503 to HP505)
-    are told apart by `check_label_map`. A gap (HP506) is no obstacle: see `LabelMap.gaps`.
+    Args:
+        path: Path of a YAML file. A gap between class ids (HP506) is no obstacle: see
+            `LabelMap.gaps`.
+
+    Raises:
+        LabelMapError: The first problem, with its line; `check_label_map` returns all that have a
+            code.
     """
     draft = _read_draft(Path(path))
     errors = [problem for problem in draft.problems if problem.forbids_use]
@@ -111,9 +116,10 @@ def load_label_map(path: str | Path) -> LabelMap:
 
 
 def check_label_map(path: str | Path) -> list[MapProblem]:
-    """Return every problem of the file that has a code (HP503 to HP506), in the order of its lines.
+    """Return every problem of a label-map file that has a code (HP503 to HP506), in order of lines.
 
-    Raises LabelMapError when the file cannot be read as a label map at all.
+    Raises:
+        LabelMapError: The file cannot be read as a label map at all.
     """
     return _read_draft(Path(path)).problems
 
@@ -124,10 +130,15 @@ def _read_draft(path: Path) -> Draft:
 
 
 def find_label_map(name: str | Path, root: Path | None = None) -> Path:
-    """Return the file meant by `name`: that path, else a file in the current folder, in `root` or
-    packed with histoprep.
+    """Return the path of a label map.
 
-    The suffix .yml may be left out. Raises LabelMapError that lists where it looked.
+    Args:
+        name: A path, or the name of a file in the current folder, in `root` or packed with
+            histoprep, in this order; the suffix .yml may be left out.
+        root: Folder of the data set.
+
+    Raises:
+        LabelMapError: There is none; the message lists where it was looked for.
     """
     folders = [Path(), *([Path(root)] if root is not None else []), packed_folder()]
     spellings = [Path(name), *(Path(f"{name}{suffix}") for suffix in (".yml", ".yaml"))]

@@ -134,15 +134,24 @@ def build_manifest(
     *,
     advance: Advance = lambda _: None,
 ) -> ManifestSummary:
-    """Write the manifest of a tiles table to `out_path` and what was left out to
-    `<stem>.excluded.parquet` beside it.
+    """Write the manifest of a tiles table, and what was left out to `<stem>.excluded.parquet`
+    beside it.
 
-    Masks that `repair` wrote take the place of the damaged ones. The result depends on the
-    tiles, the label map and the options, not on the order of rows but for the order of its own.
-    `advance` is called with numbers of rows done, twice the table in all. Raises UsageError for
-    options that cannot be met, masks whose labels nobody decided (HP413, HP414) or that were mapped
-    before (HP508), a given split that leaks or no included tile; IntegrityError for a damaged table
-    and when repaired masks are gone.
+    The result depends on the tiles, the label map and the options, not on the order of rows (but
+    for the order of its own). Repaired masks take the place of damaged ones.
+
+    Args:
+        tiles_path: Path of tiles.parquet.
+        label_map: The map from labels to classes.
+        options: How to split, and what makes a tile conditional.
+        out_path: Path of the manifest.
+        advance: Called with numbers of rows done, in all twice the rows of the table.
+
+    Raises:
+        UsageError: The options cannot be met, the labels of some masks are undecided (HP413,
+            HP414), masks were remapped before (HP508), a given split leaks, or no tile can be
+            included.
+        IntegrityError: A table is damaged, or repaired masks are gone.
     """
     options.validate()
     source, target = Path(tiles_path), Path(out_path)

@@ -76,10 +76,18 @@ def validate_manifest(
     """Return everything that is wrong with a manifest, in order of code; an empty list when it is
     true.
 
-    HP901 for columns, keys and the certificate; HP902 and HP903 for files that changed (size, and
-    with `digests` every byte), were repaired since or are gone, below `root` instead of the
-    header's when given; HP701 to HP704 for what crosses splits or pools. Raises UsageError when
-    there is no such file.
+    HP901 for columns, keys and the certificate; HP902 and HP903 for files that changed, were
+    repaired since or are gone; HP701 to HP704 for what crosses splits or pools.
+
+    Args:
+        path: Path of manifest.parquet.
+        root: Folder that relative paths start from; None for that of the manifest.
+        digests: Read every byte of the files, not only their sizes.
+        files: Whether the files are looked at.
+        advance: Called with numbers of files done.
+
+    Raises:
+        UsageError: There is no such file.
     """
     try:
         manifest = open_manifest(path)
@@ -114,11 +122,14 @@ def validate_manifest(
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """Raise IntegrityError unless the rows make sense, give the very certificate in the header, and
-    nothing crosses splits.
+    """Refuse a manifest whose rows make no sense, whose certificate is another, or whose splits
+    leak.
 
     Whatever reads the rows of a manifest that it did not make itself calls this first: shards,
     latents, training, sampling.
+
+    Raises:
+        IntegrityError: The manifest does not hold; with the first reason.
     """
     problem = next(_check_values(manifest), None)
     if problem is not None:

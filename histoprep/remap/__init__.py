@@ -169,11 +169,18 @@ def plan_remap(
 ) -> RemapPlan:
     """Return the plan of a remap; nothing is written.
 
-    Masks that `repair` repaired take the place of the damaged ones. Raises UnmappedLabelError for
-    values without a class; UsageError when nobody decided what the labels of some masks are (HP413,
-    HP414), when the masks were remapped before (HP508), when masks are lossy or interpolated and
-    not repaired (HP403, HP404), when two would become one file, for an unusable `out`, or when
-    tiles.parquet is missing or partial.
+    Args:
+        workspace: Workspace with an up-to-date tiles table. Repaired masks take the place of
+            damaged ones.
+        label_map: The map from labels to classes.
+        options: Where and how to remap.
+
+    Raises:
+        UnmappedLabelError: Masks hold labels that the map does not list (HP501).
+        UsageError: The labels of some masks are undecided (HP413, HP414), the masks hold classes
+            already (HP508), masks are lossy and not repaired (HP403, HP404), two would become one
+            file, `out` cannot be used, or tiles.parquet is missing or partial.
+        IntegrityError: A table is damaged, or repaired masks were changed.
     """
     options = options or RemapOptions()
     tiles_stat = stat_file(str(workspace.tiles))
@@ -270,12 +277,20 @@ def _refuse_other_request(job: JobFolder, request: dict[str, Any]) -> None:
 def run_remap(
     plan: RemapPlan, engine: Engine | None = None, advance: Advance = mask_tree.silent
 ) -> RemapResult:
-    """Do what was planned and return what came of it; `advance` is told how many masks are done,
-    and of how many.
+    """Write the masks that were planned and return what came of it.
 
-    Masks that cannot be used are in the result and the ledger, and everything else is done. Goes on
-    from a stopped run, and does nothing when all is there already. Raises OutputError, LockedError,
-    IntegrityError when written files are gone at the end.
+    Masks that cannot be remapped are in the result and the ledger. An interrupted run resumes;
+    nothing is done when all masks are there already.
+
+    Args:
+        plan: What `plan_remap` returned.
+        engine: Where the work runs; None for worker processes.
+        advance: Called with the number of masks done and of all masks.
+
+    Raises:
+        OutputError: The folder cannot be written.
+        LockedError: Another process writes there.
+        IntegrityError: Masks were changed since they were written, or are gone at the end.
     """
     pixels = _PixelSums(plan)
     return pixels.result(mask_tree.run_tree(plan, pixels.observer, engine, advance))
@@ -308,8 +323,17 @@ def collect_remap(
     *,
     partition_masks: int = PARTITION_MASKS,
 ) -> RemapResult:
-    """Join the parts that array jobs made in `out`; raises IncompleteError naming what is
-    missing.
+    """Join the parts that array jobs made and return what the remap came to.
+
+    Args:
+        workspace: Workspace of the data set.
+        out: Folder of the new masks.
+        advance: Called with the number of masks done and of all masks.
+        partition_masks: Masks in a part, as the jobs had it.
+
+    Raises:
+        UsageError: No remap was begun there, or one of another data set.
+        IncompleteError: Parts are missing; it names them.
     """
     request = REMAP.job(out).read_request()
     if request is None:

@@ -160,8 +160,13 @@ class RepairPlan:
 def plan_repair(workspace: Workspace, options: RepairOptions) -> RepairPlan:
     """Return the plan of a repair; nothing is written.
 
-    Raises UsageError for an unknown rule, an unusable `out`, or when tiles.parquet is missing or
-    partial.
+    Args:
+        workspace: Workspace with an up-to-date tiles table.
+        options: Where and how to repair.
+
+    Raises:
+        UsageError: There is no such rule, `out` cannot be used, or tiles.parquet is missing or
+            partial.
     """
     unknown = set(options.rules) - set(RULES)
     if unknown or not options.rules:
@@ -296,11 +301,22 @@ class _Changes:
 def run_repair(
     plan: RepairPlan, engine: Engine | None = None, advance: Advance = mask_tree.silent
 ) -> RepairResult:
-    """Repair what was planned, record it in the workspace for later stages, and return what came of
-    it.
+    """Repair the masks that were planned, and record them for later stages.
 
-    Goes on from a stopped run, and does nothing when all is there already. Raises OutputError,
-    LockedError, IntegrityError.
+    An interrupted run resumes; nothing is done when all masks are there already.
+
+    Args:
+        plan: What `plan_repair` returned.
+        engine: Where the work runs; None for worker processes.
+        advance: Called with the number of masks done and of all masks.
+
+    Returns:
+        What was repaired and what was refused.
+
+    Raises:
+        OutputError: The folder cannot be written.
+        LockedError: Another process writes there.
+        IntegrityError: Masks were changed since they were written, or are gone at the end.
     """
     from histoprep.repair.record import record_repair
 

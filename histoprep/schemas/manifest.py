@@ -151,10 +151,14 @@ class Manifest:
 
 
 def open_manifest(path: str | Path) -> Manifest:
-    """Return the manifest in a file.
+    """Return the manifest in a file; its rows are read later.
 
-    Raises UsageError when there is none, IntegrityError when it is not a manifest, has another
-    major version or lacks columns; unknown extra columns are fine.
+    Args:
+        path: Path of manifest.parquet. Unknown extra columns are fine.
+
+    Raises:
+        UsageError: There is no such file.
+        IntegrityError: It is no manifest, damaged, of another major version, or lacks columns.
     """
     place = Path(path)
     try:
@@ -204,8 +208,15 @@ def open_named_manifest(path: Path) -> Manifest:
 
 
 def read_manifest(path: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return the rows of a manifest as one table, or the named columns; errors as
-    `open_manifest`.
+    """Return the rows of a manifest as one table.
+
+    Args:
+        path: Path of manifest.parquet.
+        columns: Names of columns; None for all.
+
+    Raises:
+        UsageError: There is no such file.
+        IntegrityError: It is no manifest, damaged, or of another major version.
     """
     return open_manifest(path).read(columns)
 

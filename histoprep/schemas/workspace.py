@@ -21,13 +21,21 @@ def check_outside(
     *,
     text: bool = False,
 ) -> None:
-    """Raise UsageError when `target`, where the user wants `what` by `option`, lies inside a folder
-    of the data set, also by links.
+    """Refuse an output inside a folder of the data set, also through links.
 
-    Every output of both programs goes through here. Nothing is written into a data set: the next
-    scan would take it for a tile, or report it as a file that does not belong. With `text`, a
-    report or table of which the user says where it goes may lie there, such as dataset.csv, unless
-    its name is that of an image.
+    Every output of both programs goes through here: the next scan would take it for a tile, or
+    report it as a file that does not belong.
+
+    Args:
+        target: Where the output is to go.
+        data: Folders of the data set.
+        what: What is to be written, for the message.
+        option: The option that says where.
+        text: Whether it is a report or table that may lie there, such as dataset.csv, unless its
+            name is that of an image.
+
+    Raises:
+        UsageError: It lies inside.
     """
     if text and not is_image(target.name):
         return
@@ -55,9 +63,14 @@ class Workspace:
 
     @classmethod
     def of(cls, root: Path, folder: Path | None = None) -> Workspace:
-        """Return the workspace of `root`: `folder`, or `<root>.histoprep` beside it.
+        """Return the workspace of a data set.
 
-        Raises UsageError when the root is no folder or the workspace lies inside it.
+        Args:
+            root: Folder of the data set.
+            folder: Folder of the results; None for `<root>.histoprep` beside it.
+
+        Raises:
+            UsageError: The root is no folder, or the workspace lies inside it.
         """
         if not root.is_dir():
             raise UsageError(

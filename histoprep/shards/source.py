@@ -144,17 +144,25 @@ class TileSource:
         )
 
     def read_bytes(self, row: int) -> EncodedTile:
-        """Return the files of a tile, checked against the manifest's digests or the index's
-        checksums, not decoded.
+        """Return the files of a tile, checked against their digests or checksums, not decoded.
 
-        A mask from files has the labels of the data set, one from shards has classes. Raises
-        TileError.
+        Args:
+            row: Number of the tile in the manifest. Its mask has the labels of the data set when it
+                comes from a file, and classes when it comes from a shard.
+
+        Raises:
+            TileError: The tile cannot be read, or is not what the manifest says.
         """
         return self._reader.read(row)
 
     def read(self, row: int) -> Tile:
-        """Return a tile decoded, its mask in class ids; raises TileError naming the tile and the
-        file.
+        """Return a tile decoded, its mask in class ids.
+
+        Args:
+            row: Number of the tile in the manifest.
+
+        Raises:
+            TileError: The tile cannot be read; it names the tile and the file.
         """
         image, mask = self._reader.read(row)
         return Tile(
@@ -167,11 +175,16 @@ class TileSource:
 
 
 def open_tiles(path: str | Path, *, root: str | Path | None = None) -> TileSource:
-    """Return the tiles of a manifest (read from its files), or of an index of shards or its folder
-    (read by ranges).
+    """Return the tiles of a manifest (read from its files) or of shards (read by ranges).
 
-    Paths and addresses (s3://, gs://, az://, https:// through obstore, others through fsspec)
-    alike. Raises UsageError when nothing is there, IntegrityError when it cannot be read.
+    Args:
+        path: A manifest, an index of shards, or the folder of one: a path or an address (s3://,
+            gs://, az://, https:// through obstore, others through fsspec).
+        root: Folder or address that relative paths start from; None for that of the manifest.
+
+    Raises:
+        UsageError: There is nothing, or the library for the scheme is missing.
+        IntegrityError: The manifest or index cannot be read.
     """
     source = TileSource(str(path), None if root is None else str(root))
     _ = source.manifest

@@ -70,13 +70,20 @@ def verify_shards(
     contents: bool = True,
     advance: Advance = lambda done, total: None,
 ) -> list[Problem]:
-    """Return everything that is wrong with shards, given by their index or its folder; an empty
-    list when they are true.
+    """Return everything that is wrong with shards; an empty list when they are true.
 
-    HP904 for shards that are gone, of another size or with members that are not there or not what
-    was written; HP905 for members that the index does not know, for tar files in a local folder
-    that it does not name, and with `manifest` for what differs from it. Without `contents` only
-    names and sizes are looked at. Raises UsageError when there is no index.
+    HP904 for shards that are gone, of another size or with members that are missing or changed;
+    HP905 for members and, in a local folder, tar files that the index does not list, and for
+    differences from the manifest.
+
+    Args:
+        path: The index or its folder, a path or an address.
+        manifest: Manifest to compare with; None for none.
+        contents: Whether the members are read; without, only names and sizes are compared.
+        advance: Called with the number of shards done and of all shards.
+
+    Raises:
+        UsageError: There is no index.
     """
     try:
         index = open_index(path)

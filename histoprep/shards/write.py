@@ -63,14 +63,26 @@ def write_shards(
     root: str | Path | None = None,
     advance: Advance = lambda done, total: None,
 ) -> ShardResult:
-    """Pack the tiles of a manifest into shards in the folder `out` and return what was written.
+    """Pack the tiles of a manifest into shards and return what was written.
 
-    Images keep their pixels and lose their metadata, unless it is to be kept; masks become 8-bit
-    PNG of classes. The same manifest gives the same bytes, for any number of workers and however
-    often it was stopped; the same call goes on where one was stopped. `root` stands in for the
-    manifest's. Raises UsageError when the folder holds something else, IntegrityError for a
-    manifest that does not hold; IncompleteError, and there is no index, when a file is gone,
-    unreadable or not what the manifest says; OutputError, LockedError.
+    The same manifest gives the same bytes, for any number of workers and interruptions; the same
+    call resumes. Masks become 8-bit PNG files of classes.
+
+    Args:
+        manifest_path: Path of manifest.parquet.
+        out: Folder of the shards and their index.
+        options: Size of shards, and whether images keep their metadata.
+        engine: Where the work runs; None for worker processes.
+        root: Folder that relative paths start from; None for that of the manifest.
+        advance: Called with the number of tiles done and of all tiles.
+
+    Raises:
+        UsageError: The folder holds something else or shards of another request.
+        IntegrityError: The manifest does not hold, or shards were changed.
+        IncompleteError: Files are gone, unreadable or not what the manifest says; there is no
+            index.
+        OutputError: The folder cannot be written.
+        LockedError: Another process writes there.
     """
     manifest = open_manifest(manifest_path)
     plan = plan_shards(

@@ -175,11 +175,17 @@ def _count_mapped(chunk: pa.Table, included: np.ndarray, label_map: LabelMap) ->
 def compute_stats(
     workspace: Workspace, label_map: LabelMap | None = None, by: Sequence[str] = ("split", "pool")
 ) -> Stats:
-    """Return the stats of the workspace's included tiles, raw and under `label_map`, of repaired
-    masks where there are; see `count_table`.
+    """Return the statistics of a data set, raw and under a label map, with repaired masks in the
+    place of damaged ones; see `count_table`.
 
-    `by` names the dimensions of the breakdown. Raises UsageError for an unknown dimension,
-    IntegrityError for a damaged table.
+    Args:
+        workspace: Workspace with an up-to-date tiles table; its manifest says splits and pools.
+        label_map: Label map whose classes are counted, too; None for raw labels alone.
+        by: Dimensions of the breakdown, of `DIMENSIONS`.
+
+    Raises:
+        UsageError: There is no such dimension.
+        IntegrityError: A table is damaged, or repaired masks are gone.
     """
     unknown = sorted(set(by) - set(DIMENSIONS))
     if unknown:
@@ -385,7 +391,9 @@ def _plain(value: Any) -> Any:
 def write_stats(stats: Stats, workspace: Workspace) -> tuple[Path, ...]:
     """Write stats.parquet, stats.json and the plot to the workspace and return their paths.
 
-    Raises LockedError when another process writes there, OutputError when the system refuses.
+    Raises:
+        LockedError: Another process writes into the workspace.
+        OutputError: The workspace cannot be written.
     """
     from histoprep.stats.plot import plot_shares
 

@@ -362,13 +362,22 @@ def ensure_tiles(
     reading: Reading = UNDECIDED,
     verify: bool = False,
 ) -> Path:
-    """Return the path of an up-to-date tiles.parquet; only files that are new or changed are read,
-    or all of them with `verify`.
+    """Return the path of an up-to-date tiles.parquet; only new and changed files are read.
 
-    Without options those of the last audit are used again. `reading` adds to what was decided of
-    masks that readers understand in two ways. `warn` is called when the earlier table could not be
-    used. Raises UsageError for options that make no sense, IntegrityError when those of the last
-    audit are lost, OutputError and LockedError for the workspace.
+    Args:
+        workspace: Workspace of the data set.
+        scan_options: How to scan; None for the options of the last audit.
+        workers: Number of worker processes; None for one per core.
+        meter: Receives the number of tiles that are done.
+        warn: Called with a message when the earlier table cannot be used.
+        reading: Adds to what was decided about masks that readers understand in two ways.
+        verify: Read every file, not only those that changed.
+
+    Raises:
+        UsageError: The options make no sense.
+        IntegrityError: The options of the last audit are lost.
+        OutputError: The workspace cannot be written.
+        LockedError: Another process writes into the workspace.
     """
     earlier = earlier_options(workspace)
     decided = earlier.tiles.mask_reading.updated(reading)
