@@ -29,6 +29,12 @@ from histoprep.cli.options import (
     separated,
 )
 from histoprep.errors import ExitCode, UsageError
+from histoprep.findings import Selection
+from histoprep.labels import default_map, find_label_map, maps_in
+from histoprep.mask_reading import UNDECIDED, Reading
+from histoprep.report import Report, render
+from histoprep.schemas.workspace import Workspace, check_outside
+from histoprep.tiles import TileOptions
 
 if TYPE_CHECKING:
     from histoprep.choices import Severity
@@ -160,10 +166,6 @@ def audit(
         histoprep audit tiles --quick --select HP1,HP2
     """
     from histoprep.auditing import AuditOptions, run_audit
-    from histoprep.findings import Selection
-    from histoprep.labels import default_map, find_label_map
-    from histoprep.schemas.workspace import Workspace, check_outside
-    from histoprep.tiles import TileOptions
     from histoprep.tiles.options import TableOptions
     from histoprep.tiles.table import TileTable
 
@@ -273,7 +275,6 @@ def _mask_reading(
     """Return what is decided now of masks that readers understand in two ways and, unless
     forgotten, what was before; says which that is.
     """
-    from histoprep.mask_reading import UNDECIDED, Reading
     from histoprep.tiles.options import earlier_options
 
     fresh = Reading.from_json(given)
@@ -285,7 +286,6 @@ def _mask_reading(
 
 
 def _note_maps(root: Path, *, chosen: bool) -> None:
-    from histoprep.labels import maps_in
 
     found = [] if chosen else maps_in(root)
     if found:
@@ -297,7 +297,6 @@ def _note_maps(root: Path, *, chosen: bool) -> None:
 
 
 def _rendered(report: object, name: str) -> str:
-    from histoprep.report import Report, render
 
     assert isinstance(report, Report)
     return render(report, name)

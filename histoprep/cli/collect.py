@@ -6,6 +6,8 @@ from pathlib import Path
 
 from histoprep import console
 from histoprep.cli.options import Root, WorkspaceFolder
+from histoprep.durable import locked
+from histoprep.schemas.workspace import Workspace
 
 
 def collect(root: Root = Path(), workspace: WorkspaceFolder = None) -> None:
@@ -17,9 +19,7 @@ def collect(root: Root = Path(), workspace: WorkspaceFolder = None) -> None:
     Examples:
         histoprep collect tiles
     """
-    from histoprep.durable import locked
     from histoprep.remap import collect_remap, unfinished_remaps
-    from histoprep.schemas.workspace import Workspace
     from histoprep.tiles.table import TileTable
 
     where = Workspace.of(root, workspace)

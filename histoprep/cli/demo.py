@@ -9,6 +9,7 @@ import typer
 
 from histoprep import console
 from histoprep.errors import UsageError
+from histoprep.schemas.workspace import SUFFIX, Workspace
 
 if TYPE_CHECKING:
     from histoprep.demo.stages import DemoOptions
@@ -126,7 +127,6 @@ def _options_of_made(
 ) -> DemoOptions:
     from histoprep.demo import GROUP_PATTERN, make_demo
     from histoprep.demo.stages import DemoOptions
-    from histoprep.schemas.workspace import SUFFIX
 
     with console.progress("demo data", tiles) as meter:
         plan = make_demo(folder, num_tiles=tiles, tile_px=tile_px, seed=seed, meter=meter)
@@ -149,7 +149,6 @@ def _options_of_own(
     steps: tuple[int, int],
 ) -> DemoOptions:
     from histoprep.demo.stages import DemoOptions
-    from histoprep.schemas.workspace import Workspace
 
     Workspace.of(data, folder)
     return DemoOptions(

@@ -12,6 +12,7 @@ import typer
 from histoprep import console
 from histoprep.cli.options import Root, WorkspaceFolder
 from histoprep.errors import ExitCode
+from histoprep.schemas.workspace import SUFFIX
 
 _STYLES = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
 
@@ -40,7 +41,6 @@ def doctor(
         histoprep doctor tiles --json
     """
     from histoprep.doctor import Status, examine
-    from histoprep.schemas.workspace import SUFFIX
 
     absolute = root.absolute()
     place = workspace or absolute.with_name(absolute.name + SUFFIX)

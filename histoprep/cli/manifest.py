@@ -12,8 +12,13 @@ from histoprep import console
 from histoprep.choices import SplitMethod
 from histoprep.cli.findings import print_finding
 from histoprep.cli.options import MapName, Root, Verify, Workers, WorkspaceFolder
+from histoprep.cli.reading import read_tiles
 from histoprep.command_style import Commands
+from histoprep.durable import locked
 from histoprep.errors import ExitCode, UsageError
+from histoprep.labels import default_map, find_label_map, load_label_map
+from histoprep.schemas.workspace import Workspace, check_outside
+from histoprep.split import parse_fractions
 
 if TYPE_CHECKING:
     from histoprep.labels import LabelMap
@@ -114,16 +119,11 @@ def build(
         histoprep manifest tiles --split 0.8/0.1/0.1 --seed 1
         histoprep manifest tiles --split-file splits.csv --out manifest.parquet
     """
-    from histoprep.cli.reading import read_tiles
-    from histoprep.durable import locked
-    from histoprep.labels import default_map, find_label_map, load_label_map
     from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
     from histoprep.manifest.dataset_csv import write_dataset_csv
     from histoprep.manifest.groups import check_groups_stay, regrouped
     from histoprep.repair.record import damage_warnings
     from histoprep.schemas.manifest import open_manifest
-    from histoprep.schemas.workspace import Workspace, check_outside
-    from histoprep.split import parse_fractions
     from histoprep.tiles.options import earlier_options
 
     method = SplitMethod.FILE if split_file and split_method is SplitMethod.AUTO else split_method

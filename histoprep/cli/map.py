@@ -11,7 +11,9 @@ import typer
 from histoprep import console
 from histoprep.choices import MapFailOn, MapFormat
 from histoprep.command_style import Commands
+from histoprep.durable import write_text
 from histoprep.errors import ExitCode, UsageError
+from histoprep.labels import check_label_map, find_label_map, load_label_map
 
 if TYPE_CHECKING:
     from histoprep.labels import LabelMap
@@ -47,7 +49,6 @@ def check(
         histoprep map check my_map.yml
         histoprep map check my_map.yml --fail-on warning
     """
-    from histoprep.labels import check_label_map, find_label_map
 
     path = find_label_map(file)
     problems = check_label_map(path)
@@ -143,7 +144,6 @@ def compose(
         histoprep map compose first.yml second.yml --out joined.yml
     """
     from histoprep import labels
-    from histoprep.durable import write_text
 
     text = labels.format_label_map(labels.compose(_load(a), _load(b), match_names=not ignore_names))
     if out is None:
@@ -160,7 +160,6 @@ def compose(
 
 
 def _load(file: str) -> LabelMap:
-    from histoprep.labels import find_label_map, load_label_map
 
     return load_label_map(find_label_map(file))
 

@@ -18,6 +18,8 @@ from histoprep.choices import (
     ReportFormat,
 )
 from histoprep.errors import UsageError
+from histoprep.execution import Engine
+from histoprep.labels.format import packed_folder
 
 if TYPE_CHECKING:
     from histoprep.execution import Engine
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 def _packed_maps() -> list[str]:
     """Return the names of label maps that are found by name alone."""
-    from histoprep.labels.format import packed_folder
 
     return sorted(path.stem for path in packed_folder().glob("label_map*.yml"))
 
@@ -124,7 +125,6 @@ def separated(entries: list[str] | None) -> tuple[str, ...]:
 
 def engine_of(name: EngineName, scheduler: str | None, workers: int | None) -> Engine:
     """Return the engine that the options ask for; raises UsageError for a contradiction."""
-    from histoprep.execution import Engine
 
     if (name is EngineName.DASK) != (scheduler is not None):
         raise UsageError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from histoprep import console
 from histoprep.errors import ExitCode
+from histoprep.mask_reading import UNDECIDED
 
 if TYPE_CHECKING:
     from histoprep.mask_reading import Reading
@@ -29,7 +30,6 @@ def read_tiles(
     `ensure_tiles`. With `verify` every file is read, and raises IntegrityError for a mask that
     `repair` wrote and that was changed since.
     """
-    from histoprep.mask_reading import UNDECIDED
     from histoprep.schemas.repaired import open_repaired
     from histoprep.tiles.options import chosen_words, earlier_options
     from histoprep.tiles.table import ensure_tiles, unlisted_folders

@@ -25,7 +25,11 @@ from histoprep.cli.options import (
     parse_part,
     progress_of,
 )
+from histoprep.cli.reading import read_tiles
 from histoprep.errors import ExitCode, UsageError
+from histoprep.labels import default_map, find_label_map, load_label_map
+from histoprep.mask_reading import Reading
+from histoprep.schemas.workspace import Workspace
 
 if TYPE_CHECKING:
     from histoprep.labels import LabelMap
@@ -81,11 +85,8 @@ def remap(
         histoprep remap tiles --map label_map_5 --on-unmapped unknown --out masks-5
         histoprep remap tiles --map label_map_5 --palette grey
     """
-    from histoprep.cli.reading import read_tiles
-    from histoprep.mask_reading import Reading
     from histoprep.remap import RemapOptions, plan_remap, run_remap, run_remap_part
     from histoprep.repair.record import damage_warnings
-    from histoprep.schemas.workspace import Workspace
 
     where = Workspace.of(root, workspace)
     chosen = engine_of(engine, scheduler, workers)
@@ -121,7 +122,6 @@ def remap(
 
 
 def _label_map(name: str | None, where: Workspace) -> LabelMap:
-    from histoprep.labels import default_map, find_label_map, load_label_map
 
     path = find_label_map(name, where.root) if name else default_map(where.root)
     if path is None:

@@ -21,7 +21,9 @@ from histoprep.cli.options import (
     progress_of,
     separated,
 )
+from histoprep.cli.reading import read_tiles
 from histoprep.errors import ExitCode
+from histoprep.schemas.workspace import Workspace
 
 if TYPE_CHECKING:
     from histoprep.repair import RepairPlan, RepairResult
@@ -86,10 +88,8 @@ def repair(
         histoprep repair tiles --dry-run --diff
         histoprep repair tiles --min-confidence 0.5
     """
-    from histoprep.cli.reading import read_tiles
     from histoprep.repair import RULES, RepairOptions, plan_repair, run_repair
     from histoprep.repair.contact_sheets import write_preview, write_sheets
-    from histoprep.schemas.workspace import Workspace
 
     where = Workspace.of(root, workspace)
     chosen = engine_of(engine, scheduler, workers)

@@ -13,7 +13,9 @@ from histoprep.choices import EngineName
 from histoprep.cli.findings import print_finding
 from histoprep.cli.options import DaskScheduler, EngineOption, Workers, engine_of, progress_of
 from histoprep.command_style import Commands
+from histoprep.durable import write_bytes
 from histoprep.errors import ExitCode, UsageError
+from histoprep.schemas.workspace import check_outside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -229,9 +231,7 @@ def preview(
         histoprep shard preview shards --num 24 --split test
         histoprep shard preview manifest.parquet --out preview.png
     """
-    from histoprep.durable import write_bytes
     from histoprep.manifest.check import check_manifest
-    from histoprep.schemas.workspace import check_outside
     from histoprep.shards import open_tiles
     from histoprep.shards.preview import choose_rows, draw_preview
     from histoprep.shards.storage import beside

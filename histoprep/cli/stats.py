@@ -13,6 +13,10 @@ import typer
 from histoprep import console, rule_ids
 from histoprep.choices import Dimension, StatsFormat
 from histoprep.cli.options import MapName, Root, Verify, Workers, WorkspaceFolder
+from histoprep.cli.reading import read_tiles
+from histoprep.labels import default_map, find_label_map, load_label_map
+from histoprep.phrases import plural
+from histoprep.schemas.workspace import Workspace
 
 if TYPE_CHECKING:
     from histoprep.stats import Stats
@@ -53,11 +57,8 @@ def stats(
         histoprep stats tiles --map label_map_5
         histoprep stats tiles --by group --format csv
     """
-    from histoprep.cli.reading import read_tiles
-    from histoprep.labels import default_map, find_label_map, load_label_map
     from histoprep.remap.evidence import evidence_in
     from histoprep.repair.record import damage_warnings
-    from histoprep.schemas.workspace import Workspace
     from histoprep.stats import as_json, compute_stats, csv_text, write_stats
     from histoprep.tiles.readings import MaskReadings
 
@@ -150,7 +151,6 @@ def _print_pairs(summary: Summary) -> None:
 
 
 def _print_warnings(found: Stats) -> None:
-    from histoprep.phrases import plural
 
     if found.left_out:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in found.left_out.items())

@@ -10,6 +10,7 @@ import typer
 
 from histoprep import console
 from histoprep.errors import ExitCode
+from histoprep.schemas.workspace import check_outside
 
 if TYPE_CHECKING:
     from trainer.encode import EncodeResult
@@ -119,7 +120,6 @@ def encode(
         trainer encode --manifest shards --codec runs/codec-512 --views 8 --fit crop
     """
     from histoprep.manifest.check import check_manifest
-    from histoprep.schemas.workspace import check_outside
     from histoprep.shards import open_tiles
     from histoprep.shards.storage import beside
     from trainer.device import choose_device

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histoprep import console
+from trainer.config_layers import dump_config, load_config, presets
+from trainer.reporter import Reporter
+from trainer.stage import DEFAULT_RECIPE, recipe_of
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
 
 
 def _presets() -> list[str]:
-    from trainer.config_layers import presets
 
     return presets()
 
@@ -96,8 +98,6 @@ def fit(
         trainer fit --manifest shards --preset reference-512-class --set optimiser.lr=1e-4 --dry-run
         trainer fit --recipe codec --manifest shards --out runs/codec
     """
-    from trainer.config_layers import load_config
-    from trainer.stage import DEFAULT_RECIPE
 
     flags: dict[str, Any] = {
         "manifest": manifest,
@@ -120,7 +120,6 @@ def fit(
 def _train(config: RunConfig) -> None:
     from trainer.cli import is_first_process
     from trainer.engine.fit import fit as fit_run
-    from trainer.reporter import Reporter
 
     result = fit_run(config, reporter=Reporter(console.note, console.warn, console.progress))
     if not is_first_process():
@@ -142,9 +141,7 @@ def _train(config: RunConfig) -> None:
 
 def _print_plan(config: RunConfig) -> None:
     """Print what a run would be; reads the manifest, writes nothing."""
-    from trainer.config_layers import dump_config
     from trainer.engine.fit import check_data
-    from trainer.stage import recipe_of
 
     check_data(config)
     described = recipe_of(config.recipe).describe(config)

@@ -10,6 +10,7 @@ import typer
 
 from histoprep import console
 from histoprep.errors import UsageError
+from histoprep.labels import find_label_map, load_label_map
 
 if TYPE_CHECKING:
     from trainer.data.latent_scaling import LatentScaling
@@ -110,7 +111,6 @@ def import_checkpoint(
         trainer import model.pt --codec runs/codec-512 --out runs/imported
         trainer import model.safetensors --out runs/imported --map label_map_5 --prediction v
     """
-    from histoprep.labels import find_label_map, load_label_map
     from trainer.import_checkpoint import ImportOptions
     from trainer.import_checkpoint import import_checkpoint as convert
     from trainer.recipes.codecs import load_codec

@@ -9,6 +9,7 @@ import typer
 
 from histoprep import console
 from histoprep.errors import ExitCode
+from trainer.reporter import Reporter
 
 _SHOWN = 20
 
@@ -48,7 +49,6 @@ def predict(
         trainer predict runs/diffmic a.png b.png --out predictions
     """
     from trainer.classification.predict import predict_images
-    from trainer.reporter import Reporter
 
     if verify:
         from trainer.verify import require_whole

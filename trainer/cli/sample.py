@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histoprep import console
+from histoprep.digests import file_digest
 from histoprep.errors import UsageError
+from histoprep.labels import find_label_map, load_label_map
+from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
     from histoprep.labels import LabelMap
@@ -246,7 +249,6 @@ def _check_run(checkpoint: Path) -> None:
     without its codec.
     """
     from trainer.engine.checkpoints import load_run_config
-    from trainer.errors import ConfigError
     from trainer.import_checkpoint import NO_MANIFEST
     from trainer.recipes.ldm import Config
 
@@ -271,7 +273,6 @@ def _mask_list(
     images: Path | None,
     out: Path,
 ) -> MaskList:
-    from histoprep.labels import find_label_map, load_label_map
     from histoprep.manifest.check import check_manifest
     from histoprep.shards import open_tiles
     from trainer.sampling.masks import masks_in_folder, masks_of_tiles
@@ -362,7 +363,6 @@ def _first_alike(masks: MaskList) -> list[int]:
 
 
 def _weights_digest(checkpoint: Path, *, ema: bool) -> str:
-    from histoprep.digests import file_digest
     from trainer.engine.checkpoints import find_checkpoint
 
     folder = find_checkpoint(checkpoint.absolute())

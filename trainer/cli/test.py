@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from histoprep import console
+from trainer.reporter import Reporter
 
 if TYPE_CHECKING:
     from trainer.classification.evaluation import Evaluation
@@ -70,7 +71,6 @@ def test(
         trainer test runs/diffmic --samples 8 --device cuda
     """
     from trainer.classification.evaluate import FOLDER, TestOptions, evaluate_run
-    from trainer.reporter import Reporter
 
     if verify:
         from trainer.engine.checkpoints import load_run_config
