@@ -36,8 +36,8 @@ from benchmarks.lossy_tempting import TEMPTING
 from histoprep.errors import BrokenFileError
 from histoprep.lossy.blocks import BLOCK_PX, as_blocks, uniform_blocks
 from histoprep.lossy.jpeg_repair import MIN_QUALITY, repair_jpeg
+from histoprep.lossy.observations import MaskObservation, table_of
 from histoprep.lossy.ramps import repair_ramps
-from histoprep.lossy.seen import Seen, table_of
 from histoprep.lossy.verdict import FIRM_MASKS, MaskSignals, Verdict, judge
 from histoprep.repair import MIN_CONFIDENCE
 from histoprep.tiles.measure import describe_colours, measure_mask
@@ -77,7 +77,7 @@ def sources(num_masks: int, data: Path | None) -> list[Source]:
 
 def verdicts_of(masks: Sequence[Mask]) -> tuple[MaskSignals, list[Verdict]]:
     """Return the signals of a source and what is wrong with it."""
-    signals = table_of([Seen.of(mask) for mask in masks])
+    signals = table_of([MaskObservation.of(mask) for mask in masks])
     return signals, judge(signals)
 
 

@@ -126,7 +126,7 @@ def test_findings_say_why_and_what_to_do(findings: tuple[Finding, ...]) -> None:
     assert found_by["few"].cause.startswith(
         "Perhaps: the masks were once saved as JPEG of quality 90"
     )
-    assert "Only 5 masks" in found_by["few"].cause
+    assert "Based on 5 masks" in found_by["few"].cause
     assert "gradual" in found_by["resized"].cause
 
 

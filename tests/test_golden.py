@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from histoprep.digests import digest, digest_text, hash_text
-from histoprep.lossy.verdict import Kind, MaskSignals, judge
+from histoprep.lossy.verdict import LossKind, MaskSignals, judge
 from histoprep.permutation import keys_of, permute
 from histoprep.split import assign_by_hash, assign_units, join_units
 from histoprep.split.units import SplitRows, name_keys
@@ -166,7 +166,7 @@ def signals(
 )
 def test_where_a_source_begins_to_be_lossy(shifted: int, rough_pairs: int, is_lossy: bool) -> None:
     verdicts = judge(signals(shifted=shifted, rough_pairs=rough_pairs))
-    assert [verdict.kind for verdict in verdicts] == [Kind.JPEG_HISTORY] * is_lossy
+    assert [verdict.kind for verdict in verdicts] == [LossKind.JPEG_HISTORY] * is_lossy
 
 
 def test_a_verdict_is_firm_from_thirty_masks_on() -> None:

@@ -26,8 +26,8 @@ from histoprep.lossy.blocks import (
     whole_blocks,
 )
 from histoprep.lossy.jpeg_history import MAX_TELLING_QUALITY, find_quality, is_fixed
-from histoprep.lossy.seen import Seen, table_of
-from histoprep.lossy.verdict import FIRM_MASKS, Kind, Verdict, judge
+from histoprep.lossy.observations import MaskObservation, table_of
+from histoprep.lossy.verdict import FIRM_MASKS, LossKind, Verdict, judge
 
 NUM_MASKS = 32
 CLEAN: dict[str, Callable[[int], np.ndarray]] = {
@@ -42,7 +42,7 @@ CLEAN: dict[str, Callable[[int], np.ndarray]] = {
 
 
 def verdicts(masks: Iterable[np.ndarray]) -> list[Verdict]:
-    return judge(table_of([Seen.of(mask) for mask in masks]))
+    return judge(table_of([MaskObservation.of(mask) for mask in masks]))
 
 
 def slow_counts(labels: np.ndarray) -> tuple[int, float]:
@@ -170,7 +170,7 @@ def test_clean_sources_stay_silent(name: str) -> None:
 @pytest.mark.parametrize("quality", [75, 90, 95])
 def test_a_source_that_was_jpeg_is_found_and_its_quality_named(name: str, quality: int) -> None:
     (found,) = verdicts(made.jpeg(CLEAN[name](seed), quality) for seed in range(NUM_MASKS))
-    assert found.kind is Kind.JPEG_HISTORY
+    assert found.kind is LossKind.JPEG_HISTORY
     assert found.firm
     assert found.quality is not None
     assert abs(found.quality - quality) <= 5
@@ -183,7 +183,7 @@ def test_a_label_map_hides_the_quality_and_not_the_damage(quality: int) -> None:
     (found,) = verdicts(
         made.many_to_one(made.jpeg(made.regions(seed), quality)) for seed in range(NUM_MASKS)
     )
-    assert found.kind is Kind.JPEG_HISTORY
+    assert found.kind is LossKind.JPEG_HISTORY
     assert found.quality is None
     assert verdicts(made.many_to_one(made.regions(seed)) for seed in range(NUM_MASKS)) == []
 
@@ -199,7 +199,7 @@ def test_the_quality_of_clipped_masks_is_named(values: tuple[int, ...], quality:
     (found,) = verdicts(
         made.jpeg(drawing, quality) for drawing in drawn if drawing.min() != drawing.max()
     )
-    assert (found.kind, found.quality) == (Kind.JPEG_HISTORY, quality)
+    assert (found.kind, found.quality) == (LossKind.JPEG_HISTORY, quality)
 
 
 def test_neither_interpolation_nor_a_label_map_is_taken_for_clipping(
@@ -233,7 +233,7 @@ def test_another_encoder_is_found_too() -> None:
         return np.asarray(simplejpeg.decode_jpeg(encoded, colorspace="GRAY")[..., 0])
 
     (found,) = verdicts(through_simplejpeg(made.regions(seed)) for seed in range(NUM_MASKS))
-    assert (found.kind, found.quality) == (Kind.JPEG_HISTORY, 90)
+    assert (found.kind, found.quality) == (LossKind.JPEG_HISTORY, 90)
 
 
 def test_steps_of_one_are_known_by_their_fixed_points() -> None:
@@ -242,7 +242,7 @@ def test_steps_of_one_are_known_by_their_fixed_points() -> None:
         return (depth // 11).astype(np.uint8)
 
     (found,) = verdicts(made.jpeg(layers(seed), 85) for seed in range(NUM_MASKS))
-    assert found.kind is Kind.JPEG_HISTORY
+    assert found.kind is LossKind.JPEG_HISTORY
     assert found.quality is not None
     assert abs(found.quality - 85) <= 5
     assert verdicts(layers(seed) for seed in range(NUM_MASKS)) == []
@@ -256,7 +256,7 @@ def test_good_and_bad_masks_in_one_folder_are_told_apart() -> None:
 
 def test_interpolated_masks_are_known_by_their_ramps() -> None:
     (found,) = verdicts(made.bilinear(made.regions(seed)) for seed in range(NUM_MASKS))
-    assert found.kind is Kind.INTERPOLATED
+    assert found.kind is LossKind.INTERPOLATED
     assert found.quality is None
     assert len(found.masks) == NUM_MASKS
 
@@ -267,7 +267,7 @@ def test_smoothed_masks_are_told_from_clean_ones_beside_them() -> None:
         item if index % 2 else cv2.GaussianBlur(item, (0, 0), 0.8) for index, item in enumerate(two)
     ]
     (found,) = verdicts(masks)
-    assert found.kind is Kind.INTERPOLATED
+    assert found.kind is LossKind.INTERPOLATED
     assert found.masks.tolist() == [
         index for index, item in enumerate(two) if index % 2 == 0 and item.min() != item.max()
     ]
@@ -282,12 +282,14 @@ def test_few_masks_give_a_weaker_verdict() -> None:
 
 def test_containers_need_no_other_evidence() -> None:
     masks = [made.regions(0), np.zeros((64, 64), np.uint8)]
-    seen = [Seen(measure_signals(mask), find_quality(mask), "jpeg") for mask in masks] + [
-        Seen(None, None, "webp"),
-        Seen.of(made.regions(1)),
+    seen = [
+        MaskObservation(measure_signals(mask), find_quality(mask), "jpeg") for mask in masks
+    ] + [
+        MaskObservation(None, None, "webp"),
+        MaskObservation.of(made.regions(1)),
     ]
     found = judge(table_of(seen))
     assert [(item.kind, item.masks.tolist(), item.firm) for item in found] == [
-        (Kind.JPEG_CONTAINER, [0, 1], True),
-        (Kind.WEBP_CONTAINER, [2], True),
+        (LossKind.JPEG_CONTAINER, [0, 1], True),
+        (LossKind.WEBP_CONTAINER, [2], True),
     ]

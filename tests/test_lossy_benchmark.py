@@ -14,7 +14,7 @@ import pytest
 from benchmarks import lossy
 from benchmarks.lossy_sets import Harm, many_to_one
 from benchmarks.lossy_tempting import TEMPTING
-from histoprep.lossy.seen import Seen, table_of
+from histoprep.lossy.observations import MaskObservation, table_of
 from histoprep.lossy.verdict import judge
 
 NUM_MASKS = 32
@@ -90,4 +90,4 @@ def test_the_page_has_the_tables_and_what_they_took(
 def test_clean_masks_that_look_damaged_stay_silent(name: str) -> None:
     masks = [TEMPTING[name](np.random.default_rng([33, seed]), 128) for seed in range(NUM_MASKS)]
     for seen in (masks, [many_to_one(mask) for mask in masks]):
-        assert judge(table_of([Seen.of(observation) for observation in seen])) == []
+        assert judge(table_of([MaskObservation.of(observation) for observation in seen])) == []

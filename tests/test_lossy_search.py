@@ -15,9 +15,9 @@ from PIL import Image
 from histoprep.lossy.blocks import as_blocks, uniform_blocks
 from histoprep.lossy.jpeg_history import find_quality
 from histoprep.lossy.jpeg_repair import repair_jpeg
+from histoprep.lossy.observations import MaskObservation, table_of
 from histoprep.lossy.search import kept_coefficients, quantisation_steps, search_blocks
-from histoprep.lossy.seen import Seen, table_of
-from histoprep.lossy.verdict import Kind, judge
+from histoprep.lossy.verdict import LossKind, judge
 
 QUALITIES = [75, 85, 90, 95]
 
@@ -100,9 +100,9 @@ def test_the_same_blocks_give_the_same_labels_among_their_choices() -> None:
 @pytest.mark.parametrize("quality", [75, 80, 85, 88, 90, 95])
 def test_masks_of_two_labels_that_follow_each_other_are_found_and_dated(quality: int) -> None:
     clean = [(made.regions(seed, 256) > 20).astype(np.uint8) for seed in range(36)]
-    assert judge(table_of([Seen.of(mask) for mask in clean])) == []
-    (found,) = judge(table_of([Seen.of(made.jpeg(mask, quality)) for mask in clean]))
-    assert found.kind is Kind.JPEG_HISTORY
+    assert judge(table_of([MaskObservation.of(mask) for mask in clean])) == []
+    (found,) = judge(table_of([MaskObservation.of(made.jpeg(mask, quality)) for mask in clean]))
+    assert found.kind is LossKind.JPEG_HISTORY
     assert found.quality is not None
     assert abs(found.quality - quality) <= 5
 
@@ -120,7 +120,10 @@ def test_stripes_of_part_of_a_tile_stay_silent() -> None:
     assert (
         judge(
             table_of(
-                [Seen.of(stripes(np.random.default_rng([11, seed]), 256)) for seed in range(36)]
+                [
+                    MaskObservation.of(stripes(np.random.default_rng([11, seed]), 256))
+                    for seed in range(36)
+                ]
             )
         )
         == []

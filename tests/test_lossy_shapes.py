@@ -13,9 +13,9 @@ import pytest
 from benchmarks.lossy_sets import binary, layers, many_to_one, stripes
 from histoprep.lossy.blocks import as_blocks, mixed_places
 from histoprep.lossy.jpeg_history import FixedPoint, find_renamed
-from histoprep.lossy.seen import Seen, table_of
+from histoprep.lossy.observations import MaskObservation, table_of
 from histoprep.lossy.shapes import is_broken, is_curved, is_upright
-from histoprep.lossy.verdict import Kind, Verdict, judge
+from histoprep.lossy.verdict import LossKind, Verdict, judge
 from histoprep.tiles import TileOptions
 from histoprep.tiles.measurer import Measurer
 
@@ -23,7 +23,7 @@ NUM_MASKS = 36
 
 
 def verdicts(masks: Iterable[np.ndarray]) -> list[Verdict]:
-    return judge(table_of([Seen.of(mask) for mask in masks]))
+    return judge(table_of([MaskObservation.of(mask) for mask in masks]))
 
 
 def rectangles(seed: int) -> np.ndarray:
@@ -109,7 +109,7 @@ def test_labels_one_step_apart_are_found_after_a_label_map(
     drawn = of_family(family, 71)
     assert verdicts(many_to_one(drawing) for drawing in drawn) == []
     (found,) = verdicts(many_to_one(made.jpeg(drawing, quality)) for drawing in drawn)
-    assert (found.kind, found.quality, found.firm) == (Kind.JPEG_HISTORY, None, True)
+    assert (found.kind, found.quality, found.firm) == (LossKind.JPEG_HISTORY, None, True)
     assert found.evidence
 
 
@@ -123,7 +123,7 @@ def test_straight_boundaries_prove_nothing() -> None:
 @pytest.mark.parametrize("quality", [75, 85])
 def test_straight_boundaries_that_jpeg_touched_are_found(quality: int) -> None:
     (found,) = verdicts(made.jpeg(5 * rectangles(seed), quality) for seed in range(NUM_MASKS))
-    assert found.kind is Kind.JPEG_HISTORY
+    assert found.kind is LossKind.JPEG_HISTORY
     assert found.quality is not None
     assert abs(found.quality - quality) <= 5
 
@@ -137,7 +137,10 @@ def test_the_tiles_table_has_what_is_judged() -> None:
     ]
     count = 0
     for mask in masks:
-        row, seen = Measurer(TileOptions()).mask(imageio.encode_mask_png(mask)), Seen.of(mask).fixed
+        row, seen = (
+            Measurer(TileOptions()).mask(imageio.encode_mask_png(mask)),
+            MaskObservation.of(mask).fixed,
+        )
         fixed = seen or FixedPoint(0, 0, 0)
         assert (
             row["mask_jpeg_quality"] or 0,

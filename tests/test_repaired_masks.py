@@ -520,8 +520,8 @@ class TestManifest:
         repaired = lossy(own)
         assert (repaired.severity, repaired.count) == (Severity.INFO, NUM_DAMAGED)
         assert (
-            f"{NUM_DAMAGED} of {NUM_DAMAGED} have a repaired mask" in repaired.cause
-            and "take the repaired masks" in repaired.suggestion
+            f"{NUM_DAMAGED} of {NUM_DAMAGED} have a repaired copy" in repaired.cause
+            and "use the repaired masks" in repaired.suggestion
         )
 
     @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

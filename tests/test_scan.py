@@ -20,7 +20,7 @@ from histoprep.errors import UsageError
 from histoprep.names import to_name, to_text
 from histoprep.scan import detect_layout, keys, scan
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
-from histoprep.scan.walk import Listed, Walker
+from histoprep.scan.walk import DirectoryListing, Walker
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.options import TableOptions, resolved
 
@@ -470,7 +470,7 @@ def test_a_large_tree_that_is_not_read_is_not_walked(
     looks: list[str] = []
     scan_folder = Walker._scan_folder
 
-    def counted(self: Walker, folder: str, into: Listed) -> None:
+    def counted(self: Walker, folder: str, into: DirectoryListing) -> None:
         looks.append(folder)
         scan_folder(self, folder, into)
 

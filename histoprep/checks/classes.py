@@ -22,8 +22,8 @@ MISSING_CLASS_IN_SPLIT = Rule(
     Severity.ERROR,
     Scope.DATASET,
     definition="A class other than 0 has no core-present tile in a split.",
-    cause="The class is rare and the split did not look at it.",
-    suggestion="Split again: histoprep manifest balances classes over splits.",
+    cause="The class is rare, and the split did not balance classes.",
+    suggestion="Split again: histoprep manifest balances classes across splits.",
     fix_safety=FixSafety.SAFE,
 )
 RARE_CLASS = Rule(
@@ -32,10 +32,10 @@ RARE_CLASS = Rule(
     Severity.WARNING,
     Scope.DATASET,
     definition=(
-        "A class other than 0 is core-present in fewer than 50 tiles or 3 groups; an info "
-        "where no label map says what the classes are."
+        "A class other than 0 is core-present in fewer than 50 tiles or 3 groups; only an info"
+        " without a label map, since labels may be merged."
     ),
-    cause="The class is rare in the slides, or annotated rarely.",
+    cause="The class is rare, or rarely annotated.",
     suggestion="Add data, or merge the class with another in the label map.",
 )
 SPURIOUS_CLASS = Rule(
@@ -48,8 +48,8 @@ SPURIOUS_CLASS = Rule(
         "in at least 5."
     ),
     cause=(
-        "Thin false rims: masks were saved with loss or resized with interpolation. A class "
-        "that is thin by nature needs min_radius_px in the label map."
+        "Spurious rims: masks were compressed with loss or resized with interpolation. A class"
+        " that is thin by nature needs min_radius_px in the label map."
     ),
     suggestion=(
         "Restore the masks that HP409 names from a lossless source, and resize masks with "
@@ -61,18 +61,18 @@ CLASS_FROM_ONE_GROUP = Rule(
     "class-from-one-group",
     Severity.WARNING,
     Scope.DATASET,
-    definition="Over 80 % of a class other than 0 comes from one group.",
-    cause="Only one slide or case shows it.",
-    suggestion="Add groups; a model cannot tell this class from the look of that slide.",
+    definition="More than 80 % of a class other than 0 comes from one group.",
+    cause="Only one slide or case contains it.",
+    suggestion="Add groups; a model cannot separate this class from the appearance of that slide.",
 )
 SPLIT_SHIFT = Rule(
     "HP806",
     "split-shift",
     Severity.WARNING,
     Scope.DATASET,
-    definition="The share of a class differs between splits by more than 5 points.",
-    cause="The split did not look at classes.",
-    suggestion="Split again: histoprep manifest balances classes over splits.",
+    definition="The share of a class differs between splits by more than 5 percentage points.",
+    cause="The split did not balance classes.",
+    suggestion="Split again: histoprep manifest balances classes across splits.",
     fix_safety=FixSafety.SAFE,
 )
 

@@ -16,7 +16,7 @@ EXACT_DUPLICATE_FILE = Rule(
     "exact-duplicate-file",
     Severity.WARNING,
     Scope.TILE,
-    definition="Images with the same bytes.",
+    definition="Two images have identical bytes.",
     cause="A tile was copied or exported twice.",
     suggestion="Keep one of each; the split keeps copies together.",
     fix_safety=FixSafety.UNSAFE,
@@ -26,8 +26,8 @@ EXACT_DUPLICATE_PIXELS = Rule(
     "exact-duplicate-pixels",
     Severity.WARNING,
     Scope.TILE,
-    definition="Images with the same decoded pixels in files that differ.",
-    cause="A tile was saved again without loss, or only its metadata changed.",
+    definition="Two images have identical pixels, but different bytes.",
+    cause="A tile was saved again losslessly, or only its metadata changed.",
     suggestion="Keep one of each; the split keeps copies together.",
     fix_safety=FixSafety.UNSAFE,
 )
@@ -36,7 +36,7 @@ NEAR_DUPLICATE = Rule(
     "near-duplicate",
     Severity.INFO,
     Scope.TILE,
-    definition="Images whose perceptual hashes nearly agree, confirmed by correlation.",
+    definition="Two images have similar perceptual hashes and correlated pixels.",
     cause="Overlapping or re-compressed tiles.",
     suggestion="Give --group-by so that tiles of one slide stay in one split.",
 )
@@ -45,7 +45,7 @@ CONFLICTING_DUPLICATE = Rule(
     "conflicting-duplicate",
     Severity.ERROR,
     Scope.TILE,
-    definition="The same image with different masks.",
+    definition="Copies of an image have different masks.",
     cause="Two annotators, two versions of the annotation, or a mask saved under the wrong name.",
     suggestion="Decide which mask is right and remove the other.",
 )

@@ -1,4 +1,4 @@
-"""HP4: masks whose labels depend on who reads them."""
+"""HP4: masks whose labels depend on the reader."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ READERS_DISAGREE = Rule(
     Severity.ERROR,
     Scope.TILE,
     definition=(
-        "A palette of greys that are not their indices, a TIFF whose value 0 is white, or an "
-        "orientation tag: readers return different labels for the same file."
+        "Readers return different labels for the same file: its palette of greys differs from its"
+        " indices, it is a TIFF with 0 as white, or it has an orientation tag."
     ),
     cause=(
-        "A lossless optimiser made a palette of grey levels, or a tool wrote the mask as an "
-        "image, white on black."
+        "A lossless optimiser turned grey levels into a palette, or a tool saved the mask white"
+        " on black."
     ),
     suggestion=(
-        "Look at some of these masks and decide: histoprep audit with --palette index or "
-        "grey, or --min-is-white stored or inverted."
+        "Check some of these masks and decide: histoprep audit with --palette index or grey, or"
+        " --min-is-white stored or inverted."
     ),
     fix_safety=FixSafety.UNSAFE,
 )
@@ -39,16 +39,16 @@ MIXED_ENCODINGS = Rule(
     Severity.ERROR,
     Scope.SOURCE,
     definition=(
-        "Masks have other bits a pixel, another palette, or a palette at all, than those "
-        "beside them, so that one value may stand for two labels."
+        "Bit depth or palette differs from those of the other masks in the folder, so one value"
+        " may stand for two labels."
     ),
     cause=(
-        "A tool stores each file in the fewest bits, as ImageMagick does (a tile of 0 and 255 "
-        "becomes 1 bit), or masks of two exports lie together."
+        "A tool stores each file with as few bits as possible, as ImageMagick does (a tile of 0"
+        " and 255 becomes 1 bit), or masks of two exports are mixed."
     ),
     suggestion=(
-        "Look at some of these masks and decide: histoprep audit with --depth stored, 8 or "
-        "16, or --palette index."
+        "Check some of these masks and decide: histoprep audit with --depth stored, 8 or 16, or"
+        " --palette index."
     ),
     fix_safety=FixSafety.UNSAFE,
 )
@@ -57,55 +57,55 @@ INDEX_BEYOND_PALETTE = Rule(
     Severity.ERROR,
     Scope.TILE,
     definition=(
-        "A pixel has an index for which the palette has no colour; readers return the index, "
-        "black, or nothing."
+        "A pixel has an index without an entry in the palette; readers return the index, black,"
+        " or nothing."
     ),
     cause=(
-        "A palette too short for the labels was attached when the mask was saved; in 1, 2 or "
-        "4 bits labels are then wrapped: 255 becomes 15."
+        "The mask was saved with a palette that is too short for its labels; with 1, 2 or 4 bits,"
+        " labels wrap around: 255 becomes 15."
     ),
-    suggestion="Export these masks again as 8-bit grey; they are left out of the manifest.",
+    suggestion="Export these masks again as 8-bit grayscale; the manifest excludes them.",
 )
 NEGATIVE_LABEL = Rule(
     *rule_ids.NEGATIVE_LABEL,
     Severity.ERROR,
     Scope.TILE,
     definition=(
-        "The mask is of a signed type and holds labels below 0, which some readers return as "
-        "255 or as another large label."
+        "The mask has a signed type and contains negative labels, which some readers return as"
+        " 255 or another large label."
     ),
-    cause="The export uses -1 for pixels without a label.",
+    cause="The export uses -1 for unlabelled pixels.",
     suggestion=(
-        "Write these pixels as a label of their own, such as 255, and save the mask as 8-bit "
-        "grey; it is left out of the manifest."
+        "Give these pixels a label of their own, such as 255, and save the mask as 8-bit"
+        " grayscale; the manifest excludes it."
     ),
 )
 
 _NUM_SHOWN = 8
 _READINGS = {PALETTE: ("by index", "by grey value"), MIN_IS_WHITE: ("as stored", "inverted")}
 _TIFFFILE_CAUSE = (
-    "tifffile stores labels as they are and declares boolean arrays min-is-white: the stored value"
-    " is the label, and is taken."
+    "tifffile stores labels unchanged and declares boolean arrays min-is-white: the stored value is"
+    " used as the label."
 )
 _TIFFFILE_ADVICE = (
-    "Nothing for histoprep; other programs invert these masks: write them again with photometric"
-    " minisblack, or use those of histoprep remap."
+    "Nothing for histoprep. Other programs invert these masks: save them again with photometric"
+    " minisblack, or use those that histoprep remap writes."
 )
 _TURNED_CAUSE = (
-    "The tag was copied from the image: Pillow and OpenCV turn the pixels of a TIFF, tifffile and"
-    " rasterio do not; of a PNG, OpenCV alone may."
+    "The tag was copied from the image. Pillow and OpenCV rotate the pixels of a TIFF, tifffile and"
+    " rasterio do not; of a PNG, only OpenCV may."
 )
 _TURNED_ADVICE = (
-    "Write the pixels in the order of the image and drop the tag; these masks are left out of the"
-    " manifest."
+    "Save the pixels in the order of the image and remove the tag; the manifest excludes these"
+    " masks."
 )
 _OPTIMISER_CAUSE = (
-    "By grey value, the labels ({shown}) are among those of the other masks, by index ({stored})"
-    " they are not: a lossless optimiser, such as optipng or oxipng, made palettes of grey masks."
+    "Read as grey values, the labels ({shown}) occur in the other masks; read as indices ({stored})"
+    " they do not: a lossless optimiser, such as optipng or oxipng, added palettes to grey masks."
 )
 _INDEX_CAUSE = (
-    "By index, the labels ({stored}) are among those of the other masks, by grey value ({shown})"
-    " they are not: the palette is for viewing."
+    "Read as indices, the labels ({stored}) occur in the other masks; read as grey values ({shown})"
+    " they do not: the palette is for viewing."
 )
 
 
@@ -163,7 +163,7 @@ def _explained(kind: str, evidence: Evidence) -> tuple[str, str]:
         for name, labels in (("stored", seen.stored), ("shown", seen.shown))
     }
     cause = (_OPTIMISER_CAUSE if advice == "grey" else _INDEX_CAUSE).format(**words)
-    return cause, f"Look at some of them, then: histoprep audit --palette {advice}"
+    return cause, f"Check some of them, then: histoprep audit --palette {advice}"
 
 
 def _flagged(

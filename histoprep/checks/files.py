@@ -19,8 +19,8 @@ UNREADABLE_FILE = Rule(
     Severity.ERROR,
     Scope.TILE,
     definition="The file or folder cannot be opened or decoded; subcodes say how.",
-    cause="An interrupted copy, a full disk during export, a damaged device or missing permission.",
-    suggestion="Restore these files from the source; they are left out of the manifest.",
+    cause="An interrupted copy, a full disk during export, a damaged disk or missing permission.",
+    suggestion="Restore these files from the source; the manifest excludes them.",
 )
 TRUNCATED_JPEG = Rule(
     *rule_ids.TRUNCATED_JPEG,
@@ -33,16 +33,18 @@ TRUNCATED_JPEG = Rule(
         "An interrupted copy or download; many viewers show such a file with a grey or "
         "repeated lower part."
     ),
-    suggestion="Restore these files from the source; they are left out of the manifest.",
+    suggestion="Restore these files from the source; the manifest excludes them.",
 )
 EXTENSION_MISMATCH = Rule(
     "HP203",
     "extension-mismatch",
     Severity.WARNING,
     Scope.TILE,
-    definition="The first bytes of the file say another format than its extension.",
+    definition="The first bytes of the file belong to another format than its extension.",
     cause="The file was renamed instead of converted.",
-    suggestion="Rename the file; for a mask check first that it was never saved with loss.",
+    suggestion=(
+        "Rename the file; for a mask, first make sure that it was never compressed with loss."
+    ),
     fix_safety=FixSafety.SAFE,
 )
 HUGE_IMAGE = Rule(
@@ -50,8 +52,8 @@ HUGE_IMAGE = Rule(
     Severity.ERROR,
     Scope.TILE,
     definition="The header declares more pixels than --max-pixels; the file was not decoded.",
-    cause="A whole slide lies among the tiles, or the file is a decompression bomb.",
-    suggestion="Cut it into tiles, or raise --max-pixels if it is meant to be that large.",
+    cause="A whole-slide image is among the tiles, or the file is a decompression bomb.",
+    suggestion="Cut it into tiles, or raise --max-pixels if the size is intended.",
 )
 CHANGED_WHILE_READING = Rule(
     *rule_ids.CHANGED_WHILE_READING,
@@ -59,7 +61,7 @@ CHANGED_WHILE_READING = Rule(
     Scope.TILE,
     definition="Size or time of the file changed between listing and reading.",
     cause="An export or copy is still running.",
-    suggestion="Wait until it is done and audit again.",
+    suggestion="Wait until it has finished, then audit again.",
     fix_safety=FixSafety.SAFE,
 )
 PRIVACY_METADATA = Rule(
@@ -70,8 +72,8 @@ PRIVACY_METADATA = Rule(
     definition="EXIF, text chunks or TIFF tags that may identify a patient, a person or a device.",
     cause="The scanner or the export wrote them.",
     suggestion=(
-        "Strip them before the data set leaves the house; masks written by histoprep never "
-        "carry them."
+        "Remove them before you share the data set; masks and shards written by histoprep never"
+        " contain them."
     ),
     fix_safety=FixSafety.SAFE,
 )
@@ -80,16 +82,15 @@ UNSUPPORTED_ENCODING = Rule(
     Severity.ERROR,
     Scope.TILE,
     definition=(
-        "The file is whole, but it is compressed or packed in a way that common readers "
-        "refuse or read differently; subcodes say how."
+        "The file is intact, but common readers refuse its compression or encoding or read it"
+        " differently; subcodes say how."
     ),
     cause=(
-        "GDAL, libvips or a microscope wrote it: LERC, JPEG 2000, JPEG XL, bit depths such as "
-        "12, a transparency mask, min-is-white integers of 32 bits."
+        "GDAL, libvips or microscope software wrote it: LERC, JPEG 2000, JPEG XL, bit depths such"
+        " as 12, a transparency mask, min-is-white integers of 32 bits."
     ),
     suggestion=(
-        "Write it again as 8-bit or 16-bit TIFF with deflate or LZW, or as PNG; it is left "
-        "out of the manifest."
+        "Save it as 8-bit or 16-bit TIFF with deflate or LZW, or as PNG; the manifest excludes it."
     ),
 )
 

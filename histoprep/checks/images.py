@@ -19,11 +19,13 @@ WRONG_SIZE = Rule(
     Severity.ERROR,
     Scope.TILE,
     definition=(
-        "The image is not of the declared size (--tile-size), or else of that of at least "
-        "half of the images."
+        "The image size differs from --tile-size or, if that is not set, from the most common size."
     ),
     cause="Tiles from the edge of a slide were not padded, or two exports were mixed.",
-    suggestion="Crop or pad them, or train with an option that crops; see --tile-size.",
+    suggestion=(
+        "Crop or pad them, or train with an option that crops; set the expected size with"
+        " --tile-size."
+    ),
 )
 WRONG_MODE = Rule(
     "HP302",
@@ -31,7 +33,7 @@ WRONG_MODE = Rule(
     Severity.ERROR,
     Scope.TILE,
     definition="The image is not 8-bit RGB.",
-    cause="It was saved as grayscale, CMYK, with transparency, with 16 bits or with a palette.",
+    cause="It was saved as grayscale or CMYK, with transparency, with 16 bits or with a palette.",
     suggestion="Convert it to 8-bit RGB at the source.",
 )
 BLANK_IMAGE = Rule(
@@ -39,18 +41,18 @@ BLANK_IMAGE = Rule(
     "blank-image",
     Severity.WARNING,
     Scope.TILE,
-    definition="The tile is nearly constant, or more than 0.95 of it is glass.",
-    cause="Tiles were cut without a tissue mask.",
-    suggestion="Leave such tiles out of training; they teach a model to draw glass.",
+    definition="The image is nearly constant, or glass covers more than 95 % of it.",
+    cause="Tiles were extracted without a tissue mask.",
+    suggestion="Exclude such tiles from training; a model would learn to generate glass.",
 )
 BLURRY_IMAGE = Rule(
     "HP304",
     "blurry-image",
     Severity.INFO,
     Scope.TILE,
-    definition="The focus score lies far below those of the other tiles of its source.",
-    cause="The scanner missed the focus there, or the tissue folds.",
-    suggestion="Look at the examples; leave them out if they are out of focus.",
+    definition="The focus score is far below those of the other tiles of its source.",
+    cause="The scanner missed the focus there, or the tissue is folded.",
+    suggestion="Check the examples; exclude the tiles if they are out of focus.",
 )
 COMPRESSION_DRIFT = Rule(
     "HP308",
@@ -64,7 +66,7 @@ COMPRESSION_DRIFT = Rule(
         "Sources were exported with different settings; a model can learn the settings "
         "instead of the tissue."
     ),
-    suggestion="Export all sources from the slides with the same settings.",
+    suggestion="Export all sources from the slides again, with the same settings.",
 )
 EXIF_ORIENTATION = Rule(
     "HP309",
@@ -72,10 +74,10 @@ EXIF_ORIENTATION = Rule(
     Severity.WARNING,
     Scope.TILE,
     definition=(
-        "The orientation tag is 2 to 8, so that some readers turn the image away from its mask."
+        "The orientation tag is 2 to 8: some readers rotate or flip the image, but not its mask."
     ),
-    cause="The image went through a photo application.",
-    suggestion="Write the pixels in the stored order and drop the tag.",
+    cause="The image was edited in a photo application.",
+    suggestion="Save the pixels in the stored order and remove the tag.",
     fix_safety=FixSafety.SAFE,
 )
 

@@ -19,7 +19,7 @@ UNMAPPED_LABEL = Rule(
     *rule_ids.UNMAPPED_LABEL,
     Severity.ERROR,
     Scope.DATASET,
-    definition="A mask holds a value that the label map does not list.",
+    definition="A mask contains a value that the label map does not list.",
     cause="The map belongs to another version of the annotation, or the value is an artefact.",
     suggestion="Add the value to the map, or remap with --on-unmapped unknown.",
 )
@@ -28,7 +28,7 @@ UNUSED_LABEL = Rule(
     "unused-label",
     Severity.INFO,
     Scope.DATASET,
-    definition="A label of the map that no mask holds.",
+    definition="No mask contains this label of the map.",
     cause="The label is rare, or part of the data set is missing.",
     suggestion="Nothing.",
 )
@@ -38,13 +38,13 @@ MAP_NOT_TOTAL = Rule(
     Scope.DATASET,
     definition="A declared source label has no target class.",
     cause="A label was added to the list but not to the map.",
-    suggestion="Give it a class in the map; histoprep map check FILE names it.",
+    suggestion="Assign it a class in the map; histoprep map check FILE names it.",
 )
 MAP_COLLISION = Rule(
     *rule_ids.MAP_COLLISION,
     Severity.ERROR,
     Scope.DATASET,
-    definition="A source label is listed twice, or two names share one id.",
+    definition="A source label is listed twice, or two ids have the same name.",
     cause="The file was edited by hand.",
     suggestion="Keep one entry; histoprep map check FILE names the line.",
 )
@@ -69,8 +69,8 @@ CLASS_VANISHES = Rule(
     "class-vanishes",
     Severity.WARNING,
     Scope.DATASET,
-    definition="A target class other than 0 that no label in the data reaches.",
-    cause="The labels of that class are missing from this data set.",
+    definition="No label in the data maps to this class.",
+    cause="This data set does not contain the labels of that class.",
     suggestion="Use a map without the class, or add data.",
 )
 ALREADY_REMAPPED = Rule(
@@ -78,13 +78,13 @@ ALREADY_REMAPPED = Rule(
     Severity.ERROR,
     Scope.DATASET,
     definition=(
-        "The masks fit the target ids of the map and not its source ids: remapping would "
-        "apply it twice."
+        "The masks already contain class ids of this label map; remapping them again would"
+        " corrupt them."
     ),
-    cause="This folder holds masks that were remapped before.",
+    cause="The masks in this folder were remapped before.",
     suggestion=(
-        "Point histoprep at the original masks; if these classes are what the map lists as "
-        "its labels, ignore this."
+        "Use the original masks; if these values are source labels that only look like classes,"
+        " ignore this."
     ),
 )
 

@@ -20,7 +20,7 @@ TILE_IN_BOTH_SPLITS = Rule(
     *rule_ids.TILE_IN_BOTH_SPLITS,
     Severity.ERROR,
     Scope.TILE,
-    definition="One tile stands in two splits.",
+    definition="A tile is in two splits.",
     cause="Folders were copied, or a split was made by hand.",
     suggestion="Split again: histoprep manifest --map MAP",
     fix_safety=FixSafety.SAFE,
@@ -30,7 +30,7 @@ GROUP_IN_BOTH_SPLITS = Rule(
     Severity.ERROR,
     Scope.SOURCE,
     definition=(
-        "One slide, case or patient stands in two splits, so that test results are too good."
+        "A slide, case or patient is in two splits, which makes test results too optimistic."
     ),
     cause="The split was made by tile instead of by group.",
     suggestion="Split again by group: histoprep manifest --group-by PATTERN --map MAP",
@@ -40,18 +40,18 @@ DUPLICATE_ACROSS_SPLITS = Rule(
     *rule_ids.DUPLICATE_ACROSS_SPLITS,
     Severity.ERROR,
     Scope.TILE,
-    definition="The same image stands in two splits.",
-    cause="Copies were not removed before splitting.",
-    suggestion="Split again: histoprep manifest keeps copies together.",
+    definition="An image is in two splits.",
+    cause="Duplicates were not removed before splitting.",
+    suggestion="Split again: histoprep manifest keeps duplicates together.",
     fix_safety=FixSafety.SAFE,
 )
 POOL_OVERLAP = Rule(
     *rule_ids.POOL_OVERLAP,
     Severity.ERROR,
     Scope.TILE,
-    definition="A tile stands in the conditional and in the unconditional pool.",
-    cause="An --unlabelled folder holds copies of labelled tiles.",
-    suggestion="Remove the copies from the unlabelled folder.",
+    definition="A tile is in both the conditional and the unconditional pool.",
+    cause="An --unlabelled folder contains copies of labelled tiles.",
+    suggestion="Remove the copies from the --unlabelled folder.",
     fix_safety=FixSafety.SAFE,
 )
 

@@ -23,7 +23,7 @@ ORPHAN_MASK = Rule(
     definition="A mask has no image of the same key.",
     cause="The image was moved, renamed, filtered out or never exported.",
     suggestion=(
-        "Export the missing images again, or delete these masks; they are left out of the manifest."
+        "Export the missing images again, or delete these masks; the manifest excludes them."
     ),
 )
 MISSING_MASK = Rule(
@@ -34,8 +34,8 @@ MISSING_MASK = Rule(
     definition="An image has no mask, so it belongs to the unconditional pool.",
     cause="The tile was never annotated, or its mask is named differently.",
     suggestion=(
-        "Nothing, if these tiles are meant to be unlabelled. Otherwise look at --mask-suffix "
-        "and --layout."
+        "Nothing, if these tiles are meant to be unlabelled. Otherwise check --mask-suffix and"
+        " --layout."
     ),
 )
 DUPLICATE_KEY = Rule(
@@ -43,7 +43,7 @@ DUPLICATE_KEY = Rule(
     "duplicate-key",
     Severity.ERROR,
     Scope.TILE,
-    definition="Two files give one key; case, extension and Unicode form count as equal.",
+    definition="Two files have the same key; case, extension and Unicode form are ignored.",
     cause=(
         "The same tile was exported twice in two formats, or the folder was copied between "
         "systems that spell names differently."
@@ -73,7 +73,7 @@ UNPARSED_NAME = Rule(
     Severity.WARNING,
     Scope.TILE,
     definition="The --group-by pattern does not match, so the tile has no group.",
-    cause="The name follows another convention than the rest, or the table has no row for it.",
+    cause="The name follows a different convention, or the table has no row for it.",
     suggestion=(
         "Widen the pattern; with csv:COLUMN, add the missing rows or correct the names in them."
     ),
@@ -84,8 +84,8 @@ UNEXPECTED_FILE = Rule(
     Severity.INFO,
     Scope.TILE,
     definition=(
-        "A file or folder that is neither image, mask, dataset.csv nor label map; links that "
-        "leave the data set and special files are named too."
+        "A file or folder that is neither image, mask, dataset.csv nor label map; links that"
+        " leave the data set and special files are reported too."
     ),
     cause="Notes, thumbnails, archives, links or leftovers of another tool.",
     suggestion="Nothing; these files are not read.",
@@ -95,7 +95,7 @@ CSV_MISMATCH = Rule(
     "csv-mismatch",
     Severity.ERROR,
     Scope.TILE,
-    definition="dataset.csv names a file that is not there, or its labels differ from the mask.",
+    definition="dataset.csv names a file that does not exist, or its labels differ from the mask.",
     cause="The table was written before files were moved or masks were edited.",
     suggestion="Write it again: histoprep manifest --map MAP --dataset-csv dataset.csv",
     fix_safety=FixSafety.SAFE,
@@ -105,7 +105,7 @@ COUNT_MISMATCH = Rule(
     "count-mismatch",
     Severity.ERROR,
     Scope.DATASET,
-    definition="A count differs from the declared expectation file.",
+    definition="A count differs from the expectation file.",
     cause="A copy or download is incomplete, or files were added.",
     suggestion="Copy the data set again, or correct the expectation file.",
 )
@@ -117,19 +117,19 @@ _RULES_OF_ISSUES = {
     IssueKind.UNEXPECTED: UNEXPECTED_FILE,
 }
 _OTHER_FOLDER = (
-    "The names in the table are perhaps meant from another folder than ROOT: as many are missing as"
-    " there are images."
+    "The names in the table may be relative to another folder than ROOT: at least as many are"
+    " missing as there are images."
 )
 _UNREAD_CAUSE = (
-    "There are images beside the folders of images and masks that were read: another version of"
-    " the masks, perhaps, or more images."
+    "There are images beside the folders that were read, perhaps another version of the masks, or"
+    " more images."
 )
 _UNREAD_SUGGESTION = (
-    "Name the two folders to read with --images and --masks, and those of images without masks with"
-    " --unlabelled. If the right ones were read, name them as well: what is left is then no more"
-    " than an info."
+    "Choose the folders to read with --images and --masks, and those of images without masks with"
+    " --unlabelled. If the right folders were read, name them too: the others are then only an"
+    " info."
 )
-_NO_IMAGES = "No image was found at all: look at --layout, --images and --mask-suffix."
+_NO_IMAGES = "There are no images at all: check --layout, --images and --mask-suffix."
 
 
 @row_rule(ORPHAN_MASK, MISSING_MASK)

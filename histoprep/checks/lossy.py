@@ -13,7 +13,7 @@ from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.lossy.jpeg_repair import MIN_QUALITY
-from histoprep.lossy.verdict import FIRM_MASKS, Kind
+from histoprep.lossy.verdict import FIRM_MASKS, LossKind
 from histoprep.phrases import plural
 from histoprep.tiles.lossy_sources import LossySource
 
@@ -22,12 +22,12 @@ LOSSY_MASK = Rule(
     Severity.ERROR,
     Scope.SOURCE,
     definition=(
-        "Masks are stored with loss, or were once saved as JPEG: 8x8 blocks show it, for a "
-        "slide or folder as a whole."
+        "Masks are stored with lossy compression, or were once saved as JPEG, which leaves traces"
+        " in 8x8 blocks; judged for each slide or folder."
     ),
     cause=(
-        "The export or a viewer saved label masks as images; every boundary then carries "
-        "labels that nobody drew, also after a remap."
+        "The export or a viewer saved label masks as JPEG; this creates spurious labels along"
+        " every boundary, which remain after a label map is applied."
     ),
     suggestion="Restore the masks from a lossless source, or repair them: histoprep repair",
     fix_safety=FixSafety.UNSAFE,
@@ -37,41 +37,41 @@ INTERPOLATED_MASK = Rule(
     Severity.ERROR,
     Scope.SOURCE,
     definition=(
-        "Nearly all boundaries of a slide or folder are ramps: between two labels lie values "
-        "that stand for neither."
+        "Nearly all boundaries of a slide or folder are ramps: spurious intermediate values lie"
+        " between two labels."
     ),
     cause=(
-        "Masks were resized or smoothed as images, or compressed with loss but without a "
-        "block grid, as WebP does."
+        "Masks were resized or smoothed with interpolation, or compressed with a lossy format"
+        " without a block grid, such as WebP."
     ),
     suggestion=(
-        "Resize label masks with the nearest pixel only; restore them, or repair them: "
-        "histoprep repair"
+        "Resize label masks with nearest neighbour only; restore them, or repair them: histoprep"
+        " repair"
     ),
     fix_safety=FixSafety.UNSAFE,
 )
 
-_REPAIRED = "Nothing: remap, manifest, stats, shards and training take the repaired masks."
+_REPAIRED = "Nothing: remap, manifest, stats, shards and training use the repaired masks."
 _NO_REPAIR = (
-    "Restore these masks from a lossless source; what is left in them is not enough to repair them."
+    "Restore these masks from a lossless source; they do not contain enough to be repaired."
 )
 _KINDS_OF_FILES = (
-    Kind.JPEG_CONTAINER,
-    Kind.WEBP_CONTAINER,
-    Kind.OTHER_CONTAINER,
-    Kind.LOSSY_COLOURS,
+    LossKind.JPEG_CONTAINER,
+    LossKind.WEBP_CONTAINER,
+    LossKind.OTHER_CONTAINER,
+    LossKind.LOSSY_COLOURS,
 )
 _SUGGESTIONS = {
-    Kind.LOSSY_COLOURS: "Restore these masks from a lossless source, as 8-bit label ids.",
-    Kind.WEBP_CONTAINER: _NO_REPAIR,
-    Kind.OTHER_CONTAINER: _NO_REPAIR,
+    LossKind.LOSSY_COLOURS: "Restore these masks from a lossless source, as 8-bit label ids.",
+    LossKind.WEBP_CONTAINER: _NO_REPAIR,
+    LossKind.OTHER_CONTAINER: _NO_REPAIR,
 }
 
 
 @table_rule(LOSSY_MASK, INTERPOLATED_MASK)
 def lossy(evidence: Evidence) -> Iterator[Finding]:
-    """Yield one finding a source; a warning where too few of its masks have boundaries to be sure,
-    and an info where all are repaired.
+    """Yield one finding per source: a warning if too few of its masks have boundaries for a
+    reliable verdict, an info if all are repaired.
     """
     for source in evidence.lossy:
         items = [(path, _detail(source)) for path in source.paths]
@@ -91,14 +91,12 @@ def _rule_of(source: LossySource) -> Rule:
 
 
 def _unit(source: LossySource) -> str:
-    """Return what was looked at: a file that was stored with loss tells so even where its mask is
-    of one label.
-    """
+    """Return what was examined: a lossy file is recognised even if its mask has one label only."""
     return "masks" if source.verdict.kind in _KINDS_OF_FILES else "masks with boundaries"
 
 
 def _of_repaired(number: int, whole: int) -> str:
-    return f" {number:,} of {whole:,} have a repaired mask beside the data set." if number else ""
+    return f" {number:,} of {whole:,} have a repaired copy." if number else ""
 
 
 def _detail(source: LossySource) -> str:
@@ -107,7 +105,7 @@ def _detail(source: LossySource) -> str:
     )
     return (
         quality
-        if source.verdict.kind in (Kind.JPEG_HISTORY, Kind.JPEG_CONTAINER)
+        if source.verdict.kind in (LossKind.JPEG_HISTORY, LossKind.JPEG_CONTAINER)
         else source.verdict.kind.value
     )
 
@@ -118,29 +116,31 @@ def _cause(source: LossySource) -> str:
         f" of quality {verdict.quality}" if verdict.quality else ", then mapped to other values"
     )
     what = {
-        Kind.JPEG_CONTAINER: "The masks are JPEG files",
-        Kind.WEBP_CONTAINER: "The masks are WebP files with loss",
-        Kind.OTHER_CONTAINER: "The masks are files of a format with loss",
-        Kind.LOSSY_COLOURS: "Colour-coded masks were saved with loss or resized with interpolation",
-        Kind.JPEG_HISTORY: f"The masks were once saved as JPEG{quality}",
-        Kind.INTERPOLATED: (
+        LossKind.JPEG_CONTAINER: "The masks are JPEG files",
+        LossKind.WEBP_CONTAINER: "The masks are lossy WebP files",
+        LossKind.OTHER_CONTAINER: "The masks are files of a lossy format",
+        LossKind.LOSSY_COLOURS: (
+            "Colour-coded masks were compressed with loss or resized with interpolation"
+        ),
+        LossKind.JPEG_HISTORY: f"The masks were once saved as JPEG{quality}",
+        LossKind.INTERPOLATED: (
             "The masks were resized or smoothed with interpolation, or saved as lossy WebP"
         ),
     }[verdict.kind]
     if not verdict.firm:
         masks = plural(verdict.boundary_masks, "mask")
         return (
-            f"Perhaps: {what[0].lower()}{what[1:]} ({verdict.evidence}). Only {masks} with"
-            f" boundaries speak for it; {FIRM_MASKS} would be sure."
+            f"Perhaps: {what[0].lower()}{what[1:]} ({verdict.evidence}). Based on {masks} with"
+            f" boundaries only; at least {FIRM_MASKS} are needed for a reliable verdict."
         )
-    return f"{what} ({verdict.evidence}). Labels along their boundaries are partly false."
+    return f"{what} ({verdict.evidence}). Some labels along their boundaries are spurious."
 
 
 def _suggestion(source: LossySource) -> str:
     verdict = source.verdict
     if verdict.kind in _SUGGESTIONS:
         return _SUGGESTIONS[verdict.kind]
-    if verdict.kind is Kind.JPEG_HISTORY and verdict.quality is None:
+    if verdict.kind is LossKind.JPEG_HISTORY and verdict.quality is None:
         return "Restore the masks from before the label map, and repair those: histoprep repair"
     if verdict.quality is not None and verdict.quality < MIN_QUALITY:
         return (

@@ -25,11 +25,11 @@ MANIFEST_SCHEMA = Rule(
     Severity.ERROR,
     Scope.DATASET,
     definition=(
-        "The manifest lacks a column, has a wrong type, a null in a key or an unknown schema "
-        "version."
+        "The manifest lacks a column, or has a wrong type, a null in a key or an unknown schema"
+        " version."
     ),
     cause="It was written by another program or version.",
-    suggestion="Make it again: histoprep manifest --map MAP",
+    suggestion="Create it again: histoprep manifest --map MAP",
     fix_safety=FixSafety.SAFE,
 )
 MANIFEST_STALE = Rule(
@@ -37,29 +37,29 @@ MANIFEST_STALE = Rule(
     Severity.ERROR,
     Scope.TILE,
     definition="Size or digest of a file differs from the manifest.",
-    cause="The file changed after the manifest was made.",
-    suggestion="Make the manifest again, or restore the file.",
+    cause="The file changed after the manifest was created.",
+    suggestion="Create the manifest again, or restore the file.",
 )
 DANGLING_PATH = Rule(
     *rule_ids.DANGLING_PATH,
     Severity.ERROR,
     Scope.TILE,
-    definition="A path of the manifest does not exist.",
-    cause="Files were moved or deleted after the manifest was made.",
-    suggestion="Restore the files, or make the manifest again.",
+    definition="A path in the manifest does not exist.",
+    cause="Files were moved or deleted after the manifest was created.",
+    suggestion="Restore the files, or create the manifest again.",
 )
 LATENT_MISMATCH = Rule(
     *rule_ids.LATENT_MISMATCH,
     Severity.ERROR,
     Scope.TILE,
     definition=(
-        "A latent set does not belong to the manifest or the codec: other files, other masks, "
-        "another training split, another label map."
+        "A latent set does not belong to the manifest or the codec: files, masks, training split"
+        " or label map differ."
     ),
     cause="Tiles, label map or split changed after trainer encode.",
     suggestion=(
-        "Run trainer encode again; after a new split alone it measures the scaling again and "
-        "keeps the latents."
+        "Run trainer encode again; if only the split changed, it measures the scaling again and"
+        " keeps the latents."
     ),
     fix_safety=FixSafety.SAFE,
 )

@@ -24,22 +24,21 @@ SIZE_MISMATCH = Rule(
     "size-mismatch",
     Severity.ERROR,
     Scope.TILE,
-    definition="The mask is not of the size of its image.",
+    definition="The mask and its image have different sizes.",
     cause="One of the two was resized or cropped, or they belong to different tiles.",
-    suggestion="Export both at the same size; never resize a mask with interpolation.",
+    suggestion="Export both at the same size; resize masks with nearest neighbour only.",
 )
 MASK_WRONG_MODE = Rule(
     *rule_ids.MASK_WRONG_MODE,
     Severity.ERROR,
     Scope.TILE,
     definition=(
-        "The mask is RGB, RGBA, float, or carries a colour table so that some readers return "
-        "colours."
+        "The mask is RGB, RGBA or float, or has a colour table, so some readers return colours."
     ),
     cause="An image of the mask was saved instead of the labels, or a tool added a palette.",
     suggestion=(
-        "Export the label ids as 8-bit grayscale PNG; palette masks become that with "
-        "histoprep remap."
+        "Export the label ids as 8-bit grayscale PNG; histoprep remap converts masks with a"
+        " palette."
     ),
 )
 MASK_COARSE_RESOLUTION = Rule(
@@ -47,9 +46,9 @@ MASK_COARSE_RESOLUTION = Rule(
     "mask-coarse-resolution",
     Severity.INFO,
     Scope.TILE,
-    definition="The mask is uniform in k x k cells, k >= 8.",
-    cause="It was drawn at a lower magnification and enlarged.",
-    suggestion="Nothing, if that precision is enough; boundaries are off by up to k pixels.",
+    definition="The mask is uniform in k x k cells, with k >= 8.",
+    cause="It was annotated at a lower magnification and enlarged.",
+    suggestion="Nothing, if this precision suffices; boundaries are off by up to k pixels.",
 )
 ZERO_MASK = Rule(
     "HP406",
@@ -66,7 +65,7 @@ FULL_MASK = Rule(
     Severity.INFO,
     Scope.TILE,
     definition="One label other than 0 covers the whole tile.",
-    cause="The tile lies inside a large annotation.",
+    cause="The tile lies within a large annotation.",
     suggestion="Nothing.",
 )
 SPECK_LABELS = Rule(
@@ -74,12 +73,11 @@ SPECK_LABELS = Rule(
     "speck-labels",
     Severity.WARNING,
     Scope.TILE,
-    definition="Connected regions smaller than --min-area pixels.",
+    definition="Connected regions are smaller than --min-area pixels.",
     cause=(
-        "Stray clicks in the annotation tool, or values that grew from lossy compression or "
-        "interpolation."
+        "Stray clicks in the annotation tool, or artefacts of lossy compression or interpolation."
     ),
-    suggestion="Look at the examples; remove specks before training.",
+    suggestion="Check the examples; remove specks before training.",
 )
 HAIRLINE_LABELS = Rule(
     "HP409",
@@ -88,12 +86,10 @@ HAIRLINE_LABELS = Rule(
     Scope.TILE,
     definition="A label is present, but its largest inscribed radius is 2 pixels or less.",
     cause=(
-        "A rim between two other labels from interpolation or lossy compression, or a line "
-        "drawn by hand."
+        "A rim between two other labels from interpolation or lossy compression, or a hand-drawn"
+        " line."
     ),
-    suggestion=(
-        "Look at the examples; class lists use core presence, which such labels do not have."
-    ),
+    suggestion="Check the examples; class lists use core presence, which such labels do not have.",
 )
 SCALED_LABELS = Rule(
     "HP410",
@@ -101,11 +97,11 @@ SCALED_LABELS = Rule(
     Severity.ERROR,
     Scope.DATASET,
     definition=(
-        "All values share a divisor that chance does not explain, such as 0 and 255, or 0, "
-        "20, 40 and 60, or are 256 minus a label."
+        "All values share a divisor that is unlikely by chance, such as 0 and 255, or 0, 20, 40"
+        " and 60, or equal 256 minus a label."
     ),
-    cause="The mask was scaled for viewing, or written in R as if its labels were brightness.",
-    suggestion="Divide by the factor named, at the source.",
+    cause="The mask was scaled for viewing, or written in R as if labels were intensities.",
+    suggestion="Divide by the reported factor at the source.",
 )
 SIXTEEN_BIT_MASK = Rule(
     "HP412",
@@ -114,8 +110,8 @@ SIXTEEN_BIT_MASK = Rule(
     Scope.TILE,
     definition="The mask has 16 bits although all values are below 256.",
     cause=(
-        "The export used a wider type than needed; readers that keep the upper 8 bits see "
-        "nothing but 0."
+        "The export used a wider type than needed; readers that keep the upper 8 bits return only"
+        " 0."
     ),
     suggestion="histoprep remap writes 8-bit masks.",
     fix_safety=FixSafety.SAFE,
@@ -136,8 +132,8 @@ _GREY_CAUSE = (
     "A class map was saved with equal colour channels, often by a viewer or an image editor."
 )
 _REPAIRED_CAUSE = (
-    "The repaired masks of these hold them too: somebody drew them, or repair could not tell them"
-    " from what was drawn."
+    "The repaired masks contain them too: they are annotated, or repair could not distinguish them"
+    " from annotations."
 )
 
 
@@ -311,8 +307,8 @@ def _by_cause(
             ]
         )
         cause = (
-            f"These masks are lossy or interpolated, see {reason.code}: values grew along their"
-            " boundaries that nobody drew."
+            f"These masks are lossy or interpolated, see {reason.code}: their boundaries have"
+            " spurious values."
         )
         yield from flag(
             rule, masks, known & ~repaired, "mask_path", detail, denominator=amount, unit="masks",

@@ -19,9 +19,11 @@ SHARD_CORRUPT = Rule(
     *rule_ids.SHARD_CORRUPT,
     Severity.ERROR,
     Scope.TILE,
-    definition="A shard or a member of it is gone, or its bytes are not those that were written.",
-    cause="The shard was cut short by a copy, changed, or damaged on its disk.",
-    suggestion="Copy the shard again, or delete the folder and write it anew with histoprep shard.",
+    definition="A shard or a member is missing, or its bytes differ from those that were written.",
+    cause="A copy of the shard was interrupted, or the shard was changed or damaged.",
+    suggestion=(
+        "Copy the shard again, or delete the folder and create it again with histoprep shard."
+    ),
     fix_safety=FixSafety.SAFE,
 )
 SHARD_MANIFEST_MISMATCH = Rule(
@@ -29,10 +31,10 @@ SHARD_MANIFEST_MISMATCH = Rule(
     Severity.ERROR,
     Scope.TILE,
     definition=(
-        "The shards do not hold the tiles of the manifest: other keys, files, splits, pools "
-        "or another label map."
+        "The shards do not contain the tiles of the manifest: keys, files, splits, pools or the"
+        " label map differ."
     ),
-    cause="The manifest was made again after the shards were written.",
+    cause="The manifest was created again after the shards were written.",
     suggestion="Write shards of this manifest into another folder: histoprep shard --out DIR",
     fix_safety=FixSafety.SAFE,
 )

@@ -46,7 +46,7 @@ _RENAMED_SHARE, _MIN_RENAMED = 0.24, 96
 _CERTAIN_SHARE, _MIN_TRIED = 0.45, 128
 
 
-class Kind(StrEnum):
+class LossKind(StrEnum):
     """What became of masks."""
 
     JPEG_CONTAINER = "jpeg-container"
@@ -58,14 +58,14 @@ class Kind(StrEnum):
 
 
 _CONTAINERS = {
-    "jpeg": Kind.JPEG_CONTAINER,
-    "webp": Kind.WEBP_CONTAINER,
-    Kind.LOSSY_COLOURS.value: Kind.LOSSY_COLOURS,
+    "jpeg": LossKind.JPEG_CONTAINER,
+    "webp": LossKind.WEBP_CONTAINER,
+    LossKind.LOSSY_COLOURS.value: LossKind.LOSSY_COLOURS,
 }
 _CONTAINER_WORDS = {
-    Kind.JPEG_CONTAINER: "the files are JPEG",
-    Kind.WEBP_CONTAINER: "the files are lossy WebP",
-    Kind.LOSSY_COLOURS: "masks in colour have hundreds of colours, where each label has one",
+    LossKind.JPEG_CONTAINER: "the files are JPEG",
+    LossKind.WEBP_CONTAINER: "the files are lossy WebP",
+    LossKind.LOSSY_COLOURS: "masks in colour have hundreds of colours, where each label has one",
 }
 
 
@@ -117,7 +117,7 @@ class Verdict:
     words what was measured.
     """
 
-    kind: Kind
+    kind: LossKind
     masks: np.ndarray
     boundary_masks: int
     quality: int | None
@@ -142,7 +142,7 @@ def judge(signals: MaskSignals) -> list[Verdict]:
 def _containers(signals: MaskSignals) -> list[Verdict]:
     found = []
     others = sorted({str(name) for name in signals.container} - {"", *_CONTAINERS})
-    kinds = _CONTAINERS | dict.fromkeys(others, Kind.OTHER_CONTAINER)
+    kinds = _CONTAINERS | dict.fromkeys(others, LossKind.OTHER_CONTAINER)
     for name, kind in kinds.items():
         masks = np.flatnonzero(signals.container == name)
         if len(masks):
@@ -187,7 +187,7 @@ def _lossy(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
     agreed = float(np.mean(signals.quality[masks] == quality)) if quality else 0.0
     quality = quality if share >= FIXED_SHARE or agreed > _AGREED_MASKS else None
     return Verdict(
-        Kind.JPEG_HISTORY,
+        LossKind.JPEG_HISTORY,
         masks,
         len(masks),
         quality,
@@ -270,7 +270,7 @@ def _interpolated(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
         " gradual"
     )
     evidence = f"{gradual}; up to {number} labels a mask occur between two others only"
-    return Verdict(Kind.INTERPOLATED, soft, len(soft), None, len(soft) >= FIRM_MASKS, evidence)
+    return Verdict(LossKind.INTERPOLATED, soft, len(soft), None, len(soft) >= FIRM_MASKS, evidence)
 
 
 def _voted(quality: np.ndarray, votes: np.ndarray) -> int | None:

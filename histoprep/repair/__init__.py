@@ -21,7 +21,7 @@ from histoprep.digests import RunningDigest, digest_text
 from histoprep.errors import UsageError
 from histoprep.execution import Engine
 from histoprep.job_folder import PARTS, JobFolder
-from histoprep.lossy.verdict import Kind, Verdict
+from histoprep.lossy.verdict import LossKind, Verdict
 from histoprep.mask_tree import Advance, FailedMask, Totals
 from histoprep.mask_tree.task import TreeTask
 from histoprep.read_ahead import FileStat, stat_file
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 RULES = (rule_ids.LOSSY_MASK.code, rule_ids.INTERPOLATED_MASK.code)
 MIN_CONFIDENCE = 0.2
 _REFUSED = {
-    Kind.WEBP_CONTAINER: (
+    LossKind.WEBP_CONTAINER: (
         f"{rule_ids.LOSSY_MASK.verdict('webp-container')}: lossy WebP leaves no trace that damage"
         " could be undone by"
     ),
-    Kind.OTHER_CONTAINER: (
+    LossKind.OTHER_CONTAINER: (
         f"{rule_ids.LOSSY_MASK.verdict('lossy-container')}: only damage of JPEG and"
         " of interpolation can be undone"
     ),
-    Kind.LOSSY_COLOURS: (
+    LossKind.LOSSY_COLOURS: (
         f"{rule_ids.LOSSY_MASK.verdict('lossy-colours')}: a mask in colour; which label each"
         " colour stands for is not known"
     ),
@@ -237,18 +237,18 @@ def _quality(own: FixedPoint, verdict: Verdict) -> int | None:
     """Return the JPEG quality that a mask went through: what its file says, what it shows beyond
     doubt, or else that of its source.
     """
-    if verdict.kind is Kind.JPEG_CONTAINER:
+    if verdict.kind is LossKind.JPEG_CONTAINER:
         return own.quality or None
     return own.quality if verdict.quality is not None and own.is_certain else verdict.quality
 
 
-def _hopeless(kind: Kind, quality: int | None) -> str | None:
+def _hopeless(kind: LossKind, quality: int | None) -> str | None:
     """Return why a mask cannot be repaired, or None."""
     from histoprep.lossy.jpeg_repair import MIN_QUALITY
 
     if kind in _REFUSED:
         return _REFUSED[kind]
-    if kind is Kind.INTERPOLATED:
+    if kind is LossKind.INTERPOLATED:
         return None
     if quality is None:
         return (

@@ -11,7 +11,7 @@ import numpy as np
 
 from histoprep import rule_ids
 from histoprep.errors import BrokenFileError
-from histoprep.lossy.verdict import Kind
+from histoprep.lossy.verdict import LossKind
 from histoprep.mask_reading import Reading
 from histoprep.mask_tree.task import EncodedMask, RefusedMaskError
 from histoprep.schemas.ledgers import MEASURED_TYPE
@@ -69,7 +69,7 @@ class Repairer:
             "cause": mask.cause,
             "jpeg_quality": mask.quality,
             "method": (
-                "cut-ramps" if mask.cause == Kind.INTERPOLATED.value else "snap-to-candidates"
+                "cut-ramps" if mask.cause == LossKind.INTERPOLATED.value else "snap-to-candidates"
             ),
             "confidence": confidence,
             "changed_pixels": int(np.count_nonzero(before != after)),

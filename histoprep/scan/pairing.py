@@ -16,7 +16,7 @@ from histoprep.names import pairing_key, to_text
 from histoprep.scan.dataset_csv import DatasetCsv
 from histoprep.scan.keys import KeyedNames, PlainNames
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
-from histoprep.scan.walk import SPLIT_FOLDERS, Place
+from histoprep.scan.walk import SPLIT_FOLDERS, FolderNames
 
 Reader = Callable[[str, str | None], str | None]
 
@@ -42,7 +42,7 @@ class Pairing:
         self.class_folders = options.layout is Layout.CLASS_FOLDERS
         self._asks = bool(csv or self.group_of or self.label_of)
 
-    def pairs(self, place: Place) -> Iterator[Pair]:
+    def pairs(self, place: FolderNames) -> Iterator[Pair]:
         """Yield the pairs of a place, then its orphan masks, both in order of their keys."""
         images, masks = place.images, place.masks
         if isinstance(images, PlainNames) and isinstance(masks, PlainNames):
@@ -53,7 +53,9 @@ class Pairing:
             raise TypeError("the images and the masks of a place are both columns or neither")
         return map(self._described, found) if self._asks else found
 
-    def _plain_pairs(self, place: Place, images: PlainNames, masks: PlainNames) -> Iterator[Pair]:
+    def _plain_pairs(
+        self, place: FolderNames, images: PlainNames, masks: PlainNames
+    ) -> Iterator[Pair]:
         """Yield what `_pairs` would yield for the same names, a column at a time."""
         images = images.sorted()
         yield from self._rows(
@@ -68,7 +70,7 @@ class Pairing:
         )
 
     def _rows(
-        self, place: Place, stems: pa.Array, images: pa.Array, masks: pa.Array
+        self, place: FolderNames, stems: pa.Array, images: pa.Array, masks: pa.Array
     ) -> Iterator[Pair]:
         columns = (
             (place.id_prefix, stems),
@@ -85,7 +87,7 @@ class Pairing:
             # own.
             yield from map(_new_pair, zip(*texts, *map(repeat, constants), strict=False))
 
-    def _pairs(self, place: Place, images: KeyedNames, masks: KeyedNames) -> Iterator[Pair]:
+    def _pairs(self, place: FolderNames, images: KeyedNames, masks: KeyedNames) -> Iterator[Pair]:
         clashing = images.clashes.keys() | masks.clashes.keys()
         for key in sorted(images.by_key):
             if key in clashing:
@@ -96,7 +98,7 @@ class Pairing:
         for key in sorted(masks.by_key):
             yield from self._orphans(place, masks, key)
 
-    def _pair(self, place: Place, stem: str, image: str | None, mask: str | None) -> Pair:
+    def _pair(self, place: FolderNames, stem: str, image: str | None, mask: str | None) -> Pair:
         image_path = None if image is None else place.image_prefix + to_text(image)
         mask_path = None if mask is None else place.mask_prefix + to_text(mask)
         return Pair(
@@ -109,7 +111,7 @@ class Pairing:
             None,
         )
 
-    def _orphans(self, place: Place, masks: KeyedNames, key: str) -> Iterator[Pair]:
+    def _orphans(self, place: FolderNames, masks: KeyedNames, key: str) -> Iterator[Pair]:
         """Yield one row for each tile that the masks of `key` name; report several of one key."""
         names = sorted(masks.clashes.get(key, [masks.by_key[key]]))
         if len(names) > 1:
@@ -118,7 +120,7 @@ class Pairing:
             yield self._pair(place, stem, None, name)
 
     def _collided(
-        self, place: Place, images: KeyedNames, masks: KeyedNames, key: str
+        self, place: FolderNames, images: KeyedNames, masks: KeyedNames, key: str
     ) -> Iterator[Pair]:
         """Yield one pair for each distinct stem, the first file of it in order of names, and report
         all.
@@ -171,7 +173,7 @@ class Pairing:
         declared = self.csv.labels(image_path) if self.csv and image_path else None
         return pair._replace(group=group, label=label, declared_labels=declared)
 
-    def _from_folders(self, place: Place) -> tuple[str | None, str | None]:
+    def _from_folders(self, place: FolderNames) -> tuple[str | None, str | None]:
         """Return the split and the class that the folders of a place say."""
         folders = place.id_prefix.split("/")[:-1]
         split = SPLIT_FOLDERS.get(folders[0].lower()) if folders else None

@@ -36,7 +36,7 @@ _MAX_LOOKS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FolderNames:
     """Files that can only pair with each other; prefixes are text, and end with a slash or are
     empty.
     """
@@ -50,7 +50,7 @@ class Place:
 
 
 @dataclass(slots=True)
-class Listed:
+class DirectoryListing:
     """The names in one folder, in no order; `others` are neither regular files nor folders."""
 
     files: list[str] = field(default_factory=list)
@@ -84,7 +84,7 @@ class Walker:
         self.path_prefix = path_prefix
         self.id_prefix = id_prefix
 
-    def places(self) -> Iterator[Place]:
+    def places(self) -> Iterator[FolderNames]:
         """Yield the places of all folders, depth first and in order of their names; raises
         UsageError where those asked for are nowhere.
         """
@@ -117,11 +117,11 @@ class Walker:
         if top and not found:
             self._refuse_absent_folders(top.folders)
 
-    def _list(self, folder: str | None) -> Listed:
+    def _list(self, folder: str | None) -> DirectoryListing:
         """Return what is in a folder, the folders sorted; what is neither file nor folder is
         reported.
         """
-        listed = Listed()
+        listed = DirectoryListing()
         if folder is None:
             return listed
         try:
@@ -139,7 +139,7 @@ class Walker:
             self._report_like_folders(folder, listed.folders)
         return listed
 
-    def _scan_folder(self, folder: str, listed: Listed) -> None:
+    def _scan_folder(self, folder: str, listed: DirectoryListing) -> None:
         add_file = listed.files.append
         with os.scandir(os.path.join(self.root, folder)) as entries:
             for entry in entries:
@@ -218,7 +218,7 @@ class Walker:
                 hint=hint,
             )
 
-    def _leave_out(self, folder: str, listed: Listed, chosen: tuple[str, str]) -> None:
+    def _leave_out(self, folder: str, listed: DirectoryListing, chosen: tuple[str, str]) -> None:
         for path in (f"{folder}{name}/" for name in listed.folders):
             if path not in chosen:
                 self._tell_unread(path)
@@ -254,7 +254,7 @@ class Walker:
         for _ in range(_MAX_LOOKS):
             if not waiting:
                 break
-            here, listed = waiting.popleft(), Listed()
+            here, listed = waiting.popleft(), DirectoryListing()
             with suppress(OSError):
                 self._scan_folder(here, listed)
             number = sum(map(is_image, listed.files))
@@ -281,7 +281,7 @@ class Walker:
                     "neither image, mask, dataset.csv nor label map",
                 )
 
-    def _siblings(self, folder: str, files: list[str]) -> Place:
+    def _siblings(self, folder: str, files: list[str]) -> FolderNames:
         images, masks, others, _ = sort_names(files, None, self.options.mask_suffix)
         self._note_others(folder, others)
         if self.unlabelled:
@@ -291,7 +291,7 @@ class Walker:
                 )
             masks = type(masks)()
         text = to_text(folder)
-        return Place(
+        return FolderNames(
             self.path_prefix + text,
             images,
             self.path_prefix + text,
@@ -302,7 +302,7 @@ class Walker:
 
     def _mirrored(
         self, folder: str | None, files: list[str], mirror: str | None, mask_files: list[str]
-    ) -> Place:
+    ) -> FolderNames:
         images, masks, others, others_of_masks = sort_names(
             files, mask_files, self.options.mask_suffix
         )
@@ -311,7 +311,7 @@ class Walker:
         # Where only the masks' side has a folder, its tiles are named after the side that should be
         # there.
         text = to_text(mirror or "")
-        return Place(
+        return FolderNames(
             to_text(folder or ""),
             images,
             text,

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep import rule_ids, tables
-from histoprep.lossy.verdict import FIRM_MASKS, Kind, MaskSignals, Verdict, judge
+from histoprep.lossy.verdict import FIRM_MASKS, LossKind, MaskSignals, Verdict, judge
 from histoprep.schemas.tiles import open_tiles_table
 
 _COLUMNS = {
@@ -61,7 +61,7 @@ class LossySource:
     @property
     def code(self) -> str:
         """Return the code of the finding."""
-        is_interpolated = self.verdict.kind is Kind.INTERPOLATED
+        is_interpolated = self.verdict.kind is LossKind.INTERPOLATED
         return (rule_ids.INTERPOLATED_MASK if is_interpolated else rule_ids.LOSSY_MASK).code
 
 
@@ -161,7 +161,7 @@ def _judged(source: str, rows: pa.Table) -> list[LossySource]:
     colourful = pc.greater(rows["mask_colours"], MAX_COLOURS).fill_null(False).to_numpy()
     container = np.where(
         colourful,
-        Kind.LOSSY_COLOURS.value,
+        LossKind.LOSSY_COLOURS.value,
         rows["mask_lossy"].fill_null("").to_numpy(zero_copy_only=False),
     )
     verdicts = judge(MaskSignals(container=container, **numbers))

@@ -14,7 +14,7 @@ from histoprep.digests import digest
 from histoprep.errors import BrokenFileError
 from histoprep.imageio.header import Header
 from histoprep.lossy import Signals
-from histoprep.lossy.seen import find_fixed
+from histoprep.lossy.observations import find_fixed
 from histoprep.tiles import TileOptions
 from histoprep.tiles.measure import describe_colours, gradient_hash, measure_luminance, measure_mask
 

@@ -19,7 +19,7 @@ _NOTHING = Signals(GridCounts(0, 0.0), 0, 0, 0, (), 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class MaskObservation:
     """One mask: its signals (None when it is of one label), the quality it is a fixed point of, and
     its lossy container or "".
     """
@@ -29,24 +29,24 @@ class Seen:
     container: str = ""
 
     @classmethod
-    def of(cls, labels: np.ndarray) -> Seen:
-        """Return what is seen of a mask."""
+    def of(cls, labels: np.ndarray) -> MaskObservation:
+        """Return the observation of a mask, labels [height, width]."""
         signals = measure_signals(labels)
         return cls(signals, find_fixed(labels, signals) if signals else None)
 
 
 def find_fixed(labels: np.ndarray, signals: Signals) -> FixedPoint | None:
-    """Return the quality that a mask is a fixed point of, looked for only where blocks stand out;
-    else, what its shapes say without values.
+    """Estimate the JPEG quality if the mask shows block artefacts; otherwise test whether its block
+    shapes are JPEG fixed points after relabelling.
     """
-    if asks_for_quality(signals):
+    if stands_out(signals):
         return find_quality(labels)
-    # Half of the masks are enough to know a source by, at half the cost; which ones, is left to a
-    # number that damage does not steer.
+    # Sample half of the masks, chosen by a value that is independent of the damage: enough for a
+    # source, at half the cost.
     return None if signals.rough_pairs % _ONE_IN else find_renamed(labels)
 
 
-def asks_for_quality(signals: Signals) -> bool:
+def stands_out(signals: Signals) -> bool:
     """Return whether one mask stands out enough to spend 2 ms on its quality; of clean ones, those
     full of thin structures do.
     """
@@ -65,7 +65,7 @@ def asks_for_quality(signals: Signals) -> bool:
     )
 
 
-def table_of(seen: Sequence[Seen]) -> MaskSignals:
+def table_of(observations: Sequence[MaskObservation]) -> MaskSignals:
     """Return the table of some masks."""
     rows = [
         (
@@ -73,7 +73,7 @@ def table_of(seen: Sequence[Seen]) -> MaskSignals:
             observation.fixed or FixedPoint(0, 0, 0),
             observation.container,
         )
-        for observation in seen
+        for observation in observations
     ]
     columns = {
         "mixed": [signals.blocks.own for signals, _, _ in rows],
