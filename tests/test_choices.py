@@ -15,10 +15,13 @@ from histoprep.report import render
 from histoprep.stats.counts import DIMENSIONS
 
 PACKAGE = Path(histoprep.__file__).parent
+TRAINER = PACKAGE.parent / "trainer"
 
 
 def test_no_command_has_a_list_of_its_own() -> None:
-    for path in (PACKAGE / "cli").glob("*.py"):
+    commands = [*(PACKAGE / "cli").glob("*.py"), *(TRAINER / "cli").glob("*.py")]
+    assert commands
+    for path in commands:
         assert not re.search(r"class \w+\(\w*Enum\)|Literal\[", path.read_text("utf-8")), path
 
 
@@ -48,3 +51,14 @@ def test_python_functions_refuse_other_words() -> None:
 
 def test_class_shares_are_broken_down_by_these() -> None:
     assert DIMENSIONS == ("split", "pool", "group")
+
+
+def test_no_list_of_the_trainer_is_written_twice() -> None:
+    lists: dict[str, list[str]] = {}
+    for path in TRAINER.rglob("*.py"):
+        for text in re.findall(r"Literal\[(\"[^]]*)\]", path.read_text("utf-8")):
+            words = sorted(re.findall(r'"([^"]+)"', text))
+            if len(words) > 1:
+                lists.setdefault(" ".join(words), []).append(str(path.relative_to(TRAINER)))
+    own = {words: sorted(set(files)) for words, files in lists.items() if "choices.py" in files}
+    assert own and all(files == ["choices.py"] for files in own.values()), own

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from trainer.choices import Fit, OnNonfinite, OnUnreadable, Precision
 from trainer.section import Natural, Positive, Section, Share
 
 RENAMED = {
@@ -50,11 +51,11 @@ class Data(Section):
     """How a tile becomes a sample."""
 
     image_size: Positive = 512
-    fit: Literal["refuse", "crop", "tile"] = "refuse"
+    fit: Fit = "refuse"
     flips: bool = True
     turns: bool = True
     num_workers: Natural = 4
-    on_unreadable: Literal["stop", "skip"] = "stop"
+    on_unreadable: OnUnreadable = "stop"
 
 
 class Optimiser(Section):
@@ -71,7 +72,7 @@ class Optimiser(Section):
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    on_nonfinite: Literal["stop", "skip"] = "stop"
+    on_nonfinite: OnNonfinite = "stop"
 
 
 class Schedule(Section):
@@ -131,7 +132,7 @@ class RunConfig(Section):
     data: Data = Data()
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     ema: Ema | None = Ema()
     compile: bool = False
     channels_last: bool = False

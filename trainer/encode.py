@@ -16,12 +16,12 @@ from histoprep.digests import digest_text
 from histoprep.durable import locked
 from histoprep.errors import HistoprepError, UsageError
 from histoprep.schemas.latents import IDENTITY_COLUMNS
-from trainer.data.latent_scaling import LatentScaling, Method
+from trainer.choices import Fit, OnUnreadable, ScalingMethod
+from trainer.data.latent_scaling import LatentScaling
 from trainer.data.latent_writer import LatentLayout, LatentWriter, refuse_foreign_files
 from trainer.data.latents import LatentSet
 from trainer.data.loader import loader
-from trainer.data.tiles import OnUnreadable
-from trainer.data.transforms import Fit, apply_view, check_size, to_float, windows
+from trainer.data.transforms import apply_view, check_size, to_float, windows
 from trainer.errors import DataError
 from trainer.signals import saying
 
@@ -54,7 +54,7 @@ class EncodeOptions:
     image_size: int | None = None
     views: int = 1
     fit: Fit = "refuse"
-    scaling: Method = "measured"
+    scaling: ScalingMethod = "measured"
     batch_size: int = 8
     num_workers: int = 0
     on_unreadable: OnUnreadable = "stop"

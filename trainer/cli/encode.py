@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,31 +10,10 @@ import typer
 from histoprep import console
 from histoprep.errors import ExitCode
 from histoprep.schemas.workspace import check_outside
+from trainer.choices import Fit, OnUnreadable, ScalingMethod
 
 if TYPE_CHECKING:
     from trainer.encode import EncodeResult
-
-
-class FitName(StrEnum):
-    """What becomes of tiles that are not of the training size."""
-
-    REFUSE = "refuse"
-    CROP = "crop"
-    TILE = "tile"
-
-
-class ScalingName(StrEnum):
-    """Where the scaling of latents comes from."""
-
-    MEASURED = "measured"
-    CODEC = "codec"
-
-
-class UnreadableName(StrEnum):
-    """What becomes of a tile that cannot be read."""
-
-    STOP = "stop"
-    SKIP = "skip"
 
 
 def encode(
@@ -73,25 +51,25 @@ def encode(
         typer.Option(help="Side of the crops in pixels.", show_default="the side of the tiles"),
     ] = None,
     fit: Annotated[
-        FitName,
+        Fit,
         typer.Option(
             help="Tiles of other sizes: refuse them, crop the centre, or encode all windows."
         ),
-    ] = FitName.REFUSE,
+    ] = "refuse",
     scaling: Annotated[
-        ScalingName,
+        ScalingMethod,
         typer.Option(
             help="Scaling of latents: measured over the training split, or the one of the codec."
         ),
-    ] = ScalingName.MEASURED,
+    ] = "measured",
     batch_size: Annotated[int, typer.Option(help="Crops encoded at once.")] = 8,
     num_workers: Annotated[int, typer.Option(help="Processes that read tiles.")] = 2,
     device: Annotated[
         str, typer.Option(help="cpu, cuda or cuda:N.", show_default="a GPU if there is one")
     ] = "auto",
     on_unreadable: Annotated[
-        UnreadableName, typer.Option(help="Tiles that cannot be read: stop, or skip and list them.")
-    ] = UnreadableName.STOP,
+        OnUnreadable, typer.Option(help="Tiles that cannot be read: stop, or skip and list them.")
+    ] = "stop",
     report: Annotated[
         int, typer.Option(help="Tiles in the reconstruction report; 0 for none.")
     ] = 64,
@@ -138,11 +116,11 @@ def encode(
     options = EncodeOptions(
         image_size,
         views,
-        fit.value,
-        scaling.value,
+        fit,
+        scaling,
         batch_size=batch_size,
         num_workers=num_workers,
-        on_unreadable=on_unreadable.value,
+        on_unreadable=on_unreadable,
         device=where,
     )
     with console.progress("encoding", None) as meter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,39 +10,11 @@ import typer
 from histoprep import console
 from histoprep.errors import UsageError
 from histoprep.labels import find_label_map, load_label_map
+from trainer.choices import ClassEmbedding, MaskQuery, PredictionType, ScheduleKind
 
 if TYPE_CHECKING:
     from trainer.data.latent_scaling import LatentScaling
     from trainer.models.codec import Codec
-
-
-class QueryName(StrEnum):
-    """Query of the attention."""
-
-    BINARY = "binary"
-    CLASS = "class"
-
-
-class EmbeddingName(StrEnum):
-    """What the class embedding is made of."""
-
-    FRACTION = "fraction"
-    MAX = "max"
-
-
-class PredictionName(StrEnum):
-    """What the network predicts."""
-
-    EPSILON = "epsilon"
-    V = "v"
-    FLOW = "flow"
-
-
-class ScheduleName(StrEnum):
-    """How noise grows."""
-
-    COSINE = "cosine"
-    LINEAR = "linear"
 
 
 def import_checkpoint(
@@ -75,21 +46,19 @@ def import_checkpoint(
         int, typer.Option(help="Number of groups of its group normalisation.", min=1)
     ] = 2,
     mask_query: Annotated[
-        QueryName, typer.Option(help="Query of its attention: the binary mask or the class mask.")
-    ] = QueryName.BINARY,
+        MaskQuery, typer.Option(help="Query of its attention: the binary mask or the class mask.")
+    ] = "binary",
     class_embedding: Annotated[
-        EmbeddingName,
+        ClassEmbedding,
         typer.Option(help="Class embedding: the fraction of pixels, or the largest class id."),
-    ] = EmbeddingName.FRACTION,
+    ] = "fraction",
     null_class: Annotated[
         int, typer.Option(help="Class that was its unconditional input; -1 for none.", min=-1)
     ] = 0,
     prediction: Annotated[
-        PredictionName, typer.Option(help="What it was trained to predict.")
-    ] = PredictionName.EPSILON,
-    schedule: Annotated[
-        ScheduleName, typer.Option(help="Its noise schedule.")
-    ] = ScheduleName.COSINE,
+        PredictionType, typer.Option(help="What it was trained to predict.")
+    ] = "epsilon",
+    schedule: Annotated[ScheduleKind, typer.Option(help="Its noise schedule.")] = "cosine",
     latent_shift: Annotated[
         float | None,
         typer.Option(help="Latents were (raw - shift) / scale.", show_default="the codec's"),
@@ -118,13 +87,13 @@ def import_checkpoint(
     loaded = load_codec(codec) if codec else None
     network = {
         "resnet_block_groups": groups,
-        "mask_query": mask_query.value,
-        "class_embedding": class_embedding.value,
+        "mask_query": mask_query,
+        "class_embedding": class_embedding,
         "null_class": None if null_class < 0 else null_class,
     }
     options = ImportOptions(
         network,
-        {"prediction_type": prediction.value, "noise_schedule": schedule.value, "loss": "l1"},
+        {"prediction_type": prediction, "noise_schedule": schedule, "loss": "l1"},
         load_label_map(find_label_map(map_name)) if map_name else None,
         loaded,
         _scaling(loaded, latent_shift, latent_scale),

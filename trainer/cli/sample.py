@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +13,7 @@ from histoprep import console
 from histoprep.digests import file_digest
 from histoprep.errors import UsageError
 from histoprep.labels import find_label_map, load_label_map
+from trainer.choices import Precision, SolverKind, Split
 from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,31 +22,6 @@ if TYPE_CHECKING:
     from trainer.sampling.masks import MaskList
 
 _NUM_ROWS = 6
-
-
-class SolverName(StrEnum):
-    """How the way from noise to latents is cut into steps."""
-
-    DPM = "dpm++"
-    DDIM = "ddim"
-    EULER = "euler"
-    HEUN = "heun"
-
-
-class SplitName(StrEnum):
-    """Which tiles of a manifest give their masks."""
-
-    TRAIN = "train"
-    VAL = "val"
-    TEST = "test"
-
-
-class PrecisionName(StrEnum):
-    """In what numbers the network computes."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
 
 
 def _input(text: str, *names: str, **more: Any) -> Any:
@@ -84,7 +59,7 @@ def sample(
     ],
     *,
     split: Annotated[
-        SplitName | None,
+        Split | None,
         _input(
             "Use masks of this split only; for a folder, the split of its images.",
             show_default="all",
@@ -112,12 +87,12 @@ def sample(
         ),
     ] = 2.0,
     solver: Annotated[
-        SolverName,
+        SolverKind,
         _made(
             "Solver of the sampling: dpm++ (second order) or ddim; flow models also have euler and"
             " heun."
         ),
-    ] = SolverName.DPM,
+    ] = "dpm++",
     steps: Annotated[int, _made("Number of solver steps.", min=1)] = 25,
     eta: Annotated[float, _made("Noise that ddim adds at each step: 0 none, 1 ancestral.")] = 0.0,
     seed: Annotated[
@@ -131,9 +106,7 @@ def sample(
         ),
     ] = None,
     batch_size: Annotated[int, _made("Images sampled at once.", min=1)] = 8,
-    precision: Annotated[
-        PrecisionName, _made("fp32, or bf16 or fp16 for speed.")
-    ] = PrecisionName.FP32,
+    precision: Annotated[Precision, _made("fp32, or bf16 or fp16 for speed.")] = "fp32",
     compile_: Annotated[
         bool, _made("Compile the network first: minutes once, then faster on a GPU.", "--compile")
     ] = False,
@@ -208,9 +181,9 @@ def sample(
             "--real needs the real images",
             hint="give a manifest as --masks, or their folder with --images",
         )
-    options = SamplingOptions(guidance_scale, Solver(solver.value, steps, eta), seed)
+    options = SamplingOptions(guidance_scale, Solver(solver, steps, eta), seed)
     generator = load_generator(
-        checkpoint, ema=not raw_weights, codec=codec, device=place, precision=precision.value
+        checkpoint, ema=not raw_weights, codec=codec, device=place, precision=precision
     )
     check_masks(generator, listed, options, keep=keep is not None)
     generator = _made_fast(generator, compiled=compile_)
@@ -268,7 +241,7 @@ def _check_run(checkpoint: Path) -> None:
 def _mask_list(
     masks: str,
     classes: LabelMap,
-    split: SplitName | None,
+    split: Split | None,
     map_name: str | None,
     images: Path | None,
     out: Path,
@@ -288,7 +261,7 @@ def _mask_list(
             classes,
             source_map=source_map,
             images=images,
-            split=split.value if split else None,
+            split=split,
         )
     if map_name or images:
         raise UsageError(
@@ -305,7 +278,7 @@ def _mask_list(
             f"the classes of {tiles.label_map.name} are not those the network was trained with"
             f" ({classes.name}); class ids are used unchanged"
         )
-    return masks_of_tiles(tiles, split.value if split else None)
+    return masks_of_tiles(tiles, split)
 
 
 def _check_apart(out: Path, source: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Method = Literal["measured", "codec"]
+from trainer.choices import ScalingMethod
+
 Latents = TypeVar("Latents", Tensor, np.ndarray)
 
 
@@ -20,7 +21,7 @@ class LatentScaling:
     variance), or the codec's own numbers.
     """
 
-    method: Method
+    method: ScalingMethod
     shift: tuple[float, ...]
     scale: tuple[float, ...]
 

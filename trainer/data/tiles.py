@@ -6,17 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from histoprep.errors import HistoprepError, IncompleteError, UsageError
+from trainer.choices import Fit, OnUnreadable
 from trainer.data.randomness import keyed_normals, keyed_uniforms
 from trainer.data.transforms import (
     FITS,
-    Fit,
     allowed_views,
     apply_view,
     check_size,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from histoprep.shards import TileSource
     from histoprep.streams import Streams
 
-OnUnreadable = Literal["stop", "skip"]
 _Read = TypeVar("_Read")
 _BELOW_1 = np.nextafter(np.float32(1), np.float32(0))
 

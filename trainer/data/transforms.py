@@ -7,15 +7,15 @@ mask, get the same.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from histoprep.errors import UsageError
+from trainer.choices import Fit
 
-Fit = Literal["refuse", "crop", "tile"]
-FITS: tuple[Fit, ...] = ("refuse", "crop", "tile")
+FITS: tuple[Fit, ...] = get_args(Fit)
 
 # A view is one of the 8 symmetries of the square: `view % 4` quarter turns anticlockwise, after a
 # left-right flip if `view >= 4`.

@@ -8,16 +8,13 @@ of the timestep.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Float32, Num
 from torch import Tensor
 
+from trainer.choices import LossKind, PredictionType
 from trainer.diffusion.schedule import NoiseSchedule
-
-PredictionType = Literal["epsilon", "v", "flow"]
-LossKind = Literal["l1", "l2"]
 
 _SMALLEST_SHARE = 2.0**-25
 

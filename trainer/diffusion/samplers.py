@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from trainer.choices import SolverKind
 from trainer.diffusion.guidance import Denoise
 from trainer.diffusion.objectives import Objective
-
-SolverKind = Literal["ddim", "dpm++", "euler", "heun"]
 
 SOLVERS = {"epsilon": ("dpm++", "ddim"), "v": ("dpm++", "ddim"), "flow": ("dpm++", "euler", "heun")}
 # log(signal / sigma) below which a predicted noise says nothing about the clean latents: Lu et al.

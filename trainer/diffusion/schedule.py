@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-ScheduleKind = Literal["cosine", "linear"]
+from trainer.choices import ScheduleKind
 
 # Our names -> the arguments of diffusers' schedulers.
 _ARGUMENTS: dict[str, dict[str, Any]] = {

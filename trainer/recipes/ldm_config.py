@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator
 
+from trainer.choices import LossKind, PredictionType, ScalingMethod, ScheduleKind, SolverKind
 from trainer.config import RunConfig
 from trainer.models.denoisers.interface import DenoiserConfig
 from trainer.models.denoisers.registry import DEFAULT_DENOISER, find_denoiser
@@ -20,10 +21,10 @@ class Diffusion(Section):
     `diffusion.objectives.Objective`.
     """
 
-    prediction_type: Literal["epsilon", "v", "flow"] = "epsilon"
-    noise_schedule: Literal["cosine", "linear"] = "cosine"
+    prediction_type: PredictionType = "epsilon"
+    noise_schedule: ScheduleKind = "cosine"
     num_train_timesteps: Positive = 1000
-    loss: Literal["l1", "l2"] = "l2"
+    loss: LossKind = "l2"
     min_snr_gamma: Annotated[float, Field(gt=0)] | None = None
     flow_mean: float = 0.0
     flow_std: Annotated[float, Field(gt=0)] = 1.0
@@ -46,7 +47,7 @@ class Encoding(Section):
     """How tiles are encoded when no latent set is given; see `trainer encode`."""
 
     views: Literal[1, 2, 4, 8] = 4
-    scaling: Literal["measured", "codec"] = "measured"
+    scaling: ScalingMethod = "measured"
     batch_size: Positive = 8
 
 
@@ -54,7 +55,7 @@ class Sampling(Section):
     """How sheets are drawn during training."""
 
     guidance_scale: float = 2.0
-    solver: Literal["dpm++", "ddim", "euler", "heun"] = "dpm++"
+    solver: SolverKind = "dpm++"
     num_inference_steps: Positive = 25
     eta: Share = 0.0
     num_images: Positive = 6

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Integer, Num
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from trainer.choices import ClassEmbedding, MaskQuery
 from trainer.models.denoisers.interface import Denoiser, DenoiserConfig
 from trainer.models.denoisers.masks import check_masks, class_fractions, split_windows
 from trainer.models.denoisers.reference_layers import (
@@ -52,8 +53,8 @@ class Config(DenoiserConfig):
     dim_mults: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4)
     resnet_block_groups: Positive = 2
     block_per_layer: Positive = 2
-    mask_query: Literal["binary", "class"] = "binary"
-    class_embedding: Literal["fraction", "max"] = "fraction"
+    mask_query: MaskQuery = "binary"
+    class_embedding: ClassEmbedding = "fraction"
     dropout: Share = 0.05
     null_class: Natural | None = None
 
