@@ -457,7 +457,7 @@ class TestManifest:
         assert cli.run(["stats", str(own.root), "--workers", "1"]) == ExitCode.OK
         assert "31 repaired masks" in capsys.readouterr().out
         assert cli.run(["repair", str(own.root), "--workers", "1", "--force"]) == ExitCode.OK
-        assert "was made before: run histoprep manifest again" in capsys.readouterr().err
+        assert "is older than the repaired masks" in capsys.readouterr().err
 
     def test_the_command_line_warns_of_damaged_masks_until_they_are_repaired(
         self, scanned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
