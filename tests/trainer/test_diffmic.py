@@ -180,7 +180,7 @@ def test_all_artefacts_exist_and_parse(trained, tested):
     assert json.loads((trained / "split.json").read_text())["classes"] == list(NAMES)
 
 
-def test_every_test_tile_is_read_once_and_a_second_test_must_be_asked_for(
+def test_every_test_tile_is_read_once_and_a_second_test_must_be_requested(
     trained, tested, tmp_path
 ):
     opened: list[str] = []

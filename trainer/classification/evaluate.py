@@ -80,8 +80,8 @@ def evaluate_run(
     times = _times_tested(folder)
     if times and not options.again:
         raise ConfigError(
-            "this run was tested already; choosing among runs by their test numbers makes these too"
-            " good",
+            "this run was tested before; choosing runs by their test results makes these too"
+            " optimistic",
             path=folder / METRICS,
             hint="read the results there, or test again with --again",
         )
