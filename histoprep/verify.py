@@ -17,10 +17,12 @@ from histoprep import checksums, tables
 from histoprep.checksums import CHECKSUMS, OWN_FILES, Damage
 from histoprep.durable import is_temporary
 from histoprep.errors import IntegrityError, UsageError
-from histoprep.job_folder import PARTS
+from histoprep.job_folder import PARTS, SUCCESS
 from histoprep.names import to_text
 from histoprep.phrases import first_of
-from histoprep.schemas.ledgers import REMAP, REPAIR
+from histoprep.schemas.ledgers import LEDGER, REMAP, REPAIR, ledger_files
+from histoprep.schemas.scan_options import read_scan_options
+from histoprep.shards.layout import INDEX, shard_files
 
 KINDS = (
     "workspace",
@@ -216,8 +218,6 @@ def _check_manifest(path: Path, verified: Verified) -> None:
 
 def verify_sealed_file(path: Path) -> Verified:
     """Verify the file with the options of the last audit."""
-    from histoprep.schemas.scan_options import read_scan_options
-
     verified = Verified(path, "options of the last audit", 1)
     try:
         read_scan_options(path)
@@ -256,9 +256,6 @@ def listed_names(folder: Path) -> set[str]:
 
 def verify_tree(path: Path) -> Verified:
     """Verify a tree of masks: its notes, its ledger, and every mask against it."""
-    from histoprep.job_folder import SUCCESS
-    from histoprep.schemas.ledgers import LEDGER, ledger_files
-
     kind = {"remap": REMAP, "repair": REPAIR}[tree_kind(path) or "remap"]
     verified = _verify_listed(path, path, f"tree of masks by histoprep {kind.name}")
     if not (path / SUCCESS).is_file():
@@ -282,8 +279,6 @@ def verify_shard_folder(path: Path) -> Verified:
     """Verify a folder of shards: its notes, its index, every shard as a file and every member of
     it.
     """
-    from histoprep.job_folder import SUCCESS
-    from histoprep.shards.layout import INDEX, shard_files
     from histoprep.shards.verify import verify_shards
 
     verified = _verify_listed(path, path, "folder of shards")

@@ -25,6 +25,7 @@ from histoprep.lossy.verdict import LossKind, Verdict
 from histoprep.mask_tree import Advance, FailedMask, Totals
 from histoprep.mask_tree.task import TreeTask
 from histoprep.read_ahead import FileStat, stat_file
+from histoprep.repair.record import record_repair
 from histoprep.repair.repairer import DamagedMask, Repairer
 from histoprep.schemas.ledgers import LEDGER, REPAIR, TreeKind
 from histoprep.schemas.repaired import forget_repaired
@@ -318,8 +319,6 @@ def run_repair(
         LockedError: Another process writes there.
         IntegrityError: Masks were changed since they were written, or are gone at the end.
     """
-    from histoprep.repair.record import record_repair
-
     changes = _Changes()
     with mask_tree.locked(plan):
         totals: Totals = mask_tree.run_tree(plan, changes.observer, engine, advance)

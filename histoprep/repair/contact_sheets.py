@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from histoprep import checksums, durable, mask_tree, tables
-from histoprep.errors import BrokenFileError
+from histoprep.errors import BrokenFileError, LabelMapError
+from histoprep.labels import default_map, load_label_map
 from histoprep.mask_tree.task import beside
 from histoprep.names import to_text
 from histoprep.repair import RepairPlan
@@ -75,9 +76,6 @@ def class_colours(root: Path) -> Mapping[int, str]:
     """Return the colour of each source label by the data set's label map; nothing where there is
     not exactly one.
     """
-    from histoprep.errors import LabelMapError
-    from histoprep.labels import default_map, load_label_map
-
     path = default_map(root)
     if path is None:
         return {}
