@@ -343,10 +343,10 @@ def test_repaired_masks_that_are_gone_stop_remap(tmp_path: Path) -> None:
     workspace = scanned(tmp_path / "set", "jpeg90")
     out = repair_masks(workspace, tmp_path / "repaired").out
     (out / "jpeg90" / "07_mask.png").unlink()
-    with pytest.raises(IntegrityError, match="not there any more, or was changed"):
+    with pytest.raises(IntegrityError, match="is missing, or was changed"):
         plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new"))
     (out / SUCCESS).unlink()
-    with pytest.raises(IntegrityError, match="not there any more"):
+    with pytest.raises(IntegrityError, match="is missing, or was changed"):
         plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new"))
     note = workspace.folder / "repaired.json"
     note.write_text("{")
