@@ -23,6 +23,7 @@ from histoprep.auditing import AuditOptions, AuditResult, run_audit
 from histoprep.auditing.outcome import status_of
 from histoprep.catalogue import all_rules
 from histoprep.choices import Severity
+from histoprep.demo import make_demo
 from histoprep.errors import ExitCode, UsageError
 from histoprep.execution import Engine
 from histoprep.findings import Finding, Selection, finding
@@ -451,3 +452,22 @@ def test_the_package_can_be_used_like_the_command(data: DataSet) -> None:
     assert done.stdout.startswith("failed ['HP101'")
     with pytest.raises(AttributeError, match="no_such_name"):
         histoprep.no_such_name  # noqa: B018
+
+
+def test_a_second_audit_of_unchanged_data_imports_no_pandas(tmp_path: Path) -> None:
+    root = make_demo(tmp_path / "demo", num_tiles=48, tile_px=64).folder
+    code = (
+        "import sys\n"
+        "from histoprep.cli import main\n"
+        "sys.argv = ['histoprep', 'audit', sys.argv[1], '--output', sys.argv[2]]\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    print('pandas' in sys.modules, file=sys.__stdout__)\n"
+    )
+    command = [sys.executable, "-c", code, str(root), str(tmp_path / "report.txt")]
+    loaded = [
+        subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()[-1]
+        for _ in range(2)
+    ]
+    assert loaded == ["True", "False"]

@@ -15,14 +15,18 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep.findings import Finding, Rule, finding
 from histoprep.labels import LabelMap, MapProblem
-from histoprep.tiles.lossy_sources import LossySource
-from histoprep.tiles.readings import MaskReadings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from histoprep.tiles.lossy_sources import LossySource
+    from histoprep.tiles.readings import MaskReadings
+
 
 if TYPE_CHECKING:
     from histoprep.stats.counts import Counts
@@ -62,6 +66,13 @@ class Amounts:
     unreadable: int = 0
 
 
+def _no_readings() -> MaskReadings:
+    # Here, since it loads pandas, and rules are listed without.
+    from histoprep.tiles.readings import MaskReadings
+
+    return MaskReadings()
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Everything rules may look at.
@@ -95,7 +106,7 @@ class Evidence:
     lossy: tuple[LossySource, ...] = ()
     repaired: frozenset[str] = frozenset()
     num_uncompared: int = 0
-    readings: MaskReadings = field(default_factory=MaskReadings)
+    readings: MaskReadings = field(default_factory=_no_readings)
 
     @property
     def images(self) -> pd.DataFrame:
@@ -118,6 +129,8 @@ class Chunk:
     @classmethod
     def of(cls, table: pa.Table) -> Chunk:
         """Return a piece of tiles.parquet in this form."""
+        import pandas as pd
+
         lists = [name for name in table.column_names if name.startswith("label_")]
         tiles = table.drop_columns(lists).to_pandas(types_mapper=nullable)
         counts = (
@@ -138,6 +151,8 @@ class Chunk:
         """Return "label 3" or "labels 3, 4 and 20 more" for each tile with a chosen label; indexed
         by row.
         """
+        import pandas as pd
+
         picked = self.labels[chosen]
         starts = np.flatnonzero(np.diff(picked.row, prepend=-1))
         sizes = np.diff(starts, append=len(picked))
@@ -160,6 +175,8 @@ def nullable(kind: pa.DataType) -> Any:
     """Return pandas' type for an Arrow type that keeps whole numbers whole and text text where
     values are missing.
     """
+    import pandas as pd
+
     if pa.types.is_integer(kind):
         return pd.UInt64Dtype() if pa.types.is_unsigned_integer(kind) else pd.Int64Dtype()
     if pa.types.is_string(kind):
@@ -169,6 +186,8 @@ def nullable(kind: pa.DataType) -> Any:
 
 def true(condition: Any) -> np.ndarray:
     """Return a condition as bool [rows]; unknown counts as false."""
+    import pandas as pd
+
     result: np.ndarray = pd.array(condition, dtype="boolean").to_numpy(dtype=bool, na_value=False)
     return result
 

@@ -6,15 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from histoprep.checks import Evidence
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.phrases import plural
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 MISSING_CLASS_IN_SPLIT = Rule(
     "HP801",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from histoprep.checks import Evidence, flag, true
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 EXACT_DUPLICATE_FILE = Rule(
     "HP601",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from histoprep import rule_ids
 from histoprep.checks import Chunk, Evidence, flag, true
@@ -14,6 +14,10 @@ from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.mask_reading import MIN_IS_WHITE, PALETTE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 READERS_DISAGREE = Rule(
     *rule_ids.READERS_DISAGREE,

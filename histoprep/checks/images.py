@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from histoprep.checks import Chunk, Evidence, flag, true
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.image_formats import Compression, image_formats, titles
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 WRONG_SIZE = Rule(
     "HP301",
@@ -187,6 +191,8 @@ def blurry(evidence: Evidence) -> Iterator[Finding]:
 
     Blank tiles are no measure of focus and are left out; a source needs `BLUR_MIN_TILES` others.
     """
+    import pandas as pd
+
     images = evidence.images
     shows_tissue = (images.contrast >= BLANK_CONTRAST) & (
         images.background_share.fillna(0) <= MAX_BACKGROUND_SHARE
@@ -242,6 +248,8 @@ def _drifted_sources(images: pd.DataFrame, settings: pd.Series) -> Iterator[Find
     """Yield the sources whose most common settings are not those of most sources (of most images
     when that is even).
     """
+    import pandas as pd
+
     usual = pd.DataFrame({
         "source": images.source, "settings": settings,
         "quality": images.jpeg_quality.astype("Float64"), "chroma": images.jpeg_subsampling,
@@ -284,6 +292,8 @@ def _drifted_sources(images: pd.DataFrame, settings: pd.Series) -> Iterator[Find
 
 
 def _telling_settings(images: pd.DataFrame, settings: pd.Series) -> Iterator[Finding]:
+    import pandas as pd
+
     labelled = images.label.notna()
     if labelled.sum() < CLASS_MIN_TILES:
         return

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from histoprep import rule_ids
 from histoprep.checks import MAX_LISTED, Chunk, Evidence
@@ -14,6 +14,10 @@ from histoprep.choices import Severity
 from histoprep.findings import Finding, Rule, Scope, finding
 from histoprep.labels.wrapped import ADVICE, wrapped_cause, wrapped_modulus
 from histoprep.names import to_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 UNMAPPED_LABEL = Rule(
     *rule_ids.UNMAPPED_LABEL,

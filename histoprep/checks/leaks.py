@@ -7,14 +7,17 @@ the folders' splits are of no use to anybody and are not looked at.
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from histoprep import rule_ids
 from histoprep.checks import Evidence, flag, true
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 TILE_IN_BOTH_SPLITS = Rule(
     *rule_ids.TILE_IN_BOTH_SPLITS,

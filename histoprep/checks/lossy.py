@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from histoprep import rule_ids
 from histoprep.checks import Evidence
@@ -15,7 +16,9 @@ from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.lossy.jpeg_repair import MIN_QUALITY
 from histoprep.lossy.verdict import FIRM_MASKS, LossKind
 from histoprep.phrases import plural
-from histoprep.tiles.lossy_sources import LossySource
+
+if TYPE_CHECKING:
+    from histoprep.tiles.lossy_sources import LossySource
 
 LOSSY_MASK = Rule(
     *rule_ids.LOSSY_MASK,

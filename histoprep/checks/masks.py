@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from math import gcd
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from histoprep import rule_ids
 from histoprep.checks import Chunk, Evidence, flag, true
@@ -18,6 +18,10 @@ from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.labels.wrapped import ADVICE as WRAPPED_ADVICE
 from histoprep.labels.wrapped import wrapped_cause, wrapped_modulus
 from histoprep.phrases import plural
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 SIZE_MISMATCH = Rule(
     "HP401",
