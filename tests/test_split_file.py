@@ -51,6 +51,24 @@ def test_every_name_has_the_split_of_its_row(column: str, kind: str, tmp_path: P
     assert (found.lookup(name_keys(["a"], SEED + 1, kind)) == NO_SPLIT).all()
 
 
+@pytest.mark.parametrize("names", [["007", "7"], ["1.0", "1"], ["true", "True"], ["NA", ""]])
+def test_names_are_text_whatever_they_look_like(names: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text(f"tile_id,split\n{names[0]},val\n{names[1]},test\n")
+    codes = read_split_file(path, SEED).lookup(name_keys(names, SEED, "tile"))
+    assert codes.tolist() == [1, 2]
+
+
+def test_fractions_may_miss_one_by_a_millionth() -> None:
+    nearly = exact_fractions({"train": "0.9000005", "test": "0.1"})
+    assert sum(nearly.values()) == 1 and nearly["test"] == Fraction(1_000_000, 10_000_005)
+    assert exact_fractions({"train": "0.9000010", "test": "0.1"})
+    assert message(lambda: exact_fractions({"train": "0.9000011", "test": "0.1"})).startswith(
+        "split fractions must lie in [0, 1] and sum to 1"
+    )
+    assert exact_fractions({"train": 1.0, "val": 0.0}) == {"train": Fraction(1)}
+
+
 def test_a_row_may_be_repeated_but_not_contradicted(tmp_path: Path) -> None:
     path = tmp_path / "split.csv"
     path.write_text("tile_id,split\na,val\nb,test\na,val\n")
