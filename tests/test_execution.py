@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -127,10 +127,14 @@ def test_a_worker_killed_from_outside_costs_nothing(seed: int, tmp_path: Path) -
     assert done + list(run) == partitions
 
 
-def test_a_worker_killed_while_it_holds_the_queue_does_not_hold_up_the_end() -> None:
-    with Engine(2).executor() as executor:
+def test_a_worker_killed_while_it_holds_the_queue_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    # One worker: a second, idle one would hold the lock.
+    with Engine(1).executor(1) as executor:
         assert executor.submit(os.getpid).result() in worker_pids()
-        busy = executor.submit(time.sleep, 0.3)
+        task = ItemsTask(("sleep 0.3",), tmp_path / "0.at")
+        busy = executor.submit(task.run)
+        # Until a worker has taken the task, it needs the lock itself.
+        assert holds(lambda: read_marker(task.marker) == 0)
         # As an idle process does that waits for work, and whoever kills it leaves the lock taken.
         assert executor._call_queue._rlock.acquire(timeout=30)  # type: ignore[attr-defined]
         busy.result()
@@ -252,9 +256,14 @@ def test_an_error_in_a_task_is_raised_and_leaves_no_worker(tmp_path: Path) -> No
 
 def gone(pids: list[int], seconds: float = 5.0) -> bool:
     """Return whether all these processes end in time."""
+    return holds(lambda: not any(alive(pid) for pid in pids), seconds)
+
+
+def holds(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """Return whether a condition becomes true in time."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if not any(alive(pid) for pid in pids):
+        if condition():
             return True
         time.sleep(0.02)
     return False
