@@ -146,7 +146,7 @@ def test_larger_tiles_are_refused_unless_cut(manifest: Path) -> None:
         dataset(manifest, image_size=16).batch(np.arange(1))
     with pytest.raises(UsageError, match="smaller than the training size"):
         dataset(manifest, image_size=64, fit="crop").batch(np.arange(1))
-    with pytest.raises(UsageError, match="no such way"):
+    with pytest.raises(UsageError, match="no such value of fit"):
         dataset(manifest, fit="stretch")
 
 
