@@ -10,7 +10,7 @@ demo: $(READY)  ## the whole way, from tiles with planted defects to generated o
 	$(BIN)/histoprep demo demo
 
 test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: lint types contracts test  ## lint, types, import contracts, tests and documentation checks
 

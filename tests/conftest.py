@@ -30,8 +30,19 @@ settings.register_profile(
 settings.load_profile("mutants" if "MUTANT_UNDER_TEST" in os.environ else "same")
 
 
+# Files that take longest: begun first, so that no process is left alone with one at the end.
+LONG_FILES = (
+    *("test_documentation", "test_kills", "test_repair_interrupted", "test_resume", "test_repair"),
+    *("test_disk_full", "test_workers", "test_demo_end_to_end", "test_repaired_masks"),
+    *("test_remap", "test_audit_real_data", "test_block_limits", "test_fit", "test_verify"),
+    *("test_doctor", "test_shards_interrupted", "test_cli_audit", "test_tile_table"),
+)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long runs to `pytest -m faults` and `pytest -m slow`."""
+    """Begin with the longest files; leave the long runs to `pytest -m faults` and `-m slow`."""
+    rank = {name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
     if not config.option.markexpr:
         long_runs = [
             item
