@@ -28,7 +28,7 @@ from histoprep.errors import IntegrityError
 from histoprep.schemas import repaired
 from histoprep.schemas.repaired import open_rows
 
-NUM_POINTS = 25
+NUM_POINTS = 16
 REPAIR = Command("repair", ("repair", "--workers", "1"))
 # Of the masks that were repaired some are refused now: their files go.
 STRICTER = Command(
@@ -113,7 +113,7 @@ def test_a_kill_at_any_point_leaves_true_tables_and_loses_nothing(
         seen += [f"{name} is left over" for name in temporaries(stage.workspace)]
         damages += [f"{call} {number}: {observation}" for observation in seen]
     print(f"{command.name}: {len(points)} points, {reached} reached, {len(damages)} damages")
-    assert reached >= 0.9 * len(points) >= 0.9 * 20
+    assert reached >= 0.9 * len(points) >= 0.9 * 14
     assert not damages, "\n".join(damages)
     assert every_file(stage.data) == stage.data_before
 
