@@ -243,7 +243,10 @@ def print_verified(found: Verified) -> ExitCode:
         console.error(
             str(
                 IntegrityError(
-                    "damaged", path=damage.path, seen=damage.seen, expected=damage.expected
+                    "this file is not as it was written",
+                    path=damage.path,
+                    seen=damage.seen,
+                    expected=damage.expected,
                 )
             )
         )

@@ -22,9 +22,7 @@ ORPHAN_MASK = Rule(
     Scope.TILE,
     definition="A mask has no image of the same key.",
     cause="The image was moved, renamed, filtered out or never exported.",
-    suggestion=(
-        "Export the missing images again, or delete these masks; the manifest excludes them."
-    ),
+    suggestion="Export the missing images again; until then the manifest excludes these masks.",
 )
 MISSING_MASK = Rule(
     "HP102",

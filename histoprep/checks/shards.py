@@ -22,7 +22,7 @@ SHARD_CORRUPT = Rule(
     definition="A shard or a member is missing, or its bytes differ from those that were written.",
     cause="A copy of the shard was interrupted, or the shard was changed or damaged.",
     suggestion=(
-        "Copy the shard again, or delete the folder and create it again with histoprep shard."
+        "Copy the shard again, or delete it and run histoprep shard, which writes it again."
     ),
     fix_safety=FixSafety.SAFE,
 )

@@ -17,6 +17,7 @@ from histoprep.command_style import Commands
 from histoprep.durable import locked
 from histoprep.errors import ExitCode, UsageError
 from histoprep.labels import default_map, find_label_map, load_label_map
+from histoprep.phrases import plural
 from histoprep.schemas.workspace import Workspace, check_outside
 from histoprep.split import parse_fractions
 
@@ -79,7 +80,11 @@ def build(
         str | None, typer.Option(help="As in audit.", show_default="as in the last audit")
     ] = None,
     no_groups: Annotated[
-        bool, typer.Option("--no-groups", help="Split tile by tile, although groups are known.")
+        bool,
+        typer.Option(
+            "--no-groups",
+            help="Split tile by tile, and forget the groups until --group-by names them again.",
+        ),
     ] = False,
     conditional_threshold: Annotated[
         float,
@@ -176,7 +181,7 @@ def _print_summary(summary: ManifestSummary, label_map: LabelMap) -> None:
     _print_repaired(summary.num_repaired)
     _print_excluded(summary.excluded)
     if summary.excluded:
-        console.note(f"left out, tile by tile: {summary.excluded_path}")
+        console.note(f"excluded tiles, with reasons: {summary.excluded_path}")
     for warning in summary.warnings:
         console.warn(warning)
 
@@ -229,7 +234,7 @@ def _certificate_line(certificate: Mapping[str, Any], label_map: LabelMap) -> st
     names = {f"class {cls.id}": f"class {cls.id} {cls.name}" for cls in label_map.classes}
     where = (
         f"{names.get(worst['column'], worst['column'])} in {worst['split']}:"
-        f" {worst['tiles']:,} tiles, {worst['wanted']:,g} requested"
+        f" {plural(worst['tiles'], 'tile')}, {worst['wanted']:,g} requested"
     )
     return f"certificate: {shared}, worst class deviation {worst['points']:.2f} points ({where})"
 
