@@ -1,0 +1,483 @@
+"""Folders of images and masks as people have them: each maker writes a small tree of real files and
+returns which mask belongs to which image.
+
+A layout is understood when an audit of the tree, without options or with the options that it
+prints itself, pairs exactly these files. Makers write below an empty folder that they are given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+Pairs = dict[str, str]
+SIDE_PX = 48
+NUM_TILES = 8
+
+
+class Outcome(StrEnum):
+    """What the audit of a layout must come to."""
+
+    KNOWN = "known"
+    """Pairs by names that need no evidence; the audit says nothing of the layout."""
+    UNDERSTOOD = "understood"
+    """Pairs without options, and says which options say the same."""
+    CHOICE = "choice"
+    """Several readings are possible: refused, each of them printed as a command."""
+    REFUSED = "refused"
+    """No pairs, and an error that says why; the masks never become tiles."""
+    NO_MASKS = "no-masks"
+    """Images alone: nothing is taken for a mask."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which files lie.
+
+    Attributes:
+        name: Name of the layout, unique.
+        make: Writes the tree below a folder and returns its true pairs: image path to mask path,
+            relative to that folder, in POSIX form.
+        outcome: What an audit without options must come to.
+        says: For a choice or a refusal, what the printed text must contain.
+    """
+
+    name: str
+    make: Callable[[Path], Pairs]
+    outcome: Outcome
+    says: tuple[str, ...] = ()
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+@cache
+def tissue(seed: int, side_px: int = SIDE_PX) -> np.ndarray:
+    """Return an image like a stained section, uint8 [side, side, 3]."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side_px, :side_px]
+    waves = [
+        200 + 20 * np.sin(x / 9 + seed),
+        140 + 30 * np.cos(y / 7 + seed),
+        190 + 15 * np.sin((x + y) / 11),
+    ]
+    image = np.stack(waves, -1) + rng.normal(0, 12, (side_px, side_px, 3))
+    for _ in range(8):
+        row, column, radius = (
+            rng.integers(0, side_px),
+            rng.integers(0, side_px),
+            rng.integers(2, 6),
+        )
+        nucleus = (y - row) ** 2 + (x - column) ** 2 < radius**2
+        image[nucleus] = rng.normal([90, 50, 130], 10, (nucleus.sum(), 3))
+    return image.clip(0, 255).astype(np.uint8)
+
+
+@cache
+def classes(seed: int, side_px: int = SIDE_PX, num_classes: int = 3) -> np.ndarray:
+    """Return a class map, uint8 [side, side]: 0 with regions of 1..num_classes."""
+    rng = np.random.default_rng(1000 + seed)
+    y, x = np.mgrid[:side_px, :side_px]
+    labels = np.zeros((side_px, side_px), np.uint8)
+    for label in range(1, num_classes + 1):
+        row, column = rng.integers(side_px // 4, 3 * side_px // 4, 2)
+        radius = rng.integers(side_px // 8, side_px // 4)
+        angle = np.arctan2(y - row, x - column)
+        reach = radius * (1 + 0.25 * np.sin(3 * angle + seed) + 0.1 * np.sin(7 * angle))
+        labels[(y - row) ** 2 + (x - column) ** 2 < reach**2] = label
+    return labels
+
+
+def binary(seed: int) -> np.ndarray:
+    """Return a mask of 0 and 255, uint8 [side, side]."""
+    return ((classes(seed) > 0) * 255).astype(np.uint8)
+
+
+def instances(seed: int) -> np.ndarray:
+    """Return a map of instance ids, uint16 [side, side]."""
+    noise = cv2.GaussianBlur(np.random.default_rng(seed).random((SIDE_PX, SIDE_PX)), (7, 7), 0)
+    _, ids = cv2.connectedComponents((noise > 0.52).astype(np.uint8))
+    return ids.astype(np.uint16)
+
+
+COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 160, 60], [40, 60, 255]], np.uint8)
+
+
+def coloured(seed: int) -> np.ndarray:
+    """Return a class map as colours, uint8 [side, side, 3]."""
+    return COLOURS[classes(seed)]
+
+
+def overlay(seed: int) -> np.ndarray:
+    """Return an image with its labels drawn over it, uint8 [side, side, 3]."""
+    return (tissue(seed) * 0.6 + coloured(seed) * 0.4).astype(np.uint8)
+
+
+def save(pixels: np.ndarray, path: Path, *, palette: bool = False) -> None:
+    """Write an image file; with `palette`, of indices and colours."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    if palette:
+        image.putpalette(COLOURS.tobytes())
+    options = {"quality": 95} if path.suffix.lower() in {".jpg", ".jpeg"} else {}
+    image.save(path, **options)
+
+
+def save_palette(pixels: np.ndarray, path: Path) -> None:
+    """Write a class map with a palette of colours."""
+    save(pixels, path, palette=True)
+
+
+Draw = Callable[[int], np.ndarray]
+Save = Callable[[np.ndarray, Path], None]
+
+
+@dataclass(frozen=True)
+class Also:
+    """Further files of every tile: the path as a template, and what is in them."""
+
+    path: str
+    draw: Draw
+    save: Save = save
+
+
+def pairs_of(
+    image: str,
+    mask: str,
+    *,
+    ids: Sequence[object] = tuple(range(NUM_TILES)),
+    groups: Iterable[str] = ("",),
+    draw: Draw = classes,
+    save_mask: Save = save,
+    also: Sequence[Also] = (),
+    alone: Sequence[str] = (),
+    files: Sequence[str] = (),
+) -> Callable[[Path], Pairs]:
+    """Return a maker of tiles and masks whose paths are templates of `{i}` and `{group}`.
+
+    Args:
+        image: Path of an image.
+        mask: Path of its mask.
+        ids: What `{i}` stands for, an entry a tile.
+        groups: What `{group}` stands for; each has all ids.
+        draw: Draws a mask from a seed.
+        save_mask: Writes it.
+        also: Further files of every tile, which belong to no pair.
+        alone: Paths of images without a mask.
+        files: Paths of text files.
+    """
+
+    def make(root: Path) -> Pairs:
+        found = {}
+        keys = [(group, i) for group in groups for i in ids]
+        for seed, (group, i) in enumerate(keys):
+            names = {"i": i, "group": group, "seed": seed}
+            where = image.format(**names), mask.format(**names)
+            save(tissue(seed), root / where[0])
+            save_mask(draw(seed), root / where[1])
+            for more in also:
+                more.save(more.draw(seed), root / more.path.format(**names))
+            found[where[0]] = where[1]
+        for seed, path in enumerate(alone):
+            save(tissue(500 + seed), root / path)
+        for path in files:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text("{}" if path.endswith("json") else "text\n")
+        return found
+
+    return make
+
+
+def images_alone(*paths: str) -> Callable[[Path], Pairs]:
+    """Return a maker of images without masks."""
+
+    def make(root: Path) -> Pairs:
+        for seed, path in enumerate(paths):
+            save(tissue(seed), root / path)
+        return {}
+
+    return make
+
+
+def many_masks(
+    image: str, mask: str, *, draw: Draw = binary, per_image: int = 3
+) -> Callable[[Path], Pairs]:
+    """Return a maker of several mask files an image, whose template has `{k}` for the mask."""
+
+    def make(root: Path) -> Pairs:
+        for i in range(NUM_TILES):
+            save(tissue(i), root / image.format(i=i))
+            for k in range(per_image):
+                save(draw(10 * i + k), root / mask.format(i=i, k=k, class_="tsl"[k % 3] * 4))
+        return {}
+
+    return make
+
+
+def stored_elsewhere(root: Path) -> Pairs:
+    """Write folders that are links to a store beside the data set."""
+    store = root.parent / f"{root.name}-store"
+    found = pairs_of("images/t{i}.png", "masks/t{i}.png")(store)
+    for name in ("images", "masks"):
+        (root / name).symlink_to(store / name)
+    return found
+
+
+def cityscapes(root: Path) -> Pairs:
+    """Write images of two cities with the four files that each has as ground truth."""
+    found = {}
+    for seed, (split, city) in enumerate(
+        [("train", "aachen"), ("train", "bochum"), ("val", "lindau"), ("val", "munster")] * 3
+    ):
+        stem = f"{city}_{seed:06}_000019"
+        image = f"leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png"
+        truth = f"gtFine/{split}/{city}/{stem}_gtFine"
+        save(tissue(seed), root / image)
+        save(classes(seed), root / f"{truth}_labelIds.png")
+        save(coloured(seed), root / f"{truth}_color.png")
+        save(instances(seed), root / f"{truth}_instanceIds.png")
+        (root / f"{truth}_polygons.json").write_text(json.dumps({"objects": []}))
+        found[image] = f"{truth}_labelIds.png"
+    return found
+
+
+def dsb2018(root: Path) -> Pairs:
+    """Write one folder an image, with a file of every nucleus."""
+    for i in range(6):
+        name = f"{i:02}f4c3a9b1d7"
+        save(tissue(i), root / f"{name}/images/{name}.png")
+        for k in range(4):
+            save(binary(10 * i + k), root / f"{name}/masks/{k}e8{i}d5b6a2c{k}{i}.png")
+    return {}
+
+
+def half_grey_without_scheme(root: Path) -> Pairs:
+    """Write tiles and class maps in one folder whose names have nothing in common."""
+    for i in range(NUM_TILES):
+        save(tissue(i), root / f"{i * 7919 % 1009:04x}a.png")
+        save(classes(i), root / f"{i * 104729 % 4093 + 5000:04x}q.png")
+    return {}
+
+
+def same_stems_two_stains(root: Path) -> Pairs:
+    """Write two folders of photographs of the same fields: no masks at all."""
+    for i in range(NUM_TILES):
+        save(tissue(i), root / f"HE/t{i}.png")
+        save(tissue(100 + i)[..., ::-1], root / f"IHC/t{i}.png")
+    return {}
+
+
+QUPATH = "CMU-1 [d=1,x={i}024,y=0,w=64,h=64]"
+
+_TWO_FOLDERS = [
+    ("images-masks", "images/t{i}.png", "masks/t{i}.png"),
+    ("images-masks-suffixed", "images/t{i}.jpg", "masks/t{i}_mask.png"),
+    ("split-images-masks", "{split}/images/t{i}.png", "{split}/masks/t{i}.png"),
+    ("images-split", "images/{split}/t{i}.png", "labels/{split}/t{i}.png"),
+]
+
+KNOWN = [
+    Layout("siblings-mask", pairs_of("t{i}.jpg", "t{i}_mask.png"), Outcome.KNOWN),
+    *(
+        Layout(
+            name,
+            pairs_of(
+                image.replace("{split}", "{group}"),
+                mask.replace("{split}", "{group}"),
+                groups=("train", "val") if "{split}" in image else ("",),
+            ),
+            Outcome.KNOWN,
+        )
+        for name, image, mask in _TWO_FOLDERS
+    ),
+    Layout(
+        "kvasir-jpeg-masks",
+        pairs_of("images/cju{i}k8.png", "masks/cju{i}k8.png", draw=binary),
+        Outcome.KNOWN,
+    ),
+    Layout(
+        "ade20k",
+        pairs_of(
+            "images/{group}/ADE_{i:08}.jpg",
+            "annotations/{group}/ADE_{i:08}.png",
+            groups=("training", "validation"),
+        ),
+        Outcome.KNOWN,
+    ),
+]
+
+UNDERSTOOD = [
+    Layout(name, make, Outcome.UNDERSTOOD)
+    for name, make in {
+        # Two folders of any names.
+        "train-images-train-masks": pairs_of("train_images/t{i}.png", "train_masks/t{i}.png"),
+        "splits-in-folder-names": pairs_of(
+            "{group}_images/t{i}.png", "{group}_masks/t{i}.png", groups=("train", "val", "test")
+        ),
+        "any-two-names": pairs_of("Original/{i}.png", "Ground Truth/{i}.png", draw=binary),
+        "names-without-meaning": pairs_of("a/{i}.png", "b/{i}.png"),
+        "split-any-two-names": pairs_of(
+            "{group}/HE/t{i}.png", "{group}/truth/t{i}.png", groups=("train", "val", "test")
+        ),
+        "any-two-names-split": pairs_of(
+            "HE/{group}/t{i}.png", "truth/{group}/t{i}.png", groups=("train", "val")
+        ),
+        "mmseg": pairs_of(
+            "img_dir/{group}/t{i}.jpg", "ann_dir/{group}/t{i}.png", groups=("train", "val")
+        ),
+        "mmseg-data-set-in-folder": pairs_of(
+            "data/my_set/img_dir/{group}/t{i}.jpg",
+            "data/my_set/ann_dir/{group}/t{i}.png",
+            groups=("train", "val"),
+        ),
+        "voc": pairs_of(
+            "VOC2012/JPEGImages/2007_{i:06}.jpg",
+            "VOC2012/SegmentationClass/2007_{i:06}.png",
+            save_mask=save_palette,
+            also=[Also("VOC2012/SegmentationObject/2007_{i:06}.png", instances)],
+            alone=[f"VOC2012/JPEGImages/2008_{i:06}.jpg" for i in range(20)],
+            files=["VOC2012/ImageSets/Segmentation/train.txt", "VOC2012/Annotations/2007_1.xml"],
+        ),
+        "nnu-net": pairs_of("imagesTr/case_{i:03}_0000.png", "labelsTr/case_{i:03}.png"),
+        "nnu-net-with-test-images": pairs_of(
+            "imagesTr/case_{i:03}_0000.png",
+            "labelsTr/case_{i:03}.png",
+            alone=[f"imagesTs/case_{i:03}_0000.png" for i in range(100, 104)],
+            files=["dataset.json"],
+        ),
+        "loveda": pairs_of(
+            "Train/{group}/images_png/{i}.png",
+            "Train/{group}/masks_png/{i}.png",
+            groups=("Rural", "Urban"),
+        ),
+        "camvid-folders": pairs_of(
+            "{group}/0016E5_{i:05}.png", "{group}_labels/0016E5_{i:05}_L.png",
+            groups=("train", "val", "test"), draw=coloured,
+        ),
+        "segnet-camvid": pairs_of(
+            "{group}/0016E5_{i:05}.png", "{group}annot/0016E5_{i:05}.png",
+            groups=("train", "val", "test"),
+        ),
+        "tnbc": pairs_of(
+            "Slide_{group}/{group}_{i}.png", "GT_{group}/{group}_{i}.png",
+            groups=("01", "02", "03"), draw=binary,
+        ),
+        "cityscapes": cityscapes,
+        "isic-folders": pairs_of(
+            "ISIC-2017_Training_Data/ISIC_{i:07}.jpg",
+            "ISIC-2017_Training_Part1_GroundTruth/ISIC_{i:07}_segmentation.png",
+            draw=binary,
+        ),
+        "images-masks-with-prefixes": pairs_of("images/img_{i}.png", "masks/mask_{i}.png"),
+        "images-masks-with-other-suffixes": pairs_of(
+            "images/{i:03}_HE.png", "masks/{i:03}_truth.png"
+        ),
+        "supervisely-extension-kept": pairs_of("img/x{i}.jpg", "masks_machine/x{i}.jpg.png"),
+        "data-set-folders-supervisely": pairs_of(
+            "{group}/img/x{i}.png", "{group}/masks_human/x{i}.png.png", groups=("ds1", "ds2")
+        ),
+        "qupath-labelled-folders": pairs_of(
+            "tiles/" + QUPATH + ".jpg", "labels/" + QUPATH + "-labelled.png",
+            save_mask=save_palette,
+        ),
+        "label-studio": pairs_of(
+            "images/{i}.png",
+            "masks/task-{i}-annotation-{seed}1-by-1-tag-tumor-0.png",
+            ids=tuple(range(11, 19)),
+            draw=binary,
+        ),
+        # Siblings.
+        "isic": pairs_of("ISIC_{i:07}.jpg", "ISIC_{i:07}_segmentation.png", draw=binary),
+        "glas-anno": pairs_of("train_{i}.png", "train_{i}_anno.png", draw=instances),
+        "camvid-siblings": pairs_of("0016E5_{i:05}.png", "0016E5_{i:05}_L.png", draw=coloured),
+        "siblings-labelled": pairs_of(QUPATH + ".png", QUPATH + "-labelled.png"),
+        "siblings-gt": pairs_of("p{i}.png", "p{i}_GT.png"),
+        "siblings-dot-label": pairs_of("p{i}.png", "p{i}.label.png"),
+        "siblings-capital-mask": pairs_of("p{i}.jpg", "p{i}Mask.png"),
+        "histoqc": pairs_of(
+            "TCGA-{i}/TCGA-{i}_thumb.png", "TCGA-{i}/TCGA-{i}_mask_use.png",
+            draw=binary, also=[Also("TCGA-{i}/TCGA-{i}_overlay.png", overlay)],
+        ),
+        "qupath-same-stem": pairs_of(
+            QUPATH + ".jpg", QUPATH + ".png", save_mask=save_palette
+        ),
+        "same-stem-siblings": pairs_of("t{i}.tif", "t{i}.png"),
+        "supervisely-siblings": pairs_of("x{i}.jpg", "x{i}.jpg.png"),
+        "siblings-image-suffix": pairs_of("t{i}_image.png", "t{i}_label.png"),
+        "siblings-both-prefixes": pairs_of("img_{i}.png", "mask_{i}.png"),
+        "siblings-mask-prefix": pairs_of("{i}.png", "mask_{i}.png"),
+        "siblings-nnu-net": pairs_of("case_{i:03}_0000.png", "case_{i:03}.png"),
+        "siblings-in-splits": pairs_of(
+            "{group}/t{i}.png", "{group}/t{i}_seg.png", groups=("train", "test")
+        ),
+        # One folder a sample.
+        "folder-a-sample": pairs_of("case{i}/image.png", "case{i}/mask.png"),
+        "folder-a-sample-jpeg": pairs_of("case{i}/he.jpg", "case{i}/truth.png"),
+        "folder-a-sample-named": pairs_of("s{i}/s{i}_he.png", "s{i}/s{i}_annotation.png"),
+        "split-folder-a-sample": pairs_of(
+            "{group}/case{i}/image.png", "{group}/case{i}/label.png", groups=("train", "test")
+        ),
+    }.items()
+]  # fmt: skip
+
+CHOICE = [
+    Layout(
+        "two-annotators",
+        pairs_of(
+            "Image_{i:02}L.jpg", "Image_{i:02}L_1stHO.png", draw=binary,
+            also=[Also("Image_{i:02}L_2ndHO.png", lambda seed: binary(seed + 50))],
+        ),
+        Outcome.CHOICE,
+        ("_1stHO", "_2ndHO"),
+    ),
+    Layout(
+        "two-mask-folders",
+        pairs_of(
+            "HE/t{i}.png", "reader1/t{i}.png",
+            also=[Also("reader2/t{i}.png", lambda seed: classes(seed + 50))],
+        ),
+        Outcome.CHOICE,
+        ("reader1", "reader2"),
+    ),
+]  # fmt: skip
+
+REFUSED = [
+    Layout(
+        "busi", many_masks("benign/b ({i}).png", "benign/b ({i})_mask_{k}.png"), Outcome.REFUSED
+    ),
+    Layout("dsb2018", dsb2018, Outcome.REFUSED, ("combine",)),
+    Layout(
+        "mask-a-class",
+        many_masks("images/t{i}.png", "masks/t{i}_class_{class_}.png"),
+        Outcome.REFUSED,
+        ("combine",),
+    ),
+    Layout("no-scheme", half_grey_without_scheme, Outcome.REFUSED),
+]
+
+NO_MASKS = [
+    Layout(
+        "class-folders",
+        images_alone(*(f"{name}/{i}.png" for name in ("Benign", "Invasive") for i in range(6))),
+        Outcome.NO_MASKS,
+    ),
+    Layout("images-alone", images_alone(*(f"t{i}.png" for i in range(6))), Outcome.NO_MASKS),
+    Layout(
+        "tile-grid",
+        images_alone(*(f"slide1_{x}_{y}.png" for x in range(4) for y in range(4))),
+        Outcome.NO_MASKS,
+    ),
+    Layout("two-stains", same_stems_two_stains, Outcome.NO_MASKS),
+]
+
+LINKED = Layout("links-to-a-store", stored_elsewhere, Outcome.CHOICE, ("--follow-links",))
+
+LAYOUTS = [*KNOWN, *UNDERSTOOD, *CHOICE, *REFUSED, *NO_MASKS, LINKED]
