@@ -54,6 +54,17 @@ def test_wide_masks_of_small_labels_are_read_alike() -> None:
     assert REFUSE.apply(labels).tolist() == [[0, 2], [5, 2]]
 
 
+def test_labels_of_32_bits_are_looked_up_without_a_table_of_them() -> None:
+    labels = np.array([[0, 3], [7, 300]], np.uint32)
+    assert REFUSE.apply(labels).tolist() == [[0, 2], [5, 2]]
+    labels[0, 0] = 4_000_000_000
+    assert UNKNOWN.apply(labels).tolist() == [[0, 2], [5, 2]]
+    assert UNKNOWN.count([3, 4_000_000_000], [5, 7]) == [7, 5, 0]
+    with pytest.raises(BrokenFileError) as caught:
+        REFUSE.apply(labels)
+    assert caught.value.verdict == "HP501 unmapped-label"
+
+
 @pytest.mark.parametrize("value", [1, 255, 299, 65_535])
 def test_values_without_a_class_are_refused_or_unknown(value: int) -> None:
     labels = np.array([[0, value], [3, 7]], np.uint16)

@@ -79,10 +79,11 @@ class ThumbnailTask:
             return None
         if labels is None or labels.ndim != 2 or labels.dtype.kind != "u":
             return None
-        values = labels.astype(np.int32)
+        # Thumbnails are drawn of 31 bits: labels that differ above them share a colour.
+        values = (labels.astype(np.int64) & np.iinfo(np.int32).max).astype(np.int32)
         if self.is_identity:
             return values
-        classes = self.label_map.lookup_table()[values]
+        classes = self.label_map.apply_to_ids(labels)
         return np.where(classes == UNMAPPED, unlisted(values), classes)
 
 

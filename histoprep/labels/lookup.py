@@ -27,13 +27,17 @@ class LabelLookup:
     values without one.
 
     `no_class` is None when every value has a class, or every byte is one. `note` goes into each new
-    mask. `reading` is what was decided of masks that readers understand in two ways.
+    mask. `reading` is what was decided of masks that readers understand in two ways. Labels above
+    65,535 are looked up in `label_map`, and `unknown` is the class of those that it does not list;
+    None where such a label is refused.
     """
 
     table: bytes
     class_ids: tuple[int, ...]
     no_class: int | None
     note: str
+    label_map: LabelMap
+    unknown: int | None = None
     reading: Reading = UNDECIDED
 
     @classmethod
@@ -63,19 +67,24 @@ class LabelLookup:
             ids,
             no_class,
             f"{label_map.name} {label_map.digest}",
+            label_map,
+            unknown,
             reading,
         )
 
     def apply(self, labels: np.ndarray) -> np.ndarray:
-        """Return the classes, uint8, of labels, uint8 or uint16 [height, width].
+        """Return the classes, uint8, of labels, uint8, uint16 or uint32 [height, width].
 
         Raises BrokenFileError for an image that is no class map, and for values without a class.
         """
-        if labels.ndim != 2 or labels.dtype not in (np.uint8, np.uint16):
+        if labels.ndim != 2 or labels.dtype not in (np.uint8, np.uint16, np.uint32):
             raise BrokenFileError(
                 str(rule_ids.MASK_WRONG_MODE),
                 f"no class map: {labels.dtype} of {labels.ndim} dimensions",
             )
+        if labels.dtype == np.uint32:
+            ids, place = np.unique(labels, return_inverse=True)
+            return self._classes_of(ids)[place.reshape(labels.shape)]
         if labels.dtype == np.uint16 and labels.max() < 1 << 8:
             labels = labels.astype(np.uint8)
         buffer = bytearray(labels.size)
@@ -86,17 +95,30 @@ class LabelLookup:
             np.take(np.frombuffer(self.table, np.uint8), labels, out=classes)
         # Bytes are searched ten times as fast as an array is compared.
         if self.no_class is not None and self.no_class in buffer:
-            raise BrokenFileError(
-                str(rule_ids.UNMAPPED_LABEL), "it holds values that are not in the tiles table"
-            )
+            raise _unmapped()
         return classes
+
+    def _classes_of(self, ids: np.ndarray) -> np.ndarray:
+        """Return the class of each id, uint8; raises BrokenFileError for ids without one."""
+        classes = self.label_map.apply_to_ids(ids)
+        if self.unknown is None and (classes == UNMAPPED).any():
+            raise _unmapped()
+        return np.where(classes == UNMAPPED, self.unknown or 0, classes).astype(np.uint8)
 
     def count(self, label_ids: Iterable[int], label_pixels: Iterable[int]) -> list[int]:
         """Return the pixels of each class, in order of class id, from those of each label."""
         pixels: Counter[int] = Counter()
         for label, number in zip(label_ids, label_pixels, strict=True):
-            pixels[self.table[label]] += number
+            is_wide = label >= len(self.table)
+            cls = int(self._classes_of(np.array([label]))[0]) if is_wide else self.table[label]
+            pixels[cls] += number
         return [pixels[class_id] for class_id in self.class_ids]
+
+
+def _unmapped() -> BrokenFileError:
+    return BrokenFileError(
+        str(rule_ids.UNMAPPED_LABEL), "it holds values that are not in the tiles table"
+    )
 
 
 def _look_up(labels: np.ndarray, table: bytes, classes: np.ndarray) -> None:

@@ -78,7 +78,7 @@ def derive(chunk: pa.Table, label_map: LabelMap, conditional_threshold: float = 
             expected=f"at most {MAX_CLASS_ID}",
         )
     rows, labels, pixels, core_pixels, radius_px = _entries(chunk)
-    classes = label_map.lookup_table()[labels].astype(np.int64)
+    classes = label_map.apply_to_ids(labels).astype(np.int64)
     mapped = classes >= 0
     place = np.searchsorted(ids, classes[mapped])
     needed = np.array([cls.min_radius_px for cls in label_map.classes], dtype=np.float32)[place]

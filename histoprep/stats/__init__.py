@@ -156,7 +156,7 @@ def _unmapped_rows(chunk: pa.Table, label_map: LabelMap | None) -> np.ndarray:
         return np.zeros(0, dtype=np.int64)
     lengths = pc.fill_null(pc.list_value_length(chunk["label_ids"]), 0).to_numpy()
     unmapped: np.ndarray = (
-        label_map.lookup_table()[pc.list_flatten(chunk["label_ids"]).to_numpy()] < 0
+        label_map.apply_to_ids(pc.list_flatten(chunk["label_ids"]).to_numpy()) < 0
     )
     result: np.ndarray = np.repeat(np.arange(chunk.num_rows), lengths)[unmapped]
     return result

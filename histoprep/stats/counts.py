@@ -100,7 +100,7 @@ def count(chunk: pa.Table, label_map: LabelMap) -> Counts:
     """
     included = chunk.filter(_is_included(chunk))
     entries = _flatten(included)
-    lookup = label_map.lookup_table()[entries.label]
+    lookup = label_map.apply_to_ids(entries.label)
     mapped = entries.where(lookup >= 0)
     classes = _per_tile_classes(mapped, lookup[lookup >= 0], label_map)
     keys = _tile_keys(included, classes["row"][classes["class_id"] != 0])

@@ -145,10 +145,10 @@ def masks_in_folder(
         else {}
     )
     # The map of the training would turn class ids into other classes.
-    lookup = (source_map or classes_as_sources(classes)).lookup_table()
+    label_map = source_map or classes_as_sources(classes)
 
     def read_mask(index: int) -> np.ndarray:
-        return _mapped(read_labels(paths[index]), lookup, paths[index])
+        return _mapped(read_labels(paths[index]), label_map, paths[index])
 
     def read_image(index: int) -> np.ndarray:
         if ids[index] not in image_paths:
@@ -194,13 +194,13 @@ def read_labels(path: Path) -> np.ndarray:
             "this is not a label image",
             path=path,
             seen=f"{labels.dtype} {labels.shape}",
-            expected="one 8- or 16-bit channel",
+            expected="one channel of whole numbers",
         )
     return labels
 
 
-def _mapped(labels: np.ndarray, lookup: np.ndarray, path: Path) -> np.ndarray:
-    classes = lookup[labels]
+def _mapped(labels: np.ndarray, label_map: LabelMap, path: Path) -> np.ndarray:
+    classes = label_map.apply_to_ids(labels)
     if int(classes.min()) < 0 or int(classes.max()) > 255:
         strange = np.unique(labels[(classes < 0) | (classes > 255)])
         raise LabelMapError(
