@@ -406,3 +406,66 @@ def test_masks_that_hold_classes_already_are_not_mapped_again(tmp_path: Path) ->
     _ok(*command, "--force")
     # Each label to itself does no harm.
     _ok(tmp_path / "data")
+
+
+class TestSplitsOfOtherTools:
+    """Split files as CLAM, VOC and spreadsheets write them."""
+
+    @staticmethod
+    def _names(dataset: Path) -> list[str]:
+        return sorted(path.stem for path in dataset.rglob("*.jpg"))
+
+    @staticmethod
+    def _split_of(name: str) -> str:
+        return "test" if name.startswith("case9") else "train"
+
+    def test_bare_file_names_of_another_machine(self, dataset: Path) -> None:
+        table = dataset.parent / "split.csv"
+        rows = [
+            f"C:\\me\\{name}.jpg;{self._split_of(name).title()}\r\n"
+            for name in self._names(dataset)
+        ]
+        table.write_bytes(("File;Set\r\n" + "".join(rows)).encode("utf-16"))
+        _ok(dataset, "--split-file", table)
+        assert _splits(Workspace.of(dataset).manifest) == {
+            name: self._split_of(name) for name in self._names(dataset)
+        }
+
+    def test_a_column_of_slides_for_each_split(self, dataset: Path) -> None:
+        table = dataset.parent / "splits_0.csv"
+        cases = [f"case{number}" for number in range(10)]
+        table.write_text(
+            ",train,val,test\n"
+            + "".join(f"{at},{case},,{'case9' * (at == 0)}\n" for at, case in enumerate(cases[:9]))
+        )
+        _ok(dataset, "--split-file", table)
+        assert _splits(Workspace.of(dataset).manifest) == {
+            name: self._split_of(name) for name in self._names(dataset)
+        }
+
+    def test_lists_of_names(self, dataset: Path) -> None:
+        lists = dataset.parent / "ImageSets"
+        lists.mkdir()
+        for split in ("train", "test"):
+            names = [name for name in self._names(dataset) if self._split_of(name) == split]
+            (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+        _ok(dataset, "--split-file", lists)
+        assert _splits(Workspace.of(dataset).manifest) == {
+            name: self._split_of(name) for name in self._names(dataset)
+        }
+
+    def test_a_name_of_two_tiles_decides_nothing(self, dataset: Path) -> None:
+        name = self._names(dataset)[0]
+        _tile(dataset / "more", name, 1, 999)
+        table = dataset.parent / "split.csv"
+        table.write_text(f"image,split\n{name},train\n")
+        result = _run(dataset, "--split-file", table, "--no-groups")
+        assert isinstance(result.exception, UsageError)
+        assert "says nothing about some tiles" in str(result.exception)
+        everything = sorted(self._names(dataset))
+        table.write_text(
+            "image,split\n" + "".join(f"/x/{n}.jpg,train\n" for n in dict.fromkeys(everything))
+        )
+        result = _run(dataset, "--split-file", table)
+        assert isinstance(result.exception, UsageError)
+        assert "fits several tiles" in str(result.exception)

@@ -10,7 +10,7 @@ import pytest
 
 from histoprep.errors import UsageError
 from histoprep.names import to_text
-from histoprep.scan.dataset_csv import DatasetCsv, write_dataset_csv
+from histoprep.scan.dataset_csv import DatasetCsv
 
 
 def read(tmp_path: Path, text: str | bytes) -> DatasetCsv:
@@ -114,29 +114,77 @@ def test_an_empty_table(tmp_path: Path) -> None:
     assert read(tmp_path, "").rows == {}
 
 
-def test_written_tables_read_back(tmp_path: Path) -> None:
-    odd = [
-        "a,b.jpg",
-        'q"q.jpg',
-        "Ü.jpg",
-        to_text(os.fsdecode(b"\xff.jpg")),
-        "line\nbreak.jpg",
-        "=1+1.jpg",
-        "image.jpg",
-    ]
-    write_dataset_csv(
-        tmp_path / "dataset.csv", [(name, range(index)) for index, name in enumerate(odd)]
-    )
-    table = DatasetCsv.find(tmp_path, None)
-    assert table and [table.labels(name) for name in odd] == [
-        tuple(map(str, range(index))) for index in range(len(odd))
-    ]
-    written = (tmp_path / "dataset.csv").read_bytes()
-    assert b"\xff.jpg" in written and b'"=1+1.jpg"' in written
-
-
 def test_a_pipe_is_no_table(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(UsageError, match="no regular file"):
         DatasetCsv.find(tmp_path, pipe)
+
+
+CASES = [("a_1", "P1"), ("a_2", "P1"), ("b_1", "P2")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_tables_of_spreadsheets(encoding: str, separator: str, tmp_path: Path) -> None:
+    rows = [("Image", "Case_ID"), *((f"{name}.png", case) for name, case in CASES)]
+    text = "".join(f"{separator.join(row)}\r\n" for row in rows)
+    group = read(tmp_path, text.encode(encoding)).column("case_id")
+    assert [group("", f"images/{name}.png") for name, _ in CASES] == ["P1", "P1", "P2"]
+
+
+@pytest.mark.parametrize("start", ["C:\\Users\\me\\images\\", "/mnt/d/images/", "..\\images\\"])
+def test_paths_of_another_machine(start: str, tmp_path: Path) -> None:
+    table = read(
+        tmp_path,
+        "file_name,case\n" + "".join(f"{start}{name}.png,{case}\n" for name, case in CASES),
+    )
+    group = table.column("case")
+    assert [group("", f"images/{name}.png") for name, _ in CASES] == ["P1", "P1", "P2"]
+    assert list(table.unseen()) == []
+
+
+@pytest.mark.parametrize("column", ["slide_id", "Slide", "wsi", "filename", "case_id"])
+def test_one_row_a_slide(column: str, tmp_path: Path) -> None:
+    suffix = ".svs" if column in ("wsi", "filename") else ""
+    table = read(
+        tmp_path,
+        f"number,{column},label\n" + "".join(f"{n},s{n}{suffix},t{n}\n" for n in (1, 2, 10)),
+    )
+    label = table.column("label")
+    paths = ["s1_0_0.png", "s10_0_0.png", "s2/7.png", "s3_0.png"]
+    assert [label("", path) for path in paths] == ["t1", "t10", "t2", None]
+    assert table.names_slides and list(table.shared()) == []
+
+
+def test_a_patient_with_two_slides_is_no_second_row(tmp_path: Path) -> None:
+    table = read(tmp_path, "case_id,slide_id,label\np,s1,t\np,s2,t\n")
+    assert table.column("case_id")("", "x/s2_4.png") == "p"
+
+
+def test_the_column_of_files_names_the_images(tmp_path: Path) -> None:
+    table = read(tmp_path, "patient,what\np1,a.png\np1,b.png\n")
+    assert table.column("patient")("", "b.png") == "p1"
+
+
+def test_equal_rows_are_one(tmp_path: Path) -> None:
+    assert len(read(tmp_path, "a.jpg,1\na.jpg,1\n").rows) == 1
+
+
+def test_a_row_that_fits_two_images_is_noted(tmp_path: Path) -> None:
+    table = read(tmp_path, "image,labels\na.jpg,1\nx/b.jpg,2\n")
+    for path in ("x/a.jpg", "y/a.jpg", "x/b.jpg", "x/a.jpg"):
+        table.labels(path)
+    assert list(table.shared()) == [("a.jpg", ["x/a.jpg", "y/a.jpg"])]
+
+
+def test_a_table_of_other_images_is_refused(tmp_path: Path) -> None:
+    table = read(tmp_path, "image;case\nq.jpg;1\n")
+    table.labels("a.jpg")
+    with pytest.raises(UsageError, match="no row of the table names an image") as caught:
+        table.refuse_foreign("images/a.jpg")
+    message = str(caught.value)
+    assert "image q.jpg in the row q.jpg;1" in message and "images/a.jpg" in message
+    assert "`slide_id`" in message
+    table.labels("q.jpg")
+    table.refuse_foreign("images/a.jpg")

@@ -383,7 +383,7 @@ class TestSplit:
             ("tile_id,split\nt0000,train\n", "says nothing about some tiles"),
             ("tile_id,split\nt0000,train\nt0000,test\n", "one tile in two splits"),
             ("tile_id,split\nt0000,dev\n", "unknown split"),
-            ("tile,split\nt0000,train\n", "lacks a column"),
+            ("word,split\nt0000,train\n", "lacks a column"),
             ("", "cannot be read"),
             (
                 "tile_id,split\n"

@@ -608,7 +608,7 @@ class TestCertificate:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("tile_id,split\na,train\n".encode("utf-16"), "cannot be read"),
+        ("tile_id,split\na,train\n".encode("utf-16")[:-1], "cannot be read"),
         (b"tile_id,split,split\na,train,val\n", "two columns of one name"),
         (None, "no regular file"),
     ],

@@ -22,7 +22,11 @@ from histoprep.split.given import GivenSplit, read_split_file
 from histoprep.split.units import NO_SPLIT, SplitRows, Units, join_units, leaking_units, name_keys
 
 SEED = 3
-CSV = "a CSV file in UTF-8 with a header"
+TABLE = "a table as text: cells separated by commas, semicolons, tabs or bars"
+COLUMNS = (
+    "columns such as tile_id,split or group,split; a column of names for each split, called train"
+    " and test; or a folder with train.txt and test.txt"
+)
 
 
 def lines(*texts: str) -> str:
@@ -95,7 +99,7 @@ def test_an_empty_file_says_nothing_of_any_name(tmp_path: Path) -> None:
 def test_odd_columns_and_splits_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "split.csv"
     for text, seen in (
-        ("name,split\na,val\n", "name, split"),
+        ("word,split\na,val\n", "word, split"),
         ("group,part\na,val\n", "group, part"),
     ):
         path.write_text(text)
@@ -103,7 +107,7 @@ def test_odd_columns_and_splits_are_refused(tmp_path: Path) -> None:
             "the split file lacks a column",
             f"at: {path}",
             f"seen: {seen}",
-            "expected: tile_id,split or group,split",
+            f"expected: {COLUMNS}",
         )
     path.write_text("group,split\n" + "".join(f"g{n},part{n}\n" for n in range(7)) + "h,val\n")
     assert message(lambda: read_split_file(path, SEED)) == lines(
@@ -122,15 +126,69 @@ def test_what_is_no_csv_is_refused(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     assert message(lambda: read_split_file(pipe, SEED)) == lines(
-        "the split file is no regular file", f"at: {pipe}", f"expected: {CSV}"
+        "the split file is no regular file", f"at: {pipe}", f"expected: {TABLE}"
     )
     absent = tmp_path / "absent.csv"
-    wide = tmp_path / "utf16.csv"
-    wide.write_bytes("tile_id,split\na,train\n".encode("utf-16"))
-    for path in (absent, wide):
-        text = message(lambda path=path: read_split_file(path, SEED)).split("\n")
-        assert text[0].startswith("the split file cannot be read: ")
-        assert text[-2:] == [f"  at: {path}", f"  expected: {CSV}"]
+    text = message(lambda: read_split_file(absent, SEED)).split("\n")
+    assert text[0].startswith("the split file cannot be read: ")
+    assert text[-2:] == [f"  at: {absent}", f"  expected: {TABLE}"]
+    book = tmp_path / "book.xlsx"
+    book.write_bytes(b"PK\x03\x04" + bytes(100))
+    assert message(lambda: read_split_file(book, SEED)) == lines(
+        "the split file is no text",
+        f"at: {book}",
+        "seen: an Excel workbook or another archive",
+        f"expected: {TABLE}",
+        "try: save it as CSV, and name that file",
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("first", ["", "sep=;\r\n"])
+def test_encodings_and_separators_are_found(
+    encoding: str, separator: str, first: str, tmp_path: Path
+) -> None:
+    if first and separator != ";":
+        return
+    path = tmp_path / "split.csv"
+    rows = [("Slide_ID", "Split"), ("a", "Train"), ("b", "TEST"), ("c", "validation")]
+    path.write_bytes(
+        (first + "".join(f"{separator.join(row)}\r\n" for row in rows)).encode(encoding)
+    )
+    found = read_split_file(path, SEED)
+    assert found.kind == "group"
+    codes = found.lookup(name_keys(["a", "b", "c", "d"], SEED, "group"))
+    assert codes.tolist() == [0, 2, 1, NO_SPLIT]
+
+
+def test_a_column_of_names_for_each_split(tmp_path: Path) -> None:
+    path = tmp_path / "splits_0.csv"
+    path.write_text(",train,val,test\n0,s1,s3,s4\n1,s2,nan,\n")
+    found = read_split_file(path, SEED)
+    assert found.kind == "group" and sorted(found.names.to_pylist()) == ["s1", "s2", "s3", "s4"]
+    codes, meant = found.lookup_paths(
+        ["t/s1_0.png", "s2/x.png", "s3-4.png", "a_s4_b.png", "s5.png"]
+    )
+    assert codes.tolist() == [0, 0, 1, 2, NO_SPLIT]
+    assert meant == ["s1", "s2", "s3", "s4", None]
+
+
+def test_a_folder_of_lists(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("a\nb.png labels/b.png\n\n")
+    (tmp_path / "val.txt").write_text("C:\\data\\img\\c.png\n")
+    (tmp_path / "trainval.txt").write_text("a\nb\nc\n")
+    found = read_split_file(tmp_path, SEED)
+    codes, _ = found.lookup_paths(["images/a.jpg", "images/b.png", "img/c.png", "d.png"])
+    assert found.kind == "tile" and codes.tolist() == [0, 0, 1, NO_SPLIT]
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.txt").unlink()
+    assert message(lambda: read_split_file(tmp_path, SEED)) == lines(
+        "the folder holds no list of a split",
+        f"at: {tmp_path}",
+        "seen: trainval.txt",
+        "expected: train.txt and test.txt, a name a line",
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -93,7 +94,10 @@ CSV_MISMATCH = Rule(
     "csv-mismatch",
     Severity.ERROR,
     Scope.TILE,
-    definition="dataset.csv names a file that does not exist, or its labels differ from the mask.",
+    definition=(
+        "A table (dataset.csv, --csv or --pairs) names a file that does not exist or fits several,"
+        " or its labels differ from the mask."
+    ),
     cause="The table was written before files were moved or masks were edited.",
     suggestion="Write it again: histoprep manifest --map MAP --dataset-csv dataset.csv",
     fix_safety=FixSafety.SAFE,
@@ -113,6 +117,31 @@ _RULES_OF_ISSUES = {
     IssueKind.AMBIGUOUS: AMBIGUOUS_PAIR,
     IssueKind.UNPARSED: UNPARSED_NAME,
     IssueKind.UNEXPECTED: UNEXPECTED_FILE,
+}
+
+
+class _RowTexts(NamedTuple):
+    severity: Severity
+    cause: str
+    suggestion: str
+
+
+_TEXTS_OF_ROWS = {
+    IssueKind.CSV_SHARED: _RowTexts(
+        Severity.WARNING,
+        "The table names files without their folders, and several folders have such a file.",
+        "Write the folder into the table where the rows are not meant for all of these images.",
+    ),
+    IssueKind.PAIRS_MISSING: _RowTexts(
+        Severity.ERROR,
+        "The table of --pairs was written before files were moved, or elsewhere.",
+        "Correct these rows, or put the files there; the manifest leaves these tiles out.",
+    ),
+    IssueKind.CSV_SLIDE: _RowTexts(
+        Severity.INFO,
+        "No tile was cut from this slide, or its tiles are named differently.",
+        "Nothing, if these slides have no tiles here.",
+    ),
 }
 _OTHER_FOLDER = (
     "The names in the table may be relative to another folder than ROOT: at least as many are"
@@ -224,6 +253,28 @@ def named_but_missing(evidence: Evidence) -> Iterator[Finding]:
         subcode="missing-file",
         cause=cause,
     )
+
+
+@table_rule(CSV_MISMATCH)
+def odd_rows(evidence: Evidence) -> Iterator[Finding]:
+    """Yield rows that fit several images, rows of --pairs whose files are not there, and slides
+    without a tile, which is only an info.
+    """
+    for kind, texts in _TEXTS_OF_ROWS.items():
+        issues = evidence.issues[evidence.issues.kind == kind]
+        for issue in flag(
+            CSV_MISMATCH,
+            issues,
+            issues.path.notna(),
+            "path",
+            "{detail}",
+            denominator=0,
+            unit="rows",
+            subcode=kind.value,
+            cause=texts.cause,
+            suggestion=texts.suggestion,
+        ):
+            yield replace(issue, severity=texts.severity)
 
 
 @row_rule(CSV_MISMATCH)

@@ -75,8 +75,20 @@ def audit(
     unlabelled: Annotated[
         list[Path] | None, _read("Further folder of images without masks; repeatable.")
     ] = None,
+    pairs: Annotated[
+        Path | None,
+        _read(
+            "Table with the columns image and mask, and group, label and split if known; ROOT is"
+            " then not searched.",
+            show_default=False,
+        ),
+    ] = None,
     csv: Annotated[
-        Path | None, _read("Table of images and labels.", show_default="ROOT/dataset.csv")
+        Path | None,
+        _read(
+            "Table of images, or of slides, with labels or groups.",
+            show_default="ROOT/dataset.csv",
+        ),
     ] = None,
     group_by: Annotated[
         str | None,
@@ -175,7 +187,8 @@ def audit(
         "mask_suffix": mask_suffix,
         "images": images,
         "masks": masks,
-        "csv": csv,
+        "csv": csv and csv.absolute(),
+        "pairs": pairs and pairs.absolute(),
     }
     given = named | {
         "unlabelled": tuple(unlabelled) if unlabelled else None,

@@ -70,7 +70,13 @@ def build(
     ] = SplitMethod.AUTO,
     split_file: Annotated[
         Path | None,
-        typer.Option(help="CSV with columns tile_id or group, and split.", show_default=False),
+        typer.Option(
+            help=(
+                "Table of tiles, images, slides or groups and their split, or a folder with"
+                " train.txt and test.txt."
+            ),
+            show_default=False,
+        ),
     ] = None,
     ignore_folder_split: Annotated[
         bool,

@@ -24,14 +24,16 @@ class IncludedTiles:
     label_map: LabelMap
 
     def describe(self, wanted: np.ndarray) -> list[dict[str, Any]]:
-        """Return tile_id, group and image_digest of the included tiles with these numbers
-        (ascending).
+        """Return tile_id, group, image_digest and image_path of the included tiles with these
+        numbers (ascending).
         """
         descriptions: list[dict[str, Any]] = []
         end = 0
         for chunk in self.rows.read_batches((*manifest_rows.COLUMNS, "group", "image_digest")):
             included = manifest_rows.derive(chunk, self.label_map).included
-            rows = chunk.select(["tile_id", "group", "image_digest"]).filter(pa.array(included))
+            rows = chunk.select(["tile_id", "group", "image_digest", "image_path"]).filter(
+                pa.array(included)
+            )
             start, end = end, end + rows.num_rows
             descriptions += rows.take(
                 wanted[(wanted >= start) & (wanted < end)] - start
@@ -43,14 +45,18 @@ def file_splits(
     source: IncludedTiles, given: GivenSplit, rows: SplitRows, tile_keys: np.ndarray
 ) -> np.ndarray:
     """Return the split code (int8 [n]) that a file gives each included tile, by its own key or its
-    group's.
+    group's, or else by what a name in the file means (`GivenSplit.lookup_paths`).
 
-    Raises UsageError, naming some, when the file is silent about tiles.
+    Raises UsageError, naming some, when the file is silent about tiles, or a name of a tile means
+    several.
     """
     splits = given.lookup(
         tile_keys if given.kind == "tile" else np.where(rows.grouped, rows.names, np.uint64(0))
     )
     missing = np.flatnonzero(splits == NO_SPLIT)
+    if len(missing):
+        splits[missing] = _by_path(source, given, missing)
+        missing = np.flatnonzero(splits == NO_SPLIT)
     if len(missing):
         some = source.describe(missing[:5])
         names = [
@@ -62,9 +68,29 @@ def file_splits(
         raise UsageError(
             "the split file says nothing about some tiles",
             seen=f"{len(missing)} tiles, for instance {', '.join(names)}",
-            expected=f"a row for every {given.kind}",
+            expected=f"a row for every {given.kind}; {_some_names(given)}",
         )
     return splits
+
+
+def _by_path(source: IncludedTiles, given: GivenSplit, missing: np.ndarray) -> np.ndarray:
+    paths = [str(row["image_path"]) for row in source.describe(missing)]
+    codes, meant = given.lookup_paths(paths)
+    if given.kind == "tile":
+        first: dict[str, str] = {}
+        for path, name in zip(paths, meant, strict=True):
+            if name is not None and first.setdefault(name, path) != path:
+                raise UsageError(
+                    "a name in the split file fits several tiles",
+                    seen=f"{name} for {first[name]} and {path}",
+                    expected="names with the folders that tell them apart",
+                )
+    return codes
+
+
+def _some_names(given: GivenSplit) -> str:
+    names = given.names[:2].to_pylist()
+    return f"its names are such as {' and '.join(names)}" if names else "it has no names"
 
 
 def leak(

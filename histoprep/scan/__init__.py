@@ -20,6 +20,7 @@ from histoprep.names import to_text
 from histoprep.scan.dataset_csv import DatasetCsv
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
 from histoprep.scan.pairing import Pairing
+from histoprep.scan.pairs_table import read_pairs
 from histoprep.scan.walk import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_FOLDERS, Walker, first_named
 
 __all__ = ["Issue", "IssueKind", "Pair", "ScanOptions", "detect_layout", "scan"]
@@ -34,7 +35,13 @@ def scan(root: Path, options: ScanOptions, report: Callable[[Issue], None]) -> I
     csv = DatasetCsv.find(root, options.csv)
     pairing = Pairing(options, csv, report)
     apart = _unlabelled_folders(root, options.unlabelled)
-    walkers = [Walker(str(root), options, report, skip=[str(folder) for folder, _ in apart])]
+    walkers = []
+    if options.pairs is None:
+        walkers.append(
+            Walker(str(root), options, report, skip=[str(folder) for folder, _ in apart])
+        )
+    else:
+        yield from pairing.described(read_pairs(root, options.pairs, report))
     for folder, id_prefix in apart:
         path_prefix = id_prefix if folder.is_relative_to(root) else to_text(f"{folder}/")
         walkers.append(
@@ -51,14 +58,23 @@ def scan(root: Path, options: ScanOptions, report: Callable[[Issue], None]) -> I
         for place in walker.places():
             yield from pairing.pairs(place)
     if csv:
-        for name in csv.unseen():
-            report(
-                Issue(
-                    IssueKind.CSV_MISSING,
-                    name,
-                    f"named in {csv.path.name}, but there is no such image",
-                )
-            )
+        if pairing.some_image and pairing.needs_csv:
+            csv.refuse_foreign(pairing.some_image)
+        for issue in _csv_issues(csv):
+            report(issue)
+
+
+def _csv_issues(csv: DatasetCsv) -> Iterator[Issue]:
+    """Yield what a table names and nobody has, and rows that fit several images."""
+    for name in csv.unseen():
+        if csv.names_slides:
+            yield Issue(IssueKind.CSV_SLIDE, name, f"a slide in {csv.path.name} without a tile")
+        else:
+            detail = f"named in {csv.path.name}, but there is no such image"
+            yield Issue(IssueKind.CSV_MISSING, name, detail)
+    for name, images in csv.shared():
+        detail = f"in {csv.path.name}, fits {len(images):,} images: {', '.join(images[:3])}"
+        yield Issue(IssueKind.CSV_SHARED, name, detail)
 
 
 def _unlabelled_folders(root: Path, folders: tuple[Path, ...]) -> list[tuple[Path, str]]:

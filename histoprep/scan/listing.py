@@ -21,6 +21,9 @@ class IssueKind(StrEnum):
     AMBIGUOUS = "ambiguous"
     UNPARSED = "unparsed"
     CSV_MISSING = "csv-missing"
+    CSV_SLIDE = "csv-slide"
+    CSV_SHARED = "csv-shared"
+    PAIRS_MISSING = "pairs-missing"
 
 
 class Issue(NamedTuple):
@@ -50,7 +53,8 @@ class ScanOptions:
 
     `images` and `masks` name the two folders of the folders layout. `group_by` and `label_by` are
     `folder`, `csv:COLUMN`, or a regular expression searched in the tile id whose first group (or
-    whole match) is the value. `unlabelled` are further folders of images without masks.
+    whole match) is the value. `unlabelled` are further folders of images without masks. `pairs` is
+    a table of images and masks; then the folder is not searched.
     """
 
     layout: Layout = Layout.AUTO
@@ -61,3 +65,4 @@ class ScanOptions:
     label_by: str | None = None
     unlabelled: tuple[Path, ...] = ()
     csv: Path | None = None
+    pairs: Path | None = None

@@ -41,6 +41,11 @@ class Pairing:
         self.label_of = _reader("--label-by", options.label_by, csv)
         self.class_folders = options.layout is Layout.CLASS_FOLDERS
         self._asks = bool(csv or self.group_of or self.label_of)
+        self.some_image: str | None = None
+        self.needs_csv = options.csv is not None or any(
+            how is not None and how.startswith("csv:")
+            for how in (options.group_by, options.label_by)
+        )
 
     def pairs(self, place: FolderNames) -> Iterator[Pair]:
         """Yield the pairs of a place, then its orphan masks, both in order of their keys."""
@@ -51,7 +56,11 @@ class Pairing:
             found = self._pairs(place, images, masks)
         else:
             raise TypeError("the images and the masks of a place are both columns or neither")
-        return map(self._described, found) if self._asks else found
+        return self.described(found)
+
+    def described(self, pairs: Iterator[Pair]) -> Iterator[Pair]:
+        """Return the pairs with what options and tables say of them."""
+        return map(self._described, pairs) if self._asks else pairs
 
     def _plain_pairs(
         self, place: FolderNames, images: PlainNames, masks: PlainNames
@@ -166,7 +175,8 @@ class Pairing:
     def _described(self, pair: Pair) -> Pair:
         """Return the pair with what options and dataset.csv say of it."""
         tile_id, image_path = pair.tile_id, pair.image_path
-        group = self.group_of(tile_id, image_path) if self.group_of else None
+        self.some_image = self.some_image or image_path
+        group = self.group_of(tile_id, image_path) if self.group_of else pair.group
         if self.group_of and group is None and image_path is not None:
             self.report(Issue(IssueKind.UNPARSED, image_path, "no group found"))
         label = self.label_of(tile_id, image_path) if self.label_of else pair.label

@@ -63,6 +63,7 @@ def stored_options(stored: dict[str, Any]) -> TableOptions:
             label_by=scan_options["label_by"],
             unlabelled=tuple(Path(folder) for folder in scan_options["unlabelled"]),
             csv=Path(scan_options["csv"]) if scan_options["csv"] else None,
+            pairs=Path(scan_options["pairs"]) if scan_options.get("pairs") else None,
         ),
         tiles=TileOptions.from_json(stored["tiles"]),
     )

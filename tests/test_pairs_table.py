@@ -1,0 +1,126 @@
+"""`--pairs`: what a table of images and masks says, and what it cannot say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from histoprep.errors import UsageError
+from histoprep.scan import Issue, IssueKind, Pair, ScanOptions, scan
+
+
+def make(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return root
+
+
+def pairs_of(root: Path, text: str | bytes, **options: object) -> tuple[list[Pair], list[Issue]]:
+    table = root.parent / "pairs.csv"
+    table.write_bytes(text if isinstance(text, bytes) else text.encode())
+    issues: list[Issue] = []
+    found = scan(root, ScanOptions(pairs=table, **options), issues.append)  # type: ignore[arg-type]
+    return list(found), issues
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make(tmp_path / "data", "p/2/x.jpg", "p/1/x.jpg", "gt/m1.png", "gt/m2.png", "other.png")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize(
+    "start", ["", "./", "data/", "D:\\me\\", "D:/me/", "/elsewhere/", "\\\\nas\\share\\"]
+)
+def test_files_are_found_by_path_or_the_end_of_it(root: Path, start: str, encoding: str) -> None:
+    slash = "\\" if "\\" in start else "/"
+    cells = [
+        tuple(
+            f"{start}{path}".replace("/", slash) if "\\" in start else f"{start}{path}"
+            for path in row
+        )
+        for row in (("p/2/x.jpg", "gt/m2.png"), ("p/1/x.jpg", "gt/m1.png"))
+    ]
+    text = "Image;Mask;Case;Split\n" + "".join(
+        f"{image};{mask};c;{split}\n"
+        for (image, mask), split in zip(cells, ("Testing", "train"), strict=True)
+    )
+    found, issues = pairs_of(root, text.encode(encoding))
+    assert found == [
+        Pair("p/1/x", "p/1/x.jpg", "gt/m1.png", "c", "train", None, False, None),
+        Pair("p/2/x", "p/2/x.jpg", "gt/m2.png", "c", "test", None, False, None),
+    ]
+    assert issues == []
+
+
+def test_absolute_paths_below_the_root(root: Path) -> None:
+    found, _ = pairs_of(root, f"image,mask\n{root}/p/1/x.jpg,{root}/gt/m1.png\n")
+    assert [(pair.image_path, pair.mask_path) for pair in found] == [("p/1/x.jpg", "gt/m1.png")]
+
+
+def test_two_columns_without_a_header(root: Path) -> None:
+    found, _ = pairs_of(root, "p/1/x.jpg,gt/m1.png\np/2/x.jpg,gt/m2.png\n")
+    assert [pair.mask_path for pair in found] == ["gt/m1.png", "gt/m2.png"]
+
+
+def test_an_empty_cell_is_a_tile_without_a_mask(root: Path) -> None:
+    found, issues = pairs_of(root, "image,mask,label\np/1/x.jpg,,adenoma\n")
+    assert [(pair.mask_path, pair.label) for pair in found] == [(None, "adenoma")]
+    assert issues == []
+
+
+def test_options_go_before_the_columns_of_the_table(root: Path) -> None:
+    text = "image,mask,group\np/1/x.jpg,gt/m1.png,g\n"
+    assert pairs_of(root, text)[0][0].group == "g"
+    assert pairs_of(root, text, group_by=r"p/(\d)")[0][0].group == "1"
+
+
+def test_a_file_that_is_not_there_is_an_issue_and_its_tile_stays(root: Path) -> None:
+    found, issues = pairs_of(root, "image,mask\np/1/x.jpg,gt/m9.png\np/2/x.jpg,gt/m2.png\n")
+    assert [pair.mask_path for pair in found] == ["gt/m9.png", "gt/m2.png"]
+    assert issues == [
+        Issue(
+            IssueKind.PAIRS_MISSING,
+            "gt/m9.png",
+            "row 2 of pairs.csv; there is no such file below ROOT",
+        )
+    ]
+
+
+def test_tile_ids_stay_unique(tmp_path: Path) -> None:
+    root = make(tmp_path / "data", "a.jpg", "a.png", "m.png")
+    found, _ = pairs_of(root, "image,mask\na.jpg,m.png\na.png,m.png\n")
+    assert [pair.tile_id for pair in found] == ["a", "a.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("image,truth\np/1/x.jpg,gt/m1.png\n", "lacks a column"),
+        ("", "lacks a column"),
+        (
+            "image,mask\np/1/x.jpg,gt/m1.png\np/1/x.jpg,gt/m2.png\n",
+            "row 3 names an image for the sec",
+        ),
+        ("image,mask\n,gt/m1.png\n", "row 2 names no image"),
+        ("image,mask,split\np/1/x.jpg,gt/m1.png,dev\n", "row 2 names an unknown split"),
+        ("image,mask\nq/1/y.jpg,gt/m1.png\n", "no image that the table names is there"),
+        ("image,mask\nC:\\x.jpg,gt/m1.png\n", "fits several files"),
+        ("image,mask\n../outside.png,gt/m1.png\n", "outside of the data set"),
+    ],
+)
+def test_tables_that_are_refused(root: Path, text: str, words: str) -> None:
+    make(root.parent, "outside.png")
+    with pytest.raises(UsageError, match=words) as caught:
+        pairs_of(root, text)
+    assert caught.value.path == str(root.parent / "pairs.csv") and caught.value.seen is not None
+
+
+def test_links_and_hidden_folders_are_not_searched(root: Path) -> None:
+    make(root, ".cache/p/3/x.jpg")
+    (root / "loop").symlink_to(root)
+    found, _ = pairs_of(root, "image,mask\nC:\\p\\1\\x.jpg,gt/m1.png\n")
+    assert [pair.image_path for pair in found] == ["p/1/x.jpg"]
