@@ -14,6 +14,7 @@ from histoprep.labels import (
     default_map,
     diff,
     find_label_map,
+    identity_map,
     maps_in,
 )
 from histoprep.labels.model import core_present
@@ -129,7 +130,8 @@ def test_the_suffix_may_be_left_out(suffix: str, tmp_path: Path) -> None:
 def test_labels_stored_as_a_modulus_less_the_label(
     values: list[int], known: list[int] | None, modulus: int | None
 ) -> None:
-    assert wrapped_modulus(values, known) == modulus
+    label_map = identity_map(known) if known is not None else None
+    assert wrapped_modulus(values, label_map) == modulus
 
 
 def test_the_cause_names_at_most_eight_labels_in_order() -> None:

@@ -52,7 +52,7 @@ BLACK = "#000000"
 ONE_LABEL, ONE_CLASS = (SourceLabel(0, "a"),), (TargetClass(0, "A", BLACK),)
 CALLS: dict[str, Callable[[], object]] = {
     "label id": lambda: SourceLabel(-1, "a"),
-    "label id too large": lambda: SourceLabel(65_536, "a"),
+    "label id too large": lambda: SourceLabel(1 << 32, "a"),
     "label name": lambda: SourceLabel(0, " a"),
     "class id": lambda: TargetClass(256, "A", BLACK),
     "class name": lambda: TargetClass(0, "", BLACK),

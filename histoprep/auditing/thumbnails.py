@@ -13,7 +13,7 @@ from histoprep.checks import Evidence
 from histoprep.errors import BrokenFileError
 from histoprep.execution import Engine, Marker, run_tasks
 from histoprep.findings import Finding
-from histoprep.labels import UNMAPPED, LabelMap
+from histoprep.labels import LabelMap
 from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.report import wanted_thumbnails
 from histoprep.report.thumbnails import Thumbnail, make_thumbnail, unlisted
@@ -84,7 +84,7 @@ class ThumbnailTask:
         if self.is_identity:
             return values
         classes = self.label_map.apply_to_ids(labels)
-        return np.where(classes == UNMAPPED, unlisted(values), classes)
+        return np.where(classes < 0, unlisted(values), classes)
 
 
 def make_thumbnails(

@@ -12,6 +12,8 @@ from histoprep.checks import MAX_LISTED, Chunk, Evidence
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, Rule, Scope, finding
+from histoprep.labels.model import UNMAPPED
+from histoprep.labels.values import Ranges
 from histoprep.labels.wrapped import ADVICE, wrapped_cause, wrapped_modulus
 from histoprep.names import to_text
 
@@ -100,14 +102,13 @@ def unmapped(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield the masks that hold a value the map does not list."""
     if evidence.label_map is None:
         return
-    known = list(evidence.label_map.mapping)
-    unknown = chunk.labels[~chunk.labels.label_id.isin(known)]
+    label_map = evidence.label_map
+    unknown = chunk.labels[label_map.apply_to_ids(chunk.labels.label_id.to_numpy()) == UNMAPPED]
     if unknown.empty:
         return
     # Pieces of one table must give one finding, so the values are those of the whole data set.
-    everywhere = sorted(
-        {int(cls) for cls in evidence.label_counts.classes.class_id} - set(known)
-    ) or sorted(set(unknown.label_id))
+    present = [int(cls) for cls in evidence.label_counts.classes.class_id.unique()]
+    everywhere = label_map.unlisted(present) or sorted(set(unknown.label_id))
     values = ", ".join(str(value) for value in everywhere[:MAX_LISTED]) + (
         ", ..." if len(everywhere) > MAX_LISTED else ""
     )
@@ -119,8 +120,7 @@ def unmapped(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
         chunk.tiles.mask_path.iloc[unknown.row.unique()].tolist(), _amounts(unknown), strict=True
     )
     cause = ""
-    present = [int(cls) for cls in evidence.label_counts.classes.class_id.unique()]
-    if (modulus := wrapped_modulus(present, known)) is not None:
+    if (modulus := wrapped_modulus(present, label_map)) is not None:
         cause, suggestion = wrapped_cause(present, modulus), ADVICE
     yield finding(
         UNMAPPED_LABEL,
@@ -156,17 +156,19 @@ def unused(evidence: Evidence) -> Iterator[Finding]:
     when no mask was read.
     """
     label_map = evidence.label_map
-    present = set(evidence.label_counts.classes.class_id)
-    if label_map is None or not present:
+    present = np.unique(evidence.label_counts.classes.class_id.to_numpy())
+    if label_map is None or not len(present):
         return
+    # The rest is there in case, and need not occur.
+    rest = label_map.rest
     absent = [
-        (f"label {source.id}", source.name)
+        (f"label {label_map.values_of(source)}", source.name)
         for source in label_map.sources
-        if source.id not in present
+        if source != rest and not _any_within(present, source.ranges)
     ]
     if absent:
         yield finding(UNUSED_LABEL, absent, denominator=len(label_map.sources), unit="labels")
-    reached = {label_map.mapping[label] for label in present if label in label_map.mapping}
+    reached = set(label_map.apply_to_ids(present).tolist())
     vanished = [
         (f"class {cls.id}", cls.name)
         for cls in label_map.classes
@@ -174,6 +176,12 @@ def unused(evidence: Evidence) -> Iterator[Finding]:
     ]
     if vanished:
         yield finding(CLASS_VANISHES, vanished, denominator=label_map.num_classes, unit="classes")
+
+
+def _any_within(values: np.ndarray, ranges: Ranges) -> bool:
+    """Return whether one of the values, in order, lies in one of the closed ranges."""
+    begins, ends = np.array(ranges, np.int64).T
+    return bool((np.searchsorted(values, begins) < np.searchsorted(values, ends, "right")).any())
 
 
 @table_rule(*_OF_THE_FILE)

@@ -13,7 +13,7 @@ from histoprep.checks import MAX_LISTED, Chunk, Evidence, flag, true
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
-from histoprep.labels import LabelMap
+from histoprep.labels import IGNORED, UNMAPPED, LabelMap
 from histoprep.scan import IssueKind
 
 ORPHAN_MASK = Rule(
@@ -323,7 +323,7 @@ class _Declared:
     """
 
     def __init__(self, label_map: LabelMap | None) -> None:
-        self._mapping = label_map.mapping if label_map else {}
+        self._label_map = label_map
         self._tables = (
             [
                 {label.name.casefold(): label.id for label in side}
@@ -337,15 +337,12 @@ class _Declared:
     def _contradicts(
         self, declared: tuple[str, ...], present: tuple[int, ...], core: tuple[int, ...]
     ) -> bool:
-        names_known = bool(self._mapping)
+        names_known = self._label_map is not None
         if not names_known and not all(label.isdecimal() for label in declared):
             return False
         readings = [(frozenset(present), frozenset(core))]
-        if names_known:
-            there, certain = (
-                frozenset(self._mapping.get(label, label) for label in labels)
-                for labels in (present, core)
-            )
+        if self._label_map is not None:
+            there, certain = (_classes_of(labels, self._label_map) for labels in (present, core))
             readings.append((there, certain))
         for names, (there, certain) in zip(self._tables, readings, strict=True):
             wanted = frozenset(
@@ -355,6 +352,16 @@ class _Declared:
             if certain - {0} <= wanted <= there:
                 return False
         return True
+
+
+def _classes_of(labels: tuple[int, ...], label_map: LabelMap) -> frozenset[int]:
+    """Return the classes of labels, ignored ones left out; unlisted labels are their own."""
+    classes = ((label, label_map.class_of(label)) for label in labels)
+    return frozenset(
+        label if class_id == UNMAPPED else class_id
+        for label, class_id in classes
+        if class_id != IGNORED
+    )
 
 
 @table_rule(COUNT_MISMATCH)

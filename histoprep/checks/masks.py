@@ -331,7 +331,7 @@ def scaled(evidence: Evidence) -> Iterator[Finding]:
     """
     tiles = evidence.label_counts.classes.groupby("class_id").tiles.sum()
     values = [int(str(value)) for value in tiles.index if value != 0]
-    modulus = wrapped_modulus(values, evidence.label_map.mapping if evidence.label_map else None)
+    modulus = wrapped_modulus(values, evidence.label_map)
     if modulus is not None:
         items = [
             (
@@ -356,11 +356,12 @@ def scaled(evidence: Evidence) -> Iterator[Finding]:
         return
     surprising = values[0] in WHITES if len(values) == 1 else factor ** len(values) >= MIN_SURPRISE
     if evidence.label_map:
-        known = set(evidence.label_map.mapping)
-        explained = known.issuperset(value // factor for value in values) and not known.issuperset(
-            values
+        unlisted = evidence.label_map.unlisted
+        strange = unlisted(values)
+        explained = strange and not unlisted(value // factor for value in values)
+        surprising = bool(explained) and (
+            surprising or (len(values) > 1 and len(strange) == len(values))
         )
-        surprising = explained and (surprising or (len(values) > 1 and known.isdisjoint(values)))
     if surprising:
         items = [
             (

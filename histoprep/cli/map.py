@@ -13,7 +13,7 @@ from histoprep.choices import MapFailOn, MapFormat
 from histoprep.command_style import Commands
 from histoprep.durable import write_text
 from histoprep.errors import ExitCode, UsageError
-from histoprep.labels import check_label_map, find_label_map, load_label_map
+from histoprep.labels import check_label_map, find_label_map, format_ignored, load_label_map
 
 if TYPE_CHECKING:
     from histoprep.labels import LabelMap
@@ -90,10 +90,12 @@ def show(
     console.table(
         ("label", "name", "class"),
         [
-            (str(source.id), source.name, targets[label_map.mapping[source.id]])
+            (label_map.values_of(source), source.name, targets[label_map.mapping[source.id]])
             for source in label_map.sources
         ],
     )
+    for line in format_ignored(label_map):
+        console.out(line)
 
 
 @app.command()

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from histoprep.errors import LabelMapError
 from histoprep.labels.format import (
+    IGNORE,
+    IGNORED_ID,
+    LISTS,
     SOURCE_LIST,
     Draft,
     MapProblem,
@@ -26,6 +29,7 @@ from histoprep.labels.format import (
 from histoprep.labels.legacy import is_old, read_old
 from histoprep.labels.model import (
     DEFAULT_MIN_RADIUS_PX,
+    IGNORED,
     PALETTE,
     TABLE_SIZE,
     UNMAPPED,
@@ -38,9 +42,12 @@ from histoprep.labels.model import (
     identity_map,
 )
 from histoprep.labels.strict_yaml import MAX_NAME_LENGTH, fault, quoted, read_block
+from histoprep.labels.values import REST, merged, spelt
 
 __all__ = [
     "DEFAULT_MIN_RADIUS_PX",
+    "IGNORED",
+    "IGNORED_ID",
     "PALETTE",
     "TABLE_SIZE",
     "UNMAPPED",
@@ -56,6 +63,7 @@ __all__ = [
     "default_map",
     "diff",
     "find_label_map",
+    "format_ignored",
     "format_label_map",
     "identity_map",
     "load_label_map",
@@ -68,7 +76,8 @@ __all__ = [
 class MapDifference:
     """One thing in which two label maps differ.
 
-    `what` is label, label name, target, class, class name, colour or min_radius_px; `id`
+    `what` is label, label values, label name, target, ignored, class, class name, colour or
+    min_radius_px; `id`
     the label's or class's id, `name` its name in the first map that has it; `a` and `b`
     what the maps say, empty where it is absent.
     """
@@ -104,7 +113,10 @@ def load_label_map(path: str | Path) -> LabelMap:
     colours = colours_of(draft.classes, draft.colours)
     return LabelMap(
         draft.name,
-        tuple(SourceLabel(label_id, name) for label_id, name in draft.sources.items()),
+        tuple(
+            SourceLabel(label_id, name, draft.values.get(label_id, ()))
+            for label_id, name in draft.sources.items()
+        ),
         tuple(
             TargetClass(
                 class_id, name, colours[class_id], draft.radii.get(class_id, DEFAULT_MIN_RADIUS_PX)
@@ -112,6 +124,8 @@ def load_label_map(path: str | Path) -> LabelMap:
             for class_id, name in draft.classes.items()
         ),
         draft.mapping,
+        draft.ignored,
+        bool(draft.colours_listed),
     )
 
 
@@ -125,7 +139,7 @@ def check_label_map(path: str | Path) -> list[MapProblem]:
 
 
 def _read_draft(path: Path) -> Draft:
-    tree = top_level(read_block(path), path)
+    tree = top_level(read_block(path, LISTS), path)
     return (read_old(tree, path) if is_old(tree) else read_ours(tree, path)).check()
 
 
@@ -158,7 +172,12 @@ def format_label_map(label_map: LabelMap) -> str:
     back an equal one.
     """
     lines = [f"name: {quoted(label_map.name)}", "", "sources:"]
-    lines += [f"  {source.id}: {quoted(source.name)}" for source in label_map.sources]
+    rest = label_map.rest
+    for source in label_map.sources:
+        values = REST if source == rest else label_map.values_of(source)
+        key = f'"{values}"' if source == rest or label_map.colour_sources else values
+        lines.append(f"  {key}: {quoted(source.name)}")
+    lines += format_ignored(label_map)
     lines += ["", "classes:"]
     for cls in label_map.classes:
         radius = (
@@ -180,19 +199,25 @@ def format_label_map(label_map: LabelMap) -> str:
     return "\n".join(lines) + "\n"
 
 
+def format_ignored(label_map: LabelMap) -> list[str]:
+    """Return the line `ignore: [255]` of a map's file, none when nothing is ignored."""
+    if not label_map.ignore:
+        return []
+    values = spelt(label_map.ignore, colours=label_map.colour_sources).split(", ")
+    shown = (f'"{value}"' if label_map.colour_sources else value for value in values)
+    return ["", f"{IGNORE}: [{', '.join(shown)}]"]
+
+
 def compose(first: LabelMap, second: LabelMap, *, match_names: bool = True) -> LabelMap:
-    """Return the map that does what `first` and then `second` does: x -> second[first[x]].
+    """Return the map that does what `first` and then `second` does: x -> second[first[x]]; what
+    either ignores is ignored.
 
     Raises LabelMapError when `second` does not list a class that `first` maps to, or,
     with `match_names`, calls it by another name: the sign of a map that was made for
     other masks. The name of the result is `<first>+<second>`.
     """
     targets = sorted(set(first.mapping.values()))
-    absent = [
-        f"{target} ({first.class_name(target)})"
-        for target in targets
-        if target not in second.mapping
-    ]
+    absent = [f"{target} ({first.class_name(target)})" for target in second.unlisted(targets)]
     if absent:
         raise LabelMapError(
             f"{second.name} does not list all classes of {first.name} as source labels",
@@ -200,7 +225,11 @@ def compose(first: LabelMap, second: LabelMap, *, match_names: bool = True) -> L
             hint="join with a map whose sources are these classes",
         )
     for class_id in targets if match_names else ():
-        name, other = first.class_name(class_id), second.source_name(class_id)
+        source = second.source_of(class_id)
+        # A name for several values is that of none of the classes.
+        if source is None or not source.is_single:
+            continue
+        name, other = first.class_name(class_id), source.name
         if name_key(name) != name_key(other):
             raise LabelMapError(
                 f"class {class_id} of {first.name} has another name as source label of"
@@ -212,9 +241,18 @@ def compose(first: LabelMap, second: LabelMap, *, match_names: bool = True) -> L
                     " (--ignore-names)"
                 ),
             )
-    mapping = {label_id: second.mapping[target] for label_id, target in first.mapping.items()}
-    name = f"{first.name}+{second.name}"[:MAX_NAME_LENGTH].rstrip()
-    return LabelMap(name, first.sources, second.classes, mapping)
+    mapping = {label_id: second.class_of(target) for label_id, target in first.mapping.items()}
+    gone = [each for each in first.sources if mapping[each.id] == IGNORED]
+    for source in gone:
+        del mapping[source.id]
+    return LabelMap(
+        f"{first.name}+{second.name}"[:MAX_NAME_LENGTH].rstrip(),
+        tuple(each for each in first.sources if each.id in mapping),
+        second.classes,
+        mapping,
+        merged([*first.ignore, *(values for each in gone for values in each.ranges)]),
+        first.colour_sources,
+    )
 
 
 def diff(a: LabelMap, b: LabelMap) -> list[MapDifference]:
@@ -223,16 +261,25 @@ def diff(a: LabelMap, b: LabelMap) -> list[MapDifference]:
 
     Maps without a difference have equal digests; the maps' own names do not count.
     """
-    return [*_label_differences(a, b), *_class_differences(a, b)]
+    return [*_label_differences(a, b), *_ignored_differences(a, b), *_class_differences(a, b)]
+
+
+def _ignored_differences(a: LabelMap, b: LabelMap) -> Iterator[MapDifference]:
+    if a.ignore != b.ignore:
+        first = min(a.ignore + b.ignore)[0]
+        yield MapDifference("ignored", first, "", spelt(a.ignore), spelt(b.ignore))
 
 
 def _label_differences(a: LabelMap, b: LabelMap) -> Iterator[MapDifference]:
     names_a, names_b = ({source.id: source.name for source in each.sources} for each in (a, b))
+    values_a, values_b = ({source.id: source.ranges for source in each.sources} for each in (a, b))
     for label_id in sorted(names_a | names_b):
         name = names_a.get(label_id, names_b.get(label_id, ""))
         if label_id not in names_a or label_id not in names_b:
             yield MapDifference("label", label_id, name, _target(a, label_id), _target(b, label_id))
             continue
+        if (was := values_a[label_id]) != (now := values_b[label_id]):
+            yield MapDifference("label values", label_id, name, spelt(was), spelt(now))
         if names_a[label_id] != names_b[label_id]:
             yield MapDifference("label name", label_id, name, names_a[label_id], names_b[label_id])
         if a.mapping[label_id] != b.mapping[label_id]:

@@ -31,7 +31,7 @@ from pathlib import Path
 from histoprep import rule_ids
 from histoprep.errors import LabelMapError
 from histoprep.labels.format import (
-    MAX_SOURCE_ID,
+    MAX_GAP_ID,
     SOURCE_LIST,
     Draft,
     Node,
@@ -103,7 +103,7 @@ def _table(
             as_text(value, path, "a number"),
             path,
             f"the number of {key.value[:60]!r}",
-            upper=MAX_SOURCE_ID,
+            upper=MAX_GAP_ID,
         )
         entries.append(_Entry(key, number))
     return entries
@@ -185,7 +185,7 @@ def _source_list(
     ):
         if not place.is_file() or (packed and path.parent == place.parent):
             continue
-        listed = read_source_list(place)
+        listed = _plain_list(place)
         known = {name_key(name) for name in listed.values()}
         foreign = [label for label in labels if name_key(label.name.value) not in known]
         if not foreign:
@@ -200,6 +200,25 @@ def _source_list(
                 hint=hint,
             )
     return None, False
+
+
+def _plain_list(path: Path) -> dict[int, str]:
+    """Return id and name of the labels in a source list; raises LabelMapError for one of ranges,
+    lists, colours or a default, which the older formats do not know.
+    """
+    draft = read_source_list(path)
+    several = next((label for label in draft.sources if not draft.is_single(label)), None)
+    if several is not None or draft.colours_listed or draft.rest:
+        raise fault(
+            path,
+            None,
+            "the older formats of label maps take a list of single numbers alone",
+            seen='"*"'
+            if several is None and draft.rest
+            else draft.shown(next(iter(draft.sources)) if several is None else several),
+            hint="write the map in our format",
+        )
+    return draft.sources
 
 
 def _agree(labels: list[_Entry], ids: Mapping[str, int], path: Path) -> None:

@@ -11,8 +11,17 @@ import numpy as np
 
 from histoprep import rule_ids
 from histoprep.choices import OnUnmapped
+from histoprep.digests import digest
 from histoprep.errors import BrokenFileError, UsageError
-from histoprep.labels.model import UNMAPPED, LabelMap, TargetClass
+from histoprep.labels.format import IGNORED_ID
+from histoprep.labels.model import (
+    IGNORED,
+    TABLE_SIZE,
+    UNMAPPED,
+    LabelMap,
+    TargetClass,
+    class_ids_in,
+)
 from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.phrases import first_of
 
@@ -24,21 +33,21 @@ _UNKNOWN_WORDS = ("unknown", "unlabel", "undefined", "void", "ignore")
 @dataclass(frozen=True, slots=True)
 class LabelLookup:
     """How labels become classes: `table` is uint8 [65536] as bytes, `no_class` stands in it for
-    values without one.
+    values without one, `IGNORED_ID` for ignored ones.
 
     `no_class` is None when every value has a class, or every byte is one. `note` goes into each new
-    mask. `reading` is what was decided of masks that readers understand in two ways. Labels above
-    65,535 are looked up in `label_map`, and `unknown` is the class of those that it does not list;
-    None where such a label is refused.
+    mask. `reading` is what was decided of masks that readers understand in two ways. `wide` are the
+    closed ranges of values above 65,535 that the map lists, in order, each with its byte;
+    `unlisted` is the byte of all others.
     """
 
     table: bytes
     class_ids: tuple[int, ...]
     no_class: int | None
     note: str
-    label_map: LabelMap
-    unknown: int | None = None
     reading: Reading = UNDECIDED
+    wide: tuple[tuple[int, int, int], ...] = ()
+    unlisted: int = 0
 
     @classmethod
     def of(
@@ -54,26 +63,54 @@ class LabelLookup:
                 seen=f"class {ids[-1]} of {label_map.name}",
                 expected="class ids 0 to 255",
             )
+        refuse_class_of_ignored(label_map)
+        taken = {*ids, *((IGNORED_ID,) if label_map.ignore else ())}
         unknown = unknown_class(label_map).id if on_unmapped is OnUnmapped.UNKNOWN else None
         no_class = (
-            next((number for number in range(_MAX_CLASS_ID, -1, -1) if number not in ids), None)
+            next((number for number in range(_MAX_CLASS_ID, -1, -1) if number not in taken), None)
             if unknown is None
             else None
         )
         table = label_map.lookup_table()
-        table[table == UNMAPPED] = unknown or no_class or 0
+        unlisted = unknown or no_class or 0
+        table[table == UNMAPPED] = unlisted
+        table[table == IGNORED] = IGNORED_ID
         return cls(
             table.astype(np.uint8).tobytes(),
             ids,
             no_class,
             f"{label_map.name} {label_map.digest}",
-            label_map,
-            unknown,
             reading,
+            tuple(
+                (max(first, TABLE_SIZE), last, IGNORED_ID if class_id == IGNORED else class_id)
+                for first, last, class_id in label_map.intervals()
+                if last >= TABLE_SIZE
+            ),
+            unlisted,
         )
 
+    @property
+    def key(self) -> str:
+        """Return a digest of what becomes of each value."""
+        return digest(self.table + (repr(self.wide).encode() if self.wide else b""))
+
+    def _byte_of(self, label: int) -> int:
+        if label < TABLE_SIZE:
+            return self.table[label]
+        return next(
+            (byte for first, last, byte in self.wide if first <= label <= last), self.unlisted
+        )
+
+    def _classes_of(self, labels: np.ndarray) -> np.ndarray:
+        """Return the bytes of labels, uint32, of which some are beyond the table."""
+        wide = class_ids_in(labels, self.wide)
+        wide[wide == UNMAPPED] = self.unlisted
+        narrow = np.frombuffer(self.table, np.uint8)[np.minimum(labels, TABLE_SIZE - 1)]
+        return np.where(labels < TABLE_SIZE, narrow, wide).astype(np.uint8)
+
     def apply(self, labels: np.ndarray) -> np.ndarray:
-        """Return the classes, uint8, of labels, uint8, uint16 or uint32 [height, width].
+        """Return the classes, uint8, of labels, uint8, uint16 or uint32 [height, width]; ignored
+        pixels are `IGNORED_ID`.
 
         Raises BrokenFileError for an image that is no class map, and for values without a class.
         """
@@ -82,43 +119,39 @@ class LabelLookup:
                 str(rule_ids.MASK_WRONG_MODE),
                 f"no class map: {labels.dtype} of {labels.ndim} dimensions",
             )
-        if labels.dtype == np.uint32:
-            ids, place = np.unique(labels, return_inverse=True)
-            return self._classes_of(ids)[place.reshape(labels.shape)]
-        if labels.dtype == np.uint16 and labels.max() < 1 << 8:
-            labels = labels.astype(np.uint8)
+        if labels.dtype != np.uint8:
+            labels = _narrowest(labels)
         buffer = bytearray(labels.size)
         classes = np.frombuffer(buffer, np.uint8).reshape(labels.shape)
         if labels.dtype == np.uint8:
             _look_up(labels, self.table, classes)
+        elif labels.dtype == np.uint32:
+            classes[...] = self._classes_of(labels)
         else:
             np.take(np.frombuffer(self.table, np.uint8), labels, out=classes)
         # Bytes are searched ten times as fast as an array is compared.
         if self.no_class is not None and self.no_class in buffer:
-            raise _unmapped()
+            raise BrokenFileError(
+                str(rule_ids.UNMAPPED_LABEL), "it holds values that are not in the tiles table"
+            )
         return classes
 
-    def _classes_of(self, ids: np.ndarray) -> np.ndarray:
-        """Return the class of each id, uint8; raises BrokenFileError for ids without one."""
-        classes = self.label_map.apply_to_ids(ids)
-        if self.unknown is None and (classes == UNMAPPED).any():
-            raise _unmapped()
-        return np.where(classes == UNMAPPED, self.unknown or 0, classes).astype(np.uint8)
-
     def count(self, label_ids: Iterable[int], label_pixels: Iterable[int]) -> list[int]:
-        """Return the pixels of each class, in order of class id, from those of each label."""
+        """Return the pixels of each class, in order of class id, from those of each label; ignored
+        ones are in none.
+        """
         pixels: Counter[int] = Counter()
         for label, number in zip(label_ids, label_pixels, strict=True):
-            is_wide = label >= len(self.table)
-            cls = int(self._classes_of(np.array([label]))[0]) if is_wide else self.table[label]
-            pixels[cls] += number
+            pixels[self._byte_of(label)] += number
         return [pixels[class_id] for class_id in self.class_ids]
 
 
-def _unmapped() -> BrokenFileError:
-    return BrokenFileError(
-        str(rule_ids.UNMAPPED_LABEL), "it holds values that are not in the tiles table"
-    )
+def _narrowest(labels: np.ndarray) -> np.ndarray:
+    """Return labels, uint16 or uint32, in the smallest type that holds them."""
+    largest = labels.max(initial=0)
+    if largest < 1 << 8:
+        return labels.astype(np.uint8)
+    return labels.astype(np.uint16) if largest < TABLE_SIZE else labels
 
 
 def _look_up(labels: np.ndarray, table: bytes, classes: np.ndarray) -> None:
@@ -153,6 +186,19 @@ def _pair_table(table: bytes) -> np.ndarray | None:
     except cv2.error:
         return None
     return pairs
+
+
+def refuse_class_of_ignored(label_map: LabelMap) -> None:
+    """Raise UsageError when a map with ignored values has a class 255: new masks could not tell the
+    two apart.
+    """
+    if label_map.ignore and any(cls.id == IGNORED_ID for cls in label_map.classes):
+        raise UsageError(
+            f"{rule_ids.MAP_COLLISION}: class {IGNORED_ID} has the number of ignored pixels in new"
+            " masks",
+            seen=f"class {IGNORED_ID} {label_map.class_name(IGNORED_ID)} of {label_map.name}",
+            expected="class ids 0 to 254 beside ignored values",
+        )
 
 
 def unknown_class(label_map: LabelMap) -> TargetClass:

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 1 << 20
 MAX_DEPTH = 8
 MAX_NAME_LENGTH = 200
-_MAX_DIGITS = 9
+_MAX_DIGITS = 10
+_MAX_NUMBER = 999_999_999
 
-_DECIMAL = re.compile(r"0|[1-9][0-9]*")
-_NUMBER_LIKE = re.compile(
+DECIMAL = re.compile(r"0|[1-9][0-9]*")
+NUMBER_LIKE = re.compile(
     r"""[-+]?(
         0[xX][0-9a-fA-F_]* | 0[oO][0-7_]* | 0[bB][01_]*
         | ([0-9][0-9_]*(\.[0-9_]*)? | \.[0-9][0-9_]*)([eE][-+]?[0-9]+)?
@@ -46,10 +47,18 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """The scalars of a list, in the order of the file."""
+
+    items: tuple[Text, ...]
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
     """A `key: value` table in the order of the file; a key may occur twice."""
 
-    items: tuple[tuple[Text, Text | Block], ...]
+    items: tuple[tuple[Text, Text | Block | Listing], ...]
     line: int
 
 
@@ -67,16 +76,17 @@ def fault(
     return LabelMapError(what, path=where, seen=seen, expected=expected, hint=hint)
 
 
-def read_block(path: Path) -> Block:
-    """Return the table that a label-map file holds.
+def read_block(path: Path, lists: frozenset[str] = frozenset()) -> Block:
+    """Return the table that a label-map file holds; entries at its top named in `lists` may be
+    lists.
 
     Raises LabelMapError when it cannot be read, is larger than `MAX_FILE_BYTES`, is no
     UTF-8 text (a byte-order mark is allowed) or uses YAML that we refuse.
     """
-    return parse_block(_read_bytes(path), path)
+    return parse_block(_read_bytes(path), path, lists)
 
 
-def parse_block(data: bytes, path: Path) -> Block:
+def parse_block(data: bytes, path: Path, lists: frozenset[str] = frozenset()) -> Block:
     """Return the table that `data` spells; `path` is for messages only. Raises LabelMapError."""
     import yaml
 
@@ -91,8 +101,9 @@ def parse_block(data: bytes, path: Path) -> Block:
             seen=f"byte 0x{data[error.start]:02x}",
             hint="save the file as UTF-8",
         ) from error
+    _refuse_bare_colour(text, path)
     try:
-        return _document(yaml.parse(text, Loader=yaml.BaseLoader), path)
+        return _document(yaml.parse(text, Loader=yaml.BaseLoader), path, lists)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise fault(
@@ -111,6 +122,20 @@ def parse_block(data: bytes, path: Path) -> Block:
             what,
             hint=_syntax_hint(str(error.problem), text, mark.line if mark else 0),
         ) from error
+
+
+def _refuse_bare_colour(text: str, path: Path) -> None:
+    """Raise LabelMapError for a line `#ff0000: name`, which YAML takes for a comment."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(r"\s*#[0-9a-fA-F]{6}\s*:\s", line):
+            raise fault(
+                path,
+                number,
+                "this line is a comment: a bare # begins one",
+                seen=repr(line.strip()[:60]),
+                hint='put the colour in quotes, "#ff0000": name; or write # and a blank for a'
+                " comment",
+            )
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -150,7 +175,7 @@ def _syntax_hint(problem: str, text: str, line: int) -> str | None:
     return None
 
 
-def _document(events: Iterator[yaml.Event], path: Path) -> Block:
+def _document(events: Iterator[yaml.Event], path: Path, lists: frozenset[str]) -> Block:
     import yaml
 
     root: Block | None = None
@@ -172,7 +197,7 @@ def _document(events: Iterator[yaml.Event], path: Path) -> Block:
                     hint="remove the lines that begin with %",
                 )
         elif isinstance(event, yaml.NodeEvent):
-            node = _node(event, events, path, 0)
+            node = _node(event, events, path, 0, lists)
             if isinstance(node, Text):
                 raise fault(
                     path,
@@ -187,7 +212,13 @@ def _document(events: Iterator[yaml.Event], path: Path) -> Block:
     return root
 
 
-def _node(event: yaml.Event, events: Iterator[yaml.Event], path: Path, depth: int) -> Text | Block:
+def _node(
+    event: yaml.Event,
+    events: Iterator[yaml.Event],
+    path: Path,
+    depth: int,
+    lists: frozenset[str] = frozenset(),
+) -> Text | Block:
     import yaml
 
     _refuse_decoration(event, path)
@@ -207,10 +238,17 @@ def _node(event: yaml.Event, events: Iterator[yaml.Event], path: Path, depth: in
             "tables within tables go too deep",
             expected=f"at most {MAX_DEPTH} levels",
         )
-    items: list[tuple[Text, Text | Block]] = []
+    items: list[tuple[Text, Text | Block | Listing]] = []
     for inner in events:
         if isinstance(inner, yaml.MappingEndEvent):
             break
+        if isinstance(inner, yaml.SequenceStartEvent):
+            raise fault(
+                path,
+                _line(inner),
+                "a list in brackets cannot be a key",
+                hint='list values without brackets, 3, 7, 9: name; a colour is "#ff0000": name',
+            )
         key = _node(inner, events, path, depth + 1)
         if isinstance(key, Block):
             raise fault(path, key.line, "a table cannot be a key")
@@ -218,8 +256,32 @@ def _node(event: yaml.Event, events: Iterator[yaml.Event], path: Path, depth: in
             raise fault(
                 path, key.line, "merge keys (<<) are not allowed", hint="write the lines out"
             )
-        items.append((key, _node(next(events), events, path, depth + 1)))
+        value = next(events)
+        if isinstance(value, yaml.SequenceStartEvent) and key.value in lists:
+            items.append((key, _listing(value, events, path)))
+        else:
+            items.append((key, _node(value, events, path, depth + 1)))
     return Block(tuple(items), _line(event))
+
+
+def _listing(event: yaml.Event, events: Iterator[yaml.Event], path: Path) -> Listing:
+    """Return the list that begins with `event`; raises LabelMapError when it holds more than
+    scalars.
+    """
+    import yaml
+
+    _refuse_decoration(event, path)
+    items: list[Text] = []
+    for inner in events:
+        if isinstance(inner, yaml.SequenceEndEvent):
+            break
+        _refuse_decoration(inner, path)
+        if not isinstance(inner, yaml.ScalarEvent):
+            raise fault(
+                path, _line(inner), "a list holds values alone", expected="[255] or [0, 255]"
+            )
+        items.append(Text(inner.value, _line(inner)))
+    return Listing(tuple(items), _line(event))
 
 
 def _refuse_decoration(event: yaml.Event, path: Path) -> None:
@@ -252,23 +314,24 @@ def _line(event: yaml.Event) -> int:
     return event.start_mark.line + 1 if event.start_mark else 1
 
 
-def as_text(node: Text | Block, path: Path, what: str) -> Text:
+def as_text(node: Text | Block | Listing, path: Path, what: str) -> Text:
     """Return `node` when it is a scalar; raise LabelMapError, naming it as `what`, otherwise."""
-    if isinstance(node, Block):
-        raise fault(path, node.line, f"{what} cannot be a table", expected="one value")
+    if not isinstance(node, Text):
+        kind = "table" if isinstance(node, Block) else "list"
+        raise fault(path, node.line, f"{what} cannot be a {kind}", expected="one value")
     return node
 
 
-def as_block(node: Text | Block, path: Path, what: str) -> Block:
+def as_block(node: Text | Block | Listing, path: Path, what: str) -> Block:
     """Return `node` when it is a table with lines; raise LabelMapError, naming it as `what`,
     otherwise.
     """
-    if isinstance(node, Text):
+    if not isinstance(node, Block):
         raise fault(
             path,
             node.line,
             f"{what} must be a table",
-            seen=node.value[:60] or "nothing",
+            seen=(node.value[:60] or "nothing") if isinstance(node, Text) else "a list",
             expected="indented `key: value` lines",
         )
     if not node.items:
@@ -276,25 +339,31 @@ def as_block(node: Text | Block, path: Path, what: str) -> Block:
     return node
 
 
-def whole_number(text: Text, path: Path, what: str, *, upper: int | None = None) -> int:
+def whole_number(
+    text: Text,
+    path: Path,
+    what: str,
+    upper: int = _MAX_NUMBER,
+    *,
+    expected: str = "digits only, such as 7 or 12",
+) -> int:
     """Return the number that `text` spells in plain decimal digits, at most `upper`.
 
     Raises LabelMapError with the reason for every other spelling, such as 010, 1_000, 0x10, 1e3, +1
     or no.
     """
     seen = repr(text.value[:60])
-    if not _DECIMAL.fullmatch(text.value):
+    if not DECIMAL.fullmatch(text.value):
         reason = number_fault(text.value)
         raise fault(
             path,
             text.line,
             f"{what} is not a plain number: {reason}",
             seen=seen,
-            expected="digits only, such as 7 or 12",
+            expected=expected,
         )
-    limit = 10**_MAX_DIGITS - 1 if upper is None else upper
-    if len(text.value) > _MAX_DIGITS or int(text.value) > limit:
-        raise fault(path, text.line, f"{what} is too large", seen=seen, expected=f"at most {limit}")
+    if len(text.value) > _MAX_DIGITS or int(text.value) > upper:
+        raise fault(path, text.line, f"{what} is too large", seen=seen, expected=f"at most {upper}")
     return int(text.value)
 
 
@@ -304,7 +373,7 @@ def number_fault(value: str) -> str:
         (not value, "it is empty"),
         (value != value.strip(), "it has blanks around it"),
         (value.lower() in _YAML_WORDS, "YAML takes this word for true, false or nothing"),
-        (not _NUMBER_LIKE.fullmatch(value), "it is not a number"),
+        (not NUMBER_LIKE.fullmatch(value), "it is not a number"),
         (value[:1] in "+-", "it has a sign"),
         ("_" in value, "it has an underscore, which YAML drops"),
         (value[:2].lower() in ("0x", "0o", "0b"), "it is not decimal"),
@@ -316,14 +385,21 @@ def number_fault(value: str) -> str:
     )
 
 
+def as_texts(node: Text | Block | Listing, path: Path, what: str) -> tuple[Text, ...]:
+    """Return the scalars of a list, or `node` itself when it is a scalar; raise LabelMapError,
+    naming it as `what`, otherwise.
+    """
+    return node.items if isinstance(node, Listing) else (as_text(node, path, what),)
+
+
 def reference(text: Text, path: Path, what: str) -> int | str:
     """Return the id or the name that `text` refers to: plain digits are always an id.
 
     Raises LabelMapError for what could be taken for a number and is not spelt as one.
     """
-    if _DECIMAL.fullmatch(text.value):
+    if DECIMAL.fullmatch(text.value):
         return whole_number(text, path, what)
-    if not text.value or text.value != text.value.strip() or _NUMBER_LIKE.fullmatch(text.value):
+    if not text.value or text.value != text.value.strip() or NUMBER_LIKE.fullmatch(text.value):
         raise fault(
             path,
             text.line,
@@ -338,7 +414,7 @@ def name_fault(name: str, own_id: int) -> str | None:
 
     A name that reads as a number would be confused with an id, unless it is its own.
     """
-    if _NUMBER_LIKE.fullmatch(name) and name != str(own_id):
+    if NUMBER_LIKE.fullmatch(name) and name != str(own_id):
         return "it reads as a number"
     return _text_fault(name)
 

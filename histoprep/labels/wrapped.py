@@ -8,6 +8,10 @@ lower 8 or 16 bits: k * 255 is -k modulo 256.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from histoprep.labels.model import LabelMap
 
 CAUSE = (
     "Values are {modulus:,} - k for labels k ({labels}): R's writePNG and writeTIFF store a matrix"
@@ -21,11 +25,11 @@ _MIN_SURPRISE = 1000
 _NUM_SHOWN = 8
 
 
-def wrapped_modulus(values: Collection[int], known: Collection[int] | None = None) -> int | None:
+def wrapped_modulus(values: Collection[int], label_map: LabelMap | None = None) -> int | None:
     """Return 256 or 65,536 when the values other than 0 seem to be that number minus a label, else
     None.
 
-    With `known` source labels of a map: it lists none of the values, and all of the labels.
+    With a label map: it lists none of the values, and all of the labels.
     Without: all values lie nearer to the top than chance has it.
     """
     stored = {value for value in values if value}
@@ -33,8 +37,8 @@ def wrapped_modulus(values: Collection[int], known: Collection[int] | None = Non
         if len(stored) < _MIN_LABELS or max(stored) >= modulus:
             continue
         labels = {modulus - value for value in stored}
-        if known is not None:
-            if labels <= set(known) and not stored & set(known):
+        if label_map is not None:
+            if not label_map.unlisted(labels) and set(label_map.unlisted(stored)) == stored:
                 return modulus
         elif (modulus / max(labels)) ** len(labels) >= _MIN_SURPRISE:
             return modulus

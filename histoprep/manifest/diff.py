@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from histoprep.labels import LabelMap
+from histoprep.labels import IGNORED, UNMAPPED, LabelMap
 from histoprep.schemas.manifest import Manifest
 
 _COMPARED = ("split", "pool", "image_digest", "mask_digest")
@@ -85,19 +86,29 @@ def _map_changes(old: LabelMap, new: LabelMap) -> Iterator[str]:
             yield (
                 f"class {class_id}: {_named(before.get(class_id))} -> {_named(after.get(class_id))}"
             )
-    for source in sorted({*old.mapping, *new.mapping}):
-        was, now = old.mapping.get(source), new.mapping.get(source)
-        if was != now:
-            yield (
-                f"label {source}: {'unmapped' if was is None else f'class {was}'} ->"
-                f" {'unmapped' if now is None else f'class {now}'}"
-            )
+    yield from _target_changes(old, new)
     names_before, names_after = (
         {source.id: source.name for source in label_map.sources} for label_map in (old, new)
     )
     for source in sorted({*names_before} & {*names_after}):
         if names_before[source] != names_after[source]:
             yield f"label {source}: {names_before[source]} -> {names_after[source]}"
+
+
+def _target_changes(old: LabelMap, new: LabelMap) -> Iterator[str]:
+    """Yield the values, and ranges of them, that have another class in the second map."""
+    # Classes change only where a range of one of the maps begins or has ended.
+    ranges = [*old.intervals(), *new.intervals()]
+    starts = sorted({0, *(first for first, *_ in ranges), *(last + 1 for _, last, _ in ranges)})
+    before, after = (label_map.apply_to_ids(np.array(starts)).tolist() for label_map in (old, new))
+    for first, end, was, now in zip(starts, [*starts[1:], starts[-1]], before, after, strict=True):
+        if was != now:
+            values = f"label {first}" if end - first == 1 else f"labels {first}-{end - 1}"
+            yield f"{values}: {_target(was)} -> {_target(now)}"
+
+
+def _target(class_id: int) -> str:
+    return {UNMAPPED: "unmapped", IGNORED: "ignored"}.get(class_id, f"class {class_id}")
 
 
 def _named(value: object) -> str:

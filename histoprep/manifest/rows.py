@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep.errors import IntegrityError, UsageError
-from histoprep.labels import LabelMap, core_present
+from histoprep.labels import UNMAPPED, LabelMap, core_present
+from histoprep.labels.lookup import refuse_class_of_ignored
 from histoprep.manifest.inclusion import INCLUDED, REASONS, reason_codes
 from histoprep.schemas.manifest import EXCLUDED_SCHEMA
 
@@ -77,6 +78,7 @@ def derive(chunk: pa.Table, label_map: LabelMap, conditional_threshold: float = 
             seen=int(ids[-1]),
             expected=f"at most {MAX_CLASS_ID}",
         )
+    refuse_class_of_ignored(label_map)
     rows, labels, pixels, core_pixels, radius_px = _entries(chunk)
     classes = label_map.apply_to_ids(labels).astype(np.int64)
     mapped = classes >= 0
@@ -89,7 +91,7 @@ def derive(chunk: pa.Table, label_map: LabelMap, conditional_threshold: float = 
     is_core = np.zeros(shape, dtype=bool)
     is_core.reshape(-1)[cells[core]] = True
     return Derived(
-        reason_codes(chunk, rows[~mapped]),
+        reason_codes(chunk, rows[classes == UNMAPPED]),
         by_class,
         is_core,
         is_conditional(by_class, ids != 0, conditional_threshold),
@@ -149,9 +151,7 @@ def _detail(reason: str, row: dict[str, object], label_map: LabelMap) -> str:
         )
     ids = row["label_ids"]
     strange = (
-        [str(label_id) for label_id in ids if label_id not in label_map.mapping]
-        if isinstance(ids, list)
-        else []
+        [str(label_id) for label_id in label_map.unlisted(ids)] if isinstance(ids, list) else []
     )
     return f"{row['mask_path']}: label {', '.join(strange)} not in {label_map.name}"
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from histoprep import checksums, mask_tree, tables
 from histoprep.choices import OnUnmapped
-from histoprep.digests import digest, digest_text
+from histoprep.digests import digest_text
 from histoprep.errors import IncompleteError, UsageError
 from histoprep.execution import Engine
 from histoprep.job_folder import PARTS, JobFolder
@@ -134,7 +134,7 @@ class RemapPlan:
             __version__,
             lookup.note,
             lookup.class_ids,
-            digest(lookup.table),
+            lookup.key,
             lookup.reading.describe(),
         )
         rows = mask_rows(self.workspace.tiles, self.repaired)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from histoprep import rule_ids
 from histoprep.errors import UsageError
-from histoprep.labels import LabelMap
+from histoprep.labels import IGNORED_ID, LabelMap
 from histoprep.schemas.repaired import open_rows
 
 # Values that could be source ids as well as class ids convict only in numbers.
@@ -34,15 +34,17 @@ def already_remapped(
     if written:
         return f"the masks say that they were remapped by {', '.join(written[:3])}"
     values = {value for value, tiles in tiles_by_label.items() if tiles}
-    classes, sources = {cls.id for cls in label_map.classes}, set(label_map.mapping)
+    # What is ignored is IGNORED_ID before and after.
+    classes = {cls.id for cls in label_map.classes} | ({IGNORED_ID} if label_map.ignore else set())
     values_listed = ", ".join(str(value) for value in sorted(values)[:10])
     if not values or not values <= classes:
         return None
-    if not values <= sources:
+    if label_map.unlisted(values):
         return (
             f"the values {values_listed} are class ids of {label_map.name}, and not all of them are"
             " source ids"
         )
+    sources = {source.id for source in label_map.sources}
     beyond = sources - classes
     labelled = sum(tiles for value, tiles in tiles_by_label.items() if value)
     if 2 * len(beyond) > len(sources) and len(values - {0}) >= MIN_VALUES and labelled >= MIN_TILES:

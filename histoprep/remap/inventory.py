@@ -106,7 +106,7 @@ class MaskInventory:
 
     def refuse_unmapped(self, label_map: LabelMap) -> None:
         """Raise UnmappedLabelError (HP501) when there are values that the map does not list."""
-        unmapped = sorted(set(self.tiles) - set(label_map.mapping))
+        unmapped = label_map.unlisted(self.tiles)
         if not unmapped:
             return
         descriptions = [
@@ -119,7 +119,7 @@ class MaskInventory:
             "add them to the label map, or make them unknown with --on-unmapped unknown; histoprep"
             " audit looks for the cause"
         )
-        if (modulus := wrapped_modulus(self.tiles, label_map.mapping)) is not None:
+        if (modulus := wrapped_modulus(self.tiles, label_map)) is not None:
             hint = f"{wrapped_cause(self.tiles, modulus)} {ADVICE}"
         raise UnmappedLabelError(
             f"{rule_ids.UNMAPPED_LABEL}: the masks hold {plural(len(unmapped), 'value')} that"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from histoprep.choices import OnUnmapped
-from histoprep.digests import digest, digest_text, file_digest
+from histoprep.digests import digest_text, file_digest
 from histoprep.errors import UsageError
 from histoprep.job_folder import JobFolder
 from histoprep.labels.lookup import LabelLookup
@@ -99,7 +99,7 @@ class ShardPlan:
             LAYOUT_VERSION,
             __version__,
             self.lookup.note,
-            digest(self.lookup.table),
+            self.lookup.key,
             self.options.keep_metadata,
         )
         for name, tiles in _shards(self.manifest, self.root, self.options.max_shard_bytes):

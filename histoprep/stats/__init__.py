@@ -23,7 +23,8 @@ import pyarrow.compute as pc
 from histoprep import checksums, durable, tables
 from histoprep.errors import UsageError
 from histoprep.key_index import KeyIndex
-from histoprep.labels import LabelMap, identity_map
+from histoprep.labels import IGNORED, LabelMap, identity_map
+from histoprep.labels import UNMAPPED as NO_CLASS
 from histoprep.manifest.inclusion import COLUMNS as INCLUSION_COLUMNS
 from histoprep.manifest.inclusion import INCLUDED, REASONS, UNMAPPED, reason_codes
 from histoprep.schemas import tiles
@@ -156,7 +157,7 @@ def _unmapped_rows(chunk: pa.Table, label_map: LabelMap | None) -> np.ndarray:
         return np.zeros(0, dtype=np.int64)
     lengths = pc.fill_null(pc.list_value_length(chunk["label_ids"]), 0).to_numpy()
     unmapped: np.ndarray = (
-        label_map.apply_to_ids(pc.list_flatten(chunk["label_ids"]).to_numpy()) < 0
+        label_map.apply_to_ids(pc.list_flatten(chunk["label_ids"]).to_numpy()) == NO_CLASS
     )
     result: np.ndarray = np.repeat(np.arange(chunk.num_rows), lengths)[unmapped]
     return result
@@ -222,15 +223,20 @@ def compute_stats(
 
 
 def _raw_map(batches: Iterator[pa.Table], label_map: LabelMap | None) -> LabelMap:
-    """Return the map of every label to itself, named as in `label_map` where it knows the label."""
+    """Return the map of every label to itself, named as in `label_map` where it knows the label;
+    what that ignores is no class.
+    """
     present: set[int] = set()
     for chunk in batches:
         present.update(pc.unique(pc.list_flatten(chunk["label_ids"])).to_pylist())
-    plain = identity_map(sorted(present))
-    names = {source.id: source.name for source in label_map.sources} if label_map else {}
+    if label_map is None:
+        return identity_map(present)
+    ids = np.array(sorted(present), np.int64)
+    plain = identity_map(ids[label_map.apply_to_ids(ids) != IGNORED].tolist())
     return replace(
         plain,
-        classes=tuple(replace(cls, name=names.get(cls.id, cls.name)) for cls in plain.classes),
+        classes=tuple(replace(cls, name=label_map.source_name(cls.id)) for cls in plain.classes),
+        ignore=label_map.ignore,
     )
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from histoprep.choices import Dimension
 from histoprep.errors import IntegrityError
-from histoprep.labels import LabelMap, core_present
+from histoprep.labels import UNMAPPED, LabelMap, core_present
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -108,7 +108,7 @@ def count(chunk: pa.Table, label_map: LabelMap) -> Counts:
         tiles=_tile_sums(keys),
         classes=_class_sums(keys, classes),
         cooccurrence=_pairs(classes["row"], classes["class_id"]),
-        unmapped=_unmapped(included, entries.where(lookup < 0)),
+        unmapped=_unmapped(included, entries.where(lookup == UNMAPPED)),
     )
 
 
@@ -145,9 +145,9 @@ def _per_tile_classes(
     radii = {cls.id: cls.min_radius_px for cls in label_map.classes}
     needed = np.array([radii[class_id] for class_id in class_ids.tolist()], dtype=np.float32)
     core = core_present(entries.core_pixels, entries.radius_px, needed)
-    # Class ids are below 2^16: row and class fit one sortable integer.
-    keys, entry = np.unique(entries.row.astype(np.int64) << 16 | class_ids, return_inverse=True)
-    rows = keys >> 16
+    # Class ids are below 2^32 and rows below 2^31: both fit one sortable integer.
+    keys, entry = np.unique(entries.row.astype(np.int64) << 32 | class_ids, return_inverse=True)
+    rows = keys >> 32
 
     def summed(values: np.ndarray, index: np.ndarray, length: int) -> np.ndarray:
         total = np.zeros(length, dtype=np.int64)
@@ -158,7 +158,7 @@ def _per_tile_classes(
     tile_pixels = summed(pixels, rows, int(rows[-1]) + 1 if len(rows) else 0)[rows]
     return {
         "row": rows,
-        "class_id": keys & 0xFFFF,
+        "class_id": keys & 0xFFFF_FFFF,
         "tiles": np.ones(len(keys), dtype=np.int64),
         "core_tiles": (summed(core, entry, len(keys)) > 0).astype(np.int64),
         "pixels": pixels,
@@ -209,15 +209,22 @@ def _pairs(rows: np.ndarray, class_ids: np.ndarray) -> DataFrame:
         together = np.flatnonzero(rows[:-step] == rows[step:])
         if not len(together):
             break
-        keys, number = np.unique(
-            class_ids[together] << 16 | class_ids[together + step], return_counts=True
+        former, latter = (
+            class_ids[index].astype(np.uint64) for index in (together, together + step)
         )
+        keys, number = np.unique(former << np.uint64(32) | latter, return_counts=True)
         pairs.append(keys)
         amounts.append(number)
-    keys = np.concatenate(pairs) if pairs else np.zeros(0, dtype=np.int64)
+    keys = np.concatenate(pairs) if pairs else np.zeros(0, dtype=np.uint64)
     number = np.concatenate(amounts) if amounts else np.zeros(0, dtype=np.int64)
     return _grouped(
-        pd.DataFrame({"class_a": keys >> 16, "class_b": keys & 0xFFFF, "tiles": number}),
+        pd.DataFrame(
+            {
+                "class_a": (keys >> np.uint64(32)).astype(np.int64),
+                "class_b": (keys & np.uint64(0xFFFF_FFFF)).astype(np.int64),
+                "tiles": number,
+            }
+        ),
         ("class_a", "class_b"),
     )
 

@@ -6,6 +6,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from histoprep.figures import plain_text
+from histoprep.labels import UNMAPPED
 from histoprep.names import to_text
 from histoprep.stats import Stats
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 _ROW_IN = 0.19
 _NAME_LENGTH = 72
 _DOMINANT = 3.0
+# Labels without a class stand behind all others.
+_NO_CLASS = 1 << 32
 _CUT_AT = 0.9
 _GREY = "#8a8f98"
 _INK = "#22262c"
@@ -83,14 +86,15 @@ def _raw_rows(stats: Stats) -> DataFrame:
     rows = stats.raw.classes[stats.raw.classes["pixels"] > 0]
     if stats.label_map is None:
         return rows
-    target = rows["class_id"].map(dict(stats.label_map.mapping)).fillna(1 << 16).astype(int)
+    target = stats.label_map.apply_to_ids(rows["class_id"].to_numpy()).astype(int)
+    target[target == UNMAPPED] = _NO_CLASS
     colours = {cls.id: cls.colour for cls in stats.label_map.classes}
     rows = rows.assign(
         target=target, colour=[colours.get(class_id, "#000000") for class_id in target]
     )
     rows = rows.assign(
         class_name=rows["class_name"].where(
-            rows["target"] < 1 << 16, rows["class_name"] + " (unmapped)"
+            rows["target"] != _NO_CLASS, rows["class_name"] + " (unmapped)"
         )
     )
     return rows.sort_values(
