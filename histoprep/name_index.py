@@ -5,7 +5,6 @@ of another machine. Pure.
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -95,7 +94,9 @@ def _shared_start(folders: list[tuple[str, ...]]) -> int:
     """Return how many folders all paths begin with."""
     if not folders:
         return 0
-    return len(os.path.commonprefix([min(folders), max(folders)]))
+    # What the least and the greatest share, all share.
+    pairs = zip(min(folders), max(folders), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 class SlideIndex:
