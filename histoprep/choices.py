@@ -132,3 +132,19 @@ class EngineName(StrEnum):
 
     LOCAL = "local"
     DASK = "dask"
+
+
+class DrawingOrder(StrEnum):
+    """In which order an import puts annotations over each other; the last one lies on top."""
+
+    FILE = "file"
+    REVERSED = "reversed"
+    AREA = "area"
+    LABEL = "label"
+
+
+class CombineBy(StrEnum):
+    """What each of several mask files of an image is for."""
+
+    CLASS = "class"
+    INSTANCE = "instance"

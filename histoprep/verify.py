@@ -20,19 +20,19 @@ from histoprep.errors import IntegrityError, UsageError
 from histoprep.job_folder import PARTS, SUCCESS
 from histoprep.names import to_text
 from histoprep.phrases import first_of
-from histoprep.schemas.ledgers import LEDGER, REMAP, REPAIR, ledger_files
+from histoprep.schemas.ledgers import IMPORT, LEDGER, REMAP, REPAIR, ledger_files
 from histoprep.schemas.scan_options import read_scan_options
 from histoprep.shards.layout import INDEX, shard_files
 
 KINDS = (
     "workspace",
-    "tree of masks (remap, repair)",
+    "tree of masks (remap, repair, import)",
     "folder of shards",
     "table (tiles, manifest, stats, ...)",
     "file or folder listed in checksums.json",
 )
 TRAINER_KINDS = ("run", "checkpoint", "latent set", "synthetic data set")
-_TREES = ("remap", "repair")
+_TREES = {kind.name: kind for kind in (REMAP, REPAIR, IMPORT)}
 _SUB_WORKSPACES = ("quick", "sample")
 _NUM_SHOWN = 5
 
@@ -128,7 +128,9 @@ def trainer_kind(path: Path) -> str | None:
 
 
 def tree_kind(path: Path) -> str | None:
-    """Return remap or repair for a tree of masks, finished or begun, None for anything else."""
+    """Return remap, repair or import for a tree of masks, finished or begun; None for anything
+    else.
+    """
     is_tree = (path / "ledger.parquet").is_file() or (path / PARTS).is_dir()
     return next((name for name in _TREES if is_tree and (path / f"{name}.json").is_file()), None)
 
@@ -256,7 +258,7 @@ def listed_names(folder: Path) -> set[str]:
 
 def verify_tree(path: Path) -> Verified:
     """Verify a tree of masks: its notes, its ledger, and every mask against it."""
-    kind = {"remap": REMAP, "repair": REPAIR}[tree_kind(path) or "remap"]
+    kind = _TREES[tree_kind(path) or REMAP.name]
     verified = _verify_listed(path, path, f"tree of masks by histoprep {kind.name}")
     if not (path / SUCCESS).is_file():
         verified.notes.append(f"{path} is not finished: histoprep {kind.name} goes on with it")

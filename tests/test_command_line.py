@@ -21,6 +21,7 @@ import trainer.cli
 from histoprep import console
 from histoprep.command_style import EXAMPLES, GLOBAL_OPTIONS, Group, closest, split_examples
 from histoprep.errors import ExitCode
+from histoprep.importing.formats import FORMATS
 from histoprep.labels import find_label_map
 from trainer.config_layers import presets
 
@@ -76,7 +77,8 @@ def test_all_commands_of_both_programs_have_a_page() -> None:
         "histoprep map compose",
         "trainer import",
     } <= set(PAGES)
-    assert len(PAGES) == 2 + sum(len(line.commands) for line in PROGRAMS.values()) + 4 + 4 + 4
+    commands = sum(len(line.commands) for line in PROGRAMS.values())
+    assert len(PAGES) == 2 + commands + 4 + 4 + 4 + len(FORMATS)
 
 
 @pytest.mark.parametrize("path", PAGES)

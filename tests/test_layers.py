@@ -30,6 +30,7 @@ BY_NAME = {
     "histoprep/command_line.py": "the commands of a program",
     "histoprep/command_style.py": "a class of click",
     "histoprep/imageio/decoders/__init__.py": "the decoders of formats",
+    "histoprep/importing/formats/__init__.py": "the formats of imports",
     "histoprep/report/__init__.py": "the formats of reports",
     "trainer/models/denoisers/registry.py": "the denoisers",
     "trainer/stage.py": "the recipes",

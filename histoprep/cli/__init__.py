@@ -25,6 +25,11 @@ COMMANDS = {
         "Read what histoprep wrote again and compare it with its checksums.",
     ),
     "map": ("map", "app", "Check, compare, join and show label maps."),
+    "import": (
+        "import_",
+        "app",
+        "Make images and masks from annotation files, stacks or several masks of an image.",
+    ),
     "rules": ("rules", "rules", "List every rule of the audit."),
     "explain": ("rules", "explain", "Explain what a finding means, why it happens and what to do."),
     "collect": ("collect", "collect", "Merge the parts of an array job (--part i/n)."),

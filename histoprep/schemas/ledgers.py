@@ -1,5 +1,5 @@
-"""The ledgers of trees of new masks: what became of each mask, one row a mask; and the two kinds of
-tree, remap and repair.
+"""The ledgers of trees of new masks: what became of each mask, one row a mask; and the kinds of
+tree: remap, repair and import.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ class TreeKind:
     schema_version: str
     ledger_schema: pa.Schema
     notes: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ("output",)
+    """Of each file that a row promises, `<output>_path`, `<output>_bytes`, `<output>_digest`."""
+    again: str = "with --force writes them again"
 
     @property
     def request(self) -> str:
@@ -63,7 +66,7 @@ class TreeKind:
 
     def job(self, out: Path) -> JobFolder:
         """Return the folder of such a tree as one that a job fills."""
-        remake = f"histoprep {self.name} with --force writes them again"
+        remake = f"histoprep {self.name} {self.again}"
         return JobFolder(out, self.request, f"histoprep {self.name}", "masks", remake)
 
     @property
@@ -82,23 +85,27 @@ def open_ledger(path: Path, name: str, kind: TreeKind) -> Any:
     return tables.open_table(path, kind=name, schema_version=kind.schema_version)[0]
 
 
-def expected_files(ledger: pa.Table) -> Iterator[Expected]:
+def expected_files(ledger: pa.Table, outputs: tuple[str, ...] = ("output",)) -> Iterator[Expected]:
     """Yield the files that a ledger, or a part of one, promises."""
-    columns = (
-        ledger[name].to_pylist() for name in ("output_path", "output_bytes", "output_digest")
-    )
-    for name, size, key in zip(*columns, strict=True):
-        if name is not None:
-            yield Expected(name, Checksum(size, key))
+    for output in outputs:
+        columns = (ledger[name].to_pylist() for name in _file_columns(output))
+        for name, size, key in zip(*columns, strict=True):
+            if name is not None:
+                yield Expected(name, Checksum(size, key))
+
+
+def _file_columns(output: str) -> tuple[str, str, str]:
+    return f"{output}_path", f"{output}_bytes", f"{output}_digest"
 
 
 def ledger_files(out: Path, kind: TreeKind) -> Iterator[Expected]:
-    """Yield the masks that the ledger in `out` promises; raises IntegrityError,
+    """Yield the masks, and other files, that the ledger in `out` promises; raises IntegrityError,
     FileNotFoundError.
     """
     opened = open_ledger(out / LEDGER, kind.ledger, kind)
-    for batch in tables.read_batches(opened, ["output_path", "output_bytes", "output_digest"]):
-        yield from expected_files(batch)
+    columns = [name for output in kind.outputs for name in _file_columns(output)]
+    for batch in tables.read_batches(opened, columns):
+        yield from expected_files(batch, kind.outputs)
 
 
 # The ledger says these of every new mask, or its path does.
@@ -167,3 +174,57 @@ REPAIR_LEDGER = pa.schema(
 
 
 REPAIR = TreeKind("repair", "1.1", REPAIR_LEDGER, (SHEETS,))
+
+
+DATASET_CSV = "dataset.csv"
+
+
+IMPORT_LEDGER = pa.schema(
+    [
+        column("name", pa.string(), "path of the tile below images and masks, without suffix"),
+        column("source", pa.string(), "annotation file, and place in it, that the mask is from"),
+        column("image_source", pa.string(), "file of the image; null when it was made"),
+        column(
+            "output_path", pa.string(), "path of the mask relative to this folder; null without"
+        ),
+        column("output_digest", pa.string(), "XXH3-128 of the mask, hex"),
+        column("output_bytes", pa.int64(), "size of the mask"),
+        column(
+            "image_path", pa.string(), "path of the image relative to this folder; null without"
+        ),
+        column("image_digest", pa.string(), "XXH3-128 of the image, hex"),
+        column("image_bytes", pa.int64(), "size of the image"),
+        column(
+            "image_how",
+            pa.string(),
+            "hard link, symbolic link, copy; written: made from the source",
+        ),
+        column("instances_path", pa.string(), "path of the numbers of annotations; null without"),
+        column("instances_digest", pa.string(), "XXH3-128 of that file, hex"),
+        column("instances_bytes", pa.int64(), "size of that file"),
+        column("width_px", pa.int32(), "width of the image"),
+        column("height_px", pa.int32(), "height of the image"),
+        column("read", pa.int64(), "annotations of this image in the source"),
+        column("drawn", pa.int64(), "annotations that cover at least one pixel"),
+        column("hidden", pa.int64(), "drawn annotations that others cover wholly"),
+        column("empty", pa.int64(), "annotations without a pixel"),
+        column("outside", pa.int64(), "annotations outside of the image"),
+        column("skipped", pa.int64(), "annotations that are no areas"),
+        column("skipped_kinds", pa.string(), "kinds of these and their number; null without"),
+        column("overlapped_pixels", pa.int64(), "pixels that two annotations or more cover"),
+        column("contested_pixels", pa.int64(), "those of them with annotations of several labels"),
+        column("label_ids", pa.list_(pa.uint32()), "labels of the mask"),
+        column("label_pixels", pa.list_(pa.int64()), "pixels of each"),
+        *LAST_COLUMNS,
+    ]
+)
+
+
+IMPORT = TreeKind(
+    "import",
+    "1.0",
+    IMPORT_LEDGER,
+    (LABEL_MAP, DATASET_CSV),
+    ("output", "image", "instances"),
+    "into another folder makes them again",
+)

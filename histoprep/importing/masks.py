@@ -1,0 +1,64 @@
+"""Mask files of a source: which pixels are set, and what identifies a file without reading it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from histoprep.errors import UsageError
+from histoprep.image_formats import Compression, format_called
+from histoprep.imageio import Header, decode_rgb, decode_stored, read_header
+from histoprep.importing.model import Size
+
+_HALF = 128
+
+
+def read_set_pixels(path: Path, size: Size) -> np.ndarray:
+    """Return which pixels of a mask file are set, bool [height, width].
+
+    A pixel is set where its value, or a channel of its colour, is not 0; in a JPEG, which has
+    values between, where a channel is 128 or more.
+
+    Raises:
+        UsageError: The mask has another size than its image.
+        BrokenFileError: It cannot be decoded.
+        OSError: It cannot be read.
+    """
+    data = path.read_bytes()
+    header = read_header(data)
+    refuse_other_size(path, header, size)
+    if is_lossy(header):
+        return np.asarray((decode_rgb(data, header) >= _HALF).any(-1))
+    if header.palette or header.is_min_is_white:
+        return np.asarray((decode_rgb(data, header) > 0).any(-1))
+    stored = decode_stored(data, header)
+    if stored.ndim == 2:
+        return np.asarray(stored != 0)
+    # The last of two or four channels is how opaque a pixel is.
+    channels = stored[..., :-1] if stored.shape[-1] in (2, 4) else stored
+    return np.asarray((channels != 0).any(-1))
+
+
+def is_lossy(header: Header) -> bool:
+    """Return whether the pixels of a file went through lossy compression."""
+    return header.lossy is not None or format_called(header.format).compression is Compression.LOSSY
+
+
+def refuse_other_size(path: Path, header: Header, size: Size) -> None:
+    """Raise UsageError for a mask file of another size than its image."""
+    seen = Size(header.height_px, header.width_px)
+    if seen != size:
+        raise UsageError(
+            "the mask has another size than its image",
+            path=path,
+            seen=str(seen),
+            expected=str(size),
+        )
+
+
+def state_of(*paths: Path) -> str:
+    """Return size and modification time of files, by which a change of them is seen."""
+    return "\n".join(
+        f"{path.name} {stat.st_size} {stat.st_mtime_ns}" for path in paths for stat in [path.stat()]
+    )
