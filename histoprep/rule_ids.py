@@ -49,6 +49,7 @@ TILE_IN_BOTH_SPLITS = RuleId("HP701", "tile-in-both-splits")
 GROUP_IN_BOTH_SPLITS = RuleId("HP702", "group-in-both-splits")
 DUPLICATE_ACROSS_SPLITS = RuleId("HP703", "duplicate-across-splits")
 POOL_OVERLAP = RuleId("HP704", "pool-overlap")
+NO_GROUPS = RuleId("HP710", "no-groups")
 
 MANIFEST_SCHEMA = RuleId("HP901", "manifest-schema")
 MANIFEST_STALE = RuleId("HP902", "manifest-stale")

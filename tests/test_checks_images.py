@@ -86,7 +86,7 @@ def test_declared_size_goes_before_the_most_common_one(tmp_path: Path) -> None:
 
 def test_no_size_is_wrong_where_none_is_common(tmp_path: Path) -> None:
     rows = [tile_row(f"t{index}", width_px=20 + index) for index in range(5)]
-    [finding] = findings_of_rows(tmp_path, rows)
+    finding = findings_of_rows(tmp_path, rows)[0]
     assert (finding.code, finding.subcode, finding.count) == ("HP301", "no-common-size", 5)
     assert "5 sizes" in finding.cause
     # Half of them is common enough.

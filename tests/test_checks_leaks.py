@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +14,7 @@ from tile_rows import tile_row
 from histoprep import imageio
 from histoprep.checks.leaks import content_of
 
-TRIGGERS = ("HP701", "HP702", "HP703", "HP704")
+TRIGGERS = ("HP701", "HP702", "HP703", "HP704", "HP710")
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +103,48 @@ def test_content_joins_bytes_and_pixels_over_several_steps() -> None:
     assert pd.isna(content[5])
     apart = content_of(images, pairs.assign(equal_pixels=False))
     assert apart.tolist()[:5] == ["1", "1", "2", "3", "4"]
+
+
+def test_groups_that_nobody_named_are_offered_as_commands(tmp_path: Path) -> None:
+    names = [f"case{case}/tile_{tile}" for case in range(5) for tile in range(4)]
+    [finding] = [
+        finding
+        for finding in findings_of_rows(tmp_path, [tile_row(name) for name in names])
+        if finding.code == "HP710"
+    ]
+    assert by_code([finding])["HP710"] == {"images": "20 without a group"}
+    commands = finding.suggestion.split("; or ")
+    assert commands[0].startswith("histoprep audit ") and commands[0].endswith(
+        "(patient, case or slide number: 5 groups of 20 tiles)"
+    )
+    # What it prints is what it takes.
+    pattern = shlex.split(commands[0])[4]
+    assert {re.search(pattern, name)[0] for name in names} == {f"case{case}" for case in range(5)}
+
+
+def test_names_that_say_nothing_are_said_to(tmp_path: Path) -> None:
+    rows = [tile_row(f"t{index}") for index in range(9)]
+    [finding] = [f for f in findings_of_rows(tmp_path, rows) if f.code == "HP710"]
+    assert "csv:COLUMN" in finding.suggestion and "baseline" in finding.suggestion
+
+
+def test_folders_of_classes_are_no_groups(tmp_path: Path) -> None:
+    rows = [
+        tile_row(f"{name}/{index}") | {"label": name} for name in "abcdef" for index in range(4)
+    ]
+    [finding] = [f for f in findings_of_rows(tmp_path, rows) if f.code == "HP710"]
+    assert "--group-by folder" not in finding.suggestion
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [tile_row("a")],
+        [tile_row("a_1") | {"group": "a"}, tile_row("b_1")],
+    ],
+    ids=["one image", "a group"],
+)
+def test_where_groups_are_known_or_mean_nothing_all_is_quiet(
+    rows: list[dict[str, object]], tmp_path: Path
+) -> None:
+    assert "HP710" not in by_code(findings_of_rows(tmp_path, rows))

@@ -36,7 +36,7 @@ def _nines(data: DataSet) -> Found:
     return {
         key: paths
         for key, paths in by_code(data.audit().findings).items()
-        if key.startswith(("HP7", "HP9"))
+        if key.startswith(("HP70", "HP9"))
     }
 
 

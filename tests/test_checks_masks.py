@@ -150,6 +150,7 @@ def test_nothing_else_is_said(found: Found) -> None:
         "HP409",
         "HP412",
         "HP414",
+        "HP710",
         "HP802",
     }
 

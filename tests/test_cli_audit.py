@@ -41,7 +41,7 @@ def test_the_last_line_and_the_exit_code(data: DataSet, capsys: pytest.CaptureFi
     output = capsys.readouterr()
     assert (
         output.out.splitlines()[-1]
-        == "4 images, 5 masks: 4 paired, 1 orphan, 1 zero, 0 unreadable | 1 error, 0 warnings |"
+        == "4 images, 5 masks: 4 paired, 1 orphan, 1 zero, 0 unreadable | 1 error, 1 warning |"
         " report.html"
     )
     assert "error   HP101 orphan-mask: 1 of 5 masks (20.0 %)" in output.out
@@ -71,7 +71,7 @@ def test_a_report_may_lie_in_the_data_set_but_not_under_the_name_of_a_image(
         ("--ignore HP2,HP101", 0),
         ("--select HP4 --fail-on info", 1),
         ("--select HP4", 0),
-        ("--select HP7 --fail-on info", 0),
+        ("--select HP703 --fail-on info", 0),
         ("--severity HP101=warning", 0),
         ("--severity HP101=warning,HP406=error", 1),
         ("--severity zero-mask=error --ignore HP101", 1),
@@ -142,10 +142,10 @@ def test_todays_findings_can_be_accepted(
 ) -> None:
     path = str(tmp_path / "accepted.json")
     assert audit(data, "--write-baseline", path) == 0
-    # One orphan, one zero mask and two rare labels.
-    assert "accepted 4 entries" in capsys.readouterr().err
+    # One orphan, one zero mask, two rare labels, and no groups.
+    assert "accepted 5 entries" in capsys.readouterr().err
     assert audit(data, "--baseline", path) == 0
-    assert "0 errors, 0 warnings (+1 known)" in capsys.readouterr().out
+    assert "0 errors, 0 warnings (+2 known)" in capsys.readouterr().out
     data.mask("lost2_mask.png")
     assert audit(data, "--baseline", path) == 1
     assert "HP101 orphan-mask: 1 of 6 masks" in capsys.readouterr().out

@@ -6,18 +6,25 @@ the folders' splits are of no use to anybody and are not looked at.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from histoprep import rule_ids
 from histoprep.checks import Evidence, flag, true
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
+from histoprep.names import to_text
+from histoprep.scan.group_patterns import FOLDER, suggest_groupings
 
 if TYPE_CHECKING:
     import pandas as pd
 
+# Below, nobody makes splits that mean anything.
+_MIN_TILES_TO_SPLIT = 2
 
 TILE_IN_BOTH_SPLITS = Rule(
     *rule_ids.TILE_IN_BOTH_SPLITS,
@@ -55,6 +62,21 @@ POOL_OVERLAP = Rule(
     definition="A tile is in both the conditional and the unconditional pool.",
     cause="An --unlabelled folder contains copies of labelled tiles.",
     suggestion="Remove the copies from the --unlabelled folder.",
+    fix_safety=FixSafety.SAFE,
+)
+NO_GROUPS = Rule(
+    *rule_ids.NO_GROUPS,
+    Severity.WARNING,
+    Scope.DATASET,
+    definition=(
+        "No tile has a group, so nobody looked whether tiles of one slide, case or patient stand in"
+        " two splits."
+    ),
+    cause="Neither --group-by nor a column of a table says which slide a tile is of.",
+    suggestion=(
+        "histoprep audit ROOT --group-by PATTERN, `folder` or csv:COLUMN. If every tile is of a"
+        " patient of its own, accept this finding in a baseline."
+    ),
     fix_safety=FixSafety.SAFE,
 )
 
@@ -103,6 +125,35 @@ def tile_twice(evidence: Evidence) -> Iterator[Finding]:
         yield finding(
             TILE_IN_BOTH_SPLITS, items, denominator=evidence.amounts.images, unit="images"
         )
+
+
+@table_rule(NO_GROUPS)
+def groups_unknown(evidence: Evidence) -> Iterator[Finding]:
+    """Yield that no group is known, with the ways that names suggest, each as a command."""
+    images = evidence.images
+    if len(images) < _MIN_TILES_TO_SPLIT or images.group.notna().any():
+        return
+    # What the image-level class says is no slide.
+    folders = images.tile_id.str.rpartition("/")[0]
+    labels = images.label.dropna().unique()
+    ways = [
+        way
+        for way in suggest_groupings(pa.array(images.tile_id, pa.string()))
+        if way.pattern != FOLDER or not folders.str.rpartition("/")[2].isin(labels).all()
+    ]
+    commands = [
+        f"histoprep audit {shlex.quote(to_text(str(evidence.root)))} {way.option}"
+        f" ({way.what}: {way.num_groups:,} groups of {way.num_tiles:,} tiles)"
+        for way in ways
+    ]
+    item = ("images", f"{len(images):,} without a group")
+    yield finding(
+        NO_GROUPS,
+        [item],
+        denominator=1,
+        unit="data sets",
+        suggestion="; or ".join(commands),
+    )
 
 
 @table_rule(GROUP_IN_BOTH_SPLITS)

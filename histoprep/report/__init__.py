@@ -13,6 +13,7 @@ from enum import StrEnum
 from importlib import import_module
 from typing import Protocol, cast
 
+from histoprep import rule_ids
 from histoprep.choices import ReportFormat, Severity
 from histoprep.errors import UsageError
 from histoprep.findings import Finding, Rule, Scope
@@ -200,6 +201,13 @@ def rules_of(report: Report) -> list[Rule]:
     rules = {rule.code: rule for rule in report.rules}
     rules |= {finding.code: finding.rule for finding in report.findings}
     return [rules[code] for code in sorted(rules)]
+
+
+def leaks_unknown(report: Report) -> bool:
+    """Return whether leaks between slides or cases were not looked for, as no group is known."""
+    return any(
+        finding.code == rule_ids.NO_GROUPS.code and not finding.known for finding in report.findings
+    )
 
 
 def fails(report: Report, finding: Finding) -> bool:

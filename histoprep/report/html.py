@@ -27,6 +27,7 @@ from histoprep.report import (
     count_severities,
     examples,
     last_line,
+    leaks_unknown,
     verdict_counts,
 )
 from histoprep.report.thumbnails import LegendEntry, Thumbnail
@@ -104,7 +105,19 @@ def _verdict(report: Report) -> dict[str, str]:
         if report.summary.looked_at < 1
         else ""
     )
-    return {"status": str(report.status), "counts": summary, "sentence": sentence + sampled}
+    # Green would say that all is well.
+    reserved = report.status is Status.PASSED and leaks_unknown(report)
+    leaks = (
+        " Leaks between slides or cases were not looked for, since no groups are known (HP710)."
+        if leaks_unknown(report)
+        else ""
+    )
+    return {
+        "status": str(report.status),
+        "look": "reserved" if reserved else str(report.status),
+        "counts": summary,
+        "sentence": sentence + sampled + leaks,
+    }
 
 
 def _figures(report: Report) -> list[dict[str, str]]:

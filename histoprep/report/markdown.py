@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from histoprep.choices import Severity
 from histoprep.findings import Finding
-from histoprep.report import Report, Status, examples, last_line
+from histoprep.report import Report, Status, examples, last_line, leaks_unknown
 from histoprep.report.text import title
 from histoprep.report.wording import amount, number, percent
 from histoprep.visible import visible
@@ -24,7 +24,7 @@ _ENTITIES = {ord(sign): f"&#{ord(sign)};" for sign in "&<>|`*_[]\\~$@:#\"'"}
 def render(report: Report) -> str:
     """Return the report: verdict, table of findings, then each finding with its examples."""
     lines = [
-        f"## Audit of {_code(report.root)}: {_VERDICTS[report.status]}",
+        f"## Audit of {_code(report.root)}: {_verdict(report)}",
         "",
         _code(last_line(report)),
         "",
@@ -41,6 +41,13 @@ def render(report: Report) -> str:
     if report.classes:
         lines += list(_classes(report))
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _verdict(report: Report) -> str:
+    """Return the verdict; a check mark would say that leaks were looked for."""
+    if report.status is Status.PASSED and leaks_unknown(report):
+        return "⚠️ passed, but no groups are known"
+    return _VERDICTS[report.status]
 
 
 def _row(finding: Finding) -> str:

@@ -1,0 +1,97 @@
+"""Tile ids -> ways to read the slide, case or patient of a tile from its name. Pure.
+
+A way is offered when nearly all tiles have a group in it, there are at least two groups, and
+groups have several tiles.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+FOLDER = "folder"
+_PATTERNS = (
+    # The project, site and participant of a barcode of The Cancer Genome Atlas:
+    # https://docs.gdc.cancer.gov/Encyclopedia/pages/TCGA_Barcode/
+    ("patient of a TCGA barcode", r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}"),
+    ("UUID", r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"),
+    ("patient, case or slide number", r"(?i)(?:patient|case|slide|wsi|subject|donor)[ _-]?[0-9]+"),
+    ("name before the place on the slide", r"([^/]+?)[ _-]*\[[^\]/]*\]"),
+    (
+        "name before two coordinates",
+        r"([^/]+?)[ _-]+[xX]?[0-9]+[ _,-]+[yY]?[0-9]+[^/0-9]*$",
+    ),
+    ("name before a running number", r"([^/]+?)[ _-]+[a-zA-Z]{0,5}[ _-]?[0-9]+[^/0-9]*$"),
+    ("name before the first separator", r"(?:^|/)([^/_-]+)[_-][^/]*$"),
+)
+_MIN_COVERED = 0.95
+_MIN_TILES_A_GROUP = 2
+_MIN_GROUPS = 2
+# A few folders are rather classes or splits.
+_MIN_FOLDERS = 5
+_MAX_OFFERED = 3
+
+
+class Grouping(NamedTuple):
+    """One way to read groups: the value of --group-by, what it reads, and what it would give."""
+
+    pattern: str
+    what: str
+    num_groups: int
+    num_tiles: int
+
+    @property
+    def option(self) -> str:
+        """Return the option that chooses it."""
+        return f"--group-by {shlex.quote(self.pattern)}"
+
+
+def suggest_groupings(tile_ids: pa.Array) -> list[Grouping]:
+    """Return up to three ways to read groups from tile ids, the most telling first.
+
+    Of ways that make the same groups, the first stands for all.
+
+    Args:
+        tile_ids: string [n], paths of images without suffix, with `/`.
+    """
+    offered: list[Grouping] = []
+    seen: list[pa.Array] = []
+    for what, pattern, groups in _ways(tile_ids):
+        known = len(groups) - groups.null_count
+        num_groups = len(pc.unique(groups.drop_null()))
+        if (
+            known < _MIN_COVERED * len(groups)
+            or num_groups < (_MIN_FOLDERS if pattern == FOLDER else _MIN_GROUPS)
+            or known < _MIN_TILES_A_GROUP * num_groups
+        ):
+            continue
+        codes = groups.dictionary_encode().indices
+        if not any(codes.equals(others) for others in seen):
+            seen.append(codes)
+            offered.append(Grouping(pattern, what, num_groups, known))
+    return offered[:_MAX_OFFERED]
+
+
+def _ways(tile_ids: pa.Array) -> Iterator[tuple[str, str, pa.Array]]:
+    folders = pc.replace_substring_regex(tile_ids, r"/?[^/]*$", "")
+    for what, pattern in _PATTERNS[:3]:
+        yield what, pattern, _first_group(tile_ids, pattern)
+    yield "folder of the tile", FOLDER, _nonempty(folders)
+    for what, pattern in _PATTERNS[3:]:
+        yield what, pattern, _first_group(tile_ids, pattern)
+
+
+def _first_group(tile_ids: pa.Array, pattern: str) -> pa.Array:
+    """Return what `--group-by` reads with a pattern: its first group, or the whole match."""
+    flags, body = ("(?i)", pattern[4:]) if pattern.startswith("(?i)") else ("", pattern)
+    has_group = "([^" in body
+    named = body.replace("([^", "(?P<group>[^", 1) if has_group else f"(?P<group>{body})"
+    return _nonempty(pc.struct_field(pc.extract_regex(tile_ids, flags + named), [0]))
+
+
+def _nonempty(values: pa.Array) -> pa.Array:
+    return pc.if_else(pc.equal(values, ""), pa.scalar(None, values.type), values)
