@@ -1,4 +1,4 @@
-"""`histoprep map`: check, show, compare and join label maps."""
+"""`histoprep map`: write, check, show, compare and join label maps."""
 
 from __future__ import annotations
 
@@ -10,17 +10,28 @@ import typer
 
 from histoprep import console
 from histoprep.choices import MapFailOn, MapFormat
+from histoprep.cli.options import Root, Workers, WorkspaceFolder
+from histoprep.cli.reading import read_tiles
 from histoprep.command_style import Commands
 from histoprep.durable import write_text
 from histoprep.errors import ExitCode, UsageError
-from histoprep.labels import check_label_map, find_label_map, format_ignored, load_label_map
+from histoprep.labels import (
+    check_label_map,
+    find_label_map,
+    format_ignored,
+    load_label_map,
+    map_name_fault,
+)
+from histoprep.phrases import plural
+from histoprep.schemas.workspace import Workspace
 
 if TYPE_CHECKING:
     from histoprep.labels import LabelMap
 
-_HELP = """Check, show, compare and join label maps.
+_HELP = """Write, check, show, compare and join label maps.
 
 Examples:
+    histoprep map init tiles --out my_map.yml
     histoprep map show label_map_5
     histoprep map check my_map.yml
 """
@@ -32,6 +43,52 @@ MapFile = Annotated[
         help="Label map: a path, or the name of one packed with histoprep.", show_default=False
     ),
 ]
+
+
+@app.command()
+def init(
+    root: Root = Path(),
+    *,
+    out: Annotated[Path, typer.Option("--out", help="File to write; it must not exist.")] = Path(
+        "label_map.yml"
+    ),
+    workspace: WorkspaceFolder = None,
+    workers: Workers = None,
+) -> None:
+    """Write a label map to begin with: the labels or colours of the masks, each a class of its own.
+
+    Comments tell pixels, tiles and up to three masks of each label. Instance ids become a range,
+    and a value that lies along boundaries is ignored. The map can be used as it is; give labels and
+    classes their names first.
+
+    Exit codes: 0 written; 2 the file exists already, or no labels are known; 3 written, but some
+    folders or masks could not be read (listed in the output).
+
+    Examples:
+        histoprep map init tiles --out my_map.yml
+    """
+    from histoprep.remap.first_map import first_label_map
+
+    _refuse_existing(out, hint="choose another --out")
+    reason = map_name_fault(out.stem)
+    if reason:
+        raise UsageError(
+            f"this file could not name a label map: {reason}", path=out, hint="choose another --out"
+        )
+    where = Workspace.of(root, workspace)
+    status = read_tiles(where, workers=workers)
+    text, found = first_label_map(where.tiles)
+    write_text(out, text)
+    console.out(_summary(load_label_map(out)))
+    if found.num_unknown:
+        unknown = plural(found.num_unknown, "mask")
+        console.warn(f"the labels of {unknown} are not known: histoprep audit {where.root}")
+        status = ExitCode.INCOMPLETE
+    ignored = found.ignored()
+    if ignored is not None and ignored.along_boundaries:
+        console.note(f"{ignored.value} lies along boundaries of other labels and is ignored")
+    console.out(f"{out} | histoprep map check {out}")
+    raise typer.Exit(status)
 
 
 @app.command()
@@ -151,14 +208,15 @@ def compose(
     if out is None:
         console.raw(text.rstrip("\n"))
         return
-    if out.exists() and not force:
-        raise UsageError(
-            "the file exists already",
-            path=out,
-            hint="choose another --out, or replace it with --force",
-        )
+    if not force:
+        _refuse_existing(out, hint="choose another --out, or replace it with --force")
     write_text(out, text)
     console.out(str(out))
+
+
+def _refuse_existing(out: Path, *, hint: str) -> None:
+    if out.exists():
+        raise UsageError("the file exists already", path=out, hint=hint)
 
 
 def _load(file: str) -> LabelMap:

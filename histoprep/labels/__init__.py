@@ -41,7 +41,13 @@ from histoprep.labels.model import (
     default_colour,
     identity_map,
 )
-from histoprep.labels.strict_yaml import MAX_NAME_LENGTH, fault, quoted, read_block
+from histoprep.labels.strict_yaml import (
+    MAX_NAME_LENGTH,
+    fault,
+    map_name_fault,
+    quoted,
+    read_block,
+)
 from histoprep.labels.values import REST, merged, spelt
 
 __all__ = [
@@ -67,6 +73,7 @@ __all__ = [
     "format_label_map",
     "identity_map",
     "load_label_map",
+    "map_name_fault",
     "maps_in",
     "packed_folder",
 ]

@@ -1,0 +1,279 @@
+"""The label map to begin with: the labels of a tiles table as YAML, for a user to name."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from histoprep.errors import UsageError
+from histoprep.labels.ignored import IgnoredValue, LabelAmounts, find_ignored_value
+from histoprep.labels.model import colours_of
+from histoprep.phrases import plural
+from histoprep.schemas.repaired import open_rows
+from histoprep.schemas.tiles import SCHEMA
+from histoprep.visible import visible
+
+NUM_EXAMPLES = 3
+MAX_CLASSES = 255
+# Tiles of more labels hold instances, whose pairs say nothing.
+MAX_PAIRED_LABELS = 32
+MIN_INSTANCES = 20
+MIN_DENSITY = 0.8
+_COLUMNS = (
+    "mask_path", "mask_palette", "mask_encoding",
+    "label_ids", "label_pixels", "label_core_pixels", "label_regions",
+)  # fmt: skip
+_COLOURED = ("colours", "palette-colours")
+_HEAD = """\
+# Label map of {masks}. Give labels and classes their names; labels that belong together may
+# share a class. Class 0 is the background: tiles that hold nothing else are unconditional.
+"""
+
+
+@dataclass(slots=True)
+class LabelsFound:
+    """The labels of all masks of a tiles table.
+
+    `examples` are up to three masks a label, most pixels of it first: minus pixels, path.
+    `palette` are colours 0xRRGGBB by value, of the first mask that has any, `are_colours` whether
+    labels are colours themselves. `num_dense` counts
+    masks of several labels in which nearly all ids up to the largest occur, each in one region.
+    """
+
+    num_masks: int = 0
+    num_unknown: int = 0
+    num_dense: int = 0
+    num_several: int = 0
+    tiles: Counter[int] = field(default_factory=Counter)
+    core_tiles: Counter[int] = field(default_factory=Counter)
+    pixels: Counter[int] = field(default_factory=Counter)
+    core_pixels: Counter[int] = field(default_factory=Counter)
+    pairs: Counter[tuple[int, int]] = field(default_factory=Counter)
+    examples: dict[int, list[tuple[int, str]]] = field(default_factory=dict)
+    palette: tuple[int, ...] = ()
+    are_colours: bool = False
+
+    @classmethod
+    def of(cls, table: Path) -> LabelsFound:
+        """Return the labels of a tiles table, of repaired masks in place of damaged ones."""
+        found = cls()
+        source, _ = open_rows(table)
+        for chunk in source.read_batches([name for name in _COLUMNS if name in SCHEMA.names]):
+            found.add(chunk)
+        return found
+
+    def add(self, chunk: pa.Table) -> None:
+        """Count the labels of a piece of the table."""
+        columns = (
+            chunk[name].to_pylist() if name in SCHEMA.names else [None] * chunk.num_rows
+            for name in _COLUMNS
+        )
+        for path, palette, encoding, ids, pixels, core_pixels, regions in zip(
+            *columns, strict=True
+        ):
+            if path is None:
+                continue
+            self.num_masks += 1
+            if ids is None:
+                self.num_unknown += 1
+                continue
+            self.palette = self.palette or tuple(palette or ())
+            self.are_colours |= encoding in _COLOURED
+            for label, number, core in zip(ids, pixels, core_pixels, strict=True):
+                self._add_label(label, number, core, path)
+            if len(ids) <= MAX_PAIRED_LABELS:
+                self.pairs.update(itertools.combinations(ids, 2))
+            objects = [count for label, count in zip(ids, regions, strict=True) if label]
+            if len(objects) > 1:
+                self.num_several += 1
+                is_dense = len(objects) >= MIN_DENSITY * ids[-1]
+                self.num_dense += is_dense and sum(objects) <= len(objects) / MIN_DENSITY
+
+    def _add_label(self, label: int, pixels: int, core_pixels: int, path: str) -> None:
+        self.tiles[label] += 1
+        self.core_tiles[label] += core_pixels > 0
+        self.pixels[label] += pixels
+        self.core_pixels[label] += core_pixels
+        examples = self.examples.setdefault(label, [])
+        if len(examples) < NUM_EXAMPLES:
+            examples.append((-pixels, path))
+            examples.sort()
+        elif (-pixels, path) < examples[-1]:
+            examples[-1] = (-pixels, path)
+            examples.sort()
+
+    @property
+    def labels(self) -> list[int]:
+        """Return all labels in order."""
+        return sorted(self.tiles)
+
+    @property
+    def are_instances(self) -> bool:
+        """Return whether the ids seem to number objects: more than classes could be, or many, and
+        in nearly all masks numbered from 1 without gaps, a region each.
+        """
+        if len(self.tiles) > MAX_CLASSES:
+            return True
+        return (
+            len(self.tiles) > MIN_INSTANCES and self.num_dense >= MIN_DENSITY * self.num_several > 0
+        )
+
+    def ignored(self) -> IgnoredValue | None:
+        """Return the value that seems to mark pixels without a label, or None."""
+        amounts = {
+            label: LabelAmounts(
+                self.tiles[label],
+                self.core_tiles[label],
+                self.pixels[label],
+                self.core_pixels[label],
+            )
+            for label in self.tiles
+        }
+        return find_ignored_value(amounts, self.pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One source label of the file: its values as YAML, its name, its colour if one is known, and
+    what is said of it in a comment.
+    """
+
+    values: str
+    name: str
+    colour: str | None
+    comment: str
+    is_background: bool = False
+
+
+def first_label_map(table: Path) -> tuple[str, LabelsFound]:
+    """Return the text of a label map for the labels of a tiles table, each a class of its own, and
+    these labels.
+
+    Instance ids become a range beside 0, the background; a value along boundaries is ignored. More
+    colours than there may be classes are those of most pixels and a default.
+
+    Raises:
+        UsageError: No mask has labels that are known.
+    """
+    found = LabelsFound.of(table)
+    if not found.tiles:
+        raise UsageError(
+            "no labels are known of these masks",
+            path=table,
+            seen=f"{plural(found.num_masks, 'mask')}, none of them read as a label image",
+            hint="histoprep audit says what is wrong with each mask",
+        )
+    ignored = found.ignored()
+    entries = list(_entries(found, ignored))
+    colours = {number: entry.colour for number, entry in _numbered(entries).items() if entry.colour}
+    return "\n".join([*_lines(found, ignored, entries, colours), ""]), found
+
+
+def _lines(
+    found: LabelsFound,
+    ignored: IgnoredValue | None,
+    entries: list[_Entry],
+    colours: dict[int, str],
+) -> Iterator[str]:
+    yield _HEAD.format(masks=plural(found.num_masks, "mask")).rstrip("\n")
+    yield "sources:"
+    for entry in entries:
+        yield f"  # {entry.comment}"
+        yield f"  {entry.values}: {entry.name}"
+    if ignored is not None and ignored.along_boundaries:
+        yield ""
+        yield "# Lies along boundaries of other labels: pixels without a class."
+        yield f"# {_amounts(found, ignored.value)}"
+        yield f"ignore: [{_value(found, ignored.value)}]"
+    yield ""
+    yield "classes:"
+    classes = _numbered(entries)
+    shown = colours_of([0, *classes], colours)
+    if 0 not in classes:
+        yield f'  0: {{name: background, colour: "{shown[0]}"}}'
+    for number, entry in classes.items():
+        yield f'  {number}: {{name: {entry.name}, colour: "{shown[number]}"}}'
+    yield ""
+    yield "map:"
+    for entry in entries:
+        yield f"  {entry.name}: {entry.name}"
+
+
+def _numbered(entries: list[_Entry]) -> dict[int, _Entry]:
+    """Return the entries by class id: the background 0, others from 1 without gaps."""
+    numbers = itertools.count(1)
+    return {0 if entry.is_background else next(numbers): entry for entry in entries}
+
+
+def _entries(found: LabelsFound, ignored: IgnoredValue | None) -> Iterator[_Entry]:
+    """Yield the source labels of the file, the background first."""
+    left = [
+        label
+        for label in found.labels
+        if ignored is None or not ignored.along_boundaries or label != ignored.value
+    ]
+    if found.are_colours:
+        yield from _colours(found, left)
+    elif found.are_instances:
+        yield from _instances(found, left)
+    else:
+        for label in left:
+            note = "; perhaps pixels that nobody labelled: then list it under `ignore:`"
+            is_doubtful = ignored is not None and label == ignored.value
+            comment = _amounts(found, label) + (note if is_doubtful else "")
+            colour = found.palette[label] if label < len(found.palette) else None
+            yield _Entry(
+                str(label), f"label {label}", _hex(colour), comment, is_background=label == 0
+            )
+
+
+def _colours(found: LabelsFound, labels: list[int]) -> Iterator[_Entry]:
+    most = sorted(labels, key=lambda label: (-found.pixels[label], label))
+    kept = sorted(most[: MAX_CLASSES - 2] if len(most) > MAX_CLASSES - 1 else most)
+    for label in kept:
+        value = f'"{_hex(label)}"'
+        yield _Entry(value, value, _hex(label), _amounts(found, label), is_background=label == 0)
+    rest = len(labels) - len(kept)
+    if rest:
+        pixels = sum(found.pixels[label] for label in labels) - sum(
+            found.pixels[label] for label in kept
+        )
+        comment = f"{plural(rest, 'rarer colour')}, {plural(pixels, 'pixel')}"
+        yield _Entry('"*"', "other colours", None, comment)
+
+
+def _instances(found: LabelsFound, labels: list[int]) -> Iterator[_Entry]:
+    if 0 in labels:
+        yield _Entry("0", "background", None, _amounts(found, 0), is_background=True)
+    objects = [label for label in labels if label]
+    tiles = max(found.tiles[label] for label in objects)
+    pixels = sum(found.pixels[label] for label in objects)
+    first = found.examples[objects[0]][0][1]
+    values = f"{objects[0]}-{objects[-1]}" if len(objects) > 1 else str(objects[0])
+    comment = (
+        f"{plural(len(objects), 'id')} that seem to number objects: {plural(pixels, 'pixel')} in"
+        f" {plural(tiles, 'tile')} or more, such as {visible(first)}"
+    )
+    yield _Entry(values, "object", None, comment)
+
+
+def _amounts(found: LabelsFound, label: int) -> str:
+    """Return `12 pixels in 3 tiles, such as a.png, b.png`."""
+    paths = ", ".join(visible(path) for _, path in found.examples[label])
+    return (
+        f"{plural(found.pixels[label], 'pixel')} in {plural(found.tiles[label], 'tile')}, such as"
+        f" {paths}"
+    )
+
+
+def _value(found: LabelsFound, label: int) -> str:
+    return f'"{_hex(label)}"' if found.are_colours else str(label)
+
+
+def _hex(colour: int | None) -> str | None:
+    return None if colour is None else f"#{colour:06x}"
