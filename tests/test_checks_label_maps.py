@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from audit_cases import SKIN_MAP, DataSet, by_code, findings_of_rows, stripes, write_map
 from tile_rows import tile_row
+from void_masks import blobs, with_void
 
+from histoprep.choices import Severity
 from histoprep.errors import LabelMapError
 from histoprep.labels import load_label_map
 from histoprep.remap.evidence import already_remapped
 
-TRIGGERS = ("HP501", "HP502", "HP503", "HP504", "HP505", "HP506", "HP507", "HP508")
+TRIGGERS = ("HP501", "HP502", "HP503", "HP504", "HP505", "HP506", "HP507", "HP508", "HP509")
 
 
 def test_values_that_the_map_does_not_list(tmp_path: Path) -> None:
@@ -134,3 +136,79 @@ def test_evidence_of_a_remap(tmp_path: Path) -> None:
     assert already_remapped(label_map, {}, ()) is None
     # Every source label is a class of its own: the same values come out again.
     assert already_remapped(load_label_map(write_map(tmp_path)), {0: 99, 1: 99, 2: 99}, ()) is None
+
+
+# --- values that mark pixels without a label
+
+
+def with_void_masks(folder: Path, value: int = 255, number: int = 8) -> DataSet:
+    data = DataSet(folder / "data")
+    for seed in range(number):
+        data.pair(f"t{seed}", with_void(blobs(seed), value))
+    return data
+
+
+@pytest.mark.parametrize("value", [255, 254])
+def test_a_value_along_boundaries_is_named_with_the_line_that_ignores_it(
+    tmp_path: Path, value: int
+) -> None:
+    data = with_void_masks(tmp_path, value)
+    pixels = sum(int((with_void(blobs(seed), value) == value).sum()) for seed in range(8))
+    report = data.audit()
+    [found] = [each for each in report.findings if each.code == "HP509"]
+    assert (found.subcode, found.severity) == ("boundary", Severity.WARNING)
+    assert by_code([found])["HP509 boundary"] == {
+        f"value {value}": f"{pixels:,} pixels in 8 tiles along boundaries of other labels"
+    }
+    assert f"`ignore: [{value}]`" in found.suggestion
+    assert f"histoprep map init {data.root} --out label_map.yml" in found.suggestion
+    # It is not blamed on lossy compression, nor called a rare class.
+    others = [each for each in report.findings if each.code != "HP509"]
+    assert not any(f" {value}" in text for each in others for text in (*each.details, *each.paths))
+
+
+IGNORING = """\
+sources: {0: a, 1: b, 2: c, 3: d}
+ignore: [255]
+classes: {0: A, 1: B, 2: C, 3: D}
+map: {a: A, b: B, c: C, d: D}
+"""
+
+
+def test_what_a_map_ignores_or_names_is_no_finding(tmp_path: Path) -> None:
+    data = with_void_masks(tmp_path)
+    for text in (IGNORING, IGNORING.replace("3: d}\nignore: [255]", "3: d, 255: e}").replace(
+        "d: D}", "d: D, e: A}"
+    )):  # fmt: skip
+        found = by_code(data.audit(label_map=write_map(tmp_path, text)).findings)
+        assert not {"HP501", "HP502", "HP509"} & {code.split()[0] for code in found}
+    [found] = [
+        each
+        for each in data.audit(
+            label_map=write_map(tmp_path, IGNORING.replace("ignore: [255]\n", ""))
+        ).findings
+        if each.code == "HP509"
+    ]
+    assert found.suggestion == "Add the line `ignore: [255]` to two."
+
+
+def test_ignored_pixels_are_in_no_finding_about_labels(tmp_path: Path) -> None:
+    data = with_void_masks(tmp_path)
+    with_map = by_code(data.audit(label_map=write_map(tmp_path, IGNORING)).findings)
+    assert not any("255" in detail for found in with_map.values() for detail in found.values())
+
+
+def test_white_areas_beside_numbered_labels_are_an_info(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    for seed in range(4):
+        data.pair(f"t{seed}", stripes(0, 1, 2, 255))
+    [found] = [each for each in data.audit().findings if each.code == "HP509"]
+    assert (found.subcode, found.severity) == ("area", Severity.INFO)
+
+
+@pytest.mark.parametrize("labels", [(0, 255), (0, 1, 2), (0, 1, 2, 3, 4, 5), (0, 100, 255), (3, 9)])
+def test_other_labels_are_not_void(tmp_path: Path, labels: tuple[int, ...]) -> None:
+    data = DataSet(tmp_path / "data")
+    for seed in range(4):
+        data.pair(f"t{seed}", stripes(*labels))
+    assert "HP509" not in {each.code for each in data.audit().findings}

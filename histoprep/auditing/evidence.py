@@ -21,6 +21,8 @@ from histoprep.checks import OVERVIEW_COLUMNS, Amounts, CheckOptions, Chunk, Evi
 from histoprep.errors import IntegrityError
 from histoprep.execution import Engine
 from histoprep.findings import Finding
+from histoprep.labels import LabelMap
+from histoprep.labels.ignored import IgnoredValue, LabelAmounts, find_ignored_value
 from histoprep.mask_reading import Reading
 from histoprep.names import to_text
 from histoprep.schemas.repaired import (
@@ -32,7 +34,7 @@ from histoprep.schemas.repaired import (
 )
 from histoprep.schemas.tiles import SCHEMA, open_tiles_table, read_issues
 from histoprep.schemas.workspace import Workspace
-from histoprep.stats import count_table
+from histoprep.stats import Counts, count_table
 from histoprep.tiles import TileOptions
 from histoprep.tiles.lossy_sources import lossy_sources
 from histoprep.tiles.readings import MaskReadings
@@ -92,7 +94,24 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
         lossy=tuple(lossy_sources(workspace.tiles)),
         repaired=frozenset(overview.mask_path[overview[IS_REPAIRED]]),
         readings=MaskReadings.of(workspace.tiles),
+        ignored_value=_ignored_value(counts.raw, label_map),
     )
+
+
+def _ignored_value(counts: Counts, label_map: LabelMap | None) -> IgnoredValue | None:
+    """Return the value that seems to mark pixels without a label; None where the label map gives it
+    a class, which somebody decided then.
+    """
+    names = ("tiles", "core_tiles", "pixels", "core_pixels")
+    sums = counts.classes.groupby("class_id")[list(names)].sum()
+    amounts = {
+        int(str(label)): LabelAmounts(*map(int, row))
+        for label, row in zip(sums.index, sums.to_numpy(), strict=True)
+    }
+    rows = counts.cooccurrence[["class_a", "class_b", "tiles"]].to_numpy().tolist()
+    found = find_ignored_value(amounts, {(int(a), int(b)): int(tiles) for a, b, tiles in rows})
+    listed = found is not None and label_map is not None and label_map.class_of(found.value) >= 0
+    return None if listed else found
 
 
 def _readable_manifest(workspace: Workspace) -> Manifest | None:

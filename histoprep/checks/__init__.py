@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep.findings import Finding, Rule, finding
-from histoprep.labels import LabelMap, MapProblem
+from histoprep.labels import IGNORED, LabelMap, MapProblem
+from histoprep.labels.ignored import IgnoredValue
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +87,8 @@ class Evidence:
     raw labels without a map; `label_counts` always of the raw labels, which `raw_map` maps to
     themselves. `map_problems` are those of the map's file. `lossy` are the sources whose masks went
     through lossy compression or interpolation, `repaired` the paths of masks that `repair` made new
-    ones of. `readings` are the masks whose labels depend on the reader.
+    ones of. `readings` are the masks whose labels depend on the reader. `ignored_value` is a value
+    that seems to mark pixels without a label, and that the label map does not list.
     """
 
     root: Path
@@ -107,6 +109,19 @@ class Evidence:
     repaired: frozenset[str] = frozenset()
     num_uncompared: int = 0
     readings: MaskReadings = field(default_factory=_no_readings)
+    ignored_value: IgnoredValue | None = None
+
+    def counts_as_label(self, label_ids: np.ndarray) -> np.ndarray:
+        """Return which labels (bool, same shape) stand for something: not those that the label map
+        ignores, nor a value along boundaries that seems to mark pixels without a label.
+        """
+        ids = np.asarray(label_ids)
+        counts = np.ones(ids.shape, bool)
+        if self.label_map is not None and self.label_map.ignore:
+            counts &= self.label_map.apply_to_ids(ids) != IGNORED
+        if self.ignored_value is not None and self.ignored_value.along_boundaries:
+            counts &= ids != self.ignored_value.value
+        return counts
 
     @property
     def images(self) -> pd.DataFrame:

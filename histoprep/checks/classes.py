@@ -101,8 +101,13 @@ def _named(evidence: Evidence, class_id: object) -> str:
 
 
 def _sums(evidence: Evidence, *keys: str) -> pd.DataFrame:
-    """Return tiles, core_tiles and pixels summed over everything but the keys."""
-    return evidence.counts.classes.groupby(list(keys))[["tiles", "core_tiles", "pixels"]].sum()
+    """Return tiles, core_tiles and pixels summed over everything but the keys; of raw labels
+    without a value that seems to mark pixels without one.
+    """
+    classes = evidence.counts.classes
+    if evidence.label_map is None:
+        classes = classes[evidence.counts_as_label(classes.class_id.to_numpy())]
+    return classes.groupby(list(keys))[["tiles", "core_tiles", "pixels"]].sum()
 
 
 def _is_spurious(totals: pd.DataFrame) -> pd.Series:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +18,8 @@ from histoprep.labels.model import UNMAPPED
 from histoprep.labels.values import Ranges
 from histoprep.labels.wrapped import ADVICE, wrapped_cause, wrapped_modulus
 from histoprep.names import to_text
+from histoprep.phrases import plural
+from histoprep.visible import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,6 +96,21 @@ ALREADY_REMAPPED = Rule(
         "Use the original masks; if these values are source labels that only look like classes,"
         " ignore this."
     ),
+)
+VOID_LABEL = Rule(
+    "HP509",
+    "void-label",
+    Severity.WARNING,
+    Scope.DATASET,
+    definition=(
+        "A value far above all other labels lies along boundaries of the others, or all its bits"
+        " are set, and no label map says what it is."
+    ),
+    cause=(
+        "The value marks pixels that nobody labelled, such as 255 in masks of PASCAL VOC or"
+        " Cityscapes; without a word in the label map it becomes a class."
+    ),
+    suggestion="Write `ignore: [255]`, with this value, into the label map.",
 )
 
 _OF_THE_FILE = (MAP_NOT_TOTAL, MAP_COLLISION, MAP_OVERFLOW, MAP_GAP)
@@ -182,6 +201,38 @@ def _any_within(values: np.ndarray, ranges: Ranges) -> bool:
     """Return whether one of the values, in order, lies in one of the closed ranges."""
     begins, ends = np.array(ranges, np.int64).T
     return bool((np.searchsorted(values, begins) < np.searchsorted(values, ends, "right")).any())
+
+
+@table_rule(VOID_LABEL)
+def void_label(evidence: Evidence) -> Iterator[Finding]:
+    """Yield the value that seems to mark pixels without a label, unless the map ignores it."""
+    found = evidence.ignored_value
+    if found is None:
+        return
+    classes = evidence.label_counts.classes
+    own = classes[classes.class_id == found.value]
+    place = "along boundaries of other labels" if found.along_boundaries else "in areas of its own"
+    detail = (
+        f"{plural(int(own.pixels.sum()), 'pixel')} in {plural(int(own.tiles.sum()), 'tile')}"
+        f" {place}"
+    )
+    line = f"ignore: [{found.value}]"
+    if evidence.label_map is not None:
+        suggestion = f"Add the line `{line}` to {evidence.label_map.name}."
+    elif found.along_boundaries:
+        root = shlex.quote(visible(str(evidence.root)))
+        suggestion = f"histoprep map init {root} --out label_map.yml writes a map with `{line}`."
+    else:
+        suggestion = f"If nobody labelled these pixels, write `{line}` into a label map."
+    problem = finding(
+        VOID_LABEL,
+        [(f"value {found.value}", detail)],
+        denominator=len(classes.class_id.unique()),
+        unit="values",
+        subcode="boundary" if found.along_boundaries else "area",
+        suggestion=suggestion,
+    )
+    yield problem if found.along_boundaries else replace(problem, severity=Severity.INFO)
 
 
 @table_rule(*_OF_THE_FILE)

@@ -265,7 +265,8 @@ def uniform(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
 def thin_or_small(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks with specks or hairlines."""
     labels = chunk.labels
-    small = labels.specks > 0
+    counted = evidence.counts_as_label(labels.label_id.to_numpy())
+    small = (labels.specks > 0) & counted
     number = labels[small].groupby("row").specks.sum()
     specks = chunk.tiles.iloc[number.index].assign(
         number=[plural(count, "region") for count in number],
@@ -273,7 +274,7 @@ def thin_or_small(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     )
     detail = f"{{number}} under {evidence.options.min_area_px} pixels, of {{speckled}}"
     yield from _by_cause(SPECK_LABELS, specks, detail, evidence)
-    thin = chunk.labels_named(labels.radius_px <= HAIRLINE_RADIUS_PX)
+    thin = chunk.labels_named((labels.radius_px <= HAIRLINE_RADIUS_PX) & counted)
     hairlines = chunk.tiles.iloc[thin.index].assign(thin=thin.to_numpy())
     yield from _by_cause(HAIRLINE_LABELS, hairlines, "{thin}", evidence)
 
