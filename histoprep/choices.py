@@ -148,3 +148,24 @@ class CombineBy(StrEnum):
 
     CLASS = "class"
     INSTANCE = "instance"
+
+
+class TypesAre(StrEnum):
+    """What the entries of types.npy are."""
+
+    LABEL = "label"
+    GROUP = "group"
+
+
+class BackgroundChannel(StrEnum):
+    """Which channel of a stack of masks is the background."""
+
+    LAST = "last"
+    NONE = "none"
+
+
+class MaskSide(StrEnum):
+    """On which side of a file the mask is."""
+
+    LEFT = "left"
+    RIGHT = "right"

@@ -137,7 +137,7 @@ def test_the_tree_goes_through_audit_and_manifest(
         expected = sample.masks[row["tile_id"].removeprefix("images/")]
         assert row["class_pixels"] == [int((expected == label).sum()) for label in classes]
         if sample.groups:
-            assert row["group"] == sample.groups[row["tile_id"]]
+            assert row["group"] == sample.groups[row["tile_id"].removeprefix("images/")]
 
 
 def coco(tmp_path: Path) -> Sample:

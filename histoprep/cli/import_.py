@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histoprep import console
-from histoprep.choices import CombineBy, DrawingOrder
+from histoprep.choices import BackgroundChannel, CombineBy, DrawingOrder, MaskSide, TypesAre
 from histoprep.cli.options import progress_of, separated
 from histoprep.command_style import Commands
 from histoprep.errors import ExitCode
@@ -86,6 +86,239 @@ def coco(
         histoprep import coco export --images export/photos --order area --out tiles
     """
     _run("coco", source, out, images, order, keep_instances, copy, strict, skip_crowds=skip_crowds)
+
+
+Classes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--classes",
+        help="Classes in the order of their labels, from 1 on.",
+        show_default="those of the source",
+    ),
+]
+
+
+@app.command()
+def labelme(
+    source: Source,
+    *,
+    out: Out,
+    images: Images = None,
+    classes: Classes = None,
+    order: OrderOption = None,
+    keep_instances: KeepInstances = False,
+    copy: Copy = False,
+    strict: Strict = False,
+) -> None:
+    """Import labelme annotations: polygons, rectangles, circles, masks.
+
+    Masks are those that labelme draws, pixels under the outline included. Later shapes lie on top.
+    An image that is only inside its file is written out. Interrupted runs resume.
+
+    Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used.
+
+    Examples:
+        histoprep import labelme annotated --out tiles
+        histoprep import labelme json --images photos --classes stroma,tumour --out tiles
+    """
+    own = {"classes": separated(classes)}
+    _run("labelme", source, out, images, order, keep_instances, copy, strict, **own)
+
+
+@app.command()
+def cvat(
+    source: Source,
+    *,
+    out: Out,
+    images: Images = None,
+    classes: Classes = None,
+    order: OrderOption = None,
+    keep_instances: KeepInstances = False,
+    copy: Copy = False,
+    strict: Strict = False,
+) -> None:
+    """Import annotations of CVAT for images 1.1: polygons, boxes, ellipses, masks.
+
+    Higher z_order lies on top; within it, what comes later or, with --order, what that says.
+    Interrupted runs resume.
+
+    Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used.
+
+    Examples:
+        histoprep import cvat annotations.xml --out tiles
+        histoprep import cvat export --images export/images --out tiles
+    """
+    own = {"classes": separated(classes)}
+    _run("cvat", source, out, images, order, keep_instances, copy, strict, **own)
+
+
+@app.command()
+def qupath(
+    source: Source,
+    *,
+    out: Out,
+    images: Images = None,
+    classes: Classes = None,
+    order: OrderOption = None,
+    keep_instances: KeepInstances = False,
+    copy: Copy = False,
+    strict: Strict = False,
+) -> None:
+    """Import objects that QuPath exported as GeoJSON, for images or for tiles of a slide.
+
+    Tiles called `slide [d=2,x=0,y=0,w=1024,h=1024].png` take their part of slide.geojson, and the
+    slide is their group. A pixel belongs to an object when its centre does. Smaller objects lie on
+    top. Interrupted runs resume.
+
+    Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used.
+
+    Examples:
+        histoprep import qupath export --out tiles
+        histoprep import qupath slide.geojson --images tiles --order file --out tree
+    """
+    own = {"classes": separated(classes)}
+    _run("qupath", source, out, images, order, keep_instances, copy, strict, **own)
+
+
+@app.command()
+def panoptic(
+    source: Source,
+    *,
+    out: Out,
+    images: Images = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            "--masks", help="Folder of the PNG files.", show_default="the JSON file's name"
+        ),
+    ] = None,
+    keep_instances: KeepInstances = False,
+    copy: Copy = False,
+    strict: Strict = False,
+) -> None:
+    """Import COCO panoptic annotations: a PNG of segments an image, a JSON file of what they are.
+
+    Interrupted runs resume.
+
+    Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used.
+
+    Examples:
+        histoprep import panoptic panoptic_val.json --images val --out tiles
+        histoprep import panoptic panoptic.json --masks segments --out tiles
+    """
+    _run("panoptic", source, out, images, None, keep_instances, copy, strict, masks=masks)
+
+
+@app.command("npy-stack")
+def npy_stack(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of images.npy and masks.npy.", show_default=False)
+    ],
+    *,
+    out: Out,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--classes",
+            help="Names of the channels, without the background.",
+            show_default="PanNuke's for six channels",
+        ),
+    ] = None,
+    background_channel: Annotated[
+        BackgroundChannel | None,
+        typer.Option(help="Which channel is the background.", show_default="what the masks show"),
+    ] = None,
+    types: Annotated[
+        TypesAre, typer.Option(help="What types.npy says of a tile: its label or its group.")
+    ] = TypesAre.LABEL,
+    order: OrderOption = None,
+    keep_instances: KeepInstances = False,
+) -> None:
+    """Import stacks of tiles as NumPy arrays, such as PanNuke's.
+
+    Each channel of the masks is a class; later channels lie on top. Stacks are mapped into memory.
+    Interrupted runs resume.
+
+    Exit codes: 0 all images have a mask; 2 refused; 3 some images cannot be used.
+
+    Examples:
+        histoprep import npy-stack pannuke --out tiles
+        histoprep import npy-stack fold1 --types group --keep-instances --out tiles
+    """
+    own = {
+        "classes": separated(classes),
+        "background_channel": background_channel,
+        "types": types,
+    }
+    _run("npy-stack", source, out, None, order, keep_instances, False, False, **own)
+
+
+@app.command()
+def mat(
+    source: Source,
+    *,
+    out: Out,
+    images: Images = None,
+    classes: Classes = None,
+    label_key: Annotated[
+        str | None,
+        typer.Option(
+            "--label-key",
+            help="Variable with the label of each pixel.",
+            show_default="type_map, or inst_map and class",
+        ),
+    ] = None,
+    keep_instances: KeepInstances = False,
+    copy: Copy = False,
+    strict: Strict = False,
+) -> None:
+    """Import MATLAB files with maps of nuclei: Lizard (inst_map, class), CoNSeP (type_map).
+
+    Interrupted runs resume.
+
+    Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used.
+
+    Examples:
+        histoprep import mat Lizard_Labels/Labels --images Lizard_Images --out tiles
+        histoprep import mat consep --label-key type_map --out tiles
+    """
+    own = {"classes": separated(classes), "label_key": label_key}
+    _run("mat", source, out, images, None, keep_instances, copy, strict, **own)
+
+
+@app.command("side-by-side")
+def side_by_side(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of the files, or a file.", show_default=False)
+    ],
+    *,
+    out: Out,
+    mask: Annotated[MaskSide, typer.Option(help="On which side the mask is.")] = MaskSide.RIGHT,
+    colours: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--colours",
+            help=(
+                "Colours or grey values of the mask and their names, `#ff0000=tumour,255=lesion`;"
+                " each pixel gets the nearest."
+            ),
+            show_default="those of the masks",
+        ),
+    ] = None,
+) -> None:
+    """Import files that hold an image and its mask beside each other, A|B.
+
+    Files are cut in the middle. Grey values of a mask are labels as they are; of a coloured one,
+    every colour is a label, black the background. Interrupted runs resume.
+
+    Exit codes: 0 all images have a mask; 2 refused; 3 some files cannot be used.
+
+    Examples:
+        histoprep import side-by-side pairs --out tiles
+        histoprep import side-by-side pairs --mask left --colours '#ff0000=tumour' --out tiles
+    """
+    own = {"mask": mask, "colours": separated(colours)}
+    _run("side-by-side", source, out, None, None, False, False, False, **own)
 
 
 @app.command()

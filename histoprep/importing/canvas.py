@@ -5,13 +5,14 @@ that hides is counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from histoprep.choices import DrawingOrder
+from histoprep.errors import UsageError
 from histoprep.importing.model import MAX_LABEL, Counts, Drawing, Size
 
 
@@ -156,3 +157,33 @@ class Canvas:
         counts.contested_pixels += int(self._contested.sum())
         instances = self._top.astype(np.uint16) if self._num_put <= MAX_LABEL else None
         return Drawing(self._labels, counts, instances)
+
+
+def label_instances(ids: np.ndarray, labels: Mapping[int, int], what: str) -> Drawing:
+    """Return the labels of a map of objects, which cannot overlap.
+
+    Args:
+        ids: Number of the object at each pixel, 0 for none, integers [height, width].
+        labels: Label of each object.
+        what: What an object is called in messages.
+
+    Raises:
+        UsageError: An object of the map has no label.
+    """
+    present, place = np.unique(ids, return_inverse=True)
+    numbers = present.tolist()
+    unknown = [number for number in numbers if number and number not in labels]
+    if unknown:
+        raise UsageError(
+            f"{what} without an entry",
+            seen=", ".join(map(str, unknown[:5])),
+            expected=f"one of {len(labels):,} numbers that are listed",
+        )
+    table = np.array([labels.get(number, 0) if number else 0 for number in numbers], np.uint16)
+    drawn = sum(number != 0 for number in numbers)
+    counts = Counts(len(labels), drawn, empty=len(labels) - drawn)
+    order = {number: rank for rank, number in enumerate(labels, start=1)}
+    ranks = np.array([order.get(number, 0) for number in numbers])
+    kept = len(labels) <= MAX_LABEL
+    instances = ranks[place].reshape(ids.shape).astype(np.uint16) if kept else None
+    return Drawing(table[place].reshape(ids.shape), counts, instances)

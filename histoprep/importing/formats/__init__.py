@@ -6,7 +6,7 @@ A module has one function `read(source, search, ...)`, which returns a `Collecti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,10 +15,19 @@ from typing import Any, cast
 from histoprep.choices import DrawingOrder
 from histoprep.errors import UsageError
 from histoprep.importing.images import ImageIndex, files_below
-from histoprep.importing.model import Collection, ImageFile
+from histoprep.importing.legend import is_background, number_labels
+from histoprep.importing.model import BACKGROUND, Collection, ImageFile, Label
+from histoprep.phrases import first_of
 
 FORMATS = {
     "coco": "coco",
+    "labelme": "labelme",
+    "cvat": "cvat",
+    "qupath": "qupath",
+    "panoptic": "panoptic",
+    "npy-stack": "npy_stack",
+    "mat": "mat",
+    "side-by-side": "side_by_side",
     "combine": "combine",
 }
 """The name of each format, as the command has it, and its module."""
@@ -106,3 +115,36 @@ def read_source(name: str, source: Path, search: Search, **options: Any) -> Coll
 def unique(values: Iterable[str]) -> list[str]:
     """Return texts in the order in which each comes first."""
     return list(dict.fromkeys(values))
+
+
+def number_names(
+    seen: Iterable[str],
+    classes: Sequence[str] = (),
+    colours: Mapping[str, str] | None = None,
+    *,
+    last: str | None = None,
+) -> tuple[tuple[Label, ...], dict[str, int]]:
+    """Return the labels of a source that has names alone, and the label of each name.
+
+    Args:
+        seen: The names in the source.
+        classes: Names in the order of their labels, from 1 on; without them, in the order of the
+            alphabet.
+        colours: Colours by name.
+        last: A name that always comes last.
+
+    Raises:
+        UsageError: The source has a name that `classes` does not list.
+    """
+    wanted = set(seen)
+    names = list(classes) or sorted(wanted, key=lambda name: (name == last, name))
+    unknown = sorted(name for name in wanted if name not in names and not is_background(name))
+    if unknown:
+        raise UsageError(
+            "the source has classes that --classes does not list",
+            seen=first_of(unknown),
+            expected=", ".join(names),
+        )
+    labels, numbers = number_labels((None, name, (colours or {}).get(name)) for name in names)
+    by_name = {name: numbers[place] for place, name in enumerate(names, start=1)}
+    return labels, {name: by_name.get(name, BACKGROUND) for name in {*wanted, *names}}

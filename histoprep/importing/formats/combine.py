@@ -23,9 +23,8 @@ from pathlib import Path
 from histoprep.choices import CombineBy, DrawingOrder
 from histoprep.errors import UsageError
 from histoprep.importing.canvas import Annotation, draw
-from histoprep.importing.formats import Search, unique
+from histoprep.importing.formats import Search, number_names, unique
 from histoprep.importing.images import files_below, is_image_name, refuse_twice, safe_names
-from histoprep.importing.legend import is_background, number_labels
 from histoprep.importing.masks import read_set_pixels, state_of
 from histoprep.importing.model import Collection, Drawing, ImageFile, Item, Label, Size
 from histoprep.importing.outlines import Bitmap
@@ -304,19 +303,10 @@ def _class_labels(
         )
     seen = {name for group in groups for name, _ in group.masks}
     plain = {name: _plain(name, seen) for name in seen}
-    names = sorted(set(plain.values()), key=_natural)
-    if classes:
-        unknown = [name for name in names if name not in classes and not is_background(name)]
-        if unknown:
-            raise UsageError(
-                "masks of classes that --classes does not list",
-                seen=first_of(unknown),
-                expected=", ".join(classes),
-            )
-        names = list(classes)
-    labels, numbers = number_labels((None, name, None) for name in names)
-    by_name = dict(zip(names, (numbers[place] for place, _ in enumerate(names, 1)), strict=True))
-    return labels, {name: by_name.get(plain[name], 0) for name in seen}
+    labels, numbers = number_names(
+        plain.values(), classes or sorted({*plain.values()}, key=_natural)
+    )
+    return labels, {name: numbers[plain[name]] for name in seen}
 
 
 def _plain(name: str, names: Iterable[str]) -> str:
