@@ -8,6 +8,8 @@ take a quarter of the time that way.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ import pyarrow.compute as pc
 
 from histoprep.image_formats import image_suffixes, mask_suffixes
 from histoprep.names import pairing_key
+from histoprep.scan.name_rules import NameRules
 
 # In smaller folders columns cost more than they save.
 PLAIN_FROM = 512
@@ -76,60 +79,108 @@ class PlainNames:
 
 class SortedNames(NamedTuple):
     """Images and masks, both as columns or neither, and what else is in the folder of the images
-    and in one of masks alone.
+    and in one of masks alone; `unread` are image files whose names are neither an image's nor a
+    mask's, in the first folder and in the second.
     """
 
     images: KeyedNames | PlainNames
     masks: KeyedNames | PlainNames
     others: list[str]
     others_of_masks: list[str]
+    unread: tuple[list[str], list[str]] = ([], [])
 
 
 def sort_names(
-    image_names: list[str], mask_names: list[str] | None, mask_suffix: str
+    image_names: list[str], mask_names: list[str] | None, rules: NameRules
 ) -> SortedNames:
     """Sort names by what they are.
 
     Without `mask_names`, the images and masks of one folder are in `image_names` and those with the
     mask suffix are masks; otherwise masks are in a folder of their own and may lack the suffix.
     """
-    if len(image_names) + len(mask_names or ()) >= PLAIN_FROM:
-        found = _sort_columns(image_names, mask_names, mask_suffix)
+    if rules.is_plain and len(image_names) + len(mask_names or ()) >= PLAIN_FROM:
+        found = _sort_columns(image_names, mask_names, rules.mask_end.stem_end)
         if found is not None:
             return found
-    return _sort_one_by_one(image_names, mask_names, mask_suffix)
+    return _sort_one_by_one(image_names, mask_names, rules)
 
 
 def _sort_one_by_one(
-    image_names: list[str], mask_names: list[str] | None, mask_suffix: str
+    image_names: list[str], mask_names: list[str] | None, rules: NameRules
 ) -> SortedNames:
     images, masks = KeyedNames(), KeyedNames()
     others: list[str] = []
     others_of_masks: list[str] = []
-    ending = pairing_key(mask_suffix)
+    unread: tuple[list[str], list[str]] = ([], [])
     # Every format can hold masks.
     of_images, of_masks = frozenset(image_suffixes()), frozenset(mask_suffixes())
 
-    def sort(
-        names: list[str], unsuffixed: KeyedNames, rest: list[str], *, with_masks: bool
-    ) -> None:
-        for name in names:
-            stem, _, suffix = name.rpartition(".")
-            suffix = suffix.lower()
-            if suffix not in of_masks or not stem or name[0] == ".":
-                rest.append(name)
-                continue
-            key = pairing_key(stem)
-            if with_masks and key.endswith(ending) and len(key) > len(ending):
-                masks.add(key.removesuffix(ending), name)
-            elif unsuffixed is masks or suffix in of_images:
-                unsuffixed.add(key, name)
-            else:
-                rest.append(name)
+    def suffix_of(name: str) -> str | None:
+        """Return the suffix of a file that is read at all, in lower case."""
+        stem, _, suffix = name.rpartition(".")
+        suffix = suffix.lower()
+        # In a path, what comes after the last slash may be hidden.
+        base = stem.rpartition("/")[2]
+        return suffix if suffix in of_masks and base and base[0] != "." else None
 
-    sort(image_names, images, others, with_masks=mask_names is None)
-    sort(mask_names or [], masks, others_of_masks, with_masks=True)
-    return SortedNames(images, masks, others, others_of_masks)
+    for name in image_names:
+        suffix = suffix_of(name)
+        if suffix is None:
+            others.append(name)
+            continue
+        mask_key, image_key = (
+            rules.keys_of(name) if mask_names is None else (None, rules.image_key(name))
+        )
+        if mask_key is not None:
+            masks.add(pairing_key(mask_key), name)
+        elif image_key is None:
+            unread[0].append(name)
+        elif suffix in of_images:
+            images.add(pairing_key(image_key), name)
+        else:
+            others.append(name)
+    for name in mask_names or ():
+        if suffix_of(name) is None:
+            others_of_masks.append(name)
+        elif (key := rules.mask_key(name, alone=True)) is None:
+            unread[1].append(name)
+        else:
+            masks.add(pairing_key(key), name)
+    return SortedNames(images, masks, others, others_of_masks, unread)
+
+
+def numbered_masks(
+    images: KeyedNames | PlainNames, mask_suffix: str
+) -> tuple[KeyedNames | PlainNames, list[str]]:
+    """Return the images without those that are further masks of an image, and the names of these,
+    in order.
+
+    A further mask is called like an image with the mask suffix and a number behind it:
+    `x_mask_1.png` beside `x.png`.
+    """
+    ending = pairing_key(mask_suffix)
+    if not ending:
+        return images, []
+    numbered = re.compile(re.escape(ending) + r"[ _-]?\(?[0-9]+\)?$")
+    if isinstance(images, PlainNames):
+        found = pc.match_substring(images.keys, ending)
+        if not pc.any(found).as_py():
+            return images, []
+        keys = images.keys.to_pylist()
+        known = set(keys)
+        further = pa.array([_is_numbered(key, numbered, known) for key in keys])
+        return images.filter(pc.invert(further)), sorted(images.names.filter(further).to_pylist())
+    kept = KeyedNames(dict(images.by_key), dict(images.clashes))
+    names = []
+    for key in [key for key in images.by_key if _is_numbered(key, numbered, images.by_key)]:
+        first = kept.by_key.pop(key)
+        names += kept.clashes.pop(key, [first])
+    return kept, sorted(names)
+
+
+def _is_numbered(key: str, numbered: re.Pattern[str], known: Collection[str]) -> bool:
+    match = numbered.search(key)
+    return match is not None and key[: match.start()] in known
 
 
 def _sort_columns(

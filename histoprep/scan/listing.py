@@ -24,6 +24,10 @@ class IssueKind(StrEnum):
     CSV_SLIDE = "csv-slide"
     CSV_SHARED = "csv-shared"
     PAIRS_MISSING = "pairs-missing"
+    OTHER_NAME = "other-name"
+    UNREAD_FORMAT = "unread-format"
+    SECOND_MASK = "second-mask"
+    LEAVING_LINK = "leaving-link"
 
 
 class Issue(NamedTuple):
@@ -55,6 +59,13 @@ class ScanOptions:
     `folder`, `csv:COLUMN`, or a regular expression searched in the tile id whose first group (or
     whole match) is the value. `unlabelled` are further folders of images without masks. `pairs` is
     a table of images and masks; then the folder is not searched.
+
+    A suffix is the end of a stem or, with an extension, of the whole name: `.png`, `_gt.png`; the
+    second kind is exact, so that other files are no masks. `images` and `masks` may hold one `*`,
+    which stands for the same text on both sides. Patterns are regular expressions with a group
+    named `key`, searched in the name or, with a slash in one of them, in the path below the root.
+    `follow_links` reads links that leave the root, each real folder once. `is_inferred` says that
+    the tool, and nobody else, chose the folders and names.
     """
 
     layout: Layout = Layout.AUTO
@@ -66,3 +77,8 @@ class ScanOptions:
     unlabelled: tuple[Path, ...] = ()
     csv: Path | None = None
     pairs: Path | None = None
+    image_suffix: str = ""
+    image_pattern: str | None = None
+    mask_pattern: str | None = None
+    follow_links: bool = False
+    is_inferred: bool = False

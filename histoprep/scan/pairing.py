@@ -12,11 +12,12 @@ import pyarrow.compute as pc
 
 from histoprep.choices import Layout
 from histoprep.errors import UsageError
-from histoprep.names import pairing_key, to_text
+from histoprep.names import to_text
 from histoprep.scan.dataset_csv import DatasetCsv
 from histoprep.scan.keys import KeyedNames, PlainNames
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
-from histoprep.scan.walk import SPLIT_FOLDERS, FolderNames
+from histoprep.scan.name_rules import NameRules
+from histoprep.scan.walk import SPLIT_FOLDERS, STAR, FolderNames, star_text
 
 Reader = Callable[[str, str | None], str | None]
 
@@ -34,7 +35,8 @@ class Pairing:
         """Prepare the readers of groups and labels; raises UsageError for options that cannot
         be.
         """
-        self.suffix = options.mask_suffix
+        self.rules = NameRules.of(options)
+        self.image_folders = options.images
         self.csv = csv
         self.report = report
         self.group_of = _reader("--group-by", options.group_by, csv)
@@ -86,7 +88,7 @@ class Pairing:
             (place.image_prefix, images),
             (place.mask_prefix, masks),
         )
-        constants = (None, *self._from_folders(place), place.unlabelled, None)
+        constants = (None, *self._from_folders(place, ""), place.unlabelled, None)
         for start in range(0, len(stems), _ROWS_AT_ONCE):
             texts = (
                 _prefixed(prefix, names.slice(start, _ROWS_AT_ONCE).to_pylist())
@@ -115,7 +117,7 @@ class Pairing:
             image_path,
             mask_path,
             None,
-            *self._from_folders(place),
+            *self._from_folders(place, image or mask or ""),
             place.unlabelled,
             None,
         )
@@ -125,7 +127,9 @@ class Pairing:
         names = sorted(masks.clashes.get(key, [masks.by_key[key]]))
         if len(names) > 1:
             self._tell(IssueKind.DUPLICATE_KEY, place.mask_prefix, names)
-        for stem, name in {self._without_suffix(name): name for name in reversed(names)}.items():
+        for stem, name in {
+            self._orphan_stem(place, name): name for name in reversed(names)
+        }.items():
             yield self._pair(place, stem, None, name)
 
     def _collided(
@@ -148,24 +152,28 @@ class Pairing:
         stems: dict[str, str] = {}
         for name in names:
             stems.setdefault(name.rpartition(".")[0], name)
-        exact = {self._without_suffix(name): name for name in reversed(partners)}
-        for stem, name in stems.items():
+        exact = {self._spelled_mask(name): name for name in reversed(partners)}
+        spelled = [self.rules.image_key(name) for name in stems.values()]
+        for (stem, name), own_key in zip(stems.items(), spelled, strict=True):
+            # Rival images of one spelling have no claim to the mask before each other.
+            own = exact.get(own_key) if spelled.count(own_key) == 1 else None
             yield self._pair(
                 place,
                 stem,
                 name,
-                exact.get(stem) or (partners[0] if len(stems) == 1 and partners else None),
+                own or (partners[0] if len(stems) == 1 and partners else None),
             )
 
-    def _without_suffix(self, mask: str) -> str:
-        """Return the stem of a mask's name without the mask suffix, in whatever case that is."""
-        stem = mask.rpartition(".")[0]
-        start = len(stem) - len(self.suffix)
-        return (
-            stem[:start]
-            if start > 0 and pairing_key(stem[start:]) == pairing_key(self.suffix)
-            else stem
-        )
+    def _spelled_mask(self, name: str) -> str | None:
+        """Return the key of a mask as it is spelled in its name."""
+        return self.rules.mask_key(name, alone=True)
+
+    def _orphan_stem(self, place: FolderNames, name: str) -> str:
+        """Return the stem of a mask's name without the mask suffix; all of it where names are
+        paths or patterns, since a key alone may stand in many folders.
+        """
+        key = None if self.rules.mask_pattern else self._spelled_mask(name)
+        return name.rpartition(".")[0] if key is None else key
 
     def _tell(self, kind: IssueKind, prefix: str, names: list[str]) -> None:
         shown = ", ".join(to_text(name) for name in names)
@@ -183,13 +191,23 @@ class Pairing:
         declared = self.csv.labels(image_path) if self.csv and image_path else None
         return pair._replace(group=group, label=label, declared_labels=declared)
 
-    def _from_folders(self, place: FolderNames) -> tuple[str | None, str | None]:
-        """Return the split and the class that the folders of a place say."""
-        folders = place.id_prefix.split("/")[:-1]
+    def _from_folders(self, place: FolderNames, name: str) -> tuple[str | None, str | None]:
+        """Return the split and the class that the folders of a place say, or those in the name of a
+        file where names are paths.
+        """
+        folders = (name if place.by_path else place.id_prefix).split("/")[:-1]
         split = SPLIT_FOLDERS.get(folders[0].lower()) if folders else None
+        if split is None and STAR in (self.image_folders or ""):
+            split = self._from_star(folders)
         if not self.class_folders or place.unlabelled:
             return split, None
         return split, next(iter(folders[1:] if split else folders), None)
+
+    def _from_star(self, folders: list[str]) -> str | None:
+        """Return the split that stands for the star in the name of a folder of images."""
+        texts = (star_text(self.image_folders, name) for name in folders)
+        named = (SPLIT_FOLDERS.get(text.strip("_- .").lower()) for text in texts if text)
+        return next((split for split in named if split), None)
 
 
 def _prefixed(prefix: str, names: list[str | None]) -> list[str | None]:

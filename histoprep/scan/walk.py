@@ -15,8 +15,10 @@ from histoprep.choices import Layout
 from histoprep.errors import UsageError
 from histoprep.image_formats import is_image
 from histoprep.names import pairing_key, to_text
-from histoprep.scan.keys import KeyedNames, PlainNames, sort_names
+from histoprep.scan.formats import format_unread
+from histoprep.scan.keys import KeyedNames, PlainNames, numbered_masks, sort_names
 from histoprep.scan.listing import Issue, IssueKind, ScanOptions
+from histoprep.scan.name_rules import NameEnd, NameRules
 from histoprep.schemas.workspace import SUFFIX as WORKSPACE_SUFFIX
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "tiles", "patches")
@@ -30,6 +32,10 @@ SPLIT_FOLDERS = {
     "test": "test",
     "testing": "test",
 }
+# In the name of a folder: the same text on both sides.
+STAR = "*"
+# Folders of images without masks: a name with the usual suffix is a mask that is left out.
+UNLABELLED_RULES = NameRules(NameEnd(""), NameEnd(ScanOptions().mask_suffix))
 _EXPECTED_SUFFIXES = frozenset({"yml", "yaml"})
 # So many folders are listed, at most, to see whether there are images in one that is not read.
 _MAX_LOOKS = 64
@@ -47,6 +53,8 @@ class FolderNames:
     masks: KeyedNames | PlainNames
     id_prefix: str
     unlabelled: bool = False
+    by_path: bool = False
+    """Whether the names are whole paths below the root."""
 
 
 @dataclass(slots=True)
@@ -83,12 +91,18 @@ class Walker:
         self.unlabelled = unlabelled
         self.path_prefix = path_prefix
         self.id_prefix = id_prefix
+        self.rules = NameRules.of(options)
+        # Real folders that links led to, so that none is read twice.
+        self._followed: set[str] = set()
 
     def places(self) -> Iterator[FolderNames]:
         """Yield the places of all folders, depth first and in order of their names; raises
         UsageError where those asked for are nowhere.
         """
         # An explicit stack: folders can be nested deeper than Python may recurse.
+        if self.rules.is_by_path and not self.unlabelled:
+            yield self._by_path()
+            return
         stack: list[tuple[str | None, str | None, bool]] = [("", None, False)]
         found, top = False, None
         while stack:
@@ -109,7 +123,7 @@ class Walker:
             chosen = self._paired_folders(folder or "", listed.folders)
             if chosen:
                 found = True
-                stack.append((*chosen, True))
+                stack += [(*pair, True) for pair in reversed(chosen)]
                 self._leave_out(folder or "", listed, chosen)
                 continue
             stack += [(f"{folder}{name}/", None, False) for name in reversed(listed.folders)]
@@ -132,9 +146,9 @@ class Walker:
                     f"the folder cannot be listed: {error.strerror}", path=self.root
                 ) from error
             self._tell(IssueKind.UNREADABLE, folder, f"folder cannot be listed: {error.strerror}")
-        listed.folders.sort()
         for entry in sorted(listed.others, key=lambda file: file.name):
-            self._judge_other(folder, entry, listed.files)
+            self._judge_other(folder, entry, listed)
+        listed.folders.sort()
         if len(listed.folders) > 1:
             self._report_like_folders(folder, listed.folders)
         return listed
@@ -154,27 +168,50 @@ class Walker:
                 ):
                     listed.folders.append(entry.name)
 
-    def _judge_other(self, folder: str, entry: os.DirEntry[str], files: list[str]) -> None:
-        """Add a link to a file of the data set to `files`; report anything else."""
-        reason = None
+    def _judge_other(self, folder: str, entry: os.DirEntry[str], listed: DirectoryListing) -> None:
+        """Add a link to a file of the data set, or one that is followed, to what is listed; report
+        anything else.
+        """
+        kind, reason = IssueKind.UNEXPECTED, None
         target = os.path.realpath(entry.path)
+        inside = target.startswith(self.root.rstrip("/") + "/")
         if not entry.is_symlink():
             reason = "not a regular file (pipe, socket or device); not opened"
-        elif not target.startswith(self.root.rstrip("/") + "/"):
-            reason = "link that leaves the data set; not followed"
+        elif not inside and not self.options.follow_links:
+            kind, reason = IssueKind.LEAVING_LINK, "link that leaves the data set; not followed"
         else:
             try:
-                if not stat.S_ISREG(os.stat(target).st_mode):
-                    reason = (
-                        "link to a folder of the data set, which is read in its own place; not"
-                        " followed"
-                    )
+                mode = os.stat(target).st_mode
             except OSError as error:
                 reason = f"link to nothing: {error.strerror}"
+            else:
+                if stat.S_ISDIR(mode):
+                    reason = self._follow_folder(entry, target, inside, listed)
+                elif stat.S_ISREG(mode):
+                    listed.files.append(entry.name)
+                else:
+                    reason = "link to a pipe, socket or device; not opened"
         if reason:
-            self._tell(IssueKind.UNEXPECTED, folder + entry.name, reason)
-        else:
-            files.append(entry.name)
+            self._tell(kind, folder + entry.name, reason)
+
+    def _follow_folder(
+        self, entry: os.DirEntry[str], target: str, inside: bool, listed: DirectoryListing
+    ) -> str | None:
+        """Add a link to a folder elsewhere to what is listed, or return why it is not followed."""
+        if inside:
+            return "link to a folder of the data set, which is read in its own place; not followed"
+        if self.root == target or self.root.startswith(target.rstrip("/") + "/"):
+            return "link to a folder that contains the data set; not followed"
+        if any(
+            target == other or target.startswith(f"{other}/") or other.startswith(f"{target}/")
+            for other in self._followed
+        ):
+            return "link to a folder that another link led to; read once, not followed"
+        if entry.name.startswith(".") or entry.path in self.skip:
+            return None
+        self._followed.add(target)
+        listed.folders.append(entry.name)
+        return None
 
     def _tell(self, kind: IssueKind, path: str, detail: str) -> None:
         self.report(Issue(kind, self.path_prefix + to_text(path), detail))
@@ -190,16 +227,36 @@ class Walker:
                     f"differs from folder {to_text(other)!r} by case or Unicode form only",
                 )
 
-    def _paired_folders(self, folder: str, folders: list[str]) -> tuple[str, str] | None:
-        """Return the mirrored (images, masks) folders among `folders`, or None."""
+    def _paired_folders(
+        self, folder: str, folders: list[str]
+    ) -> list[tuple[str | None, str | None]]:
+        """Return the mirrored (images, masks) folders among `folders`; None for one that a starred
+        name has on the other side only.
+        """
         options = self.options
         if self.unlabelled or options.layout in (Layout.SIBLING, Layout.CLASS_FOLDERS):
-            return None
+            return []
+        if STAR in (options.images or "") or STAR in (options.masks or ""):
+            return [
+                (images and f"{folder}{images}/", masks and f"{folder}{masks}/")
+                for images, masks in starred_pairs(options.images, options.masks, folders)
+            ]
         images = first_named(folders, (options.images,) if options.images else IMAGE_FOLDERS)
         masks = first_named(folders, (options.masks,) if options.masks else MASK_FOLDERS)
-        if images and masks:
-            return f"{folder}{images}/", f"{folder}{masks}/"
-        return None
+        return [(f"{folder}{images}/", f"{folder}{masks}/")] if images and masks else []
+
+    def _by_path(self) -> FolderNames:
+        """Return all files below the root as one place, named by their paths."""
+        stack, files = [""], []
+        while stack:
+            folder = stack.pop()
+            listed = self._list(folder)
+            files += [f"{folder}{name}" for name in listed.files]
+            stack += [f"{folder}{name}/" for name in listed.folders]
+        found = sort_names(sorted(files), None, self.rules)
+        self._note_others("", found.others)
+        self._tell_unnamed("", found.unread[0])
+        return FolderNames("", found.images, "", found.masks, "", by_path=True)
 
     def _refuse_absent_folders(self, seen: list[str]) -> None:
         """Raise UsageError if folders of images and masks were asked for, since there are none."""
@@ -218,9 +275,15 @@ class Walker:
                 hint=hint,
             )
 
-    def _leave_out(self, folder: str, listed: DirectoryListing, chosen: tuple[str, str]) -> None:
+    def _leave_out(
+        self,
+        folder: str,
+        listed: DirectoryListing,
+        chosen: list[tuple[str | None, str | None]],
+    ) -> None:
+        read = {path for pair in chosen for path in pair}
         for path in (f"{folder}{name}/" for name in listed.folders):
-            if path not in chosen:
+            if path not in read:
                 self._tell_unread(path)
         for name in sorted(listed.files):
             if is_image(name):
@@ -237,7 +300,7 @@ class Walker:
         missing, unless the user named what to read.
         """
         images = self._images_in(folder)
-        named = self.options.images or self.options.masks
+        named = (self.options.images or self.options.masks) and not self.options.is_inferred
         kind = IssueKind.UNREAD_FOLDER if images and not named else IssueKind.OTHER_FOLDER
         self._tell(
             kind,
@@ -270,20 +333,32 @@ class Walker:
     def _note_others(self, folder: str, names: list[str]) -> None:
         expected = {"dataset.csv", self.options.csv.name if self.options.csv else ""}
         for name in sorted(names):
-            if (
-                name not in expected
-                and not name.startswith(".")
-                and name.rpartition(".")[2].lower() not in _EXPECTED_SUFFIXES
-            ):
+            base = name.rpartition("/")[2]
+            if base in expected or base.startswith("."):
+                continue
+            if format_unread(base):
+                self._tell(
+                    IssueKind.UNREAD_FORMAT, folder + name, f"{format_unread(base)}; not read"
+                )
+            elif base.rpartition(".")[2].lower() not in _EXPECTED_SUFFIXES:
                 self._tell(
                     IssueKind.UNEXPECTED,
                     folder + name,
                     "neither image, mask, dataset.csv nor label map",
                 )
 
+    def _tell_unnamed(self, folder: str, names: list[str]) -> None:
+        for name in sorted(names):
+            self._tell(IssueKind.OTHER_NAME, folder + name, self.rules.describe())
+
     def _siblings(self, folder: str, files: list[str]) -> FolderNames:
-        images, masks, others, _ = sort_names(files, None, self.options.mask_suffix)
+        rules = UNLABELLED_RULES if self.unlabelled else self.rules
+        images, masks, others, _, unread = sort_names(files, None, rules)
         self._note_others(folder, others)
+        self._tell_unnamed(folder, unread[0])
+        images, further = numbered_masks(images, rules.mask_end.stem_end)
+        for name in further:
+            self._tell(IssueKind.SECOND_MASK, folder + name, "a further mask of an image; not read")
         if self.unlabelled:
             for name in sorted(masks.all()):
                 self._tell(
@@ -303,11 +378,11 @@ class Walker:
     def _mirrored(
         self, folder: str | None, files: list[str], mirror: str | None, mask_files: list[str]
     ) -> FolderNames:
-        images, masks, others, others_of_masks = sort_names(
-            files, mask_files, self.options.mask_suffix
-        )
+        images, masks, others, others_of_masks, unread = sort_names(files, mask_files, self.rules)
         self._note_others(folder or "", others)
         self._note_others(mirror or "", others_of_masks)
+        for place, names in zip((folder, mirror), unread, strict=True):
+            self._tell_unnamed(place or "", names)
         # Where only the masks' side has a folder, its tiles are named after the side that should be
         # there.
         text = to_text(mirror or "")
@@ -324,3 +399,54 @@ def first_named(folders: list[str], wanted: Iterable[str]) -> str | None:
     """Return the folder whose name comes first among `wanted`, whatever its case, or None."""
     by_lower = {name.lower(): name for name in reversed(folders)}
     return next((by_lower[name.lower()] for name in wanted if name.lower() in by_lower), None)
+
+
+def starred_pairs(
+    images: str | None, masks: str | None, folders: list[str]
+) -> list[tuple[str | None, str | None]]:
+    """Return the (images, masks) folders whose names fit two templates with the same text for the
+    star, in order of that text; None where one of the two is missing.
+
+    A folder that fits both templates belongs to the longer one: `*` fits all that `*_labels` does.
+    There must be one whole pair, otherwise nothing is returned.
+    """
+    image_parts, mask_parts = _star_parts(images), _star_parts(masks)
+    of_images = {
+        text.lower(): name
+        for name in folders
+        if (text := _star_text(image_parts, name)) is not None
+    }
+    of_masks = {
+        text.lower(): name for name in folders if (text := _star_text(mask_parts, name)) is not None
+    }
+    longer, shorter = (
+        (of_images, of_masks)
+        if len("".join(image_parts)) > len("".join(mask_parts))
+        else (of_masks, of_images)
+    )
+    taken = set(longer.values())
+    for text in [text for text, name in shorter.items() if name in taken]:
+        del shorter[text]
+    if not of_images.keys() & of_masks.keys():
+        return []
+    texts = sorted(of_images.keys() | of_masks.keys())
+    return [(of_images.get(text), of_masks.get(text)) for text in texts]
+
+
+def _star_parts(template: str | None) -> tuple[str, str]:
+    before, _, after = (template or "").partition(STAR)
+    return before, after
+
+
+def _star_text(parts: tuple[str, str], name: str) -> str | None:
+    """Return what stands for the star in a folder's name, None when the name does not fit."""
+    before, after = parts
+    lowered = name.lower()
+    fits = lowered.startswith(before.lower()) and lowered.endswith(after.lower())
+    text = name[len(before) : len(name) - len(after)]
+    return text if fits and len(before) + len(after) < len(name) else None
+
+
+def star_text(template: str | None, name: str) -> str | None:
+    """Return what stands for the star of a template in a folder's name, or None."""
+    return _star_text(_star_parts(template), name) if STAR in (template or "") else None

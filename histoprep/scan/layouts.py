@@ -1,0 +1,477 @@
+"""How a listing of names can be read: which files are images, which are masks, and which belong
+together. Pure: names in, readings out.
+
+A reading is two folders, or one that holds both, and for each side what stands before and behind
+the key in a name. Affixes are found, not listed: those that many names share are tried against each
+other, and a pair of them counts by how many names find a partner.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import permutations, product
+
+from histoprep.names import pairing_key
+
+# An affix counts when at least this share of the names on a side has it.
+_MIN_SHARE = 0.08
+_MAX_AFFIXES = 10
+# Folders beside each other are compared two by two up to this number.
+_MAX_BESIDE = 12
+# Of larger folders only a part of the names is known, and this many partners are looked for.
+_MAX_LOOKS = 60
+# A reading whose masks mostly have no image explains nothing.
+_MIN_PAIRED = 0.5
+
+_TAIL_START = re.compile(r"(?<=.)(?:[ _.\-]+|(?<=[a-z0-9])(?=[A-Z])|(?<=[0-9])(?=[a-z]))")
+_HEAD_END = re.compile(r"[ _.\-]+|(?<=[A-Za-z])(?=[0-9])|(?<=[a-z])(?=[A-Z])")
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+
+_MASK_WORDS = (
+    "mask masks label labels labelled labeled labelids labelmap seg segm segs segmentation"
+    " segmentations gt groundtruth truth annot annotation annotations anno ann annotated manual"
+    " target targets"
+)
+_LESSER_WORDS = (
+    "instance instances inst object objects color colour colors colours coloured colored overlay"
+    " overlays vis visual preview contour contours boundary boundaries border edge edges distance"
+    " distances dist prob probability heat heatmap weight weights skeleton trainids"
+)
+MASK_WORDS = frozenset(_MASK_WORDS.split())
+# Of several masks of an image, those of these names are chosen last.
+LESSER_WORDS = frozenset(_LESSER_WORDS.split())
+
+
+@dataclass(frozen=True, slots=True)
+class FolderNames:
+    """What is known of a folder: its path below the root ("" or ending with a slash) and names of
+    image and mask files, all of them or some; `has` says whether a name is there.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    is_complete: bool
+    has: Callable[[str], bool]
+
+    @classmethod
+    def of(cls, path: str, names: Iterable[str]) -> FolderNames:
+        """Return a folder all of whose names are known."""
+        known = tuple(sorted(names))
+        return cls(path, known, True, frozenset(known).__contains__)
+
+
+@dataclass(frozen=True, slots=True)
+class Affixes:
+    """What stands before and behind the key in a name, and the extensions; none stands for any.
+
+    With `is_numbered` the key is a number, and anything may follow it: `task-12-annotation-7`.
+    """
+
+    head: str = ""
+    tail: str = ""
+    extensions: tuple[str, ...] = ()
+    is_numbered: bool = False
+
+    @property
+    def length(self) -> int:
+        """Return how much of a name they fix, without the extension."""
+        return len(self.head) + len(self.tail)
+
+    def key_in(self, name: str) -> str | None:
+        """Return the key of a name, None for a name that they do not fit."""
+        stem, _, extension = name.rpartition(".")
+        if self.extensions and extension.lower() not in self.extensions:
+            return None
+        if self.is_numbered:
+            match = re.match(rf"{re.escape(self.head)}(\d+)(?=\D|$)", stem)
+            return match[1] if match else None
+        if len(stem) <= self.length or not (
+            stem.startswith(self.head) and stem.endswith(self.tail)
+        ):
+            return None
+        return pairing_key(stem[len(self.head) : len(stem) - len(self.tail)])
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the two sides lie: pairs of folders, the same one twice for siblings.
+
+    `images` and `masks` are the names of the two folders, as `--images` and `--masks` take them.
+    """
+
+    folders: tuple[tuple[FolderNames, FolderNames], ...]
+    images: str | None = None
+    masks: str | None = None
+
+    @property
+    def are_siblings(self) -> bool:
+        """Return whether images and masks lie in the same folders."""
+        return self.images is None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One way to read the names.
+
+    Attributes:
+        places: Where the two sides lie.
+        image: Affixes of images.
+        mask: Affixes of masks.
+        pairs: Paths of images and masks that belong together, those that were found.
+        num_images: Names that fit the images.
+        num_masks: Names that fit the masks.
+        others: Whether a folder of masks holds further names.
+        is_by_path: Whether the affixes are whole names and the folder is the key.
+    """
+
+    places: Places
+    image: Affixes
+    mask: Affixes
+    pairs: tuple[tuple[str, str], ...]
+    num_images: int
+    num_masks: int
+    others: bool = False
+    is_by_path: bool = False
+
+    @property
+    def masks_paired(self) -> float:
+        """Return the share of the masks that have an image, in [0, 1]."""
+        return len(self.pairs) / self.num_masks if self.num_masks else 0.0
+
+    @property
+    def mask_words(self) -> set[str]:
+        """Return the words in which the masks' side differs, in lower case."""
+        return _words(self.places.masks, self.mask) - _words(self.places.images, self.image)
+
+    @property
+    def named_like_masks(self) -> bool:
+        """Return whether only the masks' side is named like masks."""
+        own, other = (
+            _words(self.places.masks, self.mask),
+            _words(self.places.images, self.image),
+        )
+        return bool(own & MASK_WORDS) and not other & MASK_WORDS
+
+    @property
+    def rank(self) -> int:
+        """Return how far the names speak against these masks: 0 named like masks, 1 in no way, 2
+        like drawings or instances of them.
+        """
+        words = self.mask_words
+        return 2 if words & LESSER_WORDS else 0 if words & MASK_WORDS else 1
+
+    def options(self) -> dict[str, str]:
+        """Return the fields of `ScanOptions` that say the same."""
+        if self.is_by_path:
+            return {
+                f"{side}_pattern": rf"^(?P<key>.+)/{re.escape(affixes.head)}$"
+                for side, affixes in (("image", self.image), ("mask", self.mask))
+            }
+        chosen: dict[str, str] = {}
+        if self.places.images and self.places.masks:
+            chosen |= {"images": self.places.images, "masks": self.places.masks}
+        for side, affixes in (("image", self.image), ("mask", self.mask)):
+            is_exact = side == "mask" and self.others
+            extension = affixes.extensions[0] if len(affixes.extensions) == 1 else None
+            if affixes.head or affixes.is_numbered or len(affixes.extensions) > 1:
+                chosen[f"{side}_pattern"] = _pattern(affixes)
+            elif self._needs_suffix(side) or is_exact:
+                chosen[f"{side}_suffix"] = affixes.tail + (f".{extension}" if extension else "")
+        return chosen
+
+    def _needs_suffix(self, side: str) -> bool:
+        affixes = self.image if side == "image" else self.mask
+        if affixes.tail or affixes.extensions:
+            return True
+        return side == "mask" and self.places.are_siblings
+
+
+def _pattern(affixes: Affixes) -> str:
+    if affixes.is_numbered:
+        return rf"^{re.escape(affixes.head)}(?P<key>\d+)(?!\d)".replace(r"\ ", " ")
+    extensions = "|".join(map(re.escape, affixes.extensions)) or "[^.]+"
+    before = f"^{re.escape(affixes.head)}" if affixes.head else "^"
+    return rf"{before}(?P<key>.+){re.escape(affixes.tail)}\.({extensions})$".replace(r"\ ", " ")
+
+
+def _words(folder: str | None, affixes: Affixes) -> set[str]:
+    text = " ".join((folder or "", affixes.head, affixes.tail))
+    whole = {part.lower() for part in re.split(r"[^A-Za-z]+", text) if part}
+    return whole | {word.lower() for word in _WORD.findall(text)}
+
+
+def readings(folders: Sequence[FolderNames]) -> list[Reading]:
+    """Return every way to read the names in which masks mostly have an image, most pairs first.
+
+    One reading of the same pairs is enough: the one with the shortest affixes.
+    """
+    found: dict[frozenset[tuple[str, str]], Reading] = {}
+    for places in _places(folders):
+        for reading in _named(places):
+            _keep_shorter(found, reading)
+    for reading in _folder_a_sample(folders):
+        _keep_shorter(found, reading)
+    return sorted(found.values(), key=lambda reading: -len(reading.pairs))
+
+
+def _keep_shorter(found: dict[frozenset[tuple[str, str]], Reading], reading: Reading) -> None:
+    key = frozenset(reading.pairs)
+    other = found.get(key)
+    if other is None or _complexity(reading) < _complexity(other):
+        found[key] = reading
+
+
+def _complexity(reading: Reading) -> tuple[bool, int, int]:
+    affixes = (reading.image, reading.mask)
+    return (
+        reading.is_by_path,
+        sum(bool(side.head) + bool(side.extensions) for side in affixes),
+        sum(side.length for side in affixes),
+    )
+
+
+# --- folders ---------------------------------------------------------------------------------
+
+
+def _places(folders: Sequence[FolderNames]) -> Iterator[Places]:
+    """Yield where images and masks may lie: folders that differ in one part of their paths, and
+    the folders themselves.
+    """
+    holding = [folder for folder in folders if folder.names]
+    named: defaultdict[tuple[str, str], list[tuple[FolderNames, FolderNames]]] = defaultdict(list)
+    for beside in _beside(holding):
+        if len(beside) <= _MAX_BESIDE:
+            for images, masks in permutations(beside, 2):
+                named[images, masks].append((beside[images], beside[masks]))
+        for image, mask in _name_templates(list(beside)):
+            pairs = _starred(image, mask, beside)
+            if len(pairs) > 1:
+                named[f"{image[0]}*{image[1]}", f"{mask[0]}*{mask[1]}"] += pairs
+    for (images, masks), pairs in named.items():
+        yield Places(tuple(pairs), images, masks)
+    if holding:
+        yield Places(tuple((folder, folder) for folder in holding))
+
+
+def _beside(folders: Sequence[FolderNames]) -> Iterator[dict[str, FolderNames]]:
+    """Yield folders whose paths differ in one part, by that part."""
+    buckets: defaultdict[tuple[tuple[str, ...], tuple[str, ...]], dict[str, FolderNames]] = (
+        defaultdict(dict)
+    )
+    for folder in folders:
+        parts = tuple(folder.path.split("/")[:-1])
+        for at, part in enumerate(parts):
+            buckets[parts[:at], parts[at + 1 :]][part] = folder
+    return (beside for beside in buckets.values() if len(beside) > 1)
+
+
+def _name_templates(names: list[str]) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
+    """Yield (head, tail) of images' and masks' folders that may belong together by the rest."""
+    if len(names) < 3:
+        return
+    affixes = [("", "")]
+    affixes += [("", tail) for tail in _frequent(names, _tails)]
+    affixes += [(head, "") for head in _frequent(names, _heads)]
+    yield from permutations(affixes, 2)
+
+
+def _starred(
+    image: tuple[str, str], mask: tuple[str, str], beside: dict[str, FolderNames]
+) -> list[tuple[FolderNames, FolderNames]]:
+    def by_text(parts: tuple[str, str]) -> dict[str, str]:
+        head, tail = parts
+        return {
+            name[len(head) : len(name) - len(tail)].lower(): name
+            for name in beside
+            if name.startswith(head) and name.endswith(tail) and len(name) > len(head) + len(tail)
+        }
+
+    of_images, of_masks = by_text(image), by_text(mask)
+    longer = of_images if len("".join(image)) > len("".join(mask)) else of_masks
+    for text, name in list((of_masks if longer is of_images else of_images).items()):
+        if name in longer.values():
+            del (of_masks if longer is of_images else of_images)[text]
+    return [
+        (beside[of_images[text]], beside[of_masks[text]])
+        for text in sorted(of_images.keys() & of_masks.keys())
+    ]
+
+
+# --- names -----------------------------------------------------------------------------------
+
+
+def _tails(stem: str) -> Iterator[str]:
+    return (stem[match.start() :] for match in _TAIL_START.finditer(stem))
+
+
+def _heads(stem: str) -> Iterator[str]:
+    return (stem[: match.end()] for match in _HEAD_END.finditer(stem))
+
+
+def _frequent(stems: Sequence[str], parts_of: Callable[[str], Iterable[str]]) -> list[str]:
+    """Return the affixes that many stems share, most frequent first; of those that always stand
+    together, the shortest.
+    """
+    counts = Counter(part for stem in stems for part in set(parts_of(stem)) if part != stem)
+    least = max(2 if len(stems) > 2 else 1, _MIN_SHARE * len(stems))
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], len(item[0]), item[0]))
+    return [part for part, count in ordered if count >= least][:_MAX_AFFIXES]
+
+
+@dataclass(slots=True)
+class _Side:
+    """The names of one side of all folders, by what they may be."""
+
+    folders: list[FolderNames]
+    keys: dict[Affixes, list[dict[str, str]]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, folders: Iterable[FolderNames], *, mixed: bool) -> _Side:
+        side = cls(list(folders))
+        names = [name for folder in side.folders for name in folder.names]
+        stems = [name.rpartition(".")[0] for name in names]
+        extensions = sorted({name.rpartition(".")[2].lower() for name in names})
+        heads, tails = _frequent(stems, _heads), _frequent(stems, _tails)
+        affixes = [("", ""), *(("", tail) for tail in tails), *((head, "") for head in heads)]
+        # A name with both is not worth telling apart where two kinds of names are mixed.
+        affixes += [] if mixed else list(product(heads[:4], tails[:4]))
+        for head, tail in affixes:
+            any_extension = Affixes(head, tail)
+            chosen = [any_extension]
+            if len(extensions) > 1:
+                chosen += [Affixes(head, tail, (extension,)) for extension in extensions]
+            for fitting in chosen:
+                side.add(fitting)
+        return side
+
+    def add(self, affixes: Affixes) -> None:
+        """Note the names that these affixes fit, by key."""
+        keyed = [
+            {key: name for name in folder.names if (key := affixes.key_in(name)) is not None}
+            for folder in self.folders
+        ]
+        if any(keyed):
+            self.keys[affixes] = keyed
+
+    @property
+    def num_names(self) -> int:
+        """Return how many names there are."""
+        return sum(len(folder.names) for folder in self.folders)
+
+
+def _named(places: Places) -> Iterator[Reading]:
+    """Yield the readings of the names in folders."""
+    images = _Side.of((image for image, _ in places.folders), mixed=places.are_siblings)
+    masks = (
+        images
+        if places.are_siblings
+        else _Side.of((mask for _, mask in places.folders), mixed=False)
+    )
+    found = False
+    for image, mask in product(images.keys, masks.keys):
+        if places.are_siblings and not _can_differ(image, mask):
+            continue
+        reading = _match(places, images, masks, image, mask)
+        if reading and reading.masks_paired >= _MIN_PAIRED:
+            found = True
+            others = not places.are_siblings and reading.num_masks < masks.num_names
+            yield replace(reading, others=others)
+    if not found and not places.are_siblings:
+        yield from _numbered(places, images, masks)
+
+
+def _numbered(places: Places, images: _Side, masks: _Side) -> Iterator[Reading]:
+    """Yield readings whose masks are called by the number of an image, one mask a number."""
+    heads = list(dict.fromkeys(affixes.head for affixes in masks.keys))
+    for affixes in [Affixes(head, is_numbered=True) for head in heads]:
+        masks.add(affixes)
+        if sum(map(len, masks.keys.get(affixes, []))) < masks.num_names:
+            continue
+        for image in [image for image in images.keys if not image.extensions]:
+            reading = _match(places, images, masks, image, affixes)
+            if reading and reading.masks_paired >= _MIN_PAIRED:
+                yield reading
+
+
+def _can_differ(image: Affixes, mask: Affixes) -> bool:
+    """Return whether names in one folder can be told apart by these affixes."""
+    if (image.head, image.tail) != (mask.head, mask.tail):
+        return True
+    return bool(image.extensions and mask.extensions) and image.extensions != mask.extensions
+
+
+def _match(
+    places: Places, images: _Side, masks: _Side, image: Affixes, mask: Affixes
+) -> Reading | None:
+    pairs: list[tuple[str, str]] = []
+    num_images = num_masks = 0
+    for at, (image_folder, mask_folder) in enumerate(places.folders):
+        of_images, of_masks = images.keys[image][at], masks.keys[mask][at]
+        if places.are_siblings:
+            of_images, of_masks = _apart(image, of_images, mask, of_masks)
+        if mask_folder.is_complete and image_folder.is_complete:
+            num_images, num_masks = num_images + len(of_images), num_masks + len(of_masks)
+            pairs += [
+                (image_folder.path + of_images[key], mask_folder.path + of_masks[key])
+                for key in of_masks.keys() & of_images.keys()
+            ]
+        else:
+            looked = sorted(of_masks.values())[:_MAX_LOOKS]
+            num_images, num_masks = num_images + len(of_images), num_masks + len(looked)
+            pairs += _looked_up(image_folder, mask_folder, image, mask, looked, of_images)
+    if not pairs:
+        return None
+    return Reading(places, image, mask, tuple(sorted(pairs)), num_images, num_masks)
+
+
+def _apart(
+    image: Affixes, of_images: dict[str, str], mask: Affixes, of_masks: dict[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return both without names that fit the other, more telling affixes."""
+    if mask.length >= image.length:
+        taken = set(of_masks.values())
+        return {key: name for key, name in of_images.items() if name not in taken}, of_masks
+    taken = set(of_images.values())
+    return of_images, {key: name for key, name in of_masks.items() if name not in taken}
+
+
+def _looked_up(
+    image_folder: FolderNames,
+    mask_folder: FolderNames,
+    image: Affixes,
+    mask: Affixes,
+    names: list[str],
+    of_images: dict[str, str],
+) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of masks whose images are there, also those whose names are not known."""
+    seen = {name.rpartition(".")[2] for name in image_folder.names}
+    for name in names:
+        stem = name.rpartition(".")[0]
+        key = stem[len(mask.head) : len(stem) - len(mask.tail)]
+        wanted = (f"{image.head}{key}{image.tail}.{end}" for end in image.extensions or seen)
+        partner = of_images.get(pairing_key(key)) or next(filter(image_folder.has, wanted), None)
+        if partner:
+            yield image_folder.path + partner, mask_folder.path + name
+
+
+def _folder_a_sample(folders: Sequence[FolderNames]) -> Iterator[Reading]:
+    """Yield readings in which every folder is a sample and files have the same names in all."""
+    holding = [folder for folder in folders if folder.names and folder.path]
+    counts = Counter(name for folder in holding for name in folder.names)
+    common = [name for name, count in counts.items() if count >= max(2, len(holding) / 2)]
+    for image, mask in permutations(sorted(common)[:_MAX_BESIDE], 2):
+        both = [folder for folder in holding if folder.has(image) and folder.has(mask)]
+        if len(both) * 2 < counts[mask]:
+            continue
+        yield Reading(
+            Places(tuple((folder, folder) for folder in both)),
+            Affixes(head=image),
+            Affixes(head=mask),
+            tuple((folder.path + image, folder.path + mask) for folder in both),
+            counts[image],
+            counts[mask],
+            is_by_path=True,
+        )

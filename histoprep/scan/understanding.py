@@ -1,0 +1,350 @@
+"""A short look at a folder -> how its names are to be read, where that is beyond doubt.
+
+Layouts that the walk knows are left to it: the first pair that it would find ends the look.
+Otherwise names are read in all ways that pair them, and a few files of each way are decoded, since
+only masks look like labels. Folders, names and files looked at are limited, so that the time does
+not grow with the data set.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+from histoprep.choices import Layout
+from histoprep.errors import UsageError
+from histoprep.image_formats import mask_suffixes
+from histoprep.phrases import plural
+from histoprep.scan.content import Content, content_of
+from histoprep.scan.layouts import FolderNames, Reading, readings
+from histoprep.scan.listing import ScanOptions
+from histoprep.scan.name_rules import NameRules, is_data
+from histoprep.scan.walk import IMAGE_FOLDERS, MASK_FOLDERS, first_named
+from histoprep.schemas.workspace import SUFFIX as WORKSPACE_SUFFIX
+from histoprep.visible import visible
+
+_MAX_FOLDERS = 600
+_MAX_BESIDE = 300
+_MAX_NAMES = 600
+_MAX_ALL_NAMES = 6000
+# Names of one folder that are tried for the layouts that the walk knows.
+_MAX_TRIED = 64
+_FILES_A_SIDE = 5
+_MAX_READINGS = 24
+_MAX_FILE_BYTES = 64 << 20
+# Readings with fewer pairs than this share of the best one are no rivals.
+_RIVAL = 0.8
+_MOSTLY = 0.6
+T = TypeVar("T")
+_NAMES = ("images", "masks", "image_suffix", "mask_suffix", "image_pattern", "mask_pattern")
+
+
+@dataclass(frozen=True, slots=True)
+class Understanding:
+    """What a short look at a folder came to.
+
+    Attributes:
+        options: The options to read it with: those that were requested, or what was understood.
+        words: One sentence that says what was understood; "" where nothing needed to be.
+        has_labels_among_images: Whether some files that would be read as images look like labels.
+    """
+
+    options: ScanOptions
+    words: str = ""
+    has_labels_among_images: bool = False
+
+
+def understand(root: Path, options: ScanOptions) -> Understanding:
+    """Return how to read a folder.
+
+    Raises:
+        UsageError: Several readings are as good as each other; each is printed as a command.
+    """
+    if options.layout is not Layout.AUTO or options.image_pattern or options.mask_pattern:
+        return Understanding(options)
+    look = _Look(root, options)
+    if look.finds_known_layout():
+        return Understanding(options)
+    possible = [
+        reading for reading in readings(look.folders) if _agrees(reading.options(), options)
+    ]
+    convincing = [reading for reading in possible[:_MAX_READINGS] if look.is_convincing(reading)]
+    if not convincing:
+        return Understanding(options, has_labels_among_images=look.has_labels())
+    best = _best(convincing, look)
+    if len(best) > 1:
+        raise _several(root, options, best)
+    chosen = with_reading(options, best[0])
+    return Understanding(chosen, describe(best[0], options))
+
+
+def with_reading(options: ScanOptions, reading: Reading) -> ScanOptions:
+    """Return options that read as `reading` does."""
+    return replace(options, **reading.options(), layout=Layout.AUTO, is_inferred=True)
+
+
+def options_words(options: dict[str, str]) -> str:
+    """Return options of the scan as they are typed: `--images HE --masks truth`."""
+    return " ".join(
+        f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in options.items()
+    )
+
+
+def describe(reading: Reading, requested: ScanOptions | None = None) -> str:
+    """Return what a reading says and which options say the same, in one line."""
+    image, mask = reading.pairs[0]
+    same = options_words(
+        {
+            name: value
+            for name, value in reading.options().items()
+            if requested is None or getattr(requested, name) != value
+        }
+    )
+    return (
+        f"layout understood: {_side(reading, 'image')} and {_side(reading, 'mask')}, such as"
+        f" {visible(image)} and {visible(mask)};"
+        f" {len(reading.pairs):,} of {plural(reading.num_masks, 'mask')} looked at have an image"
+        f" (the same: {visible(same)})"
+    )
+
+
+def _side(reading: Reading, side: str) -> str:
+    folder = reading.places.images if side == "image" else reading.places.masks
+    affixes = reading.image if side == "image" else reading.mask
+    if reading.is_by_path:
+        return f"{side}s */{affixes.head}"
+    end = "|".join(affixes.extensions) or "*"
+    middle = "N" if affixes.is_numbered else "*"
+    named = f"{affixes.head}{middle}{affixes.tail}{'*' if affixes.is_numbered else ''}.{end}"
+    return visible(f"{side}s {folder}/{named}" if folder else f"{side}s {named}")
+
+
+def _agrees(found: dict[str, str], options: ScanOptions) -> bool:
+    """Return whether a reading leaves what was requested as it is."""
+    default = ScanOptions()
+    return all(
+        getattr(options, name) == getattr(default, name)
+        or found.get(name, getattr(default, name)) == getattr(options, name)
+        for name in _NAMES
+    )
+
+
+def _best(convincing: Sequence[Reading], look: _Look) -> list[Reading]:
+    """Return the readings that no other one is better than: most pairs, then masks that are a class
+    map and named like one.
+    """
+    most = max(len(reading.pairs) for reading in convincing)
+    rivals = [reading for reading in convincing if len(reading.pairs) >= _RIVAL * most]
+    ranks = [look.rank(reading) for reading in rivals]
+    best = [reading for reading, rank in zip(rivals, ranks, strict=True) if rank == min(ranks)]
+    # The same masks, paired in more or fewer cases, are no question.
+    largest: dict[frozenset[str], Reading] = {}
+    for reading in best:
+        masks = frozenset(mask for _, mask in reading.pairs)
+        if not any(masks <= others for others in largest):
+            largest[masks] = reading
+    return list(largest.values())
+
+
+def _several(root: Path, options: ScanOptions, best: Sequence[Reading]) -> UsageError:
+    requested = {
+        name: value
+        for name, value in asdict(options).items()
+        if name in _NAMES and value != getattr(ScanOptions(), name)
+    }
+    commands = [
+        f"histoprep audit {shlex.quote(str(root))} {options_words(requested | reading.options())}"
+        for reading in best
+    ]
+    details = [
+        f"{command}  # {len(reading.pairs):,} pairs, such as {' and '.join(reading.pairs[0])}"
+        for command, reading in zip(commands, best, strict=True)
+    ]
+    return UsageError(
+        f"these images have masks of {len(best)} kinds, and nothing says which of them count",
+        path=root,
+        details=[
+            *details,
+            f"{combine_command(root)}  # if each file holds one class or one object",
+        ],
+        hint="one of these commands; later commands keep the choice",
+    )
+
+
+def combine_command(root: Path | str) -> str:
+    """Return the command that makes one mask of several mask files of an image."""
+    out = shlex.quote(f"{root}-combined")
+    return f"histoprep import combine {shlex.quote(str(root))} --out {out}"
+
+
+@dataclass(slots=True)
+class _Look:
+    """What is seen of a folder in a short look."""
+
+    root: Path
+    options: ScanOptions
+    folders: list[FolderNames] = field(default_factory=list)
+    contents: dict[str, Content] = field(default_factory=dict)
+
+    def finds_known_layout(self) -> bool:
+        """List some folders, and return whether the walk would pair anything in them as it is."""
+        waiting, num_names = [""], 0
+        rules = NameRules.of(self.options)
+        while waiting and len(self.folders) < _MAX_FOLDERS and num_names < _MAX_ALL_NAMES:
+            path = waiting.pop(0)
+            names, below, is_complete = self._list(path)
+            has = (
+                frozenset(names).__contains__
+                if is_complete
+                else lambda name, path=path: os.path.lexists(os.path.join(self.root, path, name))
+            )
+            folder = FolderNames(path, tuple(sorted(names)), is_complete, has)
+            self.folders.append(folder)
+            num_names += len(names)
+            if self._pairs_mirrored(path, below, rules) or _pairs_siblings(folder, rules):
+                return True
+            # Depth first below few folders, so that samples with folders of their own are seen
+            # whole.
+            waiting[:0] = [f"{path}{name}/" for name in below[:_MAX_BESIDE]]
+        return False
+
+    def _list(self, path: str) -> tuple[list[str], list[str], bool]:
+        """Return some names of image files, the folders, and whether these are all names."""
+        names: list[str] = []
+        below: list[str] = []
+        follow = self.options.follow_links
+        skip = {str(folder.resolve()) for folder in self.options.unlabelled}
+        with suppress(OSError), os.scandir(os.path.join(self.root, path)) as entries:
+            for entry in entries:
+                name = entry.name
+                if entry.is_dir(follow_symlinks=follow):
+                    is_ours = name.startswith(".") or name.endswith(WORKSPACE_SUFFIX)
+                    if not is_ours and entry.path not in skip:
+                        below.append(name)
+                elif is_data(name) and entry.is_file(follow_symlinks=True):
+                    names.append(name)
+                    if len(names) >= _MAX_NAMES:
+                        return names, sorted(below), False
+        return names, sorted(below), True
+
+    def _pairs_mirrored(self, path: str, below: list[str], rules: NameRules) -> bool:
+        """Return whether folders of images and masks that the walk knows hold a pair."""
+        options = self.options
+        images = first_named(below, (options.images,) if options.images else IMAGE_FOLDERS)
+        masks = first_named(below, (options.masks,) if options.masks else MASK_FOLDERS)
+        if not (images and masks):
+            return False
+        stack = [""]
+        for _ in range(_MAX_TRIED):
+            if not stack:
+                break
+            inner = stack.pop()
+            names, folders, _ = self._list(f"{path}{masks}/{inner}")
+            stack += [f"{inner}{name}/" for name in reversed(folders[:_MAX_TRIED])]
+            place = self.root / path / images / inner
+            for name in names[:_MAX_TRIED]:
+                key = rules.mask_key(name, alone=True)
+                stems = {key, name.rpartition(".")[0]} - {None}
+                if any(self._image_is_there(place, str(stem)) for stem in stems):
+                    return True
+        return False
+
+    def _image_is_there(self, place: Path, stem: str) -> bool:
+        rules = NameRules.of(self.options)
+        if rules.image_pattern or rules.image_end.stem_end:
+            stem += rules.image_end.stem_end
+        return any(
+            os.path.lexists(place / f"{stem}.{end}")
+            for suffix in mask_suffixes()
+            for end in (suffix, suffix.upper())
+        )
+
+    def content(self, path: str) -> Content:
+        """Return what a file looks like; each is opened once."""
+        if path not in self.contents:
+            self.contents[path] = Content.UNKNOWN
+            try:
+                file = Path(os.path.join(self.root, path))
+                if file.stat().st_size <= _MAX_FILE_BYTES:
+                    self.contents[path] = content_of(file.read_bytes())
+            except OSError:
+                pass
+        return self.contents[path]
+
+    def is_convincing(self, reading: Reading) -> bool:
+        """Return whether the images of a reading look like images and its masks like labels, or are
+        named so where nothing can be seen.
+        """
+        chosen = _spread(reading.pairs, _FILES_A_SIDE)
+        images = self._looks([image for image, _ in chosen])
+        masks = self._looks([mask for _, mask in chosen])
+        if images is Content.CLASSES or (images is Content.UNKNOWN and masks is Content.IMAGE):
+            return False
+        if masks is Content.CLASSES:
+            return images is Content.IMAGE or reading.named_like_masks
+        return reading.named_like_masks and (images, masks) != (Content.BLANK, Content.BLANK)
+
+    def _looks(self, paths: Iterable[str]) -> Content:
+        """Return whether most of these files look like labels (`CLASSES`) or like images."""
+        seen = [self.content(path) for path in paths]
+        labels = sum(content.is_labels for content in seen)
+        photographs = seen.count(Content.IMAGE)
+        if labels + photographs == 0:
+            return Content.BLANK if Content.BLANK in seen else Content.UNKNOWN
+        share = labels / (labels + photographs)
+        return (
+            Content.CLASSES
+            if share >= _MOSTLY
+            else Content.IMAGE
+            if share <= 1 - _MOSTLY
+            else Content.UNKNOWN
+        )
+
+    def rank(self, reading: Reading) -> tuple[int, int]:
+        """Return how good masks are, the smallest number best: by their names, then by what is in
+        them.
+        """
+        seen = [self.content(mask) for _, mask in _spread(reading.pairs, _FILES_A_SIDE)]
+        order = (Content.CLASSES, Content.INSTANCES, Content.COLOURS)
+        kinds = [order.index(content) for content in seen if content.is_labels]
+        return reading.rank, max(kinds, default=0)
+
+    def has_labels(self) -> bool:
+        """Return whether some files look like labels, of a few of each folder and extension."""
+        for folder in self.folders:
+            by_extension: dict[str, list[str]] = {}
+            for name in folder.names:
+                by_extension.setdefault(name.rpartition(".")[2].lower(), []).append(name)
+            for names in by_extension.values():
+                for name in _spread(names, _FILES_A_SIDE):
+                    if self.content(folder.path + name).is_labels:
+                        return True
+            if len(self.contents) > 8 * _FILES_A_SIDE * len(Content):
+                break
+        return False
+
+
+def _pairs_siblings(folder: FolderNames, rules: NameRules) -> bool:
+    """Return whether a folder holds an image beside a mask with the requested suffix."""
+    if not rules.mask_end.stem_end and rules.mask_end.extension is None:
+        return False
+    endings = {name.rpartition(".")[2] for name in folder.names}
+    for name in itertools.islice(folder.names, _MAX_NAMES):
+        mask_key, _ = rules.keys_of(name)
+        if mask_key is not None and any(
+            folder.has(f"{mask_key}{rules.image_end.stem_end}.{ending}") for ending in endings
+        ):
+            return True
+    return False
+
+
+def _spread(items: Sequence[T], number: int) -> list[T]:
+    """Return a few items from all over a sequence."""
+    step = max(1, len(items) // number)
+    return list(items[: step * number : step])
