@@ -25,6 +25,7 @@ class RuleId(NamedTuple):
         return f"{self.code} {subcode}"
 
 
+LABEL_LIKE_IMAGE = RuleId("HP109", "label-like-image")
 UNREADABLE_FILE = RuleId("HP201", "unreadable-file")
 TRUNCATED_JPEG = RuleId("HP202", "truncated-jpeg")
 HUGE_IMAGE = RuleId("HP205", "huge-image")

@@ -33,7 +33,7 @@ class Outcome(StrEnum):
     CHOICE = "choice"
     """Several readings are possible: refused, each of them printed as a command."""
     REFUSED = "refused"
-    """No pairs, and an error that says why; the masks never become tiles."""
+    """No pairs, and an error or a finding that says why; the masks never become tiles."""
     NO_MASKS = "no-masks"
     """Images alone: nothing is taken for a mask."""
 
@@ -453,14 +453,14 @@ REFUSED = [
     Layout(
         "busi", many_masks("benign/b ({i}).png", "benign/b ({i})_mask_{k}.png"), Outcome.REFUSED
     ),
-    Layout("dsb2018", dsb2018, Outcome.REFUSED, ("combine",)),
+    Layout("dsb2018", dsb2018, Outcome.REFUSED, ("combine", "--by instance")),
     Layout(
         "mask-a-class",
         many_masks("images/t{i}.png", "masks/t{i}_class_{class_}.png"),
         Outcome.REFUSED,
-        ("combine",),
+        ("combine", "--by class"),
     ),
-    Layout("no-scheme", half_grey_without_scheme, Outcome.REFUSED),
+    Layout("no-scheme", half_grey_without_scheme, Outcome.REFUSED, ("HP109", "--pairs")),
 ]
 
 NO_MASKS = [
@@ -478,6 +478,6 @@ NO_MASKS = [
     Layout("two-stains", same_stems_two_stains, Outcome.NO_MASKS),
 ]
 
-LINKED = Layout("links-to-a-store", stored_elsewhere, Outcome.CHOICE, ("--follow-links",))
+LINKED = Layout("links-to-a-store", stored_elsewhere, Outcome.REFUSED, ("--follow-links",))
 
 LAYOUTS = [*KNOWN, *UNDERSTOOD, *CHOICE, *REFUSED, *NO_MASKS, LINKED]

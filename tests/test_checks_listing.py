@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from audit_cases import DataSet, Found, by_code, findings_of_rows, stripes, write_map
+from audit_cases import DataSet, Found, by_code, findings_of_rows, stripes, tissue, write_map
 from tile_rows import tile_row
 
 from histoprep.catalogue import all_rules
 from histoprep.choices import Severity
+from histoprep.report import Status, last_line, render
 from histoprep.schemas.workspace import Workspace
 
 RULES = all_rules()
 
-TRIGGERS = ("HP101", "HP102", "HP103", "HP104", "HP105", "HP106", "HP107", "HP108")
+TRIGGERS = (
+    *("HP101", "HP102", "HP103", "HP104", "HP105"),
+    *("HP106", "HP107", "HP108", "HP109", "HP110"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -271,3 +277,78 @@ def test_counts_against_an_expectation(tmp_path: Path) -> None:
         "label 5": "in tiles: seen 0, expected 1",
     }
     assert (finding.count, finding.denominator) == (3, 8)
+
+
+def test_labels_among_images_are_an_error_of_their_own(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    for index, (image, mask) in enumerate(zip("qwert", "zuiop", strict=True)):
+        data.image(f"{image}.png")
+        data.mask(f"{mask}{index}.png")
+    report = data.audit()
+    found = by_code(report.findings)
+    assert found["HP109 classes"].keys() == {"z0.png", "u1.png", "i2.png", "o3.png", "p4.png"}
+    assert all("label mask" in detail for detail in found["HP109 classes"].values())
+    # They are not also images of a wrong mode, and nobody is told to convert them.
+    assert "HP302 grayscale" not in found
+    [finding] = [finding for finding in report.findings if finding.code == "HP109"]
+    assert finding.severity is Severity.ERROR
+    assert "--pairs" in finding.suggestion
+    # Grey photographs are images.
+    data = DataSet(tmp_path / "grey")
+    for index in range(4):
+        grey = np.repeat(tissue(index).mean(2).astype(np.uint8)[..., None], 3, 2)
+        data.write(f"{index}.png", cv2.imencode(".png", grey[..., 0])[1].tobytes())
+    assert set(by_code(data.audit().findings)) & {"HP109 classes", "HP302 grayscale"} == {
+        "HP302 grayscale"
+    }
+
+
+def test_coloured_labels_among_the_images_of_a_known_layout(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    data.pairs(6)
+    colours = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)
+    for index in range(6):
+        data.image(f"fine{index:02}_view.png", colours[stripes(0, 1, 2)])
+    assert len(by_code(data.audit().findings)["HP109 colours"]) == 6
+
+
+def test_further_masks_of_an_image(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    data.pairs(3)
+    data.mask("fine01_mask_1.png")
+    data.mask("fine01_mask_2.png")
+    report = data.audit()
+    assert by_code(report.findings)["HP110"].keys() == {"fine01_mask_1.png", "fine01_mask_2.png"}
+    [finding] = [finding for finding in report.findings if finding.code == "HP110"]
+    assert "histoprep import combine" in finding.suggestion
+    assert report.summary.num_images == 3
+
+
+def test_formats_that_are_not_read_are_counted_and_strictly_an_error(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    data.pairs(2)
+    for name in ("a.dcm", "b.dcm", "slide.svs"):
+        data.write(name, b"data")
+    report = data.audit()
+    [finding] = [finding for finding in report.findings if finding.subcode == "unread-format"]
+    assert (finding.severity, finding.count) == (Severity.WARNING, 3)
+    assert "not read: 2 .dcm, 1 .svs |" in last_line(report)
+    assert report.status is Status.PASSED
+    strict = data.audit(strict=True)
+    assert strict.status is Status.FAILED
+    assert '"unread"' in render(strict, "json")
+    for name in ("a.dcm", "b.dcm", "slide.svs"):
+        (data.root / name).unlink()
+    assert "not read" not in last_line(data.audit())
+
+
+def test_masks_of_another_naming_scheme(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    for index in range(3):
+        data.image(f"images/field{index}.png")
+        data.mask(f"masks/{'xyz'[index]}.png")
+    [finding] = [finding for finding in data.audit().findings if finding.code == "HP101"]
+    assert (finding.count, finding.denominator) == (3, 3)
+    assert "another scheme" in finding.cause
+    assert "field0 / x" in finding.cause
+    assert "--pairs" in finding.suggestion

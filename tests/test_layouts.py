@@ -1,55 +1,338 @@
-"""Every layout of `layouts.py`: audited, and paired as it was made."""
+"""Every layout of `layouts.py`: read as it was made, by itself or with the options that are
+printed.
+"""
 
 from __future__ import annotations
 
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from layouts import LAYOUTS, Layout, Outcome
-
-from histoprep.scan import scan
-from histoprep.scan.listing import Issue, Pair
-from histoprep.schemas.workspace import Workspace
-from histoprep.tiles.options import TableOptions, resolved
-
-# What the audit does not understand yet.
-NOT_YET = frozenset(
-    layout.name for layout in LAYOUTS if layout.outcome not in (Outcome.KNOWN, Outcome.NO_MASKS)
+from layouts import (
+    CHOICE,
+    LAYOUTS,
+    REFUSED,
+    UNDERSTOOD,
+    Also,
+    Layout,
+    Outcome,
+    classes,
+    coloured,
+    instances,
+    overlay,
+    pairs_of,
+    save,
+    tissue,
 )
 
+from histoprep.errors import UsageError
+from histoprep.imageio import encode_rgb_jpeg
+from histoprep.scan import scan
+from histoprep.scan.advice import explain_nothing_paired, find_pairing, suggest_pairing
+from histoprep.scan.content import Content, content_of, content_of_pixels
+from histoprep.scan.layouts import FolderNames, readings
+from histoprep.scan.listing import Issue, Pair, ScanOptions
+from histoprep.schemas.workspace import Workspace
+from histoprep.tiles.options import SettledOptions, TableOptions, settle
 
-def paired(root: Path) -> list[Pair]:
+
+def run_histoprep(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "histoprep", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+ALONE = [
+    layout
+    for layout in LAYOUTS
+    if layout.outcome in (Outcome.KNOWN, Outcome.UNDERSTOOD, Outcome.NO_MASKS)
+]
+
+
+def named(layouts: list[Layout]) -> Any:
+    return pytest.mark.parametrize("layout", layouts, ids=lambda layout: layout.name)
+
+
+def made(layout: Layout, tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    root = tmp_path / "set"
+    root.mkdir()
+    return root, layout.make(root)
+
+
+def settled(root: Path, options: ScanOptions | None = None) -> SettledOptions:
+    return settle(Workspace.of(root), TableOptions(options or ScanOptions()))
+
+
+def listed(root: Path, options: ScanOptions | None = None) -> tuple[list[Pair], list[Issue]]:
     issues: list[Issue] = []
-    options = resolved(Workspace.of(root), TableOptions())
-    return list(scan(root, options.scan, issues.append))
+    return list(scan(root, settled(root, options).used.scan, issues.append)), issues
+
+
+def paired(pairs: list[Pair]) -> dict[str, str]:
+    return {pair.image_path: pair.mask_path for pair in pairs if pair.image_path and pair.mask_path}
+
+
+def options_in(text: str) -> ScanOptions:
+    """Return the options of the scan in what was printed."""
+    words = shlex.split(text)
+    names = [word.removeprefix("--").replace("-", "_") for word in words[::2]]
+    chosen: dict[str, Any] = dict(zip(names, words[1::2], strict=True))
+    return ScanOptions(**chosen)
+
+
+def same_options(understood: str) -> ScanOptions:
+    match = re.search(r"\(the same: (.*)\)$", understood)
+    assert match
+    return options_in(match[1])
 
 
 def test_names_are_unique() -> None:
     assert len({layout.name for layout in LAYOUTS}) == len(LAYOUTS)
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [layout for layout in LAYOUTS if layout.name not in NOT_YET],
-    ids=lambda layout: layout.name,
-)
+@named(ALONE)
 def test_pairs_are_those_that_were_made(layout: Layout, tmp_path: Path) -> None:
-    root = tmp_path / "set"
-    root.mkdir()
-    true_pairs = layout.make(root)
-    found = {
-        pair.image_path: pair.mask_path
-        for pair in paired(root)
-        if pair.image_path and pair.mask_path
-    }
-    assert found == true_pairs
+    root, true_pairs = made(layout, tmp_path)
+    pairs, _ = listed(root)
+    assert paired(pairs) == true_pairs
+    of_masks = set(true_pairs.values())
+    assert not of_masks & {pair.image_path for pair in pairs}
+    assert not [pair for pair in pairs if pair.image_path is None]
+    assert bool(settled(root).understood) == (layout.outcome is Outcome.UNDERSTOOD)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_makers_make_what_they_name(layout: Layout, tmp_path: Path) -> None:
+@named(UNDERSTOOD)
+def test_the_options_that_are_printed_say_the_same(layout: Layout, tmp_path: Path) -> None:
+    root, true_pairs = made(layout, tmp_path)
+    understood = settled(root)
+    explicit = settled(root, same_options(understood.understood))
+    assert explicit.understood == ""
+    by_itself, with_options = (
+        list(scan(root, chosen.used.scan, lambda issue: None)) for chosen in (understood, explicit)
+    )
+    assert by_itself == with_options
+    assert paired(with_options) == true_pairs
+
+
+@named(CHOICE)
+def test_a_choice_is_printed_as_commands_that_work(layout: Layout, tmp_path: Path) -> None:
+    root, true_pairs = made(layout, tmp_path)
+    with pytest.raises(UsageError) as caught:
+        settled(root)
+    text = str(caught.value)
+    assert all(words in text for words in layout.says)
+    commands = [
+        line.strip().partition("  # ")[0]
+        for line in text.splitlines()
+        if line.strip().startswith("histoprep audit")
+    ]
+    assert len(commands) == 2
+    readings_of_commands = []
+    for command in commands:
+        program, name, folder, *words = shlex.split(command)
+        assert (program, name, folder) == ("histoprep", "audit", str(root))
+        readings_of_commands.append(paired(listed(root, options_in(shlex.join(words)))[0]))
+    assert true_pairs in readings_of_commands
+    assert all(found.keys() == true_pairs.keys() for found in readings_of_commands)
+
+
+@named(REFUSED)
+def test_what_cannot_be_paired_is_an_error_and_no_tile(layout: Layout, tmp_path: Path) -> None:
+    root, _ = made(layout, tmp_path)
+    done = run_histoprep("audit", str(root), "--workers", "1")
+    printed = done.stdout + done.stderr
+    assert done.returncode in (1, 2), printed
+    assert all(words in printed for words in layout.says), printed
+    assert "delete" not in printed
+    if layout.name != "dsb2018":
+        assert run_histoprep("manifest", str(root), "--workers", "1").returncode == 2
+
+
+def test_links_are_named_in_the_error_and_followed_by_the_command_in_it(tmp_path: Path) -> None:
+    [layout] = [layout for layout in LAYOUTS if layout.name == "links-to-a-store"]
+    root, true_pairs = made(layout, tmp_path)
+    done = run_histoprep("audit", str(root), "--workers", "1")
+    assert done.returncode == 2
+    assert "2 links that leave the folder: images, masks" in done.stderr
+    [command] = [line for line in done.stderr.splitlines() if "--follow-links" in line]
+    words = shlex.split(command.partition("try: ")[2])
+    done = run_histoprep(*words[1:], "--workers", "1", "--exit-zero")
+    assert done.returncode == 0, done.stderr
+    assert f"{len(true_pairs)} paired" in done.stdout
+
+
+def test_the_audit_says_what_was_understood_and_later_commands_know(tmp_path: Path) -> None:
     root = tmp_path / "set"
-    root.mkdir()
-    for image, mask in layout.make(root).items():
-        if layout.name != "links-to-a-store":
-            assert (root / image).is_file()
-            assert (root / mask).is_file()
+    pairs_of("train_images/t{i}.png", "train_masks/t{i}.png")(root)
+    done = run_histoprep("audit", str(root), "--workers", "1")
+    assert done.returncode == 0, done.stdout
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("layout understood")]
+    assert "--images train_images --masks train_masks" in line
+    assert "8 images, 8 masks: 8 paired" in done.stdout
+    # Again, from what was kept.
+    again = run_histoprep("audit", str(root), "--workers", "1")
+    assert line in again.stdout
+    assert "as before" not in again.stderr
+    manifest = run_histoprep("manifest", str(root), "--workers", "1")
+    assert manifest.returncode == 0
+    assert line in manifest.stderr.replace("\n", " ") or "layout understood" in manifest.stderr
+
+
+def test_masks_that_come_later_are_understood_then(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for i in range(6):
+        save(tissue(i), root / f"a/t{i}.png")
+    assert run_histoprep("audit", str(root), "--workers", "1").returncode == 0
+    for i in range(6):
+        save(classes(i), root / f"b/t{i}.png")
+    done = run_histoprep("audit", str(root), "--workers", "1")
+    assert "--images a --masks b" in done.stdout
+    # And folders that come after that are not passed over in silence.
+    for i in range(6):
+        save(tissue(i), root / f"c/t{i}.png")
+    assert "unread-folder" in run_histoprep("audit", str(root), "--workers", "1").stdout
+
+
+def test_what_was_requested_is_not_overruled(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    pairs_of(
+        "HE/t{i}.png",
+        "reader1/t{i}.png",
+        also=[Also("reader2/t{i}.png", lambda seed: classes(seed + 50))],
+    )(root)
+    chosen = settled(root, ScanOptions(masks="reader2"))
+    assert (chosen.used.scan.images, chosen.used.scan.masks) == ("HE", "reader2")
+    assert chosen.requested.scan.images is None
+    chosen = settled(root, ScanOptions(images="reader1", masks="HE"))
+    assert (chosen.used.scan.images, chosen.used.scan.masks) == ("reader1", "HE")
+
+
+def test_a_suffix_may_be_requested_without_the_extension_it_needs(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    true_pairs = pairs_of("t{i}.jpg", "t{i}.png")(root)
+    assert paired(listed(root, ScanOptions(mask_suffix=""))[0]) == true_pairs
+
+
+def test_names_alone_decide_only_where_nothing_can_be_seen(tmp_path: Path) -> None:
+    for images, masks in (("photos", "masks_v2"), ("photos", "others")):
+        root = tmp_path / masks
+        for i in range(6):
+            for folder in (images, masks):
+                (root / folder).mkdir(parents=True, exist_ok=True)
+                (root / folder / f"t{i}.png").write_bytes(b"")
+        understood = settled(root).understood
+        assert bool(understood) is (masks == "masks_v2")
+
+
+def test_large_folders_are_looked_up_not_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("histoprep.scan.understanding._MAX_NAMES", 7)
+    root = tmp_path / "set"
+    true_pairs = pairs_of("train_images/t{i}.png", "train_masks/t{i}_gt.png", ids=tuple(range(60)))(
+        root
+    )
+    assert paired(listed(root)[0]) == true_pairs
+
+
+def test_few_of_many_pairs_are_enough_for_a_known_layout(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    pairs_of("images/{i}.png", "masks/{i}.png", ids=tuple(range(4)))(root)
+    for i in range(10):
+        save(tissue(i), root / f"images/more{i}.png")
+        save(classes(i), root / f"masks/other{i}.png")
+    assert settled(root).understood == ""
+
+
+# --- readings of names -----------------------------------------------------------------------
+
+
+def best(*paths: str) -> dict[str, str]:
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        folder, slash, name = path.rpartition("/")
+        folders.setdefault(folder + slash, []).append(name)
+    found = readings([FolderNames.of(folder, names) for folder, names in folders.items()])
+    return found[0].options() if found else {}
+
+
+def test_readings_are_expressed_in_the_simplest_way() -> None:
+    assert best("a/1.png", "a/2.png", "b/1_x.png", "b/2_x.png")["mask_suffix"] == "_x"
+    assert best("1.jpg", "2.jpg", "1.png", "2.png") in (
+        {"image_suffix": ".jpg", "mask_suffix": ".png"},
+        {"image_suffix": ".png", "mask_suffix": ".jpg"},
+    )
+    assert best("x.png", "y.tif") == {}
+
+
+def test_masks_of_several_extensions_are_a_pattern() -> None:
+    found = find_pairing(
+        ["i/1.jpg", "i/2.jpg", "i/3.jpg", "i/4.jpg"],
+        ["m/1_ids.png", "m/2_ids.png", "m/3_ids.tif", "m/4_ids.tif", "m/1_view.png"],
+    )
+    assert found
+    assert found.options()["mask_pattern"] == r"^(?P<key>.+)_ids\.(png|tif)$"
+
+
+def test_advice_on_masks_among_images(tmp_path: Path) -> None:
+    images = [f"p{i}.png" for i in range(4)]
+    text = suggest_pairing(tmp_path, images, [f"p{i}.lab.png" for i in range(4)])
+    assert f"histoprep audit {tmp_path} --mask-suffix .lab" in text
+    assert "--pairs" in suggest_pairing(tmp_path, images, ["q.png", "z7.png"])
+
+
+def test_advice_where_nothing_is_paired(tmp_path: Path) -> None:
+    cause, suggestion = explain_nothing_paired(tmp_path, ["i/img_0.png"], ["m/seg-9.png"])
+    assert "img_0 / seg-9" in cause
+    assert "--pairs" in suggestion
+    cause, suggestion = explain_nothing_paired(
+        tmp_path, ["i/a.png", "i/b.png"], ["m/a_1.png", "m/a_2.png", "m/b_1.png"]
+    )
+    assert "several mask files" in cause
+    assert f"histoprep import combine {tmp_path} --by instance" in suggestion
+    _, suggestion = explain_nothing_paired(
+        tmp_path, ["i/img_1.png", "i/img_2.png"], ["m/ann_1.png", "m/ann_2.png"]
+    )
+    assert "--image-pattern" in suggestion
+    assert "pairs 2 of them" in suggestion
+
+
+# --- what files look like --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_labels_and_photographs_are_told_apart(seed: int) -> None:
+    assert content_of_pixels(tissue(seed)) is Content.IMAGE
+    assert content_of_pixels(overlay(seed)) is Content.IMAGE
+    assert content_of_pixels(classes(seed)) is Content.CLASSES
+    assert content_of_pixels(coloured(seed)) is Content.COLOURS
+    assert content_of_pixels(np.repeat(classes(seed)[..., None], 3, 2)) is Content.CLASSES
+    assert content_of_pixels(instances(seed)).is_labels
+    grey = tissue(seed).mean(2).astype(np.uint8)
+    assert content_of_pixels(grey) is Content.IMAGE
+
+
+def test_glass_is_no_label(tmp_path: Path) -> None:
+    side = 128
+    image = np.full((side, side, 3), 255, np.uint8)
+    image[:40, :40] = tissue(1)[:40, :40]
+    assert content_of_pixels(image) is Content.IMAGE
+    for quality in (60, 90):
+        assert content_of(encode_rgb_jpeg(image, quality, "4:2:0")) is Content.IMAGE
+
+
+def test_what_cannot_be_decoded_is_unknown() -> None:
+    assert content_of(b"") is Content.UNKNOWN
+    assert content_of(b"no image") is Content.UNKNOWN
+    assert content_of_pixels(np.zeros((0, 3), np.uint8)) is Content.UNKNOWN
+    assert content_of_pixels(np.full((4, 4), 7)) is Content.BLANK
+
+
+@pytest.mark.parametrize("quality", [70, 95])
+def test_labels_saved_as_jpeg_are_labels(quality: int) -> None:
+    mask = np.repeat(((classes(3, 128) > 0) * 255).astype(np.uint8)[..., None], 3, 2)
+    assert content_of(encode_rgb_jpeg(mask, quality, "4:4:4")).is_labels

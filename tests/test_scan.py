@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 import unicodedata
@@ -19,7 +20,9 @@ from histoprep.choices import Layout
 from histoprep.errors import UsageError
 from histoprep.names import to_name, to_text
 from histoprep.scan import detect_layout, keys, scan
+from histoprep.scan.formats import count_unread
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
+from histoprep.scan.name_rules import NameRules
 from histoprep.scan.walk import DirectoryListing, Walker
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.options import TableOptions, resolved
@@ -383,20 +386,195 @@ def test_links_pipes_and_loops(tmp_path: Path) -> None:
         (root / name).symlink_to(target)
     pairs, issues = listed(root)
     assert [pair.image_path for pair in pairs] == ["a.jpg", "inside.jpg", "sub/b.jpg"]
-    assert kinds_of(issues) == [
-        ("unexpected", name)
-        for name in (
-            "folder",
-            "loop.jpg",
-            "near.jpg",
-            "nothing.jpg",
-            "out.jpg",
-            "outfolder",
-            "pipe.png",
-            "up",
-        )
-    ]
+    assert dict(map(reversed, kinds_of(issues))) == {
+        **dict.fromkeys(("folder", "loop.jpg", "nothing.jpg", "pipe.png", "up"), "unexpected"),
+        **dict.fromkeys(("near.jpg", "out.jpg", "outfolder"), "leaving-link"),
+    }
     assert all(issue.detail for issue in issues)
+
+
+def test_links_that_leave_are_followed_when_wanted_and_each_folder_is_read_once(
+    tmp_path: Path,
+) -> None:
+    root = make(tmp_path / "data", "a.jpg")
+    store = make(tmp_path / "store", "more/b.jpg", "more/b_mask.png", "c.jpg", "c_mask.png")
+    # A store may hold one file for two names.
+    for name, target in {
+        "d.jpg": store / "c.jpg",
+        "d_mask.png": store / "c_mask.png",
+        "e.jpg": store / "c.jpg",
+        "first": store / "more",
+        "second": store / "more",
+        "up": tmp_path,
+        "self": root,
+    }.items():
+        (root / name).symlink_to(target)
+    (store / "more" / "back").symlink_to(root)
+    (store / "more" / "inner").symlink_to(store)
+    pairs, issues = listed(root, follow_links=True)
+    assert [(pair.tile_id, pair.mask_path) for pair in pairs] == [
+        ("a", None),
+        ("d", "d_mask.png"),
+        ("e", None),
+        ("first/b", "first/b_mask.png"),
+    ]
+    assert sorted(kinds_of(issues)) == [
+        ("unexpected", name) for name in ("first/back", "first/inner", "second", "self", "up")
+    ]
+
+
+def test_paired_folders_may_be_links_into_a_store(tmp_path: Path) -> None:
+    make(tmp_path / "store", "1/a.jpg", "2/a.png")
+    root = make(tmp_path / "data", "notes.txt")
+    (root / "images").symlink_to(tmp_path / "store" / "1")
+    (root / "masks").symlink_to(tmp_path / "store" / "2")
+    pairs, _ = listed(root, follow_links=True)
+    assert [pair[:3] for pair in pairs] == [("images/a", "images/a.jpg", "masks/a.png")]
+
+
+def test_image_suffixes(tmp_path: Path) -> None:
+    make(tmp_path, "a_he.png", "a_gt.png", "a_view.png", "b_HE.png", "c_gt.png", "_he.png")
+    pairs, issues = listed(tmp_path, image_suffix="_he", mask_suffix="_gt")
+    assert [pair[:3] for pair in pairs] == [
+        ("a_he", "a_he.png", "a_gt.png"),
+        ("b_HE", "b_HE.png", None),
+        ("c", None, "c_gt.png"),
+    ]
+    assert kinds_of(issues) == [("other-name", "_he.png"), ("other-name", "a_view.png")]
+
+
+def test_suffixes_with_an_extension_are_exact(tmp_path: Path) -> None:
+    make(tmp_path / "one", "a.jpg", "a.png", "b.JPG", "b.Png", "c.tif")
+    pairs, issues = listed(tmp_path / "one", image_suffix=".jpg", mask_suffix=".png")
+    assert [pair[:3] for pair in pairs] == [("a", "a.jpg", "a.png"), ("b", "b.JPG", "b.Png")]
+    assert kinds_of(issues) == [("other-name", "c.tif")]
+    make(tmp_path / "two", "images/a.jpg", "masks/a_ids.png", "masks/a_colour.png", "masks/a.png")
+    pairs, issues = listed(tmp_path / "two", mask_suffix="_ids.png")
+    assert [pair[:3] for pair in pairs] == [("images/a", "images/a.jpg", "masks/a_ids.png")]
+    assert kinds_of(issues) == [
+        ("other-name", "masks/a.png"),
+        ("other-name", "masks/a_colour.png"),
+    ]
+    make(tmp_path / "three", "img/a.jpg", "ann/a.jpg.png")
+    pairs, _ = listed(tmp_path / "three", images="img", masks="ann", mask_suffix=".jpg.png")
+    assert [pair[:3] for pair in pairs] == [("img/a", "img/a.jpg", "ann/a.jpg.png")]
+
+
+def test_an_empty_mask_suffix_leaves_images_to_theirs(tmp_path: Path) -> None:
+    make(tmp_path, "a_0000.png", "a.png")
+    pairs, _ = listed(tmp_path, image_suffix="_0000", mask_suffix="")
+    assert [pair[:3] for pair in pairs] == [("a_0000", "a_0000.png", "a.png")]
+
+
+def test_patterns_of_names(tmp_path: Path) -> None:
+    make(
+        tmp_path,
+        *(f"{kind}/{kind[:3]}_{index}.png" for kind in ("images", "masks") for index in "12"),
+    )
+    make(tmp_path, "masks/other.png", "masks/mas_9.png")
+    pairs, issues = listed(
+        tmp_path, image_pattern=r"^ima_(?P<key>\d+)", mask_pattern=r"^mas_(?P<key>\d+)"
+    )
+    assert [pair[:3] for pair in pairs] == [
+        ("images/ima_1", "images/ima_1.png", "masks/mas_1.png"),
+        ("images/ima_2", "images/ima_2.png", "masks/mas_2.png"),
+        ("images/mas_9", None, "masks/mas_9.png"),
+    ]
+    assert kinds_of(issues) == [("other-name", "masks/other.png")]
+
+
+def test_patterns_of_paths_pair_across_folders(tmp_path: Path) -> None:
+    make(
+        tmp_path,
+        *("train/case1/he.jpg", "train/case1/truth.png", "test/case1/he.jpg"),
+        *("test/case1/truth.png", "test/case2/he.jpg", "test/case2/.truth.png", "notes.txt"),
+    )
+    options = {
+        "image_pattern": r"^(?P<key>.+)/he\.jpg$",
+        "mask_pattern": r"^(?P<key>.+)/truth\.png$",
+    }
+    pairs, issues = listed(tmp_path, **options)
+    assert [(pair[:3], pair.split) for pair in pairs] == [
+        (("test/case1/he", "test/case1/he.jpg", "test/case1/truth.png"), "test"),
+        (("test/case2/he", "test/case2/he.jpg", None), "test"),
+        (("train/case1/he", "train/case1/he.jpg", "train/case1/truth.png"), "train"),
+    ]
+    assert kinds_of(issues) == [("unexpected", "notes.txt")]
+
+
+def test_rivals_of_a_coarse_pattern_get_no_mask(tmp_path: Path) -> None:
+    make(tmp_path, "x1a.png", "x1b.png", "m1.png", "x2a.png", "m2.png")
+    pairs, issues = listed(tmp_path, image_pattern=r"x(?P<key>\d)", mask_pattern=r"m(?P<key>\d)")
+    assert [pair[:3] for pair in pairs] == [
+        ("x1a", "x1a.png", None),
+        ("x1b", "x1b.png", None),
+        ("x2a", "x2a.png", "m2.png"),
+    ]
+    assert kinds_of(issues) == [("ambiguous", "x1a.png"), ("ambiguous", "x1b.png")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_pattern": "("}, "--image-pattern is no regular expression"),
+        ({"mask_pattern": "a(.*)"}, "--mask-pattern needs a group named key"),
+        ({"image_pattern": "(?P<key>.)/x"}, "both patterns are needed"),
+        ({"image_pattern": "(?P<key>.)", "image_suffix": "_a"}, "contradict each other"),
+    ],
+)
+def test_patterns_that_cannot_be(tmp_path: Path, options: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        listed(make(tmp_path, "a.png"), **options)
+
+
+def test_a_star_stands_for_what_both_folders_share(tmp_path: Path) -> None:
+    make(
+        tmp_path,
+        *("train_HE/a.png", "train_gt/a.png", "Val_HE/sub/b.png", "val_gt/sub/b.png"),
+        *("test_HE/c.png", "extra_gt/d.png", "docs/e.txt"),
+    )
+    pairs, issues = listed(tmp_path, images="*_HE", masks="*_gt")
+    assert [(pair.tile_id, pair.mask_path, pair.split) for pair in pairs] == [
+        ("extra_gt/d", "extra_gt/d.png", None),
+        ("test_HE/c", None, "test"),
+        ("train_HE/a", "train_gt/a.png", "train"),
+        ("Val_HE/sub/b", "val_gt/sub/b.png", "val"),
+    ]
+    assert kinds_of(issues) == [("other-folder", "docs/")]
+
+
+def test_a_bare_star_leaves_folders_to_the_longer_name(tmp_path: Path) -> None:
+    make(tmp_path, "train/a.png", "train_labels/a.png", "val/b.png", "val_labels/b.png")
+    pairs, _ = listed(tmp_path, images="*", masks="*_labels")
+    assert [(pair.image_path, pair.mask_path) for pair in pairs] == [
+        ("train/a.png", "train_labels/a.png"),
+        ("val/b.png", "val_labels/b.png"),
+    ]
+
+
+def test_numbered_masks_are_no_tiles(tmp_path: Path) -> None:
+    make(tmp_path, "a.png", "a_mask.png", "a_mask_1.png", "a_mask(2).png", "b_mask_1.png", "c.png")
+    make(tmp_path, "b_mask.jpg", "slide_mask_7.png")
+    pairs, issues = listed(tmp_path)
+    assert [pair.tile_id for pair in pairs if pair.image_path] == [
+        "a",
+        "b_mask_1",
+        "c",
+        "slide_mask_7",
+    ]
+    assert kinds_of(issues) == [("second-mask", "a_mask(2).png"), ("second-mask", "a_mask_1.png")]
+
+
+def test_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
+    make(tmp_path, "a.png", "masks/a.mat", "slide.SVS", "regions.geojson", "x.nii.gz", "notes.txt")
+    _, issues = listed(tmp_path)
+    assert dict(map(reversed, kinds_of(issues))) == {
+        **dict.fromkeys(
+            ("masks/a.mat", "slide.SVS", "regions.geojson", "x.nii.gz"), "unread-format"
+        ),
+        "notes.txt": "unexpected",
+    }
+    assert count_unread(issues) == {"mat": 1, "svs": 1, "geojson": 1, "nii.gz": 1}
 
 
 def test_a_root_that_is_a_link_is_followed(tmp_path: Path) -> None:
@@ -419,8 +597,8 @@ def test_hidden_files_and_workspaces_are_passed_over(tmp_path: Path) -> None:
         "other.YAML",
     )
     assert files(tmp_path) == [("a", "a.jpg", None)]
-    _, issues = listed(make(tmp_path, "Thumbs.db", "no-suffix", "b.bmp"))
-    names = ("Thumbs.db", "b.bmp", "no-suffix")
+    _, issues = listed(make(tmp_path, "Thumbs.db", "no-suffix", "b.xyz"))
+    names = ("Thumbs.db", "b.xyz", "no-suffix")
     assert kinds_of(issues) == [("unexpected", name) for name in names]
 
 
@@ -668,11 +846,11 @@ def test_only_large_folders_of_plain_names_are_read_in_columns(
     names = [
         f"slide_{index}{ending}" for index in range(300) for ending in (".jpg", "_mask.png")
     ] + ["dataset.csv"]
-    found = keys.sort_names(names, None, "_mask")
+    found = keys.sort_names(names, None, NameRules.of(ScanOptions()))
     assert isinstance(found.images, keys.PlainNames) and isinstance(found.masks, keys.PlainNames)
     assert (len(found.images), len(found.masks), found.others) == (300, 300, ["dataset.csv"])
     for other in ([*names, odd], names[:100]):
-        found = keys.sort_names(other, None, "_mask")
+        found = keys.sort_names(other, None, NameRules.of(ScanOptions()))
         assert isinstance(found.images, keys.KeyedNames) and isinstance(
             found.masks, keys.KeyedNames
         )

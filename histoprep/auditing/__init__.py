@@ -62,7 +62,8 @@ class AuditOptions:
     """What to look at, how to grade it and when to fail; None for `fail_on` never fails.
 
     `map_path` is the label map's file, `expectation` the counts there should be and `baseline` the
-    accepted findings. Without `tile_size_px` (width, height) the most common size is right.
+    accepted findings. Without `tile_size_px` (width, height) the most common size is right. With
+    `strict`, files of formats that are not read are an error.
     """
 
     table: TableOptions | None = None
@@ -72,6 +73,7 @@ class AuditOptions:
     baseline: Path | None = None
     tile_size_px: tuple[int, int] | None = None
     fail_on: Severity | None = Severity.ERROR
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +250,10 @@ def _inputs_digest(workspace: Workspace, options: AuditOptions, prepared: _Prepa
         made_since,
     ]
     seen += outside_rules()
-    return digest_text(repr([__version__, *seen, graded, options.tile_size_px, options.fail_on]))
+    strict = ["strict"] if options.strict else []
+    return digest_text(
+        repr([__version__, *seen, graded, options.tile_size_px, options.fail_on, *strict])
+    )
 
 
 def _later_files(workspace: Workspace) -> list[Path]:
@@ -307,13 +312,15 @@ def _audit(run: Run, prepared: _Prepared, inputs: str) -> AuditResult:
     from histoprep.auditing.baseline import apply_baseline
     from histoprep.auditing.evidence import gather, run_rules
     from histoprep.auditing.outcome import build_report, exit_code_of
+    from histoprep.checks.listing import strictly
     from histoprep.report import render
 
     workspace, options = run.workspace, run.options
     evidence = gather(workspace, prepared.sources, run.engine)
-    found = apply_baseline(
-        options.selection.apply(run_rules(workspace, evidence)), prepared.accepted
-    )
+    found = run_rules(workspace, evidence)
+    if options.strict:
+        found = [strictly(problem) for problem in found]
+    found = apply_baseline(options.selection.apply(found), prepared.accepted)
     report = build_report(run, evidence, found)
     _write_findings(workspace, found)
     checksums.publish_file(workspace.folder, workspace.report.name, render(report, "html"))

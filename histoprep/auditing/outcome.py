@@ -12,7 +12,9 @@ from histoprep.catalogue import all_rules
 from histoprep.choices import Severity
 from histoprep.errors import ExitCode
 from histoprep.findings import Finding
-from histoprep.report import ClassRow, Report, SplitRow, Status, Summary
+from histoprep.report import UNDERSTOOD, ClassRow, Report, SplitRow, Status, Summary
+from histoprep.scan import Issue, IssueKind
+from histoprep.scan.formats import count_unread
 from histoprep.version import __version__
 
 if TYPE_CHECKING:
@@ -35,15 +37,23 @@ def build_report(run: Run, evidence: Evidence, found: list[Finding]) -> Report:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         status=status_of(found, options.fail_on),
         findings=tuple(found),
-        options=_shown_options(options, run.table, evidence),
+        options=_shown_options(options, run.table, evidence)
+        | ({UNDERSTOOD: run.made.understood} if run.made.understood else {}),
         classes=_class_rows(evidence),
         splits=_split_rows(evidence),
         thumbnails=make_thumbnails(run.workspace, evidence, found, run.engine),
         rules=tuple(rule for rule in all_rules().values() if options.selection.keeps(rule)),
         fail_on=options.fail_on or Severity.ERROR,
         report_path=run.workspace.report.name,
+        unread=_unread(evidence),
         summary=_summary(evidence, run.made, time.monotonic() - run.started_s),
     )
+
+
+def _unread(evidence: Evidence) -> dict[str, int]:
+    kinds = (IssueKind(str(kind)) for kind in evidence.issues.kind)
+    rows = zip(kinds, evidence.issues.path, evidence.issues.detail, strict=True)
+    return count_unread(Issue(*row) for row in rows)
 
 
 def status_of(found: list[Finding], fail_on: Severity | None) -> Status:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histoprep import rule_ids
 from histoprep.checks import Chunk, Evidence, flag, true
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
@@ -149,7 +150,9 @@ def wrong_mode(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield images that are not 8-bit RGB, by the kind of mode."""
     tiles = chunk.tiles
     wrong = tiles.image_mode.notna() & ((tiles.image_mode != "RGB") | (tiles.image_bit_depth != 8))
-    modes = tiles.image_mode.where(wrong)
+    # A mask among the images is no image of a wrong mode.
+    is_mask = tiles.image_error.str.startswith(rule_ids.LABEL_LIKE_IMAGE.code).fillna(False)
+    modes = tiles.image_mode.where(wrong & ~is_mask)
     for mode in modes.dropna().unique():
         subcode, detail = (
             _MODE_SUBCODES.get(mode, "other"),

@@ -9,12 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from histoprep import rule_ids
 from histoprep.checks import MAX_LISTED, Chunk, Evidence, flag, true
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.labels import IGNORED, UNMAPPED, LabelMap
 from histoprep.scan import IssueKind
+from histoprep.scan.advice import MAX_NAMES, explain_nothing_paired, suggest_pairing
+from histoprep.scan.commands import combine_command
+from histoprep.scan.content import Content
 
 ORPHAN_MASK = Rule(
     "HP101",
@@ -112,12 +116,51 @@ COUNT_MISMATCH = Rule(
     suggestion="Copy the data set again, or correct the expectation file.",
 )
 
+LABEL_LIKE_IMAGE = Rule(
+    *rule_ids.LABEL_LIKE_IMAGE,
+    Severity.ERROR,
+    Scope.TILE,
+    definition=(
+        "A file that is read as an image looks like a label mask: few values in flat regions;"
+        " subcodes say of what kind."
+    ),
+    cause="Masks lie among the images, and nothing in their names says which image they belong to.",
+    suggestion=(
+        "Say how masks are named: --mask-suffix, --masks with --images, --mask-pattern, or a table"
+        " of pairs with --pairs. Until then the manifest stops."
+    ),
+)
+SECOND_MASK = Rule(
+    "HP110",
+    "second-mask",
+    Severity.ERROR,
+    Scope.TILE,
+    definition="A file is called like a further mask of an image, as x_mask_1.png of x.png.",
+    cause="Each object, class or reader has a mask file of its own.",
+    suggestion=(
+        "Make one mask of all those of an image with histoprep import combine. Until then only the"
+        " mask without a number is used."
+    ),
+)
+
 _RULES_OF_ISSUES = {
     IssueKind.DUPLICATE_KEY: DUPLICATE_KEY,
     IssueKind.AMBIGUOUS: AMBIGUOUS_PAIR,
     IssueKind.UNPARSED: UNPARSED_NAME,
     IssueKind.UNEXPECTED: UNEXPECTED_FILE,
+    IssueKind.SECOND_MASK: SECOND_MASK,
 }
+# Beside pairs that were chosen by their names; such files are not read.
+_OTHER_NAME_CAUSE = "Other versions of the masks, overlays or previews lie beside the data."
+_OTHER_NAME_SUGGESTION = "Nothing, if the right files were read."
+_FORMAT_CAUSE = (
+    "Masks, images or annotations are stored in a format that is not read from a folder."
+)
+_FORMAT_SUGGESTION = (
+    "If these are masks or annotations, histoprep import makes masks of them: histoprep import"
+    " --help. If they are not part of the data set, nothing."
+)
+_LEAVING = "Nothing; these files are not read. Links that leave ROOT are read with --follow-links."
 
 
 class _RowTexts(NamedTuple):
@@ -164,7 +207,8 @@ def unpaired(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield orphan masks and images without a mask; images below an --unlabelled root need none."""
     tiles, amounts = chunk.tiles, evidence.amounts
     suggestion = "" if amounts.images else _NO_IMAGES
-    orphan = tiles.image_path.isna()
+    # Where no mask has an image, `nothing_paired` says why.
+    orphan = tiles.image_path.isna() & (amounts.pairs > 0 or not amounts.images)
     yield from flag(
         ORPHAN_MASK,
         tiles,
@@ -189,16 +233,107 @@ def unpaired(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-@table_rule(DUPLICATE_KEY, AMBIGUOUS_PAIR, UNPARSED_NAME, UNEXPECTED_FILE)
+@table_rule(ORPHAN_MASK)
+def nothing_paired(evidence: Evidence) -> Iterator[Finding]:
+    """Yield all masks where none has an image although there are images: names of two schemes."""
+    amounts, overview = evidence.amounts, evidence.overview
+    if amounts.pairs or not amounts.images or not amounts.orphan_masks:
+        return
+    orphans = overview[overview.image_path.isna()]
+    images = evidence.images.image_path.tolist()
+    cause, suggestion = explain_nothing_paired(
+        evidence.root, images[:MAX_NAMES], orphans.mask_path[:MAX_NAMES].tolist()
+    )
+    yield from flag(
+        ORPHAN_MASK,
+        orphans,
+        orphans.mask_path.notna(),
+        "mask_path",
+        "no image {tile_id}",
+        denominator=amounts.masks,
+        unit="masks",
+        cause=cause,
+        suggestion=suggestion,
+    )
+
+
+@table_rule(LABEL_LIKE_IMAGE)
+def labels_among_images(evidence: Evidence) -> Iterator[Finding]:
+    """Yield images that look like label masks, with the option that would pair them, if any."""
+    overview = evidence.overview
+    verdicts = overview.image_error.where(
+        overview.image_error.str.startswith(rule_ids.LABEL_LIKE_IMAGE.code).fillna(False)
+    )
+    labels = overview[verdicts.notna()].image_path.tolist()
+    if not labels:
+        return
+    images = overview.image_path[verdicts.isna() & overview.image_path.notna()]
+    suggestion = suggest_pairing(evidence.root, images[:MAX_NAMES].tolist(), labels[:MAX_NAMES])
+    for verdict in sorted(set(verdicts.dropna())):
+        subcode = verdict.split(" ", 1)[1]
+        yield from flag(
+            LABEL_LIKE_IMAGE,
+            overview,
+            verdicts == verdict,
+            "image_path",
+            f"looks like a label mask: {Content[subcode.upper()]}",
+            denominator=evidence.amounts.images,
+            unit="images",
+            subcode=subcode,
+            suggestion=suggestion,
+        )
+
+
+@table_rule(UNEXPECTED_FILE)
+def unread_files(evidence: Evidence) -> Iterator[Finding]:
+    """Yield files that were left out by their names or for their formats; formats that may hold
+    data are a warning.
+    """
+    texts = {
+        IssueKind.OTHER_NAME: (Severity.INFO, _OTHER_NAME_CAUSE, _OTHER_NAME_SUGGESTION),
+        IssueKind.UNREAD_FORMAT: (Severity.WARNING, _FORMAT_CAUSE, _FORMAT_SUGGESTION),
+    }
+    files = evidence.amounts.images + evidence.amounts.masks
+    for kind, (severity, cause, suggestion) in texts.items():
+        issues = evidence.issues[evidence.issues.kind == kind]
+        for problem in flag(
+            UNEXPECTED_FILE,
+            issues,
+            issues.path.notna(),
+            "path",
+            "{detail}",
+            denominator=files + len(issues),
+            unit="files",
+            subcode=kind.value,
+            cause=cause,
+            suggestion=suggestion,
+        ):
+            yield replace(problem, severity=severity)
+
+
+def strictly(found: Finding) -> Finding:
+    """Return a finding as an error where it is about files of formats that are not read."""
+    is_unread = found.rule == UNEXPECTED_FILE and found.subcode == IssueKind.UNREAD_FORMAT.value
+    return replace(found, severity=Severity.ERROR) if is_unread else found
+
+
+@table_rule(DUPLICATE_KEY, AMBIGUOUS_PAIR, UNPARSED_NAME, UNEXPECTED_FILE, SECOND_MASK)
 def odd_names(evidence: Evidence) -> Iterator[Finding]:
     """Yield what the walk met besides clean pairs."""
     files = evidence.amounts.images + evidence.amounts.masks
     for kind, rule in _RULES_OF_ISSUES.items():
-        issues = evidence.issues[evidence.issues.kind == kind].drop_duplicates(["path", "detail"])
+        chosen = evidence.issues.kind == kind
+        suggestion = ""
+        if kind is IssueKind.UNEXPECTED:
+            leaving = evidence.issues.kind == IssueKind.LEAVING_LINK
+            chosen, suggestion = chosen | leaving, _LEAVING if leaving.any() else ""
+        elif kind is IssueKind.SECOND_MASK:
+            suggestion = _combine_suggestion(evidence)
+        issues = evidence.issues[chosen].drop_duplicates(["path", "detail"])
         denominator = (
             evidence.amounts.images
             if rule == UNPARSED_NAME
-            else files + (len(issues) if rule == UNEXPECTED_FILE else 0)
+            else files + (len(issues) if rule in (UNEXPECTED_FILE, SECOND_MASK) else 0)
         )
         unit = "images" if rule == UNPARSED_NAME else "files"
         yield from flag(
@@ -209,7 +344,15 @@ def odd_names(evidence: Evidence) -> Iterator[Finding]:
             "{detail}",
             denominator=denominator,
             unit=unit,
+            suggestion=suggestion,
         )
+
+
+def _combine_suggestion(evidence: Evidence) -> str:
+    return (
+        f"Make one mask of all those of an image: {combine_command(evidence.root, 'instance')}."
+        " Until then only the mask without a number is used."
+    )
 
 
 @table_rule(UNEXPECTED_FILE)

@@ -64,14 +64,45 @@ def audit(
         Layout | None, _read("Arrangement of images and masks in folders.", show_default="auto")
     ] = None,
     mask_suffix: Annotated[
-        str | None, _read("End of a mask's name, before its extension.", show_default="_mask")
+        str | None,
+        _read(
+            "End of a mask's name, before its extension (_gt) or with it (_gt.png).",
+            show_default="_mask",
+        ),
+    ] = None,
+    image_suffix: Annotated[
+        str | None,
+        _read("End of an image's name, in the same way.", show_default="any"),
+    ] = None,
+    mask_pattern: Annotated[
+        str | None,
+        _read(
+            "Regular expression of masks' names with a group named key, which image and mask share,"
+            ' such as "^mask_(?P<key>.+)[.]png$"; with a slash, of whole paths.',
+            show_default=False,
+        ),
+    ] = None,
+    image_pattern: Annotated[
+        str | None, _read("The same of images' names.", show_default=False)
     ] = None,
     images: Annotated[
-        str | None, _read("Folder of the images.", show_default="images, tiles, ...")
+        str | None,
+        _read(
+            "Folder of the images; one * stands for what both folders share.",
+            show_default="images, tiles, ...",
+        ),
     ] = None,
     masks: Annotated[
         str | None, _read("Folder of the masks.", show_default="masks, labels, ...")
     ] = None,
+    follow_links: Annotated[
+        bool,
+        _read(
+            "Read links that leave ROOT too, such as those into a store of files; each folder"
+            " once.",
+            "--follow-links",
+        ),
+    ] = False,
     unlabelled: Annotated[
         list[Path] | None, _read("Further folder of images without masks; repeatable.")
     ] = None,
@@ -151,6 +182,10 @@ def audit(
     fail_on: Annotated[
         FailOn, _graded("Least severity that leads to exit status 1.")
     ] = FailOn.ERROR,
+    strict: Annotated[
+        bool,
+        _graded("Files of formats that are not read are an error, no warning.", "--strict"),
+    ] = False,
     exit_zero: Annotated[
         bool, _graded("Exit with status 0 even if there are findings.", "--exit-zero")
     ] = False,
@@ -185,6 +220,10 @@ def audit(
     named: dict[str, Any] = {
         "layout": layout,
         "mask_suffix": mask_suffix,
+        "image_suffix": image_suffix,
+        "mask_pattern": mask_pattern,
+        "image_pattern": image_pattern,
+        "follow_links": follow_links or None,
         "images": images,
         "masks": masks,
         "csv": csv and csv.absolute(),
@@ -222,6 +261,7 @@ def audit(
         baseline=baseline,
         tile_size_px=_size(tile_size),
         fail_on=fail_on.severity,
+        strict=strict,
     )
     chosen = engine_of(engine, scheduler, workers)
     if part:

@@ -110,7 +110,10 @@ def build(
         bool,
         typer.Option(
             "--force",
-            help="Apply the label map even to masks that seem to be remapped already (HP508).",
+            help=(
+                "Go on although masks seem to be remapped already (HP508) or lie among the images"
+                " (HP109), where they are left out."
+            ),
         ),
     ] = False,
     verify: Verify = False,

@@ -45,6 +45,7 @@ def read_tiles(
             workers=workers,
             meter=meter,
             warn=console.warn,
+            note=console.note,
             reading=reading or UNDECIDED,
             verify=verify,
         )

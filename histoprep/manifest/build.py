@@ -6,6 +6,7 @@ splits these; the second writes the rows.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from histoprep import tables
+from histoprep import rule_ids, tables
 from histoprep.choices import SplitMethod
 from histoprep.digests import file_digest
 from histoprep.errors import UsageError
@@ -26,7 +27,7 @@ from histoprep.manifest.gather import SplitInputs, gather
 from histoprep.manifest.given import IncludedTiles, file_splits, leak
 from histoprep.manifest.groups import ungrouped_warning
 from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
-from histoprep.phrases import plural
+from histoprep.phrases import first_of, plural
 from histoprep.remap.evidence import remapped_error
 from histoprep.schemas.manifest import (
     EXCLUDED_KIND,
@@ -149,8 +150,8 @@ def build_manifest(
 
     Raises:
         UsageError: The options cannot be met, the labels of some masks are undecided (HP413,
-            HP414), masks were remapped before (HP508), a given split leaks, or no tile can be
-            included.
+            HP414), masks lie among the images (HP109), masks were remapped before (HP508), a given
+            split leaks, or no tile can be included.
         IntegrityError: A table is damaged, or repaired masks are gone.
     """
     options.validate()
@@ -161,6 +162,8 @@ def build_manifest(
         rows.repaired.check_files(header["root"])
     readings = MaskReadings.of(source)
     readings.refuse(Path(header["root"]), here=False)
+    if not options.force:
+        _refuse_labels_among_images(rows, Path(header["root"]))
     plan = _plan(rows, label_map, options, Path(header["root"]), scanned.get("group_by"), advance)
     described = {
         "root": header["root"],
@@ -200,6 +203,26 @@ def build_manifest(
         plan.warnings,
         plan.num_repaired,
     )
+
+
+def _refuse_labels_among_images(source: TileRows, root: Path) -> None:
+    """Raise UsageError when files that are read as images look like label masks (HP109): a model
+    would learn to generate masks.
+    """
+    code = rule_ids.LABEL_LIKE_IMAGE
+    paths: list[str] = []
+    for batch in source.read_batches(("image_path", "image_error"), _PIECE):
+        is_label = pc.fill_null(pc.starts_with(batch["image_error"], code.code), False)
+        paths += batch["image_path"].filter(is_label).to_pylist()
+    if paths:
+        raise UsageError(
+            f"masks lie among the images ({code})",
+            path=root,
+            seen=f"{plural(len(paths), 'file')}: {first_of(paths)}",
+            expected="each mask with its image",
+            hint=f"histoprep audit {shlex.quote(str(root))} says how to pair them; if they are"
+            " images, --force leaves them out",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,11 +30,11 @@ def regrouped(
     When what is done inside is refused (UsageError), a tiles table that was made with the new
     groups is given the earlier ones back.
     """
-    earlier = TileTable(workspace).options.scan
+    earlier = TileTable(workspace).requested.scan
     try:
         yield replace(earlier, group_by=group_by) if group_by is not None or no_groups else None
     except UsageError:
-        if TileTable(workspace).options.scan != earlier:
+        if TileTable(workspace).requested.scan != earlier:
             from histoprep.tiles.table import ensure_tiles
 
             ensure_tiles(workspace, earlier)
@@ -50,7 +50,7 @@ def check_groups_stay(workspace: Workspace, group_by: str | None, target: Path) 
     if (
         not target.exists()
         or group_by is not None
-        or TileTable(workspace).options.scan.group_by is not None
+        or TileTable(workspace).requested.scan.group_by is not None
     ):
         return
     hint = "name the groups with --group-by, or say --no-groups to split tile by tile"

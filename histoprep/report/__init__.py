@@ -23,6 +23,8 @@ from histoprep.report.wording import number, percent
 from histoprep.visible import visible
 
 MAX_EXAMPLES = 10
+UNDERSTOOD = "understood"
+"""The option of a report that says how the data set is read, where that was found out."""
 THUMBNAILS_PER_FINDING = 3
 
 
@@ -90,7 +92,7 @@ class Report:
     accepted in a baseline. `created` is ISO 8601. `rules` are those that were
     applied, in any order. `thumbnails` belong to
     paths of the findings. `report_path` names the HTML file in the last line;
-    "" when none was written.
+    "" when none was written. `unread` counts files of formats that are not read, by extension.
     """
 
     root: str
@@ -107,6 +109,7 @@ class Report:
     rules: Sequence[Rule] = ()
     fail_on: Severity = Severity.ERROR
     report_path: str = "report.html"
+    unread: Mapping[str, int] = field(default_factory=dict)
 
 
 class Format(Protocol):
@@ -154,7 +157,8 @@ def last_line(report: Report) -> str:
 
     For instance `402,779 images, 246,755 masks: 246,750 paired, 5 orphan, 156,024 zero,
     0 unreadable | 2 errors, 1 warning | report.html`; with `--sample` it also
-    says how much was looked at.
+    says how much was looked at, and files of formats that are not read are counted: `not read: 8
+    .mat`.
     """
     summary = report.summary
     amounts = {
@@ -166,9 +170,11 @@ def last_line(report: Report) -> str:
     totals = ", ".join(f"{number(amount)} {name}" for name, amount in amounts.items())
     files = f"{plural(summary.num_images, 'image')}, {plural(summary.num_masks, 'mask')}: {totals}"
     sampled = f"{percent(summary.looked_at)} sampled" if summary.looked_at < 1 else ""
+    formats = ", ".join(f"{number(count)} .{name}" for name, count in report.unread.items())
+    unread = f"not read: {visible(formats)}" if formats else ""
     return " | ".join(
         part
-        for part in (files, sampled, verdict_counts(report), visible(report.report_path))
+        for part in (files, sampled, unread, verdict_counts(report), visible(report.report_path))
         if part
     )
 

@@ -3,7 +3,8 @@
 The top level holds `format` ("histoprep-audit"), `schema_version` ("1.0": fields may be
 added, none change their meaning before 2.0), `tool_version`, `created`, `root`, `workspace`,
 `status` (passed, failed, incomplete), `fail_on`, `last_line`, `options`, `summary` (the
-fields of `Summary`), `counts` (new errors, warnings, infos and known findings), `classes`,
+fields of `Summary`), `unread` (files of formats that are not read, by extension, where there
+are any), `counts` (new errors, warnings, infos and known findings), `classes`,
 `splits` and `findings`.
 
 A finding holds `code`, `name`, `subcode`, `severity`, `scope`, `known`, `count`, `denominator`,
@@ -49,6 +50,7 @@ def to_object(report: Report) -> dict[str, Any]:
         "last_line": last_line(report),
         "options": {visible(str(name)): _option(value) for name, value in report.options.items()},
         "summary": asdict(report.summary),
+        **({"unread": dict(report.unread)} if report.unread else {}),
         "counts": counts | {"known": sum(finding.known for finding in report.findings)},
         "classes": [
             asdict(row) | {"name": visible(row.name), "colour": visible(row.colour)}

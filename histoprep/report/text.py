@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety
-from histoprep.report import Report, Status, examples, last_line
+from histoprep.report import UNDERSTOOD, Report, Status, examples, last_line
 from histoprep.report.wording import amount, number, percent
 from histoprep.visible import visible
 
@@ -65,6 +65,8 @@ def _block(finding: Finding) -> Iterator[str]:
 
 
 def _caveats(report: Report) -> Iterator[str]:
+    if understood := report.options.get(UNDERSTOOD):
+        yield visible(str(understood))
     if report.summary.looked_at < 1:
         yield f"Only {percent(report.summary.looked_at)} of the tiles were looked at (--sample)."
     if report.status is Status.INCOMPLETE:

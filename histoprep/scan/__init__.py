@@ -21,9 +21,19 @@ from histoprep.scan.dataset_csv import DatasetCsv
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
 from histoprep.scan.pairing import Pairing
 from histoprep.scan.pairs_table import read_pairs
+from histoprep.scan.understanding import Understanding, understand
 from histoprep.scan.walk import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_FOLDERS, Walker, first_named
 
-__all__ = ["Issue", "IssueKind", "Pair", "ScanOptions", "detect_layout", "scan"]
+__all__ = [
+    "Issue",
+    "IssueKind",
+    "Pair",
+    "ScanOptions",
+    "Understanding",
+    "detect_layout",
+    "scan",
+    "understand",
+]
 
 
 def scan(root: Path, options: ScanOptions, report: Callable[[Issue], None]) -> Iterator[Pair]:

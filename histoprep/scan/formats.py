@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
 from histoprep.image_formats import is_image
+from histoprep.scan.listing import Issue, IssueKind
 
 _ARRAYS = "an array"
 _SLIDE = "a whole slide"
@@ -41,3 +45,18 @@ def format_unread(name: str) -> str | None:
     """Return what a file of such a format holds, in words: "an array (.npy)"; None for others."""
     extension = extension_unread(name)
     return f"{_FORMATS[extension]} (.{extension})" if extension else None
+
+
+def count_unread(issues: Iterable[Issue]) -> dict[str, int]:
+    """Return how many files of each such extension a scan met, most first."""
+    extensions = (
+        extension_unread(issue.path.rpartition("/")[2])
+        for issue in issues
+        if issue.kind == IssueKind.UNREAD_FORMAT
+    )
+    return dict(Counter(extension for extension in extensions if extension).most_common())
+
+
+def describe_unread(counts: Mapping[str, int]) -> str:
+    """Return "8 .npy, 1 .json"."""
+    return ", ".join(f"{number:,} .{extension}" for extension, number in counts.items())

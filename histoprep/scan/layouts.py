@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations, product
 
+from histoprep.image_formats import is_image
 from histoprep.names import pairing_key
 
 # An affix counts when at least this share of the names on a side has it.
@@ -99,12 +100,14 @@ class Affixes:
 class Places:
     """Where the two sides lie: pairs of folders, the same one twice for siblings.
 
-    `images` and `masks` are the names of the two folders, as `--images` and `--masks` take them.
+    `images` and `masks` are the names of the two folders, as `--images` and `--masks` take them;
+    `num_alone` folders of images fit the name and have no masks.
     """
 
     folders: tuple[tuple[FolderNames, FolderNames], ...]
     images: str | None = None
     masks: str | None = None
+    num_alone: int = 0
 
     @property
     def are_siblings(self) -> bool:
@@ -167,34 +170,45 @@ class Reading:
         """Return the fields of `ScanOptions` that say the same."""
         if self.is_by_path:
             return {
-                f"{side}_pattern": rf"^(?P<key>.+)/{re.escape(affixes.head)}$"
+                f"{side}_pattern": rf"^(?P<key>.+)/{_escaped(affixes.head)}$"
                 for side, affixes in (("image", self.image), ("mask", self.mask))
             }
         chosen: dict[str, str] = {}
         if self.places.images and self.places.masks:
             chosen |= {"images": self.places.images, "masks": self.places.masks}
         for side, affixes in (("image", self.image), ("mask", self.mask)):
-            is_exact = side == "mask" and self.others
-            extension = affixes.extensions[0] if len(affixes.extensions) == 1 else None
-            if affixes.head or affixes.is_numbered or len(affixes.extensions) > 1:
-                chosen[f"{side}_pattern"] = _pattern(affixes)
-            elif self._needs_suffix(side) or is_exact:
-                chosen[f"{side}_suffix"] = affixes.tail + (f".{extension}" if extension else "")
+            exact = self._exact(side, affixes)
+            if affixes.head or affixes.is_numbered or len(exact.extensions) > 1:
+                chosen[f"{side}_pattern"] = _pattern(exact)
+            elif affixes.tail or exact.extensions or (side == "mask" and self.places.are_siblings):
+                end = f".{exact.extensions[0]}" if exact.extensions else ""
+                chosen[f"{side}_suffix"] = affixes.tail + end
         return chosen
 
-    def _needs_suffix(self, side: str) -> bool:
-        affixes = self.image if side == "image" else self.mask
-        if affixes.tail or affixes.extensions:
-            return True
-        return side == "mask" and self.places.are_siblings
+    def _exact(self, side: str, affixes: Affixes) -> Affixes:
+        """Return the affixes with the extensions that the names have, where other files must be
+        kept out or the end of the stem looks like an extension.
+        """
+        is_needed = (side == "mask" and self.others) or is_image(f"x{affixes.tail}")
+        if affixes.extensions or not is_needed:
+            return affixes
+        names = [pair[side == "mask"] for pair in self.pairs]
+        extensions = sorted({name.rpartition(".")[2].lower() for name in names})
+        return replace(affixes, extensions=tuple(extensions))
 
 
 def _pattern(affixes: Affixes) -> str:
+    before = f"^{_escaped(affixes.head)}"
     if affixes.is_numbered:
-        return rf"^{re.escape(affixes.head)}(?P<key>\d+)(?!\d)".replace(r"\ ", " ")
-    extensions = "|".join(map(re.escape, affixes.extensions)) or "[^.]+"
-    before = f"^{re.escape(affixes.head)}" if affixes.head else "^"
-    return rf"{before}(?P<key>.+){re.escape(affixes.tail)}\.({extensions})$".replace(r"\ ", " ")
+        return rf"{before}(?P<key>\d+)(?!\d)"
+    named = "|".join(affixes.extensions)
+    after = rf"\.({named})$" if len(affixes.extensions) > 1 else rf"\.{named or '[^.]+'}$"
+    return f"{before}(?P<key>.+){_escaped(affixes.tail)}{after}"
+
+
+def _escaped(text: str) -> str:
+    """Return text as a part of a pattern, with no more backslashes than it needs."""
+    return re.sub(r"\\([ \-#&~])", r"\1", re.escape(text))
 
 
 def _words(folder: str | None, affixes: Affixes) -> set[str]:
@@ -224,10 +238,10 @@ def _keep_shorter(found: dict[frozenset[tuple[str, str]], Reading], reading: Rea
         found[key] = reading
 
 
-def _complexity(reading: Reading) -> tuple[bool, int, int]:
+def _complexity(reading: Reading) -> tuple[int, int, int]:
     affixes = (reading.image, reading.mask)
     return (
-        reading.is_by_path,
+        reading.is_by_path - reading.places.num_alone,
         sum(bool(side.head) + bool(side.extensions) for side in affixes),
         sum(side.length for side in affixes),
     )
@@ -242,16 +256,19 @@ def _places(folders: Sequence[FolderNames]) -> Iterator[Places]:
     """
     holding = [folder for folder in folders if folder.names]
     named: defaultdict[tuple[str, str], list[tuple[FolderNames, FolderNames]]] = defaultdict(list)
+    alone: Counter[tuple[str, str]] = Counter()
     for beside in _beside(holding):
         if len(beside) <= _MAX_BESIDE:
             for images, masks in permutations(beside, 2):
                 named[images, masks].append((beside[images], beside[masks]))
         for image, mask in _name_templates(list(beside)):
-            pairs = _starred(image, mask, beside)
-            if len(pairs) > 1:
-                named[f"{image[0]}*{image[1]}", f"{mask[0]}*{mask[1]}"] += pairs
+            pairs, num_alone = _starred(image, mask, beside)
+            if len(pairs) > 1 or (pairs and num_alone and image[0] and mask[0]):
+                key = f"{image[0]}*{image[1]}", f"{mask[0]}*{mask[1]}"
+                named[key] += pairs
+                alone[key] += num_alone
     for (images, masks), pairs in named.items():
-        yield Places(tuple(pairs), images, masks)
+        yield Places(tuple(pairs), images, masks, alone[images, masks])
     if holding:
         yield Places(tuple((folder, folder) for folder in holding))
 
@@ -272,15 +289,19 @@ def _name_templates(names: list[str]) -> Iterator[tuple[tuple[str, str], tuple[s
     """Yield (head, tail) of images' and masks' folders that may belong together by the rest."""
     if len(names) < 3:
         return
+    # Few folders are each telling: imagesTr, labelsTr and imagesTs.
+    least = 1 if len(names) <= _MAX_BESIDE else 2
     affixes = [("", "")]
-    affixes += [("", tail) for tail in _frequent(names, _tails)]
-    affixes += [(head, "") for head in _frequent(names, _heads)]
+    affixes += [("", tail) for tail in _frequent(names, _tails, least)]
+    affixes += [(head, "") for head in _frequent(names, _heads, least)]
     yield from permutations(affixes, 2)
 
 
 def _starred(
     image: tuple[str, str], mask: tuple[str, str], beside: dict[str, FolderNames]
-) -> list[tuple[FolderNames, FolderNames]]:
+) -> tuple[list[tuple[FolderNames, FolderNames]], int]:
+    """Return the folders that two names with a star pair, and how many of images are left over."""
+
     def by_text(parts: tuple[str, str]) -> dict[str, str]:
         head, tail = parts
         return {
@@ -294,31 +315,38 @@ def _starred(
     for text, name in list((of_masks if longer is of_images else of_images).items()):
         if name in longer.values():
             del (of_masks if longer is of_images else of_images)[text]
-    return [
-        (beside[of_images[text]], beside[of_masks[text]])
-        for text in sorted(of_images.keys() & of_masks.keys())
-    ]
+    both = sorted(of_images.keys() & of_masks.keys())
+    return [(beside[of_images[text]], beside[of_masks[text]]) for text in both], len(
+        of_images.keys() - of_masks.keys()
+    )
 
 
 # --- names -----------------------------------------------------------------------------------
 
 
-def _tails(stem: str) -> Iterator[str]:
-    return (stem[match.start() :] for match in _TAIL_START.finditer(stem))
+def _tails(stem: str, others: Collection[str]) -> Iterator[str]:
+    """Yield the ends of a stem that begin with a word, or leave another stem."""
+    yield from (stem[match.start() :] for match in _TAIL_START.finditer(stem))
+    yield from (stem[cut:] for cut in range(1, len(stem)) if stem[:cut] in others)
 
 
-def _heads(stem: str) -> Iterator[str]:
-    return (stem[: match.end()] for match in _HEAD_END.finditer(stem))
+def _heads(stem: str, others: Collection[str]) -> Iterator[str]:
+    """Yield the beginnings of a stem that end with a word, or leave another stem."""
+    yield from (stem[: match.end()] for match in _HEAD_END.finditer(stem))
+    yield from (stem[:cut] for cut in range(1, len(stem)) if stem[cut:] in others)
 
 
-def _frequent(stems: Sequence[str], parts_of: Callable[[str], Iterable[str]]) -> list[str]:
-    """Return the affixes that many stems share, most frequent first; of those that always stand
-    together, the shortest.
-    """
-    counts = Counter(part for stem in stems for part in set(parts_of(stem)) if part != stem)
-    least = max(2 if len(stems) > 2 else 1, _MIN_SHARE * len(stems))
+def _frequent(
+    stems: Sequence[str],
+    parts_of: Callable[[str, Collection[str]], Iterable[str]],
+    least: int | None = None,
+) -> list[str]:
+    """Return the affixes that many stems share, most frequent first."""
+    known = frozenset(stems)
+    counts = Counter(part for stem in stems for part in set(parts_of(stem, known)) if part != stem)
+    wanted = least or max(2 if len(stems) > 2 else 1, _MIN_SHARE * len(stems))
     ordered = sorted(counts.items(), key=lambda item: (-item[1], len(item[0]), item[0]))
-    return [part for part, count in ordered if count >= least][:_MAX_AFFIXES]
+    return [part for part, count in ordered if count >= wanted][:_MAX_AFFIXES]
 
 
 @dataclass(slots=True)

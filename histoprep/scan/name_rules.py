@@ -140,8 +140,10 @@ class NameRules:
         mask = self.mask_key(name, alone=False)
         if mask is None:
             return None, self.image_key(name)
-        ends_in_nothing = self.mask_pattern is None and self.mask_end == NameEnd("")
         by_end = self.mask_pattern is None and self.image_pattern is None
+        is_any_image = self.image_pattern is None and self.image_end == NameEnd("")
+        is_any_mask = self.mask_pattern is None and self.mask_end == NameEnd("")
+        ends_in_nothing = is_any_mask and not is_any_image
         if ends_in_nothing or (
             by_end and len(self.mask_end.stem_end) < len(self.image_end.stem_end)
         ):

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import itertools
 import os
-import shlex
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from histoprep.choices import Layout
 from histoprep.errors import UsageError
 from histoprep.image_formats import mask_suffixes
 from histoprep.phrases import plural
+from histoprep.scan.commands import audit_command, combine_command, options_words
 from histoprep.scan.content import Content, content_of
 from histoprep.scan.layouts import FolderNames, Reading, readings
 from histoprep.scan.listing import ScanOptions
@@ -66,11 +67,12 @@ def understand(root: Path, options: ScanOptions) -> Understanding:
     Raises:
         UsageError: Several readings are as good as each other; each is printed as a command.
     """
-    if options.layout is not Layout.AUTO or options.image_pattern or options.mask_pattern:
+    is_said = options.pairs or options.image_pattern or options.mask_pattern
+    if options.layout is not Layout.AUTO or is_said:
         return Understanding(options)
     look = _Look(root, options)
     if look.finds_known_layout():
-        return Understanding(options)
+        return Understanding(options, has_labels_among_images=look.has_labels_alone())
     possible = [
         reading for reading in readings(look.folders) if _agrees(reading.options(), options)
     ]
@@ -81,19 +83,15 @@ def understand(root: Path, options: ScanOptions) -> Understanding:
     if len(best) > 1:
         raise _several(root, options, best)
     chosen = with_reading(options, best[0])
-    return Understanding(chosen, describe(best[0], options))
+    if all(getattr(chosen, name) == getattr(options, name) for name in _NAMES):
+        return Understanding(options, has_labels_among_images=True)
+    return Understanding(chosen, describe(best[0], options), has_labels_among_images=True)
 
 
 def with_reading(options: ScanOptions, reading: Reading) -> ScanOptions:
     """Return options that read as `reading` does."""
-    return replace(options, **reading.options(), layout=Layout.AUTO, is_inferred=True)
-
-
-def options_words(options: dict[str, str]) -> str:
-    """Return options of the scan as they are typed: `--images HE --masks truth`."""
-    return " ".join(
-        f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in options.items()
-    )
+    names: dict[str, Any] = {**reading.options(), "layout": Layout.AUTO, "is_inferred": True}
+    return replace(options, **names)
 
 
 def describe(reading: Reading, requested: ScanOptions | None = None) -> str:
@@ -115,24 +113,32 @@ def describe(reading: Reading, requested: ScanOptions | None = None) -> str:
 
 
 def _side(reading: Reading, side: str) -> str:
+    """Return what is on one side: "images train_images/*" or "masks *_gt.*"."""
     folder = reading.places.images if side == "image" else reading.places.masks
     affixes = reading.image if side == "image" else reading.mask
     if reading.is_by_path:
         return f"{side}s */{affixes.head}"
-    end = "|".join(affixes.extensions) or "*"
+    end = "|".join(affixes.extensions)
     middle = "N" if affixes.is_numbered else "*"
-    named = f"{affixes.head}{middle}{affixes.tail}{'*' if affixes.is_numbered else ''}.{end}"
+    named = f"{affixes.head}{middle}{affixes.tail}{'*' if affixes.is_numbered else ''}"
+    if end or affixes.tail:
+        named += f".{end or '*'}"
     return visible(f"{side}s {folder}/{named}" if folder else f"{side}s {named}")
 
 
 def _agrees(found: dict[str, str], options: ScanOptions) -> bool:
-    """Return whether a reading leaves what was requested as it is."""
+    """Return whether a reading leaves what was requested as it is; it may add an extension."""
     default = ScanOptions()
-    return all(
-        getattr(options, name) == getattr(default, name)
-        or found.get(name, getattr(default, name)) == getattr(options, name)
-        for name in _NAMES
-    )
+    for name in _NAMES:
+        requested, usual = getattr(options, name), getattr(default, name)
+        chosen = found.get(name, usual)
+        if requested in (usual, chosen):
+            continue
+        end = (chosen or "").removeprefix(requested)
+        is_longer = name.endswith("suffix") and end != chosen and is_data(f"x{end}")
+        if not is_longer and not (requested == "" and is_data(f"x{chosen}")):
+            return False
+    return True
 
 
 def _best(convincing: Sequence[Reading], look: _Look) -> list[Reading]:
@@ -158,29 +164,25 @@ def _several(root: Path, options: ScanOptions, best: Sequence[Reading]) -> Usage
         for name, value in asdict(options).items()
         if name in _NAMES and value != getattr(ScanOptions(), name)
     }
-    commands = [
-        f"histoprep audit {shlex.quote(str(root))} {options_words(requested | reading.options())}"
-        for reading in best
-    ]
+    commands = [audit_command(root, requested | reading.options()) for reading in best]
     details = [
-        f"{command}  # {len(reading.pairs):,} pairs, such as {' and '.join(reading.pairs[0])}"
+        f"{command}  # {plural(len(reading.pairs), 'pair')},"
+        f" such as {' and '.join(reading.pairs[0])}"
         for command, reading in zip(commands, best, strict=True)
     ]
+    are_numbered = len({re.sub(r"[0-9]+", "", reading.mask.tail) for reading in best}) == 1
+    if are_numbered and not best[0].places.images:
+        what = f"these images have {len(best)} numbered masks each, and a tile has one"
+        details = [f"{combine_command(root, 'instance')}  # one mask of all", *details]
+    else:
+        what = f"these images have masks of {len(best)} kinds, and nothing says which of them count"
+        details.append(f"{combine_command(root, 'class')}  # if each file holds one class")
     return UsageError(
-        f"these images have masks of {len(best)} kinds, and nothing says which of them count",
+        what,
         path=root,
-        details=[
-            *details,
-            f"{combine_command(root)}  # if each file holds one class or one object",
-        ],
+        details=details,
         hint="one of these commands; later commands keep the choice",
     )
-
-
-def combine_command(root: Path | str) -> str:
-    """Return the command that makes one mask of several mask files of an image."""
-    out = shlex.quote(f"{root}-combined")
-    return f"histoprep import combine {shlex.quote(str(root))} --out {out}"
 
 
 @dataclass(slots=True)
@@ -314,6 +316,22 @@ class _Look:
         order = (Content.CLASSES, Content.INSTANCES, Content.COLOURS)
         kinds = [order.index(content) for content in seen if content.is_labels]
         return reading.rank, max(kinds, default=0)
+
+    def has_labels_alone(self) -> bool:
+        """Return whether some files without a mask look like labels, of a few in the folder that
+        was listed last.
+        """
+        folder, rules = self.folders[-1], NameRules.of(self.options)
+        ends = {name.rpartition(".")[2] for name in folder.names}
+        alone = [
+            name
+            for name in folder.names[:_MAX_TRIED]
+            if (keys := rules.keys_of(name))[0] is None
+            and not any(folder.has(f"{keys[1]}{rules.mask_end.stem_end}.{end}") for end in ends)
+        ]
+        return any(
+            self.content(folder.path + name).is_labels for name in _spread(alone, _FILES_A_SIDE)
+        )
 
     def has_labels(self) -> bool:
         """Return whether some files look like labels, of a few of each folder and extension."""

@@ -177,6 +177,8 @@ class Walker:
         inside = target.startswith(self.root.rstrip("/") + "/")
         if not entry.is_symlink():
             reason = "not a regular file (pipe, socket or device); not opened"
+        elif f"{self.root}/".startswith(f"{target.rstrip('/')}/"):
+            reason = "link to a folder that contains the data set; not followed"
         elif not inside and not self.options.follow_links:
             kind, reason = IssueKind.LEAVING_LINK, "link that leaves the data set; not followed"
         else:
@@ -200,8 +202,6 @@ class Walker:
         """Add a link to a folder elsewhere to what is listed, or return why it is not followed."""
         if inside:
             return "link to a folder of the data set, which is read in its own place; not followed"
-        if self.root == target or self.root.startswith(target.rstrip("/") + "/"):
-            return "link to a folder that contains the data set; not followed"
         if any(
             target == other or target.startswith(f"{other}/") or other.startswith(f"{target}/")
             for other in self._followed

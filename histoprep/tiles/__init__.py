@@ -17,7 +17,8 @@ class TileOptions:
     """What the measurements depend on. With `headers_only` no pixel is decoded (`--quick`).
 
     `reading` is what was decided of masks that readers understand in two ways, as `Reading.as_json`
-    gives it, a pair a decision.
+    gives it, a pair a decision. With `seeks_labels` every image without a mask is held against
+    what labels look like, otherwise only those that are no RGB.
     """
 
     min_area_px: int = 64
@@ -25,6 +26,7 @@ class TileOptions:
     max_file_bytes: int = 1 << 30
     headers_only: bool = False
     reading: tuple[tuple[str, str], ...] = ()
+    seeks_labels: bool = False
 
     @property
     def mask_reading(self) -> Reading:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -20,8 +21,10 @@ from histoprep.digests import RunningDigest, digest_text, hash_text
 from histoprep.errors import UsageError
 from histoprep.image_formats import image_suffixes
 from histoprep.names import to_name
+from histoprep.phrases import first_of
 from histoprep.read_ahead import THREADS, FileStat
-from histoprep.scan import Issue, Pair, scan
+from histoprep.scan import Issue, IssueKind, Pair, scan
+from histoprep.scan.formats import count_unread, describe_unread
 from histoprep.tiles.options import TableOptions
 
 _PAIRS_A_STAT_TASK = 256
@@ -113,16 +116,32 @@ class Listing:
             self._states.append(pair.local.number)
             yield pair
         if not self.num_found:
-            wanted = (
-                f"x.jpg beside x{options.scan.mask_suffix}.png, or folders images/ and masks/"
-                f" ({', '.join(image_suffixes())})"
-            )
-            raise UsageError(
-                "no image or mask found",
-                path=root,
-                expected=wanted,
-                hint="is the folder mounted, and the right one?",
-            )
+            raise self._nothing_found(root, options)
+
+    def _nothing_found(self, root: Path, options: TableOptions) -> UsageError:
+        """Return the error of a data set without a file to read; says what was seen instead."""
+        leaving = [issue.path for issue in self.issues if issue.kind is IssueKind.LEAVING_LINK]
+        unread = count_unread(self.issues)
+        wanted = (
+            f"x.jpg beside x{options.scan.mask_suffix}.png, or folders images/ and masks/"
+            f" ({', '.join(image_suffixes())})"
+        )
+        hint = "is the folder mounted, and the right one?"
+        seen = []
+        if leaving:
+            words = "link that leaves" if len(leaving) == 1 else "links that leave"
+            seen.append(f"{len(leaving):,} {words} the folder: {first_of(leaving)}")
+            hint = f"histoprep audit {shlex.quote(str(root))} --follow-links"
+        if unread:
+            seen.append(f"files of formats that are not read: {describe_unread(unread)}")
+            hint = hint if leaving else "histoprep import makes a data set of some: see its --help"
+        return UsageError(
+            "no image or mask found",
+            path=root,
+            seen="; ".join(seen) or None,
+            expected=wanted,
+            hint=hint,
+        )
 
     def _counted(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
         for pair in pairs:

@@ -15,10 +15,13 @@ from histoprep.errors import BrokenFileError
 from histoprep.imageio.header import Header
 from histoprep.lossy import Signals
 from histoprep.lossy.observations import find_fixed
+from histoprep.scan.content import content_of
 from histoprep.tiles import TileOptions
 from histoprep.tiles.measure import describe_colours, gradient_hash, measure_luminance, measure_mask
 
 Facts = dict[str, Any]
+# Modes of photographs; only a sign of masks among the images makes us look at their pixels.
+_PHOTOGRAPHS = ("RGB", "RGBA", "CMYK", "YCbCr")
 
 
 class Measurer:
@@ -32,10 +35,18 @@ class Measurer:
         self._reading = options.mask_reading
         self.num_remembered = num_remembered
         self._images: dict[str, Facts] = {}
+        self._alone: dict[str, Facts] = {}
         self._masks: dict[str, Facts] = {}
 
-    def image(self, data: bytes | BrokenFileError) -> Facts:
-        """Return the image columns of a file's bytes, or of the error that stands for them."""
+    def image(self, data: bytes | BrokenFileError, *, is_alone: bool = False) -> Facts:
+        """Return the image columns of a file's bytes, or of the error that stands for them.
+
+        Args:
+            data: The bytes of the file, or why there are none.
+            is_alone: Whether it has no mask although it could; then it must not look like one.
+        """
+        if is_alone:
+            return self._measured("image", data, self._alone, self._measure_image_alone)
         return self._measured("image", data, self._images, self._measure_image)
 
     def mask(self, data: bytes | BrokenFileError) -> Facts:
@@ -101,6 +112,18 @@ class Measurer:
         compared = imageio.decode_compared_luminance(data, header, grey)
         facts["image_hash"] = gradient_hash(compared)
         facts["luminance_digest"] = digest(compared.tobytes())
+
+    def _measure_image_alone(self, data: bytes, facts: Facts) -> None:
+        self._measure_image(data, facts)
+        is_photograph = facts["image_mode"] in _PHOTOGRAPHS and not self.options.seeks_labels
+        if self.options.headers_only or is_photograph:
+            return
+        content = content_of(data)
+        if content.is_labels:
+            raise BrokenFileError(
+                rule_ids.LABEL_LIKE_IMAGE.verdict(content.name.lower()),
+                f"looks like a label mask ({content})",
+            )
 
     def _measure_mask(self, data: bytes, facts: Facts) -> None:
         header = self._header(data, "mask", facts)

@@ -13,7 +13,7 @@ from typing import Any
 from histoprep.choices import Layout
 from histoprep.durable import write_bytes
 from histoprep.errors import IntegrityError, UsageError
-from histoprep.scan import ScanOptions, detect_layout
+from histoprep.scan import ScanOptions, detect_layout, understand
 from histoprep.schemas.scan_options import read_scan_options, write_scan_options
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
@@ -64,6 +64,12 @@ def stored_options(stored: dict[str, Any]) -> TableOptions:
             unlabelled=tuple(Path(folder) for folder in scan_options["unlabelled"]),
             csv=Path(scan_options["csv"]) if scan_options["csv"] else None,
             pairs=Path(scan_options["pairs"]) if scan_options.get("pairs") else None,
+            # Workspaces of before these options have none of them.
+            image_suffix=scan_options.get("image_suffix", ""),
+            image_pattern=scan_options.get("image_pattern"),
+            mask_pattern=scan_options.get("mask_pattern"),
+            follow_links=scan_options.get("follow_links", False),
+            is_inferred=scan_options.get("is_inferred", False),
         ),
         tiles=TileOptions.from_json(stored["tiles"]),
     )
@@ -129,7 +135,7 @@ def chosen_words(
     return [
         f"{name.replace('_', ' ')} {_in_words(value)}"
         for name, value in chosen.items()
-        if value != others[name]
+        if value != others[name] and name != "is_inferred"
     ]
 
 
@@ -193,16 +199,47 @@ def resolved(workspace: Workspace, options: TableOptions) -> TableOptions:
     """Return the options with the layout decided and paths made absolute, as the table's header
     keeps them.
     """
-    chosen = options.scan
-    open_question = chosen.layout is Layout.AUTO and not (chosen.images or chosen.masks)
+    chosen = _absolute(options.scan)
+    is_said = chosen.images or chosen.masks or chosen.image_pattern or chosen.mask_pattern
+    open_question = chosen.layout is Layout.AUTO and not is_said
     layout = detect_layout(workspace.root) if open_question else chosen.layout
-    csv = chosen.csv.resolve() if chosen.csv else None
+    return replace(options, scan=replace(chosen, layout=layout))
+
+
+def _absolute(chosen: ScanOptions) -> ScanOptions:
     return replace(
-        options,
-        scan=replace(
-            chosen,
-            layout=layout,
-            csv=csv,
-            unlabelled=tuple(folder.resolve() for folder in chosen.unlabelled),
-        ),
+        chosen,
+        csv=chosen.csv.resolve() if chosen.csv else None,
+        unlabelled=tuple(folder.resolve() for folder in chosen.unlabelled),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SettledOptions:
+    """Options after a look at the data set.
+
+    Attributes:
+        requested: Those that later commands begin with.
+        used: Those that the data set is read with: with the folders and names that were understood.
+        understood: What was understood, in one line; "" where the layout is one that needs no look.
+    """
+
+    requested: TableOptions
+    used: TableOptions
+    understood: str = ""
+
+
+def settle(workspace: Workspace, options: TableOptions) -> SettledOptions:
+    """Return the options with which a data set is read, after a short look at it.
+
+    Raises:
+        UsageError: It can be read in several ways; each is printed as a command.
+    """
+    found = understand(workspace.root, _absolute(options.scan))
+    if found.words:
+        requested = replace(options, scan=_absolute(options.scan))
+        used = replace(options, scan=found.options)
+    else:
+        requested = used = resolved(workspace, options)
+    tiles = replace(options.tiles, seeks_labels=found.has_labels_among_images)
+    return SettledOptions(requested, replace(used, tiles=tiles), found.words)

@@ -46,7 +46,7 @@ from histoprep.tiles.options import (
     earlier_options,
     keeping_options,
     refuse_foreign_workspace,
-    resolved,
+    settle,
     stored_options,
 )
 from histoprep.tiles.reuse import EarlierTable, earlier_table
@@ -78,7 +78,8 @@ class TableResult:
     """What making the table came to; `up_to_date` when nothing had changed.
 
     `num_listed` is larger than `num_tiles` when a sample was taken. `warning` says that the earlier
-    table could not be used, so that every file was read again, and why.
+    table could not be used, so that every file was read again, and why. `understood` says how the
+    data set is read where that was found out, in one line.
     """
 
     path: Path
@@ -87,6 +88,7 @@ class TableResult:
     up_to_date: bool
     num_listed: int
     warning: str | None = None
+    understood: str = ""
 
 
 @dataclass(slots=True)
@@ -108,8 +110,16 @@ class TileTable:
             options = earlier_options(workspace)
         else:
             refuse_foreign_workspace(workspace)
-        self.options = resolved(workspace, options)
-        check_outside(workspace.folder, self.options.scan.unlabelled, "results", "--workspace")
+        check_outside(
+            workspace.folder,
+            [folder.resolve() for folder in options.scan.unlabelled],
+            "results",
+            "--workspace",
+        )
+        settled = settle(workspace, options)
+        self.options = settled.used
+        self.requested = settled.requested
+        self.understood = settled.understood
 
     @classmethod
     def of_parts(cls, workspace: Workspace) -> TileTable:
@@ -131,7 +141,7 @@ class TileTable:
         The options are kept for later commands before any file is read. The caller holds the
         workspace's lock. Raises OutputError, or whatever the scan refuses.
         """
-        with keeping_options(self.workspace, self.options):
+        with keeping_options(self.workspace, self.requested):
             listing = self._list()
         earlier, warning = self._earlier()
         if earlier is not None and self._is_current(earlier, listing):
@@ -177,7 +187,7 @@ class TileTable:
             raise _nothing_to_collect(self.workspace)
         self._refuse_missing()
         again = Listing()
-        with keeping_options(self.workspace, self.options):
+        with keeping_options(self.workspace, self.requested):
             self._merge((task.part for task in self._tasks(again)), again, _silent, 0)
         again.states.write(self.workspace.folder / STATES)
         self._drop_parts()
@@ -337,6 +347,7 @@ class TileTable:
             up_to_date,
             listing.num_found,
             warning,
+            self.understood,
         )
 
     def _drop_parts(self) -> None:
@@ -359,6 +370,7 @@ def ensure_tiles(
     workers: int | None = None,
     meter: Meter | None = None,
     warn: Callable[[str], object] = lambda text: None,
+    note: Callable[[str], object] = lambda text: None,
     reading: Reading = UNDECIDED,
     verify: bool = False,
 ) -> Path:
@@ -370,6 +382,7 @@ def ensure_tiles(
         workers: Number of worker processes; None for one per core.
         meter: Receives the number of tiles that are done.
         warn: Called with a message when the earlier table cannot be used.
+        note: Called with how the data set is read, where that was found out.
         reading: Adds to what was decided about masks that readers understand in two ways.
         verify: Read every file, not only those that changed.
 
@@ -397,6 +410,8 @@ def ensure_tiles(
         result = table.build(Engine(workers or 0), advance)
     if result.warning:
         warn(result.warning)
+    if result.understood:
+        note(result.understood)
     return result.path
 
 

@@ -104,7 +104,13 @@ class TileTask:
                     )
                 else:
                     data = next(contents)
-                row.update(measurer.image(data) if what == "image" else measurer.mask(data))
+                pair = self.listed[index].pair
+                is_alone = pair.mask_path is None and not pair.unlabelled
+                row.update(
+                    measurer.image(data, is_alone=is_alone)
+                    if what == "image"
+                    else measurer.mask(data)
+                )
             yield row
 
     def _requests(self, positions: list[int], refused: dict[int, str]) -> list[Request]:

@@ -1,0 +1,30 @@
+"""The commands that advice about a layout names, as they are typed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def options_words(options: Mapping[str, str]) -> str:
+    """Return options of the scan as they are typed: `--images HE --masks truth`."""
+    return " ".join(
+        f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in options.items()
+    )
+
+
+def audit_command(root: Path | str, options: Mapping[str, str]) -> str:
+    """Return the command that audits a folder with these options of the scan."""
+    return f"histoprep audit {shlex.quote(str(root))} {options_words(options)}".rstrip()
+
+
+def combine_command(root: Path | str, by: str) -> str:
+    """Return the command that makes one mask of the mask files of an image.
+
+    Args:
+        root: Folder of the images and masks.
+        by: What each file is for, `class` or `instance`.
+    """
+    out = shlex.quote(f"{root}-combined")
+    return f"histoprep import combine {shlex.quote(str(root))} --by {by} --out {out}"
