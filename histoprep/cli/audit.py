@@ -77,8 +77,8 @@ def audit(
     mask_pattern: Annotated[
         str | None,
         _read(
-            "Regular expression of masks' names with a group named key, which image and mask share,"
-            ' such as "^mask_(?P<key>.+)[.]png$"; with a slash, of whole paths.',
+            "Regular expression for masks' names; its group named key is what image and mask share."
+            " With a slash: for paths below ROOT.",
             show_default=False,
         ),
     ] = None,

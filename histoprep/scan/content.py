@@ -16,7 +16,7 @@ _FLAT = 0.5
 _VERY_FLAT = 0.8
 _FEW_VALUES = 64
 _MANY_VALUES = 4096
-# Values that hold this share of a picture compressed with loss.
+# Tones of labels hold this share of an image compressed with loss.
 _BULK = 0.97
 _FEW_TONES = 8
 _GLASS = 235
