@@ -204,6 +204,12 @@ def test_thick_or_lonely_values_lie_along_no_boundaries() -> None:
     assert find_ignored_value({**held, 255: amounts(10, 100, 10)}, {**pairs, (0, 1): 21}) is None
 
 
+def test_few_masks_that_are_ignored_whole_hide_no_boundaries() -> None:
+    held, pairs = table(0, 1, 2, 255)
+    found = find_ignored_value({**held, 255: LabelAmounts(10, 2, 5000, 4000)}, pairs)
+    assert found is not None and found.along_boundaries
+
+
 def test_white_beside_numbered_labels_is_a_guess() -> None:
     held, pairs = table(0, 1, 2, 3, 255)
     thick = {**held, 255: amounts(10, 5000, 4000)}

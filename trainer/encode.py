@@ -15,6 +15,7 @@ from torch import Tensor
 from histoprep.digests import digest_text
 from histoprep.durable import locked
 from histoprep.errors import HistoprepError, UsageError
+from histoprep.labels import IGNORED_ID
 from histoprep.schemas.latents import IDENTITY_COLUMNS
 from trainer.choices import Fit, OnUnreadable, ScalingMethod
 from trainer.data.latent_scaling import LatentScaling
@@ -376,6 +377,8 @@ def _finish(
         "statistics": statistics,
         "skipped": [str(tile_id) for tile_id in tiles.tile_ids[lost]],
     }
+    if tiles.label_map.ignore:
+        summary["ignored_id"] = IGNORED_ID
     writer.finish(pa.table(columns), {"label_map_digest": tiles.label_map.digest}, summary)
 
 

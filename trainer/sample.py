@@ -14,6 +14,7 @@ import numpy as np
 
 from histoprep.durable import locked
 from histoprep.errors import UsageError
+from histoprep.labels import IGNORED_ID
 from trainer.sampling.dataset import SyntheticDataset
 from trainer.sampling.generator import Generator, Kept, SamplingOptions
 from trainer.sampling.keep import KeepRegions
@@ -155,7 +156,10 @@ def batches_of(masks: MaskList, chosen: range, batch_size: int) -> Iterator[list
 
 def _checked_mask(generator: Generator, masks: MaskList, index: int) -> np.ndarray:
     mask = masks.read_mask(index)
-    if int(mask.max()) >= generator.num_classes or mask.shape != tuple(masks.sizes[index]):
+    classes = mask[mask != IGNORED_ID] if masks.label_map.ignore else mask
+    if int(classes.max(initial=0)) >= generator.num_classes or mask.shape != tuple(
+        masks.sizes[index]
+    ):
         raise UsageError(
             "the mask changed while sampling",
             path=masks.ids[index],

@@ -21,7 +21,7 @@ from histoprep.checks import OVERVIEW_COLUMNS, Amounts, CheckOptions, Chunk, Evi
 from histoprep.errors import IntegrityError
 from histoprep.execution import Engine
 from histoprep.findings import Finding
-from histoprep.labels import LabelMap
+from histoprep.labels import IGNORED, LabelMap
 from histoprep.labels.ignored import IgnoredValue, LabelAmounts, find_ignored_value
 from histoprep.mask_reading import Reading
 from histoprep.names import to_text
@@ -67,13 +67,13 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
     # First, since it needs columns of all tiles that nothing else does.
     duplicates, num_uncompared = _duplicates(workspace, opened, header, engine)
     repaired = _repaired_masks(workspace)
-    overview = _overview(TileRows(opened, repaired, CONTENT_COLUMNS))
     manifest = _readable_manifest(workspace)
     counted = workspace if manifest else _WithoutManifest(workspace.root, workspace.folder)
     label_map, map_path = sources.label_map, to_text(str(sources.map_path or ""))
     if sources.map_path is None and manifest and not manifest.label_map.is_identity:
         # What is split by classes is judged by the same classes.
         label_map, map_path = manifest.label_map, to_text(str(manifest.path))
+    overview = _overview(TileRows(opened, repaired, CONTENT_COLUMNS), label_map)
     counts = count_table(counted, label_map, by_group=True, repaired=repaired)
     return Evidence(
         root=workspace.root,
@@ -136,12 +136,12 @@ def _repaired_masks(workspace: Workspace) -> RepairedMasks | None:
     return repaired
 
 
-def _overview(rows: TileRows) -> pd.DataFrame:
+def _overview(rows: TileRows, label_map: LabelMap | None) -> pd.DataFrame:
     """Return the overview: `OVERVIEW_COLUMNS`, source, is_repaired, and what `label_ids` says of
-    each mask (see `Evidence`).
+    each mask (see `Evidence`), ignored labels left out.
     """
     pieces = [
-        _overview_piece(batch)
+        _overview_piece(batch, label_map)
         for batch in rows.read_batches([*OVERVIEW_COLUMNS, "label_ids", IS_REPAIRED])
     ]
     columns = pa.schema(
@@ -151,14 +151,18 @@ def _overview(rows: TileRows) -> pd.DataFrame:
         ]
     )
     overview = (
-        pd.concat(pieces, ignore_index=True) if pieces else _overview_piece(columns.empty_table())
+        pd.concat(pieces, ignore_index=True)
+        if pieces
+        else _overview_piece(columns.empty_table(), label_map)
     )
     folder = overview.tile_id.str.replace(r"/?[^/]*$", "", regex=True)
     return overview.assign(source=overview.group.fillna(folder.where(folder != "", ".")))
 
 
-def _overview_piece(batch: pa.Table) -> pd.DataFrame:
+def _overview_piece(batch: pa.Table, label_map: LabelMap | None) -> pd.DataFrame:
     lists = batch["label_ids"].combine_chunks()
+    if label_map is not None and label_map.ignore:
+        lists = _without_ignored(lists, label_map)
     sizes = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     # Labels stand in order of id, so that a list holds others than 0 unless it is [0] or empty.
     firsts = np.zeros(len(sizes), np.int64)
@@ -168,6 +172,18 @@ def _overview_piece(batch: pa.Table) -> pd.DataFrame:
         zero=(sizes == 1) & (firsts == 0), foreground=(sizes > 1) | (firsts > 0)
     )
     return result
+
+
+def _without_ignored(lists: pa.ListArray, label_map: LabelMap) -> pa.ListArray:
+    """Return lists of label ids without those that the map ignores; null stays null."""
+    sizes = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    flat = lists.flatten()
+    keep = label_map.apply_to_ids(flat.to_numpy(zero_copy_only=False)) != IGNORED
+    kept = np.bincount(np.repeat(np.arange(len(sizes)), sizes)[keep], minlength=len(sizes))
+    offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int32)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), flat.filter(pa.array(keep)), mask=pc.is_null(lists)
+    )
 
 
 def _amounts(overview: pd.DataFrame) -> Amounts:

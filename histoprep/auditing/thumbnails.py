@@ -13,7 +13,7 @@ from histoprep.checks import Evidence
 from histoprep.errors import BrokenFileError
 from histoprep.execution import Engine, Marker, run_tasks
 from histoprep.findings import Finding
-from histoprep.labels import LabelMap
+from histoprep.labels import IGNORED, IGNORED_ID, UNMAPPED, LabelMap, TargetClass
 from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.report import wanted_thumbnails
 from histoprep.report.thumbnails import Thumbnail, make_thumbnail, unlisted
@@ -21,6 +21,7 @@ from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.listing import absolute_path
 
 _TIME_LIMIT_S = 60.0
+_IGNORED = TargetClass(IGNORED_ID, "ignored", "#ffffff")
 # Larger files would only slow the report down.
 _MAX_PIXELS = 64_000_000
 
@@ -41,12 +42,13 @@ class ThumbnailTask:
         """Return the thumbnails that could be drawn, by path."""
         marker = Marker(self.marker, _TIME_LIMIT_S)
         drawn = {}
+        classes = (*self.label_map.classes, *((_IGNORED,) if self.label_map.ignore else ()))
         for index, (path, image_path, mask_path) in enumerate(self.tiles):
             marker.at(index)
             if index not in self.left_out:
                 image, labels = self._image(image_path), self._labels(mask_path)
                 if image is not None or labels is not None:
-                    drawn[path] = make_thumbnail(image, labels, self.label_map.classes)
+                    drawn[path] = make_thumbnail(image, labels, classes)
         marker.close()
         return drawn
 
@@ -84,7 +86,8 @@ class ThumbnailTask:
         if self.is_identity:
             return values
         classes = self.label_map.apply_to_ids(labels)
-        return np.where(classes < 0, unlisted(values), classes)
+        shown = np.where(classes == IGNORED, np.int32(IGNORED_ID), classes)
+        return np.where(classes == UNMAPPED, unlisted(values), shown)
 
 
 def make_thumbnails(

@@ -136,6 +136,7 @@ def build(
     from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
     from histoprep.manifest.dataset_csv import write_dataset_csv
     from histoprep.manifest.groups import check_groups_stay, regrouped
+    from histoprep.remap.first_map import void_warning
     from histoprep.repair.record import damage_warnings
     from histoprep.schemas.manifest import open_manifest
     from histoprep.tiles.options import earlier_options
@@ -167,6 +168,8 @@ def build(
         if label_map is None:
             label_map = raw_label_map(workspace.tiles)
             console.warn("no label map (--map): the classes are the labels of the masks")
+            if warning := void_warning(workspace.tiles, workspace.root):
+                console.warn(warning)
         with locked(workspace.folder), console.progress("manifest", None) as meter:
             summary = build_manifest(
                 workspace.tiles,

@@ -27,8 +27,9 @@ from histoprep.cli.options import (
 )
 from histoprep.cli.reading import read_tiles
 from histoprep.errors import ExitCode, UsageError
-from histoprep.labels import default_map, find_label_map, load_label_map
+from histoprep.labels import IGNORED_ID, default_map, find_label_map, load_label_map
 from histoprep.mask_reading import Reading
+from histoprep.phrases import plural
 from histoprep.schemas.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -116,6 +117,10 @@ def remap(
     with progress_of("remapping", "masks") as advance:
         result = run_remap(plan, chosen, advance)
     _print(result)
+    if plan.num_ignored_pixels:
+        console.note(
+            f"ignored: {plural(plan.num_ignored_pixels, 'pixel')}, {IGNORED_ID} in new masks"
+        )
     for warning in (*plan.warnings, *damage_warnings(where)):
         console.warn(warning)
     raise typer.Exit(ExitCode.INCOMPLETE if result.num_failed else seen)

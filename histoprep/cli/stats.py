@@ -157,6 +157,9 @@ def _print_warnings(found: Stats) -> None:
         console.warn(
             f"not counted, since no manifest takes them: {reasons}; histoprep audit says more"
         )
+    if found.ignored is not None:
+        amount = plural(found.ignored.pixels, "pixel")
+        console.note(f"ignored: {amount} in {plural(found.ignored.tiles, 'tile')}")
     if found.num_unlisted:
         console.warn(
             f"{plural(found.num_unlisted, 'tile')} not in the manifest, of no split and shown as -:"

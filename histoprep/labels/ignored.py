@@ -62,7 +62,11 @@ def find_ignored_value(
         return None
     companions = sum(pairs.get((other, value), 0) for other in others) / found.tiles
     met = max((tiles for (_, other), tiles in pairs.items() if other != value), default=0)
-    is_thin = found.core_pixels <= MAX_CORE_SHARE * found.pixels
+    # A few masks that are ignored whole must not hide the boundaries of all others.
+    is_thin = (
+        found.core_pixels <= MAX_CORE_SHARE * found.pixels
+        or found.core_tiles <= MAX_CORE_SHARE * found.tiles
+    )
     if is_thin and companions >= MIN_COMPANIONS and found.tiles >= MIN_SHARE_OF_PAIRS * met:
         return IgnoredValue(value, along_boundaries=True)
     span = others[-1] - others[0] + 1

@@ -26,7 +26,7 @@ from histoprep.digests import digest_text
 from histoprep.errors import IncompleteError, UsageError
 from histoprep.execution import Engine
 from histoprep.job_folder import PARTS, JobFolder
-from histoprep.labels import LabelMap, format_label_map
+from histoprep.labels import IGNORED, LabelMap, format_label_map
 from histoprep.labels.lookup import LabelLookup
 from histoprep.mask_tree import Advance, FailedMask, Totals
 from histoprep.mask_tree.task import TreeTask
@@ -97,7 +97,7 @@ class RemapResult:
 @dataclass(frozen=True, slots=True)
 class RemapPlan:
     """Everything decided before the first file is written; `inputs` is the digest of the masks to
-    remap, `warnings` are about decided readings.
+    remap, `warnings` are about decided readings, `num_ignored_pixels` become `IGNORED_ID`.
     """
 
     workspace: Workspace
@@ -115,6 +115,7 @@ class RemapPlan:
     kind: TreeKind = REMAP
     rewrites: bool = False
     warnings: tuple[str, ...] = ()
+    num_ignored_pixels: int = 0
 
     @property
     def job(self) -> JobFolder:
@@ -234,6 +235,13 @@ def plan_remap(
         repaired,
         rewrites=options.force,
         warnings=warnings,
+        num_ignored_pixels=sum(
+            number
+            for label, number in inventory.pixels.items()
+            if label_map.class_of(label) == IGNORED
+        )
+        if label_map.ignore
+        else 0,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -172,6 +173,20 @@ def first_label_map(table: Path) -> tuple[str, LabelsFound]:
     entries = list(_entries(found, ignored))
     colours = {number: entry.colour for number, entry in _numbered(entries).items() if entry.colour}
     return "\n".join([*_lines(found, ignored, entries, colours), ""]), found
+
+
+def void_warning(table: Path, root: Path) -> str | None:
+    """Return the warning that a value along boundaries becomes a class (HP509), where masks are
+    used without a label map; None where there is no such value.
+    """
+    found = LabelsFound.of(table).ignored()
+    if found is None or not found.along_boundaries:
+        return None
+    return (
+        f"{found.value} lies along boundaries of other labels and becomes a class (HP509):"
+        f" histoprep map init {shlex.quote(visible(str(root)))} --out label_map.yml writes a label"
+        " map that ignores it"
+    )
 
 
 def _lines(

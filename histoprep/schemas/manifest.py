@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from histoprep import tables
 from histoprep.errors import IntegrityError, UsageError
-from histoprep.labels import LabelMap
+from histoprep.labels import IGNORED_ID, LabelMap
 from histoprep.mask_reading import Reading
 from histoprep.schemas.columns import column
 
@@ -255,9 +255,13 @@ def write_manifest(
     path: Path, batches: Iterable[pa.Table], label_map: LabelMap, header: dict[str, Any]
 ) -> int:
     """Publish `batches` as a manifest and return the number of rows; `header` has root, recipe,
-    certificate, tiles_digest, excluded.
+    certificate, tiles_digest, excluded. Where the label map ignores values, the header says as
+    which id they stand in shards and latent sets.
     """
     described = {**header, "label_map": label_map.to_json(), "label_map_digest": label_map.digest}
+    if label_map.ignore:
+        # For readers of shards that do not know label maps.
+        described["ignored_id"] = IGNORED_ID
     return tables.write_table(
         path,
         batches,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from histoprep.figures import plain_text
+from histoprep.labels import IGNORED_ID
 from histoprep.report.thumbnails import checked_colour, overlay, shrink_labels
 from histoprep.shards.source import TileSource
 from histoprep.streams import single_stream
@@ -83,9 +84,11 @@ def _image(source: TileSource, row: int) -> np.ndarray:
     small = imageio.shrink_rgb(tile.image, _CELL_PX)
     if tile.mask is None or tile.mask.shape != tile.image.shape[:2]:
         return small
+    # What is ignored stays uncoloured, as class 0 does.
+    mask = np.where(tile.mask == IGNORED_ID, 0, tile.mask) if source.label_map.ignore else tile.mask
     return overlay(
         small,
-        shrink_labels(tile.mask, _CELL_PX),
+        shrink_labels(mask, _CELL_PX),
         {cls.id: checked_colour(cls.colour) for cls in source.label_map.classes},
     )
 

@@ -12,7 +12,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,18 @@ _MAX_JSON_KEYS = 1_000
 _READ = tuple(dict.fromkeys((*COLUMNS, *INCLUSION_COLUMNS, IS_REPAIRED)))
 
 
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """Pixels that the label map ignores, and the tiles that hold any."""
+
+    tiles: int = 0
+    pixels: int = 0
+
+    def __add__(self, other: Ignored) -> Ignored:
+        """Return the sums of both."""
+        return Ignored(self.tiles + other.tiles, self.pixels + other.pixels)
+
+
 @dataclass(frozen=True)
 class Stats:
     """The summaries of a data set: raw, and mapped when there is a label map.
@@ -71,7 +83,8 @@ class Stats:
     `split_source` says where splits and pools come from (manifest or tiles); `left_out` why and how
     many rows of the tiles table were not counted, of which `raw` counts those with an unmapped
     label; `num_repaired` masks were repaired by `repair`; `num_unlisted` tiles are counted, but not
-    in the manifest.
+    in the manifest; `ignored` is what no count has because the label map ignores it, None where it
+    ignores nothing.
     """
 
     root: Path
@@ -84,6 +97,7 @@ class Stats:
     left_out: Mapping[str, int]
     num_repaired: int = 0
     num_unlisted: int = 0
+    ignored: Ignored | None = None
 
     @property
     def main(self) -> Summary:
@@ -101,6 +115,7 @@ class TableCounts:
     split_source: str
     left_out: Mapping[str, int]
     num_repaired: int = 0
+    ignored: Ignored | None = None
 
 
 def count_table(
@@ -129,6 +144,7 @@ def count_table(
     mapped = count(empty, label_map) if label_map is not None else None
     gone = np.zeros(len(REASONS), dtype=np.int64)
     num_repaired = 0
+    ignored = Ignored() if label_map is not None and label_map.ignore else None
     for chunk in source.read_batches(_READ):
         reason = (
             reason_codes(chunk, _unmapped_rows(chunk, label_map))
@@ -142,11 +158,23 @@ def count_table(
         raw = raw + count(prepared, raw_map)
         if mapped is not None and label_map is not None:
             mapped = mapped + _count_mapped(prepared, reason[counted] == INCLUDED, label_map)
+            if ignored is not None:
+                ignored += _ignored_in(prepared, label_map)
     split_source = "tiles" if kind_of is None else "manifest"
     left_out = {
         reason: number for reason, number in zip(REASONS, gone.tolist(), strict=True) if number
     }
-    return TableCounts(raw_map, raw, mapped, split_source, left_out, num_repaired)
+    return TableCounts(raw_map, raw, mapped, split_source, left_out, num_repaired, ignored)
+
+
+def _ignored_in(chunk: pa.Table, label_map: LabelMap) -> Ignored:
+    lengths = pc.fill_null(pc.list_value_length(chunk["label_ids"]), 0).to_numpy()
+    labels, pixels = (
+        pc.list_flatten(chunk[name]).to_numpy() for name in ("label_ids", "label_pixels")
+    )
+    ignored = label_map.apply_to_ids(labels) == IGNORED
+    rows = np.unique(np.repeat(np.arange(chunk.num_rows), lengths)[ignored])
+    return Ignored(len(rows), int(pixels[ignored].sum()))
 
 
 def _unmapped_rows(chunk: pa.Table, label_map: LabelMap | None) -> np.ndarray:
@@ -219,6 +247,7 @@ def compute_stats(
         left_out=counts.left_out,
         num_repaired=counts.num_repaired,
         num_unlisted=num_unlisted,
+        ignored=counts.ignored,
     )
 
 
@@ -362,6 +391,7 @@ def as_json(stats: Stats) -> dict[str, Any]:
         "left_out": dict(stats.left_out),
         "not_in_manifest": stats.num_unlisted,
         "repaired_masks": stats.num_repaired,
+        **({"ignored": asdict(stats.ignored)} if stats.ignored is not None else {}),
         "effective_number_beta": EFFECTIVE_NUMBER_BETA,
         "only_in_parquet": large,
         "raw": _summary_json(stats.raw, large),

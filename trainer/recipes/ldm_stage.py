@@ -21,6 +21,7 @@ from trainer.engine.images import colour_mask, sheet
 from trainer.errors import ConfigError
 from trainer.models.codec import Codec
 from trainer.models.denoisers.interface import Denoiser
+from trainer.models.denoisers.masks import without_ignored
 from trainer.recipes.codecs import load_codec
 from trainer.recipes.ldm_config import Config
 from trainer.recipes.ldm_data import training_dataset, validation_streams
@@ -180,7 +181,10 @@ class LdmStage:
         clean, noise = batch["latents"], batch["noise"]
         t = self.objective.timesteps_from_uniform(batch["u"])
         noisy = self.objective.noised(clean, noise, t)
-        output = module(noisy, self.objective.model_time(t), batch["mask"][:, None], drop)
+        mask = batch["mask"][:, None]
+        if self._tiles.label_map.ignore:
+            mask = without_ignored(mask, self._denoiser.num_classes)
+        output = module(noisy, self.objective.model_time(t), mask, drop)
         return self.objective.per_sample_loss(
             output, self.objective.training_target(clean, noise, t), t
         )

@@ -22,7 +22,7 @@ from trainer.diffusion.guidance import guided
 from trainer.diffusion.objectives import Objective
 from trainer.diffusion.samplers import Known, Solver, sample
 from trainer.errors import DivergedError
-from trainer.models.denoisers.masks import split_windows
+from trainer.models.denoisers.masks import split_windows, without_ignored
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -84,7 +84,7 @@ class Generator:
         """Return images for masks.
 
         Args:
-            masks: Class ids, uint8 [batch, height, width].
+            masks: Class ids, uint8 [batch, height, width]; ignored pixels (255) are unlabelled.
             tile_ids: Their tile ids, which with the seed determine the noise.
             options: Guidance, solver and seed.
             kept: Pixels that come back exactly; the model continues what it sees of them.
@@ -102,7 +102,8 @@ class Generator:
         shape = (self.codec.channels, height // self.codec.factor, width // self.codec.factor)
         noise = self._noise(options.seed, tile_ids, shape, "sample")
         mask = torch.from_numpy(np.ascontiguousarray(masks)).to(self.device)[:, None]
-        denoise = guided(self.denoiser, mask, options.guidance_scale)
+        condition = without_ignored(mask, self.num_classes)
+        denoise = guided(self.denoiser, condition, options.guidance_scale)
         known = None if kept is None else self._known(kept)
         with self._autocast():
             latents = sample(

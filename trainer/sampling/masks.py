@@ -16,7 +16,7 @@ from histoprep import imageio
 from histoprep.errors import BrokenFileError, LabelMapError, UsageError
 from histoprep.image_formats import image_suffixes, lossless_suffixes
 from histoprep.imageio.header import Header
-from histoprep.labels import LabelMap, SourceLabel
+from histoprep.labels import IGNORED, IGNORED_ID, LabelMap, SourceLabel
 from histoprep.shards import TileSource
 from trainer.errors import DataError
 
@@ -171,7 +171,7 @@ def masks_in_folder(
 
 def classes_as_sources(label_map: LabelMap) -> LabelMap:
     """Return the map of the classes of `label_map` to themselves: masks that are written hold class
-    ids.
+    ids, and `IGNORED_ID` where that map ignores values.
     """
     classes = label_map.classes
     return LabelMap(
@@ -179,6 +179,7 @@ def classes_as_sources(label_map: LabelMap) -> LabelMap:
         tuple(SourceLabel(cls.id, cls.name) for cls in classes),
         classes,
         {cls.id: cls.id for cls in classes},
+        ((IGNORED_ID, IGNORED_ID),) if label_map.ignore else (),
     )
 
 
@@ -201,6 +202,7 @@ def read_labels(path: Path) -> np.ndarray:
 
 def _mapped(labels: np.ndarray, label_map: LabelMap, path: Path) -> np.ndarray:
     classes = label_map.apply_to_ids(labels)
+    classes[classes == IGNORED] = IGNORED_ID
     if int(classes.min()) < 0 or int(classes.max()) > 255:
         strange = np.unique(labels[(classes < 0) | (classes > 255)])
         raise LabelMapError(

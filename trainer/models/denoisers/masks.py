@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float32, Integer, Shaped
 from torch import Tensor
 
+from histoprep.labels import IGNORED_ID
+
 
 def check_masks(mask: Tensor, size: tuple[int, int], *, num_classes: int, stride: int) -> int:
     """Return how many pixels a side of a mask belong to one latent.
@@ -42,6 +44,19 @@ def check_masks(mask: Tensor, size: tuple[int, int], *, num_classes: int, stride
                 f"the mask holds class ids {least} to {most}; 0 to {num_classes - 1} expected"
             )
     return factor
+
+
+def without_ignored(
+    mask: Integer[Tensor, " *sizes"], num_classes: int
+) -> Integer[Tensor, " *sizes"]:
+    """Return masks in which ignored pixels (id 255, which no class has then) are of class 0, as
+    unlabelled ones are.
+
+    Args:
+        mask: Class ids, uint8 or int64, any shape.
+        num_classes: Class ids 0 .. num_classes - 1 may occur; with 256 of them nothing is ignored.
+    """
+    return mask if num_classes > IGNORED_ID else mask.masked_fill(mask == IGNORED_ID, 0)
 
 
 def class_fractions(
