@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,13 @@ import pyarrow as pa
 from histoprep import checksums, tables
 from histoprep.catalogue import all_rules, outside_rules
 from histoprep.choices import Severity
-from histoprep.digests import digest_text
+from histoprep.digests import digest_text, file_digest
 from histoprep.durable import locked
 from histoprep.errors import ExitCode, IntegrityError, UsageError
 from histoprep.execution import Engine
-from histoprep.findings import Finding, Selection
+from histoprep.findings import Finding, Rule, Selection
 from histoprep.report import Report
+from histoprep.schemas import findings as findings_schema
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
@@ -35,18 +36,6 @@ if TYPE_CHECKING:
     from histoprep.auditing.baseline import Accepted
     from histoprep.auditing.sources import Sources
 
-FINDINGS_SCHEMA = pa.schema(
-    [
-        ("code", pa.string()),
-        ("name", pa.string()),
-        ("subcode", pa.string()),
-        ("severity", pa.string()),
-        ("where", pa.string()),
-        ("path", pa.string()),
-        ("detail", pa.string()),
-        ("known", pa.bool_()),
-    ]
-)
 # What headers alone cannot tell, so that it cannot be expected of `--quick`.
 _FROM_PIXELS = ("zero_masks", "labels")
 
@@ -277,7 +266,11 @@ def _later_files(workspace: Workspace) -> list[Path]:
 def _earlier_result(workspace: Workspace, inputs: str) -> AuditResult | None:
     try:
         summary = checksums.read_json(workspace.summary)
-        tables.open_table(workspace.findings, kind="findings", schema_version="1.0")
+        tables.open_table(
+            workspace.findings,
+            kind=findings_schema.KIND,
+            schema_version=findings_schema.VERSION,
+        )
         names = [workspace.report.name, workspace.summary.name]
         # Listed last of all: a run that was killed before has not ended.
         listed = checksums.read_checksums(workspace.folder).keys() >= set(names)
@@ -322,7 +315,7 @@ def _audit(run: Run, prepared: _Prepared, inputs: str) -> AuditResult:
         found = [strictly(problem) for problem in found]
     found = apply_baseline(options.selection.apply(found), prepared.accepted)
     report = build_report(run, evidence, found)
-    _write_findings(workspace, found)
+    _write_findings(workspace, found, report.rules)
     checksums.publish_file(workspace.folder, workspace.report.name, render(report, "html"))
     text, exit_code = render(report, "text"), exit_code_of(report, options.fail_on)
     # Last: its presence says that everything else is there.
@@ -332,7 +325,7 @@ def _audit(run: Run, prepared: _Prepared, inputs: str) -> AuditResult:
     return AuditResult(exit_code, text, report)
 
 
-def _write_findings(workspace: Workspace, found: list[Finding]) -> None:
+def _write_findings(workspace: Workspace, found: list[Finding], rules: Iterable[Rule]) -> None:
     batches = (
         pa.table(
             [
@@ -350,15 +343,19 @@ def _write_findings(workspace: Workspace, found: list[Finding]) -> None:
                 list(finding.details),
                 [finding.known] * finding.count,
             ],
-            schema=FINDINGS_SCHEMA,
+            schema=findings_schema.SCHEMA,
         )
         for finding in found
     )
     tables.write_table(
         workspace.findings,
         batches,
-        FINDINGS_SCHEMA,
-        kind="findings",
-        schema_version="1.0",
-        metadata={"root": str(workspace.root)},
+        findings_schema.SCHEMA,
+        kind=findings_schema.KIND,
+        schema_version=findings_schema.VERSION,
+        metadata={
+            "root": str(workspace.root),
+            "rules": {rule.code: str(rule.scope) for rule in rules},
+            "tiles_digest": file_digest(workspace.tiles),
+        },
     )

@@ -11,7 +11,7 @@ import typer
 from histoprep import console
 from histoprep.choices import SplitMethod
 from histoprep.cli.findings import print_finding
-from histoprep.cli.options import MapName, Root, Verify, Workers, WorkspaceFolder
+from histoprep.cli.options import MapName, Root, Verify, Workers, WorkspaceFolder, separated
 from histoprep.cli.reading import read_tiles
 from histoprep.command_style import Commands
 from histoprep.durable import locked
@@ -37,6 +37,7 @@ Examples:
     histoprep manifest build --help
     histoprep manifest check tiles.histoprep/manifest.parquet
 """
+_CHOICE = "What is left out"
 app = Commands("manifest", _HELP, default="build")
 
 ManifestFile = Annotated[Path, typer.Argument(help="A manifest.", show_default=False)]
@@ -92,6 +93,41 @@ def build(
             help="Split tile by tile, and forget the groups until --group-by names them again.",
         ),
     ] = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULES",
+            help=(
+                "Leave out the tiles that findings of these rules name, such as HP303,HP601; of"
+                " copies, one stays."
+            ),
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
+    drop_list: Annotated[
+        Path | None,
+        typer.Option(
+            help="Leave out the tiles of this table or list: ids, or paths of images or masks.",
+            show_default=False,
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
+    keep_list: Annotated[
+        Path | None,
+        typer.Option(
+            help="Leave out all but the tiles of this table or list.",
+            show_default=False,
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Take only this many of the tiles that are left, the same ones every time.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
     conditional_threshold: Annotated[
         float,
         typer.Option(
@@ -132,8 +168,10 @@ def build(
         histoprep manifest tiles --map label_map_5 --group-by "^(case\\d+)_"
         histoprep manifest tiles --split 0.8/0.1/0.1 --seed 1
         histoprep manifest tiles --split-file splits.csv --out manifest.parquet
+        histoprep manifest tiles --exclude HP303,HP601 --drop-list dropped.csv
     """
     from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
+    from histoprep.manifest.choice import ChoiceOptions
     from histoprep.manifest.dataset_csv import write_dataset_csv
     from histoprep.manifest.groups import check_groups_stay, regrouped
     from histoprep.remap.first_map import void_warning
@@ -144,7 +182,14 @@ def build(
     method = SplitMethod.FILE if split_file and split_method is SplitMethod.AUTO else split_method
     fractions = parse_fractions(split) if split else None
     options = ManifestOptions(
-        fractions, seed, method.value, split_file, conditional_threshold, ignore_folder_split, force
+        fractions,
+        seed,
+        method.value,
+        split_file,
+        conditional_threshold,
+        ignore_folder_split,
+        force,
+        ChoiceOptions(tuple(dict.fromkeys(separated(exclude))), drop_list, keep_list, sample),
     )
     options.validate()
     if no_groups and group_by is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ from histoprep.digests import file_digest
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap, identity_map
 from histoprep.manifest import rows as manifest_rows
+from histoprep.manifest.choice import ChoiceOptions, ChosenRows, choose_tiles
 from histoprep.manifest.gather import SplitInputs, gather
 from histoprep.manifest.given import IncludedTiles, file_splits, leak
 from histoprep.manifest.groups import ungrouped_warning
+from histoprep.manifest.inclusion import CHOICES
 from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
 from histoprep.phrases import first_of, plural
 from histoprep.remap.evidence import remapped_error
@@ -37,6 +39,7 @@ from histoprep.schemas.manifest import (
     write_manifest,
 )
 from histoprep.schemas.repaired import TileRows, open_rows
+from histoprep.schemas.workspace import Workspace
 from histoprep.split import (
     Assignment,
     Units,
@@ -72,7 +75,7 @@ class ManifestOptions:
     split, validation 80/20 from train. `method`: auto (solved; folders train, val, test are kept
     unless `ignore_folder_split`), hash (old groups stay when data grows) or file (`split_file`).
     `conditional_threshold`: least share of pixels of classes other than 0, in [0, 1]. `force` maps
-    masks that look mapped already (HP508).
+    masks that look mapped already (HP508). `choice`: what is left out on demand.
     """
 
     fractions: Mapping[str, Fraction] | None = None
@@ -82,6 +85,7 @@ class ManifestOptions:
     conditional_threshold: float = 0.0
     ignore_folder_split: bool = False
     force: bool = False
+    choice: ChoiceOptions = field(default_factory=ChoiceOptions)
 
     def validate(self) -> None:
         """Raise UsageError for options that do not go together."""
@@ -122,9 +126,9 @@ class ManifestSummary:
     @property
     def incomplete(self) -> bool:
         """Return whether tiles are missing because their files could not be used; an orphan mask is
-        no tile.
+        no tile, and what was left out on demand is not missing.
         """
-        return any(reason != "orphan-mask" for reason in self.excluded)
+        return any(reason not in ("orphan-mask", *CHOICES) for reason in self.excluded)
 
 
 def build_manifest(
@@ -156,19 +160,22 @@ def build_manifest(
     """
     options.validate()
     source, target = Path(tiles_path), Path(out_path)
-    rows, header = open_rows(source)
+    tile_rows, header = open_rows(source)
+    tiles_digest = file_digest(source)
+    workspace = Workspace(Path(header["root"]), source.parent)
+    rows = ChosenRows(tile_rows, choose_tiles(workspace, tile_rows, options.choice, tiles_digest))
     scanned = _scan_options(header, source)
     if rows.repaired is not None:
         rows.repaired.check_files(header["root"])
     readings = MaskReadings.of(source)
     readings.refuse(Path(header["root"]), here=False)
     if not options.force:
-        _refuse_labels_among_images(rows, Path(header["root"]))
+        _refuse_labels_among_images(tile_rows, Path(header["root"]))
     plan = _plan(rows, label_map, options, Path(header["root"]), scanned.get("group_by"), advance)
     described = {
         "root": header["root"],
         "unlabelled_roots": scanned.get("unlabelled", []),
-        "tiles_digest": file_digest(source),
+        "tiles_digest": tiles_digest,
         "recipe": plan.recipe,
         "certificate": plan.certificate,
         "excluded": plan.excluded,
@@ -240,7 +247,7 @@ class _Plan:
 
 
 def _plan(
-    source: TileRows,
+    source: ChosenRows,
     label_map: LabelMap,
     options: ManifestOptions,
     root: Path,
@@ -282,6 +289,8 @@ def _plan(
         "groups_joined_by_copies": num_joined,
         "grouping": group_by,
     }
+    if left_out := source.describe_choice():
+        recipe["left_out"] = certificate["left_out"] = left_out
     warnings = (*ungrouped, *joined, *_warnings(inputs, certificate))
     return _Plan(splits, recipe, certificate, inputs.excluded, warnings, inputs.num_repaired)
 
@@ -311,7 +320,7 @@ class _Split:
 
 
 def _split(
-    table: TileRows,
+    table: ChosenRows,
     label_map: LabelMap,
     options: ManifestOptions,
     inputs: SplitInputs,
@@ -358,7 +367,7 @@ def _validation(options: ManifestOptions) -> dict[str, Fraction]:
 
 
 def _rows(
-    source: TileRows,
+    source: ChosenRows,
     label_map: LabelMap,
     options: ManifestOptions,
     splits: np.ndarray,
@@ -395,7 +404,7 @@ def _manifest_table(
     return pa.table([columns[name] for name in wanted.names], schema=wanted)
 
 
-def _excluded_batches(source: TileRows, label_map: LabelMap) -> Iterator[pa.Table]:
+def _excluded_batches(source: ChosenRows, label_map: LabelMap) -> Iterator[pa.Table]:
     for chunk in source.read_batches(manifest_rows.COLUMNS):
         yield manifest_rows.describe_exclusions(chunk, derive(chunk, label_map), label_map)
 

@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
 from histoprep.manifest import rows as manifest_rows
+from histoprep.manifest.choice import ChosenRows
 from histoprep.manifest.inclusion import REASONS
 from histoprep.manifest.rows import Strata, derive
 from histoprep.remap.evidence import HeldLabels
-from histoprep.schemas.repaired import IS_REPAIRED, TileRows
+from histoprep.schemas.repaired import IS_REPAIRED
 from histoprep.split.certificate import crossing
 from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows, name_keys, repeated
 
@@ -55,7 +56,7 @@ class SplitInputs:
 
 
 def gather(
-    source: TileRows,
+    source: ChosenRows,
     label_map: LabelMap,
     *,
     seed: int,
@@ -164,7 +165,7 @@ def _folder_splits(column: pa.ChunkedArray) -> np.ndarray:
     return result
 
 
-def _refuse_twice(source: TileRows, keys: np.ndarray, seed: int) -> None:
+def _refuse_twice(source: ChosenRows, keys: np.ndarray, seed: int) -> None:
     """Raise UsageError when a tile id occurs twice; sorts `keys` in place."""
     keys.sort()
     twice = keys[1:][keys[1:] == keys[:-1]]

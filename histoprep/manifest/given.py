@@ -11,7 +11,7 @@ import pyarrow as pa
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
 from histoprep.manifest import rows as manifest_rows
-from histoprep.schemas.repaired import TileRows
+from histoprep.manifest.choice import ChosenRows
 from histoprep.split.given import GivenSplit
 from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows
 
@@ -20,7 +20,7 @@ from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows
 class IncludedTiles:
     """The included tiles of a tiles table, to find names when something must be named."""
 
-    rows: TileRows
+    rows: ChosenRows
     label_map: LabelMap
 
     def describe(self, wanted: np.ndarray) -> list[dict[str, Any]]:

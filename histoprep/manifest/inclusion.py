@@ -13,8 +13,18 @@ REASONS = (
     "not-a-class-map",
     "size-mismatch",
     "unmapped-label",
+    "finding",
+    "drop-list",
+    "keep-list",
+    "sample",
 )
 """Why a tile is left out, the first that holds; a reason code is an index into this."""
+
+CHOICES = ("finding", "drop-list", "keep-list", "sample")
+"""Those of them that a user chose."""
+
+CHOICE = "left_out"
+"""A column beside those of tiles.parquet (int8): an index of `CHOICES`, or `INCLUDED`."""
 
 INCLUDED = -1
 UNMAPPED = REASONS.index("unmapped-label")
@@ -58,8 +68,17 @@ def reason_codes(chunk: pa.Table, unmapped_rows: np.ndarray) -> np.ndarray:
         mask_of(pc.and_(masked, pc.is_null(chunk["label_ids"]))),
         mask_of(pc.and_kleene(masked, other_size)),
         unmapped,
+        *_chosen(chunk),
     )
     reason = np.full(chunk.num_rows, INCLUDED, dtype=np.int8)
     for code in reversed(range(len(REASONS))):
         reason[holds[code]] = code
     return reason
+
+
+def _chosen(chunk: pa.Table) -> list[np.ndarray]:
+    """Return, for each of `CHOICES`, the rows (bool [n]) that a user left out for it."""
+    if CHOICE not in chunk.column_names:
+        return [np.zeros(chunk.num_rows, dtype=bool)] * len(CHOICES)
+    codes = chunk[CHOICE].to_numpy()
+    return [codes == code for code in range(len(CHOICES))]

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.labels import UNMAPPED, LabelMap, core_present
 from histoprep.labels.lookup import refuse_class_of_ignored
-from histoprep.manifest.inclusion import INCLUDED, REASONS, reason_codes
+from histoprep.manifest.inclusion import CHOICE, CHOICES, INCLUDED, REASONS, reason_codes
 from histoprep.schemas.manifest import EXCLUDED_SCHEMA
 
 MAX_CLASS_ID = 255
@@ -40,8 +40,9 @@ COLUMNS = (
     "label_pixels",
     "label_core_pixels",
     "label_radius_px",
+    CHOICE,
 )
-"""Columns of tiles.parquet that `derive` and `describe_exclusion` read."""
+"""Columns of the rows that `derive` and `describe_exclusion` read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,8 @@ def _detail(reason: str, row: dict[str, object], label_map: LabelMap) -> str:
             f"image {row['width_px']}x{row['height_px']}, mask"
             f" {row['mask_width_px']}x{row['mask_height_px']}"
         )
+    if reason in CHOICES:
+        return "left out on demand"
     ids = row["label_ids"]
     strange = (
         [str(label_id) for label_id in label_map.unlisted(ids)] if isinstance(ids, list) else []

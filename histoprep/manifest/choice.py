@@ -1,0 +1,260 @@
+"""Tiles that a user leaves out: by finding, by list, or all but a sample."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from histoprep.digests import hash_text
+from histoprep.errors import UsageError
+from histoprep.manifest.inclusion import CHOICE, CHOICES, INCLUDED
+from histoprep.name_index import NameIndex
+from histoprep.scan.dataset_csv import NAME_COLUMNS
+from histoprep.schemas.findings import read_findings
+from histoprep.schemas.repaired import RepairedMasks, TileRows
+from histoprep.schemas.workspace import Workspace
+from histoprep.text_table import read_text_table
+
+_BY_FINDING, _BY_DROP_LIST, _BY_KEEP_LIST, _BY_SAMPLE = range(len(CHOICES))
+_KEYS = ("tile_id", "image_path", "mask_path")
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceOptions:
+    """What a user leaves out of a manifest.
+
+    Attributes:
+        findings: Codes of rules; the tiles whose files their findings name are left out.
+        drop_list: Table or list of tiles to leave out.
+        keep_list: Table or list of tiles; all others are left out.
+        sample: So many tiles are taken of what is left, the same ones every time.
+    """
+
+    findings: tuple[str, ...] = ()
+    drop_list: Path | None = None
+    keep_list: Path | None = None
+    sample: int | None = None
+
+    def __bool__(self) -> bool:
+        """Return whether anything is left out."""
+        return bool(self.findings) or any(
+            value is not None for value in (self.drop_list, self.keep_list, self.sample)
+        )
+
+
+@dataclass(slots=True)
+class Choice:
+    """Which tiles are left out, and by what: an index of `CHOICES` by tile id, and the code of the
+    finding.
+    """
+
+    reasons: dict[str, int] = field(default_factory=dict)
+    codes: dict[str, str] = field(default_factory=dict)
+    options: ChoiceOptions = field(default_factory=ChoiceOptions)
+
+    def codes_of(self, tile_ids: Sequence[str]) -> np.ndarray:
+        """Return why each tile is left out: int8 [n], an index of `CHOICES` or `INCLUDED`."""
+        return np.array([self.reasons.get(tile, INCLUDED) for tile in tile_ids], dtype=np.int8)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the options and the numbers of tiles, for the manifest; empty without any."""
+        options = self.options
+        if not options:
+            return {}
+        by_code = Counter(self.codes.values())
+        described: dict[str, Any] = {}
+        if options.findings:
+            described["findings"] = {code: by_code[code] for code in options.findings}
+        for name, path, code in (
+            ("drop_list", options.drop_list, _BY_DROP_LIST),
+            ("keep_list", options.keep_list, _BY_KEEP_LIST),
+        ):
+            if path is not None:
+                described[name] = {"path": str(path), "tiles": self._number(code)}
+        if options.sample is not None:
+            described["sample"] = {
+                "size": options.sample,
+                "tiles": self._number(_BY_SAMPLE),
+            }
+        return described
+
+    def _number(self, reason: int) -> int:
+        return sum(code == reason for code in self.reasons.values())
+
+
+class ChosenRows:
+    """The rows of a tiles table with a further column, `CHOICE`: why a user leaves a tile out."""
+
+    def __init__(self, rows: TileRows, choice: Choice) -> None:
+        """Read nothing yet."""
+        self._rows, self._choice = rows, choice
+
+    @property
+    def num_rows(self) -> int:
+        """Return the number of rows, orphan masks too."""
+        return self._rows.num_rows
+
+    @property
+    def repaired(self) -> RepairedMasks | None:
+        """Return the repaired masks, or None."""
+        return self._rows.repaired
+
+    def describe_choice(self) -> dict[str, Any]:
+        """Return what is left out on demand, for the manifest; empty for nothing."""
+        return self._choice.describe()
+
+    def read_batches(self, columns: Sequence[str], rows: int = 0) -> Iterator[pa.Table]:
+        """Yield the rows as `TileRows` does, with `CHOICE` (int8) where that is among `columns`."""
+        stored = list(dict.fromkeys((*(name for name in columns if name != CHOICE), "tile_id")))
+        batches = self._rows.read_batches(stored, rows) if rows else self._rows.read_batches(stored)
+        for batch in batches:
+            if CHOICE in columns:
+                codes = self._choice.codes_of(batch["tile_id"].to_pylist())
+                yield batch.append_column(CHOICE, pa.array(codes))
+            else:
+                yield batch.select(columns)
+
+
+def choose_tiles(
+    workspace: Workspace, rows: TileRows, options: ChoiceOptions, tiles_digest: str
+) -> Choice:
+    """Return which tiles of a tiles table are left out.
+
+    Raises:
+        UsageError: The last audit did not look for a finding, or looked at other files; a list
+            names no tile, or a name in it fits several.
+        IntegrityError: The table of findings is damaged.
+    """
+    choice = Choice(options=options)
+    if not options:
+        return choice
+    named = _files_of_findings(workspace, options.findings, tiles_digest)
+    drop, keep = (
+        _List(path, option) if path is not None else None
+        for path, option in (
+            (options.drop_list, "--drop-list"),
+            (options.keep_list, "--keep-list"),
+        )
+    )
+    left: list[tuple[int, str]] = []
+    for batch in rows.read_batches(_KEYS):
+        for tile, image, mask in zip(*(batch[name].to_pylist() for name in _KEYS), strict=True):
+            reason = INCLUDED
+            is_dropped = drop is not None and drop.names(tile, image, mask)
+            is_kept = keep is None or keep.names(tile, image, mask)
+            code = named.get(image) or named.get(mask)
+            if is_dropped:
+                reason = _BY_DROP_LIST
+            elif not is_kept:
+                reason = _BY_KEEP_LIST
+            elif code is not None:
+                reason = _BY_FINDING
+                choice.codes[tile] = code
+            elif image is not None:
+                left.append((hash_text(tile), tile))
+            if reason != INCLUDED:
+                choice.reasons[tile] = reason
+    for given in (drop, keep):
+        if given is not None:
+            given.refuse_foreign()
+    if options.sample is not None:
+        taken = {tile for _, tile in heapq.nsmallest(options.sample, left)}
+        choice.reasons.update({tile: _BY_SAMPLE for _, tile in left if tile not in taken})
+    return choice
+
+
+def _files_of_findings(
+    workspace: Workspace, codes: Sequence[str], tiles_digest: str
+) -> Mapping[str | None, str]:
+    """Return the code of a finding by the path of each file that it names."""
+    if not codes:
+        return {}
+    again = f"histoprep audit {workspace.root}"
+    try:
+        header, batches = read_findings(workspace.findings)
+    except FileNotFoundError:
+        raise UsageError(
+            "--exclude needs the findings of an audit, and there was none",
+            path=workspace.findings,
+            hint=again,
+        ) from None
+    rules = header.get("rules", {})
+    for code in codes:
+        if code not in rules:
+            raise UsageError(
+                f"the last audit did not look for {code}",
+                path=workspace.findings,
+                seen=", ".join(sorted(rules)),
+                hint=again,
+            )
+        if rules[code] != "tile":
+            raise UsageError(
+                f"--exclude leaves out tiles, and findings of {code} name none",
+                seen=code,
+                expected="rules that name files: "
+                + ", ".join(sorted(code for code, scope in rules.items() if scope == "tile")),
+            )
+    if header.get("tiles_digest") != tiles_digest:
+        raise UsageError(
+            "files changed since the last audit, so that its findings may be of other ones",
+            path=workspace.findings,
+            hint=again,
+        )
+    named: dict[str | None, str] = {}
+    for batch in batches:
+        for code, path in zip(batch["code"].to_pylist(), batch["path"].to_pylist(), strict=True):
+            if code in codes:
+                named.setdefault(path, code)
+    return named
+
+
+class _List:
+    """The tiles that a list names, by id or by the path of image or mask."""
+
+    def __init__(self, path: Path, option: str) -> None:
+        self._path, self._option = path, option
+        rows = read_text_table(path, "the list").rows
+        header = [cell.lower() for cell in rows[0]] if rows else []
+        at = next(
+            (header.index(name) for name in ("tile_id", *NAME_COLUMNS) if name in header), None
+        )
+        self._names = [row[at or 0] for row in rows[at is not None :] if len(row) > (at or 0)]
+        self._index = NameIndex(self._names)
+        self._tiles: dict[str, str] = {}
+
+    def names(self, tile: str, image: str | None, mask: str | None) -> bool:
+        """Return whether the list names a tile; raises UsageError for a name that fits several."""
+        name = next(
+            (
+                name
+                for path in (tile, image, mask)
+                if path is not None and (name := self._index.find(path)) is not None
+            ),
+            None,
+        )
+        if name is not None and self._tiles.setdefault(name, tile) != tile:
+            raise UsageError(
+                f"a name in the list of {self._option} fits several tiles",
+                path=self._path,
+                seen=f"{name} for {self._tiles[name]} and {tile}",
+                expected="names with the folders that tell them apart",
+            )
+        return name is not None
+
+    def refuse_foreign(self) -> None:
+        """Raise UsageError for a name that fits no tile."""
+        strange = [name for name in self._names if name and name not in self._tiles]
+        if strange:
+            raise UsageError(
+                f"the list of {self._option} names what is no tile",
+                path=self._path,
+                seen=f"{len(strange):,} of {len(self._names):,}, such as {strange[0]}",
+                expected="tile ids, or paths of images or masks",
+            )

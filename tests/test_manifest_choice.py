@@ -1,0 +1,128 @@
+"""Tiles that a user leaves out of a manifest: by finding, by list, or all but a sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from audit_cases import DataSet, stripes, tissue
+from typer.testing import CliRunner, Result
+
+from histoprep.cli.manifest import app
+from histoprep.errors import UsageError
+from histoprep.schemas.manifest import open_manifest, read_manifest
+from histoprep.schemas.workspace import Workspace
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataSet:
+    """Return 12 pairs of 6 cases, of which one is a copy and two masks hold nothing."""
+    made = DataSet(tmp_path / "data")
+    for index in range(12):
+        labels = stripes(0) if index in (4, 7) else stripes(0, 1, 2)
+        made.pair(f"case{index // 2}_{index}", labels, tissue(index))
+    made.write("case9_copy.jpg", (made.root / "case1_2.jpg").read_bytes())
+    made.write("case9_copy_mask.png", (made.root / "case1_2_mask.png").read_bytes())
+    return made
+
+
+def build(data: DataSet, *options: str | Path) -> Result:
+    words = ["build", str(data.root), "--group-by", r"case\d+", *map(str, options)]
+    return CliRunner().invoke(app, words)
+
+
+def refused(data: DataSet, *options: str | Path) -> str:
+    result = build(data, *options)
+    assert isinstance(result.exception, UsageError), result.output
+    return str(result.exception)
+
+
+def tiles(data: DataSet) -> set[str]:
+    return set(read_manifest(Workspace.of(data.root).manifest)["tile_id"].to_pylist())
+
+
+EVERY = {f"case{index // 2}_{index}" for index in range(12)} | {"case9_copy"}
+
+
+def test_findings_are_left_out_and_one_of_each_copy_stays(data: DataSet) -> None:
+    data.audit(scan={"group_by": r"case\d+"})
+    result = build(data, "--exclude", "HP406,HP601")
+    assert result.exit_code == 0, result.output
+    gone = EVERY - tiles(data)
+    assert {"case2_4", "case3_7"} < gone and len(gone & {"case1_2", "case9_copy"}) == 1
+    assert len(gone) == 3
+    manifest = open_manifest(Workspace.of(data.root).manifest)
+    left_out = {"findings": {"HP406": 2, "HP601": 1}}
+    assert manifest.recipe["left_out"] == manifest.certificate["left_out"] == left_out
+    reasons = open_excluded(data)
+    assert set(reasons.values()) == {"finding"} and reasons.keys() == gone
+    assert "finding" in result.output
+
+
+def open_excluded(data: DataSet) -> dict[str, str]:
+    import pyarrow.parquet as pq
+
+    path = Workspace.of(data.root).folder / "manifest.excluded.parquet"
+    rows = pq.read_table(path).to_pylist()
+    return {row["tile_id"]: row["reason"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "case0_0\ncase1_3\n",
+        "tile_id,why\ncase0_0,fold\ncase1_3,pen\n",
+        "case0_0.jpg\ncase1_3_mask.png\n",
+        "why;image\nx;C:\\me\\case0_0.jpg\nx;C:\\me\\case1_3.jpg\n",
+    ],
+)
+def test_lists_drop_or_keep_tiles(content: str, data: DataSet, tmp_path: Path) -> None:
+    names = tmp_path / "list.csv"
+    names.write_text(content)
+    assert build(data, "--drop-list", names).exit_code == 0
+    assert tiles(data) == EVERY - {"case0_0", "case1_3"}
+    recipe = open_manifest(Workspace.of(data.root).manifest).recipe
+    assert recipe["left_out"] == {"drop_list": {"path": str(names), "tiles": 2}}
+    assert build(data, "--keep-list", names, "--split", "0.5/0.5").exit_code == 0
+    assert tiles(data) == {"case0_0", "case1_3"}
+    assert set(open_excluded(data).values()) == {"keep-list"}
+
+
+def test_a_sample_is_the_same_every_time_and_of_what_is_left(data: DataSet, tmp_path: Path) -> None:
+    dropped = tmp_path / "dropped.txt"
+    dropped.write_text("case0_0\n")
+    taken = []
+    for _ in range(2):
+        assert build(data, "--sample", "6", "--drop-list", dropped).exit_code == 0
+        taken.append(tiles(data))
+    assert taken[0] == taken[1] and len(taken[0]) == 6 and "case0_0" not in taken[0]
+    recipe = open_manifest(Workspace.of(data.root).manifest).recipe
+    assert recipe["left_out"]["sample"] == {"size": 6, "tiles": 6}
+
+
+def test_without_options_nothing_is_recorded(data: DataSet) -> None:
+    assert build(data).exit_code == 0
+    manifest = open_manifest(Workspace.of(data.root).manifest)
+    assert "left_out" not in manifest.recipe and "left_out" not in manifest.certificate
+    assert tiles(data) == EVERY
+
+
+def test_what_cannot_be_left_out_is_refused(data: DataSet, tmp_path: Path) -> None:
+    assert "there was none" in refused(data, "--exclude", "HP406")
+    data.audit(scan={"group_by": r"case\d+"})
+    assert "did not look for HP499" in refused(data, "--exclude", "HP499")
+    assert "findings of HP802 name none" in refused(data, "--exclude", "HP802")
+    names = tmp_path / "list.csv"
+    names.write_text("case0_0\nnobody\n")
+    text = refused(data, "--drop-list", names)
+    assert "names what is no tile" in text and "1 of 2, such as nobody" in text
+    data.pair("more/case0_0", stripes(0, 1), tissue(77))
+    names.write_text("/x/case0_0.jpg\n")
+    assert "fits several tiles" in refused(data, "--drop-list", names)
+
+
+def test_findings_of_other_files_are_refused(data: DataSet) -> None:
+    data.audit(scan={"group_by": r"case\d+"})
+    data.pair("case7_99", stripes(0, 1), tissue(99))
+    text = refused(data, "--exclude", "HP406")
+    assert "files changed since the last audit" in text and "histoprep audit" in text
