@@ -169,3 +169,10 @@ class MaskSide(StrEnum):
 
     LEFT = "left"
     RIGHT = "right"
+
+
+class PixelRule(StrEnum):
+    """Which point of a pixel has to lie in an outline."""
+
+    CENTRE = "centre"
+    CORNER = "corner"

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histoprep import console
-from histoprep.choices import BackgroundChannel, CombineBy, DrawingOrder, MaskSide, TypesAre
+from histoprep.choices import (
+    BackgroundChannel,
+    CombineBy,
+    DrawingOrder,
+    MaskSide,
+    PixelRule,
+    TypesAre,
+)
 from histoprep.cli.options import progress_of, separated
 from histoprep.command_style import Commands
 from histoprep.errors import ExitCode
@@ -159,6 +166,15 @@ def qupath(
     out: Out,
     images: Images = None,
     classes: Classes = None,
+    pixels: Annotated[
+        PixelRule,
+        typer.Option(
+            help=(
+                "Which point of a pixel lies in an object: its centre, or its upper left corner as"
+                " in label images that QuPath exports."
+            )
+        ),
+    ] = PixelRule.CENTRE,
     order: OrderOption = None,
     keep_instances: KeepInstances = False,
     copy: Copy = False,
@@ -167,7 +183,7 @@ def qupath(
     """Import objects that QuPath exported as GeoJSON, for images or for tiles of a slide.
 
     Tiles called `slide [d=2,x=0,y=0,w=1024,h=1024].png` take their part of slide.geojson, and the
-    slide is their group. A pixel belongs to an object when its centre does. Smaller objects lie on
+    slide is their group. Smaller objects lie on
     top. Interrupted runs resume.
 
     Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used.
@@ -176,7 +192,7 @@ def qupath(
         histoprep import qupath export --out tiles
         histoprep import qupath slide.geojson --images tiles --order file --out tree
     """
-    own = {"classes": separated(classes)}
+    own = {"classes": separated(classes), "pixels": pixels}
     _run("qupath", source, out, images, order, keep_instances, copy, strict, **own)
 
 

@@ -8,7 +8,7 @@ program itself exports.
 |---|---|---|
 | `CocoPolygons` | pycocotools `frPyObjects` | its column of the boundary, sampled 5 times finer, says so: `annToMask`, bit for bit |
 | `PillowPolygon`, ... | Pillow `ImageDraw` | it is inside or under the drawn outline, as in labelme |
-| `Rings` | rasterio (GDAL) | its centre, at half numbers, is inside; even-odd, so that holes are holes: as Java fills shapes in QuPath |
+| `Rings` | rasterio (GDAL) | its centre, at half numbers, is inside; even-odd, so that holes are holes |
 | `Ellipse` | OpenCV `ellipse` | it is in the filled ellipse of rounded centre and axes, as in CVAT |
 | `Bitmap`, `RunLengths` | - | it is set |
 """  # noqa: E501 (a table)
@@ -85,6 +85,17 @@ class Rings:
     """A polygon or several, with holes: the first ring of each is its outer one."""
 
     polygons: tuple[tuple[Points, ...], ...]
+
+    def moved(self, origin: tuple[float, float], scale: float, shift: float = 0.0) -> Rings:
+        """Return the shape in pixels of an image that begins at `origin`, where `scale` pixels of
+        the old one are one of the new, moved by `shift` of these.
+        """
+        start = np.array(origin, np.float64)
+        return Rings(
+            tuple(
+                tuple((ring - start) / scale + shift for ring in rings) for rings in self.polygons
+            )
+        )
 
     def bounds(self) -> Bounds:
         """Return the box around the outer rings."""

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from histoprep.choices import DrawingOrder
+from histoprep.choices import DrawingOrder, PixelRule
 from histoprep.errors import UsageError
 from histoprep.importing.canvas import Annotation, Bounds, draw
 from histoprep.importing.formats import Search, as_image, number_names
@@ -39,6 +39,8 @@ NO_GEOMETRY = "no geometry"
 _TILE = re.compile(r"(?P<slide>.*?)[\s_-]*\[(?P<region>[^\[\]]*=[^\[\]]*)\]$")
 _AREAS = ("Polygon", "MultiPolygon")
 _FULL = 0xFF
+# Outlines are moved instead of pixels.
+_SHIFTS = {PixelRule.CENTRE: 0.0, PixelRule.CORNER: 0.5}
 
 
 class _Region(NamedTuple):
@@ -63,13 +65,21 @@ class _Slide:
     colours: dict[str, str] = field(default_factory=dict)
 
 
-def read(source: Path, search: Search, *, classes: Sequence[str] = ()) -> Collection:
+def read(
+    source: Path,
+    search: Search,
+    *,
+    classes: Sequence[str] = (),
+    pixels: PixelRule = PixelRule.CENTRE,
+) -> Collection:
     """Return the images of a GeoJSON file, or of all below a folder.
 
     Args:
         source: The file or folder.
         search: Where images and tiles are looked for.
         classes: Classes in the order of their labels, from 1 on.
+        pixels: Which point of a pixel has to lie in an outline: its centre or, as in label images
+            that QuPath exports, its upper left corner.
 
     Raises:
         UsageError: It is no such file; AnnotationError names the place.
@@ -89,7 +99,7 @@ def read(source: Path, search: Search, *, classes: Sequence[str] = ()) -> Collec
             name,
             slide.file.name,
             image,
-            partial(_draw, slide, region, numbers, order),
+            partial(_draw, slide, region, numbers, order, _SHIFTS[pixels]),
             columns={} if region is None else {"group": _slide_name(slide.file)},
         )
         for name, (_, slide, image, region) in zip(names, entries, strict=True)
@@ -228,14 +238,18 @@ def _draw(
     region: _Region | None,
     numbers: dict[str, int],
     order: DrawingOrder,
+    shift: float,
     size: Size,
 ) -> Drawing:
     if region is None:
-        annotations = [Annotation(numbers[name], shape) for name, shape in slide.shapes]
+        annotations = [
+            Annotation(numbers[name], shape.moved((0.0, 0.0), 1.0, shift))
+            for name, shape in slide.shapes
+        ]
         return draw(annotations, order, size, skipped=slide.skipped)
     _refuse_other_size(region, size)
     annotations = [
-        Annotation(numbers[name], _moved(shape, region))
+        Annotation(numbers[name], shape.moved((region.x, region.y), region.downsampling, shift))
         for name, shape in slide.shapes
         if _meets(shape.bounds(), region)
     ]
@@ -259,17 +273,6 @@ def _meets(bounds: Bounds, region: _Region) -> bool:
         and bounds.bottom > region.y
         and bounds.left < region.x + region.width
         and bounds.top < region.y + region.height
-    )
-
-
-def _moved(shape: Rings, region: _Region) -> Rings:
-    """Return a shape of the slide in pixels of a tile."""
-    origin = np.array([region.x, region.y])
-    return Rings(
-        tuple(
-            tuple((ring - origin) / region.downsampling for ring in rings)
-            for rings in shape.polygons
-        )
     )
 
 
