@@ -297,6 +297,9 @@ def _finished(plan: ImportPlan) -> ImportResult | None:
     checksums.raise_damage(
         damages, f"{len(damages):,} files are not those that histoprep import wrote", job.remake
     )
+    # A run that was killed at its very end may not have listed them.
+    own = (job.seal_name, job.request_name, *IMPORT.notes)
+    checksums.list_files(job.path, [name for name in own if (job.path / name).is_file()])
     job.tidy()
     result.unexpected = _unexpected(job.path, {file.name for file in expected})
     result.up_to_date = True

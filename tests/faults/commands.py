@@ -17,6 +17,7 @@ from faults.tasks import FragileTable
 from histoprep import auditing, cli, durable
 from histoprep.auditing import AuditOptions, run_audit
 from histoprep.execution import Engine, run_tasks
+from histoprep.importing import job as importing_job
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import options as tile_options
 from histoprep.tiles import table as tile_table
@@ -94,3 +95,9 @@ def forget_to_sweep(arguments: list[str]) -> int:
     folder.mkdir(exist_ok=True)
     durable.write_bytes(folder / "summary.json", b"{}")
     return 0
+
+
+def import_in_parts(arguments: list[str]) -> None:
+    """Be the command line, with partitions of 2 images for imports."""
+    importing_job.PARTITION_IMAGES = 2
+    cli.main(arguments)

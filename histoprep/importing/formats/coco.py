@@ -19,6 +19,7 @@ import numpy as np
 from histoprep.choices import DrawingOrder
 from histoprep.errors import UsageError
 from histoprep.importing.canvas import Annotation, Outline, draw
+from histoprep.importing.extras import coco_masks
 from histoprep.importing.formats import Search, as_image
 from histoprep.importing.images import safe_names
 from histoprep.importing.legend import hexadecimal, number_labels
@@ -55,6 +56,7 @@ def read(source: Path, search: Search, *, skip_crowds: bool = False) -> Collecti
     Raises:
         UsageError: It is no such file; AnnotationError names the place.
     """
+    coco_masks()
     files = _coco_files(source, search)
     labels, numbers = number_labels(_categories(files))
     images = [image for file in files for image in _images(file, numbers, skip_crowds)]

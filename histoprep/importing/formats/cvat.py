@@ -20,6 +20,7 @@ import numpy as np
 
 from histoprep.choices import DrawingOrder
 from histoprep.importing.canvas import Annotation, Outline, draw
+from histoprep.importing.extras import coco_masks
 from histoprep.importing.formats import Search, as_image, number_names
 from histoprep.importing.images import safe_names
 from histoprep.importing.model import Collection, Drawing, Item, Size
@@ -95,6 +96,7 @@ def read(source: Path, search: Search, *, classes: Sequence[str] = ()) -> Collec
     Raises:
         UsageError: It is no such file; AnnotationError names the place.
     """
+    coco_masks()
     roots = [_root(path) for path in search.files(source, ".xml")]
     images = [image for root in roots for image in _images(root)]
     colours = {name: colour for root in roots for name, colour in _declared(root).items()}

@@ -24,6 +24,7 @@ import numpy as np
 from histoprep.choices import DrawingOrder, PixelRule
 from histoprep.errors import UsageError
 from histoprep.importing.canvas import Annotation, Bounds, draw
+from histoprep.importing.extras import rasterio_features
 from histoprep.importing.formats import Search, as_image, number_names
 from histoprep.importing.images import ImageIndex, is_image_name, safe_names
 from histoprep.importing.legend import hexadecimal
@@ -84,6 +85,7 @@ def read(
     Raises:
         UsageError: It is no such file; AnnotationError names the place.
     """
+    rasterio_features()
     nodes = [Node.of_json(path) for path in search.files(source, ".geojson", ".json")]
     slides = [_read_slide(node) for node in nodes]
     index = search.index(source)
