@@ -129,6 +129,8 @@ def test_the_tree_goes_through_audit_and_manifest(
     options = ["--workspace", tmp_path, "--workers", "1"]
     grouping = ["--group-by", "csv:group"] if sample.groups else []
     assert run("audit", out, *grouping, *options) == ExitCode.OK
+    # What an import writes beside images and masks is expected there.
+    assert "HP106" not in (tmp_path / "report.html").read_text()
     assert run("manifest", out, *options) == ExitCode.OK
     manifest = pq.read_table(tmp_path / "manifest.parquet").to_pylist()
     assert {row["tile_id"].removeprefix("images/") for row in manifest} == sample.masks.keys()

@@ -10,15 +10,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from histoprep.choices import Layout
 from histoprep.errors import UsageError
 from histoprep.image_formats import is_image
+from histoprep.job_folder import own_names
 from histoprep.names import pairing_key, to_text
 from histoprep.scan.formats import format_unread
 from histoprep.scan.keys import KeyedNames, PlainNames, numbered_masks, sort_names
 from histoprep.scan.listing import Issue, IssueKind, ScanOptions
 from histoprep.scan.name_rules import NameEnd, NameRules
+from histoprep.schemas.ledgers import IMPORT, LEDGER
 from histoprep.schemas.workspace import SUFFIX as WORKSPACE_SUFFIX
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "tiles", "patches")
@@ -37,6 +40,7 @@ STAR = "*"
 # Folders of images without masks: a name with the usual suffix is a mask that is left out.
 UNLABELLED_RULES = NameRules(NameEnd(""), NameEnd(ScanOptions().mask_suffix))
 _EXPECTED_SUFFIXES = frozenset({"yml", "yaml"})
+_OF_IMPORTS = own_names(IMPORT.job(Path()), (LEDGER, *IMPORT.notes))
 # So many folders are listed, at most, to see whether there are images in one that is not read.
 _MAX_LOOKS = 64
 
@@ -330,11 +334,17 @@ class Walker:
             waiting += [f"{here}{name}/" for name in sorted(listed.folders)]
         return ""
 
+    def _is_import(self, folder: str) -> bool:
+        """Return whether a folder is a tree that `histoprep import` made."""
+        return os.path.isfile(os.path.join(self.root, folder, IMPORT.request))
+
     def _note_others(self, folder: str, names: list[str]) -> None:
         expected = {"dataset.csv", self.options.csv.name if self.options.csv else ""}
         for name in sorted(names):
             base = name.rpartition("/")[2]
             if base in expected or base.startswith("."):
+                continue
+            if base in _OF_IMPORTS and self._is_import(folder):
                 continue
             if format_unread(base):
                 self._tell(
