@@ -20,10 +20,22 @@ class Layout(StrEnum):
 
 
 class PaletteReading(StrEnum):
-    """What the label of a mask with a colour table of greys is."""
+    """What the label of a mask with a colour table is: the index, the grey value of its entry, or
+    the colour of its entry as 0xRRGGBB.
+    """
 
     INDEX = "index"
     GREY = "grey"
+    COLOUR = "colour"
+
+
+class RgbReading(StrEnum):
+    """What the label of an RGB mask with equal channels is: their value, or the colour as
+    0xRRGGBB.
+    """
+
+    GREY = "grey"
+    COLOUR = "colour"
 
 
 class MinIsWhiteReading(StrEnum):

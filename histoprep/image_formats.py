@@ -82,7 +82,25 @@ TIFF = ImageFormat(
     tuple(((0, start),) for start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
 )
 WEBP = ImageFormat("webp", "WebP", ("webp",), (((0, b"RIFF"), (8, b"WEBP")),), Compression.EITHER)
-BUILT_IN = (JPEG, PNG, TIFF, WEBP)
+BMP = ImageFormat("bmp", "BMP", ("bmp",), (((0, b"BM"),),))
+JPEG2000 = ImageFormat(
+    "jpeg2000",
+    "JPEG 2000",
+    ("jp2", "j2k", "j2c", "jpc", "jpx"),
+    (((0, b"\0\0\0\x0cjP  \r\n\x87\n"),), ((0, b"\xff\x4f\xff\x51"),)),
+    Compression.EITHER,
+)
+GIF = ImageFormat("gif", "GIF", ("gif",), (((0, b"GIF8"),),), holds=Holds.MASKS)
+NPY = ImageFormat("npy", "NumPy array", ("npy",), (((0, b"\x93NUMPY"),),), holds=Holds.MASKS)
+NPZ = ImageFormat("npz", "NumPy archive", ("npz",), (((0, b"PK\3\4"),),), holds=Holds.MASKS)
+MAT = ImageFormat(
+    "mat",
+    "MATLAB array",
+    ("mat",),
+    (((0, b"MATLAB 5.0 MAT-file"),), ((0, b"MATLAB 7.3 MAT-file"),)),
+    holds=Holds.MASKS,
+)
+BUILT_IN = (JPEG, PNG, TIFF, WEBP, BMP, JPEG2000, GIF, NPY, NPZ, MAT)
 
 _registered: dict[str, ImageFormat] = {image_format.name: image_format for image_format in BUILT_IN}
 

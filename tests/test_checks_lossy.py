@@ -101,7 +101,6 @@ def test_each_source_gets_its_verdict_and_clean_ones_none(findings: tuple[Findin
         "HP403 jpeg-history in mixed",
         "HP403 jpeg-container in files",
         "HP403 webp-container in webp",
-        "HP403 lossy-colours in colours",
         "HP404 interpolated in resized",
     }
     assert set(found["HP403 jpeg-history in jpeg90"].values()) == {"JPEG quality 90"}
@@ -111,6 +110,16 @@ def test_each_source_gets_its_verdict_and_clean_ones_none(findings: tuple[Findin
         f"mixed/{seed:02}_mask.png" for seed in range(1, 2 * NUM_MASKS, 2)
     ]
     assert len(found["HP404 interpolated in resized"]) == NUM_MASKS
+
+
+def test_colours_that_jpeg_changed_are_refused_with_that_cause(
+    findings: tuple[Finding, ...],
+) -> None:
+    refused = {finding.subcode: finding for finding in findings if finding.code == "HP402"}
+    assert set(refused["smeared-colours"].paths) == {
+        f"colours/{index}_mask.png" for index in range(3)
+    }
+    assert "JPEG" in refused["smeared-colours"].cause
 
 
 def test_findings_say_why_and_what_to_do(findings: tuple[Finding, ...]) -> None:
@@ -134,7 +143,7 @@ def test_shares_are_of_masks_where_the_file_tells_and_else_of_masks_with_boundar
     findings: tuple[Finding, ...], tmp_path: Path
 ) -> None:
     units = {finding.where: finding.unit for finding in findings if finding.code in LOSSY}
-    assert {units[where] for where in ("files", "webp", "colours")} == {"masks"}
+    assert {units[where] for where in ("files", "webp")} == {"masks"}
     assert {units[where] for where in ("jpeg90", "resized", "mixed")} == {"masks with boundaries"}
     flat = DataSet(tmp_path / "flat")
     flat.image("a.jpg")

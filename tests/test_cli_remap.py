@@ -93,10 +93,11 @@ def test_failed_masks_are_listed_and_the_exit_code_says_so(
 ) -> None:
     for index in range(11):
         (root / f"t{index:02}_mask.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    Image.new("RGB", (32, 32), (1, 2, 3)).save(root / "t00_mask.png")
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(noise).save(root / "t00_mask.png")
     assert run(root, "--workers", "1") == ExitCode.INCOMPLETE
     done = capsys.readouterr()
-    assert "not remapped: t00_mask.png: HP402 mask-wrong-mode: mode RGB" in done.err
+    assert "not remapped: t00_mask.png: HP402 rgb: 1,024 colours" in done.err
     assert "not remapped: t09_mask.png: HP201" in done.err
     assert "t10_mask.png" not in done.err
     assert "and 1 more; all are in" in done.err

@@ -13,6 +13,7 @@ from histoprep.image_formats import BUILT_IN, Compression, format_of, shard_suff
 from histoprep.imageio.decoders import decoder_of
 from histoprep.imageio.decoders.base import Decoder, header_of, rgb_of
 from histoprep.scan.keys import PLAIN_FROM, sort_names
+from histoprep.scan.name_rules import NameEnd, NameRules
 
 PACKAGES = [
     Path(image_formats.__file__).parent,
@@ -46,8 +47,9 @@ def test_suffixes_stand_in_the_table_alone() -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("a.JPG", "jpeg"), ("b.jfif", "jpeg"), ("c.tiff", "tiff"), ("d.webp", "webp"), ("e.bmp", None),
-     ("png", "png"), ("f", None)],
+    [("a.JPG", "jpeg"), ("b.jfif", "jpeg"), ("c.tiff", "tiff"), ("d.webp", "webp"),
+     ("e.bmp", "bmp"), ("f.J2K", "jpeg2000"), ("g.npy", "npy"), ("h.ppm", None), ("png", "png"),
+     ("f", None)],
 )  # fmt: skip
 def test_the_format_of_a_name(name: str, expected: str | None) -> None:
     found = format_of(name)
@@ -63,14 +65,18 @@ def test_members_of_shards_have_one_suffix_a_format(suffix: str, member: str) ->
 
 
 def test_titles_and_lossless_suffixes() -> None:
-    assert image_formats.titles() == "JPEG, PNG, TIFF or WebP"
+    assert image_formats.titles() == (
+        "JPEG, PNG, TIFF, WebP, BMP, JPEG 2000, GIF, NumPy array, NumPy archive or MATLAB array"
+    )
     lossless = [
         image_format
         for image_format in BUILT_IN
         if image_format.compression is Compression.LOSSLESS
     ]
-    assert image_formats.titles(lossless) == "PNG or TIFF"
-    assert set(image_formats.lossless_suffixes()) == {"png", "tif", "tiff"}
+    assert image_formats.titles(lossless[:2]) == "PNG or TIFF"
+    suffixes = {"png", "tif", "tiff", "bmp", "gif", "npy", "npz", "mat"}
+    assert set(image_formats.lossless_suffixes()) == suffixes
+    assert not {"gif", "npy", "npz", "mat"} & set(image_formats.image_suffixes())
 
 
 @pytest.fixture
@@ -96,15 +102,18 @@ def masks_only(monkeypatch: pytest.MonkeyPatch):
 def test_a_format_of_masks_is_never_taken_for_an_image(number: int) -> None:
     images = [f"{index}.png" for index in range(number)]
     masks = [f"{index}_mask.lbl" for index in range(number)]
-    found = sort_names([*images, *masks, "alone.lbl"], None, "_mask")
+    rules = NameRules(NameEnd(""), NameEnd("_mask"))
+    found = sort_names([*images, *masks, "alone.lbl"], None, rules)
     assert found.images.all() == set(images)
     assert found.masks.all() == set(masks)
     assert found.others == ["alone.lbl"]
-    beside = sort_names(
-        [*images, "alone.lbl"], [f"{index}.lbl" for index in range(number)], "_mask"
-    )
+    beside = sort_names([*images, "alone.lbl"], [f"{index}.lbl" for index in range(number)], rules)
     assert len(beside.masks.all()) == number
     assert beside.images.all() == set(images) and beside.others == ["alone.lbl"]
+    # Beside its image, such a mask needs no suffix.
+    same = sort_names([*images, "0.lbl", "alone.lbl"], None, rules)
+    assert same.images.all() == set(images) and same.others == ["alone.lbl"]
+    assert same.masks.all() == {"0.lbl"}
 
 
 @pytest.mark.parametrize(

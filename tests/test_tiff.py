@@ -93,7 +93,7 @@ def test_an_overview_before_the_mask_is_refused_and_one_after_it_is_not() -> Non
                 writer.write(LABELS[::2, ::2] if kind else LABELS, subfiletype=kind)
         if refused:
             verdict, detail = verdict_of(stream.getvalue())
-            assert verdict == "HP201 multi-page" and "reduced copy" in detail
+            assert verdict == "HP208 multi-page" and "reduced copy" in detail
         else:
             header = imageio.read_header(stream.getvalue())
             np.testing.assert_array_equal(imageio.decode_mask(stream.getvalue(), header), LABELS)
@@ -101,7 +101,7 @@ def test_an_overview_before_the_mask_is_refused_and_one_after_it_is_not() -> Non
 
 def test_an_image_j_stack_in_one_page_is_several_pages() -> None:
     stack = np.stack([LABELS, LABELS[::-1]])
-    assert verdict_of(by_tifffile(stack, imagej=True))[0] == "HP201 multi-page"
+    assert verdict_of(by_tifffile(stack, imagej=True))[0] == "HP208 multi-page"
     single = by_tifffile(LABELS, imagej=True, photometric="minisblack")
     np.testing.assert_array_equal(imageio.decode_mask(single, imageio.read_header(single)), LABELS)
 
@@ -118,7 +118,7 @@ def test_several_bands_and_layers_are_not_one() -> None:
     volume = by_tifffile(
         np.stack([LABELS, LABELS.T]), photometric="minisblack", volumetric=True, tile=(16, 16, 16)
     )
-    assert verdict_of(volume)[0] == "HP201 multi-page"
+    assert verdict_of(volume)[0] == "HP208 multi-page"
     alpha = by_tifffile(
         np.dstack([LABELS, LABELS]),
         photometric="minisblack",

@@ -43,6 +43,7 @@ def tile_row(tile_id: str, pixels: dict[int, int] | None = None, **given: Any) -
             "mask_mtime_ns": 1,
             "mask_digest": digest_text(f"mask {tile_id} {counts}"),
             "mask_mode": "L",
+            "mask_encoding": "grey",
             "mask_bit_depth": 8,
             "mask_width_px": SIDE_PX,
             "mask_height_px": SIDE_PX,

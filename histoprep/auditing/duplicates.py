@@ -219,8 +219,8 @@ def _compare(
         if equal and mask_a and mask_b:
             masks = bool(
                 np.array_equal(
-                    _ComparedImage.read(root, mask_a).labels(reading),
-                    _ComparedImage.read(root, mask_b).labels(reading),
+                    _ComparedImage.read(root, mask_a, reading).labels(reading),
+                    _ComparedImage.read(root, mask_b, reading).labels(reading),
                 )
             )
     except (OSError, BrokenFileError):
@@ -242,11 +242,11 @@ class _ComparedImage:
     header: Header
 
     @classmethod
-    def read(cls, root: str, path: str) -> _ComparedImage:
+    def read(cls, root: str, path: str, reading: Reading = UNDECIDED) -> _ComparedImage:
         from histoprep import imageio
 
         data = Path(absolute_path(root, path)).read_bytes()
-        return cls(data, imageio.read_header(data))
+        return cls(data, imageio.read_header(data, reading))
 
     def rgb(self) -> np.ndarray:
         from histoprep import imageio

@@ -56,12 +56,14 @@ class ThumbnailTask:
         """Return the task that leaves one thumbnail out."""
         return replace(self, left_out=(*self.left_out, index))
 
-    def _read(self, path: str | None) -> tuple[bytes, imageio.Header] | None:
+    def _read(
+        self, path: str | None, reading: Reading = UNDECIDED
+    ) -> tuple[bytes, imageio.Header] | None:
         if path is None:
             return None
         try:
             data = Path(absolute_path(self.root, path)).read_bytes()
-            header = imageio.read_header(data)
+            header = imageio.read_header(data, reading)
         except (OSError, BrokenFileError):
             return None
         return (data, header) if header.num_pixels <= _MAX_PIXELS else None
@@ -74,7 +76,7 @@ class ThumbnailTask:
             return None
 
     def _labels(self, path: str | None) -> np.ndarray | None:
-        found = self._read(path)
+        found = self._read(path, self.reading)
         try:
             labels = imageio.decode_mask(*found, self.reading) if found else None
         except BrokenFileError:

@@ -43,16 +43,16 @@ MIXED_ENCODINGS = Rule(
     Severity.ERROR,
     Scope.SOURCE,
     definition=(
-        "Bit depth or palette differs from those of the other masks in the folder, so one value"
-        " may stand for two labels."
+        "Bit depth, palette or colour differs from those of the other masks in the folder, so one"
+        " value may stand for two labels."
     ),
     cause=(
         "A tool stores each file with as few bits as possible, as ImageMagick does (a tile of 0"
         " and 255 becomes 1 bit), or masks of two exports are mixed."
     ),
     suggestion=(
-        "Check some of these masks and decide: histoprep audit with --depth stored, 8 or 16, or"
-        " --palette index."
+        "Check some of these masks and decide: histoprep audit with --depth stored, 8 or 16,"
+        " --palette index or colour, or --rgb grey or colour."
     ),
     fix_safety=FixSafety.UNSAFE,
 )
@@ -231,6 +231,7 @@ def mixed(evidence: Evidence) -> Iterator[Finding]:
         ("depth", readings.depth),
         ("palette", readings.palettes),
         ("mode", readings.modes),
+        ("rgb", readings.channels),
     ):
         if masks:
             yield finding(

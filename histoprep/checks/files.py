@@ -93,8 +93,42 @@ UNSUPPORTED_ENCODING = Rule(
         "Save it as 8-bit or 16-bit TIFF with deflate or LZW, or as PNG; the manifest excludes it."
     ),
 )
+SEVERAL_PAGES = Rule(
+    "HP209",
+    "several-pages",
+    Severity.INFO,
+    Scope.TILE,
+    definition="The file has several pages, of which one is read.",
+    cause=(
+        "It is a pyramid: its further pages are smaller copies of the first, which is the image at"
+        " full size."
+    ),
+    suggestion="Nothing, if the first page is the one you mean; for masks, --page chooses another.",
+)
 
 _SIDES = ("image", "mask")
+# What differs from the rule by subcode: cause and suggestion for an image and for a mask.
+_PAGES_CAUSE = (
+    "The file is whole: a z-stack, a time series, channels or several masks were saved as pages of"
+    " one file."
+)
+_BY_SUBCODE = {
+    ("multi-page", "image"): (
+        _PAGES_CAUSE,
+        "Save the page that is the image as a file of its own, such as with tiffcp"
+        " stack.tif,0 image.tif; the manifest excludes it.",
+    ),
+    ("multi-page", "mask"): (
+        _PAGES_CAUSE,
+        "Choose the page that holds the labels, from 1: histoprep audit --page 1; masks of one tile"
+        " in several pages: histoprep import combine.",
+    ),
+    ("arrays", "mask"): (
+        "The file holds several arrays, or one that is no image of labels.",
+        "Save the array of labels as a file of its own, [height, width], such as with numpy.save;"
+        " for known data sets: histoprep import.",
+    ),
+}
 _BROKEN = (UNREADABLE_FILE, TRUNCATED_JPEG, HUGE_IMAGE, CHANGED_WHILE_READING, UNSUPPORTED_ENCODING)
 
 
@@ -115,6 +149,7 @@ def broken(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
                 continue
             detail = f"{{{side}_error_detail}}"
             chosen = verdicts == verdict
+            cause, suggestion = _BY_SUBCODE.get((subcode, side), ("", ""))
             yield from flag(
                 rules[code],
                 chunk.tiles,
@@ -124,7 +159,30 @@ def broken(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
                 denominator=_num_files(evidence),
                 unit="files",
                 subcode=subcode,
+                cause=cause,
+                suggestion=suggestion,
             )
+
+
+@row_rule(SEVERAL_PAGES)
+def several_pages(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
+    """Yield files of several pages of which one is read: the first of a pyramid, or the chosen
+    one.
+    """
+    page = evidence.readings.reading.page
+    for side in _SIDES:
+        pages, chosen = chunk.tiles[f"{side}_pages"], page is not None and side == "mask"
+        yield from flag(
+            SEVERAL_PAGES,
+            chunk.tiles,
+            pages.notna() & chunk.tiles[f"{side}_error"].isna(),
+            f"{side}_path",
+            f"{{{side}_pages}} pages, of which page {page if chosen else 1} is read",
+            denominator=_num_files(evidence),
+            unit="files",
+            subcode="page-decided" if chosen else "",
+            cause=f"Decided: --page {page}." if chosen else "",
+        )
 
 
 @table_rule(UNREADABLE_FILE)

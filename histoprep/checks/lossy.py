@@ -62,10 +62,8 @@ _KINDS_OF_FILES = (
     LossKind.JPEG_CONTAINER,
     LossKind.WEBP_CONTAINER,
     LossKind.OTHER_CONTAINER,
-    LossKind.LOSSY_COLOURS,
 )
 _SUGGESTIONS = {
-    LossKind.LOSSY_COLOURS: "Restore these masks from a lossless source, as 8-bit label ids.",
     LossKind.WEBP_CONTAINER: _NO_REPAIR,
     LossKind.OTHER_CONTAINER: _NO_REPAIR,
 }
@@ -122,9 +120,6 @@ def _cause(source: LossySource) -> str:
         LossKind.JPEG_CONTAINER: "The masks are JPEG files",
         LossKind.WEBP_CONTAINER: "The masks are lossy WebP files",
         LossKind.OTHER_CONTAINER: "The masks are files of a lossy format",
-        LossKind.LOSSY_COLOURS: (
-            "Colour-coded masks were compressed with loss or resized with interpolation"
-        ),
         LossKind.JPEG_HISTORY: f"The masks were once saved as JPEG{quality}",
         LossKind.INTERPOLATED: (
             "The masks were resized or smoothed with interpolation, or saved as lossy WebP"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from math import gcd
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.labels.wrapped import ADVICE as WRAPPED_ADVICE
 from histoprep.labels.wrapped import wrapped_cause, wrapped_modulus
-from histoprep.phrases import plural
+from histoprep.mask_reading import MaskEncoding
+from histoprep.phrases import first_of, plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,13 +38,11 @@ MASK_WRONG_MODE = Rule(
     Severity.ERROR,
     Scope.TILE,
     definition=(
-        "The mask is RGB, RGBA or float, or has a colour table, so some readers return colours."
+        "The mask is not plain grey: it has channels, floating-point values or a colour table. What"
+        " loses no label is read, with a warning; other masks are refused."
     ),
-    cause="An image of the mask was saved instead of the labels, or a tool added a palette.",
-    suggestion=(
-        "Export the label ids as 8-bit grayscale PNG; histoprep remap converts masks with a"
-        " palette."
-    ),
+    cause="An image of the mask was saved instead of the labels.",
+    suggestion="Export the label ids as 8-bit grayscale PNG.",
 )
 MASK_COARSE_RESOLUTION = Rule(
     "HP405",
@@ -121,6 +120,7 @@ SIXTEEN_BIT_MASK = Rule(
     fix_safety=FixSafety.SAFE,
 )
 
+_NUM_SHOWN = 4
 COARSE_CELL_PX = 8
 HAIRLINE_RADIUS_PX = 2.0
 # Values white is stored as: alone beside 0 they are an image of two labels.
@@ -130,11 +130,84 @@ WHITES = (255, 65_535)
 MIN_SURPRISE = 1000
 _COLOUR_SUBCODES = {
     "RGB": "rgb", "RGBA": "alpha", "LA": "alpha", "PA": "alpha", "CMYK": "cmyk", "YCbCr": "rgb",
-    "LAB": "rgb", "F": "float", "I": "wide-integer",
+    "LAB": "rgb", "F": "float", "P": "palette",
 }  # fmt: skip
-_GREY_CAUSE = (
-    "A class map was saved with equal colour channels, often by a viewer or an image editor."
+_READ_ADVICE = "Nothing: the labels are read, and histoprep remap writes 8-bit grayscale PNG."
+_COLOUR_ADVICE = (
+    'Write a label map whose sources are these colours, in quotes, such as "#ff0000": tumour'
+    " (docs/label-maps.md); unknown colours are reported as unmapped values."
 )
+_PALETTE_WORDS = "a colour table: OpenCV and others return colours instead of labels"
+
+
+class _Stored(NamedTuple):
+    """How the labels of masks are stored: subcode and detail of the finding, cause, suggestion."""
+
+    subcode: str
+    detail: str
+    cause: str
+    suggestion: str
+
+
+_READ = {
+    MaskEncoding.PALETTE: _Stored(
+        "palette", _PALETTE_WORDS, "A tool added a palette, or drew with one.", _READ_ADVICE
+    ),
+    MaskEncoding.PALETTE_COLOURS: _Stored(
+        "palette-colours",
+        "a colour table, whose colours are read as labels",
+        "Decided: --palette colour.",
+        _COLOUR_ADVICE,
+    ),
+    MaskEncoding.EQUAL_CHANNELS: _Stored(
+        "grey-in-rgb",
+        "{mask_mode} with equal channels: their value is the label",
+        "A class map was saved with equal colour channels, often by a viewer or an image editor.",
+        _READ_ADVICE,
+    ),
+    MaskEncoding.COLOURS: _Stored(
+        "colours",
+        "{mask_mode}, coded by colour: {shown}",
+        "Each label was drawn in a colour of its own.",
+        _COLOUR_ADVICE,
+    ),
+    MaskEncoding.FLOAT: _Stored(
+        "whole-float",
+        "{mask_bit_depth}-bit floating-point numbers, all of them whole",
+        "The labels were saved as they came out of a computation.",
+        _READ_ADVICE,
+    ),
+}
+_REFUSED = {
+    "rgb": (
+        "An image of the mask, or the image itself, was saved instead of the labels.",
+        "Export the label ids as 8-bit grayscale PNG.",
+    ),
+    "smeared-colours": (
+        "The mask was drawn with soft edges, resized with interpolation or saved as JPEG.",
+        "Export it again as PNG without anti-aliasing, resized with nearest neighbour only; best"
+        " with label ids instead of colours.",
+    ),
+    "alpha": (
+        "The mask was exported as an overlay for viewing, with transparency.",
+        "Save it again without alpha, or, if that holds the labels, the alpha channel as 8-bit"
+        " grayscale.",
+    ),
+    "probability": (
+        "The output of a model was saved before a class was chosen for each pixel, or an image lies"
+        " where a mask should be.",
+        "Save label ids as 8-bit grayscale PNG: (probability > 0.5), or the argmax over classes.",
+    ),
+    "scaled-float": (
+        "The labels were converted to the range 0 to 1 as an image would be, such as by"
+        " skimage.img_as_float.",
+        "Save round(255 * mask) as 8-bit grayscale PNG.",
+    ),
+    "float": (
+        "The values were interpolated, or are measurements.",
+        "Save label ids as 8-bit grayscale PNG.",
+    ),
+}
 _REPAIRED_CAUSE = (
     "The repaired masks contain them too: they are annotated, or repair could not distinguish them"
     " from annotations."
@@ -160,60 +233,69 @@ def size_mismatch(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
 
 @row_rule(MASK_WRONG_MODE)
 def wrong_mode(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
-    """Yield masks that are images, carry a colour table, or whose values readers stretch."""
-    tiles = chunk.tiles[chunk.tiles.mask_error.isna()]
-    for mode in tiles.mask_mode.dropna().unique():
-        own = tiles[tiles.mask_mode == mode]
-        if mode == "P":
-            yield from _modes(
-                evidence,
-                own,
-                "a colour table: OpenCV and others return colours instead of labels",
-                "palette",
+    """Yield masks that are not plain grey: read all the same, refused, or not decoded."""
+    tiles = chunk.tiles
+    for encoding, stored in _READ.items():
+        own = tiles[true(tiles.mask_encoding == encoding.value) & tiles.mask_error.isna()]
+        if len(own):
+            named = own.assign(
+                shown=_colours_shown(chunk, own) if "{shown}" in stored.detail else ""
             )
-        elif mode in _COLOUR_SUBCODES:
-            yield from _colours(evidence, own, mode)
-    shallow = tiles[true(tiles.mask_mode.isin(["1", "L"]) & (tiles.mask_bit_depth < 8))]
+            yield from _read(evidence, named, stored)
+    verdicts = tiles.mask_error
+    for verdict in verdicts[true(verdicts.str.startswith(MASK_WRONG_MODE.code))].unique():
+        subcode = verdict.partition(" ")[2]
+        cause, suggestion = _REFUSED.get(subcode, ("", ""))
+        yield from flag(
+            MASK_WRONG_MODE,
+            tiles,
+            true(verdicts == verdict),
+            "mask_path",
+            "{mask_error_detail}",
+            denominator=evidence.amounts.masks,
+            unit="masks",
+            subcode=subcode,
+            cause=cause,
+            suggestion=suggestion,
+        )
+    undecoded = tiles[tiles.mask_error.isna() & tiles.mask_encoding.isna()]
+    for mode, subcode in _COLOUR_SUBCODES.items():
+        unknown = _Stored(subcode, "{mask_mode}", "", "")
+        yield from _read(evidence, undecoded[true(undecoded.mask_mode == mode)], unknown)
+    shallow = tiles[
+        true(tiles.mask_mode.isin(["1", "L"]) & (tiles.mask_bit_depth < 8))
+        & tiles.mask_error.isna()
+    ]
     tight = shallow.assign(bits=[plural(int(bits), "bit") for bits in shallow.mask_bit_depth])
-    for problem in _modes(
-        evidence, tight, "{bits} a pixel: some readers stretch the values to 0-255", "low-bit-depth"
-    ):
-        yield replace(problem, severity=Severity.WARNING)
+    detail = "{bits} a pixel: some readers stretch the values to 0-255"
+    yield from _read(evidence, tight, _Stored("low-bit-depth", detail, "", _READ_ADVICE))
 
 
-def _colours(evidence: Evidence, masks: pd.DataFrame, mode: str) -> Iterator[Finding]:
-    """Yield the masks of one colour mode; those with equal channels, and where no pixel was read,
-    apart.
-    """
-    subcode = _COLOUR_SUBCODES[mode]
-    # 32-bit integers that hold labels only were measured like any class map.
-    unread = masks[true(masks.mask_colours.isna())] if mode != "I" else masks.iloc[:0]
-    seen = masks[true(masks.mask_colours.notna())]
-    grey = true(seen.mask_channels_equal) & (mode in ("RGB", "RGBA"))
-    yield from _modes(evidence, unread, "{mask_mode}", subcode)
-    noun = "values" if mode in ("F", "I") else "colours"
-    yield from _modes(evidence, seen[~grey], f"{{mask_mode}}, {{mask_colours:,}} {noun}", subcode)
-    detail = "{mask_mode} with equal channels, {mask_colours:,} values"
-    yield from _modes(
-        evidence, seen[grey], detail, "grey-in-rgb" if mode == "RGB" else "alpha", cause=_GREY_CAUSE
-    )
+def _colours_shown(chunk: Chunk, masks: pd.DataFrame) -> list[str]:
+    """Return the colours of each mask in words, the first few of many."""
+    places = np.flatnonzero(chunk.tiles.index.isin(masks.index))
+    own = chunk.labels[chunk.labels.row.isin(places)]
+    return [
+        first_of([f"#{label:06x}" for label in ids.tolist()], limit=_NUM_SHOWN)
+        for _, ids in own.groupby("row").label_id
+    ]
 
 
-def _modes(
-    evidence: Evidence, masks: pd.DataFrame, detail: str, subcode: str, *, cause: str = ""
-) -> Iterator[Finding]:
+def _read(evidence: Evidence, masks: pd.DataFrame, stored: _Stored) -> Iterator[Finding]:
     every = np.ones(len(masks), dtype=bool)
-    yield from flag(
+    for problem in flag(
         MASK_WRONG_MODE,
         masks,
         every,
         "mask_path",
-        detail,
+        stored.detail,
         denominator=evidence.amounts.masks,
         unit="masks",
-        subcode=subcode,
-        cause=cause,
-    )
+        subcode=stored.subcode,
+        cause=stored.cause,
+        suggestion=stored.suggestion,
+    ):
+        yield replace(problem, severity=Severity.WARNING)
 
 
 @row_rule(MASK_COARSE_RESOLUTION)
@@ -380,7 +462,8 @@ def needlessly_wide(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks of 16 or more bits whose values fit into 8 bits."""
     highest = chunk.labels.groupby("row").label_id.max()
     tiles = chunk.tiles.iloc[highest.index].assign(highest=highest.to_numpy())
-    chosen = (tiles.mask_bit_depth >= 16) & (tiles.highest < 256)
+    is_integer = ~true(tiles.mask_encoding == MaskEncoding.FLOAT.value)
+    chosen = (tiles.mask_bit_depth >= 16) & (tiles.highest < 256) & is_integer
     detail = "{mask_bit_depth} bits, highest value {highest}"
     yield from flag(
         SIXTEEN_BIT_MASK,

@@ -18,8 +18,10 @@ from histoprep.cli.options import (
     FormatOption,
     MapName,
     MinIsWhiteOption,
+    PageOption,
     PaletteOption,
     Part,
+    RgbOption,
     Root,
     Workers,
     WorkspaceFolder,
@@ -129,6 +131,8 @@ def audit(
     palette: PaletteOption = None,
     min_is_white: MinIsWhiteOption = None,
     depth: DepthOption = None,
+    rgb: RgbOption = None,
+    page: PageOption = None,
     forget: Annotated[
         bool,
         _read(
@@ -242,7 +246,15 @@ def audit(
         if file:
             check_outside(file, (where.root, *scan.unlabelled), "a report", option, text=True)
     reading = _mask_reading(
-        where, {"palette": palette, "min-is-white": min_is_white, "depth": depth}, forget=forget
+        where,
+        {
+            "palette": palette,
+            "min-is-white": min_is_white,
+            "depth": depth,
+            "rgb": rgb,
+            "page": page,
+        },
+        forget=forget,
     )
     if quick or sample is not None:
         where = Workspace(where.root, where.folder / ("quick" if quick else "sample"))
@@ -323,7 +335,7 @@ def _scan_options(workspace: Workspace, given: Mapping[str, Any], *, forget: boo
 
 
 def _mask_reading(
-    workspace: Workspace, given: Mapping[str, str | None], *, forget: bool
+    workspace: Workspace, given: Mapping[str, str | int | None], *, forget: bool
 ) -> Reading:
     """Return what is decided now of masks that readers understand in two ways and, unless
     forgotten, what was before; says which that is.

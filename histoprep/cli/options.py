@@ -16,6 +16,7 @@ from histoprep.choices import (
     MinIsWhiteReading,
     PaletteReading,
     ReportFormat,
+    RgbReading,
 )
 from histoprep.errors import UsageError
 from histoprep.execution import Engine
@@ -91,7 +92,7 @@ PaletteOption = Annotated[
     typer.Option(
         "--palette",
         rich_help_panel="What is read",
-        help="Label of a mask with a palette of greys.",
+        help="Label of a mask with a palette: the index, the grey or the colour (0xRRGGBB).",
         show_default="refuse or as before",
     ),
 ]
@@ -111,6 +112,25 @@ DepthOption = Annotated[
         rich_help_panel="What is read",
         help="Label of a grey mask with fewer bits than others: stored, or scaled to 8 or 16 bits.",
         show_default="refuse or as before",
+    ),
+]
+RgbOption = Annotated[
+    RgbReading | None,
+    typer.Option(
+        "--rgb",
+        rich_help_panel="What is read",
+        help="Label of an RGB mask with equal channels: their value, or the colour (0xRRGGBB).",
+        show_default="grey, or refuse beside masks in colour",
+    ),
+]
+PageOption = Annotated[
+    int | None,
+    typer.Option(
+        "--page",
+        min=1,
+        rich_help_panel="What is read",
+        help="Page that is read of masks with several, from 1.",
+        show_default="the first of a pyramid, or refuse",
     ),
 ]
 FormatOption = Annotated[ReportFormat, typer.Option("--format", help="Format of the result.")]

@@ -15,8 +15,10 @@ from histoprep.cli.options import (
     EngineOption,
     MapName,
     MinIsWhiteOption,
+    PageOption,
     PaletteOption,
     Part,
+    RgbOption,
     Root,
     Verify,
     Workers,
@@ -55,6 +57,8 @@ def remap(
     palette: PaletteOption = None,
     min_is_white: MinIsWhiteOption = None,
     depth: DepthOption = None,
+    rgb: RgbOption = None,
+    page: PageOption = None,
     force: Annotated[
         bool,
         typer.Option(
@@ -94,7 +98,15 @@ def remap(
     numbers = parse_part(part) if part else None
     label_map = _label_map(map_name, where)
     # Jobs of an array start at once; only one process may make the table.
-    reading = Reading.from_json({"palette": palette, "min-is-white": min_is_white, "depth": depth})
+    reading = Reading.from_json(
+        {
+            "palette": palette,
+            "min-is-white": min_is_white,
+            "depth": depth,
+            "rgb": rgb,
+            "page": page,
+        }
+    )
     if numbers is None:
         seen = read_tiles(where, workers=workers, reading=reading, verify=verify)
     elif reading.as_json():

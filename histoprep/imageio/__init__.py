@@ -12,6 +12,7 @@ import numpy as np
 
 from histoprep import image_formats
 from histoprep.errors import BrokenFileError
+from histoprep.imageio.colour_labels import distinct as distinct
 from histoprep.imageio.decoders import decoder_of
 from histoprep.imageio.decoders import register_format as register_format
 from histoprep.imageio.encode import encode_mask_png as encode_mask_png
@@ -21,6 +22,7 @@ from histoprep.imageio.encode import shrink_rgb as shrink_rgb
 from histoprep.imageio.encode import through_jpeg as through_jpeg
 from histoprep.imageio.header import LABEL_MAP_TEXT as LABEL_MAP_TEXT
 from histoprep.imageio.header import Header as Header
+from histoprep.imageio.label_encoding import Labels as Labels
 from histoprep.imageio.label_encoding import find_doubt as find_doubt
 from histoprep.imageio.label_encoding import labels_of as labels_of
 from histoprep.imageio.label_encoding import palette_colours as palette_colours
@@ -30,12 +32,18 @@ from histoprep.rule_ids import UNREADABLE_FILE
 
 # OpenCV's own threads would fight with the worker processes.
 cv2.setNumThreads(1)
+# It prints what is wrong with a file; our errors say so.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 # Images with a side under this at 1/8 size are compared at full size.
 MIN_COMPARED_PX = 16
 
 
-def read_header(data: bytes) -> Header:
+def read_header(data: bytes, reading: Reading = UNDECIDED) -> Header:
     """Return what a file says of itself; its structure (chunks, markers) is checked on the way.
+
+    Args:
+        data: The bytes of the file.
+        reading: For a mask, what somebody decided: the page of a file with several.
 
     Raises:
         BrokenFileError: The file is empty, foreign, cut off or contradictory.
@@ -48,7 +56,7 @@ def read_header(data: bytes) -> Header:
             UNREADABLE_FILE.verdict("bad-header"),
             f"no {image_formats.titles()}: starts with {data[:8].hex(' ')}",
         )
-    return decoder_of(found.name).read_header(data)
+    return decoder_of(found.name).read_page_header(data, reading.page)
 
 
 def decode_luminance_eighth(data: bytes, header: Header) -> np.ndarray:
@@ -96,11 +104,8 @@ def decode_rgb(data: bytes, header: Header | None = None) -> np.ndarray:
 
 
 def decode_mask(data: bytes, header: Header, reading: Reading = UNDECIDED) -> np.ndarray:
-    """Return the labels, uint8 or uint16 [height, width], as `encodings.ENCODINGS` says what they
-    are.
-
-    RGB, RGBA, float and other images come back as uint8 or float [height, width, channels] for
-    `describe_colours`.
+    """Return the labels, uint8, uint16 or uint32 [height, width], as `encodings.ENCODINGS` says
+    what they are; those of a mask that is coded by colour are 0xRRGGBB.
 
     Args:
         data: The bytes of the file.
@@ -108,22 +113,35 @@ def decode_mask(data: bytes, header: Header, reading: Reading = UNDECIDED) -> np
         reading: What somebody decided where readers disagree.
 
     Raises:
-        BrokenFileError: The pixels are damaged, or their values are no labels (HP413, HP415,
+        BrokenFileError: The pixels are damaged, or their values are no labels (HP402, HP413, HP415,
             HP416).
     """
-    return labels_of(decode_stored(data, header), header, reading)
+    return labels_of(decode_stored(data, header), header, reading).values
 
 
 def decode_stored(data: bytes, header: Header) -> np.ndarray:
-    """Return the values of a mask as stored, integers [height, width], whatever they stand for.
+    """Return the values of a mask as stored, [height, width] of any type, whatever they stand for.
 
     Palette masks give their indices, 1-, 2- and 4-bit masks their raw values, min-is-white ones
-    what other readers turn round. Images that are no class map come back as in `decode_mask`.
+    what other readers turn round. Colours come back as [height, width, channels], floating-point
+    numbers as they are.
 
     Raises:
         BrokenFileError: The pixels are damaged or incomplete.
     """
     return decoder_of(header.format).decode_stored(data, header)
+
+
+def find_loss(data: bytes, header: Header, stored: np.ndarray) -> str | None:
+    """Return the lossy compression that a decoded file went through: jpeg, webp, jpeg2000 or that
+    of another format; None for a lossless file.
+
+    Args:
+        data: The bytes of the file.
+        header: Its header.
+        stored: What `decode_stored` returned.
+    """
+    return decoder_of(header.format).find_loss(data, header, stored)
 
 
 def strip_metadata(data: bytes, format_name: str) -> bytes:

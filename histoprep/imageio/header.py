@@ -18,7 +18,8 @@ class Header:
     masks; `lossy` is jpeg or webp where pixels were compressed with loss, also inside of a TIFF.
     `palette` are the colours of the colour table as RGB triples, empty without one;
     `is_min_is_white`, `is_signed` and `software` are what a TIFF says of its values and of what
-    wrote it. `structure` is the parsed file, for the decoders here.
+    wrote it. `num_pages` is how many pages the file has, and `page` which one is described and
+    decoded, from 0. `structure` is the parsed file, for the decoders here.
     """
 
     format: str
@@ -36,6 +37,8 @@ class Header:
     is_min_is_white: bool = False
     is_signed: bool = False
     software: str = ""
+    num_pages: int = 1
+    page: int = 0
     structure: png.PngFile | jpeg.JpegFile | None = None
 
     @property

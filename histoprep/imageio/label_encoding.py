@@ -11,12 +11,16 @@ import numpy as np
 from histoprep import rule_ids
 from histoprep.choices import DepthReading, MinIsWhiteReading, PaletteReading
 from histoprep.errors import BrokenFileError
+from histoprep.imageio.colour_labels import labels_of_channels
 from histoprep.imageio.header import Header
-from histoprep.mask_reading import MIN_IS_WHITE, PALETTE, Reading
+from histoprep.imageio.whole_numbers import labels_of_floats, refuse_negative, smallest
+from histoprep.mask_reading import MIN_IS_WHITE, PALETTE, MaskEncoding, Reading
 
 GREY_MODES = ("1", "L", "I;16", "I;16B", "I")
 _MAX_LABEL = 65_535
 _NUM_SHOWN = 8
+# A colour as 0xRRGGBB.
+_PACKING = np.array([1 << 16, 1 << 8, 1])
 # What tifffile writes into a file; it stores arrays as they are, and declares boolean ones
 # min-is-white.
 _STORES_LABELS = "tifffile"
@@ -46,6 +50,13 @@ def _listed(labels: np.ndarray) -> str:
     return f"label{'s' if len(labels) > 1 else ''} {shown}{more}"
 
 
+class Labels(NamedTuple):
+    """The labels of a mask, uint8, uint16 or uint32 [height, width], and how they were stored."""
+
+    values: np.ndarray
+    encoding: MaskEncoding
+
+
 def find_doubt(stored: np.ndarray, header: Header) -> Doubt | None:
     """Return the two readings of a mask, stored values [height, width], whose readers disagree;
     None where all return the same.
@@ -71,15 +82,22 @@ def palette_colours(stored: np.ndarray, header: Header) -> tuple[np.ndarray, np.
     used = _used(stored) if len(palette) else np.zeros(0, np.int64)
     if not len(used) or used[-1] >= len(palette):
         return None
-    return used, palette[used].astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    return used, palette[used].astype(np.int64) @ _PACKING
 
 
-def labels_of(stored: np.ndarray, header: Header, reading: Reading) -> np.ndarray:
-    """Return the labels, uint8 or uint16 [height, width], of stored values; other images than
-    class maps come back as they are.
+def labels_of(stored: np.ndarray, header: Header, reading: Reading) -> Labels:
+    """Return the labels of stored values, and their encoding.
 
-    Raises BrokenFileError where readers disagree and nobody decided (HP413) or the file asks to be
-    turned, for an index beyond its palette (HP415) and for negative labels (HP416).
+    Args:
+        stored: What the file holds: integers or floating-point numbers [height, width], or
+            [height, width, channels].
+        header: Its header.
+        reading: What was decided where readers disagree.
+
+    Raises:
+        BrokenFileError: Readers disagree and nobody decided, or the file asks to be turned (HP413);
+            an index beyond its palette (HP415); negative labels (HP416); values that are no labels
+            (HP402).
     """
     if header.orientation not in (None, 1):
         raise BrokenFileError(
@@ -88,8 +106,22 @@ def labels_of(stored: np.ndarray, header: Header, reading: Reading) -> np.ndarra
         )
     if header.palette:
         return _palette_labels(stored, header, reading)
+    if stored.ndim == 3:
+        labels, encoding = labels_of_channels(stored, header, reading)
+        return Labels(labels, encoding)
+    if stored.dtype.kind == "f":
+        return Labels(labels_of_floats(stored), MaskEncoding.FLOAT)
     if stored.ndim != 2 or stored.dtype.kind not in "iu" or header.mode not in GREY_MODES:
-        return stored
+        raise BrokenFileError(
+            rule_ids.MASK_WRONG_MODE.verdict("rgb"),
+            f"{header.mode}, {stored.dtype} of {stored.ndim} dimensions: no labels",
+        )
+    return Labels(_grey_labels(stored, header, reading), MaskEncoding.GREY)
+
+
+def _grey_labels(stored: np.ndarray, header: Header, reading: Reading) -> np.ndarray:
+    if stored.dtype.itemsize > 4:
+        return smallest(stored)
     if header.is_signed:
         stored = _unsigned(stored)
     if header.is_min_is_white and _inverts(stored, header, reading):
@@ -97,7 +129,7 @@ def labels_of(stored: np.ndarray, header: Header, reading: Reading) -> np.ndarra
     return _scaled(stored, header, reading)
 
 
-def _palette_labels(stored: np.ndarray, header: Header, reading: Reading) -> np.ndarray:
+def _palette_labels(stored: np.ndarray, header: Header, reading: Reading) -> Labels:
     num_colours = len(header.palette) // 3
     if num_colours < 1 << header.bit_depth and (highest := int(stored.max())) >= num_colours:
         if header.bit_depth < 8 or reading.palette is not PaletteReading.INDEX:
@@ -108,13 +140,16 @@ def _palette_labels(stored: np.ndarray, header: Header, reading: Reading) -> np.
                 f" to {num_colours - 1}){wrapped}"
             )
             raise BrokenFileError(str(rule_ids.INDEX_BEYOND_PALETTE), detail)
-        return stored if highest < 256 else stored.astype(np.uint16)
+        return Labels(stored if highest < 256 else stored.astype(np.uint16), MaskEncoding.PALETTE)
+    if reading.palette is PaletteReading.COLOUR:
+        table = (_colours(header.palette).astype(np.int64) @ _PACKING).astype(np.uint32)
+        return Labels(table[stored], MaskEncoding.PALETTE_COLOURS)
     doubt = find_doubt(stored, header)
     if doubt is None or reading.palette is PaletteReading.INDEX:
-        return stored
+        return Labels(stored, MaskEncoding.PALETTE)
     if reading.palette is PaletteReading.GREY:
-        result: np.ndarray = np.ascontiguousarray(_colours(header.palette)[:, 0])[stored]
-        return result
+        greys: np.ndarray = np.ascontiguousarray(_colours(header.palette)[:, 0])[stored]
+        return Labels(greys, MaskEncoding.PALETTE)
     raise BrokenFileError(rule_ids.READERS_DISAGREE.verdict(PALETTE), doubt.describe())
 
 
@@ -141,21 +176,7 @@ def stores_labels(header: Header) -> bool:
 
 
 def _unsigned(stored: np.ndarray) -> np.ndarray:
-    if stored.size and stored.min() < 0:
-        values, pixels = np.unique(stored[stored < 0], return_counts=True)
-        named = ", ".join(
-            f"{value} ({number:,} pixels)"
-            for value, number in list(zip(values.tolist(), pixels.tolist(), strict=True))[
-                :_NUM_SHOWN
-            ]
-        )
-        bits = stored.dtype.itemsize * 8
-        elsewhere = (
-            f"; readers that ignore the sign return {int(values[-1]) + 256} for {values[-1]}"
-            if bits == 8
-            else ""
-        )
-        raise BrokenFileError(str(rule_ids.NEGATIVE_LABEL), f"{named}, signed{elsewhere}")
+    refuse_negative(stored)
     return stored.astype(np.uint8) if stored.dtype == np.int8 else _narrowed(stored)
 
 
@@ -163,7 +184,7 @@ def _narrowed(stored: np.ndarray) -> np.ndarray:
     return (
         stored.astype(np.uint16)
         if stored.dtype.itemsize > 1 and (not stored.size or stored.max() <= _MAX_LABEL)
-        else stored
+        else stored.astype(np.uint32)
     )
 
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from histoprep import rule_ids
 from histoprep.errors import BrokenFileError
 
-_SUBFILE, _WIDTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _DESCRIPTION = 254, 256, 258, 259, 262, 270
+_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
+_DESCRIPTION, _ORIENTATION, _PLANES = 270, 274, 284
 _SAMPLES, _SOFTWARE, _COLOUR_MAP, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DEPTH = (
     277,
     305,
@@ -28,7 +29,9 @@ _SAMPLES, _SOFTWARE, _COLOUR_MAP, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DEPTH = (
     32997,
 )
 _REDUCED, _TRANSPARENCY = 1, 4
-_MIN_IS_WHITE, _MIN_IS_BLACK = 0, 1
+_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB = 0, 1, 2
+# A page of a pyramid has at most this share of the width of the one above it.
+_COPY_SHARE = 0.75
 _ALPHAS = (1, 2)
 _MAX_BANDS = 16
 _PHOTOMETRICS = {
@@ -80,9 +83,61 @@ class Page:
         return bool(self.number(_SUBFILE, 0) & _TRANSPARENCY)
 
     @property
+    def width_px(self) -> int:
+        """Return the width."""
+        return self.number(_WIDTH, 0)
+
+    @property
+    def height_px(self) -> int:
+        """Return the height."""
+        return self.number(_HEIGHT, 0)
+
+    @property
+    def orientation(self) -> int:
+        """Return how the image is to be turned, 1 for not at all."""
+        return self.number(_ORIENTATION, 1)
+
+    @property
     def bits(self) -> int:
         """Return the bits of a sample."""
         return self.number(_BITS, 1)
+
+    @property
+    def is_float(self) -> bool:
+        """Return whether samples are floating-point numbers."""
+        return self.number(_SAMPLE_FORMAT, 1) == 3
+
+    @property
+    def is_grey(self) -> bool:
+        """Return whether a pixel is one grey value, of which 0 is black."""
+        return self.number(_PHOTOMETRIC, -1) == _MIN_IS_BLACK and self.number(_SAMPLES, 1) == 1
+
+    @property
+    def is_deep_colour(self) -> bool:
+        """Return whether a pixel is RGB, perhaps with alpha, of 16 bits a channel, stored pixel by
+        pixel.
+        """
+        return (
+            self.number(_PHOTOMETRIC, -1) == _RGB
+            and self.bits == 16
+            and self.number(_SAMPLES, 1) in (3, 4)
+            and self.number(_SAMPLE_FORMAT, 1) == 1
+        )
+
+    @property
+    def is_interleaved(self) -> bool:
+        """Return whether the channels of a pixel lie beside each other."""
+        return self.number(_PLANES, 1) == 1
+
+    def is_copy_of(self, other: Page) -> bool:
+        """Return whether this is, by its size and type, a smaller copy of another page."""
+        if not 0 < self.width_px <= other.width_px * _COPY_SHARE:
+            return False
+        factor = other.width_px / self.width_px
+        same = (_PHOTOMETRIC, _BITS, _SAMPLES, _SAMPLE_FORMAT)
+        return abs(self.height_px - other.height_px / factor) <= 1 + self.height_px / 100 and all(
+            self.numbers.get(tag) == other.numbers.get(tag) for tag in same
+        )
 
     @property
     def is_min_is_white(self) -> bool:
@@ -214,18 +269,29 @@ def _values(
     return values[0].split(b"\0")[0].decode("latin-1") if code == "s" else values
 
 
-def refuse_unread(pages: Sequence[Page]) -> None:
-    """Raise BrokenFileError for several pages (HP201 multi-page) and for what is whole, but not
-    read alike or at all (HP208).
+def choose_page(pages: Sequence[Page], wanted: int | None = None) -> tuple[int, int]:
+    """Return the index of the page that is read, and how many pages there are besides those that
+    are marked as reduced copies or as transparency.
+
+    Without a wish that is the only page, or the first of a pyramid: one whose further pages are
+    smaller copies of the first.
+
+    Args:
+        pages: The directories of the file, one at least.
+        wanted: The page that somebody chose, from 1; it counts where there are several.
+
+    Raises:
+        BrokenFileError: HP208; there are several pages and nobody chose, or fewer than chosen.
     """
-    if not pages:
-        return
     own = [page for page in pages if not page.is_reduced and not page.is_transparency]
     first = pages[0]
+    if wanted is not None and len(pages) > 1:
+        if wanted > len(pages):
+            raise multi_page(f"{len(pages)} pages, so that there is no page {wanted}")
+        return wanted - 1, len(pages)
     if first.is_reduced and own:
-        raise BrokenFileError(
-            rule_ids.UNREADABLE_FILE.verdict("multi-page"),
-            "the first page is a reduced copy of a later one, which readers show instead of it",
+        raise multi_page(
+            "the first page is a reduced copy of a later one, which readers show instead of it"
         )
     if any(page.is_transparency and not page.is_reduced for page in pages):
         detail = (
@@ -233,24 +299,29 @@ def refuse_unread(pages: Sequence[Page]) -> None:
             " most readers ignore it"
         )
         raise BrokenFileError(rule_ids.UNSUPPORTED_ENCODING.verdict("internal-mask"), detail)
-    if len(own) > 1:
-        raise BrokenFileError(
-            rule_ids.UNREADABLE_FILE.verdict("multi-page"),
-            f"{len(own)} pages, of which readers show different ones; keep one",
-        )
+    if len(own) > 1 and not all(page.is_copy_of(first) for page in own[1:]):
+        sizes = {(page.width_px, page.height_px) for page in own}
+        kind = f" of {first.width_px}x{first.height_px} pixels" if len(sizes) == 1 else ""
+        raise multi_page(f"{len(own)} pages{kind}, of which readers show different ones")
     images = first.texts.get(_DESCRIPTION, "").partition("images=")
     if images[0].startswith("ImageJ=") and images[2].split("\n")[0].strip() not in ("", "1"):
-        raise BrokenFileError(
-            rule_ids.UNREADABLE_FILE.verdict("multi-page"),
-            f"an ImageJ stack of {images[2].split()[0]} pages, of which readers show different"
-            " ones; keep one",
+        raise multi_page(
+            f"an ImageJ stack of {images[2].split()[0]} pages, of which readers show different ones"
         )
     if first.number(_DEPTH, 1) > 1:
-        raise BrokenFileError(
-            rule_ids.UNREADABLE_FILE.verdict("multi-page"),
-            f"a volume of {first.number(_DEPTH, 1)} layers, of which readers show different ones;"
-            " keep one",
+        raise multi_page(
+            f"a volume of {first.number(_DEPTH, 1)} layers, of which readers show different ones"
         )
+    return 0, len(own)
+
+
+def multi_page(detail: str) -> BrokenFileError:
+    """Return the error of a file with several pages of which nobody chose one."""
+    return BrokenFileError(rule_ids.UNSUPPORTED_ENCODING.verdict("multi-page"), detail)
+
+
+def refuse_unread(first: Page) -> None:
+    """Raise BrokenFileError (HP208) for a page that is whole, but not read alike or at all."""
     compression = first.number(_COMPRESSION, 1)
     if compression in _UNREAD:
         raise BrokenFileError(
@@ -280,6 +351,21 @@ def refuse_unread(pages: Sequence[Page]) -> None:
             f"{first.number(_SAMPLES, 1)} values a pixel, of which some readers return the first"
             " alone",
         )
+
+
+def as_unsigned(data: bytes) -> bytes:
+    """Return a TIFF whose directories call their samples unsigned integers; the values stay what
+    they are. Decoders refuse floating-point numbers of 16 bits.
+    """
+    changed = bytearray(data)
+    for offset, layout in _offsets(data):
+        count = _unpacked(data, offset, layout.order + layout.count) or 0
+        start = offset + struct.calcsize("=" + layout.count)
+        for entry in range(start, start + count * layout.entry_bytes, layout.entry_bytes):
+            if _unpacked(data, entry, layout.order + "H") == _SAMPLE_FORMAT:
+                place = entry + layout.entry_bytes - layout.num_inline
+                struct.pack_into(layout.order + "H", changed, place, 1)
+    return bytes(changed)
 
 
 def is_plausible(pages: Sequence[Page]) -> bool:

@@ -241,7 +241,7 @@ class MaskRemapper:
         """
         encoded = self._known.get(key)
         if encoded is None:
-            header = self._imageio.read_header(data)
+            header = self._imageio.read_header(data, self._lookup.reading)
             labels = self._imageio.decode_mask(data, header, self._lookup.reading)
             encoded = self._encode(key, self._lookup.apply(labels))
         return encoded

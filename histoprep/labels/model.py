@@ -232,8 +232,9 @@ class LabelMap:
         return sorted([*classed, *((first, last, IGNORED) for first, last in self.ignore)])
 
     def apply_to_ids(self, ids: np.ndarray) -> np.ndarray:
-        """Return the class ids of an integer array: int32, same shape, `UNMAPPED` (-1) where there
-        is none, `IGNORED` (-2) for ignored values.
+        """Return the class ids of an integer array: signed integers that hold them all (each label
+        may be a class of its own), same shape, `UNMAPPED` (-1) where there is none, `IGNORED` (-2)
+        for ignored values.
         """
         values = np.asarray(ids)
         # A table is ten times as fast as a search, once there are more pixels than entries.
@@ -242,7 +243,7 @@ class LabelMap:
             return narrow
         inside = (values >= 0) & (values <= MAX_SOURCE_ID)
         known = class_ids_in(np.where(inside, values, 0), self.intervals())
-        return np.where(inside, known, np.int32(UNMAPPED))
+        return np.where(inside, known, UNMAPPED)
 
     def class_of(self, label_id: int) -> int:
         """Return the class of a value, `UNMAPPED` (-1) or `IGNORED` (-2)."""
@@ -317,7 +318,7 @@ class LabelMap:
 
 
 def class_ids_in(values: np.ndarray, intervals: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """Return the class of each value, int32, same shape, by the closed range it is in, or
+    """Return the class of each value, int64, same shape, by the closed range it is in, or
     `UNMAPPED`.
 
     Args:
@@ -325,12 +326,12 @@ def class_ids_in(values: np.ndarray, intervals: Sequence[tuple[int, int, int]]) 
         intervals: First value, last value and class, in order and disjoint.
     """
     if not intervals:
-        return np.full(values.shape, UNMAPPED, np.int32)
+        return np.full(values.shape, UNMAPPED, np.int64)
     firsts, lasts, classes = (np.array(column, np.int64) for column in zip(*intervals, strict=True))
     wide = values.astype(np.int64)
     place = np.searchsorted(firsts, wide, side="right") - 1
     inside = (place >= 0) & (wide <= lasts[place])
-    return np.where(inside, classes[place], UNMAPPED).astype(np.int32)
+    return np.where(inside, classes[place], UNMAPPED)
 
 
 def _source_content(source: SourceLabel) -> dict[str, object]:

@@ -56,6 +56,10 @@ class Signals:
         """
         return self.rough_pairs / self.blocks.own if self.blocks.own else 0.0
 
+    def without_values(self) -> Signals:
+        """Return the signals that hold for labels without an order: those of blocks alone."""
+        return Signals(self.blocks, self.rough_pairs, 0, 0, (), 0)
+
 
 def measure_signals(labels: np.ndarray) -> Signals | None:
     """Return the signals of a mask, uint8 or uint16 [height, width]; None when it is of one label

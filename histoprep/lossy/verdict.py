@@ -52,7 +52,6 @@ class LossKind(StrEnum):
     JPEG_CONTAINER = "jpeg-container"
     WEBP_CONTAINER = "webp-container"
     OTHER_CONTAINER = "lossy-container"
-    LOSSY_COLOURS = "lossy-colours"
     JPEG_HISTORY = "jpeg-history"
     INTERPOLATED = "interpolated"
 
@@ -60,12 +59,10 @@ class LossKind(StrEnum):
 _CONTAINERS = {
     "jpeg": LossKind.JPEG_CONTAINER,
     "webp": LossKind.WEBP_CONTAINER,
-    LossKind.LOSSY_COLOURS.value: LossKind.LOSSY_COLOURS,
 }
 _CONTAINER_WORDS = {
     LossKind.JPEG_CONTAINER: "the files are JPEG",
     LossKind.WEBP_CONTAINER: "the files are lossy WebP",
-    LossKind.LOSSY_COLOURS: "masks in colour have hundreds of colours, where each label has one",
 }
 
 
@@ -76,8 +73,8 @@ class MaskSignals:
     `mixed` and `shifted` are `GridCounts.own` and `.shifted` of 8x8 blocks (0 for masks of one
     label); `rough_pairs`, `contacts`, `soft_contacts` as in `Signals`; `ramp_labels` how many ids
     it has in `ramp_ids`. `quality`, `fixed` and `tried` are of `FixedPoint`, 0 where it was not
-    looked for; for a JPEG file its own quality. `container` is the lossy format of the file,
-    `lossy-colours` for colour-coded masks with more colours than labels, or "".
+    looked for; for a JPEG file its own quality. `container` is the lossy format of the file, or
+    "".
     """
 
     mixed: np.ndarray

@@ -15,6 +15,7 @@ from histoprep.digests import RunningDigest, hash_text
 from histoprep.errors import UnmappedLabelError, UsageError
 from histoprep.labels import LabelMap
 from histoprep.labels.wrapped import ADVICE, wrapped_cause, wrapped_modulus
+from histoprep.mask_reading import MaskEncoding
 from histoprep.mask_tree.task import output_name
 from histoprep.phrases import first_of, plural
 from histoprep.read_ahead import ANY_TIME
@@ -22,11 +23,13 @@ from histoprep.remap.remapper import MaskRow
 from histoprep.schemas.repaired import RepairedMasks
 from histoprep.schemas.tiles import open_tiles_table
 
-_NUMBERS = {"F": "floats", "I": "32-bit integers"}
 _COLUMNS = (
     "mask_path", "mask_bytes", "mask_mtime_ns", "mask_digest", "mask_error", "mask_error_detail",
-    "mask_mode", "mask_colours", "mask_channels_equal", "label_ids", "label_pixels",
+    "mask_encoding", "label_ids", "label_pixels",
 )  # fmt: skip
+
+
+_COLOURED = frozenset(encoding.value for encoding in MaskEncoding if encoding.is_coloured)
 
 
 def mask_rows(table: Path, repaired: RepairedMasks | None) -> Iterator[MaskRow]:
@@ -42,14 +45,14 @@ def mask_rows(table: Path, repaired: RepairedMasks | None) -> Iterator[MaskRow]:
         )
         columns = (current[column].to_pylist() for column in _COLUMNS)
         paths = batch["mask_path"].to_pylist()
-        for path, is_new, file, size, time, key, error, detail, *kind, ids, pixels in zip(
+        for path, is_new, file, size, time, key, error, detail, encoding, ids, pixels in zip(
             paths, is_repaired.tolist(), *columns, strict=True
         ):
             if path is None:
                 continue
             failure = f"{error}: {detail}" if error else None
             if failure is None and ids is None:
-                failure = f"{rule_ids.MASK_WRONG_MODE}: {_wrong_mode(*kind)}"
+                failure = f"{rule_ids.MASK_WRONG_MODE}: no labels were read"
             yield MaskRow(
                 path,
                 size or 0,
@@ -60,33 +63,21 @@ def mask_rows(table: Path, repaired: RepairedMasks | None) -> Iterator[MaskRow]:
                 tuple(ids or ()),
                 tuple(pixels or ()),
                 file if is_new else None,
+                encoding in _COLOURED,
             )
-
-
-def _wrong_mode(mode: str, colours: int | None, channels_equal: bool | None) -> str:
-    """Return why a mask that was decoded has no labels; `colours` counts its values where it has
-    but one channel.
-    """
-    if mode in _NUMBERS:
-        values = f" with {plural(colours, 'value')}" if colours is not None else ""
-        return (
-            f"mode {mode}{values} is no class map; save label ids as 8-bit or 16-bit grey, not as"
-            f" {_NUMBERS[mode]}"
-        )
-    kind = f"mode {mode}{f' with {colours} colours' if colours is not None else ''} is no class map"
-    if channels_equal:
-        return f"{kind}; its channels are equal, so save one of them as 8-bit grey"
-    return f"{kind}; save label ids as 8-bit grey, not colours"
 
 
 @dataclass(slots=True)
 class MaskInventory:
-    """One look at all masks: what they hold and what they will be called."""
+    """One look at all masks: what they hold and what they will be called; `colours` are the labels
+    that are colours, 0xRRGGBB.
+    """
 
     tiles: Counter[int] = field(default_factory=Counter)
     pixels: Counter[int] = field(default_factory=Counter)
     examples: dict[int, str] = field(default_factory=dict)
     names: array[int] = field(default_factory=lambda: array("Q"))
+    colours: set[int] = field(default_factory=set)
     num_refused: int = 0
     digest: RunningDigest = field(default_factory=RunningDigest)
 
@@ -98,6 +89,8 @@ class MaskInventory:
             inventory.digest.update(f"{row.path}\0{row.digest}\0{row.failure}")
             inventory.names.append(hash_text(output_name(row.path)))
             inventory.num_refused += row.failure is not None
+            if row.is_coloured:
+                inventory.colours.update(row.ids)
             for label, number in zip(row.ids, row.pixels, strict=True):
                 inventory.tiles[label] += 1
                 inventory.pixels[label] += number
@@ -110,7 +103,7 @@ class MaskInventory:
         if not unmapped:
             return
         descriptions = [
-            f"{value} ({plural(self.pixels[value], 'pixel')} in"
+            f"{self._named(value)} ({plural(self.pixels[value], 'pixel')} in"
             f" {plural(self.tiles[value], 'tile')}, such as {self.examples[value]})"
             for value in unmapped
         ]
@@ -119,7 +112,12 @@ class MaskInventory:
             "add them to the label map, or make them unknown with --on-unmapped unknown; histoprep"
             " audit looks for the cause"
         )
-        if (modulus := wrapped_modulus(self.tiles, label_map)) is not None:
+        if self.colours and not label_map.colour_sources:
+            hint = (
+                "these masks are coded by colour, so list colours as sources of the label map, such"
+                f' as "{self._named(min(self.colours))}": background (docs/label-maps.md)'
+            )
+        elif (modulus := wrapped_modulus(self.tiles, label_map)) is not None:
             hint = f"{wrapped_cause(self.tiles, modulus)} {ADVICE}"
         raise UnmappedLabelError(
             f"{rule_ids.UNMAPPED_LABEL}: the masks hold {plural(len(unmapped), 'value')} that"
@@ -131,6 +129,10 @@ class MaskInventory:
             ),
             hint=hint,
         )
+
+    def _named(self, label: int) -> str:
+        """Return a label as a label map spells it."""
+        return f"#{label:06x}" if label in self.colours else str(label)
 
     def refuse_collisions(self, table: Path) -> None:
         """Raise UsageError when two masks would become the same file."""

@@ -15,6 +15,8 @@ class MaskRow(NamedTuple):
     """What tiles.parquet says of one mask; `failure` is the reason why it cannot be remapped, or
     None.
 
+    `is_coloured` says that labels are colours, 0xRRGGBB.
+
     Of a repaired mask, everything but the path is that of the repaired file, whose
     path (as the table of repaired masks has it) is `repaired`.
     """
@@ -27,6 +29,7 @@ class MaskRow(NamedTuple):
     ids: tuple[int, ...]
     pixels: tuple[int, ...]
     repaired: str | None = None
+    is_coloured: bool = False
 
     @property
     def file(self) -> str:

@@ -49,10 +49,6 @@ _REFUSED = {
         f"{rule_ids.LOSSY_MASK.verdict('lossy-container')}: only damage of JPEG and"
         " of interpolation can be undone"
     ),
-    LossKind.LOSSY_COLOURS: (
-        f"{rule_ids.LOSSY_MASK.verdict('lossy-colours')}: a mask in colour; which label each"
-        " colour stands for is not known"
-    ),
 }
 
 

@@ -105,12 +105,16 @@ class Repairer:
 
 
 def _labels(data: bytes, reading: Reading) -> np.ndarray:
-    """Return the labels of a mask file; a grey image saved in colour has three equal channels."""
+    """Return the labels of a mask file."""
     from histoprep import imageio
 
-    labels = imageio.decode_mask(data, imageio.read_header(data), reading)
-    if labels.ndim == 3 and (labels == labels[..., :1]).all():
-        labels = labels[..., 0]
-    if labels.ndim != 2 or labels.dtype.kind != "u":
-        raise BrokenFileError(str(rule_ids.MASK_WRONG_MODE), "an image, no class map")
+    header = imageio.read_header(data, reading)
+    labels, encoding = imageio.labels_of(imageio.decode_stored(data, header), header, reading)
+    if encoding.is_coloured or labels.dtype.itemsize > 2:
+        raise BrokenFileError(
+            rule_ids.MASK_WRONG_MODE.verdict("colours" if encoding.is_coloured else "wide-integer"),
+            "labels that are colours have no order, so that false ones cannot be told"
+            if encoding.is_coloured
+            else "labels above 65,535 cannot be repaired",
+        )
     return np.ascontiguousarray(labels)

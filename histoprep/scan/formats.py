@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from histoprep.image_formats import is_image
+from histoprep.image_formats import Holds, format_of
 from histoprep.scan.listing import Issue, IssueKind
 
 _ARRAYS = "an array"
@@ -32,9 +32,12 @@ _FORMATS = {
 
 
 def extension_unread(name: str) -> str | None:
-    """Return the extension of a format that may hold data and is not read, None for any other."""
+    """Return the extension of a format that may hold data and is not read, None for any other; a
+    file of masks alone is not read where it is no mask of an image.
+    """
     lowered = name.lower()
-    if is_image(name):
+    found = format_of(name)
+    if found is not None and found.holds is not Holds.MASKS:
         return None
     double = ".".join(lowered.split(".")[-2:])
     single = lowered.rpartition(".")[2]

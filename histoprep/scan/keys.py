@@ -112,6 +112,7 @@ def _sort_one_by_one(
     others: list[str] = []
     others_of_masks: list[str] = []
     unread: tuple[list[str], list[str]] = ([], [])
+    masks_alone: list[tuple[str, str]] = []
     # Every format can hold masks.
     of_images, of_masks = frozenset(image_suffixes()), frozenset(mask_suffixes())
 
@@ -137,6 +138,12 @@ def _sort_one_by_one(
             unread[0].append(name)
         elif suffix in of_images:
             images.add(pairing_key(image_key), name)
+        else:
+            masks_alone.append((pairing_key(image_key), name))
+    for stem_key, name in masks_alone:
+        # A file of a format for masks alone needs no suffix beside its image.
+        if mask_names is None and stem_key in images.by_key:
+            masks.add(stem_key, name)
         else:
             others.append(name)
     for name in mask_names or ():
@@ -203,6 +210,9 @@ def _sort_columns(
     image_part, mask_part = _unique(unsuffixed[0]), _unique([*suffixed, *unsuffixed[1]])
     if image_part is None or mask_part is None:
         return None
+    if mask_names is None and images.has_any_ending(_alone_suffixes()):
+        # Which of them are masks of images is found name by name.
+        return None
     return SortedNames(image_part, mask_part, images.left.to_pylist(), masks.left.to_pylist())
 
 
@@ -223,6 +233,10 @@ class _Column:
         """Return whether a name starts so, in either case."""
         return bool(pc.any(pc.starts_with(self._lowered, start)).as_py())
 
+    def has_any_ending(self, endings: tuple[str, ...]) -> bool:
+        """Return whether a name that is left ends so, in either case."""
+        return any(pc.any(pc.ends_with(self._lowered, ending)).as_py() for ending in endings)
+
     def cut_off(self, ending: str) -> PlainNames:
         """Return the names with this lower-case ending; hidden files have none."""
         fits = pc.and_not(pc.ends_with(self._lowered, ending), pc.starts_with(self._lowered, "."))
@@ -230,6 +244,11 @@ class _Column:
         names, keys = self.left.filter(fits), self._lowered.filter(fits)
         self.left, self._lowered = self.left.filter(stays), self._lowered.filter(stays)
         return PlainNames(names, _without(names, ending), _without(keys, ending))
+
+
+def _alone_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of formats for masks alone, with their dot."""
+    return tuple(f".{suffix}" for suffix in mask_suffixes() if suffix not in image_suffixes())
 
 
 def _without(names: pa.Array, ending: str) -> pa.Array:

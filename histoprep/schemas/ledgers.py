@@ -160,10 +160,10 @@ REPAIR_LEDGER = pa.schema(
         column("changed_pixels", pa.int64(), "pixels that differ from the damaged mask"),
         column(
             "removed_labels",
-            pa.list_(pa.uint16()),
+            pa.list_(pa.uint32()),
             "labels that the damaged mask had and the new one has not",
         ),
-        column("label_ids", pa.list_(pa.uint16()), "labels of the new mask"),
+        column("label_ids", pa.list_(pa.uint32()), "labels of the new mask"),
         column("label_pixels", pa.list_(pa.int64()), "pixels of each"),
         column(
             "measured", MEASURED_TYPE, "what else the tiles table says of a mask, of the new one"
@@ -173,7 +173,7 @@ REPAIR_LEDGER = pa.schema(
 )
 
 
-REPAIR = TreeKind("repair", "1.1", REPAIR_LEDGER, (SHEETS,))
+REPAIR = TreeKind("repair", "1.2", REPAIR_LEDGER, (SHEETS,))
 
 
 DATASET_CSV = "dataset.csv"

@@ -31,7 +31,7 @@ from histoprep.schemas import tiles
 from histoprep.schemas.workspace import REPAIRED_NOTE, REPAIRED_TABLE
 
 KIND = "repaired"
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 IS_REPAIRED = "is_repaired"
 """A column that `TileRows` adds when it is asked for: whether the mask is a repaired one."""
 
@@ -207,11 +207,9 @@ class RepairedMasks:
         at = np.flatnonzero(position >= 0)
         if not len(at):
             return at, SCHEMA.empty_table()
-        rows = self._rows.take(
+        rows = self._take(
             position[at],
-            tuple(
-                dict.fromkeys(("damaged_path", "damaged_digest", *_of_masks(batch.column_names)))
-            ),
+            dict.fromkeys(("damaged_path", "damaged_digest", *_of_masks(batch.column_names))),
         )
         damaged = batch.select(_KEYS).take(pa.array(at))
         same = pc.and_(
@@ -220,6 +218,17 @@ class RepairedMasks:
         )
         valid = pc.fill_null(same, False).combine_chunks()
         return at[valid.to_numpy(zero_copy_only=False)], rows.filter(valid)
+
+    def _take(self, positions: np.ndarray, names: Iterable[str]) -> pa.Table:
+        """Return rows of this table; columns that an earlier version did not write are null."""
+        there = set(self._file.schema_arrow.names)
+        rows = self._rows.take(positions, tuple(name for name in names if name in there))
+        for name in names:
+            if name not in there:
+                rows = rows.append_column(
+                    SCHEMA.field(name), pa.nulls(rows.num_rows, SCHEMA.field(name).type)
+                )
+        return rows
 
     def check_files(self, root: str | Path, *, whole: bool = False) -> None:
         """Raise IntegrityError when a repaired mask is not there as it was written; with `whole`

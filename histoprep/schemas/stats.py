@@ -9,7 +9,7 @@ from histoprep.schemas.columns import column
 KIND = "stats"
 
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 
 SCHEMA = pa.schema(
@@ -17,7 +17,7 @@ SCHEMA = pa.schema(
         column("labels", pa.string(), "raw: source labels; mapped: classes of the label map"),
         column("by", pa.string(), "all, split, pool or group"),
         column("key", pa.string(), "the split, pool or group; empty for all and for unknown"),
-        column("class_id", pa.int32(), "class id, or source label"),
+        column("class_id", pa.int64(), "class id, or source label"),
         column("class_name", pa.string(), "its name"),
         column("tiles", pa.int64(), "tiles with at least one pixel of it"),
         column("core_tiles", pa.int64(), "tiles where it is thick enough to be real"),

@@ -18,7 +18,7 @@ from histoprep.schemas.workspace import Workspace
 KIND = "tiles"
 
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 
 
 # Orphan masks are rows too (image_path null), so that mask rules see them.
@@ -52,9 +52,14 @@ SCHEMA = pa.schema(
             "why it could not be used, as code and subcode: `HP201 truncated`; null when fine",
         ),
         column("image_error_detail", pa.string(), "the reason in words"),
-        column("image_format", pa.string(), "jpeg, png, tiff, webp, by magic bytes"),
+        column("image_format", pa.string(), "jpeg, png, tiff, webp, bmp, jpeg2000, by magic bytes"),
         column("image_mode", pa.string(), "Pillow's name: RGB, L, CMYK, RGBA, P, I;16, ..."),
         column("image_bit_depth", pa.uint8(), "bits a channel"),
+        column(
+            "image_pages",
+            pa.int32(),
+            "pages of the file, of which the first is the largest and is read; null for one",
+        ),
         column("width_px", pa.int32(), "image width"),
         column("height_px", pa.int32(), "image height"),
         column("jpeg_quality", pa.int16(), "estimated IJG quality 1-100; null for other formats"),
@@ -91,6 +96,13 @@ SCHEMA = pa.schema(
         column("mask_format", pa.string(), "as image_format"),
         column("mask_mode", pa.string(), "Pillow's name: L, P, 1, I;16, RGB, ..."),
         column("mask_bit_depth", pa.uint8(), "bits a channel"),
+        column(
+            "mask_encoding",
+            pa.string(),
+            "how the labels are stored: grey, palette, palette-colours, equal-channels, colours,"
+            " float; null when none were read",
+        ),
+        column("mask_pages", pa.int32(), "pages of the file, of which one is read; null for one"),
         column("mask_width_px", pa.int32(), "mask width"),
         column("mask_height_px", pa.int32(), "mask height"),
         column("mask_metadata", pa.list_(pa.string()), "as image_metadata"),
@@ -125,12 +137,12 @@ SCHEMA = pa.schema(
         column(
             "mask_colours",
             pa.int32(),
-            "number of distinct colours of an RGB or RGBA mask; null for class maps",
+            "number of distinct colours or values of a mask without labels; null for class maps",
         ),
         column(
             "mask_channels_equal",
             pa.bool_(),
-            "whether the channels of an RGB or RGBA mask are equal; null for class maps",
+            "whether the channels of such a mask are equal; null for class maps",
         ),
         column(
             "mask_cell_px",
@@ -183,7 +195,11 @@ SCHEMA = pa.schema(
         ),
         column("mask_tried_blocks", pa.int16(), "telling mixed blocks that were tried, 64 at most"),
         # One entry a label, in order of label id; null when the mask is no class map.
-        column("label_ids", pa.list_(pa.uint16()), "labels present"),
+        column(
+            "label_ids",
+            pa.list_(pa.uint32()),
+            "labels present; 0xRRGGBB where mask_encoding says colours",
+        ),
         column("label_pixels", pa.list_(pa.int64()), "pixels of each"),
         column(
             "label_core_pixels", pa.list_(pa.int64()), "pixels of each that survive a 5x5 erosion"

@@ -172,4 +172,4 @@ def _decode_image(data: bytes) -> np.ndarray:
 def _decode_mask(data: bytes, reading: Reading = UNDECIDED) -> np.ndarray:
     from histoprep import imageio
 
-    return imageio.decode_mask(data, imageio.read_header(data), reading)
+    return imageio.decode_mask(data, imageio.read_header(data, reading), reading)

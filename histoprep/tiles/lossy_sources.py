@@ -35,12 +35,8 @@ _KEYS = (
     "mask_digest",
     "mask_lossy",
     "mask_error",
-    "mask_colours",
-    "mask_channels_equal",
 )
 _ROOT = "."
-# A colour-coded mask has one colour a label, and labels with colours of their own are few.
-MAX_COLOURS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +113,14 @@ def _by_name(names: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[str, np.nd
 
 
 def _telling_rows(opened: Any) -> Iterator[pa.Table]:
-    """Yield the masks that were decoded and have boundaries, a lossy container or too many
-    colours.
-    """
+    """Yield the masks whose labels were read and that have boundaries or a lossy container."""
     columns = [*_KEYS, *_COLUMNS]
     yield pa.schema([opened.schema_arrow.field(name) for name in columns]).empty_table()
     for batch in tables.read_batches(opened, columns):
-        colourful = pc.and_kleene(
-            pc.greater(batch["mask_colours"], MAX_COLOURS), pc.invert(batch["mask_channels_equal"])
-        )
         telling = pc.or_(
             pc.greater(batch["mask_shifted_blocks"], 0).fill_null(False),
             batch["mask_lossy"].is_valid(),
         )
-        telling = pc.or_(telling, colourful.fill_null(False))
         yield batch.filter(pc.and_(telling, batch["mask_error"].is_null()))
 
 
@@ -158,12 +148,7 @@ def _parents(names: np.ndarray) -> np.ndarray:
 
 def _judged(source: str, rows: pa.Table) -> list[LossySource]:
     numbers = {name: rows[column].fill_null(0).to_numpy() for column, name in _COLUMNS.items()}
-    colourful = pc.greater(rows["mask_colours"], MAX_COLOURS).fill_null(False).to_numpy()
-    container = np.where(
-        colourful,
-        LossKind.LOSSY_COLOURS.value,
-        rows["mask_lossy"].fill_null("").to_numpy(zero_copy_only=False),
-    )
+    container = rows["mask_lossy"].fill_null("").to_numpy(zero_copy_only=False)
     verdicts = judge(MaskSignals(container=container, **numbers))
     return [
         LossySource(source, verdict, *_named(rows.take(pa.array(verdict.masks))), rows.num_rows)

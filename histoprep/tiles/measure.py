@@ -9,6 +9,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from histoprep import imageio, rule_ids
+from histoprep.errors import BrokenFileError
 from histoprep.lossy import LabelCounts, Signals, signals_of
 
 # A label is core-present where it survives erosion by a square of this side.
@@ -17,6 +19,8 @@ CORE_SIDE_PX = 5
 GLASS_LUMINANCE = 220
 _CORE = np.ones((CORE_SIDE_PX, CORE_SIDE_PX), np.uint8)
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
+# In one mask: positions of 16 bits.
+_MAX_LABELS = 1 << 16
 # Above this many labels, counting each by itself costs more than counting all at once.
 _MANY_LABELS = 12
 # Up to this radius found at half size, which is off by 2 px at most, it is found again at full
@@ -24,6 +28,9 @@ _MANY_LABELS = 12
 _THIN_PX = 7.0
 # Border positions that a mask needs before their common divisor means anything.
 _MIN_BORDERS = 4
+# A mask of so many values, none of them with this share of the pixels, with fewer flat areas than
+# this and more gradual steps, holds no labels. Of labels that went through JPEG one stays frequent.
+_GRADUAL_LABELS, _FREQUENT_SHARE, _FLAT_SHARE, _GRADUAL_SHARE = 128, 0.1, 0.2, 0.9
 # Above this share of run starts, counting runs costs more than counting pixels.
 _MANY_RUNS = 1 / 16
 
@@ -70,6 +77,38 @@ class MaskMeasures:
     specks: np.ndarray
     cell_px: int | None
     lossy: Signals | None = None
+
+
+def compact_labels(labels: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+    """Return labels of 32 bits as their ids in order and the position of each pixel's label among
+    them, uint8 or uint16 [height, width]; None and the labels themselves where they have fewer.
+
+    Raises:
+        BrokenFileError: HP402; there are more than 65,536 labels in one mask.
+    """
+    if labels.dtype.itemsize <= 2:
+        return None, labels
+    ids, place = imageio.distinct(labels)
+    if len(ids) > _MAX_LABELS:
+        raise BrokenFileError(
+            rule_ids.MASK_WRONG_MODE.verdict("too-many-labels"),
+            f"{len(ids):,} labels in one mask, at most {_MAX_LABELS:,} can be measured",
+        )
+    return ids, place.astype(np.uint8 if len(ids) <= 256 else np.uint16)
+
+
+def is_gradual(labels: np.ndarray, measured: MaskMeasures) -> bool:
+    """Return whether a mask is smooth nearly everywhere, as probability maps of 8 bits and
+    photographs are.
+    """
+    signals = measured.lossy
+    if len(measured.ids) < _GRADUAL_LABELS or signals is None:
+        return False
+    return bool(
+        measured.pixels.max() < _FREQUENT_SHARE * labels.size
+        and measured.core_pixels.sum() < _FLAT_SHARE * labels.size
+        and signals.soft_contacts >= _GRADUAL_SHARE * signals.contacts
+    )
 
 
 def measure_mask(labels: np.ndarray, min_area_px: int) -> MaskMeasures:

@@ -14,10 +14,19 @@ from histoprep.digests import digest
 from histoprep.errors import BrokenFileError
 from histoprep.imageio.header import Header
 from histoprep.lossy import Signals
+from histoprep.lossy.jpeg_history import FixedPoint
 from histoprep.lossy.observations import find_fixed
+from histoprep.mask_reading import UNDECIDED, MaskEncoding
 from histoprep.scan.content import content_of
 from histoprep.tiles import TileOptions
-from histoprep.tiles.measure import describe_colours, gradient_hash, measure_luminance, measure_mask
+from histoprep.tiles.measure import (
+    compact_labels,
+    describe_colours,
+    gradient_hash,
+    is_gradual,
+    measure_luminance,
+    measure_mask,
+)
 
 Facts = dict[str, Any]
 # Modes of photographs; only a sign of masks among the images makes us look at their pixels.
@@ -76,13 +85,14 @@ class Measurer:
         return facts
 
     def _header(self, data: bytes, what: str, facts: Facts) -> Header:
-        header = imageio.read_header(data)
+        header = imageio.read_header(data, UNDECIDED if what == "image" else self._reading)
         prefix = "" if what == "image" else "mask_"
         facts.update(
             {
                 f"{what}_format": header.format,
                 f"{what}_mode": header.mode,
                 f"{what}_bit_depth": header.bit_depth,
+                f"{what}_pages": header.num_pages if header.num_pages > 1 else None,
                 f"{prefix}width_px": header.width_px,
                 f"{prefix}height_px": header.height_px,
                 f"{what}_metadata": header.metadata or None,
@@ -128,26 +138,56 @@ class Measurer:
     def _measure_mask(self, data: bytes, facts: Facts) -> None:
         header = self._header(data, "mask", facts)
         facts["mask_label_map"] = header.label_map
+        # Of some formats only the pixels tell.
         facts["mask_lossy"] = header.lossy
         facts["mask_jpeg_quality"] = header.jpeg_quality
         if self.options.headers_only:
             return
         stored = imageio.decode_stored(data, header)
+        facts["mask_lossy"] = lossy = imageio.find_loss(data, header, stored)
         facts.update(_encoding_facts(stored, header))
-        labels = imageio.labels_of(stored, header, self._reading)
-        if labels.ndim != 2 or labels.dtype.kind != "u":
-            facts["mask_colours"], facts["mask_channels_equal"] = describe_colours(labels)
-            return
-        measured = measure_mask(labels, self.options.min_area_px)
+        try:
+            labels, encoding = imageio.labels_of(stored, header, self._reading)
+        except BrokenFileError:
+            facts.update(_colour_facts(stored))
+            raise
+        facts["mask_encoding"] = encoding.value
+        self._measure_labels(labels, encoding, lossy, facts)
+
+    def _measure_labels(
+        self, labels: np.ndarray, encoding: MaskEncoding, lossy: str | None, facts: Facts
+    ) -> None:
+        ids, compact = compact_labels(labels)
+        measured = measure_mask(compact, self.options.min_area_px)
+        if is_gradual(compact, measured):
+            number = len(measured.ids)
+            raise BrokenFileError(
+                rule_ids.MASK_WRONG_MODE.verdict("probability"),
+                f"{number:,} values that change gradually and hardly a flat area: probabilities or"
+                " a photograph, no labels; decide first, then save label ids",
+            )
         facts["mask_cell_px"] = measured.cell_px
-        facts["label_ids"] = measured.ids
+        facts["label_ids"] = measured.ids if ids is None else ids[measured.ids]
         facts["label_pixels"] = measured.pixels
         facts["label_core_pixels"] = measured.core_pixels
         facts["label_radius_px"] = measured.radius_px
         facts["label_regions"] = measured.regions
         facts["label_specks"] = measured.specks
         if measured.lossy:
-            facts.update(_lossy_facts(labels, measured.lossy, header))
+            # Colours have no order, so that nothing lies between two of them.
+            by_value = not encoding.is_coloured
+            signals = measured.lossy if by_value else measured.lossy.without_values()
+            facts.update(_signal_facts(signals))
+            if lossy is None and by_value and (fixed_point := find_fixed(compact, signals)):
+                facts.update(_fixed_facts(fixed_point))
+
+
+def _colour_facts(stored: np.ndarray) -> Facts:
+    """Return the columns of a mask that was decoded and holds no labels."""
+    if stored.ndim == 2 and stored.dtype.kind in "iub":
+        return {}
+    colours, are_equal = describe_colours(stored)
+    return {"mask_colours": colours, "mask_channels_equal": are_equal}
 
 
 def _encoding_facts(stored: np.ndarray, header: Header) -> Facts:
@@ -166,8 +206,8 @@ def _encoding_facts(stored: np.ndarray, header: Header) -> Facts:
     return facts
 
 
-def _lossy_facts(labels: np.ndarray, signals: Signals, header: Header) -> Facts:
-    facts: Facts = {
+def _signal_facts(signals: Signals) -> Facts:
+    return {
         "mask_mixed_blocks": signals.blocks.own,
         "mask_shifted_blocks": signals.blocks.shifted,
         "mask_rough_pairs": signals.rough_pairs,
@@ -175,13 +215,14 @@ def _lossy_facts(labels: np.ndarray, signals: Signals, header: Header) -> Facts:
         "mask_soft_contacts": signals.soft_contacts,
         "mask_ramp_labels": len(signals.ramp_ids),
     }
-    if header.lossy is None and (fixed_point := find_fixed(labels, signals)):
-        facts |= {
-            "mask_jpeg_quality": fixed_point.quality or None,
-            "mask_fixed_blocks": fixed_point.fixed,
-            "mask_tried_blocks": fixed_point.blocks,
-        }
-    return facts
+
+
+def _fixed_facts(fixed_point: FixedPoint) -> Facts:
+    return {
+        "mask_jpeg_quality": fixed_point.quality or None,
+        "mask_fixed_blocks": fixed_point.fixed,
+        "mask_tried_blocks": fixed_point.blocks,
+    }
 
 
 def _failure(what: str, error: BrokenFileError) -> Facts:

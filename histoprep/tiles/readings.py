@@ -22,16 +22,17 @@ import pyarrow.compute as pc
 
 from histoprep import rule_ids, tables, tiles
 from histoprep.errors import UsageError
-from histoprep.mask_reading import MIN_IS_WHITE, PALETTE, UNDECIDED, Reading
+from histoprep.mask_reading import MIN_IS_WHITE, PALETTE, UNDECIDED, MaskEncoding, Reading
 from histoprep.phrases import first_of, plural
 from histoprep.schemas.tiles import open_tiles_table
 
 _COLUMNS = (
     "mask_path", "mask_error", "mask_error_detail", "mask_mode", "mask_bit_depth", "mask_doubt",
     "mask_stored_ids", "mask_shown_ids",
-    "mask_palette", "label_ids",
+    "mask_palette", "mask_encoding", "label_ids",
 )  # fmt: skip
 _GREY = pa.array(["1", "L", "I;16", "I;16B"])
+_RGB = pa.array(["RGB", "RGBA"])
 _BYTE = 8
 _WHITE = 255
 _NUM_SHOWN = 8
@@ -65,8 +66,9 @@ class MaskReadings:
     """What the masks of a tiles table leave open.
 
     `disagreements` are by kind, decided or not; `depth`, `palettes` and `modes` masks that are
-    stored otherwise than those beside them, whose labels depend on how that came about. `labels`
-    are those of the masks that all readers read alike.
+    stored otherwise than those beside them, whose labels depend on how that came about; `channels`
+    those of equal channels beside masks in colour. `labels` are those of the masks that all readers
+    read alike.
     """
 
     reading: Reading = UNDECIDED
@@ -74,6 +76,7 @@ class MaskReadings:
     depth: list[OddMask] = field(default_factory=list)
     palettes: list[OddMask] = field(default_factory=list)
     modes: list[OddMask] = field(default_factory=list)
+    channels: list[OddMask] = field(default_factory=list)
     labels: set[int] = field(default_factory=set)
 
     @classmethod
@@ -169,7 +172,7 @@ class MaskReadings:
             (
                 self.palettes,
                 "other colours for an index than those beside them (HP414)",
-                "--palette index",
+                "--palette colour, or index",
                 self.reading.palette,
             ),
             (
@@ -177,6 +180,12 @@ class MaskReadings:
                 "a palette beside grey masks (HP414)",
                 "--palette index",
                 self.reading.palette,
+            ),
+            (
+                self.channels,
+                "equal channels beside masks in colour (HP414)",
+                "--rgb colour, or grey",
+                self.reading.rgb,
             ),
         )
         for masks, words, option, decided in others:
@@ -247,6 +256,8 @@ class _Survey:
     """How the masks of each folder are stored."""
 
     grey: dict[tuple[str, int], _Amount] = field(default_factory=dict)
+    coloured: dict[str, str] = field(default_factory=dict)
+    has_equal_channels: bool = False
     colours: dict[tuple[str, int], Counter[int]] = field(
         default_factory=lambda: defaultdict(Counter)
     )
@@ -260,6 +271,7 @@ class _Survey:
         if not read.num_rows:
             return
         self._add_grey(read.filter(pc.is_in(read["mask_mode"], _GREY)))
+        self._add_channels(read)
         with_palette = read.filter(pc.is_valid(read["mask_palette"]))
         self._add_palettes(with_palette)
         self._add_palettes_of_greys(with_palette)
@@ -287,6 +299,15 @@ class _Survey:
             self.grey[row["folder"], row["depth"]] = (
                 self.grey.get((row["folder"], row["depth"]), _Amount()) + amount
             )
+
+    def _add_channels(self, masks: pa.Table) -> None:
+        """Note an example of the masks in colour of each folder."""
+        in_colour = masks.filter(pc.equal(masks["mask_encoding"], MaskEncoding.COLOURS.value))
+        for folder, path in zip(
+            _folders(in_colour).to_pylist(), in_colour["mask_path"].to_pylist(), strict=True
+        ):
+            self.coloured.setdefault(folder, path)
+        self.has_equal_channels |= bool(pc.any(_has_equal_channels(masks)).as_py())
 
     def _add_palettes(self, masks: pa.Table) -> None:
         for folder, path, indices, colours in _palettes(masks):
@@ -330,6 +351,8 @@ class _Survey:
             for folder, found in depths.items()
         }
         odd.has_palettes = bool(self.colours)
+        if reading.rgb is None and self.has_equal_channels:
+            odd.coloured_folders = self.coloured
         return odd
 
     def _odd_depths(self, depths: Mapping[str, Mapping[int, _Amount]], odd: _Odd) -> None:
@@ -380,11 +403,12 @@ class _Odd:
     depths: dict[tuple[str, int], tuple[int, str]] = field(default_factory=dict)
     colours: dict[tuple[str, int], tuple[int, str]] = field(default_factory=dict)
     grey_folders: dict[str, str] = field(default_factory=dict)
+    coloured_folders: dict[str, str] = field(default_factory=dict)
     has_palettes: bool = False
 
     def any(self) -> bool:
         """Return whether there is any mask to name."""
-        return bool(self.depths or self.has_palettes)
+        return bool(self.depths or self.has_palettes or self.coloured_folders)
 
     def name(self, masks: pa.Table, readings: MaskReadings) -> None:
         """Add the odd masks of a piece of the table to `found`."""
@@ -393,6 +417,8 @@ class _Odd:
         )
         if self.depths:
             readings.depth += self._depths(read.filter(pc.is_in(read["mask_mode"], _GREY)))
+        if self.coloured_folders:
+            readings.channels += self._channels(read.filter(_has_equal_channels(read)))
         for folder, path, indices, colours in _palettes(
             read.filter(pc.is_valid(read["mask_palette"]))
         ):
@@ -417,6 +443,23 @@ class _Odd:
                 )
                 readings.modes.append(
                     OddMask(path, f"{words}: labels only if both are numbered alike")
+                )
+
+    def _channels(self, masks: pa.Table) -> Iterator[OddMask]:
+        rows = zip(
+            _folders(masks).to_pylist(),
+            masks["mask_path"].to_pylist(),
+            masks["label_ids"].to_pylist(),
+            strict=True,
+        )
+        for folder, path, labels in rows:
+            if folder in self.coloured_folders and any(labels):
+                colours = [f"#{label * 0x010101:06x}" for label in labels]
+                yield OddMask(
+                    path,
+                    f"{first_of(labels, limit=_NUM_SHOWN)} as grey, or"
+                    f" {first_of(colours, limit=_NUM_SHOWN)} as colours, as in"
+                    f" {self.coloured_folders[folder]}",
                 )
 
     def _is_other(self, folder: str, index: int, colour: int) -> bool:
@@ -447,6 +490,14 @@ class _Odd:
                 yield OddMask(
                     path, f"{plural(depth, 'bit')} beside {bits}, such as {example}: {words}"
                 )
+
+
+def _has_equal_channels(masks: pa.Table) -> pa.ChunkedArray:
+    """Return which masks are RGB with equal channels of 8 bits, read as grey."""
+    return pc.and_(
+        pc.equal(masks["mask_encoding"], MaskEncoding.EQUAL_CHANNELS.value).fill_null(False),
+        pc.and_(pc.is_in(masks["mask_mode"], _RGB), pc.equal(masks["mask_bit_depth"], _BYTE)),
+    )
 
 
 def _factor(bits: int, wanted: int) -> int:

@@ -20,9 +20,10 @@ import pyarrow as pa
 
 from histoprep import rule_ids, tables
 from histoprep.checksums import STATES, FileStates
+from histoprep.choices import PaletteReading
 from histoprep.errors import IntegrityError
 from histoprep.key_index import KeyIndex
-from histoprep.mask_reading import DEPTH, MIN_IS_WHITE, PALETTE, Reading
+from histoprep.mask_reading import DEPTH, MIN_IS_WHITE, PALETTE, RGB, Reading
 from histoprep.schemas.tiles import MEASURED, SCHEMA, SCHEMA_VERSION, open_tiles_table
 from histoprep.tiles import TileOptions
 from histoprep.tiles.listing import ListedTile, row_key
@@ -34,7 +35,8 @@ _READS = ("image_digest", "image_error", "mask_digest", "mask_error")
 # Decided by the size alone; every other file without a digest could not be read and may be readable
 # now.
 _NOT_WANTED = rule_ids.HUGE_IMAGE.verdict("huge-file")
-_ENCODING = ("mask_mode", "mask_bit_depth", "mask_doubt", "mask_error")
+_ENCODING = ("mask_mode", "mask_bit_depth", "mask_doubt", "mask_error", "mask_pages")
+_SEVERAL_PAGES = rule_ids.UNSUPPORTED_ENCODING.verdict("multi-page")
 
 
 class Reused(NamedTuple):
@@ -114,17 +116,29 @@ def _is_read_otherwise(
     bits: int | None,
     doubt: str | None,
     error: str | None,
+    num_pages: int | None,
 ) -> bool:
     """Return whether a mask has other labels under another decision."""
+    if earlier.page != now.page and (num_pages or error == _SEVERAL_PAGES):
+        return True
     if mode is None:
         return False
     decided = tuple(reading.as_json() for reading in (earlier, now))
     changed = {
-        name for name in (PALETTE, MIN_IS_WHITE) if decided[0].get(name) != decided[1].get(name)
+        name
+        for name in (PALETTE, MIN_IS_WHITE, RGB)
+        if decided[0].get(name) != decided[1].get(name)
     }
+    by_colour = PaletteReading.COLOUR in (earlier.palette, now.palette)
     if doubt in changed or (
-        PALETTE in changed and (error or "").startswith(rule_ids.INDEX_BEYOND_PALETTE.code)
+        PALETTE in changed
+        and (
+            (error or "").startswith(rule_ids.INDEX_BEYOND_PALETTE.code)
+            or (by_colour and mode == "P")
+        )
     ):
+        return True
+    if RGB in changed and mode in ("RGB", "RGBA"):
         return True
     depths = tuple(decision.get(DEPTH) for decision in decided)
     return depths[0] != depths[1] and (bits or 0) < max(

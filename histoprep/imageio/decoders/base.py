@@ -48,6 +48,18 @@ class Decoder:
         """Return the values as stored: [height, width], or [height, width, channels] in colour."""
         raise NotImplementedError
 
+    def read_page_header(self, data: bytes, page: int | None) -> Header:
+        """Return the header of the chosen page, from 1, of a file that may have several; here for a
+        format of single images.
+        """
+        return self.read_header(data)
+
+    def find_loss(self, data: bytes, header: Header, stored: np.ndarray) -> str | None:
+        """Return the lossy compression that the decoded file went through, None for a lossless
+        file; here for a format whose header tells.
+        """
+        return header.lossy
+
     def samples(self) -> Sequence[Sample]:
         """Return files whose pixels are known; each must be refused when it is cut in half."""
         raise NotImplementedError

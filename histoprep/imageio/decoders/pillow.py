@@ -56,9 +56,13 @@ def pillow_open(data: bytes, format_name: str) -> Iterator[Image.Image]:
             raise BrokenFileError(UNREADABLE_FILE.verdict("corrupt"), reported[0])
 
 
-def pillow_pixels(data: bytes, format_name: str, mode: str | None = None) -> np.ndarray:
+def pillow_pixels(
+    data: bytes, format_name: str, mode: str | None = None, page: int = 0
+) -> np.ndarray:
     """Return the pixels as Pillow decodes them, in another of its modes if one is named."""
     with pillow_open(data, format_name) as image:
+        if page:
+            image.seek(page)
         image.load()
         return np.asarray(image if mode is None or image.mode == mode else image.convert(mode))
 
@@ -74,6 +78,20 @@ def pillow_rgb(data: bytes, header: Header) -> np.ndarray:
     return pillow_pixels(data, header.format, "RGB")
 
 
+def indexed_header(image: Image.Image, format_name: str) -> Header:
+    """Return the header of an open image of 1, 8 or 16 bits, with its palette."""
+    bits = 1 if image.mode == "1" else 16 if image.mode.startswith("I;16") else 8
+    palette = bytes(image.getpalette() or ()) if image.mode == "P" else b""
+    return Header(format_name, image.mode, bits, image.width, image.height, palette=palette)
+
+
+def encoded(pixels: np.ndarray, kind: str) -> bytes:
+    """Return pixels as Pillow writes them."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind)
+    return stream.getvalue()
+
+
 class PillowDecoder(Decoder):
     """A decoder of a format that Pillow reads; `read_header` is left to the format."""
 
@@ -85,7 +103,7 @@ class PillowDecoder(Decoder):
 
     def decode_stored(self, data: bytes, header: Header) -> np.ndarray:
         """Return the values of a mask, integers [height, width], or the colours of an image."""
-        return as_stored(pillow_pixels(data, header.format), header)
+        return as_stored(pillow_pixels(data, header.format, page=header.page), header)
 
 
 def as_stored(pixels: np.ndarray, header: Header) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from histoprep.errors import BrokenFileError
 from histoprep.image_formats import PNG
 from histoprep.imageio import png
 from histoprep.imageio.decoders.base import Decoder, Sample
@@ -17,6 +18,7 @@ from histoprep.imageio.encode import encode_mask_png, encode_rgb_png
 from histoprep.imageio.header import LABEL_MAP_TEXT, Header
 from histoprep.imageio.metadata import without_chunks
 from histoprep.imageio.privacy import exif_facts, identifying_text
+from histoprep.rule_ids import UNREADABLE_FILE
 
 fast_png: Any
 try:
@@ -77,6 +79,8 @@ class PngDecoder(Decoder):
         if png.holds_bytes(file):
             return _bytes_of(file)
         png.inflate(file)
+        if file.bit_depth == 16 and file.colour_type in (png.RGB, png.RGBA):
+            return _deep_colours(png.bare(file))
         return as_stored(pillow_pixels(png.bare(file), header.format), header)
 
     def strip_metadata(self, data: bytes) -> bytes:
@@ -96,6 +100,17 @@ CORNERS = np.array([[[200, 30, 60], [10, 220, 90]], [[40, 50, 230], [255, 255, 2
 def _file_of(header: Header) -> png.PngFile:
     assert isinstance(header.structure, png.PngFile)
     return header.structure
+
+
+def _deep_colours(data: bytes) -> np.ndarray:
+    """Return RGB or RGBA of 16 bits a channel, which Pillow reduces to 8."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise BrokenFileError(
+            UNREADABLE_FILE.verdict("corrupt"), "colours of 16 bits that OpenCV refuses"
+        )
+    # cv2 gives BGR; RGB starts here.
+    return np.asarray(pixels[..., [2, 1, 0, 3][: pixels.shape[2]]])
 
 
 def _bytes_of(file: png.PngFile) -> np.ndarray:
