@@ -428,6 +428,84 @@ UNDERSTOOD = [
     }.items()
 ]  # fmt: skip
 
+PUBLISHED = [
+    Layout(name, make, Outcome.UNDERSTOOD)
+    for name, make in {
+        "oxford-pets": pairs_of(
+            "images/Abyssinian_{i}.jpg", "annotations/trimaps/Abyssinian_{i}.png",
+            alone=[f"images/beagle_{i}.jpg" for i in range(3)],
+            files=["annotations/xmls/Abyssinian_1.xml", "annotations/list.txt"],
+        ),
+        "ham10000": lambda root: {
+            **pairs_of(
+                "HAM10000_images_part_1/ISIC_{i:07}.jpg",
+                "HAM10000_segmentations/ISIC_{i:07}_segmentation.png", ids=tuple(range(6)),
+                draw=binary,
+            )(root),
+            **pairs_of(
+                "HAM10000_images_part_2/ISIC_{i:07}.jpg",
+                "HAM10000_segmentations/ISIC_{i:07}_segmentation.png", ids=tuple(range(6, 12)),
+                draw=binary,
+            )(root),
+        },
+        "janowczyk-nuclei": pairs_of("{i}63_500_f0_original.tif", "{i}63_500_f0_mask.png"),
+        "carvana": pairs_of("train/a{i}_01.jpg", "train_masks/a{i}_01_mask.png", draw=binary),
+        "isic-2018": pairs_of(
+            "ISIC2018_Task1-2_Training_Input/ISIC_{i:07}.jpg",
+            "ISIC2018_Task1_Training_GroundTruth/ISIC_{i:07}_segmentation.png", draw=binary,
+            files=["ISIC2018_Task1-2_Training_Input/LICENSE.txt"],
+        ),
+        "panoptils": pairs_of(
+            "rgbs/TCGA-{i}.png", "masks/TCGA-{i}.png", draw=coloured,
+            also=[Also("vis/TCGA-{i}.png", overlay)],
+        ),
+        "coco-stuff": pairs_of(
+            "images/train2017/{i:012}.jpg", "stuffthingmaps/train2017/{i:012}.png"
+        ),
+        "monuseg-like": pairs_of("Tissue Images/TCGA-{i}.tif", "Label maps/TCGA-{i}.png",
+                                 draw=instances, files=["Annotations/TCGA-1.xml"]),
+        "stare": pairs_of("stare-images/im{i:04}.png", "labels-ah/im{i:04}.ah.png", draw=binary),
+        "masks-below-images": pairs_of("t{i}.png", "masks/t{i}.png"),
+        "masks-below-images-in-splits": pairs_of(
+            "{group}/t{i}.png", "{group}/annotated/t{i}.png", groups=("train", "val")
+        ),
+        "masks-below-the-images-folder": pairs_of("images/t{i}.png", "images/labels/t{i}.png"),
+        "folders-of-other-depths": pairs_of("raw/t{i}.png", "derived/final/v2/t{i}.png"),
+        "a-mask-in-every-folder": pairs_of("P{i}/IMG_{seed}711.jpg", "P{i}/label.png"),
+        "numbers-without-separators": pairs_of("images/img{i}.png", "masks/mask{i}.png"),
+        "prefix-and-suffix": pairs_of("img_{i}_he.png", "gt_{i}_lab.png"),
+        "upper-case": pairs_of("TRAIN_IMG/{i}.PNG", "TRAIN_GT/{i}.PNG"),
+        "spaces": pairs_of("slide {i} image.png", "slide {i} label map.png"),
+        "brackets": pairs_of("a ({i}).png", "a ({i}) [mask].png"),
+        "images-of-two-formats": lambda root: {
+            **pairs_of("a{i}.jpg", "a{i}_gt.png")(root),
+            **pairs_of("b{i}.png", "b{i}_gt.png")(root),
+        },
+        "jpeg-masks": pairs_of("photo/{i}.jpg", "seg/{i}.jpg", draw=binary),
+        "palette-masks": pairs_of("x/{i}.png", "y/{i}.png", save_mask=save_palette),
+        "coloured-masks": pairs_of("x/{i}.png", "y/{i}.png", draw=coloured),
+        "zero-masks-mostly": pairs_of(
+            "x/{i}.png", "y/{i}.png", draw=lambda seed: classes(seed) * (seed % 3 == 0)
+        ),
+        "few-masks-of-many-images": pairs_of(
+            "HE/t{i}.png", "truth/t{i}.png", ids=(3, 17),
+            alone=[f"HE/t{i}.png" for i in range(40, 90)],
+        ),
+        "one-pair": pairs_of("left/a.png", "right/a.png", ids=(0,)),
+        "drive-like": pairs_of(
+            "{group}/pictures/{i}_training.tif", "{group}/1st_manual/{i}_manual1.png",
+            ids=tuple(range(21, 27)), draw=binary, groups=("training", "test"),
+        ),
+        "slides-with-own-folders": pairs_of("s{i}/HE/x_{i}.png", "s{i}/GT/x_{i}.png"),
+        "tiles-of-slides-in-folders": pairs_of(
+            "tiles/{group}/{i}_{i}.png", "tilemasks/{group}/{i}_{i}.png", groups=("s1", "s2", "s3")
+        ),
+        "class-then-two-folders": pairs_of(
+            "{group}/raw/{i}.png", "{group}/seg/{i}.png", groups=("adenoma", "normal", "serrated")
+        ),
+    }.items()
+]  # fmt: skip
+
 CHOICE = [
     Layout(
         "two-annotators",
@@ -460,6 +538,26 @@ REFUSED = [
         Outcome.REFUSED,
         ("combine", "--by class"),
     ),
+    Layout(
+        "segpc",
+        many_masks("x/{i}06.png", "y/{i}06_{k}.png", draw=binary),
+        Outcome.REFUSED,
+        ("combine", "--by instance"),
+    ),
+    Layout(
+        "nuinsseg",
+        pairs_of(
+            "human liver/tissue images/l_{i}.png",
+            "human liver/label masks/l_{i}.png",
+            draw=instances,
+            also=[
+                Also("human liver/mask binary/l_{i}.png", binary),
+                Also("human liver/overlay/l_{i}.png", overlay),
+            ],
+        ),
+        Outcome.REFUSED,
+        ("label masks", "mask binary"),
+    ),
     Layout("no-scheme", half_grey_without_scheme, Outcome.REFUSED, ("HP109", "--pairs")),
 ]
 
@@ -476,8 +574,40 @@ NO_MASKS = [
         Outcome.NO_MASKS,
     ),
     Layout("two-stains", same_stems_two_stains, Outcome.NO_MASKS),
+    Layout(
+        "classes-with-the-same-names",
+        images_alone(
+            *(
+                f"{split}/{name}/{i}.jpg"
+                for split in ("train", "test")
+                for name in ("0", "1")
+                for i in range(4)
+            )
+        ),
+        Outcome.NO_MASKS,
+    ),
+    Layout(
+        "magnifications",
+        images_alone(*(f"b{i}_{zoom}x.png" for i in range(5) for zoom in (40, 100, 200))),
+        Outcome.NO_MASKS,
+    ),
+    Layout(
+        "yolo",
+        lambda root: (
+            pairs_of(
+                "images/train/t{i}.jpg",
+                "labels/train/t{i}.txt",
+                save_mask=lambda pixels, path: (
+                    path.parent.mkdir(parents=True, exist_ok=True),
+                    path.write_text("0 1 1 1 1"),
+                ),
+            )(root)
+            and {}
+        ),
+        Outcome.NO_MASKS,
+    ),
 ]
 
 LINKED = Layout("links-to-a-store", stored_elsewhere, Outcome.REFUSED, ("--follow-links",))
 
-LAYOUTS = [*KNOWN, *UNDERSTOOD, *CHOICE, *REFUSED, *NO_MASKS, LINKED]
+LAYOUTS = [*KNOWN, *UNDERSTOOD, *PUBLISHED, *CHOICE, *REFUSED, *NO_MASKS, LINKED]

@@ -16,6 +16,7 @@ import pytest
 from layouts import (
     CHOICE,
     LAYOUTS,
+    PUBLISHED,
     REFUSED,
     UNDERSTOOD,
     Also,
@@ -105,7 +106,7 @@ def test_pairs_are_those_that_were_made(layout: Layout, tmp_path: Path) -> None:
     assert bool(settled(root).understood) == (layout.outcome is Outcome.UNDERSTOOD)
 
 
-@named(UNDERSTOOD)
+@named([*UNDERSTOOD, *PUBLISHED])
 def test_the_options_that_are_printed_say_the_same(layout: Layout, tmp_path: Path) -> None:
     root, true_pairs = made(layout, tmp_path)
     understood = settled(root)
@@ -150,6 +151,11 @@ def test_what_cannot_be_paired_is_an_error_and_no_tile(layout: Layout, tmp_path:
     assert "delete" not in printed
     if layout.name != "dsb2018":
         assert run_histoprep("manifest", str(root), "--workers", "1").returncode == 2
+    if found := re.search(r"histoprep (import combine .*?)\.?(  #|$)", printed, re.MULTILINE):
+        done = run_histoprep(*shlex.split(found[1]))
+        assert done.returncode == 0, done.stderr
+        pairs, _ = listed(Path(f"{root}-combined"))
+        assert len(paired(pairs)) == len(pairs) > 4
 
 
 def test_links_are_named_in_the_error_and_followed_by_the_command_in_it(tmp_path: Path) -> None:

@@ -19,12 +19,14 @@ def audit_command(root: Path | str, options: Mapping[str, str]) -> str:
     return f"histoprep audit {shlex.quote(str(root))} {options_words(options)}".rstrip()
 
 
-def combine_command(root: Path | str, by: str) -> str:
+def combine_command(root: Path | str, by: str, mask_pattern: str | None = None) -> str:
     """Return the command that makes one mask of the mask files of an image.
 
     Args:
         root: Folder of the images and masks.
         by: What each file is for, `class` or `instance`.
+        mask_pattern: Which files are masks, where their names do not say so.
     """
+    named = f" --mask-pattern {shlex.quote(mask_pattern)}" if mask_pattern else ""
     out = shlex.quote(f"{root}-combined")
-    return f"histoprep import combine {shlex.quote(str(root))} --by {by} --out {out}"
+    return f"histoprep import combine {shlex.quote(str(root))} --by {by}{named} --out {out}"

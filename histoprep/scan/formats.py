@@ -31,33 +31,46 @@ _FORMATS = {
 }
 
 
-def extension_unread(name: str) -> str | None:
-    """Return the extension of a format that may hold data and is not read, None for any other; a
-    file of masks alone is not read where it is no mask of an image.
+# What describes a data set and annotates nothing.
+_NOTES = ("dataset.json", "meta.json", "dataset_info.json", "package.json")
+# In a folder of masks these are annotations; elsewhere they are notes.
+_BESIDE_MASKS = ("txt", "csv")
+
+
+def extension_of(name: str) -> str:
+    """Return the extension by which a file is counted, in lower case: `nii.gz` and `mat`."""
+    double = ".".join(name.lower().split(".")[-2:])
+    return double if double in _FORMATS else name.lower().rpartition(".")[2]
+
+
+def format_unread(name: str, *, of_masks: bool = False) -> str | None:
+    """Return what a file holds whose format may hold data and is not read, in words: "an array
+    (.npy)"; None for others.
+
+    Args:
+        name: Name of the file.
+        of_masks: Whether it lies where masks should.
     """
-    lowered = name.lower()
     found = format_of(name)
-    if found is not None and found.holds is not Holds.MASKS:
+    # A file of masks alone is not read where it is no mask of an image.
+    is_read = found is not None and found.holds is not Holds.MASKS
+    if is_read or name.lower() in _NOTES:
         return None
-    double = ".".join(lowered.split(".")[-2:])
-    single = lowered.rpartition(".")[2]
-    return next((extension for extension in (double, single) if extension in _FORMATS), None)
-
-
-def format_unread(name: str) -> str | None:
-    """Return what a file of such a format holds, in words: "an array (.npy)"; None for others."""
-    extension = extension_unread(name)
-    return f"{_FORMATS[extension]} (.{extension})" if extension else None
+    extension = extension_of(name)
+    what = _FORMATS.get(extension)
+    if what is None and of_masks and extension in _BESIDE_MASKS:
+        what = _ANNOTATION
+    return what and f"{what} (.{extension})"
 
 
 def count_unread(issues: Iterable[Issue]) -> dict[str, int]:
     """Return how many files of each such extension a scan met, most first."""
     extensions = (
-        extension_unread(issue.path.rpartition("/")[2])
+        extension_of(issue.path.rpartition("/")[2])
         for issue in issues
         if issue.kind == IssueKind.UNREAD_FORMAT
     )
-    return dict(Counter(extension for extension in extensions if extension).most_common())
+    return dict(Counter(extensions).most_common())
 
 
 def describe_unread(counts: Mapping[str, int]) -> str:

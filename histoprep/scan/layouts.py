@@ -20,6 +20,8 @@ from histoprep.names import pairing_key
 # An affix counts when at least this share of the names on a side has it.
 _MIN_SHARE = 0.08
 _MAX_AFFIXES = 10
+# Of the heads and tails that stand in one name together.
+_MAX_BOTH = 4
 # Folders beside each other are compared two by two up to this number.
 _MAX_BESIDE = 12
 # Of larger folders only a part of the names is known, and this many partners are looked for.
@@ -39,7 +41,7 @@ _MASK_WORDS = (
 _LESSER_WORDS = (
     "instance instances inst object objects color colour colors colours coloured colored overlay"
     " overlays vis visual preview contour contours boundary boundaries border edge edges distance"
-    " distances dist prob probability heat heatmap weight weights skeleton trainids"
+    " distances dist prob probability heat heatmap weight weights skeleton labeltrainids"
 )
 MASK_WORDS = frozenset(_MASK_WORDS.split())
 # Of several masks of an image, those of these names are chosen last.
@@ -101,18 +103,22 @@ class Places:
     """Where the two sides lie: pairs of folders, the same one twice for siblings.
 
     `images` and `masks` are the names of the two folders, as `--images` and `--masks` take them;
-    `num_alone` folders of images fit the name and have no masks.
+    `num_alone` folders of images fit the name and have no masks. With `are_nested` each folder of
+    masks, called `masks`, lies in the one with its images. With `crossed`, paths of folders of
+    images and of masks, all names of one side pair with all of the other.
     """
 
     folders: tuple[tuple[FolderNames, FolderNames], ...]
     images: str | None = None
     masks: str | None = None
     num_alone: int = 0
+    are_nested: bool = False
+    crossed: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
     @property
     def are_siblings(self) -> bool:
         """Return whether images and masks lie in the same folders."""
-        return self.images is None
+        return self.images is None and not self.are_nested and self.crossed is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,18 +166,35 @@ class Reading:
 
     @property
     def rank(self) -> int:
-        """Return how far the names speak against these masks: 0 named like masks, 1 in no way, 2
-        like drawings or instances of them.
+        """Return how far the names speak against this reading: 0 masks named like masks, 1 in no
+        way, 2 like drawings or instances of them; or the images like drawings.
         """
+        images = _words(self.places.images, self.image)
         words = self.mask_words
-        return 2 if words & LESSER_WORDS else 0 if words & MASK_WORDS else 1
+        if words & LESSER_WORDS or images & LESSER_WORDS:
+            return 2
+        return 0 if words & MASK_WORDS else 1
 
     def options(self) -> dict[str, str]:
         """Return the fields of `ScanOptions` that say the same."""
         if self.is_by_path:
+            mask = _escaped(self.mask.head)
+            image = _escaped(self.image.head) if self.image.head else f"(?!{mask}$)[^/]+"
             return {
-                f"{side}_pattern": rf"^(?P<key>.+)/{_escaped(affixes.head)}$"
-                for side, affixes in (("image", self.image), ("mask", self.mask))
+                "image_pattern": rf"^(?P<key>.+)/{image}$",
+                "mask_pattern": rf"^(?P<key>.+)/{mask}$",
+            }
+        if self.places.are_nested:
+            inner = _escaped(self.places.masks or "")
+            return {
+                "image_pattern": f"^(?P<key>(.*/)?){_name_pattern(self.image, 'key2')}",
+                "mask_pattern": f"^(?P<key>(.*/)?){inner}/{_name_pattern(self.mask, 'key2')}",
+            }
+        if self.places.crossed:
+            images, masks = (_any_of(folders) for folders in self.places.crossed)
+            return {
+                "image_pattern": f"^{images}{_name_pattern(self.image)}",
+                "mask_pattern": f"^{masks}{_name_pattern(self.mask)}",
             }
         chosen: dict[str, str] = {}
         if self.places.images and self.places.masks:
@@ -198,12 +221,24 @@ class Reading:
 
 
 def _pattern(affixes: Affixes) -> str:
-    before = f"^{_escaped(affixes.head)}"
+    """Return a pattern of names, which has no slash."""
+    return f"^{_name_pattern(affixes)}".replace("[^/]*$", "").replace("[^/]+", ".+")
+
+
+def _name_pattern(affixes: Affixes, group: str = "key") -> str:
+    """Return the last part of a pattern of paths."""
+    head = _escaped(affixes.head)
     if affixes.is_numbered:
-        return rf"{before}(?P<key>\d+)(?!\d)"
+        return rf"{head}(?P<{group}>\d+)(?!\d)[^/]*$"
     named = "|".join(affixes.extensions)
     after = rf"\.({named})$" if len(affixes.extensions) > 1 else rf"\.{named or '[^.]+'}$"
-    return f"{before}(?P<key>.+){_escaped(affixes.tail)}{after}"
+    return f"{head}(?P<{group}>[^/]+){_escaped(affixes.tail)}{after}"
+
+
+def _any_of(folders: tuple[str, ...]) -> str:
+    """Return the part of a pattern that fits these folders, which end with a slash or are empty."""
+    parts = [_escaped(folder) for folder in folders]
+    return parts[0] if len(parts) == 1 else f"({'|'.join(parts)})"
 
 
 def _escaped(text: str) -> str:
@@ -240,8 +275,10 @@ def _keep_shorter(found: dict[frozenset[tuple[str, str]], Reading], reading: Rea
 
 def _complexity(reading: Reading) -> tuple[int, int, int]:
     affixes = (reading.image, reading.mask)
+    # That an image may have any name is said only where there is nothing better to say.
+    has_any_image = reading.is_by_path and not reading.image.head
     return (
-        reading.is_by_path - reading.places.num_alone,
+        reading.is_by_path + has_any_image + reading.places.are_nested - reading.places.num_alone,
         sum(bool(side.head) + bool(side.extensions) for side in affixes),
         sum(side.length for side in affixes),
     )
@@ -269,8 +306,39 @@ def _places(folders: Sequence[FolderNames]) -> Iterator[Places]:
                 alone[key] += num_alone
     for (images, masks), pairs in named.items():
         yield Places(tuple(pairs), images, masks, alone[images, masks])
+    nested: defaultdict[str, list[tuple[FolderNames, FolderNames]]] = defaultdict(list)
+    by_path = {folder.path: folder for folder in holding}
+    for folder in holding:
+        outer, _, name = folder.path[:-1].rpartition("/")
+        around = by_path.get(f"{outer}/" if outer else "")
+        if folder.path and around is not None:
+            nested[name].append((around, folder))
+    for name, pairs in nested.items():
+        yield Places(tuple(pairs), None, name, are_nested=True)
     if holding:
         yield Places(tuple((folder, folder) for folder in holding))
+
+
+def crossed(images: Sequence[FolderNames], masks: Sequence[FolderNames]) -> list[Reading]:
+    """Return the readings in which any name of the folders of images may pair with any of those of
+    masks; none when a name stands in two folders, or names are not all known.
+    """
+    sides = []
+    for folders in (images, masks):
+        paths = [(name, folder.path) for folder in folders for name in folder.names]
+        if len(dict(paths)) < len(paths) or not all(folder.is_complete for folder in folders):
+            return []
+        sides.append(dict(paths))
+    pooled = [FolderNames.of("", side) for side in sides]
+    paths_of = [tuple(folder.path for folder in folders) for folders in (images, masks)]
+    places = Places(((pooled[0], pooled[1]),), crossed=(paths_of[0], paths_of[1]))
+    found: dict[frozenset[tuple[str, str]], Reading] = {}
+    for reading in _named(places):
+        pairs = tuple(
+            (sides[0][image] + image, sides[1][mask] + mask) for image, mask in reading.pairs
+        )
+        _keep_shorter(found, replace(reading, pairs=pairs))
+    return sorted(found.values(), key=lambda reading: -len(reading.pairs))
 
 
 def _beside(folders: Sequence[FolderNames]) -> Iterator[dict[str, FolderNames]]:
@@ -355,6 +423,7 @@ class _Side:
 
     folders: list[FolderNames]
     keys: dict[Affixes, list[dict[str, str]]] = field(default_factory=dict)
+    more: list[tuple[str, str]] = field(default_factory=list)
 
     @classmethod
     def of(cls, folders: Iterable[FolderNames], *, mixed: bool) -> _Side:
@@ -364,16 +433,22 @@ class _Side:
         extensions = sorted({name.rpartition(".")[2].lower() for name in names})
         heads, tails = _frequent(stems, _heads), _frequent(stems, _tails)
         affixes = [("", ""), *(("", tail) for tail in tails), *((head, "") for head in heads)]
-        # A name with both is not worth telling apart where two kinds of names are mixed.
-        affixes += [] if mixed else list(product(heads[:4], tails[:4]))
+        both = list(product(heads[:_MAX_BOTH], tails[:_MAX_BOTH]))
+        # Where two kinds of names are mixed, both are tried only where one is not enough.
+        side.more = both if mixed else []
+        affixes += [] if mixed else both
+        side.add_all(affixes, extensions)
+        return side
+
+    def add_all(self, affixes: Iterable[tuple[str, str]], extensions: list[str]) -> None:
+        """Note the names that (head, tail) fit, with any extension and with each."""
         for head, tail in affixes:
             any_extension = Affixes(head, tail)
             chosen = [any_extension]
             if len(extensions) > 1:
                 chosen += [Affixes(head, tail, (extension,)) for extension in extensions]
             for fitting in chosen:
-                side.add(fitting)
-        return side
+                self.add(fitting)
 
     def add(self, affixes: Affixes) -> None:
         """Note the names that these affixes fit, by key."""
@@ -398,17 +473,23 @@ def _named(places: Places) -> Iterator[Reading]:
         if places.are_siblings
         else _Side.of((mask for _, mask in places.folders), mixed=False)
     )
-    found = False
+    found = list(_matching(places, images, masks))
+    if not found and images.more:
+        images.add_all(images.more, [])
+        found = list(_matching(places, images, masks))
+    yield from found
+    if not found and not places.are_siblings:
+        yield from _numbered(places, images, masks)
+
+
+def _matching(places: Places, images: _Side, masks: _Side) -> Iterator[Reading]:
     for image, mask in product(images.keys, masks.keys):
         if places.are_siblings and not _can_differ(image, mask):
             continue
         reading = _match(places, images, masks, image, mask)
         if reading and reading.masks_paired >= _MIN_PAIRED:
-            found = True
             others = not places.are_siblings and reading.num_masks < masks.num_names
             yield replace(reading, others=others)
-    if not found and not places.are_siblings:
-        yield from _numbered(places, images, masks)
 
 
 def _numbered(places: Places, images: _Side, masks: _Side) -> Iterator[Reading]:
@@ -486,10 +567,28 @@ def _looked_up(
 
 
 def _folder_a_sample(folders: Sequence[FolderNames]) -> Iterator[Reading]:
-    """Yield readings in which every folder is a sample and files have the same names in all."""
+    """Yield readings in which every folder is a sample and files have the same names in all, or the
+    mask alone has where there is only one other file.
+    """
     holding = [folder for folder in folders if folder.names and folder.path]
     counts = Counter(name for folder in holding for name in folder.names)
     common = [name for name, count in counts.items() if count >= max(2, len(holding) / 2)]
+    twos = [folder for folder in holding if len(folder.names) == 2]
+    for mask in sorted(common)[:_MAX_BESIDE]:
+        both = [folder for folder in twos if folder.has(mask)]
+        if len(both) < max(2, counts[mask]):
+            continue
+        others = [next(name for name in folder.names if name != mask) for folder in both]
+        pairs = zip(both, others, strict=True)
+        yield Reading(
+            Places(tuple((folder, folder) for folder in both)),
+            Affixes(),
+            Affixes(head=mask),
+            tuple((folder.path + name, folder.path + mask) for folder, name in pairs),
+            len(both),
+            len(both),
+            is_by_path=True,
+        )
     for image, mask in permutations(sorted(common)[:_MAX_BESIDE], 2):
         both = [folder for folder in holding if folder.has(image) and folder.has(mask)]
         if len(both) * 2 < counts[mask]:

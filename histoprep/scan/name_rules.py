@@ -58,7 +58,8 @@ def _before(stem: str, end: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class NameRules:
-    """How names are read: by their ends, or by patterns with a named group `key`.
+    """How names are read: by their ends, or by patterns with a named group `key`; a key in two
+    parts has a second group `key2`.
 
     `is_by_path` is true for patterns with a slash: they are searched in the path below the root,
     and images and masks pair wherever they lie.
@@ -181,8 +182,11 @@ def _compiled(option: str, text: str | None) -> re.Pattern[str] | None:
 
 
 def _key_in(pattern: re.Pattern[str], name: str) -> str | None:
+    """Return what the groups of a pattern hold, those of further keys after the first."""
     match = pattern.search(name)
-    return match[KEY] if match else None
+    if match is None or match[KEY] is None:
+        return None
+    return "".join(match[group] or "" for group in pattern.groupindex if group.startswith(KEY))
 
 
 def is_data(name: str) -> bool:

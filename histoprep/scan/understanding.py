@@ -23,7 +23,7 @@ from histoprep.image_formats import mask_suffixes
 from histoprep.phrases import plural
 from histoprep.scan.commands import audit_command, combine_command, options_words
 from histoprep.scan.content import Content, content_of
-from histoprep.scan.layouts import FolderNames, Reading, readings
+from histoprep.scan.layouts import Affixes, FolderNames, Reading, crossed, readings
 from histoprep.scan.listing import ScanOptions
 from histoprep.scan.name_rules import NameRules, is_data
 from histoprep.scan.walk import IMAGE_FOLDERS, MASK_FOLDERS, first_named
@@ -38,10 +38,13 @@ _MAX_ALL_NAMES = 6000
 _MAX_TRIED = 64
 _FILES_A_SIDE = 5
 _MAX_READINGS = 24
+# Folders that are tried where names of folders do not say what belongs together.
+_MAX_CROSSED = 24
 _MAX_FILE_BYTES = 64 << 20
 # Readings with fewer pairs than this share of the best one are no rivals.
 _RIVAL = 0.8
 _MOSTLY = 0.6
+_NEARLY_ALL = 0.95
 T = TypeVar("T")
 _NAMES = ("images", "masks", "image_suffix", "mask_suffix", "image_pattern", "mask_pattern")
 
@@ -76,10 +79,13 @@ def understand(root: Path, options: ScanOptions) -> Understanding:
     possible = [
         reading for reading in readings(look.folders) if _agrees(reading.options(), options)
     ]
-    convincing = [reading for reading in possible[:_MAX_READINGS] if look.is_convincing(reading)]
-    if not convincing:
+    best = _best(look.convincing(possible), look)
+    if not best or len(best) > 1 or best[0].masks_paired < _NEARLY_ALL:
+        # Masks of one folder may belong to images of several, wherever they lie.
+        wider = [reading for reading in look.crossed() if _agrees(reading.options(), options)]
+        best = _wider(best, _best(look.convincing(wider), look))
+    if not best:
         return Understanding(options, has_labels_among_images=look.has_labels())
-    best = _best(convincing, look)
     if len(best) > 1:
         raise _several(root, options, best)
     chosen = with_reading(options, best[0])
@@ -114,16 +120,22 @@ def describe(reading: Reading, requested: ScanOptions | None = None) -> str:
 
 def _side(reading: Reading, side: str) -> str:
     """Return what is on one side: "images train_images/*" or "masks *_gt.*"."""
-    folder = reading.places.images if side == "image" else reading.places.masks
-    affixes = reading.image if side == "image" else reading.mask
+    places, is_image = reading.places, side == "image"
+    affixes = reading.image if is_image else reading.mask
     if reading.is_by_path:
-        return f"{side}s */{affixes.head}"
+        return visible(f"{side}s */{affixes.head or '*'}")
+    folder = f"{places.images if is_image else places.masks}/"
+    if places.are_siblings or (places.are_nested and is_image):
+        folder = ""
+    if places.crossed:
+        folders = places.crossed[not is_image]
+        folder = folders[0] if len(folders) == 1 else f"({'|'.join(folders)})"
     end = "|".join(affixes.extensions)
     middle = "N" if affixes.is_numbered else "*"
     named = f"{affixes.head}{middle}{affixes.tail}{'*' if affixes.is_numbered else ''}"
     if end or affixes.tail:
         named += f".{end or '*'}"
-    return visible(f"{side}s {folder}/{named}" if folder else f"{side}s {named}")
+    return visible(f"{side}s {folder}{named}")
 
 
 def _agrees(found: dict[str, str], options: ScanOptions) -> bool:
@@ -145,10 +157,11 @@ def _best(convincing: Sequence[Reading], look: _Look) -> list[Reading]:
     """Return the readings that no other one is better than: most pairs, then masks that are a class
     map and named like one.
     """
-    most = max(len(reading.pairs) for reading in convincing)
+    most = max((len(reading.pairs) for reading in convincing), default=0)
     rivals = [reading for reading in convincing if len(reading.pairs) >= _RIVAL * most]
     ranks = [look.rank(reading) for reading in rivals]
-    best = [reading for reading, rank in zip(rivals, ranks, strict=True) if rank == min(ranks)]
+    least = min(ranks, default=None)
+    best = [reading for reading, rank in zip(rivals, ranks, strict=True) if rank == least]
     # The same masks, paired in more or fewer cases, are no question.
     largest: dict[frozenset[str], Reading] = {}
     for reading in best:
@@ -156,6 +169,12 @@ def _best(convincing: Sequence[Reading], look: _Look) -> list[Reading]:
         if not any(masks <= others for others in largest):
             largest[masks] = reading
     return list(largest.values())
+
+
+def _wider(best: list[Reading], wider: list[Reading]) -> list[Reading]:
+    """Return the second readings where they pair clearly more than the first."""
+    pairs, more = (max((len(item.pairs) for item in found), default=0) for found in (best, wider))
+    return wider if more * _RIVAL > pairs else best
 
 
 def _several(root: Path, options: ScanOptions, best: Sequence[Reading]) -> UsageError:
@@ -170,19 +189,41 @@ def _several(root: Path, options: ScanOptions, best: Sequence[Reading]) -> Usage
         f" such as {' and '.join(reading.pairs[0])}"
         for command, reading in zip(commands, best, strict=True)
     ]
-    are_numbered = len({re.sub(r"[0-9]+", "", reading.mask.tail) for reading in best}) == 1
-    if are_numbered and not best[0].places.images:
-        what = f"these images have {len(best)} numbered masks each, and a tile has one"
-        details = [f"{combine_command(root, 'instance')}  # one mask of all", *details]
-    else:
-        what = f"these images have masks of {len(best)} kinds, and nothing says which of them count"
-        details.append(f"{combine_command(root, 'class')}  # if each file holds one class")
+    what = f"these images have masks of {len(best)} kinds, and nothing says which of them count"
+    if combining := _combining(root, best):
+        are_numbered, command = combining
+        combined = f"{command}  # one mask of all"
+        details = [combined, *details] if are_numbered else [*details, combined]
+        if are_numbered:
+            what = f"these images have {len(best)} numbered masks each, and a tile has one"
     return UsageError(
         what,
         path=root,
         details=details,
         hint="one of these commands; later commands keep the choice",
     )
+
+
+def _combining(root: Path, best: Sequence[Reading]) -> tuple[bool, str] | None:
+    """Return whether masks of an image are numbered, and the command that combines them; None where
+    their names do not differ by an end.
+    """
+    tails = sorted({reading.mask.tail for reading in best})
+    start = tails[0]
+    while start and not (start[-1] in " _-." and all(tail.startswith(start) for tail in tails)):
+        start = start[:-1]
+    rests = [tail.removeprefix(start) for tail in tails]
+    if (
+        len(tails) < len(best)
+        or not all(rests)
+        or any(reading.image != Affixes() for reading in best)
+    ):
+        return None
+    are_numbered = all(rest.isdecimal() for rest in rests)
+    ends = r"\d+" if are_numbered else "|".join(map(re.escape, rests))
+    is_class = not are_numbered or "class" in start.lower()
+    pattern = f"(.*/)?(?P<key>.+){re.escape(start)}(?P<class>{ends})"
+    return are_numbered, combine_command(root, "class" if is_class else "instance", pattern)
 
 
 @dataclass(slots=True)
@@ -279,6 +320,23 @@ class _Look:
                 pass
         return self.contents[path]
 
+    def crossed(self) -> list[Reading]:
+        """Return readings of folders that hold labels alone with those that hold images alone,
+        wherever they lie.
+        """
+        sides: dict[Content, list[FolderNames]] = {}
+        for folder in self.folders[:_MAX_CROSSED]:
+            if folder.names:
+                chosen = [folder.path + name for name in _spread(folder.names, _FILES_A_SIDE)]
+                sides.setdefault(self._looks(chosen), []).append(folder)
+        images, masks = sides.get(Content.IMAGE, []), sides.get(Content.CLASSES, [])
+        found = [reading for folder in masks for reading in crossed(images, [folder])]
+        return found or (crossed(images, masks) if len(masks) > 1 else [])
+
+    def convincing(self, possible: Sequence[Reading]) -> list[Reading]:
+        """Return the convincing readings among the first."""
+        return [reading for reading in possible[:_MAX_READINGS] if self.is_convincing(reading)]
+
     def is_convincing(self, reading: Reading) -> bool:
         """Return whether the images of a reading look like images and its masks like labels, or are
         named so where nothing can be seen.
@@ -313,9 +371,8 @@ class _Look:
         them.
         """
         seen = [self.content(mask) for _, mask in _spread(reading.pairs, _FILES_A_SIDE)]
-        order = (Content.CLASSES, Content.INSTANCES, Content.COLOURS)
-        kinds = [order.index(content) for content in seen if content.is_labels]
-        return reading.rank, max(kinds, default=0)
+        # Colours are a view of the labels; classes and instances are a choice.
+        return reading.rank, int(seen.count(Content.COLOURS) > len(seen) / 2)
 
     def has_labels_alone(self) -> bool:
         """Return whether some files without a mask look like labels, of a few in the folder that

@@ -338,7 +338,7 @@ class Walker:
         """Return whether a folder is a tree that `histoprep import` made."""
         return os.path.isfile(os.path.join(self.root, folder, IMPORT.request))
 
-    def _note_others(self, folder: str, names: list[str]) -> None:
+    def _note_others(self, folder: str, names: list[str], *, of_masks: bool = False) -> None:
         expected = {"dataset.csv", self.options.csv.name if self.options.csv else ""}
         for name in sorted(names):
             base = name.rpartition("/")[2]
@@ -346,10 +346,8 @@ class Walker:
                 continue
             if base in _OF_IMPORTS and self._is_import(folder):
                 continue
-            if format_unread(base):
-                self._tell(
-                    IssueKind.UNREAD_FORMAT, folder + name, f"{format_unread(base)}; not read"
-                )
+            if what := format_unread(base, of_masks=of_masks):
+                self._tell(IssueKind.UNREAD_FORMAT, folder + name, f"{what}; not read")
             elif base.rpartition(".")[2].lower() not in _EXPECTED_SUFFIXES:
                 self._tell(
                     IssueKind.UNEXPECTED,
@@ -390,7 +388,7 @@ class Walker:
     ) -> FolderNames:
         images, masks, others, others_of_masks, unread = sort_names(files, mask_files, self.rules)
         self._note_others(folder or "", others)
-        self._note_others(mirror or "", others_of_masks)
+        self._note_others(mirror or "", others_of_masks, of_masks=True)
         for place, names in zip((folder, mirror), unread, strict=True):
             self._tell_unnamed(place or "", names)
         # Where only the masks' side has a folder, its tiles are named after the side that should be
