@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+from import_documentation import PARTS as IMPORT_PARTS
 
 from histoprep.catalogue import all_rules
 from histoprep.cli import COMMANDS
@@ -28,7 +29,16 @@ PAGES = (
         ROOT / "docs" / f"{name}.md"
         for name in (
             *("index", "install", "tutorial", "commands", "findings", "label-maps", "lossy-masks"),
-            *("mask-encodings", "training", "manifest", "shards", "scale", "verify", "speed"),
+            *(
+                "mask-encodings",
+                "importing",
+                "training",
+                "manifest",
+                "shards",
+                "scale",
+                "verify",
+                "speed",
+            ),
             *(
                 "comparison",
                 "method",
@@ -111,6 +121,7 @@ PARTS = {
     "encodings": as_markdown,
     "speed": speed_table,
     "manifest columns": manifest_columns_table,
+    **IMPORT_PARTS,
 }
 
 

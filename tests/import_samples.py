@@ -8,6 +8,7 @@ test is used. Makers of layouts elsewhere (benchmarks) take them, too.
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 from dataclasses import dataclass, field
@@ -143,7 +144,8 @@ def coco_truth(path: Path) -> dict[str, np.ndarray]:
     """Return the labels of each image of a COCO file as pycocotools draws them: crowds below, the
     rest in the order of the file.
     """
-    api = COCO(path)
+    with contextlib.redirect_stdout(io.StringIO()):
+        api = COCO(path)
     masks = {}
     for image in api.loadImgs(api.getImgIds()):
         found = api.loadAnns(api.getAnnIds(imgIds=[image["id"]]))

@@ -244,7 +244,7 @@ def test_images_are_copied_on_request(tmp_path: Path) -> None:
     photo, image = tmp_path / "source" / "photos" / "field_0.png", out / "images" / "field_0.png"
     assert image.read_bytes() == photo.read_bytes()
     assert not image.samefile(photo)
-    assert {row["image_how"] for row in ledger_of(out)} == {"copy"}
+    assert {row["image_how"] for row in ledger_of(out)} == {"copied"}
 
 
 def test_links_are_symbolic_where_hard_ones_are_not_allowed(

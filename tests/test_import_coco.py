@@ -16,10 +16,10 @@ from pycocotools import mask as coco_masks
 from test_import import ledger_of, masks_of, run
 
 from histoprep.errors import ExitCode
-from histoprep.importing.formats.coco import _decompress
 from histoprep.importing.model import Size
 from histoprep.importing.outlines import CocoPolygons, RunLengths, corners
 from histoprep.importing.reading import AnnotationError, Node
+from histoprep.importing.run_lengths import decompress
 
 NUMBERS = st.floats(-20, 60, allow_nan=False, width=32)
 
@@ -47,8 +47,7 @@ def test_run_lengths_are_those_of_pycocotools(
     height: int, width: int, seed: int, share: float
 ) -> None:
     drawn = np.random.default_rng(seed).random((height, width)) < share
-    text = coco_masks.encode(np.asfortranarray(drawn, np.uint8))["counts"].decode()
-    runs = _decompress(Node(Path("x.json"), "counts", text))
+    runs = decompress(coco_masks.encode(np.asfortranarray(drawn, np.uint8))["counts"])
     made = pixels_of(RunLengths(runs, Size(height, width)), Size(height, width))
     np.testing.assert_array_equal(made, drawn)
 

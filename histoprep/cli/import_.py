@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ from histoprep.choices import (
 from histoprep.cli.options import progress_of, separated
 from histoprep.command_style import Commands
 from histoprep.errors import ExitCode
+from histoprep.phrases import plural
 
 if TYPE_CHECKING:
     from histoprep.importing import ImportResult
@@ -462,7 +464,7 @@ def summary_lines(result: ImportResult) -> list[str]:
         f"{counts.outside:,} outside the image",
         f"{counts.skipped.total():,} no areas" + (f" ({skipped})" if skipped else ""),
     ]
-    how = ", ".join(f"{number:,} {word}" for word, number in sorted(result.how.items()))
+    how = ", ".join(_how(word, number) for word, number in sorted(result.how.items()))
     images = [
         f"{result.num_written:,} images with masks",
         *([f"{result.num_unlabelled:,} without"] if result.num_unlabelled else []),
@@ -477,11 +479,15 @@ def summary_lines(result: ImportResult) -> list[str]:
     ]
 
 
+def _how(word: str, number: int) -> str:
+    return plural(number, word) if word.endswith("link") else f"{number:,} {word}"
+
+
 def next_command(result: ImportResult) -> str:
     """Return the command that audits the tree."""
-    from histoprep.importing.job import SYMBOLIC_LINK
+    from histoprep.importing.output import SYMBOLIC_LINK
 
-    words = ["histoprep audit", str(result.out)]
+    words = ["histoprep audit", shlex.quote(str(result.out))]
     words += [f"--{name}-by csv:{name}" for name in ("group", "label") if name in result.columns]
     if SYMBOLIC_LINK in result.how:
         words.append("--follow-links")

@@ -14,40 +14,40 @@ do not depend on interruptions. The source is only read.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import itertools
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from histoprep import checksums, durable, tables
-from histoprep.digests import digest, digest_text, file_digest
+from histoprep.digests import digest_text, file_digest
 from histoprep.errors import (
-    BrokenFileError,
-    HistoprepError,
     IntegrityError,
-    OutputError,
     UsageError,
 )
-from histoprep.imageio import encode_mask_png, read_header
 from histoprep.importing.legend import label_map_of
 from histoprep.importing.model import (
     Collection,
     Counts,
-    Drawing,
     ImageFile,
     Item,
-    MadeImage,
-    Size,
+)
+from histoprep.importing.output import (
+    FAILED,
+    IMAGES,
+    INSTANCES,
+    MASKS,
+    WRITTEN,
+    render,
+    write_tile,
 )
 from histoprep.job_folder import JobFolder, output_errors
 from histoprep.labels import LabelMap, format_label_map
@@ -65,9 +65,7 @@ from histoprep.schemas.ledgers import (
 from histoprep.version import __version__
 
 PARTITION_IMAGES = 64
-IMAGES, MASKS, INSTANCES = "images", "masks", ".instances"
-WRITTEN, FAILED = "written", "failed"
-HARD_LINK, SYMBOLIC_LINK, COPY, MADE = "hard link", "symbolic link", "copy", "written"
+NUM_THREADS = len(os.sched_getaffinity(0))
 _FORMULA_STARTS = ("=", "+", "-", "@")
 _NUM_KEPT = 1000
 
@@ -308,7 +306,7 @@ def _finished(plan: ImportPlan) -> ImportResult | None:
 
 def _new_result(plan: ImportPlan) -> ImportResult:
     columns = tuple(dict.fromkeys(key for item in plan.collection.items for key in item.columns))
-    return ImportResult(plan.job.path, plan.label_map, columns=columns)
+    return ImportResult(plan.options.out, plan.label_map, columns=columns)
 
 
 def _fill(plan: ImportPlan, advance: Advance) -> ImportResult:
@@ -391,7 +389,7 @@ def _parts(plan: ImportPlan) -> Iterator[Path]:
     """Yield the parts of the ledger in order, making those that are not there yet."""
     job, items = plan.job, iter(plan.collection.items)
     settings = digest_text(repr((IMPORT.schema_version, __version__, sorted(plan.request.items()))))
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
         for number in itertools.count():
             chosen = list(itertools.islice(items, PARTITION_IMAGES))
             if not chosen:
@@ -435,7 +433,7 @@ def _make_part(
         }
         for folder in sorted(folders):
             folder.mkdir(parents=True, exist_ok=True)
-        rows = list(threads.map(lambda item: _make(plan, item), items))
+        rows = list(_rows(plan, items, threads))
         # Its files first: a part promises them.
         durable.sync_file_system(out)
     tables.write_table(
@@ -448,162 +446,27 @@ def _make_part(
     )
 
 
-def _make(plan: ImportPlan, item: Item) -> dict[str, Any]:
-    """Write the files of one image and return its row of the ledger."""
-    row: dict[str, Any] = dict.fromkeys(IMPORT.ledger_schema.names) | {
-        "name": to_text(item.name),
-        "source": to_text(item.source),
-        "status": FAILED,
-    }
-    try:
-        if isinstance(item.image, str):
-            return row | {"reason": item.image}
-        data, size = _image_bytes(item.image)
-        _refuse_size(item, size)
-        drawing = item.draw(size)
-        row |= {"width_px": size.width_px, "height_px": size.height_px}
-        if drawing is not None:
-            row |= _described(drawing) | _put_mask(plan, item, drawing)
-        row |= _place_image(plan, item.image, item.name, data)
-    except OutputError:
-        raise
-    except BrokenFileError as error:
-        return _emptied(row) | {"reason": f"{error.verdict}: {error.detail}"}
-    except HistoprepError as error:
-        return _emptied(row) | {"reason": _in_line(error)}
-    return row | {"status": WRITTEN}
-
-
-def _emptied(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row of an image that cannot be used: it promises nothing."""
-    return dict.fromkeys(row) | {name: row[name] for name in ("name", "source", "status")}
-
-
-def _in_line(error: HistoprepError) -> str:
-    known = {"seen": error.seen, "expected": error.expected}
-    rest = "; ".join(f"{name} {value}" for name, value in known.items() if value is not None)
-    where = f" ({error.path})" if error.path else ""
-    return f"{error.what}{where}" + (f": {rest}" if rest else "")
-
-
-def _image_bytes(image: ImageFile | MadeImage) -> tuple[bytes, Size]:
-    if isinstance(image, MadeImage):
-        data = image.encode()
-    else:
-        try:
-            data = image.path.read_bytes()
-        except OSError as error:
-            raise UsageError(
-                f"cannot read the image: {error.strerror or error}", path=image.path
-            ) from error
-    header = read_header(data)
-    return data, Size(header.height_px, header.width_px)
-
-
-def _refuse_size(item: Item, size: Size) -> None:
-    if item.size is not None and item.size != size:
-        turned = item.size == Size(size.width_px, size.height_px)
-        raise UsageError(
-            "the image has another size than the annotations say"
-            + (", turned by a quarter: was it turned by its EXIF orientation?" if turned else ""),
-            seen=str(size),
-            expected=str(item.size),
+def _rows(
+    plan: ImportPlan, items: Sequence[Item], threads: ThreadPoolExecutor
+) -> Iterator[dict[str, Any]]:
+    """Yield the row of each image, in order. Images are read and drawn here, one after the other,
+    since decoders change what this process does about warnings; threads encode and write.
+    """
+    options, out = plan.options, plan.job.path
+    waiting: deque[Future[dict[str, Any]]] = deque()
+    for item in items:
+        tile = render(item)
+        waiting.append(
+            threads.submit(
+                write_tile, out, tile, copy=options.copy, keep_instances=options.keep_instances
+            )
         )
-
-
-def _put_mask(plan: ImportPlan, item: Item, drawing: Drawing) -> dict[str, Any]:
-    out = plan.job.path
-    columns = _put(out, "output", f"{MASKS}/{item.name}.png", _encode(drawing.labels))
-    if plan.options.keep_instances:
-        columns |= _put_instances(out, item, drawing)
-    return columns
-
-
-def _described(drawing: Drawing) -> dict[str, Any]:
-    labels, pixels = np.unique(drawing.labels, return_counts=True)
-    counts = drawing.counts
-    kinds = ", ".join(f"{kind} {number}" for kind, number in sorted(counts.skipped.items()))
-    return {
-        **{name: getattr(counts, name) for name in Counts.NUMBERS},
-        "skipped": counts.skipped.total(),
-        "skipped_kinds": kinds or None,
-        "label_ids": labels.tolist(),
-        "label_pixels": pixels.tolist(),
-    }
+        if len(waiting) > 2 * NUM_THREADS:
+            yield waiting.popleft().result()
+    for future in waiting:
+        yield future.result()
 
 
 def _kinds_of(text: str | None) -> Counter[str]:
     pairs = (entry.rpartition(" ") for entry in (text or "").split(", ") if entry)
     return Counter({kind: int(number) for kind, _, number in pairs})
-
-
-def _encode(labels: np.ndarray) -> bytes:
-    return encode_mask_png(labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16))
-
-
-def _put_instances(out: Path, item: Item, drawing: Drawing) -> dict[str, Any]:
-    if drawing.instances is None:
-        raise UsageError(
-            "too many annotations for their numbers to be kept",
-            seen=f"{drawing.counts.drawn:,}",
-            expected="at most 65,535 in an image",
-        )
-    name = f"{INSTANCES}/{item.name}.png"
-    return _put(out, "instances", name, encode_mask_png(drawing.instances.astype(np.uint16)))
-
-
-def _put(out: Path, output: str, name: str, data: bytes) -> dict[str, Any]:
-    """Publish a file of the tree and return its columns of the ledger."""
-    with output_errors(out / name):
-        durable.publish_in_batch(out / name, data)
-    return _columns(output, name, data)
-
-
-def _columns(output: str, name: str, data: bytes) -> dict[str, Any]:
-    return {
-        f"{output}_path": to_text(name),
-        f"{output}_digest": digest(data),
-        f"{output}_bytes": len(data),
-    }
-
-
-def _place_image(
-    plan: ImportPlan, image: ImageFile | MadeImage, name: str, data: bytes
-) -> dict[str, Any]:
-    out = plan.job.path
-    if isinstance(image, MadeImage):
-        path = f"{IMAGES}/{name}{image.suffix}"
-        return _put(out, "image", path, data) | {"image_how": MADE}
-    path = f"{IMAGES}/{name}{image.path.suffix}"
-    if plan.options.copy:
-        columns, how = _put(out, "image", path, data), COPY
-    else:
-        columns, how = _columns("image", path, data), _link(image.path, out / path)
-    source = to_text(str(image.path.absolute()))
-    return columns | {"image_how": how, "image_source": source}
-
-
-def _link(source: Path, target: Path) -> str:
-    """Make `target` a link to a file and return of which kind.
-
-    A hard link is an ordinary file to every reader, and does not break when the source is moved. Where
-    the system allows none (another file system, somebody else's file), it is a symbolic link.
-    """  # noqa: E501
-    real = source.resolve()
-    if target.exists() and not target.is_symlink() and target.samefile(real):
-        return HARD_LINK
-    temporary = durable.temporary_beside(target)
-    try:
-        try:
-            os.link(real, temporary)
-            how = HARD_LINK
-        except OSError:
-            os.symlink(real, temporary)
-            how = SYMBOLIC_LINK
-        os.replace(temporary, target)
-    except OSError as error:
-        raise OutputError.from_os_error(error, target, "cannot link") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    return how

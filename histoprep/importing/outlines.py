@@ -26,6 +26,7 @@ from PIL import Image, ImageDraw
 from histoprep.importing.canvas import Bounds, Patch
 from histoprep.importing.extras import coco_masks, rasterio_features
 from histoprep.importing.model import Size
+from histoprep.importing.run_lengths import decompress
 
 Points = np.ndarray
 """Corners of a ring: float64 [corners, 2], x and y in pixels."""
@@ -77,7 +78,8 @@ class CocoPolygons:
         if not rings or not self.bounds().meets(size):
             return NO_PIXELS
         mask = coco_masks()
-        return whole_patch(mask.decode(mask.merge(mask.frPyObjects(rings, *size))).astype(bool))
+        merged = mask.merge(mask.frPyObjects(rings, *size))
+        return whole_patch(RunLengths(decompress(merged["counts"]), size).fill(size).pixels)
 
 
 @dataclass(frozen=True, slots=True)

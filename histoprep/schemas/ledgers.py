@@ -197,7 +197,7 @@ IMPORT_LEDGER = pa.schema(
         column(
             "image_how",
             pa.string(),
-            "hard link, symbolic link, copy; written: made from the source",
+            "hard link, symbolic link, copied; written: made from the source",
         ),
         column("instances_path", pa.string(), "path of the numbers of annotations; null without"),
         column("instances_digest", pa.string(), "XXH3-128 of that file, hex"),

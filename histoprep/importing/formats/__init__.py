@@ -1,7 +1,7 @@
 """The formats that can be imported, one module each, and what they have in common.
 
 A module has one function `read(source, search, ...)`, which returns a `Collection`, and stands in
-`FORMATS` under its name. docs/adding-an-import.md shows one.
+`FORMATS` under its name. docs/importing.md says more.
 """
 
 from __future__ import annotations

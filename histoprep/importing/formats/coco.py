@@ -26,6 +26,7 @@ from histoprep.importing.legend import hexadecimal, number_labels
 from histoprep.importing.model import Collection, Drawing, Item, Size
 from histoprep.importing.outlines import CocoPolygons, RunLengths, corners
 from histoprep.importing.reading import Node
+from histoprep.importing.run_lengths import decompress
 from histoprep.phrases import first_of
 
 ORDER = DrawingOrder.FILE
@@ -229,7 +230,7 @@ def run_lengths(node: Node, size: Size) -> RunLengths:
         )
     counts = node.entry("counts")
     if isinstance(counts.value, str):
-        runs = _decompress(counts)
+        runs = _decompressed(counts)
     else:
         runs = np.array([item.whole(least=0) for item in counts.items()], np.int64)
     if runs.sum() != size.height_px * size.width_px or runs.min(initial=0) < 0:
@@ -241,27 +242,11 @@ def run_lengths(node: Node, size: Size) -> RunLengths:
     return RunLengths(runs, size)
 
 
-def _decompress(node: Node) -> np.ndarray:
-    """Return the run lengths in a text, int64 [runs].
-
-    Each number is written in groups of 5 bits, the lowest first, with a sixth bit that says whether
-    another group follows, and is from the fourth number on the difference to the one before the
-    last. Source: maskApi.c of pycocotools, rleFrString.
-    """
-    codes = np.frombuffer(node.text().encode("utf-8"), np.uint8).astype(np.int64) - 48
-    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        raise node.fault("no compressed run lengths, or cut off", expected="characters from 0 to o")
-    ends = np.flatnonzero(codes & 32 == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > 12:
-        raise node.fault("a run length of more than 60 bits")
-    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
-    values = np.add.reduceat((codes & 31) << shifts, starts)
-    values -= np.where(codes[ends] & 16, np.int64(1) << (5 * lengths), 0)
-    values[2::2] = np.cumsum(values[2::2])
-    values[1::2] = np.cumsum(values[1::2])
-    return values
+def _decompressed(node: Node) -> np.ndarray:
+    try:
+        return decompress(node.text().encode("utf-8"))
+    except ValueError as error:
+        raise node.fault(str(error), expected="characters from 0 to o") from error
 
 
 def _place_of(image: _Image, source: Path) -> str:
