@@ -78,7 +78,7 @@ def test_all_commands_of_both_programs_have_a_page() -> None:
         "trainer import",
     } <= set(PAGES)
     commands = sum(len(line.commands) for line in PROGRAMS.values())
-    assert len(PAGES) == 2 + commands + 4 + 4 + 4 + len(FORMATS)
+    assert len(PAGES) == 2 + commands + 4 + 5 + 4 + len(FORMATS)
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -237,7 +237,10 @@ def test_a_decision_against_palettes_that_contradict_each_other_warns(
 ) -> None:
     truth, encode, suffix, _, _ = CASES["palettes of grey levels"]
     root = make(tmp_path, truth, encode, suffix)
-    assert run("remap", root, "--palette", "index") == ExitCode.OK
+    # The wrong labels leave most classes empty, so that they are not taken unless forced.
+    assert run("remap", root, "--palette", "index") == ExitCode.USAGE
+    assert "classes stay empty" in capsys.readouterr().err
+    assert run("remap", root, "--palette", "index", "--force") == ExitCode.OK
     assert "other colours for an index" in capsys.readouterr().err
 
 

@@ -397,6 +397,7 @@ def test_odd_names_and_orphans_keep_their_paths(tmp_path: Path) -> None:
     for name in names:
         save_pair(root, name, LOW)
     save_pair(root, "orphan", BINARY)
+    save_pair(root, "other class", np.full(SHAPE, 5, np.uint8))
     (root / "orphan.jpg").unlink()
     raw = os.fsencode(root) + b"/raw\xff"
     for part in ("_mask.png", ".jpg"):
@@ -405,6 +406,7 @@ def test_odd_names_and_orphans_keep_their_paths(tmp_path: Path) -> None:
     found = sorted(
         os.fsencode(path.relative_to(result.out)) for path in result.out.rglob("*_mask.png")
     )
+    names.append("other class")
     wanted = [os.fsencode(f"{name}_mask.png") for name in names if name != "b c"]
     assert found == sorted([*wanted, b"orphan_mask.png", b"raw\xff_mask.png"])
     np.testing.assert_array_equal(read_mask(result.out / "orphan_mask.png"), expected(BINARY))

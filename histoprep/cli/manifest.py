@@ -147,8 +147,8 @@ def build(
         typer.Option(
             "--force",
             help=(
-                "Go on although masks seem to be remapped already (HP508) or lie among the images"
-                " (HP109), where they are left out."
+                "Go on although masks seem to be remapped already (HP508), or other than those the"
+                " map was made for, or lie among the images (HP109), where they are left out."
             ),
         ),
     ] = False,

@@ -57,7 +57,7 @@ def init(
 ) -> None:
     """Write a label map to begin with: the labels or colours of the masks, each a class of its own.
 
-    Comments tell pixels, tiles and up to three masks of each label. Instance ids become a range,
+    Comments tell pixels, tiles and up to three masks of each label. Instance ids become one label,
     and a value that lies along boundaries is ignored. The map can be used as it is; give labels and
     classes their names first.
 

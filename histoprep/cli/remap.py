@@ -64,8 +64,8 @@ def remap(
         typer.Option(
             "--force",
             help=(
-                "Remap masks that seem to be remapped already; replace masks of another map, or"
-                " changed since."
+                "Remap masks that seem to be remapped already, or other than those the map was made"
+                " for; replace masks of another map, or changed since."
             ),
         ),
     ] = False,
@@ -139,14 +139,11 @@ def remap(
 
 
 def _label_map(name: str | None, where: Workspace) -> LabelMap:
+    from histoprep.remap.fit import which_map
 
     path = find_label_map(name, where.root) if name else default_map(where.root)
     if path is None:
-        raise UsageError(
-            "no label map given, and the data set does not contain exactly one label_map*.yml",
-            path=where.root,
-            hint="--map label_map_5.yml",
-        )
+        raise which_map(where.root, where.tiles)
     return load_label_map(path)
 
 

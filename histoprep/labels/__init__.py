@@ -76,6 +76,7 @@ __all__ = [
     "map_name_fault",
     "maps_in",
     "packed_folder",
+    "packed_maps",
 ]
 
 
@@ -166,12 +167,17 @@ def find_label_map(name: str | Path, root: Path | None = None) -> Path:
     for candidate in (folder / spelling for folder in folders for spelling in spellings):
         if candidate.is_file():
             return candidate
-    packed = sorted(path.name for path in packed_folder().glob("*.yml") if path.name != SOURCE_LIST)
+    packed = [path.name for path in packed_maps()]
     raise LabelMapError(
         f"no label map {str(name)!r}{perhaps(str(name), packed)}",
         seen="looked in " + ", ".join(str(folder.absolute()) for folder in folders),
         expected=f"a path, or one of the packed maps {', '.join(packed)}",
     )
+
+
+def packed_maps() -> list[Path]:
+    """Return the label maps that come with histoprep, sorted."""
+    return sorted(path for path in packed_folder().glob("*.yml") if path.name != SOURCE_LIST)
 
 
 def format_label_map(label_map: LabelMap) -> str:

@@ -31,6 +31,7 @@ from histoprep.manifest.inclusion import CHOICES
 from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
 from histoprep.phrases import first_of, plural
 from histoprep.remap.evidence import remapped_error
+from histoprep.remap.fit import misfit, misfit_error
 from histoprep.schemas.manifest import (
     EXCLUDED_KIND,
     EXCLUDED_SCHEMA,
@@ -171,7 +172,8 @@ def build_manifest(
     readings.refuse(Path(header["root"]), here=False)
     if not options.force:
         _refuse_labels_among_images(tile_rows, Path(header["root"]))
-    plan = _plan(rows, label_map, options, Path(header["root"]), scanned.get("group_by"), advance)
+    root, group_by = Path(header["root"]), scanned.get("group_by")
+    plan = _plan(rows, source, label_map, options, root, group_by, advance)
     described = {
         "root": header["root"],
         "unlabelled_roots": scanned.get("unlabelled", []),
@@ -248,6 +250,7 @@ class _Plan:
 
 def _plan(
     source: ChosenRows,
+    table: Path,
     label_map: LabelMap,
     options: ManifestOptions,
     root: Path,
@@ -264,6 +267,8 @@ def _plan(
     )
     if inputs.remapped and not options.force:
         raise remapped_error(label_map, root, inputs.remapped)
+    if not options.force and (evidence := misfit(label_map, inputs.tiles_by_label, table, root)):
+        raise misfit_error(label_map, root, evidence)
     ungrouped = (
         tuple(ungrouped_warning(IncludedTiles(source, label_map), inputs.rows.grouped, group_by))
         if group_by

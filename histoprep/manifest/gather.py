@@ -4,8 +4,8 @@ left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -53,6 +53,7 @@ class SplitInputs:
     num_repaired: int = 0
     num_stale: int = 0
     remapped: str | None = None
+    tiles_by_label: Mapping[int, int] = field(default_factory=dict)
 
 
 def gather(
@@ -136,6 +137,7 @@ def gather(
         num_repaired,
         num_stale,
         labels_held.remapped_by(label_map),
+        labels_held.tiles,
     )
 
 

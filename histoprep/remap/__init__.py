@@ -33,6 +33,7 @@ from histoprep.mask_tree.task import TreeTask
 from histoprep.phrases import first_of, plural
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.remap.evidence import already_remapped, remapped_error
+from histoprep.remap.fit import misfit, misfit_error
 from histoprep.remap.inventory import MaskInventory, mask_rows
 from histoprep.remap.remapper import Remapper
 from histoprep.repair.record import unrepaired
@@ -57,8 +58,9 @@ class RemapOptions:
     """How to remap.
 
     `out` is the new tree, by default `masks-<map>` in the workspace. `force` remaps masks that look
-    remapped already, and replaces a tree that was made with another map or other options, or
-    changed since. With `verify` every mask that is there is read again.
+    remapped already, or other than those the map was made for, and replaces a tree that was made
+    with another map or other options, or changed since. With `verify` every mask that is there is
+    read again.
     """
 
     out: Path | None = None
@@ -179,8 +181,9 @@ def plan_remap(
     Raises:
         UnmappedLabelError: Masks hold labels that the map does not list (HP501).
         UsageError: The labels of some masks are undecided (HP413, HP414), the masks hold classes
-            already (HP508), masks are lossy and not repaired (HP403, HP404), two would become one
-            file, `out` cannot be used, or tiles.parquet is missing or partial.
+            already (HP508), the map seems to be one of other masks, masks are lossy and not
+            repaired (HP403, HP404), two would become one file, `out` cannot be used, or
+            tiles.parquet is missing or partial.
         IntegrityError: A table is damaged, or repaired masks were changed.
     """
     options = options or RemapOptions()
@@ -216,6 +219,10 @@ def plan_remap(
     )
     if evidence:
         raise remapped_error(label_map, workspace.root, evidence)
+    if not options.force and (
+        evidence := misfit(label_map, inventory.tiles, workspace.tiles, workspace.root)
+    ):
+        raise misfit_error(label_map, workspace.root, evidence)
     if options.on_unmapped is OnUnmapped.ERROR:
         inventory.refuse_unmapped(label_map)
     inventory.refuse_collisions(workspace.tiles)

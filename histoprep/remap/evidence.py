@@ -72,6 +72,11 @@ class HeldLabels:
         self._tiles.update(dict(zip(labels.tolist(), numbers.tolist(), strict=True)))
         self._notes.update(chunk["mask_label_map"].unique().drop_null().to_pylist())
 
+    @property
+    def tiles(self) -> Mapping[int, int]:
+        """Return how many tiles hold each label."""
+        return self._tiles
+
     def remapped_by(self, label_map: LabelMap) -> str | None:
         """Return the evidence that the masks hold classes of the map already; None too where each
         label stays what it is.

@@ -14,9 +14,9 @@ import pyarrow as pa
 from histoprep.errors import UsageError
 from histoprep.labels.ignored import IgnoredValue, LabelAmounts, find_ignored_value
 from histoprep.labels.model import colours_of
+from histoprep.mask_reading import MaskEncoding
 from histoprep.phrases import plural
 from histoprep.schemas.repaired import open_rows
-from histoprep.schemas.tiles import SCHEMA
 from histoprep.visible import visible
 
 NUM_EXAMPLES = 3
@@ -29,7 +29,6 @@ _COLUMNS = (
     "mask_path", "mask_palette", "mask_encoding",
     "label_ids", "label_pixels", "label_core_pixels", "label_regions",
 )  # fmt: skip
-_COLOURED = ("colours", "palette-colours")
 _HEAD = """\
 # Label map of {masks}. Give labels and classes their names; labels that belong together may
 # share a class. Class 0 is the background: tiles that hold nothing else are unconditional.
@@ -64,16 +63,13 @@ class LabelsFound:
         """Return the labels of a tiles table, of repaired masks in place of damaged ones."""
         found = cls()
         source, _ = open_rows(table)
-        for chunk in source.read_batches([name for name in _COLUMNS if name in SCHEMA.names]):
+        for chunk in source.read_batches(_COLUMNS):
             found.add(chunk)
         return found
 
     def add(self, chunk: pa.Table) -> None:
         """Count the labels of a piece of the table."""
-        columns = (
-            chunk[name].to_pylist() if name in SCHEMA.names else [None] * chunk.num_rows
-            for name in _COLUMNS
-        )
+        columns = (chunk[name].to_pylist() for name in _COLUMNS)
         for path, palette, encoding, ids, pixels, core_pixels, regions in zip(
             *columns, strict=True
         ):
@@ -84,7 +80,7 @@ class LabelsFound:
                 self.num_unknown += 1
                 continue
             self.palette = self.palette or tuple(palette or ())
-            self.are_colours |= encoding in _COLOURED
+            self.are_colours |= MaskEncoding(encoding).is_coloured
             for label, number, core in zip(ids, pixels, core_pixels, strict=True):
                 self._add_label(label, number, core, path)
             if len(ids) <= MAX_PAIRED_LABELS:
