@@ -333,7 +333,8 @@ def check(
     from histoprep.schemas.manifest import open_named_manifest
 
     # Damage of the file itself is an error, what its rows say a finding.
-    open_named_manifest(file)
+    if (moved := open_named_manifest(file).moved) and root is None:
+        console.note(moved)
     with console.progress("checking", None) as meter:
         found = validate_manifest(file, root, digests=digests, advance=meter.advance)
     for finding in manifest_findings(found):

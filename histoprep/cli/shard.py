@@ -99,9 +99,12 @@ def write(
         histoprep shard tiles.histoprep/manifest.parquet --out shards
         histoprep shard manifest.parquet --max-shard-size 1GiB --verify
     """
+    from histoprep.schemas.manifest import open_named_manifest
     from histoprep.shards.plan import ShardOptions
     from histoprep.shards.write import write_shards
 
+    if root is None and manifest.is_file() and (moved := open_named_manifest(manifest).moved):
+        console.note(moved)
     target = out or manifest.parent / "shards"
     options = ShardOptions(parse_size(max_shard_size), keep_metadata)
     with progress_of("packing") as advance:

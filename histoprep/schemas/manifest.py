@@ -6,6 +6,7 @@ table, `check.py` holds one against the files and against itself.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,8 +103,23 @@ class Manifest:
 
     @property
     def root(self) -> Path:
-        """Return the absolute folder that relative paths start from."""
-        return Path(self.header["root"])
+        """Return the absolute folder that relative paths start from.
+
+        Where the folder of the header is gone, and there is one at the same place relative to the
+        manifest, it is that one.
+        """
+        stated, beside = Path(self.header["root"]), self.header.get("root_from_manifest")
+        if stated.is_dir() or beside is None:
+            return stated
+        moved = Path(os.path.normpath(self.path.absolute().parent / beside))
+        return moved if moved.is_dir() else stated
+
+    @property
+    def moved(self) -> str | None:
+        """Return that the data set moved since the manifest was made, in words, or None."""
+        stated = self.header["root"]
+        root = str(self.root)
+        return None if root == stated else f"the data set moved: {stated} is now {root}"
 
     @property
     def data_folders(self) -> tuple[Path, ...]:
@@ -258,7 +274,12 @@ def write_manifest(
     certificate, tiles_digest, excluded. Where the label map ignores values, the header says as
     which id they stand in shards and latent sets.
     """
-    described = {**header, "label_map": label_map.to_json(), "label_map_digest": label_map.digest}
+    described = {
+        **header,
+        "label_map": label_map.to_json(),
+        "label_map_digest": label_map.digest,
+        "root_from_manifest": os.path.relpath(header["root"], path.absolute().parent),
+    }
     if label_map.ignore:
         # For readers of shards that do not know label maps.
         described["ignored_id"] = IGNORED_ID

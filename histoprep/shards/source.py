@@ -134,7 +134,7 @@ class TileSource:
     def _reader(self) -> FileReader | ShardReader:
         if self.is_sharded:
             return ShardReader(self.manifest, open_storage(self.root or self._folder()))
-        return FileReader(self.manifest, open_storage(self.root or self.manifest.header["root"]))
+        return FileReader(self.manifest, open_storage(self.root or str(self.manifest.root)))
 
     def _folder(self) -> str:
         if not self.path.endswith(".parquet"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,9 +49,23 @@ def _as_json(value: object) -> object:
     return str(value) if isinstance(value, Path) else list(value)  # type: ignore[call-overload]
 
 
-def stored_options(stored: dict[str, Any]) -> TableOptions:
-    """Return the options whose `identity` is `stored`."""
+def stored_options(stored: dict[str, Any], moved: tuple[str, Path] | None = None) -> TableOptions:
+    """Return the options whose `identity` is `stored`.
+
+    With `moved`, where the data set was and where it is, files and folders of the options that are
+    gone are looked for at the same place relative to it.
+    """
     scan_options = stored["scan"]
+
+    def path_of(text: str | None) -> Path | None:
+        if not text:
+            return None
+        path = Path(text)
+        if moved is None or path.exists():
+            return path
+        there = Path(os.path.normpath(moved[1] / os.path.relpath(path, moved[0])))
+        return there if there.exists() else path
+
     return TableOptions(
         sample=stored["sample"],
         partition_tiles=stored.get("partition_tiles", PARTITION_TILES),
@@ -61,9 +76,9 @@ def stored_options(stored: dict[str, Any]) -> TableOptions:
             masks=scan_options["masks"],
             group_by=scan_options["group_by"],
             label_by=scan_options["label_by"],
-            unlabelled=tuple(Path(folder) for folder in scan_options["unlabelled"]),
-            csv=Path(scan_options["csv"]) if scan_options["csv"] else None,
-            pairs=Path(scan_options["pairs"]) if scan_options.get("pairs") else None,
+            unlabelled=tuple(filter(None, map(path_of, scan_options["unlabelled"]))),
+            csv=path_of(scan_options["csv"]),
+            pairs=path_of(scan_options.get("pairs")),
             # Workspaces of before these options have none of them.
             image_suffix=scan_options.get("image_suffix", ""),
             image_pattern=scan_options.get("image_pattern"),
@@ -88,7 +103,7 @@ def earlier_options(workspace: Workspace) -> TableOptions:
     if stored is None:
         return TableOptions()
     _refuse_other_data_set(workspace, stored)
-    return stored_options(stored["options"])
+    return stored_options(stored["options"], (stored["root"], workspace.root))
 
 
 def refuse_foreign_workspace(workspace: Workspace) -> None:

@@ -108,6 +108,8 @@ def encode(
 
     tiles, place = open_tiles(manifest), out or beside(manifest, "latents")
     check_outside(place, tiles.manifest.data_folders, "latents")
+    if tiles.manifest.moved:
+        console.note(tiles.manifest.moved)
     check_manifest(tiles.manifest)
     if verify:
         require_whole(manifest, codec)

@@ -70,6 +70,8 @@ def fit(config: RunConfig, *, reporter: Reporter = NULL_REPORTER) -> FitResult:
         Interrupted: After SIGINT or SIGTERM, when a checkpoint was saved.
     """
     certificate = check_data(config)
+    if moved := open_tiles(config.manifest).manifest.moved:
+        reporter.note(moved)
     fabric = launch_fabric(config)
     reporter = reporter if fabric.is_global_zero else NULL_REPORTER
     run = Path(config.out)
