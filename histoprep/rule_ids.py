@@ -38,6 +38,7 @@ INTERPOLATED_MASK = RuleId("HP404", "interpolated-mask")
 READERS_DISAGREE = RuleId("HP413", "readers-disagree")
 INDEX_BEYOND_PALETTE = RuleId("HP415", "index-beyond-palette")
 NEGATIVE_LABEL = RuleId("HP416", "negative-label")
+INSTANCE_IDS = RuleId("HP417", "instance-ids")
 
 UNMAPPED_LABEL = RuleId("HP501", "unmapped-label")
 MAP_NOT_TOTAL = RuleId("HP503", "map-not-total")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from audit_cases import DataSet, Found, by_code, findings_of_rows, image_bytes, stripes, tissue
 from mask_files import tiff_bytes
 from PIL import Image, PngImagePlugin
 from tile_rows import tile_row
 
+from histoprep.mask_reading import Reading
 from histoprep.tiles import TileOptions
 
-TRIGGERS = ("HP201", "HP202", "HP203", "HP205", "HP206", "HP207", "HP208")
+TRIGGERS = ("HP201", "HP202", "HP203", "HP205", "HP206", "HP207", "HP208", "HP209")
 
 
 def _jpeg(seed: int) -> bytes:
@@ -166,3 +168,38 @@ def test_names_that_are_no_utf8_are_reported_as_themselves(tmp_path: Path) -> No
     assert r"caf\xe9.jpg: the file is empty" in render(report, "text")
     assert "caf%E9.jpg" in render(report, "json")
     assert "caf%E9.jpg" in render(report, "sarif")
+
+
+def test_pages_are_no_damage(tmp_path: Path) -> None:
+    """A pyramid is read at full size; a stack asks for a page, which `--page` gives for masks."""
+    data = DataSet(tmp_path / "data")
+    labels = stripes(0, 1, 2)
+    other = np.ascontiguousarray(labels.T)
+
+    def pages(*arrays: np.ndarray) -> bytes:
+        images = [Image.fromarray(array) for array in arrays]
+        return image_bytes(images[0], "TIFF", save_all=True, append_images=images[1:])
+
+    data.write("pyramid.tif", pages(tissue(1), tissue(1)[::2, ::2]))
+    data.write("pyramid_mask.tif", pages(labels, labels[::2, ::2], labels[::4, ::4]))
+    data.write("stack.tif", pages(tissue(2), tissue(3)))
+    data.image("plain.jpg")
+    data.write("plain_mask.tif", pages(labels, other))
+    report = data.audit()
+    found = by_code(report.findings)
+    assert found["HP209"] == {
+        "pyramid.tif": "2 pages, of which page 1 is read",
+        "pyramid_mask.tif": "3 pages, of which page 1 is read",
+    }
+    assert found["HP208 multi-page-image"].keys() == {"stack.tif"}
+    assert found["HP208 multi-page-mask"].keys() == {"plain_mask.tif"}
+    words = {finding.subcode: finding for finding in report.findings if finding.code == "HP208"}
+    assert all("The file is whole" in finding.cause for finding in words.values())
+    assert "histoprep audit --page 1" in words["multi-page-mask"].suggestion
+    second = TileOptions().with_reading(Reading(page=2))
+    found = by_code(data.audit(tile_options=second).findings)
+    assert not any(key.startswith("HP208 multi-page-mask") for key in found)
+    assert found["HP209 page-decided"] == {
+        "pyramid_mask.tif": "3 pages, of which page 2 is read",
+        "plain_mask.tif": "2 pages, of which page 2 is read",
+    }

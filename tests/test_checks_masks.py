@@ -15,7 +15,18 @@ from histoprep.choices import Severity
 from histoprep.findings import Finding
 from histoprep.tiles import TileOptions
 
-TRIGGERS = ("HP401", "HP402", "HP405", "HP406", "HP407", "HP408", "HP409", "HP410", "HP412")
+TRIGGERS = (
+    "HP401",
+    "HP402",
+    "HP405",
+    "HP406",
+    "HP407",
+    "HP408",
+    "HP409",
+    "HP410",
+    "HP412",
+    "HP417",
+)
 
 
 def _enlarged(seed: int, cell_px: int) -> np.ndarray:
@@ -276,3 +287,14 @@ def test_wrapped_labels_with_a_map(tmp_path: Path) -> None:
         "HP501"
     ]
     assert _wrapped(tmp_path / "listed", {"a": (1, 2)}, path) == []
+
+
+def test_ids_of_objects_are_blamed_for_nothing(tmp_path: Path) -> None:
+    many = dict.fromkeys(range(1, 31), 5)
+    rows = [tile_row(name, many, mask_bit_depth=16, mask_mode="I;16") for name in "abcdef"]
+    found = by_code(findings_of_rows(tmp_path, rows))
+    assert found["HP417"] == {
+        "masks": "30 ids up to 30, up to 30 in one mask, each of them one region"
+    }
+    assert "HP409 instances" in found
+    assert not {"HP412", "HP804", "HP802", "HP409"} & set(found)

@@ -36,6 +36,8 @@ from histoprep.schemas.tiles import SCHEMA, open_tiles_table, read_issues
 from histoprep.schemas.workspace import Workspace
 from histoprep.stats import Counts, count_table
 from histoprep.tiles import TileOptions
+from histoprep.tiles.instances import COLUMNS as INSTANCE_COLUMNS
+from histoprep.tiles.instances import InstanceIds, LabelUse
 from histoprep.tiles.lossy_sources import lossy_sources
 from histoprep.tiles.readings import MaskReadings
 
@@ -95,7 +97,15 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
         repaired=frozenset(overview.mask_path[overview[IS_REPAIRED]]),
         readings=MaskReadings.of(workspace.tiles),
         ignored_value=_ignored_value(counts.raw, label_map),
+        instances=_instances(TileRows(opened, repaired, CONTENT_COLUMNS)),
     )
+
+
+def _instances(rows: TileRows) -> InstanceIds | None:
+    use = LabelUse()
+    for chunk in rows.read_batches(INSTANCE_COLUMNS):
+        use.add(chunk)
+    return use.instances()
 
 
 def _ignored_value(counts: Counts, label_map: LabelMap | None) -> IgnoredValue | None:

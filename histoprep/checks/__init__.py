@@ -25,6 +25,7 @@ from histoprep.labels.ignored import IgnoredValue
 if TYPE_CHECKING:
     import pandas as pd
 
+    from histoprep.tiles.instances import InstanceIds
     from histoprep.tiles.lossy_sources import LossySource
     from histoprep.tiles.readings import MaskReadings
 
@@ -88,7 +89,8 @@ class Evidence:
     themselves. `map_problems` are those of the map's file. `lossy` are the sources whose masks went
     through lossy compression or interpolation, `repaired` the paths of masks that `repair` made new
     ones of. `readings` are the masks whose labels depend on the reader. `ignored_value` is a value
-    that seems to mark pixels without a label, and that the label map does not list.
+    that seems to mark pixels without a label, and that the label map does not list; `instances` are
+    labels that number objects instead of naming classes.
     """
 
     root: Path
@@ -110,6 +112,18 @@ class Evidence:
     num_uncompared: int = 0
     readings: MaskReadings = field(default_factory=_no_readings)
     ignored_value: IgnoredValue | None = None
+    instances: InstanceIds | None = None
+
+    def label_name(self, label_id: int) -> str:
+        """Return a raw label as label maps spell it: `#ff0000` where masks are coded by colour."""
+        return f"#{label_id:06x}" if self.readings.has_colours else str(label_id)
+
+    @property
+    def counts_are_of_classes(self) -> bool:
+        """Return whether `counts` are of classes: those of a label map, or labels that are no
+        instance ids.
+        """
+        return self.label_map is not None or self.instances is None
 
     def counts_as_label(self, label_ids: np.ndarray) -> np.ndarray:
         """Return which labels (bool, same shape) stand for something: not those that the label map

@@ -94,7 +94,7 @@ SHIFT_MIN_TILES = 20
 def _named(evidence: Evidence, class_id: object) -> str:
     number = int(str(class_id))
     return (
-        f"label {number}"
+        f"label {evidence.label_name(number)}"
         if evidence.label_map is None
         else f"class {number} {evidence.label_map.class_name(number)}"
     )
@@ -131,6 +131,8 @@ def _splits(evidence: Evidence) -> list[str]:
 @table_rule(MISSING_CLASS_IN_SPLIT)
 def missing_in_split(evidence: Evidence) -> Iterator[Finding]:
     """Yield classes that are core-present somewhere, but not in every split."""
+    if not evidence.counts_are_of_classes:
+        return
     splits, totals = _splits(evidence), _real_classes(evidence)
     if len(splits) < 2:
         return
@@ -160,6 +162,8 @@ def rare(evidence: Evidence) -> Iterator[Finding]:
 
     Without a label map this is about raw labels, which a map may join: no more than an info.
     """
+    if not evidence.counts_are_of_classes:
+        return
     totals = _real_classes(evidence)
     by_group = _sums(evidence, "class_id", "group").reset_index()
     by_group = by_group[(by_group.group != "") & (by_group.core_tiles > 0)]
@@ -181,6 +185,8 @@ def rare(evidence: Evidence) -> Iterator[Finding]:
 @table_rule(SPURIOUS_CLASS)
 def spurious(evidence: Evidence) -> Iterator[Finding]:
     """Yield classes that are present in far more tiles than they are core-present in."""
+    if not evidence.counts_are_of_classes:
+        return
     totals = _sums(evidence, "class_id")
     chosen = totals[_is_spurious(totals)]
     items = [
@@ -220,6 +226,8 @@ def spurious(evidence: Evidence) -> Iterator[Finding]:
 @table_rule(CLASS_FROM_ONE_GROUP)
 def one_group(evidence: Evidence) -> Iterator[Finding]:
     """Yield classes of which one group holds nearly all pixels."""
+    if not evidence.counts_are_of_classes:
+        return
     groups = evidence.counts.tiles.group
     if groups[groups != ""].nunique() < 2:
         return
@@ -246,6 +254,8 @@ def one_group(evidence: Evidence) -> Iterator[Finding]:
 @table_rule(SPLIT_SHIFT)
 def shifted(evidence: Evidence) -> Iterator[Finding]:
     """Yield classes whose share of the pixels differs between two splits, in percentage points."""
+    if not evidence.counts_are_of_classes:
+        return
     tiles = evidence.counts.tiles.groupby("split").tiles.sum()
     splits = [split for split in _splits(evidence) if tiles[split] >= SHIFT_MIN_TILES]
     if len(splits) < 2:

@@ -150,6 +150,8 @@ def broken(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
             detail = f"{{{side}_error_detail}}"
             chosen = verdicts == verdict
             cause, suggestion = _BY_SUBCODE.get((subcode, side), ("", ""))
+            # What helps an image and what helps a mask are two findings.
+            shown = f"{subcode}-{side}" if cause else subcode
             yield from flag(
                 rules[code],
                 chunk.tiles,
@@ -158,7 +160,7 @@ def broken(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
                 detail,
                 denominator=_num_files(evidence),
                 unit="files",
-                subcode=subcode,
+                subcode=shown,
                 cause=cause,
                 suggestion=suggestion,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from math import gcd
@@ -120,6 +121,20 @@ SIXTEEN_BIT_MASK = Rule(
     fix_safety=FixSafety.SAFE,
 )
 
+INSTANCE_IDS = Rule(
+    *rule_ids.INSTANCE_IDS,
+    Severity.WARNING,
+    Scope.DATASET,
+    definition=(
+        "The labels number objects, such as nuclei or glands: many ids, each one connected region."
+    ),
+    cause="The masks were made for instance segmentation: an id says which object, not what it is.",
+    suggestion=(
+        "histoprep map init ROOT writes a label map with a range such as 1-400: nucleus; with it,"
+        " histoprep remap writes masks of classes."
+    ),
+)
+
 _NUM_SHOWN = 4
 COARSE_CELL_PX = 8
 HAIRLINE_RADIUS_PX = 2.0
@@ -208,6 +223,10 @@ _REFUSED = {
         "Save label ids as 8-bit grayscale PNG.",
     ),
 }
+_INSTANCE_CAUSE = (
+    "The labels are instance ids (HP417): small objects, or what neighbours and the border of the"
+    " tile left of them."
+)
 _REPAIRED_CAUSE = (
     "The repaired masks contain them too: they are annotated, or repair could not distinguish them"
     " from annotations."
@@ -368,6 +387,21 @@ def _by_cause(
     repaired ones, apart from others.
     """
     amount = evidence.amounts.masks
+    if evidence.instances is not None:
+        small = flag(
+            rule,
+            masks,
+            np.ones(len(masks), bool),
+            "mask_path",
+            detail,
+            denominator=amount,
+            unit="masks",
+            subcode="instances",
+            cause=_INSTANCE_CAUSE,
+            suggestion="Nothing, if the objects are so small.",
+        )
+        yield from (replace(problem, severity=Severity.INFO) for problem in small)
+        return
     repaired = masks.mask_path.isin(list(evidence.repaired))
     damaged = masks.mask_path.isin([path for file in evidence.lossy for path in file.paths])
     yield from flag(
@@ -404,6 +438,24 @@ def _by_cause(
         )  # fmt: skip
 
 
+@table_rule(INSTANCE_IDS)
+def instance_ids(evidence: Evidence) -> Iterator[Finding]:
+    """Yield that labels number objects, where no label map says what they are."""
+    ids = evidence.instances
+    if ids is not None and evidence.label_map is None:
+        yield finding(
+            INSTANCE_IDS,
+            [("masks", ids.describe())],
+            denominator=1,
+            unit="data sets",
+            suggestion=(
+                f"histoprep map init {shlex.quote(str(evidence.root))} writes a label map with a"
+                f" range such as 1-{ids.highest}: nucleus; with it, histoprep remap writes masks of"
+                " classes."
+            ),
+        )
+
+
 @table_rule(SCALED_LABELS)
 def scaled(evidence: Evidence) -> Iterator[Finding]:
     """Yield the factor by which all values of the data set seem to be scaled.
@@ -412,6 +464,9 @@ def scaled(evidence: Evidence) -> Iterator[Finding]:
     a label map, several values of which it knows none before and all after the division. Labels
     that R stored as 256 - k are named apart.
     """
+    # Colours and ids of objects are no multiples of anything.
+    if evidence.readings.has_colours or evidence.instances is not None:
+        return
     tiles = evidence.label_counts.classes.groupby("class_id").tiles.sum()
     values = [int(str(value)) for value in tiles.index if value != 0]
     modulus = wrapped_modulus(values, evidence.label_map)
@@ -463,6 +518,9 @@ def needlessly_wide(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     highest = chunk.labels.groupby("row").label_id.max()
     tiles = chunk.tiles.iloc[highest.index].assign(highest=highest.to_numpy())
     is_integer = ~true(tiles.mask_encoding == MaskEncoding.FLOAT.value)
+    # Ids need as many bits as the largest number of objects, which other masks may have.
+    if evidence.instances is not None:
+        return
     chosen = (tiles.mask_bit_depth >= 16) & (tiles.highest < 256) & is_integer
     detail = "{mask_bit_depth} bits, highest value {highest}"
     yield from flag(

@@ -177,6 +177,7 @@ def build(
     from histoprep.remap.first_map import void_warning
     from histoprep.repair.record import damage_warnings
     from histoprep.schemas.manifest import open_manifest
+    from histoprep.tiles.instances import refuse_instances
     from histoprep.tiles.options import earlier_options
 
     method = SplitMethod.FILE if split_file and split_method is SplitMethod.AUTO else split_method
@@ -211,6 +212,7 @@ def build(
     with regrouped(workspace, group_by, no_groups=no_groups) as scan_options:
         seen = read_tiles(workspace, scan_options, workers=workers, verify=verify)
         if label_map is None:
+            refuse_instances(workspace.tiles, workspace.root)
             label_map = raw_label_map(workspace.tiles)
             console.warn("no label map (--map): the classes are the labels of the masks")
             if warning := void_warning(workspace.tiles, workspace.root):

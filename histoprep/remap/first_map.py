@@ -17,17 +17,17 @@ from histoprep.labels.model import colours_of
 from histoprep.mask_reading import MaskEncoding
 from histoprep.phrases import plural
 from histoprep.schemas.repaired import open_rows
+from histoprep.tiles.instances import COLUMNS as INSTANCE_COLUMNS
+from histoprep.tiles.instances import LabelUse
 from histoprep.visible import visible
 
 NUM_EXAMPLES = 3
 MAX_CLASSES = 255
 # Tiles of more labels hold instances, whose pairs say nothing.
 MAX_PAIRED_LABELS = 32
-MIN_INSTANCES = 20
-MIN_DENSITY = 0.8
 _COLUMNS = (
     "mask_path", "mask_palette", "mask_encoding",
-    "label_ids", "label_pixels", "label_core_pixels", "label_regions",
+    "label_ids", "label_pixels", "label_core_pixels",
 )  # fmt: skip
 _HEAD = """\
 # Label map of {masks}. Give labels and classes their names; labels that belong together may
@@ -41,14 +41,11 @@ class LabelsFound:
 
     `examples` are up to three masks a label, most pixels of it first: minus pixels, path.
     `palette` are colours 0xRRGGBB by value, of the first mask that has any, `are_colours` whether
-    labels are colours themselves. `num_dense` counts
-    masks of several labels in which nearly all ids up to the largest occur, each in one region.
+    labels are colours themselves. `use` says whether labels number objects.
     """
 
     num_masks: int = 0
     num_unknown: int = 0
-    num_dense: int = 0
-    num_several: int = 0
     tiles: Counter[int] = field(default_factory=Counter)
     core_tiles: Counter[int] = field(default_factory=Counter)
     pixels: Counter[int] = field(default_factory=Counter)
@@ -57,22 +54,22 @@ class LabelsFound:
     examples: dict[int, list[tuple[int, str]]] = field(default_factory=dict)
     palette: tuple[int, ...] = ()
     are_colours: bool = False
+    use: LabelUse = field(default_factory=LabelUse)
 
     @classmethod
     def of(cls, table: Path) -> LabelsFound:
         """Return the labels of a tiles table, of repaired masks in place of damaged ones."""
         found = cls()
         source, _ = open_rows(table)
-        for chunk in source.read_batches(_COLUMNS):
+        for chunk in source.read_batches(list(dict.fromkeys((*_COLUMNS, *INSTANCE_COLUMNS)))):
             found.add(chunk)
         return found
 
     def add(self, chunk: pa.Table) -> None:
         """Count the labels of a piece of the table."""
+        self.use.add(chunk)
         columns = (chunk[name].to_pylist() for name in _COLUMNS)
-        for path, palette, encoding, ids, pixels, core_pixels, regions in zip(
-            *columns, strict=True
-        ):
+        for path, palette, encoding, ids, pixels, core_pixels in zip(*columns, strict=True):
             if path is None:
                 continue
             self.num_masks += 1
@@ -85,11 +82,6 @@ class LabelsFound:
                 self._add_label(label, number, core, path)
             if len(ids) <= MAX_PAIRED_LABELS:
                 self.pairs.update(itertools.combinations(ids, 2))
-            objects = [count for label, count in zip(ids, regions, strict=True) if label]
-            if len(objects) > 1:
-                self.num_several += 1
-                is_dense = len(objects) >= MIN_DENSITY * ids[-1]
-                self.num_dense += is_dense and sum(objects) <= len(objects) / MIN_DENSITY
 
     def _add_label(self, label: int, pixels: int, core_pixels: int, path: str) -> None:
         self.tiles[label] += 1
@@ -111,14 +103,8 @@ class LabelsFound:
 
     @property
     def are_instances(self) -> bool:
-        """Return whether the ids seem to number objects: more than classes could be, or many, and
-        in nearly all masks numbered from 1 without gaps, a region each.
-        """
-        if len(self.tiles) > MAX_CLASSES:
-            return True
-        return (
-            len(self.tiles) > MIN_INSTANCES and self.num_dense >= MIN_DENSITY * self.num_several > 0
-        )
+        """Return whether the ids seem to number objects: more than classes could be, or used so."""
+        return len(self.tiles) > MAX_CLASSES or self.use.instances() is not None
 
     def ignored(self) -> IgnoredValue | None:
         """Return the value that seems to mark pixels without a label, or None."""

@@ -32,6 +32,7 @@ _COLUMNS = (
     "mask_palette", "mask_encoding", "label_ids",
 )  # fmt: skip
 _GREY = pa.array(["1", "L", "I;16", "I;16B"])
+_COLOURED = pa.array([encoding.value for encoding in MaskEncoding if encoding.is_coloured])
 _RGB = pa.array(["RGB", "RGBA"])
 _BYTE = 8
 _WHITE = 255
@@ -67,7 +68,8 @@ class MaskReadings:
 
     `disagreements` are by kind, decided or not; `depth`, `palettes` and `modes` masks that are
     stored otherwise than those beside them, whose labels depend on how that came about; `channels`
-    those of equal channels beside masks in colour. `labels` are those of the masks that all readers
+    those of equal channels beside masks in colour. `has_colours` says whether there are masks whose
+    labels are colours, 0xRRGGBB. `labels` are those of the masks that all readers
     read alike.
     """
 
@@ -77,6 +79,7 @@ class MaskReadings:
     palettes: list[OddMask] = field(default_factory=list)
     modes: list[OddMask] = field(default_factory=list)
     channels: list[OddMask] = field(default_factory=list)
+    has_colours: bool = False
     labels: set[int] = field(default_factory=set)
 
     @classmethod
@@ -103,6 +106,7 @@ class MaskReadings:
                     pc.list_flatten(masks["label_ids"].filter(pc.is_null(masks["mask_doubt"])))
                 ).to_pylist()
             )
+        readings.has_colours = survey.has_colours
         odd = survey.odd(readings.reading)
         for batch in tables.read_batches(opened, _COLUMNS) if odd.any() else ():
             odd.name(batch.filter(pc.is_valid(batch["mask_path"])), readings)
@@ -258,6 +262,7 @@ class _Survey:
     grey: dict[tuple[str, int], _Amount] = field(default_factory=dict)
     coloured: dict[str, str] = field(default_factory=dict)
     has_equal_channels: bool = False
+    has_colours: bool = False
     colours: dict[tuple[str, int], Counter[int]] = field(
         default_factory=lambda: defaultdict(Counter)
     )
@@ -307,6 +312,8 @@ class _Survey:
             _folders(in_colour).to_pylist(), in_colour["mask_path"].to_pylist(), strict=True
         ):
             self.coloured.setdefault(folder, path)
+        is_coloured = pc.is_in(masks["mask_encoding"], _COLOURED)
+        self.has_colours |= bool(pc.any(is_coloured).as_py())
         self.has_equal_channels |= bool(pc.any(_has_equal_channels(masks)).as_py())
 
     def _add_palettes(self, masks: pa.Table) -> None:
