@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import import_samples
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from import_samples import Sample, blob, save, stack_layers, tissue
 from PIL import Image
@@ -23,6 +24,7 @@ from scipy.io import loadmat, savemat
 from test_import import ledger_of, masks_of, run
 
 from histoprep.errors import ExitCode
+from histoprep.labels import load_label_map
 
 
 def refused(sample: Sample, *options: str, capsys: pytest.CaptureFixture[str], out: Path) -> str:
@@ -97,6 +99,31 @@ def test_labelme_shapes_outside_and_reversed(tmp_path: Path) -> None:
     assert [row[name] for name in ("drawn", "empty", "outside")] == [1, 1, 1]
     assert masks_of(out)["field_0"][20:41, 10:31].all()
     assert masks_of(out)["field_0"].sum() == 21 * 21
+
+
+def test_labelme_pixels_that_belong_to_no_class(tmp_path: Path) -> None:
+    sample, out = import_samples.make_labelme(tmp_path / "source"), tmp_path / "tree"
+    path = tmp_path / "source" / "field_0.json"
+    edit_json(path, shape(1, label="__ignore__"))
+    assert run("import", *sample.arguments, "--out", out) == ExitCode.OK
+    mask = masks_of(out)["field_0"]
+    assert set(np.unique(mask)) == {0, 1, 2, 3, 255}
+    label_map = load_label_map(out / "label_map.yml")
+    assert label_map.ignore == ((255, 255),)
+    assert len(label_map.classes) == 4
+    assert run("audit", out, "--workspace", tmp_path / "work", "--workers", "1") == ExitCode.OK
+    assert run("manifest", out, "--workspace", tmp_path / "work") == ExitCode.OK
+    rows = pq.read_table(tmp_path / "work" / "manifest.parquet").to_pylist()
+    [row] = [row for row in rows if row["mask_path"] == "masks/field_0.png"]
+    assert row["class_pixels"] == [int((mask == label).sum()) for label in range(4)]
+
+
+def test_labelme_bitmaps_with_fractions_as_corners(tmp_path: Path) -> None:
+    sample, out = import_samples.make_labelme(tmp_path / "source", 1), tmp_path / "tree"
+    path = tmp_path / "source" / "field_0.json"
+    edit_json(path, shape(3, points=[[10.4, 4.6], [38.7, 24.2]]))
+    assert run("import", *sample.arguments, "--out", out) == ExitCode.OK
+    np.testing.assert_array_equal(masks_of(out)["field_0"], sample.masks["field_0"])
 
 
 # CVAT

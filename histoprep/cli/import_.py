@@ -442,6 +442,9 @@ def _print(result: ImportResult) -> None:
     for source in result.label_map.sources:
         pixels = result.label_pixels.get(source.id, 0)
         rows.append((str(source.id), source.name, pixels, f"{100 * pixels / total:.2f}"))
+    for value, _ in result.label_map.ignore:
+        pixels = result.label_pixels.get(value, 0)
+        rows.append((str(value), "(ignored)", pixels, f"{100 * pixels / total:.2f}"))
     console.table(("label", "name", "pixels", "pixel %"), rows, title="Labels of the masks")
     failed = [f"not imported: {name}: {reason}" for name, reason in result.failed]
     console.warn_each(failed, total=result.num_failed, rest=f"all are in {result.ledger}")

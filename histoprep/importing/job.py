@@ -203,7 +203,7 @@ def plan_import(
             seen=f"{missing[0][0]}: {missing[0][1]}",
             hint="name the folder that holds the images with --images",
         )
-    label_map = label_map_of(collection.labels, _map_name(source))
+    label_map = label_map_of(collection.labels, _map_name(source), collection.ignored)
     request = {
         "format": format_name,
         "source": to_text(str(source.absolute())),

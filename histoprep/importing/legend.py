@@ -53,7 +53,7 @@ def is_background(name: str) -> bool:
     return name.strip().lower() in _BACKGROUND_NAMES
 
 
-def label_map_of(labels: Sequence[Label], name: str) -> LabelMap:
+def label_map_of(labels: Sequence[Label], name: str, ignored: Sequence[int] = ()) -> LabelMap:
     """Return the label map of the labels: every label is a class of its own.
 
     Class ids are those of the labels where they have no gaps; else classes are numbered from 0 in
@@ -62,7 +62,9 @@ def label_map_of(labels: Sequence[Label], name: str) -> LabelMap:
     Args:
         labels: The labels; ids differ, names need not.
         name: Name of the map.
+        ignored: Values that have no class.
     """
+    ignore = tuple((value, value) for value in ignored)
     ordered = sorted(labels, key=lambda label: label.id)
     names = _usable_names(ordered)
     sources = tuple(SourceLabel(label.id, names[label.id]) for label in ordered)
@@ -72,7 +74,7 @@ def label_map_of(labels: Sequence[Label], name: str) -> LabelMap:
             TargetClass(1, "annotated", default_colour(1)),
         )
         targets = {label.id: int(label.id != ordered[0].id) for label in ordered}
-        return LabelMap(name, sources, classes, targets)
+        return LabelMap(name, sources, classes, targets, ignore)
     targets = {label.id: place for place, label in enumerate(ordered)}
     chosen = {targets[label.id]: colour_of(label.colour) for label in ordered}
     colours = colours_of(chosen, {id_: colour for id_, colour in chosen.items() if colour})
@@ -84,7 +86,7 @@ def label_map_of(labels: Sequence[Label], name: str) -> LabelMap:
         )
         for label in ordered
     )
-    return LabelMap(name, sources, classes, targets)
+    return LabelMap(name, sources, classes, targets, ignore)
 
 
 def colour_of(colour: str | None) -> str | None:

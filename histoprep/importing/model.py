@@ -135,9 +135,11 @@ class Collection:
         items: The images in the order of the source.
         files: The annotation files; their bytes are part of the request.
         notes: What the user should know of how the source was understood.
+        ignored: Labels of pixels that belong to no class; they are not among `labels`.
     """
 
     labels: tuple[Label, ...]
     items: tuple[Item, ...]
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    ignored: tuple[int, ...] = ()

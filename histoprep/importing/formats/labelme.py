@@ -21,7 +21,7 @@ import numpy as np
 
 from histoprep import image_formats
 from histoprep.choices import DrawingOrder
-from histoprep.errors import BrokenFileError
+from histoprep.errors import BrokenFileError, UsageError
 from histoprep.imageio import decode_stored, read_header
 from histoprep.importing.canvas import Annotation, Outline, draw
 from histoprep.importing.formats import Search, number_names
@@ -29,8 +29,11 @@ from histoprep.importing.images import ImageIndex, safe_names
 from histoprep.importing.model import Collection, Drawing, ImageFile, Item, MadeImage, Size
 from histoprep.importing.outlines import Bitmap, PillowBox, PillowPolygon
 from histoprep.importing.reading import Node
+from histoprep.labels import IGNORED_ID
 
 ORDER = DrawingOrder.FILE
+IGNORED_NAME = "__ignore__"
+"""A label that labelme exports as -1: such pixels belong to no class."""
 _POLYGONS = ("polygon", "oriented_rectangle")
 
 
@@ -57,7 +60,16 @@ def read(source: Path, search: Search, *, classes: Sequence[str] = ()) -> Collec
     """
     sheets = [_read_sheet(Node.of_json(path)) for path in search.files(source, ".json")]
     index = search.index(source)
-    labels, numbers = number_names({name for sheet in sheets for name, _ in sheet.shapes}, classes)
+    seen = {name for sheet in sheets for name, _ in sheet.shapes}
+    labels, numbers = number_names(seen - {IGNORED_NAME}, classes)
+    ignored = (IGNORED_ID,) if IGNORED_NAME in seen else ()
+    if ignored and max(label.id for label in labels) >= IGNORED_ID:
+        raise UsageError(
+            f"too many labels for {IGNORED_NAME}, which is {IGNORED_ID}",
+            path=source,
+            seen=f"{len(labels):,} labels",
+        )
+    numbers[IGNORED_NAME] = IGNORED_ID
     names = safe_names(_place_of(sheet, source) for sheet in sheets)
     order = search.order or ORDER
     items = tuple(
@@ -70,7 +82,7 @@ def read(source: Path, search: Search, *, classes: Sequence[str] = ()) -> Collec
         )
         for name, sheet in zip(names, sheets, strict=True)
     )
-    return Collection(labels, items, tuple(sheet.node.file for sheet in sheets))
+    return Collection(labels, items, tuple(sheet.node.file for sheet in sheets), ignored=ignored)
 
 
 def _read_sheet(node: Node) -> _Sheet:
@@ -116,7 +128,8 @@ def _circle(node: Node) -> Outline:
 
 def _mask(node: Node) -> Outline:
     """Return a bitmap: its corners, and a PNG in base64."""
-    (left, top), (right, bottom) = _points(node, number=2).astype(int)
+    corners = _points(node, number=2)
+    (left, top), (right, bottom) = corners.round().astype(int)
     content = node.entry("mask")
     try:
         data = base64.b64decode(content.text(), validate=True)
@@ -127,7 +140,9 @@ def _mask(node: Node) -> Outline:
             f"no PNG in base64: {error}", seen=f"{len(content.text()):,} characters"
         ) from error
     pixels = stored != 0 if stored.ndim == 2 else (stored != 0).any(-1)
-    if pixels.shape != (bottom - top + 1, right - left + 1):
+    # Corners with fractions are rounded each on its own, which may change the extent.
+    is_whole = bool((corners == corners.round()).all())
+    if is_whole and pixels.shape != (bottom - top + 1, right - left + 1):
         raise content.fault(
             "a bitmap of another size than its corners say",
             seen=str(Size(*pixels.shape)),

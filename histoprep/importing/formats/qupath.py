@@ -23,7 +23,7 @@ import numpy as np
 
 from histoprep.choices import DrawingOrder, PixelRule
 from histoprep.errors import UsageError
-from histoprep.importing.canvas import Annotation, Bounds, draw
+from histoprep.importing.canvas import Annotation, draw
 from histoprep.importing.extras import rasterio_features
 from histoprep.importing.formats import Search, as_image, number_names
 from histoprep.importing.images import ImageIndex, is_image_name, safe_names
@@ -58,12 +58,25 @@ class _Region(NamedTuple):
 
 @dataclass(slots=True)
 class _Slide:
-    """The objects of a GeoJSON file."""
+    """The objects of a GeoJSON file; `boxes` are left, top, right and bottom of each, float64
+    [objects, 4].
+    """
 
     file: Path
     shapes: list[tuple[str, Rings]] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     colours: dict[str, str] = field(default_factory=dict)
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+
+    def meeting(self, region: _Region) -> np.ndarray:
+        """Return the numbers of the objects that may share pixels with a tile, int64 [n]."""
+        left, top, right, bottom = self.boxes.T
+        return np.flatnonzero(
+            (right > region.x)
+            & (bottom > region.y)
+            & (left < region.x + region.width)
+            & (top < region.y + region.height)
+        )
 
 
 def read(
@@ -127,6 +140,8 @@ def _read_slide(node: Node) -> _Slide:
         if colour:
             slide.colours.setdefault(name, colour)
         slide.shapes.append((name, _rings(geometry, kind)))
+    boxes = [shape.bounds() for _, shape in slide.shapes]
+    slide.boxes = np.array(boxes, np.float64).reshape(-1, 4)
     return slide
 
 
@@ -250,10 +265,11 @@ def _draw(
         ]
         return draw(annotations, order, size, skipped=slide.skipped)
     _refuse_other_size(region, size)
+    chosen = [slide.shapes[number] for number in slide.meeting(region)]
+    origin = region.x, region.y
     annotations = [
-        Annotation(numbers[name], shape.moved((region.x, region.y), region.downsampling, shift))
-        for name, shape in slide.shapes
-        if _meets(shape.bounds(), region)
+        Annotation(numbers[name], shape.moved(origin, region.downsampling, shift))
+        for name, shape in chosen
     ]
     return draw(annotations, order, size)
 
@@ -269,24 +285,16 @@ def _refuse_other_size(region: _Region, size: Size) -> None:
         )
 
 
-def _meets(bounds: Bounds, region: _Region) -> bool:
-    return (
-        bounds.right > region.x
-        and bounds.bottom > region.y
-        and bounds.left < region.x + region.width
-        and bounds.top < region.y + region.height
-    )
-
-
 def _notes(slide: _Slide, entries: Sequence[_Entry]) -> list[str]:
     """Return how many objects of a slide lie in no tile, and which ones have no area."""
     regions = [region for _, owner, _, region in entries if owner is slide and region is not None]
     if not regions:
         return []
-    bounds = [shape.bounds() for _, shape in slide.shapes]
-    lost = sum(not any(_meets(box, region) for region in regions) for box in bounds)
+    used = {number for region in regions for number in slide.meeting(region).tolist()}
+    lost = len(slide.shapes) - len(used)
     skipped = ", ".join(f"{number:,} {kind}" for kind, number in sorted(slide.skipped.items()))
+    objects, tiles = plural(len(slide.shapes), "object"), plural(len(regions), "tile")
     return [
-        f"{slide.file.name}: {plural(len(bounds), 'object')} in {plural(len(regions), 'tile')},"
-        f" {lost:,} in none of them" + (f"; no areas: {skipped}" if skipped else "")
+        f"{slide.file.name}: {objects} in {tiles}, {lost:,} in none of them"
+        + (f"; no areas: {skipped}" if skipped else "")
     ]
