@@ -342,3 +342,36 @@ def test_what_cannot_be_decoded_is_unknown() -> None:
 def test_labels_saved_as_jpeg_are_labels(quality: int) -> None:
     mask = np.repeat(((classes(3, 128) > 0) * 255).astype(np.uint8)[..., None], 3, 2)
     assert content_of(encode_rgb_jpeg(mask, quality, "4:4:4")).is_labels
+
+
+@pytest.mark.parametrize(
+    "folder", ["ebhi_seg", "ebhi_seg/images", "ebhi_seg/defects", "diffinfinite"]
+)
+def test_nothing_is_read_into_real_folders(folder: str, shared_data: Path) -> None:
+    workspace = Workspace.of(shared_data / folder, Path("/nowhere"))
+    found = settle(workspace, TableOptions())
+    assert found.understood == ""
+    assert not found.used.tiles.seeks_labels
+
+
+def test_real_images_and_labels_are_told_apart(shared_data: Path) -> None:
+    for folder, is_labels in (("images", False), ("labels", True)):
+        files = sorted((shared_data / "ebhi_seg" / folder).rglob("*.png"))[::30]
+        seen = {content_of(file.read_bytes()) for file in files} - {Content.BLANK}
+        assert {content.is_labels for content in seen} == {is_labels}
+
+
+def test_real_tiles_in_a_layout_of_their_own(shared_data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    true_pairs = {}
+    for index, image in enumerate(
+        sorted((shared_data / "ebhi_seg" / "images").rglob("*.png"))[::60]
+    ):
+        label = shared_data / "ebhi_seg" / "labels" / image.relative_to(image.parents[1])
+        pair = f"HE/slide{index}.png", f"drawn by us/slide{index} regions.png"
+        for source, name in zip((image, label), pair, strict=True):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).symlink_to(source)
+        true_pairs[pair[0]] = pair[1]
+    pairs, _ = listed(root, ScanOptions(follow_links=True))
+    assert paired(pairs) == true_pairs

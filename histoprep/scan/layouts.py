@@ -12,7 +12,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import permutations, product
+from typing import NamedTuple
 
 from histoprep.image_formats import is_image
 from histoprep.names import pairing_key
@@ -26,8 +28,11 @@ _MAX_BOTH = 4
 _MAX_BESIDE = 12
 # Of larger folders only a part of the names is known, and this many partners are looked for.
 _MAX_LOOKS = 60
-# A reading whose masks mostly have no image explains nothing.
+# A reading whose masks mostly have no image explains nothing, and neither does one of few names; a
+# beginning with a number in it is that of a slide unless most names have it.
 _MIN_PAIRED = 0.5
+_MIN_OF_NAMES = 0.1
+_MIN_OF_NUMBERED_HEADS = 0.5
 
 _TAIL_START = re.compile(r"(?<=.)(?:[ _.\-]+|(?<=[a-z0-9])(?=[A-Z])|(?<=[0-9])(?=[a-z]))")
 _HEAD_END = re.compile(r"[ _.\-]+|(?<=[A-Za-z])(?=[0-9])|(?<=[a-z])(?=[A-Z])")
@@ -158,11 +163,15 @@ class Reading:
     @property
     def named_like_masks(self) -> bool:
         """Return whether only the masks' side is named like masks."""
-        own, other = (
-            _words(self.places.masks, self.mask),
-            _words(self.places.images, self.image),
-        )
+        own = _words(self.places.masks, self.mask)
+        other = _words(self.places.images, self.image)
         return bool(own & MASK_WORDS) and not other & MASK_WORDS
+
+    @property
+    def is_of_whole_folders(self) -> bool:
+        """Return whether these are two folders all of whose masks have an image."""
+        is_two = self.places.images is not None
+        return is_two and not self.others and self.masks_paired == 1 and not self.mask.head
 
     @property
     def rank(self) -> int:
@@ -417,20 +426,47 @@ def _frequent(
     return [part for part, count in ordered if count >= wanted][:_MAX_AFFIXES]
 
 
+class _Name(NamedTuple):
+    """A name in parts: its stem, the same without case where it is ASCII, and its extension."""
+
+    name: str
+    stem: str
+    folded: str | None
+    extension: str
+
+    @classmethod
+    def of(cls, name: str) -> _Name:
+        stem, _, extension = name.rpartition(".")
+        return cls(name, stem, stem.lower() if stem.isascii() else None, extension.lower())
+
+    def key(self, affixes: Affixes) -> str | None:
+        """Return what `Affixes.key_in` returns."""
+        head, tail = affixes.head, affixes.tail
+        if affixes.is_numbered or self.folded is None:
+            return affixes.key_in(self.name)
+        if affixes.extensions and self.extension not in affixes.extensions:
+            return None
+        end = len(self.stem) - len(tail)
+        if end <= len(head) or not (self.stem.startswith(head) and self.stem.endswith(tail)):
+            return None
+        return self.folded[len(head) : end]
+
+
 @dataclass(slots=True)
 class _Side:
-    """The names of one side of all folders, by what they may be."""
+    """The names of one side of all folders, by what they may be: for each affixes the names of each
+    folder by key.
+    """
 
-    folders: list[FolderNames]
+    names: list[list[_Name]]
     keys: dict[Affixes, list[dict[str, str]]] = field(default_factory=dict)
     more: list[tuple[str, str]] = field(default_factory=list)
 
     @classmethod
     def of(cls, folders: Iterable[FolderNames], *, mixed: bool) -> _Side:
-        side = cls(list(folders))
-        names = [name for folder in side.folders for name in folder.names]
-        stems = [name.rpartition(".")[0] for name in names]
-        extensions = sorted({name.rpartition(".")[2].lower() for name in names})
+        side = cls([[_Name.of(name) for name in folder.names] for folder in folders])
+        stems = [name.stem for names in side.names for name in names]
+        extensions = sorted({name.extension for names in side.names for name in names})
         heads, tails = _frequent(stems, _heads), _frequent(stems, _tails)
         affixes = [("", ""), *(("", tail) for tail in tails), *((head, "") for head in heads)]
         both = list(product(heads[:_MAX_BOTH], tails[:_MAX_BOTH]))
@@ -443,39 +479,48 @@ class _Side:
     def add_all(self, affixes: Iterable[tuple[str, str]], extensions: list[str]) -> None:
         """Note the names that (head, tail) fit, with any extension and with each."""
         for head, tail in affixes:
-            any_extension = Affixes(head, tail)
-            chosen = [any_extension]
+            chosen = [Affixes(head, tail)]
             if len(extensions) > 1:
                 chosen += [Affixes(head, tail, (extension,)) for extension in extensions]
             for fitting in chosen:
-                self.add(fitting)
+                keyed = self.keyed(fitting)
+                if not self._is_of_a_slide(fitting, sum(map(len, keyed))):
+                    self.keys[fitting] = keyed
 
-    def add(self, affixes: Affixes) -> None:
-        """Note the names that these affixes fit, by key."""
-        keyed = [
-            {key: name for name in folder.names if (key := affixes.key_in(name)) is not None}
-            for folder in self.folders
+    def keyed(self, affixes: Affixes) -> list[dict[str, str]]:
+        """Return the names of each folder that these affixes fit, by key."""
+        return [
+            {key: name.name for name in names if (key := name.key(affixes)) is not None}
+            for names in self.names
         ]
-        if any(keyed):
-            self.keys[affixes] = keyed
+
+    def _is_of_a_slide(self, affixes: Affixes, number: int) -> bool:
+        """Return whether affixes stand for some of the data rather than for one kind of file."""
+        has_number = any(character.isdigit() for character in affixes.head)
+        least = _MIN_OF_NUMBERED_HEADS if has_number else _MIN_OF_NAMES
+        return number < max(1, least * self.num_names)
 
     @property
     def num_names(self) -> int:
         """Return how many names there are."""
-        return sum(len(folder.names) for folder in self.folders)
+        return sum(map(len, self.names))
+
+
+@lru_cache(maxsize=64)
+def _side(folders: tuple[FolderNames, ...], *, mixed: bool) -> _Side:
+    """Return a side; the same folders are one in many places."""
+    return _Side.of(folders, mixed=mixed)
 
 
 def _named(places: Places) -> Iterator[Reading]:
     """Yield the readings of the names in folders."""
-    images = _Side.of((image for image, _ in places.folders), mixed=places.are_siblings)
-    masks = (
-        images
-        if places.are_siblings
-        else _Side.of((mask for _, mask in places.folders), mixed=False)
-    )
+    of_images, of_masks = (tuple(folders) for folders in zip(*places.folders, strict=True))
+    images = _side(of_images, mixed=places.are_siblings)
+    masks = images if places.are_siblings else _side(of_masks, mixed=False)
     found = list(_matching(places, images, masks))
     if not found and images.more:
         images.add_all(images.more, [])
+        images.more = []
         found = list(_matching(places, images, masks))
     yield from found
     if not found and not places.are_siblings:
@@ -486,7 +531,7 @@ def _matching(places: Places, images: _Side, masks: _Side) -> Iterator[Reading]:
     for image, mask in product(images.keys, masks.keys):
         if places.are_siblings and not _can_differ(image, mask):
             continue
-        reading = _match(places, images, masks, image, mask)
+        reading = _match(places, (image, images.keys[image]), (mask, masks.keys[mask]))
         if reading and reading.masks_paired >= _MIN_PAIRED:
             others = not places.are_siblings and reading.num_masks < masks.num_names
             yield replace(reading, others=others)
@@ -496,11 +541,11 @@ def _numbered(places: Places, images: _Side, masks: _Side) -> Iterator[Reading]:
     """Yield readings whose masks are called by the number of an image, one mask a number."""
     heads = list(dict.fromkeys(affixes.head for affixes in masks.keys))
     for affixes in [Affixes(head, is_numbered=True) for head in heads]:
-        masks.add(affixes)
-        if sum(map(len, masks.keys.get(affixes, []))) < masks.num_names:
+        keyed = masks.keyed(affixes)
+        if sum(map(len, keyed)) < masks.num_names:
             continue
         for image in [image for image in images.keys if not image.extensions]:
-            reading = _match(places, images, masks, image, affixes)
+            reading = _match(places, (image, images.keys[image]), (affixes, keyed))
             if reading and reading.masks_paired >= _MIN_PAIRED:
                 yield reading
 
@@ -513,12 +558,18 @@ def _can_differ(image: Affixes, mask: Affixes) -> bool:
 
 
 def _match(
-    places: Places, images: _Side, masks: _Side, image: Affixes, mask: Affixes
+    places: Places,
+    images: tuple[Affixes, list[dict[str, str]]],
+    masks: tuple[Affixes, list[dict[str, str]]],
 ) -> Reading | None:
+    """Return the reading in which these affixes belong to images and masks, None without a pair."""
     pairs: list[tuple[str, str]] = []
     num_images = num_masks = 0
-    for at, (image_folder, mask_folder) in enumerate(places.folders):
-        of_images, of_masks = images.keys[image][at], masks.keys[mask][at]
+    (image, keyed_images), (mask, keyed_masks) = images, masks
+    for (image_folder, mask_folder), *keyed in zip(
+        places.folders, keyed_images, keyed_masks, strict=True
+    ):
+        of_images, of_masks = keyed
         if places.are_siblings:
             of_images, of_masks = _apart(image, of_images, mask, of_masks)
         if mask_folder.is_complete and image_folder.is_complete:

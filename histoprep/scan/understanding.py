@@ -37,6 +37,7 @@ _MAX_ALL_NAMES = 6000
 # Names of one folder that are tried for the layouts that the walk knows.
 _MAX_TRIED = 64
 _FILES_A_SIDE = 5
+_FILES_A_FOLDER = 3
 _MAX_READINGS = 24
 # Folders that are tried where names of folders do not say what belongs together.
 _MAX_CROSSED = 24
@@ -327,7 +328,7 @@ class _Look:
         sides: dict[Content, list[FolderNames]] = {}
         for folder in self.folders[:_MAX_CROSSED]:
             if folder.names:
-                chosen = [folder.path + name for name in _spread(folder.names, _FILES_A_SIDE)]
+                chosen = [folder.path + name for name in _spread(folder.names, _FILES_A_FOLDER)]
                 sides.setdefault(self._looks(chosen), []).append(folder)
         images, masks = sides.get(Content.IMAGE, []), sides.get(Content.CLASSES, [])
         found = [reading for folder in masks for reading in crossed(images, [folder])]
@@ -342,12 +343,18 @@ class _Look:
         named so where nothing can be seen.
         """
         chosen = _spread(reading.pairs, _FILES_A_SIDE)
+        # Two photographs are enough where nobody calls them masks.
+        first = [self.content(mask) for _, mask in chosen[:2]]
+        if not reading.named_like_masks and set(first) == {Content.IMAGE}:
+            return False
         images = self._looks([image for image, _ in chosen])
         masks = self._looks([mask for _, mask in chosen])
         if images is Content.CLASSES or (images is Content.UNKNOWN and masks is Content.IMAGE):
             return False
         if masks is Content.CLASSES:
             return images is Content.IMAGE or reading.named_like_masks
+        if masks is Content.IMAGE and not reading.is_of_whole_folders:
+            return False
         return reading.named_like_masks and (images, masks) != (Content.BLANK, Content.BLANK)
 
     def _looks(self, paths: Iterable[str]) -> Content:
