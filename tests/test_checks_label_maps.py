@@ -13,8 +13,20 @@ from histoprep.choices import Severity
 from histoprep.errors import LabelMapError
 from histoprep.labels import load_label_map
 from histoprep.remap.evidence import already_remapped
+from histoprep.report import render
 
-TRIGGERS = ("HP501", "HP502", "HP503", "HP504", "HP505", "HP506", "HP507", "HP508", "HP509")
+TRIGGERS = (
+    "HP501",
+    "HP502",
+    "HP503",
+    "HP504",
+    "HP505",
+    "HP506",
+    "HP507",
+    "HP508",
+    "HP509",
+    "HP510",
+)
 
 
 def test_values_that_the_map_does_not_list(tmp_path: Path) -> None:
@@ -212,3 +224,64 @@ def test_other_labels_are_not_void(tmp_path: Path, labels: tuple[int, ...]) -> N
     for seed in range(4):
         data.pair(f"t{seed}", stripes(*labels))
     assert "HP509" not in {each.code for each in data.audit().findings}
+
+
+# --- image-level labels against masks
+
+SWAPPED = """\
+name: two
+sources: {0: nothing, 1: Stroma, 2: tumours}
+classes: {0: Nothing, 1: Other, 2: Lesion}
+map: {nothing: Nothing, Stroma: Other, tumours: Lesion}
+"""
+
+
+def labelled_folders(folder: Path, number: int = 8, **labels: int) -> DataSet:
+    """Return a data set with a folder for each name, whose masks hold mostly one label."""
+    data = DataSet(folder / "data")
+    for name, label in labels.items():
+        for index in range(number):
+            data.pair(f"{name}/{name}{index}", stripes(0, 0, label, label, 3 - label))
+    return data
+
+
+def test_swapped_entries_are_named_with_both_labels(tmp_path: Path) -> None:
+    data = labelled_folders(tmp_path, tumour=1, stroma=2)
+    report = data.audit(label_map=write_map(tmp_path, SWAPPED), scan={"label_by": "folder"})
+    assert by_code(report.findings)["HP510"] == {
+        "label tumour": "8 of 8 tiles hold mostly label 1, which is Stroma in two; tumours is 2",
+        "label stroma": "8 of 8 tiles hold mostly label 2, which is tumours in two; Stroma is 1",
+    }
+    assert report.cross_table is not None
+    assert report.cross_table.columns == ("Stroma", "tumours")
+    assert dict(report.cross_table.rows) == {"tumour": (8, 0), "stroma": (0, 8)}
+    page = render(report, "html")
+    assert "Image labels and masks" in page and "<bdi>tumours</bdi>" in page
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        # Names that agree, by source or by class.
+        ({"tumour": 2, "stroma": 1}, SWAPPED),
+        ({"lesion": 2, "other": 1}, SWAPPED),
+        # Names that the map does not have.
+        ({"case A": 1, "case B": 2}, SWAPPED),
+    ],
+)
+def test_names_that_agree_or_are_unknown_contradict_nothing(
+    tmp_path: Path, labels: dict[str, int], text: str
+) -> None:
+    data = labelled_folders(tmp_path, **labels)
+    report = data.audit(label_map=write_map(tmp_path, text), scan={"label_by": "folder"})
+    assert "HP510" not in by_code(report.findings)
+
+
+def test_few_or_mixed_tiles_contradict_nothing(tmp_path: Path) -> None:
+    few = labelled_folders(tmp_path / "few", 4, tumour=1, stroma=2)
+    mixed = labelled_folders(tmp_path / "mixed", 8, tumour=1, stroma=2)
+    for index in range(4):
+        mixed.pair(f"tumour/more{index}", stripes(0, 2))
+    for data in (few, mixed):
+        report = data.audit(label_map=write_map(tmp_path, SWAPPED), scan={"label_by": "folder"})
+        assert "HP510" not in by_code(report.findings)

@@ -98,6 +98,7 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
         readings=MaskReadings.of(workspace.tiles),
         ignored_value=_ignored_value(counts.raw, label_map),
         instances=_instances(TileRows(opened, repaired, CONTENT_COLUMNS)),
+        image_labels=counts.image_labels,
     )
 
 

@@ -12,9 +12,18 @@ from histoprep.catalogue import all_rules
 from histoprep.choices import Severity
 from histoprep.errors import ExitCode
 from histoprep.findings import Finding
-from histoprep.report import UNDERSTOOD, ClassRow, Report, SplitRow, Status, Summary
+from histoprep.report import (
+    UNDERSTOOD,
+    ClassRow,
+    CrossRows,
+    Report,
+    SplitRow,
+    Status,
+    Summary,
+)
 from histoprep.scan import Issue, IssueKind
 from histoprep.scan.formats import count_unread
+from histoprep.stats.image_labels import NO_LABEL
 from histoprep.version import __version__
 
 if TYPE_CHECKING:
@@ -41,6 +50,7 @@ def build_report(run: Run, evidence: Evidence, found: list[Finding]) -> Report:
         | ({UNDERSTOOD: run.made.understood} if run.made.understood else {}),
         classes=_class_rows(evidence),
         splits=_split_rows(evidence),
+        cross_table=_cross_rows(evidence),
         thumbnails=make_thumbnails(run.workspace, evidence, found, run.engine),
         rules=tuple(rule for rule in all_rules().values() if options.selection.keeps(rule)),
         fail_on=options.fail_on or Severity.ERROR,
@@ -130,6 +140,23 @@ def _class_rows(evidence: Evidence) -> list[ClassRow]:
         ClassRow(cls.id, cls.name, cls.colour, int(pixels), int(tiles), int(core))
         for cls, pixels, tiles, core in zip(*columns, strict=True)
     ]
+
+
+def _cross_rows(evidence: Evidence) -> CrossRows | None:
+    table = evidence.image_labels
+    if not table.is_shown:
+        return None
+    columns = table.columns
+    return CrossRows(
+        tuple(
+            "no label but 0" if label == NO_LABEL else evidence.raw_map.class_name(label)
+            for label in columns
+        ),
+        tuple(
+            (name, tuple(table.tiles[name][label] for label in columns))
+            for name in sorted(table.tiles)
+        ),
+    )
 
 
 def _split_rows(evidence: Evidence) -> list[SplitRow]:

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from histoprep.findings import Finding, Rule, finding
 from histoprep.labels import IGNORED, LabelMap, MapProblem
 from histoprep.labels.ignored import IgnoredValue
+from histoprep.stats.image_labels import CrossTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +91,8 @@ class Evidence:
     through lossy compression or interpolation, `repaired` the paths of masks that `repair` made new
     ones of. `readings` are the masks whose labels depend on the reader. `ignored_value` is a value
     that seems to mark pixels without a label, and that the label map does not list; `instances` are
-    labels that number objects instead of naming classes.
+    labels that number objects instead of naming classes. `image_labels` holds image-level labels
+    against the labels of masks.
     """
 
     root: Path
@@ -113,6 +115,7 @@ class Evidence:
     readings: MaskReadings = field(default_factory=_no_readings)
     ignored_value: IgnoredValue | None = None
     instances: InstanceIds | None = None
+    image_labels: CrossTable = field(default_factory=CrossTable)
 
     def label_name(self, label_id: int) -> str:
         """Return a raw label as label maps spell it: `#ff0000` where masks are coded by colour."""

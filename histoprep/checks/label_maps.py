@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,11 +15,13 @@ from histoprep.checks import MAX_LISTED, Chunk, Evidence
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, Rule, Scope, finding
+from histoprep.labels.format import name_key
 from histoprep.labels.model import UNMAPPED
 from histoprep.labels.values import Ranges
 from histoprep.labels.wrapped import ADVICE, wrapped_cause, wrapped_modulus
 from histoprep.names import to_text
 from histoprep.phrases import plural
+from histoprep.stats.image_labels import NO_LABEL, CrossTable
 from histoprep.visible import visible
 
 if TYPE_CHECKING:
@@ -112,7 +115,22 @@ VOID_LABEL = Rule(
     ),
     suggestion="Write `ignore: [255]`, with this value, into the label map.",
 )
+NAME_CONTRADICTION = Rule(
+    "HP510",
+    "label-name-contradiction",
+    Severity.ERROR,
+    Scope.DATASET,
+    definition=(
+        "An image-level label (folder or table) goes with one label of the masks in at least 90 %"
+        " of 5 tiles or more, and the label map gives its name to another label."
+    ),
+    cause="Two entries of the label map are swapped, or folders and masks were numbered apart.",
+    suggestion="Compare the entries with the masks, and correct the names in the label map.",
+)
 
+# Image-level label and mask label go together when so many tiles of each have the other.
+AGREEMENT = 0.9
+MIN_AGREEING_TILES = 5
 _OF_THE_FILE = (MAP_NOT_TOTAL, MAP_COLLISION, MAP_OVERFLOW, MAP_GAP)
 
 
@@ -233,6 +251,57 @@ def void_label(evidence: Evidence) -> Iterator[Finding]:
         suggestion=suggestion,
     )
     yield problem if found.along_boundaries else replace(problem, severity=Severity.INFO)
+
+
+@table_rule(NAME_CONTRADICTION)
+def contradicting_names(evidence: Evidence) -> Iterator[Finding]:
+    """Yield image-level labels whose mask label has another name in the map, while a label of their
+    own name is there.
+    """
+    label_map, table = evidence.label_map, evidence.image_labels
+    if label_map is None:
+        return
+    items = []
+    for name, label, agreeing, total in _partners(table):
+        own = label_map.source_of(label)
+        named = {
+            source.id: source
+            for source in label_map.sources
+            if _plain(name)
+            in (_plain(source.name), _plain(label_map.class_name(label_map.mapping[source.id])))
+        }
+        if own is None or not named or own.id in named:
+            continue
+        other = next(iter(named.values()))
+        items.append(
+            (
+                f"label {name}",
+                f"{agreeing:,} of {plural(total, 'tile')} hold mostly label {label}, which is"
+                f" {own.name} in {label_map.name}; {other.name} is {label_map.values_of(other)}",
+            )
+        )
+    if items:
+        yield finding(NAME_CONTRADICTION, items, denominator=len(table.tiles), unit="labels")
+
+
+def _partners(table: CrossTable) -> Iterator[tuple[str, int, int, int]]:
+    """Yield image-level label, mask label, tiles of both and tiles of the former, of each two that
+    go with each other in nearly all tiles of either.
+    """
+    of_mask_labels: Counter[int] = Counter()
+    for row in table.tiles.values():
+        of_mask_labels.update(row)
+    for name, row in sorted(table.tiles.items()):
+        total = sum(row.values())
+        label, agreeing = max(row.items(), key=lambda entry: (entry[1], -entry[0]))
+        goes_together = agreeing >= AGREEMENT * max(total, of_mask_labels[label])
+        if label != NO_LABEL and goes_together and agreeing >= MIN_AGREEING_TILES:
+            yield name, label, agreeing, total
+
+
+def _plain(name: str) -> str:
+    """Return a name as it is compared: letters and digits in lower case, without a plural s."""
+    return "".join(sign for sign in name_key(name).casefold() if sign.isalnum()).rstrip("s")
 
 
 @table_rule(*_OF_THE_FILE)

@@ -121,6 +121,25 @@ def _print_tables(found: Stats) -> None:
     for dimension in found.by:
         _print_breakdown(found, dimension)
     _print_pairs(summary)
+    _print_image_labels(found)
+
+
+def _print_image_labels(found: Stats) -> None:
+    from histoprep.stats.image_labels import NO_LABEL
+
+    table = found.image_labels
+    if not table.is_shown or len(table.columns) > _MAX_CLASSES:
+        return
+    names = found.raw_map
+    columns = ["none" if label == NO_LABEL else names.class_name(label) for label in table.columns]
+    console.table(
+        ("image label", *columns),
+        [
+            (name, *(table.tiles[name][label] for label in table.columns))
+            for name in sorted(table.tiles)
+        ],
+        title="Tiles of each image label, by the mask label of most pixels",
+    )
 
 
 def _print_breakdown(found: Stats, dimension: str) -> None:

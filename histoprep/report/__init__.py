@@ -85,6 +85,16 @@ class SplitRow:
 
 
 @dataclass(frozen=True, slots=True)
+class CrossRows:
+    """Tiles by image-level label and by the mask label of most pixels: `columns` name the mask
+    labels, `rows` are image-level labels, each with a number of tiles a column.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Everything a format may show.
 
@@ -93,6 +103,7 @@ class Report:
     applied, in any order. `thumbnails` belong to
     paths of the findings. `report_path` names the HTML file in the last line;
     "" when none was written. `unread` counts files of formats that are not read, by extension.
+    `cross_table` holds image-level labels against mask labels, None where there is none to show.
     """
 
     root: str
@@ -110,6 +121,7 @@ class Report:
     fail_on: Severity = Severity.ERROR
     report_path: str = "report.html"
     unread: Mapping[str, int] = field(default_factory=dict)
+    cross_table: CrossRows | None = None
 
 
 class Format(Protocol):

@@ -12,7 +12,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ from histoprep.schemas.stats import KIND, SCHEMA, SCHEMA_VERSION
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.stats.counts import COLUMNS, DIMENSIONS, Counts, count
+from histoprep.stats.image_labels import CrossTable
 from histoprep.stats.summary import (
     EFFECTIVE_NUMBER_BETA,
     WEIGHTS,
@@ -61,7 +62,7 @@ __all__ = [
 ]
 
 _MAX_JSON_KEYS = 1_000
-_READ = tuple(dict.fromkeys((*COLUMNS, *INCLUSION_COLUMNS, IS_REPAIRED)))
+_READ = tuple(dict.fromkeys((*COLUMNS, "label", *INCLUSION_COLUMNS, IS_REPAIRED)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Stats:
     many rows of the tiles table were not counted, of which `raw` counts those with an unmapped
     label; `num_repaired` masks were repaired by `repair`; `num_unlisted` tiles are counted, but not
     in the manifest; `ignored` is what no count has because the label map ignores it, None where it
-    ignores nothing.
+    ignores nothing. `image_labels` holds image-level labels against those of masks.
     """
 
     root: Path
@@ -98,6 +99,7 @@ class Stats:
     num_repaired: int = 0
     num_unlisted: int = 0
     ignored: Ignored | None = None
+    image_labels: CrossTable = field(default_factory=CrossTable)
 
     @property
     def main(self) -> Summary:
@@ -116,6 +118,7 @@ class TableCounts:
     left_out: Mapping[str, int]
     num_repaired: int = 0
     ignored: Ignored | None = None
+    image_labels: CrossTable = field(default_factory=CrossTable)
 
 
 def count_table(
@@ -145,6 +148,7 @@ def count_table(
     gone = np.zeros(len(REASONS), dtype=np.int64)
     num_repaired = 0
     ignored = Ignored() if label_map is not None and label_map.ignore else None
+    cross = CrossTable()
     for chunk in source.read_batches(_READ):
         reason = (
             reason_codes(chunk, _unmapped_rows(chunk, label_map))
@@ -154,7 +158,9 @@ def count_table(
         gone += np.bincount(reason[reason != INCLUDED], minlength=len(REASONS))
         num_repaired += int(chunk[IS_REPAIRED].to_numpy()[reason == INCLUDED].sum())
         counted = (reason == INCLUDED) | (reason == UNMAPPED)
-        prepared = _prepared(chunk.filter(pa.array(counted)), kind_of, keep_group=by_group)
+        chosen = chunk.filter(pa.array(counted))
+        cross.add(chosen, _is_ignored(chosen, label_map))
+        prepared = _prepared(chosen, kind_of, keep_group=by_group)
         raw = raw + count(prepared, raw_map)
         if mapped is not None and label_map is not None:
             mapped = mapped + _count_mapped(prepared, reason[counted] == INCLUDED, label_map)
@@ -164,15 +170,22 @@ def count_table(
     left_out = {
         reason: number for reason, number in zip(REASONS, gone.tolist(), strict=True) if number
     }
-    return TableCounts(raw_map, raw, mapped, split_source, left_out, num_repaired, ignored)
+    return TableCounts(raw_map, raw, mapped, split_source, left_out, num_repaired, ignored, cross)
+
+
+def _is_ignored(chunk: pa.Table, label_map: LabelMap | None) -> np.ndarray:
+    """Return which entries of all label lists, one after the other, the label map ignores: bool."""
+    labels = pc.list_flatten(chunk["label_ids"]).to_numpy()
+    if label_map is None or not label_map.ignore:
+        return np.zeros(len(labels), bool)
+    result: np.ndarray = label_map.apply_to_ids(labels) == IGNORED
+    return result
 
 
 def _ignored_in(chunk: pa.Table, label_map: LabelMap) -> Ignored:
     lengths = pc.fill_null(pc.list_value_length(chunk["label_ids"]), 0).to_numpy()
-    labels, pixels = (
-        pc.list_flatten(chunk[name]).to_numpy() for name in ("label_ids", "label_pixels")
-    )
-    ignored = label_map.apply_to_ids(labels) == IGNORED
+    ignored = _is_ignored(chunk, label_map)
+    pixels = pc.list_flatten(chunk["label_pixels"]).to_numpy()
     rows = np.unique(np.repeat(np.arange(chunk.num_rows), lengths)[ignored])
     return Ignored(len(rows), int(pixels[ignored].sum()))
 
@@ -248,6 +261,7 @@ def compute_stats(
         num_repaired=counts.num_repaired,
         num_unlisted=num_unlisted,
         ignored=counts.ignored,
+        image_labels=counts.image_labels,
     )
 
 
@@ -392,6 +406,7 @@ def as_json(stats: Stats) -> dict[str, Any]:
         "not_in_manifest": stats.num_unlisted,
         "repaired_masks": stats.num_repaired,
         **({"ignored": asdict(stats.ignored)} if stats.ignored is not None else {}),
+        **({"image_labels": stats.image_labels.as_json()} if stats.image_labels.tiles else {}),
         "effective_number_beta": EFFECTIVE_NUMBER_BETA,
         "only_in_parquet": large,
         "raw": _summary_json(stats.raw, large),

@@ -1,0 +1,79 @@
+"""Image-level labels against masks: which label of the mask goes with which folder, or with which
+label of a table.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+NO_LABEL = -1
+# Beyond so many, the labels are names of cases rather than classes.
+MAX_IMAGE_LABELS = 50
+MAX_MASK_LABELS = 30
+
+
+@dataclass
+class CrossTable:
+    """Tiles by image-level label and by the mask label of most pixels, 0 and ignored labels left
+    aside; `NO_LABEL` where a mask holds nothing else.
+
+    `tiles`: image-level label -> mask label -> number of tiles, of tiles that have both.
+    """
+
+    tiles: dict[str, Counter[int]] = field(default_factory=dict)
+
+    def add(self, chunk: pa.Table, ignored: np.ndarray) -> None:
+        """Count a piece of the tiles table with the columns label, label_ids and label_pixels.
+
+        Args:
+            chunk: Rows of the tiles table.
+            ignored: Which entries of all label lists, one after the other, are ignored: bool.
+        """
+        lengths = pc.fill_null(pc.list_value_length(chunk["label_ids"]), 0).to_numpy()
+        rows = np.repeat(np.arange(chunk.num_rows), lengths)
+        labels, pixels = (
+            pc.list_flatten(chunk[name]).to_numpy().astype(np.int64)
+            for name in ("label_ids", "label_pixels")
+        )
+        dominant = np.full(chunk.num_rows, NO_LABEL, np.int64)
+        kept = np.flatnonzero((labels != 0) & ~ignored)
+        # Of equal numbers of pixels the smaller label is taken: what is assigned last stays.
+        order = kept[np.lexsort((-labels[kept], pixels[kept], rows[kept]))]
+        dominant[rows[order]] = labels[order]
+        for name, label, length in zip(
+            chunk["label"].to_pylist(), dominant.tolist(), lengths.tolist(), strict=True
+        ):
+            if name is not None and length:
+                self.tiles.setdefault(name, Counter())[label] += 1
+
+    @property
+    def columns(self) -> list[int]:
+        """Return the mask labels that occur, in order, `NO_LABEL` last."""
+        found = {label for row in self.tiles.values() for label in row}
+        return sorted(found - {NO_LABEL}) + ([NO_LABEL] if NO_LABEL in found else [])
+
+    @property
+    def is_shown(self) -> bool:
+        """Return whether the table says something: several image-level labels, and neither too
+        many of them nor of mask labels.
+        """
+        return (
+            2 <= len(self.tiles) <= MAX_IMAGE_LABELS and 1 <= len(self.columns) <= MAX_MASK_LABELS
+        )
+
+    def as_json(self) -> Mapping[str, Mapping[str, int]]:
+        """Return the table as JSON values; `none` stands for masks of label 0 alone."""
+        return {
+            name: {
+                "none" if label == NO_LABEL else str(label): self.tiles[name][label]
+                for label in self.columns
+                if self.tiles[name][label]
+            }
+            for name in sorted(self.tiles)
+        }
