@@ -223,6 +223,18 @@ def test_no_image_at_all_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run("import", *named, "--out", tmp_path / "tree") == ExitCode.OK
 
 
+def test_the_tree_is_no_part_of_its_own_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = coco(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    command = ("import", "coco", sample.source, "--images", ".", "--out", "tree")
+    assert run(*command) == ExitCode.OK
+    before = results(tmp_path / "tree")
+    assert run(*command) == ExitCode.OK
+    assert results(tmp_path / "tree") == before
+
+
 def test_an_image_of_another_size_or_damaged_is_not_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,6 +80,14 @@ BAD = {
     ),
     "unknown category": (annotation(0, category_id=9), "annotation 1: its category is not among"),
     "unknown image": (annotation(0, image_id=99), "annotation 1: its image is not among"),
+    "a number that no array holds": (
+        annotation(1, segmentation=[[1, 2, 10**400, 4, 5, 6]]),
+        "annotation 2, segmentation, 0, 2: not a finite number",
+    ),
+    "a run length that no array holds": (
+        annotation(3, segmentation={"size": [96, 112], "counts": [10**30]}),
+        "annotation 4, segmentation, counts, 0: not a usable number",
+    ),
     "no image": (
         lambda content: content["annotations"][0].pop("image_id"),
         "'image_id' is missing",
@@ -137,7 +145,9 @@ def test_what_cannot_be_is_named_and_nothing_is_written(
     assert not (tmp_path / "tree").exists()
 
 
-@pytest.mark.parametrize("data", [b"", b'{"images": [', b"\x89PNG\r\n", b"[" * 100_000, b"[]"])
+@pytest.mark.parametrize(
+    "data", [b"", b'{"images": [', b"\x89PNG\r\n", b"[" * 100_000, b"[]", b"[" + b"1" * 5000 + b"]"]
+)
 def test_what_is_no_json_is_an_error(
     tmp_path: Path, data: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:

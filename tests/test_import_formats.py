@@ -132,6 +132,10 @@ BAD_CVAT = {
     "cut off": (("</annotations>", ""), "this file is no XML, or cut off"),
     "a track": (("<image id", '<track id="0"/><image id'), "tracks of a video"),
     "a document type": (("<annotations>", "<!DOCTYPE a []><annotations>"), "a document type"),
+    "a document type further down": (
+        ("<annotations>", f"<!--{' ' * 9000}--><!DOCTYPE a [<!ENTITY b 'c'>]><annotations>"),
+        "a document type",
+    ),
     "another root": (("annotations>", "notes>"), "this is no CVAT file"),
     "no width": (('width="100" height="96"', 'height="96"'), "the attribute 'width' is missing"),
     "a text": (('cx="20.4"', 'cx="left"'), "image 'a/field_0.png', ellipse 3: cx is no number"),

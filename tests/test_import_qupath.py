@@ -176,6 +176,14 @@ def test_tiles_of_any_downsampling(tmp_path: Path, downsampling: float) -> None:
         assert (made[name] != expected).mean() < 1e-3
 
 
+def test_a_name_may_go_on_after_that_of_its_image(tmp_path: Path) -> None:
+    sample, out = make_qupath(tmp_path / "source"), tmp_path / "tree"
+    for path in (tmp_path / "source" / "geojson").iterdir():
+        path.rename(path.with_name(f"{path.stem}_nuclei.v2.geojson"))
+    assert run("import", *sample.arguments, "--out", out) == ExitCode.OK
+    np.testing.assert_array_equal(masks_of(out)["field_1"], sample.masks["field_1"])
+
+
 def test_a_tile_of_another_size_than_its_name_says(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

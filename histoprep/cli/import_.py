@@ -35,6 +35,8 @@ Examples:
     histoprep import coco instances.json --out tiles
     histoprep import combine nuclei --by instance --out tiles
 """
+_NUM_WITHOUT = 10
+"""Labels without a pixel that are shown at most."""
 app = Commands("import", _HELP)
 
 Source = Annotated[
@@ -439,7 +441,12 @@ def _stated(value: object) -> object:
 def _print(result: ImportResult) -> None:
     total = sum(result.label_pixels.values()) or 1
     rows = []
-    for source in result.label_map.sources:
+    sources = result.label_map.sources
+    shown = [source for source in sources if result.label_pixels.get(source.id)]
+    if len(sources) - len(shown) > _NUM_WITHOUT:
+        console.note(f"{len(sources) - len(shown):,} labels without a pixel are not shown")
+        sources = tuple(shown)
+    for source in sources:
         pixels = result.label_pixels.get(source.id, 0)
         rows.append((str(source.id), source.name, pixels, f"{100 * pixels / total:.2f}"))
     for value, _ in result.label_map.ignore:

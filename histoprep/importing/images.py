@@ -23,6 +23,7 @@ from histoprep.phrases import first_of
 # Also what other tools read; whether histoprep reads them, the audit says.
 _SUFFIXES = frozenset(("bmp", "gif", "jp2", "j2k", "svs", "ndpi"))
 _DRIVE = re.compile(r"^[A-Za-z]:")
+_SEPARATOR = re.compile(r"[\s_.\-]+")
 _SCHEME = re.compile(r"^[A-Za-z][\w+.-]*://[^/]*")
 
 
@@ -34,7 +35,7 @@ def is_image_name(name: str) -> bool:
 
 def files_below(folder: Path, *, skip: Path | None = None) -> Iterator[Path]:
     """Yield the files below a folder in order of their paths; hidden ones, links to folders and
-    `skip` are left out.
+    `skip`, an absolute path, are left out.
     """
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -44,7 +45,7 @@ def files_below(folder: Path, *, skip: Path | None = None) -> Iterator[Path]:
         ) from error
     for entry in entries:
         path = Path(entry.path)
-        if entry.name.startswith(".") or path == skip:
+        if entry.name.startswith(".") or (skip is not None and path.absolute() == skip):
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from files_below(path, skip=skip)
@@ -94,6 +95,20 @@ class ImageIndex:
         if not parts:
             return "the name of the image is empty"
         return self._best(parts, self._by_stem.get(pairing_key(parts[-1]), []), beside)
+
+    def find_start(self, name: str, *, beside: Path | None = None) -> Path | str:
+        """Return the image whose path without suffix a name is the end of or, as in
+        `x_nuclei` for `x.tif`, begins with up to a separator; the longest such name counts.
+        """
+        whole = self.find_stem(name, beside=beside)
+        if isinstance(whole, Path):
+            return whole
+        folder, _, stem = "/".join(parts_of(name)).rpartition("/")
+        for match in reversed(list(_SEPARATOR.finditer(stem))):
+            start = stem[: match.start()]
+            if pairing_key(start) in self._by_stem:
+                return self.find_stem(f"{folder}/{start}", beside=beside)
+        return whole
 
     def _best(self, parts: tuple[str, ...], paths: list[Path], beside: Path | None) -> Path | str:
         if not paths:

@@ -16,6 +16,7 @@ from typing import Any
 from histoprep.errors import UsageError
 
 _SHOWN = 80
+_LARGEST = 2**53
 
 
 class AnnotationError(UsageError):
@@ -109,7 +110,7 @@ class Node:
             AnnotationError: It is no whole number, or below `least`.
         """
         number = _as_whole(self.value)
-        if number is None or (least is not None and number < least):
+        if number is None or abs(number) > _LARGEST or (least is not None and number < least):
             limit = "" if least is None else f" of at least {least}"
             raise self.fault("not a usable number", expected=f"a whole number{limit}")
         return number
@@ -119,7 +120,7 @@ class Node:
         value = self.value
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.fault("not a number", expected="a number")
-        if not math.isfinite(value):
+        if not _is_number(value):
             raise self.fault("not a finite number", expected="a finite number")
         return float(value)
 
@@ -172,12 +173,17 @@ def parse_json(file: Path, data: bytes) -> Any:
             seen=f"line {error.lineno}, column {error.colno}, of {len(data):,} bytes",
             expected="JSON",
         ) from error
-    except RecursionError as error:
-        raise AnnotationError("this file nests lists too deeply", path=file) from error
+    except (RecursionError, ValueError) as error:
+        raise AnnotationError(
+            f"this file is no usable JSON: {error}", path=file, seen=f"{len(data):,} bytes"
+        ) from error
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    # Whole numbers of any length are no problem for JSON, but for arrays.
+    return (type(value) is int and abs(value) <= _LARGEST) or (
+        type(value) is float and math.isfinite(value)
+    )
 
 
 def _as_whole(value: object) -> int | None:

@@ -123,11 +123,11 @@ def read(source: Path, search: Search, *, classes: Sequence[str] = ()) -> Collec
 
 def _root(path: Path) -> _Element:
     data = read_bytes(path)
-    if b"<!DOCTYPE" in data[:4096]:
+    if b"<!DOCTYPE" in data or b"\0" in data:
         raise AnnotationError(
-            "an annotation file with a document type, which CVAT does not write",
+            "an annotation file with a document type or in UTF-16, which CVAT does not write",
             path=path,
-            expected="<annotations>",
+            expected="<annotations> in UTF-8",
         )
     try:
         root = ElementTree.fromstring(data)

@@ -70,7 +70,7 @@ def read(
         )
     index = search.index(source)
     found = [
-        index.find_stem(each.path.stem, beside=each.path.absolute().parent) for each in summaries
+        index.find_start(each.path.stem, beside=each.path.absolute().parent) for each in summaries
     ]
     paths = safe_names(
         str(image.relative_to(index.folder)) if isinstance(image, Path) else each.path.stem

@@ -244,7 +244,7 @@ def _entries(
             (path.relative_to(index.folder).as_posix(), slide, ImageFile(path), region)
             for path, region in cut
         ]
-    found = index.find_stem(name, beside=slide.file.absolute().parent)
+    found = index.find_start(name, beside=slide.file.absolute().parent)
     if isinstance(found, Path):
         return [(found.relative_to(index.folder).as_posix(), slide, ImageFile(found), None)]
     return [(name, slide, as_image(found), None)]
