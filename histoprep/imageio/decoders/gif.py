@@ -11,7 +11,9 @@ from histoprep.image_formats import GIF
 from histoprep.imageio.decoders.base import Sample
 from histoprep.imageio.decoders.pillow import PillowDecoder, encoded, indexed_header, pillow_open
 from histoprep.imageio.header import Header
-from histoprep.rule_ids import UNSUPPORTED_ENCODING
+from histoprep.rule_ids import UNREADABLE_FILE, UNSUPPORTED_ENCODING
+
+_TRAILER = b";"
 
 
 class GifDecoder(PillowDecoder):
@@ -19,6 +21,8 @@ class GifDecoder(PillowDecoder):
 
     def read_header(self, data: bytes) -> Header:
         """Return the header; raises BrokenFileError for several frames."""
+        if not data.rstrip(b"\0").endswith(_TRAILER):
+            raise BrokenFileError(UNREADABLE_FILE.verdict("truncated"), "its end marker is missing")
         with pillow_open(data, GIF.name) as image:
             num_frames = int(getattr(image, "n_frames", 1))
             if num_frames > 1:
