@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from audit_cases import SKIN_MAP, DataSet, by_code, findings_of_rows, stripes, write_map
+from audit_cases import (
+    SKIN_MAP,
+    DataSet,
+    by_code,
+    findings_of_rows,
+    image_bytes,
+    stripes,
+    write_map,
+)
 from tile_rows import tile_row
-from void_masks import blobs, with_void
+from void_masks import blobs, coloured, with_void
 
 from histoprep.choices import Severity
 from histoprep.errors import LabelMapError
@@ -177,6 +185,16 @@ def test_a_value_along_boundaries_is_named_with_the_line_that_ignores_it(
     # It is not blamed on lossy compression, nor called a rare class.
     others = [each for each in report.findings if each.code != "HP509"]
     assert not any(f" {value}" in text for each in others for text in (*each.details, *each.paths))
+
+
+def test_void_in_colour_is_spelt_as_a_colour(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    for seed in range(5):
+        data.image(f"t{seed}.jpg")
+        labels = coloured(with_void(blobs(seed)), 0xFFFFFF)
+        data.write(f"t{seed}_mask.png", image_bytes(labels, "PNG"))
+    [found] = [each for each in data.audit().findings if each.code == "HP509"]
+    assert found.paths == ("value #ffffff",) and '`ignore: ["#ffffff"]`' in found.suggestion
 
 
 IGNORING = """\

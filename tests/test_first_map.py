@@ -13,7 +13,7 @@ from audit_cases import DataSet, image_bytes, stripes
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from void_masks import blobs, with_void
+from void_masks import blobs, coloured, with_void
 
 from histoprep.cli import main
 from histoprep.errors import ExitCode
@@ -136,6 +136,33 @@ def test_a_value_along_boundaries_is_ignored(
     pixels = sum(int((labels == value).sum()) for labels in masks)
     assert f"# {pixels:,} pixels in 6 tiles" in (tmp_path / "mine.yml").read_text()
     assert f"{value} lies along boundaries" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("void", [0xFFFFFF, 0xE0E0C0])
+def test_a_colour_along_boundaries_is_ignored(tmp_path: Path, void: int) -> None:
+    data = DataSet(tmp_path / "set")
+    for seed in range(6):
+        data.image(f"t{seed}.jpg")
+        labels = coloured(with_void(blobs(seed)), void)
+        data.write(f"t{seed}_mask.png", image_bytes(labels, "PNG"))
+    label_map = first_map(data, tmp_path)
+    assert label_map.colour_sources and label_map.class_of(void) == IGNORED
+    assert f'ignore: ["#{void:06x}"]' in (tmp_path / "mine.yml").read_text()
+    assert [cls.colour for cls in label_map.classes] == ["#000000", "#008000", "#800000", "#808000"]
+    mask = np.array(Image.open(tmp_path / "set.histoprep" / "masks-mine" / "t0_mask.png"))
+    expected = np.array([0, 2, 1, 3], np.uint8)[np.minimum(with_void(blobs(0)), 3)]
+    expected[with_void(blobs(0)) == 255] = 255
+    assert np.array_equal(mask, expected)
+
+
+def test_white_in_areas_is_a_colour_like_any_other(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "set")
+    for seed in range(6):
+        labels = blobs(seed)
+        labels[:30] = 255
+        data.image(f"t{seed}.jpg")
+        data.write(f"t{seed}_mask.png", image_bytes(coloured(labels, 0xFFFFFF), "PNG"))
+    assert first_map(data, tmp_path).class_of(0xFFFFFF) == 4
 
 
 def test_white_areas_are_a_label_with_a_word_of_doubt(tmp_path: Path) -> None:

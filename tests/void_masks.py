@@ -25,6 +25,16 @@ def boundary(labels: np.ndarray, width_px: int = 3) -> np.ndarray:
     return cv2.dilate(labels, kernel) != cv2.erode(labels, kernel)
 
 
+COLOURS = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]], np.uint8)
+
+
+def coloured(labels: np.ndarray, void: int) -> np.ndarray:
+    """Return labels 0 to 3 in colours, uint8 [side, side, 3]; 255 becomes `void`, 0xRRGGBB."""
+    image = COLOURS[np.where(labels == 255, 0, labels)]
+    image[labels == 255] = list(void.to_bytes(3, "big"))
+    return image
+
+
 def with_void(labels: np.ndarray, value: int = 255, width_px: int = 3) -> np.ndarray:
     """Return labels with `value` along their boundaries; uint16 for a value above 255."""
     result = labels.astype(np.uint8 if value < 256 else np.uint16)

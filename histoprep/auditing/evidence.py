@@ -77,6 +77,7 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
         label_map, map_path = manifest.label_map, to_text(str(manifest.path))
     overview = _overview(TileRows(opened, repaired, CONTENT_COLUMNS), label_map)
     counts = count_table(counted, label_map, by_group=True, repaired=repaired)
+    readings = MaskReadings.of(workspace.tiles)
     return Evidence(
         root=workspace.root,
         overview=overview,
@@ -95,8 +96,8 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
         options=CheckOptions(sources.min_area_px, sources.tile_size_px, sources.headers_only),
         lossy=tuple(lossy_sources(workspace.tiles)),
         repaired=frozenset(overview.mask_path[overview[IS_REPAIRED]]),
-        readings=MaskReadings.of(workspace.tiles),
-        ignored_value=_ignored_value(counts.raw, label_map),
+        readings=readings,
+        ignored_value=_ignored_value(counts.raw, label_map, are_colours=readings.has_colours),
         instances=_instances(TileRows(opened, repaired, CONTENT_COLUMNS)),
         image_labels=counts.image_labels,
     )
@@ -109,7 +110,9 @@ def _instances(rows: TileRows) -> InstanceIds | None:
     return use.instances()
 
 
-def _ignored_value(counts: Counts, label_map: LabelMap | None) -> IgnoredValue | None:
+def _ignored_value(
+    counts: Counts, label_map: LabelMap | None, *, are_colours: bool
+) -> IgnoredValue | None:
     """Return the value that seems to mark pixels without a label; None where the label map gives it
     a class, which somebody decided then.
     """
@@ -120,7 +123,8 @@ def _ignored_value(counts: Counts, label_map: LabelMap | None) -> IgnoredValue |
         for label, row in zip(sums.index, sums.to_numpy(), strict=True)
     }
     rows = counts.cooccurrence[["class_a", "class_b", "tiles"]].to_numpy().tolist()
-    found = find_ignored_value(amounts, {(int(a), int(b)): int(tiles) for a, b, tiles in rows})
+    pairs = {(int(a), int(b)): int(tiles) for a, b, tiles in rows}
+    found = find_ignored_value(amounts, pairs, are_colours=are_colours)
     listed = found is not None and label_map is not None and label_map.class_of(found.value) >= 0
     return None if listed else found
 

@@ -106,8 +106,8 @@ VOID_LABEL = Rule(
     Severity.WARNING,
     Scope.DATASET,
     definition=(
-        "A value far above all other labels lies along boundaries of the others, or all its bits"
-        " are set, and no label map says what it is."
+        "A value far above all other labels, or white in colour-coded masks, lies along boundaries"
+        " of the others, or all bits of a value are set, and no label map says what it is."
     ),
     cause=(
         "The value marks pixels that nobody labelled, such as 255 in masks of PASCAL VOC or"
@@ -234,7 +234,7 @@ def void_label(evidence: Evidence) -> Iterator[Finding]:
         f"{plural(int(own.pixels.sum()), 'pixel')} in {plural(int(own.tiles.sum()), 'tile')}"
         f" {place}"
     )
-    line = f"ignore: [{found.value}]"
+    line = found.line
     if evidence.label_map is not None:
         suggestion = f"Add the line `{line}` to {evidence.label_map.name}."
     elif found.along_boundaries:
@@ -244,7 +244,7 @@ def void_label(evidence: Evidence) -> Iterator[Finding]:
         suggestion = f"If nobody labelled these pixels, write `{line}` into a label map."
     problem = finding(
         VOID_LABEL,
-        [(f"value {found.value}", detail)],
+        [(f"value {found.spelt}", detail)],
         denominator=len(classes.class_id.unique()),
         unit="values",
         subcode="boundary" if found.along_boundaries else "area",

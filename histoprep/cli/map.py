@@ -86,7 +86,7 @@ def init(
         status = ExitCode.INCOMPLETE
     ignored = found.ignored()
     if ignored is not None and ignored.along_boundaries:
-        console.note(f"{ignored.value} lies along boundaries of other labels and is ignored")
+        console.note(f"{ignored.spelt} lies along boundaries of other labels and is ignored")
     console.out(f"{out} | histoprep map check {out}")
     raise typer.Exit(status)
 

@@ -26,6 +26,7 @@ from histoprep.labels.format import (
     read_ours,
     top_level,
 )
+from histoprep.labels.ignored import quoted_colour
 from histoprep.labels.legacy import is_old, read_old
 from histoprep.labels.model import (
     DEFAULT_MIN_RADIUS_PX,
@@ -217,8 +218,7 @@ def format_ignored(label_map: LabelMap) -> list[str]:
     if not label_map.ignore:
         return []
     values = spelt(label_map.ignore, colours=label_map.colour_sources).split(", ")
-    shown = (f'"{value}"' if label_map.colour_sources else value for value in values)
-    return ["", f"{IGNORE}: [{', '.join(shown)}]"]
+    return ["", f"{IGNORE}: [{', '.join(map(quoted_colour, values))}]"]
 
 
 def compose(first: LabelMap, second: LabelMap, *, match_names: bool = True) -> LabelMap:

@@ -117,7 +117,7 @@ class LabelsFound:
             )
             for label in self.tiles
         }
-        return find_ignored_value(amounts, self.pairs)
+        return find_ignored_value(amounts, self.pairs, are_colours=self.are_colours)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ def void_warning(table: Path, root: Path) -> str | None:
     if found is None or not found.along_boundaries:
         return None
     return (
-        f"{found.value} lies along boundaries of other labels and becomes a class (HP509):"
+        f"{found.spelt} lies along boundaries of other labels and becomes a class (HP509):"
         f" histoprep map init {shlex.quote(visible(str(root)))} --out label_map.yml writes a label"
         " map that ignores it"
     )
@@ -186,7 +186,7 @@ def _lines(
         yield ""
         yield "# Lies along boundaries of other labels: pixels without a class."
         yield f"# {_amounts(found, ignored.value)}"
-        yield f"ignore: [{_value(found, ignored.value)}]"
+        yield ignored.line
     yield ""
     yield "classes:"
     classes = _numbered(entries)
@@ -266,10 +266,6 @@ def _amounts(found: LabelsFound, label: int) -> str:
         f"{plural(found.pixels[label], 'pixel')} in {plural(found.tiles[label], 'tile')}, such as"
         f" {paths}"
     )
-
-
-def _value(found: LabelsFound, label: int) -> str:
-    return f'"{_hex(label)}"' if found.are_colours else str(label)
 
 
 def _hex(colour: int | None) -> str | None:
