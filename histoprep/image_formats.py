@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
+from typing import NamedTuple
 
 from histoprep import plugins
 from histoprep.errors import UsageError
@@ -158,6 +159,28 @@ def format_called(name: str) -> ImageFormat:
 def sniff(data: bytes) -> ImageFormat | None:
     """Return the format of a file by its first bytes, or None."""
     return next((image_format for image_format in image_formats() if image_format.fits(data)), None)
+
+
+class StandIn(NamedTuple):
+    """What lies in the place of an image: a subcode, and in words."""
+
+    subcode: str
+    what: str
+
+
+_STAND_INS = (
+    (b"version https://git-lfs", StandIn("pointer", "a pointer of Git LFS, not the file itself")),
+    (b"/annex/objects/", StandIn("pointer", "a pointer of git-annex, not the file itself")),
+    (b"<!doctype html", StandIn("web-page", "a web page, not an image")),
+    (b"<html", StandIn("web-page", "a web page, not an image")),
+    (b"<?xml", StandIn("web-page", "an XML document, such as the answer of a server")),
+)
+
+
+def stand_in(data: bytes) -> StandIn | None:
+    """Return what a store or a server left in the place of a file, by its first bytes, or None."""
+    start = data[:64].lstrip().lower()
+    return next((found for begin, found in _STAND_INS if start.startswith(begin)), None)
 
 
 def format_of(file_name: str) -> ImageFormat | None:

@@ -203,3 +203,29 @@ def test_pages_are_no_damage(tmp_path: Path) -> None:
         "pyramid_mask.tif": "3 pages, of which page 2 is read",
         "plain_mask.tif": "2 pages, of which page 2 is read",
     }
+
+
+@pytest.mark.parametrize(
+    ("data", "subcode", "hint"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n",
+            "pointer",
+            "git lfs",
+        ),
+        (b"/annex/objects/SHA256E-s9--1.png\n", "pointer", "git annex get"),
+        (b"\n<!DOCTYPE html><title>Sign in</title>", "web-page", "Download"),
+        (b"", "zero-bytes", "again"),
+        (b"GIF", "bad-header", "file NAME"),
+    ],
+)
+def test_causes_and_advice_fit_what_is_in_the_place_of_a_file(
+    tmp_path: Path, data: bytes, subcode: str, hint: str
+) -> None:
+    folder = DataSet(tmp_path / "data")
+    folder.pairs(2)
+    folder.write("odd.png", data)
+    [finding] = [finding for finding in folder.audit().findings if finding.code == "HP201"]
+    assert (finding.subcode, finding.paths) == (subcode, ("odd.png",))
+    assert hint in finding.suggestion
+    assert finding.cause != finding.rule.cause

@@ -129,6 +129,42 @@ _BY_SUBCODE = {
         " for known data sets: histoprep import.",
     ),
 }
+_RESTORE = "Restore these files from the source; the manifest excludes them."
+# The same for images and masks.
+_BY_REASON = {
+    "zero-bytes": (
+        "The disk was full, or an export or copy stopped before it wrote anything.",
+        "Export or copy these files again; the manifest excludes them.",
+    ),
+    "bad-header": (
+        "The file is of another kind than its extension says, or its first bytes are damaged.",
+        "Look at one of them with `file NAME`; convert files of another kind, and restore damaged"
+        " ones from the source. The manifest excludes them.",
+    ),
+    "pointer": (
+        "The store was not asked for the files: each is a note of a few bytes in their place.",
+        "Fetch the files, with `git lfs pull` or `git annex get`, then audit again.",
+    ),
+    "web-page": (
+        "A download ended with a page of the server: a login, an error or a limit.",
+        "Download these files again; the manifest excludes them.",
+    ),
+    "bad-checksum": ("A disk or a transfer changed bytes inside of the file.", _RESTORE),
+    "corrupt": ("A disk or a transfer changed bytes inside of the file.", _RESTORE),
+    "permission": (
+        "The file belongs to somebody else, and you may not read it.",
+        "Get permission to read it, then audit again.",
+    ),
+    "folder": (
+        "The folder belongs to somebody else, or its disk is damaged.",
+        "Get permission to list it, then audit again.",
+    ),
+    "vanished": (
+        "The file was moved or removed while the audit ran.",
+        "Wait until nobody changes the data set, then audit again.",
+    ),
+    "input-output": ("The disk or the network failed.", "Audit again when it is back."),
+}
 _BROKEN = (UNREADABLE_FILE, TRUNCATED_JPEG, HUGE_IMAGE, CHANGED_WHILE_READING, UNSUPPORTED_ENCODING)
 
 
@@ -152,6 +188,8 @@ def broken(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
             cause, suggestion = _BY_SUBCODE.get((subcode, side), ("", ""))
             # What helps an image and what helps a mask are two findings.
             shown = f"{subcode}-{side}" if cause else subcode
+            if code == UNREADABLE_FILE.code:
+                cause, suggestion = _BY_REASON.get(subcode, (cause, suggestion))
             yield from flag(
                 rules[code],
                 chunk.tiles,
@@ -202,6 +240,8 @@ def unreadable_folders(evidence: Evidence) -> Iterator[Finding]:
         denominator=0,
         unit="folders",
         subcode="folder",
+        cause=_BY_REASON["folder"][0],
+        suggestion=_BY_REASON["folder"][1],
     )
 
 

@@ -51,6 +51,8 @@ def read_header(data: bytes, reading: Reading = UNDECIDED) -> Header:
     if not data:
         raise BrokenFileError(UNREADABLE_FILE.verdict("zero-bytes"), "the file is empty")
     found = image_formats.sniff(data)
+    if found is None and (stand_in := image_formats.stand_in(data)) is not None:
+        raise BrokenFileError(UNREADABLE_FILE.verdict(stand_in.subcode), stand_in.what)
     if found is None:
         raise BrokenFileError(
             UNREADABLE_FILE.verdict("bad-header"),

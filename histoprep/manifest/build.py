@@ -171,9 +171,10 @@ def build_manifest(
     readings = MaskReadings.of(source)
     readings.refuse(Path(header["root"]), here=False)
     if not options.force:
-        _refuse_labels_among_images(tile_rows, Path(header["root"]))
+        _refuse_labels_among_images(rows, Path(header["root"]))
     root, group_by = Path(header["root"]), scanned.get("group_by")
     plan = _plan(rows, source, label_map, options, root, group_by, advance)
+    unpaired = _unpaired_warning(tile_rows, root) if "orphan-mask" in plan.excluded else ()
     described = {
         "root": header["root"],
         "unlabelled_roots": scanned.get("unlabelled", []),
@@ -209,12 +210,12 @@ def build_manifest(
         plan.excluded,
         plan.recipe,
         plan.certificate,
-        plan.warnings,
+        (*unpaired, *plan.warnings),
         plan.num_repaired,
     )
 
 
-def _refuse_labels_among_images(source: TileRows, root: Path) -> None:
+def _refuse_labels_among_images(source: ChosenRows, root: Path) -> None:
     """Raise UsageError when files that are read as images look like label masks (HP109): a model
     would learn to generate masks.
     """
@@ -231,6 +232,20 @@ def _refuse_labels_among_images(source: TileRows, root: Path) -> None:
             expected="each mask with its image",
             hint=f"histoprep audit {shlex.quote(str(root))} says how to pair them; if they are"
             " images, --force leaves them out",
+        )
+
+
+def _unpaired_warning(source: TileRows, root: Path) -> Iterator[str]:
+    """Yield a warning where no mask at all has an image, so that the manifest holds none."""
+    num_pairs = num_orphans = 0
+    for batch in source.read_batches(("image_path", "mask_path"), _PIECE):
+        has_image, has_mask = (pc.is_valid(batch[name]) for name in ("image_path", "mask_path"))
+        num_pairs += pc.sum(pc.and_(has_image, has_mask)).as_py() or 0
+        num_orphans += pc.sum(pc.and_not(has_mask, has_image)).as_py() or 0
+    if num_orphans and not num_pairs:
+        yield (
+            f"none of {plural(num_orphans, 'mask')} has an image, so that all are left out:"
+            f" histoprep audit {shlex.quote(str(root))} says why"
         )
 
 
