@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -177,7 +177,15 @@ def _mask_test(
     if in_mask_folders:
         return lambda path: bool(_folder_words(path, top) & _MASK_WORDS)
     stems = {(path.parent, pairing_key(path.stem)) for path in files}
-    return lambda path: _names_an_image(path, stems)
+    if any(_names_an_image(path, stems) for path in files):
+        return lambda path: _names_an_image(path, stems)
+    # A folder for each sample, with files of the same names in all of them.
+    plain = Counter(path.parent for path in files if not _name_words(path) & _MASK_WORDS)
+    return lambda path: bool(_name_words(path) & _MASK_WORDS) and plain[path.parent] == 1
+
+
+def _name_words(path: Path) -> set[str]:
+    return {word.lower() for word in _SEPARATOR.split(path.stem)}
 
 
 def _folder_words(path: Path, top: Path) -> set[str]:
@@ -329,9 +337,9 @@ def _names(source: Path, groups: Sequence[_Group]) -> list[str]:
     """Return the path of each image in the tree, without folders that are only called `images`."""
     paths = []
     for group in groups:
-        parts = [part for part in group.name.split("/")[:-1] if part.lower() not in _IMAGE_WORDS]
-        last = group.name.rpartition("/")[2]
-        if parts and parts[-1] == Path(last).stem:
+        *folders, last = group.name.split("/")
+        parts = [part for part in folders if part.lower() not in _IMAGE_WORDS]
+        if len(parts) < len(folders) and parts and parts[-1] == Path(last).stem:
             parts.pop()
         paths.append("/".join([*parts, last]))
     names = safe_names(paths)
