@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from import_samples import SIDE, blob, save, stack_layers, tissue
-from test_import import masks_of, run
+from test_import import ledger_of, masks_of, run
 
 from histoprep.errors import ExitCode
 
@@ -108,6 +108,20 @@ def numbers_after_names_that_end_in_numbers(folder: Path) -> Arranged:
         for number in range(2):
             mask(start + number, folder / "masks" / f"{name}_{number}.png")
     return {"img_1": [(1, 0), (1, 1)], "img_10": [(1, 5), (1, 6)]}
+
+
+def test_files_with_several_labels_are_no_masks_of_a_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "tree"
+    save(tissue(1), source / "x.png")
+    labels = stack_layers([(3, blob(1)), (7, blob(2))], SIDE, SIDE)
+    save(labels.astype(np.uint8), source / "x_mask.png")
+    mask(5, source / "x_mask_1.png")
+    assert run("import", "combine", source, "--by", "instance", "--out", out) == ExitCode.OK
+    assert "1 mask file with several values" in capsys.readouterr().err
+    assert ledger_of(out)[0]["several_values"] == 1
+    np.testing.assert_array_equal(masks_of(out)["x"], (labels > 0) | blob(5))
 
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)

@@ -455,6 +455,12 @@ def _print(result: ImportResult) -> None:
     console.table(("label", "name", "pixels", "pixel %"), rows, title="Labels of the masks")
     failed = [f"not imported: {name}: {reason}" for name, reason in result.failed]
     console.warn_each(failed, total=result.num_failed, rest=f"all are in {result.ledger}")
+    if result.counts.several_values:
+        console.warn(
+            f"{plural(result.counts.several_values, 'mask file')} with several values, where one"
+            " class or object was expected: whatever is not 0 counts as set; is each a whole mask"
+            f" of several labels? They are in {result.ledger}, column several_values"
+        )
     for name in result.unexpected[:10]:
         console.warn(f"not written by import, left alone: {result.out / name}")
     if result.up_to_date:

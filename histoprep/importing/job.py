@@ -18,10 +18,9 @@ import csv
 import io
 import itertools
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,30 +28,14 @@ import pyarrow as pa
 
 from histoprep import checksums, durable, tables
 from histoprep.digests import digest_text, file_digest
-from histoprep.errors import (
-    IntegrityError,
-    UsageError,
-)
-from histoprep.importing.legend import label_map_of
-from histoprep.importing.model import (
-    Collection,
-    Counts,
-    ImageFile,
-    Item,
-)
-from histoprep.importing.output import (
-    FAILED,
-    IMAGES,
-    INSTANCES,
-    MASKS,
-    WRITTEN,
-    render,
-    write_tile,
-)
-from histoprep.job_folder import JobFolder, output_errors
-from histoprep.labels import LabelMap, format_label_map
+from histoprep.errors import IntegrityError
+from histoprep.importing.model import ImageFile, Item
+from histoprep.importing.output import FAILED, IMAGES, INSTANCES, MASKS, render, write_tile
+from histoprep.importing.plan import ImportPlan
+from histoprep.importing.result import ImportResult
+from histoprep.job_folder import output_errors
+from histoprep.labels import format_label_map
 from histoprep.names import to_name, to_text
-from histoprep.phrases import first_of, plural
 from histoprep.schemas.ledgers import (
     DATASET_CSV,
     IMPORT,
@@ -67,191 +50,12 @@ from histoprep.version import __version__
 PARTITION_IMAGES = 64
 NUM_THREADS = len(os.sched_getaffinity(0))
 _FORMULA_STARTS = ("=", "+", "-", "@")
-_NUM_KEPT = 1000
 
 Advance = Callable[[int, int], object]
 
 
 def silent(done: int, total: int) -> None:
     """Report nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImportOptions:
-    """How the tree is made.
-
-    Attributes:
-        out: Folder of the tree.
-        copy: Whether images are copied; else they are linked.
-        keep_instances: Whether the number of the annotation on top is kept, too.
-        strict: Whether an image that is missing is an error before anything is written.
-        stated: The options of the format, as the request shows them.
-    """
-
-    out: Path
-    copy: bool = False
-    keep_instances: bool = False
-    strict: bool = False
-    stated: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ImportPlan:
-    """Everything decided before the first file is written."""
-
-    format: str
-    source: Path
-    options: ImportOptions
-    collection: Collection
-    label_map: LabelMap
-    request: dict[str, Any]
-
-    @property
-    def job(self) -> JobFolder:
-        """Return the folder of the tree as one that a job fills."""
-        return IMPORT.job(self.options.out.absolute())
-
-
-@dataclass(slots=True)
-class ImportResult:
-    """What an import came to.
-
-    Attributes:
-        out: Folder of the tree.
-        label_map: Its label map.
-        num_written: Images with a mask.
-        num_unlabelled: Images that the source says nothing of, without a mask.
-        failed: Images without one, and why: the first 1,000.
-        num_failed: How many these are.
-        counts: What became of the annotations.
-        label_pixels: Pixels of each label.
-        how: How many images were linked, copied or made, by the word for it.
-        columns: Columns of dataset.csv.
-        up_to_date: Whether nothing had to be done.
-    """
-
-    out: Path
-    label_map: LabelMap
-    num_written: int = 0
-    num_unlabelled: int = 0
-    num_failed: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    counts: Counts = field(default_factory=Counts)
-    label_pixels: dict[int, int] = field(default_factory=dict)
-    how: dict[str, int] = field(default_factory=dict)
-    columns: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    up_to_date: bool = False
-
-    @property
-    def ledger(self) -> Path:
-        """Return the path of the ledger."""
-        return self.out / LEDGER
-
-    @property
-    def num_images(self) -> int:
-        """Return how many images were looked at, those that failed among them."""
-        return self.num_written + self.num_unlabelled + self.num_failed
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Count a row of the ledger."""
-        numbers = {name: row[name] or 0 for name in Counts.NUMBERS}
-        self.counts.add(Counts(**numbers, skipped=_kinds_of(row["skipped_kinds"])))
-        if row["status"] != WRITTEN:
-            self.num_failed += 1
-            if len(self.failed) < _NUM_KEPT:
-                self.failed.append((row["name"], row["reason"]))
-            return
-        self.num_written += row["output_path"] is not None
-        self.num_unlabelled += row["output_path"] is None
-        self.how[row["image_how"]] = self.how.get(row["image_how"], 0) + 1
-        for label, pixels in zip(row["label_ids"] or (), row["label_pixels"] or (), strict=True):
-            self.label_pixels[label] = self.label_pixels.get(label, 0) + pixels
-
-
-def plan_import(
-    format_name: str, source: Path, collection: Collection, options: ImportOptions
-) -> ImportPlan:
-    """Return the plan of an import; nothing is written.
-
-    Args:
-        format_name: Name of the format.
-        source: What was imported from.
-        collection: What the format read of it.
-        options: How the tree is made.
-
-    Raises:
-        UsageError: There is nothing to import, an image is missing (with `strict`), the tree would
-            lie in the source or hold it, or the folder holds something else.
-        OutputError: The folder cannot be listed.
-    """
-    if not collection.items:
-        raise UsageError("there is nothing to import here", path=source)
-    _refuse_place(options.out, source)
-    missing = [(item.name, item.image) for item in collection.items if isinstance(item.image, str)]
-    if options.strict and missing:
-        raise UsageError(
-            f"{plural(len(missing), 'image')} of {len(collection.items):,} cannot be used",
-            path=source,
-            seen=first_of([f"{name}: {reason}" for name, reason in missing], separator="; "),
-            hint="name the folder that holds them with --images, or leave out --strict",
-        )
-    if len(missing) == len(collection.items):
-        raise UsageError(
-            f"none of the {plural(len(missing), 'image')} that the annotations name is there",
-            path=source,
-            seen=f"{missing[0][0]}: {missing[0][1]}",
-            hint="name the folder that holds the images with --images",
-        )
-    label_map = label_map_of(collection.labels, _map_name(source), collection.ignored)
-    request = {
-        "format": format_name,
-        "source": to_text(str(source.absolute())),
-        "options": options.stated
-        | {"copy": options.copy, "keep_instances": options.keep_instances},
-        "annotations": _inputs_digest(collection),
-        "labels": {str(label.id): to_text(label.name) for label in collection.labels},
-    }
-    plan = ImportPlan(format_name, source, options, collection, label_map, request)
-    plan.job.refuse_foreign_files()
-    plan.job.refuse_other_request(plan.job.read_request(), request)
-    return plan
-
-
-def _map_name(source: Path) -> str:
-    name = "".join(
-        character if character.isalnum() or character in " _-." else "_"
-        for character in source.absolute().stem or "imported"
-    )
-    return name.strip(" .")[:60].strip(" .") or "imported"
-
-
-def _refuse_place(out: Path, source: Path) -> None:
-    real, held = out.resolve(), source.resolve()
-    folder = held if held.is_dir() else held.parent
-    if out.exists() and not out.is_dir():
-        raise UsageError("the new tree needs a folder", path=out, seen="a file of that name")
-    if held.is_dir() and real.is_relative_to(folder):
-        raise UsageError(
-            "the new tree would lie in the source",
-            path=out,
-            seen=f"it is inside {folder}",
-            hint="name a folder outside of the source with --out",
-        )
-    if folder.is_relative_to(real):
-        raise UsageError(
-            "the new tree needs a folder of its own",
-            path=out,
-            seen=f"it holds {folder}",
-            hint="name a new folder with --out",
-        )
-
-
-def _inputs_digest(collection: Collection) -> str:
-    """Return a digest of the annotation files, and of what else the drawings depend on."""
-    files = [file_digest(path) for path in collection.files]
-    states = [item.state for item in collection.items if item.state]
-    return digest_text("\n".join([*files, *states]))
 
 
 def run_import(plan: ImportPlan, advance: Advance = silent) -> ImportResult:
@@ -465,8 +269,3 @@ def _rows(
             yield waiting.popleft().result()
     for future in waiting:
         yield future.result()
-
-
-def _kinds_of(text: str | None) -> Counter[str]:
-    pairs = (entry.rpartition(" ") for entry in (text or "").split(", ") if entry)
-    return Counter({kind: int(number) for kind, _, number in pairs})

@@ -14,8 +14,9 @@ from histoprep.importing.model import Size
 _HALF = 128
 
 
-def read_set_pixels(path: Path, size: Size) -> np.ndarray:
-    """Return which pixels of a mask file are set, bool [height, width].
+def read_set_pixels(path: Path, size: Size) -> tuple[np.ndarray, bool]:
+    """Return which pixels of a mask file are set, bool [height, width], and whether set pixels
+    differ, so that the file says more than that.
 
     A pixel is set where its value, or a channel of its colour, is not 0; in a JPEG, which has
     values between, where a channel is 128 or more.
@@ -29,15 +30,20 @@ def read_set_pixels(path: Path, size: Size) -> np.ndarray:
     header = read_header(data)
     refuse_other_size(path, header, size)
     if is_lossy(header):
-        return np.asarray((decode_rgb(data, header) >= _HALF).any(-1))
+        return np.asarray((decode_rgb(data, header) >= _HALF).any(-1)), False
     if header.palette or header.is_min_is_white:
-        return np.asarray((decode_rgb(data, header) > 0).any(-1))
+        return _set_and_differing(decode_rgb(data, header))
     stored = decode_stored(data, header)
     if stored.ndim == 2:
-        return np.asarray(stored != 0)
+        return _set_and_differing(stored[..., None])
     # The last of two or four channels is how opaque a pixel is.
-    channels = stored[..., :-1] if stored.shape[-1] in (2, 4) else stored
-    return np.asarray((channels != 0).any(-1))
+    return _set_and_differing(stored[..., :-1] if stored.shape[-1] in (2, 4) else stored)
+
+
+def _set_and_differing(channels: np.ndarray) -> tuple[np.ndarray, bool]:
+    pixels = np.asarray((channels != 0).any(-1))
+    values = channels[pixels]
+    return pixels, bool(len(values) and (values != values[0]).any())
 
 
 def is_lossy(header: Header) -> bool:

@@ -51,12 +51,13 @@ class Counts:
         outside: Outlines that lie outside the image.
         overlapped_pixels: Pixels that two annotations or more cover.
         contested_pixels: Those of them whose annotations have different labels.
+        several_values: Mask files of one class or object whose set pixels differ.
         skipped: Annotations that are no areas, by their kind.
     """
 
     NUMBERS: ClassVar = (
         *("read", "drawn", "hidden", "empty", "outside"),
-        *("overlapped_pixels", "contested_pixels"),
+        *("overlapped_pixels", "contested_pixels", "several_values"),
     )
 
     read: int = 0
@@ -66,6 +67,7 @@ class Counts:
     outside: int = 0
     overlapped_pixels: int = 0
     contested_pixels: int = 0
+    several_values: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Counts) -> None:

@@ -213,6 +213,9 @@ IMPORT_LEDGER = pa.schema(
         column("skipped_kinds", pa.string(), "kinds of these and their number; null without"),
         column("overlapped_pixels", pa.int64(), "pixels that two annotations or more cover"),
         column("contested_pixels", pa.int64(), "those of them with annotations of several labels"),
+        column(
+            "several_values", pa.int64(), "mask files of one class or object with several values"
+        ),
         column("label_ids", pa.list_(pa.uint32()), "labels of the mask"),
         column("label_pixels", pa.list_(pa.int64()), "pixels of each"),
         *LAST_COLUMNS,

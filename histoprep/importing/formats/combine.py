@@ -355,8 +355,10 @@ def _layers(group: _Group, numbers: dict[str, int] | None) -> list[tuple[int, Pa
 def _draw(layers: Sequence[tuple[int, Path]], order: DrawingOrder, size: Size) -> Drawing | None:
     if not layers:
         return None
-    annotations = [Annotation(label, Bitmap(read_set_pixels(path, size))) for label, path in layers]
-    return draw(annotations, order, size)
+    masks = [(label, *read_set_pixels(path, size)) for label, path in layers]
+    drawing = draw([Annotation(label, Bitmap(pixels)) for label, pixels, _ in masks], order, size)
+    drawing.counts.several_values = sum(differing for _, _, differing in masks)
+    return drawing
 
 
 def _shown(source: Path, group: _Group) -> str:
