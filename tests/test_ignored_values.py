@@ -67,7 +67,11 @@ def test_a_manifest_without_a_map_warns_of_the_class_to_be(
         for line in printed.splitlines()
         if "(HP509)" in line
     )
+    assert run("stats", data.root, "--workers", "1") == ExitCode.OK
+    assert "(HP509)" in capsys.readouterr().err
     assert run(*command.split()) == ExitCode.OK
+    assert run("stats", data.root, "--map", "label_map.yml", "--workers", "1") == ExitCode.OK
+    assert "(HP509)" not in capsys.readouterr().err
     assert load_label_map("label_map.yml").ignore == ((255, 255),)
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 import json
 import pickle
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_remap import make_set, remapped, scanned, tree
 
@@ -297,6 +298,17 @@ def test_older_formats_take_single_numbers_alone(tmp_path: Path) -> None:
 # --- the map itself
 
 
+def test_differences_are_spelt_as_the_maps_spell_them(tmp_path: Path) -> None:
+    one = _load(tmp_path, COLOURS)
+    other = _load(tmp_path, COLOURS.replace(", #ff8000", "").replace("#ffffff", "#eeeeee"))
+    differences = diff(one, other)
+    found = {item.what: (item.a, item.b) for item in differences}
+    values = {item.name: (item.a, item.b) for item in differences if item.what == "label values"}
+    assert values["tumour"] == ("#ff0000, #ff8000", "#ff0000")
+    assert values["other"][0].endswith("#ff8001-#fffffe, #1000000-#ffffffff")
+    assert found["ignored"] == ("#ffffff", "#eeeeee")
+
+
 @pytest.mark.parametrize(
     ("name", "digest"),
     [
@@ -392,6 +404,19 @@ def test_every_map_of_ranges_survives_yaml_json_and_pickle(
     assert LabelMap.from_json(label_map.to_json()) == label_map
     assert pickle.loads(pickle.dumps(label_map)) == label_map
     assert hash(label_map) == hash(LabelMap.from_json(label_map.to_json()))
+
+
+@given(wide_maps())
+def test_maps_of_colours_survive_yaml_and_json(
+    case: tuple[LabelMap, dict[int, int], int | None],
+) -> None:
+    label_map, expected, _ = case
+    assume(label_map.sources and max(expected) <= 0xFFFFFF)
+    colours = replace(label_map, colour_sources=True)
+    with tempfile.TemporaryDirectory() as folder:
+        assert _load(Path(folder), format_label_map(colours)) == colours
+    assert LabelMap.from_json(colours.to_json()) == colours
+    assert colours.digest == label_map.digest
 
 
 @given(wide_maps(), st.sampled_from([np.uint8, np.uint16, np.uint32]), st.data())

@@ -58,6 +58,7 @@ def stats(
         histoprep stats tiles --by group --format csv
     """
     from histoprep.remap.evidence import evidence_in
+    from histoprep.remap.first_map import void_warning
     from histoprep.repair.record import damage_warnings
     from histoprep.stats import as_json, compute_stats, csv_text, write_stats
     from histoprep.tiles.readings import MaskReadings
@@ -80,6 +81,8 @@ def stats(
             f"{rule_ids.ALREADY_REMAPPED}: {remapped}; these shares are of masks that were mapped"
             " twice"
         )
+    if label_map is None and (void := void_warning(workspace.tiles, workspace.root)):
+        console.warn(void)
     for warning in MaskReadings.of(workspace.tiles).warnings():
         console.warn(warning)
     for warning in damage_warnings(workspace):

@@ -280,7 +280,8 @@ def diff(a: LabelMap, b: LabelMap) -> list[MapDifference]:
 def _ignored_differences(a: LabelMap, b: LabelMap) -> Iterator[MapDifference]:
     if a.ignore != b.ignore:
         first = min(a.ignore + b.ignore)[0]
-        yield MapDifference("ignored", first, "", spelt(a.ignore), spelt(b.ignore))
+        values = (spelt(each.ignore, colours=each.colour_sources) for each in (a, b))
+        yield MapDifference("ignored", first, "", *values)
 
 
 def _label_differences(a: LabelMap, b: LabelMap) -> Iterator[MapDifference]:
@@ -292,7 +293,10 @@ def _label_differences(a: LabelMap, b: LabelMap) -> Iterator[MapDifference]:
             yield MapDifference("label", label_id, name, _target(a, label_id), _target(b, label_id))
             continue
         if (was := values_a[label_id]) != (now := values_b[label_id]):
-            yield MapDifference("label values", label_id, name, spelt(was), spelt(now))
+            values = (
+                spelt(ranges, colours=each.colour_sources) for ranges, each in ((was, a), (now, b))
+            )
+            yield MapDifference("label values", label_id, name, *values)
         if names_a[label_id] != names_b[label_id]:
             yield MapDifference("label name", label_id, name, names_a[label_id], names_b[label_id])
         if a.mapping[label_id] != b.mapping[label_id]:

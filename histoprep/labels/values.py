@@ -15,6 +15,7 @@ from histoprep.labels.strict_yaml import DECIMAL, NUMBER_LIKE, Text, fault, whol
 
 MAX_SOURCE_ID = (1 << 32) - 1
 REST = "*"
+MAX_LISTED_COLOURS = 1024
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -63,13 +64,19 @@ def first_overlap(ranges: Iterable[tuple[int, int]]) -> int | None:
 
 
 def spelt(ranges: Ranges, *, colours: bool = False) -> str:
-    """Return the values as a file spells them, without quotes: `3, 7, 9-12` or `#ff0000`."""
-    if colours:
-        # Ranges of colours cannot be written, so neighbours are listed.
-        return ", ".join(
-            f"#{value:06x}" for first, last in ranges for value in range(first, last + 1)
-        )
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+    """Return the values as a file spells them, without quotes: `3, 7, 9-12` or `#ff0000`.
+
+    Neighbouring colours are listed one by one, since a file has no ranges of colours. Longer
+    ranges, which only `*` has, become `#000001-#fffffe`.
+    """
+    parts: list[str] = []
+    for first, last in ranges:
+        if colours and last - first < MAX_LISTED_COLOURS:
+            parts += [f"#{value:06x}" for value in range(first, last + 1)]
+        else:
+            ends = [f"#{end:06x}" if colours else str(end) for end in (first, last)]
+            parts.append(ends[0] if first == last else "-".join(ends))
+    return ", ".join(parts)
 
 
 def spells_values(text: str) -> bool:

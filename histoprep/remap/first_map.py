@@ -10,9 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from histoprep.errors import UsageError
-from histoprep.labels.ignored import IgnoredValue, LabelAmounts, find_ignored_value
+from histoprep.labels.ignored import (
+    MIN_VALUE,
+    IgnoredValue,
+    LabelAmounts,
+    find_ignored_value,
+)
 from histoprep.labels.model import colours_of
 from histoprep.mask_reading import MaskEncoding
 from histoprep.phrases import plural
@@ -161,6 +167,14 @@ def void_warning(table: Path, root: Path) -> str | None:
     """Return the warning that a value along boundaries becomes a class (HP509), where masks are
     used without a label map; None where there is no such value.
     """
+    rows, _ = open_rows(table)
+    # Most data sets have no label so large, which is seen at once.
+    largest = (
+        pc.max(pc.list_flatten(chunk["label_ids"])).as_py() or 0
+        for chunk in rows.read_batches(["label_ids"])
+    )
+    if max(largest, default=0) < MIN_VALUE:
+        return None
     found = LabelsFound.of(table).ignored()
     if found is None or not found.along_boundaries:
         return None

@@ -107,7 +107,7 @@ class MaskInventory:
             f" {plural(self.tiles[value], 'tile')}, such as {self.examples[value]})"
             for value in unmapped
         ]
-        ids = [source.id for source in label_map.sources]
+        ends = [end for source in label_map.sources for pair in source.ranges for end in pair]
         hint = (
             "add them to the label map, or make them unknown with --on-unmapped unknown; histoprep"
             " audit looks for the cause"
@@ -124,11 +124,16 @@ class MaskInventory:
             f" {label_map.name} does not list",
             seen=first_of(descriptions, separator="; "),
             expected=(
-                f"{plural(len(ids), 'source label')} from {min(ids, default=0)} to"
-                f" {max(ids, default=0)}"
+                f"{plural(len(label_map.sources), 'source label')} from"
+                f" {self._spelt(min(ends, default=0), label_map)} to"
+                f" {self._spelt(max(ends, default=0), label_map)}"
             ),
             hint=hint,
         )
+
+    @staticmethod
+    def _spelt(label: int, label_map: LabelMap) -> str:
+        return f"#{label:06x}" if label_map.colour_sources else str(label)
 
     def _named(self, label: int) -> str:
         """Return a label as a label map spells it."""
