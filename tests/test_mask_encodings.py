@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from mask_encodings import (
     with_alpha,
     write_masks,
 )
+from mask_files import png_chunk
 from PIL import Image
 
 from histoprep import imageio
@@ -387,3 +390,24 @@ def test_a_workspace_remembers_the_page(tmp_path: Path, capsys: pytest.CaptureFi
     for index, labels in enumerate(truth):
         made = np.asarray(Image.open(tree / "masks" / f"t{index}.png"))
         np.testing.assert_array_equal(made, labels // 2)
+
+
+def test_values_that_a_reader_would_cut_are_read_whole_or_refused() -> None:
+    big = regions((0, 300, 40_000, 65_535))
+    deep = np.dstack([big, np.full_like(big, 65_535)]).astype(">u2")
+    lines = b"".join(b"\0" + row.tobytes() for row in deep)
+    header = struct.pack(">IIBBBBB", big.shape[1], big.shape[0], 16, 4, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")
+    grey_alpha = b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+    np.testing.assert_array_equal(labels_in(grey_alpha), big)
+    colours = coloured(regions(FEW))
+    for data, verdict in (
+        (npy(colours / 255), "HP402 float"),
+        (npy(colours.astype(np.int64) - 1), "HP402 rgb"),
+        (npy(np.where(big, 1 << 40, 0)), "HP402 wide-integer"),
+        (tiff(np.moveaxis(colours.astype(np.uint16) * 257, -1, 0), photometric="rgb",
+              planarconfig="separate"), "HP208 values"),
+        (pillow("PNG")(Image.fromarray(tile_of(big)).convert("L")), "HP402 probability"),
+        (pillow("PNG")(tile_of(big)), "HP402 rgb"),
+    ):  # fmt: skip
+        assert measured(data)["mask_error"] == verdict

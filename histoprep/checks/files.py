@@ -123,6 +123,10 @@ _BY_SUBCODE = {
         "Choose the page that holds the labels, from 1: histoprep audit --page 1; masks of one tile"
         " in several pages: histoprep import combine.",
     ),
+    ("frames", "mask"): (
+        "The GIF is an animation: its frames are drawn over each other.",
+        "Save the frame that holds the labels as PNG; the manifest excludes the mask.",
+    ),
     ("arrays", "mask"): (
         "The file holds several arrays, or one that is no image of labels.",
         "Save the array of labels as a file of its own, [height, width], such as with numpy.save;"

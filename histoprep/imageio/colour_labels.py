@@ -62,6 +62,10 @@ def labels_of_channels(stored: np.ndarray, header: Header, reading: Reading) -> 
             "cmyk" if header.mode == "CMYK" else "rgb",
             f"{header.mode}, which readers turn into different colours: save it as RGB",
         )
+    if stored.dtype.kind == "f":
+        raise _refused("float", "channels of floating-point numbers: save colours with 8 bits")
+    if stored.dtype.kind == "i" and stored.min() < 0:
+        raise _refused("rgb", "negative colours")
     colour = stored[..., :3] if stored.shape[2] >= 3 else stored[..., :1]
     is_grey = bool((colour == colour[..., :1]).all())
     if stored.shape[2] in (2, 4):

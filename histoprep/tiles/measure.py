@@ -31,6 +31,8 @@ _MIN_BORDERS = 4
 # A mask of so many values, none of them with this share of the pixels, with fewer flat areas than
 # this and more gradual steps, holds no labels. Of labels that went through JPEG one stays frequent.
 _GRADUAL_LABELS, _FREQUENT_SHARE, _FLAT_SHARE, _GRADUAL_SHARE = 128, 0.1, 0.2, 0.9
+# A photograph has so many values and, but for chance, no flat area at all.
+_MANY_VALUES, _NOTHING_FLAT = 64, 0.01
 # Above this share of run starts, counting runs costs more than counting pixels.
 _MANY_RUNS = 1 / 16
 
@@ -98,17 +100,19 @@ def compact_labels(labels: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
 
 
 def is_gradual(labels: np.ndarray, measured: MaskMeasures) -> bool:
-    """Return whether a mask is smooth nearly everywhere, as probability maps of 8 bits and
-    photographs are.
+    """Return whether a mask changes nearly everywhere, as photographs do, or gradually, as
+    probability maps of 8 bits do.
     """
     signals = measured.lossy
-    if len(measured.ids) < _GRADUAL_LABELS or signals is None:
+    if len(measured.ids) < _MANY_VALUES or signals is None:
         return False
-    return bool(
-        measured.pixels.max() < _FREQUENT_SHARE * labels.size
-        and measured.core_pixels.sum() < _FLAT_SHARE * labels.size
+    flat = int(measured.core_pixels.sum()) / labels.size
+    is_frequent = int(measured.pixels.max()) >= _FREQUENT_SHARE * labels.size
+    is_gradual = (
+        len(measured.ids) >= _GRADUAL_LABELS
         and signals.soft_contacts >= _GRADUAL_SHARE * signals.contacts
     )
+    return not is_frequent and (flat < _NOTHING_FLAT or (flat < _FLAT_SHARE and is_gradual))
 
 
 def measure_mask(labels: np.ndarray, min_area_px: int) -> MaskMeasures:

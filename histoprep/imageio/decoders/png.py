@@ -79,7 +79,7 @@ class PngDecoder(Decoder):
         if png.holds_bytes(file):
             return _bytes_of(file)
         png.inflate(file)
-        if file.bit_depth == 16 and file.colour_type in (png.RGB, png.RGBA):
+        if file.bit_depth == 16 and file.colour_type in (png.RGB, png.RGBA, png.GREY_ALPHA):
             return _deep_colours(png.bare(file))
         return as_stored(pillow_pixels(png.bare(file), header.format), header)
 
@@ -103,7 +103,9 @@ def _file_of(header: Header) -> png.PngFile:
 
 
 def _deep_colours(data: bytes) -> np.ndarray:
-    """Return RGB or RGBA of 16 bits a channel, which Pillow reduces to 8."""
+    """Return RGB, RGBA or grey with alpha of 16 bits a channel, which Pillow reduces to 8; grey
+    three times.
+    """
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise BrokenFileError(
