@@ -38,7 +38,7 @@ from benchmarks.measuring import machine  # noqa: E402
 GOAL = 0.9
 _MAX_COMMANDS = 2
 _FLAGS = frozenset({"--follow-links", "--force", "--forget", "--copy"})
-_COMMAND = re.compile(r"\bhistoprep (audit|manifest|import \w+|remap) ")
+_COMMAND = re.compile(r"\bhistoprep (audit|manifest|import \w+|map init) ")
 
 
 class End(StrEnum):
@@ -155,7 +155,7 @@ class Trial:
     def __init__(self, case: Case, scratch: Path) -> None:
         """Prepare the folder in which the case is made again for each sequence of commands."""
         self._case, self._scratch = case, scratch
-        self._root = scratch / "set"
+        self._root, self._map = scratch / "set", scratch / "labels.yml"
 
     def run(self) -> Result:
         """Return the first right end on the shortest sequence of printed commands, or else the end
@@ -186,12 +186,15 @@ class Trial:
         for command in commands:
             words = shlex.split(command)[1:]
             if words[0] == "import":
-                root = self._scratch / "imported"
-                exit_code, said = self._histoprep([*words, "--out", str(root)])
-                root = root if exit_code == 0 else self._root
+                exit_code, said = self._histoprep(words)
+                root = Path(words[words.index("--out") + 1]) if exit_code == 0 else root
+            elif words[0] == "map":
+                words[words.index("--out") + 1] = str(self._map)
+                exit_code, said = self._histoprep(words)
             else:
                 exit_code, said = self._histoprep(words)
-        built, more = self._histoprep(["manifest", str(root), "--split", "1/0/0"])
+        options = ["--map", str(self._map)] if self._map.exists() else []
+        built, more = self._histoprep(["manifest", str(root), "--split", "1/0/0", *options])
         end = self._end(truth, root, built, refused=exit_code not in (0, 1) or built != 0)
         if end is End.ALONE and commands:
             end = End.PRINTED

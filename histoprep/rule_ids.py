@@ -26,6 +26,8 @@ class RuleId(NamedTuple):
 
 
 LABEL_LIKE_IMAGE = RuleId("HP109", "label-like-image")
+ORPHAN_MASK = RuleId("HP101", "orphan-mask")
+
 UNREADABLE_FILE = RuleId("HP201", "unreadable-file")
 TRUNCATED_JPEG = RuleId("HP202", "truncated-jpeg")
 HUGE_IMAGE = RuleId("HP205", "huge-image")

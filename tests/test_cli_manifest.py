@@ -469,3 +469,19 @@ class TestSplitsOfOtherTools:
         result = _run(dataset, "--split-file", table)
         assert isinstance(result.exception, UsageError)
         assert "fits several tiles" in str(result.exception)
+
+
+def test_masks_of_which_none_has_an_image_are_no_reason_for_tiles_without(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for index in range(6):
+        _tile(root / "images", f"a{index}", None, index)
+        _tile(root / "masks", f"b{7 * index}", None, index)
+        (root / "masks" / f"b{7 * index}.jpg").unlink()
+        Image.fromarray(np.eye(SIDE_PX, dtype=np.uint8)).save(root / "masks" / f"q{index * 5}.png")
+    error = _run(root).exception
+    assert isinstance(error, UsageError)
+    assert error.what == "no mask has an image (HP101 orphan-mask)"
+    assert error.seen == "6 images, 6 masks, and no pair"
+    assert f"histoprep audit {root}" in str(error.hint)
+    assert _run(root, "--force").exit_code == ExitCode.OK
+    assert len(open_manifest(Workspace.of(root).manifest)) == 6

@@ -21,8 +21,7 @@ from histoprep.scan.commands import combine_command
 from histoprep.scan.content import Content
 
 ORPHAN_MASK = Rule(
-    "HP101",
-    "orphan-mask",
+    *rule_ids.ORPHAN_MASK,
     Severity.ERROR,
     Scope.TILE,
     definition="A mask has no image of the same key.",

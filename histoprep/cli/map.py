@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -87,7 +88,10 @@ def init(
     ignored = found.ignored()
     if ignored is not None and ignored.along_boundaries:
         console.note(f"{ignored.spelt} lies along boundaries of other labels and is ignored")
-    console.out(f"{out} | histoprep map check {out}")
+    file = shlex.quote(str(out))
+    console.note(f"next: histoprep map check {file}")
+    console.note(f"      histoprep manifest {shlex.quote(str(root))} --map {file}")
+    console.out(str(out))
     raise typer.Exit(status)
 
 

@@ -172,9 +172,9 @@ def build_manifest(
     readings.refuse(Path(header["root"]), here=False)
     if not options.force:
         _refuse_labels_among_images(rows, Path(header["root"]))
+        _refuse_masks_without_images(rows, Path(header["root"]))
     root, group_by = Path(header["root"]), scanned.get("group_by")
     plan = _plan(rows, source, label_map, options, root, group_by, advance)
-    unpaired = _unpaired_warning(tile_rows, root) if "orphan-mask" in plan.excluded else ()
     described = {
         "root": header["root"],
         "unlabelled_roots": scanned.get("unlabelled", []),
@@ -210,7 +210,7 @@ def build_manifest(
         plan.excluded,
         plan.recipe,
         plan.certificate,
-        (*unpaired, *plan.warnings),
+        plan.warnings,
         plan.num_repaired,
     )
 
@@ -235,17 +235,25 @@ def _refuse_labels_among_images(source: ChosenRows, root: Path) -> None:
         )
 
 
-def _unpaired_warning(source: TileRows, root: Path) -> Iterator[str]:
-    """Yield a warning where no mask at all has an image, so that the manifest holds none."""
-    num_pairs = num_orphans = 0
+def _refuse_masks_without_images(source: ChosenRows, root: Path) -> None:
+    """Raise UsageError when there are masks and images, and none of them belong together: every
+    tile would be unconditional.
+    """
+    images = masks = 0
     for batch in source.read_batches(("image_path", "mask_path"), _PIECE):
         has_image, has_mask = (pc.is_valid(batch[name]) for name in ("image_path", "mask_path"))
-        num_pairs += pc.sum(pc.and_(has_image, has_mask)).as_py() or 0
-        num_orphans += pc.sum(pc.and_not(has_mask, has_image)).as_py() or 0
-    if num_orphans and not num_pairs:
-        yield (
-            f"none of {plural(num_orphans, 'mask')} has an image, so that all are left out:"
-            f" histoprep audit {shlex.quote(str(root))} says why"
+        if pc.any(pc.and_(has_image, has_mask)).as_py():
+            return
+        images += pc.sum(has_image).as_py() or 0
+        masks += pc.sum(has_mask).as_py() or 0
+    if images and masks:
+        raise UsageError(
+            f"no mask has an image ({rule_ids.ORPHAN_MASK})",
+            path=root,
+            seen=f"{plural(images, 'image')}, {plural(masks, 'mask')}, and no pair",
+            expected="masks that are called like their images",
+            hint=f"histoprep audit {shlex.quote(str(root))} says how to pair them; --force takes"
+            " the images alone",
         )
 
 
@@ -459,16 +467,16 @@ def raw_label_map(tiles_path: str | Path) -> LabelMap:
 
     Raises UsageError when a label is too large for a class.
     """
-    source, _ = open_rows(Path(tiles_path))
+    source, header = open_rows(Path(tiles_path))
     labels: set[int] = set()
     for chunk in source.read_batches(["label_ids"]):
         labels.update(pc.unique(pc.list_flatten(chunk["label_ids"])).to_pylist())
     if labels and max(labels) > MAX_CLASS_ID:
-        raise _too_large(source, max(labels))
+        raise _too_large(source, max(labels), Path(tiles_path), header["root"])
     return identity_map(labels or {0})
 
 
-def _too_large(source: TileRows, largest: int) -> UsageError:
+def _too_large(source: TileRows, largest: int, table: Path, root: str) -> UsageError:
     """Return the error for labels that are too large for classes, with the first mask that holds
     one.
     """
@@ -477,10 +485,13 @@ def _too_large(source: TileRows, largest: int) -> UsageError:
         rows = zip(chunk["mask_path"].to_pylist(), chunk["label_ids"].to_pylist(), strict=True)
         masks += [path for path, labels in rows if labels and max(labels) > MAX_CLASS_ID]
     what = f"labels of {plural(len(masks), 'mask')} are too large to be classes (HP505)"
+    folder = shlex.quote(root)
     hint = (
-        "name a label map with --map, which gives them classes; one that does not list them leaves"
-        " these tiles out"
+        f"histoprep map init {folder} --out labels.yml, give the classes their names in it, then"
+        f" histoprep manifest {folder} --map labels.yml; tiles with a label that a map does not"
+        " list are left out"
     )
+    label = f"#{largest:06x}" if MaskReadings.of(table).has_colours else str(largest)
     return UsageError(
-        what, path=masks[0], seen=f"label {largest}", expected=f"at most {MAX_CLASS_ID}", hint=hint
+        what, path=masks[0], seen=f"label {label}", expected=f"at most {MAX_CLASS_ID}", hint=hint
     )
