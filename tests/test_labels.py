@@ -895,5 +895,7 @@ def test_a_map_that_is_not_there_says_where_it_looked(
     assert "perhaps you meant 'label_map_5.yml'" in text
     for place in (tmp_path, tmp_path / "data", packed_folder()):
         assert str(place) in text
-    assert "label_map_10.yml, label_map_5.yml" in text
+    assert "histoprep map init" in text
+    # A packed map is offered where it fits the labels, and nothing is known of these here.
+    assert "label_map_10" not in text
     assert "source_labels.yml" not in text

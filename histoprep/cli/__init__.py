@@ -44,7 +44,7 @@ COMMANDS = {
 _HELP = """From a folder of histology tiles and masks to a data set that you can trust.
 
 Examples:
-    histoprep audit tiles --map label_map_5
+    histoprep audit tiles --map my_map.yml
     histoprep audit --help
     histoprep demo
 """

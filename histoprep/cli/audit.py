@@ -212,7 +212,7 @@ def audit(
     in the output).
 
     Examples:
-        histoprep audit tiles --map label_map_5
+        histoprep audit tiles --map my_map.yml
         histoprep audit tiles --group-by "^(case\\d+)_" --format html --output report.html
         histoprep audit tiles --quick --select HP1,HP2
     """

@@ -78,7 +78,7 @@ def demo(
     Examples:
         histoprep demo
         histoprep demo small --tiles 48 --tile-px 64
-        histoprep demo results --data tiles --map label_map_5
+        histoprep demo results --data tiles --map my_map.yml
     """
     from histoprep.demo.ledger import NAME, Ledger
     from histoprep.demo.page import write_page

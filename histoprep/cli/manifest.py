@@ -33,7 +33,7 @@ _HELP = """Split without leaks and write the manifest.
 `manifest [ROOT] ...` is short for `manifest build [ROOT] ...`.
 
 Examples:
-    histoprep manifest tiles --map label_map_5 --group-by "^(case\\d+)_"
+    histoprep manifest tiles --map my_map.yml --group-by "^(case\\d+)_"
     histoprep manifest build --help
     histoprep manifest check tiles.histoprep/manifest.parquet
 """
@@ -165,7 +165,7 @@ def build(
     output).
 
     Examples:
-        histoprep manifest tiles --map label_map_5 --group-by "^(case\\d+)_"
+        histoprep manifest tiles --map my_map.yml --group-by "^(case\\d+)_"
         histoprep manifest tiles --split 0.8/0.1/0.1 --seed 1
         histoprep manifest tiles --split-file splits.csv --out manifest.parquet
         histoprep manifest tiles --exclude HP303,HP601 --drop-list dropped.csv

@@ -86,9 +86,9 @@ def remap(
     could not be read (listed in the output); 6 new masks were changed since they were written.
 
     Examples:
-        histoprep remap tiles --map label_map_5
-        histoprep remap tiles --map label_map_5 --on-unmapped unknown --out masks-5
-        histoprep remap tiles --map label_map_5 --palette grey
+        histoprep remap tiles --map my_map.yml
+        histoprep remap tiles --map my_map.yml --on-unmapped unknown --out masks-new
+        histoprep remap tiles --map my_map.yml --palette grey
     """
     from histoprep.remap import RemapOptions, plan_remap, run_remap, run_remap_part
     from histoprep.repair.record import damage_warnings

@@ -54,7 +54,7 @@ def stats(
     Exit codes: 0 done; 3 some folders could not be read (listed in the output).
 
     Examples:
-        histoprep stats tiles --map label_map_5
+        histoprep stats tiles --map my_map.yml
         histoprep stats tiles --by group --format csv
     """
     from histoprep.remap.evidence import evidence_in

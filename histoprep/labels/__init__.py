@@ -172,7 +172,8 @@ def find_label_map(name: str | Path, root: Path | None = None) -> Path:
     raise LabelMapError(
         f"no label map {str(name)!r}{perhaps(str(name), packed)}",
         seen="looked in " + ", ".join(str(folder.absolute()) for folder in folders),
-        expected=f"a path, or one of the packed maps {', '.join(packed)}",
+        expected="the path of a label map",
+        hint="histoprep map init ROOT --out label_map.yml writes one of the labels in your masks",
     )
 
 
