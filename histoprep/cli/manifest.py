@@ -166,7 +166,6 @@ def build(
 
     Examples:
         histoprep manifest tiles --map my_map.yml --group-by "^(case\\d+)_"
-        histoprep manifest tiles --split 0.8/0.1/0.1 --seed 1
         histoprep manifest tiles --split-file splits.csv --out manifest.parquet
         histoprep manifest tiles --exclude HP303,HP601 --drop-list dropped.csv
     """
