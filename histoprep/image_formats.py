@@ -219,7 +219,7 @@ def lossless_suffixes() -> tuple[str, ...]:
 
 
 def titles(formats: Iterable[ImageFormat] | None = None) -> str:
-    """Return "JPEG, PNG, TIFF or WebP": formats in words, all by default."""
+    """Return "JPEG, PNG or TIFF": formats in words, all by default."""
     words = [
         image_format.title for image_format in (image_formats() if formats is None else formats)
     ]

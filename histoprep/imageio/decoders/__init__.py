@@ -6,8 +6,9 @@ Each format has one strict path:
   in strict mode, which refuses coefficients that do not fill the image. Chroma subsampling
   that simplejpeg does not know (4:1:0, factors of 3) is left to Pillow, which is less strict;
 - PNG: CRCs, zlib stream, length and filters checked by `png`, then any decoder gives the same;
-- TIFF, WebP: Pillow, with its warnings as errors; what a TIFF says of its pages and values is read
-  by `tiff` before.
+- TIFF, WebP, BMP, GIF, JPEG 2000: Pillow, with its warnings as errors; what a TIFF says of its
+  pages and values is read by `tiff` before, and values that Pillow reduces are decoded by OpenCV;
+- arrays of NumPy and MATLAB, for masks alone: header first, and nothing in them is executed.
 """
 
 from __future__ import annotations
