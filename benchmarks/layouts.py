@@ -52,9 +52,14 @@ class End(StrEnum):
     MASK_AS_IMAGE = "a mask became an image"
 
     @property
+    def is_understood(self) -> bool:
+        """Return whether the manifest holds the right tiles."""
+        return self in (End.ALONE, End.PRINTED)
+
+    @property
     def is_right(self) -> bool:
         """Return whether a user is not led astray."""
-        return self in (End.ALONE, End.PRINTED, End.REFUSED)
+        return self.is_understood or self is End.REFUSED
 
 
 @dataclass(frozen=True)
@@ -164,13 +169,13 @@ class Trial:
         first, printed = self._try(())
         results = [first]
         waiting = [(command,) for command in printed]
-        while waiting and not results[-1].end.is_right:
+        while waiting and not results[-1].end.is_understood:
             commands = waiting.pop(0)
             result, printed = self._try(commands)
             results.append(result)
             if len(commands) < _MAX_COMMANDS:
                 waiting += [(*commands, command) for command in printed if command not in commands]
-        best = next((result for result in results if result.end.is_right), first)
+        best = next((result for result in results if result.end.is_understood), first)
         worst = next((r for r in results if r.end is End.MASK_AS_IMAGE), None)
         return worst or best
 
