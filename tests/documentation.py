@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 from import_documentation import PARTS as IMPORT_PARTS
+from layout_documentation import PARTS as LAYOUT_PARTS
 
 from histoprep.catalogue import all_rules
 from histoprep.cli import COMMANDS
@@ -31,6 +32,7 @@ PAGES = (
             *("index", "install", "tutorial", "commands", "findings", "label-maps", "lossy-masks"),
             *(
                 "mask-encodings",
+                "layouts",
                 "importing",
                 "training",
                 "manifest",
@@ -122,6 +124,7 @@ PARTS = {
     "speed": speed_table,
     "manifest columns": manifest_columns_table,
     **IMPORT_PARTS,
+    **LAYOUT_PARTS,
 }
 
 
