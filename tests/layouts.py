@@ -131,6 +131,12 @@ def save(pixels: np.ndarray, path: Path, *, palette: bool = False) -> None:
     image.save(path, **options)
 
 
+def save_array(pixels: np.ndarray, path: Path) -> None:
+    """Write a NumPy file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, pixels)
+
+
 def save_palette(pixels: np.ndarray, path: Path) -> None:
     """Write a class map with a palette of colours."""
     save(pixels, path, palette=True)
@@ -491,6 +497,11 @@ PUBLISHED = [
             "HE/t{i}.png", "truth/t{i}.png", ids=(3, 17),
             alone=[f"HE/t{i}.png" for i in range(40, 90)],
         ),
+        "one-sample": pairs_of("image.png", "mask.png", ids=(0,)),
+        "unicode": pairs_of("Bilder/F\u00e4rbung {i}.png", "Masken/F\u00e4rbung {i} Maske.png"),
+        "arrays-in-a-folder": pairs_of(
+            "HE/t{i}.png", "lab/t{i}.npy", save_mask=save_array
+        ),
         "one-pair": pairs_of("left/a.png", "right/a.png", ids=(0,)),
         "drive-like": pairs_of(
             "{group}/pictures/{i}_training.tif", "{group}/1st_manual/{i}_manual1.png",
@@ -526,6 +537,19 @@ CHOICE = [
         ("reader1", "reader2"),
     ),
 ]  # fmt: skip
+
+CHOICE.append(
+    Layout(
+        "one-mask-for-two-stains",
+        pairs_of(
+            "HE/t{i}.png",
+            "seg/t{i}.png",
+            also=[Also("IHC/t{i}.png", lambda seed: tissue(seed + 70))],
+        ),
+        Outcome.CHOICE,
+        ("--images HE", "--images IHC"),
+    )
+)
 
 REFUSED = [
     Layout(

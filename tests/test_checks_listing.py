@@ -342,6 +342,16 @@ def test_formats_that_are_not_read_are_counted_and_strictly_an_error(tmp_path: P
     assert "not read" not in last_line(data.audit())
 
 
+def test_files_that_an_import_takes_are_named_with_its_command(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    data.pairs(2)
+    data.write("annotations/x.geojson", b"{}")
+    data.write("stack/masks.npz", b"PK")
+    [finding] = [item for item in data.audit().findings if item.subcode == "unread-format"]
+    assert f"histoprep import qupath {data.root} --out {data.root}-imported" in finding.suggestion
+    assert f"histoprep import npy-stack {data.root}" in finding.suggestion
+
+
 def test_masks_of_another_naming_scheme(tmp_path: Path) -> None:
     data = DataSet(tmp_path / "data")
     for index in range(3):

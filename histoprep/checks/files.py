@@ -13,6 +13,8 @@ from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope
 from histoprep.image_formats import image_formats
 from histoprep.scan import IssueKind
+from histoprep.scan.commands import import_commands
+from histoprep.scan.formats import extension_of
 
 UNREADABLE_FILE = Rule(
     *rule_ids.UNREADABLE_FILE,
@@ -130,7 +132,7 @@ _BY_SUBCODE = {
     ("arrays", "mask"): (
         "The file holds several arrays, or one that is no image of labels.",
         "Save the array of labels as a file of its own, [height, width], such as with numpy.save;"
-        " for known data sets: histoprep import.",
+        " of known data sets histoprep import makes masks.",
     ),
 }
 _RESTORE = "Restore these files from the source; the manifest excludes them."
@@ -192,6 +194,10 @@ def broken(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
             cause, suggestion = _BY_SUBCODE.get((subcode, side), ("", ""))
             # What helps an image and what helps a mask are two findings.
             shown = f"{subcode}-{side}" if cause else subcode
+            if subcode == "arrays":
+                kinds = dict.fromkeys(map(extension_of, chunk.tiles[f"{side}_path"][chosen]))
+                if commands := import_commands(evidence.root, kinds):
+                    suggestion = f"{suggestion.rstrip('.')}: {' or '.join(commands)}."
             if code == UNREADABLE_FILE.code:
                 cause, suggestion = _BY_REASON.get(subcode, (cause, suggestion))
             yield from flag(

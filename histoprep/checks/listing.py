@@ -17,8 +17,9 @@ from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.labels import IGNORED, UNMAPPED, LabelMap
 from histoprep.scan import IssueKind
 from histoprep.scan.advice import MAX_NAMES, explain_nothing_paired, suggest_pairing
-from histoprep.scan.commands import combine_command
+from histoprep.scan.commands import combine_command, import_commands
 from histoprep.scan.content import Content
+from histoprep.scan.formats import extension_of
 
 ORPHAN_MASK = Rule(
     *rule_ids.ORPHAN_MASK,
@@ -156,9 +157,10 @@ _FORMAT_CAUSE = (
     "Masks, images or annotations are stored in a format that is not read from a folder."
 )
 _FORMAT_SUGGESTION = (
-    "If these are masks or annotations, histoprep import makes masks of them: histoprep import"
-    " --help. If they are not part of the data set, nothing."
+    "If these are masks or annotations, IMPORTS. If they are not part of the data set, nothing."
 )
+_IMPORTS = "IMPORTS"
+_IMPORT_HELP = "histoprep import makes masks of many kinds: histoprep import --help"
 _LEAVING = "Nothing; these files are not read. Links that leave ROOT are read with --follow-links."
 
 
@@ -293,8 +295,10 @@ def unread_files(evidence: Evidence) -> Iterator[Finding]:
         IssueKind.UNREAD_FORMAT: (Severity.WARNING, _FORMAT_CAUSE, _FORMAT_SUGGESTION),
     }
     files = evidence.amounts.images + evidence.amounts.masks
-    for kind, (severity, cause, suggestion) in texts.items():
+    for kind, (severity, cause, advice) in texts.items():
         issues = evidence.issues[evidence.issues.kind == kind]
+        commands = import_commands(evidence.root, dict.fromkeys(map(extension_of, issues.path)))
+        imports = f"try {' or '.join(commands)}" if commands else _IMPORT_HELP
         for problem in flag(
             UNEXPECTED_FILE,
             issues,
@@ -305,7 +309,7 @@ def unread_files(evidence: Evidence) -> Iterator[Finding]:
             unit="files",
             subcode=kind.value,
             cause=cause,
-            suggestion=suggestion,
+            suggestion=advice.replace(_IMPORTS, imports),
         ):
             yield replace(problem, severity=severity)
 

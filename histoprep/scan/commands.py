@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
@@ -30,3 +30,16 @@ def combine_command(root: Path | str, by: str, mask_pattern: str | None = None) 
     named = f" --mask-pattern {shlex.quote(mask_pattern)}" if mask_pattern else ""
     out = shlex.quote(f"{root}-combined")
     return f"histoprep import combine {shlex.quote(str(root))} --by {by}{named} --out {out}"
+
+
+# Which import reads files of an extension.
+_IMPORTS = {"mat": "mat", "npy": "npy-stack", "npz": "npy-stack", "geojson": "qupath"}
+
+
+def import_commands(root: Path | str, extensions: Iterable[str]) -> list[str]:
+    """Return the commands that make a data set of files of these extensions, for those that tell
+    which of them it takes.
+    """
+    formats = dict.fromkeys(_IMPORTS[name] for name in extensions if name in _IMPORTS)
+    out = shlex.quote(f"{root}-imported")
+    return [f"histoprep import {name} {shlex.quote(str(root))} --out {out}" for name in formats]

@@ -156,6 +156,11 @@ class Reading:
         return len(self.pairs) / self.num_masks if self.num_masks else 0.0
 
     @property
+    def length(self) -> int:
+        """Return how much of the names the affixes fix, on both sides."""
+        return self.image.length + self.mask.length
+
+    @property
     def mask_words(self) -> set[str]:
         """Return the words in which the masks' side differs, in lower case."""
         return _words(self.places.masks, self.mask) - _words(self.places.images, self.image)
@@ -190,8 +195,8 @@ class Reading:
             mask = _escaped(self.mask.head)
             image = _escaped(self.image.head) if self.image.head else f"(?!{mask}$)[^/]+"
             return {
-                "image_pattern": rf"^(?P<key>.+)/{image}$",
-                "mask_pattern": rf"^(?P<key>.+)/{mask}$",
+                "image_pattern": f"^(?P<key>(.*/)?){image}$",
+                "mask_pattern": f"^(?P<key>(.*/)?){mask}$",
             }
         if self.places.are_nested:
             inner = _escaped(self.places.masks or "")
@@ -621,13 +626,18 @@ def _folder_a_sample(folders: Sequence[FolderNames]) -> Iterator[Reading]:
     """Yield readings in which every folder is a sample and files have the same names in all, or the
     mask alone has where there is only one other file.
     """
-    holding = [folder for folder in folders if folder.names and folder.path]
+    holding = [folder for folder in folders if folder.names]
     counts = Counter(name for folder in holding for name in folder.names)
-    common = [name for name, count in counts.items() if count >= max(2, len(holding) / 2)]
+    least = max(2, len(holding) / 2)
+    if len(holding) == 1 and len(counts) == 2:
+        # One sample is told by the words for masks alone.
+        words = {name: _words(None, Affixes(name)) & MASK_WORDS for name in counts}
+        least = 1 if any(words.values()) else 2
+    common = [name for name, count in counts.items() if count >= least]
     twos = [folder for folder in holding if len(folder.names) == 2]
     for mask in sorted(common)[:_MAX_BESIDE]:
         both = [folder for folder in twos if folder.has(mask)]
-        if len(both) < max(2, counts[mask]):
+        if len(both) < max(2, counts[mask]) or len(both) < least:
             continue
         others = [next(name for name in folder.names if name != mask) for folder in both]
         pairs = zip(both, others, strict=True)

@@ -163,13 +163,23 @@ def _best(convincing: Sequence[Reading], look: _Look) -> list[Reading]:
     ranks = [look.rank(reading) for reading in rivals]
     least = min(ranks, default=None)
     best = [reading for reading, rank in zip(rivals, ranks, strict=True) if rank == least]
-    # The same masks, paired in more or fewer cases, are no question.
-    largest: dict[frozenset[str], Reading] = {}
-    for reading in best:
-        masks = frozenset(mask for _, mask in reading.pairs)
-        if not any(masks <= others for others in largest):
-            largest[masks] = reading
-    return list(largest.values())
+    # The same pairs, more or fewer of them, are no question.
+    chosen: list[Reading] = []
+    for reading in sorted(best, key=lambda reading: (-len(reading.pairs), reading.length)):
+        pairs = set(reading.pairs)
+        masks = {mask for _, mask in pairs}
+        if not any(
+            pairs <= set(other.pairs)
+            or (
+                # Longer keys that pair the same masks in the same folders are no accident.
+                other.length < reading.length
+                and other.places == reading.places
+                and masks <= {mask for _, mask in other.pairs}
+            )
+            for other in chosen
+        ):
+            chosen.append(reading)
+    return chosen
 
 
 def _wider(best: list[Reading], wider: list[Reading]) -> list[Reading]:
@@ -190,7 +200,12 @@ def _several(root: Path, options: ScanOptions, best: Sequence[Reading]) -> Usage
         f" such as {' and '.join(reading.pairs[0])}"
         for command, reading in zip(commands, best, strict=True)
     ]
-    what = f"these images have masks of {len(best)} kinds, and nothing says which of them count"
+    masks = {mask for _, mask in best[0].pairs}
+    are_of_images = all(masks & {mask for _, mask in reading.pairs} for reading in best)
+    sides = ("masks", "images") if are_of_images else ("images", "masks")
+    what = "these {} have {} of {} kinds, and nothing says which of them count".format(
+        *sides, len(best)
+    )
     if combining := _combining(root, best):
         are_numbered, command = combining
         combined = f"{command}  # one mask of all"

@@ -24,6 +24,7 @@ from histoprep.names import to_name
 from histoprep.phrases import first_of
 from histoprep.read_ahead import THREADS, FileStat
 from histoprep.scan import Issue, IssueKind, Pair, scan
+from histoprep.scan.commands import import_commands
 from histoprep.scan.formats import count_unread, describe_unread
 from histoprep.tiles.options import TableOptions
 
@@ -134,7 +135,11 @@ class Listing:
             hint = f"histoprep audit {shlex.quote(str(root))} --follow-links"
         if unread:
             seen.append(f"files of formats that are not read: {describe_unread(unread)}")
-            hint = hint if leaving else "histoprep import makes a data set of some: see its --help"
+            commands = import_commands(root, unread)
+            imports = (
+                " or ".join(commands) or "histoprep import makes a data set of some: see --help"
+            )
+            hint = hint if leaving else imports
         return UsageError(
             "no image or mask found",
             path=root,
