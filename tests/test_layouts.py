@@ -201,7 +201,7 @@ def test_masks_that_come_later_are_understood_then(tmp_path: Path) -> None:
     assert "--images a --masks b" in done.stdout
     # And folders that come after that are not passed over in silence.
     for i in range(6):
-        save(tissue(i), root / f"c/t{i}.png")
+        save(tissue(i), root / f"c/u{i}.png")
     assert "unread-folder" in run_histoprep("audit", str(root), "--workers", "1").stdout
 
 
