@@ -171,10 +171,8 @@ def _best(convincing: Sequence[Reading], look: _Look) -> list[Reading]:
         if not any(
             pairs <= set(other.pairs)
             or (
-                # Longer keys that pair the same masks in the same folders are no accident.
-                other.length < reading.length
-                and other.places == reading.places
-                and masks <= {mask for _, mask in other.pairs}
+                # Longer keys that pair the same masks are no accident.
+                other.length < reading.length and masks <= {mask for _, mask in other.pairs}
             )
             for other in chosen
         ):
