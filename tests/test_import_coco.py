@@ -88,6 +88,10 @@ BAD = {
         annotation(3, segmentation={"size": [96, 112], "counts": [10**30]}),
         "annotation 4, segmentation, counts, 0: not a usable number",
     ),
+    "a coordinate far away": (
+        annotation(1, segmentation=[[1, 2, 1e9, 4, 5, 6]]),
+        "annotation 2, segmentation, 0: a coordinate far beyond any image",
+    ),
     "no image": (
         lambda content: content["annotations"][0].pop("image_id"),
         "'image_id' is missing",

@@ -51,6 +51,8 @@ BAD_LABELME = {
     "no label": (lambda c: c["shapes"][0].pop("label"), "shape 0: 'label' is missing"),
     "no points": (lambda c: c["shapes"][0].pop("points"), "shape 0: 'points' is missing"),
     "a text": (shape(0, points=[[1, "2"]]), "shape 0, points, 0, 1: not a number"),
+    "half a character": (shape(4, shape_type="\ud800"), "shape 4, shape_type: a text with half"),
+    "far away": (shape(2, points=[[1, 2], [3e9, 4]]), "shape 2, points, 1: a coordinate far"),
     "three corners": (
         shape(1, points=[[1, 2], [3, 4], [5, 6]]),
         "shape 1, points: another number of points than this shape has",
@@ -138,8 +140,12 @@ BAD_CVAT = {
     ),
     "another root": (("annotations>", "notes>"), "this is no CVAT file"),
     "no width": (('width="100" height="96"', 'height="96"'), "the attribute 'width' is missing"),
-    "a text": (('cx="20.4"', 'cx="left"'), "image 'a/field_0.png', ellipse 3: cx is no number"),
-    "not finite": (('cx="20.4"', 'cx="nan"'), "cx is no number"),
+    "a text": (
+        ('cx="20.4"', 'cx="left"'),
+        "image 'a/field_0.png', ellipse 3: cx is no usable number",
+    ),
+    "not finite": (('cx="20.4"', 'cx="nan"'), "cx is no usable number"),
+    "far away": (('cx="20.4"', 'cx="2e9"'), "cx is no usable number"),
     "half a point": (('points="', 'points="3;'), "polygon 0: a point that is no pair of numbers"),
     "run lengths": (('rle="', 'rle="3, '), "mask 4: run lengths of another number of pixels"),
     "an unknown element": (("<tag", "<blob"), "an element that CVAT does not write here"),
@@ -326,6 +332,21 @@ def test_mat_files_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[
     path.write_bytes(whole)
     errors = refused(sample, "--classes", "a,b", capsys=capsys, out=out)
     assert "labels that --classes does not name" in errors and "seen: 3, 6" in errors
+
+
+def test_a_mat_file_that_ends_the_process_that_reads_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One byte: the type of the numbers of inst_map, which SciPy looks up without checking it."""
+    sample = import_samples.make_mat_lizard(tmp_path / "source")
+    path = tmp_path / "source" / "Labels" / "consep_1.mat"
+    data = bytearray(path.read_bytes())
+    assert data[176:184] == b"inst_map"
+    data[185] = 0x22
+    path.write_bytes(data)
+    errors = refused(sample, capsys=capsys, out=tmp_path / "tree")
+    assert "consep_1.mat" in errors
+    assert "damaged" in errors or "no .mat file" in errors
 
 
 def matlab_73(path: Path, content: dict[str, np.ndarray]) -> None:

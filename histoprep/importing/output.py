@@ -18,6 +18,7 @@ from histoprep.importing.model import MAX_LABEL, Counts, Drawing, ImageFile, Ite
 from histoprep.job_folder import output_errors
 from histoprep.names import to_text
 from histoprep.schemas.ledgers import IMPORT
+from histoprep.visible import visible
 
 IMAGES, MASKS, INSTANCES = "images", "masks", ".instances"
 WRITTEN, FAILED = "written", "failed"
@@ -76,7 +77,7 @@ def write_tile(out: Path, tile: Tile, *, copy: bool, keep_instances: bool) -> di
     item, drawing = tile.item, tile.drawing
     row: dict[str, Any] = dict.fromkeys(IMPORT.ledger_schema.names) | {
         "name": to_text(item.name),
-        "source": to_text(item.source),
+        "source": visible(item.source),
         "status": FAILED,
     }
     fault = tile.fault or (_instances_fault(drawing) if keep_instances else "")

@@ -17,6 +17,8 @@ from histoprep.errors import UsageError
 
 _SHOWN = 80
 _LARGEST = 2**53
+MOST_PX = 1e6
+"""Distance of a coordinate from the corner of an image that is still believed."""
 
 
 class AnnotationError(UsageError):
@@ -98,9 +100,11 @@ class Node:
             yield Node(self.file, self._inside(str(index)), value)
 
     def text(self) -> str:
-        """Return a string; raises AnnotationError for anything else."""
+        """Return a string; raises AnnotationError for anything else, and for half a character."""
         if not isinstance(self.value, str):
             raise self.fault("not a text", expected="a text")
+        if any("\ud800" <= character <= "\udfff" for character in self.value):
+            raise self.fault("a text with half a character (a lone surrogate)")
         return self.value
 
     def whole(self, *, least: int | None = None) -> int:
@@ -130,9 +134,24 @@ class Node:
             return [float(value) for value in self.value]
         return [item.number() for item in self.items()]
 
-    def point(self) -> tuple[float, float]:
-        """Return a point (x, y), without further coordinates; raises AnnotationError."""
+    def coordinates(self, most: float = MOST_PX) -> list[float]:
+        """Return a list of coordinates in pixels; raises AnnotationError for one that is beyond
+        `most`, which lets libraries that draw ask for all memory.
+        """
         numbers = self.numbers()
+        if numbers and max(map(abs, numbers)) > most:
+            raise self.fault(
+                "a coordinate far beyond any image",
+                seen=f"{max(numbers, key=abs):g}",
+                expected=f"at most {most:,.0f} px from the corner of the image",
+            )
+        return numbers
+
+    def point(self, most: float = MOST_PX) -> tuple[float, float]:
+        """Return a point (x, y), without further coordinates; raises AnnotationError as
+        `coordinates` does.
+        """
+        numbers = self.coordinates(most)
         if len(numbers) < 2:
             raise self.fault("not a point", expected="two numbers, x and y")
         return numbers[0], numbers[1]

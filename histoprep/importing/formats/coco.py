@@ -198,13 +198,15 @@ def _outline(node: Node, size: Size) -> Outline | None:
         return None
     if isinstance(segmentation.value, dict):
         return run_lengths(segmentation, size)
-    flat = all(isinstance(value, int | float) for value in segmentation.value)
-    parts = [segmentation] if flat else list(segmentation.items())
+    parts = list(segmentation.items())
+    # Some tools write the numbers of a single polygon without a list around them.
+    if all(isinstance(part.value, int | float) for part in parts):
+        parts = [segmentation]
     return CocoPolygons(tuple(corners(_coordinates(part)) for part in parts))
 
 
 def _coordinates(node: Node) -> list[float]:
-    numbers = node.numbers()
+    numbers = node.coordinates()
     if len(numbers) % 2:
         raise node.fault(
             "a polygon of an odd number of coordinates",

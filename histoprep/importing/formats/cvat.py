@@ -25,7 +25,7 @@ from histoprep.importing.formats import Search, as_image, number_names
 from histoprep.importing.images import safe_names
 from histoprep.importing.model import Collection, Drawing, Item, Size
 from histoprep.importing.outlines import CocoPolygons, Ellipse, RunLengths
-from histoprep.importing.reading import AnnotationError, read_bytes
+from histoprep.importing.reading import MOST_PX, AnnotationError, read_bytes
 
 ORDER = DrawingOrder.FILE
 _NO_AREAS = ("polyline", "points", "cuboid", "skeleton", "tag")
@@ -61,8 +61,12 @@ class _Element:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value):
-            raise self.fault(f"{name} is no number", seen=text.strip()[:40] or "nothing")
+        if not abs(value) <= MOST_PX:
+            raise self.fault(
+                f"{name} is no usable number",
+                seen=text.strip()[:40] or "nothing",
+                expected=f"a number of at most {MOST_PX:,.0f}",
+            )
         return value
 
     def whole(self, name: str, *, least: int) -> int:
@@ -131,7 +135,7 @@ def _root(path: Path) -> _Element:
         )
     try:
         root = ElementTree.fromstring(data)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise AnnotationError(
             f"this file is no XML, or cut off: {error}", path=path, seen=f"{len(data):,} bytes"
         ) from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from histoprep.digests import digest
+from histoprep.execution import Engine
+from histoprep.execution.workers import wait_for
 from histoprep.importing.canvas import label_instances
 from histoprep.importing.extras import missing
 from histoprep.importing.formats import Search, as_image
@@ -52,8 +56,7 @@ def read(
         UsageError: It is no such file; AnnotationError names the file and the variable.
     """
     files = search.files(source, ".mat")
-    # The maps of a whole data set do not fit into memory.
-    summaries = [_Maps.of(path, label_key).summary() for path in files]
+    summaries = _summaries(files, label_key)
     values = sorted({value for each in summaries for value in each.labels})
     names = classes or _known_names(summaries, values)
     labels, numbers = number_labels(
@@ -77,10 +80,37 @@ def read(
         for image, each in zip(found, summaries, strict=True)
     )
     items = tuple(
-        Item(name, each.path.name, as_image(image), partial(_draw, each.path, label_key), each.size)
+        Item(name, each.path.name, as_image(image), partial(_draw, each, label_key), each.size)
         for name, each, image in zip(paths, summaries, found, strict=True)
     )
     return Collection(labels, items, tuple(files))
+
+
+def _summaries(files: Sequence[Path], label_key: str | None) -> list[_Summary]:
+    """Return what is known of each file; they are read in a process of their own, since SciPy ends
+    the process that reads a damaged file.
+    """
+    summaries = []
+    with Engine(1).executor(1) as pool:
+        for path in files:
+            if _is_hdf5(read_bytes(path)):
+                _h5py(path)
+            try:
+                future = pool.submit(_summary, path, label_key)
+                wait_for(future, pool)
+                summaries.append(future.result())
+            except BrokenProcessPool as error:
+                raise AnnotationError(
+                    "this .mat file is damaged: reading it ends the process that does",
+                    path=path,
+                    hint="restore it from a copy",
+                ) from error
+    return summaries
+
+
+def _summary(path: Path, label_key: str | None) -> _Summary:
+    # The maps of a whole data set do not fit into memory.
+    return _Maps.of(path, label_key).summary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +118,7 @@ class _Summary:
     """What is known of a file without its maps."""
 
     path: Path
+    digest: str
     size: Size
     labels: frozenset[int]
     keys: frozenset[str]
@@ -96,8 +127,10 @@ class _Summary:
 class _Maps:
     """The variables of one file that say what its pixels are."""
 
-    def __init__(self, path: Path, variables: Mapping[str, np.ndarray], label_key: str | None):
-        self.path = path
+    def __init__(
+        self, path: Path, content: str, variables: Mapping[str, np.ndarray], label_key: str | None
+    ):
+        self.path, self.digest = path, content
         self.variables = variables
         key = label_key or _TYPES
         self.types = self._map(key) if key in variables else None
@@ -114,13 +147,16 @@ class _Maps:
 
     @classmethod
     def of(cls, path: Path, label_key: str | None) -> _Maps:
-        return cls(path, load(path), label_key)
+        data = read_bytes(path)
+        return cls(path, digest(data), load(path, data), label_key)
 
     def summary(self) -> _Summary:
         array = self.instances if self.types is None else self.types
         assert array is not None
         size = Size(*array.shape)
-        return _Summary(self.path, size, frozenset(self.labels()), frozenset(self.variables))
+        return _Summary(
+            self.path, self.digest, size, frozenset(self.labels()), frozenset(self.variables)
+        )
 
     def _map(self, key: str) -> np.ndarray:
         array = self.variables[key]
@@ -193,26 +229,31 @@ def _known_names(summaries: Sequence[_Summary], values: Sequence[int]) -> Sequen
     return names if all(value <= len(names) for value in values) else ()
 
 
-def _draw(path: Path, label_key: str | None, size: Size) -> Drawing:
-    return _Maps.of(path, label_key).drawing()
+def _draw(summary: _Summary, label_key: str | None, size: Size) -> Drawing:
+    data = read_bytes(summary.path)
+    if digest(data) != summary.digest:
+        raise AnnotationError("this file was changed meanwhile", path=summary.path)
+    return _Maps.of(summary.path, label_key).drawing()
 
 
-def load(path: Path) -> dict[str, np.ndarray]:
+def load(path: Path, data: bytes) -> dict[str, np.ndarray]:
     """Return the arrays in a .mat file by name.
+
+    Args:
+        path: The file.
+        data: Its bytes.
 
     Raises:
         AnnotationError: It is no such file, or cut off.
         UsageError: It is one of version 7.3 (HDF5), and h5py is not installed.
     """
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
-    data = read_bytes(path)
-    if any(data[offset : offset + len(_HDF5)] == _HDF5 for offset in _HDF5_OFFSETS):
+    if _is_hdf5(data):
         return _load_hdf5(path)
     try:
         content = loadmat(io.BytesIO(data))  # type: ignore[arg-type]
-    except (ValueError, TypeError, OSError, MatReadError, NotImplementedError, KeyError) as error:
+    except Exception as error:  # (SciPy checks little, and fails wherever the damage leads)
         raise AnnotationError(
             f"this is no .mat file, or cut off: {error}", path=path, seen=f"{len(data):,} bytes"
         ) from error
@@ -223,11 +264,20 @@ def load(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def _load_hdf5(path: Path) -> dict[str, np.ndarray]:
+def _is_hdf5(data: bytes) -> bool:
+    return any(data[offset : offset + len(_HDF5)] == _HDF5 for offset in _HDF5_OFFSETS)
+
+
+def _h5py(path: Path) -> Any:
     try:
         import h5py
     except ImportError as error:
         raise missing(f"MATLAB 7.3 files such as {path}", "h5py") from error
+    return h5py
+
+
+def _load_hdf5(path: Path) -> dict[str, np.ndarray]:
+    h5py = _h5py(path)
     try:
         with h5py.File(path) as file:
             found: dict[str, Any] = {

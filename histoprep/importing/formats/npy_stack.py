@@ -223,7 +223,7 @@ def _open(name: str, kinds: dict[str, Path]) -> _Stack:
 def _mapped(path: Path) -> np.ndarray:
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # (the header is parsed as Python, whose errors come through)
         raise AnnotationError(
             f"this is no array of numbers, or cut off: {error}",
             path=path,

@@ -40,6 +40,7 @@ NO_GEOMETRY = "no geometry"
 _TILE = re.compile(r"(?P<slide>.*?)[\s_-]*\[(?P<region>[^\[\]]*=[^\[\]]*)\]$")
 _AREAS = ("Polygon", "MultiPolygon")
 _FULL = 0xFF
+MOST_SLIDE_PX = 1e8
 # Outlines are moved instead of pixels.
 _SHIFTS = {PixelRule.CENTRE: 0.0, PixelRule.CORNER: 0.5}
 
@@ -167,7 +168,7 @@ def _classification(properties: Node | None) -> tuple[str, str | None]:
     if found is None:
         return UNCLASSIFIED, None
     if isinstance(found.value, str):
-        return found.value or UNCLASSIFIED, None
+        return found.text() or UNCLASSIFIED, None
     names = found.find("names")
     if names is not None:
         name = ": ".join(part.text() for part in names.items())
@@ -195,7 +196,7 @@ def _rings(geometry: Node, kind: str) -> Rings:
 
 
 def _ring(node: Node) -> np.ndarray:
-    points = [point.point() for point in node.items()]
+    points = [point.point(MOST_SLIDE_PX) for point in node.items()]
     return np.array(points, np.float64).reshape(-1, 2)
 
 
