@@ -160,9 +160,9 @@ def test_an_identity_map_or_masks_of_label_0_prove_nothing() -> None:
 @given(st.sets(st.integers(0, 54), max_size=8))
 def test_most_classes_empty_is_more_than_half(labels: set[int]) -> None:
     reached = {FIVE.class_of(label) for label in labels if label} - {0}
-    told = empty_classes(FIVE, labels)
+    evidence = empty_classes(FIVE, labels)
     nonzero = {label for label in labels if label}
-    assert (told is not None) == (bool(nonzero) and 4 - len(reached) > 2)
+    assert (evidence is not None) == (bool(nonzero) and 4 - len(reached) > 2)
 
 
 def test_classes_that_no_label_has_and_ignored_labels_count_for_nothing() -> None:

@@ -1,7 +1,7 @@
 """Whether a label map belongs to the masks it is to be used on: what its labels and names say.
 
 A map that was made for other masks may still list all of their values, and then turns unrelated
-labels into one class without an error. It is told by classes that stay empty, and by names that
+labels into one class without an error. It shows in classes that stay empty, and in names that
 differ from those the data set itself has.
 """
 
