@@ -7,6 +7,7 @@ progress a minute. `NO_COLOR` and `--quiet` are honoured.
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -70,6 +71,12 @@ def note(text: str) -> None:
     """Print one line about what is going on to stderr, unless quiet."""
     if not _quiet:
         _err.print(Text(_line(text)))
+
+
+def next_steps(*commands: Sequence[object]) -> None:
+    """Print what to do next, at most two commands given as their words, to stderr unless quiet."""
+    for words in commands[:2]:
+        note(f"next: {shlex.join(map(str, words))}")
 
 
 def warn(text: str) -> None:

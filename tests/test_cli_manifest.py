@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -485,3 +486,29 @@ def test_masks_of_which_none_has_an_image_are_no_reason_for_tiles_without(tmp_pa
     assert f"histoprep audit {root}" in str(error.hint)
     assert _run(root, "--force").exit_code == ExitCode.OK
     assert len(open_manifest(Workspace.of(root).manifest)) == 6
+
+
+def test_the_last_lines_are_the_next_commands(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a command prints as the next one runs as it stands, to the end of the toolkit's part."""
+    words = ["audit", str(dataset), "--map", "m.yml", "--workers", "1"]
+    seen = []
+    for _ in range(3):
+        assert run(words) == 0
+        printed = capsys.readouterr().err.splitlines()
+        following = [line.removeprefix("next: ") for line in printed if line.startswith("next: ")]
+        assert len(following) <= 2 and printed[-len(following) :] == [
+            f"next: {x}" for x in following
+        ]
+        seen.append(words[0])
+        words = next(
+            (shlex.split(line)[1:] for line in reversed(following) if line.startswith("histoprep")),
+            [],
+        )
+        if not words:
+            break
+    assert seen == ["audit", "manifest", "shard"]
+    assert following == [
+        f"trainer fit --manifest {dataset.with_name('data.histoprep')}/shards --preset ldm-tiny"
+    ]

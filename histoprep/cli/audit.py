@@ -314,6 +314,9 @@ def audit(
             f" {write_baseline}"
         )
     accepted = write_baseline is not None and result.exit_code == ExitCode.FINDINGS
+    if result.exit_code == ExitCode.OK and not (quick or sample):
+        named_map = ("--map", map_name) if map_name else ()
+        console.next_steps(("histoprep", "manifest", root, *named_map))
     raise typer.Exit(ExitCode.OK if exit_zero or accepted else result.exit_code)
 
 

@@ -28,3 +28,4 @@ def collect(root: Root = Path(), workspace: WorkspaceFolder = None) -> None:
         console.out(f"{made.num_tiles:,} tiles in {made.path}")
         for out in unfinished_remaps(where):
             console.out(f"{collect_remap(where, out).num_written:,} masks in {out}")
+    console.next_steps(("histoprep", "audit", root))

@@ -231,6 +231,10 @@ def build(
         write_dataset_csv(open_manifest(summary.path), dataset_csv)
         console.note(f"wrote {dataset_csv}")
     console.out(str(summary.path))
+    console.next_steps(
+        ("trainer", "fit", "--manifest", summary.path, "--preset", "ldm-tiny"),
+        ("histoprep", "shard", summary.path),
+    )
     raise typer.Exit(ExitCode.INCOMPLETE if summary.incomplete else seen)
 
 

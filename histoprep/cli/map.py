@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -88,10 +87,10 @@ def init(
     ignored = found.ignored()
     if ignored is not None and ignored.along_boundaries:
         console.note(f"{ignored.spelt} lies along boundaries of other labels and is ignored")
-    file = shlex.quote(str(out))
-    console.note(f"next: histoprep map check {file}")
-    console.note(f"      histoprep manifest {shlex.quote(str(root))} --map {file}")
     console.out(str(out))
+    console.next_steps(
+        ("histoprep", "map", "check", out), ("histoprep", "manifest", root, "--map", out)
+    )
     raise typer.Exit(status)
 
 

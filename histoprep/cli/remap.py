@@ -135,6 +135,10 @@ def remap(
         )
     for warning in (*plan.warnings, *damage_warnings(where)):
         console.warn(warning)
+    named_map = ("--map", map_name) if map_name else ()
+    console.next_steps(
+        ("histoprep", "manifest", root, *named_map), ("histoprep", "stats", root, *named_map)
+    )
     raise typer.Exit(ExitCode.INCOMPLETE if result.num_failed else seen)
 
 

@@ -120,6 +120,7 @@ def repair(
             f"{where.manifest} is older than the repaired masks: run histoprep manifest"
             " again, then shard"
         )
+    console.next_steps(("histoprep", "manifest", root))
     raise typer.Exit(ExitCode.INCOMPLETE if result.num_left else seen)
 
 

@@ -89,6 +89,7 @@ def stats(
         console.warn(warning)
     for path in paths:
         console.note(f"wrote {path}")
+    console.next_steps(("histoprep", "manifest", root, *(("--map", map_name) if map_name else ())))
     raise typer.Exit(seen)
 
 

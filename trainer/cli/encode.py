@@ -133,6 +133,8 @@ def encode(
         else None
     )
     _print(result, numbers)
+    words = ("--manifest", manifest, "--latents", place, "--codec", codec)
+    console.next_steps(("trainer", "fit", *words, "--preset", "ldm-tiny"))
     raise typer.Exit(ExitCode.INCOMPLETE if result.skipped else ExitCode.OK)
 
 

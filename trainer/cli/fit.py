@@ -137,6 +137,18 @@ def _train(config: RunConfig) -> None:
             f" {ended['step']:,} steps{f'; {metrics}' if metrics else ''}{best}"
         )
     console.out(str(result.run))
+    console.next_steps(*_next_steps(config, result.run))
+
+
+def _next_steps(config: RunConfig, run: Path) -> list[tuple[object, ...]]:
+    """Return what follows a training, by its recipe."""
+    data = config.manifest
+    steps: dict[str, list[tuple[object, ...]]] = {
+        "codec": [("trainer", "encode", "--manifest", data, "--codec", run)],
+        "ldm": [("trainer", "sample", "--checkpoint", run, "--masks", data, "--out", "synthetic")],
+        "diffmic": [("trainer", "test", run)],
+    }
+    return steps.get(config.recipe, [])
 
 
 def _print_plan(config: RunConfig) -> None:
