@@ -504,7 +504,7 @@ PUBLISHED = [
         ),
         "one-pair": pairs_of("left/a.png", "right/a.png", ids=(0,)),
         "drive-like": pairs_of(
-            "{group}/pictures/{i}_training.tif", "{group}/1st_manual/{i}_manual1.png",
+            "{group}/photos/{i}_training.tif", "{group}/1st_manual/{i}_manual1.png",
             ids=tuple(range(21, 27)), draw=binary, groups=("training", "test"),
         ),
         "slides-with-own-folders": pairs_of("s{i}/HE/x_{i}.png", "s{i}/GT/x_{i}.png"),

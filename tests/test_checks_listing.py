@@ -308,7 +308,7 @@ def test_coloured_labels_among_the_images_of_a_known_layout(tmp_path: Path) -> N
     data.pairs(6)
     colours = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)
     for index in range(6):
-        data.image(f"fine{index:02}_view.png", colours[stripes(0, 1, 2)])
+        data.image(f"view{index:02}.png", colours[stripes(0, 1, 2)])
     assert len(by_code(data.audit().findings)["HP109 colours"]) == 6
 
 

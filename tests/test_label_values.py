@@ -299,9 +299,9 @@ def test_older_formats_take_single_numbers_alone(tmp_path: Path) -> None:
 
 
 def test_differences_are_spelt_as_the_maps_spell_them(tmp_path: Path) -> None:
-    one = _load(tmp_path, COLOURS)
+    first = _load(tmp_path, COLOURS)
     other = _load(tmp_path, COLOURS.replace(", #ff8000", "").replace("#ffffff", "#eeeeee"))
-    differences = diff(one, other)
+    differences = diff(first, other)
     found = {item.what: (item.a, item.b) for item in differences}
     values = {item.name: (item.a, item.b) for item in differences if item.what == "label values"}
     assert values["tumour"] == ("#ff0000, #ff8000", "#ff0000")

@@ -34,10 +34,16 @@ from layouts import (
 from histoprep.errors import UsageError
 from histoprep.imageio import encode_rgb_jpeg
 from histoprep.scan import scan
-from histoprep.scan.advice import explain_nothing_paired, find_pairing, suggest_pairing
+from histoprep.scan.advice import (
+    explain_nothing_paired,
+    find_pairing,
+    further_masks,
+    suggest_pairing,
+)
 from histoprep.scan.content import Content, content_of, content_of_pixels
 from histoprep.scan.layouts import FolderNames, readings
 from histoprep.scan.listing import Issue, Pair, ScanOptions
+from histoprep.schemas.manifest import read_manifest
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.options import SettledOptions, TableOptions, settle
 
@@ -377,3 +383,31 @@ def test_real_tiles_in_a_layout_of_their_own(shared_data: Path, tmp_path: Path) 
         true_pairs[pair[0]] = pair[1]
     pairs, _ = listed(root, ScanOptions(follow_links=True))
     assert paired(pairs) == true_pairs
+
+
+def test_masks_of_another_reader_are_left_out_once_a_suffix_is_chosen(tmp_path: Path) -> None:
+    layout = next(layout for layout in CHOICE if layout.name == "two-annotators")
+    root, true_pairs = made(layout, tmp_path)
+    done = run_histoprep("audit", str(root), "--mask-suffix", "_1stHO", "--workers", "1")
+    assert done.returncode == 1 and "HP110 second-mask: 8 of 16 images" in done.stdout
+    assert "HP109" not in done.stdout
+    assert run_histoprep("manifest", str(root), "--workers", "1").returncode == 3
+    rows = read_manifest(Workspace.of(root).manifest, ["image_path", "mask_path"]).to_pylist()
+    assert {row["image_path"]: row["mask_path"] for row in rows} == true_pairs
+
+
+@pytest.mark.parametrize(
+    ("masks", "images", "found"),
+    [
+        (["a_2.png", "b.png"], ["a.jpg"], {"a_2.png"}),
+        (["x/a-r2.png", "a-r2.png"], ["x/a.jpg"], {"x/a-r2.png"}),
+        (["ab.png", "a.png"], ["a.jpg"], set()),
+        (["a.b.c.png"], ["a.b.png"], {"a.b.c.png"}),
+        (["d_e/a.png"], ["d.png"], set()),
+        ([], ["a.jpg"], set()),
+    ],
+)
+def test_further_masks_continue_the_name_of_an_image(
+    masks: list[str], images: list[str], found: set[str]
+) -> None:
+    assert further_masks(masks, images) == found

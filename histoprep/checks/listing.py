@@ -16,7 +16,7 @@ from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.labels import IGNORED, UNMAPPED, LabelMap
 from histoprep.scan import IssueKind
-from histoprep.scan.advice import MAX_NAMES, explain_nothing_paired, suggest_pairing
+from histoprep.scan.advice import MAX_NAMES, explain_nothing_paired, further_masks, suggest_pairing
 from histoprep.scan.commands import combine_command, import_commands
 from histoprep.scan.content import Content
 from histoprep.scan.formats import extension_of
@@ -138,8 +138,9 @@ SECOND_MASK = Rule(
     definition="A file is called like a further mask of an image, as x_mask_1.png of x.png.",
     cause="Each object, class or reader has a mask file of its own.",
     suggestion=(
-        "Make one mask of all those of an image with histoprep import combine. Until then only the"
-        " mask without a number is used."
+        "Nothing, if the masks that are read are the right ones: these files are left out."
+        " Otherwise choose others with --mask-suffix, or make one mask of all those of an image"
+        " with histoprep import combine."
     ),
 )
 
@@ -258,7 +259,7 @@ def nothing_paired(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-@table_rule(LABEL_LIKE_IMAGE)
+@table_rule(LABEL_LIKE_IMAGE, SECOND_MASK)
 def labels_among_images(evidence: Evidence) -> Iterator[Finding]:
     """Yield images that look like label masks, with the option that would pair them, if any."""
     overview = evidence.overview
@@ -266,6 +267,21 @@ def labels_among_images(evidence: Evidence) -> Iterator[Finding]:
         overview.image_error.str.startswith(rule_ids.LABEL_LIKE_IMAGE.code).fillna(False)
     )
     labels = overview[verdicts.notna()].image_path.tolist()
+    if not labels:
+        return
+    further = further_masks(labels, overview.image_path[overview.mask_path.notna()].dropna())
+    is_further = overview.image_path.isin(further)
+    yield from flag(
+        SECOND_MASK,
+        overview,
+        is_further,
+        "image_path",
+        "looks like a label mask, of an image that has one",
+        denominator=evidence.amounts.images,
+        unit="images",
+    )
+    verdicts = verdicts.where(~is_further)
+    labels = [path for path in labels if path not in further]
     if not labels:
         return
     images = overview.image_path[verdicts.isna() & overview.image_path.notna()]

@@ -32,6 +32,7 @@ from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
 from histoprep.phrases import first_of, plural
 from histoprep.remap.evidence import remapped_error
 from histoprep.remap.fit import misfit, misfit_error
+from histoprep.scan.advice import further_masks
 from histoprep.schemas.manifest import (
     EXCLUDED_KIND,
     EXCLUDED_SCHEMA,
@@ -217,13 +218,16 @@ def build_manifest(
 
 def _refuse_labels_among_images(source: ChosenRows, root: Path) -> None:
     """Raise UsageError when files that are read as images look like label masks (HP109): a model
-    would learn to generate masks.
+    would learn to generate masks. Further masks of an image that has one are left out instead.
     """
     code = rule_ids.LABEL_LIKE_IMAGE
     paths: list[str] = []
     for batch in source.read_batches(("image_path", "image_error"), _PIECE):
         is_label = pc.fill_null(pc.starts_with(batch["image_error"], code.code), False)
         paths += batch["image_path"].filter(is_label).to_pylist()
+    if paths:
+        further = further_masks(paths, _paired_images(source))
+        paths = [path for path in paths if path not in further]
     if paths:
         raise UsageError(
             f"masks lie among the images ({code})",
@@ -233,6 +237,12 @@ def _refuse_labels_among_images(source: ChosenRows, root: Path) -> None:
             hint=f"histoprep audit {shlex.quote(str(root))} says how to pair them; if they are"
             " images, --force leaves them out",
         )
+
+
+def _paired_images(source: ChosenRows) -> Iterator[str]:
+    for batch in source.read_batches(("image_path", "mask_path"), _PIECE):
+        paired = batch["image_path"].filter(pc.is_valid(batch["mask_path"]))
+        yield from paired.drop_null().to_pylist()
 
 
 def _refuse_masks_without_images(source: ChosenRows, root: Path) -> None:

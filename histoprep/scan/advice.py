@@ -4,6 +4,7 @@ out.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from histoprep.scan.commands import audit_command, combine_command
 from histoprep.scan.layouts import FolderNames, Reading, readings
 
+_NO_WORD = re.compile(r"[\W_]")
 # So many names of a side show their scheme.
 MAX_NAMES = 2000
 
@@ -41,6 +43,25 @@ def find_pairing(images: Iterable[str], masks: Iterable[str]) -> Reading | None:
             and of_masks.issuperset(mask for _, mask in reading.pairs)
         ),
         None,
+    )
+
+
+def further_masks(masks: Iterable[str], paired_images: Iterable[str]) -> frozenset[str]:
+    """Return those of the masks among the images that are further ones of an image that has a mask:
+    in its folder, and called like it with more behind, as `x_reader2.png` of `x.jpg`.
+
+    Args:
+        masks: Paths of files that are known to be masks.
+        paired_images: Paths of images that have a mask.
+    """
+    stems = {path.rpartition(".")[0] for path in paired_images}
+    return frozenset(
+        path
+        for path in masks
+        if any(
+            path[: match.start()] in stems
+            for match in _NO_WORD.finditer(path, path.rfind("/") + 2, path.rfind("."))
+        )
     )
 
 
