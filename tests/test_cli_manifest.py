@@ -19,8 +19,9 @@ from histoprep.cli import run
 from histoprep.cli.manifest import app
 from histoprep.errors import ExitCode, HistoprepError, LockedError, UsageError
 from histoprep.mask_reading import Reading
-from histoprep.schemas.manifest import open_manifest
+from histoprep.schemas.manifest import open_manifest, open_named_manifest
 from histoprep.schemas.workspace import Workspace
+from histoprep.shards import open_tiles
 from histoprep.tiles.table import ensure_tiles
 
 SIDE_PX = 32
@@ -512,3 +513,23 @@ def test_the_last_lines_are_the_next_commands(
     assert following == [
         f"trainer fit --manifest {dataset.with_name('data.histoprep')}/shards --preset ldm-tiny"
     ]
+
+
+@pytest.mark.parametrize("where", ["results", "data"])
+@pytest.mark.parametrize("command", ["check", "shard"])
+def test_a_folder_in_the_place_of_a_manifest_leads_to_it(
+    dataset: Path, where: str, command: str
+) -> None:
+    _ok(dataset)
+    manifest = Workspace.of(dataset).manifest
+    folder = manifest.parent if where == "results" else dataset
+    with pytest.raises(UsageError) as caught:
+        if command == "check":
+            open_named_manifest(folder)
+        else:
+            open_tiles(folder).table  # noqa: B018
+    assert caught.value.what == "this is a folder, not a manifest"
+    assert str(caught.value.hint) == f"name the manifest {manifest}"
+    (dataset / "sub").mkdir()
+    with pytest.raises(UsageError, match="folder"):
+        open_named_manifest(dataset / "sub")

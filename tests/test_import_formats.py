@@ -367,7 +367,7 @@ def test_matlab_73_needs_h5py(tmp_path: Path) -> None:
         np.testing.assert_array_equal(masks_of(out)[name], expected)
     errors = without("h5py", [*sample.arguments, "--out", str(tmp_path / "other")])
     assert "MATLAB 7.3 files such as" in errors
-    assert "pip install 'histoprep-diffusion[import]'" in errors
+    assert "pip install -c constraints.txt '.[import]'" in errors
 
 
 def without(package: str, arguments: list[str]) -> str:
@@ -390,7 +390,7 @@ def test_a_library_that_is_missing_is_named_with_the_command_that_installs_it(
     sample = getattr(import_samples, f"make_{maker}")(tmp_path / "source")
     errors = without(package, [*sample.arguments, "--out", str(tmp_path / "tree")])
     assert f"need the package {package}, which is not installed" in errors
-    assert "pip install 'histoprep-diffusion[import]'" in errors
+    assert "pip install -c constraints.txt '.[import]'" in errors
     assert not (tmp_path / "tree").exists()
 
 

@@ -70,6 +70,14 @@ def test_a_folder_that_is_nowhere_stays_the_one_of_the_header(moved: Path) -> No
     assert str(manifest.root) == manifest.header["root"] and manifest.moved is None
 
 
+def test_a_folder_of_the_same_name_without_the_images_is_another_one(moved: Path) -> None:
+    path = Workspace.of(moved).manifest
+    lonely = moved.parents[1] / "elsewhere" / "manifest.parquet"
+    (lonely.parent / "data").mkdir(parents=True)
+    lonely.write_bytes(path.read_bytes())
+    assert open_manifest(lonely).moved is None
+
+
 def test_a_copy_beside_the_original_reads_the_original(tmp_path: Path) -> None:
     data = DataSet(tmp_path / "one" / "data")
     for index in range(4):

@@ -36,6 +36,9 @@ def presets() -> list[str]:
     )
 
 
+_MAX_MEANT = 3
+
+
 def load_config(
     *,
     recipe: str | None = None,
@@ -272,11 +275,39 @@ def _problem(kind: type[BaseModel], values: Mapping[str, Any], error: Mapping[st
         value = "" if error["type"] in ("missing", "value_error") else f", seen {error['input']!r}"
         return f"{name}: {error['msg'].removeprefix('Value error, ')}{value}"
     known = _keys_at(kind, values, place[:-1])
-    near = difflib.get_close_matches(str(place[-1]), known, 1, 0.5)
-    return (
-        f"{name}: unknown key;"
-        f" {f'perhaps {near[0]}' if near else 'known here: ' + ', '.join(known)}"
-    )
+    near = _meant(str(place[-1]), known, _keys_below(kind, values))
+    advice = f"perhaps {' or '.join(near)}" if near else f"known here: {', '.join(known)}"
+    return f"{name}: unknown key; {advice}"
+
+
+def _meant(word: str, here: Sequence[str], everywhere: Sequence[str]) -> list[str]:
+    """Return the keys that a word may stand for.
+
+    This is one of `here` that is nearly it; or else the dotted keys of all sections that end in it,
+    or nearly end in it; or else one of `here` that is a little like it.
+    """
+    by_last: dict[str, list[str]] = {}
+    for key in everywhere:
+        by_last.setdefault(key.rpartition(".")[2], []).append(key)
+    if near := difflib.get_close_matches(word, here, 1, 0.75):
+        return near
+    if word in by_last:
+        return by_last[word][:_MAX_MEANT]
+    if near := difflib.get_close_matches(word, by_last, 1, 0.65):
+        return by_last[near[0]][:_MAX_MEANT]
+    return difflib.get_close_matches(word, here, 1, 0.5)
+
+
+def _keys_below(kind: type[BaseModel], values: Any, start: str = "") -> list[str]:
+    """Return the dotted keys of a configuration of `kind` and of its sections."""
+    keys = []
+    for name, field in kind.model_fields.items():
+        key = field.alias or name
+        keys.append(start + key)
+        inside = values.get(key) if isinstance(values, Mapping) else None
+        if (section := _section_in(field, inside)) is not None:
+            keys += _keys_below(section, inside, f"{start}{key}.")
+    return keys
 
 
 def _keys_at(kind: type[BaseModel], values: Any, place: Sequence[Any]) -> list[str]:

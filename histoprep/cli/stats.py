@@ -120,7 +120,10 @@ def _print_tables(found: Stats) -> None:
     console.table(
         ("class", "name", "  inverse", "   median", "effective"),
         _joined(names, weights),
-        title="Weights (mean 1)",
+        title=(
+            "Class weights of a loss, mean 1: inverse and median (of the class shares) for a loss"
+            " over pixels, effective (number of tiles) for a loss over tiles"
+        ),
     )
     for dimension in found.by:
         _print_breakdown(found, dimension)

@@ -12,6 +12,7 @@ from pathlib import Path
 import histoprep
 from histoprep.doctor.check import Check, Status
 from histoprep.errors import HistoprepError
+from histoprep.extras import install_command
 from histoprep.labels import find_label_map, load_label_map
 
 OURS = "histoprep-diffusion"
@@ -25,6 +26,7 @@ _EXTRAS = {
     "fast": (Status.WARN, "a quicker PNG decoder"),
     "cluster": (Status.OK, "only for --engine dask"),
     "cloud": (Status.OK, "only for object stores"),
+    "import": (Status.OK, "only for histoprep import"),
 }
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?\s*(?:>=\s*([0-9.]+))?")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)['\"]")
@@ -65,11 +67,12 @@ def check_packages() -> Iterator[Check]:
         needs.get("", []),
         Status.FAIL,
         "",
-        "in the folder of the source: pip install -c constraints.txt .",
+        install_command(),
     )
     for extra, (missing, purpose) in _EXTRAS.items():
-        fix = f"in the folder of the source: pip install -c constraints.txt '.[{extra}]'"
-        yield _group(f"extra {extra}", needs.get(extra, []), missing, purpose, fix)
+        yield _group(
+            f"extra {extra}", needs.get(extra, []), missing, purpose, install_command(extra)
+        )
 
 
 def _group(

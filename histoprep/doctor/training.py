@@ -13,9 +13,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from histoprep.doctor.check import Check, Status
+from histoprep.extras import install_command
 
 _TIME_LIMIT_S = 180
-_INSTALL = "in the folder of the source: pip install -c constraints.txt '.[train]'"
+_INSTALL = install_command("train")
 _ASK_TORCH = """
 import json, torch
 cuda = torch.cuda.is_available()

@@ -22,6 +22,7 @@ from histoprep.errors import ExitCode, HistoprepError, UsageError
 from histoprep.execution.marker import Marker, read_marker
 from histoprep.execution.signals import at_stop
 from histoprep.execution.workers import end_workers, start_pool, wait_for
+from histoprep.extras import install_command
 
 __all__ = ["Engine", "Marker", "Task", "WorkerError", "read_marker", "run_tasks"]
 
@@ -97,7 +98,7 @@ def _dask(address: str) -> Iterator[Executor]:
     except ImportError as error:
         raise UsageError(
             "--engine dask needs dask.distributed",
-            hint="pip install 'histoprep-diffusion[cluster]'",
+            hint=install_command("cluster"),
         ) from error
     try:
         client = Client(address, timeout="10s", set_as_default=False)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from histoprep.errors import UsageError
+from histoprep.extras import install_command
 
-INSTALL = "pip install 'histoprep-diffusion[import]'"
+INSTALL = install_command("import")
 
 
 def coco_masks() -> Any:

@@ -6,9 +6,9 @@ table, `check.py` holds one against the files and against itself.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ from histoprep import tables
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.labels import IGNORED_ID, LabelMap
 from histoprep.mask_reading import Reading
+from histoprep.names import to_name
 from histoprep.schemas.columns import column
+from histoprep.schemas.workspace import MANIFEST_NAME
+from histoprep.schemas.workspace import SUFFIX as WORKSPACE_SUFFIX
 
 KIND = "manifest"
 SCHEMA_VERSION = "1.0"
@@ -101,18 +104,29 @@ class Manifest:
         """Return the number of tiles."""
         return int(self.opened.metadata.num_rows)
 
-    @property
+    @cached_property
     def root(self) -> Path:
         """Return the absolute folder that relative paths start from.
 
-        Where the folder of the header is gone, and there is one at the same place relative to the
-        manifest, it is that one.
+        Where the folder of the header is gone, it is the one at the same place relative to the
+        manifest that has the first image.
         """
-        stated, beside = Path(self.header["root"]), self.header.get("root_from_manifest")
-        if stated.is_dir() or beside is None:
-            return stated
-        moved = Path(os.path.normpath(self.path.absolute().parent / beside))
-        return moved if moved.is_dir() else stated
+        stated = Path(self.header["root"])
+        return stated if stated.is_dir() else self._moved_root(stated) or stated
+
+    def _moved_root(self, stated: Path) -> Path | None:
+        """Return the folder that has the name of the stated one, or the end of its path, below a
+        folder around the manifest, the nearest first.
+        """
+        first = next(self.iter_batches(["image_path"], 1), None)
+        if first is None or not first.num_rows:
+            return None
+        image = to_name(first["image_path"][0].as_py())
+        if Path(image).is_absolute():
+            return None
+        ends = [Path(*stated.parts[-length:]) for length in range(len(stated.parts) - 1, 0, -1)]
+        places = (folder / end for folder in self.path.absolute().parents for end in ends)
+        return next((place for place in places if (place / image).is_file()), None)
 
     @property
     def moved(self) -> str | None:
@@ -177,6 +191,8 @@ def open_manifest(path: str | Path) -> Manifest:
         IntegrityError: It is no manifest, damaged, of another major version, or lacks columns.
     """
     place = Path(path)
+    if place.is_dir():
+        raise folder_instead(place)
     try:
         opened, header = tables.open_table(place, kind=KIND, schema_version=SCHEMA_VERSION)
     except FileNotFoundError:
@@ -206,13 +222,32 @@ def open_manifest(path: str | Path) -> Manifest:
     return Manifest(place, {**header, **complete}, label_map, opened)
 
 
+def folder_instead(path: Path) -> UsageError:
+    """Return the error for a folder where a manifest is wanted, with the manifest that is there or
+    in the results of that folder, if any.
+    """
+    beside = path.absolute().with_name(f"{path.absolute().name}{WORKSPACE_SUFFIX}")
+    known = next(
+        (place for folder in (path, beside) if (place := folder / MANIFEST_NAME).is_file()), None
+    )
+    return UsageError(
+        "this is a folder, not a manifest",
+        path=path,
+        expected=known,
+        hint=_HINT if known is None else f"name the manifest {known}",
+    )
+
+
+_HINT = "name a manifest.parquet, which histoprep manifest writes"
+
+
 def open_named_manifest(path: Path) -> Manifest:
     """Return the manifest that a user names; raises UsageError for a folder or a file of another
     kind, and as `open_manifest`.
     """
-    hint = "name a manifest.parquet, which histoprep manifest writes"
+    hint = _HINT
     if path.is_dir():
-        raise UsageError("this is a folder, not a manifest", path=path, hint=hint)
+        raise folder_instead(path)
     try:
         is_other = not tables.looks_like_parquet(path)
     except OSError:
@@ -278,7 +313,6 @@ def write_manifest(
         **header,
         "label_map": label_map.to_json(),
         "label_map_digest": label_map.digest,
-        "root_from_manifest": os.path.relpath(header["root"], path.absolute().parent),
     }
     if label_map.ignore:
         # For readers of shards that do not know label maps.

@@ -10,6 +10,7 @@ from histoprep.errors import UsageError
 from histoprep.image_formats import is_image
 
 SUFFIX = ".histoprep"
+MANIFEST_NAME = "manifest.parquet"
 REPAIRED_TABLE, REPAIRED_NOTE = "repaired.parquet", "repaired.json"
 
 
@@ -146,7 +147,7 @@ class Workspace:
     @property
     def manifest(self) -> Path:
         """Return the path of the manifest."""
-        return self.folder / "manifest.parquet"
+        return self.folder / MANIFEST_NAME
 
     @property
     def parts(self) -> Path:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from histoprep import tables
 from histoprep.errors import IntegrityError, UsageError
-from histoprep.schemas.manifest import KIND, SCHEMA_VERSION, Manifest, open_manifest
+from histoprep.schemas.manifest import KIND, SCHEMA_VERSION, Manifest, folder_instead, open_manifest
 from histoprep.schemas.shards import index_schema, is_index
 from histoprep.shards.layout import INDEX
 from histoprep.shards.storage import is_address, open_storage
@@ -59,10 +59,13 @@ def open_any(path: str | Path) -> Manifest:
         return _fetch(text if text.endswith(".parquet") else f"{text.rstrip('/')}/{INDEX}")
     place = Path(text)
     if place.is_dir():
-        place /= INDEX
-        if not place.exists():
+        if not (place / INDEX).exists():
+            instead = folder_instead(place)
+            if instead.expected is not None:
+                raise instead
             hint = "histoprep shard MANIFEST --out DIR, which also goes on where it was stopped"
             raise UsageError("there is no index of shards in this folder", path=path, hint=hint)
+        place /= INDEX
     return open_manifest(place)
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from histoprep.errors import UsageError
+from histoprep.extras import install_command
 from histoprep.names import to_name
 
 # Schemes that obstore reads; it takes keys and endpoints from the usual variables, such as
 # AWS_ENDPOINT_URL.
 _OBSTORE_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "http", "https")
-_EXTRA = "pip install 'histoprep-diffusion[cloud]'"
+_EXTRA = install_command("cloud")
 # Shards are few and read all the time; more than these are closed and opened again.
 _MAX_OPEN = 256
 

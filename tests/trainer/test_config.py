@@ -11,7 +11,8 @@ import yaml
 
 from trainer.config import Duration, RunConfig
 from trainer.config_layers import build_config, dump_config, load_config, presets
-from trainer.errors import ConfigError, ExitCode
+from trainer.engine.checkpoints import load_run_config
+from trainer.errors import CheckpointError, ConfigError, ExitCode
 from trainer.stage import DEFAULT_PRESETS, RECIPES, recipe_of
 
 MINE = ("reference-512", "reference-512-class", "ldm-tiny")
@@ -226,3 +227,30 @@ def test_a_recipe_that_is_not_the_presets(tmp_path: Path) -> None:
         load_config(recipe="codec", preset="ldm-tiny", manifest="m.parquet", codec="c")
     with pytest.raises(ConfigError, match="no such recipe"):
         load_config(recipe="gan", manifest="m.parquet")
+
+
+@pytest.mark.parametrize(
+    ("entry", "meant"),
+    [
+        ("steps=400", "duration.steps"),
+        ("max_steps=400", "duration.steps"),
+        ("stepz=400", "duration.steps"),
+        ("lr=1e-4", "optimiser.lr"),
+        ("batchsize=4", "batch_size"),
+        ("optimiser.lrr=1", "lr"),
+    ],
+)
+def test_an_unknown_key_leads_to_the_one_that_is_meant(entry: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(preset="ldm-tiny", manifest="m.parquet", sets=[entry])
+    key = entry.partition("=")[0]
+    assert f"{key}: unknown key; perhaps {meant}" in str(caught.value).splitlines()[1]
+
+
+def test_a_run_that_is_not_there_is_wrong_use(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no such run") as caught:
+        load_run_config(tmp_path / "nope")
+    assert caught.value.exit_code == ExitCode.USAGE
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError):
+        load_run_config(tmp_path / "empty")

@@ -6,6 +6,7 @@ import os
 
 from histoprep.command_line import CommandLine
 from histoprep.errors import HistoprepError
+from histoprep.extras import install_command
 from trainer.errors import DeviceError
 from trainer.signals import stop_signals
 
@@ -61,9 +62,7 @@ def _translate(error: Exception) -> HistoprepError | None:
         return DeviceError(f"the device has no memory left: {error}", hint=hint)
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing and missing.partition(".")[0] in _LIBRARIES:
-        return DeviceError(
-            f"{missing} is not installed", hint="pip install '.[train]' in the folder of the source"
-        )
+        return DeviceError(f"{missing} is not installed", hint=install_command("train"))
     return None
 
 

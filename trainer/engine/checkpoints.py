@@ -207,6 +207,12 @@ def load_run_config(path: str | Path) -> RunConfig:
     """
     place = Path(path).absolute()
     home = next((path for path in (place, *place.parents) if (path / CONFIG).is_file()), None)
+    if home is None and not place.exists():
+        raise ConfigError(
+            "there is no such run",
+            path=place,
+            expected="the run folder of `trainer fit`, or a checkpoint in it",
+        )
     if home is None:
         raise CheckpointError(
             f"there is no {CONFIG} here or above",
