@@ -242,7 +242,9 @@ def unknown_rule(key: str, rules: Sequence[Rule]) -> UsageError:
     """Return the error for a key that names no rule."""
     names = [name for rule in rules for name in (rule.name, rule.code)]
     wanted = key.upper() if key.upper().startswith("HP") else key.lower()
-    near = difflib.get_close_matches(wanted[:100], names, n=1)
+    # Letters that look like digits, before all else.
+    digits = wanted[:2] + wanted[2:].translate(str.maketrans("OIL", "011"))
+    near = [digits] if digits in names else difflib.get_close_matches(wanted[:100], names, n=1)
     meant = f"; perhaps you meant {near[0]!r}" if near else ""
     return UsageError(f"no rule is called {key!r}{meant}", hint="histoprep rules lists them all")
 

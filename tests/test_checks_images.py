@@ -141,7 +141,7 @@ def test_compression_that_differs_between_sources(tmp_path: Path) -> None:
     ]
     assert by_code(findings_of_rows(tmp_path, rows))["HP308 between-sources"] == {
         "d": "JPEG quality 70, 4:2:0; most sources JPEG quality 90, 4:2:0",
-        "e": "PNG or TIFF; most sources JPEG quality 90, 4:2:0",
+        "e": "PNG, TIFF or BMP; most sources JPEG quality 90, 4:2:0",
     }
 
 

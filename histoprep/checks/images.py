@@ -12,7 +12,7 @@ from histoprep.checks import Chunk, Evidence, flag, true
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
-from histoprep.image_formats import Compression, image_formats, titles
+from histoprep.image_formats import Compression, Holds, image_formats, titles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -241,7 +241,10 @@ def _format_words() -> dict[str, str]:
     """Return what each format is called beside JPEG settings: lossless ones alike."""
     formats = image_formats()
     lossless = [
-        image_format for image_format in formats if image_format.compression is Compression.LOSSLESS
+        image_format
+        for image_format in formats
+        if image_format.compression is Compression.LOSSLESS
+        and image_format.holds is Holds.IMAGES_AND_MASKS
     ]
     words = {image_format.name: image_format.title for image_format in formats}
     return words | dict.fromkeys((image_format.name for image_format in lossless), titles(lossless))

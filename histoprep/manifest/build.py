@@ -27,12 +27,12 @@ from histoprep.manifest.choice import ChoiceOptions, ChosenRows, choose_tiles
 from histoprep.manifest.gather import SplitInputs, gather
 from histoprep.manifest.given import IncludedTiles, file_splits, leak
 from histoprep.manifest.groups import ungrouped_warning
-from histoprep.manifest.inclusion import CHOICES
+from histoprep.manifest.inclusion import CHOICE, CHOICES, INCLUDED
 from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
 from histoprep.phrases import first_of, plural
 from histoprep.remap.evidence import remapped_error
 from histoprep.remap.fit import misfit, misfit_error
-from histoprep.scan.advice import further_masks
+from histoprep.scan.advice import find_series, further_masks
 from histoprep.schemas.manifest import (
     EXCLUDED_KIND,
     EXCLUDED_SCHEMA,
@@ -174,6 +174,7 @@ def build_manifest(
     if not options.force:
         _refuse_labels_among_images(rows, Path(header["root"]))
         _refuse_masks_without_images(rows, Path(header["root"]))
+        _refuse_series(rows, Path(header["root"]))
     root, group_by = Path(header["root"]), scanned.get("group_by")
     plan = _plan(rows, source, label_map, options, root, group_by, advance)
     described = {
@@ -243,6 +244,31 @@ def _paired_images(source: ChosenRows) -> Iterator[str]:
     for batch in source.read_batches(("image_path", "mask_path"), _PIECE):
         paired = batch["image_path"].filter(pc.is_valid(batch["mask_path"]))
         yield from paired.drop_null().to_pylist()
+
+
+def _refuse_series(source: ChosenRows, root: Path) -> None:
+    """Raise UsageError when tiles without a mask are rather masks, overlays or probabilities of
+    other images: `x_overlay.png` beside `x.png`.
+
+    Rows are in order of names, so that such files stand in one batch.
+    """
+    for batch in source.read_batches(("image_path", "mask_path", "image_error", CHOICE)):
+        usable = pc.and_(pc.is_valid(batch["image_path"]), pc.is_null(batch["image_error"]))
+        rows = batch.filter(pc.and_(usable, pc.equal(batch[CHOICE], INCLUDED)))
+        series = find_series(
+            rows["image_path"].to_pylist(), pc.is_null(rows["mask_path"]).to_pylist()
+        )
+        for tail, paths in series.items():
+            raise UsageError(
+                f"files that seem to belong to other images would be tiles: those with {tail}"
+                " behind the name of an image",
+                path=root,
+                seen=f"{plural(len(paths), 'file')}: {first_of(paths)}",
+                expected="images, and one mask of each",
+                hint=f"if they are the masks: histoprep audit {shlex.quote(str(root))}"
+                f" --mask-suffix {shlex.quote(tail)}; if not, list them in a file for --drop-list;"
+                " --force takes them as tiles",
+            )
 
 
 def _refuse_masks_without_images(source: ChosenRows, root: Path) -> None:

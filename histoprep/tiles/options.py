@@ -199,7 +199,7 @@ def _refuse_other_data_set(workspace: Workspace, stored: dict[str, Any]) -> None
     if owner.is_dir() and not owner.samefile(workspace.root):
         what, hint = (
             "this workspace belongs to another data set",
-            f"name another --workspace, or delete {workspace.folder}",
+            f"name another --workspace, or move {workspace.folder} elsewhere",
         )
         raise UsageError(
             what,

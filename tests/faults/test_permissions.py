@@ -162,7 +162,7 @@ def clean(tmp_path: Path) -> Iterator[Stage]:
 def test_no_command_passes_over_an_unreadable_folder(
     command: str, user: Zygote, clean: Stage
 ) -> None:
-    more = {"remap": ["--map", "label_map_5"]}.get(command, [])
+    more = {"remap": ["--map", "label_map_5", "--force"]}.get(command, [])
     arguments = [
         command,
         str(clean.data),

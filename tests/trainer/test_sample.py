@@ -518,7 +518,7 @@ def test_masks_that_are_none_are_named(tmp_path):
     with pytest.raises(UsageError, match="no masks here"):
         masks_in_folder(tmp_path / "masks", CLASSES)
     (tmp_path / "masks" / "a.png").write_bytes(
-        imageio.encode_rgb_png(np.zeros((8, 8, 3), dtype=np.uint8))
+        imageio.encode_rgb_png(np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8))
     )
     with pytest.raises(DataError, match="not a label image"):
         masks_in_folder(tmp_path / "masks", CLASSES).read_mask(0)

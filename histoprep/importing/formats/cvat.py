@@ -218,6 +218,8 @@ def _box(shape: _Element) -> Outline:
 
 def _ellipse(shape: _Element) -> Outline:
     x, y, radius_x, radius_y = (shape.number(name) for name in ("cx", "cy", "rx", "ry"))
+    if min(radius_x, radius_y) < 0:
+        raise shape.fault("a radius below 0", seen=f"rx {radius_x:g}, ry {radius_y:g}")
     return Ellipse((x, y), (radius_x, radius_y), shape.number("rotation", 0.0))
 
 
