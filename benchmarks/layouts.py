@@ -194,7 +194,8 @@ class Trial:
                 exit_code, said = self._histoprep(words)
                 root = Path(words[words.index("--out") + 1]) if exit_code == 0 else root
             elif words[0] == "map":
-                words[words.index("--out") + 1] = str(self._map)
+                place = words.index("--out") if "--out" in words else len(words)
+                words[place : place + 2] = ["--out", str(self._map)]
                 exit_code, said = self._histoprep(words)
             else:
                 exit_code, said = self._histoprep(words)

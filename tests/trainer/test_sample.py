@@ -520,7 +520,7 @@ def test_masks_that_are_none_are_named(tmp_path):
     (tmp_path / "masks" / "a.png").write_bytes(
         imageio.encode_rgb_png(np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8))
     )
-    with pytest.raises(DataError, match="not a label image"):
+    with pytest.raises(DataError, match="no labels"):
         masks_in_folder(tmp_path / "masks", CLASSES).read_mask(0)
     (tmp_path / "masks" / "a_mask.png").write_bytes(b"nothing")
     with pytest.raises(UsageError, match="one name"):
