@@ -511,7 +511,7 @@ def test_the_last_lines_are_the_next_commands(
             break
     assert seen == ["audit", "manifest", "shard"]
     assert following == [
-        f"trainer fit --manifest {dataset.with_name('data.histoprep')}/shards --preset ldm-tiny"
+        f"trainer fit --manifest {dataset.with_name('data.histoprep')}/shards --preset codec-tiny"
     ]
 
 

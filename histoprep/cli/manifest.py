@@ -232,7 +232,7 @@ def build(
         console.note(f"wrote {dataset_csv}")
     console.out(str(summary.path))
     console.next_steps(
-        ("trainer", "fit", "--manifest", summary.path, "--preset", "ldm-tiny"),
+        ("trainer", "fit", "--manifest", summary.path, "--preset", "codec-tiny"),
         ("histoprep", "shard", summary.path),
     )
     raise typer.Exit(ExitCode.INCOMPLETE if summary.incomplete else seen)

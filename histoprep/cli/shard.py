@@ -134,7 +134,7 @@ def write(
         f"{result.num_tiles:,} tiles in {result.num_shards:,} shards,"
         f" {result.num_bytes / 1e6:,.1f} MB | {result.index}"
     )
-    console.next_steps(("trainer", "fit", "--manifest", target, "--preset", "ldm-tiny"))
+    console.next_steps(("trainer", "fit", "--manifest", target, "--preset", "codec-tiny"))
 
 
 @app.command()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from histoprep import tables
 from histoprep.digests import hash_text
 from histoprep.errors import UsageError
 from histoprep.manifest.inclusion import CHOICE, CHOICES, INCLUDED
@@ -49,44 +49,38 @@ class ChoiceOptions:
         )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Choice:
-    """Which tiles are left out, and by what: an index of `CHOICES` by tile id, and the code of the
-    finding.
+    """Which rows of a tiles table are left out.
+
+    Attributes:
+        reasons: int8 [rows], in order of the table: an index of `CHOICES`, or `INCLUDED`.
+        by_code: How many tiles each finding leaves out.
+        options: What was chosen.
     """
 
-    reasons: dict[str, int] = field(default_factory=dict)
-    codes: dict[str, str] = field(default_factory=dict)
-    options: ChoiceOptions = field(default_factory=ChoiceOptions)
-
-    def codes_of(self, tile_ids: Sequence[str]) -> np.ndarray:
-        """Return why each tile is left out: int8 [n], an index of `CHOICES` or `INCLUDED`."""
-        return np.array([self.reasons.get(tile, INCLUDED) for tile in tile_ids], dtype=np.int8)
+    reasons: np.ndarray
+    by_code: Mapping[str, int]
+    options: ChoiceOptions
 
     def describe(self) -> dict[str, Any]:
         """Return the options and the numbers of tiles, for the manifest; empty without any."""
         options = self.options
-        if not options:
-            return {}
-        by_code = Counter(self.codes.values())
         described: dict[str, Any] = {}
         if options.findings:
-            described["findings"] = {code: by_code[code] for code in options.findings}
-        for name, path, code in (
+            described["findings"] = {code: self.by_code.get(code, 0) for code in options.findings}
+        for name, path, reason in (
             ("drop_list", options.drop_list, _BY_DROP_LIST),
             ("keep_list", options.keep_list, _BY_KEEP_LIST),
         ):
             if path is not None:
-                described[name] = {"path": str(path), "tiles": self._number(code)}
+                described[name] = {"path": str(path), "tiles": self._number(reason)}
         if options.sample is not None:
-            described["sample"] = {
-                "size": options.sample,
-                "tiles": self._number(_BY_SAMPLE),
-            }
+            described["sample"] = {"size": options.sample, "tiles": self._number(_BY_SAMPLE)}
         return described
 
     def _number(self, reason: int) -> int:
-        return sum(code == reason for code in self.reasons.values())
+        return int((self.reasons == reason).sum())
 
 
 class ChosenRows:
@@ -110,16 +104,18 @@ class ChosenRows:
         """Return what is left out on demand, for the manifest; empty for nothing."""
         return self._choice.describe()
 
-    def read_batches(self, columns: Sequence[str], rows: int = 0) -> Iterator[pa.Table]:
+    def read_batches(
+        self, columns: Sequence[str], rows: int = tables.ROW_GROUP_ROWS
+    ) -> Iterator[pa.Table]:
         """Yield the rows as `TileRows` does, with `CHOICE` (int8) where that is among `columns`."""
-        stored = list(dict.fromkeys((*(name for name in columns if name != CHOICE), "tile_id")))
-        batches = self._rows.read_batches(stored, rows) if rows else self._rows.read_batches(stored)
-        for batch in batches:
-            if CHOICE in columns:
-                codes = self._choice.codes_of(batch["tile_id"].to_pylist())
-                yield batch.append_column(CHOICE, pa.array(codes))
-            else:
-                yield batch.select(columns)
+        end = 0
+        for batch in self._rows.read_batches([name for name in columns if name != CHOICE], rows):
+            start, end = end, end + batch.num_rows
+            yield (
+                batch.append_column(CHOICE, pa.array(self._choice.reasons[start:end]))
+                if CHOICE in columns
+                else batch
+            )
 
 
 def choose_tiles(
@@ -132,42 +128,36 @@ def choose_tiles(
             names no tile, or a name in it fits several.
         IntegrityError: The table of findings is damaged.
     """
-    choice = Choice(options=options)
+    reasons = np.full(rows.num_rows, INCLUDED, dtype=np.int8)
+    by_code: Counter[str] = Counter()
     if not options:
-        return choice
+        return Choice(reasons, by_code, options)
     named = _files_of_findings(workspace, options.findings, tiles_digest)
-    drop, keep = (
-        _List(path, option) if path is not None else None
-        for path, option in (
-            (options.drop_list, "--drop-list"),
-            (options.keep_list, "--keep-list"),
-        )
-    )
-    left: list[tuple[int, str]] = []
+    drop = _List(options.drop_list, "--drop-list") if options.drop_list else None
+    keep = _List(options.keep_list, "--keep-list") if options.keep_list else None
+    # Tiles that are no rest of a sample rank last.
+    ranks = np.full(rows.num_rows, np.iinfo(np.uint64).max, dtype=np.uint64)
+    row = 0
     for batch in rows.read_batches(_KEYS):
         for tile, image, mask in zip(*(batch[name].to_pylist() for name in _KEYS), strict=True):
-            reason = INCLUDED
-            is_dropped = drop is not None and drop.names(tile, image, mask)
-            is_kept = keep is None or keep.names(tile, image, mask)
-            code = named.get(image) or named.get(mask)
-            if is_dropped:
-                reason = _BY_DROP_LIST
-            elif not is_kept:
-                reason = _BY_KEEP_LIST
-            elif code is not None:
-                reason = _BY_FINDING
-                choice.codes[tile] = code
+            if drop is not None and drop.names(tile, image, mask):
+                reasons[row] = _BY_DROP_LIST
+            elif keep is not None and not keep.names(tile, image, mask):
+                reasons[row] = _BY_KEEP_LIST
+            elif (code := named.get(image) or named.get(mask)) is not None:
+                reasons[row] = _BY_FINDING
+                by_code[code] += 1
             elif image is not None:
-                left.append((hash_text(tile), tile))
-            if reason != INCLUDED:
-                choice.reasons[tile] = reason
+                ranks[row] = hash_text(tile)
+            row += 1
     for given in (drop, keep):
         if given is not None:
             given.refuse_foreign()
     if options.sample is not None:
-        taken = {tile for _, tile in heapq.nsmallest(options.sample, left)}
-        choice.reasons.update({tile: _BY_SAMPLE for _, tile in left if tile not in taken})
-    return choice
+        order = np.argsort(ranks, kind="stable")
+        rest = order[options.sample :]
+        reasons[rest[reasons[rest] == INCLUDED]] = _BY_SAMPLE
+    return Choice(reasons, by_code, options)
 
 
 def _files_of_findings(

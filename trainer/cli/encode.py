@@ -134,7 +134,8 @@ def encode(
     )
     _print(result, numbers)
     words = ("--manifest", manifest, "--latents", place, "--codec", codec)
-    console.next_steps(("trainer", "fit", *words, "--preset", "ldm-tiny"))
+    size = f"data.image_size={result.latents.image_size}"
+    console.next_steps(("trainer", "fit", *words, "--preset", "ldm-tiny", "--set", size))
     raise typer.Exit(ExitCode.INCOMPLETE if result.skipped else ExitCode.OK)
 
 

@@ -144,7 +144,7 @@ def _next_steps(config: RunConfig, run: Path) -> list[tuple[object, ...]]:
     """Return what follows a training, by its recipe."""
     data = config.manifest
     steps: dict[str, list[tuple[object, ...]]] = {
-        "codec": [("trainer", "encode", "--manifest", data, "--codec", run)],
+        "codec": [("trainer", "fit", "--manifest", data, "--codec", run, "--preset", "ldm-tiny")],
         "ldm": [("trainer", "sample", "--checkpoint", run, "--masks", data, "--out", "synthetic")],
         "diffmic": [("trainer", "test", run)],
     }
