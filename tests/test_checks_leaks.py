@@ -130,7 +130,9 @@ def test_names_that_say_nothing_are_said_to(tmp_path: Path) -> None:
 
 def test_folders_of_classes_are_no_groups(tmp_path: Path) -> None:
     rows = [
-        tile_row(f"{name}/{index}") | {"label": name} for name in "abcdef" for index in range(4)
+        tile_row(f"{name}/{index}") | {"label": name}
+        for name in "abcdefghijklmn"
+        for index in range(4)
     ]
     [finding] = [f for f in findings_of_rows(tmp_path, rows) if f.code == "HP710"]
     assert "--group-by folder" not in finding.suggestion

@@ -19,7 +19,7 @@ NAMES = {
     "qupath": [f"CMU-{i} [d=1,x={j * 64},y=0,w=64,h=64]" for i in range(4) for j in range(8)],
     "coordinates": [f"ab{i}_{j}_{k}" for i in range(4) for j in range(4) for k in range(4)],
     "numbers": [f"b{i}_{j:03}" for i in range(5) for j in range(9)],
-    "folders": [f"train/p{i}/{j}" for i in range(5) for j in range(9)],
+    "folders": [f"train/p{i}/{j}" for i in range(12) for j in range(9)],
     "first part": [f"{i}-{j}" for i in "abcd" for j in ("core", "edge", "fat", "node")],
 }  # fmt: skip
 # The least number of tiles that must be read as one group, by name.
@@ -30,7 +30,7 @@ FIRST = {
     "qupath": 4,
     "coordinates": 4,
     "numbers": 5,
-    "folders": 5,
+    "folders": 12,
     "first part": 4,
 }
 
@@ -64,8 +64,9 @@ def test_what_is_offered_is_what_the_scan_reads(kind: str) -> None:
         [f"t{i}" for i in range(30)],
         [f"images/{i}" for i in range(30)],
         [f"{'abcdefgh'[i % 8]}{i}" for i in range(30)],
-        # Two folders are rather classes.
+        # A few folders are rather classes: whole classes would be train or test.
         [f"{name}/{i}" for name in ("benign", "invasive") for i in range(9)],
+        [f"images/{name}/{i}" for name in "abcdefghi" for i in range(9)],
         # One group, or one a tile.
         [f"slide1_{i}" for i in range(9)],
         [f"slide{i}_a" for i in range(9)],
@@ -87,3 +88,8 @@ def test_equal_groups_are_offered_once() -> None:
     assert [way.what for way in suggest_groupings(pa.array(names))] == [
         "patient, case or slide number"
     ]
+
+
+def test_the_coarser_of_two_readings_by_separators_goes_first() -> None:
+    names = [f"GT2012{i // 4:03}-{i % 4}-400-{j:03}" for i in range(24) for j in range(3)]
+    assert [way.num_groups for way in suggest_groupings(pa.array(names))] == [6, 24]

@@ -6,6 +6,7 @@ groups have several tiles.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,9 +18,12 @@ FOLDER = "folder"
 _PATTERNS = (
     # The project, site and participant of a barcode of The Cancer Genome Atlas:
     # https://docs.gdc.cancer.gov/Encyclopedia/pages/TCGA_Barcode/
-    ("patient of a TCGA barcode", r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}"),
-    ("UUID", r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"),
-    ("patient, case or slide number", r"(?i)(?:patient|case|slide|wsi|subject|donor)[ _-]?[0-9]+"),
+    ("patient of a TCGA barcode", r"(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})"),
+    ("UUID", r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"),
+    (
+        "patient, case or slide number",
+        r"(?i)((?:patient|case|slide|wsi|subject|donor)[ _-]?[0-9]+)",
+    ),
     ("name before the place on the slide", r"([^/]+?)[ _-]*\[[^\]/]*\]"),
     (
         "name before two coordinates",
@@ -28,11 +32,15 @@ _PATTERNS = (
     ("name before a running number", r"([^/]+?)[ _-]+[a-zA-Z]{0,5}[ _-]?[0-9]+[^/0-9]*$"),
     ("name before the first separator", r"(?:^|/)([^/_-]+)[_-][^/]*$"),
 )
+# Arrow wants the group that it extracts to have a name.
+_FIRST_GROUP = re.compile(r"\((?!\?)")
+# So many of them name what they read; the others go by separators.
+_NUM_TELLING = 3
 _MIN_COVERED = 0.95
 _MIN_TILES_A_GROUP = 2
 _MIN_GROUPS = 2
-# A few folders are rather classes or splits.
-_MIN_FOLDERS = 5
+# Fewer folders are rather classes or splits, which must not become groups.
+_MIN_FOLDERS = 12
 _MAX_OFFERED = 3
 
 
@@ -51,7 +59,7 @@ class Grouping(NamedTuple):
 
 
 def suggest_groupings(tile_ids: pa.Array) -> list[Grouping]:
-    """Return up to three ways to read groups from tile ids, the most telling first.
+    """Return up to three ways to read groups from tile ids: the most telling, then the coarsest.
 
     Of ways that make the same groups, the first stands for all.
 
@@ -73,24 +81,25 @@ def suggest_groupings(tile_ids: pa.Array) -> list[Grouping]:
         if not any(codes.equals(others) for others in seen):
             seen.append(codes)
             offered.append(Grouping(pattern, what, num_groups, known))
+    # Of names that say no more than numbers, the coarser reading leaks less.
+    known = {what for what, _ in _PATTERNS[:_NUM_TELLING]}
+    offered.sort(key=lambda way: (way.what not in known, way.num_groups))
     return offered[:_MAX_OFFERED]
 
 
 def _ways(tile_ids: pa.Array) -> Iterator[tuple[str, str, pa.Array]]:
     folders = pc.replace_substring_regex(tile_ids, r"/?[^/]*$", "")
-    for what, pattern in _PATTERNS[:3]:
+    for what, pattern in _PATTERNS[:_NUM_TELLING]:
         yield what, pattern, _first_group(tile_ids, pattern)
     yield "folder of the tile", FOLDER, _nonempty(folders)
-    for what, pattern in _PATTERNS[3:]:
+    for what, pattern in _PATTERNS[_NUM_TELLING:]:
         yield what, pattern, _first_group(tile_ids, pattern)
 
 
 def _first_group(tile_ids: pa.Array, pattern: str) -> pa.Array:
-    """Return what `--group-by` reads with a pattern: its first group, or the whole match."""
-    flags, body = ("(?i)", pattern[4:]) if pattern.startswith("(?i)") else ("", pattern)
-    has_group = "([^" in body
-    named = body.replace("([^", "(?P<group>[^", 1) if has_group else f"(?P<group>{body})"
-    return _nonempty(pc.struct_field(pc.extract_regex(tile_ids, flags + named), [0]))
+    """Return what the first group of a pattern holds, as `--group-by` reads it."""
+    named = _FIRST_GROUP.sub("(?P<group>", pattern, count=1)
+    return _nonempty(pc.struct_field(pc.extract_regex(tile_ids, named), [0]))
 
 
 def _nonempty(values: pa.Array) -> pa.Array:
