@@ -37,7 +37,6 @@ from histoprep.scan import scan
 from histoprep.scan.advice import (
     explain_nothing_paired,
     find_pairing,
-    find_series,
     further_masks,
     suggest_pairing,
 )
@@ -412,54 +411,3 @@ def test_further_masks_continue_the_name_of_an_image(
     masks: list[str], images: list[str], found: set[str]
 ) -> None:
     assert further_masks(masks, images) == found
-
-
-VIEWS = ["a", "a_vis", "b", "b_vis", "c", "c_vis"]
-
-
-@pytest.mark.parametrize(
-    ("names", "unpaired", "found"),
-    [
-        (
-            ["a", "a_vis", "b", "b_vis", "c", "c_vis"],
-            "010101",
-            {"_vis": ["a_vis", "b_vis", "c_vis"]},
-        ),
-        (
-            ["a", "a_vis", "b", "b_vis", "c", "c_vis"],
-            "111111",
-            {"_vis": ["a_vis", "b_vis", "c_vis"]},
-        ),
-        # Numbers are further tiles, few files chance, and masks that were paired no question.
-        (["s1", "s1_1", "s1_2", "s1_3", "s1_4"], "11111", {}),
-        (["a", "a_x", "b", "b_x", "c", "d"], "111111", {}),
-        (VIEWS, "000000", {}),
-        (["x/a", "a_vis", "b", "x/b_vis", "c", "x/c_vis"], "111111", {}),
-        (["a", *map(str, range(9)), "a_x", "0_x", "1_x"], "1" * 13, {}),
-        ([], "", {}),
-    ],
-)
-def test_files_called_like_other_images_are_a_series(
-    names: list[str], unpaired: str, found: dict[str, list[str]]
-) -> None:
-    images = [f"{name}.png" for name in names]
-    series = find_series(images, [sign == "1" for sign in unpaired])
-    assert series == {tail: [f"{name}.png" for name in paths] for tail, paths in found.items()}
-
-
-@pytest.mark.parametrize("masked", [True, False])
-def test_overlays_and_probabilities_do_not_become_tiles(masked: bool, tmp_path: Path) -> None:
-    root = tmp_path / "set"
-    for index in range(8):
-        save(tissue(index), root / f"t{index}.png")
-        save(overlay(index), root / f"t{index}_overlay.png")
-        if masked:
-            save(classes(index), root / f"t{index}_mask.png")
-    done = run_histoprep("manifest", str(root), "--workers", "1")
-    assert done.returncode == 2 and "8 files: t0_overlay.png" in done.stderr
-    names = tmp_path / "dropped.txt"
-    names.write_text("".join(f"t{index}_overlay\n" for index in range(8)))
-    done = run_histoprep("manifest", str(root), "--workers", "1", "--drop-list", str(names))
-    assert done.returncode == 0, done.stderr
-    images = read_manifest(Workspace.of(root).manifest, ["image_path"])["image_path"].to_pylist()
-    assert sorted(images) == [f"t{index}.png" for index in range(8)]

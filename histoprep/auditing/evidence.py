@@ -25,6 +25,7 @@ from histoprep.labels import IGNORED, LabelMap
 from histoprep.labels.ignored import IgnoredValue, LabelAmounts, find_ignored_value
 from histoprep.mask_reading import Reading
 from histoprep.names import to_text
+from histoprep.scan.companions import MAX_IMAGES, ImageFacts, find_companions
 from histoprep.schemas.repaired import (
     CONTENT_COLUMNS,
     IS_REPAIRED,
@@ -100,7 +101,17 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
         ignored_value=_ignored_value(counts.raw, label_map, are_colours=readings.has_colours),
         instances=_instances(TileRows(opened, repaired, CONTENT_COLUMNS)),
         image_labels=counts.image_labels,
+        companions=tuple(find_companions(_image_facts(overview))),
     )
+
+
+def _image_facts(overview: pd.DataFrame) -> list[ImageFacts]:
+    images = overview[overview.image_path.notna()].head(MAX_IMAGES)
+    if images.mask_path.notna().all():
+        return []
+    columns = [images[name] for name in ("image_mode", "image_error")]
+    modes, errors = (column.astype(object).where(column.notna(), None) for column in columns)
+    return list(map(ImageFacts, images.image_path, images.mask_path.notna(), modes, errors))
 
 
 def _instances(rows: TileRows) -> InstanceIds | None:

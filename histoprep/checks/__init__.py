@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from histoprep.findings import Finding, Rule, finding
 from histoprep.labels import IGNORED, LabelMap, MapProblem
 from histoprep.labels.ignored import IgnoredValue
+from histoprep.scan.companions import Companions
 from histoprep.stats.image_labels import CrossTable
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ MAX_LISTED = 8
 # Columns of the tiles table that table rules see; a few short ones, so that millions of tiles fit.
 OVERVIEW_COLUMNS = (
     "tile_id", "group", "split", "label", "unlabelled", "image_path", "mask_path", "image_digest",
-    "image_error", "image_format", "width_px",
+    "image_error", "image_format", "image_mode", "width_px",
     "height_px", "jpeg_quality", "jpeg_subsampling", "focus", "contrast", "background_share",
     "mask_digest", "mask_error", "mask_label_map",
 )  # fmt: skip
@@ -92,7 +93,7 @@ class Evidence:
     ones of. `readings` are the masks whose labels depend on the reader. `ignored_value` is a value
     that seems to mark pixels without a label, and that the label map does not list; `instances` are
     labels that number objects instead of naming classes. `image_labels` holds image-level labels
-    against the labels of masks.
+    against the labels of masks. `companions` are files among the images that belong to others.
     """
 
     root: Path
@@ -116,6 +117,12 @@ class Evidence:
     ignored_value: IgnoredValue | None = None
     instances: InstanceIds | None = None
     image_labels: CrossTable = field(default_factory=CrossTable)
+    companions: tuple[Companions, ...] = ()
+
+    @property
+    def companion_paths(self) -> frozenset[str]:
+        """Return the paths of all `companions`."""
+        return frozenset(path for group in self.companions for path in group.paths)
 
     def label_name(self, label_id: int) -> str:
         """Return a raw label as label maps spell it: `#ff0000` where masks are coded by colour."""

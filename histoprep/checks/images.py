@@ -107,6 +107,12 @@ _MODE_SUBCODES = {
     "I;16": "sixteen-bit", "I;16B": "sixteen-bit", "I;16L": "sixteen-bit", "I": "sixteen-bit",
     "RGB": "sixteen-bit", "F": "float",
 }  # fmt: skip
+_OF_ONE_CHANNEL = frozenset({"grayscale", "sixteen-bit", "float", "palette"})
+_ONE_CHANNEL = (
+    "If these are photographs, save them as 8-bit RGB at the source. If they are masks or"
+    " probability maps, they do not belong among the images: name their images in a table"
+    " (--pairs), or put them into a folder outside."
+)
 
 
 @table_rule(WRONG_SIZE)
@@ -152,6 +158,7 @@ def wrong_mode(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     wrong = tiles.image_mode.notna() & ((tiles.image_mode != "RGB") | (tiles.image_bit_depth != 8))
     # A mask among the images is no image of a wrong mode.
     is_mask = tiles.image_error.str.startswith(rule_ids.LABEL_LIKE_IMAGE.code).fillna(False)
+    is_mask |= tiles.image_path.isin(evidence.companion_paths)
     modes = tiles.image_mode.where(wrong & ~is_mask)
     for mode in modes.dropna().unique():
         subcode, detail = (
@@ -167,6 +174,7 @@ def wrong_mode(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
             denominator=evidence.amounts.images,
             unit="images",
             subcode=subcode,
+            suggestion=_ONE_CHANNEL if subcode in _OF_ONE_CHANNEL else "",
         )
 
 

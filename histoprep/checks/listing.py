@@ -121,8 +121,9 @@ LABEL_LIKE_IMAGE = Rule(
     Severity.ERROR,
     Scope.TILE,
     definition=(
-        "A file that is read as an image looks like a label mask: few values in flat regions;"
-        " subcodes say of what kind."
+        "A file that is read as an image looks like a label mask, with few values in flat regions,"
+        " or belongs to another image by its name: a mask, probability map or overlay; subcodes say"
+        " of what kind."
     ),
     cause="Masks lie among the images, and nothing in their names says which image they belong to.",
     suggestion=(
@@ -259,10 +260,26 @@ def nothing_paired(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
+@table_rule(LABEL_LIKE_IMAGE)
+def companions_among_images(evidence: Evidence) -> Iterator[Finding]:
+    """Yield files that belong to other images, as the manifest refuses them."""
+    for group in evidence.companions:
+        yield finding(
+            LABEL_LIKE_IMAGE,
+            [(path, "seems to belong to another image") for path in group.paths],
+            denominator=evidence.amounts.images,
+            unit="images",
+            subcode=group.kind.value,
+            where=group.shared,
+            cause=group.cause,
+            suggestion=group.suggestion(evidence.root),
+        )
+
+
 @table_rule(LABEL_LIKE_IMAGE, SECOND_MASK)
 def labels_among_images(evidence: Evidence) -> Iterator[Finding]:
     """Yield images that look like label masks, with the option that would pair them, if any."""
-    overview = evidence.overview
+    overview = evidence.overview[~evidence.overview.image_path.isin(evidence.companion_paths)]
     verdicts = overview.image_error.where(
         overview.image_error.str.startswith(rule_ids.LABEL_LIKE_IMAGE.code).fillna(False)
     )

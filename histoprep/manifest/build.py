@@ -32,7 +32,8 @@ from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
 from histoprep.phrases import first_of, plural
 from histoprep.remap.evidence import remapped_error
 from histoprep.remap.fit import misfit, misfit_error
-from histoprep.scan.advice import find_series, further_masks
+from histoprep.scan.advice import further_masks
+from histoprep.scan.companions import MAX_IMAGES, ImageFacts, find_companions
 from histoprep.schemas.manifest import (
     EXCLUDED_KIND,
     EXCLUDED_SCHEMA,
@@ -172,9 +173,9 @@ def build_manifest(
     readings = MaskReadings.of(source)
     readings.refuse(Path(header["root"]), here=False)
     if not options.force:
+        _refuse_companions(rows, Path(header["root"]))
         _refuse_labels_among_images(rows, Path(header["root"]))
         _refuse_masks_without_images(rows, Path(header["root"]))
-        _refuse_series(rows, Path(header["root"]))
     root, group_by = Path(header["root"]), scanned.get("group_by")
     plan = _plan(rows, source, label_map, options, root, group_by, advance)
     described = {
@@ -246,29 +247,45 @@ def _paired_images(source: ChosenRows) -> Iterator[str]:
         yield from paired.drop_null().to_pylist()
 
 
-def _refuse_series(source: ChosenRows, root: Path) -> None:
-    """Raise UsageError when tiles without a mask are rather masks, overlays or probabilities of
-    other images: `x_overlay.png` beside `x.png`.
-
-    Rows are in order of names, so that such files stand in one batch.
+def _refuse_companions(source: ChosenRows, root: Path) -> None:
+    """Raise UsageError when files that would be tiles rather belong to other images (HP109): masks,
+    probability maps or overlays of them.
     """
-    for batch in source.read_batches(("image_path", "mask_path", "image_error", CHOICE)):
-        usable = pc.and_(pc.is_valid(batch["image_path"]), pc.is_null(batch["image_error"]))
-        rows = batch.filter(pc.and_(usable, pc.equal(batch[CHOICE], INCLUDED)))
-        series = find_series(
-            rows["image_path"].to_pylist(), pc.is_null(rows["mask_path"]).to_pylist()
+    for group in find_companions(_image_facts(source)):
+        raise UsageError(
+            f"files that belong to other images would be tiles ({rule_ids.LABEL_LIKE_IMAGE})",
+            path=root,
+            seen=f"{plural(len(group.paths), 'file')}: {first_of(group.paths)}",
+            expected="images, and one mask of each",
+            details=[group.cause],
+            hint=group.suggestion(root),
         )
-        for tail, paths in series.items():
-            raise UsageError(
-                f"files that seem to belong to other images would be tiles: those with {tail}"
-                " behind the name of an image",
-                path=root,
-                seen=f"{plural(len(paths), 'file')}: {first_of(paths)}",
-                expected="images, and one mask of each",
-                hint=f"if they are the masks: histoprep audit {shlex.quote(str(root))}"
-                f" --mask-suffix {shlex.quote(tail)}; if not, list them in a file for --drop-list;"
-                " --force takes them as tiles",
-            )
+
+
+def _image_facts(source: ChosenRows) -> list[ImageFacts]:
+    """Return what is known of the images that nobody left out, where some have no mask."""
+    facts: list[ImageFacts] = []
+    if not any(
+        pc.any(pc.and_(pc.is_valid(batch["image_path"]), pc.is_null(batch["mask_path"]))).as_py()
+        for batch in source.read_batches(("image_path", "mask_path"), _PIECE)
+    ):
+        return facts
+    for batch in source.read_batches(
+        ("image_path", "mask_path", "image_mode", "image_error", CHOICE), _PIECE
+    ):
+        rows = batch.filter(
+            pc.and_(pc.is_valid(batch["image_path"]), pc.equal(batch[CHOICE], INCLUDED))
+        )
+        facts += map(
+            ImageFacts,
+            rows["image_path"].to_pylist(),
+            pc.is_valid(rows["mask_path"]).to_pylist(),
+            rows["image_mode"].to_pylist(),
+            rows["image_error"].to_pylist(),
+        )
+        if len(facts) >= MAX_IMAGES:
+            break
+    return facts
 
 
 def _refuse_masks_without_images(source: ChosenRows, root: Path) -> None:

@@ -13,8 +13,6 @@ from histoprep.scan.commands import audit_command, combine_command
 from histoprep.scan.layouts import FolderNames, Reading, readings
 
 _NO_WORD = re.compile(r"[\W_]")
-# Fewer files of a kind may be called so by chance.
-_MIN_SERIES = 3
 # So many names of a side show their scheme.
 MAX_NAMES = 2000
 
@@ -65,40 +63,6 @@ def further_masks(masks: Iterable[str], paired_images: Iterable[str]) -> frozens
             for match in _NO_WORD.finditer(path, path.rfind("/") + 2, path.rfind("."))
         )
     )
-
-
-def find_series(images: Sequence[str], is_unpaired: Sequence[bool]) -> dict[str, list[str]]:
-    """Return the images without a mask that are called like another image in their folder with the
-    same letters behind, as `x_overlay.png` of `x.png`: by what is behind, where most of the other
-    images have such a file.
-
-    They are masks, overlays or probabilities of those, and no tiles of their own.
-
-    Args:
-        images: Paths of images.
-        is_unpaired: Whether each has no mask.
-    """
-    stems = {path.rpartition(".")[0] for path in images}
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    for path, unpaired in zip(images, is_unpaired, strict=True):
-        if not unpaired:
-            continue
-        stem = path.rpartition(".")[0]
-        tails = (
-            stem[match.start() :]
-            for match in _NO_WORD.finditer(stem, stem.rfind("/") + 2)
-            if stem[: match.start()] in stems
-        )
-        # The shortest beginning that is an image of its own.
-        tail = next(tails, None)
-        if tail is not None and any(character.isalpha() for character in tail):
-            found[tail].append(path)
-    num_others = len(images) - sum(map(len, found.values()))
-    return {
-        tail: paths
-        for tail, paths in found.items()
-        if len(paths) >= _MIN_SERIES and 2 * len(paths) > num_others
-    }
 
 
 def suggest_pairing(root: Path, images: Sequence[str], masks: Sequence[str]) -> str:

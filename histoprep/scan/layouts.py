@@ -46,7 +46,9 @@ _MASK_WORDS = (
 _LESSER_WORDS = (
     "instance instances inst object objects color colour colors colours coloured colored overlay"
     " overlays vis visual preview contour contours boundary boundaries border edge edges distance"
-    " distances dist prob probability heat heatmap weight weights skeleton labeltrainids"
+    " distances dist prob probs probability probabilities heat heatmap heatmaps weight weights"
+    " skeleton labeltrainids pred preds prediction predictions overlaid blend blended"
+    " visualization visualizations visualisation visualisations"
 )
 MASK_WORDS = frozenset(_MASK_WORDS.split())
 # Of several masks of an image, those of these names are chosen last.
@@ -261,7 +263,11 @@ def _escaped(text: str) -> str:
 
 
 def _words(folder: str | None, affixes: Affixes) -> set[str]:
-    text = " ".join((folder or "", affixes.head, affixes.tail))
+    return words_in(" ".join((folder or "", affixes.head, affixes.tail)))
+
+
+def words_in(text: str) -> set[str]:
+    """Return the words in a name in lower case, also those that capitals tell apart."""
     whole = {part.lower() for part in re.split(r"[^A-Za-z]+", text) if part}
     return whole | {word.lower() for word in _WORD.findall(text)}
 
