@@ -35,10 +35,11 @@ def grey(seed: int) -> np.ndarray:
     return np.asarray(Image.fromarray(tissue(seed)).convert("L"))
 
 
-def distance(seed: int) -> np.ndarray:
-    """Return a distance map of which some look like instance ids, uint8 [side, side]."""
-    far = cv2.distanceTransform(binary(seed), cv2.DIST_L2, 5)
-    return far.astype(np.uint8) if seed % 4 else (far / far.max() * 255).astype(np.uint8)
+def mixed(seed: int) -> np.ndarray:
+    """Return a distance map, which looks like labels, or a probability map, uint8 [side, side]."""
+    if seed % 2:
+        return cv2.distanceTransform(binary(seed), cv2.DIST_L2, 5).astype(np.uint8)
+    return (softened(seed) * 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -135,11 +136,11 @@ Draw = Callable[[int], np.ndarray]
     [
         ("t{}_overlay.png", overlay, False, "series"),
         ("t{}_overlay.png", overlay, True, "series"),
-        ("t{}_dist.png", distance, True, "series"),
+        ("t{}_dist.png", mixed, True, "series"),
         ("t{}_gray.png", grey, True, "series"),
         ("pred/t{}.tif", softened, False, "same-name"),
         ("other/t{}.png", grey, False, "same-name"),
-        ("prob/t{}.png", distance, False, "same-name"),
+        ("prob/t{}.png", mixed, False, "same-name"),
         ("overlay/t{}.png", overlay, False, "same-name"),
     ],
 )
