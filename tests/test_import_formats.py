@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -148,6 +150,8 @@ BAD_CVAT = {
     "far away": (('cx="20.4"', 'cx="2e9"'), "cx is no usable number"),
     "half a point": (('points="', 'points="3;'), "polygon 0: a point that is no pair of numbers"),
     "run lengths": (('rle="', 'rle="3, '), "mask 4: run lengths of another number of pixels"),
+    "a radius below 0": (('rx="', 'rx="-'), "ellipse 3: a radius below 0"),
+    "a box of less than no width": (('xbr="', 'xbr="-'), "a box of a width or height below 0"),
     "an unknown element": (("<tag", "<blob"), "an element that CVAT does not write here"),
     "no label": (('polygon label="tumour" ', "polygon "), "the attribute 'label' is missing"),
 }
@@ -430,7 +434,8 @@ def test_masks_that_went_through_jpeg_need_their_colours(
 
 
 @pytest.mark.parametrize(
-    ("width", "message"), [(193, "cannot be cut in the middle"), (192, "too many colours")]
+    ("width", "message"),
+    [(193, "cannot be cut in the middle"), (192, "neither half looks like a mask")],
 )
 def test_pairs_that_cannot_be(
     tmp_path: Path, width: int, message: str, capsys: pytest.CaptureFixture[str]
@@ -438,6 +443,186 @@ def test_pairs_that_cannot_be(
     save(tissue(1, 96, width), tmp_path / "source" / "a.png")
     sample = Sample(tmp_path, ["side-by-side", str(tmp_path / "source")], {}, {})
     assert message in refused(sample, capsys=capsys, out=tmp_path / "tree")
+
+
+def pair_of(*parts: np.ndarray) -> np.ndarray:
+    """Return parts beside each other as one RGB image; labels become grey values."""
+    return np.concatenate(
+        [part if part.ndim == 3 else np.repeat(part[..., None], 3, -1) for part in parts], 1
+    )
+
+
+GREY = np.where(blob(1), 80, np.where(blob(5), 160, 0)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_side_of_the_mask_is_found(tmp_path: Path, side: str) -> None:
+    # Half of this image is an even white, as slides have it around the tissue.
+    image = tissue(1)
+    image[40:] = 255
+    parts = (GREY, image) if side == "left" else (image, GREY)
+    save(pair_of(*parts), tmp_path / "source" / "a.png")
+    # A blank mask beside a blank image says nothing of the side.
+    blank = np.zeros_like(GREY)
+    save(pair_of(blank, blank), tmp_path / "source" / "b.png")
+    out = tmp_path / "tree"
+    assert run("import", "side-by-side", tmp_path / "source", "--out", out) == ExitCode.OK
+    np.testing.assert_array_equal(masks_of(out)["a"], GREY)
+    np.testing.assert_array_equal(np.asarray(Image.open(out / "images" / "a.png")), image)
+    request = json.loads((out / "import.json").read_text())
+    assert f'"mask": "{side}"' in json.dumps(request)
+
+
+def test_a_photograph_is_no_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        save(pair_of(tissue(ord(name)), GREY), tmp_path / "source" / f"{name}.png")
+    sample = Sample(tmp_path, ["side-by-side", str(tmp_path / "source")], {}, {})
+    out = tmp_path / "tree"
+    for options in (("--mask", "left"), ("--mask", "left", "--colours", "#505050,#a0a0a0")):
+        errors = refused(sample, *options, capsys=capsys, out=out)
+        assert "the left half is a photograph, not a mask" in errors
+        [command] = re.findall(r"try: (histoprep .*)", errors)
+        assert "--mask right" in command
+        assert run(*shlex.split(command)[1:]) == ExitCode.OK
+        np.testing.assert_array_equal(masks_of(out)["a"] > 0, GREY > 0)
+        shutil.rmtree(out)
+
+
+def test_a_photograph_among_pairs_is_not_imported(tmp_path: Path) -> None:
+    save(pair_of(tissue(1), GREY), tmp_path / "source" / "a.png")
+    save(pair_of(tissue(2), tissue(3)), tmp_path / "source" / "b.png")
+    out = tmp_path / "tree"
+    assert run("import", "side-by-side", tmp_path / "source", "--out", out) == ExitCode.INCOMPLETE
+    reasons = {row["name"]: row["reason"] for row in ledger_of(out)}
+    assert reasons == {"a": None, "b": "its right half is a photograph, not a mask"}
+
+
+def test_sides_that_differ_or_cannot_be_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = Sample(tmp_path, ["side-by-side", str(tmp_path / "source")], {}, {})
+    save(pair_of(GREY, GREY), tmp_path / "source" / "a.png")
+    errors = refused(sample, capsys=capsys, out=tmp_path / "tree")
+    assert "both halves could be the mask" in errors
+    assert "--mask left" in errors and "--mask right" in errors
+    save(pair_of(tissue(1), GREY), tmp_path / "source" / "a.png")
+    save(pair_of(GREY, tissue(1)), tmp_path / "source" / "b.png")
+    errors = refused(sample, capsys=capsys, out=tmp_path / "tree")
+    assert "on the left in 1 file, such as" in errors and "on the right in 1 file" in errors
+    save(pair_of(tissue(1), GREY, tissue(2)), tmp_path / "third" / "a.png")
+    third = Sample(tmp_path, ["side-by-side", str(tmp_path / "third")], {}, {})
+    errors = refused(third, capsys=capsys, out=tmp_path / "tree")
+    assert "neither half looks like a mask" in errors
+
+
+def test_colours_that_no_mask_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(pair_of(tissue(1), GREY), tmp_path / "source" / "a.png")
+    sample = Sample(tmp_path, ["side-by-side", str(tmp_path / "source")], {}, {})
+    out = tmp_path / "tree"
+    errors = refused(sample, "--colours", "#ff0000=tumour", capsys=capsys, out=out)
+    assert "far from every colour" in errors
+    [command] = re.findall(r"try: (histoprep .*)", errors)
+    assert "#505050" in command and "#ff0000" not in command
+    assert run(*shlex.split(command)[1:]) == ExitCode.OK
+    assert np.unique(masks_of(out)["a"]).tolist() == [0, 1, 2]
+
+
+# What has no area
+
+
+def test_boxes_are_drawn_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import_samples.make_coco(tmp_path / "source")
+    path = tmp_path / "source" / "instances.json"
+
+    def keep_boxes(content: Any) -> None:
+        for annotation in content["annotations"]:
+            del annotation["segmentation"]
+            annotation["bbox"] = [10, 20, 30, 5]
+
+    edit_json(path, keep_boxes)
+    out = tmp_path / "plain"
+    assert run("import", "coco", path, "--out", out) == ExitCode.INCOMPLETE
+    printed = capsys.readouterr().err
+    assert "12 annotations without an area, in no mask: 12 without outline" in printed
+    assert "no annotation covers a pixel" in printed and "--boxes" in printed
+    # The same again says the same, although nothing is done.
+    assert run("import", "coco", path, "--out", out) == ExitCode.INCOMPLETE
+    capsys.readouterr()
+    out = tmp_path / "boxes"
+    assert run("import", "coco", path, "--boxes", "--out", out) == ExitCode.OK
+    rows, columns = np.nonzero(masks_of(out)["field_0"])
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (20, 24, 10, 39)
+    edit_json(path, lambda content: content["annotations"][2].update(bbox=[10, 20, -30, 5]))
+    assert run("import", "coco", path, "--boxes", "--out", tmp_path / "bad") == ExitCode.USAGE
+    assert "annotation 3, bbox: no box" in capsys.readouterr().err
+
+
+def test_labelme_lines_alone_leave_every_mask_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = import_samples.make_labelme(tmp_path / "source")
+    for path in (tmp_path / "source").rglob("*.json"):
+        line = {"label": "a", "shape_type": "line", "points": [[1, 1], [9, 9]]}
+        edit_json(path, lambda content, line=line: content.update(shapes=[line]))
+    assert run("import", *sample.arguments, "--out", tmp_path / "tree") == ExitCode.INCOMPLETE
+    printed = capsys.readouterr().err
+    assert re.search(r"(\d+) annotations without an area, in no mask: \1 line", printed)
+    assert "no annotation covers a pixel" in printed
+
+
+def test_images_that_annotations_name_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import_samples.make_coco(tmp_path / "coco")
+    path = tmp_path / "coco" / "instances.json"
+    edit_json(path, lambda c: c["images"].append(c["images"][0] | {"id": 99}))
+    assert run("import", "coco", path, "--out", tmp_path / "tree") == ExitCode.USAGE
+    errors = capsys.readouterr().err
+    assert "the source names an image twice" in errors and "field_0.png" in errors
+
+
+def test_coco_ids_as_text_and_no_categories(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = import_samples.make_coco(tmp_path)
+    path = tmp_path / "instances.json"
+    edit_json(path, lambda c: [image.update(id=str(image["id"])) for image in c["images"]])
+    assert run("import", *sample.arguments, "--out", tmp_path / "tree") == ExitCode.OK
+    for name, labels in sample.masks.items():
+        np.testing.assert_array_equal(masks_of(tmp_path / "tree")[name], labels)
+    capsys.readouterr()
+    edit_json(path, lambda content: content.update(categories=[]))
+    errors = refused(sample, capsys=capsys, out=tmp_path / "other")
+    assert "the file has no categories" in errors and "one of" not in errors
+
+
+def test_more_categories_than_classes_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = import_samples.make_coco(tmp_path)
+    many = [{"id": number, "name": f"kind {number}"} for number in range(1, 400)]
+    edit_json(tmp_path / "instances.json", lambda content: content.update(categories=many))
+    assert run("import", *sample.arguments, "--out", tmp_path / "tree") == ExitCode.OK
+    printed = capsys.readouterr().err
+    assert "400 labels are more than the 256 classes" in printed
+    assert "2 classes, background and annotated" in printed
+
+
+@pytest.mark.filterwarnings("error")
+def test_stacks_with_values_that_are_no_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = np.stack([tissue(0, 8, 8), tissue(1, 8, 8)]).astype(np.float64)
+    masks = np.ones((2, 8, 8, 2), np.float64)
+    images[0], masks[1, 0, 0, 0] = np.nan, np.nan
+    np.save(tmp_path / "images.npy", images)
+    np.save(tmp_path / "masks.npy", masks)
+    command = ("import", "npy-stack", tmp_path, "--out", tmp_path.with_name("tree"))
+    assert run(*command, "--background-channel", "none") == ExitCode.INCOMPLETE
+    printed = capsys.readouterr().err
+    assert "192 of 192 values NaN or infinite, row 0" in printed
+    assert "float64, 1 to 1, 1 of 128 values NaN or infinite, row 1" in printed
+    shutil.rmtree(tmp_path.with_name("tree"))
 
 
 # Several masks

@@ -20,6 +20,7 @@ from test_import import ledger_of, masks_of, run
 from histoprep.errors import ExitCode
 from histoprep.importing.model import Size
 from histoprep.importing.outlines import Rings
+from histoprep.labels import load_label_map
 
 FILL = """
 import java.awt.*; import java.awt.geom.*; import java.awt.image.*; import java.util.*;
@@ -134,6 +135,70 @@ def test_colours_and_names_of_every_version(tmp_path: Path) -> None:
     assert colours["Necrosis"] == "#336699"
     assert colours["Stroma"] == "#96c896"
     assert colours["Tumor"] == "#c80000"
+
+
+SQUARE = [[2, 2], [8, 2], [8, 8], [2, 8], [2, 2]]
+
+
+def polygon(name: str, ring: list[list[int]] = SQUARE) -> dict[str, Any]:
+    return {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"classification": {"name": name}},
+    }
+
+
+def test_classes_that_qupath_ignores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tissue(1, 20, 20), tmp_path / "source" / "a.png")
+    all_of_it = [[0, 0], [20, 0], [20, 20], [0, 20], [0, 0]]
+    far = [[10, 10], [14, 10], [14, 14], [10, 14], [10, 10]]
+    features = [polygon("Region*", all_of_it), polygon("Tumor"), polygon("Ignore*", far)]
+    (tmp_path / "source" / "a.geojson").write_text(json.dumps(features))
+    out = tmp_path / "tree"
+    assert run("import", "qupath", tmp_path / "source", "--out", out) == ExitCode.OK
+    printed = capsys.readouterr().err
+    assert "Region*: its objects are not drawn" in printed
+    assert "Ignore*: its pixels belong to no class (label 255)" in printed
+    assert "without an area" not in printed
+    labels, pixels = np.unique(masks_of(out)["a"], return_counts=True)
+    assert dict(zip(labels.tolist(), pixels.tolist(), strict=True)) == {0: 348, 1: 36, 255: 16}
+    assert load_label_map(out / "label_map.yml").ignore == ((255, 255),)
+    assert ledger_of(out)[0]["skipped_kinds"] == "Region* 1"
+    # A class that is named is one like all others.
+    out = tmp_path / "named"
+    command = ("import", "qupath", tmp_path / "source", "--classes", "Region*,Tumor,Ignore*")
+    assert run(*command, "--out", out) == ExitCode.OK
+    assert np.unique(masks_of(out)["a"]).tolist() == [1, 2, 3]
+
+
+def test_areas_in_a_collection(tmp_path: Path) -> None:
+    save(tissue(1, 20, 20), tmp_path / "source" / "a.png")
+    feature = polygon("Tumor")
+    point = {"type": "Point", "coordinates": [1, 1]}
+    feature["geometry"] = {"type": "GeometryCollection", "geometries": [point, feature["geometry"]]}
+    (tmp_path / "source" / "a.geojson").write_text(json.dumps([feature]))
+    out = tmp_path / "tree"
+    assert run("import", "qupath", tmp_path / "source", "--out", out) == ExitCode.OK
+    assert int((masks_of(out)["a"] == 1).sum()) == 36
+
+
+@pytest.mark.parametrize("name", ["a.png", "a [d=1,x=0,y=0,w=20,h=20].png"])
+def test_objects_without_areas_leave_every_mask_empty(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tissue(1, 20, 20), tmp_path / "source" / name)
+    point = {"type": "Point", "coordinates": [1, 1]}
+    collection = {"type": "GeometryCollection", "geometries": [point]}
+    features = [{"type": "Feature", "geometry": shape} for shape in (point, None, collection)]
+    (tmp_path / "source" / "a.geojson").write_text(json.dumps(features))
+    command = ("import", "qupath", tmp_path / "source", "--out", tmp_path / "tree")
+    assert run(*command) == ExitCode.INCOMPLETE
+    printed = capsys.readouterr().err
+    kinds = (
+        "3 annotations without an area, in no mask: 1 GeometryCollection, 1 Point, 1 no geometry"
+    )
+    assert kinds in printed
+    assert "no annotation covers a pixel" in printed
 
 
 def test_objects_without_class_and_without_area(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from histoprep.phrases import plural
 
 if TYPE_CHECKING:
     from histoprep.importing import ImportResult
+    from histoprep.importing.model import Collection, Counts
+    from histoprep.labels import LabelMap
 
 _HELP = """Make a plain tree of images and masks from annotation files, stacks or several masks of
 an image.
@@ -81,6 +83,9 @@ def coco(
     skip_crowds: Annotated[
         bool, typer.Option("--skip-crowds", help="Leave out annotations of crowds.")
     ] = False,
+    boxes: Annotated[
+        bool, typer.Option("--boxes", help="Draw the boxes of annotations without an outline.")
+    ] = False,
     keep_instances: KeepInstances = False,
     copy: Copy = False,
     strict: Strict = False,
@@ -90,13 +95,15 @@ def coco(
     Masks are those of pycocotools, bit for bit. Later annotations lie on top, crowds below all.
     Interrupted runs resume.
 
-    Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used.
+    Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used, or
+    no annotation covers a pixel.
 
     Examples:
         histoprep import coco instances.json --out tiles
         histoprep import coco export --images export/photos --order area --out tiles
     """
-    _run("coco", source, out, images, order, keep_instances, copy, strict, skip_crowds=skip_crowds)
+    own = {"skip_crowds": skip_crowds} | ({"boxes": True} if boxes else {})
+    _run("coco", source, out, images, order, keep_instances, copy, strict, **own)
 
 
 Classes = Annotated[
@@ -126,7 +133,8 @@ def labelme(
     Masks are those that labelme draws, pixels under the outline included. Later shapes lie on top.
     An image that is only inside its file is written out. Interrupted runs resume.
 
-    Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used.
+    Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used, or
+    no annotation covers a pixel.
 
     Examples:
         histoprep import labelme annotated --out tiles
@@ -153,7 +161,8 @@ def cvat(
     Higher z_order lies on top; within it, what comes later or, with --order, what that says.
     Interrupted runs resume.
 
-    Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used.
+    Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used, or
+    no annotation covers a pixel.
 
     Examples:
         histoprep import cvat annotations.xml --out tiles
@@ -190,7 +199,8 @@ def qupath(
     slide is their group. Smaller objects lie on
     top. Interrupted runs resume.
 
-    Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used.
+    Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used, or
+    no annotation covers a pixel.
 
     Examples:
         histoprep import qupath export --out tiles
@@ -220,7 +230,8 @@ def panoptic(
 
     Interrupted runs resume.
 
-    Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used.
+    Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used, or
+    no annotation covers a pixel.
 
     Examples:
         histoprep import panoptic panoptic_val.json --images val --out tiles
@@ -259,7 +270,8 @@ def npy_stack(
     Each channel of the masks is a class; later channels lie on top. Stacks are mapped into memory.
     Interrupted runs resume.
 
-    Exit codes: 0 all images have a mask; 2 refused; 3 some images cannot be used.
+    Exit codes: 0 all images have a mask; 2 refused; 3 some images cannot be used, or no
+    annotation covers a pixel.
 
     Examples:
         histoprep import npy-stack pannuke --out tiles
@@ -296,7 +308,8 @@ def mat(
 
     Interrupted runs resume.
 
-    Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used.
+    Exit codes: 0 all images have a mask; 2 refused; 3 some images are missing or cannot be used, or
+    no annotation covers a pixel.
 
     Examples:
         histoprep import mat Lizard_Labels/Labels --images Lizard_Images --out tiles
@@ -313,7 +326,12 @@ def side_by_side(
     ],
     *,
     out: Out,
-    mask: Annotated[MaskSide, typer.Option(help="On which side the mask is.")] = MaskSide.RIGHT,
+    mask: Annotated[
+        MaskSide | None,
+        typer.Option(
+            help="On which side the mask is.", show_default="the half that looks like a mask"
+        ),
+    ] = None,
     colours: Annotated[
         list[str] | None,
         typer.Option(
@@ -331,7 +349,8 @@ def side_by_side(
     Files are cut in the middle. Grey values of a mask are labels as they are; of a coloured one,
     every colour is a label, black the background. Interrupted runs resume.
 
-    Exit codes: 0 all images have a mask; 2 refused; 3 some files cannot be used.
+    Exit codes: 0 all images have a mask; 2 refused; 3 some files cannot be used, or no
+    annotation covers a pixel.
 
     Examples:
         histoprep import side-by-side pairs --out tiles
@@ -387,7 +406,8 @@ def combine(
     Classes lie over each other in the order of their labels, objects in the order of their names;
     the last lies on top. Images without any mask stay without one. Interrupted runs resume.
 
-    Exit codes: 0 all masks are used; 2 refused; 3 some images are missing or cannot be used.
+    Exit codes: 0 all masks are used; 2 refused; 3 some images are missing or cannot be used, or
+    no annotation covers a pixel.
 
     Examples:
         histoprep import combine tiles --by class --classes stroma,tumour --out combined
@@ -422,13 +442,44 @@ def _run(
     for text in collection.notes:
         console.note(text)
     stated = {"order": str(order) if order else None, "images": _stated(images)}
-    stated |= {key: _stated(value) for key, value in own.items()}
+    stated |= {key: _stated(value) for key, value in own.items()} | dict(collection.found)
     options = ImportOptions(out, copy, keep_instances, strict, stated)
     plan = plan_import(name, source, collection, options)
     with progress_of("importing", "images") as advance:
         result = run_import(plan, advance)
     _print(result)
-    raise typer.Exit(ExitCode.INCOMPLETE if result.num_failed else ExitCode.OK)
+    _warn_of_labels(collection, plan.label_map)
+    _warn_without_area(result.counts, collection)
+    has_annotations = bool(result.counts.read or collection.skipped)
+    is_empty = has_annotations and not result.counts.drawn
+    if is_empty:
+        console.warn(f"no annotation covers a pixel: every mask in {result.out} is empty")
+    console.note(f"next: {next_command(result)}")
+    raise typer.Exit(ExitCode.INCOMPLETE if result.num_failed or is_empty else ExitCode.OK)
+
+
+def _warn_of_labels(collection: Collection, label_map: LabelMap) -> None:
+    """Say that a label map cannot have as many classes as there are labels."""
+    from histoprep.labels.format import MAX_CLASS_ID
+
+    if label_map.num_classes < len(collection.labels):
+        console.warn(
+            f"{len(collection.labels):,} labels are more than the {MAX_CLASS_ID + 1} classes that a"
+            f" label map can have: masks keep them all, label_map.yml has"
+            f" {label_map.num_classes} classes,"
+            f" {' and '.join(cls.name for cls in label_map.classes)}; edit it to tell them apart"
+        )
+
+
+def _warn_without_area(counts: Counts, collection: Collection) -> None:
+    """Say how many annotations of which kind are in no mask, without those left out on purpose."""
+    skipped = counts.skipped + collection.skipped
+    kinds = {kind: skipped[kind] for kind in sorted(skipped) if kind not in collection.intended}
+    if kinds:
+        console.warn(
+            f"{plural(sum(kinds.values()), 'annotation')} without an area, in no mask:"
+            f" {', '.join(f'{number:,} {kind}' for kind, number in kinds.items())}"
+        )
 
 
 def _stated(value: object) -> object:
@@ -467,7 +518,6 @@ def _print(result: ImportResult) -> None:
         console.note("nothing had changed")
     for line in summary_lines(result):
         console.out(line)
-    console.note(f"next: {next_command(result)}")
 
 
 def summary_lines(result: ImportResult) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -140,9 +140,17 @@ def safe_names(names: Iterable[str]) -> list[str]:
     alone, the suffix becomes part of both: `a_jpg`, `a_png`.
 
     Raises:
-        UsageError: Two names are the same.
+        UsageError: Two names are the same, or would be in the tree.
     """
     split = [parts_of(name) for name in names]
+    twice = next((parts for parts, number in Counter(split).items() if number > 1), None)
+    if twice is not None:
+        raise UsageError(
+            "the source names an image twice",
+            seen="/".join(twice),
+            expected="each image once, with all of its annotations",
+            hint="where two annotation files name it, import each of them into a folder of its own",
+        )
     shared = _num_shared([parts[:-1] for parts in split])
     paths = ["/".join(_unhidden(part) for part in parts[shared:]) or "image" for parts in split]
     stems = [_without_suffix(path) for path in paths]

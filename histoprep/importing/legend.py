@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from histoprep.errors import LabelMapError
+from histoprep.errors import LabelMapError, UsageError
 from histoprep.importing.model import BACKGROUND, MAX_LABEL, Label
-from histoprep.labels import LabelMap, SourceLabel, TargetClass, default_colour
+from histoprep.labels import IGNORED_ID, LabelMap, SourceLabel, TargetClass, default_colour
 from histoprep.labels.format import MAX_CLASS_ID, name_key
 from histoprep.labels.model import colours_of
 
@@ -46,6 +47,22 @@ def number_labels(
         numbers[number] = number if kept else place
         labels.append(Label(numbers[number], name, colour))
     return tuple(labels), numbers
+
+
+def refuse_ignored_label(labels: Sequence[Label], source: Path, name: str) -> None:
+    """Raise UsageError if a label is as large as that of pixels that belong to no class.
+
+    Args:
+        labels: The labels of the masks.
+        source: What is imported.
+        name: What the source calls such pixels.
+    """
+    if max(label.id for label in labels) >= IGNORED_ID:
+        raise UsageError(
+            f"too many labels for {name}, which is {IGNORED_ID}",
+            path=source,
+            seen=f"{len(labels):,} labels",
+        )
 
 
 def is_background(name: str) -> bool:

@@ -138,6 +138,9 @@ class Collection:
         files: The annotation files; their bytes are part of the request.
         notes: What the user should know of how the source was understood.
         ignored: Labels of pixels that belong to no class; they are not among `labels`.
+        found: Options that were not stated and that the source answered, as the request has them.
+        skipped: What was left out of the source and belongs to no image, by its kind.
+        intended: Kinds of what is skipped that are left out on request or by convention.
     """
 
     labels: tuple[Label, ...]
@@ -145,3 +148,6 @@ class Collection:
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     ignored: tuple[int, ...] = ()
+    found: Mapping[str, str] = field(default_factory=dict)
+    skipped: Counter[str] = field(default_factory=Counter)
+    intended: frozenset[str] = frozenset()

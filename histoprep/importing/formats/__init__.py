@@ -6,6 +6,7 @@ A module has one function `read(source, search, ...)`, which returns a `Collecti
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -65,6 +66,20 @@ class Search:
             above = folder.absolute().parent
             return ImageIndex(above, files_below(above, skip=self.skip))
         return index
+
+    def command(self, name: str, source: Path, *words: object) -> str:
+        """Return the command that imports a source into the same tree.
+
+        Args:
+            name: One of `FORMATS`.
+            source: File or folder.
+            *words: Further options and their values.
+        """
+        out = ("--out", self.skip) if self.skip is not None else ()
+        images = ("--images", self.images) if self.images is not None else ()
+        return shlex.join(
+            str(word) for word in ("histoprep", "import", name, source, *words, *images, *out)
+        )
 
     def files(self, source: Path, *suffixes: str) -> list[Path]:
         """Return the source itself if it is a file, else the files below it with these suffixes.

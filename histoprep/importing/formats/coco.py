@@ -9,10 +9,11 @@ Source of the format: https://cocodataset.org/#format-data and pycocotools 2.0.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,16 +28,25 @@ from histoprep.importing.model import Collection, Drawing, Item, Size
 from histoprep.importing.outlines import CocoPolygons, RunLengths, corners
 from histoprep.importing.reading import Node
 from histoprep.importing.run_lengths import decompress
-from histoprep.phrases import first_of
+from histoprep.phrases import first_of, plural
 
 ORDER = DrawingOrder.FILE
 NO_OUTLINE, CROWD = "without outline", "crowd"
 _CROWD_LAYER = -1
 
 
+class _Options(NamedTuple):
+    """What is drawn of annotations that are no plain outlines."""
+
+    skip_crowds: bool
+    boxes: bool
+
+
 @dataclass(slots=True)
 class _Image:
-    """An image of an annotation file, and its annotations."""
+    """An image of an annotation file, its annotations, and how many of those that were skipped have
+    a box.
+    """
 
     node: Node
     name: str
@@ -44,15 +54,19 @@ class _Image:
     folder: Path
     annotations: list[Annotation] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    num_boxes: int = 0
 
 
-def read(source: Path, search: Search, *, skip_crowds: bool = False) -> Collection:
+def read(
+    source: Path, search: Search, *, skip_crowds: bool = False, boxes: bool = False
+) -> Collection:
     """Return the images of a COCO file, or of all COCO files below a folder.
 
     Args:
         source: The file, or a folder such as an export with a file for each split.
         search: Where images are looked for.
         skip_crowds: Whether annotations with `iscrowd` are left out.
+        boxes: Whether the box of an annotation without an outline is drawn.
 
     Raises:
         UsageError: It is no such file; AnnotationError names the place.
@@ -60,7 +74,8 @@ def read(source: Path, search: Search, *, skip_crowds: bool = False) -> Collecti
     coco_masks()
     files = _coco_files(source, search)
     labels, numbers = number_labels(_categories(files))
-    images = [image for file in files for image in _images(file, numbers, skip_crowds)]
+    options = _Options(skip_crowds, boxes)
+    images = [image for file in files for image in _images(file, numbers, options)]
     index = search.index(source)
     names = safe_names(_place_of(image, source) for image in images)
     order = search.order or ORDER
@@ -74,7 +89,21 @@ def read(source: Path, search: Search, *, skip_crowds: bool = False) -> Collecti
         )
         for name, image in zip(names, images, strict=True)
     )
-    return Collection(labels, items, tuple(file.file for file in files))
+    return Collection(
+        labels,
+        items,
+        tuple(file.file for file in files),
+        _notes(images),
+        intended=frozenset((CROWD,)),
+    )
+
+
+def _notes(images: Sequence[_Image]) -> tuple[str, ...]:
+    number = sum(image.num_boxes for image in images)
+    if not number:
+        return ()
+    have = "has a box and no outline" if number == 1 else "have a box and no outline"
+    return (f"{plural(number, 'annotation')} {have}: with --boxes, boxes are drawn",)
 
 
 def _coco_files(source: Path, search: Search) -> list[Node]:
@@ -134,8 +163,8 @@ def colour_in(node: Node) -> str | None:
     return hexadecimal(*usable) if len(usable) == 3 else None
 
 
-def _images(file: Node, numbers: dict[int, int], skip_crowds: bool) -> Iterable[_Image]:
-    images: dict[object, _Image] = {}
+def _images(file: Node, numbers: dict[int, int], options: _Options) -> Iterable[_Image]:
+    images: dict[str, _Image] = {}
     for node in file.entry("images").items():
         key = _key(node.entry("id"))
         named = node.at(f"image {key}")
@@ -156,7 +185,7 @@ def _images(file: Node, numbers: dict[int, int], skip_crowds: bool) -> Iterable[
                 seen=f"image_id {key}",
                 expected=f"one of {first_of(list(images), limit=5)}",
             )
-        _add(images[key], named, numbers, skip_crowds)
+        _add(images[key], named, numbers, options)
     return images.values()
 
 
@@ -164,15 +193,19 @@ def _has_id(node: Node) -> bool:
     return isinstance(node.value, dict) and "id" in node.value
 
 
-def _key(node: Node) -> object:
-    # Most files have numbers, some have texts.
-    if isinstance(node.value, str):
-        return node.value
-    return node.whole()
+def _key(node: Node) -> str:
+    # Most files have numbers, some have texts, and some have both.
+    return node.text() if isinstance(node.value, str) else str(node.whole())
 
 
-def _add(image: _Image, node: Node, numbers: dict[int, int], skip_crowds: bool) -> None:
+def _add(image: _Image, node: Node, numbers: dict[int, int], options: _Options) -> None:
     category = node.entry("category_id").whole()
+    if not numbers:
+        raise node.fault(
+            "the file has no categories",
+            seen=f"category_id {category}",
+            expected="'categories' with the id and name of each",
+        )
     if category not in numbers:
         raise node.fault(
             "its category is not among the categories",
@@ -181,12 +214,16 @@ def _add(image: _Image, node: Node, numbers: dict[int, int], skip_crowds: bool) 
         )
     crowd = node.find("iscrowd")
     is_crowd = crowd is not None and bool(crowd.value)
-    if is_crowd and skip_crowds:
+    if is_crowd and options.skip_crowds:
         image.skipped[CROWD] += 1
         return
     outline = _outline(node, image.size)
+    box = node.find("bbox") if outline is None else None
+    if box is not None and options.boxes:
+        outline = _box(box)
     if outline is None:
         image.skipped[NO_OUTLINE] += 1
+        image.num_boxes += box is not None
         return
     layer = _CROWD_LAYER if is_crowd else 0
     image.annotations.append(Annotation(numbers[category], outline, layer))
@@ -203,6 +240,16 @@ def _outline(node: Node, size: Size) -> Outline | None:
     if all(isinstance(part.value, int | float) for part in parts):
         parts = [segmentation]
     return CocoPolygons(tuple(corners(_coordinates(part)) for part in parts))
+
+
+def _box(node: Node) -> Outline:
+    """Return the area of a `bbox`: left, top, width, height."""
+    numbers = node.coordinates()
+    if len(numbers) != 4 or min(numbers[2:]) < 0:
+        raise node.fault("no box", expected="left, top, width and height, none of them below 0")
+    left, top, width, height = numbers
+    right, bottom = left + width, top + height
+    return CocoPolygons((corners([left, top, right, top, right, bottom, left, bottom]),))
 
 
 def _coordinates(node: Node) -> list[float]:

@@ -206,6 +206,12 @@ def _polygon(shape: _Element) -> Outline:
 
 def _box(shape: _Element) -> Outline:
     left, top, right, bottom = (shape.number(name) for name in ("xtl", "ytl", "xbr", "ybr"))
+    if right < left or bottom < top:
+        raise shape.fault(
+            "a box of a width or height below 0",
+            seen=f"xtl {left:g}, ytl {top:g}, xbr {right:g}, ybr {bottom:g}",
+            expected="xtl at most xbr, ytl at most ybr",
+        )
     corners = np.array([[left, top], [left, bottom], [right, bottom], [right, top]])
     turn = math.radians(shape.number("rotation", 0.0))
     if not turn:
@@ -219,7 +225,11 @@ def _box(shape: _Element) -> Outline:
 def _ellipse(shape: _Element) -> Outline:
     x, y, radius_x, radius_y = (shape.number(name) for name in ("cx", "cy", "rx", "ry"))
     if min(radius_x, radius_y) < 0:
-        raise shape.fault("a radius below 0", seen=f"rx {radius_x:g}, ry {radius_y:g}")
+        raise shape.fault(
+            "a radius below 0",
+            seen=f"rx {radius_x:g}, ry {radius_y:g}",
+            expected="rx and ry of at least 0",
+        )
     return Ellipse((x, y), (radius_x, radius_y), shape.number("rotation", 0.0))
 
 

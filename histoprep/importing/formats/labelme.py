@@ -21,11 +21,12 @@ import numpy as np
 
 from histoprep import image_formats
 from histoprep.choices import DrawingOrder
-from histoprep.errors import BrokenFileError, UsageError
+from histoprep.errors import BrokenFileError
 from histoprep.imageio import decode_stored, read_header
 from histoprep.importing.canvas import Annotation, Outline, draw
 from histoprep.importing.formats import Search, number_names
 from histoprep.importing.images import ImageIndex, safe_names
+from histoprep.importing.legend import refuse_ignored_label
 from histoprep.importing.model import Collection, Drawing, ImageFile, Item, MadeImage, Size
 from histoprep.importing.outlines import Bitmap, PillowBox, PillowPolygon
 from histoprep.importing.reading import Node
@@ -63,12 +64,8 @@ def read(source: Path, search: Search, *, classes: Sequence[str] = ()) -> Collec
     seen = {name for sheet in sheets for name, _ in sheet.shapes}
     labels, numbers = number_names(seen - {IGNORED_NAME}, classes)
     ignored = (IGNORED_ID,) if IGNORED_NAME in seen else ()
-    if ignored and max(label.id for label in labels) >= IGNORED_ID:
-        raise UsageError(
-            f"too many labels for {IGNORED_NAME}, which is {IGNORED_ID}",
-            path=source,
-            seen=f"{len(labels):,} labels",
-        )
+    if ignored:
+        refuse_ignored_label(labels, source, IGNORED_NAME)
     numbers[IGNORED_NAME] = IGNORED_ID
     names = safe_names(_place_of(sheet, source) for sheet in sheets)
     order = search.order or ORDER

@@ -69,7 +69,7 @@ class _Stack:
             raise UsageError(
                 "an image with other values than colours",
                 path=self.files[0],
-                seen=f"{pixels.dtype}, {np.nanmin(pixels):g} to {np.nanmax(pixels):g}, row {row}",
+                seen=f"{_described(pixels)}, row {row}",
                 expected="whole numbers from 0 to 255, or all stacks from 0 to 1",
             )
         return scaled.astype(np.uint8)
@@ -150,15 +150,33 @@ def _draw(stack: _Stack, row: int, num_channels: int, order: DrawingOrder, size:
 def _whole(stack: _Stack, row: int) -> np.ndarray:
     """Return the values of a mask as whole numbers; raises UsageError for other values."""
     values = np.asarray(stack.masks[row])
-    whole = values.astype(np.int64)
-    if (whole != values).any() or whole.min(initial=0) < 0 or whole.max(initial=0) > MAX_LABEL:
+    # NaN and infinity have no whole number that they could be cast to.
+    is_finite = bool(np.isfinite(values).all())
+    whole = values.astype(np.int64) if is_finite else np.zeros(values.shape, np.int64)
+    if (
+        not is_finite
+        or (whole != values).any()
+        or whole.min(initial=0) < 0
+        or whole.max(initial=0) > MAX_LABEL
+    ):
         raise UsageError(
             "a mask with values that are no numbers of objects",
             path=stack.files[1],
-            seen=f"{values.dtype}, {np.nanmin(values):g} to {np.nanmax(values):g}, row {row}",
+            seen=f"{_described(values)}, row {row}",
             expected=f"whole numbers from 0 to {MAX_LABEL:,}",
         )
     return whole
+
+
+def _described(values: np.ndarray) -> str:
+    """Return the kind and range of values, and how many are not finite."""
+    finite = values[np.isfinite(values)]
+    parts = [str(values.dtype)]
+    if finite.size:
+        parts.append(f"{finite.min():g} to {finite.max():g}")
+    if finite.size < values.size:
+        parts.append(f"{values.size - finite.size:,} of {values.size:,} values NaN or infinite")
+    return ", ".join(parts)
 
 
 def _stacks(source: Path, search: Search) -> list[_Stack]:
@@ -215,6 +233,7 @@ def _open(name: str, kinds: dict[str, Path]) -> _Stack:
         if array.dtype.kind not in allowed:
             raise _shape_error(path, array, "numbers")
     looked_at = np.asarray(images[:_LOOKED_AT])
+    looked_at = looked_at[np.isfinite(looked_at)]
     is_unit_range = images.dtype.kind == "f" and looked_at.size > 0 and looked_at.max() <= 1
     files = tuple(kinds[kind] for kind in ("images", "masks", "types") if kind in kinds)
     return _Stack(name, images, masks, types, files, bool(is_unit_range))

@@ -11,6 +11,7 @@ Sources: RFC 7946; GeoJSON as QuPath 0.2 to 0.6 writes it.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -27,16 +28,19 @@ from histoprep.importing.canvas import Annotation, draw
 from histoprep.importing.extras import rasterio_features
 from histoprep.importing.formats import Search, as_image, number_names
 from histoprep.importing.images import ImageIndex, is_image_name, safe_names
-from histoprep.importing.legend import hexadecimal
+from histoprep.importing.legend import hexadecimal, refuse_ignored_label
 from histoprep.importing.model import Collection, Drawing, ImageFile, Item, Size
 from histoprep.importing.outlines import Rings
 from histoprep.importing.reading import Node
+from histoprep.labels import IGNORED_ID
 from histoprep.names import pairing_key
 from histoprep.phrases import plural
 
 ORDER = DrawingOrder.AREA
 UNCLASSIFIED = "Unclassified"
 NO_GEOMETRY = "no geometry"
+IGNORED_NAME = "Ignore*"
+"""The class of areas that belong to no class, as QuPath's own classifiers leave them out."""
 _TILE = re.compile(r"(?P<slide>.*?)[\s_-]*\[(?P<region>[^\[\]]*=[^\[\]]*)\]$")
 _AREAS = ("Polygon", "MultiPolygon")
 _FULL = 0xFF
@@ -68,6 +72,15 @@ class _Slide:
     skipped: Counter[str] = field(default_factory=Counter)
     colours: dict[str, str] = field(default_factory=dict)
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+
+    def leave_out(self, classes: Sequence[str]) -> None:
+        """Leave out the objects of classes that QuPath ignores, unless they are requested."""
+        kept = [not _is_left_out(name) or name in classes for name, _ in self.shapes]
+        self.skipped.update(
+            name for (name, _), is_kept in zip(self.shapes, kept, strict=True) if not is_kept
+        )
+        self.shapes = list(itertools.compress(self.shapes, kept))
+        self.boxes = self.boxes[np.array(kept, bool)]
 
     def meeting(self, region: _Region) -> np.ndarray:
         """Return the numbers of the objects that may share pixels with a tile, int64 [n]."""
@@ -105,8 +118,16 @@ def read(
     index = search.index(source)
     tiles = _tiles_by_slide(index)
     colours = {name: colour for slide in slides for name, colour in slide.colours.items()}
+    for slide in slides:
+        slide.leave_out(classes)
     seen = {name for slide in slides for name, _ in slide.shapes}
+    is_ignored = IGNORED_NAME in seen and IGNORED_NAME not in classes
+    if is_ignored:
+        seen.remove(IGNORED_NAME)
     labels, numbers = number_names(seen, classes, colours, last=UNCLASSIFIED)
+    if is_ignored:
+        refuse_ignored_label(labels, source, IGNORED_NAME)
+        numbers[IGNORED_NAME] = IGNORED_ID
     entries = [entry for slide in slides for entry in _entries(slide, index, tiles)]
     names = safe_names(name for name, *_ in entries)
     order = search.order or ORDER
@@ -120,8 +141,42 @@ def read(
         )
         for name, (_, slide, image, region) in zip(names, entries, strict=True)
     )
-    notes = tuple(note for slide in slides for note in _notes(slide, entries))
-    return Collection(labels, items, tuple(slide.file for slide in slides), notes)
+    notes = [note for slide in slides for note in _notes(slide, entries)]
+    left_out = sorted({name for slide in slides for name in slide.skipped if _is_left_out(name)})
+    notes += [_convention_note(name) for name in [IGNORED_NAME] * is_ignored + left_out]
+    return Collection(
+        labels,
+        items,
+        tuple(slide.file for slide in slides),
+        tuple(notes),
+        (IGNORED_ID,) if is_ignored else (),
+        skipped=_skipped_beside_tiles(slides, entries),
+        intended=frozenset(left_out),
+    )
+
+
+def _is_left_out(name: str) -> bool:
+    return name.endswith("*") and name != IGNORED_NAME
+
+
+def _convention_note(name: str) -> str:
+    """Return what became of a class whose name ends in `*`, which QuPath itself ignores."""
+    done = (
+        f"its pixels belong to no class (label {IGNORED_ID})"
+        if name == IGNORED_NAME
+        else "its objects are not drawn"
+    )
+    return f"QuPath ignores classes called ...*, such as {name}: {done}; --classes can name it"
+
+
+def _skipped_beside_tiles(slides: Sequence[_Slide], entries: Sequence[_Entry]) -> Counter[str]:
+    """Return what is left out of slides that were cut into tiles: of which tile, nobody knows."""
+    tiled = {id(slide) for _, slide, _, region in entries if region is not None}
+    total: Counter[str] = Counter()
+    for slide in slides:
+        if id(slide) in tiled:
+            total.update(slide.skipped)
+    return total
 
 
 def _read_slide(node: Node) -> _Slide:
@@ -134,13 +189,14 @@ def _read_slide(node: Node) -> _Slide:
             slide.skipped[NO_GEOMETRY] += 1
             continue
         kind = geometry.entry("type").text()
-        if kind not in _AREAS:
+        rings = _rings(geometry)
+        if rings is None:
             slide.skipped[kind] += 1
             continue
         name, colour = _classification(properties)
         if colour:
             slide.colours.setdefault(name, colour)
-        slide.shapes.append((name, _rings(geometry, kind)))
+        slide.shapes.append((name, rings))
     boxes = [shape.bounds() for _, shape in slide.shapes]
     slide.boxes = np.array(boxes, np.float64).reshape(-1, 4)
     return slide
@@ -189,7 +245,15 @@ def _colour(node: Node) -> str | None:
     return hexadecimal(value >> 16 & _FULL, value >> 8 & _FULL, value & _FULL)
 
 
-def _rings(geometry: Node, kind: str) -> Rings:
+def _rings(geometry: Node) -> Rings | None:
+    """Return the areas of a geometry, those in a collection too; None where it has none."""
+    kind = geometry.entry("type").text()
+    if kind == "GeometryCollection":
+        parts = [_rings(part) for part in geometry.entry("geometries").items()]
+        areas = [part for part in parts if part is not None]
+        return Rings(tuple(ring for area in areas for ring in area.polygons)) if areas else None
+    if kind not in _AREAS:
+        return None
     coordinates = geometry.entry("coordinates")
     polygons = [coordinates] if kind == "Polygon" else list(coordinates.items())
     return Rings(tuple(tuple(map(_ring, polygon.items())) for polygon in polygons))

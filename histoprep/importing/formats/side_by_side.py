@@ -1,14 +1,15 @@
 """Images with their mask beside them in one file, A|B, as pix2pix has them.
 
-The file is cut in the middle. A mask whose pixels are all grey has its values as labels; of a coloured
+The file is cut in the middle; the mask is the half that looks like one (`halves.py`). A mask whose pixels are all grey has its values as labels; of a coloured
 one, every colour is a label, black the background. Where the file went through JPEG, or a mask has
 many colours, `colours` says which there are, and each pixel gets the nearest one.
 """  # noqa: E501
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -18,32 +19,65 @@ from histoprep.choices import MaskSide
 from histoprep.errors import BrokenFileError, UsageError
 from histoprep.imageio import decode_rgb, encode_rgb_png, read_header
 from histoprep.importing.formats import Search
+from histoprep.importing.halves import (
+    MAX_COLOURS,
+    Command,
+    Halves,
+    find_side,
+    is_photograph,
+    look_at_half,
+    refuse_photographs,
+)
 from histoprep.importing.images import ImageIndex, files_below, safe_names
 from histoprep.importing.legend import colour_of, hexadecimal, number_labels
 from histoprep.importing.masks import is_lossy, state_of
 from histoprep.importing.model import Collection, Counts, Drawing, Item, Label, MadeImage, Size
 from histoprep.phrases import first_of, plural
 
-MAX_COLOURS = 64
 _BLACK = 0
+# Colours of a mask that went through JPEG lie around the ones that were drawn.
+_NEAR = 48
+_LEAST_SHARE = 0.005
+_MOST_SHOWN = 6
+_EXPECTED = (
+    "the colours that were drawn, by --colours; below are the most frequent ones, each of which"
+    " can be given a name, for example #ff0000=tumour"
+)
 
 
 @dataclass(slots=True)
 class _Seen:
-    """What the masks hold: how many pixels of each colour 0xRRGGBB, and an example of what was in
-    the way.
+    """What the halves of one side hold: how many pixels of each colour 0xRRGGBB in each file, and
+    an example of one that went through JPEG.
     """
 
-    colours: dict[int, int]
+    files: dict[Path, dict[int, int]] = field(default_factory=dict)
     lossy: Path | None = None
-    broken: dict[Path, str] | None = None
+
+    def colours(self) -> dict[int, int]:
+        """Return how many pixels have each colour."""
+        total: Counter[int] = Counter()
+        for colours in self.files.values():
+            total.update(colours)
+        return dict(total)
+
+
+@dataclass(slots=True)
+class _Looks:
+    """What all files look like, and why some cannot be used."""
+
+    halves: dict[Path, Halves] = field(default_factory=dict)
+    seen: dict[MaskSide, _Seen] = field(
+        default_factory=lambda: {side: _Seen() for side in MaskSide}
+    )
+    broken: dict[Path, str] = field(default_factory=dict)
 
 
 def read(
     source: Path,
     search: Search,
     *,
-    mask: MaskSide = MaskSide.RIGHT,
+    mask: MaskSide | None = None,
     colours: Sequence[str] = (),
 ) -> Collection:
     """Return the images below a folder, cut in the middle.
@@ -51,20 +85,36 @@ def read(
     Args:
         source: A file or a folder.
         search: What is no part of the source.
-        mask: On which side the mask is.
+        mask: On which side the mask is; by default that of the half that looks like one.
         colours: Colours of the mask with their names, `#ff0000=tumour`, or values of a grey one,
             `255=lesion`, in the order of their labels, from 1 on; black is the background unless it
             has a name.
 
     Raises:
         UsageError: A mask has too many colours, or went through JPEG, and `colours` does not say
-            which there are; a file cannot be cut.
+            which there are; a file cannot be cut; no half, or not that of the stated side, looks
+            like a mask; most pixels are far from all stated colours.
     """
     files = ImageIndex(
         source, files_below(source, skip=search.skip) if source.is_dir() else [source]
     )
-    seen = _look_at(files.paths, mask)
-    palette = _palette(source, seen, colours)
+    stated = ("--colours", ",".join(colours)) if colours else ()
+    command = partial(search.command, "side-by-side", source, *stated)
+    looks = _look_at(files.paths)
+    side = mask or find_side(source, looks.halves, command)
+    refuse_photographs(source, looks.halves, side, command)
+    broken = looks.broken | {
+        path: f"its {side} half is a photograph, not a mask"
+        for path, halves in looks.halves.items()
+        if is_photograph(halves, side)
+    }
+    seen = looks.seen[side]
+    seen.files = {path: found for path, found in seen.files.items() if path not in broken}
+    usual = seen.colours()
+    command = partial(search.command, "side-by-side", source, "--mask", side)
+    palette = _palette(source, seen.lossy, usual, colours, command)
+    if colours:
+        _refuse_far(source, usual, palette, command)
     labels = tuple(sorted(palette.values(), key=lambda label: label.id))
     keys = np.array(sorted(palette), np.int64)
     ids = np.array([palette[key].id for key in keys.tolist()], np.uint16)
@@ -73,22 +123,21 @@ def read(
         path.relative_to(folder).as_posix() if source.is_dir() else path.name
         for path in files.paths
     )
-    broken = seen.broken or {}
     items = tuple(
         Item(
             name,
             path.name,
-            broken.get(path) or MadeImage(partial(_encode_image, path, mask)),
-            partial(_draw, path, mask, keys, ids),
+            broken.get(path) or MadeImage(partial(_encode_image, path, side)),
+            partial(_draw, path, side, keys, ids),
             state=state_of(path),
         )
         for name, path in zip(names, files.paths, strict=True)
     )
-    return Collection(labels, items, notes=_notes(seen, palette, mask))
+    return Collection(labels, items, notes=_notes(usual, palette, side), found={"mask": str(side)})
 
 
-def _halves(path: Path, mask: MaskSide) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Return image and mask of a file, uint8 [height, width, 3], and whether it is lossy.
+def _halves(path: Path) -> tuple[dict[MaskSide, np.ndarray], bool]:
+    """Return the halves of a file, uint8 [height, width, 3], and whether it is lossy.
 
     Raises:
         UsageError: Its width is odd.
@@ -105,8 +154,7 @@ def _halves(path: Path, mask: MaskSide) -> tuple[np.ndarray, np.ndarray, bool]:
         )
     pixels = decode_rgb(data, header)
     left, right = np.split(pixels, 2, axis=1)
-    first, second = (right, left) if mask is MaskSide.LEFT else (left, right)
-    return first, second, is_lossy(header)
+    return {MaskSide.LEFT: left, MaskSide.RIGHT: right}, is_lossy(header)
 
 
 def _keys(mask: np.ndarray) -> np.ndarray:
@@ -115,46 +163,56 @@ def _keys(mask: np.ndarray) -> np.ndarray:
     return np.asarray(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2])
 
 
-def _look_at(paths: Sequence[Path], side: MaskSide) -> _Seen:
-    seen = _Seen({}, broken={})
-    assert seen.broken is not None
+def _look_at(paths: Sequence[Path]) -> _Looks:
+    looks = _Looks()
     for path in paths:
         try:
-            _, mask, lossy = _halves(path, side)
+            halves, lossy = _halves(path)
         except BrokenFileError as error:
-            seen.broken[path] = f"{error.verdict}: {error.detail}"
+            looks.broken[path] = f"{error.verdict}: {error.detail}"
             continue
-        if lossy and seen.lossy is None:
-            seen.lossy = path
-        values, pixels = np.unique(_keys(mask), return_counts=True)
-        for value, number in zip(values.tolist(), pixels.tolist(), strict=True):
-            seen.colours[value] = seen.colours.get(value, 0) + number
-    return seen
+        shown = {}
+        for side, pixels in halves.items():
+            keys = _keys(pixels)
+            values, numbers = np.unique(keys, return_counts=True)
+            shown[side] = look_at_half(keys, len(values))
+            seen = looks.seen[side]
+            if lossy and seen.lossy is None:
+                seen.lossy = path
+            # Photographs have a hundred thousand colours, which nobody asks for.
+            if shown[side].is_mask:
+                seen.files[path] = dict(zip(values.tolist(), numbers.tolist(), strict=True))
+        looks.halves[path] = shown
+    return looks
 
 
-def _palette(source: Path, seen: _Seen, stated: Sequence[str]) -> dict[int, Label]:
+def _palette(
+    source: Path,
+    lossy: Path | None,
+    colours: Mapping[int, int],
+    stated: Sequence[str],
+    command: Command,
+) -> dict[int, Label]:
     """Return the label of each colour 0xRRGGBB."""
     if stated:
         return _stated_palette(stated)
-    usual = sorted(seen.colours, key=lambda key: -seen.colours[key])
-    shown = first_of([hexadecimal(*_parts(key)) for key in usual], limit=6)
-    named = "'#ff0000=tumour,#00ff00=stroma'"
-    hint = f"histoprep import side-by-side {source} --colours {named} --out DIR"
-    if seen.lossy is not None:
+    usual = sorted(colours, key=lambda key: -colours[key])
+    shown = first_of([hexadecimal(*_parts(key)) for key in usual], limit=_MOST_SHOWN)
+    if lossy is not None:
         raise UsageError(
             "masks that went through JPEG have colours that nobody drew",
-            path=seen.lossy,
+            path=lossy,
             seen=f"{plural(len(usual), 'colour')}: {shown}",
-            expected="the colours that were drawn, by --colours",
-            hint=hint,
+            expected=_EXPECTED,
+            hint=_colours_hint(colours, command),
         )
     if len(usual) > MAX_COLOURS and not _is_grey(usual):
         raise UsageError(
             "too many colours for labels",
             path=source,
             seen=f"{plural(len(usual), 'colour')}: {shown}",
-            expected=f"at most {MAX_COLOURS}, or the colours that were drawn, by --colours",
-            hint=hint,
+            expected=f"at most {MAX_COLOURS}, or {_EXPECTED}",
+            hint=_colours_hint(colours, command),
         )
     if _is_grey(usual):
         values = sorted(key & 0xFF for key in usual)
@@ -162,6 +220,59 @@ def _palette(source: Path, seen: _Seen, stated: Sequence[str]) -> dict[int, Labe
         by_value = {label.id: label for label in number_labels(entries)[0]}
         return {value * 0x010101: by_value[value] for value in {0, *values}}
     return _palette_of(sorted(key for key in usual if key != _BLACK))
+
+
+def _colours_hint(colours: Mapping[int, int], command: Command) -> str | None:
+    """Return the command with the colours that most pixels have; None where all are black."""
+    drawn = [hexadecimal(*_parts(key)) for key in _apart(colours) if key != _BLACK]
+    if not drawn:
+        return None
+    return command("--colours", ",".join(drawn))
+
+
+def _apart(colours: Mapping[int, int]) -> list[int]:
+    """Return the most frequent colours that lie apart from each other, black first."""
+    total = sum(colours.values())
+    chosen = [_BLACK]
+    for key in sorted(colours, key=lambda key: -colours[key]):
+        if len(chosen) > _MOST_SHOWN or colours[key] < _LEAST_SHARE * total:
+            break
+        if _distances([key], chosen).min() > _NEAR:
+            chosen.append(key)
+    return chosen
+
+
+def _refuse_far(
+    source: Path, colours: Mapping[int, int], palette: Mapping[int, Label], command: Command
+) -> None:
+    """Raise UsageError if most pixels that are not black are far from every colour of the
+    palette.
+    """
+    drawn = {key: number for key, number in colours.items() if max(_parts(key)) > _NEAR}
+    if not drawn:
+        return
+    pixels = np.array(list(drawn.values()))
+    far = int(pixels[_distances(drawn, palette).min(1) > _NEAR].sum())
+    total = int(pixels.sum())
+    if 2 * far > total:
+        raise UsageError(
+            "most pixels of the masks are far from every colour that --colours names",
+            path=source,
+            seen=f"{far:,} of {total:,} pixels that are not black ({far / total:.0%})",
+            expected=_EXPECTED,
+            hint=_colours_hint(colours, command),
+        )
+
+
+def _distances(first: Iterable[int], second: Iterable[int]) -> np.ndarray:
+    """Return the largest difference in a channel of each pair of colours, int64 [n, m]."""
+    left, right = (_channels(np.array(list(keys), np.int64)) for keys in (first, second))
+    return np.asarray(np.abs(left[:, None] - right[None]).max(-1))
+
+
+def _channels(keys: np.ndarray) -> np.ndarray:
+    """Return colours 0xRRGGBB [n] as their channels, int64 [n, 3]."""
+    return np.stack([keys >> 16, keys >> 8 & 0xFF, keys & 0xFF], -1)
 
 
 def _palette_of(keys: Sequence[int], names: Sequence[str] = ()) -> dict[int, Label]:
@@ -203,11 +314,12 @@ def _is_grey(keys: Sequence[int]) -> bool:
 
 
 def _encode_image(path: Path, side: MaskSide) -> bytes:
-    return encode_rgb_png(_halves(path, side)[0])
+    [image] = [half for place, half in _halves(path)[0].items() if place is not side]
+    return encode_rgb_png(image)
 
 
 def _draw(path: Path, side: MaskSide, keys: np.ndarray, ids: np.ndarray, size: Size) -> Drawing:
-    labels = _nearest(_keys(_halves(path, side)[1]), keys, ids)
+    labels = _nearest(_keys(_halves(path)[0][side]), keys, ids)
     number = int(np.unique(labels[labels > 0]).size)
     return Drawing(labels, Counts(number, number))
 
@@ -217,18 +329,18 @@ def _nearest(colours: np.ndarray, keys: np.ndarray, ids: np.ndarray) -> np.ndarr
     near ones, the first in order of 0xRRGGBB.
     """
     seen, place = np.unique(colours, return_inverse=True)
-    wanted, known = (
-        np.stack([values >> 16, values >> 8 & 0xFF, values & 0xFF], -1) for values in (seen, keys)
-    )
+    wanted, known = _channels(seen), _channels(keys)
     distances = ((wanted[:, None] - known[None]) ** 2).sum(-1)
     return np.asarray(ids[distances.argmin(1)][place].reshape(colours.shape), np.uint16)
 
 
-def _notes(seen: _Seen, palette: dict[int, Label], side: MaskSide) -> tuple[str, ...]:
-    inexact = sum(number for key, number in seen.colours.items() if key not in palette)
+def _notes(
+    colours: Mapping[int, int], palette: Mapping[int, Label], side: MaskSide
+) -> tuple[str, ...]:
+    inexact = sum(number for key, number in colours.items() if key not in palette)
     notes = [f"the mask is on the {side}"]
     if inexact:
-        total = sum(seen.colours.values())
+        total = sum(colours.values())
         notes.append(
             f"{inexact:,} of {total:,} pixels of masks ({inexact / total:.2%}) have none of the"
             " colours, and got the nearest"
