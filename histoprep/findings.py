@@ -227,6 +227,25 @@ class Selection:
         return problem.severity if best is None else self.severity[best]
 
 
+def rules_named(keys: Iterable[str], rules: Iterable[Rule]) -> list[Rule]:
+    """Return the rules that codes, prefixes of codes or patterns of names mean, each once.
+
+    A prefix or pattern means the rules about tiles alone.
+
+    Raises:
+        UsageError: A key names no rule.
+    """
+    listed = list(rules)
+    found: dict[str, Rule] = {}
+    for key in keys:
+        exact = [rule for rule in listed if key.upper() == rule.code or key.lower() == rule.name]
+        meant = exact or [rule for rule in listed if _names(key, rule) and rule.scope is Scope.TILE]
+        if not meant:
+            raise unknown_rule(key, listed)
+        found |= {rule.code: rule for rule in meant}
+    return list(found.values())
+
+
 def rule_called(key: str, rules: Iterable[Rule]) -> Rule:
     """Return the rule of that code or name, in any case; raises UsageError, with what was perhaps
     meant, when there is none.

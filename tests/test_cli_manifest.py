@@ -138,9 +138,12 @@ def test_a_split_without_groups_does_not_claim_to_have_checked_them(dataset: Pat
 
 
 def test_a_grouping_that_fits_no_tile_is_refused(dataset: Path) -> None:
-    assert run(["audit", str(dataset), "--workers", "1", "--group-by", "folder"]) == ExitCode.OK
-    for arguments, named in ((["--group-by", r"patient(\d+)"], r"patient(\d+)"), ([], "folder")):
-        error = _run(dataset, "--map", "m.yml", *arguments).exception
+    arguments = ["audit", str(dataset), "--workers", "1"]
+    assert run([*arguments, "--group-by", "folder"]) == ExitCode.USAGE
+    # It is not remembered.
+    assert run(arguments) == ExitCode.OK
+    for named in (r"patient(\d+)", "folder"):
+        error = _run(dataset, "--map", "m.yml", "--group-by", named).exception
         assert isinstance(error, UsageError)
         assert error.what == f"--group-by {named} finds no group for any tile"
         assert error.seen == "tile case0_0" and error.expected

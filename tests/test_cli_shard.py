@@ -243,7 +243,7 @@ def test_sizes(text: str, size: int) -> None:
 def test_another_root_stands_in_for_the_manifests(manifest: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     (tmp_path / "data").rename(moved)
-    assert run(manifest, "--out", "mine", "--workers", "1") == ExitCode.INCOMPLETE
+    assert run(manifest, "--out", "mine", "--workers", "1") == ExitCode.USAGE
     assert run(manifest, "--out", "other", "--workers", "1", "--root", moved) == ExitCode.OK
     np.testing.assert_array_equal(
         open_tiles("other").read(0).image, open_tiles(manifest, root=moved).read(0).image

@@ -10,7 +10,7 @@ from histoprep import checks
 from histoprep.catalogue import all_rules
 from histoprep.choices import Severity
 from histoprep.errors import UsageError
-from histoprep.findings import Finding, Selection, finding, rule_called
+from histoprep.findings import Finding, Scope, Selection, finding, rule_called, rules_named
 
 RULES = all_rules()
 
@@ -150,3 +150,23 @@ def test_merging_pieces_loses_and_mixes_nothing(made: list[tuple[str, str, list[
         assert all(
             detail == f"about {path}" for path, detail in zip(item.paths, item.details, strict=True)
         )
+
+
+@pytest.mark.parametrize(
+    ("keys", "codes"),
+    [
+        (["HP406", "hp601"], ["HP406", "HP601"]),
+        (["speck-labels"], ["HP408"]),
+        (["HP60"], ["HP601", "HP602", "HP603", "HP604"]),
+        (["*-label*", "HP802"], None),
+    ],
+)
+def test_rules_are_named_as_audit_selects_them(keys: list[str], codes: list[str] | None) -> None:
+    named = rules_named(keys, all_rules().values())
+    if codes is not None:
+        assert [rule.code for rule in named] == codes
+    # A prefix or pattern means rules about tiles, a code what it says.
+    assert all(rule.scope is Scope.TILE for rule in named if rule.code != "HP802")
+    assert len({rule.code for rule in named}) == len(named)
+    with pytest.raises(UsageError, match="perhaps you meant 'HP406'"):
+        rules_named(["HP4O6"], all_rules().values())

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from histoprep.cli.manifest import app
 from histoprep.errors import UsageError
+from histoprep.findings import Selection
 from histoprep.schemas.manifest import open_manifest, read_manifest
 from histoprep.schemas.workspace import Workspace
 
@@ -110,7 +111,9 @@ def test_without_options_nothing_is_recorded(data: DataSet) -> None:
 def test_what_cannot_be_left_out_is_refused(data: DataSet, tmp_path: Path) -> None:
     assert "there was none" in refused(data, "--exclude", "HP406")
     data.audit(scan={"group_by": r"case\d+"})
-    assert "did not look for HP499" in refused(data, "--exclude", "HP499")
+    assert "no rule is called 'HP499'" in refused(data, "--exclude", "HP499")
+    data.audit(scan={"group_by": r"case\d+"}, selection=Selection(ignore=("HP406",)))
+    assert "did not look for HP406" in refused(data, "--exclude", "HP406")
     assert "findings of HP802 name none" in refused(data, "--exclude", "HP802")
     names = tmp_path / "list.csv"
     names.write_text("case0_0\nnobody\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,21 @@ def test_a_folder_that_is_nowhere_stays_the_one_of_the_header(moved: Path) -> No
     lonely.write_bytes(path.read_bytes())
     manifest = open_manifest(lonely)
     assert str(manifest.root) == manifest.header["root"] and manifest.moved is None
+
+
+@pytest.mark.parametrize("command", [("manifest", "check"), ("shard",)])
+def test_a_data_set_that_is_nowhere_is_asked_for(
+    moved: Path, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Workspace.of(moved).manifest
+    elsewhere = moved.with_name("renamed")
+    moved.rename(elsewhere)
+    assert run([*command, str(path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    [line] = [line for line in lines if line.startswith("  try: ")]
+    assert line == f"  try: histoprep {' '.join(command)} {path} --root FOLDER"
+    words = shlex.split(line.removeprefix("  try: histoprep ").replace("FOLDER", str(elsewhere)))
+    assert run(words) == 0
 
 
 def test_a_folder_of_the_same_name_without_the_images_is_another_one(moved: Path) -> None:

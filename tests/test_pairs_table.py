@@ -110,6 +110,9 @@ def test_tile_ids_stay_unique(tmp_path: Path) -> None:
         ("image,mask\nq/1/y.jpg,gt/m1.png\n", "no image that the table names is there"),
         ("image,mask\nC:\\x.jpg,gt/m1.png\n", "fits several files"),
         ("image,mask\n../outside.png,gt/m1.png\n", "outside of the data set"),
+        ("image,mask\n", "has no row"),
+        ("image,mask,split\np/1/x.jpg\n", "row 2 has another number of cells"),
+        ("image,mask\np/1/x.jpg,gt/m1.png,more\n", "row 2 has another number of cells"),
     ],
 )
 def test_tables_that_are_refused(root: Path, text: str, words: str) -> None:
@@ -124,3 +127,18 @@ def test_links_and_hidden_folders_are_not_searched(root: Path) -> None:
     (root / "loop").symlink_to(root)
     found, _ = pairs_of(root, "image,mask\nC:\\p\\1\\x.jpg,gt/m1.png\n")
     assert [pair.image_path for pair in found] == ["p/1/x.jpg"]
+
+
+def test_a_mask_of_two_images_is_an_issue(root: Path) -> None:
+    found, issues = pairs_of(root, "image,mask\np/1/x.jpg,gt/m1.png\np/2/x.jpg,gt/m1.png\n")
+    assert len(found) == 2
+    assert issues == [
+        Issue(
+            IssueKind.PAIRS_SHARED, "gt/m1.png", "in pairs.csv for 2 images: p/1/x.jpg, p/2/x.jpg"
+        )
+    ]
+
+
+def test_cells_at_the_end_may_be_left_out(root: Path) -> None:
+    found, _ = pairs_of(root, "image,mask,split,label\np/1/x.jpg,gt/m1.png\n")
+    assert found[0].mask_path == "gt/m1.png"

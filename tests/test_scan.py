@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shlex
 import subprocess
 import sys
 import unicodedata
@@ -779,12 +780,24 @@ def test_unlabelled_roots_that_cannot_be(tmp_path: Path) -> None:
 # --- groups, labels, dataset.csv ------------------------------------------------------------
 
 
+@pytest.mark.parametrize("how", [r"(x)?s", "patient", "folder"])
+def test_a_way_that_finds_no_group_is_refused_with_those_that_do(tmp_path: Path, how: str) -> None:
+    make(tmp_path, *(f"case{i}_{j}.jpg" for i in range(4) for j in range(4)))
+    with pytest.raises(UsageError, match="finds no group for any tile") as caught:
+        listed(tmp_path, group_by=how)
+    assert caught.value.what == f"--group-by {how} finds no group for any tile"
+    assert caught.value.seen == "tile case0_0"
+    command = shlex.split(str(caught.value.hint).split(" or ")[0])
+    assert command[:4] == ["histoprep", "audit", str(tmp_path), "--group-by"]
+    pairs, _ = listed(tmp_path, group_by=command[4])
+    assert {pair.group for pair in pairs} == {f"case{i}" for i in range(4)}
+
+
 @pytest.mark.parametrize(
     ("how", "groups"),
     [
         (r"^(?:.*/)?([^_]+)_", ["s1", "s2", None]),
         (r"s\d", ["s1", "s2", None]),
-        (r"(x)?s", [None, None, None]),
         ("folder", ["in", "in", "in/deep"]),
         ("csv:case", ["one", None, "three"]),
     ],

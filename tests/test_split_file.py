@@ -301,3 +301,14 @@ def test_rows_of_a_choice_keep_their_copies() -> None:
     assert kept.copy_rows.tolist() == [1, 2] and kept.copy_keys.tolist() == [7, 9]
     assert kept.strata.tolist() == [2, 3, 4]
     assert kept.profiles is rows.profiles and kept.columns == ("x",)
+
+
+def test_a_column_of_flags_for_each_split(tmp_path: Path) -> None:
+    path = tmp_path / "splits_0_bool.csv"
+    path.write_text(",train,val,test\ns1,True,False,False\ns2,False,False,True\ns3,False,TRUE,\n")
+    codes, _ = read_split_file(path, SEED).lookup_paths(["s1_0.png", "s2_0.png", "s3/1.png"])
+    assert codes.tolist() == [0, 2, 1]
+    path.write_text("train,test\nTrue,False\n")
+    assert message(lambda: read_split_file(path, SEED)).startswith(
+        "the split file lacks a column of names"
+    )

@@ -183,6 +183,11 @@ _TEXTS_OF_ROWS = {
         "The table of --pairs was written before files were moved, or elsewhere.",
         "Correct these rows, or put the files there; the manifest leaves these tiles out.",
     ),
+    IssueKind.PAIRS_SHARED: _RowTexts(
+        Severity.WARNING,
+        "A row was copied, or rows of the table of --pairs slipped.",
+        "Correct these rows, unless the images are views of one field.",
+    ),
     IssueKind.CSV_SLIDE: _RowTexts(
         Severity.INFO,
         "No tile was cut from this slide, or its tiles are named differently.",

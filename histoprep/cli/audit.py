@@ -213,7 +213,7 @@ def audit(
 
     Examples:
         histoprep audit tiles --map my_map.yml
-        histoprep audit tiles --group-by "^(case\\d+)_" --format html --output report.html
+        histoprep audit tiles --group-by "(case\\d+)_" --format html --output report.html
         histoprep audit tiles --quick --select HP1,HP2
     """
     from histoprep.auditing import AuditOptions, run_audit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,7 +34,7 @@ _HELP = """Split without leaks and write the manifest.
 `manifest [ROOT] ...` is short for `manifest build [ROOT] ...`.
 
 Examples:
-    histoprep manifest tiles --map my_map.yml --group-by "^(case\\d+)_"
+    histoprep manifest tiles --map my_map.yml --group-by "(case\\d+)_"
     histoprep manifest build --help
     histoprep manifest check tiles.histoprep/manifest.parquet
 """
@@ -165,7 +166,7 @@ def build(
     output).
 
     Examples:
-        histoprep manifest tiles --map my_map.yml --group-by "^(case\\d+)_"
+        histoprep manifest tiles --map my_map.yml --group-by "(case\\d+)_"
         histoprep manifest tiles --split-file splits.csv --out manifest.parquet
         histoprep manifest tiles --exclude HP303,HP601 --drop-list dropped.csv
     """
@@ -189,7 +190,7 @@ def build(
         conditional_threshold,
         ignore_folder_split,
         force,
-        ChoiceOptions(tuple(dict.fromkeys(separated(exclude))), drop_list, keep_list, sample),
+        ChoiceOptions(_codes(separated(exclude)), drop_list, keep_list, sample),
     )
     options.validate()
     if no_groups and group_by is not None:
@@ -236,6 +237,14 @@ def build(
         ("histoprep", "shard", summary.path),
     )
     raise typer.Exit(ExitCode.INCOMPLETE if summary.incomplete else seen)
+
+
+def _codes(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the codes of the rules that --exclude names."""
+    from histoprep.catalogue import all_rules
+    from histoprep.findings import rules_named
+
+    return tuple(rule.code for rule in rules_named(keys, all_rules().values())) if keys else ()
 
 
 def _print_summary(summary: ManifestSummary, label_map: LabelMap) -> None:
@@ -338,8 +347,11 @@ def check(
     from histoprep.schemas.manifest import open_named_manifest
 
     # Damage of the file itself is an error, what its rows say a finding.
-    if (moved := open_named_manifest(file).moved) and root is None:
-        console.note(moved)
+    manifest = open_named_manifest(file)
+    if root is None:
+        manifest.check_root(f"histoprep manifest check {shlex.quote(str(file))}")
+        if manifest.moved:
+            console.note(manifest.moved)
     with console.progress("checking", None) as meter:
         found = validate_manifest(file, root, digests=digests, advance=meter.advance)
     for finding in manifest_findings(found):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,8 +104,11 @@ def write(
     from histoprep.shards.plan import ShardOptions
     from histoprep.shards.write import write_shards
 
-    if root is None and manifest.is_file() and (moved := open_named_manifest(manifest).moved):
-        console.note(moved)
+    if root is None and manifest.is_file():
+        opened = open_named_manifest(manifest)
+        opened.check_root(f"histoprep shard {shlex.quote(str(manifest))}")
+        if opened.moved:
+            console.note(opened.moved)
     target = out or manifest.parent / "shards"
     options = ShardOptions(parse_size(max_shard_size), keep_metadata)
     with progress_of("packing") as advance:

@@ -72,6 +72,7 @@ def scan(root: Path, options: ScanOptions, report: Callable[[Issue], None]) -> I
             csv.refuse_foreign(pairing.some_image)
         for issue in _csv_issues(csv):
             report(issue)
+    pairing.refuse_no_groups(root, options.group_by)
 
 
 def _csv_issues(csv: DatasetCsv) -> Iterator[Issue]:

@@ -24,6 +24,7 @@ class IssueKind(StrEnum):
     CSV_SLIDE = "csv-slide"
     CSV_SHARED = "csv-shared"
     PAIRS_MISSING = "pairs-missing"
+    PAIRS_SHARED = "pairs-shared"
     OTHER_NAME = "other-name"
     UNREAD_FORMAT = "unread-format"
     SECOND_MASK = "second-mask"

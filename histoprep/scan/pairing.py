@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import repeat
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +16,7 @@ from histoprep.choices import Layout
 from histoprep.errors import UsageError
 from histoprep.names import to_text
 from histoprep.scan.dataset_csv import DatasetCsv
+from histoprep.scan.group_patterns import suggest_groupings
 from histoprep.scan.keys import KeyedNames, PlainNames
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
 from histoprep.scan.name_rules import NameRules
@@ -22,6 +25,8 @@ from histoprep.scan.walk import SPLIT_FOLDERS, STAR, FolderNames, star_text
 Reader = Callable[[str, str | None], str | None]
 
 _ROWS_AT_ONCE = 1 << 16
+# So many tile ids show how names are made.
+_MAX_KEPT_IDS = 10_000
 # The constructor that NamedTuple makes takes three times as long.
 _new_pair = partial(tuple.__new__, Pair)
 
@@ -44,6 +49,8 @@ class Pairing:
         self.class_folders = options.layout is Layout.CLASS_FOLDERS
         self._asks = bool(csv or self.group_of or self.label_of)
         self.some_image: str | None = None
+        self._num_groups = 0
+        self._tile_ids: list[str] = []
         self.needs_csv = options.csv is not None or any(
             how is not None and how.startswith("csv:")
             for how in (options.group_by, options.label_by)
@@ -185,11 +192,27 @@ class Pairing:
         tile_id, image_path = pair.tile_id, pair.image_path
         self.some_image = self.some_image or image_path
         group = self.group_of(tile_id, image_path) if self.group_of else pair.group
+        self._num_groups += group is not None
+        if image_path is not None and len(self._tile_ids) < _MAX_KEPT_IDS:
+            self._tile_ids.append(tile_id)
         if self.group_of and group is None and image_path is not None:
             self.report(Issue(IssueKind.UNPARSED, image_path, "no group found"))
         label = self.label_of(tile_id, image_path) if self.label_of else pair.label
         declared = self.csv.labels(image_path) if self.csv and image_path else None
         return pair._replace(group=group, label=label, declared_labels=declared)
+
+    def refuse_no_groups(self, root: Path, pattern: str | None) -> None:
+        """Raise UsageError if a way to read groups was asked for and found none."""
+        if pattern is None or self._num_groups or not self._tile_ids:
+            return
+        ways = suggest_groupings(pa.array(self._tile_ids, pa.string()))
+        hint = " or ".join(f"histoprep audit {shlex.quote(str(root))} {way.option}" for way in ways)
+        raise UsageError(
+            f"--group-by {pattern} finds no group for any tile",
+            seen=f"tile {self._tile_ids[0]}",
+            expected="a regular expression that is found in tile ids, `folder`, or csv:COLUMN",
+            hint=hint or None,
+        )
 
     def _from_folders(self, place: FolderNames, name: str) -> tuple[str | None, str | None]:
         """Return the split and the class that the folders of a place say, or those in the name of a

@@ -5,7 +5,7 @@ together.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from histoprep.errors import UsageError
 from histoprep.image_formats import is_image
 from histoprep.name_index import NameIndex, common_end, composed
 from histoprep.names import to_name, to_text
+from histoprep.phrases import first_of, plural
 from histoprep.scan.dataset_csv import CASE_COLUMNS, NAME_COLUMNS, SLIDE_COLUMNS
 from histoprep.scan.listing import Issue, IssueKind, Pair
 from histoprep.scan.walk import SPLIT_FOLDERS
@@ -68,10 +69,17 @@ def read_pairs(root: Path, path: Path, report: Callable[[Issue], None]) -> Itera
             `root`, or none of its images is there.
     """
     rows = list(_rows(read_text_table(path)))
+    if not rows:
+        raise UsageError(
+            "the table of pairs has no row",
+            path=path,
+            seen="a header alone",
+            expected="a row for each image",
+        )
     files = _Files(root, path)
     names = [name for row in rows for name in (row.image, row.mask) if name is not None]
     paths = files.find(names)
-    if rows and not any(row.image in paths for row in rows):
+    if not any(row.image in paths for row in rows):
         raise UsageError(
             "no image that the table names is there",
             path=path,
@@ -96,7 +104,19 @@ def read_pairs(root: Path, path: Path, report: Callable[[Issue], None]) -> Itera
                 expected="one row, and one mask, for each image",
                 hint="histoprep import combine makes one mask of several",
             )
+    for mask, images in _shared_masks(pairs.values()).items():
+        detail = f"in {path.name} for {plural(len(images), 'image')}: {first_of(images, limit=3)}"
+        report(Issue(IssueKind.PAIRS_SHARED, mask, detail))
     yield from _with_ids(pairs)
+
+
+def _shared_masks(pairs: Iterable[Pair]) -> dict[str, list[str]]:
+    """Return the masks that several images have, with those."""
+    images: dict[str, list[str]] = {}
+    for pair in pairs:
+        if pair.mask_path is not None and pair.image_path is not None:
+            images.setdefault(pair.mask_path, []).append(pair.image_path)
+    return {mask: found for mask, found in images.items() if len(found) > 1}
 
 
 def _with_ids(pairs: dict[str, Pair]) -> Iterator[Pair]:
@@ -128,6 +148,13 @@ def _rows(table: TextTable) -> Iterator[_Row]:
             expected=_EXPECTED,
         )
     for row, line in zip(table.rows[skipped:], table.lines[skipped:], strict=True):
+        if len(row) > len(table.rows[0]) or len(row) <= places["mask"]:
+            raise UsageError(
+                f"row {line} has another number of cells than the first",
+                path=table.path,
+                seen=f"{plural(len(row), 'cell')}: {table.separator.join(row)}",
+                expected=f"{plural(len(table.rows[0]), 'cell')}, those without a value empty",
+            )
         cells = {
             what: row[place] or None if place is not None and place < len(row) else None
             for what, place in places.items()

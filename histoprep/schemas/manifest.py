@@ -114,6 +114,21 @@ class Manifest:
         stated = Path(self.header["root"])
         return stated if stated.is_dir() else self._moved_root(stated) or stated
 
+    def check_root(self, command: str) -> None:
+        """Raise UsageError when the data set is nowhere to be found.
+
+        Args:
+            command: What to type before `--root`, as `histoprep shard manifest.parquet`.
+        """
+        if not self.root.is_dir():
+            raise UsageError(
+                "the data set of the manifest is not where it was, nor in the same place beside it",
+                path=self.path,
+                seen=f"no folder {self.root}",
+                expected="the folder that the manifest was made of",
+                hint=f"{command} --root FOLDER",
+            )
+
     def _moved_root(self, stated: Path) -> Path | None:
         """Return the folder that has the name of the stated one, or the end of its path, below a
         folder around the manifest, the nearest first.

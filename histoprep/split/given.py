@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,6 +102,8 @@ def _of_table(path: Path) -> tuple[str, list[str], list[str]]:
     columns = {name.strip().lower(): name for name in reversed(table.column_names)}
     lists = {name: SPLIT_FOLDERS[name] for name in columns if name in SPLIT_FOLDERS}
     split = next((columns[name] for name in _SPLIT_COLUMNS if name in columns), None)
+    if split is None and len(lists) > 1 and _are_flags(table, lists, columns):
+        return _of_flags(path, table, {columns[name]: found for name, found in lists.items()})
     if split is None and len(lists) > 1:
         pairs = [
             (name, found)
@@ -119,6 +122,35 @@ def _of_table(path: Path) -> tuple[str, list[str], list[str]]:
             expected=_EXPECTED,
         )
     return kinds[first], table[columns[first]].to_pylist(), table[split].to_pylist()
+
+
+def _are_flags(table: pa.Table, lists: Mapping[str, str], columns: Mapping[str, str]) -> bool:
+    """Return whether the columns of the splits hold True and False instead of names."""
+    cells = {
+        cell.strip().lower() for name in lists for cell in table[columns[name]].to_pylist()
+    } - {name.lower() for name in _NO_NAME}
+    return bool(cells) and cells <= {"true", "false"}
+
+
+def _of_flags(
+    path: Path, table: pa.Table, splits: Mapping[str, str]
+) -> tuple[str, list[str], list[str]]:
+    """Return kind, names and splits of a table whose first other column has the names."""
+    others = [name for name in table.column_names if name not in splits]
+    if not others:
+        raise UsageError(
+            "the split file lacks a column of names",
+            path=path,
+            seen=", ".join(table.column_names),
+            expected=_EXPECTED,
+        )
+    names, found = [], []
+    for row, name in enumerate(table[others[0]].to_pylist()):
+        for column, split in splits.items():
+            if table[column][row].as_py().strip().lower() == "true":
+                names.append(name)
+                found.append(split)
+    return "group", names, found
 
 
 def _of_lists(folder: Path) -> tuple[str, list[str], list[str]]:
