@@ -511,6 +511,35 @@ PUBLISHED = [
         "tiles-of-slides-in-folders": pairs_of(
             "tiles/{group}/{i}_{i}.png", "tilemasks/{group}/{i}_{i}.png", groups=("s1", "s2", "s3")
         ),
+        # Folders that are named in the files of the other side.
+        "flat-masks-of-folders": pairs_of(
+            "images/{group}/{i}.png", "masks/{group}_{i}.png", groups=("A", "B")
+        ),
+        "flat-masks-of-folders-without-a-folder-of-images": pairs_of(
+            "{group}/{i}.png", "masks/{group}_{i}.png", groups=("A", "B", "C")
+        ),
+        "flat-images-of-folders": pairs_of(
+            "images/{group}_{i}.png", "masks/{group}/{i}.png", groups=("A", "B")
+        ),
+        "flat-masks-of-numbered-folders": pairs_of(
+            "images/{group}/{i}.png", "masks/{group}_{i}_mask.png",
+            ids=(0, 1, 10, 11, 100), groups=("1", "11", "111"),
+        ),
+        "flat-masks-of-long-names": pairs_of(
+            "HE/{group}/tile_{i}.jpg", "gt/{group}-tile_{i}.png",
+            groups=("slide_1", "slide_2_b", "other slide"),
+        ),
+        "flat-masks-of-nested-folders": lambda root: {
+            image: mask
+            for patient in ("P1", "P2")
+            for region in ("r1", "r2")
+            for image, mask in pairs_of(
+                f"images/{patient}/{region}/{{i}}.png", f"masks/{patient}_{region}_{{i}}.png"
+            )(root).items()
+        },
+        "flat-masks-in-splits": pairs_of(
+            "{group}/images/s1/{i}.png", "{group}/masks/s1_{i}.png", groups=("train", "val")
+        ),
         "class-then-two-folders": pairs_of(
             "{group}/raw/{i}.png", "{group}/seg/{i}.png", groups=("adenoma", "normal", "serrated")
         ),

@@ -11,6 +11,7 @@ import pyarrow as pa
 from histoprep import tables
 from histoprep.digests import digest_text
 from histoprep.schemas import tiles
+from histoprep.tiles.options import TableOptions
 
 SIDE_PX = 16
 
@@ -66,9 +67,10 @@ def write_tiles(
         [pa.array([row.get(field.name) for row in listed], field.type) for field in tiles.SCHEMA],
         schema=tiles.SCHEMA,
     )
+    scan = TableOptions().identity()["scan"] | options
     metadata = {
         "root": str(root or path.parent / "data"),
-        "options": {"scan": options, "tiles": {}, "sample": None},
+        "options": {"scan": scan, "tiles": {}, "sample": None},
     }
     tables.write_table(
         path,

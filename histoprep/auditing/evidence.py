@@ -40,6 +40,7 @@ from histoprep.tiles import TileOptions
 from histoprep.tiles.instances import COLUMNS as INSTANCE_COLUMNS
 from histoprep.tiles.instances import InstanceIds, LabelUse
 from histoprep.tiles.lossy_sources import lossy_sources
+from histoprep.tiles.options import earlier_options
 from histoprep.tiles.readings import MaskReadings
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
         instances=_instances(TileRows(opened, repaired, CONTENT_COLUMNS)),
         image_labels=counts.image_labels,
         companions=tuple(find_companions(_image_facts(overview))),
+        scan=earlier_options(workspace).scan,
     )
 
 

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from histoprep.findings import Finding, Rule, finding
 from histoprep.labels import IGNORED, LabelMap, MapProblem
 from histoprep.labels.ignored import IgnoredValue
+from histoprep.scan import ScanOptions
 from histoprep.scan.companions import Companions
 from histoprep.stats.image_labels import CrossTable
 
@@ -94,6 +95,7 @@ class Evidence:
     that seems to mark pixels without a label, and that the label map does not list; `instances` are
     labels that number objects instead of naming classes. `image_labels` holds image-level labels
     against the labels of masks. `companions` are files among the images that belong to others.
+    `scan` are the options of the scan that a later command begins with.
     """
 
     root: Path
@@ -118,6 +120,7 @@ class Evidence:
     instances: InstanceIds | None = None
     image_labels: CrossTable = field(default_factory=CrossTable)
     companions: tuple[Companions, ...] = ()
+    scan: ScanOptions = field(default_factory=ScanOptions)
 
     @property
     def companion_paths(self) -> frozenset[str]:

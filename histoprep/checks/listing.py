@@ -250,7 +250,10 @@ def nothing_paired(evidence: Evidence) -> Iterator[Finding]:
     orphans = overview[overview.image_path.isna()]
     images = evidence.images.image_path.tolist()
     cause, suggestion = explain_nothing_paired(
-        evidence.root, images[:MAX_NAMES], orphans.mask_path[:MAX_NAMES].tolist()
+        evidence.root,
+        images[:MAX_NAMES],
+        orphans.mask_path[:MAX_NAMES].tolist(),
+        evidence.scan,
     )
     yield from flag(
         ORPHAN_MASK,
@@ -277,7 +280,7 @@ def companions_among_images(evidence: Evidence) -> Iterator[Finding]:
             subcode=group.kind.value,
             where=group.shared,
             cause=group.cause,
-            suggestion=group.suggestion(evidence.root),
+            suggestion=group.suggestion(evidence.root, evidence.scan),
         )
 
 
@@ -306,8 +309,15 @@ def labels_among_images(evidence: Evidence) -> Iterator[Finding]:
     labels = [path for path in labels if path not in further]
     if not labels:
         return
-    images = overview.image_path[verdicts.isna() & overview.image_path.notna()]
-    suggestion = suggest_pairing(evidence.root, images[:MAX_NAMES].tolist(), labels[:MAX_NAMES])
+    images = overview[verdicts.isna() & overview.image_path.notna()][:MAX_NAMES]
+    paired = images[images.mask_path.notna()]
+    suggestion = suggest_pairing(
+        evidence.root,
+        images.image_path.tolist(),
+        labels[:MAX_NAMES],
+        evidence.scan,
+        zip(paired.image_path.tolist(), paired.mask_path.tolist(), strict=True),
+    )
     for verdict in sorted(set(verdicts.dropna())):
         subcode = verdict.split(" ", 1)[1]
         yield from flag(

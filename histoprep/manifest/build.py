@@ -56,6 +56,7 @@ from histoprep.split import (
 from histoprep.split.certificate import certify
 from histoprep.split.given import read_split_file
 from histoprep.split.units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL
+from histoprep.tiles.options import earlier_options
 from histoprep.tiles.readings import MaskReadings
 
 EXCLUDED_VERSION = "1.0"
@@ -173,7 +174,7 @@ def build_manifest(
     readings = MaskReadings.of(source)
     readings.refuse(Path(header["root"]), here=False)
     if not options.force:
-        _refuse_companions(rows, Path(header["root"]))
+        _refuse_companions(rows, workspace)
         _refuse_labels_among_images(rows, Path(header["root"]))
         _refuse_masks_without_images(rows, Path(header["root"]))
     root, group_by = Path(header["root"]), scanned.get("group_by")
@@ -247,18 +248,18 @@ def _paired_images(source: ChosenRows) -> Iterator[str]:
         yield from paired.drop_null().to_pylist()
 
 
-def _refuse_companions(source: ChosenRows, root: Path) -> None:
+def _refuse_companions(source: ChosenRows, workspace: Workspace) -> None:
     """Raise UsageError when files that would be tiles rather belong to other images (HP109): masks,
     probability maps or overlays of them.
     """
     for group in find_companions(_image_facts(source)):
         raise UsageError(
             f"files that belong to other images would be tiles ({rule_ids.LABEL_LIKE_IMAGE})",
-            path=root,
+            path=workspace.root,
             seen=f"{plural(len(group.paths), 'file')}: {first_of(group.paths)}",
             expected="images, and one mask of each",
             details=[group.cause],
-            hint=group.suggestion(root),
+            hint=group.suggestion(workspace.root, earlier_options(workspace).scan),
         )
 
 

@@ -7,14 +7,22 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+from histoprep.choices import Layout
 from histoprep.scan.commands import audit_command, combine_command
+from histoprep.scan.joined_names import joined_readings
 from histoprep.scan.layouts import FolderNames, Reading, readings
+from histoprep.scan.listing import ScanOptions
+from histoprep.scan.trial import gives_pairs
 
 _NO_WORD = re.compile(r"[\W_]")
 # So many names of a side show their scheme.
 MAX_NAMES = 2000
+# Options that a command may state although they are the usual ones, where others are kept.
+_SAID = ("layout", "mask_suffix", "image_suffix")
 
 _LISTED = (
     "list them in a table with the columns image and mask (--pairs), or say with --image-pattern"
@@ -34,11 +42,12 @@ def find_pairing(images: Iterable[str], masks: Iterable[str]) -> Reading | None:
     for path in of_images | of_masks:
         folder, slash, name = path.rpartition("/")
         names[folder + slash].append(name)
-    found = readings([FolderNames.of(folder, names[folder]) for folder in sorted(names)])
+    folders = [FolderNames.of(folder, names[folder]) for folder in sorted(names)]
+    found = [*readings(folders), *joined_readings(folders)]
     return next(
         (
             reading
-            for reading in found
+            for reading in sorted(found, key=lambda reading: -len(reading.pairs))
             if of_images.issuperset(image for image, _ in reading.pairs)
             and of_masks.issuperset(mask for _, mask in reading.pairs)
         ),
@@ -65,21 +74,61 @@ def further_masks(masks: Iterable[str], paired_images: Iterable[str]) -> frozens
     )
 
 
-def suggest_pairing(root: Path, images: Sequence[str], masks: Sequence[str]) -> str:
-    """Return what to do about masks among the images: the command that pairs them, if names allow
-    one.
+def pairing_command(
+    root: Path,
+    images: Iterable[str],
+    masks: Iterable[str],
+    kept: ScanOptions | None = None,
+    others: Iterable[tuple[str, str]] = (),
+) -> tuple[str, int] | None:
+    """Return the command that pairs most of these masks with these images and how many, or None.
+
+    It was tried on the names: with the options that are kept it gives these pairs and no others.
+
+    Args:
+        root: The data set.
+        images: Paths of images below the root.
+        masks: Paths of files that are known to be masks.
+        kept: Options that the command begins with, those of the last audit.
+        others: Pairs of image and mask that must stay.
     """
-    if reading := find_pairing(images, masks):
-        command = audit_command(root, reading.options())
-        return (
-            f"{command} pairs {len(reading.pairs):,} of them with an image. Until then the manifest"
-            " stops."
-        )
+    kept = kept or ScanOptions()
+    images, masks, others = list(images), list(masks), list(others)
+    reading = find_pairing(images, masks)
+    if reading is None or kept.pairs is not None:
+        return None
+    stated = {*reading.pairs, *others}
+    files = [*images, *masks, *(path for pair in others for path in pair)]
+    usual = {
+        name: str(value)
+        for name, value in asdict(ScanOptions()).items()
+        if name in _SAID and value != getattr(kept, name)
+    }
+    for options in (reading.options(), usual | reading.options()):
+        named: dict[str, Any] = {**options, "layout": Layout(options.get("layout", kept.layout))}
+        if gives_pairs(stated, files, replace(kept, **named)):
+            return audit_command(root, options), len(reading.pairs)
+    return None
+
+
+def suggest_pairing(
+    root: Path,
+    images: Sequence[str],
+    masks: Sequence[str],
+    kept: ScanOptions | None = None,
+    others: Iterable[tuple[str, str]] = (),
+) -> str:
+    """Return what to do about masks among the images: the command that pairs them, if names allow
+    one; arguments as in `pairing_command`.
+    """
+    if found := pairing_command(root, images, masks, kept, others):
+        command, number = found
+        return f"{command} pairs {number:,} of them with an image. Until then the manifest stops."
     return f"To pair them, {_LISTED} Until then the manifest stops."
 
 
 def explain_nothing_paired(
-    root: Path, images: Sequence[str], masks: Sequence[str]
+    root: Path, images: Sequence[str], masks: Sequence[str], kept: ScanOptions | None = None
 ) -> tuple[str, str]:
     """Return why none of the masks has an image, and what to do.
 
@@ -87,6 +136,7 @@ def explain_nothing_paired(
         root: The data set.
         images: Paths of images without a mask, at least one.
         masks: Paths of masks without an image, at least one.
+        kept: Options of the last audit, which a command begins with.
     """
     image, mask = images[0], masks[0]
     example = f"{_stem(image)} / {_stem(mask)}"
@@ -95,10 +145,9 @@ def explain_nothing_paired(
         cause = f"Each image has several mask files, {what}, such as {image} and {mask}."
         return cause, f"Make one mask of those of an image: {combine_command(root, by)}."
     cause = f"The names of masks follow another scheme than those of images: {example}."
-    if reading := find_pairing(images, masks):
-        return cause, (
-            f"{audit_command(root, reading.options())} pairs {len(reading.pairs):,} of them."
-        )
+    if found := pairing_command(root, images, masks, kept):
+        command, number = found
+        return cause, f"{command} pairs {number:,} of them."
     return cause, f"To pair them, {_LISTED}"
 
 

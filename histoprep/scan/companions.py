@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from histoprep import rule_ids
-from histoprep.scan.commands import audit_command
+from histoprep.scan.advice import MAX_NAMES, pairing_command
 from histoprep.scan.layouts import LESSER_WORDS, MASK_WORDS, words_in
+from histoprep.scan.listing import ScanOptions
 
 MAX_IMAGES = 1_000_000
 """So many images are looked at, the first ones of a listing, so that memory stays bounded."""
@@ -73,13 +74,18 @@ class Companions:
         kind: How they show it.
         shared: What they have in common: the end of their names, or their folder.
         paths: Their paths below the root, sorted.
-        example: The image that the first of them belongs to.
+        images: The image that each of them belongs to.
     """
 
     kind: CompanionKind
     shared: str
     paths: tuple[str, ...]
-    example: str
+    images: tuple[str, ...]
+
+    @property
+    def example(self) -> str:
+        """Return the image that the first of them belongs to."""
+        return self.images[0]
 
     @property
     def cause(self) -> str:
@@ -93,17 +99,18 @@ class Companions:
             " masks, probability maps or overlays of those images."
         )
 
-    def suggestion(self, root: Path) -> str:
-        """Return what to do about them, with the command that reads them as masks."""
-        options = {"mask_suffix": self.shared}
-        if self.kind is CompanionKind.SAME_NAME:
-            images, masks = (
-                f"^{re.escape(path.rpartition('/')[0])}/(?P<key>.+)\\.[^.]+$".replace("^/", "^")
-                for path in (self.example, self.paths[0])
-            )
-            options = {"image_pattern": images, "mask_pattern": masks}
+    def suggestion(self, root: Path, kept: ScanOptions | None = None) -> str:
+        """Return what to do about them, with the command that reads them as masks, if names allow
+        one.
+
+        Args:
+            root: The data set.
+            kept: Options of the last audit, which a command begins with.
+        """
+        found = pairing_command(root, self.images[:MAX_NAMES], self.paths[:MAX_NAMES], kept)
+        reading = f"If they are the masks: {found[0]}. " if found else ""
         return (
-            f"If they are the masks: {audit_command(root, options)}. If they are probabilities,"
+            f"{reading}If they are probabilities,"
             " choose a class for each pixel first, such as (probability > 0.5). If they are no"
             " masks, list them in a file for histoprep manifest --drop-list. Until then the"
             f" manifest of {shlex.quote(str(root))} stops; --force takes them for images."
@@ -191,7 +198,8 @@ def _companions(
     kind: CompanionKind, shared: str, group: Sequence[tuple[ImageFacts, str]]
 ) -> Companions:
     ordered = sorted((image.path, partner) for image, partner in group)
-    return Companions(kind, shared, tuple(path for path, _ in ordered), ordered[0][1])
+    paths, images = zip(*ordered, strict=True)
+    return Companions(kind, shared, paths, images)
 
 
 def _is_many(number: int, of: int) -> bool:

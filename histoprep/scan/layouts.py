@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from histoprep.image_formats import is_image
 from histoprep.names import pairing_key
+from histoprep.scan.name_rules import KEY
 
 # An affix counts when at least this share of the names on a side has it.
 _MIN_SHARE = 0.08
@@ -106,6 +107,49 @@ class Affixes:
 
 
 @dataclass(frozen=True, slots=True)
+class JoinedFolders:
+    """Folders of one side, the deep one, whose names stand in the file names of the other.
+
+    Attributes:
+        images_are_deep: Whether the folders hold the images.
+        deep_start: Pattern of what stands before these folders; it may hold the group `key`.
+        flat_start: The same of the folder on the other side.
+        levels: Pattern of the name of a folder, for each level.
+        separator: What stands behind it in a file name.
+    """
+
+    images_are_deep: bool
+    deep_start: str
+    flat_start: str
+    levels: tuple[str, ...]
+    separator: str
+
+    def pattern(self, affixes: Affixes, *, is_image: bool) -> str:
+        """Return the pattern of the paths of one side."""
+        is_deep = is_image == self.images_are_deep
+        start = self.deep_start if is_deep else self.flat_start
+        first = 2 if "(?P<key>" in start else 1
+        groups = [KEY + (str(at) if at > 1 else "") for at in range(first, 9)]
+        if is_deep:
+            folders = f"(?P<{groups[0]}>{'[^/]+/' * len(self.levels)}[^/]+)"
+            return f"^{start}{folders}{_pattern_end(affixes)}"
+        separator = _escaped(self.separator)
+        parts = "".join(
+            f"(?P<{group}>{level}){separator}"
+            for group, level in zip(groups, self.levels, strict=False)
+        )
+        last = f"(?P<{groups[len(self.levels)]}>[^/]+)"
+        return f"^{start}{_escaped(affixes.head)}{parts}{last}{_pattern_end(affixes)}"
+
+    def words(self, affixes: Affixes, *, is_image: bool) -> str:
+        """Return where one side lies: `FOLDER/*`, or `FOLDER_*` on the other side."""
+        is_deep = is_image == self.images_are_deep
+        folders = ["FOLDER"] * len(self.levels)
+        joined = ("/" if is_deep else self.separator).join([*folders, "*"])
+        return f"{affixes.head}{joined}{affixes.tail}"
+
+
+@dataclass(frozen=True, slots=True)
 class Places:
     """Where the two sides lie: pairs of folders, the same one twice for siblings.
 
@@ -121,6 +165,7 @@ class Places:
     num_alone: int = 0
     are_nested: bool = False
     crossed: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    joined: JoinedFolders | None = None
 
     @property
     def are_siblings(self) -> bool:
@@ -206,6 +251,11 @@ class Reading:
                 "image_pattern": f"^(?P<key>(.*/)?){_name_pattern(self.image, 'key2')}",
                 "mask_pattern": f"^(?P<key>(.*/)?){inner}/{_name_pattern(self.mask, 'key2')}",
             }
+        if joined := self.places.joined:
+            return {
+                "image_pattern": joined.pattern(self.image, is_image=True),
+                "mask_pattern": joined.pattern(self.mask, is_image=False),
+            }
         if self.places.crossed:
             images, masks = (_any_of(folders) for folders in self.places.crossed)
             return {
@@ -246,9 +296,14 @@ def _name_pattern(affixes: Affixes, group: str = "key") -> str:
     head = _escaped(affixes.head)
     if affixes.is_numbered:
         return rf"{head}(?P<{group}>\d+)(?!\d)[^/]*$"
+    return f"{head}(?P<{group}>[^/]+){_pattern_end(affixes)}"
+
+
+def _pattern_end(affixes: Affixes) -> str:
+    """Return the part of a pattern behind the key."""
     named = "|".join(affixes.extensions)
     after = rf"\.({named})$" if len(affixes.extensions) > 1 else rf"\.{named or '[^.]+'}$"
-    return f"{head}(?P<{group}>[^/]+){_escaped(affixes.tail)}{after}"
+    return _escaped(affixes.tail) + after
 
 
 def _any_of(folders: tuple[str, ...]) -> str:
@@ -279,7 +334,7 @@ def readings(folders: Sequence[FolderNames]) -> list[Reading]:
     """
     found: dict[frozenset[tuple[str, str]], Reading] = {}
     for places in _places(folders):
-        for reading in _named(places):
+        for reading in named_readings(places):
             _keep_shorter(found, reading)
     for reading in _folder_a_sample(folders):
         _keep_shorter(found, reading)
@@ -353,7 +408,7 @@ def crossed(images: Sequence[FolderNames], masks: Sequence[FolderNames]) -> list
     paths_of = [tuple(folder.path for folder in folders) for folders in (images, masks)]
     places = Places(((pooled[0], pooled[1]),), crossed=(paths_of[0], paths_of[1]))
     found: dict[frozenset[tuple[str, str]], Reading] = {}
-    for reading in _named(places):
+    for reading in named_readings(places):
         pairs = tuple(
             (sides[0][image] + image, sides[1][mask] + mask) for image, mask in reading.pairs
         )
@@ -523,7 +578,7 @@ def _side(folders: tuple[FolderNames, ...], *, mixed: bool) -> _Side:
     return _Side.of(folders, mixed=mixed)
 
 
-def _named(places: Places) -> Iterator[Reading]:
+def named_readings(places: Places) -> Iterator[Reading]:
     """Yield the readings of the names in folders."""
     of_images, of_masks = (tuple(folders) for folders in zip(*places.folders, strict=True))
     images = _side(of_images, mixed=places.are_siblings)

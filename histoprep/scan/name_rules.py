@@ -182,11 +182,15 @@ def _compiled(option: str, text: str | None) -> re.Pattern[str] | None:
 
 
 def _key_in(pattern: re.Pattern[str], name: str) -> str | None:
-    """Return what the groups of a pattern hold, those of further keys after the first."""
+    """Return what the groups of a pattern hold, those of further keys after the first, with a slash
+    between them as between folders: `A_0` in the two parts `A` and `0` is the key of `A/0`.
+    """
     match = pattern.search(name)
     if match is None or match[KEY] is None:
         return None
-    return "".join(match[group] or "" for group in pattern.groupindex if group.startswith(KEY))
+    parts = [match[group] or "" for group in pattern.groupindex if group.startswith(KEY)]
+    *before, last = parts
+    return "".join(f"{part}/" if part and part[-1] != "/" else part for part in before) + last
 
 
 def is_data(name: str) -> bool:

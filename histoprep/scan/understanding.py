@@ -23,9 +23,11 @@ from histoprep.image_formats import mask_suffixes
 from histoprep.phrases import plural
 from histoprep.scan.commands import audit_command, combine_command, options_words
 from histoprep.scan.content import Content, content_of
+from histoprep.scan.joined_names import joined_readings
 from histoprep.scan.layouts import Affixes, FolderNames, Reading, crossed, readings
 from histoprep.scan.listing import ScanOptions
 from histoprep.scan.name_rules import NameRules, is_data
+from histoprep.scan.trial import gives_pairs
 from histoprep.scan.walk import IMAGE_FOLDERS, MASK_FOLDERS, first_named
 from histoprep.schemas.workspace import SUFFIX as WORKSPACE_SUFFIX
 from histoprep.visible import visible
@@ -83,7 +85,11 @@ def understand(root: Path, options: ScanOptions) -> Understanding:
     best = _best(look.convincing(possible), look)
     if not best or len(best) > 1 or best[0].masks_paired < _NEARLY_ALL:
         # Masks of one folder may belong to images of several, wherever they lie.
-        wider = [reading for reading in look.crossed() if _agrees(reading.options(), options)]
+        wider = [
+            reading
+            for reading in (*look.crossed(), *joined_readings(look.folders))
+            if _agrees(reading.options(), options)
+        ]
         best = _wider(best, _best(look.convincing(wider), look))
     if not best:
         return Understanding(options, has_labels_among_images=look.has_labels())
@@ -125,6 +131,9 @@ def _side(reading: Reading, side: str) -> str:
     affixes = reading.image if is_image else reading.mask
     if reading.is_by_path:
         return visible(f"{side}s */{affixes.head or '*'}")
+    if joined := places.joined:
+        named = joined.words(affixes, is_image=is_image)
+        return visible(f"{side}s {named}.{'|'.join(affixes.extensions) or '*'}")
     folder = f"{places.images if is_image else places.masks}/"
     if places.are_siblings or (places.are_nested and is_image):
         folder = ""
@@ -352,6 +361,18 @@ class _Look:
         return [reading for reading in possible[:_MAX_READINGS] if self.is_convincing(reading)]
 
     def is_convincing(self, reading: Reading) -> bool:
+        """Return whether a reading looks right, and a scan with its options gives its pairs."""
+        return self._looks_right(reading) and self._gives_pairs(reading)
+
+    def _gives_pairs(self, reading: Reading) -> bool:
+        return gives_pairs(
+            reading.pairs,
+            (folder.path + name for folder in self.folders for name in folder.names),
+            with_reading(self.options, reading),
+            is_complete=all(folder.is_complete for folder in self.folders),
+        )
+
+    def _looks_right(self, reading: Reading) -> bool:
         """Return whether the images of a reading look like images and its masks like labels, or are
         named so where nothing can be seen.
         """

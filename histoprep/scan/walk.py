@@ -70,6 +70,9 @@ class DirectoryListing:
     others: list[os.DirEntry[str]] = field(default_factory=list)
 
 
+Fill = Callable[[str, DirectoryListing], None]
+
+
 class Walker:
     """Lists the folders below `root` and sorts their files into images and masks."""
 
@@ -83,10 +86,12 @@ class Walker:
         unlabelled: bool = False,
         path_prefix: str = "",
         id_prefix: str = "",
+        fill: Fill | None = None,
     ) -> None:
         """Prepare a walk that leaves out the folders `skip` (absolute paths).
 
         An unlabelled walker expects no masks; its paths and tile ids begin with the prefixes.
+        `fill` lists a folder in the place of the file system.
         """
         self.root = root
         self.options = options
@@ -96,6 +101,7 @@ class Walker:
         self.path_prefix = path_prefix
         self.id_prefix = id_prefix
         self.rules = NameRules.of(options)
+        self._fill = fill or self._scan_folder
         # Real folders that links led to, so that none is read twice.
         self._followed: set[str] = set()
 
@@ -143,7 +149,7 @@ class Walker:
         if folder is None:
             return listed
         try:
-            self._scan_folder(folder, listed)
+            self._fill(folder, listed)
         except OSError as error:
             if not folder:
                 raise UsageError(
@@ -323,7 +329,7 @@ class Walker:
                 break
             here, listed = waiting.popleft(), DirectoryListing()
             with suppress(OSError):
-                self._scan_folder(here, listed)
+                self._fill(here, listed)
             number = sum(map(is_image, listed.files))
             if number:
                 return (
