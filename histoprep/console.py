@@ -11,7 +11,7 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from rich.cells import cell_len
@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from histoprep.phrases import NUM_SHOWN
+from histoprep.progress import Advance, Phases
 from histoprep.visible import harmless, visible
 
 _PLAIN_PERIOD_S = 60.0
@@ -162,55 +163,75 @@ def _cell(value: object) -> str:
 
 
 class Meter(Protocol):
-    """Something that is told how much is done."""
+    """Counts what is done."""
 
     def advance(self, amount: int = 1) -> None:
         """Count `amount` more as done."""
 
 
-@dataclass
-class _PlainMeter:
-    label: str
-    total: int | None
-    unit: str
+@dataclass(slots=True)
+class _Count:
+    show: Advance
+    total: int
     done: int = 0
-    started: float = field(default_factory=time.monotonic)
-    last_shown: float = field(default_factory=time.monotonic)
 
     def advance(self, amount: int = 1) -> None:
         self.done += amount
-        now = time.monotonic()
-        if now - self.last_shown >= _PLAIN_PERIOD_S:
-            self.last_shown = now
-            note(self.line(now))
-
-    def line(self, now: float) -> str:
-        rate = self.done / max(now - self.started, 1e-9)
-        of = f" of {self.total:,}" if self.total else ""
-        left = f", {(self.total - self.done) / rate:,.0f} s left" if self.total and rate else ""
-        return f"{self.label}: {self.done:,}{of} {self.unit}, {rate:,.0f}/s{left}"
-
-
-@dataclass
-class _BarMeter:
-    bar: Progress
-    task: int
-
-    def advance(self, amount: int = 1) -> None:
-        self.bar.advance(self.task, amount)  # type: ignore[arg-type]
+        self.show(self.done, self.total)
 
 
 @contextmanager
 def progress(label: str, total: int | None, unit: str = "tiles") -> Iterator[Meter]:
-    """Yield a meter: a bar on a terminal, otherwise one plain line a minute."""
+    """Yield a meter of a command of one phase."""
+    with phases() as begin:
+        meter = _Count(begin(label, unit), total or 0)
+        meter.advance(0)
+        yield meter
+
+
+@contextmanager
+def phases() -> Iterator[Phases]:
+    """Yield what draws the phases of a command, one after the other.
+
+    On a terminal a phase is a bar, which is there from its beginning and goes when the next phase
+    begins or the command ends; elsewhere a line each minute.
+    """
     if _quiet or not _err.is_terminal:
-        yield _PlainMeter(label, total, unit)
+        yield _plain_phase
         return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=_err, transient=True) as bar:
-        yield _BarMeter(bar, bar.add_task(escape(label), total=total))
+
+        def begin(label: str, unit: str) -> Advance:
+            for earlier in bar.task_ids:
+                bar.remove_task(earlier)
+            task = bar.add_task(escape(label), total=None, unit=escape(unit))
+            return lambda done, total: bar.update(task, completed=done, total=total or None)
+
+        yield begin
+
+
+def _plain_phase(label: str, unit: str) -> Advance:
+    started = shown = time.monotonic()
+
+    def advance(done: int, total: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown >= _PLAIN_PERIOD_S:
+            shown = now
+            note(_plain_line(label, unit, done, total, now - started))
+
+    return advance
+
+
+def _plain_line(label: str, unit: str, done: int, total: int, seconds: float) -> str:
+    rate = done / max(seconds, 1e-9)
+    of = f" of {total:,}" if total else ""
+    left = f", {(total - done) / rate:,.0f} s left" if total and rate else ""
+    return f"{label}: {done:,}{of} {unit}, {rate:,.0f}/s{left}"

@@ -23,6 +23,7 @@ from histoprep.cli import main
 from histoprep.demo import make_demo
 from histoprep.errors import IncompleteError, Interrupted, UsageError
 from histoprep.execution import Engine
+from histoprep.progress import Advance, silent
 from histoprep.scan import ScanOptions
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
@@ -208,7 +209,10 @@ class Stop:
         self.parts = parts
         self.inodes: set[int] = set()
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, label: str, unit: str) -> Advance:
+        return self._advance if label == "reading" else silent
+
+    def _advance(self, done: int, total: int) -> None:
         self.inodes = {path.stat().st_ino for path in self.parts.glob("*.parquet")}
         if done >= self.at:
             raise Interrupted("stopped")

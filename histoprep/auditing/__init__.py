@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from histoprep.durable import locked
 from histoprep.errors import ExitCode, IntegrityError, UsageError
 from histoprep.execution import Engine
 from histoprep.findings import Finding, Rule, Selection
+from histoprep.progress import Phases, silent_phases
 from histoprep.report import Report
 from histoprep.schemas import findings as findings_schema
 from histoprep.schemas.tiles import open_tiles_table
@@ -38,12 +39,6 @@ if TYPE_CHECKING:
 
 # What headers alone cannot tell, so that it cannot be expected of `--quick`.
 _FROM_PIXELS = ("zero_masks", "labels")
-
-Advance = Callable[[int, int], None]
-
-
-def _silent(done: int, total: int) -> None:
-    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,24 +138,25 @@ def run_audit(
     workspace: Workspace,
     options: AuditOptions,
     engine: Engine,
-    advance: Advance = _silent,
+    phases: Phases = silent_phases,
     *,
     want_report: bool = False,
 ) -> AuditResult:
     """Bring all results of the workspace up to date.
 
     When neither the files nor the options changed, nothing is done again: the text of the
-    last audit is returned, unless the whole report is wanted.
+    last audit is returned, unless the whole report is wanted. The phases are those of
+    `TileTable.build`, `comparing` and `writing`.
     """
     started = time.monotonic()
     with locked(workspace.folder):
         table = TileTable(workspace, options.table)
         prepared = _prepare(options, table.options)
-        made = table.build(engine, advance)
+        made = table.build(engine, phases)
         inputs = _inputs_digest(workspace, options, prepared)
         earlier = None if want_report or not made.up_to_date else _earlier_result(workspace, inputs)
         result = earlier or _audit(
-            Run(workspace, options, engine, table.options, made, started), prepared, inputs
+            Run(workspace, options, engine, table.options, made, started), prepared, inputs, phases
         )
     return replace(result, warnings=(made.warning,) if made.warning else ())
 
@@ -301,7 +297,7 @@ class Run:
     started_s: float
 
 
-def _audit(run: Run, prepared: _Prepared, inputs: str) -> AuditResult:
+def _audit(run: Run, prepared: _Prepared, inputs: str, phases: Phases) -> AuditResult:
     from histoprep.auditing.baseline import apply_baseline
     from histoprep.auditing.evidence import gather, run_rules
     from histoprep.auditing.outcome import build_report, exit_code_of
@@ -309,11 +305,13 @@ def _audit(run: Run, prepared: _Prepared, inputs: str) -> AuditResult:
     from histoprep.report import render
 
     workspace, options = run.workspace, run.options
+    phases("comparing", "tiles")
     evidence = gather(workspace, prepared.sources, run.engine)
     found = run_rules(workspace, evidence)
     if options.strict:
         found = [strictly(problem) for problem in found]
     found = apply_baseline(options.selection.apply(found), prepared.accepted)
+    phases("writing", "files")
     report = build_report(run, evidence, found)
     _write_findings(workspace, found, report.rules)
     checksums.publish_file(workspace.folder, workspace.report.name, render(report, "html"))

@@ -192,6 +192,10 @@ class CompareTask:
         marker.close()
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
+    def num_done(self, index: int | None) -> int:
+        """Return how many pairs are done at item `index`; all of them for None."""
+        return len(self.pairs) if index is None else index
+
     def without(self, index: int, reason: str) -> CompareTask:
         """Return the task that leaves one pair uncompared; its files are reported by the tiles
         table.

@@ -52,6 +52,10 @@ class ThumbnailTask:
         marker.close()
         return drawn
 
+    def num_done(self, index: int | None) -> int:
+        """Return how many thumbnails are done at item `index`; all of them for None."""
+        return len(self.tiles) if index is None else index
+
     def without(self, index: int, reason: str) -> ThumbnailTask:
         """Return the task that leaves one thumbnail out."""
         return replace(self, left_out=(*self.left_out, index))

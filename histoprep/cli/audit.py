@@ -286,12 +286,12 @@ def audit(
         )
         return
     _note_maps(where.root, chosen=options.map_path is not None)
-    with progress_of("audit") as advance:
+    with console.phases() as phases:
         result = run_audit(
             where,
             options,
             chosen,
-            advance,
+            phases,
             want_report=format_ is not ReportFormat.TEXT or write_baseline is not None,
         )
     for warning in result.warnings:

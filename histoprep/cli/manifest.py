@@ -217,13 +217,13 @@ def build(
             console.warn("no label map (--map): the classes are the labels of the masks")
             if warning := void_warning(workspace.tiles, workspace.root):
                 console.warn(warning)
-        with locked(workspace.folder), console.progress("manifest", None) as meter:
+        with locked(workspace.folder), console.phases() as phases:
             summary = build_manifest(
                 workspace.tiles,
                 label_map,
                 options,
                 out or workspace.manifest,
-                advance=meter.advance,
+                phases=phases,
             )
     _print_summary(summary, label_map)
     for warning in damage_warnings(workspace):

@@ -168,23 +168,6 @@ def parse_part(text: str) -> tuple[int, int]:
 
 @contextmanager
 def progress_of(label: str, unit: str = "tiles") -> Iterator[Callable[[int, int], None]]:
-    """Yield `advance(done, total)`, which draws the progress once the total is known."""
-    reported = [0]
-    meters: list[console.Meter] = []
-    with _later() as enter:
-
-        def advance(done: int, total: int) -> None:
-            if not meters:
-                meters.append(enter(console.progress(label, total or None, unit)))
-            meters[0].advance(done - reported[0])
-            reported[0] = done
-
-        yield advance
-
-
-@contextmanager
-def _later() -> Iterator[Callable[..., console.Meter]]:
-    from contextlib import ExitStack
-
-    with ExitStack() as stack:
-        yield stack.enter_context
+    """Yield `advance(done, total)`, which draws the progress of a command of one phase."""
+    with console.phases() as phases:
+        yield phases(label, unit)

@@ -38,12 +38,12 @@ def read_tiles(
     kept = chosen_words(workspace, earlier.scan) if scan_options is None else []
     if kept := [*kept, *([earlier.tiles.mask_reading.describe()] if earlier.tiles.reading else [])]:
         console.note(f"as in the last audit: {', '.join(kept)}")
-    with console.progress("reading tiles", None) as meter:
+    with console.phases() as phases:
         ensure_tiles(
             workspace,
             scan_options,
             workers=workers,
-            meter=meter,
+            phases=phases,
             warn=console.warn,
             note=console.note,
             reading=reading or UNDECIDED,

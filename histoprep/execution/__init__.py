@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -49,6 +49,9 @@ class Task(Protocol[R_co]):
 
     def run(self) -> R_co:
         """Do the work and return something small."""
+
+    def num_done(self, index: int | None) -> int:
+        """Return how many tiles or masks are done at item `index`; all of them for None."""
 
     def without(self, index: int, reason: str) -> Task[R_co]:
         """Return the same task that leaves item `index` out and records why."""
@@ -114,8 +117,17 @@ def _dask(address: str) -> Iterator[Executor]:
         yield client.get_executor(retries=2, pure=False)
 
 
-def run_tasks(tasks: Iterable[Task[R]], engine: Engine) -> Generator[R, None, None]:
+def _unwatched(num_done: int) -> None:
+    """Tell nobody what tasks under way have done."""
+
+
+def run_tasks(
+    tasks: Iterable[Task[R]], engine: Engine, under_way: Callable[[int], None] = _unwatched
+) -> Generator[R, None, None]:
     """Yield the results of `tasks` in their order, with a bounded number of them under way.
+
+    While it waits, calls `under_way` about once a second with how many tiles or masks the tasks
+    whose results were not yielded yet have done.
 
     When worker processes die, every task under way is run again, one at a time in a process of its
     own. An item at which such a process dies twice is left out: once may be bad luck, such as the
@@ -124,9 +136,14 @@ def run_tasks(tasks: Iterable[Task[R]], engine: Engine) -> Generator[R, None, No
     """
     upcoming = iter(tasks)
     waiting: deque[tuple[Task[R], Future[R] | None]] = deque()
+
+    def meanwhile() -> None:
+        if under_way is not _unwatched:
+            under_way(sum(_num_done(task, future) for task, future in waiting))
+
     while True:
         while waiting:
-            yield _again(*waiting[0], engine)
+            yield _again(*waiting[0], engine, meanwhile)
             waiting.popleft()
         try:
             with engine.executor() as executor:
@@ -136,10 +153,10 @@ def run_tasks(tasks: Iterable[Task[R]], engine: Engine) -> Generator[R, None, No
                     waiting.append((task, None))
                     waiting[-1] = (task, _submit(executor, task))
                     if len(waiting) > most:
-                        yield _result(*waiting[0], executor, engine)
+                        yield _result(*waiting[0], executor, engine, meanwhile)
                         waiting.popleft()
                 while waiting:
-                    yield _result(*waiting[0], executor, engine)
+                    yield _result(*waiting[0], executor, engine, meanwhile)
                     waiting.popleft()
                 return
         except BrokenProcessPool:
@@ -162,10 +179,23 @@ def _starting() -> Iterator[None]:
         raise WorkerError("worker processes cannot be started", seen=reason, hint=hint) from error
 
 
-def _result(task: Task[R], future: Future[R] | None, executor: Executor, engine: Engine) -> R:
+def _num_done(task: Task[R], future: Future[R] | None) -> int:
+    if future is not None and future.done():
+        return task.num_done(None)
+    index = read_marker(task.marker)
+    return 0 if index is None else task.num_done(index)
+
+
+def _result(
+    task: Task[R],
+    future: Future[R] | None,
+    executor: Executor,
+    engine: Engine,
+    meanwhile: Callable[[], None],
+) -> R:
     assert future is not None
     try:
-        wait_for(future, executor)
+        wait_for(future, executor, meanwhile)
         return future.result()
     except CancelledError as error:
         raise WorkerError(
@@ -178,10 +208,12 @@ def _result(task: Task[R], future: Future[R] | None, executor: Executor, engine:
         # Of dask: this task was under way whenever one of several workers died.
         if type(error).__name__ != "KilledWorker":
             raise
-        return _run_carefully(task, engine)
+        return _run_carefully(task, engine, meanwhile)
 
 
-def _again(task: Task[R], future: Future[R] | None, engine: Engine) -> R:
+def _again(
+    task: Task[R], future: Future[R] | None, engine: Engine, meanwhile: Callable[[], None]
+) -> R:
     """Return the result of a task of a pool that broke, from before that if it was done."""
     if (
         future is not None
@@ -190,10 +222,10 @@ def _again(task: Task[R], future: Future[R] | None, engine: Engine) -> R:
         and future.exception() is None
     ):
         return future.result()
-    return _run_carefully(task, engine)
+    return _run_carefully(task, engine, meanwhile)
 
 
-def _run_carefully(task: Task[R], engine: Engine) -> R:
+def _run_carefully(task: Task[R], engine: Engine, meanwhile: Callable[[], None]) -> R:
     """Return the result of a task run alone in local processes, without the items that end them."""
     local = replace(engine, num_workers=1, scheduler=None)
     suspects: set[int] = set()
@@ -204,7 +236,7 @@ def _run_carefully(task: Task[R], engine: Engine) -> R:
         task.marker.unlink(missing_ok=True)
         try:
             with local.executor(1) as executor:
-                return _result(task, _submit(executor, task), executor, local)
+                return _result(task, _submit(executor, task), executor, local, meanwhile)
         except BrokenProcessPool as error:
             index = read_marker(task.marker)
             unexplained += index is None or index in left_out

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, forkserver, resource_tracker
@@ -47,8 +47,10 @@ def start_pool(num_workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker)
 
 
-def wait_for(future: Future[Any], pool: Executor) -> None:
-    """Wait until `future` is done.
+def wait_for(
+    future: Future[Any], pool: Executor, meanwhile: Callable[[], object] = lambda: None
+) -> None:
+    """Wait until `future` is done; calls `meanwhile` about once a second.
 
     Raises BrokenProcessPool when a process has died and the pool does not notice: before Python
     3.12 it may forget a process that was started, or a task that was given to it, at the moment of
@@ -59,6 +61,7 @@ def wait_for(future: Future[Any], pool: Executor) -> None:
         if died:
             raise BrokenProcessPool("a worker process died unnoticed")
         died = bool(connection.wait([process.sentinel for process in _processes(pool)], 0))
+        meanwhile()
 
 
 def end_workers(pool: ProcessPoolExecutor) -> None:

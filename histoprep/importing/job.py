@@ -19,7 +19,7 @@ import io
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from histoprep.importing.result import ImportResult
 from histoprep.job_folder import output_errors
 from histoprep.labels import format_label_map
 from histoprep.names import to_name, to_text
+from histoprep.progress import Advance, silent
 from histoprep.schemas.ledgers import (
     DATASET_CSV,
     IMPORT,
@@ -50,12 +51,6 @@ from histoprep.version import __version__
 PARTITION_IMAGES = 64
 NUM_THREADS = len(os.sched_getaffinity(0))
 _FORMULA_STARTS = ("=", "+", "-", "@")
-
-Advance = Callable[[int, int], object]
-
-
-def silent(done: int, total: int) -> None:
-    """Report nothing."""
 
 
 def run_import(plan: ImportPlan, advance: Advance = silent) -> ImportResult:

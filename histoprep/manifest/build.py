@@ -7,7 +7,7 @@ splits these; the second writes the rows.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +30,7 @@ from histoprep.manifest.groups import ungrouped_warning
 from histoprep.manifest.inclusion import CHOICE, CHOICES, INCLUDED
 from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
 from histoprep.phrases import first_of, plural
+from histoprep.progress import Advance, Phases, TaskProgress, silent_phases
 from histoprep.remap.evidence import remapped_error
 from histoprep.remap.fit import misfit, misfit_error
 from histoprep.scan.advice import further_masks
@@ -67,8 +68,6 @@ _FILE_FACTS = ("width_px", "height_px", "image_bytes", "image_digest", "mask_byt
 _COPIED = ("tile_id", "image_path", "mask_path", "group", "label", *_FILE_FACTS)
 _PASS_2 = tuple(dict.fromkeys((*manifest_rows.COLUMNS, *_COPIED)))
 _PIECE = 8192
-
-Advance = Callable[[int], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +140,7 @@ def build_manifest(
     options: ManifestOptions,
     out_path: str | Path,
     *,
-    advance: Advance = lambda _: None,
+    phases: Phases = silent_phases,
 ) -> ManifestSummary:
     """Write the manifest of a tiles table, and what was left out to `<stem>.excluded.parquet`
     beside it.
@@ -154,7 +153,7 @@ def build_manifest(
         label_map: The map from labels to classes.
         options: How to split, and what makes a tile conditional.
         out_path: Path of the manifest.
-        advance: Called with numbers of rows done, in all twice the rows of the table.
+        phases: Called for `counting`, `splitting` and `writing`.
 
     Raises:
         UsageError: The options cannot be met, the labels of some masks are undecided (HP413,
@@ -178,7 +177,7 @@ def build_manifest(
         _refuse_labels_among_images(rows, Path(header["root"]))
         _refuse_masks_without_images(rows, Path(header["root"]))
     root, group_by = Path(header["root"]), scanned.get("group_by")
-    plan = _plan(rows, source, label_map, options, root, group_by, advance)
+    plan = _plan(rows, source, label_map, options, root, group_by, phases)
     described = {
         "root": header["root"],
         "unlabelled_roots": scanned.get("unlabelled", []),
@@ -205,7 +204,10 @@ def build_manifest(
         metadata={},
     )
     written = write_manifest(
-        target, _rows(rows, label_map, options, plan.splits, advance), label_map, described
+        target,
+        _rows(rows, label_map, options, plan.splits, phases("writing", "tiles")),
+        label_map,
+        described,
     )
     return ManifestSummary(
         target,
@@ -332,7 +334,7 @@ def _plan(
     options: ManifestOptions,
     root: Path,
     group_by: str | None,
-    advance: Advance,
+    phases: Phases,
 ) -> _Plan:
     inputs = gather(
         source,
@@ -340,8 +342,9 @@ def _plan(
         seed=options.seed,
         conditional_threshold=options.conditional_threshold,
         by_name=options.method == SplitMethod.FILE,
-        advance=advance,
+        advance=phases("counting", "tiles"),
     )
+    phases("splitting", "groups")
     if inputs.remapped and not options.force:
         raise remapped_error(label_map, root, inputs.remapped)
     if not options.force and (evidence := misfit(label_map, inputs.tiles_by_label, table, root)):
@@ -456,12 +459,12 @@ def _rows(
     advance: Advance,
 ) -> Iterator[pa.Table]:
     """Yield the manifest's rows, pass 2."""
-    end = 0
+    progress, end = TaskProgress(advance, source.num_rows), 0
     for chunk in source.read_batches(_PASS_2, _PIECE):
         derived = derive(chunk, label_map, options.conditional_threshold)
         start, end = end, end + int(derived.included.sum())
         yield _manifest_table(chunk, derived, splits[start:end], label_map)
-        advance(chunk.num_rows)
+        progress.add(chunk.num_rows)
 
 
 def _manifest_table(

@@ -4,7 +4,7 @@ left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.choice import ChosenRows
 from histoprep.manifest.inclusion import REASONS
 from histoprep.manifest.rows import Strata, derive
+from histoprep.progress import Advance, TaskProgress
 from histoprep.remap.evidence import HeldLabels
 from histoprep.schemas.repaired import IS_REPAIRED
 from histoprep.split.certificate import crossing
@@ -63,12 +64,12 @@ def gather(
     seed: int,
     conditional_threshold: float,
     by_name: bool,
-    advance: Callable[[int], object],
+    advance: Advance,
 ) -> SplitInputs:
     """Return what the split needs of the included tiles of a tiles table; raises UsageError when
     there is none or an id occurs twice.
 
-    `tile_keys` are empty unless `by_name`; `advance` is called with numbers of rows done.
+    `tile_keys` are empty unless `by_name`; `advance` is called with the rows done and all rows.
     """
     size = source.num_rows
     names, images, pixels, tile_keys = (np.zeros(size, dtype=np.uint64) for _ in range(4))
@@ -83,7 +84,7 @@ def gather(
         np.zeros(len(REASONS), dtype=np.int64),
     )
     end = num_repaired = num_found = 0
-    labels_held = HeldLabels()
+    labels_held, progress = HeldLabels(), TaskProgress(advance, size)
     for chunk in source.read_batches(_COLUMNS, _PIECE):
         labels_held.add(chunk)
         derived = derive(chunk, label_map, conditional_threshold)
@@ -101,7 +102,7 @@ def gather(
             conditional[here], derived.core[derived.included], included["label"]
         )
         given[here] = _folder_splits(included["split"])
-        advance(chunk.num_rows)
+        progress.add(chunk.num_rows)
         # Worth 60 MB: Arrow keeps the memory of row groups that are gone.
         pa.default_memory_pool().release_unused()
     excluded = {reason: int(count) for reason, count in zip(REASONS, reasons, strict=True) if count}

@@ -29,6 +29,7 @@ from histoprep.job_folder import JobFolder, output_errors, own_names
 from histoprep.key_index import KeyIndex
 from histoprep.mask_tree.files import count_files, remove_stale
 from histoprep.mask_tree.task import REFUSED, TreeTask
+from histoprep.progress import Advance, TaskProgress, silent
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.schemas.ledgers import LEDGER, TreeKind, ledger_files, open_ledger
 from histoprep.schemas.tiles import open_tiles_table
@@ -37,12 +38,6 @@ from histoprep.version import __version__
 
 NUM_SHOWN = 10
 _NUM_FAILED_KEPT = 1000
-
-Advance = Callable[[int, int], object]
-
-
-def silent(done: int, total: int) -> None:
-    """Tell nobody."""
 
 
 class FailedMask(NamedTuple):
@@ -163,8 +158,10 @@ def run_tree(
         if done is not None:
             return done
         begin(plan)
-        with contextlib.closing(run_tasks(plan.tasks(), engine or Engine())) as parts:
-            return finish(plan, parts, observer(), advance)
+        progress = TaskProgress(advance, plan.num_masks)
+        work = run_tasks(plan.tasks(), engine or Engine(), progress.under_way)
+        with contextlib.closing(work) as parts:
+            return finish(plan, parts, observer(), progress)
 
 
 def run_tree_part(
@@ -292,7 +289,10 @@ def _names_of_notes(plan: TreePlan) -> frozenset[str]:
 
 
 def finish(
-    plan: TreePlan, parts: Iterable[Path], observe: Callable[[pa.Table], None], advance: Advance
+    plan: TreePlan,
+    parts: Iterable[Path],
+    observe: Callable[[pa.Table], None],
+    progress: TaskProgress,
 ) -> Totals:
     """Join the parts of the ledger, clean up, count the files, and seal the tree."""
     totals, used, kind = Totals(observe), set[Path](), plan.kind
@@ -304,7 +304,7 @@ def finish(
             for batch in tables.read_batches(open_ledger(part, kind.part, kind)):
                 totals.add(batch)
                 yield batch
-            advance(totals.written + totals.failures, plan.num_masks)
+            progress.add(totals.written + totals.failures - progress.finished)
 
     tables.write_table(
         joined,

@@ -118,6 +118,10 @@ class TreeTask:
         )
         return self.part
 
+    def num_done(self, index: int | None) -> int:
+        """Return how many masks are done at item `index`; all of them for None."""
+        return len(self.rows) if index is None else index
+
     def without(self, index: int, reason: str) -> TreeTask:
         """Return the task that reports item `index` as failed instead of decoding it."""
         return replace(self, left_out=(*self.left_out, (index, reason)))

@@ -28,9 +28,10 @@ from histoprep.execution import Engine
 from histoprep.job_folder import PARTS, JobFolder
 from histoprep.labels import IGNORED, LabelMap, format_label_map
 from histoprep.labels.lookup import LabelLookup
-from histoprep.mask_tree import Advance, FailedMask, Totals
+from histoprep.mask_tree import FailedMask, Totals
 from histoprep.mask_tree.task import TreeTask
 from histoprep.phrases import first_of, plural
+from histoprep.progress import Advance, TaskProgress, silent
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.remap.evidence import already_remapped, remapped_error
 from histoprep.remap.fit import misfit, misfit_error
@@ -290,7 +291,7 @@ def _refuse_other_request(job: JobFolder, request: dict[str, Any]) -> None:
 
 
 def run_remap(
-    plan: RemapPlan, engine: Engine | None = None, advance: Advance = mask_tree.silent
+    plan: RemapPlan, engine: Engine | None = None, advance: Advance = silent
 ) -> RemapResult:
     """Write the masks that were planned and return what came of it.
 
@@ -316,7 +317,7 @@ def run_remap_part(
     number: int,
     count: int,
     engine: Engine | None = None,
-    advance: Advance = mask_tree.silent,
+    advance: Advance = silent,
 ) -> int:
     """Make every partition whose index is `number` - 1 modulo `count`, and return how many;
     `collect_remap` ends the work.
@@ -334,7 +335,7 @@ def unfinished_remaps(workspace: Workspace) -> list[Path]:
 def collect_remap(
     workspace: Workspace,
     out: Path,
-    advance: Advance = mask_tree.silent,
+    advance: Advance = silent,
     *,
     partition_masks: int = PARTITION_MASKS,
 ) -> RemapResult:
@@ -386,9 +387,9 @@ def collect_remap(
                     " with --part i/n"
                 ),
             )
-        return pixels.result(
-            mask_tree.finish(plan, (task.part for task in plan.tasks()), pixels.observer(), advance)
-        )
+        progress = TaskProgress(advance, plan.num_masks)
+        parts = (task.part for task in plan.tasks())
+        return pixels.result(mask_tree.finish(plan, parts, pixels.observer(), progress))
 
 
 class _PixelSums:

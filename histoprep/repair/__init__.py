@@ -22,8 +22,9 @@ from histoprep.errors import UsageError
 from histoprep.execution import Engine
 from histoprep.job_folder import PARTS, JobFolder
 from histoprep.lossy.verdict import LossKind, Verdict
-from histoprep.mask_tree import Advance, FailedMask, Totals
+from histoprep.mask_tree import FailedMask, Totals
 from histoprep.mask_tree.task import TreeTask
+from histoprep.progress import Advance, silent
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.repair.record import record_repair
 from histoprep.repair.repairer import DamagedMask, Repairer
@@ -296,7 +297,7 @@ class _Changes:
 
 
 def run_repair(
-    plan: RepairPlan, engine: Engine | None = None, advance: Advance = mask_tree.silent
+    plan: RepairPlan, engine: Engine | None = None, advance: Advance = silent
 ) -> RepairResult:
     """Repair the masks that were planned, and record them for later stages.
 

@@ -124,6 +124,10 @@ class ShardTask:
         )
         return done
 
+    def num_done(self, index: int | None) -> int:
+        """Return how many tiles are done at item `index`; all of them for None."""
+        return len(self.tiles) if index is None else index // 2
+
     def without(self, index: int, reason: str) -> ShardTask:
         """Return the task that reports a file as failed instead of reading its tile; `index` as in
         `left_out`.

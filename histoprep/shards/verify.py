@@ -5,7 +5,7 @@ HP905.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from histoprep.digests import file_digest
 from histoprep.errors import IntegrityError
 from histoprep.findings import Problem, problem
 from histoprep.manifest.diff import diff_manifests
+from histoprep.progress import Advance, silent
 from histoprep.schemas.manifest import Manifest, open_manifest
 from histoprep.shards.index import open_index
 from histoprep.shards.layout import (
@@ -41,7 +42,6 @@ _COLUMNS = (
     "mask_offset", "mask_length", "mask_crc32",
 )  # fmt: skip
 
-Advance = Callable[[int, int], object]
 Item = tuple[str, str]
 
 
@@ -68,7 +68,7 @@ def verify_shards(
     manifest: str | Path | None = None,
     *,
     contents: bool = True,
-    advance: Advance = lambda done, total: None,
+    advance: Advance = silent,
 ) -> list[Problem]:
     """Return everything that is wrong with shards; an empty list when they are true.
 

@@ -5,7 +5,7 @@ with it all of them are whole.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from histoprep.errors import IncompleteError, IntegrityError
 from histoprep.execution import Engine, run_tasks
 from histoprep.job_folder import SUCCESS, output_errors
 from histoprep.phrases import first_of, plural
+from histoprep.progress import Advance, TaskProgress, silent
 from histoprep.read_ahead import stat_file
 from histoprep.schemas.manifest import SHARD_COLUMNS, Manifest, open_manifest
 from histoprep.schemas.shards import OWN_FIELDS, index_schema, is_index, open_part, part_facts
@@ -33,8 +34,6 @@ _REQUEST_WORDS = {
     "layout_version": "version of the layout",
 }
 _PIECE = 8192
-
-Advance = Callable[[int, int], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ def write_shards(
     engine: Engine | None = None,
     *,
     root: str | Path | None = None,
-    advance: Advance = lambda done, total: None,
+    advance: Advance = silent,
 ) -> ShardResult:
     """Pack the tiles of a manifest into shards and return what was written.
 
@@ -144,13 +143,12 @@ def _write_all(
 ) -> tuple[list[ShardDone], list[FailedTile], int]:
     done: list[ShardDone] = []
     failures: list[FailedTile] = []
-    tiles = 0
-    with contextlib.closing(run_tasks(plan.tasks(), engine)) as shards:
+    progress = TaskProgress(advance, len(plan.manifest))
+    with contextlib.closing(run_tasks(plan.tasks(), engine, progress.under_way)) as shards:
         for shard in shards:
             done.append(shard)
             failures += shard.failures
-            tiles += shard.num_tiles
-            advance(tiles, len(plan.manifest))
+            progress.add(shard.num_tiles)
     return done, failures, sum(result.reused for result in done)
 
 

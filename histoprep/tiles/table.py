@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -27,6 +27,7 @@ from histoprep.execution import Engine, run_tasks
 from histoprep.job_folder import JobFolder
 from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.phrases import first_of
+from histoprep.progress import Advance, Phases, TaskProgress, silent, silent_phases
 from histoprep.scan import IssueKind, ScanOptions
 from histoprep.schemas.tiles import (
     ISSUES_KIND,
@@ -53,9 +54,6 @@ from histoprep.tiles.reuse import EarlierTable, earlier_table
 from histoprep.tiles.task import TileTask, read_part
 from histoprep.version import __version__
 
-if TYPE_CHECKING:
-    from histoprep.console import Meter
-
 __all__ = [
     "TableOptions",
     "TableResult",
@@ -65,12 +63,8 @@ __all__ = [
 ]
 
 _PARTS_OPTIONS = "options.json"
-
-Advance = Callable[[int, int], None]
-
-
-def _silent(done: int, total: int) -> None:
-    """Tell nobody."""
+# After so many listed tiles progress is shown.
+_LISTED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +129,15 @@ class TileTable:
             raise _nothing_to_collect(workspace)
         return cls(workspace)
 
-    def build(self, engine: Engine, advance: Advance = _silent) -> TableResult:
-        """Bring the table up to date; `advance(done, total)` is told of every partition.
+    def build(self, engine: Engine, phases: Phases = silent_phases) -> TableResult:
+        """Bring the table up to date.
 
-        The options are kept for later commands before any file is read. The caller holds the
-        workspace's lock. Raises OutputError, or whatever the scan refuses.
+        The phases are `listing` and, where files have to be read, `reading`. The options are kept
+        for later commands before any file is read. The caller holds the workspace's lock. Raises
+        OutputError, or whatever the scan refuses.
         """
         with keeping_options(self.workspace, self.requested):
-            listing = self._list()
+            listing = self._list(phases("listing", "tiles"))
         earlier, warning = self._earlier()
         if earlier is not None and self._is_current(earlier, listing):
             # A run that was stopped at its very end leaves its parts; those of array jobs are for
@@ -153,15 +148,14 @@ class TileTable:
         # The listing is walked again while work goes on, so that memory does not grow with it.
         again, count = Listing(), _Count()
         tasks = self._tasks(again, earlier, count)
-        with contextlib.closing(run_tasks(tasks, engine)) as parts:
-            self._merge(parts, again, advance, listing.num_tiles)
+        progress = TaskProgress(phases("reading", "tiles"), listing.num_tiles)
+        with contextlib.closing(run_tasks(tasks, engine, progress.under_way)) as parts:
+            self._merge(parts, again, progress)
         again.states.write(self.workspace.folder / STATES)
         self._drop_parts()
         return self._result(again, count.reused, warning=warning)
 
-    def build_part(
-        self, number: int, count: int, engine: Engine, advance: Advance = _silent
-    ) -> int:
+    def build_part(self, number: int, count: int, engine: Engine, advance: Advance = silent) -> int:
         """Make every partition whose index is `number` - 1 modulo `count`, and return how many."""
         self._note_options()
         chosen = itertools.islice(self._tasks(Listing()), number - 1, None, count)
@@ -188,7 +182,8 @@ class TileTable:
         self._refuse_missing()
         again = Listing()
         with keeping_options(self.workspace, self.requested):
-            self._merge((task.part for task in self._tasks(again)), again, _silent, 0)
+            parts = (task.part for task in self._tasks(again))
+            self._merge(parts, again, TaskProgress(silent, 0))
         again.states.write(self.workspace.folder / STATES)
         self._drop_parts()
         return self._result(again, 0, warning=warning)
@@ -211,10 +206,11 @@ class TileTable:
                 ),
             )
 
-    def _list(self) -> Listing:
+    def _list(self, advance: Advance = silent) -> Listing:
         listing = Listing()
-        for _ in listing.walk(self.workspace.root, self.options):
-            pass
+        for done, _ in enumerate(listing.walk(self.workspace.root, self.options), start=1):
+            if not done % _LISTED_AT_ONCE:
+                advance(done, 0)
         return listing
 
     def _is_current(self, earlier: EarlierTable, listing: Listing) -> bool:
@@ -267,18 +263,16 @@ class TileTable:
                 reused=reused,
             )
 
-    def _merge(self, parts: Iterable[Path], listing: Listing, advance: Advance, total: int) -> None:
+    def _merge(self, parts: Iterable[Path], listing: Listing, progress: TaskProgress) -> None:
         """Write the issues and then the table; `listing` is complete only when all parts were
         seen.
         """
 
         def rows() -> Iterator[pa.Table]:
-            done = 0
             for part in parts:
                 for batch in read_part(part):
                     yield batch
-                    done += batch.num_rows
-                advance(done, total)
+                    progress.add(batch.num_rows)
 
         def digest_of_all() -> dict[str, Any]:
             self._write_issues(listing)
@@ -368,7 +362,7 @@ def ensure_tiles(
     scan_options: ScanOptions | None = None,
     *,
     workers: int | None = None,
-    meter: Meter | None = None,
+    phases: Phases = silent_phases,
     warn: Callable[[str], object] = lambda text: None,
     note: Callable[[str], object] = lambda text: None,
     reading: Reading = UNDECIDED,
@@ -380,7 +374,7 @@ def ensure_tiles(
         workspace: Workspace of the data set.
         scan_options: How to scan; None for the options of the last audit.
         workers: Number of worker processes; None for one per core.
-        meter: Receives the number of tiles that are done.
+        phases: Called as `TileTable.build` says.
         warn: Called with a message when the earlier table cannot be used.
         note: Called with how the data set is read, where that was found out.
         reading: Adds to what was decided about masks that readers understand in two ways.
@@ -396,18 +390,11 @@ def ensure_tiles(
     decided = earlier.tiles.mask_reading.updated(reading)
     options = TableOptions(scan=scan_options, tiles=TileOptions()) if scan_options else earlier
     options = replace(options, tiles=options.tiles.with_reading(decided))
-    reported = [0]
-
-    def advance(done: int, _: int) -> None:
-        if meter:
-            meter.advance(done - reported[0])
-        reported[0] = done
-
     with locked(workspace.folder):
         table = TileTable(workspace, options)
         if verify:
             table.options = replace(table.options, reuse=False)
-        result = table.build(Engine(workers or 0), advance)
+        result = table.build(Engine(workers or 0), phases)
     if result.warning:
         warn(result.warning)
     if result.understood:

@@ -59,6 +59,10 @@ class TileTask:
             )
         return self.part
 
+    def num_done(self, index: int | None) -> int:
+        """Return how many tiles are done at item `index`; all of them for None."""
+        return len(self.listed) if index is None else index // 2
+
     def without(self, index: int, reason: str) -> TileTask:
         """Return the task that reports a file as unreadable instead of decoding it: `index` is
         twice the pair's, plus one for a mask.

@@ -46,7 +46,7 @@ def cli_in_parts(arguments: list[str]) -> None:
             yield task
         print(f"resumed {before} of {total}", file=sys.stderr)
 
-    tile_table.run_tasks = lambda tasks, engine: run_tasks(noted(tasks), engine)  # type: ignore[assignment]
+    tile_table.run_tasks = lambda tasks, *rest: run_tasks(noted(tasks), *rest)  # type: ignore[assignment]
     cli.main(arguments)
 
 

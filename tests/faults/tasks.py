@@ -71,6 +71,9 @@ class ItemsTask:
                 done.append(LEFT_OUT if index in self.left_out else do(item))
             return tuple(done)
 
+    def num_done(self, index: int | None) -> int:
+        return len(self.items) if index is None else index
+
     def without(self, index: int, reason: str) -> ItemsTask:
         assert reason
         return replace(self, left_out=(*self.left_out, index))
@@ -87,6 +90,9 @@ class PidTask:
         time.sleep(self.seconds)
         return os.getpid()
 
+    def num_done(self, index: int | None) -> int:
+        return 1 if index is None else 0
+
     def without(self, index: int, reason: str) -> PidTask:
         raise AssertionError(f"blamed item {index}: {reason}")
 
@@ -102,6 +108,9 @@ class FatalTask:
         if self.after:
             Marker(self.marker, 60).close()
         os._exit(9)
+
+    def num_done(self, index: int | None) -> int:
+        return 1 if index is None else 0
 
     def without(self, index: int, reason: str) -> FatalTask:
         raise AssertionError(f"blamed item {index}: {reason}")
