@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -14,6 +15,8 @@ from enum import StrEnum
 from histoprep.choices import Severity
 from histoprep.errors import UsageError
 from histoprep.rule_ids import RuleId
+
+_NUMBERED = re.compile(r"(class|label|value) (\d+)\b")
 
 
 class Scope(StrEnum):
@@ -83,6 +86,17 @@ class Finding:
         return self.count / self.denominator if self.denominator else 0.0
 
 
+def in_order(items: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return items in order of path, labels, values and classes in that of their numbers."""
+    return sorted(items, key=_place)
+
+
+def _place(item: tuple[str, str]) -> tuple[str, int, str, str]:
+    path, detail = item
+    numbered = _NUMBERED.match(path)
+    return (numbered[1], int(numbered[2]), path, detail) if numbered else (path, 0, path, detail)
+
+
 def finding(
     rule: Rule,
     items: Iterable[tuple[str, str]],
@@ -94,8 +108,8 @@ def finding(
     cause: str = "",
     suggestion: str = "",
 ) -> Finding:
-    """Return a finding of `rule` about `items`, pairs of (path, detail), sorted by path."""
-    ordered = sorted(items)
+    """Return a finding of `rule` about `items`, pairs of (path, detail), in order of path."""
+    ordered = in_order(items)
     return Finding(
         rule=rule,
         severity=rule.severity,
@@ -168,8 +182,8 @@ def problem(
     subcode: str = "",
     where: str = "",
 ) -> Problem:
-    """Return a problem about `items`, pairs of (path, detail), sorted by path."""
-    return Problem(rule, tuple(sorted(items)), denominator, unit, subcode, where)
+    """Return a problem about `items`, pairs of (path, detail), in order of path."""
+    return Problem(rule, tuple(in_order(items)), denominator, unit, subcode, where)
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,6 +195,21 @@ def test_sources_are_groups_where_there_are_some(tmp_path: Path) -> None:
     )
 
 
+def test_sources_of_one_verdict_are_one_finding(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "set")
+    qualities = {"s1": 75, "s2": 75, "s3": 90}
+    for number, (slide, quality) in enumerate(qualities.items()):
+        for index in range(NUM_MASKS - number):
+            data.image(f"{slide}_{index:02}.png", np.full((8, 8, 3), 200, np.uint8))
+            data.mask(f"{slide}_{index:02}_mask.png", made.jpeg(made.regions(index), quality))
+    report = histoprep.audit(data.root, workers=1, group_by=r"s\d")
+    found = {finding.where: finding for finding in report.findings if finding.code == "HP403"}
+    assert set(found) == {"s1, s2", "s3"}
+    both = found["s1, s2"]
+    assert both.count == both.denominator == 2 * NUM_MASKS - 1
+    assert "(in s1: " in both.cause and "(in s3: " not in found["s3"].cause
+
+
 def test_a_quick_audit_knows_containers_alone(data: DataSet) -> None:
     found = lossy(data.audit(tile_options=TileOptions(headers_only=True)).findings)
     assert set(found) == {"HP403 jpeg-container in files", "HP403 webp-container in webp"}

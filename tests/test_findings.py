@@ -170,3 +170,16 @@ def test_rules_are_named_as_audit_selects_them(keys: list[str], codes: list[str]
     assert len({rule.code for rule in named}) == len(named)
     with pytest.raises(UsageError, match="perhaps you meant 'HP406'"):
         rules_named(["HP4O6"], all_rules().values())
+
+
+def test_labels_are_in_the_order_of_their_numbers() -> None:
+    paths = ["label 10", "b.png", "class 2 fat", "label 9 x", "a.png", "class 11 bone"]
+    rule = next(iter(all_rules().values()))
+    found = finding(rule, [(path, "") for path in paths], denominator=6, unit="labels")
+    expected = ["a.png", "b.png", "class 2 fat", "class 11 bone", "label 9 x", "label 10"]
+    assert list(found.paths) == expected
+    parts = [
+        finding(rule, [(path, "")], denominator=6, unit="labels") for path in reversed(expected)
+    ]
+    [joined] = checks.merged(parts)
+    assert list(joined.paths) == expected

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from histoprep.findings import Finding, Rule, finding
+from histoprep.findings import Finding, Rule, finding, in_order
 from histoprep.labels import IGNORED, LabelMap, MapProblem
 from histoprep.labels.ignored import IgnoredValue
 from histoprep.scan import ScanOptions
@@ -290,6 +290,6 @@ def merged(found: Iterable[Finding]) -> list[Finding]:
 def _joined(parts: list[Finding]) -> Finding:
     if len(parts) == 1:
         return parts[0]
-    items = sorted(item for part in parts for item in zip(part.paths, part.details, strict=True))
+    items = in_order(item for part in parts for item in zip(part.paths, part.details, strict=True))
     paths, details = zip(*items, strict=True)
     return replace(parts[0], count=sum(part.count for part in parts), paths=paths, details=details)

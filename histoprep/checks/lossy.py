@@ -5,6 +5,7 @@ source as a whole.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.lossy.jpeg_repair import MIN_QUALITY
 from histoprep.lossy.verdict import FIRM_MASKS, LossKind
-from histoprep.phrases import plural
+from histoprep.phrases import first_of, plural
 
 if TYPE_CHECKING:
     from histoprep.tiles.lossy_sources import LossySource
@@ -71,20 +72,33 @@ _SUGGESTIONS = {
 
 @table_rule(LOSSY_MASK, INTERPOLATED_MASK)
 def lossy(evidence: Evidence) -> Iterator[Finding]:
-    """Yield one finding per source: a warning if too few of its masks have boundaries for a
-    reliable verdict, an info if all are repaired.
+    """Yield one finding for the sources of one verdict: a warning if too few masks of a source have
+    boundaries for a reliable one, an info if all are repaired.
     """
+    alike: dict[tuple[object, ...], list[LossySource]] = {}
     for source in evidence.lossy:
-        items = [(path, _detail(source)) for path in source.paths]
-        repaired = len(evidence.repaired.intersection(source.paths))
-        found = finding(
-            _rule_of(source), items, denominator=source.num_masks, unit=_unit(source),
-            subcode=source.verdict.kind.value, where=source.source,
-            cause=f"{_cause(source)}{_of_repaired(repaired, len(items))}",
-            suggestion=_REPAIRED if repaired == len(items) else _suggestion(source),
-        )  # fmt: skip
-        severity = found.severity if source.verdict.firm else Severity.WARNING
-        yield replace(found, severity=Severity.INFO if repaired == len(items) else severity)
+        verdict, all_repaired = source.verdict, evidence.repaired.issuperset(source.paths)
+        key = (verdict.kind, verdict.quality, verdict.firm, all_repaired)
+        alike.setdefault(key, []).append(source)
+    for sources in alike.values():
+        yield _finding(sources, evidence.repaired)
+
+
+def _finding(sources: list[LossySource], repaired: AbstractSet[str]) -> Finding:
+    """Return the finding about sources of one kind, quality and reliability."""
+    largest = max(sources, key=lambda source: len(source.paths))
+    items = [(path, _detail(largest)) for source in sources for path in source.paths]
+    num_repaired = sum(path in repaired for path, _ in items)
+    found = finding(
+        _rule_of(largest), items,
+        denominator=sum(source.num_masks for source in sources), unit=_unit(largest),
+        subcode=largest.verdict.kind.value,
+        where=first_of([source.source for source in sources]),
+        cause=f"{_cause(largest, len(sources))}{_of_repaired(num_repaired, len(items))}",
+        suggestion=_REPAIRED if num_repaired == len(items) else _suggestion(largest),
+    )  # fmt: skip
+    severity = found.severity if largest.verdict.firm else Severity.WARNING
+    return replace(found, severity=Severity.INFO if num_repaired == len(items) else severity)
 
 
 def _rule_of(source: LossySource) -> Rule:
@@ -111,8 +125,10 @@ def _detail(source: LossySource) -> str:
     )
 
 
-def _cause(source: LossySource) -> str:
+def _cause(source: LossySource, num_sources: int) -> str:
+    """Return the cause with the evidence of `source`, the largest of so many."""
     verdict = source.verdict
+    shown = f"in {source.source}: {verdict.evidence}" if num_sources > 1 else verdict.evidence
     quality = (
         f" of quality {verdict.quality}" if verdict.quality else ", then mapped to other values"
     )
@@ -128,10 +144,10 @@ def _cause(source: LossySource) -> str:
     if not verdict.firm:
         masks = plural(verdict.boundary_masks, "mask")
         return (
-            f"Perhaps: {what[0].lower()}{what[1:]} ({verdict.evidence}). Based on {masks} with"
+            f"Perhaps: {what[0].lower()}{what[1:]} ({shown}). Based on {masks} with"
             f" boundaries only; at least {FIRM_MASKS} are needed for a reliable verdict."
         )
-    return f"{what} ({verdict.evidence}). Some labels along their boundaries are spurious."
+    return f"{what} ({shown}). Some labels along their boundaries are spurious."
 
 
 def _suggestion(source: LossySource) -> str:
