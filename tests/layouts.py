@@ -290,6 +290,27 @@ _TWO_FOLDERS = [
     ("images-split", "images/{split}/t{i}.png", "labels/{split}/t{i}.png"),
 ]
 
+CLASS_NAMES = ("necrosis", "stroma", "tumour")
+
+
+def mask_a_class(image: str, mask: str, *, rare: bool = False) -> Callable[[Path], Pairs]:
+    """Return a maker of a mask file for each class of an image, whose template has `{name}`; with
+    `rare`, classes that few images have.
+    """
+
+    def make(root: Path) -> Pairs:
+        for i in range(NUM_TILES):
+            save(tissue(i), root / image.format(i=i))
+            labels = classes(i)
+            for label, name in enumerate(CLASS_NAMES, start=1):
+                if not rare or i % label == 0:
+                    path = root / mask.format(i=i, name=name)
+                    save(((labels == label) * 255).astype(np.uint8), path)
+        return {}
+
+    return make
+
+
 KNOWN = [
     Layout("siblings-mask", pairs_of("t{i}.jpg", "t{i}_mask.png"), Outcome.KNOWN),
     *(
@@ -610,6 +631,33 @@ REFUSED = [
         ),
         Outcome.REFUSED,
         ("label masks", "mask binary"),
+    ),
+    *(
+        Layout(name, make, Outcome.REFUSED, ("combine", "--by class", "necrosis, stroma, tumour"))
+        for name, make in {
+            "a-folder-a-class": mask_a_class("images/t{i}.png", "masks_{name}/t{i}.png"),
+            "a-folder-a-class-in-one": mask_a_class("images/t{i}.png", "masks/{name}/t{i}.png"),
+            "a-folder-a-class-suffixed": mask_a_class("HE/{i}.jpg", "{name}_gt/{i}_m.png"),
+            "a-class-in-front": mask_a_class("{i}.png", "{name}_{i}.png"),
+            "classes-that-few-images-have": mask_a_class(
+                "HE/t{i}.png", "seg/{name}/t{i}.png", rare=True
+            ),
+            "classes-that-few-images-have-in-suffixes": mask_a_class(
+                "HE/t{i}.png", "seg/t{i}-{name}.png", rare=True
+            ),
+        }.items()
+    ),
+    Layout(
+        "a-folder-an-image-of-classes",
+        mask_a_class("images/t{i}.png", "masks/t{i}/{name}.png"),
+        Outcome.REFUSED,
+        ("combine", "--by class"),
+    ),
+    Layout(
+        "a-folder-an-image-of-objects",
+        many_masks("images/t{i}.png", "masks/t{i}/{i}{k}.png"),
+        Outcome.REFUSED,
+        ("combine", "--by instance"),
     ),
     Layout("no-scheme", half_grey_without_scheme, Outcome.REFUSED, ("HP109", "--pairs")),
 ]

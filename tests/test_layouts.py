@@ -307,7 +307,7 @@ def test_advice_where_nothing_is_paired(tmp_path: Path) -> None:
         tmp_path, ["i/a.png", "i/b.png"], ["m/a_1.png", "m/a_2.png", "m/b_1.png"]
     )
     assert "several mask files" in cause
-    assert f"histoprep import combine {tmp_path} --by instance" in suggestion
+    assert f"histoprep import combine {tmp_path} --by instance --mask-pattern" in suggestion
     _, suggestion = explain_nothing_paired(
         tmp_path, ["i/img_1.png", "i/img_2.png"], ["m/ann_1.png", "m/ann_2.png"]
     )

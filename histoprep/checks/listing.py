@@ -16,8 +16,14 @@ from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.labels import IGNORED, UNMAPPED, LabelMap
 from histoprep.scan import IssueKind
-from histoprep.scan.advice import MAX_NAMES, explain_nothing_paired, further_masks, suggest_pairing
-from histoprep.scan.commands import combine_command, import_commands
+from histoprep.scan.advice import (
+    MAX_NAMES,
+    combine_advice,
+    explain_nothing_paired,
+    further_masks,
+    suggest_pairing,
+)
+from histoprep.scan.commands import import_commands
 from histoprep.scan.content import Content
 from histoprep.scan.formats import extension_of
 
@@ -400,10 +406,17 @@ def odd_names(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _combine_suggestion(evidence: Evidence) -> str:
-    return (
-        f"Make one mask of all those of an image: {combine_command(evidence.root, 'instance')}."
-        " Until then only the mask without a number is used."
+    issues, overview = evidence.issues, evidence.overview
+    further = issues.path[issues.kind == IssueKind.SECOND_MASK][:MAX_NAMES].tolist()
+    folders = {path.rpartition("/")[0] for path in further}
+    images, masks = (
+        [path for path in overview[column].dropna().tolist() if path.rpartition("/")[0] in folders][
+            : 2 * MAX_NAMES
+        ]
+        for column in ("image_path", "mask_path")
     )
+    advice = combine_advice(evidence.root, images, [*masks, *further])
+    return f"{advice} Until then only the mask without a number is used."
 
 
 @table_rule(UNEXPECTED_FILE)

@@ -4,6 +4,7 @@ out.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from histoprep.choices import Layout
+from histoprep.choices import CombineBy, Layout
+from histoprep.scan.combining import combined
 from histoprep.scan.commands import audit_command, combine_command
 from histoprep.scan.joined_names import joined_readings
 from histoprep.scan.layouts import FolderNames, Reading, readings
@@ -140,10 +142,11 @@ def explain_nothing_paired(
     """
     image, mask = images[0], masks[0]
     example = f"{_stem(image)} / {_stem(mask)}"
-    if several := _several_an_image(images, masks):
-        what, by = several
+    several = _several_an_image(images, masks)
+    if several and (command := _combining(root, CombineBy(several[1]), images, masks)):
+        what = several[0]
         cause = f"Each image has several mask files, {what}, such as {image} and {mask}."
-        return cause, f"Make one mask of those of an image: {combine_command(root, by)}."
+        return cause, f"Make one mask of those of an image: {command}."
     cause = f"The names of masks follow another scheme than those of images: {example}."
     if found := pairing_command(root, images, masks, kept):
         command, number = found
@@ -158,8 +161,8 @@ def _stem(path: str) -> str:
 def _several_an_image(images: Sequence[str], masks: Sequence[str]) -> tuple[str, str] | None:
     """Return in words how masks belong to one image, and what each is for; None when they do not.
 
-    Either masks begin with the name of their image, or a folder has one image and all masks beside
-    it are of this image.
+    Either masks begin with the name of their image, or their folder has it, or a folder has one
+    image and all masks beside it are of this image.
     """
     stems = {_stem(image) for image in images}
     begun = [_begins(_stem(mask), stems) for mask in masks]
@@ -168,12 +171,56 @@ def _several_an_image(images: Sequence[str], masks: Sequence[str]) -> tuple[str,
         rests = {_stem(mask)[len(owner) :] for mask, owner in zip(masks, owners, strict=True)}
         are_numbers = all(rest.strip(" _-.()").isdecimal() for rest in rests)
         return ("which begin with its name", "instance" if are_numbers else "class")
+    owners_of = [path.rpartition("/")[0].rpartition("/")[2] for path in masks]
+    if stems.issuperset(owners_of) and len(set(owners_of)) < len(masks):
+        # Names that come back in every folder are classes.
+        names = {_stem(mask) for mask in masks}
+        return (
+            "in a folder called like it",
+            "class" if 2 * len(names) < len(masks) else "instance",
+        )
     homes = [path.rpartition("/")[0].rpartition("/")[0] for path in images]
     mask_homes = [path.rpartition("/")[0].rpartition("/")[0] for path in masks]
     alone = len(set(homes)) == len(homes) and set(mask_homes) <= set(homes)
     if alone and any(homes) and len(masks) > len(set(mask_homes)):
         return ("in a folder of its own", "instance")
     return None
+
+
+def _combining(
+    root: Path, by: CombineBy, images: Sequence[str], masks: Sequence[str]
+) -> str | None:
+    """Return the command of `histoprep import combine` that takes exactly these masks, if any."""
+    folders = os.path.commonpath([mask.rpartition("/")[0] or "." for mask in masks])
+    start = "" if folders in ("", ".") else f"{re.escape(folders)}/"
+    named = "(?P<class>[^/]+)" if by is CombineBy.CLASS else "[^/]+"
+    patterns = [f"{start}(.*/)?(?P<key>[^/]+{lazy})[ _.-]+{named}" for lazy in ("", "?")]
+    for pattern in (None, *patterns):
+        found = combined([*images, *masks], by, pattern)
+        if found is not None and set(masks) == {
+            path for group in found.values() for _, path in group
+        }:
+            return combine_command(root, by.value, pattern)
+    return None
+
+
+def combine_advice(
+    root: Path, images: Sequence[str], masks: Sequence[str], by: CombineBy = CombineBy.INSTANCE
+) -> str:
+    """Return the command that makes one mask of several of an image, or how to say which they are.
+
+    Args:
+        root: The data set.
+        images: Paths of images below the root.
+        masks: Paths of all their masks.
+        by: What each mask is for.
+    """
+    if masks and (command := _combining(root, by, images, masks)):
+        return f"Make one mask of all those of an image: {command}."
+    return (
+        "To make one mask of all those of an image, say with --mask-pattern of histoprep import"
+        " combine which they are (groups key and class)."
+    )
 
 
 def _begins(stem: str, known: set[str]) -> str | None:

@@ -51,6 +51,26 @@ def content_of(data: bytes) -> Content:
     return content_of_pixels(pixels, has_palette=bool(header.palette), is_lossy=bool(header.lossy))
 
 
+def drawn_area(data: bytes) -> np.ndarray | None:
+    """Return where a mask of two values is drawn, bool [height, width]; None for a file that is no
+    such mask, cannot be decoded or is too large. What was compressed with loss counts by its half.
+    """
+    try:
+        header = imageio.read_header(data)
+        if header.num_pixels > MAX_PIXELS:
+            return None
+        pixels = imageio.decode_stored(data, header)
+    except BrokenFileError:
+        return None
+    if pixels.ndim == 3:
+        pixels = pixels[..., :3].max(axis=2)
+    if header.lossy:
+        drawn: np.ndarray = pixels > np.iinfo(pixels.dtype).max // 2
+        return drawn
+    values = np.unique(pixels)
+    return None if len(values) > 2 else pixels > (values[0] if len(values) == 2 else 0)
+
+
 def content_of_pixels(
     pixels: np.ndarray, *, has_palette: bool = False, is_lossy: bool = False
 ) -> Content:

@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from histoprep.choices import Layout
 from histoprep.errors import UsageError
 from histoprep.image_formats import mask_suffixes
-from histoprep.phrases import plural
-from histoprep.scan.commands import audit_command, combine_command, options_words
-from histoprep.scan.content import Content, content_of
+from histoprep.phrases import first_of, plural
+from histoprep.scan.combining import SeveralMasks, are_variants
+from histoprep.scan.commands import audit_command, options_words
+from histoprep.scan.content import Content, content_of, drawn_area
 from histoprep.scan.joined_names import joined_readings
-from histoprep.scan.layouts import Affixes, FolderNames, Reading, crossed, readings
+from histoprep.scan.layouts import FolderNames, Reading, crossed, readings
 from histoprep.scan.listing import ScanOptions
 from histoprep.scan.name_rules import NameRules, is_data
 from histoprep.scan.trial import gives_pairs
@@ -48,6 +51,8 @@ _MAX_FILE_BYTES = 64 << 20
 _RIVAL = 0.8
 _MOSTLY = 0.6
 _NEARLY_ALL = 0.95
+# Masks of classes touch, and may overlap by the width of an outline.
+_MAX_OVERLAP = 0.1
 T = TypeVar("T")
 _NAMES = ("images", "masks", "image_suffix", "mask_suffix", "image_pattern", "mask_pattern")
 
@@ -83,6 +88,7 @@ def understand(root: Path, options: ScanOptions) -> Understanding:
         reading for reading in readings(look.folders) if _agrees(reading.options(), options)
     ]
     best = _best(look.convincing(possible), look)
+    wider: list[Reading] = []
     if not best or len(best) > 1 or best[0].masks_paired < _NEARLY_ALL:
         # Masks of one folder may belong to images of several, wherever they lie.
         wider = [
@@ -93,8 +99,10 @@ def understand(root: Path, options: ScanOptions) -> Understanding:
         best = _wider(best, _best(look.convincing(wider), look))
     if not best:
         return Understanding(options, has_labels_among_images=look.has_labels())
-    if len(best) > 1:
-        raise _several(root, options, best)
+    family = look.family(best, [*look.convincing(possible), *look.convincing(wider)])
+    are_disjoint = len(family) > 1 and look.are_disjoint(family)
+    if are_disjoint or len(best) > 1:
+        raise _several(look, options, family if are_disjoint else best, are_disjoint=are_disjoint)
     chosen = with_reading(options, best[0])
     if all(getattr(chosen, name) == getattr(options, name) for name in _NAMES):
         return Understanding(options, has_labels_among_images=True)
@@ -195,7 +203,10 @@ def _wider(best: list[Reading], wider: list[Reading]) -> list[Reading]:
     return wider if more * _RIVAL > pairs else best
 
 
-def _several(root: Path, options: ScanOptions, best: Sequence[Reading]) -> UsageError:
+def _several(
+    look: _Look, options: ScanOptions, best: Sequence[Reading], *, are_disjoint: bool
+) -> UsageError:
+    root = look.root
     requested = {
         name: value
         for name, value in asdict(options).items()
@@ -213,40 +224,23 @@ def _several(root: Path, options: ScanOptions, best: Sequence[Reading]) -> Usage
     what = "these {} have {} of {} kinds, and nothing says which of them count".format(
         *sides, len(best)
     )
-    if combining := _combining(root, best):
-        are_numbered, command = combining
-        combined = f"{command}  # one mask of all"
-        details = [combined, *details] if are_numbered else [*details, combined]
-        if are_numbered:
+    if several := look.several_masks(best):
+        combined = f"{several.command(root)}  # one mask of all"
+        if several.are_numbered:
             what = f"these images have {len(best)} numbered masks each, and a tile has one"
+        elif are_disjoint:
+            what = (
+                f"these images have masks of {len(best)} classes each, and a tile has one mask:"
+                f" {first_of(several.names)}"
+            )
+        is_first = several.are_numbered or are_disjoint
+        details = [combined, *details] if is_first else [*details, combined]
     return UsageError(
         what,
         path=root,
         details=details,
         hint="one of these commands; later commands keep the choice",
     )
-
-
-def _combining(root: Path, best: Sequence[Reading]) -> tuple[bool, str] | None:
-    """Return whether masks of an image are numbered, and the command that combines them; None where
-    their names do not differ by an end.
-    """
-    tails = sorted({reading.mask.tail for reading in best})
-    start = tails[0]
-    while start and not (start[-1] in " _-." and all(tail.startswith(start) for tail in tails)):
-        start = start[:-1]
-    rests = [tail.removeprefix(start) for tail in tails]
-    if (
-        len(tails) < len(best)
-        or not all(rests)
-        or any(reading.image != Affixes() for reading in best)
-    ):
-        return None
-    are_numbered = all(rest.isdecimal() for rest in rests)
-    ends = r"\d+" if are_numbered else "|".join(map(re.escape, rests))
-    is_class = not are_numbered or "class" in start.lower()
-    pattern = f"(.*/)?(?P<key>.+){re.escape(start)}(?P<class>{ends})"
-    return are_numbered, combine_command(root, "class" if is_class else "instance", pattern)
 
 
 @dataclass(slots=True)
@@ -355,6 +349,62 @@ class _Look:
         images, masks = sides.get(Content.IMAGE, []), sides.get(Content.CLASSES, [])
         found = [reading for folder in masks for reading in crossed(images, [folder])]
         return found or (crossed(images, masks) if len(masks) > 1 else [])
+
+    def family(self, best: Sequence[Reading], convincing: Iterable[Reading]) -> list[Reading]:
+        """Return the best readings and those whose masks differ from theirs in one part of a path
+        alone, though they may be fewer.
+        """
+        found = list(best)
+        if found and all(are_variants([found[0], other]) for other in found[1:]):
+            taken = {mask for reading in found for _, mask in reading.pairs}
+            for reading in convincing:
+                masks = {mask for _, mask in reading.pairs}
+                if not masks & taken and are_variants([found[0], reading]):
+                    found.append(reading)
+                    taken |= masks
+        return found
+
+    def several_masks(self, best: Sequence[Reading]) -> SeveralMasks | None:
+        """Return how the masks of these readings combine, None where a pattern cannot say it."""
+        if not all(folder.is_complete for folder in self.folders):
+            return None
+        files = (folder.path + name for folder in self.folders for name in folder.names)
+        return SeveralMasks.of(best, list(files))
+
+    def are_disjoint(self, best: Sequence[Reading]) -> bool:
+        """Return whether the masks of an image, one of each reading, hold two values each and do
+        not lie over each other: they are classes of it, not the views of several readers.
+        """
+        masks_of: defaultdict[str, list[str]] = defaultdict(list)
+        for reading in best:
+            for image, mask in reading.pairs:
+                masks_of[image].append(mask)
+        several = [masks for masks in masks_of.values() if len(masks) > 1]
+        seen = [self._overlap(masks) for masks in _spread(several, _FILES_A_SIDE)]
+        shares = [share for share in seen if share is not None]
+        return bool(shares) and None not in seen[:1] and max(shares) <= _MAX_OVERLAP
+
+    def _overlap(self, masks: Sequence[str]) -> float | None:
+        """Return the share of the smaller of two masks that the other one covers, at most; None
+        where they cannot be compared.
+        """
+        areas = [self._area(mask) for mask in masks]
+        drawn = [area for area in areas if area is not None and area.any()]
+        if len(drawn) < 2 or any(area is None for area in areas):
+            return None
+        if len({area.shape for area in drawn}) > 1:
+            return None
+        return max(
+            float((first & second).sum() / min(first.sum(), second.sum()))
+            for first, second in itertools.combinations(drawn, 2)
+        )
+
+    def _area(self, path: str) -> np.ndarray | None:
+        """Return where a mask of two values is drawn, bool [height, width]; None for others."""
+        try:
+            return drawn_area(Path(os.path.join(self.root, path)).read_bytes())
+        except OSError:
+            return None
 
     def convincing(self, possible: Sequence[Reading]) -> list[Reading]:
         """Return the convincing readings among the first."""
