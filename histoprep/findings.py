@@ -35,12 +35,22 @@ class FixSafety(StrEnum):
     NONE = "none"
 
 
+class Mark(StrEnum):
+    """What thumbnails of a finding's masks mark."""
+
+    NONE = ""
+    SPECKS = "specks"
+    HAIRLINES = "hairlines"
+    UNMAPPED = "unmapped"
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One rule of the audit: what it is called, how bad it is and what it means.
 
     `definition`, `cause` and `suggestion` are what `histoprep explain` prints; a
-    finding may carry a more precise cause and suggestion of its own.
+    finding may carry a more precise cause and suggestion of its own. `mark` is what the page marks
+    in the masks of its examples.
     """
 
     code: str
@@ -51,6 +61,7 @@ class Rule:
     cause: str
     suggestion: str
     fix_safety: FixSafety = FixSafety.NONE
+    mark: Mark = Mark.NONE
 
 
 @dataclass(frozen=True, slots=True)

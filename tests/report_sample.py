@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from histoprep.catalogue import all_rules
-from histoprep.findings import finding
+from histoprep.findings import Mark, finding
 from histoprep.report import ClassRow, Report, SplitRow, Status, Summary
 from histoprep.report.thumbnails import make_thumbnail
 
@@ -89,9 +89,9 @@ def make_report() -> Report:
     image = rng.integers(0, 255, (64, 48, 3), dtype=np.uint8)
     labels = rng.integers(0, 3, (64, 48))
     drawn = {
-        HOSTILE[0]: make_thumbnail(image, labels, classes, caption=HOSTILE[1]),
-        HOSTILE[1]: make_thumbnail(None, labels, classes),
-        HOSTILE[2]: make_thumbnail(image, None, classes),
+        (HOSTILE[0], Mark.NONE): make_thumbnail(image, labels, classes, caption=HOSTILE[1]),
+        (HOSTILE[1], Mark.NONE): make_thumbnail(None, labels, classes),
+        (HOSTILE[2], Mark.NONE): make_thumbnail(image, None, classes),
     }
     return Report(
         root="/data/<tiles> & 100%\u202e",

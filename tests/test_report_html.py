@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
+import numpy as np
 import pytest
 from report_sample import HOSTILE, make_report
 
+from histoprep.catalogue import all_rules
+from histoprep.findings import Mark, finding
 from histoprep.report import Report, last_line, render
-from histoprep.report.thumbnails import LegendEntry
+from histoprep.report.thumbnails import LegendEntry, make_thumbnail
 from histoprep.visible import visible
 
 
@@ -83,7 +89,7 @@ def test_html_asks_for_nothing_and_runs_nothing(report: Report) -> None:
     ]
     targets = page.values("src") + page.values("href")
     assert targets
-    assert all(target.startswith(("data:", "#")) for target in targets)
+    assert all(target.startswith(("data:", "#", "./")) for target in targets)
     assert "url(" not in page.style
     assert "@import" not in page.style
 
@@ -140,6 +146,66 @@ def test_html_links_lead_somewhere(report: Report) -> None:
     assert len(ids) == len(set(ids))
     assert {target[1:] for target in page.values("href") if target.startswith("#")} <= set(ids)
     assert set(page.values("aria-labelledby")) <= set(ids)
+
+
+def test_html_links_to_the_files_from_where_the_page_is(report: Report, tmp_path: Path) -> None:
+    names = ["a b/c%20#?.png", "javascript:alert(1)", "no-utf8-\udcff.png"]
+    (tmp_path / "data" / "a b").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "data" / name).touch()
+    found = finding(
+        all_rules()["HP103"], [(name, "") for name in names], denominator=3, unit="files"
+    )
+    for folder in (tmp_path, tmp_path / "data", tmp_path / "elsewhere" / "far"):
+        page = Page(
+            render(
+                replace(
+                    report,
+                    root=str(tmp_path / "data"),
+                    findings=[found],
+                    thumbnails={},
+                    page_folder=str(folder),
+                ),
+                "html",
+            )
+        )
+        links = [link for link in page.values("href") if link[0] not in "#d"]
+        assert len(links) == 3 and all(link.startswith("./") for link in links)
+        folder.mkdir(parents=True, exist_ok=True)
+        assert all((folder / os.fsdecode(unquote_to_bytes(link))).is_file() for link in links)
+
+
+def test_html_shows_equal_rows_once(report: Report) -> None:
+    details = ["x", "x", "y", "x", "x", "x"]
+    found = finding(
+        all_rules()["HP103"],
+        [(f"{number}.png", detail) for number, detail in enumerate(details)],
+        denominator=6,
+        unit="files",
+    )
+    page = Page(render(replace(report, findings=[found], thumbnails={}), "html"))
+    cells = [
+        attributes.get("rowspan", "1")
+        for tag, attributes in page.tags
+        if tag == "td" and attributes.get("class") == "detail"
+    ]
+    assert cells == ["2", "1", "3"]
+    assert [piece for piece in page.text if piece in ("x", "y")] == ["x", "y", "x"]
+
+
+def test_html_shows_an_enlarged_part_where_something_is_marked(report: Report) -> None:
+    labels = np.zeros((64, 64), np.int32)
+    labels[10:12, 40:43] = 1
+    drawn = make_thumbnail(None, labels, report.classes, marks=[(10, 40, 12, 43)])
+    found = finding(all_rules()["HP408"], [("m.png", "1 region")], denominator=1, unit="masks")
+    page = Page(
+        render(
+            replace(report, findings=[found], thumbnails={("m.png", Mark.SPECKS): drawn}), "html"
+        )
+    )
+    alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+    assert alts == ["Mask of m.png", "Enlarged part of the mask of m.png"]
+    assert "32 x 32 pixels at x 25, y 0 enlarged" in page.text
 
 
 def test_html_opens_what_needs_a_decision(report: Report) -> None:

@@ -148,10 +148,10 @@ def test_a_mask_of_another_size_is_drawn_alone(report: Report) -> None:
 
 def test_thumbnails_are_asked_for_worst_findings_first_and_files_only(report: Report) -> None:
     wanted = wanted_thumbnails(report.findings)
-    assert wanted[:THUMBNAILS_PER_FINDING] == list(
+    assert [path for path, _ in wanted][:THUMBNAILS_PER_FINDING] == list(
         report.findings[0].paths[:THUMBNAILS_PER_FINDING]
     )
-    assert "case <i>7</i>" not in wanted
+    assert "case <i>7</i>" not in [path for path, _ in wanted]
     assert len(wanted) == len(set(wanted))
     assert wanted_thumbnails(report.findings, limit=2) == wanted[:2]
 
@@ -165,3 +165,43 @@ def test_a_real_tile_makes_a_small_thumbnail(shared_data: Path, report: Report) 
         thumbnail = make_thumbnail(np.array(image.convert("RGB")), np.array(mask), report.classes)
     assert 1_000 < len(thumbnail.image_data_uri or "") < 60_000
     assert sum(entry.share for entry in thumbnail.legend) == pytest.approx(1)
+
+
+YELLOW, BLACK = (255, 230, 0), (0, 0, 0)
+
+
+def drawn_pixels(uri: str | None) -> np.ndarray:
+    assert uri is not None
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
+        return np.array(image.convert("RGB"))
+
+
+def test_marks_have_a_frame_and_an_enlarged_part(report: Report) -> None:
+    labels = np.zeros((480, 480), np.int32)
+    labels[100:104, 200:206] = 1
+    thumbnail = make_thumbnail(None, labels, report.classes, marks=[(100, 200, 104, 206)])
+    mask = drawn_pixels(thumbnail.overlay_data_uri)
+    yellow = np.argwhere((mask == YELLOW).all(axis=2))
+    # At half the size the region is [50:52, 100:103]; the frame keeps 4 px off, and is 2 px wide.
+    assert yellow.min(axis=0).tolist() == [45, 95] and yellow.max(axis=0).tolist() == [56, 107]
+    assert (mask[44, 94:109] == BLACK).all() and (mask[57, 94:109] == BLACK).all()
+    crop = drawn_pixels(thumbnail.crop_data_uri)
+    # 32 px at 7 times their size, with the region in the middle.
+    assert crop.shape == (224, 224, 3)
+    inside = crop[14 * 7 : 18 * 7, 13 * 7 : 19 * 7]
+    assert len(np.unique(inside[7:-7, 7:-7].reshape(-1, 3), axis=0)) == 1
+    assert (inside[7, 7] != crop[5, 5]).any()
+
+
+@given(st.integers(1, 50), st.integers(1, 50), st.data())
+def test_the_enlarged_part_holds_the_mark_and_stays_inside(
+    height: int, width: int, data: st.DataObject
+) -> None:
+    top = data.draw(st.integers(0, height - 1))
+    left = data.draw(st.integers(0, width - 1))
+    bottom = data.draw(st.integers(top + 1, height))
+    right = data.draw(st.integers(left + 1, width))
+    box = thumbnails.around((top, left, bottom, right), (height, width))
+    assert 0 <= box[0] <= top and bottom <= box[2] <= height
+    assert 0 <= box[1] <= left and right <= box[3] <= width
+    assert box[2] - box[0] == min(height, max(32, 2 * max(bottom - top, right - left)))

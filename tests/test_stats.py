@@ -44,6 +44,7 @@ from histoprep.stats import (
     summarise,
     write_stats,
 )
+from histoprep.stats.plot import draw_shares
 
 # Labels 0-6; 5 becomes unknown, 6 is not in the map; class 2 is thin by nature, class 3 must be
 # thick.
@@ -640,6 +641,20 @@ def test_csv_quotes_what_could_be_a_formula(workspace):
         row["by"] != "all" or row["pixels"] == "0" for row in read
     ]
     assert "nan" not in csv_text(stats).lower()
+
+
+def test_the_panels_of_the_plot_have_one_scale(workspace: Workspace) -> None:
+    publish(workspace, published_rows())
+    label_map = load_label_map(find_label_map("label_map_5"))
+    stats = compute_stats(workspace, label_map)
+    panels = draw_shares(stats).axes
+    assert len(panels) == 2 and panels[0].get_xlim() == panels[1].get_xlim()
+    longest = [max(bar.get_width() for bar in panel.containers[0]) for panel in panels]
+    assert stats.mapped is not None
+    for rows, panel in ((stats.mapped.classes, panels[0]), (stats.raw.classes, panels[1])):
+        shares = sorted(rows["pixel_percent"][rows["pixels"] > 0].clip(upper=max(longest)))
+        drawn = sorted(bar.get_width() for bar in panel.containers[0])
+        assert drawn[-len(shares) :] == pytest.approx(shares)
 
 
 def test_the_plot_is_a_image_of_every_label(workspace: Workspace, tmp_path: Path):

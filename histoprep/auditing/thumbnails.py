@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,13 +13,16 @@ from histoprep import imageio
 from histoprep.checks import Evidence
 from histoprep.errors import BrokenFileError
 from histoprep.execution import Engine, Marker, run_tasks
-from histoprep.findings import Finding
+from histoprep.findings import Finding, Mark
 from histoprep.labels import IGNORED, IGNORED_ID, UNMAPPED, LabelMap, TargetClass
 from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.report import wanted_thumbnails
 from histoprep.report.thumbnails import Thumbnail, make_thumbnail, unlisted
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.listing import absolute_path
+
+if TYPE_CHECKING:
+    from histoprep.auditing.marks import Box
 
 _TIME_LIMIT_S = 60.0
 _IGNORED = TargetClass(IGNORED_ID, "ignored", "#ffffff")
@@ -28,27 +32,31 @@ _MAX_PIXELS = 64_000_000
 
 @dataclass(frozen=True, slots=True)
 class ThumbnailTask:
-    """Draws some tiles: (path the finding names, image path, mask path)."""
+    """Draws some tiles: (path the finding names, what is marked, image path, mask path)."""
 
     root: str
-    tiles: tuple[tuple[str, str | None, str | None], ...]
+    tiles: tuple[tuple[str, Mark, str | None, str | None], ...]
     label_map: LabelMap
     is_identity: bool
     marker: Path
     left_out: tuple[int, ...] = ()
     reading: Reading = UNDECIDED
+    min_area_px: int = 0
 
-    def run(self) -> dict[str, Thumbnail]:
-        """Return the thumbnails that could be drawn, by path."""
+    def run(self) -> dict[tuple[str, Mark], Thumbnail]:
+        """Return the thumbnails that could be drawn, by path and mark."""
         marker = Marker(self.marker, _TIME_LIMIT_S)
-        drawn = {}
+        drawn: dict[tuple[str, Mark], Thumbnail] = {}
         classes = (*self.label_map.classes, *((_IGNORED,) if self.label_map.ignore else ()))
-        for index, (path, image_path, mask_path) in enumerate(self.tiles):
+        for index, (path, mark, image_path, mask_path) in enumerate(self.tiles):
             marker.at(index)
             if index not in self.left_out:
                 image, labels = self._image(image_path), self._labels(mask_path)
                 if image is not None or labels is not None:
-                    drawn[path] = make_thumbnail(image, labels, classes)
+                    shown = None if labels is None else self._shown(labels)
+                    drawn[path, mark] = make_thumbnail(
+                        image, shown, classes, marks=self._marks(labels, mark)
+                    )
         marker.close()
         return drawn
 
@@ -85,8 +93,23 @@ class ThumbnailTask:
             labels = imageio.decode_mask(*found, self.reading) if found else None
         except BrokenFileError:
             return None
-        if labels is None or labels.ndim != 2 or labels.dtype.kind != "u":
-            return None
+        return (
+            labels if labels is not None and labels.ndim == 2 and labels.dtype.kind == "u" else None
+        )
+
+    def _marks(self, labels: np.ndarray | None, mark: Mark) -> list[Box]:
+        if labels is None or mark is Mark.NONE:
+            return []
+        from histoprep.auditing.marks import find_marks
+
+        label_map = None if self.is_identity else self.label_map
+        try:
+            return find_marks(labels, mark, self.min_area_px, label_map)
+        except BrokenFileError:
+            return []
+
+    def _shown(self, labels: np.ndarray) -> np.ndarray:
+        """Return classes to draw; labels that the map does not list as negative numbers."""
         # Thumbnails are drawn of 31 bits: labels that differ above them share a colour.
         values = (labels.astype(np.int64) & np.iinfo(np.int32).max).astype(np.int32)
         if self.is_identity:
@@ -98,16 +121,23 @@ class ThumbnailTask:
 
 def make_thumbnails(
     workspace: Workspace, evidence: Evidence, found: Iterable[Finding], engine: Engine
-) -> dict[str, Thumbnail]:
+) -> dict[tuple[str, Mark], Thumbnail]:
     """Return thumbnails for the paths that the report shows, as far as they can be decoded."""
-    wanted = set(wanted_thumbnails(found))
+    wanted = wanted_thumbnails(found)
     overview = evidence.overview
-    chosen = overview[overview.image_path.isin(wanted) | overview.mask_path.isin(wanted)]
-    tiles: list[tuple[str, str | None, str | None]] = []
+    paths = {path for path, _ in wanted}
+    chosen = overview[overview.image_path.isin(paths) | overview.mask_path.isin(paths)]
+    marks: dict[str, list[Mark]] = {}
+    for path, mark in wanted:
+        marks.setdefault(path, []).append(mark)
+    tiles: list[tuple[str, Mark, str | None, str | None]] = []
     for image_path, mask_path in zip(chosen.image_path, chosen.mask_path, strict=True):
         image, mask = (path if isinstance(path, str) else None for path in (image_path, mask_path))
         tiles += [
-            (path, image, mask) for path in (image, mask) if path is not None and path in wanted
+            (path, mark, image, mask)
+            for path in (image, mask)
+            if path is not None
+            for mark in marks.get(path, ())
         ]
     if not tiles:
         return {}
@@ -119,5 +149,6 @@ def make_thumbnails(
         evidence.label_map is None,
         workspace.parts / "thumbnails.at",
         reading=evidence.readings.reading,
+        min_area_px=evidence.options.min_area_px,
     )
     return next(run_tasks([task], Engine(1, engine.scheduler)))

@@ -14,7 +14,7 @@ from histoprep import rule_ids
 from histoprep.checks import MAX_LISTED, Chunk, Evidence
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
-from histoprep.findings import Finding, Rule, Scope, finding
+from histoprep.findings import Finding, Mark, Rule, Scope, finding
 from histoprep.labels.format import name_key
 from histoprep.labels.model import UNMAPPED
 from histoprep.labels.values import Ranges
@@ -35,6 +35,7 @@ UNMAPPED_LABEL = Rule(
     definition="A mask contains a value that the label map does not list.",
     cause="The map belongs to another version of the annotation, or the value is an artefact.",
     suggestion="Add the value to the map, or remap with --on-unmapped unknown.",
+    mark=Mark.UNMAPPED,
 )
 UNUSED_LABEL = Rule(
     "HP502",

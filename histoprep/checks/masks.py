@@ -15,7 +15,7 @@ from histoprep.checks import Chunk, Evidence, flag, true
 from histoprep.checks.lossy import INTERPOLATED_MASK, LOSSY_MASK
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
-from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
+from histoprep.findings import Finding, FixSafety, Mark, Rule, Scope, finding
 from histoprep.labels.wrapped import ADVICE as WRAPPED_ADVICE
 from histoprep.labels.wrapped import wrapped_cause, wrapped_modulus
 from histoprep.mask_reading import MaskEncoding
@@ -82,6 +82,7 @@ SPECK_LABELS = Rule(
         "Stray clicks in the annotation tool, or artefacts of lossy compression or interpolation."
     ),
     suggestion="Check the examples; remove specks before training.",
+    mark=Mark.SPECKS,
 )
 HAIRLINE_LABELS = Rule(
     "HP409",
@@ -94,6 +95,7 @@ HAIRLINE_LABELS = Rule(
         " line."
     ),
     suggestion="Check the examples; class lists use core presence, which such labels do not have.",
+    mark=Mark.HAIRLINES,
 )
 SCALED_LABELS = Rule(
     "HP410",

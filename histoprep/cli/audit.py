@@ -300,7 +300,7 @@ def audit(
         (
             result.text
             if result.report is None or format_ is ReportFormat.TEXT
-            else _rendered(result.report, format_)
+            else _rendered(result.report, format_, output)
         ),
         format_,
         output,
@@ -364,9 +364,9 @@ def _note_maps(root: Path, *, chosen: bool) -> None:
         )
 
 
-def _rendered(report: object, name: str) -> str:
-
-    assert isinstance(report, Report)
+def _rendered(report: Report, name: str, output: Path | None) -> str:
+    if output is not None:
+        report = replace(report, page_folder=str(output.absolute().parent))
     return render(report, name)
 
 

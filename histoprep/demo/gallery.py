@@ -16,6 +16,7 @@ from histoprep import imageio, tables
 from histoprep.auditing.thumbnails import ThumbnailTask
 from histoprep.errors import BrokenFileError, HistoprepError
 from histoprep.execution import Engine, run_tasks
+from histoprep.findings import Mark
 from histoprep.labels import LabelMap
 from histoprep.report.thumbnails import Thumbnail, make_thumbnail
 from histoprep.schemas.tiles import open_tiles_table
@@ -68,15 +69,16 @@ def finding_thumbnails(
         path: (row["image_path"], row["mask_path"]) for row in rows for path in row.values() if path
     }
     wanted = [finding["examples"][0]["path"] for finding in findings if finding["examples"]]
-    chosen = tuple((path, *by_path[path]) for path in dict.fromkeys(wanted) if path in by_path)[
-        :_NUM_FINDINGS
-    ]
+    chosen = tuple(
+        (path, Mark.NONE, *by_path[path]) for path in dict.fromkeys(wanted) if path in by_path
+    )[:_NUM_FINDINGS]
     if not chosen:
         return {}
     task = ThumbnailTask(
         str(root.resolve()), chosen, label_map, False, tiles.parent / "parts" / "demo-thumbnails.at"
     )
-    return next(run_tasks([task], Engine(1)))
+    drawn = next(run_tasks([task], Engine(1)))
+    return {path: thumbnail for (path, _), thumbnail in drawn.items()}
 
 
 def generated_tiles(source: TileSource, folder: Path, most: int) -> list[Generated]:

@@ -16,7 +16,7 @@ from typing import Protocol, cast
 from histoprep import rule_ids
 from histoprep.choices import ReportFormat, Severity
 from histoprep.errors import UsageError
-from histoprep.findings import Finding, Rule, Scope
+from histoprep.findings import Finding, Mark, Rule, Scope
 from histoprep.phrases import plural
 from histoprep.report.thumbnails import Thumbnail
 from histoprep.report.wording import number, percent
@@ -101,9 +101,11 @@ class Report:
     `findings` are already selected, graded and sorted; `known` ones were
     accepted in a baseline. `created` is ISO 8601. `rules` are those that were
     applied, in any order. `thumbnails` belong to
-    paths of the findings. `report_path` names the HTML file in the last line;
-    "" when none was written. `unread` counts files of formats that are not read, by extension.
+    paths of the findings and what is marked for them. `report_path` names the HTML file in the
+    last line; "" when none was written. `unread` counts files of formats that are not read, by
+    extension.
     `cross_table` holds image-level labels against mask labels, None where there is none to show.
+    `page_folder` is where the page will be, "" for the workspace: it links to files from there.
     """
 
     root: str
@@ -116,12 +118,13 @@ class Report:
     options: Mapping[str, object] = field(default_factory=dict)
     classes: Sequence[ClassRow] = ()
     splits: Sequence[SplitRow] = ()
-    thumbnails: Mapping[str, Thumbnail] = field(default_factory=dict)
+    thumbnails: Mapping[tuple[str, Mark], Thumbnail] = field(default_factory=dict)
     rules: Sequence[Rule] = ()
     fail_on: Severity = Severity.ERROR
     report_path: str = "report.html"
     unread: Mapping[str, int] = field(default_factory=dict)
     cross_table: CrossRows | None = None
+    page_folder: str = ""
 
 
 class Format(Protocol):
@@ -201,12 +204,12 @@ def names_files(finding: Finding) -> bool:
     return finding.rule.scope is Scope.TILE
 
 
-def wanted_thumbnails(findings: Iterable[Finding], limit: int = 60) -> list[str]:
-    """Return the paths worth a thumbnail, each once, at most `limit`: the first few of each
-    finding, worst finding first.
+def wanted_thumbnails(findings: Iterable[Finding], limit: int = 60) -> list[tuple[str, Mark]]:
+    """Return the paths worth a thumbnail with what is to be marked, each once, at most `limit`: the
+    first few of each finding, worst finding first.
     """
     paths = (
-        path
+        (path, finding.rule.mark)
         for finding in findings
         if names_files(finding)
         for path in finding.paths[:THUMBNAILS_PER_FINDING]

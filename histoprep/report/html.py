@@ -6,13 +6,16 @@ Content-Security-Policy allows one style sheet, by its digest, and data thumbnai
 
 from __future__ import annotations
 
+import os
 import re
 from base64 import b64encode
 from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
+from itertools import groupby
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -28,6 +31,7 @@ from histoprep.report import (
     examples,
     last_line,
     leaks_unknown,
+    names_files,
     verdict_counts,
 )
 from histoprep.report.thumbnails import LegendEntry, Thumbnail
@@ -159,12 +163,19 @@ def _figures(report: Report) -> list[dict[str, str]]:
 
 
 def _card(report: Report, finding: Finding, index: int) -> dict[str, Any]:
-    shown = [
-        {"path": path, "detail": detail, "thumbnail": report.thumbnails.get(path)}
+    shown: list[dict[str, Any]] = [
+        {
+            "path": path,
+            "detail": detail,
+            "thumbnail": report.thumbnails.get((path, finding.rule.mark)),
+            "link": _link(report, path) if names_files(finding) else "",
+        }
         for path, detail in examples(finding)
     ]
     drawn = [row for row in shown if row["thumbnail"]][:THUMBNAILS_PER_FINDING]
     listed = [row for row in shown if row not in drawn]
+    for row, num_rows in zip(listed, _equal_rows([row["detail"] for row in listed]), strict=True):
+        row["rows"] = num_rows
     legend = _legend([row["thumbnail"] for row in drawn if isinstance(row["thumbnail"], Thumbnail)])
     command = _COMMAND.search(finding.suggestion)
     return {
@@ -184,6 +195,30 @@ def _card(report: Report, finding: Finding, index: int) -> dict[str, Any]:
         "legend": legend[:_MAX_LEGEND],
         "legend_more": len(legend[_MAX_LEGEND:]),
     }
+
+
+def _link(report: Report, path: str) -> str:
+    """Return the address of a file of the data set, relative to the page; "" for what is no name of
+    a file.
+    """
+    file = os.path.join(report.root, path)
+    try:
+        place = os.fsencode(os.path.relpath(file, report.page_folder or report.workspace))
+    except ValueError:
+        return ""
+    # Never a scheme, whatever the file is called.
+    return f"./{quote(place)}"
+
+
+def _equal_rows(details: Sequence[str]) -> list[int]:
+    """Return how many rows, from each on, have the same text; 0 for those that an earlier one
+    counts.
+    """
+    runs: list[int] = []
+    for _, run in groupby(details):
+        length = len(list(run))
+        runs += [length, *[0] * (length - 1)]
+    return runs
 
 
 def _legend(thumbnails: Sequence[Thumbnail]) -> list[LegendEntry]:

@@ -17,6 +17,11 @@ THUMBNAIL_PX = 240
 UNLISTED_COLOUR = "#ff00ff"  # nothing in stained tissue looks like it
 FALLBACK_COLOUR = "#8a8f98"
 _TINT = 0.42
+# The least side of the part that is shown enlarged, and how far frames keep from what they show.
+_CROP_PX = 32
+_FRAME_PX = 4
+# Nothing in stained tissue is so yellow.
+_DARK, _BRIGHT = (0, 0, 0), (255, 230, 0)
 _HEX_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
@@ -47,16 +52,18 @@ class LegendEntry:
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """Two thumbnails of one tile as data URIs, None where there is nothing to show.
+    """Thumbnails of one tile as data URIs, None where there is nothing to show.
 
     `overlay_data_uri` is the mask over the image, or the mask alone when there is
-    no image of its size. `legend` lists the classes in it, largest first.
+    no image of its size; `crop_data_uri` is an enlarged part of it around the first mark. `legend`
+    lists the classes in it, largest first.
     """
 
     image_data_uri: str | None
     overlay_data_uri: str | None = None
     caption: str = ""
     legend: tuple[LegendEntry, ...] = ()
+    crop_data_uri: str | None = None
 
 
 def make_thumbnail(
@@ -65,13 +72,15 @@ def make_thumbnail(
     classes: Sequence[Coloured],
     caption: str = "",
     longest_px: int = THUMBNAIL_PX,
+    marks: Sequence[tuple[int, int, int, int]] = (),
 ) -> Thumbnail:
     """Return the thumbnail of a tile.
 
     `image` is uint8 [height, width, 3], `labels` integer [height, width] with ids of
     `classes`; ids that no class has, and labels that the label map does not list
     (see `unlisted`), are drawn in magenta. Either may be None. A mask that differs
-    in size from its image is drawn alone.
+    in size from its image is drawn alone. `marks` are boxes of the mask (top, left, bottom, right),
+    ends excluded: each gets a frame, and what the first holds is shown enlarged.
     """
     from histoprep import imageio
 
@@ -83,13 +92,73 @@ def make_thumbnail(
     fits = image is not None and image.shape[:2] == labels.shape
     few = shrink_labels(labels, longest_px)
     drawn = overlay(small if fits else None, few, palette)
+    for mark in marks:
+        _frame(
+            drawn,
+            [edge * few.shape[axis % 2] / labels.shape[axis % 2] for axis, edge in enumerate(mark)],
+        )
     # Flat colours are smaller and exact as PNG; tissue under colour is neither.
     encoded = (
         _data_uri("jpeg", imageio.encode_rgb_jpeg(drawn, 85, "4:4:4"))
         if fits
         else _data_uri("png", imageio.encode_rgb_png(drawn))
     )
-    return Thumbnail(plain, encoded, caption, _legend(labels, classes))
+    if not marks:
+        return Thumbnail(plain, encoded, caption, _legend(labels, classes))
+    top, left, bottom, right = around(marks[0], labels.shape)
+    part = np.s_[top:bottom, left:right]
+    enlarged = overlay(
+        _enlarge(image[part], longest_px) if fits and image is not None else None,
+        _enlarge(labels[part], longest_px),
+        palette,
+    )
+    times = enlarged.shape[0] / (bottom - top)
+    inside = [edge - start for edge, start in zip(marks[0], 2 * (top, left), strict=True)]
+    _frame(enlarged, [edge * times for edge in inside], 0)
+    crop = _data_uri("png", imageio.encode_rgb_png(enlarged))
+    place = f"{right - left} x {bottom - top} pixels at x {left}, y {top} enlarged"
+    return Thumbnail(
+        plain, encoded, f"{caption}; {place}" if caption else place, _legend(labels, classes), crop
+    )
+
+
+def around(mark: tuple[int, int, int, int], shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Return the box of the part that shows a mark enlarged: a square about the mark with some
+    surroundings, moved inside of the mask of `shape` and cut where that is smaller.
+    """
+    top, left, bottom, right = mark
+    side = max(_CROP_PX, 2 * max(bottom - top, right - left))
+    edges = []
+    for low, high, full in ((top, bottom, shape[0]), (left, right, shape[1])):
+        length = min(side, full)
+        start = min(max((low + high - length) // 2, 0), full - length)
+        edges.append((start, start + length))
+    (top, bottom), (left, right) = edges
+    return top, left, bottom, right
+
+
+def _enlarge(pixels: np.ndarray, longest_px: int) -> np.ndarray:
+    """Return each pixel as a square of as many as fit, at least one."""
+    times = max(1, longest_px // max(pixels.shape[:2]))
+    return pixels.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def _frame(drawn: np.ndarray, mark: Sequence[float], reach_px: int = _FRAME_PX) -> None:
+    """Draw a frame, dark outside and bright inside, around a place of uint8 [h, w, 3].
+
+    It keeps `reach_px` from what it shows, and inside of the thumbnail.
+    """
+    height, width = drawn.shape[:2]
+    top, left, bottom, right = mark
+    for reach, colour in ((reach_px + 2, _DARK), (reach_px + 1, _BRIGHT), (reach_px, _BRIGHT)):
+        first_row, last_row = (
+            min(max(round(edge), 0), height - 1) for edge in (top - reach, bottom + reach - 1)
+        )
+        first_column, last_column = (
+            min(max(round(edge), 0), width - 1) for edge in (left - reach, right + reach - 1)
+        )
+        drawn[[first_row, last_row], first_column : last_column + 1] = colour
+        drawn[first_row : last_row + 1, [first_column, last_column]] = colour
 
 
 def unlisted(labels: np.ndarray) -> np.ndarray:

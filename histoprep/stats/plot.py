@@ -11,6 +11,7 @@ from histoprep.names import to_text
 from histoprep.stats import Stats
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from pandas import DataFrame
 
 _ROW_IN = 0.19
@@ -41,32 +42,38 @@ def plot_shares(stats: Stats) -> bytes:
     Labels stand in the order of their classes and wear their colours. A bar that would dwarf all
     others is cut, with a mark; the figure at its end is always the true share.
     """
+    with plain_text(_STYLE):
+        stream = io.BytesIO()
+        # No software or date in the file: the same stats give the same bytes.
+        draw_shares(stats).savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()
+
+
+def draw_shares(stats: Stats) -> Figure:
+    """Return the figure of `plot_shares`; its panels have one scale, so that bars can be
+    compared.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     raw = _raw_rows(stats)
     mapped = stats.mapped.classes if stats.mapped is not None else None
-    heights = [max(len(raw), 1)] if mapped is None else [max(len(mapped), 1), max(len(raw), 1)]
-    with plain_text(_STYLE):
-        figure = Figure(
-            figsize=(9.2, 0.75 * len(heights) + 0.55 + _ROW_IN * 1.25 * sum(heights)),
-            dpi=200,
-            layout="constrained",
-        )
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-        if mapped is not None and stats.label_map is not None:
-            _bars(axes[0], mapped, f"Classes of {stats.label_map.name}")
-        _bars(
-            axes[-1],
-            raw,
-            "Source labels" if mapped is None else "Source labels, in the colours of their classes",
-        )
-        figure.suptitle(_title(stats), x=0.01, ha="left", fontsize=10, fontweight="bold")
-        stream = io.BytesIO()
-        # No software or date in the file: the same stats give the same bytes.
-        figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
+    panels = [raw] if mapped is None else [mapped, raw]
+    heights = [max(len(rows), 1) for rows in panels]
+    limit = max(_limit(rows["pixel_percent"].to_list()) for rows in panels)
+    figure = Figure(
+        figsize=(9.2, 0.75 * len(heights) + 0.55 + _ROW_IN * 1.25 * sum(heights)),
+        dpi=200,
+        layout="constrained",
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    if mapped is not None and stats.label_map is not None:
+        _bars(axes[0], mapped, f"Classes of {stats.label_map.name}", limit)
+    title = "Source labels" if mapped is None else "Source labels, in the colours of their classes"
+    _bars(axes[-1], raw, title, limit)
+    figure.suptitle(_title(stats), x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return figure
 
 
 def _title(stats: Stats) -> str:
@@ -102,9 +109,10 @@ def _raw_rows(stats: Stats) -> DataFrame:
     )
 
 
-def _bars(axes: Any, rows: DataFrame, title: str) -> None:
+def _bars(axes: Any, rows: DataFrame, title: str, limit: float) -> None:
+    """Draw a bar a row; those longer than `limit` per cent are cut."""
     shares = rows["pixel_percent"].to_numpy()
-    limit, cut = _limit(shares)
+    cut = bool((shares > limit).any())
     places = range(len(rows))
     axes.barh(
         places,
@@ -144,12 +152,12 @@ def _bars(axes: Any, rows: DataFrame, title: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _limit(shares: Any) -> tuple[float, bool]:
-    """Return the length at which bars are cut, and whether one is."""
+def _limit(shares: list[float]) -> float:
+    """Return the length at which bars are to be cut; the longest where none is."""
     longest, second = [*sorted(shares, reverse=True), 0.0, 0.0][:2]
     if second > 0 and longest > _DOMINANT * second:
-        return 1.5 * second, True
-    return longest, False
+        return 1.5 * second
+    return longest
 
 
 def _cut_mark(axes: Any, place: int, where: float) -> None:
