@@ -26,6 +26,7 @@ class RuleId(NamedTuple):
 
 
 LABEL_LIKE_IMAGE = RuleId("HP109", "label-like-image")
+SHIFTED_NUMBERS = RuleId("HP111", "shifted-numbers")
 ORPHAN_MASK = RuleId("HP101", "orphan-mask")
 
 UNREADABLE_FILE = RuleId("HP201", "unreadable-file")

@@ -20,7 +20,7 @@ RULES = all_rules()
 
 TRIGGERS = (
     *("HP101", "HP102", "HP103", "HP104", "HP105"),
-    *("HP106", "HP107", "HP108", "HP109", "HP110"),
+    *("HP106", "HP107", "HP108", "HP109", "HP110", "HP111"),
 )
 
 
@@ -362,3 +362,17 @@ def test_masks_of_another_naming_scheme(tmp_path: Path) -> None:
     assert "another scheme" in finding.cause
     assert "field0 / x" in finding.cause
     assert "--pairs" in finding.suggestion
+
+
+def test_masks_of_shifted_numbers_are_named_with_both_images(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    for number in range(4):
+        data.image(f"images/{number}.jpg")
+        data.mask(f"masks/{number + 1}.png")
+    assert by_code(data.audit().findings)["HP111 in masks"] == {
+        f"masks/{number + 1}.png": (
+            f"paired with {f'images/{number + 1}.jpg' if number < 3 else 'no image'}, seems to"
+            f" belong to images/{number}.jpg"
+        )
+        for number in range(4)
+    }

@@ -301,6 +301,7 @@ def _audit(run: Run, prepared: _Prepared, inputs: str, phases: Phases) -> AuditR
     from histoprep.auditing.baseline import apply_baseline
     from histoprep.auditing.evidence import gather, run_rules
     from histoprep.auditing.outcome import build_report, exit_code_of
+    from histoprep.auditing.pairs import suggest_pairs
     from histoprep.checks.listing import strictly
     from histoprep.report import render
 
@@ -315,6 +316,9 @@ def _audit(run: Run, prepared: _Prepared, inputs: str, phases: Phases) -> AuditR
     report = build_report(run, evidence, found)
     _write_findings(workspace, found, report.rules)
     checksums.publish_file(workspace.folder, workspace.report.name, render(report, "html"))
+    if evidence.shifts:
+        table = suggest_pairs(evidence.overview, evidence.shifts)
+        checksums.publish_file(workspace.folder, workspace.suggested_pairs.name, table)
     text, exit_code = render(report, "text"), exit_code_of(report, options.fail_on)
     # Last: its presence says that everything else is there.
     as_json = json.loads(render(report, "json"))

@@ -26,6 +26,7 @@ from histoprep.labels.ignored import IgnoredValue, LabelAmounts, find_ignored_va
 from histoprep.mask_reading import Reading
 from histoprep.names import to_text
 from histoprep.scan.companions import MAX_IMAGES, ImageFacts, find_companions
+from histoprep.scan.numbering import find_shifts
 from histoprep.schemas.repaired import (
     CONTENT_COLUMNS,
     IS_REPAIRED,
@@ -103,8 +104,21 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
         instances=_instances(TileRows(opened, repaired, CONTENT_COLUMNS)),
         image_labels=counts.image_labels,
         companions=tuple(find_companions(_image_facts(overview))),
+        shifts=tuple(find_shifts(_sides(overview))),
+        suggested_pairs=workspace.suggested_pairs,
         scan=earlier_options(workspace).scan,
     )
+
+
+def _sides(overview: pd.DataFrame) -> list[tuple[str | None, str | None]]:
+    """Return image and mask of each tile; none at all where no image or no mask is alone."""
+    has_image, has_mask = overview.image_path.notna(), overview.mask_path.notna()
+    if (has_image | ~has_mask).all() or (has_mask | ~has_image).all():
+        return []
+    chosen = overview[~checks.true(overview.unlabelled)]
+    columns = [chosen[name] for name in ("image_path", "mask_path")]
+    images, masks = (column.astype(object).where(column.notna(), None) for column in columns)
+    return list(zip(images, masks, strict=True))
 
 
 def _image_facts(overview: pd.DataFrame) -> list[ImageFacts]:

@@ -23,6 +23,7 @@ from histoprep.labels import IGNORED, LabelMap, MapProblem
 from histoprep.labels.ignored import IgnoredValue
 from histoprep.scan import ScanOptions
 from histoprep.scan.companions import Companions
+from histoprep.scan.numbering import Shift
 from histoprep.stats.image_labels import CrossTable
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ class Evidence:
     that seems to mark pixels without a label, and that the label map does not list; `instances` are
     labels that number objects instead of naming classes. `image_labels` holds image-level labels
     against the labels of masks. `companions` are files among the images that belong to others.
-    `scan` are the options of the scan that a later command begins with.
+    `shifts` are folders whose masks are numbered otherwise than their images, and
+    `suggested_pairs` is the table of the pairs that they seem to mean. `scan` are the options of
+    the scan that a later command begins with.
     """
 
     root: Path
@@ -120,6 +123,8 @@ class Evidence:
     instances: InstanceIds | None = None
     image_labels: CrossTable = field(default_factory=CrossTable)
     companions: tuple[Companions, ...] = ()
+    shifts: tuple[Shift, ...] = ()
+    suggested_pairs: Path = Path()
     scan: ScanOptions = field(default_factory=ScanOptions)
 
     @property

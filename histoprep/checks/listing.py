@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -23,7 +24,7 @@ from histoprep.scan.advice import (
     further_masks,
     suggest_pairing,
 )
-from histoprep.scan.commands import import_commands
+from histoprep.scan.commands import import_commands, pairs_command
 from histoprep.scan.content import Content
 from histoprep.scan.formats import extension_of
 
@@ -151,6 +152,21 @@ SECOND_MASK = Rule(
     ),
 )
 
+SHIFTED_NUMBERS = Rule(
+    *rule_ids.SHIFTED_NUMBERS,
+    Severity.ERROR,
+    Scope.TILE,
+    definition=(
+        "Masks are numbered from another number on than the images of their folder, as mask_1 to"
+        " mask_100 beside img_0 to img_99: equal numbers pair each mask with a wrong image."
+    ),
+    cause="One program counts from 0, the other from 1.",
+    suggestion=(
+        "Pair them with the table that the audit writes (--pairs). If equal numbers do belong"
+        " together, histoprep manifest --force."
+    ),
+)
+
 _RULES_OF_ISSUES = {
     IssueKind.DUPLICATE_KEY: DUPLICATE_KEY,
     IssueKind.AMBIGUOUS: AMBIGUOUS_PAIR,
@@ -221,6 +237,8 @@ def unpaired(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield orphan masks and images without a mask; images below an --unlabelled root need none."""
     tiles, amounts = chunk.tiles, evidence.amounts
     suggestion = "" if amounts.images else _NO_IMAGES
+    if evidence.shifts:
+        suggestion = f"See {SHIFTED_NUMBERS.code}: the numbers of masks and images are shifted."
     # Where no mask has an image, `nothing_paired` says why.
     orphan = tiles.image_path.isna() & (amounts.pairs > 0 or not amounts.images)
     yield from flag(
@@ -272,6 +290,31 @@ def nothing_paired(evidence: Evidence) -> Iterator[Finding]:
         cause=cause,
         suggestion=suggestion,
     )
+
+
+@table_rule(SHIFTED_NUMBERS)
+def numbers_shifted(evidence: Evidence) -> Iterator[Finding]:
+    """Yield the masks of folders where numbers are shifted, each with the images that it is paired
+    with and seems to belong to.
+    """
+    for shift in evidence.shifts:
+        items = [
+            (mask, f"paired with {image or 'no image'}, seems to belong to {partner}")
+            for mask, image, partner in shift.masks
+        ]
+        root = evidence.root
+        yield finding(
+            SHIFTED_NUMBERS,
+            items,
+            denominator=evidence.amounts.masks,
+            unit="masks",
+            where=items[0][0].rpartition("/")[0],
+            suggestion=(
+                f"Look at some of them. {pairs_command(root, evidence.suggested_pairs)} pairs them"
+                " by their order; if equal numbers do belong together, histoprep manifest"
+                f" {shlex.quote(str(root))} --force."
+            ),
+        )
 
 
 @table_rule(LABEL_LIKE_IMAGE)

@@ -35,6 +35,7 @@ from histoprep.remap.evidence import remapped_error
 from histoprep.remap.fit import misfit, misfit_error
 from histoprep.scan.advice import further_masks
 from histoprep.scan.companions import MAX_IMAGES, ImageFacts, find_companions
+from histoprep.scan.numbering import find_shifts
 from histoprep.schemas.manifest import (
     EXCLUDED_KIND,
     EXCLUDED_SCHEMA,
@@ -157,8 +158,8 @@ def build_manifest(
 
     Raises:
         UsageError: The options cannot be met, the labels of some masks are undecided (HP413,
-            HP414), masks lie among the images (HP109), masks were remapped before (HP508), a given
-            split leaks, or no tile can be included.
+            HP414), masks lie among the images (HP109), are numbered otherwise (HP111) or were
+            remapped before (HP508), a given split leaks, or no tile can be included.
         IntegrityError: A table is damaged, or repaired masks are gone.
     """
     options.validate()
@@ -176,6 +177,7 @@ def build_manifest(
         _refuse_companions(rows, workspace)
         _refuse_labels_among_images(rows, Path(header["root"]))
         _refuse_masks_without_images(rows, Path(header["root"]))
+        _refuse_shifted_numbers(rows, workspace)
     root, group_by = Path(header["root"]), scanned.get("group_by")
     plan = _plan(rows, source, label_map, options, root, group_by, phases)
     described = {
@@ -310,6 +312,29 @@ def _refuse_masks_without_images(source: ChosenRows, root: Path) -> None:
             expected="masks that are called like their images",
             hint=f"histoprep audit {shlex.quote(str(root))} says how to pair them; --force takes"
             " the images alone",
+        )
+
+
+def _refuse_shifted_numbers(source: ChosenRows, workspace: Workspace) -> None:
+    """Raise UsageError when masks are numbered otherwise than their images (HP111), so that each
+    would be paired with a wrong one.
+    """
+    sides: list[tuple[str | None, str | None]] = []
+    lone = [False, False]
+    for batch in source.read_batches(("image_path", "mask_path", "unlabelled"), _PIECE):
+        rows = batch.filter(pc.invert(batch["unlabelled"]))
+        images, masks = (rows[name].to_pylist() for name in ("image_path", "mask_path"))
+        sides += zip(images, masks, strict=True)
+        lone = [found or None in side for found, side in zip(lone, (images, masks), strict=True)]
+    for shift in find_shifts(sides) if all(lone) else ():
+        root = workspace.root
+        raise UsageError(
+            f"masks are numbered otherwise than their images ({rule_ids.SHIFTED_NUMBERS})",
+            path=root,
+            seen=f"{plural(len(shift.masks), 'mask')}, such as: {shift.example}",
+            expected="equal numbers for an image and its mask",
+            hint=f"histoprep audit {shlex.quote(str(root))} says how to pair them; --force pairs"
+            " equal numbers",
         )
 
 

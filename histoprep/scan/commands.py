@@ -19,6 +19,11 @@ def audit_command(root: Path | str, options: Mapping[str, str]) -> str:
     return f"histoprep audit {shlex.quote(str(root))} {options_words(options)}".rstrip()
 
 
+def pairs_command(root: Path | str, table: Path | str) -> str:
+    """Return the command that audits a folder with a table of its pairs."""
+    return f"histoprep audit {shlex.quote(str(root))} --pairs {shlex.quote(str(table))}"
+
+
 def combine_command(root: Path | str, by: str, mask_pattern: str | None = None) -> str:
     """Return the command that makes one mask of the mask files of an image.
 

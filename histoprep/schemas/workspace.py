@@ -120,6 +120,11 @@ class Workspace:
         return self.folder / "findings.parquet"
 
     @property
+    def suggested_pairs(self) -> Path:
+        """Return the path of the table of pairs that an audit suggests."""
+        return self.folder / "suggested-pairs.csv"
+
+    @property
     def summary(self) -> Path:
         """Return the path of the audit's summary."""
         return self.folder / "summary.json"
