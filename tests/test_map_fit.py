@@ -105,6 +105,14 @@ def test_a_map_whose_classes_stay_empty_stops_unless_forced(
     assert run(command, *arguments, "--force") == ExitCode.OK
 
 
+def test_stats_warn_of_such_a_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = data_set(tmp_path, 3, 4, 5, 6)
+    assert run("stats", data.root, "--map", "label_map_5") == ExitCode.OK
+    printed = capsys.readouterr().err
+    assert "warning: label_map_5 seems to be a label map of other masks: 3 of 4 classes" in printed
+    assert f"next: histoprep map init {data.root} --out label_map.yml" in printed
+
+
 def test_few_tiles_prove_nothing(tmp_path: Path) -> None:
     data = data_set(tmp_path, 3, 4, 5, 6, number=4)
     assert run("remap", data.root, "--map", "label_map_5") == ExitCode.OK

@@ -58,6 +58,7 @@ def stats(
         histoprep stats tiles --by group --format csv
     """
     from histoprep.remap.evidence import evidence_in
+    from histoprep.remap.fit import misfit, misfit_error
     from histoprep.remap.first_map import void_warning
     from histoprep.repair.record import damage_warnings
     from histoprep.stats import as_json, compute_stats, csv_text, write_stats
@@ -81,6 +82,13 @@ def stats(
             f"{rule_ids.ALREADY_REMAPPED}: {remapped}; these shares are of masks that were mapped"
             " twice"
         )
+    evidence = None
+    if label_map is not None:
+        tiles = dict(zip(found.raw.classes["class_id"], found.raw.classes["tiles"], strict=True))
+        evidence = misfit(label_map, tiles, workspace.tiles, workspace.root)
+        if evidence is not None:
+            error = misfit_error(label_map, workspace.root, evidence)
+            console.warn(f"{error.what}: {evidence}")
     if label_map is None and (void := void_warning(workspace.tiles, workspace.root)):
         console.warn(void)
     for warning in MaskReadings.of(workspace.tiles).warnings():
@@ -89,7 +97,11 @@ def stats(
         console.warn(warning)
     for path in paths:
         console.note(f"wrote {path}")
-    console.next_steps(("histoprep", "manifest", root, *(("--map", map_name) if map_name else ())))
+    console.next_steps(
+        ("histoprep", "map", "init", root, "--out", "label_map.yml")
+        if evidence is not None
+        else ("histoprep", "manifest", root, *(("--map", map_name) if map_name else ()))
+    )
     raise typer.Exit(seen)
 
 
