@@ -58,8 +58,8 @@ def stats(
         histoprep stats tiles --by group --format csv
     """
     from histoprep.remap.evidence import evidence_in
-    from histoprep.remap.fit import misfit, misfit_error
     from histoprep.remap.first_map import void_warning
+    from histoprep.remap.fit import misfit, misfit_error
     from histoprep.repair.record import damage_warnings
     from histoprep.stats import as_json, compute_stats, csv_text, write_stats
     from histoprep.tiles.readings import MaskReadings
