@@ -55,6 +55,14 @@ class DepthReading(StrEnum):
     TO_16 = "16"
 
 
+class LinkKind(StrEnum):
+    """How a file that does not change comes into a new tree."""
+
+    HARD = "hard"
+    SYMBOLIC = "symbolic"
+    COPY = "copy"
+
+
 class Severity(StrEnum):
     """How bad a finding is; `rank` orders them."""
 

@@ -59,7 +59,7 @@ def read_file(request: Request, max_bytes: int) -> bytes | BrokenFileError:
     try:
         descriptor = os.open(request.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        return _refused(error)
+        return refused(error)
     try:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
@@ -74,7 +74,7 @@ def read_file(request: Request, max_bytes: int) -> bytes | BrokenFileError:
         data = _read_all(descriptor, before.st_size)
         after = os.fstat(descriptor)
     except OSError as error:
-        return _refused(error)
+        return refused(error)
     finally:
         os.close(descriptor)
     size, time_ns = request.expected
@@ -100,7 +100,8 @@ def _read_all(descriptor: int, size: int) -> bytes:
     return data
 
 
-def _refused(error: OSError) -> BrokenFileError:
+def refused(error: OSError) -> BrokenFileError:
+    """Return the error of a file that the system does not let us read."""
     names = {
         errno.ENOENT: "vanished",
         errno.EACCES: "permission",

@@ -20,19 +20,19 @@ from histoprep.errors import IntegrityError, UsageError
 from histoprep.job_folder import PARTS, SUCCESS
 from histoprep.names import to_text
 from histoprep.phrases import first_of
-from histoprep.schemas.ledgers import IMPORT, LEDGER, REMAP, REPAIR, ledger_files
+from histoprep.schemas.ledgers import FIX, IMPORT, LEDGER, REMAP, REPAIR, ledger_files
 from histoprep.schemas.scan_options import read_scan_options
 from histoprep.shards.layout import INDEX, shard_files
 
 KINDS = (
     "workspace",
-    "tree of masks (remap, repair, import)",
+    "tree of masks (remap, repair, import, fix)",
     "folder of shards",
     "table (tiles, manifest, stats, ...)",
     "file or folder listed in checksums.json",
 )
 TRAINER_KINDS = ("run", "checkpoint", "latent set", "synthetic data set")
-_TREES = {kind.name: kind for kind in (REMAP, REPAIR, IMPORT)}
+_TREES = {kind.name: kind for kind in (REMAP, REPAIR, IMPORT, FIX)}
 _SUB_WORKSPACES = ("quick", "sample")
 _NUM_SHOWN = 5
 
@@ -128,7 +128,7 @@ def trainer_kind(path: Path) -> str | None:
 
 
 def tree_kind(path: Path) -> str | None:
-    """Return remap, repair or import for a tree of masks, finished or begun; None for anything
+    """Return remap, repair, import or fix for a tree of masks, finished or begun; None for anything
     else.
     """
     is_tree = (path / "ledger.parquet").is_file() or (path / PARTS).is_dir()

@@ -11,6 +11,7 @@ from histoprep.execution.signals import stop_signals
 COMMANDS = {
     "audit": ("audit", "audit", "Find what is wrong with a data set: causes, fixes, a report."),
     "repair": ("repair", "repair", "Repair masks that went through JPEG or interpolation."),
+    "fix": ("fix", "fix", "Make a corrected copy of a data set, links where nothing changes."),
     "remap": ("remap", "remap", "Apply a label map to all masks, into a new tree."),
     "stats": ("stats", "stats", "Count classes: pixel shares, presence, weights, plot."),
     "manifest": (

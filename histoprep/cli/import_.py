@@ -551,7 +551,7 @@ def _how(word: str, number: int) -> str:
 
 def next_command(result: ImportResult) -> str:
     """Return the command that audits the tree."""
-    from histoprep.importing.output import SYMBOLIC_LINK
+    from histoprep.links import SYMBOLIC_LINK
 
     words = ["histoprep audit", shlex.quote(str(result.out))]
     words += [f"--{name}-by csv:{name}" for name in ("group", "label") if name in result.columns]

@@ -16,16 +16,21 @@ from histoprep.imageio.colour_labels import distinct as distinct
 from histoprep.imageio.decoders import decoder_of
 from histoprep.imageio.decoders import register_format as register_format
 from histoprep.imageio.encode import encode_mask_png as encode_mask_png
+from histoprep.imageio.encode import encode_png as encode_png
 from histoprep.imageio.encode import encode_rgb_jpeg as encode_rgb_jpeg
 from histoprep.imageio.encode import encode_rgb_png as encode_rgb_png
 from histoprep.imageio.encode import shrink_rgb as shrink_rgb
 from histoprep.imageio.encode import through_jpeg as through_jpeg
 from histoprep.imageio.header import LABEL_MAP_TEXT as LABEL_MAP_TEXT
 from histoprep.imageio.header import Header as Header
+from histoprep.imageio.icc import find_profile as find_profile
 from histoprep.imageio.label_encoding import Labels as Labels
 from histoprep.imageio.label_encoding import find_doubt as find_doubt
 from histoprep.imageio.label_encoding import labels_of as labels_of
 from histoprep.imageio.label_encoding import palette_colours as palette_colours
+from histoprep.imageio.orientation import set_orientation as set_orientation
+from histoprep.imageio.orientation import turn as turn
+from histoprep.imageio.orientation import with_orientation as with_orientation
 from histoprep.imageio.privacy import SYNTHETIC_MARK as SYNTHETIC_MARK
 from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.rule_ids import UNREADABLE_FILE

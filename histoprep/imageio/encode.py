@@ -51,6 +51,20 @@ def encode_rgb_png(rgb: np.ndarray, text: Mapping[str, str] | None = None) -> by
     return stream.getvalue()
 
 
+def encode_png(pixels: np.ndarray, profile: bytes | None = None) -> bytes:
+    """Return an image as a PNG of the same depth, without other metadata than a colour profile.
+
+    Args:
+        pixels: uint8 [height, width] or [height, width, 3 or 4], or uint16 [height, width].
+        profile: An ICC profile.
+    """
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(
+        stream, "PNG", compress_level=6, icc_profile=profile
+    )
+    return stream.getvalue()
+
+
 def shrink_rgb(rgb: np.ndarray, longest_px: int) -> np.ndarray:
     """Return the image scaled down by area so that its longer side is at most `longest_px`."""
     height, width = rgb.shape[:2]

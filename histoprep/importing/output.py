@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from histoprep import durable
+from histoprep.choices import LinkKind
 from histoprep.digests import digest
-from histoprep.errors import BrokenFileError, HistoprepError, OutputError, UsageError
+from histoprep.errors import BrokenFileError, HistoprepError, UsageError
 from histoprep.imageio import encode_mask_png, read_header
 from histoprep.importing.model import MAX_LABEL, Counts, Drawing, ImageFile, Item, MadeImage, Size
 from histoprep.job_folder import output_errors
+from histoprep.links import COPY, place_file
 from histoprep.names import to_text
 from histoprep.schemas.ledgers import IMPORT
 from histoprep.visible import visible
@@ -23,7 +23,7 @@ from histoprep.visible import visible
 IMAGES, MASKS, INSTANCES = "images", "masks", ".instances"
 WRITTEN, FAILED = "written", "failed"
 NO_SIZE = Size(0, 0)
-HARD_LINK, SYMBOLIC_LINK, COPY, MADE = "hard link", "symbolic link", "copied", "written"
+MADE = "written"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,32 +173,7 @@ def _place_image(
     if copy:
         columns, how = _put(out, "image", path, data), COPY
     else:
-        columns, how = _columns("image", path, data), _link(image.path, out / path)
+        columns = _columns("image", path, data)
+        how = place_file(image.path, out / path, LinkKind.HARD)
     source = to_text(str(image.path.absolute()))
     return columns | {"image_how": how, "image_source": source}
-
-
-def _link(source: Path, target: Path) -> str:
-    """Make `target` a link to a file and return of which kind.
-
-    A hard link is an ordinary file to every reader, and does not break when the source is moved. Where
-    the system allows none (another file system, somebody else's file), it is a symbolic link.
-    """  # noqa: E501
-    real = source.resolve()
-    if target.exists() and not target.is_symlink() and target.samefile(real):
-        return HARD_LINK
-    temporary = durable.temporary_beside(target)
-    try:
-        try:
-            os.link(real, temporary)
-            how = HARD_LINK
-        except OSError:
-            os.symlink(real, temporary)
-            how = SYMBOLIC_LINK
-        os.replace(temporary, target)
-    except OSError as error:
-        raise OutputError.from_os_error(error, target, "cannot link") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    return how

@@ -1,10 +1,10 @@
-"""A tree of new masks that survives anything: parts, a ledger of what became of each mask, a seal.
+"""A tree of new files that survives anything: parts, a ledger of what became of each file, a seal.
 
-What `remap` and `repair` have in common. Partitions of the masks become ledger parts, each written
-after its files were synced, so that a stopped run goes on where it was. The tree has the relative
-paths of the masks, with the suffix `.png`, and beside them what was asked for (`<kind>.json`),
-`ledger.parquet` and, last of all, `_SUCCESS.json`. Its bytes do not depend on workers, partitions
-or interruptions. What a mask becomes is the `Maker`'s business.
+What `remap`, `repair` and `fix` have in common. Partitions of the files become ledger parts, each
+written after its files were synced, so that a stopped run resumes. The tree has the relative paths
+of the files (of masks with the suffix `.png`, unless the maker says otherwise), and beside them
+what was requested (`<kind>.json`), `ledger.parquet` and, last of all, `_SUCCESS.json`. Its bytes do
+not depend on workers, partitions or interruptions. What a file becomes is the `Maker`'s business.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ class Totals:
         """Count one batch of the ledger."""
         self.observe(ledger)
         columns = (
-            ledger[name].to_pylist() for name in ("mask_path", "output_path", "reason", "status")
+            ledger[name].to_pylist()
+            for name in (ledger.column_names[0], "output_path", "reason", "status")
         )
         for mask, output, reason, status in zip(*columns, strict=True):
             if output is not None:
@@ -355,22 +356,24 @@ def complete_table(path: Path) -> dict[str, Any]:
     return header
 
 
-def usable_out(workspace: Workspace, chosen: Path, unlabelled: list[str]) -> Path:
+def usable_out(
+    workspace: Workspace, chosen: Path, unlabelled: list[str], what: str = "new masks"
+) -> Path:
     """Return the absolute folder of the new tree; raises UsageError where it would touch the data
-    or other results.
+    or other results. `what` is what it holds, for messages.
     """
     out = chosen.absolute()
     real = out.resolve()
     data = (workspace.root, *(Path(folder).resolve() for folder in unlabelled))
-    check_outside(out, data, "new masks")
+    check_outside(out, data, what)
     for folder in (*data, workspace.folder.resolve()):
         if folder.is_relative_to(real):
             raise UsageError(
-                "new masks need a folder of their own",
+                f"{what} need a folder of their own",
                 path=out,
                 seen=f"it holds {folder}",
                 hint="name a new folder with --out",
             )
     if out.exists() and not out.is_dir():
-        raise UsageError("new masks need a folder", path=out, seen="a file of that name")
+        raise UsageError(f"{what} need a folder", path=out, seen="a file of that name")
     return out

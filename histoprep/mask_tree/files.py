@@ -76,7 +76,7 @@ def count_files(out: Path, written: KeyIndex, ours: frozenset[str]) -> tuple[str
         del unexpected[_NUM_SHOWN:]
     if missing:
         raise IntegrityError(
-            f"{missing:,} of {len(written):,} new masks are not in the folder that they were"
+            f"{missing:,} of {len(written):,} new files are not in the folder that they were"
             " written to",
             path=out,
             hint=(

@@ -1,5 +1,5 @@
-"""One partition of a tree of new masks: reads masks, writes new ones, syncs them, then writes their
-part of the ledger.
+"""One partition of a tree of new files: reads files, writes new ones, syncs them, then writes
+their part of the ledger.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from typing import Any, NamedTuple, Protocol
 
 from histoprep import durable, rule_ids, tables
 from histoprep.checksums import check_files
-from histoprep.digests import digest
+from histoprep.choices import LinkKind
+from histoprep.digests import digest, file_digest
 from histoprep.errors import BrokenFileError, IntegrityError, OutputError
 from histoprep.execution.marker import Marker
+from histoprep.links import place_file
 from histoprep.names import to_name
-from histoprep.read_ahead import FileStat, Request, read_ahead
+from histoprep.read_ahead import FileStat, Request, read_ahead, refused
 from histoprep.schemas import tiles
 from histoprep.schemas.ledgers import TreeKind, expected_files, open_ledger
 
 WRITTEN, FAILED, REFUSED = "written", "failed", "refused"
 
 
-class MaskRow(Protocol):
-    """What tiles.parquet says of one mask; `failure` is the reason why there will be no new one, or
-    None.
+class SourceRow(Protocol):
+    """What is known of one file, of a mask from tiles.parquet; `failure` is the reason why there
+    will be no new one, or None.
     """
 
     @property
@@ -47,11 +49,15 @@ class MaskRow(Protocol):
 
     @property
     def digest(self) -> str | None:
-        """Return the digest of its bytes, None when it could not be read."""
+        """Return the digest of its bytes, None when it is not known."""
 
     @property
     def failure(self) -> str | None:
-        """Return why there will be no new mask, or None."""
+        """Return why there will be no new file, or None."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Return whether the file itself comes into the tree; then nobody reads it."""
 
 
 class RefusedMaskError(BrokenFileError):
@@ -60,23 +66,28 @@ class RefusedMaskError(BrokenFileError):
     """
 
 
-class EncodedMask(NamedTuple):
-    """A new mask as a file, its digest, and the columns of the ledger that say how it was made."""
+class NewFile(NamedTuple):
+    """A new file, its digest, and the columns of the ledger that say how it was made.
 
-    encoded: bytes
+    `encoded` is None where the file itself is put into the tree. `output` is its path there, as
+    text; "" for that of the mask with the suffix .png.
+    """
+
+    encoded: bytes | None
     digest: str
     facts: dict[str, Any]
+    output: str = ""
 
 
-Make = Callable[[bytes, str, Any], EncodedMask]
+Make = Callable[[bytes | None, str, Any], NewFile]
 
 
 class Maker(Protocol):
-    """How masks become new ones; it travels to the workers."""
+    """How files become new ones; it travels to the workers."""
 
     def open(self) -> Make:
-        """Return a function from the bytes of a mask, their digest and its row to what is made of
-        it; raises BrokenFileError when called.
+        """Return a function from the bytes of a file (None for one that is kept), their digest and
+        its row to what is made of it; raises BrokenFileError when called.
         """
 
 
@@ -94,6 +105,7 @@ class TreeTask:
     marker: Path
     time_limit_s: float
     left_out: tuple[tuple[int, str], ...] = ()
+    link: LinkKind = LinkKind.COPY
 
     def run(self) -> Path:
         """Do the work unless it is done, and return the path of the part; raises OutputError."""
@@ -151,7 +163,9 @@ class TreeTask:
             index: f"{rule_ids.UNREADABLE_FILE.verdict('worker-died')}: {reason}"
             for index, reason in self.left_out
         }
-        chosen = [row for index, row in enumerate(self.rows) if index not in failures]
+        chosen = [
+            row for index, row in enumerate(self.rows) if index not in failures and not row.is_kept
+        ]
         contents = read_ahead(
             [
                 Request(beside(self.root, row.file), FileStat(row.num_bytes, row.mtime_ns))
@@ -163,46 +177,80 @@ class TreeTask:
         for index, row in enumerate(self.rows):
             marker.at(index)
             if index in failures:
-                yield _failed(row, failures[index])
+                yield self._failed(row, failures[index])
                 continue
             try:
-                yield self._write(row, next(contents), make, folders)
+                data = None if row.is_kept else next(contents)
+                yield self._write(row, data, make, folders)
             except BrokenFileError as error:
                 status = REFUSED if isinstance(error, RefusedMaskError) else FAILED
-                yield _failed(row, f"{error.verdict}: {error.detail}", status)
+                yield self._failed(row, f"{error.verdict}: {error.detail}", status)
 
     def _write(
-        self, row: MaskRow, data: bytes | BrokenFileError, make: Make, folders: set[str]
+        self, row: SourceRow, data: bytes | BrokenFileError | None, make: Make, folders: set[str]
     ) -> dict[str, Any]:
         if isinstance(data, BrokenFileError):
             raise data
-        key = digest(data)
-        if key != row.digest:
-            raise BrokenFileError(
-                rule_ids.CHANGED_WHILE_READING.verdict("changed"),
-                "its bytes are not those that were audited",
-            )
-        mask = make(data, key, row)
-        name = output_name(row.path)
+        key = self._digest_of(row, data)
+        new = make(data, key, row)
+        name = new.output or output_name(row.path)
         path = Path(beside(self.out, name))
         try:
             if (folder := str(path.parent)) not in folders:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 folders.add(folder)
-            durable.publish_in_batch(path, mask.encoded)
+            if new.encoded is not None:
+                durable.publish_in_batch(path, new.encoded)
         except OSError as error:
             raise OutputError.from_os_error(error, path) from error
+        placed = {}
+        if new.encoded is None:
+            placed["how"] = place_file(Path(beside(self.root, row.file)), path, self.link)
         promised = {
             "output_path": name,
             "source_digest": key,
-            "output_digest": mask.digest,
-            "output_bytes": len(mask.encoded),
+            "output_digest": new.digest,
+            "output_bytes": row.num_bytes if new.encoded is None else len(new.encoded),
         }
-        return {"mask_path": row.path, **promised, "status": WRITTEN, **mask.facts}
+        named = {self.kind.path_column: row.path}
+        return {**named, **promised, "status": WRITTEN, **placed, **new.facts}
 
+    def _digest_of(self, row: SourceRow, data: bytes | None) -> str:
+        """Return the digest of a file; raises BrokenFileError when it is another one than what is
+        known of it.
+        """
+        key = self._digest_of_kept(row) if data is None else digest(data)
+        if row.digest is not None and key != row.digest:
+            raise BrokenFileError(
+                rule_ids.CHANGED_WHILE_READING.verdict("changed"),
+                "its bytes are not those that were audited",
+            )
+        return key
 
-def _failed(row: MaskRow, reason: str | None, status: str = FAILED) -> dict[str, Any]:
-    return {"mask_path": row.path, "source_digest": row.digest, "status": status, "reason": reason}
+    def _digest_of_kept(self, row: SourceRow) -> str:
+        """Return the digest of a file that is kept, without reading it where it is known: it holds
+        while size and time are the same.
+        """
+        path = Path(beside(self.root, row.file))
+        try:
+            seen = path.stat()
+            if row.digest is not None and (seen.st_size, seen.st_mtime_ns) == (
+                row.num_bytes,
+                row.mtime_ns,
+            ):
+                return row.digest
+            if seen.st_size == row.num_bytes:
+                return file_digest(path)
+        except OSError as error:
+            raise refused(error) from error
+        raise BrokenFileError(
+            rule_ids.CHANGED_WHILE_READING.verdict("changed"),
+            f"listed with {row.num_bytes:,} bytes, {seen.st_size:,} now",
+        )
+
+    def _failed(self, row: SourceRow, reason: str | None, status: str = FAILED) -> dict[str, Any]:
+        named = {self.kind.path_column: row.path}
+        return {**named, "source_digest": row.digest, "status": status, "reason": reason}
 
 
 def beside(folder: str | Path, path: str) -> str:

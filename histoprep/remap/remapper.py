@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from histoprep.digests import digest
 from histoprep.labels.lookup import LabelLookup, MaskRemapper
-from histoprep.mask_tree.task import EncodedMask
+from histoprep.mask_tree.task import NewFile
 
 
 class MaskRow(NamedTuple):
@@ -36,6 +36,11 @@ class MaskRow(NamedTuple):
         """Return the file to read: the mask, or its repaired twin."""
         return self.repaired or self.path
 
+    @property
+    def is_kept(self) -> bool:
+        """Return False: every mask is read."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class Remapper:
@@ -43,15 +48,16 @@ class Remapper:
 
     lookup: LabelLookup
 
-    def open(self) -> Callable[[bytes, str, MaskRow], EncodedMask]:
+    def open(self) -> Callable[[bytes | None, str, MaskRow], NewFile]:
         """Return the function from the bytes of a mask, their digest and its row to what is made
         of it.
         """
         remap = MaskRemapper(self.lookup)
 
-        def make(data: bytes, key: str, row: MaskRow) -> EncodedMask:
+        def make(data: bytes | None, key: str, row: MaskRow) -> NewFile:
+            assert data is not None, "no mask is kept"
             encoded = remap(data, key)
             class_pixels = self.lookup.count(row.ids, row.pixels)
-            return EncodedMask(encoded, digest(encoded), {"class_pixels": class_pixels})
+            return NewFile(encoded, digest(encoded), {"class_pixels": class_pixels})
 
         return make

@@ -13,7 +13,7 @@ from histoprep import rule_ids
 from histoprep.errors import BrokenFileError
 from histoprep.lossy.verdict import LossKind
 from histoprep.mask_reading import Reading
-from histoprep.mask_tree.task import EncodedMask, RefusedMaskError
+from histoprep.mask_tree.task import NewFile, RefusedMaskError
 from histoprep.schemas.ledgers import MEASURED_TYPE
 from histoprep.tiles import TileOptions
 
@@ -40,6 +40,11 @@ class DamagedMask(NamedTuple):
         """Return the file to read."""
         return self.path
 
+    @property
+    def is_kept(self) -> bool:
+        """Return False: every mask is read."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class Repairer:
@@ -50,17 +55,18 @@ class Repairer:
     min_confidence: float
     options: TileOptions
 
-    def open(self) -> Callable[[bytes, str, DamagedMask], EncodedMask]:
+    def open(self) -> Callable[[bytes | None, str, DamagedMask], NewFile]:
         """Return the function that turns the bytes of a damaged mask into a repaired file."""
         # Decoders take longest to import, and only workers need them.
         from histoprep.tiles.measurer import Measurer
 
         return functools.partial(self._make, Measurer(self.options))
 
-    def _make(self, measurer: Measurer, data: bytes, key: str, mask: DamagedMask) -> EncodedMask:
+    def _make(self, measurer: Measurer, data: bytes | None, key: str, mask: DamagedMask) -> NewFile:
         """Return the repaired file; raises RefusedMaskError."""
         from histoprep import imageio
 
+        assert data is not None, "no mask is kept"
         before, after, confidence = self.repair(data, mask)
         encoded = imageio.encode_mask_png(after)
         measured = measurer.mask(encoded)
@@ -78,7 +84,7 @@ class Repairer:
             "label_pixels": measured["label_pixels"],
             "measured": {field.name: measured.get(field.name) for field in MEASURED_TYPE},
         }
-        return EncodedMask(encoded, measured["mask_digest"], facts)
+        return NewFile(encoded, measured["mask_digest"], facts)
 
     def repair(self, data: bytes, mask: DamagedMask) -> tuple[np.ndarray, np.ndarray, float]:
         """Return the labels before and after, [height, width], and the confidence; raises

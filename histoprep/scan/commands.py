@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
+
+from histoprep.scan.listing import ScanOptions
 
 
 def options_words(options: Mapping[str, str]) -> str:
@@ -12,6 +15,23 @@ def options_words(options: Mapping[str, str]) -> str:
     return " ".join(
         f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in options.items()
     )
+
+
+def scan_words(options: ScanOptions) -> list[str]:
+    """Return the words of a command line that make these options of a scan."""
+    words: list[str] = []
+    defaults = ScanOptions()
+    for option in fields(ScanOptions):
+        value, usual = getattr(options, option.name), getattr(defaults, option.name)
+        if value == usual or option.name == "is_inferred":
+            continue
+        name = f"--{option.name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(name)
+        else:
+            for entry in value if isinstance(value, tuple) else (value,):
+                words += [name, str(entry)]
+    return words
 
 
 def audit_command(root: Path | str, options: Mapping[str, str]) -> str:

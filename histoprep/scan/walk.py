@@ -21,7 +21,7 @@ from histoprep.scan.formats import format_unread
 from histoprep.scan.keys import KeyedNames, PlainNames, numbered_masks, sort_names
 from histoprep.scan.listing import Issue, IssueKind, ScanOptions
 from histoprep.scan.name_rules import NameEnd, NameRules
-from histoprep.schemas.ledgers import IMPORT, LEDGER
+from histoprep.schemas.ledgers import FIX, IMPORT, LEDGER
 from histoprep.schemas.workspace import SUFFIX as WORKSPACE_SUFFIX
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "tiles", "patches")
@@ -40,7 +40,9 @@ STAR = "*"
 # Folders of images without masks: a name with the usual suffix is a mask that is left out.
 UNLABELLED_RULES = NameRules(NameEnd(""), NameEnd(ScanOptions().mask_suffix))
 _EXPECTED_SUFFIXES = frozenset({"yml", "yaml"})
-_OF_IMPORTS = own_names(IMPORT.job(Path()), (LEDGER, *IMPORT.notes))
+_OF_TREES = {
+    kind.request: own_names(kind.job(Path()), (LEDGER, *kind.notes)) for kind in (IMPORT, FIX)
+}
 # So many folders are listed, at most, to see whether there are images in one that is not read.
 _MAX_LOOKS = 64
 
@@ -340,17 +342,13 @@ class Walker:
             waiting += [f"{here}{name}/" for name in sorted(listed.folders)]
         return ""
 
-    def _is_import(self, folder: str) -> bool:
-        """Return whether a folder is a tree that `histoprep import` made."""
-        return os.path.isfile(os.path.join(self.root, folder, IMPORT.request))
-
     def _note_others(self, folder: str, names: list[str], *, of_masks: bool = False) -> None:
         expected = {"dataset.csv", self.options.csv.name if self.options.csv else ""}
         for name in sorted(names):
             base = name.rpartition("/")[2]
             if base in expected or base.startswith("."):
                 continue
-            if base in _OF_IMPORTS and self._is_import(folder):
+            if is_tree_note(os.path.join(self.root, folder), base):
                 continue
             if what := format_unread(base, of_masks=of_masks):
                 self._tell(IssueKind.UNREAD_FORMAT, folder + name, f"{what}; not read")
@@ -407,6 +405,16 @@ class Walker:
             masks,
             to_text(folder) if folder is not None else text,
         )
+
+
+def is_tree_note(folder: str, name: str) -> bool:
+    """Return whether a file is about the tree that `histoprep import` or `histoprep fix` made of
+    its folder.
+    """
+    return any(
+        name in names and os.path.isfile(os.path.join(folder, request))
+        for request, names in _OF_TREES.items()
+    )
 
 
 def first_named(folders: list[str], wanted: Iterable[str]) -> str | None:

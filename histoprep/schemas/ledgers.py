@@ -1,5 +1,5 @@
-"""The ledgers of trees of new masks: what became of each mask, one row a mask; and the kinds of
-tree: remap, repair and import.
+"""The ledgers of trees of new files: what became of each file, one row a file; and the kinds of
+tree: remap, repair, import and fix.
 """
 
 from __future__ import annotations
@@ -58,6 +58,12 @@ class TreeKind:
     outputs: tuple[str, ...] = ("output",)
     """Of each file that a row promises, `<output>_path`, `<output>_bytes`, `<output>_digest`."""
     again: str = "with --force writes them again"
+    content: str = "masks"
+
+    @property
+    def path_column(self) -> str:
+        """Return the column with the path of a file in the data set."""
+        return str(self.ledger_schema.names[0])
 
     @property
     def request(self) -> str:
@@ -67,7 +73,7 @@ class TreeKind:
     def job(self, out: Path) -> JobFolder:
         """Return the folder of such a tree as one that a job fills."""
         remake = f"histoprep {self.name} {self.again}"
-        return JobFolder(out, self.request, f"histoprep {self.name}", "masks", remake)
+        return JobFolder(out, self.request, f"histoprep {self.name}", self.content, remake)
 
     @property
     def ledger(self) -> str:
@@ -230,4 +236,34 @@ IMPORT = TreeKind(
     (LABEL_MAP, DATASET_CSV),
     ("output", "image", "instances"),
     "into another folder makes them again",
+)
+
+
+FIX_LEDGER = pa.schema(
+    [
+        column("path", pa.string(), "path of the file relative to the data set"),
+        column("output_path", pa.string(), "path relative to this folder; null when failed"),
+        column("source_digest", pa.string(), "XXH3-128 of the file, hex; null when not read"),
+        column("output_digest", pa.string(), "XXH3-128 of the file here, hex; null when failed"),
+        column("output_bytes", pa.int64(), "its size; null when failed"),
+        column("role", pa.string(), "image, mask, table or other"),
+        column("tile_id", pa.string(), "tile of an image or mask; null for other files"),
+        column("how", pa.string(), "hard link, symbolic link, copied; written: made anew"),
+        column("operations", pa.list_(pa.string()), "what was done, in order"),
+        column(
+            "left", pa.list_(pa.string()), "what was to be done and was not: operation and reason"
+        ),
+        column("label_ids", pa.list_(pa.uint32()), "labels of the mask before; null where unread"),
+        column("label_pixels", pa.list_(pa.int64()), "pixels of each"),
+        column("output_label_ids", pa.list_(pa.uint32()), "labels of the mask here"),
+        column("output_label_pixels", pa.list_(pa.int64()), "pixels of each"),
+        column("changed_pixels", pa.int64(), "pixels of the mask whose label differs"),
+        column("changed_names", pa.int64(), "names of files that were changed in a table"),
+        *LAST_COLUMNS,
+    ]
+)
+
+
+FIX = TreeKind(
+    "fix", "1.0", FIX_LEDGER, again="into another folder makes it again", content="files"
 )

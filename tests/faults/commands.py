@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from faults.tasks import FragileTable
-from histoprep import auditing, cli, durable
+from histoprep import auditing, cli, durable, fixing
 from histoprep.auditing import AuditOptions, run_audit
 from histoprep.execution import Engine, run_tasks
+from histoprep.fixing import FixOptions
 from histoprep.importing import job as importing_job
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import options as tile_options
@@ -100,4 +101,10 @@ def forget_to_sweep(arguments: list[str]) -> int:
 def import_in_parts(arguments: list[str]) -> None:
     """Be the command line, with partitions of 2 images for imports."""
     importing_job.PARTITION_IMAGES = 2
+    cli.main(arguments)
+
+
+def fix_in_parts(arguments: list[str]) -> None:
+    """Be the command line, with partitions of 5 files for corrected copies."""
+    fixing.FixOptions = functools.partial(FixOptions, partition_files=5)  # type: ignore[assignment,misc]
     cli.main(arguments)

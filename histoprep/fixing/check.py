@@ -1,0 +1,125 @@
+"""Whether a corrected copy has the same tiles as the data set: what a later audit will list there.
+
+Keys, groups, splits, labels and pairs come from names of files and from tables, and fix changes
+both, so nobody has to believe that they stay: the new tree is listed before it is sealed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from histoprep import tables
+from histoprep.digests import hash_text
+from histoprep.errors import IntegrityError
+from histoprep.fixing.plan import FixPlan, place_of
+from histoprep.key_index import KeyIndex
+from histoprep.phrases import plural
+from histoprep.scan import Pair, ScanOptions, scan
+from histoprep.schemas.ledgers import FIX, open_ledger
+from histoprep.schemas.tiles import open_tiles_table
+
+_COLUMNS = (
+    "tile_id", "image_path", "mask_path", "group", "split", "label", "unlabelled",
+    "declared_labels",
+)  # fmt: skip
+
+
+def options_there(
+    plan: FixPlan, options: ScanOptions, copied: dict[str, str], *, has_links: bool
+) -> ScanOptions:
+    """Return options that read the new tree as others read the data set.
+
+    Args:
+        plan: The plan of the copy.
+        options: Options of the data set.
+        copied: Paths in the tree of tables from elsewhere, by their own.
+        has_links: Whether the tree has symbolic links.
+    """
+    folders = (place_of(plan, folder, {}) for folder in options.unlabelled)
+    return replace(
+        options,
+        csv=place_of(plan, options.csv, copied),
+        pairs=place_of(plan, options.pairs, copied),
+        unlabelled=tuple(folder for folder in folders if folder is not None),
+        follow_links=options.follow_links or has_links,
+    )
+
+
+@dataclass
+class CheckedNames:
+    """Watches the ledger go by, and lists the tree at its end."""
+
+    plan: FixPlan
+    _new_paths: dict[str, str] = field(default_factory=dict)
+    _copied: dict[str, str] = field(default_factory=dict)
+    _has_links: bool = False
+    _num_failed: int = 0
+
+    def watch(self, parts: Iterable[Path]) -> Iterator[Path]:
+        """Yield the parts of the ledger; raises IntegrityError at the end if the tree has other
+        tiles than the data set.
+        """
+        for part in parts:
+            self._note(part)
+            yield part
+        if not self._num_failed:
+            self._compare()
+
+    def _note(self, part: Path) -> None:
+        columns = ["path", "output_path", "how"]
+        for batch in tables.read_batches(open_ledger(part, FIX.part, FIX), columns):
+            rows = zip(*(batch[name].to_pylist() for name in columns), strict=True)
+            for path, output, how in rows:
+                if output is None:
+                    self._num_failed += 1
+                elif path.startswith("/"):
+                    self._copied[path] = output
+                elif path != output:
+                    self._new_paths[path] = output
+                self._has_links |= how == "symbolic link"
+
+    def _compare(self) -> None:
+        plan = self.plan
+        options = options_there(plan, plan.table.scan, self._copied, has_links=self._has_links)
+        expected = np.fromiter((_hash(pair) for pair in self._pairs()), np.uint64)
+        index, found, strange = KeyIndex(expected), 0, ""
+        for pair in scan(plan.out, options, lambda _: None):
+            is_known = index.find(np.array([_hash(pair)], np.uint64))[0] >= 0
+            found += 1
+            strange = strange or ("" if is_known else pair.tile_id)
+        if strange or found != len(expected):
+            raise IntegrityError(
+                "the new tree would have other tiles, pairs, groups or labels than the data set",
+                path=plan.out,
+                seen=f"{plural(found, 'tile')}{strange and f', such as {strange}'}",
+                expected=f"the {plural(len(expected), 'tile')} of {plan.workspace.root}",
+                hint="histoprep fix with --without extension,plain,orientation keeps every name",
+            )
+
+    def _pairs(self) -> Iterator[Pair]:
+        """Yield the tiles of the data set with the paths that their files have in the tree."""
+        opened, _ = open_tiles_table(self.plan.workspace.tiles)
+        for batch in tables.read_batches(opened, _COLUMNS):
+            for row in batch.to_pylist():
+                declared = row["declared_labels"]
+                yield Pair(
+                    row["tile_id"],
+                    self._there(row["image_path"]),
+                    self._there(row["mask_path"]),
+                    row["group"],
+                    row["split"],
+                    row["label"],
+                    row["unlabelled"],
+                    None if declared is None else tuple(declared),
+                )
+
+    def _there(self, path: str | None) -> str | None:
+        return None if path is None else self._new_paths.get(path, path)
+
+
+def _hash(pair: Pair) -> int:
+    return hash_text(repr(pair))

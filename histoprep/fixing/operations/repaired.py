@@ -1,0 +1,27 @@
+"""Repaired masks in the place of those that went through JPEG or interpolation (HP403, HP404)."""
+
+from __future__ import annotations
+
+from histoprep.fixing.operations.base import Content, FileFacts, Select, Stored, Survey
+
+
+class Repaired:
+    """Puts the masks of a finished `histoprep repair` in place."""
+
+    name = "repaired"
+    does = "replaced by the mask that histoprep repair made of it"
+    codes = ("HP403", "HP404")
+    is_default = True
+    value = ""
+
+    def prepare(self, survey: Survey, value: str) -> Select:
+        """Return the function that chooses masks with a repaired one."""
+        return _select
+
+    def apply(self, content: Content, ticket: Stored) -> Content:
+        """Return the repaired mask, which is what was read."""
+        return content.with_data(content.data)
+
+
+def _select(file: FileFacts) -> Stored | None:
+    return file.repaired
