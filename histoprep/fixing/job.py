@@ -28,14 +28,12 @@ from histoprep.fixing.fixer import FileRow, Fixer
 from histoprep.fixing.plan import FixPlan
 from histoprep.fixing.result import FixCounts, FixResult
 from histoprep.fixing.tables import with_tables
-from histoprep.mask_tree import Advance
 from histoprep.mask_tree.task import FAILED, WRITTEN, TreeTask, beside
+from histoprep.progress import Advance, TaskProgress, silent
 from histoprep.read_ahead import FileStat, Request, read_ahead
 
 
-def run_fix(
-    plan: FixPlan, engine: Engine | None = None, advance: Advance = mask_tree.silent
-) -> FixResult:
+def run_fix(plan: FixPlan, engine: Engine | None = None, advance: Advance = silent) -> FixResult:
     """Write the tree that was planned and return what came of it; a stopped run resumes.
 
     Args:
@@ -60,9 +58,11 @@ def run_fix(
         totals = mask_tree.finished(plan, observer())
         if totals is None:
             mask_tree.begin(plan)
-            with contextlib.closing(run_tasks(plan.tasks(), engine or Engine())) as parts:
+            progress = TaskProgress(advance, plan.num_masks)
+            work = run_tasks(plan.tasks(), engine or Engine(), progress.under_way)
+            with contextlib.closing(work) as parts:
                 checked = CheckedNames(plan).watch(with_tables(plan, parts))
-                totals = mask_tree.finish(plan, checked, observer(), advance)
+                totals = mask_tree.finish(plan, checked, observer(), progress)
     rest = totals.num_stale_removed, totals.unexpected, totals.up_to_date
     return FixResult(plan.out, counts, *rest)
 
@@ -83,6 +83,10 @@ class _Trial:
         """Return the rows of the ledger, as far as they are counted."""
         with contextlib.closing(Marker(self.marker, self.time_limit_s)) as marker:
             return list(self._rows(marker))
+
+    def num_done(self, index: int | None) -> int:
+        """Return how many files are done at item `index`; all of them for None."""
+        return len(self.rows) if index is None else index
 
     def without(self, index: int, reason: str) -> _Trial:
         """Return the trial that leaves out item `index`."""
@@ -123,9 +127,7 @@ def _failed(row: FileRow, verdict: str, detail: str) -> dict[str, Any]:
     }
 
 
-def try_fix(
-    plan: FixPlan, engine: Engine | None = None, advance: Advance = mask_tree.silent
-) -> FixCounts:
+def try_fix(plan: FixPlan, engine: Engine | None = None, advance: Advance = silent) -> FixCounts:
     """Return what a run would do, from the files themselves; nothing is written into the tree."""
     counts = FixCounts()
     with tempfile.TemporaryDirectory(prefix="histoprep-fix-") as folder:
@@ -134,11 +136,13 @@ def try_fix(
             for number, task in enumerate(plan.tasks()):
                 yield _trial_of(task, plan.fixer, Path(folder) / f"{number}.at")
 
-        with contextlib.closing(run_tasks(trials(), engine or Engine())) as done:
+        progress = TaskProgress(advance, plan.num_masks)
+        work = run_tasks(trials(), engine or Engine(), progress.under_way)
+        with contextlib.closing(work) as done:
             for rows in done:
                 for row in rows:
                     counts.add_row(row)
-                advance(counts.num_files, plan.num_masks)
+                progress.add(len(rows))
     counts.num_files += len(plan.named)
     return counts
 
