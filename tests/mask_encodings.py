@@ -207,6 +207,12 @@ def probabilities(labels: np.ndarray) -> np.ndarray:
     return ((smooth - low) / (high - low)).astype(np.float32)
 
 
+def plateaus(labels: np.ndarray) -> np.ndarray:
+    """Return a probability map, float32 0 to 1, that is sure within regions and outside of them."""
+    result: np.ndarray = cv2.GaussianBlur((labels > 0).astype(np.float32), (0, 0), 6)
+    return result
+
+
 def instances(labels: np.ndarray) -> np.ndarray:
     """Return instance ids, int64 1, 2, ... in raster order, of regions that do not touch."""
     return cv2.connectedComponents((labels > 0).astype(np.uint8))[1].astype(np.int64)
@@ -370,6 +376,14 @@ _REFUSED = [
     MaskEncoding(
         "probability-png", "png",
         lambda labels: _png((probabilities(labels) * 255).astype(np.uint8)),
+    ),
+    MaskEncoding(
+        "probability-of-two-plateaus-png", "png",
+        lambda labels: _png((plateaus(labels) * 255).astype(np.uint8)),
+    ),
+    MaskEncoding(
+        "probability-of-two-plateaus-tif", "tif",
+        lambda labels: tiff((plateaus(labels) * 60_000).astype(np.uint16)),
     ),
     MaskEncoding("scaled-float", "tif", lambda labels: tiff((labels / 255).astype(np.float32))),
     MaskEncoding("negative-npy", "npy", lambda labels: npy(np.where(labels == 1, -1, labels))),

@@ -56,6 +56,8 @@ REFUSED = {
         "probability-tif": ("HP402 probability",),
         "probability-npy": ("HP402 probability",),
         "probability-png": ("HP402 probability",),
+        "probability-of-two-plateaus-png": ("HP402 probability",),
+        "probability-of-two-plateaus-tif": ("HP402 probability",),
         "scaled-float": ("HP402 scaled-float",),
         "negative-npy": ("HP416 negative-label",),
         "stack-tif": ("HP208 multi-page",),

@@ -213,7 +213,8 @@ _REFUSED = {
     "probability": (
         "The output of a model was saved before a class was chosen for each pixel, or an image lies"
         " where a mask should be.",
-        "Save label ids as 8-bit grayscale PNG: (probability > 0.5), or the argmax over classes.",
+        "Save label ids as 8-bit grayscale PNG: (probability > 0.5), values > 127 where they were"
+        " scaled to 255, or the argmax over classes. Until then no tile has these masks.",
     ),
     "scaled-float": (
         "The labels were converted to the range 0 to 1 as an image would be, such as by"

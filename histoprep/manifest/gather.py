@@ -111,6 +111,7 @@ def gather(
             "no tile can be used",
             seen=", ".join(f"{count} {reason}" for reason, count in excluded.items())
             or "an empty tiles table",
+            hint="histoprep audit says what is wrong with each of them",
         )
     # Only a split file asks for tiles by name; otherwise sort in place and free 80 MB at ten
     # million tiles.

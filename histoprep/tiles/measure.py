@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from histoprep import imageio, rule_ids
 from histoprep.errors import BrokenFileError
 from histoprep.lossy import LabelCounts, Signals, signals_of
+from histoprep.tiles.ramps import has_long_ramps
 
 # A label is core-present where it survives erosion by a square of this side.
 CORE_SIDE_PX = 5
@@ -31,6 +32,8 @@ _MIN_BORDERS = 4
 # A mask of so many values, none of them with this share of the pixels, with fewer flat areas than
 # this and more gradual steps, holds no labels. Of labels that went through JPEG one stays frequent.
 _GRADUAL_LABELS, _FREQUENT_SHARE, _FLAT_SHARE, _GRADUAL_SHARE = 128, 0.1, 0.2, 0.9
+# Fewer values are no map of numbers.
+_RAMP_VALUES = 24
 # A photograph has so many values and, but for chance, no flat area at all.
 _MANY_VALUES, _NOTHING_FLAT = 64, 0.01
 # Above this share of run starts, counting runs costs more than counting pixels.
@@ -100,18 +103,20 @@ def compact_labels(labels: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
 
 
 def is_gradual(labels: np.ndarray, measured: MaskMeasures) -> bool:
-    """Return whether a mask changes nearly everywhere, as photographs do, or gradually, as
-    probability maps of 8 bits do.
+    """Return whether a mask changes nearly everywhere, as photographs do, or gradually, as maps of
+    probabilities or distances do.
     """
     signals = measured.lossy
-    if len(measured.ids) < _MANY_VALUES or signals is None:
+    if signals is None or len(measured.ids) < _RAMP_VALUES:
+        return False
+    is_soft = signals.soft_contacts >= _GRADUAL_SHARE * signals.contacts
+    if is_soft and has_long_ramps(labels):
+        return True
+    if len(measured.ids) < _MANY_VALUES:
         return False
     flat = int(measured.core_pixels.sum()) / labels.size
     is_frequent = int(measured.pixels.max()) >= _FREQUENT_SHARE * labels.size
-    is_gradual = (
-        len(measured.ids) >= _GRADUAL_LABELS
-        and signals.soft_contacts >= _GRADUAL_SHARE * signals.contacts
-    )
+    is_gradual = len(measured.ids) >= _GRADUAL_LABELS and is_soft
     return not is_frequent and (flat < _NOTHING_FLAT or (flat < _FLAT_SHARE and is_gradual))
 
 

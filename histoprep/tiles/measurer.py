@@ -163,8 +163,9 @@ class Measurer:
             number = len(measured.ids)
             raise BrokenFileError(
                 rule_ids.MASK_WRONG_MODE.verdict("probability"),
-                f"{number:,} values and hardly a flat area: probabilities or a photograph, no"
-                " labels; decide on a class for each pixel, then save label ids",
+                f"{number:,} values that change gradually: probabilities, distances or an image, no"
+                " labels; decide on a class for each pixel, such as by a threshold, then save label"
+                " ids",
             )
         facts["mask_cell_px"] = measured.cell_px
         facts["label_ids"] = measured.ids if ids is None else ids[measured.ids]
