@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from histoprep.stats.counts import Counts
 
 MAX_LISTED = 8
+# Lists that only sources are judged by, all tiles at once.
+_VOTES = ("fit_evidence",)
 # Columns of the tiles table that table rules see; a few short ones, so that millions of tiles fit.
 OVERVIEW_COLUMNS = (
     "tile_id", "group", "split", "label", "unlabelled", "image_path", "mask_path", "image_digest",
@@ -163,8 +165,8 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of the tiles table: `tiles` without its lists, `labels` with one row a label of a
-    tile.
+    """A piece of the tiles table: `tiles` without lists of numbers, `labels` with a row for each
+    label of a tile.
 
     `labels` has `row` (position in `tiles`), label_id, pixels, core_pixels, radius_px, regions,
     specks, in order of row.
@@ -179,7 +181,7 @@ class Chunk:
         import pandas as pd
 
         lists = [name for name in table.column_names if name.startswith("label_")]
-        tiles = table.drop_columns(lists).to_pandas(types_mapper=nullable)
+        tiles = table.drop_columns([*lists, *_VOTES]).to_pandas(types_mapper=nullable)
         counts = (
             table["label_ids"]
             .combine_chunks()

@@ -18,7 +18,7 @@ from histoprep.schemas.workspace import Workspace
 KIND = "tiles"
 
 
-SCHEMA_VERSION = "1.3"
+SCHEMA_VERSION = "1.4"
 
 
 # Orphan masks are rows too (image_path null), so that mask rules see them.
@@ -194,6 +194,21 @@ SCHEMA = pa.schema(
             " renamed labels",
         ),
         column("mask_tried_blocks", pa.int16(), "telling mixed blocks that were tried, 64 at most"),
+        # How well mask and image fit (see fit/); null where nothing can be told: mask or image are
+        # of one kind, too small, or of two sizes.
+        column(
+            "fit_explained",
+            pa.float32(),
+            "R2: share of the variance of optical density that the classes of the mask explain,"
+            " 0-1",
+        ),
+        column(
+            "fit_evidence",
+            pa.list_(pa.float32()),
+            "nats that speak for the mask, as it is, in its seven other orientations, and moved"
+            " by a cell left, right, up and down",
+        ),
+        column("fit_cell_px", pa.int16(), "side of the cells that were compared"),
         # One entry a label, in order of label id; null when the mask is no class map.
         column(
             "label_ids",

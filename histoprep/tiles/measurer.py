@@ -12,6 +12,7 @@ import numpy as np
 from histoprep import imageio, rule_ids
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError
+from histoprep.fit.measure import mask_shares, measure_fit, tile_grid
 from histoprep.imageio.header import Header
 from histoprep.lossy import Signals
 from histoprep.lossy.jpeg_history import FixedPoint
@@ -29,6 +30,8 @@ from histoprep.tiles.measure import (
 )
 
 Facts = dict[str, Any]
+# Not columns: what `fit_of` compares.
+_GRID, _SHARES = "image grid", "mask shares"
 # Modes of photographs; only a sign of masks among the images makes us look at their pixels.
 _PHOTOGRAPHS = ("RGB", "RGBA", "CMYK", "YCbCr")
 
@@ -36,7 +39,8 @@ _PHOTOGRAPHS = ("RGB", "RGBA", "CMYK", "YCbCr")
 class Measurer:
     """Turns bytes into the measured columns; identical bytes are decoded once.
 
-    The memory of what was measured is by digest and bounded; it holds facts, no pixels.
+    The memory of what was measured is by digest and bounded; it holds facts, and of images and
+    masks of more than one label a few hundred cells.
     """
 
     def __init__(self, options: TileOptions, num_remembered: int = 4096) -> None:
@@ -122,6 +126,7 @@ class Measurer:
         compared = imageio.decode_compared_luminance(data, header, grey)
         facts["image_hash"] = gradient_hash(compared)
         facts["luminance_digest"] = digest(compared.tobytes())
+        facts[_GRID] = tile_grid(compared, header.height_px, header.width_px)
 
     def _measure_image_alone(self, data: bytes, facts: Facts) -> None:
         self._measure_image(data, facts)
@@ -174,6 +179,7 @@ class Measurer:
         facts["label_radius_px"] = measured.radius_px
         facts["label_regions"] = measured.regions
         facts["label_specks"] = measured.specks
+        facts[_SHARES] = mask_shares(compact, measured.ids, measured.pixels)
         if measured.lossy:
             # Colours have no order, so that nothing lies between two of them.
             by_value = not encoding.is_coloured
@@ -181,6 +187,20 @@ class Measurer:
             facts.update(_signal_facts(signals))
             if lossy is None and by_value and (fixed_point := find_fixed(compact, signals)):
                 facts.update(_fixed_facts(fixed_point))
+
+
+def fit_of(image: Facts, mask: Facts) -> Facts:
+    """Return the columns of how well a mask fits its image, both measured; none where nothing can
+    be told.
+    """
+    fit = measure_fit(image.get(_GRID), mask.get(_SHARES))
+    if fit is None:
+        return {}
+    return {
+        "fit_explained": fit.explained,
+        "fit_evidence": fit.evidence,
+        "fit_cell_px": fit.cell_px,
+    }
 
 
 def _colour_facts(stored: np.ndarray) -> Facts:

@@ -85,13 +85,14 @@ class TileTask:
 
     def _measure(self, positions: list[int], marker: Marker) -> Iterator[dict[str, Any]]:
         # Decoders take longest to import, and only workers need them.
-        from histoprep.tiles.measurer import Measurer
+        from histoprep.tiles.measurer import Measurer, fit_of
 
         measurer = Measurer(self.options)
         refused = dict(self.left_out)
         contents = read_ahead(self._requests(positions, refused), self.options.max_file_bytes)
         for index in positions:
             row: dict[str, Any] = {}
+            measured: dict[str, dict[str, Any]] = {"image": {}, "mask": {}}
             for what, _, stat in _files(self.listed[index]):
                 # Each file by itself: the mask is not to be blamed for what its image does.
                 item = _item(index, what)
@@ -110,12 +111,12 @@ class TileTask:
                     data = next(contents)
                 pair = self.listed[index].pair
                 is_alone = pair.mask_path is None and not pair.unlabelled
-                row.update(
+                measured[what] = (
                     measurer.image(data, is_alone=is_alone)
                     if what == "image"
                     else measurer.mask(data)
                 )
-            yield row
+            yield row | measured["image"] | measured["mask"] | fit_of(**measured)
 
     def _requests(self, positions: list[int], refused: dict[int, str]) -> list[Request]:
         files = (
