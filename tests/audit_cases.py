@@ -21,7 +21,7 @@ from histoprep.auditing.sources import Sources
 from histoprep.checks import CheckOptions
 from histoprep.choices import Severity
 from histoprep.execution import Engine
-from histoprep.findings import Finding
+from histoprep.findings import Finding, in_order
 from histoprep.report import Report
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
@@ -144,7 +144,8 @@ def by_code(found: Iterable[Finding]) -> Found:
     for item in found:
         assert item.count == len(item.paths) == len(item.details) > 0
         assert not item.denominator or item.count <= item.denominator, item.code
-        assert list(item.paths) == sorted(item.paths)
+        listed = list(zip(item.paths, item.details, strict=True))
+        assert listed == in_order(listed)
         key = f"{item.code} {item.subcode}".strip() + (f" in {item.where}" if item.where else "")
         assert key not in sorted_out
         sorted_out[key] = dict(zip(item.paths, item.details, strict=True))

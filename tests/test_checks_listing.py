@@ -13,6 +13,7 @@ from tile_rows import tile_row
 
 from histoprep.catalogue import all_rules
 from histoprep.choices import Severity
+from histoprep.cli import run
 from histoprep.report import Status, last_line, render
 from histoprep.schemas.workspace import Workspace
 
@@ -376,3 +377,41 @@ def test_masks_of_shifted_numbers_are_named_with_both_images(tmp_path: Path) -> 
         )
         for number in range(4)
     }
+
+
+def test_broken_links_are_a_warning_that_names_the_store(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    data.pairs(2)
+    store = tmp_path / "store"
+    for number in range(3):
+        (data.root / f"lost{number}.jpg").symlink_to(store / f"ab/{number}")
+    [found] = [item for item in data.audit().findings if item.subcode == "broken-link"]
+    assert (found.code, found.severity, found.count) == ("HP106", Severity.WARNING, 3)
+    assert f"{store}/ab is not there" in found.cause
+    assert found.details[0] == f"link to {store}/ab/0, which is not there"
+    assert "the same command again" in found.suggestion
+
+
+def test_later_commands_warn_of_broken_links(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = DataSet(tmp_path / "data")
+    data.pairs(3)
+    (data.root / "fine00_mask.png").unlink()
+    (data.root / "fine00_mask.png").symlink_to("/nowhere/at/all.png")
+    assert run(["manifest", str(data.root), "--workers", "1"]) == 0
+    text = " ".join(capsys.readouterr().err.split())
+    assert "fine00_mask.png: link to /nowhere/at/all.png, which is not there" in text
+
+
+def test_a_data_set_of_broken_links_alone_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    for name in ("images", "masks"):
+        (root / name).symlink_to(tmp_path / "store" / name)
+    assert run(["audit", str(root), "--workers", "1"]) == 2
+    text = " ".join(capsys.readouterr().err.split())
+    assert f"2 links to nothing: images, a link to {tmp_path}/store/images" in text
+    assert "mount or fetch" in text

@@ -388,10 +388,31 @@ def test_links_pipes_and_loops(tmp_path: Path) -> None:
     pairs, issues = listed(root)
     assert [pair.image_path for pair in pairs] == ["a.jpg", "inside.jpg", "sub/b.jpg"]
     assert dict(map(reversed, kinds_of(issues))) == {
-        **dict.fromkeys(("folder", "loop.jpg", "nothing.jpg", "pipe.png", "up"), "unexpected"),
+        **dict.fromkeys(("folder", "pipe.png", "up"), "unexpected"),
+        **dict.fromkeys(("loop.jpg", "nothing.jpg"), "broken-link"),
         **dict.fromkeys(("near.jpg", "out.jpg", "outfolder"), "leaving-link"),
     }
-    assert all(issue.detail for issue in issues)
+    details = {issue.path: issue.detail for issue in issues}
+    assert all(details.values())
+    assert details["nothing.jpg"] == f"link to {root / 'gone.jpg'}, which is not there"
+    assert details["loop.jpg"].startswith(f"link to {root / 'loop.jpg'}, Too many")
+
+
+def test_links_into_a_store_that_is_not_there_are_broken_ones(tmp_path: Path) -> None:
+    root = make(tmp_path / "data", "a.jpg")
+    (root / "a_mask.png").symlink_to(tmp_path / "store" / "x1" / "a.png")
+    (root / "more").symlink_to("../store/more")
+    for follow in (False, True):
+        pairs, issues = listed(root, follow_links=follow)
+        assert [pair.mask_path for pair in pairs] == [None]
+        assert [(issue.kind.value, issue.path, issue.detail) for issue in issues] == [
+            (
+                "broken-link",
+                name,
+                f"link to {tmp_path / 'store' / target}, which is not there",
+            )
+            for name, target in (("a_mask.png", "x1/a.png"), ("more", "more"))
+        ]
 
 
 def test_links_that_leave_are_followed_when_wanted_and_each_folder_is_read_once(

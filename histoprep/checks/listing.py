@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.labels import IGNORED, UNMAPPED, LabelMap
+from histoprep.phrases import first_of
 from histoprep.scan import IssueKind
 from histoprep.scan.advice import (
     MAX_NAMES,
@@ -182,6 +184,14 @@ _FORMAT_CAUSE = (
 )
 _FORMAT_SUGGESTION = (
     "If these are masks or annotations, IMPORTS. If they are not part of the data set, nothing."
+)
+_BROKEN_CAUSE = (
+    "The files are in a store that is not mounted or was never fetched, or they were moved: {store}"
+    " is not there."
+)
+_BROKEN_SUGGESTION = (
+    "Mount or fetch the store (dvc pull, git annex get), then the same command again. Until then"
+    " what these links stand for is missing: images without their masks count as unlabelled."
 )
 _IMPORTS = "IMPORTS"
 _IMPORT_HELP = "histoprep import makes masks of many kinds: histoprep import --help"
@@ -484,6 +494,33 @@ def unread_folders(evidence: Evidence) -> Iterator[Finding]:
             **texts,
         ):
             yield replace(issue, severity=Severity.WARNING) if warned else issue
+
+
+@table_rule(UNEXPECTED_FILE)
+def broken_links(evidence: Evidence) -> Iterator[Finding]:
+    """Yield links whose target is not there, with the nearest folder that is missing."""
+    issues = evidence.issues[evidence.issues.kind == IssueKind.BROKEN_LINK]
+    files = evidence.amounts.images + evidence.amounts.masks
+    for found in flag(
+        UNEXPECTED_FILE,
+        issues,
+        issues.path.notna(),
+        "path",
+        "{detail}",
+        denominator=files + len(issues),
+        unit="files",
+        subcode=IssueKind.BROKEN_LINK.value,
+        cause=_BROKEN_CAUSE.format(store=_missing_store(issues.detail.tolist())),
+        suggestion=_BROKEN_SUGGESTION,
+    ):
+        yield replace(found, severity=Severity.WARNING)
+
+
+def _missing_store(details: list[str]) -> str:
+    """Return the folder that the targets of broken links have in common, or the first target."""
+    targets = [detail.removeprefix("link to ").rpartition(", ")[0] for detail in details]
+    common = os.path.commonpath(targets) if targets else ""
+    return common if len(common) > 1 else first_of(targets, limit=1)
 
 
 @table_rule(CSV_MISMATCH)

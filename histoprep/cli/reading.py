@@ -32,7 +32,7 @@ def read_tiles(
     """
     from histoprep.schemas.repaired import open_repaired
     from histoprep.tiles.options import chosen_words, earlier_options
-    from histoprep.tiles.table import ensure_tiles, unlisted_folders
+    from histoprep.tiles.table import broken_links, ensure_tiles, unlisted_folders
 
     earlier = earlier_options(workspace)
     kept = chosen_words(workspace, earlier.scan) if scan_options is None else []
@@ -54,4 +54,6 @@ def read_tiles(
     unlisted = unlisted_folders(workspace)
     left_out = [f"{folder}: {reason}; what is in it is left out" for folder, reason in unlisted]
     console.warn_each(left_out, total=len(left_out), rest="histoprep audit lists all folders")
+    broken = [f"{path}: {reason}; it is left out" for path, reason in broken_links(workspace)]
+    console.warn_each(broken, total=len(broken), rest="histoprep audit lists all links")
     return ExitCode.INCOMPLETE if unlisted else ExitCode.OK

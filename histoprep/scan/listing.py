@@ -29,6 +29,7 @@ class IssueKind(StrEnum):
     UNREAD_FORMAT = "unread-format"
     SECOND_MASK = "second-mask"
     LEAVING_LINK = "leaving-link"
+    BROKEN_LINK = "broken-link"
 
 
 class Issue(NamedTuple):

@@ -191,15 +191,19 @@ class Walker:
             reason = "not a regular file (pipe, socket or device); not opened"
         elif f"{self.root}/".startswith(f"{target.rstrip('/')}/"):
             reason = "link to a folder that contains the data set; not followed"
-        elif not inside and not self.options.follow_links:
-            kind, reason = IssueKind.LEAVING_LINK, "link that leaves the data set; not followed"
         else:
             try:
                 mode = os.stat(target).st_mode
             except OSError as error:
-                reason = f"link to nothing: {error.strerror}"
+                missing = isinstance(error, FileNotFoundError)
+                why = "which is not there" if missing else str(error.strerror)
+                kind, reason = IssueKind.BROKEN_LINK, f"link to {to_text(target)}, {why}"
             else:
-                if stat.S_ISDIR(mode):
+                follows = inside or self.options.follow_links
+                if not follows:
+                    kind = IssueKind.LEAVING_LINK
+                    reason = "link that leaves the data set; not followed"
+                elif stat.S_ISDIR(mode):
                     reason = self._follow_folder(entry, target, inside, listed)
                 elif stat.S_ISREG(mode):
                     listed.files.append(entry.name)

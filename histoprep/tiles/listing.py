@@ -21,7 +21,7 @@ from histoprep.digests import RunningDigest, digest_text, hash_text
 from histoprep.errors import UsageError
 from histoprep.image_formats import image_suffixes
 from histoprep.names import to_name
-from histoprep.phrases import first_of
+from histoprep.phrases import first_of, plural
 from histoprep.read_ahead import THREADS, FileStat
 from histoprep.scan import Issue, IssueKind, Pair, scan
 from histoprep.scan.commands import import_commands
@@ -122,6 +122,7 @@ class Listing:
     def _nothing_found(self, root: Path, options: TableOptions) -> UsageError:
         """Return the error of a data set without a file to read; says what was seen instead."""
         leaving = [issue.path for issue in self.issues if issue.kind is IssueKind.LEAVING_LINK]
+        broken = [issue for issue in self.issues if issue.kind is IssueKind.BROKEN_LINK]
         unread = count_unread(self.issues)
         wanted = (
             f"x.jpg beside x{options.scan.mask_suffix}.png, or folders images/ and masks/"
@@ -133,13 +134,17 @@ class Listing:
             words = "link that leaves" if len(leaving) == 1 else "links that leave"
             seen.append(f"{len(leaving):,} {words} the folder: {first_of(leaving)}")
             hint = f"histoprep audit {shlex.quote(str(root))} --follow-links"
+        if broken:
+            words = plural(len(broken), "link")
+            seen.append(f"{words} to nothing: {broken[0].path}, a {broken[0].detail}")
+            hint = "mount or fetch what the links lead to, then the same command again"
         if unread:
             seen.append(f"files of formats that are not read: {describe_unread(unread)}")
             commands = import_commands(root, unread)
             imports = (
                 " or ".join(commands) or "histoprep import makes a data set of some: see --help"
             )
-            hint = hint if leaving else imports
+            hint = hint if leaving or broken else imports
         return UsageError(
             "no image or mask found",
             path=root,

@@ -413,6 +413,15 @@ def unlisted_folders(workspace: Workspace) -> list[tuple[str, str]]:
     ]
 
 
+def broken_links(workspace: Workspace) -> list[tuple[str, str]]:
+    """Return path and target, in words, of each link of the data set that leads to nothing."""
+    return [
+        (issue["path"], issue["detail"])
+        for issue in read_issues(workspace).to_pylist()
+        if issue["kind"] == IssueKind.BROKEN_LINK
+    ]
+
+
 def _parts_job(workspace: Workspace) -> JobFolder:
     """Return the folder of parts as one that the jobs of an array fill; its request are their
     options.
