@@ -13,6 +13,8 @@ from tile_rows import tile_row
 
 from histoprep.choices import Severity
 from histoprep.findings import Finding
+from histoprep.labels import load_label_map
+from histoprep.remap.first_map import first_label_map
 from histoprep.tiles import TileOptions
 
 TRIGGERS = (
@@ -224,6 +226,53 @@ def test_scaled_values_without_a_map(
 )
 def test_values_that_may_well_be_labels(tmp_path: Path, values: tuple[int, ...]) -> None:
     assert _scaled(tmp_path, {f"t{value}": (value,) for value in values} | {"zero": ()}) == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "pairs"),
+    [
+        ((1, 255), {1: 255}),
+        ((1, 2, 3, 85, 170, 255), {1: 85, 2: 170, 3: 255}),
+        ((1, 2, 40, 80), {1: 40, 2: 80}),
+    ],
+)
+def test_labels_in_two_scales(
+    tmp_path: Path, values: tuple[int, ...], pairs: dict[int, int]
+) -> None:
+    half = len(values) // 2
+    masks = {
+        f"{side}{number}": part
+        for side, part in (("plain", values[:half]), ("white", values[half:]))
+        for number in range(3)
+    }
+    rows = [tile_row(name, dict.fromkeys(part, 30)) for name, part in masks.items()]
+    [found] = [item for item in findings_of_rows(tmp_path, rows) if item.code == "HP410"]
+    assert found.subcode == "two-scales"
+    assert set(found.paths) == {f"value {value}" for value in values}
+    assert f"histoprep map init {tmp_path / 'data'} --out label_map.yml" in found.suggestion
+    # The map that it writes has one class for both.
+    text, _ = first_label_map(tmp_path / "data.histoprep" / "tiles.parquet")
+    for label, value in pairs.items():
+        assert f"\n  {label}, {value}: label {label}\n" in text
+    path = tmp_path / "made.yml"
+    path.write_text(text)
+    label_map = load_label_map(path)
+    assert label_map.num_classes == half + 1
+    assert "HP410" not in by_code(findings_of_rows(tmp_path / "mapped", rows, label_map=path))
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        # One mask is chance, both in one mask are two labels, and 2 is a label of its own.
+        {"a": (1,), "b": (1,), "c": (255,)},
+        {"a": (1, 255), "b": (1,), "c": (255,), "d": (255,)},
+        {"a": (1,), "b": (1,), "c": (2,), "d": (2,)},
+        {"a": (1,), "b": (1,), "c": (255,), "d": (255, 7)},
+    ],
+)
+def test_labels_in_one_scale(tmp_path: Path, masks: dict[str, tuple[int, ...]]) -> None:
+    assert _scaled(tmp_path, masks) == {}
 
 
 def test_scaled_values_with_a_map(tmp_path: Path) -> None:

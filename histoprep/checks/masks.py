@@ -16,6 +16,7 @@ from histoprep.checks.lossy import INTERPOLATED_MASK, LOSSY_MASK
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Mark, Rule, Scope, finding
+from histoprep.labels.scales import MIN_SURPRISE, WHITES, TwoScales, find_two_scales
 from histoprep.labels.wrapped import ADVICE as WRAPPED_ADVICE
 from histoprep.labels.wrapped import wrapped_cause, wrapped_modulus
 from histoprep.mask_reading import MaskEncoding
@@ -104,7 +105,7 @@ SCALED_LABELS = Rule(
     Scope.DATASET,
     definition=(
         "All values share a divisor that is unlikely by chance, such as 0 and 255, or 0, 20, 40"
-        " and 60, or equal 256 minus a label."
+        " and 60, or equal 256 minus a label; or some masks hold 0 and 1, others 0 and 255."
     ),
     cause="The mask was scaled for viewing, or written in R as if labels were intensities.",
     suggestion="Divide by the reported factor at the source.",
@@ -140,11 +141,6 @@ INSTANCE_IDS = Rule(
 _NUM_SHOWN = 4
 COARSE_CELL_PX = 8
 HAIRLINE_RADIUS_PX = 2.0
-# Values white is stored as: alone beside 0 they are an image of two labels.
-WHITES = (255, 65_535)
-# How unlikely a common divisor must be before it means anything: n values share the divisor d by
-# chance once in d^n.
-MIN_SURPRISE = 1000
 _COLOUR_SUBCODES = {
     "RGB": "rgb", "RGBA": "alpha", "LA": "alpha", "PA": "alpha", "CMYK": "cmyk", "YCbCr": "rgb",
     "LAB": "rgb", "F": "float", "P": "palette",
@@ -492,6 +488,9 @@ def scaled(evidence: Evidence) -> Iterator[Finding]:
             suggestion=WRAPPED_ADVICE,
         )
         return
+    if (scales := _two_scales(evidence, tiles)) is not None:
+        yield _in_two_scales(evidence, scales, tiles)
+        return
     factor = gcd(*values)
     if factor < 2:
         return
@@ -512,7 +511,60 @@ def scaled(evidence: Evidence) -> Iterator[Finding]:
             for value in values
         ]
         cause = f"The masks were multiplied by {factor} for viewing."
-        yield finding(SCALED_LABELS, items, denominator=len(values), unit="values", cause=cause)
+        yield finding(
+            SCALED_LABELS,
+            items,
+            denominator=len(values),
+            unit="values",
+            cause=cause,
+            suggestion=(
+                f"{_map_command(evidence)} writes a label map that gives each value a class and a"
+                " name; or divide the masks by this factor at the source."
+            ),
+        )
+
+
+def _map_command(evidence: Evidence) -> str:
+    return f"histoprep map init {shlex.quote(str(evidence.root))} --out label_map.yml"
+
+
+def _two_scales(evidence: Evidence, tiles: pd.Series) -> TwoScales | None:
+    """Return the two scales of the labels, unless the label map knows all of them."""
+    rows = evidence.label_counts.cooccurrence[["class_a", "class_b", "tiles"]].to_numpy().tolist()
+    together = {(int(a), int(b)): int(number) for a, b, number in rows}
+    masks = {int(str(label)): int(number) for label, number in tiles.items()}
+    found = find_two_scales(masks, together)
+    is_known = evidence.label_map is not None and not evidence.label_map.unlisted(masks)
+    return None if is_known else found
+
+
+def _in_two_scales(evidence: Evidence, scales: TwoScales, tiles: pd.Series) -> Finding:
+    items = [
+        item
+        for label, value in scales.pairs
+        for item in (
+            (f"value {label}", plural(int(tiles[label]), "tile")),
+            (
+                f"value {value}",
+                f"{plural(int(tiles[value]), 'tile')}; {label} times {scales.factor}",
+            ),
+        )
+    ]
+    return finding(
+        SCALED_LABELS,
+        items,
+        denominator=len(items),
+        unit="values",
+        subcode="two-scales",
+        cause=(
+            f"Some masks hold the labels, others the labels times {scales.factor}: two encodings"
+            " of the same labels in one data set, which would become different classes."
+        ),
+        suggestion=(
+            f"{_map_command(evidence)} writes a label map in which both values of a label are one"
+            " class; or write all masks in one way."
+        ),
+    )
 
 
 @row_rule(SIXTEEN_BIT_MASK)

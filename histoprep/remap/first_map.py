@@ -20,6 +20,7 @@ from histoprep.labels.ignored import (
     find_ignored_value,
 )
 from histoprep.labels.model import colours_of
+from histoprep.labels.scales import TwoScales, find_two_scales
 from histoprep.mask_reading import MaskEncoding
 from histoprep.phrases import plural
 from histoprep.schemas.repaired import open_rows
@@ -112,6 +113,11 @@ class LabelsFound:
         """Return whether the ids seem to number objects: more than classes could be, or used so."""
         return len(self.tiles) > MAX_CLASSES or self.use.instances() is not None
 
+    def two_scales(self) -> TwoScales | None:
+        """Return the two scales that the labels are in, or None."""
+        is_other = self.are_colours or self.are_instances
+        return None if is_other else find_two_scales(self.tiles, self.pairs)
+
     def ignored(self) -> IgnoredValue | None:
         """Return the value that seems to mark pixels without a label, or None."""
         amounts = {
@@ -157,7 +163,7 @@ def first_label_map(table: Path) -> tuple[str, LabelsFound]:
             seen=f"{plural(found.num_masks, 'mask')}, none of them read as a label image",
             hint="histoprep audit says what is wrong with each mask",
         )
-    ignored = found.ignored()
+    ignored = None if found.two_scales() else found.ignored()
     entries = list(_entries(found, ignored))
     colours = {number: entry.colour for number, entry in _numbered(entries).items() if entry.colour}
     return "\n".join([*_lines(found, ignored, entries, colours), ""]), found
@@ -228,7 +234,9 @@ def _entries(found: LabelsFound, ignored: IgnoredValue | None) -> Iterator[_Entr
         for label in found.labels
         if ignored is None or not ignored.along_boundaries or label != ignored.value
     ]
-    if found.are_colours:
+    if scales := found.two_scales():
+        yield from _two_scales(found, scales)
+    elif found.are_colours:
         yield from _colours(found, left)
     elif found.are_instances:
         yield from _instances(found, left)
@@ -241,6 +249,17 @@ def _entries(found: LabelsFound, ignored: IgnoredValue | None) -> Iterator[_Entr
             yield _Entry(
                 str(label), f"label {label}", _hex(colour), comment, is_background=label == 0
             )
+
+
+def _two_scales(found: LabelsFound, scales: TwoScales) -> Iterator[_Entry]:
+    """Yield the background and each label with its scaled value."""
+    if 0 in found.tiles:
+        yield _Entry("0", "label 0", None, _amounts(found, 0), is_background=True)
+    for label, value in scales.pairs:
+        comment = (
+            f"{label}: {_amounts(found, label)}; in other masks {value}: {_amounts(found, value)}"
+        )
+        yield _Entry(f"{label}, {value}", f"label {label}", None, comment)
 
 
 def _colours(found: LabelsFound, labels: list[int]) -> Iterator[_Entry]:
