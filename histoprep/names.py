@@ -18,6 +18,26 @@ _UNSTORABLE = re.compile("[\udc80-\udcff\uef80-\uefff]")
 _STORED_BYTE = re.compile("[\uef80-\uefff]")
 
 
+# Folders that systems make for themselves: copies of names by macOS in archives, thumbnails of a
+# Synology station, bins.
+SYSTEM_FOLDERS = frozenset(
+    {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+)
+_SYSTEM_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini", "Desktop.ini", "Icon\r"})
+# What macOS keeps of a file beside it on other file systems.
+_TWIN = "._"
+
+
+def is_system_file(name: str) -> bool:
+    """Return whether a system made a file for itself: `._x.png` beside `x.png`, `.DS_Store`."""
+    return name in _SYSTEM_FILES or name.startswith(_TWIN)
+
+
+def is_left_alone(folder: str) -> bool:
+    """Return whether a folder is hidden or a system's own, by its name."""
+    return folder.startswith(".") or folder in SYSTEM_FOLDERS
+
+
 def to_text(name: str) -> str:
     """Return a name, as Python's file functions give it, as text that Arrow can hold."""
     return name if name.isascii() else _UNSTORABLE.sub(_hide, name)

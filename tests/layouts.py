@@ -273,6 +273,17 @@ def half_grey_without_scheme(root: Path) -> Pairs:
     return {}
 
 
+def of_systems(root: Path) -> Pairs:
+    """Write a data set with what macOS, Windows and a network station put beside files."""
+    found = pairs_of("images/t{i}.png", "masks/t{i}.png")(root)
+    for name in ("__MACOSX/images/._t0.png", "masks/._t1.png", "images/.DS_Store", "Thumbs.db"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"\0\5\x16\7")
+    for i in range(3):
+        save(tissue(50 + i), root / f"images/@eaDir/t{i}.png/SYNOPHOTO_THUMB_M.jpg")
+    return found
+
+
 def same_stems_two_stains(root: Path) -> Pairs:
     """Write two folders of photographs of the same fields: no masks at all."""
     for i in range(NUM_TILES):
@@ -325,6 +336,7 @@ KNOWN = [
         )
         for name, image, mask in _TWO_FOLDERS
     ),
+    Layout("files-of-systems", of_systems, Outcome.KNOWN),
     Layout(
         "kvasir-jpeg-masks",
         pairs_of("images/cju{i}k8.png", "masks/cju{i}k8.png", draw=binary),
@@ -532,6 +544,27 @@ PUBLISHED = [
         "tiles-of-slides-in-folders": pairs_of(
             "tiles/{group}/{i}_{i}.png", "tilemasks/{group}/{i}_{i}.png", groups=("s1", "s2", "s3")
         ),
+        # Numbers that one program pads with zeros.
+        "zeros-before-numbers": lambda root: {
+            image: mask
+            for i in (1, 2, 3, 7, 10, 11, 100)
+            for image, mask in pairs_of(
+                f"images/{i}.png", f"masks/{i:03}.png", ids=(i,)
+            )(root).items()
+        },
+        "zeros-before-several-numbers": lambda root: {
+            image: mask
+            for i in range(8)
+            for image, mask in pairs_of(
+                f"HE/slideB_x{i * 224}_y{i}.png", f"gt/slideB_x{i * 224:06}_y{i:04}_lab.png",
+                ids=(i,),
+            )(root).items()
+        },
+        "zeros-before-numbers-of-siblings": lambda root: {
+            image: mask
+            for i in range(1, 9)
+            for image, mask in pairs_of(f"img{i:04}.png", f"mask{i}.png", ids=(i,))(root).items()
+        },
         # Folders that are named in the files of the other side.
         "flat-masks-of-folders": pairs_of(
             "images/{group}/{i}.png", "masks/{group}_{i}.png", groups=("A", "B")
@@ -675,6 +708,16 @@ NO_MASKS = [
         Outcome.NO_MASKS,
     ),
     Layout("two-stains", same_stems_two_stains, Outcome.NO_MASKS),
+    Layout(
+        "photographs-called-masks",
+        images_alone(*(f"{name}/t{i}.png" for name in ("raw", "annotated") for i in range(6))),
+        Outcome.NO_MASKS,
+    ),
+    Layout(
+        "photographs-called-like-masks",
+        images_alone(*(f"t{i}{end}.png" for end in ("", "_label") for i in range(6))),
+        Outcome.NO_MASKS,
+    ),
     Layout(
         "classes-with-the-same-names",
         images_alone(

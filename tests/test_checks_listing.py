@@ -415,3 +415,18 @@ def test_a_data_set_of_broken_links_alone_says_so(
     text = " ".join(capsys.readouterr().err.split())
     assert f"2 links to nothing: images, a link to {tmp_path}/store/images" in text
     assert "mount or fetch" in text
+
+
+def test_what_systems_keep_is_counted_and_left_alone(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    data.pairs(2)
+    for name in ("__MACOSX/._a.jpg", "._fine00.jpg", "._fine01.jpg", ".DS_Store", "Thumbs.db"):
+        data.write(name, b"\0\5\x16\7")
+    report = data.audit()
+    [found] = [item for item in report.findings if item.code == "HP106"]
+    assert (found.subcode, found.severity) == ("system-file", Severity.INFO)
+    assert dict(zip(found.paths, found.details, strict=True)) == {
+        ".": "4 files of the system, such as .DS_Store; left alone",
+        "__MACOSX/": "folder of the system; left alone",
+    }
+    assert "2 images, 2 masks" in last_line(report)

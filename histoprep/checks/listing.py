@@ -497,6 +497,23 @@ def unread_folders(evidence: Evidence) -> Iterator[Finding]:
 
 
 @table_rule(UNEXPECTED_FILE)
+def files_of_the_system(evidence: Evidence) -> Iterator[Finding]:
+    """Yield what a system keeps for itself in the data set: counted, and no question."""
+    issues = evidence.issues[evidence.issues.kind == IssueKind.SYSTEM_FILE]
+    yield from flag(
+        UNEXPECTED_FILE,
+        issues,
+        issues.path.notna(),
+        "path",
+        "{detail}",
+        denominator=0,
+        unit="places",
+        subcode=IssueKind.SYSTEM_FILE.value,
+        cause="Archives and network folders of macOS, Windows or Synology hold such files.",
+    )
+
+
+@table_rule(UNEXPECTED_FILE)
 def broken_links(evidence: Evidence) -> Iterator[Finding]:
     """Yield links whose target is not there, with the nearest folder that is missing."""
     issues = evidence.issues[evidence.issues.kind == IssueKind.BROKEN_LINK]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from histoprep import image_formats
 from histoprep.errors import UsageError
-from histoprep.names import pairing_key
+from histoprep.names import is_left_alone, pairing_key
 from histoprep.phrases import first_of
 
 # Also what other tools read; whether histoprep reads them, the audit says.
@@ -45,7 +45,7 @@ def files_below(folder: Path, *, skip: Path | None = None) -> Iterator[Path]:
         ) from error
     for entry in entries:
         path = Path(entry.path)
-        if entry.name.startswith(".") or (skip is not None and path.absolute() == skip):
+        if is_left_alone(entry.name) or (skip is not None and path.absolute() == skip):
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from files_below(path, skip=skip)

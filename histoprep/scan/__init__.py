@@ -16,7 +16,7 @@ from pathlib import Path
 from histoprep.choices import Layout
 from histoprep.errors import UsageError
 from histoprep.image_formats import is_image
-from histoprep.names import to_text
+from histoprep.names import is_left_alone, to_text
 from histoprep.scan.dataset_csv import DatasetCsv
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
 from histoprep.scan.pairing import Pairing
@@ -139,7 +139,7 @@ def _folders_and_images(folder: Path) -> tuple[list[str], int]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                if entry.is_dir(follow_symlinks=False) and not is_left_alone(entry.name):
                     folders.append(entry.name)
                 elif is_image(entry.name) and not entry.name.startswith("."):
                     images += 1

@@ -34,9 +34,15 @@ _MAX_LOOKS = 60
 _MIN_PAIRED = 0.5
 _MIN_OF_NAMES = 0.1
 _MIN_OF_NUMBERED_HEADS = 0.5
+# Of names that are padded with zeros, some pair as they are, and nearly all without the zeros.
+_MOST_PAIRED = 0.95
+_MAX_NUMBERS = 4
 
 _TAIL_START = re.compile(r"(?<=.)(?:[ _.\-]+|(?<=[a-z0-9])(?=[A-Z])|(?<=[0-9])(?=[a-z]))")
 _HEAD_END = re.compile(r"[ _.\-]+|(?<=[A-Za-z])(?=[0-9])|(?<=[a-z])(?=[A-Z])")
+_NUMBER = re.compile(r"([0-9]+)")
+_PADDED = re.compile(r"(?<![0-9])0[0-9]")
+_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 _MASK_WORDS = (
@@ -78,13 +84,16 @@ class FolderNames:
 class Affixes:
     """What stands before and behind the key in a name, and the extensions; none stands for any.
 
-    With `is_numbered` the key is a number, and anything may follow it: `task-12-annotation-7`.
+    With `is_numbered` the key is a number, and anything may follow it: `task-12-annotation-7`. With
+    `num_padded` the key is that many numbers with text before each and behind the last, and zeros
+    before a number count for nothing: `tile_7` and `tile_007` have one key.
     """
 
     head: str = ""
     tail: str = ""
     extensions: tuple[str, ...] = ()
     is_numbered: bool = False
+    num_padded: int = 0
 
     @property
     def length(self) -> int:
@@ -103,7 +112,16 @@ class Affixes:
             stem.startswith(self.head) and stem.endswith(self.tail)
         ):
             return None
-        return pairing_key(stem[len(self.head) : len(stem) - len(self.tail)])
+        key = pairing_key(stem[len(self.head) : len(stem) - len(self.tail)])
+        if not self.num_padded:
+            return key
+        parts = _NUMBER.split(key)
+        # Texts and numbers in turn, a text first and last.
+        return (
+            "/".join(part.lstrip("0") or part[-1:] for part in parts)
+            if (len(parts) == 2 * self.num_padded + 1)
+            else None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +285,12 @@ class Reading:
             chosen |= {"images": self.places.images, "masks": self.places.masks}
         for side, affixes in (("image", self.image), ("mask", self.mask)):
             exact = self._exact(side, affixes)
-            if affixes.head or affixes.is_numbered or len(exact.extensions) > 1:
+            if (
+                affixes.head
+                or affixes.is_numbered
+                or affixes.num_padded
+                or len(exact.extensions) > 1
+            ):
                 chosen[f"{side}_pattern"] = _pattern(exact)
             elif affixes.tail or exact.extensions or (side == "mask" and self.places.are_siblings):
                 end = f".{exact.extensions[0]}" if exact.extensions else ""
@@ -288,7 +311,8 @@ class Reading:
 
 def _pattern(affixes: Affixes) -> str:
     """Return a pattern of names, which has no slash."""
-    return f"^{_name_pattern(affixes)}".replace("[^/]*$", "").replace("[^/]+", ".+")
+    pattern = f"^{_name_pattern(affixes)}".replace("[^/]*$", "").replace("[^/]+", ".+")
+    return pattern.replace("[^/0-9]", "[^0-9]")
 
 
 def _name_pattern(affixes: Affixes, group: str = "key") -> str:
@@ -296,7 +320,21 @@ def _name_pattern(affixes: Affixes, group: str = "key") -> str:
     head = _escaped(affixes.head)
     if affixes.is_numbered:
         return rf"{head}(?P<{group}>\d+)(?!\d)[^/]*$"
+    if affixes.num_padded:
+        return f"{head}{_padded_pattern(affixes.num_padded, group)}{_pattern_end(affixes)}"
     return f"{head}(?P<{group}>[^/]+){_pattern_end(affixes)}"
+
+
+def _padded_pattern(number: int, group: str) -> str:
+    """Return the pattern of so many numbers, without the zeros before them, and the texts around
+    them.
+    """
+    first = int(group.removeprefix(KEY) or 1)
+    groups = [KEY + (str(at) if at > 1 else "") for at in range(first, first + 2 * number + 1)]
+    return "".join(
+        f"(?P<{name}>[^/0-9]*)" if at % 2 == 0 else f"0*(?P<{name}>[0-9]+)"
+        for at, name in enumerate(groups)
+    )
 
 
 def _pattern_end(affixes: Affixes) -> str:
@@ -508,7 +546,7 @@ class _Name(NamedTuple):
     def key(self, affixes: Affixes) -> str | None:
         """Return what `Affixes.key_in` returns."""
         head, tail = affixes.head, affixes.tail
-        if affixes.is_numbered or self.folded is None:
+        if affixes.is_numbered or affixes.num_padded or self.folded is None:
             return affixes.key_in(self.name)
         if affixes.extensions and self.extension not in affixes.extensions:
             return None
@@ -566,6 +604,10 @@ class _Side:
         least = _MIN_OF_NUMBERED_HEADS if has_number else _MIN_OF_NAMES
         return number < max(1, least * self.num_names)
 
+    def some_names(self) -> list[_Name]:
+        """Return some names of each folder."""
+        return [name for names in self.names for name in names[:_MAX_LOOKS]]
+
     @property
     def num_names(self) -> int:
         """Return how many names there are."""
@@ -591,6 +633,8 @@ def named_readings(places: Places) -> Iterator[Reading]:
     yield from found
     if not found and not places.are_siblings:
         yield from _numbered(places, images, masks)
+    if max((reading.masks_paired for reading in found), default=0) < _MOST_PAIRED:
+        yield from _padded(places, images, masks)
 
 
 def _matching(places: Places, images: _Side, masks: _Side) -> Iterator[Reading]:
@@ -614,6 +658,45 @@ def _numbered(places: Places, images: _Side, masks: _Side) -> Iterator[Reading]:
             reading = _match(places, (image, images.keys[image]), (affixes, keyed))
             if reading and reading.masks_paired >= _MIN_PAIRED:
                 yield reading
+
+
+def _padded(places: Places, images: _Side, masks: _Side) -> Iterator[Reading]:
+    """Yield readings in which zeros before a number count for nothing, where names have such."""
+    # Of folders anywhere, names without text have too little in common.
+    if places.crossed or not any(
+        _PADDED.search(name.stem) for side in (images, masks) for name in side.some_names()
+    ):
+        return
+    for image, mask in product(_padded_affixes(images), _padded_affixes(masks)):
+        if image.num_padded != mask.num_padded or (
+            places.are_siblings and not _can_differ(image, mask)
+        ):
+            continue
+        keyed = images.keyed(image), masks.keyed(mask)
+        reading = _match(places, (image, keyed[0]), (mask, keyed[1]))
+        if reading and reading.masks_paired >= _MOST_PAIRED:
+            others = not places.are_siblings and reading.num_masks < masks.num_names
+            yield replace(reading, others=others)
+
+
+def without_zeros(stem: str) -> str:
+    """Return a stem without the zeros before its numbers, by which names of two programs differ."""
+    return _ZEROS.sub("", stem)
+
+
+def _padded_affixes(side: _Side) -> list[Affixes]:
+    """Return affixes of a side around keys that have one number of numbers."""
+    found = []
+    for affixes in side.keys:
+        if affixes.extensions or affixes.num_padded:
+            continue
+        numbers = Counter(
+            len(_NUMBER.findall(key)) for keyed in side.keys[affixes] for key in keyed
+        )
+        most = numbers.most_common(1)
+        if most and 0 < most[0][0] <= _MAX_NUMBERS:
+            found.append(replace(affixes, num_padded=most[0][0]))
+    return found[:_MAX_AFFIXES]
 
 
 def _can_differ(image: Affixes, mask: Affixes) -> bool:

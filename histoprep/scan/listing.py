@@ -29,6 +29,7 @@ class IssueKind(StrEnum):
     UNREAD_FORMAT = "unread-format"
     SECOND_MASK = "second-mask"
     LEAVING_LINK = "leaving-link"
+    SYSTEM_FILE = "system-file"
     BROKEN_LINK = "broken-link"
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from histoprep.errors import UsageError
 from histoprep.image_formats import is_image
 from histoprep.name_index import NameIndex, common_end, composed
-from histoprep.names import to_name, to_text
+from histoprep.names import is_left_alone, to_name, to_text
 from histoprep.phrases import first_of, plural
 from histoprep.scan.dataset_csv import CASE_COLUMNS, NAME_COLUMNS, SLIDE_COLUMNS
 from histoprep.scan.listing import Issue, IssueKind, Pair
@@ -245,7 +245,7 @@ class _Files:
     def _images(self) -> Iterator[str]:
         """Yield the paths of the images below root, without hidden folders and links to folders."""
         for folder, folders, files in os.walk(self.root):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = sorted(name for name in folders if not is_left_alone(name))
             below = os.path.relpath(folder, self.root)
             for name in filter(is_image, sorted(files)):
                 yield to_text(name if below == "." else f"{below}/{name}")

@@ -22,12 +22,13 @@ import numpy as np
 from histoprep.choices import Layout
 from histoprep.errors import UsageError
 from histoprep.image_formats import mask_suffixes
+from histoprep.names import is_left_alone
 from histoprep.phrases import first_of, plural
 from histoprep.scan.combining import SeveralMasks, are_variants
 from histoprep.scan.commands import audit_command, options_words
 from histoprep.scan.content import Content, content_of, drawn_area
 from histoprep.scan.joined_names import joined_readings
-from histoprep.scan.layouts import FolderNames, Reading, crossed, readings
+from histoprep.scan.layouts import FolderNames, Reading, crossed, readings, without_zeros
 from histoprep.scan.listing import ScanOptions
 from histoprep.scan.name_rules import NameRules, is_data
 from histoprep.scan.trial import gives_pairs
@@ -284,7 +285,7 @@ class _Look:
             for entry in entries:
                 name = entry.name
                 if entry.is_dir(follow_symlinks=follow):
-                    is_ours = name.startswith(".") or name.endswith(WORKSPACE_SUFFIX)
+                    is_ours = is_left_alone(name) or name.endswith(WORKSPACE_SUFFIX)
                     if not is_ours and entry.path not in skip:
                         below.append(name)
                 elif is_data(name) and entry.is_file(follow_symlinks=True):
@@ -308,12 +309,25 @@ class _Look:
             names, folders, _ = self._list(f"{path}{masks}/{inner}")
             stack += [f"{inner}{name}/" for name in reversed(folders[:_MAX_TRIED])]
             place = self.root / path / images / inner
+            lost: list[str] = []
+            has_pair = False
             for name in names[:_MAX_TRIED]:
                 key = rules.mask_key(name, alone=True)
                 stems = {key, name.rpartition(".")[0]} - {None}
                 if any(self._image_is_there(place, str(stem)) for stem in stems):
-                    return True
+                    has_pair = True
+                else:
+                    lost += map(str, stems)
+            if has_pair:
+                return not self._are_padded(lost, f"{path}{images}/{inner}")
         return False
+
+    def _are_padded(self, stems: list[str], folder: str) -> bool:
+        """Return whether masks without an image have one but for zeros before a number."""
+        if not stems:
+            return False
+        known = {without_zeros(name.rpartition(".")[0]) for name in self._list(folder)[0]}
+        return any(without_zeros(stem) in known for stem in stems)
 
     def _image_is_there(self, place: Path, stem: str) -> bool:
         rules = NameRules.of(self.options)
@@ -437,7 +451,7 @@ class _Look:
             return False
         if masks is Content.CLASSES:
             return images is Content.IMAGE or reading.named_like_masks
-        if masks is Content.IMAGE and not reading.is_of_whole_folders:
+        if masks is Content.IMAGE:
             return False
         return reading.named_like_masks and (images, masks) != (Content.BLANK, Content.BLANK)
 

@@ -16,7 +16,14 @@ from histoprep.choices import Layout
 from histoprep.errors import UsageError
 from histoprep.image_formats import is_image
 from histoprep.job_folder import own_names
-from histoprep.names import pairing_key, to_text
+from histoprep.names import (
+    SYSTEM_FOLDERS,
+    is_left_alone,
+    is_system_file,
+    pairing_key,
+    to_text,
+)
+from histoprep.phrases import plural
 from histoprep.scan.formats import format_unread
 from histoprep.scan.keys import KeyedNames, PlainNames, numbered_masks, sort_names
 from histoprep.scan.listing import Issue, IssueKind, ScanOptions
@@ -65,11 +72,14 @@ class FolderNames:
 
 @dataclass(slots=True)
 class DirectoryListing:
-    """The names in one folder, in no order; `others` are neither regular files nor folders."""
+    """The names in one folder, in no order; `others` are neither regular files nor folders,
+    `of_system` folders that a system keeps for itself.
+    """
 
     files: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     others: list[os.DirEntry[str]] = field(default_factory=list)
+    of_system: list[str] = field(default_factory=list)
 
 
 Fill = Callable[[str, DirectoryListing], None]
@@ -160,6 +170,8 @@ class Walker:
             self._tell(IssueKind.UNREADABLE, folder, f"folder cannot be listed: {error.strerror}")
         for entry in sorted(listed.others, key=lambda file: file.name):
             self._judge_other(folder, entry, listed)
+        for name in sorted(listed.of_system):
+            self._tell(IssueKind.SYSTEM_FILE, folder + name, "folder of the system; left alone")
         listed.folders.sort()
         if len(listed.folders) > 1:
             self._report_like_folders(folder, listed.folders)
@@ -173,6 +185,8 @@ class Walker:
                     add_file(entry.name)
                 elif not entry.is_dir(follow_symlinks=False):
                     listed.others.append(entry)
+                elif entry.name in SYSTEM_FOLDERS:
+                    listed.of_system.append(f"{entry.name}/")
                 elif (
                     not entry.name.startswith(".")
                     and not entry.name.endswith(WORKSPACE_SUFFIX)
@@ -223,7 +237,7 @@ class Walker:
             for other in self._followed
         ):
             return "link to a folder that another link led to; read once, not followed"
-        if entry.name.startswith(".") or entry.path in self.skip:
+        if is_left_alone(entry.name) or entry.path in self.skip:
             return None
         self._followed.add(target)
         listed.folders.append(entry.name)
@@ -347,10 +361,13 @@ class Walker:
         return ""
 
     def _note_others(self, folder: str, names: list[str], *, of_masks: bool = False) -> None:
+        if of_system := [name for name in names if is_system_file(name.rpartition("/")[2])]:
+            files = f"{plural(len(of_system), 'file')} of the system, such as {min(of_system)}"
+            self._tell(IssueKind.SYSTEM_FILE, folder or ".", f"{files}; left alone")
         expected = {"dataset.csv", self.options.csv.name if self.options.csv else ""}
         for name in sorted(names):
             base = name.rpartition("/")[2]
-            if base in expected or base.startswith("."):
+            if base in expected or base.startswith(".") or is_system_file(base):
                 continue
             if is_tree_note(os.path.join(self.root, folder), base):
                 continue
