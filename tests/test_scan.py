@@ -609,8 +609,6 @@ def test_a_root_that_is_a_link_is_followed(tmp_path: Path) -> None:
 def test_hidden_files_and_workspaces_are_passed_over(tmp_path: Path) -> None:
     make(
         tmp_path,
-        ".DS_Store",
-        "._a.jpg",
         ".hp-12.tmp",
         ".git/a.jpg",
         "set.histoprep/masks-five/a.png",
@@ -619,9 +617,18 @@ def test_hidden_files_and_workspaces_are_passed_over(tmp_path: Path) -> None:
         "other.YAML",
     )
     assert files(tmp_path) == [("a", "a.jpg", None)]
-    _, issues = listed(make(tmp_path, "Thumbs.db", "no-suffix", "b.xyz"))
-    names = ("Thumbs.db", "b.xyz", "no-suffix")
-    assert kinds_of(issues) == [("unexpected", name) for name in names]
+    system = (".DS_Store", "._a.jpg", "Thumbs.db", "__MACOSX/._a.jpg")
+    pairs, issues = listed(make(tmp_path, *system, "no-suffix", "b.xyz"))
+    assert [pair.image_path for pair in pairs] == ["a.jpg"]
+    assert sorted(kinds_of(issues)) == [
+        ("system-file", "."),
+        ("system-file", "__MACOSX/"),
+        ("unexpected", "b.xyz"),
+        ("unexpected", "no-suffix"),
+    ]
+    assert "3 files of the system, such as .DS_Store; left alone" in {
+        issue.detail for issue in issues
+    }
 
 
 def test_folders_that_are_not_read_are_named_with_what_is_in_them(tmp_path: Path) -> None:
