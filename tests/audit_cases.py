@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+from advice import problems_of
 from PIL import Image
 from tile_rows import write_tiles
 
@@ -128,12 +129,20 @@ class DataSet:
             tile_options or TileOptions(),
             sample=options.pop("sample", None),
         )
-        return audit(
+        report = audit(
             self.root,
             workers=1,
             label_map=label_map,
             options=AuditOptions(table=table, **options),
         )
+        check_advice(report.findings)
+        return report
+
+
+def check_advice(found: Iterable[Finding]) -> None:
+    """Hold the advice of findings to what `advice.py` says."""
+    for item in found:
+        assert not problems_of(item.suggestion), (item.code, item.subcode, item.suggestion)
 
 
 def by_code(found: Iterable[Finding]) -> Found:
@@ -184,7 +193,9 @@ def findings_of_rows(
         metadata={},
     )
     sources = Sources.of(label_map, expected, **asdict(options or CheckOptions()))
-    return run_rules(workspace, gather(workspace, sources, Engine(1)))
+    found = run_rules(workspace, gather(workspace, sources, Engine(1)))
+    check_advice(found)
+    return found
 
 
 SKIN_MAP = """\

@@ -195,7 +195,7 @@ def test_pages_are_no_damage(tmp_path: Path) -> None:
     assert found["HP208 multi-page-mask"].keys() == {"plain_mask.tif"}
     words = {finding.subcode: finding for finding in report.findings if finding.code == "HP208"}
     assert all("The file is whole" in finding.cause for finding in words.values())
-    assert "histoprep audit --page 1" in words["multi-page-mask"].suggestion
+    assert f"histoprep audit {data.root} --page 1" in words["multi-page-mask"].suggestion
     second = TileOptions().with_reading(Reading(page=2))
     found = by_code(data.audit(tile_options=second).findings)
     assert not any(key.startswith("HP208 multi-page-mask") for key in found)
@@ -214,7 +214,7 @@ def test_pages_are_no_damage(tmp_path: Path) -> None:
             "git lfs",
         ),
         (b"/annex/objects/SHA256E-s9--1.png\n", "pointer", "git annex get"),
-        (b"\n<!DOCTYPE html><title>Sign in</title>", "web-page", "Download"),
+        (b"\n<!DOCTYPE html><title>Sign in</title>", "web-page", "download"),
         (b"", "zero-bytes", "again"),
         (b"GIF", "bad-header", "file NAME"),
     ],

@@ -219,7 +219,7 @@ def test_what_a_map_ignores_or_names_is_no_finding(tmp_path: Path) -> None:
         ).findings
         if each.code == "HP509"
     ]
-    assert found.suggestion == "Add the line `ignore: [255]` to two."
+    assert found.suggestion.startswith("Add the line `ignore: [255]` to two, then: histoprep map")
 
 
 def test_ignored_pixels_are_in_no_finding_about_labels(tmp_path: Path) -> None:

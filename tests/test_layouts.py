@@ -312,7 +312,7 @@ def test_advice_where_nothing_is_paired(tmp_path: Path) -> None:
         tmp_path, ["i/img_1.png", "i/img_2.png"], ["m/ann_1.png", "m/ann_2.png"]
     )
     assert "--image-pattern" in suggestion
-    assert "pairs 2 of them" in suggestion
+    assert "To pair 2 of them: histoprep audit" in suggestion
 
 
 # --- what files look like --------------------------------------------------------------------

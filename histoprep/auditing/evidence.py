@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from histoprep.auditing.duplicates import COLUMNS as DUPLICATE_COLUMNS
 from histoprep.auditing.duplicates import SCHEMA as DUPLICATE_SCHEMA
 from histoprep.auditing.duplicates import compare, find_candidates
 from histoprep.auditing.sources import Sources
-from histoprep.checks import OVERVIEW_COLUMNS, Amounts, CheckOptions, Chunk, Evidence
+from histoprep.checks import OVERVIEW_COLUMNS, Amounts, CheckOptions, Chunk, Evidence, commands
 from histoprep.errors import IntegrityError
 from histoprep.execution import Engine
 from histoprep.findings import Finding
@@ -296,8 +296,18 @@ def run_rules(workspace: Workspace, evidence: Evidence) -> list[Finding]:
     opened, _ = open_tiles_table(workspace.tiles)
     # `gather` saw that the repaired masks are there.
     repaired = open_repaired(workspace.folder) if evidence.repaired else None
-    found = checks.merged(_run(TileRows(opened, repaired, CONTENT_COLUMNS), evidence))
+    found = [
+        replace(each, suggestion=_placed(each.suggestion, evidence))
+        for each in checks.merged(_run(TileRows(opened, repaired, CONTENT_COLUMNS), evidence))
+    ]
     return sorted(found, key=lambda finding: (finding.code, finding.subcode, finding.where))
+
+
+def _placed(advice: str, evidence: Evidence) -> str:
+    """Return advice whose commands name this data set."""
+    root = to_text(str(evidence.root))
+    manifest = evidence.manifest and to_text(str(evidence.manifest))
+    return commands.placed(advice, root, evidence.map_path, manifest)
 
 
 def _run(rows: TileRows, evidence: Evidence) -> Iterator[Finding]:

@@ -27,7 +27,7 @@ MISSING_CLASS_IN_SPLIT = Rule(
     Scope.DATASET,
     definition="A class other than 0 has no core-present tile in a split.",
     cause="The class is rare, and the split did not balance classes.",
-    suggestion="Split again: histoprep manifest balances classes across splits.",
+    suggestion="Split again, which balances classes across splits: histoprep manifest ROOT",
     fix_safety=FixSafety.SAFE,
 )
 RARE_CLASS = Rule(
@@ -40,7 +40,7 @@ RARE_CLASS = Rule(
         " without a label map, since labels may be merged."
     ),
     cause="The class is rare, or rarely annotated.",
-    suggestion="Add data, or merge the class with another in the label map.",
+    suggestion=("No command can help: add data, or merge the class with another in the label map."),
 )
 SPURIOUS_CLASS = Rule(
     "HP804",
@@ -56,8 +56,8 @@ SPURIOUS_CLASS = Rule(
         " that is thin by nature needs min_radius_px in the label map."
     ),
     suggestion=(
-        "Restore the masks that HP409 names from a lossless source, and resize masks with "
-        "nearest neighbour only."
+        "No command can help: restore the masks that HP409 names from a lossless source, and resize"
+        " masks with nearest neighbour only."
     ),
 )
 CLASS_FROM_ONE_GROUP = Rule(
@@ -67,7 +67,10 @@ CLASS_FROM_ONE_GROUP = Rule(
     Scope.DATASET,
     definition="More than 80 % of a class other than 0 comes from one group.",
     cause="Only one slide or case contains it.",
-    suggestion="Add groups; a model cannot separate this class from the appearance of that slide.",
+    suggestion=(
+        "No command can help: add groups with this class; a model cannot separate it from the"
+        " appearance of that slide."
+    ),
 )
 SPLIT_SHIFT = Rule(
     "HP806",
@@ -76,7 +79,7 @@ SPLIT_SHIFT = Rule(
     Scope.DATASET,
     definition="The share of a class differs between splits by more than 5 percentage points.",
     cause="The split did not balance classes.",
-    suggestion="Split again: histoprep manifest balances classes across splits.",
+    suggestion="Split again, which balances classes across splits: histoprep manifest ROOT",
     fix_safety=FixSafety.SAFE,
 )
 
@@ -212,7 +215,7 @@ def spurious(evidence: Evidence) -> Iterator[Finding]:
             if codes
             else ""
         )
-        suggestion = "histoprep repair" if codes else ""
+        suggestion = "histoprep repair ROOT" if codes else ""
         yield finding(
             SPURIOUS_CLASS,
             items,

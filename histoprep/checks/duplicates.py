@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from histoprep.checks import Evidence, flag, true
+from histoprep.checks.commands import exclude
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
@@ -21,7 +22,7 @@ EXACT_DUPLICATE_FILE = Rule(
     Scope.TILE,
     definition="Two images have identical bytes.",
     cause="A tile was copied or exported twice.",
-    suggestion="Keep one of each; the split keeps copies together.",
+    suggestion=f"The split keeps copies together. To keep one of each: {exclude('HP601')}",
     fix_safety=FixSafety.UNSAFE,
 )
 EXACT_DUPLICATE_PIXELS = Rule(
@@ -31,7 +32,7 @@ EXACT_DUPLICATE_PIXELS = Rule(
     Scope.TILE,
     definition="Two images have identical pixels, but different bytes.",
     cause="A tile was saved again losslessly, or only its metadata changed.",
-    suggestion="Keep one of each; the split keeps copies together.",
+    suggestion=f"The split keeps copies together. To keep one of each: {exclude('HP602')}",
     fix_safety=FixSafety.UNSAFE,
 )
 NEAR_DUPLICATE = Rule(
@@ -41,7 +42,10 @@ NEAR_DUPLICATE = Rule(
     Scope.TILE,
     definition="Two images have similar perceptual hashes and correlated pixels.",
     cause="Overlapping or re-compressed tiles.",
-    suggestion="Give --group-by so that tiles of one slide stay in one split.",
+    suggestion=(
+        "Say with --group-by which slide tiles are of, so that they stay in one split. To keep one"
+        f" of each: {exclude('HP603')}"
+    ),
 )
 CONFLICTING_DUPLICATE = Rule(
     "HP604",
@@ -50,7 +54,10 @@ CONFLICTING_DUPLICATE = Rule(
     Scope.TILE,
     definition="Copies of an image have different masks.",
     cause="Two annotators, two versions of the annotation, or a mask saved under the wrong name.",
-    suggestion="Decide which mask is right and remove the other.",
+    suggestion=(
+        "No command can decide which mask is right: list the tiles of the others in a file for"
+        f" --drop-list of histoprep manifest. To leave one of each out: {exclude('HP604')}"
+    ),
 )
 
 
@@ -125,7 +132,10 @@ def _search_cut_off(evidence: Evidence) -> Iterator[Finding]:
             "More images look alike than are compared, so that copies may be missing from HP602 and"
             " HP603."
         )
-        suggestion = "Audit parts of the data set by themselves, such as one slide or folder each."
+        suggestion = (
+            "No command can compare them all: audit parts of the data set by themselves, such as"
+            " one slide or folder each."
+        )
         amount = evidence.amounts.images
         rule = NEAR_DUPLICATE
         yield finding(

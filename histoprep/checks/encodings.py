@@ -10,6 +10,7 @@ import numpy as np
 
 from histoprep import rule_ids
 from histoprep.checks import Chunk, Evidence, flag, true
+from histoprep.checks.commands import LEFT_OUT, fix
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
@@ -32,8 +33,9 @@ READERS_DISAGREE = Rule(
         " on black."
     ),
     suggestion=(
-        "Check some of these masks and decide: histoprep audit with --palette index or grey, or"
-        " --min-is-white stored or inverted."
+        "Check some of these masks and decide: histoprep audit ROOT --palette index; or histoprep"
+        " audit ROOT --palette grey; or histoprep audit ROOT --min-is-white stored; or histoprep"
+        " audit ROOT --min-is-white inverted"
     ),
     fix_safety=FixSafety.UNSAFE,
 )
@@ -51,8 +53,10 @@ MIXED_ENCODINGS = Rule(
         " and 255 becomes 1 bit), or masks of two exports are mixed."
     ),
     suggestion=(
-        "Check some of these masks and decide: histoprep audit with --depth stored, 8 or 16,"
-        " --palette index or colour, or --rgb grey or colour."
+        "Check some of these masks and decide: histoprep audit ROOT --depth stored; or histoprep"
+        " audit ROOT --depth 8; or histoprep audit ROOT --palette index; or histoprep audit ROOT"
+        " --palette colour; or histoprep audit ROOT --rgb grey; or histoprep audit ROOT --rgb"
+        " colour"
     ),
     fix_safety=FixSafety.UNSAFE,
 )
@@ -68,7 +72,10 @@ INDEX_BEYOND_PALETTE = Rule(
         "The mask was saved with a palette that is too short for its labels; with 1, 2 or 4 bits,"
         " labels wrap around: 255 becomes 15."
     ),
-    suggestion="Export these masks again as 8-bit grayscale; the manifest excludes them.",
+    suggestion=(
+        "No command can tell what the label was: export these masks again as 8-bit grayscale;"
+        f" {LEFT_OUT}"
+    ),
 )
 NEGATIVE_LABEL = Rule(
     *rule_ids.NEGATIVE_LABEL,
@@ -80,8 +87,8 @@ NEGATIVE_LABEL = Rule(
     ),
     cause="The export uses -1 for unlabelled pixels.",
     suggestion=(
-        "Give these pixels a label of their own, such as 255, and save the mask as 8-bit"
-        " grayscale; the manifest excludes it."
+        "No command can choose: give these pixels a label of their own, such as 255, and save the"
+        f" mask as 8-bit grayscale; {LEFT_OUT}"
     ),
 )
 
@@ -92,16 +99,16 @@ _TIFFFILE_CAUSE = (
     " used as the label."
 )
 _TIFFFILE_ADVICE = (
-    "Nothing for histoprep. Other programs invert these masks: save them again with photometric"
-    " minisblack, or use those that histoprep remap writes."
+    "No command is needed for histoprep. Other programs invert these masks; a copy that all read"
+    f" alike: {fix('--only plain')}"
 )
 _TURNED_CAUSE = (
     "The tag was copied from the image. Pillow and OpenCV rotate the pixels of a TIFF, tifffile and"
     " rasterio do not; of a PNG, only OpenCV may."
 )
 _TURNED_ADVICE = (
-    "Save the pixels in the order of the image and remove the tag; the manifest excludes these"
-    " masks."
+    "Look at some of them beside their images. If the labels fit as they are stored:"
+    f" {fix('--only orientation=drop')}; or {fix('--only orientation=apply')}"
 )
 _OPTIMISER_CAUSE = (
     "Read as grey values, the labels ({shown}) occur in the other masks; read as indices ({stored})"
@@ -167,7 +174,7 @@ def _explained(kind: str, evidence: Evidence) -> tuple[str, str]:
         for name, labels in (("stored", seen.stored), ("shown", seen.shown))
     }
     cause = (_OPTIMISER_CAUSE if advice == "grey" else _INDEX_CAUSE).format(**words)
-    return cause, f"Check some of them, then: histoprep audit --palette {advice}"
+    return cause, f"Check some of them, then: histoprep audit ROOT --palette {advice}"
 
 
 def _flagged(

@@ -8,6 +8,7 @@ import numpy as np
 
 from histoprep import rule_ids
 from histoprep.checks import Chunk, Evidence, flag, true
+from histoprep.checks.commands import LEFT_OUT, RESTORE, fix
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope
@@ -22,7 +23,7 @@ UNREADABLE_FILE = Rule(
     Scope.TILE,
     definition="The file or folder cannot be opened or decoded; subcodes say how.",
     cause="An interrupted copy, a full disk during export, a damaged disk or missing permission.",
-    suggestion="Restore these files from the source; the manifest excludes them.",
+    suggestion=RESTORE,
 )
 TRUNCATED_JPEG = Rule(
     *rule_ids.TRUNCATED_JPEG,
@@ -35,7 +36,7 @@ TRUNCATED_JPEG = Rule(
         "An interrupted copy or download; many viewers show such a file with a grey or "
         "repeated lower part."
     ),
-    suggestion="Restore these files from the source; the manifest excludes them.",
+    suggestion=RESTORE,
 )
 EXTENSION_MISMATCH = Rule(
     "HP203",
@@ -45,7 +46,8 @@ EXTENSION_MISMATCH = Rule(
     definition="The first bytes of the file belong to another format than its extension.",
     cause="The file was renamed instead of converted.",
     suggestion=(
-        "Rename the file; for a mask, first make sure that it was never compressed with loss."
+        "A corrected copy has the right extensions, also in tables that name the files:"
+        f" {fix('--only extension')}"
     ),
     fix_safety=FixSafety.SAFE,
 )
@@ -55,7 +57,10 @@ HUGE_IMAGE = Rule(
     Scope.TILE,
     definition="The header declares more pixels than --max-pixels; the file was not decoded.",
     cause="A whole-slide image is among the tiles, or the file is a decompression bomb.",
-    suggestion="Cut it into tiles, or raise --max-pixels if the size is intended.",
+    suggestion=(
+        "No command can cut it into tiles; if the size is intended, audit with a larger"
+        f" --max-pixels; until then {LEFT_OUT}"
+    ),
 )
 CHANGED_WHILE_READING = Rule(
     *rule_ids.CHANGED_WHILE_READING,
@@ -63,7 +68,7 @@ CHANGED_WHILE_READING = Rule(
     Scope.TILE,
     definition="Size or time of the file changed between listing and reading.",
     cause="An export or copy is still running.",
-    suggestion="Wait until it has finished, then audit again.",
+    suggestion="Wait until it has finished, then: histoprep audit ROOT",
     fix_safety=FixSafety.SAFE,
 )
 PRIVACY_METADATA = Rule(
@@ -74,8 +79,8 @@ PRIVACY_METADATA = Rule(
     definition="EXIF, text chunks or TIFF tags that may identify a patient, a person or a device.",
     cause="The scanner or the export wrote them.",
     suggestion=(
-        "Remove them before you share the data set; masks and shards written by histoprep never"
-        " contain them."
+        "Masks and shards written by histoprep never contain them; a copy of the data set without"
+        f" them, every pixel the same: {fix('--only metadata')}"
     ),
     fix_safety=FixSafety.SAFE,
 )
@@ -92,7 +97,8 @@ UNSUPPORTED_ENCODING = Rule(
         " as 12, a transparency mask, min-is-white integers of 32 bits."
     ),
     suggestion=(
-        "Save it as 8-bit or 16-bit TIFF with deflate or LZW, or as PNG; the manifest excludes it."
+        "No command can convert it: save it as 8-bit or 16-bit TIFF with deflate or LZW, or as"
+        f" PNG; {LEFT_OUT}"
     ),
 )
 SEVERAL_PAGES = Rule(
@@ -105,7 +111,10 @@ SEVERAL_PAGES = Rule(
         "It is a pyramid: its further pages are smaller copies of the first, which is the image at"
         " full size."
     ),
-    suggestion="Nothing, if the first page is the one you mean; for masks, --page chooses another.",
+    suggestion=(
+        "No command is needed, if the first page is the one you mean; for masks, --page chooses"
+        " another: histoprep audit ROOT --page 2"
+    ),
 )
 
 _SIDES = ("image", "mask")
@@ -117,59 +126,57 @@ _PAGES_CAUSE = (
 _BY_SUBCODE = {
     ("multi-page", "image"): (
         _PAGES_CAUSE,
-        "Save the page that is the image as a file of its own, such as with tiffcp"
-        " stack.tif,0 image.tif; the manifest excludes it.",
+        "No command can choose: save the page that is the image as a file of its own, such as with"
+        f" tiffcp stack.tif,0 image.tif; {LEFT_OUT}",
     ),
     ("multi-page", "mask"): (
         _PAGES_CAUSE,
-        "Choose the page that holds the labels, from 1: histoprep audit --page 1; masks of one tile"
-        " in several pages: histoprep import combine.",
+        "Choose the page that holds the labels, from 1: histoprep audit ROOT --page 1",
     ),
     ("frames", "mask"): (
         "The GIF is an animation: its frames are drawn over each other.",
-        "Save the frame that holds the labels as PNG; the manifest excludes the mask.",
+        f"No command can choose: save the frame that holds the labels as PNG; {LEFT_OUT}",
     ),
     ("arrays", "mask"): (
         "The file holds several arrays, or one that is no image of labels.",
-        "Save the array of labels as a file of its own, [height, width], such as with numpy.save;"
-        " of known data sets histoprep import makes masks.",
+        "No command can choose: save the array of labels as a file of its own, [height, width],"
+        f" such as with numpy.save; {LEFT_OUT}",
     ),
 }
-_RESTORE = "Restore these files from the source; the manifest excludes them."
 # The same for images and masks.
 _BY_REASON = {
     "zero-bytes": (
         "The disk was full, or an export or copy stopped before it wrote anything.",
-        "Export or copy these files again; the manifest excludes them.",
+        f"No command can restore them: export or copy these files again; {LEFT_OUT}",
     ),
     "bad-header": (
         "The file is of another kind than its extension says, or its first bytes are damaged.",
-        "Look at one of them with `file NAME`; convert files of another kind, and restore damaged"
-        " ones from the source. The manifest excludes them.",
+        "No command can help before one of them was looked at, such as with `file NAME`: convert"
+        f" files of another kind, and restore damaged ones from the source; {LEFT_OUT}",
     ),
     "pointer": (
         "The store was not asked for the files: each is a note of a few bytes in their place.",
-        "Fetch the files, with `git lfs pull` or `git annex get`, then audit again.",
+        "Fetch the files, with `git lfs pull` or `git annex get`, then: histoprep audit ROOT",
     ),
     "web-page": (
         "A download ended with a page of the server: a login, an error or a limit.",
-        "Download these files again; the manifest excludes them.",
+        f"No command can restore them: download these files again; {LEFT_OUT}",
     ),
-    "bad-checksum": ("A disk or a transfer changed bytes inside of the file.", _RESTORE),
-    "corrupt": ("A disk or a transfer changed bytes inside of the file.", _RESTORE),
+    "bad-checksum": ("A disk or a transfer changed bytes inside of the file.", RESTORE),
+    "corrupt": ("A disk or a transfer changed bytes inside of the file.", RESTORE),
     "permission": (
         "The file belongs to somebody else, and you may not read it.",
-        "Get permission to read it, then audit again.",
+        "Get permission to read it, then: histoprep audit ROOT",
     ),
     "folder": (
         "The folder belongs to somebody else, or its disk is damaged.",
-        "Get permission to list it, then audit again.",
+        "Get permission to list it, then: histoprep audit ROOT",
     ),
     "vanished": (
         "The file was moved or removed while the audit ran.",
-        "Wait until nobody changes the data set, then audit again.",
+        "Wait until nobody changes the data set, then: histoprep audit ROOT",
     ),
-    "input-output": ("The disk or the network failed.", "Audit again when it is back."),
+    "input-output": ("The disk or the network failed.", "When it is back: histoprep audit ROOT"),
 }
 _BROKEN = (UNREADABLE_FILE, TRUNCATED_JPEG, HUGE_IMAGE, CHANGED_WHILE_READING, UNSUPPORTED_ENCODING)
 
@@ -197,7 +204,7 @@ def broken(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
             if subcode == "arrays":
                 kinds = dict.fromkeys(map(extension_of, chunk.tiles[f"{side}_path"][chosen]))
                 if commands := import_commands(evidence.root, kinds):
-                    suggestion = f"{suggestion.rstrip('.')}: {' or '.join(commands)}."
+                    suggestion = f"Masks of known data sets: {'; or '.join(commands)}"
             if code == UNREADABLE_FILE.code:
                 cause, suggestion = _BY_REASON.get(subcode, (cause, suggestion))
             yield from flag(

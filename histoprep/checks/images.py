@@ -9,6 +9,7 @@ import numpy as np
 
 from histoprep import rule_ids
 from histoprep.checks import Chunk, Evidence, flag, true
+from histoprep.checks.commands import exclude, fix
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
@@ -28,8 +29,8 @@ WRONG_SIZE = Rule(
     ),
     cause="Tiles from the edge of a slide were not padded, or two exports were mixed.",
     suggestion=(
-        "Crop or pad them, or train with an option that crops; set the expected size with"
-        " --tile-size."
+        "Crop or pad them, train with an option that crops, or say with --tile-size which size is"
+        f" right. To leave these tiles out: {exclude('HP301')}"
     ),
 )
 WRONG_MODE = Rule(
@@ -39,7 +40,10 @@ WRONG_MODE = Rule(
     Scope.TILE,
     definition="The image is not 8-bit RGB.",
     cause="It was saved as grayscale or CMYK, with transparency, with 16 bits or with a palette.",
-    suggestion="Convert it to 8-bit RGB at the source.",
+    suggestion=(
+        "No command can make up colours: convert it to 8-bit RGB at the source. To leave these"
+        f" tiles out: {exclude('HP302')}"
+    ),
 )
 BLANK_IMAGE = Rule(
     "HP303",
@@ -48,7 +52,9 @@ BLANK_IMAGE = Rule(
     Scope.TILE,
     definition="The image is nearly constant, or glass covers more than 95 % of it.",
     cause="Tiles were extracted without a tissue mask.",
-    suggestion="Exclude such tiles from training; a model would learn to generate glass.",
+    suggestion=(
+        f"A model would learn to generate glass. To leave these tiles out: {exclude('HP303')}"
+    ),
 )
 BLURRY_IMAGE = Rule(
     "HP304",
@@ -57,7 +63,7 @@ BLURRY_IMAGE = Rule(
     Scope.TILE,
     definition="The focus score is far below those of the other tiles of its source.",
     cause="The scanner missed the focus there, or the tissue is folded.",
-    suggestion="Check the examples; exclude the tiles if they are out of focus.",
+    suggestion=f"Check the examples. To leave these tiles out: {exclude('HP304')}",
 )
 COMPRESSION_DRIFT = Rule(
     "HP308",
@@ -71,7 +77,9 @@ COMPRESSION_DRIFT = Rule(
         "Sources were exported with different settings; a model can learn the settings "
         "instead of the tissue."
     ),
-    suggestion="Export all sources from the slides again, with the same settings.",
+    suggestion=(
+        "No command can help: export all sources from the slides again, with the same settings."
+    ),
 )
 EXIF_ORIENTATION = Rule(
     "HP309",
@@ -82,7 +90,11 @@ EXIF_ORIENTATION = Rule(
         "The orientation tag is 2 to 8: some readers rotate or flip the image, but not its mask."
     ),
     cause="The image was edited in a photo application.",
-    suggestion="Save the pixels in the stored order and remove the tag.",
+    suggestion=(
+        "Look at some of them beside their masks. If masks fit the pixels as stored, which is how"
+        f" histoprep reads them: {fix('--only orientation=drop')}; or, if they fit the turned"
+        f" image: {fix('--only orientation=apply')}"
+    ),
     fix_safety=FixSafety.SAFE,
 )
 
@@ -111,7 +123,7 @@ _OF_ONE_CHANNEL = frozenset({"grayscale", "sixteen-bit", "float", "palette"})
 _ONE_CHANNEL = (
     "If these are photographs, save them as 8-bit RGB at the source. If they are masks or"
     " probability maps, they do not belong among the images: name their images in a table"
-    " (--pairs), or put them into a folder outside."
+    f" (--pairs), or put them into a folder outside. To leave them out: {exclude('HP302')}"
 )
 
 
@@ -147,7 +159,10 @@ def _no_common_size(images: pd.DataFrame, num_sizes: int) -> Iterator[Finding]:
         denominator=len(images), unit="images",
         subcode="no-common-size",
         cause=f"There are {num_sizes:,} sizes, and none is that of half of the images.",
-        suggestion="Cut all tiles to one size, or say with --tile-size which one is right.",
+        suggestion=(
+            "No command can help: cut all tiles to one size, or say with --tile-size of histoprep"
+            " audit which one is right."
+        ),
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +11,7 @@ import numpy as np
 
 from histoprep import rule_ids
 from histoprep.checks import MAX_LISTED, Chunk, Evidence
+from histoprep.checks.commands import MAP_AS_IT_IS
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, Mark, Rule, Scope, finding
@@ -22,7 +22,6 @@ from histoprep.labels.wrapped import ADVICE, wrapped_cause, wrapped_modulus
 from histoprep.names import to_text
 from histoprep.phrases import plural
 from histoprep.stats.image_labels import NO_LABEL, CrossTable
-from histoprep.visible import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +33,10 @@ UNMAPPED_LABEL = Rule(
     Scope.DATASET,
     definition="A mask contains a value that the label map does not list.",
     cause="The map belongs to another version of the annotation, or the value is an artefact.",
-    suggestion="Add the value to the map, or remap with --on-unmapped unknown.",
+    suggestion=(
+        "Add the value to the map, or give it to the unknown class: histoprep remap ROOT --map MAP"
+        " --on-unmapped unknown"
+    ),
     mark=Mark.UNMAPPED,
 )
 UNUSED_LABEL = Rule(
@@ -44,7 +46,7 @@ UNUSED_LABEL = Rule(
     Scope.DATASET,
     definition="No mask contains this label of the map.",
     cause="The label is rare, or part of the data set is missing.",
-    suggestion="Nothing.",
+    suggestion="No command is needed.",
 )
 MAP_NOT_TOTAL = Rule(
     *rule_ids.MAP_NOT_TOTAL,
@@ -52,7 +54,7 @@ MAP_NOT_TOTAL = Rule(
     Scope.DATASET,
     definition="A declared source label has no target class.",
     cause="A label was added to the list but not to the map.",
-    suggestion="Assign it a class in the map; histoprep map check FILE names it.",
+    suggestion="Assign it a class in the map. To see which: histoprep map check MAP",
 )
 MAP_COLLISION = Rule(
     *rule_ids.MAP_COLLISION,
@@ -60,7 +62,7 @@ MAP_COLLISION = Rule(
     Scope.DATASET,
     definition="A source label is listed twice, or two ids have the same name.",
     cause="The file was edited by hand.",
-    suggestion="Keep one entry; histoprep map check FILE names the line.",
+    suggestion="Keep one entry. To see the line: histoprep map check MAP",
 )
 MAP_OVERFLOW = Rule(
     *rule_ids.MAP_OVERFLOW,
@@ -68,7 +70,7 @@ MAP_OVERFLOW = Rule(
     Scope.DATASET,
     definition="A target class id does not fit into the 8 bits of the output.",
     cause="The id is above 255 or negative.",
-    suggestion="Number the classes from 0.",
+    suggestion="Number the classes from 0 to 255. To see which: histoprep map check MAP",
 )
 MAP_GAP = Rule(
     *rule_ids.MAP_GAP,
@@ -76,7 +78,10 @@ MAP_GAP = Rule(
     Scope.DATASET,
     definition="The target class ids are not 0 to K-1.",
     cause="A class was removed.",
-    suggestion="Number the classes without a gap; a model would otherwise learn empty classes.",
+    suggestion=(
+        "Number the classes without a gap; a model would otherwise learn empty classes. To see"
+        " which: histoprep map check MAP"
+    ),
 )
 CLASS_VANISHES = Rule(
     "HP507",
@@ -85,7 +90,10 @@ CLASS_VANISHES = Rule(
     Scope.DATASET,
     definition="No label in the data maps to this class.",
     cause="This data set does not contain the labels of that class.",
-    suggestion="Use a map without the class, or add data.",
+    suggestion=(
+        "Add data, or use a map without the class; one of the labels that there are: histoprep map"
+        " init ROOT"
+    ),
 )
 ALREADY_REMAPPED = Rule(
     *rule_ids.ALREADY_REMAPPED,
@@ -97,8 +105,8 @@ ALREADY_REMAPPED = Rule(
     ),
     cause="The masks in this folder were remapped before.",
     suggestion=(
-        "Use the original masks; if these values are source labels that only look like classes,"
-        " ignore this."
+        "Use the original masks. If these values are source labels that only look like classes:"
+        " histoprep remap ROOT --map MAP --force"
     ),
 )
 VOID_LABEL = Rule(
@@ -114,7 +122,10 @@ VOID_LABEL = Rule(
         "The value marks pixels that nobody labelled, such as 255 in masks of PASCAL VOC or"
         " Cityscapes; without a word in the label map it becomes a class."
     ),
-    suggestion="Write `ignore: [255]`, with this value, into the label map.",
+    suggestion=(
+        "Write `ignore: [255]`, with this value, into the label map; or let it be written:"
+        " histoprep map init ROOT"
+    ),
 )
 NAME_CONTRADICTION = Rule(
     "HP510",
@@ -126,7 +137,10 @@ NAME_CONTRADICTION = Rule(
         " of 5 tiles or more, and the label map gives its name to another label."
     ),
     cause="Two entries of the label map are swapped, or folders and masks were numbered apart.",
-    suggestion="Compare the entries with the masks, and correct the names in the label map.",
+    suggestion=(
+        "Compare the entries with the masks, and correct the names in the label map. The table of"
+        " both: histoprep stats ROOT --map MAP"
+    ),
 )
 
 # Image-level label and mask label go together when so many tiles of each have the other.
@@ -151,15 +165,18 @@ def unmapped(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
         ", ..." if len(everywhere) > MAX_LISTED else ""
     )
     suggestion = (
-        f"Add the values ({values}) to {evidence.label_map.name}, or remap with --on-unmapped"
-        " unknown."
+        f"Add the values ({values}) to {evidence.label_map.name}, or give them to its unknown"
+        " class: histoprep remap ROOT --map MAP --on-unmapped unknown"
     )
     items = zip(
         chunk.tiles.mask_path.iloc[unknown.row.unique()].tolist(), _amounts(unknown), strict=True
     )
     cause = ""
     if (modulus := wrapped_modulus(present, label_map)) is not None:
-        cause, suggestion = wrapped_cause(present, modulus), ADVICE
+        cause, suggestion = (
+            wrapped_cause(present, modulus),
+            f"{ADVICE} {MAP_AS_IT_IS}",
+        )
     yield finding(
         UNMAPPED_LABEL,
         items,
@@ -237,12 +254,16 @@ def void_label(evidence: Evidence) -> Iterator[Finding]:
     )
     line = found.line
     if evidence.label_map is not None:
-        suggestion = f"Add the line `{line}` to {evidence.label_map.name}."
+        suggestion = (
+            f"Add the line `{line}` to {evidence.label_map.name}, then: histoprep map check MAP"
+        )
     elif found.along_boundaries:
-        root = shlex.quote(visible(str(evidence.root)))
-        suggestion = f"histoprep map init {root} --out label_map.yml writes a map with `{line}`."
+        suggestion = f"A map with `{line}`: histoprep map init ROOT --out label_map.yml"
     else:
-        suggestion = f"If nobody labelled these pixels, write `{line}` into a label map."
+        suggestion = (
+            f"If nobody labelled these pixels, write `{line}` into a label map, such as that of:"
+            " histoprep map init ROOT"
+        )
     problem = finding(
         VOID_LABEL,
         [(f"value {found.spelt}", detail)],

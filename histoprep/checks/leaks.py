@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from histoprep import rule_ids
 from histoprep.checks import Evidence, flag, true
+from histoprep.checks.commands import exclude
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
@@ -32,7 +33,7 @@ TILE_IN_BOTH_SPLITS = Rule(
     Scope.TILE,
     definition="A tile is in two splits.",
     cause="Folders were copied, or a split was made by hand.",
-    suggestion="Split again: histoprep manifest --map MAP",
+    suggestion="Split again: histoprep manifest ROOT --ignore-folder-split",
     fix_safety=FixSafety.SAFE,
 )
 GROUP_IN_BOTH_SPLITS = Rule(
@@ -43,7 +44,7 @@ GROUP_IN_BOTH_SPLITS = Rule(
         "A slide, case or patient is in two splits, which makes test results too optimistic."
     ),
     cause="The split was made by tile instead of by group.",
-    suggestion="Split again by group: histoprep manifest --group-by PATTERN --map MAP",
+    suggestion="Split again by group: histoprep manifest ROOT --ignore-folder-split",
     fix_safety=FixSafety.SAFE,
 )
 DUPLICATE_ACROSS_SPLITS = Rule(
@@ -52,7 +53,10 @@ DUPLICATE_ACROSS_SPLITS = Rule(
     Scope.TILE,
     definition="An image is in two splits.",
     cause="Duplicates were not removed before splitting.",
-    suggestion="Split again: histoprep manifest keeps duplicates together.",
+    suggestion=(
+        "Split again, which keeps duplicates together: histoprep manifest ROOT"
+        " --ignore-folder-split"
+    ),
     fix_safety=FixSafety.SAFE,
 )
 POOL_OVERLAP = Rule(
@@ -61,7 +65,10 @@ POOL_OVERLAP = Rule(
     Scope.TILE,
     definition="A tile is in both the conditional and the unconditional pool.",
     cause="An --unlabelled folder contains copies of labelled tiles.",
-    suggestion="Remove the copies from the --unlabelled folder.",
+    suggestion=(
+        "The copies do not belong into the --unlabelled folder. To leave them out:"
+        f" {exclude('HP704')}"
+    ),
     fix_safety=FixSafety.SAFE,
 )
 NO_GROUPS = Rule(
@@ -74,8 +81,9 @@ NO_GROUPS = Rule(
     ),
     cause="Neither --group-by nor a column of a table says which slide a tile is of.",
     suggestion=(
-        "histoprep audit ROOT --group-by PATTERN, `folder` or csv:COLUMN. If every tile is of a"
-        " patient of its own, accept this finding in a baseline."
+        "Say with --group-by which slide a tile is of: a pattern, csv:COLUMN or `folder`. If every"
+        " tile is of a patient of its own, accept this finding in a baseline: histoprep audit ROOT"
+        " --write-baseline accepted.json"
     ),
     fix_safety=FixSafety.SAFE,
 )

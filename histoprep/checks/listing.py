@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -13,6 +12,7 @@ import numpy as np
 
 from histoprep import rule_ids
 from histoprep.checks import MAX_LISTED, Chunk, Evidence, flag, true
+from histoprep.checks.commands import LEFT_OUT, exclude
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
@@ -36,7 +36,9 @@ ORPHAN_MASK = Rule(
     Scope.TILE,
     definition="A mask has no image of the same key.",
     cause="The image was moved, renamed, filtered out or never exported.",
-    suggestion="Export the missing images again; until then the manifest excludes these masks.",
+    suggestion=(
+        f"No command can restore images: export the missing ones again; until then {LEFT_OUT}"
+    ),
 )
 MISSING_MASK = Rule(
     "HP102",
@@ -46,8 +48,8 @@ MISSING_MASK = Rule(
     definition="An image has no mask, so it belongs to the unconditional pool.",
     cause="The tile was never annotated, or its mask is named differently.",
     suggestion=(
-        "Nothing, if these tiles are meant to be unlabelled. Otherwise check --mask-suffix and"
-        " --layout."
+        "No command is needed, if these tiles are meant to be unlabelled. Otherwise say how masks"
+        " are named, with --mask-suffix or --layout: histoprep audit --help"
     ),
 )
 DUPLICATE_KEY = Rule(
@@ -62,7 +64,8 @@ DUPLICATE_KEY = Rule(
     ),
     suggestion=(
         "Keep one file of each. Until then every spelling is a tile of its own; where only "
-        "extensions differ, the first file in byte order is used."
+        "extensions differ, the first file in byte order is used. To leave these tiles out:"
+        f" {exclude('HP103')}"
     ),
     fix_safety=FixSafety.UNSAFE,
 )
@@ -75,7 +78,8 @@ AMBIGUOUS_PAIR = Rule(
     cause="Old and new masks lie side by side, or a tile was exported in two formats.",
     suggestion=(
         "Keep one mask for each image. Until then the one spelled exactly like the image is "
-        "used, or, without rival images, the first in byte order."
+        "used, or, without rival images, the first in byte order. To leave these tiles out:"
+        f" {exclude('HP104')}"
     ),
     fix_safety=FixSafety.UNSAFE,
 )
@@ -87,7 +91,8 @@ UNPARSED_NAME = Rule(
     definition="The --group-by pattern does not match, so the tile has no group.",
     cause="The name follows a different convention, or the table has no row for it.",
     suggestion=(
-        "Widen the pattern; with csv:COLUMN, add the missing rows or correct the names in them."
+        "Widen the pattern; with csv:COLUMN, add the missing rows or correct the names in them. To"
+        f" leave these tiles out: {exclude('HP105')}"
     ),
 )
 UNEXPECTED_FILE = Rule(
@@ -100,7 +105,7 @@ UNEXPECTED_FILE = Rule(
         " leave the data set and special files are reported too."
     ),
     cause="Notes, thumbnails, archives, links or leftovers of another tool.",
-    suggestion="Nothing; these files are not read.",
+    suggestion="No command is needed: these files are not read.",
 )
 CSV_MISMATCH = Rule(
     "HP107",
@@ -112,7 +117,7 @@ CSV_MISMATCH = Rule(
         " or its labels differ from the mask."
     ),
     cause="The table was written before files were moved or masks were edited.",
-    suggestion="Write it again: histoprep manifest --map MAP --dataset-csv dataset.csv",
+    suggestion="Write it again: histoprep manifest ROOT --dataset-csv dataset.csv",
     fix_safety=FixSafety.SAFE,
 )
 COUNT_MISMATCH = Rule(
@@ -122,7 +127,7 @@ COUNT_MISMATCH = Rule(
     Scope.DATASET,
     definition="A count differs from the expectation file.",
     cause="A copy or download is incomplete, or files were added.",
-    suggestion="Copy the data set again, or correct the expectation file.",
+    suggestion="No command can help: copy the data set again, or correct the expectation file.",
 )
 
 LABEL_LIKE_IMAGE = Rule(
@@ -137,7 +142,8 @@ LABEL_LIKE_IMAGE = Rule(
     cause="Masks lie among the images, and nothing in their names says which image they belong to.",
     suggestion=(
         "Say how masks are named: --mask-suffix, --masks with --images, --mask-pattern, or a table"
-        " of pairs with --pairs. Until then the manifest stops."
+        " of pairs with --pairs. Until then the manifest stops; to leave these files out: histoprep"
+        " manifest ROOT --force"
     ),
 )
 SECOND_MASK = Rule(
@@ -148,9 +154,9 @@ SECOND_MASK = Rule(
     definition="A file is called like a further mask of an image, as x_mask_1.png of x.png.",
     cause="Each object, class or reader has a mask file of its own.",
     suggestion=(
-        "Nothing, if the masks that are read are the right ones: these files are left out."
-        " Otherwise choose others with --mask-suffix, or make one mask of all those of an image"
-        " with histoprep import combine."
+        "No command is needed, if the masks that are read are the right ones: these files are left"
+        " out. Otherwise choose others with --mask-suffix, or make one mask of all those of an"
+        " image: histoprep import combine ROOT --by instance --out ROOT-combined"
     ),
 )
 
@@ -165,7 +171,7 @@ SHIFTED_NUMBERS = Rule(
     cause="One program counts from 0, the other from 1.",
     suggestion=(
         "Pair them with the table that the audit writes (--pairs). If equal numbers do belong"
-        " together, histoprep manifest --force."
+        " together: histoprep manifest ROOT --force"
     ),
 )
 
@@ -178,24 +184,28 @@ _RULES_OF_ISSUES = {
 }
 # Beside pairs that were chosen by their names; such files are not read.
 _OTHER_NAME_CAUSE = "Other versions of the masks, overlays or previews lie beside the data."
-_OTHER_NAME_SUGGESTION = "Nothing, if the right files were read."
+_OTHER_NAME_SUGGESTION = "No command is needed, if the right files were read."
 _FORMAT_CAUSE = (
     "Masks, images or annotations are stored in a format that is not read from a folder."
 )
 _FORMAT_SUGGESTION = (
-    "If these are masks or annotations, IMPORTS. If they are not part of the data set, nothing."
+    "No command is needed, if these files are no part of the data set. If they are masks or"
+    " annotations: IMPORTS"
 )
 _BROKEN_CAUSE = (
     "The files are in a store that is not mounted or was never fetched, or they were moved: {store}"
     " is not there."
 )
 _BROKEN_SUGGESTION = (
-    "Mount or fetch the store (dvc pull, git annex get), then the same command again. Until then"
-    " what these links stand for is missing: images without their masks count as unlabelled."
+    "Until the store is mounted or fetched (dvc pull, git annex get), what these links stand for is"
+    " missing: images without their masks count as unlabelled. Then: histoprep audit ROOT"
 )
 _IMPORTS = "IMPORTS"
-_IMPORT_HELP = "histoprep import makes masks of many kinds: histoprep import --help"
-_LEAVING = "Nothing; these files are not read. Links that leave ROOT are read with --follow-links."
+_IMPORT_HELP = "histoprep import --help"
+_LEAVING = (
+    "No command is needed for files that are not part of the data set. Links that leave its folder"
+    " are read by: histoprep audit ROOT --follow-links"
+)
 
 
 class _RowTexts(NamedTuple):
@@ -208,22 +218,23 @@ _TEXTS_OF_ROWS = {
     IssueKind.CSV_SHARED: _RowTexts(
         Severity.WARNING,
         "The table names files without their folders, and several folders have such a file.",
-        "Write the folder into the table where the rows are not meant for all of these images.",
+        "No command can help: write the folder into the table where the rows are not meant for all"
+        " of these images.",
     ),
     IssueKind.PAIRS_MISSING: _RowTexts(
         Severity.ERROR,
         "The table of --pairs was written before files were moved, or elsewhere.",
-        "Correct these rows, or put the files there; the manifest leaves these tiles out.",
+        f"No command can help: correct these rows, or put the files there; {LEFT_OUT}",
     ),
     IssueKind.PAIRS_SHARED: _RowTexts(
         Severity.WARNING,
         "A row was copied, or rows of the table of --pairs slipped.",
-        "Correct these rows, unless the images are views of one field.",
+        "No command can help: correct these rows, unless the images are views of one field.",
     ),
     IssueKind.CSV_SLIDE: _RowTexts(
         Severity.INFO,
         "No tile was cut from this slide, or its tiles are named differently.",
-        "Nothing, if these slides have no tiles here.",
+        "No command is needed, if these slides have no tiles here.",
     ),
 }
 _OTHER_FOLDER = (
@@ -237,9 +248,11 @@ _UNREAD_CAUSE = (
 _UNREAD_SUGGESTION = (
     "Choose the folders to read with --images and --masks, and those of images without masks with"
     " --unlabelled. If the right folders were read, name them too: the others are then only an"
-    " info."
+    " info. The options: histoprep audit --help"
 )
-_NO_IMAGES = "There are no images at all: check --layout, --images and --mask-suffix."
+_NO_IMAGES = (
+    "There are no images at all: check --layout, --images and --mask-suffix: histoprep audit --help"
+)
 
 
 @row_rule(ORPHAN_MASK, MISSING_MASK)
@@ -248,7 +261,9 @@ def unpaired(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     tiles, amounts = chunk.tiles, evidence.amounts
     suggestion = "" if amounts.images else _NO_IMAGES
     if evidence.shifts:
-        suggestion = f"See {SHIFTED_NUMBERS.code}: the numbers of masks and images are shifted."
+        suggestion = (
+            f"The numbers of masks and images are shifted: histoprep explain {SHIFTED_NUMBERS.code}"
+        )
     # Where no mask has an image, `nothing_paired` says why.
     orphan = tiles.image_path.isna() & (amounts.pairs > 0 or not amounts.images)
     yield from flag(
@@ -320,9 +335,9 @@ def numbers_shifted(evidence: Evidence) -> Iterator[Finding]:
             unit="masks",
             where=items[0][0].rpartition("/")[0],
             suggestion=(
-                f"Look at some of them. {pairs_command(root, evidence.suggested_pairs)} pairs them"
-                " by their order; if equal numbers do belong together, histoprep manifest"
-                f" {shlex.quote(str(root))} --force."
+                "Look at some of them. To pair them by their order:"
+                f" {pairs_command(root, evidence.suggested_pairs)}; or, if equal numbers do belong"
+                " together: histoprep manifest ROOT --force"
             ),
         )
 
@@ -405,7 +420,7 @@ def unread_files(evidence: Evidence) -> Iterator[Finding]:
     for kind, (severity, cause, advice) in texts.items():
         issues = evidence.issues[evidence.issues.kind == kind]
         commands = import_commands(evidence.root, dict.fromkeys(map(extension_of, issues.path)))
-        imports = f"try {' or '.join(commands)}" if commands else _IMPORT_HELP
+        imports = "; or ".join(commands) or _IMPORT_HELP
         for problem in flag(
             UNEXPECTED_FILE,
             issues,
@@ -469,7 +484,7 @@ def _combine_suggestion(evidence: Evidence) -> str:
         for column in ("image_path", "mask_path")
     )
     advice = combine_advice(evidence.root, images, [*masks, *further])
-    return f"{advice} Until then only the mask without a number is used."
+    return f"Only the mask without a number is used. {advice}"
 
 
 @table_rule(UNEXPECTED_FILE)

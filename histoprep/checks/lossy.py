@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from histoprep import rule_ids
 from histoprep.checks import Evidence
+from histoprep.checks.commands import fix
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
@@ -33,7 +34,7 @@ LOSSY_MASK = Rule(
         "The export or a viewer saved label masks as JPEG; this creates spurious labels along"
         " every boundary, which remain after a label map is applied."
     ),
-    suggestion="Restore the masks from a lossless source, or repair them: histoprep repair",
+    suggestion="Restore the masks from a lossless source, or repair them: histoprep repair ROOT",
     fix_safety=FixSafety.UNSAFE,
 )
 INTERPOLATED_MASK = Rule(
@@ -50,14 +51,18 @@ INTERPOLATED_MASK = Rule(
     ),
     suggestion=(
         "Resize label masks with nearest neighbour only; restore them, or repair them: histoprep"
-        " repair"
+        " repair ROOT"
     ),
     fix_safety=FixSafety.UNSAFE,
 )
 
-_REPAIRED = "Nothing: remap, manifest, stats, shards and training use the repaired masks."
+_REPAIRED = (
+    "No command is needed: remap, manifest, stats, shards and training use the repaired masks. A"
+    f" copy with the repaired masks in place: {fix('--only repaired')}"
+)
 _NO_REPAIR = (
-    "Restore these masks from a lossless source; they do not contain enough to be repaired."
+    "No command can help: restore these masks from a lossless source; they do not contain enough to"
+    " be repaired."
 )
 _KINDS_OF_FILES = (
     LossKind.JPEG_CONTAINER,
@@ -155,10 +160,13 @@ def _suggestion(source: LossySource) -> str:
     if verdict.kind in _SUGGESTIONS:
         return _SUGGESTIONS[verdict.kind]
     if verdict.kind is LossKind.JPEG_HISTORY and verdict.quality is None:
-        return "Restore the masks from before the label map, and repair those: histoprep repair"
+        return (
+            "No command can help: restore the masks from before the label map, and repair those"
+            " with histoprep repair."
+        )
     if verdict.quality is not None and verdict.quality < MIN_QUALITY:
         return (
-            f"Restore these masks: below quality {MIN_QUALITY} whole regions may have moved to"
-            " another label."
+            f"No command can help: restore these masks; below quality {MIN_QUALITY} whole regions"
+            " may have moved to another label."
         )
     return _rule_of(source).suggestion

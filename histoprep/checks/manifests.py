@@ -29,7 +29,7 @@ MANIFEST_SCHEMA = Rule(
         " version."
     ),
     cause="It was written by another program or version.",
-    suggestion="Create it again: histoprep manifest --map MAP",
+    suggestion="Create it again: histoprep manifest ROOT",
     fix_safety=FixSafety.SAFE,
 )
 MANIFEST_STALE = Rule(
@@ -38,7 +38,7 @@ MANIFEST_STALE = Rule(
     Scope.TILE,
     definition="Size or digest of a file differs from the manifest.",
     cause="The file changed after the manifest was created.",
-    suggestion="Create the manifest again, or restore the file.",
+    suggestion="Restore the file, or create the manifest again: histoprep manifest ROOT",
 )
 DANGLING_PATH = Rule(
     *rule_ids.DANGLING_PATH,
@@ -46,7 +46,7 @@ DANGLING_PATH = Rule(
     Scope.TILE,
     definition="A path in the manifest does not exist.",
     cause="Files were moved or deleted after the manifest was created.",
-    suggestion="Restore the files, or create the manifest again.",
+    suggestion="Restore the files, or create the manifest again: histoprep manifest ROOT",
 )
 LATENT_MISMATCH = Rule(
     *rule_ids.LATENT_MISMATCH,
@@ -58,8 +58,8 @@ LATENT_MISMATCH = Rule(
     ),
     cause="Tiles, label map or split changed after trainer encode.",
     suggestion=(
-        "Run trainer encode again; if only the split changed, it measures the scaling again and"
-        " keeps the latents."
+        "Run the command again that encoded them; if only the split changed, it measures the"
+        " scaling again and keeps the latents. Its options: trainer encode --help"
     ),
     fix_safety=FixSafety.SAFE,
 )

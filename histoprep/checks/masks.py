@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from math import gcd
@@ -12,6 +11,7 @@ import numpy as np
 
 from histoprep import rule_ids
 from histoprep.checks import Chunk, Evidence, flag, true
+from histoprep.checks.commands import LEFT_OUT, MAP_AS_IT_IS, exclude, fix
 from histoprep.checks.lossy import INTERPOLATED_MASK, LOSSY_MASK
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
@@ -33,7 +33,10 @@ SIZE_MISMATCH = Rule(
     Scope.TILE,
     definition="The mask and its image have different sizes.",
     cause="One of the two was resized or cropped, or they belong to different tiles.",
-    suggestion="Export both at the same size; resize masks with nearest neighbour only.",
+    suggestion=(
+        "No command can tell which size is right: export both at the same size; resize masks with"
+        f" nearest neighbour only. To leave these tiles out: {exclude('HP401')}"
+    ),
 )
 MASK_WRONG_MODE = Rule(
     *rule_ids.MASK_WRONG_MODE,
@@ -44,7 +47,7 @@ MASK_WRONG_MODE = Rule(
         " loses no label is read, with a warning; other masks are refused."
     ),
     cause="An image of the mask was saved instead of the labels.",
-    suggestion="Export the label ids as 8-bit grayscale PNG.",
+    suggestion=f"Labels that are read, as 8-bit grayscale PNG: {fix('--only plain')}",
 )
 MASK_COARSE_RESOLUTION = Rule(
     "HP405",
@@ -53,7 +56,10 @@ MASK_COARSE_RESOLUTION = Rule(
     Scope.TILE,
     definition="The mask is uniform in k x k cells, with k >= 8.",
     cause="It was annotated at a lower magnification and enlarged.",
-    suggestion="Nothing, if this precision suffices; boundaries are off by up to k pixels.",
+    suggestion=(
+        "No command can make it finer: boundaries are off by up to k pixels. If that does not"
+        f" suffice, leave these tiles out: {exclude('HP405')}"
+    ),
 )
 ZERO_MASK = Rule(
     "HP406",
@@ -62,7 +68,7 @@ ZERO_MASK = Rule(
     Scope.TILE,
     definition="Every pixel is label 0, so the tile belongs to the unconditional pool.",
     cause="Nothing was annotated there.",
-    suggestion="Nothing, if label 0 means unknown.",
+    suggestion="No command is needed, if label 0 means unknown.",
 )
 FULL_MASK = Rule(
     "HP407",
@@ -71,7 +77,7 @@ FULL_MASK = Rule(
     Scope.TILE,
     definition="One label other than 0 covers the whole tile.",
     cause="The tile lies within a large annotation.",
-    suggestion="Nothing.",
+    suggestion="No command is needed.",
 )
 SPECK_LABELS = Rule(
     "HP408",
@@ -82,7 +88,10 @@ SPECK_LABELS = Rule(
     cause=(
         "Stray clicks in the annotation tool, or artefacts of lossy compression or interpolation."
     ),
-    suggestion="Check the examples; remove specks before training.",
+    suggestion=(
+        "Check the examples. A copy in which specks have the label around them:"
+        f" {fix('--only specks')}"
+    ),
     mark=Mark.SPECKS,
 )
 HAIRLINE_LABELS = Rule(
@@ -95,7 +104,10 @@ HAIRLINE_LABELS = Rule(
         "A rim between two other labels from interpolation or lossy compression, or a hand-drawn"
         " line."
     ),
-    suggestion="Check the examples; class lists use core presence, which such labels do not have.",
+    suggestion=(
+        "Check the examples; class lists use core presence, which such labels do not have. To"
+        f" leave these tiles out: {exclude('HP409')}"
+    ),
     mark=Mark.HAIRLINES,
 )
 SCALED_LABELS = Rule(
@@ -108,7 +120,10 @@ SCALED_LABELS = Rule(
         " and 60, or equal 256 minus a label; or some masks hold 0 and 1, others 0 and 255."
     ),
     cause="The mask was scaled for viewing, or written in R as if labels were intensities.",
-    suggestion="Divide by the reported factor at the source.",
+    suggestion=(
+        "Divide by the reported factor at the source, or write a label map from the values as they"
+        " are: histoprep map init ROOT"
+    ),
 )
 SIXTEEN_BIT_MASK = Rule(
     "HP412",
@@ -120,7 +135,7 @@ SIXTEEN_BIT_MASK = Rule(
         "The export used a wider type than needed; readers that keep the upper 8 bits return only"
         " 0."
     ),
-    suggestion="histoprep remap writes 8-bit masks.",
+    suggestion=f"A copy with masks of 8 bits: {fix('--only plain')}",
     fix_safety=FixSafety.SAFE,
 )
 
@@ -133,8 +148,8 @@ INSTANCE_IDS = Rule(
     ),
     cause="The masks were made for instance segmentation: an id says which object, not what it is.",
     suggestion=(
-        "histoprep map init ROOT writes a label map with a range such as 1-400: nucleus; with it,"
-        " histoprep remap writes masks of classes."
+        "A label map with a range such as 1-400: nucleus, with which remap writes masks of classes:"
+        " histoprep map init ROOT"
     ),
 )
 
@@ -145,10 +160,13 @@ _COLOUR_SUBCODES = {
     "RGB": "rgb", "RGBA": "alpha", "LA": "alpha", "PA": "alpha", "CMYK": "cmyk", "YCbCr": "rgb",
     "LAB": "rgb", "F": "float", "P": "palette",
 }  # fmt: skip
-_READ_ADVICE = "Nothing: the labels are read, and histoprep remap writes 8-bit grayscale PNG."
+_READ_ADVICE = (
+    "No command is needed, since the labels are read. For other programs, as grayscale PNG:"
+    f" {fix('--only plain')}"
+)
 _COLOUR_ADVICE = (
-    'Write a label map whose sources are these colours, in quotes, such as "#ff0000": tumour'
-    " (docs/label-maps.md); unknown colours are reported as unmapped values."
+    'A label map whose sources are these colours, in quotes, such as "#ff0000": tumour'
+    " (docs/label-maps.md): histoprep map init ROOT"
 )
 _PALETTE_WORDS = "a colour table: OpenCV and others return colours instead of labels"
 
@@ -194,32 +212,32 @@ _READ = {
 _REFUSED = {
     "rgb": (
         "An image of the mask, or the image itself, was saved instead of the labels.",
-        "Export the label ids as 8-bit grayscale PNG.",
+        f"No command can find labels in it: export the ids as 8-bit grayscale PNG; {LEFT_OUT}",
     ),
     "smeared-colours": (
         "The mask was drawn with soft edges, resized with interpolation or saved as JPEG.",
-        "Export it again as PNG without anti-aliasing, resized with nearest neighbour only; best"
-        " with label ids instead of colours.",
+        "No command can undo that: export it again as PNG without anti-aliasing, resized with"
+        f" nearest neighbour only, best with label ids instead of colours; {LEFT_OUT}",
     ),
     "alpha": (
         "The mask was exported as an overlay for viewing, with transparency.",
-        "Save it again without alpha, or, if that holds the labels, the alpha channel as 8-bit"
-        " grayscale.",
+        "No command can choose: save it again without alpha, or, if that holds the labels, the"
+        f" alpha channel as 8-bit grayscale; {LEFT_OUT}",
     ),
     "probability": (
         "The output of a model was saved before a class was chosen for each pixel, or an image lies"
         " where a mask should be.",
-        "Save label ids as 8-bit grayscale PNG: (probability > 0.5), values > 127 where they were"
-        " scaled to 255, or the argmax over classes. Until then no tile has these masks.",
+        "No command can choose: save label ids as 8-bit grayscale PNG: (probability > 0.5), values"
+        f" > 127 where they were scaled to 255, or the argmax over classes; {LEFT_OUT}",
     ),
     "scaled-float": (
         "The labels were converted to the range 0 to 1 as an image would be, such as by"
         " skimage.img_as_float.",
-        "Save round(255 * mask) as 8-bit grayscale PNG.",
+        f"No command can be sure of it: save round(255 * mask) as 8-bit grayscale PNG; {LEFT_OUT}",
     ),
     "float": (
         "The values were interpolated, or are measurements.",
-        "Save label ids as 8-bit grayscale PNG.",
+        f"No command can choose: save label ids as 8-bit grayscale PNG; {LEFT_OUT}",
     ),
 }
 _INSTANCE_CAUSE = (
@@ -397,7 +415,7 @@ def _by_cause(
             unit="masks",
             subcode="instances",
             cause=_INSTANCE_CAUSE,
-            suggestion="Nothing, if the objects are so small.",
+            suggestion="No command is needed, if the objects are so small.",
         )
         yield from (replace(problem, severity=Severity.INFO) for problem in small)
         return
@@ -433,7 +451,7 @@ def _by_cause(
         yield from flag(
             rule, masks, known & ~repaired, "mask_path", detail, denominator=amount, unit="masks",
             subcode=f"see-{reason.code.lower()}",
-            cause=cause, suggestion="histoprep repair",
+            cause=cause, suggestion="histoprep repair ROOT",
         )  # fmt: skip
 
 
@@ -448,9 +466,8 @@ def instance_ids(evidence: Evidence) -> Iterator[Finding]:
             denominator=1,
             unit="data sets",
             suggestion=(
-                f"histoprep map init {shlex.quote(str(evidence.root))} writes a label map with a"
-                f" range such as 1-{ids.highest}: nucleus; with it, histoprep remap writes masks of"
-                " classes."
+                f"A label map with a range such as 1-{ids.highest}: nucleus, with which remap"
+                " writes masks of classes: histoprep map init ROOT"
             ),
         )
 
@@ -485,7 +502,7 @@ def scaled(evidence: Evidence) -> Iterator[Finding]:
             unit="values",
             subcode="wrapped",
             cause=cause,
-            suggestion=WRAPPED_ADVICE,
+            suggestion=f"{WRAPPED_ADVICE} {MAP_AS_IT_IS}",
         )
         return
     if (scales := _two_scales(evidence, tiles)) is not None:
@@ -518,14 +535,10 @@ def scaled(evidence: Evidence) -> Iterator[Finding]:
             unit="values",
             cause=cause,
             suggestion=(
-                f"{_map_command(evidence)} writes a label map that gives each value a class and a"
-                " name; or divide the masks by this factor at the source."
+                "Divide the masks by this factor at the source; or write a label map that gives"
+                " each value a class and a name: histoprep map init ROOT --out label_map.yml"
             ),
         )
-
-
-def _map_command(evidence: Evidence) -> str:
-    return f"histoprep map init {shlex.quote(str(evidence.root))} --out label_map.yml"
 
 
 def _two_scales(evidence: Evidence, tiles: pd.Series) -> TwoScales | None:
@@ -561,8 +574,8 @@ def _in_two_scales(evidence: Evidence, scales: TwoScales, tiles: pd.Series) -> F
             " of the same labels in one data set, which would become different classes."
         ),
         suggestion=(
-            f"{_map_command(evidence)} writes a label map in which both values of a label are one"
-            " class; or write all masks in one way."
+            "Write all masks in one way; or write a label map in which both values of a label are"
+            " one class: histoprep map init ROOT --out label_map.yml"
         ),
     )
 

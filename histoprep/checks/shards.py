@@ -22,7 +22,8 @@ SHARD_CORRUPT = Rule(
     definition="A shard or a member is missing, or its bytes differ from those that were written.",
     cause="A copy of the shard was interrupted, or the shard was changed or damaged.",
     suggestion=(
-        "Copy the shard again, or delete it and run histoprep shard, which writes it again."
+        "Copy the shard again, or write shards into another folder: histoprep shard MANIFEST --out"
+        " ROOT-shards"
     ),
     fix_safety=FixSafety.SAFE,
 )
@@ -35,7 +36,10 @@ SHARD_MANIFEST_MISMATCH = Rule(
         " label map differ."
     ),
     cause="The manifest was created again after the shards were written.",
-    suggestion="Write shards of this manifest into another folder: histoprep shard --out DIR",
+    suggestion=(
+        "Write shards of this manifest into another folder: histoprep shard MANIFEST --out"
+        " ROOT-shards"
+    ),
     fix_safety=FixSafety.SAFE,
 )
 

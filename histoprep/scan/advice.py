@@ -28,7 +28,8 @@ _SAID = ("layout", "mask_suffix", "image_suffix")
 
 _LISTED = (
     "list them in a table with the columns image and mask (--pairs), or say with --image-pattern"
-    " and --mask-pattern which part of the names image and mask share (a group named key)."
+    " and --mask-pattern which part of the names image and mask share (a group named key):"
+    " histoprep audit --help"
 )
 
 
@@ -125,8 +126,8 @@ def suggest_pairing(
     """
     if found := pairing_command(root, images, masks, kept, others):
         command, number = found
-        return f"{command} pairs {number:,} of them with an image. Until then the manifest stops."
-    return f"To pair them, {_LISTED} Until then the manifest stops."
+        return f"Until then the manifest stops. To pair {number:,} of them with an image: {command}"
+    return f"Until then the manifest stops. To pair them, {_LISTED}"
 
 
 def explain_nothing_paired(
@@ -146,11 +147,11 @@ def explain_nothing_paired(
     if several and (command := _combining(root, CombineBy(several[1]), images, masks)):
         what = several[0]
         cause = f"Each image has several mask files, {what}, such as {image} and {mask}."
-        return cause, f"Make one mask of those of an image: {command}."
+        return cause, f"Make one mask of those of an image: {command}"
     cause = f"The names of masks follow another scheme than those of images: {example}."
     if found := pairing_command(root, images, masks, kept):
         command, number = found
-        return cause, f"{command} pairs {number:,} of them."
+        return cause, f"To pair {number:,} of them: {command}"
     return cause, f"To pair them, {_LISTED}"
 
 
@@ -216,10 +217,10 @@ def combine_advice(
         by: What each mask is for.
     """
     if masks and (command := _combining(root, by, images, masks)):
-        return f"Make one mask of all those of an image: {command}."
+        return f"Make one mask of all those of an image: {command}"
     return (
-        "To make one mask of all those of an image, say with --mask-pattern of histoprep import"
-        " combine which they are (groups key and class)."
+        "To make one mask of all those of an image, say with --mask-pattern which they are (groups"
+        " key and class): histoprep import combine --help"
     )
 
 

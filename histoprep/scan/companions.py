@@ -108,12 +108,12 @@ class Companions:
             kept: Options of the last audit, which a command begins with.
         """
         found = pairing_command(root, self.images[:MAX_NAMES], self.paths[:MAX_NAMES], kept)
-        reading = f"If they are the masks: {found[0]}. " if found else ""
+        reading = f"If they are the masks: {found[0]}; or, " if found else "Or, "
         return (
-            f"{reading}If they are probabilities,"
-            " choose a class for each pixel first, such as (probability > 0.5). If they are no"
-            " masks, list them in a file for histoprep manifest --drop-list. Until then the"
-            f" manifest of {shlex.quote(str(root))} stops; --force takes them for images."
+            "Until then the manifest stops. If they are probabilities, choose a class for each"
+            " pixel first, such as (probability > 0.5). If they are no masks, list them in a file"
+            f" for --drop-list of histoprep manifest. {reading}if they are images:"
+            f" histoprep manifest {shlex.quote(str(root))} --force"
         )
 
 

@@ -1,0 +1,87 @@
+"""Every finding's advice ends in a command that exists, or says that none can help; what is found
+in the tests of the families is held to the same (see `audit_cases.py`).
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from advice import commands_in, fault_of, problems_of
+from fix_samples import make_faulty
+
+from histoprep import audit
+from histoprep.catalogue import all_rules
+from histoprep.checks.commands import placed
+from histoprep.demo import make_demo
+from histoprep.findings import Rule
+from histoprep.fixing import OPERATIONS
+
+RULES = all_rules()
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
+def test_the_advice_of_a_rule(rule: Rule) -> None:
+    assert not problems_of(rule.suggestion), rule.suggestion
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_what_fix_acts_upon_says_so(operation: object) -> None:
+    """Of HP413 and HP414 the questions come first, and of HP403 and HP404 the repair."""
+    for code in operation.codes:  # type: ignore[attr-defined]
+        if code not in ("HP403", "HP404", "HP413", "HP414"):
+            assert "histoprep fix ROOT --out ROOT-fixed --only" in RULES[code].suggestion
+
+
+@pytest.mark.parametrize(
+    ("advice", "words"),
+    [
+        ("Look at it.", "no command"),
+        ("Try: histoprep mend ROOT", "histoprep mend ROOT"),
+        ("Try: histoprep audit ROOT --colour", "--colour"),
+        ("Try: histoprep fix ROOT --out X --only sharpen", "no such operation"),
+        ("Try: histoprep fix ROOT --only plain", "no folder"),
+        ("Try: histoprep manifest ROOT --exclude HP403", "names no tiles"),
+        ("Try: histoprep manifest ROOT --exclude HP999", "HP999"),
+        ("Try: histoprep audit ROOT --depth 7", "7"),
+        ("Delete it, then: histoprep audit ROOT", "delete"),
+        ("Try: histoprep audit ROOT; or histoprep audit ROOT --colour", "--colour"),
+    ],
+)
+def test_wrong_advice_is_found(advice: str, words: str) -> None:
+    assert words in "; ".join(problems_of(advice))
+
+
+def test_commands_are_found_in_advice() -> None:
+    advice = "If so: histoprep audit /x y; or histoprep manifest /x (s1: 3 groups of 4 tiles)"
+    assert commands_in(advice) == ["histoprep audit /x y", "histoprep manifest /x"]
+    assert not fault_of("histoprep audit --help")
+    assert fault_of("histoprep sing --help")
+
+
+@pytest.mark.parametrize("name", ["plain", "with blanks", "ROOT", "MAP", "it's"])
+def test_commands_name_the_data_set(name: str, tmp_path: Path) -> None:
+    """A command that is pasted works, whatever the folder is called."""
+    root = tmp_path / name
+    text = "A: histoprep fix ROOT --out ROOT-fixed; or histoprep remap ROOT --map MAP"
+    first, second = commands_in(placed(text, root, "a map.yml"))
+    assert shlex.split(first)[2:] == [str(root), "--out", f"{root}-fixed"]
+    assert shlex.split(second)[2:] == [str(root), "--map", "a map.yml"]
+    # What was filled in stays.
+    assert placed(placed(text, root, "m"), tmp_path, "n") == placed(text, root, "m")
+    assert placed("See MANIFEST.", root) == "See MANIFEST."
+
+
+@pytest.mark.parametrize("make", [make_faulty, make_demo], ids=["faults of fix", "demo"])
+def test_the_advice_of_an_audit_is_pasted(make: object, tmp_path: Path) -> None:
+    root = tmp_path / "my tiles"
+    made = make(root)  # type: ignore[operator]
+    root = getattr(made, "folder", root)
+    report = audit(root, workers=1)
+    assert len(report.findings) > 5
+    for finding in report.findings:
+        assert not problems_of(finding.suggestion), (finding.code, finding.suggestion)
+        for command in commands_in(finding.suggestion):
+            assert " ROOT" not in command
+            assert str(root) in shlex.split(command) or "--help" in command, command
