@@ -389,7 +389,7 @@ def test_broken_links_are_a_warning_that_names_the_store(tmp_path: Path) -> None
     assert (found.code, found.severity, found.count) == ("HP106", Severity.WARNING, 3)
     assert f"{store}/ab is not there" in found.cause
     assert found.details[0] == f"link to {store}/ab/0, which is not there"
-    assert "the same command again" in found.suggestion
+    assert "Then: histoprep audit" in found.suggestion
 
 
 def test_later_commands_warn_of_broken_links(

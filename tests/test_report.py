@@ -144,7 +144,8 @@ def test_text_hides_no_finding_and_ends_with_the_last_line(report: Report) -> No
     for name in HOSTILE:
         assert any(line.startswith(f"    - {visible(name)}: seen ") for line in lines)
     for problem in report.findings:
-        assert sum(f" {problem.code} " in line for line in lines) == 1
+        begins = f"{problem.severity:<7} {problem.code} "
+        assert sum(line.startswith(begins) for line in lines) == 1
 
 
 def test_text_names_ten_examples_and_counts_the_rest(report: Report) -> None:
