@@ -12,6 +12,20 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def unmatched_warning(what: str, names: Sequence[str], total: int) -> str:
+    """Return the warning of a table or list some of whose names fit no tile.
+
+    Args:
+        what: The table or list.
+        names: The names that fit none, at least one.
+        total: How many names there are.
+    """
+    return (
+        f"{len(names):,} of {plural(total, 'name')} in {what} fit no tile and change nothing, such"
+        f" as {names[0]}"
+    )
+
+
 def first_of(items: Sequence[object], *, separator: str = ", ", limit: int = NUM_SHOWN) -> str:
     """Return the first items and how many more there are: `a, b and 3 more`.
 

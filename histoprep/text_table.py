@@ -10,6 +10,7 @@ import codecs
 import csv
 import io
 import itertools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,12 +34,15 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_SHOWN_OF_JSON = 60
 _OTHER_FILES = {
     b"PK\x03\x04": "an Excel workbook or another archive",
     b"\xd0\xcf\x11\xe0": "an Excel workbook",
     b"PAR1": "a Parquet file",
     b"\x1f\x8b": "a compressed file",
 }
+# An object, or a list of texts, lists or objects.
+_JSON = re.compile(r'\s*(?:\{\s*["}]|\[\s*["\[{\]])')
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,9 @@ def read_text_table(path: Path, what: str = "the table") -> TextTable:
     _refuse_special(path, what)
     with _explained(path, what):
         data = path.read_bytes()
-        separator, text = _separator(_decoded(data, _encoding(data)))
+        decoded = _decoded(data, _encoding(data))
+        _refuse_json(decoded)
+        separator, text = _separator(decoded)
         rows = list(_rows(text, separator))
     return TextTable(path, [row for row, _ in rows], [line for _, line in rows], separator)
 
@@ -99,6 +105,15 @@ def _explained(path: Path, what: str) -> Iterator[None]:
             expected=EXPECTED,
             hint="save it as CSV, and name that file",
         ) from error
+    except _JsonError as error:
+        raise UsageError(
+            f"{what} is JSON",
+            path=path,
+            seen=str(error),
+            expected=EXPECTED,
+            hint="write its entries as rows of a table, a header first; of annotations, histoprep"
+            " import makes a data set",
+        ) from error
 
 
 class TextFormat(NamedTuple):
@@ -121,8 +136,13 @@ def detect_format(path: Path, what: str = "the table") -> TextFormat:
             start = stream.read(_SAMPLE_BYTES)
         encoding = _encoding(start)
         text = _decoded(start, encoding, final=len(start) < _SAMPLE_BYTES)
+        _refuse_json(text)
         separator, rest = _separator(text)
     return TextFormat(encoding, separator, int(len(rest) < len(text)))
+
+
+class _JsonError(Exception):
+    """A file holds JSON; the message is its beginning."""
 
 
 class _NoTextError(Exception):
@@ -152,6 +172,11 @@ def _decoded(data: bytes, encoding: str, *, final: bool = True) -> str:
     """
     errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
     return codecs.getincrementaldecoder(encoding)(errors).decode(data, final)
+
+
+def _refuse_json(text: str) -> None:
+    if _JSON.match(text):
+        raise _JsonError(" ".join(text[:_SHOWN_OF_JSON].split()))
 
 
 def _separator(text: str) -> tuple[str, str]:

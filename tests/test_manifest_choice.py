@@ -116,9 +116,9 @@ def test_what_cannot_be_left_out_is_refused(data: DataSet, tmp_path: Path) -> No
     assert "did not look for HP406" in refused(data, "--exclude", "HP406")
     assert "findings of HP802 name none" in refused(data, "--exclude", "HP802")
     names = tmp_path / "list.csv"
-    names.write_text("case0_0\nnobody\n")
+    names.write_text("nothing\nnobody\n")
     text = refused(data, "--drop-list", names)
-    assert "names what is no tile" in text and "1 of 2, such as nobody" in text
+    assert "names no tile" in text and "2 names, such as nothing" in text
     data.pair("more/case0_0", stripes(0, 1), tissue(77))
     names.write_text("/x/case0_0.jpg\n")
     assert "fits several tiles" in refused(data, "--drop-list", names)
@@ -129,3 +129,31 @@ def test_findings_of_other_files_are_refused(data: DataSet) -> None:
     data.pair("case7_99", stripes(0, 1), tissue(99))
     text = refused(data, "--exclude", "HP406")
     assert "files changed since the last audit" in text and "histoprep audit" in text
+
+
+@pytest.mark.parametrize("option", ["--drop-list", "--keep-list", "--split-file"])
+def test_names_that_fit_no_tile_are_a_warning_in_lists_and_split_files(
+    option: str, data: DataSet, tmp_path: Path
+) -> None:
+    names = tmp_path / "names.csv"
+    known = {"case0_0", "case0_1"} if option == "--drop-list" else EVERY
+    rows = [f"{name},train" for name in sorted(known)] + ["nobody,train", "nothing,train"]
+    names.write_text("tile_id,split\n" + "\n".join(rows) + "\n")
+    result = build(data, option, names)
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.output.split())
+    assert f"2 of {len(rows)} names in the " in text
+    assert "fit no tile and change nothing, such as nobody" in text
+    # Names of tiles that are left out are names of tiles.
+    names.write_text("tile_id,split\n" + "\n".join(rows[:-2]) + "\n")
+    data.write("case0_0.jpg", b"")
+    result = build(data, option, names)
+    assert result.exit_code in (0, 3) and "fit no tile" not in result.output
+
+
+def test_names_of_slides_that_have_no_tile_are_a_warning(data: DataSet, tmp_path: Path) -> None:
+    table = tmp_path / "slides.csv"
+    cases = [f"case{number}" for number in (0, 1, 2, 3, 4, 5, 9)]
+    table.write_text("case_id,split\n" + "".join(f"{case},train\n" for case in [*cases, "case77"]))
+    text = " ".join(build(data, "--split-file", table).output.split())
+    assert "1 of 8 names in the split file slides.csv fit no tile" in text and "case77" in text

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from audit_cases import DataSet
+from layouts import classes, save, tissue
 
 from histoprep.errors import UsageError
 from histoprep.scan import Issue, IssueKind, Pair, ScanOptions, scan
@@ -142,3 +144,45 @@ def test_a_mask_of_two_images_is_an_issue(root: Path) -> None:
 def test_cells_at_the_end_may_be_left_out(root: Path) -> None:
     found, _ = pairs_of(root, "image,mask,split,label\np/1/x.jpg,gt/m1.png\n")
     assert found[0].mask_path == "gt/m1.png"
+
+
+def filled(root: Path, rows: list[tuple[str, str]]) -> Path:
+    for seed, (image, mask) in enumerate(rows):
+        save(tissue(seed), root / image)
+        save(classes(seed), root / mask)
+    return root
+
+
+ROWS = [(f"a/{number}.png", f"b/{number}x.png") for number in range(6)]
+
+
+def test_swapped_columns_are_refused_with_the_cause(tmp_path: Path) -> None:
+    root = filled(tmp_path / "data", ROWS)
+    text = "image,mask\n" + "".join(f"{mask},{image}\n" for image, mask in ROWS)
+    with pytest.raises(UsageError, match="columns of images and masks seem to be swapped") as error:
+        pairs_of(root, text)
+    assert "b/0x.png" in str(error.value) and "exchange the names" in str(error.value)
+    text = "image,mask\n" + "".join(f"{image},{mask}\n" for image, mask in ROWS)
+    assert len(pairs_of(root, text)[0]) == 6
+    # Photographs in both columns are a matter of the files.
+    for seed, (_, mask) in enumerate(ROWS):
+        save(tissue(50 + seed), root / mask)
+    assert len(pairs_of(root, text)[0]) == 6
+
+
+def test_a_file_is_no_mask_of_itself(tmp_path: Path) -> None:
+    root = filled(tmp_path / "data", ROWS)
+    text = "image,mask\n" + "".join(f"{image},{image}\n" for image, _ in ROWS)
+    with pytest.raises(UsageError, match="one file as the image and as its mask"):
+        pairs_of(root, text)
+
+
+def test_a_row_of_files_that_never_were_there_is_a_fault_of_the_table(tmp_path: Path) -> None:
+    root = filled(tmp_path / "data", ROWS)
+    table = tmp_path / "pairs.csv"
+    table.write_text("image,mask\n" + "".join(f"{i},{m}\n" for i, m in [*ROWS, ("z.png", "y.png")]))
+    data = DataSet(root)
+    [found] = [item for item in data.audit(scan={"pairs": table}).findings if item.code == "HP201"]
+    assert found.subcode == "absent" and set(found.paths) == {"y.png", "z.png"}
+    assert "The table of --pairs names files that are not there" in found.cause
+    assert "while the audit ran" not in found.cause and "HP107" in found.suggestion

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,23 @@ def test_a_table_that_ends_in_the_middle(tmp_path: Path) -> None:
     path.write_bytes("a,b\n".encode("utf-16")[:-1])
     with pytest.raises(UsageError, match="the table cannot be read"):
         read_text_table(path)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"train": ["s1"]}', ' [\n {"train": []}]', '["a", "b"]', "{}", "[[1, 2]]"]
+)
+@pytest.mark.parametrize("read", [read_text_table, detect_format])
+def test_json_is_called_that(
+    text: str, read: Callable[[Path, str], object], tmp_path: Path
+) -> None:
+    path = tmp_path / "splits.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="the split file is JSON"):
+        read(path, "the split file")
+
+
+@pytest.mark.parametrize("text", ["[1] a.png,train\n", "{x}.png\n", "[d=1,x=0].png\n"])
+def test_names_in_brackets_are_no_json(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text(text)
+    assert read_text_table(path).rows

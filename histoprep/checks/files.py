@@ -172,6 +172,11 @@ _BY_REASON = {
         "The folder belongs to somebody else, or its disk is damaged.",
         "Get permission to list it, then: histoprep audit ROOT",
     ),
+    "absent": (
+        "The table of --pairs names files that are not there.",
+        "Correct the table (HP107 says which rows), or put the files there, then audit again; the"
+        " manifest leaves these tiles out.",
+    ),
     "vanished": (
         "The file was moved or removed while the audit ran.",
         "Wait until nobody changes the data set, then: histoprep audit ROOT",
@@ -206,7 +211,10 @@ def broken(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
                 if commands := import_commands(evidence.root, kinds):
                     suggestion = f"Masks of known data sets: {'; or '.join(commands)}"
             if code == UNREADABLE_FILE.code:
-                cause, suggestion = _BY_REASON.get(subcode, (cause, suggestion))
+                # Only a table names what never was there.
+                is_gone = subcode == "absent" and evidence.scan.pairs is None
+                reason = "vanished" if is_gone else subcode
+                cause, suggestion = _BY_REASON.get(reason, (cause, suggestion))
             yield from flag(
                 rules[code],
                 chunk.tiles,

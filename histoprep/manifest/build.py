@@ -25,11 +25,11 @@ from histoprep.labels import LabelMap, identity_map
 from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.choice import ChoiceOptions, ChosenRows, choose_tiles
 from histoprep.manifest.gather import SplitInputs, gather
-from histoprep.manifest.given import IncludedTiles, file_splits, leak
+from histoprep.manifest.given import IncludedTiles, file_splits, leak, unmatched_names
 from histoprep.manifest.groups import ungrouped_warning
 from histoprep.manifest.inclusion import CHOICE, CHOICES, INCLUDED
 from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
-from histoprep.phrases import first_of, plural
+from histoprep.phrases import first_of, plural, unmatched_warning
 from histoprep.progress import Advance, Phases, TaskProgress, silent_phases
 from histoprep.remap.evidence import remapped_error
 from histoprep.remap.fit import misfit, misfit_error
@@ -401,7 +401,8 @@ def _plan(
     }
     if left_out := source.describe_choice():
         recipe["left_out"] = certificate["left_out"] = left_out
-    warnings = (*ungrouped, *joined, *_warnings(inputs, certificate))
+    listed = (*source.warnings, *split.warnings)
+    warnings = (*listed, *ungrouped, *joined, *_warnings(inputs, certificate))
     return _Plan(splits, recipe, certificate, inputs.excluded, warnings, inputs.num_repaired)
 
 
@@ -427,6 +428,7 @@ class _Split:
     method: str
     fractions: Mapping[str, Fraction] | None
     """What was asked for; None for a given split."""
+    warnings: tuple[str, ...] = ()
 
 
 def _split(
@@ -448,13 +450,13 @@ def _split(
     if options.method == SplitMethod.AUTO and not by_folder:
         return _Split(assign_units(units, rows, fractions), "auto", fractions)
     given, validation = inputs.given, _validation(options)
+    warnings: tuple[str, ...] = ()
     if options.split_file is not None:
-        given, validation = (
-            file_splits(
-                source, read_split_file(options.split_file, options.seed), rows, inputs.tile_keys
-            ),
-            {},
-        )
+        read = read_split_file(options.split_file, options.seed)
+        given, validation = file_splits(source, read, rows, inputs.tile_keys), {}
+        if unmatched := unmatched_names(table, read):
+            what = f"the split file {options.split_file.name}"
+            warnings = (unmatched_warning(what, unmatched, len(read.names)),)
     leaks = leaking_units(units, given)
     if len(leaks):
         raise leak(source, np.flatnonzero(units.of_tile == leaks[0]), given, len(leaks))
@@ -462,6 +464,7 @@ def _split(
         complete_split(units, rows, given, validation),
         "file" if options.split_file else "folder",
         None,
+        warnings,
     )
 
 

@@ -16,6 +16,7 @@ from histoprep.digests import hash_text
 from histoprep.errors import UsageError
 from histoprep.manifest.inclusion import CHOICE, CHOICES, INCLUDED
 from histoprep.name_index import NameIndex
+from histoprep.phrases import plural, unmatched_warning
 from histoprep.scan.dataset_csv import NAME_COLUMNS
 from histoprep.schemas.findings import read_findings
 from histoprep.schemas.repaired import RepairedMasks, TileRows
@@ -57,11 +58,13 @@ class Choice:
         reasons: int8 [rows], in order of the table: an index of `CHOICES`, or `INCLUDED`.
         by_code: How many tiles each finding leaves out.
         options: What was chosen.
+        warnings: What lists name that is no tile.
     """
 
     reasons: np.ndarray
     by_code: Mapping[str, int]
     options: ChoiceOptions
+    warnings: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """Return the options and the numbers of tiles, for the manifest; empty without any."""
@@ -99,6 +102,11 @@ class ChosenRows:
     def repaired(self) -> RepairedMasks | None:
         """Return the repaired masks, or None."""
         return self._rows.repaired
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what the lists of a user name that is no tile, in words."""
+        return self._choice.warnings
 
     def describe_choice(self) -> dict[str, Any]:
         """Return what is left out on demand, for the manifest; empty for nothing."""
@@ -150,14 +158,15 @@ def choose_tiles(
             elif image is not None:
                 ranks[row] = hash_text(tile)
             row += 1
-    for given in (drop, keep):
-        if given is not None:
-            given.refuse_foreign()
+    lists = [given for given in (drop, keep) if given is not None]
+    for given in lists:
+        given.refuse_foreign()
     if options.sample is not None:
         order = np.argsort(ranks, kind="stable")
         rest = order[options.sample :]
         reasons[rest[reasons[rest] == INCLUDED]] = _BY_SAMPLE
-    return Choice(reasons, by_code, options)
+    warnings = tuple(warning for given in lists for warning in given.warnings())
+    return Choice(reasons, by_code, options, warnings)
 
 
 def _files_of_findings(
@@ -239,12 +248,20 @@ class _List:
         return name is not None
 
     def refuse_foreign(self) -> None:
-        """Raise UsageError for a name that fits no tile."""
-        strange = [name for name in self._names if name and name not in self._tiles]
-        if strange:
+        """Raise UsageError when none of the names fits a tile."""
+        strange = self._strange()
+        if strange and not self._tiles:
             raise UsageError(
-                f"the list of {self._option} names what is no tile",
+                f"the list of {self._option} names no tile",
                 path=self._path,
-                seen=f"{len(strange):,} of {len(self._names):,}, such as {strange[0]}",
+                seen=f"{plural(len(strange), 'name')}, such as {strange[0]}",
                 expected="tile ids, or paths of images or masks",
             )
+
+    def warnings(self) -> Iterator[str]:
+        """Yield in words that some names fit no tile."""
+        if strange := self._strange():
+            yield unmatched_warning(f"the list of {self._option}", strange, len(self._names))
+
+    def _strange(self) -> list[str]:
+        return [name for name in self._names if name and name not in self._tiles]

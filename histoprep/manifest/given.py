@@ -12,6 +12,7 @@ from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
 from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.choice import ChosenRows
+from histoprep.name_index import NameIndex, SlideIndex
 from histoprep.split.given import GivenSplit
 from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows
 
@@ -71,6 +72,22 @@ def file_splits(
             expected=f"a row for every {given.kind}; {_some_names(given)}",
         )
     return splits
+
+
+def unmatched_names(rows: ChosenRows, given: GivenSplit) -> list[str]:
+    """Return the names in a split file that mean no tile of the table, included or not, in order of
+    the file's keys.
+    """
+    left = dict.fromkeys(given.names.to_pylist())
+    column = "tile_id" if given.kind == "tile" else "group"
+    for batch in rows.read_batches((column,)):
+        for name in set(batch[column].to_pylist()) & left.keys():
+            del left[name]
+    index = NameIndex(list(left)) if given.kind == "tile" else SlideIndex(list(left))
+    for batch in rows.read_batches(("image_path",)) if left else ():
+        for path in batch["image_path"].drop_null().to_pylist():
+            left.pop(index.find(path), None)
+    return list(left)
 
 
 def _by_path(source: IncludedTiles, given: GivenSplit, missing: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ together.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from histoprep.image_formats import is_image
 from histoprep.name_index import NameIndex, common_end, composed
 from histoprep.names import is_left_alone, to_name, to_text
 from histoprep.phrases import first_of, plural
+from histoprep.scan.content import Content, content_of
 from histoprep.scan.dataset_csv import CASE_COLUMNS, NAME_COLUMNS, SLIDE_COLUMNS
 from histoprep.scan.listing import Issue, IssueKind, Pair
 from histoprep.scan.walk import SPLIT_FOLDERS
@@ -41,6 +42,9 @@ _COLUMNS = {
     "label": ("label", "class", "image_label"),
     "split": ("split", "set", "subset", "partition"),
 }
+# So many rows are looked at to see whether columns are swapped, and no larger files.
+_NUM_LOOKED = 5
+_MAX_BYTES = 64 << 20
 _EXPECTED = (
     "a header with a column `image` and a column `mask`, and `group`, `label` and `split` if known"
 )
@@ -104,10 +108,55 @@ def read_pairs(root: Path, path: Path, report: Callable[[Issue], None]) -> Itera
                 expected="one row, and one mask, for each image",
                 hint="histoprep import combine makes one mask of several",
             )
+    _refuse_swapped(root, path, list(pairs.values()))
     for mask, images in _shared_masks(pairs.values()).items():
         detail = f"in {path.name} for {plural(len(images), 'image')}: {first_of(images, limit=3)}"
         report(Issue(IssueKind.PAIRS_SHARED, mask, detail))
     yield from _with_ids(pairs)
+
+
+def _refuse_swapped(root: Path, table: Path, pairs: Sequence[Pair]) -> None:
+    """Raise UsageError when the columns of images and masks hold each other's files, by a few of
+    them, or the same ones.
+    """
+    same = [pair for pair in pairs if pair.image_path == pair.mask_path]
+    if same:
+        raise UsageError(
+            "a row names one file as the image and as its mask",
+            path=table,
+            seen=f"{plural(len(same), 'row')}, such as that of {same[0].image_path}",
+            expected="the file of the labels in the column mask",
+        )
+    whole = [pair for pair in pairs if pair.mask_path is not None]
+    step = max(1, len(whole) // _NUM_LOOKED)
+    chosen = whole[: step * _NUM_LOOKED : step]
+    images = [_content(root, pair.image_path) for pair in chosen]
+    masks = [_content(root, pair.mask_path) for pair in chosen]
+    known = [
+        (image, mask)
+        for image, mask in zip(images, masks, strict=True)
+        if Content.UNKNOWN not in (image, mask)
+    ]
+    swapped = [image.is_labels and mask is Content.IMAGE for image, mask in known]
+    if known and sum(swapped) > len(known) / 2:
+        raise UsageError(
+            "the columns of images and masks seem to be swapped",
+            path=table,
+            seen=f"labels in the column of images, such as {chosen[0].image_path}, and an image in"
+            f" that of masks, such as {chosen[0].mask_path}",
+            expected="images in the column image, label masks in the column mask",
+            hint="exchange the names of the two columns in the header",
+        )
+
+
+def _content(root: Path, path: str | None) -> Content:
+    """Return what a file looks like; UNKNOWN for one that is not there or large."""
+    try:
+        file = root / to_name(path or "")
+        is_small = file.stat().st_size <= _MAX_BYTES
+        return content_of(file.read_bytes()) if is_small else Content.UNKNOWN
+    except OSError:
+        return Content.UNKNOWN
 
 
 def _shared_masks(pairs: Iterable[Pair]) -> dict[str, list[str]]:

@@ -100,8 +100,8 @@ class TileTask:
                 row[f"{what}_bytes"], row[f"{what}_mtime_ns"] = stat or (None, None)
                 if stat is None:
                     data: bytes | BrokenFileError = BrokenFileError(
-                        rule_ids.UNREADABLE_FILE.verdict("vanished"),
-                        "gone between listing and reading",
+                        rule_ids.UNREADABLE_FILE.verdict("absent"),
+                        "not there when the data set was listed",
                     )
                 elif item in refused:
                     data = BrokenFileError(
