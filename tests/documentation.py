@@ -15,6 +15,7 @@ from layout_documentation import PARTS as LAYOUT_PARTS
 from histoprep.catalogue import all_rules
 from histoprep.cli import COMMANDS
 from histoprep.errors import ExitCode
+from histoprep.fixing import OPERATIONS
 from histoprep.imageio.encodings import as_markdown
 from histoprep.schemas.manifest import schema
 from trainer.cli import COMMANDS as TRAINER_COMMANDS
@@ -38,6 +39,7 @@ PAGES = (
                 "manifest",
                 "shards",
                 "scale",
+                "fixing",
                 "verify",
                 "speed",
             ),
@@ -90,6 +92,18 @@ def commands_table() -> str:
     return "\n".join(["| command | what it does |", "|---|---|", *rows]) + "\n"
 
 
+def operations_table() -> str:
+    """Return the operations of `histoprep fix`."""
+    rows = [
+        f"| `{operation.name}{operation.value and '='}{operation.value.replace('|', ' or ')}` |"
+        f" {', '.join(operation.codes)} | {'yes' if operation.is_default else 'no'} |"
+        f" {operation.does} |"
+        for operation in OPERATIONS
+    ]
+    head = ["| operation | findings | by default | files are |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows]) + "\n"
+
+
 def exit_codes_table() -> str:
     """Return the exit codes and what they mean."""
     rows = [f"| {int(code)} | {_EXIT_MEANINGS[code]} |" for code in ExitCode]
@@ -119,6 +133,7 @@ def _type_name(kind: pa.DataType) -> str:
 PARTS = {
     "findings": findings_table,
     "commands": commands_table,
+    "operations": operations_table,
     "exit codes": exit_codes_table,
     "encodings": as_markdown,
     "speed": speed_table,

@@ -25,6 +25,7 @@ EXPECTED_CODES = {
     "verify": {0},
     "audit": {1},
     "repair": {0},
+    "fix": {0},
     "map": {0},
     "remap": {0},
     "manifest": {3},
