@@ -271,7 +271,8 @@ def test_a_split_without_train_is_refused() -> None:
     known = np.array([2, 2], np.int8)
     validation = {"train": Fraction(9, 10), "val": Fraction(1, 10)}
     assert message(lambda: complete_split(units_of(rows), rows, known, validation)) == lines(
-        "the given split has no train part", "expected: a folder called train"
+        "the given split has no train part",
+        "expected: a folder, or a split in the table, called train",
     )
     whole = complete_split(units_of(rows), rows, known, {"train": Fraction(1)})
     assert whole.splits.tolist() == [2, 2] and whole.solver == "given"

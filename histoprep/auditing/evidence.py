@@ -25,8 +25,11 @@ from histoprep.labels import IGNORED, LabelMap
 from histoprep.labels.ignored import IgnoredValue, LabelAmounts, find_ignored_value
 from histoprep.mask_reading import Reading
 from histoprep.names import to_text
+from histoprep.scan import ScanOptions
 from histoprep.scan.companions import MAX_IMAGES, ImageFacts, find_companions
+from histoprep.scan.group_patterns import MIN_GROUPS, Grouping
 from histoprep.scan.numbering import find_shifts
+from histoprep.scan.table_groups import suggest_columns
 from histoprep.schemas.repaired import (
     CONTENT_COLUMNS,
     IS_REPAIRED,
@@ -81,6 +84,7 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
     overview = _overview(TileRows(opened, repaired, CONTENT_COLUMNS), label_map)
     counts = count_table(counted, label_map, by_group=True, repaired=repaired)
     readings = MaskReadings.of(workspace.tiles)
+    scan = earlier_options(workspace).scan
     return Evidence(
         root=workspace.root,
         overview=overview,
@@ -106,7 +110,8 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
         companions=tuple(find_companions(_image_facts(overview))),
         shifts=tuple(find_shifts(_sides(overview))),
         suggested_pairs=workspace.suggested_pairs,
-        scan=earlier_options(workspace).scan,
+        scan=scan,
+        columns_of_groups=_columns_of_groups(workspace.root, scan, overview),
     )
 
 
@@ -119,6 +124,16 @@ def _sides(overview: pd.DataFrame) -> list[tuple[str | None, str | None]]:
     columns = [chosen[name] for name in ("image_path", "mask_path")]
     images, masks = (column.astype(object).where(column.notna(), None) for column in columns)
     return list(zip(images, masks, strict=True))
+
+
+def _columns_of_groups(
+    root: Path, scan: ScanOptions, overview: pd.DataFrame
+) -> tuple[Grouping, ...]:
+    """Return the columns of tables that would group the tiles; none where groups are known."""
+    images = overview.image_path.dropna()
+    if len(images) < MIN_GROUPS or overview.group.notna().any() or not root.is_dir():
+        return ()
+    return tuple(suggest_columns(root, scan.csv, images.tolist()))
 
 
 def _image_facts(overview: pd.DataFrame) -> list[ImageFacts]:

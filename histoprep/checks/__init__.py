@@ -23,6 +23,7 @@ from histoprep.labels import IGNORED, LabelMap, MapProblem
 from histoprep.labels.ignored import IgnoredValue
 from histoprep.scan import ScanOptions
 from histoprep.scan.companions import Companions
+from histoprep.scan.group_patterns import Grouping
 from histoprep.scan.numbering import Shift
 from histoprep.stats.image_labels import CrossTable
 
@@ -100,7 +101,8 @@ class Evidence:
     against the labels of masks. `companions` are files among the images that belong to others.
     `shifts` are folders whose masks are numbered otherwise than their images, and
     `suggested_pairs` is the table of the pairs that they seem to mean. `scan` are the options of
-    the scan that a later command begins with.
+    the scan that a later command begins with. `columns_of_groups` are columns of tables in the data
+    set that would group the tiles, where no groups are known.
     """
 
     root: Path
@@ -127,6 +129,7 @@ class Evidence:
     companions: tuple[Companions, ...] = ()
     shifts: tuple[Shift, ...] = ()
     suggested_pairs: Path = Path()
+    columns_of_groups: tuple[Grouping, ...] = ()
     scan: ScanOptions = field(default_factory=ScanOptions)
 
     @property

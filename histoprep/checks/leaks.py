@@ -19,7 +19,7 @@ from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.names import to_text
-from histoprep.scan.group_patterns import FOLDER, suggest_groupings
+from histoprep.scan.group_patterns import FOLDER, MAX_OFFERED, suggest_groupings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,14 +137,16 @@ def tile_twice(evidence: Evidence) -> Iterator[Finding]:
 
 @table_rule(NO_GROUPS)
 def groups_unknown(evidence: Evidence) -> Iterator[Finding]:
-    """Yield that no group is known, with the ways that names suggest, each as a command."""
+    """Yield that no group is known, with the ways that tables and names suggest, each as a
+    command.
+    """
     images = evidence.images
     if len(images) < _MIN_TILES_TO_SPLIT or images.group.notna().any():
         return
     # What the image-level class says is no slide.
     folders = images.tile_id.str.rpartition("/")[0]
     labels = images.label.dropna().unique()
-    ways = [
+    by_names = [
         way
         for way in suggest_groupings(pa.array(images.tile_id, pa.string()))
         if way.pattern != FOLDER or not folders.str.rpartition("/")[2].isin(labels).all()
@@ -152,7 +154,7 @@ def groups_unknown(evidence: Evidence) -> Iterator[Finding]:
     commands = [
         f"histoprep audit {shlex.quote(to_text(str(evidence.root)))} {way.option}"
         f" ({way.what}: {way.num_groups:,} groups of {way.num_tiles:,} tiles)"
-        for way in ways
+        for way in [*evidence.columns_of_groups, *by_names][:MAX_OFFERED]
     ]
     item = ("images", f"{len(images):,} without a group")
     yield finding(

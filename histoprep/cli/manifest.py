@@ -82,7 +82,10 @@ def build(
     ] = None,
     ignore_folder_split: Annotated[
         bool,
-        typer.Option("--ignore-folder-split", help="Split tiles in train and test folders anew."),
+        typer.Option(
+            "--ignore-folder-split",
+            help="Split tiles anew that folders or a table of pairs give a split.",
+        ),
     ] = False,
     group_by: Annotated[
         str | None, typer.Option(help="As in audit.", show_default="as in the last audit")

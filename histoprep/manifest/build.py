@@ -25,7 +25,7 @@ from histoprep.labels import LabelMap, identity_map
 from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.choice import ChoiceOptions, ChosenRows, choose_tiles
 from histoprep.manifest.gather import SplitInputs, gather
-from histoprep.manifest.given import IncludedTiles, file_splits, leak, unmatched_names
+from histoprep.manifest.given import IncludedTiles, SplitOrigin, file_splits, leak, unmatched_names
 from histoprep.manifest.groups import ungrouped_warning
 from histoprep.manifest.inclusion import CHOICE, CHOICES, INCLUDED
 from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
@@ -178,8 +178,7 @@ def build_manifest(
         _refuse_labels_among_images(rows, Path(header["root"]))
         _refuse_masks_without_images(rows, Path(header["root"]))
         _refuse_shifted_numbers(rows, workspace)
-    root, group_by = Path(header["root"]), scanned.get("group_by")
-    plan = _plan(rows, source, label_map, options, root, group_by, phases)
+    plan = _plan(rows, source, label_map, options, workspace.root, scanned, phases)
     described = {
         "root": header["root"],
         "unlabelled_roots": scanned.get("unlabelled", []),
@@ -358,9 +357,11 @@ def _plan(
     label_map: LabelMap,
     options: ManifestOptions,
     root: Path,
-    group_by: str | None,
+    scanned: Mapping[str, Any],
     phases: Phases,
 ) -> _Plan:
+    group_by, pairs = scanned.get("group_by"), scanned.get("pairs")
+    pairs_table = Path(pairs) if pairs else None
     inputs = gather(
         source,
         label_map,
@@ -381,7 +382,8 @@ def _plan(
     )
     units = join_units(inputs.rows)
     joined = tuple(_joined_warning(units))
-    split = _split(source, label_map, options, inputs, units)
+    origin = SplitOrigin(root, options.split_file, pairs_table)
+    split = _split(source, label_map, options, inputs, units, origin)
     splits, num_joined = split.assignment.splits, units.num_joined
     del units
     shares = {name: float(np.mean(splits == SPLITS.index(name))) for name in SPLITS}
@@ -437,6 +439,7 @@ def _split(
     options: ManifestOptions,
     inputs: SplitInputs,
     units: Units,
+    origin: SplitOrigin,
 ) -> _Split:
     rows, source = inputs.rows, IncludedTiles(table, label_map)
     fractions = exact_fractions(options.fractions) if options.fractions else DEFAULT_FRACTIONS
@@ -459,10 +462,11 @@ def _split(
             warnings = (unmatched_warning(what, unmatched, len(read.names)),)
     leaks = leaking_units(units, given)
     if len(leaks):
-        raise leak(source, np.flatnonzero(units.of_tile == leaks[0]), given, len(leaks))
+        members = np.flatnonzero(units.of_tile == leaks[0])
+        raise leak(source, members, given, len(leaks), origin)
     return _Split(
         complete_split(units, rows, given, validation),
-        "file" if options.split_file else "folder",
+        origin.method,
         None,
         warnings,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,8 +112,48 @@ def _some_names(given: GivenSplit) -> str:
     return f"its names are such as {' and '.join(names)}" if names else "it has no names"
 
 
+@dataclass(frozen=True, slots=True)
+class SplitOrigin:
+    """Where a given split comes from.
+
+    Attributes:
+        root: The data set.
+        split_file: The file of --split-file, or None.
+        table: The table of pairs with a column for the split, or None; without both, folders give
+            the split.
+    """
+
+    root: Path
+    split_file: Path | None = None
+    table: Path | None = None
+
+    @property
+    def method(self) -> str:
+        """Return how a manifest calls it: file, table or folder."""
+        return "file" if self.split_file else "table" if self.table else "folder"
+
+    @property
+    def words(self) -> str:
+        """Return what gives the split."""
+        if self.split_file:
+            return f"the split file {self.split_file.name}"
+        return f"the column split of {self.table.name}" if self.table else "the split of folders"
+
+    @property
+    def advice(self) -> str:
+        """Return how to split anew, with the command."""
+        command = f"histoprep manifest {shlex.quote(str(self.root))}"
+        if self.split_file:
+            return f"correct the rows in {self.split_file}; or split anew: {command}"
+        return f"split anew, with groups and copies kept together: {command} --ignore-folder-split"
+
+
 def leak(
-    source: IncludedTiles, members: np.ndarray, given: np.ndarray, num_leaks: int
+    source: IncludedTiles,
+    members: np.ndarray,
+    given: np.ndarray,
+    num_leaks: int,
+    origin: SplitOrigin,
 ) -> UsageError:
     """Return the error that names the group, or else the equal images, that a given split cuts."""
     rows = source.describe(members)
@@ -127,7 +169,7 @@ def leak(
             }
         )
         what, seen = (
-            f"the given split cuts a group (HP702): {group}{more}",
+            f"{origin.words} cuts a group (HP702): {group}{more}",
             f"{group} in {' and '.join(cut)}",
         )
     else:
@@ -138,15 +180,16 @@ def leak(
             for row, split in zip(rows, splits, strict=True)
             if split and image in (None, row["image_digest"])
         ]
-        what = f"the given split puts equal images in two splits (HP703){more}"
+        what = f"{origin.words} puts equal images in two splits (HP703){more}"
         seen = ", ".join(
             f"{tile} in {split}" for split, tile in sorted(dict(reversed(alike)).items())
         )
     return UsageError(
         what,
+        path=origin.split_file or origin.table or origin.root,
         seen=seen,
         expected="one split",
-        hint="remove the copies or move the group; or --ignore-folder-split to split anew",
+        hint=origin.advice,
     )
 
 

@@ -38,10 +38,10 @@ _FIRST_GROUP = re.compile(r"\((?!\?)")
 _NUM_TELLING = 3
 _MIN_COVERED = 0.95
 _MIN_TILES_A_GROUP = 2
-_MIN_GROUPS = 2
-# Fewer folders are rather classes or splits, which must not become groups.
-_MIN_FOLDERS = 12
-_MAX_OFFERED = 3
+MIN_GROUPS = 2
+# Fewer folders or values of a column are rather classes or splits, which must not become groups.
+MIN_UNNAMED_GROUPS = 12
+MAX_OFFERED = 3
 
 
 class Grouping(NamedTuple):
@@ -51,11 +51,14 @@ class Grouping(NamedTuple):
     what: str
     num_groups: int
     num_tiles: int
+    table: str = ""
+    """The table that it is a column of, where that has to be named."""
 
     @property
     def option(self) -> str:
-        """Return the option that chooses it."""
-        return f"--group-by {shlex.quote(self.pattern)}"
+        """Return the options that choose it."""
+        named = f"--csv {shlex.quote(self.table)} " if self.table else ""
+        return f"{named}--group-by {shlex.quote(self.pattern)}"
 
 
 def suggest_groupings(tile_ids: pa.Array) -> list[Grouping]:
@@ -71,11 +74,8 @@ def suggest_groupings(tile_ids: pa.Array) -> list[Grouping]:
     for what, pattern, groups in _ways(tile_ids):
         known = len(groups) - groups.null_count
         num_groups = len(pc.unique(groups.drop_null()))
-        if (
-            known < _MIN_COVERED * len(groups)
-            or num_groups < (_MIN_FOLDERS if pattern == FOLDER else _MIN_GROUPS)
-            or known < _MIN_TILES_A_GROUP * num_groups
-        ):
+        least = MIN_UNNAMED_GROUPS if pattern == FOLDER else MIN_GROUPS
+        if not is_telling(known, num_groups, len(groups), least_groups=least):
             continue
         codes = groups.dictionary_encode().indices
         if not any(codes.equals(others) for others in seen):
@@ -84,7 +84,23 @@ def suggest_groupings(tile_ids: pa.Array) -> list[Grouping]:
     # Of names that say no more than numbers, the coarser reading leaks less.
     known = {what for what, _ in _PATTERNS[:_NUM_TELLING]}
     offered.sort(key=lambda way: (way.what not in known, way.num_groups))
-    return offered[:_MAX_OFFERED]
+    return offered[:MAX_OFFERED]
+
+
+def is_telling(known: int, num_groups: int, num_tiles: int, *, least_groups: int) -> bool:
+    """Return whether nearly all tiles have a group, and groups have several tiles.
+
+    Args:
+        known: Number of tiles with a group.
+        num_groups: Number of groups.
+        num_tiles: Number of tiles.
+        least_groups: Fewer groups are rather classes or splits.
+    """
+    return (
+        known >= _MIN_COVERED * num_tiles
+        and num_groups >= least_groups
+        and known >= _MIN_TILES_A_GROUP * num_groups
+    )
 
 
 def _ways(tile_ids: pa.Array) -> Iterator[tuple[str, str, pa.Array]]:

@@ -249,7 +249,10 @@ def complete_split(
         return Assignment(splits, "given")
     learn = splits == SPLITS.index("train")
     if not learn.any():
-        raise UsageError("the given split has no train part", expected="a folder called train")
+        raise UsageError(
+            "the given split has no train part",
+            expected="a folder, or a split in the table, called train",
+        )
     rest = rows.where(learn)
     taken = assign_units(join_units(rest), rest, validation)
     splits[learn] = taken.splits
