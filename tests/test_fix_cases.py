@@ -351,8 +351,8 @@ def test_a_file_that_changes_meanwhile_is_listed_and_done_next_time(data: DataSe
     options = FixOptions(out, choose_operations(), LinkKind.COPY)
     plan = plan_fix(workspace, options)
     before = {name: (data.root / name).read_bytes() for name in ("fine00.png", "fine01.jpg")}
-    for name in before:
-        (data.root / name).write_bytes(before[name] + b"more")
+    for name, content in before.items():
+        (data.root / name).write_bytes(content + b"more")
     counts = run_fix(plan).counts
     assert sorted(path for path, _ in counts.failed) == ["fine00.png", "fine01.jpg"]
     assert all(reason.startswith("HP206 changed") for _, reason in counts.failed)
