@@ -208,6 +208,26 @@ def test_ids_above_255_need_sixteen_bits_in_their_folder(data: DataSet) -> None:
     assert pixels_of(out / "masks/wide/t0.png").max() == 300
 
 
+@pytest.mark.parametrize(
+    ("chosen", "bits"),
+    [(["--specks", "20"], 8), (["--only", "specks=20"], 16), (["--only", "plain"], 8)],
+)
+def test_specks_of_masks_that_are_too_wide(chosen: list[str], bits: int, data: DataSet) -> None:
+    mask = stripes(0, 1, 2, dtype=np.uint16)
+    speckled = mask.copy()
+    speckled[4:6, 4:6] = 2
+    for index in range(3):
+        data.image(f"images/t{index}.jpg")
+        data.write(f"masks/t{index}.png", image_bytes(speckled, "PNG"))
+    out = fix(data, *chosen)
+    written = pixels_of(out / "masks/t0.png")
+    assert written.dtype.itemsize * 8 == bits
+    np.testing.assert_array_equal(written, speckled if "plain" in chosen else mask)
+    row = ledger_of(out)["masks/t0.png"]
+    assert row["changed_pixels"] == (0 if "plain" in chosen else 4)
+    assert sum(row["output_label_pixels"]) == mask.size  # type: ignore[arg-type]
+
+
 def test_masks_of_palettes_are_plain_where_their_labels_are_sure(data: DataSet) -> None:
     for index in range(3):
         data.image(f"images/t{index}.jpg")

@@ -17,7 +17,7 @@ _NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 class Ticket(NamedTuple):
     """How a mask is changed: the area below which a region is a speck, the value that marks pixels
-    without a label, and the bits of the new mask.
+    without a label, and the least bits of the new mask.
     """
 
     min_area_px: int
@@ -60,7 +60,7 @@ class Specks:
         after = fill_specks(before, ticket.min_area_px, ticket.ignored)
         if (before == after).all():
             return content
-        return content.with_labels(after, ticket.bits)
+        return content.with_labels(after, max(ticket.bits, _bits_of(content)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,14 @@ class _Chooser:
                 "its specks are false labels of loss or interpolation (HP403, HP404): histoprep"
                 " repair first"
             )
-        bits = max(bits_of(file, self.wide), 16 if (file.bit_depth or 8) == 16 else 8)
-        return Ticket(self.min_area_px, self.ignored, bits)
+        return Ticket(self.min_area_px, self.ignored, bits_of(file, self.wide))
+
+
+def _bits_of(content: Content) -> int:
+    """Return 16 for a mask of 16 bits, which other operations may have made one of 8."""
+    from histoprep import imageio
+
+    return 16 if imageio.read_header(content.data, content.reading).bit_depth == 16 else 8
 
 
 def fill_specks(labels: np.ndarray, min_area_px: int, ignored: int | None = None) -> np.ndarray:
