@@ -249,6 +249,7 @@ _png, _bmp, _gif = pillow("PNG"), pillow("BMP"), pillow("GIF")
 _jp2, _j2k = pillow("JPEG2000"), pillow("JPEG2000", no_jp2=True)
 _lossy_jp2 = pillow("JPEG2000", irreversible=True, quality_mode="dB", quality_layers=[30])
 _truncated_jp2 = pillow("JPEG2000", quality_mode="dB", quality_layers=[30])
+_nearly_whole_jp2 = pillow("JPEG2000", quality_mode="dB", quality_layers=[55])
 _MANY = range(61)
 
 _READ = [
@@ -321,7 +322,6 @@ _READ = [
     MaskEncoding("palette-bmp", "bmp", lambda labels: _bmp(paletted(labels))),
     MaskEncoding("palette-gif", "gif", lambda labels: _gif(paletted(labels))),
     MaskEncoding("grey-jp2", "jp2", lambda labels: _jp2(grey(labels))),
-    MaskEncoding("opencv-jp2", "jp2", lambda labels: opencv(".jp2", labels.astype(np.uint8))),
     MaskEncoding("grey-16-jp2", "jp2", lambda labels: _jp2(labels.astype(np.uint16)), _BIG),
     MaskEncoding("grey-j2k", "j2k", lambda labels: _j2k(grey(labels))),
     MaskEncoding("uint8-npy", "npy", lambda labels: npy(labels.astype(np.uint8))),
@@ -356,10 +356,11 @@ _READ = [
 _REPORTED = [
     MaskEncoding("jpeg", "jpg", lambda labels: pillow("JPEG", quality=80)(grey(labels * 40))),
     MaskEncoding("lossy-jp2", "jp2", lambda labels: _lossy_jp2(grey(labels * 40))),
-    MaskEncoding("truncated-jp2", "jp2", lambda labels: _truncated_jp2(grey(labels * 40))),
 ]
 
 _REFUSED = [
+    MaskEncoding("truncated-jp2", "jp2", lambda labels: _truncated_jp2(grey(labels * 40))),
+    MaskEncoding("nearly-whole-jp2", "jp2", lambda labels: _nearly_whole_jp2(grey(labels * 40))),
     MaskEncoding(
         "colour-jpeg", "jpg", lambda labels: pillow("JPEG", quality=85)(coloured(labels))
     ),

@@ -9,6 +9,7 @@ import json
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from mask_encodings import (
     coloured,
     npy,
     npz,
+    opencv,
     paletted,
     pillow,
     regions,
@@ -49,6 +51,8 @@ REFUSED = {
     encoding.name: cause
     for encoding in ENCODINGS
     for cause in {
+        "truncated-jp2": ("HP208 shortened",),
+        "nearly-whole-jp2": ("HP208 shortened",),
         "colour-jpeg": ("HP402 rgb",),
         "colour-once-jpeg": ("HP402 rgb",),
         "colour-anti-aliased": ("HP402 smeared-colours",),
@@ -374,16 +378,39 @@ def test_reversible_jpeg_2000_is_lossless_however_it_is_laid_out() -> None:
     ):
         data = pillow("JPEG2000", **options)(Image.fromarray(few * 40))
         assert measured(data)["mask_lossy"] is None, options
-    for options in ({"quality_layers": [60]}, {"irreversible": True}):
-        data = pillow("JPEG2000", **options)(Image.fromarray(few * 40))
-        assert measured(data)["mask_lossy"] == "jpeg2000", options
+    data = pillow("JPEG2000", irreversible=True)(Image.fromarray(few * 40))
+    assert measured(data)["mask_lossy"] == "jpeg2000"
+
+
+@pytest.mark.parametrize("scale", [1, 40, 85])
+@pytest.mark.parametrize("seed", range(3))
+def test_reversible_jpeg_2000_is_read_where_every_label_is_there(scale: int, seed: int) -> None:
+    labels = (regions(FEW, seed, 128) * scale).astype(np.uint8)
+    whole = len(pillow("JPEG2000")(Image.fromarray(labels)))
+    options: list[dict[str, Any]] = [
+        *({"quality_mode": "dB", "quality_layers": [quality]} for quality in (30, 45, 60, 80, 99)),
+        *(
+            {"quality_layers": [labels.size / (whole * share)]}
+            for share in (0.5, 0.9, 0.97, 0.99, 1.2)
+        ),
+    ]
+    files = [pillow("JPEG2000", **chosen)(Image.fromarray(labels)) for chosen in options]
+    files += [opencv(".jp2", labels), opencv(".jp2", labels, 272, 1000)]
+    refused = 0
+    for data in files:
+        facts = measured(data)
+        refused += facts.get("mask_error") == "HP208 shortened"
+        if facts.get("mask_error") is None:
+            stored = np.asarray(Image.open(io.BytesIO(data)))
+            np.testing.assert_array_equal(stored, labels)
+    assert 4 <= refused < len(files)
 
 
 def test_a_workspace_remembers_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "set"
     truth = write_masks(root, BY_NAME["stack-tif"], 3)
     assert run("audit", root, "--exit-zero") == ExitCode.OK
-    assert "histoprep audit --page 1" in capsys.readouterr().out
+    assert f"histoprep audit {root} --page 1" in capsys.readouterr().out
     assert run("audit", root, "--page", "2", "--exit-zero") == ExitCode.OK
     (root / "label_map_t.yml").write_text("sources:\n  0: a\n  1: b\n  2: c\n")
     assert run("remap", root) == ExitCode.OK

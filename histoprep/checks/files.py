@@ -133,6 +133,11 @@ _BY_SUBCODE = {
         _PAGES_CAUSE,
         "Choose the page that holds the labels, from 1: histoprep audit ROOT --page 1",
     ),
+    ("shortened", "mask"): (
+        "The end of the coefficients was left out to save space, as OpenCV does by default, so that"
+        " labels near boundaries are others.",
+        f"No command can restore them: export the masks again as PNG; {LEFT_OUT}",
+    ),
     ("frames", "mask"): (
         "The GIF is an animation: its frames are drawn over each other.",
         f"No command can choose: save the frame that holds the labels as PNG; {LEFT_OUT}",

@@ -69,6 +69,7 @@ ENCODINGS = (
     Encoding("TIFF, NumPy, MATLAB", "16, 32, 64", "grey", "floating-point, whole numbers", "the number", "Pillow: only 32 bits", Outcome.REPORTED, "HP402 whole-float"),
     Encoding("TIFF, NumPy, MATLAB", "16, 32, 64", "grey", "floating-point, fractions", "none", "Pillow: only 32 bits", Outcome.REFUSED, "HP402 probability, scaled-float, float"),
     Encoding("NumPy archive, MATLAB", "any", "several arrays", "any", "none: nobody chose", "all", Outcome.REFUSED, "HP208 arrays"),
+    Encoding("JPEG 2000 without loss", "8, 16", "reversible, the end left out (OpenCV's default)", "any", "none", "decoded value, with damage", Outcome.REFUSED, "HP208 shortened"),
     Encoding("GIF of several frames", "8", "palette", "-", "none", "the first, or all", Outcome.REFUSED, "HP208 frames"),
     Encoding("PNG, TIFF, JPEG", "any", "any, with an orientation of 2 to 8", "any", "none: turned or not", "Pillow, OpenCV: turn a TIFF; OpenCV to grey: a PNG", Outcome.REFUSED, "HP413 orientation"),
     Encoding("TIFF of several bands", "any", "grey, no alpha", "any", "-", "Pillow, OpenCV: the first; tifffile, rasterio: all", Outcome.REFUSED, "HP208 bands"),

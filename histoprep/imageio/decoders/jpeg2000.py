@@ -1,8 +1,9 @@
 """JPEG 2000, by Pillow (OpenJPEG), after the codestream was found whole.
 
 Whether labels survive stands in the codestream in part only: the irreversible wavelet always loses,
-and the reversible one does where the end of the coefficients was left out to save space. Coding the
-decoded values again without loss tells: it takes more bytes than such a file has.
+and the reversible one does where the end of the coefficients was left out to save space, as OpenCV
+does unless told otherwise. Coding the decoded values again without loss tells: it gives the same
+bytes only where nothing was left out, and more bytes otherwise.
 
 Source: ISO/IEC 15444-1, annex A (codestream) and I (boxes).
 """
@@ -30,19 +31,16 @@ _SIZE, _CODING, _COMPONENT, _TILE_PART = 0xFF51, 0xFF52, 0xFF53, 0xFF90
 _DATA, _END = 0xFF93, 0xFFD9
 _PROGRESSIONS = ("LRCP", "RLCP", "RPCL", "PCRL", "CPRL")
 _REVERSIBLE = 1
-# Below this share of the bytes of a lossless file, something was left out.
-_COMPLETE_SHARE = 0.98
 _TELLING_BOXES = {b"xml ": "JPEG 2000 XML", b"uuid": "JPEG 2000 UUID box"}
 
 
 @dataclass(frozen=True, slots=True)
 class Codestream:
-    """What the main header of a codestream says, and how many bytes of coefficients it has.
+    """What the main header of a codestream says, and its coefficients.
 
     `depths` are the bits of each component, negative where it is signed.
     """
 
-    num_bytes: int
     depths: tuple[int, ...]
     tile_px: tuple[int, int]
     is_reversible: bool
@@ -50,6 +48,15 @@ class Codestream:
     block_px: tuple[int, int]
     progression: str
     has_colour_transform: bool
+    is_plain: bool
+    """Whether it has one layer, and neither precincts nor marks nor another style of blocks."""
+    coded: bytes
+    """The parts of its tiles without their headers."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Return how many bytes of coefficients it has."""
+        return len(self.coded)
 
 
 class Jpeg2000Decoder(PillowDecoder):
@@ -88,12 +95,23 @@ class Jpeg2000Decoder(PillowDecoder):
         return super().decode_stored(data, header)
 
     def find_loss(self, data: bytes, header: Header, stored: np.ndarray) -> str | None:
-        """Return jpeg2000 where values were changed: by the irreversible wavelet, or by leaving out
-        the end of the coefficients.
+        """Return jpeg2000 where values were changed by the irreversible wavelet.
+
+        Raises:
+            BrokenFileError: The end of the coefficients of the reversible one was left out.
         """
-        stream = read_codestream(data)
-        if header.lossy or stream.num_bytes < _COMPLETE_SHARE * _lossless_bytes(stored, stream):
+        if header.lossy:
             return JPEG2000.name
+        stream = read_codestream(data)
+        whole = _lossless(stored, stream)
+        # Layers and precincts take bytes of their own, and where they end is not known.
+        if stream.coded != whole.coded if stream.is_plain else stream.num_bytes < whole.num_bytes:
+            raise BrokenFileError(
+                UNSUPPORTED_ENCODING.verdict("shortened"),
+                f"the file has {stream.num_bytes:,} bytes of coefficients, and these values without"
+                f" loss take {whole.num_bytes:,} others: values near boundaries are not those that"
+                " were saved",
+            )
         return None
 
     def strip_metadata(self, data: bytes) -> bytes:
@@ -150,7 +168,8 @@ def _parsed(data: bytes, start: int, end: int) -> Codestream:
             reversible.append(data[place + 4] == _REVERSIBLE)
         position += 2 + length
     return Codestream(
-        num_bytes=_coded_bytes(data, position, end),
+        coded=_coded(data, position, end),
+        is_plain=coding[0] == 0 and coding[2] == 1 and coding[7] == 0,
         is_reversible=all(reversible),
         num_levels=coding[4],
         block_px=(1 << coding[5] + 2, 1 << coding[6] + 2),
@@ -160,11 +179,11 @@ def _parsed(data: bytes, start: int, end: int) -> Codestream:
     )
 
 
-def _coded_bytes(data: bytes, position: int, end: int) -> int:
-    """Return how many bytes the tile parts have without their headers; raises struct.error unless
-    they fill the codestream up to its end marker.
+def _coded(data: bytes, position: int, end: int) -> bytes:
+    """Return the tile parts without their headers; raises struct.error unless they fill the
+    codestream up to its end marker.
     """
-    total = 0
+    parts = []
     while position + 2 < end:
         marker, _, _, length = struct.unpack_from(">HHHI", data, position)
         # Length 0: up to the end.
@@ -176,11 +195,11 @@ def _coded_bytes(data: bytes, position: int, end: int) -> int:
             begin += 2 + struct.unpack_from(">H", data, begin + 2)[0]
             if begin >= after:
                 raise struct.error
-        total += after - begin
+        parts.append(data[begin:after])
         position = after
     if struct.unpack_from(">H", data, position)[0] != _END:
         raise struct.error
-    return total
+    return b"".join(parts)
 
 
 def _contents(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -211,8 +230,8 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         position = end
 
 
-def _lossless_bytes(stored: np.ndarray, stream: Codestream) -> int:
-    """Return how many bytes a codestream of these values takes without loss, coded alike."""
+def _lossless(stored: np.ndarray, stream: Codestream) -> Codestream:
+    """Return a codestream of these values without loss, coded alike."""
     height, width = stored.shape[:2]
     options: dict[str, Any] = {
         "no_jp2": True,
@@ -226,7 +245,7 @@ def _lossless_bytes(stored: np.ndarray, stream: Codestream) -> int:
         options["tile_size"] = stream.tile_px
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(stored)).save(buffer, "JPEG2000", **options)
-    return read_codestream(buffer.getvalue()).num_bytes
+    return read_codestream(buffer.getvalue())
 
 
 def _depth_words(depth: int) -> str:
