@@ -430,3 +430,25 @@ def test_what_systems_keep_is_counted_and_left_alone(tmp_path: Path) -> None:
         "__MACOSX/": "folder of the system; left alone",
     }
     assert "2 images, 2 masks" in last_line(report)
+
+
+@pytest.mark.parametrize("named", ["tiles", "masks"])
+def test_a_folder_of_masks_alone_is_called_that(
+    named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = DataSet(tmp_path / "set" / named)
+    for number in range(4):
+        data.mask(f"{number}.png", stripes(0, 1, 2 + number))
+    data.mask("blank.png", stripes(0))
+    [found] = [item for item in data.audit().findings if item.code == "HP109"]
+    assert "their images are not here" in found.cause
+    parent = f"histoprep audit {tmp_path / 'set'}"
+    assert (parent in found.suggestion) is (named == "masks")
+    assert run(["manifest", str(data.root), "--workers", "1"]) == 2
+    text = " ".join(capsys.readouterr().err.split())
+    assert "there are masks alone, and no image (HP109" in text
+    assert "their images are not here" in text
+    # With an image they lie among the images.
+    data.image("a.png")
+    [found] = [item for item in data.audit().findings if item.code == "HP109"]
+    assert "their images are not here" not in found.cause

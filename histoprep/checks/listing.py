@@ -22,6 +22,7 @@ from histoprep.scan import IssueKind
 from histoprep.scan.advice import (
     MAX_NAMES,
     combine_advice,
+    explain_masks_alone,
     explain_nothing_paired,
     further_masks,
     suggest_pairing,
@@ -385,13 +386,20 @@ def labels_among_images(evidence: Evidence) -> Iterator[Finding]:
         return
     images = overview[verdicts.isna() & overview.image_path.notna()][:MAX_NAMES]
     paired = images[images.mask_path.notna()]
-    suggestion = suggest_pairing(
-        evidence.root,
-        images.image_path.tolist(),
-        labels[:MAX_NAMES],
-        evidence.scan,
-        zip(paired.image_path.tolist(), paired.mask_path.tolist(), strict=True),
-    )
+    # Blank masks look like blank images.
+    if true(images.contrast.fillna(1) > 0).any():
+        cause, suggestion = (
+            "",
+            suggest_pairing(
+                evidence.root,
+                images.image_path.tolist(),
+                labels[:MAX_NAMES],
+                evidence.scan,
+                zip(paired.image_path.tolist(), paired.mask_path.tolist(), strict=True),
+            ),
+        )
+    else:
+        cause, suggestion = explain_masks_alone(evidence.root)
     for verdict in sorted(set(verdicts.dropna())):
         subcode = verdict.split(" ", 1)[1]
         yield from flag(
@@ -403,6 +411,7 @@ def labels_among_images(evidence: Evidence) -> Iterator[Finding]:
             denominator=evidence.amounts.images,
             unit="images",
             subcode=subcode,
+            cause=cause,
             suggestion=suggestion,
         )
 

@@ -33,7 +33,7 @@ from histoprep.phrases import first_of, plural, unmatched_warning
 from histoprep.progress import Advance, Phases, TaskProgress, silent_phases
 from histoprep.remap.evidence import remapped_error
 from histoprep.remap.fit import misfit, misfit_error
-from histoprep.scan.advice import further_masks
+from histoprep.scan.advice import explain_masks_alone, further_masks
 from histoprep.scan.companions import MAX_IMAGES, ImageFacts, find_companions
 from histoprep.scan.numbering import find_shifts
 from histoprep.schemas.manifest import (
@@ -228,12 +228,28 @@ def _refuse_labels_among_images(source: ChosenRows, root: Path) -> None:
     """
     code = rule_ids.LABEL_LIKE_IMAGE
     paths: list[str] = []
-    for batch in source.read_batches(("image_path", "image_error"), _PIECE):
+    has_image = False
+    for batch in source.read_batches(("image_path", "image_error", "contrast"), _PIECE):
         is_label = pc.fill_null(pc.starts_with(batch["image_error"], code.code), False)
         paths += batch["image_path"].filter(is_label).to_pylist()
+        # Blank masks look like blank images.
+        is_drawn = pc.and_(
+            pc.invert(is_label), pc.fill_null(pc.greater(batch["contrast"], 0), True)
+        )
+        has_image |= bool(pc.any(pc.and_(is_drawn, pc.is_valid(batch["image_path"]))).as_py())
     if paths:
         further = further_masks(paths, _paired_images(source))
         paths = [path for path in paths if path not in further]
+    if paths and not has_image:
+        cause, advice = explain_masks_alone(root)
+        raise UsageError(
+            f"there are masks alone, and no image ({code})",
+            path=root,
+            seen=f"{plural(len(paths), 'file')}: {first_of(paths)}",
+            expected="images, and a mask for each",
+            details=[cause],
+            hint=advice,
+        )
     if paths:
         raise UsageError(
             f"masks lie among the images ({code})",

@@ -16,7 +16,7 @@ from histoprep.choices import CombineBy, Layout
 from histoprep.scan.combining import combined
 from histoprep.scan.commands import audit_command, combine_command
 from histoprep.scan.joined_names import joined_readings
-from histoprep.scan.layouts import FolderNames, Reading, readings
+from histoprep.scan.layouts import MASK_WORDS, FolderNames, Reading, readings, words_in
 from histoprep.scan.listing import ScanOptions
 from histoprep.scan.trial import gives_pairs
 
@@ -112,6 +112,19 @@ def pairing_command(
         if gives_pairs(stated, files, replace(kept, **named)):
             return audit_command(root, options), len(reading.pairs)
     return None
+
+
+def explain_masks_alone(root: Path) -> tuple[str, str]:
+    """Return why a folder that holds masks alone is no data set, and what to do."""
+    cause = "These files are masks, and their images are not here: they lie in another folder."
+    start = "Until then the manifest stops."
+    if words_in(root.name) & MASK_WORDS and root.parent != root:
+        command = audit_command(root.parent, {})
+        return cause, f"{start} To audit the folder that holds this one: {command}"
+    return cause, (
+        f"{start} No command can find the images: audit the folder that holds both, or copy or link"
+        " the images into a folder images/ beside the masks."
+    )
 
 
 def suggest_pairing(
