@@ -44,6 +44,7 @@ from histoprep.tiles import TileOptions
 from histoprep.tiles.instances import COLUMNS as INSTANCE_COLUMNS
 from histoprep.tiles.instances import InstanceIds, LabelUse
 from histoprep.tiles.lossy_sources import lossy_sources
+from histoprep.tiles.misfits import find_misfits
 from histoprep.tiles.options import earlier_options
 from histoprep.tiles.readings import MaskReadings
 
@@ -108,6 +109,7 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
         instances=_instances(TileRows(opened, repaired, CONTENT_COLUMNS)),
         image_labels=counts.image_labels,
         companions=tuple(find_companions(_image_facts(overview))),
+        misfits=find_misfits(workspace, engine),
         shifts=tuple(find_shifts(_sides(overview))),
         suggested_pairs=workspace.suggested_pairs,
         scan=scan,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from histoprep.tiles.instances import InstanceIds
     from histoprep.tiles.lossy_sources import LossySource
+    from histoprep.tiles.misfits import Misfit
     from histoprep.tiles.readings import MaskReadings
 
 
@@ -98,11 +99,11 @@ class Evidence:
     ones of. `readings` are the masks whose labels depend on the reader. `ignored_value` is a value
     that seems to mark pixels without a label, and that the label map does not list; `instances` are
     labels that number objects instead of naming classes. `image_labels` holds image-level labels
-    against the labels of masks. `companions` are files among the images that belong to others.
-    `shifts` are folders whose masks are numbered otherwise than their images, and
-    `suggested_pairs` is the table of the pairs that they seem to mean. `scan` are the options of
-    the scan that a later command begins with. `columns_of_groups` are columns of tables in the data
-    set that would group the tiles, where no groups are known.
+    against the labels of masks. `companions` are files among the images that belong to others,
+    `misfits` masks that do not fit their images. `shifts` are folders whose masks are numbered
+    otherwise than their images, and `suggested_pairs` is the table of the pairs that they seem to
+    mean. `scan` are the options of the scan that a later command begins with. `columns_of_groups`
+    are columns of tables in the data set that would group the tiles, where no groups are known.
     """
 
     root: Path
@@ -131,6 +132,7 @@ class Evidence:
     suggested_pairs: Path = Path()
     columns_of_groups: tuple[Grouping, ...] = ()
     scan: ScanOptions = field(default_factory=ScanOptions)
+    misfits: tuple[Misfit, ...] = ()
 
     @property
     def companion_paths(self) -> frozenset[str]:

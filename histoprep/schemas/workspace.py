@@ -115,6 +115,11 @@ class Workspace:
         return self.folder / "duplicates.parquet"
 
     @property
+    def misfits(self) -> Path:
+        """Return the path of the masks that do not belong where they are."""
+        return self.folder / "misfits.parquet"
+
+    @property
     def findings(self) -> Path:
         """Return the path of the findings table."""
         return self.folder / "findings.parquet"

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from histoprep import rule_ids, tables
 from histoprep.lossy.verdict import FIRM_MASKS, LossKind, MaskSignals, Verdict, judge
 from histoprep.schemas.tiles import open_tiles_table
+from histoprep.tiles.pools import by_name, large_sources, own_sources
 
 _COLUMNS = {
     "mask_mixed_blocks": "mixed", "mask_shifted_blocks": "shifted",
@@ -36,7 +37,6 @@ _KEYS = (
     "mask_lossy",
     "mask_error",
 )
-_ROOT = "."
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,44 +72,18 @@ def lossy_sources(table: Path) -> list[LossySource]:
     if "mask_mixed_blocks" not in opened.schema_arrow.names:
         return []
     rows = pa.concat_tables(list(_telling_rows(opened)))
-    own = _names(pc.coalesce(rows["group"], _folders(rows)))
+    own = own_sources(rows)
+    bounded = pc.greater(rows["mask_shifted_blocks"], 0).fill_null(False).to_numpy()
     sources, unsaid = [], np.ones(len(own), bool)
-    for source, members in _large_sources(rows, own):
+    for source, members in large_sources(rows, own, bounded, FIRM_MASKS):
         verdicts = _judged(source, rows.take(pa.array(members)))
         sources += verdicts
         unsaid[members[own[members] == source]] = False
         for verdict in verdicts:
             unsaid[members[verdict.verdict.masks]] = False
-    for source, members in _by_name(own, np.flatnonzero(unsaid)):
+    for source, members in by_name(own, np.flatnonzero(unsaid)):
         sources += _judged(source, rows.take(pa.array(members)))
     return sorted(sources, key=lambda source: source.source)
-
-
-def _large_sources(rows: pa.Table, own: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield sources with masks enough to be sure by, and their rows; masks of smaller ones come
-    under their folder, then under those above.
-    """
-    bounded = pc.greater(rows["mask_shifted_blocks"], 0).fill_null(False).to_numpy()
-    names, waiting = own.copy(), np.arange(len(own))
-    above = np.where(rows["group"].is_valid().to_numpy(), _names(_folders(rows)), _parents(own))
-    while len(waiting):
-        small = []
-        for source, members in _by_name(names, waiting):
-            if np.count_nonzero(bounded[members]) >= FIRM_MASKS:
-                yield source, members
-            elif source != _ROOT:
-                small.append(members)
-        waiting = np.sort(np.concatenate(small)) if small else waiting[:0]
-        names[waiting] = above[waiting]
-        above[waiting] = _parents(above[waiting])
-
-
-def _by_name(names: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield each name among the chosen rows and its rows, both in order."""
-    ordered = chosen[np.argsort(names[chosen], kind="stable")]
-    for members in np.split(ordered, np.flatnonzero(names[ordered[1:]] != names[ordered[:-1]]) + 1):
-        if len(members):
-            yield names[members[0]], members
 
 
 def _telling_rows(opened: Any) -> Iterator[pa.Table]:
@@ -122,28 +96,6 @@ def _telling_rows(opened: Any) -> Iterator[pa.Table]:
             batch["mask_lossy"].is_valid(),
         )
         yield batch.filter(pc.and_(telling, batch["mask_error"].is_null()))
-
-
-def _folders(rows: pa.Table) -> pa.ChunkedArray:
-    """Return the folder of each row, `.` for the root."""
-    folder = pc.replace_substring_regex(rows["tile_id"], r"/?[^/]*$", "")
-    return pc.if_else(pc.equal(folder, ""), _ROOT, folder)
-
-
-def _names(column: pa.ChunkedArray) -> np.ndarray:
-    """Return strings as an array of objects that holds each one once: there are far fewer folders
-    than masks.
-    """
-    encoded = pc.dictionary_encode(column).combine_chunks()
-    return np.asarray(
-        encoded.dictionary.to_numpy(zero_copy_only=False)[encoded.indices.to_numpy()], object
-    )
-
-
-def _parents(names: np.ndarray) -> np.ndarray:
-    """Return the folders that names are in."""
-    parents = {name: name.rpartition("/")[0] or _ROOT for name in set(names)}
-    return np.array([parents[name] for name in names], object)
 
 
 def _judged(source: str, rows: pa.Table) -> list[LossySource]:
