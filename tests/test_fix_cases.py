@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import lossy_masks
@@ -22,10 +23,12 @@ from test_fix import ledger_of, pixels_of, run
 from histoprep import audit, imageio
 from histoprep.choices import LinkKind
 from histoprep.errors import ExitCode
+from histoprep.execution import Engine
 from histoprep.fixing import FixOptions, choose_operations, plan_fix, run_fix
 from histoprep.fixing.names_in_tables import Names, Renamed
 from histoprep.fixing.operations.specks import fill_specks
 from histoprep.schemas.workspace import Workspace
+from histoprep.tiles.table import TileTable
 
 
 @pytest.fixture
@@ -491,3 +494,50 @@ def test_a_mask_with_an_orientation_is_read_by_all_afterwards(data: DataSet) -> 
         assert run("fix", data.root, "--out", out, *chosen) == ExitCode.OK
         assert "HP413" not in codes_of_plain(out)
         np.testing.assert_array_equal(pixels_of(out / "a_mask.png"), expected)
+
+
+# --- the data set afterwards -------------------------------------------------------------------
+
+
+def is_current(root: Path) -> bool:
+    """Return whether the tiles table holds without reading a file."""
+    return TileTable(Workspace.of(root)).build(Engine(1)).up_to_date
+
+
+def test_links_do_not_make_the_data_set_seem_changed(data: DataSet) -> None:
+    """A hard link changes what the system says of a file, and nobody has to read it again."""
+    data.pairs(4)
+    data.write("fine00.png", jpeg(7))
+    (data.root / "fine00.jpg").unlink()
+    data.write("fine01_mask.png", imageio.encode_mask_png(stripes(0, 1, 2, dtype=np.uint16)))
+    audit(data.root, workers=1)
+    out = fix(data)
+    assert (out / "fine02.jpg").stat().st_nlink == 2
+    assert is_current(data.root)
+    # A change of a file that is linked is seen all the same, and with it that of the copy.
+    (data.root / "fine02.jpg").write_bytes(jpeg(9))
+    assert not is_current(data.root)
+    assert run("verify", out) == ExitCode.INTEGRITY
+
+
+def test_a_change_that_hides_its_time_is_seen(data: DataSet) -> None:
+    """A file of the same size and time is not taken for the one that was audited."""
+    data.pairs(3)
+    first, second = image_bytes(tissue(1), "BMP"), image_bytes(tissue(2), "BMP")
+    assert len(first) == len(second)
+    data.write("a.bmp", first)
+    data.mask("a_mask.png")
+    data.write("extra.bin", b"x" * 10)
+    audit(data.root, workers=1)
+    out = data.root.with_name("out")
+    begun_ns = time.time_ns()
+    options = FixOptions(out, choose_operations(), begun_ns=begun_ns)
+    plan = plan_fix(Workspace.of(data.root), options)
+    path = data.root / "a.bmp"
+    before = path.stat()
+    time.sleep(0.02)
+    path.write_bytes(second)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    result = run_fix(plan)
+    assert [name for name, _ in result.counts.failed] == ["a.bmp"]
+    assert not is_current(data.root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -132,8 +133,9 @@ def fix(
     operations = choose_operations(separated(only), further, separated(without))
     where = Workspace.of(root, workspace)
     chosen = engine_of(engine, scheduler, workers)
+    begun_ns = time.time_ns()
     seen = read_tiles(where, workers=workers, verify=verify)
-    plan = plan_fix(where, FixOptions(out, operations, link, verify))
+    plan = plan_fix(where, FixOptions(out, operations, link, verify, begun_ns=begun_ns))
     with progress_of("trying" if dry_run else "fixing", "files") as advance:
         if dry_run:
             counts = try_fix(plan, chosen, advance)

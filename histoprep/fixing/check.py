@@ -6,6 +6,7 @@ both, so nobody has to believe that they stay: the new tree is listed before it 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,10 +18,12 @@ from histoprep.digests import hash_text
 from histoprep.errors import IntegrityError
 from histoprep.fixing.plan import FixPlan, place_of
 from histoprep.key_index import KeyIndex
+from histoprep.mask_tree.task import beside
 from histoprep.phrases import plural
 from histoprep.scan import Pair, ScanOptions, scan
 from histoprep.schemas.ledgers import FIX, open_ledger
 from histoprep.schemas.tiles import open_tiles_table
+from histoprep.tiles.listing import ListedTile
 
 _COLUMNS = (
     "tile_id", "image_path", "mask_path", "group", "split", "label", "unlabelled",
@@ -68,6 +71,23 @@ class CheckedNames:
             yield part
         if not self._num_failed:
             self._compare()
+
+    def is_trusted(self, tile: ListedTile) -> bool:
+        """Return whether nobody but us changed the files of a tile since the run began: what
+        changed is a file that the tree has a hard link to.
+        """
+        paths = filter(None, (tile.pair.image_path, tile.pair.mask_path))
+        return all(map(self._is_ours, paths))
+
+    def _is_ours(self, path: str) -> bool:
+        try:
+            seen = os.stat(beside(self.plan.workspace.root, path))
+            if seen.st_ctime_ns < self.plan.options.begun_ns:
+                return True
+            there = os.stat(beside(self.plan.out, self._there(path) or path))
+        except OSError:
+            return False
+        return (seen.st_dev, seen.st_ino) == (there.st_dev, there.st_ino)
 
     def _note(self, part: Path) -> None:
         columns = ["path", "output_path", "how"]

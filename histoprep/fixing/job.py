@@ -28,9 +28,11 @@ from histoprep.fixing.fixer import FileRow, Fixer
 from histoprep.fixing.plan import FixPlan
 from histoprep.fixing.result import FixCounts, FixResult
 from histoprep.fixing.tables import with_tables
+from histoprep.links import HARD_LINK
 from histoprep.mask_tree.task import FAILED, WRITTEN, TreeTask, beside
 from histoprep.progress import Advance, TaskProgress, silent
 from histoprep.read_ahead import FileStat, Request, read_ahead
+from histoprep.tiles.table import renew_states
 
 
 def run_fix(plan: FixPlan, engine: Engine | None = None, advance: Advance = silent) -> FixResult:
@@ -61,8 +63,11 @@ def run_fix(plan: FixPlan, engine: Engine | None = None, advance: Advance = sile
             progress = TaskProgress(advance, plan.num_masks)
             work = run_tasks(plan.tasks(), engine or Engine(), progress.under_way)
             with contextlib.closing(work) as parts:
-                checked = CheckedNames(plan).watch(with_tables(plan, parts))
+                names = CheckedNames(plan)
+                checked = names.watch(with_tables(plan, parts))
                 totals = mask_tree.finish(plan, checked, observer(), progress)
+            if counts.how[HARD_LINK] and plan.options.begun_ns:
+                renew_states(plan.workspace, names.is_trusted)
     rest = totals.num_stale_removed, totals.unexpected, totals.up_to_date
     return FixResult(plan.out, counts, *rest)
 

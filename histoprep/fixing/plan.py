@@ -52,6 +52,8 @@ class FixOptions:
         verify: Whether all files that are there are read again.
         partition_files: Files of a part of the work.
         time_limit_s: Seconds that one file may take.
+        begun_ns: When the tiles table was brought up to date, as `time.time_ns` has it: files that
+            changed since are read again. 0 for every file.
     """
 
     out: Path
@@ -60,6 +62,7 @@ class FixOptions:
     verify: bool = False
     partition_files: int = PARTITION_FILES
     time_limit_s: float = TIME_LIMIT_S
+    begun_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,7 @@ class FixPlan:
                 part.with_suffix(".at"),
                 self.options.time_limit_s,
                 link=self.options.link,
+                begun_ns=self.options.begun_ns,
             )
 
     def seal_facts(self) -> dict[str, Any]:

@@ -106,6 +106,8 @@ class TreeTask:
     time_limit_s: float
     left_out: tuple[tuple[int, str], ...] = ()
     link: LinkKind = LinkKind.COPY
+    begun_ns: int = 0
+    """What is known of kept files holds for those that did not change since; see `FixOptions`."""
 
     def run(self) -> Path:
         """Do the work unless it is done, and return the path of the part; raises OutputError."""
@@ -229,15 +231,13 @@ class TreeTask:
 
     def _digest_of_kept(self, row: SourceRow) -> str:
         """Return the digest of a file that is kept, without reading it where it is known: it holds
-        while size and time are the same.
+        while size and time are the same, and nothing about the file changed meanwhile.
         """
         path = Path(beside(self.root, row.file))
         try:
             seen = path.stat()
-            if row.digest is not None and (seen.st_size, seen.st_mtime_ns) == (
-                row.num_bytes,
-                row.mtime_ns,
-            ):
+            is_same = (seen.st_size, seen.st_mtime_ns) == (row.num_bytes, row.mtime_ns)
+            if row.digest is not None and is_same and seen.st_ctime_ns < self.begun_ns:
                 return row.digest
             if seen.st_size == row.num_bytes:
                 return file_digest(path)

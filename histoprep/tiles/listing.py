@@ -177,6 +177,10 @@ class Listing:
             keys, np.append(np.array(self._states, np.uint64), np.uint64(self._all_states()))
         )
 
+    def restate_last(self, number: int) -> None:
+        """Let the last pair that `walk` gave have another local state."""
+        self._states[-1] = number
+
     def is_same_as(self, states: FileStates) -> bool:
         """Return whether states are those of exactly these pairs in this order."""
         return int(states.find_keys(np.array([_ALL_ROWS], np.uint64))[0]) == self._all_states()

@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from histoprep import tables
-from histoprep.checksums import CHECKSUMS, STATES, publish_json
+from histoprep.checksums import CHECKSUMS, STATES, FileStates, publish_json
 from histoprep.digests import digest_text
 from histoprep.durable import locked, remove_temporaries
 from histoprep.errors import IncompleteError, IntegrityError, OutputError, UsageError
@@ -36,11 +37,12 @@ from histoprep.schemas.tiles import (
     KIND,
     SCHEMA,
     SCHEMA_VERSION,
+    open_tiles_table,
     read_issues,
 )
 from histoprep.schemas.workspace import Workspace, check_outside
 from histoprep.tiles import TileOptions
-from histoprep.tiles.listing import Listing, absolute_path, batched
+from histoprep.tiles.listing import ListedTile, Listing, absolute_path, batched
 from histoprep.tiles.options import (
     TableOptions,
     chosen_words,
@@ -90,6 +92,29 @@ class _Count:
     """How many rows were reused; counted while partitions are made."""
 
     reused: int = 0
+
+
+def renew_states(workspace: Workspace, is_trusted: Callable[[ListedTile], bool]) -> bool:
+    """Remember change times and inodes anew after something of ours changed them, such as a hard
+    link to a file, so that files need not be read again; return whether that was possible.
+
+    Args:
+        workspace: Workspace with a tiles table.
+        is_trusted: Returns whether a pair that has another state than before was changed by nobody
+            else; one that was stays to be read again.
+    """
+    _, header = open_tiles_table(workspace.tiles)
+    earlier = FileStates.read(workspace.folder / STATES)
+    listing = Listing()
+    for tile in listing.walk(workspace.root, stored_options(header["options"])):
+        listing.note_keys([tile])
+        known = int(earlier.find_keys(np.array([tile.key], np.uint64))[0])
+        if known != tile.local.number and not is_trusted(tile):
+            listing.restate_last(known)
+    if listing.digest != header.get("listing_digest"):
+        return False
+    listing.states.write(workspace.folder / STATES)
+    return True
 
 
 class TileTable:
