@@ -692,6 +692,18 @@ REFUSED = [
         Outcome.REFUSED,
         ("combine", "--by instance"),
     ),
+    Layout(
+        "photographs-called-masks",
+        images_alone(*(f"{name}/t{i}.png" for name in ("raw", "annotated") for i in range(6))),
+        Outcome.REFUSED,
+        ("HP109 label-like-image (same-name)", "--drop-list"),
+    ),
+    Layout(
+        "photographs-called-like-masks",
+        images_alone(*(f"t{i}{end}.png" for end in ("", "_label") for i in range(6))),
+        Outcome.REFUSED,
+        ("HP109 label-like-image (series)", "--drop-list"),
+    ),
     Layout("no-scheme", half_grey_without_scheme, Outcome.REFUSED, ("HP109", "--pairs")),
 ]
 
@@ -708,16 +720,6 @@ NO_MASKS = [
         Outcome.NO_MASKS,
     ),
     Layout("two-stains", same_stems_two_stains, Outcome.NO_MASKS),
-    Layout(
-        "photographs-called-masks",
-        images_alone(*(f"{name}/t{i}.png" for name in ("raw", "annotated") for i in range(6))),
-        Outcome.NO_MASKS,
-    ),
-    Layout(
-        "photographs-called-like-masks",
-        images_alone(*(f"t{i}{end}.png" for end in ("", "_label") for i in range(6))),
-        Outcome.NO_MASKS,
-    ),
     Layout(
         "classes-with-the-same-names",
         images_alone(

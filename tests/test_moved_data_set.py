@@ -11,7 +11,7 @@ from audit_cases import DataSet, stripes, tissue
 from histoprep.cli import run
 from histoprep.schemas.manifest import open_manifest
 from histoprep.schemas.workspace import Workspace
-from histoprep.shards import open_tiles
+from histoprep.shards import TileSource, open_tiles
 from histoprep.tiles.options import earlier_options
 
 
@@ -105,3 +105,54 @@ def test_a_copy_beside_the_original_reads_the_original(tmp_path: Path) -> None:
     path = Workspace.of(data.root).manifest
     (copy / "manifest.parquet").write_bytes(path.read_bytes())
     assert open_manifest(copy / "manifest.parquet").root == data.root
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> Path:
+    """Return the root of a data set that moved together with images beside it without masks."""
+    before = tmp_path / "before"
+    data, more = DataSet(before / "data"), DataSet(before / "unlabelled")
+    for index in range(6):
+        data.pair(f"t{index}", stripes(0, 1, 2), tissue(index))
+        more.image(f"u{index}.jpg", tissue(50 + index))
+    words = ["--unlabelled", str(more.root), "--workers", "1"]
+    assert run(["audit", str(data.root), *words]) == 0
+    assert run(["manifest", str(data.root), "--split", "0.5/0.5"]) == 0
+    before.rename(tmp_path / "after")
+    return tmp_path / "after" / "data"
+
+
+def rows_read(tiles: TileSource) -> int:
+    return sum(tiles.read(row).image.shape[2] == 3 for row in range(len(tiles)))
+
+
+def test_images_beside_the_data_set_are_found_where_they_moved_with_it(apart: Path) -> None:
+    path = Workspace.of(apart).manifest
+    manifest = open_manifest(path)
+    assert manifest.data_folders == (apart, apart.parent / "unlabelled")
+    assert rows_read(open_tiles(path)) == 12
+    assert run(["manifest", "check", str(path)]) == 0
+    assert run(["shard", str(path), "--workers", "1"]) == 0
+    assert rows_read(open_tiles(path.parent / "shards")) == 12
+
+
+def test_they_are_found_beside_a_folder_that_is_named(
+    apart: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Workspace.of(apart).manifest
+    elsewhere = apart.parents[1] / "other name"
+    apart.parent.rename(elsewhere)
+    root = (elsewhere / "data").rename(elsewhere / "tiles")
+    path = elsewhere / "data.histoprep" / "manifest.parquet"
+    assert run(["manifest", "check", str(path), "--root", str(root)]) == 0
+    assert rows_read(open_tiles(path, root=root)) == 12
+    assert run(["shard", str(path), "--root", str(root), "--workers", "1"]) == 0
+
+
+def test_images_that_stayed_are_read_where_they_are(tmp_path: Path, apart: Path) -> None:
+    (apart.parent / "unlabelled").rename(tmp_path / "unlabelled")
+    (tmp_path / "before").mkdir()
+    (tmp_path / "unlabelled").rename(tmp_path / "before" / "unlabelled")
+    path = Workspace.of(apart).manifest
+    assert open_manifest(path).data_folders[1] == tmp_path / "before" / "unlabelled"
+    assert rows_read(open_tiles(path)) == 12

@@ -118,13 +118,15 @@ class RunConfig(Section):
 
     `batch_size` is the number of samples of one optimiser step, over all devices and micro-steps: a
     device sees batch_size / (devices * accumulate) at once. `manifest` is a manifest or the index
-    of shards. `out` is the run folder.
+    of shards, `root` the folder of the data set where it is another one than the manifest says.
+    `out` is the run folder.
     """
 
     recipe: str
     preset: str | None = None
     seed: Natural = 0
     manifest: str
+    root: str | None = None
     out: str
     batch_size: Positive = 4
     accumulate: Positive = 1

@@ -403,7 +403,7 @@ def _check_files(
                     for row in repaired.damaged_rows(batch)
                 ]
             for verdict in threads.map(
-                lambda file: _look_at(root, file, digests), files, chunksize=256
+                lambda file: _look_at(manifest, root, file, digests), files, chunksize=256
             ):
                 if verdict is not None:
                     (gone if verdict.gone else stale).append((verdict.path, verdict.detail))
@@ -429,8 +429,8 @@ class _Verdict:
     gone: bool
 
 
-def _look_at(root: Path, file: _File, digests: bool) -> _Verdict | None:
-    path = os.path.join(root, to_name(file.path))
+def _look_at(manifest: Manifest, root: Path, file: _File, digests: bool) -> _Verdict | None:
+    path = os.path.join(root, to_name(manifest.path_of(file.path, root)))
     try:
         status = os.stat(path)
         # Never open a pipe: it would block for ever.

@@ -6,6 +6,7 @@ table, `check.py` holds one against the files and against itself.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from histoprep import tables
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.labels import IGNORED_ID, LabelMap
 from histoprep.mask_reading import Reading
-from histoprep.names import to_name
+from histoprep.names import to_name, to_text
 from histoprep.schemas.columns import column
 from histoprep.schemas.workspace import MANIFEST_NAME
 from histoprep.schemas.workspace import SUFFIX as WORKSPACE_SUFFIX
@@ -133,11 +134,14 @@ class Manifest:
         """Return the folder that has the name of the stated one, or the end of its path, below a
         folder around the manifest, the nearest first.
         """
-        first = next(self.iter_batches(["image_path"], 1), None)
-        if first is None or not first.num_rows:
-            return None
-        image = to_name(first["image_path"][0].as_py())
-        if Path(image).is_absolute():
+        images = (
+            to_name(path)
+            for batch in self.iter_batches(["image_path"])
+            for path in batch["image_path"].to_pylist()
+        )
+        # Images of --unlabelled folders outside have absolute paths.
+        image = next((path for path in images if not os.path.isabs(path)), None)
+        if image is None:
             return None
         ends = [Path(*stated.parts[-length:]) for length in range(len(stated.parts) - 1, 0, -1)]
         places = (folder / end for folder in self.path.absolute().parents for end in ends)
@@ -155,7 +159,47 @@ class Manifest:
         """Return the folders that nothing may be written into: the root and the --unlabelled
         folders, absolute.
         """
-        return (self.root, *map(Path, self.header.get("unlabelled_roots", ())))
+        outside = self.header.get("unlabelled_roots", ())
+        return (self.root, *(Path(to_name(self.path_of(folder))) for folder in outside))
+
+    def path_of(self, name: str, root: str | Path | None = None) -> str:
+        """Return the path of a file as text: that of a row, or, for a file of an --unlabelled
+        folder that moved together with the data set, where it is now.
+
+        Args:
+            name: Path of a row, as text.
+            root: The folder that relative paths start from; None for that of the manifest.
+        """
+        if not name.startswith("/"):
+            return name
+        moves = self._moves(None if root is None else str(root))
+        for stated, there in moves.items():
+            if name == stated or name.startswith(f"{stated}/"):
+                return there + name[len(stated) :]
+        return name
+
+    def _moves(self, root: str | None) -> dict[str, str]:
+        """Return where the --unlabelled folders outside of the root that are gone lie now, by the
+        paths that the manifest has, both as text: at the same place relative to the root.
+        """
+        if root not in self._known_moves:
+            stated = str(self.header["root"])
+            now = os.path.abspath(self.root if root is None else root)
+            places = {
+                folder: os.path.normpath(os.path.join(now, os.path.relpath(folder, stated)))
+                for folder in map(str, self.header.get("unlabelled_roots", ()))
+                if not os.path.isdir(folder)
+            }
+            self._known_moves[root] = {
+                to_text(folder): to_text(there)
+                for folder, there in places.items()
+                if os.path.isdir(there)
+            }
+        return self._known_moves[root]
+
+    @cached_property
+    def _known_moves(self) -> dict[str | None, dict[str, str]]:
+        return {}
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -210,8 +210,8 @@ def _tiles(manifest: Manifest, root: Path) -> Iterator[tuple[ShardGroup, PackedT
                 )
             suffix = image_suffix(image)
             paths = (
-                os.path.join(root, to_name(image)),
-                None if mask is None else os.path.join(root, to_name(mask)),
+                os.path.join(root, to_name(manifest.path_of(image, root))),
+                None if mask is None else os.path.join(root, to_name(manifest.path_of(mask, root))),
             )
             stated = (paths[0], image_bytes, image_digest, paths[1], mask_bytes or 0, mask_digest)
             yield (

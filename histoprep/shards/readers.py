@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,8 +41,12 @@ class TileError(IntegrityError):
 class FileReader:
     """Reads tiles from the files of the data set; their masks have its labels."""
 
-    def __init__(self, manifest: Manifest, storage: Storage) -> None:
-        """Read the names of the files; raises UsageError for a label map with classes above 255."""
+    def __init__(self, manifest: Manifest, storage: Storage, root: str | None = None) -> None:
+        """Read the names of the files; raises UsageError for a label map with classes above 255.
+
+        `root` is the folder of the storage where it is another one than that of the manifest.
+        """
+        self._path_of = partial(manifest.path_of, root=root)
         names = ("tile_id", "image_path", "image_digest", "mask_path", "mask_digest")
         self._rows = manifest.read(names).combine_chunks()
         self._storage = storage
@@ -58,7 +63,7 @@ class FileReader:
     def _file(self, row: int, what: str) -> bytes:
         name, stated = (self._rows[f"{what}_{field}"][row].as_py() for field in ("path", "digest"))
         try:
-            data = self._storage.read(name)
+            data = self._storage.read(self._path_of(name))
         except OSError as error:
             raise self._error(row, error.strerror or str(error), what) from error
         if stated is not None and digest(data) != stated:
@@ -91,7 +96,7 @@ class FileReader:
         )
         return TileError(
             f"tile {self._rows['tile_id'][row].as_py()} cannot be read: {reason}",
-            path=self._storage.where(name),
+            path=self._storage.where(self._path_of(name)),
             hint=hint,
         )
 

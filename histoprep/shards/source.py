@@ -134,7 +134,8 @@ class TileSource:
     def _reader(self) -> FileReader | ShardReader:
         if self.is_sharded:
             return ShardReader(self.manifest, open_storage(self.root or self._folder()))
-        return FileReader(self.manifest, open_storage(self.root or str(self.manifest.root)))
+        storage = open_storage(self.root or str(self.manifest.root))
+        return FileReader(self.manifest, storage, self.root)
 
     def _folder(self) -> str:
         if not self.path.endswith(".parquet"):

@@ -30,6 +30,10 @@ def fit(
         ),
     ] = None,
     *,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the data set.", show_default="as in the manifest"),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -101,6 +105,7 @@ def fit(
 
     flags: dict[str, Any] = {
         "manifest": manifest,
+        "root": None if root is None else str(root.absolute()),
         "out": None if out is None else str(out),
         "latents": None if latents is None else str(latents),
         "codec": codec,

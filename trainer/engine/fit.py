@@ -20,9 +20,9 @@ from lightning_fabric import Fabric
 from histoprep.durable import locked
 from histoprep.manifest.check import check_manifest
 from histoprep.schemas.workspace import check_outside
-from histoprep.shards import open_tiles
 from trainer.config import RunConfig
 from trainer.data.loader import loader
+from trainer.data.source import open_run_tiles
 from trainer.engine.checkpoints import CheckpointFolder
 from trainer.engine.devices import (
     RankPositions,
@@ -70,7 +70,8 @@ def fit(config: RunConfig, *, reporter: Reporter = NULL_REPORTER) -> FitResult:
         Interrupted: After SIGINT or SIGTERM, when a checkpoint was saved.
     """
     certificate = check_data(config)
-    if moved := open_tiles(config.manifest).manifest.moved:
+    moved = open_run_tiles(config).manifest.moved
+    if moved and config.root is None:
         reporter.note(moved)
     fabric = launch_fabric(config)
     reporter = reporter if fabric.is_global_zero else NULL_REPORTER
@@ -116,8 +117,11 @@ def check_data(config: RunConfig) -> dict[str, Any]:
         IntegrityError: For a leak.
         UsageError: For a run folder inside the data set.
     """
-    tiles = open_tiles(config.manifest)
-    check_outside(Path(config.out), tiles.manifest.data_folders, "a run")
+    tiles = open_run_tiles(config)
+    folders = tiles.manifest.data_folders
+    if config.root is not None:
+        folders = (Path(config.root), *folders)
+    check_outside(Path(config.out), folders, "a run")
     check_manifest(tiles.manifest)
     return {
         "manifest": config.manifest,

@@ -33,6 +33,7 @@ _PACKAGES = ("torch", "lightning-fabric", "diffusers", "safetensors", "numpy", "
 # Changing these changes no result, or only its rounding (devices, accumulate, compile).
 _MAY_CHANGE = (
     "out",
+    "root",
     "preset",
     "data.num_workers",
     "accumulate",

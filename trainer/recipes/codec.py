@@ -17,9 +17,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from histoprep.errors import UsageError
-from histoprep.shards import TileSource, open_tiles
+from histoprep.shards import TileSource
 from histoprep.streams import single_stream
 from trainer.config import RunConfig
+from trainer.data.source import open_run_tiles
 from trainer.data.tiles import TileDataset
 from trainer.data.transforms import to_uint8
 from trainer.engine.checkpoints import load_weights
@@ -99,7 +100,7 @@ class Config(RunConfig):
 
 def stages(config: Config) -> list[StagePlan]:
     """Return the one stage of the recipe."""
-    tiles = open_tiles(config.manifest)
+    tiles = open_run_tiles(config)
 
     def warn(_: Path, reporter: Reporter) -> None:
         if not len(_rows(tiles, VALIDATION)):
@@ -110,7 +111,7 @@ def stages(config: Config) -> list[StagePlan]:
 
 def describe(config: Config) -> dict[str, Any]:
     """Return parameters, tiles, steps and memory of a run to come."""
-    tiles = open_tiles(config.manifest)
+    tiles = open_run_tiles(config)
     with torch.device("meta"):
         num_parameters = sum(parameter.numel() for parameter in build_module(config).parameters())
     rows = _rows(tiles, TRAIN)

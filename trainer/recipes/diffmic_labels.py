@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from histoprep import checksums
-from histoprep.shards import TileSource, open_tiles
+from histoprep.shards import TileSource
 from trainer.data.randomness import keyed_uniforms
+from trainer.data.source import open_run_tiles
 from trainer.data.tiles import label_ids, label_names
 from trainer.errors import DataError, IntegrityError
 from trainer.recipes.diffmic_config import Config
@@ -67,7 +68,7 @@ def labelled_tiles(config: Config) -> LabelledTiles:
             train lacks.
         IntegrityError: When a group or a copy of an image is in two splits.
     """
-    tiles = open_tiles(config.manifest)
+    tiles = open_run_tiles(config)
     names, labels, warnings = _classes(tiles, config.labels)
     if len(names) < 2:
         raise DataError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from histoprep import rule_ids
-from histoprep.shards import open_tiles
+from trainer.data.source import open_run_tiles
 from trainer.engine.checkpoints import find_checkpoint, load_weights
 from trainer.errors import CheckpointError, ConfigError
 from trainer.models.denoisers.footprint import count_parameters
@@ -37,7 +37,7 @@ def stages(config: Config) -> list[StagePlan]:
     objective_of(config)
 
     def build(_: Path) -> LdmStage:
-        return LdmStage(config, open_tiles(config.manifest), open_latents(config))
+        return LdmStage(config, open_run_tiles(config), open_latents(config))
 
     return [StagePlan("", build, lambda run, reporter: prepare_latents(config, run, reporter))]
 
@@ -46,7 +46,7 @@ def describe(config: Config) -> dict[str, Any]:
     """Return parameters, streams, share without condition, steps, latents and memory of a run to
     come; reads the manifest only.
     """
-    tiles = open_tiles(config.manifest)
+    tiles = open_run_tiles(config)
     channels, factor = _latents_to_come(config)
     with torch.device("meta"):
         denoiser = build_denoiser(config, tiles.label_map, channels)

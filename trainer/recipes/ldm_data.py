@@ -16,12 +16,13 @@ from torch import Tensor
 from histoprep import checksums
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
-from histoprep.shards import TileSource, open_tiles
+from histoprep.shards import TileSource
 from histoprep.streams import Streams, class_streams, single_stream
 from trainer.data.latent_dataset import LatentDataset
 from trainer.data.latent_scaling import LatentScaling
 from trainer.data.latents import LatentSet
 from trainer.data.randomness import keyed_uniforms
+from trainer.data.source import open_run_tiles
 from trainer.engine.checkpoints import RESTORE_RUN
 from trainer.errors import CheckpointError, ConfigError
 from trainer.recipes.ldm_config import Config
@@ -178,7 +179,7 @@ def prepare_latents(config: Config, run: Path, reporter: Reporter) -> None:
         run: Its folder.
         reporter: Where warnings and progress go.
     """
-    tiles = open_tiles(config.manifest)
+    tiles = open_run_tiles(config)
     for warning in (*training_streams(config, tiles).warnings, validation_streams(tiles)[1]):
         if warning:
             reporter.warn(warning)
