@@ -232,8 +232,9 @@ def test_a_trial_says_what_would_be_done_and_writes_nothing(
     out = tmp_path / "out"
     chosen = ["--specks", "64", "--also", "orientation", "--workers", "1"]
     assert run("fix", fixed / "set", "--out", out, *chosen, "--dry-run") == ExitCode.OK
-    tried = capsys.readouterr().out
+    tried, said = capsys.readouterr()
     assert "nothing was written" in tried
+    assert "dataset.csv: 2 names of renamed files would be changed" in said
     assert "28 files would be" in tried
     assert list(tmp_path.iterdir()) == []
     assert run("fix", fixed / "set", "--out", out, *chosen) == ExitCode.OK

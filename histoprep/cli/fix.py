@@ -142,7 +142,7 @@ def fix(
         else:
             result = run_fix(plan, chosen, advance)
             counts = result.counts
-    _print_counts(plan, counts)
+    _print_counts(plan, counts, "would be changed" if dry_run else "changed")
     if dry_run:
         console.out(f"{counts.num_files:,} files would be in {plan.out} | nothing was written")
     else:
@@ -165,7 +165,7 @@ def _print_operations() -> None:
     console.table(("operation", "findings", "by default", "files are"), rows)
 
 
-def _print_counts(plan: FixPlan, counts: FixCounts) -> None:
+def _print_counts(plan: FixPlan, counts: FixCounts, changed: str) -> None:
     from histoprep.fixing import OPERATIONS
 
     rows = [
@@ -188,7 +188,7 @@ def _print_counts(plan: FixPlan, counts: FixCounts) -> None:
     failed = [f"not in the tree: {path}: {reason}" for path, reason in counts.failed]
     console.warn_each(failed, total=counts.num_failed, rest="the ledger has all")
     for path, number in counts.changed_names.items():
-        console.note(f"{path}: {plural(number, 'name')} of renamed files changed")
+        console.note(f"{path}: {plural(number, 'name')} of renamed files {changed}")
     if counts.num_other_labels and (csv := _declaring_table(plan)) is not None:
         masks = plural(counts.num_other_labels, "mask")
         console.warn(f"{masks} with other labels than before: {csv} may declare the old ones")

@@ -16,7 +16,7 @@ import pyarrow as pa
 from histoprep import rule_ids, tables
 from histoprep.digests import hash_text
 from histoprep.errors import UsageError
-from histoprep.fixing.operations.base import IMAGE, MASK, FileFacts, Size, Stored
+from histoprep.fixing.operations.base import IMAGE, MASK, FileFacts, Size, StoredFile
 from histoprep.key_index import KeyIndex
 from histoprep.mask_tree.task import beside
 from histoprep.names import to_text
@@ -108,8 +108,8 @@ def _files_of(row: dict[str, Any], after: dict[str, Any] | None) -> Iterator[Fil
         )
 
 
-def _stored_mask(row: dict[str, Any]) -> Stored:
-    return Stored(row["mask_path"], row["mask_bytes"], row["mask_digest"])
+def _stored_mask(row: dict[str, Any]) -> StoredFile:
+    return StoredFile(row["mask_path"], row["mask_bytes"], row["mask_digest"])
 
 
 def _common(row: dict[str, Any], role: str) -> dict[str, Any]:

@@ -25,9 +25,10 @@ from histoprep.execution import Engine, run_tasks
 from histoprep.execution.marker import Marker
 from histoprep.fixing.check import CheckedNames
 from histoprep.fixing.fixer import FileRow, Fixer
+from histoprep.fixing.names_in_tables import Renamed
 from histoprep.fixing.plan import FixPlan
 from histoprep.fixing.result import FixCounts, FixResult
-from histoprep.fixing.tables import with_tables
+from histoprep.fixing.tables import try_tables, with_tables
 from histoprep.links import HARD_LINK
 from histoprep.mask_tree.task import FAILED, WRITTEN, TreeTask, beside
 from histoprep.progress import Advance, TaskProgress, silent
@@ -134,7 +135,7 @@ def _failed(row: FileRow, verdict: str, detail: str) -> dict[str, Any]:
 
 def try_fix(plan: FixPlan, engine: Engine | None = None, advance: Advance = silent) -> FixCounts:
     """Return what a run would do, from the files themselves; nothing is written into the tree."""
-    counts = FixCounts()
+    counts, files = FixCounts(), list[Renamed]()
     with tempfile.TemporaryDirectory(prefix="histoprep-fix-") as folder:
 
         def trials() -> Iterator[_Trial]:
@@ -147,8 +148,11 @@ def try_fix(plan: FixPlan, engine: Engine | None = None, advance: Advance = sile
             for rows in done:
                 for row in rows:
                     counts.add_row(row)
+                    if row["status"] == WRITTEN:
+                        files.append(Renamed(row["role"], row["path"], row["output_path"]))
                 progress.add(len(rows))
-    counts.num_files += len(plan.named)
+    for row in try_tables(plan, files):
+        counts.add_row(row)
     return counts
 
 

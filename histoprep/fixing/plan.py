@@ -18,7 +18,7 @@ from histoprep.digests import RunningDigest, digest_text, hash_text
 from histoprep.fixing.files import OtherFile, other_files, refuse_own_names, tile_files
 from histoprep.fixing.fixer import FileRow, Fixer, split_suffix
 from histoprep.fixing.operations import operation_called
-from histoprep.fixing.operations.base import FileFacts, Refusal, Select, Stored, Survey
+from histoprep.fixing.operations.base import Context, FileFacts, Refusal, Select, StoredFile
 from histoprep.job_folder import JobFolder
 from histoprep.key_index import KeyIndex
 from histoprep.mask_tree.task import TreeTask
@@ -181,14 +181,14 @@ def _row_of(
 ) -> FileRow:
     steps: list[tuple[str, Any]] = []
     left: list[str] = []
-    begin = Stored(file.path, file.num_bytes, file.digest)
+    begin = StoredFile(file.path, file.num_bytes, file.digest)
     for name, select in selects.items():
         ticket = select(file)
         if isinstance(ticket, Refusal):
             left.append(f"{name}: {ticket.reason}")
         elif ticket is not None:
             steps.append((name, ticket))
-            begin = ticket if isinstance(ticket, Stored) else begin
+            begin = ticket if isinstance(ticket, StoredFile) else begin
     new_names = candidate_names(file) if steps else {}
     reasons = ((suffix, blocked(new, file.path)) for suffix, new in new_names.items())
     refused = tuple((suffix, reason) for suffix, reason in reasons if reason)
@@ -196,7 +196,7 @@ def _row_of(
     suffix = split_suffix(begin.path)[1]
     if is_replaced and suffix in dict(refused):
         left = [f"{name}: {dict(refused)[suffix]}" for name, _ in steps]
-        steps, is_replaced, begin = [], False, Stored(file.path, file.num_bytes, file.digest)
+        steps, is_replaced, begin = [], False, StoredFile(file.path, file.num_bytes, file.digest)
     return FileRow(
         file.path,
         begin.path,
@@ -256,12 +256,12 @@ def plan_fix(workspace: Workspace, options: FixOptions) -> FixPlan:
     repaired = open_repaired(workspace.folder) if "repaired" in options.operations else None
     if repaired is not None:
         repaired.check_files(workspace.root)
-    survey = Survey(workspace, table.tiles.mask_reading, table.tiles.min_area_px)
+    context = Context(workspace, table.tiles.mask_reading, table.tiles.min_area_px)
     selects = {
-        name: operation_called(name).prepare(survey, value)
+        name: operation_called(name).prepare(context, value)
         for name, value in options.operations.items()
     }
-    looked_at = _look(workspace, repaired, selects)
+    inventory = _take_inventory(workspace, repaired, selects)
     return FixPlan(
         workspace,
         options,
@@ -271,18 +271,18 @@ def plan_fix(workspace: Workspace, options: FixOptions) -> FixPlan:
         earlier_options(workspace).scan,
         selects,
         repaired,
-        looked_at.taken,
-        looked_at.num_files,
-        tuple(looked_at.others),
-        tuple(looked_at.named),
-        tuple(looked_at.left_out),
-        looked_at.digest.value(),
+        inventory.taken,
+        inventory.num_files,
+        tuple(inventory.others),
+        tuple(inventory.named),
+        tuple(inventory.left_out),
+        inventory.digest.value(),
         tiles_stat,
     )
 
 
 @dataclass(slots=True)
-class _Look:
+class _Inventory:
     """What a first look at all files gives."""
 
     taken: KeyIndex
@@ -293,9 +293,9 @@ class _Look:
     digest: RunningDigest = field(default_factory=RunningDigest)
 
 
-def _look(
+def _take_inventory(
     workspace: Workspace, repaired: RepairedMasks | None, selects: Mapping[str, Select]
-) -> _Look:
+) -> _Inventory:
     """Return all files and the names that no new file can have: those of all files, and new ones
     that two files would get.
     """
@@ -310,18 +310,18 @@ def _look(
             new_names.extend(
                 {hash_text(pairing_key(new)) for new in candidate_names(file).values()}
             )
-    look = _Look(KeyIndex(np.zeros(0, np.uint64)), len(paths), digest=digest)
-    for other in other_files(workspace.root, KeyIndex(_unique(paths)), look.left_out):
+    inventory = _Inventory(KeyIndex(np.zeros(0, np.uint64)), len(paths), digest=digest)
+    for other in other_files(workspace.root, KeyIndex(_unique(paths)), inventory.left_out):
         digest.update(repr(other))
         names.append(hash_text(pairing_key(other.path)))
         suffix = other.path.rpartition(".")[2].lower()
         is_named = suffix in TABLE_SUFFIXES | NAMING_SUFFIXES
-        (look.named if is_named else look.others).append(other)
-    look.num_files += len(look.others) + len(look.named)
+        (inventory.named if is_named else inventory.others).append(other)
+    inventory.num_files += len(inventory.others) + len(inventory.named)
     values, counts = np.unique(np.array(new_names, np.uint64), return_counts=True)
     own = _unique(names)
-    look.taken = KeyIndex(np.union1d(own, values[counts > 1]))
-    return look
+    inventory.taken = KeyIndex(np.union1d(own, values[counts > 1]))
+    return inventory
 
 
 def _unique(keys: array[int]) -> np.ndarray:

@@ -5,7 +5,8 @@ texts that name files.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -72,19 +73,60 @@ def find_names(parts: Iterable[Path]) -> Names:
     for part in parts:
         for batch in tables.read_batches(open_ledger(part, FIX.part, FIX), columns):
             is_new = pc.not_equal(batch["path"], batch["output_path"])
-            renamed.update(
-                composed(path.rpartition("/")[2])
-                for path in batch.filter(is_new)["path"].to_pylist()
-            )
+            renamed.update(map(_base, batch.filter(is_new)["path"].to_pylist()))
     if not renamed:
         return Names()
-    return Names.of(
-        Renamed(row["role"], row["path"], row["output_path"] or row["path"])
-        for part in parts
-        for batch in tables.read_batches(open_ledger(part, FIX.part, FIX), columns)
-        for row in batch.to_pylist()
-        if row["role"] in (IMAGE, MASK) and composed(row["path"].rpartition("/")[2]) in renamed
+    return _names(
+        (
+            Renamed(row["role"], row["path"], row["output_path"] or row["path"])
+            for part in parts
+            for batch in tables.read_batches(open_ledger(part, FIX.part, FIX), columns)
+            for row in batch.to_pylist()
+        ),
+        renamed,
     )
+
+
+def _names(files: Iterable[Renamed], renamed: AbstractSet[str]) -> Names:
+    return Names.of(
+        file for file in files if file.role in (IMAGE, MASK) and _base(file.before) in renamed
+    )
+
+
+def _base(path: str) -> str:
+    return composed(path.rpartition("/")[2])
+
+
+def try_tables(plan: FixPlan, files: Sequence[Renamed]) -> Iterator[dict[str, Any]]:
+    """Yield what the ledger would say of tables and other texts, as far as it is counted; nothing
+    is written.
+
+    Args:
+        plan: The plan of the copy.
+        files: All images and masks with the names that they would get.
+    """
+    names = _names(files, {_base(file.before) for file in files if file.before != file.after})
+    named = [(file.path, Path(beside(plan.workspace.root, file.path))) for file in plan.named]
+    named += [(to_text(os.fspath(path.resolve())), path) for path in tables_outside(plan)]
+    for name, source in named:
+        try:
+            rewritten, left = _rewrite(source, source.stat().st_size, names)
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror or error}"
+            yield {"path": name, "left": [], "status": FAILED, "reason": reason, "operations": []}
+            continue
+        if rewritten is None and name.startswith("/"):
+            continue
+        yield {
+            "path": name,
+            "output_path": name,
+            "role": role_of(name),
+            "how": "",
+            "operations": [] if rewritten is None else [NAMES],
+            "left": left,
+            "changed_names": 0 if rewritten is None else rewritten[1],
+            "status": WRITTEN,
+        }
 
 
 def _row(plan: FixPlan, file: OtherFile, names: Names) -> dict[str, Any]:

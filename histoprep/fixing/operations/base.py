@@ -25,7 +25,7 @@ class Size(NamedTuple):
     height_px: int
 
 
-class Stored(NamedTuple):
+class StoredFile(NamedTuple):
     """A file: its path relative to the data set, or absolute, its size, and its digest."""
 
     path: str
@@ -85,7 +85,7 @@ class FileFacts:
     label_ids: tuple[int, ...] | None = None
     label_pixels: tuple[int, ...] | None = None
     num_specks: int = 0
-    repaired: Stored | None = None
+    repaired: StoredFile | None = None
     original_ids: tuple[int, ...] | None = None
     original_pixels: tuple[int, ...] | None = None
 
@@ -110,7 +110,7 @@ class FileFacts:
 
 
 @dataclass(frozen=True)
-class Survey:
+class Context:
     """What operations may look at before they choose files.
 
     Attributes:
@@ -158,7 +158,7 @@ class Refusal(NamedTuple):
 
 Select = Callable[[FileFacts], Any]
 """From a file to the ticket with which it is changed, None to leave it, or a `Refusal`. A ticket is
-small: it travels to a worker. One that is `Stored` names the file to begin with."""
+small: it travels to a worker. One that is `StoredFile` names the file to begin with."""
 
 
 class NotDoneError(Exception):
@@ -233,7 +233,7 @@ class Operation(Protocol):
     def value(self) -> str:
         """Return what a value is called, as in `specks=PIXELS`; empty without one."""
 
-    def prepare(self, survey: Survey, value: str) -> Select:
+    def prepare(self, context: Context, value: str) -> Select:
         """Return the function that chooses files; raises UsageError for a value that is none."""
 
     def apply(self, content: Content, ticket: Any) -> Content:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from histoprep import image_formats
-from histoprep.fixing.operations.base import Content, FileFacts, Select, Survey
+from histoprep.fixing.operations.base import Content, Context, FileFacts, Select
 
 
 class Extension:
@@ -15,7 +15,7 @@ class Extension:
     is_default = True
     value = ""
 
-    def prepare(self, survey: Survey, value: str) -> Select:
+    def prepare(self, context: Context, value: str) -> Select:
         """Return the function that chooses files whose first bytes contradict their name."""
         return _select
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from histoprep.fixing.operations.base import Content, FileFacts, NotDoneError, Select, Survey
+from histoprep.fixing.operations.base import Content, Context, FileFacts, NotDoneError, Select
 
 
 class Metadata:
@@ -20,7 +20,7 @@ class Metadata:
     is_default = True
     value = ""
 
-    def prepare(self, survey: Survey, value: str) -> Select:
+    def prepare(self, context: Context, value: str) -> Select:
         """Return the function that chooses files with metadata that may identify somebody."""
         return _select
 

@@ -12,11 +12,11 @@ from histoprep.errors import UsageError
 from histoprep.fixing.operations.base import (
     IMAGE,
     Content,
+    Context,
     FileFacts,
     NotDoneError,
     Refusal,
     Select,
-    Survey,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Orientation:
     is_default = False
     value = "apply|drop"
 
-    def prepare(self, survey: Survey, value: str) -> Select:
+    def prepare(self, context: Context, value: str) -> Select:
         """Return the function that chooses files with an orientation of 2 to 8."""
         if value not in ("", APPLY, DROP):
             raise UsageError(

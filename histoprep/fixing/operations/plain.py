@@ -11,10 +11,10 @@ from histoprep.fixing.operations.base import (
     MASK,
     MAX_LABEL,
     Content,
+    Context,
     FileFacts,
     Refusal,
     Select,
-    Survey,
 )
 from histoprep.mask_reading import MaskEncoding
 from histoprep.schemas.repaired import open_rows
@@ -36,18 +36,18 @@ class PlainLabels:
     is_default = True
     value = ""
 
-    def prepare(self, survey: Survey, value: str) -> Select:
+    def prepare(self, context: Context, value: str) -> Select:
         """Return the function that chooses masks whose labels are stored otherwise."""
-        return _Chooser(survey.undecided, wide_folders(survey))
+        return _Chooser(context.undecided, wide_folders(context))
 
     def apply(self, content: Content, ticket: int) -> Content:
         """Return the mask as grey PNG of `ticket` bits."""
         return content.with_labels(content.read_labels(), ticket)
 
 
-def wide_folders(survey: Survey) -> frozenset[str]:
+def wide_folders(context: Context) -> frozenset[str]:
     """Return the folders with a mask that needs 16 bits."""
-    rows, _ = open_rows(survey.table)
+    rows, _ = open_rows(context.table)
     wide = set()
     for batch in rows.read_batches(["mask_path", "mask_encoding", "label_ids"]):
         columns = (column.to_pylist() for column in batch.columns)

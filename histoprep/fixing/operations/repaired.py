@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from histoprep.fixing.operations.base import Content, FileFacts, Select, Stored, Survey
+from histoprep.fixing.operations.base import Content, Context, FileFacts, Select, StoredFile
 
 
 class Repaired:
@@ -14,14 +14,14 @@ class Repaired:
     is_default = True
     value = ""
 
-    def prepare(self, survey: Survey, value: str) -> Select:
+    def prepare(self, context: Context, value: str) -> Select:
         """Return the function that chooses masks with a repaired one."""
         return _select
 
-    def apply(self, content: Content, ticket: Stored) -> Content:
+    def apply(self, content: Content, ticket: StoredFile) -> Content:
         """Return the repaired mask, which is what was read."""
         return content.with_data(content.data)
 
 
-def _select(file: FileFacts) -> Stored | None:
+def _select(file: FileFacts) -> StoredFile | None:
     return file.repaired

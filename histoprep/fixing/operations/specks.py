@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from histoprep.errors import UsageError
-from histoprep.fixing.operations.base import Content, FileFacts, Refusal, Select, Survey
+from histoprep.fixing.operations.base import Content, Context, FileFacts, Refusal, Select
 from histoprep.fixing.operations.plain import bits_of, wide_folders
 
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
@@ -34,7 +34,7 @@ class Specks:
     is_default = False
     value = "PIXELS"
 
-    def prepare(self, survey: Survey, value: str) -> Select:
+    def prepare(self, context: Context, value: str) -> Select:
         """Return the function that chooses masks that may have specks; without a value, specks are
         what the audit counted.
         """
@@ -44,14 +44,14 @@ class Specks:
             raise UsageError(
                 "--specks is a number of pixels", seen=value, expected="a whole number from 1"
             )
-        ignored = LabelsFound.of(survey.table).ignored()
+        ignored = LabelsFound.of(context.table).ignored()
         return _Chooser(
-            int(value) if value else survey.min_area_px,
-            survey.min_area_px,
+            int(value) if value else context.min_area_px,
+            context.min_area_px,
             ignored.value if ignored is not None and ignored.along_boundaries else None,
-            wide_folders(survey),
-            survey.undecided,
-            survey.lossy,
+            wide_folders(context),
+            context.undecided,
+            context.lossy,
         )
 
     def apply(self, content: Content, ticket: Ticket) -> Content:
