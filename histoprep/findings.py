@@ -36,12 +36,13 @@ class FixSafety(StrEnum):
 
 
 class Mark(StrEnum):
-    """What thumbnails of a finding's masks mark."""
+    """What thumbnails of a finding's masks mark; `FIT` shows the mask as it fits best as well."""
 
     NONE = ""
     SPECKS = "specks"
     HAIRLINES = "hairlines"
     UNMAPPED = "unmapped"
+    FIT = "fit"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,19 @@ import coloured_tissue as made
 import cv2
 import numpy as np
 import pytest
+import typer
 from audit_cases import DataSet, Found, by_code
+from typer.testing import CliRunner
 
 import histoprep
 from histoprep.choices import Severity
+from histoprep.cli.manifest import app
+from histoprep.errors import ExitCode, UsageError
 from histoprep.execution import Engine
-from histoprep.findings import Finding
+from histoprep.findings import Finding, Mark
 from histoprep.fit.orientation import ORIENTATIONS, Orientation
+from histoprep.fit.remedy import Remedy
+from histoprep.report import render
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.misfits import MisfitKind, find_misfits
 from histoprep.tiles.table import TableOptions, TileTable
@@ -178,3 +184,58 @@ def test_what_was_found_is_kept_and_does_not_depend_on_workers(
     TileTable(other, TableOptions(partition_tiles=50)).build(Engine(1))
     assert find_misfits(other, Engine(1)) == kept
     assert {misfit.kind for misfit in kept} == set(MisfitKind)
+
+
+def test_the_page_shows_the_mask_as_it_is_and_as_it_fits(data: DataSet) -> None:
+    report = histoprep.audit(data.root, workers=1)
+    shown = {finding.subcode: finding for finding in report.findings if finding.code in FIT}
+    assert shown
+    for subcode, found in shown.items():
+        thumbnail = report.thumbnails[found.paths[0], Mark.FIT]
+        fitting = thumbnail.fitting_data_uri
+        if not subcode and "fits when" not in found.details[0]:
+            assert fitting is None
+            continue
+        assert fitting is not None and fitting != thumbnail.overlay_data_uri
+        assert fitting in render(report, "html")
+
+
+def test_what_is_shown_is_the_mask_that_was_right(data: DataSet) -> None:
+    for misfit in find_misfits(Workspace.of(data.root), Engine(1)):
+        if misfit.kind is not MisfitKind.MISORIENTED:
+            continue
+        for index, mask in enumerate(misfit.masks):
+            path, remedy = misfit.remedy_of(mask) or ("", Remedy())
+            stored = cv2.imread(str(data.root / path), cv2.IMREAD_UNCHANGED)
+            assert np.array_equal(remedy.apply(stored), made.tile(index)[1])
+
+
+def test_a_manifest_stops_on_sources_that_do_not_fit(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "set")
+    fill(data, "tiles", lambda labels: np.ascontiguousarray(labels.T))
+    outer = typer.Typer()
+    outer.add_typer(app, name="manifest")
+    run = ["manifest", str(data.root)]
+    refused = CliRunner().invoke(outer, run)
+    assert isinstance(refused.exception, UsageError)
+    assert refused.exception.what == "masks do not fit their images (HP418 misoriented-masks)"
+    assert not Workspace.of(data.root).manifest.exists()
+    assert CliRunner().invoke(outer, [*run, "--force"]).exit_code == ExitCode.OK
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
+def test_a_move_uncovers_a_border_and_moves_the_rest(dtype: type) -> None:
+    labels = made.regions(1).astype(dtype) + dtype(1)
+    moved_back = Remedy(right_px=-9, down_px=16, fill=0).apply(labels)
+    assert moved_back.dtype == labels.dtype
+    assert np.array_equal(moved_back[16:, :-9], labels[:-16, 9:])
+    assert not moved_back[:16].any() and not moved_back[:, -9:].any()
+    assert not Remedy(right_px=500).apply(labels).any()
+
+
+def test_a_scale_is_that_of_nearest_neighbours() -> None:
+    labels = made.regions(2)
+    doubled = np.kron(labels, np.ones((2, 2), np.uint8))[:192, :192]
+    assert np.array_equal(Remedy(scale=2.0).apply(labels), doubled)
+    halved = Remedy(scale=0.5).apply(doubled)
+    assert np.array_equal(halved[:96, :96], labels[:96, :96]) and not halved[96:].any()

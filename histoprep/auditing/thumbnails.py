@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from histoprep.checks import Evidence
 from histoprep.errors import BrokenFileError
 from histoprep.execution import Engine, Marker, run_tasks
 from histoprep.findings import Finding, Mark
+from histoprep.fit.remedy import Remedy
 from histoprep.labels import IGNORED, IGNORED_ID, UNMAPPED, LabelMap, TargetClass
 from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.report import wanted_thumbnails
@@ -42,6 +43,7 @@ class ThumbnailTask:
     left_out: tuple[int, ...] = ()
     reading: Reading = UNDECIDED
     min_area_px: int = 0
+    remedies: Mapping[str, tuple[str, Remedy]] = field(default_factory=dict)
 
     def run(self) -> dict[tuple[str, Mark], Thumbnail]:
         """Return the thumbnails that could be drawn, by path and mark."""
@@ -54,9 +56,14 @@ class ThumbnailTask:
                 image, labels = self._image(image_path), self._labels(mask_path)
                 if image is not None or labels is not None:
                     shown = None if labels is None else self._shown(labels)
-                    drawn[path, mark] = make_thumbnail(
+                    thumbnail = make_thumbnail(
                         image, shown, classes, marks=self._marks(labels, mark)
                     )
+                    fitting = self._fitting(path) if mark is Mark.FIT else None
+                    if fitting is not None:
+                        uri = make_thumbnail(image, fitting, classes).overlay_data_uri
+                        thumbnail = replace(thumbnail, fitting_data_uri=uri)
+                    drawn[path, mark] = thumbnail
         marker.close()
         return drawn
 
@@ -97,8 +104,14 @@ class ThumbnailTask:
             labels if labels is not None and labels.ndim == 2 and labels.dtype.kind == "u" else None
         )
 
+    def _fitting(self, path: str) -> np.ndarray | None:
+        """Return classes to draw of the mask that fits the image of a mask."""
+        mask_path, remedy = self.remedies.get(path, (None, Remedy()))
+        labels = self._labels(mask_path)
+        return None if labels is None else self._shown(remedy.apply(labels))
+
     def _marks(self, labels: np.ndarray | None, mark: Mark) -> list[Box]:
-        if labels is None or mark is Mark.NONE:
+        if labels is None or mark in (Mark.NONE, Mark.FIT):
             return []
         from histoprep.auditing.marks import find_marks
 
@@ -150,5 +163,16 @@ def make_thumbnails(
         workspace.parts / "thumbnails.at",
         reading=evidence.readings.reading,
         min_area_px=evidence.options.min_area_px,
+        remedies=_remedies(evidence, {path for path, mark in wanted if mark is Mark.FIT}),
     )
     return next(run_tasks([task], Engine(1, engine.scheduler)))
+
+
+def _remedies(evidence: Evidence, paths: set[str]) -> dict[str, tuple[str, Remedy]]:
+    """Return the mask that fits the image of each of some masks, and what has to be done to it."""
+    return {
+        mask.mask_path: remedy
+        for misfit in evidence.misfits
+        for mask in misfit.masks
+        if mask.mask_path in paths and (remedy := misfit.remedy_of(mask)) is not None
+    }

@@ -10,7 +10,7 @@ from histoprep import rule_ids
 from histoprep.checks import Evidence
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
-from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
+from histoprep.findings import Finding, FixSafety, Mark, Rule, Scope, finding
 
 if TYPE_CHECKING:
     from histoprep.tiles.misfits import Misfit, MisfitMask
@@ -26,6 +26,7 @@ MISORIENTED_MASKS = Rule(
     cause="Rows and columns, or the direction of an axis, were mixed up when masks were exported.",
     suggestion="Export the masks again in the orientation of the images.",
     fix_safety=FixSafety.SAFE,
+    mark=Mark.FIT,
 )
 SHIFTED_MASKS = Rule(
     *rule_ids.SHIFTED_MASKS,
@@ -37,6 +38,7 @@ SHIFTED_MASKS = Rule(
     ),
     cause="Images and masks were cut with different offsets, or exported at two magnifications.",
     suggestion="Cut the masks again at the places and the magnification of the images.",
+    mark=Mark.FIT,
 )
 MASKS_OF_OTHER_TILES = Rule(
     *rule_ids.MASKS_OF_OTHER_TILES,
@@ -45,6 +47,7 @@ MASKS_OF_OTHER_TILES = Rule(
     definition="Masks fit the images of other tiles of their slide or folder, not their own.",
     cause="Images and masks were matched by their places in two lists, or files were swapped.",
     suggestion="Give each mask the name of the image that it fits.",
+    mark=Mark.FIT,
 )
 ILL_FITTING_MASK = Rule(
     "HP421",
@@ -57,6 +60,7 @@ ILL_FITTING_MASK = Rule(
     ),
     cause="The mask belongs to an image that is not there, was drawn by mistake, or was turned.",
     suggestion="Look at these tiles, worst first, and correct their masks or leave them out.",
+    mark=Mark.FIT,
 )
 
 

@@ -376,27 +376,34 @@ class ListOffset:
         return self.gain >= _LARGE_GAIN and self.sure >= _HARDLY_CHANCE and stands_out
 
 
-def find_list_offset(tiles: Sequence[FineTile | None]) -> ListOffset | None:
+def find_list_offset(
+    tiles: Sequence[FineTile | None], *, is_whole: bool = False
+) -> ListOffset | None:
     """Return by how many places masks lie beside their images, clear or not; None with too few
     tiles.
 
     Args:
         tiles: Consecutive tiles of the list; None for those that could not be read.
+        is_whole: Whether they are the whole list, which then goes round.
     """
+    number = len(tiles)
     places = [place for place, tile in enumerate(tiles) if tile is not None]
     read = [tile.coarse() for tile in tiles if tile is not None]
     if len(read) < MIN_TILES:
         return None
-    evidence = np.full((len(tiles), len(tiles)), -np.inf)
+    evidence = np.full((number, number), -np.inf)
     evidence[np.ix_(places, places)] = pair_evidence(read, read)
     own = np.diagonal(evidence)
+    reach = number // 2 if is_whole else number - MIN_TILES
     found = []
-    for steps in range(-len(tiles) + MIN_TILES, len(tiles) - MIN_TILES + 1):
+    for steps in range(-reach, reach + 1):
         # Evidence of the mask at place p on the image at place p + steps, against that image's own.
-        moved = np.diagonal(evidence, -steps)
-        beside = own[steps:] if steps >= 0 else own[:steps]
-        both = np.isfinite(moved) & np.isfinite(beside)
-        gains = moved[both] - beside[both]
+        images = np.arange(number)
+        masks = images - steps
+        there = np.ones(number, bool) if is_whole else (masks >= 0) & (masks < number)
+        moved = evidence[images[there], masks[there] % number]
+        both = np.isfinite(moved) & np.isfinite(own[there])
+        gains = moved[both] - own[there][both]
         if steps and len(gains) >= MIN_TILES:
             error = float(gains.std(ddof=1)) * np.sqrt(len(gains))
             gain = float(gains.sum())
@@ -404,8 +411,9 @@ def find_list_offset(tiles: Sequence[FineTile | None]) -> ListOffset | None:
     if not found:
         return None
     best = max(found, key=lambda offset: offset.gain)
-    second = max((offset.gain for offset in found if offset is not best), default=0.0)
-    return replace(best, second=second)
+    # Half way round, both directions are one.
+    others = [offset.gain for offset in found if (offset.steps - best.steps) % number]
+    return replace(best, second=max(others, default=0.0))
 
 
 # Nats, damped, of a mask that fits another image, and how much better than its own and than any

@@ -21,6 +21,7 @@ from histoprep import rule_ids, tables
 from histoprep.choices import SplitMethod
 from histoprep.digests import file_digest
 from histoprep.errors import UsageError
+from histoprep.execution import Engine
 from histoprep.labels import LabelMap, identity_map
 from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.choice import ChoiceOptions, ChosenRows, choose_tiles
@@ -58,6 +59,7 @@ from histoprep.split import (
 from histoprep.split.certificate import certify
 from histoprep.split.given import read_split_file
 from histoprep.split.units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL
+from histoprep.tiles.misfits import MisfitKind, find_misfits
 from histoprep.tiles.options import earlier_options
 from histoprep.tiles.readings import MaskReadings
 
@@ -178,6 +180,7 @@ def build_manifest(
         _refuse_labels_among_images(rows, Path(header["root"]))
         _refuse_masks_without_images(rows, Path(header["root"]))
         _refuse_shifted_numbers(rows, workspace)
+        _refuse_misfits(rows, workspace)
     plan = _plan(rows, source, label_map, options, workspace.root, scanned, phases)
     described = {
         "root": header["root"],
@@ -306,6 +309,40 @@ def _image_facts(source: ChosenRows) -> list[ImageFacts]:
         if len(facts) >= MAX_IMAGES:
             break
     return facts
+
+
+def _refuse_misfits(source: ChosenRows, workspace: Workspace) -> None:
+    """Raise UsageError when all masks of a slide or folder are turned, moved, scaled or of other
+    tiles beyond doubt (HP418 to HP420) and some of them would be included.
+    """
+    codes = {
+        MisfitKind.MISORIENTED: rule_ids.MISORIENTED_MASKS,
+        MisfitKind.SHIFTED: rule_ids.SHIFTED_MASKS,
+        MisfitKind.SCALED: rule_ids.SHIFTED_MASKS,
+        MisfitKind.OTHER_TILES: rule_ids.MASKS_OF_OTHER_TILES,
+    }
+    found = [
+        wrong
+        for wrong in find_misfits(workspace, Engine(1))
+        if wrong.is_firm and wrong.kind.is_of_source
+    ]
+    if not found:
+        return
+    included: set[str] = set()
+    for batch in source.read_batches(("mask_path", CHOICE), _PIECE):
+        included.update(batch["mask_path"].filter(pc.equal(batch[CHOICE], INCLUDED)).to_pylist())
+    for wrong in found:
+        paths = [mask.mask_path for mask in wrong.masks if mask.mask_path in included]
+        if paths:
+            root = shlex.quote(str(workspace.root))
+            raise UsageError(
+                f"masks do not fit their images ({codes[wrong.kind]})",
+                path=workspace.root,
+                seen=f"{plural(len(paths), 'mask')} in {wrong.source}: {first_of(paths)}",
+                expected="masks that lie on their images as they are",
+                hint=f"histoprep audit {root} says and shows what has to be done to them; --force"
+                " takes them as they are",
+            )
 
 
 def _refuse_masks_without_images(source: ChosenRows, root: Path) -> None:

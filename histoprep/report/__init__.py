@@ -201,7 +201,7 @@ def examples(finding: Finding, limit: int = MAX_EXAMPLES) -> list[tuple[str, str
 
 def names_files(finding: Finding) -> bool:
     """Return whether the paths of a finding are files below the root, not groups or classes."""
-    return finding.rule.scope is Scope.TILE
+    return finding.rule.scope is Scope.TILE or finding.rule.mark is not Mark.NONE
 
 
 def wanted_thumbnails(findings: Iterable[Finding], limit: int = 60) -> list[tuple[str, Mark]]:

@@ -55,8 +55,9 @@ class Thumbnail:
     """Thumbnails of one tile as data URIs, None where there is nothing to show.
 
     `overlay_data_uri` is the mask over the image, or the mask alone when there is
-    no image of its size; `crop_data_uri` is an enlarged part of it around the first mark. `legend`
-    lists the classes in it, largest first.
+    no image of its size; `crop_data_uri` is an enlarged part of it around the first mark,
+    `fitting_data_uri` the mask that fits the image better, over it. `legend` lists the classes in
+    it, largest first.
     """
 
     image_data_uri: str | None
@@ -64,6 +65,7 @@ class Thumbnail:
     caption: str = ""
     legend: tuple[LegendEntry, ...] = ()
     crop_data_uri: str | None = None
+    fitting_data_uri: str | None = None
 
 
 def make_thumbnail(

@@ -23,6 +23,7 @@ from histoprep.errors import BrokenFileError, IntegrityError
 from histoprep.execution import Engine, Marker, Task, run_tasks
 from histoprep.fit.measure import MOVES
 from histoprep.fit.orientation import ORIENTATIONS, Orientation
+from histoprep.fit.remedy import Remedy
 from histoprep.fit.search import (
     FINE_CELLS,
     FineTile,
@@ -121,6 +122,19 @@ class Misfit:
     scale: float | None = None
     evidence: float = 0.0
     best: float = 0.0
+
+    def remedy_of(self, mask: MisfitMask) -> tuple[str, Remedy] | None:
+        """Return the mask that fits the image of one of these masks, and what has to be done to
+        it; None where neither is known.
+        """
+        way = mask.orientation or self.orientation
+        right, down = (round(value) for value in self.move_px)
+        if mask.fitting_mask is not None:
+            return mask.fitting_mask, Remedy()
+        if way is None and self.scale is None and not (right or down):
+            return None
+        remedy = Remedy(way or Orientation.AS_IS, self.scale or 1.0, right, down)
+        return mask.mask_path, remedy
 
 
 def find_misfits(workspace: Workspace, engine: Engine) -> tuple[Misfit, ...]:
@@ -246,7 +260,7 @@ def _misfits(rows: _Rows, workspace: Workspace, engine: Engine, reading: Reading
             sources.append(source)
     tasks = list(_tasks(rows, sources, workspace, reading))
     number = sum(len(task.pairs) for _, task in tasks)
-    used = engine if number > _FEW_TILES else Engine(1, engine.scheduler)
+    used = engine if number > _FEW_TILES else replace(engine, num_workers=1)
     if tasks:
         looks: list[Task[Answer]] = [task for _, task in tasks]
         results = run_tasks(looks, used)
@@ -291,7 +305,10 @@ def _tasks(
             yield (
                 source,
                 replace(
-                    task, sample=tuple(rows.paths_of(sample)), block=tuple(rows.paths_of(block))
+                    task,
+                    sample=tuple(rows.paths_of(sample)),
+                    block=tuple(rows.paths_of(block)),
+                    is_whole=len(block) == len(source.members),
                 ),
             )
 
@@ -375,6 +392,7 @@ class LookTask:
     Attributes:
         sample: Tiles from all over the source.
         block: Consecutive tiles of it.
+        is_whole: Whether these are all tiles of the source.
         doubtful: Tiles whose masks seem not to fit.
         usual: Tiles whose masks fit, to compare those with.
     """
@@ -385,6 +403,7 @@ class LookTask:
     voted: Vote
     sample: Paths = ()
     block: Paths = ()
+    is_whole: bool = False
     doubtful: Paths = ()
     usual: Paths = ()
     left_out: tuple[int, ...] = ()
@@ -419,7 +438,8 @@ class LookTask:
         if not self.voted.is_open:
             return Answer()
         answers = [(0.0, Answer())]
-        offset = find_list_offset(list(self._read(marker, len(self.sample), self.block)))
+        block = list(self._read(marker, len(self.sample), self.block))
+        offset = find_list_offset(block, is_whole=self.is_whole)
         if offset is not None and offset.is_clear:
             facts = {"best": before + offset.gain}
             answer = Answer(MisfitKind.OTHER_TILES, facts=facts, steps=offset.steps)
