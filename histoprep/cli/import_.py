@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,23 +76,84 @@ KeepInstances = Annotated[
 Strict = Annotated[bool, typer.Option("--strict", help="Write nothing when an image is missing.")]
 
 
-@app.command()
+Classes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--classes",
+        help="Classes in the order of their labels, from 1 on.",
+        show_default="those of the source",
+    ),
+]
+
+# What imports have in common, each option with its default: those that stand before and behind the
+# own ones of an import.
+_BEFORE: dict[str, tuple[Any, Any]] = {
+    "source": (Source, Parameter.empty),
+    "out": (Out, Parameter.empty),
+    "images": (Images, None),
+    "classes": (Classes, None),
+}
+_BEHIND: dict[str, tuple[Any, Any]] = {
+    "order": (OrderOption, None),
+    "keep_instances": (KeepInstances, False),
+    "copy": (Copy, False),
+    "strict": (Strict, False),
+}
+_ALWAYS = frozenset({"source", "out"})
+_OF_IMAGES = ("images", "copy", "strict")
+Own = Mapping[str, Any]
+
+
+def _import_command(
+    name: str, *shared: str, **instead: Any
+) -> Callable[[Callable[..., Own]], Callable[..., None]]:
+    """Return the decorator of an import: of a function from the options that only this import has
+    to those that its format reads.
+
+    Args:
+        name: Name of the format and of the command.
+        shared: The options of `_BEFORE` and `_BEHIND` that it has besides source and --out.
+        instead: Other declarations of them, whose help differs.
+    """
+
+    def decorate(function: Callable[..., Own]) -> Callable[..., None]:
+        wanted = _ALWAYS | {*shared} | instead.keys()
+
+        def declared(options: Mapping[str, tuple[Any, Any]]) -> Iterator[Parameter]:
+            for option, (annotation, default) in options.items():
+                if option in wanted:
+                    kind = instead.get(option, annotation)
+                    yield Parameter(
+                        option, Parameter.KEYWORD_ONLY, default=default, annotation=kind
+                    )
+
+        own = list(signature(function, eval_str=True).parameters.values())
+        parameters = [*declared(_BEFORE), *own, *declared(_BEHIND)]
+
+        @wraps(function)
+        def run(**options: Any) -> None:
+            read = dict(function(**{option.name: options.pop(option.name) for option in own}))
+            if "classes" in options:
+                read["classes"] = separated(options.pop("classes"))
+            _run(name, **options, own=read)
+
+        vars(run)["__signature__"] = Signature(parameters)
+        run.__annotations__ = {option.name: option.annotation for option in parameters}
+        return app.command(name)(run)
+
+    return decorate
+
+
+@_import_command("coco", *_OF_IMAGES, "order", "keep_instances")
 def coco(
-    source: Source,
     *,
-    out: Out,
-    images: Images = None,
-    order: OrderOption = None,
     skip_crowds: Annotated[
         bool, typer.Option("--skip-crowds", help="Leave out annotations of crowds.")
     ] = False,
     boxes: Annotated[
         bool, typer.Option("--boxes", help="Draw the boxes of annotations without an outline.")
     ] = False,
-    keep_instances: KeepInstances = False,
-    copy: Copy = False,
-    strict: Strict = False,
-) -> None:
+) -> Own:
     """Import COCO annotations: polygons, run lengths, crowds.
 
     Masks are those of pycocotools, bit for bit. Later annotations lie on top, crowds below all.
@@ -102,32 +166,11 @@ def coco(
         histoprep import coco instances.json --out tiles
         histoprep import coco export --images export/photos --order area --out tiles
     """
-    own = {"skip_crowds": skip_crowds} | ({"boxes": True} if boxes else {})
-    _run("coco", source, out, images, order, keep_instances, copy, strict, **own)
+    return {"skip_crowds": skip_crowds} | ({"boxes": True} if boxes else {})
 
 
-Classes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--classes",
-        help="Classes in the order of their labels, from 1 on.",
-        show_default="those of the source",
-    ),
-]
-
-
-@app.command()
-def labelme(
-    source: Source,
-    *,
-    out: Out,
-    images: Images = None,
-    classes: Classes = None,
-    order: OrderOption = None,
-    keep_instances: KeepInstances = False,
-    copy: Copy = False,
-    strict: Strict = False,
-) -> None:
+@_import_command("labelme", *_OF_IMAGES, "classes", "order", "keep_instances")
+def labelme() -> Own:
     """Import labelme annotations: polygons, rectangles, circles, masks.
 
     Masks are those that labelme draws, pixels under the outline included. Later shapes lie on top.
@@ -140,22 +183,11 @@ def labelme(
         histoprep import labelme annotated --out tiles
         histoprep import labelme json --images photos --classes stroma,tumour --out tiles
     """
-    own = {"classes": separated(classes)}
-    _run("labelme", source, out, images, order, keep_instances, copy, strict, **own)
+    return {}
 
 
-@app.command()
-def cvat(
-    source: Source,
-    *,
-    out: Out,
-    images: Images = None,
-    classes: Classes = None,
-    order: OrderOption = None,
-    keep_instances: KeepInstances = False,
-    copy: Copy = False,
-    strict: Strict = False,
-) -> None:
+@_import_command("cvat", *_OF_IMAGES, "classes", "order", "keep_instances")
+def cvat() -> Own:
     """Import annotations of CVAT for images 1.1: polygons, boxes, ellipses, masks.
 
     Higher z_order lies on top; within it, what comes later or, with --order, what that says.
@@ -168,17 +200,12 @@ def cvat(
         histoprep import cvat annotations.xml --out tiles
         histoprep import cvat export --images export/images --out tiles
     """
-    own = {"classes": separated(classes)}
-    _run("cvat", source, out, images, order, keep_instances, copy, strict, **own)
+    return {}
 
 
-@app.command()
+@_import_command("qupath", *_OF_IMAGES, "classes", "order", "keep_instances")
 def qupath(
-    source: Source,
     *,
-    out: Out,
-    images: Images = None,
-    classes: Classes = None,
     pixels: Annotated[
         PixelRule,
         typer.Option(
@@ -188,11 +215,7 @@ def qupath(
             )
         ),
     ] = PixelRule.CENTRE,
-    order: OrderOption = None,
-    keep_instances: KeepInstances = False,
-    copy: Copy = False,
-    strict: Strict = False,
-) -> None:
+) -> Own:
     """Import objects that QuPath exported as GeoJSON, for images or for tiles of a slide.
 
     Tiles called `slide [d=2,x=0,y=0,w=1024,h=1024].png` take their part of slide.geojson, and the
@@ -206,26 +229,19 @@ def qupath(
         histoprep import qupath export --out tiles
         histoprep import qupath slide.geojson --images tiles --order file --out tree
     """
-    own = {"classes": separated(classes), "pixels": pixels}
-    _run("qupath", source, out, images, order, keep_instances, copy, strict, **own)
+    return {"pixels": pixels}
 
 
-@app.command()
+@_import_command("panoptic", *_OF_IMAGES, "keep_instances")
 def panoptic(
-    source: Source,
     *,
-    out: Out,
-    images: Images = None,
     masks: Annotated[
         Path | None,
         typer.Option(
             "--masks", help="Folder of the PNG files.", show_default="the JSON file's name"
         ),
     ] = None,
-    keep_instances: KeepInstances = False,
-    copy: Copy = False,
-    strict: Strict = False,
-) -> None:
+) -> Own:
     """Import COCO panoptic annotations: a PNG of segments an image, a JSON file of what they are.
 
     Interrupted runs resume.
@@ -237,24 +253,27 @@ def panoptic(
         histoprep import panoptic panoptic_val.json --images val --out tiles
         histoprep import panoptic panoptic.json --masks segments --out tiles
     """
-    _run("panoptic", source, out, images, None, keep_instances, copy, strict, masks=masks)
+    return {"masks": masks}
 
 
-@app.command("npy-stack")
-def npy_stack(
-    source: Annotated[
+@_import_command(
+    "npy-stack",
+    "order",
+    "keep_instances",
+    source=Annotated[
         Path, typer.Argument(help="Folder of images.npy and masks.npy.", show_default=False)
     ],
-    *,
-    out: Out,
-    classes: Annotated[
+    classes=Annotated[
         list[str] | None,
         typer.Option(
             "--classes",
             help="Names of the channels, without the background.",
             show_default="PanNuke's for six channels",
         ),
-    ] = None,
+    ],
+)
+def npy_stack(
+    *,
     background_channel: Annotated[
         BackgroundChannel | None,
         typer.Option(help="Which channel is the background.", show_default="what the masks show"),
@@ -262,9 +281,7 @@ def npy_stack(
     types: Annotated[
         TypesAre, typer.Option(help="What types.npy says of a tile: its label or its group.")
     ] = TypesAre.LABEL,
-    order: OrderOption = None,
-    keep_instances: KeepInstances = False,
-) -> None:
+) -> Own:
     """Import stacks of tiles as NumPy arrays, such as PanNuke's.
 
     Each channel of the masks is a class; later channels lie on top. Stacks are mapped into memory.
@@ -277,21 +294,12 @@ def npy_stack(
         histoprep import npy-stack pannuke --out tiles
         histoprep import npy-stack fold1 --types group --keep-instances --out tiles
     """
-    own = {
-        "classes": separated(classes),
-        "background_channel": background_channel,
-        "types": types,
-    }
-    _run("npy-stack", source, out, None, order, keep_instances, False, False, **own)
+    return {"background_channel": background_channel, "types": types}
 
 
-@app.command()
+@_import_command("mat", *_OF_IMAGES, "classes", "keep_instances")
 def mat(
-    source: Source,
     *,
-    out: Out,
-    images: Images = None,
-    classes: Classes = None,
     label_key: Annotated[
         str | None,
         typer.Option(
@@ -300,10 +308,7 @@ def mat(
             show_default="type_map, or inst_map and class",
         ),
     ] = None,
-    keep_instances: KeepInstances = False,
-    copy: Copy = False,
-    strict: Strict = False,
-) -> None:
+) -> Own:
     """Import MATLAB files with maps of nuclei: Lizard (inst_map, class), CoNSeP (type_map).
 
     Interrupted runs resume.
@@ -315,17 +320,17 @@ def mat(
         histoprep import mat Lizard_Labels/Labels --images Lizard_Images --out tiles
         histoprep import mat consep --label-key type_map --out tiles
     """
-    own = {"classes": separated(classes), "label_key": label_key}
-    _run("mat", source, out, images, None, keep_instances, copy, strict, **own)
+    return {"label_key": label_key}
 
 
-@app.command("side-by-side")
-def side_by_side(
-    source: Annotated[
+@_import_command(
+    "side-by-side",
+    source=Annotated[
         Path, typer.Argument(help="Folder of the files, or a file.", show_default=False)
     ],
+)
+def side_by_side(
     *,
-    out: Out,
     mask: Annotated[
         MaskSide | None,
         typer.Option(
@@ -343,7 +348,7 @@ def side_by_side(
             show_default="those of the masks",
         ),
     ] = None,
-) -> None:
+) -> Own:
     """Import files that hold an image and its mask beside each other, A|B.
 
     Files are cut in the middle. Grey values of a mask are labels as they are; of a coloured one,
@@ -356,23 +361,34 @@ def side_by_side(
         histoprep import side-by-side pairs --out tiles
         histoprep import side-by-side pairs --mask left --colours '#ff0000=tumour' --out tiles
     """
-    own = {"mask": mask, "colours": separated(colours)}
-    _run("side-by-side", source, out, None, None, False, False, False, **own)
+    return {"mask": mask, "colours": separated(colours)}
 
 
-@app.command()
+@_import_command(
+    "combine",
+    *_OF_IMAGES,
+    "order",
+    "keep_instances",
+    source=Annotated[Path, typer.Argument(help="Folder of images and masks.", show_default=False)],
+    images=Annotated[
+        Path | None,
+        typer.Option("--images", help="Folder of the images.", show_default="by the names"),
+    ],
+    classes=Annotated[
+        list[str] | None,
+        typer.Option(
+            "--classes",
+            help="Classes in the order of their labels, from 1 on; the last lies on top.",
+            show_default="by name",
+        ),
+    ],
+)
 def combine(
-    source: Annotated[Path, typer.Argument(help="Folder of images and masks.", show_default=False)],
     *,
-    out: Out,
     by: Annotated[
         CombineBy,
         typer.Option("--by", help="What each mask file is for.", show_default=False),
     ],
-    images: Annotated[
-        Path | None,
-        typer.Option("--images", help="Folder of the images.", show_default="by the names"),
-    ] = None,
     masks: Annotated[
         Path | None,
         typer.Option("--masks", help="Folder of the masks.", show_default="by the names"),
@@ -388,19 +404,7 @@ def combine(
             show_default=False,
         ),
     ] = None,
-    classes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--classes",
-            help="Classes in the order of their labels, from 1 on; the last lies on top.",
-            show_default="by name",
-        ),
-    ] = None,
-    order: OrderOption = None,
-    keep_instances: KeepInstances = False,
-    copy: Copy = False,
-    strict: Strict = False,
-) -> None:
+) -> Own:
     """Combine several mask files of an image, one for each class or each object, into one.
 
     Classes lie over each other in the order of their labels, objects in the order of their names;
@@ -413,25 +417,20 @@ def combine(
         histoprep import combine tiles --by class --classes stroma,tumour --out combined
         histoprep import combine stage1_train --by instance --out combined
     """
-    _run(
-        *("combine", source, out, images, order, keep_instances, copy, strict),
-        by=by,
-        masks=masks,
-        mask_pattern=mask_pattern,
-        classes=separated(classes),
-    )
+    return {"by": by, "masks": masks, "mask_pattern": mask_pattern}
 
 
 def _run(
     name: str,
+    *,
     source: Path,
     out: Path,
-    images: Path | None,
-    order: DrawingOrder | None,
-    keep_instances: bool,
-    copy: bool,
-    strict: bool,
-    **own: Any,
+    own: Own,
+    images: Path | None = None,
+    order: DrawingOrder | None = None,
+    keep_instances: bool = False,
+    copy: bool = False,
+    strict: bool = False,
 ) -> None:
     """Import and print what came of it."""
     from histoprep.importing import ImportOptions, plan_import, run_import
