@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from histoprep import rule_ids
 from histoprep.checks import Evidence
+from histoprep.checks.commands import exclude
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Mark, Rule, Scope, finding
@@ -24,7 +25,10 @@ MISORIENTED_MASKS = Rule(
         " transposed; judged by at least 10 tiles."
     ),
     cause="Rows and columns, or the direction of an axis, were mixed up when masks were exported.",
-    suggestion="Export the masks again in the orientation of the images.",
+    suggestion=(
+        "No command can be sure of it: look at some of them, and export the masks again in the"
+        " orientation of the images."
+    ),
     fix_safety=FixSafety.SAFE,
     mark=Mark.FIT,
 )
@@ -37,7 +41,10 @@ SHIFTED_MASKS = Rule(
         " or enlarged; judged by at least 10 tiles."
     ),
     cause="Images and masks were cut with different offsets, or exported at two magnifications.",
-    suggestion="Cut the masks again at the places and the magnification of the images.",
+    suggestion=(
+        "No command can restore what was cut off: cut the masks again at the places and the"
+        " magnification of the images."
+    ),
     mark=Mark.FIT,
 )
 MASKS_OF_OTHER_TILES = Rule(
@@ -46,7 +53,10 @@ MASKS_OF_OTHER_TILES = Rule(
     Scope.SOURCE,
     definition="Masks fit the images of other tiles of their slide or folder, not their own.",
     cause="Images and masks were matched by their places in two lists, or files were swapped.",
-    suggestion="Give each mask the name of the image that it fits.",
+    suggestion=(
+        "No command can rename files of a data set: give each mask the name of the image that it"
+        " fits, or list both in a table for --pairs."
+    ),
     mark=Mark.FIT,
 )
 ILL_FITTING_MASK = Rule(
@@ -59,7 +69,10 @@ ILL_FITTING_MASK = Rule(
         " folder fit."
     ),
     cause="The mask belongs to an image that is not there, was drawn by mistake, or was turned.",
-    suggestion="Look at these tiles, worst first, and correct their masks or leave them out.",
+    suggestion=(
+        "Look at these tiles, worst first, and correct their masks. To leave them out:"
+        f" {exclude('HP421')}"
+    ),
     mark=Mark.FIT,
 )
 
@@ -151,5 +164,8 @@ def _rule_cause(misfit: Misfit) -> str:
 
 def _suggestion(misfit: Misfit) -> str:
     if misfit.kind.value == "swapped":
-        return "Look at these tiles, and give each mask the name of the image that it fits."
+        return (
+            "No command can rename files of a data set: look at these tiles, and give each mask the"
+            " name of the image that it fits."
+        )
     return ""
