@@ -32,6 +32,7 @@ from benchmarks.lossy_sets import (
     many_to_one,
     real_masks,
 )
+from benchmarks.lossy_sparse import SPARSE
 from benchmarks.lossy_tempting import TEMPTING
 from histoprep.errors import BrokenFileError
 from histoprep.lossy.blocks import BLOCK_PX, as_blocks, uniform_blocks
@@ -51,6 +52,8 @@ REGIONS = (
     "generated, labels 0-4", "generated, tiny structures", "colon, thresholded",
 )  # fmt: skip
 # Seeds and sizes that no threshold was chosen on.
+# Masks that hold little, and how many of them a source has.
+_SPARSE_MASKS, _SPARSE_PX, _SPARSE_SOURCES = 6000, 128, (60, 300, 1500, 6000)
 _OTHER_DRAWS = ((501, 256), (502, 256), (503, 256), (504, 512))
 
 
@@ -118,6 +121,33 @@ def other_rows() -> Iterator[str]:
                     else 0.0
                 )
         yield f"| {name} | {len(phases)} | {alarms} | {max(phases):+.3f} |"
+
+
+def sparse_rows() -> Iterator[str]:
+    """Yield the table of false alarms on masks that hold little, in sources of several sizes."""
+    yield (
+        "| clean family | masks | "
+        + " | ".join(f"false alarms, {number:,} a source" for number in _SPARSE_SOURCES)
+        + " | strongest block phase of a source of 300 |"
+    )
+    yield "|---|---|" + "---|" * (len(_SPARSE_SOURCES) + 1)
+    for family, (name, draw) in enumerate(SPARSE.items()):
+        signals = table_of(
+            [
+                MaskObservation.of(draw(np.random.default_rng([601, family, index]), _SPARSE_PX))
+                for index in range(_SPARSE_MASKS)
+            ]
+        )
+        alarms, phases = [], []
+        for number in _SPARSE_SOURCES:
+            parts = [
+                signals.take(np.arange(start, start + number))
+                for start in range(0, _SPARSE_MASKS, number)
+            ]
+            alarms.append(f"{sum(bool(judge(part)) for part in parts)} of {len(parts)}")
+            if number == 300:
+                phases = [1 - part.mixed.sum() / part.shifted.sum() for part in parts]
+        yield (f"| {name} | {_SPARSE_MASKS:,} | {' | '.join(alarms)} | {max(phases):+.3f} |")
 
 
 def harm_rows(found: list[Source], damages: list[Harm]) -> Iterator[str]:
@@ -320,6 +350,7 @@ def main() -> int:
     tables = {
         "clean": partial(clean_rows, found),
         "others": other_rows,
+        "sparse": sparse_rows,
         "damaged": partial(harm_rows, found, damages),
         "colour": partial(colour_rows, few),
         "repair-jpeg": partial(

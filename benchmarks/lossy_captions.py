@@ -6,6 +6,9 @@ CAPTIONS = {
         """False alarms on seeds and sizes that no threshold was chosen on, as drawn and after a many-to-one label map:
 four draws of 36 masks a family, so eight sources."""
     ),
+    "sparse": (
+        """False alarms on masks that hold little, cut into sources of several sizes; no threshold was chosen on these draws."""
+    ),
     "damaged": (
         """Damaged sources of 36 masks. A source counts when it has 30 masks with boundaries and when the damage changed a pixel
 in more than half of its masks, compared with clean masks under the same label map; "pixels changed" spans the means of these sources.

@@ -140,6 +140,8 @@ def signals(
         mixed * full,
         shifted * full,
         rough_pairs * full,
+        4 * rough_pairs * full,
+        rough_pairs * full,
         zeros,
         zeros,
         zeros,

@@ -5,6 +5,9 @@ comes back unchanged, so all damage lies in blocks that a boundary crosses, and 
 
 - *block phase*: blocks of more than one label are fewer on the grid of the file than on the same
   grid shifted by half a block, because damage ends at block borders. It survives a label map;
+- *density of steps*: differing neighbours for each pixel near a boundary. It is a quarter along a
+  boundary that somebody drew, more where structures are thin, and up to one after JPEG; it knows no
+  grid, so that masks may be chosen by it and then judged by their block phase;
 - *roughness*: neighbours that differ within such blocks. A boundary that somebody drew crosses a
   block
   once; damage crosses it many times;
@@ -19,7 +22,7 @@ together in `verdict.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -37,6 +40,8 @@ class Signals:
     """What one mask of more than one label shows.
 
     `blocks` counts 8x8 blocks, `rough_pairs` the differing neighbours inside the mixed ones.
+    `steps` are all differing neighbours, `rim_pixels` the pixels whose 5x5 neighbourhood is not of
+    one label: together they say how dense boundaries are, on no grid.
     `contacts` are differing neighbours where the 5x5 neighbourhood spans at least three values,
     `soft_contacts` those whose step is smaller than that span. `ramp_ids` are labels without a core
     that lie between others nearly everywhere, `ramp_pixels` how many pixels they have.
@@ -48,6 +53,8 @@ class Signals:
     soft_contacts: int
     ramp_ids: tuple[int, ...]
     ramp_pixels: int
+    steps: int = 0
+    rim_pixels: int = 0
 
     @property
     def roughness(self) -> float:
@@ -58,7 +65,7 @@ class Signals:
 
     def without_values(self) -> Signals:
         """Return the signals that hold for labels without an order: those of blocks alone."""
-        return Signals(self.blocks, self.rough_pairs, 0, 0, (), 0)
+        return replace(self, contacts=0, soft_contacts=0, ramp_ids=(), ramp_pixels=0)
 
 
 def measure_signals(labels: np.ndarray) -> Signals | None:
@@ -97,11 +104,12 @@ def signals_of(
     blocks = count_grids(*uniform_cells(whole_blocks(labels)))
     across, down = _steps(labels)
     rough = _inside(across, down, labels.shape[1])
+    steps, rim = len(across) + len(down), labels.size - int(counts.core_pixels.sum())
     if len(counts.ids) == 2:
         # Nothing lies between two labels; unless they follow each other, all their contacts are
         # hard.
-        contacts = len(across) + len(down) if counts.ids[1] - counts.ids[0] >= 2 else 0
-        return Signals(blocks, rough, contacts, 0, (), 0)
+        contacts = steps if counts.ids[1] - counts.ids[0] >= 2 else 0
+        return Signals(blocks, rough, contacts, 0, (), 0, steps, rim)
     contacts, soft = _contacts(labels, high - low, across, down)
     chosen = _ramps(labels, _between(labels, low, high), counts)
     return Signals(
@@ -111,6 +119,8 @@ def signals_of(
         soft,
         tuple(counts.ids[chosen].tolist()),
         int(counts.pixels[chosen].sum()),
+        steps,
+        rim,
     )
 
 

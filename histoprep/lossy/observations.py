@@ -78,6 +78,8 @@ def table_of(observations: Sequence[MaskObservation]) -> MaskSignals:
     columns = {
         "mixed": [signals.blocks.own for signals, _, _ in rows],
         "shifted": [signals.blocks.shifted for signals, _, _ in rows],
+        "steps": [signals.steps for signals, _, _ in rows],
+        "rim_pixels": [signals.rim_pixels for signals, _, _ in rows],
         "rough_pairs": [signals.rough_pairs for signals, _, _ in rows],
         "contacts": [signals.contacts for signals, _, _ in rows],
         "soft_contacts": [signals.soft_contacts for signals, _, _ in rows],

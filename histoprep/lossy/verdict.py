@@ -3,13 +3,16 @@ Pure.
 
 One mask with little boundary proves nothing, so signals are summed over masks. A source may be a
 folder that mixes good and bad masks; it is therefore looked at in parts that are chosen by one
-signal (how rough masks are) and judged by another (their block phase). Thresholds come from
-`benchmarks/lossy.py`: no sum over clean masks of any family, thin structures and lines along the
-blocks included, came above 1.6 / sqrt(shifted mixed blocks).
+signal (how dense steps are, which knows no grid) and judged by another (their block phase). Chosen
+by one that shares a count with the phase, clean masks of one small object would be those that
+happen to lie well in their blocks. Thresholds come from `benchmarks/lossy.py`: no sum over clean
+masks of any family, thin structures and lines along the blocks included, came above
+1.6 / sqrt(shifted mixed blocks).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -25,8 +28,9 @@ PHASE, PHASE_NOISE = 0.04, 1.5
 # Differing neighbours per mixed block: a drawn boundary has 8 to 9, one that went through JPEG at
 # least this.
 ROUGHNESS = 9.5
-# Masks that look damaged, or full of thin structures: rough, or soft contacts.
-_ROUGH, SOFT = 12.0, 0.5
+# Masks that look damaged, or full of thin structures: dense steps, or soft contacts. Steps at a
+# boundary that somebody drew have a density of 0.25 to 0.29.
+_DENSE, SOFT = 0.3, 0.5
 # Ramps: nearly every contact is soft, and this share of masks has two or more labels that only lie
 # between others.
 SOFT_SHARE, RAMP_MASKS, RAMP_LABELS = 0.9, 0.2, 2
@@ -71,14 +75,16 @@ class MaskSignals:
     """The signals of the masks of one source, one entry a mask in every array.
 
     `mixed` and `shifted` are `GridCounts.own` and `.shifted` of 8x8 blocks (0 for masks of one
-    label); `rough_pairs`, `contacts`, `soft_contacts` as in `Signals`; `ramp_labels` how many ids
-    it has in `ramp_ids`. `quality`, `fixed` and `tried` are of `FixedPoint`, 0 where it was not
-    looked for; for a JPEG file its own quality. `container` is the lossy format of the file, or
-    "".
+    label); `steps`, `rim_pixels`, `rough_pairs`, `contacts`, `soft_contacts` as in `Signals`;
+    `ramp_labels` how many ids it has in `ramp_ids`. `quality`, `fixed` and `tried` are of
+    `FixedPoint`, 0 where it was not looked for; for a JPEG file its own quality. `container` is the
+    lossy format of the file, or "".
     """
 
     mixed: np.ndarray
     shifted: np.ndarray
+    steps: np.ndarray
+    rim_pixels: np.ndarray
     rough_pairs: np.ndarray
     contacts: np.ndarray
     soft_contacts: np.ndarray
@@ -88,10 +94,16 @@ class MaskSignals:
     tried: np.ndarray
     container: np.ndarray
 
+    def take(self, masks: np.ndarray) -> MaskSignals:
+        """Return the signals of the masks at these positions."""
+        return MaskSignals(
+            **{item.name: getattr(self, item.name)[masks] for item in dataclasses.fields(self)}
+        )
+
     @property
-    def roughness(self) -> np.ndarray:
-        """Return differing neighbours per mixed block of each mask; 0 without mixed blocks."""
-        result: np.ndarray = self.rough_pairs / np.maximum(self.mixed, 1)
+    def density(self) -> np.ndarray:
+        """Return differing neighbours per pixel near a boundary, of each mask; 0 without any."""
+        result: np.ndarray = self.steps / np.maximum(self.rim_pixels, 1)
         return result
 
     @property
@@ -165,7 +177,7 @@ def _containers(signals: MaskSignals) -> list[Verdict]:
 
 
 def _lossy(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
-    damaged = (signals.roughness[plain] >= _ROUGH) | (signals.softness[plain] >= SOFT)
+    damaged = (signals.density[plain] >= _DENSE) | (signals.softness[plain] >= SOFT)
     parts = [
         part
         for part in (plain[damaged], plain[~damaged])

@@ -164,6 +164,12 @@ SCHEMA = pa.schema(
             "the same on the grid moved by 4 pixels that has fewest; steps along the first grid"
             " left out",
         ),
+        column("mask_steps", pa.int32(), "neighbouring pixels that differ"),
+        column(
+            "mask_rim_pixels",
+            pa.int32(),
+            "pixels whose 5x5 neighbourhood is not of one label",
+        ),
         column(
             "mask_rough_pairs", pa.int32(), "neighbouring pixels that differ inside of 8x8 blocks"
         ),

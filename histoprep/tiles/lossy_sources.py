@@ -24,6 +24,7 @@ from histoprep.tiles.pools import by_name, large_sources, own_sources
 
 _COLUMNS = {
     "mask_mixed_blocks": "mixed", "mask_shifted_blocks": "shifted",
+    "mask_steps": "steps", "mask_rim_pixels": "rim_pixels",
     "mask_rough_pairs": "rough_pairs", "mask_contacts": "contacts",
     "mask_soft_contacts": "soft_contacts", "mask_ramp_labels": "ramp_labels",
     "mask_jpeg_quality": "quality", "mask_fixed_blocks": "fixed",

@@ -231,6 +231,8 @@ def _signal_facts(signals: Signals) -> Facts:
     return {
         "mask_mixed_blocks": signals.blocks.own,
         "mask_shifted_blocks": signals.blocks.shifted,
+        "mask_steps": signals.steps,
+        "mask_rim_pixels": signals.rim_pixels,
         "mask_rough_pairs": signals.rough_pairs,
         "mask_contacts": signals.contacts,
         "mask_soft_contacts": signals.soft_contacts,
