@@ -23,6 +23,7 @@ from histoprep.cli.options import (
 )
 from histoprep.cli.reading import read_tiles
 from histoprep.errors import ExitCode
+from histoprep.phrases import NUM_SHOWN, plural
 from histoprep.schemas.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -154,6 +155,14 @@ def _print(result: RepairResult) -> None:
         console.note(f"removed {result.num_stale_removed:,} masks of an earlier run")
     if result.up_to_date:
         console.note("nothing had changed")
+    gone = [
+        f"label {label} went from {plural(masks, 'mask')}, where JPEG or a ramp made it"
+        for label, masks in result.vanished.items()
+    ]
+    for line in gone[:NUM_SHOWN]:
+        console.note(line)
+    if len(gone) > NUM_SHOWN:
+        console.note(f"and {len(gone) - NUM_SHOWN:,} more labels; {result.ledger} has each mask")
     console.out(
         f"{result.num_repaired:,} masks repaired, {result.num_left:,} not;"
         f" {result.changed_pixels:,} pixels changed | {result.out}"

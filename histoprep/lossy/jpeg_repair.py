@@ -7,6 +7,7 @@ what is there, and `missing.py` finds labels that have no place to be trusted at
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +19,17 @@ from histoprep.lossy.missing import let_missing_labels_in
 from histoprep.lossy.search import MAX_BLOCKS
 from histoprep.lossy.snap import trusted_blocks, trusted_labels
 from histoprep.lossy.under_repair import UnderRepair
+from histoprep.phrases import first_of, plural
 
 # Below this quality, labels of whole regions may have moved to a neighbouring id.
 MIN_QUALITY = 75
-# A repair that is less likely than the damaged mask by this factor is none: stripes and layers came
-# out of such ones worse.
-_MAX_AGAINST_NONE = 1.25
+# A repair that is less likely than the damaged mask by this factor is none: nuclei with borders
+# came out of such ones worse.
+_MAX_AGAINST_NONE = 1.05
+# A repair is to change at least this share of the pixels that stay undetermined. With less, of
+# labels one step apart above all, it left two thirds of the wrong pixels or more
+# (benchmarks/lossy.py, tables repair-*).
+_MIN_CHANGED_SHARE = 1.0
 # Fewer blocks than this share are not worth a second search, which costs as much for one block as
 # for a hundred.
 _MIN_SHARE_AGAIN = 0.05
@@ -43,12 +49,19 @@ class Repaired:
     confidence: float
 
 
-def repair_jpeg(labels: np.ndarray, quality: int) -> Repaired:
-    """Return the mask, uint8 or uint16 [height, width], as it may have been before a grey JPEG of
-    `quality`.
+def repair_jpeg(labels: np.ndarray, quality: int, source_labels: Sequence[int] = ()) -> Repaired:
+    """Return the mask as it may have been before a grey JPEG of `quality`.
 
-    Raises BrokenFileError for a quality below 75, for values above 255, when no label can be
-    trusted, and when the damaged mask is likelier than its repair.
+    Args:
+        labels: The damaged mask, uint8 or uint16 [height, width].
+        quality: IJG quality, 1 to 100.
+        source_labels: Labels that masks of the same source surely hold. None of them may vanish
+            from this mask unless JPEG makes what is there without it.
+
+    Raises:
+        BrokenFileError: The quality is below 75, values are above 255, no label can be trusted, the
+            damaged mask is likelier than its repair, the repair would leave most wrong pixels, or
+            a label of the source would be lost.
     """
     if quality < MIN_QUALITY:
         raise BrokenFileError(
@@ -86,7 +99,31 @@ def repair_jpeg(labels: np.ndarray, quality: int) -> Repaired:
             )
             raise BrokenFileError(rule_ids.LOSSY_MASK.verdict("too-thin"), reason)
     result = mask.labels[:height, :width].astype(labels.dtype)
-    return Repaired(result, int(np.count_nonzero(result != labels)), float(mask.fits().mean()))
+    changed = int(np.count_nonzero(result != labels))
+    _refuse_small_gain(changed, mask.undetermined())
+    _refuse_lost_labels(mask, source_labels)
+    return Repaired(result, changed, float(mask.fits().mean()))
+
+
+def _refuse_small_gain(changed: int, undetermined: float) -> None:
+    if changed < _MIN_CHANGED_SHARE * undetermined:
+        reason = (
+            f"a repair would change {plural(changed, 'pixel')} and leave about {undetermined:,.0f}"
+            " open: between labels so near to each other JPEG keeps too little"
+        )
+        raise BrokenFileError(rule_ids.LOSSY_MASK.verdict("small-gain"), reason)
+
+
+def _refuse_lost_labels(mask: UnderRepair, source_labels: Sequence[int]) -> None:
+    present = np.intersect1d(mask.damaged, source_labels)
+    gone = np.setdiff1d(present, mask.labels).tolist()
+    lost = [label for label in gone if mask.unexplained(label)]
+    if lost:
+        reason = (
+            f"a repair would remove the labels {first_of(lost)}, which other masks of the source hold,"
+            " where it does not explain what is there"
+        )
+        raise BrokenFileError(rule_ids.LOSSY_MASK.verdict("label-lost"), reason)
 
 
 def _searched(mask: UnderRepair) -> UnderRepair:

@@ -8,10 +8,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from histoprep.lossy.blocks import as_blocks
+from histoprep.lossy.blocks import BLOCK_PX, as_blocks
 from histoprep.lossy.likelihood import cost_of, misfit_of, unit_of
 from histoprep.lossy.search import search_blocks
 from histoprep.lossy.snap import snap_blocks
+
+_STEPS = ((0, 1), (0, -1), (1, 0), (-1, 0))
+# More pixels tried would not say more of a mask.
+_MAX_FLIPS = 600
 
 
 @dataclass(slots=True)
@@ -60,6 +64,31 @@ class UnderRepair:
         return float(
             self.costs().sum() / max(cost_of(self.seen, self.seen, self.quality).sum(), 1e-9)
         )
+
+    def undetermined(self) -> float:
+        """Return about how many pixels JPEG says nothing of: those at the boundaries found that
+        could have a neighbour's label as well, and the block would still fit.
+
+        At most `_MAX_FLIPS` of them are tried, evenly spread.
+        """
+        repaired = np.zeros(as_blocks(self.labels).shape[:2], np.intp)
+        repaired[self.rows, self.columns] = np.arange(1, len(self.rows) + 1)
+        flips = np.concatenate([_neighbours(self.labels, repaired, *step) for step in _STEPS])
+        if not len(flips):
+            return 0.0
+        num_pixels = len(np.unique(flips[:, 0] * self.labels.shape[1] + flips[:, 1]))
+        row, column, label = flips[:: -(-len(flips) // _MAX_FLIPS)].T
+        block = repaired[row // BLOCK_PX, column // BLOCK_PX] - 1
+        found, seen = self.found[block], self.seen[block]
+        before = misfit_of(found, seen, self.quality)
+        found[np.arange(len(block)), row % BLOCK_PX, column % BLOCK_PX] = label
+        after = misfit_of(found, seen, self.quality)
+        return num_pixels * float(((after <= before) | (after <= unit_of(seen))).mean())
+
+    def unexplained(self, label: int) -> bool:
+        """Return whether a block that shows the label, and has it no more, does not fit."""
+        shows = (self.seen == label).any(axis=(1, 2)) & ~(self.found == label).any(axis=(1, 2))
+        return bool((shows & ~self.fits()).any())
 
     def shown(self) -> np.ndarray:
         """Return which values each block shows, bool [256, blocks]."""
@@ -119,3 +148,21 @@ class UnderRepair:
             self.ids[first].astype(np.int16),
             np.int16(-1),
         )
+
+
+def _neighbours(labels: np.ndarray, repaired: np.ndarray, down: int, across: int) -> np.ndarray:
+    """Return row, column and the label of the neighbour (`down`, `across`) of each pixel in a
+    repaired block whose neighbour has another, int64 [pixels, 3].
+    """
+    height, width = labels.shape
+    rows = slice(max(0, -down), height - max(0, down))
+    columns = slice(max(0, -across), width - max(0, across))
+    beside = labels[
+        rows.start + down : rows.stop + down, columns.start + across : columns.stop + across
+    ]
+    differs = beside != labels[rows, columns]
+    inside = np.kron(repaired > 0, np.ones((BLOCK_PX, BLOCK_PX), bool))[rows, columns]
+    row, column = np.nonzero(differs & inside)
+    return np.stack(
+        (row + rows.start, column + columns.start, beside[row, column].astype(np.int64)), axis=1
+    )

@@ -9,12 +9,14 @@ stands in the ledger with the reason. Later stages take repaired masks instead o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from histoprep import mask_tree, rule_ids, tables
 from histoprep.digests import RunningDigest, digest_text
@@ -33,7 +35,7 @@ from histoprep.schemas.repaired import forget_repaired
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
-from histoprep.tiles.lossy_sources import LossySource, lossy_sources
+from histoprep.tiles.lossy_sources import LossySource, labels_of_sources, lossy_sources
 from histoprep.version import __version__
 
 if TYPE_CHECKING:
@@ -200,6 +202,7 @@ def _damaged(table: Path, sources: tuple[LossySource, ...]) -> Iterator[DamagedM
     from histoprep.lossy.jpeg_history import FixedPoint
 
     verdicts = {path: file for file in sources for path in file.paths}
+    labels = labels_of_sources(table, sources)
     columns = [
         "mask_path",
         "mask_bytes",
@@ -228,6 +231,7 @@ def _damaged(table: Path, sources: tuple[LossySource, ...]) -> Iterator[DamagedM
                     verdict.source,
                     kind.value,
                     quality,
+                    labels[verdict.source],
                 )
 
 
@@ -264,7 +268,7 @@ def _hopeless(kind: LossKind, quality: int | None) -> str | None:
 @dataclass(frozen=True, slots=True)
 class RepairResult:
     """What a repair came to; `failed` holds the first 1,000 masks that were not repaired, the
-    ledger all.
+    ledger all. `vanished` says from how many masks each label of their source went.
     """
 
     out: Path
@@ -272,6 +276,7 @@ class RepairResult:
     num_left: int
     changed_pixels: int
     failed: tuple[FailedMask, ...]
+    vanished: Mapping[int, int]
     num_stale_removed: int = 0
     unexpected: tuple[str, ...] = ()
     up_to_date: bool = False
@@ -284,16 +289,19 @@ class RepairResult:
 
 @dataclass(slots=True)
 class _Changes:
-    """Sums the changed pixels of a ledger."""
+    """Sums what changed, over a ledger: pixels, and the masks that each label vanished from."""
 
     pixels: int = 0
+    vanished: Counter[int] = field(default_factory=Counter)
 
     def observer(self) -> Callable[[pa.Table], None]:
         self.pixels = 0
+        self.vanished.clear()
         return self._add
 
     def _add(self, ledger: pa.Table) -> None:
         self.pixels += sum(ledger["changed_pixels"].drop_null().to_pylist())
+        self.vanished.update(pc.list_flatten(ledger["vanished_labels"]).to_pylist())
 
 
 def run_repair(
@@ -322,5 +330,11 @@ def run_repair(
         record_repair(plan.workspace, plan.out)
     rest = totals.num_stale_removed, totals.unexpected, totals.up_to_date
     return RepairResult(
-        plan.out, totals.written, totals.failures, changes.pixels, tuple(totals.first_failed), *rest
+        plan.out,
+        totals.written,
+        totals.failures,
+        changes.pixels,
+        tuple(totals.first_failed),
+        dict(sorted(changes.vanished.items())),
+        *rest,
     )

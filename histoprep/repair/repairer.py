@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 class DamagedMask(NamedTuple):
     """One mask of a lossy or interpolated source; `failure` says why it cannot be repaired at all,
-    or is None.
+    or is None. `source_labels` are those that masks of its source surely hold.
     """
 
     path: str
@@ -34,6 +34,7 @@ class DamagedMask(NamedTuple):
     source: str
     cause: str
     quality: int | None
+    source_labels: tuple[int, ...]
 
     @property
     def file(self) -> str:
@@ -79,7 +80,9 @@ class Repairer:
             ),
             "confidence": confidence,
             "changed_pixels": int(np.count_nonzero(before != after)),
-            "removed_labels": np.setdiff1d(before, measured["label_ids"]),
+            "labels_before": np.unique(before),
+            "removed_labels": (removed := np.setdiff1d(before, measured["label_ids"])),
+            "vanished_labels": np.intersect1d(removed, mask.source_labels),
             "label_ids": measured["label_ids"],
             "label_pixels": measured["label_pixels"],
             "measured": {field.name: measured.get(field.name) for field in MEASURED_TYPE},
@@ -96,7 +99,9 @@ class Repairer:
         try:
             before = _labels(data, self.options.mask_reading)
             repaired = (
-                repair_ramps(before) if mask.quality is None else repair_jpeg(before, mask.quality)
+                repair_ramps(before)
+                if mask.quality is None
+                else repair_jpeg(before, mask.quality, mask.source_labels)
             )
         except BrokenFileError as error:
             raise RefusedMaskError(error.verdict, error.detail) from error

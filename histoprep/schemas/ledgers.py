@@ -164,10 +164,16 @@ REPAIR_LEDGER = pa.schema(
             " labels",
         ),
         column("changed_pixels", pa.int64(), "pixels that differ from the damaged mask"),
+        column("labels_before", pa.list_(pa.uint32()), "labels of the damaged mask"),
         column(
             "removed_labels",
             pa.list_(pa.uint32()),
             "labels that the damaged mask had and the new one has not",
+        ),
+        column(
+            "vanished_labels",
+            pa.list_(pa.uint32()),
+            "those of them that some mask of the source surely holds",
         ),
         column("label_ids", pa.list_(pa.uint32()), "labels of the new mask"),
         column("label_pixels", pa.list_(pa.int64()), "pixels of each"),
@@ -179,7 +185,7 @@ REPAIR_LEDGER = pa.schema(
 )
 
 
-REPAIR = TreeKind("repair", "1.2", REPAIR_LEDGER, (SHEETS,))
+REPAIR = TreeKind("repair", "1.3", REPAIR_LEDGER, (SHEETS,))
 
 
 DATASET_CSV = "dataset.csv"

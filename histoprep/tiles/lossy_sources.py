@@ -8,7 +8,7 @@ repair and remap ask the same question here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,25 @@ def lossy_sources(table: Path) -> list[LossySource]:
     for source, members in by_name(own, np.flatnonzero(unsaid)):
         sources += _judged(source, rows.take(pa.array(members)))
     return sorted(sources, key=lambda source: source.source)
+
+
+def labels_of_sources(table: Path, sources: Iterable[LossySource]) -> dict[str, tuple[int, ...]]:
+    """Return, for each source by name, the labels that a mask of it surely holds: they have a core
+    there, clean masks of the source included.
+    """
+    listed = list(sources)
+    by_path = {path: source.source for source in listed for path in source.paths}
+    found: dict[str, set[int]] = {source.source: set() for source in listed}
+    columns = ["tile_id", "group", "mask_path", "label_ids", "label_core_pixels"]
+    opened, _ = open_tiles_table(table)
+    for batch in tables.read_batches(opened, columns) if listed else ():
+        rows = batch.filter(batch["label_core_pixels"].is_valid())
+        lists = (rows[name].to_pylist() for name in columns[2:])
+        for name, path, ids, cores in zip(own_sources(rows), *lists, strict=True):
+            labels = found.get(by_path.get(path, name))
+            if labels is not None:
+                labels.update(label for label, core in zip(ids, cores, strict=True) if core)
+    return {name: tuple(sorted(labels)) for name, labels in found.items()}
 
 
 def _telling_rows(opened: Any) -> Iterator[pa.Table]:
