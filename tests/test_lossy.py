@@ -293,3 +293,21 @@ def test_containers_need_no_other_evidence() -> None:
         (LossKind.JPEG_CONTAINER, [0, 1], True),
         (LossKind.WEBP_CONTAINER, [2], True),
     ]
+
+
+def one_ellipse(seed: int) -> np.ndarray:
+    """Return a mask of one nucleus of radius 2 to 4 px."""
+    rng = np.random.default_rng([99, seed])
+    row, column = np.mgrid[:128, :128]
+    centre, radius = rng.uniform(12, 116, 2), rng.uniform(2, 4, 2)
+    inside = ((row - centre[0]) / radius[0]) ** 2 + ((column - centre[1]) / radius[1]) ** 2 < 1
+    return inside.astype(np.uint8)
+
+
+def test_clean_masks_of_one_small_object_stay_silent() -> None:
+    table = table_of([MaskObservation.of(one_ellipse(seed)) for seed in range(300)])
+    assert judge(table) == []
+    # The density of steps knows no grid: the same wherever an object lies in its block.
+    moved = [np.roll(one_ellipse(0), shift, axis=(0, 1)) for shift in range(8)]
+    density = table_of([MaskObservation.of(mask) for mask in moved]).density
+    assert np.ptp(density) == 0 and 0.24 < density[0] < 0.29

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.lossy_sets import Mask, distant_bands, layers, nuclei, stripes, walls
 from histoprep.errors import BrokenFileError
-from histoprep.lossy import missing
+from histoprep.lossy import jpeg_repair, missing
 from histoprep.lossy.jpeg_repair import repair_jpeg
 from histoprep.lossy.under_repair import UnderRepair
 from histoprep.tiles.measure import measure_mask
@@ -20,6 +20,12 @@ def drawn(draw: object, count: int) -> list[Mask]:
     """Return masks on seeds of this file's own."""
     assert callable(draw)
     return [draw(np.random.default_rng([907, seed]), 256) for seed in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def _repairs_of_small_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at what the search finds also where the command would refuse it."""
+    monkeypatch.setattr(jpeg_repair, "_MIN_CHANGED_SHARE", 0.0)
 
 
 def outcome(truth: Mask, quality: int) -> tuple[float, int] | None:

@@ -128,10 +128,50 @@ def test_crops_are_refused_whose_repair_would_lose_a_label(monkeypatch: pytest.M
 
 def test_a_clean_mask_stays_almost_as_it_is() -> None:
     truth = made.regions(4)
-    assert wrong(repair_jpeg(truth, 95).labels, truth) < 0.002
+    with pytest.raises(BrokenFileError, match="would change 2 pixels") as caught:
+        repair_jpeg(truth, 95)
+    assert caught.value.verdict == "HP403 small-gain"
     uniform = np.full((32, 32), 7, np.uint8)
     assert (repair_jpeg(uniform, 75).labels == 7).all()
     assert (repair_ramps(truth).labels == truth).mean() > 0.999
+
+
+def layers_of(step: int) -> np.ndarray:
+    """Return wavy layers of four labels, each `step` from the next."""
+    row, column = np.mgrid[:192, :192]
+    wave = row + 6 * np.sin(column / 17)
+    return (
+        (step * (np.searchsorted([48, 96, 144], wave.ravel()) + 1))
+        .reshape(row.shape)
+        .astype(np.uint8)
+    )
+
+
+def test_labels_one_step_apart_are_refused_as_little_would_be_gained() -> None:
+    near, far = layers_of(1), layers_of(60)
+    for quality in (80, 90):
+        with pytest.raises(BrokenFileError, match="JPEG keeps too little") as caught:
+            repair_jpeg(made.jpeg(near, quality), quality)
+        assert caught.value.verdict == "HP403 small-gain"
+        damaged = made.jpeg(far, quality)
+        repaired = repair_jpeg(damaged, quality).labels
+        assert wrong(repaired, far) < wrong(damaged, far) / 5
+
+
+def test_a_label_of_the_source_is_not_lost() -> None:
+    row, column = np.mgrid[:256, :256]
+    # On a corner of four blocks, so that no block holds it alone.
+    place = (row - 64) ** 2 + (column - 32) ** 2 < 36
+    for seed in range(3):
+        truth = made.regions(seed, 256)
+        held = [*np.unique(truth).tolist(), 140]
+        with_disc = np.where(place, np.uint8(140), truth)
+        with pytest.raises(BrokenFileError, match="remove the labels 140, which") as caught:
+            repair_jpeg(made.jpeg(with_disc, 75), 75, source_labels=held)
+        assert caught.value.verdict == "HP403 label-lost"
+        # Nothing is lost where nothing was.
+        repaired = repair_jpeg(made.jpeg(truth, 75), 75, source_labels=held).labels
+        assert set(np.unique(repaired)) == set(held) - {140}
 
 
 def test_thin_labels_that_can_be_explained_survive() -> None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from histoprep import rule_ids
 from histoprep.errors import BrokenFileError
-from histoprep.lossy.blocks import BLOCK_PX
+from histoprep.lossy.blocks import BLOCK_PX, as_blocks
 from histoprep.lossy.missing import let_missing_labels_in
 from histoprep.lossy.search import MAX_BLOCKS
 from histoprep.lossy.snap import trusted_blocks, trusted_labels
@@ -30,6 +31,9 @@ _MAX_AGAINST_NONE = 1.05
 # labels one step apart above all, it left two thirds of the wrong pixels or more
 # (benchmarks/lossy.py, tables repair-*).
 _MIN_CHANGED_SHARE = 1.0
+_THICK_PX = 3
+_THICK = np.ones((_THICK_PX, _THICK_PX), np.uint8)
+_MAX_VALUE = 255
 # Fewer blocks than this share are not worth a second search, which costs as much for one block as
 # for a hundred.
 _MIN_SHARE_AGAIN = 0.05
@@ -115,13 +119,28 @@ def _refuse_small_gain(changed: int, undetermined: float) -> None:
 
 
 def _refuse_lost_labels(mask: UnderRepair, source_labels: Sequence[int]) -> None:
-    present = np.intersect1d(mask.damaged, source_labels)
-    gone = np.setdiff1d(present, mask.labels).tolist()
-    lost = [label for label in gone if mask.unexplained(label)]
+    """Refuse a repair that takes away a label of the source that may have been there.
+
+    Where a label was, what JPEG left is nearer to it than to any other label of the source, over a
+    piece as thick as `_THICK_PX`; ramps and ringing between others are thinner. A piece that lies
+    in blocks that the repair explains was not there.
+    """
+    listed = np.array(sorted({label for label in source_labels if label <= _MAX_VALUE}), np.int16)
+    gone = np.setdiff1d(listed, mask.labels)
+    if not len(gone):
+        return
+    values = np.arange(_MAX_VALUE + 1, dtype=np.int16)
+    nearest = listed[np.abs(values[:, None] - listed).argmin(axis=1)].astype(np.uint8)
+    seen = nearest[mask.damaged]
+    thick = cv2.erode(seen, _THICK) == cv2.dilate(seen, _THICK)
+    fits = np.ones(as_blocks(mask.damaged).shape[:2], bool)
+    fits[mask.rows, mask.columns] = mask.fits()
+    thick &= ~np.kron(fits, np.ones((BLOCK_PX, BLOCK_PX), bool))
+    lost = np.intersect1d(seen[thick], gone).tolist()
     if lost:
         reason = (
-            f"a repair would remove the labels {first_of(lost)}, which other masks of the source hold,"
-            " where it does not explain what is there"
+            f"a repair would remove the labels {first_of(lost)}, which masks of the source hold,"
+            " and does not explain what is there without them"
         )
         raise BrokenFileError(rule_ids.LOSSY_MASK.verdict("label-lost"), reason)
 

@@ -85,11 +85,6 @@ class UnderRepair:
         after = misfit_of(found, seen, self.quality)
         return num_pixels * float(((after <= before) | (after <= unit_of(seen))).mean())
 
-    def unexplained(self, label: int) -> bool:
-        """Return whether a block that shows the label, and has it no more, does not fit."""
-        shows = (self.seen == label).any(axis=(1, 2)) & ~(self.found == label).any(axis=(1, 2))
-        return bool((shows & ~self.fits()).any())
-
     def shown(self) -> np.ndarray:
         """Return which values each block shows, bool [256, blocks]."""
         shown = np.zeros((256, len(self.rows)), bool)
