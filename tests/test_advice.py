@@ -17,6 +17,8 @@ from histoprep.checks.commands import placed
 from histoprep.demo import make_demo
 from histoprep.findings import Rule
 from histoprep.fixing import OPERATIONS
+from histoprep.report import render
+from histoprep.report.wording import split_commands
 
 RULES = all_rules()
 
@@ -71,6 +73,33 @@ def test_commands_name_the_data_set(name: str, tmp_path: Path) -> None:
     # What was filled in stays.
     assert placed(placed(text, root, "m"), tmp_path, "n") == placed(text, root, "m")
     assert placed("See MANIFEST.", root) == "See MANIFEST."
+
+
+@pytest.mark.parametrize(
+    ("advice", "prose", "commands"),
+    [
+        ("Do: histoprep audit x", "Do:", ["histoprep audit x"]),
+        ("histoprep repair x", "", ["histoprep repair x"]),
+        ("A: histoprep a b; or histoprep c", "A:", ["histoprep a b", "histoprep c"]),
+        ("A: histoprep a; or, if so: trainer b", "A: histoprep a; or, if so:", ["trainer b"]),
+        ("A: histoprep a (s: 3 groups)", "A: histoprep a (s: 3 groups)", []),
+        ("No command can help: look.", "No command can help: look.", []),
+    ],
+)
+def test_reports_show_commands_apart(advice: str, prose: str, commands: list[str]) -> None:
+    assert split_commands(advice) == (prose, commands)
+
+
+def test_nothing_stands_behind_a_command_in_text(tmp_path: Path) -> None:
+    make_faulty(tmp_path / "set")
+    lines = render(audit(tmp_path / "set", workers=1), "text").splitlines()
+    advice = [line.partition("try:")[2].strip() for line in lines if line[4:].startswith("try:")]
+    assert len(advice) > 5
+    ends = [commands for text in advice if (commands := split_commands(text)[1])]
+    assert ["histoprep", "fix", str(tmp_path / "set"), "--out", f"{tmp_path / 'set'}-fixed"] in [
+        shlex.split(commands[-1])[:5] for commands in ends
+    ]
+    assert not [text for text in advice if text.endswith(("(safe)", "copy)"))]
 
 
 @pytest.mark.parametrize("make", [make_faulty, make_demo], ids=["faults of fix", "demo"])

@@ -359,7 +359,7 @@ def check(
     with console.progress("checking", None) as meter:
         found = validate_manifest(file, root, digests=digests, advance=meter.advance)
     for finding in manifest_findings(found):
-        print_finding(finding)
+        print_finding(finding, root or manifest.root, file)
     if found:
         raise typer.Exit(ExitCode.FINDINGS)
     console.out(f"{file}: fine, {'every byte' if digests else 'sizes'} of the files compared")

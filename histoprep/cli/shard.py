@@ -167,11 +167,11 @@ def _verify(shards: str, manifest: str | None) -> None:
     from histoprep.shards.verify import verify_shards
 
     # Damage of the index itself is an error, what it says of the shards a finding.
-    open_index(shards)
+    index = open_index(shards)
     with progress_of("verifying") as advance:
         found = verify_shards(shards, manifest, advance=advance)
     for finding in shard_findings(found):
-        print_finding(finding)
+        print_finding(finding, index.root, manifest)
     if found:
         raise typer.Exit(
             ExitCode.INTEGRITY

@@ -35,7 +35,7 @@ from histoprep.report import (
     verdict_counts,
 )
 from histoprep.report.thumbnails import LegendEntry, Thumbnail
-from histoprep.report.wording import amount, number, percent
+from histoprep.report.wording import amount, number, percent, split_commands
 from histoprep.visible import visible
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ _FIX_NOTES = {
     FixSafety.UNSAFE: "may lose data, keep a copy",
     FixSafety.NONE: "",
 }
-_COMMAND = re.compile(r": (histoprep [^:]*[^.:])$")
 _COMMANDS = "map (?:check|diff|compose|show)|audit|remap|stats|manifest|collect|rules|explain"
 _CODE = re.compile(rf"(`[^`]+`|(?<!\w)--[a-z][a-z-]+|\bhistoprep (?:{_COMMANDS})\b)")
 
@@ -177,16 +176,14 @@ def _card(report: Report, finding: Finding, index: int) -> dict[str, Any]:
     for row, num_rows in zip(listed, _equal_rows([row["detail"] for row in listed]), strict=True):
         row["rows"] = num_rows
     legend = _legend([row["thumbnail"] for row in drawn if isinstance(row["thumbnail"], Thumbnail)])
-    command = _COMMAND.search(finding.suggestion)
+    advice, commands = split_commands(finding.suggestion)
     return {
         "anchor": f"finding-{index}",
         "finding": finding,
         "amount": amount(finding),
         "cause": _with_code(finding.cause),
-        "advice": _with_code(
-            finding.suggestion[: command.start()] + ":" if command else finding.suggestion
-        ),
-        "command": command[1] if command else "",
+        "advice": _with_code(advice),
+        "commands": commands,
         "fix": _FIX_NOTES[finding.rule.fix_safety],
         "open": finding.severity is not Severity.INFO and not finding.known,
         "drawn": drawn,

@@ -15,8 +15,8 @@ from histoprep.report.wording import amount, number, percent
 from histoprep.visible import visible
 
 _FIX_NOTES = {
-    FixSafety.SAFE: " (safe)",
-    FixSafety.UNSAFE: " (may lose data: keep a copy)",
+    FixSafety.SAFE: "(safe) ",
+    FixSafety.UNSAFE: "(may lose data: keep a copy) ",
     FixSafety.NONE: "",
 }
 
@@ -56,7 +56,8 @@ def render_finding(finding: Finding) -> str:
 def _block(finding: Finding) -> Iterator[str]:
     yield _headline(finding)
     yield f"    cause: {visible(finding.cause)}"
-    yield f"    try:   {visible(finding.suggestion)}{_FIX_NOTES[finding.rule.fix_safety]}"
+    # Before the advice, which ends in a command.
+    yield f"    try:   {_FIX_NOTES[finding.rule.fix_safety]}{visible(finding.suggestion)}"
     shown = examples(finding)
     for path, detail in shown:
         yield f"    - {visible(path)}" + (f": {visible(detail)}" if detail else "")

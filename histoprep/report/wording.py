@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -10,6 +11,22 @@ from histoprep.visible import as_named
 
 if TYPE_CHECKING:
     from histoprep.findings import Finding
+
+
+_COMMANDS = re.compile(
+    r"(?:^|: )((?:histoprep|trainer) [^;]*(?:; or (?:histoprep|trainer) [^;]*)*)$"
+)
+
+
+def split_commands(advice: str) -> tuple[str, list[str]]:
+    """Return an advice without the commands that it ends in, and these commands; all of it and none
+    where words stand behind a command.
+    """
+    found = _COMMANDS.search(advice)
+    if found is None or advice.endswith((")", ".")):
+        return advice, []
+    prose = advice[: found.start()]
+    return f"{prose}:" if prose else "", found[1].split("; or ")
 
 
 def number(value: int) -> str:
