@@ -62,7 +62,7 @@ def test_each_tile_counts_for_the_label_of_most_pixels(
     for piece in (tiles[:cut], tiles[cut:]):
         chunk = table(piece)
         ids = chunk["label_ids"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        found.add(chunk, ids == -1 if ignored is None else ids == ignored)
+        found.add(chunk, chunk["label"], ids == -1 if ignored is None else ids == ignored)
     assert found.tiles == expected
 
 
@@ -71,6 +71,29 @@ def test_many_labels_are_no_table() -> None:
     assert not names.is_shown and not CrossTable().is_shown
     assert CrossTable({"a": Counter({1: 1}), "b": Counter({NO_LABEL: 2})}).is_shown
     assert not CrossTable({"a": Counter(range(31)), "b": Counter({1: 1})}).is_shown
+
+
+def test_folders_that_go_with_the_masks_are_image_labels(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "set")
+    for index in range(6):
+        data.pair(f"a/high_grade/h{index}", stripes(0, 1))
+        data.pair(f"a/low_grade/l{index}", stripes(0, 2))
+    label_map = tmp_path / "map.yml"
+    label_map.write_text(
+        "sources: {0: nothing, 1: low grade, 2: high grade}\n"
+        "classes: {0: Nothing, 1: Low grade, 2: High grade}\n"
+        "map: {nothing: Nothing, low grade: Low grade, high grade: High grade}\n"
+    )
+    for options in ({}, {"scan": {"label_by": "folder"}}):
+        report = data.audit(map_path=label_map, **options)
+        [found] = [finding for finding in report.findings if finding.code == "HP510"]
+        assert found.count == 2 and "which is low grade in map" in found.details[0]
+        assert report.cross_table is not None
+    # Folders that say nothing of the masks are no image-level labels.
+    other = DataSet(tmp_path / "other")
+    for index in range(12):
+        other.pair(f"slide{index % 2}/t{index}", stripes(0, 1 + index // 2 % 2))
+    assert other.audit(map_path=label_map).cross_table is None
 
 
 def test_stats_print_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -21,7 +20,6 @@ from histoprep.labels.values import Ranges
 from histoprep.labels.wrapped import ADVICE, wrapped_cause, wrapped_modulus
 from histoprep.names import to_text
 from histoprep.phrases import plural
-from histoprep.stats.image_labels import NO_LABEL, CrossTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,8 +142,6 @@ NAME_CONTRADICTION = Rule(
 )
 
 # Image-level label and mask label go together when so many tiles of each have the other.
-AGREEMENT = 0.9
-MIN_AGREEING_TILES = 5
 _OF_THE_FILE = (MAP_NOT_TOTAL, MAP_COLLISION, MAP_OVERFLOW, MAP_GAP)
 
 
@@ -284,12 +280,12 @@ def contradicting_names(evidence: Evidence) -> Iterator[Finding]:
     if label_map is None:
         return
     items = []
-    for name, label, agreeing, total in _partners(table):
-        own = label_map.source_of(label)
+    for name, label, agreeing, total in table.partners():
+        own, folder = label_map.source_of(label), name.rpartition("/")[2]
         named = {
             source.id: source
             for source in label_map.sources
-            if _plain(name)
+            if _plain(folder)
             in (_plain(source.name), _plain(label_map.class_name(label_map.mapping[source.id])))
         }
         if own is None or not named or own.id in named:
@@ -304,21 +300,6 @@ def contradicting_names(evidence: Evidence) -> Iterator[Finding]:
         )
     if items:
         yield finding(NAME_CONTRADICTION, items, denominator=len(table.tiles), unit="labels")
-
-
-def _partners(table: CrossTable) -> Iterator[tuple[str, int, int, int]]:
-    """Yield image-level label, mask label, tiles of both and tiles of the former, of each two that
-    go with each other in nearly all tiles of either.
-    """
-    of_mask_labels: Counter[int] = Counter()
-    for row in table.tiles.values():
-        of_mask_labels.update(row)
-    for name, row in sorted(table.tiles.items()):
-        total = sum(row.values())
-        label, agreeing = max(row.items(), key=lambda entry: (entry[1], -entry[0]))
-        goes_together = agreeing >= AGREEMENT * max(total, of_mask_labels[label])
-        if label != NO_LABEL and goes_together and agreeing >= MIN_AGREEING_TILES:
-            yield name, label, agreeing, total
 
 
 def _plain(name: str) -> str:

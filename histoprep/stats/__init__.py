@@ -35,7 +35,7 @@ from histoprep.schemas.stats import KIND, SCHEMA, SCHEMA_VERSION
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.stats.counts import COLUMNS, DIMENSIONS, Counts, count
-from histoprep.stats.image_labels import CrossTable
+from histoprep.stats.image_labels import CrossTable, folder_names
 from histoprep.stats.summary import (
     EFFECTIVE_NUMBER_BETA,
     WEIGHTS,
@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 _MAX_JSON_KEYS = 1_000
-_READ = tuple(dict.fromkeys((*COLUMNS, "label", *INCLUSION_COLUMNS, IS_REPAIRED)))
+_READ = tuple(dict.fromkeys((*COLUMNS, "tile_id", "label", *INCLUSION_COLUMNS, IS_REPAIRED)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def count_table(
     gone = np.zeros(len(REASONS), dtype=np.int64)
     num_repaired = 0
     ignored = Ignored() if label_map is not None and label_map.ignore else None
-    cross = CrossTable()
+    cross, folders = CrossTable(), CrossTable()
     for chunk in source.read_batches(_READ):
         reason = (
             reason_codes(chunk, _unmapped_rows(chunk, label_map))
@@ -159,13 +159,18 @@ def count_table(
         num_repaired += int(chunk[IS_REPAIRED].to_numpy()[reason == INCLUDED].sum())
         counted = (reason == INCLUDED) | (reason == UNMAPPED)
         chosen = chunk.filter(pa.array(counted))
-        cross.add(chosen, _is_ignored(chosen, label_map))
+        left_aside = _is_ignored(chosen, label_map)
+        cross.add(chosen, chosen["label"], left_aside)
+        folders.add(chosen, folder_names(chosen["tile_id"]), left_aside)
         prepared = _prepared(chosen, kind_of, keep_group=by_group)
         raw = raw + count(prepared, raw_map)
         if mapped is not None and label_map is not None:
             mapped = mapped + _count_mapped(prepared, reason[counted] == INCLUDED, label_map)
             if ignored is not None:
                 ignored += _ignored_in(prepared, label_map)
+    # Nobody said what the images show, but folders that go with the masks do.
+    if not cross.tiles and folders.names_classes:
+        cross = folders
     split_source = "tiles" if kind_of is None else "manifest"
     left_out = {
         reason: number for reason, number in zip(REASONS, gone.tolist(), strict=True) if number

@@ -5,7 +5,7 @@ label of a table.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,10 @@ NO_LABEL = -1
 # Beyond so many, the labels are names of cases rather than classes.
 MAX_IMAGE_LABELS = 50
 MAX_MASK_LABELS = 30
+# An image-level label and a mask label go together in so large a share of the tiles of either, and
+# in so many tiles.
+AGREEMENT = 0.9
+MIN_AGREEING_TILES = 5
 
 
 @dataclass
@@ -28,11 +32,12 @@ class CrossTable:
 
     tiles: dict[str, Counter[int]] = field(default_factory=dict)
 
-    def add(self, chunk: pa.Table, ignored: np.ndarray) -> None:
-        """Count a piece of the tiles table with the columns label, label_ids and label_pixels.
+    def add(self, chunk: pa.Table, names: pa.ChunkedArray, ignored: np.ndarray) -> None:
+        """Count a piece of the tiles table with the columns label_ids and label_pixels.
 
         Args:
             chunk: Rows of the tiles table.
+            names: The image-level label of each row, null without.
             ignored: Which entries of all label lists, one after the other, are ignored: bool.
         """
         lengths = pc.fill_null(pc.list_value_length(chunk["label_ids"]), 0).to_numpy()
@@ -47,7 +52,7 @@ class CrossTable:
         order = kept[np.lexsort((-labels[kept], pixels[kept], rows[kept]))]
         dominant[rows[order]] = labels[order]
         for name, label, length in zip(
-            chunk["label"].to_pylist(), dominant.tolist(), lengths.tolist(), strict=True
+            names.to_pylist(), dominant.tolist(), lengths.tolist(), strict=True
         ):
             if name is not None and length:
                 self.tiles.setdefault(name, Counter())[label] += 1
@@ -67,6 +72,27 @@ class CrossTable:
             2 <= len(self.tiles) <= MAX_IMAGE_LABELS and 1 <= len(self.columns) <= MAX_MASK_LABELS
         )
 
+    def partners(self) -> Iterator[tuple[str, int, int, int]]:
+        """Yield image-level label, mask label, tiles of both and tiles of the former, of each two
+        that go with each other in nearly all tiles of either.
+        """
+        of_mask_labels: Counter[int] = Counter()
+        for row in self.tiles.values():
+            of_mask_labels.update(row)
+        for name, row in sorted(self.tiles.items()):
+            total = sum(row.values())
+            label, agreeing = max(row.items(), key=lambda entry: (entry[1], -entry[0]))
+            goes_together = agreeing >= AGREEMENT * max(total, of_mask_labels[label])
+            if label != NO_LABEL and goes_together and agreeing >= MIN_AGREEING_TILES:
+                yield name, label, agreeing, total
+
+    @property
+    def names_classes(self) -> bool:
+        """Return whether the image-level labels are those of classes: most go with one mask label
+        each.
+        """
+        return self.is_shown and 2 * sum(1 for _ in self.partners()) > len(self.tiles)
+
     def as_json(self) -> Mapping[str, Mapping[str, int]]:
         """Return the table as JSON values; `none` stands for masks of label 0 alone."""
         return {
@@ -77,3 +103,9 @@ class CrossTable:
             }
             for name in sorted(self.tiles)
         }
+
+
+def folder_names(tile_ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the name of the folder that each tile lies in, null for those of the root."""
+    found = pc.extract_regex(tile_ids, r"(?:^|/)(?P<folder>[^/]+)/[^/]+$")
+    return pc.struct_field(found, "folder")
