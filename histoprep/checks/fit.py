@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from histoprep import rule_ids
@@ -26,8 +28,8 @@ MISORIENTED_MASKS = Rule(
     ),
     cause="Rows and columns, or the direction of an axis, were mixed up when masks were exported.",
     suggestion=(
-        "No command can be sure of it: look at some of them, and export the masks again in the"
-        " orientation of the images."
+        "Export the masks again in the orientation of the images, or make a copy in which they are"
+        " turned: histoprep fix --out ../fixed --only HP418"
     ),
     fix_safety=FixSafety.SAFE,
     mark=Mark.FIT,
@@ -42,8 +44,8 @@ SHIFTED_MASKS = Rule(
     ),
     cause="Images and masks were cut with different offsets, or exported at two magnifications.",
     suggestion=(
-        "No command can restore what was cut off: cut the masks again at the places and the"
-        " magnification of the images."
+        "Cut the masks again at the places and the magnification of the images, or make a copy in"
+        " which they are moved: histoprep fix --out ../fixed --only HP419"
     ),
     mark=Mark.FIT,
 )
@@ -102,7 +104,7 @@ def misfits(evidence: Evidence) -> Iterator[Finding]:
             subcode=_subcode(misfit),
             where=misfit.source,
             cause=_cause(misfit),
-            suggestion=_suggestion(misfit),
+            suggestion=_suggestion(misfit, evidence.root),
         )
         yield found if misfit.is_firm else replace(found, severity=Severity.WARNING)
 
@@ -162,7 +164,25 @@ def _rule_cause(misfit: Misfit) -> str:
     return (MISORIENTED_MASKS if misfit.orientation else SHIFTED_MASKS).cause
 
 
-def _suggestion(misfit: Misfit) -> str:
+def _suggestion(misfit: Misfit, root: Path) -> str:
+    if misfit.kind.value == "scaled":
+        return (
+            "No command can restore what was cut off: export the masks again at the magnification"
+            " of the images."
+        )
+    if misfit.kind.value in ("misoriented", "shifted") and misfit.is_firm:
+        again, code = (
+            ("in the orientation of the images", MISORIENTED_MASKS.code)
+            if misfit.orientation
+            else ("at the places of the images", SHIFTED_MASKS.code)
+        )
+        command = f"histoprep fix {quote(str(root))} --out {quote(f'{root}-fixed')} --only {code}"
+        return f"Export the masks again {again}, or make a copy with corrected masks: {command}"
+    if misfit.kind.value in ("misoriented", "shifted"):
+        return (
+            "No command can be sure of it: look at some of them, and if it is so, export the masks"
+            " again."
+        )
     if misfit.kind.value == "swapped":
         return (
             "No command can rename files of a data set: look at these tiles, and give each mask the"

@@ -431,13 +431,16 @@ class LookTask:
     def _look_at_source(self, marker: Marker) -> Answer:
         read = [tile for tile in self._read(marker, 0, self.sample) if tile is not None]
         before = self.voted.evidence
+        is_voted = self.voted.orientation not in (None, Orientation.AS_IS)
+        turned = _turned(read, self.voted.orientation) if self.voted.is_open else (0.0, Answer())
         move = find_move(read)
-        if move is not None and move.is_clear:
+        # What votes and a second look agree on goes before a move.
+        if move is not None and move.is_clear and not (is_voted and turned[0]):
             moved = round(move.right_px, 1), round(move.down_px, 1)
             return Answer(MisfitKind.SHIFTED, facts={"move_px": moved, "best": before + move.gain})
         if not self.voted.is_open:
             return Answer()
-        answers = [(0.0, Answer())]
+        answers = [(0.0, Answer()), turned]
         block = list(self._read(marker, len(self.sample), self.block))
         offset = find_list_offset(block, is_whole=self.is_whole)
         if offset is not None and offset.is_clear:
@@ -448,7 +451,6 @@ class LookTask:
         if scale is not None and scale.is_clear:
             facts = {"scale": scale.factor, "best": before + scale.gain}
             answers.append((scale.gain, Answer(MisfitKind.SCALED, facts=facts)))
-        answers.append(_turned(read, self.voted.orientation))
         return max(answers, key=lambda answer: answer[0])[1]
 
     def _look_at_tiles(self, marker: Marker) -> Answer:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from histoprep.errors import UsageError
 from histoprep.fixing.operations.base import Operation
 from histoprep.fixing.operations.extension import Extension
+from histoprep.fixing.operations.fit import Fit
 from histoprep.fixing.operations.metadata import Metadata
 from histoprep.fixing.operations.orientation import Orientation
 from histoprep.fixing.operations.plain import PlainLabels
@@ -18,6 +19,7 @@ from histoprep.fixing.operations.specks import Specks
 OPERATIONS: tuple[Operation, ...] = (
     Repaired(),
     PlainLabels(),
+    Fit(),
     Specks(),
     Orientation(),
     Metadata(),
