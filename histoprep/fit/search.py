@@ -259,6 +259,29 @@ def find_move(tiles: Sequence[FineTile]) -> Move | None:
     return Move(right, down, float(spread.max()), gain, gain / error if error else 0.0)
 
 
+def gain_of_move(tiles: Sequence[FineTile], move: Move) -> float:
+    """Return what a move gains over none, in the nats, damped, by which orientations, offsets and
+    scales are compared: where the moved masks still cover their images.
+    """
+    gain = 0.0
+    for tile in _alike(tiles):
+        right, down = (round(px / tile.cell_px) for px in (move.right_px, move.down_px))
+        gain += _near_evidence(tile, right, down) - _near_evidence(tile, 0, 0)
+    return gain
+
+
+def _near_evidence(tile: FineTile, right: int, down: int) -> float:
+    assert tile.shares is not None
+    rows, columns = tile.density.shape[1:]
+    density = tile.density[:, max(0, down) : rows + down, max(0, right) : columns + right]
+    shares = tile.shares[:, max(0, -down) : rows - down, max(0, -right) : columns - right]
+    part = FineTile(np.ascontiguousarray(density), np.ascontiguousarray(shares), tile.cell_px)
+    small = part.coarse()
+    assert small.shares is not None
+    gains = gains_of(np.concatenate((small.density, small.shares)), len(small.density))
+    return float(damped(gains).sum())
+
+
 def _alike(tiles: Sequence[FineTile]) -> list[FineTile]:
     """Return the tiles with more than one class that have the most common size."""
     shapes = [tile.density.shape for tile in tiles if tile.shares is not None]

@@ -18,13 +18,13 @@ MIN_TILES = 10
 # above the next one; and what makes it firm.
 _CLEAR, _MARGIN = 3.7, 5.0
 _FIRM, _FIRM_MARGIN = 6.0, 20.0
+# Nats a tile, on average, that it needs: tiles that are all laid out alike agree on anything. With
+# less than the second, masks that fit best as they are may fit better elsewhere.
+_FAINT, _WEAK = 0.5, 2.0
 # What chance alone does to the evidence of one tile, at least.
 _CHANCE = 1.0
 # A peak that lies so far from where it should, in pixels, and so many standard errors.
 _OFF_PX, _OFF_ERRORS = 3.0, 2.5
-# Nats a tile, on average, under which masks that fit best as they are fit so badly that they may
-# fit better elsewhere.
-_WEAK = 2.0
 # A tile that its own mask fits clearly, and the share of such tiles where a source can judge single
 # ones.
 CLEAR_TILE, CLEAR_SHARE = 8.0, 0.6
@@ -106,9 +106,11 @@ def best_of(evidence: np.ndarray) -> tuple[int | None, bool, np.ndarray]:
     above = float((evidence[:, best] - usual).sum())
     deviations = above / (chance * np.sqrt(len(evidence)))
     margin = float(sums[best] - np.max(np.delete(sums, best)))
-    if deviations < _CLEAR or margin < _MARGIN:
+    mean = float(sums[best]) / len(evidence)
+    if deviations < _CLEAR or margin < _MARGIN or mean < _FAINT:
         return None, False, sums
-    return best, deviations >= _FIRM and margin >= _FIRM_MARGIN, sums
+    is_firm = deviations >= _FIRM and margin >= _FIRM_MARGIN and mean >= _WEAK
+    return best, is_firm, sums
 
 
 def _is_off(evidence: np.ndarray, cell_px: np.ndarray) -> bool:

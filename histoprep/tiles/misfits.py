@@ -32,6 +32,7 @@ from histoprep.fit.search import (
     find_partners,
     find_scale,
     fine_tile,
+    gain_of_move,
     turned_evidence,
 )
 from histoprep.fit.votes import CLEAR_TILE, DOUBTFUL_TILE, MIN_TILES, Vote, best_of, vote
@@ -43,9 +44,10 @@ from histoprep.tiles import TileOptions
 from histoprep.tiles.listing import absolute_path
 from histoprep.tiles.pools import large_sources, own_sources
 
-# Tiles of a source that are read again, and of all sources together: at least so many, and beyond
-# that this share of the tiles that something can be told of.
-_LOOKED, _LOOKED_ALL, _LOOKED_SHARE = 32, 96, 0.03
+# Tiles of a source that are read again; of all sources that nothing is known of together, at least
+# so many, and beyond that this share of the tiles that something can be told of; of sources that
+# seem to be wrong, more.
+_LOOKED, _LOOKED_ALL, _LOOKED_SHARE, _LOOKED_WRONG = 32, 96, 0.03, 2000
 _DOUBTED, _DOUBTED_ALL = 160, 320
 # Tiles with masks that fit, to compare single masks with.
 _REFERENCES = 12
@@ -253,10 +255,7 @@ def _misfits(rows: _Rows, workspace: Workspace, engine: Engine, reading: Reading
         telling = members[rows.telling[members]]
         voted = vote(rows.evidence[telling], rows.cell_px[telling])
         source = _Source(name, members, telling, voted)
-        if voted.firm and voted.orientation is not Orientation.AS_IS:
-            facts = {"orientation": voted.orientation, "best": voted.best}
-            found.append(_whole(rows, source, MisfitKind.MISORIENTED, True, facts))
-        elif voted.is_open or voted.is_off or voted.judges_tiles:
+        if voted.is_open or voted.is_off or voted.judges_tiles:
             sources.append(source)
     tasks = list(_tasks(rows, sources, workspace, reading))
     number = sum(len(task.pairs) for _, task in tasks)
@@ -274,7 +273,8 @@ def _tasks(
 ) -> Iterator[tuple[_Source, LookTask]]:
     """Yield what has to be read again of each source, within the limits."""
     share = int(_LOOKED_SHARE * np.count_nonzero(rows.telling))
-    looks_left, doubts_left = max(_LOOKED_ALL, share), max(_DOUBTED_ALL, share)
+    looks_left = [max(_LOOKED_ALL, share), max(_LOOKED_WRONG, share)]
+    doubts_left = max(_DOUBTED_ALL, share)
     for number, source in enumerate(sources):
         marker = workspace.parts / f"look-{number}.at"
         task = LookTask(str(workspace.root), marker, reading, source.voted)
@@ -295,12 +295,13 @@ def _tasks(
                     ),
                 )
             continue
-        sample = _spread(source.telling, min(_LOOKED, looks_left))
-        looks_left -= len(sample)
+        kind = int(source.voted.orientation is not None)
+        sample = _spread(source.telling, min(_LOOKED, looks_left[kind]))
+        looks_left[kind] -= len(sample)
         block = sample[:0]
         if source.voted.is_open:
-            block = _fullest(source.members, rows.telling, min(_LOOKED, looks_left))
-            looks_left -= len(block)
+            block = _fullest(source.members, rows.telling, min(_LOOKED, looks_left[kind]))
+            looks_left[kind] -= len(block)
         if len(sample) >= MIN_TILES:
             yield (
                 source,
@@ -431,26 +432,24 @@ class LookTask:
     def _look_at_source(self, marker: Marker) -> Answer:
         read = [tile for tile in self._read(marker, 0, self.sample) if tile is not None]
         before = self.voted.evidence
-        is_voted = self.voted.orientation not in (None, Orientation.AS_IS)
-        turned = _turned(read, self.voted.orientation) if self.voted.is_open else (0.0, Answer())
+        answers = [(0.0, Answer())]
         move = find_move(read)
-        # What votes and a second look agree on goes before a move.
-        if move is not None and move.is_clear and not (is_voted and turned[0]):
+        if move is not None and move.is_clear:
             moved = round(move.right_px, 1), round(move.down_px, 1)
-            return Answer(MisfitKind.SHIFTED, facts={"move_px": moved, "best": before + move.gain})
-        if not self.voted.is_open:
-            return Answer()
-        answers = [(0.0, Answer()), turned]
-        block = list(self._read(marker, len(self.sample), self.block))
-        offset = find_list_offset(block, is_whole=self.is_whole)
-        if offset is not None and offset.is_clear:
-            facts = {"best": before + offset.gain}
-            answer = Answer(MisfitKind.OTHER_TILES, facts=facts, steps=offset.steps)
-            answers.append((offset.gain, answer))
-        scale = find_scale(read)
-        if scale is not None and scale.is_clear:
-            facts = {"scale": scale.factor, "best": before + scale.gain}
-            answers.append((scale.gain, Answer(MisfitKind.SCALED, facts=facts)))
+            facts = {"move_px": moved, "best": before + move.gain}
+            answers.append((gain_of_move(read, move), Answer(MisfitKind.SHIFTED, facts=facts)))
+        if self.voted.is_open:
+            answers.append(_turned(read, self.voted))
+            block = list(self._read(marker, len(self.sample), self.block))
+            offset = find_list_offset(block, is_whole=self.is_whole)
+            if offset is not None and offset.is_clear:
+                facts = {"best": before + offset.gain}
+                answer = Answer(MisfitKind.OTHER_TILES, facts=facts, steps=offset.steps)
+                answers.append((offset.gain, answer))
+            scale = find_scale(read)
+            if scale is not None and scale.is_clear:
+                facts = {"scale": scale.factor, "best": before + scale.gain}
+                answers.append((scale.gain, Answer(MisfitKind.SCALED, facts=facts)))
         return max(answers, key=lambda answer: answer[0])[1]
 
     def _look_at_tiles(self, marker: Marker) -> Answer:
@@ -508,20 +507,22 @@ def _read_tile(
     return fine_tile(rgb, labels, most_cells)
 
 
-def _turned(read: Sequence[FineTile], voted: Orientation | None) -> tuple[float, Answer]:
-    """Return what orientations gain, and the one that does; never another than was `voted` for."""
+def _turned(read: Sequence[FineTile], voted: Vote) -> tuple[float, Answer]:
+    """Return what an orientation gains, and that it does; never another than was voted for."""
     telling = [tile for tile in read if tile.shares is not None]
     if len(telling) < MIN_TILES:
         return 0.0, Answer()
     evidence = np.array([turned_evidence(tile.coarse(), is_damped=True) for tile in telling])
     best, firm, sums = best_of(evidence)
-    if best is None or ORIENTATIONS[best] not in ORIENTATIONS[1:]:
+    way = None if best is None else ORIENTATIONS[best]
+    if best is None or way is Orientation.AS_IS or voted.orientation not in (None, way):
         return 0.0, Answer()
-    way = ORIENTATIONS[best]
-    if voted not in (None, way):
-        return 0.0, Answer()
-    facts = {"orientation": way, "evidence": float(sums[0]), "best": float(sums[best])}
-    return float(sums[best] - sums[0]), Answer(MisfitKind.MISORIENTED, firm, facts)
+    gain = float(sums[best] - sums[0])
+    facts: dict[str, Any] = {"orientation": way, "evidence": float(sums[0])}
+    facts["best"] = float(sums[best])
+    if voted.orientation is way:
+        facts |= {"evidence": voted.evidence, "best": voted.best}
+    return gain, Answer(MisfitKind.MISORIENTED, firm or voted.firm, facts)
 
 
 def _as_table(misfits: Iterable[Misfit]) -> pa.Table:
