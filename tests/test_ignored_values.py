@@ -12,6 +12,7 @@ from void_masks import blobs, with_void
 from histoprep.auditing.thumbnails import ThumbnailTask
 from histoprep.cli import main
 from histoprep.errors import ExitCode
+from histoprep.findings import Mark
 from histoprep.labels import load_label_map
 from histoprep.manifest.rows import derive
 from histoprep.report.thumbnails import FALLBACK_COLOUR
@@ -113,12 +114,12 @@ def test_thumbnails_name_what_is_ignored(data: DataSet, tmp_path: Path) -> None:
     label_map = load_label_map(write_map(tmp_path, MAP))
     task = ThumbnailTask(
         str(data.root),
-        (("t0", "t0.jpg", "t0_mask.png"),),
+        (("t0", Mark.NONE, "t0.jpg", "t0_mask.png"),),
         label_map,
         is_identity=False,
         marker=tmp_path / "marker",
     )
-    legend = {entry.name: entry for entry in task.run()["t0"].legend}
+    legend = {entry.name: entry for entry in task.run()["t0", Mark.NONE].legend}
     labels = with_void(blobs(0))
     assert legend["ignored"].share == pytest.approx((labels == 255).mean())
     assert legend["ignored"].colour != FALLBACK_COLOUR

@@ -40,7 +40,11 @@ def rules(
     """
     listed = _all_rules().values()
     if as_json:
-        console.raw(json.dumps([asdict(rule) for rule in listed], indent=2))
+        # What is marked in thumbnails is the page's own business.
+        entries = [asdict(rule) for rule in listed]
+        for entry in entries:
+            del entry["mark"]
+        console.raw(json.dumps(entries, indent=2))
         return
     rows = [(rule.code, rule.name, str(rule.severity), rule.definition) for rule in listed]
     console.table(("code", "name", "severity", "meaning"), rows, severity_column=2)
