@@ -109,6 +109,9 @@ def test_folders_of_images_that_are_not_read_are_a_warning_and_no_files(tmp_path
         by_subcode[""].denominator,
         by_subcode["unread-folder"].denominator,
     ) == (1, 5, 0)
+    assert by_subcode["unread-folder"].suggestion.endswith(
+        f": histoprep audit {data.root} --images images --masks masks"
+    )
     named = data.audit(scan={"images": "images", "masks": "masks"}).findings
     assert {finding.severity for finding in named if finding.code == "HP106"} == {Severity.INFO}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -17,6 +18,7 @@ from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.labels import IGNORED, UNMAPPED, LabelMap
+from histoprep.names import to_text
 from histoprep.phrases import first_of
 from histoprep.scan import IssueKind
 from histoprep.scan.advice import (
@@ -504,7 +506,7 @@ def unread_folders(evidence: Evidence) -> Iterator[Finding]:
     for kind in (IssueKind.UNREAD_FOLDER, IssueKind.OTHER_FOLDER):
         issues = evidence.issues[evidence.issues.kind == kind]
         warned = kind == IssueKind.UNREAD_FOLDER
-        texts = {"cause": _UNREAD_CAUSE, "suggestion": _UNREAD_SUGGESTION} if warned else {}
+        texts = {"cause": _UNREAD_CAUSE, "suggestion": _name_folders(evidence)} if warned else {}
         # How many folders there are in all says nothing.
         for issue in flag(
             UNEXPECTED_FILE,
@@ -518,6 +520,21 @@ def unread_folders(evidence: Evidence) -> Iterator[Finding]:
             **texts,
         ):
             yield replace(issue, severity=Severity.WARNING) if warned else issue
+
+
+def _name_folders(evidence: Evidence) -> str:
+    """Return the advice to name the folders that were read, as a command where they are known."""
+    paths = evidence.overview[["image_path", "mask_path"]].dropna()
+    folders = [sorted({path.partition("/")[0] for path in paths[name]}) for name in paths]
+    if [len(names) for names in folders] != [1, 1] or folders[0] == folders[1]:
+        return _UNREAD_SUGGESTION
+    words = ("histoprep", "audit", to_text(str(evidence.root)), "--images", folders[0][0],
+             "--masks", folders[1][0])  # fmt: skip
+    return (
+        "If other folders are meant, name them with --images and --masks, and those of images"
+        " without masks with --unlabelled. If the right ones were read, say so, and the others are"
+        f" only an info: {shlex.join(words)}"
+    )
 
 
 @table_rule(UNEXPECTED_FILE)
