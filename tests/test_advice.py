@@ -14,7 +14,9 @@ from fix_samples import make_faulty
 from histoprep import audit
 from histoprep.catalogue import all_rules
 from histoprep.checks.commands import placed
+from histoprep.cli import run
 from histoprep.demo import make_demo
+from histoprep.errors import ExitCode
 from histoprep.findings import Rule
 from histoprep.fixing import OPERATIONS
 from histoprep.report import render
@@ -33,7 +35,7 @@ def test_what_fix_acts_upon_says_so(operation: object) -> None:
     """Of HP413 and HP414 the questions come first, and of HP403 and HP404 the repair."""
     for code in operation.codes:  # type: ignore[attr-defined]
         if code not in ("HP403", "HP404", "HP413", "HP414"):
-            assert "histoprep fix ROOT --out ROOT-fixed --only" in RULES[code].suggestion
+            assert "histoprep fix ROOT --out ROOT-" in RULES[code].suggestion
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def test_nothing_stands_behind_a_command_in_text(tmp_path: Path) -> None:
     advice = [line.partition("try:")[2].strip() for line in lines if line[4:].startswith("try:")]
     assert len(advice) > 5
     ends = [commands for text in advice if (commands := split_commands(text)[1])]
-    assert ["histoprep", "fix", str(tmp_path / "set"), "--out", f"{tmp_path / 'set'}-fixed"] in [
+    assert ["histoprep", "fix", str(tmp_path / "set"), "--out", f"{tmp_path / 'set'}-plain"] in [
         shlex.split(commands[-1])[:5] for commands in ends
     ]
     assert not [text for text in advice if text.endswith(("(safe)", "copy)"))]
@@ -114,3 +116,18 @@ def test_the_advice_of_an_audit_is_pasted(make: object, tmp_path: Path) -> None:
         for command in commands_in(finding.suggestion):
             assert " ROOT" not in command
             assert str(root) in shlex.split(command) or "--help" in command, command
+
+
+def test_commands_of_an_audit_work_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "my tiles"
+    make_faulty(root)
+    monkeypatch.chdir(tmp_path)
+    findings = audit(root, workers=1).findings
+    commands = [each for finding in findings for each in commands_in(finding.suggestion)]
+    assert sum(command.startswith("histoprep fix") for command in commands) >= 5
+    for command in dict.fromkeys(commands):
+        code = run([*shlex.split(command)[1:], "--workers", "1"])
+        # Findings and files that are left out are no failure of a command.
+        assert code in (ExitCode.OK, ExitCode.FINDINGS, ExitCode.INCOMPLETE), command

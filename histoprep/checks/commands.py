@@ -15,7 +15,7 @@ LEFT_OUT = "manifests leave these tiles out: histoprep manifest ROOT"
 RESTORE = f"No command can restore these files: take them from the source; {LEFT_OUT}"
 MAP_AS_IT_IS = "To write a label map from the values as they are: histoprep map init ROOT"
 # A word of its own: folders may be called so, too.
-_PLACE = re.compile(r"(?<!\S)(ROOT|MAP|MANIFEST)((?:-[a-z]+)?)(?=$|[\s;,:)])")
+_PLACE = re.compile(r"(?<!\S)(ROOT|MAP|MANIFEST)((?:-[a-z]+)*)(?=$|[\s;,:)])")
 
 
 def exclude(code: str) -> str:
@@ -24,8 +24,11 @@ def exclude(code: str) -> str:
 
 
 def fix(choice: str) -> str:
-    """Return the command that makes a corrected copy; `choice` are its options."""
-    return f"histoprep fix ROOT --out ROOT-fixed {choice}"
+    """Return the command that makes a corrected copy; `choice` says what is done, such as `--only
+    plain`. Copies of several findings get folders of their own, so that each command works.
+    """
+    name = choice.removeprefix("--only ").replace("=", "-")
+    return f"histoprep fix ROOT --out ROOT-{name} {choice}"
 
 
 def placed(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from histoprep import rule_ids
 from histoprep.checks import Evidence
-from histoprep.checks.commands import exclude
+from histoprep.checks.commands import exclude, fix
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Mark, Rule, Scope, finding
@@ -29,7 +27,7 @@ MISORIENTED_MASKS = Rule(
     cause="Rows and columns, or the direction of an axis, were mixed up when masks were exported.",
     suggestion=(
         "Export the masks again in the orientation of the images, or make a copy in which they are"
-        " turned: histoprep fix --out ../fixed --only HP418"
+        f" turned: {fix('--only fit')}"
     ),
     fix_safety=FixSafety.SAFE,
     mark=Mark.FIT,
@@ -45,7 +43,7 @@ SHIFTED_MASKS = Rule(
     cause="Images and masks were cut with different offsets, or exported at two magnifications.",
     suggestion=(
         "Cut the masks again at the places and the magnification of the images, or make a copy in"
-        " which they are moved: histoprep fix --out ../fixed --only HP419"
+        f" which they are moved: {fix('--only fit')}"
     ),
     mark=Mark.FIT,
 )
@@ -104,7 +102,7 @@ def misfits(evidence: Evidence) -> Iterator[Finding]:
             subcode=_subcode(misfit),
             where=misfit.source,
             cause=_cause(misfit),
-            suggestion=_suggestion(misfit, evidence.root),
+            suggestion=_suggestion(misfit),
         )
         yield found if misfit.is_firm else replace(found, severity=Severity.WARNING)
 
@@ -164,21 +162,14 @@ def _rule_cause(misfit: Misfit) -> str:
     return (MISORIENTED_MASKS if misfit.orientation else SHIFTED_MASKS).cause
 
 
-def _suggestion(misfit: Misfit, root: Path) -> str:
+def _suggestion(misfit: Misfit) -> str:
+    """Return advice that differs from that of the rule."""
     if misfit.kind.value == "scaled":
         return (
             "No command can restore what was cut off: export the masks again at the magnification"
             " of the images."
         )
-    if misfit.kind.value in ("misoriented", "shifted") and misfit.is_firm:
-        again, code = (
-            ("in the orientation of the images", MISORIENTED_MASKS.code)
-            if misfit.orientation
-            else ("at the places of the images", SHIFTED_MASKS.code)
-        )
-        command = f"histoprep fix {quote(str(root))} --out {quote(f'{root}-fixed')} --only {code}"
-        return f"Export the masks again {again}, or make a copy with corrected masks: {command}"
-    if misfit.kind.value in ("misoriented", "shifted"):
+    if misfit.kind.value in ("misoriented", "shifted") and not misfit.is_firm:
         return (
             "No command can be sure of it: look at some of them, and if it is so, export the masks"
             " again."
