@@ -30,7 +30,16 @@ PAGES = (
     *(
         ROOT / "docs" / f"{name}.md"
         for name in (
-            *("index", "install", "tutorial", "commands", "findings", "label-maps", "lossy-masks"),
+            *(
+                "index",
+                "install",
+                "tutorial",
+                "commands",
+                "findings",
+                "label-maps",
+                "mask-fit",
+                "lossy-masks",
+            ),
             *(
                 "mask-encodings",
                 "layouts",

@@ -115,5 +115,14 @@ def explained_share(density: np.ndarray, shares: np.ndarray) -> float:
     if len(mixed) == 1:
         explained = mixed[0] ** 2 / gram[0, 0] if gram[0, 0] else 0.0
     else:
-        explained = float(mixed @ np.linalg.lstsq(gram, mixed, rcond=None)[0])
+        explained = float(mixed @ _weights(gram, mixed))
     return float(min(1.0, max(0.0, explained / energy))) if energy else 0.0
+
+
+def _weights(gram: np.ndarray, mixed: np.ndarray) -> np.ndarray:
+    weights: np.ndarray
+    try:
+        weights = np.linalg.solve(gram, mixed)
+    except np.linalg.LinAlgError:  # A class that no cell shows.
+        weights = np.linalg.lstsq(gram, mixed, rcond=None)[0]
+    return weights
