@@ -9,6 +9,7 @@ the image of a tile without an error, or fewer than nine of ten sets came to the
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import shutil
@@ -238,9 +239,12 @@ class Trial:
         )
 
     def _histoprep(self, words: list[str]) -> tuple[int, str]:
+        self._scratch.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
             [sys.executable, "-m", "histoprep", *words],
-            cwd=ROOT,
+            # Printed commands may write beside the data.
+            cwd=self._scratch,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             check=False,
