@@ -197,7 +197,8 @@ def test_the_page_shows_the_mask_as_it_is_and_as_it_fits(data: DataSet) -> None:
             assert fitting is None
             continue
         assert fitting is not None and fitting != thumbnail.overlay_data_uri
-        assert fitting in render(report, "html")
+        page = render(report, "html")
+        assert fitting in page and "left as it is, right as it fits" in page
 
 
 def test_what_is_shown_is_the_mask_that_was_right(data: DataSet) -> None:
