@@ -389,3 +389,29 @@ def test_markdown_survives_a_renderer(report: Report) -> None:
     )
     for name in (*HOSTILE, *(row.name for row in report.classes)):
         assert visible(name) in text
+
+
+def test_a_report_is_one_line_and_a_table_in_notebooks() -> None:
+    report = make_report()
+    line = repr(report)
+    assert "\n" not in line and len(line) < 300
+    assert "failed" in line and last_line(report) in line
+    page = report._repr_html_()
+    assert page.count("<tr>") == 1 + len(report.findings)
+    assert "<script" not in page and "<tiles>" not in page
+    frame = report.to_pandas()
+    assert len(frame) == sum(len(finding.paths) for finding in report.findings)
+    first = report.findings[0]
+    assert frame.iloc[0].to_dict() == {
+        "severity": str(first.severity),
+        "code": first.code,
+        "name": first.rule.name,
+        "subcode": first.subcode,
+        "where": first.where,
+        "path": first.paths[0],
+        "detail": first.details[0],
+        "known": False,
+    }
+    assert frame.known.sum() == sum(
+        len(finding.paths) for finding in report.findings if finding.known
+    )

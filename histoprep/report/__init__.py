@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from html import escape
 from importlib import import_module
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from histoprep import rule_ids
 from histoprep.choices import ReportFormat, Severity
@@ -21,6 +22,9 @@ from histoprep.phrases import plural
 from histoprep.report.thumbnails import Thumbnail
 from histoprep.report.wording import number, percent
 from histoprep.visible import visible
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 MAX_EXAMPLES = 10
 UNDERSTOOD = "understood"
@@ -94,7 +98,7 @@ class CrossRows:
     rows: tuple[tuple[str, tuple[int, ...]], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """Everything a format may show.
 
@@ -125,6 +129,55 @@ class Report:
     unread: Mapping[str, int] = field(default_factory=dict)
     cross_table: CrossRows | None = None
     page_folder: str = ""
+
+    def __repr__(self) -> str:
+        """Return the verdict in one line; the findings alone may fill a screen."""
+        return f"<Report of {visible(self.root)}: {self.status}; {last_line(self)}>"
+
+    def _repr_html_(self) -> str:
+        """Return the verdict and the findings as a table, for notebooks."""
+        rows = "".join(
+            f"<tr><td>{finding.severity}</td><td>{finding.code} {finding.rule.name}</td>"
+            f"<td>{_text(finding.subcode)}</td><td>{_text(finding.where)}</td>"
+            f"<td style='text-align: right'>{number(finding.count)}</td></tr>"
+            for finding in self.findings
+        )
+        heads = "".join(
+            f"<th>{head}</th>" for head in ("severity", "finding", "kind", "where", "affected")
+        )
+        table = f"<table><tr>{heads}</tr>{rows}</table>" if rows else ""
+        return f"<p><b>{self.status}</b>: {_text(last_line(self))}</p>{table}"
+
+    def to_pandas(self) -> DataFrame:
+        """Return a row for each file, group or class that a finding names.
+
+        The columns are severity, code, name, subcode, where, path, detail and known (accepted in a
+        baseline).
+        """
+        import pandas as pd
+
+        rows = [
+            (
+                str(finding.severity),
+                finding.code,
+                finding.rule.name,
+                finding.subcode,
+                finding.where,
+                path,
+                detail,
+                finding.known,
+            )
+            for finding in self.findings
+            for path, detail in zip(finding.paths, finding.details, strict=True)
+        ]
+        columns = ["severity", "code", "name", "subcode", "where", "path", "detail", "known"]
+        # Of objects: Arrow's strings do not hold names that are no UTF-8.
+        frame = pd.DataFrame(rows, columns=columns, dtype=object)
+        return frame.astype({"known": bool})
+
+
+def _text(name: str) -> str:
+    return escape(visible(name))
 
 
 class Format(Protocol):
