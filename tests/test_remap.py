@@ -984,7 +984,7 @@ def test_files_that_vanish_meanwhile_keep_the_seal_off(tmp_path: Path) -> None:
         if done == 6:
             (plan.out / "slide 0/tile.0_mask.png").unlink()
 
-    with pytest.raises(IntegrityError, match="1 of 8 new masks are not in the folder"):
+    with pytest.raises(IntegrityError, match="1 of 8 new files are not in the folder"):
         run_remap(plan, InProcess(), spoil)
     assert not (plan.out / "_SUCCESS.json").exists()
     assert run_remap(plan, InProcess()).num_written == 8

@@ -18,6 +18,7 @@ from histoprep.auditing.duplicates import SCHEMA as DUPLICATE_SCHEMA
 from histoprep.auditing.duplicates import compare, find_candidates
 from histoprep.auditing.sources import Sources
 from histoprep.checks import OVERVIEW_COLUMNS, Amounts, CheckOptions, Chunk, Evidence, commands
+from histoprep.digests import file_digest
 from histoprep.errors import IntegrityError
 from histoprep.execution import Engine
 from histoprep.findings import Finding
@@ -266,7 +267,8 @@ def _duplicates(
     """Return the compared pairs and how many were left out; those of an earlier audit of the same
     table are taken over.
     """
-    key = {"listing_digest": header.get("listing_digest"), "options": header["options"]}
+    # Not of the listing: files that could not be read may be read now.
+    key = {"tiles_digest": file_digest(workspace.tiles), "options": header["options"]}
     earlier = _earlier_duplicates(workspace, key)
     if earlier is not None:
         return earlier
@@ -297,9 +299,7 @@ def _earlier_duplicates(
         opened, header = tables.open_table(
             workspace.duplicates, kind=_DUPLICATES_KIND, schema_version=_DUPLICATES_VERSION
         )
-        if key["listing_digest"] is None or any(
-            header.get(name) != value for name, value in key.items()
-        ):
+        if any(header.get(name) != value for name, value in key.items()):
             return None
         return tables.read_table(opened).to_pandas(types_mapper=checks.nullable), header[
             "num_left_out"

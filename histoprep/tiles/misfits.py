@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep import tables
+from histoprep.digests import file_digest
 from histoprep.errors import BrokenFileError, IntegrityError
 from histoprep.execution import Engine, Marker, Task, run_tasks
 from histoprep.fit.measure import MOVES
@@ -149,7 +150,8 @@ def find_misfits(workspace: Workspace, engine: Engine) -> tuple[Misfit, ...]:
         OutputError: The workspace cannot be written.
     """
     opened, header = open_tiles_table(workspace.tiles)
-    key = {"listing_digest": header.get("listing_digest"), "options": header["options"]}
+    # Not of the listing: files that could not be read may be read now.
+    key = {"tiles_digest": file_digest(workspace.tiles), "options": header["options"]}
     earlier = _earlier(workspace.misfits, key)
     if earlier is not None:
         return earlier
@@ -555,9 +557,7 @@ def _earlier(path: Path, key: dict[str, Any]) -> tuple[Misfit, ...] | None:
     """Return what was found for the same table before; None when nothing was."""
     try:
         opened, header = tables.open_table(path, kind=KIND, schema_version=VERSION)
-        if key["listing_digest"] is None or any(
-            header.get(name) != value for name, value in key.items()
-        ):
+        if any(header.get(name) != value for name, value in key.items()):
             return None
         return _from_table(tables.read_table(opened))
     except (FileNotFoundError, IntegrityError):
