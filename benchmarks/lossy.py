@@ -265,25 +265,27 @@ def repair_rows(found: list[Source], damages: list[Harm]) -> Iterator[str]:
         "of these hidden",
         "at most",
     ]
-    heads += ["false labels", "after", "lost, radius >= 3 px", "confidence"]
+    heads += ["false labels", "after", "lost, radius >= 3 px", "worse", "confidence"]
     yield f"| {' | '.join(heads)} |"
     yield "|---" * len(heads) + "|"
     for harm in damages:
         if not harm.repairable or (harm.quality or 100) < MIN_QUALITY:
             continue
         for source in found:
-            tried = [_repair(mask, harm) for mask in source.masks if mask.min() != mask.max()]
+            held = _core_labels(source, harm)
+            tried = [_repair(mask, harm, held) for mask in source.masks if mask.min() != mask.max()]
             figures = np.array([item for item in tried if item is not None])
             refused = f"{len(tried) - len(figures)} of {len(tried)}"
             if not len(figures):
                 yield f"| {harm.name} | {source.name} | {refused} |" + " - |" * (len(heads) - 3)
                 continue
             wrong, left, hidden, false, kept, lost, confidence = figures.T
+            worse = np.count_nonzero(left > wrong)
             cut, most = _factor(wrong.mean(), left.mean()), _factor(wrong.mean(), hidden.mean())
             yield (
                 f"| {harm.name} | {source.name} | {refused} | {wrong.mean():.2f} |"
                 f" {left.mean():.2f} | {cut} | {hidden.mean():.2f} | {most} | {false.sum():.0f} |"
-                f" {kept.sum():.0f} | {lost.sum():.0f} | {confidence.mean():.2f} |"
+                f" {kept.sum():.0f} | {lost.sum():.0f} | {worse} | {confidence.mean():.2f} |"
             )
 
 
@@ -293,7 +295,16 @@ def _factor(before: float, after: float) -> str:
     return f"{before / after:.1f}x" if before < 1000 * after else "over 1000x"
 
 
-def _repair(mask: Mask, harm: Harm) -> tuple[float, ...] | None:
+def _core_labels(source: Source, harm: Harm) -> list[int]:
+    """Return the labels that some damaged mask of the source has a core of, as the command does."""
+    found: set[int] = set()
+    for mask in source.masks:
+        measured = measure_mask(harm.damage(mask), 1)
+        found.update(measured.ids[measured.core_pixels > 0].tolist())
+    return sorted(found)
+
+
+def _repair(mask: Mask, harm: Harm, held: Sequence[int]) -> tuple[float, ...] | None:
     """Return wrong pixels before, after and hidden in percent, false labels before and after,
     labels lost, confidence.
 
@@ -302,7 +313,9 @@ def _repair(mask: Mask, harm: Harm) -> tuple[float, ...] | None:
     """
     damaged = harm.damage(mask)
     try:
-        repaired = repair_jpeg(damaged, harm.quality) if harm.quality else repair_ramps(damaged)
+        repaired = (
+            repair_jpeg(damaged, harm.quality, held) if harm.quality else repair_ramps(damaged)
+        )
     except BrokenFileError:
         return None
     if repaired.confidence < MIN_CONFIDENCE:

@@ -25,7 +25,7 @@ by 4 and two in five of checkerboards, which are clean. So after a label map the
     "colour": """Masks in colour.""",
     "repair-jpeg": (
         """Repair of regions, 12 masks a source, as the command does it: what it refuses is counted, and all other
-columns are of the masks that were repaired; damage and repair in percent of all pixels. Hidden are wrong pixels left in 8x8 blocks
+columns are of the masks that were repaired ("worse": with more wrong pixels than before); damage and repair in percent of all pixels. Hidden are wrong pixels left in 8x8 blocks
 that came out of JPEG as one label, which repair never touches: the truth and that one label have the same JPEG image (checked), so that data
 cannot tell them apart. "At most" is the factor that would be left if all else were repaired.
 
@@ -36,10 +36,10 @@ of it takes a seventh (0.28 to 0.24); but boxes that were drawn on the 8 px grid
     "repair-ramps": """Repair of interpolated regions, 12 masks a source.""",
     "repair-thin": (
         """Repair of lines, specks and layers thinner than a core, 12 masks a source. Their labels have no place to be trusted at, so
-they are tried where a repair without them is less likely than the damaged mask; a mask whose repair stays less likely by
-a quarter is refused. Before labels were tried and masks refused, stripes came out twice as wrong, and labels of radius >= 3 px were lost
-37, 15 and 11 times at quality 75, 90 and 95; now it is the sum of the column below. At 75 false labels are let in, too, where thin borders have
-labels beyond those on both sides. Borders of one pixel at quality 95 are still made worse by half.
+they are tried where a repair without them is less likely than the damaged mask. A mask is refused whose repair stays less likely by a
+twentieth, changes fewer pixels than it leaves undetermined, or takes away a label of the source that it does not explain. Before labels were
+tried and masks refused, stripes came out twice as wrong, labels of radius >= 3 px were lost 37, 15 and 11 times at quality 75, 90 and 95, and
+layers, thin walls, one class on its neighbour and borders of one pixel came out no better or worse.
 
 Trying labels in every mask that leaves blocks unexplained, not only in unlikely ones, finds three more labels in vessels and
 lets four false ones in; it was left out."""
