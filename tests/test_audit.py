@@ -26,7 +26,7 @@ from histoprep.choices import Severity
 from histoprep.demo import make_demo
 from histoprep.errors import ExitCode, UsageError
 from histoprep.execution import Engine
-from histoprep.findings import Finding, Selection, finding
+from histoprep.findings import Finding, Mark, Selection, finding
 from histoprep.labels import default_map, identity_map, load_label_map
 from histoprep.manifest.build import ManifestOptions, build_manifest
 from histoprep.names import to_name
@@ -315,7 +315,7 @@ def test_images_name_labels_that_the_map_does_not_list_by_their_own_values(
     }
     assert "HP501" in by_code(report.findings)
     assert {
-        (entry.name, entry.share) for entry in report.thumbnails["lost_mask.png"].legend
+        (entry.name, entry.share) for entry in report.thumbnails["lost_mask.png", Mark.NONE].legend
     } == quarters
     html = render(report, "html")
     assert "label 9, not listed" in html and "label -" not in html

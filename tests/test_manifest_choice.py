@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lossy_masks as made
+import numpy as np
 import pytest
 from audit_cases import DataSet, stripes, tissue
 from typer.testing import CliRunner, Result
 
 from histoprep.cli.manifest import app
+from histoprep.digests import file_digest
 from histoprep.errors import UsageError
+from histoprep.execution import Engine
 from histoprep.findings import Selection
+from histoprep.manifest.choice import ChoiceOptions, choose_tiles
+from histoprep.repair import RepairOptions, plan_repair, run_repair
 from histoprep.schemas.manifest import open_manifest, read_manifest
+from histoprep.schemas.repaired import open_rows
 from histoprep.schemas.workspace import Workspace
+from histoprep.tiles import TileOptions
 
 
 @pytest.fixture
@@ -157,3 +165,28 @@ def test_names_of_slides_that_have_no_tile_are_a_warning(data: DataSet, tmp_path
     table.write_text("case_id,split\n" + "".join(f"{case},train\n" for case in [*cases, "case77"]))
     text = " ".join(build(data, "--split-file", table).output.split())
     assert "1 of 8 names in the split file slides.csv fit no tile" in text and "case77" in text
+
+
+def test_findings_of_repaired_masks_leave_their_tiles_out(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "set")
+    for index in range(32):
+        damaged = made.jpeg(made.regions(index), 90)
+        data.image(f"s{index % 4}_{index}.png", np.full((*damaged.shape, 3), 200, np.uint8))
+        data.mask(f"s{index % 4}_{index}_mask.png", damaged)
+    options = {"scan": {"group_by": r"s\d"}, "tile_options": TileOptions(min_area_px=4000)}
+    data.audit(**options)
+    workspace = Workspace.of(data.root)
+    plan = plan_repair(workspace, RepairOptions(workspace.folder / "repaired"))
+    assert run_repair(plan, Engine(1)).num_repaired > 20
+    report = data.audit(**options)
+    named = {
+        path
+        for finding in report.findings
+        if (finding.code, finding.subcode) == ("HP408", "repaired")
+        for path in finding.paths
+    }
+    assert len(named) > 20
+    left_out = ChoiceOptions(("HP408",))
+    rows, _ = open_rows(workspace.tiles)
+    choice = choose_tiles(workspace, rows, left_out, file_digest(workspace.tiles))
+    assert choice.by_code["HP408"] >= len(named)

@@ -113,6 +113,14 @@ def test_stats_warn_of_such_a_map(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert f"next: histoprep map init {data.root} --out label_map.yml" in printed
 
 
+def test_classes_stay_empty_in_tiles_of_few_labels_each(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "set")
+    # No label is in five of them.
+    for index, label in enumerate((3, 4, 5, 6) * 2):
+        data.pair(f"t{index}", stripes(label))
+    assert run("remap", data.root, "--map", "label_map_5") == ExitCode.USAGE
+
+
 def test_few_tiles_prove_nothing(tmp_path: Path) -> None:
     data = data_set(tmp_path, 3, 4, 5, 6, number=4)
     assert run("remap", data.root, "--map", "label_map_5") == ExitCode.OK

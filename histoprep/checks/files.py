@@ -218,8 +218,8 @@ def broken(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
             if code == UNREADABLE_FILE.code:
                 # Only a table names what never was there.
                 is_gone = subcode == "absent" and evidence.scan.pairs is None
-                reason = "vanished" if is_gone else subcode
-                cause, suggestion = _BY_REASON.get(reason, (cause, suggestion))
+                shown = "vanished" if is_gone else shown
+                cause, suggestion = _BY_REASON.get(shown, (cause, suggestion))
             yield from flag(
                 rules[code],
                 chunk.tiles,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from histoprep.digests import hash_text
 from histoprep.errors import UsageError
 from histoprep.manifest.inclusion import CHOICE, CHOICES, INCLUDED
 from histoprep.name_index import NameIndex
+from histoprep.names import to_text
 from histoprep.phrases import plural, unmatched_warning
 from histoprep.scan.dataset_csv import NAME_COLUMNS
 from histoprep.schemas.findings import read_findings
 from histoprep.schemas.repaired import RepairedMasks, TileRows
+from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.text_table import read_text_table
 
@@ -146,13 +149,19 @@ def choose_tiles(
     # Tiles that are no rest of a sample rank last.
     ranks = np.full(rows.num_rows, np.iinfo(np.uint64).max, dtype=np.uint64)
     row = 0
+    stored = _stored_masks(workspace) if named else None
     for batch in rows.read_batches(_KEYS):
-        for tile, image, mask in zip(*(batch[name].to_pylist() for name in _KEYS), strict=True):
+        # Findings name masks by their own paths, rows those of the repaired copies.
+        own = (
+            batch["mask_path"] if stored is None else stored.slice(row, batch.num_rows)
+        ).to_pylist()
+        keys = (batch[name].to_pylist() for name in _KEYS)
+        for tile, image, mask, stored_mask in zip(*keys, own, strict=True):
             if drop is not None and drop.names(tile, image, mask):
                 reasons[row] = _BY_DROP_LIST
             elif keep is not None and not keep.names(tile, image, mask):
                 reasons[row] = _BY_KEEP_LIST
-            elif (code := named.get(image) or named.get(mask)) is not None:
+            elif (code := named.get(image) or named.get(stored_mask)) is not None:
                 reasons[row] = _BY_FINDING
                 by_code[code] += 1
             elif image is not None:
@@ -169,13 +178,19 @@ def choose_tiles(
     return Choice(reasons, by_code, options, warnings)
 
 
+def _stored_masks(workspace: Workspace) -> pa.ChunkedArray:
+    """Return the path of each mask in the tiles table, in order."""
+    opened, _ = open_tiles_table(workspace.tiles)
+    return tables.read_table(opened, ["mask_path"])["mask_path"]
+
+
 def _files_of_findings(
     workspace: Workspace, codes: Sequence[str], tiles_digest: str
 ) -> Mapping[str | None, str]:
     """Return the code of a finding by the path of each file that it names."""
     if not codes:
         return {}
-    again = f"histoprep audit {workspace.root}"
+    again = f"histoprep audit {shlex.quote(to_text(str(workspace.root)))}"
     try:
         header, batches = read_findings(workspace.findings)
     except FileNotFoundError:

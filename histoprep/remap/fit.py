@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pyarrow.compute as pc
 
 from histoprep.errors import LabelMapError, UsageError
@@ -112,10 +113,9 @@ def misfit(
         root: Folder of the data set, for a label map of its own.
     """
     labels = [label for label, tiles in tiles_by_label.items() if tiles]
-    most_tiles = max((tiles for label, tiles in tiles_by_label.items() if label), default=0)
-    own = _own_map(root)
+    own, empty = _own_map(root), empty_classes(label_map, labels)
     return (
-        (empty_classes(label_map, labels) if most_tiles >= MIN_TILES else None)
+        (empty if empty is not None and _num_labelled(table) >= MIN_TILES else None)
         or (other_names(label_map, own, labels) if own is not None else None)
         or unknown_names(label_map, _declared_names(table))
     )
@@ -165,6 +165,16 @@ def _own_map(root: Path) -> LabelMap | None:
     except LabelMapError:
         # The audit says what is wrong with it.
         return None
+
+
+def _num_labelled(table: Path) -> int:
+    """Return how many tiles have a mask with a label other than 0."""
+    number = 0
+    for chunk in open_rows(table)[0].read_batches(["label_ids"]):
+        held = pc.list_flatten(chunk["label_ids"]).to_numpy() != 0
+        of_tile = pc.list_parent_indices(chunk["label_ids"]).to_numpy()
+        number += len(np.unique(of_tile[held]))
+    return number
 
 
 def _declared_names(table: Path) -> set[str]:

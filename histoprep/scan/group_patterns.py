@@ -37,7 +37,6 @@ _FIRST_GROUP = re.compile(r"\((?!\?)")
 # So many of them name what they read; the others go by separators.
 _NUM_TELLING = 3
 _MIN_COVERED = 0.95
-_MIN_TILES_A_GROUP = 2
 MIN_GROUPS = 2
 # Fewer folders or values of a column are rather classes or splits, which must not become groups.
 MIN_UNNAMED_GROUPS = 12
@@ -75,7 +74,11 @@ def suggest_groupings(tile_ids: pa.Array) -> list[Grouping]:
         known = len(groups) - groups.null_count
         num_groups = len(pc.unique(groups.drop_null()))
         least = MIN_UNNAMED_GROUPS if pattern == FOLDER else MIN_GROUPS
-        if not is_telling(known, num_groups, len(groups), least_groups=least):
+        # Names of slides and cases are groups even where few tiles share one.
+        named = what in {name for name, _ in _PATTERNS[:_NUM_TELLING]} and known > num_groups
+        if not is_telling(
+            known, num_groups, len(groups), least_groups=least, tiles_a_group=1 if named else 2
+        ):
             continue
         codes = groups.dictionary_encode().indices
         if not any(codes.equals(others) for others in seen):
@@ -87,7 +90,9 @@ def suggest_groupings(tile_ids: pa.Array) -> list[Grouping]:
     return offered[:MAX_OFFERED]
 
 
-def is_telling(known: int, num_groups: int, num_tiles: int, *, least_groups: int) -> bool:
+def is_telling(
+    known: int, num_groups: int, num_tiles: int, *, least_groups: int, tiles_a_group: int = 2
+) -> bool:
     """Return whether nearly all tiles have a group, and groups have several tiles.
 
     Args:
@@ -95,11 +100,12 @@ def is_telling(known: int, num_groups: int, num_tiles: int, *, least_groups: int
         num_groups: Number of groups.
         num_tiles: Number of tiles.
         least_groups: Fewer groups are rather classes or splits.
+        tiles_a_group: Fewer tiles a group, on average, are none.
     """
     return (
         known >= _MIN_COVERED * num_tiles
         and num_groups >= least_groups
-        and known >= _MIN_TILES_A_GROUP * num_groups
+        and known >= tiles_a_group * num_groups
     )
 
 

@@ -197,7 +197,7 @@ def test_no_command_passes_over_an_unreadable_folder(
 def test_a_folder_that_can_be_listed_and_not_entered(user: Zygote, own: Stage) -> None:
     (own.data / "more").chmod(0o444)
     outcome = user.run(audit(own))
-    assert outcome.code == ExitCode.INCOMPLETE, outcome.stderr
+    assert outcome.code == ExitCode.INCOMPLETE, outcome.stderr + outcome.stdout
     assert "Traceback" not in outcome.stderr
 
 
