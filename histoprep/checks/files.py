@@ -179,8 +179,8 @@ _BY_REASON = {
     ),
     "absent": (
         "The table of --pairs names files that are not there.",
-        "Correct the table (HP107 says which rows), or put the files there, then audit again; the"
-        " manifest leaves these tiles out.",
+        "Correct the table (HP107 says which rows), or put the files there; until then the manifest"
+        " leaves these tiles out. Then: histoprep audit ROOT",
     ),
     "vanished": (
         "The file was moved or removed while the audit ran.",
@@ -218,8 +218,9 @@ def broken(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
             if code == UNREADABLE_FILE.code:
                 # Only a table names what never was there.
                 is_gone = subcode == "absent" and evidence.scan.pairs is None
-                shown = "vanished" if is_gone else shown
-                cause, suggestion = _BY_REASON.get(shown, (cause, suggestion))
+                reason = "vanished" if is_gone else subcode
+                shown = reason if is_gone else shown
+                cause, suggestion = _BY_REASON.get(reason, (cause, suggestion))
             yield from flag(
                 rules[code],
                 chunk.tiles,
