@@ -96,7 +96,7 @@ def test_the_manifest_stops_and_the_printed_command_pairs_them(
     assert "Export the missing images" not in audit.stdout
     manifest = run("manifest", str(root))
     assert manifest.returncode == 2 and "(HP111 shifted-numbers)" in manifest.stderr
-    command = audit.stdout.partition("Look at some of them. ")[2].partition(" pairs them")[0]
+    command = audit.stdout.partition("To pair them by their order: ")[2].partition("; or,")[0]
     assert run(*shlex.split(command)[1:]).returncode == 0
     assert run("manifest", str(root)).returncode == 0
     written = read_manifest(Workspace.of(root).manifest, ["image_path", "mask_path"]).to_pylist()
