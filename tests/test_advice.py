@@ -20,7 +20,7 @@ from histoprep.errors import ExitCode
 from histoprep.findings import Rule
 from histoprep.fixing import OPERATIONS
 from histoprep.report import render
-from histoprep.report.wording import split_commands
+from histoprep.report.wording import steps_of
 
 RULES = all_rules()
 
@@ -78,18 +78,23 @@ def test_commands_name_the_data_set(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("advice", "prose", "commands"),
+    ("advice", "steps"),
     [
-        ("Do: histoprep audit x", "Do:", ["histoprep audit x"]),
-        ("histoprep repair x", "", ["histoprep repair x"]),
-        ("A: histoprep a b; or histoprep c", "A:", ["histoprep a b", "histoprep c"]),
-        ("A: histoprep a; or, if so: trainer b", "A: histoprep a; or, if so:", ["trainer b"]),
-        ("A: histoprep a (s: 3 groups)", "A: histoprep a (s: 3 groups)", []),
-        ("No command can help: look.", "No command can help: look.", []),
+        ("Do: histoprep audit x", [("Do:", "histoprep audit x")]),
+        ("histoprep repair x", [("", "histoprep repair x")]),
+        ("A: histoprep a b; or histoprep c", [("A:", "histoprep a b"), ("", "histoprep c")]),
+        (
+            "A: histoprep a; or, if so: trainer b",
+            [("A:", "histoprep a"), ("or, if so:", "trainer b")],
+        ),
+        ("A: histoprep a --by '(x)'", [("A:", "histoprep a --by '(x)'")]),
+        ("A: histoprep a (s: 3 groups)", [("A: histoprep a (s: 3 groups)", "")]),
+        ("A: histoprep a, then more.", [("A: histoprep a, then more.", "")]),
+        ("No command can help: look.", [("No command can help: look.", "")]),
     ],
 )
-def test_reports_show_commands_apart(advice: str, prose: str, commands: list[str]) -> None:
-    assert split_commands(advice) == (prose, commands)
+def test_reports_show_commands_apart(advice: str, steps: list[tuple[str, str]]) -> None:
+    assert steps_of(advice) == steps
 
 
 def test_nothing_stands_behind_a_command_in_text(tmp_path: Path) -> None:
@@ -97,9 +102,9 @@ def test_nothing_stands_behind_a_command_in_text(tmp_path: Path) -> None:
     lines = render(audit(tmp_path / "set", workers=1), "text").splitlines()
     advice = [line.partition("try:")[2].strip() for line in lines if line[4:].startswith("try:")]
     assert len(advice) > 5
-    ends = [commands for text in advice if (commands := split_commands(text)[1])]
+    ends = [command for text in advice for _, command in steps_of(text) if command]
     assert ["histoprep", "fix", str(tmp_path / "set"), "--out", f"{tmp_path / 'set'}-plain"] in [
-        shlex.split(commands[-1])[:5] for commands in ends
+        shlex.split(command)[:5] for command in ends
     ]
     assert not [text for text in advice if text.endswith(("(safe)", "copy)"))]
 

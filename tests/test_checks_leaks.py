@@ -13,6 +13,7 @@ from tile_rows import tile_row
 
 from histoprep import imageio
 from histoprep.checks.leaks import content_of
+from histoprep.report.wording import steps_of
 
 TRIGGERS = ("HP701", "HP702", "HP703", "HP704", "HP710")
 
@@ -113,12 +114,10 @@ def test_groups_that_nobody_named_are_offered_as_commands(tmp_path: Path) -> Non
         if finding.code == "HP710"
     ]
     assert by_code([finding])["HP710"] == {"images": "20 without a group"}
-    commands = finding.suggestion.split("; or ")
-    assert commands[0].startswith("histoprep audit ") and commands[0].endswith(
-        "(patient, case or slide number: 5 groups of 20 tiles)"
-    )
+    words, command = steps_of(finding.suggestion)[0]
+    assert words == "patient, case or slide number (5 groups of 20 tiles):"
     # What it prints is what it takes.
-    pattern = shlex.split(commands[0])[4]
+    pattern = shlex.split(command)[4]
     assert {re.search(pattern, name)[0] for name in names} == {f"case{case}" for case in range(5)}
 
 

@@ -62,8 +62,8 @@ def test_the_printed_command_groups_the_tiles(tmp_path: Path) -> None:
     data.write("slides.csv", "\n".join(["image,slide", *rows]).encode())
     [found] = [item for item in data.audit().findings if item.code == "HP710"]
     first = found.suggestion.split("; or ")[0]
-    assert first.endswith("(column slide of slides.csv: 4 groups of 8 tiles)")
-    words = shlex.split(first.partition(" (")[0])
+    assert first.startswith("column slide of slides.csv (4 groups of 8 tiles): ")
+    words = shlex.split(first.partition(": ")[2])
     options = dict(zip(words[3::2], words[4::2], strict=True))
     report = data.audit(scan={"csv": Path(options["--csv"]), "group_by": options["--group-by"]})
     assert "HP710" not in {item.code for item in report.findings}

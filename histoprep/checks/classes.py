@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histoprep.checks import Evidence
+from histoprep.checks.commands import REPAIRED_SPECKS
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
@@ -216,6 +217,8 @@ def spurious(evidence: Evidence) -> Iterator[Finding]:
             else ""
         )
         suggestion = "histoprep repair ROOT" if codes else ""
+        if not codes and evidence.repaired:
+            suggestion = f"What repaired masks hold of it are specks. {REPAIRED_SPECKS}"
         yield finding(
             SPURIOUS_CLASS,
             items,

@@ -14,8 +14,12 @@ from pathlib import Path
 LEFT_OUT = "manifests leave these tiles out: histoprep manifest ROOT"
 RESTORE = f"No command can restore these files: take them from the source; {LEFT_OUT}"
 MAP_AS_IT_IS = "To write a label map from the values as they are: histoprep map init ROOT"
+REPAIRED_SPECKS = (
+    "A copy with the repaired masks, in which specks have the label around them: histoprep fix ROOT"
+    " --out ROOT-specks --only repaired,specks"
+)
 # A word of its own: folders may be called so, too.
-_PLACE = re.compile(r"(?<!\S)(ROOT|MAP|MANIFEST)((?:-[a-z]+)*)(?=$|[\s;,:)])")
+_PLACE = re.compile(r"(?<!\S)(ROOT|MAP|MANIFEST)((?:-[a-z]+(?:\.json)?)*)(?=$|[\s;,:)])")
 
 
 def exclude(code: str) -> str:

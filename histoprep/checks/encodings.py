@@ -234,11 +234,11 @@ def mixed(evidence: Evidence) -> Iterator[Finding]:
     open.
     """
     readings, amount = evidence.readings, evidence.amounts.masks
-    for subcode, masks in (
-        ("depth", readings.depth),
-        ("palette", readings.palettes),
-        ("mode", readings.modes),
-        ("rgb", readings.channels),
+    for subcode, masks, options in (
+        ("depth", readings.depth, ("--depth stored", "--depth 8")),
+        ("palette", readings.palettes, ("--palette index", "--palette colour")),
+        ("mode", readings.modes, ("--palette index",)),
+        ("rgb", readings.channels, ("--rgb grey", "--rgb colour")),
     ):
         if masks:
             yield finding(
@@ -247,4 +247,6 @@ def mixed(evidence: Evidence) -> Iterator[Finding]:
                 denominator=amount,
                 unit="masks",
                 subcode=subcode,
+                suggestion="Check some of these masks and decide: "
+                + "; or ".join(f"histoprep audit ROOT {option}" for option in options),
             )

@@ -83,7 +83,7 @@ NO_GROUPS = Rule(
     suggestion=(
         "Say with --group-by which slide a tile is of: a pattern, csv:COLUMN or `folder`. If every"
         " tile is of a patient of its own, accept this finding in a baseline: histoprep audit ROOT"
-        " --write-baseline accepted.json"
+        " --write-baseline ROOT-accepted.json"
     ),
     fix_safety=FixSafety.SAFE,
 )
@@ -152,8 +152,8 @@ def groups_unknown(evidence: Evidence) -> Iterator[Finding]:
         if way.pattern != FOLDER or not folders.str.rpartition("/")[2].isin(labels).all()
     ]
     commands = [
-        f"histoprep audit {shlex.quote(to_text(str(evidence.root)))} {way.option}"
-        f" ({way.what}: {way.num_groups:,} groups of {way.num_tiles:,} tiles)"
+        f"{way.what} ({way.num_groups:,} groups of {way.num_tiles:,} tiles):"
+        f" histoprep audit {shlex.quote(to_text(str(evidence.root)))} {way.option}"
         for way in [*evidence.columns_of_groups, *by_names][:MAX_OFFERED]
     ]
     item = ("images", f"{len(images):,} without a group")

@@ -11,7 +11,7 @@ import numpy as np
 
 from histoprep import rule_ids
 from histoprep.checks import Chunk, Evidence, flag, true
-from histoprep.checks.commands import LEFT_OUT, MAP_AS_IT_IS, exclude, fix
+from histoprep.checks.commands import LEFT_OUT, MAP_AS_IT_IS, REPAIRED_SPECKS, exclude, fix
 from histoprep.checks.lossy import INTERPOLATED_MASK, LOSSY_MASK
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
@@ -434,6 +434,7 @@ def _by_cause(
         unit="masks",
         subcode="repaired",
         cause=_REPAIRED_CAUSE,
+        suggestion=f"Check the examples. {REPAIRED_SPECKS}" if rule is SPECK_LABELS else "",
     )
     for reason in (LOSSY_MASK, INTERPOLATED_MASK):
         known = masks.mask_path.isin(

@@ -35,7 +35,7 @@ from histoprep.report import (
     verdict_counts,
 )
 from histoprep.report.thumbnails import LegendEntry, Thumbnail
-from histoprep.report.wording import amount, number, percent, split_commands
+from histoprep.report.wording import amount, number, percent, steps_of
 from histoprep.visible import visible
 
 if TYPE_CHECKING:
@@ -176,14 +176,12 @@ def _card(report: Report, finding: Finding, index: int) -> dict[str, Any]:
     for row, num_rows in zip(listed, _equal_rows([row["detail"] for row in listed]), strict=True):
         row["rows"] = num_rows
     legend = _legend([row["thumbnail"] for row in drawn if isinstance(row["thumbnail"], Thumbnail)])
-    advice, commands = split_commands(finding.suggestion)
     return {
         "anchor": f"finding-{index}",
         "finding": finding,
         "amount": amount(finding),
         "cause": _with_code(finding.cause),
-        "advice": _with_code(advice),
-        "commands": commands,
+        "steps": [(_with_code(words), command) for words, command in steps_of(finding.suggestion)],
         "fix": _FIX_NOTES[finding.rule.fix_safety],
         "open": finding.severity is not Severity.INFO and not finding.known,
         "drawn": drawn,

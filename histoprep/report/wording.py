@@ -13,20 +13,24 @@ if TYPE_CHECKING:
     from histoprep.findings import Finding
 
 
-_COMMANDS = re.compile(
-    r"(?:^|: )((?:histoprep|trainer) [^;]*(?:; or (?:histoprep|trainer) [^;]*)*)$"
-)
+_ANOTHER = re.compile(r"; (?=or\b)")
+# A sentence, or what stands in brackets, may follow; then it is no command to paste.
+_COMMAND = re.compile(r"(?:^|(?<=: )|(?<=^or ))((?:histoprep|trainer) [^;]*[^;.)])$")
 
 
-def split_commands(advice: str) -> tuple[str, list[str]]:
-    """Return an advice without the commands that it ends in, and these commands; all of it and none
-    where words stand behind a command.
+def steps_of(advice: str) -> list[tuple[str, str]]:
+    """Return the ways that an advice offers, each as its words and the command that it ends in.
+
+    All of it and "" where words stand behind a command, or there is none.
     """
-    found = _COMMANDS.search(advice)
-    if found is None or advice.endswith((")", ".")):
-        return advice, []
-    prose = advice[: found.start()]
-    return f"{prose}:" if prose else "", found[1].split("; or ")
+    steps = []
+    for way in _ANOTHER.split(advice):
+        found = _COMMAND.search(way)
+        if found is None:
+            return [(advice, "")]
+        words = way[: found.start()].strip()
+        steps.append(("" if words == "or" else words, found[1]))
+    return steps
 
 
 def number(value: int) -> str:
