@@ -7,7 +7,7 @@ what is there, and `missing.py` finds labels that have no place to be trusted at
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -31,6 +31,8 @@ _MAX_AGAINST_NONE = 1.05
 # labels one step apart above all, it left two thirds of the wrong pixels or more
 # (benchmarks/lossy.py, tables repair-*).
 _MIN_CHANGED_SHARE = 1.0
+# As in tiles.parquet: a label with a core surely was there.
+_CORE = np.ones((5, 5), np.uint8)
 _THICK_PX = 3
 _THICK = np.ones((_THICK_PX, _THICK_PX), np.uint8)
 _MAX_VALUE = 255
@@ -119,11 +121,29 @@ def _refuse_small_gain(changed: int, undetermined: float) -> None:
 
 
 def _refuse_lost_labels(mask: UnderRepair, source_labels: Sequence[int]) -> None:
-    """Refuse a repair that takes away a label of the source that may have been there.
+    """Refuse a repair that takes away a label of the source where a repair with it is likelier and
+    holds it with a core.
+    """
+    lost = []
+    for label, blocks in _suspected(mask, source_labels):
+        wider = mask.with_label(label, blocks)
+        is_likelier = wider.costs()[blocks].sum() < mask.costs()[blocks].sum()
+        if is_likelier and cv2.erode((wider.labels == label).view(np.uint8), _CORE).any():
+            lost.append(label)
+    if lost:
+        reason = (
+            f"a repair would remove the labels {first_of(lost)}, which masks of the source hold,"
+            " and does not explain what is there without them"
+        )
+        raise BrokenFileError(rule_ids.LOSSY_MASK.verdict("label-lost"), reason)
+
+
+def _suspected(mask: UnderRepair, source_labels: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield labels of the source that went although they may have been there, and the blocks, [n],
+    that show them and do not fit.
 
     Where a label was, what JPEG left is nearer to it than to any other label of the source, over a
-    piece as thick as `_THICK_PX`; ramps and ringing between others are thinner. A piece that lies
-    in blocks that the repair explains was not there.
+    piece as thick as `_THICK_PX`; most ramps and ringing between others are thinner.
     """
     listed = np.array(sorted({label for label in source_labels if label <= _MAX_VALUE}), np.int16)
     gone = np.setdiff1d(listed, mask.labels)
@@ -131,18 +151,16 @@ def _refuse_lost_labels(mask: UnderRepair, source_labels: Sequence[int]) -> None
         return
     values = np.arange(_MAX_VALUE + 1, dtype=np.int16)
     nearest = listed[np.abs(values[:, None] - listed).argmin(axis=1)].astype(np.uint8)
-    seen = nearest[mask.damaged]
-    thick = cv2.erode(seen, _THICK) == cv2.dilate(seen, _THICK)
-    fits = np.ones(as_blocks(mask.damaged).shape[:2], bool)
-    fits[mask.rows, mask.columns] = mask.fits()
-    thick &= ~np.kron(fits, np.ones((BLOCK_PX, BLOCK_PX), bool))
-    lost = np.intersect1d(seen[thick], gone).tolist()
-    if lost:
-        reason = (
-            f"a repair would remove the labels {first_of(lost)}, which masks of the source hold,"
-            " and does not explain what is there without them"
+    near = nearest[mask.damaged]
+    thick = cv2.erode(near, _THICK) == cv2.dilate(near, _THICK)
+    fits = mask.fits()
+    for label in gone.tolist():
+        is_thick, is_near = (
+            as_blocks(chosen)[mask.rows, mask.columns].sum(axis=(1, 2))
+            for chosen in ((near == label) & thick, near == label)
         )
-        raise BrokenFileError(rule_ids.LOSSY_MASK.verdict("label-lost"), reason)
+        if (is_thick[~fits] > 0).any():
+            yield label, np.flatnonzero((is_near >= _THICK_PX) & ~fits)
 
 
 def _searched(mask: UnderRepair) -> UnderRepair:
