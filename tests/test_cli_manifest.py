@@ -137,6 +137,15 @@ def test_a_split_without_groups_does_not_claim_to_have_checked_them(dataset: Pat
     assert wanted in _ok("show", dataset.with_name("data.histoprep") / "manifest.parquet")
 
 
+def test_tiles_of_labels_that_the_map_lacks_are_said_with_a_command(dataset: Path) -> None:
+    (dataset.parent / "few.yml").write_text("0: 0\n1: 1\n")
+    result = _run(dataset, "--map", "few.yml", "--group-by", r"case\d+")
+    assert result.exit_code == ExitCode.INCOMPLETE
+    output = " ".join(result.output.split())
+    assert "warning: 10 tiles left out, since few does not list all of their labels" in output
+    assert f"(HP501): histoprep audit {dataset} --map few.yml" in output
+
+
 def test_a_grouping_that_fits_no_tile_is_refused(dataset: Path) -> None:
     arguments = ["audit", str(dataset), "--workers", "1"]
     assert run([*arguments, "--group-by", "folder"]) == ExitCode.USAGE

@@ -231,6 +231,16 @@ def test_specks_of_masks_that_are_too_wide(chosen: list[str], bits: int, data: D
     assert sum(row["output_label_pixels"]) == mask.size  # type: ignore[arg-type]
 
 
+def test_no_region_of_a_sixteenth_of_its_mask_is_a_speck(data: DataSet) -> None:
+    mask = stripes(0, 1, 2)
+    for index in range(3):
+        data.image(f"images/t{index}.jpg")
+        data.mask(f"masks/t{index}.png", mask)
+    out = fix(data, "--specks", str(mask.size // 16 + 1))
+    np.testing.assert_array_equal(pixels_of(out / "masks/t0.png"), mask)
+    assert "no specks of so small a mask" in str(ledger_of(out)["masks/t0.png"]["left"])
+
+
 def test_masks_of_palettes_are_plain_where_their_labels_are_sure(data: DataSet) -> None:
     for index in range(3):
         data.image(f"images/t{index}.jpg")

@@ -230,6 +230,13 @@ def build(
                 phases=phases,
             )
     _print_summary(summary, label_map)
+    if number := summary.excluded.get("unmapped-label"):
+        named = ["--map", map_name] if map_name else []
+        words = shlex.join(["histoprep", "audit", str(root), *named])
+        console.warn(
+            f"{plural(number, 'tile')} left out, since {label_map.name} does not list all of their"
+            f" labels; which these are (HP501): {words}"
+        )
     for warning in damage_warnings(workspace):
         console.warn(warning)
     if dataset_csv:

@@ -13,6 +13,8 @@ from histoprep.fixing.operations.base import Content, Context, FileFacts, Refusa
 from histoprep.fixing.operations.plain import bits_of, wide_folders
 
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
+# What is larger than this part of a mask is no speck.
+_LEAST_SPECKS = 16
 
 
 class Ticket(NamedTuple):
@@ -77,6 +79,11 @@ class _Chooser:
             return None
         if self.min_area_px <= self.counted_px and not file.num_specks:
             return None
+        most = sum(file.label_pixels or ()) // _LEAST_SPECKS
+        if self.min_area_px > most:
+            return Refusal(
+                f"regions of {self.min_area_px:,} pixels are no specks of so small a mask"
+            )
         if file.path in self.undecided:
             return Refusal("its labels depend on what nobody decided (HP414)")
         if file.repaired is None and (file.lossy is not None or file.path in self.lossy):
