@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.lossy_captions import CAPTIONS
 from benchmarks.lossy_sets import (
     CLEAN,
+    MANY,
     Harm,
     Mask,
     colour_jpeg_kept,
@@ -41,6 +42,7 @@ from histoprep.lossy.observations import MaskObservation, table_of
 from histoprep.lossy.ramps import repair_ramps
 from histoprep.lossy.verdict import FIRM_MASKS, MaskSignals, Verdict, judge
 from histoprep.repair import MIN_CONFIDENCE
+from histoprep.tiles.lossy_sources import HELD_CORE_PX
 from histoprep.tiles.measure import describe_colours, measure_mask
 
 SIZE_PX = 256
@@ -296,11 +298,11 @@ def _factor(before: float, after: float) -> str:
 
 
 def _core_labels(source: Source, harm: Harm) -> list[int]:
-    """Return the labels that some damaged mask of the source has a core of, as the command does."""
+    """Return the labels that some damaged mask of the source surely holds, as the command does."""
     found: set[int] = set()
     for mask in source.masks:
         measured = measure_mask(harm.damage(mask), 1)
-        found.update(measured.ids[measured.core_pixels > 0].tolist())
+        found.update(measured.ids[measured.core_pixels >= HELD_CORE_PX].tolist())
     return sorted(found)
 
 
@@ -375,6 +377,16 @@ def main() -> int:
             repair_rows,
             [mask for mask in few if mask.name in REGIONS],
             [repair for repair in repairs if not repair.quality],
+        ),
+        "repair-many": partial(
+            repair_rows,
+            [
+                Source(
+                    name, tuple(draw(np.random.default_rng([801, n]), SIZE_PX) for n in range(12))
+                )
+                for name, draw in MANY.items()
+            ],
+            [repair for repair in repairs if repair.quality],
         ),
         "repair-thin": partial(
             repair_rows,

@@ -149,6 +149,27 @@ def nuclei_in_boxes(rng: np.random.Generator, size: int) -> Mask:
     return np.where(labels == 0, fine, labels).astype(np.uint8)
 
 
+def patches(rng: np.random.Generator, size: int, number: int, step: int) -> Mask:
+    """Return wavy regions over one another, of twelve labels from 0 on, each `step` from the
+    next.
+    """
+    labels, (rows, columns) = np.zeros((size, size), np.uint8), np.mgrid[:size, :size]
+    for _ in range(number):
+        row, column = rng.uniform(0, size, 2)
+        tall, wide = rng.uniform(size / 24, size / 4, 2)
+        angle = np.arctan2(rows - row, columns - column)
+        edge = (1 + 0.2 * np.sin(5 * angle + rng.uniform(0, 6.3))) ** 2
+        inside = ((rows - row) / tall) ** 2 + ((columns - column) / wide) ** 2 < edge
+        labels[inside] = step * rng.integers(12)
+    return labels
+
+
+MANY: dict[str, Family] = {
+    "12 labels one step apart": partial(patches, number=14, step=1),
+    "12 labels one step apart, small regions": partial(patches, number=60, step=1),
+    "12 labels 20 apart": partial(patches, number=14, step=20),
+    "12 labels 20 apart, small regions": partial(patches, number=60, step=20),
+}
 CLEAN: dict[str, Family] = {
     "smooth regions, 55 labels": blobs,
     "bands, labels 0-4": bands,

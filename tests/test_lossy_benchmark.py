@@ -49,7 +49,8 @@ def test_hidden_pixels_are_those_that_jpeg_made_nothing_of() -> None:
     truth[:, 32:] = 60
     # One pixel one step off leaves no trace at quality 75.
     truth[20, 20] = 1
-    found = lossy._repair(truth, Harm("JPEG", lambda mask: made.jpeg(mask, 75), "jpeg-history", 75))
+    harm = Harm("JPEG", lambda mask: made.jpeg(mask, 75), "jpeg-history", 75)
+    found = lossy._repair(truth, harm, held=[0, 60])
     assert found is not None
     wrong, left, hidden = found[:3]
     assert wrong == left == hidden == pytest.approx(100 / truth.size)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from audit_cases import DataSet, stripes, tissue
+from moved_sets import move_with_unlabelled
 
 from histoprep.cli import run
 from histoprep.schemas.manifest import open_manifest
@@ -110,16 +111,7 @@ def test_a_copy_beside_the_original_reads_the_original(tmp_path: Path) -> None:
 @pytest.fixture
 def apart(tmp_path: Path) -> Path:
     """Return the root of a data set that moved together with images beside it without masks."""
-    before = tmp_path / "before"
-    data, more = DataSet(before / "data"), DataSet(before / "unlabelled")
-    for index in range(6):
-        data.pair(f"t{index}", stripes(0, 1, 2), tissue(index))
-        more.image(f"u{index}.jpg", tissue(50 + index))
-    words = ["--unlabelled", str(more.root), "--workers", "1"]
-    assert run(["audit", str(data.root), *words]) == 0
-    assert run(["manifest", str(data.root), "--split", "0.5/0.5"]) == 0
-    before.rename(tmp_path / "after")
-    return tmp_path / "after" / "data"
+    return move_with_unlabelled(tmp_path)
 
 
 def rows_read(tiles: TileSource) -> int:

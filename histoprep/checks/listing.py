@@ -427,24 +427,34 @@ def unread_files(evidence: Evidence) -> Iterator[Finding]:
         IssueKind.OTHER_NAME: (Severity.INFO, _OTHER_NAME_CAUSE, _OTHER_NAME_SUGGESTION),
         IssueKind.UNREAD_FORMAT: (Severity.WARNING, _FORMAT_CAUSE, _FORMAT_SUGGESTION),
     }
-    files = evidence.amounts.images + evidence.amounts.masks
     for kind, (severity, cause, advice) in texts.items():
-        issues = evidence.issues[evidence.issues.kind == kind]
-        commands = import_commands(evidence.root, dict.fromkeys(map(extension_of, issues.path)))
+        paths = evidence.issues[evidence.issues.kind == kind].path
+        commands = import_commands(evidence.root, dict.fromkeys(map(extension_of, paths)))
         imports = "; or ".join(commands) or _IMPORT_HELP
-        for problem in flag(
-            UNEXPECTED_FILE,
-            issues,
-            issues.path.notna(),
-            "path",
-            "{detail}",
-            denominator=files + len(issues),
-            unit="files",
-            subcode=kind.value,
-            cause=cause,
-            suggestion=advice.replace(_IMPORTS, imports),
-        ):
-            yield replace(problem, severity=severity)
+        suggestion = advice.replace(_IMPORTS, imports)
+        yield from _unexpected(evidence, kind, severity, cause=cause, suggestion=suggestion)
+
+
+def _unexpected(
+    evidence: Evidence, kind: IssueKind, severity: Severity, unit: str = "files", **texts: str
+) -> Iterator[Finding]:
+    """Yield what of a kind lies in the data set beside images and masks, by its issues; how many
+    folders and other places there are in all says nothing.
+    """
+    issues = evidence.issues[evidence.issues.kind == kind]
+    files = evidence.amounts.images + evidence.amounts.masks + len(issues)
+    for found in flag(
+        UNEXPECTED_FILE,
+        issues,
+        issues.path.notna(),
+        "path",
+        "{detail}",
+        denominator=files if unit == "files" else 0,
+        unit=unit,
+        subcode=kind.value,
+        **texts,
+    ):
+        yield replace(found, severity=severity)
 
 
 def strictly(found: Finding) -> Finding:
@@ -503,23 +513,9 @@ def unread_folders(evidence: Evidence) -> Iterator[Finding]:
     """Yield folders that were not read; a warning where they hold images and nobody said which
     folders to read.
     """
-    for kind in (IssueKind.UNREAD_FOLDER, IssueKind.OTHER_FOLDER):
-        issues = evidence.issues[evidence.issues.kind == kind]
-        warned = kind == IssueKind.UNREAD_FOLDER
-        texts = {"cause": _UNREAD_CAUSE, "suggestion": _name_folders(evidence)} if warned else {}
-        # How many folders there are in all says nothing.
-        for issue in flag(
-            UNEXPECTED_FILE,
-            issues,
-            issues.path.notna(),
-            "path",
-            "{detail}",
-            denominator=0,
-            unit="folders",
-            subcode=kind.value,
-            **texts,
-        ):
-            yield replace(issue, severity=Severity.WARNING) if warned else issue
+    texts = {"cause": _UNREAD_CAUSE, "suggestion": _name_folders(evidence)}
+    yield from _unexpected(evidence, IssueKind.UNREAD_FOLDER, Severity.WARNING, "folders", **texts)
+    yield from _unexpected(evidence, IssueKind.OTHER_FOLDER, Severity.INFO, "folders")
 
 
 def _name_folders(evidence: Evidence) -> str:
@@ -540,38 +536,21 @@ def _name_folders(evidence: Evidence) -> str:
 @table_rule(UNEXPECTED_FILE)
 def files_of_the_system(evidence: Evidence) -> Iterator[Finding]:
     """Yield what a system keeps for itself in the data set: counted, and no question."""
-    issues = evidence.issues[evidence.issues.kind == IssueKind.SYSTEM_FILE]
-    yield from flag(
-        UNEXPECTED_FILE,
-        issues,
-        issues.path.notna(),
-        "path",
-        "{detail}",
-        denominator=0,
-        unit="places",
-        subcode=IssueKind.SYSTEM_FILE.value,
-        cause="Archives and network folders of macOS, Windows or Synology hold such files.",
-    )
+    cause = "Archives and network folders of macOS, Windows or Synology hold such files."
+    yield from _unexpected(evidence, IssueKind.SYSTEM_FILE, Severity.INFO, "places", cause=cause)
 
 
 @table_rule(UNEXPECTED_FILE)
 def broken_links(evidence: Evidence) -> Iterator[Finding]:
     """Yield links whose target is not there, with the nearest folder that is missing."""
-    issues = evidence.issues[evidence.issues.kind == IssueKind.BROKEN_LINK]
-    files = evidence.amounts.images + evidence.amounts.masks
-    for found in flag(
-        UNEXPECTED_FILE,
-        issues,
-        issues.path.notna(),
-        "path",
-        "{detail}",
-        denominator=files + len(issues),
-        unit="files",
-        subcode=IssueKind.BROKEN_LINK.value,
-        cause=_BROKEN_CAUSE.format(store=_missing_store(issues.detail.tolist())),
+    details = evidence.issues[evidence.issues.kind == IssueKind.BROKEN_LINK].detail.tolist()
+    yield from _unexpected(
+        evidence,
+        IssueKind.BROKEN_LINK,
+        Severity.WARNING,
+        cause=_BROKEN_CAUSE.format(store=_missing_store(details)),
         suggestion=_BROKEN_SUGGESTION,
-    ):
-        yield replace(found, severity=Severity.WARNING)
+    )
 
 
 def _missing_store(details: list[str]) -> str:

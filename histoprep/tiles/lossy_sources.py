@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep import rule_ids, tables
+from histoprep.lossy.blocks import BLOCK_PX
 from histoprep.lossy.verdict import FIRM_MASKS, LossKind, MaskSignals, Verdict, judge
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.tiles.pools import by_name, large_sources, own_sources
@@ -30,6 +31,8 @@ _COLUMNS = {
     "mask_jpeg_quality": "quality", "mask_fixed_blocks": "fixed",
     "mask_tried_blocks": "tried",
 }  # fmt: skip
+# The least core of a label that surely is one: a block of JPEG.
+HELD_CORE_PX = BLOCK_PX**2
 _KEYS = (
     "tile_id",
     "group",
@@ -88,8 +91,9 @@ def lossy_sources(table: Path) -> list[LossySource]:
 
 
 def labels_of_sources(table: Path, sources: Iterable[LossySource]) -> dict[str, tuple[int, ...]]:
-    """Return, for each source by name, the labels that a mask of it surely holds: they have a core
-    there, clean masks of the source included.
+    """Return, for each source by name, the labels that a mask of it surely holds, clean masks of
+    the source included: they have a core there of at least `HELD_CORE_PX`. What JPEG makes between
+    others has smaller ones.
     """
     listed = list(sources)
     by_path = {path: source.source for source in listed for path in source.paths}
@@ -102,7 +106,9 @@ def labels_of_sources(table: Path, sources: Iterable[LossySource]) -> dict[str, 
         for name, path, ids, cores in zip(own_sources(rows), *lists, strict=True):
             labels = found.get(by_path.get(path, name))
             if labels is not None:
-                labels.update(label for label, core in zip(ids, cores, strict=True) if core)
+                labels.update(
+                    label for label, core in zip(ids, cores, strict=True) if core >= HELD_CORE_PX
+                )
     return {name: tuple(sorted(labels)) for name, labels in found.items()}
 
 

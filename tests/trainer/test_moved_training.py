@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from audit_cases import DataSet, stripes, tissue
+from moved_sets import move_with_unlabelled
 
-from histoprep.cli import run as histoprep
 from trainer.cli import run as trainer
 from trainer.config_layers import load_config
 from trainer.data.source import open_run_tiles
@@ -21,17 +20,8 @@ SMALL = (
 
 @pytest.fixture
 def moved(tmp_path: Path) -> Path:
-    """Return the root of a data set that moved together with images beside it."""
-    before = tmp_path / "before"
-    data, more = DataSet(before / "data"), DataSet(before / "unlabelled")
-    for index in range(6):
-        data.pair(f"t{index}", stripes(0, 1, 2), tissue(index))
-        more.image(f"u{index}.jpg", tissue(50 + index))
-    words = ["--unlabelled", str(more.root), "--workers", "1"]
-    assert histoprep(["audit", str(data.root), *words]) == 0
-    assert histoprep(["manifest", str(data.root), "--split", "0.5/0.5"]) == 0
-    before.rename(tmp_path / "after")
-    return tmp_path / "after" / "data"
+    """Return the root of a data set that moved together with images beside it without masks."""
+    return move_with_unlabelled(tmp_path)
 
 
 def fit(manifest: Path, out: Path, steps: int, *more: str) -> int:
