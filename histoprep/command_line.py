@@ -252,9 +252,13 @@ def print_verified(found: Verified) -> ExitCode:
         )
     if len(found.damages) > _NUM_SHOWN:
         console.error(f"and {len(found.damages) - _NUM_SHOWN:,} more")
-    state = f"{len(found.damages):,} damaged" if found.damages else "OK"
+    state = "not finished" if found.num_unfinished else "OK"
+    if found.damages:
+        state = f"{len(found.damages):,} damaged"
     console.out(f"{found.path}: {found.kind}, {plural(found.num_files, 'file')} read: {state}")
-    return ExitCode.INTEGRITY if found.damages else ExitCode.OK
+    if found.damages:
+        return ExitCode.INTEGRITY
+    return ExitCode.INCOMPLETE if found.num_unfinished else ExitCode.OK
 
 
 def _lazy_group(line: CommandLine) -> type[Group]:

@@ -8,6 +8,7 @@ manifest check --digests` tells.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,16 @@ from histoprep.errors import IntegrityError, UsageError
 from histoprep.job_folder import PARTS, SUCCESS
 from histoprep.names import to_text
 from histoprep.phrases import first_of
-from histoprep.schemas.ledgers import FIX, IMPORT, LEDGER, REMAP, REPAIR, ledger_files
+from histoprep.schemas.ledgers import (
+    FIX,
+    IMPORT,
+    LEDGER,
+    REMAP,
+    REPAIR,
+    TreeKind,
+    fix_command,
+    ledger_files,
+)
 from histoprep.schemas.scan_options import read_scan_options
 from histoprep.shards.layout import INDEX, shard_files
 
@@ -39,8 +49,8 @@ _NUM_SHOWN = 5
 
 @dataclass
 class Verified:
-    """What a path was recognised as, how many files of it were read, which are damaged, and what
-    else there is to say.
+    """What a path was recognised as, how many files of it were read, which are damaged, how many
+    folders in it are not finished, and what else there is to say.
     """
 
     path: Path
@@ -48,12 +58,19 @@ class Verified:
     num_files: int = 0
     damages: list[Damage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    num_unfinished: int = 0
+
+    def note_unfinished(self, path: Path, command: str) -> None:
+        """Note that a folder is not finished, and the command that finishes it."""
+        self.num_unfinished += 1
+        self.notes.append(f"{path} is not finished: {command}")
 
     def add(self, other: Verified) -> None:
         """Take in what was found of a part, such as a tree in a workspace."""
         self.num_files += other.num_files
         self.damages += other.damages
         self.notes += other.notes
+        self.num_unfinished += other.num_unfinished
 
 
 def verify(path: Path) -> Verified:
@@ -261,7 +278,7 @@ def verify_tree(path: Path) -> Verified:
     kind = _TREES[tree_kind(path) or REMAP.name]
     verified = _verify_listed(path, path, f"tree of masks by histoprep {kind.name}")
     if not (path / SUCCESS).is_file():
-        verified.notes.append(f"{path} is not finished: histoprep {kind.name} goes on with it")
+        verified.note_unfinished(path, _finishing(path, kind))
         return verified
     names = listed_names(path) | {LEDGER}
     verified.num_files += 1
@@ -277,6 +294,15 @@ def verify_tree(path: Path) -> Verified:
     return verified
 
 
+def _finishing(path: Path, kind: TreeKind) -> str:
+    """Return what finishes a tree: a command where the tree says all of it."""
+    with contextlib.suppress(IntegrityError):
+        request = kind.job(path).read_request()
+        if kind is FIX and request is not None:
+            return fix_command(request, path)
+    return f"the same histoprep {kind.name} command goes on with it"
+
+
 def verify_shard_folder(path: Path) -> Verified:
     """Verify a folder of shards: its notes, its index, every shard as a file and every member of
     it.
@@ -285,7 +311,7 @@ def verify_shard_folder(path: Path) -> Verified:
 
     verified = _verify_listed(path, path, "folder of shards")
     if not (path / SUCCESS).is_file():
-        verified.notes.append(f"{path} is not finished: histoprep shard --resume goes on with it")
+        verified.note_unfinished(path, "histoprep shard --resume goes on with it")
         return verified
     verified.num_files += 1
     names = listed_names(path) | {INDEX}

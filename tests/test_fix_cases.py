@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 
@@ -551,3 +552,83 @@ def test_a_change_that_hides_its_time_is_seen(data: DataSet) -> None:
     result = run_fix(plan)
     assert [name for name, _ in result.counts.failed] == ["a.bmp"]
     assert not is_current(data.root)
+
+
+# --- a data set that changed since -------------------------------------------------------------
+
+
+def make_tiles(data: DataSet, *numbers: int) -> None:
+    """Write images that get another extension, each with a mask and a line of a table."""
+    for number in numbers:
+        data.write(f"images/s{number % 2}_{number}.png", jpeg(number))
+        data.mask(f"masks/s{number % 2}_{number}.png")
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_tree_follows_files_that_left_and_came(
+    data: DataSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tiles(data, 0, 1, 2, 3)
+    data.write("notes.csv", b"image,note\n")
+    out = fix(data)
+    for path in ("images/s0_2.png", "masks/s0_2.png", "notes.csv"):
+        (data.root / path).unlink()
+    make_tiles(data, 5)
+    capsys.readouterr()
+    fix(data, "--dry-run")
+    assert "3 files of an earlier run would be removed" in capsys.readouterr().err
+    assert (out / "images/s0_2.jpg").exists()
+    fix(data)
+    assert "removed 3 files of an earlier run" in capsys.readouterr().err
+    assert names_in(out / "images") == {"s0_0.jpg", "s1_1.jpg", "s1_3.jpg", "s1_5.jpg"}
+    assert names_in(out / "masks") == {"s0_0.png", "s1_1.png", "s1_3.png", "s1_5.png"}
+    assert not (out / "notes.csv").exists()
+    assert run("verify", out) == ExitCode.OK
+    assert "files read: OK" in capsys.readouterr().out
+    fix(data)
+    assert "nothing had changed" in capsys.readouterr().err
+
+
+def test_an_interrupted_tree_follows_files_that_left(data: DataSet) -> None:
+    """The names of a run that never ended are known from its parts."""
+    make_tiles(data, 0, 1, 2, 3)
+    out = fix(data)
+    finished = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (data.root / "images/s0_2.png").rename(data.root.with_name("kept.png"))
+    (data.root / "masks/s0_2.png").rename(data.root.with_name("kept-mask.png"))
+    (out / "images/foreign.jpg").write_bytes(jpeg(9))
+    fix(data, expected=ExitCode.INTEGRITY)
+    data.root.with_name("kept.png").rename(data.root / "images/s0_2.png")
+    data.root.with_name("kept-mask.png").rename(data.root / "masks/s0_2.png")
+    (out / "images/foreign.jpg").unlink()
+    fix(data)
+    assert finished.keys() == {path.name for path in out.rglob("*") if path.is_file()}
+    assert finished["ledger.parquet"] == (out / "ledger.parquet").read_bytes()
+
+
+def test_a_tile_that_fix_did_not_write_is_named_with_a_command_that_works(
+    data: DataSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tiles(data, 0, 1, 2, 3)
+    out = fix(data, "--link", "copy", "--specks", "9")
+    (out / "images/own.jpg").write_bytes(jpeg(9))
+    make_tiles(data, 5)
+    capsys.readouterr()
+    fix(data, "--link", "copy", "--specks", "9", expected=ExitCode.INTEGRITY)
+    said = capsys.readouterr().err
+    assert "histoprep fix did not write images/own.jpg: move what is not wanted out" in said
+    command = shlex.split(said.rpartition("make a new tree: ")[2].splitlines()[0])
+    assert run("verify", out) == ExitCode.INCOMPLETE
+    noted, state = capsys.readouterr()[::-1]
+    assert state.strip().endswith("not finished")
+    finishing = shlex.split(noted.partition("is not finished: ")[2].splitlines()[0])
+    assert run(*command[1:], "--workers", "1") == ExitCode.OK
+    assert names_in(data.root.with_name("out-2") / "images") == {
+        f"s{number % 2}_{number}.jpg" for number in (0, 1, 2, 3, 5)
+    }
+    (out / "images/own.jpg").unlink()
+    assert run(*finishing[1:], "--workers", "1") == ExitCode.OK
+    assert run("verify", out) == ExitCode.OK

@@ -147,7 +147,7 @@ def _verify_latents(path: Path) -> Verified:
     verified = toolkit.verify_listed_folder(path)
     verified.kind, verified.notes = "latent set", []
     if not (path / "latents.json").is_file():
-        verified.notes.append(f"{path} is not finished: trainer encode resumes it")
+        verified.note_unfinished(path, "trainer encode resumes it")
         return verified
     try:
         LatentSet.open(path).check_files(whole=True)

@@ -144,6 +144,8 @@ def fix(
             counts = result.counts
     _print_counts(plan, counts, "would be changed" if dry_run else "changed")
     if dry_run:
+        if counts.num_stale:
+            console.note(f"{plural(counts.num_stale, 'file')} of an earlier run would be removed")
         console.out(f"{counts.num_files:,} files would be in {plan.out} | nothing was written")
     else:
         _print_result(plan, result)

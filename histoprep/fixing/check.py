@@ -6,8 +6,9 @@ both, so nobody has to believe that they stay: the new tree is listed before it 
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from histoprep.errors import IntegrityError
 from histoprep.fixing.plan import FixPlan, place_of
 from histoprep.key_index import KeyIndex
 from histoprep.mask_tree.task import beside
-from histoprep.phrases import plural
+from histoprep.phrases import first_of, plural
 from histoprep.scan import Pair, ScanOptions, scan
-from histoprep.schemas.ledgers import FIX, open_ledger
+from histoprep.schemas.ledgers import FIX, fix_command, open_ledger
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.tiles.listing import ListedTile
 
@@ -54,23 +55,74 @@ def options_there(
 
 @dataclass
 class CheckedNames:
-    """Watches the ledger go by, and lists the tree at its end."""
+    """Watches the ledger go by, and lists the tree when all of it is there."""
 
     plan: FixPlan
     _new_paths: dict[str, str] = field(default_factory=dict)
     _copied: dict[str, str] = field(default_factory=dict)
     _has_links: bool = False
+    _renaming: set[str] = field(default_factory=set)
     _num_failed: int = 0
 
     def watch(self, parts: Iterable[Path]) -> Iterator[Path]:
-        """Yield the parts of the ledger; raises IntegrityError at the end if the tree has other
-        tiles than the data set.
-        """
+        """Yield the parts of the ledger."""
         for part in parts:
             self._note(part)
             yield part
-        if not self._num_failed:
-            self._compare()
+
+    def compare(self, unexpected: Sequence[str]) -> None:
+        """Compare the tiles of the tree with those of the data set, unless files failed.
+
+        Args:
+            unexpected: The first files of the tree that this run did not write.
+
+        Raises:
+            IntegrityError: They differ.
+        """
+        if self._num_failed:
+            return
+        expected = np.fromiter((_hash(pair) for pair in self._pairs()), np.uint64)
+        found, other = self._listed(KeyIndex(expected))
+        if not other and found == len(expected):
+            return
+        raise IntegrityError(
+            "the new tree would have other tiles, pairs, groups or labels than the data set",
+            path=self.plan.out,
+            seen=f"{plural(found, 'tile')}{other and f', such as {other}'}",
+            expected=f"the {plural(len(expected), 'tile')} of {self.plan.workspace.root}",
+            hint=self._remedy(unexpected),
+        )
+
+    def _listed(self, expected: KeyIndex) -> tuple[int, str]:
+        """Return the number of tiles of the tree, and one that is not among those expected."""
+        plan, found, other = self.plan, 0, ""
+        options = options_there(plan, plan.table.scan, self._copied, has_links=self._has_links)
+        for pair in scan(plan.out, options, lambda _: None):
+            is_known = expected.find(np.array([_hash(pair)], np.uint64))[0] >= 0
+            found += 1
+            other = other or ("" if is_known else pair.tile_id)
+        return found, other
+
+    def _remedy(self, unexpected: Sequence[str]) -> str:
+        """Return what to do about a tree with other tiles, with a command."""
+        request = self.plan.request
+        if unexpected:
+            command = fix_command(request, _free_folder(self.plan.out))
+            return (
+                f"histoprep fix did not write {first_of(unexpected)}: move what is not wanted out"
+                f" of the tree and run the same command again, or make a new tree: {command}"
+            )
+        if not self._renaming:
+            return "did files come or go meanwhile? Run the same command again"
+        kept = {
+            name: value
+            for name, value in request["operations"].items()
+            if name not in self._renaming
+        }
+        if not kept:
+            return "what was requested changes names that the tiles depend on: use the data set"
+        command = fix_command(request | {"operations": kept}, _free_folder(self.plan.out))
+        return f"{command} keeps every name"
 
     def is_trusted(self, tile: ListedTile) -> bool:
         """Return whether nobody but us changed the files of a tile since the run began: what
@@ -90,35 +142,18 @@ class CheckedNames:
         return (seen.st_dev, seen.st_ino) == (there.st_dev, there.st_ino)
 
     def _note(self, part: Path) -> None:
-        columns = ["path", "output_path", "how"]
+        columns = ["path", "output_path", "how", "operations"]
         for batch in tables.read_batches(open_ledger(part, FIX.part, FIX), columns):
             rows = zip(*(batch[name].to_pylist() for name in columns), strict=True)
-            for path, output, how in rows:
+            for path, output, how, operations in rows:
                 if output is None:
                     self._num_failed += 1
                 elif path.startswith("/"):
                     self._copied[path] = output
                 elif path != output:
                     self._new_paths[path] = output
+                    self._renaming |= set(operations or ())
                 self._has_links |= how == "symbolic link"
-
-    def _compare(self) -> None:
-        plan = self.plan
-        options = options_there(plan, plan.table.scan, self._copied, has_links=self._has_links)
-        expected = np.fromiter((_hash(pair) for pair in self._pairs()), np.uint64)
-        index, found, strange = KeyIndex(expected), 0, ""
-        for pair in scan(plan.out, options, lambda _: None):
-            is_known = index.find(np.array([_hash(pair)], np.uint64))[0] >= 0
-            found += 1
-            strange = strange or ("" if is_known else pair.tile_id)
-        if strange or found != len(expected):
-            raise IntegrityError(
-                "the new tree would have other tiles, pairs, groups or labels than the data set",
-                path=plan.out,
-                seen=f"{plural(found, 'tile')}{strange and f', such as {strange}'}",
-                expected=f"the {plural(len(expected), 'tile')} of {plan.workspace.root}",
-                hint="histoprep fix with --without extension,plain,orientation keeps every name",
-            )
 
     def _pairs(self) -> Iterator[Pair]:
         """Yield the tiles of the data set with the paths that their files have in the tree."""
@@ -139,6 +174,15 @@ class CheckedNames:
 
     def _there(self, path: str | None) -> str | None:
         return None if path is None else self._new_paths.get(path, path)
+
+
+def _free_folder(out: Path) -> Path:
+    """Return a name beside a folder that nothing has yet."""
+    return next(
+        folder
+        for number in itertools.count(2)
+        if not (folder := out.with_name(f"{out.name}-{number}")).exists()
+    )
 
 
 def _hash(pair: Pair) -> int:

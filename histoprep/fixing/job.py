@@ -29,10 +29,13 @@ from histoprep.fixing.names_in_tables import Renamed
 from histoprep.fixing.plan import FixPlan
 from histoprep.fixing.result import FixCounts, FixResult
 from histoprep.fixing.tables import try_tables, with_tables
+from histoprep.key_index import KeyIndex, hash_names
 from histoprep.links import HARD_LINK
+from histoprep.mask_tree.files import count_stale
 from histoprep.mask_tree.task import FAILED, WRITTEN, TreeTask, beside
 from histoprep.progress import Advance, TaskProgress, silent
 from histoprep.read_ahead import FileStat, Request, read_ahead
+from histoprep.schemas.ledgers import FIX
 from histoprep.tiles.table import renew_states
 
 
@@ -65,8 +68,8 @@ def run_fix(plan: FixPlan, engine: Engine | None = None, advance: Advance = sile
             work = run_tasks(plan.tasks(), engine or Engine(), progress.under_way)
             with contextlib.closing(work) as parts:
                 names = CheckedNames(plan)
-                checked = names.watch(with_tables(plan, parts))
-                totals = mask_tree.finish(plan, checked, observer(), progress)
+                rows = names.watch(with_tables(plan, parts))
+                totals = mask_tree.finish(plan, rows, observer(), progress, names.compare)
             if counts.how[HARD_LINK] and plan.options.begun_ns:
                 renew_states(plan.workspace, names.is_trusted)
     rest = totals.num_stale_removed, totals.unexpected, totals.up_to_date
@@ -151,8 +154,11 @@ def try_fix(plan: FixPlan, engine: Engine | None = None, advance: Advance = sile
                     if row["status"] == WRITTEN:
                         files.append(Renamed(row["role"], row["path"], row["output_path"]))
                 progress.add(len(rows))
+    written = [file.after for file in files]
     for row in try_tables(plan, files):
         counts.add_row(row)
+        written += [row["output_path"]] if row["status"] == WRITTEN else []
+    counts.num_stale = count_stale(plan.out, KeyIndex(hash_names(written)), FIX)
     return counts
 
 

@@ -39,6 +39,7 @@ class FixCounts:
         num_other_labels: Masks that hold other labels than before.
         failed: Files without one in the tree, and why: the first 1,000.
         num_failed: How many these are.
+        num_stale: Files of an earlier run that a trial run found and a run would remove.
     """
 
     num_files: int = 0
@@ -52,6 +53,7 @@ class FixCounts:
     num_other_labels: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     num_failed: int = 0
+    num_stale: int = 0
 
     def add(self, ledger: pa.Table) -> None:
         """Count a piece of the ledger."""

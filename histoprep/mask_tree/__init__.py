@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -294,8 +294,18 @@ def finish(
     parts: Iterable[Path],
     observe: Callable[[pa.Table], None],
     progress: TaskProgress,
+    check: Callable[[Sequence[str]], None] = lambda unexpected: None,
 ) -> Totals:
-    """Join the parts of the ledger, clean up, count the files, and seal the tree."""
+    """Join the parts of the ledger, clean up, count the files, and seal the tree.
+
+    Args:
+        plan: The plan of the tree.
+        parts: Parts of the ledger, in order, as they are done.
+        observe: Is shown every batch of the ledger.
+        progress: Is shown what is done.
+        check: Called when files of earlier runs are gone, before the tree is sealed, with the first
+            files that are not of the ledger; what it raises leaves the tree unfinished.
+    """
     totals, used, kind = Totals(observe), set[Path](), plan.kind
     joined = plan.job.parts / LEDGER
 
@@ -330,6 +340,8 @@ def finish(
         )
         durable.remove_temporaries(plan.out)
         totals.unexpected = count_files(plan.out, written, _names_of_notes(plan))
+    check(totals.unexpected)
+    with output_errors(plan.out):
         # Only now: the earlier ledger was needed to know which files were ours.
         os.replace(joined, plan.out / LEDGER)
         durable.sync_file_system(plan.out)

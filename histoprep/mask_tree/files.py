@@ -15,7 +15,7 @@ from histoprep.errors import IntegrityError
 from histoprep.key_index import KeyIndex, hash_names
 from histoprep.mask_tree.task import beside
 from histoprep.names import to_text
-from histoprep.schemas.ledgers import TreeKind, open_ledger
+from histoprep.schemas.ledgers import LEDGER, TreeKind, open_ledger
 
 _NUM_SHOWN = 10
 _NAMES_AT_ONCE = 8192
@@ -29,17 +29,26 @@ def remove_stale(
 
     `written` has the hashes of the names that this run wrote.
     """
-    removed = 0
+    return sum(_remove_output(out, name) for name in _stale_names(written, ledgers, kind))
+
+
+def count_stale(out: Path, written: KeyIndex, kind: TreeKind) -> int:
+    """Return how many files of the tree in `out` a run would remove that writes these names; 0
+    without a tree.
+    """
+    names = _stale_names(written, [(out / LEDGER, kind.ledger)], kind)
+    return sum(os.path.lexists(beside(out, name)) for name in names)
+
+
+def _stale_names(
+    written: KeyIndex, ledgers: list[tuple[Path, str]], kind: TreeKind
+) -> Iterator[str]:
     for path, name in ledgers:
         # What a damaged ledger named stays, and is reported as unexpected.
         with contextlib.suppress(FileNotFoundError, IntegrityError):
             for batch in tables.read_batches(open_ledger(path, name, kind), ["output_path"]):
                 names = batch["output_path"].drop_null().to_pylist()
-                removed += sum(
-                    _remove_output(out, name)
-                    for name in itertools.compress(names, written.find(hash_names(names)) < 0)
-                )
-    return removed
+                yield from itertools.compress(names, written.find(hash_names(names)) < 0)
 
 
 def _remove_output(out: Path, name: str) -> bool:

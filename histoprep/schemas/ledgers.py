@@ -4,7 +4,8 @@ tree: remap, repair, import and fix.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow as pa
 
 from histoprep import tables
 from histoprep.checksums import Checksum, Expected
+from histoprep.choices import LinkKind
 from histoprep.job_folder import JobFolder
 from histoprep.schemas.columns import column
 from histoprep.schemas.repaired import MASK_COLUMNS
@@ -84,6 +86,22 @@ class TreeKind:
     def part(self) -> str:
         """Return the kind of the table of a part of the ledger."""
         return f"{self.name}-ledger-part"
+
+
+def fix_command(request: Mapping[str, Any], out: Path | str) -> str:
+    """Return the command that makes a copy as one was requested.
+
+    Args:
+        request: The request of a tree, as `fix.json` has it.
+        out: Folder of the copy.
+    """
+    operations = [
+        f"{name}={value}" if value else name for name, value in request["operations"].items()
+    ]
+    words = ["histoprep", "fix", request["root"], "--out", str(out)]
+    if request["link"] != LinkKind.HARD:
+        words += ["--link", request["link"]]
+    return shlex.join([*words, "--only", ",".join(operations)])
 
 
 def open_ledger(path: Path, name: str, kind: TreeKind) -> Any:

@@ -25,8 +25,8 @@ def verify(
 
     The kind of file or folder is recognised by its content.
 
-    Exit codes: 0 nothing was changed; 2 not written by the trainer (the kinds are listed); 6
-    damaged or edited files (each is listed).
+    Exit codes: 0 nothing was changed; 2 not written by the trainer (the kinds are listed); 3
+    nothing was changed, but a folder is not finished; 6 damaged or edited files (each is listed).
 
     Examples:
         trainer verify runs/ldm-tiny
