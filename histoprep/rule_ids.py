@@ -52,6 +52,7 @@ MAP_COLLISION = RuleId("HP504", "map-collision")
 MAP_OVERFLOW = RuleId("HP505", "map-overflow")
 MAP_GAP = RuleId("HP506", "map-gap")
 ALREADY_REMAPPED = RuleId("HP508", "already-remapped")
+NAME_CONTRADICTION = RuleId("HP510", "label-name-contradiction")
 
 TILE_IN_BOTH_SPLITS = RuleId("HP701", "tile-in-both-splits")
 GROUP_IN_BOTH_SPLITS = RuleId("HP702", "group-in-both-splits")

@@ -17,8 +17,9 @@ from audit_cases import (
 from tile_rows import tile_row
 from void_masks import blobs, coloured, with_void
 
+from histoprep import cli
 from histoprep.choices import Severity
-from histoprep.errors import LabelMapError
+from histoprep.errors import ExitCode, LabelMapError
 from histoprep.labels import load_label_map
 from histoprep.remap.evidence import already_remapped
 from histoprep.report import render
@@ -303,3 +304,58 @@ def test_few_or_mixed_tiles_contradict_nothing(tmp_path: Path) -> None:
     for data in (few, mixed):
         report = data.audit(label_map=write_map(tmp_path, SWAPPED), scan={"label_by": "folder"})
         assert "HP510" not in by_code(report.findings)
+
+
+def test_labels_that_the_masks_hold_beside_others_are_no_firm_contradiction(tmp_path: Path) -> None:
+    """Of a tile of tumour most pixels may well be stroma."""
+    data = DataSet(tmp_path / "data")
+    for index in range(8):
+        data.pair(f"tumour/t{index}", stripes(0, 0, 1, 1, 2))
+        data.pair(f"normal/n{index}", stripes(0, 0, 3, 3))
+    text = (
+        "sources: {0: nothing, 1: Stroma, 2: tumours, 3: Mucosa}\n"
+        "classes: {0: Nothing, 1: Stroma, 2: Tumour, 3: Mucosa}\n"
+        "map: {nothing: Nothing, Stroma: Stroma, tumours: Tumour, Mucosa: Mucosa}\n"
+    )
+    report = data.audit(label_map=write_map(tmp_path, text), scan={"label_by": "folder"})
+    [found] = [each for each in report.findings if each.code == "HP510"]
+    assert found.severity is Severity.WARNING and found.paths == ("label tumour",)
+    plain = DataSet(tmp_path / "plain")
+    for index in range(8):
+        plain.pair(f"tumour/t{index}", stripes(0, 0, 1, 1))
+        plain.pair(f"normal/n{index}", stripes(0, 0, 3, 3))
+    report = plain.audit(label_map=write_map(tmp_path, text), scan={"label_by": "folder"})
+    [found] = [each for each in report.findings if each.code == "HP510"]
+    assert found.severity is Severity.ERROR
+
+
+@pytest.mark.parametrize("scan", [[], ["--label-by", "folder"]])
+def test_swapped_names_stop_remap_and_manifest_and_stats_warns(
+    scan: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = labelled_folders(tmp_path, tumour=1, stroma=2)
+    label_map, root = write_map(tmp_path, SWAPPED), str(data.root)
+    chosen = ["--map", str(label_map), "--workers", "1"]
+    assert cli.run(["audit", root, *scan, "--exit-zero", "--workers", "1"]) == ExitCode.OK
+    capsys.readouterr()
+    for command in ("remap", "manifest"):
+        assert cli.run([command, root, *chosen]) == ExitCode.USAGE
+        said = capsys.readouterr().err
+        assert "HP510" in said and "tumours is 2" in said and "--force" in said
+        assert f"histoprep stats {root}" in said
+    assert cli.run(["stats", root, *chosen]) == ExitCode.OK
+    said = capsys.readouterr().err
+    assert "HP510: tumour: 8 of 8 tiles hold mostly label 1, which is Stroma in two" in said
+    for command in ("remap", "manifest"):
+        assert cli.run([command, root, *chosen, "--force"]) == ExitCode.OK
+    # What is left out contradicts nothing.
+    left_out = tmp_path / "tumour.txt"
+    left_out.write_text("".join(f"tumour/tumour{index}\n" for index in range(8)))
+    drop = ["--drop-list", str(left_out)]
+    assert cli.run(["manifest", root, *chosen, *drop]) in (ExitCode.OK, ExitCode.INCOMPLETE)
+    corrected = SWAPPED.replace("1: Stroma, 2: tumours", "1: tumours, 2: Stroma")
+    write_map(tmp_path, corrected.replace("Other", "x").replace("Lesion", "y"))
+    for command in ("stats", "remap", "manifest"):
+        out = [] if command != "remap" else ["--out", str(tmp_path / "new")]
+        assert cli.run([command, root, *chosen, *out]) == ExitCode.OK
+        assert "HP510" not in capsys.readouterr().err

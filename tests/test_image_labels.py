@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from histoprep.cli import main
 from histoprep.errors import ExitCode
-from histoprep.stats.image_labels import NO_LABEL, CrossTable
+from histoprep.tiles.image_labels import NO_LABEL, CrossTable
 
 TILES = st.lists(
     st.tuples(

@@ -23,7 +23,7 @@ from histoprep.report import (
 )
 from histoprep.scan import Issue, IssueKind
 from histoprep.scan.formats import count_unread
-from histoprep.stats.image_labels import NO_LABEL
+from histoprep.tiles.image_labels import NO_LABEL
 from histoprep.version import __version__
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from histoprep.scan import ScanOptions
 from histoprep.scan.companions import Companions
 from histoprep.scan.group_patterns import Grouping
 from histoprep.scan.numbering import Shift
-from histoprep.stats.image_labels import CrossTable
+from histoprep.tiles.image_labels import CrossTable
 
 if TYPE_CHECKING:
     import pandas as pd

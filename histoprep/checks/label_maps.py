@@ -14,7 +14,6 @@ from histoprep.checks.commands import MAP_AS_IT_IS
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, Mark, Rule, Scope, finding
-from histoprep.labels.format import name_key
 from histoprep.labels.model import UNMAPPED
 from histoprep.labels.values import Ranges
 from histoprep.labels.wrapped import ADVICE, wrapped_cause, wrapped_modulus
@@ -126,13 +125,13 @@ VOID_LABEL = Rule(
     ),
 )
 NAME_CONTRADICTION = Rule(
-    "HP510",
-    "label-name-contradiction",
+    *rule_ids.NAME_CONTRADICTION,
     Severity.ERROR,
     Scope.DATASET,
     definition=(
         "An image-level label (folder or table) goes with one label of the masks in at least 90 %"
-        " of 5 tiles or more, and the label map gives its name to another label."
+        " of 5 tiles or more, and the label map gives its name to another label. A warning where"
+        " most of these masks hold that label, too, and no other image-level label goes with it."
     ),
     cause="Two entries of the label map are swapped, or folders and masks were numbered apart.",
     suggestion=(
@@ -274,37 +273,21 @@ def void_label(evidence: Evidence) -> Iterator[Finding]:
 @table_rule(NAME_CONTRADICTION)
 def contradicting_names(evidence: Evidence) -> Iterator[Finding]:
     """Yield image-level labels whose mask label has another name in the map, while a label of their
-    own name is there.
+    own name is there; a warning for those whose masks hold that one, too.
     """
-    label_map, table = evidence.label_map, evidence.image_labels
-    if label_map is None:
+    from histoprep.remap.contradictions import contradictions
+
+    if evidence.label_map is None:
         return
-    items = []
-    for name, label, agreeing, total in table.partners():
-        own, folder = label_map.source_of(label), name.rpartition("/")[2]
-        named = {
-            source.id: source
-            for source in label_map.sources
-            if _plain(folder)
-            in (_plain(source.name), _plain(label_map.class_name(label_map.mapping[source.id])))
-        }
-        if own is None or not named or own.id in named:
-            continue
-        other = next(iter(named.values()))
-        items.append(
-            (
-                f"label {name}",
-                f"{agreeing:,} of {plural(total, 'tile')} hold mostly label {label}, which is"
-                f" {own.name} in {label_map.name}; {other.name} is {label_map.values_of(other)}",
+    table = evidence.image_labels
+    found = contradictions(evidence.label_map, table)
+    for is_firm, severity in ((True, Severity.ERROR), (False, Severity.WARNING)):
+        items = [(f"label {each.name}", each.detail) for each in found if each.is_firm is is_firm]
+        if items:
+            problem = finding(
+                NAME_CONTRADICTION, items, denominator=len(table.tiles), unit="labels"
             )
-        )
-    if items:
-        yield finding(NAME_CONTRADICTION, items, denominator=len(table.tiles), unit="labels")
-
-
-def _plain(name: str) -> str:
-    """Return a name as it is compared: letters and digits in lower case, without a plural s."""
-    return "".join(sign for sign in name_key(name).casefold() if sign.isalnum()).rstrip("s")
+            yield replace(problem, severity=severity)
 
 
 @table_rule(*_OF_THE_FILE)

@@ -152,8 +152,9 @@ def build(
             "--force",
             help=(
                 "Go on although masks seem to be remapped already (HP508), or other than those the"
-                " map was made for, or are numbered otherwise than images (HP111), or lie among"
-                " the images (HP109), where they are left out."
+                " map was made for, or named otherwise in it than the images (HP510), or are"
+                " numbered otherwise than images (HP111), or lie among the images (HP109), where"
+                " they are left out."
             ),
         ),
     ] = False,

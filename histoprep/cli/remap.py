@@ -65,7 +65,8 @@ def remap(
             "--force",
             help=(
                 "Remap masks that seem to be remapped already, or other than those the map was made"
-                " for; replace masks of another map, or changed since."
+                " for, or named otherwise in the map than the images (HP510); replace masks of"
+                " another map, or changed since."
             ),
         ),
     ] = False,

@@ -57,6 +57,7 @@ def stats(
         histoprep stats tiles --map my_map.yml
         histoprep stats tiles --by group --format csv
     """
+    from histoprep.remap.contradictions import contradictions
     from histoprep.remap.evidence import evidence_in
     from histoprep.remap.first_map import void_warning
     from histoprep.remap.fit import misfit, misfit_error
@@ -89,6 +90,8 @@ def stats(
         if evidence is not None:
             error = misfit_error(label_map, workspace.root, evidence)
             console.warn(f"{error.what}: {evidence}")
+        for each in contradictions(label_map, found.image_labels):
+            console.warn(f"{rule_ids.NAME_CONTRADICTION.code}: {each.name}: {each.detail}")
     if label_map is None and (void := void_warning(workspace.tiles, workspace.root)):
         console.warn(void)
     for warning in MaskReadings.of(workspace.tiles).warnings():
@@ -144,7 +147,7 @@ def _print_tables(found: Stats) -> None:
 
 
 def _print_image_labels(found: Stats) -> None:
-    from histoprep.stats.image_labels import NO_LABEL
+    from histoprep.tiles.image_labels import NO_LABEL
 
     table = found.image_labels
     if not table.is_shown or len(table.columns) > _MAX_CLASSES:

@@ -32,6 +32,7 @@ from histoprep.manifest.inclusion import CHOICE, CHOICES, INCLUDED
 from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
 from histoprep.phrases import first_of, plural, unmatched_warning
 from histoprep.progress import Advance, Phases, TaskProgress, silent_phases
+from histoprep.remap.contradictions import contradiction_error, contradictions
 from histoprep.remap.evidence import remapped_error
 from histoprep.remap.fit import misfit, misfit_error
 from histoprep.scan.advice import explain_masks_alone, further_masks
@@ -59,6 +60,7 @@ from histoprep.split import (
 from histoprep.split.certificate import certify
 from histoprep.split.given import read_split_file
 from histoprep.split.units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL
+from histoprep.tiles import image_labels
 from histoprep.tiles.misfits import MisfitKind, find_misfits
 from histoprep.tiles.options import earlier_options
 from histoprep.tiles.readings import MaskReadings
@@ -428,6 +430,8 @@ def _plan(
         raise remapped_error(label_map, root, inputs.remapped)
     if not options.force and (evidence := misfit(label_map, inputs.tiles_by_label, table, root)):
         raise misfit_error(label_map, root, evidence)
+    if not options.force:
+        _refuse_contradictions(source, label_map, root)
     ungrouped = (
         tuple(ungrouped_warning(IncludedTiles(source, label_map), inputs.rows.grouped, group_by))
         if group_by
@@ -459,6 +463,20 @@ def _plan(
     listed = (*source.warnings, *split.warnings)
     warnings = (*listed, *ungrouped, *joined, *_warnings(inputs, certificate))
     return _Plan(splits, recipe, certificate, inputs.excluded, warnings, inputs.num_repaired)
+
+
+def _refuse_contradictions(source: ChosenRows, label_map: LabelMap, root: Path) -> None:
+    """Raise UsageError when the map calls labels of the included tiles otherwise than folders or a
+    table call the images (HP510).
+    """
+    chunks = (
+        batch.filter(pc.equal(batch[CHOICE], INCLUDED))
+        for batch in source.read_batches((*image_labels.COLUMNS, CHOICE), _PIECE)
+    )
+    table = image_labels.count_image_labels(chunks, label_map)
+    found = [each for each in contradictions(label_map, table) if each.is_firm]
+    if found:
+        raise contradiction_error(label_map, root, found)
 
 
 def _scan_options(header: Mapping[str, Any], path: Path) -> Mapping[str, Any]:

@@ -33,15 +33,17 @@ from histoprep.mask_tree.task import TreeTask
 from histoprep.phrases import first_of, plural
 from histoprep.progress import Advance, TaskProgress, silent
 from histoprep.read_ahead import FileStat, stat_file
+from histoprep.remap.contradictions import contradiction_error, contradictions
 from histoprep.remap.evidence import already_remapped, remapped_error
 from histoprep.remap.fit import misfit, misfit_error
 from histoprep.remap.inventory import MaskInventory, mask_rows
 from histoprep.remap.remapper import Remapper
 from histoprep.repair.record import unrepaired
 from histoprep.schemas.ledgers import LABEL_MAP, LEDGER, REMAP, TreeKind
-from histoprep.schemas.repaired import RepairedMasks, open_repaired
+from histoprep.schemas.repaired import RepairedMasks, open_repaired, open_rows
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
+from histoprep.tiles import image_labels
 from histoprep.tiles.readings import MaskReadings
 from histoprep.version import __version__
 
@@ -182,7 +184,8 @@ def plan_remap(
     Raises:
         UnmappedLabelError: Masks hold labels that the map does not list (HP501).
         UsageError: The labels of some masks are undecided (HP413, HP414), the masks hold classes
-            already (HP508), the map seems to be one of other masks, masks are lossy and not
+            already (HP508), the map seems to be one of other masks or contradicts image-level
+            labels (HP510), masks are lossy and not
             repaired (HP403, HP404), two would become one file, `out` cannot be used, or
             tiles.parquet is missing or partial.
         IntegrityError: A table is damaged, or repaired masks were changed.
@@ -224,6 +227,8 @@ def plan_remap(
         evidence := misfit(label_map, inventory.tiles, workspace.tiles, workspace.root)
     ):
         raise misfit_error(label_map, workspace.root, evidence)
+    if not options.force:
+        _refuse_contradictions(workspace, label_map)
     if options.on_unmapped is OnUnmapped.ERROR:
         inventory.refuse_unmapped(label_map)
     inventory.refuse_collisions(workspace.tiles)
@@ -251,6 +256,17 @@ def plan_remap(
         if label_map.ignore
         else 0,
     )
+
+
+def _refuse_contradictions(workspace: Workspace, label_map: LabelMap) -> None:
+    """Raise UsageError when the map calls labels otherwise than folders or a table call the images
+    (HP510).
+    """
+    chunks = open_rows(workspace.tiles)[0].read_batches(image_labels.COLUMNS)
+    table = image_labels.count_image_labels(chunks, label_map)
+    found = [each for each in contradictions(label_map, table) if each.is_firm]
+    if found:
+        raise contradiction_error(label_map, workspace.root, found)
 
 
 def _refuse_damaged(workspace: Workspace, repaired: RepairedMasks | None) -> None:

@@ -35,7 +35,6 @@ from histoprep.schemas.stats import KIND, SCHEMA, SCHEMA_VERSION
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.stats.counts import COLUMNS, DIMENSIONS, Counts, count
-from histoprep.stats.image_labels import CrossTable, folder_names
 from histoprep.stats.summary import (
     EFFECTIVE_NUMBER_BETA,
     WEIGHTS,
@@ -43,6 +42,7 @@ from histoprep.stats.summary import (
     class_weights,
     summarise,
 )
+from histoprep.tiles.image_labels import CrossTable, ImageLabelCounts, are_ignored
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -148,7 +148,7 @@ def count_table(
     gone = np.zeros(len(REASONS), dtype=np.int64)
     num_repaired = 0
     ignored = Ignored() if label_map is not None and label_map.ignore else None
-    cross, folders = CrossTable(), CrossTable()
+    image_labels = ImageLabelCounts()
     for chunk in source.read_batches(_READ):
         reason = (
             reason_codes(chunk, _unmapped_rows(chunk, label_map))
@@ -159,37 +159,24 @@ def count_table(
         num_repaired += int(chunk[IS_REPAIRED].to_numpy()[reason == INCLUDED].sum())
         counted = (reason == INCLUDED) | (reason == UNMAPPED)
         chosen = chunk.filter(pa.array(counted))
-        left_aside = _is_ignored(chosen, label_map)
-        cross.add(chosen, chosen["label"], left_aside)
-        folders.add(chosen, folder_names(chosen["tile_id"]), left_aside)
+        image_labels.add(chosen, are_ignored(chosen, label_map))
         prepared = _prepared(chosen, kind_of, keep_group=by_group)
         raw = raw + count(prepared, raw_map)
         if mapped is not None and label_map is not None:
             mapped = mapped + _count_mapped(prepared, reason[counted] == INCLUDED, label_map)
             if ignored is not None:
                 ignored += _ignored_in(prepared, label_map)
-    # Nobody said what the images show, but folders that go with the masks do.
-    if not cross.tiles and folders.names_classes:
-        cross = folders
     split_source = "tiles" if kind_of is None else "manifest"
     left_out = {
         reason: number for reason, number in zip(REASONS, gone.tolist(), strict=True) if number
     }
-    return TableCounts(raw_map, raw, mapped, split_source, left_out, num_repaired, ignored, cross)
-
-
-def _is_ignored(chunk: pa.Table, label_map: LabelMap | None) -> np.ndarray:
-    """Return which entries of all label lists, one after the other, the label map ignores: bool."""
-    labels = pc.list_flatten(chunk["label_ids"]).to_numpy()
-    if label_map is None or not label_map.ignore:
-        return np.zeros(len(labels), bool)
-    result: np.ndarray = label_map.apply_to_ids(labels) == IGNORED
-    return result
+    found = image_labels.table
+    return TableCounts(raw_map, raw, mapped, split_source, left_out, num_repaired, ignored, found)
 
 
 def _ignored_in(chunk: pa.Table, label_map: LabelMap) -> Ignored:
     lengths = pc.fill_null(pc.list_value_length(chunk["label_ids"]), 0).to_numpy()
-    ignored = _is_ignored(chunk, label_map)
+    ignored = are_ignored(chunk, label_map)
     pixels = pc.list_flatten(chunk["label_pixels"]).to_numpy()
     rows = np.unique(np.repeat(np.arange(chunk.num_rows), lengths)[ignored])
     return Ignored(len(rows), int(pixels[ignored].sum()))

@@ -5,13 +5,17 @@ label of a table.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from histoprep.labels import LabelMap
+from histoprep.labels.model import IGNORED
+
+COLUMNS = ("tile_id", "label", "label_ids", "label_pixels")
 NO_LABEL = -1
 # Beyond so many, the labels are names of cases rather than classes.
 MAX_IMAGE_LABELS = 50
@@ -27,10 +31,14 @@ class CrossTable:
     """Tiles by image-level label and by the mask label of most pixels, 0 and ignored labels left
     aside; `NO_LABEL` where a mask holds nothing else.
 
-    `tiles`: image-level label -> mask label -> number of tiles, of tiles that have both.
+    Attributes:
+        tiles: Image-level label -> mask label -> number of tiles, of tiles that have both.
+        holding: The same of all labels of a mask, however few pixels they have; label 0 and ignored
+            ones left aside.
     """
 
     tiles: dict[str, Counter[int]] = field(default_factory=dict)
+    holding: dict[str, Counter[int]] = field(default_factory=dict)
 
     def add(self, chunk: pa.Table, names: pa.ChunkedArray, ignored: np.ndarray) -> None:
         """Count a piece of the tiles table with the columns label_ids and label_pixels.
@@ -51,11 +59,15 @@ class CrossTable:
         # Of equal numbers of pixels the smaller label is taken: what is assigned last stays.
         order = kept[np.lexsort((-labels[kept], pixels[kept], rows[kept]))]
         dominant[rows[order]] = labels[order]
+        names_of_rows = names.to_pylist()
         for name, label, length in zip(
-            names.to_pylist(), dominant.tolist(), lengths.tolist(), strict=True
+            names_of_rows, dominant.tolist(), lengths.tolist(), strict=True
         ):
             if name is not None and length:
                 self.tiles.setdefault(name, Counter())[label] += 1
+        for row, label in zip(rows[kept].tolist(), labels[kept].tolist(), strict=True):
+            if (name := names_of_rows[row]) is not None:
+                self.holding.setdefault(name, Counter())[label] += 1
 
     @property
     def columns(self) -> list[int]:
@@ -105,7 +117,48 @@ class CrossTable:
         }
 
 
-def folder_names(tile_ids: pa.ChunkedArray) -> pa.ChunkedArray:
+@dataclass
+class ImageLabelCounts:
+    """Counts masks by image-level label and by folder, piece by piece."""
+
+    _labels: CrossTable = field(default_factory=CrossTable)
+    _folders: CrossTable = field(default_factory=CrossTable)
+
+    def add(self, chunk: pa.Table, ignored: np.ndarray) -> None:
+        """Count a piece of the tiles table with the columns tile_id, label, label_ids and
+        label_pixels; see `CrossTable.add`.
+        """
+        self._labels.add(chunk, chunk["label"], ignored)
+        self._folders.add(chunk, _folder_names(chunk["tile_id"]), ignored)
+
+    @property
+    def table(self) -> CrossTable:
+        """Return the table of image-level labels. Where nobody said what images show, folders that
+        go with the masks do.
+        """
+        if not self._labels.tiles and self._folders.names_classes:
+            return self._folders
+        return self._labels
+
+
+def count_image_labels(chunks: Iterable[pa.Table], label_map: LabelMap | None) -> CrossTable:
+    """Return image-level labels against masks, from pieces with the columns `COLUMNS`."""
+    counts = ImageLabelCounts()
+    for chunk in chunks:
+        counts.add(chunk, are_ignored(chunk, label_map))
+    return counts.table
+
+
+def are_ignored(chunk: pa.Table, label_map: LabelMap | None) -> np.ndarray:
+    """Return which entries of all label lists, one after the other, the label map ignores: bool."""
+    labels = pc.list_flatten(chunk["label_ids"]).to_numpy()
+    if label_map is None or not label_map.ignore:
+        return np.zeros(len(labels), bool)
+    result: np.ndarray = label_map.apply_to_ids(labels) == IGNORED
+    return result
+
+
+def _folder_names(tile_ids: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the name of the folder that each tile lies in, null for those of the root."""
     found = pc.extract_regex(tile_ids, r"(?:^|/)(?P<folder>[^/]+)/[^/]+$")
     return pc.struct_field(found, "folder")
