@@ -47,7 +47,8 @@ class AuditOptions:
 
     `map_path` is the label map's file, `expectation` the counts there should be and `baseline` the
     accepted findings. Without `tile_size_px` (width, height) the most common size is right. With
-    `strict`, files of formats that are not read are an error.
+    `strict`, files of formats that are not read are an error. Without `map_path` the label map of
+    the manifest is used, where `takes_manifest_map`.
     """
 
     table: TableOptions | None = None
@@ -58,6 +59,7 @@ class AuditOptions:
     tile_size_px: tuple[int, int] | None = None
     fail_on: Severity | None = Severity.ERROR
     strict: bool = False
+    takes_manifest_map: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,7 @@ def _prepare(options: AuditOptions, table: TableOptions) -> _Prepared:
         min_area_px=table.tiles.min_area_px,
         tile_size_px=options.tile_size_px,
         headers_only=table.tiles.headers_only,
+        takes_manifest_map=options.takes_manifest_map,
     )
     return _Prepared(sources, read_baseline(options.baseline) if options.baseline else frozenset())
 
@@ -235,9 +238,10 @@ def _inputs_digest(workspace: Workspace, options: AuditOptions, prepared: _Prepa
         made_since,
     ]
     seen += outside_rules()
-    strict = ["strict"] if options.strict else []
+    flags = ["strict"] if options.strict else []
+    flags += [] if options.takes_manifest_map else ["no map of the manifest"]
     return digest_text(
-        repr([__version__, *seen, graded, options.tile_size_px, options.fail_on, *strict])
+        repr([__version__, *seen, graded, options.tile_size_px, options.fail_on, *flags])
     )
 
 

@@ -80,7 +80,8 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
     manifest = _readable_manifest(workspace)
     counted = workspace if manifest else _WithoutManifest(workspace.root, workspace.folder)
     label_map, map_path = sources.label_map, to_text(str(sources.map_path or ""))
-    if sources.map_path is None and manifest and not manifest.label_map.is_identity:
+    takes_map = sources.map_path is None and sources.takes_manifest_map
+    if takes_map and manifest and not manifest.label_map.is_identity:
         # What is split by classes is judged by the same classes.
         label_map, map_path = manifest.label_map, to_text(str(manifest.path))
     overview = _overview(TileRows(opened, repaired, CONTENT_COLUMNS), label_map)

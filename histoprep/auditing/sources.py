@@ -26,6 +26,7 @@ class Sources:
     min_area_px: int = 64
     tile_size_px: tuple[int, int] | None = None
     headers_only: bool = False
+    takes_manifest_map: bool = True
 
     @classmethod
     def of(

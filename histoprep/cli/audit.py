@@ -11,6 +11,7 @@ import typer
 
 from histoprep import console
 from histoprep.choices import EngineName, FailOn, Layout, ReportFormat, Severity
+from histoprep.cli.label_maps import chosen_map, note_manifest_map
 from histoprep.cli.options import (
     DaskScheduler,
     DepthOption,
@@ -32,7 +33,7 @@ from histoprep.cli.options import (
 )
 from histoprep.errors import ExitCode, UsageError
 from histoprep.findings import Selection
-from histoprep.labels import default_map, find_label_map, maps_in
+from histoprep.labels import maps_in
 from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.report import Report, render
 from histoprep.schemas.workspace import Workspace, check_outside
@@ -137,7 +138,7 @@ def audit(
         bool,
         _read(
             "Reset the options above to their defaults instead of reusing those of the previous"
-            " audit.",
+            " audit, and use no label map of an earlier manifest.",
             "--forget",
         ),
     ] = False,
@@ -268,7 +269,8 @@ def audit(
             reuse=not no_reuse,
         ),
         selection=Selection(separated(select), separated(ignore), _severities(separated(severity))),
-        map_path=find_label_map(map_name, where.root) if map_name else default_map(where.root),
+        map_path=chosen_map(map_name, where.root),
+        takes_manifest_map=not forget,
         expectation=expect,
         baseline=baseline,
         tile_size_px=_size(tile_size),
@@ -286,6 +288,9 @@ def audit(
         )
         return
     _note_maps(where.root, chosen=options.map_path is not None)
+    borrowed = None
+    if options.map_path is None:
+        borrowed = note_manifest_map(where, is_used=options.takes_manifest_map)
     with console.phases() as phases:
         result = run_audit(
             where,
@@ -316,7 +321,12 @@ def audit(
     accepted = write_baseline is not None and result.exit_code == ExitCode.FINDINGS
     if result.exit_code == ExitCode.OK and not (quick or sample):
         named_map = ("--map", map_name) if map_name else ()
-        console.next_steps(("histoprep", "manifest", root, *named_map))
+        console.next_steps(
+            # Which file that label map came from nobody knows, and without it the classes change.
+            ("histoprep", "manifest", "check", where.manifest)
+            if borrowed is not None and options.takes_manifest_map
+            else ("histoprep", "manifest", root, *named_map)
+        )
     raise typer.Exit(ExitCode.OK if exit_zero or accepted else result.exit_code)
 
 

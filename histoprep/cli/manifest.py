@@ -12,12 +12,13 @@ import typer
 from histoprep import console
 from histoprep.choices import SplitMethod
 from histoprep.cli.findings import print_finding
+from histoprep.cli.label_maps import chosen_map, note_manifest_map
 from histoprep.cli.options import MapName, Root, Verify, Workers, WorkspaceFolder, separated
 from histoprep.cli.reading import read_tiles
 from histoprep.command_style import Commands
 from histoprep.durable import locked
 from histoprep.errors import ExitCode, UsageError
-from histoprep.labels import default_map, find_label_map, load_label_map
+from histoprep.labels import load_label_map
 from histoprep.phrases import plural
 from histoprep.schemas.workspace import Workspace, check_outside
 from histoprep.split import parse_fractions
@@ -210,7 +211,7 @@ def build(
         check_outside(out, data, "the manifest")
     if dataset_csv:
         check_outside(dataset_csv, data, "a table", "--dataset-csv", text=True)
-    map_path = find_label_map(map_name, workspace.root) if map_name else default_map(workspace.root)
+    map_path = chosen_map(map_name, workspace.root)
     label_map = load_label_map(map_path) if map_path else None
     if not no_groups:
         check_groups_stay(workspace, group_by, out or workspace.manifest)
@@ -220,6 +221,7 @@ def build(
             refuse_instances(workspace.tiles, workspace.root)
             label_map = raw_label_map(workspace.tiles)
             console.warn("no label map (--map): the classes are the labels of the masks")
+            note_manifest_map(workspace, is_used=False)
             if warning := void_warning(workspace.tiles, workspace.root):
                 console.warn(warning)
         with locked(workspace.folder), console.phases() as phases:

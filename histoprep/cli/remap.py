@@ -9,6 +9,7 @@ import typer
 
 from histoprep import console
 from histoprep.choices import EngineName, OnUnmapped
+from histoprep.cli.label_maps import chosen_map
 from histoprep.cli.options import (
     DaskScheduler,
     DepthOption,
@@ -29,7 +30,7 @@ from histoprep.cli.options import (
 )
 from histoprep.cli.reading import read_tiles
 from histoprep.errors import ExitCode, UsageError
-from histoprep.labels import IGNORED_ID, default_map, find_label_map, load_label_map
+from histoprep.labels import IGNORED_ID, load_label_map
 from histoprep.mask_reading import Reading
 from histoprep.phrases import plural
 from histoprep.schemas.workspace import Workspace
@@ -146,7 +147,7 @@ def remap(
 def _label_map(name: str | None, where: Workspace) -> LabelMap:
     from histoprep.remap.fit import which_map
 
-    path = find_label_map(name, where.root) if name else default_map(where.root)
+    path = chosen_map(name, where.root)
     if path is None:
         raise which_map(where.root, where.tiles)
     return load_label_map(path)

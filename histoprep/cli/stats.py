@@ -12,9 +12,10 @@ import typer
 
 from histoprep import console, rule_ids
 from histoprep.choices import Dimension, StatsFormat
+from histoprep.cli.label_maps import chosen_map, note_manifest_map
 from histoprep.cli.options import MapName, Root, Verify, Workers, WorkspaceFolder
 from histoprep.cli.reading import read_tiles
-from histoprep.labels import default_map, find_label_map, load_label_map
+from histoprep.labels import load_label_map
 from histoprep.phrases import plural
 from histoprep.schemas.workspace import Workspace
 
@@ -66,8 +67,10 @@ def stats(
     from histoprep.tiles.readings import MaskReadings
 
     workspace = Workspace.of(root, workspace_folder)
-    path = find_label_map(map_name, workspace.root) if map_name else default_map(workspace.root)
+    path = chosen_map(map_name, workspace.root)
     label_map = load_label_map(path) if path else None
+    if label_map is None:
+        note_manifest_map(workspace, is_used=False)
     seen = read_tiles(workspace, workers=workers, verify=verify)
     found = compute_stats(workspace, label_map, by=tuple(by or (Dimension.SPLIT, Dimension.POOL)))
     paths = write_stats(found, workspace)

@@ -5,6 +5,7 @@ entries read well, and every later table has the wrong names.
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -64,7 +65,7 @@ def _contradictions(label_map: LabelMap, table: CrossTable) -> Iterator[Contradi
             f"{agreeing:,} of {plural(total, 'tile')} hold mostly label {label}, which is"
             f" {own.name} in {label_map.name}; {other.name} is {label_map.values_of(other)}"
         )
-        held = max(table.holding.get(name, {}).get(known, 0) for known in named)
+        held = max(table.holding.get(name, Counter())[known] for known in named)
         is_swapped = any(known in labels_of_others for known in named)
         yield Contradiction(name, detail, is_swapped or 2 * held < total)
 
