@@ -380,7 +380,7 @@ class TestSplit:
     @pytest.mark.parametrize(
         "text, message",
         [
-            ("tile_id,split\nt0000,train\n", "says nothing about some tiles"),
+            ("tile_id,split\nx0000,train\n", "says nothing of any tile"),
             ("tile_id,split\nt0000,train\nt0000,test\n", "one tile in two splits"),
             ("tile_id,split\nt0000,dev\n", "unknown split"),
             ("word,split\nt0000,train\n", "lacks a column"),

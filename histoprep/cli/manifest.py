@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,14 +61,19 @@ def build(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Another seed gives another split of the same shares.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Another seed gives another split of the same shares.",
+            show_default="as before, or 0",
+        ),
+    ] = None,
     split_method: Annotated[
         SplitMethod,
         typer.Option(
             help=(
-                "auto: even shares; hash: new tiles never move old groups; file: as in"
-                " --split-file."
+                "auto: even shares; hash: by the names of groups alone, whatever the others are;"
+                " file: as in --split-file."
             )
         ),
     ] = SplitMethod.AUTO,
@@ -76,11 +82,38 @@ def build(
         typer.Option(
             help=(
                 "Table of tiles, images, slides or groups and their split, or a folder with"
-                " train.txt and test.txt."
+                " train.txt and test.txt. What it does not name is shared out; not to test if it"
+                " names one."
             ),
             show_default=False,
         ),
     ] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GROUPS",
+            help=(
+                "Groups or slides that are test, such as case7,case9, and no others are; or a file"
+                " with a name a line."
+            ),
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MANIFEST",
+            help="Tiles of this manifest stay in their split.",
+            show_default="the one that --out replaces",
+        ),
+    ] = None,
+    reshuffle: Annotated[
+        bool,
+        typer.Option(
+            "--reshuffle",
+            help="Split all tiles anew; otherwise those of the manifest in this place stay.",
+        ),
+    ] = False,
     ignore_folder_split: Annotated[
         bool,
         typer.Option(
@@ -175,6 +208,7 @@ def build(
         histoprep manifest tiles --map my_map.yml --group-by "(case\\d+)_"
         histoprep manifest tiles --split-file splits.csv --out manifest.parquet
         histoprep manifest tiles --exclude HP303,HP601 --drop-list dropped.csv
+        histoprep manifest tiles --test case7,case9 --split 0.8/0.2/0
     """
     from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
     from histoprep.manifest.choice import ChoiceOptions
@@ -197,6 +231,7 @@ def build(
         ignore_folder_split,
         force,
         ChoiceOptions(_codes(separated(exclude)), drop_list, keep_list, sample),
+        _test_groups(test),
     )
     options.validate()
     if no_groups and group_by is not None:
@@ -215,6 +250,8 @@ def build(
     label_map = load_label_map(map_path) if map_path else None
     if not no_groups:
         check_groups_stay(workspace, group_by, out or workspace.manifest)
+    target = out or workspace.manifest
+    options = replace(options, keep=_kept(keep, target, reshuffle=reshuffle))
     with regrouped(workspace, group_by, no_groups=no_groups) as scan_options:
         seen = read_tiles(workspace, scan_options, workers=workers, verify=verify)
         if label_map is None:
@@ -229,7 +266,7 @@ def build(
                 workspace.tiles,
                 label_map,
                 options,
-                out or workspace.manifest,
+                target,
                 phases=phases,
             )
     _print_summary(summary, label_map)
@@ -261,14 +298,53 @@ def _codes(keys: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(rule.code for rule in rules_named(keys, all_rules().values())) if keys else ()
 
 
+def _kept(keep: Path | None, target: Path, *, reshuffle: bool) -> Path | None:
+    """Return the manifest whose tiles stay in their split: that of --keep, or the one in the place
+    of the new one; raises UsageError for --keep with --reshuffle.
+    """
+    if not reshuffle:
+        return keep or (target if target.exists() else None)
+    if keep is not None:
+        raise UsageError(
+            "--reshuffle and --keep contradict each other",
+            seen=f"--keep {keep}",
+            hint="choose one of them",
+        )
+    return None
+
+
+def _test_groups(options: list[str] | None) -> tuple[str, ...]:
+    """Return the names of --test: those of files, a name a line, and others as they are."""
+    from histoprep.text_table import read_text_table
+
+    names: list[str] = []
+    for option in separated(options):
+        path = Path(option)
+        names += (
+            [row[0] for row in read_text_table(path, "the list").rows if row[0]]
+            if path.is_file()
+            else [option]
+        )
+    return tuple(names)
+
+
 def _print_summary(summary: ManifestSummary, label_map: LabelMap) -> None:
     _print_split(summary.recipe, summary.certificate, label_map)
+    _print_kept(summary.recipe.get("kept"))
     _print_repaired(summary.num_repaired)
     _print_excluded(summary.excluded)
     if summary.excluded:
         console.note(f"excluded tiles, with reasons: {summary.excluded_path}")
     for warning in summary.warnings:
         console.warn(warning)
+
+
+def _print_kept(kept: Mapping[str, Any] | None) -> None:
+    if kept is not None:
+        stayed = kept["tiles"] - kept["moved"]
+        console.out(
+            f"{plural(stayed, 'tile')} in the split of {kept['manifest']}, {kept['new']:,} new"
+        )
 
 
 def _print_split(

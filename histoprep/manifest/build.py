@@ -25,12 +25,14 @@ from histoprep.execution import Engine
 from histoprep.labels import LabelMap, identity_map
 from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.choice import ChoiceOptions, ChosenRows, choose_tiles
+from histoprep.manifest.earlier import EarlierSplit, open_earlier, write_moved
 from histoprep.manifest.gather import SplitInputs, gather
-from histoprep.manifest.given import IncludedTiles, SplitOrigin, file_splits, leak, unmatched_names
+from histoprep.manifest.given import IncludedTiles, SplitOrigin
 from histoprep.manifest.groups import ungrouped_warning
 from histoprep.manifest.inclusion import CHOICE, CHOICES, INCLUDED
 from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
-from histoprep.phrases import first_of, plural, unmatched_warning
+from histoprep.manifest.splitting import Kept, choose_split
+from histoprep.phrases import first_of, plural
 from histoprep.progress import Advance, Phases, TaskProgress, silent_phases
 from histoprep.remap.contradictions import contradiction_error, contradictions
 from histoprep.remap.evidence import remapped_error
@@ -47,28 +49,15 @@ from histoprep.schemas.manifest import (
 )
 from histoprep.schemas.repaired import TileRows, open_rows
 from histoprep.schemas.workspace import Workspace
-from histoprep.split import (
-    Assignment,
-    Units,
-    assign_by_hash,
-    assign_units,
-    complete_split,
-    exact_fractions,
-    join_units,
-    leaking_units,
-)
+from histoprep.split import Units, join_units
 from histoprep.split.certificate import certify
-from histoprep.split.given import read_split_file
-from histoprep.split.units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL
+from histoprep.split.units import CONDITIONAL, SPLITS, UNCONDITIONAL
 from histoprep.tiles import image_labels
 from histoprep.tiles.misfits import MisfitKind, find_misfits
 from histoprep.tiles.options import earlier_options
 from histoprep.tiles.readings import MaskReadings
 
 EXCLUDED_VERSION = "1.0"
-DEFAULT_FRACTIONS = {"train": Fraction(9, 10), "test": Fraction(1, 10)}
-DEFAULT_VALIDATION = {"train": Fraction(8, 10), "val": Fraction(2, 10)}
-
 _FILE_FACTS = ("width_px", "height_px", "image_bytes", "image_digest", "mask_bytes", "mask_digest")
 _COPIED = ("tile_id", "image_path", "mask_path", "group", "label", *_FILE_FACTS)
 _PASS_2 = tuple(dict.fromkeys((*manifest_rows.COLUMNS, *_COPIED)))
@@ -79,21 +68,31 @@ _PIECE = 8192
 class ManifestOptions:
     """How to make a manifest.
 
-    `fractions`: share of each split; None for 0.9 train and 0.1 test, or, where folders give the
-    split, validation 80/20 from train. `method`: auto (solved; folders train, val, test are kept
-    unless `ignore_folder_split`), hash (old groups stay when data grows) or file (`split_file`).
-    `conditional_threshold`: least share of pixels of classes other than 0, in [0, 1]. `force` maps
-    masks that look mapped already (HP508). `choice`: what is left out on demand.
+    Attributes:
+        fractions: Share of each split; None for those of `keep`, or for 0.9 train and 0.1 test, or,
+            where folders give the split, validation 80/20 from train.
+        seed: Of the split; None for that of `keep`, or 0.
+        method: auto (solved; folders train, val, test are kept unless `ignore_folder_split`), hash
+            (by the names of groups alone) or file (`split_file`).
+        split_file: A table or lists of names and their splits; others are shared out.
+        test: Names of groups that are test, and no others are.
+        keep: A manifest: its tiles stay in their split unless groups or copies join those of two.
+        conditional_threshold: Least share of pixels of classes other than 0, in [0, 1].
+        ignore_folder_split: Split tiles anew that folders or a table of pairs give a split.
+        force: Map masks that look mapped already (HP508), and the like.
+        choice: What is left out on demand.
     """
 
     fractions: Mapping[str, Fraction] | None = None
-    seed: int = 0
+    seed: int | None = None
     method: str = SplitMethod.AUTO.value
     split_file: Path | None = None
     conditional_threshold: float = 0.0
     ignore_folder_split: bool = False
     force: bool = False
     choice: ChoiceOptions = field(default_factory=ChoiceOptions)
+    test: tuple[str, ...] = ()
+    keep: Path | None = None
 
     def validate(self) -> None:
         """Raise UsageError for options that do not go together."""
@@ -105,6 +104,12 @@ class ManifestOptions:
             raise UsageError(
                 "--split-method file and --split-file go together",
                 seen=f"method {self.method}, file {self.split_file}",
+            )
+        if self.test and self.method != SplitMethod.AUTO:
+            raise UsageError(
+                "--test names the test itself, and so does the split method",
+                seen=f"--test {','.join(self.test)}, method {self.method}",
+                hint="leave out --split-file and --split-method, or --test",
             )
         if not 0 <= self.conditional_threshold <= 1:
             raise UsageError(
@@ -183,7 +188,8 @@ def build_manifest(
         _refuse_masks_without_images(rows, Path(header["root"]))
         _refuse_shifted_numbers(rows, workspace)
         _refuse_misfits(rows, workspace)
-    plan = _plan(rows, source, label_map, options, workspace.root, scanned, phases)
+    earlier = _earlier(options)
+    plan = _plan(rows, source, label_map, options, workspace.root, scanned, earlier, phases)
     described = {
         "root": header["root"],
         "unlabelled_roots": scanned.get("unlabelled", []),
@@ -209,6 +215,7 @@ def build_manifest(
         schema_version=EXCLUDED_VERSION,
         metadata={},
     )
+    moved = _moved_warning(target, IncludedTiles(rows, label_map), plan)
     written = write_manifest(
         target,
         _rows(rows, label_map, options, plan.splits, phases("writing", "tiles")),
@@ -222,9 +229,27 @@ def build_manifest(
         plan.excluded,
         plan.recipe,
         plan.certificate,
-        plan.warnings,
+        (*plan.warnings, *moved),
         plan.num_repaired,
     )
+
+
+def _earlier(options: ManifestOptions) -> EarlierSplit | None:
+    """Return the split that is kept, its names seeded as those of the tiles will be."""
+    if options.keep is None:
+        return None
+    manifest = open_earlier(options.keep)
+    seed = int(manifest.recipe["seed"]) if options.seed is None else options.seed
+    return EarlierSplit.of(manifest, seed)
+
+
+def _moved_warning(target: Path, source: IncludedTiles, plan: _Plan) -> Iterator[str]:
+    """Write which tiles of the kept split changed it beside the manifest, and yield it in words."""
+    table = target.with_name(f"{target.stem}.moved.csv")
+    number, first = write_moved(table, source, plan.kept, plan.splits)
+    if number:
+        tiles = plural(number, "tile")
+        yield f"{tiles} changed the split, since {plan.why_moved}: {first}; all of them: {table}"
 
 
 def _refuse_labels_among_images(source: ChosenRows, root: Path) -> None:
@@ -394,11 +419,13 @@ def _refuse_shifted_numbers(source: ChosenRows, workspace: Workspace) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Everything decided in pass 1: the split code of each included tile (int8 [n]) and what is
-    said of it.
+    """Everything decided in pass 1: the split code of each included tile, the one it had (int8
+    [n]), why some changed it, and what is said of the split.
     """
 
     splits: np.ndarray
+    kept: np.ndarray
+    why_moved: str
     recipe: dict[str, Any]
     certificate: dict[str, Any]
     excluded: dict[str, int]
@@ -413,16 +440,19 @@ def _plan(
     options: ManifestOptions,
     root: Path,
     scanned: Mapping[str, Any],
+    earlier: EarlierSplit | None,
     phases: Phases,
 ) -> _Plan:
     group_by, pairs = scanned.get("group_by"), scanned.get("pairs")
     pairs_table = Path(pairs) if pairs else None
+    seed = (earlier.recipe["seed"] if earlier else 0) if options.seed is None else options.seed
     inputs = gather(
         source,
         label_map,
-        seed=options.seed,
+        seed=seed,
         conditional_threshold=options.conditional_threshold,
-        by_name=options.method == SplitMethod.FILE,
+        by_name=options.split_file is not None or bool(options.test),
+        earlier=earlier,
         advance=phases("counting", "tiles"),
     )
     phases("splitting", "groups")
@@ -439,8 +469,11 @@ def _plan(
     )
     units = join_units(inputs.rows)
     joined = tuple(_joined_warning(units))
-    origin = SplitOrigin(root, options.split_file, pairs_table)
-    split = _split(source, label_map, options, inputs, units, origin)
+    origin = SplitOrigin(root, options.split_file, pairs_table, options.test)
+    kept = Kept.of(earlier, inputs, group_by)
+    split = choose_split(
+        IncludedTiles(source, label_map), inputs, units, options, origin, kept, seed
+    )
     splits, num_joined = split.assignment.splits, units.num_joined
     del units
     shares = {name: float(np.mean(splits == SPLITS.index(name))) for name in SPLITS}
@@ -452,17 +485,30 @@ def _plan(
         "method": split.method,
         "solver": split.assignment.solver,
         "fractions": wanted,
-        "seed": options.seed,
+        "seed": seed,
         "split_file": str(options.split_file) if options.split_file else None,
         "conditional_threshold": options.conditional_threshold,
         "groups_joined_by_copies": num_joined,
         "grouping": group_by,
     }
+    if options.test:
+        recipe["test"] = list(options.test)
+    if kept is not None and not kept.no_basis:
+        recipe["kept"] = kept.describe(inputs.kept, splits)
     if left_out := source.describe_choice():
         recipe["left_out"] = certificate["left_out"] = left_out
     listed = (*source.warnings, *split.warnings)
     warnings = (*listed, *ungrouped, *joined, *_warnings(inputs, certificate))
-    return _Plan(splits, recipe, certificate, inputs.excluded, warnings, inputs.num_repaired)
+    return _Plan(
+        splits,
+        inputs.kept,
+        split.why_moved,
+        recipe,
+        certificate,
+        inputs.excluded,
+        warnings,
+        inputs.num_repaired,
+    )
 
 
 def _refuse_contradictions(source: ChosenRows, label_map: LabelMap, root: Path) -> None:
@@ -493,65 +539,6 @@ def _scan_options(header: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
         )
     scanned: Mapping[str, Any] = options.get("scan", {})
     return scanned
-
-
-@dataclass(frozen=True, slots=True)
-class _Split:
-    assignment: Assignment
-    method: str
-    fractions: Mapping[str, Fraction] | None
-    """What was asked for; None for a given split."""
-    warnings: tuple[str, ...] = ()
-
-
-def _split(
-    table: ChosenRows,
-    label_map: LabelMap,
-    options: ManifestOptions,
-    inputs: SplitInputs,
-    units: Units,
-    origin: SplitOrigin,
-) -> _Split:
-    rows, source = inputs.rows, IncludedTiles(table, label_map)
-    fractions = exact_fractions(options.fractions) if options.fractions else DEFAULT_FRACTIONS
-    if options.method == SplitMethod.HASH:
-        return _Split(assign_by_hash(units, fractions), "hash", fractions)
-    by_folder = (
-        options.method == SplitMethod.AUTO
-        and not options.ignore_folder_split
-        and bool((inputs.given != NO_SPLIT).any())
-    )
-    if options.method == SplitMethod.AUTO and not by_folder:
-        return _Split(assign_units(units, rows, fractions), "auto", fractions)
-    given, validation = inputs.given, _validation(options)
-    warnings: tuple[str, ...] = ()
-    if options.split_file is not None:
-        read = read_split_file(options.split_file, options.seed)
-        given, validation = file_splits(source, read, rows, inputs.tile_keys), {}
-        if unmatched := unmatched_names(table, read):
-            what = f"the split file {options.split_file.name}"
-            warnings = (unmatched_warning(what, unmatched, len(read.names)),)
-    leaks = leaking_units(units, given)
-    if len(leaks):
-        members = np.flatnonzero(units.of_tile == leaks[0])
-        raise leak(source, members, given, len(leaks), origin)
-    return _Split(
-        complete_split(units, rows, given, validation),
-        origin.method,
-        None,
-        warnings,
-    )
-
-
-def _validation(options: ManifestOptions) -> dict[str, Fraction]:
-    """Return the shares of train and val in the train folder: those asked for, without test."""
-    if not options.fractions:
-        return DEFAULT_VALIDATION
-    fractions = {
-        name: value for name, value in exact_fractions(options.fractions).items() if name != "test"
-    }
-    total = sum(fractions.values())
-    return {name: value / total for name, value in fractions.items()} if len(fractions) > 1 else {}
 
 
 def _rows(

@@ -15,6 +15,7 @@ from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
 from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.choice import ChosenRows
+from histoprep.manifest.earlier import EarlierSplit
 from histoprep.manifest.inclusion import REASONS
 from histoprep.manifest.rows import Strata, derive
 from histoprep.progress import Advance, TaskProgress
@@ -39,8 +40,8 @@ _PIECE = 8192
 
 @dataclass(frozen=True, slots=True)
 class SplitInputs:
-    """Pass 1: the included tiles as the split sees them, splits given by folders (int8 [n]), what
-    was left out, how many masks are repaired.
+    """Pass 1: the included tiles as the split sees them, splits given by folders and those that an
+    earlier manifest has (int8 [n]), what was left out, how many masks are repaired.
 
     `num_stale` repaired masks belong to no mask of the table any more; `remapped` is the evidence
     that the masks were mapped before (HP508).
@@ -48,6 +49,7 @@ class SplitInputs:
 
     rows: SplitRows
     given: np.ndarray
+    kept: np.ndarray
     tile_keys: np.ndarray
     excluded: dict[str, int]
     pool_overlaps: int
@@ -64,20 +66,19 @@ def gather(
     seed: int,
     conditional_threshold: float,
     by_name: bool,
+    earlier: EarlierSplit | None,
     advance: Advance,
 ) -> SplitInputs:
     """Return what the split needs of the included tiles of a tiles table; raises UsageError when
     there is none or an id occurs twice.
 
-    `tile_keys` are empty unless `by_name`; `advance` is called with the rows done and all rows.
+    `tile_keys` are empty unless `by_name`; `earlier` is the split whose tiles `kept` tells of;
+    `advance` is called with the rows done and all rows.
     """
     size = source.num_rows
     names, images, pixels, tile_keys = (np.zeros(size, dtype=np.uint64) for _ in range(4))
-    grouped, conditional, given = (
-        np.zeros(size, dtype=bool),
-        np.zeros(size, dtype=bool),
-        np.full(size, NO_SPLIT, dtype=np.int8),
-    )
+    grouped, conditional = (np.zeros(size, dtype=bool) for _ in range(2))
+    given, kept = (np.full(size, NO_SPLIT, dtype=np.int8) for _ in range(2))
     strata, kinds, reasons = (
         np.zeros(size, dtype=np.int32),
         Strata(label_map),
@@ -102,6 +103,8 @@ def gather(
             conditional[here], derived.core[derived.included], included["label"]
         )
         given[here] = _folder_splits(included["split"])
+        if earlier is not None:
+            kept[here] = earlier.lookup(tile_keys[here], images[here])
         progress.add(chunk.num_rows)
         # Worth 60 MB: Arrow keeps the memory of row groups that are gone.
         pa.default_memory_pool().release_unused()
@@ -133,6 +136,7 @@ def gather(
     return SplitInputs(
         rows,
         given[:end],
+        kept[:end],
         kept_keys,
         excluded,
         overlaps,

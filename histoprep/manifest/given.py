@@ -45,22 +45,27 @@ class IncludedTiles:
 
 
 def file_splits(
-    source: IncludedTiles, given: GivenSplit, rows: SplitRows, tile_keys: np.ndarray
+    source: IncludedTiles,
+    given: GivenSplit,
+    rows: SplitRows,
+    tile_keys: np.ndarray,
+    origin: SplitOrigin,
 ) -> np.ndarray:
     """Return the split code (int8 [n]) that a file gives each included tile, by its own key or its
-    group's, or else by what a name in the file means (`GivenSplit.lookup_paths`).
+    group's, or else by what a name in the file means (`GivenSplit.lookup_paths`); `NO_SPLIT` where
+    it says nothing.
 
-    Raises UsageError, naming some, when the file is silent about tiles, or a name of a tile means
-    several.
+    Raises UsageError, naming some, when the file says nothing about any tile, or a name of a tile
+    means several.
     """
     splits = given.lookup(
         tile_keys if given.kind == "tile" else np.where(rows.grouped, rows.names, np.uint64(0))
     )
     missing = np.flatnonzero(splits == NO_SPLIT)
     if len(missing):
-        splits[missing] = _by_path(source, given, missing)
+        splits[missing] = _by_path(source, given, missing, tile_keys)
         missing = np.flatnonzero(splits == NO_SPLIT)
-    if len(missing):
+    if len(missing) == len(splits):
         some = source.describe(missing[:5])
         names = [
             row["tile_id"]
@@ -69,9 +74,10 @@ def file_splits(
             for row in some
         ]
         raise UsageError(
-            "the split file says nothing about some tiles",
+            f"{origin.words} says nothing of any tile",
             seen=f"{len(missing)} tiles, for instance {', '.join(names)}",
-            expected=f"a row for every {given.kind}; {_some_names(given)}",
+            expected=f"names of {'tiles' if given.kind == 'tile' else 'groups'};"
+            f" {_some_names(given)}",
         )
     return splits
 
@@ -92,11 +98,17 @@ def unmatched_names(rows: ChosenRows, given: GivenSplit) -> list[str]:
     return list(left)
 
 
-def _by_path(source: IncludedTiles, given: GivenSplit, missing: np.ndarray) -> np.ndarray:
+def _by_path(
+    source: IncludedTiles, given: GivenSplit, missing: np.ndarray, tile_keys: np.ndarray
+) -> np.ndarray:
+    """Return the split code (int8 [m]) of the tiles with these numbers by the names that their
+    paths fit; raises UsageError for a name that fits several tiles, or is the id of another.
+    """
     paths = [str(row["image_path"]) for row in source.describe(missing)]
     codes, meant = given.lookup_paths(paths)
     if given.kind == "tile":
-        first: dict[str, str] = {}
+        is_id = np.isin(given.keys, tile_keys)
+        first = {name: name for name in given.names.filter(pa.array(is_id)).to_pylist()}
         for path, name in zip(paths, meant, strict=True):
             if name is not None and first.setdefault(name, path) != path:
                 raise UsageError(
@@ -109,7 +121,7 @@ def _by_path(source: IncludedTiles, given: GivenSplit, missing: np.ndarray) -> n
 
 def _some_names(given: GivenSplit) -> str:
     names = given.names[:2].to_pylist()
-    return f"its names are such as {' and '.join(names)}" if names else "it has no names"
+    return f"it has names such as {' and '.join(names)}" if names else "it has no names"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +133,26 @@ class SplitOrigin:
         split_file: The file of --split-file, or None.
         table: The table of pairs with a column for the split, or None; without both, folders give
             the split.
+        test: The names of --test.
     """
 
     root: Path
     split_file: Path | None = None
     table: Path | None = None
+    test: tuple[str, ...] = ()
 
     @property
     def method(self) -> str:
-        """Return how a manifest calls it: file, table or folder."""
+        """Return how a manifest calls it: test, file, table or folder."""
+        if self.test:
+            return "test"
         return "file" if self.split_file else "table" if self.table else "folder"
 
     @property
     def words(self) -> str:
         """Return what gives the split."""
+        if self.test:
+            return "--test"
         if self.split_file:
             return f"the split file {self.split_file.name}"
         return f"the column split of {self.table.name}" if self.table else "the split of folders"
@@ -143,6 +161,8 @@ class SplitOrigin:
     def advice(self) -> str:
         """Return how to split anew, with the command."""
         command = f"histoprep manifest {shlex.quote(str(self.root))}"
+        if self.test:
+            return "name all groups that share tiles or images with those"
         if self.split_file:
             return f"correct the rows in {self.split_file}; or split anew: {command}"
         return f"split anew, with groups and copies kept together: {command} --ignore-folder-split"

@@ -27,10 +27,12 @@ __all__ = [
     "assign_units",
     "complete_split",
     "exact_fractions",
+    "fill_split",
     "join_units",
     "largest_remainders",
     "leaking_units",
     "parse_fractions",
+    "split_of_units",
 ]
 
 _POOL_WEIGHT = 4.0
@@ -96,13 +98,27 @@ class Assignment:
     solver: str
 
 
-def assign_units(units: Units, rows: SplitRows, fractions: Mapping[str, Fraction]) -> Assignment:
+def assign_units(
+    units: Units,
+    rows: SplitRows,
+    fractions: Mapping[str, Fraction],
+    fixed: np.ndarray | None = None,
+) -> Assignment:
     """Return a split of the tiles by `fractions`, stratified by pool and class, every unit whole.
 
-    When every unit is one tile, each pool is shared out by largest remainders, exactly, and each
-    class as nearly as whole tiles allow. Otherwise an integer program (or, above a size limit, a
-    greedy search) minimises the deviations of pools and classes. Raises UsageError when there are
-    fewer units than splits.
+    When every unit is one tile and none is fixed, each pool is shared out by largest remainders,
+    exactly, and each class as nearly as whole tiles allow. Otherwise an integer program (or, above
+    a size limit, a greedy search) minimises the deviations of pools and classes.
+
+    Args:
+        units: What may not be cut.
+        rows: The tiles.
+        fractions: The share of each split, of all tiles.
+        fixed: The split code that each unit has already (int8 [units]), all of them in `fractions`,
+            or `NO_SPLIT`; None where all are free.
+
+    Raises:
+        UsageError: There are fewer units than splits, or one would be empty.
     """
     if len(units.keys) < len(fractions):
         raise UsageError(
@@ -111,16 +127,13 @@ def assign_units(units: Units, rows: SplitRows, fractions: Mapping[str, Fraction
             expected=f"at least {len(fractions)}: one for each of {', '.join(fractions)}",
             hint="ask for fewer splits, or remove identical images that join groups",
         )
+    if fixed is not None and (fixed != NO_SPLIT).any():
+        return _assign_free_units(units, rows, fractions, fixed)
     single = len(units.keys) == len(rows)
     types, profiles = _single_types(units, rows) if single else _unit_types(units, rows)
     amounts = np.bincount(types, minlength=len(profiles)).astype(np.int64)
     shares = list(fractions.values())
-    targets = np.array(
-        [[float(share * int(total)) for total in amounts @ profiles] for share in shares]
-    )
-    weights = np.full(profiles.shape[1], 1.0)
-    weights[1:3] = _POOL_WEIGHT
-    weights /= np.maximum(amounts @ profiles, 1)
+    targets, weights = _goals(amounts @ profiles, shares)
     floors = np.zeros((len(profiles), len(shares)), dtype=np.int64)
     if single:
         weights[:3] = (0.0, _EXACT_WEIGHT, _EXACT_WEIGHT)
@@ -132,14 +145,61 @@ def assign_units(units: Units, rows: SplitRows, fractions: Mapping[str, Fraction
     placed, solver = solve(
         Problem(profiles, amounts, targets, weights, floors, num_exact=3 if single else 0)
     )
-    if not (placed.sum(axis=0) > 0).all():
-        raise UsageError(
-            "a split would be empty",
-            seen=f"{len(units.keys)} groups of tiles",
-            hint="ask for fewer splits or larger fractions",
-        )
-    codes = np.array([SPLITS.index(name) for name in fractions], dtype=np.int8)
-    return Assignment(codes[_hand_out(types, placed)][units.of_tile], solver)
+    codes = _codes_of(fractions)[_hand_out(types, placed)]
+    _refuse_empty(codes, fractions)
+    return Assignment(codes[units.of_tile], solver)
+
+
+def _assign_free_units(
+    units: Units, rows: SplitRows, fractions: Mapping[str, Fraction], fixed: np.ndarray
+) -> Assignment:
+    """Return the split where some units have one: the others go where they balance it best."""
+    single = len(units.keys) == len(rows)
+    types, profiles = _single_types(units, rows) if single else _unit_types(units, rows)
+    codes, is_free = _codes_of(fractions), fixed == NO_SPLIT
+    num_fixed = f"{int((~is_free).sum()):,} of {len(fixed):,} groups and single tiles stay"
+    if not is_free.any():
+        return Assignment(fixed[units.of_tile], num_fixed)
+    # To the solver the fixed units of a split are one large unit that is placed from the start.
+    present, free_types = np.unique(types[is_free], return_inverse=True)
+    placed_before = [
+        np.bincount(types[fixed == code], minlength=len(profiles)) @ profiles for code in codes
+    ]
+    amounts = np.concatenate([np.bincount(free_types), np.ones(len(codes), dtype=np.int64)])
+    all_profiles = np.concatenate([profiles[present], placed_before])
+    floors = np.zeros((len(amounts), len(codes)), dtype=np.int64)
+    floors[len(present) :] = np.eye(len(codes), dtype=np.int64)
+    targets, weights = _goals(amounts @ all_profiles, list(fractions.values()))
+    placed, solver = solve(Problem(all_profiles, amounts, targets, weights, floors))
+    found = fixed.copy()
+    found[is_free] = codes[_hand_out(free_types, placed[: len(present)])]
+    _refuse_empty(found, fractions)
+    return Assignment(found[units.of_tile], f"{num_fixed}; others: {solver}")
+
+
+def _goals(totals: np.ndarray, shares: Sequence[Fraction]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the wanted sums (float64 [splits, columns]) and the cost of one tile off each
+    (float64 [columns]), given the sums of all tiles.
+    """
+    targets = np.array([[float(share * int(total)) for total in totals] for share in shares])
+    weights = np.full(len(totals), 1.0)
+    weights[1:3] = _POOL_WEIGHT
+    return targets, weights / np.maximum(totals, 1)
+
+
+def _codes_of(fractions: Mapping[str, Fraction]) -> np.ndarray:
+    return np.array([SPLITS.index(name) for name in fractions], dtype=np.int8)
+
+
+def _refuse_empty(codes: np.ndarray, fractions: Mapping[str, Fraction]) -> None:
+    """Raise UsageError unless every split has a unit; `codes`: int8 [units]."""
+    if np.isin(_codes_of(fractions), codes).all():
+        return
+    raise UsageError(
+        "a split would be empty",
+        seen=f"{len(codes)} groups of tiles",
+        hint="ask for fewer splits or larger fractions",
+    )
 
 
 def _exact_pools(totals: Sequence[int], shares: Sequence[Fraction]) -> np.ndarray:
@@ -232,13 +292,35 @@ def assign_by_hash(units: Units, fractions: Mapping[str, Fraction]) -> Assignmen
     return Assignment(codes[np.searchsorted(edges, position, side="right")][units.of_tile], "hash")
 
 
+def split_of_units(units: Units, splits: np.ndarray) -> np.ndarray:
+    """Return the split code of each unit (int8 [units]): that of most of its tiles that have one,
+    of equally many the later split (test after val after train); `NO_SPLIT` where none has.
+
+    Args:
+        units: The units.
+        splits: The split code of each tile, or `NO_SPLIT` (int8 [n]).
+    """
+    size, known = len(units.keys), splits != NO_SPLIT
+    votes = np.bincount(
+        units.of_tile[known].astype(np.int64) * len(SPLITS) + splits[known],
+        minlength=size * len(SPLITS),
+    ).reshape(size, len(SPLITS))
+    last = len(SPLITS) - 1 - np.argmax(votes[:, ::-1], axis=1)
+    return np.where(votes.any(axis=1), last, NO_SPLIT).astype(np.int8)
+
+
 def complete_split(
-    units: Units, rows: SplitRows, given: np.ndarray, validation: Mapping[str, Fraction]
+    units: Units,
+    rows: SplitRows,
+    given: np.ndarray,
+    validation: Mapping[str, Fraction],
+    kept: np.ndarray | None = None,
 ) -> Assignment:
     """Return the `given` split (int8 [n]) with validation taken from train when there is none.
 
     Test tiles stay; tiles without a given split count as train; `validation` has the fractions of
-    train and val. A unit with a tile in test is test as a whole. Check `leaking_units` first.
+    train and val. A unit with a tile in test is test as a whole. Of tiles in train those stay in
+    train or val that `kept` (int8 [n]) has there. Check `leaking_units` first.
     """
     size = len(units.keys)
     per_unit = np.full(size, NO_SPLIT, dtype=np.int8)
@@ -253,7 +335,54 @@ def complete_split(
             "the given split has no train part",
             expected="a folder, or a split in the table, called train",
         )
-    rest = rows.where(learn)
-    taken = assign_units(join_units(rest), rest, validation)
+    taken = _split_rest(rows, learn, validation, kept)
     splits[learn] = taken.splits
     return Assignment(splits, f"given; validation from train: {taken.solver}")
+
+
+def fill_split(
+    units: Units, rows: SplitRows, given: np.ndarray, fractions: Mapping[str, Fraction]
+) -> Assignment:
+    """Return the `given` split (int8 [n], `NO_SPLIT` where nothing is said) with the other tiles
+    shared out.
+
+    A test that was given is complete: the others go to train and val alone, by their `fractions`,
+    of what is not test. So it is with a given split that is not in `fractions`. Without a given
+    test all `fractions` are of all tiles. Check `leaking_units` first.
+
+    Raises:
+        UsageError: The others are too few for the splits.
+    """
+    splits = split_of_units(units, given)[units.of_tile]
+    if not (splits == NO_SPLIT).any():
+        return Assignment(splits, "given")
+    test = SPLITS.index("test")
+    is_complete = (splits == test) | ~np.isin(splits, [NO_SPLIT, *_codes_of(fractions)])
+    shares = {
+        name: share
+        for name, share in fractions.items()
+        if name != "test" or not (splits == test).any()
+    } or {"train": Fraction(1)}
+    total = sum(shares.values())
+    shares = {name: share / total for name, share in shares.items()}
+    taken = _split_rest(rows, ~is_complete, shares, splits)
+    splits[~is_complete] = taken.splits
+    return Assignment(splits, f"given in part; the rest: {taken.solver}")
+
+
+def _split_rest(
+    rows: SplitRows,
+    rest: np.ndarray,
+    fractions: Mapping[str, Fraction],
+    fixed: np.ndarray | None,
+) -> Assignment:
+    """Return the split of the tiles of `rest` (bool [n]) alone; those with a split of `fractions`
+    in `fixed` (int8 [n]) keep it.
+    """
+    chosen = rows.where(rest)
+    units = join_units(chosen)
+    if fixed is None:
+        return assign_units(units, chosen, fractions)
+    known = fixed[rest]
+    known = np.where(np.isin(known, _codes_of(fractions)), known, NO_SPLIT).astype(np.int8)
+    return assign_units(units, chosen, fractions, split_of_units(units, known))

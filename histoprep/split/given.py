@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,6 +94,17 @@ def read_split_file(path: Path, seed: int) -> GivenSplit:
             ),
         )
     return GivenSplit(kind, keys, codes, pa.array(names, pa.string()).take(pa.array(order)))
+
+
+def split_of_names(names: Sequence[str], split: str, seed: int) -> GivenSplit:
+    """Return the split that gives one split to some groups, by their names."""
+    known = list(dict.fromkeys(names))
+    keys = name_keys(known, seed, "group")
+    order = np.argsort(keys, kind="stable")
+    codes = np.full(len(keys), SPLITS.index(split), dtype=np.int8)
+    return GivenSplit(
+        "group", keys[order], codes, pa.array(known, pa.string()).take(pa.array(order))
+    )
 
 
 def _of_table(path: Path) -> tuple[str, list[str], list[str]]:

@@ -100,8 +100,9 @@ def greedy(problem: Problem) -> np.ndarray:
     """
     placed = problem.floors.copy()
     if not problem.num_exact:
-        # Many alike: all but a remainder go in proportion to the targets.
-        shares = problem.targets[:, 0] / problem.targets[:, 0].sum()
+        # Many alike: all but a remainder go in proportion to what each split still lacks.
+        lacks = (problem.targets - placed.T @ problem.profiles)[:, 0].clip(0.0)
+        shares = lacks / (lacks.sum() or 1.0)
         placed += np.floor((problem.amounts - placed.sum(axis=1))[:, None] * shares).astype(
             np.int64
         ) * (problem.amounts[:, None] > 4 * len(shares))
