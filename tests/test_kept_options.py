@@ -215,7 +215,8 @@ def test_a_manifest_does_not_lose_its_groups_unless_told(
     space.manifest.write_bytes(damaged)
     assert manifest(dataset) == ExitCode.INTEGRITY
     assert manifest(dataset, "--no-groups", "--group-by", "a") == ExitCode.USAGE
-    assert manifest(dataset, "--no-groups") == ExitCode.OK
+    assert manifest(dataset, "--no-groups") == ExitCode.INTEGRITY, "nobody knows its split"
+    assert manifest(dataset, "--no-groups", "--reshuffle") == ExitCode.OK
     assert open_manifest(space.manifest).recipe["grouping"] is None
     assert manifest(dataset) == ExitCode.OK, "there are no groups to lose any more"
 

@@ -206,7 +206,6 @@ def build(
 
     Examples:
         histoprep manifest tiles --map my_map.yml --group-by "(case\\d+)_"
-        histoprep manifest tiles --split-file splits.csv --out manifest.parquet
         histoprep manifest tiles --exclude HP303,HP601 --drop-list dropped.csv
         histoprep manifest tiles --test case7,case9 --split 0.8/0.2/0
     """
