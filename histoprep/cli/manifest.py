@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -219,6 +218,8 @@ def build(
     from histoprep.tiles.instances import refuse_instances
     from histoprep.tiles.options import earlier_options
 
+    workspace = Workspace.of(root, workspace_folder)
+    target = out or workspace.manifest
     method = SplitMethod.FILE if split_file and split_method is SplitMethod.AUTO else split_method
     fractions = parse_fractions(split) if split else None
     options = ManifestOptions(
@@ -231,6 +232,7 @@ def build(
         force,
         ChoiceOptions(_codes(separated(exclude)), drop_list, keep_list, sample),
         _test_groups(test),
+        _kept(keep, target, reshuffle=reshuffle),
     )
     options.validate()
     if no_groups and group_by is not None:
@@ -239,7 +241,6 @@ def build(
             seen=f"--group-by {group_by}",
             hint="choose one of them",
         )
-    workspace = Workspace.of(root, workspace_folder)
     data = (workspace.root, *earlier_options(workspace).scan.unlabelled)
     if out:
         check_outside(out, data, "the manifest")
@@ -248,9 +249,7 @@ def build(
     map_path = chosen_map(map_name, workspace.root)
     label_map = load_label_map(map_path) if map_path else None
     if not no_groups:
-        check_groups_stay(workspace, group_by, out or workspace.manifest)
-    target = out or workspace.manifest
-    options = replace(options, keep=_kept(keep, target, reshuffle=reshuffle))
+        check_groups_stay(workspace, group_by, target)
     with regrouped(workspace, group_by, no_groups=no_groups) as scan_options:
         seen = read_tiles(workspace, scan_options, workers=workers, verify=verify)
         if label_map is None:
