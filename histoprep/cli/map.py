@@ -57,9 +57,10 @@ def init(
 ) -> None:
     """Write a label map to begin with: the labels or colours of the masks, each a class of its own.
 
-    Comments tell pixels, tiles and up to three masks of each label. Instance ids become one label,
-    and a value that lies along boundaries is ignored. The map can be used as it is; give labels and
-    classes their names first.
+    Comments tell pixels, tiles and up to three masks of each label. Names are those of a file that
+    lists classes (classes.txt, class_dict.csv, dataset.json), or of folders that go with a label.
+    Instance ids become one label, and a value that lies along boundaries is ignored. The map can be
+    used as it is; check the names first.
 
     Exit codes: 0 written; 2 the file exists already, or no labels are known; 3 written, but some
     folders or masks could not be read (listed in the output).

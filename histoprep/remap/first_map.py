@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep.errors import UsageError
+from histoprep.importing.legend import is_background
 from histoprep.labels.ignored import (
     MIN_VALUE,
     IgnoredValue,
@@ -21,9 +22,13 @@ from histoprep.labels.ignored import (
 )
 from histoprep.labels.model import colours_of
 from histoprep.labels.scales import TwoScales, find_two_scales
+from histoprep.labels.strict_yaml import quoted
 from histoprep.mask_reading import MaskEncoding
 from histoprep.phrases import plural
+from histoprep.remap.label_names import LabelName, label_names
 from histoprep.schemas.repaired import open_rows
+from histoprep.tiles.image_labels import COLUMNS as IMAGE_LABEL_COLUMNS
+from histoprep.tiles.image_labels import ImageLabelCounts, are_ignored
 from histoprep.tiles.instances import COLUMNS as INSTANCE_COLUMNS
 from histoprep.tiles.instances import LabelUse
 from histoprep.visible import visible
@@ -36,6 +41,8 @@ _COLUMNS = (
     "mask_path", "mask_palette", "mask_encoding",
     "label_ids", "label_pixels", "label_core_pixels",
 )  # fmt: skip
+_MAX_MASKS_NAMED = 1000
+_LEAST_CONTRAST = 16
 _HEAD = """\
 # Label map of {masks}. Give labels and classes their names; labels that belong together may
 # share a class. Class 0 is the background: tiles that hold nothing else are unconditional.
@@ -48,7 +55,8 @@ class LabelsFound:
 
     `examples` are up to three masks a label, most pixels of it first: minus pixels, path.
     `palette` are colours 0xRRGGBB by value, of the first mask that has any, `are_colours` whether
-    labels are colours themselves. `use` says whether labels number objects.
+    labels are colours themselves. `use` says whether labels number objects. `names` are what
+    labels may be called.
     """
 
     num_masks: int = 0
@@ -62,14 +70,29 @@ class LabelsFound:
     palette: tuple[int, ...] = ()
     are_colours: bool = False
     use: LabelUse = field(default_factory=LabelUse)
+    names: dict[int, LabelName] = field(default_factory=dict)
 
     @classmethod
     def of(cls, table: Path) -> LabelsFound:
-        """Return the labels of a tiles table, of repaired masks in place of damaged ones."""
-        found = cls()
-        source, _ = open_rows(table)
-        for chunk in source.read_batches(list(dict.fromkeys((*_COLUMNS, *INSTANCE_COLUMNS)))):
+        """Return the labels of a tiles table, of repaired masks in place of damaged ones, and the
+        names that files and folders of the data set suggest.
+        """
+        found, images, paths = cls(), ImageLabelCounts(), list[str]()
+        source, header = open_rows(table)
+        columns = dict.fromkeys((*_COLUMNS, *INSTANCE_COLUMNS, *IMAGE_LABEL_COLUMNS))
+        for chunk in source.read_batches(list(columns)):
             found.add(chunk)
+            images.add(chunk, are_ignored(chunk, None))
+            paths += chunk["mask_path"].drop_null().to_pylist()[: _MAX_MASKS_NAMED - len(paths)]
+        if found.tiles and not found.are_instances:
+            found.names = label_names(
+                Path(header["root"]),
+                found.labels,
+                images.table,
+                paths,
+                are_colours=found.are_colours,
+                palette=found.palette,
+            )
         return found
 
     def add(self, chunk: pa.Table) -> None:
@@ -112,6 +135,37 @@ class LabelsFound:
     def are_instances(self) -> bool:
         """Return whether the ids seem to number objects: more than classes could be, or used so."""
         return len(self.tiles) > MAX_CLASSES or self.use.instances() is not None
+
+    def name_of(self, label: int, otherwise: str) -> str:
+        """Return what a label may be called."""
+        named = self.names.get(label)
+        return named.name if named is not None and named.name else otherwise
+
+    @property
+    def has_background_name(self) -> bool:
+        """Return whether label 0, or another one, has the name of the background."""
+        return 0 in self.names or any(is_background(named.name) for named in self.names.values())
+
+    def colour_of(self, label: int) -> int | None:
+        """Return the colour 0xRRGGBB of a label by a file, or by the palette unless that has
+        colours that nobody can tell apart.
+        """
+        named = self.names.get(label)
+        if named is not None and named.colour is not None:
+            return named.colour
+        if label >= len(self.palette) or not self._has_distinct_palette:
+            return None
+        return self.palette[label]
+
+    @property
+    def _has_distinct_palette(self) -> bool:
+        """Return whether any two labels differ in their colours."""
+        colours = [self.palette[label] for label in self.tiles if label < len(self.palette)]
+        return all(
+            max(abs((first >> shift & 255) - (other >> shift & 255)) for shift in (0, 8, 16))
+            >= _LEAST_CONTRAST
+            for first, other in itertools.combinations(colours, 2)
+        )
 
     def two_scales(self) -> TwoScales | None:
         """Return the two scales that the labels are in, or None."""
@@ -201,7 +255,7 @@ def _lines(
     yield "sources:"
     for entry in entries:
         yield f"  # {entry.comment}"
-        yield f"  {entry.values}: {entry.name}"
+        yield f"  {entry.values}: {quoted(entry.name)}"
     if ignored is not None and ignored.along_boundaries:
         yield ""
         yield "# Lies along boundaries of other labels: pixels without a class."
@@ -214,11 +268,12 @@ def _lines(
     if 0 not in classes:
         yield f'  0: {{name: background, colour: "{shown[0]}"}}'
     for number, entry in classes.items():
-        yield f'  {number}: {{name: {entry.name}, colour: "{shown[number]}"}}'
+        name = quoted(entry.name, flow=True)
+        yield f'  {number}: {{name: {name}, colour: "{shown[number]}"}}'
     yield ""
     yield "map:"
     for entry in entries:
-        yield f"  {entry.name}: {entry.name}"
+        yield f"  {quoted(entry.name)}: {quoted(entry.name)}"
 
 
 def _numbered(entries: list[_Entry]) -> dict[int, _Entry]:
@@ -245,10 +300,11 @@ def _entries(found: LabelsFound, ignored: IgnoredValue | None) -> Iterator[_Entr
             note = "; perhaps pixels that nobody labelled: then list it under `ignore:`"
             is_doubtful = ignored is not None and label == ignored.value
             comment = _amounts(found, label) + (note if is_doubtful else "")
-            colour = found.palette[label] if label < len(found.palette) else None
-            yield _Entry(
-                str(label), f"label {label}", _hex(colour), comment, is_background=label == 0
-            )
+            name = found.name_of(label, f"label {label}")
+            if label == 0 and found.names and not found.has_background_name:
+                name = "background"
+            colour = _hex(found.colour_of(label))
+            yield _Entry(str(label), name, colour, comment, is_background=label == 0)
 
 
 def _two_scales(found: LabelsFound, scales: TwoScales) -> Iterator[_Entry]:
@@ -259,15 +315,18 @@ def _two_scales(found: LabelsFound, scales: TwoScales) -> Iterator[_Entry]:
         comment = (
             f"{label}: {_amounts(found, label)}; in other masks {value}: {_amounts(found, value)}"
         )
-        yield _Entry(f"{label}, {value}", f"label {label}", None, comment)
+        name = found.name_of(label, found.name_of(value, f"label {label}"))
+        yield _Entry(f"{label}, {value}", name, None, comment)
 
 
 def _colours(found: LabelsFound, labels: list[int]) -> Iterator[_Entry]:
     most = sorted(labels, key=lambda label: (-found.pixels[label], label))
     kept = sorted(most[: MAX_CLASSES - 2] if len(most) > MAX_CLASSES - 1 else most)
     for label in kept:
-        value = f'"{_hex(label)}"'
-        yield _Entry(value, value, _hex(label), _amounts(found, label), is_background=label == 0)
+        value = f"{_hex(label)}"
+        name = found.name_of(label, value)
+        comment = _amounts(found, label)
+        yield _Entry(f'"{value}"', name, value, comment, is_background=label == 0)
     rest = len(labels) - len(kept)
     if rest:
         pixels = sum(found.pixels[label] for label in labels) - sum(
@@ -295,9 +354,11 @@ def _instances(found: LabelsFound, labels: list[int]) -> Iterator[_Entry]:
 def _amounts(found: LabelsFound, label: int) -> str:
     """Return `12 pixels in 3 tiles, such as a.png, b.png`."""
     paths = ", ".join(visible(path) for _, path in found.examples[label])
+    named = found.names.get(label)
+    origin = f"; {visible(named.origin)}" if named is not None and named.name else ""
     return (
         f"{plural(found.pixels[label], 'pixel')} in {plural(found.tiles[label], 'tile')}, such as"
-        f" {paths}"
+        f" {paths}{origin}"
     )
 
 
