@@ -146,7 +146,8 @@ class JobFolder:
         ]
         expected = [f"{name} {value}" for name, value in zip(named, now, strict=True)]
         raise UsageError(
-            f"this folder holds {self.content} that were made with another {', '.join(named)}",
+            f"this folder holds {self.content} that were made with other settings:"
+            f" {', '.join(named)}",
             path=self.results or self.path,
             seen="; ".join(seen),
             expected="; ".join(expected),

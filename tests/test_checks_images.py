@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import coloured_tissue
 import cv2
 import numpy as np
 import pytest
-from audit_cases import DataSet, Found, by_code, findings_of_rows, image_bytes, tissue
+from audit_cases import DataSet, Found, by_code, findings_of_rows, image_bytes, stripes, tissue
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -195,3 +196,55 @@ def test_association_of_the_extremes() -> None:
         by_chance.append(cramers_v(table[:, table.sum(axis=0) > 0]))
     assert np.median(by_chance) < 0.2
     assert max(by_chance) < 0.5
+
+
+def tagged(folder: Path, *, turned: bool, number: int = 5) -> DataSet:
+    """Return tiles that readers turn clockwise, whose masks fit them as stored, or as turned."""
+    data = DataSet(folder / "set")
+    exif = Image.Exif()
+    exif[274] = 6
+    for seed in range(number):
+        image, labels = coloured_tissue.tile(seed)
+        data.write(f"t{seed}.jpg", image_bytes(image, "JPEG", quality=95, exif=exif))
+        data.mask(f"t{seed}_mask.png", np.rot90(labels, -1).copy() if turned else labels)
+    return data
+
+
+@pytest.mark.parametrize(("turned", "choice"), [(True, "apply"), (False, "drop")])
+def test_the_orientation_that_masks_fit_is_advised(
+    turned: bool, choice: str, tmp_path: Path
+) -> None:
+    report = tagged(tmp_path, turned=turned).audit()
+    [found] = [each for each in report.findings if each.code == "HP309"]
+    assert f"--only orientation={choice}" in found.suggestion
+    assert found.suggestion.count("histoprep fix") == 1
+    assert "(by 5 tiles)" in found.suggestion
+
+
+def test_orientation_is_left_open_where_masks_do_not_tell(tmp_path: Path) -> None:
+    few = tagged(tmp_path / "few", turned=True, number=2).audit()
+    mixed = tagged(tmp_path / "mixed", turned=True, number=4)
+    for seed in range(4):
+        _, labels = coloured_tissue.tile(seed)
+        if seed % 2:
+            mixed.mask(f"t{seed}_mask.png", labels)
+    for report in (few, mixed.audit()):
+        [found] = [each for each in report.findings if each.code == "HP309"]
+        assert "orientation=drop" in found.suggestion and "orientation=apply" in found.suggestion
+
+
+@pytest.mark.parametrize(("turned", "choice"), [(True, "apply"), (False, "drop")])
+def test_sides_tell_the_orientation_of_images_that_are_no_squares(
+    turned: bool, choice: str, tmp_path: Path
+) -> None:
+    data = DataSet(tmp_path / "set")
+    exif = Image.Exif()
+    exif[274] = 8
+    for seed in range(3):
+        image = tissue(seed)[:64]
+        data.write(f"t{seed}.jpg", image_bytes(image, "JPEG", exif=exif))
+        labels = stripes(0, 1, 2)[:64]
+        data.mask(f"t{seed}_mask.png", labels.T.copy() if turned else labels)
+    [found] = [each for each in data.audit().findings if each.code == "HP309"]
+    assert f"orientation={choice}" in found.suggestion
+    assert found.suggestion.count("histoprep fix") == 1

@@ -253,7 +253,10 @@ def test_the_same_command_again_changes_nothing_and_another_is_refused(
     assert results(out) == before
     assert run("verify", out) == ExitCode.OK
     assert run("fix", fixed / "set", "--out", out, "--workers", "1") == ExitCode.USAGE
-    assert "operations" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "made with other settings: operations" in said
+    assert "seen: operations extension,metadata,orientation,plain,repaired,specks=64" in said
+    assert f"{out}-2 --only extension,metadata,plain,repaired" in said
     assert results(out) == before
 
 

@@ -151,7 +151,7 @@ def test_another_import_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert run("import", *sample.arguments, "--out", out) == ExitCode.OK
     before = results(out)
     assert run("import", *sample.arguments, "--order", "area", "--out", out) == ExitCode.USAGE
-    assert "made with another options" in capsys.readouterr().err
+    assert "made with other settings: options" in capsys.readouterr().err
     other = import_samples.make_by_instance(tmp_path / "other")
     assert run("import", *other.arguments, "--out", out) == ExitCode.USAGE
     content = json.loads(sample.source.read_text())

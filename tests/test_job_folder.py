@@ -103,7 +103,10 @@ def test_another_request_is_refused_by_the_names_of_what_differs(tmp_path: Path)
     with pytest.raises(UsageError) as caught:
         folder.refuse_other_request(REQUEST, other, words={"label_map": "label map"}, hint="no")
     error = caught.value
-    assert error.what == "this folder holds masks that were made with another label map, palette"
+    assert (
+        error.what
+        == "this folder holds masks that were made with other settings: label map, palette"
+    )
     assert error.seen == "label map five, with another content; palette none"
     assert (error.expected, error.hint) == ("label map five; palette grey", "no")
 

@@ -73,3 +73,29 @@ def test_the_map_of_the_manifest_is_named_and_can_be_left_aside(
         assert "no label map is used, not that of the manifest" in said(capsys, command, root)
     # Now the manifest has none.
     assert "label map:" not in said(capsys, "audit", root)
+
+
+def test_without_a_map_the_audit_offers_to_write_one(
+    data: DataSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    printed = said(capsys, "audit", str(data.root), "--group-by", r"(s\d)_")
+    steps = [line.removeprefix("next: ") for line in printed.splitlines() if "next: " in line]
+    assert steps == [
+        f"histoprep map init {data.root} --out label_map.yml",
+        f"histoprep manifest {data.root}",
+    ]
+    printed = said(capsys, *shlex.split(steps[0])[1:])
+    steps = [line.removeprefix("next: ") for line in printed.splitlines() if "next: " in line]
+    assert steps[1] == f"histoprep manifest {data.root} --map label_map.yml"
+    said(capsys, *shlex.split(steps[1])[1:])
+    # A file is there now, and no command replaces it.
+    assert "--out label_map_2.yml" in said(capsys, "audit", str(data.root))
+    without = DataSet(tmp_path / "images")
+    for index in range(3):
+        without.image(f"s{index}_a.jpg")
+    printed = said(capsys, "audit", str(without.root), "--group-by", r"(s\d)_", "--exit-zero")
+    assert "map init" not in printed

@@ -226,7 +226,7 @@ def test_a_decision_is_recorded_and_later_commands_follow_it(
             np.testing.assert_array_equal(tiles.read(row).mask, expected)
     # Another decision is another tree; none at all is open again.
     assert run("remap", root, "--palette", "index") == ExitCode.USAGE
-    assert "made with another reading" in capsys.readouterr().err
+    assert "made with other settings: reading" in capsys.readouterr().err
     run("audit", root, "--forget")
     assert run("remap", root, "--force") == ExitCode.USAGE
     assert "HP413" in capsys.readouterr().err

@@ -196,7 +196,7 @@ def test_a_second_run_does_nothing_and_other_options_need_force(
     assert again.up_to_date
     assert replace(again, up_to_date=False) == first
     assert tree(first.out) == made_first
-    with pytest.raises(UsageError, match="made with another --min-confidence"):
+    with pytest.raises(UsageError, match="made with other settings: --min-confidence"):
         repair_masks(everything, tmp_path / "out", min_confidence=0.5)
     other = repair_masks(
         everything, tmp_path / "out", min_confidence=0.5, rules=("HP404",), force=True

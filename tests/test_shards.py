@@ -411,12 +411,12 @@ def test_folders_of_others_are_left_alone(
         (tmp_path / "full", ShardOptions(), "not empty"),
         (tmp_path / "file", ShardOptions(), "need a folder"),
         (tmp_path / "data/shards", ShardOptions(), "must not mix"),
-        (folder, ShardOptions(2 * 10**6), "made with another"),
+        (folder, ShardOptions(2 * 10**6), "made with other settings:"),
         (tmp_path / "small", ShardOptions(1000), "make no sense"),
     ):
         with pytest.raises(UsageError, match=said):
             write_shards(path, out, options, ONE)
-    with pytest.raises(UsageError, match="made with another"):
+    with pytest.raises(UsageError, match="made with other settings:"):
         write_shards(manifest, folder, ShardOptions(), ONE)
     with pytest.raises(UsageError, match="an index of shards already"):
         write_shards(folder / "index.parquet", tmp_path / "again", engine=ONE)

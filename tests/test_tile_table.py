@@ -190,7 +190,7 @@ def test_parts_with_other_options_do_not_mix(demo: Path, tmp_path: Path) -> None
         TableOptions(partition_tiles=21),
         TableOptions(partition_tiles=20, tiles=TileOptions(min_area_px=1)),
     ):
-        with pytest.raises(UsageError, match="parts that were made with another"):
+        with pytest.raises(UsageError, match="parts that were made with other settings"):
             TileTable(where, other).build_part(2, 3, ONE)
 
 

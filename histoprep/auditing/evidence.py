@@ -42,6 +42,7 @@ from histoprep.schemas.tiles import SCHEMA, open_tiles_table, read_issues
 from histoprep.schemas.workspace import Workspace
 from histoprep.stats import Counts, count_table
 from histoprep.tiles import TileOptions
+from histoprep.tiles.exif_fit import find_exif_fit
 from histoprep.tiles.instances import COLUMNS as INSTANCE_COLUMNS
 from histoprep.tiles.instances import InstanceIds, LabelUse
 from histoprep.tiles.lossy_sources import lossy_sources
@@ -112,6 +113,7 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
         image_labels=counts.image_labels,
         companions=tuple(find_companions(_image_facts(overview))),
         misfits=find_misfits(workspace, engine),
+        exif_fit=find_exif_fit(workspace.tiles),
         shifts=tuple(find_shifts(_sides(overview))),
         suggested_pairs=workspace.suggested_pairs,
         scan=scan,

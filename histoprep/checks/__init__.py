@@ -25,6 +25,7 @@ from histoprep.scan import ScanOptions
 from histoprep.scan.companions import Companions
 from histoprep.scan.group_patterns import Grouping
 from histoprep.scan.numbering import Shift
+from histoprep.tiles.exif_fit import ExifFit
 from histoprep.tiles.image_labels import CrossTable
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ class Evidence:
     that seems to mark pixels without a label, and that the label map does not list; `instances` are
     labels that number objects instead of naming classes. `image_labels` holds image-level labels
     against the labels of masks. `companions` are files among the images that belong to others,
-    `misfits` masks that do not fit their images. `shifts` are folders whose masks are numbered
+    `misfits` masks that do not fit their images, `exif_fit` whether masks fit images with an
+    orientation tag as stored or as turned. `shifts` are folders whose masks are numbered
     otherwise than their images, and `suggested_pairs` is the table of the pairs that they seem to
     mean. `scan` are the options of the scan that a later command begins with. `columns_of_groups`
     are columns of tables in the data set that would group the tiles, where no groups are known.
@@ -133,6 +135,7 @@ class Evidence:
     columns_of_groups: tuple[Grouping, ...] = ()
     scan: ScanOptions = field(default_factory=ScanOptions)
     misfits: tuple[Misfit, ...] = ()
+    exif_fit: ExifFit = field(default_factory=ExifFit)
 
     @property
     def companion_paths(self) -> frozenset[str]:

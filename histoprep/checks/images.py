@@ -14,9 +14,12 @@ from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.image_formats import Compression, Holds, image_formats, titles
+from histoprep.phrases import plural
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from histoprep.tiles.exif_fit import ExifFit
 
 
 WRONG_SIZE = Rule(
@@ -381,4 +384,22 @@ def turned(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
         "orientation {exif_orientation}",
         denominator=evidence.amounts.images,
         unit="images",
+        suggestion=_orientation_advice(evidence.exif_fit),
+    )
+
+
+def _orientation_advice(fit_of_masks: ExifFit) -> str:
+    """Return which of both ways masks call for; "" where it is not known."""
+    is_turned = fit_of_masks.fits_turned
+    if is_turned is None:
+        return ""
+    number = plural(fit_of_masks.num_tiles, "tile")
+    if is_turned:
+        return (
+            f"The masks fit the images as readers turn them (by {number}), and histoprep reads"
+            f" pixels as stored. A copy with turned pixels: {fix('--only orientation=apply')}"
+        )
+    return (
+        f"The masks fit the pixels as stored (by {number}), which is how histoprep reads them. A"
+        f" copy without the tag, for other readers: {fix('--only orientation=drop')}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,7 +40,9 @@ from histoprep.schemas.workspace import Workspace, check_outside
 from histoprep.tiles import TileOptions
 
 if TYPE_CHECKING:
+    from histoprep.auditing import AuditOptions
     from histoprep.choices import Severity
+    from histoprep.labels import LabelMap
     from histoprep.mask_reading import Reading
     from histoprep.scan import ScanOptions
     from histoprep.schemas.workspace import Workspace
@@ -320,14 +322,32 @@ def audit(
         )
     accepted = write_baseline is not None and result.exit_code == ExitCode.FINDINGS
     if result.exit_code == ExitCode.OK and not (quick or sample):
-        named_map = ("--map", map_name) if map_name else ()
-        console.next_steps(
-            # Which file that label map came from nobody knows, and without it the classes change.
-            ("histoprep", "manifest", "check", where.manifest)
-            if borrowed is not None and options.takes_manifest_map
-            else ("histoprep", "manifest", root, *named_map)
-        )
+        console.next_steps(*_next_steps(root, where, options, map_name, borrowed))
     raise typer.Exit(ExitCode.OK if exit_zero or accepted else result.exit_code)
+
+
+def _next_steps(
+    root: Path,
+    workspace: Workspace,
+    options: AuditOptions,
+    map_name: str | None,
+    borrowed: LabelMap | None,
+) -> Iterator[tuple[str | Path, ...]]:
+    """Yield what to do after an audit without errors."""
+    from histoprep.remap.fit import num_labelled
+
+    if borrowed is not None and options.takes_manifest_map:
+        # Which file that label map came from nobody knows, and without it the classes change.
+        yield "histoprep", "manifest", "check", workspace.manifest
+        return
+    if options.map_path is None and not maps_in(workspace.root) and num_labelled(workspace.tiles):
+        yield "histoprep", "map", "init", root, "--out", _free_map_name()
+    yield "histoprep", "manifest", root, *(("--map", map_name) if map_name else ())
+
+
+def _free_map_name() -> str:
+    names = ("label_map.yml", *(f"label_map_{number}.yml" for number in range(2, 100)))
+    return next((name for name in names if not Path(name).exists()), names[0])
 
 
 def _scan_options(workspace: Workspace, given: Mapping[str, Any], *, forget: bool) -> ScanOptions:

@@ -6,7 +6,6 @@ both, so nobody has to believe that they stay: the new tree is listed before it 
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ import numpy as np
 from histoprep import tables
 from histoprep.digests import hash_text
 from histoprep.errors import IntegrityError
-from histoprep.fixing.plan import FixPlan, place_of
+from histoprep.fixing.plan import FixPlan, free_folder, place_of
 from histoprep.key_index import KeyIndex
 from histoprep.mask_tree.task import beside
 from histoprep.phrases import first_of, plural
@@ -107,7 +106,7 @@ class CheckedNames:
         """Return what to do about a tree with other tiles, with a command."""
         request = self.plan.request
         if unexpected:
-            command = fix_command(request, _free_folder(self.plan.out))
+            command = fix_command(request, free_folder(self.plan.out))
             return (
                 f"histoprep fix did not write {first_of(unexpected)}: move what is not wanted out"
                 f" of the tree and run the same command again, or make a new tree: {command}"
@@ -121,7 +120,7 @@ class CheckedNames:
         }
         if not kept:
             return "what was requested changes names that the tiles depend on: use the data set"
-        command = fix_command(request | {"operations": kept}, _free_folder(self.plan.out))
+        command = fix_command(request | {"operations": kept}, free_folder(self.plan.out))
         return f"{command} keeps every name"
 
     def is_trusted(self, tile: ListedTile) -> bool:
@@ -174,15 +173,6 @@ class CheckedNames:
 
     def _there(self, path: str | None) -> str | None:
         return None if path is None else self._new_paths.get(path, path)
-
-
-def _free_folder(out: Path) -> Path:
-    """Return a name beside a folder that nothing has yet."""
-    return next(
-        folder
-        for number in itertools.count(2)
-        if not (folder := out.with_name(f"{out.name}-{number}")).exists()
-    )
 
 
 def _hash(pair: Pair) -> int:

@@ -26,7 +26,7 @@ from histoprep.names import pairing_key, to_name, to_text
 from histoprep.read_ahead import ANY_TIME, FileStat, stat_file
 from histoprep.scan import ScanOptions
 from histoprep.scan.name_rules import NameRules
-from histoprep.schemas.ledgers import FIX, TreeKind
+from histoprep.schemas.ledgers import FIX, TreeKind, fix_command, operations_words
 from histoprep.schemas.repaired import RepairedMasks, open_repaired
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.options import TableOptions, earlier_options, stored_options
@@ -164,8 +164,7 @@ class FixPlan:
 
     def refuse_other_request(self) -> None:
         """Raise UsageError when the folder holds another copy."""
-        words = {"root": "data set", "link": "--link"}
-        self.job.refuse_other_request(self.job.read_request(), self.request, words=words)
+        _refuse_other_request(self.job, self.request)
 
     def write_notes(self) -> None:
         """Write nothing: what there is to say stands in the ledger."""
@@ -250,9 +249,7 @@ def plan_fix(workspace: Workspace, options: FixOptions) -> FixPlan:
     }
     job = FIX.job(out)
     job.refuse_foreign_files()
-    job.refuse_other_request(
-        job.read_request(), request, words={"root": "data set", "link": "--link"}
-    )
+    _refuse_other_request(job, request)
     repaired = open_repaired(workspace.folder) if "repaired" in options.operations else None
     if repaired is not None:
         repaired.check_files(workspace.root)
@@ -278,6 +275,29 @@ def plan_fix(workspace: Workspace, options: FixOptions) -> FixPlan:
         tuple(inventory.left_out),
         inventory.digest.value(),
         tiles_stat,
+    )
+
+
+def _refuse_other_request(job: JobFolder, request: dict[str, Any]) -> None:
+    earlier, shown = job.read_request(), request | _operations(request)
+    job.refuse_other_request(
+        None if earlier is None else earlier | _operations(earlier),
+        shown,
+        words={"root": "data set", "link": "--link"},
+        hint=f"a tree of its own: {fix_command(request, free_folder(job.path))}",
+    )
+
+
+def _operations(request: Mapping[str, Any]) -> dict[str, str]:
+    return {"operations": operations_words(request["operations"])}
+
+
+def free_folder(out: Path) -> Path:
+    """Return a name beside a folder that nothing has yet."""
+    return next(
+        folder
+        for number in itertools.count(2)
+        if not (folder := out.with_name(f"{out.name}-{number}")).exists()
     )
 
 

@@ -115,7 +115,7 @@ def misfit(
     labels = [label for label, tiles in tiles_by_label.items() if tiles]
     own, empty = _own_map(root), empty_classes(label_map, labels)
     return (
-        (empty if empty is not None and _num_labelled(table) >= MIN_TILES else None)
+        (empty if empty is not None and num_labelled(table) >= MIN_TILES else None)
         or (other_names(label_map, own, labels) if own is not None else None)
         or unknown_names(label_map, _declared_names(table))
     )
@@ -167,7 +167,7 @@ def _own_map(root: Path) -> LabelMap | None:
         return None
 
 
-def _num_labelled(table: Path) -> int:
+def num_labelled(table: Path) -> int:
     """Return how many tiles have a mask with a label other than 0."""
     number = 0
     for chunk in open_rows(table)[0].read_batches(["label_ids"]):

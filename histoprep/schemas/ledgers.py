@@ -95,13 +95,18 @@ def fix_command(request: Mapping[str, Any], out: Path | str) -> str:
         request: The request of a tree, as `fix.json` has it.
         out: Folder of the copy.
     """
-    operations = [
-        f"{name}={value}" if value else name for name, value in request["operations"].items()
-    ]
     words = ["histoprep", "fix", request["root"], "--out", str(out)]
     if request["link"] != LinkKind.HARD:
         words += ["--link", request["link"]]
-    return shlex.join([*words, "--only", ",".join(operations)])
+    return shlex.join([*words, "--only", operations_words(request["operations"])])
+
+
+def operations_words(operations: Mapping[str, str]) -> str:
+    """Return operations as `histoprep fix --only` takes them, in whichever order they are stored:
+    `plain,specks=64`.
+    """
+    ordered = sorted(operations.items())
+    return ",".join(f"{name}={value}" if value else name for name, value in ordered)
 
 
 def open_ledger(path: Path, name: str, kind: TreeKind) -> Any:

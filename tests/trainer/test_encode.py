@@ -175,10 +175,10 @@ def test_a_folder_begun_otherwise_is_refused(
     tiles, codec, out = open_tiles(manifest), load_codec(codec_folder), tmp_path / "latents"
     encode_tiles(tiles, codec, out, OPTIONS)
     before = contents(out)
-    with pytest.raises(UsageError, match="made with another views") as caught:
+    with pytest.raises(UsageError, match="made with other settings: views") as caught:
         encode_tiles(tiles, codec, out, EncodeOptions(views=4, batch_size=3))
     assert "views 2" in str(caught.value) and "views 4" in str(caught.value)
-    with pytest.raises(UsageError, match="made with another codec"):
+    with pytest.raises(UsageError, match="made with other settings: codec"):
         encode_tiles(tiles, load_codec(save_tiny(tmp_path / "tiny")), out, OPTIONS)
     assert contents(out) == before
     assert (

@@ -303,7 +303,7 @@ def test_another_request_for_the_same_folder_is_refused_unless_forced(folder, tm
     sample_dataset(_painter(), masks, out, OPTIONS)
     other = SamplingOptions(1.0, OPTIONS.solver, seed=6)
     before = _images(out)
-    with pytest.raises(UsageError, match="made with another seed"):
+    with pytest.raises(UsageError, match="made with other settings: seed"):
         sample_dataset(_painter(), masks, out, other)
     assert _images(out) == before
     sample_dataset(_painter(), masks, out, other, force=True)
@@ -610,7 +610,7 @@ def test_the_command(imported, folder, tmp_path, capsys):
     assert run([*again, "--split", "train"]) == ExitCode.INCOMPLETE
     assert run([*again, "--solver", "heun"]) == ExitCode.USAGE
     assert run([*again, "--limit", "2", "--seed", "1", "--precision", "bf16"]) == ExitCode.USAGE
-    assert "made with another seed" in capsys.readouterr().err.replace("\n", " ")
+    assert "made with other settings: seed" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_the_command_writes_nothing_into_the_data_it_reads(imported, folder, tmp_path, capsys):
