@@ -127,6 +127,11 @@ def test_what_cannot_be_left_out_is_refused(data: DataSet, tmp_path: Path) -> No
     names.write_text("nothing\nnobody\n")
     text = refused(data, "--drop-list", names)
     assert "names no tile" in text and "2 names, such as nothing" in text
+    names.write_text("\n".join(sorted(EVERY)))
+    # Both lists name tiles that there are: what is left is none.
+    text = refused(data, "--drop-list", names, "--keep-list", names)
+    assert "no tile can be used" in text and f"{len(EVERY)} drop-list" in text
+    assert "leave out less" in text
     data.pair("more/case0_0", stripes(0, 1), tissue(77))
     names.write_text("/x/case0_0.jpg\n")
     assert "fits several tiles" in refused(data, "--drop-list", names)

@@ -157,9 +157,12 @@ def choose_tiles(
         ).to_pylist()
         keys = (batch[name].to_pylist() for name in _KEYS)
         for tile, image, mask, stored_mask in zip(*keys, own, strict=True):
-            if drop is not None and drop.names(tile, image, mask):
+            # Both lists see every tile, since each is judged by the tiles that it names.
+            is_dropped = drop is not None and drop.names(tile, image, mask)
+            is_kept = keep is None or keep.names(tile, image, mask)
+            if is_dropped:
                 reasons[row] = _BY_DROP_LIST
-            elif keep is not None and not keep.names(tile, image, mask):
+            elif not is_kept:
                 reasons[row] = _BY_KEEP_LIST
             elif (code := named.get(image) or named.get(stored_mask)) is not None:
                 reasons[row] = _BY_FINDING

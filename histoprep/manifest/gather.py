@@ -16,7 +16,7 @@ from histoprep.labels import LabelMap
 from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.choice import ChosenRows
 from histoprep.manifest.earlier import EarlierSplit
-from histoprep.manifest.inclusion import REASONS
+from histoprep.manifest.inclusion import CHOICES, REASONS
 from histoprep.manifest.rows import Strata, derive
 from histoprep.progress import Advance, TaskProgress
 from histoprep.remap.evidence import HeldLabels
@@ -114,7 +114,9 @@ def gather(
             "no tile can be used",
             seen=", ".join(f"{count} {reason}" for reason, count in excluded.items())
             or "an empty tiles table",
-            hint="histoprep audit says what is wrong with each of them",
+            hint="histoprep audit says what is wrong with each of them"
+            if excluded.keys() - set(CHOICES) or not excluded
+            else "leave out less: --exclude, --drop-list, --keep-list and --sample say what",
         )
     # Only a split file asks for tiles by name; otherwise sort in place and free 80 MB at ten
     # million tiles.
