@@ -33,7 +33,7 @@ _NUM_CLASSES = 6
 
 @dataclass(frozen=True)
 class TileSet:
-    """Tiles of groups: the group of each (int [n]) and the classes that each holds (bool [n, K])."""
+    """Tiles of groups: the group of each (int [n]), the classes that each holds (bool [n, K])."""
 
     name: str
     groups: np.ndarray

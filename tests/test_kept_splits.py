@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from audit_cases import DataSet, stripes, tissue
 from hypothesis import given, settings
@@ -14,15 +15,17 @@ from hypothesis import strategies as st
 from test_split import EIGHT_ONE_ONE, NINE_ONE, TEST, TRAIN, VAL, make_rows, random_tiles
 from typer.testing import CliRunner, Result
 
+from histoprep.cli import run as run_command
 from histoprep.cli.manifest import app
 from histoprep.errors import ExitCode, HistoprepError, IntegrityError, UsageError
-from histoprep.schemas.manifest import open_manifest
+from histoprep.schemas.manifest import open_manifest, write_manifest
 from histoprep.schemas.workspace import Workspace
 from histoprep.split import assign_units, fill_split, join_units, parse_fractions, split_of_units
 from histoprep.split.certificate import certify
 from histoprep.split.units import NO_SPLIT
 
 NUM_SLIDES = 10
+HEADER = ("root", "recipe", "certificate", "tiles_digest", "excluded")
 
 
 @settings(max_examples=25)
@@ -113,6 +116,10 @@ def add(data: DataSet, slide: str, index: int) -> None:
 
 def run(data: DataSet, *options: str | Path) -> Result:
     return CliRunner().invoke(app, ["build", str(data.root), *map(str, options)])
+
+
+def run_audit(data: DataSet, *options: str | Path) -> int:
+    return run_command(["audit", str(data.root), "--workers", "1", *map(str, options)])
 
 
 def build(data: DataSet, *options: str | Path) -> str:
@@ -279,3 +286,74 @@ def test_a_split_file_may_name_a_part(data: DataSet, tmp_path: Path) -> None:
         "the split file split.csv says nothing of 28 tiles, such as s0_000, s0_001:"
         " 24 in train, 4 in val" in text
     )
+
+
+def folds(data: DataSet) -> dict[str, int | None]:
+    manifest = open_manifest(Workspace.of(data.root).manifest)
+    return {row["tile_id"]: row["fold"] for row in manifest.read().to_pylist()}
+
+
+def test_folds_share_out_what_is_not_test(data: DataSet) -> None:
+    text = build(data, *GROUPED, "--test", "s2,s5", "--folds", "4")
+    found = folds(data)
+    assert {name for name, fold in found.items() if fold is None} == {
+        name for name, split in splits(data).items() if split == "test"
+    }
+    by_slide = {name.partition("_")[0]: fold for name, fold in found.items()}
+    assert Counter(by_slide.values()) == {0: 2, 1: 2, 2: 2, 3: 2, None: 2}
+    assert len({(name.partition("_")[0], fold) for name, fold in found.items()}) == NUM_SLIDES
+    assert "folds: shared groups 0, shared duplicates 0, worst class deviation" in text
+    path = Workspace.of(data.root).manifest
+    assert open_manifest(path).recipe["folds"] == {"by": "number", "names": ["0", "1", "2", "3"]}
+    check = CliRunner().invoke(app, ["check", str(path)])
+    assert check.exit_code == ExitCode.OK, check.output
+    # Folds stay when data grow, also without the option.
+    for index in range(60, 70):
+        add(data, f"t{index // 5}", index)
+    build(data, "--test", "s2,s5")
+    after = folds(data)
+    assert {name: after[name] for name in found} == found
+    assert {after[name] for name in after.keys() - found} <= {0, 1, 2, 3}
+    # A slide in two folds is found.
+    manifest = open_manifest(path)
+    table = manifest.read()
+    column = table["fold"].to_pylist()
+    column[column.index(0)] = 1
+    at = table.schema.get_field_index("fold")
+    changed = table.set_column(at, table.schema.field(at), pa.array(column, pa.int8()))
+    header = {name: manifest.header[name] for name in HEADER}
+    write_manifest(path, [changed], manifest.label_map, header)
+    check = CliRunner().invoke(app, ["check", str(path)])
+    assert check.exit_code == ExitCode.FINDINGS
+    assert "1 shared groups between folds" in " ".join(check.output.split())
+
+
+def test_each_value_is_a_fold(data: DataSet, tmp_path: Path) -> None:
+    table = tmp_path / "centres.csv"
+    names = sorted(path.stem for path in data.root.glob("*.jpg"))
+    lines = [f"{name}.jpg,{'AB'[int(name[1]) % 2]}" for name in names]
+    table.write_text("image,centre\n" + "\n".join(lines) + "\n")
+    options = ("--csv", table, *GROUPED)
+    assert run_audit(data, *options) == ExitCode.OK
+    build(data, "--split", "1/0", "--folds", "csv:centre")
+    assert folds(data) == {name: int(name[1]) % 2 for name in names}
+    recipe = open_manifest(Workspace.of(data.root).manifest).recipe
+    assert recipe["folds"] == {"by": "csv:centre", "names": ["A", "B"]}
+    table.write_text("image,centre\n" + "\n".join([*lines[1:], f"{names[0]}.jpg,B"]) + "\n")
+    error = refused(data, "--split", "1/0", "--folds", "csv:centre")
+    assert error.what == "--folds csv:centre cuts a group, or images that are equal"
+    assert error.seen == "s0 in A and B"
+
+
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        ("1", "gives no folds"),
+        ("40", "too few groups"),
+        ("csv:nothing", "csv"),
+        ("x(y)", "finds nothing for some tiles"),
+        ("(s)", "gives no folds"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(data: DataSet, how: str, what: str) -> None:
+    assert what in refused(data, *GROUPED, "--folds", how).what

@@ -98,6 +98,17 @@ def build(
             show_default=False,
         ),
     ] = None,
+    folds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER",
+            help=(
+                "Share what is not test out to so many folds for cross-validation; or one fold for"
+                " each value of folder, csv:COLUMN or a regular expression."
+            ),
+            show_default="as before",
+        ),
+    ] = None,
     keep: Annotated[
         Path | None,
         typer.Option(
@@ -233,6 +244,7 @@ def build(
         ChoiceOptions(_codes(separated(exclude)), drop_list, keep_list, sample),
         _test_groups(test),
         _kept(keep, target, reshuffle=reshuffle),
+        folds,
     )
     options.validate()
     if no_groups and group_by is not None:
@@ -377,6 +389,25 @@ def _print_split(
     if labels:
         console.table(("label", *splits), labels, title="Tiles of an image-level label")
     console.out(_certificate_line(certificate, label_map))
+    if "folds" in certificate:
+        _print_folds(certificate["folds"], label_map)
+
+
+def _print_folds(proof: Mapping[str, Any], label_map: LabelMap) -> None:
+    rows = [(name, fold["tiles"], fold["groups"]) for name, fold in sorted(proof["folds"].items())]
+    console.table(("fold", "tiles", "groups"), rows, title="Folds of what is not test")
+    worst = proof["worst_class"]
+    names = {f"class {cls.id}": f"class {cls.id} {cls.name}" for cls in label_map.classes}
+    deviation = (
+        f", worst class deviation {worst['points']:.2f} points"
+        f" ({names.get(worst['column'], worst['column'])} in fold {worst['fold']})"
+        if worst
+        else ""
+    )
+    console.out(
+        f"folds: shared groups {proof['shared_groups']},"
+        f" shared duplicates {proof['shared_duplicates']}{deviation}"
+    )
 
 
 def _certificate_line(certificate: Mapping[str, Any], label_map: LabelMap) -> str:

@@ -26,6 +26,7 @@ from histoprep.labels import LabelMap, identity_map
 from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.choice import ChoiceOptions, ChosenRows, choose_tiles
 from histoprep.manifest.earlier import EarlierSplit, open_earlier, write_moved
+from histoprep.manifest.folds import Folds, choose_folds
 from histoprep.manifest.gather import SplitInputs, gather
 from histoprep.manifest.given import IncludedTiles, SplitOrigin
 from histoprep.manifest.groups import ungrouped_warning
@@ -37,12 +38,14 @@ from histoprep.progress import Advance, Phases, TaskProgress, silent_phases
 from histoprep.remap.contradictions import contradiction_error, contradictions
 from histoprep.remap.evidence import remapped_error
 from histoprep.remap.fit import misfit, misfit_error
+from histoprep.scan import ScanOptions
 from histoprep.scan.advice import explain_masks_alone, further_masks
 from histoprep.scan.companions import MAX_IMAGES, ImageFacts, find_companions
 from histoprep.scan.numbering import find_shifts
 from histoprep.schemas.manifest import (
     EXCLUDED_KIND,
     EXCLUDED_SCHEMA,
+    FOLD,
     SHARD_COLUMNS,
     schema,
     write_manifest,
@@ -50,8 +53,8 @@ from histoprep.schemas.manifest import (
 from histoprep.schemas.repaired import TileRows, open_rows
 from histoprep.schemas.workspace import Workspace
 from histoprep.split import Units, join_units
-from histoprep.split.certificate import certify
-from histoprep.split.units import CONDITIONAL, SPLITS, UNCONDITIONAL
+from histoprep.split.certificate import certify, certify_folds
+from histoprep.split.units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL
 from histoprep.tiles import image_labels
 from histoprep.tiles.misfits import MisfitKind, find_misfits
 from histoprep.tiles.options import earlier_options
@@ -76,6 +79,8 @@ class ManifestOptions:
             (by the names of groups alone) or file (`split_file`).
         split_file: A table or lists of names and their splits; others are shared out.
         test: Names of groups that are test, and no others are.
+        folds: The number of cross-validation folds of the tiles that are not test, or `folder`,
+            `csv:COLUMN` or a regular expression whose values are the folds; None for none.
         keep: A manifest: its tiles stay in their split unless groups or copies join those of two.
         conditional_threshold: Least share of pixels of classes other than 0, in [0, 1].
         ignore_folder_split: Split tiles anew that folders or a table of pairs give a split.
@@ -93,6 +98,7 @@ class ManifestOptions:
     choice: ChoiceOptions = field(default_factory=ChoiceOptions)
     test: tuple[str, ...] = ()
     keep: Path | None = None
+    folds: str | None = None
 
     def validate(self) -> None:
         """Raise UsageError for options that do not go together."""
@@ -215,10 +221,10 @@ def build_manifest(
         schema_version=EXCLUDED_VERSION,
         metadata={},
     )
-    moved = _moved_warning(target, IncludedTiles(rows, label_map), plan)
+    moved = _moved_warning(target, IncludedTiles(rows, label_map, workspace.root), plan)
     written = write_manifest(
         target,
-        _rows(rows, label_map, options, plan.splits, phases("writing", "tiles")),
+        _rows(rows, label_map, options, plan.splits, plan.folds, phases("writing", "tiles")),
         label_map,
         described,
     )
@@ -419,11 +425,12 @@ def _refuse_shifted_numbers(source: ChosenRows, workspace: Workspace) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Everything decided in pass 1: the split code of each included tile, the one it had (int8
-    [n]), why some changed it, and what is said of the split.
+    """Everything decided in pass 1: the split code and, if asked for, the fold of each included
+    tile, the split it had (int8 [n]), why some changed it, and what is said of the split.
     """
 
     splits: np.ndarray
+    folds: np.ndarray | None
     kept: np.ndarray
     why_moved: str
     recipe: dict[str, Any]
@@ -462,18 +469,15 @@ def _plan(
         raise misfit_error(label_map, root, evidence)
     if not options.force:
         _refuse_contradictions(source, label_map, root)
+    included = IncludedTiles(source, label_map, root)
     ungrouped = (
-        tuple(ungrouped_warning(IncludedTiles(source, label_map), inputs.rows.grouped, group_by))
-        if group_by
-        else ()
+        tuple(ungrouped_warning(included, inputs.rows.grouped, group_by)) if group_by else ()
     )
     units = join_units(inputs.rows)
     joined = tuple(_joined_warning(units))
     origin = SplitOrigin(root, options.split_file, pairs_table, options.test)
     kept = Kept.of(earlier, inputs, group_by)
-    split = choose_split(
-        IncludedTiles(source, label_map), inputs, units, options, origin, kept, seed
-    )
+    split = choose_split(included, inputs, units, options, origin, kept, seed)
     splits, num_joined = split.assignment.splits, units.num_joined
     del units
     shares = {name: float(np.mean(splits == SPLITS.index(name))) for name in SPLITS}
@@ -493,6 +497,10 @@ def _plan(
     }
     if options.test:
         recipe["test"] = list(options.test)
+    folds = _folds(included, inputs, splits, options, kept, scanned)
+    if folds is not None:
+        recipe["folds"] = folds.recipe
+        certificate["folds"] = certify_folds(inputs.rows, folds.of_tile, folds.recipe["names"])
     if kept is not None and not kept.no_basis:
         recipe["kept"] = kept.describe(inputs.kept, splits)
     if left_out := source.describe_choice():
@@ -501,6 +509,7 @@ def _plan(
     warnings = (*listed, *ungrouped, *joined, *_warnings(inputs, certificate))
     return _Plan(
         splits,
+        None if folds is None else folds.of_tile,
         inputs.kept,
         split.why_moved,
         recipe,
@@ -509,6 +518,26 @@ def _plan(
         warnings,
         inputs.num_repaired,
     )
+
+
+def _folds(
+    source: IncludedTiles,
+    inputs: SplitInputs,
+    splits: np.ndarray,
+    options: ManifestOptions,
+    kept: Kept | None,
+    scanned: Mapping[str, Any],
+) -> Folds | None:
+    """Return the folds that are asked for, or those that the manifest before had."""
+    before = kept.earlier.recipe.get("folds") if kept is not None and not kept.no_basis else None
+    how = options.folds
+    if how is None and before is not None:
+        how = str(len(before["names"])) if before["by"] == "number" else str(before["by"])
+    if how is None:
+        return None
+    table = scanned.get("csv")
+    scan_options = ScanOptions(csv=Path(table) if table else None)
+    return choose_folds(how, source, inputs.rows, splits, inputs.kept_folds, before, scan_options)
 
 
 def _refuse_contradictions(source: ChosenRows, label_map: LabelMap, root: Path) -> None:
@@ -546,6 +575,7 @@ def _rows(
     label_map: LabelMap,
     options: ManifestOptions,
     splits: np.ndarray,
+    folds: np.ndarray | None,
     advance: Advance,
 ) -> Iterator[pa.Table]:
     """Yield the manifest's rows, pass 2."""
@@ -553,12 +583,17 @@ def _rows(
     for chunk in source.read_batches(_PASS_2, _PIECE):
         derived = derive(chunk, label_map, options.conditional_threshold)
         start, end = end, end + int(derived.included.sum())
-        yield _manifest_table(chunk, derived, splits[start:end], label_map)
+        chunk_folds = None if folds is None else folds[start:end]
+        yield _manifest_table(chunk, derived, splits[start:end], chunk_folds, label_map)
         progress.add(chunk.num_rows)
 
 
 def _manifest_table(
-    chunk: pa.Table, derived: Derived, splits: np.ndarray, label_map: LabelMap
+    chunk: pa.Table,
+    derived: Derived,
+    splits: np.ndarray,
+    folds: np.ndarray | None,
+    label_map: LabelMap,
 ) -> pa.Table:
     included = derived.included
     rows = chunk.select(_COPIED).filter(pa.array(included))
@@ -574,7 +609,9 @@ def _manifest_table(
         pa.array(derived.pixels[included].ravel()), len(ids)
     )
     columns["classes"] = pa.ListArray.from_arrays(offsets, pa.array(ids[np.nonzero(core)[1]]))
-    wanted = schema(len(ids))
+    wanted = schema(len(ids), has_folds=folds is not None)
+    if folds is not None:
+        columns[FOLD.name] = pa.array(folds, FOLD.type, mask=folds == NO_SPLIT)
     columns |= {name: pa.nulls(rows.num_rows, wanted.field(name).type) for name in SHARD_COLUMNS}
     return pa.table([columns[name] for name in wanted.names], schema=wanted)
 

@@ -23,10 +23,25 @@ from histoprep.errors import IntegrityError
 from histoprep.findings import Problem, problem
 from histoprep.manifest.rows import Strata, is_conditional
 from histoprep.names import to_name
-from histoprep.schemas.manifest import COLUMNS, Manifest, class_matrix, null_keys, open_manifest
+from histoprep.schemas.manifest import (
+    COLUMNS,
+    FOLD,
+    Manifest,
+    class_matrix,
+    null_keys,
+    open_manifest,
+)
 from histoprep.schemas.repaired import RepairedMasks, open_repaired
-from histoprep.split.certificate import certify
-from histoprep.split.units import CONDITIONAL, POOLS, SPLITS, SplitRows, name_keys, repeated
+from histoprep.split.certificate import certify, certify_folds
+from histoprep.split.units import (
+    CONDITIONAL,
+    NO_SPLIT,
+    POOLS,
+    SPLITS,
+    SplitRows,
+    name_keys,
+    repeated,
+)
 
 _THREADS = 16
 # The least that these columns may hold, where they hold something.
@@ -188,11 +203,29 @@ def certificate_problems(manifest: Manifest) -> list[str]:
         problems += [
             f"{split} has {seen.get(key)} {key}, certified {said.get(key)}" for key in differing
         ]
+    if manifest.num_folds:
+        problems += _fold_problems(manifest, rows)
     if not _same_worst(actual["worst_class"], stated.get("worst_class")):
         problems.append(
             f"worst class is {actual['worst_class']}, certified {stated.get('worst_class')}"
         )
     return problems
+
+
+def _fold_problems(manifest: Manifest, rows: SplitRows) -> Iterator[str]:
+    """Yield where the folds are not what the certificate says, and what crosses them."""
+    column = manifest.read((FOLD.name,))[FOLD.name]
+    folds = pc.fill_null(column, NO_SPLIT).to_numpy().astype(np.int8)
+    names = manifest.recipe["folds"]["names"]
+    if folds.max(initial=NO_SPLIT) >= len(names):
+        yield f"there is a fold {folds.max()}, certified {len(names)} folds from 0"
+        return
+    actual, stated = certify_folds(rows, folds, names), manifest.certificate.get("folds", {})
+    for name in ("shared_groups", "shared_duplicates"):
+        if actual[name]:
+            yield f"{actual[name]} {name.replace('_', ' ')} between folds"
+    if actual["folds"] != stated.get("folds"):
+        yield f"folds have {actual['folds']}, certified {stated.get('folds')}"
 
 
 def _same_worst(actual: dict[str, Any] | None, stated: dict[str, Any] | None) -> bool:

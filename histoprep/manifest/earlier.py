@@ -19,7 +19,7 @@ from histoprep.durable import write_bytes
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.manifest.given import IncludedTiles
 from histoprep.phrases import first_of
-from histoprep.schemas.manifest import Manifest, open_manifest
+from histoprep.schemas.manifest import FOLD, Manifest, open_manifest
 from histoprep.split.units import NO_SPLIT, SPLITS, name_keys
 
 _RESHUFFLE = "--reshuffle splits all tiles anew"
@@ -43,9 +43,9 @@ class EarlierSplit:
         path: The manifest.
         recipe: How its split was made.
         tile_keys: Keys of its tile ids (uint64 [n], ascending), seeded.
-        tile_codes: Their split codes (int8 [n]).
-        image_keys: Keys of its images (uint64 [m], ascending), seeded.
-        image_codes: Their split codes (int8 [m]).
+        tile_codes: Their split codes and folds, or `NO_SPLIT` (int8 [n, 2]).
+        image_keys: Keys of its images (uint64 [n], ascending), seeded.
+        image_codes: Their split codes and folds, or `NO_SPLIT` (int8 [n, 2]).
     """
 
     path: Path
@@ -59,21 +59,26 @@ class EarlierSplit:
     def of(cls, manifest: Manifest, seed: int) -> EarlierSplit:
         """Return the split of a manifest, its names seeded by `seed`."""
         tiles, images, codes = [], [], []
-        for batch in manifest.iter_batches(("tile_id", "image_digest", "split")):
+        fold = (FOLD.name,) if manifest.num_folds else ()
+        for batch in manifest.iter_batches(("tile_id", "image_digest", "split", *fold)):
             tiles.append(name_keys(batch["tile_id"].to_pylist(), seed, "tile"))
             images.append(name_keys(batch["image_digest"].to_pylist(), seed, "image"))
-            codes.append(pc.index_in(batch["split"], pa.array(SPLITS)).to_numpy().astype(np.int8))
+            split = pc.index_in(batch["split"], pa.array(SPLITS)).to_numpy()
+            folds = np.full(len(split), NO_SPLIT)
+            if fold:
+                folds = pc.fill_null(batch[FOLD.name], NO_SPLIT).to_numpy()
+            codes.append(np.stack([split, folds], axis=1).astype(np.int8))
         return cls(
             manifest.path, manifest.recipe, *_ordered(tiles, codes), *_ordered(images, codes)
         )
 
     def lookup(self, tiles: np.ndarray, images: np.ndarray) -> np.ndarray:
-        """Return the split code (int8 [n]) of tiles by their keys, or else by those of their
-        images (uint64 [n], 0 for none); `NO_SPLIT` for those that were not there.
+        """Return the split code and the fold (int8 [n, 2]) of tiles by their keys, or else by those
+        of their images (uint64 [n], 0 for none); `NO_SPLIT` for those that were not there.
         """
         found = _find(self.tile_keys, self.tile_codes, tiles)
         by_image = _find(self.image_keys, self.image_codes, images)
-        return np.where(found == NO_SPLIT, by_image, found)
+        return np.where(found[:, :1] == NO_SPLIT, by_image, found)
 
     @property
     def fractions(self) -> dict[str, Fraction]:
@@ -145,17 +150,20 @@ def open_earlier(path: Path) -> Manifest:
 
 def _ordered(keys: list[np.ndarray], codes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     if not keys:
-        return np.zeros(0, np.uint64), np.zeros(0, np.int8)
+        return np.zeros(0, np.uint64), np.zeros((0, 2), np.int8)
     order = np.argsort(whole := np.concatenate(keys), kind="stable")
     return whole[order], np.concatenate(codes)[order]
 
 
 def _find(keys: np.ndarray, codes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the code of each wanted key; `NO_SPLIT` for 0 and for those not among `keys`."""
+    """Return the codes (int8 [n, 2]) of each wanted key; `NO_SPLIT` for 0 and for those not among
+    `keys`.
+    """
     if not len(keys):
-        return np.full(len(wanted), NO_SPLIT, dtype=np.int8)
+        return np.full((len(wanted), 2), NO_SPLIT, dtype=np.int8)
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where((keys[at] == wanted) & (wanted != 0), codes[at], np.int8(NO_SPLIT))
+    is_found = (keys[at] == wanted) & (wanted != 0)
+    return np.where(is_found[:, None], codes[at], np.int8(NO_SPLIT))
 
 
 def _in_words(fractions: Mapping[str, Fraction]) -> str:

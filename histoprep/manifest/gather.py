@@ -40,8 +40,8 @@ _PIECE = 8192
 
 @dataclass(frozen=True, slots=True)
 class SplitInputs:
-    """Pass 1: the included tiles as the split sees them, splits given by folders and those that an
-    earlier manifest has (int8 [n]), what was left out, how many masks are repaired.
+    """Pass 1: the included tiles as the split sees them, splits given by folders, splits and folds
+    of an earlier manifest (int8 [n]), what was left out, how many masks are repaired.
 
     `num_stale` repaired masks belong to no mask of the table any more; `remapped` is the evidence
     that the masks were mapped before (HP508).
@@ -50,6 +50,7 @@ class SplitInputs:
     rows: SplitRows
     given: np.ndarray
     kept: np.ndarray
+    kept_folds: np.ndarray
     tile_keys: np.ndarray
     excluded: dict[str, int]
     pool_overlaps: int
@@ -78,7 +79,7 @@ def gather(
     size = source.num_rows
     names, images, pixels, tile_keys = (np.zeros(size, dtype=np.uint64) for _ in range(4))
     grouped, conditional = (np.zeros(size, dtype=bool) for _ in range(2))
-    given, kept = (np.full(size, NO_SPLIT, dtype=np.int8) for _ in range(2))
+    given, kept, folds = (np.full(size, NO_SPLIT, dtype=np.int8) for _ in range(3))
     strata, kinds, reasons = (
         np.zeros(size, dtype=np.int32),
         Strata(label_map),
@@ -104,7 +105,7 @@ def gather(
         )
         given[here] = _folder_splits(included["split"])
         if earlier is not None:
-            kept[here] = earlier.lookup(tile_keys[here], images[here])
+            kept[here], folds[here] = earlier.lookup(tile_keys[here], images[here]).T
         progress.add(chunk.num_rows)
         # Worth 60 MB: Arrow keeps the memory of row groups that are gone.
         pa.default_memory_pool().release_unused()
@@ -139,6 +140,7 @@ def gather(
         rows,
         given[:end],
         kept[:end],
+        folds[:end],
         kept_keys,
         excluded,
         overlaps,

@@ -21,10 +21,17 @@ from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows
 
 @dataclass(frozen=True, slots=True)
 class IncludedTiles:
-    """The included tiles of a tiles table, to find names when something must be named."""
+    """The included tiles of a tiles table, to find names when something must be named.
+
+    Attributes:
+        rows: The rows of the table.
+        label_map: The map that says which are included.
+        root: The data set.
+    """
 
     rows: ChosenRows
     label_map: LabelMap
+    root: Path
 
     def describe(self, wanted: np.ndarray) -> list[dict[str, Any]]:
         """Return tile_id, group, image_digest and image_path of the included tiles with these

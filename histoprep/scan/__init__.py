@@ -19,7 +19,7 @@ from histoprep.image_formats import is_image
 from histoprep.names import is_left_alone, to_text
 from histoprep.scan.dataset_csv import DatasetCsv
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
-from histoprep.scan.pairing import Pairing
+from histoprep.scan.pairing import Pairing, value_reader
 from histoprep.scan.pairs_table import read_pairs
 from histoprep.scan.understanding import Understanding, understand
 from histoprep.scan.walk import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_FOLDERS, Walker, first_named
@@ -33,6 +33,7 @@ __all__ = [
     "detect_layout",
     "scan",
     "understand",
+    "values_by",
 ]
 
 
@@ -73,6 +74,27 @@ def scan(root: Path, options: ScanOptions, report: Callable[[Issue], None]) -> I
         for issue in _csv_issues(csv):
             report(issue)
     pairing.refuse_no_groups(root, options.group_by)
+
+
+def values_by(
+    option: str, how: str, root: Path, options: ScanOptions
+) -> Callable[[str, str | None], str | None]:
+    """Return a function from (tile id, image path) to a value, None for none.
+
+    Args:
+        option: Its name, for messages.
+        how: `folder`, `csv:COLUMN`, or a regular expression whose first group, or all of it, is the
+            value.
+        root: The data set.
+        options: How it is scanned; `csv` is the table.
+
+    Raises:
+        UsageError: There is no table with such a column, or it is no regular expression.
+    """
+    found = value_reader(option, how, DatasetCsv.find(root.resolve(), options.csv))
+    if found is None:
+        raise ValueError(f"{option} asks for nothing")
+    return found
 
 
 def _csv_issues(csv: DatasetCsv) -> Iterator[Issue]:

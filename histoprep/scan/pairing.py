@@ -44,8 +44,8 @@ class Pairing:
         self.image_folders = options.images
         self.csv = csv
         self.report = report
-        self.group_of = _reader("--group-by", options.group_by, csv)
-        self.label_of = _reader("--label-by", options.label_by, csv)
+        self.group_of = value_reader("--group-by", options.group_by, csv)
+        self.label_of = value_reader("--label-by", options.label_by, csv)
         self.class_folders = options.layout is Layout.CLASS_FOLDERS
         self._asks = bool(csv or self.group_of or self.label_of)
         self.some_image: str | None = None
@@ -238,9 +238,12 @@ def _prefixed(prefix: str, names: list[str | None]) -> list[str | None]:
     return [name and prefix + name for name in names] if prefix else names
 
 
-def _reader(option: str, how: str | None, csv: DatasetCsv | None) -> Reader | None:
-    """Return a function from (tile id, image path) to the group or label, or None when not asked
-    for.
+def value_reader(option: str, how: str | None, csv: DatasetCsv | None) -> Reader | None:
+    """Return a function from (tile id, image path) to the group, label or other value that an
+    option asks for, or None when it does not.
+
+    Raises:
+        UsageError: There is no table with such a column, or it is no regular expression.
     """
     if how is None:
         return None

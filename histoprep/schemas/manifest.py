@@ -30,7 +30,11 @@ KIND = "manifest"
 SCHEMA_VERSION = "1.0"
 
 
-def schema(num_classes: int) -> pa.Schema:
+FOLD = column("fold", pa.int8(), "cross-validation fold, from 0; null for tiles in none")
+"""The column that a manifest with folds has beside the others."""
+
+
+def schema(num_classes: int, *, has_folds: bool = False) -> pa.Schema:
     """Return the columns of a manifest under a label map of `num_classes` classes."""
     return pa.schema(
         [
@@ -72,6 +76,7 @@ def schema(num_classes: int) -> pa.Schema:
             column("image_length", pa.int64(), "bytes of the image in the shard"),
             column("mask_offset", pa.int64(), "first byte of the mask in the shard"),
             column("mask_length", pa.int64(), "bytes of the mask in the shard"),
+            *((FOLD,) if has_folds else ()),
         ]
     )
 
@@ -212,6 +217,11 @@ class Manifest:
         `split.certificate.certify`.
         """
         return dict(self.header["certificate"])
+
+    @property
+    def num_folds(self) -> int:
+        """Return the number of cross-validation folds; 0 without."""
+        return len(self.recipe["folds"]["names"]) if "folds" in self.recipe else 0
 
     @property
     def tiles_digest(self) -> str:
@@ -379,7 +389,7 @@ def write_manifest(
     return tables.write_table(
         path,
         batches,
-        schema(label_map.num_classes),
+        schema(label_map.num_classes, has_folds="folds" in header["recipe"]),
         kind=KIND,
         schema_version=SCHEMA_VERSION,
         metadata=described,

@@ -41,9 +41,9 @@ OWN_FIELDS = (
 )
 
 
-def index_schema(num_classes: int) -> pa.Schema:
+def index_schema(num_classes: int, *, has_folds: bool = False) -> pa.Schema:
     """Return the columns of an index."""
-    return pa.schema([*schema(num_classes), *OWN_FIELDS])
+    return pa.schema([*schema(num_classes, has_folds=has_folds), *OWN_FIELDS])
 
 
 def is_index(manifest: Manifest) -> bool:

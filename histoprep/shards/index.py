@@ -30,7 +30,7 @@ def write_index(
         for name, value in manifest.header.items()
         if name not in ("kind", "schema_version", "tool_version")
     }
-    columns = index_schema(manifest.label_map.num_classes)
+    columns = index_schema(manifest.label_map.num_classes, has_folds=manifest.num_folds > 0)
     return tables.write_table(
         path, rows, columns, kind=KIND, schema_version=SCHEMA_VERSION, metadata=header | facts
     )

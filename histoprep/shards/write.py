@@ -190,7 +190,7 @@ def _rows(manifest: Manifest, done: list[ShardDone]) -> Iterator[pa.Table]:
     """Yield the rows of the index in the manifest's order; only a few parts are in memory at a
     time.
     """
-    columns = index_schema(manifest.label_map.num_classes)
+    columns = index_schema(manifest.label_map.num_classes, has_folds=manifest.num_folds > 0)
     own = (*SHARD_COLUMNS, *(field.name for field in OWN_FIELDS))
     found = _Members(done)
     start = 0

@@ -24,6 +24,7 @@ __all__ = [
     "SplitRows",
     "Units",
     "assign_by_hash",
+    "assign_folds",
     "assign_units",
     "complete_split",
     "exact_fractions",
@@ -120,19 +121,72 @@ def assign_units(
     Raises:
         UsageError: There are fewer units than splits, or one would be empty.
     """
-    if len(units.keys) < len(fractions):
+    names = list(fractions)
+    codes = _codes_of(fractions)
+    columns = None if fixed is None else _column_of_code(codes)[fixed]
+    found, solver = _share_out(units, rows, list(fractions.values()), columns, names)
+    return Assignment(codes[found][units.of_tile], solver)
+
+
+def assign_folds(
+    units: Units, rows: SplitRows, num_folds: int, fixed: np.ndarray | None = None
+) -> Assignment:
+    """Return the fold of each tile, 0 to `num_folds` - 1, all of equal size and with an equal share
+    of pools and classes as far as whole units allow.
+
+    Args:
+        units: What may not be cut.
+        rows: The tiles.
+        num_folds: How many folds.
+        fixed: The fold that each unit has already (int8 [units]), or `NO_SPLIT`; None where all are
+            free.
+
+    Raises:
+        UsageError: There are fewer units than folds, or one would be empty.
+    """
+    shares = [Fraction(1, num_folds)] * num_folds
+    columns = None if fixed is None else fixed.astype(np.int64)
+    names = [f"fold {fold}" for fold in range(num_folds)]
+    found, solver = _share_out(units, rows, shares, columns, names)
+    return Assignment(found.astype(np.int8)[units.of_tile], solver)
+
+
+def _share_out(
+    units: Units,
+    rows: SplitRows,
+    shares: Sequence[Fraction],
+    fixed: np.ndarray | None,
+    names: Sequence[str],
+) -> tuple[np.ndarray, str]:
+    """Return which part each unit belongs to (int64 [units]), parts numbered as their `shares` and
+    `names`, and how it was found; `fixed` holds the part of units that have one, or `NO_SPLIT`.
+    """
+    if len(units.keys) < len(shares):
         raise UsageError(
             "too few groups for the splits",
             seen=f"{len(units.keys)} groups of tiles (identical images join groups)",
-            expected=f"at least {len(fractions)}: one for each of {', '.join(fractions)}",
+            expected=f"at least {len(shares)}: one for each of {', '.join(names)}",
             hint="ask for fewer splits, or remove identical images that join groups",
         )
     if fixed is not None and (fixed != NO_SPLIT).any():
-        return _assign_free_units(units, rows, fractions, fixed)
+        found, solver = _share_out_free(units, rows, shares, fixed)
+    else:
+        found, solver = _share_out_all(units, rows, shares)
+    if len(np.unique(found)) < len(shares):
+        raise UsageError(
+            "a split would be empty",
+            seen=f"{len(units.keys)} groups of tiles",
+            hint="ask for fewer splits or larger fractions",
+        )
+    return found, solver
+
+
+def _share_out_all(
+    units: Units, rows: SplitRows, shares: Sequence[Fraction]
+) -> tuple[np.ndarray, str]:
     single = len(units.keys) == len(rows)
     types, profiles = _single_types(units, rows) if single else _unit_types(units, rows)
     amounts = np.bincount(types, minlength=len(profiles)).astype(np.int64)
-    shares = list(fractions.values())
     targets, weights = _goals(amounts @ profiles, shares)
     floors = np.zeros((len(profiles), len(shares)), dtype=np.int64)
     if single:
@@ -145,36 +199,34 @@ def assign_units(
     placed, solver = solve(
         Problem(profiles, amounts, targets, weights, floors, num_exact=3 if single else 0)
     )
-    codes = _codes_of(fractions)[_hand_out(types, placed)]
-    _refuse_empty(codes, fractions)
-    return Assignment(codes[units.of_tile], solver)
+    return _hand_out(types, placed), solver
 
 
-def _assign_free_units(
-    units: Units, rows: SplitRows, fractions: Mapping[str, Fraction], fixed: np.ndarray
-) -> Assignment:
-    """Return the split where some units have one: the others go where they balance it best."""
+def _share_out_free(
+    units: Units, rows: SplitRows, shares: Sequence[Fraction], fixed: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """Return the parts where some units have one: the others go where they balance them best."""
     single = len(units.keys) == len(rows)
     types, profiles = _single_types(units, rows) if single else _unit_types(units, rows)
-    codes, is_free = _codes_of(fractions), fixed == NO_SPLIT
+    is_free = fixed == NO_SPLIT
     num_fixed = f"{int((~is_free).sum()):,} of {len(fixed):,} groups and single tiles stay"
+    found = fixed.astype(np.int64)
     if not is_free.any():
-        return Assignment(fixed[units.of_tile], num_fixed)
-    # To the solver the fixed units of a split are one large unit that is placed from the start.
+        return found, num_fixed
+    # To the solver the fixed units of a part are one large unit that is placed from the start.
     present, free_types = np.unique(types[is_free], return_inverse=True)
     placed_before = [
-        np.bincount(types[fixed == code], minlength=len(profiles)) @ profiles for code in codes
+        np.bincount(types[fixed == part], minlength=len(profiles)) @ profiles
+        for part in range(len(shares))
     ]
-    amounts = np.concatenate([np.bincount(free_types), np.ones(len(codes), dtype=np.int64)])
+    amounts = np.concatenate([np.bincount(free_types), np.ones(len(shares), dtype=np.int64)])
     all_profiles = np.concatenate([profiles[present], placed_before])
-    floors = np.zeros((len(amounts), len(codes)), dtype=np.int64)
-    floors[len(present) :] = np.eye(len(codes), dtype=np.int64)
-    targets, weights = _goals(amounts @ all_profiles, list(fractions.values()))
+    floors = np.zeros((len(amounts), len(shares)), dtype=np.int64)
+    floors[len(present) :] = np.eye(len(shares), dtype=np.int64)
+    targets, weights = _goals(amounts @ all_profiles, shares)
     placed, solver = solve(Problem(all_profiles, amounts, targets, weights, floors))
-    found = fixed.copy()
-    found[is_free] = codes[_hand_out(free_types, placed[: len(present)])]
-    _refuse_empty(found, fractions)
-    return Assignment(found[units.of_tile], f"{num_fixed}; others: {solver}")
+    found[is_free] = _hand_out(free_types, placed[: len(present)])
+    return found, f"{num_fixed}; others: {solver}"
 
 
 def _goals(totals: np.ndarray, shares: Sequence[Fraction]) -> tuple[np.ndarray, np.ndarray]:
@@ -191,15 +243,13 @@ def _codes_of(fractions: Mapping[str, Fraction]) -> np.ndarray:
     return np.array([SPLITS.index(name) for name in fractions], dtype=np.int8)
 
 
-def _refuse_empty(codes: np.ndarray, fractions: Mapping[str, Fraction]) -> None:
-    """Raise UsageError unless every split has a unit; `codes`: int8 [units]."""
-    if np.isin(_codes_of(fractions), codes).all():
-        return
-    raise UsageError(
-        "a split would be empty",
-        seen=f"{len(codes)} groups of tiles",
-        hint="ask for fewer splits or larger fractions",
-    )
+def _column_of_code(codes: np.ndarray) -> np.ndarray:
+    """Return the place of each split code among `codes`, and `NO_SPLIT` for all others, so that
+    `NO_SPLIT` as an index gives itself.
+    """
+    columns = np.full(len(SPLITS) + 1, NO_SPLIT, dtype=np.int64)
+    columns[codes] = np.arange(len(codes))
+    return columns
 
 
 def _exact_pools(totals: Sequence[int], shares: Sequence[Fraction]) -> np.ndarray:
@@ -292,20 +342,20 @@ def assign_by_hash(units: Units, fractions: Mapping[str, Fraction]) -> Assignmen
     return Assignment(codes[np.searchsorted(edges, position, side="right")][units.of_tile], "hash")
 
 
-def split_of_units(units: Units, splits: np.ndarray) -> np.ndarray:
+def split_of_units(units: Units, splits: np.ndarray, number: int = len(SPLITS)) -> np.ndarray:
     """Return the split code of each unit (int8 [units]): that of most of its tiles that have one,
     of equally many the later split (test after val after train); `NO_SPLIT` where none has.
 
     Args:
         units: The units.
-        splits: The split code of each tile, or `NO_SPLIT` (int8 [n]).
+        splits: The code of each tile, below `number`, or `NO_SPLIT` (int8 [n]).
+        number: How many splits, or folds, there are.
     """
     size, known = len(units.keys), splits != NO_SPLIT
     votes = np.bincount(
-        units.of_tile[known].astype(np.int64) * len(SPLITS) + splits[known],
-        minlength=size * len(SPLITS),
-    ).reshape(size, len(SPLITS))
-    last = len(SPLITS) - 1 - np.argmax(votes[:, ::-1], axis=1)
+        units.of_tile[known].astype(np.int64) * number + splits[known], minlength=size * number
+    ).reshape(size, number)
+    last = number - 1 - np.argmax(votes[:, ::-1], axis=1)
     return np.where(votes.any(axis=1), last, NO_SPLIT).astype(np.int8)
 
 

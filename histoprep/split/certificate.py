@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from histoprep.split.units import POOLS, SPLITS, SplitRows
+from histoprep.split.units import NO_SPLIT, POOLS, SPLITS, SplitRows
 
 _PIECE = 1 << 20
 
@@ -42,6 +42,51 @@ def certify(rows: SplitRows, splits: np.ndarray, fractions: Mapping[str, float])
         ],
         "shared_groups": crossing(rows.names[rows.grouped], splits[rows.grouped]),
         "shared_duplicates": crossing(rows.copy_keys, splits[rows.copy_rows]),
+    }
+
+
+def certify_folds(rows: SplitRows, folds: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """Return the proof of folds as JSON values: tiles and groups of each, what lies in two folds
+    (must be 0), and the class whose share in a fold is farthest from that of an equal one, in
+    percentage points.
+
+    Args:
+        rows: The tiles.
+        folds: The fold of each, or `NO_SPLIT` (int8 [n]).
+        names: The names of the folds.
+    """
+    known = folds != NO_SPLIT
+    members = [folds == fold for fold in range(len(names))]
+    counts = np.array(
+        [
+            np.bincount(rows.strata[member], minlength=len(rows.profiles)) @ rows.profiles
+            for member in members
+        ]
+    )
+    totals = counts.sum(axis=0)
+    used = np.flatnonzero((totals > 0) & (np.arange(len(totals)) >= len(POOLS)))
+    points = 100.0 * np.abs(counts[:, used] / totals[used] - 1 / len(names))
+    worst = None
+    if len(used):
+        fold, column = np.unravel_index(int(np.argmax(points)), points.shape)
+        worst = {
+            "column": rows.columns[used[column]],
+            "fold": names[fold],
+            "points": round(float(points[fold, column]), 6),
+        }
+    grouped = rows.grouped & known
+    copies = known[rows.copy_rows]
+    return {
+        "folds": {
+            name: {
+                "tiles": int(member.sum()),
+                "groups": len(np.unique(rows.names[rows.grouped & member])),
+            }
+            for name, member in zip(names, members, strict=True)
+        },
+        "worst_class": worst,
+        "shared_groups": crossing(rows.names[grouped], folds[grouped]),
+        "shared_duplicates": crossing(rows.copy_keys[copies], folds[rows.copy_rows[copies]]),
     }
 
 
