@@ -119,6 +119,7 @@ class RunConfig(Section):
     `batch_size` is the number of samples of one optimiser step, over all devices and micro-steps: a
     device sees batch_size / (devices * accumulate) at once. `manifest` is a manifest or the index
     of shards, `root` the folder of the data set where it is another one than the manifest says.
+    `fold` is the cross-validation fold that is test, the next one being val.
     `out` is the run folder.
     """
 
@@ -127,6 +128,7 @@ class RunConfig(Section):
     seed: Natural = 0
     manifest: str
     root: str | None = None
+    fold: Natural | None = None
     out: str
     batch_size: Positive = 4
     accumulate: Positive = 1

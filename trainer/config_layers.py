@@ -49,7 +49,8 @@ def load_config(
 ) -> RunConfig:
     """Return the configuration of some layers: preset, then file, then --set, then flags.
 
-    Paths become absolute; without `out` the run goes to runs/<preset or recipe>.
+    Paths become absolute; without `out` the run goes to runs/<preset or recipe>, with a
+    fold to runs/<preset or recipe>-fold<fold>.
 
     Args:
         recipe: Without a preset or a file it stands for its preset of full size; otherwise it must
@@ -90,7 +91,8 @@ def load_config(
             expected=recipe,
             hint="leave out --recipe",
         )
-    merged.setdefault("out", f"runs/{merged.get('preset') or merged['recipe']}")
+    fold = "" if merged.get("fold") is None else f"-fold{merged['fold']}"
+    merged.setdefault("out", f"runs/{merged.get('preset') or merged['recipe']}{fold}")
     for name in _PATHS:
         if isinstance(merged.get(name), str | Path):
             merged[name] = absolute(str(merged[name]))

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from histoprep.digests import digest, file_digest
+from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
-from histoprep.schemas.manifest import Manifest, class_matrix
+from histoprep.schemas.manifest import FOLD, Manifest, class_matrix
 from histoprep.schemas.shards import is_index
 from histoprep.shards.index import open_any
 from histoprep.shards.readers import EncodedTile, FileReader, ShardReader
@@ -36,11 +38,13 @@ class TileSource:
 
     Picklable: every process opens its own files when it reads. Rows are in the order of the
     manifest, and an index of shards has the rows of the manifest it was made from. `root`: another
-    folder or address for relative paths, None for the manifest's.
+    folder or address for relative paths, None for the manifest's. `fold`: the cross-validation fold
+    that is test; see `split`.
     """
 
     path: str
     root: str | None = None
+    fold: int | None = None
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -88,7 +92,11 @@ class TileSource:
         """Return what is known of the tiles: tile_id, split, pool, group, label, classes
         (core-present ids), class_pixels.
         """
-        return self.manifest.read(_COLUMNS)
+        if self.fold is None:
+            return self.manifest.read(_COLUMNS)
+        table = self.manifest.read((*_COLUMNS, FOLD.name))
+        split = _split_of_folds(table[FOLD.name], self.fold, self.manifest.num_folds)
+        return table.set_column(_COLUMNS.index("split"), "split", split).drop([FOLD.name])
 
     @cached_property
     def tile_ids(self) -> np.ndarray:
@@ -97,7 +105,11 @@ class TileSource:
 
     @cached_property
     def split(self) -> np.ndarray:
-        """Return train, val or test, str [n]."""
+        """Return train, val or test, str [n].
+
+        With a `fold`, its tiles are test, those of the next fold val (where there are more than
+        two), those of the others train, and tiles of no fold `held-out`.
+        """
         return self._texts("split")
 
     @cached_property
@@ -175,18 +187,37 @@ class TileSource:
         return {"path": self.path, "root": self.root}
 
 
-def open_tiles(path: str | Path, *, root: str | Path | None = None) -> TileSource:
+def _split_of_folds(folds: pa.ChunkedArray, fold: int, num_folds: int) -> pa.Array:
+    names = ["train"] * num_folds
+    if num_folds > 2:  # otherwise nothing would be left to learn from
+        names[(fold + 1) % num_folds] = "val"
+    names[fold] = "test"
+    return pa.array([*names, "held-out"]).take(pc.fill_null(folds, num_folds).combine_chunks())
+
+
+def open_tiles(
+    path: str | Path, *, root: str | Path | None = None, fold: int | None = None
+) -> TileSource:
     """Return the tiles of a manifest (read from its files) or of shards (read by ranges).
 
     Args:
         path: A manifest, an index of shards, or the folder of one: a path or an address (s3://,
             gs://, az://, https:// through obstore, others through fsspec).
         root: Folder or address that relative paths start from; None for that of the manifest.
+        fold: The cross-validation fold that is test, from 0; None for the splits of the manifest.
 
     Raises:
-        UsageError: There is nothing, or the library for the scheme is missing.
+        UsageError: There is nothing, no such fold, or the library for the scheme is missing.
         IntegrityError: The manifest or index cannot be read.
     """
-    source = TileSource(str(path), None if root is None else str(root))
-    _ = source.manifest
+    source = TileSource(str(path), None if root is None else str(root), fold)
+    num_folds = source.manifest.num_folds
+    if fold is not None and not 0 <= fold < num_folds:
+        raise UsageError(
+            "the manifest has no such fold",
+            path=path,
+            seen=f"fold {fold}",
+            expected=f"0 to {num_folds - 1}" if num_folds else "a manifest with folds",
+            hint="histoprep manifest --folds 5 writes five folds",
+        )
     return source

@@ -4,6 +4,7 @@ written of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ from trainer.reporter import NULL_REPORTER, Reporter
 
 METRICS = "metrics.json"
 FOLDER = "test"
+_HINT = "restore it from a copy, or name another --out"
 _DRAWN = ("diffusion", "guidance_fused")
 
 
@@ -109,13 +111,26 @@ def evaluate_run(
     return result
 
 
+def read_measures(folder: Path, head: str = _DRAWN[0]) -> dict[str, float]:
+    """Return the measures of one head that a test wrote to a folder, by name, NaN for what is
+    undefined; empty where none was made.
+
+    Raises:
+        IntegrityError: The results cannot be read.
+    """
+    if not _times_tested(folder):
+        return {}
+    found = checksums.read_json(folder / METRICS, hint=_HINT)["heads"][head]
+    values = {name: interval["value"] for name, interval in found["measures"].items()}
+    return {
+        name: math.nan if value is None else float(value)
+        for name, value in (values | found["numbers"]).items()
+    }
+
+
 def _times_tested(folder: Path) -> int:
     try:
-        return int(
-            checksums.read_json(
-                folder / METRICS, hint="restore it from a copy, or name another --out"
-            )["times_tested"]
-        )
+        return int(checksums.read_json(folder / METRICS, hint=_HINT)["times_tested"])
     except FileNotFoundError:
         return 0
     except (OSError, KeyError, TypeError) as error:

@@ -67,6 +67,17 @@ def fit(
             help="Value that replaces those of both, such as optimiser.lr=2e-4; repeatable.",
         ),
     ] = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help=(
+                "Cross-validation fold of the manifest that is test; the next is val, the others"
+                " are train."
+            ),
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder.", show_default="runs/PRESET")
     ] = None,
@@ -106,6 +117,7 @@ def fit(
     flags: dict[str, Any] = {
         "manifest": manifest,
         "root": None if root is None else str(root.absolute()),
+        "fold": fold,
         "out": None if out is None else str(out),
         "latents": None if latents is None else str(latents),
         "codec": codec,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from histoprep import console
+from trainer.errors import ConfigError
 from trainer.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -28,10 +30,15 @@ _NUMBERS = ("auc_one_vs_rest", "auc_one_vs_one", "calibration_error", "brier")
 
 
 def test(
-    run: Annotated[
-        Path,
+    runs: Annotated[
+        list[Path],
         typer.Argument(
-            help="Run folder of `trainer fit` with a diffmic preset.", show_default=False
+            metavar="RUN...",
+            help=(
+                "Run folders of `trainer fit` with a diffmic preset; of several, such as those of"
+                " folds, the mean and spread are printed, too."
+            ),
+            show_default=False,
         ),
     ],
     *,
@@ -68,21 +75,46 @@ def test(
 
     Examples:
         trainer test runs/diffmic
+        trainer test runs/diffmic-fold0 runs/diffmic-fold1 runs/diffmic-fold2
         trainer test runs/diffmic --samples 8 --device cuda
     """
-    from trainer.classification.evaluate import FOLDER, TestOptions, evaluate_run
+    from trainer.classification.evaluate import FOLDER, TestOptions, evaluate_run, read_measures
 
-    if verify:
-        from trainer.engine.checkpoints import load_run_config
-        from trainer.verify import require_whole
-
-        require_whole(run, load_run_config(run).manifest)
+    if out is not None and len(runs) > 1:
+        raise ConfigError(
+            "--out is the folder of one test",
+            seen=f"{len(runs)} runs",
+            hint="leave it out: each run has its results in its own folder test",
+        )
     options = TestOptions(sheets, steps, samples, device, again)
-    result = evaluate_run(
-        run, out, options, reporter=Reporter(console.note, console.warn, console.progress)
-    )
-    _print(result)
-    console.out(str(out or run / FOLDER))
+    reporter = Reporter(console.note, console.warn, console.progress)
+    for run in runs:
+        if verify:
+            from trainer.engine.checkpoints import load_run_config
+            from trainer.verify import require_whole
+
+            require_whole(run, load_run_config(run).manifest)
+        folder = out or run / FOLDER
+        if len(runs) > 1 and not again and read_measures(folder):
+            console.note(f"{run} was tested before: its results are taken")
+            continue
+        _print(evaluate_run(run, out, options, reporter=reporter))
+        console.out(str(folder))
+    if len(runs) > 1:
+        _print_spread([read_measures(run / FOLDER) for run in runs])
+
+
+def _print_spread(measures: list[dict[str, float]]) -> None:
+    """Print each measure of the diffusion over several runs."""
+    rows = []
+    for name in (*_SHOWN, *_NUMBERS):
+        values = [found[name] for found in measures if math.isfinite(found.get(name, math.nan))]
+        spread = f"{statistics.stdev(values):.3f}" if len(values) > 1 else "undefined"
+        mean = f"{statistics.mean(values):.3f}" if values else "undefined"
+        each = ", ".join(f"{value:.3f}" for value in values)
+        rows.append((name.replace("_", " "), mean, spread, each))
+    title = f"Diffusion, over {len(measures)} runs"
+    console.table(("measure", "mean", "standard deviation", "each run"), rows, title=title)
 
 
 def _print(result: Evaluation) -> None:

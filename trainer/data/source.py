@@ -14,13 +14,14 @@ def open_run_tiles(config: RunConfig) -> TileSource:
     """Return the tiles of a run.
 
     Args:
-        config: The run; `manifest` says which tiles, `root` where their files are, if they moved.
+        config: The run; `manifest` says which tiles, `root` where their files are, if they moved,
+            `fold` which cross-validation fold is test.
 
     Raises:
         UsageError: There is no manifest or shard index, or its data set is nowhere.
         IntegrityError: The manifest or index cannot be read.
     """
-    tiles = open_tiles(config.manifest, root=config.root)
+    tiles = open_tiles(config.manifest, root=config.root, fold=config.fold)
     if tiles.is_sharded:
         return tiles
     if config.root is None:
