@@ -22,6 +22,7 @@ from histoprep.checks import (
     lossy,
     manifests,
     masks,
+    neighbours,
     registry,
     shards,
 )
@@ -41,6 +42,7 @@ FAMILIES = (
     label_maps,
     duplicates,
     leaks,
+    neighbours,
     classes,
     manifests,
     shards,

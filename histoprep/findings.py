@@ -36,13 +36,16 @@ class FixSafety(StrEnum):
 
 
 class Mark(StrEnum):
-    """What thumbnails of a finding's masks mark; `FIT` shows the mask as it fits best as well."""
+    """What thumbnails of a finding mark: places in masks; `FIT` shows the mask as it fits best as
+    well, and `SEAM` two images as they lie.
+    """
 
     NONE = ""
     SPECKS = "specks"
     HAIRLINES = "hairlines"
     UNMAPPED = "unmapped"
     FIT = "fit"
+    SEAM = "seam"
 
 
 @dataclass(frozen=True, slots=True)

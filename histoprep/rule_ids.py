@@ -58,6 +58,8 @@ TILE_IN_BOTH_SPLITS = RuleId("HP701", "tile-in-both-splits")
 GROUP_IN_BOTH_SPLITS = RuleId("HP702", "group-in-both-splits")
 DUPLICATE_ACROSS_SPLITS = RuleId("HP703", "duplicate-across-splits")
 POOL_OVERLAP = RuleId("HP704", "pool-overlap")
+NEIGHBOURS_ACROSS_SPLITS = RuleId("HP705", "neighbours-across-splits")
+NEIGHBOURS_IN_TWO_GROUPS = RuleId("HP706", "neighbours-in-two-groups")
 NO_GROUPS = RuleId("HP710", "no-groups")
 
 MANIFEST_SCHEMA = RuleId("HP901", "manifest-schema")

@@ -38,6 +38,7 @@ PAGES = (
                 "findings",
                 "label-maps",
                 "mask-fit",
+                "neighbours",
                 "lossy-masks",
             ),
             *(

@@ -54,7 +54,11 @@ def test_cause_and_suggestion_come_from_the_rule_unless_given() -> None:
         ((), (), set(RULES)),
         (("HP401",), (), {"HP401"}),
         (("hp4",), (), {code for code in RULES if code.startswith("HP4")}),
-        (("blank-image", "HP7"), ("HP704",), {"HP303", "HP701", "HP702", "HP703", "HP710"}),
+        (
+            ("blank-image", "HP7"),
+            ("HP704",),
+            {"HP303", "HP701", "HP702", "HP703", "HP705", "HP706", "HP710"},
+        ),
         (("exact-duplicate-*",), (), {"HP601", "HP602"}),
         ((), ("HP",), set()),
         (("HP406",), ("HP4",), set()),

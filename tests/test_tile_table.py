@@ -489,7 +489,7 @@ def test_earlier_rows_come_in_the_order_they_are_asked_for(
 
 
 def test_rows_of_files_that_could_not_be_read_are_tried_again(own: Workspace) -> None:
-    options = TableOptions(partition_tiles=10)
+    options = TableOptions(tiles=TileOptions(neighbours=False), partition_tiles=10)
     # As when a worker died at the image of the third pair of the first partition, which is its file
     # 4.
     first = next(iter(TileTable(own, options)._tasks(Listing())))
@@ -501,7 +501,7 @@ def test_rows_of_files_that_could_not_be_read_are_tried_again(own: Workspace) ->
     again = build(own, options)
     assert (again.up_to_date, again.num_reused) == (False, made.num_tiles - 1)
     fresh = replace(own, folder=own.folder.with_name("fresh"))
-    build(fresh)
+    build(fresh, options)
     assert same(own, fresh)
     assert build(own, options).up_to_date
 

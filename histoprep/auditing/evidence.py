@@ -47,6 +47,7 @@ from histoprep.tiles.instances import COLUMNS as INSTANCE_COLUMNS
 from histoprep.tiles.instances import InstanceIds, LabelUse
 from histoprep.tiles.lossy_sources import lossy_sources
 from histoprep.tiles.misfits import find_misfits
+from histoprep.tiles.neighbourhood import find_neighbours
 from histoprep.tiles.options import earlier_options
 from histoprep.tiles.readings import MaskReadings
 
@@ -114,6 +115,7 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
         companions=tuple(find_companions(_image_facts(overview))),
         misfits=find_misfits(workspace, engine),
         exif_fit=find_exif_fit(workspace.tiles),
+        neighbours=find_neighbours(workspace, engine).pairs,
         shifts=tuple(find_shifts(_sides(overview))),
         suggested_pairs=workspace.suggested_pairs,
         scan=scan,

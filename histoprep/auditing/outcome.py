@@ -122,6 +122,10 @@ def _shown_options(
     }
     if table.tiles.headers_only:
         shown["quick"] = "only names, digests and headers were looked at"
+    elif table.tiles.neighbours:
+        shown["tiles that touch or overlap"] = "looked for"
+    else:
+        shown["tiles that touch or overlap"] = "not looked for (--neighbours)"
     if table.sample is not None:
         shown["sample"] = f"{table.sample:,} tiles"
     if evidence.num_uncompared:

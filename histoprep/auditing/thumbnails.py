@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from histoprep import imageio
 from histoprep.checks import Evidence
+from histoprep.checks.neighbours import crossing_pairs
 from histoprep.errors import BrokenFileError
 from histoprep.execution import Engine, Marker, run_tasks
 from histoprep.findings import Finding, Mark
 from histoprep.fit.remedy import Remedy
 from histoprep.labels import IGNORED, IGNORED_ID, UNMAPPED, LabelMap, TargetClass
 from histoprep.mask_reading import UNDECIDED, Reading
+from histoprep.neighbours.placement import turned
 from histoprep.report import wanted_thumbnails
-from histoprep.report.thumbnails import Thumbnail, make_thumbnail, unlisted
+from histoprep.report.thumbnails import Thumbnail, make_seam, make_thumbnail, unlisted
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.listing import absolute_path
 
@@ -29,6 +31,16 @@ _TIME_LIMIT_S = 60.0
 _IGNORED = TargetClass(IGNORED_ID, "ignored", "#ffffff")
 # Larger files would only slow the report down.
 _MAX_PIXELS = 64_000_000
+
+
+class Seam(NamedTuple):
+    """How an image lies beside another, `first`: turned, with its upper left corner at `corner`
+    (down, right) of that.
+    """
+
+    first: str
+    orientation: int
+    corner: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +56,7 @@ class ThumbnailTask:
     reading: Reading = UNDECIDED
     min_area_px: int = 0
     remedies: Mapping[str, tuple[str, Remedy]] = field(default_factory=dict)
+    seams: Mapping[str, Seam] = field(default_factory=dict)
 
     def run(self) -> dict[tuple[str, Mark], Thumbnail]:
         """Return the thumbnails that could be drawn, by path and mark."""
@@ -63,6 +76,8 @@ class ThumbnailTask:
                     if fitting is not None:
                         uri = make_thumbnail(image, fitting, classes).overlay_data_uri
                         thumbnail = replace(thumbnail, fitting_data_uri=uri)
+                    if mark is Mark.SEAM:
+                        thumbnail = self._seam(path, image) or thumbnail
                     drawn[path, mark] = thumbnail
         marker.close()
         return drawn
@@ -110,8 +125,16 @@ class ThumbnailTask:
         labels = self._labels(mask_path)
         return None if labels is None else self._shown(remedy.apply(labels))
 
+    def _seam(self, path: str, image: np.ndarray | None) -> Thumbnail | None:
+        """Return the image and the one that it touches or overlaps, as they lie."""
+        seam = self.seams.get(path)
+        first = self._image(seam.first) if seam else None
+        if seam is None or first is None or image is None:
+            return None
+        return make_seam(first, turned(image, seam.orientation), seam.corner)
+
     def _marks(self, labels: np.ndarray | None, mark: Mark) -> list[Box]:
-        if labels is None or mark in (Mark.NONE, Mark.FIT):
+        if labels is None or mark in (Mark.NONE, Mark.FIT, Mark.SEAM):
             return []
         from histoprep.auditing.marks import find_marks
 
@@ -163,9 +186,23 @@ def make_thumbnails(
         workspace.parts / "thumbnails.at",
         reading=evidence.readings.reading,
         min_area_px=evidence.options.min_area_px,
+        seams=_seams(evidence, {path for path, mark in wanted if mark is Mark.SEAM}),
         remedies=_remedies(evidence, {path for path, mark in wanted if mark is Mark.FIT}),
     )
     return next(run_tasks([task], Engine(1, engine.scheduler)))
+
+
+def _seams(evidence: Evidence, paths: set[str]) -> dict[str, Seam]:
+    """Return how images that have a neighbour in another split or group lie beside it."""
+    if not paths:
+        return {}
+    seams: dict[str, Seam] = {}
+    for column in ("group", "split"):
+        for pair in crossing_pairs(evidence, column).to_dict("records"):
+            if pair["image_b"] in paths:
+                corner = pair["down_px"], pair["right_px"]
+                seams[pair["image_b"]] = Seam(pair["image_a"], pair["orientation"], corner)
+    return seams
 
 
 def _remedies(evidence: Evidence, paths: set[str]) -> dict[str, tuple[str, Remedy]]:

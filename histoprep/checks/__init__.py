@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from histoprep.stats.counts import Counts
 
 MAX_LISTED = 8
-# Lists that only sources are judged by, all tiles at once.
-_VOTES = ("fit_evidence",)
+# What only sources are judged by, or all tiles at once.
+_VOTES = ("fit_evidence", "borders", "landmarks")
 # Columns of the tiles table that table rules see; a few short ones, so that millions of tiles fit.
 OVERVIEW_COLUMNS = (
     "tile_id", "group", "split", "label", "unlabelled", "image_path", "mask_path", "image_digest",
@@ -84,6 +84,13 @@ def _no_readings() -> MaskReadings:
     return MaskReadings()
 
 
+def _no_neighbours() -> pd.DataFrame:
+    from histoprep.schemas.neighbours import SCHEMA
+
+    result: pd.DataFrame = SCHEMA.empty_table().to_pandas()
+    return result
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Everything rules may look at.
@@ -102,10 +109,12 @@ class Evidence:
     labels that number objects instead of naming classes. `image_labels` holds image-level labels
     against the labels of masks. `companions` are files among the images that belong to others,
     `misfits` masks that do not fit their images, `exif_fit` whether masks fit images with an
-    orientation tag as stored or as turned. `shifts` are folders whose masks are numbered
-    otherwise than their images, and `suggested_pairs` is the table of the pairs that they seem to
-    mean. `scan` are the options of the scan that a later command begins with. `columns_of_groups`
-    are columns of tables in the data set that would group the tiles, where no groups are known.
+    orientation tag as stored or as turned. `neighbours` are pairs of tiles that touch or overlap,
+    with the columns of `schemas/neighbours.py`. `shifts` are folders whose masks are
+    numbered otherwise than their images, and `suggested_pairs` is the table of the pairs that they
+    seem to mean. `scan` are the options of the scan that a later command begins with.
+    `columns_of_groups` are columns of tables in the data set that would group the tiles, where no
+    groups are known.
     """
 
     root: Path
@@ -136,6 +145,7 @@ class Evidence:
     scan: ScanOptions = field(default_factory=ScanOptions)
     misfits: tuple[Misfit, ...] = ()
     exif_fit: ExifFit = field(default_factory=ExifFit)
+    neighbours: pd.DataFrame = field(default_factory=_no_neighbours)
 
     @property
     def companion_paths(self) -> frozenset[str]:

@@ -162,6 +162,14 @@ def audit(
             "--quick",
         ),
     ] = False,
+    neighbours: Annotated[
+        bool | None,
+        _read(
+            "Look for tiles that touch or overlap (HP705, HP706).",
+            "--neighbours/--no-neighbours",
+            show_default="up to 10,000 tiles",
+        ),
+    ] = None,
     sample: Annotated[
         int | None, _read("Audit only this many tiles; results go to WORKSPACE/sample.", min=1)
     ] = None,
@@ -265,7 +273,10 @@ def audit(
         table=TableOptions(
             scan=scan,
             tiles=TileOptions(
-                min_area_px=min_area, max_pixels=max_pixels, headers_only=quick
+                min_area_px=min_area,
+                max_pixels=max_pixels,
+                headers_only=quick,
+                neighbours=neighbours,
             ).with_reading(reading),
             sample=sample,
             reuse=not no_reuse,

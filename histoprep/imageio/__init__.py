@@ -15,6 +15,7 @@ from histoprep.errors import BrokenFileError
 from histoprep.imageio.colour_labels import distinct as distinct
 from histoprep.imageio.decoders import decoder_of
 from histoprep.imageio.decoders import register_format as register_format
+from histoprep.imageio.decoders.base import eighth_of
 from histoprep.imageio.encode import encode_mask_png as encode_mask_png
 from histoprep.imageio.encode import encode_png as encode_png
 from histoprep.imageio.encode import encode_rgb_jpeg as encode_rgb_jpeg
@@ -77,6 +78,22 @@ def decode_luminance_eighth(data: bytes, header: Header) -> np.ndarray:
             its image.
     """
     return decoder_of(header.format).decode_luminance_eighth(data, header)
+
+
+def decode_luminance(data: bytes, header: Header) -> np.ndarray:
+    """Return luminance at full size, uint8 [height, width].
+
+    Raises:
+        BrokenFileError: The pixels are damaged or incomplete.
+    """
+    return decoder_of(header.format).decode_luminance(data, header)
+
+
+def shrink_to_eighth(grey: np.ndarray) -> np.ndarray:
+    """Return luminance at 1/8 size, uint8 [ceil(height / 8), ceil(width / 8)], of that at full
+    size; of a JPEG some values differ by 1 from those that `decode_luminance_eighth` returns.
+    """
+    return eighth_of(grey)
 
 
 def decode_compared_luminance(

@@ -20,6 +20,8 @@ _TINT = 0.42
 # The least side of the part that is shown enlarged, and how far frames keep from what they show.
 _CROP_PX = 32
 _FRAME_PX = 4
+# The side of the part of a seam that is shown enlarged.
+_SEAM_PX = 80
 # Nothing in stained tissue is so yellow.
 _DARK, _BRIGHT = (0, 0, 0), (255, 230, 0)
 _HEX_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
@@ -56,8 +58,9 @@ class Thumbnail:
 
     `overlay_data_uri` is the mask over the image, or the mask alone when there is
     no image of its size; `crop_data_uri` is an enlarged part of it around the first mark,
-    `fitting_data_uri` the mask that fits the image better, over it. `legend` lists the classes in
-    it, largest first.
+    `fitting_data_uri` the mask that fits the image better, over it. `seam_data_uri` shows two
+    images as they lie, `crop_data_uri` then their seam enlarged. `legend` lists the classes in it,
+    largest first.
     """
 
     image_data_uri: str | None
@@ -66,6 +69,7 @@ class Thumbnail:
     legend: tuple[LegendEntry, ...] = ()
     crop_data_uri: str | None = None
     fitting_data_uri: str | None = None
+    seam_data_uri: str | None = None
 
 
 def make_thumbnail(
@@ -124,12 +128,59 @@ def make_thumbnail(
     )
 
 
-def around(mark: tuple[int, int, int, int], shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+def make_seam(
+    first: np.ndarray, second: np.ndarray, corner: tuple[int, int], longest_px: int = THUMBNAIL_PX
+) -> Thumbnail:
+    """Return a thumbnail of two images as they lie, the second over the first and framed, and
+    the middle of the seam enlarged, without a frame.
+
+    Args:
+        first: uint8 [height, width, 3].
+        second: uint8 [height, width, 3].
+        corner: Where the upper left corner of the second lies, down and right of that of the first;
+            they touch or overlap there.
+        longest_px: Longer side of the thumbnail.
+    """
+    from histoprep import imageio
+
+    start = min(corner[0], 0), min(corner[1], 0)
+    size = [
+        max(first.shape[axis], corner[axis] + second.shape[axis]) - start[axis] for axis in (0, 1)
+    ]
+    canvas = np.full((*size, 3), 255, np.uint8)
+    ends = []
+    for image, place in ((first, (0, 0)), (second, corner)):
+        top, left = place[0] - start[0], place[1] - start[1]
+        bottom, right = top + image.shape[0], left + image.shape[1]
+        canvas[top:bottom, left:right] = image
+        ends.append((top, left, bottom, right))
+    small = np.ascontiguousarray(imageio.shrink_rgb(canvas, longest_px))
+    scale = small.shape[0] / size[0]
+    _frame(small, [edge * scale for edge in ends[1]], reach_px=0)
+    inner = [max(pair) for pair in zip(ends[0][:2], ends[1][:2], strict=True)]
+    outer = [min(pair) for pair in zip(ends[0][2:], ends[1][2:], strict=True)]
+    # Where they touch the box has no width; of an overlap its upper left corner is a seam.
+    middle = [
+        (low + high) // 2 if axis or outer[1] - inner[1] else low
+        for axis, (low, high) in enumerate(zip(inner, outer, strict=True))
+    ]
+    box = around((middle[0], middle[1], middle[0] + 1, middle[1] + 1), canvas.shape[:2], _SEAM_PX)
+    part = canvas[box[0] : box[2], box[1] : box[3]]
+    return Thumbnail(
+        None,
+        crop_data_uri=_data_uri("png", imageio.encode_rgb_png(_enlarge(part, longest_px))),
+        seam_data_uri=_data_uri("jpeg", imageio.encode_rgb_jpeg(small, 85)),
+    )
+
+
+def around(
+    mark: tuple[int, int, int, int], shape: tuple[int, ...], least_px: int = _CROP_PX
+) -> tuple[int, int, int, int]:
     """Return the box of the part that shows a mark enlarged: a square about the mark with some
     surroundings, moved inside of the mask of `shape` and cut where that is smaller.
     """
     top, left, bottom, right = mark
-    side = max(_CROP_PX, 2 * max(bottom - top, right - left))
+    side = max(least_px, 2 * max(bottom - top, right - left))
     edges = []
     for low, high, full in ((top, bottom, shape[0]), (left, right, shape[1])):
         length = min(side, full)

@@ -18,7 +18,7 @@ from histoprep.schemas.workspace import Workspace
 KIND = "tiles"
 
 
-SCHEMA_VERSION = "1.4"
+SCHEMA_VERSION = "1.5"
 
 
 # Orphan masks are rows too (image_path null), so that mask rules see them.
@@ -88,6 +88,14 @@ SCHEMA = pa.schema(
             pa.string(),
             "XXH3-128 of luminance at 1/8 size (full under 128 px), hex; equal for equal pixels",
         ),
+        # What tiles that touch or overlap are found by (see neighbours/); null where that was not
+        # looked for, and where an image is too small or too plain.
+        column(
+            "borders",
+            pa.binary(),
+            "512 bytes: left, right, upper and lower border, 128 int8 each, normalised",
+        ),
+        column("landmarks", pa.binary(), "10 bytes for each of at most 48 places"),
         column("mask_bytes", pa.int64(), "file size"),
         column("mask_mtime_ns", pa.int64(), "modification time"),
         column("mask_digest", pa.string(), "XXH3-128 of the file, hex"),

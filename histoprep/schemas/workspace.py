@@ -120,6 +120,11 @@ class Workspace:
         return self.folder / "misfits.parquet"
 
     @property
+    def neighbours(self) -> Path:
+        """Return the path of the pairs of tiles that touch or overlap."""
+        return self.folder / "neighbours.parquet"
+
+    @property
     def findings(self) -> Path:
         """Return the path of the findings table."""
         return self.folder / "findings.parquet"

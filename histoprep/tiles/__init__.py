@@ -18,7 +18,9 @@ class TileOptions:
 
     `reading` is what was decided of masks that readers understand in two ways, as `Reading.as_json`
     gives it, a pair a decision. With `seeks_labels` every image without a mask is held against
-    what labels look like, otherwise only those that are no RGB.
+    what labels look like, otherwise only those that are no RGB. `neighbours` says whether borders
+    and landmarks are measured, by which tiles that touch or overlap are found; None leaves it to
+    the number of tiles.
     """
 
     min_area_px: int = 64
@@ -27,6 +29,7 @@ class TileOptions:
     headers_only: bool = False
     reading: tuple[tuple[str, str], ...] = ()
     seeks_labels: bool = False
+    neighbours: bool | None = None
 
     @property
     def mask_reading(self) -> Reading:

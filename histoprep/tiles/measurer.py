@@ -18,6 +18,8 @@ from histoprep.lossy import Signals
 from histoprep.lossy.jpeg_history import FixedPoint
 from histoprep.lossy.observations import find_fixed
 from histoprep.mask_reading import UNDECIDED, MaskEncoding
+from histoprep.neighbours.borders import measure_borders
+from histoprep.neighbours.landmarks import find_landmarks
 from histoprep.scan.content import content_of
 from histoprep.tiles import TileOptions
 from histoprep.tiles.measure import (
@@ -117,7 +119,12 @@ class Measurer:
         facts["exif_orientation"] = header.orientation
         if self.options.headers_only:
             return
-        grey = imageio.decode_luminance_eighth(data, header)
+        if self.options.neighbours:
+            whole = imageio.decode_luminance(data, header)
+            grey = imageio.shrink_to_eighth(whole)
+            facts.update(_neighbour_facts(whole))
+        else:
+            grey = imageio.decode_luminance_eighth(data, header)
         measured = measure_luminance(grey)
         facts["focus"] = measured.focus
         facts["luminance"] = measured.mean
@@ -200,6 +207,15 @@ def fit_of(image: Facts, mask: Facts) -> Facts:
         "fit_explained": fit.explained,
         "fit_evidence": fit.evidence,
         "fit_cell_px": fit.cell_px,
+    }
+
+
+def _neighbour_facts(grey: np.ndarray) -> Facts:
+    """Return the columns by which tiles that touch or overlap are found."""
+    borders, landmarks = measure_borders(grey), find_landmarks(grey)
+    return {
+        "borders": None if borders is None else borders.tobytes(),
+        "landmarks": landmarks.tobytes() if len(landmarks) else None,
     }
 
 

@@ -65,6 +65,8 @@ __all__ = [
 ]
 
 _PARTS_OPTIONS = "options.json"
+# Up to so many tiles neighbours are looked for without being asked for: some seconds.
+MAX_UNASKED_TILES = 10_000
 # After so many listed tiles progress is shown.
 _LISTED_AT_ONCE = 1000
 
@@ -163,6 +165,7 @@ class TileTable:
         """
         with keeping_options(self.workspace, self.requested):
             listing = self._list(phases("listing", "tiles"))
+        self._settle_neighbours(listing)
         earlier, warning = self._earlier()
         if earlier is not None and self._is_current(earlier, listing):
             # A run that was stopped at its very end leaves its parts; those of array jobs are for
@@ -182,6 +185,7 @@ class TileTable:
 
     def build_part(self, number: int, count: int, engine: Engine, advance: Advance = silent) -> int:
         """Make every partition whose index is `number` - 1 modulo `count`, and return how many."""
+        self._settle_neighbours()
         self._note_options()
         chosen = itertools.islice(self._tasks(Listing()), number - 1, None, count)
         done = 0
@@ -196,6 +200,7 @@ class TileTable:
 
         Does nothing when the table has been made already: collecting can be stopped and run again.
         """
+        self._settle_neighbours()
         earlier, warning = self._earlier()
         if earlier is not None:
             listing = self._list()
@@ -212,6 +217,27 @@ class TileTable:
         again.states.write(self.workspace.folder / STATES)
         self._drop_parts()
         return self._result(again, 0, warning=warning)
+
+    def _settle_neighbours(self, listing: Listing | None = None) -> None:
+        """Decide whether what neighbours are found by is measured, where nobody said so: as in the
+        table that is there, or else if there are few tiles.
+        """
+        tiles = self.options.tiles
+        wanted = tiles.neighbours
+        if wanted is None:
+            wanted = self._measured_neighbours()
+        if wanted is None:
+            wanted = (listing or self._list()).num_tiles <= MAX_UNASKED_TILES
+        wanted = wanted and not tiles.headers_only
+        self.options = replace(self.options, tiles=replace(tiles, neighbours=wanted))
+
+    def _measured_neighbours(self) -> bool | None:
+        """Return whether the table that is there has them; None where there is none."""
+        with contextlib.suppress(FileNotFoundError, IntegrityError):
+            _, header = open_tiles_table(self.workspace.tiles)
+            stored = header["options"]["tiles"]
+            return None if stored.get("headers_only") else stored.get("neighbours")
+        return None
 
     def _earlier(self) -> tuple[EarlierTable | None, str | None]:
         """Return the table that is there, if its rows may hold, and a warning when it cannot be

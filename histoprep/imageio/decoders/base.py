@@ -70,14 +70,23 @@ class Decoder:
 
     def decode_luminance_eighth(self, data: bytes, header: Header) -> np.ndarray:
         """Return luminance at 1/8 size, uint8 [ceil(height / 8), ceil(width / 8)]."""
-        grey = cv2.cvtColor(self.decode_rgb(data, header), cv2.COLOR_RGB2GRAY)
-        size = (-(-header.width_px // 8), -(-header.height_px // 8))
-        result: np.ndarray = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+        return eighth_of(self.decode_luminance(data, header))
+
+    def decode_luminance(self, data: bytes, header: Header) -> np.ndarray:
+        """Return luminance at full size, uint8 [height, width]."""
+        result: np.ndarray = cv2.cvtColor(self.decode_rgb(data, header), cv2.COLOR_RGB2GRAY)
         return result
 
     def strip_metadata(self, data: bytes) -> bytes:
         """Return the bytes of the file without metadata; here for a format that has none."""
         return data
+
+
+def eighth_of(grey: np.ndarray) -> np.ndarray:
+    """Return luminance, uint8 [height, width], at 1/8 size, sides rounded up."""
+    size = (-(-grey.shape[1] // 8), -(-grey.shape[0] // 8))
+    result: np.ndarray = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    return result
 
 
 class ArrayDecoder(Decoder):

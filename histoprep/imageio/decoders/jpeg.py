@@ -63,6 +63,14 @@ class JpegDecoder(Decoder):
             return _luminance_eighth(data, header)
         return super().decode_luminance_eighth(data, header)
 
+    def decode_luminance(self, data: bytes, header: Header) -> np.ndarray:
+        """Return luminance at full size; of colours, that which the file itself stores."""
+        if not _is_plain(header):
+            return super().decode_luminance(data, header)
+        with _strict():
+            result: np.ndarray = simplejpeg.decode_jpeg(data, colorspace="GRAY")[..., 0]
+            return result
+
     def strip_metadata(self, data: bytes) -> bytes:
         """Return the file without application segments and comments."""
         return without_segments(data)

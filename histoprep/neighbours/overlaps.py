@@ -1,0 +1,194 @@
+"""Landmarks of many tiles -> pairs of tiles that may show the same place, and how they lie.
+
+Each landmark is looked up among all others by its seven numbers in a k-d tree, so that time grows
+little faster than the number of tiles. Landmarks that agree on how two tiles lie are votes. What
+comes out is a candidate: `placement.py` compares the pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from histoprep.neighbours.landmarks import NUM_NUMBERS, Landmarks, turn
+
+# Nearest landmarks that are looked at: a place may be in many tiles.
+_NEAREST = 16
+# How far two landmarks of one place are, in standard deviations of the seven numbers; the first up
+# to so many landmarks, the second beyond, where chance would bring too many.
+_FAR, _NEAR, _MANY = 1.2, 0.5, 500_000
+# A pair of landmarks weighs 7 ln(1.5 / distance), as a ball in seven dimensions grows; a pair of
+# tiles needs so much, and more by twice the logarithm of how many thousand tiles there are.
+_WEIGHT_FAR, _WEIGHT_NEAR, _MIN_WEIGHT = 1.5, 0.15, 11.0
+_ROWS = 100_000
+# Landmarks of two tiles agree to so many cells.
+_AGREE_CELLS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Overlapping:
+    """Pairs of tiles that may overlap, n of them, those with most votes first.
+
+    Attributes:
+        first: Positions of tiles, int64 [n].
+        second: Positions of tiles, int64 [n]; larger than `first`.
+        orientation: How the second has to be turned to lie as the first does, 0 to 7 as in
+            `landmarks.turn`, int64 [n].
+        right: By how many cells it then has to be moved to the right, float32 [n].
+        down: And down, float32 [n].
+        votes: Landmarks that say so, int64 [n].
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    orientation: np.ndarray
+    right: np.ndarray
+    down: np.ndarray
+    votes: np.ndarray
+
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self.first)
+
+    def where(self, chosen: np.ndarray) -> Overlapping:
+        """Return some of the pairs (bool [n], or positions)."""
+        columns = (self.first, self.second, self.orientation, self.right, self.down, self.votes)
+        return Overlapping(*(column[chosen] for column in columns))
+
+
+def find_overlapping(landmarks: Landmarks, tiles: np.ndarray) -> Overlapping:
+    """Return the pairs of tiles that may overlap.
+
+    A turned tile is turned about its upper left corner, so that `right` and `down` bring it back.
+
+    Args:
+        landmarks: Landmarks of all tiles, m of them, counted in cells of one size.
+        tiles: The tile of each landmark, int64 [m], ascending.
+    """
+    votes = [_no_votes()]
+    if len(tiles) > 1:
+        tree = cKDTree(landmarks.numbers)
+        most = _FAR if len(tiles) <= _MANY else _NEAR
+        for start in range(0, len(tiles), _ROWS):
+            rows = np.arange(start, min(start + _ROWS, len(tiles)))
+            nearest = min(_NEAREST + 1, len(tiles))
+            far, near = (
+                np.asarray(found)
+                for found in tree.query(
+                    landmarks.numbers[rows], nearest, distance_upper_bound=most, workers=-1
+                )
+            )
+            is_there = np.isfinite(far)
+            own, other = np.repeat(rows, is_there.sum(axis=1)), near[is_there]
+            votes.append(_votes(landmarks, tiles, own, other, far[is_there]))
+    thousands = max(len(np.unique(tiles)) / 1000, 1.0)
+    return _counted(np.concatenate(votes), _MIN_WEIGHT + 2 * float(np.log(thousands)))
+
+
+_VOTE = np.dtype(
+    [
+        ("first", np.int32),
+        ("second", np.int32),
+        ("orientation", np.int8),
+        ("right", np.float32),
+        ("down", np.float32),
+        ("far", np.float32),
+    ]
+)
+
+
+def _no_votes() -> np.ndarray:
+    return np.zeros(0, _VOTE)
+
+
+def _votes(
+    landmarks: Landmarks, tiles: np.ndarray, own: np.ndarray, other: np.ndarray, far: np.ndarray
+) -> np.ndarray:
+    """Return what pairs of landmarks say about pairs of tiles; each pair of landmarks once."""
+    apart = tiles[own] != tiles[other]
+    own, other, far = own[apart], other[apart], far[apart]
+    is_later = tiles[own] > tiles[other]
+    own, other = np.where(is_later, other, own), np.where(is_later, own, other)
+    found = np.zeros(len(own), _VOTE)
+    found["first"], found["second"], found["far"] = tiles[own], tiles[other], far
+    orientation = between(landmarks.orientation[other], landmarks.orientation[own])
+    right, down = turn(orientation, landmarks.right[other], landmarks.down[other])
+    found["orientation"] = orientation
+    found["right"], found["down"] = landmarks.right[own] - right, landmarks.down[own] - down
+    return found
+
+
+def between(second: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return how an image has to be turned so that a landmark with the orientation `second` gets
+    the orientation `first`, both int64 [n].
+    """
+    result: np.ndarray = _BETWEEN[second, first]
+    return result
+
+
+def _table_between() -> np.ndarray:
+    """Return, for each two orientations, the third that leads from one to the other."""
+    ways = np.arange(8)
+    matrices = np.stack(
+        [np.stack(turn(ways, np.full(8, x), np.full(8, y)), axis=1) for x, y in ((1, 0), (0, 1))],
+        axis=2,
+    )
+    table = np.zeros((8, 8), np.int64)
+    for second in ways:
+        for first in ways:
+            # Landmark to second image by its inverse, then to the first.
+            way = matrices[first] @ matrices[second].T
+            [table[second, first]] = np.flatnonzero((matrices == way).all(axis=(1, 2)))
+    return table
+
+
+_BETWEEN = _table_between()
+
+
+def _counted(votes: np.ndarray, least: float) -> Overlapping:
+    """Return the pairs that enough landmarks agree on, each with the most votes it has."""
+    best: list[np.ndarray] = []
+    for shift in (0.0, _AGREE_CELLS / 2):
+        place = [
+            np.floor((votes[name] + shift) / _AGREE_CELLS).astype(np.int64)
+            for name in ("right", "down")
+        ]
+        keys = (votes["first"], votes["second"], votes["orientation"], *place)
+        order = np.lexsort((votes["far"], *reversed(keys)))
+        ordered = votes[order]
+        starts = np.ones(len(order), bool)
+        for key in keys:
+            starts[1:] &= key[order][1:] == key[order][:-1]
+        starts[1:] = ~starts[1:]
+        at = np.flatnonzero(starts)
+        # A pair of landmarks was met from both sides, unless one has too many near ones.
+        count = np.diff(np.append(at, len(order)))
+        row = np.zeros(len(at), [*_VOTE.descr, ("votes", np.int64), ("weight", np.float32)])
+        for name in _VOTE.names or ():
+            row[name] = ordered[name][at]
+        for name in ("right", "down") if len(at) else ():
+            row[name] = np.add.reduceat(ordered[name], at) / count
+        row["votes"] = (count + 1) // 2
+        weight = NUM_NUMBERS * np.log(_WEIGHT_FAR / np.maximum(ordered["far"], _WEIGHT_NEAR))
+        row["weight"] = np.add.reduceat(weight, at) / 2 if len(at) else 0.0
+        best.append(row)
+    found = np.concatenate(best)
+    found = found[found["weight"] >= least]
+    order = np.lexsort((-found["weight"], found["second"], found["first"]))
+    found = found[order]
+    is_first = np.ones(len(found), bool)
+    is_first[1:] = (found["first"][1:] != found["first"][:-1]) | (
+        found["second"][1:] != found["second"][:-1]
+    )
+    found = found[is_first]
+    found = found[np.lexsort((found["second"], found["first"], -found["weight"]))]
+    return Overlapping(
+        found["first"].astype(np.int64),
+        found["second"].astype(np.int64),
+        found["orientation"].astype(np.int64),
+        found["right"],
+        found["down"],
+        found["votes"],
+    )

@@ -1,0 +1,179 @@
+"""Two grey images and how they may lie -> how alike they are where they overlap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from histoprep.neighbours.landmarks import cell_size
+
+MIN_SCORE = 0.9
+"""Correlation over the overlap from which two images show the same place."""
+MIN_SHARE = 0.1
+"""Smaller overlaps, as a share of the smaller image, agree by chance."""
+MIN_SIDE_PX = 12
+"""Overlaps narrower than this are not compared."""
+# The least correlation of what is left when a Gaussian of so many pixels is taken off: two smooth
+# images agree by chance, down to their details only the same one does.
+_MIN_DETAIL, _SMOOTH_PX = 0.6, 3.0
+# Grey levels under which the overlap tells nothing.
+_MIN_CONTRAST = 4.0
+_WINDOW_PX = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How a second image lies on a first one.
+
+    Attributes:
+        orientation: How the second is turned, 0 to 7: 4 exchanges rows and columns, after which 1
+            flips left and right, and 2 up and down.
+        right_px: How far its upper left corner, once turned, is to the right of that of the first.
+        down_px: And below it.
+        score: Correlation over the overlap.
+        share: The overlap as a share of the smaller image.
+    """
+
+    orientation: int
+    right_px: int
+    down_px: int
+    score: float
+    share: float
+
+
+def turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Return an image [height, width, ...] in one of eight orientations, see `Placement`."""
+    result = image.swapaxes(0, 1) if orientation & 4 else image
+    result = result[:, ::-1] if orientation & 1 else result
+    return result[::-1] if orientation & 2 else result
+
+
+def place(
+    first: np.ndarray, second: np.ndarray, orientation: int, right: float, down: float
+) -> Placement | None:
+    """Return how the second image lies on the first; None where they do not show the same.
+
+    Args:
+        first: uint8 [height, width].
+        second: uint8 [height, width], another size perhaps.
+        orientation: How the second has to be turned.
+        right: By how many cells it then has to be moved to the right, give or take two; turned
+            about its corner, as `overlaps.Overlapping` says.
+        down: And down.
+    """
+    side = cell_size(*first.shape)
+    laid = np.ascontiguousarray(turned(second, orientation))
+    corner = [
+        side * (moved + 1) - laid.shape[axis] if orientation & bit else side * moved
+        for moved, axis, bit in ((down, 0, 2), (right, 1, 1))
+    ]
+    begin = (round(corner[0]), round(corner[1]))
+    moved = _refine(first, laid, begin, reach=2 * side + 2)
+    if moved is None:
+        return None
+    score, share = _agreement(first, laid, moved)
+    if score < MIN_SCORE or share < MIN_SHARE:
+        return None
+    return Placement(orientation, moved[1], moved[0], score, share)
+
+
+def overlap(
+    first: tuple[int, ...], second: tuple[int, ...], corner: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Return top, left, bottom and right, ends excluded, of what an image of the shape `second`
+    covers of one of the shape `first` with its upper left corner at `corner` (down, right).
+    """
+    top, left = max(corner[0], 0), max(corner[1], 0)
+    return (
+        top,
+        left,
+        min(corner[0] + second[0], first[0]),
+        min(corner[1] + second[1], first[1]),
+    )
+
+
+def _parts(
+    first: np.ndarray, second: np.ndarray, corner: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    top, left, bottom, right = overlap(first.shape, second.shape, corner)
+    return (
+        first[top:bottom, left:right],
+        second[top - corner[0] : bottom - corner[0], left - corner[1] : right - corner[1]],
+    )
+
+
+def _refine(
+    first: np.ndarray, second: np.ndarray, corner: tuple[int, int], reach: int
+) -> tuple[int, int] | None:
+    """Return the corner within `reach` pixels at which the liveliest part of the overlap fits best;
+    None where too little overlaps.
+    """
+    top, left, bottom, right = overlap(first.shape, second.shape, corner)
+    if min(bottom - top, right - left) < MIN_SIDE_PX:
+        return None
+    # Of the second image, what the first surely covers.
+    top, bottom = _inner(top, bottom, reach, first.shape[0])
+    left, right = _inner(left, right, reach, first.shape[1])
+    if min(bottom - top, right - left) < MIN_SIDE_PX // 2:
+        return None
+    own = second[top - corner[0] : bottom - corner[0], left - corner[1] : right - corner[1]]
+    row, column, window = _liveliest(own)
+    row, column = row + top, column + left
+    begin = max(row - reach, 0), max(column - reach, 0)
+    field = first[begin[0] : row + len(window) + reach, begin[1] : column + window.shape[1] + reach]
+    scores = cv2.matchTemplate(field, window, cv2.TM_CCOEFF_NORMED)
+    scores[~np.isfinite(scores)] = -1.0
+    down, across = np.unravel_index(int(scores.argmax()), scores.shape)
+    return (
+        corner[0] + int(down) + begin[0] - row,
+        corner[1] + int(across) + begin[1] - column,
+    )
+
+
+def _inner(low: int, high: int, reach: int, end: int) -> tuple[int, int]:
+    """Return a range less `reach` at those ends where it ends with the image; half as much where
+    too little would be left.
+    """
+    spare = min(reach, max((high - low - MIN_SIDE_PX) // 2, 0))
+    return low + (spare if low == 0 else 0), high - (spare if high == end else 0)
+
+
+def _liveliest(image: np.ndarray) -> tuple[int, int, np.ndarray]:
+    """Return the window of at most 96 x 96 px that varies most, and where it is."""
+    best = (-1.0, 0, 0)
+    height, width = (min(length, _WINDOW_PX) for length in image.shape)
+    for row in range(0, image.shape[0] - height + 1, max(height // 2, 1)):
+        for column in range(0, image.shape[1] - width + 1, max(width // 2, 1)):
+            _, spread = cv2.meanStdDev(image[row : row + height, column : column + width])
+            best = max(best, (float(spread[0, 0]), row, column))
+    _, row, column = best
+    return row, column, np.ascontiguousarray(image[row : row + height, column : column + width])
+
+
+def _agreement(
+    first: np.ndarray, second: np.ndarray, corner: tuple[int, int]
+) -> tuple[float, float]:
+    """Return the correlation over the overlap, and its share of the smaller image; 0 where it is
+    too narrow or too plain.
+    """
+    parts = _parts(first, second, corner)
+    if min(parts[0].shape) < MIN_SIDE_PX:
+        return 0.0, 0.0
+    share = parts[0].size / min(first.size, second.size)
+    # What JPEG changes most, single pixels, counts less.
+    smooth = [cv2.blur(part, (3, 3)).astype(np.float32) for part in parts]
+    if min(float(part.std()) for part in smooth) < _MIN_CONTRAST:
+        return 0.0, share
+    score = _correlation(*smooth)
+    if score < MIN_SCORE:
+        return score, share
+    details = [part - cv2.GaussianBlur(part, (0, 0), _SMOOTH_PX) for part in smooth]
+    return (score if _correlation(*details) >= _MIN_DETAIL else 0.0), share
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    a, b = first - first.mean(), second - second.mean()
+    scale = float(np.sqrt((a * a).mean() * (b * b).mean()))
+    return float((a * b).mean()) / scale if scale else 0.0

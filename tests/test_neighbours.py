@@ -1,0 +1,217 @@
+"""Borders and landmarks: what touches and overlaps is found, and nothing else."""
+
+from __future__ import annotations
+
+import coloured_tissue as made
+import cv2
+import numpy as np
+import pytest
+
+from histoprep.neighbours.borders import LENGTH, Touching, find_touching, measure_borders
+from histoprep.neighbours.landmarks import NUM_BYTES, Landmarks, find_landmarks, turn
+from histoprep.neighbours.overlaps import Overlapping, between, find_overlapping
+from histoprep.neighbours.placement import place, turned
+
+FIELD_PX, TILE_PX = 512, 128
+Place = tuple[int, int, int]
+
+
+def field(seed: int, side_px: int = FIELD_PX) -> np.ndarray:
+    """Return luminance of made tissue, uint8 [side, side]."""
+    image, _ = made.tile(seed, side_px)
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
+def cut(image: np.ndarray, tile_px: int, stride_px: int) -> dict[tuple[int, int], np.ndarray]:
+    """Return the tiles of a field by row and column of their upper left corner."""
+    height, width = image.shape
+    return {
+        (row, column): image[row : row + tile_px, column : column + tile_px]
+        for row in range(0, height - tile_px + 1, stride_px)
+        for column in range(0, width - tile_px + 1, stride_px)
+    }
+
+
+def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+
+
+def touching(tiles: list[np.ndarray]) -> Touching:
+    blank = np.zeros((4, LENGTH), np.int8)
+    borders = [measure_borders(tile) for tile in tiles]
+    return find_touching(
+        np.stack([blank if own is None else own for own in borders]),
+        np.array([tile.shape[0] for tile in tiles]),
+        np.array([tile.shape[1] for tile in tiles]),
+    )
+
+
+def named(found: Touching) -> set[tuple[int, int, bool]]:
+    return set(
+        zip(found.first.tolist(), found.second.tolist(), found.is_below.tolist(), strict=True)
+    )
+
+
+def neighbours_in(places: list[Place], step: int) -> set[tuple[int, int, bool]]:
+    """Return who touches whom in fields that were cut in steps."""
+    at = {place: index for index, place in enumerate(places)}
+    steps = ((0, step, False), (step, 0, True))
+    return {
+        (index, at[seed, row + down, column + right], is_below)
+        for (seed, row, column), index in at.items()
+        for down, right, is_below in steps
+        if (seed, row + down, column + right) in at
+    }
+
+
+@pytest.mark.parametrize("quality", [100, 90, 75])
+def test_tiles_that_touch_are_found_and_no_others(quality: int) -> None:
+    places, tiles = [], []
+    for seed in range(4):
+        for (row, column), tile in cut(field(seed), TILE_PX, TILE_PX).items():
+            places.append((seed, row, column))
+            tiles.append(through_jpeg(tile, quality))
+    order = np.random.default_rng(0).permutation(len(tiles))
+    found = touching([tiles[at] for at in order])
+    expected = neighbours_in([places[at] for at in order], TILE_PX)
+    assert named(found) <= expected
+    assert len(named(found)) >= 0.95 * len(expected)
+    assert (found.score > found.rival).all()
+
+
+def test_tiles_of_other_sizes_touch_where_their_borders_are_of_one_length() -> None:
+    image = field(7)
+    tiles = [image[:128, :128], image[:128, 128:328], image[128:300, :128], image[300:, 400:]]
+    assert named(touching(tiles)) == {(0, 1, False), (0, 2, True)}
+
+
+def test_blank_borders_frames_and_padding_join_nothing() -> None:
+    tiles = [np.full((128, 128), 235, np.uint8) for _ in range(8)]
+    for seed, tile in enumerate(tiles):
+        tile[24:-24, 24:-24] = field(seed, 80)
+    framed = [field(20 + seed, 128) for seed in range(8)]
+    for tile in framed:
+        cv2.rectangle(tile, (0, 0), (127, 127), 0, 3)
+    assert not len(touching([through_jpeg(tile, 80) for tile in tiles + framed]))
+
+
+def test_what_repeats_joins_nothing() -> None:
+    image = field(3)
+    copies = [*cut(image, TILE_PX, TILE_PX).values()] * 2
+    waves = np.tile(np.sin(np.arange(128) / 5) * 60 + 128, (128, 1)).astype(np.uint8)
+    assert not len(touching([*copies, *[waves, waves.T] * 3]))
+
+
+def test_unrelated_tiles_join_nothing() -> None:
+    assert not len(touching([field(seed, 128) for seed in range(100, 220)]))
+
+
+def test_borders_under_the_contrast_floor_are_zero_and_small_images_have_none() -> None:
+    image = field(1, 128)
+    image[:, :4] = 200
+    borders = measure_borders(image)
+    assert borders is not None
+    assert not borders[0].any()
+    assert borders[1].any()
+    assert measure_borders(image[:16, :16]) is None
+    assert measure_borders(np.full((128, 128), 200, np.uint8)) is None
+
+
+def test_a_square_of_which_three_sides_are_known_is_closed() -> None:
+    rng = np.random.default_rng(4)
+    borders = rng.normal(0, 32, (12, 4, LENGTH))
+    left, right, upper, lower = range(4)
+    for first, second, end, start in (
+        (0, 1, right, left),
+        (0, 2, lower, upper),
+        (1, 3, lower, upper),
+        (2, 3, right, left),
+    ):
+        borders[second, start] = borders[first, end]
+    # A seam that agrees, and not by enough to be believed alone.
+    borders[3, left] = 0.4 * borders[2, right] + 0.9 * borders[3, left][::-1]
+    size = np.full(len(borders), 128)
+    found = find_touching(np.clip(borders, -127, 127).astype(np.int8), size, size)
+    seams = named(found)
+    assert seams == {(0, 1, False), (2, 3, False), (0, 2, True), (1, 3, True)}
+    assert found.by_square.tolist() == [
+        pair == (2, 3, False)
+        for pair in zip(found.first, found.second, found.is_below.tolist(), strict=True)
+    ]
+    without = np.delete(borders, 1, axis=0)
+    alone = find_touching(np.clip(without, -127, 127).astype(np.int8), size[1:], size[1:])
+    assert named(alone) == {(0, 1, True)}
+
+
+def test_eight_orientations_are_a_group() -> None:
+    points = np.array([3.0, 1.0])
+    seen = {tuple(float(value) for value in turn(np.int64(way), *points)) for way in range(8)}
+    assert len(seen) == 8
+    for second in range(8):
+        for first in range(8):
+            way = between(np.array([second]), np.array([first]))
+            moved = turn(way, *turn(np.array([second]), *points))
+            expected = turn(np.array([first]), *points)
+            assert [value.tolist() for value in moved] == [value.tolist() for value in expected]
+
+
+def overlapping(tiles: list[np.ndarray]) -> Overlapping:
+    landmarks = [find_landmarks(tile) for tile in tiles]
+    owners = np.repeat(np.arange(len(tiles)), [len(own) for own in landmarks])
+    return find_overlapping(Landmarks.from_bytes(np.concatenate(landmarks)), owners)
+
+
+def placed(tiles: list[np.ndarray]) -> dict[tuple[int, int], tuple[int, int, int]]:
+    """Return orientation, right and down of the pairs whose pixels agree."""
+    result = {}
+    found = overlapping(tiles)
+    columns = (found.first, found.second, found.orientation, found.right, found.down)
+    for first, second, way, right, down in zip(*(c.tolist() for c in columns), strict=True):
+        lies = place(tiles[first], tiles[second], way, right, down)
+        if lies is not None:
+            result[first, second] = (lies.orientation, lies.right_px, lies.down_px)
+    return result
+
+
+@pytest.mark.parametrize("stride_px", [32, 64, 96, 112])
+def test_overlapping_tiles_are_found_with_their_offset(stride_px: int) -> None:
+    tiles, places = [], []
+    for seed in range(3):
+        for (row, column), tile in cut(field(seed, 256), TILE_PX, stride_px).items():
+            tiles.append(through_jpeg(tile, 85))
+            places.append((seed, row, column))
+    found = placed(tiles)
+    for (first, second), lies in found.items():
+        seed, row, column = places[first]
+        assert places[second] == (seed, row + lies[2], column + lies[1])
+        assert lies[0] == 0
+    expected = {pair[:2] for pair in neighbours_in(places, stride_px)}
+    assert len(expected & found.keys()) >= 0.95 * len(expected)
+
+
+@pytest.mark.parametrize("way", range(1, 8))
+def test_a_turned_part_is_found_with_its_orientation(way: int) -> None:
+    image = field(5, 256)
+    tile = image[:128, :128]
+    other = np.ascontiguousarray(turned(image[20:148, 36:164], way))
+    tiles = [
+        through_jpeg(tile, 90),
+        through_jpeg(other, 90),
+        *(field(s, 128) for s in range(8, 20)),
+    ]
+    found = placed(tiles)
+    assert set(found) == {(0, 1)}
+    back, right, down = found[0, 1]
+    assert (right, down) == (36, 20)
+    assert np.array_equal(turned(other, back), image[20:148, 36:164])
+
+
+def test_unrelated_tiles_overlap_nothing() -> None:
+    assert placed([field(seed, 128) for seed in range(100, 160)]) == {}
+
+
+def test_landmarks_take_at_most_480_bytes_and_plain_images_have_none() -> None:
+    assert find_landmarks(field(2)).nbytes <= 48 * NUM_BYTES == 480
+    assert not len(find_landmarks(np.full((256, 256), 240, np.uint8)))
+    assert not len(find_landmarks(field(2, 64)[:20]))
