@@ -88,7 +88,8 @@ def test_the_command_is_build_when_nothing_else_is_named(
     for tile, split in _splits(path).items():
         by_case.setdefault(tile.partition("_")[0], set()).add(split)
     assert all(len(found) == 1 for found in by_case.values())
-    assert "shared groups 0, shared duplicates 0, worst class deviation 0.00 points" in text
+    proof = "shared groups 0, shared duplicates 0, shared neighbours 0"
+    assert f"{proof}, worst class deviation 0.00 points" in text
     assert [line.split() for line in text.splitlines() if line.startswith(("train", "test"))] == [
         ["train", "36", "18", "18", "9"],
         ["test", "4", "2", "2", "1"],
@@ -131,7 +132,7 @@ def test_a_split_without_groups_does_not_claim_to_have_checked_them(dataset: Pat
     text = _ok(dataset, "--map", "m.yml")
     wanted = (
         "certificate: no groups known (--group-by): tiles are split individually, shared duplicates"
-        " 0, worst"
+        " 0, shared neighbours 0, worst"
     )
     assert wanted in text and "shared groups" not in text
     assert wanted in _ok("show", dataset.with_name("data.histoprep") / "manifest.parquet")

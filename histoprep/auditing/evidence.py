@@ -47,8 +47,11 @@ from histoprep.tiles.instances import COLUMNS as INSTANCE_COLUMNS
 from histoprep.tiles.instances import InstanceIds, LabelUse
 from histoprep.tiles.lossy_sources import lossy_sources
 from histoprep.tiles.misfits import find_misfits
-from histoprep.tiles.neighbourhood import find_neighbours
+from histoprep.tiles.neighbourhood import Neighbours, find_neighbours
 from histoprep.tiles.options import earlier_options
+from histoprep.tiles.pixel_groups import COLUMNS as GROUP_COLUMNS
+from histoprep.tiles.pixel_groups import HEADER_KEY as PIXEL_GROUPS
+from histoprep.tiles.pixel_groups import name_groups
 from histoprep.tiles.readings import MaskReadings
 
 if TYPE_CHECKING:
@@ -89,6 +92,7 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
     overview = _overview(TileRows(opened, repaired, CONTENT_COLUMNS), label_map)
     counts = count_table(counted, label_map, by_group=True, repaired=repaired)
     readings = MaskReadings.of(workspace.tiles)
+    neighbours = find_neighbours(workspace, engine)
     scan = earlier_options(workspace).scan
     return Evidence(
         root=workspace.root,
@@ -115,12 +119,27 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
         companions=tuple(find_companions(_image_facts(overview))),
         misfits=find_misfits(workspace, engine),
         exif_fit=find_exif_fit(workspace.tiles),
-        neighbours=find_neighbours(workspace, engine).pairs,
+        neighbours=neighbours.pairs,
+        pixel_groups=header.get(PIXEL_GROUPS, {}),
+        groups_in_pixels=_groups_in_pixels(opened, overview, neighbours),
         shifts=tuple(find_shifts(_sides(overview))),
         suggested_pairs=workspace.suggested_pairs,
         scan=scan,
         columns_of_groups=_columns_of_groups(workspace.root, scan, overview),
     )
+
+
+def _groups_in_pixels(
+    opened: Any, overview: pd.DataFrame, neighbours: Neighbours
+) -> tuple[int, int]:
+    """Return how many groups --group-by pixels would find, and of how many tiles; none where groups
+    are known or nothing touches or overlaps.
+    """
+    if neighbours.pairs.empty or overview.group.notna().any():
+        return 0, 0
+    tiles = tables.read_table(opened, list(GROUP_COLUMNS)).to_pandas()
+    _, found = name_groups(tiles, neighbours)
+    return found["groups"], found["tiles"]
 
 
 def _sides(overview: pd.DataFrame) -> list[tuple[str | None, str | None]]:

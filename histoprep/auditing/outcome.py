@@ -24,6 +24,7 @@ from histoprep.report import (
 from histoprep.scan import Issue, IssueKind
 from histoprep.scan.formats import count_unread
 from histoprep.tiles.image_labels import NO_LABEL
+from histoprep.tiles.pixel_groups import describe as describe_groups
 from histoprep.version import __version__
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ def _shown_options(
         ),
         "smallest region (--min-area)": f"{table.tiles.min_area_px} px",
     }
+    if evidence.pixel_groups:
+        shown["groups found in images"] = describe_groups(dict(evidence.pixel_groups))
     if table.tiles.headers_only:
         shown["quick"] = "only names, digests and headers were looked at"
     elif table.tiles.neighbours:

@@ -110,7 +110,9 @@ class Evidence:
     against the labels of masks. `companions` are files among the images that belong to others,
     `misfits` masks that do not fit their images, `exif_fit` whether masks fit images with an
     orientation tag as stored or as turned. `neighbours` are pairs of tiles that touch or overlap,
-    with the columns of `schemas/neighbours.py`. `shifts` are folders whose masks are
+    with the columns of `schemas/neighbours.py`; `pixel_groups` says what holds groups together that
+    were found by them, and `groups_in_pixels` how many groups, of how many tiles, would be found
+    where no groups are known. `shifts` are folders whose masks are
     numbered otherwise than their images, and `suggested_pairs` is the table of the pairs that they
     seem to mean. `scan` are the options of the scan that a later command begins with.
     `columns_of_groups` are columns of tables in the data set that would group the tiles, where no
@@ -146,6 +148,8 @@ class Evidence:
     misfits: tuple[Misfit, ...] = ()
     exif_fit: ExifFit = field(default_factory=ExifFit)
     neighbours: pd.DataFrame = field(default_factory=_no_neighbours)
+    pixel_groups: Mapping[str, int] = field(default_factory=dict)
+    groups_in_pixels: tuple[int, int] = (0, 0)
 
     @property
     def companion_paths(self) -> frozenset[str]:

@@ -156,6 +156,12 @@ def groups_unknown(evidence: Evidence) -> Iterator[Finding]:
         f" histoprep audit {shlex.quote(to_text(str(evidence.root)))} {way.option}"
         for way in [*evidence.columns_of_groups, *by_names][:MAX_OFFERED]
     ]
+    groups, tiles = evidence.groups_in_pixels
+    if groups:
+        commands.append(
+            f"tiles that touch, overlap or are copies ({groups:,} groups of {tiles:,} tiles):"
+            f" histoprep audit {shlex.quote(to_text(str(evidence.root)))} --group-by pixels"
+        )
     item = ("images", f"{len(images):,} without a group")
     yield finding(
         NO_GROUPS,

@@ -21,8 +21,8 @@ NEIGHBOURS_ACROSS_SPLITS = Rule(
     definition="Two tiles that touch or overlap on the slide are in two splits.",
     cause="The split was made by tile, or by names that do not say which slide a tile is of.",
     suggestion=(
-        "Say with --group-by which slide a tile is of, and split again: histoprep manifest ROOT"
-        " --ignore-folder-split"
+        "Say with --group-by which slide a tile is of, or let the pixels say it, and split again:"
+        " histoprep manifest ROOT --ignore-folder-split --group-by pixels"
     ),
     fix_safety=FixSafety.SAFE,
     mark=Mark.SEAM,

@@ -128,7 +128,10 @@ def audit(
     ] = None,
     group_by: Annotated[
         str | None,
-        _read("Slide, case or patient of a tile: a regular expression, `folder` or `csv:COLUMN`."),
+        _read(
+            "Slide, case or patient of a tile: a regular expression, `folder`, `csv:COLUMN`, or"
+            " `pixels` for tiles that touch, overlap or are copies; `pixels:HOW` joins both."
+        ),
     ] = None,
     label_by: Annotated[str | None, _read("Image-level class of a tile, in the same ways.")] = None,
     palette: PaletteOption = None,

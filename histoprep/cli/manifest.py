@@ -418,6 +418,10 @@ def _certificate_line(certificate: Mapping[str, Any], label_map: LabelMap) -> st
         else "no groups known (--group-by): tiles are split individually"
     )
     shared = f"{groups}, shared duplicates {certificate['shared_duplicates']}"
+    neighbours = certificate.get("shared_neighbours")
+    shared += (
+        ", neighbours not looked for" if neighbours is None else f", shared neighbours {neighbours}"
+    )
     worst = certificate["worst_class"]
     if worst is None:
         return f"certificate: {shared}"

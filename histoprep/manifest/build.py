@@ -31,6 +31,7 @@ from histoprep.manifest.gather import SplitInputs, gather
 from histoprep.manifest.given import IncludedTiles, SplitOrigin
 from histoprep.manifest.groups import ungrouped_warning
 from histoprep.manifest.inclusion import CHOICE, CHOICES, INCLUDED
+from histoprep.manifest.neighbours import certify_neighbours, neighbours_warning
 from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
 from histoprep.manifest.splitting import Kept, choose_split
 from histoprep.phrases import first_of, plural
@@ -58,6 +59,7 @@ from histoprep.split.units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL
 from histoprep.tiles import image_labels
 from histoprep.tiles.misfits import MisfitKind, find_misfits
 from histoprep.tiles.options import earlier_options
+from histoprep.tiles.pixel_groups import HEADER_KEY as PIXEL_GROUPS
 from histoprep.tiles.readings import MaskReadings
 
 EXCLUDED_VERSION = "1.0"
@@ -196,6 +198,11 @@ def build_manifest(
         _refuse_misfits(rows, workspace)
     earlier = _earlier(options)
     plan = _plan(rows, source, label_map, options, workspace.root, scanned, earlier, phases)
+    if found := header.get(PIXEL_GROUPS):
+        plan.recipe["pixel_groups"] = found
+    included = IncludedTiles(rows, label_map, workspace.root)
+    plan.certificate.update(certify_neighbours(included, plan.splits, workspace))
+    near = tuple(neighbours_warning(plan.certificate, scanned.get("group_by")))
     described = {
         "root": header["root"],
         "unlabelled_roots": scanned.get("unlabelled", []),
@@ -221,7 +228,7 @@ def build_manifest(
         schema_version=EXCLUDED_VERSION,
         metadata={},
     )
-    moved = _moved_warning(target, IncludedTiles(rows, label_map, workspace.root), plan)
+    moved = _moved_warning(target, included, plan)
     written = write_manifest(
         target,
         _rows(rows, label_map, options, plan.splits, plan.folds, phases("writing", "tiles")),
@@ -235,7 +242,7 @@ def build_manifest(
         plan.excluded,
         plan.recipe,
         plan.certificate,
-        (*plan.warnings, *moved),
+        (*plan.warnings, *near, *moved),
         plan.num_repaired,
     )
 

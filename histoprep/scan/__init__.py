@@ -21,6 +21,7 @@ from histoprep.scan.dataset_csv import DatasetCsv
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
 from histoprep.scan.pairing import Pairing, value_reader
 from histoprep.scan.pairs_table import read_pairs
+from histoprep.scan.pixel_groups import groups_by_names
 from histoprep.scan.understanding import Understanding, understand
 from histoprep.scan.walk import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_FOLDERS, Walker, first_named
 
@@ -73,7 +74,7 @@ def scan(root: Path, options: ScanOptions, report: Callable[[Issue], None]) -> I
             csv.refuse_foreign(pairing.some_image)
         for issue in _csv_issues(csv):
             report(issue)
-    pairing.refuse_no_groups(root, options.group_by)
+    pairing.refuse_no_groups(root, groups_by_names(options.group_by))
 
 
 def values_by(

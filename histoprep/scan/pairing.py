@@ -20,6 +20,7 @@ from histoprep.scan.group_patterns import suggest_groupings
 from histoprep.scan.keys import KeyedNames, PlainNames
 from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
 from histoprep.scan.name_rules import NameRules
+from histoprep.scan.pixel_groups import groups_by_names
 from histoprep.scan.walk import SPLIT_FOLDERS, STAR, FolderNames, star_text
 
 Reader = Callable[[str, str | None], str | None]
@@ -44,7 +45,7 @@ class Pairing:
         self.image_folders = options.images
         self.csv = csv
         self.report = report
-        self.group_of = value_reader("--group-by", options.group_by, csv)
+        self.group_of = value_reader("--group-by", groups_by_names(options.group_by), csv)
         self.label_of = value_reader("--label-by", options.label_by, csv)
         self.class_folders = options.layout is Layout.CLASS_FOLDERS
         self._asks = bool(csv or self.group_of or self.label_of)
@@ -53,7 +54,7 @@ class Pairing:
         self._tile_ids: list[str] = []
         self.needs_csv = options.csv is not None or any(
             how is not None and how.startswith("csv:")
-            for how in (options.group_by, options.label_by)
+            for how in (groups_by_names(options.group_by), options.label_by)
         )
 
     def pairs(self, place: FolderNames) -> Iterator[Pair]:

@@ -6,6 +6,7 @@ their landmarks and read again, in pairs, to compare their pixels; how many is l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from histoprep import tables
-from histoprep.digests import file_digest
+from histoprep.digests import digest_text
 from histoprep.errors import BrokenFileError, IntegrityError
 from histoprep.execution import Engine, Marker, run_tasks
 from histoprep.neighbours.borders import LENGTH, Side, find_touching
@@ -78,7 +79,7 @@ def find_neighbours(workspace: Workspace, engine: Engine) -> Neighbours:
     opened, header = open_tiles_table(workspace.tiles)
     if not header["options"]["tiles"].get("neighbours"):
         return no_neighbours()
-    key = {"tiles_digest": file_digest(workspace.tiles), "options": header["options"]}
+    key = _key(opened, header)
     earlier = _earlier(workspace.neighbours, key)
     if earlier is not None:
         return earlier
@@ -91,6 +92,18 @@ def find_neighbours(workspace: Workspace, engine: Engine) -> Neighbours:
         workspace.neighbours, [found], SCHEMA, kind=KIND, schema_version=VERSION, metadata=metadata
     )
     return Neighbours(_as_frame(found), num_left_out)
+
+
+def _key(opened: Any, header: Mapping[str, Any]) -> dict[str, Any]:
+    # Not of the file: groups that are found by neighbours are written into it afterwards.
+    return {"images_digest": _images_digest(opened), "options": header["options"]["tiles"]}
+
+
+def _images_digest(opened: Any) -> str:
+    """Return a digest of all images: paths, bytes, and whether they could be measured."""
+    names = ["image_path", "image_digest", "image_error"]
+    rows = (repr(batch.to_pylist()) for batch in tables.read_batches(opened, names))
+    return digest_text("".join(digest_text(row) for row in rows))
 
 
 def _as_frame(table: pa.Table) -> pd.DataFrame:

@@ -30,6 +30,7 @@ from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.phrases import first_of
 from histoprep.progress import Advance, Phases, TaskProgress, silent, silent_phases
 from histoprep.scan import IssueKind, ScanOptions
+from histoprep.scan.pixel_groups import groups_by_pixels
 from histoprep.schemas.tiles import (
     ISSUES_KIND,
     ISSUES_SCHEMA,
@@ -52,6 +53,8 @@ from histoprep.tiles.options import (
     settle,
     stored_options,
 )
+from histoprep.tiles.pixel_groups import HEADER_KEY as PIXEL_GROUPS
+from histoprep.tiles.pixel_groups import write_pixel_groups
 from histoprep.tiles.reuse import EarlierTable, earlier_table
 from histoprep.tiles.task import TileTask, read_part
 from histoprep.version import __version__
@@ -180,6 +183,7 @@ class TileTable:
         with contextlib.closing(run_tasks(tasks, engine, progress.under_way)) as parts:
             self._merge(parts, again, progress)
         again.states.write(self.workspace.folder / STATES)
+        self._group_by_pixels(engine)
         self._drop_parts()
         return self._result(again, count.reused, warning=warning)
 
@@ -215,15 +219,22 @@ class TileTable:
             parts = (task.part for task in self._tasks(again))
             self._merge(parts, again, TaskProgress(silent, 0))
         again.states.write(self.workspace.folder / STATES)
+        self._group_by_pixels(Engine(0))
         self._drop_parts()
         return self._result(again, 0, warning=warning)
+
+    def _group_by_pixels(self, engine: Engine) -> None:
+        """Write the groups that are found in the images into the table, where these are wanted."""
+        if groups_by_pixels(self.options.scan.group_by):
+            write_pixel_groups(self.workspace, engine)
 
     def _settle_neighbours(self, listing: Listing | None = None) -> None:
         """Decide whether what neighbours are found by is measured, where nobody said so: as in the
         table that is there, or else if there are few tiles.
         """
         tiles = self.options.tiles
-        wanted = tiles.neighbours
+        by_pixels = groups_by_pixels(self.options.scan.group_by)
+        wanted = True if by_pixels else tiles.neighbours
         if wanted is None:
             wanted = self._measured_neighbours()
         if wanted is None:
@@ -273,6 +284,8 @@ class TileTable:
             earlier.num_unread
             or not listing.is_same_as(earlier.states)
             or any(earlier.header.get(key) != value for key, value in wanted.items())
+            # It was stopped before the groups were found.
+            or groups_by_pixels(self.options.scan.group_by) != (PIXEL_GROUPS in earlier.header)
         ):
             return False
         try:
