@@ -84,8 +84,7 @@ def test_public_tensor_functions_state_their_shapes() -> None:
     assert bare == {
         "footprint.forward",  # stands in for attention: any number of leading axes
         "footprint.keep",
-        "guidance.conditional",
-        "guidance.unconditional",
+        "guidance.denoise",
         "guidance.both",
         "label_schedule.add_noise",  # alpha_bar broadcasts
         "label_schedule.ddim_step",

@@ -7,10 +7,10 @@ conditional model, 0 the unconditional one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from jaxtyping import Integer
+from jaxtyping import Bool, Float, Integer, Num
 from torch import Tensor
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -27,6 +27,32 @@ class MaskDenoiser(Protocol):
         ...
 
 
+class ConditionedDenoiser(Protocol):
+    """A `MaskDenoiser` in two steps: what the masks say, which is the same at each noise level, and
+    the rest.
+    """
+
+    def condition(
+        self,
+        mask: Integer[Tensor, "batch 1 height_px width_px"],
+        size: tuple[int, int],
+        drop: Bool[Tensor, " batch"] | None = None,
+        /,
+    ) -> Any:
+        """Return what the network knows of masks, for latents of a height and width."""
+        ...
+
+    def denoise(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        t: Num[Tensor, " batch"],
+        condition: Any,
+        /,
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Return the prediction under a condition."""
+        ...
+
+
 def guided(
     model: MaskDenoiser, mask: Integer[Tensor, "batch 1 height_px width_px"], guidance_scale: float
 ) -> Denoise:
@@ -39,19 +65,34 @@ def guided(
             need one of the two predictions only and cost half as much.
     """
     everything = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
-
-    def conditional(x: Tensor, t: Tensor) -> Tensor:
-        return model(x, t, mask)
-
-    def unconditional(x: Tensor, t: Tensor) -> Tensor:
-        return model(x, t, mask, everything)
-
-    twice, drop = torch.cat((mask, mask)), torch.cat((everything, ~everything))
+    if guidance_scale == 1:
+        return _conditioned(model, mask, None)
+    if guidance_scale == 0:
+        return _conditioned(model, mask, everything)
+    drop = torch.cat((everything, ~everything))
+    twice = _conditioned(model, torch.cat((mask, mask)), drop)
 
     def both(x: Tensor, t: Tensor) -> Tensor:
-        null, conditional = (
-            model(torch.cat((x, x)), torch.cat((t, t)), twice, drop).float().chunk(2)
-        )
+        null, conditional = twice(torch.cat((x, x)), torch.cat((t, t))).float().chunk(2)
         return null + guidance_scale * (conditional - null)
 
-    return {1.0: conditional, 0.0: unconditional}.get(float(guidance_scale), both)
+    return both
+
+
+def _conditioned(model: MaskDenoiser, mask: Tensor, drop: Tensor | None) -> Denoise:
+    """Return the function (noisy, time) -> prediction; what a network knows of the masks alone it
+    finds out once.
+    """
+    # Of the type: wrappers for training and compilation hand attributes on, but have work of
+    # their own to do at each call.
+    if not all(hasattr(type(model), name) for name in ("condition", "denoise")):
+        return lambda x, t: model(x, t, mask, drop)
+    network = cast(ConditionedDenoiser, model)
+    known: list[Any] = []
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        if not known:
+            known.append(network.condition(mask, (x.shape[-2], x.shape[-1]), drop))
+        return network.denoise(x, t, known[0])
+
+    return denoise

@@ -19,6 +19,7 @@ from trainer.engine.optimisers import build_optimiser, load_optimiser, optimiser
 from trainer.engine.schedules import lr_factor
 from trainer.engine.window import LossWindow
 from trainer.errors import CheckpointError, DivergedError
+from trainer.models.frozen import frozen_weights
 from trainer.stage import Stage, StepOutput
 
 _MAX_NAMED = 8
@@ -103,7 +104,7 @@ class Training:
 
     def evaluate(self) -> dict[str, float]:
         """Return the metrics of the stage; call it in one process."""
-        with evaluating(self.fabric, self.evaluated):
+        with evaluating(self.fabric, self.evaluated), frozen_weights(self.evaluated):
             return {
                 name: float(value) for name, value in self.stage.validate(self.evaluated).items()
             }

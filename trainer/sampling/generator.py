@@ -23,6 +23,7 @@ from trainer.diffusion.objectives import Objective
 from trainer.diffusion.samplers import Known, Solver, sample
 from trainer.errors import DivergedError
 from trainer.models.denoisers.masks import split_windows, without_ignored
+from trainer.models.frozen import frozen_weights
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -105,7 +106,7 @@ class Generator:
         condition = without_ignored(mask, self.num_classes)
         denoise = guided(self.denoiser, condition, options.guidance_scale)
         known = None if kept is None else self._known(kept)
-        with self._autocast():
+        with self._autocast(), frozen_weights(self.denoiser):
             latents = sample(
                 denoise,
                 noise,

@@ -14,6 +14,8 @@ from jaxtyping import Float, Num, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.models.frozen import DerivedWeight
+
 EPSILON = 1e-5
 NUM_HEADS = 4
 HEAD_WIDTH = 32
@@ -48,7 +50,7 @@ class TimeEmbedding(nn.Sequential):
         return x
 
 
-class WeightStandardisedConv2d(nn.Conv2d):
+class WeightStandardisedConv2d(nn.Conv2d, DerivedWeight):
     """A convolution whose filters have mean 0 and variance 1, never standardised in less than
     float32.
 
@@ -58,17 +60,20 @@ class WeightStandardisedConv2d(nn.Conv2d):
     Source: Qiao et al. 2019, arXiv 1903.10520.
     """
 
+    def derive_weight(self) -> Float[Tensor, "out_channels in_channels rows columns"]:
+        """Return the standardised filters."""
+        weight = at_least_float32(self.weight)
+        variance, mean = torch.var_mean(weight, dim=(1, 2, 3), keepdim=True, correction=0)
+        return (weight - mean) * torch.rsqrt(variance + EPSILON)
+
     def forward(
         self, input: Float[Tensor, "batch in_channels height width"]
     ) -> Float[Tensor, "batch out_channels height width"]:
         """Return the convolution of [batch, in, height, width] as [batch, out, height, width]."""
-        weight = at_least_float32(self.weight)
-        variance, mean = torch.var_mean(weight, dim=(1, 2, 3), keepdim=True, correction=0)
-        weight = (weight - mean) * torch.rsqrt(variance + EPSILON)
         bias = None if self.bias is None else self.bias.to(input.dtype)
         return functional.conv2d(
             input,
-            weight.to(input.dtype),
+            self.current_weight(input.dtype),
             bias,
             self.stride,
             self.padding,
