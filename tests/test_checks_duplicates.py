@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import coloured_tissue as made
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from tile_rows import tile_row
 
 from histoprep import imageio
 from histoprep.auditing.duplicates import MAX_BITS_APART
+from histoprep.neighbours.placement import turned
 
 TRIGGERS = ("HP601", "HP602", "HP603", "HP604")
 
@@ -182,3 +184,59 @@ def test_a_search_that_was_cut_off_says_so(tmp_path: Path, monkeypatch: pytest.M
         data.write(f"t{level}.png", image_bytes(tissue(7, 64), "PNG", compress_level=level))
     found = by_code(data.audit().findings)
     assert found["HP603 search-cut-off"] == {".": "2 more pairs of like images were not compared"}
+
+
+WAYS = {
+    1: "flipped left to right",
+    2: "flipped upside down",
+    3: "turned by 180 degrees",
+    4: "transposed",
+    5: "turned by 90 degrees clockwise",
+    6: "turned by 90 degrees counter-clockwise",
+    7: "transposed along the other diagonal",
+}
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """Return what is said of tiles of which the other split has flipped, turned and moved ones."""
+    data = DataSet(tmp_path_factory.mktemp("placed") / "data")
+    for way in range(9):
+        image, _ = made.tile(way, 192)
+        data.pair(f"train/{way}_own", pixels=image[:144, :144])
+        moved = image[16:160, 11:155] if way in (0, 8) else image[:144, :144]
+        data.pair(f"test/{way}_other", pixels=np.ascontiguousarray(turned(moved, way % 8)))
+    half, _ = made.tile(20, 224)
+    data.pair("train/20_own", pixels=half[:144, :144])
+    data.pair("test/20_half", pixels=half[:144, 72:216])
+    for seed in range(30, 36):
+        data.pair(f"train/{seed}_alone", pixels=made.tile(seed, 144)[0])
+    return by_code(data.audit().findings)
+
+
+def test_flipped_and_turned_copies_are_near_duplicates_and_say_how(placed: Found) -> None:
+    said = placed["HP603 turned"]
+    assert len(said) == len(WAYS)
+    for way, words in WAYS.items():
+        # A quarter turn is undone by the other one.
+        back = WAYS[{5: 6, 6: 5}.get(way, way)]
+        detail = said.get(f"train/{way}_own.jpg") or said[f"test/{way}_other.jpg"]
+        assert f"once {back} (pixels correlate by" in detail or f"once {words} (" in detail
+        assert detail.startswith("shows 100% of")
+
+
+def test_moved_copies_and_half_overlaps_are_near_duplicates(placed: Found) -> None:
+    said = placed["HP603 moved"]
+    assert {path.partition("/")[2].partition("_")[0] for path in said} == {"0", "8", "20"}
+    [half] = [detail for path, detail in said.items() if "/20_" in path]
+    assert half.startswith("shows 50% of")
+
+
+def test_turned_and_moved_copies_in_two_splits_are_an_error(placed: Found) -> None:
+    assert placed["HP703 turned"].keys() == placed["HP603 turned"].keys()
+    assert placed["HP703 moved"].keys() == placed["HP603 moved"].keys()
+    assert all(
+        detail.endswith(("train and test", "test and train"))
+        for detail in placed["HP703 turned"].values()
+    )
+    assert not any(key.startswith("HP705") for key in placed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from histoprep.checks import Evidence, flag, true
 from histoprep.checks.commands import exclude
@@ -40,8 +40,11 @@ NEAR_DUPLICATE = Rule(
     "near-duplicate",
     Severity.INFO,
     Scope.TILE,
-    definition="Two images have similar perceptual hashes and correlated pixels.",
-    cause="Overlapping or re-compressed tiles.",
+    definition=(
+        "Two images show nearly the same: all of it, or at least half of it moved, flipped or"
+        " turned."
+    ),
+    cause="Overlapping, re-compressed or augmented tiles.",
     suggestion=(
         "Say with --group-by which slide tiles are of, so that they stay in one split. To keep one"
         f" of each: {exclude('HP603')}"
@@ -59,6 +62,40 @@ CONFLICTING_DUPLICATE = Rule(
         f" --drop-list of histoprep manifest. To leave one of each out: {exclude('HP604')}"
     ),
 )
+
+
+# From this share on, an overlap is a copy that was moved or turned.
+COPY_SHARE = 0.5
+_WAYS = (
+    "",
+    "flipped left to right",
+    "flipped upside down",
+    "turned by 180 degrees",
+    "transposed",
+    "turned by 90 degrees clockwise",
+    "turned by 90 degrees counter-clockwise",
+    "transposed along the other diagonal",
+)
+
+
+def placed_copies(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return the pairs of neighbours that overlap by half or more, with `is_turned` and `detail`,
+    the best of each second image first.
+    """
+    found = pairs[(pairs.kind == "overlapping") & (pairs.share >= COPY_SHARE)]
+    found = found.sort_values(["share", "score"], ascending=False, kind="stable")
+    return found.assign(
+        is_turned=found.orientation != 0,
+        detail=[_placed(pair) for pair in found.to_dict("records")],
+    )
+
+
+def _placed(pair: dict[Any, Any]) -> str:
+    """Return in words how the second image of a pair shows the first."""
+    way = _WAYS[pair["orientation"]]
+    shown = f"shows {pair['share']:.0%} of {pair['image_a']}"
+    lies = f", once {way}" if way else ""
+    return f"{shown}{lies} (pixels correlate by {pair['score']:.2f})"
 
 
 def copies(images: pd.DataFrame) -> pd.DataFrame:
@@ -122,6 +159,31 @@ def same_pixels(evidence: Evidence) -> Iterator[Finding]:
         denominator=amount,
         unit="images",
     )
+
+
+@table_rule(NEAR_DUPLICATE)
+def moved_or_turned(evidence: Evidence) -> Iterator[Finding]:
+    """Yield images that show at least half of another, moved, flipped or turned, each once; those
+    that are known as near duplicates already are not repeated.
+    """
+    found = placed_copies(evidence.neighbours)
+    if found.empty:
+        return
+    known = {*zip(evidence.duplicates.image_a, evidence.duplicates.image_b, strict=True)}
+    pairs = zip(found.image_a, found.image_b, strict=True)
+    fresh = [(a, b) not in known and (b, a) not in known for a, b in pairs]
+    found = found[fresh].drop_duplicates("image_b")
+    for subcode, chosen in (("turned", found.is_turned), ("moved", ~found.is_turned)):
+        yield from flag(
+            NEAR_DUPLICATE,
+            found,
+            chosen,
+            "image_b",
+            "{detail}",
+            denominator=evidence.amounts.images,
+            unit="images",
+            subcode=subcode,
+        )
 
 
 def _search_cut_off(evidence: Evidence) -> Iterator[Finding]:

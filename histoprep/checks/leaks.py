@@ -15,6 +15,7 @@ import pyarrow as pa
 from histoprep import rule_ids
 from histoprep.checks import Evidence, flag, true
 from histoprep.checks.commands import exclude
+from histoprep.checks.duplicates import placed_copies
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
@@ -51,7 +52,7 @@ DUPLICATE_ACROSS_SPLITS = Rule(
     *rule_ids.DUPLICATE_ACROSS_SPLITS,
     Severity.ERROR,
     Scope.TILE,
-    definition="An image is in two splits.",
+    definition="An image is in two splits, or half of it or more, moved, flipped or turned.",
     cause="Duplicates were not removed before splitting.",
     suggestion=(
         "Split again, which keeps duplicates together: histoprep manifest ROOT"
@@ -197,6 +198,28 @@ def copy_across(evidence: Evidence) -> Iterator[Finding]:
     if items:
         yield finding(
             DUPLICATE_ACROSS_SPLITS, items, denominator=evidence.amounts.images, unit="images"
+        )
+
+
+@table_rule(DUPLICATE_ACROSS_SPLITS)
+def placed_copy_across(evidence: Evidence) -> Iterator[Finding]:
+    """Yield images of which another split has half or more, moved, flipped or turned."""
+    images = _split_images(evidence)
+    splits = dict(zip(images.image_path, images.split, strict=True))
+    pairs = placed_copies(evidence.neighbours)
+    sides = [pairs[name].map(splits) for name in ("image_a", "image_b")]
+    apart = sides[0].notna() & sides[1].notna() & (sides[0] != sides[1])
+    found = pairs.assign(first=sides[0], second=sides[1])[apart].drop_duplicates("image_b")
+    for subcode, chosen in (("turned", found.is_turned), ("moved", ~found.is_turned)):
+        yield from flag(
+            DUPLICATE_ACROSS_SPLITS,
+            found,
+            chosen,
+            "image_b",
+            "{detail}: {first} and {second}",
+            denominator=evidence.amounts.images,
+            unit="images",
+            subcode=subcode,
         )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from histoprep import rule_ids
 from histoprep.checks import Evidence
+from histoprep.checks.duplicates import COPY_SHARE
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Mark, Rule, Scope, finding
@@ -57,7 +58,9 @@ def in_two_groups(evidence: Evidence) -> Iterator[Finding]:
 def _findings(rule: Rule, evidence: Evidence, column: str) -> Iterator[Finding]:
     crossing = crossing_pairs(evidence, column)
     for kind in ("touching", "overlapping"):
-        own = crossing[crossing.kind == kind]
+        # More in common is a copy: HP703.
+        is_copy = (crossing.share >= COPY_SHARE) & (column == "split")
+        own = crossing[(crossing.kind == kind) & ~is_copy]
         if len(own):
             yield finding(
                 rule,

@@ -20,8 +20,10 @@ _NEAREST = 16
 # to so many landmarks, the second beyond, where chance would bring too many.
 _FAR, _NEAR, _MANY = 1.2, 0.5, 500_000
 # A pair of landmarks weighs 7 ln(1.5 / distance), as a ball in seven dimensions grows; a pair of
-# tiles needs so much, and more by twice the logarithm of how many thousand tiles there are.
-_WEIGHT_FAR, _WEIGHT_NEAR, _MIN_WEIGHT = 1.5, 0.15, 11.0
+# tiles needs so much among fifty tiles, and more among more. Chance brings pairs by the square of
+# the number of tiles; with this growth it brings less than one a tile.
+_WEIGHT_FAR, _WEIGHT_NEAR, _MIN_WEIGHT = 1.5, 0.15, 9.0
+_WEIGHT_GROWTH, _FEW_TILES = 1.6, 50
 _ROWS = 100_000
 # Landmarks of two tiles agree to so many cells.
 _AGREE_CELLS = 3.0
@@ -83,8 +85,9 @@ def find_overlapping(landmarks: Landmarks, tiles: np.ndarray) -> Overlapping:
             is_there = np.isfinite(far)
             own, other = np.repeat(rows, is_there.sum(axis=1)), near[is_there]
             votes.append(_votes(landmarks, tiles, own, other, far[is_there]))
-    thousands = max(len(np.unique(tiles)) / 1000, 1.0)
-    return _counted(np.concatenate(votes), _MIN_WEIGHT + 2 * float(np.log(thousands)))
+    times = max(len(np.unique(tiles)) / _FEW_TILES, 1.0)
+    least = _MIN_WEIGHT + _WEIGHT_GROWTH * float(np.log(times))
+    return _counted(np.concatenate(votes), least)
 
 
 _VOTE = np.dtype(

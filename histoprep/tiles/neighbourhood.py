@@ -86,7 +86,7 @@ def find_neighbours(workspace: Workspace, engine: Engine) -> Neighbours:
     tiles = _Tiles.of(opened)
     touching = _touching(tiles)
     overlapping, num_left_out = _overlapping(tiles, workspace, engine)
-    found = pa.concat_tables([touching, overlapping])
+    found = pa.concat_tables([_without(touching, overlapping), overlapping])
     metadata = key | {"num_left_out": num_left_out}
     tables.write_table(
         workspace.neighbours, [found], SCHEMA, kind=KIND, schema_version=VERSION, metadata=metadata
@@ -190,6 +190,19 @@ def _touching(tiles: _Tiles) -> pa.Table:
         ],
         schema=SCHEMA,
     )
+
+
+def _without(touching: pa.Table, overlapping: pa.Table) -> pa.Table:
+    """Return the pairs that touch and do not overlap: a tile and its mirror image have a border in
+    common.
+    """
+    sides = ("image_a", "image_b")
+    both = {
+        frozenset(pair)
+        for pair in zip(*(overlapping[side].to_pylist() for side in sides), strict=True)
+    }
+    pairs = zip(*(touching[side].to_pylist() for side in sides), strict=True)
+    return touching.filter(pa.array([frozenset(pair) not in both for pair in pairs], pa.bool_()))
 
 
 def _overlapping(tiles: _Tiles, workspace: Workspace, engine: Engine) -> tuple[pa.Table, int]:
