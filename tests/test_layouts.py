@@ -4,10 +4,12 @@ printed.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from layouts import (
 
 from histoprep.errors import UsageError
 from histoprep.imageio import encode_rgb_jpeg
-from histoprep.scan import scan
+from histoprep.scan import scan, understand
 from histoprep.scan.advice import (
     explain_nothing_paired,
     find_pairing,
@@ -411,3 +413,47 @@ def test_further_masks_continue_the_name_of_an_image(
     masks: list[str], images: list[str], found: set[str]
 ) -> None:
     assert further_masks(masks, images) == found
+
+
+# --- many files ---------------------------------------------------------------------------------
+
+
+def linked(root: Path, paths: Iterable[tuple[str, str]]) -> None:
+    """Make pairs of images and masks that are links to two files: names alone count."""
+    root.mkdir()
+    for name, pixels in (("image.png", tissue(1)), ("mask.png", classes(1))):
+        save(pixels, root.with_name(name))
+    for pair in paths:
+        for path, name in zip(pair, ("image.png", "mask.png"), strict=True):
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            os.link(root.with_name(name), root / path)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        # Numbers alone, more of them in each folder than a short look lists.
+        pytest.param(lambda at: (f"HE/{at}.png", f"truth/{at}.png"), id="numbers"),
+        pytest.param(
+            lambda at: (f"s{at // 700}/HE/{at}.png", f"s{at // 700}/truth/{at}.png"), id="slides"
+        ),
+        # The folder of masks lies behind hundreds of others.
+        pytest.param(
+            lambda at: (f"s{at // 6}/{at}.png", f"truth/s{at // 6}_{at}.png"), id="joined"
+        ),
+        pytest.param(
+            lambda at: (f"s{at // 6}/{at}.png", f"s{at // 6}/{at}_truth.png"), id="suffix"
+        ),
+    ],
+)
+def test_layouts_of_many_files_are_understood(
+    pair: Callable[[int], tuple[str, str]], tmp_path: Path
+) -> None:
+    number = 1500
+    linked(tmp_path / "set", map(pair, range(number)))
+    found = understand(tmp_path / "set", ScanOptions())
+    pairs = {
+        (tile.image_path, tile.mask_path)
+        for tile in scan(tmp_path / "set", found.options, lambda _: None)
+    }
+    assert pairs == {pair(at) for at in range(number)}

@@ -508,13 +508,22 @@ def _starred(
 def _tails(stem: str, others: Collection[str]) -> Iterator[str]:
     """Yield the ends of a stem that begin with a word, or leave another stem."""
     yield from (stem[match.start() :] for match in _TAIL_START.finditer(stem))
-    yield from (stem[cut:] for cut in range(1, len(stem)) if stem[:cut] in others)
+    yield from (stem[cut:] for cut in _cuts(stem) if stem[:cut] in others)
 
 
 def _heads(stem: str, others: Collection[str]) -> Iterator[str]:
     """Yield the beginnings of a stem that end with a word, or leave another stem."""
     yield from (stem[: match.end()] for match in _HEAD_END.finditer(stem))
-    yield from (stem[:cut] for cut in range(1, len(stem)) if stem[cut:] in others)
+    yield from (stem[:cut] for cut in _cuts(stem) if stem[cut:] in others)
+
+
+def _cuts(stem: str) -> Iterator[int]:
+    """Yield the places between two characters of a stem, but for those within a number: of names
+    that count, nearly every one is another one with a digit more.
+    """
+    return (
+        cut for cut in range(1, len(stem)) if not (stem[cut - 1].isdigit() and stem[cut].isdigit())
+    )
 
 
 def _frequent(

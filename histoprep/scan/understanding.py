@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -38,8 +38,13 @@ from histoprep.visible import visible
 
 _MAX_FOLDERS = 600
 _MAX_BESIDE = 300
+_MANY_FOLDERS = 20
+_WITHOUT_DIGITS = dict.fromkeys(map(ord, "0123456789"))
 _MAX_NAMES = 600
-_MAX_ALL_NAMES = 6000
+_MAX_ALL_NAMES = 2400
+_LEAST_NAMES = 12
+# Of more folders in one, the rest is not looked at.
+_MAX_BELOW = 20_000
 # Names of one folder that are tried for the layouts that the walk knows.
 _MAX_TRIED = 64
 _FILES_A_SIDE = 5
@@ -252,14 +257,15 @@ class _Look:
     options: ScanOptions
     folders: list[FolderNames] = field(default_factory=list)
     contents: dict[str, Content] = field(default_factory=dict)
+    verdicts: dict[Reading, bool] = field(default_factory=dict)
 
     def finds_known_layout(self) -> bool:
         """List some folders, and return whether the walk would pair anything in them as it is."""
-        waiting, num_names = [""], 0
+        waiting, num_names = [("", _MAX_NAMES)], 0
         rules = NameRules.of(self.options)
         while waiting and len(self.folders) < _MAX_FOLDERS and num_names < _MAX_ALL_NAMES:
-            path = waiting.pop(0)
-            names, below, is_complete = self._list(path)
+            path, most = waiting.pop(0)
+            names, below, is_complete = self._list(path, most)
             has = (
                 frozenset(names).__contains__
                 if is_complete
@@ -272,11 +278,18 @@ class _Look:
                 return True
             # Depth first below few folders, so that samples with folders of their own are seen
             # whole.
-            waiting[:0] = [f"{path}{name}/" for name in below[:_MAX_BESIDE]]
+            # A few names of each of many folders say more than all names of the first.
+            few = min(most, max(_LEAST_NAMES, _MAX_ALL_NAMES // (len(below) or 1)))
+            waiting[:0] = [
+                (f"{path}{name}/", few if is_of_many else most)
+                for name, is_of_many in _rarest_first(below)[:_MAX_BESIDE]
+            ]
         return False
 
-    def _list(self, path: str) -> tuple[list[str], list[str], bool]:
-        """Return some names of image files, the folders, and whether these are all names."""
+    def _list(self, path: str, most: int = _MAX_NAMES) -> tuple[list[str], list[str], bool]:
+        """Return some names of image files, at most `most`, the folders, and whether these are all
+        names.
+        """
         names: list[str] = []
         below: list[str] = []
         follow = self.options.follow_links
@@ -288,9 +301,11 @@ class _Look:
                     is_ours = is_left_alone(name) or name.endswith(WORKSPACE_SUFFIX)
                     if not is_ours and entry.path not in skip:
                         below.append(name)
+                        if len(below) >= _MAX_BELOW:
+                            break
                 elif is_data(name) and entry.is_file(follow_symlinks=True):
                     names.append(name)
-                    if len(names) >= _MAX_NAMES:
+                    if len(names) >= most:
                         return names, sorted(below), False
         return names, sorted(below), True
 
@@ -426,7 +441,9 @@ class _Look:
 
     def is_convincing(self, reading: Reading) -> bool:
         """Return whether a reading looks right, and a scan with its options gives its pairs."""
-        return self._looks_right(reading) and self._gives_pairs(reading)
+        if reading not in self.verdicts:
+            self.verdicts[reading] = self._looks_right(reading) and self._gives_pairs(reading)
+        return self.verdicts[reading]
 
     def _gives_pairs(self, reading: Reading) -> bool:
         return gives_pairs(
@@ -522,6 +539,18 @@ def _pairs_siblings(folder: FolderNames, rules: NameRules) -> bool:
         ):
             return True
     return False
+
+
+def _rarest_first(names: list[str]) -> list[tuple[str, bool]]:
+    """Return names of folders in the order to look at them, and whether each counts with many
+    others. Such come last: the folder of masks may lie beside hundreds of slides.
+    """
+    if len(names) <= _MANY_FOLDERS:
+        return [(name, False) for name in names]
+    kinds = {name: name.translate(_WITHOUT_DIGITS) for name in names}
+    counts = Counter(kinds.values())
+    ordered = sorted(names, key=lambda name: (counts[kinds[name]], name))
+    return [(name, counts[kinds[name]] > _MANY_FOLDERS) for name in ordered]
 
 
 def _spread(items: Sequence[T], number: int) -> list[T]:
