@@ -22,7 +22,14 @@ from trainer.data.latent_scaling import LatentScaling
 from trainer.data.latent_writer import LatentLayout, LatentWriter, refuse_foreign_files
 from trainer.data.latents import LatentSet
 from trainer.data.loader import loader
-from trainer.data.transforms import apply_view, check_size, to_float, windows
+from trainer.data.transforms import (
+    VIEW_COUNTS,
+    VIEW_ORDER,
+    apply_view,
+    check_size,
+    to_float,
+    windows,
+)
 from trainer.errors import DataError
 from trainer.signals import saying
 
@@ -30,10 +37,6 @@ if TYPE_CHECKING:
     from histoprep.shards import TileSource
     from trainer.models.codec import Codec
 
-# Prefixes of one order: identity, left-right mirror, then the other two flips, then the quarter
-# turns and their mirrors.
-VIEW_ORDER = (0, 4, 2, 6, 1, 3, 5, 7)
-VIEW_COUNTS = (1, 2, 4, 8)
 TRAIN = "train"
 PIXEL_TRANSFORM = "x / 127.5 - 1"
 _CHUNK_BYTES = 16 << 20

@@ -233,7 +233,7 @@ def _encode_stage(options: DemoOptions, size: int) -> Stage:
         "encode",
         "encode every tile",
         "trainer",
-        ("encode", *options.shown_shards, *codec, "--out", str(latents)),
+        ("encode", *options.shown_shards, *codec, "--views", "2", "--out", str(latents)),
         (
             options.index,
             *([options.workspace / CODEC_RUN / "finished.json"] if options.trains_codec else []),

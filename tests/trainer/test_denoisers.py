@@ -40,6 +40,8 @@ SHORT = (
     "every.images=null",
     "sampling.num_inference_steps=2",
     "encoding.views=1",
+    "data.flips=false",
+    "data.turns=false",
 )
 
 

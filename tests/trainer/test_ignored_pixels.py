@@ -35,6 +35,7 @@ TINY = [
     "data.image_size=32", "model.dim=8", "batch_size=4", "duration.steps=3",
     "validation.num_tiles=4", "sampling.num_inference_steps=2", "every.log=1", "every.validate=3",
     "every.checkpoint=3", "every.images=3", "sampling.num_images=2", "encoding.views=1",
+    "data.flips=false", "data.turns=false",
 ]  # fmt: skip
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from histoprep.schemas.manifest import open_manifest, write_manifest
 from histoprep.shards import open_tiles
 from histoprep.streams import Stream, Streams
 from trainer.config_layers import load_config
@@ -21,6 +23,7 @@ from trainer.engine.checkpoints import load_weights
 from trainer.engine.fit import fit
 from trainer.errors import ConfigError, HistoprepError, UsageError
 from trainer.models.codec import save_codec
+from trainer.recipes.codec import describe as describe_codec
 from trainer.recipes.ldm import describe, load_generator, read_facts, stages
 from trainer.recipes.ldm_data import (
     extra_drop,
@@ -48,6 +51,8 @@ EVERY = [
     "every.images=6",
     "sampling.num_images=2",
     "encoding.views=1",
+    "data.flips=false",
+    "data.turns=false",
 ]
 
 
@@ -317,6 +322,80 @@ def test_a_latent_set_of_another_size_is_refused_before_and_in_training(
     assert fit(advised).stages[""]["step"] == 6
 
 
+@pytest.mark.parametrize(
+    ("sets", "unmet", "needed"),
+    [
+        (("data.flips=true",), "flips", 4),
+        (("data.turns=true", "encoding.views=4"), "turns", 8),
+        (("data.flips=true", "data.turns=true"), "flips and turns", 8),
+    ],
+)
+def test_augmentation_that_the_latents_cannot_give_is_refused(
+    sets: tuple[str, ...], unmet: str, needed: int, finished: tuple[Any, Path], tmp_path: Path
+) -> None:
+    config, _ = finished
+    made = _config(Path(config.manifest), Path(config.codec), tmp_path / "run", *sets)
+    for check in (describe, fit):
+        with pytest.raises(ConfigError, match=f"no views for the {unmet} that") as caught:
+            check(made)
+        assert caught.value.expected == f"{needed} views"
+        assert f"--set encoding.views={needed}" in str(caught.value.hint)
+    named = made.model_copy(update={"latents": str(latents_folder(config))})
+    with pytest.raises(ConfigError) as caught:
+        describe(named)
+    if needed == 8 and len(sets) == 1:
+        assert caught.value.seen == "1 view"
+    assert f"trainer encode --views {needed}" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        ((), "none (1 view of a tile)"),
+        (("data.flips=true", "encoding.views=2"), "flips (2 views of a tile)"),
+        (("data.flips=true", "encoding.views=null"), "flips (4 views of a tile)"),
+        (("data.turns=true", "encoding.views=null"), "turns (4 views of a tile)"),
+        (
+            ("data.flips=true", "data.turns=true", "encoding.views=null"),
+            "flips and turns (8 views of a tile)",
+        ),
+    ],
+)
+def test_the_plan_says_which_augmentation_is_in_force(
+    sets: tuple[str, ...], words: str, finished: tuple[Any, Path], tmp_path: Path
+) -> None:
+    config, _ = finished
+    made = _config(Path(config.manifest), Path(config.codec), tmp_path / "run", *sets)
+    assert describe(made)["augmentation"] == words
+
+
+def test_a_run_that_began_with_other_rules_goes_on(finished: tuple[Any, Path]) -> None:
+    config, run = finished
+    changed = config.model_copy(
+        update={"data": config.data.model_copy(update={"flips": True}), "out": str(run)}
+    )
+    with pytest.raises(ConfigError):
+        describe(changed)
+    prepare_latents(changed, run, NULL_REPORTER)
+
+
+def test_a_plan_refuses_tiles_of_another_size(finished: tuple[Any, Path], tmp_path: Path) -> None:
+    config, _ = finished
+    sets = ("data.fit=refuse", "data.image_size=48")
+    made = _config(Path(config.manifest), Path(config.codec), tmp_path / "run", *sets)
+    with pytest.raises(UsageError, match="not of the training size") as caught:
+        describe(made)
+    assert caught.value.expected == "48 x 48 px"
+    codec = load_config(
+        preset="codec-tiny",
+        manifest=config.manifest,
+        sets=["data.fit=refuse", "data.image_size=48"],
+        out=str(tmp_path / "codec"),
+    )
+    with pytest.raises(UsageError, match="not of the training size"):
+        describe_codec(codec)
+
+
 def test_neither_latents_nor_a_codec_is_an_error(demo_manifest: Path) -> None:
     config = load_config(preset="ldm-tiny", manifest=str(demo_manifest))
     with pytest.raises(ConfigError, match="neither latents nor a codec"):
@@ -344,11 +423,30 @@ def test_an_objective_that_does_not_is_refused_before_anything_is_read(
         stages(config)
 
 
+@pytest.fixture(scope="module")
+def manifest_of_512_px(demo_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the manifest of the demo with tiles as large as those of the reference."""
+    manifest = open_manifest(demo_manifest)
+    rows = manifest.read()
+    for name in ("width_px", "height_px"):
+        at = rows.schema.get_field_index(name)
+        column = pa.array([512] * len(rows), rows.schema.field(at).type)
+        rows = rows.set_column(at, rows.schema.field(at), column)
+    names = ("root", "recipe", "certificate", "tiles_digest", "excluded")
+    path = tmp_path_factory.mktemp("512") / "manifest.parquet"
+    header = {name: manifest.header[name] for name in names}
+    write_manifest(path, [rows], manifest.label_map, header)
+    return path
+
+
 def test_the_plan_of_the_reference_is_the_published_count(
-    demo_manifest: Path, codec: Path, tmp_path: Path
+    manifest_of_512_px: Path, codec: Path, tmp_path: Path
 ) -> None:
     config = load_config(
-        preset="reference-512", manifest=str(demo_manifest), codec=str(codec), out=str(tmp_path)
+        preset="reference-512",
+        manifest=str(manifest_of_512_px),
+        codec=str(codec),
+        out=str(tmp_path),
     )
     described = describe(config)
     assert described["parameters"] == {"denoiser": 172_101_124}
@@ -373,7 +471,7 @@ def test_the_plan_of_the_reference_is_the_published_count(
 
 
 def test_a_dry_run_writes_nothing_and_prints_the_plan(
-    demo_manifest: Path, codec: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    manifest_of_512_px: Path, codec: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from trainer.cli import run
 
@@ -381,7 +479,7 @@ def test_a_dry_run_writes_nothing_and_prints_the_plan(
     arguments = [
         "fit",
         "--manifest",
-        str(demo_manifest),
+        str(manifest_of_512_px),
         "--codec",
         str(codec),
         "--out",
@@ -396,6 +494,7 @@ def test_a_dry_run_writes_nothing_and_prints_the_plan(
         and "mask_query: binary" in printed
         and "Carcinoma" in printed
         and "memory" in printed
+        and "augmentation: flips and turns (8 views of a tile)" in printed
     )
 
 

@@ -28,6 +28,8 @@ SETS = [
     "duration.steps=4",
     "validation.num_tiles=4",
     "encoding.views=1",
+    "data.flips=false",
+    "data.turns=false",
 ]
 EVERY = [
     "every.log=2",

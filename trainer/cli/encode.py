@@ -134,8 +134,11 @@ def encode(
     )
     _print(result, numbers)
     words = ("--manifest", manifest, "--latents", place, "--codec", codec)
-    size = f"data.image_size={result.latents.image_size}"
-    console.next_steps(("trainer", "fit", *words, "--preset", "ldm-tiny", "--set", size))
+    settings = [f"data.image_size={result.latents.image_size}"]
+    # The preset flips.
+    settings += ["data.flips=false"] if views == 1 else []
+    sets = [word for setting in settings for word in ("--set", setting)]
+    console.next_steps(("trainer", "fit", *words, "--preset", "ldm-tiny", *sets))
     raise typer.Exit(ExitCode.INCOMPLETE if result.skipped else ExitCode.OK)
 
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from histoprep.errors import UsageError
 from histoprep.shards import TileSource, open_tiles
 from trainer.config import RunConfig
+from trainer.data.transforms import check_size
 
 
 def open_run_tiles(config: RunConfig) -> TileSource:
@@ -34,3 +39,28 @@ def open_run_tiles(config: RunConfig) -> TileSource:
             expected="the folder that the manifest was made of",
         )
     return tiles
+
+
+def check_tile_sizes(tiles: TileSource, config: RunConfig, rows: np.ndarray) -> None:
+    """Check that tiles can be cut to the training size, by the sizes that the manifest has.
+
+    Args:
+        tiles: The tiles.
+        config: The run.
+        rows: The tiles that are used, int [m].
+
+    Raises:
+        UsageError: One cannot.
+    """
+    names = ("tile_id", "height_px", "width_px")
+    table = tiles.manifest.read(names).take(pa.array(rows))
+    known = table.filter(pc.is_valid(table["height_px"]))
+    first = known.group_by(list(names[1:])).aggregate([("tile_id", "min")])
+    for size in first.to_pylist():
+        check_size(
+            size["height_px"],
+            size["width_px"],
+            config.data.image_size,
+            config.data.fit,
+            tile_id=size["tile_id_min"],
+        )

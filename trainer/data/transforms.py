@@ -7,6 +7,7 @@ mask, get the same.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import get_args
 
 import numpy as np
@@ -23,6 +24,10 @@ NUM_VIEWS = 8
 IDENTITY = 0
 _FLIPS = (0, 4, 6, 2)
 _TURNS = (0, 1, 2, 3)
+# A latent set has the first ones of these: identity, left-right mirror, then the other two flips,
+# then the quarter turns and their mirrors.
+VIEW_ORDER = (0, 4, 2, 6, 1, 3, 5, 7)
+VIEW_COUNTS = (1, 2, 4, 8)
 
 
 def allowed_views(*, flips: bool, turns: bool) -> tuple[int, ...]:
@@ -34,6 +39,24 @@ def allowed_views(*, flips: bool, turns: bool) -> tuple[int, ...]:
     if flips and turns:
         return tuple(range(NUM_VIEWS))
     return _FLIPS if flips else _TURNS if turns else (IDENTITY,)
+
+
+def views_for(*, flips: bool, turns: bool) -> int:
+    """Return how many views of `VIEW_ORDER` a latent set needs to have all that augmentation may
+    use.
+    """
+    last = max(VIEW_ORDER.index(view) for view in allowed_views(flips=flips, turns=turns))
+    return next(count for count in VIEW_COUNTS if count > last)
+
+
+def unmet_augmentation(views: Collection[int], *, flips: bool, turns: bool) -> tuple[str, ...]:
+    """Return which of flips and turns are asked for although no view of a latent set has one."""
+    is_met = {
+        "flips": any(view >= NUM_VIEWS // 2 for view in views),
+        "turns": any(view % 2 for view in views),
+    }
+    asked = {"flips": flips, "turns": turns}
+    return tuple(name for name, wanted in asked.items() if wanted and not is_met[name])
 
 
 def apply_view(array: np.ndarray, view: int, *, axes: tuple[int, int] = (0, 1)) -> np.ndarray:

@@ -20,7 +20,7 @@ from histoprep.errors import UsageError
 from histoprep.shards import TileSource
 from histoprep.streams import single_stream
 from trainer.config import RunConfig
-from trainer.data.source import open_run_tiles
+from trainer.data.source import check_tile_sizes, open_run_tiles
 from trainer.data.tiles import TileDataset
 from trainer.data.transforms import to_uint8
 from trainer.engine.checkpoints import load_weights
@@ -115,6 +115,7 @@ def describe(config: Config) -> dict[str, Any]:
     with torch.device("meta"):
         num_parameters = sum(parameter.numel() for parameter in build_module(config).parameters())
     rows = _rows(tiles, TRAIN)
+    check_tile_sizes(tiles, config, rows)
     num_positions = config.duration.num_positions(config.batch_size, len(rows))
     copies = 4 + (config.ema is not None)
     return {

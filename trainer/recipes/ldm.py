@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from histoprep import rule_ids
-from trainer.data.source import open_run_tiles
+from trainer.data.source import check_tile_sizes, open_run_tiles
 from trainer.engine.checkpoints import find_checkpoint, load_weights
 from trainer.errors import CheckpointError, ConfigError
 from trainer.models.denoisers.footprint import count_parameters
@@ -16,6 +17,7 @@ from trainer.recipes.codecs import load_codec
 from trainer.recipes.ldm_config import Config
 from trainer.recipes.ldm_data import (
     ModelFacts,
+    check_augmentation,
     describe_streams,
     latents_folder,
     open_latents,
@@ -51,6 +53,8 @@ def describe(config: Config) -> dict[str, Any]:
     with torch.device("meta"):
         denoiser = build_denoiser(config, tiles.label_map, channels)
     check_image_size(config, denoiser, factor)
+    if config.latents is None:
+        check_tile_sizes(tiles, config, np.arange(len(tiles)))
     num_positions = config.duration.num_positions(
         config.batch_size, int((tiles.split == "train").sum())
     )
@@ -60,6 +64,7 @@ def describe(config: Config) -> dict[str, Any]:
         "steps": num_positions // config.batch_size,
         "images": num_positions,
         "latents": str(latents_folder(config)),
+        "augmentation": check_augmentation(config),
         "memory_bytes": estimate_memory(config, denoiser, factor),
     }
 

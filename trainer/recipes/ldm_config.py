@@ -44,9 +44,11 @@ class StreamShares(Section):
 
 
 class Encoding(Section):
-    """How tiles are encoded when no latent set is given; see `trainer encode`."""
+    """How tiles are encoded when no latent set is given; see `trainer encode`. `views` null: as
+    many as data.flips and data.turns need.
+    """
 
-    views: Literal[1, 2, 4, 8] = 4
+    views: Literal[1, 2, 4, 8] | None = None
     scaling: ScalingMethod = "measured"
     batch_size: Positive = 8
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from histoprep import checksums
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
+from histoprep.phrases import plural
 from histoprep.shards import TileSource
 from histoprep.streams import Streams, class_streams, single_stream
 from trainer.data.latent_dataset import LatentDataset
@@ -23,6 +24,7 @@ from trainer.data.latent_scaling import LatentScaling
 from trainer.data.latents import LatentSet
 from trainer.data.randomness import keyed_uniforms
 from trainer.data.source import open_run_tiles
+from trainer.data.transforms import VIEW_ORDER, allowed_views, unmet_augmentation, views_for
 from trainer.engine.checkpoints import RESTORE_RUN
 from trainer.errors import CheckpointError, ConfigError
 from trainer.recipes.ldm_config import Config
@@ -128,6 +130,39 @@ def extra_drop(streams: Streams, cond_drop_prob: float) -> float:
     return max(0.0, (cond_drop_prob - share) / (1.0 - share)) if share < 1.0 else 0.0
 
 
+def num_views(config: Config) -> int:
+    """Return how many views of each tile are encoded when no latent set is given."""
+    data = config.data
+    return config.encoding.views or views_for(flips=data.flips, turns=data.turns)
+
+
+def check_augmentation(config: Config) -> str:
+    """Return in words which flips and turns are in force.
+
+    Raises:
+        ConfigError: When some are asked for that the latents have no views of.
+        LatentSetError: When the latent set is missing or damaged.
+    """
+    data = config.data
+    named = config.latents is not None
+    views = open_latents(config).views if named else VIEW_ORDER[: num_views(config)]
+    unmet = unmet_augmentation(views, flips=data.flips, turns=data.turns)
+    if unmet:
+        off = " ".join(f"--set data.{name}=false" for name in unmet)
+        needed = views_for(flips=data.flips, turns=data.turns)
+        more = f"trainer encode --views {needed}" if named else f"--set encoding.views={needed}"
+        raise ConfigError(
+            f"the latents have no views for the {' and '.join(unmet)} that are asked for",
+            path=latents_folder(config),
+            seen=plural(len(views), "view"),
+            expected=f"{needed} views",
+            hint=f"{more}; or train without: {off}",
+        )
+    in_force = set(views) & set(allowed_views(flips=data.flips, turns=data.turns))
+    names = [name for name in ("flips", "turns") if getattr(data, name)]
+    return f"{' and '.join(names) or 'none'} ({plural(len(in_force), 'view')} of a tile)"
+
+
 def latents_folder(config: Config) -> Path:
     """Return where the latents of a run lie: the set that was named, or one beside the manifest
     that its settings name.
@@ -143,9 +178,7 @@ def latents_folder(config: Config) -> Path:
     home = Path(config.out) if "://" in config.manifest else _folder_of(Path(config.manifest))
     codec = "-".join(part for part in config.codec.removeprefix("hub:").split("/")[-2:] if part)
     crops = f"{config.data.image_size}px-{config.data.fit}"
-    return (
-        home / "latents" / f"{codec}-{crops}-{config.encoding.views}views-{config.encoding.scaling}"
-    )
+    return home / "latents" / f"{codec}-{crops}-{num_views(config)}views-{config.encoding.scaling}"
 
 
 def open_latents(config: Config) -> LatentSet:
@@ -179,6 +212,9 @@ def prepare_latents(config: Config, run: Path, reporter: Reporter) -> None:
         run: Its folder.
         reporter: Where warnings and progress go.
     """
+    # A run that began before this was looked at goes on as it is.
+    if not (run / FACTS).exists():
+        check_augmentation(config)
     tiles = open_run_tiles(config)
     for warning in (*training_streams(config, tiles).warnings, validation_streams(tiles)[1]):
         if warning:
@@ -201,7 +237,7 @@ def _encode(config: Config, tiles: TileSource, folder: Path, reporter: Reporter)
     codec = load_codec(config.codec)
     options = EncodeOptions(
         image_size=config.data.image_size,
-        views=config.encoding.views,
+        views=num_views(config),
         fit=config.data.fit,
         scaling=config.encoding.scaling,
         batch_size=config.encoding.batch_size,
