@@ -148,7 +148,12 @@ def signals(
         zeros,
         zeros,
         zeros,
+        zeros > 0,
         np.full(num_masks, ""),
+        *[zeros] * 6,
+        np.full(num_masks, np.nan),
+        zeros,
+        zeros,
     )
 
 

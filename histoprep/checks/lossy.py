@@ -15,6 +15,7 @@ from histoprep.checks.commands import fix
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
+from histoprep.lossy.blocks import BLOCK_PX
 from histoprep.lossy.jpeg_repair import MIN_QUALITY
 from histoprep.lossy.verdict import FIRM_MASKS, LossKind
 from histoprep.phrases import first_of, plural
@@ -72,6 +73,7 @@ _KINDS_OF_FILES = (
 _SUGGESTIONS = {
     LossKind.WEBP_CONTAINER: _NO_REPAIR,
     LossKind.OTHER_CONTAINER: _NO_REPAIR,
+    LossKind.WEBP_HISTORY: _NO_REPAIR,
 }
 
 
@@ -83,7 +85,7 @@ def lossy(evidence: Evidence) -> Iterator[Finding]:
     alike: dict[tuple[object, ...], list[LossySource]] = {}
     for source in evidence.lossy:
         verdict, all_repaired = source.verdict, evidence.repaired.issuperset(source.paths)
-        key = (verdict.kind, verdict.quality, verdict.firm, all_repaired)
+        key = (verdict.kind, verdict.quality, verdict.block_px, verdict.firm, all_repaired)
         alike.setdefault(key, []).append(source)
     for sources in alike.values():
         yield _finding(sources, evidence.repaired)
@@ -99,7 +101,10 @@ def _finding(sources: list[LossySource], repaired: AbstractSet[str]) -> Finding:
         denominator=sum(source.num_masks for source in sources), unit=_unit(largest),
         subcode=largest.verdict.kind.value,
         where=first_of([source.source for source in sources]),
-        cause=f"{_cause(largest, len(sources))}{_of_repaired(num_repaired, len(items))}",
+        cause=(
+            f"{_cause(largest, len(sources))}{_unclear(sources)}"
+            f"{_of_repaired(num_repaired, len(items))}"
+        ),
         suggestion=_REPAIRED if num_repaired == len(items) else _suggestion(largest),
     )  # fmt: skip
     severity = found.severity if largest.verdict.firm else Severity.WARNING
@@ -134,14 +139,13 @@ def _cause(source: LossySource, num_sources: int) -> str:
     """Return the cause with the evidence of `source`, the largest of so many."""
     verdict = source.verdict
     shown = f"in {source.source}: {verdict.evidence}" if num_sources > 1 else verdict.evidence
-    quality = (
-        f" of quality {verdict.quality}" if verdict.quality else ", then mapped to other values"
-    )
+    quality = f" of quality {verdict.quality}" if verdict.quality else ""
     what = {
         LossKind.JPEG_CONTAINER: "The masks are JPEG files",
         LossKind.WEBP_CONTAINER: "The masks are lossy WebP files",
         LossKind.OTHER_CONTAINER: "The masks are files of a lossy format",
-        LossKind.JPEG_HISTORY: f"The masks were once saved as JPEG{quality}",
+        LossKind.WEBP_HISTORY: "The masks were once saved as lossy WebP",
+        LossKind.JPEG_HISTORY: f"The masks were once saved as JPEG{quality}{_since(source)}",
         LossKind.INTERPOLATED: (
             "The masks were resized or smoothed with interpolation, or saved as lossy WebP"
         ),
@@ -155,10 +159,35 @@ def _cause(source: LossySource, num_sources: int) -> str:
     return f"{what} ({shown}). Some labels along their boundaries are spurious."
 
 
+def _since(source: LossySource) -> str:
+    """Return what became of masks after they were JPEG."""
+    side = source.verdict.block_px
+    if side is None:
+        return "" if source.verdict.quality else ", then mapped to other values"
+    if side == BLOCK_PX:
+        since = ", then cut or cropped"
+        return since if source.verdict.quality else f"{since} and mapped to other values"
+    return f", then {'enlarged' if side > BLOCK_PX else 'reduced'} by the nearest pixel"
+
+
+def _unclear(sources: list[LossySource]) -> str:
+    """Return how many other masks of the sources cannot be told."""
+    number = sum(source.num_unclear for source in sources)
+    if not number:
+        return ""
+    words = "mask has" if number == 1 else "masks have"
+    return f" {number:,} more {words} boundaries too short to tell by themselves, and may be alike."
+
+
 def _suggestion(source: LossySource) -> str:
     verdict = source.verdict
     if verdict.kind in _SUGGESTIONS:
         return _SUGGESTIONS[verdict.kind]
+    if verdict.block_px not in (None, BLOCK_PX):
+        return (
+            "No command can help: restore the masks from before they were resized, and repair those"
+            " with histoprep repair."
+        )
     if verdict.kind is LossKind.JPEG_HISTORY and verdict.quality is None:
         return (
             "No command can help: restore the masks from before the label map, and repair those"

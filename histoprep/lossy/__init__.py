@@ -14,7 +14,10 @@ comes back unchanged, so all damage lies in blocks that a boundary crosses, and 
 - *ramps*: between two labels, values that stand for neither. Where two labels meet, the step
   between neighbouring pixels is smaller than the local range (a *soft contact*), and labels without
   a core lie
-  between a smaller and a larger one wherever they occur.
+  between a smaller and a larger one wherever they occur;
+- *turns*: where values rise and fall within a block's width, as ringing does and ramps do not;
+- *block grid*: where thin traces begin and end, for blocks that lie anywhere; see `onsets.py`;
+- *gaps*: grey levels that a lossy WebP never decodes to; see `webp_levels.py`.
 
 What re-encoding says of the quality is in `jpeg_history.py`, what all masks of a source say
 together in `verdict.py`.
@@ -28,6 +31,8 @@ import cv2
 import numpy as np
 
 from histoprep.lossy.blocks import BLOCK_PX, GridCounts, count_grids, uniform_cells, whole_blocks
+from histoprep.lossy.onsets import BlockGrid, find_grid
+from histoprep.lossy.webp_levels import count_gaps
 
 # The share of a label's pixels between a smaller and a larger label above which it stands for a
 # ramp.
@@ -45,6 +50,9 @@ class Signals:
     `contacts` are differing neighbours where the 5x5 neighbourhood spans at least three values,
     `soft_contacts` those whose step is smaller than that span. `ramp_ids` are labels without a core
     that lie between others nearly everywhere, `ramp_pixels` how many pixels they have.
+    `grid` is the grid that thin traces end on, None where there are too few; of these, `turns` is
+    the share of steps that go the other way than the one less than a block before, None for labels
+    without an order. `gaps` are what `count_gaps` returns.
     """
 
     blocks: GridCounts
@@ -55,6 +63,9 @@ class Signals:
     ramp_pixels: int
     steps: int = 0
     rim_pixels: int = 0
+    grid: BlockGrid | None = None
+    turns: float | None = None
+    gaps: tuple[int, int] = (0, 0)
 
     @property
     def roughness(self) -> float:
@@ -65,7 +76,15 @@ class Signals:
 
     def without_values(self) -> Signals:
         """Return the signals that hold for labels without an order: those of blocks alone."""
-        return replace(self, contacts=0, soft_contacts=0, ramp_ids=(), ramp_pixels=0)
+        return replace(
+            self,
+            contacts=0,
+            soft_contacts=0,
+            ramp_ids=(),
+            ramp_pixels=0,
+            turns=None,
+            gaps=(0, 0),
+        )
 
 
 def measure_signals(labels: np.ndarray) -> Signals | None:
@@ -105,11 +124,13 @@ def signals_of(
     across, down = _steps(labels)
     rough = _inside(across, down, labels.shape[1])
     steps, rim = len(across) + len(down), labels.size - int(counts.core_pixels.sum())
+    grid = find_grid(across, down, *labels.shape)
+    turns = _turns(labels, across) if grid else None
     if len(counts.ids) == 2:
         # Nothing lies between two labels; unless they follow each other, all their contacts are
         # hard.
         contacts = steps if counts.ids[1] - counts.ids[0] >= 2 else 0
-        return Signals(blocks, rough, contacts, 0, (), 0, steps, rim)
+        return Signals(blocks, rough, contacts, 0, (), 0, steps, rim, grid, turns)
     contacts, soft = _contacts(labels, high - low, across, down)
     chosen = _ramps(labels, _between(labels, low, high), counts)
     return Signals(
@@ -121,6 +142,9 @@ def signals_of(
         int(counts.pixels[chosen].sum()),
         steps,
         rim,
+        grid,
+        turns,
+        count_gaps(counts.ids),
     )
 
 
@@ -145,6 +169,18 @@ def _inside(across: np.ndarray, down: np.ndarray, width: int) -> int:
     """Return how many differing neighbours lie in the same block."""
     right = np.count_nonzero((across % width + 1) % BLOCK_PX)
     return int(right + np.count_nonzero((down // width + 1) % BLOCK_PX))
+
+
+def _turns(labels: np.ndarray, across: np.ndarray) -> float | None:
+    """Return the share of steps along rows that go the other way than the one less than a block
+    before; None without any.
+    """
+    flat = labels.ravel()
+    rises = flat[across + 1] > flat[across]
+    row = across // labels.shape[1]
+    near = (row[1:] == row[:-1]) & (across[1:] - across[:-1] < BLOCK_PX)
+    number = np.count_nonzero(near)
+    return float(np.count_nonzero((rises[1:] != rises[:-1]) & near) / number) if number else None
 
 
 def _contacts(

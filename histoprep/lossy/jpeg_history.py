@@ -54,7 +54,8 @@ _CERTAIN_SHARE = 0.5
 @dataclass(frozen=True, slots=True)
 class FixedPoint:
     """The quality whose JPEG leaves most blocks as they are, and how many of how many that tell
-    something; quality 0 where labels were renamed.
+    something; quality 0 where labels were renamed. With `is_moved` the blocks are those of the
+    mask's `BlockGrid`, else those that begin at its corner.
 
     Of clipped masks: the quality whose JPEG makes most of the false values again, and in how many
     of how many blocks that have such.
@@ -63,6 +64,7 @@ class FixedPoint:
     quality: int
     fixed: int
     blocks: int
+    is_moved: bool = False
 
     @property
     def share(self) -> float:

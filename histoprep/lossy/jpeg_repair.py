@@ -61,7 +61,13 @@ class Repaired:
     confidence: float
 
 
-def repair_jpeg(labels: np.ndarray, quality: int, source_labels: Sequence[int] = ()) -> Repaired:
+def repair_jpeg(
+    labels: np.ndarray,
+    quality: int,
+    source_labels: Sequence[int] = (),
+    *,
+    grid: tuple[int, int] = (0, 0),
+) -> Repaired:
     """Return the mask as it may have been before a grey JPEG of `quality`.
 
     Args:
@@ -69,6 +75,9 @@ def repair_jpeg(labels: np.ndarray, quality: int, source_labels: Sequence[int] =
         quality: IJG quality, 1 to 100.
         source_labels: Labels that masks of the same source surely hold. None of them may vanish
             from this mask unless JPEG makes what is there without it.
+        grid: Rows and columns before the first whole block, in masks that were cut from larger
+            ones. What lies before them and after the last whole block is part of blocks that were
+            cut, and less sure.
 
     Raises:
         BrokenFileError: The quality is below 75, values are above 255, no label can be trusted, the
@@ -87,9 +96,9 @@ def repair_jpeg(labels: np.ndarray, quality: int, source_labels: Sequence[int] =
             "values above 255 did not come out of an 8-bit JPEG",
         )
     height, width = labels.shape
-    damaged = np.pad(labels, ((0, -height % BLOCK_PX), (0, -width % BLOCK_PX)), mode="edge").astype(
-        np.uint8
-    )
+    top, left = (-offset % BLOCK_PX for offset in grid)
+    pad = (top, -(top + height) % BLOCK_PX), (left, -(left + width) % BLOCK_PX)
+    damaged = np.pad(labels, pad, mode="edge").astype(np.uint8)
     trusted = trusted_blocks(damaged, quality)
     rows, columns = np.nonzero(~trusted)
     if not len(rows):
@@ -110,7 +119,8 @@ def repair_jpeg(labels: np.ndarray, quality: int, source_labels: Sequence[int] =
                 " structures are too thin"
             )
             raise BrokenFileError(rule_ids.LOSSY_MASK.verdict("too-thin"), reason)
-    result = mask.labels[:height, :width].astype(labels.dtype)
+    whole = mask.labels[top : top + height, left : left + width]
+    result = whole.astype(labels.dtype)
     changed = int(np.count_nonzero(result != labels))
     _refuse_small_gain(changed, mask.undetermined())
     _refuse_lost_labels(mask, source_labels)

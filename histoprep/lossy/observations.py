@@ -5,16 +5,27 @@ judged.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from histoprep.lossy import Signals, measure_signals
-from histoprep.lossy.blocks import GridCounts
+from histoprep.lossy.blocks import BLOCK_PX, GridCounts
 from histoprep.lossy.jpeg_history import FixedPoint, find_quality, find_renamed
-from histoprep.lossy.verdict import BLOCKY_PHASE, MIN_CONTACTS, PHASE, ROUGHNESS, SOFT, MaskSignals
+from histoprep.lossy.onsets import BlockGrid
+from histoprep.lossy.verdict import (
+    BLOCKY_PHASE,
+    LOOKED_AT,
+    MIN_CONTACTS,
+    PHASE,
+    ROUGHNESS,
+    SHOWN,
+    SOFT,
+    MaskSignals,
+)
 
 _ONE_IN = 2
+_NO_GRID = BlockGrid(0.0, 0.0, 0.0, 0, 0, 0)
 _NOTHING = Signals(GridCounts(0, 0.0), 0, 0, 0, (), 0)
 
 
@@ -39,11 +50,31 @@ def find_fixed(labels: np.ndarray, signals: Signals) -> FixedPoint | None:
     """Estimate the JPEG quality if the mask shows block artefacts; otherwise test whether its block
     shapes are JPEG fixed points after relabelling.
     """
+    moved = _find_moved(labels, signals)
+    if moved is not None and moved.is_certain:
+        return moved
     if stands_out(signals):
-        return find_quality(labels)
+        own = find_quality(labels)
+        return moved if moved is not None and not (own and own.is_certain) else own
+    if moved is not None:
+        return moved
     # Sample half of the masks, chosen by a value that is independent of the damage: enough for a
     # source, at half the cost.
     return None if signals.rough_pairs % _ONE_IN else find_renamed(labels)
+
+
+def _find_moved(labels: np.ndarray, signals: Signals) -> FixedPoint | None:
+    """Return the JPEG quality by the blocks of the grid that thin traces end on, where this is not
+    that of the mask's corner.
+    """
+    grid = signals.grid
+    if grid is None or grid.score < LOOKED_AT or grid.is_own:
+        return None
+    blocks = grid.whole_blocks(labels)
+    found = None if blocks is None or min(blocks.shape) < BLOCK_PX else find_quality(blocks)
+    if found is None or (grid.score < SHOWN and not found.is_certain):
+        return None
+    return replace(found, is_moved=True)
 
 
 def stands_out(signals: Signals) -> bool:
@@ -75,6 +106,7 @@ def table_of(observations: Sequence[MaskObservation]) -> MaskSignals:
         )
         for observation in observations
     ]
+    grids = [signals.grid or _NO_GRID for signals, _, _ in rows]
     columns = {
         "mixed": [signals.blocks.own for signals, _, _ in rows],
         "shifted": [signals.blocks.shifted for signals, _, _ in rows],
@@ -88,5 +120,15 @@ def table_of(observations: Sequence[MaskObservation]) -> MaskSignals:
         "fixed": [fixed.fixed for _, fixed, _ in rows],
         "tried": [fixed.blocks for _, fixed, _ in rows],
         "container": [container for _, _, container in rows],
+        "fixed_moved": [fixed.is_moved for _, fixed, _ in rows],
+        "turns": [np.nan if signals.turns is None else signals.turns for signals, _, _ in rows],
+        "webp_gaps": [signals.gaps[0] for signals, _, _ in rows],
+        "webp_filled": [signals.gaps[1] for signals, _, _ in rows],
+        "grid_score": [grid.score for grid in grids],
+        "own_score": [grid.own_score for grid in grids],
+        "grid_px": [grid.period_px for grid in grids],
+        "grid_row": [grid.row for grid in grids],
+        "grid_column": [grid.column for grid in grids],
+        "onsets": [grid.onsets for grid in grids],
     }
     return MaskSignals(**{name: np.array(values) for name, values in columns.items()})

@@ -13,15 +13,22 @@ masks of any family, thin structures and lines along the blocks included, came a
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
 
-from histoprep.lossy.jpeg_history import MAX_TELLING_QUALITY
+from histoprep.lossy.blocks import BLOCK_PX, CELL_PX
+from histoprep.lossy.jpeg_history import MAX_TELLING_QUALITY, FixedPoint
+from histoprep.lossy.onsets import MIN_ONSETS
 
 # From this many masks with boundaries on, a verdict is firm.
 FIRM_MASKS = 30
+# From this score on a mask shows a grid of blocks by itself. Of 15,000 clean masks of all families
+# one in 7,000 reached it, all with boxes drawn along 8x8 blocks; the highest score was 2.2.
+SHOWN = 2.0
+# From this one on blocks of the grid are encoded again; a quality that they name shows it, too.
+LOOKED_AT = 1.0
 # Block phase of a lossy source: at least this, and this over the root of the number of mixed blocks
 # more.
 PHASE, PHASE_NOISE = 0.04, 1.5
@@ -46,6 +53,30 @@ _STRONG_PHASE, _STRONG_NOISE = 0.08, 2.0
 # Share of blocks of two labels that are what JPEG leaves of labels one step apart: of drawn ones at
 # most a seventh.
 _RENAMED_SHARE, _MIN_RENAMED = 0.24, 96
+# A source shows blocks of a JPEG when the scores of the masks that show them, one less each, come
+# to this, and when so many of those that could show them do. Where each shows little, the mean
+# score of at least twelve must be 1, and the masks above 1.5 are listed: clean sources have means
+# of 0.7 at most.
+_MIN_WEIGHT, _MIN_SHOWN_SHARE = 6.0, 0.02
+_SHOWN_TOGETHER, _SCORE_TOGETHER, _MIN_TELLING = 1.5, 1.0, 12
+# Blocks whose quality less than half of the masks name, and the weight of each counts one less:
+# thin structures that were reduced by a fifth reach 3.1.
+_SHOWN_ALONE = 3.0
+# Above this share of masks whose blocks do not begin at the corner, those where they do were cut
+# from the same large masks.
+_MOVED_SHARE = 0.7
+# In a source that was found masks with this score on their own grid show it: one clean mask in a
+# hundred has it, of those with boxes along the blocks one in ten. Where nearly all that reach
+# `SHOWN` name their quality, it is asked of all; not one clean mask names any. Fewer masks than
+# that stand for nobody else. A quarter left over is most likely of the same kind.
+_OWN_SHOWN, _NEARLY_ALL, _FEWEST_SHOWN, _REMAINDER = 0.75, 0.9, 3, 0.25
+# Up to this one they are masks of a JPEG of their own that happen to look otherwise.
+_CHANCE_SHARE = 0.1
+# Share of steps that turn back: of ringing at least this, of ramps to eight times the size less;
+# on a grid of 4 px, where ramps to twice and four times the size are met, more.
+_TURNS, _TURNS_HALVED = 0.25, 0.42
+# Levels that WebP lacks, between their neighbours, in each of so many masks.
+_WEBP_GAPS, _WEBP_MASKS = 3, 3
 # Without a block phase, fixed points alone must be this clear, on this many blocks.
 _CERTAIN_SHARE, _MIN_TRIED = 0.45, 128
 
@@ -57,6 +88,7 @@ class LossKind(StrEnum):
     WEBP_CONTAINER = "webp-container"
     OTHER_CONTAINER = "lossy-container"
     JPEG_HISTORY = "jpeg-history"
+    WEBP_HISTORY = "webp-history"
     INTERPOLATED = "interpolated"
 
 
@@ -76,9 +108,10 @@ class MaskSignals:
 
     `mixed` and `shifted` are `GridCounts.own` and `.shifted` of 8x8 blocks (0 for masks of one
     label); `steps`, `rim_pixels`, `rough_pairs`, `contacts`, `soft_contacts` as in `Signals`;
-    `ramp_labels` how many ids it has in `ramp_ids`. `quality`, `fixed` and `tried` are of
-    `FixedPoint`, 0 where it was not looked for; for a JPEG file its own quality. `container` is the
-    lossy format of the file, or "".
+    `ramp_labels` how many ids it has in `ramp_ids`. `quality`, `fixed`, `tried` and `fixed_moved`
+    are of `FixedPoint`, 0 where it was not looked for; for a JPEG file its own quality. `container`
+    is the lossy format of the file, or "". What follows is of `BlockGrid`, 0 where too few thin
+    traces end to tell; `turns` is NaN for labels without an order.
     """
 
     mixed: np.ndarray
@@ -92,13 +125,37 @@ class MaskSignals:
     quality: np.ndarray
     fixed: np.ndarray
     tried: np.ndarray
+    fixed_moved: np.ndarray
     container: np.ndarray
+    grid_score: np.ndarray
+    own_score: np.ndarray
+    grid_px: np.ndarray
+    grid_row: np.ndarray
+    grid_column: np.ndarray
+    onsets: np.ndarray
+    turns: np.ndarray
+    webp_gaps: np.ndarray
+    webp_filled: np.ndarray
 
     def take(self, masks: np.ndarray) -> MaskSignals:
         """Return the signals of the masks at these positions."""
         return MaskSignals(
             **{item.name: getattr(self, item.name)[masks] for item in dataclasses.fields(self)}
         )
+
+    @property
+    def is_own_grid(self) -> np.ndarray:
+        """Return whether the block grid of each mask is that of a JPEG of this very mask."""
+        result: np.ndarray = (
+            (self.grid_px == BLOCK_PX) & (self.grid_row == 0) & (self.grid_column == 0)
+        )
+        return result
+
+    @property
+    def is_certain(self) -> np.ndarray:
+        """Return whether each mask by itself names its quality; see `FixedPoint.is_certain`."""
+        points = zip(self.quality.tolist(), self.fixed.tolist(), self.tried.tolist(), strict=True)
+        return np.array([FixedPoint(*point).is_certain for point in points], bool)
 
     @property
     def density(self) -> np.ndarray:
@@ -123,7 +180,9 @@ class Verdict:
     `masks` are positions of the masks concerned, `boundary_masks` how many of them have boundaries.
     `quality` is None where values say nothing of it, because they were mapped to others afterwards.
     A verdict that is not `firm` rests on fewer than 30 masks with boundaries. `evidence` says in
-    words what was measured.
+    words what was measured. `unclear` are positions of masks of the source that cannot be told by
+    themselves. `block_px` is the side of the blocks of a JPEG in masks that were cut from larger
+    ones or resized afterwards, None where each mask was a JPEG of its own.
     """
 
     kind: LossKind
@@ -132,6 +191,8 @@ class Verdict:
     quality: int | None
     firm: bool
     evidence: str
+    unclear: np.ndarray = field(default_factory=lambda: np.zeros(0, np.intp))
+    block_px: float | None = None
 
 
 def judge(signals: MaskSignals) -> list[Verdict]:
@@ -140,12 +201,113 @@ def judge(signals: MaskSignals) -> list[Verdict]:
     """
     verdicts = [*_containers(signals)]
     plain = np.flatnonzero((signals.container == "") & (signals.shifted > 0))
-    lossy = _lossy(signals, plain)
-    if lossy is not None:
-        verdicts.append(lossy)
-        plain = np.setdiff1d(plain, lossy.masks)
-    ramps = _interpolated(signals, plain)
-    return verdicts if ramps is None else [*verdicts, ramps]
+    for find in (_webp, _moved, _lossy, _interpolated):
+        verdict = find(signals, plain)
+        if verdict is not None and not _is_remainder(verdict, verdicts):
+            verdicts.append(verdict)
+            plain = np.setdiff1d(plain, np.union1d(verdict.masks, verdict.unclear))
+    return verdicts
+
+
+def _is_remainder(verdict: Verdict, earlier: list[Verdict]) -> bool:
+    """Return whether soft boundaries are those of masks that do not show by themselves what more
+    masks of the source do.
+    """
+    if verdict.kind is not LossKind.INTERPOLATED:
+        return False
+    for found in earlier:
+        is_soft = found.kind is LossKind.WEBP_HISTORY or found.block_px is not None
+        share = 1.0 if is_soft else _REMAINDER * (found.kind is LossKind.JPEG_HISTORY)
+        if len(verdict.masks) < share * len(found.masks):
+            return True
+    return False
+
+
+def _webp(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
+    """Return that masks lack the grey levels that WebP lacks, and no others."""
+    gaps, filled = signals.webp_gaps[plain], signals.webp_filled[plain]
+    masks = plain[(gaps >= _WEBP_GAPS) & (filled == 0)]
+    if len(masks) < _WEBP_MASKS or len(masks) < np.count_nonzero(gaps >= _WEBP_GAPS) / 2:
+        return None
+    evidence = (
+        f"{signals.webp_gaps[masks].sum():,} times a grey level is missing between its neighbours,"
+        " and always one that lossy WebP cannot hold"
+    )
+    firm = len(masks) >= FIRM_MASKS
+    return Verdict(LossKind.WEBP_HISTORY, masks, len(masks), None, firm, evidence)
+
+
+def _moved(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
+    """Return that masks show blocks of a JPEG that are not those of a JPEG of their own."""
+    score, is_own = signals.grid_score[plain], signals.is_own_grid[plain]
+    is_named = signals.is_certain[plain] & signals.fixed_moved[plain]
+    telling = plain[signals.grid_px[plain] > 0]
+    shown = plain[((score >= SHOWN) | is_named) & ~is_own]
+    weight = _weight(signals, shown)
+    if len(shown) and signals.is_certain[shown].mean() < _AGREED_MASKS:
+        # Without a quality, as after a label map, the blocks alone must be clearer.
+        shown = plain[(score >= _SHOWN_ALONE) & ~is_own]
+        weight = _weight(signals, shown) - len(shown)
+    if weight < _MIN_WEIGHT or len(shown) < _MIN_SHOWN_SHARE * len(telling):
+        shown = plain[((score >= _SHOWN_TOGETHER) | is_named) & ~is_own]
+        weight = _weight(signals, shown)
+        together = (
+            len(telling) >= _MIN_TELLING
+            and signals.grid_score[telling].mean() >= _SCORE_TOGETHER
+            and signals.is_certain[shown].sum() >= _AGREED_MASKS * len(shown) > 0
+        )
+        if not together or weight < _MIN_WEIGHT:
+            return None
+    is_own_certain = signals.is_certain[plain] & ~signals.fixed_moved[plain]
+    own = plain[((score >= SHOWN) & is_own) | is_own_certain]
+    share = len(shown) / (len(shown) + len(own))
+    if share < _CHANCE_SHARE:
+        return None
+    if share < _MOVED_SHARE:
+        # Those that do not begin at the corner alone.
+        own = own[:0]
+    masks = np.union1d(shown, own)
+    sides, numbers = np.unique(signals.grid_px[shown], return_counts=True)
+    side = float(sides[numbers.argmax()])
+    if not _rings(signals, masks, side):
+        return None
+    quality, share = _agreed_quality(signals, masks)
+    quality = quality if share >= FIXED_SHARE and side >= BLOCK_PX else None
+    words = [
+        f"thin traces begin and end at blocks of {side:g} px in {len(masks):,} masks, on the"
+        f" average {signals.grid_score[masks].mean():.1f} standard deviations above chance"
+    ]
+    words += [f"JPEG quality {quality} explains {share:.0%} of their blocks"] if quality else []
+    firm = _weight(signals, masks) >= FIRM_MASKS
+    return Verdict(
+        LossKind.JPEG_HISTORY,
+        masks,
+        len(masks),
+        quality,
+        firm,
+        "; ".join(words),
+        _unclear(signals, plain, masks),
+        side,
+    )
+
+
+def _weight(signals: MaskSignals, masks: np.ndarray) -> float:
+    """Return how much masks together speak for blocks: the scores that they show them by, one less
+    each, and at least one for those that name their quality.
+    """
+    excess = signals.grid_score[masks] - 1
+    return float(np.maximum(excess, signals.is_certain[masks]).sum())
+
+
+def _rings(signals: MaskSignals, masks: np.ndarray, side: float) -> bool:
+    """Return whether values rise and fall as ringing does: interpolation to twice the size or more
+    leaves ramps that begin and end on a grid, too.
+    """
+    ordered = masks[~np.isnan(signals.turns[masks])]
+    if not len(ordered) or np.mean(signals.is_certain[masks]) >= _AGREED_MASKS:
+        return True
+    least = _TURNS_HALVED if side == CELL_PX else _TURNS
+    return float(signals.turns[ordered].mean()) >= least
 
 
 def _containers(signals: MaskSignals) -> list[Verdict]:
@@ -177,6 +339,40 @@ def _containers(signals: MaskSignals) -> list[Verdict]:
 
 
 def _lossy(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
+    suspects = _suspects(signals, plain)
+    shown = _shown(signals, plain)
+    if not len(suspects) and not _show_together(signals, plain, shown):
+        return None
+    rest = np.setdiff1d(suspects, shown)
+    show_together = (
+        _has_block_phase(signals, rest)
+        or _is_fixed(signals, rest)
+        or _renamed_share(signals, rest) >= _RENAMED_SHARE
+    )
+    masks, unclear = shown, _unclear(signals, plain, shown)
+    if len(shown) < _FEWEST_SHOWN or (show_together and len(shown) < len(rest)):
+        # What hardly a mask shows by itself, all show together.
+        masks, unclear = suspects, plain[:0]
+    elif show_together or len(rest) <= _REMAINDER * len(suspects):
+        unclear = rest
+    quality, share = _agreed_quality(signals, masks)
+    agreed = float(np.mean(signals.quality[masks] == quality)) if quality else 0.0
+    quality = quality if share >= FIXED_SHARE or agreed > _AGREED_MASKS else None
+    return Verdict(
+        LossKind.JPEG_HISTORY,
+        masks,
+        len(masks),
+        quality,
+        max(len(masks), len(suspects)) >= FIRM_MASKS,
+        _evidence(signals, masks, quality, share),
+        unclear,
+    )
+
+
+def _suspects(signals: MaskSignals, plain: np.ndarray) -> np.ndarray:
+    """Return the masks of the parts of a source that show together what JPEG does, none where no
+    part does; the parts hold masks that look damaged and those that do not.
+    """
     damaged = (signals.density[plain] >= _DENSE) | (signals.softness[plain] >= SOFT)
     parts = [
         part
@@ -189,20 +385,47 @@ def _lossy(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
     ):
         masks = plain
     # Masks without a block of two labels show nothing, whatever their past.
-    masks = masks[signals.mixed[masks] > 0]
-    if not len(masks):
-        return None
-    quality, share = _agreed_quality(signals, masks)
-    agreed = float(np.mean(signals.quality[masks] == quality)) if quality else 0.0
-    quality = quality if share >= FIXED_SHARE or agreed > _AGREED_MASKS else None
-    return Verdict(
-        LossKind.JPEG_HISTORY,
-        masks,
-        len(masks),
-        quality,
-        len(masks) >= FIRM_MASKS,
-        _evidence(signals, masks, quality, share),
+    chosen: np.ndarray = masks[signals.mixed[masks] > 0]
+    return chosen
+
+
+def _shown(signals: MaskSignals, plain: np.ndarray) -> np.ndarray:
+    """Return the masks that show by themselves that they were JPEG of their own: their blocks, or
+    their quality alone where nearly all that surely show their blocks name it.
+    """
+    named = signals.is_certain[plain]
+    own = np.where(signals.is_own_grid[plain], signals.own_score[plain], 0.0)
+    sure = own >= SHOWN
+    name_it = np.count_nonzero(sure) >= _FEWEST_SHOWN and named[sure].mean() >= _NEARLY_ALL
+    least = SHOWN if name_it else _OWN_SHOWN
+    chosen: np.ndarray = plain[(signals.mixed[plain] > 0) & (named | (own >= least))]
+    return chosen
+
+
+def _show_together(signals: MaskSignals, plain: np.ndarray, shown: np.ndarray) -> bool:
+    """Return whether the masks that show blocks of their own are enough to say so of the source."""
+    sure = shown[(signals.own_score[shown] >= SHOWN) | signals.is_certain[shown]]
+    telling = np.count_nonzero(signals.grid_px[plain])
+    weight = _weight(signals, sure)
+    if len(sure) and signals.is_certain[sure].mean() < _AGREED_MASKS:
+        sure = shown[signals.own_score[shown] >= _SHOWN_ALONE]
+        weight = _weight(signals, sure) - len(sure)
+    return bool(
+        weight >= _MIN_WEIGHT
+        and len(sure) >= _MIN_SHOWN_SHARE * telling
+        and _rings(signals, sure, BLOCK_PX)
     )
+
+
+def _unclear(signals: MaskSignals, plain: np.ndarray, listed: np.ndarray) -> np.ndarray:
+    """Return the masks whose boundaries are too short to show what the listed ones show."""
+    if not len(listed):
+        return plain[:0]
+    rate = float(np.median(signals.onsets[listed] / np.maximum(signals.mixed[listed], 1)))
+    others = np.setdiff1d(plain, listed)
+    others = others[(signals.mixed[others] > 0) & (signals.onsets[others] < MIN_ONSETS)]
+    short: np.ndarray = others[signals.mixed[others] * rate < 2 * MIN_ONSETS]
+    return short
 
 
 def _evidence(signals: MaskSignals, masks: np.ndarray, quality: int | None, share: float) -> str:
@@ -219,6 +442,12 @@ def _evidence(signals: MaskSignals, masks: np.ndarray, quality: int | None, shar
         words.append(
             f"{renamed:.0%} of the blocks of two labels are as JPEG leaves labels one step apart,"
             " called otherwise afterwards"
+        )
+    score = float(np.median(signals.own_score[masks]))
+    if not words and score > 0:
+        words.append(
+            f"thin traces begin and end at 8x8 blocks, {score:.1f} standard deviations above chance"
+            " in half of the masks"
         )
     return "; ".join(words)
 

@@ -23,6 +23,7 @@ from histoprep.digests import RunningDigest, digest_text
 from histoprep.errors import UsageError
 from histoprep.execution import Engine
 from histoprep.job_folder import PARTS, JobFolder
+from histoprep.lossy.blocks import BLOCK_PX
 from histoprep.lossy.verdict import LossKind, Verdict
 from histoprep.mask_tree import FailedMask, Totals
 from histoprep.mask_tree.task import TreeTask
@@ -51,6 +52,10 @@ _REFUSED = {
     LossKind.OTHER_CONTAINER: (
         f"{rule_ids.LOSSY_MASK.verdict('lossy-container')}: only damage of JPEG and"
         " of interpolation can be undone"
+    ),
+    LossKind.WEBP_HISTORY: (
+        f"{rule_ids.LOSSY_MASK.verdict('webp-history')}: lossy WebP leaves no trace that damage"
+        " could be undone by"
     ),
 }
 
@@ -211,27 +216,32 @@ def _damaged(table: Path, sources: tuple[LossySource, ...]) -> Iterator[DamagedM
         "mask_jpeg_quality",
         "mask_fixed_blocks",
         "mask_tried_blocks",
+        "mask_grid_row",
+        "mask_grid_column",
     ]
     opened, _ = open_tiles_table(table)
     for batch in tables.read_batches(opened, columns) if verdicts else ():
-        for path, size, time, key, *fixed in zip(
+        for path, size, time, key, *fixed, row, column in zip(
             *(values.to_pylist() for values in batch.columns), strict=True
         ):
             if path in verdicts:
                 verdict = verdicts[path]
                 kind = verdict.verdict.kind
-                own = FixedPoint(*(number or 0 for number in fixed))
+                best, found, tried = (number or 0 for number in fixed)
+                own = FixedPoint(best, found, tried)
                 quality = _quality(own, verdict.verdict)
+                is_moved = verdict.verdict.block_px == BLOCK_PX
                 yield DamagedMask(
                     path,
                     size or 0,
                     time or 0,
                     key,
-                    _hopeless(kind, quality),
+                    _hopeless(kind, quality, verdict.verdict.block_px),
                     verdict.source,
                     kind.value,
                     quality,
                     labels[verdict.source],
+                    (row or 0, column or 0) if is_moved else (0, 0),
                 )
 
 
@@ -244,7 +254,7 @@ def _quality(own: FixedPoint, verdict: Verdict) -> int | None:
     return own.quality if verdict.quality is not None and own.is_certain else verdict.quality
 
 
-def _hopeless(kind: LossKind, quality: int | None) -> str | None:
+def _hopeless(kind: LossKind, quality: int | None, block_px: float | None) -> str | None:
     """Return why a mask cannot be repaired, or None."""
     from histoprep.lossy.jpeg_repair import MIN_QUALITY
 
@@ -252,6 +262,11 @@ def _hopeless(kind: LossKind, quality: int | None) -> str | None:
         return _REFUSED[kind]
     if kind is LossKind.INTERPOLATED:
         return None
+    if block_px not in (None, BLOCK_PX):
+        return (
+            f"{rule_ids.LOSSY_MASK.verdict('resized')}: it was resized after the damage was done;"
+            " repair the masks from before"
+        )
     if quality is None:
         return (
             f"{rule_ids.LOSSY_MASK.verdict('unknown-quality')}: its values were mapped to others"

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 class DamagedMask(NamedTuple):
     """One mask of a lossy or interpolated source; `failure` says why it cannot be repaired at all,
-    or is None. `source_labels` are those that masks of its source surely hold.
+    or is None. `source_labels` are those that masks of its source surely hold. `grid` is how many
+    rows and columns lie before the first whole block of the JPEG: other than 0 in masks that were
+    cut from larger ones.
     """
 
     path: str
@@ -35,6 +37,7 @@ class DamagedMask(NamedTuple):
     cause: str
     quality: int | None
     source_labels: tuple[int, ...]
+    grid: tuple[int, int] = (0, 0)
 
     @property
     def file(self) -> str:
@@ -101,7 +104,7 @@ class Repairer:
             repaired = (
                 repair_ramps(before)
                 if mask.quality is None
-                else repair_jpeg(before, mask.quality, mask.source_labels)
+                else repair_jpeg(before, mask.quality, mask.source_labels, grid=mask.grid)
             )
         except BrokenFileError as error:
             raise RefusedMaskError(error.verdict, error.detail) from error

@@ -208,6 +208,39 @@ SCHEMA = pa.schema(
             " renamed labels",
         ),
         column("mask_tried_blocks", pa.int16(), "telling mixed blocks that were tried, 64 at most"),
+        column(
+            "mask_fixed_moved",
+            pa.bool_(),
+            "whether these blocks are of the grid that thin traces end on, not the mask's own",
+        ),
+        # The grid that thin traces end on (see lossy/onsets.py); null where there are too few.
+        column(
+            "mask_grid_score",
+            pa.float32(),
+            "standard deviations above chance at which thin traces end on one grid of blocks",
+        ),
+        column(
+            "mask_own_score",
+            pa.float32(),
+            "the same for 8x8 blocks that begin at the corner of the mask",
+        ),
+        column(
+            "mask_grid_px", pa.float32(), "side of a block of that grid; 8 but for resized masks"
+        ),
+        column("mask_grid_row", pa.int16(), "rows above its first whole block"),
+        column("mask_grid_column", pa.int16(), "columns left of its first whole block"),
+        column("mask_onsets", pa.int32(), "ends of thin traces, of rows or columns the fewer"),
+        column(
+            "mask_turns",
+            pa.float32(),
+            "share of steps that go the other way than one less than 8 pixels before",
+        ),
+        column(
+            "mask_webp_gaps",
+            pa.int16(),
+            "grey levels that lossy WebP never holds, between two labels that occur",
+        ),
+        column("mask_webp_filled", pa.int16(), "those of them that occur"),
         # How well mask and image fit (see fit/); null where nothing can be told: mask or image are
         # of one kind, too small, or of two sizes.
         column(

@@ -8,6 +8,7 @@ repair and remap ask the same question here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,15 @@ _COLUMNS = {
     "mask_rough_pairs": "rough_pairs", "mask_contacts": "contacts",
     "mask_soft_contacts": "soft_contacts", "mask_ramp_labels": "ramp_labels",
     "mask_jpeg_quality": "quality", "mask_fixed_blocks": "fixed",
-    "mask_tried_blocks": "tried",
+    "mask_tried_blocks": "tried", "mask_fixed_moved": "fixed_moved",
+    "mask_grid_score": "grid_score", "mask_own_score": "own_score",
+    "mask_grid_px": "grid_px", "mask_grid_row": "grid_row",
+    "mask_grid_column": "grid_column", "mask_onsets": "onsets",
+    "mask_turns": "turns", "mask_webp_gaps": "webp_gaps",
+    "mask_webp_filled": "webp_filled",
 }  # fmt: skip
+# What stands for a column that is null; 0 where it is not named here.
+_UNKNOWN = {"turns": math.nan, "fixed_moved": False}
 # The least core of a label that surely is one: a block of JPEG.
 HELD_CORE_PX = BLOCK_PX**2
 _KEYS = (
@@ -57,6 +65,8 @@ class LossySource:
     paths: tuple[str, ...]
     digests: tuple[str, ...]
     num_masks: int
+    # Masks that cannot be told by themselves.
+    num_unclear: int = 0
 
     @property
     def code(self) -> str:
@@ -125,11 +135,20 @@ def _telling_rows(opened: Any) -> Iterator[pa.Table]:
 
 
 def _judged(source: str, rows: pa.Table) -> list[LossySource]:
-    numbers = {name: rows[column].fill_null(0).to_numpy() for column, name in _COLUMNS.items()}
+    numbers = {
+        name: rows[column].fill_null(_UNKNOWN.get(name, 0)).to_numpy(zero_copy_only=False)
+        for column, name in _COLUMNS.items()
+    }
     container = rows["mask_lossy"].fill_null("").to_numpy(zero_copy_only=False)
     verdicts = judge(MaskSignals(container=container, **numbers))
     return [
-        LossySource(source, verdict, *_named(rows.take(pa.array(verdict.masks))), rows.num_rows)
+        LossySource(
+            source,
+            verdict,
+            *_named(rows.take(pa.array(verdict.masks))),
+            rows.num_rows,
+            len(verdict.unclear),
+        )
         for verdict in verdicts
     ]
 

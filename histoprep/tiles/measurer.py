@@ -244,7 +244,11 @@ def _encoding_facts(stored: np.ndarray, header: Header) -> Facts:
 
 
 def _signal_facts(signals: Signals) -> Facts:
+    gaps, filled = signals.gaps
     return {
+        **_grid_facts(signals),
+        "mask_webp_gaps": gaps,
+        "mask_webp_filled": filled,
         "mask_mixed_blocks": signals.blocks.own,
         "mask_shifted_blocks": signals.blocks.shifted,
         "mask_steps": signals.steps,
@@ -256,11 +260,27 @@ def _signal_facts(signals: Signals) -> Facts:
     }
 
 
+def _grid_facts(signals: Signals) -> Facts:
+    grid = signals.grid
+    if grid is None:
+        return {}
+    return {
+        "mask_grid_score": grid.score,
+        "mask_own_score": grid.own_score,
+        "mask_grid_px": grid.period_px,
+        "mask_grid_row": grid.row,
+        "mask_grid_column": grid.column,
+        "mask_onsets": grid.onsets,
+        "mask_turns": signals.turns,
+    }
+
+
 def _fixed_facts(fixed_point: FixedPoint) -> Facts:
     return {
         "mask_jpeg_quality": fixed_point.quality or None,
         "mask_fixed_blocks": fixed_point.fixed,
         "mask_tried_blocks": fixed_point.blocks,
+        "mask_fixed_moved": fixed_point.is_moved,
     }
 
 
