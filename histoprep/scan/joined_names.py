@@ -19,6 +19,9 @@ _MAX_LISTED = 20
 _MAX_TRIED = 24
 # So many names of the flat side show whether they begin with names of folders.
 _MAX_LOOKED = 200
+# Of more folders only those are held against names whose first word stands there.
+_MANY = 50
+_WORD_END = re.compile(r"[_\-. +\n]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +81,14 @@ def joined_readings(folders: Sequence[FolderNames]) -> list[Reading]:
 
 def _candidates(holding: Sequence[FolderNames]) -> Iterator[tuple[_Deep, FolderNames]]:
     """Yield folders whose names stand in the names of a further folder, with that."""
+    by_word = _by_word(holding)
     for flat in holding:
         text = "\n".join(flat.names[:_MAX_LOOKED])
+        likely = holding if by_word is None else _called_in(text, by_word)
         for depth in range(1, _MAX_DEPTH + 1):
             for separator in _SEPARATORS:
                 chosen = []
-                for folder in holding:
+                for folder in likely:
                     parts = tuple(folder.path.split("/")[:-1])[-depth:]
                     start = separator.join(parts) + separator
                     if folder is not flat and len(parts) == depth and start in text:
@@ -91,6 +96,30 @@ def _candidates(holding: Sequence[FolderNames]) -> Iterator[tuple[_Deep, FolderN
                 if chosen:
                     deep, parts_of = zip(*chosen, strict=True)
                     yield _Deep(deep, parts_of, separator), flat
+
+
+def _by_word(holding: Sequence[FolderNames]) -> dict[str, list[tuple[int, FolderNames]]] | None:
+    """Return folders, with their places, by the first word of the last part of their paths; None
+    for few folders, which are all held against each other.
+    """
+    if len(holding) <= _MANY:
+        return None
+    found: defaultdict[str, list[tuple[int, FolderNames]]] = defaultdict(list)
+    for at, folder in enumerate(holding):
+        last = folder.path[:-1].rpartition("/")[2]
+        found[_WORD_END.split(last, maxsplit=1)[0]].append((at, folder))
+    return found
+
+
+def _called_in(
+    text: str, by_word: dict[str, list[tuple[int, FolderNames]]]
+) -> Sequence[FolderNames]:
+    """Return the folders whose first word stands in a text, in their order."""
+    words = set(_WORD_END.split(text)) & by_word.keys()
+    chosen = sorted(
+        (entry for word in words for entry in by_word[word]), key=lambda entry: entry[0]
+    )
+    return [folder for _, folder in chosen]
 
 
 def _groups(
