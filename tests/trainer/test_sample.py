@@ -21,6 +21,7 @@ from histoprep.labels.model import default_colour
 from histoprep.schemas.manifest import open_manifest
 from histoprep.shards import open_tiles
 from trainer.cli import run
+from trainer.cli.sample import sampling_options
 from trainer.config_layers import dump_config, load_config
 from trainer.data.latent_scaling import LatentScaling
 from trainer.diffusion.objectives import Objective
@@ -611,6 +612,28 @@ def test_the_command(imported, folder, tmp_path, capsys):
     assert run([*again, "--solver", "heun"]) == ExitCode.USAGE
     assert run([*again, "--limit", "2", "--seed", "1", "--precision", "bf16"]) == ExitCode.USAGE
     assert "made with other settings: seed" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ((None, None, None, None), (1.5, "ddim", 10, 0.5)),
+        ((None, None, 5, None), (1.5, "ddim", 5, 0.5)),
+        ((0.0, None, None, 0.0), (0.0, "ddim", 10, 0.0)),
+        ((None, "ddim", None, None), (1.5, "ddim", 10, 0.5)),
+        # The run's steps and noise are those of its own solver.
+        ((None, "dpm++", None, None), (1.5, "dpm++", 25, 0.0)),
+        ((None, "dpm++", 7, None), (1.5, "dpm++", 7, 0.0)),
+    ],
+)
+def test_what_is_not_asked_for_is_as_in_the_run(words, wanted):
+    own = "{solver: ddim, num_inference_steps: 10, guidance_scale: 1.5, eta: 0.5}"
+    config = load_config(preset="ldm-tiny", manifest="m", sets=[f"sampling={own}"])
+    values = dict(zip(("guidance_scale", "solver", "steps", "eta"), words, strict=True))
+    found = sampling_options(config, **values, seed=4)
+    solver = found.solver
+    assert (found.guidance_scale, solver.kind, solver.num_inference_steps, solver.eta) == wanted
+    assert found.seed == 4
 
 
 def test_the_command_writes_nothing_into_the_data_it_reads(imported, folder, tmp_path, capsys):

@@ -18,6 +18,7 @@ from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
     from histoprep.labels import LabelMap
+    from trainer.recipes.ldm import Config
     from trainer.sampling.generator import Generator, SamplingOptions
     from trainer.sampling.masks import MaskList
 
@@ -26,6 +27,9 @@ _NUM_ROWS = 6
 
 def _input(text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel="What is read", **more)
+
+
+_OF_RUN = "as in the run"
 
 
 def _made(text: str, *names: str, **more: Any) -> Any:
@@ -80,21 +84,36 @@ def sample(
         bool, _input("Use the weights as trained, not their average.", "--raw-weights")
     ] = False,
     guidance_scale: Annotated[
-        float,
+        float | None,
         _made(
             "Classifier-free guidance: 0 is unconditional, 1 conditional, more exaggerates the"
-            " condition."
+            " condition.",
+            show_default=_OF_RUN,
         ),
-    ] = 2.0,
+    ] = None,
     solver: Annotated[
-        SolverKind,
+        SolverKind | None,
         _made(
             "Solver of the sampling: dpm++ (second order) or ddim; flow models also have euler and"
-            " heun."
+            " heun.",
+            show_default=_OF_RUN,
         ),
-    ] = "dpm++",
-    steps: Annotated[int, _made("Number of solver steps.", min=1)] = 25,
-    eta: Annotated[float, _made("Noise that ddim adds at each step: 0 none, 1 ancestral.")] = 0.0,
+    ] = None,
+    steps: Annotated[
+        int | None,
+        _made(
+            "Number of solver steps.",
+            min=1,
+            show_default="as in the run; 25 with another solver",
+        ),
+    ] = None,
+    eta: Annotated[
+        float | None,
+        _made(
+            "Noise that ddim adds at each step: 0 none, 1 ancestral.",
+            show_default="as in the run; 0 with another solver",
+        ),
+    ] = None,
     seed: Annotated[
         int, _made("An image depends on the seed, its tile id and its mask.", min=0)
     ] = 0,
@@ -161,11 +180,9 @@ def sample(
         trainer sample --checkpoint runs/ldm-tiny --masks shards --out synthetic --sweep 0,1,2,4
     """
     from trainer.device import choose_device
-    from trainer.diffusion.samplers import Solver
     from trainer.recipes.ldm import load_generator, read_facts
     from trainer.sample import check_masks, sample_dataset
     from trainer.sampling.dataset import SyntheticDataset
-    from trainer.sampling.generator import SamplingOptions
     from trainer.sampling.keep import keep_regions
     from trainer.sampling.sheets import comparison_sheet
     from trainer.verify import require_whole
@@ -173,7 +190,7 @@ def sample(
     place = str(choose_device(device))
     if verify:
         require_whole(checkpoint, masks)
-    _check_run(checkpoint)
+    config = _check_run(checkpoint)
     scales = () if sweep is None else _scales(sweep)
     listed = _mask_list(masks, read_facts(checkpoint).label_map, split, map_name, images, out)
     if real and listed.read_image is None:
@@ -181,7 +198,7 @@ def sample(
             "--real needs the real images",
             hint="give a manifest as --masks, or their folder with --images",
         )
-    options = SamplingOptions(guidance_scale, Solver(solver, steps, eta), seed)
+    options = sampling_options(config, guidance_scale, solver, steps, eta, seed)
     generator = load_generator(
         checkpoint, ema=not raw_weights, codec=codec, device=place, precision=precision
     )
@@ -217,9 +234,39 @@ def sample(
     console.out(f"{result.num_made:,} images | {out} | {result.manifest}")
 
 
-def _check_run(checkpoint: Path) -> None:
-    """Raise ConfigError for a run that has no images to give: of another recipe, or imported
-    without its codec.
+def sampling_options(
+    config: Config,
+    guidance_scale: float | None,
+    solver: SolverKind | None,
+    steps: int | None,
+    eta: float | None,
+    seed: int,
+) -> SamplingOptions:
+    """Return how to sample: what is not asked for is as in the run."""
+    from trainer.diffusion.samplers import Solver
+    from trainer.sampling.generator import SamplingOptions
+
+    own = config.sampling
+    # Steps and noise of one solver say nothing of another.
+    default = (
+        Solver(own.solver, own.num_inference_steps, own.eta)
+        if solver in (None, own.solver)
+        else Solver(solver)
+    )
+    return SamplingOptions(
+        own.guidance_scale if guidance_scale is None else guidance_scale,
+        Solver(
+            default.kind,
+            default.num_inference_steps if steps is None else steps,
+            default.eta if eta is None else eta,
+        ),
+        seed,
+    )
+
+
+def _check_run(checkpoint: Path) -> Config:
+    """Return the configuration of a run; raises ConfigError for one that has no images to give: of
+    another recipe, or imported without its codec.
     """
     from trainer.engine.checkpoints import load_run_config
     from trainer.import_checkpoint import NO_MANIFEST
@@ -236,6 +283,7 @@ def _check_run(checkpoint: Path) -> None:
             path=checkpoint,
             hint="import the checkpoint again with --codec, into another folder",
         )
+    return config
 
 
 def _mask_list(
