@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, PlainValidator, model_validator
 
 from trainer.choices import Fit, OnNonfinite, OnUnreadable, Precision
 from trainer.section import Natural, Positive, Section, Share
@@ -98,15 +99,47 @@ class Ema(Section):
     every: Positive = 10
 
 
+_EPOCHS = re.compile(r"(\d+(?:\.\d+)?) epochs?")
+
+
+def _check_period(value: object) -> int | str:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    found = _EPOCHS.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None or not float(found[1]):
+        raise ValueError("expected a whole number of steps, at least 1, or epochs: '5 epochs'")
+    return found[0]
+
+
+Period = Annotated[int | str, PlainValidator(_check_period)]
+"""Optimiser steps, or passes over the training tiles, such as `5 epochs`."""
+
+
 class Every(Section):
-    """How often things happen, in optimiser steps; null for never (the last step always validates
-    and saves).
+    """How often things happen: in optimiser steps, or in passes over the training tiles such as `5
+    epochs`; null for never (the last step always validates and saves).
     """
 
-    log: Positive = 50
-    validate_: Annotated[Positive | None, Field(alias="validate")] = 1000
-    checkpoint: Positive = 1000
-    images: Positive | None = 5000
+    log: Period = 50
+    validate_: Annotated[Period | None, Field(alias="validate")] = 1000
+    checkpoint: Period = 1000
+    images: Period | None = 5000
+
+    def in_steps(self, batch_size: int, num_tiles: int) -> Every:
+        """Return the same in whole optimiser steps, at least one.
+
+        Args:
+            batch_size: Samples of a step.
+            num_tiles: Tiles of one pass over the training tiles.
+        """
+
+        def steps(period: int | str | None) -> int | None:
+            found = _EPOCHS.fullmatch(period) if isinstance(period, str) else None
+            if found is None:
+                return int(period) if period is not None else None
+            return max(1, round(float(found[1]) * num_tiles / batch_size))
+
+        return self.model_copy(update={name: steps(value) for name, value in self})
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True

@@ -76,6 +76,8 @@ class Stage(Protocol):
     """The metric of `validate` that selects checkpoints/best-*, and its good end."""
     num_positions: int
     """Training positions of the stage; the engine rounds up to whole optimiser steps."""
+    num_tiles: int
+    """Tiles of one pass over the training tiles: an epoch."""
     breakdown: Mapping[str, Sequence[str]]
     """Groups the loss is broken down by, such as {"stream": ("unconditional", "Tumour")}."""
 

@@ -182,6 +182,21 @@ def test_a_duration_is_exactly_one(given: dict) -> None:
         Duration(**given)
 
 
+@pytest.mark.parametrize(
+    ("period", "steps"),
+    [(7, 7), ("1 epoch", 25), ("2.5 epochs", 62), ("0.001 epochs", 1), (None, None)],
+)
+def test_periods_are_steps_or_epochs(period: object, steps: int | None) -> None:
+    every = load_config(preset="ldm-tiny", sets=[f"every.images={period or 'null'}"], **FLAGS).every
+    assert every.in_steps(batch_size=4, num_tiles=100).images == steps
+
+
+@pytest.mark.parametrize("period", ["0", "0 epochs", "5 steps", "epochs", "-1 epochs", "1.5"])
+def test_other_periods_are_refused(period: str) -> None:
+    with pytest.raises(ConfigError, match=r"every\.validate: .*5 epochs"):
+        load_config(preset="ldm-tiny", sets=[f"every.validate={period}"], **FLAGS)
+
+
 def test_paths_become_absolute_and_addresses_stay() -> None:
     config = load_config(
         preset="ldm-tiny", manifest="s3://bucket/index.parquet", codec="hub:owner/vae", latents="l"

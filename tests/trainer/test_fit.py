@@ -444,3 +444,14 @@ except (HistoprepError, Interrupted) as error:
     print(error, file=sys.stderr)
     sys.exit(int(error.exit_code))
 """
+
+
+def test_periods_in_epochs_are_passes_over_the_training_tiles(toy_config: Make) -> None:
+    # An epoch of the toy has 40 tiles: 10 steps of 4.
+    settings = {"duration__steps": 33, "batch_size": 4, "every__log": "0.5 epochs"}
+    run = fit(toy_config(**settings, every__validate="1 epoch", every__checkpoint="2 epochs")).run
+    with (run / "metrics.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    logged = [int(row["step"]) for row in rows if row["loss"]]
+    assert logged == [5, 10, 15, 20, 25, 30, 33]
+    assert [int(row["step"]) for row in rows if row["val_error"]] == [10, 20, 30, 33]

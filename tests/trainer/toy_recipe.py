@@ -68,7 +68,10 @@ class ToyStage:
             else [nn.Linear(WIDTH, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Dropout(0.2)]
         )
         self.module = nn.Sequential(*hidden, nn.Linear(8, 1))
-        self.num_positions = self.config.duration.num_positions(self.config.batch_size, 40)
+        self.num_tiles = 40
+        self.num_positions = self.config.duration.num_positions(
+            self.config.batch_size, self.num_tiles
+        )
 
     def dataset(self) -> ToyData:
         return ToyData(self.config.seed, self.config.poison)

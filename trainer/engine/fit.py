@@ -20,7 +20,7 @@ from lightning_fabric import Fabric
 from histoprep.durable import locked
 from histoprep.manifest.check import check_manifest
 from histoprep.schemas.workspace import check_outside
-from trainer.config import RunConfig
+from trainer.config import Period, RunConfig
 from trainer.data.loader import loader
 from trainer.data.source import open_run_tiles
 from trainer.engine.checkpoints import CheckpointFolder
@@ -289,7 +289,8 @@ class _Events:
     ) -> None:
         self._training, self._checkpoints, self._log = training, checkpoints, log
         self._reporter, self._watch = reporter, watch
-        self._every = training.config.every
+        config = training.config
+        self._every = config.every.in_steps(config.batch_size, training.stage.num_tiles)
         self._told = 0.0
         self.metrics: dict[str, float] = {}
 
@@ -343,9 +344,9 @@ class _Events:
         go_on()
         return path
 
-    def _is_due(self, every: int | None) -> bool:
+    def _is_due(self, every: Period | None) -> bool:
         step, last = self._training.step, self._training.num_steps
-        return step == last or (every is not None and step % every == 0)
+        return step == last or (isinstance(every, int) and step % every == 0)
 
     def _read_window(self) -> dict[str, float]:
         training, fabric = self._training, self._training.fabric

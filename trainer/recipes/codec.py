@@ -181,7 +181,8 @@ class CodecStage:
             raise ConfigError(
                 "the manifest has no tile of the training split", path=config.manifest
             )
-        self.num_positions = config.duration.num_positions(config.batch_size, len(train))
+        self.num_tiles = len(train)
+        self.num_positions = config.duration.num_positions(config.batch_size, self.num_tiles)
         self._training = self._dataset(tiles, train, config.seed)
         # Tiles of the test split are left alone, even where there is no validation split.
         held_out = _rows(tiles, VALIDATION)

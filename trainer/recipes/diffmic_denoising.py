@@ -55,9 +55,8 @@ class DenoisingStage:
         # Frozen: evaluation mode for good, so that its batch statistics stay as they are.
         self.classifier = build_classifier(config, len(data.names)).eval().requires_grad_(False)
         self.classifier.load_state_dict(load_weights(run / GUIDANCE)[0])
-        self.num_positions = config.duration.num_positions(
-            config.batch_size, len(data.rows["train"])
-        )
+        self.num_tiles = len(data.rows["train"])
+        self.num_positions = config.duration.num_positions(config.batch_size, self.num_tiles)
         self.breakdown: Mapping[str, Sequence[str]] = {"class": data.names}
         self._levels = alpha_bars(config.diffusion.num_train_timesteps)
 

@@ -41,8 +41,9 @@ class GuidanceStage:
         torch.manual_seed(config.seed)
         self.module: nn.Module = build_classifier(config, len(data.names))
         self.weights_from: Mapping[str, str] = load_pretrained(config, self.module, None)
+        self.num_tiles = len(data.rows["train"])
         self.num_positions = config.guidance.duration.num_positions(
-            config.batch_size, len(data.rows["train"])
+            config.batch_size, self.num_tiles
         )
         self.breakdown: Mapping[str, Sequence[str]] = {"class": data.names}
         self._class_weights = (

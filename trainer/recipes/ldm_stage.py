@@ -79,9 +79,8 @@ class LdmStage:
             "noise": NOISE_BINS,
             "stream": tuple(stream.name for stream in self._placement.streams),
         }
-        self.num_positions = config.duration.num_positions(
-            config.batch_size, int((tiles.split == "train").sum())
-        )
+        self.num_tiles = int((tiles.split == "train").sum())
+        self.num_positions = config.duration.num_positions(config.batch_size, self.num_tiles)
         streams, _ = validation_streams(tiles)
         self._validation = LatentDataset(
             latents, tiles, streams, _VALIDATION_SEED, flips=False, turns=False
