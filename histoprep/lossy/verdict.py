@@ -68,7 +68,9 @@ _MOVED_SHARE = 0.7
 # In a source that was found masks with this score on their own grid show it: one clean mask in a
 # hundred has it, of those with boxes along the blocks one in ten. Where nearly all that reach
 # `SHOWN` name their quality, it is asked of all; not one clean mask names any. Fewer masks than
-# that stand for nobody else. A quarter left over is most likely of the same kind.
+# that stand for nobody else. A quarter left over is most likely of the same kind. Qualities differ
+# by this much when they are the same.
+_NEAR = 2
 _OWN_SHOWN, _NEARLY_ALL, _FEWEST_SHOWN, _REMAINDER = 0.75, 0.9, 3, 0.25
 # Up to this one they are masks of a JPEG of their own that happen to look otherwise.
 _CHANCE_SHARE = 0.1
@@ -258,7 +260,9 @@ def _moved(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
         )
         if not together or weight < _MIN_WEIGHT:
             return None
-    is_own_certain = signals.is_certain[plain] & ~signals.fixed_moved[plain]
+    quality, _ = _agreed_quality(signals, shown)
+    is_near = np.abs(signals.quality[plain] - (quality or 0)) <= _NEAR
+    is_own_certain = signals.is_certain[plain] & ~signals.fixed_moved[plain] & is_near
     own = plain[((score >= SHOWN) & is_own) | is_own_certain]
     share = len(shown) / (len(shown) + len(own))
     if share < _CHANCE_SHARE:
@@ -394,12 +398,27 @@ def _shown(signals: MaskSignals, plain: np.ndarray) -> np.ndarray:
     their quality alone where nearly all that surely show their blocks name it.
     """
     named = signals.is_certain[plain]
-    own = np.where(signals.is_own_grid[plain], signals.own_score[plain], 0.0)
+    # Where another grid shows, that of the corner stands out by chance.
+    is_other = ~signals.is_own_grid[plain] & (signals.grid_score[plain] >= SHOWN)
+    own = np.where(is_other, 0.0, signals.own_score[plain])
     sure = own >= SHOWN
     name_it = np.count_nonzero(sure) >= _FEWEST_SHOWN and named[sure].mean() >= _NEARLY_ALL
     least = SHOWN if name_it else _OWN_SHOWN
-    chosen: np.ndarray = plain[(signals.mixed[plain] > 0) & (named | (own >= least))]
-    return chosen
+    shown: np.ndarray = plain[(signals.mixed[plain] > 0) & (named | (own >= least))]
+    return np.union1d(shown, _alike(signals, plain, shown))
+
+
+def _alike(signals: MaskSignals, plain: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Return the masks with fewer blocks than name a quality by themselves, most of which are fixed
+    points of the quality that the shown masks agree on.
+    """
+    quality, share = _agreed_quality(signals, shown)
+    if quality is None or share < FIXED_SHARE:
+        return plain[:0]
+    near = np.abs(signals.quality[plain] - quality) <= _NEAR
+    fixed, tried = signals.fixed[plain], signals.tried[plain]
+    alike: np.ndarray = plain[near & (fixed >= _FEWEST_SHOWN) & (2 * fixed >= tried)]
+    return alike
 
 
 def _show_together(signals: MaskSignals, plain: np.ndarray, shown: np.ndarray) -> bool:
