@@ -23,6 +23,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.lossy_captions import CAPTIONS
+from benchmarks.lossy_mixed import mixed_rows
+from benchmarks.lossy_moved import moved_clean_rows, moved_rows
 from benchmarks.lossy_sets import (
     CLEAN,
     MANY,
@@ -358,6 +360,8 @@ def main() -> int:
         "--tables", nargs="+", choices=CAPTIONS, default=list(CAPTIONS), help="which tables"
     )
     chosen = parser.parse_args()
+    has_data = chosen.data and chosen.data.exists()
+    real = real_masks(chosen.data) if has_data else {}
     found = sources(8 if chosen.quick else 36, chosen.data)
     damages = harms((75, 90)) if chosen.quick else harms()
     few = [Source(item.name, item.masks[:12]) for item in found]
@@ -367,6 +371,9 @@ def main() -> int:
         "others": other_rows,
         "sparse": sparse_rows,
         "damaged": partial(harm_rows, found, damages),
+        "moved": partial(moved_rows, real),
+        "moved-clean": partial(moved_clean_rows, real),
+        "mixed": mixed_rows,
         "colour": partial(colour_rows, few),
         "repair-jpeg": partial(
             repair_rows,

@@ -19,7 +19,7 @@ from histoprep.lossy.verdict import FIRM_MASKS, LossKind, judge
 # Draws that thresholds were chosen on, and those of the tables.
 CALIBRATION_SEEDS, TEST_SEED = (701, 901), 911
 _SLIDE_PX, _MASKS = 600, 36
-QUALITIES = (75, 80, 85, 90)
+QUALITIES = (75, 90)
 # A cut takes a slide-level mask and a generator.
 Cut = Callable[[Mask, np.random.Generator], Mask]
 

@@ -193,6 +193,52 @@ def test_masks_that_were_webp_are_called_so(quality: int) -> None:
     assert len(found.masks) >= 0.9 * NUM_MASKS
 
 
+def test_masks_of_few_labels_that_were_webp_are_called_so() -> None:
+    def lines(seed: int) -> np.ndarray:
+        labels, rng = np.zeros((200, 200), np.uint8), np.random.default_rng([41, seed])
+        labels[:, 100:] = 5
+        for _ in range(12):
+            ends = rng.integers(0, 200, (2, 2)).tolist()
+            cv2.line(labels, ends[0], ends[1], int(rng.choice([3, 9])), int(rng.integers(1, 4)))
+        return labels
+
+    assert verdicts(lines(seed) for seed in range(NUM_MASKS)) == []
+    kinds = {found.kind for found in verdicts(through_webp(lines(s), 80) for s in range(NUM_MASKS))}
+    assert kinds == {LossKind.WEBP_HISTORY}
+    kinds = {found.kind for found in verdicts(made.jpeg(lines(s), 80) for s in range(NUM_MASKS))}
+    assert kinds == {LossKind.JPEG_HISTORY}
+
+
+def test_other_tables_and_colours_are_called_jpeg_without_a_wrong_quality() -> None:
+    import io
+
+    colours = np.random.default_rng(5).integers(0, 256, (256, 3)).astype(np.uint8)
+    flat = {0: [6] * 64}
+
+    def through(labels: np.ndarray, **options: object) -> np.ndarray:
+        stream = io.BytesIO()
+        Image.fromarray(labels).save(stream, "JPEG", **options)
+        return np.asarray(Image.open(stream).convert("L"))
+
+    (found,) = verdicts(through(made.regions(s), qtables=flat) for s in range(NUM_MASKS))
+    assert (found.kind, found.quality, found.is_ordered) == (LossKind.JPEG_HISTORY, None, True)
+    (found,) = verdicts(through(colours[made.regions(s)], quality=85) for s in range(NUM_MASKS))
+    assert found.kind is LossKind.JPEG_HISTORY
+    assert found.quality in (None, 85)
+    mapped = (made.many_to_one(made.jpeg(made.regions(s), 85)) for s in range(NUM_MASKS))
+    assert not verdicts(mapped)[0].is_ordered
+
+
+def test_clean_masks_in_a_folder_with_damaged_ones_are_not_listed() -> None:
+    for draw in (made.regions, made.nuclei):
+        bad = range(3, 2 * NUM_MASKS, 10)
+        masks = [draw(seed) for seed in range(2 * NUM_MASKS)]
+        for seed in bad:
+            masks[seed] = made.jpeg(masks[seed], 90)
+        (found,) = verdicts(masks)
+        assert found.masks.tolist() == list(bad)
+
+
 def test_levels_that_webp_never_decodes_to() -> None:
     # Flat areas of one grey each.
     greys = np.kron(np.arange(256, dtype=np.uint8).reshape(16, 16), np.ones((64, 64), np.uint8))

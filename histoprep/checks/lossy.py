@@ -47,8 +47,8 @@ INTERPOLATED_MASK = Rule(
         " between two labels."
     ),
     cause=(
-        "Masks were resized or smoothed with interpolation, or compressed with a lossy format"
-        " without a block grid, such as WebP."
+        "Masks were resized or smoothed with interpolation, drawn with anti-aliased outlines, or"
+        " compressed with a lossy format without a block grid, such as WebP."
     ),
     suggestion=(
         "Resize label masks with nearest neighbour only; restore them, or repair them: histoprep"
@@ -147,7 +147,8 @@ def _cause(source: LossySource, num_sources: int) -> str:
         LossKind.WEBP_HISTORY: "The masks were once saved as lossy WebP",
         LossKind.JPEG_HISTORY: f"The masks were once saved as JPEG{quality}{_since(source)}",
         LossKind.INTERPOLATED: (
-            "The masks were resized or smoothed with interpolation, or saved as lossy WebP"
+            "The masks were resized or smoothed with interpolation, drawn with anti-aliased"
+            " outlines, or saved as lossy WebP"
         ),
     }[verdict.kind]
     if not verdict.firm:
@@ -162,8 +163,14 @@ def _cause(source: LossySource, num_sources: int) -> str:
 def _since(source: LossySource) -> str:
     """Return what became of masks after they were JPEG."""
     side = source.verdict.block_px
+    if side is None and source.verdict.quality:
+        return ""
     if side is None:
-        return "" if source.verdict.quality else ", then mapped to other values"
+        return (
+            ", with tables other than the standard ones (such as those of mozjpeg) or as colours"
+            if source.verdict.is_ordered
+            else ", then mapped to other values"
+        )
     if side == BLOCK_PX:
         since = ", then cut or cropped"
         return since if source.verdict.quality else f"{since} and mapped to other values"
@@ -187,6 +194,11 @@ def _suggestion(source: LossySource) -> str:
         return (
             "No command can help: restore the masks from before they were resized, and repair those"
             " with histoprep repair."
+        )
+    if verdict.kind is LossKind.JPEG_HISTORY and verdict.quality is None and verdict.is_ordered:
+        return (
+            "No command can help: no standard quality explains these masks, so that they cannot be"
+            " repaired; restore them from a lossless source."
         )
     if verdict.kind is LossKind.JPEG_HISTORY and verdict.quality is None:
         return (

@@ -71,14 +71,16 @@ _MOVED_SHARE = 0.7
 # that stand for nobody else. A quarter left over is most likely of the same kind. Qualities differ
 # by this much when they are the same.
 _NEAR = 2
+_NEARLY_ALL_NAME = 0.8
 _OWN_SHOWN, _NEARLY_ALL, _FEWEST_SHOWN, _REMAINDER = 0.75, 0.9, 3, 0.25
 # Up to this one they are masks of a JPEG of their own that happen to look otherwise.
 _CHANCE_SHARE = 0.1
 # Share of steps that turn back: of ringing at least this, of ramps to eight times the size less;
 # on a grid of 4 px, where ramps to twice and four times the size are met, more.
 _TURNS, _TURNS_HALVED = 0.25, 0.42
-# Levels that WebP lacks, between their neighbours, in each of so many masks.
-_WEBP_GAPS, _WEBP_MASKS = 3, 3
+# Levels that WebP lacks, between their neighbours, in each of so many masks; and how many masks
+# that show blocks must lack the one or two that they could hold.
+_WEBP_GAPS, _WEBP_MASKS, _WEBP_SHOWN = 3, 3, 20
 # Without a block phase, fixed points alone must be this clear, on this many blocks.
 _CERTAIN_SHARE, _MIN_TRIED = 0.45, 128
 
@@ -195,6 +197,8 @@ class Verdict:
     evidence: str
     unclear: np.ndarray = field(default_factory=lambda: np.zeros(0, np.intp))
     block_px: float | None = None
+    # Whether values still lie between those of the labels around them, as no label map leaves them.
+    is_ordered: bool = False
 
 
 def judge(signals: MaskSignals) -> list[Verdict]:
@@ -228,8 +232,17 @@ def _is_remainder(verdict: Verdict, earlier: list[Verdict]) -> bool:
 def _webp(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
     """Return that masks lack the grey levels that WebP lacks, and no others."""
     gaps, filled = signals.webp_gaps[plain], signals.webp_filled[plain]
-    masks = plain[(gaps >= _WEBP_GAPS) & (filled == 0)]
-    if len(masks) < _WEBP_MASKS or len(masks) < np.count_nonzero(gaps >= _WEBP_GAPS) / 2:
+    # Masks of few labels have few such levels; of these, the ones that show blocks must agree.
+    has_blocks = np.maximum(signals.grid_score[plain], signals.own_score[plain]) >= SHOWN
+    masks = plain[:0]
+    for chosen, least, share in (
+        (gaps >= _WEBP_GAPS, _WEBP_MASKS, _AGREED_MASKS),
+        ((gaps > 0) & has_blocks, _WEBP_SHOWN, _NEARLY_ALL),
+    ):
+        lacking = plain[chosen & (filled == 0)]
+        if len(lacking) >= max(least, share * np.count_nonzero(chosen)):
+            masks = np.union1d(masks, lacking)
+    if not len(masks):
         return None
     evidence = (
         f"{signals.webp_gaps[masks].sum():,} times a grey level is missing between its neighbours,"
@@ -370,6 +383,7 @@ def _lossy(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
         max(len(masks), len(suspects)) >= FIRM_MASKS,
         _evidence(signals, masks, quality, share),
         unclear,
+        is_ordered=bool(np.median(signals.ramp_labels[masks]) >= RAMP_LABELS),
     )
 
 
@@ -402,7 +416,9 @@ def _shown(signals: MaskSignals, plain: np.ndarray) -> np.ndarray:
     is_other = ~signals.is_own_grid[plain] & (signals.grid_score[plain] >= SHOWN)
     own = np.where(is_other, 0.0, signals.own_score[plain])
     sure = own >= SHOWN
-    name_it = np.count_nonzero(sure) >= _FEWEST_SHOWN and named[sure].mean() >= _NEARLY_ALL
+    if np.count_nonzero(sure) < _FEWEST_SHOWN:
+        sure = named | (own >= _OWN_SHOWN)
+    name_it = np.count_nonzero(sure) >= _FEWEST_SHOWN and named[sure].mean() >= _NEARLY_ALL_NAME
     least = SHOWN if name_it else _OWN_SHOWN
     shown: np.ndarray = plain[(signals.mixed[plain] > 0) & (named | (own >= least))]
     return np.union1d(shown, _alike(signals, plain, shown))
