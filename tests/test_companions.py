@@ -162,7 +162,8 @@ def test_the_audit_names_them_and_the_manifest_stops(
     assert manifest.returncode == 2 and f"8 files: {named.format(0)}" in manifest.stderr
     for text in (" ".join(audit.stdout.split()), " ".join(manifest.stderr.split())):
         assert "masks, probability maps or overlays of those images" in text
-        assert "histoprep audit" in text and "--drop-list" in text
+        assert "histoprep audit" in text
+        assert f"leaves them out: histoprep manifest {root} --exclude HP109" in text
 
 
 def test_they_are_left_out_or_taken_on_demand(tmp_path: Path) -> None:
@@ -171,7 +172,9 @@ def test_they_are_left_out_or_taken_on_demand(tmp_path: Path) -> None:
         save(tissue(index), root / f"t{index}.png")
         save(overlay(index), root / f"t{index}_overlay.png")
     names.write_text("".join(f"t{index}_overlay\n" for index in range(8)))
-    for options, number in ((("--drop-list", str(names)), 8), (("--force",), 16)):
+    assert run("audit", str(root)).returncode == 1
+    choices = (("--exclude", "HP109"), ("--drop-list", str(names)), ("--force",))
+    for options, number in zip(choices, (8, 8, 16), strict=True):
         done = run("manifest", str(root), *options)
         assert done.returncode == 0, done.stderr
         manifest = Workspace.of(root).manifest

@@ -109,11 +109,13 @@ class Companions:
         """
         found = pairing_command(root, self.images[:MAX_NAMES], self.paths[:MAX_NAMES], kept)
         reading = f"If they are the masks: {found[0]}; or, " if found else "Or, "
+        manifest = f"histoprep manifest {shlex.quote(str(root))}"
+        code = rule_ids.LABEL_LIKE_IMAGE.code
         return (
             "Until then the manifest stops. If they are probabilities, choose a class for each"
-            " pixel first, such as (probability > 0.5). If they are no masks, list them in a file"
-            f" for --drop-list of histoprep manifest. {reading}if they are images:"
-            f" histoprep manifest {shlex.quote(str(root))} --force"
+            " pixel first, such as (probability > 0.5). If they are neither images nor masks, this"
+            f" leaves them out: {manifest} --exclude {code}. {reading}if they are images:"
+            f" {manifest} --force"
         )
 
 
