@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import coloured_tissue as made
 import cv2
 import numpy as np
 import pytest
 
-from histoprep.neighbours.borders import LENGTH, Touching, find_touching, measure_borders
+from histoprep.neighbours.borders import (
+    LENGTH,
+    Touching,
+    find_touching,
+    measure_borders,
+)
 from histoprep.neighbours.landmarks import NUM_BYTES, Landmarks, find_landmarks, turn
 from histoprep.neighbours.overlaps import Overlapping, between, find_overlapping
 from histoprep.neighbours.placement import place, turned
@@ -93,7 +100,17 @@ def test_blank_borders_frames_and_padding_join_nothing() -> None:
     framed = [field(20 + seed, 128) for seed in range(8)]
     for tile in framed:
         cv2.rectangle(tile, (0, 0), (127, 127), 0, 3)
-    assert not len(touching([through_jpeg(tile, 80) for tile in tiles + framed]))
+    padded = [field(40 + seed, 128) for seed in range(40)]
+    for seed, tile in enumerate(padded):
+        tile[:, 40 + seed // 2 * 3 :] = 255
+    assert not len(touching([through_jpeg(tile, 80) for tile in [*tiles, *framed, *padded]]))
+
+
+def test_padding_hides_no_tiles_that_touch() -> None:
+    image = field(9, 256)
+    image[:, 170:] = 255
+    tiles = [*cut(image, TILE_PX, TILE_PX).values(), *(field(s, 128) for s in range(50, 60))]
+    assert (1, 3, True) in named(touching(tiles))
 
 
 def test_what_repeats_joins_nothing() -> None:
@@ -215,3 +232,25 @@ def test_landmarks_take_at_most_480_bytes_and_plain_images_have_none() -> None:
     assert find_landmarks(field(2)).nbytes <= 48 * NUM_BYTES == 480
     assert not len(find_landmarks(np.full((256, 256), 240, np.uint8)))
     assert not len(find_landmarks(field(2, 64)[:20]))
+
+
+@pytest.mark.parametrize("quality", [95, 75])
+def test_real_tiles_that_touch_are_found_and_no_others(shared_data: Path, quality: int) -> None:
+    places, tiles = [], []
+    for seed, path in enumerate(sorted((shared_data / "diffinfinite/inpainting").glob("*.jpg"))):
+        image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        for (row, column), tile in cut(image, TILE_PX, TILE_PX).items():
+            places.append((seed, row, column))
+            tiles.append(through_jpeg(tile, quality))
+    expected = neighbours_in(places, TILE_PX)
+    found = named(touching(tiles))
+    assert found <= expected
+    # Some of these borders are glass.
+    assert len(found) >= 0.93 * len(expected)
+
+
+def test_generated_tiles_join_nothing(shared_data: Path) -> None:
+    paths = sorted((shared_data / "diffinfinite/patches").glob("*/*.jpg"))
+    tiles = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
+    assert not len(touching(tiles))
+    assert placed(tiles[:60]) == {}

@@ -153,17 +153,31 @@ def _sigmas(borders: np.ndarray, pairs: Touching) -> np.ndarray:
     Fisher's z of a correlation of m independent values has the variance 1 / (m - 3). Neighbouring
     values of a border are not independent: m is the number that gives the variance which the power
     spectra of the two borders predict (M. Bartlett, JRSS 98, 1935), and small for smooth ones.
+    It is smaller still where few places, such as the edge of the tissue, make up the correlation.
     """
     sides = np.where(pairs.is_below, Side.BOTTOM, Side.RIGHT)
     others = np.where(pairs.is_below, Side.TOP, Side.LEFT)
-    first = _power(borders[pairs.first, sides])
-    second = _power(borders[pairs.second, others])
+    lines = (borders[pairs.first, sides], borders[pairs.second, others])
+    first, second = (_power(line) for line in lines)
     total = first.sum(axis=1) * second.sum(axis=1)
     # Zeros beyond the end of a border add frequencies, not values.
     used = np.count_nonzero(borders[pairs.first, sides], axis=1) / LENGTH
     values = used * total / np.maximum((first * second).sum(axis=1), 1e-12)
+    values *= _evenness(*(line.astype(np.float32) for line in lines))
     score = np.arctanh(np.minimum(pairs.score, _LARGEST))
     result: np.ndarray = score * np.sqrt(np.maximum(values - 3, 0))
+    return result
+
+
+def _evenness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return how evenly places contribute to correlations, float [n]: 1 as of normal values, less
+    where few contribute most.
+    """
+    parts = np.abs(first * second)
+    used = np.maximum(np.count_nonzero(first, axis=1), 1)
+    # The squared mean of squares of normal values is a third of the mean of their fourth powers.
+    even = 3 * parts.sum(axis=1) ** 2 / np.maximum(used * (parts**2).sum(axis=1), 1e-12)
+    result: np.ndarray = np.minimum(even, 1.0)
     return result
 
 

@@ -15,10 +15,10 @@ from scipy.spatial import cKDTree
 from histoprep.neighbours.landmarks import NUM_NUMBERS, Landmarks, turn
 
 # Nearest landmarks that are looked at: a place may be in many tiles.
-_NEAREST = 16
-# How far two landmarks of one place are, in standard deviations of the seven numbers; the first up
-# to so many landmarks, the second beyond, where chance would bring too many.
-_FAR, _NEAR, _MANY = 1.2, 0.5, 500_000
+_NEAREST = 12
+# How far two landmarks of one place are, in standard deviations of the seven numbers, among so many
+# landmarks. Among more it is less, so that chance brings as many to each as before.
+_FAR, _FEW_LANDMARKS = 1.2, 5_000
 # A pair of landmarks weighs 7 ln(1.5 / distance), as a ball in seven dimensions grows; a pair of
 # tiles needs so much among fifty tiles, and more among more. Chance brings pairs by the square of
 # the number of tiles; with this growth it brings less than one a tile.
@@ -72,7 +72,7 @@ def find_overlapping(landmarks: Landmarks, tiles: np.ndarray) -> Overlapping:
     votes = [_no_votes()]
     if len(tiles) > 1:
         tree = cKDTree(landmarks.numbers)
-        most = _FAR if len(tiles) <= _MANY else _NEAR
+        most = _FAR * min(_FEW_LANDMARKS / len(tiles), 1.0) ** (1 / NUM_NUMBERS)
         for start in range(0, len(tiles), _ROWS):
             rows = np.arange(start, min(start + _ROWS, len(tiles)))
             nearest = min(_NEAREST + 1, len(tiles))

@@ -18,6 +18,8 @@ MIN_SIDE_PX = 12
 # The least correlation of what is left when a Gaussian of so many pixels is taken off: two smooth
 # images agree by chance, down to their details only the same one does.
 _MIN_DETAIL, _SMOOTH_PX = 0.6, 3.0
+# A place of so many pixels in a range of so many grey levels is plain.
+_PLAIN_PX, _PLAIN_RANGE = 9, 4
 # Grey levels under which the overlap tells nothing.
 _MIN_CONTRAST = 4.0
 _WINDOW_PX = 96
@@ -169,8 +171,23 @@ def _agreement(
     score = _correlation(*smooth)
     if score < MIN_SCORE:
         return score, share
-    details = [part - cv2.GaussianBlur(part, (0, 0), _SMOOTH_PX) for part in smooth]
+    lively = ~(_is_plain(parts[0]) | _is_plain(parts[1]))
+    if np.count_nonzero(lively) < MIN_SHARE * min(first.size, second.size) / 2:
+        return 0.0, share
+    details = [(part - cv2.GaussianBlur(part, (0, 0), _SMOOTH_PX))[lively] for part in smooth]
     return (score if _correlation(*details) >= _MIN_DETAIL else 0.0), share
+
+
+def _is_plain(image: np.ndarray) -> np.ndarray:
+    """Return which pixels (bool [height, width]) are in or near a place without contrast, such as
+    padding: its edge is no detail of tissue.
+    """
+    window = np.ones((_PLAIN_PX, _PLAIN_PX), np.uint8)
+    spread = cv2.dilate(image, window) - cv2.erode(image, window)
+    plain = (spread <= _PLAIN_RANGE).astype(np.uint8)
+    around = np.ones((2 * _PLAIN_PX + 1, 2 * _PLAIN_PX + 1), np.uint8)
+    result: np.ndarray = cv2.dilate(plain, around) > 0
+    return result
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float:
