@@ -257,6 +257,8 @@ def test_small_groups_prove_together_what_none_of_them_can(tmp_path: Path) -> No
         NUM_MASKS,
         NUM_MASKS,
     )
+    # The groups that hold them are named.
+    assert "are of 11 groups or folders: p00, p01" in found_by.cause
     # `remap` goes by the same.
     assert [len(paths) for paths in unrepaired(Workspace.of(data.root), None).values()] == [
         NUM_MASKS

@@ -102,7 +102,7 @@ def _finding(sources: list[LossySource], repaired: AbstractSet[str]) -> Finding:
         subcode=largest.verdict.kind.value,
         where=first_of([source.source for source in sources]),
         cause=(
-            f"{_cause(largest, len(sources))}{_unclear(sources)}"
+            f"{_cause(largest, len(sources))}{_parts(sources)}{_unclear(sources)}"
             f"{_of_repaired(num_repaired, len(items))}"
         ),
         suggestion=_REPAIRED if num_repaired == len(items) else _suggestion(largest),
@@ -175,6 +175,15 @@ def _since(source: LossySource) -> str:
         since = ", then cut or cropped"
         return since if source.verdict.quality else f"{since} and mapped to other values"
     return f", then {'enlarged' if side > BLOCK_PX else 'reduced'} by the nearest pixel"
+
+
+def _parts(sources: list[LossySource]) -> str:
+    """Return which groups or folders of sources that were judged together hold the listed masks."""
+    names = sorted({part for source in sources for part in source.parts if part != source.source})
+    if not names:
+        return ""
+    words = "group or folder" if len(names) == 1 else "groups or folders"
+    return f" The listed masks are of {len(names):,} {words}: {first_of(names)}."
 
 
 def _unclear(sources: list[LossySource]) -> str:

@@ -67,6 +67,8 @@ class LossySource:
     num_masks: int
     # Masks that cannot be told by themselves.
     num_unclear: int = 0
+    # The groups or folders that the listed masks are of, in order; of a small source itself.
+    parts: tuple[str, ...] = ()
 
     @property
     def code(self) -> str:
@@ -141,6 +143,7 @@ def _judged(source: str, rows: pa.Table) -> list[LossySource]:
     }
     container = rows["mask_lossy"].fill_null("").to_numpy(zero_copy_only=False)
     verdicts = judge(MaskSignals(container=container, **numbers))
+    own = own_sources(rows)
     return [
         LossySource(
             source,
@@ -148,6 +151,7 @@ def _judged(source: str, rows: pa.Table) -> list[LossySource]:
             *_named(rows.take(pa.array(verdict.masks))),
             rows.num_rows,
             len(verdict.unclear),
+            tuple(sorted(set(own[verdict.masks]))),
         )
         for verdict in verdicts
     ]
