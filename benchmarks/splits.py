@@ -165,13 +165,13 @@ def stratified_group_k_fold(tiles: TileSet) -> np.ndarray:
     from sklearn.model_selection import StratifiedGroupKFold
 
     order = np.argsort(tiles.holds.sum(axis=0))
-    one = np.full(len(tiles.groups), len(order))
+    rarest = np.full(len(tiles.groups), len(order))
     for rank, label in reversed(list(enumerate(order))):
-        one[tiles.holds[:, label]] = rank
-    best = (np.inf, np.zeros(len(one), bool))
+        rarest[tiles.holds[:, label]] = rank
+    best = (np.inf, np.zeros(len(rarest), bool))
     folds = StratifiedGroupKFold(10, shuffle=True, random_state=0)
-    for _, test in folds.split(one, one, tiles.groups):
-        found = np.zeros(len(one), bool)
+    for _, test in folds.split(rarest, rarest, tiles.groups):
+        found = np.zeros(len(rarest), bool)
         found[test] = True
         best = min(best, (deviation(tiles, found), found), key=lambda pair: pair[0])
     return best[1]

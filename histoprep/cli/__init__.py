@@ -20,6 +20,11 @@ COMMANDS = {
         "Split without leaks and write the manifest; check, diff, show.",
     ),
     "shard": ("shard", "app", "Pack tiles into tar shards with an index; verify, info, preview."),
+    "card": (
+        "card",
+        "card",
+        "Describe a data set for others: Croissant and a Hugging Face dataset card.",
+    ),
     "verify": (
         "verify",
         "verify",

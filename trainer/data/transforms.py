@@ -55,8 +55,8 @@ def unmet_augmentation(views: Collection[int], *, flips: bool, turns: bool) -> t
         "flips": any(view >= NUM_VIEWS // 2 for view in views),
         "turns": any(view % 2 for view in views),
     }
-    asked = {"flips": flips, "turns": turns}
-    return tuple(name for name, wanted in asked.items() if wanted and not is_met[name])
+    requested = {"flips": flips, "turns": turns}
+    return tuple(name for name, wanted in requested.items() if wanted and not is_met[name])
 
 
 def apply_view(array: np.ndarray, view: int, *, axes: tuple[int, int] = (0, 1)) -> np.ndarray:
