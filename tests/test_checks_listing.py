@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import cv2
@@ -455,3 +456,19 @@ def test_a_folder_of_masks_alone_is_called_that(
     data.image("a.png")
     [found] = [item for item in data.audit().findings if item.code == "HP109"]
     assert "their images are not here" not in found.cause
+
+
+def test_rows_of_files_that_are_gone_are_accepted_by_the_printed_command(tmp_path: Path) -> None:
+    """A new table of tiles and classes would lose the groups, and the old one would stay."""
+    data = DataSet(tmp_path / "data")
+    rows = [f"t{index}.jpg,s{index % 2}" for index in range(5)]
+    for index in range(4):
+        data.pair(f"t{index}", stripes(0, 1))
+    data.write("dataset.csv", "\n".join(["image,slide", *rows]).encode())
+    report = data.audit(scan={"group_by": "csv:slide"})
+    [found] = [each for each in report.findings if each.code == "HP107"]
+    assert found.paths == ("t4.jpg",) and "--dataset-csv" not in found.suggestion
+    command = shlex.split(found.suggestion.rpartition("accept them: ")[2])
+    assert run([*command[1:], "--workers", "1"]) == 0
+    baseline = ["--baseline", command[-1], "--workers", "1"]
+    assert run(["audit", str(data.root), *baseline]) == 0

@@ -240,6 +240,11 @@ _TEXTS_OF_ROWS = {
         "No command is needed, if these slides have no tiles here.",
     ),
 }
+_ROWS_OF_GONE_FILES = (
+    "Bring these files back from the source, or take their rows out of the table. Rows of files"
+    " that are gone change no result; to accept them: histoprep audit ROOT --write-baseline"
+    " ROOT-accepted.json"
+)
 _OTHER_FOLDER = (
     "The names in the table may be relative to another folder than ROOT: at least as many are"
     " missing as there are images."
@@ -576,6 +581,7 @@ def named_but_missing(evidence: Evidence) -> Iterator[Finding]:
         unit="images",
         subcode="missing-file",
         cause=cause,
+        suggestion="" if cause else _ROWS_OF_GONE_FILES,
     )
 
 
