@@ -696,13 +696,13 @@ REFUSED = [
         "photographs-called-masks",
         images_alone(*(f"{name}/t{i}.png" for name in ("raw", "annotated") for i in range(6))),
         Outcome.REFUSED,
-        ("HP109 label-like-image (same-name)", "--drop-list"),
+        ("HP109 label-like-image (same-name)", "--exclude HP109"),
     ),
     Layout(
         "photographs-called-like-masks",
         images_alone(*(f"t{i}{end}.png" for end in ("", "_label") for i in range(6))),
         Outcome.REFUSED,
-        ("HP109 label-like-image (series)", "--drop-list"),
+        ("HP109 label-like-image (series)", "--exclude HP109"),
     ),
     Layout("no-scheme", half_grey_without_scheme, Outcome.REFUSED, ("HP109", "--pairs")),
 ]

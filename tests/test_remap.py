@@ -625,9 +625,9 @@ def test_another_map_in_the_same_folder_needs_force(tmp_path: Path) -> None:
     remapped(workspace, options)
     before = tree(options.out)
     other = label_map(mapping={**MAPPING, 1: 1})
-    with pytest.raises(UsageError, match="another label map"):
+    with pytest.raises(UsageError, match="other settings: label map"):
         remapped(workspace, options, other)
-    with pytest.raises(UsageError, match="another --on-unmapped"):
+    with pytest.raises(UsageError, match="other settings: --on-unmapped"):
         remapped(workspace, replace(options, on_unmapped=OnUnmapped.UNKNOWN))
     make_set(tmp_path / "twin", 6)
     with pytest.raises(UsageError, match="another data set"):

@@ -106,6 +106,8 @@ BLANK_CONTRAST = 2.0
 MAX_BACKGROUND_SHARE = 0.95
 # A tile is blurry this many robust standard deviations below the log focus of its source.
 BLUR_DEVIATIONS = 4.0
+# And so much less than usual: in a source of much alike tiles small differences are no blur.
+BLUR_MAX_SHARE = 0.5
 BLUR_MIN_TILES = 30
 MAD_TO_DEVIATION = 1.4826
 # Below one squared grey value the focus score is rounding noise.
@@ -216,7 +218,7 @@ def blank(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
 @table_rule(BLURRY_IMAGE)
 def blurry(evidence: Evidence) -> Iterator[Finding]:
     """Yield tiles whose log focus is far below the median of their source, in robust standard
-    deviations.
+    deviations, and less than half of it.
 
     Blank tiles are no measure of focus and are left out; a source needs `BLUR_MIN_TILES` others.
     """
@@ -237,6 +239,7 @@ def blurry(evidence: Evidence) -> Iterator[Finding]:
     )
     chosen = (
         (log_focus < median - BLUR_DEVIATIONS * deviation)
+        & (log_focus < median + np.log(BLUR_MAX_SHARE))
         & (deviation > 0)
         & (by_source.transform("size") >= BLUR_MIN_TILES)
     )

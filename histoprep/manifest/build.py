@@ -509,7 +509,7 @@ def _plan(
         recipe["folds"] = folds.recipe
         certificate["folds"] = certify_folds(inputs.rows, folds.of_tile, folds.recipe["names"])
     if kept is not None and not kept.no_basis:
-        recipe["kept"] = kept.describe(inputs.kept, splits)
+        recipe |= kept.describe(inputs.kept, splits)
     if left_out := source.describe_choice():
         recipe["left_out"] = certificate["left_out"] = left_out
     listed = (*source.warnings, *split.warnings)

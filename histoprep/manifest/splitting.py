@@ -112,20 +112,25 @@ class Kept:
         return cls(earlier, f"{earlier.path} knew no groups" if knew_none else "")
 
     def describe(self, before: np.ndarray, splits: np.ndarray) -> dict[str, Any]:
-        """Return what a recipe says of it: the manifest, how many tiles it has, how many are new,
-        and how many changed their split.
+        """Return what a recipe says of it: `kept`, with the manifest, how many tiles it has, how
+        many are new, and how many changed their split. Where nothing is another than in that
+        manifest, it is what that one says, so that the same command gives the same bytes.
 
         Args:
             before: The split code that each tile had, or `NO_SPLIT` (int8 [n]).
             splits: The split code that each has now (int8 [n]).
         """
+        if np.array_equal(before, splits) and len(splits) == len(self.earlier.tile_keys):
+            recipe = self.earlier.recipe
+            return {name: recipe[name] for name in ("solver", "kept") if name in recipe}
         known = before != NO_SPLIT
-        return {
+        found = {
             "manifest": str(self.earlier.path),
             "tiles": int(known.sum()),
             "new": int((~known).sum()),
             "moved": int((known & (before != splits)).sum()),
         }
+        return {"kept": found}
 
 
 def choose_split(

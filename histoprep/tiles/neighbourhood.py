@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from histoprep import tables
@@ -28,6 +27,9 @@ from histoprep.schemas.neighbours import KIND, SCHEMA, VERSION
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.listing import absolute_path
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_COMPARED = 20_000
 """Pairs of tiles that are read again at most."""

@@ -7,10 +7,9 @@ connects them. A tile that nothing connects keeps what the listing gives, or has
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from histoprep import tables
@@ -20,6 +19,9 @@ from histoprep.phrases import plural
 from histoprep.schemas.tiles import KIND, SCHEMA, SCHEMA_VERSION, open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.neighbourhood import NeighbourKind, Neighbours, find_neighbours
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Seams whose Fisher's z exceeds that of the second best by less are weak.
 _STRONG_MARGIN = 0.4
@@ -109,6 +111,8 @@ def _varied(tiles: pd.DataFrame) -> pd.DataFrame:
 def _positions(tiles: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:
     """Return the rows of both tiles of each pair, int64 [n, 2]."""
     images = tiles.image_path.dropna()
+    import pandas as pd
+
     at = pd.Series(images.index.to_numpy(), index=images.to_numpy())
     sides = [at.loc[list(pairs[name])].to_numpy(np.int64) for name in ("image_a", "image_b")]
     return np.stack(sides, axis=1)

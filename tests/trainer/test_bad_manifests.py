@@ -86,6 +86,8 @@ def commands(
             str(path),
             "--preset",
             "codec-tiny",
+            "--set",
+            "data.image_size=32",
             "--dry-run",
             "--out",
             str(out / "run"),
