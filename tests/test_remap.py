@@ -630,7 +630,7 @@ def test_another_map_in_the_same_folder_needs_force(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="other settings: --on-unmapped"):
         remapped(workspace, replace(options, on_unmapped=OnUnmapped.UNKNOWN))
     make_set(tmp_path / "twin", 6)
-    with pytest.raises(UsageError, match="another data set"):
+    with pytest.raises(UsageError, match="other settings: data set"):
         remapped(scanned(tmp_path / "twin"), options)
     assert tree(options.out) == before
     forced = remapped(workspace, replace(options, force=True), other)
