@@ -389,7 +389,7 @@ def main() -> int:
             repair_rows,
             [
                 Source(
-                    name, tuple(draw(np.random.default_rng([801, n]), SIZE_PX) for n in range(12))
+                    name, tuple(draw(np.random.default_rng([907, n]), SIZE_PX) for n in range(12))
                 )
                 for name, draw in MANY.items()
             ],

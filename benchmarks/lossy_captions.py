@@ -42,14 +42,16 @@ fifth row and column is missing; so weak ones are left alone, and at quality 90 
         """Repair of regions, 12 masks a source, as the command does it: what it refuses is counted, and all other
 columns are of the masks that were repaired ("worse": with more wrong pixels than before); damage and repair in percent of all pixels. Hidden are wrong pixels left in 8x8 blocks
 that came out of JPEG as one label, which repair never touches: the truth and that one label have the same JPEG image (checked), so that data
-cannot tell them apart. "At most" is the factor that would be left if all else were repaired.
+cannot tell them apart. "At most" is the factor that would be left if all else were repaired. The limits of what counts as a trace of a
+label were chosen on these sources, so that what is refused here is no independent figure.
 
 Two guesses at hidden pixels were tried at quality 75 and left out. Searching blocks of one label beside a boundary, too, takes a ninth of
 what is left of "generated, labels 0-4" (0.28 to 0.25, 6 masks), and a boundary that goes on smoothly (sigma 3 px) wherever JPEG makes the same
 of it takes a seventh (0.28 to 0.24); but boxes that were drawn on the 8 px grid lose their corners (0.30 to 0.40 and 0.42)."""
     ),
     "repair-ramps": """Repair of interpolated regions, 12 masks a source.""",
-    "repair-many": """Repair of masks with many labels, 12 masks a source; no threshold was chosen on these draws.""",
+    "repair-many": """Repair of masks with many labels, 12 masks a source. Draws of seed 907; the limits of what counts as a trace of a label were
+chosen on those of seed 801 and on the sources of repair-jpeg.""",
     "repair-thin": (
         """Repair of lines, specks and layers thinner than a core, 12 masks a source. Their labels have no place to be trusted at, so
 they are tried where a repair without them is less likely than the damaged mask. A mask is refused whose repair stays less likely by a

@@ -33,7 +33,7 @@ from histoprep.schemas.workspace import REPAIRED_NOTE, REPAIRED_TABLE
 KIND = "repaired"
 SCHEMA_VERSION = "1.1"
 IS_REPAIRED = "is_repaired"
-"""A column that `TileRows` adds when it is asked for: whether the mask is a repaired one."""
+"""A column that `TileRows` adds where it is requested: whether the mask is a repaired one."""
 
 # mask_label_map stays that of the damaged mask: repair changes labels, not the map that they went
 # through.
