@@ -5,7 +5,8 @@
 Pairs of 512 x 512: H&E-like JPEG tiles (quality 75, 4:2:0, all different) and 8-bit grey PNG masks
 as Pillow writes them, 63 % of them all zero and so byte-identical, the others with 1 to 4 of 54
 labels. Tiles are crops of a pool of painted images, turned and mirrored, so that making them
-takes a minute or two. What was made is noted in DIR.json.
+takes a minute or two. With a pool of as many images as tiles no two tiles show the same place, and
+making one takes half a second. What was made is noted in DIR.json.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from histoprep.demo.tissue import Stain, paint
 ZERO_SHARE = 0.63
 NUM_LABELS = 54
 # A base image is half as wide again as a tile.
-_POOL = 64
+POOL = 64
 _BASE_SIZE = 3 / 2
 _BATCH = 250
 _TILES_A_SLIDE = 200
@@ -52,6 +53,8 @@ class Corpus:
     image_bytes: float
     labelled_mask_bytes: float
     zero_mask_bytes: float
+    zero_share: float = ZERO_SHARE
+    pool: int = POOL
 
 
 def make_corpus(
@@ -61,63 +64,78 @@ def make_corpus(
     tile_px: int = 512,
     seed: int = 1,
     workers: int | None = None,
+    zero_share: float = ZERO_SHARE,
+    pool: int = POOL,
 ) -> Corpus:
     """Return the corpus in `folder`, made unless it is there already with the same options.
 
     The bytes of every file depend on the seed, the size and its number alone, and which masks are
     zero also on `pairs`. Raises FileExistsError when the folder holds anything else.
+
+    Args:
+        folder: Where it is or will be made.
+        pairs: How many images, each with a mask.
+        tile_px: Side of a tile.
+        seed: Of everything drawn.
+        workers: Processes that make it.
+        zero_share: Share of the masks that are all zero, 0 to 1.
+        pool: Painted images that tiles are cut from.
     """
     note = folder.with_name(folder.name + ".json")
     if folder.exists():
         made = json.loads(note.read_text()) if note.exists() else {}
-        if {name: made.get(name) for name in ("pairs", "tile_px", "seed")} == {
+        wanted = {
             "pairs": pairs,
             "tile_px": tile_px,
             "seed": seed,
-        }:
-            return Corpus(**made)
+            "zero_share": zero_share,
+            "pool": pool,
+        }
+        found = {"zero_share": ZERO_SHARE, "pool": POOL} | made
+        if {name: found.get(name) for name in wanted} == wanted:
+            return Corpus(**found)
         raise FileExistsError(
             f"{folder} is there already and is another corpus: delete it, or name another folder"
         )
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     zero = np.zeros(pairs, dtype=bool)
-    zero[np.random.default_rng([seed, 0]).permutation(pairs)[: round(ZERO_SHARE * pairs)]] = True
+    zero[np.random.default_rng([seed, 0]).permutation(pairs)[: round(zero_share * pairs)]] = True
     bases = temporary.with_suffix(".bases")
     bases.mkdir()
     try:
         jobs = [
-            (temporary, bases, tile_px, start, zero[start : start + _BATCH].tolist())
+            (temporary, bases, tile_px, pool, start, zero[start : start + _BATCH].tolist())
             for start in range(0, pairs, _BATCH)
         ]
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor(workers) as workers_pool:
             list(
-                pool.map(
+                workers_pool.map(
                     _write_base,
-                    [(bases, seed, tile_px, number) for number in range(min(_POOL, pairs))],
+                    [(bases, seed, tile_px, number) for number in range(min(pool, pairs))],
                 )
             )
-            sizes = np.sum(list(pool.map(_write_batch, jobs)), axis=0)
+            sizes = np.sum(list(workers_pool.map(_write_batch, jobs)), axis=0)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(bases, ignore_errors=True)
     num_zero = int(zero.sum())
     means = (sizes / np.maximum([pairs, pairs - num_zero, num_zero], 1)).round(1).tolist()
-    corpus = Corpus(pairs, tile_px, seed, num_zero, *means)
+    corpus = Corpus(pairs, tile_px, seed, num_zero, *means, zero_share, pool)
     note.write_text(json.dumps(asdict(corpus), indent=2) + "\n")
     return corpus
 
 
-def _write_batch(job: tuple[Path, Path, int, int, list[bool]]) -> tuple[int, int, int]:
+def _write_batch(job: tuple[Path, Path, int, int, int, list[bool]]) -> tuple[int, int, int]:
     """Write the tiles from `start` on and return the bytes of images, labelled masks and zero
     masks.
     """
-    folder, bases, tile_px, start, zeros = job
+    folder, bases, tile_px, pool, start, zeros = job
     image_bytes = labelled_bytes = zero_bytes = 0
     for index, zero in enumerate(zeros, start):
-        base = np.load(bases / f"{index % _POOL}.npy", mmap_mode="r")
-        pixels, labels = cut(base, tile_px, index)
+        base = np.load(bases / f"{index % pool}.npy", mmap_mode="r")
+        pixels, labels = cut(base, tile_px, index, pool)
         name = f"slide{index // _TILES_A_SLIDE:04d}_{index:06d}"
         image = jpeg_bytes(pixels)
         mask = png_bytes(np.zeros_like(labels) if zero else labels)
@@ -129,14 +147,16 @@ def _write_batch(job: tuple[Path, Path, int, int, list[bool]]) -> tuple[int, int
     return image_bytes, labelled_bytes, zero_bytes
 
 
-def cut(base: np.ndarray, tile_px: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+def cut(
+    base: np.ndarray, tile_px: int, index: int, pool: int = POOL
+) -> tuple[np.ndarray, np.ndarray]:
     """Return tile `index`, cut from its base image: RGB [H, W, 3] uint8 and labels [H, W] uint8,
     1 to 4 of 1-54.
 
-    Places and turns are enumerated, not drawn: no crop occurs twice before all 64 x 8 x (tile_px /
-    2)^2 did.
+    Places and turns are enumerated, not drawn: no crop occurs twice before all pool x 8 x (tile_px
+    / 2)^2 did.
     """
-    turn, place = index // _POOL % 8, index // _POOL // 8
+    turn, place = index // pool % 8, index // pool // 8
     span = len(base) - tile_px
     # Successive crops lie far apart: steps of the golden section, without a common divisor with the
     # span.

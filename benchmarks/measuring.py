@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -96,43 +95,6 @@ def limit(
         stretch,
         smaller_is_better=True,
     )
-
-
-def peak_memory_mb(command: Sequence[str]) -> tuple[float, float]:
-    """Run a command; return (peak resident memory of its largest process in MB, wall seconds).
-
-    All processes of its session are asked every 20 ms for their own high-water mark.
-    """
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    peak = 0
-    while process.poll() is None:
-        peak = max(peak, *(_high_water_kb(pid) for pid in _session(process.pid)), 0)
-        time.sleep(0.02)
-    return peak / 1024, time.perf_counter() - started
-
-
-def _session(leader: int) -> list[int]:
-    found = []
-    for entry in os.scandir("/proc"):
-        if entry.name.isdecimal():
-            try:
-                fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[3]) == leader:
-                found.append(int(entry.name))
-    return found
-
-
-def _high_water_kb(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
 def machine() -> str:

@@ -14,7 +14,6 @@ from scipy import ndimage
 from histoprep.tiles.measure import (
     MaskMeasures,
     cell_size,
-    count_labels,
     describe_colours,
     gradient_hash,
     measure_luminance,
@@ -131,26 +130,6 @@ def test_hairlines_are_measured_across_the_whole_tile(thickness: int, radius: fl
     mask = np.zeros((512, 512), np.uint8)
     mask[200 : 200 + thickness] = 9
     assert abs(measure_mask(mask, 64).radius_px[1] - radius) <= 0.5
-
-
-@settings(max_examples=200)
-@given(
-    kind=st.sampled_from(["blobs", "noise", "stripes", "hairlines"]),
-    shape=st.tuples(st.integers(1, 60), st.integers(1, 60)),
-    num_labels=st.integers(1, 256),
-    seed=st.integers(0, 2**32 - 1),
-    dtype=st.sampled_from([np.uint8, np.uint16]),
-)
-def test_counts_are_those_of_numpy_unique(
-    kind: str, shape: tuple[int, int], num_labels: int, seed: int, dtype: type
-) -> None:
-    mask = random_mask(
-        kind, *shape, min(num_labels, 12) if kind in ("blobs", "hairlines") else num_labels, seed
-    ).astype(dtype)
-    ids, pixels = count_labels(mask)
-    expected_ids, expected_pixels = np.unique(mask, return_counts=True)
-    assert ids.tolist() == expected_ids.tolist()
-    assert pixels.tolist() == expected_pixels.tolist()
 
 
 @settings(max_examples=100)

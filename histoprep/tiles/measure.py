@@ -36,8 +36,6 @@ _GRADUAL_LABELS, _FREQUENT_SHARE, _FLAT_SHARE, _GRADUAL_SHARE = 128, 0.1, 0.2, 0
 _RAMP_VALUES = 24
 # A photograph has so many values and, but for chance, no flat area at all.
 _MANY_VALUES, _NOTHING_FLAT = 64, 0.01
-# Above this share of run starts, counting runs costs more than counting pixels.
-_MANY_RUNS = 1 / 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,21 +192,6 @@ class Runs:
         position = np.zeros(len(pixels), np.intp)
         position[ids] = np.arange(len(ids))
         return ids, position[self.value], pixels[ids].astype(np.int64)
-
-
-def count_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (label ids in order, pixels of each) of a mask; several times faster than numpy.unique
-    on runs.
-    """
-    flat = np.ascontiguousarray(labels).ravel()
-    breaks = np.flatnonzero(flat[1:] != flat[:-1])
-    if labels.dtype == np.uint8 and len(breaks) > flat.size * _MANY_RUNS:
-        counts = np.bincount(flat, minlength=256)
-    else:
-        start = np.concatenate(([0], breaks + 1))
-        counts = np.bincount(flat[start], weights=np.diff(start, append=flat.size))
-    ids = np.flatnonzero(counts)
-    return ids, counts[ids].astype(np.int64)
 
 
 def _uniform_around(labels: np.ndarray, window: np.ndarray) -> np.ndarray:
