@@ -29,9 +29,15 @@ RECIPES = {
     "ldm": "trainer.recipes.ldm",
     "codec": "trainer.recipes.codec",
     "diffmic": "trainer.recipes.diffmic",
+    "segmenter": "trainer.recipes.segmenter",
 }
 # What a recipe trains when nothing else is said: its full size.
-DEFAULT_PRESETS = {"ldm": "reference-512", "codec": "codec-512", "diffmic": "diffmic-224"}
+DEFAULT_PRESETS = {
+    "ldm": "reference-512",
+    "codec": "codec-512",
+    "diffmic": "diffmic-224",
+    "segmenter": "segmenter-512",
+}
 DEFAULT_RECIPE = "ldm"
 NO_VALIDATION = (
     "there is no validation split (see histoprep manifest --help): {} is measured on training tiles"

@@ -74,7 +74,7 @@ class Evaluation:
             "interval": f"{LEVEL:.0%} bootstrap percentiles, drawn by group",
             "heads": {
                 name: {
-                    "measures": {key: _interval(value) for key, value in head.intervals.items()},
+                    "measures": {key: value.to_json() for key, value in head.intervals.items()},
                     "numbers": {key: _number(value) for key, value in head.numbers.items()},
                     "by_class": {
                         cls: {key: _number(values[index]) for key, values in head.by_class.items()}
@@ -85,7 +85,7 @@ class Evaluation:
                 for name, head in self.heads.items()
             },
             "diffusion_minus_guidance": {
-                key: _interval(value) for key, value in self.difference.items()
+                key: value.to_json() for key, value in self.difference.items()
             },
             "verdict": self.verdict,
         }
@@ -127,14 +127,6 @@ def _head(
     return Head(
         score_intervals(truth, predicted, num_classes, groups, seed=seed), numbers, by_class, counts
     )
-
-
-def _interval(interval: Interval) -> dict[str, float | None]:
-    return {
-        "value": _number(interval.value),
-        "low": _number(interval.low),
-        "high": _number(interval.high),
-    }
 
 
 def _number(value: float) -> float | None:

@@ -19,9 +19,9 @@ COMMANDS = {
     "test": (
         "test",
         "test",
-        "Measure a classifier on the test split: metrics with intervals, tables, plots.",
+        "Measure a classifier or segmenter on the test split: metrics with intervals, plots.",
     ),
-    "predict": ("predict", "predict", "Classify images: a table of scores."),
+    "predict": ("predict", "predict", "Classify or segment images: a table of scores, or masks."),
     "verify": (
         "verify",
         "verify",

@@ -38,8 +38,8 @@ def fit(
         str | None,
         typer.Option(
             help="What to train.",
-            metavar="ldm|codec|diffmic",
-            autocompletion=lambda: ["ldm", "codec", "diffmic"],
+            metavar="ldm|codec|diffmic|segmenter",
+            autocompletion=lambda: ["ldm", "codec", "diffmic", "segmenter"],
             show_default="ldm",
         ),
     ] = None,
@@ -164,6 +164,7 @@ def _next_steps(config: RunConfig, run: Path) -> list[tuple[object, ...]]:
         "codec": [("trainer", "fit", "--manifest", data, "--codec", run, "--preset", "ldm-tiny")],
         "ldm": [("trainer", "sample", "--checkpoint", run, "--masks", data, "--out", "synthetic")],
         "diffmic": [("trainer", "test", run)],
+        "segmenter": [("trainer", "test", run)],
     }
     return steps.get(config.recipe, [])
 

@@ -1,9 +1,9 @@
-"""`trainer predict`: classify image files."""
+"""`trainer predict`: classify or segment image files."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -18,7 +18,8 @@ def predict(
     run: Annotated[
         Path,
         typer.Argument(
-            help="Run folder of `trainer fit` with a diffmic preset.", show_default=False
+            help="Run folder of `trainer fit` with a diffmic or segmenter preset.",
+            show_default=False,
         ),
     ],
     images: Annotated[
@@ -38,15 +39,18 @@ def predict(
     verify: Annotated[bool, typer.Option("--verify", help="Verify the run first.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Write class, probabilities and uncertainty of every image as CSV and Parquet.
+    """Write class, probabilities and uncertainty of every image as CSV and Parquet; with a
+    segmenter, a mask of every image.
 
-    Uncertainty is the spread of the predicted class's score over several denoisings.
+    Uncertainty is the spread of the predicted class's score over several denoisings. A segmenter
+    writes masks/NAME.png with class ids, label_map.yml, and predictions.csv with class shares.
 
     Exit codes: 0 done; 3 some images could not be read (listed in the output).
 
     Examples:
         trainer predict runs/diffmic new_tiles
         trainer predict runs/diffmic a.png b.png --out predictions
+        trainer predict runs/segmenter new_tiles --out predicted
     """
     from trainer.classification.predict import predict_images
 
@@ -54,7 +58,14 @@ def predict(
         from trainer.verify import require_whole
 
         require_whole(run)
+    from trainer.engine.checkpoints import load_run_config
+
     reporter = Reporter(console.note, console.warn, console.progress)
+    if load_run_config(run).recipe == "segmenter":
+        from trainer.cli.test import refuse_diffusion_options
+
+        refuse_diffusion_options(steps, samples)
+        _predict_masks(run, images, out, device, reporter)
     result = predict_images(
         run,
         images,
@@ -82,4 +93,23 @@ def predict(
     )
     for path in result.paths:
         console.out(str(path))
+    raise typer.Exit(ExitCode.INCOMPLETE if result.broken else ExitCode.OK)
+
+
+def _predict_masks(
+    run: Path, images: list[Path], out: Path | None, device: str, reporter: Reporter
+) -> NoReturn:
+    from trainer.segmentation.predict import predict_masks
+
+    result = predict_masks(run, images, out, device=device, reporter=reporter)
+    for path, reason in result.broken:
+        console.warn(f"cannot be read: {path}: {reason}")
+    columns = ("image", "probability", *result.header[3:])
+    rows = [
+        (row[0], *(f"{value:.3f}" for value in row[2:] if isinstance(value, float)))
+        for row in result.rows[:_SHOWN]
+    ]
+    title = f"{len(result.rows):,} images, the first {len(rows)}"
+    console.table(columns, rows, title=title)
+    console.out(str(result.folder))
     raise typer.Exit(ExitCode.INCOMPLETE if result.broken else ExitCode.OK)

@@ -1,4 +1,4 @@
-"""`trainer test`: measure the classifier of a run on the test split."""
+"""`trainer test`: measure the classifier or segmenter of a run on the test split."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from trainer.reporter import Reporter
 
 if TYPE_CHECKING:
     from trainer.classification.evaluation import Evaluation
+    from trainer.segmentation.scores import SegmentationScores
 
 _SHOWN = (
     "accuracy",
@@ -35,8 +36,8 @@ def test(
         typer.Argument(
             metavar="RUN...",
             help=(
-                "Run folders of `trainer fit` with a diffmic preset; of several, such as those of"
-                " folds, the mean and spread are printed, too."
+                "Run folders of `trainer fit` with a diffmic or segmenter preset; of several"
+                " classifiers, such as those of folds, the mean and spread are printed, too."
             ),
             show_default=False,
         ),
@@ -68,15 +69,17 @@ def test(
     ] = False,
 ) -> None:
     """Classify every test tile once and compare the diffusion with the guidance classifier alone,
-    on the same tiles.
+    on the same tiles; of a segmenter, predict the mask of every labelled test tile.
 
     Writes metrics.json, predictions.csv and .parquet, and for each head classes-*.csv,
-    confusion-*.csv and .png; roc.png, training.png, sheets/.
+    confusion-*.csv and .png; roc.png, training.png, sheets/. Of a segmenter: metrics.json, masks/,
+    label_map.yml, worst.png.
 
     Examples:
         trainer test runs/diffmic
         trainer test runs/diffmic-fold0 runs/diffmic-fold1 runs/diffmic-fold2
         trainer test runs/diffmic --samples 8 --device cuda
+        trainer test runs/segmenter
     """
     from trainer.classification.evaluate import FOLDER, TestOptions, evaluate_run, read_measures
 
@@ -86,22 +89,60 @@ def test(
             seen=f"{len(runs)} runs",
             hint="leave it out: each run has its results in its own folder test",
         )
+    from trainer.engine.checkpoints import load_run_config
+
     options = TestOptions(sheets, steps, samples, device, again)
     reporter = Reporter(console.note, console.warn, console.progress)
-    for run in runs:
+    configs = [load_run_config(run) for run in runs]
+    for run, config in zip(runs, configs, strict=True):
         if verify:
-            from trainer.engine.checkpoints import load_run_config
             from trainer.verify import require_whole
 
-            require_whole(run, load_run_config(run).manifest)
+            require_whole(run, config.manifest)
         folder = out or run / FOLDER
+        if config.recipe == "segmenter":
+            from trainer.segmentation.evaluate import TestOptions as SegmenterOptions
+            from trainer.segmentation.evaluate import test_segmenter
+
+            refuse_diffusion_options(steps, samples)
+            chosen = SegmenterOptions(sheets, device, again)
+            _print_masks(test_segmenter(run, out, chosen, reporter=reporter))
+            console.out(str(folder))
+            continue
         if len(runs) > 1 and not again and read_measures(folder):
             console.note(f"{run} was tested before: its results are taken")
             continue
         _print(evaluate_run(run, out, options, reporter=reporter))
         console.out(str(folder))
-    if len(runs) > 1:
-        _print_spread([read_measures(run / FOLDER) for run in runs])
+    classifiers = [
+        run for run, config in zip(runs, configs, strict=True) if config.recipe != "segmenter"
+    ]
+    if len(classifiers) > 1:
+        _print_spread([read_measures(run / FOLDER) for run in classifiers])
+
+
+def refuse_diffusion_options(steps: int | None, samples: int | None) -> None:
+    """Raise ConfigError for options of denoising beside a segmenter, which does none."""
+    if steps is not None or samples is not None:
+        raise ConfigError(
+            "--steps and --samples belong to runs of the recipe diffmic",
+            seen="a run of the recipe segmenter",
+            hint="leave them out",
+        )
+
+
+def _print_masks(scores: SegmentationScores) -> None:
+    rows = [
+        (name, f"{row['pixels']:,}", str(row["iou"]), _cell(row["dice"]))
+        for name, row in scores.by_class.items()
+        if row["pixels"]
+    ]
+    title = (
+        f"{scores.tiles:,} test tiles of {scores.groups:,} groups; 95 % intervals drawn by group"
+    )
+    console.table(("class", "pixels", "IoU", "Dice"), rows, title=title)
+    console.out(f"mIoU {scores.miou} over {', '.join(scores.counted)}")
+    console.out(f"pixel accuracy {scores.accuracy}")
 
 
 def _print_spread(measures: list[dict[str, float]]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Float, Integer
 
 from trainer.metrics.classification import count_scores
 
@@ -26,6 +26,11 @@ class Interval:
     def __str__(self) -> str:
         """Return for instance `0.812 (0.771-0.853)`."""
         return f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
+
+    def to_json(self) -> dict[str, float | None]:
+        """Return value, low and high, null where undefined."""
+        values = {"value": self.value, "low": self.low, "high": self.high}
+        return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def draw_counts(
@@ -125,10 +130,14 @@ def _scores(
 def _intervals(
     values: Mapping[str, np.ndarray], drawn: Mapping[str, np.ndarray]
 ) -> dict[str, Interval]:
+    return {name: percentile_interval(float(value), drawn[name]) for name, value in values.items()}
+
+
+def percentile_interval(value: float, drawn: Float[np.ndarray, " draws"]) -> Interval:
+    """Return a measure with the 95 % percentile interval of its draws; draws where it is undefined
+    (NaN) are left out.
+    """
     tail = (1 - LEVEL) / 2
-    result = {}
-    for name, value in values.items():
-        defined = drawn[name][~np.isnan(drawn[name])]
-        low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (np.nan, np.nan)
-        result[name] = Interval(float(value), float(low), float(high))
-    return result
+    defined = drawn[~np.isnan(drawn)]
+    low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (np.nan, np.nan)
+    return Interval(value, float(low), float(high))

@@ -8,6 +8,8 @@ the Lite variant keeps stem and head at their base width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as nnf
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -24,6 +26,11 @@ _STAGES = (
 )
 _STEM_CHANNELS = 32
 _HEAD_CHANNELS = 1280
+
+BLOCK_CHANNELS = tuple(width for *_, width, count in _STAGES for _ in range(count))
+"""Channels of the output of each block."""
+BLOCK_STRIDES = (2, 4, 4, 8, 8, *(16,) * 6, *(32,) * 5)
+"""Pixels a side of the image that become one position of the output of each block."""
 
 
 class SamePadConv2d(nn.Conv2d):
@@ -115,3 +122,23 @@ class EfficientNetLite0Trunk(nn.Module):
         for block in self._blocks:
             features = block(features)
         return nnf.relu6(self._bn1(self._conv_head(features)))
+
+    def block_outputs(
+        self, images: Float[Tensor, "batch 3 height width"], blocks: Sequence[int]
+    ) -> list[Tensor]:
+        """Return the outputs of some blocks, numbered from 0; later blocks are not computed.
+
+        Args:
+            images: Normalised images [B, 3, H, W].
+            blocks: Numbers of blocks, ascending; see `BLOCK_CHANNELS` and `BLOCK_STRIDES`.
+
+        Returns:
+            Features [B, channels, H / stride, W / stride] of each, in the order of `blocks`.
+        """
+        features = nnf.relu6(self._bn0(self._conv_stem(images)))
+        outputs = []
+        for number in range(blocks[-1] + 1):
+            features = self._blocks[number](features)
+            if number in blocks:
+                outputs.append(features)
+        return outputs
