@@ -31,5 +31,7 @@ MaskQuery = Literal["binary", "class"]
 """Query of the attention of the reference network."""
 ClassEmbedding = Literal["fraction", "max"]
 """How classes are reduced to the resolution of the class embedding."""
+Unlabelled = Literal["null", "class"]
+"""What unlabelled pixels are to a denoiser."""
 Precision = Literal["fp32", "bf16", "fp16"]
 """The number format that the network computes in."""

@@ -46,7 +46,10 @@ SHORT = (
 
 
 def test_the_registry_loads_these_modules() -> None:
-    assert DENOISERS == {"reference-unet": "trainer.models.denoisers.reference_unet"}
+    assert DENOISERS == {
+        "reference-unet": "trainer.models.denoisers.reference_unet",
+        "mask-unet": "trainer.models.denoisers.mask_unet",
+    }
     assert denoiser_names() == [*DENOISERS]
 
 
@@ -55,9 +58,12 @@ def test_only_its_own_modules_name_a_denoiser() -> None:
     naming = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
-        if re.search(r"ReferenceUNet|reference_unet|reference-unet", path.read_text())
+        if re.search(
+            r"ReferenceUNet|reference_unet|reference-unet|MaskUNet|mask_unet|name: mask-unet",
+            path.read_text(),
+        )
     }
-    own = ("registry.py", "reference_unet.py", "reference_checkpoints.py")
+    own = ("registry.py", "reference_unet.py", "reference_checkpoints.py", "mask_unet.py")
     assert naming == {f"models/denoisers/{name}" for name in own}
 
 
@@ -101,7 +107,7 @@ def test_a_configuration_without_a_name_means_the_reference_network() -> None:
     ("entry", "expected"),
     [
         ("model.name=reference-unett", "model.name: there is no such denoiser; perhaps reference-"),
-        ("model.name=gan", "known: reference-unet, seen 'gan'"),
+        ("model.name=gan", "known: reference-unet, mask-unet, seen 'gan'"),
         ("model.dimm=4", "model.dimm: unknown key; perhaps dim"),
         ("model.width=4", "model.width: unknown key; known here: name, dim, dim_mults"),
         ("model.dim=wide", "model.dim: Input should be a valid integer"),

@@ -211,6 +211,18 @@ def test_the_share_without_condition_is_made_up(
     assert extra_drop(Streams(tuple(parts)), wanted) == pytest.approx(expected)
 
 
+def test_labelled_tiles_lose_their_mask_at_least_as_often_as_is_asked(
+    finished: tuple[Any, Path],
+) -> None:
+    values = finished[0].model_dump()
+    values["streams"] |= {"cond_drop_prob": 0.0, "drop_conditional": 0.25}
+    dataset = _stage(type(finished[0])(**values)).dataset()
+    batch = dataset.batch(np.arange(2000))
+    labelled = ~np.isin(batch["stream"].numpy(), dataset.unconditional)
+    assert labelled.all()
+    assert float(batch["drop"].float().mean()) == pytest.approx(0.25, abs=0.03)
+
+
 def test_the_unconditional_stream_is_always_dropped(
     finished: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

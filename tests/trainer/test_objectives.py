@@ -100,6 +100,17 @@ def test_flow_times_are_logit_normal():
     )
 
 
+@pytest.mark.parametrize("shift", [0.5, 3.0])
+def test_a_shift_divides_the_signal_to_noise_ratio_at_every_time(shift):
+    plain, shifted = (Objective("flow", flow_shift=value) for value in (1.0, shift))
+    u = _uniforms(1000)
+    before, after = (objective.timesteps_from_uniform(u).double() for objective in (plain, shifted))
+    ratio = (1 - before) / before / ((1 - after) / after)
+    assert torch.allclose(ratio, torch.full_like(ratio, shift), rtol=1e-4)
+    ends = shifted.shifted(torch.tensor([0.0, 1.0]))
+    assert ends.tolist() == [0.0, 1.0]
+
+
 def test_losses_are_means_over_each_sample():
     output, target, t = _latents(3, 5), _latents(4, 5), torch.zeros(5, dtype=torch.int64)
     for kind, power in (("l1", 1), ("l2", 2)):
@@ -149,6 +160,8 @@ def test_min_snr_weighs_the_error_of_the_clean_latents_the_same_for_noise_and_ve
         {"loss": "huber"},
         {"min_snr_gamma": 0.0},
         {"prediction_type": "flow", "min_snr_gamma": 5.0},
+        {"prediction_type": "flow", "flow_shift": 0.0},
+        {"prediction_type": "v", "flow_shift": 2.0},
     ],
 )
 def test_objectives_that_do_not_exist_are_refused(wrong):

@@ -127,6 +127,25 @@ def test_euler_is_the_formula():
     assert torch.allclose(sample(denoise, _noise(), objective, Solver("euler", 8)), x, atol=1e-5)
 
 
+@pytest.mark.parametrize("solver", SOLVERS["flow"])
+@pytest.mark.parametrize("shift", [0.5, 3.0])
+def test_a_shift_moves_the_times_of_every_solver_and_not_its_result(solver, shift):
+    objective, noise, times = Objective("flow", flow_shift=shift), _noise(), []
+    exact = _exact_denoiser(objective)
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        times.append(float(t[0]) / 1000)
+        return exact(x, t)
+
+    found = sample(denoise, noise, objective, Solver(solver, 100))
+    plain = sample(exact, noise, Objective("flow"), Solver(solver, 100))
+    assert float((found - plain).abs().mean()) < (0.1 if solver == "euler" else 0.01)
+    # Half of the steps lie above the time that a half is shifted to, and the last above the least.
+    middle = shift * 0.5 / (1 + (shift - 1) * 0.5)
+    assert sum(time >= middle for time in times) / len(times) == pytest.approx(0.5, abs=0.02)
+    assert max(times) > 0.99 and 0 < min(times) < 0.04
+
+
 @pytest.mark.parametrize(("kind", "solver"), PAIRS)
 def test_latents_far_from_zero_are_not_clipped(kind, solver):
     objective = Objective(kind)

@@ -25,7 +25,8 @@ class Objective:
 
     Timesteps are int64 0 .. num_train_timesteps - 1 for epsilon and v. For flow they are times in
     [0, 1], 0 clean and 1 all noise, and `schedule` gives their number only. `min_snr_gamma` is null
-    for a plain mean. Flow times are drawn logit-normal with `flow_mean`, `flow_std`.
+    for a plain mean. Flow times are drawn logit-normal with `flow_mean`, `flow_std`, and shifted by
+    `flow_shift`, in training as in sampling: above 1 towards noise, as larger images need.
     """
 
     prediction_type: PredictionType = "epsilon"
@@ -34,6 +35,7 @@ class Objective:
     min_snr_gamma: float | None = None
     flow_mean: float = 0.0
     flow_std: float = 1.0
+    flow_shift: float = 1.0
 
     def __post_init__(self) -> None:
         """Raise ValueError for an objective that does not exist."""
@@ -43,6 +45,10 @@ class Objective:
             )
         if self.loss not in ("l1", "l2"):
             raise ValueError(f"loss is {self.loss!r}; l1 or l2 expected")
+        if self.flow_shift <= 0 or (self.flow_shift != 1 and self.prediction_type != "flow"):
+            raise ValueError(
+                f"flow_shift is {self.flow_shift}; above 0 expected, and 1 unless with flow"
+            )
         if self.min_snr_gamma is not None and (
             self.min_snr_gamma <= 0 or self.prediction_type == "flow"
         ):
@@ -55,14 +61,24 @@ class Objective:
         """Return timesteps [batch] for numbers `u` [batch] that are uniform in [0, 1).
 
         epsilon and v: int64, each timestep equally likely. flow: float32, sigmoid(mean + std *
-        quantile of the normal distribution at u); source: Esser et al. 2024, arXiv 2403.03206,
-        equation 19.
+        quantile of the normal distribution at u), shifted; source: Esser et al. 2024, arXiv
+        2403.03206, equation 19.
         """
         if self.prediction_type != "flow":
             last = self.schedule.num_train_timesteps - 1
             return (u.double() * self.schedule.num_train_timesteps).long().clamp(0, last)
         quantiles = torch.special.ndtri(u.double().clamp(_SMALLEST_SHARE, 1 - _SMALLEST_SHARE))
-        return torch.sigmoid(self.flow_mean + self.flow_std * quantiles).float()
+        times = torch.sigmoid(self.flow_mean + self.flow_std * quantiles)
+        return self.shifted(times).float()
+
+    def shifted(self, times: Float[Tensor, " *sizes"]) -> Float[Tensor, " *sizes"]:
+        """Return flow times in [0, 1], any shape, shifted by s = `flow_shift`: s t / (1 + (s - 1)
+        t).
+
+        signal / sigma is divided by s at every time. Source: Esser et al. 2024, arXiv 2403.03206,
+        equation 23.
+        """
+        return self.flow_shift * times / (1 + (self.flow_shift - 1) * times)
 
     def model_time(self, t: Num[Tensor, " batch"]) -> Num[Tensor, " batch"]:
         """Return the time input of the network at timesteps `t`: they themselves, or flow times on

@@ -28,6 +28,7 @@ class Diffusion(Section):
     min_snr_gamma: Annotated[float, Field(gt=0)] | None = None
     flow_mean: float = 0.0
     flow_std: Annotated[float, Field(gt=0)] = 1.0
+    flow_shift: Annotated[float, Field(gt=0)] = 1.0
 
 
 class StreamShares(Section):
@@ -36,10 +37,13 @@ class StreamShares(Section):
 
     `cond_drop_prob` is the share of the unconditional stream. Where that has no tiles (or too small
     a share), tiles of the classes are shown without their mask instead, so that guidance always has
-    something to push away from.
+    something to push away from. `drop_conditional` is the least share of the class streams' tiles
+    that lose their mask even where the unconditional stream has tiles: those are another kind of
+    tissue.
     """
 
     cond_drop_prob: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    drop_conditional: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weights: dict[int, float] = Field(default_factory=dict)
 
 

@@ -291,7 +291,8 @@ def training_dataset(config: Config, tiles: TileSource, latents: LatentSet) -> D
     unconditional = tuple(
         index for index, stream in enumerate(streams.streams) if stream.class_id is None
     )
-    return DroppingDataset(inner, unconditional, extra_drop(streams, config.streams.cond_drop_prob))
+    extra = max(extra_drop(streams, config.streams.cond_drop_prob), config.streams.drop_conditional)
+    return DroppingDataset(inner, unconditional, extra)
 
 
 def describe_streams(config: Config, tiles: TileSource) -> list[Mapping[str, Any]]:

@@ -53,6 +53,7 @@ def objective_of(config: Config) -> Objective:
             diffusion.min_snr_gamma,
             diffusion.flow_mean,
             diffusion.flow_std,
+            diffusion.flow_shift,
         )
     except ValueError as error:
         raise ConfigError(f"diffusion: {error}") from error

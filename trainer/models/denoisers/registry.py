@@ -15,6 +15,7 @@ from trainer.models.denoisers.interface import DenoiserConfig
 # Name -> module with a `Config`; imported when used.
 DENOISERS = {
     "reference-unet": "trainer.models.denoisers.reference_unet",
+    "mask-unet": "trainer.models.denoisers.mask_unet",
 }
 DEFAULT_DENOISER = "reference-unet"
 """The denoiser of configurations that name none: all of those before there were several."""

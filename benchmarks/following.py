@@ -1,0 +1,408 @@
+"""Do generated images follow their masks? The denoisers side by side at equal size and images.
+
+    python -m benchmarks.following --codec FOLDER [--write FILE]
+
+Generated tissue of several slides, encoded once; windows of 128 px. Each network has about 0.21
+million parameters and sees the same windows, noise and times (rectified flow, the same optimiser;
+the learning rate of each is the best of three by the validation loss of a short run). Held-out
+slides give validation loss and masks. A probe, trained on real latents of the training slides,
+reads the class of every latent of the images sampled for those masks: accuracy and mean IoU against
+the mask, beside what it reads on the real tiles themselves. "Spread" is the standard deviation of
+generated latents inside a class over that of real ones: guidance that exaggerates narrows it. CPU
+time of a step is that of forward, backward and optimiser, one thread, networks in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.measuring import machine
+from histoprep.demo.layout import RECIPES, lay_out
+from histoprep.demo.tissue import Stain, paint
+from histoprep.labels import find_label_map, load_label_map
+from trainer.data.transforms import to_float
+from trainer.diffusion.guidance import guided
+from trainer.diffusion.objectives import Objective
+from trainer.diffusion.samplers import Solver, sample
+from trainer.models.denoisers import mask_unet, reference_unet
+from trainer.models.denoisers.footprint import count_parameters
+from trainer.models.denoisers.interface import Denoiser, DenoiserConfig
+from trainer.models.denoisers.masks import class_fractions
+from trainer.models.frozen import frozen_weights
+from trainer.recipes.codecs import load_codec
+
+NUM_CLASSES = 5
+BATCH, WINDOW, FACTOR = 16, 16, 8
+TILE_PX, TILES_OF_SLIDE = 256, 16
+TRAIN_SLIDES, HELD_OUT_SLIDES = 12, 4
+DROP_SHARE = 0.15
+RATES = (1e-3, 2e-3, 4e-3)
+_SMALL = {"dim": 16, "dim_mults": (1, 2), "block_per_layer": 1}
+NETWORKS: dict[str, DenoiserConfig] = {
+    "reference, binary query": reference_unet.Config(**_SMALL, mask_query="binary", dropout=0.0),
+    "reference, class query": reference_unet.Config(**_SMALL, mask_query="class", dropout=0.0),
+    "mask-unet": mask_unet.Config(**{**_SMALL, "dim": 20}),
+}
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """Tiles: normalised `latents` [n, 4, side, side] and `masks` uint8 [n, 1, 8 side, 8 side]."""
+
+    latents: Tensor
+    masks: Tensor
+
+    def windows(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return `count` random windows: latents [count, 4, 16, 16], masks [count, 1, 128, 128]."""
+        rows = torch.randint(len(self.latents), (count,), generator=generator).tolist()
+        places = torch.randint(
+            self.latents.shape[-1] - WINDOW + 1, (count, 2), generator=generator
+        ).tolist()
+        latents, masks = [], []
+        for row, (y, x) in zip(rows, places, strict=True):
+            latents.append(self.latents[row, :, y : y + WINDOW, x : x + WINDOW])
+            top, left, side = FACTOR * y, FACTOR * x, FACTOR * WINDOW
+            masks.append(self.masks[row, :, top : top + side, left : left + side])
+        return torch.stack(latents), torch.stack(masks)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of one trained network."""
+
+    loss: float
+    reads: dict[float, tuple[float, float, float]]
+    """Guidance scale -> accuracy, mean IoU, spread."""
+
+
+def make_tissue(codec_folder: str) -> tuple[Tissue, Tissue]:
+    """Return the tiles of the training slides and of those held out."""
+    codec = load_codec(codec_folder)
+    if codec.factor != FACTOR or codec.channels != 4:
+        raise SystemExit("a codec with 4 channels and a factor of 8 is needed")
+    label_map = load_label_map(find_label_map("label_map_5"))
+    parts = []
+    for slides in (range(TRAIN_SLIDES), range(TRAIN_SLIDES, TRAIN_SLIDES + HELD_OUT_SLIDES)):
+        latents, masks = [], []
+        for slide in slides:
+            stain = Stain.of_slide(np.random.default_rng([11, 1, slide]))
+            for number in range(TILES_OF_SLIDE):
+                rng = np.random.default_rng([11, slide, number])
+                labels = lay_out(rng, TILE_PX, RECIPES[number % len(RECIPES)])
+                image = torch.from_numpy(to_float(paint(rng, labels, stain)[None]))
+                latents.append(codec.encode(image).mean)
+                masks.append(label_map.apply_to_ids(labels).astype(np.uint8))
+        parts.append((torch.cat(latents), torch.from_numpy(np.stack(masks))[:, None]))
+    mean = parts[0][0].mean((0, 2, 3), keepdim=True)
+    std = parts[0][0].std((0, 2, 3), keepdim=True)
+    train, held_out = (Tissue((latents - mean) / std, masks) for latents, masks in parts)
+    return train, held_out
+
+
+def train_network(
+    network: Denoiser, tissue: Tissue, *, rate: float, steps: int, seed: int
+) -> Denoiser:
+    """Train a network in place and return it."""
+    optimiser = torch.optim.AdamW(network.parameters(), lr=rate, betas=(0.9, 0.99))
+    generator = torch.Generator().manual_seed(seed)
+    warmup = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser,
+        lambda step: min(
+            (step + 1) / warmup, 0.05 + 0.475 * (1 + float(np.cos(np.pi * step / steps)))
+        ),
+    )
+    network.train()
+    for _ in range(steps):
+        step_of(network, tissue, generator, optimiser)
+        schedule.step()
+    return network.eval()
+
+
+def step_of(
+    network: Denoiser,
+    tissue: Tissue,
+    generator: torch.Generator,
+    optimiser: torch.optim.Optimizer,
+) -> None:
+    """Make one optimiser step on fresh windows."""
+    clean, mask = tissue.windows(BATCH, generator)
+    noise = torch.randn(clean.shape, generator=generator)
+    u, drawn = torch.rand(2, BATCH, generator=generator)
+    loss = flow_loss(network, clean, noise, u, mask, drawn < DROP_SHARE)
+    optimiser.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimiser.step()
+
+
+def flow_loss(
+    network: Denoiser,
+    clean: Tensor,
+    noise: Tensor,
+    u: Tensor,
+    mask: Tensor,
+    drop: Tensor,
+) -> Tensor:
+    """Return the mean loss of a batch at times drawn by the uniform numbers `u` [batch]."""
+    objective = Objective("flow")
+    t = objective.timesteps_from_uniform(u)
+    output = network(objective.noised(clean, noise, t), objective.model_time(t), mask, drop)
+    return objective.per_sample_loss(output, objective.training_target(clean, noise, t), t).mean()
+
+
+@torch.no_grad()
+def validation_loss(network: Denoiser, tissue: Tissue, count: int = 512) -> float:
+    """Return the loss with masks on fixed windows, noise and evenly spread times."""
+    generator = torch.Generator().manual_seed(1000)
+    losses = []
+    for index in range(count // 32):
+        clean, mask = tissue.windows(32, generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        u = (torch.arange(32) + (index + 0.5) / (count // 32)) / 32
+        losses.append(float(flow_loss(network, clean, noise, u, mask, torch.zeros(32) > 0)))
+    return statistics.mean(losses)
+
+
+def train_probe(tissue: Tissue, steps: int = 600) -> nn.Module:
+    """Return a small network that reads the class of every latent, trained on real ones."""
+    torch.manual_seed(7)
+    probe = nn.Sequential(
+        nn.Conv2d(4, 32, 3, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(32, 32, 3, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(32, 32, 3, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(32, NUM_CLASSES, 1),
+    )
+    optimiser = torch.optim.AdamW(probe.parameters(), lr=3e-3, weight_decay=1e-2)
+    generator = torch.Generator().manual_seed(7)
+    for _ in range(steps):
+        latents, mask = tissue.windows(32, generator)
+        loss = functional.cross_entropy(probe(latents), cells(mask))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return probe.eval()
+
+
+def cells(mask: Tensor) -> Tensor:
+    """Return the class with the largest share in every latent, int64 [batch, h, w]."""
+    return class_fractions(mask, NUM_CLASSES, FACTOR).argmax(1)
+
+
+@torch.no_grad()
+def read_latents(
+    probe: nn.Module, latents: Tensor, mask: Tensor, real: Tensor
+) -> tuple[float, float, float]:
+    """Return accuracy and mean IoU of the probe on latents against their masks, and the spread
+    inside classes over that of `real` latents of the same masks.
+    """
+    truth, seen = cells(mask), probe(latents).argmax(1)
+    ious, spreads = [], []
+    for index in truth.unique().tolist():
+        both = ((truth == index) & (seen == index)).sum()
+        ious.append(float(both / ((truth == index) | (seen == index)).sum()))
+        inside = (truth == index).flatten()
+        own, other = (
+            values.movedim(1, -1).reshape(-1, values.shape[1])[inside].std(0).mean()
+            for values in (latents, real)
+        )
+        spreads.append(float(own / other))
+    return float((truth == seen).float().mean()), statistics.mean(ious), statistics.mean(spreads)
+
+
+def sample_windows(network: Denoiser, mask: Tensor, scale: float, solver: Solver) -> Tensor:
+    """Return latents sampled for masks; window i starts from the same noise for every network."""
+    generator = torch.Generator().manual_seed(2000)
+    noise = torch.randn(len(mask), 4, WINDOW, WINDOW, generator=generator)
+    with frozen_weights(network):
+        parts = [
+            sample(guided(network, part, scale), start, Objective("flow"), solver)
+            for part, start in zip(mask.split(64), noise.split(64), strict=True)
+        ]
+    return torch.cat(parts)
+
+
+def measure_network(
+    network: Denoiser, probe: nn.Module, held_out: Tissue, count: int = 256
+) -> Figures:
+    """Return the figures of a trained network."""
+    real, mask = held_out.windows(count, torch.Generator().manual_seed(3000))
+    reads = {
+        scale: read_latents(
+            probe, sample_windows(network, mask, scale, Solver("dpm++", 25)), mask, real
+        )
+        for scale in (1.0, 2.0)
+    }
+    return Figures(validation_loss(network, held_out), reads)
+
+
+def step_seconds(
+    networks: dict[str, Denoiser], tissue: Tissue, rounds: int = 30
+) -> dict[str, float]:
+    """Return the CPU time of a training step of each network: the median of rounds in turn."""
+    generator = torch.Generator().manual_seed(0)
+    optimisers = {
+        name: torch.optim.AdamW(network.parameters(), lr=1e-4) for name, network in networks.items()
+    }
+    taken: dict[str, list[float]] = {name: [] for name in networks}
+    for _ in range(rounds):
+        for name, network in networks.items():
+            before = time.process_time()
+            step_of(network, tissue, generator, optimisers[name])
+            taken[name].append(time.process_time() - before)
+    return {name: statistics.median(values[2:]) for name, values in taken.items()}
+
+
+def gigaflops(network: Denoiser) -> float:
+    """Return the operations of one forward pass of a window, in GFLOP."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    side = FACTOR * WINDOW
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(
+            torch.zeros(1, 4, WINDOW, WINDOW),
+            torch.zeros(1),
+            torch.zeros(1, 1, side, side, dtype=torch.uint8),
+        )
+    return counter.get_total_flops() / 1e9
+
+
+def build(config: DenoiserConfig, seed: int) -> Denoiser:
+    """Return a network with the weights of a seed."""
+    torch.manual_seed(seed)
+    return config.build(NUM_CLASSES, 4)
+
+
+def kept_tissue(codec_folder: str, place: Path | None) -> tuple[Tissue, Tissue]:
+    """Return the tissue from the file `place` or, where there is none, made and kept there."""
+    if place is not None and place.is_file():
+        tensors = torch.load(place, weights_only=True)
+        return Tissue(*tensors[:2]), Tissue(*tensors[2:])
+    train, held_out = make_tissue(codec_folder)
+    if place is not None:
+        torch.save([train.latents, train.masks, held_out.latents, held_out.masks], place)
+    return train, held_out
+
+
+def compare(
+    train: Tissue,
+    held_out: Tissue,
+    *,
+    steps: int,
+    seeds: int,
+    report: Callable[[str], None],
+    networks: dict[str, DenoiserConfig],
+) -> Iterator[str]:
+    """Yield the lines of the page."""
+    probe = train_probe(train)
+    real, mask = held_out.windows(256, torch.Generator().manual_seed(3000))
+    accuracy, iou, _ = read_latents(probe, real, mask, real)
+    report(f"real tiles: accuracy {accuracy:.3f}, mean IoU {iou:.3f}")
+    seconds = step_seconds({name: build(config, 0) for name, config in networks.items()}, train)
+    results: dict[str, list[Figures]] = {}
+    rates: dict[str, float] = {}
+    for name, config in networks.items():
+        short = {
+            rate: validation_loss(
+                train_network(build(config, 0), train, rate=rate, steps=steps // 4, seed=0),
+                held_out,
+            )
+            for rate in RATES
+        }
+        rates[name] = min(short, key=short.__getitem__)
+        report(f"{name}: " + ", ".join(f"{rate:g}: {loss:.4f}" for rate, loss in short.items()))
+        results[name] = []
+        for seed in range(seeds):
+            network = train_network(
+                build(config, seed), train, rate=rates[name], steps=steps, seed=seed
+            )
+            results[name].append(measure_network(network, probe, held_out))
+            report(f"{name}, seed {seed}: {results[name][-1]}")
+    yield (
+        f"{seeds} seeds, {steps:,} steps of {BATCH} windows;"
+        f" real tiles read by the probe: accuracy {accuracy:.3f}, mean IoU {iou:.3f}."
+    )
+    yield ""
+    yield (
+        "| network | parameters | GFLOP | CPU ms a step | rate | validation loss | accuracy, IoU,"
+        " spread at guidance 1 | at guidance 2 |"
+    )
+    yield "|---|---|---|---|---|---|---|---|"
+    for name, config in networks.items():
+        network, found = build(config, 0), results[name]
+        cells_ = [
+            f"{count_parameters(network):,}",
+            f"{gigaflops(network):.3f}",
+            f"{1e3 * seconds[name]:.0f}",
+            f"{rates[name]:g}",
+            spread_of([figures.loss for figures in found], ".4f"),
+            *(
+                ", ".join(
+                    spread_of([figures.reads[scale][part] for figures in found], ".3f")
+                    for part in range(3)
+                )
+                for scale in (1.0, 2.0)
+            ),
+        ]
+        yield f"| {name} | {' | '.join(cells_)} |"
+
+
+def spread_of(values: list[float], form: str) -> str:
+    """Return mean and half the range over seeds."""
+    half = (max(values) - min(values)) / 2
+    return f"{statistics.mean(values):{form}} ± {half:{form}}"
+
+
+def main() -> int:
+    """Print the page, or write it to a file; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--codec", required=True, help="folder of a codec: 4 channels, factor 8")
+    parser.add_argument("--tissue", type=Path, help="file to keep the encoded tissue in")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--networks", nargs="*", choices=NETWORKS, help="only these")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--write", type=Path, help="write the page to this file")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    head = [
+        "# Following the mask",
+        "",
+        "Written by `python -m benchmarks.following --codec FOLDER --write FILE`.",
+        "",
+        " ".join((__doc__ or "").split("\n\n")[2].split()),
+        "",
+        machine(),
+        "",
+    ]
+    lines = compare(
+        *kept_tissue(options.codec, options.tissue),
+        steps=options.steps,
+        seeds=options.seeds,
+        report=lambda text: print(text, file=sys.stderr, flush=True),
+        networks={name: NETWORKS[name] for name in options.networks or NETWORKS},
+    )
+    page = "\n".join([*head, *lines, ""])
+    if options.write:
+        options.write.write_text(page)
+    print(page)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
