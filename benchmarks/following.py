@@ -49,12 +49,13 @@ BATCH, WINDOW, FACTOR = 16, 16, 8
 TILE_PX, TILES_OF_SLIDE = 256, 16
 TRAIN_SLIDES, HELD_OUT_SLIDES = 12, 4
 DROP_SHARE = 0.15
-RATES = (1e-3, 2e-3, 4e-3)
+RATES = (2e-3, 4e-3, 8e-3)
+NUM_SAMPLED, SOLVER = 128, Solver("dpm++", 20)
 _SMALL = {"dim": 16, "dim_mults": (1, 2), "block_per_layer": 1}
 NETWORKS: dict[str, DenoiserConfig] = {
-    "reference, binary query": reference_unet.Config(**_SMALL, mask_query="binary", dropout=0.0),
-    "reference, class query": reference_unet.Config(**_SMALL, mask_query="class", dropout=0.0),
     "mask-unet": mask_unet.Config(**{**_SMALL, "dim": 20}),
+    "reference, class query": reference_unet.Config(**_SMALL, mask_query="class", dropout=0.0),
+    "reference, binary query": reference_unet.Config(**_SMALL, mask_query="binary", dropout=0.0),
 }
 
 
@@ -239,14 +240,12 @@ def sample_windows(network: Denoiser, mask: Tensor, scale: float, solver: Solver
 
 
 def measure_network(
-    network: Denoiser, probe: nn.Module, held_out: Tissue, count: int = 256
+    network: Denoiser, probe: nn.Module, held_out: Tissue, count: int = NUM_SAMPLED
 ) -> Figures:
     """Return the figures of a trained network."""
     real, mask = held_out.windows(count, torch.Generator().manual_seed(3000))
     reads = {
-        scale: read_latents(
-            probe, sample_windows(network, mask, scale, Solver("dpm++", 25)), mask, real
-        )
+        scale: read_latents(probe, sample_windows(network, mask, scale, SOLVER), mask, real)
         for scale in (1.0, 2.0)
     }
     return Figures(validation_loss(network, held_out), reads)
@@ -320,7 +319,7 @@ def compare(
     for name, config in networks.items():
         short = {
             rate: validation_loss(
-                train_network(build(config, 0), train, rate=rate, steps=steps // 4, seed=0),
+                train_network(build(config, 0), train, rate=rate, steps=steps // 3, seed=0),
                 held_out,
             )
             for rate in RATES
@@ -374,7 +373,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--codec", required=True, help="folder of a codec: 4 channels, factor 8")
     parser.add_argument("--tissue", type=Path, help="file to keep the encoded tissue in")
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--networks", nargs="*", choices=NETWORKS, help="only these")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--write", type=Path, help="write the page to this file")

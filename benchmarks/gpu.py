@@ -1,8 +1,9 @@
 """Speed of the latent diffusion model on this device: `python -m benchmarks.gpu [--small]
 [--batch-sizes 32 64 ...] [--write FILE]`.
 
-Training of the reference network in bf16, with and without torch.compile, against the lineage's
-loop (float32, explicit softmax, VAE in the step) in the same run; then encoding and sampling.
+Training of the reference network and of mask-unet in bf16, with and without torch.compile, against
+the lineage's loop (float32, explicit softmax, VAE in the step) in the same run; then encoding and
+sampling.
 TFLOP/s count the operations that are executed (2 for a multiply-add, backward included). `--small`
 takes a small network on small images, to see on a CPU that everything runs: its figures mean
 nothing.
@@ -25,15 +26,17 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.gpu_steps import LineageStep, OurStep, made_plain, training_flops
+from benchmarks.gpu_steps import LineageStep, OurStep, made_plain
 from trainer.data.latent_scaling import LatentScaling
 from trainer.data.loader import loader
 from trainer.data.randomness import keyed_normals, keyed_uniforms
 from trainer.diffusion.objectives import Objective
 from trainer.diffusion.samplers import Solver
 from trainer.models.codec import Codec
+from trainer.models.denoisers.footprint import count_flops
+from trainer.models.denoisers.interface import Denoiser, DenoiserConfig
+from trainer.models.denoisers.mask_unet import Config as MaskUNetConfig
 from trainer.models.denoisers.reference_unet import Config as ReferenceUNetConfig
-from trainer.models.denoisers.reference_unet import ReferenceUNet
 from trainer.sampling.generator import Generator, SamplingOptions
 
 NUM_CLASSES = 5
@@ -53,6 +56,7 @@ class Scale:
     lineage_batches: tuple[int, ...] = (4, 32)
     encode_batch: int = 32
     sample_batch: int = 32
+    sample_steps: int = 25
     num_tiles: int = 512
     num_workers: int = 8
     vae_widths: tuple[int, ...] = (128, 256, 512, 512)
@@ -64,7 +68,7 @@ class Scale:
         return self.image_px // 8
 
 
-SMALL = Scale(16, 64, 2, 1, (2,), (2,), 2, 2, 8, 0, (8, 8, 8, 8), "eager")
+SMALL = Scale(16, 64, 2, 1, (2,), (2,), 2, 2, 2, 8, 0, (8, 8, 8, 8), "eager")
 
 
 @dataclass
@@ -152,25 +156,43 @@ class Bench:
         for size in self.scale.lineage_batches:
             self._add("lineage: float32, softmax matrix, VAE in the step", size, self._lineage)
         for size in self.scale.batch_sizes:
-            for compiled in (False, True):
+            for name, compiled in (("reference", False), ("reference", True), ("mask-unet", True)):
                 self._add(
-                    f"train, bf16{', compiled' if compiled else ''}",
+                    f"train {name}, bf16{', compiled' if compiled else ''}",
                     size,
-                    lambda row, on=compiled: self._train(row, on, "binary"),
+                    lambda row, kind=name, on=compiled: self._train(row, on, kind),
                 )
         self._add(
-            "train, bf16, compiled, class queries",
+            "train reference-class, bf16, compiled",
             self.scale.batch_sizes[0],
-            lambda row: self._train(row, True, "class"),
+            lambda row: self._train(row, True, "reference-class"),
         )
         self._add("encode, bf16", self.scale.encode_batch, self._encode)
-        for compiled in (False, True):
-            self._add(
-                f"sample, 25 steps, guidance, decode{', compiled' if compiled else ''}",
-                self.scale.sample_batch,
-                lambda row, on=compiled: self._sample(row, on),
-            )
+        self._add_samplings()
         return self.rows
+
+    def _add_samplings(self) -> None:
+        steps, batch, image_px = (
+            self.scale.sample_steps,
+            self.scale.sample_batch,
+            self.scale.image_px,
+        )
+        large_px = 4 * image_px
+        for name, compiled, num_steps, size, side_px in (
+            ("reference", False, steps, batch, image_px),
+            ("reference", True, steps, batch, image_px),
+            ("mask-unet", True, steps, batch, image_px),
+            ("mask-unet", True, 4, batch, image_px),
+            ("mask-unet", True, steps, 1, large_px),
+        ):
+            self._add(
+                f"sample {name}, {side_px} px, {num_steps} steps, guidance,"
+                f" decode{', compiled' if compiled else ''}",
+                size,
+                lambda row, kind=name, on=compiled, count=num_steps, side=side_px: self._sample(
+                    row, kind, compiled=on, num_steps=count, side_px=side
+                ),
+            )
 
     def _add(self, what: str, batch: int, measure: Callable[[Row], None]) -> None:
         row = Row(what, batch)
@@ -193,15 +215,19 @@ class Bench:
         seconds = self._seconds(lambda: a @ a, 20)
         row.tflops = 20 * 2 * size**3 / seconds / 1e12
 
-    def _network(self, query: str = "binary") -> ReferenceUNet:
+    def _network(self, name: str = "reference") -> Denoiser:
         torch.manual_seed(0)
-        return ReferenceUNet(
-            ReferenceUNetConfig(dim=self.scale.dim, mask_query=query), NUM_CLASSES
-        ).to(self.device)  # type: ignore[arg-type]
+        dim = self.scale.dim
+        configs: dict[str, DenoiserConfig] = {
+            "reference": ReferenceUNetConfig(dim=dim, mask_query="binary"),
+            "reference-class": ReferenceUNetConfig(dim=dim, mask_query="class"),
+            "mask-unet": MaskUNetConfig(dim=dim),
+        }
+        return configs[name].build(NUM_CLASSES, 4).to(self.device)
 
-    def _train(self, row: Row, compiled: bool, query: str) -> None:
-        network = self._network(query).train().to(memory_format=torch.channels_last)
-        flops = training_flops(network, self.scale.image_px, self.device)
+    def _train(self, row: Row, compiled: bool, name: str) -> None:
+        network = self._network(name).train().to(memory_format=torch.channels_last)
+        flops = count_flops(network, self.scale.image_px, 8, training=True)
         step = OurStep(
             (
                 torch.compile(network, dynamic=False, backend=self.scale.compiler)
@@ -215,7 +241,7 @@ class Bench:
     def _lineage(self, row: Row) -> None:
         torch.set_float32_matmul_precision("high")
         network = made_plain(self._network()).train()
-        flops = training_flops(network, self.scale.image_px, self.device)
+        flops = count_flops(network, self.scale.image_px, 8, training=True)
         step = LineageStep(
             network, self._codec().autoencoder, Objective().schedule.alpha_bars(self.device)
         )
@@ -285,8 +311,8 @@ class Bench:
             seconds = self._seconds(lambda: codec.encode(images), self.scale.num_steps)
         row.images_per_s = self.scale.num_steps * row.batch / seconds
 
-    def _sample(self, row: Row, compiled: bool) -> None:
-        network = self._network().eval().to(memory_format=torch.channels_last)
+    def _sample(self, row: Row, name: str, *, compiled: bool, num_steps: int, side_px: int) -> None:
+        network = self._network(name).eval().to(memory_format=torch.channels_last)
         codec = self._codec().to(memory_format=torch.channels_last)
         scaling = LatentScaling("codec", (0.0,) * 4, (1.0,) * 4)
         denoiser = (
@@ -296,7 +322,7 @@ class Bench:
         )
         generator = Generator(
             denoiser,
-            Objective(),
+            Objective("flow" if name == "mask-unet" else "epsilon"),
             codec,
             scaling,
             NUM_CLASSES,
@@ -306,11 +332,11 @@ class Bench:
         )
         masks = (
             np.random.default_rng(0)
-            .integers(0, NUM_CLASSES, (row.batch, self.scale.image_px, self.scale.image_px))
+            .integers(0, NUM_CLASSES, (row.batch, side_px, side_px))
             .astype(np.uint8)
         )
         names = [str(index) for index in range(row.batch)]
-        options = SamplingOptions(2.0, Solver("dpm++", 25 if self.device.type == "cuda" else 2))
+        options = SamplingOptions(2.0, Solver("dpm++", num_steps))
         seconds = self._seconds(lambda: generator.generate(masks, names, options), 3)
         row.images_per_s = 3 * row.batch / seconds
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.diffusion.objectives import Objective
 from trainer.engine.ema import MovingAverage
@@ -118,16 +117,3 @@ class OurStep:
         self.step += 1
         self.average.update(self.step)
         return loss.detach()
-
-
-def training_flops(network: nn.Module, image_px: int, device: torch.device) -> int:
-    """Return the operations of one image, forward and backward, as the network executes them."""
-    with FlopCounterMode(display=False) as counter:
-        mask = torch.zeros(1, 1, image_px, image_px, dtype=torch.uint8, device=device)
-        network(
-            torch.randn(1, 4, image_px // 8, image_px // 8, device=device),
-            torch.zeros(1, device=device),
-            mask,
-        ).sum().backward()
-    network.zero_grad()
-    return counter.get_total_flops()

@@ -89,6 +89,9 @@ class Stage(Protocol):
 
     weights_from: Mapping[str, str]
     """Where weights came from that training did not start at random; written beside the log."""
+    flops_per_image: int | None
+    """Floating-point operations of one image, forward and backward, or None where nobody counted;
+    the log gives the rate."""
 
     def dataset(self) -> PositionDataset:
         """Return what gives the batch of positions (0, 1, 2, ...); picklable; the same samples in

@@ -41,7 +41,7 @@ WATCHED = frozenset(
         "shutil.rmtree",
     }
 )
-TIMINGS = ("images_per_s", "data_wait_share")
+TIMINGS = ("images_per_s", "tflop_per_s", "data_wait_share")
 
 
 def main() -> None:

@@ -23,7 +23,11 @@ from trainer.engine.checkpoints import CONFIG, load_run_config
 from trainer.engine.fit import fit
 from trainer.errors import ConfigError
 from trainer.models.denoisers import registry
-from trainer.models.denoisers.footprint import count_activation_bytes, count_parameters
+from trainer.models.denoisers.footprint import (
+    count_activation_bytes,
+    count_flops,
+    count_parameters,
+)
 from trainer.models.denoisers.interface import Denoiser
 from trainer.models.denoisers.reference_unet import Config as ReferenceConfig
 from trainer.models.denoisers.registry import DENOISERS, denoiser_names, find_denoiser
@@ -91,6 +95,37 @@ def test_activations_grow_with_the_batch_and_hold_no_softmax_matrix() -> None:
     assert four - two == 2 * (two - single) > 0
     # 1024 positions and 4 heads: a single softmax matrix of the first stage has 16 MB.
     assert two - single < 4 * 1024 * 1024 * 4 * 2
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_operations_are_those_of_the_layers(name: str) -> None:
+    """Convolutions are the most of it, and their operations are known."""
+    config = find_denoiser(name)(dim=16, dim_mults=(1, 2), block_per_layer=1)
+    network = config.build(5, 4)
+    counted = count_flops(network, 64, 8, training=False)
+    by_hand = 0
+
+    def add(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        nonlocal by_hand
+        if isinstance(module, torch.nn.Conv2d):
+            by_hand += 2 * output[0, 0].numel() * module.weight.numel()
+        elif isinstance(module, torch.nn.ConvTranspose2d):
+            by_hand += 2 * inputs[0][0, 0].numel() * module.weight.numel()
+        elif isinstance(module, torch.nn.Linear):
+            by_hand += 2 * output[0].numel() * module.in_features
+
+    for module in network.modules():
+        module.register_forward_hook(add)
+    network(torch.zeros(1, 4, 8, 8), torch.zeros(1), torch.zeros(1, 1, 64, 64, dtype=torch.uint8))
+    # The reference network standardises filters, and attends; mask-unet has layers alone.
+    assert by_hand == counted if name == "mask-unet" else 0.8 < by_hand / counted < 1.2
+    with torch.device("meta"):
+        uncomputed = config.build(5, 4)
+    # The fused attention of a device may do a little less than the plain one.
+    forward = count_flops(uncomputed, 64, 8, training=False)
+    assert forward == pytest.approx(counted, rel=0 if name == "mask-unet" else 0.05)
+    assert count_flops(uncomputed, 64, 8, training=True) == pytest.approx(3 * counted, rel=0.1)
+    assert all(parameter.grad is None for parameter in uncomputed.parameters())
 
 
 def test_a_configuration_without_a_name_means_the_reference_network() -> None:
@@ -223,6 +258,10 @@ def test_the_denoiser_of_the_page_is_trained_and_sampled_from(
         + 2 * width + width * width + width  # time
     )  # fmt: skip
     assert f"parameters denoiser: {expected:,}" in plan
+    # 16 latents of 8 px; the MLP of the time sees one number.
+    forward = 2 * 16 * (expected - (2 * width + width * width + width) - 2 * width - channels)
+    forward += 2 * (width + width * width)
+    assert f"GFLOP an image forward: {round(forward / 1e9, 3)}" in plan
     assert run([*fit_run, str(tmp_path / "run")]) == 0
     sample = ["--quiet", "sample", "--checkpoint", str(tmp_path / "run"), "--steps", "2"]
     masks = ["--masks", str(demo_manifest), "--limit", "2", "--out", str(tmp_path / "synthetic")]

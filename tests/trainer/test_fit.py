@@ -92,6 +92,7 @@ def test_a_run_leaves_what_was_promised(toy_config: Make) -> None:
         "lr",
         "gradient_norm",
         "images_per_s",
+        "tflop_per_s",
         "data_wait_share",
         "loss_parity_even",
         "loss_parity_odd",
@@ -99,6 +100,8 @@ def test_a_run_leaves_what_was_promised(toy_config: Make) -> None:
         "val_error",
     }
     assert columns <= lines[0].keys()
+    rates = [(float(line["images_per_s"]), float(line["tflop_per_s"])) for line in lines[::2]]
+    assert all(rate == pytest.approx(images / 1e6) for images, rate in rates)
 
 
 def test_the_loss_falls(toy_config: Make) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.gpu_steps import LineageStep, OurStep, made_plain, training_flops
+from benchmarks.gpu_steps import LineageStep, OurStep, made_plain
+from trainer.models.denoisers.footprint import count_flops
+from trainer.models.denoisers.mask_unet import Config as MaskUNetConfig
 from trainer.models.denoisers.reference_unet import Config, ReferenceUNet
 
 torch.set_num_threads(1)
@@ -30,11 +32,16 @@ def test_the_plain_network_is_the_same_function(mask_query):
 def test_the_published_operations():
     with torch.device("meta"):
         network = ReferenceUNet(Config(), 5)
-        plain = training_flops(made_plain(network), 512, torch.device("meta"))
-        ours = training_flops(ReferenceUNet(Config(), 5), 512, torch.device("meta"))
+        plain = count_flops(made_plain(network), 512, 8, training=True)
+        binary = ReferenceUNet(Config(), 5)
+        ours = count_flops(binary, 512, 8, training=True)
+        forward = count_flops(binary, 512, 8, training=False)
+        mask_unet = count_flops(MaskUNetConfig().build(5, 4), 512, 8, training=True)
     # 595 GFLOP an image at 64 x 64 latents, forward and backward.
     assert plain / 1e9 == pytest.approx(595, rel=0.01)
     assert ours < 0.97 * plain
+    assert ours == pytest.approx(3 * forward, rel=0.02)
+    assert mask_unet < 0.93 * plain
 
 
 def test_both_steps_learn():

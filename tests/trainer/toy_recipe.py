@@ -60,6 +60,7 @@ class ToyStage:
     best: tuple[str, Literal["min", "max"]] | None = ("error", "min")
     weights_from: Mapping[str, str] = field(default_factory=lambda: {"net": "random"})
     breakdown: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"parity": PARITY})
+    flops_per_image: int | None = 10**6
 
     def __post_init__(self) -> None:
         hidden = (

@@ -164,6 +164,7 @@ def _hparams(training: Training) -> dict[str, Any]:
     """Return what a log is to be read with: the configuration, and where weights came from."""
     return {
         "weights_from": dict(training.stage.weights_from),
+        "flops_per_image": training.stage.flops_per_image,
         **training.config.model_dump(mode="json", by_alias=True),
     }
 
@@ -355,6 +356,9 @@ class _Events:
             lambda tensor: sum_over_ranks(fabric, tensor), fabric.world_size
         )
         speed = self._watch.read()
+        flops = training.stage.flops_per_image
+        if flops is not None:
+            speed["tflop_per_s"] = speed["images_per_s"] * flops / 1e12
         lr = float(training.raw_optimiser.param_groups[0]["lr"])
         images = training.step * training.config.batch_size
         if training.config.optimiser.on_nonfinite == "skip":

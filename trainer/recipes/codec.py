@@ -172,6 +172,7 @@ class CodecStage:
     best: tuple[str, Literal["min", "max"]] | None = ("psnr_db", "max")
     breakdown: Mapping[str, Sequence[str]] = {}
     weights_from: Mapping[str, str] = {}
+    flops_per_image: int | None = None
 
     def __init__(self, config: Config, tiles: TileSource) -> None:
         self.config = config

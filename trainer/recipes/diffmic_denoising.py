@@ -46,6 +46,7 @@ class DenoisingStage:
 
     name = NAME
     best: tuple[str, Literal["min", "max"]] | None = ("f1", "max")
+    flops_per_image: int | None = None
 
     def __init__(self, config: Config, data: LabelledTiles, run: Path) -> None:
         self.config, self.data = config, data

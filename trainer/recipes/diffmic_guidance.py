@@ -35,6 +35,7 @@ class GuidanceStage:
 
     name = NAME
     best: tuple[str, Literal["min", "max"]] | None = ("f1", "max")
+    flops_per_image: int | None = None
 
     def __init__(self, config: Config, data: LabelledTiles) -> None:
         self.config, self.data = config, data

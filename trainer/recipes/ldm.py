@@ -12,7 +12,7 @@ from histoprep import rule_ids
 from trainer.data.source import check_tile_sizes, open_run_tiles
 from trainer.engine.checkpoints import find_checkpoint, load_weights
 from trainer.errors import CheckpointError, ConfigError
-from trainer.models.denoisers.footprint import count_parameters
+from trainer.models.denoisers.footprint import count_flops, count_parameters
 from trainer.recipes.codecs import load_codec
 from trainer.recipes.ldm_config import Config
 from trainer.recipes.ldm_data import (
@@ -45,8 +45,8 @@ def stages(config: Config) -> list[StagePlan]:
 
 
 def describe(config: Config) -> dict[str, Any]:
-    """Return parameters, streams, share without condition, steps, latents and memory of a run to
-    come; reads the manifest only.
+    """Return parameters, operations, streams, steps, latents and memory of a run to come; reads
+    the manifest only.
     """
     tiles = open_run_tiles(config)
     channels, factor = _latents_to_come(config)
@@ -60,6 +60,10 @@ def describe(config: Config) -> dict[str, Any]:
     )
     return {
         "parameters": {"denoiser": count_parameters(denoiser)},
+        "GFLOP an image": {
+            name: round(count_flops(denoiser, config.data.image_size, factor, training=on) / 1e9, 3)
+            for name, on in (("forward", False), ("forward and backward", True))
+        },
         "streams": describe_streams(config, tiles),
         "steps": num_positions // config.batch_size,
         "images": num_positions,

@@ -20,6 +20,7 @@ from trainer.diffusion.schedule import NoiseSchedule
 from trainer.engine.images import colour_mask, sheet
 from trainer.errors import ConfigError
 from trainer.models.codec import Codec
+from trainer.models.denoisers.footprint import count_flops
 from trainer.models.denoisers.interface import Denoiser
 from trainer.models.denoisers.masks import without_ignored
 from trainer.recipes.codecs import load_codec
@@ -76,6 +77,11 @@ class LdmStage:
         self._dataset = training_dataset(config, tiles, latents)
         self._placement = self._dataset.inner.placement
         self.weights_from: Mapping[str, str] = {"denoiser": "random"}
+        with torch.device("meta"):
+            uncomputed = build_denoiser(config, tiles.label_map, latents.shape[0])
+        self.flops_per_image: int | None = count_flops(
+            uncomputed, config.data.image_size, latents.factor, training=True
+        )
         self.breakdown: Mapping[str, Sequence[str]] = {
             "noise": NOISE_BINS,
             "stream": tuple(stream.name for stream in self._placement.streams),

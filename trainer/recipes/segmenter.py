@@ -195,6 +195,7 @@ class SegmenterStage:
     name = ""
     best: tuple[str, Literal["min", "max"]] | None = ("miou", "max")
     breakdown: Mapping[str, Sequence[str]] = {}
+    flops_per_image: int | None = None
 
     def __init__(self, config: Config, tiles: TileSource) -> None:
         self.config, self.label_map = config, tiles.label_map

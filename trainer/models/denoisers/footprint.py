@@ -1,4 +1,6 @@
-"""How large a denoiser is: parameters, and what training keeps of an image, without running it."""
+"""What a denoiser costs: parameters, what training keeps of an image, and operations, without
+running it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.models.denoisers.interface import Denoiser
 
@@ -52,6 +55,34 @@ def count_activation_bytes(denoiser: Denoiser, batch_size: int, image_px: int, f
             torch.zeros(batch_size, dtype=torch.bool),
         )
     return sum(storage.nbytes() for key, storage in saved.items() if key not in own)
+
+
+def count_flops(denoiser: Denoiser, image_px: int, factor: int, *, training: bool) -> int:
+    """Return the floating-point operations of one image: of convolutions, matrix products and
+    attention as the network executes them, 2 for a multiply-add.
+
+    Args:
+        denoiser: The network; on the device "meta" nothing is computed.
+        image_px: Height and width of the image.
+        factor: Pixels a side that become one latent.
+        training: Whether to count the backward pass, too.
+    """
+    device = next(denoiser.parameters()).device
+    side = image_px // factor
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.set_grad_enabled(training),
+        torch.device(device),
+    ):
+        result = denoiser(
+            torch.randn(1, denoiser.channels, side, side),
+            torch.zeros(1),
+            torch.zeros(1, 1, image_px, image_px, dtype=torch.uint8),
+        )
+        if training:
+            result.sum().backward()
+    denoiser.zero_grad()
+    return int(counter.get_total_flops())
 
 
 class _FusedAttention(TorchFunctionMode):
