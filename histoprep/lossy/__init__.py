@@ -25,14 +25,16 @@ together in `verdict.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from histoprep.lossy.blocks import BLOCK_PX, GridCounts, count_grids, uniform_cells, whole_blocks
-from histoprep.lossy.onsets import BlockGrid, find_grid
+from histoprep.lossy.onsets import BlockGrid, CountedSteps, Steps, find_grid
 from histoprep.lossy.webp_levels import count_gaps
+from histoprep.native import MaskCounts
 
 # The share of a label's pixels between a smaller and a larger label above which it stands for a
 # ramp.
@@ -124,7 +126,7 @@ def signals_of(
     across, down = _steps(labels)
     rough = _inside(across, down, labels.shape[1])
     steps, rim = len(across) + len(down), labels.size - int(counts.core_pixels.sum())
-    grid = find_grid(across, down, *labels.shape)
+    grid = find_grid(*_directions(across, down, labels.shape))
     turns = _turns(labels, across) if grid else None
     if len(counts.ids) == 2:
         # Nothing lies between two labels; unless they follow each other, all their contacts are
@@ -145,6 +147,82 @@ def signals_of(
         grid,
         turns,
         count_gaps(counts.ids),
+    )
+
+
+def _directions(
+    across: np.ndarray, down: np.ndarray, shape: tuple[int, ...]
+) -> tuple[Steps, Steps]:
+    """Return the steps along rows and along columns."""
+    height, width = shape
+    turned = np.sort(down % width * height + down // width + 1)
+    rows = Steps(*np.divmod(across + 1, width), height, width)
+    return rows, Steps(*np.divmod(turned, height), width, height)
+
+
+def signals_from(labels: np.ndarray, counts: MaskCounts) -> Signals | None:
+    """Return the signals of a mask from what the compiled pass counted: those of `signals_of`."""
+    if min(labels.shape) < 2 * BLOCK_PX:
+        return None
+    numbers = counts.numbers
+    steps = numbers["across"] + numbers["down"]
+    rim = labels.size - int(counts.core_pixels.sum())
+    grid = _grid_from(labels, counts)
+    near = numbers["near"]
+    turns = numbers["turns"] / near if grid and near else None
+    blocks = _blocks_from(numbers, *labels.shape)
+    if len(counts.ids) == 2:
+        contacts = steps if counts.ids[1] - counts.ids[0] >= 2 else 0
+        return Signals(blocks, numbers["rough"], contacts, 0, (), 0, steps, rim, grid, turns)
+    chosen = (counts.core_pixels == 0) & (counts.between >= RAMP_SHARE * counts.pixels)
+    return Signals(
+        blocks,
+        numbers["rough"],
+        numbers["contacts"],
+        numbers["soft"],
+        tuple(counts.ids[chosen].tolist()),
+        int(counts.pixels[chosen].sum()),
+        steps,
+        rim,
+        grid,
+        turns,
+        count_gaps(counts.ids),
+    )
+
+
+def _blocks_from(numbers: dict[str, int], height: int, width: int) -> GridCounts:
+    rows, columns = height // BLOCK_PX, width // BLOCK_PX
+    shifted = (
+        (numbers["right_blocks"], rows * (columns - 1)),
+        (numbers["down_blocks"], (rows - 1) * columns),
+        (numbers["both_blocks"], (rows - 1) * (columns - 1)),
+    )
+    # In the same order of operations as `count_grids` has them.
+    fewest = min((1 - (size - mixed) / size) * (rows * columns) for mixed, size in shifted if size)
+    return GridCounts(numbers["own_blocks"], fewest)
+
+
+def _grid_from(labels: np.ndarray, counts: MaskCounts) -> BlockGrid | None:
+    directions: list[Steps] = []
+
+    def steps(which: int) -> Callable[[], Steps]:
+        def found() -> Steps:
+            if not directions:
+                directions.extend(_directions(*_steps(labels), labels.shape))
+            return directions[which]
+
+        return found
+
+    return find_grid(
+        *(
+            CountedSteps(
+                counts.numbers[name], counts.ends[which : which + 2], differs, steps(which // 2)
+            )
+            for which, name, differs in (
+                (0, "row_ends", counts.column_differs),
+                (2, "column_ends", counts.row_differs),
+            )
+        )
     )
 
 

@@ -81,7 +81,7 @@ def count_grids(uniform: np.ndarray, value: np.ndarray) -> GridCounts:
     fewest = min(
         (1 - np.count_nonzero(blocks) / blocks.size) * own.size for blocks in shifted if blocks.size
     )
-    return GridCounts(own.size - int(np.count_nonzero(own)), fewest)
+    return GridCounts(own.size - int(np.count_nonzero(own)), float(fewest))
 
 
 def _free_of_steps(uniform: np.ndarray, value: np.ndarray, down: int, right: int) -> np.ndarray:

@@ -14,12 +14,15 @@ they end, along rows and along columns. `BlockGrid.score` is the weakest of the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from math import comb, gcd
+from math import comb, gcd, sqrt
+from typing import Protocol
 
 import numpy as np
 
+from histoprep import native
 from histoprep.lossy.blocks import BLOCK_PX, CELL_PX
 
 # Fewer ends of long runs along rows or columns tell nothing.
@@ -82,21 +85,14 @@ class BlockGrid:
         return self.period_px == BLOCK_PX and self.row == self.column == 0
 
 
-def find_grid(across: np.ndarray, down: np.ndarray, height: int, width: int) -> BlockGrid | None:
+def find_grid(rows: AnySteps, columns: AnySteps) -> BlockGrid | None:
     """Return the block grid of a mask; None where too few long runs end to tell.
 
     Args:
-        across: Flat positions of pixels that differ from their right neighbour, ascending.
-        down: The same for the neighbour below.
-        height: Rows of the mask.
-        width: Columns of the mask.
+        rows: Where its labels change along rows.
+        columns: The same along columns.
     """
-    rows = _Steps(*np.divmod(across + 1, width), height, width)
-    if rows.num_ends(BLOCK_PX) < MIN_ONSETS:
-        return None
-    turned = np.sort(down % width * height + down // width + 1)
-    columns = _Steps(*np.divmod(turned, height), width, height)
-    if columns.num_ends(BLOCK_PX) < MIN_ONSETS:
+    if rows.num_ends(BLOCK_PX) < MIN_ONSETS or columns.num_ends(BLOCK_PX) < MIN_ONSETS:
         return None
     whole = _score(rows, columns, BLOCK_PX)
     if whole.onsets < MIN_ONSETS:
@@ -124,8 +120,63 @@ def find_grid(across: np.ndarray, down: np.ndarray, height: int, width: int) -> 
     return replace(halved, score=score, own_score=whole.own_score, onsets=whole.onsets)
 
 
+class AnySteps(Protocol):
+    """Places where the label changes along the rows of a mask, or of a turned one."""
+
+    def num_ends(self, period: int) -> int:
+        """Return how many runs of at least `period` pixels end at a shorter one, either way."""
+
+    def ends_at(self, period: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return int [period]: how many runs of at least `period` pixels give way to a shorter one
+        at each column modulo `period`, and how many follow a shorter one there; those at one column
+        count once in a stripe of rows of that height.
+        """
+
+    def differs(self) -> np.ndarray:
+        """Return bool [width]: in which columns a label begins."""
+
+    def only(self, rows: np.ndarray | None, columns: np.ndarray | None) -> AnySteps:
+        """Return the steps of the mask without the rows and columns that only repeat others: both
+        bool, or None for all.
+        """
+
+
 @dataclass(frozen=True, slots=True)
-class _Steps:
+class CountedSteps:
+    """Steps that were counted already.
+
+    Attributes:
+        num_whole_ends: What `num_ends` returns for whole blocks.
+        ends: What `ends_at` returns for whole blocks and for halves, int32 [2, 2, 8].
+        columns: What `differs` returns.
+        steps: Finds the steps themselves.
+    """
+
+    num_whole_ends: int
+    ends: np.ndarray
+    columns: np.ndarray
+    steps: Callable[[], Steps]
+
+    def num_ends(self, period: int) -> int:
+        """Return how many long runs end at shorter ones."""
+        return self.num_whole_ends if period == BLOCK_PX else self.steps().num_ends(period)
+
+    def ends_at(self, period: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return where, modulo `period`."""
+        begins, stops = self.ends[0 if period == BLOCK_PX else 1, :, :period]
+        return begins, stops
+
+    def differs(self) -> np.ndarray:
+        """Return bool [width]: in which columns a label begins."""
+        return self.columns
+
+    def only(self, rows: np.ndarray | None, columns: np.ndarray | None) -> Steps:
+        """Return the steps without rows and columns that only repeat others."""
+        return self.steps().only(rows, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
     """Places where the label changes along the rows of a mask, or of a turned one: `column` is that
     of the first pixel of the new label.
     """
@@ -136,6 +187,7 @@ class _Steps:
     width: int
 
     def num_ends(self, period: int) -> int:
+        """Return how many runs of at least `period` pixels end at a shorter one, either way."""
         return int(sum(np.count_nonzero(ends) for ends in self._ends(period)))
 
     def ends_at(self, period: int) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +214,13 @@ class _Steps:
         behind = np.where(is_first[1:], self.width - self.column >= period, is_long[1:])
         return before & ~behind & ~is_first[1:], ~before & behind & ~is_first[:-1]
 
-    def only(self, rows: np.ndarray | None, columns: np.ndarray | None) -> _Steps:
+    def differs(self) -> np.ndarray:
+        """Return bool [width]: in which columns a label begins."""
+        result = np.zeros(self.width, bool)
+        result[self.column] = True
+        return result
+
+    def only(self, rows: np.ndarray | None, columns: np.ndarray | None) -> Steps:
         """Return the steps of the mask without the rows and columns that only repeat others: both
         bool, or None for all.
         """
@@ -173,7 +231,7 @@ class _Steps:
         if columns is not None:
             # A step lies at the first pixel of a label, which repeats none.
             column, width = _renumbered(columns)[column], int(columns.sum())
-        return _Steps(row, column, height, width)
+        return Steps(row, column, height, width)
 
 
 def _renumbered(kept: np.ndarray) -> np.ndarray:
@@ -181,14 +239,14 @@ def _renumbered(kept: np.ndarray) -> np.ndarray:
     return result
 
 
-def _score(rows: _Steps, columns: _Steps, period: int) -> BlockGrid:
+def _score(rows: AnySteps, columns: AnySteps, period: int) -> BlockGrid:
     """Return how clearly runs end at multiples of `period`, at the offset where they do most."""
     found = []
     for steps in (columns, rows):
-        begins, stops = steps.ends_at(period)
-        least = np.minimum(_deviations(begins), _deviations(stops))
-        at = int(least.argmax())
-        found.append((float(least[at]), float(least[0]), at, int(begins.sum() + stops.sum())))
+        begins, stops = (ends.tolist() for ends in steps.ends_at(period))
+        least = list(map(min, _deviations(begins), _deviations(stops)))
+        at = least.index(max(least))
+        found.append((least[at], least[0], at, sum(begins) + sum(stops)))
     (down, own, row, fewer), (right, other, column, rest) = found
     score, own_score = min(down, right), min(own, other)
     if own_score >= _OWN_SHARE * score > 0:
@@ -196,31 +254,55 @@ def _score(rows: _Steps, columns: _Steps, period: int) -> BlockGrid:
     return BlockGrid(score, own_score, float(period), row, column, min(fewer, rest))
 
 
-def _deviations(counts: np.ndarray) -> np.ndarray:
+def _deviations(counts: list[int]) -> list[float]:
     """Return how many standard deviations each count is above its share by chance."""
-    number, period = max(int(counts.sum()), 1), len(counts)
-    result: np.ndarray = (counts - number / period) / np.sqrt(number * (period - 1) / period**2)
-    return result
+    number, period = max(sum(counts), 1), len(counts)
+    spread = sqrt(number * (period - 1) / period**2)
+    return [(count - number / period) / spread for count in counts]
 
 
-def _enlarged(steps: _Steps) -> tuple[np.ndarray, float] | None:
+def _enlarged(steps: AnySteps) -> tuple[np.ndarray, float] | None:
     """Return bool [width]: the columns that are left when those are dropped that only repeat the
     one before them, and the factor by which the mask was enlarged; None when it was not.
 
     Enlarged by t / n, of t columns that follow each other at most n differ.
     """
-    differs = np.zeros(steps.width, bool)
-    differs[steps.column] = True
-    share, sums = round(float(differs.mean()), 2), np.concatenate(([0], np.cumsum(differs)))
-    for group, kept in _ratios():
-        number = (steps.width - group + 1) // group
-        if number * _broken_share(group, kept, share) < _BROKEN_BY_CHANCE:
-            continue
+    differs = steps.differs()
+    share = round(np.count_nonzero(differs) / len(differs), 2)
+    ratios = _telling_ratios(len(differs), share)
+    found = native.find_enlarged(differs, ratios)
+    if found is ...:
+        found = find_enlarged(differs, ratios)
+    if found is None:
+        return None
+    which, offset = found
+    group, kept = ratios[which].tolist()
+    return _without_repeats(differs, group, kept, offset), group / kept
+
+
+@lru_cache(maxsize=4096)
+def _telling_ratios(width: int, share: float) -> np.ndarray:
+    """Return the enlargements (int32 [n, 2], see `_ratios`) under which some groups of `width`
+    columns would be broken by chance.
+    """
+    chosen = [
+        (group, kept)
+        for group, kept in _ratios()
+        if (width - group + 1) // group * _broken_share(group, kept, share) >= _BROKEN_BY_CHANCE
+    ]
+    return np.array(chosen, np.int32).reshape(-1, 2)
+
+
+def find_enlarged(differs: np.ndarray, ratios: np.ndarray) -> tuple[int, int] | None:
+    """Return what `native.find_enlarged` does, without the library."""
+    width, sums = len(differs), np.concatenate(([0], np.cumsum(differs)))
+    for which, (group, kept) in enumerate(ratios.tolist()):
+        number = (width - group + 1) // group
         # Of the group that begins at each column.
         changes = sums[group : group * (number + 1)] - sums[1 : group * number + 1]
         broken = (changes >= kept).reshape(number, group).any(axis=0)
         if not broken.all():
-            return _without_repeats(differs, group, kept, int(broken.argmin())), group / kept
+            return which, int(broken.argmin())
     return None
 
 
@@ -239,14 +321,13 @@ def _without_repeats(differs: np.ndarray, group: int, kept: int, offset: int) ->
     return left
 
 
-def _skips(steps: _Steps) -> bool:
+def _skips(steps: AnySteps) -> bool:
     """Return whether columns where labels change avoid each other, as in masks that were enlarged
     by a factor that is no small fraction: these begin their traces on a grid of their own.
     """
-    differs = np.zeros(steps.width, bool)
-    differs[steps.column] = True
+    differs = steps.differs()
     number = np.count_nonzero(differs)
-    expected = number * number / steps.width
+    expected = number * number / len(differs)
     adjacent = np.count_nonzero(differs[1:] & differs[:-1])
     return bool(adjacent < _ADJACENT_SHARE * expected - np.sqrt(expected))
 

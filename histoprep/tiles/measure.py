@@ -9,9 +9,9 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from histoprep import imageio, rule_ids
+from histoprep import imageio, native, rule_ids
 from histoprep.errors import BrokenFileError
-from histoprep.lossy import LabelCounts, Signals, signals_of
+from histoprep.lossy import LabelCounts, Signals, signals_from, signals_of
 from histoprep.tiles.ramps import has_long_ramps
 
 # A label is core-present where it survives erosion by a square of this side.
@@ -127,8 +127,11 @@ def measure_mask(labels: np.ndarray, min_area_px: int) -> MaskMeasures:
     larger ones to 2 px and 2 % of themselves.
     """
     labels = np.ascontiguousarray(labels)
-    runs = Runs.of(labels)
     half = min(labels.shape) / 2
+    counts = native.count_mask(labels, min_area_px) if labels.dtype == np.uint8 else None
+    if counts is not None:
+        return _measures_of(labels, counts, half)
+    runs = Runs.of(labels)
     if runs.uniform:
         size, ones = np.array([labels.size]), np.ones(1, np.int64)
         specks = (size < min_area_px).astype(np.int64)
@@ -149,6 +152,23 @@ def measure_mask(labels: np.ndarray, min_area_px: int) -> MaskMeasures:
     lossy = signals_of(labels, low, high, LabelCounts(ids, pixels, core_pixels))
     return MaskMeasures(
         ids, pixels, core_pixels, radius, regions, specks, _cell_size(labels, runs), lossy
+    )
+
+
+def _measures_of(labels: np.ndarray, counts: native.MaskCounts, half: float) -> MaskMeasures:
+    """Return the measures of a mask from what the compiled pass counted."""
+    radius = _from_half(counts.half_depth)
+    thin = radius <= _THIN_PX
+    radius[thin] = counts.whole_depth[thin] + 1
+    return MaskMeasures(
+        counts.ids,
+        counts.pixels,
+        counts.core_pixels,
+        np.minimum(radius, np.float32(half)),
+        counts.regions,
+        counts.specks,
+        counts.numbers["cell_px"],
+        signals_from(labels, counts),
     )
 
 
@@ -219,7 +239,7 @@ def _radii(labels: np.ndarray, ids: np.ndarray, runs: Runs, index: np.ndarray) -
     interior = _uniform_around(labels, _NEIGHBOURS).view(np.uint8)
     # A pixel that is not interior stands between its own label and the next, so half a pixel is
     # lost on average at each end.
-    radius = 2 * _depths(interior[::2, ::2], labels[::2, ::2], ids) + 1
+    radius = _from_half(_depths(interior[::2, ::2], labels[::2, ::2], ids))
     thin = radius <= _THIN_PX
     if thin.any():
         chosen = thin[index]
@@ -227,6 +247,12 @@ def _radii(labels: np.ndarray, ids: np.ndarray, runs: Runs, index: np.ndarray) -
         box = np.s_[row.min() : row.max() + 1, column.min() : (column + runs.length[chosen]).max()]
         radius[thin] = _depths(interior[box], labels[box], ids)[thin] + 1
     return radius
+
+
+def _from_half(depths: np.ndarray) -> np.ndarray:
+    """Return radii, float32, of depths in a mask at half size."""
+    result: np.ndarray = 2 * depths + 1
+    return result
 
 
 def _depths(interior: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> np.ndarray:

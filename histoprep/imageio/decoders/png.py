@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from histoprep import native
 from histoprep.errors import BrokenFileError
 from histoprep.image_formats import PNG
 from histoprep.imageio import png
@@ -117,9 +118,13 @@ def _deep_colours(data: bytes) -> np.ndarray:
 
 def _bytes_of(file: png.PngFile) -> np.ndarray:
     """Return grey values or palette indices, uint8 [height, width]."""
-    filters, rows = png.rows_of_bytes(file, png.inflate(file))
+    lines = png.inflate(file)
+    filters, rows = png.rows_of_bytes(file, lines)
     if filters.count(png.NO_FILTER) == len(filters):
         return rows
+    pixels = native.unfilter(lines, file.height_px, file.width_px)
+    if pixels is not None:
+        return pixels
     grey = png.bare(file, as_grey=True)
     if fast_png is not None:
         result: np.ndarray = fast_png.decode_image_png_u8(

@@ -1,0 +1,206 @@
+"""Compiled counterparts of what is done with every mask, and how they are loaded.
+
+They are a plain shared library without Python in it, so that one wheel serves every version of
+Python. Where it is missing (no wheel for the platform and no C compiler), or
+HISTOPREP_NATIVE=0 is set, everything is counted by numpy and OpenCV, with the same results.
+`hatch_build.py` compiles it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import EllipsisType
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+LIBRARY = Path(__file__).with_name("_native.so")
+_LABELS = 256
+# Distances beyond are left to OpenCV; the deepest place of a 512 px mask at half size is nearer.
+_REACH = 136
+# OpenCV adds up its distances by vectors, so that some depend on the column.
+_ALIGNMENTS = 16
+_UNITS_A_PX = 10_000
+_UNIFORM = 1
+_NUMBERS = (
+    "num_labels", "cell_px", "own_blocks", "right_blocks", "down_blocks", "both_blocks", "rough",
+    "across", "down", "contacts", "soft", "near", "turns", "row_ends", "column_ends", "is_unsure",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class MaskCounts:
+    """What was counted in a mask of several labels; of labels in ascending order of their ids.
+
+    Attributes:
+        numbers: Counts of the whole mask by name: labels, cell size, 8x8 blocks of several labels
+            on the grid of the corner and on three moved by half a block, steps inside of blocks,
+            steps across and down, contacts and soft ones, steps along rows that follow another in
+            a block and those of them that turn, and how many long runs end along rows and columns.
+        ids: int64 [labels].
+        pixels: int64 [labels].
+        core_pixels: int64 [labels], those whose 5x5 neighbourhood is of one label.
+        regions: int64 [labels].
+        specks: int64 [labels].
+        between: int64 [labels]: pixels with a smaller and a larger label within 5x5, of labels
+            without a core.
+        half_depth: float32 [labels]: of the mask at half size, the largest distance to a pixel
+            whose 3x3 neighbourhood is of several labels.
+        whole_depth: The same at full size, of labels with at most 3 at half size.
+        ends: int32 [4, 2, 8]: where long runs end and where they begin, modulo 8 px and modulo
+            4 px, along rows and then along columns.
+        column_differs: bool [width]: columns where a row has a step to the column before.
+        row_differs: bool [height]: the same of rows.
+    """
+
+    numbers: dict[str, int]
+    ids: np.ndarray
+    pixels: np.ndarray
+    core_pixels: np.ndarray
+    regions: np.ndarray
+    specks: np.ndarray
+    between: np.ndarray
+    half_depth: np.ndarray
+    whole_depth: np.ndarray
+    ends: np.ndarray
+    column_differs: np.ndarray
+    row_differs: np.ndarray
+
+
+def count_mask(labels: np.ndarray, min_area_px: int) -> MaskCounts | None:
+    """Return what is counted in a mask; None where the library is missing or the mask is of one
+    label, or depths are not sure to be those of OpenCV: then it is counted without the library.
+
+    Args:
+        labels: uint8 [height, width], contiguous.
+        min_area_px: Regions with fewer pixels are specks.
+    """
+    functions = _functions()
+    if functions is None:
+        return None
+    height, width = labels.shape
+    numbers = np.empty(len(_NUMBERS), np.int32)
+    counts = np.empty((6, _LABELS), np.int64)
+    ends = np.empty((4, 2, 8), np.int32)
+    depths = np.empty((2, _LABELS), np.float32)
+    differs = np.empty(width + height, np.bool_)
+    distances, unsure, even = _metric()
+    arrays = (numbers, counts, ends, depths, differs)
+    if functions.measure_mask(
+        _address(labels), height, width, min_area_px, _address(distances), _address(unsure),
+        _REACH, even, *map(_address, arrays)
+    ):  # fmt: skip
+        return None
+    named = dict(zip(_NUMBERS, numbers.tolist(), strict=True))
+    if named["is_unsure"]:
+        return None
+    here = slice(named["num_labels"])
+    return MaskCounts(
+        numbers=named,
+        ids=counts[0, here].copy(),
+        pixels=counts[1, here].copy(),
+        core_pixels=counts[2, here].copy(),
+        regions=counts[3, here].copy(),
+        specks=counts[4, here].copy(),
+        between=counts[5, here].copy(),
+        half_depth=depths[0, here],
+        whole_depth=depths[1, here],
+        ends=ends,
+        column_differs=differs[:width],
+        row_differs=differs[width:],
+    )
+
+
+def _address(array: Any) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def find_enlarged(differs: np.ndarray, ratios: np.ndarray) -> tuple[int, int] | EllipsisType | None:
+    """Return the first of the enlargements that no group of columns is broken by, and the offset at
+    which groups begin; None for none of them, and ... without the library.
+
+    Args:
+        differs: bool [width]: columns that differ from the one before, as in `MaskCounts`.
+        ratios: int32 [n, 2]: columns of a group, and of these how many may differ.
+    """
+    functions = _functions()
+    if functions is None:
+        return ...
+    offset = ctypes.c_int32()
+    found = functions.find_enlarged(
+        _address(differs), len(differs), _address(ratios), len(ratios), ctypes.byref(offset)
+    )
+    return None if found < 0 else (found, offset.value)
+
+
+def unfilter(lines: bytes, height: int, width: int) -> np.ndarray | None:
+    """Return the pixels of a PNG of one byte a pixel, uint8 [height, width]; None without the
+    library.
+
+    Args:
+        lines: Its inflated rows, each after its filter, which is known to be one of 0 to 4.
+        height: Rows.
+        width: Pixels of a row.
+    """
+    functions = _functions()
+    if functions is None:
+        return None
+    pixels = np.empty((height, width), np.uint8)
+    functions.unfilter(lines, height, width, bytes(width), _address(pixels))
+    return pixels
+
+
+class _Functions(NamedTuple):
+    measure_mask: ctypes._NamedFuncPointer
+    find_enlarged: ctypes._NamedFuncPointer
+    unfilter: ctypes._NamedFuncPointer
+
+
+@cache
+def _functions() -> _Functions | None:
+    if os.environ.get("HISTOPREP_NATIVE") == "0":
+        return None
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+        found = _Functions(*(getattr(library, f"histoprep_{name}") for name in _Functions._fields))
+    except (OSError, AttributeError):
+        return None
+    pointer, whole = ctypes.c_void_p, ctypes.c_int
+    found.measure_mask.argtypes = [
+        pointer, whole, whole, whole, pointer, pointer, whole, whole, *[pointer] * 5
+    ]  # fmt: skip
+    found.find_enlarged.argtypes = [pointer, whole, pointer, whole, pointer]
+    found.unfilter.argtypes = [ctypes.c_char_p, whole, whole, ctypes.c_char_p, pointer]
+    found.measure_mask.restype = found.find_enlarged.restype = whole
+    found.unfilter.restype = None
+    return found
+
+
+@cache
+def _metric() -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the distance that OpenCV has for each displacement (float32 [side, side], nothing in
+    the middle), which of them differ with the column, and up to where equal distances in units of
+    1e-4 px are equal in OpenCV, too.
+    """
+    side = 2 * _REACH + 1
+    tables = []
+    for column in range(_ALIGNMENTS):
+        field = np.ones((side, side + _ALIGNMENTS), np.uint8)
+        field[_REACH, _REACH + column] = 0
+        distances = cv2.distanceTransform(field, cv2.DIST_L2, cv2.DIST_MASK_5)
+        tables.append(distances[:, column : column + side])
+    stacked = np.stack(tables)
+    lowest = stacked.min(axis=0)
+    unsure = stacked.max(axis=0) != lowest
+    units = np.rint(lowest * _UNITS_A_PX / 1.0).astype(np.int64).ravel()
+    order = np.lexsort((lowest.ravel(), units))
+    ordered, values = units[order], lowest.ravel()[order]
+    differs = (ordered[1:] == ordered[:-1]) & (values[1:] != values[:-1])
+    limits = [*ordered[1:][differs][:1], *np.sort(units[unsure.ravel()])[:1], _REACH * _UNITS_A_PX]
+    return np.ascontiguousarray(lowest), unsure.astype(np.uint8), int(min(limits)) - 1
