@@ -153,7 +153,8 @@ class RunConfig(Section):
     device sees batch_size / (devices * accumulate) at once. `manifest` is a manifest or the index
     of shards, `root` the folder of the data set where it is another one than the manifest says.
     `fold` is the cross-validation fold that is test, the next one being val.
-    `out` is the run folder.
+    `out` is the run folder. `devices` and `num_nodes` auto: what torchrun or SLURM started, else
+    all GPUs of this machine.
     """
 
     recipe: str
@@ -175,6 +176,6 @@ class RunConfig(Section):
     channels_last: bool = False
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: Positive | Literal["auto"] = "auto"
-    num_nodes: Positive = 1
+    num_nodes: Positive | Literal["auto"] = "auto"
     every: Every = Every()
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2

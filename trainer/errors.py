@@ -29,6 +29,7 @@ __all__ = [
     "Interrupted",
     "LatentSetError",
     "LockedError",
+    "LostProcessError",
     "OutputError",
     "Terminated",
     "UsageError",
@@ -59,6 +60,10 @@ class DeviceError(HistoprepError):
     """The device, its memory or the process group is not what the run needs."""
 
     exit_code = ExitCode.OUTPUT
+
+
+class LostProcessError(DeviceError):
+    """Another process of a run on several devices has ended."""
 
 
 class DivergedError(HistoprepError):

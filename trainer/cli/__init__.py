@@ -43,13 +43,18 @@ _LIBRARIES = (
     "sklearn",
     "tensorboard",
 )
+_PARENT = os.getppid()
 
 
 def is_first_process() -> bool:
     """Return whether this is the process that prints: with several devices the others run the same
     command beside it.
     """
-    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0
+    # Of torchrun, of Fabric, of SLURM.
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    rank = int(next((rank for rank in ranks if rank), 0))
+    # A process whose starter is gone speaks for itself.
+    return rank == 0 or os.getppid() != _PARENT
 
 
 def _translate(error: Exception) -> HistoprepError | None:

@@ -15,6 +15,7 @@ from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from torch import Tensor
 
 from trainer.config import RunConfig
+from trainer.engine.processes import count_processes, report_lost_children
 from trainer.errors import ConfigError, DeviceError
 
 _MIXED = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -38,7 +39,8 @@ def launch_fabric(config: RunConfig) -> Fabric:
 
     Raises:
         DeviceError: When there is no such device.
-        ConfigError: When the batch cannot be divided.
+        ConfigError: When the batch cannot be divided, or torchrun or SLURM started another number
+            of processes than the configuration says.
     """
     accelerator = (
         config.accelerator
@@ -53,18 +55,14 @@ def launch_fabric(config: RunConfig) -> Fabric:
             seen=f"torch {torch.__version__}",
             hint="accelerator=cpu, or a CUDA build",
         )
-    devices = (
-        config.devices
-        if config.devices != "auto"
-        else max(1, torch.cuda.device_count())
-        if accelerator == "cuda"
-        else 1
+    devices, num_nodes = count_processes(
+        config, torch.cuda.device_count() if accelerator == "cuda" else 1
     )
     if accelerator == "cuda" and devices > torch.cuda.device_count():
         raise DeviceError(
             "there are fewer GPUs than devices", seen=torch.cuda.device_count(), expected=devices
         )
-    num_ranks = devices * config.num_nodes
+    num_ranks = devices * num_nodes
     if config.batch_size % (num_ranks * config.accumulate):
         expected = f"a multiple of devices ({num_ranks}) x accumulate ({config.accumulate})"
         raise ConfigError(
@@ -81,10 +79,11 @@ def launch_fabric(config: RunConfig) -> Fabric:
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
-        num_nodes=config.num_nodes,
+        num_nodes=num_nodes,
         strategy=strategy,
         plugins=[plugin],
     )
+    report_lost_children(num_ranks)
     fabric.launch()
     return fabric
 

@@ -57,7 +57,9 @@ def estimate_memory(config: Config, denoiser: Denoiser, factor: int) -> dict[str
         denoiser: Its denoiser, on PyTorch's device "meta".
         factor: Pixels a side that become one latent.
     """
-    ranks = (config.devices if isinstance(config.devices, int) else 1) * config.num_nodes
+    ranks = 1
+    for count in (config.devices, config.num_nodes):
+        ranks *= count if isinstance(count, int) else 1
     micro = max(1, config.batch_size // (config.accumulate * ranks))
     one_image, two_images = (
         count_activation_bytes(denoiser, batch_size, config.data.image_size, factor)
