@@ -33,5 +33,9 @@ ClassEmbedding = Literal["fraction", "max"]
 """How classes are reduced to the resolution of the class embedding."""
 Unlabelled = Literal["null", "class"]
 """What unlabelled pixels are to a denoiser."""
+ImageRange = Literal["signed", "unit"]
+"""Range of the images that a codec takes: [-1, 1], or [0, 1]."""
+Lineage = Literal["diffinfinite", "skin-fork"]
+"""Whose training a published checkpoint of the reference network comes from."""
 Precision = Literal["fp32", "bf16", "fp16"]
 """The number format that the network computes in."""

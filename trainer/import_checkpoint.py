@@ -4,22 +4,16 @@ configuration, facts of the model.
 
 from __future__ import annotations
 
-import pickle
-import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
-
 from histoprep import checksums
 from histoprep.durable import locked
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap, identity_map
+from trainer.choices import ClassEmbedding, ImageRange, Lineage
 from trainer.config_layers import dump_config
 from trainer.data.latent_scaling import LatentScaling
 from trainer.engine.checkpoints import CONFIG, CheckpointFolder, Snapshot
@@ -32,10 +26,33 @@ from trainer.models.denoisers.reference_checkpoints import (
 )
 from trainer.recipes.ldm_config import Config
 from trainer.recipes.ldm_data import ModelFacts
+from trainer.tensor_files import read_tensor_file
 
 # A run of ours names its data; that of published weights is not known.
 NO_MANIFEST = "none: the weights were imported"
-_BOLD = re.compile(r"\x1b\[\d*m")
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What the trainings of one lineage of the reference network have in common.
+
+    Attributes:
+        class_embedding: How the classes of a mask become a condition.
+        image_range: Range of the images that the codec was fed.
+        latent_scale: Latents were raw / latent_scale; None is the codec's own scaling.
+    """
+
+    class_embedding: ClassEmbedding
+    image_range: ImageRange
+    latent_scale: float | None
+
+
+# Read from the public code of both: github.com/marcoaversa/diffinfinite (dm.py) and its fork for
+# skin tissue, github.com/minha12/diffinfinite.
+CONVENTIONS: dict[Lineage, Convention] = {
+    "diffinfinite": Convention("max", "unit", 50.0),
+    "skin-fork": Convention("fraction", "signed", None),
+}
 
 
 @dataclass(frozen=True)
@@ -58,12 +75,24 @@ class ImportOptions:
     scaling: LatentScaling | None = None
 
 
-def import_checkpoint(
-    path: Path, out: Path, options: ImportOptions | None = None
-) -> PublishedWeights:
+@dataclass(frozen=True)
+class Imported:
+    """What was found in a checkpoint.
+
+    Attributes:
+        published: Its weights.
+        not_loaded: Names of other Python objects in the file, which were not loaded.
+    """
+
+    published: PublishedWeights
+    not_loaded: tuple[str, ...]
+
+
+def import_checkpoint(path: Path, out: Path, options: ImportOptions | None = None) -> Imported:
     """Write a run folder for a published checkpoint and return what was found in it.
 
-    The file is read as tensors only (`weights_only`, or safetensors): nothing in it is executed.
+    Tensors, containers and numbers are read; nothing in the file is executed, and other objects in
+    it are left out.
 
     Args:
         path: The checkpoint.
@@ -78,7 +107,8 @@ def import_checkpoint(
     """
     options = options or ImportOptions()
     try:
-        published = published_weights(read_tensor_file(path), **options.network)
+        file = read_tensor_file(path)
+        published = published_weights(file.content, **options.network)
     except CheckpointMismatchError as error:
         raise CheckpointError(
             "this is not a checkpoint of the reference network", path=path, seen=str(error)
@@ -104,57 +134,7 @@ def import_checkpoint(
             expected=expected,
         )
     _write_run(out.absolute(), published, label_map, options)
-    return published
-
-
-def read_tensor_file(path: Path) -> Any:
-    """Return what a checkpoint file holds, on the CPU: nested dicts of tensors and numbers.
-
-    Raises:
-        CheckpointError: When it cannot be read, or holds anything else.
-    """
-    try:
-        with path.open("rb") as stream:
-            stream.read(1)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot read the checkpoint: {error.strerror or error}", path=path
-        ) from error
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        # It warns of a pickle's protocol; what cannot be read is an error anyway.
-        with warnings.catch_warnings(action="ignore", category=UserWarning):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        hint = (
-            "only checkpoints of tensors and numbers are read, since a pickle may run any program:"
-            " save the state dict alone"
-        )
-        raise CheckpointError(
-            "the file holds more than tensors, or is damaged",
-            path=path,
-            seen=_reason(error),
-            hint=hint,
-        ) from error
-    except Exception as error:
-        # Given anything else than a checkpoint, torch raises whatever its reader stumbles over.
-        raise CheckpointError(
-            "the file is not a checkpoint, or is damaged", path=path, seen=_reason(error)
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """Return in one line why torch or safetensors cannot read a file."""
-    if isinstance(error, EOFError):
-        return "it is empty, or ends too early"
-    if not isinstance(
-        error, pickle.UnpicklingError | OSError | RuntimeError | safetensors.SafetensorError
-    ):
-        return "bytes that make no sense as one"
-    # Around its reason torch advises, in bold, to run what the file holds.
-    reason = str(error).rpartition("WeightsUnpickler error:")[2].strip()
-    return _BOLD.sub("", reason).partition("\n")[0].partition(". ")[0].rstrip(". ")
+    return Imported(published, file.not_loaded)
 
 
 def _write_run(

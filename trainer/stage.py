@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from trainer.classes import Classes
     from trainer.config import RunConfig
     from trainer.reporter import Reporter
 
@@ -138,12 +139,16 @@ class StagePlan:
     left their checkpoints).
 
     `prepare`, where there is one, makes what all processes need before (encoded latents); one
-    process calls it, first.
+    process calls it, first. `classes`, where there is one, says how the classes of the stage differ
+    from those of a checkpoint that it begins with.
+
+    Raises, from `classes`: ConfigError when the stage cannot begin with that checkpoint.
     """
 
     name: str
     build: Callable[[Path], Stage]
     prepare: Callable[[Path, Reporter], None] | None = None
+    classes: Callable[[Any, Path], Classes] | None = None
 
 
 class Recipe(Protocol):

@@ -10,11 +10,20 @@ import typer
 from histoprep import console
 from histoprep.errors import UsageError
 from histoprep.labels import find_label_map, load_label_map
-from trainer.choices import ClassEmbedding, MaskQuery, PredictionType, ScheduleKind
+from trainer.choices import (
+    ClassEmbedding,
+    ImageRange,
+    Lineage,
+    MaskQuery,
+    PredictionType,
+    ScheduleKind,
+)
 
 if TYPE_CHECKING:
     from trainer.data.latent_scaling import LatentScaling
     from trainer.models.codec import Codec
+
+_RANGES = {"signed": "in [-1, 1]", "unit": "in [0, 1]"}
 
 
 def import_checkpoint(
@@ -48,10 +57,23 @@ def import_checkpoint(
     mask_query: Annotated[
         MaskQuery, typer.Option(help="Query of its attention: the binary mask or the class mask.")
     ] = "binary",
+    lineage: Annotated[
+        Lineage | None,
+        typer.Option(
+            help=(
+                "Training that it comes from; sets class embedding, scale of latents and range of"
+                " images."
+            ),
+            show_default=False,
+        ),
+    ] = None,
     class_embedding: Annotated[
-        ClassEmbedding,
-        typer.Option(help="Class embedding: the fraction of pixels, or the largest class id."),
-    ] = "fraction",
+        ClassEmbedding | None,
+        typer.Option(
+            help="Class embedding: the fraction of pixels, or the largest class id.",
+            show_default="of the lineage, else fraction",
+        ),
+    ] = None,
     null_class: Annotated[
         int, typer.Option(help="Class that was its unconditional input; -1 for none.", min=-1)
     ] = 0,
@@ -61,34 +83,53 @@ def import_checkpoint(
     schedule: Annotated[ScheduleKind, typer.Option(help="Its noise schedule.")] = "cosine",
     latent_shift: Annotated[
         float | None,
-        typer.Option(help="Latents were (raw - shift) / scale.", show_default="the codec's"),
+        typer.Option(
+            help="Latents were (raw - shift) / scale.",
+            show_default="of the lineage, else the codec's",
+        ),
     ] = None,
     latent_scale: Annotated[
         float | None,
         typer.Option(help="See --latent-shift; 50 where raw latents were divided by 50."),
     ] = None,
+    image_range: Annotated[
+        ImageRange | None,
+        typer.Option(
+            help="Range of the images that the codec was fed: [-1, 1] or [0, 1].",
+            show_default="of the lineage, else signed",
+        ),
+    ] = None,
 ) -> None:
     """Convert a published checkpoint of the reference network into a run folder with safetensors.
 
     Sizes, classes and depth follow from the tensors; the options cover what does not, and default
-    to the published training. Nothing in the file is executed.
+    to the published training; --lineage sets those that differ between published trainings. Nothing
+    in the file is executed; Python objects in it other than tensors and numbers are left out.
 
     Exit codes: 0 converted; 2 wrong usage; 6 not such a checkpoint (missing and unexpected tensors
     are listed).
 
     Examples:
         trainer import model.pt --codec runs/codec-512 --out runs/imported
+        trainer import model.pt --lineage diffinfinite --codec sd-vae --out runs/imported
         trainer import model.safetensors --out runs/imported --map label_map_5 --prediction v
     """
-    from trainer.import_checkpoint import ImportOptions
+    from trainer.import_checkpoint import CONVENTIONS, ImportOptions
     from trainer.import_checkpoint import import_checkpoint as convert
-    from trainer.recipes.codecs import load_codec
+    from trainer.recipes.codecs import UNIT_SUFFIX, load_codec
 
+    convention = CONVENTIONS[lineage] if lineage else None
+    if convention is not None:
+        class_embedding = class_embedding or convention.class_embedding
+        image_range = image_range or convention.image_range
+        latent_scale = convention.latent_scale if latent_scale is None else latent_scale
+    if codec and image_range == "unit" and not codec.endswith(UNIT_SUFFIX):
+        codec += UNIT_SUFFIX
     loaded = load_codec(codec) if codec else None
     network = {
         "resnet_block_groups": groups,
         "mask_query": mask_query,
-        "class_embedding": class_embedding,
+        "class_embedding": class_embedding or "fraction",
         "null_class": None if null_class < 0 else null_class,
     }
     options = ImportOptions(
@@ -96,9 +137,10 @@ def import_checkpoint(
         {"prediction_type": prediction, "noise_schedule": schedule, "loss": "l1"},
         load_label_map(find_label_map(map_name)) if map_name else None,
         loaded,
-        _scaling(loaded, latent_shift, latent_scale),
+        _scaling(loaded, latent_shift, latent_scale, from_lineage=convention is not None),
     )
-    imported = convert(checkpoint, out, options)
+    found = convert(checkpoint, out, options)
+    imported = found.published
     config = imported.network.config
     console.table(
         ("what", "value"),
@@ -112,6 +154,9 @@ def import_checkpoint(
             ("found under", ", ".join(repr(prefix) for prefix in imported.prefixes)),
             ("averaged weights", "yes" if imported.ema else "no"),
             ("other tensors, ignored", f"{imported.num_ignored:,}"),
+            ("other objects, not loaded", ", ".join(found.not_loaded) or "none"),
+            ("class embedding", config.class_embedding),
+            *([] if loaded is None else [("images of the codec", _RANGES[loaded.image_range])]),
         ],
         title="Reference network",
     )
@@ -122,10 +167,12 @@ def import_checkpoint(
     console.out(str(out))
 
 
-def _scaling(codec: Codec | None, shift: float | None, scale: float | None) -> LatentScaling | None:
+def _scaling(
+    codec: Codec | None, shift: float | None, scale: float | None, *, from_lineage: bool
+) -> LatentScaling | None:
     from trainer.data.latent_scaling import LatentScaling
 
-    if shift is None and scale is None:
+    if (shift is None and scale is None) or (codec is None and from_lineage):
         return None
     if codec is None:
         raise UsageError("--latent-shift and --latent-scale need --codec")

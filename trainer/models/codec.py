@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from histoprep.errors import UsageError
+from trainer.choices import ImageRange
 
 # Before the first import of diffusers: it asks the hub's client, which reads this once.
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -42,12 +43,17 @@ class Codec(nn.Module):
     `factor` pixels a side become one latent; `channels` of them. `shift` and `scale`, float
     [channels], are the codec's own normalisation: z = (raw - shift) / scale; a tiny autoencoder's
     latents come scaled already, so 0 and 1.
+
+    `image_range` is what the autoencoder itself is fed; `encode` and `decode` convert from and to
+    [-1, 1]. A codec of another range is another codec: it has a digest of its own.
     """
 
-    def __init__(self, autoencoder: nn.Module, identifier: str) -> None:
+    def __init__(
+        self, autoencoder: nn.Module, identifier: str, image_range: ImageRange = "signed"
+    ) -> None:
         super().__init__()
         self.autoencoder: Any = autoencoder.eval().requires_grad_(False)
-        self.identifier = identifier
+        self.identifier, self.image_range = identifier, image_range
         config: Any = autoencoder.config
         self.is_tiny = type(autoencoder).__name__ == TINY
         widths = config.encoder_block_out_channels if self.is_tiny else config.block_out_channels
@@ -55,6 +61,8 @@ class Codec(nn.Module):
         self.channels: int = config.latent_channels
         self.shift, self.scale = _own_scaling(config, self.channels)
         self.digest = weights_digest(autoencoder)
+        if image_range != "signed":
+            self.digest = hashlib.sha256(f"{self.digest} {image_range}".encode()).hexdigest()
 
     def train(self, mode: bool = True) -> Codec:
         """Return the codec, always in evaluation mode: it is frozen."""
@@ -75,6 +83,8 @@ class Codec(nn.Module):
                 seen=f"{seen} px",
                 expected=f"multiples of {self.factor}",
             )
+        if self.image_range == "unit":
+            images = images * 0.5 + 0.5
         if self.is_tiny:
             # encode, not forward: forward rounds latents to 8 bits.
             return Posterior(self.autoencoder.encode(images).latents, None)
@@ -85,8 +95,8 @@ class Codec(nn.Module):
         self, raw: Float[Tensor, "batch channels latent_height latent_width"]
     ) -> Float[Tensor, "batch 3 height width"]:
         """Return images [batch, 3, height * factor, width * factor] in [-1, 1] of raw latents."""
-        result: Tensor = self.autoencoder.decode(raw).sample.clamp(-1, 1)
-        return result
+        decoded: Tensor = self.autoencoder.decode(raw).sample
+        return decoded.clamp(0, 1) * 2 - 1 if self.image_range == "unit" else decoded.clamp(-1, 1)
 
 
 def posterior_of(

@@ -17,7 +17,7 @@ from histoprep.errors import IntegrityError, UsageError
 from trainer.models.codec import KL, TINY, Codec
 from trainer.recipes.codec import trained_autoencoder
 
-HUB_PREFIX = "hub:"
+HUB_PREFIX, UNIT_SUFFIX = "hub:", "@unit"
 CONFIG_NAME, RUN_CONFIG = "config.json", "config.yml"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w.-]+)*")
 
@@ -27,7 +27,8 @@ def load_codec(id_or_folder: str | Path) -> Codec:
     the recipe codec), or `hub:OWNER/NAME`.
 
     Nothing is downloaded unless the name starts with `hub:`; a subfolder follows the name
-    (`hub:OWNER/NAME/vae`). Weights are safetensors, or a state dict that torch reads with
+    (`hub:OWNER/NAME/vae`). A name that ends in `@unit` is a codec that is fed images in [0, 1], as
+    some published models did. Weights are safetensors, or a state dict that torch reads with
     weights_only.
 
     Raises:
@@ -35,6 +36,9 @@ def load_codec(id_or_folder: str | Path) -> Codec:
         IntegrityError: When weights are missing or do not fit.
     """
     name = str(id_or_folder)
+    if name.endswith(UNIT_SUFFIX):
+        codec = load_codec(name.removesuffix(UNIT_SUFFIX))
+        return Codec(codec.autoencoder, codec.identifier + UNIT_SUFFIX, "unit")
     if name.startswith(HUB_PREFIX):
         return Codec(_from_hub(name.removeprefix(HUB_PREFIX)), name)
     if (

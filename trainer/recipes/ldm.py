@@ -13,7 +13,7 @@ from trainer.data.source import check_tile_sizes, open_run_tiles
 from trainer.engine.checkpoints import find_checkpoint, load_weights
 from trainer.errors import CheckpointError, ConfigError
 from trainer.models.denoisers.footprint import count_flops, count_parameters
-from trainer.recipes.codecs import load_codec
+from trainer.recipes.codecs import UNIT_SUFFIX, load_codec
 from trainer.recipes.ldm_config import Config
 from trainer.recipes.ldm_data import (
     ModelFacts,
@@ -104,6 +104,8 @@ def load_generator(
             "this run is not of the recipe ldm", path=path, seen=config.recipe, expected="ldm"
         )
     facts = read_facts(path)
+    if codec and facts.codec_identifier.endswith(UNIT_SUFFIX):
+        codec = codec.removesuffix(UNIT_SUFFIX) + UNIT_SUFFIX
     loaded = load_codec(codec or facts.codec_identifier)
     if loaded.digest != facts.codec_digest:
         seen, expected = (f"digest {digest[:16]}" for digest in (loaded.digest, facts.codec_digest))
