@@ -153,7 +153,8 @@ class RunConfig(Section):
     device sees batch_size / (devices * accumulate) at once. `manifest` is a manifest or the index
     of shards, `root` the folder of the data set where it is another one than the manifest says.
     `fold` is the cross-validation fold that is test, the next one being val.
-    `out` is the run folder. `devices` and `num_nodes` auto: what torchrun or SLURM started, else
+    `out` is the run folder. `init` is a run, or a checkpoint of one, whose weights this one begins
+    with. `devices` and `num_nodes` auto: what torchrun or SLURM started, else
     all GPUs of this machine.
     """
 
@@ -163,6 +164,7 @@ class RunConfig(Section):
     manifest: str
     root: str | None = None
     fold: Natural | None = None
+    init: str | None = None
     out: str
     batch_size: Positive = 4
     accumulate: Positive = 1

@@ -23,7 +23,9 @@ from trainer.stage import DEFAULT_PRESETS, recipe_of
 # A layer replaces these as a whole: "epochs" over a preset's "steps" is a change, not a
 # contradiction.
 _WHOLE = frozenset({"duration"})
-_PATHS = ("manifest", "out")
+_PATHS = ("manifest", "out", "init")
+# What a run that continues another one does not take from it: its data and its place.
+_OF_ONE_RUN = ("manifest", "root", "fold", "init", "out", "latents", "preset")
 _Config = TypeVar("_Config", bound=BaseModel)
 
 
@@ -44,6 +46,7 @@ def load_config(
     recipe: str | None = None,
     preset: str | None = None,
     file: str | Path | None = None,
+    base: RunConfig | None = None,
     sets: Iterable[str] = (),
     **flags: Any,
 ) -> RunConfig:
@@ -58,6 +61,8 @@ def load_config(
             theirs.
         preset: Name of a packed configuration.
         file: A YAML file.
+        base: The run that this one continues: without preset, file or recipe everything but data
+            and place is as there.
         sets: Entries key=value with dotted keys.
         **flags: Values by key; None is ignored.
 
@@ -67,6 +72,8 @@ def load_config(
     """
     merged: dict[str, Any] = {}
     options = read_yaml(Path(file)) if file is not None else {}
+    if base is not None and (preset, file, recipe) == (None, None, None):
+        merged = base.model_dump(mode="json", by_alias=True, exclude=set(_OF_ONE_RUN))
     preset = (
         preset
         or options.get("preset")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from trainer.classes import Classes
     from trainer.config import RunConfig
     from trainer.reporter import Reporter
 
@@ -131,6 +130,23 @@ class Stage(Protocol):
     def name_samples(self, positions: Sequence[int]) -> list[str]:
         """Return the tile ids at training positions, for messages."""
         ...
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a network, before and now.
+
+    Attributes:
+        before: Names by class id in the run that the weights come from; None for an unused id.
+        now: Names by class id in this run.
+        build: Builds the network for a number of classes; called on PyTorch's device "meta".
+        first: Parameter -> place of class 0 along its axis of classes, where that is not 0.
+    """
+
+    before: Sequence[str | None]
+    now: Sequence[str | None]
+    build: Callable[[int], nn.Module]
+    first: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from histoprep import checksums
 from trainer.device import choose_device
-from trainer.engine.checkpoints import RESTORE_RUN, load_run_config, load_weights
-from trainer.errors import CheckpointError, ConfigError
+from trainer.engine.checkpoints import load_run_config, load_weights
+from trainer.errors import ConfigError
 from trainer.models.guidance_classifier import GuidanceClassifier
 from trainer.models.label_denoiser import LabelDenoiser
 from trainer.recipes.diffmic_config import Config, Diffusion
@@ -25,7 +23,7 @@ from trainer.recipes.diffmic_inference import (
     classify,
     start_generator,
 )
-from trainer.recipes.diffmic_labels import SPLIT_FILE
+from trainer.recipes.diffmic_labels import read_split
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +78,7 @@ def open_classifier(
             seen=f"recipe {config.recipe}",
             expected="recipe diffmic",
         )
-    split = _read_split(run)
+    split = read_split(run)
     names = tuple(split["classes"])
     guidance, denoiser = build_classifier(config, len(names)), build_denoiser(config, len(names))
     for stage, module in ((GUIDANCE, guidance), (DIFFUSION, denoiser)):
@@ -94,15 +92,3 @@ def open_classifier(
     return RunClassifier(
         config, names, str(split["manifest_digest"]), guidance, denoiser, diffusion
     )
-
-
-def _read_split(run: Path) -> dict[str, Any]:
-    try:
-        certificate: dict[str, Any] = checksums.read_json(run / SPLIT_FILE, hint=RESTORE_RUN)
-    except OSError as error:
-        raise CheckpointError(
-            f"the classes of the run cannot be read: {error}",
-            path=run / SPLIT_FILE,
-            hint="trainer fit writes them first",
-        ) from error
-    return certificate

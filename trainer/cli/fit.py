@@ -85,6 +85,16 @@ def fit(
         Path | None,
         typer.Option(help="Latent set of `trainer encode`.", show_default="encoded first"),
     ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            help=(
+                "Run or checkpoint whose weights this run begins with; without --recipe, --preset"
+                " or --config its configuration, too."
+            ),
+            show_default=False,
+        ),
+    ] = None,
     codec: Annotated[
         str | None, typer.Option(help="Folder of the codec, or hub:OWNER/NAME.", show_default=False)
     ] = None,
@@ -112,8 +122,8 @@ def fit(
         trainer fit --manifest manifest.parquet --preset ldm-tiny --out runs/ldm-tiny
         trainer fit --manifest shards --preset reference-512-class --set optimiser.lr=1e-4 --dry-run
         trainer fit --recipe codec --manifest shards --out runs/codec
+        trainer fit --init runs/ldm --manifest other/manifest.parquet --out runs/ldm-other
     """
-
     flags: dict[str, Any] = {
         "manifest": manifest,
         "root": None if root is None else str(root.absolute()),
@@ -121,9 +131,13 @@ def fit(
         "out": None if out is None else str(out),
         "latents": None if latents is None else str(latents),
         "codec": codec,
+        "init": None if init is None else str(init),
     }
-    wanted = recipe or (None if preset or config_file else DEFAULT_RECIPE)
-    config = load_config(recipe=wanted, preset=preset, file=config_file, sets=sets or (), **flags)
+    wanted = recipe or (None if preset or config_file or init else DEFAULT_RECIPE)
+    base = None if init is None else _config_of(init)
+    config = load_config(
+        recipe=wanted, preset=preset, file=config_file, base=base, sets=sets or (), **flags
+    )
     if verify:
         from trainer.verify import require_whole
 
@@ -132,6 +146,12 @@ def fit(
         _print_plan(config)
     else:
         _train(config)
+
+
+def _config_of(run: Path) -> RunConfig:
+    from trainer.engine.checkpoints import load_run_config
+
+    return load_run_config(run)
 
 
 def _train(config: RunConfig) -> None:

@@ -83,6 +83,11 @@ class CheckpointFolder:
             },
         )
 
+    @property
+    def is_empty(self) -> bool:
+        """Return whether there is no checkpoint to resume from, whole or damaged."""
+        return not self._list("last")
+
     def newest(self) -> Snapshot | None:
         """Return the newest valid checkpoint, or None when there is none at all; `skipped` lists
         those that were skipped, and why.

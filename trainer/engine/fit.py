@@ -32,6 +32,7 @@ from trainer.engine.devices import (
     seed_step,
     sum_over_ranks,
 )
+from trainer.engine.initial_weights import initialise
 from trainer.engine.logs import StageLog
 from trainer.engine.processes import explaining_lost_processes
 from trainer.engine.run_folder import begin_stage, finished_stage, prepare_run, write_finished
@@ -146,8 +147,12 @@ def _fit_stage(
         _in_first_process(fabric, functools.partial(plan.prepare, run, reporter))
     _in_first_process(fabric, functools.partial(begin_stage, folder))
     torch.manual_seed(config.seed)
-    training = Training(fabric, config, plan.build(run))
+    stage = plan.build(run)
     checkpoints = CheckpointFolder(folder / "checkpoints", config.keep_checkpoints)
+    if config.init is not None and checkpoints.is_empty:
+        for note in initialise(stage, plan, config):
+            reporter.note(note)
+    training = Training(fabric, config, stage)
     _resume(training, checkpoints, reporter)
     log = StageLog(folder, training.step, _hparams(training)) if fabric.is_global_zero else None
     try:

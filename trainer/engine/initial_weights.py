@@ -1,40 +1,22 @@
-"""The weights a run begins with when it continues another one (`init`): those of that run, its class
+"""The weights a run begins with when it continues another one (`init`): those of that run, class
 tables matched by the names of the classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from histoprep.phrases import first_of
 from trainer.config import RunConfig
 from trainer.engine.checkpoints import find_checkpoint, load_weights
 from trainer.errors import CheckpointError, ConfigError
-from trainer.stage import Stage, StagePlan
+from trainer.stage import Classes, Stage, StagePlan
 
 _MAX_NAMED = 5
-
-
-@dataclass(frozen=True)
-class Classes:
-    """The classes of a network, before and now.
-
-    Attributes:
-        before: Names by class id in the run that the weights come from; None for an unused id.
-        now: Names by class id in this run.
-        build: Builds the network for a number of classes; called on PyTorch's device "meta".
-        first: Parameter -> place of class 0 along its axis of classes, where that is not 0.
-    """
-
-    before: Sequence[str | None]
-    now: Sequence[str | None]
-    build: Callable[[int], nn.Module]
-    first: Mapping[str, int]
 
 
 def initialise(stage: Stage, plan: StagePlan, config: RunConfig) -> list[str]:
@@ -109,8 +91,7 @@ def _match(
         if list(before) == list(now):
             return list(range(len(now))), []
         note = (
-            "no class has the name it had: classes are taken by id"
-            f" ({before[0]} is {now[0]}, ...)"
+            f"no class has the name it had: classes are taken by id ({before[0]} is {now[0]}, ...)"
         )
         return list(range(len(now))), [note]
     source = [ids.get(name) if name is not None else None for name in now]

@@ -159,6 +159,11 @@ def _refuse_other_config(path: Path, config: RunConfig) -> None:
         hint = (
             "choose another --out for another run, or repeat the options of this run to resume it"
         )
+        if all(key.startswith("duration.") for key in changed):
+            hint = (
+                f"the schedule {config.schedule.kind} ends with the run, so that it cannot go on:"
+                f" begin another with its weights, --init {path.parent} and another --out"
+            )
         raise ConfigError(
             "this run folder belongs to a run with another configuration",
             path=path,

@@ -21,9 +21,14 @@ from trainer.recipes.diffmic_denoising import DenoisingStage
 from trainer.recipes.diffmic_guidance import NAME as GUIDANCE
 from trainer.recipes.diffmic_guidance import GuidanceStage
 from trainer.recipes.diffmic_inference import build_classifier, build_denoiser
-from trainer.recipes.diffmic_labels import LabelledTiles, labelled_tiles, write_split
+from trainer.recipes.diffmic_labels import (
+    LabelledTiles,
+    labelled_tiles,
+    read_split,
+    write_split,
+)
 from trainer.reporter import Reporter
-from trainer.stage import StagePlan
+from trainer.stage import Classes, StagePlan
 
 __all__ = ["Config", "describe", "stages"]
 
@@ -38,12 +43,21 @@ def stages(config: Config) -> Sequence[StagePlan]:
         IntegrityError: When a group or a copy of an image is in two splits.
     """
     data = labelled_tiles(config)
+    prepare, classes = partial(_prepare, data), partial(_compare_classes, config, data)
     return [
-        StagePlan(GUIDANCE, lambda _: GuidanceStage(config, data), prepare=partial(_prepare, data)),
-        StagePlan(
-            DIFFUSION, partial(DenoisingStage, config, data), prepare=partial(_prepare, data)
-        ),
+        StagePlan(GUIDANCE, lambda _: GuidanceStage(config, data), prepare, classes),
+        StagePlan(DIFFUSION, partial(DenoisingStage, config, data), prepare, classes),
     ]
+
+
+def _compare_classes(
+    config: Config, data: LabelledTiles, stage: GuidanceStage | DenoisingStage, checkpoint: Path
+) -> Classes:
+    """Return how the classes of a stage differ from those of a checkpoint that it begins with."""
+    # RUN/guidance/checkpoints/best-00000001
+    before = read_split(checkpoint.parents[2])["classes"]
+    build = build_classifier if stage.name == GUIDANCE else build_denoiser
+    return Classes(before, data.names, partial(build, config))
 
 
 def describe(config: Config) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from histoprep.shards import TileSource
 from trainer.data.randomness import keyed_uniforms
 from trainer.data.source import open_run_tiles
 from trainer.data.tiles import label_ids, label_names
-from trainer.errors import DataError, IntegrityError
+from trainer.engine.checkpoints import RESTORE_RUN
+from trainer.errors import CheckpointError, DataError, IntegrityError
 from trainer.recipes.diffmic_config import Config
 
 SPLIT_FILE = "split.json"
@@ -125,6 +127,23 @@ def write_split(folder: Path, data: LabelledTiles) -> None:
             "tiles": chosen,
         },
     )
+
+
+def read_split(run: Path) -> dict[str, Any]:
+    """Return what `write_split` stored in a run folder.
+
+    Raises:
+        CheckpointError: When it cannot be read.
+    """
+    try:
+        split: dict[str, Any] = checksums.read_json(run / SPLIT_FILE, hint=RESTORE_RUN)
+    except OSError as error:
+        raise CheckpointError(
+            f"the classes of the run cannot be read: {error}",
+            path=run / SPLIT_FILE,
+            hint="trainer fit writes them first",
+        ) from error
+    return split
 
 
 def validation_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from trainer.models.denoisers.footprint import count_flops, count_parameters
 from trainer.recipes.codecs import UNIT_SUFFIX, load_codec
 from trainer.recipes.ldm_config import Config
 from trainer.recipes.ldm_data import (
+    FACTS,
     ModelFacts,
     check_augmentation,
     describe_streams,
@@ -23,10 +25,16 @@ from trainer.recipes.ldm_data import (
     open_latents,
     prepare_latents,
 )
-from trainer.recipes.ldm_denoiser import build_denoiser, check_image_size, estimate_memory
+from trainer.recipes.ldm_denoiser import (
+    build_denoiser,
+    check_image_size,
+    estimate_memory,
+    names_by_id,
+)
 from trainer.recipes.ldm_stage import LdmStage, objective_of
+from trainer.reporter import Reporter
 from trainer.sampling.generator import Generator
-from trainer.stage import StagePlan
+from trainer.stage import Classes, StagePlan
 
 __all__ = ["Config", "describe", "load_generator", "stages"]
 
@@ -41,7 +49,41 @@ def stages(config: Config) -> list[StagePlan]:
     def build(_: Path) -> LdmStage:
         return LdmStage(config, open_run_tiles(config), open_latents(config))
 
-    return [StagePlan("", build, lambda run, reporter: prepare_latents(config, run, reporter))]
+    def prepare(run: Path, reporter: Reporter) -> None:
+        prepare_latents(config, run, reporter)
+
+    return [StagePlan("", build, prepare, partial(_compare_classes, config))]
+
+
+def _compare_classes(config: Config, stage: LdmStage, checkpoint: Path) -> Classes:
+    """Return how the classes of a stage differ from those of a checkpoint that it begins with.
+
+    Raises:
+        ConfigError: When the latents of the stage come from another codec.
+    """
+    label_map, latents = stage.tiles.label_map, stage.latents
+    now = names_by_id(label_map)
+    before = now
+    run = checkpoint.parents[1]
+    if (run / FACTS).is_file():
+        facts = ModelFacts.read(run)
+        before = names_by_id(facts.label_map)
+        if facts.codec_digest != latents.codec.digest:
+            raise ConfigError(
+                f"{rule_ids.LATENT_MISMATCH}: the weights of init were trained with another codec",
+                path=checkpoint,
+                seen=f"latents of {latents.codec.identifier}",
+                expected=facts.codec_identifier,
+                hint=(
+                    f"trainer encode --codec {facts.codec_identifier} --out NEW, then --latents NEW"
+                ),
+            )
+    return Classes(
+        before,
+        now,
+        lambda count: config.model.build(count, latents.shape[0]),
+        stage.denoiser.first_class,
+    )
 
 
 def describe(config: Config) -> dict[str, Any]:

@@ -77,3 +77,9 @@ def estimate_memory(config: Config, denoiser: Denoiser, factor: int) -> dict[str
         f"activations ({micro} images)": (one_image - per_image + per_image * micro) // share,
     }
     return {**parts, "in all": sum(parts.values())}
+
+
+def names_by_id(label_map: LabelMap) -> list[str | None]:
+    """Return the names of the classes by class id; None for an id that no class has."""
+    names = {cls.id: cls.name for cls in label_map.classes}
+    return [names.get(index) for index in range(max(names) + 1)]

@@ -69,11 +69,11 @@ class LdmStage:
     best: tuple[str, Literal["min", "max"]] | None = ("loss", "min")
 
     def __init__(self, config: Config, tiles: TileSource, latents: LatentSet) -> None:
-        self.config, self._tiles, self._latents = config, tiles, latents
+        self.config, self.tiles, self.latents = config, tiles, latents
         self.objective = objective_of(config)
-        self._denoiser: Denoiser = build_denoiser(config, tiles.label_map, latents.shape[0])
-        check_image_size(config, self._denoiser, latents.factor)
-        self.module: nn.Module = self._denoiser
+        self.denoiser: Denoiser = build_denoiser(config, tiles.label_map, latents.shape[0])
+        check_image_size(config, self.denoiser, latents.factor)
+        self.module: nn.Module = self.denoiser
         self._dataset = training_dataset(config, tiles, latents)
         self._placement = self._dataset.inner.placement
         self.weights_from: Mapping[str, str] = {"denoiser": "random"}
@@ -149,9 +149,9 @@ class LdmStage:
             self._validation.placement.place(batch["position"].numpy(), _VALIDATION_SEED)[1]
         )
         generated = self.generator(module).generate(masks, names, self._sampling_options())
-        raw = self._latents.denormalise(batch["latents"].to(self._device))
+        raw = self.latents.denormalise(batch["latents"].to(self._device))
         real = to_uint8(self._codec.decode(raw).float().cpu().numpy())
-        colours = {cls.id: _rgb(cls.colour) for cls in self._tiles.label_map.classes}
+        colours = {cls.id: _rgb(cls.colour) for cls in self.tiles.label_map.classes}
         rows = [
             [colour_mask(mask, colours), tile, image]
             for mask, tile, image in zip(masks, real, generated, strict=True)
@@ -161,14 +161,14 @@ class LdmStage:
     def generator(self, module: nn.Module) -> Generator:
         """Return what turns masks into images with `module` as the denoiser; needs the codec."""
         assert self._codec is not None
-        scaling, device = self._latents.scaling, self._device
+        scaling, device = self.latents.scaling, self._device
         return Generator(
             module,
             self.objective,
             self._codec,
             scaling,
-            self._denoiser.num_classes,
-            self._denoiser.stride,
+            self.denoiser.num_classes,
+            self.denoiser.stride,
             device,
             self.config.precision,
         )
@@ -188,15 +188,15 @@ class LdmStage:
         t = self.objective.timesteps_from_uniform(batch["u"])
         noisy = self.objective.noised(clean, noise, t)
         mask = batch["mask"][:, None]
-        if self._tiles.label_map.ignore:
-            mask = without_ignored(mask, self._denoiser.num_classes)
+        if self.tiles.label_map.ignore:
+            mask = without_ignored(mask, self.denoiser.num_classes)
         output = module(noisy, self.objective.model_time(t), mask, drop)
         return self.objective.per_sample_loss(
             output, self.objective.training_target(clean, noise, t), t
         )
 
     def _names(self, rows: np.ndarray) -> list[str]:
-        return [str(tile_id) for tile_id in self._tiles.tile_ids[rows]]
+        return [str(tile_id) for tile_id in self.tiles.tile_ids[rows]]
 
     def _sampling_options(self) -> SamplingOptions:
         sampling = self.config.sampling

@@ -36,7 +36,7 @@ from trainer.models.trunks import load_trunk_weights
 from trainer.reporter import Reporter
 from trainer.sampling.sheets import class_colours
 from trainer.section import Positive, Section, Share
-from trainer.stage import NO_VALIDATION, StagePlan, StepOutput
+from trainer.stage import NO_VALIDATION, Classes, StagePlan, StepOutput
 
 FACTS = "segmenter.json"
 TRAIN, VALIDATION = "train", "val"
@@ -92,7 +92,17 @@ def stages(config: Config) -> list[StagePlan]:
             reporter.warn(NO_VALIDATION.format("miou"))
         checksums.publish_json(run, FACTS, {"label_map": tiles.label_map.to_json()})
 
-    return [StagePlan("", lambda _: SegmenterStage(config, tiles), prepare=prepare)]
+    def classes(_: SegmenterStage, checkpoint: Path) -> Classes:
+        before = read_label_map(checkpoint)
+        return Classes(
+            [cls.name for cls in before.classes],
+            [cls.name for cls in tiles.label_map.classes],
+            lambda count: build_segmenter(config.network, count),
+        )
+
+    return [
+        StagePlan("", lambda _: SegmenterStage(config, tiles), prepare=prepare, classes=classes)
+    ]
 
 
 def describe(config: Config) -> dict[str, Any]:
@@ -324,14 +334,7 @@ def load_segmenter(path: Path) -> tuple[nn.Module, LabelMap, Config]:
             expected="recipe segmenter",
             hint="trainer fit --recipe segmenter --manifest MANIFEST",
         )
-    run = find_checkpoint(path.absolute()).parents[1]
-    try:
-        facts = checksums.read_json(run / FACTS, hint=RESTORE_RUN)
-        label_map = LabelMap.from_json(facts["label_map"])
-    except (OSError, KeyError) as error:
-        raise CheckpointError(
-            f"the classes of the run cannot be read: {error}", path=run / FACTS
-        ) from error
+    label_map = read_label_map(find_checkpoint(path.absolute()))
     module = build_segmenter(config.network, label_map.num_classes)
     try:
         module.load_state_dict(weights)
@@ -340,3 +343,18 @@ def load_segmenter(path: Path) -> tuple[nn.Module, LabelMap, Config]:
             f"the weights do not fit the configuration of the run: {error}", path=path
         ) from error
     return module.eval().requires_grad_(False), label_map, config
+
+
+def read_label_map(checkpoint: Path) -> LabelMap:
+    """Return the classes of the run of a checkpoint.
+
+    Raises:
+        CheckpointError: When they cannot be read.
+    """
+    place = checkpoint.parents[1] / FACTS
+    try:
+        return LabelMap.from_json(checksums.read_json(place, hint=RESTORE_RUN)["label_map"])
+    except (OSError, KeyError) as error:
+        raise CheckpointError(
+            f"the classes of the run cannot be read: {error}", path=place
+        ) from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from jaxtyping import Bool, Float, Integer, Num
 from torch import Tensor, nn
@@ -17,8 +19,11 @@ class Denoiser(nn.Module, ABC):
         num_classes: Class ids 0 .. num_classes - 1 may occur in masks.
         channels: Channels of the latents, in and out.
         stride: Height and width of the latents must be multiples of it; any such size works.
+        first_class: Parameters whose class tables do not begin at 0, and where they do: what a run
+            that continues another one with other classes needs to know.
     """
 
+    first_class: Mapping[str, int] = MappingProxyType({})
     num_classes: int
     channels: int
     stride: int

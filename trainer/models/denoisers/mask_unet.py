@@ -135,6 +135,8 @@ class MaskUNet(Denoiser):
             raise ValueError(f"num_classes is {num_classes}, at least 1 expected")
         self.config, self.num_classes, self.channels = config, num_classes, channels
         self.stride = 1 << (len(config.dim_mults) - 1)
+        # The latents stand before the class shares.
+        self.first_class = {"first.weight": channels}
         dim = config.dim
         widths = [dim * mult for mult in config.dim_mults]
         steps = list(pairwise(widths))

@@ -1,0 +1,144 @@
+"""Runs that go on: longer than they were planned, or as another run that begins with their
+weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from trainer.engine.checkpoints import find_checkpoint, load_weights
+from trainer.engine.fit import fit
+from trainer.engine.initial_weights import fit_classes
+from trainer.errors import ConfigError, HistoprepError
+from trainer.models.denoisers.mask_unet import Config as MaskUNetConfig
+from trainer.models.denoisers.reference_unet import Config as ReferenceConfig
+from trainer.reporter import Reporter
+from trainer.stage import Classes
+
+Make = Callable[..., Any]
+
+
+def _notes() -> tuple[list[str], Reporter]:
+    said: list[str] = []
+    return said, Reporter(said.append, said.append)
+
+
+def test_a_finished_run_with_an_endless_schedule_goes_on(toy_config: Make) -> None:
+    short = toy_config("short", schedule__kind="constant")
+    assert fit(short).stages[""]["step"] == 12
+    longer = toy_config("short", schedule__kind="constant", duration={"steps": 24})
+    assert fit(longer).stages[""]["step"] == 24
+    whole = toy_config("whole", schedule__kind="constant", duration={"steps": 24})
+    fit(whole)
+    first, second = (
+        safetensors.torch.load_file(
+            Path(config.out) / "checkpoints" / "last-00000024" / "weights.safetensors"
+        )
+        for config in (longer, whole)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_schedule_that_ended_says_how_to_go_on(toy_config: Make) -> None:
+    fit(toy_config())
+    with pytest.raises(ConfigError, match="--init") as raised:
+        fit(toy_config(duration={"steps": 24}))
+    assert "one_cycle" in str(raised.value.hint)
+
+
+def test_a_run_begins_with_the_averaged_weights_of_another(toy_config: Make) -> None:
+    first = toy_config("first")
+    fit(first)
+    expected, _ = load_weights(first.out)
+    said, reporter = _notes()
+    second = toy_config("second", init=first.out, optimiser__lr=1e-12, plain=False)
+    fit(second, reporter=reporter)
+    own = load_weights(Path(second.out) / "checkpoints" / "last-00000012", ema=False)[0]
+    for name, value in own.items():
+        if name.startswith("1."):  # running statistics go on
+            continue
+        assert torch.allclose(value, expected[name], atol=1e-6), name
+    assert any(str(find_checkpoint(Path(first.out))) in line for line in said)
+
+
+def test_a_continued_run_resumes_without_the_run_it_came_from(toy_config: Make) -> None:
+    first = toy_config("first")
+    fit(first)
+    config = toy_config("second", init=first.out, schedule__kind="constant")
+    fit(config)
+    Path(first.out).rename(Path(first.out).with_name("gone"))
+    longer = config.model_copy(update={"duration": type(config.duration)(steps=16)})
+    assert fit(longer).stages[""]["step"] == 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"plain": True}, "tensors missing|unknown|shape"), ({"init": "nowhere"}, "no such run|no")],
+)
+def test_weights_of_another_network_are_refused(
+    toy_config: Make, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    fit(toy_config("first"))
+    options = {"init": str(tmp_path / "first"), **changes}
+    with pytest.raises(HistoprepError, match=words):
+        fit(toy_config("second", **options))
+
+
+DENOISERS = {
+    "reference-unet": ReferenceConfig(dim=8, dim_mults=(1, 2), block_per_layer=1),
+    "mask-unet": MaskUNetConfig(dim=8, dim_mults=(1, 2), block_per_layer=1),
+}
+
+
+def _network(kind: str, count: int, seed: int) -> Any:
+    torch.manual_seed(seed)
+    network = DENOISERS[kind].build(count, 4)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return network.eval()
+
+
+def _fit(kind: str, before: list[str | None], now: list[str | None]) -> tuple[Any, Any, list[str]]:
+    old, new = _network(kind, len(before), 1), _network(kind, len(now), 2)
+    classes = Classes(before, now, lambda count: DENOISERS[kind].build(count, 4), new.first_class)
+    fitted, notes = fit_classes(old.state_dict(), new.state_dict(), classes)
+    new.load_state_dict(fitted)
+    return old, new, notes
+
+
+def _predict(network: Any, mask: Tensor) -> Tensor:
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        result: Tensor = network(x, torch.tensor([10, 700]), mask)
+    return result
+
+
+@pytest.mark.parametrize("kind", DENOISERS)
+def test_classes_are_matched_by_name(kind: str) -> None:
+    """Classes that moved to other ids, with a new one and one less, mean what they meant."""
+    before: list[str | None] = ["Unknown", "Tumour", "Stroma", "Necrosis"]
+    now: list[str | None] = ["Unknown", "Stroma", "Fat", "Tumour", "Blood"]
+    old, new, notes = _fit(kind, before, now)
+    mask = torch.randint(0, 3, (2, 1, 64, 64), generator=torch.Generator().manual_seed(0))
+    translated = torch.tensor([0, 3, 1])[mask]
+    assert torch.allclose(_predict(old, mask), _predict(new, translated), atol=1e-5)
+    assert notes == [
+        "new classes begin at random: Fat, Blood",
+        "classes that are no longer there: Necrosis",
+        "classes whose id is another now: Stroma, Tumour",
+    ]
+
+
+@pytest.mark.parametrize("kind", DENOISERS)
+def test_classes_without_a_common_name_are_matched_by_id(kind: str) -> None:
+    old, new, notes = _fit(kind, ["0", "1", "2"], ["Unknown", "Tumour", "Stroma"])
+    mask = torch.randint(0, 3, (2, 1, 64, 64), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(_predict(old, mask), _predict(new, mask))
+    assert "by id" in notes[0]
