@@ -327,24 +327,24 @@ def test_a_lineage_sets_embedding_scale_and_range(tmp_path, small_codec):
     command = ["import", place, "--codec", codec, "--out"]
     assert run([*command, str(tmp_path / "one"), "--lineage", "diffinfinite"]) == ExitCode.OK
     assert run([*command, str(tmp_path / "two"), "--lineage", "skin-fork"]) == ExitCode.OK
-    one, two = (load_generator(tmp_path / name) for name in ("one", "two"))
-    assert one.scaling.scale == (50.0,) * 4 and one.codec.image_range == "unit"
+    first, second = (load_generator(tmp_path / name) for name in ("one", "two"))
+    assert first.scaling.scale == (50.0,) * 4 and first.codec.image_range == "unit"
     assert load_weights(tmp_path / "one")[1].model.class_embedding == "max"
     assert load_weights(tmp_path / "two")[1].model.class_embedding == "fraction"
-    assert two.codec.image_range == "signed"
+    assert second.codec.image_range == "signed"
     scale = 1 / small_codec.config.scaling_factor
-    assert two.scaling.scale == pytest.approx((scale,) * 4)
+    assert second.scaling.scale == pytest.approx((scale,) * 4)
 
     # What an option says comes before the lineage.
     options = ["--lineage", "diffinfinite", "--latent-scale", "7", "--image-range", "signed"]
     assert run([*command, str(tmp_path / "three"), *options]) == ExitCode.OK
     three = load_generator(tmp_path / "three")
     assert three.scaling.scale == (7.0,) * 4 and three.codec.image_range == "signed"
-    assert three.codec.digest != one.codec.digest
+    assert three.codec.digest != first.codec.digest
     # A codec that moved is still fed what the model was trained with.
     (tmp_path / "codec").rename(tmp_path / "moved")
     moved = load_generator(tmp_path / "one", codec=str(tmp_path / "moved"))
-    assert moved.codec.digest == one.codec.digest
+    assert moved.codec.digest == first.codec.digest
 
 
 def test_a_codec_of_the_unit_range_is_fed_images_from_0_to_1(tmp_path, small_codec):
