@@ -20,6 +20,11 @@ COMMANDS = {
         "Split without leaks and write the manifest; check, diff, show.",
     ),
     "shard": ("shard", "app", "Pack tiles into tar shards with an index; verify, info, preview."),
+    "browse": (
+        "browse",
+        "browse",
+        "Look at a data set in the web browser; tag and drop tiles.",
+    ),
     "card": (
         "card",
         "card",

@@ -26,6 +26,7 @@ _EXTRAS = {
     "fast": (Status.WARN, "a quicker PNG decoder"),
     "cluster": (Status.OK, "only for --engine dask"),
     "cloud": (Status.OK, "only for object stores"),
+    "browse": (Status.OK, "only for histoprep browse"),
     "import": (Status.OK, "only for histoprep import"),
 }
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?\s*(?:>=\s*([0-9.]+))?")

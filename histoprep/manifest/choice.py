@@ -20,6 +20,7 @@ from histoprep.name_index import NameIndex
 from histoprep.names import to_text
 from histoprep.phrases import plural, unmatched_warning
 from histoprep.scan.dataset_csv import NAME_COLUMNS
+from histoprep.schemas.decisions import is_decisions, read_dropped
 from histoprep.schemas.findings import read_findings
 from histoprep.schemas.repaired import RepairedMasks, TileRows
 from histoprep.schemas.tiles import open_tiles_table
@@ -28,6 +29,7 @@ from histoprep.text_table import read_text_table
 
 _BY_FINDING, _BY_DROP_LIST, _BY_KEEP_LIST, _BY_SAMPLE = range(len(CHOICES))
 _KEYS = ("tile_id", "image_path", "mask_path")
+_START_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def choose_tiles(
     if not options:
         return Choice(reasons, by_code, options)
     named = _files_of_findings(workspace, options.findings, tiles_digest)
-    drop = _List(options.drop_list, "--drop-list") if options.drop_list else None
+    drop = _open_list(options.drop_list, "--drop-list") if options.drop_list else None
     keep = _List(options.keep_list, "--keep-list") if options.keep_list else None
     # Tiles that are no rest of a sample rank last.
     ranks = np.full(rows.num_rows, np.iinfo(np.uint64).max, dtype=np.uint64)
@@ -283,3 +285,30 @@ class _List:
 
     def _strange(self) -> list[str]:
         return [name for name in self._names if name and name not in self._tiles]
+
+
+class _Decided(_List):
+    """The tiles that decisions.csv drops in the end: by their exact ids, as `browse` wrote them."""
+
+    def __init__(self, path: Path, option: str) -> None:
+        self._path, self._option = path, option
+        self._names = list(read_dropped(path))
+        self._dropped = frozenset(self._names)
+        self._tiles = {}
+
+    def names(self, tile: str, image: str | None, mask: str | None) -> bool:
+        """Return whether the tile is dropped."""
+        if tile not in self._dropped:
+            return False
+        self._tiles[tile] = tile
+        return True
+
+
+def _open_list(path: Path, option: str) -> _List:
+    """Return the list in a file, or what decisions.csv says."""
+    if path.is_file():
+        with path.open("rb") as stream:
+            start = stream.read(_START_BYTES)
+        if is_decisions(start):
+            return _Decided(path, option)
+    return _List(path, option)
