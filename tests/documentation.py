@@ -36,6 +36,7 @@ PAGES = (
                 "tutorial",
                 "commands",
                 "findings",
+                "browse",
                 "label-maps",
                 "mask-fit",
                 "neighbours",
