@@ -31,6 +31,8 @@ MaskQuery = Literal["binary", "class"]
 """Query of the attention of the reference network."""
 ClassEmbedding = Literal["fraction", "max"]
 """How classes are reduced to the resolution of the class embedding."""
+Spacing = Literal["time", "log_snr"]
+"""How the steps of sampling are spread over the noise levels."""
 Unlabelled = Literal["null", "class"]
 """What unlabelled pixels are to a denoiser."""
 ImageRange = Literal["signed", "unit"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def sample_dataset(
     dataset = SyntheticDataset(
         out.resolve(),
         {
-            **asdict(options),
+            **options.to_json(),
             **(origin or {}),
             "precision": generator.precision,
             "keep": keep.digest if keep else None,
@@ -122,6 +122,13 @@ def check_masks(
             "the guidance scale is not a finite number",
             seen=options.guidance_scale,
             expected="a finite one, such as 2",
+        )
+    interval = options.guidance_interval
+    if interval is not None and not 0 <= interval[0] <= interval[1]:
+        raise UsageError(
+            "this is no guidance interval",
+            seen=", ".join(map(str, interval)),
+            expected="two noise levels sigma / signal, the lesser first, such as 0.2,5",
         )
     if problem := options.solver.problem(generator.objective):
         raise UsageError("the solver does not fit the network", seen=problem)

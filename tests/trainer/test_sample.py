@@ -229,6 +229,47 @@ def test_seed_and_name_make_the_image(folder):
     assert not np.array_equal(images[0], images[2])
 
 
+def test_guidance_in_an_interval_of_noise_levels(folder):
+    generator, mask = _network(), _regions(1)[None]
+
+    def image(scale: float, interval: tuple[float, float] | None) -> np.ndarray:
+        options = SamplingOptions(scale, OPTIONS.solver, 3, interval)
+        return generator.generate(mask, ["a"], options)
+
+    plain, guided = image(1.0, None), image(4.0, None)
+    assert not np.array_equal(plain, guided)
+    assert np.array_equal(image(4.0, (0.0, 1e9)), guided)
+    assert np.array_equal(image(4.0, (1e8, 1e9)), plain)
+    partly = image(4.0, (0.3, 3.0))
+    assert not np.array_equal(partly, plain) and not np.array_equal(partly, guided)
+
+
+def test_what_came_later_is_not_in_the_record_at_its_default():
+    options = SamplingOptions(1.5, Solver("dpm++", 5), 3)
+    solver = {"kind": "dpm++", "num_inference_steps": 5, "eta": 0.0}
+    assert options.to_json() == {"guidance_scale": 1.5, "solver": solver, "seed": 3}
+    other = SamplingOptions(1.5, Solver("dpm++", 5, spacing="log_snr"), 3, (0.2, 5.0))
+    assert other.to_json() == {
+        "guidance_scale": 1.5,
+        "solver": {**solver, "spacing": "log_snr"},
+        "seed": 3,
+        "guidance_interval": (0.2, 5.0),
+    }
+
+
+def test_interval_and_spacing_are_those_of_the_run_unless_given():
+    own = "{guidance_interval: [0.2, 5], spacing: log_snr}"
+    config = load_config(preset="ldm-tiny", manifest="m", sets=[f"sampling={own}"])
+    found = sampling_options(config, 0)
+    assert (found.guidance_interval, found.solver.spacing) == ((0.2, 5.0), "log_snr")
+    found = sampling_options(config, 0, guidance_interval="0.5,2", spacing="time")
+    assert (found.guidance_interval, found.solver.spacing) == ((0.5, 2.0), "time")
+    assert sampling_options(config, 0, solver="ddim").solver.spacing == "time"
+    for text in ("0.5", "a,b", "1,2,3"):
+        with pytest.raises(UsageError, match="not two numbers"):
+            sampling_options(config, 0, guidance_interval=text)
+
+
 def test_fresh_noise_of_ancestral_sampling_belongs_to_the_tile():
     generator, masks = _network(), np.stack([_regions(0), _regions(1)])
     ancestral = SamplingOptions(1.0, Solver("ddim", 10, eta=1.0), seed=2)
@@ -475,6 +516,13 @@ def test_a_guidance_scale_that_is_no_number_is_refused_before_anything_is_writte
             tmp_path / "out",
             SamplingOptions(scale, OPTIONS.solver),
         )
+    with pytest.raises(UsageError, match="no guidance interval"):
+        sample_dataset(
+            _painter(),
+            masks_in_folder(folder, CLASSES),
+            tmp_path / "out",
+            SamplingOptions(2.0, OPTIONS.solver, guidance_interval=(scale, 0.5)),
+        )
     with pytest.raises(UsageError, match="eta nan"):
         sample_dataset(
             _painter(),
@@ -630,7 +678,7 @@ def test_what_is_not_asked_for_is_as_in_the_run(words, wanted):
     own = "{solver: ddim, num_inference_steps: 10, guidance_scale: 1.5, eta: 0.5}"
     config = load_config(preset="ldm-tiny", manifest="m", sets=[f"sampling={own}"])
     values = dict(zip(("guidance_scale", "solver", "steps", "eta"), words, strict=True))
-    found = sampling_options(config, **values, seed=4)
+    found = sampling_options(config, 4, **values)
     solver = found.solver
     assert (found.guidance_scale, solver.kind, solver.num_inference_steps, solver.eta) == wanted
     assert found.seed == 4

@@ -5,13 +5,14 @@ noise along the exact path.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
 from trainer.diffusion.objectives import Objective
-from trainer.diffusion.samplers import SOLVERS, Known, Solver, sample
+from trainer.diffusion.samplers import SOLVERS, Elsewhere, Known, Solver, sample
 from trainer.diffusion.schedule import NoiseSchedule
 
 torch.set_num_threads(1)
@@ -82,6 +83,71 @@ def test_the_order_of_convergence(kind, solver):
         assert 0.8 < order < 1.2
     else:
         assert order > 1.5, errors
+
+
+def _solve(objective: Objective, solver: Solver) -> tuple[float, list[float]]:
+    """Return the largest relative error of a standard deviation, and log(signal / sigma) of the
+    calls.
+    """
+    exact, noise, ratios = _exact_denoiser(objective), _noise(64), []
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        signal, sigma = _levels(objective, t[:1])
+        ratios.append(float(torch.log(signal / sigma)))
+        return exact(x, t)
+
+    found = sample(denoise, noise, objective, solver)
+    spread = (found - MEAN).std((0, 2, 3)) / (STD.flatten() * noise.std((0, 2, 3)))
+    return float((spread - 1).abs().max()), ratios
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("num_steps", [10, 25])
+def test_steps_of_equal_log_snr_are_more_exact_where_they_are_few(kind, schedule, num_steps):
+    objective = Objective(kind, NoiseSchedule(schedule))
+    by_time, _ = _solve(objective, Solver("dpm++", num_steps))
+    by_log_snr, ratios = _solve(objective, Solver("dpm++", num_steps, spacing="log_snr"))
+    assert by_log_snr < min(0.6 * by_time, 0.025 if num_steps == 10 else 0.012)
+    assert len(ratios) == num_steps
+    steps = torch.tensor(ratios).diff()[1:]
+    assert float(steps.std() / steps.mean()) < 0.1
+
+
+def test_flow_times_of_equal_log_snr():
+    error, ratios = _solve(Objective("flow"), Solver("dpm++", 25, spacing="log_snr"))
+    assert error < 0.02
+    steps = torch.tensor(ratios).diff()[1:]
+    assert torch.allclose(steps, steps.mean().expand_as(steps), rtol=1e-3)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 900, 960])
+def test_any_number_of_steps_has_timesteps_of_its_own(num_steps):
+    for kind in ("epsilon", "v", "flow"):
+        solver = Solver("dpm++", num_steps, spacing="log_snr")
+        _, ratios = _solve(Objective(kind), solver)
+        assert len(ratios) == num_steps
+        assert all(a < b for a, b in pairwise(ratios))
+
+
+@pytest.mark.parametrize(("kind", "solver"), PAIRS)
+def test_outside_the_interval_another_network_is_called(kind, solver):
+    objective, called = Objective(kind), {"inside": [], "outside": []}
+    exact = _exact_denoiser(objective)
+
+    def network(name: str):
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            signal, sigma = _levels(objective, t[:1])
+            called[name].append(float(sigma / signal))
+            return exact(x, t)
+
+        return denoise
+
+    elsewhere = Elsewhere((0.3, 3.0), network("outside"))
+    found = sample(network("inside"), _noise(), objective, Solver(solver, 20), elsewhere=elsewhere)
+    assert all(0.3 <= level <= 3.0 for level in called["inside"]) and called["inside"]
+    assert all(not 0.3 <= level <= 3.0 for level in called["outside"]) and called["outside"]
+    assert torch.equal(found, sample(exact, _noise(), objective, Solver(solver, 20)))
 
 
 def _ddim_by_hand(
@@ -251,6 +317,7 @@ def test_the_unknown_region_listens_to_the_known_one():
     [
         ("epsilon", Solver("euler", 10), "dpm\\+\\+ or ddim expected"),
         ("flow", Solver("ddim", 10), "euler"),
+        ("v", Solver("ddim", 10, spacing="log_snr"), "expected"),
         ("v", Solver("ddim", 30), "divisor of 1000"),
         ("v", Solver("dpm++", 0), "1 to 999"),
         ("epsilon", Solver("dpm++", 1000), "1 to 995"),

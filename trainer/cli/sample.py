@@ -13,7 +13,7 @@ from histoprep import console
 from histoprep.digests import file_digest
 from histoprep.errors import UsageError
 from histoprep.labels import find_label_map, load_label_map
-from trainer.choices import Precision, SolverKind, Split
+from trainer.choices import Precision, SolverKind, Spacing, Split
 from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -91,6 +91,15 @@ def sample(
             show_default=_OF_RUN,
         ),
     ] = None,
+    guidance_interval: Annotated[
+        str | None,
+        _made(
+            "Guidance at noise levels sigma / signal between these two only, such as 0.2,5;"
+            " elsewhere the scale is 1.",
+            metavar="LOW,HIGH",
+            show_default=_OF_RUN,
+        ),
+    ] = None,
     solver: Annotated[
         SolverKind | None,
         _made(
@@ -105,6 +114,14 @@ def sample(
             "Number of solver steps.",
             min=1,
             show_default="as in the run; 25 with another solver",
+        ),
+    ] = None,
+    spacing: Annotated[
+        Spacing | None,
+        _made(
+            "Steps of equal time, or of equal log-SNR with dpm++: better with few steps, but for"
+            " flow models.",
+            show_default="as in the run; time with another solver",
         ),
     ] = None,
     eta: Annotated[
@@ -198,7 +215,16 @@ def sample(
             "--real needs the real images",
             hint="give a manifest as --masks, or their folder with --images",
         )
-    options = sampling_options(config, guidance_scale, solver, steps, eta, seed)
+    options = sampling_options(
+        config,
+        seed,
+        guidance_scale=guidance_scale,
+        guidance_interval=guidance_interval,
+        solver=solver,
+        steps=steps,
+        spacing=spacing,
+        eta=eta,
+    )
     generator = load_generator(
         checkpoint, ema=not raw_weights, codec=codec, device=place, precision=precision
     )
@@ -236,11 +262,14 @@ def sample(
 
 def sampling_options(
     config: Config,
-    guidance_scale: float | None,
-    solver: SolverKind | None,
-    steps: int | None,
-    eta: float | None,
     seed: int,
+    *,
+    guidance_scale: float | None = None,
+    guidance_interval: str | None = None,
+    solver: SolverKind | None = None,
+    steps: int | None = None,
+    spacing: Spacing | None = None,
+    eta: float | None = None,
 ) -> SamplingOptions:
     """Return how to sample: what is not asked for is as in the run."""
     from trainer.diffusion.samplers import Solver
@@ -249,7 +278,7 @@ def sampling_options(
     own = config.sampling
     # Steps and noise of one solver say nothing of another.
     default = (
-        Solver(own.solver, own.num_inference_steps, own.eta)
+        Solver(own.solver, own.num_inference_steps, own.eta, own.spacing)
         if solver in (None, own.solver)
         else Solver(solver)
     )
@@ -259,9 +288,21 @@ def sampling_options(
             default.kind,
             default.num_inference_steps if steps is None else steps,
             default.eta if eta is None else eta,
+            default.spacing if spacing is None else spacing,
         ),
         seed,
+        own.guidance_interval if guidance_interval is None else _interval(guidance_interval),
     )
+
+
+def _interval(text: str) -> tuple[float, float]:
+    try:
+        least, largest = (float(number) for number in text.split(","))
+    except ValueError:
+        raise UsageError(
+            "--guidance-interval is not two numbers", seen=text, expected="such as 0.2,5"
+        ) from None
+    return least, largest
 
 
 def _check_run(checkpoint: Path) -> Config:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from trainer.choices import SolverKind
+from trainer.choices import SolverKind, Spacing
 from trainer.diffusion.guidance import Denoise
 from trainer.diffusion.objectives import Objective
 
@@ -23,6 +23,10 @@ SOLVERS = {"epsilon": ("dpm++", "ddim"), "v": ("dpm++", "ddim"), "flow": ("dpm++
 # 2022, arXiv 2211.01095, and
 # the value that diffusers names for the cosine schedule.
 _LEAST_LOG_RATIO = -5.1
+# The levels that steps of equal log-SNR are spread over: log(signal / sigma) of the first, which
+# starts at noise alone all the same, and of the last.
+_LOG_RATIOS = (-4.0, 3.0)
+_LARGEST_FLOW_TIME = 0.999
 _PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction", "flow": "flow_prediction"}
 
 
@@ -34,11 +38,15 @@ class Solver:
     number of steps divides the number of training timesteps, and very many steps leave out the
     first few, at which the noise carries no information. euler, heun: for flow; heun calls the
     network 2 n - 1 times.
+
+    `spacing`: steps of equal time, or, with dpm++, of equal log(signal / sigma), which is more
+    exact with few steps on a noise schedule; flow times are spread well as they are.
     """
 
     kind: SolverKind = "dpm++"
     num_inference_steps: int = 25
     eta: float = 0.0
+    spacing: Spacing = "time"
 
     def problem(self, objective: Objective) -> str | None:
         """Return what keeps the solver from working with an objective, or None."""
@@ -64,6 +72,8 @@ class Solver:
                 f"{self.num_inference_steps} steps of ddim; a divisor of {num_train} expected, such"
                 " as 25, 50 or 250"
             )
+        if self.spacing != "time" and self.kind != "dpm++":
+            return f"spacing {self.spacing} with {self.kind}; dpm++ expected"
         if self.eta and (self.kind != "ddim" or not 0 <= self.eta <= 1):
             return f"eta {self.eta} with {self.kind}; 0 to 1 with ddim expected, 0 otherwise"
         return None
@@ -91,6 +101,23 @@ class _Evaluation:
     sigma: float
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """The network to call where sigma / signal is not in `interval` (least and largest, both
+    included): without guidance, say, which helps at middle noise levels only.
+
+    Source: Kynkäänniemi et al. 2024, arXiv 2404.07724, equation 5.
+    """
+
+    interval: tuple[float, float]
+    denoise: Denoise
+
+    def holds(self, evaluation: _Evaluation) -> bool:
+        """Return whether an evaluation lies in the interval."""
+        least, largest = self.interval
+        return least * evaluation.signal <= evaluation.sigma <= largest * evaluation.signal
+
+
 @torch.no_grad()
 def sample(
     denoise: Denoise,
@@ -100,6 +127,7 @@ def sample(
     *,
     step_noise: Callable[[int], Tensor] | None = None,
     known: Known | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Float[Tensor, "batch channels height width"]:
     """Return latents for noise.
 
@@ -117,6 +145,8 @@ def sample(
         solver: The solver and its number of steps.
         step_noise: Returns the fresh noise of an evaluation, which ddim with an eta above 0 needs.
         known: The region that is known beforehand.
+        elsewhere: The network outside an interval of noise levels; `denoise` at every level if
+            None.
 
     Raises:
         ValueError: For a solver that does not fit.
@@ -135,7 +165,8 @@ def sample(
             device=x.device,
             dtype=torch.float32 if objective.prediction_type == "flow" else torch.int64,
         )
-        output = denoise(x, t).to(x.dtype)
+        network = denoise if elsewhere is None or elsewhere.holds(evaluation) else elsewhere.denoise
+        output = network(x, t).to(x.dtype)
         more = (
             {"eta": solver.eta, "variance_noise": step_noise(index)}
             if solver.eta and step_noise
@@ -157,6 +188,8 @@ def _with_known(
 
 
 def _plan(objective: Objective, solver: Solver) -> tuple[Any, list[_Evaluation]]:
+    if solver.spacing == "log_snr":
+        return _multistep_by_log_snr(objective, solver.num_inference_steps)
     makers = {"ddim": _ddim, "dpm++": _multistep, "euler": _euler, "heun": _heun}
     return makers[solver.kind](objective, solver.num_inference_steps)
 
@@ -184,10 +217,41 @@ def _ddim(objective: Objective, num_steps: int) -> tuple[Any, list[_Evaluation]]
 
 def _multistep(objective: Objective, num_steps: int) -> tuple[Any, list[_Evaluation]]:
     """Lu et al. 2022, arXiv 2211.01095, algorithm 2."""
+    scheduler = _multistep_scheduler(objective)
+    scheduler.set_timesteps(num_steps)
+    return scheduler, _multistep_evaluations(objective, scheduler)
+
+
+def _multistep_by_log_snr(objective: Objective, num_steps: int) -> tuple[Any, list[_Evaluation]]:
+    """The same with steps of equal log(signal / sigma), section 3.3 of the source."""
+    scheduler = _multistep_scheduler(objective)
+    least, largest = _LOG_RATIOS
+    if objective.prediction_type == "flow":
+        scheduler.set_timesteps(num_steps)
+        ratios = torch.linspace(least, largest, num_steps, dtype=torch.float64)
+        times = torch.sigmoid(-ratios)
+        times[0] = _LARGEST_FLOW_TIME
+        scheduler.sigmas = torch.cat((times, times.new_zeros(1))).float()
+        return scheduler, _multistep_evaluations(objective, scheduler)
+    alpha_bars = objective.schedule.alpha_bars().double()
+    known = 0.5 * torch.log(alpha_bars / (1 - alpha_bars))
+    first = _first_timestep(objective)
+    ratios = torch.linspace(
+        max(least, float(known[first])), min(largest, float(known[0])), num_steps
+    ).double()
+    timesteps = [first]
+    for index, nearest in enumerate((known - ratios[1:, None]).abs().argmin(1).tolist(), 1):
+        # No timestep comes twice, and all that follow find one.
+        timesteps.append(max(min(nearest, timesteps[-1] - 1), num_steps - 1 - index))
+    scheduler.set_timesteps(timesteps=timesteps)
+    return scheduler, _multistep_evaluations(objective, scheduler)
+
+
+def _multistep_scheduler(objective: Objective) -> Any:
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
     flow = objective.prediction_type == "flow"
-    scheduler = DPMSolverMultistepScheduler(
+    return DPMSolverMultistepScheduler(
         **objective.schedule.scheduler_arguments,
         prediction_type=_PREDICTION_TYPES[objective.prediction_type],
         use_flow_sigmas=flow,
@@ -196,12 +260,14 @@ def _multistep(objective: Objective, num_steps: int) -> tuple[Any, list[_Evaluat
             _LEAST_LOG_RATIO if objective.prediction_type == "epsilon" else -float("inf")
         ),
     )
-    scheduler.set_timesteps(num_steps)
+
+
+def _multistep_evaluations(objective: Objective, scheduler: Any) -> list[_Evaluation]:
     scheduler.set_begin_index(0)
-    if not flow:
-        return scheduler, _at_timesteps(objective, scheduler.timesteps)
+    if objective.prediction_type != "flow":
+        return _at_timesteps(objective, scheduler.timesteps)
     # The scheduler's timesteps are cut to whole numbers; its sigmas are exact.
-    return scheduler, [
+    return [
         _at_flow_time(objective, sigma, step)
         for sigma, step in zip(scheduler.sigmas[:-1].tolist(), scheduler.timesteps, strict=True)
     ]

@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator
 
-from trainer.choices import LossKind, PredictionType, ScalingMethod, ScheduleKind, SolverKind
+from trainer.choices import (
+    LossKind,
+    PredictionType,
+    ScalingMethod,
+    ScheduleKind,
+    SolverKind,
+    Spacing,
+)
 from trainer.config import RunConfig
 from trainer.models.denoisers.interface import DenoiserConfig
 from trainer.models.denoisers.registry import DEFAULT_DENOISER, find_denoiser
@@ -58,11 +65,17 @@ class Encoding(Section):
 
 
 class Sampling(Section):
-    """How sheets are drawn during training."""
+    """How sheets are drawn during training, and `trainer sample` samples unless it is told
+    otherwise.
+
+    `guidance_interval`: least and largest sigma / signal with guidance, null for everywhere.
+    """
 
     guidance_scale: float = 2.0
+    guidance_interval: tuple[float, float] | None = None
     solver: SolverKind = "dpm++"
     num_inference_steps: Positive = 25
+    spacing: Spacing = "time"
     eta: Share = 0.0
     num_images: Positive = 6
 

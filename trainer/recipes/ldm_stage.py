@@ -202,8 +202,9 @@ class LdmStage:
         sampling = self.config.sampling
         return SamplingOptions(
             sampling.guidance_scale,
-            Solver(sampling.solver, sampling.num_inference_steps, sampling.eta),
+            Solver(sampling.solver, sampling.num_inference_steps, sampling.eta, sampling.spacing),
             self.config.seed,
+            sampling.guidance_interval,
         )
 
 

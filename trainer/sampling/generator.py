@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from trainer.data.randomness import keyed_normals
 from trainer.data.transforms import to_float, to_uint8
 from trainer.diffusion.guidance import guided
 from trainer.diffusion.objectives import Objective
-from trainer.diffusion.samplers import Known, Solver, sample
+from trainer.diffusion.samplers import Elsewhere, Known, Solver, sample
 from trainer.errors import DivergedError
 from trainer.models.denoisers.masks import split_windows, without_ignored
 from trainer.models.frozen import frozen_weights
@@ -37,6 +37,20 @@ class SamplingOptions:
     guidance_scale: float = 2.0
     solver: Solver = field(default_factory=Solver)
     seed: int = 0
+    guidance_interval: tuple[float, float] | None = None
+    """Least and largest sigma / signal with guidance; without it elsewhere. None: everywhere."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as the record of a request has them.
+
+        What came later than the others is left out at its default: requests of before stay valid.
+        """
+        record: dict[str, Any] = asdict(self)
+        if self.guidance_interval is None:
+            del record["guidance_interval"]
+        if self.solver.spacing == "time":
+            del record["solver"]["spacing"]
+        return record
 
 
 @dataclass(frozen=True)
@@ -105,6 +119,8 @@ class Generator:
         mask = torch.from_numpy(np.ascontiguousarray(masks)).to(self.device)[:, None]
         condition = without_ignored(mask, self.num_classes)
         denoise = guided(self.denoiser, condition, options.guidance_scale)
+        interval = options.guidance_interval
+        elsewhere = Elsewhere(interval, guided(self.denoiser, condition, 1.0)) if interval else None
         known = None if kept is None else self._known(kept)
         with self._autocast(), frozen_weights(self.denoiser):
             latents = sample(
@@ -116,6 +132,7 @@ class Generator:
                     options.seed, tile_ids, shape, f"sample step {step}"
                 ),
                 known=known,
+                elsewhere=elsewhere,
             )
         # In half precision the decoders of some codecs overflow.
         with nullcontext() if self.precision == "fp16" else self._autocast():
