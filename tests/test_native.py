@@ -23,6 +23,7 @@ from PIL import Image
 from histoprep import imageio, native
 from histoprep.imageio import png
 from histoprep.lossy.onsets import find_enlarged
+from histoprep.neighbours.landmarks import find_landmarks
 from histoprep.tiles.measure import measure_mask
 
 ROOT = Path(__file__).parents[1]
@@ -204,3 +205,46 @@ def test_without_the_library_a_mask_reads_the_same(tmp_path: Path) -> None:
     assert outputs[0].split(" ", 1)[1] == outputs[1].split(" ", 1)[1]
     data = path.read_bytes()
     assert np.array_equal(imageio.decode_mask(data, imageio.read_header(data)), mask)
+
+
+@given(
+    height=st.integers(1, 30),
+    width=st.integers(1, 30),
+    side=st.sampled_from([4, 8]),
+    spread=st.integers(1, 256),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_cells_are_those_of_opencv(
+    height: int, width: int, side: int, spread: int, seed: int
+) -> None:
+    shape = (height * side + 3, width * side + 5)
+    whole = np.random.default_rng(seed).integers(0, spread, shape, dtype=np.uint8)
+    image = whole[2:-1, 4:-1]
+    found = native.shrink(image, side)
+    assert found is not None
+    expected = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(found, expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(32, 400),
+    width=st.integers(32, 400),
+    grain=st.floats(0.6, 6),
+    step=st.sampled_from([1, 1, 16, 40]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_landmarks_are_the_same_with_and_without_the_library(
+    height: int, width: int, grain: float, step: int, seed: int
+) -> None:
+    noise = np.random.default_rng(seed).standard_normal((height, width)).astype(np.float32)
+    field = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), grain), None, 0, 255, cv2.NORM_MINMAX)
+    # Few grey levels, so that many places are alike.
+    grey = field.astype(np.uint8) // step * step
+    found = find_landmarks(grey)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HISTOPREP_NATIVE", "0")
+        native._functions.cache_clear()
+        expected = find_landmarks(grey)
+    native._functions.cache_clear()
+    assert np.array_equal(found, expected)

@@ -156,10 +156,70 @@ def unfilter(lines: bytes, height: int, width: int) -> np.ndarray | None:
     return pixels
 
 
+def shrink(image: np.ndarray, side: int) -> np.ndarray | None:
+    """Return the means of square cells, uint8 [height / side, width / side], as cv2.INTER_AREA has
+    them; None without the library or where cells do not fill the image.
+
+    Args:
+        image: uint8 [height, width], its rows contiguous.
+        side: 4 or 8.
+    """
+    functions = _functions()
+    height, width = image.shape
+    if functions is None or height % side or width % side or side not in (4, 8):
+        return None
+    if image.strides[1] != 1:
+        return None
+    means = np.empty((height // side, width // side), np.uint8)
+    sums = np.empty(width, np.uint16)
+    functions.shrink(
+        _address(image), height, width, image.strides[0], side, _address(means), _address(sums)
+    )
+    return means
+
+
+def find_landmarks(
+    blobs: np.ndarray,
+    around: np.ndarray,
+    edge: int,
+    limits: np.ndarray,
+    margin: float,
+    points: tuple[np.ndarray, np.ndarray],
+    most: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return landmarks, int32 [n, 3] (row, column, orientation), and where the points around them
+    lie: columns and rows, float32 [n, points]; None without the library.
+
+    Args:
+        blobs: float32 [height, width].
+        around: float32 [height, width]; its gradient orients them.
+        edge: Cells along the border without any.
+        limits: float32 [3]: the least blob, and the shares of a gradient that are too near an axis
+            and a diagonal.
+        margin: Share of the side that strips along the border take.
+        points: Across and down, float64 [points].
+        most: 48, of which the library has room for as many.
+    """
+    functions = _functions()
+    if functions is None:
+        return None
+    across, along = points
+    found = np.empty((most, 3), np.int32)
+    places = np.empty((2, most, len(across)), np.float32)
+    number = functions.find_landmarks(
+        _address(blobs), _address(around), *blobs.shape, edge, _address(limits), margin,
+        _address(across), _address(along), len(across), _address(found), _address(places[0]),
+        _address(places[1])
+    )  # fmt: skip
+    return None if number < 0 else (found[:number], places[0, :number], places[1, :number])
+
+
 class _Functions(NamedTuple):
     measure_mask: ctypes._NamedFuncPointer
     find_enlarged: ctypes._NamedFuncPointer
     unfilter: ctypes._NamedFuncPointer
+    shrink: ctypes._NamedFuncPointer
+    find_landmarks: ctypes._NamedFuncPointer
 
 
 @cache
@@ -177,6 +237,13 @@ def _functions() -> _Functions | None:
     ]  # fmt: skip
     found.find_enlarged.argtypes = [pointer, whole, pointer, whole, pointer]
     found.unfilter.argtypes = [ctypes.c_char_p, whole, whole, ctypes.c_char_p, pointer]
+    found.shrink.argtypes = [pointer, whole, whole, ctypes.c_int64, whole, pointer, pointer]
+    found.find_landmarks.argtypes = [
+        pointer, pointer, whole, whole, whole, pointer, ctypes.c_double, pointer, pointer, whole,
+        *[pointer] * 3
+    ]  # fmt: skip
+    found.find_landmarks.restype = whole
+    found.shrink.restype = None
     found.measure_mask.restype = found.find_enlarged.restype = whole
     found.unfilter.restype = None
     return found

@@ -64,28 +64,40 @@ def measure_borders(grey: np.ndarray) -> np.ndarray | None:
     if min(grey.shape) < MIN_LENGTH:
         return None
     result = np.zeros((len(Side), LENGTH), np.int8)
-    pairs = ((grey[:, :2], grey[:, :-3:-1]), (grey[:2].T, grey[:-3:-1].T))
-    for side, ends in zip((Side.LEFT, Side.TOP), pairs, strict=True):
-        lines = np.stack([shorten(end @ _EXTRAPOLATION) for end in ends])
-        contrast = lines.std(axis=1)
-        slow = cv2.GaussianBlur(lines, (0, 0), _SLOW_WIDTH, None, 1e-6, cv2.BORDER_REPLICATE)
-        lines -= _SLOW_SHARE * slow
-        lines -= lines.mean(axis=1, keepdims=True)
-        unit = lines.std(axis=1)
-        scale = np.where(contrast >= MIN_CONTRAST, 127 / (_RANGE * np.maximum(unit, 0.1)), 0.0)
-        whole = np.rint(lines * scale[:, None])
-        result[side : side + 2, : lines.shape[1]] = np.clip(whole, -127, 127)
+    upright, lying = [[grey[:, 0], grey[:, -1]]], [[grey[0], grey[-1]]]
+    upright.append([grey[:, 1], grey[:, -2]])
+    lying.append([grey[1], grey[-2]])
+    if grey.shape[0] == grey.shape[1]:
+        _fill(result, np.array([[*a, *b] for a, b in zip(upright, lying, strict=True)]))
+    else:
+        _fill(result[: Side.TOP], np.array(upright))
+        _fill(result[Side.TOP :], np.array(lying))
     return result if result.any() else None
 
 
-_EXTRAPOLATION = np.array([1.5, -0.5], np.float32)
+def _fill(result: np.ndarray, ends: np.ndarray) -> None:
+    """Write borders, int8 [n, 128], of their outermost lines and those next to them, uint8
+    [2, n, length].
+    """
+    outer, inner = ends.astype(np.float32)
+    # Half a pixel further out.
+    lines = shorten(1.5 * outer - 0.5 * inner)
+    contrast = lines.std(axis=1)
+    slow = cv2.GaussianBlur(lines, (0, 0), _SLOW_WIDTH, None, 1e-6, cv2.BORDER_REPLICATE)
+    lines -= _SLOW_SHARE * slow
+    lines -= lines.mean(axis=1, keepdims=True)
+    unit = lines.std(axis=1)
+    scale = np.where(contrast >= MIN_CONTRAST, 127 / (_RANGE * np.maximum(unit, 0.1)), 0.0)
+    whole = np.rint(lines * scale[:, None])
+    result[:, : lines.shape[1]] = np.clip(whole, -127, 127)
 
 
-def shorten(line: np.ndarray) -> np.ndarray:
-    """Return float32 [n], n at most 128: means of as few neighbouring values as that takes."""
-    step = -(-len(line) // LENGTH)
-    whole = len(line) // step * step
-    result: np.ndarray = line[:whole].reshape(-1, step).mean(axis=1, dtype=np.float32)
+def shorten(lines: np.ndarray) -> np.ndarray:
+    """Return float32 [..., n], n at most 128: means of as few neighbouring values as that takes."""
+    step = -(-lines.shape[-1] // LENGTH)
+    whole = lines.shape[-1] // step * step
+    parts = lines[..., :whole].reshape(*lines.shape[:-1], -1, step)
+    result: np.ndarray = parts.mean(axis=-1, dtype=np.float32)
     return result
 
 

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from histoprep import native
+
 MAX_LANDMARKS = 48
 NUM_NUMBERS = 7
 NUM_BYTES = 3 + NUM_NUMBERS
@@ -32,7 +34,9 @@ _AXIS, _DIAGONAL = 0.12, 0.88
 # Two thirds of the landmarks lie in this share of the side from a border, where tiles overlap that
 # were cut with a stride little smaller than their size.
 _MARGIN = 1 / 8
-_FIELDS = 12
+_LIMITS = np.array([_MIN_BLOB, _AXIS, _DIAGONAL], np.float32)
+# Cells along the border in which nothing could be described.
+_EDGE = _REACH + 1
 # Standard deviations of the seven numbers over tissue; an int8 of 32 stands for one of them.
 _SPREAD = np.array([0.68, 0.31, 0.28, 0.14, 0.13, 0.14, 0.09], np.float32)
 UNIT = 32
@@ -82,22 +86,51 @@ def find_landmarks(grey: np.ndarray) -> np.ndarray:
     rows, columns = (length // side for length in grey.shape)
     if min(rows, columns) < MIN_CELLS:
         return np.zeros((0, NUM_BYTES), np.uint8)
-    whole = grey[: rows * side, : columns * side]
-    cells = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA) if side > 1 else whole
+    cells = _cells(grey[: rows * side, : columns * side], side)
     fine = cv2.GaussianBlur(cells.astype(np.float32), (0, 0), _FINE)
     blobs = fine - cv2.GaussianBlur(fine, (0, 0), _COARSE)
+    around = cv2.GaussianBlur(fine, (0, 0), _AROUND)
+    across, along, functions = _functions()
+    found = native.find_landmarks(
+        blobs, around, _EDGE, _LIMITS, _MARGIN, (across, along), MAX_LANDMARKS
+    )
+    chosen, at_columns, at_rows = found or choose_landmarks(blobs, around)
+    if not len(chosen):
+        return np.zeros((0, NUM_BYTES), np.uint8)
+    result = np.empty((len(chosen), NUM_BYTES), np.uint8)
+    result[:, :3] = chosen
+    points = cv2.remap(fine, at_columns, at_rows, cv2.INTER_LINEAR)
+    scaled = np.clip(np.rint(_describe(points, functions) / _SPREAD * UNIT), -127, 127)
+    result[:, 3:] = scaled.astype(np.int8).view(np.uint8)
+    return result
+
+
+def _cells(grey: np.ndarray, side: int) -> np.ndarray:
+    if side == 1:
+        return grey
+    if (shrunk := native.shrink(grey, side)) is not None:
+        return shrunk
+    rows, columns = (length // side for length in grey.shape)
+    result: np.ndarray = cv2.resize(grey, (columns, rows), interpolation=cv2.INTER_AREA)
+    return result
+
+
+def choose_landmarks(
+    blobs: np.ndarray, around: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what `native.find_landmarks` does, without the library."""
     down, right = _extrema(blobs)
-    orientation, is_clear = _orientations(cv2.GaussianBlur(fine, (0, 0), _AROUND), down, right)
+    orientation, is_clear = _orientations(around, down, right)
     down, right, orientation = down[is_clear], right[is_clear], orientation[is_clear]
     chosen = _spread(down, right, np.abs(blobs[down, right]), blobs.shape)
     down, right, orientation = down[chosen], right[chosen], orientation[chosen]
-    found = np.zeros((len(down), NUM_BYTES), np.uint8)
-    found[:, 0], found[:, 1], found[:, 2] = down, right, orientation
-    if len(down):
-        numbers = _describe(fine, *_peak(blobs, down, right), orientation)
-        scaled = np.clip(np.rint(numbers / _SPREAD * UNIT), -127, 127)
-        found[:, 3:] = scaled.astype(np.int8).view(np.uint8)
-    return found
+    across, along, _ = _functions()
+    turned = turn(orientation[:, None], across[None], along[None])
+    at_rows, at_columns = (
+        (place[:, None] + moved).astype(np.float32)
+        for place, moved in zip(_peak(blobs, down, right), reversed(turned), strict=True)
+    )
+    return np.stack([down, right, orientation], axis=1), at_columns, at_rows
 
 
 def _extrema(blobs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -105,9 +138,8 @@ def _extrema(blobs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     window = np.ones((3, 3), np.uint8)
     is_bright = (blobs == cv2.dilate(blobs, window)) & (blobs > _MIN_BLOB)
     is_dark = (blobs == cv2.erode(blobs, window)) & (blobs < -_MIN_BLOB)
-    edge = _REACH + 1
-    down, right = np.nonzero((is_bright | is_dark)[edge:-edge, edge:-edge])
-    return down + edge, right + edge
+    down, right = np.nonzero((is_bright | is_dark)[_EDGE:-_EDGE, _EDGE:-_EDGE])
+    return down + _EDGE, right + _EDGE
 
 
 def _orientations(
@@ -195,16 +227,7 @@ def _functions() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 _KEPT = np.array([2, 3, 4, 5, 6, 9, 10])
 
 
-def _describe(
-    fine: np.ndarray, down: np.ndarray, right: np.ndarray, orientation: np.ndarray
-) -> np.ndarray:
-    across, along, functions = _functions()
-    turned = turn(orientation[:, None], across[None], along[None])
-    columns, rows = (
-        (place[:, None] + moved).astype(np.float32)
-        for place, moved in zip((right, down), turned, strict=True)
-    )
-    points = cv2.remap(fine, columns, rows, cv2.INTER_LINEAR)
+def _describe(points: np.ndarray, functions: np.ndarray) -> np.ndarray:
     numbers = points @ functions
     length = np.sqrt(np.einsum("ij,ij->i", numbers, numbers))
     result: np.ndarray = numbers[:, _KEPT] / np.maximum(length, 1e-6)[:, None]

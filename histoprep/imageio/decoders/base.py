@@ -8,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from histoprep import native
 from histoprep.imageio.header import Header
 
 
@@ -84,6 +85,8 @@ class Decoder:
 
 def eighth_of(grey: np.ndarray) -> np.ndarray:
     """Return luminance, uint8 [height, width], at 1/8 size, sides rounded up."""
+    if (shrunk := native.shrink(grey, 8)) is not None:
+        return shrunk
     size = (-(-grey.shape[1] // 8), -(-grey.shape[0] // 8))
     result: np.ndarray = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
     return result
