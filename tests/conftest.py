@@ -35,6 +35,7 @@ LONG_FILES = (
     *("test_documentation", "test_kills", "test_repair_interrupted", "test_resume", "test_repair"),
     *("test_disk_full", "test_workers", "test_demo_end_to_end", "test_repaired_masks"),
     *("test_remap", "test_audit_real_data", "test_block_limits", "test_fit", "test_verify"),
+    *("test_browse_page", "test_browse_server"),
     *("test_doctor", "test_shards_interrupted", "test_cli_audit", "test_tile_table"),
 )
 

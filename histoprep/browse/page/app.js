@@ -74,6 +74,7 @@ async function start() {
   keys.listen({
     j: move(1), k: move(-1),
     ArrowRight: arrow(1), ArrowLeft: arrow(-1), ArrowDown: arrow("row"), ArrowUp: arrow("-row"),
+    Enter: (event) => (inGrid() && !viewer.isOpen && event.target === document.body ? viewer.open(grid.current) : false),
     x: onTile(actions.drop), t: onTile(actions.tag), u: () => decisions.undo(),
     m: () => {
       const control = byId("opacity");

@@ -46,6 +46,7 @@ export class Grid {
   }
 
   async reload({ keepPlace = false } = {}) {
+    const held = this.place.contains(document.activeElement);
     this.reset(!keepPlace);
     try {
       await this.page(keepPlace ? Math.floor(this.current / PAGE) : 0);
@@ -57,6 +58,8 @@ export class Grid {
     byId("nothing").hidden = this.total > 0;
     this.current = Math.max(0, Math.min(this.current, this.total - 1));
     this.layout();
+    // The tile that had the focus is another element now.
+    if (held) this.cards.get(this.current)?.firstElementChild.focus({ preventScroll: true });
   }
 
   /** Return the tiles of a page, asked for once. */
