@@ -47,6 +47,7 @@ PAGES = (
                 "layouts",
                 "importing",
                 "training",
+                "evaluation",
                 "manifest",
                 "shards",
                 "scale",

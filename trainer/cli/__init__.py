@@ -22,6 +22,11 @@ COMMANDS = {
         "Measure a classifier or segmenter on the test split: metrics with intervals, plots.",
     ),
     "predict": ("predict", "predict", "Classify or segment images: a table of scores, or masks."),
+    "evaluate": (
+        "evaluate",
+        "evaluate",
+        "Measure generated tiles against real ones: distances, masks, copies; one page.",
+    ),
     "verify": (
         "verify",
         "verify",

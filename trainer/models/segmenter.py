@@ -82,12 +82,44 @@ class PlainUNet(nn.Module):
         return scores[..., :height, :width]
 
 
-class LiteUNet(nn.Module):
-    """EfficientNet-Lite0 and a decoder on the outputs of some of its blocks, from coarse to fine.
-
-    `encode` and `decode` are apart, so that what a frozen encoder sees is computed once.
+class LiteDecoder(nn.Module):
+    """Outputs of `LITE_BLOCKS` of EfficientNet-Lite0 to scores of classes, from coarse to fine.
 
     Source: Lin et al. 2017, arXiv 1612.03144, section 3 (top-down pathway and lateral connections).
+
+    Args:
+        num_classes: Number of classes.
+        width: Channels, a multiple of 4.
+    """
+
+    def __init__(self, num_classes: int, width: int = 32) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(BLOCK_CHANNELS[n], width, 1) for n in LITE_BLOCKS)
+        self.mix = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(_GROUPS, width), nn.SiLU()
+            )
+            for _ in LITE_BLOCKS
+        )
+        self.dropout = nn.Dropout2d(_DROPOUT)
+        self.head = nn.Conv2d(width, num_classes, 1)
+
+    def forward(self, features: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """Return the scores (logits) [batch, classes, *size] of block outputs, in any precision."""
+        hidden: Tensor | None = None
+        for lateral, mix, seen in reversed(
+            list(zip(self.lateral, self.mix, features, strict=True))
+        ):
+            joined = lateral(seen.float())
+            if hidden is not None:
+                joined = joined + _resize(hidden, joined.shape[-2:])
+            hidden = mix(joined)
+        assert hidden is not None
+        return _resize(self.head(self.dropout(hidden)), size)
+
+
+class LiteUNet(nn.Module):
+    """EfficientNet-Lite0 and a `LiteDecoder`.
 
     Args:
         num_classes: Number of classes.
@@ -99,15 +131,7 @@ class LiteUNet(nn.Module):
         super().__init__()
         trunk = EfficientNetLite0Trunk()
         self.trunk: nn.Module = FrozenTrunk(trunk) if freeze else trunk
-        self.lateral = nn.ModuleList(nn.Conv2d(BLOCK_CHANNELS[n], width, 1) for n in LITE_BLOCKS)
-        self.mix = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(_GROUPS, width), nn.SiLU()
-            )
-            for _ in LITE_BLOCKS
-        )
-        self.dropout = nn.Dropout2d(_DROPOUT)
-        self.head = nn.Conv2d(width, num_classes, 1)
+        self.decoder = LiteDecoder(num_classes, width)
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
@@ -115,7 +139,8 @@ class LiteUNet(nn.Module):
         """Return the scores (logits) [batch, classes, height, width] of images [batch, 3, height,
         width] in [-1, 1], of any size.
         """
-        return self.decode(self.encode(images), images.shape[-2:])
+        scores: Tensor = self.decoder(self.encode(images), images.shape[-2:])
+        return scores
 
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
         """Return the outputs of `LITE_BLOCKS` for images in [-1, 1]."""
@@ -127,19 +152,6 @@ class LiteUNet(nn.Module):
             inner = self.trunk.trunk
             assert isinstance(inner, EfficientNetLite0Trunk)
             return inner.block_outputs(normalised, LITE_BLOCKS)
-
-    def decode(self, features: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-        """Return the scores [batch, classes, *size] of what `encode` gave, in any precision."""
-        hidden: Tensor | None = None
-        for lateral, mix, seen in reversed(
-            list(zip(self.lateral, self.mix, features, strict=True))
-        ):
-            joined = lateral(seen.float())
-            if hidden is not None:
-                joined = joined + _resize(hidden, joined.shape[-2:])
-            hidden = mix(joined)
-        assert hidden is not None
-        return _resize(self.head(self.dropout(hidden)), size)
 
 
 def _resize(features: Tensor, size: Sequence[int]) -> Tensor:
