@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-import histoprep
 from histoprep import imageio, report
 from histoprep.phrases import plural
 from histoprep.report import charts
 from histoprep.report.wording import number, percent
+from histoprep.version import __version__
 from histoprep.visible import visible
 from trainer.engine.images import colour_mask
 from trainer.evaluation.evaluate import Evaluation
@@ -65,7 +65,7 @@ def render_page(result: Evaluation, real: str, synthetic: str) -> str:
         real=real,
         synthetic=synthetic,
         name=Path(synthetic).name or synthetic,
-        version=histoprep.__version__,
+        version=__version__,
         figures=_figures(result),
         rows=[_row(name, measures[name]) for name in _TITLES if name in measures],
         classes=_class_rows(result),
