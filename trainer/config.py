@@ -99,6 +99,17 @@ class Ema(Section):
     every: Positive = 10
 
 
+class EarlyStopping(Section):
+    """When a stage ends before its duration: after `patience` validations in a row none of which is
+    better by more than `min_delta` than the best before them.
+
+    What is compared is the metric that selects checkpoints/best-*.
+    """
+
+    patience: Positive
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+
+
 _EPOCHS = re.compile(r"(\d+(?:\.\d+)?) epochs?")
 
 
@@ -180,4 +191,5 @@ class RunConfig(Section):
     devices: Positive | Literal["auto"] = "auto"
     num_nodes: Positive | Literal["auto"] = "auto"
     every: Every = Every()
+    early_stopping: EarlyStopping | None = None
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2

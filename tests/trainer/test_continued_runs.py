@@ -142,3 +142,51 @@ def test_classes_without_a_common_name_are_matched_by_id(kind: str) -> None:
     mask = torch.randint(0, 3, (2, 1, 64, 64), generator=torch.Generator().manual_seed(0))
     assert torch.equal(_predict(old, mask), _predict(new, mask))
     assert "by id" in notes[0]
+
+
+def test_a_run_stops_early_and_is_finished(toy_config: Make) -> None:
+    said, reporter = _notes()
+    config = toy_config(
+        duration={"steps": 40},
+        early_stopping={"patience": 2, "min_delta": 1e9},
+        schedule__kind="constant",
+    )
+    # Validated after 4 steps (the reference), 8 and 12 (no better by so much).
+    result = fit(config, reporter=reporter)
+    assert result.stages[""]["step"] == 12
+    assert any("stopped early after step 12" in line for line in said)
+    assert (Path(config.out) / "checkpoints" / "last-00000012").is_dir()
+    assert fit(config, reporter=reporter).stages[""]["step"] == 12 and "is finished" in said[-1]
+    # A run that was killed before it could say so ends at the same step.
+    (Path(config.out) / "finished.json").unlink()
+    assert fit(config).stages[""]["step"] == 12
+
+
+def test_patience_survives_a_resumption(toy_config: Make) -> None:
+    changes = {"early_stopping": {"patience": 3, "min_delta": 1e9}, "schedule__kind": "constant"}
+    short = toy_config(duration={"steps": 10}, **changes)
+    assert fit(short).stages[""]["step"] == 10
+    longer = toy_config(duration={"steps": 40}, **changes)
+    # Validated at 4, 8, 10 (the end) and 12: the fourth is the third in a row without improvement.
+    assert fit(longer).stages[""]["step"] == 12
+
+
+def test_a_metric_that_improves_is_not_stopped(toy_config: Make) -> None:
+    config = toy_config(early_stopping={"patience": 1}, schedule__kind="constant")
+    assert fit(config).stages[""]["step"] == 12
+    from trainer.config import EarlyStopping
+    from trainer.engine.patience import Patience
+
+    for end, values in (("min", [3.0, 2.0, 2.5, 1.9]), ("max", [1.0, 2.0, 1.5, 2.1])):
+        patience = Patience(EarlyStopping(patience=2), ("f1", end))
+        for value in values:
+            patience.note(value)
+            assert not patience.is_over
+        patience.note(float("nan"))
+        patience.note(values[0])
+        assert patience.is_over
+
+
+def test_a_stage_without_validation_cannot_stop_early(toy_config: Make) -> None:
+    with pytest.raises(ConfigError, match="early_stopping"):
+        fit(toy_config(two_stages=True, early_stopping={"patience": 1}))

@@ -208,7 +208,7 @@ def _train(
         reporter.progress(label, events.images_left, "images") as meter,
     ):
         batches = watch.waiting(_batches(training))
-        while training.step < training.num_steps:
+        while training.step < training.num_steps and not training.patience.is_over:
             for micro_step in range(config.accumulate):
                 batch = move_batch(
                     training.fabric, next(batches), channels_last=config.channels_last
@@ -226,7 +226,20 @@ def _train(
                     f"step {training.step:,} of {training.num_steps:,} is saved in"
                     f" {events.save().name}",
                 )
+    if training.patience.is_over:
+        reporter.note(_early_stop(training))
     return events.metrics or _metrics_of_the_end(training)
+
+
+def _early_stop(training: Training) -> str:
+    """Return what is said of a stage that ended before its duration."""
+    assert training.stage.best is not None
+    best = training.best
+    at = f"; best {best['value']:.4g} at step {best['step']:,}" if best else ""
+    return (
+        f"stopped early after step {training.step:,}: {training.stage.best[0]} has not improved in"
+        f" {training.patience.num_waited} validations{at}"
+    )
 
 
 def _metrics_of_the_end(training: Training) -> dict[str, float]:
@@ -354,7 +367,8 @@ class _Events:
 
     def _is_due(self, every: Period | None) -> bool:
         step, last = self._training.step, self._training.num_steps
-        return step == last or (isinstance(every, int) and step % every == 0)
+        is_last = step == last or self._training.patience.is_over
+        return is_last or (isinstance(every, int) and step % every == 0)
 
     def _read_window(self) -> dict[str, float]:
         training, fabric = self._training, self._training.fabric
@@ -403,6 +417,8 @@ class _Events:
             )
             if training.is_better(metrics):
                 self._checkpoints.save_best(training.snapshot())
+        # One process validates; all of them stop.
+        training.patience.load(training.fabric.broadcast(training.patience.state()))
         training.fabric.barrier()
         go_on()
         return metrics

@@ -16,6 +16,7 @@ from trainer.engine.checkpoints import Snapshot
 from trainer.engine.devices import evaluating, gather_ranks, sum_over_ranks
 from trainer.engine.ema import MovingAverage
 from trainer.engine.optimisers import build_optimiser, load_optimiser, optimiser_tensors, set_lr
+from trainer.engine.patience import Patience
 from trainer.engine.schedules import lr_factor
 from trainer.engine.window import LossWindow
 from trainer.errors import CheckpointError, DivergedError
@@ -36,6 +37,7 @@ class Training:
         self.micro = config.batch_size // (config.accumulate * fabric.world_size)
         self.step = 0
         self.best: dict[str, Any] | None = None
+        self.patience = Patience(config.early_stopping, stage.best)
         stage.to(fabric.device)
         if config.channels_last:
             stage.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -115,6 +117,7 @@ class Training:
             return False
         name, end = self.stage.best
         value = metrics[name]
+        self.patience.note(value)
         sign = 1.0 if end == "max" else -1.0
         if math.isnan(value) or (
             self.best is not None and sign * value <= sign * self.best["value"]
@@ -140,6 +143,7 @@ class Training:
                 "step": self.step,
                 "position": self.step * self.config.batch_size,
                 "best": self.best,
+                "patience": self.patience.state(),
                 "scaler": scaler,
             },
         )
@@ -157,6 +161,7 @@ class Training:
             load_optimiser(self.raw_optimiser, snapshot.tensors.get("optimiser", {}))
             self.window.load(snapshot.tensors["window"])
             self.step, self.best = snapshot.step, snapshot.state["best"]
+            self.patience.load(snapshot.state.get("patience"))
         except (KeyError, RuntimeError) as error:
             raise CheckpointError(
                 f"the checkpoint is of another model: {error}", path=snapshot.path
