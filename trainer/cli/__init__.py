@@ -27,6 +27,7 @@ COMMANDS = {
         "evaluate",
         "Measure generated tiles against real ones: distances, masks, copies; one page.",
     ),
+    "runs": ("runs", "runs", "Compare the runs in a folder: a table and a plot."),
     "verify": (
         "verify",
         "verify",
