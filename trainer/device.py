@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from trainer.errors import UsageError
 
 _EXPECTED = "auto, cpu, cuda or cuda:N"
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Return the free memory of a device, in bytes; of a system that does not tell, 4 GiB."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 4 << 30
 
 
 def choose_device(name: str) -> torch.device:

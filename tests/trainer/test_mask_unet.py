@@ -15,6 +15,8 @@ import torch
 from small_codecs import save_kl
 from torch import Tensor, nn
 
+from histoprep import imageio
+from trainer.cli import run
 from trainer.config_layers import load_config
 from trainer.engine.checkpoints import load_weights
 from trainer.engine.fit import fit
@@ -273,7 +275,7 @@ def test_a_resumed_run_ends_with_the_same_bits(
         "schedule.kind=constant",
     ]
 
-    def run(name: str, *more: str) -> Any:
+    def config_of(name: str, *more: str) -> Any:
         return load_config(
             preset="mask-unet-tiny",
             sets=[*sets, *more],
@@ -282,10 +284,27 @@ def test_a_resumed_run_ends_with_the_same_bits(
             out=str(tmp_path / name),
         )
 
-    whole = fit(run("whole")).run
-    assert fit(run("parts", "duration.steps=3")).stages[""]["step"] == 3
-    parts = fit(run("parts")).run
+    whole = fit(config_of("whole")).run
+    assert fit(config_of("parts", "duration.steps=3")).stages[""]["step"] == 3
+    parts = fit(config_of("parts")).run
     for ema in (False, True):
         first, second = (load_weights(folder, ema=ema)[0] for folder in (whole, parts))
         assert first.keys() == second.keys()
         assert all(torch.equal(first[name], second[name]) for name in first)
+    _sample_large(whole, demo_manifest, tmp_path / "large")
+
+
+def _sample_large(run_folder: Path, manifest: Path, out: Path) -> None:
+    """The command makes images of another size than the masks, in one pass or in tiles."""
+    command = ["--quiet", "sample", "--checkpoint", str(run_folder), "--masks", str(manifest)]
+    command += ["--limit", "1", "--steps", "2", "--size", "256"]
+    images = []
+    for name, *more in (("whole",), ("tiled", "--tile-size", "64")):
+        assert run([*command, "--out", str(out / name), *more]) == 0
+        [path] = (out / name / "images").rglob("*.png")
+        images.append(imageio.decode_rgb(path.read_bytes()))
+        [mask] = (out / name / "masks").rglob("*.png")
+        assert imageio.read_header(mask.read_bytes()).width_px == 256
+    assert images[0].shape == images[1].shape == (256, 256, 3)
+    assert run([*command, "--out", str(out / "none"), "--tile-size", "24"]) == 2
+    assert not (out / "none").exists()

@@ -51,6 +51,7 @@ class PixelCodec:
     """A codec whose latents are the mean colours of 8 x 8 pixels."""
 
     factor, channels, digest, identifier = 8, 3, "pixels", "pixels"
+    halo, decoder_width = 0, 1
 
     def encode(self, images: Tensor) -> Posterior:
         return Posterior(nn.functional.avg_pool2d(images, 8), None)

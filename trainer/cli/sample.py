@@ -141,6 +141,22 @@ def sample(
             show_default=False,
         ),
     ] = None,
+    size: Annotated[
+        int | None,
+        _made(
+            "Longer side of the images, in pixels: masks are enlarged or reduced to it.",
+            min=1,
+            show_default="that of the masks",
+        ),
+    ] = None,
+    tile_size: Annotated[
+        int | None,
+        _made(
+            "Compute images larger than this in tiles of this size, with the same result.",
+            min=1,
+            show_default="one pass where memory allows",
+        ),
+    ] = None,
     batch_size: Annotated[int, _made("Images sampled at once.", min=1)] = 8,
     precision: Annotated[Precision, _made("fp32, or bf16 or fp16 for speed.")] = "fp32",
     compile_: Annotated[
@@ -195,21 +211,26 @@ def sample(
         trainer sample --checkpoint runs/ldm-tiny --masks manifest.parquet --out synthetic
         trainer sample --checkpoint runs/ldm --masks my_masks --map label_map_5 --out out --steps 50
         trainer sample --checkpoint runs/ldm-tiny --masks shards --out synthetic --sweep 0,1,2,4
+        trainer sample --checkpoint runs/mask-unet-512 --masks layouts --out large --size 2048
     """
-    from trainer.device import choose_device
+    from trainer.device import choose_device, free_memory_bytes
     from trainer.recipes.ldm import load_generator, read_facts
     from trainer.sample import check_masks, sample_dataset
     from trainer.sampling.dataset import SyntheticDataset
     from trainer.sampling.keep import keep_regions
+    from trainer.sampling.masks import resize_masks
     from trainer.sampling.sheets import comparison_sheet
+    from trainer.sampling.tile_size import check_tile_px, choose_tile_px
     from trainer.verify import require_whole
 
-    place = str(choose_device(device))
+    place = choose_device(device)
     if verify:
         require_whole(checkpoint, masks)
     config = _check_run(checkpoint)
     scales = () if sweep is None else _scales(sweep)
     listed = _mask_list(masks, read_facts(checkpoint).label_map, split, map_name, images, out)
+    if size is not None:
+        listed = resize_masks(listed, size)
     if real and listed.read_image is None:
         raise UsageError(
             "--real needs the real images",
@@ -226,10 +247,22 @@ def sample(
         eta=eta,
     )
     generator = load_generator(
-        checkpoint, ema=not raw_weights, codec=codec, device=place, precision=precision
+        checkpoint, ema=not raw_weights, codec=codec, device=str(place), precision=precision
     )
     check_masks(generator, listed, options, keep=keep is not None)
-    generator = _made_fast(generator, compiled=compile_)
+    tile_px = (
+        choose_tile_px(generator, listed.largest_px, batch_size, free_memory_bytes(place))
+        if tile_size is None
+        else check_tile_px(generator, tile_size)
+    )
+    if tile_px is not None and max(listed.largest_px) > tile_px:
+        console.note(f"large images are computed in tiles of {tile_px:,} px")
+        if generator.codec.halo is None:
+            console.warn(
+                "this codec normalises over the whole image, so tiles that are decoded one by one"
+                " may show seams; a larger --tile-size has fewer"
+            )
+    generator = _made_fast(replace(generator, tile_px=tile_px), compiled=compile_)
     if scales:
         SyntheticDataset(out.resolve(), {}).refuse_foreign_files()
         _draw_sweep(generator, listed, out, scales, options)

@@ -7,6 +7,7 @@ Scaling for a denoiser is a fact of the latent set, see `trainer.data.latent_sca
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +43,9 @@ class Codec(nn.Module):
 
     `factor` pixels a side become one latent; `channels` of them. `shift` and `scale`, float
     [channels], are the codec's own normalisation: z = (raw - shift) / scale; a tiny autoencoder's
-    latents come scaled already, so 0 and 1.
+    latents come scaled already, so 0 and 1. `halo` is how many latents around a tile its decoded
+    pixels depend on at most; None where the decoder normalises over the image. `decoder_width` is
+    the number of channels at the resolution of pixels.
 
     `image_range` is what the autoencoder itself is fed; `encode` and `decode` convert from and to
     [-1, 1]. A codec of another range is another codec: it has a digest of its own.
@@ -57,9 +60,13 @@ class Codec(nn.Module):
         config: Any = autoencoder.config
         self.is_tiny = type(autoencoder).__name__ == TINY
         widths = config.encoder_block_out_channels if self.is_tiny else config.block_out_channels
+        self.decoder_width: int = (
+            config.decoder_block_out_channels[-1] if self.is_tiny else widths[0]
+        )
         self.factor: int = 2 ** (len(widths) - 1)
         self.channels: int = config.latent_channels
         self.shift, self.scale = _own_scaling(config, self.channels)
+        self.halo = _reach_of_decoder(self.autoencoder) if self.is_tiny else None
         self.digest = weights_digest(autoencoder)
         if image_range != "signed":
             self.digest = hashlib.sha256(f"{self.digest} {image_range}".encode()).hexdigest()
@@ -158,6 +165,21 @@ def weights_digest(autoencoder: nn.Module) -> str:
         state.update(f"\n{name} {tuple(tensor.shape)}\n".encode())
         state.update(memoryview(tensor.detach().float().cpu().contiguous().numpy()).cast("B"))
     return state.hexdigest()
+
+
+def _reach_of_decoder(autoencoder: Any) -> int:
+    """Return how many latents around a tile its pixels depend on, for an autoencoder whose decoder
+    is convolutions one after another, between which the resolution grows.
+    """
+    reach, scale = 0.0, 1.0
+    for layer in autoencoder.decoder.modules():
+        if isinstance(layer, nn.Upsample):
+            # The pixel that a finer one lies in.
+            reach += 1 / scale
+            scale *= float(str(layer.scale_factor))
+        elif isinstance(layer, nn.Conv2d):
+            reach += (layer.kernel_size[0] // 2) / scale
+    return math.ceil(reach)
 
 
 def _own_scaling(config: Any, channels: int) -> tuple[Tensor, Tensor]:

@@ -175,6 +175,7 @@ def load_generator(
         denoiser.stride,
         place,
         precision,
+        denoiser.halo,
     )
 
 

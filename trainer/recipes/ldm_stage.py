@@ -171,6 +171,7 @@ class LdmStage:
             self.denoiser.stride,
             device,
             self.config.precision,
+            self.denoiser.halo,
         )
 
     def to(self, device: torch.device) -> None:

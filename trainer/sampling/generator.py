@@ -18,13 +18,16 @@ from torch import Tensor
 from trainer.data.latent_scaling import LatentScaling
 from trainer.data.randomness import keyed_normals
 from trainer.data.transforms import to_float, to_uint8
-from trainer.diffusion.guidance import guided
+from trainer.diffusion.guidance import Denoise, guided
 from trainer.diffusion.objectives import Objective
 from trainer.diffusion.samplers import Elsewhere, Known, Solver, sample
 from trainer.errors import DivergedError
 from trainer.models.denoisers.masks import split_windows, without_ignored
 from trainer.models.frozen import frozen_weights
+from trainer.sampling.tiling import TiledDenoise, cut_tiles, scale_area
 
+_NOISE_BLOCK = 64
+_FALLBACK_HALO = 16
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -70,6 +73,10 @@ class Generator:
 
     `multiple_px`: height and width must be multiples of it, the codec's factor times the denoiser's
     total stride.
+
+    `halo`: the denoiser's, in latents. With one, noise belongs to absolute positions, and images
+    larger than `tile_px` (a multiple of `multiple_px`; None for one pass) are computed in tiles of
+    that size: the same images to rounding, in memory that grows with the tile.
     """
 
     denoiser: Any
@@ -80,6 +87,8 @@ class Generator:
     stride: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: str = "fp32"
+    halo: int | None = None
+    tile_px: int | None = None
 
     @property
     def multiple_px(self) -> int:
@@ -118,9 +127,9 @@ class Generator:
         noise = self._noise(options.seed, tile_ids, shape, "sample")
         mask = torch.from_numpy(np.ascontiguousarray(masks)).to(self.device)[:, None]
         condition = without_ignored(mask, self.num_classes)
-        denoise = guided(self.denoiser, condition, options.guidance_scale)
+        denoise = self._guided(condition, options.guidance_scale)
         interval = options.guidance_interval
-        elsewhere = Elsewhere(interval, guided(self.denoiser, condition, 1.0)) if interval else None
+        elsewhere = Elsewhere(interval, self._guided(condition, 1.0)) if interval else None
         known = None if kept is None else self._known(kept)
         with self._autocast(), frozen_weights(self.denoiser):
             latents = sample(
@@ -134,13 +143,44 @@ class Generator:
                 known=known,
                 elsewhere=elsewhere,
             )
-        # In half precision the decoders of some codecs overflow.
-        with nullcontext() if self.precision == "fp16" else self._autocast():
-            decoded = self.codec.decode(self.scaling.denormalise(latents))
+        images, finite = self._decode(latents)
         if finite_only:
-            _check_finite(latents, decoded, tile_ids)
-        images = to_uint8(decoded.float().cpu().numpy())
+            _check_finite(latents, finite, tile_ids)
         return images if kept is None else np.where(kept.where[..., None], kept.images, images)
+
+    def _guided(self, mask: Tensor, guidance_scale: float) -> Denoise:
+        """Return the denoiser under masks [batch, 1, H, W], in tiles where they are larger."""
+        tile = self._tile_for(mask.shape[-2:])
+        if tile is None or self.halo is None:
+            return guided(self.denoiser, mask, guidance_scale)
+        return TiledDenoise(self.denoiser, mask, guidance_scale, tile, self.halo)
+
+    def _tile_for(self, size_px: Sequence[int]) -> int | None:
+        """Return the side of a tile in latents, or None for one pass over images of a size."""
+        if self.tile_px is None or self.halo is None or max(size_px) <= self.tile_px:
+            return None
+        return self.tile_px // int(self.codec.factor)
+
+    def _decode(self, latents: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Return images, uint8 [batch, height, width, 3], and which of them had finite numbers
+        only, bool [batch].
+        """
+        factor = int(self.codec.factor)
+        size = (latents.shape[-2], latents.shape[-1])
+        tile = self._tile_for([factor * side for side in size])
+        # Decoders that normalise over the image have no halo of their own; this one hides seams.
+        halo = _FALLBACK_HALO if self.codec.halo is None else self.codec.halo
+        images = np.empty((len(latents), factor * size[0], factor * size[1], 3), dtype=np.uint8)
+        finite = np.ones(len(latents), dtype=bool)
+        for part in cut_tiles(size, tile or max(size), halo):
+            inside, own = scale_area(part.inside, factor), scale_area(part.own, factor)
+            # In half precision the decoders of some codecs overflow.
+            with nullcontext() if self.precision == "fp16" else self._autocast():
+                decoded = self.codec.decode(self.scaling.denormalise(latents[:, :, *part.seen]))
+            pixels = decoded[:, :, *inside].float().cpu()
+            finite &= pixels.isfinite().flatten(1).all(1).numpy()
+            images[:, *own] = to_uint8(pixels.numpy())
+        return images, finite
 
     def _known(self, kept: Kept) -> Known:
         """Return the latents of the images, known where every pixel below a latent is kept."""
@@ -153,15 +193,22 @@ class Generator:
     def _noise(
         self, seed: int, tile_ids: Sequence[str], shape: tuple[int, ...], purpose: str
     ) -> Tensor:
-        # A name stands for the position that training noise is keyed by.
-        keys = np.array(
-            [
-                xxhash.xxh3_64_intdigest(tile_id.encode("utf-8", "surrogateescape")) >> 1
-                for tile_id in tile_ids
-            ],
-            dtype=np.int64,
-        )
-        return torch.from_numpy(keyed_normals(seed, keys, purpose, shape)).to(self.device)
+        """Return standard normal numbers [tiles, *shape] that belong to the names of tiles and,
+        for a denoiser with a halo, to positions: the size of the image makes no difference then.
+        """
+        if self.halo is None:
+            numbers = keyed_normals(seed, _keys_of(tile_ids), purpose, shape)
+            return torch.from_numpy(numbers).to(self.device)
+        channels, height, width = shape
+        noise = torch.empty((len(tile_ids), *shape))
+        block_shape = (channels, _NOISE_BLOCK, _NOISE_BLOCK)
+        for row in range(0, height, _NOISE_BLOCK):
+            for column in range(0, width, _NOISE_BLOCK):
+                keys = _keys_of([f"{tile_id} at {row}, {column}" for tile_id in tile_ids])
+                block = torch.from_numpy(keyed_normals(seed, keys, purpose, block_shape))
+                target = noise[:, :, row : row + _NOISE_BLOCK, column : column + _NOISE_BLOCK]
+                target.copy_(block[:, :, : target.shape[2], : target.shape[3]])
+        return noise.to(self.device)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return (
@@ -171,8 +218,19 @@ class Generator:
         )
 
 
-def _check_finite(latents: Tensor, decoded: Tensor, tile_ids: Sequence[str]) -> None:
-    finite = latents.isfinite().flatten(1).all(1) & decoded.isfinite().flatten(1).all(1)
+def _keys_of(names: Sequence[str]) -> np.ndarray:
+    """Return the numbers that names stand for where training noise is keyed by a position."""
+    return np.array(
+        [xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogateescape")) >> 1 for name in names],
+        dtype=np.int64,
+    )
+
+
+def _check_finite(latents: Tensor, decoded: np.ndarray, tile_ids: Sequence[str]) -> None:
+    """Raise DivergedError for latents that are not finite, or images that `decoded` (bool [batch])
+    says were not.
+    """
+    finite = latents.isfinite().flatten(1).all(1).cpu().numpy() & decoded
     bad = [tile_id for tile_id, good in zip(tile_ids, finite.tolist(), strict=True) if not good]
     if bad:
         hint = "use a --guidance-scale nearer to 1 or --precision fp32"

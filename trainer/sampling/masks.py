@@ -44,6 +44,12 @@ class MaskList:
         """Return the number of masks."""
         return len(self.ids)
 
+    @property
+    def largest_px(self) -> tuple[int, int]:
+        """Return height and width of the mask with the most pixels."""
+        height, width = self.sizes[int(self.sizes.prod(axis=1).argmax())].tolist()
+        return height, width
+
     def check_sizes(self, multiple_px: int) -> None:
         """Raise UsageError, naming a mask, unless all heights and widths are multiples of
         `multiple_px`.
@@ -59,6 +65,26 @@ class MaskList:
                 seen=f"{height} x {width} px",
                 expected=f"multiples of {multiple_px} px",
             )
+
+
+def resize_masks(masks: MaskList, size_px: int) -> MaskList:
+    """Return masks whose longer side has `size_px`, each pixel of the class of the nearest one: no
+    label is made up, regions grow or shrink with their outlines. There are no real images of that
+    size.
+    """
+    sizes = np.maximum(1, np.rint(masks.sizes * (size_px / masks.sizes.max(1, keepdims=True))))
+    sizes = sizes.astype(np.int64)
+
+    def read_mask(index: int) -> np.ndarray:
+        mask = masks.read_mask(index)
+        rows, columns = (
+            ((np.arange(new) + 0.5) * (old / new)).astype(np.int64)
+            for new, old in zip(sizes[index].tolist(), mask.shape, strict=True)
+        )
+        resized: np.ndarray = mask[rows[:, None], columns]
+        return resized
+
+    return replace(masks, sizes=sizes, read_mask=read_mask, read_image=None)
 
 
 def masks_of_tiles(tiles: TileSource, split: str | None = None) -> MaskList:

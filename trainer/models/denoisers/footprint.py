@@ -4,6 +4,7 @@ running it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,20 @@ from trainer.models.denoisers.interface import Denoiser
 def count_parameters(module: nn.Module) -> int:
     """Return the number of parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def copy_shapes(denoiser: Denoiser) -> Denoiser:
+    """Return a copy of a network on the device "meta": shapes without numbers."""
+    tensors = (*denoiser.parameters(), *denoiser.buffers())
+    copies = [
+        nn.Parameter(tensor.detach().to("meta"), tensor.requires_grad)
+        if isinstance(tensor, nn.Parameter)
+        else tensor.to("meta")
+        for tensor in tensors
+    ]
+    # Nothing of the network itself is copied: each tensor has its copy already.
+    memo: dict[int, Any] = {id(tensor): made for tensor, made in zip(tensors, copies, strict=True)}
+    return copy.deepcopy(denoiser, memo)
 
 
 def count_activation_bytes(denoiser: Denoiser, batch_size: int, image_px: int, factor: int) -> int:

@@ -19,6 +19,9 @@ class Denoiser(nn.Module, ABC):
         num_classes: Class ids 0 .. num_classes - 1 may occur in masks.
         channels: Channels of the latents, in and out.
         stride: Height and width of the latents must be multiples of it; any such size works.
+        halo: How many latents around a tile its prediction depends on at most, a multiple of
+            `stride`, so that large images can be computed in tiles; None for a prediction that
+            depends on the whole image.
         first_class: Parameters whose class tables do not begin at 0, and where they do: what a run
             that continues another one with other classes needs to know.
     """
@@ -27,6 +30,7 @@ class Denoiser(nn.Module, ABC):
     num_classes: int
     channels: int
     stride: int
+    halo: int | None = None
 
     @abstractmethod
     def forward(

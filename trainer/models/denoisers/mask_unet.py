@@ -152,6 +152,7 @@ class MaskUNet(Denoiser):
         self.last = self._block(2 * dim, dim)
         self.norm = PixelNorm(dim, gain=True)
         self.out = zeroed(nn.Conv2d(dim, channels, 1))
+        self.halo: int | None = self._reach()
 
     def _block(self, dim_in: int, dim_out: int) -> Block:
         return Block(dim_in, dim_out, 4 * self.config.dim, self.num_classes + 1)
@@ -161,10 +162,9 @@ class MaskUNet(Denoiser):
             self._block(dim_in, dim_out) for _ in range(self.config.block_per_layer)
         )
 
-    @property
-    def halo(self) -> int:
-        """Return how many latents around a tile its prediction depends on, computed from the
-        layers: a multiple of `stride`.
+    def _reach(self) -> int:
+        """Return how many latents around a tile its prediction depends on, from the layers, rounded
+        up to a multiple of `stride`.
 
         A tile that begins at multiples of `stride` and is cut out with as many latents around it as
         this (fewer where the image ends) gets the prediction of the whole image.
