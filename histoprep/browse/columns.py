@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -85,20 +86,33 @@ class ClassShares:
         """Return the place of a class, None where there is no such class."""
         return next((at for at, cls in enumerate(self.classes) if cls.id == class_id), None)
 
-    def of_row(self, row: int) -> list[tuple[ShownClass, float]]:
-        """Return the classes of a tile with their shares, largest first."""
-        found = []
-        for cls, rows, shares in zip(self.classes, self.rows, self.shares, strict=True):
-            at = int(np.searchsorted(rows, row))
-            if at < len(rows) and rows[at] == row:
-                found.append((cls, float(shares[at])))
-        return sorted(found, key=lambda entry: -entry[1])
+    def of_rows(self, rows: np.ndarray) -> list[list[tuple[int, float]]]:
+        """Return for each tile the places of its classes with their shares, largest first."""
+        found: list[list[tuple[int, float]]] = [[] for _ in rows]
+        for place, (own, shares) in enumerate(zip(self.rows, self.shares, strict=True)):
+            for at, position in places_in(own, rows):
+                found[at].append((place, float(shares[position])))
+        return [sorted(entries, key=lambda entry: -entry[1]) for entries in found]
 
     def share_column(self, position: int, length: int) -> np.ndarray:
         """Return the share of a class in every row, float32 [length], 0 where it is absent."""
         column = np.zeros(length, np.float32)
         column[self.rows[position]] = self.shares[position]
         return column
+
+
+def places_in(own: np.ndarray, rows: np.ndarray) -> list[tuple[int, int]]:
+    """Return pairs of (place in `rows`, place in `own`) of numbers that are in both.
+
+    Args:
+        own: Integers, ascending.
+        rows: Integers in any order.
+    """
+    if not len(own):
+        return []
+    at = np.minimum(np.searchsorted(own, rows), len(own) - 1)
+    found = np.flatnonzero(own[at] == rows)
+    return list(zip(found.tolist(), at[found].tolist(), strict=True))
 
 
 class SharesBuilder:
@@ -178,6 +192,16 @@ class Columns:
     shares: ClassShares
     _ranks: dict[str, np.ndarray] = field(default_factory=dict)
 
+    @cached_property
+    def has_image(self) -> np.ndarray:
+        """Return which tiles have an image, bool [n]; the others are orphan masks."""
+        return _valid(self.image_paths)
+
+    @cached_property
+    def has_mask(self) -> np.ndarray:
+        """Return which tiles have a mask, bool [n]."""
+        return _valid(self.mask_paths)
+
     def __len__(self) -> int:
         """Return the number of tiles."""
         return len(self.tile_ids)
@@ -203,6 +227,11 @@ class Columns:
             rank[order] = np.arange(len(order), dtype=np.int32)
             self._ranks[name] = rank
         return self._ranks[name]
+
+
+def _valid(column: pa.ChunkedArray) -> np.ndarray:
+    result: np.ndarray = pc.is_valid(column).to_numpy()
+    return result
 
 
 def to_float(column: pa.ChunkedArray) -> np.ndarray:

@@ -124,6 +124,7 @@ def open_folder(workspace: Workspace, label_map: LabelMap | None) -> TileSet:
         label_map = manifest.label_map
     options = earlier_options(workspace)
     (tile_ids, images, masks), categories, numbers = _read_plain(opened, (*_SIZES, *_MEASURES))
+    pa.default_memory_pool().release_unused()
     shares, to_classes = _tile_shares(opened, label_map)
     numbers["num_specks"] = _list_sums(opened, "label_specks")
     notes: list[str] = []

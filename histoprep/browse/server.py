@@ -8,11 +8,12 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
+import anyio
+import anyio.to_thread
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -24,6 +25,7 @@ from histoprep.browse.session import Session
 from histoprep.errors import HistoprepError, OutputError, UsageError
 from histoprep.schemas.decisions import Action
 
+T = TypeVar("T")
 PAGE = Path(__file__).parent / "page"
 # Colours and words are those of the report of an audit.
 _REPORT = PAGE.parents[1] / "report"
@@ -34,6 +36,8 @@ _FRESH = {"Cache-Control": "no-store"}
 _KEPT = {"Cache-Control": "private, max-age=300"}
 _MAX_BODY_BYTES = 32 << 20
 _PAGING = ("offset", "limit", "token")
+# More threads than cores would only take memory.
+_THREADS = anyio.CapacityLimiter(8)
 
 
 @dataclass
@@ -63,7 +67,8 @@ def listen(port: int) -> Listening:
     Raises:
         OutputError: The port is taken, or may not be used.
     """
-    waiting = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # With the protocol named, asyncio sends small answers at once rather than after 40 ms.
+    waiting = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     waiting.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         waiting.bind((HOST, port))
@@ -101,14 +106,14 @@ def make_application(session: Session) -> Any:
     def image(make: Callable[[int, int], bytes], kind: str) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
             number, row = _whole(request, "set", 0), _row(request)
-            data = await run_in_threadpool(make, number, row)
+            data = await _in_thread(make, number, row)
             return Response(data, media_type=kind, headers=_KEPT)
 
         return answer
 
     def value(make: Callable[[Request], Any]) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
-            return _json(await run_in_threadpool(make, request))
+            return _json(await _in_thread(make, request))
 
         return answer
 
@@ -118,15 +123,15 @@ def make_application(session: Session) -> Any:
 
     async def decide(request: Request) -> Response:
         body = await _body(request)
-        return _json(await run_in_threadpool(_decide, session, body))
+        return _json(await _in_thread(_decide, session, body))
 
     async def select(request: Request) -> Response:
         body = await _body(request)
-        rows = await run_in_threadpool(_rows_of, session, body)
+        rows = await _in_thread(_rows_of, session, body)
         return _json({"selection": session.select(rows), "num_tiles": len(set(rows))})
 
     async def undo(request: Request) -> Response:
-        return _json(await run_in_threadpool(session.undo))
+        return _json(await _in_thread(session.undo))
 
     routes = [
         Route("/", _page_file),
@@ -165,6 +170,10 @@ def make_application(session: Session) -> Any:
         UnreadableError: _unreadable,
     }
     return Starlette(routes=routes, exception_handlers=handlers)
+
+
+async def _in_thread(work: Callable[..., T], *arguments: Any) -> T:
+    return await anyio.to_thread.run_sync(work, *arguments, limiter=_THREADS)
 
 
 async def _page_file(request: Request) -> Response:

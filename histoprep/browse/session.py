@@ -10,11 +10,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from histoprep.auditing.marks import find_marks
 from histoprep.browse import pixels
 from histoprep.browse.beside import matching_rows
-from histoprep.browse.columns import ShownClass
+from histoprep.browse.columns import ShownClass, places_in
 from histoprep.browse.decisions import Journal, MarkedRows
 from histoprep.browse.findings import TileFinding
 from histoprep.browse.opening import TileSet
@@ -74,7 +75,11 @@ class Session:
         """Prepare what the first requests would wait for."""
         self.marked.refresh()
         _ = self._engine, self._caches, self._beside
-        self.tiles.columns.rank("tile_id")
+        columns = self.tiles.columns
+        columns.rank("tile_id")
+        _ = columns.has_image, columns.has_mask
+        # What reading the tables took beside what is kept.
+        pa.default_memory_pool().release_unused()
 
     def describe(self) -> dict[str, Any]:
         """Return what the page is built from: names, classes, columns, findings, decisions."""
@@ -128,8 +133,8 @@ class Session:
             )
         self.marked.refresh()
         rows = self._engine.rows(query, self.marked)
-        chosen = rows[offset : offset + limit].tolist()
-        return {"total": len(rows), "offset": offset, "tiles": [self._tile(row) for row in chosen]}
+        chosen = rows[offset : offset + limit]
+        return {"total": len(rows), "offset": offset, "tiles": self._tiles(chosen)}
 
     def all_rows(self, query: Query) -> np.ndarray:
         """Return the rows of a query in its order, int32 [n]; raises UsageError."""
@@ -142,7 +147,7 @@ class Session:
         columns = self.tiles.columns
         image, mask = columns.image_paths[row].as_py(), columns.mask_paths[row].as_py()
         return {
-            **self._tile(row),
+            **self._tiles(np.array([row]))[0],
             "image_path": None if image is None else visible(image),
             "mask_path": None if mask is None else visible(mask),
             "numbers": {name: _finite(column[row]) for name, column in columns.numbers.items()},
@@ -327,25 +332,35 @@ class Session:
                     self._decoded.popitem(last=False)
         return known
 
-    def _tile(self, row: int) -> dict[str, Any]:
+    def _tiles(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        """Return what the grid shows of tiles."""
         columns = self.tiles.columns
-        return {
-            "row": row,
-            "name": visible(columns.tile_ids[row].as_py()),
-            **{name: _named(columns.categories[name].value(row)) for name in CATEGORIES},
-            "has_image": columns.image_paths[row].is_valid,
-            "has_mask": columns.mask_paths[row].is_valid,
-            "width_px": _finite(columns.numbers["width_px"][row]),
-            "height_px": _finite(columns.numbers["height_px"][row]),
-            "classes": [
-                [columns.shares.classes.index(cls), share]
-                for cls, share in columns.shares.of_row(row)[:_MAX_CLASSES_A_TILE]
-            ],
-            "findings": [finding.key for finding in self.tiles.findings if _names(finding, row)],
-            "dropped": bool(self.marked.dropped[row]),
-            "tags": self.marked.tags_of(row),
-            "beside": [_row_or_none(rows[row]) for rows in self._beside],
-        }
+        findings: list[list[str]] = [[] for _ in rows]
+        for finding in self.tiles.findings:
+            for at, _ in places_in(finding.rows, rows):
+                findings[at].append(finding.key)
+        tags: list[list[str]] = [[] for _ in rows]
+        for tag in self.marked.tags:
+            for at, _ in places_in(self.marked.tagged(tag), rows):
+                tags[at].append(tag)
+        classes = columns.shares.of_rows(rows)
+        return [
+            {
+                "row": row,
+                "name": visible(columns.tile_ids[row].as_py()),
+                **{name: _named(columns.categories[name].value(row)) for name in CATEGORIES},
+                "has_image": bool(columns.has_image[row]),
+                "has_mask": bool(columns.has_mask[row]),
+                "width_px": _finite(columns.numbers["width_px"][row]),
+                "height_px": _finite(columns.numbers["height_px"][row]),
+                "classes": classes[at][:_MAX_CLASSES_A_TILE],
+                "findings": findings[at],
+                "dropped": bool(self.marked.dropped[row]),
+                "tags": tags[at],
+                "beside": [_row_or_none(own[row]) for own in self._beside],
+            }
+            for at, row in enumerate(rows.tolist())
+        ]
 
     def _finding(self, finding: TileFinding) -> dict[str, Any]:
         return {
@@ -360,11 +375,6 @@ class Session:
             "definition": finding.definition,
             "has_marks": finding.mark in (Mark.SPECKS, Mark.HAIRLINES, Mark.UNMAPPED),
         }
-
-
-def _names(finding: TileFinding, row: int) -> bool:
-    at = int(np.searchsorted(finding.rows, row))
-    return at < len(finding.rows) and int(finding.rows[at]) == row
 
 
 def _class(cls: ShownClass) -> dict[str, Any]:
