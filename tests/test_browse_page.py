@@ -364,10 +364,38 @@ def test_tables_filter_on_a_click(page: Page) -> None:
     assert page.names()[:8] == wanted[:8]
 
 
+def test_points_are_coloured_and_selected_with_a_line(page: Page) -> None:
+    page.tab.click("nav [data-view=points]")
+    page.ready("points")
+    for source in ("measures", "classes", "colours"):
+        page.tab.select_option("#points-source", source)
+        page.tab.wait_for_selector(f"#view-points[data-drawn^='{source}']")
+    for by in ("split", "group", "decision", "class"):
+        page.tab.select_option("#points-by", by)
+        page.tab.wait_for_selector(f"#view-points[data-drawn*='{by}']")
+    assert "mean of" in page.tab.inner_text("#points-axes")
+    place = page.tab.locator("#view-points canvas")
+    box = place.bounding_box()
+    left, top = box["x"] + 3, box["y"] + 3
+    right, bottom = left + box["width"] - 6, top + box["height"] - 6
+    shown = int(page.tab.inner_text("#points-count").split()[0])
+    page.tab.mouse.move(left, top)
+    page.tab.mouse.down()
+    for corner in ((right, top), (right, bottom), (left, bottom), (left, top)):
+        page.tab.mouse.move(*corner)
+    page.tab.mouse.up()
+    page.tab.wait_for_function("() => location.hash.includes('selection=')")
+    page.ready()
+    found = int(page.count().split()[0])
+    # Points that lie far out may be outside of the frame.
+    assert shown - 4 <= found <= shown
+    assert "selected by hand" in page.tab.inner_text("#chips")
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_wider_than_the_page(chromium: Any, server: Browser, width: int) -> None:
     page = Page(chromium, server, width)
-    for view in ("tiles", "findings", "classes", "groups"):
+    for view in ("tiles", "findings", "classes", "groups", "points"):
         page.tab.click(f"nav [data-view={view}]")
         page.ready(view)
         wide = page.tab.evaluate("() => [document.documentElement.scrollWidth, innerWidth]")
@@ -391,7 +419,7 @@ def test_no_serious_barrier(chromium: Any, server: Browser, width: int) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = Page(chromium, server, width)
     found = []
-    for view in ("tiles", "findings", "classes", "groups", "viewer"):
+    for view in ("tiles", "findings", "classes", "groups", "points", "viewer"):
         if view == "viewer":
             page.show("text=slide1_04")
             page.open_first()

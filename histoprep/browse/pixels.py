@@ -186,6 +186,11 @@ def encode_thumbnail(image: np.ndarray, longest_px: int) -> bytes:
     return imageio.encode_rgb_jpeg(small, JPEG_QUALITY)
 
 
+def decode_thumbnail(data: bytes) -> np.ndarray:
+    """Return the pixels of a thumbnail, uint8 RGB [height, width, 3]."""
+    return imageio.decode_rgb(data)
+
+
 def encode_image(image: np.ndarray) -> bytes:
     """Return an image, uint8 RGB [height, width, 3], as a PNG with the same pixels."""
     return imageio.encode_rgb_png(image)

@@ -36,6 +36,7 @@ _FRESH = {"Cache-Control": "no-store"}
 _KEPT = {"Cache-Control": "private, max-age=300"}
 _MAX_BODY_BYTES = 32 << 20
 _PAGING = ("offset", "limit", "token")
+_POINTS = ("source", "by")
 # More threads than cores would only take memory.
 _THREADS = anyio.CapacityLimiter(8)
 
@@ -121,6 +122,11 @@ def make_application(session: Session) -> Any:
         query = parse_query(_filters(request))
         return session.page(query, _whole(request, "offset", 0), _whole(request, "limit", 100))
 
+    def place(request: Request) -> Any:
+        named = request.query_params
+        query = parse_query(pair for pair in _filters(request) if pair[0] not in _POINTS)
+        return session.points(query, str(named.get("source", "")), str(named.get("by", "class")))
+
     async def decide(request: Request) -> Response:
         body = await _body(request)
         return _json(await _in_thread(_decide, session, body))
@@ -139,6 +145,7 @@ def make_application(session: Session) -> Any:
         Route("/api/set", value(lambda _: session.describe())),
         Route("/api/tiles", value(tiles)),
         Route("/api/tiles/{row}", value(lambda request: session.details(_row(request)))),
+        Route("/api/points", value(place)),
         Route("/api/classes", value(lambda _: session.classes())),
         Route(
             "/api/groups",

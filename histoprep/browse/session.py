@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from histoprep.auditing.marks import find_marks
-from histoprep.browse import pixels
+from histoprep.browse import pixels, points
 from histoprep.browse.beside import matching_rows
 from histoprep.browse.columns import ShownClass, places_in
 from histoprep.browse.decisions import Journal, MarkedRows
@@ -43,6 +43,8 @@ class Session:
     tiles: TileSet
     journal: Journal
     others: tuple[TileSet, ...] = ()
+    features: points.Features | None = None
+    _colour_features: dict[int, np.ndarray | None] = field(default_factory=dict)
     _decoded: OrderedDict[tuple[int, str], np.ndarray | None] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _selections: dict[int, np.ndarray] = field(default_factory=dict)
@@ -171,6 +173,95 @@ class Session:
                 for near in self.tiles.neighbours.of_row(row)
             ],
         }
+
+    def points(self, query: Query, source: str, by: str) -> dict[str, Any]:
+        """Return tiles of a query as points in two dimensions.
+
+        Args:
+            query: Which tiles; evenly spread ones of very many.
+            source: `measures` of the audit, `colours` (read from thumbnails), `classes`, or
+                `features` of the file that was named.
+            by: What they are coloured by: `class`, `split`, `group`, `pool`, `label` or `decision`.
+
+        Raises:
+            UsageError: As `QueryEngine.rows`, and for another source or column.
+        """
+        rows = self.all_rows(query)
+        total = len(rows)
+        chosen, values, names = self._features_of(np.sort(rows).astype(np.int64), source)
+        found = points.to_json(chosen, self._codes(chosen, by), points.project(values, names))
+        return {**found, "total": total, "legend": self._legend(by), "sources": self.sources()}
+
+    def sources(self) -> list[str]:
+        """Return what points can be made from."""
+        columns = self.tiles.columns
+        has_measures = any(name in columns.numbers for name in points.MEASURES)
+        return [
+            *(["features"] if self.features else []),
+            *(["measures"] if has_measures else []),
+            "colours",
+            *(["classes"] if columns.shares.classes else []),
+        ]
+
+    def _features_of(
+        self, rows: np.ndarray, source: str
+    ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+        columns = self.tiles.columns
+        if source not in self.sources():
+            raise UsageError(
+                "points cannot be made from this",
+                seen=source[:60],
+                expected=", ".join(self.sources()),
+            )
+        if source == "features" and self.features is not None:
+            known, values = self.features.of(rows)
+            picked = points.evenly(np.arange(len(known)), points.MAX_POINTS)
+            return known[picked], values[picked], self.features.names
+        # Of an orphan mask there is no image to measure.
+        rows = rows if source == "classes" else rows[columns.has_image[rows]]
+        if source == "colours":
+            chosen = points.evenly(rows, points.MAX_COLOUR_POINTS)
+            measured = [self._colours(row) for row in chosen.tolist()]
+            kept = [at for at, found in enumerate(measured) if found is not None]
+            values = np.array([measured[at] for at in kept], np.float32)
+            return chosen[kept], values.reshape(-1, 6), points.COLOUR_NAMES
+        chosen = points.evenly(rows, points.MAX_POINTS)
+        measure = points.class_features if source == "classes" else points.measured_features
+        return chosen, *measure(columns, chosen)
+
+    def _colours(self, row: int) -> np.ndarray | None:
+        """Return colour features of a thumbnail, measured once; None where it is unreadable."""
+        if row not in self._colour_features:
+            try:
+                image = pixels.decode_thumbnail(self.thumbnail(0, row))
+                self._colour_features[row] = points.colour_features(image)
+            except UnreadableError:
+                self._colour_features[row] = None
+        return self._colour_features[row]
+
+    def _codes(self, rows: np.ndarray, by: str) -> np.ndarray:
+        if by == "class":
+            return points.dominant_classes(self.tiles.columns, rows)
+        if by == "decision":
+            dropped: np.ndarray = self.marked.dropped[rows].astype(np.int32)
+            return dropped
+        if by not in CATEGORIES:
+            raise UsageError(
+                "points cannot be coloured by this",
+                seen=by[:60],
+                expected=", ".join(("class", "decision", *CATEGORIES)),
+            )
+        codes: np.ndarray = self.tiles.columns.categories[by].codes[rows]
+        return codes
+
+    def _legend(self, by: str) -> list[dict[str, Any]]:
+        """Return what each code stands for, with a colour where it has one."""
+        if by == "class":
+            return [_class(cls) for cls in self.tiles.columns.shares.classes]
+        names = (
+            ("kept", "dropped") if by == "decision" else self.tiles.columns.categories[by].values
+        )
+        return [{"id": name, "name": visible(name), "colour": None} for name in names]
 
     def classes(self) -> dict[str, Any]:
         """Return the tables of classes, pairs of classes and image labels."""

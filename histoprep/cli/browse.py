@@ -39,6 +39,14 @@ def browse(
             show_default=False,
         ),
     ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="Parquet file with a column tile_id and numbers of an encoder, for the map of"
+            " points.",
+            show_default=False,
+        ),
+    ] = None,
     map_name: MapName = None,
     workspace_folder: WorkspaceFolder = None,
     port: Annotated[
@@ -70,12 +78,14 @@ def browse(
     """
     _check_installed()
     from histoprep.browse.decisions import NAME, Journal
+    from histoprep.browse.points import read_features
     from histoprep.browse.server import listen, serve
     from histoprep.browse.session import Session
 
     tiles = _open(target, map_name, workspace_folder, workers)
     others = tuple(_open(path, map_name, None, workers) for path in beside or ())
-    session = Session(tiles, Journal(tiles.workspace / NAME, sign), others)
+    known = None if features is None else read_features(features, tiles.columns.tile_ids)
+    session = Session(tiles, Journal(tiles.workspace / NAME, sign), others, known)
     session.warm_up()
     listening = listen(port)
     for note in tiles.notes:

@@ -5,11 +5,12 @@ import { byId, element, plural } from "./dom.js";
 import * as filters from "./filters.js";
 import { Grid } from "./grid.js";
 import * as keys from "./keys.js";
+import * as points from "./points.js";
 import { onChange, query, set, settings, view } from "./state.js";
 import * as tables from "./tables.js";
 import { Viewer } from "./viewer.js";
 
-const VIEWS = { tiles: "Tiles", findings: "Findings", classes: "Classes", groups: "Groups" };
+const VIEWS = { tiles: "Tiles", findings: "Findings", classes: "Classes", groups: "Groups", points: "Map" };
 const INSTANT = ["tiles"];
 
 async function start() {
@@ -96,8 +97,11 @@ async function start() {
     for (const each of Object.keys(VIEWS)) byId(`view-${each}`).hidden = each !== name;
     for (const each of document.querySelectorAll("nav [data-view]")) each.toggleAttribute("aria-current", each.dataset.view === name);
     byId("heading").textContent = VIEWS[name];
+    // The map is of the tiles that are filtered.
+    document.querySelector("nav [data-view=points]").hash = new URLSearchParams([["view", "points"], ...query()]).toString();
     document.body.dataset.view = name;
-    if (!INSTANT.includes(name)) await tables[name]();
+    if (name === "points") await points.show(about, (row) => viewer.open(grid.current, row));
+    else if (!INSTANT.includes(name)) await tables[name]();
     document.body.dataset.ready = `${name} ${location.hash}`;
   }
   const update = async (what) => {
