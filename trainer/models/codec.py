@@ -129,14 +129,16 @@ def save_codec(autoencoder: nn.Module, folder: Path) -> None:
 
 
 class TrainableCodec(nn.Module):
-    """An untrained AutoencoderKL as one call; `architecture` are the arguments of diffusers."""
+    """An untrained autoencoder as one call: that which is given, or diffusers' AutoencoderKL, whose
+    arguments `architecture` are.
+    """
 
-    def __init__(self, **architecture: Any) -> None:
+    def __init__(self, autoencoder: nn.Module | None = None, **architecture: Any) -> None:
         super().__init__()
         from diffusers import AutoencoderKL
 
         make: Any = AutoencoderKL  # untyped in diffusers
-        self.autoencoder: Any = make(**architecture)
+        self.autoencoder: Any = make(**architecture) if autoencoder is None else autoencoder
 
     def forward(
         self,

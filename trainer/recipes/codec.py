@@ -1,6 +1,6 @@
 """The recipe codec: a KL autoencoder of our own, so that nothing has to be downloaded.
 
-diffusers' AutoencoderKL, eight pixels a side to one latent. The loss is L1 of pixels, L1 of their
+diffusers' AutoencoderKL, eight pixels a side to one latent, or a small codec of patches. The loss is L1 of pixels, L1 of their
 differences to neighbours (which keeps edges of nuclei sharp without another network as a judge) and
 a tiny KL term that keeps latents from growing without bound.
 """
@@ -28,6 +28,7 @@ from trainer.engine.images import difference, sheet
 from trainer.errors import CheckpointError, ConfigError
 from trainer.metrics.reconstruction import psnr, ssim
 from trainer.models.codec import TrainableCodec
+from trainer.models.patch_codec import PatchAutoencoder
 from trainer.reporter import Reporter
 from trainer.section import Positive, Section
 from trainer.stage import NO_VALIDATION, StagePlan, StepOutput
@@ -35,6 +36,8 @@ from trainer.stage import NO_VALIDATION, StagePlan, StepOutput
 TRAIN, VALIDATION = "train", "val"
 # Validation has its own seed: another training seed is compared on the same crops.
 _VALIDATION_SEED = 0
+# Crops whose patches give the components that a patch codec starts from.
+_NUM_FIRST = 256
 _BYTES = 4
 
 
@@ -43,9 +46,13 @@ class Architecture(Section):
     a stage, channels of the latents.
 
     Without attention in the middle a crop of a large image gives the same latents as the whole
-    image, away from borders.
+    image, away from borders. `kind: patch` is another network, for minutes on a CPU: principal
+    components of patches, which the training tiles give, corrected by convolutions. Its patches
+    have as many pixels a side as the stages make, its corrections `layers_per_block` convolutions
+    of the width of the last stage.
     """
 
+    kind: Literal["kl", "patch"] = "kl"
     block_out_channels: tuple[Positive, ...] = (128, 256, 512, 512)
     layers_per_block: Positive = 2
     latent_channels: Positive = 4
@@ -90,7 +97,9 @@ class Config(RunConfig):
                 f"data.image_size {self.data.image_size} is not a multiple of"
                 f" {architecture.factor}, the factor of the architecture"
             )
-        if any(width % architecture.norm_num_groups for width in architecture.block_out_channels):
+        if architecture.kind == "kl" and any(
+            width % architecture.norm_num_groups for width in architecture.block_out_channels
+        ):
             raise ValueError(
                 "architecture.block_out_channels are no multiples of norm_num_groups"
                 f" {architecture.norm_num_groups}"
@@ -130,11 +139,20 @@ def describe(config: Config) -> dict[str, Any]:
 def build_module(config: Config) -> TrainableCodec:
     """Return the untrained network of a run."""
     architecture = config.architecture
+    if architecture.kind == "patch":
+        return TrainableCodec(
+            PatchAutoencoder(
+                architecture.factor,
+                architecture.latent_channels,
+                architecture.block_out_channels[-1],
+                architecture.layers_per_block,
+            )
+        )
     stages_ = len(architecture.block_out_channels)
     return TrainableCodec(
         down_block_types=("DownEncoderBlock2D",) * stages_,
         up_block_types=("UpDecoderBlock2D",) * stages_,
-        **architecture.model_dump(),
+        **architecture.model_dump(exclude={"kind"}),
     )
 
 
@@ -192,6 +210,11 @@ class CodecStage:
         )
         self._num_validated = min(config.validation.num_tiles, len(held_out) or len(train))
         self._device = torch.device("cpu")
+        autoencoder = getattr(self.module, "autoencoder", None)
+        if isinstance(autoencoder, PatchAutoencoder):
+            # A function of the data and the seed alone; a resumed run has its weights restored.
+            first = self._training.batch(np.arange(min(_NUM_FIRST, self.num_positions)))
+            autoencoder.start_from(first["image"])
 
     def _dataset(
         self, tiles: TileSource, rows: np.ndarray, seed: int, *, augmented: bool = True
