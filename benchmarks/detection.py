@@ -22,7 +22,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measuring import machine
-from histoprep.scan import ScanOptions, scan, understand
+from histoprep.scanning import ScanOptions, scan, understand
 
 NUM_FILES = 493_600
 NUM_SLIDES = 400

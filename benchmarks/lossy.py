@@ -43,7 +43,7 @@ from histoprep.lossy.jpeg_repair import MIN_QUALITY, repair_jpeg
 from histoprep.lossy.observations import MaskObservation, table_of
 from histoprep.lossy.ramps import repair_ramps
 from histoprep.lossy.verdict import FIRM_MASKS, MaskSignals, Verdict, judge
-from histoprep.repair import MIN_CONFIDENCE
+from histoprep.repairing import MIN_CONFIDENCE
 from histoprep.tiles.lossy_sources import HELD_CORE_PX
 from histoprep.tiles.measure import describe_colours, measure_mask
 

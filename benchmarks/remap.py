@@ -31,7 +31,7 @@ from benchmarks.corpus import make_corpus
 from benchmarks.measuring import Row, cpu_seconds, machine, markdown, speed_up, wall_seconds
 from histoprep.execution import Engine
 from histoprep.labels import find_label_map, load_label_map
-from histoprep.remap import RemapOptions, plan_remap, run_remap
+from histoprep.remapping import RemapOptions, plan_remap, run_remap
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.table import TileTable
 

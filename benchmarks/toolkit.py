@@ -20,7 +20,7 @@ from benchmarks.measuring import Row, cpu_seconds, limit, speed_up, wall_seconds
 from benchmarks.process_tree import run
 from histoprep import imageio, read_ahead
 from histoprep.execution import Engine
-from histoprep.scan import Pair, ScanOptions, scan
+from histoprep.scanning import Pair, ScanOptions, scan
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
 from histoprep.tiles.measurer import Measurer

@@ -28,14 +28,14 @@ from histoprep.version import __version__
 if TYPE_CHECKING:
     from histoprep.auditing import AuditOptions, audit
     from histoprep.choices import Severity
+    from histoprep.counting import compute_stats
     from histoprep.errors import HistoprepError
     from histoprep.findings import Finding, Selection
     from histoprep.labels import LabelMap, find_label_map, load_label_map
     from histoprep.report import Report
-    from histoprep.scan import ScanOptions
+    from histoprep.scanning import ScanOptions
     from histoprep.schemas.manifest import open_manifest
     from histoprep.schemas.workspace import Workspace
-    from histoprep.stats import compute_stats
     from histoprep.tiles.options import TableOptions
     from histoprep.tiles.table import ensure_tiles
 
@@ -65,13 +65,13 @@ _HOMES = {
     "HistoprepError": "errors",
     "LabelMap": "labels",
     "Report": "report",
-    "ScanOptions": "scan",
+    "ScanOptions": "scanning",
     "Selection": "findings",
     "Severity": "choices",
     "TableOptions": "tiles.options",
     "Workspace": "schemas.workspace",
     "audit": "auditing",
-    "compute_stats": "stats",
+    "compute_stats": "counting",
     "ensure_tiles": "tiles.table",
     "find_label_map": "labels",
     "load_label_map": "labels",

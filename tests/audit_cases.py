@@ -121,7 +121,7 @@ class DataSet:
         **options: Any,
     ) -> Report:
         """Return the report on the folder, made with one worker."""
-        from histoprep.scan import ScanOptions
+        from histoprep.scanning import ScanOptions
 
         label_map = options.pop("label_map", None)
         table = TableOptions(

@@ -23,6 +23,7 @@ from histoprep.auditing import AuditOptions, AuditResult, run_audit
 from histoprep.auditing.outcome import status_of
 from histoprep.catalogue import all_rules
 from histoprep.choices import Severity
+from histoprep.counting import compute_stats
 from histoprep.demo import make_demo
 from histoprep.errors import ExitCode, UsageError
 from histoprep.execution import Engine
@@ -31,9 +32,8 @@ from histoprep.labels import default_map, identity_map, load_label_map
 from histoprep.manifest.build import ManifestOptions, build_manifest
 from histoprep.names import to_name
 from histoprep.report import Status, render
-from histoprep.scan import ScanOptions
+from histoprep.scanning import ScanOptions
 from histoprep.schemas.workspace import Workspace
-from histoprep.stats import compute_stats
 from histoprep.tiles import TileOptions
 from histoprep.tiles.options import TableOptions, earlier_options
 

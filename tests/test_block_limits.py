@@ -20,7 +20,7 @@ from PIL import Image
 from histoprep.choices import Layout
 from histoprep.cli import run
 from histoprep.errors import ExitCode
-from histoprep.scan import Pair, ScanOptions, pairing, scan
+from histoprep.scanning import Pair, ScanOptions, pairing, scan
 
 BLOCK = 1 << 16
 
@@ -116,7 +116,7 @@ def test_orphans_of_a_block_and_one_more_or_less(
 # hold files, not rows.
 BLOCKS = [
     ("histoprep.tables", "ROW_GROUP_ROWS"),
-    ("histoprep.scan.pairing", "_ROWS_AT_ONCE"),
+    ("histoprep.scanning.pairing", "_ROWS_AT_ONCE"),
     ("histoprep.tiles.listing", "_PAIRS_A_STAT_TASK"),
     ("histoprep.mask_tree.files", "_NAMES_AT_ONCE"),
     ("histoprep.manifest.build", "_PIECE"),
@@ -182,7 +182,7 @@ def test_no_block_of_a_stage_changes_what_it_writes(
 ) -> None:
     (tmp_path / "m.yml").write_text(MAP)
     make_tiles(tmp_path / "data", count)
-    monkeypatch.setattr("histoprep.scan.keys.PLAIN_FROM", 1)
+    monkeypatch.setattr("histoprep.scanning.keys.PLAIN_FROM", 1)
     whole = results(tmp_path / "data")
     assert len([name for name in whole if name.endswith(".png")]) == count
     for module, name in BLOCKS:

@@ -21,7 +21,7 @@ from histoprep import cli
 from histoprep.choices import Severity
 from histoprep.errors import ExitCode, LabelMapError
 from histoprep.labels import load_label_map
-from histoprep.remap.evidence import already_remapped
+from histoprep.remapping.evidence import already_remapped
 from histoprep.report import render
 
 TRIGGERS = (

@@ -17,8 +17,8 @@ import histoprep
 from histoprep.auditing import AuditOptions
 from histoprep.choices import Severity
 from histoprep.findings import Finding
-from histoprep.repair.record import damage_warnings, unrepaired
-from histoprep.scan import ScanOptions
+from histoprep.repairing.record import damage_warnings, unrepaired
+from histoprep.scanning import ScanOptions
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
 from histoprep.tiles.lossy_sources import lossy_sources

@@ -14,7 +14,7 @@ from tile_rows import tile_row
 from histoprep.choices import Severity
 from histoprep.findings import Finding
 from histoprep.labels import load_label_map
-from histoprep.remap.first_map import first_label_map
+from histoprep.remapping.first_map import first_label_map
 from histoprep.tiles import TileOptions
 
 TRIGGERS = (

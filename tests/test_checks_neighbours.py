@@ -14,7 +14,7 @@ import histoprep
 from histoprep.auditing import AuditOptions
 from histoprep.findings import Finding, Mark
 from histoprep.report import Report, render
-from histoprep.scan import ScanOptions
+from histoprep.scanning import ScanOptions
 from histoprep.tiles import TileOptions
 from histoprep.tiles.options import TableOptions
 

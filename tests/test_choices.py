@@ -9,10 +9,10 @@ import pytest
 
 import histoprep
 from histoprep.choices import FailOn, ReportFormat, Severity
+from histoprep.counting.counts import DIMENSIONS
 from histoprep.errors import UsageError
 from histoprep.manifest.build import ManifestOptions
 from histoprep.report import render
-from histoprep.stats.counts import DIMENSIONS
 
 PACKAGE = Path(histoprep.__file__).parent
 TRAINER = PACKAGE.parent / "trainer"

@@ -11,9 +11,9 @@ from layouts import classes, mask_a_class, save, tissue
 from histoprep.choices import CombineBy
 from histoprep.errors import UsageError
 from histoprep.imageio import encode_rgb_jpeg
-from histoprep.scan.advice import combine_advice
-from histoprep.scan.combining import combined
-from histoprep.scan.content import drawn_area
+from histoprep.scanning.advice import combine_advice
+from histoprep.scanning.combining import combined
+from histoprep.scanning.content import drawn_area
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.options import TableOptions, settle
 

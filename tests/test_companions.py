@@ -13,7 +13,7 @@ import pytest
 from layouts import binary, classes, overlay, save, tissue
 from PIL import Image
 
-from histoprep.scan.companions import CompanionKind, ImageFacts, find_companions
+from histoprep.scanning.companions import CompanionKind, ImageFacts, find_companions
 from histoprep.schemas.manifest import read_manifest
 from histoprep.schemas.workspace import Workspace
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import pytest
 
 from histoprep.read_ahead import Request, read_file, stat_file
-from histoprep.scan import scan
-from histoprep.scan.listing import Issue, ScanOptions
+from histoprep.scanning import scan
+from histoprep.scanning.listing import Issue, ScanOptions
 from histoprep.schemas.tiles import measured_schema, to_table
 from histoprep.tiles import TileOptions
 from histoprep.tiles.measurer import Measurer

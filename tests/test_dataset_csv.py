@@ -10,7 +10,7 @@ import pytest
 
 from histoprep.errors import UsageError
 from histoprep.names import to_text
-from histoprep.scan.dataset_csv import DatasetCsv
+from histoprep.scanning.dataset_csv import DatasetCsv
 
 
 def read(tmp_path: Path, text: str | bytes) -> DatasetCsv:

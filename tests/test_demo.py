@@ -19,7 +19,7 @@ from histoprep.demo.layout import smoothed
 from histoprep.errors import OutputError, UsageError
 from histoprep.findings import Finding
 from histoprep.labels import find_label_map, load_label_map
-from histoprep.scan import ScanOptions
+from histoprep.scanning import ScanOptions
 from histoprep.tiles.table import TableOptions
 
 EIGHT = np.ones((3, 3))

@@ -15,7 +15,7 @@ from PIL import Image
 from histoprep import cli
 from histoprep.errors import ExitCode
 from histoprep.figures import plain_text
-from histoprep.repair.sheet import SheetRow, draw_sheet
+from histoprep.repairing.sheet import SheetRow, draw_sheet
 from histoprep.schemas.workspace import Workspace
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")

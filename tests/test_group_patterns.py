@@ -7,7 +7,7 @@ import re
 import pyarrow as pa
 import pytest
 
-from histoprep.scan.group_patterns import FOLDER, suggest_groupings
+from histoprep.scanning.group_patterns import FOLDER, suggest_groupings
 
 UUID = "0005f7aa-ab28-4f61-8f17-0c39969{:05}"
 NAMES = {

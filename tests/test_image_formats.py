@@ -12,8 +12,8 @@ from histoprep import image_formats, imageio
 from histoprep.image_formats import BUILT_IN, Compression, format_of, shard_suffix, sniff
 from histoprep.imageio.decoders import decoder_of
 from histoprep.imageio.decoders.base import Decoder, header_of, rgb_of
-from histoprep.scan.keys import PLAIN_FROM, sort_names
-from histoprep.scan.name_rules import NameEnd, NameRules
+from histoprep.scanning.keys import PLAIN_FROM, sort_names
+from histoprep.scanning.name_rules import NameEnd, NameRules
 
 PACKAGES = [
     Path(image_formats.__file__).parent,

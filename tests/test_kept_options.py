@@ -20,7 +20,7 @@ from PIL import Image
 
 from histoprep.cli import run
 from histoprep.errors import ExitCode, IntegrityError, UsageError
-from histoprep.scan import ScanOptions
+from histoprep.scanning import ScanOptions
 from histoprep.schemas.manifest import open_manifest
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.options import TableOptions, earlier_options, keeping_options

@@ -18,7 +18,7 @@ from test_first_map import first_map
 
 from histoprep.labels import LabelMap
 from histoprep.labels.model import PALETTE
-from histoprep.remap.legends import Entry, Legend, read_legend
+from histoprep.remapping.legends import Entry, Legend, read_legend
 
 NAMES = {0: "background", 1: "stroma", 2: "tumour"}
 

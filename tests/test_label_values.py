@@ -34,7 +34,7 @@ from histoprep.labels import (
 )
 from histoprep.labels.lookup import LabelLookup
 from histoprep.labels.values import MAX_SOURCE_ID, complement, merged
-from histoprep.remap import RemapOptions
+from histoprep.remapping import RemapOptions
 
 RANGES = """\
 sources:

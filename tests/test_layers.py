@@ -20,8 +20,8 @@ from histoprep.shards.write import write_shards
 
 REPOSITORY = Path(__file__).parents[1]
 STAGES = (
-    *("auditing", "checks", "repair", "remap", "lossy"),
-    *("mask_tree", "execution", "scan", "tiles"),
+    *("auditing", "checks", "repairing", "remapping", "lossy"),
+    *("mask_tree", "execution", "scanning", "tiles"),
 )
 # Files that import modules by name, and which ones: those of their own package, but for the first.
 BY_NAME = {

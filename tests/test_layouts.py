@@ -35,16 +35,16 @@ from layouts import (
 
 from histoprep.errors import UsageError
 from histoprep.imageio import encode_rgb_jpeg
-from histoprep.scan import scan, understand
-from histoprep.scan.advice import (
+from histoprep.scanning import scan, understand
+from histoprep.scanning.advice import (
     explain_nothing_paired,
     find_pairing,
     further_masks,
     suggest_pairing,
 )
-from histoprep.scan.content import Content, content_of, content_of_pixels
-from histoprep.scan.layouts import FolderNames, readings
-from histoprep.scan.listing import Issue, Pair, ScanOptions
+from histoprep.scanning.content import Content, content_of, content_of_pixels
+from histoprep.scanning.layouts import FolderNames, readings
+from histoprep.scanning.listing import Issue, Pair, ScanOptions
 from histoprep.schemas.manifest import read_manifest
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.options import SettledOptions, TableOptions, settle
@@ -247,7 +247,7 @@ def test_names_alone_decide_only_where_nothing_can_be_seen(tmp_path: Path) -> No
 def test_large_folders_are_looked_up_not_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("histoprep.scan.understanding._MAX_NAMES", 7)
+    monkeypatch.setattr("histoprep.scanning.understanding._MAX_NAMES", 7)
     root = tmp_path / "set"
     true_pairs = pairs_of("train_images/t{i}.png", "train_masks/t{i}_gt.png", ids=tuple(range(60)))(
         root

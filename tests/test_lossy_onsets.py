@@ -23,7 +23,7 @@ from histoprep.lossy.observations import MaskObservation, table_of
 from histoprep.lossy.onsets import MIN_ONSETS, BlockGrid
 from histoprep.lossy.verdict import SHOWN, LossKind, Verdict, judge
 from histoprep.lossy.webp_levels import NEVER_MET, count_gaps
-from histoprep.repair import RepairOptions, plan_repair, run_repair
+from histoprep.repairing import RepairOptions, plan_repair, run_repair
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.lossy_sources import lossy_sources
 

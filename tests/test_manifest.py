@@ -18,6 +18,7 @@ import xxhash
 from tile_rows import tile_row, write_tiles
 
 from histoprep import tables
+from histoprep.counting.counts import count
 from histoprep.errors import HistoprepError, IntegrityError, UsageError
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, identity_map
 from histoprep.manifest.build import ManifestOptions, ManifestSummary, build_manifest
@@ -32,7 +33,6 @@ from histoprep.schemas.manifest import (
     write_manifest,
 )
 from histoprep.split import parse_fractions
-from histoprep.stats.counts import count
 
 LABELS = LabelMap(
     "three",

@@ -16,7 +16,7 @@ from histoprep.errors import UsageError
 from histoprep.execution import Engine
 from histoprep.findings import Selection
 from histoprep.manifest.choice import ChoiceOptions, choose_tiles
-from histoprep.repair import RepairOptions, plan_repair, run_repair
+from histoprep.repairing import RepairOptions, plan_repair, run_repair
 from histoprep.schemas.manifest import open_manifest, read_manifest
 from histoprep.schemas.repaired import open_rows
 from histoprep.schemas.workspace import Workspace

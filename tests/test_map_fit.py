@@ -20,7 +20,7 @@ from histoprep.labels import (
     load_label_map,
     packed_maps,
 )
-from histoprep.remap.fit import empty_classes, fits, fitting_maps, other_names, unknown_names
+from histoprep.remapping.fit import empty_classes, fits, fitting_maps, other_names, unknown_names
 
 FIVE = load_label_map(packed_maps()[1])
 

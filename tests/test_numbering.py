@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from layouts import classes, save, tissue
 
-from histoprep.scan.numbering import find_shifts
+from histoprep.scanning.numbering import find_shifts
 from histoprep.schemas.manifest import read_manifest
 from histoprep.schemas.workspace import Workspace
 

@@ -9,7 +9,7 @@ from audit_cases import DataSet
 from layouts import classes, save, tissue
 
 from histoprep.errors import UsageError
-from histoprep.scan import Issue, IssueKind, Pair, ScanOptions, scan
+from histoprep.scanning import Issue, IssueKind, Pair, ScanOptions, scan
 
 
 def make(root: Path, *names: str) -> Path:

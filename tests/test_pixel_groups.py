@@ -16,7 +16,7 @@ import histoprep
 from histoprep.cli.manifest import app
 from histoprep.execution import Engine
 from histoprep.neighbours.components import join_pairs
-from histoprep.scan import ScanOptions
+from histoprep.scanning import ScanOptions
 from histoprep.schemas.manifest import open_manifest
 from histoprep.schemas.neighbours import SCHEMA
 from histoprep.schemas.tiles import open_tiles_table

@@ -49,7 +49,7 @@ from histoprep.errors import (
 from histoprep.execution import Engine
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, load_label_map, lookup
 from histoprep.labels.lookup import LabelLookup
-from histoprep.remap import (
+from histoprep.remapping import (
     RemapOptions,
     RemapResult,
     collect_remap,
@@ -58,7 +58,7 @@ from histoprep.remap import (
     run_remap_part,
     unfinished_remaps,
 )
-from histoprep.scan import ScanOptions
+from histoprep.scanning import ScanOptions
 from histoprep.schemas import tiles
 from histoprep.schemas.ledgers import REMAP as KIND
 from histoprep.schemas.ledgers import ledger_files
@@ -1127,7 +1127,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_remap import label_map
 from histoprep.execution import Engine
-from histoprep.remap import RemapOptions, plan_remap, run_remap
+from histoprep.remapping import RemapOptions, plan_remap, run_remap
 from histoprep.schemas.workspace import Workspace
 options = RemapOptions(out=Path({out!r}), partition_masks=5)
 plan = plan_remap(Workspace(Path({root!r}), Path({folder!r})), label_map(), options)

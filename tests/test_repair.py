@@ -20,10 +20,10 @@ from histoprep.errors import IntegrityError, UsageError
 from histoprep.execution import Engine
 from histoprep.job_folder import SUCCESS
 from histoprep.labels import LabelMap, SourceLabel, TargetClass
-from histoprep.remap import RemapOptions, plan_remap, run_remap
-from histoprep.repair import MIN_CONFIDENCE, RepairOptions, RepairResult, plan_repair, run_repair
-from histoprep.repair.contact_sheets import write_preview, write_sheets
-from histoprep.repair.sheet import SheetRow, busiest_window, draw_sheet
+from histoprep.remapping import RemapOptions, plan_remap, run_remap
+from histoprep.repairing import MIN_CONFIDENCE, RepairOptions, RepairResult, plan_repair, run_repair
+from histoprep.repairing.contact_sheets import write_preview, write_sheets
+from histoprep.repairing.sheet import SheetRow, busiest_window, draw_sheet
 from histoprep.schemas.ledgers import LEDGER
 from histoprep.schemas.ledgers import REPAIR as KIND
 from histoprep.schemas.workspace import Workspace

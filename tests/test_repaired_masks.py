@@ -22,6 +22,7 @@ from tile_rows import tile_row, write_tiles
 from histoprep import cli, tables
 from histoprep.auditing import AuditOptions, run_audit
 from histoprep.choices import Severity
+from histoprep.counting import compute_stats, count_table
 from histoprep.demo import make_demo
 from histoprep.demo.layout import DERMIS, RECIPES
 from histoprep.digests import digest
@@ -31,7 +32,7 @@ from histoprep.findings import Finding
 from histoprep.labels import LabelMap, SourceLabel, TargetClass, identity_map
 from histoprep.manifest.build import ManifestOptions, ManifestSummary, build_manifest, raw_label_map
 from histoprep.manifest.check import validate_manifest
-from histoprep.repair import RepairOptions, plan_repair, run_repair
+from histoprep.repairing import RepairOptions, plan_repair, run_repair
 from histoprep.schemas import repaired, tiles
 from histoprep.schemas.manifest import Manifest, open_manifest
 from histoprep.schemas.repaired import IS_REPAIRED, MASK_COLUMNS, open_repaired, open_rows
@@ -39,7 +40,6 @@ from histoprep.schemas.workspace import Workspace
 from histoprep.shards import open_tiles
 from histoprep.shards.verify import verify_shards
 from histoprep.shards.write import write_shards
-from histoprep.stats import compute_stats, count_table
 from histoprep.tiles.table import ensure_tiles
 
 NUM_DAMAGED, NUM_CLEAN = 31, 4

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from histoprep.choices import Layout
 from histoprep.errors import UsageError
 from histoprep.names import to_name, to_text
-from histoprep.scan import detect_layout, keys, scan
-from histoprep.scan.formats import count_unread
-from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
-from histoprep.scan.name_rules import NameRules
-from histoprep.scan.walk import DirectoryListing, Walker
+from histoprep.scanning import detect_layout, keys, scan
+from histoprep.scanning.formats import count_unread
+from histoprep.scanning.listing import Issue, IssueKind, Pair, ScanOptions
+from histoprep.scanning.name_rules import NameRules
+from histoprep.scanning.walk import DirectoryListing, Walker
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.options import TableOptions, resolved
 
@@ -710,7 +710,7 @@ _AS_NOBODY = """
 import os, sys
 from pathlib import Path
 from typing import Any
-from histoprep.scan import ScanOptions, scan
+from histoprep.scanning import ScanOptions, scan
 from histoprep.errors import UsageError
 os.setgid(65534); os.setuid(65534)
 issues = []
@@ -908,7 +908,7 @@ def test_a_large_folder_is_paired_without_pandas(tmp_path: Path) -> None:
         ),
     )
     code = (
-        "import sys; from pathlib import Path; from histoprep.scan import ScanOptions, scan\n"
+        "import sys; from pathlib import Path; from histoprep.scanning import ScanOptions, scan\n"
         "print(len(list(scan(Path(sys.argv[1]), ScanOptions(), print))), 'pandas' in sys.modules)"
     )
     done = subprocess.run(

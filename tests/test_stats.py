@@ -20,6 +20,19 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from histoprep import tables
+from histoprep.counting import (
+    COLUMNS,
+    as_json,
+    class_weights,
+    compute_stats,
+    count,
+    csv_text,
+    long_table,
+    shares_by,
+    summarise,
+    write_stats,
+)
+from histoprep.counting.plot import draw_shares
 from histoprep.errors import IntegrityError, LockedError, UsageError
 from histoprep.labels import (
     LabelMap,
@@ -32,19 +45,6 @@ from histoprep.labels import (
 from histoprep.schemas import tiles
 from histoprep.schemas.stats import SCHEMA
 from histoprep.schemas.workspace import Workspace
-from histoprep.stats import (
-    COLUMNS,
-    as_json,
-    class_weights,
-    compute_stats,
-    count,
-    csv_text,
-    long_table,
-    shares_by,
-    summarise,
-    write_stats,
-)
-from histoprep.stats.plot import draw_shares
 
 # Labels 0-6; 5 becomes unknown, 6 is not in the map; class 2 is thin by nature, class 3 must be
 # thick.

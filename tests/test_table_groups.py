@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from histoprep.cli.manifest import app
 from histoprep.errors import UsageError
-from histoprep.scan.group_patterns import Grouping
-from histoprep.scan.table_groups import suggest_columns
+from histoprep.scanning.group_patterns import Grouping
+from histoprep.scanning.table_groups import suggest_columns
 from histoprep.schemas.manifest import open_manifest
 from histoprep.schemas.workspace import Workspace
 

@@ -24,7 +24,7 @@ from histoprep.demo import make_demo
 from histoprep.errors import IncompleteError, Interrupted, UsageError
 from histoprep.execution import Engine
 from histoprep.progress import Advance, silent
-from histoprep.scan import ScanOptions
+from histoprep.scanning import ScanOptions
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
 from histoprep.tiles.listing import Listing

@@ -11,12 +11,12 @@ from layouts import LAYOUTS, classes, save, tissue
 
 from histoprep.choices import Layout
 from histoprep.names import to_text
-from histoprep.scan import scan
-from histoprep.scan.advice import explain_nothing_paired, pairing_command
-from histoprep.scan.joined_names import joined_readings
-from histoprep.scan.layouts import FolderNames
-from histoprep.scan.listing import Issue, ScanOptions
-from histoprep.scan.trial import gives_pairs, pair_names
+from histoprep.scanning import scan
+from histoprep.scanning.advice import explain_nothing_paired, pairing_command
+from histoprep.scanning.joined_names import joined_readings
+from histoprep.scanning.layouts import FolderNames
+from histoprep.scanning.listing import Issue, ScanOptions
+from histoprep.scanning.trial import gives_pairs, pair_names
 
 OPTIONS = [
     ScanOptions(),

@@ -18,6 +18,7 @@ from histoprep.auditing.duplicates import SCHEMA as DUPLICATE_SCHEMA
 from histoprep.auditing.duplicates import compare, find_candidates
 from histoprep.auditing.sources import Sources
 from histoprep.checks import OVERVIEW_COLUMNS, Amounts, CheckOptions, Chunk, Evidence, commands
+from histoprep.counting import Counts, count_table
 from histoprep.digests import file_digest
 from histoprep.errors import IntegrityError
 from histoprep.execution import Engine
@@ -26,11 +27,11 @@ from histoprep.labels import IGNORED, LabelMap
 from histoprep.labels.ignored import IgnoredValue, LabelAmounts, find_ignored_value
 from histoprep.mask_reading import Reading
 from histoprep.names import to_text
-from histoprep.scan import ScanOptions
-from histoprep.scan.companions import MAX_IMAGES, ImageFacts, find_companions
-from histoprep.scan.group_patterns import MIN_GROUPS, Grouping
-from histoprep.scan.numbering import find_shifts
-from histoprep.scan.table_groups import suggest_columns
+from histoprep.scanning import ScanOptions
+from histoprep.scanning.companions import MAX_IMAGES, ImageFacts, find_companions
+from histoprep.scanning.group_patterns import MIN_GROUPS, Grouping
+from histoprep.scanning.numbering import find_shifts
+from histoprep.scanning.table_groups import suggest_columns
 from histoprep.schemas.repaired import (
     CONTENT_COLUMNS,
     IS_REPAIRED,
@@ -40,7 +41,6 @@ from histoprep.schemas.repaired import (
 )
 from histoprep.schemas.tiles import SCHEMA, open_tiles_table, read_issues
 from histoprep.schemas.workspace import Workspace
-from histoprep.stats import Counts, count_table
 from histoprep.tiles import TileOptions
 from histoprep.tiles.exif_fit import find_exif_fit
 from histoprep.tiles.instances import COLUMNS as INSTANCE_COLUMNS

@@ -21,8 +21,8 @@ from histoprep.report import (
     Status,
     Summary,
 )
-from histoprep.scan import Issue, IssueKind
-from histoprep.scan.formats import count_unread
+from histoprep.scanning import Issue, IssueKind
+from histoprep.scanning.formats import count_unread
 from histoprep.tiles.image_labels import NO_LABEL
 from histoprep.tiles.pixel_groups import describe as describe_groups
 from histoprep.version import __version__

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from histoprep.scan.numbering import Shift
+from histoprep.scanning.numbering import Shift
 
 
 def suggest_pairs(overview: pd.DataFrame, shifts: Iterable[Shift]) -> str:

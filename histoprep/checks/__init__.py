@@ -21,10 +21,10 @@ import pyarrow.compute as pc
 from histoprep.findings import Finding, Rule, finding, in_order
 from histoprep.labels import IGNORED, LabelMap, MapProblem
 from histoprep.labels.ignored import IgnoredValue
-from histoprep.scan import ScanOptions
-from histoprep.scan.companions import Companions
-from histoprep.scan.group_patterns import Grouping
-from histoprep.scan.numbering import Shift
+from histoprep.scanning import ScanOptions
+from histoprep.scanning.companions import Companions
+from histoprep.scanning.group_patterns import Grouping
+from histoprep.scanning.numbering import Shift
 from histoprep.tiles.exif_fit import ExifFit
 from histoprep.tiles.image_labels import CrossTable
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 if TYPE_CHECKING:
-    from histoprep.stats.counts import Counts
+    from histoprep.counting.counts import Counts
 
 MAX_LISTED = 8
 # What only sources are judged by, or all tiles at once.

@@ -13,9 +13,9 @@ from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope
 from histoprep.image_formats import image_formats
-from histoprep.scan import IssueKind
-from histoprep.scan.commands import import_commands
-from histoprep.scan.formats import extension_of
+from histoprep.scanning import IssueKind
+from histoprep.scanning.commands import import_commands
+from histoprep.scanning.formats import extension_of
 
 UNREADABLE_FILE = Rule(
     *rule_ids.UNREADABLE_FILE,

@@ -275,7 +275,7 @@ def contradicting_names(evidence: Evidence) -> Iterator[Finding]:
     """Yield image-level labels whose mask label has another name in the map, while a label of their
     own name is there; a warning for those whose masks hold that one, too.
     """
-    from histoprep.remap.contradictions import contradictions
+    from histoprep.remapping.contradictions import contradictions
 
     if evidence.label_map is None:
         return
@@ -310,7 +310,7 @@ def _place(path: str, line: int | None) -> str:
 @table_rule(ALREADY_REMAPPED)
 def remapped_before(evidence: Evidence) -> Iterator[Finding]:
     """Yield the evidence that these masks are the result of a remap already."""
-    from histoprep.remap.evidence import already_remapped
+    from histoprep.remapping.evidence import already_remapped
 
     if evidence.label_map is None:
         return

@@ -20,7 +20,7 @@ from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.names import to_text
-from histoprep.scan.group_patterns import FOLDER, MAX_OFFERED, suggest_groupings
+from histoprep.scanning.group_patterns import FOLDER, MAX_OFFERED, suggest_groupings
 
 if TYPE_CHECKING:
     import pandas as pd

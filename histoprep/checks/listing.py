@@ -20,8 +20,8 @@ from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.labels import IGNORED, UNMAPPED, LabelMap
 from histoprep.names import to_text
 from histoprep.phrases import first_of
-from histoprep.scan import IssueKind
-from histoprep.scan.advice import (
+from histoprep.scanning import IssueKind
+from histoprep.scanning.advice import (
     MAX_NAMES,
     combine_advice,
     explain_masks_alone,
@@ -29,9 +29,9 @@ from histoprep.scan.advice import (
     further_masks,
     suggest_pairing,
 )
-from histoprep.scan.commands import import_commands, pairs_command
-from histoprep.scan.content import Content
-from histoprep.scan.formats import extension_of
+from histoprep.scanning.commands import import_commands, pairs_command
+from histoprep.scanning.content import Content
+from histoprep.scanning.formats import extension_of
 
 ORPHAN_MASK = Rule(
     *rule_ids.ORPHAN_MASK,

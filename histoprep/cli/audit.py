@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from histoprep.choices import Severity
     from histoprep.labels import LabelMap
     from histoprep.mask_reading import Reading
-    from histoprep.scan import ScanOptions
+    from histoprep.scanning import ScanOptions
     from histoprep.schemas.workspace import Workspace
 
 
@@ -348,7 +348,7 @@ def _next_steps(
     borrowed: LabelMap | None,
 ) -> Iterator[tuple[str | Path, ...]]:
     """Yield what to do after an audit without errors."""
-    from histoprep.remap.fit import num_labelled
+    from histoprep.remapping.fit import num_labelled
 
     if borrowed is not None and options.takes_manifest_map:
         # Which file that label map came from nobody knows, and without it the classes change.
@@ -368,7 +368,7 @@ def _scan_options(workspace: Workspace, given: Mapping[str, Any], *, forget: boo
     """Return the options that were given and, of the others, those of the last audit; says which
     these are.
     """
-    from histoprep.scan import ScanOptions
+    from histoprep.scanning import ScanOptions
     from histoprep.tiles.options import chosen_words, earlier_options, refuse_foreign_workspace
 
     fresh = ScanOptions(**given)

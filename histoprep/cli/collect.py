@@ -19,7 +19,7 @@ def collect(root: Root = Path(), workspace: WorkspaceFolder = None) -> None:
     Examples:
         histoprep collect tiles
     """
-    from histoprep.remap import collect_remap, unfinished_remaps
+    from histoprep.remapping import collect_remap, unfinished_remaps
     from histoprep.tiles.table import TileTable
 
     where = Workspace.of(root, workspace)

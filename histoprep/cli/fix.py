@@ -206,7 +206,7 @@ def _print_counts(plan: FixPlan, counts: FixCounts, changed: str) -> None:
 
 def _declaring_table(plan: FixPlan) -> Path | None:
     """Return the table that may declare labels of tiles."""
-    from histoprep.scan.dataset_csv import FILE_NAME
+    from histoprep.scanning.dataset_csv import FILE_NAME
 
     named = plan.table.scan.csv or plan.workspace.root / FILE_NAME
     return named if named.is_file() else None
@@ -233,7 +233,7 @@ def next_audit(plan: FixPlan, counts: FixCounts) -> tuple[str | Path, ...]:
     """Return the command that audits the tree as the data set was audited."""
     from histoprep.fixing import options_there
     from histoprep.links import SYMBOLIC_LINK
-    from histoprep.scan.commands import scan_words
+    from histoprep.scanning.commands import scan_words
 
     has_links = bool(counts.how[SYMBOLIC_LINK])
     options = options_there(plan, plan.requested, counts.copied_tables, has_links=has_links)

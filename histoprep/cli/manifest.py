@@ -223,8 +223,8 @@ def build(
     from histoprep.manifest.choice import ChoiceOptions
     from histoprep.manifest.dataset_csv import write_dataset_csv
     from histoprep.manifest.groups import check_groups_stay, regrouped
-    from histoprep.remap.first_map import void_warning
-    from histoprep.repair.record import damage_warnings
+    from histoprep.remapping.first_map import void_warning
+    from histoprep.repairing.record import damage_warnings
     from histoprep.schemas.manifest import open_manifest
     from histoprep.tiles.instances import refuse_instances
     from histoprep.tiles.options import earlier_options

@@ -68,7 +68,7 @@ def init(
     Examples:
         histoprep map init tiles --out my_map.yml
     """
-    from histoprep.remap.first_map import first_label_map
+    from histoprep.remapping.first_map import first_label_map
 
     _refuse_existing(out, hint="choose another --out")
     reason = map_name_fault(out.stem)

@@ -12,7 +12,7 @@ from histoprep.mask_reading import UNDECIDED
 
 if TYPE_CHECKING:
     from histoprep.mask_reading import Reading
-    from histoprep.scan import ScanOptions
+    from histoprep.scanning import ScanOptions
     from histoprep.schemas.workspace import Workspace
 
 

@@ -37,7 +37,7 @@ from histoprep.schemas.workspace import Workspace
 
 if TYPE_CHECKING:
     from histoprep.labels import LabelMap
-    from histoprep.remap import RemapResult
+    from histoprep.remapping import RemapResult
     from histoprep.schemas.workspace import Workspace
 
 
@@ -92,8 +92,8 @@ def remap(
         histoprep remap tiles --map my_map.yml --on-unmapped unknown --out masks-new
         histoprep remap tiles --map my_map.yml --palette grey
     """
-    from histoprep.remap import RemapOptions, plan_remap, run_remap, run_remap_part
-    from histoprep.repair.record import damage_warnings
+    from histoprep.remapping import RemapOptions, plan_remap, run_remap, run_remap_part
+    from histoprep.repairing.record import damage_warnings
 
     where = Workspace.of(root, workspace)
     chosen = engine_of(engine, scheduler, workers)
@@ -145,7 +145,7 @@ def remap(
 
 
 def _label_map(name: str | None, where: Workspace) -> LabelMap:
-    from histoprep.remap.fit import which_map
+    from histoprep.remapping.fit import which_map
 
     path = chosen_map(name, where.root)
     if path is None:

@@ -27,7 +27,7 @@ from histoprep.phrases import NUM_SHOWN, plural
 from histoprep.schemas.workspace import Workspace
 
 if TYPE_CHECKING:
-    from histoprep.repair import RepairPlan, RepairResult
+    from histoprep.repairing import RepairPlan, RepairResult
 
 
 def repair(
@@ -89,8 +89,8 @@ def repair(
         histoprep repair tiles --dry-run --diff
         histoprep repair tiles --min-confidence 0.5
     """
-    from histoprep.repair import RULES, RepairOptions, plan_repair, run_repair
-    from histoprep.repair.contact_sheets import write_preview, write_sheets
+    from histoprep.repairing import RULES, RepairOptions, plan_repair, run_repair
+    from histoprep.repairing.contact_sheets import write_preview, write_sheets
 
     where = Workspace.of(root, workspace)
     chosen = engine_of(engine, scheduler, workers)

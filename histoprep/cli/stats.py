@@ -20,8 +20,8 @@ from histoprep.phrases import plural
 from histoprep.schemas.workspace import Workspace
 
 if TYPE_CHECKING:
-    from histoprep.stats import Stats
-    from histoprep.stats.summary import Summary
+    from histoprep.counting import Stats
+    from histoprep.counting.summary import Summary
 
 _MAX_KEYS = 8
 _MAX_CLASSES = 12
@@ -58,12 +58,12 @@ def stats(
         histoprep stats tiles --map my_map.yml
         histoprep stats tiles --by group --format csv
     """
-    from histoprep.remap.contradictions import contradictions
-    from histoprep.remap.evidence import evidence_in
-    from histoprep.remap.first_map import void_warning
-    from histoprep.remap.fit import misfit, misfit_error
-    from histoprep.repair.record import damage_warnings
-    from histoprep.stats import as_json, compute_stats, csv_text, write_stats
+    from histoprep.counting import as_json, compute_stats, csv_text, write_stats
+    from histoprep.remapping.contradictions import contradictions
+    from histoprep.remapping.evidence import evidence_in
+    from histoprep.remapping.first_map import void_warning
+    from histoprep.remapping.fit import misfit, misfit_error
+    from histoprep.repairing.record import damage_warnings
     from histoprep.tiles.readings import MaskReadings
 
     workspace = Workspace.of(root, workspace_folder)
@@ -168,7 +168,7 @@ def _print_image_labels(found: Stats) -> None:
 
 
 def _print_breakdown(found: Stats, dimension: str) -> None:
-    from histoprep.stats import shares_by
+    from histoprep.counting import shares_by
 
     table = shares_by(found.main, dimension)
     keys = [str(key) for key in table.columns[2:]]

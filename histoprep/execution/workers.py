@@ -26,7 +26,7 @@ _PRELOADED = [
     "pandas",
     "histoprep.tiles.table",
     "histoprep.tiles.measurer",
-    "histoprep.remap",
+    "histoprep.remapping",
     "histoprep.auditing.thumbnails",
     "histoprep.shards.task",
 ]

@@ -20,7 +20,7 @@ from histoprep.fixing.plan import FixPlan, free_folder, place_of
 from histoprep.key_index import KeyIndex
 from histoprep.mask_tree.task import beside
 from histoprep.phrases import first_of, plural
-from histoprep.scan import Pair, ScanOptions, scan
+from histoprep.scanning import Pair, ScanOptions, scan
 from histoprep.schemas.ledgers import FIX, fix_command, open_ledger
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.tiles.listing import ListedTile

@@ -20,7 +20,7 @@ from histoprep.fixing.operations.base import IMAGE, MASK, FileFacts, Size, Store
 from histoprep.key_index import KeyIndex
 from histoprep.mask_tree.task import beside
 from histoprep.names import to_text
-from histoprep.scan.walk import is_tree_note
+from histoprep.scanning.walk import is_tree_note
 from histoprep.schemas.ledgers import FIX, IMPORT, LEDGER
 from histoprep.schemas.repaired import RepairedMasks
 from histoprep.schemas.tiles import open_tiles_table

@@ -24,8 +24,8 @@ from histoprep.key_index import KeyIndex
 from histoprep.mask_tree.task import TreeTask
 from histoprep.names import pairing_key, to_name, to_text
 from histoprep.read_ahead import ANY_TIME, FileStat, stat_file
-from histoprep.scan import ScanOptions
-from histoprep.scan.name_rules import NameRules
+from histoprep.scanning import ScanOptions
+from histoprep.scanning.name_rules import NameRules
 from histoprep.schemas.ledgers import FIX, TreeKind, fix_command, operations_words
 from histoprep.schemas.repaired import RepairedMasks, open_repaired
 from histoprep.schemas.workspace import Workspace

@@ -36,13 +36,13 @@ from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
 from histoprep.manifest.splitting import Kept, choose_split
 from histoprep.phrases import first_of, plural
 from histoprep.progress import Advance, Phases, TaskProgress, silent_phases
-from histoprep.remap.contradictions import contradiction_error, contradictions
-from histoprep.remap.evidence import remapped_error
-from histoprep.remap.fit import misfit, misfit_error
-from histoprep.scan import ScanOptions
-from histoprep.scan.advice import explain_masks_alone, further_masks
-from histoprep.scan.companions import MAX_IMAGES, ImageFacts, find_companions
-from histoprep.scan.numbering import find_shifts
+from histoprep.remapping.contradictions import contradiction_error, contradictions
+from histoprep.remapping.evidence import remapped_error
+from histoprep.remapping.fit import misfit, misfit_error
+from histoprep.scanning import ScanOptions
+from histoprep.scanning.advice import explain_masks_alone, further_masks
+from histoprep.scanning.companions import MAX_IMAGES, ImageFacts, find_companions
+from histoprep.scanning.numbering import find_shifts
 from histoprep.schemas.manifest import (
     EXCLUDED_KIND,
     EXCLUDED_SCHEMA,

@@ -19,7 +19,7 @@ from histoprep.manifest.inclusion import CHOICE, CHOICES, INCLUDED
 from histoprep.name_index import NameIndex
 from histoprep.names import to_text
 from histoprep.phrases import plural, unmatched_warning
-from histoprep.scan.dataset_csv import NAME_COLUMNS
+from histoprep.scanning.dataset_csv import NAME_COLUMNS
 from histoprep.schemas.decisions import is_decisions, read_dropped
 from histoprep.schemas.findings import read_findings
 from histoprep.schemas.repaired import RepairedMasks, TileRows

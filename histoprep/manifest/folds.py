@@ -11,7 +11,7 @@ import numpy as np
 from histoprep.errors import UsageError
 from histoprep.manifest.given import IncludedTiles
 from histoprep.phrases import first_of
-from histoprep.scan import ScanOptions, values_by
+from histoprep.scanning import ScanOptions, values_by
 from histoprep.split import assign_folds, join_units, leaking_units, split_of_units
 from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows
 

@@ -19,7 +19,7 @@ from histoprep.manifest.earlier import EarlierSplit
 from histoprep.manifest.inclusion import CHOICES, REASONS
 from histoprep.manifest.rows import Strata, derive
 from histoprep.progress import Advance, TaskProgress
-from histoprep.remap.evidence import HeldLabels
+from histoprep.remapping.evidence import HeldLabels
 from histoprep.schemas.repaired import IS_REPAIRED
 from histoprep.split.certificate import crossing
 from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows, name_keys, repeated

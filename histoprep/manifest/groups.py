@@ -14,7 +14,7 @@ import numpy as np
 
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.manifest.given import IncludedTiles
-from histoprep.scan import ScanOptions
+from histoprep.scanning import ScanOptions
 from histoprep.schemas.manifest import open_manifest
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.table import TileTable

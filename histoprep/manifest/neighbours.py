@@ -11,7 +11,7 @@ from histoprep.execution import Engine
 from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.given import IncludedTiles
 from histoprep.phrases import plural
-from histoprep.scan.pixel_groups import groups_by_pixels
+from histoprep.scanning.pixel_groups import groups_by_pixels
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.neighbourhood import find_neighbours
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from histoprep.errors import UsageError
 from histoprep.name_index import NameIndex, SlideIndex
-from histoprep.scan.dataset_csv import CASE_COLUMNS, NAME_COLUMNS, SLIDE_COLUMNS
-from histoprep.scan.walk import SPLIT_FOLDERS
+from histoprep.scanning.dataset_csv import CASE_COLUMNS, NAME_COLUMNS, SLIDE_COLUMNS
+from histoprep.scanning.walk import SPLIT_FOLDERS
 from histoprep.split.units import NO_SPLIT, SPLITS, name_keys
 from histoprep.text_table import detect_format, read_text_table
 

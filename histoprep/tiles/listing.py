@@ -23,9 +23,9 @@ from histoprep.image_formats import image_suffixes
 from histoprep.names import to_name
 from histoprep.phrases import first_of, plural
 from histoprep.read_ahead import THREADS, FileStat
-from histoprep.scan import Issue, IssueKind, Pair, scan
-from histoprep.scan.commands import import_commands
-from histoprep.scan.formats import count_unread, describe_unread
+from histoprep.scanning import Issue, IssueKind, Pair, scan
+from histoprep.scanning.commands import import_commands
+from histoprep.scanning.formats import count_unread, describe_unread
 from histoprep.tiles.options import TableOptions
 
 _PAIRS_A_STAT_TASK = 256

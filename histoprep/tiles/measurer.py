@@ -20,7 +20,7 @@ from histoprep.lossy.observations import find_fixed
 from histoprep.mask_reading import UNDECIDED, MaskEncoding
 from histoprep.neighbours.borders import measure_borders
 from histoprep.neighbours.landmarks import find_landmarks
-from histoprep.scan.content import content_of
+from histoprep.scanning.content import content_of
 from histoprep.tiles import TileOptions
 from histoprep.tiles.measure import (
     compact_labels,

@@ -14,7 +14,7 @@ from typing import Any
 from histoprep.choices import Layout
 from histoprep.durable import write_bytes
 from histoprep.errors import IntegrityError, UsageError
-from histoprep.scan import ScanOptions, detect_layout, understand
+from histoprep.scanning import ScanOptions, detect_layout, understand
 from histoprep.schemas.scan_options import read_scan_options, write_scan_options
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace

@@ -29,8 +29,8 @@ from histoprep.job_folder import JobFolder
 from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.phrases import first_of
 from histoprep.progress import Advance, Phases, TaskProgress, silent, silent_phases
-from histoprep.scan import IssueKind, ScanOptions
-from histoprep.scan.pixel_groups import groups_by_pixels
+from histoprep.scanning import IssueKind, ScanOptions
+from histoprep.scanning.pixel_groups import groups_by_pixels
 from histoprep.schemas.tiles import (
     ISSUES_KIND,
     ISSUES_SCHEMA,

@@ -15,7 +15,7 @@ from histoprep import rule_ids, tables
 from histoprep.errors import BrokenFileError, IntegrityError
 from histoprep.execution.marker import Marker
 from histoprep.read_ahead import FileStat, Request, read_ahead
-from histoprep.scan import Pair
+from histoprep.scanning import Pair
 from histoprep.schemas.tiles import LISTED, SCHEMA, SCHEMA_VERSION, measured_schema, to_table
 from histoprep.tiles import TileOptions
 from histoprep.tiles.listing import ListedTile, absolute_path

@@ -28,7 +28,7 @@ IMPORTED = (
     "histoprep.auditing",
     "histoprep.auditing.thumbnails",
     "histoprep.manifest.build",
-    "histoprep.remap",
+    "histoprep.remapping",
     "matplotlib.figure",
     "pandas",
 )

@@ -14,7 +14,7 @@ from histoprep.durable import write_bytes
 from histoprep.imageio import encode_rgb_png
 from histoprep.labels import LabelMap, identity_map
 from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
-from histoprep.scan import Layout, ScanOptions
+from histoprep.scanning import Layout, ScanOptions
 from histoprep.schemas.manifest import schema, write_manifest
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.table import ensure_tiles

@@ -44,7 +44,7 @@ class Fit:
 
     def prepare(self, context: Context, value: str) -> Select:
         """Return the function that chooses the masks of sources that do not fit."""
-        from histoprep.remap.first_map import LabelsFound
+        from histoprep.remapping.first_map import LabelsFound
         from histoprep.tiles.misfits import MisfitKind, find_misfits
 
         if value and not (value.isdecimal() and int(value) <= MAX_LABEL):

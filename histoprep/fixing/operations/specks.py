@@ -40,7 +40,7 @@ class Specks:
         """Return the function that chooses masks that may have specks; without a value, specks are
         what the audit counted.
         """
-        from histoprep.remap.first_map import LabelsFound
+        from histoprep.remapping.first_map import LabelsFound
 
         if value and not (value.isdecimal() and int(value) > 0):
             raise UsageError(

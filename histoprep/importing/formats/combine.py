@@ -1,7 +1,7 @@
 """Several mask files of an image, one for each class or for each object -> one mask.
 
 Which files are images and which are masks, the folders say (`images`, `masks`), or else the names
-(`x.png`, `x_mask.png`); `scan.mask_groups` says which mask belongs to which image.
+(`x.png`, `x_mask.png`); `scanning.mask_groups` says which mask belongs to which image.
 
 Classes lie over each other in the order of their labels, objects in the order of their names; the
 last one lies on top.
@@ -24,7 +24,7 @@ from histoprep.importing.masks import read_set_pixels, state_of
 from histoprep.importing.model import Collection, Drawing, ImageFile, Item, Label, Size
 from histoprep.importing.outlines import Bitmap
 from histoprep.phrases import first_of
-from histoprep.scan.mask_groups import (
+from histoprep.scanning.mask_groups import (
     IMAGE_WORDS,
     MaskGroup,
     compiled_pattern,

@@ -15,10 +15,10 @@ from histoprep.image_formats import is_image
 from histoprep.name_index import NameIndex, common_end, composed
 from histoprep.names import is_left_alone, to_name, to_text
 from histoprep.phrases import first_of, plural
-from histoprep.scan.content import Content, content_of
-from histoprep.scan.dataset_csv import CASE_COLUMNS, NAME_COLUMNS, SLIDE_COLUMNS
-from histoprep.scan.listing import Issue, IssueKind, Pair
-from histoprep.scan.walk import SPLIT_FOLDERS
+from histoprep.scanning.content import Content, content_of
+from histoprep.scanning.dataset_csv import CASE_COLUMNS, NAME_COLUMNS, SLIDE_COLUMNS
+from histoprep.scanning.listing import Issue, IssueKind, Pair
+from histoprep.scanning.walk import SPLIT_FOLDERS
 from histoprep.text_table import TextTable, read_text_table
 
 _COLUMNS = {

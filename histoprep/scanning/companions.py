@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from histoprep import rule_ids
-from histoprep.scan.advice import MAX_NAMES, pairing_command
-from histoprep.scan.layouts import LESSER_WORDS, MASK_WORDS, words_in
-from histoprep.scan.listing import ScanOptions
+from histoprep.scanning.advice import MAX_NAMES, pairing_command
+from histoprep.scanning.layouts import LESSER_WORDS, MASK_WORDS, words_in
+from histoprep.scanning.listing import ScanOptions
 
 MAX_IMAGES = 1_000_000
 """So many images are looked at, the first ones of a listing, so that memory stays bounded."""

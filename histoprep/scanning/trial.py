@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from histoprep.errors import UsageError
 from histoprep.names import to_text
-from histoprep.scan.listing import Issue, ScanOptions
-from histoprep.scan.pairing import Pairing
-from histoprep.scan.walk import DirectoryListing, Walker
+from histoprep.scanning.listing import Issue, ScanOptions
+from histoprep.scanning.pairing import Pairing
+from histoprep.scanning.walk import DirectoryListing, Walker
 
 _NOWHERE = "/"
 

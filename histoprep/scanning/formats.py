@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from histoprep.image_formats import Holds, format_of
-from histoprep.scan.listing import Issue, IssueKind
+from histoprep.scanning.listing import Issue, IssueKind
 
 _ARRAYS = "an array"
 _SLIDE = "a whole slide"

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from histoprep.scan.layouts import FolderNames, JoinedFolders, Places, Reading, named_readings
+from histoprep.scanning.layouts import FolderNames, JoinedFolders, Places, Reading, named_readings
 
 _SEPARATORS = ("_", "-", " ", ".", "__", "+")
 _MAX_DEPTH = 3

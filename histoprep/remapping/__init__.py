@@ -33,12 +33,12 @@ from histoprep.mask_tree.task import TreeTask
 from histoprep.phrases import first_of, plural
 from histoprep.progress import Advance, TaskProgress, silent
 from histoprep.read_ahead import FileStat, stat_file
-from histoprep.remap.contradictions import contradiction_error, contradictions
-from histoprep.remap.evidence import already_remapped, remapped_error
-from histoprep.remap.fit import misfit, misfit_error
-from histoprep.remap.inventory import MaskInventory, mask_rows
-from histoprep.remap.remapper import Remapper
-from histoprep.repair.record import unrepaired
+from histoprep.remapping.contradictions import contradiction_error, contradictions
+from histoprep.remapping.evidence import already_remapped, remapped_error
+from histoprep.remapping.fit import misfit, misfit_error
+from histoprep.remapping.inventory import MaskInventory, mask_rows
+from histoprep.remapping.remapper import Remapper
+from histoprep.repairing.record import unrepaired
 from histoprep.schemas.ledgers import LABEL_MAP, LEDGER, REMAP, TreeKind
 from histoprep.schemas.repaired import RepairedMasks, open_repaired, open_rows
 from histoprep.schemas.tiles import open_tiles_table

@@ -24,15 +24,15 @@ from histoprep.errors import UsageError
 from histoprep.image_formats import mask_suffixes
 from histoprep.names import is_left_alone
 from histoprep.phrases import first_of, plural
-from histoprep.scan.combining import SeveralMasks, are_variants
-from histoprep.scan.commands import audit_command, options_words
-from histoprep.scan.content import Content, content_of, drawn_area
-from histoprep.scan.joined_names import joined_readings
-from histoprep.scan.layouts import FolderNames, Reading, crossed, readings, without_zeros
-from histoprep.scan.listing import ScanOptions
-from histoprep.scan.name_rules import NameRules, is_data
-from histoprep.scan.trial import gives_pairs
-from histoprep.scan.walk import IMAGE_FOLDERS, MASK_FOLDERS, first_named
+from histoprep.scanning.combining import SeveralMasks, are_variants
+from histoprep.scanning.commands import audit_command, options_words
+from histoprep.scanning.content import Content, content_of, drawn_area
+from histoprep.scanning.joined_names import joined_readings
+from histoprep.scanning.layouts import FolderNames, Reading, crossed, readings, without_zeros
+from histoprep.scanning.listing import ScanOptions
+from histoprep.scanning.name_rules import NameRules, is_data
+from histoprep.scanning.trial import gives_pairs
+from histoprep.scanning.walk import IMAGE_FOLDERS, MASK_FOLDERS, first_named
 from histoprep.schemas.workspace import SUFFIX as WORKSPACE_SUFFIX
 from histoprep.visible import visible
 

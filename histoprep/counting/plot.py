@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+from histoprep.counting import Stats
 from histoprep.figures import plain_text
 from histoprep.labels import UNMAPPED
 from histoprep.names import to_text
-from histoprep.stats import Stats
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

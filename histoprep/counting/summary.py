@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histoprep.counting.counts import CLASS_SUMS, DIMENSIONS, UNCONDITIONAL, Counts
 from histoprep.labels import LabelMap
-from histoprep.stats.counts import CLASS_SUMS, DIMENSIONS, UNCONDITIONAL, Counts
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series

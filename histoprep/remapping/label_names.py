@@ -13,7 +13,7 @@ from typing import NamedTuple
 from histoprep.labels.format import name_key
 from histoprep.labels.strict_yaml import name_fault
 from histoprep.phrases import plural
-from histoprep.remap.legends import Entry, Legend, find_legends
+from histoprep.remapping.legends import Entry, Legend, find_legends
 from histoprep.tiles.image_labels import CrossTable
 
 _MASK_WORDS = frozenset(

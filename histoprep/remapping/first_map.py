@@ -25,7 +25,7 @@ from histoprep.labels.scales import TwoScales, find_two_scales
 from histoprep.labels.strict_yaml import quoted
 from histoprep.mask_reading import MaskEncoding
 from histoprep.phrases import plural
-from histoprep.remap.label_names import LabelName, label_names
+from histoprep.remapping.label_names import LabelName, label_names
 from histoprep.schemas.repaired import open_rows
 from histoprep.tiles.image_labels import COLUMNS as IMAGE_LABEL_COLUMNS
 from histoprep.tiles.image_labels import ImageLabelCounts, are_ignored

@@ -24,10 +24,10 @@ from histoprep.names import (
     to_text,
 )
 from histoprep.phrases import plural
-from histoprep.scan.formats import format_unread
-from histoprep.scan.keys import KeyedNames, PlainNames, numbered_masks, sort_names
-from histoprep.scan.listing import Issue, IssueKind, ScanOptions
-from histoprep.scan.name_rules import NameEnd, NameRules
+from histoprep.scanning.formats import format_unread
+from histoprep.scanning.keys import KeyedNames, PlainNames, numbered_masks, sort_names
+from histoprep.scanning.listing import Issue, IssueKind, ScanOptions
+from histoprep.scanning.name_rules import NameEnd, NameRules
 from histoprep.schemas.ledgers import FIX, IMPORT, LEDGER
 from histoprep.schemas.workspace import SUFFIX as WORKSPACE_SUFFIX
 

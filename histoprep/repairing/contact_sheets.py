@@ -12,9 +12,9 @@ from histoprep.errors import BrokenFileError, LabelMapError
 from histoprep.labels import default_map, load_label_map
 from histoprep.mask_tree.task import beside
 from histoprep.names import to_text
-from histoprep.repair import RepairPlan
-from histoprep.repair.repairer import DamagedMask
-from histoprep.repair.sheet import ROWS_A_SHEET, SheetRow, draw_sheet
+from histoprep.repairing import RepairPlan
+from histoprep.repairing.repairer import DamagedMask
+from histoprep.repairing.sheet import ROWS_A_SHEET, SheetRow, draw_sheet
 from histoprep.schemas.ledgers import LEDGER, SHEETS, open_ledger
 from histoprep.schemas.ledgers import REPAIR as KIND
 

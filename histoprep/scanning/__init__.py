@@ -17,13 +17,13 @@ from histoprep.choices import Layout
 from histoprep.errors import UsageError
 from histoprep.image_formats import is_image
 from histoprep.names import is_left_alone, to_text
-from histoprep.scan.dataset_csv import DatasetCsv
-from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
-from histoprep.scan.pairing import Pairing, value_reader
-from histoprep.scan.pairs_table import read_pairs
-from histoprep.scan.pixel_groups import groups_by_names
-from histoprep.scan.understanding import Understanding, understand
-from histoprep.scan.walk import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_FOLDERS, Walker, first_named
+from histoprep.scanning.dataset_csv import DatasetCsv
+from histoprep.scanning.listing import Issue, IssueKind, Pair, ScanOptions
+from histoprep.scanning.pairing import Pairing, value_reader
+from histoprep.scanning.pairs_table import read_pairs
+from histoprep.scanning.pixel_groups import groups_by_names
+from histoprep.scanning.understanding import Understanding, understand
+from histoprep.scanning.walk import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_FOLDERS, Walker, first_named
 
 __all__ = [
     "Issue",

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from histoprep.choices import CombineBy, Layout
-from histoprep.scan.combining import combined
-from histoprep.scan.commands import audit_command, combine_command
-from histoprep.scan.joined_names import joined_readings
-from histoprep.scan.layouts import MASK_WORDS, FolderNames, Reading, readings, words_in
-from histoprep.scan.listing import ScanOptions
-from histoprep.scan.trial import gives_pairs
+from histoprep.scanning.combining import combined
+from histoprep.scanning.commands import audit_command, combine_command
+from histoprep.scanning.joined_names import joined_readings
+from histoprep.scanning.layouts import MASK_WORDS, FolderNames, Reading, readings, words_in
+from histoprep.scanning.listing import ScanOptions
+from histoprep.scanning.trial import gives_pairs
 
 _NO_WORD = re.compile(r"[\W_]")
 # So many names of a side show their scheme.

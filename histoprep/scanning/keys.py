@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from histoprep.image_formats import image_suffixes, mask_suffixes
 from histoprep.names import pairing_key
-from histoprep.scan.name_rules import NameRules
+from histoprep.scanning.name_rules import NameRules
 
 # In smaller folders columns cost more than they save.
 PLAIN_FROM = 512

@@ -1,6 +1,6 @@
 """Class counts of tiles: sums of integers, so the same for any way of cutting the tiles table.
 
-No pixel is read here. `stats.py` makes shares, weights and plots of these.
+No pixel is read here. `counting` makes shares, weights and plots of these.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from histoprep.image_formats import is_image
 from histoprep.names import pairing_key
-from histoprep.scan.name_rules import KEY
+from histoprep.scanning.name_rules import KEY
 
 # An affix counts when at least this share of the names on a side has it.
 _MIN_SHARE = 0.08

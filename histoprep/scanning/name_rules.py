@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from histoprep.errors import UsageError
 from histoprep.image_formats import is_image, mask_suffixes
 from histoprep.names import pairing_key
-from histoprep.scan.listing import ScanOptions
+from histoprep.scanning.listing import ScanOptions
 
 KEY = "key"
 _EXAMPLE = "such as 'img_(?P<key>.+)\\.png$'"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histoprep.choices import CombineBy
-from histoprep.scan.commands import combine_command
-from histoprep.scan.layouts import Affixes, Reading
-from histoprep.scan.mask_groups import compiled_pattern, group_masks, mask_test
+from histoprep.scanning.commands import combine_command
+from histoprep.scanning.layouts import Affixes, Reading
+from histoprep.scanning.mask_groups import compiled_pattern, group_masks, mask_test
 
 _TOP = Path("/set")
 

@@ -15,13 +15,13 @@ import pyarrow.compute as pc
 from histoprep.choices import Layout
 from histoprep.errors import UsageError
 from histoprep.names import to_text
-from histoprep.scan.dataset_csv import DatasetCsv
-from histoprep.scan.group_patterns import suggest_groupings
-from histoprep.scan.keys import KeyedNames, PlainNames
-from histoprep.scan.listing import Issue, IssueKind, Pair, ScanOptions
-from histoprep.scan.name_rules import NameRules
-from histoprep.scan.pixel_groups import groups_by_names
-from histoprep.scan.walk import SPLIT_FOLDERS, STAR, FolderNames, star_text
+from histoprep.scanning.dataset_csv import DatasetCsv
+from histoprep.scanning.group_patterns import suggest_groupings
+from histoprep.scanning.keys import KeyedNames, PlainNames
+from histoprep.scanning.listing import Issue, IssueKind, Pair, ScanOptions
+from histoprep.scanning.name_rules import NameRules
+from histoprep.scanning.pixel_groups import groups_by_names
+from histoprep.scanning.walk import SPLIT_FOLDERS, STAR, FolderNames, star_text
 
 Reader = Callable[[str, str | None], str | None]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 
-from histoprep.scan.listing import ScanOptions
+from histoprep.scanning.listing import ScanOptions
 
 
 def options_words(options: Mapping[str, str]) -> str:

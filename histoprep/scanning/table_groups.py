@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from histoprep.errors import UsageError
-from histoprep.scan.dataset_csv import CASE_COLUMNS, FILE_NAME, SLIDE_COLUMNS, DatasetCsv
-from histoprep.scan.group_patterns import (
+from histoprep.scanning.dataset_csv import CASE_COLUMNS, FILE_NAME, SLIDE_COLUMNS, DatasetCsv
+from histoprep.scanning.group_patterns import (
     MAX_OFFERED,
     MIN_GROUPS,
     MIN_UNNAMED_GROUPS,

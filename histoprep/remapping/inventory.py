@@ -19,7 +19,7 @@ from histoprep.mask_reading import MaskEncoding
 from histoprep.mask_tree.task import output_name
 from histoprep.phrases import first_of, plural
 from histoprep.read_ahead import ANY_TIME
-from histoprep.remap.remapper import MaskRow
+from histoprep.remapping.remapper import MaskRow
 from histoprep.schemas.repaired import RepairedMasks
 from histoprep.schemas.tiles import open_tiles_table
 

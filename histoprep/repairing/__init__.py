@@ -29,8 +29,8 @@ from histoprep.mask_tree import FailedMask, Totals
 from histoprep.mask_tree.task import TreeTask
 from histoprep.progress import Advance, silent
 from histoprep.read_ahead import FileStat, stat_file
-from histoprep.repair.record import record_repair
-from histoprep.repair.repairer import DamagedMask, Repairer
+from histoprep.repairing.record import record_repair
+from histoprep.repairing.repairer import DamagedMask, Repairer
 from histoprep.schemas.ledgers import LEDGER, REPAIR, TreeKind
 from histoprep.schemas.repaired import forget_repaired
 from histoprep.schemas.tiles import open_tiles_table

@@ -21,6 +21,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep import checksums, durable, tables
+from histoprep.counting.counts import COLUMNS, DIMENSIONS, Counts, count
+from histoprep.counting.summary import (
+    EFFECTIVE_NUMBER_BETA,
+    WEIGHTS,
+    Summary,
+    class_weights,
+    summarise,
+)
 from histoprep.errors import UsageError
 from histoprep.key_index import KeyIndex
 from histoprep.labels import IGNORED, LabelMap, identity_map
@@ -34,14 +42,6 @@ from histoprep.schemas.repaired import IS_REPAIRED, RepairedMasks, TileRows, ope
 from histoprep.schemas.stats import KIND, SCHEMA, SCHEMA_VERSION
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
-from histoprep.stats.counts import COLUMNS, DIMENSIONS, Counts, count
-from histoprep.stats.summary import (
-    EFFECTIVE_NUMBER_BETA,
-    WEIGHTS,
-    Summary,
-    class_weights,
-    summarise,
-)
 from histoprep.tiles.image_labels import CrossTable, ImageLabelCounts, are_ignored
 
 if TYPE_CHECKING:
@@ -438,7 +438,7 @@ def write_stats(stats: Stats, workspace: Workspace) -> tuple[Path, ...]:
         LockedError: Another process writes into the workspace.
         OutputError: The workspace cannot be written.
     """
-    from histoprep.stats.plot import plot_shares
+    from histoprep.counting.plot import plot_shares
 
     metadata = {
         "root": str(stats.root),
