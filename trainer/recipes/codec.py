@@ -1,8 +1,8 @@
 """The recipe codec: a KL autoencoder of our own, so that nothing has to be downloaded.
 
-diffusers' AutoencoderKL, eight pixels a side to one latent, or a small codec of patches. The loss is L1 of pixels, L1 of their
-differences to neighbours (which keeps edges of nuclei sharp without another network as a judge) and
-a tiny KL term that keeps latents from growing without bound.
+diffusers' AutoencoderKL, eight pixels a side to one latent, or a small codec of patches. The loss
+is L1 of pixels, L1 of their differences to neighbours (which keeps edges of nuclei sharp without
+another network as a judge) and a tiny KL term that keeps latents from growing without bound.
 """
 
 from __future__ import annotations
