@@ -15,6 +15,8 @@ Fit = Literal["refuse", "crop", "tile"]
 """What becomes of tiles that are not of the training size."""
 OnUnreadable = Literal["stop", "skip"]
 """What becomes of a tile that cannot be read."""
+LogLevel = Literal["info", "debug"]
+"""How much training prints."""
 OnNonfinite = Literal["stop", "skip"]
 """What becomes of a step whose loss is NaN or infinite."""
 ScalingMethod = Literal["measured", "codec"]

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, PlainValidator, model_validator
 
-from trainer.choices import Fit, OnNonfinite, OnUnreadable, Precision
+from trainer.choices import Fit, LogLevel, OnNonfinite, OnUnreadable, Precision
 from trainer.section import Natural, Positive, Section, Share
 
 RENAMED = {
@@ -165,7 +165,8 @@ class RunConfig(Section):
     of shards, `root` the folder of the data set where it is another one than the manifest says.
     `fold` is the cross-validation fold that is test, the next one being val.
     `out` is the run folder. `init` is a run, or a checkpoint of one, whose weights this one begins
-    with. `devices` and `num_nodes` auto: what torchrun or SLURM started, else
+    with. `log_level` debug prints what a step works on each time that the log is written.
+    `devices` and `num_nodes` auto: what torchrun or SLURM started, else
     all GPUs of this machine.
     """
 
@@ -193,3 +194,4 @@ class RunConfig(Section):
     every: Every = Every()
     early_stopping: EarlyStopping | None = None
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2
+    log_level: LogLevel = "info"

@@ -80,6 +80,9 @@ class Stage(Protocol):
     """What is trained and saved; the EMA is a copy of it. Frozen networks are not part of it."""
     best: tuple[str, Literal["min", "max"]] | None
     """The metric of `validate` that selects checkpoints/best-*, and its good end."""
+    chance: tuple[str, float] | None
+    """A metric of `validate` and the most that guessing reaches of it, with 97.5 % certainty; None
+    where there is no such thing. Training warns when validation stays there."""
     num_positions: int
     """Training positions of the stage; the engine rounds up to whole optimiser steps."""
     num_tiles: int

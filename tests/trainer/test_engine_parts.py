@@ -7,21 +7,27 @@ from __future__ import annotations
 import csv
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from toy_recipe import ToyData
 
 from trainer.config import Optimiser, Schedule
+from trainer.engine.checkpoints import load_weights
 from trainer.engine.devices import RankPositions, seed_step
 from trainer.engine.ema import MovingAverage
+from trainer.engine.fit import fit
 from trainer.engine.images import colour_mask, sheet, write_sheet
+from trainer.engine.inspection import describe_batch, describe_tensor
 from trainer.engine.logs import MetricsLog
 from trainer.engine.optimisers import build_optimiser, load_optimiser, optimiser_tensors, set_lr
 from trainer.engine.schedules import lr_factor
 from trainer.engine.speed import Stopwatch
 from trainer.engine.window import LossWindow
+from trainer.reporter import Reporter
 from trainer.stage import StepOutput
 
 CPU = torch.device("cpu")
@@ -290,3 +296,30 @@ def test_sheets(tmp_path: Path) -> None:
             np.array_equal(np.asarray(image), made)
             and "made by a model" in image.info["histoprep-synthetic"]
         )
+
+
+def test_debug_tells_what_a_step_works_on(toy_config: Any) -> None:
+    said: list[str] = []
+    reporter = Reporter(said.append, said.append)
+    config = toy_config(log_level="debug", batch_size=4)
+    fit(config, reporter=reporter)
+    # The log is written after steps 3, 6, 9 and 12.
+    steps = {line.partition(":")[0] for line in said if ": batch inputs" in line}
+    assert steps == {"step 3", "step 6", "step 9", "step 12"}
+    batch = ToyData(config.seed).batch(np.arange(8, 12))
+    expected = describe_tensor(batch["inputs"])
+    assert f"step 3: batch inputs: {expected}" in said
+    assert f"step 3: network input 0: {expected}" in said
+    assert any(line.startswith("step 3: network part 0: 4 x 8 float32") for line in said)
+    # What is printed changes no result.
+    quiet = toy_config("quiet", batch_size=4)
+    fit(quiet)
+    first, second = (load_weights(run.out)[0] for run in (config, quiet))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_mask_is_described_by_the_shares_of_its_classes() -> None:
+    mask = torch.tensor([[0, 0, 0, 2]], dtype=torch.uint8)
+    lines = describe_batch({"mask": mask, "t": torch.tensor([3.0, 5.0])})
+    assert lines[1] == "batch mask, share of pixels: 0: 75.00%, 2: 25.00%"
+    assert lines[2] == "batch t: 2 float32 on cpu: 3, 5"

@@ -11,6 +11,7 @@ from histoprep.errors import BrokenFileError
 from histoprep.imageio import encode_rgb_png
 from trainer.classification.predict import find_images, read_image
 from trainer.errors import UsageError
+from trainer.reporter import Reporter
 
 
 def test_every_suffix_of_an_image_is_found(tmp_path: Path) -> None:
@@ -20,7 +21,9 @@ def test_every_suffix_of_an_image_is_found(tmp_path: Path) -> None:
         (tmp_path / f"tile.{suffix}").touch()
         (tmp_path / f"TILE.{suffix.upper()}").touch()
     (tmp_path / "notes.txt").touch()
-    assert {path.name for path in find_images([tmp_path])} == {
+    found = find_images([tmp_path])
+    assert [path.name for path in found.skipped] == ["notes.txt"]
+    assert {path.name for path in found.files} == {
         *(f"tile.{suffix}" for suffix in suffixes),
         *(f"TILE.{suffix.upper()}" for suffix in suffixes),
     }
@@ -28,7 +31,26 @@ def test_every_suffix_of_an_image_is_found(tmp_path: Path) -> None:
 
 def test_a_folder_without_images_names_what_is_looked_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"expected: .*\.jfif"):
-        list(find_images([tmp_path]))
+        find_images([tmp_path])
+
+
+def test_folders_are_walked_and_what_is_skipped_is_named(tmp_path: Path) -> None:
+    for name in ("b/deep/2.png", "a/1.jpg", "a/.hidden.png", "a/notes.csv", "x.histoprep/t.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_images([tmp_path])
+    assert [path.relative_to(tmp_path).as_posix() for path in found.files] == [
+        "a/1.jpg",
+        "b/deep/2.png",
+    ]
+    assert {path.relative_to(tmp_path).as_posix() for path in found.skipped} == {
+        "x.histoprep",
+        "a/.hidden.png",
+        "a/notes.csv",
+    }
+    said: list[str] = []
+    found.tell(Reporter(said.append, said.append))
+    assert said[0].startswith("skipped what is no image, 3:") and "notes.csv" in said[0]
 
 
 def test_a_huge_image_has_the_code_of_huge_images(

@@ -58,6 +58,7 @@ class ToyStage:
     name: str = ""
     start: float = 0.0
     best: tuple[str, Literal["min", "max"]] | None = ("error", "min")
+    chance: tuple[str, float] | None = None
     weights_from: Mapping[str, str] = field(default_factory=lambda: {"net": "random"})
     breakdown: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"parity": PARITY})
     flops_per_image: int | None = 10**6

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import torch
 
 from histoprep import checksums, image_formats, imageio, rule_ids
 from histoprep.errors import BrokenFileError
-from histoprep.schemas.workspace import check_outside
+from histoprep.phrases import first_of
+from histoprep.schemas.workspace import SUFFIX, check_outside
 from trainer.classification.network import open_classifier
 from trainer.classification.table import gather_predictions, prediction_table, write_predictions
 from trainer.data.transforms import to_float
@@ -22,6 +24,7 @@ from trainer.reporter import NULL_REPORTER, Reporter
 
 FOLDER = "predictions"
 _BATCH = 16
+_NUM_NAMED = 5
 _MAX_PIXELS = 100_000_000
 
 
@@ -52,7 +55,7 @@ def predict_images(
 
     Args:
         run: The run folder; see `open_classifier` for one without a classifier.
-        images: Image files, and folders whose images are taken.
+        images: Image files, and folders whose images, and those of all folders below, are taken.
         out: Where the tables go; None for RUN/predictions.
         device: Name of the device, or auto.
         num_inference_steps: Denoising steps; None for those of the run.
@@ -65,7 +68,9 @@ def predict_images(
             such a folder.
         DataError: When no image can be read.
     """
-    files = list(find_images(images))
+    found = find_images(images)
+    found.tell(reporter)
+    files = found.files
     folder = out or run / FOLDER
     check_outside(folder, [path for path in images if path.is_dir()], "predictions")
     model = open_classifier(
@@ -107,32 +112,64 @@ def predict_images(
     return PredictionRun(table, paths, tuple(broken))
 
 
-def find_images(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield files as given and the images directly in folders, by name.
+@dataclass(frozen=True)
+class FoundImages:
+    """Image files, and what in the folders is none: other files, hidden folders and workspaces."""
+
+    files: tuple[Path, ...]
+    skipped: tuple[Path, ...] = ()
+
+    def tell(self, reporter: Reporter) -> None:
+        """Say what was skipped."""
+        if self.skipped:
+            names = first_of([str(path) for path in self.skipped], limit=_NUM_NAMED)
+            reporter.note(f"skipped what is no image, {len(self.skipped):,}: {names}")
+
+
+def find_images(paths: Iterable[Path]) -> FoundImages:
+    """Return files as given, and the images in folders and all folders below them, by path.
 
     Raises:
         UsageError: For anything else and for a folder without images.
     """
+    files: list[Path] = []
+    skipped: list[Path] = []
     for path in paths:
         if path.is_file():
-            yield path
+            files.append(path)
             continue
         if not path.is_dir():
             raise UsageError("there is no such image or folder", path=path)
-        endings = tuple(f".{suffix}" for suffix in image_formats.image_suffixes())
-        inside = sorted(
-            file
-            for file in path.iterdir()
-            if file.is_file() and file.name.lower().endswith(endings)
-        )
+        inside, others = _look_through(path)
         if not inside:
             raise UsageError(
                 "there is no image in this folder",
                 path=path,
-                expected=", ".join(endings),
+                seen=first_of([file.name for file in others], limit=_NUM_NAMED) or "nothing",
+                expected=", ".join(_endings()),
                 hint="name the folder that holds them",
             )
-        yield from inside
+        files += inside
+        skipped += others
+    return FoundImages(tuple(files), tuple(skipped))
+
+
+def _look_through(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the images in a folder and below it, and what else is there."""
+    images: list[Path] = []
+    others: list[Path] = []
+    for place, folders, names in os.walk(folder):
+        left_out = [name for name in folders if name.startswith(".") or name.endswith(SUFFIX)]
+        folders[:] = sorted(name for name in folders if name not in left_out)
+        others += [Path(place, name) for name in left_out]
+        for name in sorted(names):
+            is_image = not name.startswith(".") and name.lower().endswith(_endings())
+            (images if is_image else others).append(Path(place, name))
+    return images, others
+
+
+def _endings() -> tuple[str, ...]:
+    return tuple(f".{suffix}" for suffix in image_formats.image_suffixes())
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -23,7 +23,10 @@ def predict(
         ),
     ],
     images: Annotated[
-        list[Path], typer.Argument(help="Image files, or folders of them.", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="Image files, or folders with images in them or below.", show_default=False
+        ),
     ],
     *,
     out: Annotated[

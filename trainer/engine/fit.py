@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from trainer.engine.devices import (
     sum_over_ranks,
 )
 from trainer.engine.initial_weights import initialise
+from trainer.engine.inspection import describe_batch, watching
 from trainer.engine.logs import StageLog
 from trainer.engine.processes import explaining_lost_processes
 from trainer.engine.run_folder import begin_stage, finished_stage, prepare_run, write_finished
@@ -44,6 +45,7 @@ from trainer.signals import StopRequest, saying, stopped_by
 from trainer.stage import StagePlan, recipe_of
 
 _TELL_EVERY_S = 60.0
+_VALIDATIONS_AT_CHANCE = 3
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,8 @@ def _train(
                     training.fabric, next(batches), channels_last=config.channels_last
                 )
                 seed_step(config.seed, stage.name, _first_position(training, micro_step))
-                output = stage.loss(training.model, batch)
+                with events.inspecting(batch, micro_step):
+                    output = stage.loss(training.model, batch)
                 training.backward(output, is_last=micro_step == config.accumulate - 1)
             training.finish_step()
             watch.count(config.batch_size)
@@ -313,6 +316,7 @@ class _Events:
         config = training.config
         self._every = config.every.in_steps(config.batch_size, training.stage.num_tiles)
         self._told = 0.0
+        self._num_at_chance: int | None = 0
         self.metrics: dict[str, float] = {}
 
     @property
@@ -335,6 +339,26 @@ class _Events:
             self._draw()
         if self._is_due(self._every.checkpoint):
             self.save()
+
+    @contextlib.contextmanager
+    def inspecting(self, batch: Mapping[str, torch.Tensor], micro_step: int) -> Iterator[None]:
+        """Tell what this step works on, where the log is written after it and `log_level` is
+        debug.
+        """
+        training = self._training
+        is_due = self._is_due_at(training.step + 1, self._every.log)
+        if training.config.log_level != "debug" or micro_step or not is_due:
+            yield
+            return
+        lines = describe_batch(batch)
+        parts: list[str] = []
+        with contextlib.ExitStack() as stack:
+            # Hooks would have the network compiled again.
+            if not training.config.compile:
+                parts = stack.enter_context(watching(training.stage.module))
+            yield
+        for line in (*lines, *parts):
+            self._reporter.note(f"step {training.step + 1:,}: {line}")
 
     def should_stop(self, request: StopRequest) -> bool:
         """Return whether a signal requested a stop; with several ranks they agree on it where the
@@ -366,8 +390,10 @@ class _Events:
         return path
 
     def _is_due(self, every: Period | None) -> bool:
-        step, last = self._training.step, self._training.num_steps
-        is_last = step == last or self._training.patience.is_over
+        return self._training.patience.is_over or self._is_due_at(self._training.step, every)
+
+    def _is_due_at(self, step: int, every: Period | None) -> bool:
+        is_last = step == self._training.num_steps
         return is_last or (isinstance(every, int) and step % every == 0)
 
     def _read_window(self) -> dict[str, float]:
@@ -415,6 +441,7 @@ class _Events:
                 f"step {training.step:,}: "
                 + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             )
+            self._warn_of_chance(metrics)
             if training.is_better(metrics):
                 self._checkpoints.save_best(training.snapshot())
         # One process validates; all of them stop.
@@ -422,6 +449,23 @@ class _Events:
         training.fabric.barrier()
         go_on()
         return metrics
+
+    def _warn_of_chance(self, metrics: dict[str, float]) -> None:
+        """Warn once when the first validations are no better than guessing."""
+        if self._training.stage.chance is None or self._num_at_chance is None:
+            return
+        name, limit = self._training.stage.chance
+        if metrics[name] > limit:
+            self._num_at_chance = None
+            return
+        self._num_at_chance += 1
+        if self._num_at_chance == _VALIDATIONS_AT_CHANCE:
+            self._reporter.warn(
+                f"validation stays at chance: {name} {metrics[name]:.3f} after"
+                f" {_VALIDATIONS_AT_CHANCE} validations, and guessing reaches {limit:.3f}; either"
+                " the labels do not belong to the images, or the network does not learn (try"
+                " another optimiser.lr)"
+            )
 
     def _draw(self) -> None:
         training, go_on = self._training, self._watch.pause()

@@ -43,6 +43,7 @@ _MAY_CHANGE = (
     "compile",
     "every",
     "keep_checkpoints",
+    "log_level",
 )
 _SCHEDULES_WITHOUT_END = ("constant", "warmup_constant")
 

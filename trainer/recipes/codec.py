@@ -188,6 +188,7 @@ class CodecStage:
 
     name = ""
     best: tuple[str, Literal["min", "max"]] | None = ("psnr_db", "max")
+    chance: tuple[str, float] | None = None
     breakdown: Mapping[str, Sequence[str]] = {}
     weights_from: Mapping[str, str] = {}
     flops_per_image: int | None = None

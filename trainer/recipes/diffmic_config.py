@@ -17,9 +17,13 @@ TrunkName = Literal["small", "resnet18", "efficientnet_lite0", "vit_s16"]
 class SquareData(Data):
     """How a tile becomes a sample: its central square, scaled to `image_size`; tiles may have any
     size.
+
+    Training images are turned by an angle drawn evenly from -`rotation_degrees` to
+    `rotation_degrees`; corners become black.
     """
 
     image_size: Positive = 224
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
     fit: Literal["square"] = "square"  # type: ignore[assignment]
 
 
@@ -85,6 +89,8 @@ class Config(RunConfig):
     """A run of the diffusion classifier; `duration`, `optimiser.lr` are those of the diffusion
     (stage 2).
 
+    `shuffle_labels` trains on the classes of other training tiles, drawn at random: a control that
+    must stay at chance in validation.
     `labels`: the manifest's classes, or those with the most pixels of the masks (class 0 aside);
     auto takes the manifest's where there are any. `validation_share` of train is held out when the
     manifest has no validation split.
@@ -94,6 +100,7 @@ class Config(RunConfig):
     data: SquareData = SquareData()
     labels: Literal["auto", "manifest", "masks"] = "auto"
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    shuffle_labels: bool = False
     guidance: Guidance = Guidance()
     denoiser: Denoiser = Denoiser()
     diffusion: Diffusion = Diffusion()

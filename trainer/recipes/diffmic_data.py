@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from histoprep.shards import Tile, TileSource
@@ -72,9 +73,12 @@ def square_image(image: np.ndarray, size_px: int) -> np.ndarray:
 class LabelDataset:
     """Position -> training sample with image and class, and for a map of N x N points its noise and
     timesteps. Picklable.
+
+    Images are turned by up to `rotation_degrees` either way.
     """
 
     images: TileDataset
+    rotation_degrees: float = 0.0
     num_points: int = 0
     num_train_timesteps: int = 0
 
@@ -88,6 +92,14 @@ class LabelDataset:
         """
         batch = self.images.batch(positions)
         del batch["mask"]
+        if self.rotation_degrees:
+            drawn = keyed_uniforms(self.images.seed, positions, "rotation", 1)[:, 0]
+            angles = (2 * drawn - 1) * self.rotation_degrees
+            turned = [
+                rotate_image(image, float(angle))
+                for image, angle in zip(batch["image"].numpy(), angles, strict=True)
+            ]
+            batch["image"] = torch.from_numpy(np.stack(turned))
         if self.num_points:
             drawn = keyed_uniforms(
                 self.images.seed, positions, "label timesteps", self.num_points**2
@@ -97,6 +109,25 @@ class LabelDataset:
                 timesteps.reshape(-1, self.num_points, self.num_points)
             )
         return batch
+
+
+def rotate_image(
+    image: Float32[np.ndarray, "3 height width"], degrees: float
+) -> Float32[np.ndarray, "3 height width"]:
+    """Return an image in [-1, 1] turned anticlockwise about its centre, bilinear, at the same size;
+    what comes from outside is black.
+    """
+    height, width = image.shape[1:]
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    turned = cv2.warpAffine(
+        np.ascontiguousarray(image.transpose(1, 2, 0)),
+        turn,
+        (width, height),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(-1.0, -1.0, -1.0),
+    )
+    return np.ascontiguousarray(turned.transpose(2, 0, 1), dtype=np.float32)
 
 
 def training_dataset(config: Config, data: LabelledTiles, *, for_diffusion: bool) -> LabelDataset:
@@ -113,7 +144,9 @@ def training_dataset(config: Config, data: LabelledTiles, *, for_diffusion: bool
         noise_shape=(len(data.names), points, points) if points else None,
     )
     images.labels = data.labels
-    return LabelDataset(images, points, config.diffusion.num_train_timesteps)
+    return LabelDataset(
+        images, config.data.rotation_degrees, points, config.diffusion.num_train_timesteps
+    )
 
 
 @dataclass(eq=False)

@@ -15,6 +15,7 @@ from trainer.diffusion.label_diffusion import (
     interpolate_map,
     label_loss,
     label_map,
+    label_probabilities,
     local_shares,
 )
 from trainer.diffusion.label_schedule import add_noise, alpha_bars
@@ -24,7 +25,12 @@ from trainer.models.trunks import normalise_images
 from trainer.recipes.diffmic_config import Config
 from trainer.recipes.diffmic_data import LabelDataset, ordered_tiles, training_dataset
 from trainer.recipes.diffmic_guidance import NAME as GUIDANCE
-from trainer.recipes.diffmic_guidance import evaluation_batches, name_samples, validation_scores
+from trainer.recipes.diffmic_guidance import (
+    evaluation_batches,
+    name_samples,
+    recall_by_guessing,
+    validation_scores,
+)
 from trainer.recipes.diffmic_inference import (
     build_classifier,
     build_denoiser,
@@ -58,6 +64,7 @@ class DenoisingStage:
         self.classifier.load_state_dict(load_weights(run / GUIDANCE)[0])
         self.num_tiles = len(data.rows["train"])
         self.num_positions = config.duration.num_positions(config.batch_size, self.num_tiles)
+        self.chance: tuple[str, float] | None = ("recall", recall_by_guessing(data.counts()["val"]))
         self.breakdown: Mapping[str, Sequence[str]] = {"class": data.names}
         self._levels = alpha_bars(config.diffusion.num_train_timesteps)
 
@@ -117,8 +124,10 @@ class DenoisingStage:
             scores.append(classified.scores.float().cpu())
             fused.append(classified.guidance.fused.float().cpu())
         truth = torch.cat(labels).numpy()
-        alone = validation_scores(truth, torch.cat(fused).numpy())
-        return validation_scores(truth, torch.cat(scores).numpy()) | {"f1_guidance": alone["f1"]}
+        alone = validation_scores(truth, torch.cat(fused).softmax(dim=1).numpy())
+        mean = torch.cat(scores)
+        probabilities = label_probabilities(mean).numpy()
+        return validation_scores(truth, mean.numpy(), probabilities) | {"f1_guidance": alone["f1"]}
 
     def images(self, module: nn.Module) -> Mapping[str, np.ndarray]:
         """Return nothing: `trainer test` draws the sheets."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from trainer.data.loader import loader
 from trainer.metrics.classification import (
+    auc_one_vs_one,
     auc_one_vs_rest,
     confusion_matrix,
     count_scores,
@@ -46,6 +48,7 @@ class GuidanceStage:
         self.num_positions = config.guidance.duration.num_positions(
             config.batch_size, self.num_tiles
         )
+        self.chance: tuple[str, float] | None = ("recall", recall_by_guessing(data.counts()["val"]))
         self.breakdown: Mapping[str, Sequence[str]] = {"class": data.names}
         self._class_weights = (
             class_weights(data.labels[data.rows["train"]], len(data.names))
@@ -142,10 +145,18 @@ def evaluation_batches(tiles: OrderedTiles, config: Config) -> Iterable[dict[str
     )
 
 
-def validation_scores(truth: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Return the numbers that are logged, of labels int [n] and scores [n, C]; f1, precision and
-    recall are macro means over all classes.
+def validation_scores(
+    truth: np.ndarray, scores: np.ndarray, probabilities: np.ndarray | None = None
+) -> dict[str, float]:
+    """Return the numbers that are logged; f1, precision and recall are macro means over all
+    classes, auc one-vs-rest, auc_ovo one-vs-one.
+
+    Args:
+        truth: Labels, int [n].
+        scores: Scores [n, C].
+        probabilities: The same as numbers that sum to 1 in a row, None where `scores` do.
     """
+    shares = scores if probabilities is None else probabilities
     counted = count_scores(confusion_matrix(truth, scores.argmax(axis=1), scores.shape[1]))
     names = {
         "accuracy": "accuracy",
@@ -155,8 +166,24 @@ def validation_scores(truth: np.ndarray, scores: np.ndarray) -> dict[str, float]
         "kappa": "kappa",
     }
     return {short: float(counted[name]) for short, name in names.items()} | {
-        "auc": mean_defined(auc_one_vs_rest(truth, scores))
+        "auc": mean_defined(auc_one_vs_rest(truth, scores)),
+        "auc_ovo": auc_one_vs_one(truth, shares),
     }
+
+
+def recall_by_guessing(counts: Mapping[str, int]) -> float:
+    """Return the macro recall that guessing exceeds in 2.5 % of validations.
+
+    Guesses do not depend on the tile, so that the recalls of all classes add up to 1 on average;
+    their spread is binomial and largest when each class is guessed as often.
+
+    Args:
+        counts: Validation tiles by class; classes without tiles have a recall of 0.
+    """
+    num_classes = len(counts)
+    share = 1 / num_classes
+    variance = sum(share * (1 - share) / count for count in counts.values() if count)
+    return share + 1.96 * math.sqrt(variance) / num_classes
 
 
 def class_weights(labels: np.ndarray, num_classes: int) -> Tensor:

@@ -102,11 +102,25 @@ def labelled_tiles(config: Config) -> LabelledTiles:
             config.seed,
         )
         rows["train"], rows["val"] = rows["train"][~chosen], rows["train"][chosen]
+    if config.shuffle_labels:
+        labels = shuffled_labels(labels, rows["train"], config.seed)
+        warnings.append(
+            "shuffle_labels: training tiles have the classes of others; validation must stay at"
+            " chance, or the data leak"
+        )
     labelled = LabelledTiles(
         tiles, names, labels, rows, derived, tuple(warnings + _absent(names, labels, rows))
     )
     _refuse_unlearnable(labelled, config.manifest)
     return labelled
+
+
+def shuffled_labels(labels: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+    """Return labels int64 [tiles] with those of `rows` dealt out among `rows` at random."""
+    order = np.argsort(keyed_uniforms(seed, rows, "shuffled labels", 1)[:, 0])
+    shuffled = labels.copy()
+    shuffled[rows] = labels[rows][order]
+    return shuffled
 
 
 def write_split(folder: Path, data: LabelledTiles) -> None:

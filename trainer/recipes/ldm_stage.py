@@ -67,6 +67,7 @@ class LdmStage:
 
     name = ""
     best: tuple[str, Literal["min", "max"]] | None = ("loss", "min")
+    chance: tuple[str, float] | None = None
 
     def __init__(self, config: Config, tiles: TileSource, latents: LatentSet) -> None:
         self.config, self.tiles, self.latents = config, tiles, latents

@@ -204,6 +204,7 @@ class SegmenterStage:
 
     name = ""
     best: tuple[str, Literal["min", "max"]] | None = ("miou", "max")
+    chance: tuple[str, float] | None = None
     breakdown: Mapping[str, Sequence[str]] = {}
     flops_per_image: int | None = None
 

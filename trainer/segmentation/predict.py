@@ -47,7 +47,7 @@ def predict_masks(
 
     Args:
         run: The run folder of a segmenter.
-        images: Image files, and folders whose images are taken.
+        images: Image files, and folders whose images, and those of all folders below, are taken.
         out: Where results go; None for RUN/predictions.
         device: Name of the device, or auto.
         reporter: Where progress goes.
@@ -57,7 +57,9 @@ def predict_masks(
             name, or `out` is inside such a folder.
         DataError: When no image can be read.
     """
-    files = list(find_images(images))
+    found = find_images(images)
+    found.tell(reporter)
+    files = found.files
     _refuse_equal_names(files)
     folder = out or run / FOLDER
     check_outside(folder, [path for path in images if path.is_dir()], "predictions")
