@@ -3,24 +3,27 @@
     python -m benchmarks.following --codec FOLDER [--write FILE]
 
 Generated tissue of several slides, encoded once; windows of 128 px. Each network has about 0.21
-million parameters and sees the same windows, noise and times (rectified flow, the same optimiser;
-the learning rate of each is the best of three by the validation loss of a short run). Held-out
-slides give validation loss and masks. A probe, trained on real latents of the training slides,
-reads the class of every latent of the images sampled for those masks: accuracy and mean IoU against
-the mask, beside what it reads on the real tiles themselves. "Spread" is the standard deviation of
-generated latents inside a class over that of real ones: guidance that exaggerates narrows it. CPU
-time of a step is that of forward, backward and optimiser, one thread, networks in turn.
+million parameters (mask-unet 0.18 or 0.22) and sees the same windows, noise and times (rectified
+flow, the same optimiser; the learning rate of each is the best of three by the validation loss of a
+short run). Held-out slides give validation loss and masks. A probe, trained on real latents of the
+training slides, reads the class of every latent of the images sampled for those masks: accuracy and
+mean IoU against the mask, beside what it reads on the real tiles themselves. "Spread" is the
+standard deviation of generated latents inside a class over that of real ones: guidance that
+exaggerates narrows it. CPU time of a step is that of forward, backward and optimiser, one thread,
+networks in turn.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +41,7 @@ from trainer.diffusion.guidance import guided
 from trainer.diffusion.objectives import Objective
 from trainer.diffusion.samplers import Solver, sample
 from trainer.models.denoisers import mask_unet, reference_unet
-from trainer.models.denoisers.footprint import count_parameters
+from trainer.models.denoisers.footprint import count_flops, count_parameters
 from trainer.models.denoisers.interface import Denoiser, DenoiserConfig
 from trainer.models.denoisers.masks import class_fractions
 from trainer.models.frozen import frozen_weights
@@ -52,10 +55,12 @@ DROP_SHARE = 0.15
 RATES = (2e-3, 4e-3, 8e-3)
 NUM_SAMPLED, SOLVER = 128, Solver("dpm++", 20)
 _SMALL = {"dim": 16, "dim_mults": (1, 2), "block_per_layer": 1}
+BY_CLASS, BINARY = "reference, class query", "reference, binary query"
 NETWORKS: dict[str, DenoiserConfig] = {
     "mask-unet": mask_unet.Config(**{**_SMALL, "dim": 20}),
-    "reference, class query": reference_unet.Config(**_SMALL, mask_query="class", dropout=0.0),
-    "reference, binary query": reference_unet.Config(**_SMALL, mask_query="binary", dropout=0.0),
+    "mask-unet, a tenth wider": mask_unet.Config(**{**_SMALL, "dim": 22}),
+    BY_CLASS: reference_unet.Config(**_SMALL, mask_query="class", dropout=0.0),
+    BINARY: reference_unet.Config(**_SMALL, mask_query="binary", dropout=0.0),
 }
 
 
@@ -268,20 +273,6 @@ def step_seconds(
     return {name: statistics.median(values[2:]) for name, values in taken.items()}
 
 
-def gigaflops(network: Denoiser) -> float:
-    """Return the operations of one forward pass of a window, in GFLOP."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    side = FACTOR * WINDOW
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(
-            torch.zeros(1, 4, WINDOW, WINDOW),
-            torch.zeros(1),
-            torch.zeros(1, 1, side, side, dtype=torch.uint8),
-        )
-    return counter.get_total_flops() / 1e9
-
-
 def build(config: DenoiserConfig, seed: int) -> Denoiser:
     """Return a network with the weights of a seed."""
     torch.manual_seed(seed)
@@ -299,24 +290,52 @@ def kept_tissue(codec_folder: str, place: Path | None) -> tuple[Tissue, Tissue]:
     return train, held_out
 
 
-def compare(
+@dataclass(frozen=True)
+class Result:
+    """What was measured of one network: CPU time of a step, chosen rate, figures of each seed."""
+
+    step_s: float
+    rate: float
+    figures: list[Figures]
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Result:
+        """Return the result that `asdict` wrote as JSON."""
+        figures = [
+            Figures(
+                entry["loss"], {float(scale): tuple(read) for scale, read in entry["reads"].items()}
+            )
+            for entry in value["figures"]
+        ]
+        return cls(value["step_s"], value["rate"], figures)
+
+    def mean_loss(self) -> float:
+        """Return the validation loss, the mean over seeds."""
+        return statistics.mean(figures.loss for figures in self.figures)
+
+    def mean_read(self, part: int) -> float:
+        """Return accuracy (0) or mean IoU (1) at guidance 1, the mean over seeds."""
+        return statistics.mean(figures.reads[1.0][part] for figures in self.figures)
+
+
+def measure_all(
     train: Tissue,
     held_out: Tissue,
+    names: Sequence[str],
     *,
     steps: int,
     seeds: int,
     report: Callable[[str], None],
-    networks: dict[str, DenoiserConfig],
-) -> Iterator[str]:
-    """Yield the lines of the page."""
+) -> tuple[dict[str, Result], tuple[float, float]]:
+    """Return the results of networks by name, and accuracy and mean IoU of the real tiles."""
     probe = train_probe(train)
-    real, mask = held_out.windows(256, torch.Generator().manual_seed(3000))
+    real, mask = held_out.windows(NUM_SAMPLED, torch.Generator().manual_seed(3000))
     accuracy, iou, _ = read_latents(probe, real, mask, real)
     report(f"real tiles: accuracy {accuracy:.3f}, mean IoU {iou:.3f}")
-    seconds = step_seconds({name: build(config, 0) for name, config in networks.items()}, train)
-    results: dict[str, list[Figures]] = {}
-    rates: dict[str, float] = {}
-    for name, config in networks.items():
+    seconds = step_seconds({name: build(NETWORKS[name], 0) for name in NETWORKS}, train)
+    results = {}
+    for name in names:
+        config = NETWORKS[name]
         short = {
             rate: validation_loss(
                 train_network(build(config, 0), train, rate=rate, steps=steps // 3, seed=0),
@@ -324,42 +343,74 @@ def compare(
             )
             for rate in RATES
         }
-        rates[name] = min(short, key=short.__getitem__)
+        rate = min(short, key=short.__getitem__)
         report(f"{name}: " + ", ".join(f"{rate:g}: {loss:.4f}" for rate, loss in short.items()))
-        results[name] = []
+        figures = []
         for seed in range(seeds):
-            network = train_network(
-                build(config, seed), train, rate=rates[name], steps=steps, seed=seed
-            )
-            results[name].append(measure_network(network, probe, held_out))
-            report(f"{name}, seed {seed}: {results[name][-1]}")
-    yield (
-        f"{seeds} seeds, {steps:,} steps of {BATCH} windows;"
-        f" real tiles read by the probe: accuracy {accuracy:.3f}, mean IoU {iou:.3f}."
-    )
-    yield ""
+            network = train_network(build(config, seed), train, rate=rate, steps=steps, seed=seed)
+            figures.append(measure_network(network, probe, held_out))
+            report(f"{name}, seed {seed}: {figures[-1]}")
+        results[name] = Result(seconds[name], rate, figures)
+    return results, (accuracy, iou)
+
+
+def table(results: dict[str, Result]) -> Iterator[str]:
+    """Yield the lines of the table."""
     yield (
         "| network | parameters | GFLOP | CPU ms a step | rate | validation loss | accuracy, IoU,"
         " spread at guidance 1 | at guidance 2 |"
     )
     yield "|---|---|---|---|---|---|---|---|"
-    for name, config in networks.items():
-        network, found = build(config, 0), results[name]
-        cells_ = [
+    for name, result in results.items():
+        network = build(NETWORKS[name], 0)
+        columns = [
             f"{count_parameters(network):,}",
-            f"{gigaflops(network):.3f}",
-            f"{1e3 * seconds[name]:.0f}",
-            f"{rates[name]:g}",
-            spread_of([figures.loss for figures in found], ".4f"),
+            f"{count_flops(network, FACTOR * WINDOW, FACTOR, training=False) / 1e9:.3f}",
+            f"{1e3 * result.step_s:.0f}",
+            f"{result.rate:g}",
+            spread_of([figures.loss for figures in result.figures], ".4f"),
             *(
                 ", ".join(
-                    spread_of([figures.reads[scale][part] for figures in found], ".3f")
+                    spread_of([figures.reads[scale][part] for figures in result.figures], ".3f")
                     for part in range(3)
                 )
                 for scale in (1.0, 2.0)
             ),
         ]
-        yield f"| {name} | {' | '.join(cells_)} |"
+        yield f"| {name} | {' | '.join(columns)} |"
+
+
+def gates(results: dict[str, Result]) -> Iterator[str]:
+    """Yield the lines of the table of gates: ratios of means over seeds."""
+    yield "| ratio | value | gate |"
+    yield "|---|---|---|"
+    by_class, binary = (results.get(name) for name in (BY_CLASS, BINARY))
+    for name, ours in results.items():
+        if name in (BY_CLASS, BINARY):
+            continue
+        rows = []
+        if by_class:
+            loss = ours.mean_loss() / by_class.mean_loss()
+            rows += [("validation loss, reference with class query", loss, "at most 1.02")]
+            rows += [
+                (f"{what}, reference with class query", ours.mean_read(part) / base, "at least 1.2")
+                for part, what in enumerate(("accuracy", "mean IoU"))
+                if (base := by_class.mean_read(part))
+            ]
+            cost = ours.step_s / by_class.step_s
+            rows += [("CPU time of a step, reference with class query", cost, "at most 0.6")]
+        if binary:
+            rows += [
+                (
+                    f"{what}, reference with binary query",
+                    ours.mean_read(part) / base,
+                    "at least 1.8",
+                )
+                for part, what in enumerate(("accuracy", "mean IoU"))
+                if (base := binary.mean_read(part))
+            ]
+        for what, value, gate in rows:
+            yield f"| {name}: {what} | {value:.3f} | {gate} |"
 
 
 def spread_of(values: list[float], form: str) -> str:
@@ -374,29 +425,52 @@ def main() -> int:
     parser.add_argument("--codec", required=True, help="folder of a codec: 4 channels, factor 8")
     parser.add_argument("--tissue", type=Path, help="file to keep the encoded tissue in")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--networks", nargs="*", choices=NETWORKS, help="only these")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS), help="only these"
+    )
+    parser.add_argument(
+        "--results", type=Path, help="JSON file of earlier results, to which these are added"
+    )
     parser.add_argument("--write", type=Path, help="write the page to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    head = [
-        "# Following the mask",
-        "",
-        "Written by `python -m benchmarks.following --codec FOLDER --write FILE`.",
-        "",
-        " ".join((__doc__ or "").split("\n\n")[2].split()),
-        "",
-        machine(),
-        "",
-    ]
-    lines = compare(
+    results, (accuracy, iou) = measure_all(
         *kept_tissue(options.codec, options.tissue),
+        options.networks,
         steps=options.steps,
         seeds=options.seeds,
         report=lambda text: print(text, file=sys.stderr, flush=True),
-        networks={name: NETWORKS[name] for name in options.networks or NETWORKS},
     )
-    page = "\n".join([*head, *lines, ""])
+    if options.results:
+        if options.results.is_file():
+            earlier = json.loads(options.results.read_text())
+            results = {name: Result.from_json(value) for name, value in earlier.items()} | results
+        options.results.write_text(
+            json.dumps({name: asdict(result) for name, result in results.items()}, indent=1)
+        )
+    page = "\n".join(
+        [
+            "# Following the mask",
+            "",
+            "Written by `python -m benchmarks.following --codec FOLDER --write FILE`.",
+            "",
+            " ".join((__doc__ or "").split("\n\n")[2].split()),
+            "",
+            machine(),
+            "",
+            f"{options.seeds} seeds, {options.steps:,} steps of {BATCH} windows; real tiles read by"
+            f" the probe: accuracy {accuracy:.3f}, mean IoU {iou:.3f}. Values are means over seeds"
+            " ± half their range.",
+            "",
+            *table(results),
+            "",
+            "Each network over the reference, at guidance 1:",
+            "",
+            *gates(results),
+            "",
+        ]
+    )
     if options.write:
         options.write.write_text(page)
     print(page)

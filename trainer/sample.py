@@ -19,6 +19,7 @@ from trainer.sampling.dataset import SyntheticDataset
 from trainer.sampling.generator import Generator, Kept, SamplingOptions
 from trainer.sampling.keep import KeepRegions
 from trainer.sampling.masks import MaskList
+from trainer.sampling.tiling import Crop
 from trainer.signals import saying
 
 Advance = Callable[[int], object]
@@ -43,6 +44,7 @@ def sample_dataset(
     *,
     batch_size: int = 8,
     keep: KeepRegions | None = None,
+    crop: Crop | None = None,
     origin: Mapping[str, Any] | None = None,
     limit: int | None = None,
     force: bool = False,
@@ -62,6 +64,7 @@ def sample_dataset(
         options: Guidance, solver and seed.
         batch_size: Images sampled at once.
         keep: Which pixels of the real images stay.
+        crop: The part of each image to make, as it is in the whole image.
         origin: What the model is; recorded in the request.
         limit: Sample only this many images; the others can follow later.
         force: Replace images that were made with other options, or changed since.
@@ -76,6 +79,9 @@ def sample_dataset(
         LockedError: When another process writes to it.
     """
     check_masks(generator, masks, options, keep=keep is not None)
+    if crop is not None:
+        _check_crop(generator, masks, crop)
+    part = (slice(None), slice(None)) if crop is None else crop.area()
     dataset = SyntheticDataset(
         out.resolve(),
         {
@@ -83,6 +89,7 @@ def sample_dataset(
             **(origin or {}),
             "precision": generator.precision,
             "keep": keep.digest if keep else None,
+            **({} if crop is None else {"crop": list(crop)}),
         },
     )
     chosen = range(min(len(masks), limit or len(masks)))
@@ -97,18 +104,44 @@ def sample_dataset(
         for batch in batches_of(masks, chosen, batch_size):
             read = np.stack([_checked_mask(generator, masks, index) for index in batch])
             tile_ids = [masks.ids[index] for index in batch]
+            parts = np.ascontiguousarray(read[:, *part])
             if not all(
-                dataset.has(tile_id, mask) for tile_id, mask in zip(tile_ids, read, strict=True)
+                dataset.has(tile_id, mask) for tile_id, mask in zip(tile_ids, parts, strict=True)
             ):
+                kept = _kept(masks, batch, keep)
                 images = generator.generate(
-                    read, tile_ids, options, _kept(masks, batch, keep), finite_only=True
+                    read, tile_ids, options, kept, finite_only=True, crop=crop
                 )
-                dataset.write(tile_ids, images, read)
+                dataset.write(tile_ids, images, parts)
                 num_made += len(batch)
             num_done += len(batch)
             advance(len(batch))
         manifest = dataset.finish(dict(zip(masks.ids, masks.splits, strict=True)), masks.label_map)
     return SampleResult(num_made, len(chosen) - num_made, manifest)
+
+
+def _check_crop(generator: Generator, masks: MaskList, crop: Crop) -> None:
+    """Raise UsageError for a crop that is not in all images, or that the model cannot make."""
+    seen = ", ".join(map(str, crop))
+    if generator.halo is None:
+        raise UsageError(
+            "this denoiser makes whole images only",
+            seen=f"a crop, {seen}",
+            hint="leave out --crop; mask-unet can make crops",
+        )
+    factor = int(generator.codec.factor)
+    bottom, right = crop.top + crop.height, crop.left + crop.width
+    height, width = masks.sizes.min(axis=0).tolist()
+    if (
+        any(number % factor for number in crop)
+        or min(crop) < 0
+        or not (crop.height > 0 and crop.width > 0 and bottom <= height and right <= width)
+    ):
+        raise UsageError(
+            "this crop cannot be made",
+            seen=f"top, left, height, width: {seen}",
+            expected=f"multiples of {factor} px inside {height} x {width} px",
+        )
 
 
 def check_masks(

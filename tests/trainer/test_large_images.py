@@ -27,10 +27,11 @@ from trainer.models.denoisers import reference_unet
 from trainer.models.denoisers.footprint import copy_shapes, count_parameters
 from trainer.models.denoisers.mask_unet import Config
 from trainer.recipes.codecs import load_codec
+from trainer.sample import sample_dataset
 from trainer.sampling.generator import Generator, SamplingOptions
-from trainer.sampling.masks import masks_in_folder, resize_masks
+from trainer.sampling.masks import masks_in_folder, read_labels, resize_masks
 from trainer.sampling.tile_size import check_tile_px, choose_tile_px
-from trainer.sampling.tiling import cut_tiles, grow
+from trainer.sampling.tiling import Crop, cut_tiles, grow
 
 torch.set_num_threads(1)
 
@@ -112,8 +113,8 @@ def test_tiles_give_the_image_of_one_pass(scale):
     noise = torch.randn(1, 3, 64, 52, generator=torch.Generator().manual_seed(0))
     whole, tiled = _generator(), _generator(tile_px=128)
     with torch.no_grad():
-        expected = whole._guided(mask, scale)(noise, torch.tensor([600.0]))
-        found = tiled._guided(mask, scale)(noise, torch.tensor([600.0]))
+        expected = whole._guided(mask, scale, None)(noise, torch.tensor([600.0]))
+        found = tiled._guided(mask, scale, None)(noise, torch.tensor([600.0]))
     assert float((found - expected).abs().max() / expected.std()) < 1e-5
 
 
@@ -126,6 +127,48 @@ def test_whole_samplings_agree_to_one_level_in_tiles_of_any_size():
         found = _generator(codec, tile_px=tile_px).generate(masks, ["a", "b"], OPTIONS)
         difference = np.abs(found.astype(int) - expected)
         assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
+
+
+@pytest.mark.parametrize("interval", [None, (0.3, 3.0)])
+@pytest.mark.parametrize("tile_px", [None, 64])
+def test_a_crop_is_what_the_whole_image_has_there(interval, tile_px):
+    masks, codec = _mask(640, 768)[None], _tiny_codec()
+    options = replace(OPTIONS, guidance_interval=interval, solver=Solver("dpm++", 3))
+    whole = _generator(codec).generate(masks, ["a"], options)
+    generator = _generator(codec, tile_px=tile_px)
+    for crop in (Crop(72, 104, 64, 128), Crop(0, 0, 8, 8), Crop(632, 512, 8, 256)):
+        found = generator.generate(masks, ["a"], options, crop=crop)
+        difference = np.abs(found.astype(int) - whole[:, *crop.area()])
+        assert found.shape == (1, crop.height, crop.width, 3)
+        assert difference.max() <= 1 and (difference > 0).mean() < 1e-2
+
+
+def test_a_crop_costs_what_it_depends_on():
+    seen = _Peak()
+    generator = replace(_generator(tile_px=64), denoiser=seen, halo=2)
+    generator.generate(_mask(2048, 2048)[None], ["a"], OPTIONS, crop=Crop(1024, 1024, 64, 64))
+    # Four calls: a tile, and the eight around it for those before the last.
+    assert seen.calls == 1 + 3 * 9 < OPTIONS.solver.num_inference_steps * 32**2
+
+
+def test_crops_that_cannot_be_are_refused(tmp_path: Path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.png").write_bytes(imageio.encode_mask_png(_mask(64, 96)))
+    masks, generator = masks_in_folder(tmp_path / "labels", CLASSES), _generator()
+    for crop in ((4, 0, 32, 32), (0, 0, 0, 8), (40, 0, 32, 8), (0, 80, 8, 32), (-8, 0, 8, 8)):
+        with pytest.raises(UsageError, match="multiples of 8 px inside 64 x 96 px"):
+            sample_dataset(generator, masks, tmp_path / "out", OPTIONS, crop=Crop(*crop))
+    with pytest.raises(UsageError, match="whole images only"):
+        sample_dataset(
+            replace(generator, halo=None), masks, tmp_path / "out", OPTIONS, crop=Crop(0, 0, 8, 8)
+        )
+    assert not (tmp_path / "out").exists()
+    sample_dataset(generator, masks, tmp_path / "out", OPTIONS, crop=Crop(8, 16, 32, 64))
+    mask = read_labels(tmp_path / "out" / "masks" / "a.png")
+    assert np.array_equal(mask, _mask(64, 96)[8:40, 16:80])
+    whole = generator.generate(_mask(64, 96)[None], ["a"], OPTIONS)[0]
+    part = imageio.decode_rgb((tmp_path / "out" / "images" / "a.png").read_bytes())
+    assert np.abs(part.astype(int) - whole[8:40, 16:80]).max() <= 1
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trainer.recipes.ldm import Config
     from trainer.sampling.generator import Generator, SamplingOptions
     from trainer.sampling.masks import MaskList
+    from trainer.sampling.tiling import Crop
 
 _NUM_ROWS = 6
 
@@ -157,6 +158,14 @@ def sample(
             show_default="one pass where memory allows",
         ),
     ] = None,
+    crop: Annotated[
+        str | None,
+        _made(
+            "Make only this part of each image, in pixels: what the whole image has there.",
+            metavar="TOP,LEFT,HEIGHT,WIDTH",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: Annotated[int, _made("Images sampled at once.", min=1)] = 8,
     precision: Annotated[Precision, _made("fp32, or bf16 or fp16 for speed.")] = "fp32",
     compile_: Annotated[
@@ -280,6 +289,7 @@ def sample(
             options,
             batch_size=batch_size,
             keep=regions,
+            crop=None if crop is None else _crop(crop),
             origin=origin,
             limit=limit,
             force=force,
@@ -326,6 +336,18 @@ def sampling_options(
         seed,
         own.guidance_interval if guidance_interval is None else _interval(guidance_interval),
     )
+
+
+def _crop(text: str) -> Crop:
+    from trainer.sampling.tiling import Crop
+
+    try:
+        top, left, height, width = (int(number) for number in text.split(","))
+    except ValueError:
+        raise UsageError(
+            "--crop is not four whole numbers", seen=text, expected="such as 0,1024,512,512"
+        ) from None
+    return Crop(top, left, height, width)
 
 
 def _interval(text: str) -> tuple[float, float]:

@@ -177,6 +177,11 @@ def sample(
     return x
 
 
+def count_calls(objective: Objective, solver: Solver) -> int:
+    """Return how often `sample` calls the network."""
+    return len(_plan(objective, solver)[1])
+
+
 def _with_known(
     x: Tensor, known: Known | None, noise: Tensor, signal: float, sigma: float
 ) -> Tensor:

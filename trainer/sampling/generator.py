@@ -4,7 +4,7 @@ latents, device, precision.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,14 +20,23 @@ from trainer.data.randomness import keyed_normals
 from trainer.data.transforms import to_float, to_uint8
 from trainer.diffusion.guidance import Denoise, guided
 from trainer.diffusion.objectives import Objective
-from trainer.diffusion.samplers import Elsewhere, Known, Solver, sample
+from trainer.diffusion.samplers import Elsewhere, Known, Solver, count_calls, sample
 from trainer.errors import DivergedError
 from trainer.models.denoisers.masks import split_windows, without_ignored
 from trainer.models.frozen import frozen_weights
-from trainer.sampling.tiling import TiledDenoise, cut_tiles, scale_area
+from trainer.sampling.tiling import (
+    Area,
+    Crop,
+    TiledDenoise,
+    areas_needed,
+    cut_tiles,
+    grow,
+    scale_area,
+)
 
 _NOISE_BLOCK = 64
 _FALLBACK_HALO = 16
+_CROP_TILE_LATENTS = 64
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -104,7 +113,8 @@ class Generator:
         kept: Kept | None = None,
         *,
         finite_only: bool = False,
-    ) -> UInt8[np.ndarray, "batch height width 3"]:
+        crop: Crop | None = None,
+    ) -> UInt8[np.ndarray, "batch out_height out_width 3"]:
         """Return images for masks.
 
         Args:
@@ -115,9 +125,11 @@ class Generator:
             finite_only: Whether numbers that are not finite raise; otherwise they are black, which
                 will do
                 for a preview of a training.
+            crop: The part of the images to make, a multiple of the codec's factor; it is what the
+                whole images have there, and costs what it depends on. Needs a halo.
 
         Returns:
-            Images, uint8 [batch, height, width, 3].
+            Images, or the part of them, uint8 [batch, height, width, 3].
 
         Raises:
             DivergedError: When the model produced NaN or infinite values and `finite_only` is set.
@@ -127,9 +139,11 @@ class Generator:
         noise = self._noise(options.seed, tile_ids, shape, "sample")
         mask = torch.from_numpy(np.ascontiguousarray(masks)).to(self.device)[:, None]
         condition = without_ignored(mask, self.num_classes)
-        denoise = self._guided(condition, options.guidance_scale)
+        # Networks in and out of the interval take turns, so they share what is needed at each call.
+        needed = None if crop is None else self._needed(crop, shape[1:], options.solver)
+        denoise = self._guided(condition, options.guidance_scale, needed)
         interval = options.guidance_interval
-        elsewhere = Elsewhere(interval, self._guided(condition, 1.0)) if interval else None
+        elsewhere = Elsewhere(interval, self._guided(condition, 1.0, needed)) if interval else None
         known = None if kept is None else self._known(kept)
         with self._autocast(), frozen_weights(self.denoiser):
             latents = sample(
@@ -143,17 +157,39 @@ class Generator:
                 known=known,
                 elsewhere=elsewhere,
             )
-        images, finite = self._decode(latents)
+        area = None if crop is None else crop.area(self.codec.factor)
+        images, finite = self._decode(latents, area)
         if finite_only:
             _check_finite(latents, finite, tile_ids)
-        return images if kept is None else np.where(kept.where[..., None], kept.images, images)
+        part = (slice(None), slice(None)) if crop is None else crop.area()
+        images = images[:, *part]
+        if kept is None:
+            return images
+        return np.where(kept.where[:, *part, None], kept.images[:, *part], images)
 
-    def _guided(self, mask: Tensor, guidance_scale: float) -> Denoise:
-        """Return the denoiser under masks [batch, 1, H, W], in tiles where they are larger."""
+    def _needed(self, crop: Crop, size: tuple[int, ...], solver: Solver) -> Iterator[Area]:
+        """Return where each call's prediction is needed for the pixels of a crop."""
+        assert self.halo is not None
+        whole = (size[0], size[1])
+        area = grow(crop.area(self.codec.factor), self._decoder_halo, whole)
+        return areas_needed(area, self.halo, whole, count_calls(self.objective, solver))
+
+    def _guided(
+        self, mask: Tensor, guidance_scale: float, needed: Iterator[Area] | None
+    ) -> Denoise:
+        """Return the denoiser under masks [batch, 1, H, W], in tiles where they are larger, or
+        where only a part is needed.
+        """
         tile = self._tile_for(mask.shape[-2:])
-        if tile is None or self.halo is None:
+        if self.halo is None or (tile is None and needed is None):
             return guided(self.denoiser, mask, guidance_scale)
-        return TiledDenoise(self.denoiser, mask, guidance_scale, tile, self.halo)
+        side = tile or _CROP_TILE_LATENTS // self.stride * self.stride
+        return TiledDenoise(self.denoiser, mask, guidance_scale, side, self.halo, needed)
+
+    @property
+    def _decoder_halo(self) -> int:
+        # Decoders that normalise over the image have no halo of their own; this one hides seams.
+        return _FALLBACK_HALO if self.codec.halo is None else int(self.codec.halo)
 
     def _tile_for(self, size_px: Sequence[int]) -> int | None:
         """Return the side of a tile in latents, or None for one pass over images of a size."""
@@ -161,18 +197,18 @@ class Generator:
             return None
         return self.tile_px // int(self.codec.factor)
 
-    def _decode(self, latents: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Return images, uint8 [batch, height, width, 3], and which of them had finite numbers
-        only, bool [batch].
+    def _decode(self, latents: Tensor, area: Area | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return images, uint8 [batch, height, width, 3], black where no tile touches `area`, and
+        which of them had finite numbers only, bool [batch].
         """
         factor = int(self.codec.factor)
         size = (latents.shape[-2], latents.shape[-1])
         tile = self._tile_for([factor * side for side in size])
-        # Decoders that normalise over the image have no halo of their own; this one hides seams.
-        halo = _FALLBACK_HALO if self.codec.halo is None else self.codec.halo
-        images = np.empty((len(latents), factor * size[0], factor * size[1], 3), dtype=np.uint8)
+        if area is not None:
+            tile = tile or _CROP_TILE_LATENTS
+        images = np.zeros((len(latents), factor * size[0], factor * size[1], 3), dtype=np.uint8)
         finite = np.ones(len(latents), dtype=bool)
-        for part in cut_tiles(size, tile or max(size), halo):
+        for part in cut_tiles(size, tile or max(size), self._decoder_halo, area):
             inside, own = scale_area(part.inside, factor), scale_area(part.own, factor)
             # In half precision the decoders of some codecs overflow.
             with nullcontext() if self.precision == "fp16" else self._autocast():

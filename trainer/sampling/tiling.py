@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Integer
@@ -19,6 +19,23 @@ from trainer.diffusion.guidance import Denoise, guided
 
 Area = tuple[slice, slice]
 """Rows and columns."""
+
+
+class Crop(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def area(self, unit_px: int = 1) -> Area:
+        """Return rows and columns in units of `unit_px` pixels, which divides all four numbers."""
+        rows, columns = (
+            slice(start // unit_px, (start + length) // unit_px)
+            for start, length in ((self.top, self.height), (self.left, self.width))
+        )
+        return rows, columns
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,14 @@ def grow(area: Area, margin: int, size: tuple[int, int]) -> Area:
         for part, end in zip(area, size, strict=True)
     )
     return rows, columns
+
+
+def areas_needed(area: Area, halo: int, size: tuple[int, int], num_calls: int) -> Iterator[Area]:
+    """Yield, for each call of the network to come, where its prediction is needed for an area of
+    the result: a halo less with each.
+    """
+    for left in reversed(range(num_calls)):
+        yield grow(area, left * halo, size)
 
 
 def scale_area(area: Area, factor: int) -> Area:
