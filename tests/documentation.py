@@ -67,6 +67,7 @@ PAGES = (
     ),
 )
 SPEED = ROOT / "benchmarks" / "results.md"
+AUDIT_SPEED = ROOT / "benchmarks" / "audit-results.md"
 _BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n)(.*?)(<!-- end generated -->)", re.DOTALL)
 _EXIT_MEANINGS = {
     ExitCode.OK: "nothing at or above `--fail-on`",
@@ -127,6 +128,11 @@ def speed_table() -> str:
     return SPEED.read_text("utf-8") if SPEED.exists() else "Not measured yet.\n"
 
 
+def audit_speed_table() -> str:
+    """Return the table that the benchmark of the audit wrote last."""
+    return AUDIT_SPEED.read_text("utf-8")
+
+
 def manifest_columns_table() -> str:
     """Return the columns of a manifest, with type and meaning."""
     rows = [
@@ -149,6 +155,7 @@ PARTS = {
     "exit codes": exit_codes_table,
     "encodings": as_markdown,
     "speed": speed_table,
+    "audit speed": audit_speed_table,
     "manifest columns": manifest_columns_table,
     **IMPORT_PARTS,
     **LAYOUT_PARTS,

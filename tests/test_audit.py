@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from audit_cases import SIDE_PX, SKIN_MAP, DataSet, by_code, stripes, write_map
 from believed import believe
+from PIL import Image
 
 import histoprep
 from histoprep.auditing import AuditOptions, AuditResult, run_audit
@@ -471,3 +472,43 @@ def test_a_second_audit_of_unchanged_data_imports_no_pandas(tmp_path: Path) -> N
         for _ in range(2)
     ]
     assert loaded == ["True", "False"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "options", "starts_workers"),
+    [("", [], False), ("", ["--workers", "1"], True), ("more.tif", [], True)],
+)
+def test_a_few_plain_files_are_read_without_starting_workers(
+    tmp_path: Path, extra: str, options: list[str], starts_workers: bool
+) -> None:
+    root = tmp_path / "tiles"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        labels = np.zeros((64, 64), np.uint8)
+        labels[:, 20 + number :] = 3
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(root / f"{number}.jpg")
+        Image.fromarray(labels).save(root / f"{number}_mask.png")
+    if extra:
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(root / extra)
+    code = (
+        "import sys\n"
+        "from multiprocessing import forkserver\n"
+        "from histoprep.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    started = forkserver._forkserver._forkserver_pid is not None\n"
+        "    print(started, file=sys.__stdout__)\n"
+    )
+    tables, started = [], []
+    for number, more in enumerate((options, ["--workers", "2"])):
+        results = tmp_path / f"results{number}"
+        command = ["audit", str(root), "--workspace", str(results), "--exit-zero", *more]
+        ended = subprocess.run(
+            [sys.executable, "-c", code, *command], capture_output=True, text=True, check=True
+        )
+        started.append(ended.stdout.split()[-1])
+        tables.append((results / "tiles.parquet").read_bytes())
+    assert started == [str(starts_workers), "True"]
+    assert tables[0] == tables[1]

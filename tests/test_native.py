@@ -23,7 +23,8 @@ from PIL import Image
 from histoprep import imageio, native
 from histoprep.imageio import png
 from histoprep.lossy.onsets import find_enlarged
-from histoprep.neighbours.landmarks import find_landmarks
+from histoprep.neighbours.landmarks import NUM_NUMBERS, UNIT, find_landmarks
+from histoprep.neighbours.overlaps import nearest_by_tree
 from histoprep.tiles.measure import measure_mask
 
 ROOT = Path(__file__).parents[1]
@@ -248,3 +249,31 @@ def test_landmarks_are_the_same_with_and_without_the_library(
         expected = find_landmarks(grey)
     native._functions.cache_clear()
     assert np.array_equal(found, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    number=st.integers(1, 700),
+    spread=st.integers(1, 127),
+    most=st.floats(0.2, 1.2),
+    nearest=st.integers(1, 13),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_the_nearest_landmarks_are_those_of_a_tree(
+    number: int, spread: int, most: float, nearest: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    stored = rng.integers(-spread, spread + 1, (number, NUM_NUMBERS)).astype(np.int8)
+    # Copies, so that many are equally far.
+    stored[rng.integers(0, number, number // 3)] = stored[0]
+    nearest = min(nearest, number)
+    squares = np.arange(2000)
+    limit = int(np.count_nonzero(np.sqrt(squares / UNIT**2) < most)) - 1
+    found = native.find_nearest(stored, limit, nearest, 2)
+    assert found is not None
+    places, distances, counts = found
+    far, near = nearest_by_tree(stored.astype(np.float32) / UNIT, np.arange(number), most, nearest)
+    is_there = np.arange(nearest) < counts[:, None]
+    assert np.array_equal(np.isfinite(far), is_there)
+    assert np.array_equal(np.sqrt(distances / UNIT**2)[is_there], far[is_there])
+    assert np.array_equal(places[is_there], near[is_there])

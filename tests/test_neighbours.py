@@ -8,12 +8,14 @@ import coloured_tissue as made
 import cv2
 import numpy as np
 import pytest
+from scipy.ndimage import uniform_filter1d
 
 from histoprep.neighbours.borders import (
     LENGTH,
     Touching,
     find_touching,
     measure_borders,
+    running_mean,
 )
 from histoprep.neighbours.landmarks import NUM_BYTES, Landmarks, find_landmarks, turn
 from histoprep.neighbours.overlaps import Overlapping, between, find_overlapping
@@ -254,3 +256,12 @@ def test_generated_tiles_join_nothing(shared_data: Path) -> None:
     tiles = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
     assert not len(touching(tiles))
     assert placed(tiles[:60]) == {}
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 40])
+def test_running_means_are_those_of_scipy(num_rows: int) -> None:
+    rng = np.random.default_rng(num_rows)
+    scale = 10 ** rng.uniform(-3, 6, (num_rows, 1))
+    values = (rng.random((num_rows, LENGTH)) * scale).astype(np.float32)
+    expected = uniform_filter1d(values, 7, axis=1, mode="wrap")
+    assert np.array_equal(running_mean(values, 7), expected)

@@ -19,12 +19,12 @@ from histoprep.neighbours.components import join_pairs
 from histoprep.scanning import ScanOptions
 from histoprep.schemas.manifest import open_manifest
 from histoprep.schemas.neighbours import SCHEMA
-from histoprep.schemas.tiles import open_tiles_table
+from histoprep.schemas.tiles import PIXEL_GROUPS, open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
 from histoprep.tiles.neighbourhood import Neighbours
 from histoprep.tiles.options import TableOptions
-from histoprep.tiles.pixel_groups import HEADER_KEY, describe, name_groups
+from histoprep.tiles.pixel_groups import describe, name_groups
 from histoprep.tiles.table import TileTable
 
 TILE_PX, NUM_FIELDS = 128, 6
@@ -68,7 +68,7 @@ def test_tiles_of_one_field_become_one_group(data: DataSet) -> None:
     by_group = {(group, expected[tile]) for tile, group in found.items()}
     assert len(by_group) == NUM_FIELDS == len({group for group, _ in by_group})
     assert None not in found.values()
-    evidence = open_tiles_table(workspace.tiles)[1][HEADER_KEY]
+    evidence = open_tiles_table(workspace.tiles)[1][PIXEL_GROUPS]
     assert evidence["groups"] == NUM_FIELDS
     assert 3 * NUM_FIELDS <= evidence["touching"] <= 4 * NUM_FIELDS
     number = evidence["touching"]

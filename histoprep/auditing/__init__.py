@@ -121,7 +121,7 @@ def audit(
     result = run_audit(
         where,
         replace(chosen, table=table, map_path=map_path),
-        Engine(workers or 0),
+        Engine(workers or 0, spares_few=workers is None),
         want_report=True,
     )
     assert result.report is not None
@@ -155,6 +155,7 @@ def run_audit(
         table = TileTable(workspace, options.table)
         prepared = _prepare(options, table.options)
         made = table.build(engine, phases)
+        engine = table.engine_of_few(engine)
         inputs = _inputs_digest(workspace, options, prepared)
         earlier = None if want_report or not made.up_to_date else _earlier_result(workspace, inputs)
         result = earlier or _audit(

@@ -39,7 +39,7 @@ from histoprep.schemas.repaired import (
     TileRows,
     open_repaired,
 )
-from histoprep.schemas.tiles import SCHEMA, open_tiles_table, read_issues
+from histoprep.schemas.tiles import PIXEL_GROUPS, SCHEMA, open_tiles_table, read_issues
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
 from histoprep.tiles.exif_fit import find_exif_fit
@@ -50,7 +50,6 @@ from histoprep.tiles.misfits import find_misfits
 from histoprep.tiles.neighbourhood import Neighbours, find_neighbours
 from histoprep.tiles.options import earlier_options
 from histoprep.tiles.pixel_groups import COLUMNS as GROUP_COLUMNS
-from histoprep.tiles.pixel_groups import HEADER_KEY as PIXEL_GROUPS
 from histoprep.tiles.pixel_groups import name_groups
 from histoprep.tiles.readings import MaskReadings
 

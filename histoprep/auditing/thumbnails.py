@@ -189,7 +189,7 @@ def make_thumbnails(
         seams=_seams(evidence, {path for path, mark in wanted if mark is Mark.SEAM}),
         remedies=_remedies(evidence, {path for path, mark in wanted if mark is Mark.FIT}),
     )
-    return next(run_tasks([task], Engine(1, engine.scheduler)))
+    return next(run_tasks([task], replace(engine, num_workers=1)))
 
 
 def _seams(evidence: Evidence, paths: set[str]) -> dict[str, Seam]:

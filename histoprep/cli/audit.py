@@ -348,7 +348,7 @@ def _next_steps(
     borrowed: LabelMap | None,
 ) -> Iterator[tuple[str | Path, ...]]:
     """Yield what to do after an audit without errors."""
-    from histoprep.remapping.fit import num_labelled
+    from histoprep.schemas.repaired import num_labelled
 
     if borrowed is not None and options.takes_manifest_map:
         # Which file that label map came from nobody knows, and without it the classes change.

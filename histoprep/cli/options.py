@@ -151,7 +151,7 @@ def engine_of(name: EngineName, scheduler: str | None, workers: int | None) -> E
             "--engine dask and --scheduler ADDRESS belong together",
             seen=f"--engine {name}, --scheduler {scheduler}",
         )
-    return Engine(workers or 0, scheduler)
+    return Engine(workers or 0, scheduler, spares_few=workers is None and scheduler is None)
 
 
 def parse_part(text: str) -> tuple[int, int]:

@@ -59,10 +59,21 @@ class Task(Protocol[R_co]):
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Where tasks run: `num_workers` local processes, or a dask scheduler at `scheduler`."""
+    """Where tasks run.
+
+    Attributes:
+        num_workers: Local processes; 0 for one per core.
+        scheduler: Address of a dask scheduler that runs them instead.
+        spares_few: Whether work on a few plain files may be done in this process, since nobody
+            chose a number of workers and starting them takes longer.
+        in_process: Whether tasks run in this process, one after the other. A decoder that ends its
+            process ends the command then.
+    """
 
     num_workers: int = 0
     scheduler: str | None = None
+    spares_few: bool = False
+    in_process: bool = False
 
     def __post_init__(self) -> None:
         """Fill in the number of cores when no number of workers is given."""
@@ -134,6 +145,10 @@ def run_tasks(
     system's out-of-memory killer, and a pool that breaks ends the work on innocent items too.
     Raises WorkerError when processes die for no such reason.
     """
+    if engine.in_process:
+        for task in tasks:
+            yield task.run()
+        return
     upcoming = iter(tasks)
     waiting: deque[tuple[Task[R], Future[R] | None]] = deque()
 

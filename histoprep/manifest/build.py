@@ -52,6 +52,7 @@ from histoprep.schemas.manifest import (
     write_manifest,
 )
 from histoprep.schemas.repaired import TileRows, open_rows
+from histoprep.schemas.tiles import PIXEL_GROUPS
 from histoprep.schemas.workspace import Workspace
 from histoprep.split import Units, join_units
 from histoprep.split.certificate import certify, certify_folds
@@ -59,7 +60,6 @@ from histoprep.split.units import CONDITIONAL, NO_SPLIT, SPLITS, UNCONDITIONAL
 from histoprep.tiles import image_labels
 from histoprep.tiles.misfits import MisfitKind, find_misfits
 from histoprep.tiles.options import earlier_options
-from histoprep.tiles.pixel_groups import HEADER_KEY as PIXEL_GROUPS
 from histoprep.tiles.readings import MaskReadings
 
 EXCLUDED_VERSION = "1.0"

@@ -9,7 +9,9 @@ HISTOPREP_NATIVE=0 is set, everything is counted by numpy and OpenCV, with the s
 from __future__ import annotations
 
 import ctypes
+import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,7 +28,9 @@ _REACH = 136
 # OpenCV adds up its distances by vectors, so that some depend on the column.
 _ALIGNMENTS = 16
 _UNITS_A_PX = 10_000
-_UNIFORM = 1
+# Landmarks are looked up by so many numbers, and by one more where there are many.
+_FEW_AXES, _MANY_LANDMARKS = 3, 150_000
+_LOOKED_UP_AT_ONCE, _PADDING = 4096, 32
 _NUMBERS = (
     "num_labels", "cell_px", "own_blocks", "right_blocks", "down_blocks", "both_blocks", "rough",
     "across", "down", "contacts", "soft", "near", "turns", "row_ends", "column_ends", "is_unsure",
@@ -214,12 +218,75 @@ def find_landmarks(
     return None if number < 0 else (found[:number], places[0, :number], places[1, :number])
 
 
+def find_nearest(
+    numbers: np.ndarray, limit: int, most: int, num_threads: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return the nearest landmarks of each, itself among them: places and squared distances, int32
+    [n, most], the nearest first and of equally near ones the first, and how many there are, int32
+    [n]; None without the library.
+
+    Args:
+        numbers: int8 [n, 7].
+        limit: The largest squared distance, at most 3968.
+        most: How many are returned.
+        num_threads: Threads that look.
+    """
+    functions = _functions()
+    if functions is None or len(numbers) >= 1 << 31:
+        return None
+    # Cells as wide as the largest distance in the first numbers, which vary most.
+    axes = _FEW_AXES if len(numbers) < _MANY_LANDMARKS else _FEW_AXES + 1
+    width = math.isqrt(limit) + 1
+    cells = (numbers[:, :axes].astype(np.int32) + 128) // width
+    side = 255 // width + 1
+    strides = side ** np.arange(axes)
+    bins = (cells @ strides).astype(np.int32)
+    order = np.argsort(bins, kind="stable").astype(np.int32)
+    num_bins = side**axes
+    begin = np.searchsorted(bins[order], np.arange(num_bins + 1)).astype(np.int32)
+    padded = len(numbers) + _PADDING
+    arranged = np.zeros((numbers.shape[1], padded), np.int16)
+    arranged[:, : len(numbers)] = numbers[order].T
+    near = _bins_around(side, axes)
+    own_bins = np.ascontiguousarray(bins[order])
+    places = np.zeros((len(numbers), most), np.int32)
+    distances = np.zeros((len(numbers), most), np.int32)
+    counts = np.zeros(len(numbers), np.int32)
+
+    def look(first: int) -> None:
+        functions.find_nearest(
+            _address(arranged), padded, _address(order), _address(begin), _address(own_bins),
+            _address(near), near.shape[1], limit, most, first,
+            min(first + _LOOKED_UP_AT_ONCE, len(numbers)), _address(places), _address(distances),
+            _address(counts)
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(num_threads) as pool:
+        list(pool.map(look, range(0, len(numbers), _LOOKED_UP_AT_ONCE)))
+    return places, distances, counts
+
+
+def _bins_around(side: int, axes: int) -> np.ndarray:
+    """Return the bins around each bin and itself, int32 [side^axes, 3^axes], -1 after the last."""
+    whole = np.stack(np.meshgrid(*[np.arange(side)] * axes, indexing="ij"), -1).reshape(-1, axes)
+    # The first axis changes fastest.
+    whole = whole[:, ::-1]
+    steps = np.stack(np.meshgrid(*[np.arange(-1, 2)] * axes, indexing="ij"), -1).reshape(-1, axes)
+    around = whole[:, None] + steps[None]
+    is_there = ((around >= 0) & (around < side)).all(axis=2)
+    found = np.where(is_there, around @ side ** np.arange(axes), -1)
+    # Those that are not there come last.
+    order = np.argsort(~is_there, axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1).astype(np.int32)
+
+
 class _Functions(NamedTuple):
     measure_mask: ctypes._NamedFuncPointer
     find_enlarged: ctypes._NamedFuncPointer
     unfilter: ctypes._NamedFuncPointer
     shrink: ctypes._NamedFuncPointer
     find_landmarks: ctypes._NamedFuncPointer
+    find_nearest: ctypes._NamedFuncPointer
 
 
 @cache
@@ -243,6 +310,11 @@ def _functions() -> _Functions | None:
         *[pointer] * 3
     ]  # fmt: skip
     found.find_landmarks.restype = whole
+    found.find_nearest.argtypes = [
+        pointer, ctypes.c_int64, *[pointer] * 4, whole, whole, whole, ctypes.c_int64,
+        ctypes.c_int64, *[pointer] * 3
+    ]  # fmt: skip
+    found.find_nearest.restype = None
     found.shrink.restype = None
     found.measure_mask.restype = found.find_enlarged.restype = whole
     found.unfilter.restype = None

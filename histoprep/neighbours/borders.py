@@ -17,7 +17,6 @@ from enum import IntEnum
 
 import cv2
 import numpy as np
-from scipy.ndimage import uniform_filter1d
 
 LENGTH = 128
 """Values of a border at most; longer ones are averaged along the border."""
@@ -197,7 +196,20 @@ def _power(lines: np.ndarray) -> np.ndarray:
     """Return the power of borders by frequency, float32 [n, 128], averaged over nearby ones."""
     power = (np.abs(np.fft.fft(lines.astype(np.float32), axis=1)) ** 2).astype(np.float32)
     power[:, 0] = 0
-    result: np.ndarray = uniform_filter1d(power, _NEARBY_FREQUENCIES, axis=1, mode="wrap")
+    return running_mean(power, _NEARBY_FREQUENCIES)
+
+
+def running_mean(values: np.ndarray, number: int) -> np.ndarray:
+    """Return the means of `number` neighbours (odd) along rows that begin again at their end,
+    float32 [n, length]: those of scipy.ndimage.uniform_filter1d, which takes long to import.
+    """
+    wide = np.take(values, np.arange(-(number // 2), values.shape[1] + number // 2), 1, mode="wrap")
+    wide = wide.astype(np.float64)
+    # One after the other, as scipy adds them.
+    first = np.add.accumulate(wide[:, :number], axis=1)[:, -1:]
+    changes = wide[:, number:] - wide[:, :-number]
+    sums = np.add.accumulate(np.concatenate([first, changes], axis=1), axis=1)
+    result: np.ndarray = (sums / number).astype(np.float32)
     return result
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +50,10 @@ def join_pairs(
 
 
 def _components(number: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    # scipy takes a quarter of a second to import, and most audits find no pairs.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_array((np.ones(len(first), bool), (first, second)), shape=(number, number))
     _, labels = connected_components(links, directed=False)
     result: np.ndarray = labels.astype(np.int64)

@@ -1,18 +1,20 @@
 """Landmarks of many tiles -> pairs of tiles that may show the same place, and how they lie.
 
-Each landmark is looked up among all others by its seven numbers in a k-d tree, so that time grows
-little faster than the number of tiles. Landmarks that agree on how two tiles lie are votes. What
+Each landmark is looked up among those whose first numbers are near its own, or in a k-d tree where
+nothing is compiled. Landmarks that agree on how two tiles lie are votes. What
 comes out is a candidate: `placement.py` compares the pixels.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
-from histoprep.neighbours.landmarks import NUM_NUMBERS, Landmarks, turn
+from histoprep import native
+from histoprep.neighbours.landmarks import NUM_NUMBERS, UNIT, Landmarks, turn
 
 # Nearest landmarks that are looked at: a place may be in many tiles.
 _NEAREST = 12
@@ -71,23 +73,63 @@ def find_overlapping(landmarks: Landmarks, tiles: np.ndarray) -> Overlapping:
     """
     votes = [_no_votes()]
     if len(tiles) > 1:
-        tree = cKDTree(landmarks.numbers)
         most = _FAR * min(_FEW_LANDMARKS / len(tiles), 1.0) ** (1 / NUM_NUMBERS)
-        for start in range(0, len(tiles), _ROWS):
-            rows = np.arange(start, min(start + _ROWS, len(tiles)))
-            nearest = min(_NEAREST + 1, len(tiles))
-            far, near = (
-                np.asarray(found)
-                for found in tree.query(
-                    landmarks.numbers[rows], nearest, distance_upper_bound=most, workers=-1
-                )
-            )
-            is_there = np.isfinite(far)
-            own, other = np.repeat(rows, is_there.sum(axis=1)), near[is_there]
-            votes.append(_votes(landmarks, tiles, own, other, far[is_there]))
+        nearest = min(_NEAREST + 1, len(tiles))
+        for own, other, far in _nearest(landmarks.numbers, most, nearest):
+            votes.append(_votes(landmarks, tiles, own, other, far))
     times = max(len(np.unique(tiles)) / _FEW_TILES, 1.0)
     least = _MIN_WEIGHT + _WEIGHT_GROWTH * float(np.log(times))
     return _counted(np.concatenate(votes), least)
+
+
+def _nearest(
+    numbers: np.ndarray, most: float, nearest: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield pairs of landmarks that are near each other, a part at a time: their positions (int64
+    [n] each) and how far they are (float64 [n]).
+
+    Args:
+        numbers: float32 [landmarks, 7], whole multiples of 1 / UNIT.
+        most: They are nearer than this.
+        nearest: So many of each at most, itself among them; of equally near ones the first.
+    """
+    squares = np.arange(1 + int((most * UNIT) ** 2) + 1)
+    limit = int(np.count_nonzero(np.sqrt(squares / UNIT**2) < most)) - 1
+    stored = np.rint(numbers * UNIT).astype(np.int8)
+    found = native.find_nearest(stored, limit, nearest, len(os.sched_getaffinity(0)))
+    for start in range(0, len(numbers), _ROWS):
+        rows = np.arange(start, min(start + _ROWS, len(numbers)))
+        if found is None:
+            far, near = nearest_by_tree(numbers, rows, most, nearest)
+        else:
+            far, near = np.sqrt(found[1][rows] / UNIT**2), found[0][rows]
+            far[np.arange(nearest) >= found[2][rows][:, None]] = np.inf
+        is_there = np.isfinite(far)
+        yield np.repeat(rows, is_there.sum(axis=1)), near[is_there].astype(np.int64), far[is_there]
+
+
+def nearest_by_tree(
+    numbers: np.ndarray, rows: np.ndarray, most: float, nearest: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `native.find_nearest` finds, without the library: how far they are, infinite
+    where there are fewer, and which, both [rows, nearest].
+    """
+    # Takes long to import.
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(numbers)
+    looked = min(2 * nearest, len(numbers))
+    while True:
+        far, near = (
+            np.asarray(found).reshape(len(rows), -1)
+            for found in tree.query(numbers[rows], looked, distance_upper_bound=most, workers=-1)
+        )
+        # Of those that are as far as the last one wanted, some may not have been found.
+        is_open = np.isfinite(far[:, -1]) & (far[:, -1] == far[:, nearest - 1])
+        if looked == len(numbers) or not is_open.any():
+            order = np.lexsort((near, far), axis=1)[:, :nearest]
+            return np.take_along_axis(far, order, 1), np.take_along_axis(near, order, 1)
+        looked = min(2 * looked, len(numbers))
 
 
 _VOTE = np.dtype(
@@ -150,8 +192,25 @@ def _table_between() -> np.ndarray:
 _BETWEEN = _table_between()
 
 
+def _weights(votes: np.ndarray) -> np.ndarray:
+    result: np.ndarray = NUM_NUMBERS * np.log(_WEIGHT_FAR / np.maximum(votes["far"], _WEIGHT_NEAR))
+    return result
+
+
+def _of_likely_pairs(votes: np.ndarray, least: float) -> np.ndarray:
+    """Return the votes on pairs of tiles that have enough of them altogether, wherever they lie:
+    chance brings most pairs one or two.
+    """
+    key = votes["first"].astype(np.int64) << 32 | votes["second"]
+    _, pair = np.unique(key, return_inverse=True)
+    # Half a unit is more than what rounding can add up to.
+    total = np.bincount(pair, weights=_weights(votes)) / 2 + 0.5
+    return votes[total[pair] >= least]
+
+
 def _counted(votes: np.ndarray, least: float) -> Overlapping:
     """Return the pairs that enough landmarks agree on, each with the most votes it has."""
+    votes = _of_likely_pairs(votes, least)
     best: list[np.ndarray] = []
     for shift in (0.0, _AGREE_CELLS / 2):
         place = [
@@ -174,8 +233,7 @@ def _counted(votes: np.ndarray, least: float) -> Overlapping:
         for name in ("right", "down") if len(at) else ():
             row[name] = np.add.reduceat(ordered[name], at) / count
         row["votes"] = (count + 1) // 2
-        weight = NUM_NUMBERS * np.log(_WEIGHT_FAR / np.maximum(ordered["far"], _WEIGHT_NEAR))
-        row["weight"] = np.add.reduceat(weight, at) / 2 if len(at) else 0.0
+        row["weight"] = np.add.reduceat(_weights(ordered), at) / 2 if len(at) else 0.0
         best.append(row)
     found = np.concatenate(best)
     found = found[found["weight"] >= least]

@@ -11,14 +11,13 @@ import shlex
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
 import pyarrow.compute as pc
 
 from histoprep.errors import LabelMapError, UsageError
 from histoprep.labels import LabelMap, default_map, load_label_map, packed_maps
 from histoprep.labels.format import name_key
 from histoprep.phrases import first_of
-from histoprep.schemas.repaired import open_rows
+from histoprep.schemas.repaired import num_labelled, open_rows
 from histoprep.visible import visible
 
 # Of fewer classes, one or two empty ones say nothing, and of fewer tiles, many empty ones.
@@ -165,16 +164,6 @@ def _own_map(root: Path) -> LabelMap | None:
     except LabelMapError:
         # The audit says what is wrong with it.
         return None
-
-
-def num_labelled(table: Path) -> int:
-    """Return how many tiles have a mask with a label other than 0."""
-    number = 0
-    for chunk in open_rows(table)[0].read_batches(["label_ids"]):
-        held = pc.list_flatten(chunk["label_ids"]).to_numpy() != 0
-        of_tile = pc.list_parent_indices(chunk["label_ids"]).to_numpy()
-        number += len(np.unique(of_tile[held]))
-    return number
 
 
 def _declared_names(table: Path) -> set[str]:

@@ -353,3 +353,15 @@ def open_rows(table: Path) -> tuple[TileRows, dict[str, Any]]:
     """
     opened, header = tables.open_table(table, kind=tiles.KIND, schema_version=tiles.SCHEMA_VERSION)
     return TileRows(opened, open_repaired(table.parent)), header
+
+
+def num_labelled(table: Path) -> int:
+    """Return how many tiles have a mask with a label other than 0."""
+    number = 0
+    for chunk in open_rows(table)[0].read_batches(["label_ids"]):
+        lists = chunk["label_ids"]
+        # Compared with a number, Arrow would import pandas.
+        is_label = pc.list_flatten(lists).cast(pa.bool_())
+        of_tile = pc.list_parent_indices(lists).filter(is_label)
+        number += pc.count_distinct(of_tile).as_py()
+    return number

@@ -18,6 +18,8 @@ from histoprep.schemas.workspace import Workspace
 KIND = "tiles"
 
 
+PIXEL_GROUPS = "pixel_groups"
+"""What the header of a tiles table says of groups that were found in the images."""
 SCHEMA_VERSION = "1.5"
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from histoprep import imageio, native, rule_ids
 from histoprep.errors import BrokenFileError
@@ -276,6 +274,10 @@ def _regions(
     Runs are the nodes; runs of one label that touch in neighbouring rows, also by a corner, are
     joined.
     """
+    # Takes long to import, and the compiled pass does without.
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
     num_runs = len(runs.start)
     first, after = _touching_below(runs)
     count = np.maximum(after - first, 0)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 MAX_COMPARED = 20_000
 """Pairs of tiles that are read again at most."""
 _PAIRS_A_TASK = 64
+_REMEMBERED_BYTES = 16 << 20
 _TIME_LIMIT_S = 120.0
 _COLUMNS = (
     "image_path", "group", "split", "image_digest", "luminance_digest", "width_px", "height_px",
@@ -222,10 +223,13 @@ def _overlapping(tiles: _Tiles, workspace: Workspace, engine: Engine) -> tuple[p
             strict=True,
         )
     )
+    position = {pair[:2]: at for at, pair in enumerate(pairs)}
+    # Those of one image follow each other, so that it is decoded once.
+    ordered = sorted(pairs)
     tasks = (
         PlaceTask(
             str(workspace.root),
-            tuple(pairs[start : start + _PAIRS_A_TASK]),
+            tuple(ordered[start : start + _PAIRS_A_TASK]),
             workspace.parts / f"place-{start}.at",
         )
         for start in range(0, len(pairs), _PAIRS_A_TASK)
@@ -234,7 +238,9 @@ def _overlapping(tiles: _Tiles, workspace: Workspace, engine: Engine) -> tuple[p
     used = replace(engine, num_workers=1) if few else engine
     found = list(run_tasks(tasks, used)) if pairs else []
     whole = pa.concat_tables([SCHEMA.empty_table(), *found])
-    return whole, len(candidates) - len(chosen)
+    both = zip(whole["image_a"].to_pylist(), whole["image_b"].to_pylist(), strict=True)
+    order_found = np.argsort(np.array([position[pair] for pair in both], np.int64))
+    return whole.take(pa.array(order_found)), len(candidates) - len(chosen)
 
 
 def _candidates(tiles: _Tiles) -> Overlapping:
@@ -281,11 +287,12 @@ class PlaceTask:
     def run(self) -> pa.Table:
         """Return the pairs that overlap, as rows of neighbours.parquet."""
         marker = Marker(self.marker, _TIME_LIMIT_S)
+        images = _Images(self.root)
         rows = []
         for index, pair in enumerate(self.pairs):
             marker.at(index)
             if index not in self.left_out:
-                found = _place(self.root, *pair)
+                found = _place(images, *pair)
                 rows += [_row(*pair[:2], found)] if found is not None else []
         marker.close()
         return pa.Table.from_pylist(rows, schema=SCHEMA)
@@ -299,22 +306,48 @@ class PlaceTask:
         return replace(self, left_out=(*self.left_out, index))
 
 
+class _Images:
+    """The luminance of images of a data set; those that were read last are remembered."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._known: dict[str, np.ndarray | None] = {}
+
+    def luminance(self, path: str) -> np.ndarray | None:
+        """Return uint8 [height, width]; None for a file that broke since it was measured."""
+        if path in self._known:
+            # The one that was used last is forgotten last.
+            self._known[path] = self._known.pop(path)
+            return self._known[path]
+        image = self._read(path)
+        self._known[path] = image
+        while self._num_bytes() > _REMEMBERED_BYTES and len(self._known) > 1:
+            self._known.pop(next(iter(self._known)))
+        return image
+
+    def _num_bytes(self) -> int:
+        return sum(0 if image is None else image.nbytes for image in self._known.values())
+
+    def _read(self, path: str) -> np.ndarray | None:
+        from histoprep import imageio
+
+        try:
+            data = Path(absolute_path(self._root, path)).read_bytes()
+            return imageio.decode_luminance(data, imageio.read_header(data))
+        except (OSError, BrokenFileError):
+            return None
+
+
 def _place(
-    root: str, first: str, second: str, orientation: int, right: float, down: float
+    images: _Images, first: str, second: str, orientation: int, right: float, down: float
 ) -> Placement | None:
     """Return how two images overlap; None where they do not, or a file broke since it was
     measured.
     """
-    from histoprep import imageio
-
-    try:
-        images = []
-        for path in (first, second):
-            data = Path(absolute_path(root, path)).read_bytes()
-            images.append(imageio.decode_luminance(data, imageio.read_header(data)))
-    except (OSError, BrokenFileError):
+    fixed, moved = images.luminance(first), images.luminance(second)
+    if fixed is None or moved is None:
         return None
-    return place(images[0], images[1], orientation, right, down)
+    return place(fixed, moved, orientation, right, down)
 
 
 def _row(first: str, second: str, found: Placement) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from histoprep import tables
 from histoprep.execution import Engine
 from histoprep.neighbours.components import join_pairs
 from histoprep.phrases import plural
-from histoprep.schemas.tiles import KIND, SCHEMA, SCHEMA_VERSION, open_tiles_table
+from histoprep.schemas.tiles import KIND, PIXEL_GROUPS, SCHEMA, SCHEMA_VERSION, open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.neighbourhood import NeighbourKind, Neighbours, find_neighbours
 
@@ -32,8 +32,6 @@ COLUMNS = (
     "tile_id", "group", "image_path", "image_digest", "luminance_digest", "contrast", "width_px",
     "height_px",
 )  # fmt: skip
-HEADER_KEY = "pixel_groups"
-"""What the header of a tiles table says of its groups, once they are found."""
 
 
 def write_pixel_groups(workspace: Workspace, engine: Engine) -> dict[str, int]:
@@ -64,7 +62,7 @@ def write_pixel_groups(workspace: Workspace, engine: Engine) -> dict[str, int]:
         SCHEMA,
         kind=KIND,
         schema_version=SCHEMA_VERSION,
-        metadata=kept | {HEADER_KEY: evidence},
+        metadata=kept | {PIXEL_GROUPS: evidence},
     )
     return evidence
 

@@ -31,9 +31,15 @@ _COLUMNS = (
     "mask_stored_ids", "mask_shown_ids",
     "mask_palette", "mask_encoding", "label_ids",
 )  # fmt: skip
-_GREY = pa.array(["1", "L", "I;16", "I;16B"])
-_COLOURED = pa.array([encoding.value for encoding in MaskEncoding if encoding.is_coloured])
-_RGB = pa.array(["RGB", "RGBA"])
+# Of arrays, since Arrow imports pandas as soon as it is given a list.
+_GREY, _COLOURED, _RGB = (
+    pa.array(np.array(names))
+    for names in (
+        ["1", "L", "I;16", "I;16B"],
+        [encoding.value for encoding in MaskEncoding if encoding.is_coloured],
+        ["RGB", "RGBA"],
+    )
+)
 _BYTE = 8
 _WHITE = 255
 _NUM_SHOWN = 8

@@ -36,6 +36,7 @@ from histoprep.schemas.tiles import (
     ISSUES_SCHEMA,
     ISSUES_VERSION,
     KIND,
+    PIXEL_GROUPS,
     SCHEMA,
     SCHEMA_VERSION,
     open_tiles_table,
@@ -53,8 +54,6 @@ from histoprep.tiles.options import (
     settle,
     stored_options,
 )
-from histoprep.tiles.pixel_groups import HEADER_KEY as PIXEL_GROUPS
-from histoprep.tiles.pixel_groups import write_pixel_groups
 from histoprep.tiles.reuse import EarlierTable, earlier_table
 from histoprep.tiles.task import TileTask, read_part
 from histoprep.version import __version__
@@ -70,6 +69,9 @@ __all__ = [
 _PARTS_OPTIONS = "options.json"
 # Up to so many tiles neighbours are looked for without being asked for: some seconds.
 MAX_UNASKED_TILES = 10_000
+# Starting workers takes longer than reading so many tiles of so many bytes.
+_FEW_TILES, _FEW_BYTES = 64, 64 << 20
+_PLAIN = (".png", ".jpg", ".jpeg")
 # After so many listed tiles progress is shown.
 _LISTED_AT_ONCE = 1000
 
@@ -90,6 +92,35 @@ class TableResult:
     num_listed: int
     warning: str | None = None
     understood: str = ""
+
+
+@dataclass(slots=True)
+class _Few:
+    """How many tiles were listed, and whether they are so few, small and plain that this process
+    may read them.
+    """
+
+    num_tiles: int = 0
+    num_bytes: int = 0
+    is_plain: bool = True
+
+    def add(self, tile: ListedTile) -> None:
+        """Count a tile."""
+        self.num_tiles += 1
+        if not self.are_few:
+            return
+        for path, stat in (
+            (tile.pair.image_path, tile.image),
+            (tile.pair.mask_path, tile.mask),
+        ):
+            if path is not None:
+                self.num_bytes += stat.num_bytes if stat else 0
+                self.is_plain = self.is_plain and path.lower().endswith(_PLAIN)
+
+    @property
+    def are_few(self) -> bool:
+        """Return whether they are."""
+        return self.is_plain and self.num_tiles <= _FEW_TILES and self.num_bytes <= _FEW_BYTES
 
 
 @dataclass(slots=True)
@@ -144,6 +175,7 @@ class TileTable:
         self.options = settled.used
         self.requested = settled.requested
         self.understood = settled.understood
+        self._few = _Few()
 
     @classmethod
     def of_parts(cls, workspace: Workspace) -> TileTable:
@@ -179,6 +211,7 @@ class TileTable:
         # The listing is walked again while work goes on, so that memory does not grow with it.
         again, count = Listing(), _Count()
         tasks = self._tasks(again, earlier, count)
+        engine = self.engine_of_few(engine)
         progress = TaskProgress(phases("reading", "tiles"), listing.num_tiles)
         with contextlib.closing(run_tasks(tasks, engine, progress.under_way)) as parts:
             self._merge(parts, again, progress)
@@ -186,6 +219,12 @@ class TileTable:
         self._group_by_pixels(engine)
         self._drop_parts()
         return self._result(again, count.reused, warning=warning)
+
+    def engine_of_few(self, engine: Engine) -> Engine:
+        """Return the engine for what was listed last: in this process where it may be and the files
+        are a few small PNG and JPEG files, which are checked before a decoder sees them.
+        """
+        return replace(engine, in_process=engine.spares_few and self._few.are_few)
 
     def build_part(self, number: int, count: int, engine: Engine, advance: Advance = silent) -> int:
         """Make every partition whose index is `number` - 1 modulo `count`, and return how many."""
@@ -226,6 +265,8 @@ class TileTable:
     def _group_by_pixels(self, engine: Engine) -> None:
         """Write the groups that are found in the images into the table, where these are wanted."""
         if groups_by_pixels(self.options.scan.group_by):
+            from histoprep.tiles.pixel_groups import write_pixel_groups
+
             write_pixel_groups(self.workspace, engine)
 
     def _settle_neighbours(self, listing: Listing | None = None) -> None:
@@ -269,8 +310,9 @@ class TileTable:
             )
 
     def _list(self, advance: Advance = silent) -> Listing:
-        listing = Listing()
-        for done, _ in enumerate(listing.walk(self.workspace.root, self.options), start=1):
+        listing, self._few = Listing(), _Few()
+        for done, tile in enumerate(listing.walk(self.workspace.root, self.options), start=1):
+            self._few.add(tile)
             if not done % _LISTED_AT_ONCE:
                 advance(done, 0)
         return listing
@@ -458,7 +500,7 @@ def ensure_tiles(
         table = TileTable(workspace, options)
         if verify:
             table.options = replace(table.options, reuse=False)
-        result = table.build(Engine(workers or 0), phases)
+        result = table.build(Engine(workers or 0, spares_few=workers is None), phases)
     if result.warning:
         warn(result.warning)
     if result.understood:
