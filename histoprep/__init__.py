@@ -9,8 +9,10 @@
 The names below are the public interface; each is imported when it is first used, so that `import
 histoprep` is cheap:
 
-- `audit`, `AuditOptions`, `Selection`, `Severity`, `Finding`, `Report`: what is wrong with a data
-  set;
+- `scan`, `audit`, `repair`, `remap`, `stats`, `build_manifest`, `write_shards`, `open_tiles`: the
+  commands as functions; their results show themselves in notebooks and have `to_pandas()`;
+- `AuditOptions`, `ManifestOptions`, `Selection`, `Severity`, `Finding`, `Report`: what these take
+  and give;
 - `ScanOptions`, `TableOptions`, `Workspace`, `ensure_tiles`: what is read, and where results are
   kept;
 - `LabelMap`, `load_label_map`, `find_label_map`: what masks' values stand for;
@@ -31,11 +33,15 @@ if TYPE_CHECKING:
     from histoprep.counting import compute_stats
     from histoprep.errors import HistoprepError
     from histoprep.findings import Finding, Selection
+    from histoprep.functions import build_manifest, remap, repair, scan, stats
     from histoprep.labels import LabelMap, find_label_map, load_label_map
+    from histoprep.manifest.build import ManifestOptions
     from histoprep.report import Report
     from histoprep.scanning import ScanOptions
     from histoprep.schemas.manifest import open_manifest
     from histoprep.schemas.workspace import Workspace
+    from histoprep.shards import open_tiles
+    from histoprep.shards.write import write_shards
     from histoprep.tiles.options import TableOptions
     from histoprep.tiles.table import ensure_tiles
 
@@ -44,6 +50,7 @@ __all__ = [
     "Finding",
     "HistoprepError",
     "LabelMap",
+    "ManifestOptions",
     "Report",
     "ScanOptions",
     "Selection",
@@ -52,11 +59,18 @@ __all__ = [
     "Workspace",
     "__version__",
     "audit",
+    "build_manifest",
     "compute_stats",
     "ensure_tiles",
     "find_label_map",
     "load_label_map",
     "open_manifest",
+    "open_tiles",
+    "remap",
+    "repair",
+    "scan",
+    "stats",
+    "write_shards",
 ]
 
 _HOMES = {
@@ -64,6 +78,7 @@ _HOMES = {
     "Finding": "findings",
     "HistoprepError": "errors",
     "LabelMap": "labels",
+    "ManifestOptions": "manifest.build",
     "Report": "report",
     "ScanOptions": "scanning",
     "Selection": "findings",
@@ -71,11 +86,18 @@ _HOMES = {
     "TableOptions": "tiles.options",
     "Workspace": "schemas.workspace",
     "audit": "auditing",
+    "build_manifest": "functions",
     "compute_stats": "counting",
     "ensure_tiles": "tiles.table",
     "find_label_map": "labels",
     "load_label_map": "labels",
     "open_manifest": "schemas.manifest",
+    "open_tiles": "shards",
+    "remap": "functions",
+    "repair": "functions",
+    "scan": "functions",
+    "stats": "functions",
+    "write_shards": "shards.write",
 }
 
 

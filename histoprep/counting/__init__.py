@@ -35,6 +35,8 @@ from histoprep.labels import IGNORED, LabelMap, identity_map
 from histoprep.labels import UNMAPPED as NO_CLASS
 from histoprep.manifest.inclusion import COLUMNS as INCLUSION_COLUMNS
 from histoprep.manifest.inclusion import INCLUDED, REASONS, UNMAPPED, reason_codes
+from histoprep.notebook import html_result
+from histoprep.phrases import plural
 from histoprep.schemas import tiles
 from histoprep.schemas.manifest import KIND as MANIFEST_KIND
 from histoprep.schemas.manifest import SCHEMA_VERSION as MANIFEST_VERSION
@@ -43,6 +45,7 @@ from histoprep.schemas.stats import KIND, SCHEMA, SCHEMA_VERSION
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.image_labels import CrossTable, ImageLabelCounts, are_ignored
+from histoprep.visible import visible
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -77,7 +80,7 @@ class Ignored:
         return Ignored(self.tiles + other.tiles, self.pixels + other.pixels)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Stats:
     """The summaries of a data set: raw, and mapped when there is a label map.
 
@@ -105,6 +108,27 @@ class Stats:
     def main(self) -> Summary:
         """Return the mapped summary, or the raw one when there is no label map."""
         return self.raw if self.mapped is None else self.mapped
+
+    def __repr__(self) -> str:
+        """Return the counts in one line."""
+        return f"<Stats of {visible(self.root.name)}: {self._counts()}>"
+
+    def _repr_html_(self) -> str:
+        """Return the counts and a row a class, for notebooks."""
+        names = ["class_id", "class_name", "pixels", "pixel_percent", "tiles", "core_tiles"]
+        rows = [_plain_row(row) for row in self.main.classes[names].to_numpy(object)]
+        return html_result(f"{self.root.name}: {self._counts()}", names, rows)
+
+    def _counts(self) -> str:
+        tiles, pixels = plural(self.main.num_tiles, "tile"), plural(self.main.num_pixels, "pixel")
+        name = "labels" if self.label_map is None else f"classes of {self.label_map.name}"
+        return f"{tiles}, {pixels}, {len(self.main.classes):,} {name}"
+
+    def to_pandas(self) -> DataFrame:
+        """Return a row for each class, over all tiles and by each key of each dimension, raw and
+        mapped: the columns of stats.parquet.
+        """
+        return long_table(self)
 
 
 @dataclass(frozen=True)
@@ -420,6 +444,10 @@ def _summary_json(summary: Summary, large: Sequence[str]) -> dict[str, Any]:
         },
         "unmapped": _records(summary.unmapped),
     }
+
+
+def _plain_row(row: Any) -> list[Any]:
+    return [_plain(value) for value in row]
 
 
 def _records(frame: DataFrame) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,7 @@ from histoprep.manifest.inclusion import CHOICE, CHOICES, INCLUDED
 from histoprep.manifest.neighbours import certify_neighbours, neighbours_warning
 from histoprep.manifest.rows import MAX_CLASS_ID, Derived, derive
 from histoprep.manifest.splitting import Kept, choose_split
+from histoprep.notebook import html_result
 from histoprep.phrases import first_of, plural
 from histoprep.progress import Advance, Phases, TaskProgress, silent_phases
 from histoprep.remapping.contradictions import contradiction_error, contradictions
@@ -48,6 +49,7 @@ from histoprep.schemas.manifest import (
     EXCLUDED_SCHEMA,
     FOLD,
     SHARD_COLUMNS,
+    read_manifest,
     schema,
     write_manifest,
 )
@@ -61,6 +63,10 @@ from histoprep.tiles import image_labels
 from histoprep.tiles.misfits import MisfitKind, find_misfits
 from histoprep.tiles.options import earlier_options
 from histoprep.tiles.readings import MaskReadings
+from histoprep.visible import visible
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 EXCLUDED_VERSION = "1.0"
 _FILE_FACTS = ("width_px", "height_px", "image_bytes", "image_digest", "mask_bytes", "mask_digest")
@@ -127,7 +133,7 @@ class ManifestOptions:
             )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ManifestSummary:
     """What `build_manifest` wrote: `excluded` counts by reason (without zeros), `warnings` what the
     user should know.
@@ -150,6 +156,24 @@ class ManifestSummary:
         no tile, and what was left out on demand is not missing.
         """
         return any(reason not in ("orphan-mask", *CHOICES) for reason in self.excluded)
+
+    def __repr__(self) -> str:
+        """Return the counts in one line."""
+        return f"<ManifestSummary: {self._counts()} | {visible(str(self.path))}>"
+
+    def _repr_html_(self) -> str:
+        """Return the counts, and what was left out, for notebooks."""
+        rows = list(self.excluded.items())
+        return html_result(f"{self._counts()} | {self.path}", ("left out", "tiles"), rows)
+
+    def _counts(self) -> str:
+        gone = sum(self.excluded.values())
+        return f"{plural(self.tiles, 'tile')}, {gone:,} left out, {len(self.warnings)} warnings"
+
+    def to_pandas(self) -> DataFrame:
+        """Return the manifest: a row a tile."""
+        frame: DataFrame = read_manifest(self.path).to_pandas()
+        return frame
 
 
 def build_manifest(

@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,7 @@ from histoprep.labels import IGNORED, LabelMap, format_label_map
 from histoprep.labels.lookup import LabelLookup
 from histoprep.mask_tree import FailedMask, Totals
 from histoprep.mask_tree.task import TreeTask
+from histoprep.notebook import html_result
 from histoprep.phrases import first_of, plural
 from histoprep.progress import Advance, TaskProgress, silent
 from histoprep.read_ahead import FileStat, stat_file
@@ -39,13 +40,17 @@ from histoprep.remapping.fit import misfit, misfit_error
 from histoprep.remapping.inventory import MaskInventory, mask_rows
 from histoprep.remapping.remapper import Remapper
 from histoprep.repairing.record import unrepaired
-from histoprep.schemas.ledgers import LABEL_MAP, LEDGER, REMAP, TreeKind
+from histoprep.schemas.ledgers import LABEL_MAP, LEDGER, REMAP, TreeKind, read_ledger
 from histoprep.schemas.repaired import RepairedMasks, open_repaired, open_rows
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import image_labels
 from histoprep.tiles.readings import MaskReadings
 from histoprep.version import __version__
+from histoprep.visible import visible
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = [
     "RemapOptions", "RemapPlan", "RemapResult", "collect_remap", "plan_remap", "run_remap",
@@ -74,7 +79,7 @@ class RemapOptions:
     time_limit_s: float = TIME_LIMIT_S
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RemapResult:
     """What a remap came to.
 
@@ -97,6 +102,24 @@ class RemapResult:
     def ledger(self) -> Path:
         """Return the path of the ledger."""
         return self.out / LEDGER
+
+    def __repr__(self) -> str:
+        """Return the counts in one line."""
+        return f"<RemapResult: {self._counts()} | {visible(str(self.out))}>"
+
+    def _repr_html_(self) -> str:
+        """Return the counts and the pixels of each class, for notebooks."""
+        pairs = zip(self.label_map.classes, self.class_pixels, strict=True)
+        rows = [(cls.id, cls.name, pixels) for cls, pixels in pairs]
+        return html_result(f"{self._counts()} | {self.out}", ("class", "name", "pixels"), rows)
+
+    def _counts(self) -> str:
+        written = plural(self.num_written, "mask")
+        return f"{written} written with {self.label_map.name}, {self.num_failed:,} not"
+
+    def to_pandas(self) -> DataFrame:
+        """Return the ledger: a row a mask, with what became of it."""
+        return read_ledger(self.out, REMAP)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,19 +27,24 @@ from histoprep.lossy.blocks import BLOCK_PX
 from histoprep.lossy.verdict import LossKind, Verdict
 from histoprep.mask_tree import FailedMask, Totals
 from histoprep.mask_tree.task import TreeTask
+from histoprep.notebook import html_result
+from histoprep.phrases import plural
 from histoprep.progress import Advance, silent
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.repairing.record import record_repair
 from histoprep.repairing.repairer import DamagedMask, Repairer
-from histoprep.schemas.ledgers import LEDGER, REPAIR, TreeKind
+from histoprep.schemas.ledgers import LEDGER, REPAIR, TreeKind, read_ledger
 from histoprep.schemas.repaired import forget_repaired
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
 from histoprep.tiles.lossy_sources import LossySource, labels_of_sources, lossy_sources
 from histoprep.version import __version__
+from histoprep.visible import visible
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from histoprep.lossy.jpeg_history import FixedPoint
 
 RULES = (rule_ids.LOSSY_MASK.code, rule_ids.INTERPOLATED_MASK.code)
@@ -280,7 +285,7 @@ def _hopeless(kind: LossKind, quality: int | None, block_px: float | None) -> st
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RepairResult:
     """What a repair came to; `failed` holds the first 1,000 masks that were not repaired, the
     ledger all. `vanished` says from how many masks each label of their source went.
@@ -300,6 +305,25 @@ class RepairResult:
     def ledger(self) -> Path:
         """Return the path of the ledger."""
         return self.out / LEDGER
+
+    def __repr__(self) -> str:
+        """Return the counts in one line."""
+        return f"<RepairResult: {self._counts()} | {visible(str(self.out))}>"
+
+    def _repr_html_(self) -> str:
+        """Return the counts and the masks that were not repaired, for notebooks."""
+        rows = [(mask.path, mask.reason) for mask in self.failed]
+        return html_result(f"{self._counts()} | {self.out}", ("not repaired", "why"), rows)
+
+    def _counts(self) -> str:
+        pixels = plural(self.changed_pixels, "pixel")
+        return (
+            f"{plural(self.num_repaired, 'mask')} repaired, {self.num_left:,} not, {pixels} changed"
+        )
+
+    def to_pandas(self) -> DataFrame:
+        """Return the ledger: a row a mask, with what became of it."""
+        return read_ledger(self.out, REPAIR)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -19,6 +19,9 @@ from histoprep.job_folder import JobFolder
 from histoprep.schemas.columns import column
 from histoprep.schemas.repaired import MASK_COLUMNS
 from histoprep.schemas.tiles import SCHEMA
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 LEDGER = "ledger.parquet"
 
@@ -112,6 +115,12 @@ def operations_words(operations: Mapping[str, str]) -> str:
 def open_ledger(path: Path, name: str, kind: TreeKind) -> Any:
     """Return the open ledger, or part of one; raises IntegrityError, FileNotFoundError."""
     return tables.open_table(path, kind=name, schema_version=kind.schema_version)[0]
+
+
+def read_ledger(out: Path, kind: TreeKind) -> DataFrame:
+    """Return the ledger of a tree as a row a mask; raises IntegrityError, FileNotFoundError."""
+    frame: DataFrame = tables.read_table(open_ledger(out / LEDGER, kind.ledger, kind)).to_pandas()
+    return frame
 
 
 def expected_files(ledger: pa.Table, outputs: tuple[str, ...] = ("output",)) -> Iterator[Expected]:

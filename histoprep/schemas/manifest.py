@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +22,15 @@ from histoprep.errors import IntegrityError, UsageError
 from histoprep.labels import IGNORED_ID, LabelMap
 from histoprep.mask_reading import Reading
 from histoprep.names import to_name, to_text
+from histoprep.notebook import html_result
+from histoprep.phrases import plural
 from histoprep.schemas.columns import column
 from histoprep.schemas.workspace import MANIFEST_NAME
 from histoprep.schemas.workspace import SUFFIX as WORKSPACE_SUFFIX
+from histoprep.visible import visible
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 KIND = "manifest"
 SCHEMA_VERSION = "1.0"
@@ -97,7 +103,7 @@ SHARD_COLUMNS = ("shard", "image_offset", "image_length", "mask_offset", "mask_l
 _KEYS = tuple(field.name for field in schema(1) if not field.nullable)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Manifest:
     """An open manifest: its header at once, its rows when asked for."""
 
@@ -109,6 +115,21 @@ class Manifest:
     def __len__(self) -> int:
         """Return the number of tiles."""
         return int(self.opened.metadata.num_rows)
+
+    def __repr__(self) -> str:
+        """Return the number of tiles and classes, and the path."""
+        counts = f"{plural(len(self), 'tile')}, {self.label_map.num_classes:,} classes"
+        return f"<Manifest: {counts} | {visible(str(self.path))}>"
+
+    def _repr_html_(self) -> str:
+        """Return the classes, for notebooks."""
+        rows = [(cls.id, cls.name) for cls in self.label_map.classes]
+        return html_result(f"{plural(len(self), 'tile')} | {self.path}", ("class", "name"), rows)
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> DataFrame:
+        """Return a row a tile, with all columns or those that are named."""
+        frame: DataFrame = self.read(columns).to_pandas()
+        return frame
 
     @cached_property
     def root(self) -> Path:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +15,17 @@ import pyarrow.compute as pc
 from histoprep.digests import digest, file_digest
 from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
+from histoprep.notebook import html_result
+from histoprep.phrases import plural
 from histoprep.schemas.manifest import FOLD, Manifest, class_matrix
 from histoprep.schemas.shards import is_index
 from histoprep.shards.index import open_any
 from histoprep.shards.readers import EncodedTile, FileReader, ShardReader
 from histoprep.shards.storage import is_address, open_storage
+from histoprep.visible import visible
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _COLUMNS = ("tile_id", "split", "pool", "group", "label", "classes", "class_pixels")
 
@@ -32,7 +39,7 @@ class Tile(NamedTuple):
     mask: np.ndarray | None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class TileSource:
     """The tiles of a manifest or of an index of shards, by row number.
 
@@ -54,6 +61,23 @@ class TileSource:
     def __len__(self) -> int:
         """Return the number of tiles."""
         return len(self.manifest)
+
+    def __repr__(self) -> str:
+        """Return the number of tiles and where they come from."""
+        kind = "shards" if self.is_sharded else "files"
+        return f"<TileSource: {plural(len(self), 'tile')} from {kind} | {visible(self.path)}>"
+
+    def _repr_html_(self) -> str:
+        """Return the number of tiles by split and pool, for notebooks."""
+        counts = Counter(zip(self.split.tolist(), self.pool.tolist(), strict=True))
+        rows = [(*key, number) for key, number in sorted(counts.items())]
+        sentence = f"{plural(len(self), 'tile')} of {len(self.label_map.classes)} classes"
+        return html_result(f"{sentence} | {self.path}", ("split", "pool", "tiles"), rows)
+
+    def to_pandas(self) -> DataFrame:
+        """Return what is known of the tiles: a row a tile, the columns of `table`."""
+        frame: DataFrame = self.table.to_pandas()
+        return frame
 
     @property
     def size(self) -> int:

@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -16,6 +17,7 @@ from histoprep.digests import file_digest
 from histoprep.errors import IncompleteError, IntegrityError
 from histoprep.execution import Engine, run_tasks
 from histoprep.job_folder import SUCCESS, output_errors
+from histoprep.notebook import html_result
 from histoprep.phrases import first_of, plural
 from histoprep.progress import Advance, TaskProgress, silent
 from histoprep.read_ahead import stat_file
@@ -25,6 +27,10 @@ from histoprep.shards.index import write_index
 from histoprep.shards.layout import INDEX, shard_files
 from histoprep.shards.plan import ShardOptions, ShardPlan, plan_shards
 from histoprep.shards.task import FailedTile, ShardDone
+from histoprep.visible import visible
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _REQUEST_WORDS = {
     "manifest_digest": "manifest",
@@ -36,7 +42,7 @@ _REQUEST_WORDS = {
 _PIECE = 8192
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ShardResult:
     """What was written: `num_reused` shards were there from a stopped run; `up_to_date` when all
     was there already.
@@ -51,6 +57,23 @@ class ShardResult:
     num_reused: int = 0
     up_to_date: bool = False
     image_suffixes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return the counts in one line."""
+        return f"<ShardResult: {self._counts()} | {visible(str(self.index))}>"
+
+    def _repr_html_(self) -> str:
+        """Return the counts, for notebooks."""
+        return html_result(f"{self._counts()} | {self.index}")
+
+    def _counts(self) -> str:
+        shards = plural(self.num_shards, "shard")
+        return f"{plural(self.num_tiles, 'tile')} in {shards}, {self.num_bytes:,} bytes"
+
+    def to_pandas(self) -> DataFrame:
+        """Return the index: a row a tile, with where its members lie."""
+        frame: DataFrame = open_manifest(self.index).read().to_pandas()
+        return frame
 
 
 def write_shards(
