@@ -66,7 +66,7 @@ def test_public_names_are_where_the_package_says() -> None:
 
 
 def test_what_workers_load_beforehand_is_there() -> None:
-    for name in workers._PRELOADED:
+    for name in (*workers._PRELOADED, *workers._PRELOADED_IF_LOADED):
         assert import_module(name)
 
 

@@ -22,14 +22,13 @@ from typing import Any
 from histoprep.execution.signals import when_interrupted
 
 # Once for all workers; Arrow imports pandas on its own as soon as a list becomes an array.
-_PRELOADED = [
-    "pandas",
-    "histoprep.tiles.table",
-    "histoprep.tiles.measurer",
+_PRELOADED = ("pandas", "histoprep.tiles.task", "histoprep.tiles.measurer")
+# Those of other tasks, where the command has imported them by then: it is about to run them.
+_PRELOADED_IF_LOADED = (
     "histoprep.remapping",
     "histoprep.auditing.thumbnails",
     "histoprep.shards.task",
-]
+)
 # How often a wait for a result looks after the processes itself.
 _PATROL_S = 1.0
 
@@ -118,7 +117,8 @@ class _Context(ForkServerContext):
 
     def __init__(self) -> None:
         super().__init__()
-        self.set_forkserver_preload(_PRELOADED)
+        loaded = [name for name in _PRELOADED_IF_LOADED if name in sys.modules]
+        self.set_forkserver_preload([*_PRELOADED, *loaded])
 
 
 def _start_worker() -> None:

@@ -86,7 +86,7 @@ def find_landmarks(grey: np.ndarray) -> np.ndarray:
     rows, columns = (length // side for length in grey.shape)
     if min(rows, columns) < MIN_CELLS:
         return np.zeros((0, NUM_BYTES), np.uint8)
-    cells = _cells(grey[: rows * side, : columns * side], side)
+    cells = shrink(grey, side)
     fine = cv2.GaussianBlur(cells.astype(np.float32), (0, 0), _FINE)
     blobs = fine - cv2.GaussianBlur(fine, (0, 0), _COARSE)
     around = cv2.GaussianBlur(fine, (0, 0), _AROUND)
@@ -105,13 +105,17 @@ def find_landmarks(grey: np.ndarray) -> np.ndarray:
     return result
 
 
-def _cells(grey: np.ndarray, side: int) -> np.ndarray:
-    if side == 1:
-        return grey
-    if (shrunk := native.shrink(grey, side)) is not None:
-        return shrunk
+def shrink(grey: np.ndarray, side: int) -> np.ndarray:
+    """Return the means of whole cells of `side` pixels, uint8, of an image, uint8 [height, width];
+    what fills no cell at its right and lower end is left out.
+    """
     rows, columns = (length // side for length in grey.shape)
-    result: np.ndarray = cv2.resize(grey, (columns, rows), interpolation=cv2.INTER_AREA)
+    whole = grey[: rows * side, : columns * side]
+    if side == 1:
+        return whole
+    if (shrunk := native.shrink(whole, side)) is not None:
+        return shrunk
+    result: np.ndarray = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
     return result
 
 

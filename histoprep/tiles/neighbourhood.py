@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MAX_COMPARED = 20_000
 """Pairs of tiles that are read again at most."""
 _PAIRS_A_TASK = 64
-_REMEMBERED_BYTES = 16 << 20
+_REMEMBERED_BYTES = 64 << 20
 _TIME_LIMIT_S = 120.0
 _COLUMNS = (
     "image_path", "group", "split", "image_digest", "luminance_digest", "width_px", "height_px",
