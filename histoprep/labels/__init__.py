@@ -15,7 +15,6 @@ from pathlib import Path
 from histoprep.errors import LabelMapError
 from histoprep.labels.format import (
     IGNORE,
-    IGNORED_ID,
     LISTS,
     SOURCE_LIST,
     Draft,
@@ -26,7 +25,7 @@ from histoprep.labels.format import (
     read_ours,
     top_level,
 )
-from histoprep.labels.ignored import quoted_colour
+from histoprep.labels.ignored import IGNORED_ID, quoted_colour
 from histoprep.labels.legacy import is_old, read_old
 from histoprep.labels.model import (
     DEFAULT_MIN_RADIUS_PX,

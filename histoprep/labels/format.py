@@ -61,6 +61,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from histoprep import rule_ids
+from histoprep.labels.ignored import IGNORED_ID
 from histoprep.labels.strict_yaml import (
     DECIMAL,
     Block,
@@ -91,7 +92,6 @@ from histoprep.rule_ids import RuleId
 SOURCE_LIST = "source_labels.yml"
 MAX_CLASS_ID = 255
 MAX_GAP_ID = 65_535
-IGNORED_ID = 255
 IGNORE = "ignore"
 MAX_SUGGESTIONS = 20
 LISTS = frozenset([IGNORE])

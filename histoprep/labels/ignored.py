@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+IGNORED_ID = 255
+"""What ignored pixels are in remapped masks, shards and latents."""
 # All bits of a mask set.
 WHITES = (255, 65_535, (1 << 32) - 1)
 # White, and the cream that PASCAL VOC draws void in.

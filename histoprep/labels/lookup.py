@@ -13,7 +13,7 @@ from histoprep import rule_ids
 from histoprep.choices import OnUnmapped
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError, UsageError
-from histoprep.labels.format import IGNORED_ID
+from histoprep.labels.ignored import IGNORED_ID
 from histoprep.labels.model import (
     IGNORED,
     TABLE_SIZE,

@@ -17,7 +17,8 @@ import numpy as np
 
 from histoprep import rule_ids
 from histoprep.errors import LabelMapError
-from histoprep.labels.format import IGNORED_ID, gaps_in, name_key
+from histoprep.labels.format import gaps_in, name_key
+from histoprep.labels.ignored import IGNORED_ID
 from histoprep.labels.strict_yaml import map_name_fault, name_fault
 from histoprep.labels.values import MAX_SOURCE_ID, Ranges, complement, first_overlap, merged, spelt
 

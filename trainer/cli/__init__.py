@@ -28,6 +28,7 @@ COMMANDS = {
         "Measure generated tiles against real ones: distances, masks, copies; one page.",
     ),
     "runs": ("runs", "runs", "Compare the runs in a folder: a table and a plot."),
+    "export": ("export", "export", "Write a trained network for other programs, with a card."),
     "verify": (
         "verify",
         "verify",

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float32, Integer, Shaped
 from torch import Tensor
 
-from histoprep.labels import IGNORED_ID
+from histoprep.labels.ignored import IGNORED_ID
 
 
 def check_masks(mask: Tensor, size: tuple[int, int], *, num_classes: int, stride: int) -> int:

@@ -1,0 +1,173 @@
+"""Exports work in a process that has neither package, and give the very same numbers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from small_codecs import save_kl
+
+from histoprep import checksums
+from histoprep.errors import ExitCode
+from histoprep.labels import identity_map, load_label_map
+from trainer.cli import run as run_command
+from trainer.config_layers import dump_config
+from trainer.data.latent_scaling import LatentScaling
+from trainer.diffusion.samplers import Solver
+from trainer.engine.checkpoints import CheckpointFolder, Snapshot
+from trainer.recipes import segmenter
+from trainer.recipes.codecs import load_codec
+from trainer.recipes.ldm import load_generator
+from trainer.recipes.ldm_config import Config
+from trainer.recipes.ldm_data import ModelFacts
+from trainer.sampling.generator import SamplingOptions
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.timeout(300)
+NUM_CLASSES = 4
+MODELS = {
+    "reference-unet": {"dim": 8, "dim_mults": [1, 2], "block_per_layer": 1},
+    "mask-unet": {"dim": 8, "dim_mults": [1, 2], "block_per_layer": 1},
+}
+# A process in which both packages cannot be imported, as on another machine.
+ELSEWHERE = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("trainer", "histoprep"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+import numpy as np
+import torch
+torch.set_num_threads(1)
+"""
+PIPELINE = """
+from diffusers import DiffusionPipeline
+place, masks, out = sys.argv[1:]
+pipeline = DiffusionPipeline.from_pretrained(place, custom_pipeline=place, trust_remote_code=True)
+np.save(out, pipeline(np.load(masks), names=["a", "b"], seed=3, output_type="np").images)
+"""
+PROGRAM = """
+place, images, out = sys.argv[1:]
+program = torch.export.load(place).module()
+np.save(out, program(torch.from_numpy(np.load(images))).numpy())
+"""
+
+
+def _run_elsewhere(script: str, folder: Path, *arguments: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE + script, *map(str, arguments)],
+        env={"PATH": "/usr/bin:/bin", "HF_HOME": str(folder / "hub"), "HF_HUB_OFFLINE": "1"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def _write_run(run: Path, config: Any, module: torch.nn.Module) -> None:
+    run.mkdir()
+    weights = module.state_dict()
+    CheckpointFolder(run / "checkpoints").save_best(Snapshot({"weights": weights}, {"step": 7}))
+    checksums.publish_file(run, "config.yml", dump_config(config))
+
+
+def _ldm_run(run: Path, kind: str) -> None:
+    codec_folder = run.with_name("codec")
+    save_kl(codec_folder)
+    codec = load_codec(codec_folder)
+    config = Config.model_validate(
+        {
+            "recipe": "ldm",
+            "manifest": "none",
+            "out": str(run),
+            "codec": str(codec_folder),
+            "model": {"name": kind, **MODELS[kind]},
+            "diffusion": {"prediction_type": "flow" if kind == "mask-unet" else "v"},
+            "sampling": {
+                "num_inference_steps": 4,
+                "solver": "heun" if kind == "mask-unet" else "dpm++",
+                "guidance_scale": 1.5,
+            },
+        }
+    )
+    torch.manual_seed(0)
+    denoiser = config.model.build(NUM_CLASSES, codec.channels)
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    _write_run(run, config, denoiser)
+    scaling = LatentScaling("measured", (0.1,) * codec.channels, (0.7,) * codec.channels)
+    classes = identity_map(range(NUM_CLASSES))
+    ModelFacts(classes, codec.channels, scaling, str(codec_folder), codec.digest).write(run)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_folder_of_diffusers_gives_the_same_pixels_elsewhere(tmp_path: Path, kind: str) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    _ldm_run(run, kind)
+    assert run_command(["export", str(run), "--out", str(out)]) == ExitCode.OK
+    generator = load_generator(run)
+    side = generator.multiple_px * 2
+    masks = np.random.default_rng(1).integers(0, NUM_CLASSES, (2, side, side)).astype(np.uint8)
+    solver = Solver("heun" if kind == "mask-unet" else "dpm++", 4)
+    expected = generator.generate(masks, ["a", "b"], SamplingOptions(1.5, solver, 3))
+    np.save(tmp_path / "masks.npy", masks)
+    _run_elsewhere(PIPELINE, tmp_path, out, tmp_path / "masks.npy", tmp_path / "images.npy")
+    assert np.array_equal(np.load(tmp_path / "images.npy"), expected)
+    assert expected.std() > 1
+
+
+def test_a_card_has_classes_and_front_matter(tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    _ldm_run(run, "mask-unet")
+    assert run_command(["export", str(run), "--out", str(out)]) == ExitCode.OK
+    text = (out / "README.md").read_text()
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["library_name"] == "diffusers"
+    for cls in load_label_map(out / "label_map.yml").classes:
+        assert f"| {cls.id} | {cls.name} |" in text
+    index = json.loads((out / "model_index.json").read_text())
+    assert index["sampling"]["solver"]["num_inference_steps"] == 4
+    # Nothing is written over.
+    assert run_command(["export", str(run), "--out", str(out)]) == ExitCode.USAGE
+
+
+def test_a_segmenter_is_a_program_that_needs_no_package(tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    config = segmenter.Config.model_validate(
+        {
+            "recipe": "segmenter",
+            "manifest": "none",
+            "out": str(run),
+            "data": {"image_size": 64},
+            "network": {"encoder": "unet", "width": 8, "num_stages": 3},
+        }
+    )
+    torch.manual_seed(0)
+    _write_run(run, config, segmenter.build_segmenter(config.network, NUM_CLASSES))
+    classes = identity_map(range(NUM_CLASSES))
+    checksums.publish_json(run, segmenter.FACTS, {"label_map": classes.to_json()})
+    assert run_command(["export", str(run), "--out", str(out)]) == ExitCode.OK
+    images = np.random.default_rng(2).uniform(-1, 1, (3, 3, 64, 64)).astype(np.float32)
+    with torch.no_grad():
+        expected = segmenter.load_segmenter(run)[0](torch.from_numpy(images)).numpy()
+    np.save(tmp_path / "images.npy", images)
+    place = out / "segmenter.pt2"
+    _run_elsewhere(PROGRAM, tmp_path, place, tmp_path / "images.npy", tmp_path / "scores.npy")
+    assert np.load(tmp_path / "scores.npy") == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_recipe_without_an_export_is_refused(toy_config: Any, tmp_path: Path) -> None:
+    from trainer.engine.fit import fit
+
+    fit(toy_config())
+    assert run_command(["export", str(tmp_path / "run"), "--out", "x"]) == ExitCode.USAGE
