@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -69,16 +70,8 @@ def place(
         down: And down.
     """
     side = cell_size(*first.shape)
-    shape = turned(second, orientation).shape
-    corner = [
-        side * (moved + 1) - shape[axis] if orientation & bit else side * moved
-        for moved, axis, bit in ((down, 0, 2), (right, 1, 1))
-    ]
-    if side > 1 and not _may_agree(
-        shrink(first, side), turned(shrink(second, side), orientation), [at / side for at in corner]
-    ):
-        return None
     laid = np.ascontiguousarray(turned(second, orientation))
+    corner = _corner(laid.shape, side, orientation, right, down)
     begin = (round(corner[0]), round(corner[1]))
     moved = _refine(first, laid, begin, reach=2 * side + 2)
     if moved is None:
@@ -89,11 +82,56 @@ def place(
     return Placement(orientation, moved[1], moved[0], score, share)
 
 
-def _may_agree(first: np.ndarray, second: np.ndarray, corner: list[float]) -> bool:
-    """Return whether two images may show the same by their cells, uint8: no pair that does has half
-    of the correlation that is asked for here.
+def _corner(
+    shape: tuple[int, ...], side: int, orientation: int, right: float, down: float
+) -> tuple[float, float]:
+    """Return where the upper left corner of an image of this shape lies, once turned."""
+    at = [
+        side * (moved + 1) - shape[axis] if orientation & bit else side * moved
+        for moved, axis, bit in ((down, 0, 2), (right, 1, 1))
+    ]
+    return at[0], at[1]
+
+
+class SmallImage(NamedTuple):
+    """An image in cells, uint8 [rows, columns], and its own shape (height, width)."""
+
+    cells: np.ndarray
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, grey: np.ndarray) -> SmallImage:
+        """Return an image, uint8 [height, width], in cells of the size that is right for it."""
+        # A copy, so that nothing keeps the whole image.
+        return cls(shrink(grey, cell_size(*grey.shape)).copy(), grey.shape)
+
+
+def may_agree(
+    first: SmallImage, second: SmallImage, orientation: int, right: float, down: float
+) -> bool:
+    """Return whether `place` may find that two images show the same place: their cells correlate.
+
+    Args:
+        first: The first image.
+        second: The second one, in cells of the same size.
+        orientation: How the second has to be turned, as of `place`.
+        right: By how many cells it then has to be moved to the right.
+        down: And down.
     """
-    begin = (round(corner[0]), round(corner[1]))
+    side = cell_size(*first.shape)
+    if side == 1 or side != cell_size(*second.shape):
+        return True
+    height, width = second.shape
+    shape = (width, height) if orientation & 4 else (height, width)
+    corner = _corner(shape, side, orientation, right, down)
+    return _correlates(
+        first.cells,
+        turned(second.cells, orientation),
+        (round(corner[0] / side), round(corner[1] / side)),
+    )
+
+
+def _correlates(first: np.ndarray, second: np.ndarray, begin: tuple[int, int]) -> bool:
     top, left, bottom, right = overlap(first.shape, second.shape, begin)
     if min(bottom - top, right - left) < 4 * _COARSE_REACH:
         return True

@@ -22,7 +22,7 @@ from histoprep.execution import Engine, Marker, run_tasks
 from histoprep.neighbours.borders import LENGTH, Side, find_touching
 from histoprep.neighbours.landmarks import NUM_BYTES, Landmarks, cell_size
 from histoprep.neighbours.overlaps import Overlapping, find_overlapping
-from histoprep.neighbours.placement import Placement, place
+from histoprep.neighbours.placement import Placement, SmallImage, may_agree, place
 from histoprep.schemas.neighbours import KIND, SCHEMA, VERSION
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 MAX_COMPARED = 20_000
 """Pairs of tiles that are read again at most."""
-_PAIRS_A_TASK = 64
-_REMEMBERED_BYTES = 64 << 20
+_PAIRS_A_TASK, _MAX_PAIRS_A_TASK = 64, 2048
+_REMEMBERED_BYTES = 16 << 20
 _TIME_LIMIT_S = 120.0
 _COLUMNS = (
     "image_path", "group", "split", "image_digest", "luminance_digest", "width_px", "height_px",
@@ -226,13 +226,16 @@ def _overlapping(tiles: _Tiles, workspace: Workspace, engine: Engine) -> tuple[p
     position = {pair[:2]: at for at, pair in enumerate(pairs)}
     # Those of one image follow each other, so that it is decoded once.
     ordered = sorted(pairs)
+    # As large as can be, since each task decodes its images anew.
+    share = -(-len(pairs) // engine.num_workers)
+    size = min(max(share, _PAIRS_A_TASK), _MAX_PAIRS_A_TASK)
     tasks = (
         PlaceTask(
             str(workspace.root),
-            tuple(ordered[start : start + _PAIRS_A_TASK]),
+            tuple(ordered[start : start + size]),
             workspace.parts / f"place-{start}.at",
         )
-        for start in range(0, len(pairs), _PAIRS_A_TASK)
+        for start in range(0, len(pairs), size)
     )
     few = len(pairs) <= _PAIRS_A_TASK
     used = replace(engine, num_workers=1) if few else engine
@@ -307,26 +310,34 @@ class PlaceTask:
 
 
 class _Images:
-    """The luminance of images of a data set; those that were read last are remembered."""
+    """Images of a data set: all of them in cells, whole ones as far as they were used last."""
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._known: dict[str, np.ndarray | None] = {}
+        self._whole: dict[str, np.ndarray | None] = {}
+        self._small: dict[str, SmallImage | None] = {}
 
-    def luminance(self, path: str) -> np.ndarray | None:
-        """Return uint8 [height, width]; None for a file that broke since it was measured."""
-        if path in self._known:
+    def small(self, path: str) -> SmallImage | None:
+        """Return an image in cells; None for a file that broke since it was measured."""
+        if path not in self._small:
+            whole = self.whole(path)
+            self._small[path] = None if whole is None else SmallImage.of(whole)
+        return self._small[path]
+
+    def whole(self, path: str) -> np.ndarray | None:
+        """Return the luminance, uint8 [height, width]; None for a file that broke."""
+        if path in self._whole:
             # The one that was used last is forgotten last.
-            self._known[path] = self._known.pop(path)
-            return self._known[path]
+            self._whole[path] = self._whole.pop(path)
+            return self._whole[path]
         image = self._read(path)
-        self._known[path] = image
-        while self._num_bytes() > _REMEMBERED_BYTES and len(self._known) > 1:
-            self._known.pop(next(iter(self._known)))
+        self._whole[path] = image
+        while self._num_bytes() > _REMEMBERED_BYTES and len(self._whole) > 1:
+            self._whole.pop(next(iter(self._whole)))
         return image
 
     def _num_bytes(self) -> int:
-        return sum(0 if image is None else image.nbytes for image in self._known.values())
+        return sum(0 if image is None else image.nbytes for image in self._whole.values())
 
     def _read(self, path: str) -> np.ndarray | None:
         from histoprep import imageio
@@ -344,7 +355,13 @@ def _place(
     """Return how two images overlap; None where they do not, or a file broke since it was
     measured.
     """
-    fixed, moved = images.luminance(first), images.luminance(second)
+    small = images.small(first), images.small(second)
+    if small[0] is None or small[1] is None:
+        return None
+    # Chance brings most candidates, which their cells are enough to refuse.
+    if not may_agree(small[0], small[1], orientation, right, down):
+        return None
+    fixed, moved = images.whole(first), images.whole(second)
     if fixed is None or moved is None:
         return None
     return place(fixed, moved, orientation, right, down)
