@@ -14,6 +14,7 @@ from trainer.choices import Fit, OnUnreadable, ScalingMethod
 
 if TYPE_CHECKING:
     from trainer.encode import EncodeResult
+    from trainer.models.codec import Codec
 
 
 def encode(
@@ -87,8 +88,9 @@ def encode(
     """Encode the tiles of a manifest once, so that training reads latents instead of images.
 
     Writes latents (mean and standard deviation, float16) of every tile and view, their masks, the
-    scaling measured over the training split, and a report of the reconstruction error of the codec:
-    PSNR, SSIM and a sheet of images. Interrupted runs resume.
+    scaling measured over the training split, and a report of what the codec keeps: PSNR, SSIM, a
+    sheet of images, the distance of reconstructions to real tiles, and whether a segmenter still
+    tells the classes apart in them. Interrupted runs resume.
 
     Exit codes: 0 done; 2 wrong usage; 3 some tiles were skipped (listed in the output); 6 a damaged
     file.
@@ -103,6 +105,7 @@ def encode(
     from trainer.device import choose_device
     from trainer.encode import EncodeOptions, encode_tiles
     from trainer.encode_report import report_codec
+    from trainer.evaluation.ceiling import unfinished_codec
     from trainer.recipes.codecs import load_codec
     from trainer.verify import require_whole
 
@@ -133,6 +136,10 @@ def encode(
         else None
     )
     _print(result, numbers)
+    if report > 0:
+        print_ceiling(find_ceiling(result.latents.folder, manifest, loaded, report, where))
+    if warning := unfinished_codec(codec):
+        console.warn(warning)
     words = ("--manifest", manifest, "--latents", place, "--codec", codec)
     settings = [f"data.image_size={result.latents.image_size}"]
     # The preset flips.
@@ -190,6 +197,42 @@ def _print(result: EncodeResult, numbers: dict[str, Any] | None) -> None:
         f"{result.num_entries:,} crops as {shape} latents, {latents.num_views} views |"
         f" {latents.folder}"
     )
+
+
+def find_ceiling(
+    folder: Path, manifest: str, codec: Codec, num_tiles: int, device: str
+) -> dict[str, Any] | None:
+    """Measure what the codec keeps, keep it in a latent set and return it as JSON values; None, with
+    a note, where it cannot be measured.
+    """
+    from histoprep import checksums
+    from histoprep.errors import UsageError
+    from trainer.evaluation.ceiling import NAME, measure_ceiling
+    from trainer.evaluation.sides import real_side
+    from trainer.models.trunks import packaged_weights
+
+    try:
+        packaged_weights()
+    except UsageError as error:
+        console.note(f"what the codec keeps of classes is not measured: {error.what}")
+        return None
+    side = real_side(manifest)
+    with console.progress("ceiling", None):
+        found = measure_ceiling(side, codec, num_tiles=num_tiles, device=device).to_json()
+    checksums.publish_json(folder, NAME, found)
+    return found
+
+
+def print_ceiling(found: dict[str, Any] | None) -> None:
+    """Print what a codec keeps of classes; a verdict against it is a warning."""
+    from trainer.evaluation.ceiling import ceiling_lines
+
+    if found is None:
+        return
+    if lines := ceiling_lines(found):
+        title = f"What a generator with this codec can reach, on {found['tiles']} tiles"
+        console.table(("measure", "value", "real tiles"), lines, title=title)
+    (console.warn if found["lost"] else console.out)(found["verdict"])
 
 
 _QUALITIES = (("PSNR, dB", "psnr_db", 2), ("SSIM", "ssim", 4))

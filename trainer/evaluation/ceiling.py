@@ -21,6 +21,8 @@ from trainer.metrics.reconstruction import SSIM_WINDOW_PX, psnr, ssim
 from trainer.models.codec import Codec
 from trainer.segmentation.quick import EncodedTile, QuickOptions, segment_maps, train_decoder
 
+NAME = "ceiling.json"
+"""Where the ceiling is kept, in a latent set or a run."""
 LEAST_SHARE = 0.6
 """A class is told apart after the codec when this share of its recognition is left."""
 _LEAST_RECALL = 0.3
@@ -155,6 +157,23 @@ def measure_ceiling(
         measure_faithfulness(after, before, label_map, seed=seed),
         _class_rows(before, after, label_map),
     )
+
+
+def ceiling_lines(ceiling: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (measure, value, what real tiles give) of `Ceiling.to_json`, as text."""
+    lines = []
+    kid, faithful = ceiling["kid"], ceiling["faithfulness"]
+    if kid and kid["value"] is not None:
+        floor = f"{kid['floor_low']:.2f} to {kid['floor_high']:.2f}"
+        lines.append(("KID of reconstructions", f"{kid['value']:.2f}", floor))
+    if faithful and faithful["value"] is not None:
+        lines.append(("mean IoU, share of real", f"{faithful['value']:.2f}", "1.00"))
+    lines += [
+        (f"recall of {name}, share of real", f"{row['share']:.2f}", f"{row['recall']:.2f} in real")
+        for name, row in ceiling["classes"].items()
+        if row["share"] is not None
+    ]
+    return lines
 
 
 def unfinished_codec(name: str) -> str | None:
